@@ -1,0 +1,126 @@
+package packet
+
+import (
+	"net/netip"
+)
+
+// Layout of a superframe as a TAP gives and takes it: virtio-net header, Ethernet header, network packet.
+const (
+	// VNetHdrLen is the length in bytes of the legacy virtio_net_hdr (TUNSETVNETHDRSZ 10).
+	VNetHdrLen = 10
+	// EthLen is the length of an Ethernet header without VLAN tag.
+	EthLen = 14
+	// HeadLen is where the IP header of a superframe starts.
+	HeadLen = VNetHdrLen + EthLen
+	// MaxFrame is the size of a buffer that holds any superframe.
+	MaxFrame = HeadLen + 65535
+)
+
+// EtherTypes.
+const (
+	EtherIPv4 uint16 = 0x0800
+	EtherARP  uint16 = 0x0806
+	EtherIPv6 uint16 = 0x86dd
+)
+
+// Proto is an IP protocol number.
+type Proto uint8
+
+// The protocols the data path tells apart.
+const (
+	ICMPv4 Proto = 1
+	IPIP   Proto = 4 // IPv4 in IP (RFC 2003)
+	TCP    Proto = 6
+	UDP    Proto = 17
+	IPv6IP Proto = 41 // IPv6 in IP (RFC 2473, RFC 4213)
+	ICMPv6 Proto = 58
+	SCTP   Proto = 132
+)
+
+// Addr is an IPv4 or IPv6 address without pointers, so that tables of them cost the garbage collector nothing. IPv4 is
+// kept as ::ffff:a.b.c.d; a real IPv6 packet with such an address is malformed.
+type Addr [16]byte
+
+// AddrFrom converts from netip. The zone is dropped.
+func AddrFrom(a netip.Addr) Addr { return Addr(a.As16()) }
+
+// Netip converts to netip; IPv4 comes back as IPv4.
+func (a Addr) Netip() netip.Addr { return netip.AddrFrom16(a).Unmap() }
+
+// Is4 reports whether a is an IPv4 address.
+func (a *Addr) Is4() bool {
+	return a[0]|a[1]|a[2]|a[3]|a[4]|a[5]|a[6]|a[7]|a[8]|a[9] == 0 && a[10]&a[11] == 0xff
+}
+
+func (a Addr) String() string { return a.Netip().String() }
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// Tuple names one direction of a flow. For an ICMP echo both ports are the identifier. Zone separates address spaces:
+// 0 for packets of this node's ports, the ingress peer's id folded for what came encapsulated from one.
+type Tuple struct {
+	Src, Dst         Addr
+	SrcPort, DstPort uint16
+	Zone             uint32
+	Proto            Proto
+	_                [3]byte
+}
+
+// Reverse gives the tuple of the packets that answer t.
+func (t Tuple) Reverse() Tuple {
+	t.Src, t.Dst = t.Dst, t.Src
+	t.SrcPort, t.DstPort = t.DstPort, t.SrcPort
+	return t
+}
+
+// Endpoint is an address with a port, without pointers.
+type Endpoint struct {
+	Addr Addr
+	Port uint16
+}
+
+// AddrPort converts to netip.
+func (e Endpoint) AddrPort() netip.AddrPort { return netip.AddrPortFrom(e.Addr.Netip(), e.Port) }
+
+// EndpointFrom converts from netip.
+func EndpointFrom(ap netip.AddrPort) Endpoint { return Endpoint{AddrFrom(ap.Addr()), ap.Port()} }
+
+// ChoiceKind says what a Balancer found for the destination of a new flow.
+type ChoiceKind uint8
+
+// The kinds of a Choice.
+const (
+	// NotFrontend: the destination is no Service address; route it as it is.
+	NotFrontend ChoiceKind = iota
+	// Picked: translate to Choice.To, which is served by Choice.Backend.
+	Picked
+	// NoEndpoints: a Service without an endpoint that could serve: refuse at once.
+	NoEndpoints
+	// UnknownPort: a Service address, or an address of a service range, that has no such port: refuse at once.
+	UnknownPort
+	// DropLocal: the traffic policy is Local and this node has no endpoint: drop (KEP-2086, Service.spec).
+	DropLocal
+	// ToGateway: an address this node answers itself (cluster DNS): deliver to the gateway, untranslated.
+	ToGateway
+)
+
+// Choice is a Balancer's answer for a new flow.
+type Choice struct {
+	Kind    ChoiceKind
+	Backend uint64 // stable identity of the backend (hash of the pod's UID and more); 0 when not Picked
+	To      Endpoint
+}
+
+// BackendState says what a flow that was given a backend earlier may do now.
+type BackendState uint8
+
+// The states of a backend, worst first.
+const (
+	// BackendGone: no longer in the table. TCP is reset, anything else picks again.
+	BackendGone BackendState = iota
+	// BackendDraining: known but not to be given new flows (unready or terminating). TCP goes on, UDP picks again.
+	BackendDraining
+	// BackendReady: serves.
+	BackendReady
+)

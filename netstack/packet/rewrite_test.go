@@ -1,0 +1,228 @@
+package packet
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+// rewriteSpecs are packets of every kind that Rewrite knows.
+func rewriteSpecs(a, b string) map[string]spec {
+	echo, icmp, other := uint8(8), ICMPv4, uint8(13)
+	if a == podA6 {
+		echo, icmp, other = 128, ICMPv6, 133
+	}
+	return map[string]spec{
+		"TCP":           {src: a, dst: b, proto: TCP, sport: 40000, dport: 80, seq: 5, ack: 6, flags: ACK, tcpOpts: timestamps, payload: pattern(101)},
+		"UDP":           {src: a, dst: b, proto: UDP, sport: 40000, dport: 53, payload: pattern(33)},
+		"SCTP":          {src: a, dst: b, proto: SCTP, sport: 40000, dport: 53, payload: pattern(32)},
+		"echo":          {src: a, dst: b, proto: icmp, icmp: echo, sport: 40000, dport: 40000, payload: pattern(56)},
+		"ICMP, no echo": {src: a, dst: b, proto: icmp, icmp: other, payload: pattern(12)},
+		"GRE":           {src: a, dst: b, proto: 47, payload: pattern(12)},
+	}
+}
+
+// randomTuple is of the family of a; one time in four a field stays.
+func randomTuple(r *rand.Rand, from Tuple) Tuple {
+	to := from
+	at := 0
+	if from.Src.Is4() {
+		at = 12
+	}
+	for i := at; i < 16; i++ {
+		if r.IntN(4) > 0 {
+			to.Src[i], to.Dst[i] = byte(r.Uint32()), byte(r.Uint32())
+		}
+	}
+	if at == 0 {
+		to.Src[0], to.Dst[0] = 0xfd, 0xfd
+	}
+	if from.SrcPort != 0 || from.DstPort != 0 {
+		if r.IntN(4) > 0 {
+			to.SrcPort = uint16(r.Uint32())
+		}
+		if r.IntN(4) > 0 {
+			to.DstPort = uint16(r.Uint32())
+		}
+		if from.Proto == ICMPv4 || from.Proto == ICMPv6 {
+			to.DstPort = to.SrcPort
+		}
+	}
+	return to
+}
+
+// apply is the slow twin of Rewrite: writes the fields, then sums everything anew.
+func apply(ip []byte, p *Packet, to *Tuple) {
+	if p.EtherType == EtherIPv4 {
+		copy(ip[12:], to.Src[12:])
+		copy(ip[16:], to.Dst[12:])
+		slowIPChecksum(ip[:p.L4])
+	} else {
+		copy(ip[8:], to.Src[:])
+		copy(ip[24:], to.Dst[:])
+	}
+	b := ip[p.L4:]
+	switch p.Tuple.Proto {
+	case TCP, UDP, SCTP:
+		be.PutUint16(b, to.SrcPort)
+		be.PutUint16(b[2:], to.DstPort)
+	case ICMPv4, ICMPv6:
+		if b[0] == 8 || b[0] == 128 {
+			be.PutUint16(b[4:], to.SrcPort)
+		}
+	}
+	if p.isPartial() {
+		off, _ := csumOffset(p.Tuple.Proto)
+		be.PutUint16(b[off:], slowFold(slowPseudo(ip, p.L4)))
+		return
+	}
+	slowL4Checksum(ip, p.L4, p.Tuple.Proto)
+}
+
+func TestRewrite(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	families(t, func(t *testing.T, a, b string) {
+		for name, s := range rewriteSpecs(a, b) {
+			for _, partial := range []bool{false, true} {
+				if partial && s.proto != TCP && s.proto != UDP {
+					continue
+				}
+				for range 150 {
+					buf := frame(VNetHdr{}, s.ip())
+					if partial {
+						buf = s.super(0)
+					}
+					p := mustParse(t, buf)
+					p.Tuple.Zone = 7
+					to := randomTuple(r, p.Tuple)
+					to.Zone, to.Proto = 9, 99 // stay what they are
+					want := bytes.Clone(p.IP)
+					apply(want, p, &to)
+					p.Rewrite(&to)
+					if !bytes.Equal(p.IP, want) {
+						t.Fatalf("%s, partial %v, to %+v:\ngot  % x\nwant % x", name, partial, to, p.IP, want)
+					}
+					to.Zone, to.Proto = 7, s.proto
+					if p.Tuple != to {
+						t.Fatalf("Tuple %+v, want %+v", p.Tuple, to)
+					}
+					// What was rewritten parses as what it was rewritten to.
+					if q := mustParseIP(t, p.IP); q.Tuple.Src != to.Src || q.Tuple.SrcPort != to.SrcPort || q.Tuple.DstPort != to.DstPort {
+						t.Fatalf("parsed again: %+v, want %+v", q.Tuple, to)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Whatever value a UDP checksum passes through, 0 is never sent for "computed to be zero".
+func TestRewriteUDPZero(t *testing.T) {
+	s := spec{src: podA4, dst: podB4, proto: UDP, sport: 1, dport: 2, payload: pattern(8)}
+	seen := false
+	ip := s.ip()
+	for port := range 1 << 16 {
+		p := mustParseIP(t, bytes.Clone(ip))
+		to := p.Tuple
+		to.SrcPort = uint16(port)
+		p.Rewrite(&to)
+		switch be.Uint16(p.IP[26:]) {
+		case 0:
+			t.Fatalf("port %d: checksum 0", port)
+		case 0xffff:
+			seen = true
+			checkSums(t, p.IP)
+			p.Rewrite(&Tuple{Src: to.Src, Dst: to.Dst, SrcPort: 1, DstPort: 2})
+			checkSums(t, p.IP)
+		}
+	}
+	if !seen {
+		t.Error("no port made the checksum 0xffff")
+	}
+}
+
+func TestRewriteUDPWithoutChecksum(t *testing.T) {
+	p := mustParseIP(t, spec{src: podA4, dst: podB4, proto: UDP, sport: 1, dport: 2, payload: pattern(8), noCsum: true}.ip())
+	to := Tuple{Src: addr(vip4), Dst: addr(podA4), SrcPort: 5, DstPort: 6}
+	p.Rewrite(&to)
+	if got := be.Uint16(p.IP[26:]); got != 0 {
+		t.Errorf("checksum %#x, want none", got)
+	}
+	if be.Uint16(p.IP[20:]) != 5 || be.Uint16(p.IP[22:]) != 6 || Checksum(p.IP[:20], 0) != 0xffff {
+		t.Error("ports or header checksum not rewritten")
+	}
+}
+
+// A packet that came damaged must not leave repaired.
+func TestRewriteKeepsDamage(t *testing.T) {
+	families(t, func(t *testing.T, a, b string) {
+		for name, s := range rewriteSpecs(a, b) {
+			if s.proto == 47 {
+				continue
+			}
+			ip := s.ip()
+			ip[len(ip)-2] ^= 0x10
+			p := mustParseIP(t, ip)
+			to := p.Tuple
+			to.Src[15]++
+			to.SrcPort += 3
+			to.DstPort = to.SrcPort
+			p.Rewrite(&to)
+			if p.ChecksumOK() {
+				t.Errorf("%s: checksum became right", name)
+			}
+		}
+	})
+}
+
+func TestRewriteFragments(t *testing.T) {
+	s := spec{src: podA4, dst: podB4, proto: UDP, sport: 1, dport: 2, payload: pattern(3000), id: 9}
+	whole := mustParseIP(t, s.ip())
+	to := Tuple{Src: addr(vip4), Dst: addr("10.3.3.3"), SrcPort: 77, DstPort: 78}
+	var parts [][]byte
+	whole.Fragment(1000, make([]byte, 1000), func(ip []byte) { parts = append(parts, bytes.Clone(ip)) })
+	var data []byte
+	for i, ip := range parts {
+		p := mustParseIP(t, ip)
+		if i > 0 && (p.Frag != LaterFrag || p.Tuple.SrcPort != 0) {
+			t.Fatalf("fragment %d: kind %d, %+v", i, p.Frag, p.Tuple)
+		}
+		p.Rewrite(&to)
+		mustParseIP(t, ip) // header checksum
+		data = append(data, ip[20:]...)
+	}
+	whole.Rewrite(&to)
+	checkSums(t, whole.IP)
+	if !bytes.Equal(data, whole.IP[20:]) {
+		t.Error("rewritten fragments do not make up the rewritten packet")
+	}
+}
+
+func BenchmarkRewrite(b *testing.B) {
+	for name, s := range map[string]spec{
+		"TCP/4": {src: podA4, dst: podB4, proto: TCP, sport: 40000, dport: 80, flags: ACK, payload: pattern(1400)},
+		"TCP/6": {src: podA6, dst: podB6, proto: TCP, sport: 40000, dport: 80, flags: ACK, payload: pattern(1400)},
+	} {
+		b.Run(name, func(b *testing.B) {
+			p := mustParse(b, s.super(0))
+			x, y := p.Tuple, p.Tuple
+			y.Dst[15], y.DstPort = 77, 8080
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Rewrite(&y)
+				x, y = y, x
+			}
+		})
+	}
+}
+
+func BenchmarkParseFrame(b *testing.B) {
+	buf := spec{src: podA4, dst: podB4, proto: TCP, sport: 40000, dport: 80, flags: ACK, payload: pattern(60000)}.super(1400)
+	var p Packet
+	b.ReportAllocs()
+	for b.Loop() {
+		if p.ParseFrame(buf) != Good {
+			b.Fatal("not good")
+		}
+	}
+}

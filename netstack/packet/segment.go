@@ -1,0 +1,98 @@
+package packet
+
+// Segmenter cuts a superframe into IP packets with full checksums, as a network card would, and passes other packets
+// through. Use: Reset, then Next until it gives 0. The zero value is ready for Reset; nothing is allocated.
+type Segmenter struct {
+	p    *Packet
+	via  Encap
+	cur  []byte // payload left of the piece being read
+	tail int    // next piece of p.Tail
+
+	outer int // length of the outer IP header, 0 for none
+	head  int // length of the IP and L4 headers each segment repeats
+	size  int // payload of each segment but the last
+	rest  int // payload not yet emitted
+	count int // packets emitted
+	done  bool
+}
+
+// Reset starts on p, which is borrowed and must not change until Next has given 0. With via, which is not kept, each
+// packet is wrapped in an outer header (RFC 2003, RFC 2473).
+func (s *Segmenter) Reset(p *Packet, via *Encap) {
+	*s = Segmenter{p: p, head: p.Payload, cur: p.IP[p.Payload:], rest: p.Len() - p.Payload}
+	s.size = s.rest
+	if p.VNet.GSOType != GSONone {
+		s.size = int(p.VNet.GSOSize)
+	}
+	if via != nil {
+		s.via = *via
+		s.outer = 40
+		if via.Src.Is4() {
+			s.outer = 20
+		}
+		// An outer header counts its length in 16 bits: there is no way to send more.
+		s.done = s.Size() > 65535
+	}
+}
+
+// Size is the length of the largest packet that Next emits; dst must hold as much.
+func (s *Segmenter) Size() int { return s.outer + s.head + min(s.size, s.p.Len()-s.head) }
+
+// Next writes the next packet to dst and returns its length, 0 when all has been emitted.
+func (s *Segmenter) Next(dst []byte) int {
+	if s.done {
+		return 0
+	}
+	n := min(s.size, s.rest)
+	dst = dst[:s.outer+s.head+n]
+	ip := dst[s.outer:]
+	copy(ip, s.p.IP[:s.head])
+	s.copyPayload(ip[s.head:])
+	s.rest -= n
+	s.done = s.rest == 0
+	if s.p.VNet.GSOType != GSONone {
+		s.fix(ip, len(ip))
+	}
+	if s.p.isPartial() {
+		setL4Checksum(ip, s.p.L4, s.p.Tuple.Proto)
+	}
+	if s.outer != 0 {
+		putOuter(dst, s.outer, &s.via)
+	}
+	s.count++
+	return len(dst)
+}
+
+func (s *Segmenter) copyPayload(b []byte) {
+	for len(b) > 0 {
+		if len(s.cur) == 0 {
+			s.cur = s.p.Tail[s.tail]
+			s.tail++
+		}
+		n := copy(b, s.cur)
+		b, s.cur = b[n:], s.cur[n:]
+	}
+}
+
+// fix makes the copied headers those of this segment of n bytes, checksum apart; ip holds at least the headers.
+func (s *Segmenter) fix(ip []byte, n int) {
+	if s.p.EtherType == EtherIPv4 {
+		be.PutUint16(ip[2:], uint16(n))
+		be.PutUint16(ip[4:], be.Uint16(ip[4:])+uint16(s.count))
+		setHeaderChecksum(ip[:s.p.L4])
+	} else {
+		be.PutUint16(ip[4:], uint16(n-40))
+	}
+	b := ip[s.p.L4:]
+	if s.p.Tuple.Proto == UDP {
+		be.PutUint16(b[4:], uint16(n-s.p.L4))
+		return
+	}
+	be.PutUint32(b[4:], be.Uint32(b[4:])+uint32(s.count*s.size))
+	if !s.done {
+		b[13] &^= FIN | PSH
+	}
+	if s.count > 0 {
+		b[13] &^= CWR // says once that the window was reduced (RFC 3168 6.1.2)
+	}
+}
