@@ -1,0 +1,168 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// configure makes the device look as c says. It runs inside the namespace, for /proc/sys/net shows that of the
+// reader.
+func configure(h *netlink.Handle, c Config) error {
+	link, err := h.LinkByName(c.Name)
+	if err != nil {
+		return err
+	}
+	if err := configureLink(h, link, c); err != nil {
+		return err
+	}
+	if err := quietIPv6(c.Name, c.has6()); err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	index := link.Attrs().Index
+	if c.Reuse {
+		if err := prune(h, link, c); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.Addrs {
+		if err := addAddr(h, link, p); err != nil {
+			return err
+		}
+	}
+	for _, n := range c.Neighbors {
+		err := h.NeighSet(&netlink.Neigh{
+			LinkIndex: index, State: netlink.NUD_PERMANENT, IP: n.Addr.AsSlice(), HardwareAddr: n.MAC[:],
+		})
+		if err != nil {
+			return fmt.Errorf("add neighbour %s: %w", n.Addr, err)
+		}
+	}
+	for _, r := range c.Routes {
+		if err := addRoute(h, index, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func configureLink(h *netlink.Handle, link netlink.Link, c Config) error {
+	if c.MAC != (packet.MAC{}) {
+		if err := h.LinkSetHardwareAddr(link, c.MAC[:]); err != nil {
+			return fmt.Errorf("set address %s: %w", net.HardwareAddr(c.MAC[:]), err)
+		}
+	}
+	if c.MTU != 0 {
+		if err := h.LinkSetMTU(link, c.MTU); err != nil {
+			return fmt.Errorf("set mtu %d: %w", c.MTU, err)
+		}
+	}
+	qlen := c.TxQueueLen
+	if qlen == 0 {
+		qlen = DefaultTxQueueLen
+	}
+	if err := h.LinkSetTxQLen(link, qlen); err != nil {
+		return fmt.Errorf("set queue length %d: %w", qlen, err)
+	}
+	return nil
+}
+
+// quietIPv6 switches IPv6 on the interface on or off, and off what it would send on its own. Where /proc/sys is
+// read-only (a container) the kernel's defaults remain: addresses are added without detection of duplicates anyway.
+func quietIPv6(name string, on bool) error {
+	dir := "net/ipv6/conf/" + name + "/"
+	if _, err := os.Stat("/proc/sys/" + dir); err != nil {
+		if on {
+			return errors.New("the kernel has no IPv6")
+		}
+		return nil
+	}
+	disable := "1"
+	if on {
+		disable = "0"
+		_ = writeSysctl(dir+"accept_dad", "0")
+		_ = writeSysctl(dir+"accept_ra", "0")
+	}
+	err := writeSysctl(dir+"disable_ipv6", disable)
+	if have, _ := readSysctl(dir + "disable_ipv6"); on && have != "0" {
+		return fmt.Errorf("switch IPv6 on: %w", err)
+	}
+	return nil
+}
+
+func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD // usable at once, and nobody else can have it
+	}
+	if err := h.AddrReplace(link, a); err != nil {
+		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+func addRoute(h *netlink.Handle, index int, r Route) error {
+	route := &netlink.Route{LinkIndex: index, Dst: ipNet(r.Dst), Src: r.Src.AsSlice()}
+	if r.Gateway.IsValid() {
+		route.Gw = r.Gateway.AsSlice()
+	} else if r.Dst.Addr().Is4() {
+		route.Scope = netlink.SCOPE_LINK
+	}
+	if r.OnLink {
+		route.Flags = int(netlink.FLAG_ONLINK)
+	}
+	if err := h.RouteReplace(route); err != nil {
+		return fmt.Errorf("add route %s: %w", r.Dst, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prune removes the addresses and routes of an earlier configuration; what the kernel made itself stays.
+func prune(h *netlink.Handle, link netlink.Link, c Config) error {
+	wanted := map[string]bool{}
+	for _, p := range c.Addrs {
+		wanted["address "+p.String()] = true
+	}
+	for _, r := range c.Routes {
+		wanted["route "+r.Dst.Masked().String()] = true
+	}
+	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if a.Scope == unix.RT_SCOPE_LINK || wanted["address "+a.IPNet.String()] {
+			continue
+		}
+		if err := h.AddrDel(link, &a); err != nil {
+			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		}
+	}
+	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Protocol == unix.RTPROT_KERNEL || r.Dst != nil && wanted["route "+r.Dst.String()] {
+			continue
+		}
+		if err := h.RouteDel(&r); err != nil {
+			return fmt.Errorf("remove route %s: %w", r.Dst, err)
+		}
+	}
+	return nil
+}

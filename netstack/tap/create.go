@@ -1,0 +1,139 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/songgao/water"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const device = "/dev/net/tun"
+
+// Create makes a TAP in ns, brings it up with all that c says, and returns a descriptor with virtio-net header and
+// offloads on. The caller owns it; without c.Persist the device goes with its last duplicate. It needs CAP_NET_ADMIN
+// over the namespace. On an error nothing new is left behind.
+func Create(ns *Namespace, c Config) (*os.File, error) {
+	if c.Name == "" || len(c.Name) >= unix.IFNAMSIZ {
+		return nil, fmt.Errorf("create tap: the name %q must have 1 to %d bytes", c.Name, unix.IFNAMSIZ-1)
+	}
+	var f *os.File
+	err := ns.Do(func() (err error) {
+		f, err = create(c)
+		return err
+	})
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, fmt.Errorf("create tap %s: %w", c.Name, err)
+	}
+	return f, nil
+}
+
+// create runs inside the namespace.
+func create(c Config) (f *os.File, err error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+
+	old, err := h.LinkByName(c.Name)
+	switch {
+	case err == nil && !c.Reuse:
+		return nil, errors.New("an interface of that name exists already")
+	case err == nil && old.Type() != "tuntap":
+		return nil, fmt.Errorf("an interface of that name exists already and is a %s", old.Type())
+	case err == nil:
+	case errors.As(err, &netlink.LinkNotFoundError{}):
+		if err := makeDevice(c.Name); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				remove(h, c.Name)
+			}
+		}()
+	default:
+		return nil, err
+	}
+
+	if f, err = attach(c.Name); err != nil {
+		return nil, err
+	}
+	if err = own(f, c); err == nil {
+		err = configure(h, c)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// makeDevice makes a persistent TAP. When an ioctl fails water leaks its descriptor, which is why the device file is
+// tried first: what remains is a missing capability.
+func makeDevice(name string) error {
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: device, Err: err}
+	}
+	unix.Close(fd)
+
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	ifce, err := water.New(water.Config{
+		DeviceType:             water.TAP,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: name, Persist: true},
+	})
+	if err != nil {
+		return err
+	}
+	return ifce.Close()
+}
+
+// remove deletes the device, which is persistent from water's hand until own said otherwise.
+func remove(h *netlink.Handle, name string) {
+	if l, err := h.LinkByName(name); err == nil {
+		_ = h.LinkDel(l)
+	}
+}
+
+// Open attaches to a TAP that exists in ns. No capability is needed when the device's owner is the caller. One
+// descriptor, with its duplicates, can be attached at a time; otherwise the error is EBUSY.
+func Open(name string, ns *Namespace) (*os.File, error) {
+	var f *os.File
+	err := ns.Do(func() (err error) {
+		// Attaching to a name that does not exist would create it.
+		if _, err := net.InterfaceByName(name); err != nil {
+			return err
+		}
+		f, err = attach(name)
+		return err
+	})
+	if err != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, fmt.Errorf("open tap %s: %w", name, err)
+	}
+	return f, nil
+}
+
+// attach opens the queue of an existing TAP in the thread's namespace.
+func attach(name string) (*os.File, error) {
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: device, Err: err}
+	}
+	if err := setFlags(fd, name); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

@@ -1,0 +1,244 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Options of a Device. The zero value is right.
+type Options struct {
+	// Disable switches offloads off: the kernel then does what they would have left to us.
+	Disable Offloads
+}
+
+// Stats counts what went through a Device since NewDevice. A superframe counts one.
+type Stats struct {
+	ReadFrames, ReadBytes       uint64
+	WrittenFrames, WrittenBytes uint64
+	WriteErrors                 uint64
+}
+
+// Device moves superframes through a TAP: the bytes of every read and write are a virtio_net_hdr of packet.VNetHdrLen
+// bytes, an Ethernet header and its payload.
+type Device struct {
+	name string
+	offs Offloads
+	file *os.File // for reading; known to the runtime's poller
+	// fd is a duplicate for writing, open as long as users has not fallen to closed.
+	fd    int
+	users atomic.Int32
+	stats struct{ readFrames, readBytes, writtenFrames, writtenBytes, writeErrors atomic.Uint64 }
+}
+
+// closed is the bit of Device.users that Close sets; the bits below count writers in flight.
+const closed = 1 << 30
+
+// NewDevice checks that f is a TAP with virtio-net header, tests its offloads and makes a Device of it, which owns f
+// from then on. On an error f stays the caller's.
+func NewDevice(f *os.File, o Options) (*Device, error) {
+	d := &Device{}
+	var err error
+	cerr := control(f, func(fd int) { err = d.open(fd, AllOffloads&^o.Disable) })
+	if err = errors.Join(err, cerr); err != nil {
+		return nil, fmt.Errorf("open tap device: %w", err)
+	}
+	f.Close()
+	return d, nil
+}
+
+func (d *Device) open(fd int, want Offloads) error {
+	info, err := check(fd, want)
+	if err != nil {
+		return err
+	}
+	d.name = info.Name
+	if d.offs, err = selfTest(fd, info.Offloads); err != nil {
+		return err
+	}
+	rfd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return err
+	}
+	file := os.NewFile(uintptr(rfd), d.name)
+	if err := file.SetReadDeadline(time.Time{}); err != nil {
+		file.Close()
+		return fmt.Errorf("the runtime cannot poll it: %w", err)
+	}
+	if d.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
+		file.Close()
+		return err
+	}
+	d.file = file
+	return nil
+}
+
+// Name is the interface's name in its own namespace.
+func (d *Device) Name() string { return d.name }
+
+// Offloads are those in use.
+func (d *Device) Offloads() Offloads { return d.offs }
+
+// Stats may be called at any time; the counters are not read at one instant.
+func (d *Device) Stats() Stats {
+	s := &d.stats
+	return Stats{
+		ReadFrames: s.readFrames.Load(), ReadBytes: s.readBytes.Load(),
+		WrittenFrames: s.writtenFrames.Load(), WrittenBytes: s.writtenBytes.Load(), WriteErrors: s.writeErrors.Load(),
+	}
+}
+
+// Run reads superframes into buf, which should hold packet.MaxFrame bytes (the kernel cuts what is longer), and gives
+// each to handle, until Close. The frame is handle's until it returns the buffer to read the next one into: the
+// same, or another of the same capacity. handle must not call Close. Run returns nil after Close, and an error
+// when the device is gone. One Run at a time.
+func (d *Device) Run(buf []byte, handle func(frame []byte) []byte) error {
+	rc, err := d.file.SyscallConn()
+	if err != nil {
+		return d.runError(err)
+	}
+	var failed error
+	drain := func(fd uintptr) bool {
+		for d.users.Load()&closed == 0 {
+			buf = buf[:cap(buf)]
+			n, errno := read(int(fd), buf)
+			switch errno {
+			case 0:
+				d.stats.readFrames.Add(1)
+				d.stats.readBytes.Add(uint64(n))
+				if n > packet.VNetHdrLen {
+					buf = handle(buf[:n])
+				}
+			case unix.EAGAIN:
+				return false
+			case unix.EINTR:
+			default:
+				failed = errno
+				return true
+			}
+		}
+		return true
+	}
+	if err := rc.Read(drain); err != nil {
+		return d.runError(err)
+	}
+	return d.runError(failed)
+}
+
+func (d *Device) runError(err error) error {
+	if err == nil || d.users.Load()&closed != 0 {
+		return nil
+	}
+	return fmt.Errorf("read tap %s: %w", d.name, err)
+}
+
+// read and write are plain system calls, not raw ones, although the descriptor is non-blocking: whoever holds a
+// duplicate can make it blocking, and a write runs the receiver's softirq work for tens of microseconds.
+func read(fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.Syscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
+
+func write(fd int, b []byte) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return errno
+}
+
+// Write sends one superframe. It is safe for concurrent use and does not keep the frame. The kernel's errors are
+// returned as they are: EIO when the interface is down, EINVAL when it does not believe the header, EAGAIN, ENOBUFS;
+// os.ErrClosed after Close.
+func (d *Device) Write(frame []byte) error {
+	if !d.acquire() {
+		return os.ErrClosed
+	}
+	errno := write(d.fd, frame)
+	d.release()
+	return d.wrote(errno, len(frame))
+}
+
+// iovecs is scratch space of Writev.
+type iovecs struct{ v []unix.Iovec }
+
+var iovecPool = sync.Pool{New: func() any { return &iovecs{make([]unix.Iovec, 0, 72)} }}
+
+// Writev sends one superframe that lies in pieces, at most 1024 of them (IOV_MAX), of which the first starts with the
+// virtio_net_hdr. Otherwise it is like Write.
+func (d *Device) Writev(frame [][]byte) error {
+	if !d.acquire() {
+		return os.ErrClosed
+	}
+	s := iovecPool.Get().(*iovecs)
+	size := 0
+	for _, b := range frame {
+		if len(b) == 0 {
+			continue
+		}
+		iov := unix.Iovec{Base: unsafe.SliceData(b)}
+		iov.SetLen(len(b))
+		s.v = append(s.v, iov)
+		size += len(b)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(unsafe.SliceData(s.v))), uintptr(len(s.v)))
+	d.release()
+	clear(s.v) // a pooled pointer would keep the caller's buffer alive
+	s.v = s.v[:0]
+	iovecPool.Put(s)
+	return d.wrote(errno, size)
+}
+
+func (d *Device) wrote(errno unix.Errno, n int) error {
+	if errno != 0 {
+		d.stats.writeErrors.Add(1)
+		return errno // below 256: boxing it allocates nothing
+	}
+	d.stats.writtenFrames.Add(1)
+	d.stats.writtenBytes.Add(uint64(n))
+	return nil
+}
+
+// acquire keeps fd open until release; false after Close.
+func (d *Device) acquire() bool {
+	for {
+		n := d.users.Load()
+		if n&closed != 0 {
+			return false
+		}
+		if d.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// release closes fd when it was the last use. No use begins after Close, so that happens once.
+func (d *Device) release() {
+	if d.users.Add(-1) == closed {
+		unix.Close(d.fd)
+	}
+}
+
+// Close ends Run and detaches from the TAP. It waits for the handler of a Run in progress, not for writers.
+func (d *Device) Close() error {
+	for {
+		n := d.users.Load()
+		if n&closed != 0 {
+			return os.ErrClosed
+		}
+		if d.users.CompareAndSwap(n, n|closed) {
+			if n == 0 {
+				unix.Close(d.fd)
+			}
+			return d.file.Close()
+		}
+	}
+}
+
+var _ io.Closer = (*Device)(nil)

@@ -1,0 +1,151 @@
+package tap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Offloads is what the kernel may leave undone in the frames it hands over, and what it does for those it is given.
+type Offloads uint8
+
+// The offloads. Segmentation depends on Csum (drivers/net/tun.c, set_offload).
+const (
+	Csum Offloads = unix.TUN_F_CSUM // checksums left partial
+	TSO4 Offloads = unix.TUN_F_TSO4 // TCP superframes
+	TSO6 Offloads = unix.TUN_F_TSO6
+	USO  Offloads = unix.TUN_F_USO4 | unix.TUN_F_USO6 // UDP superframes, since Linux 6.2, both families or none
+
+	AllOffloads = Csum | TSO4 | TSO6 | USO
+)
+
+func (o Offloads) String() string {
+	var s []string
+	for _, x := range []struct {
+		bit  Offloads
+		name string
+	}{{Csum, "csum"}, {TSO4, "tso4"}, {TSO6, "tso6"}, {USO, "uso"}} {
+		if o&x.bit != 0 {
+			s = append(s, x.name)
+		}
+	}
+	if s == nil {
+		return "none"
+	}
+	return strings.Join(s, ",")
+}
+
+// Info is what the kernel says of a TAP descriptor.
+type Info struct {
+	Name     string   // the interface's name in its own namespace
+	Flags    uint16   // IFF_TAP, IFF_VNET_HDR, IFF_PERSIST, ...
+	Offloads Offloads // accepted
+}
+
+// Check makes sure that f, which may come from another process, is an attached TAP with virtio-net header, and brings
+// it into the state this package works with: non-blocking, 10-byte little-endian header, all offloads the kernel
+// accepts. f stays the caller's.
+func Check(f *os.File) (Info, error) {
+	var info Info
+	var err error
+	if cerr := control(f, func(fd int) { info, err = check(fd, AllOffloads) }); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("check tap descriptor: %w", err)
+	}
+	return info, nil
+}
+
+func check(fd int, want Offloads) (Info, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return Info{}, err
+	}
+	// 10:200 is /dev/net/tun (Documentation/admin-guide/devices.txt). Asked first: an ioctl number means something
+	// else to another driver.
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(10, 200) {
+		return Info{}, errors.New("it must be a descriptor of " + device)
+	}
+	ifr, err := unix.NewIfreq("")
+	if err != nil {
+		return Info{}, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, ifr); err != nil {
+		return Info{}, fmt.Errorf("it must be attached to a device: TUNGETIFF: %w", err)
+	}
+	info := Info{Name: ifr.Name(), Flags: ifr.Uint16()}
+	if info.Flags&unix.IFF_TAP == 0 || info.Flags&unix.IFF_VNET_HDR == 0 || info.Flags&unix.IFF_NO_PI == 0 {
+		return info, fmt.Errorf("%s must be a TAP with IFF_VNET_HDR and IFF_NO_PI, has flags %#x", info.Name, info.Flags)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return info, err
+	}
+	if err := setHeader(fd); err != nil {
+		return info, err
+	}
+	info.Offloads, err = setOffloads(fd, want)
+	return info, err
+}
+
+// setFlags attaches fd to the TAP called name.
+func setFlags(fd int, name string) error {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("interface name %q: %w", name, err)
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return os.NewSyscallError("TUNSETIFF", err)
+	}
+	if err := setHeader(fd); err != nil {
+		return err
+	}
+	_, err = setOffloads(fd, AllOffloads)
+	return err
+}
+
+func setHeader(fd int) error {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, packet.VNetHdrLen); err != nil {
+		return os.NewSyscallError("TUNSETVNETHDRSZ", err)
+	}
+	return os.NewSyscallError("TUNSETVNETLE", unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1))
+}
+
+// setOffloads asks for want and, one by one, for less until the kernel accepts.
+func setOffloads(fd int, want Offloads) (Offloads, error) {
+	if want&Csum == 0 {
+		want = 0
+	}
+	var err error
+	for _, less := range []Offloads{0, USO, TSO6, TSO4, AllOffloads} {
+		want &^= less
+		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(want)); err == nil {
+			return want, nil
+		}
+	}
+	return 0, os.NewSyscallError("TUNSETOFFLOAD", err)
+}
+
+// own sets who may attach later and whether the device outlives its descriptors.
+func own(f *os.File, c Config) error {
+	persist := 0
+	if c.Persist {
+		persist = 1
+	}
+	var err error
+	cerr := control(f, func(fd int) {
+		if c.Owner >= 0 {
+			err = os.NewSyscallError("TUNSETOWNER", unix.IoctlSetInt(fd, unix.TUNSETOWNER, c.Owner))
+		}
+		if err == nil {
+			err = os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, persist))
+		}
+	})
+	return errors.Join(err, cerr)
+}

@@ -1,0 +1,97 @@
+package tap_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUnderlay joins two namespaces by a bridge and moves data between them over both families.
+func TestUnderlay(t *testing.T) {
+	wire := newNamespace(t)
+	check(t, tap.NewBridge(wire, "br0", 9000))
+	var nodes []*tap.Namespace
+	for i := range 2 {
+		ns := newNamespace(t)
+		port := fmt.Sprintf("port%d", i)
+		check(t, tap.SetSysctl(ns, "net.ipv6.conf.default.accept_dad", "0"))
+		mac := packet.MAC{2, 0, 0, 0, 1, byte(i)}
+		check(t, tap.NewVeth(tap.End{Namespace: wire, Name: port}, tap.End{Namespace: ns, Name: "eth0", MAC: mac}, 9000))
+		check(t, tap.SetBridge(wire, port, "br0"))
+		check(t, tap.AddAddr(ns, "eth0", netip.MustParsePrefix(fmt.Sprintf("192.168.9.%d/24", i+1))))
+		check(t, tap.AddAddr(ns, "eth0", netip.MustParsePrefix(fmt.Sprintf("fd09::%d/64", i+1))))
+		check(t, tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("192.168.9.9")}))
+		link, err := handle(t, ns).LinkByName("eth0")
+		check(t, err)
+		if a := link.Attrs(); a.MTU != 9000 || packet.MAC(a.HardwareAddr) != mac {
+			t.Errorf("eth0 is %+v", a)
+		}
+		nodes = append(nodes, ns)
+	}
+	for _, addr := range []string{"192.168.9.2", "fd09::2"} {
+		transfer(t, nodes[0], nodes[1], netip.MustParseAddr(addr), 1<<20)
+	}
+	check(t, tap.SetMTU(nodes[0], "eth0", 1500))
+	check(t, tap.SetBridge(wire, "port0", ""))
+	link, err := handle(t, wire).LinkByName("port0")
+	check(t, err)
+	if link.Attrs().MasterIndex != 0 {
+		t.Error("port0 is still in the bridge")
+	}
+	if err := tap.NewBridge(wire, "br0", 0); err == nil || !strings.Contains(err.Error(), "make bridge br0") {
+		t.Errorf("a second bridge of one name: %v", err)
+	}
+	if err := tap.SetUp(wire, "absent"); err == nil || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("an absent interface: %v", err)
+	}
+}
+
+func TestEnableUnprivilegedPing(t *testing.T) {
+	ns := newNamespace(t)
+	ping := func() error {
+		return ns.Do(func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		})
+	}
+	if err := ping(); err != unix.EACCES {
+		t.Errorf("an echo socket in a new namespace: %v", err)
+	}
+	check(t, tap.EnableUnprivilegedPing(ns))
+	check(t, ping())
+}
+
+func TestStart(t *testing.T) {
+	ns := newNamespace(t)
+	var out strings.Builder
+	cmd := exec.Command("readlink", "/proc/self/ns/net")
+	cmd.Stdout = &out
+	check(t, ns.Start(cmd))
+	check(t, cmd.Wait())
+	var want string
+	check(t, ns.Do(func() (err error) {
+		want, err = os.Readlink("/proc/thread-self/ns/net")
+		return err
+	}))
+	if got := strings.TrimSpace(out.String()); got != want {
+		t.Errorf("started in %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,9 @@
+package tap_test
+
+import (
+	"testing"
+
+	"tapestry.dev/tapestry/test/userns"
+)
+
+func TestMain(m *testing.M) { userns.Main(m) }

@@ -1,0 +1,41 @@
+package tap
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// SetSysctl writes a kernel setting below net. in ns; the key is in dotted or slashed form, "net.ipv4.ip_forward".
+// Interface names with a dot need the slashed form.
+func SetSysctl(ns *Namespace, key, value string) error {
+	if !strings.Contains(key, "/") {
+		key = strings.ReplaceAll(key, ".", "/")
+	}
+	return ns.Do(func() error { return writeSysctl(key, value) })
+}
+
+// EnableUnprivilegedPing lets processes in ns open ICMP echo sockets without a capability (icmp(7),
+// ping_group_range): those of all groups or, where the user namespace does not map all, of its own.
+func EnableUnprivilegedPing(ns *Namespace) error {
+	const key = "net/ipv4/ping_group_range"
+	return ns.Do(func() error {
+		if writeSysctl(key, "0 2147483647") == nil {
+			return nil
+		}
+		gid := os.Getegid()
+		return writeSysctl(key, fmt.Sprintf("%d %d", gid, gid))
+	})
+}
+
+func writeSysctl(key, value string) error {
+	if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
+		return fmt.Errorf("set %s to %q: %w", key, value, err)
+	}
+	return nil
+}
+
+func readSysctl(key string) (string, error) {
+	b, err := os.ReadFile("/proc/sys/" + key)
+	return strings.TrimSpace(string(b)), err
+}

@@ -1,0 +1,236 @@
+// Package userns runs a program inside namespaces of its own, so that what it does to the kernel's network can
+// neither need root nor leak into the machine. The program starts itself twice more: once as a small init, which is
+// process 1 of the new namespaces, and once, below it, as itself. When the init ends, the kernel ends everything
+// inside; the init ends with the program's own process and with its starter.
+//
+// Tests use it as
+//
+//	func TestMain(m *testing.M) { userns.Main(m) }
+//
+// and a program calls Maybe first thing in main and starts itself with Command.
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The environment says which of the three a process is. The value ends with the executable's identity: another
+// program that inherits the variable takes no notice of it.
+const (
+	stageVar   = "TAPESTRY_NAMESPACES"
+	stageInit  = "init"
+	stageChild = "inside"
+)
+
+// Options of Command.
+type Options struct {
+	// Args are the arguments, without the program's name.
+	Args []string
+	// Env is the environment, nil for that of this process.
+	Env []string
+	// Files become descriptors 3, 4, ... of the program inside.
+	Files []*os.File
+	// Detach lets the program live on when its starter ends.
+	Detach bool
+}
+
+// Main runs a package's tests (m is a *testing.M) inside namespaces and ends the process with their status. Tests are
+// root there, with a network of their own that has only a loopback interface, which is up.
+func Main(m interface{ Run() int }) {
+	Maybe()
+	if Inside() {
+		os.Exit(m.Run())
+	}
+	os.Exit(Run(Options{Args: os.Args[1:]}))
+}
+
+// Maybe becomes the init, and does not return, when this process was started to be it. It has to be called before
+// anything else.
+func Maybe() {
+	if s, ok := parseStage(stageInit); ok {
+		os.Exit(runInit(s))
+	}
+}
+
+// Inside reports whether this process, or an ancestor running the same executable, was started by Command.
+func Inside() bool {
+	_, ok := parseStage(stageChild)
+	return ok
+}
+
+// Run starts this executable inside namespaces with the standard streams of this process, passes signals on, and
+// returns the status to exit with: that of the program, 128 and the signal's number when a signal ended it, or 1
+// after one sentence on the standard error when namespaces are not to be had.
+func Run(o Options) int {
+	// The kernel sends the parent-death signal when the starting thread ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	signals := newRelay()
+	defer signals.stop()
+	cmd, err := Command(o)
+	if err == nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		if err = cmd.Start(); err != nil {
+			err = Explain(err)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go signals.to(cmd.Process, onTerminal())
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status(cmd.ProcessState.Sys().(syscall.WaitStatus))
+}
+
+// Command prepares the start of this executable inside new network, mount and process namespaces and, unless the
+// capabilities for them are there, a new user namespace in which the caller is root. It fails with one sentence that
+// says what is missing when /dev/net/tun is not to be had; give an error of cmd.Start to Explain for the same. Unless
+// o.Detach, start it from a goroutine that is locked to its thread and lives until the end: see exec.Cmd.SysProcAttr.
+func Command(o Options) (*exec.Cmd, error) {
+	if err := checkTUN(); err != nil {
+		return nil, err
+	}
+	next, err := stage{files: len(o.Files), terminal: !o.Detach && onTerminal()}.env(stageInit)
+	if err != nil {
+		return nil, err
+	}
+	env := o.Env
+	if env == nil {
+		env = os.Environ()
+	}
+	cmd := exec.Command("/proc/self/exe", o.Args...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(without(env, stageVar), next)
+	cmd.ExtraFiles = o.Files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID}
+	if !o.Detach {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	if !privileged() {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+		// setgroups stays denied, without which an ordinary user may not map a group (user_namespaces(7)).
+		cmd.SysProcAttr.GidMappingsEnableSetgroups = false
+	}
+	return cmd, nil
+}
+
+// stage is what a starter tells the process it starts.
+type stage struct {
+	files    int  // how many from descriptor 3 on
+	terminal bool // ^C reaches all processes without being passed on
+}
+
+func (s stage) env(name string) (string, error) {
+	id, err := identity()
+	return fmt.Sprintf("%s=%s:%d:%t:%s", stageVar, name, s.files, s.terminal, id), err
+}
+
+// parseStage reports whether this process is at the stage of that name, and what it was told.
+func parseStage(name string) (s stage, ok bool) {
+	f := strings.SplitN(os.Getenv(stageVar), ":", 4)
+	if len(f) != 4 || f[0] != name {
+		return s, false
+	}
+	id, err := identity()
+	if err != nil || f[3] != id {
+		return s, false
+	}
+	s.terminal = f[2] == "true"
+	s.files, err = strconv.Atoi(f[1])
+	return s, err == nil && s.files >= 0
+}
+
+// identity names the executable file that runs here.
+func identity() (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &st); err != nil {
+		return "", fmt.Errorf("/proc must be mounted: %w", err)
+	}
+	return fmt.Sprintf("%d.%d", st.Dev, st.Ino), nil
+}
+
+// privileged reports whether namespaces can be made without a user namespace.
+func privileged() bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
+	return data[0].Effective&need == need
+}
+
+// A relay catches the signals that ask for an end. It is made before there is a process to pass them on to, for one
+// that came in between would end us: the runtime makes process 1 exit on a signal which the kernel would keep from
+// it.
+type relay chan os.Signal
+
+func newRelay() relay {
+	r := make(relay, 8)
+	signal.Notify(r, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
+	return r
+}
+
+// to passes signals on to p, except those that the terminal sends on ^C and ^\, which reach the whole process group,
+// and so the processes inside, without us.
+func (r relay) to(p *os.Process, terminal bool) {
+	for s := range r {
+		if terminal && (s == syscall.SIGINT || s == syscall.SIGQUIT) {
+			continue
+		}
+		_ = p.Signal(s)
+	}
+}
+
+func (r relay) stop() {
+	signal.Stop(r)
+	close(r)
+}
+
+// onTerminal reports whether this process is in the foreground of a terminal.
+func onTerminal() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+func without(env []string, name string) []string {
+	kept := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if !strings.HasPrefix(e, name+"=") {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+func status(w syscall.WaitStatus) int {
+	if w.Signaled() {
+		return 128 + int(w.Signal())
+	}
+	return w.ExitStatus()
+}
