@@ -1,0 +1,42 @@
+// Package flow is the flow table: it remembers for every connection both of its tuples, the backend that was chosen for
+// it and how far it has come, so that translation is decided once and applied to every later packet of either direction.
+//
+// # Theory of operation
+//
+// The entries live in memory which the caller gives, a shared memfd held by the keeper as a rule, and so survive the
+// death of the process. That memory starts with a header (magic, version, layout sizes, hash seed) and goes on with an
+// array of slots of 128 bytes. It holds no pointer, no lock and no index of anything outside. Everything else is private
+// to the process and made anew by Open: the index, the list of free slots, the locks and the counters.
+//
+//	shared   | header | slot 0 | slot 1 | ...            both tuples, backend, via, kind, state, last seen
+//	private  | bucket 0 | bucket 1 | ...                 8 words of 64 bits; two keys for each flow
+//
+// A bucket is one cache line: a word that counts the keys which belong here and had to go to one of the next buckets,
+// and seven words of a 32-bit tag, a slot number and a direction. A lookup hashes the tuple, reads the line of its home
+// bucket, and for a tag that fits reads the slot (two adjacent lines). Only where keys had to go on does it read further.
+//
+// Readers take no lock. A slot has a sequence number which is odd while the slot is written; a reader that sees an odd
+// or a changed number, or another key, takes the slot for none of its own. Every shared word is read and written
+// through sync/atomic. A slot is whole before the index names it, and the index forgets it before it is emptied.
+// What a packet changes (last seen, state) is outside of the sequence: last seen is a plain store once per second and
+// flow; the state is exchanged together with the sequence number, so that a late reader cannot touch a successor.
+//
+// Writers (insert, delete, expiry) lock the stripes of both keys, in order. Keys with one hash share a stripe, which
+// makes insertion atomic for both; words of a bucket are claimed by compare-and-swap, as stripes share buckets.
+//
+// The key space is one: a tuple is in the table once, be it the original of one flow or the reply of another. When the
+// reply tuple of a new flow is taken (one client port to two Services over one backend), another source port is found.
+//
+// # Being killed
+//
+// SIGKILL may fall between any two stores. A slot whose sequence is odd, whose state word was not written under its
+// sequence, or whose sum over the constant words does not fit is discarded by Open, and counted. Generations of the
+// caller's tables (Checked) mean nothing to the next process and are reset. Times are of the boot-time clock.
+// One process writes at a time: the lease of the keeper, not this package, sees to it.
+//
+// # Time
+//
+// The clock is read once per second by Run (or by each Sweep), which also walks one sixtieth of the slots and frees what
+// has expired. An entry past its time is a miss even before it is swept. Above nine tenths of the capacity Sweep applies
+// shorter times, and Insert into a full table evicts what is closing or was never answered, but nothing else.
+package flow

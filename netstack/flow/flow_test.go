@@ -1,0 +1,426 @@
+package flow
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"unsafe"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// newMem gives zeroed memory of the alignment that a mapping has.
+func newMem(capacity int) []byte {
+	words := make([]uint64, Size(capacity)/8)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), Size(capacity))
+}
+
+type fakeClock struct{ now uint32 }
+
+func (c *fakeClock) read() uint32 { return c.now }
+
+// newTable makes a table with a clock that stands still until advance.
+func newTable(t testing.TB, capacity int) (*Table, *fakeClock, []byte) {
+	t.Helper()
+	mem, c := newMem(capacity), &fakeClock{1000}
+	table, err := Open(mem, Options{Capacity: capacity, Clock: c.read, Seed: 42})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table, c, mem
+}
+
+// advance moves the clock and sweeps everything.
+func advance(t *Table, c *fakeClock, seconds uint32) (freed int) {
+	c.now += seconds
+	for range sweepParts {
+		freed += t.Sweep()
+	}
+	return freed
+}
+
+func tuple(proto packet.Proto, src, dst string) packet.Tuple {
+	s, d := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
+	return packet.Tuple{
+		Src: packet.AddrFrom(s.Addr()), Dst: packet.AddrFrom(d.Addr()), SrcPort: s.Port(), DstPort: d.Port(), Proto: proto,
+	}
+}
+
+func direct(orig packet.Tuple) *Entry { return &Entry{Orig: orig, Reply: orig.Reverse()} }
+
+func mustInsert(t testing.TB, table *Table, e *Entry) uint32 {
+	t.Helper()
+	r, res := table.Insert(e)
+	if res != Inserted {
+		t.Fatalf("insert %v: %v", e.Orig, res)
+	}
+	return r
+}
+
+func TestBothDirections(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		orig, reply   packet.Tuple
+		translate     bool
+		zoneO, zoneRe uint32
+	}{
+		{"direct", tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"), tuple(packet.TCP, "10.0.0.2:80", "10.0.0.1:1000"), false, 0, 0},
+		{"service", tuple(packet.TCP, "10.0.0.1:1000", "10.96.0.1:80"), tuple(packet.TCP, "10.0.0.2:8080", "10.0.0.1:1000"), true, 0, 0},
+		{"only the port", tuple(packet.UDP, "10.0.0.1:1000", "10.0.0.2:80"), tuple(packet.UDP, "10.0.0.2:8080", "10.0.0.1:1000"), true, 0, 0},
+		{"service v6", tuple(packet.UDP, "[fd00::1]:1000", "[fd96::1]:80"), tuple(packet.UDP, "[fd00::2]:8080", "[fd00::1]:1000"), true, 0, 0},
+		{"hairpin", tuple(packet.TCP, "10.0.0.1:1000", "10.96.0.1:80"), tuple(packet.TCP, "10.0.0.1:8080", "10.0.0.254:1000"), true, 0, 0},
+		{"from a peer", tuple(packet.TCP, "203.0.113.9:1000", "10.0.0.2:80"), tuple(packet.TCP, "10.0.0.2:80", "203.0.113.9:1000"), false, 77, 0},
+		{"echo", tuple(packet.ICMPv4, "10.0.0.1:7", "10.0.0.2:7"), tuple(packet.ICMPv4, "10.0.0.2:7", "10.0.0.1:7"), false, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table, _, _ := newTable(t, 100)
+			c.orig.Zone, c.reply.Zone = c.zoneO, c.zoneRe
+			e := Entry{Orig: c.orig, Reply: c.reply, Backend: 0xbac4e7d, Via: 99, Kind: 3, Checked: 5, TCPFlags: packet.SYN}
+			ref := mustInsert(t, table, &e)
+			var hit Hit
+			for dir, want := range map[Dir]struct{ tp, to packet.Tuple }{
+				Original: {c.orig, c.reply.Reverse()}, Reply: {c.reply, c.orig.Reverse()},
+			} {
+				if !table.Peek(&want.tp, &hit) {
+					t.Fatalf("direction %d: not found", dir)
+				}
+				state := hit.State
+				if got := (Hit{ref, dir, c.translate, 3, state, 5, 0xbac4e7d, 99, want.to}); hit != got {
+					t.Errorf("direction %d:\n got %+v\nwant %+v", dir, hit, got)
+				}
+			}
+			other := c.orig
+			other.Zone++
+			if table.Peek(&other, &hit) {
+				t.Error("found in another zone")
+			}
+			other = c.orig
+			other.Proto = packet.SCTP
+			if table.Peek(&other, &hit) {
+				t.Error("found under another protocol")
+			}
+			if _, res := table.Insert(&e); res != Exists {
+				t.Errorf("second insert: %v", res)
+			}
+			if !table.Delete(ref, &c.orig) || table.Peek(&c.orig, &hit) || table.Peek(&c.reply, &hit) || table.Delete(ref, &c.orig) {
+				t.Error("delete did not remove the flow once")
+			}
+			if n := table.Stats().Len; n != 0 {
+				t.Errorf("%d flows are left", n)
+			}
+		})
+	}
+}
+
+func TestSelfFlow(t *testing.T) {
+	table, _, _ := newTable(t, 10)
+	self := tuple(packet.UDP, "10.0.0.1:53", "10.0.0.1:53")
+	r := mustInsert(t, table, direct(self))
+	var hit Hit
+	if !table.Lookup(&self, 0, &hit) || hit.Dir != Original || hit.Translate {
+		t.Fatalf("got %+v", hit)
+	}
+	if !table.Delete(r, &self) || table.Lookup(&self, 0, &hit) {
+		t.Fatal("delete failed")
+	}
+	for i := range table.index {
+		for j := range table.index[i] {
+			if w := table.index[i][j].Load(); w != 0 {
+				t.Fatalf("the index still holds %#x", w)
+			}
+		}
+	}
+}
+
+// TestThreeServicesOneBackend is one client port to three Services over one backend.
+func TestThreeServicesOneBackend(t *testing.T) {
+	for _, proto := range []packet.Proto{packet.TCP, packet.UDP, packet.ICMPv4} {
+		table, _, _ := newTable(t, 100)
+		ports := map[uint16]bool{}
+		for i := range 3 {
+			e := Entry{
+				Orig:  tuple(proto, "10.0.0.1:5000", fmt.Sprintf("10.96.0.%d:5000", i+1)),
+				Reply: tuple(proto, "10.0.0.9:5000", "10.0.0.1:5000"),
+			}
+			mustInsert(t, table, &e)
+			ports[e.Reply.DstPort] = true
+			if i > 0 && (e.Reply.DstPort < firstPort || e.Reply.DstPort > lastPort) {
+				t.Errorf("proto %d: port %d is not of the usual range", proto, e.Reply.DstPort)
+			}
+			if echo := proto == packet.ICMPv4; echo != (e.Reply.SrcPort == e.Reply.DstPort) && i > 0 {
+				t.Errorf("proto %d: reply %v", proto, e.Reply)
+			}
+			var hit Hit
+			if !table.Lookup(&e.Reply, 0, &hit) || hit.To != e.Orig.Reverse() {
+				t.Errorf("proto %d: answer goes to %+v", proto, hit.To)
+			}
+		}
+		if len(ports) != 3 {
+			t.Errorf("proto %d: ports %v are not distinct", proto, ports)
+		}
+	}
+}
+
+func TestNoPort(t *testing.T) {
+	const capacity = 70000
+	table, _, _ := newTable(t, capacity)
+	reply := tuple(packet.TCP, "10.0.0.9:80", "10.0.0.1:0")
+	for port := firstMore; port <= 65535; port++ {
+		e := Entry{Orig: tuple(packet.TCP, fmt.Sprintf("10.0.0.1:%d", port), "10.96.0.1:80"), Reply: reply}
+		e.Reply.DstPort = uint16(port)
+		mustInsert(t, table, &e)
+	}
+	e := Entry{Orig: tuple(packet.TCP, "10.0.0.1:5000", "10.96.0.2:80"), Reply: reply}
+	e.Reply.DstPort = 5000
+	before := e
+	if _, res := table.Insert(&e); res != NoPort || e != before {
+		t.Errorf("got %v, entry %+v", res, e)
+	}
+	gre := tuple(47, "10.0.0.1:0", "10.0.0.9:0")
+	mustInsert(t, table, direct(gre))
+	e = Entry{Orig: tuple(47, "10.0.0.1:0", "10.96.0.1:0"), Reply: gre.Reverse()}
+	if _, res := table.Insert(&e); res != NoPort {
+		t.Errorf("protocol without ports: %v", res)
+	}
+	if s := table.Stats(); s.NoPort != 2 || s.Len != 65535-firstMore+2 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+type pkt struct {
+	dir   Dir
+	flags uint8
+	want  State
+}
+
+func TestStates(t *testing.T) {
+	const S, A, F, R = packet.SYN, packet.ACK, packet.FIN, packet.RST
+	handshake := []pkt{{Original, S, SynSent}, {Reply, S | A, SynReceived}, {Original, A, Established}}
+	for _, c := range []struct {
+		name    string
+		proto   packet.Proto
+		port    uint16
+		packets []pkt
+		timeout uint32
+	}{
+		{"syn", packet.TCP, 80, handshake[:1], 60},
+		{"syn ack", packet.TCP, 80, handshake[:2], 60},
+		{"established", packet.TCP, 80, handshake, 86400},
+		{"refused", packet.TCP, 80, []pkt{{Original, S, SynSent}, {Reply, R | A, Reset}}, 10},
+		{"in the middle", packet.TCP, 80, []pkt{{Original, A, SynSent}, {Reply, A, Established}}, 86400},
+		{"half closed", packet.TCP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}), 3600},
+		{"half closed, other", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Reply, F | A, FinReply}), 3600},
+		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 30},
+		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 10},
+		{"udp", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Original, 0, Unreplied}}, 30},
+		{"udp replied", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Reply, 0, Replied}, {Original, 0, Replied}}, 120},
+		{"dns", packet.UDP, 53, []pkt{{Original, 0, Unreplied}, {Reply, 0, Answered}}, 10},
+		{"echo", packet.ICMPv6, 7, []pkt{{Original, 0, Echo}, {Reply, 0, Echo}}, 30},
+		{"esp", 50, 0, []pkt{{Original, 0, Other}, {Reply, 0, Other}}, 600},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table, clock, _ := newTable(t, 10)
+			orig := tuple(c.proto, "[fd00::1]:999", "[fd00::2]:0")
+			orig.DstPort = c.port
+			e := direct(orig)
+			e.TCPFlags = c.packets[0].flags
+			mustInsert(t, table, e)
+			var hit Hit
+			for i, p := range c.packets {
+				tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
+				if !table.Lookup(&tp, p.flags, &hit) || hit.State != p.want {
+					t.Fatalf("packet %d: state %v, want %v", i, hit.State, p.want)
+				}
+			}
+			// Every packet renews it, but Peek does not.
+			advance(table, clock, c.timeout)
+			last := c.packets[len(c.packets)-1]
+			tp := [2]packet.Tuple{e.Orig, e.Reply}[last.dir]
+			if !table.Lookup(&tp, last.flags, &hit) || hit.State != last.want {
+				t.Fatal("gone too early")
+			}
+			advance(table, clock, c.timeout-1)
+			if !table.Peek(&e.Orig, &hit) {
+				t.Fatal("not renewed")
+			}
+			clock.now += 2
+			table.now.Store(clock.now) // not swept yet
+			if table.Lookup(&e.Orig, packet.ACK, &hit) || table.Lookup(&e.Reply, packet.ACK, &hit) {
+				t.Fatal("found after its time")
+			}
+			if advance(table, clock, 0) != 1 || table.Stats().Len != 0 {
+				t.Fatal("not swept")
+			}
+		})
+	}
+}
+
+func TestSYNOnEndedFlow(t *testing.T) {
+	for _, end := range [][]pkt{
+		{{Reply, packet.RST, Reset}},
+		{{Original, packet.FIN, FinOriginal}, {Reply, packet.FIN, TimeWait}},
+	} {
+		table, _, _ := newTable(t, 10)
+		e := direct(tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"))
+		mustInsert(t, table, e)
+		var hit Hit
+		for _, p := range end {
+			tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
+			table.Lookup(&tp, p.flags, &hit)
+		}
+		for _, c := range []struct {
+			tp    packet.Tuple
+			flags uint8
+			want  State
+		}{
+			{e.Orig, packet.ACK, end[len(end)-1].want},
+			{e.Reply, packet.SYN | packet.ACK, end[len(end)-1].want},
+			{e.Reply, packet.SYN, Closed},
+			{e.Orig, packet.SYN | packet.ECE | packet.CWR, Closed},
+		} {
+			if !table.Lookup(&c.tp, c.flags, &hit) || hit.State != c.want {
+				t.Errorf("flags %#x: %v, want %v", c.flags, hit.State, c.want)
+			}
+		}
+		if !table.Delete(hit.Ref, &e.Orig) {
+			t.Fatal("cannot delete")
+		}
+		e.TCPFlags = packet.SYN
+		mustInsert(t, table, e)
+		if !table.Lookup(&e.Orig, packet.SYN, &hit) || hit.State != SynSent {
+			t.Errorf("new flow: %v", hit.State)
+		}
+	}
+}
+
+func TestStaleRef(t *testing.T) {
+	table, _, _ := newTable(t, 1)
+	a, b := direct(tuple(packet.UDP, "10.0.0.1:1", "10.0.0.2:1")), direct(tuple(packet.UDP, "10.0.0.1:2", "10.0.0.2:2"))
+	old := mustInsert(t, table, a)
+	if table.Delete(old, &b.Orig) {
+		t.Error("deleted under the name of another flow")
+	}
+	table.SetChecked(old, 7)
+	var hit Hit
+	if table.Lookup(&a.Orig, 0, &hit); hit.Checked != 7 {
+		t.Errorf("checked %d, want 7", hit.Checked)
+	}
+	table.Delete(old, &a.Orig)
+	table.SetChecked(old, 8)
+	mustInsert(t, table, b)
+	table.SetChecked(old, 9)
+	if table.Lookup(&b.Orig, 0, &hit); hit.Checked != 0 {
+		t.Errorf("a stale ref changed the next flow: checked %d", hit.Checked)
+	}
+	if table.Delete(old, &b.Orig) || table.Delete(1<<24-1, &b.Orig) {
+		t.Error("a stale ref deleted the next flow")
+	}
+}
+
+// TestExpiredInTheWay: what Lookup does not find must not keep Insert from adding it.
+func TestExpiredInTheWay(t *testing.T) {
+	table, clock, _ := newTable(t, 10)
+	old := direct(tuple(packet.UDP, "10.0.0.1:1000", "10.0.0.2:80"))
+	mustInsert(t, table, old)
+	clock.now += 1000
+	table.now.Store(clock.now)
+	e := Entry{Orig: tuple(packet.UDP, "10.0.0.1:1000", "10.96.0.1:80"), Reply: old.Reply}
+	mustInsert(t, table, &e)
+	if e.Reply != old.Reply {
+		t.Errorf("an expired flow kept its reply tuple: %v", e.Reply)
+	}
+	clock.now += 1000
+	table.now.Store(clock.now)
+	mustInsert(t, table, &e)
+	if n := table.Stats().Len; n != 1 {
+		t.Errorf("%d flows, want 1", n)
+	}
+}
+
+func TestRange(t *testing.T) {
+	table, clock, _ := newTable(t, 1000)
+	want := map[packet.Tuple]Entry{}
+	for i := range 100 {
+		e := Entry{
+			Orig:  tuple(packet.UDP, fmt.Sprintf("10.0.0.1:%d", i+1), "10.96.0.1:80"),
+			Reply: tuple(packet.UDP, "10.0.0.2:80", fmt.Sprintf("10.0.0.1:%d", i+1)), Backend: uint64(i), Via: 1, Kind: 9, Checked: 4,
+		}
+		mustInsert(t, table, &e)
+		want[e.Orig] = e
+	}
+	advance(table, clock, 10)
+	table.Range(func(e *Entry, info Info) bool {
+		if *e != want[e.Orig] || info.State != Unreplied || info.Idle != 10 || info.Age != 10 || info.ExpiresIn != 20 {
+			t.Errorf("got %+v %+v", *e, info)
+		}
+		delete(want, e.Orig)
+		if !table.Delete(info.Ref, &e.Orig) {
+			t.Error("cannot delete what is shown")
+		}
+		return len(want) > 40
+	})
+	if len(want) != 40 || table.Stats().Len != 40 {
+		t.Errorf("%d flows were not shown, %d are left; want 40", len(want), table.Stats().Len)
+	}
+}
+
+func TestPressure(t *testing.T) {
+	const capacity = 1000
+	table, clock, _ := newTable(t, capacity)
+	flow := func(proto packet.Proto, i int) *Entry {
+		e := direct(tuple(proto, fmt.Sprintf("10.0.%d.%d:1000", i/250, i%250), "10.1.0.1:80"))
+		e.TCPFlags = packet.SYN
+		return e
+	}
+	var hit Hit
+	for i := range capacity / 2 {
+		e := flow(packet.TCP, i)
+		mustInsert(t, table, e)
+		table.Lookup(&e.Reply, packet.SYN|packet.ACK, &hit)
+		table.Lookup(&e.Orig, packet.ACK, &hit)
+	}
+	for i := range 3 * capacity {
+		mustInsert(t, table, flow(packet.UDP, i)) // unreplied ones give way
+	}
+	if s := table.Stats(); s.Len != capacity || s.Evicted != 5*capacity/2 || s.Full != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	for i := range capacity / 2 {
+		if e := flow(packet.TCP, i); !table.Peek(&e.Orig, &hit) || hit.State != Established {
+			t.Fatalf("established flow %d was evicted", i)
+		}
+	}
+	if freed := advance(table, clock, 6); freed < capacity/10 || table.Stats().Len > capacity*9/10 {
+		t.Errorf("Sweep freed %d under pressure, %d are left", freed, table.Stats().Len)
+	}
+
+	// All established: nothing may go.
+	table, _, _ = newTable(t, capacity)
+	for i := range capacity {
+		e := flow(packet.TCP, i)
+		mustInsert(t, table, e)
+		table.Lookup(&e.Reply, packet.ACK, &hit)
+	}
+	if _, res := table.Insert(flow(packet.UDP, 0)); res != Full || table.Stats().Full != 1 || table.Stats().Len != capacity {
+		t.Errorf("got %v, %+v", res, table.Stats())
+	}
+}
+
+func TestOpenErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		mem []byte
+		o   Options
+	}{
+		"too small":        {newMem(10), Options{Capacity: 11}},
+		"nothing":          {nil, Options{}},
+		"too many":         {newMem(10), Options{Capacity: maxSlots + 1}},
+		"negative":         {newMem(10), Options{Capacity: -1}},
+		"not aligned":      {newMem(10)[1:], Options{Capacity: 9}},
+		"only the header":  {newMem(0), Options{}},
+		"less than header": {make([]byte, 100), Options{}},
+	} {
+		if _, err := Open(c.mem, c.o); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

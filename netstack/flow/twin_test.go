@@ -1,0 +1,298 @@
+package flow
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// twin is the slow, obviously right flow table.
+type twin struct {
+	now   uint32
+	flows map[packet.Tuple]*twinFlow // by both tuples
+	seen  []packet.Tuple             // of every reply so far, with the ports that were chosen
+}
+
+type twinFlow struct {
+	e                                 Entry
+	seen, checked                     uint32
+	replied, synAck, established, rst bool
+	fin                               [2]bool
+}
+
+func (f *twinFlow) seconds() uint32 {
+	switch f.e.Orig.Proto {
+	case packet.TCP:
+		switch {
+		case f.rst:
+			return 10
+		case f.fin[0] && f.fin[1]:
+			return 30
+		case f.fin[0] || f.fin[1]:
+			return 3600
+		case f.established:
+			return 86400
+		}
+		return 60
+	case packet.UDP:
+		switch {
+		case !f.replied:
+			return 30
+		case f.e.Reply.SrcPort == 53:
+			return 10
+		}
+		return 120
+	case packet.ICMPv4:
+		return 30
+	}
+	return 600
+}
+
+func (f *twinFlow) ended() bool { return f.rst || f.fin[0] && f.fin[1] }
+
+func (f *twinFlow) packet(d Dir, flags uint8) {
+	if d == Reply {
+		f.replied = true
+	}
+	if f.ended() {
+		f.rst = f.rst || flags&packet.RST != 0
+		return
+	}
+	switch {
+	case flags&packet.RST != 0:
+		f.rst = true
+	case flags&packet.FIN != 0:
+		f.fin[d] = true
+	case flags&packet.SYN != 0:
+		f.synAck = f.synAck || d == Reply
+	case d == Reply || f.synAck:
+		f.established = true
+	}
+}
+
+func (w *twin) purge() {
+	for tp, f := range w.flows {
+		if w.now-f.seen > f.seconds() {
+			delete(w.flows, tp)
+		}
+	}
+}
+
+func (w *twin) lookup(tp packet.Tuple, flags uint8) (f *twinFlow, d Dir, closed, ok bool) {
+	if f, ok = w.flows[tp]; !ok {
+		return nil, 0, false, false
+	}
+	if f.e.Orig != tp {
+		d = Reply
+	}
+	if tp.Proto == packet.TCP && f.ended() && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN {
+		return f, d, true, true
+	}
+	f.packet(d, flags)
+	f.seen = w.now
+	return f, d, false, true
+}
+
+// insert follows the table's choice of another port, after judging it.
+func (w *twin) insert(t *testing.T, asked, got Entry, res Result) {
+	_, origTaken := w.flows[asked.Orig]
+	_, replyTaken := w.flows[asked.Reply]
+	switch {
+	case origTaken:
+		if res != Exists {
+			t.Fatalf("insert %v: %v, want exists", asked.Orig, res)
+		}
+		return
+	case replyTaken && (asked.Orig.Proto == 47):
+		if res != NoPort {
+			t.Fatalf("insert %v: %v, want no-port", asked.Orig, res)
+		}
+		return
+	case res != Inserted:
+		t.Fatalf("insert %v: %v, want inserted", asked.Orig, res)
+	}
+	want := asked
+	if replyTaken {
+		want.Reply.DstPort = got.Reply.DstPort
+		if asked.Orig.Proto == packet.ICMPv4 {
+			want.Reply.SrcPort = got.Reply.DstPort
+		}
+		if _, taken := w.flows[got.Reply]; taken {
+			t.Fatalf("insert %v: chose %v, which is taken", asked.Orig, got.Reply)
+		}
+	}
+	if got != want {
+		t.Fatalf("insert: got %+v, want %+v", got, want)
+	}
+	f := &twinFlow{e: got, seen: w.now, checked: got.Checked}
+	f.packet(Original, got.TCPFlags)
+	w.flows[got.Orig], w.flows[got.Reply] = f, f
+	w.seen = append(w.seen, got.Reply)
+}
+
+func (w *twin) remove(f *twinFlow) {
+	delete(w.flows, f.e.Orig)
+	delete(w.flows, f.e.Reply)
+}
+
+// script reads choices from fuzz data.
+type script struct{ data []byte }
+
+func (s *script) upTo(n int) int {
+	if len(s.data) == 0 {
+		return 0
+	}
+	b := s.data[0]
+	s.data = s.data[1:]
+	return int(b) % n
+}
+
+// tuple is one of few, so that they clash often.
+func (s *script) tuple() packet.Tuple {
+	protos := [...]packet.Proto{packet.TCP, packet.UDP, packet.TCP, packet.ICMPv4, 47}
+	ports := [...]uint16{53, 80, 4000}
+	tp := packet.Tuple{Proto: protos[s.upTo(len(protos))], Zone: uint32(s.upTo(8) / 7)}
+	tp.Src, tp.Dst = packet.Addr{15: byte(s.upTo(3))}, packet.Addr{10: 0xff, 11: 0xff, 15: byte(s.upTo(3))}
+	if s.upTo(2) == 0 {
+		tp.Src, tp.Dst = tp.Dst, tp.Src
+	}
+	tp.SrcPort, tp.DstPort = ports[s.upTo(3)], ports[s.upTo(3)]
+	switch tp.Proto {
+	case packet.ICMPv4:
+		tp.DstPort = tp.SrcPort
+	case 47:
+		tp.SrcPort, tp.DstPort = 0, 0
+	}
+	return tp
+}
+
+func (s *script) flags() uint8 {
+	return [...]uint8{packet.ACK, packet.SYN, packet.SYN | packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.FIN, 0,
+		packet.SYN | packet.FIN, packet.RST | packet.SYN}[s.upTo(9)]
+}
+
+func FuzzAgainstTwin(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20 {
+		data := make([]byte, 4000)
+		for i := range data {
+			data[i] = byte(r.Uint32())
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		const capacity = 512
+		if len(data) > 10*capacity { // each insert takes some ten bytes: never full
+			data = data[:10*capacity]
+		}
+		s := script{data}
+		mem, clock := newMem(capacity), &fakeClock{1000}
+		open := func() *Table {
+			table, err := Open(mem, Options{Clock: clock.read})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return table
+		}
+		table, w := open(), &twin{now: clock.now, flows: map[packet.Tuple]*twinFlow{}}
+		for len(s.data) > 0 {
+			w.purge()
+			switch s.upTo(12) {
+			case 0, 1, 2, 3:
+				e := Entry{Orig: s.tuple(), TCPFlags: s.flags(), Backend: uint64(s.upTo(9)), Via: uint64(s.upTo(2)), Kind: uint8(s.upTo(3)),
+					Checked: uint32(s.upTo(4))}
+				e.Reply = e.Orig.Reverse()
+				if s.upTo(2) == 0 {
+					e.Reply = s.tuple()
+					e.Reply.Proto = e.Orig.Proto
+					if e.Orig.Proto == packet.ICMPv4 {
+						e.Reply.DstPort = e.Reply.SrcPort
+					}
+				}
+				got := e
+				_, res := table.Insert(&got)
+				w.insert(t, e, got, res)
+			case 4, 5, 6, 7, 8:
+				twinLookup(t, table, w, s.tuple(), s.flags(), &s)
+			case 9:
+				clock.now += [...]uint32{1, 5, 11, 31, 61, 3601, 86401, 0}[s.upTo(8)]
+				w.now = clock.now
+				table.Sweep()
+			case 10:
+				// Another process takes over.
+				before := table.Stats().Len
+				table = open()
+				for _, f := range w.flows {
+					f.checked = 0
+				}
+				if st := table.Stats(); st.Kept != before || st.Discarded != 0 || st.Reformatted {
+					t.Fatalf("attached: %+v, want %d kept", st, before)
+				}
+			case 11:
+				if n := len(w.seen); n > 0 {
+					twinLookup(t, table, w, w.seen[s.upTo(n)], packet.ACK, &s)
+				}
+			}
+		}
+		w.purge()
+		advance(table, clock, 0)
+		shown := 0
+		table.Range(func(e *Entry, _ Info) bool {
+			shown++
+			f := w.flows[e.Orig]
+			if f == nil {
+				t.Fatalf("%v is in the table only", e.Orig)
+			}
+			want := f.e
+			want.TCPFlags, want.Checked = 0, f.checked
+			if *e != want {
+				t.Fatalf("shown %+v, want %+v", *e, want)
+			}
+			return true
+		})
+		distinct := map[*twinFlow]bool{}
+		for _, f := range w.flows {
+			distinct[f] = true
+		}
+		if n := table.Stats().Len; n != len(distinct) || shown != n {
+			t.Fatalf("%d flows, %d shown, want %d", n, shown, len(distinct))
+		}
+	})
+}
+
+// twinLookup compares one lookup, and sometimes checks or deletes what it found.
+func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint8, s *script) {
+	var hit Hit
+	ok := table.Lookup(&tp, flags, &hit)
+	f, d, closed, wantOK := w.lookup(tp, flags)
+	if ok != wantOK {
+		t.Fatalf("lookup %v: %v, want %v", tp, ok, wantOK)
+	}
+	if !ok {
+		return
+	}
+	to := f.e.Reply.Reverse()
+	if d == Reply {
+		to = f.e.Orig.Reverse()
+	}
+	same := to
+	same.Zone = tp.Zone
+	if hit.Dir != d || hit.To != to || hit.Translate != (same != tp) || hit.Backend != f.e.Backend || hit.Via != f.e.Via ||
+		hit.Kind != f.e.Kind || hit.Checked != f.checked || (hit.State == Closed) != closed {
+		t.Fatalf("lookup %v flags %#x: %+v, want %v of %+v", tp, flags, hit, d, f)
+	}
+	if !closed && timeouts[hit.State] != f.seconds() {
+		t.Fatalf("lookup %v flags %#x: %v for %d s, want %d s", tp, flags, hit.State, timeouts[hit.State], f.seconds())
+	}
+	switch s.upTo(6) {
+	case 0:
+		f.checked = uint32(s.upTo(100))
+		table.SetChecked(hit.Ref, f.checked)
+	case 1:
+		if !table.Delete(hit.Ref, &f.e.Orig) {
+			t.Fatalf("cannot delete %v", f.e.Orig)
+		}
+		w.remove(f)
+	}
+}

@@ -1,0 +1,218 @@
+// Package fdpass carries JSON messages together with file descriptors between processes of one user, over unix sockets of
+// type SOCK_SEQPACKET: one message is one packet, so that a peer killed in the middle leaves nothing half said.
+package fdpass
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// MaxMessage is the largest message in bytes, as JSON.
+	MaxMessage = 64 << 10
+	// MaxFiles is the largest number of descriptors with one message; SCM_MAX_FD of the kernel is 253.
+	MaxFiles = 128
+)
+
+// ErrBad tells that the peer sent what is no message of this protocol. The connection is good for nothing more.
+var ErrBad = errors.New("not a message of this protocol")
+
+// Cred is who is at the other end, as the kernel knows it (SO_PEERCRED): the process that connected or listened.
+type Cred struct {
+	PID      int
+	UID, GID uint32
+}
+
+// Conn is one connection. Receive and Send may be called by one goroutine each.
+type Conn struct {
+	conn *net.UnixConn
+	peer Cred
+	buf  []byte
+	oob  []byte
+}
+
+// Dial connects to the socket at path.
+func Dial(ctx context.Context, path string) (*Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "unixpacket", path)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(c.(*net.UnixConn))
+}
+
+func newConn(c *net.UnixConn) (*Conn, error) {
+	peer, err := peerOf(c)
+	if err != nil {
+		c.Close()
+		return nil, fmt.Errorf("ask who is at the other end: %w", err)
+	}
+	// One byte and one descriptor more than allowed, so that too much is noticed and what came is closed.
+	return &Conn{
+		conn: c, peer: peer,
+		buf: make([]byte, MaxMessage+1), oob: make([]byte, unix.CmsgSpace(4*(MaxFiles+1))),
+	}, nil
+}
+
+func peerOf(c *net.UnixConn) (Cred, error) {
+	var u *unix.Ucred
+	err := control(c, func(fd int) (err error) {
+		u, err = unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+		return err
+	})
+	if err != nil {
+		return Cred{}, err
+	}
+	return Cred{int(u.Pid), u.Uid, u.Gid}, nil
+}
+
+// control runs f with the descriptor. It does not use Fd, which would make the open file blocking, for every process that
+// shares it.
+func control(c syscall.Conn, f func(fd int) error) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// Dup duplicates f's descriptor, close-on-exec. The caller closes it.
+func Dup(f *os.File) (int, error) {
+	if f == nil {
+		return -1, os.ErrInvalid
+	}
+	dup := -1
+	err := control(f, func(fd int) (err error) {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		return os.NewSyscallError("dup", err)
+	})
+	return dup, err
+}
+
+// CloseAll closes descriptors.
+func CloseAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// Peer tells who is at the other end.
+func (c *Conn) Peer() Cred { return c.peer }
+
+// Close ends the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Gone reports whether the other end has closed, even when what it sent before was not read yet.
+func (c *Conn) Gone() bool {
+	gone := false
+	err := control(c.conn, func(fd int) error {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p, 0)
+		gone = n == 1 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		return err
+	})
+	return gone || errors.Is(err, net.ErrClosed)
+}
+
+// Send sends v as JSON with duplicates of the descriptors.
+func (c *Conn) Send(v any, fds ...int) error {
+	var msg bytes.Buffer
+	enc := json.NewEncoder(&msg)
+	enc.SetEscapeHTML(false) // keeps raw JSON within the limits it was checked for
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	b := msg.Bytes()
+	if len(b) > MaxMessage || len(fds) > MaxFiles {
+		return fmt.Errorf("message of %d bytes with %d descriptors: at most %d and %d are allowed", len(b), len(fds), MaxMessage, MaxFiles)
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	_, _, err := c.conn.WriteMsgUnix(b, oob, nil)
+	return err
+}
+
+// Receive reads the next message into v. The descriptors that came with it belong to the caller, which closes them. The
+// error is io.EOF when the other end has closed, and wraps ErrBad when it sent garbage. After an error the
+// caller has no descriptors.
+func (c *Conn) Receive(v any) ([]int, error) {
+	n, oobn, flags, _, err := c.conn.ReadMsgUnix(c.buf, c.oob)
+	fds, perr := parseRights(c.oob[:oobn])
+	switch {
+	case err != nil:
+	case perr != nil:
+		err = fmt.Errorf("%w: %v", ErrBad, perr)
+	case flags&unix.MSG_CTRUNC != 0 && len(fds) < MaxFiles:
+		err = errors.New("descriptors were lost: this process has too many open files, or may not take them")
+	case flags&unix.MSG_CTRUNC != 0 || len(fds) > MaxFiles:
+		err = fmt.Errorf("%w: more than %d descriptors", ErrBad, MaxFiles)
+	case flags&unix.MSG_TRUNC != 0 || n > MaxMessage:
+		err = fmt.Errorf("%w: more than %d bytes", ErrBad, MaxMessage)
+	default:
+		if jerr := json.Unmarshal(c.buf[:n], v); jerr != nil {
+			err = fmt.Errorf("%w: %v", ErrBad, jerr)
+		}
+	}
+	if err != nil {
+		CloseAll(fds)
+		return nil, err
+	}
+	return fds, nil
+}
+
+func parseRights(oob []byte) (fds []int, err error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	for i := range msgs {
+		if msgs[i].Header.Level != unix.SOL_SOCKET || msgs[i].Header.Type != unix.SCM_RIGHTS {
+			continue
+		}
+		got, perr := unix.ParseUnixRights(&msgs[i])
+		fds, err = append(fds, got...), errors.Join(err, perr)
+	}
+	return fds, err
+}
+
+// Call sends a request and receives its answer. When ctx ends first the connection is closed, as the answer would be taken
+// for that of the next call.
+func (c *Conn) Call(ctx context.Context, request, answer any, fds ...int) ([]int, error) {
+	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	got, err := c.call(request, answer, fds)
+	if err == nil {
+		return got, nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	c.conn.Close()
+	return nil, err
+}
+
+func (c *Conn) call(request, answer any, fds []int) ([]int, error) {
+	if err := c.Send(request, fds...); err != nil {
+		return nil, err
+	}
+	got, err := c.Receive(answer)
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the other end closed the connection without an answer")
+	}
+	return got, err
+}

@@ -1,0 +1,229 @@
+package keeper
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+)
+
+// The requests.
+const (
+	opClaim  = "claim"
+	opPut    = "put"
+	opGet    = "get"
+	opList   = "list"
+	opDelete = "delete"
+)
+
+type request struct {
+	Op   string          `json:"op"`
+	Node string          `json:"node,omitempty"`
+	Key  string          `json:"key,omitempty"` // of list: the last one known
+	Meta json.RawMessage `json:"meta,omitempty"`
+}
+
+// answer comes with one descriptor for each item, in order.
+type answer struct {
+	Error    string       `json:"error,omitempty"`
+	NotFound bool         `json:"notFound,omitempty"`
+	Items    []answerItem `json:"items,omitempty"`
+	More     bool         `json:"more,omitempty"`
+}
+
+type answerItem struct {
+	Key  string          `json:"key"`
+	Meta json.RawMessage `json:"meta,omitempty"`
+}
+
+// Options are the choices for Serve.
+type Options = fdpass.Options
+
+// Listen makes the keeper's socket at path, for this user only; that of a keeper that died is replaced.
+func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path) }
+
+// Serve answers clients on ln, which Listen made, until ctx is done. What is kept stays kept.
+func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) error {
+	return fdpass.Serve(ctx, ln, o, k.serve)
+}
+
+func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
+	defer k.release(c)
+	for {
+		var r request
+		fds, err := c.Receive(&r)
+		if err != nil {
+			if errors.Is(err, fdpass.ErrBad) {
+				c.Answer(answer{Error: err.Error()})
+			}
+			return
+		}
+		a, out := k.answer(c, &r, fds)
+		err = c.Answer(a, out...)
+		fdpass.CloseAll(out)
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answer does what r asks for. It takes the descriptors over.
+func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []int) {
+	var items []Item
+	err := func() (err error) {
+		if r.Op == opPut {
+			return k.answerPut(r, fds)
+		}
+		defer fdpass.CloseAll(fds)
+		switch r.Op {
+		case opClaim:
+			return k.claim(c, r.Node)
+		case opGet:
+			items, out, err = k.dup([]string{r.Key})
+			return err
+		case opList:
+			items, out, a.More, err = k.page(r.Key)
+			return err
+		case opDelete:
+			k.Delete(r.Key)
+			return nil
+		}
+		return fmt.Errorf("unknown request %q", r.Op)
+	}()
+	if err != nil {
+		return answer{Error: err.Error(), NotFound: errors.Is(err, ErrNotFound)}, nil
+	}
+	for _, it := range items {
+		a.Items = append(a.Items, answerItem{it.Key, it.Meta})
+	}
+	return a, out
+}
+
+func (k *Keeper) answerPut(r *request, fds []int) error {
+	err := fmt.Errorf("put needs one descriptor, got %d", len(fds))
+	if len(fds) == 1 {
+		err = k.put(r.Key, r.Meta, fds[0])
+	}
+	if err != nil {
+		fdpass.CloseAll(fds)
+	}
+	return err
+}
+
+// callTime is how long a keeper may take for an answer.
+const callTime = 10 * time.Second
+
+// Client is a connection to a Keeper. Its methods are safe for concurrent use. After a failure of the connection, every
+// call fails.
+type Client struct {
+	mu   sync.Mutex
+	conn *fdpass.Conn
+}
+
+// Dial connects to the keeper at path.
+func Dial(ctx context.Context, path string) (*Client, error) {
+	c, err := fdpass.Dial(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the keeper: %w", err)
+	}
+	return &Client{conn: c}, nil
+}
+
+// Close ends the connection, and with it the lease. What was put stays.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// Claim takes the lease of the agent of a node. It is refused, with a sentence that names the process, while another
+// agent has it. The lease lasts until the connection ends, by Close or by death.
+func (c *Client) Claim(ctx context.Context, node string) error {
+	_, _, err := c.call(ctx, request{Op: opClaim, Node: node})
+	return err
+}
+
+// Put has the keeper hold a duplicate of f in place of what was under key. When it returns nil, the keeper has it. f
+// stays the caller's. The meta is JSON or empty.
+func (c *Client) Put(key string, meta json.RawMessage, f *os.File) error {
+	err := checkItem(key, meta)
+	if err != nil {
+		return fmt.Errorf("keep %q: %w", key, err)
+	}
+	fd, err := fdpass.Dup(f)
+	if err != nil {
+		return fmt.Errorf("keep %q: %w", key, err)
+	}
+	defer unix.Close(fd)
+	if _, _, err := c.call(context.Background(), request{Op: opPut, Key: key, Meta: meta}, fd); err != nil {
+		return fmt.Errorf("keep %q: %w", key, err)
+	}
+	return nil
+}
+
+// Get gives what is kept under key; the error wraps ErrNotFound when that is nothing.
+func (c *Client) Get(key string) (Item, error) {
+	items, _, err := c.call(context.Background(), request{Op: opGet, Key: key})
+	if err != nil {
+		return Item{}, fmt.Errorf("get %q from the keeper: %w", key, err)
+	}
+	if len(items) != 1 {
+		closeItems(items)
+		return Item{}, fmt.Errorf("get %q from the keeper: got %d items", key, len(items))
+	}
+	return items[0], nil
+}
+
+// List gives everything that is kept, sorted by key.
+func (c *Client) List() ([]Item, error) {
+	var list []Item
+	for after, more := "", true; more; {
+		items, m, err := c.call(context.Background(), request{Op: opList, Key: after})
+		if more = m && len(items) > 0; more {
+			after = items[len(items)-1].Key
+		}
+		list = append(list, items...)
+		if err != nil {
+			closeItems(list)
+			return nil, fmt.Errorf("list what the keeper holds: %w", err)
+		}
+	}
+	return list, nil
+}
+
+// Delete has the keeper close what is under key, if anything.
+func (c *Client) Delete(key string) error {
+	_, _, err := c.call(context.Background(), request{Op: opDelete, Key: key})
+	return err
+}
+
+func (c *Client) call(ctx context.Context, r request, fds ...int) (items []Item, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var a answer
+	got, err := c.conn.Call(ctx, r, &a, fds...)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case a.NotFound:
+		err = ErrNotFound
+	case a.Error != "":
+		err = errors.New(a.Error)
+	case len(got) != len(a.Items):
+		err = fmt.Errorf("the keeper sent %d descriptors for %d items", len(got), len(a.Items))
+	}
+	if err != nil {
+		fdpass.CloseAll(got)
+		return nil, false, err
+	}
+	for i, it := range a.Items {
+		items = append(items, Item{it.Key, it.Meta, os.NewFile(uintptr(got[i]), it.Key)})
+	}
+	return items, a.More, nil
+}
