@@ -1,0 +1,155 @@
+package services
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Every constant here is part of the choice of backends, which must be the same on all nodes, after a restart and
+// across versions: changing one moves running connections whose flow entry was lost.
+const (
+	mixA = 0x9e3779b97f4a7c15
+	mixB = 0xbf58476d1ce4e5b9
+	mixC = 0x94d049bb133111eb
+	mixD = 0xd6e8feb86659fd93
+
+	fnvOffset = 14695981039346656037
+	fnvPrime  = 1099511628211
+)
+
+// mix folds the 128-bit product of a and b.
+func mix(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
+
+// finish makes every bit of the result depend on every bit of x (the finalizer of SplitMix64).
+func finish(x uint64) uint64 {
+	x ^= x >> 30
+	x *= mixB
+	x ^= x >> 27
+	x *= mixC
+	return x ^ x>>31
+}
+
+// flowHash is what the choice for a flow hangs on: the client and the two ports, but not the frontend's address, so
+// that a client which an outside load balancer moves to another node keeps its backend.
+func flowHash(t *packet.Tuple) uint64 {
+	ports := uint64(t.SrcPort)<<32 | uint64(t.DstPort)<<16 | uint64(t.Proto)
+	return mix(clientHash(&t.Src)^ports, mixC)
+}
+
+// clientHash is flowHash under ClientIP session affinity: the client's address alone.
+func clientHash(a *packet.Addr) uint64 {
+	hi := binary.LittleEndian.Uint64(a[:8])
+	lo := binary.LittleEndian.Uint64(a[8:])
+	return mix(mix(hi^mixA, mixB)^lo, mixD)
+}
+
+// score is the weight of a backend for a hash; the highest wins (rendezvous hashing).
+func score(h, id uint64) uint64 {
+	return mix(mix(h^id, mixA)^id, mixB)
+}
+
+// Layout of a backend's id: who serves above, for which Service port below. The upper part alone tells whether the pod
+// still lives when no Service leads to it any longer.
+const (
+	podShift = 24
+	podMask  = ^uint64(1<<podShift - 1)
+)
+
+// podID is the upper part of the ids of all backends that (id, addr) serves; the lower part is zero.
+func podID(id string, addr netip.Addr) uint64 {
+	h := hashString(fnvOffset, id)
+	b := addr.As16()
+	for _, c := range b {
+		h = (h ^ uint64(c)) * fnvPrime
+	}
+	if h = finish(h) & podMask; h == 0 {
+		h = 1 << podShift // 0 stands for "no backend" in packet.Choice
+	}
+	return h
+}
+
+// portID names a Service port for the lower part of an id. The target port comes in later, see backendID.
+func portID(s *Service, p *Port) uint64 {
+	h := hashString(fnvOffset, s.Namespace)
+	h = hashString(h, s.Name)
+	h = hashString(h, p.Name)
+	return (h ^ uint64(p.Protocol)) * fnvPrime
+}
+
+// backendID is the stable identity of one backend: same on every node and after a restart; different for another pod at
+// the same address, another Service port, another target port.
+func backendID(pod, port uint64, target uint16) uint64 {
+	return pod | finish(port^uint64(target)*mixA)&^podMask
+}
+
+// hashString continues an FNV-1a hash with s and an end mark, so that ("a", "bc") and ("ab", "c") differ.
+func hashString(h uint64, s string) uint64 {
+	for i := 0; i < len(s); i++ {
+		h = (h ^ uint64(s[i])) * fnvPrime
+	}
+	return (h ^ 0xff) * fnvPrime
+}
+
+// rendezvousMax is the largest set for which every backend is weighed at each choice: that moves the fewest flows and
+// needs no memory, and for this many costs about as much as the cache misses of a table.
+const rendezvousMax = 16
+
+// maglevPrimes are the table sizes to choose from.
+var maglevPrimes = []uint32{2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139, 524287, 1048573, 4194301, 16777213}
+
+// maglevLoad is the least number of slots per backend: the share of a backend is off by about 1/maglevLoad at most
+// (Eisenbud et al., "Maglev", NSDI 2016, 3.4).
+const maglevLoad = 64
+
+func maglevSize(n int) uint32 {
+	for _, m := range maglevPrimes {
+		if uint64(m) >= uint64(n)*maglevLoad {
+			return m
+		}
+	}
+	return maglevPrimes[len(maglevPrimes)-1]
+}
+
+// walk is where a backend stands in its own permutation of the slots.
+type walk struct{ at, skip uint32 }
+
+func (w *walk) step(m uint32) {
+	if w.at += w.skip; w.at >= m {
+		w.at -= m
+	}
+}
+
+// fillMaglev fills slots, whose length is a prime larger than len(bs), with indexes into bs, which is sorted by id.
+func fillMaglev(slots []uint32, bs []backend) {
+	const empty = ^uint32(0)
+	for i := range slots {
+		slots[i] = empty
+	}
+	m := uint32(len(slots))
+	walks := make([]walk, len(bs))
+	for i := range bs {
+		walks[i] = walk{
+			at:   uint32(finish(bs[i].id^mixA) % uint64(m)),
+			skip: uint32(finish(bs[i].id^mixD)%uint64(m-1)) + 1,
+		}
+	}
+	for left := m; left > 0; {
+		for i := range walks {
+			w := &walks[i]
+			for slots[w.at] != empty {
+				w.step(m)
+			}
+			slots[w.at] = uint32(i)
+			w.step(m)
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+}

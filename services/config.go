@@ -1,0 +1,87 @@
+// Package services turns the Services of a cluster into an immutable Table of frontends and backends and chooses the
+// backend of every new flow.
+package services
+
+import (
+	"net/netip"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Config is the whole desired state: every Service with its endpoints, as one node sees it.
+type Config struct {
+	// Node and Zone are those of the node the Table is for.
+	Node, Zone string
+	// NodeAddrs are the addresses on which NodePorts are answered: all nodes', since a pod may use any of them.
+	NodeAddrs []netip.Addr
+	// OwnAddrs are this node's own addresses among NodeAddrs.
+	OwnAddrs []netip.Addr
+	// ServiceCIDRs are the service ranges: an address inside that is no frontend is refused, not routed.
+	ServiceCIDRs []netip.Prefix
+	// ClusterCIDRs are the pod ranges. A client there, or at one of OwnAddrs, reaches NodePorts and ExternalIPs under the
+	// Cluster policy even where the external policy is Local, since its traffic never was external (KEP-1669, as
+	// kube-proxy does).
+	ClusterCIDRs []netip.Prefix
+	// DNSAddrs are the cluster DNS addresses, answered by the node itself.
+	DNSAddrs []netip.Addr
+	Services []Service
+	// Pods are all pods with an address, for DNS names of pods.
+	Pods []Pod
+}
+
+// Pod is what DNS needs to know of one.
+type Pod struct {
+	Namespace, Name string
+	// ID is the pod's UID, as in Endpoint.ID: while such a pod lives, a TCP flow to it goes on even when no Service
+	// leads to it any longer. May be empty.
+	ID    string
+	Addrs []netip.Addr
+}
+
+// Service is one v1.Service, without what the data path does not need.
+type Service struct {
+	Namespace, Name string
+	// ClusterIPs are empty for a headless Service and for ExternalName.
+	ClusterIPs   []netip.Addr
+	ExternalName string // CNAME target; "" otherwise
+	// ExternalIPs are load balancer ingress addresses.
+	ExternalIPs []netip.Addr
+	Ports       []Port
+	// Affinity is the ClientIP session affinity timeout; 0 for none.
+	Affinity time.Duration
+	// InternalLocal, ExternalLocal: the traffic policies are Local.
+	InternalLocal, ExternalLocal bool
+	PublishNotReady              bool
+	Endpoints                    []Endpoint
+}
+
+// Port is one port of a Service.
+type Port struct {
+	Name     string
+	Protocol packet.Proto // TCP, UDP or SCTP
+	Port     uint16
+	NodePort uint16 // 0: none
+}
+
+// Endpoint is one endpoint of a Service, out of its EndpointSlices.
+type Endpoint struct {
+	// Addr is one address; a dual-stack pod is two Endpoints.
+	Addr netip.Addr
+	// ID is the identity of what serves behind the address: the pod's UID, else the address itself.
+	ID       string
+	Node     string
+	Zone     string
+	Hostname string
+	// Ready, Serving, Terminating are the EndpointSlice conditions (KEP-1672).
+	Ready, Serving, Terminating bool
+	// Ports are the target ports by Service port name and protocol.
+	Ports []EndpointPort
+}
+
+// EndpointPort is the port of an endpoint that serves the Service port of the same name and protocol.
+type EndpointPort struct {
+	Name     string
+	Protocol packet.Proto
+	Port     uint16
+}

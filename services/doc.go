@@ -1,0 +1,38 @@
+package services
+
+// # Theory of operation
+//
+// A Config says everything about the Services of a cluster as one node sees them. NewTable compiles it once into a Table
+// that never changes; whoever holds the current Table swaps in a new one (Equal tells whether that is worth it), and
+// flows survive, because a flow keeps the identity of its backend and asks Backend what became of it.
+//
+// Finding a frontend. Two hash tables: one of address, port and protocol, and one of every address that is anything special.
+// NodePorts stand in the first once per family, not once per node. What is in neither costs two lookups and the
+// comparison with the service ranges.
+//
+//	address is ...              port known      port unknown
+//	cluster DNS                 53: ToGateway   ICMP: ToGateway, others as below
+//	ClusterIP, ExternalIP       choose          UnknownPort
+//	a node's                    choose          NotFrontend: the node's own business
+//	within a service range      -               UnknownPort
+//	anything else               -               NotFrontend
+//
+// Which endpoints. Select is the rule, one pure function. A ClusterIP follows the internal traffic policy; NodePorts and
+// ExternalIPs follow the external one, except for clients inside the cluster, for whom that is always Cluster. An empty
+// set refuses the client (NoEndpoints), unless only the Local policy made it empty (DropLocal): then the client is to try
+// another node, and silence is what the health checks of load balancers and kube-proxy agree on.
+//
+// Which backend. The choice is a pure function of the client's address, the two ports, the protocol and the set of
+// backends: not of their order, not of the frontend's address, not of the past. Up to rendezvousMax backends every one is
+// weighed (rendezvous hashing); beyond, a Maglev table is built, whose lookup takes the same time for any size. Both move
+// few flows when the set changes by one: rendezvous only those of the backend that left, Maglev about one percent more.
+// A set that grows or shrinks past rendezvousMax is dealt anew. None of this moves a flow that the flow table knows.
+//
+// Session affinity. With ClientIP affinity the client's address alone is hashed. Hence affinity needs no state, holds
+// on every node and over restarts, and holds for longer than the Service's timeout asks for, as long as the set of
+// backends stays the same; when the set changes, a client whose backend stays may be moved only within the bounds above.
+//
+// Identity. A backend's id is 64 bits: the upper 40 a hash of the pod's UID and address, the lower 24 a hash of the
+// Service port and target port. So a reused address gets another id; two Services over one pod are told apart (one may
+// drop the pod while the other keeps it); and the upper part alone shows that a pod still lives though no Service leads
+// to it any longer, in which case its connections may end in peace (BackendDraining).

@@ -1,0 +1,104 @@
+package services
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// NodePort is a port that the Table answers on node addresses.
+type NodePort struct {
+	Service  string // "namespace/name"
+	Port     uint16
+	Protocol packet.Proto
+}
+
+// NodePorts are the node ports of the Table, sorted by port and protocol: what a host has to listen on.
+func (t *Table) NodePorts() []NodePort {
+	var ports []NodePort
+	for i := range t.fronts {
+		k := t.fronts[i].key
+		if k.addr != (packet.Addr{}) {
+			continue
+		}
+		s := &t.config.Services[t.fronts[i].service]
+		ports = append(ports, NodePort{s.Namespace + "/" + s.Name, k.port, k.proto})
+	}
+	slices.SortFunc(ports, func(a, b NodePort) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	return slices.Compact(ports) // both families
+}
+
+// TableHeader names the columns of Rows.
+func TableHeader() []string {
+	return []string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "BACKENDS"}
+}
+
+// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend. Where a Local policy leaves
+// no backend, the column says so.
+func (t *Table) Rows() [][]string {
+	rows := make([][]string, 0, len(t.fronts))
+	for i := range t.fronts {
+		rows = append(rows, t.row(t.fronts[i].key, &t.fronts[i]))
+	}
+	slices.SortFunc(rows, func(a, b []string) int { return slices.Compare(a, b) })
+	return rows
+}
+
+func (t *Table) row(k frontKey, f *front) []string {
+	if f.service == noService {
+		return []string{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", t.setText(f.set)}
+	}
+	s := &t.config.Services[f.service]
+	p := &s.Ports[f.port]
+	name := p.Name
+	if name == "" {
+		name = strconv.Itoa(int(p.Port))
+	}
+	local, affinity := s.ExternalLocal, "None"
+	if slices.Contains(s.ClusterIPs, k.addr.Netip()) {
+		local = s.InternalLocal
+	}
+	policy := "Cluster"
+	if local {
+		policy = "Local"
+	}
+	if f.affinity {
+		affinity = "ClientIP"
+	}
+	return []string{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.setText(f.set)}
+}
+
+func (k frontKey) String() string {
+	switch {
+	case k.addr != (packet.Addr{}):
+		return netip.AddrPortFrom(k.addr.Netip(), k.port).String()
+	case k.is4 != 0:
+		return "node(IPv4):" + strconv.Itoa(int(k.port))
+	default:
+		return "node(IPv6):" + strconv.Itoa(int(k.port))
+	}
+}
+
+func (t *Table) setText(i uint32) string {
+	switch s := &t.sets[i]; {
+	case s.n > 0:
+		var out []string
+		for _, b := range t.backends[s.first : s.first+s.n] {
+			out = append(out, b.to.AddrPort().String())
+		}
+		slices.Sort(out)
+		return strings.Join(out, ",")
+	case s.empty == packet.DropLocal:
+		return "none here (dropped)"
+	case s.empty == packet.ToGateway:
+		return "this node"
+	default:
+		return "none (refused)"
+	}
+}

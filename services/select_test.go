@@ -1,0 +1,70 @@
+package services
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// ep makes an endpoint out of "address node conditions", where the conditions are letters of r(eady), s(erving) and
+// t(erminating). It serves the port "web" on 8080/TCP.
+func ep(spec string) Endpoint {
+	f := append(strings.Fields(spec), "")
+	return Endpoint{
+		Addr: netip.MustParseAddr(f[0]), ID: "uid-" + f[0], Node: f[1],
+		Ready: strings.Contains(f[2], "r"), Serving: strings.Contains(f[2], "s"), Terminating: strings.Contains(f[2], "t"),
+		Ports: []EndpointPort{{"web", packet.TCP, 8080}},
+	}
+}
+
+func eps(specs ...string) (out []Endpoint) {
+	for _, s := range specs {
+		out = append(out, ep(s))
+	}
+	return out
+}
+
+func TestSelect(t *testing.T) {
+	web := Port{Name: "web", Protocol: packet.TCP, Port: 80}
+	tests := []struct {
+		name      string
+		endpoints []Endpoint
+		port      Port
+		scope     Scope
+		notReady  bool
+		want      string
+	}{
+		{name: "none", port: web, scope: Scope{Is4: true}},
+		{name: "ready", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1 10.0.0.2"},
+		{name: "unready left out", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
+		{name: "all unready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b"), port: web, scope: Scope{Is4: true}},
+		{name: "serving but not terminating is no fallback", endpoints: eps("10.0.0.1 a s"), port: web, scope: Scope{Is4: true}},
+		{name: "terminating only beside ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.2"},
+		{name: "terminating when nothing is ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b t", "10.0.0.3 b"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
+		{name: "publish not ready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b t"), port: web, scope: Scope{Is4: true}, notReady: true, want: "10.0.0.1 10.0.0.2"},
+		{name: "local", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{"b", true}, want: "10.0.0.2"},
+		{name: "no local", endpoints: eps("10.0.0.1 a rs"), port: web, scope: Scope{"b", true}},
+		{name: "local fallback though ready elsewhere", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b st"), port: web, scope: Scope{"b", true}, want: "10.0.0.2"},
+		{name: "family 4", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
+		{name: "family 6", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, want: "fd00::1"},
+		{name: "other port name", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "dns", Protocol: packet.TCP, Port: 80}, scope: Scope{Is4: true}},
+		{name: "other protocol", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "web", Protocol: packet.UDP, Port: 80}, scope: Scope{Is4: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := Service{Endpoints: tt.endpoints, PublishNotReady: tt.notReady}
+			var got []string
+			for _, target := range Select(&s, &tt.port, tt.scope) {
+				if target.Port != 8080 {
+					t.Errorf("target port %d, want 8080", target.Port)
+				}
+				got = append(got, target.Endpoint.Addr.String())
+			}
+			if s := strings.Join(got, " "); s != tt.want {
+				t.Errorf("got %q, want %q", s, tt.want)
+			}
+		})
+	}
+}

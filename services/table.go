@@ -1,0 +1,227 @@
+package services
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Table is a compiled Config. It never changes; all methods may be called concurrently, and Pick and Backend allocate
+// nothing. What a flow needs is kept without pointers, so that a large Table costs the garbage collector little.
+type Table struct {
+	config Config
+
+	addrs  map[packet.Addr]addrKind
+	fronts []front
+	// index finds fronts: open addressing with linear probing, at most half full; 0 is empty, else 1 + index.
+	index []uint32
+	sets  []set
+	// backends of all sets, those of one set together and sorted by id.
+	backends []backend
+	// slots of all Maglev tables: indexes into the backends of the set.
+	slots  []uint32
+	states map[uint64]packet.BackendState
+	pods   map[uint64]struct{} // podID of every pod with an ID
+	own    []packet.Addr
+}
+
+// addrKind says what is known of an address; kinds add up.
+type addrKind uint8
+
+const (
+	virtual addrKind = 1 << iota // ClusterIP or ExternalIP: nothing but frontends
+	node                         // a node's: has NodePorts, and everything else is the node's own business
+	dnsAddr                      // cluster DNS
+)
+
+// frontKey finds a frontend. NodePorts are kept once per family, at the unspecified address, and not once per node.
+type frontKey struct {
+	addr  packet.Addr
+	port  uint16
+	proto packet.Proto
+	is4   uint8 // for the unspecified address; also keeps the struct free of padding, which makes == cheap
+}
+
+func addrKey(addr packet.Addr, port uint16, proto packet.Proto) frontKey {
+	return frontKey{addr: addr, port: port, proto: proto}
+}
+
+func nodePortKey(is4 bool, port uint16, proto packet.Proto) frontKey {
+	k := frontKey{port: port, proto: proto}
+	if is4 {
+		k.is4 = 1
+	}
+	return k
+}
+
+// front is a frontend.
+type front struct {
+	key frontKey
+	// set serves clients outside of the cluster, inside those within (see Config.ClusterCIDRs). The same for ClusterIPs.
+	set, inside uint32
+	service     uint32 // index into config.Services, or noService
+	port        uint16 // index into its Ports
+	affinity    bool
+}
+
+// noService marks a frontend that the node answers itself.
+const noService = ^uint32(0)
+
+// set is a set of backends to choose from, or the answer when there is none.
+type set struct {
+	first, n   uint32
+	slot, size uint32 // Maglev table; size 0: rendezvous
+	empty      packet.ChoiceKind
+}
+
+// The sets that every Table begins with.
+const (
+	setNoEndpoints uint32 = iota
+	setDropLocal
+	setGateway
+)
+
+type backend struct {
+	id uint64
+	to packet.Endpoint
+}
+
+// Pick chooses the backend for the first packet of a flow. The choice is a function of the Table and of t.Src, its ports
+// and its protocol (of t.Src alone under session affinity), so that it is the same again after the flow table is lost.
+func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
+	if f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); f != nil {
+		return t.choose(f, tuple)
+	}
+	kind, known := t.addrs[tuple.Dst]
+	switch {
+	case !known:
+		if containsAny(t.config.ServiceCIDRs, &tuple.Dst) {
+			return packet.Choice{Kind: packet.UnknownPort}
+		}
+		return packet.Choice{Kind: packet.NotFrontend}
+	case kind&dnsAddr != 0 && (tuple.Proto == packet.ICMPv4 || tuple.Proto == packet.ICMPv6):
+		return packet.Choice{Kind: packet.ToGateway}
+	case kind&node != 0:
+		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
+			return t.choose(f, tuple)
+		}
+		return packet.Choice{Kind: packet.NotFrontend}
+	}
+	return packet.Choice{Kind: packet.UnknownPort}
+}
+
+// Backend says what became of a backend that Pick gave out, perhaps on another node or before a restart. A pod that no
+// Service port leads to any longer is draining while it lives.
+func (t *Table) Backend(id uint64) packet.BackendState {
+	if s, ok := t.states[id]; ok {
+		return s
+	}
+	if _, lives := t.pods[id&podMask]; lives {
+		return packet.BackendDraining
+	}
+	return packet.BackendGone
+}
+
+// Services are those that the Table was made of. Borrowed: they must not be changed.
+func (t *Table) Services() []Service { return t.config.Services }
+
+// Pods are those that the Table was made of. Borrowed: they must not be changed.
+func (t *Table) Pods() []Pod { return t.config.Pods }
+
+// IsNodeAddr reports whether a is one of Config.NodeAddrs.
+func (t *Table) IsNodeAddr(a netip.Addr) bool {
+	return a.IsValid() && t.addrs[packet.AddrFrom(a)]&node != 0
+}
+
+// DNSAddrs are the cluster DNS addresses. Borrowed: they must not be changed.
+func (t *Table) DNSAddrs() []netip.Addr { return t.config.DNSAddrs }
+
+func (t *Table) find(k frontKey) *front {
+	mask := uint64(len(t.index) - 1)
+	for i := k.hash() & mask; ; i = (i + 1) & mask {
+		n := t.index[i]
+		if n == 0 {
+			return nil
+		}
+		if f := &t.fronts[n-1]; f.key == k {
+			return f
+		}
+	}
+}
+
+func (k *frontKey) hash() uint64 {
+	hi := binary.LittleEndian.Uint64(k.addr[:8])
+	lo := binary.LittleEndian.Uint64(k.addr[8:])
+	return finish(mix(hi^mixA, mixB) ^ lo ^ (uint64(k.port)<<16|uint64(k.proto)<<8|uint64(k.is4))*mixD)
+}
+
+// makeIndex is called once all fronts are there.
+func (t *Table) makeIndex() {
+	t.index = make([]uint32, 1<<bits.Len(uint(2*len(t.fronts))))
+	mask := uint64(len(t.index) - 1)
+	for n := range t.fronts {
+		i := t.fronts[n].key.hash() & mask
+		for t.index[i] != 0 {
+			i = (i + 1) & mask
+		}
+		t.index[i] = uint32(n + 1)
+	}
+}
+
+func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
+	i := f.set
+	if f.inside != f.set && t.fromInside(&tuple.Src) {
+		i = f.inside
+	}
+	s := &t.sets[i]
+	if s.n == 0 {
+		return packet.Choice{Kind: s.empty}
+	}
+	var h uint64
+	if f.affinity {
+		h = clientHash(&tuple.Src)
+	} else {
+		h = flowHash(tuple)
+	}
+	b := t.winner(s, h)
+	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
+}
+
+func (t *Table) winner(s *set, h uint64) *backend {
+	bs := t.backends[s.first : s.first+s.n]
+	if s.size != 0 {
+		return &bs[t.slots[s.slot+uint32(finish(h)%uint64(s.size))]]
+	}
+	best, most := 0, score(h, bs[0].id)
+	for i := 1; i < len(bs); i++ {
+		if w := score(h, bs[i].id); w > most {
+			best, most = i, w
+		}
+	}
+	return &bs[best]
+}
+
+// fromInside reports whether a client is a pod or this node itself.
+func (t *Table) fromInside(src *packet.Addr) bool {
+	for i := range t.own {
+		if t.own[i] == *src {
+			return true
+		}
+	}
+	return containsAny(t.config.ClusterCIDRs, src)
+}
+
+func containsAny(ps []netip.Prefix, a *packet.Addr) bool {
+	if len(ps) == 0 {
+		return false
+	}
+	ip := a.Netip()
+	for i := range ps {
+		if ps[i].Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
