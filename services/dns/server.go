@@ -1,0 +1,262 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+	"golang.org/x/net/netutil"
+
+	"tapestry.dev/tapestry/services"
+)
+
+// Options of a Server.
+type Options struct {
+	// Zone is the cluster's domain; "" is cluster.local.
+	Zone string
+	// Table gives the current Table, or nil before there is one, when questions about the cluster get SERVFAIL. It is
+	// called for every question.
+	Table func() *services.Table
+	// Upstreams gives the servers that other questions go to, best first. Nil or none: they get REFUSED.
+	Upstreams func() []netip.AddrPort
+	// Dial connects to an upstream ("udp" or "tcp"). Nil uses host sockets.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
+	Timeout time.Duration
+	// MaxForwards bounds the questions that wait for an upstream at once; more get SERVFAIL at once. 0 is 1000.
+	MaxForwards int
+	// Logger gets a line when an upstream fails or leads back here. Nil discards.
+	Logger *slog.Logger
+}
+
+// The bounds of what one client can hold.
+const (
+	// maxConns is the number of TCP connections per listener.
+	maxConns = 256
+	// idleTimeout closes a TCP connection without questions (RFC 7766 6.2.3).
+	idleTimeout = 10 * time.Second
+	// udpSize is the largest UDP answer in bytes: what fits unfragmented through any path (DNS flag day 2020).
+	udpSize = 1232
+	// maxChase bounds a chain of ExternalName Services that name one another.
+	maxChase = 8
+	// drainTimeout is how long Serve waits for questions under way when it ends.
+	drainTimeout = 2 * time.Second
+)
+
+// Server answers DNS questions. It holds no socket: Serve is given them.
+type Server struct {
+	opts    Options
+	zone    string
+	forward *forwarder
+	current atomic.Pointer[view]
+	mu      sync.Mutex // held while a view is made
+}
+
+// New makes a Server. opts.Table is required.
+func New(opts Options) *Server {
+	if opts.Zone == "" {
+		opts.Zone = "cluster.local"
+	}
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = 2 * time.Second
+	}
+	if opts.MaxForwards == 0 {
+		opts.MaxForwards = 1000
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), forward: newForwarder(opts)}
+}
+
+// Serve answers on pc (UDP) and l (TCP), either of which may be nil, until ctx ends; then it closes both and returns nil.
+// It may be called several times at once, with other sockets.
+func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var servers []*dns.Server
+	if pc != nil {
+		servers = append(servers, &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize})
+	}
+	if l != nil {
+		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), MaxTCPQueries: -1,
+			IdleTimeout: func() time.Duration { return idleTimeout }})
+	}
+	done := make(chan error, len(servers))
+	for _, srv := range servers {
+		started := make(chan struct{})
+		srv.NotifyStartedFunc = func() { close(started) }
+		srv.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) { s.handle(ctx, w, r) })
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			done <- srv.ActivateAndServe()
+			cancel() // one socket without the other is half a server
+		}()
+		stop := context.AfterFunc(ctx, func() {
+			select {
+			case <-started:
+				drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+				defer cancel()
+				_ = srv.ShutdownContext(drain)
+			case <-ended:
+			}
+		})
+		defer stop()
+	}
+	var errs []error
+	for range servers {
+		errs = append(errs, <-done)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("serve DNS: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
+	_, tcp := w.RemoteAddr().(*net.TCPAddr)
+	// An answer that cannot be written is the client's loss only; it asks again.
+	_ = w.WriteMsg(s.reply(ctx, r, tcp))
+}
+
+// reply is the whole answer to r, fit for the transport.
+func (s *Server) reply(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
+	m := s.resolve(ctx, r, tcp)
+	m.Compress = true
+	size := dns.MaxMsgSize
+	if opt := r.IsEdns0(); opt != nil {
+		if m.IsEdns0() == nil {
+			m.SetEdns0(udpSize, opt.Do())
+		}
+		if opt.Version() != 0 {
+			m.Rcode = dns.RcodeBadVers
+		}
+		if !tcp {
+			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), udpSize)
+		}
+	} else if !tcp {
+		size = dns.MinMsgSize
+	}
+	m.Truncate(size)
+	return m
+}
+
+func (s *Server) resolve(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
+	m := new(dns.Msg)
+	if len(r.Question) != 1 || r.Response {
+		return m.SetRcode(r, dns.RcodeFormatError)
+	}
+	if opt := r.IsEdns0(); opt != nil && opt.Version() != 0 {
+		return m.SetReply(r)
+	}
+	m.SetReply(r)
+	m.RecursionAvailable = true
+	switch q := r.Question[0]; {
+	case r.Opcode != dns.OpcodeQuery:
+		m.Rcode = dns.RcodeNotImplemented
+	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
+		m.Rcode = dns.RcodeRefused
+	case s.forward.isProbe(q.Name):
+		m.Rcode = dns.RcodeNameError
+	case dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)):
+		s.local(ctx, m, q, tcp)
+	default:
+		if v := s.view(); v != nil {
+			if res, ok := v.ptr(q); ok {
+				m.Authoritative = true
+				s.fill(m, v, res)
+				return m
+			}
+		}
+		return s.forward.exchange(ctx, r, tcp)
+	}
+	return m
+}
+
+// local answers a question about the zone into m, following the CNAMEs of ExternalName Services.
+func (s *Server) local(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool) {
+	v := s.view()
+	if v == nil {
+		m.Rcode = dns.RcodeServerFailure
+		return
+	}
+	m.Authoritative = true
+	for range maxChase {
+		res := v.answer(q)
+		if q.Qtype == dns.TypeANY && res.rcode == dns.RcodeSuccess && len(res.answer) == 0 {
+			// RFC 8482 4.2: one made-up record instead of everything.
+			res.answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
+		}
+		s.fill(m, v, res)
+		if res.target == "" {
+			return
+		}
+		q.Name = res.target
+		if !dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)) {
+			s.chase(ctx, m, q, tcp)
+			return
+		}
+	}
+	m.Rcode = dns.RcodeServerFailure // a circle
+}
+
+// chase asks the upstreams for the target of a CNAME. The code of the answer is that of the last name (RFC 6604).
+func (s *Server) chase(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool) {
+	ask := new(dns.Msg)
+	ask.SetQuestion(q.Name, q.Qtype)
+	ask.SetEdns0(udpSize, false)
+	got := s.forward.exchange(ctx, ask, tcp)
+	m.Rcode = got.Rcode
+	m.Truncated = got.Truncated
+	m.Answer = append(m.Answer, got.Answer...)
+	for _, rr := range got.Ns {
+		if _, ok := rr.(*dns.SOA); ok {
+			m.Ns = append(m.Ns, rr)
+		}
+	}
+}
+
+// fill adds what the zone says to m.
+func (s *Server) fill(m *dns.Msg, v *view, res result) {
+	if len(res.answer) > 1 {
+		// Many clients use the first address only.
+		rand.Shuffle(len(res.answer), func(i, j int) { res.answer[i], res.answer[j] = res.answer[j], res.answer[i] })
+	}
+	m.Rcode = res.rcode
+	m.Answer = append(m.Answer, res.answer...)
+	m.Extra = append(m.Extra, res.extra...)
+	if len(res.answer) == 0 {
+		m.Ns = append(m.Ns, v.soa())
+	}
+}
+
+// view is the current Table's, made at its first question.
+func (s *Server) view() *view {
+	t := s.opts.Table()
+	if t == nil {
+		return nil
+	}
+	if v := s.current.Load(); v != nil && v.table == t {
+		return v
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v := s.current.Load(); v != nil && v.table == t {
+		return v
+	}
+	v := newView(t, s.zone)
+	s.current.Store(v)
+	return v
+}

@@ -1,0 +1,417 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// listen opens UDP and TCP on one loopback port.
+func listen(t *testing.T) (net.PacketConn, net.Listener, netip.AddrPort) {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pc, err := net.ListenPacket("udp", l.Addr().String())
+		if err != nil {
+			l.Close()
+			continue
+		}
+		return pc, l, netip.MustParseAddrPort(l.Addr().String())
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil, netip.AddrPort{}
+}
+
+// start serves s on loopback until the test ends.
+func start(t *testing.T, s *Server) netip.AddrPort {
+	t.Helper()
+	pc, l, addr := listen(t)
+	serveOn(t, s, pc, l)
+	return addr
+}
+
+func serveOn(t *testing.T, s *Server, pc net.PacketConn, l net.Listener) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, pc, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// upstreamServer is a resolver that knows a few names, and counts questions about others than the probe.
+func upstreamServer(t *testing.T) (netip.AddrPort, *atomic.Int64) {
+	t.Helper()
+	pc, l, addr := listen(t)
+	asked := new(atomic.Int64)
+	h := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+		m := new(dns.Msg)
+		m.SetReply(r)
+		switch q := r.Question[0]; strings.ToLower(q.Name) {
+		case "www.example.com.":
+			if q.Qtype == dns.TypeA {
+				rr, _ := dns.NewRR("www.example.com. 60 IN A 203.0.113.80")
+				m.Answer = append(m.Answer, rr)
+			}
+		case "big.example.com.":
+			for i := range 60 {
+				rr, _ := dns.NewRR(fmt.Sprintf("big.example.com. 60 IN TXT \"%s%d\"", strings.Repeat("x", 50), i))
+				m.Answer = append(m.Answer, rr)
+			}
+		case "broken.example.com.":
+			m.Rcode = dns.RcodeServerFailure
+		default:
+			m.Rcode = dns.RcodeNameError
+		}
+		if !strings.HasSuffix(r.Question[0].Name, probeSuffix) {
+			asked.Add(1)
+		}
+		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
+			size := dns.MinMsgSize
+			if opt := r.IsEdns0(); opt != nil {
+				size = int(opt.UDPSize())
+			}
+			m.Truncate(size)
+		}
+		w.WriteMsg(m)
+	})
+	for _, srv := range []*dns.Server{{PacketConn: pc, Handler: h}, {Listener: l, Handler: h}} {
+		started, done := make(chan struct{}), make(chan struct{})
+		srv.NotifyStartedFunc = func() { close(started) }
+		go func() { defer close(done); srv.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() { srv.Shutdown(); <-done })
+	}
+	return addr, asked
+}
+
+func ask(t *testing.T, addr netip.AddrPort, network, name string, qtype uint16, edit ...func(*dns.Msg)) *dns.Msg {
+	t.Helper()
+	m := new(dns.Msg)
+	m.SetQuestion(name, qtype)
+	for _, f := range edit {
+		f(m)
+	}
+	c := dns.Client{Net: network, Timeout: 5 * time.Second}
+	got, _, err := c.Exchange(m, addr.String())
+	if err != nil {
+		t.Fatalf("%s %s over %s: %v", dns.TypeToString[qtype], name, network, err)
+	}
+	return got
+}
+
+func fixed(as ...netip.AddrPort) func() []netip.AddrPort {
+	return func() []netip.AddrPort { return as }
+}
+
+func TestServe(t *testing.T) {
+	up, asked := upstreamServer(t)
+	addr := start(t, New(Options{Table: testTable, Upstreams: fixed(up)}))
+	for _, network := range []string{"udp", "tcp"} {
+		m := ask(t, addr, network, "dual.default.svc.cluster.local.", dns.TypeA)
+		if got := text(m.Answer); got != "dual.default.svc.cluster.local. A 10.96.0.2" || !m.Authoritative {
+			t.Errorf("%s: %v", network, m)
+		}
+		if n := asked.Load(); n != 0 {
+			t.Errorf("%d questions about the cluster were forwarded", n)
+		}
+		m = ask(t, addr, network, "WWW.example.com.", dns.TypeA)
+		if got := text(m.Answer); got != "www.example.com. A 203.0.113.80" || m.Authoritative || m.Question[0].Name != "WWW.example.com." {
+			t.Errorf("%s: %v", network, m)
+		}
+		m = ask(t, addr, network, "ext.default.svc.cluster.local.", dns.TypeA)
+		if got := text(m.Answer); got != lines("ext.default.svc.cluster.local. CNAME www.example.com.", "www.example.com. A 203.0.113.80") {
+			t.Errorf("%s: %v", network, m)
+		}
+		if m = ask(t, addr, network, "none.example.com.", dns.TypeA); m.Rcode != dns.RcodeNameError {
+			t.Errorf("%s: %v", network, m)
+		}
+		if m = ask(t, addr, network, "7.7.0.10.in-addr.arpa.", dns.TypePTR); m.Rcode != dns.RcodeNameError || m.Authoritative {
+			t.Errorf("%s: the upstream is not asked for an unknown private address: %v", network, m)
+		}
+		if m = ask(t, addr, network, "broken.example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("%s: %v", network, m)
+		}
+		asked.Store(0)
+	}
+	if m := ask(t, addr, "udp", "big.example.com.", dns.TypeTXT); !m.Truncated {
+		t.Error("forwarded answer over UDP is not marked as truncated")
+	}
+	if m := ask(t, addr, "tcp", "big.example.com.", dns.TypeTXT); m.Truncated || len(m.Answer) != 60 {
+		t.Errorf("forwarded answer over TCP has %d records, truncated %v", len(m.Answer), m.Truncated)
+	}
+}
+
+// TestServeOtherStack serves on a socket that is not the kernel's.
+func TestServeOtherStack(t *testing.T) {
+	pc, l, addr := listen(t)
+	serveOn(t, New(Options{Table: testTable}), struct{ net.PacketConn }{pc}, struct{ net.Listener }{l})
+	for _, network := range []string{"udp", "tcp"} {
+		if m := ask(t, addr, network, "dual.default.svc.cluster.local.", dns.TypeA); len(m.Answer) != 1 {
+			t.Errorf("%s: %v", network, m)
+		}
+	}
+}
+
+func TestServeClosedSocket(t *testing.T) {
+	pc, l, _ := listen(t)
+	l.Close()
+	if err := New(Options{Table: testTable}).Serve(t.Context(), pc, l); err == nil {
+		t.Error("serving on a closed socket went well")
+	}
+	if _, err := pc.WriteTo([]byte("x"), pc.LocalAddr()); err == nil {
+		t.Error("the other socket is still open")
+	}
+}
+
+func TestResolvConf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("search example.com\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\n")
+	got, err := ResolvConf(path)
+	want := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("[fe80::1%eth0]:53")}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v, want %v", got, err, want)
+	}
+	write("nameserver nonsense\n")
+	if _, err := ResolvConf(path); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := ResolvConf(path + ".none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := New(Options{Table: testTable})
+	var none *services.Table
+	unready := New(Options{Table: func() *services.Table { return none }})
+	question := func(name string, qtype uint16, edit func(*dns.Msg)) *dns.Msg {
+		m := new(dns.Msg)
+		m.SetQuestion(name, qtype)
+		if edit != nil {
+			edit(m)
+		}
+		return m
+	}
+	tests := []struct {
+		name string
+		s    *Server
+		r    *dns.Msg
+		want int
+	}{
+		{"no upstream", s, question("example.com.", dns.TypeA, nil), dns.RcodeRefused},
+		{"no table", unready, question("kubernetes.default.svc.cluster.local.", dns.TypeA, nil), dns.RcodeServerFailure},
+		{"circle of CNAMEs", s, question("circle.default.svc.cluster.local.", dns.TypeA, nil), dns.RcodeServerFailure},
+		{"zone transfer", s, question("cluster.local.", dns.TypeAXFR, nil), dns.RcodeRefused},
+		{"class CHAOS", s, question("version.bind.", dns.TypeTXT, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }), dns.RcodeRefused},
+		{"update", s, question("cluster.local.", dns.TypeSOA, func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }), dns.RcodeNotImplemented},
+		{"two questions", s, question("a.", dns.TypeA, func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }), dns.RcodeFormatError},
+		{"no question", s, question("a.", dns.TypeA, func(m *dns.Msg) { m.Question = nil }), dns.RcodeFormatError},
+		{"EDNS version", s, question("cluster.local.", dns.TypeSOA, func(m *dns.Msg) { m.SetEdns0(1232, false).IsEdns0().SetVersion(1) }), dns.RcodeBadVers},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := tt.s.reply(t.Context(), tt.r, false)
+			if m.Rcode != tt.want || m.Id != tt.r.Id || !m.Response {
+				t.Errorf("got %v, want %s", m, dns.RcodeToString[tt.want])
+			}
+			if _, err := m.Pack(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestTruncation(t *testing.T) {
+	s := services.Service{Namespace: "d", Name: "many"}
+	for i := range 200 {
+		s.Endpoints = append(s.Endpoints, services.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Ready: true,
+			Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 80}}})
+	}
+	table, _ := services.NewTable(services.Config{Services: []services.Service{s}})
+	addr := start(t, New(Options{Table: func() *services.Table { return table }}))
+	const name = "many.d.svc.cluster.local."
+	for _, tt := range []struct {
+		client, limit int
+	}{{0, 512}, {100, 512}, {800, 800}, {4096, udpSize}} {
+		m := ask(t, addr, "udp", name, dns.TypeA, func(m *dns.Msg) {
+			if tt.client > 0 {
+				m.SetEdns0(uint16(tt.client), false)
+			}
+		})
+		m.Compress = true
+		if !m.Truncated || len(m.Answer) == 0 || m.Len() > tt.limit || (m.IsEdns0() != nil) != (tt.client > 0) {
+			t.Errorf("EDNS size %d: truncated %v, %d records, %d bytes, want at most %d; EDNS %v",
+				tt.client, m.Truncated, len(m.Answer), m.Len(), tt.limit, m.IsEdns0())
+		}
+	}
+	if m := ask(t, addr, "tcp", name, dns.TypeA); m.Truncated || len(m.Answer) != 200 {
+		t.Errorf("TCP: truncated %v, %d records", m.Truncated, len(m.Answer))
+	}
+}
+
+func TestFailover(t *testing.T) {
+	up, asked := upstreamServer(t)
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	deaf := netip.MustParseAddrPort(silent.LocalAddr().String())
+	s := New(Options{Table: testTable, Upstreams: fixed(deaf, up), Timeout: 150 * time.Millisecond})
+	addr := start(t, s)
+	if m := ask(t, addr, "udp", "www.example.com.", dns.TypeA); len(m.Answer) != 1 {
+		t.Fatalf("the second upstream was not asked: %v", m)
+	}
+	if got := s.forward.order(t.Context(), time.Now()); len(got) != 2 || got[0] != up {
+		t.Errorf("after a failure the order is %v, want the working one first", got)
+	}
+	if got := s.forward.order(t.Context(), time.Now().Add(retryAfter)); got[0] != deaf {
+		t.Errorf("the first upstream is not tried again: %v", got)
+	}
+	if asked.Load() != 1 {
+		t.Errorf("%d questions arrived, want 1", asked.Load())
+	}
+	alone := start(t, New(Options{Table: testTable, Upstreams: fixed(deaf), Timeout: 50 * time.Millisecond}))
+	if m := ask(t, alone, "udp", "www.example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("all upstreams fail, got %v", m)
+	}
+}
+
+func TestOwnAddressIsNoUpstream(t *testing.T) {
+	s := New(Options{Table: testTable, Upstreams: fixed(netip.MustParseAddrPort("10.96.0.10:53"))})
+	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeRefused {
+		t.Errorf("got %v", m)
+	}
+}
+
+// TestLoop has the server as its own upstream, under an address that it cannot know as its own.
+func TestLoop(t *testing.T) {
+	pc, l, addr := listen(t)
+	s := New(Options{Table: testTable, Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
+	serveOn(t, s, pc, l)
+	ask(t, addr, "udp", "example.com.", dns.TypeA)
+	deadline := time.Now().Add(5 * time.Second)
+	for len(s.forward.order(t.Context(), time.Now())) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the loop was not found")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if m := ask(t, addr, "udp", "example.com.", dns.TypeA); m.Rcode != dns.RcodeRefused {
+		t.Errorf("got %v", m)
+	}
+}
+
+func TestForwardBound(t *testing.T) {
+	release := make(chan struct{})
+	s := New(Options{Table: testTable, Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), MaxForwards: 1,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil, context.Canceled
+		}})
+	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan *dns.Msg)
+	go func() { first <- s.reply(ctx, r, false) }()
+	deadline := time.Now().Add(5 * time.Second)
+	for len(s.forward.slots) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the first question is not under way")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if m := s.reply(ctx, r, false); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("one too many got %v", m)
+	}
+	close(release)
+	if m := <-first; m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("the first got %v", m)
+	}
+	cancel()
+}
+
+func TestTableChange(t *testing.T) {
+	table := testTable()
+	s := New(Options{Table: func() *services.Table { return table }})
+	r := new(dns.Msg).SetQuestion("new.default.svc.cluster.local.", dns.TypeA)
+	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeNameError {
+		t.Fatal(m)
+	}
+	table, _ = services.NewTable(services.Config{Services: []services.Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}})
+	if m := s.reply(t.Context(), r, false); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
+		t.Error(m)
+	}
+}
+
+func FuzzReply(f *testing.F) {
+	s := New(Options{Table: testTable})
+	for _, name := range []string{"dual.default.svc.cluster.local.", "_db._tcp.db.data.svc.cluster.local.", "1.0.0.10.in-addr.arpa.", "cluster.local.", ".", `a\.b.svc.cluster.local.`} {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeANY)
+		m.SetEdns0(4096, true)
+		b, _ := m.Pack()
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := new(dns.Msg)
+		if r.Unpack(b) != nil {
+			return
+		}
+		for _, tcp := range []bool{false, true} {
+			m := s.reply(t.Context(), r, tcp)
+			if m.Id != r.Id || !m.Response {
+				t.Fatalf("%v is no answer to %v", m, r)
+			}
+			out, err := m.Pack()
+			if err != nil {
+				t.Fatalf("cannot pack the answer to %v: %v", r, err)
+			}
+			if !tcp && len(out) > udpSize {
+				t.Fatalf("%d bytes over UDP", len(out))
+			}
+		}
+	})
+}
+
+func BenchmarkReply(b *testing.B) {
+	s := New(Options{Table: testTable})
+	t := testTable()
+	s.opts.Table = func() *services.Table { return t }
+	r := new(dns.Msg).SetQuestion("dual.default.svc.cluster.local.", dns.TypeA)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.reply(b.Context(), r, false)
+	}
+}

@@ -1,0 +1,335 @@
+package nodeport
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// hosts are the loopback addresses of this machine.
+func hosts(t *testing.T) []string {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Log("this machine has no IPv6, so that only IPv4 is tried")
+		return []string{"127.0.0.1"}
+	}
+	l.Close()
+	return []string{"127.0.0.1", "::1"}
+}
+
+func TestTCP(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, tcpBackend(t, echo("one")))
+	port := freePort(t)
+	if problems := p.Set([]PortSpec{spec(port, packet.TCP)}); len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	for _, host := range hosts(t) {
+		c := dialTCP(t, host, port)
+		data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+		go func() {
+			c.Write(data)
+			c.CloseWrite()
+		}()
+		got, err := io.ReadAll(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := append([]byte("one\n"), data...); sha256.Sum256(got) != sha256.Sum256(want) {
+			t.Errorf("%s: %d bytes came back, want %d", host, len(got), len(want))
+		}
+	}
+	eventually(t, "connections are released", func() bool { return p.Stats().Conns == 0 })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if got, want := w.dials[0], "tcp "+node4.String()+":0"; got != want {
+		t.Errorf("dialled as %q, want %q", got, want)
+	}
+	if tu := w.tuples[0]; tu.Src.Netip() != node4 || tu.SrcPort == 0 || tu.Dst.Netip() != node4 || tu.DstPort != port || tu.Proto != packet.TCP {
+		t.Errorf("picked for %+v", tu)
+	}
+}
+
+func TestTCPReset(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(*Options)
+		set  func(*world)
+	}{
+		{"no endpoint", func(*Options) {}, func(w *world) { w.choose(0, nil) }},
+		{"forbidden client", func(o *Options) { o.Forbidden = func(a netip.Addr) bool { return a.IsLoopback() } },
+			func(w *world) { w.choose(1, tcpBackend(t, echo("one"))) }},
+		{"backend refuses", func(o *Options) {
+			o.Dial = func(context.Context, string, netip.AddrPort, netip.AddrPort) (net.Conn, error) {
+				return nil, syscall.ECONNREFUSED
+			}
+		}, func(w *world) { w.choose(1, tcpBackend(t, echo("one"))) }},
+		{"backend resets", func(*Options) {}, func(w *world) {
+			w.choose(1, tcpBackend(t, func(c *net.TCPConn) { c.Read(make([]byte, 1)); c.SetLinger(0) }))
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w, p := newWorld(t, tt.edit)
+			tt.set(w)
+			port := freePort(t)
+			p.Set([]PortSpec{spec(port, packet.TCP)})
+			// The reset may come before connect(2) is through.
+			c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+			if err == nil {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(10 * time.Second))
+				// Whichever call comes first after the reset reports it, and only that one.
+				if _, err = c.Write([]byte("x")); err == nil {
+					_, err = io.ReadAll(c)
+				}
+			}
+			if !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("got %v, want a reset", err)
+			}
+		})
+	}
+}
+
+// TestChoose tells who the backend is to see, and what the Table is asked.
+func TestChoose(t *testing.T) {
+	lb := netip.MustParseAddrPort("198.51.100.7:443")
+	tests := []struct {
+		client, local, as, dst string
+	}{
+		{"203.0.113.5:999", "0.0.0.0:30080", "203.0.113.5:999", "192.0.2.1:30080"},
+		{"[2001:db8:f::5]:999", "[::]:30080", "[2001:db8:f::5]:999", "[2001:db8::1]:30080"},
+		{"127.0.0.1:999", "0.0.0.0:30080", "192.0.2.1:0", "192.0.2.1:30080"},
+		{"[::1]:999", "[::]:30080", "[2001:db8::1]:0", "[2001:db8::1]:30080"},
+		{"[fe80::1%eth0]:999", "[::]:30080", "[2001:db8::1]:0", "[2001:db8::1]:30080"},
+		{"203.0.113.5:999", lb.String(), "203.0.113.5:999", lb.String()},
+	}
+	for _, tt := range tests {
+		w, p := newWorld(t, func(o *Options) { o.Forbidden = netip.MustParsePrefix("10.0.0.0/8").Contains })
+		w.choose(7, net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:8080")))
+		f, ok := p.choose(netip.MustParseAddrPort(tt.client), netip.MustParseAddrPort(tt.local), packet.UDP)
+		if !ok || f.client.String() != tt.as || f.backend.String() != "10.0.0.1:8080" || f.id != 7 {
+			t.Errorf("%s: %+v %v, want it to be %s", tt.client, f, ok, tt.as)
+		}
+		tu := w.tuples[0]
+		if dst := (packet.Endpoint{Addr: tu.Dst, Port: tu.DstPort}).AddrPort().String(); dst != tt.dst || tu.SrcPort != 999 || tu.Proto != packet.UDP {
+			t.Errorf("%s: asked for %+v, want destination %s", tt.client, tu, tt.dst)
+		}
+		if _, ok := p.choose(netip.MustParseAddrPort("10.0.0.9:1"), netip.MustParseAddrPort(tt.local), packet.UDP); ok {
+			t.Error("a pod's address came from outside")
+		}
+	}
+}
+
+// TestTable runs a real Table behind a real NodePort.
+func TestTable(t *testing.T) {
+	backend := netip.MustParseAddrPort(tcpBackend(t, echo("one")).String())
+	port := freePort(t)
+	table, problems := services.NewTable(services.Config{
+		NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6},
+		Services: []services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
+			Endpoints: []services.Endpoint{{Addr: backend.Addr(), Ready: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: backend.Port()}}}}}},
+	})
+	if len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	_, p := newWorld(t, func(o *Options) { o.Pick, o.Backend = table.Pick, table.Backend })
+	if problems := p.Set(Ports(table)); len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	c := dialTCP(t, "127.0.0.1", port)
+	c.CloseWrite()
+	if got, err := io.ReadAll(c); string(got) != "one\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	for _, proto := range []packet.Proto{packet.TCP, packet.UDP} {
+		w, p := newWorld(t)
+		w.choose(1, tcpBackend(t, echo("one")))
+		taken, free := freePort(t), freePort(t)
+		var other io.Closer
+		var err error
+		if proto == packet.TCP {
+			other, err = net.Listen("tcp", fmt.Sprint(":", taken))
+		} else {
+			other, err = net.ListenPacket("udp", fmt.Sprint(":", taken))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		ports := []PortSpec{{Service: "d/unlucky", Port: taken, Protocol: proto}, spec(free, packet.TCP)}
+		problems := p.Set(ports)
+		name := map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP"}[proto]
+		if len(problems) != 1 || problems[0].Object != "Service d/unlucky" ||
+			!strings.Contains(problems[0].Message, fmt.Sprintf("NodePort %d/%s is taken", taken, name)) {
+			t.Errorf("got %v", problems)
+		}
+		dialTCP(t, "127.0.0.1", free)
+		if again := p.Set(ports); len(again) != 1 {
+			t.Errorf("set again: %v", again)
+		}
+		other.Close()
+		eventually(t, "the port is opened once it is free", func() bool { return len(p.Problems()) == 0 })
+		if proto == packet.TCP {
+			dialTCP(t, "127.0.0.1", taken)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	_, p := newWorld(t)
+	problems := p.Set([]PortSpec{
+		{Service: "d/sctp", Port: 30000, Protocol: packet.SCTP},
+		{Service: "d/lb", Addr: netip.MustParseAddr("203.0.113.200"), Port: 443, Protocol: packet.TCP},
+	})
+	want := []string{"Service d/sctp: port 30000 is SCTP", "Service d/lb: 203.0.113.200 port 443/TCP is at an address that this host does not have"}
+	if len(problems) != len(want) {
+		t.Fatal(problems)
+	}
+	for i := range want {
+		if !strings.HasPrefix(problems[i].String(), want[i]) {
+			t.Errorf("got %q, want %q", problems[i], want[i])
+		}
+	}
+	if problems = p.Set(nil); len(problems) != 0 {
+		t.Errorf("nothing wanted, yet %v", problems)
+	}
+}
+
+// denied is a Listener that may not.
+type denied struct{}
+
+func (denied) Listen(context.Context, string, string) (net.Listener, error) {
+	return nil, syscall.EACCES
+}
+func (denied) ListenPacket(context.Context, string, string) (net.PacketConn, error) {
+	return nil, syscall.EAFNOSUPPORT
+}
+
+func TestListenErrors(t *testing.T) {
+	_, p := newWorld(t, func(o *Options) { o.Listen = denied{} })
+	problems := p.Set([]PortSpec{spec(80, packet.TCP), spec(81, packet.UDP)})
+	want := services.Problem{Object: "Service d/web", Message: "NodePort 80/TCP may not be opened by an unprivileged process; " +
+		"lower net.ipv4.ip_unprivileged_port_start or give the Service a higher port"}
+	if len(problems) != 1 || problems[0] != want {
+		t.Errorf("got %q", problems)
+	}
+}
+
+func TestSetKeepsAndDrains(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, tcpBackend(t, echo("one")))
+	kept, removed := freePort(t), freePort(t)
+	p.Set([]PortSpec{spec(kept, packet.TCP), spec(removed, packet.TCP)})
+	opened := w.listen.Load()
+	c := dialTCP(t, "127.0.0.1", removed)
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	p.Set([]PortSpec{spec(kept, packet.TCP)})
+	if n := w.listen.Load(); n != opened {
+		t.Errorf("%d sockets were opened again", n-opened)
+	}
+	if c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", removed)); err == nil {
+		c.Close()
+		t.Error("a removed port is still open")
+	}
+	dialTCP(t, "127.0.0.1", kept)
+	io.WriteString(c, "still here")
+	c.CloseWrite()
+	if got, err := io.ReadAll(c); string(got) != "still here" || err != nil {
+		t.Errorf("the established connection got %q, %v", got, err)
+	}
+}
+
+func TestFamilies(t *testing.T) {
+	_, p := newWorld(t, func(o *Options) {
+		o.NodeAddr = func(f netip.Addr) netip.Addr {
+			if f.Is4() {
+				return node4
+			}
+			return netip.Addr{}
+		}
+	})
+	p.Set([]PortSpec{spec(freePort(t), packet.TCP)})
+	eventually(t, "only the node's family is listened on", func() bool { return p.Stats().Sockets == 1 })
+}
+
+func TestCloseCuts(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, tcpBackend(t, echo("one")))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.TCP)})
+	c := dialTCP(t, "127.0.0.1", port)
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	if _, err := io.ReadAll(c); err == nil {
+		t.Error("a cut connection ended in order")
+	}
+	if problems := p.Set([]PortSpec{spec(port, packet.TCP)}); problems != nil || p.Stats() != (Stats{}) {
+		t.Errorf("a closed Proxy listens: %v, %+v", problems, p.Stats())
+	}
+}
+
+// TestCopyBuffered reads in pieces of all sizes around the buffers'.
+func TestCopyBuffered(t *testing.T) {
+	for _, piece := range []int{1, idleBuf - 1, idleBuf, idleBuf + 1, bulkBuf, 3*bulkBuf + 1} {
+		data := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, 100_000)
+		var out bytes.Buffer
+		if err := copyBuffered(&out, &pieces{data, piece}); err != nil || !bytes.Equal(out.Bytes(), data) {
+			t.Errorf("pieces of %d: %d of %d bytes, %v", piece, out.Len(), len(data), err)
+		}
+	}
+	broken := errors.New("broken")
+	if err := copyBuffered(io.Discard, io.MultiReader(strings.NewReader("x"), errReader{broken})); err != broken {
+		t.Errorf("got %v", err)
+	}
+}
+
+type pieces struct {
+	data []byte
+	size int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.data) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.data[:min(p.size, len(p.data))])
+	p.data = p.data[n:]
+	return n, nil
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+func BenchmarkCopy(b *testing.B) {
+	data := make([]byte, 64<<20)
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		copyBuffered(io.Discard, struct{ io.Reader }{bytes.NewReader(data)})
+	}
+}

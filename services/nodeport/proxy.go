@@ -1,0 +1,303 @@
+package nodeport
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
+)
+
+// Listener opens sockets on the host; *net.ListenConfig is one. Networks are tcp4, tcp6, udp4 and udp6.
+type Listener interface {
+	Listen(ctx context.Context, network, address string) (net.Listener, error)
+	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+}
+
+// Options of a Proxy. Dial, Pick, Backend and NodeAddr are required.
+type Options struct {
+	// Listen opens sockets on the host; nil is the kernel.
+	Listen Listener
+	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address where that is possible.
+	// A client port of 0 stands for any. For UDP it must not wait for anything.
+	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
+	// Pick and Backend are those of the current Table.
+	Pick    func(*packet.Tuple) packet.Choice
+	Backend func(id uint64) packet.BackendState
+	// Forbidden reports client addresses that cannot come from outside: those of pods and Services. Nil forbids none.
+	Forbidden func(client netip.Addr) bool
+	// NodeAddr gives this node's address of the same family as the given one; invalid when the node has none, in which
+	// case the family is not listened on.
+	NodeAddr func(family netip.Addr) netip.Addr
+	// IdleTimeout ends a UDP session without datagrams in either direction; 0 is 120 seconds.
+	IdleTimeout time.Duration
+	// MaxSessions bounds the UDP sessions of one socket; 0 is 4096.
+	MaxSessions int
+	// Logger gets a line when a socket fails or works again. Nil discards.
+	Logger *slog.Logger
+}
+
+const (
+	// dialTimeout is how long a TCP client waits for its backend.
+	dialTimeout = 10 * time.Second
+	// The pauses before a socket that could not be opened is tried again.
+	retryMin = 100 * time.Millisecond
+	retryMax = 5 * time.Second
+)
+
+// PortSpec is a port to listen on.
+type PortSpec struct {
+	Service  string     // "namespace/name", for messages
+	Addr     netip.Addr // a load balancer's address; the zero Addr is every address of the host, for a NodePort
+	Port     uint16
+	Protocol packet.Proto // TCP or UDP
+}
+
+// Ports gives the node ports of a Table, for Set.
+func Ports(t *services.Table) []PortSpec {
+	var specs []PortSpec
+	for _, p := range t.NodePorts() {
+		specs = append(specs, PortSpec{Service: p.Service, Port: p.Port, Protocol: p.Protocol})
+	}
+	return specs
+}
+
+// Stats count what a Proxy holds at the moment.
+type Stats struct {
+	Sockets, Conns, Sessions int64
+}
+
+// Proxy listens on the host. Its methods may be called concurrently.
+type Proxy struct {
+	opts   Options
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	setting sync.Mutex // held by Set and Close, also while sockets are opened
+
+	mu      sync.Mutex // guards what follows
+	servers map[key]*server
+	conns   map[io.Closer]struct{} // both ends of every TCP connection
+	closed  bool
+
+	sockets, sessions atomic.Int64
+}
+
+// key names one socket.
+type key struct {
+	network string
+	local   netip.AddrPort
+}
+
+// New makes a Proxy that listens nowhere yet. Close it to release everything.
+func New(opts Options) *Proxy {
+	if opts.Listen == nil {
+		opts.Listen = new(net.ListenConfig)
+	}
+	if opts.Forbidden == nil {
+		opts.Forbidden = func(netip.Addr) bool { return false }
+	}
+	if opts.IdleTimeout == 0 {
+		opts.IdleTimeout = 120 * time.Second
+	}
+	if opts.MaxSessions == 0 {
+		opts.MaxSessions = 4096
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{opts: opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// Set makes ports the whole of what is listened on: sockets are opened and closed as needed, the others are left alone.
+// A port that cannot be listened on is a Problem and is tried again until it can be; the other ports do not wait for it.
+// The Problems are those of this moment, see Problems.
+func (p *Proxy) Set(ports []PortSpec) []services.Problem {
+	p.setting.Lock()
+	defer p.setting.Unlock()
+	want, problems := p.expand(ports)
+
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	var surplus []*server
+	for k, s := range p.servers {
+		if spec, ok := want[k]; ok {
+			s.setSpec(spec)
+			delete(want, k)
+			continue
+		}
+		surplus = append(surplus, s)
+		delete(p.servers, k)
+	}
+	p.mu.Unlock()
+
+	// A port that moves from all addresses to one can only be bound once the old socket is closed.
+	for _, s := range surplus {
+		s.cancel()
+		<-s.done
+	}
+	for k, spec := range want {
+		s := newServer(p, k, spec)
+		socket, err := s.open()
+		s.note(err)
+		p.mu.Lock()
+		p.servers[k] = s
+		p.mu.Unlock()
+		p.wg.Go(func() { s.run(socket) })
+	}
+	return append(problems, p.Problems()...)
+}
+
+// expand gives the sockets for ports.
+func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) {
+	want := make(map[key]PortSpec, 2*len(ports))
+	var problems []services.Problem
+	for _, spec := range ports {
+		var network string
+		switch spec.Protocol {
+		case packet.TCP:
+			network = "tcp"
+		case packet.UDP:
+			network = "udp"
+		default:
+			problems = append(problems, services.Problem{Object: "Service " + spec.Service, Message: fmt.Sprintf(
+				"port %d is SCTP, which host sockets cannot pass on; it is reachable from inside the cluster only", spec.Port)})
+			continue
+		}
+		addrs := []netip.Addr{spec.Addr.Unmap()}
+		if !spec.Addr.IsValid() {
+			addrs = []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+		}
+		for _, a := range addrs {
+			if !p.opts.NodeAddr(a).IsValid() {
+				continue
+			}
+			version := "6"
+			if a.Is4() {
+				version = "4"
+			}
+			k := key{network + version, netip.AddrPortFrom(a, spec.Port)}
+			if _, twice := want[k]; !twice {
+				want[k] = spec
+			}
+		}
+	}
+	return want, problems
+}
+
+// Problems are the ports that cannot be listened on at the moment, sorted.
+func (p *Proxy) Problems() []services.Problem {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var problems []services.Problem
+	for _, s := range p.servers {
+		if problem, bad := s.problem(); bad {
+			problems = append(problems, problem)
+		}
+	}
+	slices.SortFunc(problems, func(a, b services.Problem) int {
+		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(problems) // of both families
+}
+
+// Stats counts what is open.
+func (p *Proxy) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: p.sessions.Load()}
+}
+
+// Close closes all sockets and cuts all connections, and waits for what it started. Set does nothing afterwards.
+func (p *Proxy) Close() error {
+	p.cancel()
+	p.mu.Lock()
+	p.closed = true
+	for c := range p.conns {
+		abort(c)
+	}
+	p.mu.Unlock()
+	p.setting.Lock()
+	defer p.setting.Unlock()
+	p.wg.Wait()
+	return nil
+}
+
+// hold registers an end of a connection for Close; false when the Proxy is closed already.
+func (p *Proxy) hold(c io.Closer) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *Proxy) release(c io.Closer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+// flow is a client with its backend.
+type flow struct {
+	client, backend netip.AddrPort
+	id              uint64
+}
+
+// choose picks the backend for a client of the socket at local; false when there is none to give it.
+func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, bool) {
+	if p.opts.Forbidden(client.Addr()) {
+		return flow{}, false
+	}
+	f := flow{client: client}
+	if local.Addr().IsUnspecified() {
+		local = netip.AddrPortFrom(p.opts.NodeAddr(local.Addr()), local.Port())
+	}
+	if a := client.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() {
+		f.client = netip.AddrPortFrom(p.opts.NodeAddr(a), 0)
+	}
+	choice := p.opts.Pick(&packet.Tuple{
+		Src: packet.AddrFrom(f.client.Addr()), SrcPort: client.Port(),
+		Dst: packet.AddrFrom(local.Addr()), DstPort: local.Port(), Proto: proto,
+	})
+	f.backend, f.id = choice.To.AddrPort(), choice.Backend
+	return f, choice.Kind == packet.Picked
+}
+
+// explain says in a sentence what is wrong with a port and what to do.
+func explain(spec PortSpec, proto string, err error) string {
+	what := fmt.Sprintf("NodePort %d/%s", spec.Port, proto)
+	if spec.Addr.IsValid() {
+		what = fmt.Sprintf("%s port %d/%s", spec.Addr, spec.Port, proto)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return what + " is taken on this host by another program; stop that program or give the Service another port; " +
+			"until then it is tried again"
+	case errors.Is(err, syscall.EACCES):
+		return what + " may not be opened by an unprivileged process; lower net.ipv4.ip_unprivileged_port_start or give the " +
+			"Service a higher port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return what + " is at an address that this host does not have; until it has, it is tried again"
+	}
+	return fmt.Sprintf("%s cannot be opened and is tried again: %v", what, err)
+}

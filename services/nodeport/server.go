@@ -1,0 +1,147 @@
+package nodeport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/services"
+)
+
+// server keeps one socket open and serves it.
+type server struct {
+	p      *Proxy
+	key    key
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	spec     PortSpec
+	err      error // why the socket is not open
+	sessions sessions
+}
+
+func newServer(p *Proxy, k key, spec PortSpec) *server {
+	s := &server{p: p, key: k, spec: spec, done: make(chan struct{}), sessions: newSessions()}
+	s.ctx, s.cancel = context.WithCancel(p.ctx)
+	return s
+}
+
+// socket is a listening socket, of either kind.
+type socket interface {
+	io.Closer
+	serve(s *server) // until the socket fails or is closed
+}
+
+func (s *server) open() (socket, error) {
+	address := s.key.local.String()
+	if strings.HasPrefix(s.key.network, "tcp") {
+		l, err := s.p.opts.Listen.Listen(s.ctx, s.key.network, address)
+		if err != nil {
+			return nil, err
+		}
+		return tcpSocket{l}, nil
+	}
+	pc, err := s.p.opts.Listen.ListenPacket(s.ctx, s.key.network, address)
+	if err != nil {
+		return nil, err
+	}
+	return newUDPSocket(pc, s.key.local)
+}
+
+// run serves the socket, which may be nil, and opens it again until it is no longer wanted.
+func (s *server) run(sock socket) {
+	defer close(s.done)
+	pause := retryMin
+	for {
+		if sock != nil {
+			s.serve(sock)
+			pause = retryMin
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, retryMax)
+		var err error
+		sock, err = s.open()
+		s.note(err)
+	}
+}
+
+func (s *server) serve(sock socket) {
+	s.p.sockets.Add(1)
+	defer s.p.sockets.Add(-1)
+	stop := context.AfterFunc(s.ctx, func() { sock.Close() })
+	defer func() {
+		if stop() {
+			sock.Close()
+		}
+	}()
+	sock.serve(s)
+}
+
+func (s *server) setSpec(spec PortSpec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spec = spec
+}
+
+// note remembers whether the socket could be opened, and logs when that changed.
+func (s *server) note(err error) {
+	// Where a family is switched off there is nobody to miss it.
+	if errors.Is(err, syscall.EAFNOSUPPORT) && s.key.local.Addr().IsUnspecified() || s.ctx.Err() != nil {
+		err = nil
+	}
+	s.mu.Lock()
+	before := s.err
+	s.err = err
+	spec := s.spec
+	s.mu.Unlock()
+	log := s.p.opts.Logger.With(slog.String("service", spec.Service), slog.String("network", s.key.network), slog.Any("local", s.key.local))
+	switch {
+	case err != nil && before == nil:
+		log.Warn("cannot listen for a Service", slog.Any("err", err))
+	case err == nil && before != nil:
+		log.Info("listening for a Service again")
+	}
+}
+
+// problem tells what keeps the socket from being open.
+func (s *server) problem() (services.Problem, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		return services.Problem{}, false
+	}
+	proto := strings.ToUpper(s.key.network[:3])
+	return services.Problem{Object: "Service " + s.spec.Service, Message: explain(s.spec, proto, s.err)}, true
+}
+
+// failing paces a loop over a socket that returns errors, as accept(2) does without free descriptors.
+type failing struct{ pause time.Duration }
+
+// wait reports whether to go on after err.
+func (f *failing) wait(s *server, err error) bool {
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || s.ctx.Err() != nil {
+		return false
+	}
+	if f.pause == 0 {
+		s.p.opts.Logger.Warn("a listening socket fails", slog.String("network", s.key.network), slog.Any("local", s.key.local), slog.Any("err", err))
+	}
+	f.pause = min(max(2*f.pause, 5*time.Millisecond), time.Second)
+	select {
+	case <-s.ctx.Done():
+		return false
+	case <-time.After(f.pause):
+		return true
+	}
+}

@@ -1,0 +1,169 @@
+package nodeport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+type tcpSocket struct{ net.Listener }
+
+func (l tcpSocket) serve(s *server) {
+	var f failing
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if !f.wait(s, err) {
+				return
+			}
+			continue
+		}
+		f = failing{}
+		// The connection outlives its listener.
+		s.p.wg.Go(func() { s.p.connect(c, s.key.local) })
+	}
+}
+
+// connect serves one accepted connection to its end.
+func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
+	if !p.hold(client) {
+		abort(client)
+		return
+	}
+	defer p.release(client)
+	backend, err := p.dialFor(client, local)
+	if err != nil {
+		abort(client)
+		return
+	}
+	if !p.hold(backend) {
+		abort(client)
+		abort(backend)
+		return
+	}
+	defer p.release(backend)
+	splice(client, backend)
+}
+
+var errNoBackend = errors.New("no backend")
+
+func (p *Proxy) dialFor(client net.Conn, local netip.AddrPort) (net.Conn, error) {
+	from, err := addrPort(client.RemoteAddr())
+	if err != nil {
+		return nil, err
+	}
+	f, ok := p.choose(from, local, packet.TCP)
+	if !ok {
+		return nil, errNoBackend
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
+	defer cancel()
+	return p.opts.Dial(ctx, "tcp", f.client, f.backend)
+}
+
+func addrPort(a net.Addr) (netip.AddrPort, error) {
+	if a, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+	}
+	return netip.ParseAddrPort(a.String())
+}
+
+// splice copies both ways until both directions ended, and closes both connections.
+func splice(a, b net.Conn) {
+	var wg sync.WaitGroup
+	wg.Go(func() { forward(a, b) })
+	forward(b, a)
+	wg.Wait()
+	a.Close()
+	b.Close()
+}
+
+// forward copies to dst what src says. An orderly end is passed on as such, anything else resets both.
+func forward(dst, src net.Conn) {
+	if err := copyConn(dst, src); err != nil {
+		abort(dst)
+		abort(src)
+		return
+	}
+	if c, ok := dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		return
+	}
+	dst.Close()
+}
+
+// abort closes with a reset where the connection knows how to.
+func abort(c io.Closer) {
+	if l, ok := c.(interface{ SetLinger(int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	c.Close()
+}
+
+const (
+	// idleBuf is what a connection holds while it waits; thousands may do so at once.
+	idleBuf = 4 << 10
+	// bulkBuf is what it copies with while there is more than that to read: system calls and wake-ups, not bytes, are
+	// what copying costs.
+	bulkBuf = 256 << 10
+)
+
+var bulkBufs = sync.Pool{New: func() any { return new([bulkBuf]byte) }}
+
+// copyConn copies src to dst until src ends.
+func copyConn(dst, src net.Conn) error {
+	_, fromKernel := src.(*net.TCPConn)
+	_, toKernel := dst.(*net.TCPConn)
+	if fromKernel && toKernel {
+		_, err := io.Copy(dst, src) // splice(2): no byte passes through here
+		return err
+	}
+	// With one kernel socket, its own WriteTo and ReadFrom would copy in steps of 32 KiB; those of other connections are
+	// there because they know better.
+	if w, ok := src.(io.WriterTo); ok && !fromKernel {
+		_, err := w.WriteTo(dst)
+		return err
+	}
+	if r, ok := dst.(io.ReaderFrom); ok && !toKernel {
+		_, err := r.ReadFrom(src)
+		return err
+	}
+	return copyBuffered(dst, src)
+}
+
+func copyBuffered(dst io.Writer, src io.Reader) error {
+	small := make([]byte, idleBuf)
+	var bulk *[bulkBuf]byte
+	defer func() {
+		if bulk != nil {
+			bulkBufs.Put(bulk)
+		}
+	}()
+	for buf := small; ; {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		switch {
+		case bulk == nil && n == len(buf):
+			bulk = bulkBufs.Get().(*[bulkBuf]byte)
+			buf = bulk[:]
+		case bulk != nil && n < idleBuf:
+			bulkBufs.Put(bulk)
+			bulk, buf = nil, small
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package nodeport
+
+import (
+	"container/list"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// maxDatagram is the largest UDP payload there can be.
+const maxDatagram = 65535
+
+// replyBufs hold replies on their way. Of each, only the pages that datagrams filled are ever backed by memory.
+var replyBufs = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
+
+// udpSocket is a socket that tells and chooses the local address of each datagram.
+type udpSocket struct {
+	*net.UDPConn
+	is4 bool
+}
+
+// newUDPSocket takes over pc.
+func newUDPSocket(pc net.PacketConn, local netip.AddrPort) (socket, error) {
+	c, ok := pc.(*net.UDPConn)
+	if !ok {
+		pc.Close()
+		return nil, errors.New("listen: expected a *net.UDPConn, which can tell the local address of a datagram")
+	}
+	u := &udpSocket{c, local.Addr().Is4()}
+	var err error
+	if u.is4 {
+		err = ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
+	} else {
+		err = ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// localAddr takes the address a datagram was sent to out of its control messages (ip(7), RFC 3542 6.2). The parsers of
+// x/net would allocate for each datagram.
+func (u *udpSocket) localAddr(oob []byte) netip.Addr {
+	for len(oob) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			return netip.AddrFrom4([4]byte(data[8:12])) // ipi_addr
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			return netip.AddrFrom16([16]byte(data[:16])).Unmap() // ipi6_addr
+		}
+		oob = rest
+	}
+	return netip.Addr{}
+}
+
+// from is the control message that makes a datagram leave from a.
+func (u *udpSocket) from(a netip.Addr) []byte {
+	if !a.IsValid() {
+		return nil
+	}
+	if u.is4 {
+		return (&ipv4.ControlMessage{Src: a.AsSlice()}).Marshal()
+	}
+	return (&ipv6.ControlMessage{Src: a.AsSlice()}).Marshal()
+}
+
+// sessionKey names a session: the client, and the local address it wrote to.
+type sessionKey struct {
+	client netip.AddrPort
+	local  netip.Addr
+}
+
+// session is one client's way to its backend.
+type session struct {
+	key     sessionKey
+	id      uint64 // of the backend
+	conn    net.Conn
+	oob     []byte       // for replies
+	active  atomic.Int64 // last datagram in either direction, in nanoseconds since start
+	element *list.Element
+}
+
+// start is what session times count from: monotonic, unlike a wall clock.
+var start = time.Now()
+
+func (s *session) touch() { s.active.Store(int64(time.Since(start))) }
+
+func (s *session) idle() time.Duration { return time.Since(start) - time.Duration(s.active.Load()) }
+
+// sessions are those of one socket, by key and by when their client last said something.
+type sessions struct {
+	byKey map[sessionKey]*session
+	order *list.List // front: longest ago
+}
+
+func newSessions() sessions {
+	return sessions{map[sessionKey]*session{}, list.New()}
+}
+
+func (u *udpSocket) serve(s *server) {
+	var wg sync.WaitGroup
+	defer func() {
+		s.mu.Lock()
+		for _, sess := range s.sessions.byKey {
+			sess.conn.Close()
+		}
+		s.mu.Unlock()
+		wg.Wait()
+	}()
+	buf := make([]byte, maxDatagram)
+	oob := make([]byte, 128)
+	var f failing
+	for {
+		n, oobn, _, client, err := u.ReadMsgUDPAddrPort(buf, oob)
+		if err != nil {
+			if !f.wait(s, err) {
+				return
+			}
+			continue
+		}
+		f = failing{}
+		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
+		sess := s.session(u, sessionKey{client, u.localAddr(oob[:oobn])}, &wg)
+		if sess == nil {
+			continue
+		}
+		// A datagram that cannot be delivered is lost, as datagrams are; a refusal ends the session in its reply loop.
+		_, _ = sess.conn.Write(buf[:n])
+	}
+}
+
+// session gives the session for a datagram, made now if need be, or nil when there is no backend for it.
+func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *session {
+	s.mu.Lock()
+	sess := s.sessions.byKey[k]
+	if sess != nil {
+		s.sessions.order.MoveToBack(sess.element)
+	}
+	s.mu.Unlock()
+	if sess != nil {
+		if s.p.opts.Backend(sess.id) == packet.BackendReady {
+			sess.touch()
+			return sess
+		}
+		s.drop(sess)
+	}
+	f, ok := s.p.choose(k.client, s.key.local, packet.UDP)
+	if !ok {
+		return nil
+	}
+	conn, err := s.p.opts.Dial(s.ctx, "udp", f.client, f.backend)
+	if err != nil {
+		return nil
+	}
+	sess = &session{key: k, id: f.id, conn: conn, oob: u.from(k.local)}
+	sess.touch()
+	s.add(sess)
+	wg.Go(func() { s.replies(u, sess) })
+	return sess
+}
+
+// add makes room for sess and adds it.
+func (s *server) add(sess *session) {
+	var oldest *session
+	s.mu.Lock()
+	if s.sessions.order.Len() >= s.p.opts.MaxSessions {
+		oldest = s.sessions.order.Front().Value.(*session)
+	}
+	s.sessions.byKey[sess.key] = sess
+	sess.element = s.sessions.order.PushBack(sess)
+	s.mu.Unlock()
+	s.p.sessions.Add(1)
+	if oldest != nil {
+		s.drop(oldest)
+	}
+}
+
+// drop ends a session, if that did not happen yet.
+func (s *server) drop(sess *session) {
+	s.mu.Lock()
+	present := s.sessions.byKey[sess.key] == sess
+	if present {
+		delete(s.sessions.byKey, sess.key)
+		s.sessions.order.Remove(sess.element)
+	}
+	s.mu.Unlock()
+	if present {
+		s.p.sessions.Add(-1)
+		sess.conn.Close()
+	}
+}
+
+// replies passes on what the backend says, until the session is idle for too long or dropped.
+func (s *server) replies(u *udpSocket, sess *session) {
+	defer s.drop(sess)
+	buf := replyBufs.Get().(*[maxDatagram]byte)
+	defer replyBufs.Put(buf)
+	limit := s.p.opts.IdleTimeout
+	for left := limit; ; {
+		if sess.conn.SetReadDeadline(time.Now().Add(left)) != nil {
+			return
+		}
+		n, err := sess.conn.Read(buf[:])
+		switch {
+		case err == nil:
+			sess.touch()
+			_, _, _ = u.WriteMsgUDPAddrPort(buf[:n], sess.oob, sess.key.client)
+			left = limit
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if left = limit - sess.idle(); left <= 0 {
+				return
+			}
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,149 @@
+package nodeport
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+func dialUDP(t *testing.T, host string, port uint16) net.Conn {
+	t.Helper()
+	c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func exchange(t *testing.T, c net.Conn, say string) string {
+	t.Helper()
+	if _, err := c.Write([]byte(say)); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	buf := make([]byte, maxDatagram)
+	n, err := c.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n])
+}
+
+func TestUDP(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	// A connected socket takes answers from the address it wrote to only.
+	for _, host := range append(hosts(t), "127.0.0.2") {
+		c := dialUDP(t, host, port)
+		for _, say := range []string{"hello", "", strings.Repeat("x", 30000)} {
+			if got := exchange(t, c, say); got != "one:"+say {
+				t.Errorf("%s: got %d bytes, want %d", host, len(got), len(say)+4)
+			}
+		}
+	}
+	if n, want := p.Stats().Sessions, int64(len(hosts(t))+1); n != want {
+		t.Errorf("%d sessions, want %d", n, want)
+	}
+}
+
+func TestUDPMoves(t *testing.T) {
+	w, p := newWorld(t)
+	one, two := udpBackend(t, "one"), udpBackend(t, "two")
+	w.choose(1, one)
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	c := dialUDP(t, "127.0.0.1", port)
+	if got := exchange(t, c, "a"); got != "one:a" {
+		t.Fatal(got)
+	}
+	w.choose(2, two)
+	if got := exchange(t, c, "b"); got != "one:b" {
+		t.Errorf("a session left its ready backend: %q", got)
+	}
+	for _, s := range []packet.BackendState{packet.BackendDraining, packet.BackendGone} {
+		w.choose(1, one)
+		w.state(2, s)
+		exchange(t, c, "c")
+		w.choose(2, two)
+		w.state(1, s)
+		if got := exchange(t, c, "d"); got != "two:d" {
+			t.Errorf("backend in state %d was not left: %q", s, got)
+		}
+	}
+	w.choose(0, nil)
+	w.state(2, packet.BackendGone)
+	c.Write([]byte("lost"))
+	eventually(t, "a session without backend ends", func() bool { return p.Stats().Sessions == 0 })
+}
+
+func TestUDPIdle(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.IdleTimeout = 50 * time.Millisecond })
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	c := dialUDP(t, "127.0.0.1", port)
+	for range 2 {
+		if got := exchange(t, c, "a"); got != "one:a" {
+			t.Fatal(got)
+		}
+		eventually(t, "the session ends", func() bool { return p.Stats().Sessions == 0 })
+	}
+}
+
+func TestUDPBound(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 2 })
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	var clients []net.Conn
+	for range 2 {
+		clients = append(clients, dialUDP(t, "127.0.0.1", port))
+		exchange(t, clients[len(clients)-1], "x")
+	}
+	dialled := func() int { w.mu.Lock(); defer w.mu.Unlock(); return len(w.dials) }
+	exchange(t, clients[0], "x") // now the second is idle for longest
+	exchange(t, dialUDP(t, "127.0.0.1", port), "x")
+	if n := p.Stats().Sessions; n != 2 {
+		t.Errorf("%d sessions, want 2", n)
+	}
+	before := dialled()
+	exchange(t, clients[0], "x")
+	if n := dialled(); n != before {
+		t.Error("the busy session was evicted")
+	}
+	exchange(t, clients[1], "x")
+	if n := dialled(); n != before+1 {
+		t.Error("the idle session was not evicted")
+	}
+}
+
+func TestUDPAllocs(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	c := dialUDP(t, "127.0.0.1", port)
+	exchange(t, c, "x")
+	p.mu.Lock()
+	s := p.servers[key{"udp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port)}]
+	p.mu.Unlock()
+	k := sessionKey{netip.MustParseAddrPort(c.LocalAddr().String()), netip.MustParseAddr("127.0.0.1")}
+	u := &udpSocket{is4: true}
+	oob := u.from(netip.MustParseAddr("127.0.0.1"))
+	if n := testing.AllocsPerRun(100, func() {
+		u.localAddr(oob)
+		if s.session(u, k, nil) == nil {
+			t.Fatal("no session")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations for a datagram of a known client", n)
+	}
+}
