@@ -1,0 +1,52 @@
+// Package ingress serves HTTP and HTTPS for the cluster: it terminates TLS, matches requests to routes and proxies them
+// to backends. It knows neither Kubernetes nor the network stack: it is given listeners and a dial function.
+package ingress
+
+import (
+	"crypto/tls"
+	"net/netip"
+)
+
+// Config is the whole desired state of a Gateway.
+type Config struct {
+	// Routes of every Ingress, in no particular order: match decides precedence.
+	Routes []Route
+	// Default answers what no route matches; nil answers 404.
+	Default *Backend
+	// Certificates by SNI name.
+	Certificates []Certificate
+}
+
+// Certificate is a parsed key pair and the host names (exact or one-label wildcard "*.x") it was given for.
+type Certificate struct {
+	Name  string // namespace/name of the Secret
+	Hosts []string
+	Cert  tls.Certificate
+}
+
+// PathType is how a path is compared (networking.k8s.io/v1 PathType).
+type PathType uint8
+
+// The path types. ImplementationSpecific is treated as Prefix.
+const (
+	Prefix PathType = iota // element by element
+	Exact
+)
+
+// Route is one rule: host and path to backend.
+type Route struct {
+	// Source is namespace/name of the Ingress, for logs and for ties: the lesser wins.
+	Source string
+	Host   string // "" any; "*.example.com" one label
+	Path   string // "" is "/"
+	Type   PathType
+	Backend
+}
+
+// Backend is a Service port, resolved.
+type Backend struct {
+	// Service is namespace/name:port, for logs and metrics.
+	Service string
+	// Endpoints that are ready; none answers 503.
+	Endpoints []netip.AddrPort
+}

@@ -1,0 +1,34 @@
+/*
+# Theory of operation
+
+A Gateway is given its whole desired state by Set and compiles it into an immutable snapshot: the match.Table of all
+routes, one upstream per Service port, the certificates by name. The snapshot is swapped atomically. A request reads
+it once, when it begins, and keeps what it found; no lock is taken on the way of a request.
+
+	listener ─ TLS by SNI ─ HTTP/1.1 or HTTP/2 ─ match host, path ─ upstream ─ ready endpoint ─ Dial
+	                                                │                  │           └ dial failed: next endpoint
+	                                                │                  └ none ready: 503
+	                                                └ no route: default backend, else 404
+
+HTTP. Clients speak HTTP/1.1 or HTTP/2: by ALPN over TLS, by prior knowledge (h2c) in the clear. Backends are spoken to
+in HTTP/1.1, except for gRPC (HTTP/2 with content type application/grpc), which goes to them as h2c, trailers and
+all. WebSocket and other HTTP/1.1 upgrades are passed through, but not "Upgrade: h2c": inside such a tunnel a client
+could send requests that no route was asked about. Responses of unknown length and event streams are flushed as they come.
+
+Matching uses the decoded path; the backend gets the path and query as the client sent them.
+
+Headers. What the client says in Forwarded, X-Real-Ip or any X-Forwarded-* is thrown away, not appended to, since
+nothing stands between the client and the Gateway whose word could be trusted. The Gateway then sets X-Forwarded-For and X-Real-Ip
+(the address of the client's connection), -Host, -Proto and -Port (the port it was reached on). Host stays as it was.
+
+Endpoints are used round robin. A failed dial has sent nothing, so the request goes on to the next endpoint, and
+the failed one is left out for a second: a backend that just died costs the first request one failed dial, and the others
+nothing. A request that has begun to flow is never sent twice, but for what net/http itself knows to be safe.
+
+TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, then a certificate that was given without
+hosts, and at last one that the Gateway signs itself, so that the client shows a warning instead of a reset.
+
+Restart and drain. Shutdown stops accepting, lets requests finish, and cuts what is still there when its context ends,
+upgraded connections among them; Stats counts those.
+*/
+package ingress

@@ -1,0 +1,150 @@
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a running Gateway on loopback.
+type rig struct {
+	*Gateway
+	t           *testing.T
+	http, https string // address:port
+}
+
+func newRig(t *testing.T, o Options, c Config) *rig {
+	t.Helper()
+	r := &rig{Gateway: New(o), t: t}
+	r.set(c)
+	done := make(chan error, 2)
+	listen := func(serve func(context.Context, net.Listener) error) string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { done <- serve(context.Background(), l) }()
+		return l.Addr().String()
+	}
+	r.http, r.https = listen(r.ServeHTTP), listen(r.ServeHTTPS)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		r.Shutdown(ctx) // whatever a test leaves open is cut
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return r
+}
+
+func (r *rig) set(c Config) {
+	r.t.Helper()
+	if err := r.Set(c); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// client returns an HTTP client that goes to the rig whatever the URL's host is, and trusts roots.
+func (r *rig) client(roots *x509.CertPool, protocols func(*http.Protocols)) *http.Client {
+	tr := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots},
+		Protocols:       new(http.Protocols),
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			to := r.http
+			if strings.HasSuffix(addr, ":443") {
+				to = r.https
+			}
+			return new(net.Dialer).DialContext(ctx, network, to)
+		},
+	}
+	protocols(tr.Protocols)
+	r.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+func http1(p *http.Protocols) { p.SetHTTP1(true) }
+func http2(p *http.Protocols) { p.SetHTTP2(true); p.SetUnencryptedHTTP2(true) }
+
+// backend starts an HTTP server that speaks HTTP/1.1 and h2c.
+func backend(t *testing.T, h http.HandlerFunc) netip.AddrPort {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	t.Cleanup(s.Close)
+	return addrOf(s)
+}
+
+func addrOf(s *httptest.Server) netip.AddrPort {
+	return netip.MustParseAddrPort(s.Listener.Addr().String())
+}
+
+// named answers with its name.
+func named(t *testing.T, name string) Backend {
+	addr := backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) })
+	return Backend{Service: "default/" + name + ":80", Endpoints: []netip.AddrPort{addr}}
+}
+
+// anyRoute sends all requests to the endpoints.
+func anyRoute(endpoints ...netip.AddrPort) Config {
+	return Config{Routes: []Route{{Source: "default/any", Backend: Backend{Service: "default/any:80", Endpoints: endpoints}}}}
+}
+
+// refused is an address on which nothing listens.
+func refused(t *testing.T) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func get(t *testing.T, c *http.Client, url string) (int, string) {
+	t.Helper()
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, readAll(t, resp)
+}
+
+func readAll(t *testing.T, resp *http.Response) string {
+	t.Helper()
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// eventually polls until ok or 5 seconds have passed.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 5 s: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

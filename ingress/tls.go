@@ -1,0 +1,112 @@
+package ingress
+
+import (
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tapestry.dev/tapestry/ingress/match"
+)
+
+// certificates by lower-case host: "a.example", ".example" for "*.example", "" for those given without hosts. The
+// several of one host are ordered by name.
+type certificates map[string][]*tls.Certificate
+
+func newCertificates(list []Certificate) (certificates, error) {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b Certificate) int { return cmp.Compare(a.Name, b.Name) })
+	byHost := certificates{}
+	for i := range list {
+		c := &list[i]
+		if len(c.Cert.Certificate) == 0 || c.Cert.PrivateKey == nil {
+			return nil, fmt.Errorf("certificate %s: expected a certificate and its private key", c.Name)
+		}
+		hosts := c.Hosts
+		if len(hosts) == 0 {
+			hosts = []string{""}
+		}
+		for _, h := range hosts {
+			key := strings.TrimSuffix(strings.ToLower(h), ".")
+			if rest, ok := strings.CutPrefix(key, "*"); ok {
+				key = rest
+			}
+			byHost[key] = append(byHost[key], &c.Cert)
+		}
+	}
+	return byHost, nil
+}
+
+// choose returns nil when there is no certificate for the client's SNI. Of several, the first whose key and
+// signature algorithm the client can use.
+func (cs certificates) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
+	name := strings.ToLower(match.Hostname(hello.ServerName))
+	var list []*tls.Certificate
+	if name != "" {
+		list = cs[name]
+		if dot := strings.IndexByte(name, '.'); list == nil && dot > 0 {
+			list = cs[name[dot:]]
+		}
+	}
+	if list == nil {
+		list = cs[""]
+	}
+	for _, c := range list {
+		if hello.SupportsCertificate(c) == nil {
+			return c
+		}
+	}
+	if len(list) > 0 {
+		return list[0]
+	}
+	return nil
+}
+
+// certificate is tls.Config.GetCertificate.
+func (g *Gateway) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := g.state.Load().certs.choose(hello); c != nil {
+		return c, nil
+	}
+	g.stats.fallbackTLS.Add(1)
+	return g.fallback()
+}
+
+// newFallback returns a func that makes the self-signed certificate when first asked, and says so.
+func newFallback(log *slog.Logger) func() (*tls.Certificate, error) {
+	return sync.OnceValues(func() (*tls.Certificate, error) {
+		log.Warn("a TLS client asked for a name without certificate and gets a self-signed one")
+		return selfSigned()
+	})
+}
+
+func selfSigned() (*tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make self-signed certificate: %w", err)
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()),
+		Subject:      pkix.Name{Organization: []string{"Tapestry"}, CommonName: "Tapestry ingress fallback certificate"},
+		DNSNames:     []string{"fallback.invalid"},
+		NotBefore:    now.Add(-time.Hour), // the client's clock may be behind
+		NotAfter:     now.AddDate(10, 0, 0),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("make self-signed certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
