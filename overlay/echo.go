@@ -1,0 +1,135 @@
+package overlay
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// A path probe is an ICMP echo request between two gateway addresses, padded to the size in question, inside the
+// tunnel. A Tapestry peer's Mesh answers it with a short reply, so that only the way there is measured; a stock
+// peer's kernel answers as it answers any ping, and then the way back counts too.
+const (
+	echoMagic  = "tapestry"
+	echoHeader = 8
+	// echoPayload: magic, the asking Mesh's cookie, the path MTU in question.
+	echoPayload = len(echoMagic) + 8 + 2
+)
+
+// ICMP types (RFC 792, RFC 4443).
+const (
+	echoReply4, echoRequest4 = 0, 8
+	echoRequest6, echoReply6 = 128, 129
+)
+
+// echo is a probe or the answer to one.
+type echo struct {
+	src, dst packet.Addr
+	size     int // of the IP packet in bytes
+	path     uint16
+	id, seq  uint16
+	cookie   [8]byte
+	reply    bool
+}
+
+func newCookie() (c [8]byte) {
+	rand.Read(c[:]) // never fails (crypto/rand)
+	return c
+}
+
+// put writes the packet to dst and returns its length.
+func (e *echo) put(dst []byte) int {
+	head, typ := 40, byte(echoRequest6)
+	if e.src.Is4() {
+		head, typ = 20, echoRequest4
+	}
+	if e.reply {
+		typ = echoReply6
+		if e.src.Is4() {
+			typ = echoReply4
+		}
+	}
+	n := max(e.size, head+echoHeader+echoPayload)
+	ip := dst[:n]
+	clear(ip)
+	be := binary.BigEndian
+	icmp := ip[head:]
+	icmp[0] = typ
+	be.PutUint16(icmp[4:], e.id)
+	be.PutUint16(icmp[6:], e.seq)
+	body := icmp[echoHeader:]
+	copy(body, echoMagic)
+	copy(body[8:], e.cookie[:])
+	be.PutUint16(body[16:], e.path)
+	var seed uint32
+	if head == 20 {
+		ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, byte(packet.ICMPv4) // DF
+		be.PutUint16(ip[2:], uint16(n))
+		copy(ip[12:], e.src[12:])
+		copy(ip[16:], e.dst[12:])
+		be.PutUint16(ip[10:], ^packet.Checksum(ip[:20], 0))
+	} else {
+		ip[0], ip[6], ip[7] = 0x60, byte(packet.ICMPv6), 64
+		be.PutUint16(ip[4:], uint16(n-40))
+		copy(ip[8:], e.src[:])
+		copy(ip[24:], e.dst[:])
+		seed = uint32(packet.Checksum(ip[8:40], uint32(packet.ICMPv6)+uint32(n-40)))
+	}
+	be.PutUint16(icmp[2:], ^packet.Checksum(icmp, seed))
+	return n
+}
+
+// parse reads ip when it is a probe or an answer.
+func (e *echo) parse(ip []byte) bool {
+	head := 0
+	switch {
+	case len(ip) >= 20+echoHeader+echoPayload && ip[0] == 0x45 && ip[9] == byte(packet.ICMPv4):
+		head = 20
+		e.reply = ip[head] == echoReply4
+		if !e.reply && ip[head] != echoRequest4 {
+			return false
+		}
+		e.dst = packet.AddrFrom(netip.AddrFrom4([4]byte(ip[16:20])))
+	case len(ip) >= 40+echoHeader+echoPayload && ip[0]>>4 == 6 && ip[6] == byte(packet.ICMPv6):
+		head = 40
+		e.reply = ip[head] == echoReply6
+		if !e.reply && ip[head] != echoRequest6 {
+			return false
+		}
+		e.dst = packet.Addr(ip[24:40])
+	default:
+		return false
+	}
+	icmp := ip[head:]
+	body := icmp[echoHeader:]
+	if string(body[:8]) != echoMagic {
+		return false
+	}
+	e.src, _ = source(ip)
+	e.id, e.seq = binary.BigEndian.Uint16(icmp[4:]), binary.BigEndian.Uint16(icmp[6:])
+	e.cookie = [8]byte(body[8:16])
+	e.path = binary.BigEndian.Uint16(body[16:])
+	e.size = len(ip)
+	return true
+}
+
+// takeEcho consumes ip when it is a probe for us, which it has answered, or the answer to one of ours.
+func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
+	var e echo
+	if !e.parse(ip) || !slices.Contains(m.gateway, e.dst) {
+		return false
+	}
+	if e.reply {
+		if e.cookie == m.cookie {
+			m.answered(from, int(e.path))
+		}
+		return true
+	}
+	e.reply, e.size = true, 0
+	e.src, e.dst = e.dst, e.src
+	m.ring.control(e)
+	return true
+}

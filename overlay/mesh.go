@@ -1,0 +1,303 @@
+package overlay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/underlay"
+)
+
+// Options configure a Mesh for its life.
+type Options struct {
+	// PrivateKey is this node's key; see LoadOrCreateKey.
+	PrivateKey PrivateKey
+	// Socket is a bound UDP socket, as OpenSocket makes it. The Mesh works on a duplicate: the file stays the caller's,
+	// who may keep it over restarts. nil: one is opened on ListenPort (0: any port).
+	Socket     *os.File
+	ListenPort uint16
+	// Receive gets what a peer sent: whole IP packets, decrypted, in order, their sources inside the peer's prefixes.
+	// The packets are borrowed until it returns, and may be written to. It is called concurrently for different peers,
+	// never for one. It must not call Set or Close.
+	Receive func(peer uint64, packets [][]byte)
+	// Gateway are this node's gateway addresses, at most one per family; path probes go from and to them.
+	Gateway []netip.Addr
+	// UnderlayMTU is the MTU in bytes of the underlay's interface; 0: 1500.
+	UnderlayMTU int
+	// Forbidden says which addresses besides the peers' pod ranges no WireGuard datagram may come from, so that a peer's
+	// endpoint never roams into them (service ranges, own pods); nil: none.
+	Forbidden func(netip.Addr) bool
+	// Logger; nil: slog.Default.
+	Logger *slog.Logger
+	// Bind replaces the socket with an underlay in memory, for tests; see overlaytest.
+	Bind conn.Bind
+}
+
+// Mesh is the WireGuard device of a node and its peers.
+type Mesh struct {
+	o    Options
+	log  *slog.Logger
+	dev  *device.Device
+	bind *underlay.Bind // nil with Options.Bind
+	tun  *tunnel
+	own  PublicKey
+	sock *os.File // opened by us, nil with Options.Socket
+
+	mu      sync.Mutex // serialises Set; guards applied, dirty, closed
+	applied map[PublicKey]Peer
+	dirty   bool // the device may differ from applied
+	closed  bool
+
+	table  atomic.Pointer[table]
+	ring   *ring
+	cookie [8]byte // marks this Mesh's probes
+
+	gateway []packet.Addr
+
+	// inflight counts data packets handed to WireGuard and not yet sent.
+	inflight atomic.Int64
+	stats    counters
+
+	// Used by the prober alone.
+	polled       time.Time
+	lastInflight int64
+	probeSeq     uint16
+
+	answerMu   sync.Mutex // guards answers
+	answers    []answer
+	wakeProber chan struct{}
+	stop       chan struct{}
+	done       sync.WaitGroup
+}
+
+// counters are written on the data path.
+type counters struct {
+	sent, sentBytes, received, receivedBytes atomic.Uint64
+	noPeer, noSession, tooBig, spoofed       atomic.Uint64
+}
+
+// New starts a Mesh without peers.
+func New(o Options) (*Mesh, error) {
+	if o.PrivateKey.IsZero() {
+		return nil, errors.New("start the WireGuard mesh: no private key")
+	}
+	if o.Receive == nil {
+		return nil, errors.New("start the WireGuard mesh: no function to receive packets")
+	}
+	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, 1500)
+	if o.UnderlayMTU < minPath || o.UnderlayMTU > 65535 {
+		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, minPath)
+	}
+	m := &Mesh{
+		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(), cookie: newCookie(),
+		applied: make(map[PublicKey]Peer), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	for _, a := range o.Gateway {
+		m.gateway = append(m.gateway, packet.AddrFrom(a))
+	}
+	m.table.Store(newTable(nil, nil))
+	if err := m.start(); err != nil {
+		return nil, fmt.Errorf("start the WireGuard mesh: %w", err)
+	}
+	return m, nil
+}
+
+func (m *Mesh) start() error {
+	bind := m.o.Bind
+	if bind == nil {
+		sock := m.o.Socket
+		if sock == nil {
+			var err error
+			if sock, err = OpenSocket(m.o.ListenPort); err != nil {
+				return err
+			}
+			m.sock = sock
+		}
+		b, err := underlay.New(underlay.Options{
+			Socket: sock, Forbidden: m.forbidden, TooBig: m.noteTooBig, Sent: m.noteSent, Logger: m.log,
+		})
+		if err != nil {
+			return err
+		}
+		m.bind, bind = b, b
+	}
+	m.tun = newTunnel(m)
+	m.dev = device.NewDevice(m.tun, bind, &device.Logger{
+		Verbosef: device.DiscardLogf,
+		Errorf:   func(format string, args ...any) { m.log.Warn("wireguard: " + fmt.Sprintf(format, args...)) },
+	})
+	err := m.dev.SetPrivateKey(device.NoisePrivateKey(m.o.PrivateKey.Reveal()))
+	if err == nil {
+		err = m.dev.Up()
+	}
+	if err != nil {
+		m.ring.close()
+		m.dev.Close()
+		if m.sock != nil {
+			m.sock.Close()
+		}
+		return err
+	}
+	m.done.Add(1)
+	go m.probe()
+	return nil
+}
+
+// OpenSocket makes the UDP socket of a Mesh, bound to port on all addresses (0: any port), for both families where
+// the host has both.
+func OpenSocket(port uint16) (*os.File, error) { return underlay.OpenSocket(port) }
+
+// Port is the UDP port the Mesh listens on; 0 with Options.Bind.
+func (m *Mesh) Port() uint16 {
+	if m.bind == nil {
+		return 0
+	}
+	return m.bind.Port()
+}
+
+// Close ends the Mesh, its waiting Sends included, and returns when no Receive runs any more. Options.Socket stays open.
+func (m *Mesh) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	m.closed = true
+	close(m.stop)
+	m.ring.close()
+	m.done.Wait()
+	m.dev.Close()
+	if m.sock != nil {
+		m.sock.Close()
+	}
+}
+
+// Set makes c the set of peers: what differs is changed, sessions of the others go on. A peer with a new key is a
+// new peer. A Config that contradicts itself is refused whole.
+func (m *Mesh) Set(c Config) error {
+	if err := c.check(m.own); err != nil {
+		return fmt.Errorf("set WireGuard peers: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return errors.New("set WireGuard peers: the mesh is closed")
+	}
+	want := make(map[PublicKey]Peer, len(c.Peers))
+	for _, p := range c.Peers {
+		if !p.PublicKey.IsZero() {
+			p.Endpoint = netip.AddrPortFrom(p.Endpoint.Addr().Unmap(), p.Endpoint.Port())
+			want[p.PublicKey] = p
+		}
+	}
+	old := m.applied
+	if m.dirty {
+		old = nil
+	}
+	text := delta(old, want)
+	// First the table, so that packets of a new peer find it known; those of one that goes are late from here on.
+	m.table.Store(m.nextTable(c))
+	if m.dirty {
+		text = "replace_peers=true\n" + text
+	}
+	m.dirty = true
+	if err := m.dev.IpcSet(text); err != nil {
+		return fmt.Errorf("set WireGuard peers: %w", err)
+	}
+	m.dirty, m.applied = false, want
+	m.inflight.Store(0) // what was under way to a removed peer is never reported as sent
+	m.ring.wake()
+	m.kick()
+	return nil
+}
+
+// nextTable keeps the state of peers whose identity and key are the same.
+func (m *Mesh) nextTable(c Config) *table {
+	old := m.table.Load()
+	peers := make([]*peer, 0, len(c.Peers))
+	for _, cfg := range c.Peers {
+		p := old.byID[cfg.ID]
+		if p == nil || p.key != cfg.PublicKey {
+			p = &peer{id: cfg.ID, key: cfg.PublicKey}
+			p.credit.Store(stagedMax)
+			p.mtu.Store(int32(innerMTU(m.o.UnderlayMTU, cfg.Endpoint.Addr().Unmap().Is4())))
+		}
+		peers = append(peers, p)
+	}
+	return newTable(peers, slices.Clone(c.Peers))
+}
+
+// Send implements netstack.Link.
+func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
+	to := m.table.Load().byID[id]
+	if to == nil || to.key.IsZero() {
+		m.stats.noPeer.Add(1)
+		return
+	}
+	e := entry{pkt: *p, peer: to}
+	e.pkt.Tail = nil
+	if via != nil {
+		e.via, e.wrap = *via, true
+	}
+	if p.Buf != nil && cap(p.Buf) >= packet.MaxFrame {
+		e.buf = p.Buf[:packet.MaxFrame]
+		if free := m.ring.exchange(&e); free != nil {
+			p.Buf, p.IP = free, nil
+		}
+		return
+	}
+	// Not ours to keep: the tunnel's or somebody's short buffer.
+	e.buf = m.ring.take()
+	if e.buf == nil {
+		return
+	}
+	n := packet.HeadLen + copy(e.buf[packet.HeadLen:], p.IP)
+	for _, t := range p.Tail {
+		n += copy(e.buf[n:], t)
+	}
+	e.pkt.Buf, e.pkt.IP = e.buf[:n], e.buf[packet.HeadLen:n]
+	m.ring.put(&e)
+}
+
+// MTU implements netstack.Link: the largest IP packet in bytes that the path to the peer is believed to carry.
+func (m *Mesh) MTU(id uint64) int {
+	if p := m.table.Load().byID[id]; p != nil {
+		return int(p.mtu.Load())
+	}
+	return innerMTU(m.o.UnderlayMTU, false)
+}
+
+// forbidden guards against roaming into the pods' world.
+func (m *Mesh) forbidden(a netip.Addr) bool {
+	return m.table.Load().forbidden(a) || m.o.Forbidden != nil && m.o.Forbidden(a)
+}
+
+// noteTooBig has the prober look at the path of whoever lives at dst.
+func (m *Mesh) noteTooBig(dst netip.AddrPort) {
+	m.stats.tooBig.Add(1)
+	for _, p := range m.table.Load().peers {
+		if a := p.address.Load(); a != nil && *a == dst {
+			p.tooBig.Store(true)
+		}
+	}
+	m.kick()
+}
+
+// kick has the prober look at everything now.
+func (m *Mesh) kick() {
+	select {
+	case m.wakeProber <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,373 @@
+package overlay
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// pair is two nodes that know each other over loopback.
+func pair(t testing.TB, change func(*Options)) (a, b *node) {
+	a, b = startNode(t, 1, change), startNode(t, 2, change)
+	a.set(b.as(b.loopback()))
+	b.set(a.as(a.loopback()))
+	a.awaitSession(2)
+	b.awaitSession(1)
+	return a, b
+}
+
+func TestSuperframes(t *testing.T) {
+	a, b := pair(t, nil)
+	for _, c := range []struct {
+		name     string
+		proto    packet.Proto
+		src, dst netip.Addr
+		n, mss   int
+		packets  int
+	}{
+		{"tcp4", packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380, 44},
+		{"tcp6", packet.TCP, pod6(1, 5), pod6(2, 5), 60000, 1360, 45},
+		{"tcp4 small", packet.TCP, pod4(1, 5), pod4(2, 5), 1, 1400, 1},
+		{"udp4", packet.UDP, pod4(1, 5), pod4(2, 5), 9000, 1000, 9},
+		{"udp6", packet.UDP, pod6(1, 5), pod6(2, 5), 1200, 1300, 1},
+		{"tcp4 more than one batch", packet.TCP, pod4(1, 5), pod4(2, 5), 65000, 200, 325},
+		{"to the node's address", packet.TCP, pod4(1, 5), netip.MustParseAddr("192.0.2.2"), 100, 1400, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b.forget()
+			p := frame(t, c.proto, c.src, c.dst, c.n, c.mss)
+			want := append([]byte(nil), p.IP[p.Payload:]...)
+			full := p.Buf
+			a.Send(p, 2, nil)
+			if &p.Buf[0] == &full[0] || cap(p.Buf) < packet.MaxFrame {
+				t.Error("the buffer was not exchanged for one that holds any superframe")
+			}
+			eventually(t, "all packets", func() bool { return len(b.received(1)) == c.packets })
+			if !bytes.Equal(payloads(t, b.received(1)), want) {
+				t.Error("the payload is not what was sent")
+			}
+		})
+	}
+}
+
+// Packets from the tunnel or the gateway's short buffers are copied, not kept.
+func TestSendBorrowed(t *testing.T) {
+	a, b := pair(t, nil)
+	whole := frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 3000, 1000)
+	want := append([]byte(nil), whole.IP[whole.Payload:]...)
+	p := *whole
+	cut := p.Payload + 1000
+	p.Tail = [][]byte{append([]byte(nil), p.IP[cut:cut+1000]...), append([]byte(nil), p.IP[cut+1000:]...)}
+	p.IP, p.Buf = append([]byte(nil), p.IP[:cut]...), nil
+	a.Send(&p, 2, nil)
+	clear(p.IP)
+	eventually(t, "all packets", func() bool { return len(b.received(1)) == 3 })
+	if !bytes.Equal(payloads(t, b.received(1)), want) {
+		t.Error("the payload is not what was sent")
+	}
+}
+
+func TestEncapsulated(t *testing.T) {
+	a, b := pair(t, nil)
+	client4, client6 := netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")
+	for _, c := range []struct {
+		name     string
+		src, dst netip.Addr
+		gw       int
+	}{{"v4", client4, pod4(2, 5), 0}, {"v6", client6, pod6(2, 5), 1}} {
+		t.Run(c.name, func(t *testing.T) {
+			b.forget()
+			via := packet.Encap{Src: packet.AddrFrom(gateways(1)[c.gw]), Dst: packet.AddrFrom(gateways(2)[c.gw])}
+			p := frame(t, packet.TCP, c.src, c.dst, 5000, 1300)
+			want := append([]byte(nil), p.IP[p.Payload:]...)
+			a.Send(p, 2, &via)
+			eventually(t, "all packets", func() bool { return len(b.received(1)) == 4 })
+			var inner [][]byte
+			for _, ip := range b.received(1) {
+				in, outer, ok := packet.Decap(ip)
+				if !ok || outer != via {
+					t.Fatalf("outer header %v, %v", outer, ok)
+				}
+				inner = append(inner, in)
+			}
+			if !bytes.Equal(payloads(t, inner), want) {
+				t.Error("the payload is not what was sent")
+			}
+		})
+	}
+}
+
+func TestUnderlayIPv6(t *testing.T) {
+	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
+	a.set(b.as(b.loopback6()))
+	b.set(a.as(a.loopback6()))
+	b.awaitSession(1)
+	a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 30000, 1300), 2, nil)
+	eventually(t, "all packets", func() bool { return len(b.received(1)) == 24 })
+	payloads(t, b.received(1))
+	eventually(t, "MTU of an IPv6 underlay", func() bool { return a.MTU(2) == 1420 })
+	if s := a.Status(); s[0].Endpoint != b.loopback6() {
+		t.Errorf("endpoint %s, want %s", s[0].Endpoint, b.loopback6())
+	}
+}
+
+// A restarted agent has the same key and the same socket, and no session; its peer has one and uses it.
+func TestRestart(t *testing.T) {
+	sock, err := OpenSocket(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	useSocket := func(o *Options) { o.Socket = sock }
+	a, b := startNode(t, 1, useSocket), startNode(t, 2, nil)
+	a.set(b.as(b.loopback()))
+	b.set(a.as(a.loopback()))
+	b.awaitSession(1)
+
+	a.Close()
+	b.Send(frame(t, packet.UDP, pod4(2, 5), pod4(1, 5), 100, 1000), 1, nil) // into the kept socket, for a dead session
+	a.forget()
+	began := time.Now()
+	a.start(1, useSocket)
+	a.set(b.as(b.loopback()))
+	eventually(t, "packets from the peer", func() bool {
+		b.Send(frame(t, packet.UDP, pod4(2, 5), pod4(1, 5), 100, 1000), 1, nil)
+		return len(a.received(2)) > 0
+	})
+	if stall := time.Since(began); stall > time.Second {
+		t.Errorf("no packets for %v after the restart", stall)
+	}
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 100, 1000), 2, nil)
+	eventually(t, "packets to the peer", func() bool { return len(b.received(1)) > 0 })
+}
+
+func TestGarbageOnThePort(t *testing.T) {
+	a, b := pair(t, nil)
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(b.loopback()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i, junk := range [][]byte{{}, {1}, make([]byte, 148), bytes.Repeat([]byte{4, 0, 0, 0}, 300), make([]byte, 60000)} {
+		for typ := range byte(6) {
+			if len(junk) > 0 {
+				junk[0] = typ
+			}
+			if _, err := c.Write(junk); err != nil {
+				t.Fatalf("junk %d: %v", i, err)
+			}
+		}
+	}
+	a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 30000, 1300), 2, nil)
+	eventually(t, "all packets", func() bool { return len(b.received(1)) == 24 })
+	payloads(t, b.received(1))
+}
+
+// A peer may use only its own prefixes inside the tunnel.
+func TestSpoofedSource(t *testing.T) {
+	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
+	a.set(b.as(b.loopback()))
+	b.set(a.as(a.loopback()))
+	b.awaitSession(1)
+	for _, src := range []netip.Addr{pod4(2, 9), pod4(3, 9), netip.MustParseAddr("203.0.113.1")} {
+		a.Send(frame(t, packet.UDP, src, pod4(2, 5), 100, 1000), 2, nil)
+	}
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 7, 1000), 2, nil) // in order: when it is here, the others are not
+	eventually(t, "the honest packet", func() bool { return len(b.received(1)) > 0 })
+	if got := b.received(1); len(got) != 1 || len(payloads(t, got)) != 7 {
+		t.Errorf("%d packets, want the honest one", len(got))
+	}
+}
+
+// The tunnel's own check, for the moment when WireGuard's table and ours differ.
+func TestWriteChecksSource(t *testing.T) {
+	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
+	b.set(a.as(netip.AddrPort{}))
+	_ = a
+	var bufs [][]byte
+	add := func(src netip.Addr) {
+		p := frame(t, packet.UDP, src, pod4(2, 5), 10, 1000)
+		bufs = append(bufs, append(make([]byte, 16), p.IP...))
+	}
+	add(pod4(9, 1))
+	add(pod4(1, 1))
+	add(pod6(9, 1))
+	add(pod6(1, 1))
+	bufs = append(bufs, append(make([]byte, 16), 0x60, 0, 0), append(make([]byte, 16), make([]byte, 40)...))
+	if _, err := b.tun.Write(bufs, 16); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.received(1); len(got) != 2 || got[0][0]>>4 != 4 || got[1][0]>>4 != 6 {
+		t.Errorf("got %d packets, want one of each family", len(got))
+	}
+	if s := b.Stats(); s.DropSpoofed != 4 {
+		t.Errorf("%d spoofed, want 4", s.DropSpoofed)
+	}
+}
+
+// Datagrams from inside a pod range are not listened to, so no endpoint ever roams there.
+func TestForbiddenEndpoint(t *testing.T) {
+	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
+	third := Peer{
+		ID: 3, Name: "c", PublicKey: NewPrivateKey().Public(),
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Gateway: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	}
+	// To b, a's datagrams come from a pod range; an endpoint inside it would make it none.
+	b.set(a.as(netip.AddrPort{}), third)
+	a.set(b.as(b.loopback()))
+	eventually(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 2 })
+	if s := b.Status(); s[0].HandshakeAge >= 0 || s[0].Endpoint.IsValid() {
+		t.Errorf("the peer got through: %+v", s[0])
+	}
+	b.set(a.as(netip.AddrPort{}))
+	a.awaitSession(2)
+}
+
+func TestForbiddenOption(t *testing.T) {
+	a := startNode(t, 1, nil)
+	b := startNode(t, 2, func(o *Options) { o.Forbidden = netip.Addr.IsLoopback })
+	b.set(a.as(netip.AddrPort{}))
+	a.set(b.as(b.loopback()))
+	eventually(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 1 })
+}
+
+func TestSetRefuses(t *testing.T) {
+	d := startNode(t, 1, nil)
+	key := NewPrivateKey().Public()
+	pre := netip.MustParsePrefix
+	for _, c := range []struct {
+		name, want string
+		peers      []Peer
+	}{
+		{"same id", "same ID", []Peer{{ID: 2, Name: "b"}, {ID: 2, Name: "c"}}},
+		{"same key", "same public key", []Peer{{ID: 2, PublicKey: key}, {ID: 3, PublicKey: key}}},
+		{"own key", "own public key", []Peer{{ID: 2, PublicKey: d.key.Public()}}},
+		{"equal prefixes", `prefix 10.0.0.0/24 of peer "c" overlaps 10.0.0.0/24 of peer "b"`,
+			[]Peer{{ID: 2, Name: "b", Prefixes: []netip.Prefix{pre("10.0.0.0/24")}},
+				{ID: 3, Name: "c", Prefixes: []netip.Prefix{pre("10.0.0.0/24")}}}},
+		{"nested prefixes", "overlaps", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("fd00::/16")}},
+			{ID: 3, Prefixes: []netip.Prefix{pre("fd00:1::/64")}}}},
+		{"nested around another", "overlaps", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/8")}},
+			{ID: 3, Prefixes: []netip.Prefix{pre("10.255.0.1/32")}}}},
+		{"nested in one peer", "overlap", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/8"), pre("10.1.0.0/24")}}}},
+		{"endpoint without port", "expected a port", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("192.0.2.1:0")}}},
+		{"endpoint in pods", "pod range", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("10.0.0.7:51820"),
+			Prefixes: []netip.Prefix{pre("10.0.0.0/24")}, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+		{"gateway elsewhere", "in none of its prefixes", []Peer{{ID: 2, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+		{"mapped prefix", "expected an IPv4", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("::ffff:10.0.0.0/104")}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := d.Set(Config{Peers: c.peers})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+			if n := len(d.Status()); n != 0 {
+				t.Errorf("%d peers were set all the same", n)
+			}
+		})
+	}
+}
+
+// Sessions of peers that stay are not touched when others come and go, and a new key is a new peer.
+func TestSetChanges(t *testing.T) {
+	a, b := pair(t, nil)
+	c := startNode(t, 3, nil)
+	c.set(a.as(a.loopback()))
+	age := func() time.Time { return time.Now().Add(-a.Status()[0].HandshakeAge).Round(100 * time.Millisecond) }
+	before := age()
+	a.set(b.as(b.loopback()), c.as(c.loopback()))
+	c.awaitSession(1)
+	a.set(b.as(b.loopback()), c.as(c.loopback()))
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 3, nil)
+	eventually(t, "packet to the new peer", func() bool { return len(c.received(1)) == 1 })
+	if d := age().Sub(before).Abs(); d > 300*time.Millisecond {
+		t.Errorf("the other peer's session is %v younger", d)
+	}
+
+	moved := b.as(b.loopback())
+	moved.Prefixes = append(moved.Prefixes, podCIDRs(3)...)
+	a.set(moved) // c's prefixes are b's now
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 2, nil)
+	eventually(t, "packet to the new owner", func() bool { return len(b.received(1)) == 1 })
+
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 3, nil)
+	if s := a.Stats(); s.DropNoPeer != 1 {
+		t.Errorf("%d packets for no peer, want 1", s.DropNoPeer)
+	}
+
+	b.Close()
+	b.key = NewPrivateKey()
+	b.start(2, nil)
+	b.set(a.as(a.loopback()))
+	a.set(b.as(b.loopback()))
+	b.awaitSession(1)
+	b.forget()
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 10, 1000), 2, nil)
+	eventually(t, "packet to the new key", func() bool { return len(b.received(1)) == 1 })
+}
+
+// A Send that waits for room ends with the Mesh.
+func TestCloseUnblocksSend(t *testing.T) {
+	a := startNode(t, 1, nil)
+	b := startNode(t, 2, nil)
+	a.set(b.as(netip.AddrPort{}))
+	a.inflight.Store(1 << 40) // WireGuard has more than enough to do
+	a.table.Load().byID[2].live.Store(true)
+	sent := make(chan int)
+	go func() {
+		n := 0
+		for ; n < ringSize+1; n++ {
+			a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 10, 1000), 2, nil)
+		}
+		sent <- n
+	}()
+	eventually(t, "full ring", func() bool {
+		a.ring.mu.Lock()
+		defer a.ring.mu.Unlock()
+		a.inflight.Add(1) // the prober resets an account that stands still
+		return a.ring.nfree == 0
+	})
+	a.Close()
+	<-sent
+}
+
+// A flood to a peer that is away must not fill the memory with 64 KiB buffers.
+func TestFloodWithoutSession(t *testing.T) {
+	a := startNode(t, 1, nil)
+	away := Peer{ID: 2, Name: "b", PublicKey: NewPrivateKey().Public(), Prefixes: podCIDRs(2),
+		Endpoint: netip.MustParseAddrPort("127.0.0.1:9")}
+	a.set(away)
+	for range 100 {
+		a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380), 2, nil)
+	}
+	eventually(t, "drops", func() bool { return a.Stats().DropNoSession > 50 })
+	if n := a.Stats().SentPackets; n > 2*stagedMax {
+		t.Errorf("WireGuard keeps %d packets for a peer that is away", n)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	a, b := pair(t, nil)
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 1000, 1200), 2, nil)
+	eventually(t, "packet", func() bool { return len(b.received(1)) == 1 })
+	s := a.Status()
+	if len(s) != 1 || s[0].ID != 2 || s[0].Name != "b" || s[0].PublicKey != b.key.Public() || s[0].Endpoint != b.loopback() ||
+		s[0].HandshakeAge < 0 || s[0].HandshakeAge > time.Minute || s[0].SentBytes < 1000 || s[0].MTU != 1440 {
+		t.Errorf("status %+v", s)
+	}
+	if st := a.Stats(); st.SentPackets != 1 || st.SentBytes != 1028 {
+		t.Errorf("stats %+v", st)
+	}
+	if st := b.Stats(); st.ReceivedPackets != 1 || st.ReceivedBytes != 1028 {
+		t.Errorf("stats %+v", st)
+	}
+	if strings.Contains(fmt.Sprintf("%+v %+v", s, a.Stats()), a.key.Public().String()) {
+		t.Error("own key among the peers")
+	}
+}

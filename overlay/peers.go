@@ -1,0 +1,211 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sort"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// peer is what the Mesh keeps of one other node as long as its key stays the same.
+type peer struct {
+	id  uint64
+	key PublicKey
+
+	mtu     atomic.Int32                   // largest inner packet in bytes
+	live    atomic.Bool                    // has a session, as far as we know
+	credit  atomic.Int32                   // packets that may still be handed to WireGuard without a session
+	large   atomic.Uint64                  // packets sent that only fit because the path is believed to be wide
+	heard   atomic.Uint64                  // batches received
+	tooBig  atomic.Bool                    // the kernel refused a datagram: look at the path at once
+	address atomic.Pointer[netip.AddrPort] // where it is now, nil when unknown
+
+	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
+
+	// Used by the prober alone.
+	greeted            netip.AddrPort // the endpoint a handshake was asked for at
+	path               *pathMTU       // nil before the first look
+	shake              shake
+	shook              time.Time // the last handshake
+	deaf               time.Time // a session from before then is not trusted
+	sawLarge, sawHeard uint64
+	quiet              int // looks at which large packets were going out and nothing was coming in
+}
+
+// table is an immutable index of the peers.
+type table struct {
+	byID   map[uint64]*peer
+	peers  []*peer
+	cfgs   []Peer      // of peers, by the same index
+	ranges []addrRange // sorted, not overlapping
+	pods   []addrRange // pod ranges: no WireGuard endpoint lies there
+}
+
+// addrRange is a prefix as first and last address, in host order words, and the index of its peer.
+type addrRange struct {
+	first, last [2]uint64
+	peer        int32
+}
+
+func words(a packet.Addr) [2]uint64 {
+	return [2]uint64{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])}
+}
+
+func less(a, b [2]uint64) bool { return a[0] < b[0] || a[0] == b[0] && a[1] < b[1] }
+
+func rangeOf(p netip.Prefix, peer int) addrRange {
+	a := packet.AddrFrom(p.Masked().Addr())
+	bits := p.Bits()
+	if p.Addr().Is4() {
+		bits += 96
+	}
+	first := words(a)
+	last := first
+	if bits < 64 {
+		last[0] |= ^uint64(0) >> bits
+		last[1] = ^uint64(0)
+	} else if bits < 128 {
+		last[1] |= ^uint64(0) >> (bits - 64)
+	}
+	return addrRange{first: first, last: last, peer: int32(peer)}
+}
+
+// search finds the range that holds a; -1 when none does.
+func search(ranges []addrRange, a packet.Addr) int {
+	w := words(a)
+	lo, hi := 0, len(ranges)
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if less(w, ranges[mid].first) {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
+	}
+	if lo == 0 || less(ranges[lo-1].last, w) {
+		return -1
+	}
+	return lo - 1
+}
+
+// owner finds the peer whose prefixes hold a.
+func (t *table) owner(a packet.Addr) *peer {
+	if i := search(t.ranges, a); i >= 0 {
+		return t.peers[t.ranges[i].peer]
+	}
+	return nil
+}
+
+// forbidden reports whether a lies in some peer's pod range.
+func (t *table) forbidden(a netip.Addr) bool { return search(t.pods, packet.AddrFrom(a)) >= 0 }
+
+// newTable indexes peers, which have been checked.
+func newTable(peers []*peer, cfgs []Peer) *table {
+	t := &table{byID: make(map[uint64]*peer, len(peers)), peers: peers, cfgs: cfgs}
+	for i, p := range peers {
+		t.byID[p.id] = p
+		for _, pre := range cfgs[i].Prefixes {
+			r := rangeOf(pre, i)
+			t.ranges = append(t.ranges, r)
+			if isPodRange(pre, cfgs) {
+				t.pods = append(t.pods, r)
+			}
+		}
+	}
+	byFirst := func(r []addrRange) {
+		sort.Slice(r, func(i, j int) bool { return less(r[i].first, r[j].first) })
+	}
+	byFirst(t.ranges)
+	byFirst(t.pods)
+	return t
+}
+
+// isPodRange tells a pod range from a node's address: it has more than one address, and no endpoint is configured
+// in it. A stock peer behind which a whole network lies (0.0.0.0/0 perhaps) thus forbids nothing.
+func isPodRange(p netip.Prefix, peers []Peer) bool {
+	if p.IsSingleIP() {
+		return false
+	}
+	return !slices.ContainsFunc(peers, func(q Peer) bool { return p.Contains(q.Endpoint.Addr().Unmap()) })
+}
+
+// check says what is wrong with a Config.
+func (c Config) check(own PublicKey) error {
+	ids := make(map[uint64]string, len(c.Peers))
+	keys := make(map[PublicKey]string, len(c.Peers))
+	for _, p := range c.Peers {
+		if other, dup := ids[p.ID]; dup {
+			return fmt.Errorf("peers %q and %q have the same ID %#x", other, p.Name, p.ID)
+		}
+		ids[p.ID] = p.Name
+		if err := p.check(own); err != nil {
+			return fmt.Errorf("peer %q: %w", p.Name, err)
+		}
+		if p.PublicKey.IsZero() {
+			continue
+		}
+		if other, dup := keys[p.PublicKey]; dup {
+			return fmt.Errorf("peers %q and %q have the same public key %s: every node needs a key of its own",
+				other, p.Name, p.PublicKey)
+		}
+		keys[p.PublicKey] = p.Name
+	}
+	return c.checkOverlap()
+}
+
+func (p Peer) check(own PublicKey) error {
+	if p.PublicKey == own {
+		return fmt.Errorf("has this node's own public key %s: every node needs a key of its own", own)
+	}
+	if p.Endpoint.IsValid() && p.Endpoint.Port() == 0 {
+		return fmt.Errorf("endpoint %s: expected a port", p.Endpoint)
+	}
+	for _, pre := range p.Prefixes {
+		if !pre.IsValid() || pre.Addr().Is4In6() || pre.Addr().Zone() != "" {
+			return fmt.Errorf("prefix %s: expected an IPv4 or IPv6 prefix", pre)
+		}
+		for _, gw := range p.Gateway {
+			if pre.Contains(gw) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
+				return fmt.Errorf("endpoint %s lies in its own pod range %s", p.Endpoint, pre)
+			}
+		}
+	}
+	for _, gw := range p.Gateway {
+		if !slices.ContainsFunc(p.Prefixes, func(pre netip.Prefix) bool { return pre.Contains(gw) }) {
+			return fmt.Errorf("gateway address %s is in none of its prefixes", gw)
+		}
+	}
+	return nil
+}
+
+// checkOverlap refuses prefixes that share an address, save one that a peer is given twice: search needs them apart.
+func (c Config) checkOverlap() error {
+	type owned struct {
+		addrRange
+		prefix netip.Prefix
+	}
+	var all []owned
+	for i, p := range c.Peers {
+		for _, pre := range p.Prefixes {
+			all = append(all, owned{rangeOf(pre, i), pre})
+		}
+	}
+	sort.SliceStable(all, func(i, j int) bool { return less(all[i].first, all[j].first) })
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		if less(a.last, b.first) || a.peer == b.peer && a.prefix == b.prefix {
+			continue
+		}
+		if a.peer == b.peer {
+			return fmt.Errorf("peer %q: prefixes %s and %s overlap", c.Peers[a.peer].Name, a.prefix, b.prefix)
+		}
+		return fmt.Errorf("prefix %s of peer %q overlaps %s of peer %q",
+			b.prefix, c.Peers[b.peer].Name, a.prefix, c.Peers[a.peer].Name)
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+package overlay
+
+import "time"
+
+// Path MTU discovery for one peer, in the manner of RFC 8899: the way must carry what we believe it carries, whether
+// or not routers tell (RFC 1191, RFC 8201). All sizes are those of the underlay's IP packets, in bytes.
+
+const (
+	// minPath is the smallest path MTU that is searched for (RFC 8200 section 5).
+	minPath = 1280
+	// smallPath is the size of the probe that must always get through (RFC 1191): answered while a larger one is not,
+	// it proves that size is what matters.
+	smallPath = 576
+
+	roundSends  = 3                      // how often an unanswered probe is sent in a round
+	roundPause  = 100 * time.Millisecond // between them, at least
+	maxPause    = time.Second
+	verifyEvery = 10 * time.Second // for a path that carries nothing large
+	verifyBusy  = time.Second      // for one that does
+	raiseEvery  = time.Minute
+)
+
+// pathSteps are the sizes tried, largest first: the underlays in use and what is left of them under further tunnels.
+// All are multiples of 20, see paddingUnit.
+var pathSteps = [...]int{
+	9000, 8900, 8500, 8000, 7000, 6000, 5000, 4460, 4000, 3500, 3000, 2500, 2000, 1800, 1600,
+	1500, 1480, 1460, 1440, 1420, 1400, 1380, 1360, 1340, 1320, 1300, minPath,
+}
+
+// round is a set of probes on their way.
+type round uint8
+
+const (
+	noRound     round = iota
+	verifyRound       // is the current size still carried?
+	searchRound       // it is not: which is?
+	raiseRound        // has the path become wider?
+)
+
+// pathMTU is the state of the discovery for one peer. It has no clock and sends nothing by itself.
+type pathMTU struct {
+	top     int // the most the underlay and the kernel's knowledge allow
+	current int
+
+	round   round
+	sizes   []int // probed in this round, largest first, the small one last
+	best    int   // largest answered in this round
+	small   bool  // the small one was answered in this round
+	sends   int
+	sent    time.Time // the last sending
+	next    time.Time // time of the next sending, or of the conclusion
+	rtt     time.Duration
+	verify  time.Time // when the next round of each kind is due
+	raise   time.Time
+	checked time.Time // end of the last round
+	silent  int       // rounds in a row without any answer
+}
+
+// newPathMTU believes in underlay until shown otherwise, which it tries at once.
+func newPathMTU(underlay int, now time.Time) *pathMTU {
+	return &pathMTU{top: underlay, current: underlay, verify: now, raise: now.Add(raiseEvery)}
+}
+
+// limit takes what the kernel knows of the path. Less is believed at once, more is tried.
+func (p *pathMTU) limit(mtu int, now time.Time) {
+	if mtu > p.top && p.current == p.top {
+		p.raise = now
+	}
+	p.top = mtu
+	if p.current > p.top {
+		p.current = max(p.top, smallPath)
+		p.round = noRound
+	}
+}
+
+// suspect asks for a check soon: large packets went out, and nothing comes back (silent), or it has been a while.
+func (p *pathMTU) suspect(silent bool, now time.Time) {
+	if p.round != noRound {
+		return
+	}
+	since := now.Sub(p.checked)
+	if since >= verifyBusy || silent && p.silent == 0 && since >= 2*roundPause {
+		p.verify = now
+	}
+}
+
+// recheck asks for a check at once: there is a new session.
+func (p *pathMTU) recheck(now time.Time) { p.verify, p.silent = now, 0 }
+
+// answer takes the answer to a probe of the given size.
+func (p *pathMTU) answer(size int, now time.Time) {
+	p.silent = 0
+	if p.round == noRound {
+		return
+	}
+	if size == smallPath {
+		p.small = true
+		p.rtt = now.Sub(p.sent)
+		return
+	}
+	if size <= p.top {
+		p.best = max(p.best, size)
+	}
+	if p.best == p.sizes[0] { // nothing better can come
+		p.conclude(now)
+	}
+}
+
+// step gives the sizes to probe now, borrowed until the next call.
+func (p *pathMTU) step(now time.Time) []int {
+	if p.round == noRound {
+		switch {
+		case !now.Before(p.raise) && p.current < p.top:
+			p.begin(raiseRound, now)
+		case !now.Before(p.verify):
+			p.begin(verifyRound, now)
+		default:
+			return nil
+		}
+	}
+	if now.Before(p.next) {
+		return nil
+	}
+	if p.sends == roundSends {
+		p.conclude(now)
+		if p.round == noRound {
+			return nil
+		}
+	}
+	p.sends++
+	p.sent = now
+	p.next = now.Add(min(maxPause, max(roundPause, 2*p.rtt)))
+	// What is answered, and all that is smaller, needs no second probe.
+	n := 0
+	for n < len(p.sizes) && p.sizes[n] > max(p.best, smallPath) {
+		n++
+	}
+	if !p.small {
+		return append(p.sizes[:n:n], smallPath)
+	}
+	return p.sizes[:n]
+}
+
+// active reports whether a round is under way.
+func (p *pathMTU) active() bool { return p.round != noRound }
+
+func (p *pathMTU) begin(r round, now time.Time) {
+	p.round, p.best, p.small, p.sends, p.next = r, 0, false, 0, now
+	p.sizes = p.sizes[:0]
+	switch r {
+	case verifyRound:
+		p.sizes = append(p.sizes, p.current)
+	case raiseRound:
+		p.sizes = p.ladder(p.sizes, p.top, p.current+1)
+	case searchRound:
+		p.sizes = p.ladder(p.sizes, p.current, minPath)
+	}
+}
+
+// ladder appends hi and the steps below it down to lo.
+func (p *pathMTU) ladder(sizes []int, hi, lo int) []int {
+	sizes = append(sizes, hi)
+	for _, s := range pathSteps {
+		if s < hi && s >= lo {
+			sizes = append(sizes, s)
+		}
+	}
+	return sizes
+}
+
+// conclude ends the round with what was answered.
+func (p *pathMTU) conclude(now time.Time) {
+	r := p.round
+	p.round = noRound
+	p.verify, p.checked = now.Add(verifyEvery), now
+	if r == raiseRound {
+		p.raise = now.Add(raiseEvery)
+	}
+	switch {
+	case p.best == 0 && !p.small: // the peer does not answer at all, which says nothing about sizes
+		p.silent++
+		return
+	case r == verifyRound && p.best == 0:
+		p.begin(searchRound, now)
+		return
+	case r == searchRound:
+		p.current = max(p.best, smallPath)
+		p.raise = now.Add(raiseEvery)
+	case r == raiseRound && p.best > p.current:
+		p.current = p.best
+	}
+}
+
+// innerMTU is the largest packet that fits, padded and encrypted, into an underlay packet of path bytes: 20 or 40
+// bytes of IP, 8 of UDP, 16 of header and 16 of tag, and the padding, see paddingUnit.
+func innerMTU(path int, v4 bool) int {
+	room := path - 80
+	if v4 {
+		room = path - 60
+	}
+	if rest := room % paddingUnit; rest >= 16 {
+		return room - rest + 16
+	} else {
+		return room - rest
+	}
+}

@@ -1,0 +1,171 @@
+package overlay
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// walk plays the discovery against a path that carries up to mtu bytes and answers after rtt, for the given time. Of
+// probes, lose drops the chosen ones by number.
+func walk(p *pathMTU, now *time.Time, d time.Duration, mtu func() int, rtt time.Duration, lose func(n int) bool) (probes int) {
+	type flight struct {
+		at   time.Time
+		size int
+	}
+	var under []flight
+	for end := now.Add(d); now.Before(end); *now = now.Add(10 * time.Millisecond) {
+		for len(under) > 0 && !under[0].at.After(*now) {
+			p.answer(under[0].size, *now)
+			under = under[1:]
+		}
+		for _, size := range p.step(*now) {
+			probes++
+			if size <= mtu() && !lose(probes) {
+				under = append(under, flight{now.Add(rtt), size})
+			}
+		}
+	}
+	return probes
+}
+
+func TestPathMTU(t *testing.T) {
+	none := func(int) bool { return false }
+	for _, c := range []struct {
+		name                   string
+		underlay, kernel, path int
+		rtt                    time.Duration
+		lose                   func(int) bool
+		want                   int
+		within                 time.Duration
+	}{
+		{"fits", 1500, 0, 1500, time.Millisecond, none, 1500, time.Second},
+		{"black hole", 1500, 0, 1400, time.Millisecond, none, 1400, time.Second},
+		{"between two steps", 1500, 0, 1450, time.Millisecond, none, 1440, time.Second},
+		{"smallest", 1500, 0, 1280, time.Millisecond, none, 1280, time.Second},
+		{"smaller than smallest", 1500, 0, 1000, time.Millisecond, none, 576, time.Second},
+		{"jumbo", 9000, 0, 9000, time.Millisecond, none, 9000, time.Second},
+		{"jumbo through a small path", 9000, 0, 1500, time.Millisecond, none, 1500, time.Second},
+		{"slow path", 1500, 0, 1400, 180 * time.Millisecond, none, 1400, 3 * time.Second},
+		{"one in three lost", 1500, 0, 1500, time.Millisecond, func(n int) bool { return n%3 == 1 }, 1500, 2 * time.Second},
+		{"black hole and loss", 1500, 0, 1400, time.Millisecond, func(n int) bool { return n%5 == 0 }, 1400, 2 * time.Second},
+		{"nobody answers", 1500, 0, 0, 0, none, 1500, 30 * time.Second},
+		{"kernel knows", 1500, 1300, 1300, time.Millisecond, none, 1300, 10 * time.Millisecond},
+		{"kernel knows half", 1500, 1400, 1320, time.Millisecond, none, 1320, time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			p := newPathMTU(c.underlay, now)
+			if c.kernel != 0 {
+				p.limit(c.kernel, now)
+			}
+			walk(p, &now, c.within, func() int { return c.path }, c.rtt, c.lose)
+			if p.current != c.want {
+				t.Errorf("path MTU %d after %v, want %d", p.current, c.within, c.want)
+			}
+		})
+	}
+}
+
+func TestPathMTUChanges(t *testing.T) {
+	none := func(int) bool { return false }
+	now := time.Unix(1000, 0)
+	mtu := 1500
+	path := func() int { return mtu }
+	p := newPathMTU(1500, now)
+	walk(p, &now, 3*time.Second, path, time.Millisecond, none)
+
+	mtu = 1400
+	p.suspect(true, now)
+	walk(p, &now, time.Second, path, time.Millisecond, none)
+	if p.current != 1400 {
+		t.Fatalf("a silent path is at %d after a second, want 1400", p.current)
+	}
+	mtu = 1320
+	walk(p, &now, verifyEvery+time.Second, path, time.Millisecond, none)
+	if p.current != 1320 {
+		t.Fatalf("an idle path is at %d, want 1320", p.current)
+	}
+	mtu = 1500
+	walk(p, &now, raiseEvery+verifyEvery, path, time.Millisecond, none)
+	if p.current != 1500 {
+		t.Fatalf("a widened path is at %d after a minute, want 1500", p.current)
+	}
+	p.limit(1360, now)
+	if p.current != 1360 {
+		t.Fatalf("the kernel's word is not taken: %d", p.current)
+	}
+	p.limit(1500, now)
+	walk(p, &now, time.Second, path, time.Millisecond, none)
+	if p.current != 1500 {
+		t.Fatalf("the kernel's better word is not tried at once: %d", p.current)
+	}
+}
+
+// What discovery costs: a few small packets a minute when nothing is wrong.
+func TestPathMTUIsQuiet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := newPathMTU(1500, now)
+	n := walk(p, &now, time.Minute, func() int { return 1500 }, time.Millisecond, func(int) bool { return false })
+	if n > 16 {
+		t.Errorf("%d probes in an idle minute", n)
+	}
+	n = 0
+	for range 100 {
+		p.suspect(true, now)
+		n += walk(p, &now, 10*time.Millisecond, func() int { return 0 }, time.Millisecond, func(int) bool { return false })
+	}
+	if n > 12 {
+		t.Errorf("%d probes in a second to a peer that is away", n)
+	}
+}
+
+// A late or invented answer must not raise anything.
+func TestPathMTUStrayAnswers(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := newPathMTU(1500, now)
+	p.limit(1400, now)
+	p.answer(9000, now)
+	p.step(now)
+	p.answer(9000, now)
+	p.answer(1500, now)
+	walk(p, &now, time.Minute, func() int { return 1300 }, time.Millisecond, func(int) bool { return false })
+	if p.current != 1300 {
+		t.Errorf("path MTU %d, want 1300", p.current)
+	}
+}
+
+// innerMTU against WireGuard's own way of padding (device/send.go), for every path.
+func TestInnerMTU(t *testing.T) {
+	padded := func(n int) int {
+		if n > paddingUnit {
+			return n - n%paddingUnit + min((n%paddingUnit+15)&^15, paddingUnit)
+		}
+		return min((n+15)&^15, paddingUnit)
+	}
+	for path := smallPath; path <= 9000; path++ {
+		for _, overhead := range []int{60, 80} {
+			room := path - overhead
+			n := innerMTU(path, overhead == 60)
+			for k := range n + 1 {
+				if padded(k) > room {
+					t.Fatalf("path %d: %d bytes grow to %d, room for %d", path, k, padded(k), room)
+				}
+			}
+			if padded(n+1) <= room {
+				t.Fatalf("path %d: %d is not the largest", path, n)
+			}
+			if path%20 == 0 && n != room {
+				t.Fatalf("path %d: %d of %d bytes usable", path, n, room)
+			}
+		}
+	}
+	if !slices.IsSortedFunc(pathSteps[:], func(a, b int) int { return b - a }) {
+		t.Error("pathSteps are not sorted")
+	}
+	for _, s := range pathSteps {
+		if s%paddingUnit != 0 {
+			t.Errorf("step %d is not a multiple of %d", s, paddingUnit)
+		}
+	}
+}

@@ -1,0 +1,300 @@
+package overlay
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"golang.zx2c4.com/wireguard/device"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/underlay"
+)
+
+const (
+	lookIdle = 125 * time.Millisecond // between two looks at all peers
+	lookBusy = 50 * time.Millisecond  // while something is under way
+	pollIdle = 10 * time.Second       // between two readings of WireGuard's state
+
+	// sessionLife is when a session is taken for dead: WireGuard gives it up at 180 s (RejectAfterTime).
+	sessionLife = 170 * time.Second
+
+	// shakeTries quick attempts are made for a handshake before it is left to WireGuard, which tries every 5 s.
+	shakeTries = 10
+	// shakeAgain is how soon traffic to a peer that did not answer has us try quickly again.
+	shakeAgain = time.Second
+)
+
+// shake is an attempt for a handshake.
+type shake struct {
+	active bool
+	tries  int
+	next   time.Time
+	again  time.Time
+}
+
+// answer is one answered probe.
+type answer struct {
+	from *peer
+	path int
+}
+
+// maxAnswers bounds what a hostile peer can make us remember between two looks.
+const maxAnswers = 1024
+
+// answered notes an answer for the prober.
+func (m *Mesh) answered(from *peer, path int) {
+	m.answerMu.Lock()
+	if len(m.answers) < maxAnswers {
+		m.answers = append(m.answers, answer{from, path})
+	}
+	m.answerMu.Unlock()
+	m.kick()
+}
+
+// probe is the goroutine that keeps sessions and paths in order.
+func (m *Mesh) probe() {
+	defer m.done.Done()
+	timer := time.NewTimer(lookIdle)
+	defer timer.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case <-m.wakeProber:
+		case <-timer.C:
+		}
+		if m.look(time.Now()) {
+			timer.Reset(lookBusy)
+		} else {
+			timer.Reset(lookIdle)
+		}
+	}
+}
+
+// look goes over all peers; it reports whether something is under way.
+func (m *Mesh) look(now time.Time) (busy bool) {
+	m.takeAnswers(now)
+	tab := m.table.Load()
+	m.freeStuck()
+	if m.pollDue(tab, now) {
+		m.poll(tab, now)
+	}
+	for i, p := range tab.peers {
+		if p.key.IsZero() {
+			continue
+		}
+		m.greet(p, &tab.cfgs[i], now)
+		m.pursue(p, now)
+		m.probePath(p, &tab.cfgs[i], now)
+		busy = busy || p.shake.active || p.path.active()
+	}
+	return busy
+}
+
+func (m *Mesh) takeAnswers(now time.Time) {
+	m.answerMu.Lock()
+	got := m.answers
+	m.answers = nil
+	m.answerMu.Unlock()
+	for _, a := range got {
+		if a.from.path != nil {
+			a.from.path.answer(a.path, now)
+			a.from.confirmed.Store(now.UnixNano())
+		}
+	}
+}
+
+// freeStuck forgets packets that WireGuard dropped by itself: when it has been full and idle between two looks.
+func (m *Mesh) freeStuck() {
+	n := m.inflight.Load()
+	if n >= inflightMax && n == m.lastInflight && m.inflight.CompareAndSwap(n, 0) {
+		m.ring.wake()
+	}
+	m.lastInflight = n
+}
+
+func (m *Mesh) pollDue(tab *table, now time.Time) bool {
+	return now.Sub(m.polled) >= pollIdle || slices.ContainsFunc(tab.peers, func(p *peer) bool {
+		return p.shake.active || p.tooBig.Load() || p.wantsSession()
+	})
+}
+
+// wantsSession reports whether there is traffic for a peer without a session.
+func (p *peer) wantsSession() bool { return !p.live.Load() && p.credit.Load() < stagedMax }
+
+// poll reads WireGuard's state into the peers.
+func (m *Mesh) poll(tab *table, now time.Time) {
+	sessions, err := m.sessions()
+	if err != nil {
+		m.log.Warn("cannot read WireGuard's state", "err", err)
+		return
+	}
+	slow := now.Sub(m.polled) >= pollIdle
+	if slow {
+		m.polled = now
+	}
+	for _, p := range tab.peers {
+		s, ok := sessions[p.key]
+		if !ok {
+			continue
+		}
+		if s.handshake.After(p.shook) && p.path != nil {
+			p.shook = s.handshake
+			p.path.recheck(now)
+		}
+		p.live.Store(p.shook.After(p.deaf) && now.Sub(p.shook) < sessionLife)
+		moved := s.endpoint.IsValid() && (p.address.Load() == nil || *p.address.Load() != s.endpoint)
+		if moved {
+			p.address.Store(&s.endpoint)
+		}
+		if p.path != nil && (slow || moved || p.tooBig.Swap(false)) {
+			m.askKernel(p, now)
+		}
+	}
+}
+
+// askKernel takes over what the kernel knows of the path.
+func (m *Mesh) askKernel(p *peer, now time.Time) {
+	a := p.address.Load()
+	if m.bind == nil || a == nil {
+		return
+	}
+	if mtu, ok := underlay.PathMTU(*a); ok {
+		p.path.limit(min(mtu, m.o.UnderlayMTU), now)
+	}
+	m.publish(p)
+}
+
+// publish makes what was found out visible to MTU.
+func (m *Mesh) publish(p *peer) {
+	v4 := false
+	if a := p.address.Load(); a != nil {
+		v4 = a.Addr().Is4()
+	}
+	mtu := int32(innerMTU(p.path.current, v4))
+	if old := p.mtu.Swap(mtu); old != mtu {
+		m.log.Info("path MTU changed", "peer", p.id, "mtu", mtu, "was", old)
+	}
+}
+
+// greet begins a handshake with a new peer at once, so that after a restart its old session ends in a round trip and
+// not in a time-out; and says hello to one that moved, so that it finds us from there.
+func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
+	fresh := p.path == nil
+	if fresh {
+		p.path = newPathMTU(m.o.UnderlayMTU, now)
+	}
+	if cfg.Endpoint == p.greeted {
+		return
+	}
+	p.greeted = cfg.Endpoint
+	if !cfg.Endpoint.IsValid() {
+		return
+	}
+	p.address.Store(&cfg.Endpoint)
+	if !fresh {
+		p.path = newPathMTU(m.o.UnderlayMTU, now)
+	}
+	m.askKernel(p, now)
+	m.publish(p)
+	if !p.live.Load() {
+		p.shake = shake{active: true, next: now.Add(m.deference(p))}
+	} else if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
+		wg.SendKeepalive()
+	}
+}
+
+// pursue repeats a handshake that does not succeed.
+func (m *Mesh) pursue(p *peer, now time.Time) {
+	s := &p.shake
+	if p.live.Load() {
+		s.active = false
+		p.credit.Store(stagedMax)
+		return
+	}
+	if !s.active && p.wantsSession() && now.After(s.again) && p.address.Load() != nil {
+		// WireGuard has asked already, when the packet came.
+		*s = shake{active: true, next: now.Add(m.shakePause(p, 0))}
+	}
+	if p.credit.Load() < stagedMax {
+		p.credit.Add(stagedGrant)
+	}
+	if !s.active || now.Before(s.next) {
+		return
+	}
+	s.tries++
+	s.next = now.Add(m.shakePause(p, s.tries))
+	s.again = now.Add(shakeAgain)
+	s.active = s.tries < shakeTries
+	if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
+		// Forget the attempt under way, or WireGuard refuses another one within 5 s (RekeyTimeout).
+		wg.ExpireCurrentKeypairs()
+		_ = wg.SendHandshakeInitiation(false) // logged by WireGuard
+	}
+}
+
+// deference is how long to wait before asking: when both ends ask at once each answer undoes the other's question and
+// no session results, or a broken one. So one of the two lets the other go first.
+func (m *Mesh) deference(p *peer) time.Duration {
+	if bytes.Compare(m.own[:], p.key[:]) > 0 {
+		return 75 * time.Millisecond
+	}
+	return 0
+}
+
+// shakePause is the wait after the given number of attempts, not the same at both ends either.
+func (m *Mesh) shakePause(p *peer, tries int) time.Duration {
+	return 250*time.Millisecond<<min(tries, 1) + 2*m.deference(p)
+}
+
+// probePath sends what the path MTU discovery wants sent.
+func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
+	own, theirs, ok := m.probeAddrs(cfg)
+	if !ok || !p.live.Load() {
+		return
+	}
+	large, heard := p.large.Load(), p.heard.Load()
+	if large != p.sawLarge {
+		if heard == p.sawHeard {
+			p.quiet++
+		} else {
+			p.quiet = 0
+		}
+		p.path.suspect(p.quiet >= 2, now)
+	}
+	p.sawLarge, p.sawHeard = large, heard
+
+	v4 := p.address.Load() != nil && p.address.Load().Addr().Is4()
+	for _, size := range p.path.step(now) {
+		m.probeSeq++
+		m.ring.control(echo{
+			src: own, dst: theirs, size: innerMTU(size, v4), path: uint16(size), seq: m.probeSeq, cookie: m.cookie,
+		})
+	}
+	m.publish(p)
+	if cfg.Tapestry && p.path.silent > 0 && p.confirmed.Load() < p.shook.UnixNano() {
+		m.distrust(p, now)
+	}
+}
+
+// distrust ends a session that never carried an answer. WireGuard's workers handle a question and an answer that
+// cross on the way at the same time, and may end with keys that only one side has; it would notice after 15 s.
+func (m *Mesh) distrust(p *peer, now time.Time) {
+	p.deaf = now
+	p.path.silent = 0
+	p.live.Store(false)
+	p.shake = shake{active: true, next: now.Add(m.deference(p))}
+}
+
+// probeAddrs finds gateway addresses of one family on both sides.
+func (m *Mesh) probeAddrs(cfg *Peer) (own, theirs packet.Addr, ok bool) {
+	for _, a := range m.gateway {
+		for _, b := range cfg.Gateway {
+			if theirs = packet.AddrFrom(b); a.Is4() == theirs.Is4() {
+				return a, theirs, true
+			}
+		}
+	}
+	return own, theirs, false
+}

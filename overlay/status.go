@@ -1,0 +1,90 @@
+package overlay
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// PeerStatus is what Status tells about one peer.
+type PeerStatus struct {
+	ID   uint64
+	Name string
+	// PublicKey is zero for a peer that has not announced one.
+	PublicKey PublicKey
+	// Endpoint is where the peer was heard last; invalid when never.
+	Endpoint netip.AddrPort
+	// HandshakeAge is the time since the last handshake; negative when there was none.
+	HandshakeAge time.Duration
+	// AnswerAge is the time since a probe came back through the tunnel; negative when none did, as with a peer that has
+	// no gateway address.
+	AnswerAge time.Duration
+	// ReceivedBytes and SentBytes count WireGuard payload and overhead.
+	ReceivedBytes, SentBytes uint64
+	// MTU is the largest inner packet in bytes.
+	MTU int
+}
+
+// Stats counts packets of all peers since New.
+type Stats struct {
+	// SentPackets and SentBytes are IP packets given to WireGuard, ReceivedPackets and ReceivedBytes those given to
+	// Receive; probes are not counted.
+	SentPackets, SentBytes, ReceivedPackets, ReceivedBytes uint64
+	// DropNoPeer: sent to an unknown peer or one without a key.
+	DropNoPeer uint64
+	// DropNoSession: more than a few packets for a peer that does not answer handshakes.
+	DropNoSession uint64
+	// DropTooBig: datagrams that did not fit the path.
+	DropTooBig uint64
+	// DropSpoofed: received with a source that is in no peer's prefixes.
+	DropSpoofed uint64
+	// DropForbidden: datagrams from inside the pods' or services' ranges.
+	DropForbidden uint64
+	// SendErrors: datagrams that the kernel refused for another reason than their size.
+	SendErrors uint64
+}
+
+// Stats gives the counts so far.
+func (m *Mesh) Stats() Stats {
+	c := &m.stats
+	s := Stats{
+		SentPackets: c.sent.Load(), SentBytes: c.sentBytes.Load(),
+		ReceivedPackets: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(),
+		DropNoPeer: c.noPeer.Load(), DropNoSession: c.noSession.Load(), DropTooBig: c.tooBig.Load(),
+		DropSpoofed: c.spoofed.Load(),
+	}
+	if m.bind != nil {
+		b := m.bind.Counters()
+		s.DropForbidden, s.SendErrors = b.Forbidden, b.Failed
+	}
+	return s
+}
+
+// Status tells about all peers, sorted by name.
+func (m *Mesh) Status() []PeerStatus {
+	tab := m.table.Load()
+	sessions, err := m.sessions()
+	if err != nil {
+		sessions = nil
+	}
+	now := time.Now()
+	all := make([]PeerStatus, 0, len(tab.peers))
+	for i, p := range tab.peers {
+		s := sessions[p.key]
+		age := time.Duration(-1)
+		if !s.handshake.IsZero() {
+			age = max(0, now.Sub(s.handshake))
+		}
+		answered := time.Duration(-1)
+		if at := p.confirmed.Load(); at != 0 {
+			answered = max(0, now.Sub(time.Unix(0, at)))
+		}
+		all = append(all, PeerStatus{
+			ID: p.id, Name: tab.cfgs[i].Name, PublicKey: p.key, Endpoint: s.endpoint, HandshakeAge: age, AnswerAge: answered,
+			ReceivedBytes: s.rx, SentBytes: s.tx, MTU: int(p.mtu.Load()),
+		})
+	}
+	slices.SortFunc(all, func(a, b PeerStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}

@@ -1,0 +1,209 @@
+// Package underlay carries WireGuard's datagrams over one UDP socket: many per system call, and many per pass
+// through the kernel (UDP_SEGMENT, UDP_GRO), without copying them together or apart and without allocating.
+package underlay
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// Options configure a Bind.
+type Options struct {
+	// Socket is a bound UDP socket. The Bind works on a duplicate, the file stays the caller's and has to stay open as
+	// long as the Bind may be opened.
+	Socket *os.File
+	// Forbidden says which source addresses datagrams are not taken from; nil: none. Called for every batch.
+	Forbidden func(netip.Addr) bool
+	// TooBig hears that a datagram to dst did not fit the path the kernel knows of. It must not block.
+	TooBig func(dst netip.AddrPort)
+	// Sent hears, after the system call, how many data messages were taken off WireGuard's hands.
+	Sent func(messages int)
+	// Logger gets at most one line in ten seconds about failing sends.
+	Logger *slog.Logger
+}
+
+// Counters count datagrams.
+type Counters struct {
+	// Forbidden came from a source that Options.Forbidden refuses.
+	Forbidden uint64
+	// TooBig did not fit the path; Failed were refused by the kernel for another reason.
+	TooBig, Failed uint64
+}
+
+// Bind is a conn.Bind on one UDP socket of either family; a socket for both takes IPv4 as mapped addresses. Send may
+// be called concurrently.
+type Bind struct {
+	o    Options
+	file *os.File // the caller's
+	port uint16
+	is6  bool // IPv4 goes as mapped addresses
+
+	mu   sync.Mutex // guards sock against Open and Close
+	sock atomic.Pointer[socket]
+
+	noGSO                     atomic.Bool
+	forbidden, tooBig, failed atomic.Uint64
+	lastLog                   atomic.Int64
+
+	senders sync.Pool // *sender
+
+	epMu      sync.Mutex // guards endpoints
+	endpoints map[netip.AddrPort]*endpoint
+}
+
+// socket is one opening of the Bind.
+type socket struct {
+	file *os.File // our duplicate, in the runtime's poller
+	raw  syscall.RawConn
+	is6  bool
+}
+
+var _ conn.Bind = (*Bind)(nil)
+
+// New makes a Bind; the socket is used from Open on.
+func New(o Options) (*Bind, error) {
+	if o.Socket == nil {
+		return nil, errors.New("underlay: no socket")
+	}
+	b := &Bind{o: o, file: o.Socket, endpoints: make(map[netip.AddrPort]*endpoint)}
+	b.senders.New = func() any { return newSender(b) }
+	var err error
+	b.port, b.is6, err = b.localAddr()
+	return b, err
+}
+
+// Counters gives the counts so far.
+func (b *Bind) Counters() Counters {
+	return Counters{Forbidden: b.forbidden.Load(), TooBig: b.tooBig.Load(), Failed: b.failed.Load()}
+}
+
+// localAddr gives the port the socket is bound to and whether it is an IPv6 socket.
+func (b *Bind) localAddr() (port uint16, is6 bool, err error) {
+	rc, err := b.file.SyscallConn()
+	if err != nil {
+		return 0, false, fmt.Errorf("WireGuard's socket: %w", err)
+	}
+	var sa unix.Sockaddr
+	var serr error
+	if err := rc.Control(func(fd uintptr) { sa, serr = unix.Getsockname(int(fd)) }); err != nil {
+		return 0, false, fmt.Errorf("WireGuard's socket: %w", err)
+	}
+	if serr != nil {
+		return 0, false, fmt.Errorf("WireGuard's socket: %w", serr)
+	}
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		port = uint16(a.Port)
+	case *unix.SockaddrInet6:
+		port, is6 = uint16(a.Port), true
+	default:
+		return 0, false, fmt.Errorf("WireGuard's socket: expected an IPv4 or IPv6 UDP socket, got %T", sa)
+	}
+	if port == 0 {
+		return 0, false, errors.New("WireGuard's socket: expected a bound UDP socket")
+	}
+	return port, is6, nil
+}
+
+// Open implements conn.Bind. The port is the socket's, whatever is asked for.
+func (b *Bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sock.Load() != nil {
+		return nil, 0, conn.ErrBindAlreadyOpen
+	}
+	s, err := b.duplicate()
+	if err != nil {
+		return nil, 0, fmt.Errorf("WireGuard's socket: %w", err)
+	}
+	s.is6 = b.is6
+	b.clearEndpoints()
+	b.sock.Store(s)
+	return []conn.ReceiveFunc{newReceiver(b, s).receive}, b.port, nil
+}
+
+func (b *Bind) duplicate() (*socket, error) {
+	rc, err := b.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, derr := -1, error(nil)
+	err = rc.Control(func(old uintptr) {
+		if fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); derr == nil {
+			tune(fd)
+			derr = unix.SetNonblock(fd, true)
+		}
+	})
+	if err = errors.Join(err, derr); err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), b.file.Name())
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &socket{file: f, raw: raw}, nil
+}
+
+// Close implements conn.Bind: it ends a waiting receive. The caller's socket stays open.
+func (b *Bind) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.sock.Swap(nil); s != nil {
+		return s.file.Close()
+	}
+	return nil
+}
+
+// SetMark implements conn.Bind.
+func (b *Bind) SetMark(mark uint32) error {
+	s := b.sock.Load()
+	if s == nil {
+		return net.ErrClosed
+	}
+	var serr error
+	err := s.raw.Control(func(fd uintptr) {
+		serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark))
+	})
+	return errors.Join(err, serr)
+}
+
+// BatchSize implements conn.Bind.
+func (b *Bind) BatchSize() int { return conn.IdealBatchSize }
+
+// ParseEndpoint implements conn.Bind.
+func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
+	ap, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return nil, err
+	}
+	return b.endpoint(ap), nil
+}
+
+// logSendError tells of one failed send in ten seconds; the rest is in the counters.
+func (b *Bind) logSendError(dst netip.AddrPort, err error) {
+	now := time.Now().UnixNano()
+	last := b.lastLog.Load()
+	if b.o.Logger == nil || now-last < int64(10*time.Second) || !b.lastLog.CompareAndSwap(last, now) {
+		return
+	}
+	b.o.Logger.Warn("cannot send WireGuard datagrams", "to", dst, "err", err)
+}
+
+// Port is the UDP port the socket is bound to.
+func (b *Bind) Port() uint16 { return b.port }

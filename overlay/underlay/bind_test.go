@@ -1,0 +1,321 @@
+package underlay
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type got struct {
+	data []byte
+	from netip.AddrPort
+}
+
+// opened is a Bind with a goroutine that receives.
+type opened struct {
+	*Bind
+	in chan got
+}
+
+func open(t testing.TB, o Options) opened {
+	t.Helper()
+	if o.Socket == nil {
+		sock, err := OpenSocket(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { sock.Close() })
+		o.Socket = sock
+	}
+	b, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fns, port, err := b.Open(0)
+	if err != nil || len(fns) != 1 || port != b.Port() {
+		t.Fatalf("open: %d functions, port %d, %v", len(fns), port, err)
+	}
+	d := opened{b, make(chan got, 4096)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		bufs, sizes, eps := make([][]byte, 128), make([]int, 128), make([]conn.Endpoint, 128)
+		for i := range bufs {
+			bufs[i] = make([]byte, 65535)
+		}
+		for {
+			n, err := fns[0](bufs, sizes, eps)
+			if err != nil {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Errorf("receive ended with %v", err)
+				}
+				return
+			}
+			for i := range n {
+				if sizes[i] > 0 {
+					d.in <- got{bytes.Clone(bufs[i][:sizes[i]]), eps[i].(*endpoint).ap}
+				}
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		b.Close()
+		<-done
+	})
+	return d
+}
+
+func (d opened) at(host string) conn.Endpoint {
+	ep, err := d.ParseEndpoint(netip.AddrPortFrom(netip.MustParseAddr(host), d.Port()).String())
+	if err != nil {
+		panic(err)
+	}
+	return ep
+}
+
+func datagrams(sizes ...int) (bufs [][]byte) {
+	for i, n := range sizes {
+		b := make([]byte, n)
+		for j := range b {
+			b[j] = byte(i*31 + j)
+		}
+		bufs = append(bufs, b)
+	}
+	return bufs
+}
+
+func repeat(size, n int) (s []int) {
+	for range n {
+		s = append(s, size)
+	}
+	return s
+}
+
+// Datagrams come out one by one as they went in, however the kernel was asked to bundle them and whatever segment
+// size the receiver expected.
+func TestRoundTrip(t *testing.T) {
+	a, b := open(t, Options{}), open(t, Options{})
+	for _, c := range []struct {
+		name  string
+		sizes []int
+	}{
+		{"one", []int{100}},
+		{"equal", repeat(1452, 44)},
+		{"equal again", repeat(1452, 44)},
+		{"last shorter", append(repeat(1452, 30), 96)},
+		{"another size", repeat(300, 64)},
+		{"a full batch", repeat(1200, 128)},
+		{"large single after small", []int{9000}},
+		{"mixed", []int{96, 1452, 1452, 96, 96, 32, 1452, 1, 1, 1, 148, 60000}},
+		{"growing", []int{10, 20, 30, 40, 50}},
+		{"tiny", repeat(1, 128)},
+		{"the usual again", repeat(1452, 100)},
+	} {
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			t.Run(c.name+" "+host, func(t *testing.T) {
+				want := datagrams(c.sizes...)
+				if err := a.Send(want, b.at(host)); err != nil {
+					t.Fatal(err)
+				}
+				for i, w := range want {
+					select {
+					case g := <-b.in:
+						if !bytes.Equal(g.data, w) {
+							t.Fatalf("datagram %d has %d bytes, want %d", i, len(g.data), len(w))
+						}
+						if want := netip.AddrPortFrom(netip.MustParseAddr(host), a.Port()); g.from != want {
+							t.Fatalf("datagram %d from %s, want %s", i, g.from, want)
+						}
+					case <-time.After(5 * time.Second):
+						t.Fatalf("datagram %d is missing", i)
+					}
+				}
+			})
+		}
+	}
+}
+
+// More segments in one message than a group has buffers: newer kernels send up to 128.
+func TestReceiveManySegments(t *testing.T) {
+	for _, guess := range []int{50, 1 << 16, 33} {
+		r := newReceiver(&Bind{endpoints: map[netip.AddrPort]*endpoint{}}, nil)
+		r.seen = guess
+		bufs, sizes, eps := make([][]byte, 128), make([]int, 128), make([]conn.Endpoint, 128)
+		for i := range bufs {
+			bufs[i] = make([]byte, 65535)
+		}
+		var want []byte
+		for i := range 50*127 + 7 {
+			want = append(want, byte(i/50*3+i))
+		}
+		r.lay(bufs)
+		rest := want // as the kernel would scatter it
+		for _, v := range r.iovs[0][:r.msgs[0].Iovlen] {
+			n := min(len(rest), int(v.Len))
+			copy(bytesAt(v), rest[:n])
+			rest = rest[n:]
+		}
+		r.msgs[0].n = uint32(len(want))
+		r.msgs[0].SetControllen(putGRO(r.ctls[0][:], 50))
+		r.names[0].Family = unix.AF_INET6
+		var have []byte
+		collect := func() {
+			for i := range sizes {
+				if sizes[i] > 50 {
+					t.Fatalf("guess %d: a datagram of %d bytes", guess, sizes[i])
+				}
+				have = append(have, bufs[i][:sizes[i]]...)
+			}
+			clear(sizes)
+		}
+		r.take(0, bufs[:64], sizes[:64], eps[:64])
+		collect()
+		for r.drain(bufs, sizes, eps) > 0 {
+			collect()
+		}
+		if !bytes.Equal(have, want) {
+			t.Errorf("guess %d: %d bytes differ from the %d sent", guess, len(have), len(want))
+		}
+	}
+}
+
+func TestForbiddenSource(t *testing.T) {
+	var calls atomic.Int64
+	a := open(t, Options{})
+	b := open(t, Options{Forbidden: func(ip netip.Addr) bool {
+		calls.Add(1)
+		return ip == netip.MustParseAddr("127.0.0.1")
+	}})
+	if err := a.Send(datagrams(100), b.at("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Send(datagrams(101), b.at("::1")); err != nil {
+		t.Fatal(err)
+	}
+	if g := <-b.in; len(g.data) != 101 || b.Counters().Forbidden != 1 || calls.Load() < 2 {
+		t.Errorf("got %d bytes, %+v", len(g.data), b.Counters())
+	}
+}
+
+// What does not fit is counted and told, and does not stop the rest of the batch.
+func TestTooBig(t *testing.T) {
+	var told atomic.Pointer[netip.AddrPort]
+	var sent atomic.Int64
+	a := open(t, Options{
+		TooBig: func(dst netip.AddrPort) { told.Store(&dst) }, Sent: func(n int) { sent.Add(int64(n)) },
+	})
+	b := open(t, Options{})
+	bufs := datagrams(65535, 200)
+	bufs[0][0], bufs[1][0] = messageData, messageData
+	if err := a.Send(bufs, b.at("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	if g := <-b.in; len(g.data) != 200 {
+		t.Errorf("got %d bytes, want 200", len(g.data))
+	}
+	if ep := told.Load(); ep == nil || ep.Port() != b.Port() || a.Counters().TooBig != 1 || sent.Load() != 2 {
+		t.Errorf("told %v, %+v, sent %d", ep, a.Counters(), sent.Load())
+	}
+}
+
+// Closing ends the receiver (open checks that) and leaves the caller's socket alone, for the next Bind to use.
+func TestCloseKeepsTheSocket(t *testing.T) {
+	sock, err := OpenSocket(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	far := open(t, Options{})
+	b := open(t, Options{Socket: sock})
+	to := b.at("127.0.0.1")
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Send(datagrams(10), to); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("send after close: %v", err)
+	}
+	if err := far.Send(datagrams(77), to); err != nil { // nobody receives, the socket keeps it
+		t.Fatal(err)
+	}
+	again := open(t, Options{Socket: sock})
+	if g := <-again.in; len(g.data) != 77 || again.Port() != b.Port() {
+		t.Errorf("got %d bytes on port %d, want the 77 kept on port %d", len(g.data), again.Port(), b.Port())
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	if _, err := New(Options{}); err == nil {
+		t.Error("no socket was accepted")
+	}
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := New(Options{Socket: f}); err == nil {
+		t.Error("a file was taken for a socket")
+	}
+}
+
+func TestPathMTU(t *testing.T) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		mtu, ok := PathMTU(netip.AddrPortFrom(netip.MustParseAddr(host), 9))
+		if !ok || mtu < 1280 {
+			t.Errorf("%s: %d, %v", host, mtu, ok)
+		}
+	}
+}
+
+func TestEndpointsAreBounded(t *testing.T) {
+	b := &Bind{endpoints: map[netip.AddrPort]*endpoint{}}
+	for i := range 3 * maxEndpoints {
+		b.endpoint(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), uint16(1+i>>16)))
+	}
+	if len(b.endpoints) > maxEndpoints {
+		t.Errorf("%d endpoints kept", len(b.endpoints))
+	}
+	v4, v6 := netip.MustParseAddrPort("192.0.2.1:7"), netip.MustParseAddrPort("[::ffff:192.0.2.1]:7")
+	if b.endpoint(v4) != b.endpoint(v6) {
+		t.Error("a mapped address is another endpoint")
+	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	for _, n := range []int{1, 44, 128} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			a, z := open(b, Options{}), open(b, Options{Forbidden: func(netip.Addr) bool { return true }})
+			bufs, to := datagrams(repeat(1452, n)...), z.at("127.0.0.1")
+			b.SetBytes(int64(n) * 1452)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := a.Send(bufs, to); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestSendAllocatesNothing(t *testing.T) {
+	a, z := open(t, Options{}), open(t, Options{Forbidden: func(netip.Addr) bool { return true }})
+	bufs, to := datagrams(repeat(1452, 44)...), z.at("127.0.0.1")
+	if n := testing.AllocsPerRun(200, func() {
+		if err := a.Send(bufs, to); err != nil {
+			t.Fatal(err)
+		}
+	}); n > 1 { // the race detector has sync.Pool lose some of what it is given
+		t.Errorf("%v allocations for a batch of 44", n)
+	}
+}

@@ -1,0 +1,110 @@
+package underlay
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// maxEndpoints bounds how many addresses are kept: anyone can send from ever new ones.
+const maxEndpoints = 4096
+
+// endpoint is a far address, made once per address and never changed.
+type endpoint struct {
+	ap netip.AddrPort // IPv4 unmapped
+	v4 unix.RawSockaddrInet4
+	v6 unix.RawSockaddrInet6 // IPv4 mapped
+}
+
+var _ conn.Endpoint = (*endpoint)(nil)
+
+// endpoint interns ap, so that a datagram from a known address allocates nothing.
+func (b *Bind) endpoint(ap netip.AddrPort) *endpoint {
+	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	b.epMu.Lock()
+	defer b.epMu.Unlock()
+	if e := b.endpoints[ap]; e != nil {
+		return e
+	}
+	if len(b.endpoints) >= maxEndpoints {
+		clear(b.endpoints) // those in use stay alive with their peers
+	}
+	e := newEndpoint(ap)
+	b.endpoints[ap] = e
+	return e
+}
+
+func (b *Bind) clearEndpoints() {
+	b.epMu.Lock()
+	clear(b.endpoints)
+	b.epMu.Unlock()
+}
+
+func newEndpoint(ap netip.AddrPort) *endpoint {
+	e := &endpoint{ap: ap}
+	e.v6.Family = unix.AF_INET6
+	e.v6.Addr = ap.Addr().As16()
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&e.v6.Port))[:], ap.Port())
+	if zone := ap.Addr().Zone(); zone != "" {
+		e.v6.Scope_id = zoneIndex(zone)
+	}
+	if ap.Addr().Is4() {
+		e.v4.Family = unix.AF_INET
+		e.v4.Addr = ap.Addr().As4()
+		e.v4.Port = e.v6.Port
+	}
+	return e
+}
+
+// sockaddr gives the raw address for a socket of the given family; nil when such a socket cannot reach it.
+func (e *endpoint) sockaddr(is6 bool) (*byte, uint32) {
+	switch {
+	case is6:
+		return (*byte)(unsafe.Pointer(&e.v6)), unix.SizeofSockaddrInet6
+	case e.v4.Family == unix.AF_INET:
+		return (*byte)(unsafe.Pointer(&e.v4)), unix.SizeofSockaddrInet4
+	}
+	return nil, 0
+}
+
+// addrPort reads what recvmmsg stored; invalid for a family that is not ours.
+func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	switch sa.Family {
+	case unix.AF_INET:
+		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), networkPort(&v4.Port))
+	case unix.AF_INET6:
+		a := netip.AddrFrom16(sa.Addr).Unmap()
+		if a.IsLinkLocalUnicast() && a.Is6() {
+			a = a.WithZone(zoneName(sa.Scope_id))
+		}
+		return netip.AddrPortFrom(a, networkPort(&sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func networkPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
+
+// ClearSrc implements conn.Endpoint; the kernel chooses the source by route.
+func (e *endpoint) ClearSrc() {}
+
+// SrcToString implements conn.Endpoint.
+func (e *endpoint) SrcToString() string { return "" }
+
+// SrcIP implements conn.Endpoint.
+func (e *endpoint) SrcIP() netip.Addr { return netip.Addr{} }
+
+// DstIP implements conn.Endpoint.
+func (e *endpoint) DstIP() netip.Addr { return e.ap.Addr() }
+
+// DstToString implements conn.Endpoint.
+func (e *endpoint) DstToString() string { return e.ap.String() }
+
+// DstToBytes implements conn.Endpoint; WireGuard's cookies are bound to it.
+func (e *endpoint) DstToBytes() []byte {
+	b, _ := e.ap.MarshalBinary()
+	return b
+}

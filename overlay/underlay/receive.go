@@ -1,0 +1,220 @@
+package underlay
+
+import (
+	"net"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+const (
+	// groups is how many messages one call takes; each may be maxSegments coalesced datagrams.
+	groups = conn.IdealBatchSize / maxSegments
+	// controlLen holds the UDP_GRO control message, with room for one that somebody else enabled on the socket.
+	controlLen = 128
+)
+
+// receiver is the receiving side of one opening of the Bind; used by one goroutine.
+//
+// The kernel scatters each coalesced message over WireGuard's buffers, one datagram each, which works when the
+// segment size is guessed right: it is the last one seen. A wrong guess is put straight by one copy through stash.
+type receiver struct {
+	b    *Bind
+	sock *socket
+
+	msgs  [groups]mmsghdr
+	iovs  [groups][maxSegments]unix.Iovec
+	names [groups]unix.RawSockaddrInet6
+	ctls  [groups][controlLen]byte
+	stash [groups]stash
+	guess int // segment size in bytes that lay counts on
+	seen  int // the latest size seen; the next guess
+
+	last   *endpoint // of the last datagram
+	lastAP netip.AddrPort
+
+	used  int // messages to read into
+	got   int
+	errno unix.Errno
+	try   func(fd uintptr) bool
+}
+
+// stash is a coalesced message that has to be cut by copying.
+type stash struct {
+	buf  []byte // nil until needed
+	rest []byte // of buf
+	size int
+	from *endpoint
+}
+
+func newReceiver(b *Bind, sock *socket) *receiver {
+	r := &receiver{b: b, sock: sock, seen: 1 << 16}
+	r.try = func(fd uintptr) bool {
+		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(r.used),
+			unix.MSG_DONTWAIT, 0, 0)
+		r.got, r.errno = int(n), errno
+		return errno != unix.EAGAIN
+	}
+	return r
+}
+
+// receive is the conn.ReceiveFunc. WireGuard ends a receiver that returns errors, so only the end is one.
+func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
+	clear(sizes[:len(bufs)])
+	if n := r.drain(bufs, sizes, eps); n > 0 {
+		return n, nil
+	}
+	for {
+		r.lay(bufs)
+		if err := r.sock.raw.Read(r.try); err != nil {
+			return 0, net.ErrClosed
+		}
+		if r.errno != 0 { // an ICMP error about an earlier datagram, or EINTR
+			continue
+		}
+		n := 0
+		for i := range r.got {
+			lo := i * maxSegments
+			hi := min(lo+maxSegments, len(bufs))
+			if k := r.take(i, bufs[lo:hi], sizes[lo:hi], eps[lo:hi]); k > 0 {
+				n = lo + k
+			}
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// lay points the messages' vectors into bufs, guess bytes of each, and the last one whole, so that nothing is cut off.
+func (r *receiver) lay(bufs [][]byte) {
+	r.used, r.guess = 0, r.seen
+	for i := range r.msgs {
+		lo := i * maxSegments
+		if lo >= len(bufs) {
+			break
+		}
+		group := bufs[lo:min(lo+maxSegments, len(bufs))]
+		n := len(group)
+		if r.guess >= len(group[0]) {
+			n = 1
+		}
+		for j, b := range group[:n] {
+			size := len(b)
+			if j < n-1 {
+				size = min(size, r.guess)
+			}
+			r.iovs[i][j].Base = unsafe.SliceData(b)
+			r.iovs[i][j].SetLen(size)
+		}
+		m := &r.msgs[i]
+		m.Iov = &r.iovs[i][0]
+		m.SetIovlen(n)
+		m.Name, m.Namelen = (*byte)(unsafe.Pointer(&r.names[i])), unix.SizeofSockaddrInet6
+		m.Control = &r.ctls[i][0]
+		m.SetControllen(controlLen)
+		r.used++
+	}
+}
+
+// take gives out message i, which lies in bufs; it returns how many of bufs are to be looked at.
+func (r *receiver) take(i int, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
+	m := &r.msgs[i]
+	total := int(m.n)
+	segment := controlInt(r.ctls[i][:m.Controllen])
+	if segment == 0 {
+		segment = total
+	}
+	from := r.from(&r.names[i])
+	if from == nil || total == 0 || m.Flags&unix.MSG_TRUNC != 0 {
+		return 0
+	}
+	spread := min(r.guess, len(bufs[0])) // bytes in each buffer
+	if segment < total && segment != spread || total > spread && segment == total {
+		r.restash(i, bufs, total, segment, from)
+		return r.cut(&r.stash[i], bufs, sizes, eps)
+	}
+	n := 0
+	for left := total; left > 0 && n < len(bufs); n++ {
+		size := min(segment, left)
+		if n == len(bufs)-1 {
+			size = left
+		}
+		sizes[n], eps[n] = size, from
+		left -= size
+	}
+	if n == len(bufs) && sizes[n-1] > segment { // more segments than buffers: what the last one holds is cut later
+		n--
+		st := r.room(i)
+		st.rest = append(st.buf[:0], bufs[n][:sizes[n]]...)
+		st.size, st.from = segment, from
+		sizes[n] = 0
+		return n + r.cut(st, bufs[n:], sizes[n:], eps[n:])
+	}
+	return n
+}
+
+// restash copies message i out of the buffers it was scattered over, and guesses better from now on.
+func (r *receiver) restash(i int, bufs [][]byte, total, segment int, from *endpoint) {
+	st := r.room(i)
+	st.rest = st.buf[:0]
+	spread := min(r.guess, len(bufs[0]))
+	for j := 0; total > 0; j++ {
+		n := min(spread, total)
+		if j == int(r.msgs[i].Iovlen)-1 {
+			n = total
+		}
+		st.rest = append(st.rest, bufs[j][:n]...)
+		total -= n
+	}
+	st.size, st.from = segment, from
+	if segment < len(st.rest) {
+		r.seen = segment
+	}
+}
+
+func (r *receiver) room(i int) *stash {
+	st := &r.stash[i]
+	if st.buf == nil {
+		st.buf = make([]byte, 0, 1<<16)
+	}
+	return st
+}
+
+// cut gives out datagrams of st as long as there are buffers.
+func (r *receiver) cut(st *stash, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
+	n := 0
+	for ; len(st.rest) > 0 && n < len(bufs); n++ {
+		size := copy(bufs[n], st.rest[:min(st.size, len(st.rest))])
+		st.rest = st.rest[size:]
+		sizes[n], eps[n] = size, st.from
+	}
+	return n
+}
+
+// drain gives out what an earlier call had no buffers for.
+func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
+	n := 0
+	for i := range r.stash {
+		n += r.cut(&r.stash[i], bufs[n:], sizes[n:], eps[n:])
+	}
+	return n
+}
+
+// from finds the endpoint of a message; nil when datagrams from there are not taken.
+func (r *receiver) from(sa *unix.RawSockaddrInet6) *endpoint {
+	ap := addrPort(sa)
+	if ap != r.lastAP || r.last == nil {
+		if !ap.IsValid() {
+			return nil
+		}
+		r.lastAP, r.last = ap, r.b.endpoint(ap)
+	}
+	if r.b.o.Forbidden != nil && r.b.o.Forbidden(ap.Addr()) {
+		r.b.forbidden.Add(1)
+		return nil
+	}
+	return r.last
+}

@@ -1,0 +1,232 @@
+package underlay
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+const (
+	// maxSegments is the number of datagrams that every kernel with UDP_SEGMENT takes in one message (UDP_MAX_SEGMENTS).
+	maxSegments = 64
+	// maxBytes is the largest payload of one message: 65535 less the UDP header and the larger IP header.
+	maxBytes = 65535 - 8 - 40
+
+	// WireGuard's transport data messages: first byte, and the length of one that carries nothing (a keepalive).
+	messageData      = 4
+	keepaliveMessage = 32
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	unix.Msghdr
+	n uint32
+	_ [4]byte
+}
+
+// segmentControl is a control message with one UDP_SEGMENT in it, padded as CMSG_SPACE pads.
+type segmentControl struct {
+	hdr  unix.Cmsghdr
+	size uint16
+	_    [6]byte
+}
+
+// sender is what one Send needs; pooled. Its functions are made once, because a closure per call would allocate.
+type sender struct {
+	msgs [conn.IdealBatchSize]mmsghdr
+	ctls [conn.IdealBatchSize]segmentControl
+	iovs [conn.IdealBatchSize]unix.Iovec
+
+	pending []mmsghdr // what is still to be sent
+	sent    int
+	errno   unix.Errno
+	try     func(fd uintptr)      // sends once
+	wait    func(fd uintptr) bool // sends once, false while the socket's buffer is full
+}
+
+func newSender(*Bind) *sender {
+	s := new(sender)
+	s.try = func(fd uintptr) {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&s.pending[0])),
+			uintptr(len(s.pending)), unix.MSG_DONTWAIT, 0, 0)
+		s.sent, s.errno = int(n), errno
+	}
+	s.wait = func(fd uintptr) bool {
+		s.try(fd)
+		return s.errno != unix.EAGAIN
+	}
+	return s
+}
+
+// Send implements conn.Bind. Errors of single datagrams are counted, not returned: WireGuard would log each.
+func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
+	sock := b.sock.Load()
+	if sock == nil {
+		return net.ErrClosed
+	}
+	e, ok := ep.(*endpoint)
+	if !ok {
+		return conn.ErrWrongEndpointType
+	}
+	if b.o.Sent != nil {
+		defer b.o.Sent(dataMessages(bufs))
+	}
+	name, nameLen := e.sockaddr(sock.is6)
+	if name == nil {
+		return errors.New("the WireGuard socket is for IPv4 only, the peer's endpoint is IPv6")
+	}
+	s := b.senders.Get().(*sender)
+	defer b.senders.Put(s)
+	for len(bufs) > 0 {
+		batch := bufs[:min(len(bufs), len(s.iovs))]
+		bufs = bufs[len(batch):]
+		n := s.gather(batch, !b.noGSO.Load())
+		for i := range s.msgs[:n] {
+			s.msgs[i].Name, s.msgs[i].Namelen = name, nameLen
+		}
+		err := b.flush(sock, s, n, e)
+		clear(s.iovs[:len(batch)]) // the buffers are WireGuard's again
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dataMessages(bufs [][]byte) int {
+	n := 0
+	for _, b := range bufs {
+		if len(b) > keepaliveMessage && b[0] == messageData {
+			n++
+		}
+	}
+	return n
+}
+
+// gather lays bufs out as messages: with gso, runs of equal length (the last may be shorter) become one message.
+// Nothing is copied, every datagram is one element of the message's vector.
+func (s *sender) gather(bufs [][]byte, gso bool) (messages int) {
+	for i := 0; i < len(bufs); messages++ {
+		size, total, first := len(bufs[i]), 0, i
+		for i < len(bufs) && (i == first || gso) {
+			n := len(bufs[i])
+			if n > size || total+n > maxBytes && i > first || i-first == maxSegments {
+				break
+			}
+			s.iovs[i].Base = unsafe.SliceData(bufs[i])
+			s.iovs[i].SetLen(n)
+			total += n
+			i++
+			if n < size {
+				break
+			}
+		}
+		m := &s.msgs[messages]
+		m.Iov = &s.iovs[first]
+		m.SetIovlen(i - first)
+		m.Control, m.Controllen = nil, 0
+		if i-first > 1 {
+			c := &s.ctls[messages]
+			c.hdr.Level, c.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+			c.hdr.SetLen(unix.CmsgLen(2))
+			c.size = uint16(size)
+			m.Control = (*byte)(unsafe.Pointer(c))
+			m.SetControllen(int(unsafe.Sizeof(*c)))
+		}
+	}
+	return messages
+}
+
+// flush sends the first n messages of s to e.
+func (b *Bind) flush(sock *socket, s *sender, n int, e *endpoint) error {
+	for s.pending = s.msgs[:n]; len(s.pending) > 0; {
+		// Control only keeps the descriptor open meanwhile: senders to different peers do not wait for each other.
+		err := sock.raw.Control(s.try)
+		if err == nil && s.errno == unix.EAGAIN {
+			err = sock.raw.Write(s.wait)
+		}
+		if err != nil {
+			return net.ErrClosed
+		}
+		switch s.errno {
+		case 0:
+			s.pending = s.pending[s.sent:]
+		case unix.EINTR, unix.EAGAIN:
+		default:
+			if err := b.refused(sock, s, e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refused deals with the first pending message, which the kernel refused with s.errno.
+func (b *Bind) refused(sock *socket, s *sender, e *endpoint) error {
+	errno, m := s.errno, s.pending[0]
+	rest := s.pending[1:]
+	segments := unsafe.Slice(m.Iov, m.Iovlen)
+	if len(segments) == 1 {
+		b.count(errno, e)
+		s.pending = rest
+		return nil
+	}
+	if errno == unix.EIO {
+		b.noGSO.Store(true) // a device that cannot checksum (udp(7), UDP_SEGMENT)
+	}
+	// One by one: some may fit where the longest does not. EINVAL is what kernels before 6.14 say to that.
+	for i := range segments {
+		m.Iov, m.Control = &segments[i], nil
+		m.SetIovlen(1)
+		m.SetControllen(0)
+		one := [1]mmsghdr{m}
+		if err := b.sendOne(sock, s, one[:], e); err != nil {
+			return err
+		}
+	}
+	s.pending = rest
+	return nil
+}
+
+func (b *Bind) sendOne(sock *socket, s *sender, one []mmsghdr, e *endpoint) error {
+	s.pending = one
+	if err := sock.raw.Write(s.wait); err != nil {
+		return net.ErrClosed
+	}
+	if s.errno != 0 {
+		b.count(s.errno, e)
+	}
+	return nil
+}
+
+func (b *Bind) count(errno unix.Errno, e *endpoint) {
+	if errno != unix.EMSGSIZE {
+		b.failed.Add(1)
+		b.logSendError(e.ap, errno)
+		return
+	}
+	b.tooBig.Add(1)
+	if b.o.TooBig != nil {
+		b.o.TooBig(e.ap)
+	}
+}
+
+// controlInt finds the UDP_GRO size among the control messages of a received message; 0 when there is none.
+func controlInt(ctl []byte) int {
+	for len(ctl) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
+		n := int(h.Len)
+		if n < unix.SizeofCmsghdr || n > len(ctl) {
+			return 0
+		}
+		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && n >= unix.CmsgLen(4) {
+			return int(binary.NativeEndian.Uint32(ctl[unix.CmsgLen(0):]))
+		}
+		ctl = ctl[min(len(ctl), unix.CmsgSpace(n-unix.SizeofCmsghdr)):]
+	}
+	return 0
+}
