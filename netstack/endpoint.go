@@ -1,0 +1,183 @@
+package netstack
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// linkEndpoint joins the stack to the switch. It lets the stack send superframes (HostGSO) and spares it checksums that
+// were verified here. It declares no TX checksum offload: packets without GSOOptions would then leave without one.
+type linkEndpoint struct {
+	node       *Node
+	mtu        atomic.Uint32
+	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	buffers    sync.Pool // *[packet.MaxFrame]byte; what the stack sends at once is bounded by its own windows
+}
+
+var (
+	_ stack.LinkEndpoint = (*linkEndpoint)(nil)
+	_ stack.GSOEndpoint  = (*linkEndpoint)(nil)
+)
+
+func newLinkEndpoint(n *Node, mtu int) *linkEndpoint {
+	if mtu <= 0 {
+		mtu = 1280 // IPv6's minimum, until Set says
+	}
+	e := &linkEndpoint{node: n}
+	e.mtu.Store(uint32(mtu))
+	e.buffers.New = func() any { return new([packet.MaxFrame]byte) }
+	return e
+}
+
+func (e *linkEndpoint) MTU() uint32                             { return e.mtu.Load() }
+func (e *linkEndpoint) SetMTU(mtu uint32)                       { e.mtu.Store(mtu) }
+func (e *linkEndpoint) MaxHeaderLength() uint16                 { return packet.HeadLen }
+func (e *linkEndpoint) LinkAddress() tcpip.LinkAddress          { return "" }
+func (e *linkEndpoint) SetLinkAddress(tcpip.LinkAddress)        {}
+func (e *linkEndpoint) Wait()                                   {}
+func (e *linkEndpoint) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (e *linkEndpoint) AddHeader(*stack.PacketBuffer)           {}
+func (e *linkEndpoint) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (e *linkEndpoint) Close()                                  {}
+func (e *linkEndpoint) SetOnCloseAction(func())                 {}
+func (e *linkEndpoint) IsAttached() bool                        { return e.dispatcher.Load() != nil }
+func (e *linkEndpoint) GSOMaxSize() uint32                      { return 65000 } // room for headers below 64 KiB
+func (e *linkEndpoint) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
+
+func (e *linkEndpoint) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityRXChecksumOffload
+}
+
+func (e *linkEndpoint) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		e.dispatcher.Store(nil)
+		return
+	}
+	e.dispatcher.Store(&d)
+}
+
+// WritePackets carries what the stack sends through the pipeline, in the stack's goroutine.
+func (e *linkEndpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
+	w := e.node.workers.get()
+	defer e.node.workers.put(w)
+	buf := e.buffers.Get().(*[packet.MaxFrame]byte)
+	n := 0
+	for _, pkt := range list.AsSlice() {
+		size := packet.HeadLen
+		for _, part := range pkt.AsSlices() {
+			size += copy(buf[size:], part)
+		}
+		vnetOf(pkt).Encode(buf[:])
+		ether := packet.EtherIPv4
+		if pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber {
+			ether = packet.EtherIPv6
+		}
+		buf[packet.HeadLen-2], buf[packet.HeadLen-1] = byte(ether>>8), byte(ether)
+		buf = (*[packet.MaxFrame]byte)(w.fromGateway(buf[:size]))
+		n++
+	}
+	e.buffers.Put(buf)
+	return n, nil
+}
+
+// vnetOf says in virtio terms what the stack left to be done.
+func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
+	var h packet.VNetHdr
+	o := &pkt.GSOOptions
+	if o.Type == stack.GSONone || !o.NeedsCsum {
+		return h
+	}
+	h.Flags = packet.NeedsCsum
+	h.HdrLen = uint16(packet.EthLen + pkt.HeaderSize())
+	h.CsumStart = packet.EthLen + o.L3HdrLen
+	h.CsumOffset = o.CsumOffset
+	if pkt.Data().Size() > int(o.MSS) {
+		h.GSOSize = o.MSS
+		h.GSOType = packet.GSOTCPv4
+		if o.Type == stack.GSOTCPv6 {
+			h.GSOType = packet.GSOTCPv6
+		}
+	}
+	return h
+}
+
+// deliver gives the packet to the stack, by copy. UDP superframes are segmented: the stack has no UDP offload.
+func (g *Gateway) deliver(w *worker, p *packet.Packet, o *origin) (Verdict, DropReason) {
+	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
+		return Dropped, Malformed
+	}
+	if o.fromGateway() {
+		// The stack talks to itself; it may hold locks now, so it hears of it in a moment.
+		view := flatten(p)
+		g.spawn(func() { g.receive(view) })
+		return ToGateway, NotDropped
+	}
+	if p.VNet.GSOType&^packet.GSOECN != packet.GSOUDPL4 {
+		g.receive(flatten(p))
+		return ToGateway, NotDropped
+	}
+	w.segments.Reset(p, nil)
+	for {
+		view := buffer.NewViewSize(w.segments.Size())
+		n := w.segments.Next(view.AsSlice())
+		if n == 0 {
+			view.Release()
+			return ToGateway, NotDropped
+		}
+		view.CapLength(n)
+		g.receive(view)
+	}
+}
+
+func flatten(p *packet.Packet) *buffer.View {
+	view := buffer.NewViewSize(p.Len())
+	n := copy(view.AsSlice(), p.IP)
+	for _, t := range p.Tail {
+		n += copy(view.AsSlice()[n:], t)
+	}
+	return view
+}
+
+// inject gives the stack a packet made by the pipeline, a moment later: the stack may hold locks while it sends.
+func (g *Gateway) inject(ip []byte) {
+	view := buffer.NewViewWithData(ip)
+	g.spawn(func() { g.receive(view) })
+}
+
+// receive takes ownership of view.
+func (g *Gateway) receive(view *buffer.View) {
+	d := g.link.dispatcher.Load()
+	if d == nil {
+		view.Release()
+		return
+	}
+	proto := header.IPv4ProtocolNumber
+	if view.AsSlice()[0]>>4 == 6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	(*d).DeliverNetworkPacket(proto, pkt)
+	pkt.DecRef()
+}
+
+// send carries an IP packet of ours, as if the stack had sent it.
+func (g *Gateway) send(ip []byte) {
+	w := g.node.workers.get()
+	defer g.node.workers.put(w)
+	buf := g.link.buffers.Get().(*[packet.MaxFrame]byte)
+	clear(buf[:packet.HeadLen])
+	ether := packet.EtherIPv4
+	if ip[0]>>4 == 6 {
+		ether = packet.EtherIPv6
+	}
+	buf[packet.HeadLen-2], buf[packet.HeadLen-1] = byte(ether>>8), byte(ether)
+	n := copy(buf[packet.HeadLen:], ip)
+	g.link.buffers.Put((*[packet.MaxFrame]byte)(w.fromGateway(buf[:packet.HeadLen+n])))
+}

@@ -1,0 +1,253 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+const gatewayNIC tcpip.NICID = 1
+
+// Gateway ends connections on this node: a gVisor stack that is one more Port of the switch. It listens on the node's
+// own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets.
+type Gateway struct {
+	node  *Node
+	stack *stack.Stack
+	link  *linkEndpoint
+	pings pinger
+	idle  time.Duration
+
+	ctx    context.Context // ends with the node: stops every relay
+	cancel context.CancelFunc
+	relays sync.WaitGroup
+
+	mu     sync.Mutex // guards the rest
+	addrs  map[netip.Addr]bool
+	closed bool
+}
+
+func newGateway(n *Node, o Options) (*Gateway, error) {
+	g := &Gateway{node: n, addrs: map[netip.Addr]bool{}, idle: o.EgressIdle}
+	if g.idle == 0 {
+		g.idle = 2 * time.Minute
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.pings.known = map[pingKey]*pingFlow{}
+	g.link = newLinkEndpoint(n, o.MTU)
+	g.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	})
+	if err := g.configure(); err != nil {
+		g.cancel()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *Gateway) configure() error {
+	s := g.stack
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 6 << 20}
+	sack := tcpip.TCPSACKEnabled(true)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&receive, &send, &sack, &moderate} {
+		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("set %T: %s", o, err)
+		}
+	}
+	if err := s.CreateNIC(gatewayNIC, g.link); err != nil {
+		return fmt.Errorf("create the gateway's NIC: %s", err)
+	}
+	// Promiscuous and spoofing: it accepts whatever the pipeline routes here and dials pods as their client.
+	if err := s.SetPromiscuousMode(gatewayNIC, true); err != nil {
+		return fmt.Errorf("set promiscuous mode: %s", err)
+	}
+	if err := s.SetSpoofing(gatewayNIC, true); err != nil {
+		return fmt.Errorf("set spoofing: %s", err)
+	}
+	s.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: gatewayNIC},
+		{Destination: header.IPv6EmptySubnet, NIC: gatewayNIC},
+	})
+	// In-flight limits bound half-open connections; beyond it SYNs are dropped and tried again by the client.
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, 4096, g.egressTCP).HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, g.egressUDP).HandlePacket)
+	return nil
+}
+
+// setAddrs brings the stack's addresses and MTU to those of the snapshot.
+func (g *Gateway) setAddrs(s *snapshot) error {
+	want := map[netip.Addr]bool{}
+	for _, a := range s.gates {
+		want[a.Netip()] = true
+	}
+	for _, a := range s.LocalAddrs {
+		want[a] = true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.MTU > 0 {
+		g.link.SetMTU(uint32(s.MTU))
+	}
+	for a := range want {
+		if g.addrs[a] {
+			continue
+		}
+		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toAddress(a).WithPrefix()}
+		if err := g.stack.AddProtocolAddress(gatewayNIC, pa, stack.AddressProperties{}); err != nil {
+			return fmt.Errorf("add the gateway's address %s: %s", a, err)
+		}
+		g.addrs[a] = true
+	}
+	for a := range g.addrs {
+		if want[a] {
+			continue
+		}
+		if err := g.stack.RemoveAddress(gatewayNIC, toAddress(a)); err != nil {
+			return fmt.Errorf("remove the gateway's address %s: %s", a, err)
+		}
+		delete(g.addrs, a)
+	}
+	return nil
+}
+
+// Owns reports whether a is one of the gateway's own addresses.
+func (g *Gateway) Owns(a netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.addrs[a]
+}
+
+// spawn runs f beside, unless the gateway is closing, which waits for it.
+func (g *Gateway) spawn(f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.relays.Add(1)
+	go func() {
+		defer g.relays.Done()
+		f()
+	}()
+	return true
+}
+
+func (g *Gateway) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel()
+	g.relays.Wait()
+	g.stack.Close()
+	g.stack.Wait()
+}
+
+// Listen opens a TCP listener on one of the gateway's addresses.
+func (g *Gateway) Listen(addr netip.AddrPort) (net.Listener, error) {
+	if !addr.Addr().IsValid() || addr.Addr().IsUnspecified() {
+		return nil, fmt.Errorf("listen on %s: name one of the gateway's addresses; any would also catch what pods send outside", addr)
+	}
+	return gonet.ListenTCP(g.stack, toFullAddress(addr), protocolOf(addr.Addr()))
+}
+
+// ListenPacket opens a UDP socket on one of the gateway's addresses.
+func (g *Gateway) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
+	if !addr.Addr().IsValid() || addr.Addr().IsUnspecified() {
+		return nil, fmt.Errorf("listen on %s: name one of the gateway's addresses; any would also catch what pods send outside", addr)
+	}
+	local := toFullAddress(addr)
+	return gonet.DialUDP(g.stack, &local, nil, protocolOf(addr.Addr()))
+}
+
+// Dial connects to a pod, "tcp" or "udp". client is the address the pod is to see: its port is used when it is free,
+// else another one. An invalid client means the gateway's own address.
+func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	to = unmap(to)
+	if !client.Addr().IsValid() {
+		s := g.node.snapshot.Load()
+		if s == nil {
+			return nil, errors.New("dial: the node knows no addresses yet")
+		}
+		like := packet.AddrFrom(to.Addr())
+		gate, ok := s.gateway(&like)
+		if !ok {
+			return nil, fmt.Errorf("dial %s: this node has no pod range of that family", to)
+		}
+		client = netip.AddrPortFrom(gate.Netip(), 0)
+	}
+	client = unmap(client)
+	if client.Addr().Is4() != to.Addr().Is4() {
+		return nil, fmt.Errorf("dial %s as %s: the addresses are of different families", to, client)
+	}
+	c, err := g.dial(ctx, network, client, to)
+	if err != nil && client.Port() != 0 && ctx.Err() == nil && isPortInUse(err) {
+		c, err = g.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dial %s as %s: %w", to, client, err)
+	}
+	return c, nil
+}
+
+func (g *Gateway) dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	local, remote := toFullAddress(client), toFullAddress(to)
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+		c, err := gonet.DialTCPWithBind(ctx, g.stack, local, remote, protocolOf(to.Addr()))
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	case "udp", "udp4", "udp6":
+		c, err := gonet.DialUDP(g.stack, &local, &remote, protocolOf(to.Addr()))
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+	return nil, net.UnknownNetworkError(network)
+}
+
+// isPortInUse recognises gVisor's error, which gonet gives only as text.
+func isPortInUse(err error) bool {
+	return strings.HasSuffix(err.Error(), (&tcpip.ErrPortInUse{}).String())
+}
+
+func unmap(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) }
+
+func toAddress(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
+
+func toFullAddress(ap netip.AddrPort) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: gatewayNIC, Addr: toAddress(ap.Addr()), Port: ap.Port()}
+}
+
+func fromAddress(a tcpip.Address) netip.Addr {
+	ip, _ := netip.AddrFromSlice(a.AsSlice())
+	return ip
+}
+
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Is4() {
+		return ipv4.ProtocolNumber
+	}
+	return ipv6.ProtocolNumber
+}

@@ -1,0 +1,148 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// pod puts a real stack behind one of the world's devices.
+func (w *world) pod(name string) *netstacktest.Pod {
+	w.t.Helper()
+	ips := map[string][]string{"a": {"10.244.1.10", "fd00:10:244:1::10"}, "b": {"10.244.1.11", "fd00:10:244:1::11"}}[name]
+	p, err := netstacktest.NewPod(w.devices[name], w.macs[name], tap.GatewayMAC, 1420, addrs(ips...)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(p.Close)
+	return p
+}
+
+// echoServer sends every connection's bytes back and its client's address first.
+func echoServer(t *testing.T, l net.Listener) {
+	t.Helper()
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.WriteString(c, c.RemoteAddr().String()+"\n")
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+}
+
+func readLine(t *testing.T, c net.Conn) string {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	var line []byte
+	for b := make([]byte, 1); ; {
+		if _, err := c.Read(b); err != nil {
+			t.Fatalf("read: %v after %q", err, line)
+		}
+		if b[0] == '\n' {
+			return string(line)
+		}
+		line = append(line, b[0])
+	}
+}
+
+func TestGatewayDial(t *testing.T) {
+	for _, c := range []struct{ name, client, to, seen string }{
+		{"as the gateway", "", "10.244.1.10:80", "10.244.1.1"},
+		{"as a client", "198.51.100.7:4000", "10.244.1.10:80", "198.51.100.7:4000"},
+		{"as a client, IPv6", "[2001:db8::7]:4000", "[fd00:10:244:1::10]:80", "[2001:db8::7]:4000"},
+		{"as a node", "172.31.0.11:0", "10.244.1.10:80", "172.31.0.11"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			l, err := w.pod("a").Listen(ap(c.to))
+			if err != nil {
+				t.Fatal(err)
+			}
+			echoServer(t, l)
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			var client netip.AddrPort
+			if c.client != "" {
+				client = ap(c.client)
+			}
+			conn, err := w.node.Gateway().Dial(ctx, "tcp", client, ap(c.to))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if seen := readLine(t, conn); len(seen) < len(c.seen) || seen[:len(c.seen)] != c.seen {
+				t.Errorf("the pod saw %s, want %s", seen, c.seen)
+			}
+			// More than any window and superframe, so that segmentation both ways is in it.
+			sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+			go func() { _, _ = conn.Write(sent) }()
+			got := make([]byte, len(sent))
+			_ = conn.SetReadDeadline(time.Now().Add(4 * patience))
+			if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("a megabyte did not come back whole: %v", err)
+			}
+		})
+	}
+}
+
+func TestGatewayDialTwiceFromOneClientPort(t *testing.T) {
+	w := newWorld(t)
+	l, err := w.pod("a").Listen(ap("10.244.1.10:80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoServer(t, l)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for i, want := range []bool{true, false} {
+		conn, err := w.node.Gateway().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.10:80"))
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer conn.Close()
+		seen := ap(readLine(t, conn))
+		if seen.Addr().String() != "198.51.100.7" || (seen.Port() == 4000) != want {
+			t.Errorf("connection %d: the pod saw %s", i, seen)
+		}
+	}
+}
+
+func TestGatewayListens(t *testing.T) {
+	w := newWorld(t)
+	l, err := w.node.Gateway().Listen(ap("10.96.0.10:53"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoServer(t, l)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	pod := w.pod("b")
+	conn, err := pod.Dial(ctx, "tcp", ap("10.96.0.10:53"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if seen := readLine(t, conn); ap(seen).Addr().String() != "10.244.1.11" {
+		t.Errorf("the gateway saw %s, want the pod's address", seen)
+	}
+	if _, err := pod.Dial(ctx, "tcp", ap("10.244.1.1:9")); err == nil {
+		t.Error("a port of the gateway on which nobody listens took a connection")
+	}
+	if _, err := w.node.Gateway().Listen(ap("0.0.0.0:53")); err == nil {
+		t.Error("a listener on any address would catch what pods send outside")
+	}
+}

@@ -1,0 +1,119 @@
+// Package netstacktest gives tests a Port's device in memory, a Link that only records, and packets to send through them.
+package netstacktest
+
+import (
+	"io"
+	"sync"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Device is a Port's device in memory. What the node writes is kept for Next; Send is what the pod sends.
+type Device struct {
+	toNode chan []byte
+	toPod  chan []byte
+	done   chan struct{}
+	once   sync.Once
+}
+
+// NewDevice makes a device that holds up to 1024 frames each way.
+func NewDevice() *Device {
+	return &Device{toNode: make(chan []byte, 1024), toPod: make(chan []byte, 1024), done: make(chan struct{})}
+}
+
+// Run implements netstack.Device.
+func (d *Device) Run(buf []byte, handle func([]byte) []byte) error {
+	for {
+		select {
+		case f := <-d.toNode:
+			buf = buf[:cap(buf)]
+			buf = handle(buf[:copy(buf, f)])
+		case <-d.done:
+			return nil
+		}
+	}
+}
+
+// Write implements netstack.Device. When nobody takes the frames, the device refuses more, as a TAP does.
+func (d *Device) Write(frame []byte) error { return d.Writev([][]byte{frame}) }
+
+// Writev implements netstack.Device.
+func (d *Device) Writev(iov [][]byte) error {
+	var f []byte
+	for _, b := range iov {
+		f = append(f, b...)
+	}
+	select {
+	case <-d.done:
+		return io.ErrClosedPipe
+	default:
+	}
+	select {
+	case d.toPod <- f:
+		return nil
+	default:
+		return io.ErrShortWrite
+	}
+}
+
+// Close implements netstack.Device.
+func (d *Device) Close() error {
+	d.once.Do(func() { close(d.done) })
+	return nil
+}
+
+// Send gives the node a superframe of the pod.
+func (d *Device) Send(frame []byte) { d.toNode <- frame }
+
+// Frames is what the node wrote to the pod.
+func (d *Device) Frames() <-chan []byte { return d.toPod }
+
+// Sent is one packet a Link was given.
+type Sent struct {
+	Peer uint64
+	Via  *packet.Encap
+	// Packets are the IP packets that would go into the tunnel, encapsulated when Via is set.
+	Packets [][]byte
+}
+
+// Link records what it is given.
+type Link struct {
+	mu   sync.Mutex
+	size int
+	sent chan Sent
+}
+
+// NewLink makes a Link through which packets of at most mtu bytes fit.
+func NewLink(mtu int) *Link { return &Link{size: mtu, sent: make(chan Sent, 1024)} }
+
+// SetMTU changes the path to every peer.
+func (l *Link) SetMTU(mtu int) {
+	l.mu.Lock()
+	l.size = mtu
+	l.mu.Unlock()
+}
+
+// MTU implements netstack.Link.
+func (l *Link) MTU(uint64) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.size
+}
+
+// Send implements netstack.Link.
+func (l *Link) Send(p *packet.Packet, peer uint64, via *packet.Encap) {
+	s := Sent{Peer: peer, Via: via}
+	var seg packet.Segmenter
+	for seg.Reset(p, via); ; {
+		b := make([]byte, 65535)
+		n := seg.Next(b)
+		if n == 0 {
+			break
+		}
+		s.Packets = append(s.Packets, b[:n])
+	}
+	l.sent <- s
+}
+
+// Sent is what the Link was given.
+func (l *Link) Sent() <-chan Sent { return l.sent }

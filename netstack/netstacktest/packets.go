@@ -1,0 +1,115 @@
+package netstacktest
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Spec describes a packet. Proto, addresses and ports as in the tuple; for ICMP the Src port is the echo identifier.
+type Spec struct {
+	Src, Dst  netip.AddrPort
+	Proto     packet.Proto
+	TCPFlags  uint8
+	Payload   []byte
+	ICMPType  uint8 // of an ICMP packet
+	ICMPCode  uint8
+	MayFrag   bool // clear DF
+	FragFirst bool // set More Fragments
+	FragAt    int  // offset in bytes, of a later fragment: Payload follows the IP header at once
+	ID        uint16
+}
+
+// IP builds the IP packet, with right checksums.
+func (s Spec) IP() []byte {
+	l4 := s.l4()
+	var ip []byte
+	if s.Src.Addr().Is4() {
+		ip = make([]byte, 20, 20+len(l4))
+		ip[0] = 0x45
+		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(l4)))
+		binary.BigEndian.PutUint16(ip[4:], s.ID)
+		frag := uint16(s.FragAt / 8)
+		switch {
+		case s.FragFirst:
+			frag |= 0x2000
+		case s.FragAt == 0 && !s.MayFrag:
+			frag |= 0x4000
+		}
+		binary.BigEndian.PutUint16(ip[6:], frag)
+		ip[8], ip[9] = 64, byte(s.Proto)
+		copy(ip[12:], s.Src.Addr().AsSlice())
+		copy(ip[16:], s.Dst.Addr().AsSlice())
+		binary.BigEndian.PutUint16(ip[10:], ^sum(ip, 0))
+	} else {
+		ip = make([]byte, 40, 40+len(l4))
+		ip[0] = 0x60
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(l4)))
+		ip[6], ip[7] = byte(s.Proto), 64
+		copy(ip[8:], s.Src.Addr().AsSlice())
+		copy(ip[24:], s.Dst.Addr().AsSlice())
+	}
+	return append(ip, l4...)
+}
+
+func (s Spec) l4() []byte {
+	if s.FragAt > 0 {
+		return s.Payload
+	}
+	var b []byte
+	at := 0
+	switch s.Proto {
+	case packet.TCP:
+		b, at = make([]byte, 20), 16
+		b[12], b[13] = 5<<4, s.TCPFlags
+		b[14] = 0xff
+	case packet.UDP:
+		b, at = make([]byte, 8), 6
+		binary.BigEndian.PutUint16(b[4:], uint16(8+len(s.Payload)))
+	default:
+		b, at = make([]byte, 8), 2
+		b[0], b[1] = s.ICMPType, s.ICMPCode
+		binary.BigEndian.PutUint16(b[4:], s.Src.Port())
+	}
+	if s.Proto == packet.TCP || s.Proto == packet.UDP {
+		binary.BigEndian.PutUint16(b[0:], s.Src.Port())
+		binary.BigEndian.PutUint16(b[2:], s.Dst.Port())
+	}
+	b = append(b, s.Payload...)
+	var pseudo uint32
+	if s.Proto != packet.ICMPv4 {
+		pseudo = uint32(s.Proto) + uint32(len(b))
+		for _, a := range [][]byte{s.Src.Addr().AsSlice(), s.Dst.Addr().AsSlice()} {
+			pseudo += uint32(sum(a, 0))
+		}
+	}
+	binary.BigEndian.PutUint16(b[at:], ^sum(b, pseudo))
+	return b
+}
+
+func sum(b []byte, acc uint32) uint16 {
+	for i := 0; i+1 < len(b); i += 2 {
+		acc += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	if len(b)%2 == 1 {
+		acc += uint32(b[len(b)-1]) << 8
+	}
+	for acc > 0xffff {
+		acc = acc>>16 + acc&0xffff
+	}
+	return uint16(acc)
+}
+
+// Frame builds the superframe that a pod with this MAC would send to the gateway.
+func (s Spec) Frame(src, gateway packet.MAC) []byte {
+	f := make([]byte, packet.HeadLen)
+	copy(f[packet.VNetHdrLen:], gateway[:])
+	copy(f[packet.VNetHdrLen+6:], src[:])
+	ether := packet.EtherIPv4
+	if !s.Src.Addr().Is4() {
+		ether = packet.EtherIPv6
+	}
+	binary.BigEndian.PutUint16(f[packet.HeadLen-2:], ether)
+	return append(f, s.IP()...)
+}

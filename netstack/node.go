@@ -1,0 +1,198 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Options are what a Node needs for its life.
+type Options struct {
+	// Flows is the flow table, usually in memory that outlives the process.
+	Flows *flow.Table
+	// Link is the way to other nodes; nil for a node alone.
+	Link Link
+	// Logger gets what happens asynchronously; nil discards.
+	Logger *slog.Logger
+	// MTU is the pods' MTU until the first Config says otherwise.
+	MTU int
+	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
+	EgressIdle time.Duration
+}
+
+// Node is one agent's data plane: Ports, tables, the gateway's stack and the Link. Its methods are safe for concurrent
+// use.
+type Node struct {
+	log   *slog.Logger
+	flows *flow.Table
+	link  Link
+
+	ports    ports
+	snapshot atomic.Pointer[snapshot]
+	ready    chan struct{} // closed by the first Set: nothing is read from a Port before (fail closed)
+	gateway  *Gateway
+	frags    fragments
+	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
+	refusals *rate.Limiter
+
+	workers workers
+	running sync.WaitGroup
+
+	mu         sync.Mutex // guards below and Set
+	generation uint32
+	closed     bool
+}
+
+// New makes a Node. It forwards nothing before the first Set.
+func New(o Options) (*Node, error) {
+	if o.Flows == nil {
+		return nil, errors.New("netstack: Options.Flows is required")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		log: o.Logger, flows: o.Flows, link: o.Link, ready: make(chan struct{}),
+		refusals: rate.NewLimiter(1000, 200),
+	}
+	n.ports.table.Store(&portTable{})
+	n.workers.node = n
+	n.frags.clock = time.Now
+	g, err := newGateway(n, o)
+	if err != nil {
+		return nil, fmt.Errorf("netstack: %w", err)
+	}
+	n.gateway = g
+	return n, nil
+}
+
+// Gateway is the part of the node that ends connections.
+func (n *Node) Gateway() *Gateway { return n.gateway }
+
+// Set replaces what the node knows of the cluster. Flows survive; a flow whose backend is gone is found at its next
+// packet. Calling it with an identical Config is harmless.
+func (n *Node) Set(c Config, b Balancer) error {
+	if b == nil {
+		return errors.New("netstack: Set needs a Balancer")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.generation++
+	s := compile(c, b, n.generation)
+	if err := n.gateway.setAddrs(s); err != nil {
+		return fmt.Errorf("netstack: %w", err)
+	}
+	first := n.snapshot.Swap(s) == nil
+	if first {
+		close(n.ready)
+	}
+	return nil
+}
+
+// Attach adds a Port and starts reading from its device, which the Node closes at Detach or Close.
+func (n *Node) Attach(c PortConfig, dev Device) error {
+	p := &Port{PortConfig: c, dev: dev}
+	for _, a := range c.Addrs {
+		p.addrs = append(p.addrs, packet.AddrFrom(a))
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return fmt.Errorf("attach %s: the node is closed", c.Name)
+	}
+	if err := n.ports.add(p); err != nil {
+		return err
+	}
+	n.running.Add(1)
+	go n.read(p)
+	return nil
+}
+
+func (n *Node) read(p *Port) {
+	defer n.running.Done()
+	<-n.ready
+	w := n.workers.get()
+	defer n.workers.put(w)
+	w.port = p
+	if err := p.dev.Run(make([]byte, packet.MaxFrame), w.fromPort); err != nil {
+		n.log.Error("a Port stopped", "port", p.Name, "err", err)
+		n.Detach(p.Name)
+	}
+}
+
+// Detach removes a Port and closes its device. It reports whether there was one.
+func (n *Node) Detach(name string) bool {
+	p, ok := n.ports.remove(name)
+	if ok {
+		_ = p.dev.Close()
+	}
+	return ok
+}
+
+// Ports gives the counters of every Port, sorted by name.
+func (n *Node) Ports() []PortStats {
+	t := n.ports.table.Load()
+	out := make([]PortStats, 0, len(t.byName))
+	for _, p := range t.byName {
+		out = append(out, PortStats{
+			Name: p.Name, Addrs: p.Addrs,
+			ToPackets: p.toPort.packets.Load(), ToBytes: p.toPort.bytes.Load(),
+			FromPackets: p.fromPort.packets.Load(), FromBytes: p.fromPort.bytes.Load(),
+			Down: p.down.Load(),
+		})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Stats counts packets by Verdict and drops by DropReason, since start.
+type Stats struct {
+	Verdicts map[string]uint64
+	Drops    map[string]uint64
+}
+
+// Stats sums the workers' counters. Reasons and verdicts that did not occur are left out.
+func (n *Node) Stats() Stats { return n.workers.stats() }
+
+// FromLink takes a batch of decrypted packets that came from one peer, in order. packets is borrowed.
+func (n *Node) FromLink(id uint64, packets [][]byte) {
+	w := n.workers.get()
+	w.fromLink(id, packets)
+	n.workers.put(w)
+}
+
+// Run keeps the node's clocks until ctx ends, then closes the node.
+func (n *Node) Run(ctx context.Context) error {
+	n.flows.Run(ctx)
+	return n.Close()
+}
+
+// Close detaches every Port and stops the gateway. The flow table stays whole for the next agent.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.closed = true
+	if n.snapshot.Load() == nil {
+		close(n.ready)
+	}
+	n.mu.Unlock()
+	for name := range n.ports.table.Load().byName {
+		n.Detach(name)
+	}
+	n.running.Wait()
+	n.gateway.close()
+	return nil
+}

@@ -1,0 +1,542 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// balancer is a Balancer out of two maps.
+type balancer struct {
+	picks  map[netip.AddrPort]packet.Choice
+	states map[uint64]packet.BackendState
+}
+
+func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
+	return b.picks[netip.AddrPortFrom(t.Dst.Netip(), t.DstPort)]
+}
+
+func (b *balancer) Backend(id uint64) packet.BackendState { return b.states[id] }
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func picked(id uint64, to string) packet.Choice {
+	return packet.Choice{Kind: packet.Picked, Backend: id, To: packet.EndpointFrom(ap(to))}
+}
+
+const (
+	node2 uint64 = 0x2222222222222222
+	stock uint64 = 0x9999999999999999
+)
+
+// world is one node with two pods and the host Port, a peer that is Tapestry's and one that is stock WireGuard.
+type world struct {
+	t        *testing.T
+	node     *Node
+	link     *netstacktest.Link
+	balancer *balancer
+	config   Config
+	devices  map[string]*netstacktest.Device
+	macs     map[string]packet.MAC
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	flows, err := flow.Open(make([]byte, flow.Size(4096)), flow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, link: netstacktest.NewLink(1440), devices: map[string]*netstacktest.Device{}, macs: map[string]packet.MAC{}}
+	w.node, err = New(Options{Flows: flows, Link: w.link})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.node.Close() })
+	w.config = Config{
+		Node:         "node-1",
+		PodCIDRs:     prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),
+		NodeAddrs:    addrs("172.31.0.11"),
+		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+		ServiceCIDRs: prefixes("10.96.0.0/16", "fd00:10:96::/112"),
+		LocalAddrs:   addrs("10.96.0.10"),
+		MTU:          1420,
+		Peers: []PeerRoute{
+			{ID: node2, Name: "node-2", PodCIDRs: prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addrs("172.31.0.12"), Encap: true},
+			{ID: stock, Name: "stock", PodCIDRs: prefixes("10.244.9.0/24")},
+		},
+	}
+	w.balancer = &balancer{
+		picks: map[netip.AddrPort]packet.Choice{
+			ap("10.96.0.1:80"):       picked(1, "10.244.1.11:8080"),
+			ap("10.96.0.2:80"):       picked(2, "10.244.2.10:8080"),
+			ap("10.96.0.3:80"):       {Kind: packet.NoEndpoints},
+			ap("10.96.0.1:81"):       {Kind: packet.UnknownPort},
+			ap("10.96.0.4:80"):       picked(3, "10.244.1.10:8080"), // pod a's own
+			ap("10.96.0.5:53"):       picked(2, "10.244.2.10:5353"),
+			ap("[fd00:10:96::1]:80"): picked(4, "[fd00:10:244:1::11]:8080"),
+			ap("10.96.0.6:80"):       picked(1, "10.244.1.11:8080"), // same backend as 10.96.0.1
+			ap("10.96.0.7:80"):       {Kind: packet.DropLocal},
+		},
+		states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: packet.BackendReady, 3: packet.BackendReady, 4: packet.BackendReady},
+	}
+	w.attach("a", PodPort, "10.244.1.10", "fd00:10:244:1::10")
+	w.attach("b", PodPort, "10.244.1.11", "fd00:10:244:1::11")
+	w.attach("host", HostPort, "10.244.1.2")
+	w.set()
+	return w
+}
+
+func (w *world) set() {
+	w.t.Helper()
+	if err := w.node.Set(w.config, w.balancer); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) attach(name string, kind PortKind, ips ...string) {
+	w.t.Helper()
+	d := netstacktest.NewDevice()
+	mac := packet.MAC{2, 0, 0, 0, 0, byte(len(w.devices) + 1)}
+	w.devices[name], w.macs[name] = d, mac
+	if err := w.node.Attach(PortConfig{Name: name, Kind: kind, MAC: mac, Addrs: addrs(ips...)}, d); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func addrs(ss ...string) (out []netip.Addr) {
+	for _, s := range ss {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
+}
+
+func prefixes(ss ...string) (out []netip.Prefix) {
+	for _, s := range ss {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// from sends a packet of a pod, of the host, or of a peer ("node-2", or "node-2 encap" for encapsulated).
+func (w *world) from(who string, s netstacktest.Spec) {
+	w.t.Helper()
+	if d := w.devices[who]; d != nil {
+		d.Send(s.Frame(w.macs[who], tap.GatewayMAC))
+		return
+	}
+	switch who {
+	case "node-2":
+		w.node.FromLink(node2, [][]byte{s.IP()})
+	case "node-2 encap":
+		w.node.FromLink(node2, [][]byte{encapsulate(s, "10.244.2.1", "10.244.1.1")})
+	case "stock":
+		w.node.FromLink(stock, [][]byte{s.IP()})
+	default:
+		w.t.Fatalf("nobody is called %s", who)
+	}
+}
+
+func encapsulate(s netstacktest.Spec, src, dst string) []byte {
+	proto := packet.IPIP
+	if s.Src.Addr().Is6() {
+		proto = packet.IPv6IP
+	}
+	// A fragment has no L4 header of its own: exactly what an outer packet needs.
+	outer := netstacktest.Spec{Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0), Proto: proto, FragAt: 8, Payload: s.IP()}
+	ip := outer.IP()
+	ip[6], ip[7] = 0x40, 0
+	ip[10], ip[11] = 0, 0
+	sum := packet.Checksum(ip[:20], 0)
+	ip[10], ip[11] = byte(^sum>>8), byte(^sum)
+	return ip
+}
+
+const patience = 5 * time.Second
+
+// expect waits for what arrives at a pod, the host or a peer, and describes it as
+// "proto src > dst [flags]".
+func (w *world) expect(where, want string) {
+	w.t.Helper()
+	got := ""
+	if d := w.devices[where]; d != nil {
+		select {
+		case f := <-d.Frames():
+			var p packet.Packet
+			if fault := p.ParseFrame(f); fault != packet.Good {
+				w.t.Fatalf("%s got a packet with fault %d", where, fault)
+			}
+			if p.DstMAC() != w.macs[where] || p.SrcMAC() != tap.GatewayMAC {
+				w.t.Fatalf("%s got a frame from %x for %x", where, p.SrcMAC(), p.DstMAC())
+			}
+			got = describe(w.t, &p)
+		case <-time.After(patience):
+			w.t.Fatalf("%s got nothing, want %s; %v", where, want, w.node.Stats())
+		}
+	} else {
+		select {
+		case s := <-w.link.Sent():
+			got = w.describeSent(s)
+		case <-time.After(patience):
+			w.t.Fatalf("the link got nothing, want %s; %v", want, w.node.Stats())
+		}
+	}
+	if got != want {
+		w.t.Fatalf("%s got\n\t%s, want\n\t%s", where, got, want)
+	}
+}
+
+func (w *world) describeSent(s netstacktest.Sent) string {
+	ip := s.Packets[0]
+	prefix := map[uint64]string{node2: "node-2 ", stock: "stock "}[s.Peer]
+	if s.Via != nil {
+		inner, outer, ok := packet.Decap(ip)
+		if !ok {
+			w.t.Fatal("the link was told to encapsulate, but the packet is not")
+		}
+		prefix += fmt.Sprintf("encap %s > %s: ", outer.Src, outer.Dst)
+		ip = inner
+	}
+	var p packet.Packet
+	if fault := p.ParseIP(ip); fault != packet.Good {
+		w.t.Fatalf("the link got a packet with fault %d", fault)
+	}
+	return prefix + describe(w.t, &p)
+}
+
+func describe(t *testing.T, p *packet.Packet) string {
+	t.Helper()
+	if p.Frag == packet.NoFrag && p.VNet.Flags&packet.NeedsCsum == 0 && !p.ChecksumOK() {
+		t.Fatalf("wrong checksum in %v", p.Tuple)
+	}
+	src, dst := packet.Endpoint{Addr: p.Tuple.Src, Port: p.Tuple.SrcPort}, packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort}
+	switch p.Tuple.Proto {
+	case packet.TCP:
+		flags := ""
+		for i, name := range []string{"F", "S", "R", "P", "A"} {
+			if p.TCPFlags&(1<<i) != 0 {
+				flags += name
+			}
+		}
+		return fmt.Sprintf("tcp %s > %s %s", src.AddrPort(), dst.AddrPort(), flags)
+	case packet.UDP:
+		return fmt.Sprintf("udp %s > %s", src.AddrPort(), dst.AddrPort())
+	}
+	var in packet.Packet
+	if isICMPError(p) && p.Embedded(&in) {
+		return fmt.Sprintf("icmp %d/%d %s > %s about %s", p.ICMPType, p.ICMPCode, p.Tuple.Src, p.Tuple.Dst, describeTuple(&in.Tuple))
+	}
+	return fmt.Sprintf("icmp %d %s > %s id %d", p.ICMPType, p.Tuple.Src, p.Tuple.Dst, p.Tuple.SrcPort)
+}
+
+func describeTuple(t *packet.Tuple) string {
+	return fmt.Sprintf("%s > %s", packet.Endpoint{Addr: t.Src, Port: t.SrcPort}.AddrPort(), packet.Endpoint{Addr: t.Dst, Port: t.DstPort}.AddrPort())
+}
+
+// dropped waits until a reason was counted.
+func (w *world) dropped(reason DropReason) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for w.node.Stats().Drops[reason.String()] == 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			w.t.Fatalf("nothing was dropped as %s: %v", reason, w.node.Stats())
+		}
+	}
+}
+
+func segment(src, dst string, flags uint8) netstacktest.Spec {
+	return netstacktest.Spec{Src: ap(src), Dst: ap(dst), Proto: packet.TCP, TCPFlags: flags}
+}
+
+func datagram(src, dst string) netstacktest.Spec {
+	return netstacktest.Spec{Src: ap(src), Dst: ap(dst), Proto: packet.UDP, Payload: []byte("hello")}
+}
+
+func echo(src, dst string, kind uint8) netstacktest.Spec {
+	return netstacktest.Spec{Src: ap(src), Dst: ap(dst), Proto: packet.ICMPv4, ICMPType: kind}
+}
+
+// step is one line of a packet-flow table: a packet goes in at from, and either want arrives at where, or reason is counted.
+type step struct {
+	from   string
+	packet netstacktest.Spec
+	where  string
+	want   string
+	reason DropReason
+}
+
+func TestPacketFlows(t *testing.T) {
+	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
+	for name, steps := range map[string][]step{
+		"pod to pod": {
+			{"a", segment("10.244.1.10:1000", "10.244.1.11:80", S), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:80 S", 0},
+			{"b", segment("10.244.1.11:80", "10.244.1.10:1000", SA), "a", "tcp 10.244.1.11:80 > 10.244.1.10:1000 SA", 0},
+		},
+		"pod to pod, IPv6": {
+			{"a", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:1::11]:80"), "b", "udp [fd00:10:244:1::10]:1000 > [fd00:10:244:1::11]:80", 0},
+		},
+		"pod to a pod on another node, and back": {
+			{"a", segment("10.244.1.10:1000", "10.244.2.10:80", S), "link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:80 S", 0},
+			{"node-2", segment("10.244.2.10:80", "10.244.1.10:1000", SA), "a", "tcp 10.244.2.10:80 > 10.244.1.10:1000 SA", 0},
+		},
+		"ClusterIP with a backend here": {
+			{"a", segment("10.244.1.10:1000", "10.96.0.1:80", S), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
+			{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", SA), "a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 SA", 0},
+		},
+		"ClusterIP, IPv6": {
+			{"a", segment("[fd00:10:244:1::10]:1000", "[fd00:10:96::1]:80", S), "b", "tcp [fd00:10:244:1::10]:1000 > [fd00:10:244:1::11]:8080 S", 0},
+			{"b", segment("[fd00:10:244:1::11]:8080", "[fd00:10:244:1::10]:1000", SA), "a", "tcp [fd00:10:96::1]:80 > [fd00:10:244:1::10]:1000 SA", 0},
+		},
+		"ClusterIP with a backend on another node": {
+			{"a", datagram("10.244.1.10:1000", "10.96.0.5:53"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:5353", 0},
+			{"node-2", datagram("10.244.2.10:5353", "10.244.1.10:1000"), "a", "udp 10.96.0.5:53 > 10.244.1.10:1000", 0},
+		},
+		"a pod reaches itself through its Service": {
+			{"a", segment("10.244.1.10:1000", "10.96.0.4:80", S), "a", "tcp 10.244.1.1:1000 > 10.244.1.10:8080 S", 0},
+			{"a", segment("10.244.1.10:8080", "10.244.1.1:1000", SA), "a", "tcp 10.96.0.4:80 > 10.244.1.10:1000 SA", 0},
+		},
+		"no endpoints: TCP is reset": {
+			{"a", segment("10.244.1.10:1000", "10.96.0.3:80", S), "a", "tcp 10.96.0.3:80 > 10.244.1.10:1000 RA", NoEndpoints},
+		},
+		"no endpoints: UDP is unreachable": {
+			{"a", datagram("10.244.1.10:1000", "10.96.0.3:80"), "a", "icmp 3/3 10.96.0.3 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.3:80", NoEndpoints},
+		},
+		"unknown port of a Service": {
+			{"a", segment("10.244.1.10:1000", "10.96.0.1:81", S), "a", "tcp 10.96.0.1:81 > 10.244.1.10:1000 RA", UnknownPort},
+		},
+		"traffic policy Local without a local endpoint": {
+			{"a", segment("10.244.1.10:1000", "10.96.0.7:80", S), "", "", LocalPolicy},
+		},
+		"the host Port": {
+			{"host", segment("10.244.1.2:1000", "10.96.0.1:80", S), "b", "tcp 10.244.1.2:1000 > 10.244.1.11:8080 S", 0},
+			{"b", segment("10.244.1.11:8080", "10.244.1.2:1000", SA), "host", "tcp 10.96.0.1:80 > 10.244.1.2:1000 SA", 0},
+			{"a", segment("10.244.1.10:1000", "172.31.0.11:22", S), "host", "tcp 10.244.1.10:1000 > 172.31.0.11:22 S", 0},
+			{"host", segment("172.31.0.11:22", "10.244.1.10:1000", SA), "a", "tcp 172.31.0.11:22 > 10.244.1.10:1000 SA", 0},
+			{"a", segment("10.244.1.10:1000", "172.31.0.12:22", S), "link", "node-2 tcp 10.244.1.10:1000 > 172.31.0.12:22 S", 0},
+			{"node-2", segment("10.244.2.10:1000", "172.31.0.11:22", S), "host", "tcp 10.244.2.10:1000 > 172.31.0.11:22 S", 0},
+			{"host", segment("172.31.0.11:5000", "10.244.2.10:80", S), "link", "node-2 tcp 172.31.0.11:5000 > 10.244.2.10:80 S", 0},
+		},
+		"a source that is not the pod's": {
+			{"a", segment("10.244.1.11:1000", "10.244.2.10:80", S), "", "", Spoofed},
+		},
+		"a source that is another node's pod": {
+			{"a", segment("10.244.2.10:1000", "10.244.1.11:80", S), "", "", Spoofed},
+		},
+		"the host may not use a pod's address": {
+			{"host", segment("10.244.1.10:1000", "10.244.1.11:80", S), "", "", Spoofed},
+		},
+		"an ICMP error goes back translated": {
+			{"a", datagram("10.244.1.10:1000", "10.96.0.5:53"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:5353", 0},
+			{"node-2", netstacktest.Spec{Src: ap("10.244.2.10:0"), Dst: ap("10.244.1.10:0"), Proto: packet.ICMPv4, ICMPType: 3, ICMPCode: 3,
+				Payload: datagram("10.244.1.10:1000", "10.244.2.10:5353").IP()}, "a",
+				"icmp 3/3 10.96.0.5 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.5:53", 0},
+		},
+		"echo between pods": {
+			{"a", echo("10.244.1.10:7", "10.244.1.11:0", 8), "b", "icmp 8 10.244.1.10 > 10.244.1.11 id 7", 0},
+			{"b", echo("10.244.1.11:7", "10.244.1.10:0", 0), "a", "icmp 0 10.244.1.11 > 10.244.1.10 id 7", 0},
+		},
+		"a client of another node's host socket, and the way back": {
+			{"node-2 encap", segment("198.51.100.7:4000", "10.244.1.11:8080", S), "b", "tcp 198.51.100.7:4000 > 10.244.1.11:8080 S", 0},
+			{"b", segment("10.244.1.11:8080", "198.51.100.7:4000", SA), "link", "node-2 encap 10.244.1.1 > 10.244.2.1: tcp 10.244.1.11:8080 > 198.51.100.7:4000 SA", 0},
+		},
+		"encapsulated, but the client claims a pod's address": {
+			{"node-2 encap", segment("10.244.2.10:4000", "10.244.1.11:8080", S), "", "", BadEncap},
+		},
+		"encapsulated, but the client claims a service address": {
+			{"node-2 encap", segment("10.96.0.1:4000", "10.244.1.11:8080", S), "", "", BadEncap},
+		},
+		"encapsulated, for another node's pod": {
+			{"node-2 encap", segment("198.51.100.7:4000", "10.244.2.11:8080", S), "", "", BadEncap},
+		},
+		"encapsulated, for the outside": {
+			{"node-2 encap", segment("198.51.100.7:4000", "203.0.113.1:80", S), "", "", BadEncap},
+		},
+		"encapsulated, for the host": {
+			{"node-2 encap", segment("198.51.100.7:4000", "172.31.0.11:22", S), "", "", BadEncap},
+		},
+		"an answer nobody waits for": {
+			{"node-2 encap", segment("10.244.2.10:8080", "198.51.100.7:4000", SA), "", "", BadEncap},
+		},
+		"from a peer to the outside": {
+			{"node-2", segment("10.244.2.10:1000", "203.0.113.1:80", S), "", "", NoRoute},
+		},
+		"from a peer to a peer": {
+			{"node-2", segment("10.244.2.10:1000", "10.244.9.1:80", S), "", "", NoRoute},
+		},
+		"a pod address nobody has": {
+			{"a", segment("10.244.1.99:80", "10.244.1.10:1", S), "", "", Spoofed},
+			{"a", datagram("10.244.1.10:1000", "10.244.1.99:80"), "a", "icmp 3/1 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.99:80", NoRoute},
+		},
+		"the node's loopback": {
+			{"a", segment("10.244.1.10:1000", "127.0.0.1:22", S), "a", "tcp", NoRoute},
+		},
+		"fragments follow the first": {
+			{"a", netstacktest.Spec{Src: ap("10.244.1.10:1000"), Dst: ap("10.96.0.5:53"), Proto: packet.UDP, FragFirst: true, ID: 77, Payload: make([]byte, 1392)},
+				"link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:5353", 0},
+			{"a", netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.96.0.5:0"), Proto: packet.UDP, FragAt: 1400, ID: 77, Payload: []byte("rest")},
+				"link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0", 0},
+			{"a", netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.96.0.5:0"), Proto: packet.UDP, FragAt: 1400, ID: 78, Payload: []byte("rest")},
+				"", "", LostFragment},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for _, s := range steps {
+				if s.want == "tcp" { // only the reason matters
+					s.where = ""
+				}
+				w.from(s.from, s.packet)
+				if s.where != "" {
+					w.expect(s.where, s.want)
+				}
+				if s.reason != NotDropped {
+					w.dropped(s.reason)
+				}
+			}
+		})
+	}
+}
+
+func TestOneClientPortToManyServicesOverOneBackend(t *testing.T) {
+	w := newWorld(t)
+	w.from("a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN))
+	w.expect("b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S")
+	w.from("a", segment("10.244.1.10:1000", "10.96.0.6:80", packet.SYN))
+	var p packet.Packet
+	select {
+	case f := <-w.devices["b"].Frames():
+		p.ParseFrame(f)
+	case <-time.After(patience):
+		t.Fatal("the second connection did not arrive")
+	}
+	if p.Tuple.SrcPort == 1000 {
+		t.Fatal("the second connection arrived with the first one's tuple")
+	}
+	w.from("b", segment("10.244.1.11:8080", fmt.Sprintf("10.244.1.10:%d", p.Tuple.SrcPort), packet.SYN|packet.ACK))
+	w.expect("a", "tcp 10.96.0.6:80 > 10.244.1.10:1000 SA")
+	w.from("b", segment("10.244.1.11:8080", "10.244.1.10:1000", packet.SYN|packet.ACK))
+	w.expect("a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 SA")
+}
+
+func TestTwoIngressNodesOneClientPort(t *testing.T) {
+	w := newWorld(t)
+	w.from("node-2 encap", segment("198.51.100.7:4000", "10.244.1.11:8080", packet.SYN))
+	w.expect("b", "tcp 198.51.100.7:4000 > 10.244.1.11:8080 S")
+	// The same client port, through this node's own host socket.
+	conn := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	go func() {
+		c, err := w.node.Gateway().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.11:8080"))
+		if c != nil {
+			_ = c.Close()
+		}
+		conn <- err
+	}()
+	var p packet.Packet
+	select {
+	case f := <-w.devices["b"].Frames():
+		p.ParseFrame(f)
+	case <-time.After(patience):
+		t.Fatal("the second connection did not arrive")
+	}
+	if p.Tuple.Src.String() != "198.51.100.7" || p.Tuple.SrcPort == 4000 {
+		t.Fatalf("the second connection came from %s:%d, want the client's address with another port", p.Tuple.Src, p.Tuple.SrcPort)
+	}
+	w.from("b", segment("10.244.1.11:8080", "198.51.100.7:4000", packet.SYN|packet.ACK))
+	w.expect("link", "node-2 encap 10.244.1.1 > 10.244.2.1: tcp 10.244.1.11:8080 > 198.51.100.7:4000 SA")
+	cancel()
+	<-conn
+}
+
+func TestBackendLost(t *testing.T) {
+	const S, A = packet.SYN, packet.ACK
+	for _, c := range []struct {
+		name   string
+		state  packet.BackendState
+		first  netstacktest.Spec
+		next   netstacktest.Spec
+		where  string
+		want   string
+		reason DropReason
+	}{
+		{"gone: TCP is reset", packet.BackendGone, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
+			"a", "tcp 10.96.0.2:80 > 10.244.1.10:1000 R", BackendGone},
+		{"gone: a repeated SYN goes elsewhere", packet.BackendGone, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", S),
+			"b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
+		{"draining: TCP goes on", packet.BackendDraining, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
+			"link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 A", 0},
+		{"draining: a repeated SYN goes elsewhere", packet.BackendDraining, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", S),
+			"b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
+		{"draining: UDP moves", packet.BackendDraining, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),
+			"b", "udp 10.244.1.10:1000 > 10.244.1.11:8080", 0},
+		{"gone: UDP moves", packet.BackendGone, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),
+			"b", "udp 10.244.1.10:1000 > 10.244.1.11:8080", 0},
+		{"ready: stays", packet.BackendReady, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),
+			"link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:8080", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.from("a", c.first)
+			<-w.link.Sent()
+			w.balancer = &balancer{
+				picks:  map[netip.AddrPort]packet.Choice{ap("10.96.0.2:80"): picked(1, "10.244.1.11:8080")},
+				states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: c.state},
+			}
+			w.set()
+			w.from("a", c.next)
+			w.expect(c.where, c.want)
+			if c.reason != NotDropped {
+				w.dropped(c.reason)
+			}
+		})
+	}
+}
+
+func TestPathMTU(t *testing.T) {
+	w := newWorld(t)
+	w.link.SetMTU(1300)
+	big := datagram("10.244.1.10:1000", "10.96.0.2:80")
+	big.Payload = make([]byte, 1372)
+	w.from("a", big)
+	w.expect("a", "icmp 3/4 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.2:80")
+	w.dropped(TooBig)
+	big.MayFrag = true
+	w.from("a", big)
+	w.expect("link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:8080")
+	w.expect("link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0")
+}
+
+func TestNothingBeforeTheFirstConfig(t *testing.T) {
+	flows, err := flow.Open(make([]byte, flow.Size(64)), flow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Options{Flows: flows})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := netstacktest.NewDevice()
+	if err := n.Attach(PortConfig{Name: "a", MAC: packet.MAC{2}, Addrs: addrs("10.244.1.10")}, d); err != nil {
+		t.Fatal(err)
+	}
+	d.Send(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2}, tap.GatewayMAC))
+	n.FromLink(node2, [][]byte{segment("10.244.2.1:1", "10.244.1.10:2", packet.SYN).IP()})
+	if s := n.Stats(); s.Drops["not-ready"] != 1 || len(s.Verdicts) != 1 {
+		t.Errorf("stats %v, want one packet dropped as not-ready and the pod's still waiting", s)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,224 @@
+package netstack
+
+import (
+	"net/netip"
+	"sort"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// routeKind says what owns an address.
+type routeKind uint8
+
+const (
+	outside routeKind = iota // nobody of ours: egress through host sockets
+	toPod                    // a local pod's Port
+	toHost                   // this node's own host addresses
+	toSelf                   // the gateway's own addresses
+	toPeer                   // another node, its pods and its addresses
+	nowhere                  // inside the cluster's ranges, or not to be reached, but owned by nobody
+)
+
+type route struct {
+	kind routeKind
+	port *Port
+	peer *peer
+}
+
+// peer is a PeerRoute, compiled.
+type peer struct {
+	PeerRoute
+	zone  uint32 // Tuple.Zone of what arrives encapsulated from it; never 0
+	gates []packet.Addr
+	encap *packet.Encap // how to wrap for it; nil when it does not take encapsulated packets
+}
+
+func (p *peer) isGateway(a packet.Addr) bool {
+	for _, g := range p.gates {
+		if g == a {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *peer) ownsPod(a packet.Addr) bool {
+	ip := a.Netip()
+	for _, c := range p.PodCIDRs {
+		if c.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// snapshot is a compiled Config. It is immutable; a new one replaces it whole.
+type snapshot struct {
+	Config
+	balancer   Balancer
+	generation uint32
+	gates      []packet.Addr // own gateway addresses
+	peers      map[uint64]*peer
+	hosts      map[packet.Addr]route // single addresses: gateway, host, peers' node addresses
+	lengths    []int                 // distinct lengths of the prefixes below, longest first, of 128
+	prefixes   map[netip.Prefix]route
+	claimed    []netip.Prefix // pod and service ranges: no outside client may come from there
+}
+
+// compile turns a Config into a snapshot.
+func compile(c Config, b Balancer, generation uint32) *snapshot {
+	s := &snapshot{
+		Config: c, balancer: b, generation: generation,
+		peers:    make(map[uint64]*peer, len(c.Peers)),
+		hosts:    make(map[packet.Addr]route),
+		prefixes: make(map[netip.Prefix]route),
+	}
+	for _, pr := range c.Peers {
+		p := &peer{PeerRoute: pr, zone: zoneOf(pr.ID)}
+		for _, cidr := range pr.PodCIDRs {
+			p.gates = append(p.gates, packet.AddrFrom(FirstAddr(cidr)))
+			s.addPrefix(cidr, route{kind: toPeer, peer: p})
+		}
+		for _, a := range pr.NodeAddrs {
+			s.hosts[packet.AddrFrom(a)] = route{kind: toPeer, peer: p}
+		}
+		s.peers[pr.ID] = p
+	}
+	for _, cidr := range c.ServiceCIDRs {
+		s.addPrefix(cidr, route{kind: nowhere})
+	}
+	for _, cidr := range c.PodCIDRs {
+		s.addPrefix(cidr, route{kind: nowhere})
+		gate := FirstAddr(cidr)
+		s.gates = append(s.gates, packet.AddrFrom(gate))
+		s.hosts[packet.AddrFrom(gate)] = route{kind: toSelf}
+		s.hosts[packet.AddrFrom(gate.Next())] = route{kind: toHost}
+	}
+	for _, cidr := range c.ClusterCIDRs {
+		if _, taken := s.prefixes[mapped(cidr)]; !taken {
+			s.addPrefix(cidr, route{kind: nowhere})
+		}
+	}
+	for _, a := range c.LocalAddrs {
+		s.hosts[packet.AddrFrom(a)] = route{kind: toSelf}
+	}
+	for _, a := range c.NodeAddrs {
+		s.hosts[packet.AddrFrom(a)] = route{kind: toHost}
+	}
+	for _, p := range s.peers {
+		if p.Encap {
+			p.encap = encapFor(s.gates, p.gates)
+		}
+	}
+	s.claimed = append(append(s.claimed, c.ClusterCIDRs...), c.ServiceCIDRs...)
+	return s
+}
+
+// FirstAddr is the first address of a pod prefix after the network address: the gateway's. The next one is the host
+// Port's.
+func FirstAddr(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
+
+// encapFor chooses the outer addresses: IPv4 where both have it, since its header is smaller.
+func encapFor(own, theirs []packet.Addr) *packet.Encap {
+	for _, want4 := range []bool{true, false} {
+		for _, a := range own {
+			for _, b := range theirs {
+				if a.Is4() == want4 && b.Is4() == want4 {
+					return &packet.Encap{Src: a, Dst: b}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func zoneOf(id uint64) uint32 {
+	if z := uint32(id) ^ uint32(id>>32); z != 0 {
+		return z
+	}
+	return 1
+}
+
+// mapped brings a prefix to the 128-bit form of packet.Addr.
+func mapped(p netip.Prefix) netip.Prefix {
+	p = p.Masked()
+	if p.Addr().Is4() {
+		return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+96)
+	}
+	return p
+}
+
+func (s *snapshot) addPrefix(cidr netip.Prefix, r route) {
+	m := mapped(cidr)
+	if i := sort.Search(len(s.lengths), func(i int) bool { return s.lengths[i] <= m.Bits() }); i == len(s.lengths) || s.lengths[i] != m.Bits() {
+		s.lengths = append(s.lengths[:i], append([]int{m.Bits()}, s.lengths[i:]...)...)
+	}
+	s.prefixes[m] = r
+}
+
+// route finds what owns dst, the local pods apart, which live in Node.ports.
+func (s *snapshot) route(dst *packet.Addr) route {
+	if r, ok := s.hosts[*dst]; ok {
+		return r
+	}
+	a := netip.AddrFrom16(*dst)
+	for _, n := range s.lengths {
+		// Prefix cannot fail: n is within 0..128.
+		p, _ := a.Prefix(n)
+		if r, ok := s.prefixes[p]; ok {
+			return r
+		}
+	}
+	if unreachable(a.Unmap()) {
+		return route{kind: nowhere}
+	}
+	return route{kind: outside}
+}
+
+// unreachable tells addresses that must never be dialled for a pod: they would mean the node itself or nobody.
+func unreachable(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() ||
+		a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// claims reports whether a lies in a pod or service range.
+func (s *snapshot) claims(a packet.Addr) bool {
+	ip := a.Netip()
+	for _, p := range s.claimed {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *snapshot) isOwnGateway(a packet.Addr) bool {
+	for _, g := range s.gates {
+		if g == a {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *snapshot) isNodeAddr(a packet.Addr) bool {
+	r, ok := s.hosts[a]
+	return ok && r.kind == toHost
+}
+
+// foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's own
+// are inside of what the peer expects from us.
+func (s *snapshot) foreign(a packet.Addr) bool {
+	r, ok := s.hosts[a]
+	return !ok || r.kind == toPeer
+}
+
+// gateway gives the gateway address of the family of like; ok is false when this node has none.
+func (s *snapshot) gateway(like *packet.Addr) (packet.Addr, bool) {
+	for i := range s.gates {
+		if s.gates[i].Is4() == like.Is4() {
+			return s.gates[i], true
+		}
+	}
+	return packet.Addr{}, false
+}

@@ -1,0 +1,53 @@
+package netstack
+
+// Verdict is what the pipeline did with a packet. Every packet gets exactly one.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Dropped   Verdict = iota // see DropReason
+	ToPort                   // written to a pod's TAP, or the host's
+	ToLink                   // handed to the Link for another node
+	ToGateway                // ends in this node's stack
+	Answered                 // consumed, and answered by the pipeline itself (ARP, refusals, resets)
+	numVerdicts
+)
+
+func (v Verdict) String() string {
+	return [...]string{"dropped", "to-port", "to-link", "to-gateway", "answered"}[v]
+}
+
+// DropReason says why a packet was dropped. The text is the log key and metric label.
+type DropReason uint8
+
+// The reasons.
+const (
+	NotDropped   DropReason = iota
+	Malformed               // truncated or inconsistent headers
+	BadOffload              // the virtio-net header disagrees with the packet
+	NotIP                   // neither IP nor ARP, or ARP that wants no answer
+	Multicast               // multicast and broadcast are not forwarded
+	Spoofed                 // source MAC or address is not the Port's own
+	SpoofedPeer             // source is outside the peer's prefixes
+	BadEncap                // encapsulated packet that decapsulation rules refuse
+	NotReady                // no Config yet
+	NoEndpoints             // Service without endpoints; refused
+	UnknownPort             // Service address without such a port; refused
+	LocalPolicy             // traffic policy Local and no local endpoint
+	BackendGone             // flow whose backend is gone; reset
+	NoRoute                 // nobody owns the destination, or it may not be reached from there
+	TooBig                  // larger than the path, must not be fragmented; answered with ICMP
+	FlowsFull               // no room in the flow table
+	NoSourcePort            // no free port to tell two flows apart
+	LostFragment            // later fragment whose first was not seen
+	PortDown                // the TAP did not take it
+	numDropReasons
+)
+
+var dropReasonText = [numDropReasons]string{
+	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
+	"no-endpoints", "unknown-port", "local-policy", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
+	"lost-fragment", "port-down",
+}
+
+func (r DropReason) String() string { return dropReasonText[r] }
