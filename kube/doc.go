@@ -1,0 +1,17 @@
+// Package kube holds what Tapestry keeps of Kubernetes: the objects of a cluster as one value, and the problems found in
+// them.
+//
+// Objects come from one of several sources (package manifests reads a directory of YAML) and go through one pure
+// function (package translate) that turns them into the configurations of the data plane. Nothing outside of this
+// folder sees a Kubernetes type.
+//
+// # Who owns what
+//
+// An Objects is a snapshot: once a source has given it away, nobody changes the objects in it, neither the source nor
+// the receiver. Two snapshots may share objects, so comparing pointers tells cheaply that one has not changed.
+//
+// # Annotations and labels
+//
+// The agents of a standalone cluster have no API server to tell one another their WireGuard keys. Each writes them
+// as annotations of its own Node (see manifests.Publish); with an API server the same annotations are patched there.
+package kube

@@ -1,0 +1,175 @@
+package manifests
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// Options of Watch. The zero value is good.
+type Options struct {
+	// Debounce is how long the directory must be quiet before it is read, 0 for 5 ms. A directory that is never quiet is
+	// read every ten times that.
+	Debounce time.Duration
+	// OnError, if set, is told once of every mistake when it appears; the objects of the file stay as they were. It is
+	// called by Watch's own goroutine.
+	OnError func(error)
+}
+
+const (
+	defaultDebounce = 5 * time.Millisecond
+	// emptyPatience is how long a file that has become empty may stay so before it is believed: an editor that writes in
+	// place truncates first, and nothing tells when it has finished.
+	emptyPatience = 100 * time.Millisecond
+)
+
+// Watch calls deliver with the objects of a directory, as Read gives them, once at the start and after every change, until
+// ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works changes gather, so that a slow
+// receiver gets fewer snapshots and always the last. Nothing is delivered before every file has been without mistakes once.
+// Watch fails when the directory cannot be watched.
+func Watch(ctx context.Context, dir string, o Options, deliver func(kube.Objects)) error {
+	events, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", dir, err)
+	}
+	defer events.Close()
+	if err := events.Add(dir); err != nil {
+		return fmt.Errorf("watch manifests: %w: expected a directory", err)
+	}
+	w := watcher{
+		events: events, options: o, deliver: deliver,
+		tree: tree{dir: filepath.Clean(dir)}, status: filepath.Join(dir, StatusDir), dirty: map[string]bool{},
+	}
+	w.options.Debounce = cmp.Or(o.Debounce, defaultDebounce)
+	return w.run(ctx)
+}
+
+type watcher struct {
+	events  *fsnotify.Watcher
+	options Options
+	deliver func(kube.Objects)
+
+	tree      tree
+	status    string          // path of the status folder
+	dirty     map[string]bool // paths that events named since the last scan
+	emptied   time.Time       // since when a file waits to be filled again; zero: none does
+	delivered bool
+	conflict  string // the error of the last merge that was reported
+}
+
+func (w *watcher) run(ctx context.Context) error {
+	w.scan()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.patience():
+			w.scan()
+		case e, ok := <-w.events.Events:
+			if !ok {
+				return errors.New("watch manifests: the file system notifier has ended")
+			}
+			w.note(e)
+			w.settle(ctx)
+			w.scan()
+		case err := <-w.events.Errors:
+			w.report(fmt.Errorf("watch manifests: %w", err))
+			w.scan() // events were lost, but the directory tells
+		}
+	}
+}
+
+// patience fires when it is time to believe that a file is empty.
+func (w *watcher) patience() <-chan time.Time {
+	if w.emptied.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(w.emptied.Add(emptyPatience)))
+}
+
+func (w *watcher) note(e fsnotify.Event) { w.dirty[filepath.Clean(e.Name)] = true }
+
+// settle waits until no event has come for Debounce.
+func (w *watcher) settle(ctx context.Context) {
+	limit := time.NewTimer(10 * w.options.Debounce)
+	defer limit.Stop()
+	quiet := time.NewTimer(w.options.Debounce)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-limit.C:
+			return
+		case <-quiet.C:
+			return
+		case e, ok := <-w.events.Events:
+			if !ok {
+				return
+			}
+			w.note(e)
+			quiet.Reset(w.options.Debounce)
+		}
+	}
+}
+
+// scan reads what has changed and delivers.
+func (w *watcher) scan() {
+	// The status folder may come later, and a new one is a new watch. Adding it again is free. It is added before it is
+	// read, so that nothing falls between.
+	if err := w.events.Add(w.status); err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.report(fmt.Errorf("watch manifests: %w", err))
+	}
+	if w.waitForContent() {
+		return
+	}
+	for _, err := range w.tree.scan(w.dirty) {
+		w.report(err)
+	}
+	clear(w.dirty)
+	if w.delivered && !w.tree.changed || !w.delivered && !w.tree.ready() {
+		return
+	}
+	objs, err := kube.Merge(w.tree.parts()...)
+	if err != nil {
+		if err.Error() != w.conflict {
+			w.conflict = err.Error()
+			w.report(err)
+		}
+		return
+	}
+	w.conflict = ""
+	w.delivered, w.tree.changed = true, false
+	w.deliver(overlay(objs, w.tree.status()))
+}
+
+// waitForContent reports whether a file has just become empty and deserves some time to be filled.
+func (w *watcher) waitForContent() bool {
+	for path, f := range w.tree.files {
+		if info, err := os.Stat(path); err != nil || info.Size() > 0 || len(f.data) == 0 {
+			continue
+		}
+		if w.emptied.IsZero() {
+			w.emptied = time.Now()
+		}
+		if time.Since(w.emptied) < emptyPatience {
+			return true
+		}
+	}
+	w.emptied = time.Time{}
+	return false
+}
+
+func (w *watcher) report(err error) {
+	if w.options.OnError != nil {
+		w.options.OnError(err)
+	}
+}

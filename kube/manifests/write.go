@@ -1,0 +1,158 @@
+package manifests
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// Write replaces the file name in dir by the objects, one document of JSON each, which is YAML too and much faster to read.
+// Readers see the old file or the new one, never a part. A file that would stay as it is is left alone; Write reports whether
+// it changed anything.
+func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
+	objs = objs.Clone()
+	objs.Sort()
+	var b bytes.Buffer
+	for obj := range objs.All() {
+		doc, err := marshal(obj)
+		if err != nil {
+			return false, fmt.Errorf("write %s: %w", kube.RefOf(obj), err)
+		}
+		b.WriteString("---\n")
+		b.Write(doc)
+		b.WriteByte('\n')
+	}
+	return replace(filepath.Join(dir, name), b.Bytes(), false)
+}
+
+// marshal writes one object as JSON with apiVersion and kind, which objects of client-go are often without.
+func marshal(obj metav1.Object) ([]byte, error) {
+	doc, err := json.Marshal(obj)
+	if err != nil || !obj.(runtime.Object).GetObjectKind().GroupVersionKind().Empty() {
+		return doc, err
+	}
+	name := kube.RefOf(obj).Kind
+	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,`, kinds[name].apiVersion, name)
+	return append([]byte(head), doc[1:]...), nil // there is always a field to follow: metadata
+}
+
+// NodeStatus is what an agent knows of its own node and the others need to know.
+type NodeStatus struct {
+	// Name is that of the Node.
+	Name string
+	// PublicKey is the WireGuard public key in base64.
+	PublicKey string
+	// Endpoint is where WireGuard listens; invalid when that is unknown.
+	Endpoint netip.AddrPort
+	// Addrs are the node's addresses, for a Node that was written without.
+	Addrs []netip.Addr
+	// Ready says whether the node's network works; Reason is one sentence when it does not.
+	Ready  bool
+	Reason string
+	// Problems are what the agent sees wrong.
+	Problems []kube.Problem
+}
+
+// Publish writes s to status/<name>.yaml in dir, for the other agents. It is on disk when Publish returns. Like Write it
+// replaces the file at once, and leaves it alone when nothing has changed.
+func Publish(dir string, s NodeStatus) (changed bool, err error) {
+	if wrong := validation.NameIsDNSSubdomain(s.Name, false); len(wrong) > 0 {
+		return false, fmt.Errorf("publish node %q: %s", s.Name, wrong[0])
+	}
+	node := &corev1.Node{}
+	node.SetGroupVersionKind(groupVersionKind("Node"))
+	node.Name = s.Name
+	problems, err := json.Marshal(append([]kube.Problem{}, s.Problems...)) // an empty list, not null
+	if err != nil {
+		return false, fmt.Errorf("publish node %s: %w", s.Name, err)
+	}
+	node.Annotations = map[string]string{kube.ProblemsAnnotation: string(problems)}
+	if s.PublicKey != "" {
+		node.Annotations[kube.PublicKeyAnnotation] = s.PublicKey
+	}
+	if s.Endpoint.IsValid() {
+		node.Annotations[kube.EndpointAnnotation] = s.Endpoint.String()
+	}
+	for _, a := range s.Addrs {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionFalse, Reason: "NetworkNotReady", Message: s.Reason}
+	if s.Ready {
+		ready.Status, ready.Reason = corev1.ConditionTrue, "NetworkReady"
+	}
+	node.Status.Conditions = []corev1.NodeCondition{ready}
+	doc, err := yaml.Marshal(node)
+	if err != nil {
+		return false, fmt.Errorf("publish node %s: %w", s.Name, err)
+	}
+	status := filepath.Join(dir, StatusDir)
+	if err := os.MkdirAll(status, 0o755); err != nil {
+		return false, fmt.Errorf("publish node %s: %w", s.Name, err)
+	}
+	return replace(filepath.Join(status, s.Name+".yaml"), doc, true)
+}
+
+// replace writes a file by rename(2), with sync also to the disk.
+func replace(path string, data []byte, sync bool) (changed bool, err error) {
+	old, err := os.ReadFile(path)
+	if err == nil && bytes.Equal(old, data) {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("replace manifest: %w", err)
+	}
+	// The leading dot and the ending keep readers off.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return false, fmt.Errorf("replace manifest: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if err := fill(f, data, sync); err != nil {
+		return false, fmt.Errorf("replace manifest: %w", err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return false, fmt.Errorf("replace manifest: %w", err)
+	}
+	if sync {
+		if err := syncDir(filepath.Dir(path)); err != nil {
+			return true, fmt.Errorf("replace manifest: %w", err)
+		}
+	}
+	return true, nil
+}
+
+func fill(f *os.File, data []byte, sync bool) error {
+	_, err := f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

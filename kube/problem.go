@@ -1,0 +1,53 @@
+package kube
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// Severity says whether something cannot work as written or only looks wrong.
+type Severity string
+
+// The severities.
+const (
+	Error   Severity = "error"
+	Warning Severity = "warning"
+)
+
+// Problem is something wrong with one object.
+type Problem struct {
+	Severity Severity `json:"severity"`
+	// Object is what it is about.
+	Object Ref `json:"object"`
+	// Origin is where the object was written, "file:line", or "".
+	Origin string `json:"origin,omitempty"`
+	// Field is the path of the field inside of the object, or "".
+	Field string `json:"field,omitempty"`
+	// Message is one sentence: what was found, what was expected, what to do.
+	Message string `json:"message"`
+}
+
+// String gives "lab.yaml:14: Pod default/web: spec.nodeName: message".
+func (p Problem) String() string {
+	var b strings.Builder
+	for _, part := range []string{p.Origin, p.Object.String(), p.Field} {
+		if part != "" {
+			b.WriteString(part)
+			b.WriteString(": ")
+		}
+	}
+	b.WriteString(p.Message)
+	return b.String()
+}
+
+// Error gives String, so that a Problem can be returned as an error.
+func (p Problem) Error() string { return p.String() }
+
+// SortProblems orders errors before warnings, then by object and field.
+func SortProblems(list []Problem) {
+	slices.SortStableFunc(list, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), a.Object.Compare(b.Object),
+			cmp.Compare(a.Field, b.Field), cmp.Compare(a.Message, b.Message))
+	})
+}

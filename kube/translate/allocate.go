@@ -1,0 +1,209 @@
+package translate
+
+import (
+	"cmp"
+	"hash/fnv"
+	"math/bits"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// The node ports that may be given out, as the API server has them by default.
+const (
+	firstNodePort = 30000
+	lastNodePort  = 32767
+)
+
+// Allocate does for Services what an API server does: those that need a cluster address or a node port and have none get one.
+// It returns a new snapshot with changed copies of these Services. The choice is a hash of the Service's name, so that it stays
+// the same when others come and go, except in the rare case that two choose the same: then the lesser name has it. A Service
+// that asks for both families gets an address of each there is a range for.
+func Allocate(objs kube.Objects) (kube.Objects, []kube.Problem) {
+	t := newTranslator(objs, Options{})
+	a := allocator{translator: t, ips: map[netip.Addr]bool{}, ports: map[portKey]bool{}}
+	a.ranges = t.serviceRanges()
+	t.problems = nil // Translate and Check tell those
+	a.collect()
+	for i, svc := range t.objs.Services {
+		t.objs.Services[i] = a.service(svc)
+	}
+	return *t.objs, t.sorted()
+}
+
+type allocator struct {
+	*translator
+	ranges []netip.Prefix
+	ips    map[netip.Addr]bool
+	ports  map[portKey]bool
+}
+
+// collect marks everything that is taken already.
+func (a *allocator) collect() {
+	for _, addr := range dnsAddrs(nil, a.ranges) {
+		a.ips[addr] = true
+	}
+	for _, svc := range a.objs.Services {
+		for _, text := range append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...) {
+			if addr, err := netip.ParseAddr(text); err == nil {
+				a.ips[addr] = true
+			}
+		}
+		for _, p := range svc.Spec.Ports {
+			if proto, ok := protoOf(p.Protocol); ok && p.NodePort != 0 {
+				a.ports[portKey{uint16(p.NodePort), proto}] = true
+			}
+		}
+	}
+}
+
+func (a *allocator) service(svc *corev1.Service) *corev1.Service {
+	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone)
+	if svc.Spec.Type == corev1.ServiceTypeExternalName || headless {
+		return svc
+	}
+	copied := svc.DeepCopy()
+	changed := a.addresses(copied)
+	if svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		changed = a.nodePorts(copied) || changed
+	}
+	if !changed {
+		return svc
+	}
+	return copied
+}
+
+func (a *allocator) addresses(svc *corev1.Service) (changed bool) {
+	if len(svc.Spec.ClusterIPs) == 0 && svc.Spec.ClusterIP != "" {
+		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
+	}
+	for _, family := range a.missing(svc) {
+		i := slices.IndexFunc(a.ranges, func(p netip.Prefix) bool { return familyOf(p.Addr()) == family })
+		if i < 0 {
+			a.errorf(kube.RefOf(svc), "spec.ipFamilies", "there is no %s service range: add a ServiceCIDR, or remove the family", family)
+			continue
+		}
+		addr, ok := a.address(a.ranges[i], svc.Namespace+"/"+svc.Name)
+		if !ok {
+			a.errorf(kube.RefOf(svc), "spec.clusterIP", "the service range %s is full: add a larger ServiceCIDR", a.ranges[i])
+			continue
+		}
+		svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, addr.String())
+		svc.Spec.IPFamilies = familiesOfIPs(svc.Spec.ClusterIPs)
+		changed = true
+	}
+	if changed {
+		svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+	}
+	return changed
+}
+
+// missing are the families a Service asks for and has no address of.
+func (a *allocator) missing(svc *corev1.Service) []corev1.IPFamily {
+	want := slices.Clone(svc.Spec.IPFamilies)
+	if len(want) == 0 {
+		want = familiesOfIPs(svc.Spec.ClusterIPs)
+	}
+	policy := deref(svc.Spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack)
+	for _, p := range a.ranges {
+		if f := familyOf(p.Addr()); !slices.Contains(want, f) && (len(want) == 0 || policy != corev1.IPFamilyPolicySingleStack) {
+			want = append(want, f)
+		}
+	}
+	have := familiesOfIPs(svc.Spec.ClusterIPs)
+	return slices.DeleteFunc(want, func(f corev1.IPFamily) bool { return slices.Contains(have, f) })
+}
+
+func familyOf(a netip.Addr) corev1.IPFamily {
+	if a.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func familiesOfIPs(texts []string) []corev1.IPFamily {
+	var list []corev1.IPFamily
+	for _, text := range texts {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			list = append(list, familyOf(addr))
+		}
+	}
+	return list
+}
+
+// address chooses a free address. It leaves alone the first sixteenth of the range, at most 256, where people choose addresses
+// themselves (KEP-3070), and the last, which in IPv4 is a broadcast address.
+func (a *allocator) address(p netip.Prefix, name string) (netip.Addr, bool) {
+	size := uint64(1) << min(p.Addr().BitLen()-p.Bits(), 32)
+	low := max(min(size/16, 256), 1)
+	if size < low+2 {
+		return netip.Addr{}, false
+	}
+	n := size - low - 1
+	start := hash(name) % n
+	for i := range min(n, 1<<17) {
+		addr := nth(p, low+(start+i)%n)
+		if !a.ips[addr] {
+			a.ips[addr] = true
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// nth is the address number n of a prefix.
+func nth(p netip.Prefix, n uint64) netip.Addr {
+	b := p.Masked().Addr().As16()
+	carry := uint64(0)
+	for i := len(b) - 1; i >= 0; i-- {
+		sum, _ := bits.Add64(uint64(b[i]), n&0xff, carry)
+		b[i], carry, n = byte(sum), sum>>8, n>>8
+	}
+	if p.Addr().Is4() {
+		return netip.AddrFrom16(b).Unmap()
+	}
+	return netip.AddrFrom16(b)
+}
+
+func (a *allocator) nodePorts(svc *corev1.Service) (changed bool) {
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && !deref(svc.Spec.AllocateLoadBalancerNodePorts, true) {
+		return false
+	}
+	for i := range svc.Spec.Ports {
+		p := &svc.Spec.Ports[i]
+		proto, ok := protoOf(p.Protocol)
+		if !ok || p.NodePort != 0 {
+			continue
+		}
+		name := svc.Namespace + "/" + svc.Name + ":" + cmp.Or(p.Name, "-")
+		port, ok := a.nodePort(proto, name)
+		if !ok {
+			a.errorf(kube.RefOf(svc), index("spec.ports", i)+".nodePort", "all node ports from %d to %d are taken: remove one", firstNodePort, lastNodePort)
+			continue
+		}
+		p.NodePort, changed = int32(port), true
+	}
+	return changed
+}
+
+func (a *allocator) nodePort(proto packet.Proto, name string) (uint16, bool) {
+	const n = lastNodePort - firstNodePort + 1
+	for i := range uint64(n) {
+		key := portKey{uint16(firstNodePort + (hash(name)+i)%n), proto}
+		if !a.ports[key] {
+			a.ports[key] = true
+			return key.port, true
+		}
+	}
+	return 0, false
+}
+
+func hash(s string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(s))
+	return h.Sum64()
+}

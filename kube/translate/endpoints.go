@@ -1,0 +1,119 @@
+package translate
+
+import (
+	"net/netip"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/services"
+)
+
+// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has target
+// ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
+func (t *translator) endpoints(list []*discoveryv1.EndpointSlice) []services.Endpoint {
+	var all []services.Endpoint
+	at := map[netip.Addr]int{}
+	for _, s := range list {
+		if s.AddressType == discoveryv1.AddressTypeFQDN {
+			continue // deprecated, and of no use to a packet
+		}
+		ports := t.endpointPorts(s)
+		for i := range s.Endpoints {
+			e, ok := t.endpointOf(s, i)
+			if !ok {
+				continue
+			}
+			e.Ports = ports
+			if known, twice := at[e.Addr]; twice {
+				all[known] = mergeEndpoint(all[known], e)
+				continue
+			}
+			at[e.Addr] = len(all)
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b services.Endpoint) int { return a.Addr.Compare(b.Addr) })
+	return all
+}
+
+func mergeEndpoint(a, b services.Endpoint) services.Endpoint {
+	a.Ready = a.Ready || b.Ready
+	a.Serving = a.Serving || b.Serving
+	a.Terminating = a.Terminating && b.Terminating
+	a.Ports = slices.Clone(a.Ports) // the endpoints of a slice share theirs
+	for _, p := range b.Ports {
+		known := slices.ContainsFunc(a.Ports, func(q services.EndpointPort) bool {
+			return q.Name == p.Name && q.Protocol == p.Protocol
+		})
+		if !known {
+			a.Ports = append(a.Ports, p)
+		}
+	}
+	return a
+}
+
+func (t *translator) endpointPorts(s *discoveryv1.EndpointSlice) []services.EndpointPort {
+	var list []services.EndpointPort
+	for i, p := range s.Ports {
+		if p.Port == nil {
+			continue // "all ports" has no meaning for a Service, whose ports are all numbered
+		}
+		ep := services.EndpointPort{}
+		if p.Name != nil {
+			ep.Name = *p.Name
+		}
+		var ok bool
+		if ep.Port, ok = portOf(*p.Port); !ok {
+			t.errorf(kube.RefOf(s), index("ports", i)+".port", "%d is not a port: expected 1 to 65535", *p.Port)
+			continue
+		}
+		ep.Protocol, _ = protoOf("")
+		if p.Protocol != nil {
+			if ep.Protocol, ok = protoOf(*p.Protocol); !ok {
+				t.errorf(kube.RefOf(s), index("ports", i)+".protocol", "%q is not a protocol of Services: expected TCP, UDP or SCTP", *p.Protocol)
+				continue
+			}
+		}
+		list = append(list, ep)
+	}
+	return list
+}
+
+func (t *translator) endpointOf(s *discoveryv1.EndpointSlice, i int) (services.Endpoint, bool) {
+	obj := &s.Endpoints[i]
+	field := index("endpoints", i) + ".addresses"
+	if len(obj.Addresses) == 0 {
+		t.errorf(kube.RefOf(s), field, "is empty: expected one address")
+		return services.Endpoint{}, false
+	}
+	// The addresses of one endpoint are alternatives, and the first is as good as any (discovery/v1 Endpoint.addresses).
+	addr, err := netip.ParseAddr(obj.Addresses[0])
+	if err != nil || addr.Zone() != "" || unusable(addr) || addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
+		t.errorf(kube.RefOf(s), field, "%q is no %s address a backend could have", obj.Addresses[0], s.AddressType)
+		return services.Endpoint{}, false
+	}
+	e := services.Endpoint{
+		Addr:     addr,
+		ID:       addr.String(),
+		Node:     deref(obj.NodeName, ""),
+		Zone:     deref(obj.Zone, t.zones[deref(obj.NodeName, "")]),
+		Hostname: deref(obj.Hostname, ""),
+		// An absent condition counts as ready, and as serving when ready (discovery/v1 EndpointConditions).
+		Ready:       deref(obj.Conditions.Ready, true),
+		Terminating: deref(obj.Conditions.Terminating, false),
+	}
+	e.Serving = deref(obj.Conditions.Serving, e.Ready)
+	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
+		e.ID = string(ref.UID)
+	}
+	return e, true
+}
+
+func deref[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}

@@ -1,0 +1,155 @@
+package translate_test
+
+import (
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
+
+// TestGolden translates testdata/<case>.in.yaml as node n1 sees it and compares with <case>.out.yaml.
+func TestGolden(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.in.yaml")
+	if err != nil || len(inputs) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	for _, in := range inputs {
+		t.Run(strings.TrimSuffix(filepath.Base(in), ".in.yaml"), func(t *testing.T) {
+			data, err := os.ReadFile(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			objs, err := manifests.Parse("in.yaml", data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := yaml.Marshal(render(translate.Translate(objs, translate.Options{Node: "n1"})))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := strings.TrimSuffix(in, ".in.yaml") + ".out.yaml"
+			if *update {
+				if err := os.WriteFile(out, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(out)
+			if err != nil {
+				t.Fatalf("%v (go test -update writes it)", err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// render makes a Result readable, the same for the same Result, and leaves private keys out.
+func render(r translate.Result) any {
+	type m = map[string]any
+	var peers, routes, svcs, pods, certs, ingressRoutes, statuses, problems []any
+	for _, p := range r.Overlay.Peers {
+		key := ""
+		if p.PublicKey != (overlay.PublicKey{}) {
+			key = base64.StdEncoding.EncodeToString(p.PublicKey[:])
+		}
+		peers = append(peers, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "key": key, "endpoint": p.Endpoint.String(),
+			"prefixes": texts(p.Prefixes), "gateway": texts(p.Gateway), "tapestry": p.Tapestry})
+	}
+	for _, p := range r.Netstack.Peers {
+		routes = append(routes, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),
+			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap})
+	}
+	for _, s := range r.Services.Services {
+		svcs = append(svcs, service(s))
+	}
+	for _, p := range r.Services.Pods {
+		pods = append(pods, fmt.Sprintf("%s/%s %s", p.Namespace, p.Name, p.Addrs))
+	}
+	for _, c := range r.Ingress.Certificates {
+		certs = append(certs, fmt.Sprintf("%s for %s, subject %s, key redacted", c.Name, c.Hosts, c.Cert.Leaf.Subject))
+	}
+	for _, route := range r.Ingress.Routes {
+		ingressRoutes = append(ingressRoutes, fmt.Sprintf("%s: host=%q %s %s -> %s", route.Source, route.Host,
+			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, backend(route.Backend)))
+	}
+	for _, s := range r.Statuses {
+		var ips []string
+		for _, in := range s.LoadBalancer.Ingress {
+			ips = append(ips, in.IP)
+		}
+		statuses = append(statuses, fmt.Sprintf("%s/%s %s", s.Namespace, s.Name, ips))
+	}
+	for _, p := range r.Problems {
+		problems = append(problems, string(p.Severity)+": "+p.String())
+	}
+	def := "none"
+	if r.Ingress.Default != nil {
+		def = backend(*r.Ingress.Default)
+	}
+	return m{
+		"netstack": m{"node": r.Netstack.Node, "mtu": r.Netstack.MTU, "podCIDRs": texts(r.Netstack.PodCIDRs), "nodeAddrs": texts(r.Netstack.NodeAddrs),
+			"clusterCIDRs": texts(r.Netstack.ClusterCIDRs), "serviceCIDRs": texts(r.Netstack.ServiceCIDRs),
+			"localAddrs": texts(r.Netstack.LocalAddrs), "peers": routes},
+		"overlay": peers,
+		"services": m{"node": r.Services.Node, "zone": r.Services.Zone, "nodeAddrs": texts(r.Services.NodeAddrs), "ownAddrs": texts(r.Services.OwnAddrs),
+			"serviceCIDRs": texts(r.Services.ServiceCIDRs), "dnsAddrs": texts(r.Services.DNSAddrs), "services": svcs, "pods": pods},
+		"ingress":  m{"routes": ingressRoutes, "default": def, "certificates": certs},
+		"statuses": statuses,
+		"problems": problems,
+	}
+}
+
+func service(s services.Service) any {
+	protos := map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP", packet.SCTP: "SCTP"}
+	var ports, endpoints []string
+	for _, p := range s.Ports {
+		ports = append(ports, fmt.Sprintf("%q %d/%s nodePort %d", p.Name, p.Port, protos[p.Protocol], p.NodePort))
+	}
+	for _, e := range s.Endpoints {
+		line := fmt.Sprintf("%s id=%s node=%q zone=%q hostname=%q", e.Addr, e.ID, e.Node, e.Zone, e.Hostname)
+		for _, flag := range []struct {
+			set  bool
+			name string
+		}{{e.Ready, "ready"}, {e.Serving, "serving"}, {e.Terminating, "terminating"}} {
+			if flag.set {
+				line += " " + flag.name
+			}
+		}
+		for _, p := range e.Ports {
+			line += fmt.Sprintf(" %q=%d/%s", p.Name, p.Port, protos[p.Protocol])
+		}
+		endpoints = append(endpoints, line)
+	}
+	return map[string]any{
+		"name": s.Namespace + "/" + s.Name, "clusterIPs": texts(s.ClusterIPs), "externalName": s.ExternalName,
+		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "internalLocal": s.InternalLocal,
+		"externalLocal": s.ExternalLocal, "publishNotReady": s.PublishNotReady, "endpoints": endpoints,
+	}
+}
+
+func backend(b ingress.Backend) string { return fmt.Sprintf("%s %s", b.Service, texts(b.Endpoints)) }
+
+func texts[T netip.Addr | netip.Prefix | netip.AddrPort](list []T) []string {
+	var out []string
+	for _, x := range list {
+		out = append(out, fmt.Sprint(x))
+	}
+	return out
+}

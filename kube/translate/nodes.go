@@ -1,0 +1,244 @@
+package translate
+
+import (
+	"cmp"
+	"encoding/base64"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/overlay"
+)
+
+// Overheads in bytes that the pods' MTU leaves room for.
+const (
+	// WireGuard data messages: outer IP and UDP header, 16 of message header, 16 of tag (WireGuard paper, 5.4.6).
+	overhead4 = 20 + 8 + 32
+	overhead6 = 40 + 8 + 32
+	// The header of IP-in-IP between two gateways.
+	encap4 = 20
+	encap6 = 40
+	// The least MTU a link with IPv6 may have (RFC 8200, section 5), which is more than IPv4 asks for.
+	minMTU = 1280
+)
+
+// node is a corev1.Node as far as the data plane cares.
+type node struct {
+	ref      kube.Ref
+	name     string
+	zone     string
+	podCIDRs []netip.Prefix // at most one per family
+	addrs    []netip.Addr   // internal addresses, primary first
+	key      overlay.PublicKey
+	endpoint netip.AddrPort
+	stock    bool
+}
+
+// nodes parses all nodes, in the order of their names. Where two claim the same thing the first keeps it, so that all
+// agents agree.
+func (t *translator) nodes() []node {
+	var list []node
+	claims := nodeClaims{cidrs: map[netip.Prefix]string{}, addrs: map[netip.Addr]string{}, keys: map[overlay.PublicKey]string{}}
+	for _, obj := range t.objs.Nodes {
+		n := node{ref: kube.RefOf(obj), name: obj.Name, zone: t.zones[obj.Name]}
+		n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
+		n.podCIDRs = t.podCIDRs(obj, n.ref, n.stock, claims)
+		n.addrs = t.nodeAddrs(obj, n.ref, claims)
+		n.key = t.publicKey(obj, n.ref, claims)
+		n.endpoint = t.endpoint(obj, n.ref, n.addrs)
+		if len(n.podCIDRs) == 0 && !n.stock {
+			t.warnf(n.ref, "spec.podCIDRs", "the node has no range for its pods, so that none can run there: add one like 10.244.1.0/24")
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+// nodeClaims remembers which node has what.
+type nodeClaims struct {
+	cidrs map[netip.Prefix]string
+	addrs map[netip.Addr]string
+	keys  map[overlay.PublicKey]string
+}
+
+func (t *translator) podCIDRs(obj *corev1.Node, ref kube.Ref, stock bool, claims nodeClaims) []netip.Prefix {
+	texts := obj.Spec.PodCIDRs
+	if len(texts) == 0 && obj.Spec.PodCIDR != "" {
+		texts = []string{obj.Spec.PodCIDR}
+	}
+	var list []netip.Prefix
+	for i, text := range texts {
+		field := index("spec.podCIDRs", i)
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			t.errorf(ref, field, "%q is not a prefix: expected one like 10.244.1.0/24", text)
+			continue
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()).Masked()
+		if most := maxBits(p.Addr()); !p.IsValid() || p.Bits() > most && !stock {
+			t.errorf(ref, field, "%q has no room for pods: the node keeps the first addresses, use a prefix of at most %d bits", text, most)
+			continue
+		}
+		if slices.ContainsFunc(list, func(q netip.Prefix) bool { return q.Addr().Is4() == p.Addr().Is4() }) {
+			t.errorf(ref, field, "%s is a second prefix of its family: a node has one podCIDR per family, remove it", p)
+			continue
+		}
+		if owner, other := overlapping(claims.cidrs, p); owner != "" {
+			t.errorf(ref, field, "%s overlaps %s of Node %s: give every node a range of its own", p, other, owner)
+			continue
+		}
+		claims.cidrs[p] = obj.Name
+		list = append(list, p)
+	}
+	return list
+}
+
+// maxBits is the longest podCIDR with room for a pod: beside the network's address, the gateway's and the host Port's, in IPv4
+// also the broadcast address is taken.
+func maxBits(a netip.Addr) int {
+	if a.Is4() {
+		return 29
+	}
+	return 126
+}
+
+func overlapping(cidrs map[netip.Prefix]string, p netip.Prefix) (owner string, other netip.Prefix) {
+	for q, name := range cidrs {
+		if q.Overlaps(p) && (owner == "" || name < owner) {
+			owner, other = name, q
+		}
+	}
+	return owner, other
+}
+
+func (t *translator) nodeAddrs(obj *corev1.Node, ref kube.Ref, claims nodeClaims) []netip.Addr {
+	var list []netip.Addr
+	for i, a := range obj.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		field := index("status.addresses", i) + ".address"
+		addr, err := netip.ParseAddr(a.Address)
+		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() {
+			t.errorf(ref, field, "%q is no address other nodes could use: expected one like 192.168.1.10", a.Address)
+			continue
+		}
+		addr = addr.Unmap()
+		if owner, ok := claims.addrs[addr]; ok {
+			if owner != obj.Name {
+				t.errorf(ref, field, "%s is an address of Node %s already: give every node its own", addr, owner)
+			}
+			continue
+		}
+		claims.addrs[addr] = obj.Name
+		list = append(list, addr)
+	}
+	return list
+}
+
+func (t *translator) publicKey(obj *corev1.Node, ref kube.Ref, claims nodeClaims) overlay.PublicKey {
+	text, ok := obj.Annotations[kube.PublicKeyAnnotation]
+	if !ok || text == "" {
+		return overlay.PublicKey{}
+	}
+	field := annotation(kube.PublicKeyAnnotation)
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(raw) != len(overlay.PublicKey{}) {
+		t.errorf(ref, field, "%q is not a WireGuard public key: expected 32 bytes in base64, as wg pubkey prints them", text)
+		return overlay.PublicKey{}
+	}
+	key := overlay.PublicKey(raw)
+	if owner, taken := claims.keys[key]; taken {
+		t.errorf(ref, field, "is the key of Node %s already: every node needs a key of its own", owner)
+		return overlay.PublicKey{}
+	}
+	claims.keys[key] = obj.Name
+	return key
+}
+
+func (t *translator) endpoint(obj *corev1.Node, ref kube.Ref, addrs []netip.Addr) netip.AddrPort {
+	if text := obj.Annotations[kube.EndpointAnnotation]; text != "" {
+		ap, err := netip.ParseAddrPort(text)
+		if err == nil && ap.Port() != 0 && !ap.Addr().IsUnspecified() {
+			return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		}
+		t.errorf(ref, annotation(kube.EndpointAnnotation), "%q is not an endpoint: expected address:port, like 192.168.1.10:51820", text)
+	}
+	if len(addrs) == 0 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(addrs[0], WireGuardPort)
+}
+
+// peers fills in what the packet path and the mesh need to know of the nodes.
+func (t *translator) peers(nodes []node, r *Result) {
+	r.Netstack.Node = t.options.Node
+	r.Netstack.MTU = t.mtu(nodes)
+	found := false
+	for i := range nodes {
+		n := &nodes[i]
+		r.Netstack.ClusterCIDRs = append(r.Netstack.ClusterCIDRs, n.podCIDRs...)
+		if n.name == t.options.Node {
+			found = true
+			r.Netstack.PodCIDRs, r.Netstack.NodeAddrs = n.podCIDRs, n.addrs
+			continue
+		}
+		r.Netstack.Peers = append(r.Netstack.Peers, n.route())
+		r.Overlay.Peers = append(r.Overlay.Peers, n.peer())
+	}
+	if !found {
+		t.errorf(kube.Ref{Kind: "Node", Name: t.options.Node}, "", "there is no such Node, and this agent runs it: add the object or start the agent with another name")
+	}
+	slices.SortFunc(r.Netstack.ClusterCIDRs, comparePrefix)
+}
+
+func (n *node) route() netstack.PeerRoute {
+	return netstack.PeerRoute{ID: PeerID(n.name), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock}
+}
+
+func (n *node) peer() overlay.Peer {
+	p := overlay.Peer{ID: PeerID(n.name), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock}
+	for _, cidr := range n.podCIDRs {
+		p.Prefixes = append(p.Prefixes, cidr)
+		if !n.stock {
+			p.Gateway = append(p.Gateway, cidr.Addr().Next())
+		}
+	}
+	for _, a := range n.addrs {
+		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return p
+}
+
+// mtu is the pods' MTU. It is the same on all nodes because it depends on nothing that differs between them.
+func (t *translator) mtu(nodes []node) int {
+	outer, encap := overhead4, encap4
+	for i := range nodes {
+		n := &nodes[i]
+		if n.endpoint.IsValid() && n.endpoint.Addr().Is6() {
+			outer = overhead6
+		}
+		has4 := slices.ContainsFunc(n.podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() })
+		if len(n.podCIDRs) > 0 && !has4 {
+			encap = encap6
+		}
+	}
+	mtu := t.options.UnderlayMTU - outer - encap
+	if mtu < minMTU {
+		t.warnf(kube.Ref{Kind: "Node", Name: t.options.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: raise the MTU of the network between the nodes to %d",
+			t.options.UnderlayMTU, mtu, minMTU, minMTU+outer+encap)
+	}
+	return mtu
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
+
+func annotation(key string) string { return "metadata.annotations[" + key + "]" }
