@@ -1,0 +1,224 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/test/lab/rpc"
+)
+
+// Target is where a command runs.
+type Target struct {
+	kind, name string
+}
+
+// Pod is inside of a pod, given as "namespace/name", or as "name" for one in namespace default.
+func Pod(name string) Target {
+	if !strings.Contains(name, "/") {
+		name = "default/" + name
+	}
+	return Target{rpc.Pod, name}
+}
+
+// Node is in a node's namespace.
+func Node(name string) Target { return Target{rpc.Node, name} }
+
+// Outside is in the namespace of the client on the underlay that is no cluster member.
+func Outside() Target { return Target{rpc.Outside, "outside"} }
+
+// Stdio are the standard streams of a command; a nil one is /dev/null. With Terminal, In has to be a terminal, and the
+// command gets one of its own, which is joined to In and Out.
+type Stdio struct {
+	In, Out, Err *os.File
+	Terminal     bool
+	// Signals, if set, are passed on to the command.
+	Signals <-chan os.Signal
+}
+
+// Command is what to run.
+type Command struct {
+	Argv []string
+	// Env is added to the environment that the target's processes have.
+	Env []string
+	Dir string
+}
+
+// Exec runs a command and returns its exit code, 128+n when signal n ended it. The error says why it could not be run.
+// When ctx is done first the command is ended.
+func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
+	if s.Terminal {
+		return c.execTerminal(ctx, where, cmd, s)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	fds := make([]int, 0, 3)
+	defer func() { fdpass.CloseAll(fds) }()
+	for _, f := range []*os.File{s.In, s.Out, s.Err} {
+		if f == nil {
+			f = null
+		}
+		fd, err := fdpass.Dup(f)
+		if err != nil {
+			return 0, err
+		}
+		fds = append(fds, fd)
+	}
+	return c.exec(ctx, where, cmd, s.Signals, false, fds)
+}
+
+// Output runs a command and returns what it wrote to stdout and, apart from it, to stderr.
+func (c *Client) Output(ctx context.Context, where Target, argv ...string) (stdout, stderr string, code int, err error) {
+	var files [2]*os.File
+	var texts [2]chan string
+	for i := range files {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return "", "", 0, err
+		}
+		defer r.Close()
+		defer w.Close()
+		files[i], texts[i] = w, make(chan string, 1)
+		go func() {
+			b, _ := io.ReadAll(r) // what there is until it is closed
+			texts[i] <- string(b)
+		}()
+	}
+	code, err = c.Exec(ctx, where, Command{Argv: argv}, Stdio{Out: files[0], Err: files[1]})
+	for _, f := range files {
+		f.Close()
+	}
+	return <-texts[0], <-texts[1], code, err
+}
+
+func (c *Client) exec(ctx context.Context, where Target, cmd Command, signals <-chan os.Signal, terminal bool, fds []int) (int, error) {
+	conn, err := fdpass.Dial(ctx, rpc.Socket(c.Dir))
+	if err != nil {
+		return 0, fmt.Errorf("connect to lab %s: %w", c.Name, err)
+	}
+	defer conn.Close()
+	err = conn.Send(rpc.Request{Op: rpc.OpExec, Exec: &rpc.Exec{
+		Kind: where.kind, Name: where.name, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Terminal: terminal,
+	}}, fds...)
+	if err != nil {
+		return 0, err
+	}
+	type result struct {
+		code int
+		err  error
+	}
+	results := make(chan result, 1)
+	go func() {
+		code, err := awaitExit(conn)
+		results <- result{code, err}
+	}()
+	for {
+		select {
+		case r := <-results:
+			return r.code, r.err
+		case s, ok := <-signals:
+			if n, isNumber := s.(syscall.Signal); ok && isNumber {
+				_ = conn.Send(rpc.Signal{Number: int(n)}) // it may just have ended
+			} else if !ok {
+				signals = nil
+			}
+		case <-ctx.Done():
+			conn.Close() // which ends the command
+			<-results
+			return 0, ctx.Err()
+		}
+	}
+}
+
+func awaitExit(conn *fdpass.Conn) (int, error) {
+	for {
+		var a rpc.Answer
+		if _, err := conn.Receive(&a); err != nil {
+			return 0, fmt.Errorf("the lab went away: %w", err)
+		}
+		if a.Error != "" {
+			return 0, errors.New(a.Error)
+		}
+		if a.Exit != nil {
+			return *a.Exit, nil
+		}
+	}
+}
+
+// execTerminal gives the command a terminal of its own and joins it to ours, which is in raw mode meanwhile: what is typed,
+// ^C included, is for the command's terminal to interpret.
+func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
+	ptmx, tty, err := pty.Open()
+	if err != nil {
+		return 0, fmt.Errorf("open a terminal: %w", err)
+	}
+	defer ptmx.Close()
+	fd, err := fdpass.Dup(tty)
+	tty.Close()
+	if err != nil {
+		return 0, err
+	}
+	_ = pty.InheritSize(s.In, ptmx) // a terminal without size is still one
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	defer signal.Stop(resized)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-resized:
+				_ = pty.InheritSize(s.In, ptmx)
+			case <-done:
+				return
+			}
+		}
+	}()
+	old, err := term.MakeRaw(int(s.In.Fd()))
+	if err != nil {
+		unix.Close(fd)
+		return 0, fmt.Errorf("%s is no terminal: %w", s.In.Name(), err)
+	}
+	defer func() { _ = term.Restore(int(s.In.Fd()), old) }()
+	go func() { _, _ = io.Copy(ptmx, s.In) }() // blocked in its read until this process ends
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(s.Out, ptmx) // ends with EIO when the last of the other side is closed
+	}()
+	if name := os.Getenv("TERM"); name != "" {
+		cmd.Env = append([]string{"TERM=" + name}, cmd.Env...)
+	}
+	code, err := c.execOwning(ctx, where, cmd, s.Signals, fd)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-copied:
+	case <-time.After(lingering): // something in the background keeps the terminal
+	}
+	return code, nil
+}
+
+// lingering is how long the last output of a command on a terminal may take.
+const lingering = 500 * time.Millisecond
+
+// execOwning is exec with one terminal, which it closes: what is left open here would keep the terminal from ending.
+func (c *Client) execOwning(ctx context.Context, where Target, cmd Command, signals <-chan os.Signal, fd int) (int, error) {
+	defer unix.Close(fd)
+	return c.exec(ctx, where, cmd, signals, true, []int{fd})
+}

@@ -1,0 +1,139 @@
+package impair
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// Config says how bad the path is, in each direction. The zero value is a good path.
+type Config struct {
+	// Loss, Duplicate and Reorder are the parts of the frames, 0 to 1, that are lost, arrive twice, or are held back
+	// for HoldBack so that others overtake them.
+	Loss, Duplicate, Reorder float64
+	// Delay is added to every frame, and Jitter varies it by up to so much more or less. Jitter alone keeps the
+	// order.
+	Delay, Jitter time.Duration
+	// Rate in bits per second of Ethernet frames, 0 for no limit. What would wait longer than QueueLimit is dropped.
+	Rate int64
+	// MTU is the largest IP packet in bytes, 0 for no limit. Larger ones with DF, and IPv6, are dropped; those
+	// without DF are fragmented, as a router would.
+	MTU int
+	// ICMP answers what MTU drops with "fragmentation needed" or "packet too big" from the packet's destination.
+	// Without it the path is a black hole.
+	ICMP bool
+	// Seed repeats a run: equal seeds make equal decisions.
+	Seed uint64
+}
+
+// Times the engine works with.
+const (
+	HoldBack   = 5 * time.Millisecond
+	QueueLimit = 100 * time.Millisecond
+)
+
+// minMTU is what every IPv4 module must be able to forward (RFC 791 3.2).
+const minMTU = 68
+
+// check reports the first setting that makes no sense.
+func (c *Config) check() error {
+	for _, p := range []struct {
+		name  string
+		value float64
+	}{{"loss", c.Loss}, {"duplicate", c.Duplicate}, {"reorder", c.Reorder}} {
+		if !(p.value >= 0 && p.value <= 1) {
+			return fmt.Errorf("%s is %v, it must be from 0 to 1", p.name, p.value)
+		}
+	}
+	switch {
+	case c.Delay < 0 || c.Jitter < 0:
+		return errors.New("delay and jitter must not be negative")
+	case c.Jitter > c.Delay:
+		return fmt.Errorf("jitter is %v, it must not exceed the delay of %v", c.Jitter, c.Delay)
+	case c.Rate < 0:
+		return errors.New("the rate must not be negative")
+	case c.MTU != 0 && c.MTU < minMTU:
+		return fmt.Errorf("the mtu is %d, it must be at least %d", c.MTU, minMTU)
+	}
+	return nil
+}
+
+// Direction is one of the two ways between the nodes.
+type Direction uint8
+
+// The directions.
+const (
+	AToB Direction = iota
+	BToA
+)
+
+// Verdict is what becomes of a frame.
+type Verdict struct {
+	Outcome Outcome
+	// Copies arrive At, a time on the clock given to Decide.
+	Copies int
+	At     time.Duration
+}
+
+// Outcome names what happened to a frame.
+type Outcome uint8
+
+// The outcomes.
+const (
+	Passed Outcome = iota
+	Reordered
+	Lost
+	Overflowed // longer than QueueLimit in the queue of the rate limit
+)
+
+// Engine decides about frames. One goroutine per direction may use it.
+type Engine struct {
+	cfg   Config
+	lanes [2]lane
+}
+
+type lane struct {
+	rand *rand.Rand
+	free time.Duration // when the wire has sent what it was given
+	last time.Duration // when the last frame that kept the order arrives
+}
+
+// NewEngine starts a run from its seed.
+func NewEngine(c Config) *Engine {
+	e := &Engine{cfg: c}
+	for d := range e.lanes {
+		e.lanes[d].rand = rand.New(rand.NewPCG(c.Seed, uint64(d)))
+	}
+	return e
+}
+
+// Decide says what becomes of a frame of size bytes that is sent at now, which must not go back.
+func (e *Engine) Decide(d Direction, now time.Duration, size int) Verdict {
+	c, l := &e.cfg, &e.lanes[d]
+	// Always the same draws, so that no setting changes what another one does.
+	loss, duplicate, reorder, jitter := l.rand.Float64(), l.rand.Float64(), l.rand.Float64(), l.rand.Float64()
+	if loss < c.Loss {
+		return Verdict{Outcome: Lost}
+	}
+	at := now
+	if c.Rate > 0 {
+		if l.free-now > QueueLimit {
+			return Verdict{Outcome: Overflowed}
+		}
+		at = max(now, l.free) + time.Duration(float64(size)*8/float64(c.Rate)*float64(time.Second))
+		l.free = at
+	}
+	at += c.Delay + time.Duration((2*jitter-1)*float64(c.Jitter))
+	v := Verdict{Copies: 1}
+	if duplicate < c.Duplicate {
+		v.Copies = 2
+	}
+	if reorder < c.Reorder {
+		v.Outcome, v.At = Reordered, max(at, l.last)+HoldBack
+		return v
+	}
+	l.last = max(at, l.last)
+	v.At = l.last
+	return v
+}

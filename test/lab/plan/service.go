@@ -1,0 +1,253 @@
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/translate"
+)
+
+// dnsService is where the cluster DNS has its address. The node agents answer it; it has no pods.
+const dnsService = "kube-dns"
+
+// addDNSService adds the Service that takes the DNS address, unless the file has it.
+func (w *work) addDNSService() {
+	for _, s := range w.objects.Services {
+		if s.Namespace == metav1.NamespaceSystem && s.Name == dnsService {
+			return
+		}
+	}
+	prefer := corev1.IPFamilyPolicyPreferDualStack
+	w.objects.Services = append(w.objects.Services, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: metav1.NamespaceSystem, Name: dnsService, Labels: map[string]string{"k8s-app": dnsService},
+		},
+		Spec: corev1.ServiceSpec{
+			IPFamilyPolicy: &prefer,
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53},
+				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53},
+			},
+		},
+	})
+}
+
+// defaultService fills in what an API server does (k8s.io/kubernetes/pkg/apis/core/v1/defaults.go), addresses apart.
+func defaultService(s *corev1.Service) {
+	spec := &s.Spec
+	setDefault(&spec.Type, corev1.ServiceTypeClusterIP)
+	setDefault(&spec.SessionAffinity, corev1.ServiceAffinityNone)
+	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		if spec.SessionAffinityConfig == nil || spec.SessionAffinityConfig.ClientIP == nil || spec.SessionAffinityConfig.ClientIP.TimeoutSeconds == nil {
+			timeout := corev1.DefaultClientIPServiceAffinitySeconds
+			spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: &timeout}}
+		}
+	}
+	for i := range spec.Ports {
+		p := &spec.Ports[i]
+		setDefault(&p.Protocol, corev1.ProtocolTCP)
+		if p.TargetPort == (intstr.IntOrString{}) {
+			p.TargetPort = intstr.FromInt32(p.Port)
+		}
+	}
+	if spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	if spec.InternalTrafficPolicy == nil {
+		cluster := corev1.ServiceInternalTrafficPolicyCluster
+		spec.InternalTrafficPolicy = &cluster
+	}
+	if hasNodePorts(s) {
+		setDefault(&spec.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
+	}
+	if spec.ClusterIP == "" && len(spec.ClusterIPs) > 0 {
+		spec.ClusterIP = spec.ClusterIPs[0]
+	}
+	if spec.ClusterIP != "" && len(spec.ClusterIPs) == 0 {
+		spec.ClusterIPs = []string{spec.ClusterIP}
+	}
+}
+
+func setDefault[T ~string](field *T, value T) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+func hasNodePorts(s *corev1.Service) bool {
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		return s.Spec.AllocateLoadBalancerNodePorts == nil || *s.Spec.AllocateLoadBalancerNodePorts
+	}
+	return s.Spec.Type == corev1.ServiceTypeNodePort
+}
+
+func defaultIngress(ing *networkingv1.Ingress) {
+	for _, rule := range ing.Spec.Rules {
+		if rule.HTTP == nil {
+			continue
+		}
+		for i := range rule.HTTP.Paths {
+			if rule.HTTP.Paths[i].PathType == nil {
+				kind := networkingv1.PathTypeImplementationSpecific
+				rule.HTTP.Paths[i].PathType = &kind
+			}
+		}
+	}
+}
+
+// services gives every Service its cluster addresses and node ports: what it asks for, what it has, or what
+// translate.Allocate chooses.
+func (w *work) services() {
+	taken := map[any]bool{}
+	for _, s := range w.objects.Services {
+		w.families(s)
+		for _, ip := range s.Spec.ClusterIPs {
+			taken[ip] = true
+		}
+		for _, p := range s.Spec.Ports {
+			taken[nodePort{p.NodePort, p.Protocol}] = true
+		}
+	}
+	for _, s := range w.objects.Services {
+		if old, ok := w.old.services[serviceKey(s)]; ok {
+			w.keepIPs(s, old, taken)
+			keepPorts(s, old, taken)
+		}
+		if s.Namespace == metav1.NamespaceSystem && s.Name == dnsService {
+			w.giveDNS(s, taken)
+		}
+	}
+	allocated, problems := translate.Allocate(w.objects)
+	for _, p := range problems {
+		if p.Severity == kube.Error {
+			w.errs = append(w.errs, p)
+		}
+	}
+	w.objects = allocated
+	for _, s := range w.objects.Services {
+		w.next.services[serviceKey(s)] = s
+	}
+}
+
+// nodePort is what a Service takes on every node.
+type nodePort struct {
+	port     int32
+	protocol corev1.Protocol
+}
+
+// giveDNS gives the DNS Service the usual addresses, unless it asks for others.
+func (w *work) giveDNS(s *corev1.Service, taken map[any]bool) {
+	if len(s.Spec.ClusterIPs) > 0 {
+		return
+	}
+	for _, f := range s.Spec.IPFamilies {
+		for _, r := range w.ranges {
+			a := nth(r, dnsPlace)
+			if familyOf(a) == f && r.Contains(a) && !taken[a.String()] && len(s.Spec.ClusterIPs) < len(s.Spec.IPFamilies) {
+				s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, a.String())
+				s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
+				break
+			}
+		}
+	}
+}
+
+func serviceKey(s *corev1.Service) string { return s.Namespace + "/" + s.Name }
+
+func headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
+
+// families settles spec.ipFamilies and spec.ipFamilyPolicy (KEP-563).
+func (w *work) families(s *corev1.Service) {
+	spec := &s.Spec
+	if spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	if len(spec.IPFamilies) == 0 {
+		for _, ip := range spec.ClusterIPs {
+			if a, err := netip.ParseAddr(ip); err == nil {
+				spec.IPFamilies = append(spec.IPFamilies, familyOf(a))
+			}
+		}
+	}
+	if spec.IPFamilyPolicy == nil {
+		policy := corev1.IPFamilyPolicySingleStack
+		if len(spec.IPFamilies) > 1 || len(spec.ClusterIPs) > 1 || headless(s) && len(spec.Selector) == 0 && len(spec.IPFamilies) == 0 && len(w.ranges) > 1 {
+			policy = corev1.IPFamilyPolicyRequireDualStack
+		}
+		spec.IPFamilyPolicy = &policy
+	}
+	offered := w.offered()
+	want := 2
+	switch {
+	case *spec.IPFamilyPolicy == corev1.IPFamilyPolicySingleStack:
+		want = 1
+	case *spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack && len(offered) < 2:
+		w.fail(s, "spec.ipFamilyPolicy", "RequireDualStack needs ServiceCIDRs of both families, and there is only %v", offered)
+	}
+	for _, f := range offered {
+		if len(spec.IPFamilies) < want && !slices.Contains(spec.IPFamilies, f) {
+			spec.IPFamilies = append(spec.IPFamilies, f)
+		}
+	}
+	if len(spec.IPFamilies) > want {
+		w.fail(s, "spec.ipFamilies", "%v are more than the policy %s allows: use PreferDualStack", spec.IPFamilies, *spec.IPFamilyPolicy)
+	}
+}
+
+// offered are the families of the service ranges, in their order.
+func (w *work) offered() []corev1.IPFamily {
+	var out []corev1.IPFamily
+	for _, r := range w.ranges {
+		if f := familyOf(r.Addr()); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func familyOf(a netip.Addr) corev1.IPFamily {
+	if a.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+// keepIPs gives a Service the addresses it had, where it has to have some and asks for none.
+func (w *work) keepIPs(s, old *corev1.Service, taken map[any]bool) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName || headless(s) || len(s.Spec.ClusterIPs) > 0 {
+		return
+	}
+	for _, f := range s.Spec.IPFamilies {
+		for _, text := range old.Spec.ClusterIPs {
+			a, err := netip.ParseAddr(text)
+			inRange := slices.ContainsFunc(w.ranges, func(r netip.Prefix) bool { return r.Contains(a) })
+			if err == nil && familyOf(a) == f && inRange && !taken[text] {
+				taken[text] = true
+				s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, text)
+				s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
+			}
+		}
+	}
+}
+
+func keepPorts(s, old *corev1.Service, taken map[any]bool) {
+	if !hasNodePorts(s) {
+		return
+	}
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		for _, q := range old.Spec.Ports {
+			key := nodePort{q.NodePort, q.Protocol}
+			if p.NodePort == 0 && q.NodePort != 0 && p.Port == q.Port && p.Protocol == q.Protocol && !taken[key] {
+				p.NodePort = q.NodePort
+				taken[key] = true
+			}
+		}
+	}
+}

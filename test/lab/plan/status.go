@@ -1,0 +1,184 @@
+package plan
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/test/lab/kubelet"
+)
+
+// Service is what there is to show of one.
+type Service struct {
+	Namespace, Name, Type string
+	ClusterIPs            []string
+	Ports                 []string // "80/TCP", "80:30080/TCP" with a NodePort
+	Ready, Endpoints      int
+}
+
+// Snapshot gives the objects as they are while the pods are as statuses, by UID, says.
+func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
+	out := c.objects.Clone()
+	out.Pods = out.Pods[:0:0]
+	shown := map[string]bool{}
+	for id, pod := range c.leaving {
+		// Until nothing is left of it, the old incarnation has the name.
+		if st, ok := statuses[id]; ok && !st.Gone {
+			out.Pods = append(out.Pods, withStatus(pod, st))
+			shown[podKey(pod)] = true
+		}
+	}
+	for key, pod := range c.current {
+		if !shown[key] {
+			out.Pods = append(out.Pods, withStatus(pod, statuses[string(pod.UID)]))
+		}
+	}
+	out.Sort()
+	out.EndpointSlices = append(out.EndpointSlices, translate.EndpointSlices(out.Pods, out.Services)...)
+	out.Sort()
+	return out
+}
+
+// MTU is what pods get over an underlay of the given MTU, both in bytes.
+func (c *Cluster) MTU(underlay int) int {
+	for _, n := range c.Nodes {
+		if !n.External {
+			return translate.Translate(c.objects, translate.Options{Node: n.Name, UnderlayMTU: underlay}).Netstack.MTU
+		}
+	}
+	return underlay
+}
+
+// ClusterCIDRs are all pod and service ranges.
+func (c *Cluster) ClusterCIDRs() []netip.Prefix {
+	out := slices.Clone(c.ServiceCIDRs)
+	for _, n := range c.Nodes {
+		out = append(out, n.PodCIDRs...)
+	}
+	return out
+}
+
+func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+// withStatus gives a copy of the pod that is as st says.
+func withStatus(pod *corev1.Pod, st kubelet.Status) *corev1.Pod {
+	out := *pod
+	s := *pod.Status.DeepCopy()
+	s.Phase = corev1.PodPending
+	if st.Phase != "" {
+		s.Phase = corev1.PodPhase(st.Phase)
+	}
+	s.Message = st.Message
+	if !st.Started.IsZero() {
+		at := metav1.NewTime(st.Started)
+		s.StartTime = &at
+	}
+	if st.Terminating {
+		at := metav1.NewTime(st.Stopped)
+		out.DeletionTimestamp = &at
+		out.DeletionGracePeriodSeconds = pod.Spec.TerminationGracePeriodSeconds
+	}
+	s.Conditions = []corev1.PodCondition{
+		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
+		{Type: corev1.PodInitialized, Status: condition(st.Initialized)},
+		{Type: corev1.ContainersReady, Status: condition(st.Ready)},
+		{Type: corev1.PodReady, Status: condition(st.Ready)},
+	}
+	s.ContainerStatuses, s.InitContainerStatuses = nil, nil
+	for _, cs := range st.Containers {
+		if cs.Init {
+			s.InitContainerStatuses = append(s.InitContainerStatuses, containerStatus(cs))
+		} else {
+			s.ContainerStatuses = append(s.ContainerStatuses, containerStatus(cs))
+		}
+	}
+	out.Status = s
+	return &out
+}
+
+func condition(b bool) corev1.ConditionStatus {
+	if b {
+		return corev1.ConditionTrue
+	}
+	return corev1.ConditionFalse
+}
+
+func containerStatus(cs kubelet.ContainerStatus) corev1.ContainerStatus {
+	out := corev1.ContainerStatus{Name: cs.Name, Ready: cs.Ready, RestartCount: int32(cs.Restarts), Started: &cs.Running}
+	switch {
+	case cs.Running:
+		out.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(cs.Started)}
+	case cs.Exited && cs.Message == "":
+		out.State.Terminated = &corev1.ContainerStateTerminated{ExitCode: int32(cs.ExitCode)}
+	default:
+		out.State.Waiting = &corev1.ContainerStateWaiting{Message: cs.Message}
+	}
+	return out
+}
+
+// Pod is what there is to show of one.
+type Pod struct {
+	Namespace, Name, UID, Node string
+	Addrs                      []netip.Addr
+}
+
+// PodList lists the pods of a snapshot.
+func PodList(snapshot kube.Objects) []Pod {
+	var out []Pod
+	for _, p := range snapshot.Pods {
+		pod := Pod{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID), Node: p.Spec.NodeName}
+		for _, ip := range p.Status.PodIPs {
+			if a, err := netip.ParseAddr(ip.IP); err == nil {
+				pod.Addrs = append(pod.Addrs, a)
+			}
+		}
+		out = append(out, pod)
+	}
+	return out
+}
+
+// ServiceList lists the Services of a snapshot.
+func ServiceList(snapshot kube.Objects) []Service {
+	type count struct{ ready, all map[string]bool }
+	counts := map[string]count{}
+	for _, s := range snapshot.EndpointSlices {
+		key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
+		c, ok := counts[key]
+		if !ok {
+			c = count{map[string]bool{}, map[string]bool{}}
+			counts[key] = c
+		}
+		for _, e := range s.Endpoints {
+			// A dual-stack pod is one endpoint to a reader.
+			name := e.Addresses[0]
+			if e.TargetRef != nil {
+				name = string(e.TargetRef.UID)
+			}
+			c.all[name] = true
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				c.ready[name] = true
+			}
+		}
+	}
+	var out []Service
+	for _, s := range snapshot.Services {
+		c := counts[serviceKey(s)]
+		svc := Service{Namespace: s.Namespace, Name: s.Name, Type: string(s.Spec.Type), ClusterIPs: s.Spec.ClusterIPs, Ready: len(c.ready), Endpoints: len(c.all)}
+		for _, p := range s.Spec.Ports {
+			text := strconv.Itoa(int(p.Port))
+			if p.NodePort != 0 {
+				text += ":" + strconv.Itoa(int(p.NodePort))
+			}
+			svc.Ports = append(svc.Ports, text+"/"+string(p.Protocol))
+		}
+		out = append(out, svc)
+	}
+	return out
+}

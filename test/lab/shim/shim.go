@@ -1,0 +1,240 @@
+// Package shim prepares a process of the lab from the inside: a process that was just started in its namespaces mounts
+// its own resolv.conf and hosts, takes its host name, gives up its capabilities when told to, and becomes the command.
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Args are the arguments by which the executable knows that it is to be the shim: Main.
+var Args = []string{"lab", "shim"}
+
+// The descriptors that the shim inherits beside stdio.
+const (
+	specFD   = 3
+	reportFD = 4
+)
+
+// Spec is what a process needs.
+type Spec struct {
+	// Argv is the command. Its first element is looked up in the PATH of Env.
+	Argv []string
+	// Env is the whole environment.
+	Env []string
+	// Dir is the working directory; "" is the supervisor's.
+	Dir string `json:",omitempty"`
+	// Hostname is set when not empty; it needs a UTS namespace of its own.
+	Hostname string `json:",omitempty"`
+	// Mounts are files bound over others: target to source. They need a mount namespace of its own.
+	Mounts map[string]string `json:",omitempty"`
+	// DropCapabilities gives up every capability for good, as an ordinary container does.
+	DropCapabilities bool `json:",omitempty"`
+}
+
+// Command gives a command that is not started yet: exe, as the shim, will become what spec says. Stdio and the session
+// are the caller's to set. After Start, whether it worked or not, Wait for the Report.
+func Command(exe string, spec Spec) (*exec.Cmd, *Report, error) {
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	specFile, err := memFile(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		specFile.Close()
+		return nil, nil, err
+	}
+	cmd := exec.Command(exe, Args...)
+	cmd.Env = []string{}
+	cmd.ExtraFiles = []*os.File{specFile, w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}
+	return cmd, &Report{r: r, ours: []*os.File{specFile, w}}, nil
+}
+
+// Report is how a started shim tells whether it became the command.
+type Report struct {
+	r    *os.File
+	ours []*os.File
+}
+
+// Wait blocks until the shim became the command, nil, or says why it could not. It must be called once, after Start.
+func (r *Report) Wait() error {
+	for _, f := range r.ours {
+		f.Close()
+	}
+	defer r.r.Close()
+	msg, err := io.ReadAll(r.r)
+	if err != nil {
+		return err
+	}
+	if len(msg) > 0 {
+		return errors.New(string(msg))
+	}
+	return nil
+}
+
+func memFile(body []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("lab-shim", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "lab-shim")
+	if _, err := f.WriteAt(body, 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Main is the shim. It returns, with an exit status, only when the command could not be started.
+func Main() int {
+	// Capabilities belong to threads, and exec keeps those of the thread that calls it.
+	runtime.LockOSThread()
+	unix.CloseOnExec(specFD)
+	unix.CloseOnExec(reportFD)
+	if err := become(); err != nil {
+		if _, werr := unix.Write(reportFD, []byte(err.Error())); werr != nil {
+			fmt.Fprintln(os.Stderr, "this is started by the lab only:", err)
+		}
+		return 127
+	}
+	return 0
+}
+
+func become() error {
+	var spec Spec
+	f := os.NewFile(specFD, "spec")
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the specification: %w", err)
+	}
+	if err := json.NewDecoder(f).Decode(&spec); err != nil {
+		return fmt.Errorf("read the specification: %w", err)
+	}
+	if len(spec.Argv) == 0 {
+		return errors.New("empty command")
+	}
+	if err := mountAll(spec.Mounts); err != nil {
+		return err
+	}
+	if spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
+			return fmt.Errorf("set host name %s: %w", spec.Hostname, err)
+		}
+	}
+	if spec.Dir != "" {
+		if err := os.Chdir(spec.Dir); err != nil {
+			return fmt.Errorf("working directory: %w", err)
+		}
+	}
+	path, err := lookPath(spec.Argv[0], spec.Env)
+	if err != nil {
+		return err
+	}
+	if spec.DropCapabilities {
+		if err := dropCapabilities(); err != nil {
+			return fmt.Errorf("drop capabilities: %w", err)
+		}
+	}
+	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, spec.Argv, spec.Env))
+}
+
+// mountAll binds the files and shows the namespace's own devices in /sys.
+func mountAll(mounts map[string]string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for target, source := range mounts {
+		err := unix.Mount(source, target, "", unix.MS_BIND, "")
+		if errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("this machine has no %s to mount the pod's over: create it, an empty file will do", target)
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s over %s: %w", source, target, err)
+		}
+	}
+	// A machine that hides parts of /sys refuses this (mount_too_revealing, fs/namespace.c); only /sys/class/net is
+	// then another namespace's, which few programs look at.
+	_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
+	return nil
+}
+
+// lookPath finds a command in the PATH of env: the shim's own environment is empty.
+func lookPath(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, executable(name)
+	}
+	path := ""
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			path = v // the last one counts
+		}
+	}
+	for _, dir := range filepath.SplitList(path) {
+		if file := filepath.Join(dir, name); executable(file) == nil {
+			return file, nil
+		}
+	}
+	return "", notFound(name)
+}
+
+func notFound(name string) error {
+	return fmt.Errorf("command %q not found: images are not used, a command has to be a program of this machine in PATH", name)
+}
+
+func executable(file string) error {
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return notFound(file)
+	case err != nil:
+		return err
+	case info.IsDir() || info.Mode()&0o111 == 0:
+		return fmt.Errorf("command %q is no executable file", file)
+	}
+	return nil
+}
+
+// dropCapabilities leaves the thread, and whatever it executes, without any capability: user 0 would otherwise get back
+// what the bounding set allows at exec (capabilities(7)).
+func dropCapabilities() error {
+	for c := uintptr(0); c <= lastCap(); c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return fmt.Errorf("bounding set: %w", err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("ambient set: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	return unix.Capset(&header, &none[0])
+}
+
+// lastCap is the highest capability that this kernel knows: above it PR_CAPBSET_READ says EINVAL.
+func lastCap() uintptr {
+	last := uintptr(0)
+	for c := uintptr(0); c < 64; c++ {
+		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
+			break
+		}
+		last = c
+	}
+	return last
+}

@@ -1,0 +1,133 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/test/lab/rpc"
+	"tapestry.dev/tapestry/test/lab/shim"
+)
+
+// hangup is how long a command may take to end after its client went away.
+const hangup = time.Second
+
+// exec runs a command for a client, with the descriptors that came along, and tells how it ends. A client that goes away takes
+// the command with it.
+func (l *lab) exec(ctx context.Context, c *fdpass.Conn, r *rpc.Exec, files []*os.File) {
+	p, err := l.startExec(r, files)
+	if err != nil {
+		_ = c.Answer(rpc.Answer{Error: err.Error()})
+		return
+	}
+	// The command has duplicates; ours would keep a pipe open that the command has closed.
+	for _, f := range files {
+		f.Close()
+	}
+	ended := make(chan struct{})
+	var code int
+	go func() {
+		defer close(ended)
+		code = p.Wait()
+	}()
+	_ = c.Answer(rpc.Answer{PID: p.PID()})
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		for {
+			var s rpc.Signal
+			fds, err := c.Receive(&s)
+			fdpass.CloseAll(fds)
+			if err != nil {
+				return
+			}
+			_ = p.Signal(syscall.Signal(s.Number)) // it may have ended
+		}
+	}()
+	select {
+	case <-ended:
+		_ = c.Answer(rpc.Answer{Exit: &code})
+	case <-gone:
+		p.hangUp(ended)
+	case <-ctx.Done():
+		p.hangUp(ended)
+	}
+	c.Close() // ends the goroutine above
+	<-gone
+}
+
+// hangUp ends a command as the end of its terminal does.
+func (p *process) hangUp(ended <-chan struct{}) {
+	_ = p.Signal(syscall.SIGHUP)
+	select {
+	case <-ended:
+		return
+	case <-time.After(hangup):
+	}
+	_ = p.Signal(syscall.SIGKILL)
+	<-ended
+}
+
+func (l *lab) startExec(r *rpc.Exec, files []*os.File) (*process, error) {
+	if len(r.Argv) == 0 {
+		return nil, fmt.Errorf("no command: expected one after --")
+	}
+	var streams stdio
+	switch {
+	case r.Terminal && len(files) == 1:
+		streams = stdio{in: files[0], out: files[0], err: files[0], terminal: true}
+	case !r.Terminal && len(files) == 3:
+		streams = stdio{in: files[0], out: files[1], err: files[2]}
+	default:
+		return nil, fmt.Errorf("expected stdin, stdout and stderr, or a terminal; got %d descriptors", len(files))
+	}
+	at, env, err := l.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return start(l.cfg.Exe, at, shim.Spec{Argv: r.Argv, Env: append(slices.Clone(env), r.Env...), Dir: r.Dir}, streams)
+}
+
+// target finds out where a command is to run, and with which environment.
+func (l *lab) target(r *rpc.Exec) (place, []string, error) {
+	switch r.Kind {
+	case rpc.Outside:
+		return l.outside, l.cfg.Env, nil
+	case rpc.Node:
+		if n := l.node(r.Name); n != nil {
+			return n.place, l.cfg.Env, nil
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		var names []string
+		for _, n := range l.cluster.Nodes {
+			names = append(names, n.Name)
+		}
+		return place{}, nil, fmt.Errorf("there is no node %q: the nodes are %s", r.Name, strings.Join(names, ", "))
+	case rpc.Pod:
+		s, _ := l.kubelet.Sandbox(r.Name).(*sandbox)
+		if s != nil {
+			return s.place, s.pod.Containers[0].Env, nil
+		}
+		return place{}, nil, l.noPod(r.Name)
+	}
+	return place{}, nil, fmt.Errorf("unknown kind of target %q", r.Kind)
+}
+
+// noPod says why there is no sandbox to run in.
+func (l *lab) noPod(key string) error {
+	st := l.status()
+	var keys []string
+	for _, p := range st.Pods {
+		if p.Key() == key {
+			return fmt.Errorf("pod %s is not there yet: %s", key, p.Message)
+		}
+		keys = append(keys, p.Key())
+	}
+	return fmt.Errorf("there is no pod %q: the pods are %s", key, strings.Join(keys, ", "))
+}

@@ -1,0 +1,301 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/test/lab/kubelet"
+	"tapestry.dev/tapestry/test/lab/plan"
+	"tapestry.dev/tapestry/test/lab/rpc"
+)
+
+// Config is what a supervisor is to do.
+type Config struct {
+	Name string
+	// Dir is the lab's folder. It exists.
+	Dir string
+	// Files are the files and folders of manifests.
+	Files []string
+	// MTU of the underlay, in bytes.
+	MTU int
+	// Exe is this program, which is also the shim, the built-in server and, unless Agent says otherwise, the agent.
+	Exe string
+	// Agent is the command of an agent, without flags.
+	Agent []string
+	// Env is the environment that agents and containers start from.
+	Env []string
+	// KeepCapabilities leaves agents what they would have by being root. They need none.
+	KeepCapabilities bool
+}
+
+// lab is a running lab.
+type lab struct {
+	cfg      Config
+	log      *slog.Logger
+	planner  *plan.Planner
+	kubelet  *kubelet.Kubelet
+	underlay *underlay
+	outside  place
+
+	kick chan struct{} // something changed; holds one
+	quit context.CancelFunc
+
+	mu       sync.Mutex // guards what follows
+	nodes    map[string]*node
+	cluster  *plan.Cluster
+	mtu      int // of pods
+	shown    kube.Objects
+	statuses map[string]kubelet.Status // by pod UID
+	applied  int
+	failed   error         // of the present version of the files
+	news     chan struct{} // closed at the next change
+	impaired map[[2]string]*impairment
+}
+
+// Run is the life of a lab. It returns when ctx is done or a client says so, and after that there is nothing left but
+// processes that the end of the process namespace ends.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
+	l := &lab{
+		cfg: cfg, log: log, quit: quit,
+		planner: plan.New(plan.Options{
+			Server: []string{cfg.Exe, "serve"}, Env: cfg.Env, Upstreams: resolverAddrs,
+		}),
+		kick: make(chan struct{}, 1), nodes: map[string]*node{}, statuses: map[string]kubelet.Status{},
+		news: make(chan struct{}), impaired: map[[2]string]*impairment{},
+	}
+	l.kubelet = kubelet.New(kubelet.Options{Sandbox: l.newSandbox, Changed: l.podChanged, Log: log})
+	changes, err := watch(ctx, cfg.Files, log)
+	if err != nil {
+		return err
+	}
+	objects, err := read(cfg.Files)
+	if err != nil {
+		return err
+	}
+	if err := l.bringUp(ctx, objects); err != nil {
+		return err
+	}
+	go limitLogs(ctx, cfg.Dir, log)
+	stopServing, err := l.serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
+	log.Info("lab is up", "name", cfg.Name, "nodes", len(l.cluster.Nodes), "pods", len(l.cluster.Pods))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
+			l.reload()
+		case <-l.kick:
+			l.publish()
+		}
+	}
+}
+
+// read reads the files.
+func read(paths []string) (kube.Objects, error) {
+	objects, err := manifests.Read(paths...)
+	if err != nil {
+		return objects, err
+	}
+	if len(objects.Nodes) == 0 {
+		return objects, fmt.Errorf("%v: no Node in there: a lab needs at least one, as little as {apiVersion: v1, kind: Node, metadata: {name: n1}}", paths)
+	}
+	return objects, nil
+}
+
+// bringUp applies the first version of the files.
+func (l *lab) bringUp(ctx context.Context, objects kube.Objects) error {
+	for _, dir := range []string{"objects", "objects/" + manifests.StatusDir, "nodes", "pods"} {
+		if err := os.MkdirAll(filepath.Join(l.cfg.Dir, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	cluster, err := l.planner.Plan(objects)
+	if err != nil {
+		return err
+	}
+	if l.underlay, err = newUnderlay(cluster.Underlay, l.cfg.MTU); err != nil {
+		return fmt.Errorf("make the underlay: %w", err)
+	}
+	out := l.underlay.member(outsideName)
+	if l.outside, err = l.nodePlace(outsideName, out.ns, filepath.Join(l.cfg.Dir, outsideName)); err != nil {
+		return err
+	}
+	if err := serveDNS(ctx, out.ns, l.log); err != nil {
+		return fmt.Errorf("serve DNS outside: %w", err)
+	}
+	return l.apply(cluster)
+}
+
+// reload applies another version of the files, or keeps the last good one.
+func (l *lab) reload() {
+	objects, err := read(l.cfg.Files)
+	var cluster *plan.Cluster
+	if err == nil {
+		cluster, err = l.planner.Plan(objects)
+	}
+	if err == nil {
+		err = l.apply(cluster)
+	}
+	if err != nil {
+		l.log.Error("the files are not applied, the last good version stays", "err", err)
+		l.mu.Lock()
+		l.failed = err
+		l.mu.Unlock()
+		l.changed()
+	}
+}
+
+// apply makes the lab what the plan says: nodes, objects, pods.
+func (l *lab) apply(c *plan.Cluster) error {
+	mtu := c.MTU(l.cfg.MTU)
+	ranges := c.ClusterCIDRs()
+	wanted := map[string]plan.Node{}
+	for _, n := range c.Nodes {
+		wanted[n.Name] = n
+	}
+	l.mu.Lock()
+	running := maps.Clone(l.nodes)
+	l.mtu = mtu
+	l.mu.Unlock()
+	for name, n := range running {
+		if want, ok := wanted[name]; !ok || !want.Equal(n.Node) {
+			l.removeNode(n)
+			delete(running, name)
+		}
+	}
+	var errs []error
+	var fresh []*node
+	for _, want := range c.Nodes {
+		if n, ok := running[want.Name]; ok {
+			errs = append(errs, n.route(ranges))
+			continue
+		}
+		n, err := l.newNode(want, ranges, mtu)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		fresh = append(fresh, n)
+	}
+	l.mu.Lock()
+	for _, n := range fresh {
+		l.nodes[n.Name] = n
+	}
+	l.cluster = c
+	l.applied++
+	l.failed = nil
+	l.mu.Unlock()
+	// What agents read is there before they start, and before there are pods to attach.
+	l.publish()
+	for _, n := range fresh {
+		if n.agent != nil {
+			n.agent.start()
+		}
+	}
+	l.kubelet.Set(c.Pods)
+	l.changed()
+	return errors.Join(errs...)
+}
+
+func (l *lab) removeNode(n *node) {
+	l.mu.Lock()
+	delete(l.nodes, n.Name)
+	l.mu.Unlock()
+	l.endImpairmentsOf(n.Name)
+	n.close(l)
+	if err := os.RemoveAll(n.dir); err != nil {
+		l.log.Warn("cannot remove the folder of a node", "node", n.Name, "err", err)
+	}
+	if err := os.Remove(filepath.Join(rpc.ObjectsDir(l.cfg.Dir), manifests.StatusDir, n.Name+".yaml")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		l.log.Warn("cannot remove the status of a node", "node", n.Name, "err", err)
+	}
+}
+
+// node gives a running node, nil when there is none of that name.
+func (l *lab) node(name string) *node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nodes[name]
+}
+
+func (l *lab) podMTU() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mtu
+}
+
+// podChanged takes a pod's new status.
+func (l *lab) podChanged(uid string, s kubelet.Status) {
+	l.mu.Lock()
+	l.statuses[uid] = s
+	l.mu.Unlock()
+	l.changed()
+}
+
+// changed has the objects written again and wakes who waits.
+func (l *lab) changed() {
+	l.mu.Lock()
+	close(l.news)
+	l.news = make(chan struct{})
+	l.mu.Unlock()
+	select {
+	case l.kick <- struct{}{}:
+	default: // one is under way
+	}
+}
+
+// publish writes the objects as they are now. It is called by the main goroutine only.
+func (l *lab) publish() {
+	l.mu.Lock()
+	statuses := maps.Clone(l.statuses)
+	cluster := l.cluster
+	l.mu.Unlock()
+	objects := cluster.Snapshot(statuses)
+	l.mu.Lock()
+	l.shown = objects
+	for uid, s := range statuses {
+		if s.Gone {
+			delete(l.statuses, uid)
+			l.planner.Forget(uid)
+		}
+	}
+	l.mu.Unlock()
+	if err := writeObjects(rpc.ObjectsDir(l.cfg.Dir), objects); err != nil {
+		l.log.Error("cannot write the objects", "err", err)
+	}
+}
+
+// writeObjects writes a file for each group of kinds that changes together, so that a small change is a small file. What
+// others refer to comes first.
+func writeObjects(dir string, o kube.Objects) error {
+	for _, part := range []struct {
+		name    string
+		objects kube.Objects
+	}{
+		{"cluster.yaml", kube.Objects{Nodes: o.Nodes, Namespaces: o.Namespaces, ServiceCIDRs: o.ServiceCIDRs}},
+		{"config.yaml", kube.Objects{Secrets: o.Secrets, ConfigMaps: o.ConfigMaps}},
+		{"pods.yaml", kube.Objects{Pods: o.Pods}},
+		{"services.yaml", kube.Objects{Services: o.Services}},
+		{"endpoints.yaml", kube.Objects{EndpointSlices: o.EndpointSlices}},
+		{"ingresses.yaml", kube.Objects{Ingresses: o.Ingresses, IngressClasses: o.IngressClasses}},
+	} {
+		if _, err := manifests.Write(dir, part.name, part.objects); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/lab/plan"
+)
+
+// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each
+// answers DNS.
+var (
+	externalAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10")}
+	resolverAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.53"), netip.MustParseAddr("2001:db8:113::53")}
+)
+
+// bridge is the underlay's name in the supervisor's own network namespace.
+const bridge = "underlay"
+
+// underlay is the network between the nodes.
+type underlay struct {
+	plan.Underlay
+	mtu   int
+	ports int // made so far
+
+	mu      sync.Mutex
+	members map[string]*member // by name, the outside client under outsideName
+}
+
+// outsideName is how the client namespace is called where nodes are called by name.
+const outsideName = "outside"
+
+// member is one namespace on the underlay.
+type member struct {
+	ns    *tap.Namespace
+	port  string // its end at the bridge
+	addrs []netip.Addr
+}
+
+func newUnderlay(p plan.Underlay, mtu int) (*underlay, error) {
+	if err := tap.NewBridge(nil, bridge, mtu); err != nil {
+		return nil, err
+	}
+	u := &underlay{Underlay: p, mtu: mtu, members: map[string]*member{}}
+	m, err := u.add(outsideName, p.Outside)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range slices.Concat(externalAddrs, resolverAddrs) {
+		if err := tap.AddAddr(m.ns, "lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// add makes a namespace with an eth0 on the underlay. What is not on the underlay is reached by way of the outside client.
+func (u *underlay) add(name string, addrs []netip.Addr) (m *member, err error) {
+	ns, err := newNamespace()
+	if err != nil {
+		return nil, err
+	}
+	u.ports++
+	m = &member{ns: ns, port: fmt.Sprintf("port%d", u.ports), addrs: addrs}
+	defer func() {
+		if err != nil {
+			ns.Close()
+		}
+	}()
+	if err := tap.NewVeth(tap.End{Name: m.port}, tap.End{Namespace: ns, Name: "eth0", MAC: memberMAC(name)}, u.mtu); err != nil {
+		return nil, err
+	}
+	if err := tap.SetBridge(nil, m.port, bridge); err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		if err := tap.AddAddr(ns, "eth0", netip.PrefixFrom(a, u.bits(a))); err != nil {
+			return nil, err
+		}
+	}
+	if name != outsideName {
+		if err := u.addDefaults(m); err != nil {
+			return nil, err
+		}
+	}
+	u.mu.Lock()
+	u.members[name] = m
+	u.mu.Unlock()
+	return m, nil
+}
+
+func (u *underlay) addDefaults(m *member) error {
+	for _, gw := range u.Outside {
+		if !slices.ContainsFunc(m.addrs, func(a netip.Addr) bool { return a.Is4() == gw.Is4() }) {
+			continue
+		}
+		everything := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		if gw.Is4() {
+			everything = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		}
+		if err := tap.AddRoute(m.ns, "eth0", tap.Route{Dst: everything, Gateway: gw}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// member gives a member, nil when there is none of that name.
+func (u *underlay) member(name string) *member {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.members[name]
+}
+
+// bits is the length of the underlay's prefix that holds a.
+func (u *underlay) bits(a netip.Addr) int {
+	for _, p := range u.Prefixes {
+		if p.Contains(a) {
+			return p.Bits()
+		}
+	}
+	return a.BitLen()
+}
+
+// remove takes a member out. Its namespace lives on until the last process in it ends.
+func (u *underlay) remove(name string) error {
+	m := u.member(name)
+	if m == nil {
+		return nil
+	}
+	u.mu.Lock()
+	delete(u.members, name)
+	u.mu.Unlock()
+	return errors.Join(tap.DeleteLink(nil, m.port), m.ns.Close())
+}
+
+// newNamespace makes a network namespace as nodes and pods want it: loopback up, nothing forwarded or filtered, no
+// waiting for duplicate address detection, every port and ping for everybody.
+func newNamespace() (*tap.Namespace, error) {
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []struct{ key, value string }{
+		{"net.ipv6.conf.all.disable_ipv6", "0"},
+		{"net.ipv6.conf.default.disable_ipv6", "0"},
+		{"net.ipv6.conf.all.accept_dad", "0"},
+		{"net.ipv6.conf.default.accept_dad", "0"},
+		{"net.ipv6.conf.default.accept_ra", "0"},
+		{"net.ipv6.conf.all.forwarding", "0"},
+		{"net.ipv4.ip_forward", "0"},
+		{"net.ipv4.conf.all.rp_filter", "0"},
+		{"net.ipv4.conf.default.rp_filter", "0"},
+		{"net.ipv4.ip_unprivileged_port_start", "0"},
+	} {
+		// A kernel without IPv6 does not have all of them.
+		if err := tap.SetSysctl(ns, s.key, s.value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			ns.Close()
+			return nil, err
+		}
+	}
+	if err := errors.Join(tap.SetUp(ns, "lo"), tap.EnableUnprivilegedPing(ns)); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
+}
