@@ -1,0 +1,167 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+func baselines() map[string]func() (Topology, error) {
+	return map[string]func() (Topology, error){
+		"kernel-bridge": func() (Topology, error) { return KernelBridge(0) },
+		"null-loop":     func() (Topology, error) { return NullLoop(spawn, 0) },
+		"wireguard-go":  func() (Topology, error) { return WireGuard(spawn, 0) },
+	}
+}
+
+// Bytes flow through each baseline, in real namespaces and between real processes. How many is not a test's business.
+func TestBaselines(t *testing.T) {
+	for name, build := range baselines() {
+		t.Run(name, func(t *testing.T) {
+			topology, err := build()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := topology.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if topology.Name() != name {
+				t.Errorf("it is called %s", topology.Name())
+			}
+			cases := Cases(100 * time.Millisecond)
+			rows, err := Run(t.Context(), Plan{Suite: "test", Topologies: []Topology{topology}, Cases: cases, Rounds: 1, Spawn: spawn})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(rows) != 5 {
+				t.Errorf("%d rows, want 5", len(rows))
+			}
+			for _, r := range rows {
+				if r.Value <= 0 || r.N != 1 {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+	}
+}
+
+// Two at once, as a real run has them, with a ratio; and the order of measurements is A B A B.
+func TestInterleaved(t *testing.T) {
+	bridge, err := KernelBridge(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	loop, err := NullLoop(spawn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	var order []string
+	rows, err := Run(t.Context(), Plan{
+		Topologies: []Topology{bridge, loop},
+		Cases:      Cases(20 * time.Millisecond)[2:3],
+		Baselines:  map[string]string{"null-loop": "kernel-bridge"},
+		Rounds:     2,
+		Spawn:      spawn,
+		Progress:   func(_, _ int, topology, _ string) { order = append(order, topology) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(order, " "), strings.Repeat(" kernel-bridge null-loop", 3)[1:]; got != want {
+		t.Errorf("order %s, want %s", got, want)
+	}
+	if r := rows[1]; r.Subject != "null-loop" || r.Ratio <= 0 || r.BaselineValue != rows[0].Value || r.N != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A failure in a child is the run's error, with what the child said.
+func TestRunSaysWhatFailed(t *testing.T) {
+	bridge, err := KernelBridge(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	_, err = Run(t.Context(), Plan{
+		Topologies: []Topology{wrongAddr{bridge}},
+		Cases:      Cases(20 * time.Millisecond)[2:3],
+		Rounds:     1,
+		Spawn:      spawn,
+	})
+	if err == nil || !strings.Contains(err.Error(), "kernel-bridge: tcp rr") || !strings.Contains(err.Error(), "network is unreachable") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := NullLoop(func(...string) *exec.Cmd { return spawn("sing") }, 0); err == nil || !strings.Contains(err.Error(), "unknown command") {
+		t.Errorf("a loop that does not start: got %v", err)
+	}
+}
+
+type wrongAddr struct{ Topology }
+
+func (wrongAddr) Addr() netip.Addr { return netip.MustParseAddr("192.0.2.1") }
+
+func TestRunEndsWithContext(t *testing.T) {
+	bridge, err := KernelBridge(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = Run(ctx, Plan{
+		Topologies: []Topology{bridge},
+		Cases:      Cases(time.Hour)[2:3],
+		Rounds:     1,
+		Spawn:      spawn,
+		Progress: func(done, _ int, _, _ string) {
+			if done == 1 { // the warm-up is over, the hour begins
+				time.AfterFunc(50*time.Millisecond, cancel)
+			}
+		},
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+}
+
+// Nothing is left behind: neither processes nor, once they are gone, what held the namespaces.
+func TestCloseLeavesNothing(t *testing.T) {
+	before := descriptors(t)
+	for name, build := range baselines() {
+		topology, err := build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := topology.Close(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := topology.Close(); err != nil {
+			t.Errorf("%s, again: %v", name, err)
+		}
+	}
+	if after := descriptors(t); after > before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+	if err := tap.DeleteLink(nil, "eth0"); err == nil {
+		t.Error("an interface was left in the caller's namespace")
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

@@ -1,0 +1,32 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"tapestry.dev/tapestry/test/userns"
+)
+
+// commandVar makes the test's executable run Command instead of the tests.
+const commandVar = "BENCH_TEST_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(commandVar) != "" {
+		if err := Command(context.Background(), os.Args[1:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	userns.Main(m)
+}
+
+func spawn(args ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", args...)
+	// The race detector sleeps a second at a process's end, once per measurement here.
+	cmd.Env = append(os.Environ(), commandVar+"=1", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}

@@ -1,0 +1,84 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+const nullLoopCommand = "null-loop"
+
+// NullLoop is the least that a userspace network has to do: superframes copied between two TAPs by a process that
+// does nothing else. What Tapestry adds on one node shows against it. mtu is in bytes, 0 for DefaultMTU.
+func NullLoop(spawn Spawn, mtu int) (Topology, error) {
+	return build("null-loop", func(p *pair) error {
+		var files []*os.File
+		defer func() {
+			for _, f := range files {
+				f.Close() // the process has its own
+			}
+		}()
+		for _, end := range []struct {
+			ns   *tap.Namespace
+			addr netip.Prefix
+		}{{p.client, clientAddr}, {p.server, serverAddr}} {
+			f, err := tap.Create(end.ns, tap.Config{Name: "eth0", MTU: orDefault(mtu), Addrs: []netip.Prefix{end.addr}})
+			if err != nil {
+				return err
+			}
+			files = append(files, f)
+		}
+		cmd := spawn(nullLoopCommand)
+		cmd.ExtraFiles = files
+		proc, _, err := start(nil, cmd)
+		if err != nil {
+			return err
+		}
+		p.closers = append(p.closers, proc)
+		return nil
+	})
+}
+
+// nullLoop is the process: descriptors 3 and 4 are the TAPs.
+func nullLoop(stdin io.Reader, stdout io.Writer) error {
+	const a, b = 3, 4
+	for _, fd := range []int{a, b} {
+		if err := unix.SetNonblock(fd, false); err != nil {
+			return fmt.Errorf("%s: expected a TAP as descriptor %d: %w", nullLoopCommand, fd, err)
+		}
+	}
+	done := make(chan error, 3)
+	go func() { done <- copyFrames(b, a) }()
+	go func() { done <- copyFrames(a, b) }()
+	go func() {
+		io.Copy(io.Discard, stdin)
+		done <- nil
+	}()
+	fmt.Fprintln(stdout, "ready")
+	return <-done
+}
+
+// copyFrames blocks in read(2) on a thread of its own: the shortest way from one TAP to the other, without the
+// runtime's poller.
+func copyFrames(to, from int) error {
+	runtime.LockOSThread()
+	buf := make([]byte, packet.MaxFrame)
+	for {
+		n, err := unix.Read(from, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: read: %w", nullLoopCommand, err)
+		}
+		unix.Write(to, buf[:n]) // a frame that the kernel does not take is lost, as on any wire
+	}
+}

@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+)
+
+// Row is one line of a run's table: one figure of one subject.
+type Row struct {
+	Suite   string `json:"suite"`
+	Case    string `json:"case"`
+	Subject string `json:"subject"`
+	// Value is the median of N rounds, Min and Max their extremes.
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	// Higher says that more is better.
+	Higher bool `json:"higher_is_better"`
+	// Ratio is Value over BaselineValue, the median of the Baseline's rounds in the same run. Without Baseline all are zero.
+	Baseline      string  `json:"baseline"`
+	BaselineValue float64 `json:"baseline_value"`
+	Ratio         float64 `json:"ratio"`
+	Min           float64 `json:"min"`
+	Max           float64 `json:"max"`
+	N             int     `json:"n"`
+}
+
+// samples are the figures of a run's rounds.
+type samples map[sampleKey][]float64
+
+type sampleKey struct{ topology, figure string }
+
+func newSamples(p Plan) samples { return make(samples, len(p.Topologies)*len(p.Cases)) }
+
+func (s samples) add(topology string, c Case, r Result) {
+	for _, m := range c.Metrics {
+		k := sampleKey{topology, c.Name + m.Name}
+		s[k] = append(s[k], m.Value(r))
+	}
+}
+
+// rows has a figure's subjects together, in the plan's order.
+func (s samples) rows(p Plan) []Row {
+	var rows []Row
+	for _, c := range p.Cases {
+		for _, m := range c.Metrics {
+			for _, t := range p.Topologies {
+				rows = append(rows, s.row(p, t.Name(), c.Name+m.Name, m))
+			}
+		}
+	}
+	return rows
+}
+
+func (s samples) row(p Plan, subject, figure string, m Metric) Row {
+	v := s[sampleKey{subject, figure}]
+	r := Row{
+		Suite: p.Suite, Case: figure, Subject: subject, Unit: m.Unit, Higher: m.Higher,
+		Value: median(v), Min: slices.Min(v), Max: slices.Max(v), N: len(v),
+	}
+	if b, ok := p.Baselines[subject]; ok {
+		r.Baseline, r.BaselineValue = b, median(s[sampleKey{b, figure}])
+		r.Ratio = ratio(r.Value, r.BaselineValue)
+	}
+	return r
+}
+
+// median of at least one value; of an even number, the mean of the middle two.
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	if n%2 == 1 {
+		return v[n/2]
+	}
+	return (v[n/2-1] + v[n/2]) / 2
+}
+
+// ratio is 0 when there is nothing to compare with: JSON knows no infinity.
+func ratio(value, baseline float64) float64 {
+	if baseline == 0 {
+		return 0
+	}
+	return value / baseline
+}
+
+// WriteTable prints rows for people, the ratio with its baseline last.
+func WriteTable(w io.Writer, rows []Row) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "case\tsubject\tmedian\tunit\tmin - max\trounds\tof baseline\t")
+	last := ""
+	for _, r := range rows {
+		name := r.Case
+		if name == last {
+			name = ""
+		}
+		last = r.Case
+		against := ""
+		if r.Baseline != "" {
+			against = fmt.Sprintf("%.2f of %s", r.Ratio, r.Baseline)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s - %s\t%d\t%s\t\n",
+			name, r.Subject, short(r.Value), r.Unit, short(r.Min), short(r.Max), r.N, against)
+	}
+	return t.Flush()
+}
+
+// short keeps what a reader can use: three significant digits, more only before the point.
+func short(v float64) string {
+	switch {
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
+}
+
+// WriteJSON writes an object per row, each on its own line.
+func WriteJSON(w io.Writer, rows []Row) error {
+	e := json.NewEncoder(w)
+	for _, r := range rows {
+		if err := e.Encode(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WriteCSV writes a header and a line per row, with the names of WriteJSON.
+func WriteCSV(w io.Writer, rows []Row) error {
+	c := csv.NewWriter(w)
+	c.Write([]string{"suite", "case", "subject", "value", "unit", "higher_is_better", "baseline", "baseline_value", "ratio", "min", "max", "n"})
+	f := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
+	for _, r := range rows {
+		c.Write([]string{
+			r.Suite, r.Case, r.Subject, f(r.Value), r.Unit, strconv.FormatBool(r.Higher),
+			r.Baseline, f(r.BaselineValue), f(r.Ratio), f(r.Min), f(r.Max), strconv.Itoa(r.N),
+		})
+	}
+	c.Flush()
+	return c.Error()
+}

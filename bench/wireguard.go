@@ -1,0 +1,117 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/overlay/stock"
+)
+
+const wireGuardCommand = "wireguard"
+
+// tunPeer is what one of the two processes is told of the other. Private keys are made where they are used and never leave.
+type tunPeer struct {
+	PublicKey  overlay.PublicKey
+	Listen     uint16
+	Endpoint   netip.AddrPort
+	AllowedIPs []netip.Prefix
+	MTU        int
+}
+
+const wireGuardPort = 51820
+
+// WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology with an
+// MTU of 1500. What Tapestry adds across nodes shows against it. mtu is the TUN's in bytes, 0 for DefaultMTU.
+func WireGuard(spawn Spawn, mtu int) (Topology, error) {
+	return build("wireguard-go", func(p *pair) error {
+		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {
+			return err
+		}
+		ends := []*tunEnd{
+			{ns: p.client, addr: clientAddr, underlay: clientUnderlay.Addr()},
+			{ns: p.server, addr: serverAddr, underlay: serverUnderlay.Addr()},
+		}
+		for _, e := range ends {
+			if err := e.start(p, spawn); err != nil {
+				return err
+			}
+		}
+		for i, e := range ends {
+			if err := e.join(ends[1-i], orDefault(mtu)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// tunEnd is one side.
+type tunEnd struct {
+	ns       *tap.Namespace
+	addr     netip.Prefix // inside the tunnel
+	underlay netip.Addr
+	proc     *process
+	key      overlay.PublicKey
+}
+
+// start starts the process, which says its public key.
+func (e *tunEnd) start(p *pair, spawn Spawn) error {
+	proc, line, err := start(e.ns, spawn(wireGuardCommand))
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, proc)
+	e.proc = proc
+	e.key, err = overlay.ParsePublicKey(line)
+	return err
+}
+
+// join tells the process of the other one and configures the interface it makes.
+func (e *tunEnd) join(other *tunEnd, mtu int) error {
+	config, err := json.Marshal(tunPeer{
+		PublicKey:  other.key,
+		Listen:     wireGuardPort,
+		Endpoint:   netip.AddrPortFrom(other.underlay, wireGuardPort),
+		AllowedIPs: []netip.Prefix{netip.PrefixFrom(other.addr.Addr(), other.addr.Addr().BitLen())},
+		MTU:        mtu,
+	})
+	if err != nil {
+		return err
+	}
+	name, err := e.proc.tell(append(config, '\n'))
+	if err != nil {
+		return err
+	}
+	if err := tap.AddAddr(e.ns, name, e.addr); err != nil {
+		return err
+	}
+	return tap.SetUp(e.ns, name)
+}
+
+// wireGuard is the process: it says its public key, is told of its peer, says the name of its interface, and runs until
+// the end of stdin.
+func wireGuard(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+	key := overlay.NewPrivateKey()
+	fmt.Fprintln(stdout, key.Public())
+	var peer tunPeer
+	config := json.NewDecoder(stdin)
+	if err := config.Decode(&peer); err != nil {
+		return fmt.Errorf("%s: read configuration: %w", wireGuardCommand, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		io.Copy(io.Discard, stdin)
+		cancel()
+	}()
+	return stock.Run(ctx, stock.Config{
+		Name: "wg0", PrivateKey: key, ListenPort: peer.Listen, MTU: peer.MTU,
+		Peers: []stock.Peer{{PublicKey: peer.PublicKey, Endpoint: peer.Endpoint, AllowedIPs: peer.AllowedIPs}},
+		Ready: func(d stock.Device) { fmt.Fprintln(stdout, d.Name) },
+	})
+}
