@@ -1,0 +1,54 @@
+# CI runs these targets as they stand here. 'make help' lists them.
+GO        ?= go
+BIN       ?= bin
+GOFMT      = $$($(GO) env GOROOT)/bin/gofmt
+LINT       = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME  ?= 10s
+# The race detector needs a C compiler. Where there is none, the tests run without it.
+RACE      ?= $(if $(shell command -v gcc),-race)
+TESTFLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test unit e2e lint fmt fuzz bench ci clean
+
+help: ## list the targets
+	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-6s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
+	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
+
+build: ## build bin/tapestry
+	CGO_ENABLED=0 $(GO) build -o $(BIN)/tapestry ./cmd/tapestry
+
+demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
+	$(BIN)/tapestry demo
+
+test: lint unit e2e ## run everything: lint, unit tests, end-to-end tests on real namespaces
+
+unit: ## run the packages' own tests, with the race detector where there is a C compiler
+	$(GO) test $(RACE) $(TESTFLAGS) $$($(GO) list ./... | grep -v '/test/e2e')
+
+e2e: build ## run the end-to-end tests: two real nodes, every step of the demo, faults and bad input
+	$(GO) test -count=1 -timeout 15m -v $(TESTFLAGS) ./test/e2e/...
+
+lint: ## gofmt, vet, staticcheck
+	@files=$$($(GOFMT) -l .); test -z "$$files" || { echo "not gofmt-clean, run 'make fmt':"; echo "$$files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(LINT) ./...
+
+fmt: ## format the code
+	$(GOFMT) -w .
+
+fuzz: ## run every fuzz test for FUZZTIME (10s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+bench: build ## measure against the kernel and raw wireguard-go, in one run
+	$(BIN)/tapestry bench
+
+ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
+	.ci/run
+
+clean: ## remove what make built
+	rm -rf $(BIN)

@@ -1,0 +1,204 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/nodeport"
+)
+
+// agentConfig is what the agent's flags say.
+type agentConfig struct {
+	node         string
+	manifests    string // directory of objects
+	state        string // directory of the key
+	keeper       string // the keeper's socket
+	attach       string // the socket pods are attached through
+	dnsUpstreams []string
+	ingressHTTP  string // host address to listen on; "" for none
+	ingressHTTPS string
+	listenPort   int
+	underlayMTU  int // 0: that of the interface with the node's address
+	flows        int
+}
+
+func agentCommand() *cli.Command {
+	var c agentConfig
+	var upstreams cli.StringSlice
+	return &cli.Command{
+		Name:  "agent",
+		Usage: "run the network of one node",
+		Description: "Switches the frames of the node's pods, tunnels them to other nodes, translates Services, answers cluster DNS,\n" +
+			"listens on NodePorts and serves Ingress. Needs a keeper, which holds the descriptors over the agent's restarts,\n" +
+			"and no capability.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node", Required: true, Destination: &c.node},
+			&cli.StringFlag{Name: "manifests", Usage: "`DIR` with the cluster's objects as YAML", Required: true, Destination: &c.manifests},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` for the node's WireGuard key", Required: true, Destination: &c.state},
+			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper", Required: true, Destination: &c.keeper},
+			&cli.StringFlag{Name: "attach-socket", Aliases: []string{"cni-socket"}, Usage: "`SOCKET` to listen on for pods to attach", Required: true, Destination: &c.attach},
+			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
+			&cli.StringFlag{Name: "ingress-http", Usage: "`ADDR` to serve Ingress on over HTTP, empty for not", Value: ":80", Destination: &c.ingressHTTP},
+			&cli.StringFlag{Name: "ingress-https", Usage: "`ADDR` to serve Ingress on over HTTPS, empty for not", Value: ":443", Destination: &c.ingressHTTPS},
+			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: 51820, Destination: &c.listenPort},
+			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes (default: the interface's)", Destination: &c.underlayMTU},
+			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
+		},
+		Action: func(ctx *cli.Context) error {
+			c.dnsUpstreams = upstreams.Value()
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node)
+			return runAgent(ctx.Context, c, log)
+		},
+	}
+}
+
+// agent is the node's parts, joined.
+type agent struct {
+	agentConfig
+	log  *slog.Logger
+	kept *keeper.Client
+
+	key    overlay.PrivateKey
+	socket *os.File
+	flows  *flow.Table
+
+	// Made when the first snapshot of the cluster is there, and not changed after.
+	node      *netstack.Node
+	mesh      *overlay.Mesh
+	nodePorts *nodeport.Proxy
+	ingress   *ingress.Gateway
+	resolvers resolvers
+	started   chan struct{}
+
+	table    atomic.Pointer[services.Table]
+	config   atomic.Pointer[netstack.Config]
+	problems atomic.Pointer[[]kube.Problem]
+}
+
+func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
+	a := &agent{agentConfig: c, log: log, started: make(chan struct{})}
+	var err error
+	if a.key, err = overlay.LoadOrCreateKey(filepath.Join(c.state, "wireguard.key")); err != nil {
+		return err
+	}
+	if a.kept, err = keeper.Dial(ctx, c.keeper); err != nil {
+		return err
+	}
+	defer a.kept.Close()
+	if err := a.kept.Claim(ctx, c.node); err != nil {
+		return err
+	}
+	items, err := a.kept.List()
+	if err != nil {
+		return err
+	}
+	if err := a.adopt(items); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return manifests.Watch(ctx, c.manifests, manifests.Options{
+			OnError: func(err error) {
+				log.Error("the manifests cannot be used; going on with the last good ones", "err", err)
+			},
+		}, func(objs kube.Objects) {
+			if err := a.apply(ctx, objs, items); err != nil {
+				log.Error("the cluster's state was not applied whole", "err", err)
+			}
+		})
+	})
+	group.Go(func() error { return a.serve(ctx) })
+	err = group.Wait()
+	a.close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// serve runs everything that begins with the first snapshot.
+func (a *agent) serve(ctx context.Context) error {
+	select {
+	case <-a.started:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	listener, err := cni.Listen(a.attach)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return (&cni.Server{Attacher: attacher{a}}).Serve(ctx, listener) })
+	group.Go(func() error { return a.node.Run(ctx) })
+	for addr, serve := range map[string]func(context.Context, net.Listener) error{
+		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,
+	} {
+		if addr == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
+			continue
+		}
+		group.Go(func() error { return serve(ctx, l) })
+	}
+	a.log.Info("the node is ready", "wireguard", a.key.Public(), "mtu", a.config.Load().MTU)
+	return group.Wait()
+}
+
+func (a *agent) close() {
+	select {
+	case <-a.started:
+	default:
+		return
+	}
+	a.resolvers.close()
+	a.nodePorts.Close()
+	_ = a.node.Close()
+	a.mesh.Close()
+}
+
+// interfaceMTU is the MTU of the interface that has one of the node's addresses; 0 when none has.
+func interfaceMTU(c *netstack.Config) (int, error) {
+	ifaces, err := net.Interfaces()
+	if err != nil {
+		return 0, fmt.Errorf("find the underlay's MTU: %w", err)
+	}
+	for _, i := range ifaces {
+		addrs, err := i.Addrs()
+		if err != nil {
+			return 0, fmt.Errorf("find the underlay's MTU: %w", err)
+		}
+		for _, a := range addrs {
+			ipnet, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			for _, own := range c.NodeAddrs {
+				if ipnet.IP.Equal(own.AsSlice()) {
+					return i.MTU, nil
+				}
+			}
+		}
+	}
+	return 0, nil
+}

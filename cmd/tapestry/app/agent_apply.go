@@ -1,0 +1,182 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/nodeport"
+)
+
+// apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is returned;
+// the rest is.
+func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Item) error {
+	mtu := a.underlay(&objs)
+	result := translate.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu})
+	problems := result.Problems
+	table, found := services.NewTable(result.Services)
+	for _, p := range found {
+		problems = append(problems, kube.Problem{Severity: kube.Warning, Object: objectOf(p.Object), Message: p.Message})
+	}
+	if old := a.table.Load(); !services.Equal(old, table) {
+		a.table.Store(table)
+	} else {
+		table = old
+	}
+	first := a.node == nil
+	if first && len(result.Netstack.PodCIDRs) == 0 {
+		return fmt.Errorf("there is no Node %s with a podCIDR among the manifests yet; waiting for it", a.agentConfig.node)
+	}
+	a.config.Store(&result.Netstack)
+	if first {
+		if err := a.start(&result, mtu); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(
+		a.mesh.Set(result.Overlay),
+		a.node.Set(result.Netstack, table),
+		a.ingress.Set(result.Ingress),
+	)
+	if first {
+		a.attachKept(items)
+	}
+	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
+	for _, p := range a.nodePorts.Set(nodeport.Ports(table)) {
+		problems = append(problems, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
+	}
+	a.problems.Store(&problems)
+	a.publish(problems)
+	if first {
+		close(a.started)
+	}
+	return err
+}
+
+// underlay is the MTU of the network between the nodes; 0 when it cannot be found out.
+func (a *agent) underlay(objs *kube.Objects) int {
+	if a.underlayMTU > 0 {
+		return a.underlayMTU
+	}
+	unknown := translate.Translate(*objs, translate.Options{Node: a.agentConfig.node})
+	mtu, err := interfaceMTU(&unknown.Netstack)
+	if err != nil {
+		a.log.Warn("assuming an underlay of 1500 bytes", "err", err)
+	}
+	return mtu
+}
+
+// start makes the parts that need to know the node's addresses.
+func (a *agent) start(r *translate.Result, underlay int) (err error) {
+	c := r.Netstack
+	var gateways []netip.Addr
+	for _, cidr := range c.PodCIDRs {
+		gateways = append(gateways, netstack.FirstAddr(cidr))
+	}
+	a.mesh, err = overlay.New(overlay.Options{
+		PrivateKey: a.key, Socket: a.socket, Gateway: gateways, UnderlayMTU: underlay, Logger: a.log,
+		Receive:   func(peer uint64, packets [][]byte) { a.node.FromLink(peer, packets) },
+		Forbidden: a.claimed,
+	})
+	if err != nil {
+		return err
+	}
+	a.node, err = netstack.New(netstack.Options{Flows: a.flows, Link: a.mesh, Logger: a.log, MTU: c.MTU})
+	if err != nil {
+		return err
+	}
+	a.nodePorts = nodeport.New(nodeport.Options{
+		Dial:      a.dialAs,
+		Pick:      func(t *packet.Tuple) packet.Choice { return a.table.Load().Pick(t) },
+		Backend:   func(id uint64) packet.BackendState { return a.table.Load().Backend(id) },
+		Forbidden: a.claimed,
+		NodeAddr:  func(like netip.Addr) netip.Addr { return nodeAddr(a.config.Load(), like) },
+		Logger:    a.log,
+	})
+	a.ingress = ingress.New(ingress.Options{Dial: a.dial, Logger: a.log})
+	return nil
+}
+
+// claimed reports whether an address lies in a pod or service range.
+func (a *agent) claimed(ip netip.Addr) bool {
+	c := a.config.Load()
+	inside := func(p netip.Prefix) bool { return p.Contains(ip) }
+	return slices.ContainsFunc(c.ClusterCIDRs, inside) || slices.ContainsFunc(c.ServiceCIDRs, inside)
+}
+
+// dial reaches an endpoint from the gateway's own address.
+func (a *agent) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return a.dialAs(ctx, network, netip.AddrPort{}, to)
+}
+
+// dialAs reaches an endpoint as client. Localhost clients and backends that live on a node's own address get to see a
+// node address instead: the kernel there would drop a stranger's, or answer it past us.
+func (a *agent) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	c := a.config.Load()
+	if slices.Contains(c.NodeAddrs, to.Addr()) {
+		return (&net.Dialer{}).DialContext(ctx, network, to.String())
+	}
+	ofPeer := slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return slices.Contains(p.NodeAddrs, to.Addr()) })
+	if own := nodeAddr(c, to.Addr()); client.IsValid() && own.IsValid() && (client.Addr().IsLoopback() || ofPeer) {
+		client = netip.AddrPortFrom(own, 0)
+	}
+	if client.IsValid() && client.Addr().IsLoopback() {
+		client = netip.AddrPort{} // no node address of that family: the gateway's has to do
+	}
+	return a.node.Gateway().Dial(ctx, network, client, to)
+}
+
+// nodeAddr is this node's address of the family of like, or invalid.
+func nodeAddr(c *netstack.Config, like netip.Addr) netip.Addr {
+	for _, n := range c.NodeAddrs {
+		if n.Is4() == like.Is4() {
+			return n
+		}
+	}
+	return netip.Addr{}
+}
+
+// publish tells the other nodes what they need to know of this one.
+func (a *agent) publish(problems []kube.Problem) {
+	c := a.config.Load()
+	s := manifests.NodeStatus{
+		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: problems,
+		Ready: len(c.PodCIDRs) > 0,
+	}
+	if !s.Ready {
+		s.Reason = "the Node has no podCIDR"
+	}
+	if len(c.NodeAddrs) > 0 {
+		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.mesh.Port())
+	}
+	if _, err := manifests.Publish(a.manifests, s); err != nil {
+		a.log.Error("other nodes will not learn this node's key", "err", err)
+	}
+}
+
+// objectOf parses "Kind namespace/name".
+func objectOf(s string) kube.Ref {
+	kind, name, _ := strings.Cut(s, " ")
+	r := kube.Ref{Kind: kind, Name: name}
+	if ns, n, ok := strings.Cut(name, "/"); ok {
+		r.Namespace, r.Name = ns, n
+	}
+	return r
+}

@@ -1,0 +1,171 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/overlay"
+)
+
+// Keys under which the keeper holds the node's descriptors. A pod's is podKey followed by its namespace and name.
+const (
+	flowsKey  = "flows"
+	socketKey = "wireguard"
+	hostKey   = "host" // put there by whoever made the host TAP; its meta is a hostMeta
+	podKey    = "pod/"
+)
+
+// hostMeta describes the host TAP, whose Ethernet address is tap.HostMAC.
+type hostMeta struct {
+	Addrs []netip.Addr `json:"addrs"`
+}
+
+// adopt takes over the flow memory and the tunnel's socket, or makes them and has the keeper hold them.
+func (a *agent) adopt(items []keeper.Item) error {
+	byKey := map[string]*os.File{}
+	for _, it := range items {
+		byKey[it.Key] = it.File
+	}
+	memory := byKey[flowsKey]
+	if memory == nil {
+		var err error
+		if memory, err = keeper.NewMemory("tapestry-flows", flow.Size(a.agentConfig.flows)); err != nil {
+			return err
+		}
+		if err := a.kept.Put(flowsKey, nil, memory); err != nil {
+			return err
+		}
+	}
+	mem, err := keeper.Map(memory)
+	if err != nil {
+		return err
+	}
+	_ = memory.Close() // the mapping keeps it
+	if a.flows, err = flow.Open(mem, flow.Options{}); err != nil {
+		return err
+	}
+	if s := a.flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Reformatted {
+		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "lost", s.Reformatted)
+	}
+	if a.socket = byKey[socketKey]; a.socket != nil {
+		return nil
+	}
+	if a.socket, err = overlay.OpenSocket(uint16(a.listenPort)); err != nil {
+		return err
+	}
+	return a.kept.Put(socketKey, nil, a.socket)
+}
+
+// attachKept attaches the TAPs that were there before this agent.
+func (a *agent) attachKept(items []keeper.Item) {
+	for _, it := range items {
+		var err error
+		switch {
+		case it.Key == hostKey:
+			err = a.attachHost(it)
+		case strings.HasPrefix(it.Key, podKey):
+			var pod cni.Pod
+			if err = json.Unmarshal(it.Meta, &pod); err == nil {
+				err = a.attachPod(pod, it.File)
+			}
+		default:
+			continue
+		}
+		if err != nil {
+			a.log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
+			_ = it.File.Close()
+		}
+	}
+}
+
+func (a *agent) attachHost(it keeper.Item) error {
+	var m hostMeta
+	if err := json.Unmarshal(it.Meta, &m); err != nil {
+		return err
+	}
+	return a.attachDevice(netstack.PortConfig{Name: hostKey, Kind: netstack.HostPort, MAC: tap.HostMAC, Addrs: m.Addrs}, it.File)
+}
+
+func (a *agent) attachPod(pod cni.Pod, f *os.File) error {
+	mac, err := net.ParseMAC(pod.MAC)
+	if err != nil || len(mac) != len(packet.MAC{}) {
+		return fmt.Errorf("attach pod %s: %q is no Ethernet address", pod.String(), pod.MAC)
+	}
+	return a.attachDevice(netstack.PortConfig{Name: pod.String(), Kind: netstack.PodPort, MAC: packet.MAC(mac), Addrs: pod.Addrs}, f)
+}
+
+func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
+	dev, err := tap.NewDevice(f, tap.Options{})
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", c.Name, err)
+	}
+	if err := a.node.Attach(c, dev); err != nil {
+		_ = dev.Close()
+		return err
+	}
+	return nil
+}
+
+// attacher is what the agent's socket does.
+type attacher struct{ a *agent }
+
+var _ cni.Attacher = attacher{}
+
+// Add implements cni.Attacher. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
+func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error {
+	for _, ip := range pod.Addrs {
+		c := t.a.config.Load()
+		own := false
+		for _, cidr := range c.PodCIDRs {
+			own = own || cidr.Contains(ip)
+		}
+		if !own {
+			return fmt.Errorf("attach pod %s: address %s is outside of this node's pod ranges %v", pod.String(), ip, c.PodCIDRs)
+		}
+	}
+	if _, err := tap.Check(f); err != nil {
+		return fmt.Errorf("attach pod %s: %w", pod.String(), err)
+	}
+	meta, err := json.Marshal(pod)
+	if err != nil {
+		return err
+	}
+	key := podKey + pod.String()
+	if err := t.a.kept.Put(key, meta, f); err != nil {
+		return fmt.Errorf("attach pod %s: %w", pod.String(), err)
+	}
+	t.a.node.Detach(pod.String()) // a sandbox of the pod that was there before
+	if err := t.a.attachPod(pod, f); err != nil {
+		return errors.Join(err, t.a.kept.Delete(key))
+	}
+	return nil
+}
+
+// Del implements cni.Attacher.
+func (t attacher) Del(_ context.Context, pod cni.Pod) error {
+	t.a.node.Detach(pod.String())
+	return t.a.kept.Delete(podKey + pod.String())
+}
+
+// Status implements cni.Attacher.
+func (t attacher) Status(context.Context) (cni.Status, error) {
+	s := cni.Status{Ready: true, Node: t.a.agentConfig.node, PublicKey: t.a.key.Public().String()}
+	if p := t.a.problems.Load(); p != nil {
+		for _, problem := range *p {
+			s.Problems = append(s.Problems, problem.String())
+		}
+	}
+	return s, nil
+}

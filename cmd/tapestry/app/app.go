@@ -1,0 +1,61 @@
+// Package app is the command line of tapestry: flags become Configs, Configs are wired together and run.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/test/lab"
+)
+
+// Run executes one command line and returns the exit status.
+func Run(args []string) int {
+	lab.Maybe() // does not return in the processes of a lab
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	app := &cli.App{
+		Name:                 "tapestry",
+		Usage:                "a userspace network for Kubernetes",
+		Description:          "Pods, Services, DNS, NodePorts and Ingress without iptables, nftables, IPVS, eBPF or kernel WireGuard.\nStart with 'tapestry demo'.",
+		Version:              version(),
+		EnableBashCompletion: true,
+		HideHelpCommand:      true,
+		Commands: []*cli.Command{
+			agentCommand(),
+			LabCommand(),
+			DemoCommand(),
+			BenchCommand(),
+			ServeCommand(),
+			probeCommand(),
+		},
+		// Errors are printed once, below.
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	err := app.RunContext(ctx, args)
+	var exit cli.ExitCoder
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		if msg := exit.Error(); msg != "" {
+			fmt.Fprintln(os.Stderr, "tapestry:", msg)
+		}
+		return exit.ExitCode()
+	}
+	fmt.Fprintln(os.Stderr, "tapestry:", err)
+	return 1
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "development"
+}

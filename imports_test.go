@@ -1,0 +1,137 @@
+package tapestry
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "tapestry.dev/tapestry/"
+
+// owners says which folder alone may import what, and why. Heavy dependencies each belong to one top-level folder, so
+// that the layout is the architecture.
+var owners = []struct{ path, folder, why string }{
+	{"gvisor.dev/gvisor", "netstack", "the stack is one Port of the packet path"},
+	{"github.com/songgao/water", "netstack/tap", "TAPs are made in one place, with their ioctls"},
+	{"golang.zx2c4.com/wireguard", "overlay", "the seam netstack.Link knows nothing of the engine"},
+	{"k8s.io/", "kube", "Kubernetes types stop at one door"},
+	{"sigs.k8s.io/", "kube", "Kubernetes types stop at one door"},
+	{"github.com/containernetworking/", "kube", "CNI is part of the conversation with Kubernetes"},
+	{"github.com/urfave/cli/", "cmd", "only commands have flags"},
+	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
+}
+
+// strangers must not import one another; cmd joins them by small interfaces and funcs.
+var strangers = []string{"netstack", "overlay", "services", "ingress"}
+
+// leaf may be imported by everyone and imports nothing of ours.
+const leaf = module + "netstack/packet"
+
+// mayNot are further directions that would turn the house around.
+var mayNot = []struct{ folder, path, why string }{
+	{"kube", module + "cmd", "commands import everything, nothing imports commands"},
+	{"netstack", module + "kube", "the data plane knows no Kubernetes"},
+	{"overlay", module + "kube", "the data plane knows no Kubernetes"},
+	{"services", module + "kube", "the data plane knows no Kubernetes"},
+	{"ingress", module + "kube", "the data plane knows no Kubernetes"},
+	{"netstack/packet", module, "packet is a leaf"},
+	{"netstack/flow", module + "netstack/tap", "the flow table knows no devices"},
+}
+
+func TestImports(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		files++
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			if why := forbidden(filepath.ToSlash(path), imported); why != "" {
+				t.Errorf("%s imports %s: %s", path, imported, why)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files < 50 {
+		t.Fatalf("looked at only %d files: is the test in the root of the module?", files)
+	}
+}
+
+// forbidden says why the file at path must not import what it does; "" when it may.
+func forbidden(path, imported string) string {
+	dir, isTest := filepath.ToSlash(filepath.Dir(path)), strings.HasSuffix(path, "_test.go")
+	for _, o := range owners {
+		if strings.HasPrefix(imported, o.path) && !within(dir, o.folder) && !excepted(dir, isTest, o.path) {
+			return "only " + o.folder + " may: " + o.why
+		}
+	}
+	for _, m := range mayNot {
+		if within(dir, m.folder) && strings.HasPrefix(imported, m.path) && !strings.HasPrefix(imported, module+m.folder) {
+			return m.why
+		}
+	}
+	if imported == leaf {
+		return ""
+	}
+	for _, a := range strangers {
+		for _, b := range strangers {
+			if a != b && within(dir, a) && within(strings.TrimPrefix(imported, module), b) && strings.HasPrefix(imported, module) {
+				return a + " and " + b + " are joined by cmd, through an interface or a func"
+			}
+		}
+	}
+	return ""
+}
+
+// excepted are the two places outside that may import what an owner holds: the lab plays the control plane of Kubernetes
+// with its objects, and end-to-end tests ask our DNS server as a stranger would.
+func excepted(dir string, isTest bool, owned string) bool {
+	switch owned {
+	case "k8s.io/":
+		return within(dir, "test/lab")
+	case "github.com/miekg/dns":
+		return within(dir, "test") || isTest
+	}
+	return false
+}
+
+func within(dir, folder string) bool { return dir == folder || strings.HasPrefix(dir, folder+"/") }
+
+func TestForbidden(t *testing.T) {
+	for _, c := range []struct {
+		path, imported string
+		allowed        bool
+	}{
+		{"netstack/node.go", "gvisor.dev/gvisor/pkg/tcpip", true},
+		{"overlay/mesh.go", "gvisor.dev/gvisor/pkg/tcpip", false},
+		{"overlay/mesh.go", module + "netstack/packet", true},
+		{"overlay/mesh.go", module + "netstack", false},
+		{"services/dns/server.go", module + "services", true},
+		{"kube/translate/x.go", module + "services", true},
+		{"services/table.go", "k8s.io/api/core/v1", false},
+		{"netstack/packet/x.go", module + "netstack/flow", false},
+		{"kube/cni/server.go", module + "netstack/keeper", true},
+	} {
+		if got := forbidden(c.path, c.imported) == ""; got != c.allowed {
+			t.Errorf("forbidden(%s, %s): allowed %v, want %v", c.path, c.imported, got, c.allowed)
+		}
+	}
+}

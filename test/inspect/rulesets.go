@@ -1,0 +1,58 @@
+package inspect
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// Rulesets names every packet filter table of this network namespace, of nftables and of the older iptables. None is what
+// Tapestry promises.
+func Rulesets() ([]string, error) {
+	var out []string
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("ask nftables: %w", err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	for _, t := range tables {
+		out = append(out, fmt.Sprintf("nft %d %s", t.Family, t.Name))
+	}
+	for _, file := range []string{"/proc/self/net/ip_tables_names", "/proc/self/net/ip6_tables_names", "/proc/self/net/arp_tables_names"} {
+		names, err := lines(file)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			out = append(out, "iptables "+n)
+		}
+	}
+	return out, nil
+}
+
+func lines(file string) ([]string, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // the kernel has no such tables
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []string
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if l := strings.TrimSpace(s.Text()); l != "" {
+			out = append(out, l)
+		}
+	}
+	return out, s.Err()
+}

@@ -1,0 +1,249 @@
+// Package probe is the client side of the demo and the end-to-end tests: it runs inside a pod, asks a server and says
+// what it saw. Its counterpart is package serve.
+package probe
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/test/serve"
+)
+
+// Request is one question.
+type Request struct {
+	Network string // "tcp" or "udp"
+	Addr    string
+	// LocalPort is the client's port; 0 leaves it to the kernel.
+	LocalPort int
+	Body      string
+	Timeout   time.Duration
+}
+
+// Answer is what came back: what the server said, and what the client saw.
+type Answer struct {
+	serve.Answer
+	// Local is the client's address as the client sees it.
+	Local string `json:"local,omitempty"`
+	// Error is "refused", "timeout", or the error's text; "" when there was an answer.
+	Error string `json:"error,omitempty"`
+	// Millis is how long it took.
+	Millis float64 `json:"ms"`
+}
+
+// Ask asks once. A failure is part of the Answer.
+func Ask(ctx context.Context, r Request) Answer {
+	start := time.Now()
+	a, err := ask(ctx, r)
+	a.Millis = float64(time.Since(start).Microseconds()) / 1000
+	a.Error = classify(err)
+	return a
+}
+
+func ask(ctx context.Context, r Request) (a Answer, err error) {
+	if r.Timeout == 0 {
+		r.Timeout = 5 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	c, err := dialer(r).DialContext(ctx, r.Network, r.Addr)
+	if err != nil {
+		return a, err
+	}
+	defer c.Close()
+	a.Local = c.LocalAddr().String()
+	_ = c.SetDeadline(time.Now().Add(r.Timeout))
+	if r.Network == "udp" {
+		if _, err := io.WriteString(c, r.Body); err != nil {
+			return a, err
+		}
+		buf := make([]byte, 65535)
+		n, err := c.Read(buf)
+		if err != nil {
+			return a, err
+		}
+		return a, json.Unmarshal(buf[:n], &a.Answer)
+	}
+	in := bufio.NewReader(c)
+	if _, err := in.ReadString('\n'); err != nil { // the greeting
+		return a, err
+	}
+	if _, err := io.WriteString(c, r.Body+"\n"); err != nil {
+		return a, err
+	}
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return a, err
+	}
+	return a, json.Unmarshal([]byte(line), &a.Answer)
+}
+
+func dialer(r Request) *net.Dialer {
+	d := &net.Dialer{}
+	if r.LocalPort == 0 {
+		return d
+	}
+	// Connections to several servers from one port, at once.
+	d.Control = func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+		}), err)
+	}
+	d.LocalAddr = &net.TCPAddr{Port: r.LocalPort}
+	if r.Network == "udp" {
+		d.LocalAddr = &net.UDPAddr{Port: r.LocalPort}
+	}
+	return d
+}
+
+func classify(err error) string {
+	var ne net.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
+		return "timeout"
+	}
+	return err.Error()
+}
+
+// Held is what a held conversation went through.
+type Held struct {
+	Rounds int `json:"rounds"`
+	// WorstMillis is the longest time between two answers.
+	WorstMillis float64 `json:"worstMs"`
+	// Error ended it early.
+	Error string `json:"error,omitempty"`
+}
+
+// Hold keeps one TCP connection for the time, asking and being answered every interval, and measures the longest
+// silence. started is called after the first answer.
+func Hold(ctx context.Context, r Request, d, interval time.Duration, started func()) Held {
+	var h Held
+	h.Error = classify(h.hold(ctx, r, d, interval, started))
+	return h
+}
+
+func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration, started func()) error {
+	c, err := dialer(req).DialContext(ctx, "tcp", req.Addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	r := bufio.NewReader(c)
+	if _, err := r.ReadString('\n'); err != nil { // the greeting
+		return err
+	}
+	end := time.Now().Add(d)
+	last := time.Now()
+	for time.Now().Before(end) {
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := fmt.Fprintf(c, "round %d\n", h.Rounds); err != nil {
+			return err
+		}
+		if _, err := r.ReadString('\n'); err != nil {
+			return err
+		}
+		if h.Rounds++; h.Rounds == 1 {
+			started()
+		} else if gap := float64(time.Since(last).Microseconds()) / 1000; gap > h.WorstMillis {
+			h.WorstMillis = gap
+		}
+		last = time.Now()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Followed is how a UDP client that keeps its port fared.
+type Followed struct {
+	// Moved is set when another pod than the first answered, To.
+	Moved bool   `json:"moved"`
+	To    string `json:"to,omitempty"`
+	// Lost counts datagrams without answer.
+	Lost  int    `json:"lost"`
+	Error string `json:"error,omitempty"`
+}
+
+// Follow finds a port whose datagrams from goes to, and goes on sending from it until another pod answers or the time is
+// over. started is called when it is found.
+func Follow(ctx context.Context, addr, from string, d time.Duration, started func()) Followed {
+	var f Followed
+	f.Error = classify(f.follow(ctx, addr, from, d, started))
+	return f
+}
+
+func (f *Followed) follow(ctx context.Context, addr, from string, d time.Duration, started func()) error {
+	var c net.Conn
+	for tries := 0; ; tries++ {
+		var err error
+		if c, err = net.Dial("udp", addr); err != nil {
+			return err
+		}
+		defer c.Close()
+		pod, err := exchange(c)
+		if err != nil {
+			return err
+		}
+		if pod == from {
+			break
+		}
+		if tries == 100 {
+			return fmt.Errorf("100 clients, and none was served by %s", from)
+		}
+	}
+	started()
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
+		pod, err := exchange(c)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			f.Lost++
+		case err != nil:
+			return err
+		case pod != from:
+			f.Moved, f.To = true, pod
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// exchange sends one datagram and says which pod answered.
+func exchange(c net.Conn) (string, error) {
+	_ = c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := io.WriteString(c, "where are you"); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 65535)
+	n, err := c.Read(buf)
+	if err != nil {
+		return "", err
+	}
+	var a serve.Answer
+	err = json.Unmarshal(buf[:n], &a)
+	return a.Pod, err
+}
+
+// Echo sends ICMP echoes through an unprivileged ping socket and reports whether one came back.
+func Echo(ctx context.Context, to netip.Addr, timeout time.Duration) Answer {
+	start := time.Now()
+	err := echo(ctx, to, timeout)
+	return Answer{Error: classify(err), Millis: float64(time.Since(start).Microseconds()) / 1000}
+}

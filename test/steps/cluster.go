@@ -1,0 +1,240 @@
+package steps
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"tapestry.dev/tapestry/test/lab"
+	"tapestry.dev/tapestry/test/probe"
+)
+
+// pair is an IPv4 and an IPv6 address of one thing.
+type pair struct{ v4, v6 netip.Addr }
+
+func (p *pair) add(a netip.Addr) {
+	if a.Is4() {
+		p.v4 = a
+	} else {
+		p.v6 = a
+	}
+}
+
+// of gives the address of a family.
+func (p pair) of(v6 bool) netip.Addr {
+	if v6 {
+		return p.v6
+	}
+	return p.v4
+}
+
+func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
+
+// families runs f for IPv4 and IPv6.
+func families(f func(v6 bool) error) error {
+	for _, v6 := range []bool{false, true} {
+		if err := f(v6); err != nil {
+			name := "IPv4"
+			if v6 {
+				name = "IPv6"
+			}
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// learn asks the lab for its addresses.
+func (c *Cluster) learn(ctx context.Context) error {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	ips := map[string]pair{}
+	add := func(key string, addrs ...netip.Addr) {
+		p := ips[key]
+		for _, a := range addrs {
+			p.add(a)
+		}
+		ips[key] = p
+	}
+	for _, n := range st.Nodes {
+		add(n.Name, n.Addrs...)
+	}
+	for _, p := range st.Pods {
+		if p.Namespace == "default" {
+			add(p.Name, p.Addrs...)
+		}
+	}
+	for _, s := range st.Services {
+		for _, ip := range s.ClusterIPs {
+			if a, err := netip.ParseAddr(ip); err == nil && s.Namespace == "default" {
+				add("svc/"+s.Name, a)
+			}
+		}
+	}
+	add("outside", st.Outside...)
+	// Addresses behind the outside's, which no node has a route of its own to.
+	add("beyond", netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10"))
+	c.ips = ips
+	return nil
+}
+
+// probe runs this program's probe somewhere and decodes the last line it prints.
+func (c *Cluster) probe(ctx context.Context, where lab.Target, out any, args ...string) error {
+	stdout, stderr, code, err := c.Output(ctx, where, append([]string{c.exe, "probe"}, args...)...)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("probe %s: exit status %d: %s", strings.Join(args, " "), code, strings.TrimSpace(stderr))
+	}
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), out); err != nil {
+		return fmt.Errorf("probe %s: %w in %q", strings.Join(args, " "), err, stdout)
+	}
+	return nil
+}
+
+// ask asks a server once.
+func (c *Cluster) ask(ctx context.Context, where lab.Target, network, addr string, flags ...string) (probe.Answer, error) {
+	var a probe.Answer
+	err := c.probe(ctx, where, &a, append(append([]string{"ask"}, flags...), network, addr)...)
+	if err == nil && a.Error != "" {
+		err = fmt.Errorf("%s %s: %s after %.0f ms", network, addr, a.Error, a.Millis)
+	}
+	return a, err
+}
+
+// askMany asks a server often, each time on a new connection, and counts the answers by pod.
+func (c *Cluster) askMany(ctx context.Context, where lab.Target, network, addr string, times int) (map[string]int, error) {
+	stdout, stderr, code, err := c.Output(ctx, where, c.exe, "probe", "ask", "--times", fmt.Sprint(times), network, addr)
+	if err != nil || code != 0 {
+		return nil, errors.Join(err, fmt.Errorf("exit status %d: %s", code, stderr))
+	}
+	count := map[string]int{}
+	for s := bufio.NewScanner(strings.NewReader(stdout)); s.Scan(); {
+		var a probe.Answer
+		if err := json.Unmarshal(s.Bytes(), &a); err != nil {
+			return nil, err
+		}
+		if a.Error != "" {
+			return nil, fmt.Errorf("%s %s: %s", network, addr, a.Error)
+		}
+		count[a.Pod]++
+	}
+	return count, nil
+}
+
+// sees asks and checks which pod answers and whose address it sees.
+func (c *Cluster) sees(ctx context.Context, where lab.Target, network, addr, pod string, client netip.Addr) (probe.Answer, error) {
+	a, err := c.ask(ctx, where, network, addr)
+	if err != nil {
+		return a, err
+	}
+	if pod != "" && a.Pod != pod {
+		return a, fmt.Errorf("%s %s was answered by %s, want %s", network, addr, a.Pod, pod)
+	}
+	host, _, err := net.SplitHostPort(a.Client)
+	if err != nil {
+		return a, err
+	}
+	if host != client.String() {
+		return a, fmt.Errorf("%s %s: pod %s sees the client as %s, want %s", network, addr, a.Pod, a.Client, client)
+	}
+	return a, nil
+}
+
+// background is a probe that runs beside a step.
+type background struct {
+	started chan struct{}
+	done    chan struct{} // closed when the probe ended and all it printed was read
+	last    string
+	err     error
+}
+
+// start runs a probe beside, and returns when it printed "started".
+func (c *Cluster) start(ctx context.Context, where lab.Target, args ...string) (*background, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	b := &background{started: make(chan struct{}), done: make(chan struct{})}
+	go func() {
+		code, err := c.Exec(ctx, where, lab.Command{Argv: append([]string{c.exe, "probe"}, args...)}, lab.Stdio{Out: w, Err: w})
+		_ = w.Close()
+		if err == nil && code != 0 {
+			err = fmt.Errorf("probe %s: exit status %d", strings.Join(args, " "), code)
+		}
+		b.err = err
+	}()
+	go func() {
+		defer close(b.done)
+		defer r.Close()
+		s := bufio.NewScanner(r)
+		for s.Scan() {
+			if b.last = s.Text(); b.last == "started" {
+				close(b.started)
+			}
+		}
+	}()
+	select {
+	case <-b.started:
+		return b, nil
+	case <-b.done:
+		return nil, fmt.Errorf("probe %s did not start: %s", strings.Join(args, " "), b.last)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// wait waits for the probe's end and decodes what it printed last.
+func (b *background) wait(ctx context.Context, out any) error {
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := json.Unmarshal([]byte(b.last), out); err != nil {
+		return fmt.Errorf("%s (%w)", b.last, errors.Join(err, b.err))
+	}
+	return nil
+}
+
+// stop ends a probe that would go on.
+func (b *background) stop(cancel context.CancelFunc) {
+	cancel()
+	<-b.done
+}
+
+// edit replaces text in the lab's file and waits until the lab applied it.
+func (c *Cluster) edit(ctx context.Context, change func(string) string) error {
+	before, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.file, []byte(change(string(b))), 0o600); err != nil {
+		return err
+	}
+	if err := c.WaitFor(ctx, func(s *lab.Status) bool { return s.Applied > before.Applied || s.ApplyError != "" }); err != nil {
+		return err
+	}
+	after, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if after.ApplyError != "" {
+		return errors.New(after.ApplyError)
+	}
+	return nil
+}

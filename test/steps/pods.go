@@ -1,0 +1,296 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/test/inspect"
+	"tapestry.dev/tapestry/test/lab"
+	"tapestry.dev/tapestry/test/probe"
+)
+
+func podToPod(ctx context.Context, c *Cluster) (string, error) {
+	err := families(func(v6 bool) error {
+		own := c.ips["client"].of(v6)
+		for _, network := range []string{"tcp", "udp"} {
+			if _, err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["web-1"].of(v6), 9000), "web-1", own); err != nil {
+				return err
+			}
+		}
+		local := netip.MustParseAddr("127.0.0.1")
+		if v6 {
+			local = netip.IPv6Loopback()
+		}
+		_, err := c.sees(ctx, lab.Pod("client"), "tcp", at(local, 9000), "client", local)
+		return err
+	})
+	return fmt.Sprintf("client %s and %s reach web-1 with their own addresses, TCP and UDP; and itself over localhost", c.ips["client"].v4, c.ips["client"].v6), err
+}
+
+const canary = "canary-7d1f-in-clear-text"
+
+func acrossNodes(ctx context.Context, c *Cluster) (string, error) {
+	const rounds = 50
+	captures := map[string]*background{}
+	for _, node := range []string{"node-1", "node-2"} {
+		b, err := c.start(ctx, lab.Node(node), "capture", "--interface", "eth0", "--for", "900ms", "--canary", canary)
+		if err != nil {
+			return "", err
+		}
+		captures[node] = b
+	}
+	err := families(func(v6 bool) error {
+		for _, network := range []string{"tcp", "udp"} {
+			addr := at(c.ips["web-2"].of(v6), 9000)
+			a, err := c.ask(ctx, lab.Pod("client"), network, addr, "--body", canary, "--times", fmt.Sprint(rounds/5))
+			if err != nil {
+				return err
+			}
+			if a.Pod != "web-2" || !strings.HasPrefix(a.Client, bracket(c.ips["client"].of(v6))) || a.Got != canary {
+				return fmt.Errorf("%s: %s saw %s say %q", addr, a.Pod, a.Client, a.Got)
+			}
+		}
+		return nil
+	})
+	var seen inspect.Traffic
+	for node, b := range captures {
+		if werr := b.wait(ctx, &seen); werr != nil {
+			return "", errors.Join(err, werr)
+		}
+		switch {
+		case seen.Canaries > 0:
+			err = errors.Join(err, fmt.Errorf("%s: %d frames on the underlay held the canary in clear text", node, seen.Canaries))
+		case seen.Other > 0:
+			err = errors.Join(err, fmt.Errorf("%s: %d frames on the underlay were neither WireGuard, ARP nor ND: %v", node, seen.Other, seen.Samples))
+		case seen.WireGuardData < 2*rounds:
+			err = errors.Join(err, fmt.Errorf("%s: only %d WireGuard data packets on the underlay for at least %d sent", node, seen.WireGuardData, 2*rounds))
+		}
+	}
+	return fmt.Sprintf("%d WireGuard data packets on the wire, %d ARP and ND, nothing else, canary not seen", seen.WireGuardData, seen.ARP+seen.ND), err
+}
+
+// bracket is how an address begins in "address:port".
+func bracket(a netip.Addr) string {
+	if a.Is6() {
+		return "[" + a.String() + "]:"
+	}
+	return a.String() + ":"
+}
+
+func clusterIP(ctx context.Context, c *Cluster) (string, error) {
+	var spread map[string]int
+	err := families(func(v6 bool) error {
+		vip := c.ips["svc/web"].of(v6)
+		for _, network := range []string{"tcp", "udp"} {
+			if _, err := c.sees(ctx, lab.Pod("client"), network, at(vip, 81), "", c.ips["client"].of(v6)); err != nil {
+				return err
+			}
+			var err error
+			if spread, err = c.askMany(ctx, lab.Pod("client"), network, at(vip, 81), 40); err != nil {
+				return err
+			}
+			if spread["web-1"] == 0 || spread["web-2"] == 0 || len(spread) != 2 {
+				return fmt.Errorf("40 %s connections went to %v, want some to web-1 and some to web-2", network, spread)
+			}
+		}
+		var got probe.Fetched
+		if err := c.probe(ctx, lab.Pod("client"), &got, "get", fmt.Sprintf("http://%s/", at(vip, 80))); err != nil {
+			return err
+		}
+		if got.Status != 200 {
+			return fmt.Errorf("named targetPort: status %d, %s", got.Status, got.Error)
+		}
+		return nil
+	})
+	return fmt.Sprintf("port 81 → 9000, port 80 → \"http\"; 40 connections: %d to web-1, %d to web-2", spread["web-1"], spread["web-2"]), err
+}
+
+func hairpin(ctx context.Context, c *Cluster) (string, error) {
+	var a probe.Answer
+	err := families(func(v6 bool) (err error) {
+		if a, err = c.ask(ctx, lab.Pod("client"), "tcp", at(c.ips["svc/self"].of(v6), 81)); err == nil && a.Pod != "client" {
+			err = fmt.Errorf("answered by %s", a.Pod)
+		}
+		return err
+	})
+	return "client → Service self → client, which sees " + a.Client, err
+}
+
+func onePort(ctx context.Context, c *Cluster) (string, error) {
+	err := families(func(v6 bool) error {
+		var held []*background
+		for _, svc := range []string{"one", "two", "three"} {
+			b, err := c.start(ctx, lab.Pod("client"), "hold", "--for", "300ms", "--local-port", "40404", at(c.ips["svc/"+svc].of(v6), 81))
+			if err != nil {
+				return fmt.Errorf("Service %s: %w", svc, err)
+			}
+			held = append(held, b)
+		}
+		for _, b := range held {
+			var h probe.Held
+			if err := b.wait(ctx, &h); err != nil {
+				return err
+			}
+			if h.Error != "" || h.Rounds < 10 {
+				return fmt.Errorf("%d rounds: %s", h.Rounds, h.Error)
+			}
+		}
+		return nil
+	})
+	return "port 40404 held three connections to one backend at the same time", err
+}
+
+func refused(ctx context.Context, c *Cluster) (string, error) {
+	var slowest float64
+	err := families(func(v6 bool) error {
+		for _, network := range []string{"tcp", "udp"} {
+			var a probe.Answer
+			addr := at(c.ips["svc/nobody"].of(v6), 81)
+			if err := c.probe(ctx, lab.Pod("client"), &a, "ask", network, addr); err != nil {
+				return err
+			}
+			if a.Error != "refused" {
+				return fmt.Errorf("%s %s: %q, want it refused", network, addr, a.Error)
+			}
+			slowest = max(slowest, a.Millis)
+		}
+		return nil
+	})
+	if slowest > 1000 {
+		err = errors.Join(err, fmt.Errorf("refused only after %.0f ms", slowest))
+	}
+	return fmt.Sprintf("TCP reset and ICMP unreachable within %.1f ms", slowest), err
+}
+
+// newConnections is how long new connections may go on to a backend that is no longer ready.
+const newConnections = 100 * time.Millisecond
+
+func failover(ctx context.Context, c *Cluster) (string, error) {
+	var slowest time.Duration
+	err := families(func(v6 bool) error {
+		for _, network := range []string{"tcp", "udp"} {
+			took, err := c.unready(ctx, network, v6)
+			if err != nil {
+				return fmt.Errorf("%s: %w", network, err)
+			}
+			slowest = max(slowest, took)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	took, err := c.dies(ctx)
+	return fmt.Sprintf("unready: TCP and UDP clients moved %d ms later at most; process killed: %d ms", slowest.Milliseconds(), took.Milliseconds()), err
+}
+
+// unready makes web-2 unready, and measures from the moment the lab knows to the last new connection that still went there.
+func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (time.Duration, error) {
+	vip := at(c.ips["svc/web"].of(v6), 81)
+	health := func(path string) error {
+		var got probe.Fetched
+		return c.probe(ctx, lab.Pod("web-2"), &got, "get", "http://127.0.0.1:8080"+path)
+	}
+	// One UDP client that keeps its port, so that its flow has to move.
+	var moved *background
+	var err error
+	if network == "udp" {
+		if moved, err = c.start(ctx, lab.Pod("client"), "follow", "--for", "4s", "--until-not", "web-2", vip); err != nil {
+			return 0, err
+		}
+	}
+	if err := health("/unready"); err != nil {
+		return 0, err
+	}
+	defer func() {
+		_ = health("/ready")
+		_ = c.WaitFor(ctx, func(s *lab.Status) bool { return ready(s, "web-2") })
+	}()
+	if err := c.WaitFor(ctx, func(s *lab.Status) bool { return !ready(s, "web-2") }); err != nil {
+		return 0, err
+	}
+	known := time.Now()
+	for {
+		count, err := c.askMany(ctx, lab.Pod("client"), network, vip, 30)
+		if err != nil {
+			return 0, err
+		}
+		if count["web-2"] == 0 {
+			break
+		}
+		if time.Since(known) > newConnections+time.Second {
+			return 0, fmt.Errorf("new connections still go to web-2 %v after it became unready: %v", time.Since(known), count)
+		}
+	}
+	took := time.Since(known)
+	if moved == nil {
+		return took, nil
+	}
+	var f probe.Followed
+	if err := moved.wait(ctx, &f); err != nil {
+		return 0, err
+	}
+	if !f.Moved {
+		return 0, fmt.Errorf("a UDP client stayed on web-2: %+v", f)
+	}
+	return took, nil
+}
+
+// dies kills the server of web-2; its pod is restarted by the lab.
+func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return 0, err
+	}
+	restarts := 0
+	kill := []string{"kill", "-KILL"}
+	for i := range st.Pods {
+		if p := &st.Pods[i]; p.Name == "web-2" {
+			restarts = p.Restarts
+			for _, pid := range p.PIDs {
+				kill = append(kill, strconv.Itoa(pid))
+			}
+		}
+	}
+	vip := at(c.ips["svc/web"].v4, 81)
+	// Pods share the lab's process namespace.
+	if _, stderr, code, err := c.Output(ctx, lab.Outside(), kill...); err != nil || code != 0 {
+		return 0, errors.Join(err, fmt.Errorf("kill web-2: exit status %d: %s", code, stderr))
+	}
+	killed := time.Now()
+	var last time.Duration
+	for time.Since(killed) < 300*time.Millisecond {
+		var a probe.Answer
+		if err := c.probe(ctx, lab.Pod("client"), &a, "ask", "tcp", vip); err != nil {
+			return 0, err
+		}
+		if a.Error != "" {
+			last = time.Since(killed)
+		}
+	}
+	if last > newConnections {
+		return last, fmt.Errorf("connections still failed %v after the backend died, want at most %v", last, newConnections)
+	}
+	return last, c.WaitFor(ctx, func(s *lab.Status) bool {
+		for i := range s.Pods {
+			if p := &s.Pods[i]; p.Name == "web-2" {
+				return p.Ready && p.Restarts > restarts
+			}
+		}
+		return false
+	})
+}
+
+func ready(s *lab.Status, pod string) bool {
+	for i := range s.Pods {
+		if s.Pods[i].Namespace == "default" && s.Pods[i].Name == pod {
+			return s.Pods[i].Ready
+		}
+	}
+	return false
+}

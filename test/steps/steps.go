@@ -1,0 +1,117 @@
+// Package steps is what Tapestry can do, one thing at a time, on a real cluster of two nodes. The demo shows the steps, the
+// end-to-end tests assert them: they are the same code.
+package steps
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	_ "embed"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/test/lab"
+)
+
+//go:embed cluster.yaml
+var clusterYAML string
+
+// Step is one thing shown.
+type Step struct {
+	// Name is short and stable, Title one line for people.
+	Name, Title string
+	// Run does it and says what was seen. The error says what went wrong.
+	Run func(context.Context, *Cluster) (detail string, err error)
+}
+
+// All are the steps in order.
+func All() []Step {
+	return []Step{
+		{"pod-to-pod", "pod to pod on one node, the server sees the client's own address", podToPod},
+		{"across-nodes", "pod to pod across nodes, nothing but WireGuard on the wire", acrossNodes},
+		{"stock-wireguard", "a stock wireguard-go device talks to our agent", stockWireGuard},
+		{"cluster-ip", "ClusterIP over TCP and UDP, spread over both nodes", clusterIP},
+		{"hairpin", "a pod reaches itself through its Service", hairpin},
+		{"one-port", "one client port to three Services over one backend at once", onePort},
+		{"refused", "a Service without endpoints refuses at once", refused},
+		{"failover", "a backend dies or turns unready: new connections go elsewhere", failover},
+		{"dns", "cluster DNS, and other names from outside", clusterDNS},
+		{"egress", "from a pod to the outside: TCP, UDP, ping", egress},
+		{"restart", "an agent is killed under traffic, and no connection breaks", restart},
+		{"node-port", "NodePort on every node, the pod sees the outside client's own address", nodePort},
+		{"ingress", "Ingress over HTTP and HTTPS: hosts, paths, SNI, WebSocket, HTTP/2", ingressStep},
+		{"path-mtu", "a smaller underlay is answered with ICMP, not with silence", pathMTU},
+		{"host-port", "a process on the node reaches pods and Services, pods reach nodes", hostPort},
+		{"no-rules", "no iptables or nftables rule exists in any namespace", noRules},
+	}
+}
+
+// Cluster is the lab the steps run on.
+type Cluster struct {
+	*lab.Client
+	// file is the lab's file: a step changes the cluster by writing it.
+	file string
+	exe  string
+	ips  map[string]pair // addresses of pods, of ClusterIPs as "svc/name", of nodes
+}
+
+// Up brings up the steps' cluster in a lab of that name, with its file in dir, and waits until it is ready.
+func Up(ctx context.Context, name, dir string) (*Cluster, error) {
+	secret, err := tlsSecret("shop-tls", "shop.example")
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{file: filepath.Join(dir, "cluster.yaml"), exe: "/proc/self/exe", ips: map[string]pair{}}
+	if c.exe, err = os.Executable(); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(c.file, []byte(clusterYAML+secret), 0o600); err != nil {
+		return nil, err
+	}
+	if c.Client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{c.file}}); err != nil {
+		return nil, err
+	}
+	if err := c.Wait(ctx, 20*time.Second); err != nil {
+		return nil, fmt.Errorf("%w (and taking it down: %v)", err, c.Down(context.WithoutCancel(ctx)))
+	}
+	if err := c.learn(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// File is the YAML file of the cluster.
+func (c *Cluster) File() string { return c.file }
+
+// tlsSecret makes a self-signed certificate as a Secret.
+func tlsSecret(name, host string) (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return "", err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", err
+	}
+	block := func(kind string, b []byte) string {
+		return "    " + strings.ReplaceAll(strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))), "\n", "\n    ")
+	}
+	return fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n%s\n  tls.key: |\n%s\n",
+		name, block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)), nil
+}
