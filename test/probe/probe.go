@@ -172,6 +172,42 @@ func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration,
 	return nil
 }
 
+// Spread is where new connections went over a time.
+type Spread struct {
+	// Counts are the answers by pod.
+	Counts map[string]int `json:"counts"`
+	// Last is when the last connection that a pod answered was begun, by pod; "" stands for those that failed.
+	Last map[string]time.Time `json:"last"`
+	// Errors are what the failed ones said, each once.
+	Errors map[string]int `json:"errors,omitempty"`
+}
+
+// watchPause leaves the machine time for what is watched.
+const watchPause = 2 * time.Millisecond
+
+// Watch asks again and again, on a new connection each time, for d. started is called after the first answer.
+func Watch(ctx context.Context, r Request, d time.Duration, started func()) Spread {
+	s := Spread{Counts: map[string]int{}, Last: map[string]time.Time{}, Errors: map[string]int{}}
+	first := true
+	tick := time.NewTicker(watchPause)
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
+		begun := time.Now()
+		a := Ask(ctx, r)
+		if a.Error != "" {
+			s.Errors[a.Error]++
+			a.Pod = ""
+		}
+		s.Counts[a.Pod]++
+		s.Last[a.Pod] = begun
+		if first {
+			first = false
+			started()
+		}
+	}
+	return s
+}
+
 // Followed is how a UDP client that keeps its port fared.
 type Followed struct {
 	// Moved is set when another pod than the first answered, To.
@@ -210,7 +246,9 @@ func (f *Followed) follow(ctx context.Context, addr, from string, d time.Duratio
 		}
 	}
 	started()
-	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
+	tick := time.NewTicker(watchPause)
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
 		pod, err := exchange(c)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

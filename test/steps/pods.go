@@ -186,21 +186,25 @@ func failover(ctx context.Context, c *Cluster) (string, error) {
 		return "", err
 	}
 	took, err := c.dies(ctx)
-	return fmt.Sprintf("unready: TCP and UDP clients moved %d ms later at most; process killed: %d ms", slowest.Milliseconds(), took.Milliseconds()), err
+	return fmt.Sprintf("last new connection to it %d ms after it was known to be unready, TCP and UDP; last failure %d ms after it was killed", slowest.Milliseconds(), took.Milliseconds()), err
 }
 
-// unready makes web-2 unready, and measures from the moment the lab knows to the last new connection that still went there.
-func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (time.Duration, error) {
+// unready makes web-2 unready, and measures from the moment the lab knows to the last new connection that still went
+// there.
+func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took time.Duration, err error) {
 	vip := at(c.ips["svc/web"].of(v6), 81)
 	health := func(path string) error {
 		var got probe.Fetched
 		return c.probe(ctx, lab.Pod("web-2"), &got, "get", "http://127.0.0.1:8080"+path)
 	}
+	watching, err := c.start(ctx, lab.Pod("client"), "watch", "--for", "500ms", network, vip)
+	if err != nil {
+		return 0, err
+	}
 	// One UDP client that keeps its port, so that its flow has to move.
-	var moved *background
-	var err error
+	var moving *background
 	if network == "udp" {
-		if moved, err = c.start(ctx, lab.Pod("client"), "follow", "--for", "4s", "--until-not", "web-2", vip); err != nil {
+		if moving, err = c.start(ctx, lab.Pod("client"), "follow", "--for", "3s", "--until-not", "web-2", vip); err != nil {
 			return 0, err
 		}
 	}
@@ -208,40 +212,37 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (time.Du
 		return 0, err
 	}
 	defer func() {
-		_ = health("/ready")
-		_ = c.WaitFor(ctx, func(s *lab.Status) bool { return ready(s, "web-2") })
+		err = errors.Join(err, health("/ready"), c.WaitFor(ctx, func(s *lab.Status) bool { return ready(s, "web-2") }))
 	}()
 	if err := c.WaitFor(ctx, func(s *lab.Status) bool { return !ready(s, "web-2") }); err != nil {
 		return 0, err
 	}
 	known := time.Now()
-	for {
-		count, err := c.askMany(ctx, lab.Pod("client"), network, vip, 30)
-		if err != nil {
-			return 0, err
-		}
-		if count["web-2"] == 0 {
-			break
-		}
-		if time.Since(known) > newConnections+time.Second {
-			return 0, fmt.Errorf("new connections still go to web-2 %v after it became unready: %v", time.Since(known), count)
-		}
+	var seen probe.Spread
+	if err := watching.wait(ctx, &seen); err != nil {
+		return 0, err
 	}
-	took := time.Since(known)
-	if moved == nil {
+	if seen.Counts["web-1"] == 0 || seen.Counts["web-2"] == 0 || len(seen.Errors) > 0 {
+		return 0, fmt.Errorf("new connections went to %v, want some to both and none to fail: %v", seen.Counts, seen.Errors)
+	}
+	if took = max(0, seen.Last["web-2"].Sub(known)); took > newConnections {
+		return took, fmt.Errorf("a new connection went to web-2 %v after it was known to be unready, want at most %v", took, newConnections)
+	}
+	if moving == nil {
 		return took, nil
 	}
 	var f probe.Followed
-	if err := moved.wait(ctx, &f); err != nil {
-		return 0, err
+	if err := moving.wait(ctx, &f); err != nil {
+		return took, err
 	}
 	if !f.Moved {
-		return 0, fmt.Errorf("a UDP client stayed on web-2: %+v", f)
+		return took, fmt.Errorf("a UDP client stayed on web-2: %+v", f)
 	}
 	return took, nil
 }
 
-// dies kills the server of web-2; its pod is restarted by the lab.
+// dies kills the server of web-2, which the lab starts again, and measures from its death to the last connection that
+// failed for it.
 func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 	st, err := c.Status(ctx)
 	if err != nil {
@@ -257,26 +258,30 @@ func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 			}
 		}
 	}
-	vip := at(c.ips["svc/web"].v4, 81)
+	watching, err := c.start(ctx, lab.Pod("client"), "watch", "--for", "400ms", "tcp", at(c.ips["svc/web"].v4, 81))
+	if err != nil {
+		return 0, err
+	}
 	// Pods share the lab's process namespace.
 	if _, stderr, code, err := c.Output(ctx, lab.Outside(), kill...); err != nil || code != 0 {
 		return 0, errors.Join(err, fmt.Errorf("kill web-2: exit status %d: %s", code, stderr))
 	}
 	killed := time.Now()
-	var last time.Duration
-	for time.Since(killed) < 300*time.Millisecond {
-		var a probe.Answer
-		if err := c.probe(ctx, lab.Pod("client"), &a, "ask", "tcp", vip); err != nil {
-			return 0, err
-		}
-		if a.Error != "" {
-			last = time.Since(killed)
-		}
+	var seen probe.Spread
+	if err := watching.wait(ctx, &seen); err != nil {
+		return 0, err
 	}
-	if last > newConnections {
-		return last, fmt.Errorf("connections still failed %v after the backend died, want at most %v", last, newConnections)
+	if seen.Counts["web-1"] == 0 {
+		return 0, fmt.Errorf("no connection went to web-1: %v %v", seen.Counts, seen.Errors)
 	}
-	return last, c.WaitFor(ctx, func(s *lab.Status) bool {
+	took := time.Duration(0)
+	if last, failed := seen.Last[""]; failed {
+		took = max(0, last.Sub(killed))
+	}
+	if took > newConnections {
+		return took, fmt.Errorf("a connection failed %v after the backend died, want at most %v: %v", took, newConnections, seen.Errors)
+	}
+	return took, c.WaitFor(ctx, func(s *lab.Status) bool {
 		for i := range s.Pods {
 			if p := &s.Pods[i]; p.Name == "web-2" {
 				return p.Ready && p.Restarts > restarts

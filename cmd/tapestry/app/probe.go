@@ -61,6 +61,17 @@ func probeCommand() *cli.Command {
 				},
 			},
 			{
+				Name: "watch", ArgsUsage: "tcp|udp ADDR",
+				Flags: []cli.Flag{
+					&cli.DurationFlag{Name: "for", Value: time.Second, Destination: &length},
+					&cli.DurationFlag{Name: "timeout", Value: 200 * time.Millisecond, Destination: &r.Timeout},
+				},
+				Action: func(c *cli.Context) error {
+					r.Network, r.Addr = c.Args().Get(0), c.Args().Get(1)
+					return printJSON(probe.Watch(c.Context, r, length, sayStarted))
+				},
+			},
+			{
 				Name: "follow", ArgsUsage: "ADDR",
 				Flags: []cli.Flag{
 					&cli.DurationFlag{Name: "for", Value: 2 * time.Second, Destination: &length},
