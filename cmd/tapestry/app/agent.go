@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
@@ -147,7 +148,7 @@ func (a *agent) serve(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return (&cni.Server{Attacher: attacher{a}}).Serve(ctx, listener) })
-	group.Go(func() error { return a.node.Run(ctx) })
+	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	for addr, serve := range map[string]func(context.Context, net.Listener) error{
 		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,
 	} {
@@ -165,6 +166,9 @@ func (a *agent) serve(ctx context.Context) error {
 	return group.Wait()
 }
 
+// drainTime is how long requests through Ingress may take to finish when the agent is told to stop.
+const drainTime = 5 * time.Second
+
 func (a *agent) close() {
 	select {
 	case <-a.started:
@@ -172,7 +176,13 @@ func (a *agent) close() {
 		return
 	}
 	a.resolvers.close()
-	a.nodePorts.Close()
+	// What is translated goes on in the next agent; requests that end here get time to finish.
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := a.ingress.Shutdown(ctx); err != nil {
+		a.log.Warn("requests were cut", "err", err)
+	}
+	_ = a.nodePorts.Close()
 	_ = a.node.Close()
 	a.mesh.Close()
 }

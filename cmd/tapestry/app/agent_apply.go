@@ -71,8 +71,8 @@ func (a *agent) underlay(objs *kube.Objects) int {
 	if a.underlayMTU > 0 {
 		return a.underlayMTU
 	}
-	unknown := translate.Translate(*objs, translate.Options{Node: a.agentConfig.node})
-	mtu, err := interfaceMTU(&unknown.Netstack)
+	nodes := translate.Translate(kube.Objects{Nodes: objs.Nodes}, translate.Options{Node: a.agentConfig.node})
+	mtu, err := interfaceMTU(&nodes.Netstack)
 	if err != nil {
 		a.log.Warn("assuming an underlay of 1500 bytes", "err", err)
 	}

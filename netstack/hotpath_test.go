@@ -1,0 +1,148 @@
+package netstack
+
+import (
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// sink is a Device that takes everything and keeps nothing.
+type sink struct{ frames int }
+
+func (s *sink) Run([]byte, func([]byte) []byte) error { return nil }
+func (s *sink) Write([]byte) error                    { s.frames++; return nil }
+func (s *sink) Writev([][]byte) error                 { s.frames++; return nil }
+func (s *sink) Close() error                          { return nil }
+
+// null is a Link that takes everything and keeps nothing.
+type null struct{ sent int }
+
+func (l *null) Send(*packet.Packet, uint64, *packet.Encap) { l.sent++ }
+func (l *null) MTU(uint64) int                             { return 1440 }
+
+// hotNode is a node with pods a and b on sinks, and a worker that reads for a.
+func hotNode(t testing.TB) (*worker, *sink) {
+	t.Helper()
+	flows, err := flow.Open(make([]byte, flow.Size(1024)), flow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Options{Flows: flows, Link: &null{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.Close() })
+	b := &sink{}
+	for name, dev := range map[string]*sink{"10.244.1.10": {}, "10.244.1.11": b} {
+		if err := n.Attach(PortConfig{Name: name, MAC: packet.MAC{2, 1}, Addrs: addrs(name)}, dev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = n.Set(Config{
+		PodCIDRs: prefixes("10.244.1.0/24"), ClusterCIDRs: prefixes("10.244.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16"), MTU: 1420,
+		NodeAddrs: addrs("172.31.0.11"), Peers: []PeerRoute{{ID: node2, PodCIDRs: prefixes("10.244.2.0/24"), Encap: true}},
+	}, &balancer{picks: nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := n.workers.get()
+	w.port = n.ports.table.Load().byName["10.244.1.10"]
+	return w, b
+}
+
+// paths are the packets of established flows that the hot path must carry without an allocation.
+var paths = []struct {
+	name string
+	spec netstacktest.Spec
+}{
+	{"to a pod here", segment("10.244.1.10:1000", "10.244.1.11:80", packet.ACK)},
+	{"to a ClusterIP", segment("10.244.1.10:1001", "10.96.0.1:80", packet.ACK)},
+	{"to a pod on another node", datagram("10.244.1.10:1002", "10.244.2.11:80")},
+}
+
+func established(t testing.TB, spec netstacktest.Spec) (*worker, []byte, func()) {
+	w, _ := hotNode(t)
+	s := w.node.snapshot.Load()
+	s.balancer = &hotBalancer{}
+	spec.Payload = make([]byte, 1200)
+	frame := spec.Frame(w.port.MAC, tap.GatewayMAC)
+	buf := make([]byte, packet.MaxFrame)
+	return w, buf, func() {
+		n := copy(buf[:cap(buf)], frame)
+		buf = w.fromPort(buf[:n])
+	}
+}
+
+// hotBalancer sends one address to pod b.
+type hotBalancer struct{}
+
+var hotVIP = packet.AddrFrom(addrs("10.96.0.1")[0])
+
+func (hotBalancer) Pick(t *packet.Tuple) packet.Choice {
+	if t.Dst == hotVIP {
+		return packet.Choice{Kind: packet.Picked, Backend: 1, To: packet.EndpointFrom(ap("10.244.1.11:8080"))}
+	}
+	return packet.Choice{}
+}
+
+func (hotBalancer) Backend(uint64) packet.BackendState { return packet.BackendReady }
+
+func TestHotPathAllocatesNothing(t *testing.T) {
+	for _, p := range paths {
+		t.Run(p.name, func(t *testing.T) {
+			w, _, send := established(t, p.spec)
+			send()
+			if n := testing.AllocsPerRun(200, send); n != 0 {
+				t.Errorf("%v allocations per packet", n)
+			}
+			if d := w.verdicts[Dropped].Load(); d != 0 {
+				t.Errorf("%d packets were dropped: %v", d, w.node.Stats())
+			}
+		})
+	}
+}
+
+func BenchmarkHotPath(b *testing.B) {
+	for _, p := range paths {
+		b.Run(p.name, func(b *testing.B) {
+			_, _, send := established(b, p.spec)
+			send()
+			b.ReportAllocs()
+			for b.Loop() {
+				send()
+			}
+		})
+	}
+}
+
+// FuzzFromPort gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under exactly one
+// verdict, and let nothing through that claims another's address.
+func FuzzFromPort(f *testing.F) {
+	for _, p := range paths {
+		f.Add(p.spec.Frame(packet.MAC{2, 1}, tap.GatewayMAC))
+	}
+	f.Add(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2, 1}, tap.GatewayMAC)[:40])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if len(frame) > packet.MaxFrame {
+			return
+		}
+		w, b := hotNode(t)
+		buf := make([]byte, packet.MaxFrame)
+		w.fromPort(buf[:copy(buf, frame)])
+		total := uint64(0)
+		for v := range w.verdicts {
+			total += w.verdicts[v].Load()
+		}
+		if total != 1 {
+			t.Fatalf("one frame got %d verdicts: %v", total, w.node.Stats())
+		}
+		var p packet.Packet
+		if p.ParseFrame(buf[:copy(buf, frame)]) == packet.Good && p.Tuple.Src != packet.AddrFrom(addrs("10.244.1.10")[0]) && b.frames > 0 {
+			t.Fatalf("a packet from %s got through", p.Tuple.Src)
+		}
+	})
+}
