@@ -126,13 +126,15 @@ func (n *Node) read(p *Port) {
 	w.port = p
 	if err := p.dev.Run(make([]byte, packet.MaxFrame), w.fromPort); err != nil {
 		n.log.Error("a Port stopped", "port", p.Name, "err", err)
-		n.Detach(p.Name)
+		if _, still := n.ports.remove(p.Name, p); still {
+			_ = p.dev.Close()
+		}
 	}
 }
 
 // Detach removes a Port and closes its device. It reports whether there was one.
 func (n *Node) Detach(name string) bool {
-	p, ok := n.ports.remove(name)
+	p, ok := n.ports.remove(name, nil)
 	if ok {
 		_ = p.dev.Close()
 	}

@@ -285,7 +285,10 @@ func (w *worker) toLink(s *snapshot, p *packet.Packet, o *origin, to *peer, via 
 		if p.DontFragment || p.VNet.GSOType != packet.GSONone {
 			return w.tooBig(s, p, o, mtu)
 		}
-		p.Fragment(mtu, w.reply[:], func(ip []byte) {
+		if len(w.fragment) < mtu {
+			w.fragment = make([]byte, mtu)
+		}
+		p.Fragment(mtu, w.fragment, func(ip []byte) {
 			if w.answer.ParseIP(ip) == packet.Good {
 				w.node.link.Send(&w.answer, to.ID, via)
 			}

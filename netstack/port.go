@@ -134,10 +134,15 @@ func (ps *ports) add(p *Port) error {
 	})
 }
 
-func (ps *ports) remove(name string) (*Port, bool) {
+// remove takes out the Port of that name; only, when only is not nil, if it is that one.
+func (ps *ports) remove(name string, only *Port) (*Port, bool) {
 	var p *Port
 	_ = ps.change(func(t *portTable) error {
 		if p = t.byName[name]; p == nil {
+			return nil
+		}
+		if only != nil && p != only {
+			p = nil
 			return nil
 		}
 		delete(t.byName, name)

@@ -21,6 +21,7 @@ type worker struct {
 	entry              flow.Entry
 	head               [packet.HeadLen]byte
 	reply              [packet.HeadLen + 1500]byte
+	fragment           []byte // as large as the MTU, once something was fragmented
 	iov                [][]byte
 	segments           packet.Segmenter
 	plain, wrapped     packet.Coalescer

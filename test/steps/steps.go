@@ -63,20 +63,28 @@ type Cluster struct {
 	ips  map[string]pair // addresses of pods, of ClusterIPs as "svc/name", of nodes
 }
 
-// Up brings up the steps' cluster in a lab of that name, with its file in dir, and waits until it is ready.
-func Up(ctx context.Context, name, dir string) (*Cluster, error) {
+// Options of Up.
+type Options struct {
+	Name string // of the lab
+	Dir  string // where its file goes
+	// Detach lets the lab live on when this process ends.
+	Detach bool
+}
+
+// Up brings up the steps' cluster and waits until it is ready.
+func Up(ctx context.Context, o Options) (*Cluster, error) {
 	secret, err := tlsSecret("shop-tls", "shop.example")
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{file: filepath.Join(dir, "cluster.yaml"), exe: "/proc/self/exe", ips: map[string]pair{}}
+	c := &Cluster{file: filepath.Join(o.Dir, "cluster.yaml"), ips: map[string]pair{}}
 	if c.exe, err = os.Executable(); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(c.file, []byte(clusterYAML+secret), 0o600); err != nil {
 		return nil, err
 	}
-	if c.Client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{c.file}}); err != nil {
+	if c.Client, err = lab.Up(ctx, lab.Options{Name: o.Name, Files: []string{c.file}, Detach: o.Detach}); err != nil {
 		return nil, err
 	}
 	if err := c.Wait(ctx, 20*time.Second); err != nil {

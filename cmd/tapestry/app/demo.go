@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -42,6 +44,9 @@ func DemoCommand() *cli.Command {
 				d.view = &terminalView{out: os.Stdout}
 			}
 			d.only, d.bench = c.StringSlice("step"), !c.Bool("no-bench")
+			if err := d.check(); err != nil {
+				return err
+			}
 			return d.run(c.Context, name)
 		},
 	}
@@ -85,7 +90,7 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 	var cluster *steps.Cluster
 	if !d.play(ctx, "up", "bring up two nodes, their pods and Services", func(ctx context.Context) (string, error) {
 		var err error
-		if cluster, err = steps.Up(ctx, name, dir); err != nil {
+		if cluster, err = steps.Up(ctx, steps.Options{Name: name, Dir: dir, Detach: d.keep}); err != nil {
 			return "", err
 		}
 		st, err := cluster.Status(ctx)
@@ -119,13 +124,13 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 		}
 	}
 	if d.bench && len(d.only) == 0 && failed == 0 {
-		if !d.play(ctx, "bench", "throughput and latency, a second each", func(ctx context.Context) (string, error) {
-			rows, err := cluster.Measure(ctx)
-			if err == nil {
-				defer d.view.table(rows)
-			}
-			return "see below", err
+		var rows [][]string
+		if d.play(ctx, "bench", "throughput and latency, a second each", func(ctx context.Context) (detail string, err error) {
+			rows, err = cluster.Measure(ctx)
+			return "a first look; 'tapestry bench' compares with the kernel and with raw wireguard-go", err
 		}) {
+			d.view.table(rows)
+		} else {
 			failed++
 		}
 	}
@@ -136,13 +141,22 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 	return nil
 }
 
-func (d *demo) wanted(name string) bool {
+// check refuses steps that do not exist.
+func (d *demo) check() error {
+	var names []string
+	for _, s := range steps.All() {
+		names = append(names, s.Name)
+	}
 	for _, o := range d.only {
-		if o == name {
-			return true
+		if !slices.Contains(names, o) {
+			return fmt.Errorf("--step %q: expected one of %s", o, strings.Join(names, ", "))
 		}
 	}
-	return len(d.only) == 0
+	return nil
+}
+
+func (d *demo) wanted(name string) bool {
+	return len(d.only) == 0 || slices.Contains(d.only, name)
 }
 
 // play runs one step and shows it.
@@ -169,11 +183,12 @@ func (d *demo) closing(c *steps.Cluster, failed int, took time.Duration) {
 		return
 	}
 	d.view.say(fmt.Sprintf(`The cluster is still up. Try:
-  tapestry lab --name %[1]s ps
-  tapestry lab --name %[1]s exec client -- curl -s http://web/
-  tapestry lab --name %[1]s outside -- curl -s http://172.31.0.11:30081/
-  edit %[2]s while it runs
-  tapestry lab --name %[1]s down`, c.Name, c.File()))
+  %[1]s lab ps --name %[2]s
+  %[1]s lab exec --name %[2]s client -- curl -s http://web/
+  %[1]s lab outside --name %[2]s -- curl -s -H 'Host: shop.example' http://172.31.0.11/far
+  %[1]s lab impair --name %[2]s node-1 node-2 --loss 1%% --delay 5ms
+  edit %[3]s while it runs
+  %[1]s lab down --name %[2]s`, os.Args[0], c.Name, c.File()))
 }
 
 // plainView prints a line per step.
