@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.zx2c4.com/wireguard/conn"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -226,5 +225,3 @@ func payloads(t testing.TB, packets [][]byte) []byte {
 	}
 	return all
 }
-
-func withBind(b conn.Bind) func(*Options) { return func(o *Options) { o.Bind = b } }

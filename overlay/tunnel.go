@@ -38,12 +38,10 @@ type tunnel struct {
 	once   sync.Once
 
 	// Used by Read alone, which has one caller.
-	seg  packet.Segmenter
-	cur  entry
-	busy bool // seg is at work on cur
-	// Of cur and of this Read, to be added to the counters in one go.
-	counted        bool
-	packets, bytes uint64
+	seg     packet.Segmenter
+	cur     entry
+	busy    bool // seg is at work on cur
+	counted bool // cur is in the counters
 }
 
 var _ tun.Device = (*tunnel)(nil)

@@ -344,8 +344,7 @@ func TestSIGKILL(t *testing.T) {
 		if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
-		for spin := rand.IntN(3_000_000); spin > 0; spin-- { // a random moment, finer than a timer
-			kept += spin & 0
+		for end := time.Now().Add(time.Duration(rand.IntN(2_000_000))); time.Now().Before(end); { // a random moment, finer than a timer
 		}
 		child.Process.Kill()
 		child.Wait()

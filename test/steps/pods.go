@@ -127,7 +127,7 @@ func onePort(ctx context.Context, c *Cluster) (string, error) {
 		for _, svc := range []string{"one", "two", "three"} {
 			b, err := c.start(ctx, lab.Pod("client"), "hold", "--for", "300ms", "--local-port", "40404", at(c.ips["svc/"+svc].of(v6), 81))
 			if err != nil {
-				return fmt.Errorf("Service %s: %w", svc, err)
+				return fmt.Errorf("through Service %s: %w", svc, err)
 			}
 			held = append(held, b)
 		}
