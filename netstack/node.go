@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -26,7 +27,7 @@ type Options struct {
 	Logger *slog.Logger
 	// MTU is the pods' MTU until the first Config says otherwise.
 	MTU int
-	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
+	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes.
 	EgressIdle time.Duration
 }
 
@@ -40,7 +41,7 @@ type Node struct {
 	ports    ports
 	snapshot atomic.Pointer[snapshot]
 	ready    chan struct{} // closed by the first Set: nothing is read from a Port before (fail closed)
-	gateway  *Gateway
+	gateway  *gateway.Gateway
 	frags    fragments
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 	refusals *rate.Limiter
@@ -68,16 +69,15 @@ func New(o Options) (*Node, error) {
 	n.ports.table.Store(&portTable{})
 	n.workers.node = n
 	n.frags.clock = time.Now
-	g, err := newGateway(n, o)
-	if err != nil {
-		return nil, fmt.Errorf("netstack: %w", err)
+	var err error
+	if n.gateway, err = gateway.New(gateway.Options{Send: n.fromGateway, MTU: o.MTU, Idle: o.EgressIdle}); err != nil {
+		return nil, err
 	}
-	n.gateway = g
 	return n, nil
 }
 
 // Gateway is the part of the node that ends connections.
-func (n *Node) Gateway() *Gateway { return n.gateway }
+func (n *Node) Gateway() *gateway.Gateway { return n.gateway }
 
 // Set replaces what the node knows of the cluster. Flows survive; a flow whose backend is gone is found at its next
 // packet. Calling it with an identical Config is harmless.
@@ -89,7 +89,11 @@ func (n *Node) Set(c Config, b Balancer) error {
 	defer n.mu.Unlock()
 	n.generation++
 	s := compile(c, b, n.generation)
-	if err := n.gateway.setAddrs(s); err != nil {
+	g := gateway.Config{Local: c.LocalAddrs, MTU: c.MTU}
+	for _, a := range s.gates {
+		g.Gateway = append(g.Gateway, a.Netip())
+	}
+	if err := n.gateway.Set(g); err != nil {
 		return fmt.Errorf("netstack: %w", err)
 	}
 	first := n.snapshot.Swap(s) == nil
@@ -173,6 +177,13 @@ func (n *Node) FromLink(id uint64, packets [][]byte) {
 	n.workers.put(w)
 }
 
+// fromGateway takes a superframe that the gateway's stack sent, and gives a buffer in exchange.
+func (n *Node) fromGateway(frame []byte) []byte {
+	w := n.workers.get()
+	defer n.workers.put(w)
+	return w.fromGateway(frame)
+}
+
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (n *Node) Run(ctx context.Context) { n.flows.Run(ctx) }
 
@@ -192,6 +203,6 @@ func (n *Node) Close() error {
 		n.Detach(name)
 	}
 	n.running.Wait()
-	n.gateway.close()
+	n.gateway.Close()
 	return nil
 }

@@ -196,7 +196,7 @@ func (w *worker) forward(s *snapshot, p *packet.Packet, o *origin, via uint64) (
 	switch via {
 	case viaRoute:
 	case viaGateway:
-		return w.node.gateway.deliver(w, p, o)
+		return w.toGateway(p, o)
 	default:
 		peer := s.peers[via]
 		if peer == nil || peer.encap == nil {
@@ -215,7 +215,7 @@ func (w *worker) forward(s *snapshot, p *packet.Packet, o *origin, via uint64) (
 		}
 		return w.toPort(p, r.port)
 	case toSelf:
-		return w.node.gateway.deliver(w, p, o)
+		return w.toGateway(p, o)
 	case toPeer:
 		if o.peer != nil {
 			return Dropped, NoRoute // never from one peer to another
@@ -236,7 +236,7 @@ func (w *worker) forward(s *snapshot, p *packet.Packet, o *origin, via uint64) (
 	if r.kind == outside && unreachable(p.Tuple.Dst.Netip()) {
 		return Dropped, NoRoute
 	}
-	return w.node.gateway.egress(w, p, o)
+	return w.toOutside(p, o)
 }
 
 // route adds the local pods and the host Port to what the snapshot knows.
@@ -270,6 +270,30 @@ func (w *worker) toPort(p *packet.Packet, port *Port) (Verdict, DropReason) {
 	}
 	port.toPort.add(p.Len())
 	return ToPort, NotDropped
+}
+
+// toGateway hands the packet to the node's stack, which does not verify checksums.
+func (w *worker) toGateway(p *packet.Packet, o *origin) (Verdict, DropReason) {
+	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
+		return Dropped, Malformed
+	}
+	w.node.gateway.Deliver(p, &w.segments, o.fromGateway())
+	return ToGateway, NotDropped
+}
+
+// toOutside sends the packet on its way over host sockets: echoes by ping sockets, the rest through the stack, whose
+// forwarders dial.
+func (w *worker) toOutside(p *packet.Packet, o *origin) (Verdict, DropReason) {
+	switch {
+	case isEcho(p) && p.Frag == packet.NoFrag:
+		if w.node.gateway.Ping(p) != nil {
+			return w.refuse(p, o, packet.HostUnreachable, NoRoute)
+		}
+		return ToGateway, NotDropped
+	case p.Tuple.Proto == packet.TCP, p.Tuple.Proto == packet.UDP:
+		return w.toGateway(p, o)
+	}
+	return w.refuse(p, o, packet.AdminProhibited, NoRoute)
 }
 
 // toLink hands the packet to another node, if it fits the way there (RFC 1191, RFC 8201).

@@ -212,7 +212,7 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 		return 0, err
 	}
 	defer func() {
-		err = errors.Join(err, health("/ready"), c.WaitFor(ctx, func(s *lab.Status) bool { return ready(s, "web-2") }))
+		err = errors.Join(err, health("/ready"), c.served(ctx, network, vip, "web-2"))
 	}()
 	if err := c.WaitFor(ctx, func(s *lab.Status) bool { return !ready(s, "web-2") }); err != nil {
 		return 0, err
@@ -239,6 +239,19 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 		return took, fmt.Errorf("a UDP client stayed on web-2: %+v", f)
 	}
 	return took, nil
+}
+
+// served waits until new connections reach a pod: the agents hear of it a moment after the lab knows.
+func (c *Cluster) served(ctx context.Context, network, addr, pod string) error {
+	for end := time.Now().Add(5 * time.Second); ; {
+		count, err := c.askMany(ctx, lab.Pod("client"), network, addr, 20)
+		if err != nil || count[pod] > 0 {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s is ready again, but %s %s is still served by %v", pod, network, addr, count)
+		}
+	}
 }
 
 // dies kills the server of web-2, which the lab starts again, and measures from its death to the last connection that
@@ -281,14 +294,17 @@ func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 	if took > newConnections {
 		return took, fmt.Errorf("a connection failed %v after the backend died, want at most %v: %v", took, newConnections, seen.Errors)
 	}
-	return took, c.WaitFor(ctx, func(s *lab.Status) bool {
+	if err := c.WaitFor(ctx, func(s *lab.Status) bool {
 		for i := range s.Pods {
 			if p := &s.Pods[i]; p.Name == "web-2" {
 				return p.Ready && p.Restarts > restarts
 			}
 		}
 		return false
-	})
+	}); err != nil {
+		return took, err
+	}
+	return took, c.served(ctx, "tcp", at(c.ips["svc/web"].v4, 81), "web-2")
 }
 
 func ready(s *lab.Status, pod string) bool {

@@ -1,4 +1,4 @@
-package netstack
+package gateway
 
 import (
 	"context"
@@ -15,21 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
-
-	"tapestry.dev/tapestry/netstack/packet"
 )
-
-// egress sends what is for the outside on its way over host sockets: echoes by ping sockets, the rest through the stack,
-// whose forwarders dial.
-func (g *Gateway) egress(w *worker, p *packet.Packet, o *origin) (Verdict, DropReason) {
-	if isEcho(p) {
-		return g.ping(w, p, o)
-	}
-	if p.Tuple.Proto != packet.TCP && p.Tuple.Proto != packet.UDP {
-		return w.refuse(p, o, packet.AdminProhibited, NoRoute)
-	}
-	return g.deliver(w, p, o)
-}
 
 const egressDialTimeout = 20 * time.Second
 
@@ -38,7 +24,7 @@ const egressDialTimeout = 20 * time.Second
 func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	to := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if g.Owns(to.Addr()) {
+	if g.owns(to.Addr()) {
 		r.Complete(true) // nobody listens there
 		return
 	}
@@ -59,7 +45,7 @@ func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 		}
 		r.Complete(false)
 		ep.SocketOptions().SetKeepAlive(true)
-		Splice(g.ctx, gonet.NewTCPConn(&wq, ep), host)
+		splice(g.ctx, gonet.NewTCPConn(&wq, ep), host)
 	})
 	if !started {
 		r.Complete(true)
@@ -70,9 +56,9 @@ var spliceBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 type closeWriter interface{ CloseWrite() error }
 
-// Splice copies between two connections, both ways, passing half-closes on, until both directions ended or ctx does. It
+// splice copies between two connections, both ways, passing half-closes on, until both directions ended or ctx does. It
 // closes both.
-func Splice(ctx context.Context, a, b net.Conn) {
+func splice(ctx context.Context, a, b net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _, _ = a.Close(), b.Close() })
 	defer stop()
 	done := make(chan struct{})
@@ -112,7 +98,7 @@ func abort(c net.Conn) {
 func (g *Gateway) egressUDP(r *udp.ForwarderRequest) bool {
 	id := r.ID()
 	to := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if g.Owns(to.Addr()) {
+	if g.owns(to.Addr()) {
 		return false // the stack answers port unreachable
 	}
 	var wq waiter.Queue

@@ -1,4 +1,4 @@
-package netstack
+package gateway
 
 import (
 	"context"
@@ -41,21 +41,19 @@ type pingFlow struct {
 	conn net.PacketConn
 }
 
-// ping sends one echo request of a pod. The kernel replaces the identifier by one of its own, per socket.
-func (g *Gateway) ping(w *worker, p *packet.Packet, o *origin) (Verdict, DropReason) {
-	if len(p.IP) < p.L4+8 || p.Frag != packet.NoFrag {
-		return Dropped, Malformed
+// Ping sends a pod's echo request, not a fragment, to the outside. The kernel replaces the identifier by one of its own,
+// per socket; replies come back through Options.Send. The error says why it could not be sent.
+func (g *Gateway) Ping(p *packet.Packet) error {
+	if len(p.IP) < p.L4+8 {
+		return errors.New("the echo is truncated")
 	}
 	k := pingKey{p.Tuple.Src.Netip(), p.Tuple.Dst.Netip(), p.Tuple.SrcPort}
 	f, err := g.pingFlow(k)
 	if err != nil {
-		return w.refuse(p, o, packet.AdminProhibited, NoRoute)
+		return err
 	}
-	echo := p.IP[p.L4:]
-	if _, err := f.conn.WriteTo(echo, &net.UDPAddr{IP: k.to.AsSlice()}); err != nil {
-		return w.refuse(p, o, packet.HostUnreachable, NoRoute)
-	}
-	return ToGateway, NotDropped
+	_, err = f.conn.WriteTo(p.IP[p.L4:], &net.UDPAddr{IP: k.to.AsSlice()})
+	return err
 }
 
 var errTooManyPings = errors.New("too many pings at once")
@@ -111,7 +109,7 @@ func (g *Gateway) answerPings(f *pingFlow) {
 			continue
 		}
 		if ip := f.reply(buf[:n]); ip != nil {
-			g.send(ip)
+			g.sendIP(ip)
 		}
 	}
 }
@@ -182,6 +180,6 @@ func (g *Gateway) tellUnreachable(id stack.TransportEndpointID) {
 	}
 	buf := make([]byte, 1280)
 	if n := packet.PutICMPError(buf, &p, packet.PortUnreachable, p.Tuple.Dst, 0); n > 0 {
-		g.send(buf[:n])
+		g.sendIP(buf[:n])
 	}
 }

@@ -1,11 +1,18 @@
-package netstack
+// Package gateway ends connections on a node, in a gVisor stack that is one more Port of the switch: it listens on the
+// node's own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets.
+//
+// The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It knows
+// nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
+package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,45 +26,64 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
-
-	"tapestry.dev/tapestry/netstack/packet"
 )
 
-const gatewayNIC tcpip.NICID = 1
+const nic tcpip.NICID = 1
 
-// Gateway ends connections on this node: a gVisor stack that is one more Port of the switch. It listens on the node's
-// own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets.
+// Options are what a Gateway needs for its life.
+type Options struct {
+	// Send carries a superframe that the stack sent through the pipeline. The frame is Send's; it returns a buffer of the
+	// same capacity in exchange.
+	Send func(frame []byte) []byte
+	// MTU is the pods' MTU until Set says otherwise; 0 is IPv6's minimum.
+	MTU int
+	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
+	Idle time.Duration
+}
+
+// Config is the whole desired state.
+type Config struct {
+	// Gateway are the node's gateway addresses, at most one per family: where dialling without a client comes from.
+	Gateway []netip.Addr
+	// Local are further addresses to listen on, that of cluster DNS among them.
+	Local []netip.Addr
+	MTU   int
+}
+
+// Gateway is the stack with what hangs on it. Its methods are safe for concurrent use.
 type Gateway struct {
-	node  *Node
+	send  func([]byte) []byte
 	stack *stack.Stack
 	link  *linkEndpoint
 	pings pinger
 	idle  time.Duration
 
-	ctx    context.Context // ends with the node: stops every relay
+	ctx    context.Context // ends with the gateway: stops every relay
 	cancel context.CancelFunc
 	relays sync.WaitGroup
 
 	mu     sync.Mutex // guards the rest
+	own    []netip.Addr
 	addrs  map[netip.Addr]bool
 	closed bool
 }
 
-func newGateway(n *Node, o Options) (*Gateway, error) {
-	g := &Gateway{node: n, addrs: map[netip.Addr]bool{}, idle: o.EgressIdle}
-	if g.idle == 0 {
-		g.idle = 2 * time.Minute
+// New makes a Gateway without addresses.
+func New(o Options) (*Gateway, error) {
+	if o.Send == nil {
+		return nil, errors.New("gateway: Options.Send is required")
 	}
+	g := &Gateway{send: o.Send, addrs: map[netip.Addr]bool{}, idle: cmp.Or(o.Idle, 2*time.Minute)}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.pings.known = map[pingKey]*pingFlow{}
-	g.link = newLinkEndpoint(n, o.MTU)
+	g.link = newLinkEndpoint(o.Send, cmp.Or(o.MTU, header.IPv6MinimumMTU))
 	g.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := g.configure(); err != nil {
 		g.cancel()
-		return nil, err
+		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	return g, nil
 }
@@ -73,19 +99,19 @@ func (g *Gateway) configure() error {
 			return fmt.Errorf("set %T: %s", o, err)
 		}
 	}
-	if err := s.CreateNIC(gatewayNIC, g.link); err != nil {
-		return fmt.Errorf("create the gateway's NIC: %s", err)
+	if err := s.CreateNIC(nic, g.link); err != nil {
+		return fmt.Errorf("create the NIC: %s", err)
 	}
 	// Promiscuous and spoofing: it accepts whatever the pipeline routes here and dials pods as their client.
-	if err := s.SetPromiscuousMode(gatewayNIC, true); err != nil {
+	if err := s.SetPromiscuousMode(nic, true); err != nil {
 		return fmt.Errorf("set promiscuous mode: %s", err)
 	}
-	if err := s.SetSpoofing(gatewayNIC, true); err != nil {
+	if err := s.SetSpoofing(nic, true); err != nil {
 		return fmt.Errorf("set spoofing: %s", err)
 	}
 	s.SetRouteTable([]tcpip.Route{
-		{Destination: header.IPv4EmptySubnet, NIC: gatewayNIC},
-		{Destination: header.IPv6EmptySubnet, NIC: gatewayNIC},
+		{Destination: header.IPv4EmptySubnet, NIC: nic},
+		{Destination: header.IPv6EmptySubnet, NIC: nic},
 	})
 	// In-flight limits bound half-open connections; beyond it SYNs are dropped and tried again by the client.
 	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, 4096, g.egressTCP).HandlePacket)
@@ -93,26 +119,24 @@ func (g *Gateway) configure() error {
 	return nil
 }
 
-// setAddrs brings the stack's addresses and MTU to those of the snapshot.
-func (g *Gateway) setAddrs(s *snapshot) error {
+// Set brings the stack's addresses and MTU to those of c. Calling it again with the same is harmless.
+func (g *Gateway) Set(c Config) error {
 	want := map[netip.Addr]bool{}
-	for _, a := range s.gates {
-		want[a.Netip()] = true
-	}
-	for _, a := range s.LocalAddrs {
+	for _, a := range append(slices.Clone(c.Gateway), c.Local...) {
 		want[a] = true
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s.MTU > 0 {
-		g.link.SetMTU(uint32(s.MTU))
+	g.own = slices.Clone(c.Gateway)
+	if c.MTU > 0 {
+		g.link.SetMTU(uint32(c.MTU))
 	}
 	for a := range want {
 		if g.addrs[a] {
 			continue
 		}
 		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toAddress(a).WithPrefix()}
-		if err := g.stack.AddProtocolAddress(gatewayNIC, pa, stack.AddressProperties{}); err != nil {
+		if err := g.stack.AddProtocolAddress(nic, pa, stack.AddressProperties{}); err != nil {
 			return fmt.Errorf("add the gateway's address %s: %s", a, err)
 		}
 		g.addrs[a] = true
@@ -121,7 +145,7 @@ func (g *Gateway) setAddrs(s *snapshot) error {
 		if want[a] {
 			continue
 		}
-		if err := g.stack.RemoveAddress(gatewayNIC, toAddress(a)); err != nil {
+		if err := g.stack.RemoveAddress(nic, toAddress(a)); err != nil {
 			return fmt.Errorf("remove the gateway's address %s: %s", a, err)
 		}
 		delete(g.addrs, a)
@@ -129,8 +153,8 @@ func (g *Gateway) setAddrs(s *snapshot) error {
 	return nil
 }
 
-// Owns reports whether a is one of the gateway's own addresses.
-func (g *Gateway) Owns(a netip.Addr) bool {
+// owns reports whether a is one of the gateway's own addresses.
+func (g *Gateway) owns(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.addrs[a]
@@ -151,7 +175,8 @@ func (g *Gateway) spawn(f func()) bool {
 	return true
 }
 
-func (g *Gateway) close() {
+// Close cuts every connection and waits for what runs.
+func (g *Gateway) Close() {
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()
@@ -183,16 +208,11 @@ func (g *Gateway) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	to = unmap(to)
 	if !client.Addr().IsValid() {
-		s := g.node.snapshot.Load()
-		if s == nil {
-			return nil, errors.New("dial: the node knows no addresses yet")
-		}
-		like := packet.AddrFrom(to.Addr())
-		gate, ok := s.gateway(&like)
-		if !ok {
+		gate := g.ownAddr(to.Addr())
+		if !gate.IsValid() {
 			return nil, fmt.Errorf("dial %s: this node has no pod range of that family", to)
 		}
-		client = netip.AddrPortFrom(gate.Netip(), 0)
+		client = netip.AddrPortFrom(gate, 0)
 	}
 	client = unmap(client)
 	if client.Addr().Is4() != to.Addr().Is4() {
@@ -206,6 +226,18 @@ func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.Add
 		return nil, fmt.Errorf("dial %s as %s: %w", to, client, err)
 	}
 	return c, nil
+}
+
+// ownAddr is the gateway address of the family of like, or invalid.
+func (g *Gateway) ownAddr(like netip.Addr) netip.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.own {
+		if a.Is4() == like.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 func (g *Gateway) dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
@@ -237,7 +269,7 @@ func unmap(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr
 func toAddress(a netip.Addr) tcpip.Address { return tcpip.AddrFromSlice(a.AsSlice()) }
 
 func toFullAddress(ap netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: gatewayNIC, Addr: toAddress(ap.Addr()), Port: ap.Port()}
+	return tcpip.FullAddress{NIC: nic, Addr: toAddress(ap.Addr()), Port: ap.Port()}
 }
 
 func fromAddress(a tcpip.Address) netip.Addr {

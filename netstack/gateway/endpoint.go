@@ -1,6 +1,7 @@
-package netstack
+package gateway
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 
@@ -15,7 +16,7 @@ import (
 // linkEndpoint joins the stack to the switch. It lets the stack send superframes (HostGSO) and spares it checksums that
 // were verified here. It declares no TX checksum offload: packets without GSOOptions would then leave without one.
 type linkEndpoint struct {
-	node       *Node
+	send       func([]byte) []byte
 	mtu        atomic.Uint32
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 	buffers    sync.Pool // *[packet.MaxFrame]byte; what the stack sends at once is bounded by its own windows
@@ -26,11 +27,8 @@ var (
 	_ stack.GSOEndpoint  = (*linkEndpoint)(nil)
 )
 
-func newLinkEndpoint(n *Node, mtu int) *linkEndpoint {
-	if mtu <= 0 {
-		mtu = 1280 // IPv6's minimum, until Set says
-	}
-	e := &linkEndpoint{node: n}
+func newLinkEndpoint(send func([]byte) []byte, mtu int) *linkEndpoint {
+	e := &linkEndpoint{send: send}
 	e.mtu.Store(uint32(mtu))
 	e.buffers.New = func() any { return new([packet.MaxFrame]byte) }
 	return e
@@ -65,8 +63,6 @@ func (e *linkEndpoint) Attach(d stack.NetworkDispatcher) {
 
 // WritePackets carries what the stack sends through the pipeline, in the stack's goroutine.
 func (e *linkEndpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
-	w := e.node.workers.get()
-	defer e.node.workers.put(w)
 	buf := e.buffers.Get().(*[packet.MaxFrame]byte)
 	n := 0
 	for _, pkt := range list.AsSlice() {
@@ -74,17 +70,22 @@ func (e *linkEndpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Err
 		for _, part := range pkt.AsSlices() {
 			size += copy(buf[size:], part)
 		}
-		vnetOf(pkt).Encode(buf[:])
-		ether := packet.EtherIPv4
-		if pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber {
-			ether = packet.EtherIPv6
-		}
-		buf[packet.HeadLen-2], buf[packet.HeadLen-1] = byte(ether>>8), byte(ether)
-		buf = (*[packet.MaxFrame]byte)(w.fromGateway(buf[:size]))
+		buf = e.carry(buf, size, vnetOf(pkt))
 		n++
 	}
 	e.buffers.Put(buf)
 	return n, nil
+}
+
+// carry completes the head of the superframe in buf[:size] and sends it. It returns the buffer it got in exchange.
+func (e *linkEndpoint) carry(buf *[packet.MaxFrame]byte, size int, vnet packet.VNetHdr) *[packet.MaxFrame]byte {
+	vnet.Encode(buf[:])
+	ether := packet.EtherIPv4
+	if buf[packet.HeadLen]>>4 == 6 {
+		ether = packet.EtherIPv6
+	}
+	binary.BigEndian.PutUint16(buf[packet.HeadLen-2:], ether)
+	return (*[packet.MaxFrame]byte)(e.send(buf[:size]))
 }
 
 // vnetOf says in virtio terms what the stack left to be done.
@@ -108,28 +109,26 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 	return h
 }
 
-// deliver gives the packet to the stack, by copy. UDP superframes are segmented: the stack has no UDP offload.
-func (g *Gateway) deliver(w *worker, p *packet.Packet, o *origin) (Verdict, DropReason) {
-	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
-		return Dropped, Malformed
-	}
-	if o.fromGateway() {
-		// The stack talks to itself; it may hold locks now, so it hears of it in a moment.
+// Deliver gives the packet, whose checksum was verified, to the stack, by copy. UDP superframes are segmented by cut: the
+// stack has no UDP offload. later is for packets that the stack itself sent: it may hold locks now, so it hears of them in
+// a moment.
+func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
+	if later {
 		view := flatten(p)
 		g.spawn(func() { g.receive(view) })
-		return ToGateway, NotDropped
+		return
 	}
 	if p.VNet.GSOType&^packet.GSOECN != packet.GSOUDPL4 {
 		g.receive(flatten(p))
-		return ToGateway, NotDropped
+		return
 	}
-	w.segments.Reset(p, nil)
+	cut.Reset(p, nil)
 	for {
-		view := buffer.NewViewSize(w.segments.Size())
-		n := w.segments.Next(view.AsSlice())
+		view := buffer.NewViewSize(cut.Size())
+		n := cut.Next(view.AsSlice())
 		if n == 0 {
 			view.Release()
-			return ToGateway, NotDropped
+			return
 		}
 		view.CapLength(n)
 		g.receive(view)
@@ -143,12 +142,6 @@ func flatten(p *packet.Packet) *buffer.View {
 		n += copy(view.AsSlice()[n:], t)
 	}
 	return view
-}
-
-// inject gives the stack a packet made by the pipeline, a moment later: the stack may hold locks while it sends.
-func (g *Gateway) inject(ip []byte) {
-	view := buffer.NewViewWithData(ip)
-	g.spawn(func() { g.receive(view) })
 }
 
 // receive takes ownership of view.
@@ -167,17 +160,9 @@ func (g *Gateway) receive(view *buffer.View) {
 	pkt.DecRef()
 }
 
-// send carries an IP packet of ours, as if the stack had sent it.
-func (g *Gateway) send(ip []byte) {
-	w := g.node.workers.get()
-	defer g.node.workers.put(w)
+// sendIP carries an IP packet of ours, as if the stack had sent it.
+func (g *Gateway) sendIP(ip []byte) {
 	buf := g.link.buffers.Get().(*[packet.MaxFrame]byte)
-	clear(buf[:packet.HeadLen])
-	ether := packet.EtherIPv4
-	if ip[0]>>4 == 6 {
-		ether = packet.EtherIPv6
-	}
-	buf[packet.HeadLen-2], buf[packet.HeadLen-1] = byte(ether>>8), byte(ether)
 	n := copy(buf[packet.HeadLen:], ip)
-	g.link.buffers.Put((*[packet.MaxFrame]byte)(w.fromGateway(buf[:packet.HeadLen+n])))
+	g.link.buffers.Put(g.link.carry(buf, packet.HeadLen+n, packet.VNetHdr{}))
 }
