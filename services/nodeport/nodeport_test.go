@@ -201,7 +201,7 @@ func TestProblems(t *testing.T) {
 		{Service: "d/sctp", Port: 30000, Protocol: packet.SCTP},
 		{Service: "d/lb", Addr: netip.MustParseAddr("203.0.113.200"), Port: 443, Protocol: packet.TCP},
 	})
-	want := []string{"Service d/sctp: port 30000 is SCTP", "Service d/lb: 203.0.113.200 port 443/TCP is at an address that this host does not have"}
+	want := []string{"Service d/lb: 203.0.113.200 port 443/TCP is at an address that this host does not have", "Service d/sctp: port 30000 is SCTP"}
 	if len(problems) != len(want) {
 		t.Fatal(problems)
 	}

@@ -87,10 +87,11 @@ type Proxy struct {
 
 	setting sync.Mutex // held by Set and Close, also while sockets are opened
 
-	mu      sync.Mutex // guards what follows
-	servers map[key]*server
-	conns   map[io.Closer]struct{} // both ends of every TCP connection
-	closed  bool
+	mu       sync.Mutex // guards what follows
+	servers  map[key]*server
+	unserved []services.Problem     // ports that no socket can serve
+	conns    map[io.Closer]struct{} // both ends of every TCP connection
+	closed   bool
 
 	sockets, sessions atomic.Int64
 }
@@ -125,17 +126,18 @@ func New(opts Options) *Proxy {
 
 // Set makes ports the whole of what is listened on: sockets are opened and closed as needed, the others are left alone.
 // A port that cannot be listened on is a Problem and is tried again until it can be; the other ports do not wait for it.
-// The Problems are those of this moment, see Problems.
+// It returns what Problems says now.
 func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	p.setting.Lock()
 	defer p.setting.Unlock()
-	want, problems := p.expand(ports)
+	want, unserved := p.expand(ports)
 
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return nil
 	}
+	p.unserved = unserved
 	var surplus []*server
 	for k, s := range p.servers {
 		if spec, ok := want[k]; ok {
@@ -162,7 +164,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 		p.mu.Unlock()
 		p.wg.Go(func() { s.run(socket) })
 	}
-	return append(problems, p.Problems()...)
+	return p.Problems()
 }
 
 // expand gives the sockets for ports.
@@ -202,11 +204,12 @@ func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) 
 	return want, problems
 }
 
-// Problems are the ports that cannot be listened on at the moment, sorted.
+// Problems are the ports that cannot be listened on at the moment, sorted. One that is taken is left out as soon as it could
+// be opened after all.
 func (p *Proxy) Problems() []services.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var problems []services.Problem
+	problems := slices.Clone(p.unserved)
 	for _, s := range p.servers {
 		if problem, bad := s.problem(); bad {
 			problems = append(problems, problem)

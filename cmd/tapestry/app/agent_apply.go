@@ -55,15 +55,22 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Ite
 		a.attachKept(items)
 	}
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
-	for _, p := range a.nodePorts.Set(nodeport.Ports(table)) {
-		problems = append(problems, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
-	}
+	a.nodePorts.Set(nodeport.Ports(table))
 	a.problems.Store(&problems)
-	a.publish(problems)
+	a.publish(a.currentProblems())
 	if first {
 		close(a.started)
 	}
 	return err
+}
+
+// currentProblems are those of the last snapshot, and the node ports that cannot be had at the moment.
+func (a *agent) currentProblems() []kube.Problem {
+	list := slices.Clone(*a.problems.Load())
+	for _, p := range a.nodePorts.Problems() {
+		list = append(list, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
+	}
+	return list
 }
 
 // underlay is the MTU of the network between the nodes; 0 when it cannot be found out.

@@ -162,10 +162,8 @@ func (t attacher) Del(_ context.Context, pod cni.Pod) error {
 // Status implements cni.Attacher.
 func (t attacher) Status(context.Context) (cni.Status, error) {
 	s := cni.Status{Ready: true, Node: t.a.agentConfig.node, PublicKey: t.a.key.Public().String()}
-	if p := t.a.problems.Load(); p != nil {
-		for _, problem := range *p {
-			s.Problems = append(s.Problems, problem.String())
-		}
+	for _, problem := range t.a.currentProblems() {
+		s.Problems = append(s.Problems, problem.String())
 	}
 	return s, nil
 }
