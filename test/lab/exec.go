@@ -72,13 +72,27 @@ func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (
 		if f == nil {
 			f = null
 		}
-		fd, err := fdpass.Dup(f)
+		fd, err := blocking(f)
 		if err != nil {
 			return 0, err
 		}
 		fds = append(fds, fd)
 	}
 	return c.exec(ctx, where, cmd, s.Signals, false, fds)
+}
+
+// blocking duplicates a descriptor for a command. Go makes pipes and terminals non-blocking, which duplicates share and which a
+// shell's read takes for an error.
+func blocking(f *os.File) (int, error) {
+	fd, err := fdpass.Dup(f)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("make %s blocking: %w", f.Name(), err)
+	}
+	return fd, nil
 }
 
 // Output runs a command and returns what it wrote to stdout and, apart from it, to stderr.
@@ -167,7 +181,7 @@ func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s 
 		return 0, fmt.Errorf("open a terminal: %w", err)
 	}
 	defer ptmx.Close()
-	fd, err := fdpass.Dup(tty)
+	fd, err := blocking(tty)
 	tty.Close()
 	if err != nil {
 		return 0, err
