@@ -1,0 +1,307 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/test/lab"
+)
+
+// stall is how long a connection may be silent over the restart of an agent.
+const stall = time.Second
+
+// TestFaults kills agents and spoils the underlay of one lab under traffic.
+func TestFaults(t *testing.T) {
+	c := up(t, "faults", baseYAML)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster)
+	}{
+		{"no capability", noCapability},
+		{"agent killed ten times", killedTenTimes},
+		{"both agents killed", bothKilled},
+		{"bad underlay", badUnderlay},
+		{"edits", edits},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
+	}
+}
+
+// noCapability reads what the kernel says of the agents.
+func noCapability(t *testing.T, c *cluster) {
+	for _, n := range c.status(t).Nodes {
+		out, _, code, err := c.Output(c.ctx, lab.Node(n.Name), "cat", fmt.Sprintf("/proc/%d/status", n.PID))
+		if err != nil || code != 0 {
+			t.Fatal(code, err)
+		}
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+			if !strings.Contains(out, set+":\t0000000000000000\n") {
+				t.Errorf("the agent of %s has capabilities, %s is not 0:\n%s", n.Name, set, out)
+			}
+		}
+		if !strings.Contains(out, "NoNewPrivs:\t1\n") {
+			t.Errorf("the agent of %s could gain privileges:\n%s", n.Name, out)
+		}
+	}
+}
+
+// everywhere are a server on each node, as pod and as Service, in both families.
+func everywhere(t *testing.T, c *cluster) []string {
+	t.Helper()
+	var addrs []string
+	for _, v6 := range []bool{false, true} {
+		addrs = append(addrs,
+			at(c.addr(t, "near", v6), 9000), at(c.addr(t, "far", v6), 9000),
+			at(c.addr(t, "svc/near", v6), 81), at(c.addr(t, "svc/far", v6), 81))
+	}
+	return addrs
+}
+
+// killed kills agents and waits until others are there and ready.
+func (c *cluster) killed(t *testing.T, nodes ...string) {
+	t.Helper()
+	before := c.status(t)
+	for _, n := range nodes {
+		if err := c.KillAgent(c.ctx, n, syscall.SIGKILL, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.until(t, "the agents are back", func(st *lab.Status) bool {
+		return !slices.ContainsFunc(nodes, func(name string) bool {
+			n := nodeOf(st, name)
+			return n.Agent != "ready" || n.PID == nodeOf(before, name).PID
+		})
+	})
+}
+
+func killedTenTimes(t *testing.T, c *cluster) {
+	talking := c.talk(t, lab.Pod("client"), everywhere(t, c)...)
+	other := c.talk(t, lab.Pod("far"), at(c.addr(t, "far", false), 9000))
+	before := nodeOf(c.status(t), "node-1").Restarts
+	for range 10 {
+		c.killed(t, "node-1")
+		c.answered(t, lab.Pod("client"), "tcp", at(c.addr(t, "far", false), 9000), "far")
+	}
+	if got := nodeOf(c.status(t), "node-1").Restarts - before; got != 10 {
+		t.Errorf("the agent was restarted %d times, want 10", got)
+	}
+	worst := talking.unharmed(t)
+	t.Logf("the longest silence was %s", worst)
+	// One whose retransmission falls into the next restart has to wait for that as well.
+	if worst > 2*stall {
+		t.Errorf("a connection was silent for %s, want at most %s", worst, 2*stall)
+	}
+	other.unharmed(t)
+	c.answered(t, lab.Outside(), "tcp", at(c.addr(t, "node-1", false), 30082), "far")
+}
+
+func bothKilled(t *testing.T, c *cluster) {
+	talking := c.talk(t, lab.Pod("client"), everywhere(t, c)...)
+	c.killed(t, "node-1", "node-2")
+	// Whoever was ready first had nobody to shake hands with; a little later all is as before.
+	for _, addr := range everywhere(t, c) {
+		if a := c.ask(t, lab.Pod("client"), "tcp", addr, "--timeout", "8s"); a.Error != "" {
+			t.Errorf("%s: %s", addr, a.Error)
+		}
+	}
+	t.Logf("the longest silence was %s", talking.unharmed(t))
+}
+
+// badUnderlay transfers over a path that loses, delays, reorders and doubles, and compares hashes.
+func badUnderlay(t *testing.T, c *cluster) {
+	if got := tapestry(t, "lab", "impair", "--name", c.Name, "node-1", "node-2",
+		"--loss", "1%", "--delay", "2ms", "--jitter", "1ms", "--reorder", "2%", "--duplicate", "2%", "--seed", "42"); got.code != 0 {
+		t.Fatalf("exit status %d: %s", got.code, got.stderr)
+	}
+	contains(t, strings.Join(c.status(t).Impairments, "; "), "node-1 - node-2", "loss 1%", "delay 2ms")
+	const size = 3 << 20
+	for _, v6 := range []bool{false, true} {
+		server := c.begin(t, lab.Pod("far"), "transfer-serve", ":7000")
+		got := decode[transferred](t, c.run(t, lab.Pod("client"), "transfer", at(c.addr(t, "far", v6), 7000), strconv.Itoa(size)))
+		t.Logf("%d bytes each way in %d ms", got.Bytes, got.Milliseconds)
+		if !got.There || !got.Back || got.Bytes != size {
+			t.Errorf("what arrived is not what was sent: %+v", got)
+		}
+		server.end(t)
+	}
+	if got := tapestry(t, "lab", "impair", "--name", c.Name, "node-1", "node-2", "--off"); got.code != 0 || len(c.status(t).Impairments) > 0 {
+		t.Errorf("exit status %d: %s; impairments %v", got.code, got.stderr, c.status(t).Impairments)
+	}
+}
+
+// edits adds and removes a pod, a node and a Service, while the connections of others go on.
+func edits(t *testing.T, c *cluster) {
+	talking := c.talk(t, lab.Pod("client"), everywhere(t, c)...)
+	pids := func(st *lab.Status) (all []int) {
+		for _, name := range []string{"client", "near", "far"} {
+			all = append(all, podOf(st, name).PIDs...)
+		}
+		return append(all, nodeOf(st, "node-1").PID, nodeOf(st, "node-2").PID)
+	}
+	before := pids(c.status(t))
+	more := "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-3}\n" + podYAML("guest", "node-3") + serviceYAML("guest", "guest", 30083)
+	st := c.edit(t, baseYAML+more)
+	if len(st.Nodes) != 3 || len(st.Pods) != 4 || nodeOf(st, "node-3").Agent != "ready" {
+		t.Fatalf("a node and a pod were added: %+v", st)
+	}
+	guest, service := c.addr(t, "guest", false), c.addr(t, "svc/guest", false)
+	c.answered(t, lab.Pod("client"), "tcp", at(guest, 9000), "guest")
+	c.answered(t, lab.Pod("far"), "udp", at(service, 81), "guest")
+	c.answered(t, lab.Outside(), "tcp", at(c.addr(t, "node-2", false), 30083), "guest")
+	c.answered(t, lab.Pod("guest"), "tcp", at(c.addr(t, "svc/near", true), 81), "near")
+
+	// The pod goes first, then the rest.
+	c.edit(t, baseYAML+strings.Replace(more, podYAML("guest", "node-3"), "", 1))
+	c.until(t, "the pod is gone", func(st *lab.Status) bool { return podOf(st, "guest").Name == "" })
+	if a := c.ask(t, lab.Pod("client"), "tcp", at(service, 81)); a.Error != "refused" {
+		t.Errorf("a Service without pod: %q, want it refused", a.Error)
+	}
+	st = c.edit(t, baseYAML)
+	if len(st.Nodes) != 2 {
+		t.Errorf("node-3 is still there: %+v", st.Nodes)
+	}
+	if slices.ContainsFunc(st.Services, func(s lab.ServiceStatus) bool { return s.Name == "guest" }) {
+		t.Errorf("the Service is still there: %+v", st.Services)
+	}
+	c.until(t, "the NodePort is closed", func(*lab.Status) bool {
+		return c.ask(t, lab.Outside(), "tcp", at(c.addr(t, "node-2", false), 30083)).Error == "refused"
+	})
+	if after := pids(c.status(t)); !slices.Equal(before, after) {
+		t.Errorf("others were restarted: %v became %v", before, after)
+	}
+	talking.unharmed(t)
+}
+
+// TestSupervisorKilled ends the supervisor of one lab and the init of another with SIGKILL: nothing of theirs is left, and 'lab
+// down' removes their folders.
+func TestSupervisorKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lab.yaml")
+	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state, err := lab.DefaultStateDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := map[string]traces{}
+	for name, victim := range map[string]string{"killed-1": "supervisor", "killed-2": "init"} {
+		if got := tapestry(t, "lab", "up", "--name", name, "-f", path, "--detach", "--wait"); got.code != 0 {
+			t.Fatalf("exit status %d: %s", got.code, got.stderr)
+		}
+		dir := filepath.Join(state, name)
+		left[name] = tracesOf(t, dir)
+		if err := syscall.Kill(processOf(t, dir, victim), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		left[name].gone(t)
+		got := tapestry(t, "lab", "ps", "--name", name)
+		if got.code != 1 {
+			t.Errorf("exit status %d, want 1", got.code)
+		}
+		contains(t, got.stderr, "lab \""+name+"\" has crashed", "'tapestry lab down' removes its folder", dir)
+	}
+	// One that lives: all of them go down.
+	if got := tapestry(t, "lab", "down", "--name", "killed-1"); got.code != 0 || got.stderr != "" {
+		t.Errorf("exit status %d: %s", got.code, got.stderr)
+	}
+	if names, err := lab.Names(state); err != nil || slices.Contains(names, "killed-1") || !slices.Contains(names, "killed-2") {
+		t.Errorf("the labs are %v, %v; want killed-2", names, err)
+	}
+	if got := tapestry(t, "lab", "up", "--name", "alive", "-f", path, "--detach", "--wait"); got.code != 0 {
+		t.Fatalf("exit status %d: %s", got.code, got.stderr)
+	}
+	alive := tracesOf(t, filepath.Join(state, "alive"))
+	if got := tapestry(t, "lab", "down", "--all"); got.code != 0 || got.stderr != "" {
+		t.Errorf("exit status %d: %s", got.code, got.stderr)
+	}
+	alive.gone(t)
+	if names, err := lab.Names(state); err != nil || len(names) > 0 {
+		t.Errorf("labs are left: %v, %v", names, err)
+	}
+}
+
+// TestForegroundKilled ends 'lab up' and 'demo' in the foreground, by ^C and by SIGKILL: their labs end with them.
+func TestForegroundKilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lab.yaml")
+	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state, err := lab.DefaultStateDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		args   []string
+		signal syscall.Signal
+		until  string // what it prints when it is up
+	}{
+		{"up-int", []string{"lab", "up", "--name", "up-int", "-f", path, "--wait"}, syscall.SIGINT, "lab up-int is up"},
+		{"up-kill", []string{"lab", "up", "--name", "up-kill", "-f", path, "--wait"}, syscall.SIGKILL, "lab up-kill is up"},
+		{"demo-int", []string{"demo", "--json", "--name", "demo-int"}, syscall.SIGINT, `"name":"up"`},
+		{"demo-kill", []string{"demo", "--json", "--name", "demo-kill"}, syscall.SIGKILL, `"name":"up"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), self(t), test.args...)
+			cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // what SIGKILL keeps the demo from removing
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			in := bufio.NewScanner(stdout)
+			for in.Scan() && !strings.Contains(in.Text(), test.until) {
+			}
+			dir := filepath.Join(state, test.name)
+			left := tracesOf(t, dir)
+			if err := cmd.Process.Signal(test.signal); err != nil {
+				t.Fatal(err)
+			}
+			for in.Scan() {
+			}
+			_ = cmd.Wait() // a signal ended it
+			left.gone(t)
+			if test.signal == syscall.SIGKILL {
+				if got := tapestry(t, "lab", "down", "--name", test.name); got.code != 0 {
+					t.Errorf("exit status %d: %s", got.code, got.stderr)
+				}
+			}
+			noLab(t, test.name)
+		})
+	}
+}
+
+// processOf finds the init of a lab, which is the process in its pid file, or its supervisor, the only child of that.
+func processOf(t *testing.T, dir, which string) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := strconv.Atoi(strings.Fields(string(b))[0])
+	if err != nil || which == "init" {
+		return first
+	}
+	parent := regexp.MustCompile(fmt.Sprintf(`(?m)^PPid:\t%d$`, first))
+	for _, p := range processes(t) {
+		status, _ := os.ReadFile(p + "/status")
+		if cmd, _ := os.ReadFile(p + "/cmdline"); parent.Match(status) && strings.Contains(string(cmd), "supervise") {
+			pid, _ := strconv.Atoi(filepath.Base(p))
+			return pid
+		}
+	}
+	t.Fatalf("the lab in %s has no supervisor", dir)
+	return 0
+}

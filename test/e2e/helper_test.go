@@ -1,0 +1,243 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/test/probe"
+)
+
+func print(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
+
+func started() { fmt.Println("started") }
+
+// untilInputEnds is ctx until the standard input ends.
+func untilInputEnds(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}()
+	return ctx
+}
+
+// talk holds a TCP connection to each address until the input ends.
+func talk(ctx context.Context, addrs []string) error {
+	ctx = untilInputEnds(ctx)
+	out := map[string]probe.Held{}
+	var mu sync.Mutex
+	var begun, done sync.WaitGroup
+	begun.Add(len(addrs))
+	for _, addr := range addrs {
+		done.Go(func() {
+			once := sync.OnceFunc(begun.Done)
+			h := probe.Hold(ctx, probe.Request{Network: "tcp", Addr: addr}, time.Hour, 2*time.Millisecond, once)
+			if ctx.Err() != nil && h.Error == context.Canceled.Error() {
+				h.Error = "" // as it was told
+			}
+			mu.Lock()
+			out[addr] = h
+			mu.Unlock()
+			once()
+		})
+	}
+	begun.Wait()
+	started()
+	done.Wait()
+	return print(out)
+}
+
+// listen has a port until the input ends: NETWORK ADDR.
+func listen(ctx context.Context, args []string) error {
+	ln, err := new(net.ListenConfig).Listen(ctx, args[0], args[1])
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	started()
+	<-untilInputEnds(ctx).Done()
+	return nil
+}
+
+// askAs takes an address for its own and asks a TCP and a UDP server from there: ADDRESS ADDR TEXT TIMEOUT.
+func askAs(ctx context.Context, args []string) error {
+	own, err := netip.ParseAddr(args[0])
+	if err != nil {
+		return err
+	}
+	timeout, err := time.ParseDuration(args[3])
+	if err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: own.AsSlice(), Mask: net.CIDRMask(own.BitLen(), own.BitLen())}}
+	if own.Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	switch err := netlink.AddrAdd(lo, a); {
+	case err == nil:
+		defer netlink.AddrDel(lo, a)
+	case errors.Is(err, unix.EEXIST): // it has it anyway
+	default:
+		return fmt.Errorf("take the address %s: %w", own, err)
+	}
+	answers := map[string]string{"tcp": "none", "udp": "none"}
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for network, local := range map[string]net.Addr{"tcp": &net.TCPAddr{IP: own.AsSlice()}, "udp": &net.UDPAddr{IP: own.AsSlice()}} {
+		asking.Go(func() {
+			d := net.Dialer{Timeout: timeout, LocalAddr: local}
+			c, err := d.DialContext(ctx, network, args[1])
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(timeout))
+			_, _ = io.WriteString(c, args[2]+"\n")
+			buf := make([]byte, 4096)
+			for text := ""; !strings.Contains(text, args[2]); {
+				n, err := c.Read(buf)
+				if err != nil {
+					return
+				}
+				text += string(buf[:n])
+				mu.Lock()
+				answers[network] = text
+				mu.Unlock()
+			}
+		})
+	}
+	asking.Wait()
+	return print(answers)
+}
+
+// stream is a repeatable sequence of bytes.
+func stream(seed uint64, n int64) io.Reader {
+	var key [32]byte
+	key[0] = byte(seed)
+	return io.LimitReader(rand.NewChaCha8(key), n)
+}
+
+// transferServe takes what each connection sends, answers with the hash of it, and sends as much of a stream of its own.
+func transferServe(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { ln.Close() })
+	started()
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return nil // the input has ended
+		}
+		go func() {
+			defer c.Close()
+			h := sha256.New()
+			n, err := io.Copy(h, c)
+			if err == nil {
+				_, err = fmt.Fprintln(c, hex.EncodeToString(h.Sum(nil)))
+			}
+			if err == nil {
+				_, err = io.Copy(c, stream(2, n))
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, "transfer:", err)
+			}
+		}()
+	}
+}
+
+// transferred is how a transfer went.
+type transferred struct {
+	Bytes        int64
+	There, Back  bool // what arrived is what was sent
+	Milliseconds int64
+}
+
+// transfer sends a stream and gets one: ADDR BYTES.
+func transfer(ctx context.Context, args []string) error {
+	size, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	want := sha256.New()
+	if _, err := io.Copy(c, io.TeeReader(stream(1, size), want)); err != nil {
+		return err
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	in := bufio.NewReader(c)
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	out := transferred{There: strings.TrimSpace(line) == hex.EncodeToString(want.Sum(nil))}
+	got, back := sha256.New(), sha256.New()
+	if out.Bytes, err = io.Copy(got, in); err != nil {
+		return err
+	}
+	_, _ = io.Copy(back, stream(2, size)) // a hash takes everything
+	out.Back = string(got.Sum(nil)) == string(back.Sum(nil))
+	out.Milliseconds = time.Since(start).Milliseconds()
+	return print(out)
+}
+
+// attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor of no TAP: UID SOCKET.
+func attachAs(ctx context.Context, args []string) error {
+	uid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	// An open file of its own, before it loses the right to open some.
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := errors.Join(syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = (&cni.Client{Path: args[1]}).Add(ctx, cni.Pod{
+		Namespace: "default", Name: "intruder", UID: "intruder", MAC: "02:00:00:00:00:99",
+		Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.99")},
+	}, f)
+	out := "attached"
+	if err != nil {
+		out = err.Error()
+	}
+	return print(out)
+}

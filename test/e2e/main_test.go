@@ -1,0 +1,71 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tapestry.dev/tapestry/cmd/tapestry/app"
+	"tapestry.dev/tapestry/test/lab"
+)
+
+func TestMain(m *testing.M) {
+	lab.Maybe()
+	// Under the race detector every process would otherwise sleep for a second at its end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	if len(os.Args) > 2 && os.Args[1] == "e2e-helper" {
+		os.Exit(help(os.Args[2], os.Args[3:]))
+	}
+	// A test binary's own arguments are all flags.
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(app.Run(os.Args))
+	}
+	os.Exit(run(m))
+}
+
+// run runs the tests with a place of their own for the labs, so that "all labs" are those of the tests.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	os.Setenv("XDG_RUNTIME_DIR", dir)
+	return m.Run()
+}
+
+// helpers are what the tests run inside of namespaces. What lasts until its standard input ends prints "started" when it
+// has begun, and its last line is the result.
+var helpers = map[string]func(ctx context.Context, args []string) error{
+	"talk":           talk,
+	"listen":         listen,
+	"capture":        capture,
+	"mac":            mac,
+	"ask-as":         askAs,
+	"transfer-serve": transferServe,
+	"transfer":       transfer,
+	"wireguard-junk": wireguardJunk,
+	"fuzz-frames":    fuzzFrames,
+	"spoof-frames":   spoofFrames,
+	"attach-as":      attachAs,
+}
+
+func help(name string, args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	f := helpers[name]
+	if f == nil {
+		fmt.Fprintln(os.Stderr, "no such helper:", name)
+		return 2
+	}
+	if err := f(ctx, args); err != nil {
+		fmt.Fprintln(os.Stderr, name+":", err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,52 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"tapestry.dev/tapestry/test/steps"
+)
+
+// TestSteps plays every step of the demo on one lab, takes it down, and finds nothing of it left.
+func TestSteps(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), testTime)
+	defer cancel()
+	s, err := steps.Up(ctx, steps.Options{Name: "steps", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{Client: s.Client, file: s.File(), ctx: ctx}
+	down := false
+	defer func() {
+		if !down {
+			c.down(t)
+		}
+	}()
+	traces := tracesOf(t, s.Dir)
+	names := map[string]bool{}
+	for _, step := range steps.All() {
+		if names[step.Name] {
+			t.Errorf("two steps are called %s", step.Name)
+		}
+		names[step.Name] = true
+		t.Run(step.Name, func(t *testing.T) {
+			detail, err := step.Run(ctx, s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Log(detail)
+		})
+	}
+	if t.Failed() {
+		return
+	}
+	down = true
+	if err := s.Down(ctx); err != nil {
+		t.Fatal(err)
+	}
+	traces.gone(t)
+	if _, err := os.Stat(s.Dir); !os.IsNotExist(err) {
+		t.Errorf("the lab's folder is left: %v", err)
+	}
+}
