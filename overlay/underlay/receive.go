@@ -52,7 +52,8 @@ type stash struct {
 func newReceiver(b *Bind, sock *socket) *receiver {
 	r := &receiver{b: b, sock: sock, seen: 1 << 16}
 	r.try = func(fd uintptr) bool {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(r.used),
+		// Raw, as in send.
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(r.used),
 			unix.MSG_DONTWAIT, 0, 0)
 		r.got, r.errno = int(n), errno
 		return errno != unix.EAGAIN
