@@ -43,6 +43,8 @@ func Run(args []string) int {
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return 130 // ^C: whoever pressed it knows
 	case errors.As(err, &exit):
 		if msg := exit.Error(); msg != "" {
 			fmt.Fprintln(os.Stderr, "tapestry:", msg)
