@@ -213,9 +213,7 @@ func TestServerProbeAndRestart(t *testing.T) {
 		b, err := os.ReadFile(endpoints)
 		return err == nil && strings.Contains(string(b), `"ready":true`)
 	}
-	if !readyOnDisk() {
-		t.Fatal("the endpoint of a ready pod is not ready on disk")
-	}
+	l.until("the endpoint of a ready pod to be ready on disk", func(*Status) bool { return readyOnDisk() })
 	l.run(Pod("web"), 0, program(t), "get", url+"/unready")
 	l.until("the probe to fail", func(st *Status) bool { return !pod(st, "default/web").Ready && !readyOnDisk() })
 	l.run(Pod("web"), 0, program(t), "get", url+"/ready")

@@ -229,15 +229,27 @@ func TestWebSocket(t *testing.T) {
 }
 
 func TestPortTaken(t *testing.T) {
-	ln, err := net.Listen("tcp", ":8080")
+	ln, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	err = Run(context.Background(), Config{HTTP: []int{8080}, Log: slog.New(slog.DiscardHandler)})
+	port := ln.Addr().(*net.TCPAddr).Port
+	err = Run(context.Background(), Config{HTTP: []int{port}, Log: slog.New(slog.DiscardHandler)})
 	if err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// freePort is a port that nobody listens on.
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
 }
 
 func TestNameIsHostName(t *testing.T) {
@@ -247,8 +259,9 @@ func TestNameIsHostName(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, Config{TCP: []int{9001}, Log: slog.New(slog.DiscardHandler)}) }()
-	c := dial(t, "tcp", "127.0.0.1:9001")
+	port := freePort(t)
+	go func() { done <- Run(ctx, Config{TCP: []int{port}, Log: slog.New(slog.DiscardHandler)}) }()
+	c := dial(t, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	defer c.Close()
 	line, err := bufio.NewReader(c).ReadString('\n')
 	if err != nil {
