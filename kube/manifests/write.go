@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -105,7 +106,7 @@ func Publish(dir string, s NodeStatus) (changed bool, err error) {
 	return replace(filepath.Join(status, s.Name+".yaml"), doc, true)
 }
 
-// replace writes a file by rename(2), with sync also to the disk.
+// replace writes a file beside and swaps it in, with sync also to the disk.
 func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	old, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(old, data) {
@@ -127,7 +128,7 @@ func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	if err := fill(f, data, sync); err != nil {
 		return false, fmt.Errorf("replace manifest: %w", err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := swap(f.Name(), path); err != nil {
 		return false, fmt.Errorf("replace manifest: %w", err)
 	}
 	if sync {
@@ -136,6 +137,17 @@ func replace(path string, data []byte, sync bool) (changed bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// swap puts the file next in place of path and removes the old one. The two exchange their names where that is possible: a
+// rename over a file makes ext4 write the new one out first (auto_da_alloc), which now and then takes 100 ms, and for so
+// long a backend that died would go on getting connections.
+func swap(next, path string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
+	if err != nil { // there was no old one, or the file system cannot
+		return os.Rename(next, path)
+	}
+	return os.Remove(next)
 }
 
 func fill(f *os.File, data []byte, sync bool) error {

@@ -117,6 +117,8 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return manifests.Watch(ctx, c.manifests, manifests.Options{
+			// The writer replaces whole files, so there is little to wait for, and a backend that is gone is known sooner.
+			Debounce: time.Millisecond,
 			OnError: func(err error) {
 				log.Error("the manifests cannot be used; going on with the last good ones", "err", err)
 			},
