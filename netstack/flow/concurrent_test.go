@@ -81,7 +81,8 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 	for g := range 3 {
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(g), 2))
-			for range 8000 {
+			// On few cores the writers might be done before a reader has run at all.
+			for i := 0; i < 8000 || hits.Load() == 0 && !t.Failed(); i++ {
 				e := churnEntry(r.Uint64N(flows))
 				want := e
 				ref, res := table.Insert(&e)
@@ -97,9 +98,6 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 	writers.Wait()
 	done.Store(true)
 	wg.Wait()
-	if hits.Load() == 0 {
-		t.Error("no reader ever found a flow")
-	}
 	checkWhole(t, table)
 	table.Range(func(e *Entry, info Info) bool { return table.Delete(info.Ref, &e.Orig) })
 	seconds.Add(1 << 20)
