@@ -1,0 +1,190 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+const patience = 5 * time.Second
+
+var (
+	podAddr = netip.MustParseAddr("10.244.1.10")
+	podMAC  = packet.MAC{2, 1}
+	config  = Config{
+		Gateway: []netip.Addr{netip.MustParseAddr("10.244.1.1")},
+		Local:   []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		MTU:     1420,
+	}
+)
+
+// wired joins a gateway and one pod, with no pipeline in between.
+func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
+	t.Helper()
+	dev := netstacktest.NewDevice()
+	g, err := New(Options{Send: func(frame []byte) []byte {
+		var p packet.Packet
+		if p.ParseFrame(frame) == packet.Good {
+			p.PutHead(frame, tap.GatewayMAC, podMAC)
+			_ = dev.Write(frame) // a full queue loses frames, as a TAP's does
+		}
+		return frame[:cap(frame)]
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Set(config); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := netstacktest.NewPod(dev, podMAC, tap.GatewayMAC, config.MTU, podAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() {
+		var p packet.Packet
+		var cut packet.Segmenter
+		ran <- dev.Run(make([]byte, packet.MaxFrame), func(frame []byte) []byte {
+			if p.ParseFrame(frame) == packet.Good {
+				g.Deliver(&p, &cut, false)
+			}
+			return frame
+		})
+	}()
+	t.Cleanup(func() {
+		pod.Close()
+		_ = dev.Close()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		g.Close()
+	})
+	return g, pod
+}
+
+// greet accepts one connection at a time and says the client's address.
+func greet(t *testing.T, l net.Listener) {
+	t.Helper()
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, c.RemoteAddr().String())
+			_ = c.Close()
+		}
+	}()
+}
+
+func TestDialAsClient(t *testing.T) {
+	g, pod := wired(t)
+	at := netip.AddrPortFrom(podAddr, 80)
+	l, err := pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	greet(t, l)
+	for _, c := range []struct{ client, seen string }{
+		{"", "10.244.1.1:"},
+		{"198.51.100.7:4000", "198.51.100.7:4000"},
+		{"198.51.100.7:0", "198.51.100.7:"},
+		{"[::ffff:198.51.100.8]:4001", "198.51.100.8:4001"},
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		var client netip.AddrPort
+		if c.client != "" {
+			client = netip.MustParseAddrPort(c.client)
+		}
+		conn, err := g.Dial(ctx, "tcp", client, at)
+		cancel()
+		if err != nil {
+			t.Fatalf("as %q: %v", c.client, err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		seen, err := io.ReadAll(conn)
+		_ = conn.Close()
+		if err != nil || !strings.HasPrefix(string(seen), c.seen) {
+			t.Errorf("as %q the pod saw %q, %v", c.client, seen, err)
+		}
+	}
+}
+
+func TestDialRefuses(t *testing.T) {
+	g, _ := wired(t)
+	for _, c := range []struct{ network, client, to, want string }{
+		{"tcp", "[2001:db8::1]:1", "10.244.1.10:80", "different families"},
+		{"tcp", "", "[fd00::1]:80", "no pod range of that family"},
+		{"sctp", "", "10.244.1.10:80", "sctp"},
+	} {
+		var client netip.AddrPort
+		if c.client != "" {
+			client = netip.MustParseAddrPort(c.client)
+		}
+		_, err := g.Dial(context.Background(), c.network, client, netip.MustParseAddrPort(c.to))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if _, err := g.ListenPacket(netip.MustParseAddrPort("0.0.0.0:53")); err == nil {
+		t.Error("a socket on any address would catch what pods send outside")
+	}
+}
+
+func TestSetIsTheWholeState(t *testing.T) {
+	g, pod := wired(t)
+	dns := netip.AddrPortFrom(config.Local[0], 53)
+	l, err := g.Listen(dns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	greet(t, l)
+	if err := g.Set(config); err != nil {
+		t.Fatalf("the same again: %v", err)
+	}
+	dial := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		c, err := pod.Dial(ctx, "tcp", dns)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	}
+	if err := dial(); err != nil {
+		t.Fatal(err)
+	}
+	moved := config
+	moved.Local = []netip.Addr{netip.MustParseAddr("10.96.0.11")}
+	if err := g.Set(moved); err != nil {
+		t.Fatal(err)
+	}
+	if g.owns(config.Local[0]) || !g.owns(moved.Local[0]) || !g.owns(config.Gateway[0]) {
+		t.Errorf("the gateway owns %v", g.addrs)
+	}
+}
+
+func TestCloseEndsWhatRuns(t *testing.T) {
+	g, err := New(Options{Send: func(frame []byte) []byte { return frame[:cap(frame)] }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	g.spawn(func() { <-g.ctx.Done(); ended = true })
+	g.Close()
+	if !ended {
+		t.Error("Close did not wait")
+	}
+	if g.spawn(func() {}) {
+		t.Error("something was started after Close")
+	}
+}
