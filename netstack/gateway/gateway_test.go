@@ -173,6 +173,39 @@ func TestSetIsTheWholeState(t *testing.T) {
 	}
 }
 
+// The stack has no UDP offload: it must get the datagrams of a superframe one by one.
+func TestUDPSuperframeIsSegmented(t *testing.T) {
+	g, _ := wired(t)
+	at := netip.AddrPortFrom(config.Local[0], 53)
+	pc, err := g.ListenPacket(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	const size = 1000
+	frame := netstacktest.Spec{
+		Src: netip.AddrPortFrom(podAddr, 5353), Dst: at, Proto: packet.UDP, Payload: make([]byte, 2*size+500),
+	}.Frame(podMAC, tap.GatewayMAC)
+	packet.VNetHdr{
+		Flags: packet.NeedsCsum, GSOType: packet.GSOUDPL4, GSOSize: size,
+		HdrLen: packet.EthLen + 28, CsumStart: packet.EthLen + 20, CsumOffset: 6,
+	}.Encode(frame)
+	var p packet.Packet
+	if fault := p.ParseFrame(frame); fault != packet.Good {
+		t.Fatalf("fault %d", fault)
+	}
+	var cut packet.Segmenter
+	g.Deliver(&p, &cut, false)
+	buf := make([]byte, 65535)
+	for _, want := range []int{size, size, 500} {
+		_ = pc.SetReadDeadline(time.Now().Add(patience))
+		n, from, err := pc.ReadFrom(buf)
+		if err != nil || n != want || from.String() != "10.244.1.10:5353" {
+			t.Fatalf("a datagram of %d bytes from %v, %v; want %d", n, from, err, want)
+		}
+	}
+}
+
 func TestCloseEndsWhatRuns(t *testing.T) {
 	g, err := New(Options{Send: func(frame []byte) []byte { return frame[:cap(frame)] }})
 	if err != nil {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 
 	"tapestry.dev/tapestry/test/steps"
@@ -25,6 +26,8 @@ func TestSteps(t *testing.T) {
 	}()
 	traces := tracesOf(t, s.Dir)
 	names := map[string]bool{}
+	all := steps.All()
+	noRules := all[slices.IndexFunc(all, func(s steps.Step) bool { return s.Name == "no-rules" })]
 	for _, step := range steps.All() {
 		if names[step.Name] {
 			t.Errorf("two steps are called %s", step.Name)
@@ -36,6 +39,10 @@ func TestSteps(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Log(detail)
+			// Not one packet filter rule, throughout.
+			if _, err := noRules.Run(ctx, s); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 	if t.Failed() {

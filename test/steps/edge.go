@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -378,14 +379,24 @@ func noRules(ctx context.Context, c *Cluster) (string, error) {
 	for _, p := range st.Pods {
 		places["pod "+p.Key()] = lab.Pod(p.Key())
 	}
-	for name, where := range places {
+	empty := func(name string, where lab.Target, flags ...string) error {
 		var got struct{ Tables []string }
-		if err := c.probe(ctx, where, &got, "rulesets"); err != nil {
-			return "", fmt.Errorf("%s: %w", name, err)
+		if err := c.probe(ctx, where, &got, append([]string{"rulesets"}, flags...)...); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 		if len(got.Tables) > 0 {
-			return "", fmt.Errorf("%s has packet filter tables: %v", name, got.Tables)
+			return fmt.Errorf("%s has packet filter tables: %v", name, got.Tables)
+		}
+		return nil
+	}
+	for name, where := range places {
+		if err := empty(name, where); err != nil {
+			return "", err
 		}
 	}
-	return fmt.Sprintf("%d namespaces looked at, all empty", len(places)), nil
+	// The bridge between the nodes is in the supervisor's own.
+	if err := empty("the underlay", lab.Outside(), "--pid", strconv.Itoa(st.PID)); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d namespaces looked at, all empty", len(places)+1), nil
 }

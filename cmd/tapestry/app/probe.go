@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/inspect"
 	"tapestry.dev/tapestry/test/probe"
 )
@@ -201,10 +202,19 @@ func probeCommand() *cli.Command {
 				},
 			},
 			{
-				Name: "rulesets", Usage: "list the packet filter tables of this namespace",
-				Action: func(*cli.Context) error {
-					tables, err := inspect.Rulesets()
+				Name: "rulesets", Usage: "list the packet filter tables of this namespace, or of a process's",
+				Flags: []cli.Flag{&cli.IntFlag{Name: "pid"}},
+				Action: func(c *cli.Context) error {
+					ns, err := tap.CurrentNamespace()
+					if pid := c.Int("pid"); pid > 0 {
+						ns, err = tap.OpenNamespace(fmt.Sprintf("/proc/%d/ns/net", pid))
+					}
 					if err != nil {
+						return err
+					}
+					defer ns.Close()
+					var tables []string
+					if err := ns.Do(func() (err error) { tables, err = inspect.Rulesets(); return err }); err != nil {
 						return err
 					}
 					return printJSON(map[string][]string{"tables": tables})
