@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -34,12 +35,10 @@ type samples map[sampleKey][]float64
 
 type sampleKey struct{ topology, figure string }
 
-func newSamples(p Plan) samples { return make(samples, len(p.Topologies)*len(p.Cases)) }
-
-func (s samples) add(topology string, c Case, r Result) {
+func (s samples) add(topology string, c Case, sample Sample) {
 	for _, m := range c.Metrics {
 		k := sampleKey{topology, c.Name + m.Name}
-		s[k] = append(s[k], m.Value(r))
+		s[k] = append(s[k], m.Value(sample))
 	}
 }
 
@@ -49,24 +48,39 @@ func (s samples) rows(p Plan) []Row {
 	for _, c := range p.Cases {
 		for _, m := range c.Metrics {
 			for _, t := range p.Topologies {
-				rows = append(rows, s.row(p, t.Name(), c.Name+m.Name, m))
+				rows = append(rows, s.compare(p, t.Name(), c.Name+m.Name, m)...)
 			}
 		}
 	}
 	return rows
 }
 
-func (s samples) row(p Plan, subject, figure string, m Metric) Row {
+// compare gives a row for each baseline of the subject that has the figure, or the one without any; none when the subject
+// itself does not have it.
+func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	v := s[sampleKey{subject, figure}]
+	if len(v) == 0 {
+		return nil
+	}
 	r := Row{
 		Suite: p.Suite, Case: figure, Subject: subject, Unit: m.Unit, Higher: m.Higher,
 		Value: median(v), Min: slices.Min(v), Max: slices.Max(v), N: len(v),
 	}
-	if b, ok := p.Baselines[subject]; ok {
-		r.Baseline, r.BaselineValue = b, median(s[sampleKey{b, figure}])
-		r.Ratio = ratio(r.Value, r.BaselineValue)
+	var rows []Row
+	for _, b := range p.Baselines[subject] {
+		of, ok := s[sampleKey{b, figure}]
+		if !ok {
+			continue
+		}
+		compared := r
+		compared.Baseline, compared.BaselineValue = b, median(of)
+		compared.Ratio = ratio(r.Value, compared.BaselineValue)
+		rows = append(rows, compared)
 	}
-	return r
+	if rows == nil {
+		return []Row{r}
+	}
+	return rows
 }
 
 // median of at least one value; of an even number, the mean of the middle two.
@@ -87,23 +101,26 @@ func ratio(value, baseline float64) float64 {
 	return value / baseline
 }
 
-// WriteTable prints rows for people, the ratio with its baseline last.
+// WriteTable prints rows for people, a line for each figure of a subject, the ratios with their baselines last.
 func WriteTable(w io.Writer, rows []Row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "case\tsubject\tmedian\tunit\tmin - max\trounds\tof baseline\t")
-	last := ""
-	for _, r := range rows {
+	var last Row
+	for i := 0; i < len(rows); {
+		r := rows[i]
 		name := r.Case
-		if name == last {
+		if name == last.Case && r.Suite == last.Suite {
 			name = ""
 		}
-		last = r.Case
-		against := ""
-		if r.Baseline != "" {
-			against = fmt.Sprintf("%.2f of %s", r.Ratio, r.Baseline)
+		last = r
+		var against []string
+		for ; i < len(rows) && rows[i].Suite == r.Suite && rows[i].Case == r.Case && rows[i].Subject == r.Subject; i++ {
+			if rows[i].Baseline != "" {
+				against = append(against, fmt.Sprintf("%.2f of %s", rows[i].Ratio, rows[i].Baseline))
+			}
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s - %s\t%d\t%s\t\n",
-			name, r.Subject, short(r.Value), r.Unit, short(r.Min), short(r.Max), r.N, against)
+			name, r.Subject, short(r.Value), r.Unit, short(r.Min), short(r.Max), r.N, strings.Join(against, ", "))
 	}
 	return t.Flush()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -19,8 +20,10 @@ type paper string
 func (p paper) Name() string         { return string(p) }
 func (paper) Client() *tap.Namespace { return nil }
 func (paper) Server() *tap.Namespace { return nil }
-func (paper) Addr() netip.Addr       { return netip.Addr{} }
 func (paper) Close() error           { return nil }
+func (paper) Target(Service) (netip.AddrPort, bool) {
+	return netip.AddrPort{}, true
+}
 
 func TestMedian(t *testing.T) {
 	for _, tt := range []struct {
@@ -46,18 +49,18 @@ func TestMedian(t *testing.T) {
 // plan has two subjects with known figures, and one without baseline.
 func sampleRows() []Row {
 	c := Case{Name: "rr", Metrics: []Metric{
-		{Name: " p50", Unit: "us", Value: func(r Result) float64 { return float64(r.Latency.P50) / 1e3 }},
-		{Name: " rate", Unit: "1/s", Higher: true, Value: func(r Result) float64 { return r.PerSecond }},
+		{Name: " p50", Unit: "us", Value: func(r Sample) float64 { return float64(r.Latency.P50) / 1e3 }},
+		{Name: " rate", Unit: "1/s", Higher: true, Value: func(r Sample) float64 { return r.PerSecond }},
 	}}
 	p := Plan{
 		Suite: "path", Topologies: []Topology{paper("base"), paper("ours"), paper("zero")}, Cases: []Case{c},
-		Baselines: map[string]string{"ours": "base", "base": "zero"},
+		Baselines: map[string][]string{"ours": {"base", "zero"}, "base": {"zero"}},
 	}
-	s := newSamples(p)
+	s := make(samples)
 	for _, v := range []int64{40e3, 20e3, 90e3} {
-		s.add("base", c, Result{PerSecond: 10, Latency: &Latency{P50: v}})
-		s.add("ours", c, Result{PerSecond: 15, Latency: &Latency{P50: v * 2}})
-		s.add("zero", c, Result{Latency: &Latency{}})
+		s.add("base", c, Sample{Result: load.Result{PerSecond: 10, Latency: &load.Latency{P50: v}}})
+		s.add("ours", c, Sample{Result: load.Result{PerSecond: 15, Latency: &load.Latency{P50: v * 2}}})
+		s.add("zero", c, Sample{Result: load.Result{Latency: &load.Latency{}}})
 	}
 	return s.rows(p)
 }
@@ -66,9 +69,11 @@ func TestRows(t *testing.T) {
 	want := []Row{
 		{Suite: "path", Case: "rr p50", Subject: "base", Value: 40, Unit: "us", Baseline: "zero", Min: 20, Max: 90, N: 3},
 		{Suite: "path", Case: "rr p50", Subject: "ours", Value: 80, Unit: "us", Baseline: "base", BaselineValue: 40, Ratio: 2, Min: 40, Max: 180, N: 3},
+		{Suite: "path", Case: "rr p50", Subject: "ours", Value: 80, Unit: "us", Baseline: "zero", Min: 40, Max: 180, N: 3},
 		{Suite: "path", Case: "rr p50", Subject: "zero", Unit: "us", N: 3},
 		{Suite: "path", Case: "rr rate", Subject: "base", Value: 10, Unit: "1/s", Higher: true, Baseline: "zero", Min: 10, Max: 10, N: 3},
 		{Suite: "path", Case: "rr rate", Subject: "ours", Value: 15, Unit: "1/s", Higher: true, Baseline: "base", BaselineValue: 10, Ratio: 1.5, Min: 15, Max: 15, N: 3},
+		{Suite: "path", Case: "rr rate", Subject: "ours", Value: 15, Unit: "1/s", Higher: true, Baseline: "zero", Min: 15, Max: 15, N: 3},
 		{Suite: "path", Case: "rr rate", Subject: "zero", Unit: "1/s", Higher: true, N: 3},
 	}
 	if diff := cmp.Diff(want, sampleRows()); diff != "" {
@@ -78,13 +83,13 @@ func TestRows(t *testing.T) {
 
 func TestWriteTable(t *testing.T) {
 	var b bytes.Buffer
-	if err := WriteTable(&b, sampleRows()[:2]); err != nil {
+	if err := WriteTable(&b, sampleRows()[:3]); err != nil {
 		t.Fatal(err)
 	}
 	want := "" +
-		"case    subject  median  unit  min - max    rounds  of baseline   \n" +
-		"rr p50  base     40.0    us    20.0 - 90.0  3       0.00 of zero  \n" +
-		"        ours     80.0    us    40.0 - 180   3       2.00 of base  \n"
+		"case    subject  median  unit  min - max    rounds  of baseline                 \n" +
+		"rr p50  base     40.0    us    20.0 - 90.0  3       0.00 of zero                \n" +
+		"        ours     80.0    us    40.0 - 180   3       2.00 of base, 0.00 of zero  \n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
@@ -134,14 +139,14 @@ func TestWriteCSV(t *testing.T) {
 }
 
 func TestPlanIsChecked(t *testing.T) {
-	good := Plan{Topologies: []Topology{paper("a"), paper("b")}, Cases: Cases(0), Rounds: 1}
+	good := Plan{Topologies: []Topology{paper("a"), paper("b")}, Cases: TCPCases(0), Rounds: 1}
 	for name, p := range map[string]Plan{
 		"nothing":          {Rounds: 1},
 		"no case":          {Topologies: good.Topologies, Rounds: 1},
 		"negative rounds":  {Topologies: good.Topologies, Cases: good.Cases, Rounds: -1},
 		"twins":            {Topologies: []Topology{paper("a"), paper("a")}, Cases: good.Cases, Rounds: 1},
-		"missing baseline": {Topologies: good.Topologies, Cases: good.Cases, Rounds: 1, Baselines: map[string]string{"a": "c"}},
-		"bad options":      {Topologies: good.Topologies, Cases: []Case{{Name: "x", Options: Options{Streams: -1}}}, Rounds: 1},
+		"missing baseline": {Topologies: good.Topologies, Cases: good.Cases, Rounds: 1, Baselines: map[string][]string{"a": {"c"}}},
+		"bad options":      {Topologies: good.Topologies, Cases: []Case{{Name: "x", Options: load.Options{Streams: -1}}}, Rounds: 1},
 	} {
 		if _, err := Run(t.Context(), p); err == nil {
 			t.Errorf("%s: the plan was accepted", name)

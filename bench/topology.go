@@ -1,125 +1,42 @@
 package bench
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"net/netip"
-	"slices"
 
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Topology joins two namespaces. It is up when it is handed out.
+// Topology is a way from a client to servers, up when it is handed out. What lies between is what is measured.
 type Topology interface {
 	// Name is what tables call it.
 	Name() string
-	// Client and Server stay the Topology's.
+	// Client is where the load generator runs. It stays the Topology's, as Server does.
 	Client() *tap.Namespace
+	// Server is where Run starts the load generator's server; nil when the Topology brings all its servers.
 	Server() *tap.Namespace
-	// Addr is what the client dials to reach the server.
-	Addr() netip.Addr
+	// Target is where the client reaches a service; false when the Topology has none of the kind: cases that need it are
+	// left out.
+	Target(Service) (netip.AddrPort, bool)
 	// Close takes everything down, and waits for it.
 	Close() error
 }
 
-// DefaultMTU is that of pods on an underlay of 1500 bytes: what is compared should be cut the same way.
-const DefaultMTU = 1420
+// Service is a kind of server that a Case talks to.
+type Service string
 
-// The addresses of baselines lie in the range set aside for this (RFC 2544 appendix C.2.2).
-var (
-	clientAddr     = netip.MustParsePrefix("198.18.0.1/24")
-	serverAddr     = netip.MustParsePrefix("198.18.0.2/24")
-	clientUnderlay = netip.MustParsePrefix("198.18.1.1/24")
-	serverUnderlay = netip.MustParsePrefix("198.18.1.2/24")
+// The kinds.
+const (
+	Load  Service = "load"  // the load generator's own protocol, over TCP and UDP
+	HTTP  Service = "http"  // the load generator's web server, as it is or behind a proxy
+	HTTPS Service = "https" // the same behind a proxy that ends TLS
+	DNS   Service = "dns"   // a name server for the cluster's zone, over UDP
 )
 
-// pair is what the baselines have in common.
-type pair struct {
-	name           string
-	client, server *tap.Namespace
-	closers        []io.Closer // closed last to first
-}
+// The ports of the load generator's server.
+const (
+	LoadPort = 5201
+	HTTPPort = 5280
+)
 
-var _ Topology = (*pair)(nil)
-
-func (p *pair) Name() string           { return p.name }
-func (p *pair) Client() *tap.Namespace { return p.client }
-func (p *pair) Server() *tap.Namespace { return p.server }
-func (p *pair) Addr() netip.Addr       { return serverAddr.Addr() }
-
-func (p *pair) Close() error {
-	var errs []error
-	for _, c := range slices.Backward(p.closers) {
-		errs = append(errs, c.Close())
-	}
-	p.closers = nil
-	return errors.Join(errs...)
-}
-
-// build makes the two namespaces and has join join them. On an error nothing is left behind.
-func build(name string, join func(*pair) error) (Topology, error) {
-	p := &pair{name: name}
-	err := func() (err error) {
-		if p.client, err = p.namespace(); err != nil {
-			return err
-		}
-		if p.server, err = p.namespace(); err != nil {
-			return err
-		}
-		return join(p)
-	}()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("bench: make %s: %w", name, err), p.Close())
-	}
-	return p, nil
-}
-
-// namespace makes one that ends with p.
-func (p *pair) namespace() (*tap.Namespace, error) {
-	ns, err := tap.NewNamespace()
-	if err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, ns)
-	return ns, tap.SetUp(ns, "lo")
-}
-
-// bridge joins client and server by a kernel bridge in a namespace of its own, as nodes of a lab are.
-func (p *pair) bridge(mtu int, client, server netip.Prefix) error {
-	hub, err := p.namespace()
-	if err != nil {
-		return err
-	}
-	if err := tap.NewBridge(hub, "br0", mtu); err != nil {
-		return err
-	}
-	for _, end := range []struct {
-		ns   *tap.Namespace
-		port string
-		addr netip.Prefix
-	}{{p.client, "client", client}, {p.server, "server", server}} {
-		if err := tap.NewVeth(tap.End{Namespace: end.ns, Name: "eth0"}, tap.End{Namespace: hub, Name: end.port}, mtu); err != nil {
-			return err
-		}
-		if err := tap.SetBridge(hub, end.port, "br0"); err != nil {
-			return err
-		}
-		if err := tap.AddAddr(end.ns, "eth0", end.addr); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// KernelBridge is the kernel alone: two veth pairs and a bridge. mtu is in bytes, 0 for DefaultMTU.
-func KernelBridge(mtu int) (Topology, error) {
-	return build("kernel-bridge", func(p *pair) error { return p.bridge(orDefault(mtu), clientAddr, serverAddr) })
-}
-
-func orDefault(mtu int) int {
-	if mtu == 0 {
-		return DefaultMTU
-	}
-	return mtu
-}
+// DefaultMTU is that of pods on an underlay of 1500 bytes: what is compared should be cut the same way.
+const DefaultMTU = 1420

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -51,8 +51,8 @@ func (c *Cluster) Measure(ctx context.Context) ([][]string, error) {
 	return rows, nil
 }
 
-func (c *Cluster) bench(ctx context.Context, kind, addr string, d time.Duration) (bench.Result, error) {
-	var r bench.Result
+func (c *Cluster) bench(ctx context.Context, kind, addr string, d time.Duration) (load.Result, error) {
+	var r load.Result
 	stdout, stderr, code, err := c.Output(ctx, lab.Pod("client"), c.exe, "bench", kind, addr, "--time", d.String(), "--json")
 	if err != nil || code != 0 {
 		return r, errors.Join(err, fmt.Errorf("bench %s: exit status %d: %s", kind, code, strings.TrimSpace(stderr)))

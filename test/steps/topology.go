@@ -47,8 +47,11 @@ type subject struct {
 func (s *subject) Name() string           { return s.name }
 func (s *subject) Client() *tap.Namespace { return s.client }
 func (s *subject) Server() *tap.Namespace { return s.server }
-func (s *subject) Addr() netip.Addr       { return s.addr }
 func (s *subject) Close() error           { return errors.Join(s.client.Close(), s.server.Close()) }
+
+func (s *subject) Target(service bench.Service) (netip.AddrPort, bool) {
+	return netip.AddrPortFrom(s.addr, bench.LoadPort), service == bench.Load
+}
 
 // UpBench brings up the lab that is measured.
 func UpBench(ctx context.Context) (b *Bench, err error) {

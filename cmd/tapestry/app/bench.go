@@ -13,6 +13,9 @@ import (
 	"golang.org/x/term"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/baseline"
+	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/test/steps"
 	"tapestry.dev/tapestry/test/userns"
 )
@@ -63,11 +66,15 @@ func BenchCommand() *cli.Command {
 // loadGenerator passes command lines of bench's own processes on to bench.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
-	for _, name := range []string{"serve", "stream", "rr", "crr", "null-loop", "wireguard"} {
+	for _, name := range append([]string{"serve", "stream", "rr", "crr"}, baseline.Commands...) {
+		run := load.Command
+		if slices.Contains(baseline.Commands, name) {
+			run = baseline.Command
+		}
 		out = append(out, &cli.Command{
 			Name: name, Hidden: true, SkipFlagParsing: true, HideHelp: true,
 			Action: func(c *cli.Context) error {
-				err := bench.Command(c.Context, append([]string{name}, c.Args().Slice()...), os.Stdin, os.Stdout)
+				err := run(c.Context, append([]string{name}, c.Args().Slice()...), os.Stdin, os.Stdout)
 				if err == nil {
 					os.Exit(0) // a baseline may have left threads in system calls
 				}
@@ -98,13 +105,13 @@ func runBench(ctx context.Context, p benchPlan) (rows []bench.Row, err error) {
 	defer closeAll()
 	plan := bench.Plan{
 		Suite: "pod", Rounds: p.rounds, Progress: progress(),
-		Topologies: append(lab.Subjects(), topologies...), Cases: bench.Cases(p.length),
-		Baselines: map[string]string{
-			steps.SameNode:       "null-loop",
-			steps.ClusterIP:      steps.SameNode,
-			steps.AcrossNodes:    "wireguard-go",
-			steps.AcrossServices: steps.AcrossNodes,
-			"null-loop":          "kernel-bridge",
+		Topologies: append(lab.Subjects(), topologies...), Cases: bench.TCPCases(p.length),
+		Baselines: map[string][]string{
+			steps.SameNode:       {"null-loop", "kernel-bridge"},
+			steps.ClusterIP:      {steps.SameNode},
+			steps.AcrossNodes:    {"wireguard-go"},
+			steps.AcrossServices: {steps.AcrossNodes},
+			"null-loop":          {"kernel-bridge"},
 		},
 	}
 	if plan.Topologies, err = choose("subject", p.subjects, plan.Topologies, bench.Topology.Name); err != nil {
@@ -113,10 +120,10 @@ func runBench(ctx context.Context, p benchPlan) (rows []bench.Row, err error) {
 	if plan.Cases, err = choose("case", p.cases, plan.Cases, func(c bench.Case) string { return c.Name }); err != nil {
 		return nil, err
 	}
-	for subject, baseline := range plan.Baselines {
-		if !slices.ContainsFunc(plan.Topologies, func(t bench.Topology) bool { return t.Name() == baseline }) {
-			delete(plan.Baselines, subject)
-		}
+	for subject, names := range plan.Baselines {
+		plan.Baselines[subject] = slices.DeleteFunc(names, func(name string) bool {
+			return !slices.ContainsFunc(plan.Topologies, func(t bench.Topology) bool { return t.Name() == name })
+		})
 	}
 	return bench.Run(ctx, plan)
 }
@@ -150,9 +157,9 @@ func baselines() (out []bench.Topology, closeAll func(), err error) {
 		}
 	}
 	for _, make := range []func() (bench.Topology, error){
-		func() (bench.Topology, error) { return bench.KernelBridge(0) },
-		func() (bench.Topology, error) { return bench.NullLoop(bench.Self, 0) },
-		func() (bench.Topology, error) { return bench.WireGuard(bench.Self, 0) },
+		func() (bench.Topology, error) { return baseline.KernelBridge(0) },
+		func() (bench.Topology, error) { return baseline.NullLoop(process.Self, 0) },
+		func() (bench.Topology, error) { return baseline.WireGuard(process.Self, 0) },
 	} {
 		t, err := make()
 		if err != nil {

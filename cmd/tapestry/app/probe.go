@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/inspect"
 	"tapestry.dev/tapestry/test/probe"
@@ -191,7 +191,7 @@ func probeCommand() *cli.Command {
 						return err
 					}
 					sayStarted()
-					return bench.Serve(c.Context, l)
+					return load.Serve(c.Context, l)
 				},
 			},
 			{

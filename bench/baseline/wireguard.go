@@ -1,4 +1,4 @@
-package bench
+package baseline
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/netip"
 
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/overlay/stock"
@@ -26,8 +28,8 @@ type tunPeer struct {
 const wireGuardPort = 51820
 
 // WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology with an
-// MTU of 1500. What Tapestry adds across nodes shows against it. mtu is the TUN's in bytes, 0 for DefaultMTU.
-func WireGuard(spawn Spawn, mtu int) (Topology, error) {
+// MTU of 1500. What Tapestry adds across nodes shows against it. mtu is the TUN's in bytes, 0 for bench.DefaultMTU.
+func WireGuard(spawn process.Spawn, mtu int) (bench.Topology, error) {
 	return build("wireguard-go", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {
 			return err
@@ -55,13 +57,13 @@ type tunEnd struct {
 	ns       *tap.Namespace
 	addr     netip.Prefix // inside the tunnel
 	underlay netip.Addr
-	proc     *process
+	proc     *process.Process
 	key      overlay.PublicKey
 }
 
 // start starts the process, which says its public key.
-func (e *tunEnd) start(p *pair, spawn Spawn) error {
-	proc, line, err := start(e.ns, spawn(wireGuardCommand))
+func (e *tunEnd) start(p *pair, spawn process.Spawn) error {
+	proc, line, err := process.Start(e.ns, spawn(wireGuardCommand))
 	if err != nil {
 		return err
 	}
@@ -83,7 +85,7 @@ func (e *tunEnd) join(other *tunEnd, mtu int) error {
 	if err != nil {
 		return err
 	}
-	name, err := e.proc.tell(append(config, '\n'))
+	name, err := e.proc.Tell(append(config, '\n'))
 	if err != nil {
 		return err
 	}

@@ -1,21 +1,27 @@
-package bench
+package baseline
 
 import (
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 
+	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// commandVar makes the test's executable run Command instead of the tests.
+// commandVar makes the test's executable one of bench's programs instead of the tests.
 const commandVar = "BENCH_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(commandVar) != "" {
-		if err := Command(context.Background(), os.Args[1:], os.Stdin, os.Stdout); err != nil {
+		run := load.Command
+		if slices.Contains(Commands, os.Args[1]) {
+			run = Command
+		}
+		if err := run(context.Background(), os.Args[1:], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"cmp"
@@ -32,20 +32,21 @@ type Options struct {
 	Request, Response int
 }
 
-func (o Options) check() (Options, error) {
+// Complete fills in the defaults, or says which field is out of range.
+func (o Options) Complete() (Options, error) {
 	o.Streams = cmp.Or(o.Streams, 1)
 	o.Time = cmp.Or(o.Time, 2*time.Second)
 	o.Direction = cmp.Or(o.Direction, Up)
 	o.Request, o.Response = cmp.Or(o.Request, 1), cmp.Or(o.Response, 1)
 	switch {
 	case o.Streams < 1 || o.Streams > maxStreams:
-		return o, fmt.Errorf("bench: %d streams: expected 1 to %d", o.Streams, maxStreams)
+		return o, fmt.Errorf("load: %d streams: expected 1 to %d", o.Streams, maxStreams)
 	case o.Time < time.Millisecond || o.Time > maxDuration:
-		return o, fmt.Errorf("bench: time %v: expected 1ms to %v", o.Time, maxDuration)
+		return o, fmt.Errorf("load: time %v: expected 1ms to %v", o.Time, maxDuration)
 	case o.Direction != Up && o.Direction != Down && o.Direction != Both:
-		return o, fmt.Errorf("bench: direction %q: expected up, down or both", o.Direction)
+		return o, fmt.Errorf("load: direction %q: expected up, down or both", o.Direction)
 	case o.Request < 1 || o.Request > maxMessage || o.Response < 1 || o.Response > maxMessage:
-		return o, fmt.Errorf("bench: messages of %d and %d bytes: expected 1 to %d", o.Request, o.Response, maxMessage)
+		return o, fmt.Errorf("load: messages of %d and %d bytes: expected 1 to %d", o.Request, o.Response, maxMessage)
 	}
 	return o, nil
 }
@@ -78,7 +79,7 @@ type Latency struct {
 
 // Stream sends as fast as TCP lets it.
 func Stream(ctx context.Context, addr string, o Options) (Result, error) {
-	o, err := o.check()
+	o, err := o.Complete()
 	if err != nil {
 		return Result{}, err
 	}
@@ -97,7 +98,7 @@ func Stream(ctx context.Context, addr string, o Options) (Result, error) {
 		return err
 	})
 	if err != nil {
-		return Result{}, fmt.Errorf("bench: stream: %w", err)
+		return Result{}, fmt.Errorf("load: stream: %w", err)
 	}
 	result := Result{Kind: "stream", Streams: o.Streams, Seconds: o.Time.Seconds(), Direction: o.Direction}
 	for _, r := range reports {
@@ -125,14 +126,14 @@ func stream(c net.Conn, k kind, d time.Duration) (report, error) {
 
 // RequestResponse sends a request when the response to the one before has come, on connections that stay open.
 func RequestResponse(ctx context.Context, addr string, o Options) (Result, error) {
-	o, err := o.check()
+	o, err := o.Complete()
 	if err != nil {
 		return Result{}, err
 	}
 	times := newTimes(o.Streams)
 	err = onConns(ctx, addr, o.Streams, func(i int, c net.Conn) error { return requests(c, o, times[i]) })
 	if err != nil {
-		return Result{}, fmt.Errorf("bench: request-response: %w", err)
+		return Result{}, fmt.Errorf("load: request-response: %w", err)
 	}
 	return latencies("rr", o, times)
 }
@@ -164,7 +165,7 @@ func requests(c net.Conn, o Options, h *hdrhistogram.Histogram) error {
 
 // ConnectRequestClose makes a connection for every request, and waits until the server has closed it.
 func ConnectRequestClose(ctx context.Context, addr string, o Options) (Result, error) {
-	o, err := o.check()
+	o, err := o.Complete()
 	if err != nil {
 		return Result{}, err
 	}
@@ -186,7 +187,7 @@ func ConnectRequestClose(ctx context.Context, addr string, o Options) (Result, e
 	}
 	err = group.Wait()
 	if err = cmp.Or(ctx.Err(), err); err != nil {
-		return Result{}, fmt.Errorf("bench: connect-request-close: %w", err)
+		return Result{}, fmt.Errorf("load: connect-request-close: %w", err)
 	}
 	return latencies("crr", o, times)
 }
@@ -261,7 +262,7 @@ func latencies(kind string, o Options, times []*hdrhistogram.Histogram) (Result,
 		h.Merge(other)
 	}
 	if h.TotalCount() == 0 {
-		return Result{}, errors.New("bench: not one transaction was finished")
+		return Result{}, errors.New("load: not one transaction was finished")
 	}
 	return Result{
 		Kind: kind, Streams: o.Streams, Seconds: o.Time.Seconds(),

@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"context"
@@ -17,7 +17,7 @@ const helloTimeout = 10 * time.Second
 func ListenAndServe(ctx context.Context, addr string) error {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("bench: %w", err)
+		return fmt.Errorf("load: %w", err)
 	}
 	return Serve(ctx, l)
 }
@@ -42,7 +42,7 @@ func Serve(ctx context.Context, l net.Listener) error {
 			if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
 				continue
 			}
-			return fmt.Errorf("bench: accept: %w", err)
+			return fmt.Errorf("load: accept: %w", err)
 		}
 		handlers.Go(func() {
 			defer c.Close()

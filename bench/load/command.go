@@ -1,4 +1,4 @@
-package bench
+package load
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"strings"
 	"time"
 )
@@ -20,18 +19,7 @@ const usage = `usage:
   crr ADDR:PORT [options]                                connect, request, response, close
 options: --streams N --time 2s --json; rr, crr: --request BYTES --response BYTES`
 
-// Spawn makes the command that runs Command with these arguments in a process of its own. The default is this very
-// executable with "bench" before the arguments.
-type Spawn func(args ...string) *exec.Cmd
-
-// Self is the default Spawn.
-func Self(args ...string) *exec.Cmd {
-	return exec.Command("/proc/self/exe", append([]string{"bench"}, args...)...)
-}
-
-// Command is the main function of bench's processes. args do not include the program's name. Besides what people use it
-// knows the names of the processes behind the baselines, which only their Topologies start. Those may leave threads
-// in system calls: end the process afterwards.
+// Command is the main function of the load generator. args do not include the program's name.
 func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) == 0 {
 		return errors.New(usage)
@@ -46,10 +34,6 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		return measureCommand(ctx, RequestResponse, args, stdout)
 	case "crr":
 		return measureCommand(ctx, ConnectRequestClose, args, stdout)
-	case nullLoopCommand:
-		return nullLoop(stdin, stdout)
-	case wireGuardCommand:
-		return wireGuard(ctx, stdin, stdout)
 	}
 	return fmt.Errorf("unknown command %q\n%s", name, usage)
 }
@@ -128,8 +112,8 @@ func badArguments(f *flag.FlagSet, err error) error {
 	return fmt.Errorf("unexpected argument %q", f.Arg(0))
 }
 
-// args are the arguments of measureCommand that make o again.
-func (o Options) args() []string {
+// Args are the arguments of a measurement's command that make o again.
+func (o Options) Args() []string {
 	return []string{
 		"--streams", fmt.Sprint(o.Streams), "--time", o.Time.String(), "--direction", string(o.Direction),
 		"--request", fmt.Sprint(o.Request), "--response", fmt.Sprint(o.Response),

@@ -1,4 +1,4 @@
-package bench
+package baseline
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -17,8 +19,8 @@ import (
 const nullLoopCommand = "null-loop"
 
 // NullLoop is the least that a userspace network has to do: superframes copied between two TAPs by a process that
-// does nothing else. What Tapestry adds on one node shows against it. mtu is in bytes, 0 for DefaultMTU.
-func NullLoop(spawn Spawn, mtu int) (Topology, error) {
+// does nothing else. What Tapestry adds on one node shows against it. mtu is in bytes, 0 for bench.DefaultMTU.
+func NullLoop(spawn process.Spawn, mtu int) (bench.Topology, error) {
 	return build("null-loop", func(p *pair) error {
 		var files []*os.File
 		defer func() {
@@ -38,7 +40,7 @@ func NullLoop(spawn Spawn, mtu int) (Topology, error) {
 		}
 		cmd := spawn(nullLoopCommand)
 		cmd.ExtraFiles = files
-		proc, _, err := start(nil, cmd)
+		proc, _, err := process.Start(nil, cmd)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,6 @@
-package bench
+// Package process starts the children of a benchmark: servers and load generators inside of network namespaces. None
+// outlives this process, however that ends.
+package process
 
 import (
 	"bufio"
@@ -19,9 +21,16 @@ const (
 	stopTimeout  = 3 * time.Second
 )
 
-// process is a child that says a line when it is ready and ends with its standard input, so that it never outlives this
-// process, however that ends.
-type process struct {
+// Spawn makes the command that runs one of bench's own programs with these arguments, of which the first is its name.
+type Spawn func(args ...string) *exec.Cmd
+
+// Self is the usual Spawn: this very executable with "bench" before the arguments.
+func Self(args ...string) *exec.Cmd {
+	return exec.Command("/proc/self/exe", append([]string{"bench"}, args...)...)
+}
+
+// Process is a child that says a line when it is ready and ends with its standard input.
+type Process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	stdout *bufio.Reader
@@ -29,9 +38,9 @@ type process struct {
 	close  func() error
 }
 
-// start starts cmd inside ns (nil: here) and returns it with the first line it says.
-func start(ns *tap.Namespace, cmd *exec.Cmd) (*process, string, error) {
-	p := &process{cmd: cmd}
+// Start starts cmd inside ns (nil: here) and returns it with the first line it says.
+func Start(ns *tap.Namespace, cmd *exec.Cmd) (*Process, string, error) {
+	p := &Process{cmd: cmd}
 	p.close = sync.OnceValue(p.stop)
 	cmd.Stderr = &p.stderr
 	var err error
@@ -46,15 +55,15 @@ func start(ns *tap.Namespace, cmd *exec.Cmd) (*process, string, error) {
 	if err := ns.Start(cmd); err != nil {
 		return nil, "", fmt.Errorf("start %s: %w", p.name(), err)
 	}
-	line, err := p.tell(nil)
+	line, err := p.Tell(nil)
 	if err != nil {
 		return nil, "", err
 	}
 	return p, line, nil
 }
 
-// tell writes to the process and returns the line that it answers. On an error the process is gone.
-func (p *process) tell(message []byte) (string, error) {
+// Tell writes to the process and returns the line that it answers. On an error the process is gone.
+func (p *Process) Tell(message []byte) (string, error) {
 	late := time.AfterFunc(startTimeout, func() { p.cmd.Process.Kill() })
 	defer late.Stop()
 	_, err := p.stdin.Write(message)
@@ -68,12 +77,12 @@ func (p *process) tell(message []byte) (string, error) {
 	return "", fmt.Errorf("did not become ready (%w): %w", err, p.Close())
 }
 
-func (p *process) name() string { return strings.Join(p.cmd.Args, " ") }
+func (p *Process) name() string { return strings.Join(p.cmd.Args, " ") }
 
 // Close ends the process, by force if it does not go by itself.
-func (p *process) Close() error { return p.close() }
+func (p *Process) Close() error { return p.close() }
 
-func (p *process) stop() error {
+func (p *Process) stop() error {
 	p.stdin.Close()
 	late := time.AfterFunc(stopTimeout, func() { p.cmd.Process.Kill() })
 	defer late.Stop()
@@ -83,8 +92,8 @@ func (p *process) stop() error {
 	return nil
 }
 
-// output runs cmd inside ns to its end, or ctx's, and returns what it printed.
-func output(ctx context.Context, ns *tap.Namespace, cmd *exec.Cmd) ([]byte, error) {
+// Output runs cmd inside ns to its end, or ctx's, and returns what it printed.
+func Output(ctx context.Context, ns *tap.Namespace, cmd *exec.Cmd) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := ns.Start(cmd); err != nil {

@@ -1,0 +1,118 @@
+// Package baseline makes what Tapestry is compared with: the kernel's own paths, raw wireguard-go, and other programs, each
+// a bench.Topology in network namespaces of its own.
+package baseline
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// The addresses of baselines lie in the range set aside for this (RFC 2544 appendix C.2.2).
+var (
+	clientAddr     = netip.MustParsePrefix("198.18.0.1/24")
+	serverAddr     = netip.MustParsePrefix("198.18.0.2/24")
+	clientUnderlay = netip.MustParsePrefix("198.18.1.1/24")
+	serverUnderlay = netip.MustParsePrefix("198.18.1.2/24")
+)
+
+// pair is what the baselines have in common.
+type pair struct {
+	name           string
+	client, server *tap.Namespace
+	closers        []io.Closer // closed last to first
+}
+
+var _ bench.Topology = (*pair)(nil)
+
+func (p *pair) Name() string           { return p.name }
+func (p *pair) Client() *tap.Namespace { return p.client }
+func (p *pair) Server() *tap.Namespace { return p.server }
+
+func (p *pair) Target(s bench.Service) (netip.AddrPort, bool) {
+	if s == bench.Load {
+		return netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort), true
+	}
+	return netip.AddrPort{}, false
+}
+
+func (p *pair) Close() error {
+	var errs []error
+	for _, c := range slices.Backward(p.closers) {
+		errs = append(errs, c.Close())
+	}
+	p.closers = nil
+	return errors.Join(errs...)
+}
+
+// build makes the two namespaces and has join join them. On an error nothing is left behind.
+func build(name string, join func(*pair) error) (bench.Topology, error) {
+	p := &pair{name: name}
+	err := func() (err error) {
+		if p.client, err = p.namespace(); err != nil {
+			return err
+		}
+		if p.server, err = p.namespace(); err != nil {
+			return err
+		}
+		return join(p)
+	}()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("baseline: make %s: %w", name, err), p.Close())
+	}
+	return p, nil
+}
+
+// namespace makes one that ends with p.
+func (p *pair) namespace() (*tap.Namespace, error) {
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, ns)
+	return ns, tap.SetUp(ns, "lo")
+}
+
+// bridge joins client and server by a kernel bridge in a namespace of its own, as nodes of a lab are.
+func (p *pair) bridge(mtu int, client, server netip.Prefix) error {
+	hub, err := p.namespace()
+	if err != nil {
+		return err
+	}
+	if err := tap.NewBridge(hub, "br0", mtu); err != nil {
+		return err
+	}
+	for _, end := range []struct {
+		ns   *tap.Namespace
+		port string
+		addr netip.Prefix
+	}{{p.client, "client", client}, {p.server, "server", server}} {
+		if err := tap.NewVeth(tap.End{Namespace: end.ns, Name: "eth0"}, tap.End{Namespace: hub, Name: end.port}, mtu); err != nil {
+			return err
+		}
+		if err := tap.SetBridge(hub, end.port, "br0"); err != nil {
+			return err
+		}
+		if err := tap.AddAddr(end.ns, "eth0", end.addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// KernelBridge is the kernel alone: two veth pairs and a bridge. mtu is in bytes, 0 for bench.DefaultMTU.
+func KernelBridge(mtu int) (bench.Topology, error) {
+	return build("kernel-bridge", func(p *pair) error { return p.bridge(orDefault(mtu), clientAddr, serverAddr) })
+}
+
+func orDefault(mtu int) int {
+	if mtu == 0 {
+		return bench.DefaultMTU
+	}
+	return mtu
+}
