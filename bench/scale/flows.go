@@ -1,0 +1,122 @@
+package scale
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// fill measures a flow table that is filled to the brim: the cost of an insert on the way, of a lookup once it is full, and
+// the memory of a flow. Tuples come in an order that caches cannot foresee, as packets do.
+func fill(ctx context.Context, o Options, f *figures) error {
+	name := fmt.Sprintf("%d flows", o.Flows)
+	o.Progress(name)
+	for range o.Rounds {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fillOnce(o.Flows, name, f); err != nil {
+			return fmt.Errorf("scale: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func fillOnce(flows int, name string, f *figures) error {
+	heap() // what earlier rounds left must not shrink while this one grows
+	before, err := memoryOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	// Room to spare, since a table that is nearly full evicts: fill is to measure flows that stay.
+	file, err := keeper.NewMemory("tapestry-bench-flows", flow.Size(flows+flows/8))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	mem, err := keeper.Map(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
+	table, err := flow.Open(mem, flow.Options{})
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	for i := range flows {
+		e := flow.Entry{Orig: tuple(i), Backend: uint64(i + 1), TCPFlags: packet.SYN, Checked: 1}
+		to := e.Orig
+		to.Dst, to.DstPort = backendAddr, serverPort
+		e.Reply = to.Reverse()
+		if _, result := table.Insert(&e); result != flow.Inserted {
+			return fmt.Errorf("flow %d of %d was not inserted (%v)", i, flows, result)
+		}
+	}
+	f.add(name+" insert", "table", "ns", perItem(time.Since(begin), flows))
+	after, err := memoryOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	f.add(name+" RSS per flow", "table", "B", float64(after.rss-before.rss)/float64(flows))
+
+	var hit flow.Hit
+	found := 0
+	begin = time.Now()
+	for i := range flows {
+		t := tuple(scatter(i, flows))
+		if table.Lookup(&t, packet.ACK, &hit) {
+			found++
+		}
+	}
+	f.add(name+" lookup hit", "table", "ns", perItem(time.Since(begin), flows))
+	begin = time.Now()
+	for i := range flows {
+		t := tuple(flows + scatter(i, flows))
+		if table.Lookup(&t, packet.ACK, &hit) {
+			found++
+		}
+	}
+	f.add(name+" lookup miss", "table", "ns", perItem(time.Since(begin), flows))
+	if found != flows {
+		return fmt.Errorf("%d of %d flows were found", found, flows)
+	}
+	return nil
+}
+
+func perItem(d time.Duration, n int) float64 { return float64(d.Nanoseconds()) / float64(n) }
+
+// scatter gives the numbers below n in an order without pattern, each once: a step that has no factor in common with n.
+func scatter(i, n int) int {
+	step := 1
+	for _, prime := range []int{7_368_787, 1_299_709, 104_729, 7_919} {
+		if n%prime != 0 {
+			step = prime
+			break
+		}
+	}
+	return i * step % n
+}
+
+var (
+	frontendAddr = packet.AddrFrom(targetAddr)
+	backendAddr  = packet.AddrFrom(netip.MustParseAddr("10.244.1.11"))
+)
+
+// tuple is that of connection number i: clients of 10.0.0.0/8, each with 16,384 ports.
+func tuple(i int) packet.Tuple {
+	const ports = 1 << 14
+	client := i / ports
+	return packet.Tuple{
+		Src: packet.AddrFrom(netip.AddrFrom4([4]byte{10, byte(client >> 16), byte(client >> 8), byte(client)})), SrcPort: uint16(i%ports + 1<<15),
+		Dst: frontendAddr, DstPort: targetPort, Proto: packet.TCP,
+	}
+}

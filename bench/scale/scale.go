@@ -1,0 +1,106 @@
+package scale
+
+import (
+	"context"
+	"os/exec"
+	"time"
+
+	"tapestry.dev/tapestry/bench"
+)
+
+// Options of the suites. The zero value is a full run.
+type Options struct {
+	// Rounds that each figure is measured in; 0 is 5.
+	Rounds int
+	// Services are the numbers of Services to load, each of Endpoints endpoints; none is 100, 1,000 and 10,000, 0 is 10.
+	Services  []int
+	Endpoints int
+	// Changes of an object in each round, of which the quantiles are taken; 0 is 100.
+	Changes int
+	// Flows is how many a flow table is filled with; 0 is 1,000,000.
+	Flows int
+	// Pods and Peers are how many the memory suite adds to an agent; 0 is 50 and 1,000.
+	Pods, Peers int
+	// Watch is how long an idle agent is watched for the processor time that it takes; 0 is 5 s.
+	Watch time.Duration
+	// Agent makes the command of an agent with these arguments; nil is this very executable with "agent" before them.
+	Agent func(args ...string) *exec.Cmd
+	// Progress is told what is about to be measured; nil: nobody is.
+	Progress func(what string)
+}
+
+func (o Options) complete() Options {
+	if o.Rounds == 0 {
+		o.Rounds = 5
+	}
+	if o.Services == nil {
+		o.Services = []int{100, 1_000, 10_000}
+	}
+	for _, d := range []struct {
+		value   *int
+		initial int
+	}{{&o.Endpoints, 10}, {&o.Changes, 100}, {&o.Flows, 1_000_000}, {&o.Pods, 50}, {&o.Peers, 1_000}} {
+		if *d.value == 0 {
+			*d.value = d.initial
+		}
+	}
+	if o.Watch == 0 {
+		o.Watch = 5 * time.Second
+	}
+	if o.Agent == nil {
+		o.Agent = func(args ...string) *exec.Cmd {
+			return exec.Command("/proc/self/exe", append([]string{"agent"}, args...)...)
+		}
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	return o
+}
+
+// Run measures the suite "scale". The process must be root of a user namespace that owns its network, see userns.
+func Run(ctx context.Context, o Options) ([]bench.Row, error) {
+	o = o.complete()
+	f := newFigures("scale")
+	for _, n := range o.Services {
+		if err := load(ctx, o, n, f); err != nil {
+			return nil, err
+		}
+	}
+	if err := change(ctx, o, f); err != nil {
+		return nil, err
+	}
+	if err := fill(ctx, o, f); err != nil {
+		return nil, err
+	}
+	return f.rows(), nil
+}
+
+// figures gathers what the rounds measure, in the order in which it first comes.
+type figures struct {
+	suite  string
+	heads  []bench.Row
+	values map[bench.Row][]float64
+}
+
+func newFigures(suite string) *figures {
+	return &figures{suite: suite, values: map[bench.Row][]float64{}}
+}
+
+func (f *figures) add(name, subject, unit string, value float64) {
+	head := bench.Row{Suite: f.suite, Case: name, Subject: subject, Unit: unit}
+	if _, known := f.values[head]; !known {
+		f.heads = append(f.heads, head)
+	}
+	f.values[head] = append(f.values[head], value)
+}
+
+func (f *figures) rows() []bench.Row {
+	var rows []bench.Row
+	for _, head := range f.heads {
+		rows = append(rows, bench.Summarize(head, f.values[head]))
+	}
+	return rows
+}
+
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1e3 }

@@ -1,0 +1,201 @@
+package scale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+const (
+	askEach = 200 * time.Microsecond
+	// A question fits into a datagram of this size; answers are as long.
+	questionSize = 64
+)
+
+// talk is a client pod that asks the target Service over and over, and the pods that answer: each echoes what it gets
+// and adds its own address. The client counts time by its own clock and is told by whom it was answered.
+type talk struct {
+	client  *pod
+	servers []*pod
+	answers chan answer
+
+	mu      sync.Mutex
+	conn    *net.UDPConn
+	sockets []*net.UDPConn // the servers'
+	stop    chan struct{}
+	asked   atomic.Uint64
+	done    sync.WaitGroup
+}
+
+// answer is one datagram that came back.
+type answer struct {
+	from netip.Addr
+	at   time.Time
+}
+
+// talkingNode makes a node with an agent, a cluster without other Services, a client and two servers that answer. The
+// target leads to the first.
+func talkingNode(ctx context.Context, o Options) (n *node, t *talk, err error) {
+	n, err = newNode(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	t = &talk{answers: make(chan answer, 1024), stop: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	if err := os.WriteFile(filepath.Join(n.manifests, "nodes.yaml"), []byte(nodesYAML), 0o644); err != nil {
+		return nil, nil, err
+	}
+	if err := n.start(); err != nil {
+		return nil, nil, err
+	}
+	if err := n.ready(ctx); err != nil {
+		return nil, nil, err
+	}
+	n.talk = t
+	if t.client, err = n.addPod(ctx, 10); err != nil {
+		return nil, nil, err
+	}
+	for number := byte(11); number < 13; number++ {
+		p, err := n.addPod(ctx, number)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := t.serve(p); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(n.manifests, targetFile), target(t.servers[0].addr), 0o644); err != nil {
+		return nil, nil, err
+	}
+	begin := time.Now()
+	t.done.Go(t.ask)
+	t.redial()
+	_, err = t.await(ctx, t.servers[0].addr, begin)
+	return n, t, err
+}
+
+// serve has p answer.
+func (t *talk) serve(p *pod) error {
+	conn, err := listen(p.ns, serverPort)
+	if err != nil {
+		return err
+	}
+	t.servers = append(t.servers, p)
+	t.sockets = append(t.sockets, conn)
+	own := p.addr.AsSlice()
+	t.done.Go(func() {
+		buf := make([]byte, questionSize)
+		for {
+			k, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return // closed
+			}
+			_, _ = conn.WriteToUDPAddrPort(append(buf[:k:k], own...), from) // lost, like any datagram
+		}
+	})
+	return nil
+}
+
+func listen(ns *tap.Namespace, port int) (conn *net.UDPConn, err error) {
+	err = ns.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp4", &net.UDPAddr{Port: port})
+		return err
+	})
+	return conn, err
+}
+
+// redial goes on from another port: as a new flow.
+func (t *talk) redial() {
+	conn, err := listen(t.client.ns, 0)
+	if err != nil {
+		return // the old one does, if there is one; without any the answers stay out
+	}
+	t.mu.Lock()
+	old := t.conn
+	t.conn = conn
+	t.mu.Unlock()
+	if old != nil {
+		old.Close()
+	}
+	t.done.Go(func() {
+		buf := make([]byte, questionSize+4)
+		for {
+			k, _, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return // closed
+			}
+			at := time.Now()
+			from, _ := netip.AddrFromSlice(buf[max(0, k-4):k])
+			select {
+			case t.answers <- answer{from, at}:
+			case <-t.stop:
+				return
+			}
+		}
+	})
+}
+
+// ask sends the questions.
+func (t *talk) ask() {
+	tick := time.NewTicker(askEach)
+	defer tick.Stop()
+	to := netip.AddrPortFrom(targetAddr, targetPort)
+	for {
+		select {
+		case <-t.stop:
+			return
+		case <-tick.C:
+		}
+		t.mu.Lock()
+		conn := t.conn
+		t.mu.Unlock()
+		if conn != nil {
+			t.asked.Add(1)
+			_, _ = conn.WriteToUDPAddrPort([]byte("?"), to) // refused while the agent does not know the Service
+		}
+	}
+}
+
+// await gives the time of the first answer by server that came after begin.
+func (t *talk) await(ctx context.Context, server netip.Addr, begin time.Time) (time.Time, error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for {
+		select {
+		case a := <-t.answers:
+			if a.from == server && a.at.After(begin) {
+				return a.at, nil
+			}
+		case <-late.C:
+			return time.Time{}, fmt.Errorf("no answer by %s within %s to %d questions", server, patience, t.asked.Load())
+		case <-ctx.Done():
+			return time.Time{}, ctx.Err()
+		}
+	}
+}
+
+func (t *talk) close() {
+	close(t.stop)
+	t.mu.Lock()
+	if t.conn != nil {
+		t.conn.Close()
+	}
+	t.mu.Unlock()
+	for _, c := range t.sockets {
+		c.Close()
+	}
+	t.done.Wait()
+}
