@@ -25,6 +25,7 @@ var (
 type pair struct {
 	name           string
 	client, server *tap.Namespace
+	targets        map[bench.Service]netip.AddrPort
 	closers        []io.Closer // closed last to first
 }
 
@@ -35,10 +36,8 @@ func (p *pair) Client() *tap.Namespace { return p.client }
 func (p *pair) Server() *tap.Namespace { return p.server }
 
 func (p *pair) Target(s bench.Service) (netip.AddrPort, bool) {
-	if s == bench.Load {
-		return netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort), true
-	}
-	return netip.AddrPort{}, false
+	target, ok := p.targets[s]
+	return target, ok
 }
 
 func (p *pair) Close() error {
@@ -50,9 +49,12 @@ func (p *pair) Close() error {
 	return errors.Join(errs...)
 }
 
-// build makes the two namespaces and has join join them. On an error nothing is left behind.
+// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's
+// server at serverAddr. On an error nothing is left behind.
 func build(name string, join func(*pair) error) (bench.Topology, error) {
-	p := &pair{name: name}
+	p := &pair{name: name, targets: map[bench.Service]netip.AddrPort{
+		bench.Load: netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort),
+	}}
 	err := func() (err error) {
 		if p.client, err = p.namespace(); err != nil {
 			return err
@@ -105,9 +107,28 @@ func (p *pair) bridge(mtu int, client, server netip.Prefix) error {
 	return nil
 }
 
-// KernelBridge is the kernel alone: two veth pairs and a bridge. mtu is in bytes, 0 for bench.DefaultMTU.
-func KernelBridge(mtu int) (bench.Topology, error) {
-	return build("kernel-bridge", func(p *pair) error { return p.bridge(orDefault(mtu), clientAddr, serverAddr) })
+// side is one end of a wire with its address.
+type side struct {
+	tap.End
+	addr netip.Prefix
+}
+
+// wire joins two ends by a veth pair.
+func wire(mtu int, a, b side) error {
+	if err := tap.NewVeth(a.End, b.End, mtu); err != nil {
+		return err
+	}
+	for _, e := range []side{a, b} {
+		if err := tap.AddAddr(e.Namespace, e.Name, e.addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultRoute sends what ns knows no other way for to a gateway on its eth0.
+func defaultRoute(ns *tap.Namespace, gateway netip.Prefix) error {
+	return tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: gateway.Addr()})
 }
 
 func orDefault(mtu int) int {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -59,6 +60,28 @@ func TestUnderlay(t *testing.T) {
 	if err := tap.SetUp(wire, "absent"); err == nil || !strings.Contains(err.Error(), "absent") {
 		t.Errorf("an absent interface: %v", err)
 	}
+}
+
+// TestVXLAN joins two namespaces by a tunnel over a veth pair and moves data through it.
+func TestVXLAN(t *testing.T) {
+	ends := []*tap.Namespace{newNamespace(t), newNamespace(t)}
+	check(t, tap.NewVeth(tap.End{Namespace: ends[0], Name: "eth0"}, tap.End{Namespace: ends[1], Name: "eth0"}, 1500))
+	for i, ns := range ends {
+		local, remote := netip.AddrFrom4([4]byte{192, 168, 9, byte(1 + i)}), netip.AddrFrom4([4]byte{192, 168, 9, byte(2 - i)})
+		check(t, tap.AddAddr(ns, "eth0", netip.PrefixFrom(local, 24)))
+		v := tap.VXLAN{Name: "vxlan0", ID: 7, Local: local, Remote: remote, Port: 4789, MTU: 1450}
+		check(t, tap.NewVXLAN(ns, v))
+		check(t, tap.AddAddr(ns, "vxlan0", netip.MustParsePrefix(fmt.Sprintf("10.9.0.%d/24", i+1))))
+		link, err := handle(t, ns).LinkByName("vxlan0")
+		check(t, err)
+		if a, ok := link.(*netlink.Vxlan); !ok || a.MTU != 1450 || a.VxlanId != 7 || a.Port != 4789 || !a.Group.Equal(remote.AsSlice()) {
+			t.Errorf("vxlan0 is %+v", link)
+		}
+		if err := tap.NewVXLAN(ns, v); err == nil || !strings.Contains(err.Error(), "make vxlan vxlan0") {
+			t.Errorf("a second tunnel of one name: %v", err)
+		}
+	}
+	transfer(t, ends[0], ends[1], netip.MustParseAddr("10.9.0.2"), 1<<20)
 }
 
 func TestEnableUnprivilegedPing(t *testing.T) {

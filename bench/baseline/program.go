@@ -1,0 +1,38 @@
+package baseline
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// MissingError says that a baseline needs a program that is not installed.
+type MissingError struct {
+	Program string
+	// Package is the command that brings it.
+	Package string
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%s is not installed: %s", e.Program, e.Package)
+}
+
+// peersDir is where "make peers" puts what it builds, seen from the directory of the executable.
+const peersDir = "peers"
+
+// find looks for a program beside the executable, where "make peers" builds some, and then where programs are installed. An
+// ordinary user's PATH often lacks the directories of the administrator's.
+func find(name, install string) (string, error) {
+	var dirs []string
+	if self, err := os.Executable(); err == nil {
+		dirs = append(dirs, filepath.Join(filepath.Dir(self), peersDir))
+	}
+	dirs = append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+	for _, dir := range append(dirs, "/usr/local/sbin", "/usr/sbin", "/sbin") {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(path) {
+			return path, nil
+		}
+	}
+	return "", &MissingError{Program: name, Package: install}
+}

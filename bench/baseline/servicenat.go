@@ -1,0 +1,100 @@
+package baseline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// maxServices is how many Services the addresses that are used here are enough for.
+const maxServices = 1 << 16
+
+// serviceFrontend is the ClusterIP that is measured.
+var serviceFrontend = netip.AddrPortFrom(netip.MustParseAddr("10.97.255.254"), bench.LoadPort)
+
+// loadTimeout is how long the kernel may take for the rules.
+const loadTimeout = 5 * time.Minute
+
+// ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and the
+// server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in the middle
+// of the rules and has two endpoints, both in the server's namespace; see Mode and the rules for what is loaded beside it.
+// mtu is in bytes, 0 for bench.DefaultMTU.
+func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
+	if services < 1 || services > maxServices {
+		return nil, fmt.Errorf("baseline: %d Services, expected 1 to %d", services, maxServices)
+	}
+	load, err := mode.loader()
+	if err != nil {
+		return nil, err
+	}
+	return build(fmt.Sprintf("kube-proxy-%s-%d", mode, services), func(p *pair) error {
+		node, endpoints, err := p.node(orDefault(mtu))
+		if err != nil {
+			return err
+		}
+		p.targets[bench.Load] = serviceFrontend
+		return load(node, loadedServices(services, serviceFrontend, endpoints))
+	})
+}
+
+// loader finds the program that loads the mode's rules.
+func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
+	var name, debian string
+	var args []string
+	var rules func([]servicePort) []string
+	switch m {
+	case IPTables:
+		name, debian, args, rules = "iptables-restore", "iptables", []string{"--noflush"}, iptablesRules
+	case NFTables:
+		name, debian, args, rules = "nft", "nftables", []string{"-f", "-"}, nftablesRules
+	default:
+		return nil, fmt.Errorf("baseline: mode %q, expected %s or %s", m, IPTables, NFTables)
+	}
+	path, err := find(name, "apt-get install "+debian)
+	if err != nil {
+		return nil, err
+	}
+	return func(ns *tap.Namespace, services []servicePort) error {
+		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+		defer cancel()
+		for _, input := range rules(services) {
+			cmd := exec.Command(path, args...)
+			cmd.Stdin = strings.NewReader(input)
+			if _, err := process.Output(ctx, ns, cmd); err != nil {
+				return fmt.Errorf("load the rules of %d Services with %s: %w", len(services), name, err)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// node makes a namespace that routes between client and server, and says under which two addresses the server is reached.
+func (p *pair) node(mtu int) (*tap.Namespace, []netip.AddrPort, error) {
+	node, err := p.namespace()
+	if err != nil {
+		return nil, nil, err
+	}
+	toClient, toServer := netip.MustParsePrefix("198.18.0.254/24"), netip.MustParsePrefix("198.18.2.254/24")
+	first, second := netip.MustParsePrefix("198.18.2.2/24"), netip.MustParsePrefix("198.18.2.3/24")
+	err = wire(mtu, side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: node, Name: "client"}, toClient})
+	if err == nil {
+		err = wire(mtu, side{tap.End{Namespace: p.server, Name: "eth0"}, first}, side{tap.End{Namespace: node, Name: "server"}, toServer})
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return node, []netip.AddrPort{netip.AddrPortFrom(first.Addr(), bench.LoadPort), netip.AddrPortFrom(second.Addr(), bench.LoadPort)}, errors.Join(
+		tap.AddAddr(p.server, "eth0", second),
+		defaultRoute(p.client, toClient),
+		defaultRoute(p.server, toServer),
+		tap.SetSysctl(node, "net.ipv4.ip_forward", "1"),
+	)
+}
