@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // Options are what a Node needs for its life.
@@ -105,7 +106,7 @@ func (n *Node) Set(c Config, b Balancer) error {
 
 // Attach adds a Port and starts reading from its device, which the Node closes at Detach or Close.
 func (n *Node) Attach(c PortConfig, dev Device) error {
-	p := &Port{PortConfig: c, dev: dev}
+	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads()}
 	for _, a := range c.Addrs {
 		p.addrs = append(p.addrs, packet.AddrFrom(a))
 	}
@@ -154,7 +155,7 @@ func (n *Node) Ports() []PortStats {
 			Name: p.Name, Addrs: p.Addrs,
 			ToPackets: p.toPort.packets.Load(), ToBytes: p.toPort.bytes.Load(),
 			FromPackets: p.fromPort.packets.Load(), FromBytes: p.fromPort.bytes.Load(),
-			Down: p.down.Load(),
+			Down: p.down.Load(), Offloads: p.dev.Offloads().String(),
 		})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

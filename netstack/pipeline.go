@@ -254,6 +254,9 @@ func (w *worker) route(s *snapshot, dst *packet.Addr) route {
 
 // toPort writes the packet to a TAP, in this goroutine. The virtio-net header goes along: it was checked, or made by us.
 func (w *worker) toPort(p *packet.Packet, port *Port) (Verdict, DropReason) {
+	if port.lacks != 0 && countsOn(&p.VNet)&port.lacks != 0 {
+		return w.toPlainPort(p, port)
+	}
 	var err error
 	if p.Buf != nil {
 		p.PutHead(p.Buf, tap.GatewayMAC, port.MAC)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // Device is what a Port reads and writes superframes through; *tap.Device is one.
@@ -18,6 +19,8 @@ type Device interface {
 	// Write and Writev write one superframe. Safe for concurrent use.
 	Write(frame []byte) error
 	Writev(iov [][]byte) error
+	// Offloads are what a written frame may count on. They do not change.
+	Offloads() tap.Offloads
 	Close() error
 }
 
@@ -43,6 +46,7 @@ type Port struct {
 	PortConfig
 	addrs []packet.Addr
 	dev   Device
+	lacks tap.Offloads // what dev cannot do, or shall not
 	// toPort and fromPort count packets (a superframe is one) and bytes of IP.
 	toPort, fromPort counter
 	down             atomic.Uint64
@@ -62,6 +66,7 @@ type PortStats struct {
 	ToPackets, ToBytes     uint64
 	FromPackets, FromBytes uint64
 	Down                   uint64 // writes the TAP refused
+	Offloads               string // of its device, that are in use
 }
 
 func (p *Port) owns(a packet.Addr) bool {

@@ -22,6 +22,7 @@ type worker struct {
 	head               [packet.HeadLen]byte
 	reply              [packet.HeadLen + 1500]byte
 	fragment           []byte // as large as the MTU, once something was fragmented
+	segment            []byte // holds a frame, once something was cut for a TAP without offloads
 	iov                [][]byte
 	segments           packet.Segmenter
 	plain, wrapped     packet.Coalescer

@@ -38,6 +38,8 @@ type Options struct {
 	// Forbidden says which addresses besides the peers' pod ranges no WireGuard datagram may come from, so that a peer's
 	// endpoint never roams into them (service ranges, own pods); nil: none.
 	Forbidden func(netip.Addr) bool
+	// NoGSO and NoGRO keep the kernel from cutting and coalescing datagrams; see underlay.Options.
+	NoGSO, NoGRO bool
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Bind replaces the socket with an underlay in memory, for tests; see overlaytest.
@@ -125,7 +127,8 @@ func (m *Mesh) start() error {
 			m.sock = sock
 		}
 		b, err := underlay.New(underlay.Options{
-			Socket: sock, Forbidden: m.forbidden, TooBig: m.noteTooBig, Sent: m.noteSent, Logger: m.log,
+			Socket: sock, Forbidden: m.forbidden, TooBig: m.noteTooBig, Sent: m.noteSent,
+			NoGSO: m.o.NoGSO, NoGRO: m.o.NoGRO, Logger: m.log,
 		})
 		if err != nil {
 			return err

@@ -6,19 +6,25 @@ import (
 	"sync"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // Device is a Port's device in memory. What the node writes is kept for Next; Send is what the pod sends.
 type Device struct {
+	offloads tap.Offloads
+
 	toNode chan []byte
 	toPod  chan []byte
 	done   chan struct{}
 	once   sync.Once
 }
 
-// NewDevice makes a device that holds up to 1024 frames each way.
-func NewDevice() *Device {
-	return &Device{toNode: make(chan []byte, 1024), toPod: make(chan []byte, 1024), done: make(chan struct{})}
+// NewDevice makes a device with all offloads that holds up to 1024 frames each way.
+func NewDevice() *Device { return NewDeviceWith(tap.AllOffloads) }
+
+// NewDeviceWith makes a device with some of the offloads.
+func NewDeviceWith(offloads tap.Offloads) *Device {
+	return &Device{offloads: offloads, toNode: make(chan []byte, 1024), toPod: make(chan []byte, 1024), done: make(chan struct{})}
 }
 
 // Run implements netstack.Device.
@@ -55,6 +61,9 @@ func (d *Device) Writev(iov [][]byte) error {
 		return io.ErrShortWrite
 	}
 }
+
+// Offloads implements netstack.Device.
+func (d *Device) Offloads() tap.Offloads { return d.offloads }
 
 // Close implements netstack.Device.
 func (d *Device) Close() error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,8 @@ import (
 
 // Options of a Device. The zero value is right.
 type Options struct {
-	// Disable switches offloads off: the kernel then does what they would have left to us.
+	// Disable switches offloads off, in both directions: the kernel then does what they would have left to us, and we
+	// should not leave it to the kernel. Without Csum there is none of the others.
 	Disable Offloads
 }
 
@@ -33,6 +35,7 @@ type Stats struct {
 type Device struct {
 	name string
 	offs Offloads
+	refs []Refusal
 	file *os.File // for reading; known to the runtime's poller
 	// fd is a duplicate for writing, open as long as users has not fallen to closed.
 	fd    int
@@ -62,9 +65,11 @@ func (d *Device) open(fd int, want Offloads) error {
 		return err
 	}
 	d.name = info.Name
-	if d.offs, err = selfTest(fd, info.Offloads); err != nil {
+	var untrue []Refusal
+	if d.offs, untrue, err = selfTest(fd, info.Offloads); err != nil {
 		return err
 	}
+	d.refs = append(info.Refused, untrue...)
 	rfd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return err
@@ -85,8 +90,12 @@ func (d *Device) open(fd int, want Offloads) error {
 // Name is the interface's name in its own namespace.
 func (d *Device) Name() string { return d.name }
 
-// Offloads are those in use.
+// Offloads are those in use, in both directions: the kernel hands over frames that count on them, and takes such. What
+// Write is given should count on no others.
 func (d *Device) Offloads() Offloads { return d.offs }
+
+// Refused says which offloads are not in use though they were not disabled, and why.
+func (d *Device) Refused() []Refusal { return slices.Clone(d.refs) }
 
 // Stats may be called at any time; the counters are not read at one instant.
 func (d *Device) Stats() Stats {

@@ -40,11 +40,19 @@ func (o Offloads) String() string {
 	return strings.Join(s, ",")
 }
 
+// Refusal says why an offload that was wanted is not in use.
+type Refusal struct {
+	Offload Offloads
+	// Err is the kernel's: it did not accept TUNSETOFFLOAD, or a frame of the self-test.
+	Err error
+}
+
 // Info is what the kernel says of a TAP descriptor.
 type Info struct {
 	Name     string   // the interface's name in its own namespace
 	Flags    uint16   // IFF_TAP, IFF_VNET_HDR, IFF_PERSIST, ...
 	Offloads Offloads // accepted
+	Refused  []Refusal
 }
 
 // Check makes sure that f, which may come from another process, is an attached TAP with virtio-net header, and brings
@@ -89,7 +97,7 @@ func check(fd int, want Offloads) (Info, error) {
 	if err := setHeader(fd); err != nil {
 		return info, err
 	}
-	info.Offloads, err = setOffloads(fd, want)
+	info.Offloads, info.Refused, err = setOffloads(fd, want)
 	return info, err
 }
 
@@ -106,7 +114,7 @@ func setFlags(fd int, name string) error {
 	if err := setHeader(fd); err != nil {
 		return err
 	}
-	_, err = setOffloads(fd, AllOffloads)
+	_, _, err = setOffloads(fd, AllOffloads)
 	return err
 }
 
@@ -118,18 +126,22 @@ func setHeader(fd int) error {
 }
 
 // setOffloads asks for want and, one by one, for less until the kernel accepts.
-func setOffloads(fd int, want Offloads) (Offloads, error) {
+func setOffloads(fd int, want Offloads) (Offloads, []Refusal, error) {
 	if want&Csum == 0 {
 		want = 0
 	}
+	var refused []Refusal
 	var err error
 	for _, less := range []Offloads{0, USO, TSO6, TSO4, AllOffloads} {
-		want &^= less
-		if err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(want)); err == nil {
-			return want, nil
+		if less &= want; less != 0 {
+			refused = append(refused, Refusal{less, err})
+			want &^= less
+		}
+		if err = os.NewSyscallError("TUNSETOFFLOAD", unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(want))); err == nil {
+			return want, refused, nil
 		}
 	}
-	return 0, os.NewSyscallError("TUNSETOFFLOAD", err)
+	return 0, nil, err
 }
 
 // own sets who may attach later and whether the device outlives its descriptors.

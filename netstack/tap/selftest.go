@@ -22,7 +22,7 @@ func SelfTest(f *os.File, want Offloads) (Offloads, error) {
 	cerr := control(f, func(fd int) {
 		var info Info
 		if info, err = check(fd, want); err == nil {
-			got, err = selfTest(fd, info.Offloads)
+			got, _, err = selfTest(fd, info.Offloads)
 		}
 	})
 	if err = errors.Join(err, cerr); err != nil {
@@ -31,28 +31,34 @@ func SelfTest(f *os.File, want Offloads) (Offloads, error) {
 	return got, nil
 }
 
-func selfTest(fd int, accepted Offloads) (Offloads, error) {
-	works := try(accepted, func(frame []byte) unix.Errno { return write(fd, frame) })
+func selfTest(fd int, accepted Offloads) (Offloads, []Refusal, error) {
+	works, refused := try(accepted, func(frame []byte) unix.Errno { return write(fd, frame) })
 	if works == accepted {
-		return works, nil
+		return works, nil, nil
 	}
-	return setOffloads(fd, works)
+	works, more, err := setOffloads(fd, works)
+	return works, append(refused, more...), err
 }
 
-// try gives the offloads of which the kernel takes every frame.
-func try(accepted Offloads, write func(frame []byte) unix.Errno) Offloads {
-	works := accepted
+// try gives the offloads of which the kernel takes every frame, and says why not the others.
+func try(accepted Offloads, write func(frame []byte) unix.Errno) (works Offloads, refused []Refusal) {
+	works = accepted
 	for _, p := range probes {
-		if accepted&p.needs == 0 {
+		if works&p.needs == 0 {
 			continue
 		}
-		switch write(p.frame()) {
+		switch errno := write(p.frame()); errno {
 		case 0, unix.EIO, unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
 		default:
-			works &^= p.needs
+			lost := p.needs
+			if lost == Csum { // all others depend on it
+				lost = works
+			}
+			works &^= lost
+			refused = append(refused, Refusal{lost, os.NewSyscallError("write", errno)})
 		}
 	}
-	return works
+	return works, refused
 }
 
 // probe describes one superframe of two segments.

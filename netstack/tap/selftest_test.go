@@ -26,17 +26,28 @@ func TestTry(t *testing.T) {
 		accepted Offloads
 		write    func([]byte) unix.Errno
 		want     Offloads
+		refused  string
 	}{
-		{"good", AllOffloads, all, AllOffloads},
-		{"old kernel", Csum | TSO4 | TSO6, all, Csum | TSO4 | TSO6},
-		{"no uso", AllOffloads, refuse(unix.EINVAL, packet.GSOUDPL4), Csum | TSO4 | TSO6},
-		{"no tso", AllOffloads, refuse(unix.EINVAL, packet.GSOTCPv4, packet.GSOTCPv6), Csum | USO},
-		{"no partial checksums", AllOffloads, refuse(unix.EINVAL, packet.GSONone), AllOffloads &^ Csum},
-		{"link down", AllOffloads, refuse(unix.EIO, 0, 1, 4, 5), AllOffloads},
-		{"not asked for", 0, refuse(unix.EINVAL, 0, 1, 4, 5), 0},
+		{"good", AllOffloads, all, AllOffloads, ""},
+		{"old kernel", Csum | TSO4 | TSO6, all, Csum | TSO4 | TSO6, ""},
+		{"no uso", AllOffloads, refuse(unix.EINVAL, packet.GSOUDPL4), Csum | TSO4 | TSO6, "uso: write: invalid argument; "},
+		{"no tso", AllOffloads, refuse(unix.EINVAL, packet.GSOTCPv4, packet.GSOTCPv6), Csum | USO,
+			"tso4: write: invalid argument; tso6: write: invalid argument; "},
+		{"no partial checksums", AllOffloads, refuse(unix.EPERM, packet.GSONone), 0,
+			"csum,tso4,tso6,uso: write: operation not permitted; "},
+		{"link down", AllOffloads, refuse(unix.EIO, 0, 1, 4, 5), AllOffloads, ""},
+		{"not asked for", 0, refuse(unix.EINVAL, 0, 1, 4, 5), 0, ""},
 	} {
-		if got := try(tc.accepted, tc.write); got != tc.want {
+		got, refused := try(tc.accepted, tc.write)
+		if got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+		said := ""
+		for _, r := range refused {
+			said += r.Offload.String() + ": " + r.Err.Error() + "; "
+		}
+		if said != tc.refused {
+			t.Errorf("%s: refused %q, want %q", tc.name, said, tc.refused)
 		}
 	}
 }

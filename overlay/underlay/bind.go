@@ -29,6 +29,9 @@ type Options struct {
 	TooBig func(dst netip.AddrPort)
 	// Sent hears, after the system call, how many data messages were taken off WireGuard's hands.
 	Sent func(messages int)
+	// NoGSO hands the kernel every datagram by itself, NoGRO takes them so: for a kernel or device that coalesces wrongly.
+	// A kernel that knows neither needs no telling.
+	NoGSO, NoGRO bool
 	// Logger gets at most one line in ten seconds about failing sends.
 	Logger *slog.Logger
 }
@@ -77,6 +80,7 @@ func New(o Options) (*Bind, error) {
 		return nil, errors.New("underlay: no socket")
 	}
 	b := &Bind{o: o, file: o.Socket, endpoints: make(map[netip.AddrPort]*endpoint)}
+	b.noGSO.Store(o.NoGSO)
 	b.senders.New = func() any { return newSender(b) }
 	var err error
 	b.port, b.is6, err = b.localAddr()
@@ -142,7 +146,13 @@ func (b *Bind) duplicate() (*socket, error) {
 	err = rc.Control(func(old uintptr) {
 		if fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); derr == nil {
 			tune(fd)
-			derr = unix.SetNonblock(fd, true)
+			if b.o.NoGRO { // the socket may be older than that decision
+				derr = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 0)
+				if errors.Is(derr, unix.ENOPROTOOPT) {
+					derr = nil // before Linux 5.0 there is none
+				}
+			}
+			derr = errors.Join(derr, unix.SetNonblock(fd, true))
 		}
 	})
 	if err = errors.Join(err, derr); err != nil {

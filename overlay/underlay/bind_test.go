@@ -106,7 +106,14 @@ func repeat(size, n int) (s []int) {
 // Datagrams come out one by one as they went in, however the kernel was asked to bundle them and whatever segment
 // size the receiver expected.
 func TestRoundTrip(t *testing.T) {
-	a, b := open(t, Options{}), open(t, Options{})
+	for name, o := range map[string]Options{
+		"bundled": {}, "no gso": {NoGSO: true}, "no gro": {NoGRO: true}, "neither": {NoGSO: true, NoGRO: true},
+	} {
+		t.Run(name, func(t *testing.T) { roundTrip(t, open(t, o), open(t, o)) })
+	}
+}
+
+func roundTrip(t *testing.T, a, b opened) {
 	for _, c := range []struct {
 		name  string
 		sizes []int
@@ -143,6 +150,28 @@ func TestRoundTrip(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// The kernel is asked for nothing that is switched off, on a socket, too, that an earlier agent has used with it.
+func TestSwitchedOff(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		sock, err := OpenSocket(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sock.Close()
+		b := open(t, Options{Socket: sock, NoGSO: off, NoGRO: off})
+		got := -1
+		if err := b.sock.Load().raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO) }); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || (got == 0) != off {
+			t.Errorf("switched off: %v; UDP_GRO is %d, %v", off, got, err)
+		}
+		if b.noGSO.Load() != off {
+			t.Errorf("switched off: %v; bundles what it sends: %v", off, !b.noGSO.Load())
 		}
 	}
 }

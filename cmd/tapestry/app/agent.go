@@ -39,6 +39,7 @@ type agentConfig struct {
 	listenPort   int
 	underlayMTU  int // 0: that of the interface with the node's address
 	flows        int
+	offloads     offloads
 }
 
 func agentCommand() *cli.Command {
@@ -50,7 +51,7 @@ func agentCommand() *cli.Command {
 		Description: "Switches the frames of the node's pods, tunnels them to other nodes, translates Services, answers cluster DNS,\n" +
 			"listens on NodePorts and serves Ingress. Needs a keeper, which holds the descriptors over the agent's restarts,\n" +
 			"and no capability.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node", Required: true, Destination: &c.node},
 			&cli.StringFlag{Name: "manifests", Usage: "`DIR` with the cluster's objects as YAML", Required: true, Destination: &c.manifests},
 			&cli.StringFlag{Name: "state", Usage: "`DIR` for the node's WireGuard key", Required: true, Destination: &c.state},
@@ -62,7 +63,7 @@ func agentCommand() *cli.Command {
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: 51820, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes (default: the interface's)", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
-		},
+		}, c.offloads.flags()...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node)

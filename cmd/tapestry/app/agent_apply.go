@@ -97,6 +97,7 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 		PrivateKey: a.key, Socket: a.socket, Gateway: gateways, UnderlayMTU: underlay, Logger: a.log,
 		Receive:   func(peer uint64, packets [][]byte) { a.node.FromLink(peer, packets) },
 		Forbidden: a.claimed,
+		NoGSO:     !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO,
 	})
 	if err != nil {
 		return err

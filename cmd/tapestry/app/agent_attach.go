@@ -107,9 +107,12 @@ func (a *agent) attachPod(pod cni.Pod, f *os.File) error {
 }
 
 func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
-	dev, err := tap.NewDevice(f, tap.Options{})
+	dev, err := tap.NewDevice(f, tap.Options{Disable: a.offloads.disabled()})
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", c.Name, err)
+	}
+	for _, r := range dev.Refused() {
+		a.log.Warn("a TAP goes without an offload that this kernel refused", "port", c.Name, "offload", r.Offload, "err", r.Err)
 	}
 	if err := a.node.Attach(c, dev); err != nil {
 		_ = dev.Close()

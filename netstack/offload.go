@@ -1,0 +1,46 @@
+package netstack
+
+import (
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// countsOn says which offloads a frame with this virtio-net header leaves work to. The header was checked, or made by us.
+func countsOn(v *packet.VNetHdr) tap.Offloads {
+	switch v.GSOType &^ packet.GSOECN {
+	case packet.GSOTCPv4:
+		return tap.Csum | tap.TSO4
+	case packet.GSOTCPv6:
+		return tap.Csum | tap.TSO6
+	case packet.GSOUDPL4:
+		return tap.Csum | tap.USO
+	}
+	if v.Flags&packet.NeedsCsum != 0 {
+		return tap.Csum
+	}
+	return 0
+}
+
+// toPlainPort does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent by
+// a pod with all offloads, or was coalesced off the Link, thus reaches one without. The packet gets one Verdict:
+// PortDown when a segment was refused, after which the rest is not tried.
+func (w *worker) toPlainPort(p *packet.Packet, port *Port) (Verdict, DropReason) {
+	w.segments.Reset(p, nil)
+	if need := packet.HeadLen + w.segments.Size(); len(w.segment) < need {
+		w.segment = make([]byte, need)
+	}
+	plain := packet.Packet{EtherType: p.EtherType}
+	plain.PutHead(w.segment, tap.GatewayMAC, port.MAC)
+	for {
+		n := w.segments.Next(w.segment[packet.HeadLen:])
+		if n == 0 {
+			break
+		}
+		if port.dev.Write(w.segment[:packet.HeadLen+n]) != nil {
+			port.down.Add(1)
+			return Dropped, PortDown
+		}
+	}
+	port.toPort.add(p.Len())
+	return ToPort, NotDropped
+}
