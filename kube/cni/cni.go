@@ -38,6 +38,22 @@ type Status struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
+// Stats are what an agent holds at the moment, for whoever looks for a leak, and what it has counted since it started.
+type Stats struct {
+	// Goroutines and HeapBytes are the process's.
+	Goroutines int    `json:"goroutines"`
+	HeapBytes  uint64 `json:"heapBytes"`
+	// Flows counts tracked flows by state; FlowsFull those that found no room.
+	Flows     map[string]int `json:"flows,omitempty"`
+	FlowsFull uint64         `json:"flowsFull,omitempty"`
+	// Taps counts the TAPs by the offloads in use, as "csum,tso4,tso6,uso" or "none".
+	Taps map[string]int `json:"taps,omitempty"`
+	// Verdicts and Drops count packets, a superframe as one; Link counts datagrams and packets of the tunnel.
+	Verdicts map[string]uint64 `json:"verdicts,omitempty"`
+	Drops    map[string]uint64 `json:"drops,omitempty"`
+	Link     map[string]uint64 `json:"link,omitempty"`
+}
+
 // Attacher is what the agent does for its clients. It is called by several goroutines at once. The context ends when the client
 // has waited too long, or the server is stopped; a client that goes away does not end it.
 type Attacher interface {
@@ -47,6 +63,7 @@ type Attacher interface {
 	// Del detaches a pod, of which only the names are certain to be given. What is not attached is no error.
 	Del(ctx context.Context, pod Pod) error
 	Status(ctx context.Context) (Status, error)
+	Stats(ctx context.Context) (Stats, error)
 }
 
 func (p *Pod) checkNames() error {

@@ -18,6 +18,7 @@ const (
 	opAdd    = "add"
 	opDel    = "del"
 	opStatus = "status"
+	opStats  = "stats"
 )
 
 type request struct {
@@ -28,6 +29,7 @@ type request struct {
 type answer struct {
 	Error  string  `json:"error,omitempty"`
 	Status *Status `json:"status,omitempty"`
+	Stats  *Stats  `json:"stats,omitempty"`
 }
 
 // addTime is how long an Attacher may take; kubelet gives a CNI plugin longer.
@@ -93,6 +95,9 @@ func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, err
 	case opStatus:
 		st, err := s.Attacher.Status(ctx)
 		return answer{Status: &st}, err
+	case opStats:
+		st, err := s.Attacher.Stats(ctx)
+		return answer{Stats: &st}, err
 	}
 	return answer{}, fmt.Errorf("unknown request %q", r.Op)
 }
@@ -151,6 +156,18 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		return Status{}, errors.New("the agent answered without a status")
 	}
 	return *a.Status, nil
+}
+
+// Stats asks the agent what it holds and has counted.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	a, err := c.call(ctx, request{Op: opStats})
+	if err != nil {
+		return Stats{}, err
+	}
+	if a.Stats == nil {
+		return Stats{}, errors.New("the agent answered without its stats")
+	}
+	return *a.Stats, nil
 }
 
 func (c *Client) call(ctx context.Context, r request, fds ...int) (answer, error) {

@@ -83,14 +83,21 @@ type cluster struct {
 }
 
 // up brings up a lab and waits until it is ready. It goes down with the test.
-func up(t *testing.T, name, yaml string) *cluster {
+func up(t *testing.T, name, yaml string, agentFlags ...string) *cluster {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTime)
+	return upFor(t, testTime, name, yaml, agentFlags...)
+}
+
+// upFor is up for a test that takes its time.
+func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...string) *cluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	c := &cluster{file: filepath.Join(t.TempDir(), name+".yaml"), ctx: ctx}
 	c.write(t, yaml)
+	o := lab.Options{Name: name, Files: []string{c.file}, Agent: append([]string{self(t), "agent"}, agentFlags...)}
 	var err error
-	if c.Client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{c.file}}); err != nil {
+	if c.Client, err = lab.Up(ctx, o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.down(t) })

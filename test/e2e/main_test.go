@@ -53,6 +53,9 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"fuzz-frames":    fuzzFrames,
 	"spoof-frames":   spoofFrames,
 	"attach-as":      attachAs,
+	"flood":          flood,
+	"sink":           sink,
+	"stats":          stats,
 }
 
 func help(name string, args []string) int {

@@ -101,6 +101,8 @@ func (a *attacher) Status(context.Context) (cni.Status, error) {
 	return cni.Status{Ready: true, Node: a.node}, nil
 }
 
+func (a *attacher) Stats(context.Context) (cni.Stats, error) { return cni.Stats{}, nil }
+
 func serveProgram(args []string) error {
 	var c serve.Config
 	for i := 0; i+1 < len(args); i += 2 {

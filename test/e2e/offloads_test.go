@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/test/lab"
+	"tapestry.dev/tapestry/test/lab/rpc"
+)
+
+// stats prints what the agent behind a socket holds: SOCKET.
+func stats(ctx context.Context, args []string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := (&cni.Client{Path: args[0]}).Stats(ctx)
+	if err != nil {
+		return err
+	}
+	return print(s)
+}
+
+func (c *cluster) stats(t *testing.T, node string) cni.Stats {
+	t.Helper()
+	return decode[cni.Stats](t, c.run(t, lab.Node(node), "stats", filepath.Join(rpc.NodeDir(c.Dir, node), "agent.sock")))
+}
+
+// transferPort is where transfers and sinks listen in pods, and servicePort where Services have it.
+const (
+	transferPort = 7000
+	servicePort  = 82
+)
+
+// transferService is a NodePort Service over one pod's transferPort.
+func transferService(pod string, nodePort int) string {
+	return fmt.Sprintf(`---
+apiVersion: v1
+kind: Service
+metadata: {name: %s-transfer}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: %s}
+  ports:
+  - {name: line, port: %d, targetPort: %d, nodePort: %d}
+  - {name: datagram, port: %d, targetPort: %d, nodePort: %d, protocol: UDP}
+`, pod, pod, servicePort, transferPort, nodePort, servicePort, transferPort, nodePort)
+}
+
+// TestOffloadsOff has agents that do without what the kernel offers, and compares what arrives on every kind of path.
+func TestOffloadsOff(t *testing.T) {
+	for _, test := range []struct {
+		name, flags, taps string
+	}{
+		{"all", "--tap-csum=false --tap-tso4=false --tap-tso6=false --tap-uso=false --udp-gso=false --udp-gro=false", "none"},
+		{"ipv4", "--tap-tso4=false --udp-gso=false", "csum,tso6,uso"},
+		{"ipv6-udp", "--tap-tso6=false --tap-uso=false --udp-gro=false", "csum,tso4"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := up(t, "no-"+test.name, baseYAML+transferService("near", 30091)+transferService("far", 30092), strings.Fields(test.flags)...)
+			for node, taps := range map[string]int{"node-1": 3, "node-2": 2} { // its pods, and its own
+				got := c.stats(t, node)
+				if n := got.Taps[test.taps]; n != taps || len(got.Taps) != 1 {
+					t.Errorf("%s: TAPs by offloads: %v, want %d with %s", node, got.Taps, taps, test.taps)
+				}
+			}
+			c.transfersEverywhere(t, 2<<20)
+			c.datagramsArrive(t)
+			for _, node := range []string{"node-1", "node-2"} {
+				if got := c.stats(t, node); got.Drops["port-down"] > 0 || got.Drops["bad-offload"] > 0 || got.Link["send-errors"] > 0 {
+					t.Errorf("%s dropped packets: %v %v", node, got.Drops, got.Link)
+				}
+			}
+		})
+	}
+}
+
+// transfersEverywhere sends and gets that many bytes over every kind of path in both families.
+func (c *cluster) transfersEverywhere(t *testing.T, size int) {
+	t.Helper()
+	listen := ":" + strconv.Itoa(transferPort)
+	for _, where := range []lab.Target{lab.Pod("near"), lab.Pod("far"), lab.Outside()} {
+		defer c.begin(t, where, "transfer-serve", listen).end(t)
+	}
+	for _, v6 := range []bool{false, true} {
+		client := lab.Pod("client")
+		for _, path := range []struct {
+			name string
+			from lab.Target
+			to   string
+		}{
+			{"on one node", client, at(c.addr(t, "near", v6), transferPort)},
+			{"across nodes", client, at(c.addr(t, "far", v6), transferPort)},
+			{"ClusterIP here", client, at(c.addr(t, "svc/near-transfer", v6), servicePort)},
+			{"ClusterIP there", client, at(c.addr(t, "svc/far-transfer", v6), servicePort)},
+			{"NodePort, pod here", lab.Outside(), at(c.addr(t, "node-1", v6), 30091)},
+			{"NodePort, pod there", lab.Outside(), at(c.addr(t, "node-1", v6), 30092)},
+			{"egress", client, at(c.addr(t, "outside", v6), transferPort)},
+			{"from the node", lab.Node("node-1"), at(c.addr(t, "far", v6), transferPort)},
+		} {
+			got := decode[transferred](t, c.run(t, path.from, "transfer", path.to, strconv.Itoa(size)))
+			if !got.There || !got.Back || got.Bytes != int64(size) {
+				t.Errorf("%s, to %s: what arrived is not what was sent: %+v", path.name, path.to, got)
+			}
+		}
+	}
+}
+
+// datagramsArrive sends UDP superframes here, there and through Services. A few may be lost, none broken.
+func (c *cluster) datagramsArrive(t *testing.T) {
+	t.Helper()
+	const count = 2000
+	for _, v6 := range []bool{false, true} {
+		for _, path := range []struct{ server, addr string }{
+			{"near", at(c.addr(t, "near", v6), transferPort)},
+			{"far", at(c.addr(t, "far", v6), transferPort)},
+			{"far", at(c.addr(t, "svc/far-transfer", v6), servicePort)},
+		} {
+			into := c.begin(t, lab.Pod(path.server), "sink", ":"+strconv.Itoa(transferPort))
+			c.run(t, lab.Pod("client"), "flood", path.addr, "80", strconv.Itoa(count))
+			got := decode[drained](t, into.end(t))
+			if got.Broken > 0 || got.Datagrams != got.Distinct || got.Distinct < count/2 {
+				t.Errorf("%s: of %d datagrams arrived %+v", path.addr, count, got)
+			}
+		}
+	}
+}
