@@ -16,6 +16,18 @@ var (
 		return ratio(s.Busy.Seconds(), float64(s.Bytes)*8/1e9)
 	}}
 	rate = Metric{Name: " rate", Unit: "1/s", Higher: true, Value: func(s Sample) float64 { return s.PerSecond }}
+	// costEach is what a transaction, or a packet that arrived, takes from the machine.
+	costEach = Metric{Name: " cpu", Unit: "us", Value: func(s Sample) float64 {
+		return ratio(float64(s.Busy.Microseconds()), float64(s.Transactions))
+	}}
+	packets = Metric{Unit: "packets/s", Higher: true, Value: rate.Value}
+	loss    = Metric{Name: " loss", Unit: "%", Value: func(s Sample) float64 { return s.Loss() * 100 }}
+)
+
+// What web and name servers are asked for. Topologies that have them answer for these names.
+const (
+	HTTPHost = "bench.example"
+	DNSName  = "near.default.svc.cluster.local"
 )
 
 // quantiles are the figures of a latency histogram.
@@ -38,6 +50,52 @@ func TCPCases(d time.Duration) []Case {
 		stream("tcp stream x4", 4, load.Up),
 		stream("tcp both ways", 1, load.Both),
 		{"tcp rr", Load, "rr", load.Options{Streams: 1, Time: d}, quantiles()},
-		{"tcp crr", Load, "crr", load.Options{Streams: 1, Time: d}, append([]Metric{rate}, quantiles()...)},
+		{"tcp crr", Load, "crr", load.Options{Streams: 1, Time: d}, transactions()},
+	}
+}
+
+// transactions are the figures of many at once: the rate, what one costs, and the latencies.
+func transactions() []Metric { return append([]Metric{rate, costEach}, quantiles()...) }
+
+// UDPCases are the usual ones over UDP, each measurement taking d. The sizes are those of the payload; what is called 1400 is an
+// IPv4 packet of that size, so that it fits into any MTU that pods have. More is sent than gets through: packets/s are those
+// that arrive, and the loss says how much more.
+func UDPCases(d time.Duration) []Case {
+	datagrams := func(name string, payload int) Case {
+		return Case{name, Load, "udp", load.Options{Streams: 1, Time: d, Request: payload}, []Metric{packets, loss, costEach}}
+	}
+	return []Case{
+		datagrams("udp 64 B", 64),
+		datagrams("udp 1400 B", 1400-20-8),
+		{"udp rr", Load, "udprr", load.Options{Streams: 1, Time: d}, quantiles()},
+	}
+}
+
+// httpStreams is how many requests are under way at once, wrk's -c in its manual's smaller examples.
+const httpStreams = 8
+
+// HTTPCases are requests to web servers, eight at a time, each measurement taking d: all bodies over HTTP/1.1 with keep-alive, one of
+// 1 KiB in the other ways. TLS with HTTP/1.1 and HTTP/2 is kept alive.
+func HTTPCases(d time.Duration) []Case {
+	get := func(name string, s Service, body int, h load.HTTP) Case {
+		h.Host = HTTPHost
+		h.TLS = s == HTTPS
+		return Case{name, s, "http", load.Options{Streams: httpStreams, Time: d, Response: body, HTTP: h}, transactions()}
+	}
+	return []Case{
+		get("http 0 B", HTTP, 0, load.HTTP{}),
+		get("http 1 KiB", HTTP, 1<<10, load.HTTP{}),
+		get("http 64 KiB", HTTP, 64<<10, load.HTTP{}),
+		get("http close 1 KiB", HTTP, 1<<10, load.HTTP{NoKeepAlive: true}),
+		get("https 1 KiB", HTTPS, 1<<10, load.HTTP{}),
+		get("http2 1 KiB", HTTPS, 1<<10, load.HTTP{Version: "2"}),
+	}
+}
+
+// DNSCases are queries for DNSName, each measurement taking d: one at a time, and eight.
+func DNSCases(d time.Duration) []Case {
+	return []Case{
+		{"dns x1", DNS, "dns", load.Options{Streams: 1, Time: d, Name: DNSName}, transactions()},
+		{"dns x8", DNS, "dns", load.Options{Streams: 8, Time: d, Name: DNSName}, transactions()},
 	}
 }

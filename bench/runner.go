@@ -158,7 +158,7 @@ func (p *Plan) check() error {
 // serve starts the server of t.
 func (p *Plan) serve(t Topology) (*process.Process, error) {
 	server, _, err := process.Start(t.Server(), p.Spawn("serve", "--until-eof",
-		"--listen", fmt.Sprintf(":%d", LoadPort)))
+		"--listen", fmt.Sprintf(":%d", LoadPort), "--http", fmt.Sprintf(":%d", HTTPPort)))
 	return server, err
 }
 

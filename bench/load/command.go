@@ -7,17 +7,32 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
+	"maps"
+	"slices"
 	"strings"
-	"time"
 )
 
 const usage = `usage:
-  serve [--listen ADDR:PORT]                             answer all of the following, until interrupted
-  stream ADDR:PORT [--direction up|down|both] [options]  throughput
-  rr ADDR:PORT [options]                                 request-response, on connections that stay open
+  serve [--listen ADDR:PORT] [--http ADDR:PORT]          answer all of the following but dns, until interrupted
+  stream ADDR:PORT [--direction up|down|both] [options]  throughput of TCP
+  rr ADDR:PORT [options]                                 request-response over TCP, on connections that stay open
   crr ADDR:PORT [options]                                connect, request, response, close
-options: --streams N --time 2s --json; rr, crr: --request BYTES --response BYTES`
+  udp ADDR:PORT [options]                                datagrams of --request bytes one way, counted where they arrive
+  udprr ADDR:PORT [options]                              request-response over UDP
+  http ADDR:PORT [options]                               GET /bytes/RESPONSE; also: --tls (the certificate is not verified),
+                                                         --http-version 1.1|2, --no-keep-alive, --host NAME
+  dns ADDR:PORT --name NAME [--type A|AAAA] [options]    queries over UDP
+options: --streams N --time 2s --json; all but stream, dns: --request BYTES --response BYTES; all but stream: --rate N
+--rate: N transactions (udp: packets) are due per second whatever comes back; their time counts from when they were due`
+
+// measurements are the commands that measure.
+var measurements = map[string]measurement{
+	"stream": Stream, "rr": RequestResponse, "crr": ConnectRequestClose, "udp": Datagrams, "udprr": DatagramResponse,
+	"http": HTTPRequests, "dns": DNSQueries,
+}
+
+// Commands are the names that Command knows.
+var Commands = append([]string{"serve"}, slices.Sorted(maps.Keys(measurements))...)
 
 // Command is the main function of the load generator. args do not include the program's name.
 func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
@@ -25,15 +40,11 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		return errors.New(usage)
 	}
 	name, args := args[0], args[1:]
-	switch name {
-	case "serve":
+	if name == "serve" {
 		return serveCommand(ctx, args, stdin, stdout)
-	case "stream":
-		return measureCommand(ctx, Stream, args, stdout)
-	case "rr":
-		return measureCommand(ctx, RequestResponse, args, stdout)
-	case "crr":
-		return measureCommand(ctx, ConnectRequestClose, args, stdout)
+	}
+	if measure, ok := measurements[name]; ok {
+		return measureCommand(ctx, measure, args, stdout)
 	}
 	return fmt.Errorf("unknown command %q\n%s", name, usage)
 }
@@ -47,6 +58,7 @@ func newFlags(name string) *flag.FlagSet {
 func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	f := newFlags("serve")
 	listen := f.String("listen", ":5201", "")
+	httpAddr := f.String("http", "", "")
 	untilEOF := f.Bool("until-eof", false, "end with the standard input")
 	if err := f.Parse(args); err != nil || f.NArg() > 0 {
 		return fmt.Errorf("serve: %w\n%s", badArguments(f, err), usage)
@@ -59,12 +71,16 @@ func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io
 			cancel()
 		}()
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", *listen)
+	s, err := Listen(ctx, *listen, *httpAddr)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "listening on %s\n", l.Addr())
-	return Serve(ctx, l)
+	on := s.Addr().String()
+	if http := s.HTTPAddr(); http != nil {
+		on += ", HTTP on " + http.String()
+	}
+	fmt.Fprintf(stdout, "listening on %s\n", on)
+	return s.Serve(ctx)
 }
 
 type measurement func(context.Context, string, Options) (Result, error)
@@ -72,11 +88,7 @@ type measurement func(context.Context, string, Options) (Result, error)
 func measureCommand(ctx context.Context, measure measurement, args []string, stdout io.Writer) error {
 	var o Options
 	f := newFlags("")
-	f.IntVar(&o.Streams, "streams", 0, "")
-	f.DurationVar(&o.Time, "time", 0, "")
-	f.StringVar((*string)(&o.Direction), "direction", "", "")
-	f.IntVar(&o.Request, "request", 0, "")
-	f.IntVar(&o.Response, "response", 0, "")
+	o.flags(f)
 	asJSON := f.Bool("json", false, "")
 	var addr string
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -110,24 +122,4 @@ func badArguments(f *flag.FlagSet, err error) error {
 		return err
 	}
 	return fmt.Errorf("unexpected argument %q", f.Arg(0))
-}
-
-// Args are the arguments of a measurement's command that make o again.
-func (o Options) Args() []string {
-	return []string{
-		"--streams", fmt.Sprint(o.Streams), "--time", o.Time.String(), "--direction", string(o.Direction),
-		"--request", fmt.Sprint(o.Request), "--response", fmt.Sprint(o.Response),
-	}
-}
-
-// String is a line for people.
-func (r Result) String() string {
-	if r.Latency == nil {
-		return fmt.Sprintf("%s %s: %.3f Gbit/s, %d bytes in %gs, %d streams",
-			r.Kind, r.Direction, r.BitsPerSecond/1e9, r.Bytes, r.Seconds, r.Streams)
-	}
-	l := r.Latency
-	us := func(ns int64) time.Duration { return time.Duration(ns).Round(100 * time.Nanosecond) }
-	return fmt.Sprintf("%s: %.0f/s, p50 %v p90 %v p99 %v p99.9 %v max %v, %d streams",
-		r.Kind, r.PerSecond, us(l.P50), us(l.P90), us(l.P99), us(l.P999), us(l.Max), r.Streams)
 }

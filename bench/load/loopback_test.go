@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,20 +13,29 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/bench/load/datagram"
 )
 
 const short20 = 20 * time.Millisecond
 
-// server runs Serve on loopback for the test's length.
+// server runs a Server on loopback for the test's length.
 func server(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, _ := servers(t, "")
+	return addr
+}
+
+// servers has one with HTTP, too, unless httpAddr is empty.
+func servers(t *testing.T, httpAddr string) (addr, web string) {
+	t.Helper()
+	s, err := Listen(t.Context(), "127.0.0.1:0", httpAddr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l) }()
+	go func() { done <- s.Serve(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -33,7 +43,10 @@ func server(t *testing.T) string {
 		}
 		goleak.VerifyNone(t)
 	})
-	return l.Addr().String()
+	if a := s.HTTPAddr(); a != nil {
+		web = a.String()
+	}
+	return s.Addr().String(), web
 }
 
 func TestStream(t *testing.T) {
@@ -91,9 +104,11 @@ func TestTransactions(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	for _, o := range []Options{
 		{Streams: -1}, {Streams: 5000}, {Time: -1}, {Time: 2 * time.Hour}, {Direction: "sideways"},
-		{Request: -1}, {Response: maxMessage + 1},
+		{Request: -1}, {Response: maxMessage + 1}, {Rate: -1}, {Rate: maxRate + 1}, {QueryType: "MX"},
+		{HTTP: HTTP{Version: "3"}}, {HTTP: HTTP{Version: "2", NoKeepAlive: true}},
 	} {
-		for _, measure := range []measurement{Stream, RequestResponse, ConnectRequestClose} {
+		o.Name = "web.bench.example"
+		for _, measure := range measurements {
 			if _, err := measure(t.Context(), "192.0.2.1:1", o); err == nil || !strings.Contains(err.Error(), "expected") {
 				t.Errorf("%+v: got error %v", o, err)
 			}
@@ -107,22 +122,63 @@ func TestNoServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	for _, measure := range []measurement{Stream, RequestResponse, ConnectRequestClose} {
-		if _, err := measure(t.Context(), l.Addr().String(), Options{Time: short20}); err == nil {
-			t.Error("a measurement without server succeeded")
+	for name, measure := range measurements {
+		for _, rate := range []int{0, 100} {
+			if _, err := measure(t.Context(), l.Addr().String(), Options{Time: short20, Rate: rate, Name: "web.bench.example"}); err == nil {
+				t.Errorf("%s at rate %d without server succeeded", name, rate)
+			}
 		}
 	}
 }
 
 func TestCancel(t *testing.T) {
-	addr := server(t)
-	for _, measure := range []measurement{Stream, RequestResponse, ConnectRequestClose} {
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(short20, cancel)
-		_, err := measure(ctx, addr, Options{Time: time.Hour})
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, want the context's error", err)
+	addr, web := servers(t, "127.0.0.1:0")
+	names := nameServer(t, answering(t, "web.bench.example. A 192.0.2.1"))
+	for name, measure := range measurements {
+		for _, rate := range []int{0, 1} {
+			at := map[string]string{"http": web, "dns": names}[name]
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(short20, cancel)
+			_, err := measure(ctx, cmp.Or(at, addr), Options{Time: time.Hour, Rate: rate, Name: "web.bench.example"})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%s at rate %d: got %v, want the context's error", name, rate, err)
+			}
 		}
+	}
+}
+
+// A server that answers 50 requests and never again. In a closed loop that is an error; in an open loop it is the result, in which
+// everything shows that was due since.
+func TestStallShowsInTheOpenLoop(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		readHello(c)
+		b := make([]byte, 1)
+		for range 50 {
+			io.ReadFull(c, b)
+			c.Write(b)
+		}
+		io.Copy(io.Discard, c)
+	}()
+	r, err := RequestResponse(t.Context(), l.Addr().String(), Options{Time: 200 * time.Millisecond, Rate: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Due != 200 || r.Transactions != 50 || r.Rate != 1000 || !strings.Contains(r.String(), "150 of 200 unanswered") {
+		t.Errorf("%+v, %s: expected 50 of 200 answered", r, r)
+	}
+	// The 51st waited from the 50th ms to the cut-off, a second after the end.
+	if got := time.Duration(r.Latency.Max); got < time.Second {
+		t.Errorf("max %v, expected more than a second", got)
 	}
 }
 
@@ -136,6 +192,8 @@ func TestServerHangsUpOnStrangers(t *testing.T) {
 		"empty message":  hello{kind: exchange, response: 1}.append(nil),
 		"eternity":       hello{kind: download, duration: maxDuration + 1}.append(nil),
 		"before time":    hello{kind: download, duration: -1}.append(nil),
+		"short datagram": hello{kind: datagramExchange, response: datagram.HeaderLen - 1}.append(nil),
+		"long datagram":  hello{kind: datagramExchange, response: datagram.MaxLen + 1}.append(nil),
 		"truncated":      hello{kind: upload}.append(nil)[:helloLen-1],
 		"nothing at all": nil,
 	} {
@@ -175,11 +233,17 @@ func FuzzHello(f *testing.F) {
 }
 
 func TestCommand(t *testing.T) {
-	addr := server(t)
+	addr, web := servers(t, "127.0.0.1:0")
+	names := nameServer(t, answering(t, "web.bench.example. A 192.0.2.1"))
 	for _, args := range [][]string{
 		{"stream", addr, "--time", "20ms", "--json"},
 		{"rr", "--time", "20ms", "--streams", "2", "--json", addr},
 		{"crr", addr, "--time", "20ms", "--json"},
+		{"rr", addr, "--time", "200ms", "--rate", "1000", "--json"},
+		{"udp", addr, "--time", "20ms", "--request", "64", "--json"},
+		{"udprr", addr, "--time", "20ms", "--json"},
+		{"http", web, "--time", "20ms", "--json", "--response", "100", "--http-version", "2", "--host", "bench.example"},
+		{"dns", names, "--time", "20ms", "--json", "--name", "web.bench.example", "--type", "A"},
 	} {
 		var out bytes.Buffer
 		if err := Command(t.Context(), args, nil, &out); err != nil {
@@ -196,6 +260,25 @@ func TestCommand(t *testing.T) {
 	}
 }
 
+// Args make the options again, whichever they are.
+func TestArgs(t *testing.T) {
+	for _, o := range []Options{{}, {
+		Streams: 3, Time: time.Second, Direction: Both, Request: 4, Response: 5, Rate: 6, Name: "web.bench.example", QueryType: "AAAA",
+		HTTP: HTTP{TLS: true, Version: "1.1", NoKeepAlive: true, Host: "bench.example"},
+	}} {
+		o, err := o.Complete()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Options
+		f := newFlags("")
+		again.flags(f)
+		if err := f.Parse(o.Args()); err != nil || again != o {
+			t.Errorf("%+v became %+v, %v", o, again, err)
+		}
+	}
+}
+
 func TestCommandRefuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"", "usage"},
@@ -204,6 +287,9 @@ func TestCommandRefuses(t *testing.T) {
 		{"stream 192.0.2.1:1 extra", `unexpected argument "extra"`},
 		{"rr 192.0.2.1:1 --time soon", "invalid value"},
 		{"rr 192.0.2.1:1 --streams -3", "expected 1 to 1024"},
+		{"udp 192.0.2.1:1 --request 65508", "expected at most 65507"},
+		{"http 192.0.2.1:1 --http-version 3", "expected 1.1 or 2"},
+		{"serve --listen 127.0.0.1:0 --http nowhere", "nowhere"},
 		{"serve extra", `unexpected argument "extra"`},
 		{"serve --listen nowhere", "nowhere"},
 	} {

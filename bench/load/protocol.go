@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"tapestry.dev/tapestry/bench/load/datagram"
 )
 
 // Limits of a measurement, checked by both sides.
@@ -15,6 +17,7 @@ const (
 	maxMessage  = 1 << 20 // bytes of a request or response
 	maxDuration = time.Hour
 	maxStreams  = 1024
+	maxRate     = 10_000_000
 )
 
 // grace is how long the last bytes and answers may take after a measurement's time is up.
@@ -31,12 +34,14 @@ const (
 	download
 	exchange
 	exchangeOnce
+	datagrams
+	datagramExchange
 )
 
 // hello opens every connection.
 type hello struct {
 	kind              kind
-	request, response uint32        // bytes; exchange and exchangeOnce
+	request, response uint32        // bytes; exchange, exchangeOnce and datagramExchange
 	duration          time.Duration // download
 }
 
@@ -69,14 +74,16 @@ func readHello(r io.Reader) (hello, error) {
 	switch {
 	case string(b[:7]) != magic:
 		return hello{}, errors.New("read hello: the client does not speak this protocol")
-	case h.kind < upload || h.kind > exchangeOnce:
+	case h.kind < upload || h.kind > datagramExchange:
 		return hello{}, fmt.Errorf("read hello: unknown kind %d", h.kind)
 	case h.duration < 0 || h.duration > maxDuration:
 		return hello{}, fmt.Errorf("read hello: duration %v, expected at most %v", h.duration, maxDuration)
 	case h.request > maxMessage || h.response > maxMessage:
 		return hello{}, fmt.Errorf("read hello: messages of %d and %d bytes, expected at most %d", h.request, h.response, maxMessage)
-	case h.kind >= exchange && (h.request == 0 || h.response == 0):
+	case (h.kind == exchange || h.kind == exchangeOnce) && (h.request == 0 || h.response == 0):
 		return hello{}, errors.New("read hello: expected messages of at least one byte")
+	case h.kind == datagramExchange && (h.response < datagram.HeaderLen || h.response > datagram.MaxLen):
+		return hello{}, fmt.Errorf("read hello: answers of %d bytes, expected %d to %d", h.response, datagram.HeaderLen, datagram.MaxLen)
 	}
 	return h, nil
 }

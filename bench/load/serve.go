@@ -2,36 +2,83 @@ package load
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tapestry.dev/tapestry/bench/load/datagram"
 )
 
 // helloTimeout is how long a client may take to say what it wants.
 const helloTimeout = 10 * time.Second
 
-// ListenAndServe serves on a TCP address, such as ":5201", until ctx ends.
-func ListenAndServe(ctx context.Context, addr string) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
-	if err != nil {
-		return fmt.Errorf("load: %w", err)
-	}
-	return Serve(ctx, l)
+// Server is the server of every kind of measurement, DNS apart.
+type Server struct {
+	tcp, http net.Listener // http may be nil
+	datagrams *datagram.Server
 }
 
-// Serve is the server of every kind of measurement. It serves any number of clients at once until ctx ends, returns nil
-// then, and closes l in any case. A client that speaks something else is hung up on.
-func Serve(ctx context.Context, l net.Listener) error {
+// Listen takes a port, such as ":5201", for TCP and UDP, and one for HTTP unless that is empty. Serve gives them back.
+func Listen(ctx context.Context, addr, httpAddr string) (*Server, error) {
+	s := new(Server)
+	var err error
+	if s.tcp, err = new(net.ListenConfig).Listen(ctx, "tcp", addr); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp", s.tcp.Addr().String())
+	if err == nil && httpAddr != "" {
+		if s.http, err = new(net.ListenConfig).Listen(ctx, "tcp", httpAddr); err != nil {
+			packets.Close()
+		}
+	}
+	if err != nil {
+		s.tcp.Close()
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	s.datagrams = datagram.NewServer(packets.(*net.UDPConn))
+	return s, nil
+}
+
+// Addr is that for TCP and UDP.
+func (s *Server) Addr() net.Addr { return s.tcp.Addr() }
+
+// HTTPAddr is nil without HTTP.
+func (s *Server) HTTPAddr() net.Addr {
+	if s.http == nil {
+		return nil
+	}
+	return s.http.Addr()
+}
+
+// Serve serves any number of clients at once until ctx ends, and returns nil then. A client that speaks something else is hung up
+// on. It may be called once.
+func (s *Server) Serve(ctx context.Context) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.serveTCP(groupCtx) })
+	group.Go(func() error { return s.datagrams.Serve(groupCtx) })
+	if s.http != nil {
+		group.Go(func() error { return serveHTTP(groupCtx, s.http) })
+	}
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) serveTCP(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var handlers sync.WaitGroup
 	defer handlers.Wait()
 	defer cancel()
-	context.AfterFunc(ctx, func() { l.Close() })
+	context.AfterFunc(ctx, func() { s.tcp.Close() })
 	for {
-		c, err := l.Accept()
+		c, err := s.tcp.Accept()
 		if ctx.Err() != nil {
 			if err == nil {
 				c.Close()
@@ -42,17 +89,17 @@ func Serve(ctx context.Context, l net.Listener) error {
 			if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
 				continue
 			}
-			return fmt.Errorf("load: accept: %w", err)
+			return fmt.Errorf("accept: %w", err)
 		}
 		handlers.Go(func() {
 			defer c.Close()
 			defer context.AfterFunc(ctx, func() { c.Close() })()
-			handle(c) // what goes wrong here, the client sees and reports
+			s.handle(ctx, c) // what goes wrong here, the client sees and reports
 		})
 	}
 }
 
-func handle(c net.Conn) error {
+func (s *Server) handle(ctx context.Context, c net.Conn) error {
 	c.SetReadDeadline(time.Now().Add(helloTimeout))
 	h, err := readHello(c)
 	if err != nil {
@@ -75,9 +122,35 @@ func handle(c net.Conn) error {
 		c.SetReadDeadline(time.Now().Add(grace))
 		_, err := io.Copy(io.Discard, c)
 		return err
+	case datagrams, datagramExchange:
+		return s.handleDatagrams(ctx, c, h)
 	default:
 		return answer(c, h)
 	}
+}
+
+// handleDatagrams has a stream open as long as c is.
+func (s *Server) handleDatagrams(ctx context.Context, c net.Conn, h hello) error {
+	size := 0
+	if h.kind == datagramExchange {
+		size = int(h.response)
+	}
+	stream := s.datagrams.Open(size)
+	defer stream.Close()
+	if _, err := c.Write(binary.BigEndian.AppendUint64(nil, stream.ID)); err != nil {
+		return err
+	}
+	// Of datagrams, the client says how many it sent; of an exchange, it only hangs up.
+	var sent [8]byte
+	if _, err := io.ReadFull(c, sent[:]); err != nil {
+		return err
+	}
+	r, err := stream.Finish(ctx, binary.BigEndian.Uint64(sent[:]))
+	if err != nil {
+		return err
+	}
+	_, err = c.Write(r.Append(nil))
+	return err
 }
 
 // answer is the server's side of an exchange.

@@ -21,14 +21,14 @@ import (
 )
 
 // BenchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench serve,
-// stream, rr, crr.
+// stream, rr, ...
 func BenchCommand() *cli.Command {
 	var rounds int
 	var length time.Duration
 	return &cli.Command{
 		Name:      "bench",
 		Usage:     "measure against the kernel bridge, raw wireguard-go and a null TAP loop, in one run",
-		UsageText: "tapestry bench [options]\ntapestry bench serve|stream|rr|crr ...   the load generator by itself",
+		UsageText: "tapestry bench [options]\ntapestry bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
 		Description: "Subjects and baselines are measured in turn (A B A B ...), and the ratio of the medians is printed: single figures of\n" +
 			"a machine that does other things mean little. Needs no root.",
 		Flags: []cli.Flag{
@@ -66,7 +66,7 @@ func BenchCommand() *cli.Command {
 // loadGenerator passes command lines of bench's own processes on to bench.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
-	for _, name := range append([]string{"serve", "stream", "rr", "crr"}, baseline.Commands...) {
+	for _, name := range slices.Concat(load.Commands, baseline.Commands) {
 		run := load.Command
 		if slices.Contains(baseline.Commands, name) {
 			run = baseline.Command

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -186,12 +185,12 @@ func probeCommand() *cli.Command {
 				Name: "bench-server", Usage: "answer measurements, and say when",
 				Flags: []cli.Flag{&cli.IntFlag{Name: "port", Value: 5201}},
 				Action: func(c *cli.Context) error {
-					l, err := net.Listen("tcp", fmt.Sprintf(":%d", c.Int("port")))
+					s, err := load.Listen(c.Context, fmt.Sprintf(":%d", c.Int("port")), "")
 					if err != nil {
 						return err
 					}
 					sayStarted()
-					return load.Serve(c.Context, l)
+					return s.Serve(c.Context)
 				},
 			},
 			{
