@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -24,6 +26,10 @@ func baselines() map[string]func() (bench.Topology, error) {
 		"wireguard-go":            func() (bench.Topology, error) { return WireGuard(spawn, 0) },
 		"kube-proxy-iptables-200": func() (bench.Topology, error) { return ServiceNAT(IPTables, 200, 0) },
 		"kube-proxy-nftables-200": func() (bench.Topology, error) { return ServiceNAT(NFTables, 200, 0) },
+		"pasta-egress":            func() (bench.Topology, error) { return Pasta(Egress) },
+		"pasta-port":              func() (bench.Topology, error) { return Pasta(Port) },
+		"slirp4netns-egress":      func() (bench.Topology, error) { return Slirp4netns(Egress) },
+		"slirp4netns-port":        func() (bench.Topology, error) { return Slirp4netns(Port) },
 	}
 }
 
@@ -31,6 +37,10 @@ func baselines() map[string]func() (bench.Topology, error) {
 var missing = map[string]MissingError{
 	"kube-proxy-iptables-200": {"iptables-restore", "apt-get install iptables"},
 	"kube-proxy-nftables-200": {"nft", "apt-get install nftables"},
+	"pasta-egress":            {"pasta", "apt-get install passt"},
+	"pasta-port":              {"pasta", "apt-get install passt"},
+	"slirp4netns-egress":      {"slirp4netns", "apt-get install slirp4netns"},
+	"slirp4netns-port":        {"slirp4netns", "apt-get install slirp4netns"},
 }
 
 // made is the baseline, or nil where a program is missing and the error says which, and how to get it.
@@ -173,8 +183,10 @@ func TestRunEndsWithContext(t *testing.T) {
 	}
 }
 
-// Nothing is left behind: neither processes nor, once they are gone, what held the namespaces.
+// Nothing is left behind: neither processes and files nor, once they are gone, what held the namespaces.
 func TestCloseLeavesNothing(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
 	before := descriptors(t)
 	for name := range baselines() {
 		topology := made(t, name)
@@ -190,6 +202,12 @@ func TestCloseLeavesNothing(t *testing.T) {
 	}
 	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+	if pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); err != unix.ECHILD {
+		t.Errorf("a child is left: %d, %v", pid, err)
+	}
+	if files, err := os.ReadDir(temp); err != nil || len(files) > 0 {
+		t.Errorf("files are left: %v, %v", files, err)
 	}
 	if err := tap.DeleteLink(nil, "eth0"); err == nil {
 		t.Error("an interface was left in the caller's namespace")

@@ -1,10 +1,14 @@
 package baseline
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // MissingError says that a baseline needs a program that is not installed.
@@ -36,3 +40,27 @@ func find(name, install string) (string, error) {
 	}
 	return "", &MissingError{Program: name, Package: install}
 }
+
+// daemon starts a program that ends with p.
+func (p *pair) daemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) error) error {
+	d, err := process.StartDaemon(ns, cmd, ready)
+	if err != nil {
+		return err
+	}
+	p.closers = append(p.closers, d)
+	return nil
+}
+
+// tempDir makes a directory that ends with p.
+func (p *pair) tempDir() (string, error) {
+	dir, err := os.MkdirTemp("", "tapestry-bench-*")
+	if err != nil {
+		return "", err
+	}
+	p.closers = append(p.closers, closerFunc(func() error { return os.RemoveAll(dir) }))
+	return dir, nil
+}
+
+type closerFunc func() error
+
+func (f closerFunc) Close() error { return f() }

@@ -1,0 +1,104 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// Daemon is a program of others, with the processes it starts. It runs until Close.
+type Daemon struct {
+	cmd    *exec.Cmd
+	stderr bytes.Buffer // valid after ended
+	ended  chan struct{}
+	close  func() error
+}
+
+// StartDaemon starts cmd inside ns (nil: here) and returns when ready does without an error. The context of ready ends with
+// the program or when that takes too long.
+func StartDaemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) error) (*Daemon, error) {
+	d := &Daemon{cmd: cmd, ended: make(chan struct{})}
+	d.close = sync.OnceValue(d.stop)
+	cmd.Stderr = &d.stderr
+	// A process group of its own: what it started ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = stopTimeout
+	if err := ns.Start(cmd); err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	go func() {
+		cmd.Wait()
+		close(d.ended)
+		cancel()
+	}()
+	if err := ready(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s did not become ready: %w", cmd.Path, err), d.Close())
+	}
+	return d, nil
+}
+
+// said is what the program complained about.
+func (d *Daemon) said() string { return strings.TrimSpace(d.stderr.String()) }
+
+// Close ends the program, by force if it does not go by itself. It is an error when it was gone before.
+func (d *Daemon) Close() error { return d.close() }
+
+func (d *Daemon) stop() error {
+	group := -d.cmd.Process.Pid
+	select {
+	case <-d.ended:
+		syscall.Kill(group, syscall.SIGKILL)
+		return fmt.Errorf("%s ended by itself (%v): %s", strings.Join(d.cmd.Args, " "), d.cmd.ProcessState, d.said())
+	default:
+	}
+	syscall.Kill(group, syscall.SIGTERM)
+	late := time.AfterFunc(stopTimeout, func() { syscall.Kill(group, syscall.SIGKILL) })
+	defer late.Stop()
+	<-d.ended
+	return nil
+}
+
+// retryInterval is how often a server that is not there yet is looked for.
+const retryInterval = 5 * time.Millisecond
+
+// Eventually calls try until it succeeds or ctx ends, and returns the last error.
+func Eventually(ctx context.Context, try func(context.Context) error) error {
+	for {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryInterval):
+		}
+	}
+}
+
+// Listening waits until a TCP server accepts connections at addr inside ns.
+func Listening(ns *tap.Namespace, addr netip.AddrPort) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return Eventually(ctx, func(ctx context.Context) error {
+			return ns.Do(func() error {
+				c, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			})
+		})
+	}
+}
