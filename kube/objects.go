@@ -177,9 +177,13 @@ func (o *Objects) Sort() {
 }
 
 func sortByName[T metav1.Object](list []T) {
-	slices.SortStableFunc(list, func(a, b T) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
-	})
+	if !slices.IsSortedFunc(list, compareNames[T]) {
+		slices.SortStableFunc(list, compareNames[T])
+	}
+}
+
+func compareNames[T metav1.Object](a, b T) int {
+	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 }
 
 // Clone copies the lists, not the objects, so that the copy can be added to and sorted.

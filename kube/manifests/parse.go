@@ -45,13 +45,14 @@ var kinds = map[string]kind{
 // Parse gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were found, each a
 // kube.Problem with file and line; the objects without mistakes are returned along with it. name is used in messages only.
 func Parse(name string, data []byte) (kube.Objects, error) {
-	p := parser{name: name, seen: map[kube.Ref]string{}}
-	if !p.jsonStream(data) {
-		p = parser{name: name, seen: map[kube.Ref]string{}}
-		p.yamlStream(data)
+	for _, read := range []func(*parser, []byte) bool{(*parser).jsonStream, (*parser).plainStream, (*parser).yamlStream} {
+		p := parser{name: name, seen: map[kube.Ref]string{}}
+		if read(&p, data) {
+			p.objects.Sort()
+			return p.objects, errors.Join(p.errs...)
+		}
 	}
-	p.objects.Sort()
-	return p.objects, errors.Join(p.errs...)
+	panic("unreachable: yamlStream reads everything")
 }
 
 type parser struct {
@@ -99,14 +100,39 @@ func (p *parser) jsonStream(data []byte) bool {
 }
 
 func (p *parser) jsonObject(line int, data []byte) bool {
-	var head metav1.TypeMeta
-	if json.UnmarshalCaseSensitivePreserveInts(data, &head) != nil {
-		return false
+	name, version, ok := jsonHead(data)
+	if !ok {
+		var head metav1.TypeMeta
+		if json.UnmarshalCaseSensitivePreserveInts(data, &head) != nil {
+			return false
+		}
+		name, version = head.Kind, head.APIVersion
 	}
-	k, ok := kinds[head.Kind]
-	if !ok || k.apiVersion != head.APIVersion {
-		return false
+	k, ok := kinds[name]
+	return ok && k.apiVersion == version && p.strictly(line, k, data)
+}
+
+// jsonHead finds kind and version where our own writer puts them: at the beginning, which saves a pass over the rest.
+func jsonHead(data []byte) (name, version string, ok bool) {
+	word := func(before string) string {
+		rest, found := bytes.CutPrefix(data, []byte(before))
+		i := bytes.IndexByte(rest, '"')
+		if !found || i < 0 || bytes.IndexByte(rest[:i], '\\') >= 0 {
+			return ""
+		}
+		data = rest[i:]
+		return string(rest[:i])
 	}
+	if name = word(`{"kind":"`); name != "" {
+		version = word(`","apiVersion":"`)
+	} else if version = word(`{"apiVersion":"`); version != "" {
+		name = word(`","kind":"`)
+	}
+	return name, version, name != "" && version != ""
+}
+
+// strictly decodes JSON of that kind and puts the object in; false when there is anything wrong with it.
+func (p *parser) strictly(line int, k kind, data []byte) bool {
 	obj := k.new()
 	strict, err := json.UnmarshalStrict(data, obj)
 	if err != nil || len(strict) > 0 {
@@ -116,18 +142,19 @@ func (p *parser) jsonObject(line int, data []byte) bool {
 	return true
 }
 
-func (p *parser) yamlStream(data []byte) {
+// yamlStream reads everything, and explains what is wrong.
+func (p *parser) yamlStream(data []byte) bool {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
-			return
+			return true
 		}
 		if err != nil {
 			line, msg := syntaxError(data, err)
 			p.fail(line, kube.Ref{}, "", "this is not YAML: %s", msg)
-			return // the parser cannot find the next document
+			return true // the parser cannot find the next document
 		}
 		if len(doc.Content) == 1 {
 			p.document(doc.Content[0])

@@ -60,12 +60,14 @@ type watcher struct {
 	tree      tree
 	status    string          // path of the status folder
 	dirty     map[string]bool // paths that events named since the last scan
+	lost      bool            // events may be missing in dirty
 	emptied   time.Time       // since when a file waits to be filled again; zero: none does
 	delivered bool
 	conflict  string // the error of the last merge that was reported
 }
 
 func (w *watcher) run(ctx context.Context) error {
+	w.lost = true
 	w.scan()
 	for {
 		select {
@@ -82,7 +84,8 @@ func (w *watcher) run(ctx context.Context) error {
 			w.scan()
 		case err := <-w.events.Errors:
 			w.report(fmt.Errorf("watch manifests: %w", err))
-			w.scan() // events were lost, but the directory tells
+			w.lost = true // but the directory tells
+			w.scan()
 		}
 	}
 }
@@ -131,14 +134,19 @@ func (w *watcher) scan() {
 	if w.waitForContent() {
 		return
 	}
-	for _, err := range w.tree.scan(w.dirty) {
+	look := w.tree.look
+	if w.lost {
+		look = w.tree.scan
+	}
+	for _, err := range look(w.dirty) {
 		w.report(err)
 	}
 	clear(w.dirty)
+	w.lost = false
 	if w.delivered && !w.tree.changed || !w.delivered && !w.tree.ready() {
 		return
 	}
-	objs, err := kube.Merge(w.tree.parts()...)
+	objs, err := w.tree.objects()
 	if err != nil {
 		if err.Error() != w.conflict {
 			w.conflict = err.Error()
@@ -148,13 +156,17 @@ func (w *watcher) scan() {
 	}
 	w.conflict = ""
 	w.delivered, w.tree.changed = true, false
-	w.deliver(overlay(objs, w.tree.status()))
+	w.deliver(objs)
 }
 
 // waitForContent reports whether a file has just become empty and deserves some time to be filled.
 func (w *watcher) waitForContent() bool {
-	for path, f := range w.tree.files {
-		if info, err := os.Stat(path); err != nil || info.Size() > 0 || len(f.data) == 0 {
+	for path := range w.dirty {
+		f := w.tree.files[path]
+		if f == nil || f.content.size == 0 {
+			continue
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() > 0 {
 			continue
 		}
 		if w.emptied.IsZero() {

@@ -1,0 +1,265 @@
+package manifests
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// file is a file as it was last seen.
+type file struct {
+	stamp   stamp
+	content content
+	objects kube.Objects
+	failed  string // the error that was reported last for this file, "" when it is good
+	parsed  bool   // objects hold a version without mistakes, not necessarily the last one
+}
+
+// stamp tells one version of a file from another without reading it.
+type stamp struct {
+	size     int64
+	modified time.Time
+	inode    uint64
+}
+
+// content tells one version of a file's text from another without keeping it. The zero content is that of no text, not
+// even an empty one.
+type content struct {
+	size int
+	sum  [sha256.Size]byte
+}
+
+// reading is what came of reading a file.
+type reading struct {
+	content content
+	same    bool // as known before; nothing was parsed
+	objects kube.Objects
+	err     error
+}
+
+// readFile parses a file, unless its content is the known one.
+func readFile(path string, known content) reading {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return reading{content: known, err: fmt.Errorf("read manifests: %w", err)}
+	}
+	r := reading{content: content{len(data), sha256.Sum256(data)}}
+	if r.content == known {
+		r.same = true
+		return r
+	}
+	r.objects, r.err = Parse(path, data)
+	return r
+}
+
+// take notes what came of reading f. It reports whether the objects are others now, and an error that is new.
+func (f *file) take(r reading) (changed bool, err error) {
+	f.content = r.content
+	switch {
+	case r.same:
+		return false, nil
+	case r.err == nil:
+		f.objects, f.parsed, f.failed = r.objects, true, ""
+		return true, nil
+	case !f.parsed:
+		f.objects = r.objects // the best there is
+	}
+	if r.err.Error() == f.failed {
+		return false, nil
+	}
+	f.failed = r.err.Error()
+	return false, r.err
+}
+
+// tree is what is known of a directory of manifests. Only one goroutine may use it.
+type tree struct {
+	dir   string
+	files map[string]*file // by path
+	// linked is set when some file is a symlink: what it leads to may change without anything in dir that has its name.
+	linked bool
+	// changed is set when the objects are no longer those that were there when it was cleared.
+	changed bool
+	joined  joined
+}
+
+// scan brings t up to date with the directory and gives the new errors. A file is read when its stamp has changed or when it
+// is in dirty: two writes within one tick of the file system's clock leave the same stamp.
+func (t *tree) scan(dirty map[string]bool) []error {
+	var paths []string
+	linked := false
+	for _, dir := range []string{t.dir, filepath.Join(t.dir, StatusDir)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !(dir != t.dir && errors.Is(err, fs.ErrNotExist)) {
+			return []error{fmt.Errorf("read manifests: %w", err)} // what was there is not gone for that
+		}
+		for _, e := range entries {
+			if isManifest(e.Name()) {
+				paths = append(paths, filepath.Join(dir, e.Name()))
+				linked = linked || e.Type()&fs.ModeSymlink != 0
+			}
+		}
+	}
+	t.linked = linked
+	seen := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		seen[path] = true
+	}
+	for path := range t.files {
+		if !seen[path] {
+			t.forget(path)
+		}
+	}
+	return t.refresh(paths, dirty)
+}
+
+// look brings t up to date where something has happened: at the paths in dirty. It scans when they do not say it all.
+func (t *tree) look(dirty map[string]bool) []error {
+	var paths []string
+	for path := range dirty {
+		if t.linked || t.concernsMore(path) {
+			return t.scan(dirty)
+		}
+		if isManifest(filepath.Base(path)) {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return t.refresh(paths, dirty)
+}
+
+// concernsMore reports whether an event at path may concern files of other names: a folder or a symlink that comes.
+func (t *tree) concernsMore(path string) bool {
+	status := filepath.Join(t.dir, StatusDir)
+	if dir := filepath.Dir(path); path == status || dir != t.dir && dir != status {
+		return true
+	}
+	info, err := os.Lstat(path)
+	return err == nil && !info.Mode().IsRegular()
+}
+
+// refresh looks at files, reads those that may have changed, several at once, and takes what it read in the order of
+// paths.
+func (t *tree) refresh(paths []string, dirty map[string]bool) (errs []error) {
+	if t.files == nil {
+		t.files = map[string]*file{}
+	}
+	var due []string
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil || info.IsDir() {
+			t.forget(path)
+			continue
+		}
+		f := t.files[path]
+		if f == nil {
+			f = &file{}
+			t.files[path] = f
+		} else if !dirty[path] && f.stamp == stampOf(info) {
+			continue
+		}
+		f.stamp = stampOf(info)
+		due = append(due, path)
+	}
+	read := make([]reading, len(due))
+	parallel(len(due), func(i int) { read[i] = readFile(due[i], t.files[due[i]].content) })
+	for i, path := range due {
+		f := t.files[path]
+		old := f.objects
+		changed, err := f.take(read[i])
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if changed {
+			t.note(path, old, f.objects)
+		}
+	}
+	return errs
+}
+
+// parallel calls f for every number below n, on all processors.
+func parallel(n int, f func(i int)) {
+	var next atomic.Int64
+	var done sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		done.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	done.Wait()
+}
+
+// forget drops a file that is not there, if it was.
+func (t *tree) forget(path string) {
+	if f := t.files[path]; f != nil {
+		delete(t.files, path)
+		t.note(path, f.objects, kube.Objects{})
+	}
+}
+
+// note records that the objects of a file are others now.
+func (t *tree) note(path string, old, now kube.Objects) {
+	t.changed = true
+	if !t.isStatus(path) {
+		t.joined.replace(old, now)
+	}
+}
+
+// ready reports whether every file of the user has been parsed without mistakes at some time.
+func (t *tree) ready() bool {
+	for path, f := range t.files {
+		if !f.parsed && !t.isStatus(path) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tree) isStatus(path string) bool {
+	return t.dir != "" && filepath.Dir(path) == filepath.Join(t.dir, StatusDir)
+}
+
+// parts gives the objects of the user's files, in the order of their names.
+func (t *tree) parts() []kube.Objects {
+	var parts []kube.Objects
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		if !t.isStatus(path) {
+			parts = append(parts, t.files[path].objects)
+		}
+	}
+	return parts
+}
+
+// status gives the Nodes that agents published.
+func (t *tree) status() []*corev1.Node {
+	var list []*corev1.Node
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		if t.isStatus(path) {
+			list = append(list, t.files[path].objects.Nodes...)
+		}
+	}
+	return list
+}
+
+// objects gives the snapshot of the directory.
+func (t *tree) objects() (kube.Objects, error) {
+	objs, err := t.joined.objects(t.parts)
+	if err != nil {
+		return objs, err
+	}
+	return t.joined.layers.over(objs, t.status()), nil
+}

@@ -1,0 +1,112 @@
+package manifests
+
+import (
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// manyChanges is how many may change before it is as cheap to join all files anew.
+const manyChanges = 256
+
+// joined is the snapshot of several files, kept from one to the next, so that a change of one file among thousands costs
+// what that file holds. The zero value has joined nothing yet.
+type joined struct {
+	last    kube.Objects
+	good    bool // last is what the files held before old became now
+	old     kube.Objects
+	now     kube.Objects
+	waiting int // objects in old and now
+	layers  layers
+}
+
+// replace notes that objects of some file gave way to others.
+func (j *joined) replace(old, now kube.Objects) {
+	j.waiting += old.Len() + now.Len()
+	if j.waiting > manyChanges {
+		j.good = false
+	}
+	if j.good {
+		j.old, j.now = concat(j.old, old), concat(j.now, now)
+	}
+}
+
+func concat(a, b kube.Objects) kube.Objects {
+	for obj := range b.All() {
+		a.Add(obj, b.Origin[kube.RefOf(obj)])
+	}
+	return a
+}
+
+// objects gives the snapshot; parts are all files, should they be needed.
+func (j *joined) objects(parts func() []kube.Objects) (kube.Objects, error) {
+	var err error
+	if j.good {
+		j.last, j.good = j.last.Replace(&j.old, &j.now)
+	}
+	if !j.good {
+		j.last, err = kube.Merge(parts()...)
+		j.good = err == nil
+	}
+	j.old, j.now, j.waiting = kube.Objects{}, kube.Objects{}, 0
+	return j.last, err
+}
+
+// layers remembers Nodes over which published ones were laid, so that what has not changed stays the same object.
+type layers struct {
+	laid map[*corev1.Node]layer
+	last []*corev1.Node
+}
+
+type layer struct{ published, result *corev1.Node }
+
+// over lays published Nodes over those of the same name: annotations, conditions by type, and addresses when the Node was
+// written without.
+func (l *layers) over(objs kube.Objects, published []*corev1.Node) kube.Objects {
+	byName := map[string][]*corev1.Node{}
+	for _, p := range published {
+		byName[p.Name] = append(byName[p.Name], p)
+	}
+	laid := make(map[*corev1.Node]layer, len(byName))
+	nodes := slices.Clone(objs.Nodes)
+	for i, n := range objs.Nodes {
+		for _, p := range byName[n.Name] {
+			below := nodes[i]
+			if known, ok := l.laid[below]; ok && known.published == p {
+				nodes[i] = known.result
+			} else {
+				nodes[i] = overlayNode(below, p)
+			}
+			laid[below] = layer{p, nodes[i]}
+		}
+	}
+	l.laid = laid
+	if !slices.Equal(nodes, l.last) {
+		l.last = nodes
+	}
+	objs.Nodes = l.last
+	return objs
+}
+
+func overlayNode(n, p *corev1.Node) *corev1.Node {
+	n = n.DeepCopy()
+	if n.Annotations == nil {
+		n.Annotations = map[string]string{}
+	}
+	maps.Copy(n.Annotations, p.Annotations)
+	for _, c := range p.Status.Conditions {
+		i := slices.IndexFunc(n.Status.Conditions, func(known corev1.NodeCondition) bool { return known.Type == c.Type })
+		if i < 0 {
+			n.Status.Conditions = append(n.Status.Conditions, c)
+		} else {
+			n.Status.Conditions[i] = c
+		}
+	}
+	if len(n.Status.Addresses) == 0 {
+		n.Status.Addresses = slices.Clone(p.Status.Addresses)
+	}
+	return n
+}

@@ -1,0 +1,287 @@
+package manifests
+
+import (
+	"bytes"
+	"slices"
+)
+
+// plain turns the YAML that programs print (and most people write) into JSON in one pass over the text, many times faster
+// than a complete parser: blocks of mappings and lists by indentation, plain and simply quoted scalars of ASCII on one
+// line, {} and []. It never guesses: at whatever is not certain to mean the same to a complete parser it gives up, mistakes
+// included, and the complete parser reads the file from its beginning.
+type plain struct {
+	rest   []byte // after the current line
+	number int    // of the current line, from 1
+	indent int
+	text   []byte // of the current line without indentation; empty at the end of a document
+	end    bool   // of the file
+	out    []byte
+	nodes  int
+	// kind and version are those of the document's object.
+	kind, version string
+}
+
+// maxKeys is the largest mapping whose keys are compared with one another.
+const maxKeys = 64
+
+// plainStream reads a whole file; false when it is not plain or has any mistake.
+func (p *parser) plainStream(data []byte) bool {
+	d := plain{rest: data, out: make([]byte, 0, len(data))}
+	for !d.end {
+		if !d.advance() {
+			return false
+		}
+		if len(d.text) == 0 {
+			continue // an empty document
+		}
+		line := d.number
+		d.out, d.nodes, d.kind, d.version = d.out[:0], 0, "", ""
+		if d.indent != 0 || !d.mapping(0, 1) || len(d.text) != 0 {
+			return false
+		}
+		k, ok := kinds[d.kind]
+		if !ok || k.apiVersion != d.version || !p.strictly(line, k, d.out) {
+			return false
+		}
+	}
+	return len(p.errs) == 0
+}
+
+// advance goes to the next line that has something in it. Between documents, and at the end of the file, text is empty.
+func (d *plain) advance() bool {
+	for len(d.rest) > 0 {
+		line := d.rest
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			line, d.rest = line[:i], line[i+1:]
+		} else {
+			d.rest = nil
+		}
+		d.number++
+		d.indent = 0
+		for d.indent < len(line) && line[d.indent] == ' ' {
+			d.indent++
+		}
+		d.text = line[d.indent:]
+		switch {
+		case len(d.text) == 0:
+			continue
+		case d.text[0] == '#':
+			if !printable(d.text) {
+				return false
+			}
+			continue
+		case d.indent == 0 && string(d.text) == "---":
+			d.text = nil
+			return true
+		}
+		return printable(d.text) && d.text[len(d.text)-1] != ' '
+	}
+	d.text, d.end = nil, true
+	return true
+}
+
+func printable(text []byte) bool {
+	for _, c := range text {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *plain) item() bool { return d.text[0] == '-' && (len(d.text) == 1 || d.text[1] == ' ') }
+
+// count bounds what a document may hold, as the complete parser does.
+func (d *plain) count(depth int) bool {
+	d.nodes++
+	return d.nodes <= maxNodes && depth <= maxDepth
+}
+
+// mapping reads one whose keys stand at indent, from the current line on.
+func (d *plain) mapping(indent, depth int) bool {
+	if !d.count(depth) {
+		return false
+	}
+	var keys [maxKeys][]byte
+	n := 0
+	for len(d.text) > 0 && d.indent == indent && !d.item() {
+		key, rest := splitKey(d.text)
+		if key == nil || n == maxKeys || slices.ContainsFunc(keys[:n], func(k []byte) bool { return bytes.Equal(k, key) }) {
+			return false
+		}
+		keys[n] = key
+		n++
+		d.out = append(d.out, "{,"[min(n-1, 1)], '"')
+		d.out = append(append(d.out, key...), '"', ':')
+		if depth == 1 {
+			switch string(key) {
+			case "kind":
+				d.kind = string(rest)
+			case "apiVersion":
+				d.version = string(rest)
+			}
+		}
+		if len(rest) > 0 {
+			if !d.scalar(rest, depth+1) || !d.advance() {
+				return false
+			}
+		} else if !d.advance() || !d.nested(indent, depth+1) {
+			return false
+		}
+		if len(d.text) > 0 && d.indent > indent {
+			return false // the scalar goes on, or the indentation is off
+		}
+	}
+	d.out = append(d.out, '}')
+	return n > 0
+}
+
+// nested reads what belongs to a key at indent that has nothing on its own line.
+func (d *plain) nested(indent, depth int) bool {
+	switch {
+	case len(d.text) > 0 && d.indent > indent && !d.item():
+		return d.mapping(d.indent, depth)
+	case len(d.text) > 0 && d.indent >= indent && d.item():
+		return d.list(d.indent, depth)
+	}
+	d.out = append(d.out, "null"...)
+	return d.count(depth)
+}
+
+// list reads one whose dashes stand at indent.
+func (d *plain) list(indent, depth int) bool {
+	if !d.count(depth) {
+		return false
+	}
+	for first := true; len(d.text) > 0 && d.indent == indent && d.item(); first = false {
+		inner := bytes.TrimLeft(d.text[1:], " ")
+		if len(inner) == 0 {
+			return false
+		}
+		if first {
+			d.out = append(d.out, '[')
+		} else {
+			d.out = append(d.out, ',')
+		}
+		if key, _ := splitKey(inner); key != nil {
+			d.indent += len(d.text) - len(inner)
+			d.text = inner
+			if !d.mapping(d.indent, depth+1) {
+				return false
+			}
+		} else if !d.scalar(inner, depth+1) || !d.advance() {
+			return false
+		}
+		if len(d.text) > 0 && d.indent > indent {
+			return false
+		}
+	}
+	d.out = append(d.out, ']')
+	return true
+}
+
+// splitKey gives the key that a line begins with, and what follows it; no key when the line is anything else.
+func splitKey(text []byte) (key, rest []byte) {
+	const longest = 256 // a key of more than 1024 bytes is none
+	for i, c := range text[:min(len(text), longest)] {
+		switch {
+		case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9':
+		case i > 0 && (c == '.' || c == '/' || c == '-' || c == '_'):
+		case i > 0 && c == ':' && i+1 == len(text):
+			return text[:i], nil
+		case i > 0 && c == ':' && text[i+1] == ' ':
+			return text[:i], bytes.TrimLeft(text[i+1:], " ")
+		default:
+			return nil, nil
+		}
+	}
+	return nil, nil
+}
+
+// scalar writes a value that stands on one line.
+func (d *plain) scalar(text []byte, depth int) bool {
+	if !d.count(depth) {
+		return false
+	}
+	switch text[0] {
+	case '"', '\'':
+		last := len(text) - 1
+		if last == 0 || text[last] != text[0] || bytes.ContainsAny(text[1:last], `"'\`) {
+			return false
+		}
+		d.quote(text[1:last])
+		return true
+	case '{', '[':
+		if string(text) != "{}" && string(text) != "[]" {
+			return false
+		}
+		d.out = append(d.out, text...)
+		return true
+	}
+	switch judgePlain(text) {
+	case literalScalar:
+		d.out = append(d.out, text...)
+	case textScalar:
+		d.quote(text)
+	default:
+		return false
+	}
+	return true
+}
+
+func (d *plain) quote(text []byte) {
+	d.out = append(append(append(d.out, '"'), text...), '"')
+}
+
+type plainScalar uint8
+
+const (
+	unclearScalar plainScalar = iota
+	literalScalar             // is JSON as it stands
+	textScalar
+)
+
+// judgePlain says what a scalar without quotes is (YAML 1.2 as go.yaml.in/yaml/v3 has it, which knows some of 1.1).
+func judgePlain(text []byte) plainScalar {
+	if bytes.ContainsAny(text, `"\`) || bytes.Contains(text, []byte(": ")) || bytes.Contains(text, []byte(" #")) ||
+		text[len(text)-1] == ':' {
+		return unclearScalar
+	}
+	switch c := text[0]; {
+	case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z':
+		switch string(text) {
+		case "true", "false", "null":
+			return literalScalar
+		case "True", "TRUE", "False", "FALSE", "Null", "NULL":
+			return unclearScalar
+		}
+		return textScalar
+	case c == '/':
+		return textScalar
+	case '0' <= c && c <= '9':
+		return judgeNumber(text)
+	}
+	return unclearScalar
+}
+
+// judgeNumber is about what begins with a digit.
+func judgeNumber(text []byte) plainScalar {
+	const safe = 15 // digits, of which every number fits everywhere
+	dots, digits := 0, 0
+	for i, c := range text {
+		switch {
+		case '0' <= c && c <= '9':
+			digits++
+		case c == '.':
+			if dots++; dots == 2 {
+				return textScalar // an address or a version
+			}
+		case c == '-' && text[i-1] != 'e' && text[i-1] != 'E':
+			return textScalar // no number has it there: a UID
+		}
+	}
+	if digits == len(text) && digits <= safe && (text[0] != '0' || digits == 1) {
+		return literalScalar
+	}
+	return unclearScalar
+}

@@ -1,0 +1,72 @@
+package kube
+
+import (
+	"maps"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Replace gives a copy of o, which is sorted, with now in place of old. Lists and objects that stay the same are shared. It
+// reports false when that cannot be: an object of old is not in o (that very object, not one of its name), or a name of
+// now is taken.
+func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
+	p := patcher{good: true}
+	out := Objects{
+		Nodes:          patch(&p, o.Nodes, old.Nodes, now.Nodes),
+		Namespaces:     patch(&p, o.Namespaces, old.Namespaces, now.Namespaces),
+		Pods:           patch(&p, o.Pods, old.Pods, now.Pods),
+		Services:       patch(&p, o.Services, old.Services, now.Services),
+		EndpointSlices: patch(&p, o.EndpointSlices, old.EndpointSlices, now.EndpointSlices),
+		Ingresses:      patch(&p, o.Ingresses, old.Ingresses, now.Ingresses),
+		IngressClasses: patch(&p, o.IngressClasses, old.IngressClasses, now.IngressClasses),
+		ServiceCIDRs:   patch(&p, o.ServiceCIDRs, old.ServiceCIDRs, now.ServiceCIDRs),
+		Secrets:        patch(&p, o.Secrets, old.Secrets, now.Secrets),
+		ConfigMaps:     patch(&p, o.ConfigMaps, old.ConfigMaps, now.ConfigMaps),
+		Origin:         o.Origin,
+	}
+	if !p.good {
+		return Objects{}, false
+	}
+	if !maps.Equal(old.Origin, now.Origin) {
+		out.Origin = maps.Clone(o.Origin)
+		for ref := range old.Origin {
+			delete(out.Origin, ref)
+		}
+		if out.Origin == nil {
+			out.Origin = map[Ref]string{}
+		}
+		maps.Copy(out.Origin, now.Origin)
+	}
+	return out, true
+}
+
+type patcher struct{ good bool }
+
+func patch[T interface {
+	comparable
+	metav1.Object
+}](p *patcher, list, old, now []T) []T {
+	if len(old) == 0 && len(now) == 0 {
+		return list
+	}
+	out := make([]T, len(list), len(list)+len(now))
+	copy(out, list)
+	for _, obj := range old {
+		i, found := slices.BinarySearchFunc(out, obj, compareNames)
+		if !found || out[i] != obj {
+			p.good = false
+			return nil
+		}
+		out = slices.Delete(out, i, i+1)
+	}
+	for _, obj := range now {
+		i, found := slices.BinarySearchFunc(out, obj, compareNames)
+		if found {
+			p.good = false
+			return nil
+		}
+		out = slices.Insert(out, i, obj)
+	}
+	return out
+}
