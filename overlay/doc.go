@@ -9,10 +9,12 @@ tun.Device that knows superframes (tunnel), and a conn.Bind that knows batches (
 
 A packet to another node
 
- 1. Send swaps the caller's full buffer for a free one and queues it in ring. No byte is copied. When the ring is full,
-    Send waits: the port's goroutine stops reading its TAP, whose queue fills, and the pod's own stack slows down.
- 2. WireGuard's only reader calls tunnel.Read, which takes superframes out of the ring and has packet.Segmenter cut them
-    straight into WireGuard's buffers, checksums and outer header included. What does not fit waits for the next Read.
+ 1. Send swaps the caller's full buffer for a free one and queues it in ring. No byte is copied. What comes from one pod
+    for one peer has a lane of its own there. When that holds its share of the ring, Send waits: the port's goroutine
+    stops reading its TAP, whose queue fills, and the pod's own stack slows down.
+ 2. WireGuard's only reader calls tunnel.Read, which takes superframes out of the ring, from each lane in turn the same
+    number of bytes, and has packet.Segmenter cut them straight into WireGuard's buffers, checksums and outer header
+    included. What does not fit waits for the next Read.
  3. WireGuard finds the peer by the (outer) destination in its allowed IPs, encrypts on all cores, and hands the batch
     to underlay.Bind.Send: one message per run of equal datagrams, one vector element per datagram, UDP_SEGMENT.
 

@@ -261,8 +261,8 @@ func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
 		return
 	}
 	// Not ours to keep: the tunnel's or somebody's short buffer.
-	e.buf = m.ring.take()
-	if e.buf == nil {
+	var l *lane
+	if e.buf, l = m.ring.take(to, p.Tuple.Src); l == nil {
 		return
 	}
 	n := packet.HeadLen + copy(e.buf[packet.HeadLen:], p.IP)
@@ -270,7 +270,7 @@ func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
 		n += copy(e.buf[n:], t)
 	}
 	e.pkt.Buf, e.pkt.IP = e.buf[:n], e.buf[packet.HeadLen:n]
-	m.ring.put(&e)
+	m.ring.put(l, &e)
 }
 
 // MTU implements netstack.Link: the largest IP packet in bytes that the path to the peer is believed to carry.

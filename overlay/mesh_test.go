@@ -327,11 +327,11 @@ func TestCloseUnblocksSend(t *testing.T) {
 		}
 		sent <- n
 	}()
-	eventually(t, "full ring", func() bool {
+	eventually(t, "a sender that waits", func() bool {
 		a.ring.mu.Lock()
 		defer a.ring.mu.Unlock()
 		a.inflight.Add(1) // the prober resets an account that stands still
-		return a.ring.nfree == 0
+		return len(a.ring.lanes) == 1 && a.ring.lanes[0].waiting == 1
 	})
 	a.Close()
 	<-sent

@@ -12,6 +12,11 @@ const (
 	ringSize = 32
 	// controlSize bounds the waiting probes and answers to probes; more are dropped.
 	controlSize = 128
+	// quantum is how many bytes of IP a lane may send in its turn: at least the largest superframe.
+	quantum = 65535
+	// laneShare: a lane may hold so many times as many buffers as are free. One alone gets two thirds of the ring, and
+	// there is always something left for another one.
+	laneShare = 2
 )
 
 // entry is one superframe on its way. pkt is a copy whose bytes lie in buf.
@@ -23,18 +28,41 @@ type entry struct {
 	buf  []byte
 }
 
+// lane is what waits from one source address for one peer. The ring serves lanes in turn, so that nobody waits behind
+// the packets of another pod or for another node.
+type lane struct {
+	peer *peer
+	src  packet.Addr
+
+	queue   []int // of slots, in order; at most ringSize
+	held    int   // buffers: those queued, and those of senders about to queue
+	senders int   // goroutines that are about to queue
+	waiting int   // of these, those that wait for room and were not woken yet
+	room    sync.Cond
+
+	credit int  // bytes it may still send in this turn
+	turn   bool // it has its turn
+}
+
 // ring hands superframes from many senders to the one reader. Buffers change hands, bytes are not copied: a sender
 // swaps its full buffer for a free one, so that there are always ringSize buffers here, free or waiting.
+//
+// The reader serves lanes by deficit round robin. A sender waits while its own lane holds more than its share.
 type ring struct {
 	mu       sync.Mutex
 	notEmpty sync.Cond
-	notFull  sync.Cond
 
 	// mu guards all below.
 	free    [ringSize][]byte
 	nfree   int
-	queue   [ringSize]entry
-	head, n int
+	slots   [ringSize]entry
+	unused  [ringSize]int // slots without an entry
+	nunused int
+	lanes   []*lane // in use, in the order of their turns
+	spare   []*lane
+	at      int // the lane whose turn it is or that is next
+	wakeAt  int // the lane whose senders are looked at next
+	queued  int // entries in all lanes
 	ctl     [controlSize]echo
 	ctlHead int
 	nctl    int
@@ -43,43 +71,109 @@ type ring struct {
 }
 
 func newRing() *ring {
-	r := &ring{nfree: ringSize}
-	r.notEmpty.L, r.notFull.L = &r.mu, &r.mu
+	r := &ring{nfree: ringSize, nunused: ringSize}
+	r.notEmpty.L = &r.mu
 	slab := make([]byte, ringSize*packet.MaxFrame)
 	for i := range r.free {
 		r.free[i], slab = slab[:packet.MaxFrame:packet.MaxFrame], slab[packet.MaxFrame:]
+		r.unused[i] = i
 	}
 	return r
 }
 
-// take gives a free buffer, waiting for one; nil once closed.
-func (r *ring) take() []byte {
+// lane finds or makes the lane of a source and a peer. There are few at a time: those with something in the ring.
+func (r *ring) lane(to *peer, src packet.Addr) *lane {
+	for _, l := range r.lanes {
+		if l.peer == to && l.src == src {
+			return l
+		}
+	}
+	var l *lane
+	if n := len(r.spare); n > 0 {
+		l, r.spare = r.spare[n-1], r.spare[:n-1]
+	} else {
+		l = &lane{queue: make([]int, 0, ringSize)}
+		l.room.L = &r.mu
+	}
+	l.peer, l.src = to, src
+	r.lanes = append(r.lanes, l)
+	return l
+}
+
+// retire puts the i-th lane away if nothing is in it.
+func (r *ring) retire(i int) {
+	l := r.lanes[i]
+	if l.held > 0 || l.senders > 0 {
+		return
+	}
+	copy(r.lanes[i:], r.lanes[i+1:])
+	r.lanes[len(r.lanes)-1] = nil
+	r.lanes = r.lanes[:len(r.lanes)-1]
+	if r.at > i {
+		r.at--
+	}
+	l.peer, l.credit, l.turn = nil, 0, false
+	r.spare = append(r.spare, l)
+}
+
+// hasRoom reports whether a sender of l may take a buffer.
+func (r *ring) hasRoom(l *lane) bool { return l.held < laneShare*r.nfree }
+
+// take gives a free buffer for a packet from src to a peer, waiting for it, and the lane to put it in; nil once closed.
+func (r *ring) take(to *peer, src packet.Addr) ([]byte, *lane) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.takeLocked()
+	return r.takeLocked(to, src)
 }
 
-func (r *ring) takeLocked() []byte {
-	for r.nfree == 0 && !r.closed {
-		r.notFull.Wait()
-	}
+func (r *ring) takeLocked(to *peer, src packet.Addr) ([]byte, *lane) {
 	if r.closed {
-		return nil
+		return nil, nil
 	}
+	l := r.lane(to, src)
+	l.senders++
+	for !r.hasRoom(l) {
+		l.waiting++
+		l.room.Wait() // who wakes it takes it off waiting
+		if r.closed {
+			return nil, nil
+		}
+	}
+	l.senders--
+	l.held++
 	r.nfree--
-	return r.free[r.nfree]
+	buf := r.free[r.nfree]
+	r.wakeSenders() // there may be room for more than the one that was woken
+	return buf, l
 }
 
-// put queues e. The caller took a buffer before, so there is room.
-func (r *ring) put(e *entry) {
+// wakeSenders wakes one sender that has room now, lanes in turn.
+func (r *ring) wakeSenders() {
+	for range r.lanes {
+		if r.wakeAt++; r.wakeAt >= len(r.lanes) {
+			r.wakeAt = 0
+		}
+		if l := r.lanes[r.wakeAt]; l.waiting > 0 && r.hasRoom(l) {
+			l.waiting--
+			l.room.Signal()
+			return
+		}
+	}
+}
+
+// put queues e in the lane that take gave with the buffer.
+func (r *ring) put(l *lane, e *entry) {
 	r.mu.Lock()
-	r.putLocked(e)
+	r.putLocked(l, e)
 	r.mu.Unlock()
 }
 
-func (r *ring) putLocked(e *entry) {
-	r.queue[(r.head+r.n)%ringSize] = *e
-	r.n++
+func (r *ring) putLocked(l *lane, e *entry) {
+	r.nunused--
+	slot := r.unused[r.nunused]
+	r.slots[slot] = *e
+	l.queue = append(l.queue, slot)
+	r.queued++
 	r.wakeLocked()
 }
 
@@ -93,9 +187,9 @@ func (r *ring) wakeLocked() {
 func (r *ring) exchange(e *entry) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := r.takeLocked()
+	b, l := r.takeLocked(e.peer, e.pkt.Tuple.Src)
 	if b != nil {
-		r.putLocked(e)
+		r.putLocked(l, e)
 	}
 	return b
 }
@@ -128,11 +222,8 @@ func (r *ring) next(e *entry, c *echo, block bool, hold func() bool) (isEntry, i
 			r.nctl--
 			return false, true
 		}
-		if r.n > 0 && !hold() {
-			*e = r.queue[r.head]
-			r.queue[r.head] = entry{}
-			r.head = (r.head + 1) % ringSize
-			r.n--
+		if r.queued > 0 && !hold() {
+			r.pop(e)
 			return true, false
 		}
 		if !block {
@@ -141,6 +232,45 @@ func (r *ring) next(e *entry, c *echo, block bool, hold func() bool) (isEntry, i
 		r.waiting = true
 		r.notEmpty.Wait()
 		r.waiting = false
+	}
+}
+
+// pop takes the next entry by deficit round robin (Shreedhar and Varghese, 1995). Something is queued.
+func (r *ring) pop(e *entry) {
+	for ; ; r.at++ {
+		if r.at >= len(r.lanes) {
+			r.at = 0
+		}
+		l := r.lanes[r.at]
+		if len(l.queue) == 0 {
+			continue
+		}
+		if !l.turn {
+			l.turn = true
+			l.credit += quantum
+		}
+		slot := l.queue[0]
+		size := len(r.slots[slot].pkt.IP)
+		if size > l.credit {
+			l.turn = false
+			continue
+		}
+		l.credit -= size
+		*e = r.slots[slot]
+		r.slots[slot] = entry{}
+		r.unused[r.nunused] = slot
+		r.nunused++
+		r.queued--
+		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
+		l.held--
+		if len(l.queue) == 0 { // what it did not use is lost, and its next turn begins behind the others'
+			l.credit, l.turn = 0, false
+			i := r.at
+			r.at++
+			r.retire(i)
+		}
+		r.wakeSenders()
+		return
 	}
 }
 
@@ -156,7 +286,7 @@ func (r *ring) release(buf []byte) {
 	r.mu.Lock()
 	r.free[r.nfree] = buf
 	r.nfree++
-	r.notFull.Signal()
+	r.wakeSenders()
 	r.mu.Unlock()
 }
 
@@ -164,7 +294,9 @@ func (r *ring) release(buf []byte) {
 func (r *ring) close() {
 	r.mu.Lock()
 	r.closed = true
+	for _, l := range r.lanes {
+		l.room.Broadcast()
+	}
 	r.mu.Unlock()
 	r.notEmpty.Broadcast()
-	r.notFull.Broadcast()
 }
