@@ -9,11 +9,13 @@
 // to the process and made anew by Open: the index, the list of free slots, the locks and the counters.
 //
 //	shared   | header | slot 0 | slot 1 | ...            both tuples, backend, via, kind, state, last seen
-//	private  | bucket 0 | bucket 1 | ...                 8 words of 64 bits; two keys for each flow
+//	private  | bucket 0 | bucket 1 | ...                 64 bytes, room for 15 keys; two keys for each flow
 //
-// A bucket is one cache line: a word that counts the keys which belong here and had to go to one of the next buckets,
-// and seven words of a 32-bit tag, a slot number and a direction. A lookup hashes the tuple, reads the line of its home
-// bucket, and for a tag that fits reads the slot (two adjacent lines). Only where keys had to go on does it read further.
+// A bucket is one cache line: 32 bits that count the keys which belong here and had to go to one of the next buckets,
+// and fifteen keys of a 7-bit tag, a direction and a slot number. A lookup hashes the tuple, reads the line of its home
+// bucket, compares all tags at once and for one that fits reads the slot (two adjacent lines). Only where keys had to go
+// on does it read further. One lookup in 13 meets a tag of another key and reads a slot in vain when the table is full; in
+// return the index of a million flows, 13 MB, stays in a large cache, and of what a lookup waits for the slot is left.
 //
 // Readers take no lock. A slot has a sequence number which is odd while the slot is written; a reader that sees an odd
 // or a changed number, or another key, takes the slot for none of its own. Every shared word is read and written

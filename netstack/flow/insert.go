@@ -119,11 +119,11 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 
 // linkBoth adds both keys to the index, or none. A flow between a port and itself has one key.
 func (t *Table) linkBoth(i uint32, m *image, ho, hr uint64) bool {
-	if !t.link(ho, word(ho, i, Original)) {
+	if !t.link(ho, key(ho, i, Original)) {
 		return false
 	}
-	if m.tuple[Original] != m.tuple[Reply] && !t.link(hr, word(hr, i, Reply)) {
-		t.unlink(ho, word(ho, i, Original))
+	if m.tuple[Original] != m.tuple[Reply] && !t.link(hr, key(hr, i, Reply)) {
+		t.unlink(ho, key(ho, i, Original))
 		return false
 	}
 	return true
@@ -187,8 +187,8 @@ func (t *Table) remove(i, seq uint32) bool {
 		t.unlock(ho, hr)
 		return false
 	}
-	t.unlink(ho, word(ho, i, Original))
-	t.unlink(hr, word(hr, i, Reply))
+	t.unlink(ho, key(ho, i, Original))
+	t.unlink(hr, key(hr, i, Reply))
 	s.retire()
 	t.unlock(ho, hr)
 	t.release(i)
@@ -237,8 +237,8 @@ func (t *Table) makeRoom(e *Entry) bool {
 		v := victim{now: t.now.Load()}
 		for range maxProbe {
 			for j := 1; j <= bucketKeys; j++ {
-				if w := t.index[n][j].Load(); w != 0 {
-					v.consider(t, wordSlot(w))
+				if k := t.index[n].half(j); k != 0 {
+					v.consider(t, keySlot(k))
 				} else {
 					found = true
 				}

@@ -91,6 +91,7 @@ func makeLive(seq uint32, state State, checked uint32) live {
 func (l live) state() State         { return State(l) }
 func (l live) checked() uint32      { return uint32(l >> 32) }
 func (l live) of(seq uint32) bool   { return uint32(l>>8)&liveSeq == seq&liveSeq }
+func (l live) sameFlow(m live) bool { return (l^m)>>8&liveSeq == 0 }
 func (l live) with(s State) live    { return l&^0xff | live(s) }
 func (s *slot) loadLive() live      { return live(s.live.Load()) }
 func (s *slot) swap(l, m live) bool { return s.live.CompareAndSwap(uint64(l), uint64(m)) }
@@ -162,8 +163,8 @@ func (s *slot) whole(m *image, seed uint64) bool {
 func (s *slot) matches(t *packet.Tuple, d Dir) (seq uint32, ok bool) {
 	seq = s.seq.Load()
 	w := &s.tuple[d&1]
-	if w[4].Load() != wordPorts(t) || w[1].Load() != word1(&t.Src) || w[3].Load() != word1(&t.Dst) ||
-		w[0].Load() != word0(&t.Src) || w[2].Load() != word0(&t.Dst) || packet.Proto(s.meta.Load()) != t.Proto {
+	if (w[4].Load()^wordPorts(t))|(w[1].Load()^word1(&t.Src))|(w[3].Load()^word1(&t.Dst))|
+		(w[0].Load()^word0(&t.Src))|(w[2].Load()^word0(&t.Dst))|(s.meta.Load()^uint64(t.Proto))&0xff != 0 {
 		return 0, false
 	}
 	return seq, seq&3 == 2 && s.seq.Load() == seq

@@ -88,6 +88,11 @@ func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	return s
 }
 
+// settled tells the packets, nearly all, that leave their flow in its state. It is next's answer without asking it.
+func settled(s State, tcpFlags uint8) bool {
+	return s == Established && tcpFlags&(packet.FIN|packet.RST) == 0 || s > Unreplied
+}
+
 func nextTCP(s State, d Dir, flags uint8) State {
 	switch {
 	case flags&packet.RST != 0 || s == Reset:

@@ -111,7 +111,7 @@ type Table struct {
 	reformatted                    bool
 }
 
-// Size is the number of bytes of memory that a table of capacity flows needs. About 29 more for each flow are private
+// Size is the number of bytes of memory that a table of capacity flows needs. About 13 more for each flow are private
 // to the process.
 func Size(capacity int) int { return headerSize + capacity*slotSize }
 
