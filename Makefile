@@ -9,11 +9,11 @@ RACE      ?= $(if $(shell command -v gcc),-race)
 TESTFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lint fmt fuzz bench ci clean
+.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-micro ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-6s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-11s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
 build: ## build bin/tapestry
@@ -46,6 +46,13 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 
 bench: build ## measure against the kernel and raw wireguard-go, in one run
 	$(BIN)/tapestry bench
+
+# The packages of the packet path, and which of their benchmarks are about it.
+MICRO      = ./netstack ./netstack/packet ./netstack/flow ./services ./services/dns ./overlay ./overlay/underlay ./ingress/match
+MICROBENCH = ^Benchmark(ParseFrame|Rewrite|Checksum|Hash|Segmenter|Coalescer|Traffic|Hit|HitAlone|HitParallel|HitChurn|Miss|InsertDelete|Pick|PickMiss|Admit|HotPath|FromLink|SendRead|Write|Send|Receive|Reply|Match)$$
+
+bench-micro: ## run the Go micro-benchmarks of the packet path, allocations reported
+	$(GO) test -run '^$$' -bench '$(MICROBENCH)' -benchmem $(TESTFLAGS) $(MICRO)
 
 ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
 	.ci/run

@@ -277,7 +277,7 @@ func cluster(services, endpoints int) Config {
 }
 
 func BenchmarkPick(b *testing.B) {
-	for _, bb := range []struct{ services, endpoints int }{{1, 3}, {1, 8}, {1, 16}, {1, 1000}, {1000, 10}, {10000, 10}} {
+	for _, bb := range []struct{ services, endpoints int }{{1, 3}, {1, 8}, {1, 16}, {1, 1000}, {1, 10}, {1000, 10}, {10000, 10}} {
 		b.Run(fmt.Sprintf("services=%d/endpoints=%d", bb.services, bb.endpoints), func(b *testing.B) {
 			table, _ := NewTable(cluster(bb.services, bb.endpoints))
 			tuples := make([]packet.Tuple, 1<<14)
@@ -298,12 +298,34 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
+// BenchmarkPickMiss is what every flow between pods pays: its destination is no frontend. The last is an address of a
+// Service without that port.
 func BenchmarkPickMiss(b *testing.B) {
-	table, _ := NewTable(cluster(1000, 3))
-	tu := tuple("tcp 10.0.0.1:1 10.0.1.1:80")
-	b.ReportAllocs()
-	for b.Loop() {
-		table.Pick(tu)
+	for _, bb := range []struct {
+		services int
+		dst      string
+		want     packet.ChoiceKind
+	}{
+		{1, "10.0.1.1:80", packet.NotFrontend}, {1000, "10.0.1.1:80", packet.NotFrontend}, {10000, "10.0.1.1:80", packet.NotFrontend},
+		{10000, "10.96.0.0:81", packet.UnknownPort},
+	} {
+		b.Run(fmt.Sprintf("services=%d/%v", bb.services, bb.dst), func(b *testing.B) {
+			table, _ := NewTable(cluster(bb.services, 3))
+			tuples := make([]packet.Tuple, 1<<14)
+			for i := range tuples {
+				tuples[i] = *tuple("tcp 10.0.0.1:1 " + bb.dst)
+				tuples[i].SrcPort += uint16(i)
+				tuples[i].Dst[14], tuples[i].Dst[15] = tuples[i].Dst[14]+byte(i*7919>>8)%4, byte(i*7919)
+			}
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if c := table.Pick(&tuples[i&(1<<14-1)]); c.Kind != bb.want {
+					b.Fatal(c)
+				}
+				i++
+			}
+		})
 	}
 }
 

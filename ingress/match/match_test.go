@@ -165,12 +165,39 @@ func TestMatchAllocatesNothing(t *testing.T) {
 
 func BenchmarkMatch(b *testing.B) {
 	table, host, path := benchTable(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		if table.Match(host, path) < 0 {
-			b.Fatal("no match")
+	b.Run("wildcard", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if table.Match(host, path) < 0 {
+				b.Fatal("no match")
+			}
 		}
-	}
+	})
+	b.Run("exact", func(b *testing.B) {
+		var hosts, paths []string
+		for i := range 1000 {
+			hosts = append(hosts, strings.Repeat("x", i*7%20)+string(rune('a'+i*7%26))+".shop.example")
+			paths = append(paths, strings.Repeat("/part", i%8+1)+"/item")
+		}
+		b.ReportAllocs()
+		i := 0
+		for b.Loop() {
+			if table.Match(hosts[i], paths[i]) < 0 {
+				b.Fatal("no match", hosts[i], paths[i])
+			}
+			if i++; i == len(hosts) {
+				i = 0
+			}
+		}
+	})
+	b.Run("none", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if table.Match("shop.example", path) >= 0 {
+				b.Fatal("a match")
+			}
+		}
+	})
 }
 
 // benchTable has 1000 hosts with 8 paths each, and a request that needs the wildcard after the exact host failed.

@@ -217,12 +217,31 @@ func BenchmarkRewrite(b *testing.B) {
 }
 
 func BenchmarkParseFrame(b *testing.B) {
-	buf := spec{src: podA4, dst: podB4, proto: TCP, sport: 40000, dport: 80, flags: ACK, payload: pattern(60000)}.super(1400)
-	var p Packet
-	b.ReportAllocs()
-	for b.Loop() {
-		if p.ParseFrame(buf) != Good {
-			b.Fatal("not good")
-		}
+	tcp4 := spec{src: podA4, dst: podB4, proto: TCP, sport: 40000, dport: 80, flags: ACK, tcpOpts: timestamps, payload: pattern(1300)}
+	tcp6, udp4, super := tcp4, tcp4, tcp4
+	tcp6.src, tcp6.dst = podA6, podB6
+	udp4.proto, udp4.tcpOpts = UDP, nil
+	super.payload = pattern(60000)
+	kinds := [][]byte{tcp4.super(0), tcp6.super(0), udp4.super(0), super.super(1400)}
+	run := func(name string, frames [][]byte) {
+		b.Run(name, func(b *testing.B) {
+			var p Packet
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if p.ParseFrame(frames[i&(len(frames)-1)]) != Good {
+					b.Fatal("not good")
+				}
+				i++
+			}
+		})
 	}
+	for i, name := range []string{"TCP4", "TCP6", "UDP4", "superframe"} {
+		run(name, kinds[i:i+1])
+	}
+	mixed := make([][]byte, 1<<12)
+	for i := range mixed { // in an order that is not learned
+		mixed[i] = kinds[uint32(i)*2654435761>>13&3]
+	}
+	run("mixed", mixed)
 }
