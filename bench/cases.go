@@ -99,3 +99,23 @@ func DNSCases(d time.Duration) []Case {
 		{"dns x8", DNS, "dns", load.Options{Streams: 8, Time: d, Name: DNSName}, transactions()},
 	}
 }
+
+// IPerf3Cases are TCPCases' streams and UDPCases' packets as iperf3 measures them, for at least a second each. See package
+// programs for whether it is installed.
+func IPerf3Cases(d time.Duration) []Case {
+	one := []Metric{gigabits, cost}
+	return []Case{
+		{"iperf3 tcp x1", IPerf3, "iperf3", load.Options{Streams: 1, Time: d}, one},
+		{"iperf3 tcp x4", IPerf3, "iperf3", load.Options{Streams: 4, Time: d}, one},
+		{"iperf3 udp 1400 B", IPerf3, "iperf3-udp", load.Options{Streams: 1, Time: d, Request: 1400 - 20 - 8}, []Metric{packets, loss, costEach}},
+	}
+}
+
+// WrkCases are HTTPCases' three bodies as wrk measures them, for at least a second each. See package programs for whether it is
+// installed.
+func WrkCases(d time.Duration) []Case {
+	get := func(name string, body int) Case {
+		return Case{name, HTTP, "wrk", load.Options{Streams: httpStreams, Time: d, Response: body, HTTP: load.HTTP{Host: HTTPHost}}, transactions()}
+	}
+	return []Case{get("wrk 0 B", 0), get("wrk 1 KiB", 1<<10), get("wrk 64 KiB", 64<<10)}
+}

@@ -72,11 +72,13 @@ func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 		if t.Server() == nil {
 			continue
 		}
-		server, err := p.serve(t)
-		if err != nil {
-			return nil, fmt.Errorf("bench: %s: %w", t.Name(), err)
+		for _, args := range p.servers(t) {
+			server, _, err := process.Start(t.Server(), p.Spawn(args...))
+			if err != nil {
+				return nil, fmt.Errorf("bench: %s: %w", t.Name(), err)
+			}
+			defer func() { err = errors.Join(err, server.Close()) }()
 		}
-		defer func() { err = errors.Join(err, server.Close()) }()
 	}
 	s := make(samples)
 	steps := p.steps()
@@ -155,11 +157,15 @@ func (p *Plan) check() error {
 	return nil
 }
 
-// serve starts the server of t.
-func (p *Plan) serve(t Topology) (*process.Process, error) {
-	server, _, err := process.Start(t.Server(), p.Spawn("serve", "--until-eof",
-		"--listen", fmt.Sprintf(":%d", LoadPort), "--http", fmt.Sprintf(":%d", HTTPPort)))
-	return server, err
+// servers are the commands of those that t needs.
+func (p *Plan) servers(t Topology) [][]string {
+	port := func(n int) string { return fmt.Sprintf(":%d", n) }
+	servers := [][]string{{"serve", "--until-eof", "--listen", port(LoadPort), "--http", port(HTTPPort)}}
+	_, reached := t.Target(IPerf3)
+	if reached && slices.ContainsFunc(p.Cases, func(c Case) bool { return c.Service == IPerf3 }) {
+		servers = append(servers, []string{"iperf3-serve", "--until-eof", "--listen", port(IPerf3Port)})
+	}
+	return servers
 }
 
 // measure runs a client process.

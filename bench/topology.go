@@ -30,12 +30,15 @@ const (
 	HTTP  Service = "http"  // the load generator's web server, as it is or behind a proxy
 	HTTPS Service = "https" // the same behind a proxy that ends TLS
 	DNS   Service = "dns"   // a name server for the cluster's zone, over UDP
+	// IPerf3 is the server of that program, which Run starts beside the load generator's when a Case needs it.
+	IPerf3 Service = "iperf3"
 )
 
-// The ports of the load generator's server.
+// The ports of the servers that Run starts.
 const (
-	LoadPort = 5201
-	HTTPPort = 5280
+	LoadPort   = 5201
+	HTTPPort   = 5280
+	IPerf3Port = 5202
 )
 
 // DefaultMTU is that of pods on an underlay of 1500 bytes: what is compared should be cut the same way.

@@ -22,11 +22,13 @@ const usage = `usage:
   http ADDR:PORT [options]                               GET /bytes/RESPONSE; also: --tls (the certificate is not verified),
                                                          --http-version 1.1|2, --no-keep-alive, --host NAME
   dns ADDR:PORT --name NAME [--type A|AAAA] [options]    queries over UDP
+  iperf3|iperf3-udp|wrk ADDR:PORT [options]              stream, udp and http as these programs measure them, where installed
+  iperf3-serve [--listen ADDR:PORT]                      iperf3's server
 options: --streams N --time 2s --json; all but stream, dns: --request BYTES --response BYTES; all but stream: --rate N
 --rate: N transactions (udp: packets) are due per second whatever comes back; their time counts from when they were due`
 
 // measurements are the commands that measure.
-var measurements = map[string]measurement{
+var measurements = map[string]Measurement{
 	"stream": Stream, "rr": RequestResponse, "crr": ConnectRequestClose, "udp": Datagrams, "udprr": DatagramResponse,
 	"http": HTTPRequests, "dns": DNSQueries,
 }
@@ -44,7 +46,7 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 		return serveCommand(ctx, args, stdin, stdout)
 	}
 	if measure, ok := measurements[name]; ok {
-		return measureCommand(ctx, measure, args, stdout)
+		return Measure(ctx, measure, args, stdout)
 	}
 	return fmt.Errorf("unknown command %q\n%s", name, usage)
 }
@@ -83,9 +85,12 @@ func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io
 	return s.Serve(ctx)
 }
 
-type measurement func(context.Context, string, Options) (Result, error)
+// Measurement takes the server's address, as host:port.
+type Measurement func(context.Context, string, Options) (Result, error)
 
-func measureCommand(ctx context.Context, measure measurement, args []string, stdout io.Writer) error {
+// Measure is the main function of a command that measures: args are an address and flags for Options. It prints the Result, with
+// --json as one object.
+func Measure(ctx context.Context, measure Measurement, args []string, stdout io.Writer) error {
 	var o Options
 	f := newFlags("")
 	o.flags(f)

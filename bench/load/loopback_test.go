@@ -85,7 +85,7 @@ func TestStreamCountsEveryByte(t *testing.T) {
 
 func TestTransactions(t *testing.T) {
 	addr := server(t)
-	for name, measure := range map[string]measurement{"rr": RequestResponse, "crr": ConnectRequestClose} {
+	for name, measure := range map[string]Measurement{"rr": RequestResponse, "crr": ConnectRequestClose} {
 		for _, o := range []Options{{}, {Streams: 4, Request: 5000, Response: 70000}} {
 			o.Time = short20
 			r, err := measure(t.Context(), addr, o)

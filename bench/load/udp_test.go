@@ -151,7 +151,7 @@ func TestNoDatagramArrives(t *testing.T) {
 			}()
 		}
 	}()
-	for want, measure := range map[string]measurement{"none of": Datagrams, "not one transaction": DatagramResponse} {
+	for want, measure := range map[string]Measurement{"none of": Datagrams, "not one transaction": DatagramResponse} {
 		if _, err := measure(t.Context(), l.Addr().String(), Options{Time: short20}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}

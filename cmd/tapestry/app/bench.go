@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/bench/baseline"
 	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/bench/programs"
 	"tapestry.dev/tapestry/test/steps"
 	"tapestry.dev/tapestry/test/userns"
 )
@@ -66,10 +67,13 @@ func BenchCommand() *cli.Command {
 // loadGenerator passes command lines of bench's own processes on to bench.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
-	for _, name := range slices.Concat(load.Commands, baseline.Commands) {
+	for _, name := range slices.Concat(load.Commands, baseline.Commands, programs.Commands) {
 		run := load.Command
-		if slices.Contains(baseline.Commands, name) {
+		switch {
+		case slices.Contains(baseline.Commands, name):
 			run = baseline.Command
+		case slices.Contains(programs.Commands, name):
+			run = programs.Command
 		}
 		out = append(out, &cli.Command{
 			Name: name, Hidden: true, SkipFlagParsing: true, HideHelp: true,

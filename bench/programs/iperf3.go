@@ -1,0 +1,202 @@
+package programs
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/bench/load/datagram"
+)
+
+// IPerf3 measures the throughput of TCP. The server's address is that of an iperf3 server.
+func IPerf3(ctx context.Context, addr string, o load.Options) (load.Result, error) {
+	o, err := complete("iperf3", o, func(o load.Options) string {
+		return map[bool]string{true: "a rate"}[o.Rate > 0]
+	})
+	if err != nil {
+		return load.Result{}, err
+	}
+	var args []string
+	switch o.Direction {
+	case load.Down:
+		args = []string{"--reverse"}
+	case load.Both:
+		args = []string{"--bidir"}
+	}
+	end, err := iperf3(ctx, addr, o, args...)
+	if err != nil {
+		return load.Result{}, err
+	}
+	return end.tcp(o)
+}
+
+// IPerf3UDP sends packets of Request bytes of payload as fast as the kernel takes them or, in all, Rate per second.
+func IPerf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
+	o, err := complete("iperf3-udp", o, func(o load.Options) string {
+		return map[bool]string{true: "another direction than up"}[o.Direction != load.Up]
+	})
+	if err != nil {
+		return load.Result{}, err
+	}
+	o.Request = max(o.Request, datagram.HeaderLen)
+	// The bit rate is a stream's; 0 is none.
+	bits := o.Rate * o.Request * 8 / o.Streams
+	end, err := iperf3(ctx, addr, o, "--udp", "--length", strconv.Itoa(o.Request), "--bitrate", strconv.Itoa(bits))
+	if err != nil {
+		return load.Result{}, err
+	}
+	return end.udp(o)
+}
+
+// iperf3 runs the client.
+func iperf3(ctx context.Context, addr string, o load.Options, args ...string) (ending, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ending{}, fmt.Errorf("iperf3: %w", err)
+	}
+	cmd, err := prepare(ctx, "iperf3", append([]string{
+		"--client", host, "--port", port, "--json", "--parallel", strconv.Itoa(o.Streams), "--time", strconv.Itoa(seconds(o.Time)),
+	}, args...)...)
+	if err != nil {
+		return ending{}, err
+	}
+	out, err := output(ctx, cmd)
+	if ctx.Err() != nil {
+		return ending{}, ctx.Err()
+	}
+	end, unreadable := parseIPerf3(out)
+	if err != nil && len(bytes.TrimSpace(out)) == 0 { // it did not come as far as JSON
+		return ending{}, err
+	}
+	return end, unreadable
+}
+
+// sum is what iperf3 says of all streams together, as one end has it.
+type sum struct {
+	Seconds float64 `json:"seconds"`
+	Bytes   uint64  `json:"bytes"`
+	Bits    float64 `json:"bits_per_second"`
+	Packets uint64  `json:"packets"`
+	Lost    int64   `json:"lost_packets"` // iperf3 takes reordered ones back, sometimes too many
+}
+
+// ending is the part "end" of iperf3's JSON. Of UDP, versions up to 3.11 have only sum, with the receiver's loss in it.
+type ending struct {
+	Received *sum `json:"sum_received"`
+	Reverse  *sum `json:"sum_received_bidir_reverse"`
+	Sum      *sum `json:"sum"`
+}
+
+func parseIPerf3(out []byte) (ending, error) {
+	var document struct {
+		Error string `json:"error"`
+		End   ending `json:"end"`
+	}
+	if err := json.Unmarshal(out, &document); err != nil {
+		return ending{}, fmt.Errorf("iperf3: its JSON cannot be read (%w): expected a version from 3.7 on whose --json works", err)
+	}
+	if document.Error != "" {
+		return ending{}, fmt.Errorf("iperf3: %s", document.Error)
+	}
+	return document.End, nil
+}
+
+func (e ending) tcp(o load.Options) (load.Result, error) {
+	if e.Received == nil || e.Received.Bytes == 0 || o.Direction == load.Both && e.Reverse == nil {
+		return load.Result{}, fmt.Errorf("iperf3: %w", errNothing)
+	}
+	r := load.Result{
+		Kind: "iperf3", Streams: o.Streams, Seconds: float64(seconds(o.Time)), Direction: o.Direction,
+		Bytes: e.Received.Bytes, BitsPerSecond: e.Received.Bits,
+	}
+	if o.Direction == load.Both {
+		r.Bytes += e.Reverse.Bytes
+		r.BitsPerSecond += e.Reverse.Bits
+	}
+	return r, nil
+}
+
+func (e ending) udp(o load.Options) (load.Result, error) {
+	if e.Sum == nil || e.Sum.Seconds <= 0 {
+		return load.Result{}, fmt.Errorf("iperf3-udp: %w", errNothing)
+	}
+	// Packets are those sent.
+	lost := uint64(max(e.Sum.Lost, 0))
+	received := e.Sum.Packets - min(lost, e.Sum.Packets)
+	if received == 0 {
+		return load.Result{}, fmt.Errorf("iperf3-udp: %w", errNothing)
+	}
+	return load.Result{
+		Kind: "iperf3-udp", Streams: o.Streams, Seconds: float64(seconds(o.Time)), Rate: o.Rate,
+		Sent: e.Sum.Packets, Lost: lost, Transactions: received, PerSecond: float64(received) / e.Sum.Seconds,
+		Bytes: received * uint64(o.Request), BitsPerSecond: float64(received*uint64(o.Request)) * 8 / e.Sum.Seconds,
+	}, nil
+}
+
+// serveIPerf3 runs the server until ctx or, with --until-eof, the standard input ends, and says a line when it listens.
+func serveIPerf3(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	f := flag.NewFlagSet(serveCommand, flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	listen := f.String("listen", ":5202", "")
+	untilEOF := f.Bool("until-eof", false, "")
+	if err := f.Parse(args); err != nil {
+		return fmt.Errorf("%s: %w", serveCommand, err)
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("%s: unexpected argument %q", serveCommand, f.Arg(0))
+	}
+	host, port, err := net.SplitHostPort(*listen)
+	if err != nil {
+		return fmt.Errorf("%s: %w", serveCommand, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if *untilEOF {
+		go func() {
+			io.Copy(io.Discard, stdin)
+			cancel()
+		}()
+	}
+	options := []string{"--server", "--port", port, "--forceflush"}
+	if host != "" {
+		options = append(options, "--bind", host)
+	}
+	cmd, err := prepare(ctx, "iperf3", options...)
+	if err != nil {
+		return err
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	said, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread() // a thread that ends would take the server with it
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "Server listening on") {
+			fmt.Fprintf(stdout, "listening on %s\n", *listen)
+			break
+		}
+	}
+	io.Copy(io.Discard, said)
+	err = cmd.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("iperf3 ended by itself: %w", errors.Join(err, errors.New(strings.TrimSpace(stderr.String()))))
+}

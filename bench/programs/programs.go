@@ -1,0 +1,104 @@
+/*
+Package programs measures with programs that people know, iperf3 and wrk, and gives their results the load generator's form: what
+its own figures are worth shows beside them.
+
+Its commands take the load generator's options, as far as the programs have them, and refuse the others. The programs measure whole
+seconds, so that shorter times are a second.
+*/
+package programs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/bench/baseline"
+	"tapestry.dev/tapestry/bench/load"
+)
+
+// serveCommand is iperf3's server; wrk asks any web server.
+const serveCommand = "iperf3-serve"
+
+var measurements = map[string]load.Measurement{"iperf3": IPerf3, "iperf3-udp": IPerf3UDP, "wrk": Wrk}
+
+// Commands are the names that Command knows.
+var Commands = append([]string{serveCommand}, slices.Sorted(maps.Keys(measurements))...)
+
+// Command is the main function of the processes that run the programs. args do not include this one's name.
+func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+	if len(args) == 0 {
+		return fmt.Errorf("expected one of the commands %q", Commands)
+	}
+	if args[0] == serveCommand {
+		return serveIPerf3(ctx, args[1:], stdin, stdout)
+	}
+	if measure, ok := measurements[args[0]]; ok {
+		return load.Measure(ctx, measure, args[1:], stdout)
+	}
+	return fmt.Errorf("unknown command %q: expected one of %q", args[0], Commands)
+}
+
+// packages bring the programs, on Debian.
+var packages = map[string]string{"iperf3": "apt-get install iperf3", "wrk": "apt-get install wrk"}
+
+// Find returns the path of iperf3 or wrk, or a *baseline.MissingError.
+func Find(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", &baseline.MissingError{Program: program, Package: packages[program]}
+	}
+	return path, nil
+}
+
+// prepare makes the command of a program that ends with ctx and with the thread that starts it.
+func prepare(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
+	path, err := Find(program)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd, nil
+}
+
+// output runs cmd. Programs that fail may have said why on their standard output: it is returned in any case.
+func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	runtime.LockOSThread() // a thread that ends would take the program with it
+	defer runtime.UnlockOSThread()
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.Bytes(), err
+}
+
+// seconds is d in the programs' unit, rounded up.
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
+
+// complete refuses what a program does not have.
+func complete(program string, o load.Options, unsupported func(load.Options) string) (load.Options, error) {
+	o, err := o.Complete()
+	if err != nil {
+		return o, err
+	}
+	if what := unsupported(o); what != "" {
+		return o, fmt.Errorf("%s: it cannot measure with %s: use the load generator's own command", program, what)
+	}
+	return o, nil
+}
+
+var errNothing = errors.New("nothing was received")
