@@ -40,7 +40,7 @@ func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
 		if err != nil {
 			return err
 		}
-		p.targets[bench.Load] = serviceFrontend
+		p.targets = map[bench.Service]netip.AddrPort{bench.Load: serviceFrontend}
 		return load(node, loadedServices(services, serviceFrontend, endpoints))
 	})
 }

@@ -152,7 +152,7 @@ func behindHost(name string, d Direction, join func(p *pair, host, pod *tap.Name
 		outside, pod, outsideAddr := p.server, p.client, serverAddr
 		if d == Port {
 			outside, pod, outsideAddr = p.client, p.server, clientAddr
-			p.targets[bench.Load] = netip.AddrPortFrom(hostAddr.Addr(), bench.LoadPort)
+			p.targets = map[bench.Service]netip.AddrPort{bench.Load: netip.AddrPortFrom(hostAddr.Addr(), bench.LoadPort)}
 		}
 		host, err := p.namespace()
 		if err != nil {

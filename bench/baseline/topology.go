@@ -49,11 +49,12 @@ func (p *pair) Close() error {
 	return errors.Join(errs...)
 }
 
-// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's
-// server at serverAddr. On an error nothing is left behind.
+// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's and
+// iperf3's servers at serverAddr. On an error nothing is left behind.
 func build(name string, join func(*pair) error) (bench.Topology, error) {
 	p := &pair{name: name, targets: map[bench.Service]netip.AddrPort{
-		bench.Load: netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort),
+		bench.Load:   netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort),
+		bench.IPerf3: netip.AddrPortFrom(serverAddr.Addr(), bench.IPerf3Port),
 	}}
 	err := func() (err error) {
 		if p.client, err = p.namespace(); err != nil {
