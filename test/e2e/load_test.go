@@ -5,12 +5,51 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"strconv"
+	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/test/lab"
 )
+
+// loadServe serves the load generator until the input ends: ADDR.
+func loadServe(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	server, err := load.Listen(ctx, args[0], "")
+	if err != nil {
+		return err
+	}
+	started()
+	return server.Serve(ctx)
+}
+
+// measure runs a measurement of the load generator in a pod: "stream", "rr" or "crr".
+func (c *cluster) measure(t *testing.T, where lab.Target, kind, addr string, o load.Options) load.Result {
+	t.Helper()
+	r, err := c.tryMeasure(t, where, kind, addr, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (c *cluster) tryMeasure(t *testing.T, where lab.Target, kind, addr string, o load.Options) (r load.Result, err error) {
+	if o, err = o.Complete(); err != nil {
+		return r, err
+	}
+	stdout, stderr, code, err := c.Output(c.ctx, where, append([]string{self(t), "bench", kind, addr, "--json"}, o.Args()...)...)
+	if err != nil || code != 0 {
+		return r, fmt.Errorf("%s to %s: exit status %d, %w: %s", kind, addr, code, err, stderr)
+	}
+	return decode[load.Result](t, stdout), nil
+}
 
 // A datagram of the tests: a number, and a hash over it and what follows, so that what arrives is known to be whole.
 const (
@@ -90,7 +129,7 @@ func flood(ctx context.Context, args []string) error {
 // drained is what a sink got.
 type drained struct{ Datagrams, Distinct, Broken uint64 }
 
-// sink takes the datagrams of a flood until the input ends: ADDR.
+// sink takes the datagrams of a flood until the input ends: ADDR. With another argument it only counts them.
 func sink(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", args[0])
@@ -108,11 +147,76 @@ func sink(ctx context.Context, args []string) error {
 			out.Distinct = uint64(len(seen))
 			return print(out)
 		}
-		out.Datagrams++
+		if out.Datagrams++; len(args) > 1 {
+			continue
+		}
 		if n != datagramLen || datagramSum(b[:n]) != [sha256.Size]byte(b[8:]) {
 			out.Broken++
 			continue
 		}
 		seen[binary.BigEndian.Uint64(b)] = true
 	}
+}
+
+// deaf opens a TCP and a UDP port, accepts, and never reads, until the input ends: ADDR.
+func deaf(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	var lc net.ListenConfig
+	u, err := lc.ListenPacket(ctx, "udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	l, err := lc.Listen(ctx, "tcp", args[0])
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { l.Close() })
+	started()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return nil // the input has ended
+		}
+		defer c.Close()
+	}
+}
+
+// pushed is how much a far end that may not read has let us write.
+type pushed struct{ Bytes int64 }
+
+// push writes to TCP connections as long as they take something, until the input ends: ADDR CONNECTIONS.
+func push(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	done := make(chan int64)
+	for range n {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", args[0])
+		if err != nil {
+			return err
+		}
+		context.AfterFunc(ctx, func() { c.Close() })
+		go func() {
+			written, _ := io.Copy(c, stream(1, 1<<40)) // until it is closed
+			done <- written
+		}()
+	}
+	started()
+	var out pushed
+	for range n {
+		out.Bytes += <-done
+	}
+	return print(out)
+}
+
+// unplug takes an interface down: NAME.
+func unplug(_ context.Context, args []string) error {
+	link, err := netlink.LinkByName(args[0])
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetDown(link), print("down"))
 }

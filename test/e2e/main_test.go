@@ -53,7 +53,11 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"fuzz-frames":    fuzzFrames,
 	"spoof-frames":   spoofFrames,
 	"attach-as":      attachAs,
+	"load-serve":     loadServe,
 	"flood":          flood,
+	"deaf":           deaf,
+	"push":           push,
+	"unplug":         unplug,
 	"sink":           sink,
 	"stats":          stats,
 }
