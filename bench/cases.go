@@ -12,16 +12,16 @@ func micros(ns int64) float64 { return float64(ns) / 1e3 }
 var (
 	gigabits = Metric{Unit: "Gbit/s", Higher: true, Value: func(s Sample) float64 { return s.BitsPerSecond / 1e9 }}
 	// cost is what a path takes from the machine, ends included, whatever speed it reaches.
-	cost = Metric{Name: " cpu", Unit: "s/Gbit", Value: func(s Sample) float64 {
+	cost = Metric{Name: CostName, Unit: "s/Gbit", Value: func(s Sample) float64 {
 		return ratio(s.Busy.Seconds(), float64(s.Bytes)*8/1e9)
 	}}
-	rate = Metric{Name: " rate", Unit: "1/s", Higher: true, Value: func(s Sample) float64 { return s.PerSecond }}
+	rate = Metric{Name: RateName, Unit: "1/s", Higher: true, Value: func(s Sample) float64 { return s.PerSecond }}
 	// costEach is what a transaction, or a packet that arrived, takes from the machine.
-	costEach = Metric{Name: " cpu", Unit: "us", Value: func(s Sample) float64 {
+	costEach = Metric{Name: CostName, Unit: "us", Value: func(s Sample) float64 {
 		return ratio(float64(s.Busy.Microseconds()), float64(s.Transactions))
 	}}
 	packets = Metric{Unit: "packets/s", Higher: true, Value: rate.Value}
-	loss    = Metric{Name: " loss", Unit: "%", Value: func(s Sample) float64 { return s.Loss() * 100 }}
+	loss    = Metric{Name: LossName, Unit: "%", Value: func(s Sample) float64 { return s.Loss() * 100 }}
 )
 
 // What web and name servers are asked for. Topologies that have them answer for these names.
@@ -33,10 +33,10 @@ const (
 // quantiles are the figures of a latency histogram.
 func quantiles() []Metric {
 	return []Metric{
-		{Name: " p50", Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P50) }},
-		{Name: " p90", Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P90) }},
-		{Name: " p99", Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P99) }},
-		{Name: " p99.9", Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P999) }},
+		{Name: P50, Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P50) }},
+		{Name: P90, Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P90) }},
+		{Name: P99, Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P99) }},
+		{Name: P999, Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P999) }},
 	}
 }
 

@@ -3,12 +3,9 @@ package bench
 import (
 	"encoding/csv"
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 )
 
 // Row is one line of a run's table: one figure of one subject.
@@ -99,41 +96,6 @@ func ratio(value, baseline float64) float64 {
 		return 0
 	}
 	return value / baseline
-}
-
-// WriteTable prints rows for people, a line for each figure of a subject, the ratios with their baselines last.
-func WriteTable(w io.Writer, rows []Row) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "case\tsubject\tmedian\tunit\tmin - max\trounds\tof baseline\t")
-	var last Row
-	for i := 0; i < len(rows); {
-		r := rows[i]
-		name := r.Case
-		if name == last.Case && r.Suite == last.Suite {
-			name = ""
-		}
-		last = r
-		var against []string
-		for ; i < len(rows) && rows[i].Suite == r.Suite && rows[i].Case == r.Case && rows[i].Subject == r.Subject; i++ {
-			if rows[i].Baseline != "" {
-				against = append(against, fmt.Sprintf("%.2f of %s", rows[i].Ratio, rows[i].Baseline))
-			}
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s - %s\t%d\t%s\t\n",
-			name, r.Subject, short(r.Value), r.Unit, short(r.Min), short(r.Max), r.N, strings.Join(against, ", "))
-	}
-	return t.Flush()
-}
-
-// short keeps what a reader can use: three significant digits, more only before the point.
-func short(v float64) string {
-	switch {
-	case v >= 100:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	case v >= 10:
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 2, 64)
 }
 
 // WriteJSON writes an object per row, each on its own line.

@@ -81,20 +81,6 @@ func TestRows(t *testing.T) {
 	}
 }
 
-func TestWriteTable(t *testing.T) {
-	var b bytes.Buffer
-	if err := WriteTable(&b, sampleRows()[:3]); err != nil {
-		t.Fatal(err)
-	}
-	want := "" +
-		"case    subject  median  unit  min - max    rounds  of baseline                 \n" +
-		"rr p50  base     40.0    us    20.0 - 90.0  3       0.00 of zero                \n" +
-		"        ours     80.0    us    40.0 - 180   3       2.00 of base, 0.00 of zero  \n"
-	if diff := cmp.Diff(want, b.String()); diff != "" {
-		t.Errorf("table (-want +got):\n%s", diff)
-	}
-}
-
 func TestWriteJSON(t *testing.T) {
 	var b bytes.Buffer
 	rows := sampleRows()

@@ -46,7 +46,7 @@ type Plan struct {
 	Cases      []Case
 	// Baselines says by name which Topologies another one is compared with; those that are not in it are only shown.
 	Baselines map[string][]string
-	// Rounds that count; 0 is 5. One more, which does not, goes before: neighbours get resolved, tunnels shake hands,
+	// Rounds that count; 0 is DefaultRounds. One more, which does not, goes before: neighbours get resolved, tunnels shake hands,
 	// caches and clocks warm up.
 	Rounds int
 	Spawn  process.Spawn // nil is process.Self
@@ -54,13 +54,16 @@ type Plan struct {
 	Progress func(done, all int, topology, name string)
 }
 
-// warmUp is the longest a measurement of the round before the first takes.
-const warmUp = 500 * time.Millisecond
+// DefaultRounds is enough for a median and extremes that say something.
+const DefaultRounds = 5
+
+// WarmUp is the longest a measurement of the round before the first takes.
+const WarmUp = 500 * time.Millisecond
 
 // Run carries the plan out. The Topologies stay the caller's. On an error, which says what failed where, there are no rows.
 func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 	if p.Rounds == 0 {
-		p.Rounds = 5
+		p.Rounds = DefaultRounds
 	}
 	if p.Spawn == nil {
 		p.Spawn = process.Self
@@ -90,7 +93,7 @@ func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 				p.Progress(done, all, name, step.Case.Name)
 			}
 			if round == 0 {
-				step.Options.Time = min(step.Options.Time, warmUp)
+				step.Options.Time = min(step.Options.Time, WarmUp)
 			}
 			sample, err := p.measure(ctx, step)
 			if err != nil {
@@ -159,13 +162,26 @@ func (p *Plan) check() error {
 
 // servers are the commands of those that t needs.
 func (p *Plan) servers(t Topology) [][]string {
-	port := func(n int) string { return fmt.Sprintf(":%d", n) }
-	servers := [][]string{{"serve", "--until-eof", "--listen", port(LoadPort), "--http", port(HTTPPort)}}
+	services := []Service{Load}
 	_, reached := t.Target(IPerf3)
 	if reached && slices.ContainsFunc(p.Cases, func(c Case) bool { return c.Service == IPerf3 }) {
-		servers = append(servers, []string{"iperf3-serve", "--until-eof", "--listen", port(IPerf3Port)})
+		services = append(services, IPerf3)
+	}
+	var servers [][]string
+	for _, s := range services {
+		servers = append(servers, ServeArgs(s))
 	}
 	return servers
+}
+
+// ServeArgs are the arguments of the server for a service: the load generator's own, which has all of its services, or that of
+// IPerf3. It says a line when it is ready, and ends with its standard input.
+func ServeArgs(s Service) []string {
+	port := func(n int) string { return fmt.Sprintf(":%d", n) }
+	if s == IPerf3 {
+		return []string{"iperf3-serve", "--until-eof", "--listen", port(IPerf3Port)}
+	}
+	return []string{"serve", "--until-eof", "--listen", port(LoadPort), "--http", port(HTTPPort)}
 }
 
 // measure runs a client process.

@@ -4,18 +4,10 @@ package steps
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	_ "embed"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"tapestry.dev/tapestry/test/lab"
@@ -73,7 +65,7 @@ type Options struct {
 
 // Up brings up the steps' cluster and waits until it is ready.
 func Up(ctx context.Context, o Options) (*Cluster, error) {
-	secret, err := tlsSecret("shop-tls", "shop.example")
+	secret, err := lab.TLSSecret("shop-tls", "shop.example")
 	if err != nil {
 		return nil, err
 	}
@@ -98,28 +90,3 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 
 // File is the YAML file of the cluster.
 func (c *Cluster) File() string { return c.file }
-
-// tlsSecret makes a self-signed certificate as a Secret.
-func tlsSecret(name, host string) (string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return "", err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	block := func(kind string, b []byte) string {
-		return "    " + strings.ReplaceAll(strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))), "\n", "\n    ")
-	}
-	return fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n%s\n  tls.key: |\n%s\n",
-		name, block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)), nil
-}

@@ -129,6 +129,38 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
+// An answer comes from the address that was asked, also where that is not the machine's first: the client takes no other.
+func TestServerAnswersFromWhereItWasAsked(t *testing.T) {
+	for _, network := range []string{"udp", "udp4"} {
+		listener, err := net.ListenUDP(network, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := NewServer(listener)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(ctx) }()
+		stream := s.Open(HeaderLen)
+		port := listener.LocalAddr().(*net.UDPAddr).Port
+		c, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 2), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		question := make([]byte, HeaderLen)
+		Header{stream.ID, 1}.Put(question)
+		c.Write(question)
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, err := c.Read(make([]byte, MaxLen)); err != nil || n != HeaderLen {
+			t.Errorf("%s: got %d bytes, %v", network, n, err)
+		}
+		c.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func FuzzReport(f *testing.F) {
 	f.Add(Report{1, 2, 0, 4, time.Second}.Append(nil))
 	f.Add(Report{Packets: 1, Reordered: 2, Elapsed: -1}.Append(nil))

@@ -37,9 +37,11 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer s.conn.Close()
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	conn := ipv4.NewPacketConn(s.conn)
+	// Asked for on a socket of both families this tells of IPv4. A socket of IPv6 alone refuses it.
+	_ = conn.SetControlMessage(ipv4.FlagDst, true)
 	in, out := make([]ipv4.Message, Batch), make([]ipv4.Message, 0, Batch)
 	for i := range in {
-		in[i].Buffers = [][]byte{make([]byte, MaxLen)}
+		in[i].Buffers, in[i].OOB = [][]byte{make([]byte, MaxLen)}, ipv4.NewControlMessage(ipv4.FlagDst)
 	}
 	for {
 		n, err := conn.ReadBatch(in, 0)
@@ -81,9 +83,19 @@ func (s *Server) take(in, out []ipv4.Message) []ipv4.Message {
 			continue
 		}
 		// The header is in its place already; what else was received goes back as filling.
-		out = append(out, ipv4.Message{Buffers: [][]byte{m.Buffers[0][:last.answer]}, Addr: m.Addr})
+		out = append(out, ipv4.Message{Buffers: [][]byte{m.Buffers[0][:last.answer]}, Addr: m.Addr, OOB: back(m.OOB[:m.NN])})
 	}
 	return out
+}
+
+// back is the control message that sends an answer from the address that was asked: of a machine with several the kernel would
+// take another one, from which a connected socket and a NAT take nothing. It is nil when the address is not known.
+func back(received []byte) []byte {
+	var asked ipv4.ControlMessage
+	if asked.Parse(received) != nil || asked.Dst == nil {
+		return nil
+	}
+	return (&ipv4.ControlMessage{Src: asked.Dst}).Marshal()
 }
 
 // Stream is one that the server knows.

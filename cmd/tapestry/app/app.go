@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
@@ -40,12 +41,13 @@ func Run(args []string) int {
 	}
 	err := app.RunContext(ctx, args)
 	var exit cli.ExitCoder
+	var child *exec.ExitError // looks like an ExitCoder, and says nothing of what failed
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return 130 // ^C: whoever pressed it knows
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && !errors.As(err, &child):
 		if msg := exit.Error(); msg != "" {
 			fmt.Fprintln(os.Stderr, "tapestry:", msg)
 		}

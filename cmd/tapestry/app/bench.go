@@ -1,10 +1,13 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,176 +17,214 @@ import (
 
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/bench/baseline"
+	"tapestry.dev/tapestry/bench/chart"
 	"tapestry.dev/tapestry/bench/load"
-	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/bench/programs"
-	"tapestry.dev/tapestry/test/steps"
+	"tapestry.dev/tapestry/bench/suite"
 	"tapestry.dev/tapestry/test/userns"
 )
 
 // BenchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench serve,
 // stream, rr, ...
 func BenchCommand() *cli.Command {
-	var rounds int
-	var length time.Duration
 	return &cli.Command{
-		Name:      "bench",
-		Usage:     "measure against the kernel bridge, raw wireguard-go and a null TAP loop, in one run",
-		UsageText: "tapestry bench [options]\ntapestry bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
+		Name:  "bench",
+		Usage: "measure against the kernel, raw wireguard-go and other programs, in one run",
+		UsageText: "tapestry bench [SUITE...] [options]\n" +
+			"tapestry bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
 		Description: "Subjects and baselines are measured in turn (A B A B ...), and the ratio of the medians is printed: single figures of\n" +
-			"a machine that does other things mean little. Needs no root.",
+			"a machine that does other things mean little. Needs no root. Baselines that are not installed are left out and named;\n" +
+			"nothing gets installed.\n\n" + describeSuites(suite.All()),
 		Flags: []cli.Flag{
-			&cli.IntFlag{Name: "rounds", Usage: "measure everything `N` times", Value: 5, Destination: &rounds},
-			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement", Value: time.Second, Destination: &length},
+			&cli.IntFlag{Name: "rounds", Usage: "measure everything `N` times", Value: bench.DefaultRounds},
+			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement (default: the suite's)"},
 			&cli.StringSliceFlag{Name: "subject", Usage: "measure only `NAME` (repeatable), as the table calls it"},
 			&cli.StringSliceFlag{Name: "case", Usage: "measure only this `CASE` (repeatable)"},
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object per row on its own line"},
 			&cli.BoolFlag{Name: "csv", Usage: "print comma-separated values"},
+			&cli.StringFlag{Name: "chart", Usage: "draw each suite into `DIR`, as SUITE.svg"},
+			&cli.StringFlag{Name: "chart-format", Usage: "`FORMAT` of charts: svg, png or both", Value: "svg"},
+			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases, and measure nothing"},
 		},
 		Action: func(c *cli.Context) error {
+			if args := c.Args().Slice(); len(args) > 1 && slices.Contains(load.Commands, args[0]) && strings.Contains(args[1], ":") {
+				return generateLoad(c.Context, args)
+			}
+			names, err := interspersed(c, leading(c.Args().Slice()))
+			if err != nil {
+				return err
+			}
+			wanted := suite.Selection{Suites: names, Subjects: c.StringSlice("subject"), Cases: c.StringSlice("case")}
+			suites, err := wanted.Select(suite.All())
+			if err != nil {
+				return err
+			}
+			if c.Int("rounds") < 1 || c.Duration("time") < 0 {
+				return errors.New("expected --rounds of at least 1 and a positive --time")
+			}
+			formats := chart.Formats
+			if f := c.String("chart-format"); f != "both" {
+				formats = []string{f}
+			}
+			if !slices.Contains(chart.Formats, formats[0]) {
+				return fmt.Errorf("--chart-format %q: expected one of %s, both", formats[0], strings.Join(chart.Formats, ", "))
+			}
+			if c.Bool("list") {
+				return suite.List(os.Stdout, suites)
+			}
 			if !userns.Inside() {
 				if code := userns.Run(userns.Options{Args: os.Args[1:]}); code != 0 {
 					return cli.Exit("", code)
 				}
 				return nil
 			}
-			rows, err := runBench(c.Context, benchPlan{
-				rounds: rounds, length: length, subjects: c.StringSlice("subject"), cases: c.StringSlice("case"),
-			})
-			switch {
-			case err != nil:
-				return err
-			case c.Bool("json"):
-				return bench.WriteJSON(os.Stdout, rows)
-			case c.Bool("csv"):
-				return bench.WriteCSV(os.Stdout, rows)
+			view := &benchView{errors: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
+			o := suite.Options{
+				Rounds: c.Int("rounds"), Time: c.Duration("time"), Required: wanted.Subjects,
+				Notice: view.notice, Progress: view.progress,
 			}
-			return bench.WriteTable(os.Stdout, rows)
+			machine := bench.ThisMachine()
+			view.begin(machine, suites, o)
+			rows, err := suite.Run(c.Context, suites, o)
+			view.end()
+			err = errors.Join(err, printRows(c, machine, rows))
+			if dir := c.String("chart"); dir != "" {
+				err = errors.Join(err, drawCharts(dir, formats, machine, rows))
+			}
+			return err
 		},
 		Subcommands: loadGenerator(),
 	}
 }
 
-// loadGenerator passes command lines of bench's own processes on to bench.
+// leading is how many arguments stand before the first flag.
+func leading(args []string) int {
+	if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") }); i >= 0 {
+		return i
+	}
+	return len(args)
+}
+
+func describeSuites(all []suite.Suite) string {
+	var b strings.Builder
+	b.WriteString("Suites, all of them by default:")
+	for _, s := range all {
+		fmt.Fprintf(&b, "\n  %-12s %s", s.Name, s.About)
+	}
+	return b.String()
+}
+
+// printRows prints what there is, also of a run that failed later.
+func printRows(c *cli.Context, machine bench.Machine, rows []bench.Row) error {
+	switch {
+	case len(rows) == 0:
+		return nil
+	case c.Bool("json"):
+		return bench.WriteJSON(os.Stdout, rows)
+	case c.Bool("csv"):
+		return bench.WriteCSV(os.Stdout, rows)
+	}
+	fmt.Println(machine)
+	return bench.WriteTable(os.Stdout, rows)
+}
+
+// drawCharts writes a file for each suite and format.
+func drawCharts(dir string, formats []string, machine bench.Machine, rows []bench.Row) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	ours, others := suite.Names(suite.All())
+	colour := chart.Palette(ours, others)
+	for _, s := range suite.All() {
+		of := slices.DeleteFunc(slices.Clone(rows), func(r bench.Row) bool { return r.Suite != s.Name })
+		if len(of) == 0 {
+			continue
+		}
+		drawing := chart.Chart{Title: s.Name + ": " + s.About, About: machine.String(), Rows: of, Colour: colour}
+		for _, format := range formats {
+			var b bytes.Buffer
+			if err := drawing.Write(&b, format); err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, s.Name+"."+format), b.Bytes(), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// benchView tells people how far a run is.
+type benchView struct {
+	errors   io.Writer
+	terminal bool
+}
+
+func (v *benchView) begin(machine bench.Machine, suites []suite.Suite, o suite.Options) {
+	if !v.terminal {
+		return
+	}
+	var all time.Duration
+	for _, s := range suites {
+		all += s.Estimate(o.Rounds, o.Time)
+	}
+	fmt.Fprintf(v.errors, "%v\nabout %v; leave the machine alone meanwhile\n", machine, all.Round(time.Second))
+}
+
+func (v *benchView) notice(sentence string) {
+	if v.terminal {
+		fmt.Fprint(v.errors, clear)
+	}
+	fmt.Fprintln(v.errors, sentence)
+}
+
+func (v *benchView) end() {
+	if v.terminal {
+		fmt.Fprint(v.errors, clear)
+	}
+}
+
+func (v *benchView) progress(suite string, done, all int, topology, name string) {
+	if !v.terminal {
+		return
+	}
+	if all == 0 { // a suite that does not count
+		fmt.Fprintf(v.errors, clear+"%s %s", suite, topology)
+		return
+	}
+	fmt.Fprintf(v.errors, clear+"%s %d/%d %s %s", suite, done, all, topology, name)
+}
+
+// loadGenerator passes command lines of bench's own processes on to bench. A command that is called like a suite is told by
+// the server's address, and is none of these.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
+	suites := suite.All()
 	for _, name := range slices.Concat(load.Commands, baseline.Commands, programs.Commands) {
-		run := load.Command
-		switch {
-		case slices.Contains(baseline.Commands, name):
-			run = baseline.Command
-		case slices.Contains(programs.Commands, name):
-			run = programs.Command
+		if slices.ContainsFunc(suites, func(s suite.Suite) bool { return s.Name == name }) {
+			continue
 		}
 		out = append(out, &cli.Command{
 			Name: name, Hidden: true, SkipFlagParsing: true, HideHelp: true,
 			Action: func(c *cli.Context) error {
-				err := run(c.Context, append([]string{name}, c.Args().Slice()...), os.Stdin, os.Stdout)
-				if err == nil {
-					os.Exit(0) // a baseline may have left threads in system calls
-				}
-				return err
+				return generateLoad(c.Context, append([]string{name}, c.Args().Slice()...))
 			},
 		})
 	}
 	return out
 }
 
-// benchPlan is what the flags ask for. Empty lists mean everything.
-type benchPlan struct {
-	rounds          int
-	length          time.Duration
-	subjects, cases []string
-}
-
-func runBench(ctx context.Context, p benchPlan) (rows []bench.Row, err error) {
-	lab, err := steps.UpBench(ctx)
-	if err != nil {
-		return nil, err
+func generateLoad(ctx context.Context, args []string) error {
+	run := load.Command
+	switch {
+	case slices.Contains(baseline.Commands, args[0]):
+		run = baseline.Command
+	case slices.Contains(programs.Commands, args[0]):
+		run = programs.Command
 	}
-	defer func() { err = errors.Join(err, lab.Down(context.WithoutCancel(ctx))) }()
-	topologies, closeAll, err := baselines()
-	if err != nil {
-		return nil, err
+	err := run(ctx, args, os.Stdin, os.Stdout)
+	if err == nil {
+		os.Exit(0) // a baseline may have left threads in system calls
 	}
-	defer closeAll()
-	plan := bench.Plan{
-		Suite: "pod", Rounds: p.rounds, Progress: progress(),
-		Topologies: append(lab.Subjects(), topologies...), Cases: bench.TCPCases(p.length),
-		Baselines: map[string][]string{
-			steps.SameNode:       {"null-loop", "kernel-bridge"},
-			steps.ClusterIP:      {steps.SameNode},
-			steps.AcrossNodes:    {"wireguard-go"},
-			steps.AcrossServices: {steps.AcrossNodes},
-			"null-loop":          {"kernel-bridge"},
-		},
-	}
-	if plan.Topologies, err = choose("subject", p.subjects, plan.Topologies, bench.Topology.Name); err != nil {
-		return nil, err
-	}
-	if plan.Cases, err = choose("case", p.cases, plan.Cases, func(c bench.Case) string { return c.Name }); err != nil {
-		return nil, err
-	}
-	for subject, names := range plan.Baselines {
-		plan.Baselines[subject] = slices.DeleteFunc(names, func(name string) bool {
-			return !slices.ContainsFunc(plan.Topologies, func(t bench.Topology) bool { return t.Name() == name })
-		})
-	}
-	return bench.Run(ctx, plan)
-}
-
-// choose keeps those of all that are wanted by name; without wishes, all.
-func choose[T any](what string, wanted []string, all []T, name func(T) string) ([]T, error) {
-	if len(wanted) == 0 {
-		return all, nil
-	}
-	var out []T
-	var names []string
-	for _, t := range all {
-		names = append(names, name(t))
-		if slices.Contains(wanted, name(t)) {
-			out = append(out, t)
-		}
-	}
-	for _, w := range wanted {
-		if !slices.Contains(names, w) {
-			return nil, fmt.Errorf("--%s %q: expected one of %s", what, w, strings.Join(names, ", "))
-		}
-	}
-	return out, nil
-}
-
-// baselines makes what we are compared with.
-func baselines() (out []bench.Topology, closeAll func(), err error) {
-	closeAll = func() {
-		for _, t := range out {
-			_ = t.Close()
-		}
-	}
-	for _, make := range []func() (bench.Topology, error){
-		func() (bench.Topology, error) { return baseline.KernelBridge(0) },
-		func() (bench.Topology, error) { return baseline.NullLoop(process.Self, 0) },
-		func() (bench.Topology, error) { return baseline.WireGuard(process.Self, 0) },
-	} {
-		t, err := make()
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		out = append(out, t)
-	}
-	return out, closeAll, nil
-}
-
-// progress shows on a terminal what is being measured.
-func progress() func(done, all int, topology, name string) {
-	if !term.IsTerminal(int(os.Stderr.Fd())) {
-		return nil
-	}
-	return func(done, all int, topology, name string) {
-		fmt.Fprintf(os.Stderr, "\r\x1b[K%d/%d %s %s", done, all, topology, name)
-		if done == all {
-			fmt.Fprint(os.Stderr, "\r\x1b[K")
-		}
-	}
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -303,7 +304,7 @@ func interspersed(c *cli.Context, n int) ([]string, error) {
 		rest = rest[1:]
 		switch {
 		case assigned:
-		case name == "off" || name == "no-icmp":
+		case isSwitch(c.Command.Flags, name):
 			value = "true"
 		case len(rest) == 0:
 			return nil, fmt.Errorf("--%s needs a value", name)
@@ -315,6 +316,14 @@ func interspersed(c *cli.Context, n int) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// isSwitch reports whether the flag of that name takes no value.
+func isSwitch(flags []cli.Flag, name string) bool {
+	return slices.ContainsFunc(flags, func(f cli.Flag) bool {
+		_, ok := f.(*cli.BoolFlag)
+		return ok && slices.Contains(f.Names(), name)
+	})
 }
 
 func impairment(c *cli.Context) (impair.Config, error) {

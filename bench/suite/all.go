@@ -1,0 +1,227 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/baseline"
+	"tapestry.dev/tapestry/bench/labs"
+	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/bench/scale"
+	"tapestry.dev/tapestry/test/lab"
+)
+
+// All are the suites, in the order in which they run.
+func All() []Suite {
+	all := []Suite{pod(), service(), crossNode(), nodePort(), egress(), ingress(), dns(), scaleSuite(), memory()}
+	for i := range all {
+		all[i].complete()
+	}
+	return all
+}
+
+// complete fills in the names of the cases.
+func (s *Suite) complete() {
+	if s.cases == nil {
+		return
+	}
+	for _, c := range s.cases(s.Time) {
+		s.Cases = append(s.Cases, c.Name)
+	}
+}
+
+// ours is a path through a lab.
+func ours(spec labs.Spec, path labs.Path) Subject {
+	return Subject{Name: path.Name, Ours: true, open: func(ctx context.Context, s *site) (bench.Topology, error) {
+		l, err := s.lab(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		return l.Open(ctx, path)
+	}}
+}
+
+// other is a baseline.
+func other(name string, make func(process.Spawn) (bench.Topology, error)) Subject {
+	return Subject{Name: name, open: func(_ context.Context, s *site) (bench.Topology, error) { return make(s.spawn) }}
+}
+
+// The baselines.
+var (
+	kernelBridge = other("kernel-bridge", func(process.Spawn) (bench.Topology, error) { return baseline.KernelBridge(0) })
+	nullLoop     = other("null-loop", func(spawn process.Spawn) (bench.Topology, error) { return baseline.NullLoop(spawn, 0) })
+	veth         = other("veth", func(process.Spawn) (bench.Topology, error) { return baseline.Veth(0) })
+	vxlan        = other("vxlan", func(process.Spawn) (bench.Topology, error) { return baseline.VXLAN(0) })
+	wireGuard    = other("wireguard-go", func(spawn process.Spawn) (bench.Topology, error) { return baseline.WireGuard(spawn, 0) })
+)
+
+// behindHost are what rootless containers have instead of us.
+func behindHost(d baseline.Direction) []Subject {
+	return []Subject{
+		other("pasta-"+string(d), func(process.Spawn) (bench.Topology, error) { return baseline.Pasta(d) }),
+		other("slirp4netns-"+string(d), func(process.Spawn) (bench.Topology, error) { return baseline.Slirp4netns(d) }),
+	}
+}
+
+// kubeProxy is what kube-proxy makes of 10,000 Services.
+func kubeProxy(mode baseline.Mode) Subject {
+	const services = 10000
+	return other(fmt.Sprintf("kube-proxy-%s-%d", mode, services), func(process.Spawn) (bench.Topology, error) {
+		return baseline.ServiceNAT(mode, services, 0)
+	})
+}
+
+// Where clients and servers are, as labs has them.
+var (
+	client  = lab.Pod("client")
+	near    = lab.Pod("near")
+	far     = lab.Pod("far")
+	outside = lab.Outside()
+)
+
+// loadAt is the load generator's server at an address.
+func loadAt(host string, port uint16) map[bench.Service]labs.End {
+	return map[bench.Service]labs.End{bench.Load: {Host: host, Port: port}}
+}
+
+// transport are the cases of everything below L7.
+func transport(d time.Duration) []bench.Case {
+	return append(bench.TCPCases(d), bench.UDPCases(d)...)
+}
+
+func pod() Suite {
+	spec := labs.Spec{Name: "pod", Nodes: 1}
+	return Suite{
+		Name: "pod", About: "pod to pod on one node", Time: 300 * time.Millisecond, cases: transport,
+		Subjects: []Subject{
+			ours(spec, labs.Path{Name: "same-node", Client: client, Server: near, To: loadAt("pod/near", bench.LoadPort)}),
+			nullLoop, kernelBridge, veth,
+		},
+		baselines: map[string][]string{
+			"same-node": {"null-loop", "kernel-bridge"}, "null-loop": {"kernel-bridge"}, "kernel-bridge": {"veth"},
+		},
+	}
+}
+
+// service has a lab for each number of Services, all up at once: measurements of different numbers alternate, too.
+func service() Suite {
+	s := Suite{
+		Name: "service", About: "pod to pod through a ClusterIP, with 1, 1,000 and 10,000 other Services", Time: 250 * time.Millisecond,
+		setUp: 20 * time.Second,
+		cases: transport, baselines: map[string][]string{},
+	}
+	for _, n := range []struct {
+		suffix   string
+		services int
+	}{{"1", 1}, {"1000", 1000}, {"10000", 10000}} {
+		spec := labs.Spec{Name: "service-" + n.suffix, Nodes: 1, Services: n.services}
+		direct, name := "direct-"+n.suffix, "cluster-ip-"+n.suffix
+		s.Subjects = append(s.Subjects,
+			ours(spec, labs.Path{Name: direct, Client: client, Server: near, To: loadAt("pod/near", bench.LoadPort)}),
+			ours(spec, labs.Path{Name: name, Client: client, Server: near, To: loadAt("service/near", bench.LoadPort)}))
+		s.baselines[name] = []string{direct}
+		if n.services > 1 {
+			s.baselines[name] = append(s.baselines[name], "cluster-ip-1")
+		}
+	}
+	// One number is enough to see what the tables cost where nothing is translated.
+	s.Subjects = slices.DeleteFunc(s.Subjects, func(t Subject) bool { return t.Name == "direct-1000" })
+	s.baselines["cluster-ip-1000"] = []string{"cluster-ip-1"}
+	for _, mode := range []baseline.Mode{baseline.IPTables, baseline.NFTables} {
+		proxy := kubeProxy(mode)
+		s.Subjects = append(s.Subjects, proxy)
+		s.baselines["cluster-ip-10000"] = append(s.baselines["cluster-ip-10000"], proxy.Name)
+	}
+	return s
+}
+
+func crossNode() Suite {
+	spec := labs.Spec{Name: "cross-node", Nodes: 2}
+	return Suite{
+		Name: "cross-node", About: "pod to pod on two nodes, through WireGuard", Time: 300 * time.Millisecond, cases: transport,
+		Subjects: []Subject{
+			ours(spec, labs.Path{Name: "across-nodes", Client: client, Server: far, To: loadAt("pod/far", bench.LoadPort)}),
+			ours(spec, labs.Path{Name: "cluster-ip-across", Client: client, Server: far, To: loadAt("service/far", bench.LoadPort)}),
+			wireGuard, vxlan,
+		},
+		baselines: map[string][]string{"across-nodes": {"wireguard-go", "vxlan"}, "wireguard-go": {"vxlan"}, "cluster-ip-across": {"across-nodes"}},
+	}
+}
+
+func nodePort() Suite {
+	spec := labs.Spec{Name: "nodeport", Nodes: 2}
+	return Suite{
+		Name: "nodeport", About: "from outside through a node's port to a pod", Time: 250 * time.Millisecond, cases: transport,
+		Subjects: append([]Subject{
+			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: loadAt("node/node-1", labs.NearPort)}),
+			ours(spec, labs.Path{Name: "node-port-across", Client: outside, Server: far, To: loadAt("node/node-1", labs.FarPort)}),
+			kernelBridge,
+		}, behindHost(baseline.Port)...),
+		baselines: map[string][]string{"node-port": {"pasta-port", "slirp4netns-port", "kernel-bridge"}, "node-port-across": {"node-port"}},
+	}
+}
+
+func egress() Suite {
+	spec := labs.Spec{Name: "egress", Nodes: 1}
+	return Suite{
+		Name: "egress", About: "from a pod to a server outside of the cluster", Time: 250 * time.Millisecond, cases: transport,
+		Subjects: append([]Subject{
+			ours(spec, labs.Path{Name: "egress", Client: client, Server: outside, To: loadAt("outside", bench.LoadPort)}),
+			kernelBridge,
+		}, behindHost(baseline.Egress)...),
+		baselines: map[string][]string{"egress": {"pasta-egress", "slirp4netns-egress", "kernel-bridge"}},
+	}
+}
+
+func ingress() Suite {
+	spec := labs.Spec{Name: "ingress", Nodes: 1, Ingress: true}
+	return Suite{
+		Name: "ingress", About: "from outside through Ingress to a pod", Time: 300 * time.Millisecond, cases: bench.HTTPCases,
+		Subjects: []Subject{
+			ours(spec, labs.Path{Name: "ingress", Client: outside, Server: near, To: map[bench.Service]labs.End{
+				bench.HTTP: {Host: "node/node-1", Port: 80}, bench.HTTPS: {Host: "node/node-1", Port: 443},
+			}}),
+			// Without a proxy, and otherwise the same way.
+			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: map[bench.Service]labs.End{
+				bench.HTTP: {Host: "node/node-1", Port: labs.NearHTTPPort},
+			}}),
+		},
+		baselines: map[string][]string{"ingress": {"node-port"}},
+	}
+}
+
+func dns() Suite {
+	spec := labs.Spec{Name: "dns", Nodes: 1, Services: 1000}
+	return Suite{
+		Name: "dns", About: "from a pod to the cluster's name server, with 1,000 Services", Time: 500 * time.Millisecond, cases: bench.DNSCases,
+		Subjects: []Subject{
+			ours(spec, labs.Path{Name: "cluster-dns", Client: client, To: map[bench.Service]labs.End{bench.DNS: {Host: "service/kube-dns", Port: 53}}}),
+		},
+	}
+}
+
+func scaleSuite() Suite {
+	return Suite{
+		Name: "scale", About: "loading 100 to 10,000 Services of 10 endpoints, changing one, filling a flow table", Time: 60 * time.Second,
+		alone: func(ctx context.Context, o Options) ([]bench.Row, error) { return scale.Run(ctx, o.scale("scale")) },
+	}
+}
+
+func memory() Suite {
+	return Suite{
+		Name: "memory", About: "an agent's memory: idle, per pod, per flow, per peer", Time: 150 * time.Second,
+		alone: func(ctx context.Context, o Options) ([]bench.Row, error) { return scale.Memory(ctx, o.scale("memory")) },
+	}
+}
+
+// scale are the options of the suites that measure agents alone. Their measurements take as long as what they measure.
+func (o Options) scale(suite string) scale.Options {
+	s := scale.Options{Rounds: o.Rounds}
+	if o.Progress != nil {
+		s.Progress = func(what string) { o.Progress(suite, 0, 0, what, "") }
+	}
+	return s
+}

@@ -1,0 +1,135 @@
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/labs"
+	"tapestry.dev/tapestry/bench/process"
+)
+
+// Options of Run. What is left zero has a default.
+type Options struct {
+	Rounds int           // of every measurement; 0 is bench.DefaultRounds
+	Time   time.Duration // of one measurement; 0 is the suite's
+	Spawn  process.Spawn // nil is process.Self
+	// Required are the baselines, by name, that must be measured: without them it is an error. Others are left out.
+	Required []string
+	// Notice is told, in a sentence, what is left out; nil: nobody is.
+	Notice func(string)
+	// Progress is told before every measurement; nil: nobody is.
+	Progress func(suite string, done, all int, topology, name string)
+}
+
+// Run carries suites out one after the other, each with its labs up only meanwhile: what idles costs, too. On an error the
+// rows are those of the suites before it.
+func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
+	var rows []bench.Row
+	if o.Notice == nil {
+		o.Notice = func(string) {}
+	}
+	told := map[string]bool{}
+	for _, s := range suites {
+		measure := s.alone
+		if measure == nil {
+			measure = func(ctx context.Context, o Options) ([]bench.Row, error) { return s.run(ctx, o, told) }
+		}
+		more, err := measure(ctx, o)
+		rows = append(rows, more...)
+		if err != nil {
+			return rows, fmt.Errorf("suite %s: %w", s.Name, err)
+		}
+	}
+	return rows, nil
+}
+
+// run measures the suite's subjects. told are the baselines of which the notice was given already.
+func (s Suite) run(ctx context.Context, o Options, told map[string]bool) (rows []bench.Row, err error) {
+	at := &site{spawn: o.Spawn, labs: map[string]*labs.Lab{}}
+	if at.spawn == nil {
+		at.spawn = process.Self
+	}
+	defer func() { err = errors.Join(err, at.close(context.WithoutCancel(ctx))) }()
+	for _, subject := range s.Subjects {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		topology, err := subject.open(ctx, at)
+		if err == nil {
+			at.topologies = append(at.topologies, topology)
+			if topology.Name() != subject.Name {
+				return nil, fmt.Errorf("subject %s calls itself %s", subject.Name, topology.Name())
+			}
+		}
+		switch {
+		case err == nil:
+		case subject.Ours || ctx.Err() != nil || slices.Contains(o.Required, subject.Name):
+			return nil, err
+		case !told[subject.Name]:
+			told[subject.Name] = true
+			o.Notice(fmt.Sprintf("%s is left out: %v", subject.Name, err))
+		}
+	}
+	length := o.Time
+	if length == 0 {
+		length = s.Time
+	}
+	plan := bench.Plan{
+		Suite: s.Name, Topologies: at.topologies, Rounds: o.Rounds, Spawn: o.Spawn,
+		Cases:     slices.DeleteFunc(s.cases(length), func(c bench.Case) bool { return !slices.Contains(s.Cases, c.Name) }),
+		Baselines: present(s.baselines, at.topologies),
+	}
+	if len(plan.Topologies) == 0 {
+		return nil, nil
+	}
+	if o.Progress != nil {
+		plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
+	}
+	return bench.Run(ctx, plan)
+}
+
+// present keeps the comparisons with topologies that there are.
+func present(baselines map[string][]string, topologies []bench.Topology) map[string][]string {
+	out := map[string][]string{}
+	for subject, names := range baselines {
+		out[subject] = slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			return !slices.ContainsFunc(topologies, func(t bench.Topology) bool { return t.Name() == name })
+		})
+	}
+	return out
+}
+
+// site is what is up while a suite is measured.
+type site struct {
+	spawn      process.Spawn
+	labs       map[string]*labs.Lab
+	topologies []bench.Topology
+}
+
+// lab gives the lab of that name, and brings it up first if need be.
+func (s *site) lab(ctx context.Context, spec labs.Spec) (*labs.Lab, error) {
+	if l, ok := s.labs[spec.Name]; ok {
+		return l, nil
+	}
+	l, err := labs.Up(ctx, spec, s.spawn)
+	if err != nil {
+		return nil, err
+	}
+	s.labs[spec.Name] = l
+	return l, nil
+}
+
+func (s *site) close(ctx context.Context) error {
+	var errs []error
+	for _, t := range slices.Backward(s.topologies) {
+		errs = append(errs, t.Close())
+	}
+	for _, l := range s.labs {
+		errs = append(errs, l.Down(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,147 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// Line is what people read of one case and subject: a figure with what stands beside it.
+type Line struct {
+	Row
+	// Beside are figures of the same measurements, by what their Case has at its end: CostName and LossName for a throughput or
+	// rate, the other quantiles for P50.
+	Beside map[string]Row
+	// Against are the comparisons, a row each. They are empty when there is none.
+	Against []Row
+}
+
+// What a case's figures are called behind its name.
+const (
+	CostName  = " cpu"
+	LossName  = " loss"
+	RateName  = " rate"
+	P50, P90  = " p50", " p90"
+	P99, P999 = " p99", " p99.9"
+)
+
+// bases says beside which figures of its case one with this suffix stands: the first that there is.
+var bases = []struct {
+	suffix string
+	bases  []string
+}{{CostName, []string{"", RateName}}, {LossName, []string{""}}, {P90, []string{P50}}, {P99, []string{P50}}, {P999, []string{P50}}}
+
+// lineKey identifies a line.
+type lineKey struct{ suite, figure, subject string }
+
+// beside finds the line that a figure stands beside, and the suffix by which it does.
+func beside(at map[lineKey]int, r Row) (i int, suffix string, ok bool) {
+	for _, of := range bases {
+		name, has := strings.CutSuffix(r.Case, of.suffix)
+		if !has {
+			continue
+		}
+		for _, base := range of.bases {
+			if i, ok := at[lineKey{r.Suite, name + base, r.Subject}]; ok {
+				return i, of.suffix, true
+			}
+		}
+	}
+	return 0, "", false
+}
+
+// Lines puts rows together, in their order.
+func Lines(rows []Row) []Line {
+	var lines []Line
+	at := map[lineKey]int{}
+	for _, r := range rows {
+		if i, ok := at[lineKey{r.Suite, r.Case, r.Subject}]; ok {
+			lines[i].Against = append(lines[i].Against, r)
+			continue
+		}
+		if i, suffix, ok := beside(at, r); ok {
+			lines[i].Beside[suffix] = r
+			continue
+		}
+		at[lineKey{r.Suite, r.Case, r.Subject}] = len(lines)
+		l := Line{Row: r, Beside: map[string]Row{}}
+		if r.Baseline != "" {
+			l.Against = []Row{r}
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+// WriteTable prints rows for people: a heading for each suite, a line for each subject of a case, with the cost beside a
+// throughput, the quantiles side by side, and the ratios with their baselines last.
+func WriteTable(w io.Writer, rows []Row) error {
+	lines := Lines(rows)
+	for len(lines) > 0 {
+		suite := lines[0].Suite
+		n := slices.IndexFunc(lines, func(l Line) bool { return l.Suite != suite })
+		if n < 0 {
+			n = len(lines)
+		}
+		fmt.Fprintf(w, "\n%s\n", suite)
+		if err := writeSuite(w, lines[:n]); err != nil {
+			return err
+		}
+		lines = lines[n:]
+	}
+	return nil
+}
+
+// besides are the columns for what stands beside a figure, which only suites that have it get.
+var besides = []struct{ suffix, title string }{{CostName, "cpu"}, {LossName, "loss"}, {P90, "p90"}, {P99, "p99"}, {P999, "p99.9"}}
+
+func writeSuite(w io.Writer, lines []Line) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	columns := slices.DeleteFunc(slices.Clone(besides), func(c struct{ suffix, title string }) bool {
+		return !slices.ContainsFunc(lines, func(l Line) bool { _, ok := l.Beside[c.suffix]; return ok })
+	})
+	cells := []string{"  case", "subject", "median", "unit", "min - max"}
+	for _, c := range columns {
+		cells = append(cells, c.title)
+	}
+	row := func(cells ...string) { fmt.Fprintln(t, strings.TrimRight(strings.Join(cells, "\t"), "\t")) }
+	row(append(cells, "n", "of baseline")...)
+	last := ""
+	for _, l := range lines {
+		name := l.Case
+		if name == last {
+			name = ""
+		}
+		last = l.Case
+		cells := []string{"  " + name, l.Subject, Short(l.Value), l.Unit, Short(l.Min) + " - " + Short(l.Max)}
+		for _, c := range columns {
+			cell := ""
+			if r, ok := l.Beside[c.suffix]; ok {
+				if cell = Short(r.Value); r.Unit != l.Unit {
+					cell += " " + r.Unit
+				}
+			}
+			cells = append(cells, cell)
+		}
+		var against []string
+		for _, r := range l.Against {
+			against = append(against, fmt.Sprintf("%.2f of %s", r.Ratio, r.Baseline))
+		}
+		row(append(cells, strconv.Itoa(l.N), strings.Join(against, ", "))...)
+	}
+	return t.Flush()
+}
+
+// Short keeps what a reader can use of a figure: three significant digits, more only before the point.
+func Short(v float64) string {
+	switch {
+	case v >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case v >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
+}
