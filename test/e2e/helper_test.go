@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -136,7 +137,7 @@ func askAs(ctx context.Context, args []string) error {
 // stream is a repeatable sequence of bytes.
 func stream(seed uint64, n int64) io.Reader {
 	var key [32]byte
-	key[0] = byte(seed)
+	binary.BigEndian.PutUint64(key[:], seed)
 	return io.LimitReader(rand.NewChaCha8(key), n)
 }
 
@@ -184,34 +185,44 @@ func transfer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", args[0])
+	out, err := transferOnce(ctx, args[0], 1, size)
 	if err != nil {
 		return err
+	}
+	return print(out)
+}
+
+func transferOnce(ctx context.Context, addr string, seed uint64, size int64) (out transferred, err error) {
+	start := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return out, err
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	want := sha256.New()
-	if _, err := io.Copy(c, io.TeeReader(stream(1, size), want)); err != nil {
-		return err
+	if _, err := io.Copy(c, io.TeeReader(stream(seed, size), want)); err != nil {
+		return out, err
 	}
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
-		return err
+		return out, err
 	}
 	in := bufio.NewReader(c)
 	line, err := in.ReadString('\n')
 	if err != nil {
-		return err
+		return out, err
 	}
-	out := transferred{There: strings.TrimSpace(line) == hex.EncodeToString(want.Sum(nil))}
+	out.There = strings.TrimSpace(line) == hex.EncodeToString(want.Sum(nil))
 	got, back := sha256.New(), sha256.New()
 	if out.Bytes, err = io.Copy(got, in); err != nil {
-		return err
+		return out, err
 	}
 	_, _ = io.Copy(back, stream(2, size)) // a hash takes everything
 	out.Back = string(got.Sum(nil)) == string(back.Sum(nil))
 	out.Milliseconds = time.Since(start).Milliseconds()
-	return print(out)
+	return out, nil
 }
 
 // attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor of no TAP: UID SOCKET.

@@ -58,6 +58,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"deaf":           deaf,
 	"push":           push,
 	"unplug":         unplug,
+	"mix":            mix,
+	"usage":          usage,
 	"sink":           sink,
 	"stats":          stats,
 }

@@ -39,6 +39,7 @@ type agentConfig struct {
 	listenPort   int
 	underlayMTU  int // 0: that of the interface with the node's address
 	flows        int
+	udpIdle      time.Duration
 	offloads     offloads
 }
 
@@ -63,6 +64,7 @@ func agentCommand() *cli.Command {
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: 51820, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes (default: the interface's)", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
+			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
 		}, c.offloads.flags()...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()

@@ -102,17 +102,18 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 	if err != nil {
 		return err
 	}
-	a.node, err = netstack.New(netstack.Options{Flows: a.flows, Link: a.mesh, Logger: a.log, MTU: c.MTU})
+	a.node, err = netstack.New(netstack.Options{Flows: a.flows, Link: a.mesh, Logger: a.log, MTU: c.MTU, EgressIdle: a.udpIdle})
 	if err != nil {
 		return err
 	}
 	a.nodePorts = nodeport.New(nodeport.Options{
-		Dial:      a.dialAs,
-		Pick:      func(t *packet.Tuple) packet.Choice { return a.table.Load().Pick(t) },
-		Backend:   func(id uint64) packet.BackendState { return a.table.Load().Backend(id) },
-		Forbidden: a.claimed,
-		NodeAddr:  func(like netip.Addr) netip.Addr { return nodeAddr(a.config.Load(), like) },
-		Logger:    a.log,
+		IdleTimeout: a.udpIdle,
+		Dial:        a.dialAs,
+		Pick:        func(t *packet.Tuple) packet.Choice { return a.table.Load().Pick(t) },
+		Backend:     func(id uint64) packet.BackendState { return a.table.Load().Backend(id) },
+		Forbidden:   a.claimed,
+		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(a.config.Load(), like) },
+		Logger:      a.log,
 	})
 	a.ingress = ingress.New(ingress.Options{Dial: a.dial, Logger: a.log})
 	return nil
