@@ -59,7 +59,8 @@ func transactions() []Metric { return append([]Metric{rate, costEach}, quantiles
 
 // UDPCases are the usual ones over UDP, each measurement taking d. The sizes are those of the payload; what is called 1400 is an
 // IPv4 packet of that size, so that it fits into any MTU that pods have. More is sent than gets through: packets/s are those
-// that arrive, and the loss says how much more.
+// that arrive, and the loss says how much more. Where none is lost the sender was the limit; over a path of the kernel's that is the
+// path itself, which sendmmsg(2) walks to the other end.
 func UDPCases(d time.Duration) []Case {
 	datagrams := func(name string, payload int) Case {
 		return Case{name, Load, "udp", load.Options{Streams: 1, Time: d, Request: payload}, []Metric{packets, loss, costEach}}
