@@ -7,9 +7,11 @@ FUZZTIME  ?= 10s
 # The race detector needs a C compiler. Where there is none, the tests run without it.
 RACE      ?= $(if $(shell command -v gcc),-race)
 TESTFLAGS ?=
+# Options of tapestry bench, as --chart DIR.
+BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-micro ci clean
+.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-quick bench-micro ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -44,8 +46,11 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
 
-bench: build ## measure against the kernel and raw wireguard-go, in one run
-	$(BIN)/tapestry bench
+bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)
+	$(BIN)/tapestry bench $(BENCHFLAGS)
+
+bench-quick: build ## a first look: pods on one node and on two, against the kernel and raw wireguard-go (about a minute)
+	$(BIN)/tapestry bench pod cross-node --time 100ms $(BENCHFLAGS)
 
 # The packages of the packet path, and which of their benchmarks are about it.
 MICRO      = ./netstack ./netstack/packet ./netstack/flow ./services ./services/dns ./overlay ./overlay/underlay ./ingress/match

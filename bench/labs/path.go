@@ -67,6 +67,9 @@ func (l *Lab) Open(ctx context.Context, p Path) (bench.Topology, error) {
 				return nil, fmt.Errorf("path %s: %w", p.Name, err)
 			}
 		}
+		if service == bench.IPerf3 { // which nothing short can be asked; who reaches its neighbour reaches it
+			continue
+		}
 		if err := l.await(ctx, t.client, service, target); err != nil {
 			return nil, fmt.Errorf("path %s: %w", p.Name, err)
 		}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/bench/labs"
 	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/bench/programs"
 )
 
 // Options of Run. What is left zero has a default.
@@ -17,7 +19,8 @@ type Options struct {
 	Rounds int           // of every measurement; 0 is bench.DefaultRounds
 	Time   time.Duration // of one measurement; 0 is the suite's
 	Spawn  process.Spawn // nil is process.Self
-	// Required are the baselines, by name, that must be measured: without them it is an error. Others are left out.
+	// Required are the baselines and cases, by name, that must be measured: where they cannot be it is an error. Others are left
+	// out then.
 	Required []string
 	// Notice is told, in a sentence, what is left out; nil: nobody is.
 	Notice func(string)
@@ -33,10 +36,16 @@ func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 		o.Notice = func(string) {}
 	}
 	told := map[string]bool{}
+	tell := func(name string, why error) {
+		if !told[name] {
+			told[name] = true
+			o.Notice(fmt.Sprintf("%s is left out: %v", name, why))
+		}
+	}
 	for _, s := range suites {
 		measure := s.alone
 		if measure == nil {
-			measure = func(ctx context.Context, o Options) ([]bench.Row, error) { return s.run(ctx, o, told) }
+			measure = func(ctx context.Context, o Options) ([]bench.Row, error) { return s.run(ctx, o, tell) }
 		}
 		more, err := measure(ctx, o)
 		rows = append(rows, more...)
@@ -47,9 +56,20 @@ func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 	return rows, nil
 }
 
-// run measures the suite's subjects. told are the baselines of which the notice was given already.
-func (s Suite) run(ctx context.Context, o Options, told map[string]bool) (rows []bench.Row, err error) {
-	at := &site{spawn: o.Spawn, labs: map[string]*labs.Lab{}}
+// run measures the suite's subjects. tell is told of those that are left out, and of cases.
+func (s Suite) run(ctx context.Context, o Options, tell func(name string, why error)) (rows []bench.Row, err error) {
+	length := o.Time
+	if length == 0 {
+		length = s.Time
+	}
+	cases, err := s.plan(length, o, tell)
+	if err != nil {
+		return nil, err
+	}
+	at := &site{spawn: o.Spawn, services: map[bench.Service]bool{}, labs: map[string]*labs.Lab{}}
+	for _, c := range cases {
+		at.services[c.Service] = true
+	}
 	if at.spawn == nil {
 		at.spawn = process.Self
 	}
@@ -69,27 +89,58 @@ func (s Suite) run(ctx context.Context, o Options, told map[string]bool) (rows [
 		case err == nil:
 		case subject.Ours || ctx.Err() != nil || slices.Contains(o.Required, subject.Name):
 			return nil, err
-		case !told[subject.Name]:
-			told[subject.Name] = true
-			o.Notice(fmt.Sprintf("%s is left out: %v", subject.Name, err))
+		default:
+			tell(subject.Name, err)
 		}
-	}
-	length := o.Time
-	if length == 0 {
-		length = s.Time
 	}
 	plan := bench.Plan{
 		Suite: s.Name, Topologies: at.topologies, Rounds: o.Rounds, Spawn: o.Spawn,
-		Cases:     slices.DeleteFunc(s.cases(length), func(c bench.Case) bool { return !slices.Contains(s.Cases, c.Name) }),
-		Baselines: present(s.baselines, at.topologies),
+		Cases: cases, Baselines: present(s.baselines, at.topologies),
 	}
-	if len(plan.Topologies) == 0 {
+	if len(plan.Topologies) == 0 || len(plan.Cases) == 0 {
 		return nil, nil
 	}
 	if o.Progress != nil {
 		plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
 	}
 	return bench.Run(ctx, plan)
+}
+
+// plan gives the suite's cases, without those whose programs are not installed.
+func (s Suite) plan(length time.Duration, o Options, tell func(name string, why error)) ([]bench.Case, error) {
+	var out []bench.Case
+	for _, c := range s.all(length) {
+		if !slices.Contains(s.Cases, c.Name) {
+			continue
+		}
+		if slices.Contains(s.Programs, c.Name) {
+			program := programOf(c)
+			if _, err := programs.Find(program); err != nil {
+				if slices.Contains(o.Required, c.Name) {
+					return nil, err
+				}
+				tell(program, err)
+				continue
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// all are the cases that there are.
+func (s Suite) all(length time.Duration) []bench.Case {
+	all := s.cases(length)
+	if s.programs != nil {
+		all = append(all, s.programs(length)...)
+	}
+	return all
+}
+
+// programOf is the program that measures a case: the first word of what the command is called.
+func programOf(c bench.Case) string {
+	program, _, _ := strings.Cut(c.Command, "-")
+	return program
 }
 
 // present keeps the comparisons with topologies that there are.
@@ -106,6 +157,7 @@ func present(baselines map[string][]string, topologies []bench.Topology) map[str
 // site is what is up while a suite is measured.
 type site struct {
 	spawn      process.Spawn
+	services   map[bench.Service]bool // those that are measured
 	labs       map[string]*labs.Lab
 	topologies []bench.Topology
 }

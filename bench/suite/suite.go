@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
 )
 
 // Suite is a set of measurements that are shown together.
@@ -19,12 +20,14 @@ type Suite struct {
 	About string
 	// Subjects are measured in turn. They are ours first.
 	Subjects []Subject
-	// Cases are the names of what is measured of each.
-	Cases []string
+	// Cases are the names of what is measured of each. Those of Programs are measured by programs of others, for at least a second
+	// each, which only who asks for them gets.
+	Cases, Programs []string
 	// Time is how long one measurement takes when nobody says otherwise.
 	Time time.Duration
 
 	cases     func(time.Duration) []bench.Case
+	programs  func(time.Duration) []bench.Case
 	baselines map[string][]string // what each subject is compared with, by name
 	setUp     time.Duration       // what it takes to bring up beyond the usual
 	// alone measures a suite that is not of clients and servers. It has no subjects, cases or baselines, and Time is how long
@@ -39,12 +42,16 @@ type Subject struct {
 	Ours bool
 
 	open func(context.Context, *site) (bench.Topology, error)
+	// try fails when the programs that it needs are not installed; nil: it needs none of others.
+	try func(process.Spawn) error
 }
 
 // Selection is what a caller wants of All, by name. Empty lists mean everything; suites without subjects and cases of their
 // own are measured only then.
 type Selection struct {
 	Suites, Subjects, Cases []string
+	// Programs asks for the cases of other programs, too, where Cases does not say what is wanted.
+	Programs bool
 }
 
 // Select narrows the suites down. A suite without any subject or case that is wanted is left out; a name that no suite knows
@@ -59,6 +66,9 @@ func (s Selection) Select(all []Suite) ([]Suite, error) {
 		}
 		for _, subject := range suite.Subjects {
 			subjects = append(subjects, subject.Name)
+		}
+		if s.Programs || len(s.Cases) > 0 {
+			suite.Cases = slices.Concat(suite.Cases, suite.Programs)
 		}
 		cases = append(cases, suite.Cases...)
 		suite.Subjects = slices.DeleteFunc(slices.Clone(suite.Subjects), func(t Subject) bool { return !wanted(s.Subjects, t.Name) })
@@ -118,7 +128,15 @@ func (s Suite) Estimate(rounds int, length time.Duration) time.Duration {
 	if length == 0 {
 		length = s.Time
 	}
-	n := time.Duration(len(s.Subjects) * len(s.Cases))
-	return s.setUp + perSuite + time.Duration(len(s.Subjects))*perSubject +
-		n*(time.Duration(rounds)*(length+perMeasurement)+min(length, bench.WarmUp)+perMeasurement)
+	var round, warmUp time.Duration
+	for _, c := range s.Cases {
+		each, first := length, min(length, bench.WarmUp)
+		if slices.Contains(s.Programs, c) { // they know whole seconds only
+			each, first = max(length, time.Second), time.Second
+		}
+		round += each + perMeasurement
+		warmUp += first + perMeasurement
+	}
+	subjects := time.Duration(len(s.Subjects))
+	return s.setUp + perSuite + subjects*(perSubject+warmUp+round*time.Duration(rounds))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
 )
 
 // names shows a choice as suite: subjects / cases.
@@ -28,7 +29,7 @@ func names(suites []Suite) []string {
 
 func TestSelect(t *testing.T) {
 	all := []Suite{
-		{Name: "one", Subjects: []Subject{{Name: "a"}, {Name: "b"}}, Cases: []string{"x", "y"}},
+		{Name: "one", Subjects: []Subject{{Name: "a"}, {Name: "b"}}, Cases: []string{"x", "y"}, Programs: []string{"p"}},
 		{Name: "two", Subjects: []Subject{{Name: "b"}, {Name: "c"}}, Cases: []string{"y", "z"}},
 		{Name: "alone", alone: func(context.Context, Options) ([]bench.Row, error) { return nil, nil }},
 	}
@@ -44,10 +45,12 @@ func TestSelect(t *testing.T) {
 		{what: "a subject of both", s: Selection{Subjects: []string{"b"}}, want: []string{"one: b / x y", "two: b / y z"}},
 		{what: "a subject of one", s: Selection{Subjects: []string{"c"}}, want: []string{"two: c / y z"}},
 		{what: "a case of one", s: Selection{Cases: []string{"x"}}, want: []string{"one: a b / x"}},
+		{what: "with programs", s: Selection{Suites: []string{"one"}, Programs: true}, want: []string{"one: a b / x y p"}},
+		{what: "a program by name", s: Selection{Cases: []string{"p"}}, want: []string{"one: a b / p"}},
 		{what: "unknown suite", s: Selection{Suites: []string{"three"}}, fails: `suite "three": expected one of one, two, alone`},
 		{what: "unknown subject", s: Selection{Subjects: []string{"a", "d"}}, fails: `--subject "d": expected one of a, b, c`},
 		{what: "a subject of another suite", s: Selection{Suites: []string{"one"}, Subjects: []string{"c"}}, fails: `--subject "c": expected one of a, b`},
-		{what: "unknown case", s: Selection{Cases: []string{"w"}}, fails: `--case "w": expected one of x, y, z`},
+		{what: "unknown case", s: Selection{Cases: []string{"w"}}, fails: `--case "w": expected one of x, y, p, z`},
 		{what: "a case of a whole", s: Selection{Suites: []string{"alone"}, Cases: []string{"x"}}, fails: "measured as a whole"},
 		{what: "nothing in common", s: Selection{Subjects: []string{"a"}, Cases: []string{"z"}}, fails: "no suite has both"},
 	} {
@@ -109,6 +112,11 @@ func TestEstimate(t *testing.T) {
 	if got, want := s.Estimate(0, 0), perSuite+2*perSubject+6*6*(perMeasurement+100*time.Millisecond); got != want {
 		t.Errorf("five rounds: %v, want %v", got, want)
 	}
+	s.Programs = []string{"c"}
+	if got, want := s.Estimate(1, 0), perSuite+2*perSubject+2*(6*perMeasurement+400*time.Millisecond+2*time.Second); got != want {
+		t.Errorf("a program: %v, want %v", got, want)
+	}
+	s.Programs = nil
 	alone := Suite{Time: 50 * time.Second, alone: func(context.Context, Options) ([]bench.Row, error) { return nil, nil }}
 	if got, want := alone.Estimate(2, time.Minute), 20*time.Second; got != want {
 		t.Errorf("two rounds of a whole: %v, want %v", got, want)
@@ -157,11 +165,22 @@ func TestRunKeepsRows(t *testing.T) {
 }
 
 func TestList(t *testing.T) {
+	suite := Suite{
+		Name: "one", About: "the first", Cases: []string{"x"}, Programs: []string{"y"},
+		Subjects: []Subject{
+			{Name: "a", Ours: true}, {Name: "b", Ours: true},
+			{Name: "c", try: func(process.Spawn) error { return nil }},
+			{Name: "d", try: func(process.Spawn) error { return errors.New("d is not installed: install it") }},
+		},
+	}
+	alone := Suite{Name: "alone", About: "a whole", alone: func(context.Context, Options) ([]bench.Row, error) { return nil, nil }}
 	var b strings.Builder
-	if err := List(&b, []Suite{{Name: "one", About: "the first", Subjects: []Subject{{Name: "a"}, {Name: "b"}}, Cases: []string{"x"}}}); err != nil {
+	if err := List(&b, []Suite{suite, suite, alone}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if want := "one: the first\n  subjects: a, b\n  cases: x\n"; b.String() != want {
-		t.Errorf("got %q, want %q", b.String(), want)
+	one := "one: the first\n  ours: a, b\n  others: c, d\n  cases: x\n  with --programs: y\n"
+	want := one + one + "alone: a whole\nmissing:\n  d: d is not installed: install it\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("list (-want +got):\n%s", diff)
 	}
 }

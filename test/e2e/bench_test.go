@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,12 +54,52 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestBenchEdges measures what goes through host sockets.
+// TestBenchEdges measures what goes through host sockets and our own servers.
 func TestBenchEdges(t *testing.T) {
-	for suite, subject := range map[string]string{"nodeport": "node-port-across", "egress": "egress"} {
-		if rows := benchRows(t, suite, "--subject", subject, "--case", "tcp rr", "--case", "tcp stream x1"); len(rows[subject]) != 2+4 {
-			t.Errorf("%s: %+v", suite, rows)
+	for _, test := range []struct {
+		suite, subject string
+		cases          []string
+		rows           int
+	}{
+		{"nodeport", "node-port-across", []string{"tcp rr", "tcp stream x1"}, 4 + 2},
+		{"egress", "egress", []string{"udp rr", "tcp stream x4"}, 4 + 2},
+		{"ingress", "ingress", []string{"http 1 KiB", "http2 1 KiB"}, 2 * 6},
+		{"dns", "cluster-dns", []string{"dns x8"}, 6},
+	} {
+		args := []string{test.suite, "--subject", test.subject}
+		for _, c := range test.cases {
+			args = append(args, "--case", c)
 		}
+		if rows := benchRows(t, args...); len(rows) != 1 || len(rows[test.subject]) != test.rows {
+			t.Errorf("%s: %+v, want %d rows", test.suite, rows, test.rows)
+		}
+	}
+}
+
+// TestBenchCharts draws what was measured.
+func TestBenchCharts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "charts")
+	got := tapestry(t, "bench", "pod", "--subject", "kernel-bridge", "--case", "tcp rr", "--rounds", "1", "--time", "10ms", "--chart", dir, "--chart-format", "both")
+	if got.code != 0 {
+		t.Fatalf("exit status %d: %s", got.code, got.stderr)
+	}
+	contains(t, got.stdout, "commit ", "Linux ", "MTU 1420", "kernel-bridge", "tcp rr p50")
+	for name, start := range map[string]string{"pod.svg": "<?xml", "pod.png": "\x89PNG"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || !strings.HasPrefix(string(b), start) {
+			t.Errorf("%s: %v, %.10q", name, err, b)
+		}
+	}
+}
+
+// TestBenchList says what there is. What is missing depends on the machine.
+func TestBenchList(t *testing.T) {
+	got := tapestry(t, "bench", "--list", "pod", "ingress", "scale")
+	if got.code != 0 || got.stderr != "" {
+		t.Fatalf("exit status %d: %s", got.code, got.stderr)
+	}
+	contains(t, got.stdout, "pod: ", "ours: same-node", "others: null-loop, kernel-bridge", "tcp stream x1", "ingress: ", "http2 1 KiB", "scale: ")
+	if strings.Contains(got.stdout, "nodeport: ") {
+		t.Errorf("suites that were not asked for are listed: %s", got.stdout)
 	}
 }
 
@@ -72,6 +113,8 @@ func TestBenchRefuses(t *testing.T) {
 		{[]string{"bench", "--subject", "best"}, []string{`--subject "best"`, "same-node"}},
 		{[]string{"bench", "pod", "--case", "tcp"}, []string{`--case "tcp"`, "tcp stream x1"}},
 		{[]string{"bench", "--rounds", "0"}, []string{"--rounds of at least 1"}},
+		{[]string{"bench", "pod", "--chart-format", "gif"}, []string{"svg, png, both"}},
+		{[]string{"bench", "scale", "--case", "tcp rr"}, []string{"measured as a whole"}},
 		{[]string{"bench", "pod", "--fast"}, []string{"--fast"}},
 	} {
 		got := tapestry(t, test.args...)

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/bench/baseline"
 	"tapestry.dev/tapestry/bench/chart"
 	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/bench/programs"
 	"tapestry.dev/tapestry/bench/suite"
 	"tapestry.dev/tapestry/test/userns"
@@ -40,11 +41,12 @@ func BenchCommand() *cli.Command {
 			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement (default: the suite's)"},
 			&cli.StringSliceFlag{Name: "subject", Usage: "measure only `NAME` (repeatable), as the table calls it"},
 			&cli.StringSliceFlag{Name: "case", Usage: "measure only this `CASE` (repeatable)"},
+			&cli.BoolFlag{Name: "programs", Usage: "measure with iperf3 and wrk, too, where they are installed"},
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object per row on its own line"},
 			&cli.BoolFlag{Name: "csv", Usage: "print comma-separated values"},
 			&cli.StringFlag{Name: "chart", Usage: "draw each suite into `DIR`, as SUITE.svg"},
 			&cli.StringFlag{Name: "chart-format", Usage: "`FORMAT` of charts: svg, png or both", Value: "svg"},
-			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases, and measure nothing"},
+			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases and what is missing, and measure nothing"},
 		},
 		Action: func(c *cli.Context) error {
 			if args := c.Args().Slice(); len(args) > 1 && slices.Contains(load.Commands, args[0]) && strings.Contains(args[1], ":") {
@@ -54,7 +56,7 @@ func BenchCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			wanted := suite.Selection{Suites: names, Subjects: c.StringSlice("subject"), Cases: c.StringSlice("case")}
+			wanted := suite.Selection{Suites: names, Subjects: c.StringSlice("subject"), Cases: c.StringSlice("case"), Programs: c.Bool("programs")}
 			suites, err := wanted.Select(suite.All())
 			if err != nil {
 				return err
@@ -69,18 +71,18 @@ func BenchCommand() *cli.Command {
 			if !slices.Contains(chart.Formats, formats[0]) {
 				return fmt.Errorf("--chart-format %q: expected one of %s, both", formats[0], strings.Join(chart.Formats, ", "))
 			}
-			if c.Bool("list") {
-				return suite.List(os.Stdout, suites)
-			}
 			if !userns.Inside() {
 				if code := userns.Run(userns.Options{Args: os.Args[1:]}); code != 0 {
 					return cli.Exit("", code)
 				}
 				return nil
 			}
+			if c.Bool("list") {
+				return suite.List(os.Stdout, suites, process.Self)
+			}
 			view := &benchView{errors: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
 			o := suite.Options{
-				Rounds: c.Int("rounds"), Time: c.Duration("time"), Required: wanted.Subjects,
+				Rounds: c.Int("rounds"), Time: c.Duration("time"), Required: slices.Concat(wanted.Subjects, wanted.Cases),
 				Notice: view.notice, Progress: view.progress,
 			}
 			machine := bench.ThisMachine()
