@@ -29,7 +29,7 @@ test: lint unit e2e ## run everything: lint, unit tests, end-to-end tests on rea
 unit: ## run the packages' own tests, with the race detector where there is a C compiler
 	$(GO) test $(RACE) $(TESTFLAGS) $$($(GO) list ./... | grep -v '/test/e2e')
 
-e2e: build ## run the end-to-end tests: two real nodes, every step of the demo, faults and bad input
+e2e: build ## run the end-to-end tests: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s)
 	$(GO) test -count=1 -timeout 15m -v $(TESTFLAGS) ./test/e2e/...
 
 lint: ## gofmt, vet, staticcheck

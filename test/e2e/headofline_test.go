@@ -18,10 +18,11 @@ const (
 	// window is how long each thing is measured at a time. What is compared takes turns, for the machine has other things
 	// to do.
 	window = 600 * time.Millisecond
-	rounds = 2
-	// spared is what has to be left of a bystander's throughput and transactions, compared with the same load without the
-	// fault. It is far from 1 because of what else a machine does, and far above what is left behind a queue that stands.
-	spared = 0.2
+	rounds = 3
+	// What has to be left of a bystander's throughput and of its transactions, compared with the same load without the fault.
+	// Both are far from 1 because of what else a machine does, transactions the more so: a tunnel that is full adds the
+	// time of inflightMax packets to each. Behind a queue that stands, nothing is left.
+	sparedBytes, sparedTransactions = 0.1, 0.05
 )
 
 // bystander is what a pod that has no part in it gets under each condition.
@@ -51,9 +52,9 @@ func (b *bystander) spared(t *testing.T, fault, without string) {
 	bytes := float64(b.bytes[fault]) / float64(b.bytes[without])
 	requests := float64(b.requests[fault]) / float64(b.requests[without])
 	t.Logf("%s, beside %s: %.2f of the bytes, %.2f of the transactions", fault, without, bytes, requests)
-	if bytes < spared || requests < spared {
-		t.Errorf("%s slows others: %.2f of the bytes and %.2f of the transactions are left of what they get with %s, want %.1f",
-			fault, bytes, requests, without, spared)
+	if bytes < sparedBytes || requests < sparedTransactions {
+		t.Errorf("%s slows others: %.2f of the bytes and %.2f of the transactions are left of what they get with %s, want %.2f and %.2f",
+			fault, bytes, requests, without, sparedBytes, sparedTransactions)
 	}
 }
 
