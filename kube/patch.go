@@ -70,3 +70,33 @@ func patch[T interface {
 	}
 	return out
 }
+
+// Sorted gives o with every list sorted by namespace and name; o stays as it is, and lists that are sorted are shared.
+// Those that known has, too, need no look: known is sorted.
+func (o *Objects) Sorted(known *Objects) Objects {
+	return Objects{
+		Nodes:          sorted(o.Nodes, known.Nodes),
+		Namespaces:     sorted(o.Namespaces, known.Namespaces),
+		Pods:           sorted(o.Pods, known.Pods),
+		Services:       sorted(o.Services, known.Services),
+		EndpointSlices: sorted(o.EndpointSlices, known.EndpointSlices),
+		Ingresses:      sorted(o.Ingresses, known.Ingresses),
+		IngressClasses: sorted(o.IngressClasses, known.IngressClasses),
+		ServiceCIDRs:   sorted(o.ServiceCIDRs, known.ServiceCIDRs),
+		Secrets:        sorted(o.Secrets, known.Secrets),
+		ConfigMaps:     sorted(o.ConfigMaps, known.ConfigMaps),
+		Origin:         o.Origin,
+	}
+}
+
+func sorted[T metav1.Object](list, known []T) []T {
+	if Same(list, known) || slices.IsSortedFunc(list, compareNames[T]) {
+		return list
+	}
+	list = slices.Clone(list)
+	sortByName(list)
+	return list
+}
+
+// Same reports whether two lists are one, without looking at what is in it.
+func Same[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
 )
@@ -72,6 +74,7 @@ func (f *file) take(r reading) (changed bool, err error) {
 	case r.same:
 		return false, nil
 	case r.err == nil:
+		keepEqual(&r.objects, &f.objects)
 		f.objects, f.parsed, f.failed = r.objects, true, ""
 		return true, nil
 	case !f.parsed:
@@ -84,6 +87,36 @@ func (f *file) take(r reading) (changed bool, err error) {
 	return false, r.err
 }
 
+// keepEqual puts the objects of old in the place of those in now that are equal, so that what has not changed in a file
+// stays the same object.
+func keepEqual(now, old *kube.Objects) {
+	if now.Len() > manyChanges {
+		return // comparing would take as long as what it saves
+	}
+	keep(now.Nodes, old.Nodes)
+	keep(now.Namespaces, old.Namespaces)
+	keep(now.Pods, old.Pods)
+	keep(now.Services, old.Services)
+	keep(now.EndpointSlices, old.EndpointSlices)
+	keep(now.Ingresses, old.Ingresses)
+	keep(now.IngressClasses, old.IngressClasses)
+	keep(now.ServiceCIDRs, old.ServiceCIDRs)
+	keep(now.Secrets, old.Secrets)
+	keep(now.ConfigMaps, old.ConfigMaps)
+}
+
+func keep[T metav1.Object](now, old []T) {
+	byName := make(map[kube.Ref]T, len(old))
+	for _, obj := range old {
+		byName[kube.RefOf(obj)] = obj
+	}
+	for i, obj := range now {
+		if known, ok := byName[kube.RefOf(obj)]; ok && reflect.DeepEqual(known, obj) {
+			now[i] = known
+		}
+	}
+}
+
 // tree is what is known of a directory of manifests. Only one goroutine may use it.
 type tree struct {
 	dir   string
@@ -91,8 +124,9 @@ type tree struct {
 	// linked is set when some file is a symlink: what it leads to may change without anything in dir that has its name.
 	linked bool
 	// changed is set when the objects are no longer those that were there when it was cleared.
-	changed bool
-	joined  joined
+	changed   bool
+	joined    joined
+	published []*corev1.Node // by the agents; nil when it has to be gathered again
 }
 
 // scan brings t up to date with the directory and gives the new errors. A file is read when its stamp has changed or when it
@@ -214,7 +248,9 @@ func (t *tree) forget(path string) {
 // note records that the objects of a file are others now.
 func (t *tree) note(path string, old, now kube.Objects) {
 	t.changed = true
-	if !t.isStatus(path) {
+	if t.isStatus(path) {
+		t.published = nil
+	} else {
 		t.joined.replace(old, now)
 	}
 }
@@ -246,13 +282,21 @@ func (t *tree) parts() []kube.Objects {
 
 // status gives the Nodes that agents published.
 func (t *tree) status() []*corev1.Node {
-	var list []*corev1.Node
-	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+	if t.published != nil {
+		return t.published
+	}
+	var paths []string
+	for path := range t.files {
 		if t.isStatus(path) {
-			list = append(list, t.files[path].objects.Nodes...)
+			paths = append(paths, path)
 		}
 	}
-	return list
+	slices.Sort(paths)
+	t.published = []*corev1.Node{}
+	for _, path := range paths {
+		t.published = append(t.published, t.files[path].objects.Nodes...)
+	}
+	return t.published
 }
 
 // objects gives the snapshot of the directory.

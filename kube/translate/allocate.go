@@ -24,7 +24,7 @@ const (
 // the same when others come and go, except in the rare case that two choose the same: then the lesser name has it. A Service
 // that asks for both families gets an address of each there is a range for.
 func Allocate(objs kube.Objects) (kube.Objects, []kube.Problem) {
-	t := newTranslator(objs, Options{})
+	t := newTranslator(objs.Clone(), Options{}, new(Translator))
 	a := allocator{translator: t, ips: map[netip.Addr]bool{}, ports: map[portKey]bool{}}
 	a.ranges = t.serviceRanges()
 	t.problems = nil // Translate and Check tell those

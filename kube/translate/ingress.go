@@ -31,12 +31,9 @@ const (
 func (t *translator) ingresses(nodes []node, list []services.Service) (ingress.Config, []IngressStatus) {
 	in := ingressTranslator{
 		translator: t,
-		services:   map[objectName]*services.Service{},
+		services:   list,
 		secrets:    map[objectName]*corev1.Secret{},
 		certs:      map[objectName]int{},
-	}
-	for i := range list {
-		in.services[objectName{list[i].Namespace, list[i].Name}] = &list[i]
 	}
 	for _, s := range t.objs.Secrets {
 		in.secrets[objectName{s.Namespace, s.Name}] = s
@@ -78,7 +75,7 @@ func (t *translator) classes() func(*networkingv1.Ingress) bool {
 
 type ingressTranslator struct {
 	*translator
-	services map[objectName]*services.Service
+	services []services.Service // sorted by name
 	secrets  map[objectName]*corev1.Secret
 	certs    map[objectName]int // index in config.Certificates, -1: unusable
 	config   ingress.Config
@@ -162,11 +159,12 @@ func (t *ingressTranslator) backend(namespace string, ref kube.Ref, field string
 		port = strconv.Itoa(int(b.Service.Port.Number))
 	}
 	resolved := ingress.Backend{Service: namespace + "/" + b.Service.Name + ":" + port}
-	s := t.services[objectName{namespace, b.Service.Name}]
-	if s == nil {
+	at, found := slices.BinarySearchFunc(t.services, objectName{namespace, b.Service.Name}, compareServiceName)
+	if !found {
 		t.warnf(ref, field+".service.name", "there is no Service %s/%s: requests are answered 503 until there is", namespace, b.Service.Name)
 		return resolved
 	}
+	s := &t.services[at]
 	if s.ExternalName != "" {
 		t.errorf(ref, field+".service.name", "Service %s/%s is of type ExternalName, which has no endpoints: name one that has", namespace, s.Name)
 		return resolved

@@ -41,6 +41,10 @@ type node struct {
 // nodes parses all nodes, in the order of their names. Where two claim the same thing the first keeps it, so that all
 // agents agree.
 func (t *translator) nodes() []node {
+	return t.memo.nodes.of(t, t.objs.Nodes, t.nodeList)
+}
+
+func (t *translator) nodeList() []node {
 	var list []node
 	claims := nodeClaims{cidrs: map[netip.Prefix]string{}, addrs: map[netip.Addr]string{}, keys: map[overlay.PublicKey]string{}}
 	for _, obj := range t.objs.Nodes {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -64,25 +63,7 @@ func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Conf
 	slices.SortFunc(c.NodeAddrs, netip.Addr.Compare)
 	slices.SortFunc(c.ClusterCIDRs, comparePrefix)
 
-	slicesOf := map[objectName][]*discoveryv1.EndpointSlice{}
-	for _, s := range t.objs.EndpointSlices {
-		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := objectName{s.Namespace, name}
-			slicesOf[key] = append(slicesOf[key], s)
-		}
-	}
-	claims := serviceClaims{ips: map[netip.Addr]kube.Ref{}, nodePorts: map[portKey]kube.Ref{}}
-	for _, obj := range t.objs.Services {
-		if _, other := obj.Labels[proxyNameLabel]; other {
-			continue
-		}
-		s, ok := t.service(obj, claims)
-		if !ok {
-			continue
-		}
-		s.Endpoints = t.endpoints(slicesOf[objectName{obj.Namespace, obj.Name}])
-		c.Services = append(c.Services, s)
-	}
+	c.Services = t.serviceList()
 	c.DNSAddrs = dnsAddrs(c.Services, ranges)
 	c.Pods = t.pods()
 	return c
@@ -94,6 +75,9 @@ type objectName struct{ namespace, name string }
 type serviceClaims struct {
 	ips       map[netip.Addr]kube.Ref
 	nodePorts map[portKey]kube.Ref
+	// What the Service that is looked at has got.
+	ownIPs   []netip.Addr
+	ownPorts []portKey
 }
 
 type portKey struct {
@@ -102,7 +86,7 @@ type portKey struct {
 }
 
 // service reports false for a Service that has nothing clients could use, which is told as a problem.
-func (t *translator) service(obj *corev1.Service, claims serviceClaims) (services.Service, bool) {
+func (t *translator) service(obj *corev1.Service, claims *serviceClaims) (services.Service, bool) {
 	ref := kube.RefOf(obj)
 	s := services.Service{
 		Namespace:       obj.Namespace,
@@ -133,7 +117,7 @@ func (t *translator) service(obj *corev1.Service, claims serviceClaims) (service
 	return s, headless || len(s.ClusterIPs) > 0 // without, it would pass for headless
 }
 
-func (t *translator) clusterIPs(obj *corev1.Service, ref kube.Ref, claims serviceClaims) []netip.Addr {
+func (t *translator) clusterIPs(obj *corev1.Service, ref kube.Ref, claims *serviceClaims) []netip.Addr {
 	field, texts := "spec.clusterIPs", obj.Spec.ClusterIPs
 	if len(texts) == 0 && obj.Spec.ClusterIP != "" {
 		field, texts = "spec.clusterIP", []string{obj.Spec.ClusterIP}
@@ -155,6 +139,7 @@ func (t *translator) clusterIPs(obj *corev1.Service, ref kube.Ref, claims servic
 			continue
 		}
 		claims.ips[addr] = ref
+		claims.ownIPs = append(claims.ownIPs, addr)
 		list = append(list, addr)
 	}
 	return list
@@ -177,7 +162,7 @@ func unusable(a netip.Addr) bool {
 	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast()
 }
 
-func (t *translator) ports(obj *corev1.Service, ref kube.Ref, claims serviceClaims) []services.Port {
+func (t *translator) ports(obj *corev1.Service, ref kube.Ref, claims *serviceClaims) []services.Port {
 	hasNodePorts := obj.Spec.Type == corev1.ServiceTypeNodePort || obj.Spec.Type == corev1.ServiceTypeLoadBalancer
 	var list []services.Port
 	taken := map[portKey]bool{}
@@ -207,7 +192,7 @@ func (t *translator) ports(obj *corev1.Service, ref kube.Ref, claims serviceClai
 	return list
 }
 
-func (t *translator) nodePort(p corev1.ServicePort, proto packet.Proto, ref kube.Ref, field string, claims serviceClaims) uint16 {
+func (t *translator) nodePort(p corev1.ServicePort, proto packet.Proto, ref kube.Ref, field string, claims *serviceClaims) uint16 {
 	port, ok := portOf(p.NodePort)
 	if !ok {
 		t.errorf(ref, field, "%d is not a port: expected one between 30000 and 32767", p.NodePort)
@@ -219,6 +204,7 @@ func (t *translator) nodePort(p corev1.ServicePort, proto packet.Proto, ref kube
 		return 0
 	}
 	claims.nodePorts[key] = ref
+	claims.ownPorts = append(claims.ownPorts, key)
 	return port
 }
 
@@ -294,6 +280,10 @@ func dnsAddrs(list []services.Service, ranges []netip.Prefix) []netip.Addr {
 
 // pods are those that have an address and have not ended.
 func (t *translator) pods() []services.Pod {
+	return t.memo.pods.of(t, t.objs.Pods, t.podList)
+}
+
+func (t *translator) podList() []services.Pod {
 	var list []services.Pod
 	for _, obj := range t.objs.Pods {
 		if obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed {

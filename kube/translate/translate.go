@@ -1,6 +1,9 @@
 // Package translate turns the objects of a cluster into the configurations of the data plane, as one node sees them, and
 // into statuses. It is pure: it looks at no clock, no file and no network, gives the same Result for the same Objects, and
 // leaves the Objects as they are. What cannot be used is left out and told as a Problem; everything else keeps working.
+//
+// Translate is the definition. A Translator gives the same faster to whoever translates one snapshot after the other: it
+// works out anew only what follows from objects that were not there before.
 package translate
 
 import (
@@ -57,23 +60,11 @@ func PeerID(name string) uint64 {
 }
 
 // Translate gives what follows from objs for the node of o.
-func Translate(objs kube.Objects, o Options) Result {
-	t := newTranslator(objs, o)
-	nodes := t.nodes()
-	ranges := t.serviceRanges()
-	var r Result
-	t.peers(nodes, &r)
-	r.Netstack.ServiceCIDRs = ranges
-	r.Services = t.services(nodes, ranges)
-	r.Netstack.LocalAddrs = slices.Clone(r.Services.DNSAddrs)
-	r.Ingress, r.Statuses = t.ingresses(nodes, r.Services.Services)
-	r.Problems = t.sorted()
-	return r
-}
+func Translate(objs kube.Objects, o Options) Result { return new(Translator).Translate(objs, o) }
 
 // Check gives the problems of objs that are the same for every node, those of TLS Secrets nobody uses included.
 func Check(objs kube.Objects) []kube.Problem {
-	t := newTranslator(objs, Options{})
+	t := newTranslator(objs, Options{}, new(Translator))
 	nodes := t.nodes()
 	t.ingresses(nodes, t.services(nodes, t.serviceRanges()).Services)
 	for _, s := range t.objs.Secrets {
@@ -84,11 +75,10 @@ func Check(objs kube.Objects) []kube.Problem {
 	return t.sorted()
 }
 
-func newTranslator(objs kube.Objects, o Options) *translator {
-	objs = objs.Clone()
-	objs.Sort()
+func newTranslator(objs kube.Objects, o Options, memo *Translator) *translator {
+	objs = objs.Sorted(&memo.objs)
 	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, DefaultUnderlayMTU)
-	t := &translator{objs: &objs, options: o, zones: map[string]string{}}
+	t := &translator{objs: &objs, options: o, memo: memo, zones: map[string]string{}}
 	for _, n := range objs.Nodes {
 		t.zones[n.Name] = n.Labels[corev1.LabelTopologyZone]
 	}
@@ -104,6 +94,7 @@ func (t *translator) sorted() []kube.Problem {
 type translator struct {
 	objs     *kube.Objects
 	options  Options
+	memo     *Translator
 	zones    map[string]string // by node name
 	problems []kube.Problem
 }

@@ -1,0 +1,181 @@
+package translate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// churn is a cluster in which things come, go, change and contradict one another.
+type churn struct {
+	random *rand.Rand
+	objs   kube.Objects
+}
+
+func (c *churn) pick(n int) int { return c.random.IntN(n) }
+
+func (c *churn) service() *corev1.Service {
+	s := &corev1.Service{}
+	s.Namespace, s.Name = "default", fmt.Sprintf("s%02d", c.pick(12))
+	s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", 1+c.pick(40)) // now and then somebody else's
+	s.Spec.Ports = []corev1.ServicePort{{Name: "p", Port: 80}}
+	switch c.pick(8) {
+	case 0:
+		s.Spec.Type, s.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, int32(30000+c.pick(10))
+	case 1:
+		s.Spec.ClusterIP = "nonsense"
+	case 2:
+		s.Labels = map[string]string{proxyNameLabel: "other"}
+	}
+	return s
+}
+
+func (c *churn) slice() *discoveryv1.EndpointSlice {
+	port, name := int32(8000+c.pick(3)), "p"
+	s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
+	s.Namespace, s.Name = "default", fmt.Sprintf("e%02d", c.pick(20))
+	s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%02d", c.pick(12))}
+	if c.pick(10) == 0 {
+		port = 70000
+	}
+	s.Ports = []discoveryv1.EndpointPort{{Name: &name, Port: &port}}
+	for range c.pick(4) {
+		node := fmt.Sprintf("n%d", c.pick(3))
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+c.pick(9))}, NodeName: &node})
+	}
+	return s
+}
+
+func (c *churn) node() *corev1.Node {
+	n := &corev1.Node{}
+	n.Name = fmt.Sprintf("n%d", c.pick(3))
+	n.Labels = map[string]string{corev1.LabelTopologyZone: fmt.Sprintf("z%d", c.pick(2))}
+	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.244.%d.0/24", c.pick(4))}
+	return n
+}
+
+func (c *churn) pod() *corev1.Pod {
+	p := &corev1.Pod{}
+	p.Namespace, p.Name = "default", fmt.Sprintf("p%d", c.pick(5))
+	p.Status.PodIP = fmt.Sprintf("10.244.0.%d", 1+c.pick(300)) // 256 and more are no addresses
+	return p
+}
+
+func (c *churn) ingress() *networkingv1.Ingress {
+	i := &networkingv1.Ingress{}
+	i.Namespace, i.Name = "default", fmt.Sprintf("i%d", c.pick(2))
+	i.Spec.DefaultBackend = &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{
+		Name: fmt.Sprintf("s%02d", c.pick(12)), Port: networkingv1.ServiceBackendPort{Number: 80},
+	}}
+	return i
+}
+
+// step changes, adds or removes one object, in a new snapshot.
+func (c *churn) step() {
+	switch c.pick(12) {
+	case 0:
+		c.objs.Nodes = exchange(c, c.objs.Nodes, c.node())
+	case 1:
+		c.objs.Pods = exchange(c, c.objs.Pods, c.pod())
+	case 2:
+		c.objs.Ingresses = exchange(c, c.objs.Ingresses, c.ingress())
+	case 3, 4, 5:
+		c.objs.Services = exchange(c, c.objs.Services, c.service())
+	default:
+		c.objs.EndpointSlices = exchange(c, c.objs.EndpointSlices, c.slice())
+	}
+}
+
+func exchange[T interface {
+	comparable
+	GetName() string
+}](c *churn, list []T, obj T) []T {
+	var out []T
+	for _, x := range list {
+		if x.GetName() != obj.GetName() {
+			out = append(out, x)
+		}
+	}
+	if c.pick(5) > 0 {
+		out = append(out, obj) // where it should be, or not: Translate sorts
+	}
+	return out
+}
+
+// Whatever came before, a Translator gives what Translate does.
+func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
+	c := &churn{random: rand.New(rand.NewPCG(3, 4))}
+	var m Translator
+	quick := 0
+	for step := range 3000 {
+		c.step()
+		if step%1000 > 700 { // a quiet time: nothing but good endpoints
+			c.objs.Services = c.objs.Services[:min(len(c.objs.Services), 1)]
+		}
+		o := Options{Node: "n0", UnderlayMTU: 1500 + step/500}
+		settled := m.settled
+		got, want := m.Translate(c.objs, o), Translate(c.objs, o)
+		if len(got.Services.Services) == 0 && len(want.Services.Services) == 0 {
+			got.Services.Services = want.Services.Services // nil or empty
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("step %d: (-want +got)\n%s", step, cmp.Diff(fmt.Sprintf("%+v\n%+v", want.Services, want.Problems), fmt.Sprintf("%+v\n%+v", got.Services, got.Problems)))
+		}
+		if settled && m.settled {
+			quick++
+		}
+	}
+	if quick < 50 {
+		t.Errorf("only %d steps went the quick way", quick)
+	}
+}
+
+func BenchmarkTranslate(b *testing.B) {
+	var objs kube.Objects
+	c := &churn{random: rand.New(rand.NewPCG(5, 6))}
+	for i := range 10_000 {
+		s := c.service()
+		s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 1+i%200), "", nil
+		objs.Services = append(objs.Services, s)
+		e := c.slice()
+		port := int32(9000)
+		e.Name, e.Labels[discoveryv1.LabelServiceName], e.Ports[0].Port, e.Endpoints = s.Name, s.Name, &port, nil
+		for j := range 10 {
+			e.Endpoints = append(e.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 128+j, i/250, 1+i%250)}})
+		}
+		objs.EndpointSlices = append(objs.EndpointSlices, e)
+	}
+	var m Translator
+	m.Translate(objs, Options{Node: "n0"})
+	b.Run("anew", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			Translate(objs, Options{Node: "n0"})
+		}
+	})
+	change := func(b *testing.B, edit func(o *kube.Objects)) {
+		b.ReportAllocs()
+		for b.Loop() {
+			next := objs.Clone()
+			edit(&next)
+			m.Translate(next, Options{Node: "n0"})
+		}
+	}
+	b.Run("one EndpointSlice", func(b *testing.B) {
+		change(b, func(o *kube.Objects) {
+			o.Services = objs.Services
+			o.EndpointSlices[5000] = o.EndpointSlices[5000].DeepCopy()
+		})
+	})
+	b.Run("one Service", func(b *testing.B) {
+		change(b, func(o *kube.Objects) { o.Services[5000] = o.Services[5000].DeepCopy() })
+	})
+}
