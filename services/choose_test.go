@@ -106,13 +106,13 @@ func TestSpread(t *testing.T) {
 // TestMaglevTwin compares the table with one built as the paper writes it.
 func TestMaglevTwin(t *testing.T) {
 	table := tableOf(manyService(40))
-	s := table.sets[len(table.sets)-1]
-	m := uint64(s.size)
+	s := table.units[0].sets[0]
+	m := uint64(len(s.slots))
 	owner := map[uint64]uint32{}
-	next := make([]uint64, s.n)
+	next := make([]uint64, len(s.backends))
 	for len(owner) < int(m) {
 		for i := range next {
-			id := table.backends[int(s.first)+i].id
+			id := s.backends[i].id
 			offset, skip := finish(id^mixA)%m, finish(id^mixD)%(m-1)+1
 			for {
 				slot := (offset + next[i]*skip) % m
@@ -128,7 +128,7 @@ func TestMaglevTwin(t *testing.T) {
 		}
 	}
 	for slot, want := range owner {
-		if got := table.slots[uint64(s.slot)+slot]; got != want {
+		if got := s.slots[slot]; got != want {
 			t.Fatalf("slot %d belongs to %d, want %d", slot, got, want)
 		}
 	}

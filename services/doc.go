@@ -3,8 +3,13 @@ package services
 // # Theory of operation
 //
 // A Config says everything about the Services of a cluster as one node sees them. NewTable compiles it once into a Table
-// that never changes; whoever holds the current Table swaps in a new one (Equal tells whether that is worth it), and
-// flows survive, because a flow keeps the identity of its backend and asks Backend what became of it.
+// that never changes; whoever holds the current Table swaps in a new one, and flows survive, because a flow keeps the
+// identity of its backend and asks Backend what became of it.
+//
+// From one Table to the next. Every Service is compiled by itself, to a unit. Update takes over the units of Services
+// that are the same, and when no frontend has changed also the index that finds them; what is known of backends lies in
+// 256 parts, of which those with a change are copied. So among 10,000 Services a new endpoint costs its own Service and a
+// comparison of the lists, which share most of their memory with those of before.
 //
 // Finding a frontend. Two hash tables: one of address, port and protocol, and one of every address that is anything special.
 // NodePorts stand in the first once per family, not once per node. What is in neither costs two lookups and the

@@ -1,8 +1,6 @@
 package services
 
-import (
-	"slices"
-)
+import "slices"
 
 // Equal reports whether two Tables are made of the same Config, so that there is no need to swap one for the other. The
 // order of lists counts: translation gives them sorted. A nil Table equals only nil.
@@ -11,34 +9,59 @@ func Equal(a, b *Table) bool {
 		return a == b
 	}
 	x, y := &a.config, &b.config
+	return equalNodes(x, y) && equalLists(x.Pods, y.Pods, equalPods) &&
+		equalLists(x.Services, y.Services, func(a, b *Service) bool { return equalFronts(a, b) && equalBacks(a, b) })
+}
+
+// equalNodes compares all but Services and Pods.
+func equalNodes(x, y *Config) bool {
 	return x.Node == y.Node && x.Zone == y.Zone &&
 		slices.Equal(x.NodeAddrs, y.NodeAddrs) &&
 		slices.Equal(x.OwnAddrs, y.OwnAddrs) &&
 		slices.Equal(x.ServiceCIDRs, y.ServiceCIDRs) &&
 		slices.Equal(x.ClusterCIDRs, y.ClusterCIDRs) &&
-		slices.Equal(x.DNSAddrs, y.DNSAddrs) &&
-		slices.EqualFunc(x.Services, y.Services, equalServices) &&
-		slices.EqualFunc(x.Pods, y.Pods, equalPods)
+		slices.Equal(x.DNSAddrs, y.DNSAddrs)
 }
 
-func equalServices(a, b Service) bool {
+// equalLists takes a list for equal to itself without a look: Configs that follow one another share most of what they
+// have.
+func equalLists[T any](a, b []T, equal func(a, b *T) bool) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	if len(a) == 0 || &a[0] == &b[0] {
+		return true
+	}
+	for i := range a {
+		if !equal(&a[i], &b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func same[T comparable](a, b *T) bool { return *a == *b }
+
+// equalFronts compares all but the Endpoints.
+func equalFronts(a, b *Service) bool {
 	return a.Namespace == b.Namespace && a.Name == b.Name &&
-		slices.Equal(a.ClusterIPs, b.ClusterIPs) &&
+		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&
 		a.ExternalName == b.ExternalName &&
-		slices.Equal(a.ExternalIPs, b.ExternalIPs) &&
-		slices.Equal(a.Ports, b.Ports) &&
+		equalLists(a.ExternalIPs, b.ExternalIPs, same) &&
+		equalLists(a.Ports, b.Ports, same) &&
 		a.Affinity == b.Affinity &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
-		a.PublishNotReady == b.PublishNotReady &&
-		slices.EqualFunc(a.Endpoints, b.Endpoints, equalEndpoints)
+		a.PublishNotReady == b.PublishNotReady
 }
 
-func equalEndpoints(a, b Endpoint) bool {
+func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) }
+
+func equalEndpoints(a, b *Endpoint) bool {
 	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node && a.Zone == b.Zone && a.Hostname == b.Hostname &&
 		a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
 		slices.Equal(a.Ports, b.Ports)
 }
 
-func equalPods(a, b Pod) bool {
+func equalPods(a, b *Pod) bool {
 	return a.Namespace == b.Namespace && a.Name == b.Name && a.ID == b.ID && slices.Equal(a.Addrs, b.Addrs)
 }

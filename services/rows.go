@@ -52,7 +52,7 @@ func (t *Table) Rows() [][]string {
 
 func (t *Table) row(k frontKey, f *front) []string {
 	if f.service == noService {
-		return []string{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", t.setText(f.set)}
+		return []string{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "this node"}
 	}
 	s := &t.config.Services[f.service]
 	p := &s.Ports[f.port]
@@ -71,7 +71,7 @@ func (t *Table) row(k frontKey, f *front) []string {
 	if f.affinity {
 		affinity = "ClientIP"
 	}
-	return []string{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.setText(f.set)}
+	return []string{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.units[f.service].sets[f.set].String()}
 }
 
 func (k frontKey) String() string {
@@ -85,19 +85,17 @@ func (k frontKey) String() string {
 	}
 }
 
-func (t *Table) setText(i uint32) string {
-	switch s := &t.sets[i]; {
-	case s.n > 0:
+func (s *set) String() string {
+	switch {
+	case len(s.backends) > 0:
 		var out []string
-		for _, b := range t.backends[s.first : s.first+s.n] {
+		for _, b := range s.backends {
 			out = append(out, b.to.AddrPort().String())
 		}
 		slices.Sort(out)
 		return strings.Join(out, ",")
 	case s.empty == packet.DropLocal:
 		return "none here (dropped)"
-	case s.empty == packet.ToGateway:
-		return "this node"
 	default:
 		return "none (refused)"
 	}

@@ -9,20 +9,19 @@ import (
 )
 
 // Table is a compiled Config. It never changes; all methods may be called concurrently, and Pick and Backend allocate
-// nothing. What a flow needs is kept without pointers, so that a large Table costs the garbage collector little.
+// nothing. What a flow needs is kept with few pointers, so that a large Table costs the garbage collector little.
 type Table struct {
 	config Config
+	// units are what each of config.Services comes to, by the same index.
+	units []*unit
 
 	addrs  map[packet.Addr]addrKind
 	fronts []front
 	// index finds fronts: open addressing with linear probing, at most half full; 0 is empty, else 1 + index.
-	index []uint32
-	sets  []set
-	// backends of all sets, those of one set together and sorted by id.
-	backends []backend
-	// slots of all Maglev tables: indexes into the backends of the set.
-	slots  []uint32
-	states map[uint64]packet.BackendState
+	index     []uint32
+	conflicts []conflict
+
+	states states
 	pods   map[uint64]struct{} // podID of every pod with an ID
 	own    []packet.Addr
 }
@@ -60,9 +59,10 @@ func nodePortKey(is4 bool, port uint16, proto packet.Proto) frontKey {
 type front struct {
 	key frontKey
 	// set serves clients outside of the cluster, inside those within (see Config.ClusterCIDRs). The same for ClusterIPs.
+	// They are indexes into the sets of the Service's unit.
 	set, inside uint32
-	service     uint32 // index into config.Services, or noService
-	port        uint16 // index into its Ports
+	service     uint32 // index into config.Services and units, or noService
+	port        uint16 // index into the Service's Ports
 	affinity    bool
 }
 
@@ -71,17 +71,10 @@ const noService = ^uint32(0)
 
 // set is a set of backends to choose from, or the answer when there is none.
 type set struct {
-	first, n   uint32
-	slot, size uint32 // Maglev table; size 0: rendezvous
-	empty      packet.ChoiceKind
+	backends []backend // sorted by id
+	slots    []uint32  // Maglev table: indexes into backends; nil: rendezvous
+	empty    packet.ChoiceKind
 }
-
-// The sets that every Table begins with.
-const (
-	setNoEndpoints uint32 = iota
-	setDropLocal
-	setGateway
-)
 
 type backend struct {
 	id uint64
@@ -115,7 +108,7 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 // Backend says what became of a backend that Pick gave out, perhaps on another node or before a restart. A pod that no
 // Service port leads to any longer is draining while it lives.
 func (t *Table) Backend(id uint64) packet.BackendState {
-	if s, ok := t.states[id]; ok {
+	if s := t.states.of(id); s != packet.BackendGone {
 		return s
 	}
 	if _, lives := t.pods[id&podMask]; lives {
@@ -171,12 +164,15 @@ func (t *Table) makeIndex() {
 }
 
 func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
+	if f.service == noService {
+		return packet.Choice{Kind: packet.ToGateway}
+	}
 	i := f.set
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
 		i = f.inside
 	}
-	s := &t.sets[i]
-	if s.n == 0 {
+	s := &t.units[f.service].sets[i]
+	if len(s.backends) == 0 {
 		return packet.Choice{Kind: s.empty}
 	}
 	var h uint64
@@ -185,14 +181,14 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	} else {
 		h = flowHash(tuple)
 	}
-	b := t.winner(s, h)
+	b := s.winner(h)
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
 }
 
-func (t *Table) winner(s *set, h uint64) *backend {
-	bs := t.backends[s.first : s.first+s.n]
-	if s.size != 0 {
-		return &bs[t.slots[s.slot+uint32(finish(h)%uint64(s.size))]]
+func (s *set) winner(h uint64) *backend {
+	bs := s.backends
+	if len(s.slots) != 0 {
+		return &bs[s.slots[uint32(finish(h)%uint64(len(s.slots)))]]
 	}
 	best, most := 0, score(h, bs[0].id)
 	for i := 1; i < len(bs); i++ {

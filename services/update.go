@@ -1,0 +1,258 @@
+package services
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// NewTable compiles c, which is borrowed for the life of the Table and must not be changed. Problems are reported and
+// left out; everything else of c takes effect. Where two Services claim one frontend, the lesser namespace/name has it,
+// so that all nodes agree.
+func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
+
+// Update gives what NewTable gives, but takes over from t, which stays as it is, what has not changed: the cost of a new
+// endpoint hangs on its Service alone. It returns t itself when nothing has changed. t may be nil.
+func (t *Table) Update(c Config) (*Table, []Problem) {
+	switch {
+	case t == nil:
+		t = &Table{}
+	case Equal(t, &Table{config: c}):
+		return t, t.problems()
+	}
+	next := &Table{config: c, units: make([]*unit, len(c.Services))}
+	sameFronts := len(t.units) > 0 && equalNodes(&t.config, &c) && len(t.units) == len(c.Services)
+	var gone, come []*unit
+	stays := make([]bool, len(t.units))
+	known := t.knownUnits(&c)
+	at := placeOf(&c)
+	for i := range c.Services {
+		s := &c.Services[i]
+		old := known(i)
+		if old >= 0 && equalFronts(&t.config.Services[old], s) && equalBacks(&t.config.Services[old], s) {
+			next.units[i], stays[old] = t.units[old], true
+		} else {
+			next.units[i] = newUnit(s, at)
+			come = append(come, next.units[i])
+		}
+		sameFronts = sameFronts && old == i && equalFronts(&t.config.Services[i], s)
+	}
+	for i, u := range t.units {
+		if !stays[i] {
+			gone = append(gone, u)
+		}
+	}
+	next.states = t.states.with(gone, come)
+	if sameFronts {
+		next.addrs, next.fronts, next.index, next.conflicts, next.own = t.addrs, t.fronts, t.index, t.conflicts, t.own
+	} else {
+		next.claim()
+	}
+	if next.pods = t.pods; next.pods == nil || !equalLists(t.config.Pods, c.Pods, equalPods) {
+		next.pods = podIDs(c.Pods)
+	}
+	return next, next.problems()
+}
+
+// knownUnits gives a function that finds the index in t of the Service that is number i of c, -1 when there is none. It
+// is called with growing numbers. Units serve again only at the same place.
+func (t *Table) knownUnits(c *Config) func(i int) int {
+	if placeOf(&t.config) != placeOf(c) {
+		return func(int) int { return -1 }
+	}
+	old := t.config.Services
+	next := 0
+	return func(i int) int {
+		s := &c.Services[i]
+		for next < len(old) && compareServices(&old[next], s) < 0 {
+			next++
+		}
+		if next < len(old) && compareServices(&old[next], s) == 0 {
+			next++
+			return next - 1
+		}
+		return -1
+	}
+}
+
+func compareServices(a, b *Service) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// conflict is a frontend that a Service does not get, since another has it.
+type conflict struct {
+	service uint32 // index into config.Services
+	problem Problem
+}
+
+// claim gives the frontends to the Services, and the addresses their meaning.
+func (t *Table) claim() {
+	c := &t.config
+	n := len(c.Services)
+	t.addrs = make(map[packet.Addr]addrKind, n+len(c.NodeAddrs)+len(c.DNSAddrs))
+	t.fronts = make([]front, 0, n+2*len(c.DNSAddrs))
+	taken := make(map[frontKey]uint32, n)
+	for _, a := range c.NodeAddrs {
+		t.addr(a, node)
+	}
+	// The node's own server goes before what a Service says of its address.
+	for _, a := range c.DNSAddrs {
+		t.addr(a, dnsAddr)
+		for _, proto := range [...]packet.Proto{packet.UDP, packet.TCP} {
+			if k := addrKey(packet.AddrFrom(a), 53, proto); a.IsValid() && taken[k] == 0 {
+				taken[k] = noService
+				t.fronts = append(t.fronts, front{key: k, service: noService})
+			}
+		}
+	}
+	for _, a := range c.OwnAddrs {
+		if a.IsValid() {
+			t.own = append(t.own, packet.AddrFrom(a))
+		}
+	}
+	for _, i := range t.order() {
+		t.claimFor(uint32(i), taken)
+	}
+	t.makeIndex()
+}
+
+// claimFor adds the frontends of one Service, unless an earlier one has them. taken has 1 + the index of the Service.
+func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
+	s := &t.config.Services[i]
+	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
+		for _, a := range list {
+			t.addr(a, virtual)
+		}
+	}
+	for _, f := range t.units[i].fronts {
+		switch old := taken[f.key]; old {
+		case 0:
+			taken[f.key] = 1 + i
+			f.service = i
+			t.fronts = append(t.fronts, f)
+		case noService, 1 + i:
+		default:
+			first, where := &t.config.Services[old-1], "NodePort"
+			if f.key.addr != (packet.Addr{}) {
+				where = f.key.addr.Netip().String()
+			}
+			t.conflicts = append(t.conflicts, conflict{i, problemOf(s,
+				"%s %d/%s belongs to Service %s/%s already; give one of them another address or port",
+				where, f.key.port, protoName(f.key.proto), first.Namespace, first.Name)})
+		}
+	}
+}
+
+func (t *Table) addr(a netip.Addr, k addrKind) {
+	if a.IsValid() && !a.IsUnspecified() {
+		t.addrs[packet.AddrFrom(a)] |= k
+	}
+}
+
+// order is that in which Services claim frontends.
+func (t *Table) order() []int {
+	ss := t.config.Services
+	order := make([]int, len(ss))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int { return compareServices(&ss[x], &ss[y]) })
+	return order
+}
+
+// problems of all Services, sorted by Service.
+func (t *Table) problems() []Problem {
+	conflicts := map[uint32][]Problem{}
+	for _, c := range t.conflicts {
+		conflicts[c.service] = append(conflicts[c.service], c.problem)
+	}
+	var out []Problem
+	for i, u := range t.units {
+		if len(u.problems) > 0 || len(conflicts[uint32(i)]) > 0 {
+			out = append(append(out, u.problems...), conflicts[uint32(i)]...)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(a.Object, b.Object) })
+	return out
+}
+
+func podIDs(pods []Pod) map[uint64]struct{} {
+	ids := make(map[uint64]struct{}, len(pods))
+	for i := range pods {
+		if p := &pods[i]; p.ID != "" {
+			for _, a := range p.Addrs {
+				ids[podID(p.ID, a)] = struct{}{}
+			}
+		}
+	}
+	return ids
+}
+
+// states knows every backend, by the first byte of its id. Parts that are the same are shared by the Tables that follow
+// one another.
+type states [256]map[uint64]tally
+
+// tally counts how often a backend stands in units, and how often ready. Two Services count one backend only if their
+// ids collide, or when a Config has a Service twice.
+type tally struct{ all, ready uint32 }
+
+func part(id uint64) int { return int(id >> 56) }
+
+func (s *states) of(id uint64) packet.BackendState {
+	switch n := s[part(id)][id]; {
+	case n.ready > 0:
+		return packet.BackendReady
+	case n.all > 0:
+		return packet.BackendDraining
+	}
+	return packet.BackendGone
+}
+
+// with gives s without what the units that are gone said, and with what those that come say.
+func (s *states) with(gone, come []*unit) states {
+	out := *s
+	var mine [256]bool
+	count := 0
+	for _, u := range come {
+		count += len(u.states)
+	}
+	own := func(i int) map[uint64]tally {
+		if !mine[i] {
+			mine[i] = true
+			if old := out[i]; old != nil {
+				out[i] = maps.Clone(old)
+			} else {
+				out[i] = make(map[uint64]tally, count/(2*len(out)))
+			}
+		}
+		return out[i]
+	}
+	for _, u := range gone {
+		for _, st := range u.states {
+			m := own(part(st.id))
+			n := m[st.id]
+			n.all--
+			if st.ready {
+				n.ready--
+			}
+			if m[st.id] = n; n.all == 0 {
+				delete(m, st.id)
+			}
+		}
+	}
+	for _, u := range come {
+		for _, st := range u.states {
+			m := own(part(st.id))
+			n := m[st.id]
+			n.all++
+			if st.ready {
+				n.ready++
+			}
+			m[st.id] = n
+		}
+	}
+	return out
+}

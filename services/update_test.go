@@ -1,0 +1,128 @@
+package services
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// nextConfig changes something of c, in a copy.
+func nextConfig(r *rand.Rand, c Config) Config {
+	other := randomConfig(r)
+	c.Services = slices.Clone(c.Services)
+	switch i := r.IntN(max(1, len(c.Services))); r.IntN(7) {
+	case 0:
+		c.NodeAddrs, c.OwnAddrs = other.NodeAddrs, other.OwnAddrs
+	case 1:
+		c.Services = slices.Insert(c.Services, i, other.Services...) // names may be there twice
+	case 2:
+		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
+	case 3:
+		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: fmt.Sprint(r.IntN(20)), Addrs: addrs("10.0.0.3", "10.0.0.4")}}
+	case 4:
+		c.Node = string(rune('a' + r.IntN(2)))
+	default:
+		if len(c.Services) > 0 && len(other.Services) > 0 {
+			c.Services[i].Endpoints = other.Services[0].Endpoints
+		}
+	}
+	return c
+}
+
+// Whatever went before, an updated Table is like a new one.
+func FuzzUpdateTwin(f *testing.F) {
+	for i := range uint64(200) {
+		f.Add(i, i*5)
+	}
+	f.Fuzz(func(t *testing.T, a, b uint64) {
+		r := rand.New(rand.NewPCG(a, b))
+		c := randomConfig(r)
+		table, _ := NewTable(c)
+		ids := map[uint64]bool{}
+		for range 12 {
+			c = nextConfig(r, c)
+			got, gotProblems := table.Update(c)
+			want, wantProblems := NewTable(c)
+			if diff := cmp.Diff(wantProblems, gotProblems); diff != "" {
+				t.Fatalf("problems (-new +updated):\n%s", diff)
+			}
+			if diff := cmp.Diff(want.Rows(), got.Rows()); diff != "" {
+				t.Fatalf("rows (-new +updated):\n%s", diff)
+			}
+			for _, u := range want.units {
+				for _, s := range u.states {
+					ids[s.id] = true
+				}
+			}
+			for id := range ids { // of all times
+				if got.Backend(id) != want.Backend(id) {
+					t.Fatalf("backend %x is %v, want %v", id, got.Backend(id), want.Backend(id))
+				}
+			}
+			for _, dst := range addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1") {
+				tu := packet.Tuple{Src: packet.AddrFrom(netip.MustParseAddr("10.0.0.1")), SrcPort: uint16(r.Uint32()),
+					Dst: packet.AddrFrom(dst), DstPort: uint16(52 + r.IntN(4)), Proto: packet.TCP}
+				if got.Pick(&tu) != want.Pick(&tu) {
+					t.Fatalf("%v: %+v, want %+v", tu, got.Pick(&tu), want.Pick(&tu))
+				}
+			}
+			table = got
+		}
+	})
+}
+
+// A new endpoint costs what its Service does: everything else is the Table's of before.
+func TestUpdateShares(t *testing.T) {
+	c := cluster(100, 3)
+	slices.SortFunc(c.Services, func(a, b Service) int { return compareServices(&a, &b) })
+	before, _ := NewTable(c)
+	if again, _ := before.Update(c); again != before {
+		t.Error("a Table that says the same was made anew")
+	}
+	next := c
+	next.Services = slices.Clone(c.Services)
+	next.Services[50].Endpoints = next.Services[50].Endpoints[:1]
+	after, _ := before.Update(next)
+	if &after.fronts[0] != &before.fronts[0] || &after.index[0] != &before.index[0] {
+		t.Error("the frontends were made anew")
+	}
+	shared := 0
+	for i := range after.units {
+		if after.units[i] == before.units[i] {
+			shared++
+		}
+	}
+	if shared != 99 {
+		t.Errorf("%d units of 100 are shared, want 99", shared)
+	}
+}
+
+func BenchmarkUpdate(b *testing.B) {
+	c := cluster(10_000, 10)
+	slices.SortFunc(c.Services, func(a, b Service) int { return compareServices(&a, &b) })
+	table, _ := NewTable(c)
+	for _, bb := range []struct {
+		name string
+		edit func(c *Config)
+	}{
+		{"nothing", func(*Config) {}},
+		{"endpoint", func(c *Config) { c.Services[5000].Endpoints = c.Services[5000].Endpoints[1:] }},
+		{"service", func(c *Config) { c.Services = slices.Delete(c.Services, 5000, 5001) }},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				next := c
+				next.Services = slices.Clone(c.Services)
+				bb.edit(&next)
+				table.Update(next)
+			}
+		})
+	}
+}
