@@ -18,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -91,6 +92,11 @@ type agent struct {
 	ingress   *ingress.Gateway
 	resolvers resolvers
 	started   chan struct{}
+
+	// Used by apply alone.
+	translator translate.Translator
+	foundMTU   int          // of the underlay, 0 until it is known
+	foundFor   kube.Objects // the Nodes there were
 
 	table    atomic.Pointer[services.Table]
 	config   atomic.Pointer[netstack.Config]

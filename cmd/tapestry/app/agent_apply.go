@@ -17,7 +17,6 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay"
-	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
@@ -25,17 +24,13 @@ import (
 // the rest is.
 func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Item) error {
 	mtu := a.underlay(&objs)
-	result := translate.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu})
+	result := a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu})
 	problems := result.Problems
-	table, found := services.NewTable(result.Services)
+	table, found := a.table.Load().Update(result.Services)
 	for _, p := range found {
 		problems = append(problems, kube.Problem{Severity: kube.Warning, Object: objectOf(p.Object), Message: p.Message})
 	}
-	if old := a.table.Load(); !services.Equal(old, table) {
-		a.table.Store(table)
-	} else {
-		table = old
-	}
+	a.table.Store(table)
 	first := a.node == nil
 	if first && len(result.Netstack.PodCIDRs) == 0 {
 		return fmt.Errorf("there is no Node %s with a podCIDR among the manifests yet; waiting for it", a.agentConfig.node)
@@ -78,12 +73,16 @@ func (a *agent) underlay(objs *kube.Objects) int {
 	if a.underlayMTU > 0 {
 		return a.underlayMTU
 	}
-	nodes := translate.Translate(kube.Objects{Nodes: objs.Nodes}, translate.Options{Node: a.agentConfig.node})
-	mtu, err := interfaceMTU(&nodes.Netstack)
-	if err != nil {
+	if a.foundMTU > 0 && kube.Same(a.foundFor.Nodes, objs.Nodes) {
+		return a.foundMTU
+	}
+	a.foundFor = kube.Objects{Nodes: objs.Nodes}
+	nodes := translate.Translate(a.foundFor, translate.Options{Node: a.agentConfig.node})
+	var err error
+	if a.foundMTU, err = interfaceMTU(&nodes.Netstack); err != nil {
 		a.log.Warn("assuming an underlay of 1500 bytes", "err", err)
 	}
-	return mtu
+	return a.foundMTU
 }
 
 // start makes the parts that need to know the node's addresses.
