@@ -1,5 +1,6 @@
 // Package chart draws the rows of a suite: a panel for each figure with a bar for each subject, its length the median, a
-// whisker from the least to the largest of the rounds, and beside the name what the table says.
+// whisker from the least to the largest of the rounds, and beside the name what the table says. A whisker without an end goes
+// on beyond the panel.
 package chart
 
 import (
@@ -146,7 +147,7 @@ func (c Chart) panel(dc draw.Canvas, p panel) error {
 	grid := plotter.NewGrid()
 	grid.Horizontal.Width, grid.Vertical.Color = 0, line
 	pl.Add(grid)
-	most := 0.0
+	most, longest := 0.0, 0.0
 	for i, b := range p.bars {
 		y := float64(len(p.bars) - 1 - i)
 		bar, err := plotter.NewBarChart(plotter.Values{b.Value}, vg.Points(9))
@@ -168,14 +169,19 @@ func (c Chart) panel(dc draw.Canvas, p panel) error {
 		words.TextStyle[0] = style(8.5, ink)
 		words.TextStyle[0].YAlign = draw.YCenter
 		pl.Add(bar, whisker, words)
-		most = max(most, b.Max, b.Value)
+		longest, most = max(longest, b.Value), max(most, b.Max)
 	}
-	if most == 0 {
-		most = 1
-	}
-	pl.X.Min, pl.X.Max, pl.Y.Min, pl.Y.Max = 0, most*1.02, -0.4, float64(len(p.bars))-0.2
+	pl.X.Min, pl.X.Max, pl.Y.Min, pl.Y.Max = 0, span(longest, most), -0.4, float64(len(p.bars))-0.2
 	pl.Draw(dc)
 	return nil
+}
+
+// span is how much an axis shows: the longest whisker, but no disturbed round that would leave nothing of the bars.
+func span(longest, whisker float64) float64 {
+	if longest == 0 {
+		return max(1, whisker)
+	}
+	return 1.02 * max(longest, min(whisker, 2*longest))
 }
 
 // ticks are the usual ones, with as few digits as they need.

@@ -69,7 +69,7 @@ func TestSVG(t *testing.T) {
 	all := strings.Join(said, "\n")
 	for _, want := range []string{
 		"pod to pod on one node", "Gbit/s", "tcp stream x1", "tcp rr p50",
-		"same-node  8.87, 0.27 s/Gbit, 0.86 of null-loop", "null-loop  10.4", "kernel-bridge  20.8",
+		"same-node  8.87, 0.27 s/Gbit cpu, 0.86 of null-loop", "null-loop  10.4", "kernel-bridge  20.8",
 		"same-node  95.3, p99 268, 0.86 of null-loop", "load 10000 x 10  4263", "load 100 x 10  63.0", "nothing  0.00",
 	} {
 		if !strings.Contains(all, want) {
@@ -131,6 +131,19 @@ func TestPanels(t *testing.T) {
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("panels\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for _, tt := range []struct{ longest, whisker, want float64 }{
+		{0, 0, 1}, {100, 100, 102}, {100, 150, 153}, {100, 5000, 204},
+	} {
+		if got := span(tt.longest, tt.whisker); got != tt.want {
+			t.Errorf("bars of %v, whiskers of %v: %v, want %v", tt.longest, tt.whisker, got, tt.want)
+		}
+	}
+	if span(0, 5) <= 0 {
+		t.Error("an axis shows nothing")
 	}
 }
 

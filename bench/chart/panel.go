@@ -57,7 +57,10 @@ func (b bar) words() []string {
 		words = append(words, "p99 "+bench.Short(r.Value))
 	}
 	if r, ok := b.Beside[bench.CostName]; ok {
-		words = append(words, bench.Short(r.Value)+" "+r.Unit)
+		words = append(words, bench.Short(r.Value)+" "+r.Unit+" cpu")
+	}
+	if r, ok := b.Beside[bench.LossName]; ok {
+		words = append(words, bench.Short(r.Value)+" "+r.Unit+" lost")
 	}
 	for _, r := range b.Against {
 		words = append(words, fmt.Sprintf("%.2f of %s", r.Ratio, r.Baseline))

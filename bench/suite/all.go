@@ -245,9 +245,5 @@ func memory() Suite {
 
 // scale are the options of the suites that measure agents alone. Their measurements take as long as what they measure.
 func (o Options) scale(suite string) scale.Options {
-	s := scale.Options{Rounds: o.Rounds}
-	if o.Progress != nil {
-		s.Progress = func(what string) { o.Progress(suite, 0, 0, what, "") }
-	}
-	return s
+	return scale.Options{Rounds: o.Rounds, Progress: func(what string) { o.Progress(suite, 0, 0, what, "") }}
 }

@@ -24,7 +24,7 @@ type Options struct {
 	Required []string
 	// Notice is told, in a sentence, what is left out; nil: nobody is.
 	Notice func(string)
-	// Progress is told before every measurement; nil: nobody is.
+	// Progress is told before every measurement, and, with all of 0, what is being brought up; nil: nobody is.
 	Progress func(suite string, done, all int, topology, name string)
 }
 
@@ -34,6 +34,9 @@ func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 	var rows []bench.Row
 	if o.Notice == nil {
 		o.Notice = func(string) {}
+	}
+	if o.Progress == nil {
+		o.Progress = func(string, int, int, string, string) {}
 	}
 	told := map[string]bool{}
 	tell := func(name string, why error) {
@@ -78,6 +81,7 @@ func (s Suite) run(ctx context.Context, o Options, tell func(name string, why er
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+		o.Progress(s.Name, 0, 0, subject.Name, "")
 		topology, err := subject.open(ctx, at)
 		if err == nil {
 			at.topologies = append(at.topologies, topology)
@@ -100,9 +104,7 @@ func (s Suite) run(ctx context.Context, o Options, tell func(name string, why er
 	if len(plan.Topologies) == 0 || len(plan.Cases) == 0 {
 		return nil, nil
 	}
-	if o.Progress != nil {
-		plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
-	}
+	plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
 	return bench.Run(ctx, plan)
 }
 

@@ -86,7 +86,10 @@ func BenchCommand() *cli.Command {
 				Notice: view.notice, Progress: view.progress,
 			}
 			machine := bench.ThisMachine()
-			view.begin(machine, suites, o)
+			if c.Bool("json") || c.Bool("csv") { // the table has it in its head
+				view.say(machine)
+			}
+			view.begin(suites, o)
 			rows, err := suite.Run(c.Context, suites, o)
 			view.end()
 			err = errors.Join(err, printRows(c, machine, rows))
@@ -162,15 +165,18 @@ type benchView struct {
 	terminal bool
 }
 
-func (v *benchView) begin(machine bench.Machine, suites []suite.Suite, o suite.Options) {
-	if !v.terminal {
-		return
+func (v *benchView) say(what any) {
+	if v.terminal {
+		fmt.Fprintln(v.errors, what)
 	}
+}
+
+func (v *benchView) begin(suites []suite.Suite, o suite.Options) {
 	var all time.Duration
 	for _, s := range suites {
 		all += s.Estimate(o.Rounds, o.Time)
 	}
-	fmt.Fprintf(v.errors, "%v\nabout %v; leave the machine alone meanwhile\n", machine, all.Round(time.Second))
+	v.say(fmt.Sprintf("about %v; leave the machine alone meanwhile", all.Round(time.Second)))
 }
 
 func (v *benchView) notice(sentence string) {
@@ -190,7 +196,7 @@ func (v *benchView) progress(suite string, done, all int, topology, name string)
 	if !v.terminal {
 		return
 	}
-	if all == 0 { // a suite that does not count
+	if all == 0 { // nothing is counted yet
 		fmt.Fprintf(v.errors, clear+"%s %s", suite, topology)
 		return
 	}
