@@ -9,8 +9,9 @@
 //	pod C ─TAP─ Port ┼ pipeline: admit, flow, forward ┼ Link ─ WireGuard ─ other nodes
 //	host  ─TAP─ Port ┘                                └ gateway (gVisor) ─ host sockets ─ outside
 //
-// Every Port has one goroutine, which reads a superframe (up to 64 KiB, as the pod's kernel made it), takes it through
-// the steps of pipeline.go and writes it to where it goes, all by itself: no queue and no other goroutine in between.
+// Whatever goroutine reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps of
+// pipeline.go and writes it to where it goes, all by itself: no queue and no other goroutine in between. A few goroutines
+// read all Ports (tap.Poller), each Port one at a time.
 // The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both run the
 // same steps.
 //

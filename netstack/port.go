@@ -13,9 +13,9 @@ import (
 
 // Device is what a Port reads and writes superframes through; *tap.Device is one.
 type Device interface {
-	// Run reads superframes until Close and hands each to handle, borrowed, which returns the buffer (of the same
-	// capacity) to read the next one into. It returns nil after Close.
-	Run(buf []byte, handle func(frame []byte) []byte) error
+	// Run reads superframes until Close and hands each to handle, one at a time. The frame is handle's, which returns a
+	// buffer of the same capacity for another one. It returns nil after Close.
+	Run(handle func(frame []byte) []byte) error
 	// Write and Writev write one superframe. Safe for concurrent use.
 	Write(frame []byte) error
 	Writev(iov [][]byte) error

@@ -9,7 +9,7 @@ import (
 
 // quietMesh is a Mesh as far as the glue needs it: no device, no goroutine, one peer with a session.
 func quietMesh(receive func(uint64, [][]byte)) *Mesh {
-	m := &Mesh{o: Options{Receive: receive, UnderlayMTU: 1500}, ring: newRing(), wakeProber: make(chan struct{}, 1)}
+	m := &Mesh{o: Options{Receive: receive, UnderlayMTU: 1500}, ring: newRing(nil), wakeProber: make(chan struct{}, 1)}
 	p := &peer{id: 2, key: PublicKey{1}}
 	p.live.Store(true)
 	m.table.Store(newTable([]*peer{p}, []Peer{{ID: 2, Prefixes: podCIDRs(2)}}))

@@ -31,6 +31,8 @@ type Options struct {
 	// The packets are borrowed until it returns, and may be written to. It is called concurrently for different peers,
 	// never for one. It must not call Set or Close.
 	Receive func(peer uint64, packets [][]byte)
+	// Waiting, if not nil, is told when a Send begins to wait for room (true) and when it is over (false). It must not block.
+	Waiting func(begin bool)
 	// Gateway are this node's gateway addresses, at most one per family; path probes go from and to them.
 	Gateway []netip.Addr
 	// UnderlayMTU is the MTU in bytes of the underlay's interface; 0: 1500.
@@ -102,7 +104,7 @@ func New(o Options) (*Mesh, error) {
 		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, minPath)
 	}
 	m := &Mesh{
-		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(), cookie: newCookie(),
+		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
 		applied: make(map[PublicKey]Peer), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for _, a := range o.Gateway {

@@ -49,6 +49,7 @@ type lane struct {
 //
 // The reader serves lanes by deficit round robin. A sender waits while its own lane holds more than its share.
 type ring struct {
+	waits    func(begin bool) // told when a sender waits
 	mu       sync.Mutex
 	notEmpty sync.Cond
 
@@ -70,8 +71,11 @@ type ring struct {
 	closed  bool
 }
 
-func newRing() *ring {
-	r := &ring{nfree: ringSize, nunused: ringSize}
+func newRing(waits func(begin bool)) *ring {
+	if waits == nil {
+		waits = func(bool) {}
+	}
+	r := &ring{waits: waits, nfree: ringSize, nunused: ringSize}
 	r.notEmpty.L = &r.mu
 	slab := make([]byte, ringSize*packet.MaxFrame)
 	for i := range r.free {
@@ -134,7 +138,9 @@ func (r *ring) takeLocked(to *peer, src packet.Addr) ([]byte, *lane) {
 	l.senders++
 	for !r.hasRoom(l) {
 		l.waiting++
+		r.waits(true)
 		l.room.Wait() // who wakes it takes it off waiting
+		r.waits(false)
 		if r.closed {
 			return nil, nil
 		}

@@ -39,7 +39,7 @@ func TestRingNobodyWaitsBehindAFlood(t *testing.T) {
 		{"other pod", sized(6, a, 100, 0)},
 		{"other peer", sized(5, b, 100, 0)},
 	} {
-		r := newRing()
+		r := newRing(nil)
 		for i := range 20 {
 			r.exchange(sized(5, a, 60000, i))
 		}
@@ -59,7 +59,7 @@ func TestRingNobodyWaitsBehindAFlood(t *testing.T) {
 func TestRingIsFairInBytes(t *testing.T) {
 	to := &peer{id: 1}
 	for _, sizes := range [][2]int{{60000, 1400}, {65535, 65535}, {100, 64000}, {1400, 1400}} {
-		r := newRing()
+		r := newRing(nil)
 		var bytes [2]int
 		for i := range sizes {
 			for range 8 {
@@ -83,7 +83,7 @@ func TestRingIsFairInBytes(t *testing.T) {
 
 // A sender alone gets most of the ring. However many have filled it, the next buffer is for one that has none.
 func TestRingShares(t *testing.T) {
-	r := newRing()
+	r := newRing(nil)
 	to := &peer{id: 1}
 	fill := func(from int) (l *lane, n int) {
 		for l = r.lane(to, packet.AddrFrom(pod4(1, from))); r.hasRoom(l); n++ {
@@ -113,7 +113,7 @@ func TestRingShares(t *testing.T) {
 // Senders that wait are all woken, nothing is lost or overtaken within a lane, and in the end the ring is as it was.
 func TestRingManySenders(t *testing.T) {
 	const senders, each = 12, 400
-	r := newRing()
+	r := newRing(nil)
 	peers := []*peer{{id: 1}, {id: 2}, {id: 3}}
 	var sending sync.WaitGroup
 	for s := range senders {

@@ -52,7 +52,7 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 	go func() {
 		var p packet.Packet
 		var cut packet.Segmenter
-		ran <- dev.Run(make([]byte, packet.MaxFrame), func(frame []byte) []byte {
+		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good {
 				g.Deliver(&p, &cut, false)
 			}

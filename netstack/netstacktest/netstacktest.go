@@ -28,8 +28,8 @@ func NewDeviceWith(offloads tap.Offloads) *Device {
 }
 
 // Run implements netstack.Device.
-func (d *Device) Run(buf []byte, handle func([]byte) []byte) error {
-	for {
+func (d *Device) Run(handle func([]byte) []byte) error {
+	for buf := make([]byte, packet.MaxFrame); ; {
 		select {
 		case f := <-d.toNode:
 			buf = buf[:cap(buf)]

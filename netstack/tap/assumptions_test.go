@@ -106,7 +106,7 @@ func TestAssumeHolder(t *testing.T) {
 	}
 	d := newDevice(t, dup, tap.Options{})
 	got := make(chan byte, frames)
-	go d.Run(make([]byte, packet.MaxFrame), func(b []byte) []byte {
+	go d.Run(func(b []byte) []byte {
 		if len(b) == packet.HeadLen+29 && b[packet.HeadLen]>>4 == 4 {
 			got <- b[len(b)-1]
 		}

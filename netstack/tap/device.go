@@ -8,12 +8,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // Options of a Device. The zero value is right.
@@ -21,6 +18,8 @@ type Options struct {
 	// Disable switches offloads off, in both directions: the kernel then does what they would have left to us, and we
 	// should not leave it to the kernel. Without Csum there is none of the others.
 	Disable Offloads
+	// Poller reads the Device. Nil: Run makes one of one loop.
+	Poller *Poller
 }
 
 // Stats counts what went through a Device since NewDevice. A superframe counts one.
@@ -36,20 +35,21 @@ type Device struct {
 	name string
 	offs Offloads
 	refs []Refusal
-	file *os.File // for reading; known to the runtime's poller
-	// fd is a duplicate for writing, open as long as users has not fallen to closed.
-	fd    int
-	users atomic.Int32
-	stats struct{ readFrames, readBytes, writtenFrames, writtenBytes, writeErrors atomic.Uint64 }
+	// fd is open as long as users has not fallen to closed.
+	fd     int
+	users  atomic.Int32
+	poller *Poller
+	reader atomic.Pointer[reader] // of Run
+	stats  struct{ readFrames, readBytes, writtenFrames, writtenBytes, writeErrors atomic.Uint64 }
 }
 
-// closed is the bit of Device.users that Close sets; the bits below count writers in flight.
+// closed is the bit of Device.users that Close sets; the bits below count readers and writers in flight.
 const closed = 1 << 30
 
 // NewDevice checks that f is a TAP with virtio-net header, tests its offloads and makes a Device of it, which owns f
 // from then on. On an error f stays the caller's.
 func NewDevice(f *os.File, o Options) (*Device, error) {
-	d := &Device{}
+	d := &Device{poller: o.Poller}
 	var err error
 	cerr := control(f, func(fd int) { err = d.open(fd, AllOffloads&^o.Disable) })
 	if err = errors.Join(err, cerr); err != nil {
@@ -70,21 +70,9 @@ func (d *Device) open(fd int, want Offloads) error {
 		return err
 	}
 	d.refs = append(info.Refused, untrue...)
-	rfd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return err
-	}
-	file := os.NewFile(uintptr(rfd), d.name)
-	if err := file.SetReadDeadline(time.Time{}); err != nil {
-		file.Close()
-		return fmt.Errorf("the runtime cannot poll it: %w", err)
-	}
-	if d.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err != nil {
-		file.Close()
-		return err
-	}
-	d.file = file
-	return nil
+	// A duplicate, since f is known to the runtime's poller, which would be woken by every frame.
+	d.fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	return err
 }
 
 // Name is the interface's name in its own namespace.
@@ -106,44 +94,19 @@ func (d *Device) Stats() Stats {
 	}
 }
 
-// Run reads superframes into buf, which should hold packet.MaxFrame bytes (the kernel cuts what is longer), and gives
-// each to handle, until Close. The frame is handle's until it returns the buffer to read the next one into: the
-// same, or another of the same capacity. handle must not call Close. Run returns nil after Close, and an error
-// when the device is gone. One Run at a time.
-func (d *Device) Run(buf []byte, handle func(frame []byte) []byte) error {
-	rc, err := d.file.SyscallConn()
-	if err != nil {
-		return d.runError(err)
-	}
-	var failed error
-	iov := new(unix.Iovec)
-	drain := func(fd uintptr) bool {
-		for d.users.Load()&closed == 0 {
-			buf = buf[:cap(buf)]
-			iov.Base = unsafe.SliceData(buf)
-			iov.SetLen(len(buf))
-			n, errno := read(int(fd), iov)
-			switch errno {
-			case 0:
-				d.stats.readFrames.Add(1)
-				d.stats.readBytes.Add(uint64(n))
-				if n > packet.VNetHdrLen {
-					buf = handle(buf[:n])
-				}
-			case unix.EAGAIN:
-				return false
-			case unix.EINTR:
-			default:
-				failed = errno
-				return true
-			}
+// Run reads superframes and gives each to handle, until Close. The frame (of packet.MaxFrame bytes at most; the kernel cuts what is
+// longer) is handle's until it returns a buffer of the same capacity, usually the same, for the next frame of whichever Device.
+// handle is called by one goroutine at a time, in the order of the frames, and must not call Close. Run returns nil after Close,
+// and an error when the device is gone. One Run in a Device's life.
+func (d *Device) Run(handle func(frame []byte) []byte) (err error) {
+	p := d.poller
+	if p == nil {
+		if p, err = NewPoller(1); err != nil {
+			return d.runError(err)
 		}
-		return true
+		defer func() { err = errors.Join(err, p.Close()) }()
 	}
-	if err := rc.Read(drain); err != nil {
-		return d.runError(err)
-	}
-	return d.runError(failed)
+	return d.runError(p.run(d, handle))
 }
 
 func (d *Device) runError(err error) error {
@@ -252,13 +215,15 @@ func (d *Device) Close() error {
 		if n&closed != 0 {
 			return os.ErrClosed
 		}
-		if d.users.CompareAndSwap(n, n|closed) {
-			if n == 0 {
-				unix.Close(d.fd)
-			}
-			return d.file.Close()
+		if d.users.CompareAndSwap(n, (n|closed)+1) { // its own use, until nobody polls fd any longer
+			break
 		}
 	}
+	if r := d.reader.Load(); r != nil {
+		r.close()
+	}
+	d.release()
+	return nil
 }
 
 var _ io.Closer = (*Device)(nil)

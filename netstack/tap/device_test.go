@@ -23,7 +23,7 @@ func link(t testing.TB, a, b *tap.Device, observe func(frame []byte) bool) {
 	t.Helper()
 	var running sync.WaitGroup
 	forward := func(from, to *tap.Device, mac packet.MAC) {
-		err := from.Run(make([]byte, packet.MaxFrame), func(frame []byte) []byte {
+		err := from.Run(func(frame []byte) []byte {
 			copy(frame[packet.VNetHdrLen:], mac[:])
 			copy(frame[packet.VNetHdrLen+6:], tap.GatewayMAC[:])
 			if observe(frame) {
@@ -262,7 +262,7 @@ func TestClose(t *testing.T) {
 	d := newDevice(t, f, tap.Options{})
 	ran := make(chan error, 1)
 	go func() {
-		ran <- d.Run(make([]byte, packet.MaxFrame), func(b []byte) []byte { return b })
+		ran <- d.Run(func(b []byte) []byte { return b })
 	}()
 	frame := udpFrame(macA, podB[0], podA[0], 9, make([]byte, 1000))
 	var wg sync.WaitGroup
@@ -299,7 +299,7 @@ func TestRunEndsWithDevice(t *testing.T) {
 	d := newDevice(t, f, tap.Options{})
 	ran := make(chan error, 1)
 	go func() {
-		ran <- d.Run(make([]byte, packet.MaxFrame), func(b []byte) []byte { return b })
+		ran <- d.Run(func(b []byte) []byte { return b })
 	}()
 	if err := tap.DeleteLink(ns, "eth0"); err != nil {
 		t.Fatal(err)
@@ -328,7 +328,7 @@ func TestNoAllocations(t *testing.T) {
 
 	// Reading: each datagram the pod sends comes out of Run, on another goroutine, whose allocations count as well.
 	got := make(chan struct{})
-	go d.Run(make([]byte, packet.MaxFrame), func(b []byte) []byte {
+	go d.Run(func(b []byte) []byte {
 		if len(b) == packet.HeadLen+28+1000 {
 			got <- struct{}{}
 		}

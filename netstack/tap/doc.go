@@ -21,9 +21,11 @@
 //
 // # Reading and writing
 //
-// Device.Run reads in one goroutine: it drains the queue with plain read(2) until EAGAIN and only then parks on the
-// runtime's poller, so a burst costs one wake-up. The buffer given to the handler is borrowed until it returns; the
-// handler returns the buffer to read into next, usually the same.
+// A Poller reads all Devices with as many goroutines as there are processors. One that finds a Device ready takes up to a
+// turn of frames from it, each to its end, and then arms it again; meanwhile the Device wakes nobody, so a burst costs one
+// wake-up. A pod is read by one goroutine at a time, which keeps its packets in order. A frame's buffer is the handler's
+// until it returns one for the next frame. A handler that has to wait says so (Poller.Waiting), and another goroutine takes
+// its place.
 //
 // Device.Write and Device.Writev may be called from any number of goroutines: one write(2) is one frame, and the
 // kernel keeps them apart. They take no lock; a count of writers in flight keeps Close from closing the descriptor

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/nodeport"
@@ -84,6 +86,7 @@ type agent struct {
 	key    overlay.PrivateKey
 	socket *os.File
 	flows  *flow.Table
+	poller *tap.Poller
 
 	// Made when the first snapshot of the cluster is there, and not changed after.
 	node      *netstack.Node
@@ -121,6 +124,13 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	if err := a.adopt(items); err != nil {
+		return err
+	}
+	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the tunnel, the
+	// stack and DNS, never waits for that.
+	loops := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(loops + 1)
+	if a.poller, err = tap.NewPoller(loops); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -196,6 +206,7 @@ func (a *agent) close() {
 	_ = a.nodePorts.Close()
 	_ = a.node.Close()
 	a.mesh.Close()
+	_ = a.poller.Close()
 }
 
 // interfaceMTU is the MTU of the interface that has one of the node's addresses; 0 when none has.

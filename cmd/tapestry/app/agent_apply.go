@@ -95,8 +95,8 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 	a.mesh, err = overlay.New(overlay.Options{
 		PrivateKey: a.key, Socket: a.socket, Gateway: gateways, UnderlayMTU: underlay, Logger: a.log,
 		Receive:   func(peer uint64, packets [][]byte) { a.node.FromLink(peer, packets) },
-		Forbidden: a.claimed,
-		NoGSO:     !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO,
+		Forbidden: a.claimed, Waiting: a.poller.Waiting,
+		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO,
 	})
 	if err != nil {
 		return err

@@ -107,7 +107,7 @@ func (a *agent) attachPod(pod cni.Pod, f *os.File) error {
 }
 
 func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
-	dev, err := tap.NewDevice(f, tap.Options{Disable: a.offloads.disabled()})
+	dev, err := tap.NewDevice(f, tap.Options{Disable: a.offloads.disabled(), Poller: a.poller})
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", c.Name, err)
 	}

@@ -249,7 +249,7 @@ func (s *Segment) restore() error {
 func (s *Segment) run(d Direction) {
 	side, out := &s.sides[d], s.sides[1-d].dev
 	// An error means that somebody deleted the TAP: the path is cut, and Remove repairs it.
-	_ = side.dev.Run(make([]byte, packet.MaxFrame), func(frame []byte) []byte {
+	_ = side.dev.Run(func(frame []byte) []byte {
 		if len(frame) < packet.HeadLen || !side.matches(frame) {
 			_ = out.Write(frame)
 			return frame
