@@ -11,7 +11,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-quick bench-micro ci clean
+.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -58,6 +58,11 @@ MICROBENCH = ^Benchmark(ParseFrame|Rewrite|Checksum|Hash|Segmenter|Coalescer|Tra
 
 bench-micro: ## run the Go micro-benchmarks of the packet path, allocations reported
 	$(GO) test -run '^$$' -bench '$(MICROBENCH)' -benchmem $(TESTFLAGS) $(MICRO)
+
+peers: ## build bin/peers: Caddy and CoreDNS, which bench compares with
+	@mkdir -p $(BIN)/peers
+	$(GO) -C bench/peers vet ./...
+	CGO_ENABLED=0 $(GO) -C bench/peers build -ldflags '-s -w' -o $(abspath $(BIN))/peers/ ./caddy ./coredns
 
 ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
 	.ci/run

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -26,6 +27,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	}
+	// What "make peers" built, if it did.
+	if peers, err := filepath.Abs("../../bin/peers"); err == nil {
+		os.Setenv("PATH", peers+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	}
 	userns.Main(m)
 }

@@ -22,8 +22,12 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is not installed: %s", e.Program, e.Package)
 }
 
-// peersDir is where "make peers" puts what it builds, seen from the directory of the executable.
-const peersDir = "peers"
+const (
+	// makePeers brings the programs that are not packages of Debian.
+	makePeers = "make peers"
+	// peersDir is where it puts them, seen from the directory of the executable.
+	peersDir = "peers"
+)
 
 // find looks for a program beside the executable, where "make peers" builds some, and then where programs are installed. An
 // ordinary user's PATH often lacks the directories of the administrator's.

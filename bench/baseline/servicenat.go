@@ -25,7 +25,7 @@ const loadTimeout = 5 * time.Minute
 
 // ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and the
 // server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in the middle
-// of the rules and has two endpoints, both in the server's namespace; see Mode and the rules for what is loaded beside it.
+// of the rules and has two endpoints as all have, but both are the one server; see loadedServices for what is beside it.
 // mtu is in bytes, 0 for bench.DefaultMTU.
 func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
 	if services < 1 || services > maxServices {
@@ -36,12 +36,12 @@ func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
 		return nil, err
 	}
 	return build(fmt.Sprintf("kube-proxy-%s-%d", mode, services), func(p *pair) error {
-		node, endpoints, err := p.node(orDefault(mtu))
+		node, server, err := p.node(orDefault(mtu))
 		if err != nil {
 			return err
 		}
 		p.targets = map[bench.Service]netip.AddrPort{bench.Load: serviceFrontend}
-		return load(node, loadedServices(services, serviceFrontend, endpoints))
+		return load(node, loadedServices(services, serviceFrontend, []netip.AddrPort{server, server}))
 	})
 }
 
@@ -76,25 +76,22 @@ func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
 	}, nil
 }
 
-// node makes a namespace that routes between client and server, and says under which two addresses the server is reached.
-func (p *pair) node(mtu int) (*tap.Namespace, []netip.AddrPort, error) {
+// node makes a namespace that routes between client and server, and says where the server is reached.
+func (p *pair) node(mtu int) (*tap.Namespace, netip.AddrPort, error) {
 	node, err := p.namespace()
 	if err != nil {
-		return nil, nil, err
+		return nil, netip.AddrPort{}, err
 	}
 	toClient, toServer := netip.MustParsePrefix("198.18.0.254/24"), netip.MustParsePrefix("198.18.2.254/24")
-	first, second := netip.MustParsePrefix("198.18.2.2/24"), netip.MustParsePrefix("198.18.2.3/24")
-	err = wire(mtu, side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: node, Name: "client"}, toClient})
+	server := netip.MustParsePrefix("198.18.2.2/24")
+	err = errors.Join(
+		wire(mtu, side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: node, Name: "client"}, toClient}),
+		wire(mtu, side{tap.End{Namespace: p.server, Name: "eth0"}, server}, side{tap.End{Namespace: node, Name: "server"}, toServer}))
 	if err == nil {
-		err = wire(mtu, side{tap.End{Namespace: p.server, Name: "eth0"}, first}, side{tap.End{Namespace: node, Name: "server"}, toServer})
+		err = errors.Join(
+			defaultRoute(p.client, toClient),
+			defaultRoute(p.server, toServer),
+			tap.SetSysctl(node, "net.ipv4.ip_forward", "1"))
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return node, []netip.AddrPort{netip.AddrPortFrom(first.Addr(), bench.LoadPort), netip.AddrPortFrom(second.Addr(), bench.LoadPort)}, errors.Join(
-		tap.AddAddr(p.server, "eth0", second),
-		defaultRoute(p.client, toClient),
-		defaultRoute(p.server, toServer),
-		tap.SetSysctl(node, "net.ipv4.ip_forward", "1"),
-	)
+	return node, netip.AddrPortFrom(server.Addr(), bench.LoadPort), err
 }

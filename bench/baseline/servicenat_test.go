@@ -1,16 +1,10 @@
 package baseline
 
 import (
-	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	"tapestry.dev/tapestry/bench"
-	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // The measured Service has TCP and UDP and stands in the middle; no two share an address.
@@ -88,73 +82,4 @@ func TestServiceNATRefuses(t *testing.T) {
 	if _, err := ServiceNAT("ipvs", 1, 0); err == nil || !strings.Contains(err.Error(), `mode "ipvs"`) {
 		t.Errorf("another mode: %v", err)
 	}
-}
-
-// Over UDP, too, the ClusterIP answers, from both endpoints, with its own address.
-func TestServiceNATOverUDP(t *testing.T) {
-	for _, name := range []string{"kube-proxy-iptables-200", "kube-proxy-nftables-200"} {
-		topology := made(t, name)
-		if topology == nil {
-			continue
-		}
-		defer topology.Close()
-		seen := map[string]bool{}
-		for _, endpoint := range []string{"198.18.2.2", "198.18.2.3"} {
-			defer answer(t, topology.Server(), netip.AddrPortFrom(netip.MustParseAddr(endpoint), bench.LoadPort)).Close()
-		}
-		target, _ := topology.Target(bench.Load)
-		for range 64 { // 2^-63 is the chance that one of two is never asked
-			seen[ask(t, topology.Client(), target)] = true
-		}
-		if len(seen) != 2 {
-			t.Errorf("%s: %v answered, want both endpoints", name, seen)
-		}
-	}
-}
-
-// answer answers every datagram with the address it was received on.
-func answer(t *testing.T, ns *tap.Namespace, addr netip.AddrPort) net.PacketConn {
-	t.Helper()
-	var c *net.UDPConn
-	err := ns.Do(func() (err error) {
-		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			_, from, err := c.ReadFrom(make([]byte, 1))
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			c.WriteTo([]byte(addr.Addr().String()), from)
-		}
-	}()
-	return c
-}
-
-// ask sends a datagram from a socket that takes answers from target only.
-func ask(t *testing.T, ns *tap.Namespace, target netip.AddrPort) string {
-	t.Helper()
-	var c *net.UDPConn
-	err := ns.Do(func() (err error) {
-		c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(target))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.Write([]byte{1}); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 64)
-	n, err := c.Read(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b[:n])
 }

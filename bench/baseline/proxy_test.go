@@ -1,0 +1,70 @@
+package baseline
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/bench/process"
+)
+
+// A proxy chooses by the Host header, as an ingress does: for another host there is nothing.
+func TestProxiesRouteByHost(t *testing.T) {
+	for _, name := range []string{"nginx", "haproxy", "caddy"} {
+		topology := made(t, name)
+		if topology == nil {
+			continue
+		}
+		defer topology.Close()
+		server, _, err := process.Start(topology.Server(), spawn("serve", "--until-eof", "--http", backend.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		target, _ := topology.Target(bench.HTTP)
+		for _, host := range []string{bench.HTTPHost, "other.example"} {
+			cmd := spawn("http", target.String(), "--time", "10ms", "--host", host, "--json")
+			_, err := process.Output(t.Context(), topology.Client(), cmd)
+			if host == bench.HTTPHost && err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if host != bench.HTTPHost && (err == nil || !strings.Contains(err.Error(), "404")) {
+				t.Errorf("%s: %s: got %v, want status 404", name, host, err)
+			}
+		}
+	}
+}
+
+// With no backend a proxy's errors are the measurement's, not figures.
+func TestProxyWithoutBackend(t *testing.T) {
+	for _, name := range []string{"nginx", "haproxy", "caddy"} {
+		topology := made(t, name)
+		if topology == nil {
+			continue
+		}
+		defer topology.Close()
+		target, _ := topology.Target(bench.HTTP)
+		cmd := spawn("http", target.String(), "--time", "10ms", "--host", bench.HTTPHost, "--json")
+		if _, err := process.Output(t.Context(), topology.Client(), cmd); err == nil || !strings.Contains(err.Error(), "status 50") {
+			t.Errorf("%s: got %v, want status 502 or 503", name, err)
+		}
+	}
+}
+
+func TestCertificate(t *testing.T) {
+	certificate, key, err := newCertificate("bench.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: "bench.example", Roots: roots}); err != nil {
+		t.Error(err)
+	}
+}
