@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image/color"
 	"io"
+	"math"
 	"strconv"
 
 	"gonum.org/v1/plot"
@@ -184,13 +185,19 @@ func span(longest, whisker float64) float64 {
 	return 1.02 * max(longest, min(whisker, 2*longest))
 }
 
-// ticks are the usual ones, with as few digits as they need.
-func ticks(low, high float64) []plot.Tick {
-	all := plot.DefaultTicks{}.Ticks(low, high)
-	for i, t := range all {
-		if !t.IsMinor() {
-			all[i].Label = strconv.FormatFloat(t.Value, 'f', -1, 64)
+// ticks stand at multiples of 1, 2 or 5 times a power of ten, four to nine of them besides the one at 0, each with its number.
+func ticks(_, high float64) []plot.Tick {
+	step := math.Pow(10, math.Floor(math.Log10(high/4)))
+	for _, factor := range []float64{5, 2} {
+		if high/(step*factor) >= 4 {
+			step *= factor
+			break
 		}
+	}
+	var all []plot.Tick
+	for i := 0; float64(i)*step <= high; i++ {
+		v := float64(i) * step
+		all = append(all, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 6, 64)})
 	}
 	return all
 }

@@ -134,6 +134,20 @@ func TestPanels(t *testing.T) {
 	}
 }
 
+func TestTicks(t *testing.T) {
+	for high, want := range map[float64]string{
+		1: "0 0.2 0.4 0.6 0.8 1", 4: "0 1 2 3 4", 19.9: "0 2 4 6 8 10 12 14 16 18", 20: "0 5 10 15 20", 0.05: "0 0.01 0.02 0.03 0.04 0.05", 110000: "0 20000 40000 60000 80000 100000",
+	} {
+		var got []string
+		for _, tick := range ticks(0, high) {
+			got = append(got, tick.Label)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("to %v: %q, want %q", high, got, want)
+		}
+	}
+}
+
 func TestSpan(t *testing.T) {
 	for _, tt := range []struct{ longest, whisker, want float64 }{
 		{0, 0, 1}, {100, 100, 102}, {100, 150, 153}, {100, 5000, 204},
