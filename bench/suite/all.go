@@ -135,7 +135,7 @@ func pod() Suite {
 // service has a lab for each number of Services, all up at once: measurements of different numbers alternate, too.
 func service() Suite {
 	s := Suite{
-		Name: "service", About: "pod to pod through a ClusterIP, with 1, 1,000 and 10,000 other Services", Time: 250 * time.Millisecond,
+		Name: "service", About: "pod to pod through a ClusterIP, with 1, 1,000 and 10,000 other Services", Time: 200 * time.Millisecond,
 		setUp: 20 * time.Second,
 		cases: transport, baselines: map[string][]string{},
 	}
@@ -180,7 +180,7 @@ func crossNode() Suite {
 func nodePort() Suite {
 	spec := labs.Spec{Name: "nodeport", Nodes: 2}
 	return Suite{
-		Name: "nodeport", About: "from outside through a node's port to a pod", Time: 250 * time.Millisecond, cases: transport,
+		Name: "nodeport", About: "from outside through a node's port to a pod", Time: 200 * time.Millisecond, cases: transport,
 		Subjects: append([]Subject{
 			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: loadAt("node/node-1", labs.NearPort)}),
 			ours(spec, labs.Path{Name: "node-port-across", Client: outside, Server: far, To: loadAt("node/node-1", labs.FarPort)}),
@@ -193,7 +193,7 @@ func nodePort() Suite {
 func egress() Suite {
 	spec := labs.Spec{Name: "egress", Nodes: 1}
 	return Suite{
-		Name: "egress", About: "from a pod to a server outside of the cluster", Time: 250 * time.Millisecond, cases: transport,
+		Name: "egress", About: "from a pod to a server outside of the cluster", Time: 200 * time.Millisecond, cases: transport,
 		Subjects: append([]Subject{
 			ours(spec, labs.Path{Name: "egress", Client: client, Server: outside, To: loadAt("outside", bench.LoadPort)}),
 			kernelBridge,
@@ -205,7 +205,7 @@ func egress() Suite {
 func ingress() Suite {
 	spec := labs.Spec{Name: "ingress", Nodes: 1, Ingress: true}
 	return Suite{
-		Name: "ingress", About: "from outside through Ingress to a pod", Time: 300 * time.Millisecond, cases: bench.HTTPCases, programs: bench.WrkCases,
+		Name: "ingress", About: "from outside through Ingress to a pod", Time: 250 * time.Millisecond, cases: bench.HTTPCases, programs: bench.WrkCases,
 		Subjects: []Subject{
 			ours(spec, labs.Path{Name: "ingress", Client: outside, Server: near, To: map[bench.Service]labs.End{
 				bench.HTTP: {Host: "node/node-1", Port: 80}, bench.HTTPS: {Host: "node/node-1", Port: 443},
@@ -214,24 +214,31 @@ func ingress() Suite {
 			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: map[bench.Service]labs.End{
 				bench.HTTP: {Host: "node/node-1", Port: labs.NearHTTPPort},
 			}}),
+			other("nginx", func(process.Spawn) (bench.Topology, error) { return baseline.Nginx(0) }),
+			other("haproxy", func(process.Spawn) (bench.Topology, error) { return baseline.HAProxy(0) }),
+			other("caddy", func(process.Spawn) (bench.Topology, error) { return baseline.Caddy(0) }),
+			other("direct", func(process.Spawn) (bench.Topology, error) { return baseline.Direct(0) }),
 		},
-		baselines: map[string][]string{"ingress": {"node-port"}},
+		baselines: map[string][]string{"ingress": {"nginx", "haproxy", "caddy", "direct"}, "node-port": {"direct"}},
 	}
 }
 
 func dns() Suite {
-	spec := labs.Spec{Name: "dns", Nodes: 1, Services: 1000}
+	const services = 1000
+	spec := labs.Spec{Name: "dns", Nodes: 1, Services: services}
 	return Suite{
-		Name: "dns", About: "from a pod to the cluster's name server, with 1,000 Services", Time: 500 * time.Millisecond, cases: bench.DNSCases,
+		Name: "dns", About: "from a pod to the cluster's name server, with 1,000 Services", Time: 300 * time.Millisecond, cases: bench.DNSCases,
 		Subjects: []Subject{
 			ours(spec, labs.Path{Name: "cluster-dns", Client: client, To: map[bench.Service]labs.End{bench.DNS: {Host: "service/kube-dns", Port: 53}}}),
+			other("coredns", func(process.Spawn) (bench.Topology, error) { return baseline.CoreDNS(services, 0) }),
 		},
+		baselines: map[string][]string{"cluster-dns": {"coredns"}},
 	}
 }
 
 func scaleSuite() Suite {
 	return Suite{
-		Name: "scale", About: "loading 100 to 10,000 Services of 10 endpoints, changing one, filling a flow table", Time: 60 * time.Second,
+		Name: "scale", About: "loading 100 to 10,000 Services of 10 endpoints, changing one, filling a flow table", Time: 100 * time.Second,
 		alone: func(ctx context.Context, o Options) ([]bench.Row, error) { return scale.Run(ctx, o.scale("scale")) },
 	}
 }
