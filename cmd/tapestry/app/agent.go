@@ -134,6 +134,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	applied := make(chan struct{}, 1)
 	group.Go(func() error {
 		return manifests.Watch(ctx, c.manifests, manifests.Options{
 			// The writer replaces whole files, so there is little to wait for, and a backend that is gone is known sooner.
@@ -145,8 +146,13 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 			if err := a.apply(ctx, objs, items); err != nil {
 				log.Error("the cluster's state was not applied whole", "err", err)
 			}
+			select {
+			case applied <- struct{}{}:
+			default: // there is one already
+			}
 		})
 	})
+	group.Go(func() error { giveBack(ctx, applied); return nil })
 	group.Go(func() error { return a.serve(ctx) })
 	err = group.Wait()
 	a.close()
