@@ -89,13 +89,42 @@ func (o *Objects) Sorted(known *Objects) Objects {
 	}
 }
 
-func sorted[T metav1.Object](list, known []T) []T {
-	if Same(list, known) || slices.IsSortedFunc(list, compareNames[T]) {
+func sorted[T interface {
+	comparable
+	metav1.Object
+}](list, known []T) []T {
+	if Same(list, known) || isSorted(list, known) {
 		return list
 	}
 	list = slices.Clone(list)
 	sortByName(list)
 	return list
+}
+
+// isSorted compares no names of neighbours that are neighbours in known, which is sorted, too.
+func isSorted[T interface {
+	comparable
+	metav1.Object
+}](list, known []T) bool {
+	k := 0 // list[i] should be known[k]
+	joined := false
+	for i, obj := range list {
+		here := k < len(known) && known[k] == obj
+		if i > 0 && !(here && joined) && compareNames(list[i-1], obj) > 0 {
+			return false
+		}
+		switch {
+		case here:
+			k++
+		case k+1 < len(known) && known[k+1] == obj: // known[k] is gone
+			here, k = true, k+2
+		case k < len(known) && i+1 < len(list) && known[k] == list[i+1]: // obj has come
+		default:
+			k++
+		}
+		joined = here
+	}
+	return true
 }
 
 // Same reports whether two lists are one, without looking at what is in it.

@@ -1,6 +1,9 @@
 package kube
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,5 +49,47 @@ func TestReplace(t *testing.T) {
 	}
 	if _, ok := o.Replace(&stranger, &now); ok {
 		t.Error("an object of the same name passed for another")
+	}
+}
+
+// Whatever is known, a list is called sorted when it is.
+func TestIsSorted(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	var pods []*corev1.Pod
+	for i := range 40 {
+		p := &corev1.Pod{}
+		p.Name = fmt.Sprintf("p%02d", i/2)
+		pods = append(pods, p)
+	}
+	var seen [2]int
+	for range 5000 {
+		known := slices.Clone(pods[:20+random.IntN(20)])
+		list := slices.Clone(known)
+		for range random.IntN(4) {
+			i, other := random.IntN(len(list)), pods[random.IntN(len(pods))]
+			switch random.IntN(4) {
+			case 0:
+				list = slices.Delete(list, i, i+1)
+			case 1:
+				list = slices.Insert(list, i, other)
+			case 2:
+				list[i] = other
+			default:
+				same := *list[i] // of the same name
+				list[i] = &same
+			}
+		}
+		want := slices.IsSortedFunc(list, compareNames[*corev1.Pod])
+		if got := isSorted(list, known); got != want {
+			t.Fatalf("%v, known %v: got %v", list, known, got)
+		}
+		if want {
+			seen[1]++
+		} else {
+			seen[0]++
+		}
+	}
+	if min(seen[0], seen[1]) < 500 {
+		t.Errorf("unsorted and sorted: %v", seen)
 	}
 }

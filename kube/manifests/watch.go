@@ -17,7 +17,8 @@ import (
 // Options of Watch. The zero value is good.
 type Options struct {
 	// Debounce is how long the directory must be quiet before it is read, 0 for 5 ms. A directory that is never quiet is
-	// read every ten times that.
+	// read every ten times that. Where the only change is that a hidden file was renamed to a manifest, which is whole
+	// then, nothing is waited for.
 	Debounce time.Duration
 	// OnError, if set, is told once of every mistake when it appears; the objects of the file stay as they were. It is
 	// called by Watch's own goroutine.
@@ -61,6 +62,8 @@ type watcher struct {
 	status    string          // path of the status folder
 	dirty     map[string]bool // paths that events named since the last scan
 	lost      bool            // events may be missing in dirty
+	rough     bool            // what dirty names may be in the middle of being written
+	source    string          // what the last event renamed away, "" when it did something else
 	emptied   time.Time       // since when a file waits to be filled again; zero: none does
 	delivered bool
 	conflict  string // the error of the last merge that was reported
@@ -98,10 +101,29 @@ func (w *watcher) patience() <-chan time.Time {
 	return time.After(time.Until(w.emptied.Add(emptyPatience)))
 }
 
-func (w *watcher) note(e fsnotify.Event) { w.dirty[filepath.Clean(e.Name)] = true }
+// note records what an event names. Files that are no manifests, such as those that a writer is about to rename, are passed
+// over, unless something else may hang on them.
+func (w *watcher) note(e fsnotify.Event) {
+	path, source := filepath.Clean(e.Name), w.source
+	w.source = ""
+	if e.Has(fsnotify.Rename) {
+		w.source = path
+	}
+	manifest := isManifest(filepath.Base(path))
+	if !manifest && !w.tree.linked && !w.tree.concernsMore(path) {
+		return
+	}
+	w.dirty[path] = true
+	// The kernel tells both halves of a rename one after the other.
+	moved := e.Has(fsnotify.Create) && source != "" && !isManifest(filepath.Base(source))
+	w.rough = w.rough || !manifest || !moved || w.tree.linked
+}
 
-// settle waits until no event has come for Debounce.
+// settle waits until no event has come for Debounce, or until it is clear that what has come is whole.
 func (w *watcher) settle(ctx context.Context) {
+	if len(w.dirty) > 0 && !w.rough {
+		return
+	}
 	limit := time.NewTimer(10 * w.options.Debounce)
 	defer limit.Stop()
 	quiet := time.NewTimer(w.options.Debounce)
@@ -119,6 +141,9 @@ func (w *watcher) settle(ctx context.Context) {
 				return
 			}
 			w.note(e)
+			if len(w.dirty) > 0 && !w.rough {
+				return
+			}
 			quiet.Reset(w.options.Debounce)
 		}
 	}
@@ -142,7 +167,7 @@ func (w *watcher) scan() {
 		w.report(err)
 	}
 	clear(w.dirty)
-	w.lost = false
+	w.lost, w.rough = false, false
 	if w.delivered && !w.tree.changed || !w.delivered && !w.tree.ready() {
 		return
 	}

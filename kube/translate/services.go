@@ -258,12 +258,12 @@ func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr
 	return list
 }
 
-// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
+// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones. list is
+// sorted by name.
 func dnsAddrs(list []services.Service, ranges []netip.Prefix) []netip.Addr {
-	for i := range list {
-		if s := &list[i]; s.Namespace == "kube-system" && s.Name == "kube-dns" && len(s.ClusterIPs) > 0 {
-			return slices.Clone(s.ClusterIPs)
-		}
+	i, found := slices.BinarySearchFunc(list, objectName{"kube-system", "kube-dns"}, compareServiceName)
+	if found && len(list[i].ClusterIPs) > 0 {
+		return slices.Clone(list[i].ClusterIPs)
 	}
 	var addrs []netip.Addr
 	for _, p := range ranges {
