@@ -23,7 +23,11 @@ func manyService(n int) Service {
 }
 
 func tableOf(ss ...Service) *Table {
-	t, _ := NewTable(Config{Services: ss})
+	var c Config
+	for i := range ss {
+		c.Services = append(c.Services, &ss[i])
+	}
+	t, _ := NewTable(c)
 	return t
 }
 
@@ -146,7 +150,7 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 	onNode, vip := slices.Contains(c.NodeAddrs, dst), false
 	for _, nodePorts := range []bool{false, true} {
 		for i := range c.Services {
-			s := &c.Services[i]
+			s := c.Services[i]
 			cluster, external := slices.Contains(s.ClusterIPs, dst), slices.Contains(s.ExternalIPs, dst)
 			vip = vip || cluster || external
 			for j := range s.Ports {
@@ -233,7 +237,7 @@ func randomConfig(r *rand.Rand) Config {
 			}
 			s.Endpoints = append(s.Endpoints, e)
 		}
-		c.Services = append(c.Services, s)
+		c.Services = append(c.Services, &s)
 	}
 	return c
 }
@@ -271,7 +275,7 @@ func cluster(services, endpoints int) Config {
 		s := manyService(endpoints)
 		s.Name = fmt.Sprint("s", i)
 		s.ClusterIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})}
-		c.Services = append(c.Services, s)
+		c.Services = append(c.Services, &s)
 	}
 	return c
 }

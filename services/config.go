@@ -25,7 +25,7 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// DNSAddrs are the cluster DNS addresses, answered by the node itself.
 	DNSAddrs []netip.Addr
-	Services []Service
+	Services []*Service // none nil, and not changed: Configs that follow one another share them
 	// Pods are all pods with an address, for DNS names of pods.
 	Pods []Pod
 }

@@ -10,8 +10,10 @@ func Equal(a, b *Table) bool {
 	}
 	x, y := &a.config, &b.config
 	return equalNodes(x, y) && equalLists(x.Pods, y.Pods, equalPods) &&
-		equalLists(x.Services, y.Services, func(a, b *Service) bool { return equalFronts(a, b) && equalBacks(a, b) })
+		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })
 }
+
+func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && equalBacks(a, b) }
 
 // equalNodes compares all but Services and Pods.
 func equalNodes(x, y *Config) bool {
@@ -44,7 +46,7 @@ func same[T comparable](a, b *T) bool { return *a == *b }
 
 // equalFronts compares all but the Endpoints.
 func equalFronts(a, b *Service) bool {
-	return a.Namespace == b.Namespace && a.Name == b.Name &&
+	return a == b || a.Namespace == b.Namespace && a.Name == b.Name &&
 		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&
 		a.ExternalName == b.ExternalName &&
 		equalLists(a.ExternalIPs, b.ExternalIPs, same) &&

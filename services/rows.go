@@ -25,7 +25,7 @@ func (t *Table) NodePorts() []NodePort {
 		if k.addr != (packet.Addr{}) {
 			continue
 		}
-		s := &t.config.Services[t.fronts[i].service]
+		s := t.config.Services[t.fronts[i].service]
 		ports = append(ports, NodePort{s.Namespace + "/" + s.Name, k.port, k.proto})
 	}
 	slices.SortFunc(ports, func(a, b NodePort) int {
@@ -54,7 +54,7 @@ func (t *Table) row(k frontKey, f *front) []string {
 	if f.service == noService {
 		return []string{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "this node"}
 	}
-	s := &t.config.Services[f.service]
+	s := t.config.Services[f.service]
 	p := &s.Ports[f.port]
 	name := p.Name
 	if name == "" {

@@ -118,7 +118,7 @@ func (t *Table) Backend(id uint64) packet.BackendState {
 }
 
 // Services are those that the Table was made of. Borrowed: they must not be changed.
-func (t *Table) Services() []Service { return t.config.Services }
+func (t *Table) Services() []*Service { return t.config.Services }
 
 // Pods are those that the Table was made of. Borrowed: they must not be changed.
 func (t *Table) Pods() []Pod { return t.config.Pods }

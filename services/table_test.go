@@ -50,7 +50,7 @@ func testConfig() Config {
 		ServiceCIDRs: prefixes("10.96.0.0/16", "fd96::/112"),
 		ClusterCIDRs: prefixes("10.0.0.0/16", "fd00::/48"),
 		DNSAddrs:     addrs("10.96.0.10", "fd96::a"),
-		Services: []Service{
+		Services: []*Service{
 			{Namespace: "d", Name: "dual", ClusterIPs: addrs("10.96.0.1", "fd96::1"), Ports: web, Endpoints: dual},
 			{Namespace: "d", Name: "none", ClusterIPs: addrs("10.96.0.2"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30082}}, Endpoints: eps("10.0.0.3 a")},
 			{Namespace: "d", Name: "local", ClusterIPs: addrs("10.96.0.3"), ExternalIPs: addrs("198.51.100.3"),
@@ -135,7 +135,7 @@ func TestPick(t *testing.T) {
 
 func TestBackend(t *testing.T) {
 	service := func(endpoints ...Endpoint) Config {
-		return Config{Services: []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Endpoints: endpoints,
+		return Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Endpoints: endpoints,
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}}}
 	}
 	before, _ := NewTable(service(ep("10.0.0.1 a rs")))
@@ -191,7 +191,7 @@ func TestAffinity(t *testing.T) {
 		endpoints = append(endpoints, ep(fmt.Sprintf("10.0.0.%d a rs", i+1)))
 	}
 	for _, n := range []int{3, 40} {
-		table, _ := NewTable(Config{Services: []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Affinity: time.Hour,
+		table, _ := NewTable(Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Affinity: time.Hour,
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: endpoints[:n]}}})
 		seen := map[uint64]bool{}
 		for client := range 100 {
@@ -222,23 +222,23 @@ func TestProblems(t *testing.T) {
 	}
 	tests := []struct {
 		name     string
-		services []Service
+		services []*Service
 		want     []string // object, then a part of the message
 	}{
-		{"fine", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)}}, nil},
-		{"no ports", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1")}}, []string{"Service d/s", "no ports"}},
-		{"headless without ports is fine", []Service{{Namespace: "d", Name: "s"}}, nil},
-		{"port 0", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(0, 0)}}, []string{"Service d/s", "is 0"}},
-		{"protocol", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Protocol: packet.ICMPv4, Port: 5}}}},
+		{"fine", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)}}, nil},
+		{"no ports", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1")}}, []string{"Service d/s", "no ports"}},
+		{"headless without ports is fine", []*Service{{Namespace: "d", Name: "s"}}, nil},
+		{"port 0", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(0, 0)}}, []string{"Service d/s", "is 0"}},
+		{"protocol", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Protocol: packet.ICMPv4, Port: 5}}}},
 			[]string{"Service d/s", "only TCP, UDP and SCTP"}},
-		{"port twice", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0, 80, 0)}}, []string{"Service d/s", "twice"}},
-		{"no endpoint matches", []Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "x", Protocol: packet.TCP, Port: 5}},
+		{"port twice", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0, 80, 0)}}, []string{"Service d/s", "twice"}},
+		{"no endpoint matches", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "x", Protocol: packet.TCP, Port: 5}},
 			Endpoints: eps("10.0.0.1 a rs")}}, []string{"Service d/s", "no endpoint serves port 5/TCP"}},
-		{"ClusterIP twice", []Service{
+		{"ClusterIP twice", []*Service{
 			{Namespace: "d", Name: "t", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)},
 			{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)},
 		}, []string{"Service d/t", "belongs to Service d/s"}},
-		{"node port twice", []Service{
+		{"node port twice", []*Service{
 			{Namespace: "d", Name: "t", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 30000)},
 			{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.2"), Ports: tcp(80, 30000)},
 		}, []string{"Service d/t", "NodePort 30000/TCP belongs to Service d/s"}},
@@ -345,6 +345,8 @@ func change(v reflect.Value, path string, n *int) string {
 				return p
 			}
 		}
+	case v.Kind() == reflect.Pointer:
+		return change(v.Elem(), path, n)
 	case v.Kind() == reflect.Slice:
 		if v.Len() > 0 {
 			if p := change(v.Index(0), path+"[0]", n); p != "" {

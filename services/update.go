@@ -30,15 +30,15 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	known := t.knownUnits(&c)
 	at := placeOf(&c)
 	for i := range c.Services {
-		s := &c.Services[i]
+		s := c.Services[i]
 		old := known(i)
-		if old >= 0 && equalFronts(&t.config.Services[old], s) && equalBacks(&t.config.Services[old], s) {
+		if old >= 0 && equalServices(t.config.Services[old], s) {
 			next.units[i], stays[old] = t.units[old], true
 		} else {
 			next.units[i] = newUnit(s, at)
 			come = append(come, next.units[i])
 		}
-		sameFronts = sameFronts && old == i && equalFronts(&t.config.Services[i], s)
+		sameFronts = sameFronts && old == i && equalFronts(t.config.Services[i], s)
 	}
 	for i, u := range t.units {
 		if !stays[i] {
@@ -66,11 +66,11 @@ func (t *Table) knownUnits(c *Config) func(i int) int {
 	old := t.config.Services
 	next := 0
 	return func(i int) int {
-		s := &c.Services[i]
-		for next < len(old) && compareServices(&old[next], s) < 0 {
+		s := c.Services[i]
+		for next < len(old) && compareServices(old[next], s) < 0 {
 			next++
 		}
-		if next < len(old) && compareServices(&old[next], s) == 0 {
+		if next < len(old) && compareServices(old[next], s) == 0 {
 			next++
 			return next - 1
 		}
@@ -121,7 +121,7 @@ func (t *Table) claim() {
 
 // claimFor adds the frontends of one Service, unless an earlier one has them. taken has 1 + the index of the Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
-	s := &t.config.Services[i]
+	s := t.config.Services[i]
 	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
 		for _, a := range list {
 			t.addr(a, virtual)
@@ -135,7 +135,7 @@ func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 			t.fronts = append(t.fronts, f)
 		case noService, 1 + i:
 		default:
-			first, where := &t.config.Services[old-1], "NodePort"
+			first, where := t.config.Services[old-1], "NodePort"
 			if f.key.addr != (packet.Addr{}) {
 				where = f.key.addr.Netip().String()
 			}
@@ -159,7 +159,7 @@ func (t *Table) order() []int {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(x, y int) int { return compareServices(&ss[x], &ss[y]) })
+	slices.SortStableFunc(order, func(x, y int) int { return compareServices(ss[x], ss[y]) })
 	return order
 }
 
@@ -191,15 +191,15 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 	return ids
 }
 
-// states knows every backend, by the first byte of its id. Parts that are the same are shared by the Tables that follow
-// one another.
+// states knows every backend, by the last byte of its id, which hangs on the Service port and the target port alone: the
+// backends of a Service are together. Parts that are the same are shared by the Tables that follow one another.
 type states [256]map[uint64]tally
 
 // tally counts how often a backend stands in units, and how often ready. Two Services count one backend only if their
 // ids collide, or when a Config has a Service twice.
 type tally struct{ all, ready uint32 }
 
-func part(id uint64) int { return int(id >> 56) }
+func part(id uint64) int { return int(id & 0xff) }
 
 func (s *states) of(id uint64) packet.BackendState {
 	switch n := s[part(id)][id]; {

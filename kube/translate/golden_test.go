@@ -77,7 +77,7 @@ func render(r translate.Result) any {
 			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap})
 	}
 	for _, s := range r.Services.Services {
-		svcs = append(svcs, service(s))
+		svcs = append(svcs, service(*s))
 	}
 	for _, p := range r.Services.Pods {
 		pods = append(pods, fmt.Sprintf("%s/%s %s", p.Namespace, p.Name, p.Addrs))

@@ -28,7 +28,7 @@ const (
 
 // ingresses compiles the Ingresses that are ours. The Services are those of services.Config, so that L7 and L4 agree on what
 // an endpoint is.
-func (t *translator) ingresses(nodes []node, list []services.Service) (ingress.Config, []IngressStatus) {
+func (t *translator) ingresses(nodes []node, list []*services.Service) (ingress.Config, []IngressStatus) {
 	in := ingressTranslator{
 		translator: t,
 		services:   list,
@@ -75,7 +75,7 @@ func (t *translator) classes() func(*networkingv1.Ingress) bool {
 
 type ingressTranslator struct {
 	*translator
-	services []services.Service // sorted by name
+	services []*services.Service // sorted by name
 	secrets  map[objectName]*corev1.Secret
 	certs    map[objectName]int // index in config.Certificates, -1: unusable
 	config   ingress.Config
@@ -164,7 +164,7 @@ func (t *ingressTranslator) backend(namespace string, ref kube.Ref, field string
 		t.warnf(ref, field+".service.name", "there is no Service %s/%s: requests are answered 503 until there is", namespace, b.Service.Name)
 		return resolved
 	}
-	s := &t.services[at]
+	s := t.services[at]
 	if s.ExternalName != "" {
 		t.errorf(ref, field+".service.name", "Service %s/%s is of type ExternalName, which has no endpoints: name one that has", namespace, s.Name)
 		return resolved

@@ -26,7 +26,7 @@ type Translator struct {
 	entries  map[*corev1.Service]*entry
 	claims   *serviceClaims
 	round    uint64
-	list     []services.Service // of the last Result
+	list     []*services.Service // of the last Result
 	// settled: no Service has a problem or lost anything to another, so that entries and claims are complete.
 	settled bool
 }
@@ -71,14 +71,14 @@ func (k *kept[T, R]) of(t *translator, list []T, work func() R) R {
 type entry struct {
 	round   uint64 // when it was needed last
 	slices  []*discoveryv1.EndpointSlice
-	service services.Service
-	served  bool // false when the Service is nothing to us
+	service *services.Service // belongs to Results, too: replaced, not changed
+	served  bool              // false when the Service is nothing to us
 	ips     []netip.Addr
 	ports   []portKey
 }
 
 // serviceList compiles the Services.
-func (t *translator) serviceList() []services.Service {
+func (t *translator) serviceList() []*services.Service {
 	m := t.memo
 	if !maps.Equal(m.zones, t.zones) {
 		m.entries, m.settled = nil, false // endpoints take their zones from Nodes
@@ -95,7 +95,7 @@ func (t *translator) serviceList() []services.Service {
 }
 
 // allServices compiles the Services, those anew that need it.
-func (t *translator) allServices() []services.Service {
+func (t *translator) allServices() []*services.Service {
 	m := t.memo
 	m.round++
 	m.settled = true
@@ -106,7 +106,7 @@ func (t *translator) allServices() []services.Service {
 		ips:       make(map[netip.Addr]kube.Ref, len(t.objs.Services)),
 		nodePorts: map[portKey]kube.Ref{},
 	}
-	list := make([]services.Service, 0, len(t.objs.Services))
+	list := make([]*services.Service, 0, len(t.objs.Services))
 	for _, obj := range t.objs.Services {
 		if e := t.entry(obj); e.served {
 			list = append(list, e.service)
@@ -126,7 +126,7 @@ func (t *translator) entry(obj *corev1.Service) *entry {
 	if list := m.slicesOf[objectName{obj.Namespace, obj.Name}]; !slices.Equal(e.slices, list) {
 		before := len(t.problems)
 		if e.slices = list; e.served {
-			e.service.Endpoints = t.endpoints(list)
+			e.service = t.withEndpoints(e.service, list)
 		}
 		m.keep(obj, e, len(t.problems) == before)
 	}
@@ -139,8 +139,9 @@ func (t *translator) newEntry(obj *corev1.Service) *entry {
 	e := &entry{round: m.round, slices: m.slicesOf[objectName{obj.Namespace, obj.Name}]}
 	m.claims.ownIPs, m.claims.ownPorts = nil, nil
 	if _, other := obj.Labels[proxyNameLabel]; !other {
-		if e.service, e.served = t.service(obj, m.claims); e.served {
-			e.service.Endpoints = t.endpoints(e.slices)
+		var s services.Service
+		if s, e.served = t.service(obj, m.claims); e.served {
+			e.service = t.withEndpoints(&s, e.slices)
 		}
 	}
 	e.ips, e.ports = m.claims.ownIPs, m.claims.ownPorts
@@ -192,7 +193,7 @@ func (c *serviceClaims) release(e *entry) {
 // patchServices gives the list of before with what has changed since: Services, and the slices of those with these names.
 // It reports false when too much has, or when there is something to say about it: who gets what two Services want is
 // decided by looking at all.
-func (t *translator) patchServices(names []objectName) ([]services.Service, bool) {
+func (t *translator) patchServices(names []objectName) ([]*services.Service, bool) {
 	m := t.memo
 	var gone, come []*corev1.Service
 	difference(m.objs.Services, t.objs.Services, compareServices,
@@ -219,7 +220,7 @@ func (t *translator) patchServices(names []objectName) ([]services.Service, bool
 	}
 	for _, name := range names {
 		if i, served := slices.BinarySearchFunc(list, name, compareServiceName); served {
-			list[i].Endpoints = t.newEndpoints(name)
+			list[i] = t.newEndpoints(name, list[i])
 		}
 	}
 	if len(t.problems) > before {
@@ -229,8 +230,15 @@ func (t *translator) patchServices(names []objectName) ([]services.Service, bool
 	return list, true
 }
 
-// newEndpoints works out the endpoints of a Service that is served.
-func (t *translator) newEndpoints(name objectName) []services.Endpoint {
+// withEndpoints gives s with the endpoints in those slices.
+func (t *translator) withEndpoints(s *services.Service, list []*discoveryv1.EndpointSlice) *services.Service {
+	out := *s
+	out.Endpoints = t.endpoints(list)
+	return &out
+}
+
+// newEndpoints works out the endpoints of a Service that is served, as s.
+func (t *translator) newEndpoints(name objectName, s *services.Service) *services.Service {
 	m := t.memo
 	i, _ := slices.BinarySearchFunc(t.objs.Services, name, func(s *corev1.Service, n objectName) int {
 		return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
@@ -238,20 +246,20 @@ func (t *translator) newEndpoints(name objectName) []services.Endpoint {
 	obj, before := t.objs.Services[i], len(t.problems)
 	e := m.entries[obj]
 	if e == nil { // it has come just now, and there is something to say about it
-		return nil
+		return s
 	}
 	e.slices = m.slicesOf[name]
-	e.service.Endpoints = t.endpoints(e.slices)
+	e.service = t.withEndpoints(s, e.slices)
 	m.keep(obj, e, len(t.problems) == before)
-	return e.service.Endpoints
+	return e.service
 }
 
 // find gives the place of a Service in a list sorted by name, and whether it is there.
-func find(list []services.Service, obj *corev1.Service) (int, bool) {
+func find(list []*services.Service, obj *corev1.Service) (int, bool) {
 	return slices.BinarySearchFunc(list, objectName{obj.Namespace, obj.Name}, compareServiceName)
 }
 
-func compareServiceName(s services.Service, n objectName) int {
+func compareServiceName(s *services.Service, n objectName) int {
 	return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
 }
 

@@ -127,7 +127,7 @@ func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 			got.Services.Services = want.Services.Services // nil or empty
 		}
 		if !reflect.DeepEqual(got, want) {
-			t.Fatalf("step %d: (-want +got)\n%s", step, cmp.Diff(fmt.Sprintf("%+v\n%+v", want.Services, want.Problems), fmt.Sprintf("%+v\n%+v", got.Services, got.Problems)))
+			t.Fatalf("step %d: (-want +got)\n%s", step, cmp.Diff(want, got, cmp.Exporter(func(reflect.Type) bool { return true })))
 		}
 		if settled && m.settled {
 			quick++

@@ -260,7 +260,7 @@ func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr
 
 // dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones. list is
 // sorted by name.
-func dnsAddrs(list []services.Service, ranges []netip.Prefix) []netip.Addr {
+func dnsAddrs(list []*services.Service, ranges []netip.Prefix) []netip.Addr {
 	i, found := slices.BinarySearchFunc(list, objectName{"kube-system", "kube-dns"}, compareServiceName)
 	if found && len(list[i].ClusterIPs) > 0 {
 		return slices.Clone(list[i].ClusterIPs)

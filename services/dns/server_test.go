@@ -256,7 +256,7 @@ func TestTruncation(t *testing.T) {
 		s.Endpoints = append(s.Endpoints, services.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Ready: true,
 			Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 80}}})
 	}
-	table, _ := services.NewTable(services.Config{Services: []services.Service{s}})
+	table, _ := services.NewTable(services.Config{Services: []*services.Service{&s}})
 	addr := start(t, New(Options{Table: func() *services.Table { return table }}))
 	const name = "many.d.svc.cluster.local."
 	for _, tt := range []struct {
@@ -370,7 +370,7 @@ func TestTableChange(t *testing.T) {
 	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeNameError {
 		t.Fatal(m)
 	}
-	table, _ = services.NewTable(services.Config{Services: []services.Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}})
+	table, _ = services.NewTable(services.Config{Services: []*services.Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}})
 	if m := s.reply(t.Context(), r, false); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
 		t.Error(m)
 	}

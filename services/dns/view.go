@@ -45,7 +45,7 @@ func newView(t *services.Table, zone string) *view {
 		reverse:    map[netip.Addr][]string{},
 	}
 	for i := range t.Services() {
-		s := &t.Services()[i]
+		s := t.Services()[i]
 		v.services[nsName{s.Namespace, s.Name}] = s
 		v.namespaces[s.Namespace] = true
 		v.addReverse(s)

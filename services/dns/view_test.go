@@ -29,7 +29,7 @@ func testTable() *services.Table {
 	t, _ := services.NewTable(services.Config{
 		NodeAddrs: addrs("192.0.2.1"),
 		DNSAddrs:  addrs("10.96.0.10", "fd96::a"),
-		Services: []services.Service{
+		Services: []*services.Service{
 			{Namespace: "default", Name: "kubernetes", ClusterIPs: addrs("10.96.0.1"), Ports: []services.Port{{Name: "https", Protocol: packet.TCP, Port: 443}}},
 			{Namespace: "default", Name: "dual", ClusterIPs: addrs("10.96.0.2", "fd96::2"),
 				Ports: []services.Port{{Name: "http", Protocol: packet.TCP, Port: 80}, {Name: "http", Protocol: packet.UDP, Port: 81}, {Protocol: packet.TCP, Port: 82}}},

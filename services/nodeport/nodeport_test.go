@@ -143,7 +143,7 @@ func TestTable(t *testing.T) {
 	port := freePort(t)
 	table, problems := services.NewTable(services.Config{
 		NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6},
-		Services: []services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
+		Services: []*services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
 			Endpoints: []services.Endpoint{{Addr: backend.Addr(), Ready: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: backend.Port()}}}}}},
 	})
 	if len(problems) != 0 {
