@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 
 	"gonum.org/v1/plot"
@@ -62,12 +63,14 @@ func (c Chart) Write(w io.Writer, format string) error {
 
 // Measures of the page in points, of 96/72 pixels.
 const (
-	width     vg.Length = 750
-	head      vg.Length = 46 // for title and About
-	gap       vg.Length = 14 // around panels
-	barHeight vg.Length = 25 // with the line of text above
-	frame     vg.Length = 52 // of a panel: its title and its axis
-	perRow              = 2
+	width      vg.Length = 750
+	head       vg.Length = 46 // for title and About
+	gap        vg.Length = 14 // around panels
+	lineHeight vg.Length = 12.5
+	frame      vg.Length = 57 // of a panel: its title and its axis
+	columns              = 2
+	column               = (width - gap*(columns+1)) / columns
+	textSize             = 8.5
 )
 
 // sans is the typeface in a size.
@@ -85,60 +88,56 @@ var (
 	line = color.Gray{Y: 0xdd}
 )
 
-// page has the panels in rows of perRow.
+// page has a place for each panel.
 type page struct {
-	rows   [][]panel
+	places []place
 	height vg.Length
 }
 
-// arrange puts panels into rows, each as high as its highest.
+// place is where a panel is: in a column, from the page's top.
+type place struct {
+	panel  panel
+	column int
+	top    vg.Length
+}
+
+// arrange puts each panel below the last one in the column that ends first.
 func arrange(panels []panel) page {
-	p := page{height: head}
-	for len(panels) > 0 {
-		n := min(perRow, len(panels))
-		p.rows = append(p.rows, panels[:n])
-		p.height += rowHeight(panels[:n])
-		panels = panels[n:]
+	var ends [columns]vg.Length
+	p := page{}
+	for _, panel := range panels {
+		c := 0
+		for i, end := range ends {
+			if end < ends[c] {
+				c = i
+			}
+		}
+		p.places = append(p.places, place{panel, c, head + ends[c]})
+		ends[c] += panel.height() + gap
 	}
+	p.height = head + slices.Max(ends[:])
 	return p
 }
 
-func rowHeight(row []panel) vg.Length {
-	bars := 0
-	for _, p := range row {
-		bars = max(bars, len(p.bars))
-	}
-	return frame + vg.Length(bars)*barHeight + gap
-}
-
 func (c Chart) draw(dc draw.Canvas, p page) error {
-	top := dc.Max.Y
-	dc.FillText(style(15, ink), vg.Point{X: gap, Y: top - 20}, c.Title)
-	dc.FillText(style(8.5, pale), vg.Point{X: gap, Y: top - 36}, c.About)
-	top -= head
-	column := (width - gap*(perRow+1)) / perRow
-	for _, row := range p.rows {
-		height := rowHeight(row)
-		for i, panel := range row {
-			left := gap + vg.Length(i)*(column+gap)
-			// A panel with fewer bars than its neighbour is as high as its own, at the top.
-			own := frame + vg.Length(len(panel.bars))*barHeight
-			at := vg.Rectangle{Min: vg.Point{X: left, Y: top - own}, Max: vg.Point{X: left + column, Y: top}}
-			if err := c.panel(draw.Canvas{Canvas: dc.Canvas, Rectangle: at}, panel); err != nil {
-				return err
-			}
+	dc.FillText(style(15, ink), vg.Point{X: gap, Y: dc.Max.Y - 20}, c.Title)
+	dc.FillText(style(textSize, pale), vg.Point{X: gap, Y: dc.Max.Y - 36}, c.About)
+	for _, at := range p.places {
+		left, top := gap+vg.Length(at.column)*(column+gap), dc.Max.Y-at.top
+		area := vg.Rectangle{Min: vg.Point{X: left, Y: top - at.panel.height()}, Max: vg.Point{X: left + column, Y: top}}
+		if err := c.panel(draw.Canvas{Canvas: dc.Canvas, Rectangle: area}, at.panel); err != nil {
+			return err
 		}
-		top -= height
 	}
 	return nil
 }
 
-// panel draws one. Bars are at whole numbers from the top down, the text above each at half a step more.
+// panel draws one. A unit of its vertical axis is a line: of text, or a bar below its text.
 func (c Chart) panel(dc draw.Canvas, p panel) error {
 	pl := plot.New()
 	pl.Title.Text, pl.Title.TextStyle = p.title, style(10.5, ink)
 	pl.Title.TextStyle.XAlign, pl.Title.TextStyle.YAlign = draw.XCenter, draw.YTop
-	pl.X.Label.Text, pl.X.Label.TextStyle = p.unit, style(8.5, pale)
+	pl.X.Label.Text, pl.X.Label.TextStyle = p.unit, style(textSize, pale)
 	pl.X.Label.TextStyle.XAlign = draw.XCenter
 	pl.X.Tick.Marker = plot.TickerFunc(ticks)
 	pl.X.Tick.Label = style(8, pale)
@@ -149,8 +148,11 @@ func (c Chart) panel(dc draw.Canvas, p panel) error {
 	grid.Horizontal.Width, grid.Vertical.Color = 0, line
 	pl.Add(grid)
 	most, longest := 0.0, 0.0
-	for i, b := range p.bars {
-		y := float64(len(p.bars) - 1 - i)
+	units := p.units()
+	y := float64(units)
+	for _, b := range p.bars {
+		top := y - 1
+		y -= float64(len(b.text)) + 1
 		bar, err := plotter.NewBarChart(plotter.Values{b.Value}, vg.Points(9))
 		if err != nil {
 			return err
@@ -161,18 +163,10 @@ func (c Chart) panel(dc draw.Canvas, p panel) error {
 			return err
 		}
 		whisker.Color = ink
-		words, err := plotter.NewLabels(plotter.XYLabels{
-			XYs: plotter.XYs{{X: 0, Y: y + 0.5}}, Labels: []string{fit(b.words(), dc.Max.X-dc.Min.X, sans(8.5))},
-		})
-		if err != nil {
-			return err
-		}
-		words.TextStyle[0] = style(8.5, ink)
-		words.TextStyle[0].YAlign = draw.YCenter
-		pl.Add(bar, whisker, words)
+		pl.Add(bar, whisker, caption{b.text, top})
 		longest, most = max(longest, b.Value), max(most, b.Max)
 	}
-	pl.X.Min, pl.X.Max, pl.Y.Min, pl.Y.Max = 0, span(longest, most), -0.4, float64(len(p.bars))-0.2
+	pl.X.Min, pl.X.Max, pl.Y.Min, pl.Y.Max = 0, span(longest, most), -0.8, float64(units)-0.4
 	pl.Draw(dc)
 	return nil
 }
@@ -200,6 +194,22 @@ func ticks(_, high float64) []plot.Tick {
 		all = append(all, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'g', 6, 64)})
 	}
 	return all
+}
+
+// caption is the text above a bar, from the left. Unlike plotter.Labels it asks for no room beside the bars: it has been
+// wrapped.
+type caption struct {
+	lines []string
+	top   float64
+}
+
+func (t caption) Plot(c draw.Canvas, p *plot.Plot) {
+	_, y := p.Transforms(&c)
+	words := style(textSize, ink)
+	words.YAlign = draw.YCenter
+	for i, line := range t.lines {
+		c.FillText(words, vg.Point{X: c.Min.X, Y: y(t.top - float64(i))}, line)
+	}
 }
 
 // spread is a line's whisker.

@@ -7,10 +7,12 @@ import (
 	"image/color"
 	"image/png"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/vg"
 
 	"tapestry.dev/tapestry/bench"
 )
@@ -78,14 +80,38 @@ func TestSVG(t *testing.T) {
 	}
 }
 
+// However long a line of text is, it takes no room from the bars.
+func TestLongWords(t *testing.T) {
+	c := example()
+	c.Rows = c.Rows[:3]
+	short := longest(decode(t, render(t, c, "png")), c.Colour("kernel-bridge"))
+	for range 5 {
+		another := c.Rows[0]
+		another.Baseline = strings.Repeat("a-long-name-", 6)
+		c.Rows = append(c.Rows, another)
+	}
+	if svg := render(t, c, "svg"); bytes.Contains(svg, []byte("NaN")) {
+		t.Error("something has no place")
+	}
+	if got := longest(decode(t, render(t, c, "png")), c.Colour("kernel-bridge")); got != short {
+		t.Errorf("the longest bar is %d pixels long, want %d as without", got, short)
+	}
+}
+
+func decode(t *testing.T, b []byte) image.Image {
+	t.Helper()
+	img, err := png.Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
 // The PNG shows each bar in its subject's colour, longer where the figure is larger.
 func TestPNG(t *testing.T) {
 	c := example()
 	c.Rows = c.Rows[:3]
-	img, err := png.Decode(bytes.NewReader(render(t, c, "png")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	img := decode(t, render(t, c, "png"))
 	if img.Bounds().Dx() != 1000 {
 		t.Errorf("%d pixels wide, want 1000", img.Bounds().Dx())
 	}
@@ -127,7 +153,7 @@ func TestPanels(t *testing.T) {
 	}
 	want := []string{
 		"tcp stream x1 in Gbit/s: same-node, null-loop, kernel-bridge", "tcp rr p50 in us: same-node, null-loop",
-		"agent in ms: load 10000 x 10, load 100 x 10", "agent in B: nothing",
+		"agent, ms in ms: load 10000 x 10, load 100 x 10", "agent, B in B: nothing",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("panels\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -161,19 +187,46 @@ func TestSpan(t *testing.T) {
 	}
 }
 
-func TestFit(t *testing.T) {
+func TestWrap(t *testing.T) {
 	words := []string{"cluster-ip  8.87", "p99 268", "0.86 of null-loop"}
-	f := sans(8.5)
+	f := sans(textSize)
 	face := font.DefaultCache.Lookup(f, f.Size)
-	whole := face.Width(strings.Join(words, ", "))
-	if got := fit(words, whole, f); got != "cluster-ip  8.87, p99 268, 0.86 of null-loop" {
-		t.Errorf("in enough room: %q", got)
+	whole := face.Width(strings.Join(words, ", ") + ",")
+	for _, tt := range []struct {
+		room vg.Length
+		want string
+	}{
+		{whole, "cluster-ip  8.87, p99 268, 0.86 of null-loop"},
+		{whole - 1, "cluster-ip  8.87, p99 268,\n0.86 of null-loop"},
+		{0, "cluster-ip  8.87,\np99 268,\n0.86 of null-loop"},
+	} {
+		if got := strings.Join(wrap(words, tt.room, f), "\n"); got != tt.want {
+			t.Errorf("room for %v: %q, want %q", tt.room, got, tt.want)
+		}
 	}
-	if got := fit(words, whole-1, f); got != "cluster-ip  8.87, p99 268 …" {
-		t.Errorf("in too little room: %q", got)
+	if strings.Join(words, "") != "cluster-ip  8.87p99 2680.86 of null-loop" {
+		t.Errorf("the words were changed: %q", words)
 	}
-	if got := fit(words, 0, f); got != words[0] {
-		t.Errorf("in no room: %q", got)
+}
+
+// Panels neither overlap nor leave the page.
+func TestArrange(t *testing.T) {
+	var panels []panel
+	for _, bars := range []int{1, 9, 2, 2, 3} {
+		panels = append(panels, panel{bars: slices.Repeat([]bar{{text: []string{"a", "b"}}}, bars)})
+	}
+	p := arrange(panels)
+	ends := map[int]vg.Length{0: head, 1: head}
+	var order []int
+	for _, at := range p.places {
+		if at.top < ends[at.column] || at.top+at.panel.height() > p.height {
+			t.Errorf("a panel is at %v in column %d, which ends at %v, of a page of %v", at.top, at.column, ends[at.column], p.height)
+		}
+		ends[at.column] = at.top + at.panel.height()
+		order = append(order, at.column)
+	}
+	if !slices.Equal(order, []int{0, 1, 0, 0, 0}) {
+		t.Errorf("columns %v", order)
 	}
 }
 

@@ -3,7 +3,6 @@ package chart
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/vg"
@@ -17,10 +16,23 @@ type panel struct {
 	bars        []bar
 }
 
-// bar is a line of the table, by the name that its panel calls it.
+// bar is a line of the table, by the name that its panel calls it, with the lines of text above it.
 type bar struct {
 	bench.Line
 	name string
+	text []string
+}
+
+// height is a panel's: a line's for each bar and each line of text, and the frame.
+func (p panel) height() vg.Length { return frame + vg.Length(p.units())*lineHeight }
+
+// units counts the lines.
+func (p panel) units() int {
+	n := 0
+	for _, b := range p.bars {
+		n += 1 + len(b.text)
+	}
+	return n
 }
 
 // panels has one for each case that several subjects share. Cases of a single subject say something beside each other, so
@@ -38,13 +50,15 @@ func (c Chart) panels() []panel {
 			i = len(panels)
 			panels = append(panels, panel{title: title, unit: l.Unit})
 		}
-		panels[i].bars = append(panels[i].bars, bar{l, name})
+		b := bar{Line: l, name: name}
+		b.text = wrap(b.words(), column, sans(textSize))
+		panels[i].bars = append(panels[i].bars, b)
 	}
 	for _, l := range lines {
 		if shared[l.Case] > 1 {
 			add(l.Case, l.Subject, l)
 		} else {
-			add(l.Subject, l.Case, l)
+			add(l.Subject+", "+l.Unit, l.Case, l)
 		}
 	}
 	return panels
@@ -68,17 +82,18 @@ func (b bar) words() []string {
 	return words
 }
 
-// fit joins as many words as there is room for; the table has all.
-func fit(words []string, room vg.Length, f font.Font) string {
+// wrap puts words into lines of at most the width that there is room for, as many to a line as fit.
+func wrap(words []string, room vg.Length, f font.Font) []string {
 	face := font.DefaultCache.Lookup(f, f.Size)
-	for n := len(words); n > 1; n-- {
-		joined := strings.Join(words[:n], ", ")
-		if n < len(words) {
-			joined += " …"
-		}
-		if face.Width(joined) <= room {
-			return joined
+	lines := []string{words[0]}
+	for _, w := range words[1:] {
+		last := &lines[len(lines)-1]
+		if joined := *last + ", " + w; face.Width(joined+",") <= room {
+			*last = joined
+		} else {
+			*last += ","
+			lines = append(lines, w)
 		}
 	}
-	return words[0]
+	return lines
 }
