@@ -30,6 +30,13 @@ import (
 
 const nic tcpip.NICID = 1
 
+// timeWait is how long the stack remembers a connection that ended. In that time it drops a SYN of the same addresses and
+// ports, though RFC 1122 4.2.2.13 would let a new connection begin: it looks for a listener then and knows nothing of
+// forwarders (tcp.handleTimeWaitSegments). A pod's kernel comes back to a port after some three thousand connections, so at the
+// usual 60 s a busy pod's egress stood still for as long. What the time is for, late segments of the old connection, cannot
+// come between a pod and its own node.
+const timeWait = time.Millisecond
+
 // Options are what a Gateway needs for its life.
 type Options struct {
 	// Send carries a superframe that the stack sent through the pipeline. The frame is Send's; it returns a buffer of the
@@ -94,7 +101,8 @@ func (g *Gateway) configure() error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 6 << 20}
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	for _, o := range []tcpip.SettableTransportProtocolOption{&receive, &send, &sack, &moderate} {
+	linger := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	for _, o := range []tcpip.SettableTransportProtocolOption{&receive, &send, &sack, &moderate, &linger} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %s", o, err)
 		}

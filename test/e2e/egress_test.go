@@ -1,0 +1,28 @@
+package e2e
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/test/lab"
+)
+
+// TestEgressPortsAgain has a pod with two hundred ports make many more connections than that to one server outside, which
+// closes each first: the ports come around again and again, soon after their last connection ended.
+func TestEgressPortsAgain(t *testing.T) {
+	c := up(t, "e2e-ports-again", nodesYAML+podYAML("client", "node-1"))
+	c.begin(t, lab.Outside(), "load-serve", ":"+strconv.Itoa(loadPort))
+	_, stderr, code, err := c.Output(c.ctx, lab.Pod("client"), "sh", "-c", "echo 40000 40199 > /proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil || code != 0 {
+		t.Fatalf("give the pod few ports: exit status %d, %v: %s", code, err, stderr)
+	}
+	addr := at(c.addr(t, "outside", false), loadPort)
+	for made := uint64(0); made < 1000; {
+		r := c.measure(t, lab.Pod("client"), "crr", addr, load.Options{Time: 500 * time.Millisecond})
+		if made += r.Transactions; r.Transactions == 0 {
+			t.Fatal("not one connection in half a second")
+		}
+	}
+}
