@@ -157,8 +157,10 @@ func newNamespace() (*tap.Namespace, error) {
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.ip_unprivileged_port_start", "0"},
+		// Linux' own default, whatever this machine's is: a lab should be as fast as another one.
+		{"net.ipv4.tcp_congestion_control", "cubic"},
 	} {
-		// A kernel without IPv6 does not have all of them.
+		// A kernel without IPv6, or cubic, does not have all of them.
 		if err := tap.SetSysctl(ns, s.key, s.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			ns.Close()
 			return nil, err
