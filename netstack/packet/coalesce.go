@@ -10,6 +10,9 @@ const maxTail = 63
 type Coalescer struct {
 	// UDP allows UDP superframes (GSOUDPL4), for receivers that take them: TAPs with USO.
 	UDP bool
+	// Partial recognises partial checksums as a Segmenter with Partial writes them, for peers that may send such. What has
+	// one is joined, and given, with a partial checksum. It may change at Reset.
+	Partial bool
 
 	packets []Packet
 	runs    []run
@@ -45,6 +48,9 @@ func (c *Coalescer) Add(ip []byte) Fault {
 	if f := p.ParseIP(ip); f != Good {
 		c.packets = c.packets[:len(c.packets)-1]
 		return f
+	}
+	if c.Partial {
+		p.detectPartial()
 	}
 	if p.Frag != NoFrag {
 		// A fragment does not name its flow, so it stays behind all that came before it and ahead of all to come.
@@ -124,6 +130,8 @@ func (c *Coalescer) join(i int, q *Packet, r *run) bool {
 		return false
 	case q.Tuple.Proto == TCP && !sameTCP(p, q, to.seq):
 		return false
+	case p.isPartial() != q.isPartial():
+		return false
 	case !q.ChecksumOK():
 		return false
 	}
@@ -180,14 +188,11 @@ func (p *Packet) finish(r *run) {
 	} else {
 		be.PutUint16(ip[4:], uint16(n))
 	}
-	p.VNet = VNetHdr{
-		Flags: NeedsCsum, GSOType: GSOUDPL4, GSOSize: uint16(r.size),
-		HdrLen: uint16(EthLen + p.Payload), CsumStart: uint16(EthLen + p.L4), CsumOffset: 6,
-	}
+	p.offloadChecksum()
+	p.VNet.GSOType, p.VNet.GSOSize = GSOUDPL4, uint16(r.size)
 	if p.Tuple.Proto == TCP {
 		b[13] |= r.flags
 		p.TCPFlags = b[13]
-		p.VNet.CsumOffset = 16
 		p.VNet.GSOType = GSOTCPv4
 		if p.EtherType == EtherIPv6 {
 			p.VNet.GSOType = GSOTCPv6
@@ -195,5 +200,5 @@ func (p *Packet) finish(r *run) {
 	} else {
 		be.PutUint16(b[4:], uint16(n))
 	}
-	be.PutUint16(b[p.VNet.CsumOffset:], pseudoSum(ip, p.Tuple.Proto, n))
+	putPartial(ip, p.L4, p.Tuple.Proto, n)
 }

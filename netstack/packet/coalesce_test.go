@@ -336,18 +336,27 @@ func TestCoalesceRandom(t *testing.T) {
 
 func BenchmarkCoalescer(b *testing.B) {
 	sp := spec{src: podA4, dst: podB4, proto: TCP, flags: ACK, frag: 0x4000, tcpOpts: timestamps, payload: pattern(45 * 1368)}
-	orig := segments(b, mustParse(b, sp.super(1368)), nil)
-	first := bytes.Clone(orig[0])
-	var c Coalescer
-	b.SetBytes(int64(len(sp.payload)))
-	b.ReportAllocs()
-	for b.Loop() {
-		copy(orig[0], first) // its header was rewritten in place
-		c.Reset()
-		for _, ip := range orig {
-			c.Add(ip)
-		}
-		for c.Next() != nil {
-		}
+	for name, s := range map[string]*Segmenter{"full": {}, "partial": {Partial: true}} {
+		b.Run(name, func(b *testing.B) {
+			orig := cut(b, s, mustParse(b, sp.super(1368)), nil)
+			first := bytes.Clone(orig[0])
+			c := Coalescer{Partial: true}
+			b.SetBytes(int64(len(sp.payload)))
+			b.ReportAllocs()
+			for b.Loop() {
+				copy(orig[0], first) // its header was rewritten in place
+				c.Reset()
+				for _, ip := range orig {
+					c.Add(ip)
+				}
+				n := 0
+				for c.Next() != nil {
+					n++
+				}
+				if n != 1 {
+					b.Fatalf("%d packets", n)
+				}
+			}
+		})
 	}
 }

@@ -100,38 +100,50 @@ func fuzzRewrite(t *testing.T, p *Packet) {
 }
 
 func fuzzSegment(t *testing.T, p *Packet) {
-	partial := p.isPartial()
 	for _, via := range []*Encap{nil, {addr(node4), addr("10.2.0.1")}, {addr(node6), addr("fd00:2::1")}} {
-		var c Coalescer
-		c.UDP = true
-		n := 0
-		for _, ip := range segments(t, p, via) {
-			if via != nil {
-				inner, _, ok := Decap(ip)
-				if !ok {
-					t.Fatal("own wrapping is not decapsulated")
-				}
-				ip = inner
-			}
-			q := mustParseIP(t, ip)
-			if partial && !q.ChecksumOK() {
-				t.Fatal("segment with a wrong checksum")
-			}
-			n += len(q.IP) - q.Payload
-			if c.Add(ip) != Good {
-				t.Fatal("segment is not coalesced")
-			}
+		for _, between := range []bool{false, true} {
+			fuzzThere(t, p, via, between)
 		}
-		for q := c.Next(); q != nil; q = c.Next() {
-			var again Packet
-			if f := again.ParseFrame(superframe(q)); f != Good {
-				t.Fatalf("coalesced superframe: fault %d", f)
+	}
+}
+
+// fuzzThere takes p through a tunnel in which checksums are partial, or are not.
+func fuzzThere(t *testing.T, p *Packet, via *Encap, between bool) {
+	partial := p.isPartial()
+	c, n := Coalescer{UDP: true, Partial: between}, 0
+	for _, ip := range cut(t, &Segmenter{Partial: between}, p, via) {
+		if via != nil {
+			inner, _, ok := Decap(ip)
+			if !ok {
+				t.Fatal("own wrapping is not decapsulated")
 			}
-			n -= q.Len() - q.Payload
+			ip = inner
 		}
-		if n != 0 {
-			t.Fatalf("%d bytes of payload lost", n)
+		q := mustParseIP(t, ip)
+		if between {
+			q.detectPartial()
 		}
+		if partial && (q.isPartial() != between || !q.ChecksumOK()) {
+			t.Fatal("segment with a wrong checksum")
+		}
+		n += len(q.IP) - q.Payload
+		if c.Add(ip) != Good {
+			t.Fatal("segment is not coalesced")
+		}
+	}
+	for q := c.Next(); q != nil; q = c.Next() {
+		var again Packet
+		if f := again.ParseFrame(superframe(q)); f != Good {
+			t.Fatalf("coalesced superframe: fault %d", f)
+		}
+		if between && partial && !again.isPartial() {
+			t.Fatal("a partial checksum was lost")
+		}
+		fromPod(t, q)
+		n -= q.Len() - q.Payload
+	}
+	if n != 0 {
+		t.Fatalf("%d bytes of payload lost", n)
 	}
 }
 
@@ -191,6 +203,20 @@ func TestAllocs(t *testing.T) {
 			seg.Reset(&p, v)
 			for seg.Next(dst) != 0 {
 			}
+		}
+	})
+	zero("partial", func() {
+		seg.Partial, c.Partial = true, true
+		for range 2 {
+			seg.Reset(&p, nil)
+			c.Reset()
+			for i := range parts {
+				seg.Next(parts[i])
+				c.Add(parts[i])
+			}
+			for c.Next() != nil {
+			}
+			seg.Partial, c.Partial = false, false
 		}
 	})
 	zero("PutICMPError", func() { PutICMPError(dst, &p, HostUnreachable, via.Src, 0) })

@@ -3,6 +3,10 @@ package packet
 // Segmenter cuts a superframe into IP packets with full checksums, as a network card would, and passes other packets
 // through. Use: Reset, then Next until it gives 0. The zero value is ready for Reset; nothing is allocated.
 type Segmenter struct {
+	// Partial leaves partial what came partial: each packet's checksum field is the folded sum of that very packet's
+	// pseudo header, for receivers that look for it there (Coalescer.Partial). Set it before Reset, which keeps it.
+	Partial bool
+
 	p    *Packet
 	via  Encap
 	cur  []byte // payload left of the piece being read
@@ -19,7 +23,7 @@ type Segmenter struct {
 // Reset starts on p, which is borrowed and must not change until Next has given 0. With via, which is not kept, each
 // packet is wrapped in an outer header (RFC 2003, RFC 2473).
 func (s *Segmenter) Reset(p *Packet, via *Encap) {
-	*s = Segmenter{p: p, head: p.Payload, cur: p.IP[p.Payload:], rest: p.Len() - p.Payload}
+	*s = Segmenter{Partial: s.Partial, p: p, head: p.Payload, cur: p.IP[p.Payload:], rest: p.Len() - p.Payload}
 	s.size = s.rest
 	if p.VNet.GSOType != GSONone {
 		s.size = int(p.VNet.GSOSize)
@@ -53,7 +57,11 @@ func (s *Segmenter) Next(dst []byte) int {
 	if s.p.VNet.GSOType != GSONone {
 		s.fix(ip, len(ip))
 	}
-	if s.p.isPartial() {
+	switch {
+	case !s.p.isPartial():
+	case s.Partial:
+		putPartial(ip, s.p.L4, s.p.Tuple.Proto, len(ip)-s.p.L4)
+	default:
 		setL4Checksum(ip, s.p.L4, s.p.Tuple.Proto)
 	}
 	if s.outer != 0 {

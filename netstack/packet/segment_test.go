@@ -6,10 +6,15 @@ import (
 	"testing"
 )
 
-// segments runs a Segmenter to its end.
-func segments(t testing.TB, p *Packet, via *Encap) (out [][]byte) {
+// segments gives what a Segmenter makes of p.
+func segments(t testing.TB, p *Packet, via *Encap) [][]byte {
 	t.Helper()
-	var s Segmenter
+	return cut(t, new(Segmenter), p, via)
+}
+
+// cut runs a Segmenter to its end.
+func cut(t testing.TB, s *Segmenter, p *Packet, via *Encap) (out [][]byte) {
+	t.Helper()
 	s.Reset(p, via)
 	dst := make([]byte, s.Size())
 	for {
@@ -222,19 +227,20 @@ func TestDecap(t *testing.T) {
 }
 
 func BenchmarkSegmenter(b *testing.B) {
-	for _, n := range []int{1400, 64000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			sp := spec{src: podA4, dst: podB4, proto: TCP, flags: ACK, tcpOpts: timestamps, payload: pattern(n)}
-			p := mustParse(b, sp.super(1368))
-			var s Segmenter
-			dst := make([]byte, 2000)
-			b.SetBytes(int64(n))
-			b.ReportAllocs()
-			for b.Loop() {
-				s.Reset(p, nil)
-				for s.Next(dst) != 0 {
+	for name, s := range map[string]*Segmenter{"full": {}, "partial": {Partial: true}} {
+		for _, n := range []int{1400, 64000} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				sp := spec{src: podA4, dst: podB4, proto: TCP, flags: ACK, tcpOpts: timestamps, payload: pattern(n)}
+				p := mustParse(b, sp.super(1368))
+				dst := make([]byte, 2000)
+				b.SetBytes(int64(n))
+				b.ReportAllocs()
+				for b.Loop() {
+					s.Reset(p, nil)
+					for s.Next(dst) != 0 {
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
