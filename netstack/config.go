@@ -35,6 +35,9 @@ type PeerRoute struct {
 	NodeAddrs []netip.Addr
 	// Encap is set when the peer is a Tapestry node, that is, takes IP-in-IP at its gateway address.
 	Encap bool
+	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node. Such
+	// a one may have read that we take them before we read anything of it.
+	SendsPartial bool
 }
 
 // Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing.

@@ -23,6 +23,10 @@
 //  4. Translate, in place, with incremental checksums.
 //  5. Forward: local Port, the Link, the gateway, or the host.
 //
+// What came from a pod, or from a peer that may send so, with a partial checksum keeps it, through translation too, up to
+// whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainPort), for fragments and for the
+// quotes of ICMP errors. The gateway's stack verifies none, so toGateway verifies full ones. Package packet has the form.
+//
 // Each packet gets exactly one Verdict. What cannot be served is refused at once (a reset, an ICMP error), and counted
 // under its DropReason.
 //

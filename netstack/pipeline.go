@@ -77,6 +77,7 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 	}
 	w.plain.Reset()
 	w.wrapped.Reset()
+	w.plain.Partial, w.wrapped.Partial = peer.SendsPartial, peer.SendsPartial
 	wrapped := false
 	for _, ip := range batch {
 		into := &w.plain

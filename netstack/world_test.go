@@ -68,7 +68,7 @@ func newWorld(t *testing.T) *world {
 		LocalAddrs:   addrs("10.96.0.10"),
 		MTU:          1420,
 		Peers: []PeerRoute{
-			{ID: node2, Name: "node-2", PodCIDRs: prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addrs("172.31.0.12"), Encap: true},
+			{ID: node2, Name: "node-2", PodCIDRs: prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addrs("172.31.0.12"), Encap: true, SendsPartial: true},
 			{ID: stock, Name: "stock", PodCIDRs: prefixes("10.244.9.0/24")},
 		},
 	}

@@ -22,6 +22,8 @@ type Peer struct {
 	Gateway []netip.Addr
 	// Tapestry is set for a node that runs this agent, false for a stock WireGuard peer.
 	Tapestry bool
+	// TakesPartial is set for a node that announced that it takes partial checksums (packet.Coalescer.Partial).
+	TakesPartial bool
 }
 
 // PublicKey is a Curve25519 public key. Its text form is base64, as wg(8) prints it.

@@ -14,7 +14,8 @@ A packet to another node
     stops reading its TAP, whose queue fills, and the pod's own stack slows down.
  2. WireGuard's only reader calls tunnel.Read, which takes superframes out of the ring, from each lane in turn the same
     number of bytes, and has packet.Segmenter cut them straight into WireGuard's buffers, checksums and outer header
-    included. What does not fit waits for the next Read.
+    included. For a peer that takes them (Peer.TakesPartial) partial checksums stay partial. What does not fit waits for
+    the next Read.
  3. WireGuard finds the peer by the (outer) destination in its allowed IPs, encrypts on all cores, and hands the batch
     to underlay.Bind.Send: one message per run of equal datagrams, one vector element per datagram, UDP_SEGMENT.
 

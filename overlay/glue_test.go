@@ -204,18 +204,24 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// BenchmarkSendRead is a superframe from Send to the 44 packets that WireGuard reads.
+// BenchmarkSendRead is a superframe from Send to the 44 packets that WireGuard reads, for a peer that takes partial
+// checksums and for one that does not.
 func BenchmarkSendRead(b *testing.B) {
-	m := quietMesh(func(uint64, [][]byte) {})
-	w := newWireguard()
-	p := frame(b, packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380)
-	full, n := p.Buf, len(p.Buf)
-	b.SetBytes(60000)
-	b.ReportAllocs()
-	for b.Loop() {
-		m.Send(p, 2, nil)
-		w.read(b, m, 44)
-		p.ParseFrame(full[:n])
+	for name, partial := range map[string]bool{"full": false, "partial": true} {
+		b.Run(name, func(b *testing.B) {
+			m := quietMesh(func(uint64, [][]byte) {})
+			m.table.Load().peers[0].partial.Store(partial)
+			w := newWireguard()
+			p := frame(b, packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380)
+			full, n := p.Buf, len(p.Buf)
+			b.SetBytes(60000)
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Send(p, 2, nil)
+				w.read(b, m, 44)
+				p.ParseFrame(full[:n])
+			}
+		})
 	}
 }
 

@@ -202,6 +202,23 @@ func pseudo(ip []byte, head int, proto packet.Proto) uint16 {
 	return packet.Checksum(ip[8:40], seed)
 }
 
+// complete makes the partial checksum of a packet a full one, as the receiving kernel does: it sums up what is there.
+func complete(t testing.TB, ip []byte) {
+	t.Helper()
+	head, proto, at := 40, packet.Proto(ip[6]), 16
+	if ip[0]>>4 == 4 {
+		head, proto = 20, packet.Proto(ip[9])
+	}
+	if proto == packet.UDP {
+		at = 6
+	}
+	field := ip[head+at:]
+	if got, want := binary.BigEndian.Uint16(field), pseudo(ip, head, proto); got != want {
+		t.Errorf("a packet of %d bytes has the partial checksum %#x, want %#x", len(ip), got, want)
+	}
+	binary.BigEndian.PutUint16(field, ^packet.Checksum(ip[head:], 0))
+}
+
 // payloads checks every packet's length and checksums and joins what they carry.
 func payloads(t testing.TB, packets [][]byte) []byte {
 	t.Helper()

@@ -87,8 +87,9 @@ type Mesh struct {
 
 // counters are written on the data path.
 type counters struct {
-	sent, sentBytes, received, receivedBytes atomic.Uint64
-	noPeer, noSession, tooBig, spoofed       atomic.Uint64
+	sent, sentBytes, sentPartial       atomic.Uint64
+	received, receivedBytes            atomic.Uint64
+	noPeer, noSession, tooBig, spoofed atomic.Uint64
 }
 
 // New starts a Mesh without peers.
@@ -238,6 +239,7 @@ func (m *Mesh) nextTable(c Config) *table {
 			p.credit.Store(stagedMax)
 			p.mtu.Store(int32(innerMTU(m.o.UnderlayMTU, cfg.Endpoint.Addr().Unmap().Is4())))
 		}
+		p.partial.Store(cfg.TakesPartial)
 		peers = append(peers, p)
 	}
 	return newTable(peers, slices.Clone(c.Peers))

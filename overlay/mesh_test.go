@@ -103,6 +103,66 @@ func TestEncapsulated(t *testing.T) {
 	}
 }
 
+// A peer that announced it gets partial checksums, of what came with partial ones; from the moment on at which it
+// takes its word back, full ones.
+func TestPartialChecksums(t *testing.T) {
+	a, b := pair(t, nil)
+	takes := b.as(b.loopback())
+	takes.TakesPartial = true
+	client := netip.MustParseAddr("203.0.113.9")
+	via := packet.Encap{Src: packet.AddrFrom(gateways(1)[0]), Dst: packet.AddrFrom(gateways(2)[0])}
+	for _, c := range []struct {
+		name     string
+		proto    packet.Proto
+		src, dst netip.Addr
+		n        int
+		via      *packet.Encap
+	}{
+		{"tcp4", packet.TCP, pod4(1, 5), pod4(2, 5), 60001, nil},
+		{"tcp6", packet.TCP, pod6(1, 5), pod6(2, 5), 60001, nil},
+		{"tcp4 small", packet.TCP, pod4(1, 5), pod4(2, 5), 1, nil},
+		{"udp4", packet.UDP, pod4(1, 5), pod4(2, 5), 9001, nil},
+		{"udp6", packet.UDP, pod6(1, 5), pod6(2, 5), 9001, nil},
+		{"encapsulated", packet.TCP, client, pod4(2, 5), 9001, &via},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			count := (c.n + 999) / 1000
+			for _, partial := range []bool{false, true, false} {
+				peer := b.as(b.loopback())
+				if partial {
+					peer = takes
+				}
+				a.set(peer)
+				b.forget()
+				before := a.Stats().SentPartial
+				a.Send(frame(t, c.proto, c.src, c.dst, c.n, 1000), 2, c.via)
+				// What is no checksum's business: it came with a full one.
+				full := frame(t, c.proto, c.src, c.dst, 10, 1000)
+				full.CompleteChecksum()
+				a.Send(full, 2, c.via)
+				eventually(t, "all packets", func() bool { return len(b.received(1)) == count+1 })
+				got := b.received(1)
+				for i := range got {
+					if c.via != nil {
+						got[i], _, _ = packet.Decap(got[i])
+					}
+				}
+				want := uint64(0)
+				if partial {
+					want = uint64(count)
+					for _, ip := range got[:count] {
+						complete(t, ip)
+					}
+				}
+				if n := a.Stats().SentPartial - before; n != want {
+					t.Errorf("%d packets count as partial, want %d", n, want)
+				}
+				payloads(t, got)
+			}
+		})
+	}
+}
+
 func TestUnderlayIPv6(t *testing.T) {
 	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
 	a.set(b.as(b.loopback6()))

@@ -17,6 +17,7 @@ type peer struct {
 	id  uint64
 	key PublicKey
 
+	partial atomic.Bool                    // takes partial checksums
 	mtu     atomic.Int32                   // largest inner packet in bytes
 	live    atomic.Bool                    // has a session, as far as we know
 	credit  atomic.Int32                   // packets that may still be handed to WireGuard without a session

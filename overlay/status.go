@@ -31,6 +31,8 @@ type Stats struct {
 	// SentPackets and SentBytes are IP packets given to WireGuard, ReceivedPackets and ReceivedBytes those given to
 	// Receive; probes are not counted.
 	SentPackets, SentBytes, ReceivedPackets, ReceivedBytes uint64
+	// SentPartial are those of SentPackets whose checksum was left partial.
+	SentPartial uint64
 	// DropNoPeer: sent to an unknown peer or one without a key.
 	DropNoPeer uint64
 	// DropNoSession: more than a few packets for a peer that does not answer handshakes.
@@ -49,7 +51,7 @@ type Stats struct {
 func (m *Mesh) Stats() Stats {
 	c := &m.stats
 	s := Stats{
-		SentPackets: c.sent.Load(), SentBytes: c.sentBytes.Load(),
+		SentPackets: c.sent.Load(), SentBytes: c.sentBytes.Load(), SentPartial: c.sentPartial.Load(),
 		ReceivedPackets: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(),
 		DropNoPeer: c.noPeer.Load(), DropNoSession: c.noSession.Load(), DropTooBig: c.tooBig.Load(),
 		DropSpoofed: c.spoofed.Load(),

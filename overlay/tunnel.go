@@ -42,6 +42,7 @@ type tunnel struct {
 	cur     entry
 	busy    bool // seg is at work on cur
 	counted bool // cur is in the counters
+	partial bool // cur's checksums stay partial
 }
 
 var _ tun.Device = (*tunnel)(nil)
@@ -79,6 +80,8 @@ func (t *tunnel) begin() {
 	if t.cur.wrap {
 		via = &t.cur.via
 	}
+	t.seg.Partial = t.cur.peer.partial.Load()
+	t.partial = t.seg.Partial && t.cur.pkt.VNet.Flags&packet.NeedsCsum != 0
 	t.seg.Reset(&t.cur.pkt, via)
 	size := t.seg.Size()
 	t.busy = true
@@ -111,6 +114,9 @@ func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
 		bytes += size
 	}
 	t.m.stats.sent.Add(uint64(n - first))
+	if t.partial {
+		t.m.stats.sentPartial.Add(uint64(n - first))
+	}
 	t.m.stats.sentBytes.Add(uint64(bytes))
 	if t.counted {
 		t.m.inflight.Add(int64(n - first))

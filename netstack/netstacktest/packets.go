@@ -19,6 +19,7 @@ type Spec struct {
 	FragFirst bool // set More Fragments
 	FragAt    int  // offset in bytes, of a later fragment: Payload follows the IP header at once
 	ID        uint16
+	Partial   bool // the checksum field holds the folded sum of the pseudo header only
 }
 
 // IP builds the IP packet, with right checksums.
@@ -83,6 +84,10 @@ func (s Spec) l4() []byte {
 		for _, a := range [][]byte{s.Src.Addr().AsSlice(), s.Dst.Addr().AsSlice()} {
 			pseudo += uint32(sum(a, 0))
 		}
+	}
+	if s.Partial {
+		binary.BigEndian.PutUint16(b[at:], sum(nil, pseudo))
+		return b
 	}
 	binary.BigEndian.PutUint16(b[at:], ^sum(b, pseudo))
 	return b
