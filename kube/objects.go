@@ -20,6 +20,9 @@ const (
 	PublicKeyAnnotation = "tapestry.dev/wireguard-public-key"
 	// EndpointAnnotation of a Node is where its WireGuard listens, "address:port".
 	EndpointAnnotation = "tapestry.dev/wireguard-endpoint"
+	// FeaturesAnnotation of a Node lists, separated by commas, what its agent can do that others must know of before they
+	// count on it. Names that are not known are passed over: they are those of a newer agent.
+	FeaturesAnnotation = "tapestry.dev/features"
 	// ProblemsAnnotation of a Node holds the problems its agent sees, a JSON list of Problem.
 	ProblemsAnnotation = "tapestry.dev/problems"
 	// StockAnnotation of a Node is "true" when it runs stock WireGuard and no agent.
@@ -30,6 +33,9 @@ const (
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
 )
+
+// PartialChecksums is the feature of a node that takes packets with partial checksums through the tunnel.
+const PartialChecksums = "partial-checksums"
 
 // Objects is a snapshot of a cluster: everything Tapestry wants to know of it. The zero value is an empty cluster.
 // The objects are shared and must not be changed.

@@ -84,6 +84,7 @@ func TestPublish(t *testing.T) {
 	write(t, dir, "nodes.yaml", node("n1")+"status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}\n---\n"+node("n2"))
 	status := NodeStatus{
 		Name: "n1", PublicKey: "a-key", Endpoint: netip.MustParseAddrPort("10.0.0.1:51820"),
+		Features: []string{kube.PartialChecksums, "another"},
 		Addrs:    []netip.Addr{netip.MustParseAddr("10.9.9.9")},
 		Reason:   "the host Port is missing",
 		Problems: []kube.Problem{{Severity: kube.Warning, Object: kube.Ref{Kind: "Pod", Namespace: "d", Name: "p"}, Message: "m"}},
@@ -113,6 +114,9 @@ func TestPublish(t *testing.T) {
 	if n1.Annotations[kube.PublicKeyAnnotation] != "a-key" || n1.Annotations[kube.EndpointAnnotation] != "10.0.0.1:51820" {
 		t.Errorf("annotations are %v", n1.Annotations)
 	}
+	if got := n1.Annotations[kube.FeaturesAnnotation]; got != "partial-checksums,another" {
+		t.Errorf("features are %q", got)
+	}
 	if got := n1.Annotations[kube.ProblemsAnnotation]; got != `[{"severity":"warning","object":{"kind":"Pod","namespace":"d","name":"p"},"message":"m"}]` {
 		t.Errorf("problems are %s", got)
 	}
@@ -125,7 +129,7 @@ func TestPublish(t *testing.T) {
 	if a := n2.Status.Addresses; len(a) != 1 || a[0].Address != "10.0.0.2" {
 		t.Errorf("the published addresses are missing: %v", a)
 	}
-	if n2.Annotations[kube.ProblemsAnnotation] != "[]" {
+	if _, said := n2.Annotations[kube.FeaturesAnnotation]; said || n2.Annotations[kube.ProblemsAnnotation] != "[]" {
 		t.Errorf("annotations are %v", n2.Annotations)
 	}
 }

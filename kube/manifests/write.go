@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -58,6 +59,8 @@ type NodeStatus struct {
 	PublicKey string
 	// Endpoint is where WireGuard listens; invalid when that is unknown.
 	Endpoint netip.AddrPort
+	// Features are what the node can do that others must know of before they count on it, by the names that kube gives.
+	Features []string
 	// Addrs are the node's addresses, for a Node that was written without.
 	Addrs []netip.Addr
 	// Ready says whether the node's network works; Reason is one sentence when it does not.
@@ -86,6 +89,9 @@ func Publish(dir string, s NodeStatus) (changed bool, err error) {
 	}
 	if s.Endpoint.IsValid() {
 		node.Annotations[kube.EndpointAnnotation] = s.Endpoint.String()
+	}
+	if len(s.Features) > 0 {
+		node.Annotations[kube.FeaturesAnnotation] = strings.Join(s.Features, ",")
 	}
 	for _, a := range s.Addrs {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})

@@ -70,11 +70,11 @@ func render(r translate.Result) any {
 			key = base64.StdEncoding.EncodeToString(p.PublicKey[:])
 		}
 		peers = append(peers, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "key": key, "endpoint": p.Endpoint.String(),
-			"prefixes": texts(p.Prefixes), "gateway": texts(p.Gateway), "tapestry": p.Tapestry})
+			"prefixes": texts(p.Prefixes), "gateway": texts(p.Gateway), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial})
 	}
 	for _, p := range r.Netstack.Peers {
 		routes = append(routes, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),
-			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap})
+			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap, "sendsPartial": p.SendsPartial})
 	}
 	for _, s := range r.Services.Services {
 		svcs = append(svcs, service(*s))

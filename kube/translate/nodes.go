@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -36,6 +37,7 @@ type node struct {
 	key      overlay.PublicKey
 	endpoint netip.AddrPort
 	stock    bool
+	partial  bool // takes partial checksums
 }
 
 // nodes parses all nodes, in the order of their names. Where two claim the same thing the first keeps it, so that all
@@ -50,6 +52,7 @@ func (t *translator) nodeList() []node {
 	for _, obj := range t.objs.Nodes {
 		n := node{ref: kube.RefOf(obj), name: obj.Name, zone: t.zones[obj.Name]}
 		n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
+		n.partial = !n.stock && hasFeature(obj, kube.PartialChecksums)
 		n.podCIDRs = t.podCIDRs(obj, n.ref, n.stock, claims)
 		n.addrs = t.nodeAddrs(obj, n.ref, claims)
 		n.key = t.publicKey(obj, n.ref, claims)
@@ -60,6 +63,16 @@ func (t *translator) nodeList() []node {
 		list = append(list, n)
 	}
 	return list
+}
+
+// hasFeature reports whether a node's agent announced that it can do something. Unknown names are a newer agent's.
+func hasFeature(obj *corev1.Node, feature string) bool {
+	for name := range strings.SplitSeq(obj.Annotations[kube.FeaturesAnnotation], ",") {
+		if strings.TrimSpace(name) == feature {
+			return true
+		}
+	}
+	return false
 }
 
 // nodeClaims remembers which node has what.
@@ -201,11 +214,15 @@ func (t *translator) peers(nodes []node, r *Result) {
 }
 
 func (n *node) route() netstack.PeerRoute {
-	return netstack.PeerRoute{ID: PeerID(n.name), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock}
+	return netstack.PeerRoute{
+		ID: PeerID(n.name), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock, SendsPartial: !n.stock,
+	}
 }
 
 func (n *node) peer() overlay.Peer {
-	p := overlay.Peer{ID: PeerID(n.name), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock}
+	p := overlay.Peer{
+		ID: PeerID(n.name), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock, TakesPartial: n.partial,
+	}
 	for _, cidr := range n.podCIDRs {
 		p.Prefixes = append(p.Prefixes, cidr)
 		if !n.stock {

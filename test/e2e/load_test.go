@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -140,9 +141,14 @@ func sink(ctx context.Context, args []string) error {
 	_ = conn.(*net.UDPConn).SetReadBuffer(8 << 20) // as much as the machine allows
 	started()
 	var out drained
-	seen := map[uint64]bool{}
+	// What is late of a flood before, from another port, is not the same again.
+	type datagram struct {
+		from   netip.AddrPort
+		number uint64
+	}
+	seen := map[datagram]bool{}
 	for b := make([]byte, 65535); ; {
-		n, _, err := conn.ReadFrom(b)
+		n, from, err := conn.(*net.UDPConn).ReadFromUDPAddrPort(b)
 		if err != nil {
 			out.Distinct = uint64(len(seen))
 			return print(out)
@@ -154,7 +160,7 @@ func sink(ctx context.Context, args []string) error {
 			out.Broken++
 			continue
 		}
-		seen[binary.BigEndian.Uint64(b)] = true
+		seen[datagram{from, binary.BigEndian.Uint64(b)}] = true
 	}
 }
 

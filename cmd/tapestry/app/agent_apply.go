@@ -166,7 +166,7 @@ func (a *agent) publish(problems []kube.Problem) {
 	c := a.config.Load()
 	s := manifests.NodeStatus{
 		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: problems,
-		Ready: len(c.PodCIDRs) > 0,
+		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0,
 	}
 	if !s.Ready {
 		s.Reason = "the Node has no podCIDR"

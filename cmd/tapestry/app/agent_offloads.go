@@ -3,6 +3,7 @@ package app
 import (
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -11,6 +12,7 @@ import (
 type offloads struct {
 	tapCsum, tapTSO4, tapTSO6, tapUSO bool
 	udpGSO, udpGRO                    bool
+	tunnelCsum                        bool
 }
 
 func (o *offloads) flags() []cli.Flag {
@@ -22,7 +24,16 @@ func (o *offloads) flags() []cli.Flag {
 		&cli.BoolFlag{Name: "tap-uso", Category: category, Usage: "UDP superframes through the TAPs", Value: true, Destination: &o.tapUSO},
 		&cli.BoolFlag{Name: "udp-gso", Category: category, Usage: "have the kernel cut what the tunnel sends into datagrams", Value: true, Destination: &o.udpGSO},
 		&cli.BoolFlag{Name: "udp-gro", Category: category, Usage: "have the kernel coalesce the datagrams of the tunnel", Value: true, Destination: &o.udpGRO},
+		&cli.BoolFlag{Name: "tunnel-csum", Category: category, Usage: "let other nodes send without checksums what the tunnel authenticates anyway", Value: true, Destination: &o.tunnelCsum},
 	}
+}
+
+// features are what the other nodes are told that they may count on.
+func (o *offloads) features() []string {
+	if o.tunnelCsum {
+		return []string{kube.PartialChecksums}
+	}
+	return nil
 }
 
 // disabled are the TAPs' offloads that are switched off.

@@ -19,7 +19,7 @@ func (t attacher) Stats(context.Context) (cni.Stats, error) {
 		Flows: map[string]int{}, FlowsFull: a.flows.Stats().Full,
 		Taps: map[string]int{}, Verdicts: node.Verdicts, Drops: node.Drops,
 		Link: map[string]uint64{
-			"sent": link.SentPackets, "received": link.ReceivedPackets, "no-peer": link.DropNoPeer, "no-session": link.DropNoSession,
+			"sent": link.SentPackets, "sent-partial": link.SentPartial, "received": link.ReceivedPackets, "no-peer": link.DropNoPeer, "no-session": link.DropNoSession,
 			"too-big": link.DropTooBig, "spoofed": link.DropSpoofed, "forbidden": link.DropForbidden, "send-errors": link.SendErrors,
 		},
 	}
