@@ -45,14 +45,12 @@ func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 		}
 		r.Complete(false)
 		ep.SocketOptions().SetKeepAlive(true)
-		splice(g.ctx, gonet.NewTCPConn(&wq, ep), host)
+		splice(g.ctx, newConn(&wq, ep), host)
 	})
 	if !started {
 		r.Complete(true)
 	}
 }
-
-var spliceBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 type closeWriter interface{ CloseWrite() error }
 
@@ -73,10 +71,15 @@ func splice(ctx context.Context, a, b net.Conn) {
 
 // copyHalf copies one direction. A failed copy ends the other direction as well: the bytes are lost.
 func copyHalf(dst, src net.Conn) {
-	buf := spliceBuffers.Get().(*[256 << 10]byte)
-	defer spliceBuffers.Put(buf)
-	// The wrappers hide ReadFrom and WriteTo, which would bring smaller buffers of their own.
-	_, err := io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
+	var err error
+	if c, ok := dst.(*conn); ok {
+		_, err = c.ReadFrom(src)
+	} else {
+		buf := spliceBuffers.Get().(*spliceBuffer)
+		defer spliceBuffers.Put(buf)
+		// The wrappers hide ReadFrom and WriteTo, which would bring smaller buffers of their own.
+		_, err = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
+	}
 	if cw, ok := dst.(closeWriter); ok && err == nil {
 		_ = cw.CloseWrite()
 		return

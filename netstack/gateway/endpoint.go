@@ -27,6 +27,9 @@ var (
 	_ stack.GSOEndpoint  = (*linkEndpoint)(nil)
 )
 
+// gsoMaxSize is what the stack may make a superframe's headers and payload together: below 64 KiB with an Ethernet header, too.
+const gsoMaxSize = 65000
+
 func newLinkEndpoint(send func([]byte) []byte, mtu int) *linkEndpoint {
 	e := &linkEndpoint{send: send}
 	e.mtu.Store(uint32(mtu))
@@ -46,7 +49,7 @@ func (e *linkEndpoint) ParseHeader(*stack.PacketBuffer) bool    { return true }
 func (e *linkEndpoint) Close()                                  {}
 func (e *linkEndpoint) SetOnCloseAction(func())                 {}
 func (e *linkEndpoint) IsAttached() bool                        { return e.dispatcher.Load() != nil }
-func (e *linkEndpoint) GSOMaxSize() uint32                      { return 65000 } // room for headers below 64 KiB
+func (e *linkEndpoint) GSOMaxSize() uint32                      { return gsoMaxSize }
 func (e *linkEndpoint) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
 
 func (e *linkEndpoint) Capabilities() stack.LinkEndpointCapabilities {

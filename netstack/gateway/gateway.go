@@ -252,7 +252,7 @@ func (g *Gateway) dial(ctx context.Context, network string, client, to netip.Add
 	local, remote := toFullAddress(client), toFullAddress(to)
 	switch network {
 	case "tcp", "tcp4", "tcp6":
-		c, err := gonet.DialTCPWithBind(ctx, g.stack, local, remote, protocolOf(to.Addr()))
+		c, err := g.dialTCP(ctx, local, remote, protocolOf(to.Addr()))
 		if err != nil {
 			return nil, err
 		}
@@ -267,9 +267,9 @@ func (g *Gateway) dial(ctx context.Context, network string, client, to netip.Add
 	return nil, net.UnknownNetworkError(network)
 }
 
-// isPortInUse recognises gVisor's error, which gonet gives only as text.
+// isPortInUse also recognises gVisor's error where gonet gives it only as text.
 func isPortInUse(err error) bool {
-	return strings.HasSuffix(err.Error(), (&tcpip.ErrPortInUse{}).String())
+	return errors.Is(err, errPortInUse) || strings.HasSuffix(err.Error(), (&tcpip.ErrPortInUse{}).String())
 }
 
 func unmap(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) }

@@ -1,0 +1,214 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// conn is a TCP connection that ends in the stack.
+type conn struct {
+	*gonet.TCPConn
+	ep tcpip.Endpoint
+	wq *waiter.Queue
+}
+
+var _ io.ReaderFrom = (*conn)(nil)
+
+func newConn(wq *waiter.Queue, ep tcpip.Endpoint) *conn {
+	return &conn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq}
+}
+
+// errPortInUse is what dialTCP says of a local address and port that another connection has to the same remote one.
+var errPortInUse = errors.New("the local port is in use")
+
+// dialTCP connects from local to remote.
+func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) (*conn, error) {
+	var wq waiter.Queue
+	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, proto, &wq)
+	if terr != nil {
+		return nil, errors.New(terr.String())
+	}
+	if err := connect(ctx, ep, &wq, local, remote); err != nil {
+		ep.Close()
+		return nil, err
+	}
+	return newConn(&wq, ep), nil
+}
+
+func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, local, remote tcpip.FullAddress) error {
+	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+	terr := ep.Bind(local)
+	if terr == nil {
+		terr = ep.Connect(remote)
+	}
+	if _, started := terr.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-writable:
+		}
+		terr = ep.LastError()
+	}
+	switch terr.(type) {
+	case nil:
+		return nil
+	case *tcpip.ErrPortInUse:
+		return errPortInUse
+	}
+	return errors.New(terr.String())
+}
+
+// superframePayload is what the stack puts into one superframe at most (tcp.sender.sendData): what is given in multiples of it
+// leaves no small rest for a superframe of its own.
+const superframePayload = gsoMaxSize - header.TCPTotalHeaderMaximumSize - 1
+
+// ReadFrom implements io.ReaderFrom: it sends what r says until r ends. From a kernel's TCP connection the bytes go straight
+// into the stack's buffers, as many at a time as are there. Deadlines for writing are not looked at.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if k, ok := r.(*net.TCPConn); ok {
+		return c.readFromKernel(k)
+	}
+	buf := spliceBuffers.Get().(*spliceBuffer)
+	defer spliceBuffers.Put(buf)
+	// The wrapper hides this method.
+	return io.CopyBuffer(struct{ io.Writer }{c.TCPConn}, r, buf[:])
+}
+
+func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
+	raw, err := k.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	src := newKernelReader(raw)
+	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents)
+	c.wq.EventRegister(&entry)
+	defer c.wq.EventUnregister(&entry)
+	for {
+		if err := src.wait(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return sent, err
+		}
+		for src.left > 0 {
+			n, terr := c.ep.Write(src, tcpip.WriteOptions{})
+			sent += n
+			switch terr.(type) {
+			case nil:
+			case *tcpip.ErrWouldBlock:
+				<-writable
+			case *tcpip.ErrBadBuffer: // src failed
+				return sent, src.err
+			default:
+				return sent, &net.OpError{Op: "write", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: errors.New(terr.String())}
+			}
+		}
+	}
+}
+
+// kernelReader reads what a kernel's TCP socket has received. It is a tcpip.Payloader whose length never is more than is
+// there, because the stack takes a short read for a failure and drops what it read before.
+type kernelReader struct {
+	raw  syscall.RawConn
+	left int // bytes that are there and not read yet; set by wait
+	err  error
+
+	p     []byte // what Read reads into
+	n     int
+	ready func(fd uintptr) bool // looks for bytes, false when there are none
+	read  func(fd uintptr) bool
+}
+
+var _ tcpip.Payloader = (*kernelReader)(nil)
+
+// newKernelReader makes its functions once: a closure per call would allocate.
+func newKernelReader(raw syscall.RawConn) *kernelReader {
+	r := &kernelReader{raw: raw}
+	r.ready = func(fd uintptr) bool {
+		r.left, r.err = pending(int(fd))
+		return r.left > 0 || r.err != nil
+	}
+	r.read = func(fd uintptr) bool {
+		for {
+			if r.n, r.err = unix.Read(int(fd), r.p); r.err != unix.EINTR {
+				return true
+			}
+		}
+	}
+	return r
+}
+
+// pending is how many bytes wait in a socket, in whole superframes if there are so many; 0 for none yet, io.EOF for the end.
+func pending(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return 0, os.NewSyscallError("SIOCINQ", err)
+	}
+	if n >= superframePayload {
+		return n - n%superframePayload, nil
+	}
+	if n > 0 {
+		return n, nil
+	}
+	var b [1]byte
+	n, _, err = unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return 0, nil
+	case err != nil:
+		return 0, os.NewSyscallError("recvfrom", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// wait waits until there is something to read. It returns io.EOF at the end of the stream.
+func (r *kernelReader) wait() error {
+	if err := r.raw.Read(r.ready); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// Len implements tcpip.Payloader.
+func (r *kernelReader) Len() int { return r.left }
+
+// Read implements tcpip.Payloader.
+func (r *kernelReader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	r.p = p[:min(len(p), r.left)]
+	if err := r.raw.Read(r.read); err != nil {
+		r.err = err
+	}
+	r.p = nil
+	if r.err == nil && r.n == 0 {
+		r.err = io.ErrUnexpectedEOF // SIOCINQ promised more
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	r.left -= r.n
+	return r.n, nil
+}
+
+// spliceBuffer holds whole superframes.
+type spliceBuffer [4 * superframePayload]byte
+
+var spliceBuffers = sync.Pool{New: func() any { return new(spliceBuffer) }}

@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// relayed is a connection from a kernel's socket through the gateway to a pod, joined by ReadFrom.
+type relayed struct {
+	client   *net.TCPConn // says what the pod hears
+	gate     net.Conn     // the gateway's end
+	pod      net.Conn
+	sent     int64
+	finished chan error // what ReadFrom returned
+}
+
+func relay(t *testing.T) *relayed {
+	t.Helper()
+	g, pod := wired(t)
+	inside, err := pod.Listen(netip.AddrPortFrom(podAddr, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r := &relayed{finished: make(chan error, 1)}
+	client, err := new(net.Dialer).DialContext(ctx, "tcp", outside.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.client = client.(*net.TCPConn)
+	accepted, err := outside.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.gate, err = g.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
+		t.Fatal(err)
+	}
+	if r.pod, err = inside.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, c := range []io.Closer{r.client, accepted, r.gate, r.pod, inside, outside} {
+			_ = c.Close()
+		}
+	})
+	go func() {
+		var err error
+		r.sent, err = r.gate.(io.ReaderFrom).ReadFrom(accepted)
+		r.finished <- err
+	}()
+	return r
+}
+
+// end is what ReadFrom returned.
+func (r *relayed) end(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-r.finished:
+		return err
+	case <-time.After(patience):
+		t.Fatal("ReadFrom does not end")
+		return nil
+	}
+}
+
+// Pieces of all sizes arrive whole and in order, and the end of the stream is no error.
+func TestReadFromKernel(t *testing.T) {
+	r := relay(t)
+	random := rand.NewChaCha8([32]byte{1})
+	sent, want := sha256.New(), int64(0)
+	go func() {
+		for _, n := range []int{1, 7, 1400, superframePayload - 1, superframePayload, superframePayload + 1, 5 * superframePayload, 3<<20 + 5, 1} {
+			b := make([]byte, n)
+			_, _ = random.Read(b)
+			sent.Write(b)
+			want += int64(n)
+			if _, err := r.client.Write(b); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = r.client.CloseWrite()
+	}()
+	got := sha256.New()
+	_ = r.pod.SetReadDeadline(time.Now().Add(4 * patience))
+	heard := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(got, r.pod)
+		heard <- err
+	}()
+	if err := r.end(t); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.gate.(interface{ CloseWrite() error }).CloseWrite()
+	if err := <-heard; err != nil {
+		t.Fatal(err)
+	}
+	if r.sent != want || !bytes.Equal(got.Sum(nil), sent.Sum(nil)) {
+		t.Errorf("%d of %d bytes were sent, and the pod heard something else", r.sent, want)
+	}
+}
+
+// A client that is cut off is an error: what is missing must not look like an end.
+func TestReadFromReset(t *testing.T) {
+	r := relay(t)
+	if _, err := r.client.Write([]byte("half a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r.pod, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.client.SetLinger(0)
+	_ = r.client.Close()
+	if err := r.end(t); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %v, want a reset", err)
+	}
+}
+
+// A connection closed under a ReadFrom that waits for room, since the pod reads nothing, ends it.
+func TestReadFromClosed(t *testing.T) {
+	r := relay(t)
+	full := make(chan struct{})
+	go func() {
+		defer close(full)
+		_ = r.client.SetWriteDeadline(time.Now().Add(time.Second))
+		for _, err := r.client.Write(make([]byte, 1<<20)); err == nil; _, err = r.client.Write(make([]byte, 1<<20)) {
+		}
+	}()
+	<-full
+	_ = r.gate.Close()
+	if err := r.end(t); err == nil || !strings.Contains(err.Error(), "write") {
+		t.Errorf("got %v, want that it cannot write", err)
+	}
+}
