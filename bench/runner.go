@@ -50,6 +50,8 @@ type Plan struct {
 	// caches and clocks warm up.
 	Rounds int
 	Spawn  process.Spawn // nil is process.Self
+	// Failed is told of a measurement that failed, and says whether to go on without it; nil: the run ends.
+	Failed func(topology string, err error) bool
 	// Progress is told before every measurement; nil: nobody is.
 	Progress func(done, all int, topology, name string)
 }
@@ -95,14 +97,18 @@ func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 			if round == 0 {
 				step.Options.Time = min(step.Options.Time, WarmUp)
 			}
+			done++
 			sample, err := p.measure(ctx, step)
 			if err != nil {
-				return nil, fmt.Errorf("bench: %s: %s: %w", name, step.Case.Name, err)
+				err = fmt.Errorf("bench: %s: %s: %w", name, step.Case.Name, err)
+				if ctx.Err() != nil || p.Failed == nil || !p.Failed(name, err) {
+					return nil, err
+				}
+				continue
 			}
 			if round > 0 {
 				s.add(name, step.Case, sample)
 			}
-			done++
 		}
 	}
 	if p.Progress != nil {

@@ -236,3 +236,43 @@ func descriptors(t *testing.T) int {
 	}
 	return len(entries)
 }
+
+// A measurement that fails can be left out: the others have their rounds all the same.
+func TestRunGoesOn(t *testing.T) {
+	bridge, err := KernelBridge(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	loop, err := NullLoop(spawn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loop.Close()
+	var failed []string
+	rows, err := bench.Run(t.Context(), bench.Plan{
+		Topologies: []bench.Topology{wrongAddr{bridge}, loop},
+		Cases:      bench.TCPCases(20 * time.Millisecond)[3:4],
+		Baselines:  map[string][]string{"null-loop": {"kernel-bridge"}},
+		Rounds:     2,
+		Spawn:      spawn,
+		Failed: func(topology string, err error) bool {
+			failed = append(failed, topology)
+			return strings.Contains(err.Error(), "network is unreachable")
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(failed, " "); got != "kernel-bridge kernel-bridge kernel-bridge" {
+		t.Errorf("failed: %s", got)
+	}
+	for _, r := range rows {
+		if r.Subject != "null-loop" || r.N != 2 || r.Baseline != "" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if len(rows) == 0 {
+		t.Error("no rows")
+	}
+}

@@ -105,6 +105,14 @@ func (s Suite) run(ctx context.Context, o Options, tell func(name string, why er
 		return nil, nil
 	}
 	plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
+	// What goes wrong with a peer is shown, as fewer rounds; what goes wrong with us is an error.
+	plan.Failed = func(topology string, err error) bool {
+		theirs := !slices.ContainsFunc(s.Subjects, func(t Subject) bool { return t.Ours && t.Name == topology })
+		if theirs {
+			o.Notice(err.Error())
+		}
+		return theirs && !slices.Contains(o.Required, topology)
+	}
 	return bench.Run(ctx, plan)
 }
 

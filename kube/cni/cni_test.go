@@ -121,11 +121,11 @@ func closed(t *testing.T, r *os.File) {
 func TestAddDelStatus(t *testing.T) {
 	a := newAgent()
 	a.status = Status{Ready: true, Node: "n1", PublicKey: "key=", Problems: []string{"no host port"}}
+	a.stats = Stats{Goroutines: 12, Flows: map[string]int{"ESTABLISHED": 3}, Taps: map[string]int{"none": 1}, Drops: map[string]uint64{"spoofed": 7}}
 	c := start(t, a, Options{})
 	if st, err := c.Status(t.Context()); err != nil || !reflect.DeepEqual(st, a.status) {
 		t.Errorf("status %+v, %v", st, err)
 	}
-	a.stats = Stats{Goroutines: 12, Flows: map[string]int{"ESTABLISHED": 3}, Taps: map[string]int{"none": 1}, Drops: map[string]uint64{"spoofed": 7}}
 	if st, err := c.Stats(t.Context()); err != nil || !reflect.DeepEqual(st, a.stats) {
 		t.Errorf("stats %+v, %v", st, err)
 	}
