@@ -210,7 +210,7 @@ func TestStates(t *testing.T) {
 		{"in the middle", packet.TCP, 80, []pkt{{Original, A, SynSent}, {Reply, A, Established}}, 86400},
 		{"half closed", packet.TCP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}), 3600},
 		{"half closed, other", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Reply, F | A, FinReply}), 3600},
-		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 30},
+		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 62},
 		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 10},
 		{"udp", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Original, 0, Unreplied}}, 30},
 		{"udp replied", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Reply, 0, Replied}, {Original, 0, Replied}}, 120},

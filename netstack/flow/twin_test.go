@@ -28,7 +28,7 @@ func (f *twinFlow) seconds() uint32 {
 		case f.rst:
 			return 10
 		case f.fin[0] && f.fin[1]:
-			return 30
+			return 62
 		case f.fin[0] || f.fin[1]:
 			return 3600
 		case f.established:
