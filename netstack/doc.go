@@ -11,7 +11,7 @@
 //
 // Whatever goroutine reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps of
 // pipeline.go and writes it to where it goes, all by itself: no queue and no other goroutine in between. A few goroutines
-// read all Ports (tap.Poller), each Port one at a time.
+// read all Ports (poll.Poller), each Port one at a time.
 // The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both run the
 // same steps.
 //

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/poll"
 )
 
 // Options of a Device. The zero value is right.
@@ -19,7 +21,7 @@ type Options struct {
 	// should not leave it to the kernel. Without Csum there is none of the others.
 	Disable Offloads
 	// Poller reads the Device. Nil: Run makes one of one loop.
-	Poller *Poller
+	Poller *poll.Poller
 }
 
 // Stats counts what went through a Device since NewDevice. A superframe counts one.
@@ -38,7 +40,7 @@ type Device struct {
 	// fd is open as long as users has not fallen to closed.
 	fd     int
 	users  atomic.Int32
-	poller *Poller
+	poller *poll.Poller
 	reader atomic.Pointer[reader] // of Run
 	stats  struct{ readFrames, readBytes, writtenFrames, writtenBytes, writeErrors atomic.Uint64 }
 }
@@ -101,12 +103,17 @@ func (d *Device) Stats() Stats {
 func (d *Device) Run(handle func(frame []byte) []byte) (err error) {
 	p := d.poller
 	if p == nil {
-		if p, err = NewPoller(1); err != nil {
+		if p, err = poll.New(1); err != nil {
 			return d.runError(err)
 		}
 		defer func() { err = errors.Join(err, p.Close()) }()
 	}
-	return d.runError(p.run(d, handle))
+	r := &reader{d: d, handle: handle, done: make(chan error, 1)}
+	d.reader.Store(r)
+	if err := r.start(p); err != nil {
+		return d.runError(err)
+	}
+	return d.runError(<-r.done)
 }
 
 func (d *Device) runError(err error) error {

@@ -280,7 +280,7 @@ func TestClose(t *testing.T) {
 			}
 		})
 	}
-	poll(t, "writers write", func() bool { return wrote.Load() > 100 })
+	eventually(t, "writers write", func() bool { return wrote.Load() > 100 })
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
@@ -291,7 +291,7 @@ func TestClose(t *testing.T) {
 	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("second Close: %v", err)
 	}
-	poll(t, "the device goes", func() bool { return !contains(linkNames(t, ns), "eth0") })
+	eventually(t, "the device goes", func() bool { return !contains(linkNames(t, ns), "eth0") })
 }
 
 func TestRunEndsWithDevice(t *testing.T) {

@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-func newPoller(t *testing.T, loops int) *tap.Poller {
+func newPoller(t *testing.T, loops int) *poll.Poller {
 	t.Helper()
-	p, err := tap.NewPoller(loops)
+	p, err := poll.New(loops)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +34,7 @@ type polled struct {
 	ran  chan error
 }
 
-func newPolled(t *testing.T, p *tap.Poller, seen func(n uint32)) *polled {
+func newPolled(t *testing.T, p *poll.Poller, seen func(n uint32)) *polled {
 	t.Helper()
 	ns, f := newPod(t, podA, macA)
 	x := &polled{dev: newDevice(t, f, tap.Options{Poller: p}), ran: make(chan error, 1)}
@@ -97,7 +98,7 @@ func TestPollerKeepsOrder(t *testing.T) {
 	}
 	sending.Wait()
 	for i := range counts {
-		poll(t, "all frames arrive", func() bool { return counts[i].Load() == frames })
+		eventually(t, "all frames arrive", func() bool { return counts[i].Load() == frames })
 	}
 	for _, x := range pods {
 		x.close(t)
@@ -127,10 +128,10 @@ func TestPollerWaiting(t *testing.T) {
 	for n := range uint32(50) {
 		other.say(t, n)
 	}
-	poll(t, "the other pod is served meanwhile", func() bool { return count.Load() == 50 })
+	eventually(t, "the other pod is served meanwhile", func() bool { return count.Load() == 50 })
 	close(release)
 	other.say(t, 50)
-	poll(t, "and after", func() bool { return count.Load() == 51 })
+	eventually(t, "and after", func() bool { return count.Load() == 51 })
 	stuck.close(t)
 	other.close(t)
 	if err := p.Close(); err != nil {

@@ -127,7 +127,7 @@ func TestCreatePod(t *testing.T) {
 	}
 
 	f.Close()
-	poll(t, "the device goes with its descriptor", func() bool { return !contains(linkNames(t, ns), "eth0") })
+	eventually(t, "the device goes with its descriptor", func() bool { return !contains(linkNames(t, ns), "eth0") })
 }
 
 func TestCreateIPv4Only(t *testing.T) {
@@ -315,7 +315,7 @@ func TestSelfTest(t *testing.T) {
 	}
 }
 
-func poll(t testing.TB, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

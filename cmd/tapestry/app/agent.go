@@ -23,7 +23,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/keeper"
-	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/nodeport"
@@ -86,7 +86,7 @@ type agent struct {
 	key    overlay.PrivateKey
 	socket *os.File
 	flows  *flow.Table
-	poller *tap.Poller
+	poller *poll.Poller
 
 	// Made when the first snapshot of the cluster is there, and not changed after.
 	node      *netstack.Node
@@ -130,7 +130,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	// stack and DNS, never waits for that.
 	loops := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(loops + 1)
-	if a.poller, err = tap.NewPoller(loops); err != nil {
+	if a.poller, err = poll.New(loops); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)

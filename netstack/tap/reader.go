@@ -1,0 +1,87 @@
+package tap
+
+import (
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+// turn is how many frames of one Device are handled before others get theirs: a millisecond of superframes at most.
+const turn = 16
+
+// reader is a Device's Run.
+type reader struct {
+	d      *Device
+	handle func([]byte) []byte
+	done   chan error // gets the end
+
+	mu    sync.Mutex // held while frames are handled; guards what follows
+	iov   unix.Iovec
+	watch *poll.Watch
+	ended bool
+}
+
+// Ready implements poll.Handler: it handles up to turn frames and arms the Device again.
+func (r *reader) Ready(_ uint32, buf []byte) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.d
+	for range turn {
+		if r.ended || d.users.Load()&closed != 0 {
+			return buf // Close is on its way and waits for mu, or was here
+		}
+		buf = buf[:cap(buf)]
+		r.iov.Base = unsafe.SliceData(buf)
+		r.iov.SetLen(len(buf))
+		n, errno := read(d.fd, &r.iov)
+		if errno == unix.EAGAIN || errno == unix.EINTR {
+			break
+		}
+		if errno != 0 {
+			r.end(errno)
+			return buf
+		}
+		d.stats.readFrames.Add(1)
+		d.stats.readBytes.Add(uint64(n))
+		if n > packet.VNetHdrLen {
+			buf = r.handle(buf[:n])
+		}
+	}
+	r.iov.Base = nil // the buffer is another's now
+	r.watch.Arm(poll.In)
+	return buf
+}
+
+// start has p watch the Device, unless it was closed already.
+func (r *reader) start(p *poll.Poller) (err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.d.users.Load()&closed != 0 {
+		r.end(nil)
+		return nil
+	}
+	r.watch, err = p.Add(r.d.fd, r, poll.In)
+	return err
+}
+
+// end gives Run its result, once. The caller holds mu.
+func (r *reader) end(err error) {
+	if !r.ended {
+		r.ended = true
+		r.done <- err
+	}
+}
+
+// close ends the reader after the handler in progress.
+func (r *reader) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.watch != nil {
+		r.watch.Close()
+	}
+	r.end(nil)
+}
