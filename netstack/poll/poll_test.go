@@ -79,6 +79,7 @@ func newPoller(t *testing.T, loops int) *poll.Poller {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = p.Close() }) // after the ends' own
 	return p
 }
 
