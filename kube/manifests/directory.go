@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
 )
 
 // file is a file as it was last seen.
@@ -63,7 +64,7 @@ func readFile(path string, known content) reading {
 		r.same = true
 		return r
 	}
-	r.objects, r.err = Parse(path, data)
+	r.objects, r.err = codec.Decode(path, data)
 	return r
 }
 

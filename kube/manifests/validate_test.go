@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"tapestry.dev/tapestry/kube/codec"
 )
 
 const goodCluster = `apiVersion: v1
@@ -92,7 +94,7 @@ func TestValidate(t *testing.T) {
 			`error: lab.yaml:22: Namespace a.b: metadata.name: "a.b" is not a valid name: must not contain dots`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			objs, err := Parse("lab.yaml", []byte(goodCluster+"---\n"+test.in))
+			objs, err := codec.Decode("lab.yaml", []byte(goodCluster+"---\n"+test.in))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -267,21 +267,3 @@ func manyObjects(n int) kube.Objects {
 	}
 	return objs
 }
-
-func BenchmarkParse(b *testing.B) {
-	dir := b.TempDir()
-	if _, err := Write(dir, "x.yaml", manyObjects(50)); err != nil {
-		b.Fatal(err)
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "x.yaml"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		if _, err := Parse("x", data); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

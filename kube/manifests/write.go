@@ -14,41 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
 )
 
-// Write replaces the file name in dir by the objects, one document of JSON each, which is YAML too and much faster to read.
-// Readers see the old file or the new one, never a part. A file that would stay as it is is left alone; Write reports whether
+// Write replaces the file name in dir by the objects, as codec.Encode has them. Readers see the old file or the new one, never a part. A file that would stay as it is is left alone; Write reports whether
 // it changed anything.
 func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
-	objs = objs.Clone()
-	objs.Sort()
-	var b bytes.Buffer
-	for obj := range objs.All() {
-		doc, err := marshal(obj)
-		if err != nil {
-			return false, fmt.Errorf("write %s: %w", kube.RefOf(obj), err)
-		}
-		b.WriteString("---\n")
-		b.Write(doc)
-		b.WriteByte('\n')
+	data, err := codec.Encode(objs)
+	if err != nil {
+		return false, fmt.Errorf("write %s: %w", name, err)
 	}
-	return replace(filepath.Join(dir, name), b.Bytes(), false)
-}
-
-// marshal writes one object as JSON with apiVersion and kind, which objects of client-go are often without.
-func marshal(obj metav1.Object) ([]byte, error) {
-	doc, err := json.Marshal(obj)
-	if err != nil || !obj.(runtime.Object).GetObjectKind().GroupVersionKind().Empty() {
-		return doc, err
-	}
-	name := kube.RefOf(obj).Kind
-	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,`, kinds[name].apiVersion, name)
-	return append([]byte(head), doc[1:]...), nil // there is always a field to follow: metadata
+	return replace(filepath.Join(dir, name), data, false)
 }
 
 // NodeStatus is what an agent knows of its own node and the others need to know.
@@ -77,7 +56,7 @@ func Publish(dir string, s NodeStatus) (changed bool, err error) {
 		return false, fmt.Errorf("publish node %q: %s", s.Name, wrong[0])
 	}
 	node := &corev1.Node{}
-	node.SetGroupVersionKind(groupVersionKind("Node"))
+	node.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	node.Name = s.Name
 	problems, err := json.Marshal(append([]kube.Problem{}, s.Problems...)) // an empty list, not null
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"tapestry.dev/tapestry/ingress"
-	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay"
@@ -35,7 +35,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			objs, err := manifests.Parse("in.yaml", data)
+			objs, err := codec.Decode("in.yaml", data)
 			if err != nil {
 				t.Fatal(err)
 			}

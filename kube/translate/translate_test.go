@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 )
@@ -95,7 +96,7 @@ func load(t testing.TB, name string) kube.Objects {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objs, err := manifests.Parse(path, data)
+	objs, err := codec.Decode(path, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +171,7 @@ func TestAllocate(t *testing.T) {
 
 // A tiny range shows collisions and exhaustion.
 func TestAllocateFull(t *testing.T) {
-	objs, err := manifests.Parse("x", []byte("{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: x}, spec: {cidrs: [10.1.1.248/29]}}"))
+	objs, err := codec.Decode("x", []byte("{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: x}, spec: {cidrs: [10.1.1.248/29]}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +328,7 @@ func mutate(t *testing.T, seed kube.Objects, at uint, text string) (kube.Objects
 		}
 		docs = append(docs, string(doc))
 	}
-	objs, err := manifests.Parse("fuzz", []byte(strings.Join(docs, "\n---\n")))
+	objs, err := codec.Decode("fuzz", []byte(strings.Join(docs, "\n---\n")))
 	return objs, err == nil
 }
 

@@ -8,13 +8,13 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
 
 func parse(t *testing.T, yaml string) kube.Objects {
 	t.Helper()
-	objects, err := manifests.Parse("lab.yaml", []byte(yaml))
+	objects, err := codec.Decode("lab.yaml", []byte(yaml))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -429,7 +429,7 @@ func TestRefused(t *testing.T) {
 		{"probe of no port", doc(node("n1"), "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, readinessProbe: {httpGet: {port: web}}}]}"), "web"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			objects, err := manifests.Parse("lab.yaml", []byte(test.yaml))
+			objects, err := codec.Decode("lab.yaml", []byte(test.yaml))
 			if err == nil {
 				_, err = newPlanner().Plan(objects)
 			}

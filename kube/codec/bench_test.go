@@ -1,4 +1,4 @@
-package manifests
+package codec
 
 import (
 	"bytes"
@@ -54,9 +54,9 @@ endpoints:
 	return b.Bytes()
 }
 
-func BenchmarkParseSlice(b *testing.B) {
+func BenchmarkDecode(b *testing.B) {
 	data := sliceDocument()
-	objs, err := Parse("web.yaml", data)
+	objs, err := Decode("web.yaml", data)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func BenchmarkParseSlice(b *testing.B) {
 			b.SetBytes(int64(len(c.data)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Parse("web.yaml", c.data); err != nil {
+				if _, err := Decode("web.yaml", c.data); err != nil {
 					b.Fatal(err)
 				}
 			}

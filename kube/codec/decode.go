@@ -1,4 +1,4 @@
-package manifests
+package codec
 
 import (
 	"bytes"
@@ -16,7 +16,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/json"
 
 	"tapestry.dev/tapestry/kube"
@@ -42,9 +41,9 @@ var kinds = map[string]kind{
 	"ServiceCIDR":   {"networking.k8s.io/v1", true, func() metav1.Object { return new(networkingv1.ServiceCIDR) }},
 }
 
-// Parse gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were found, each a
+// Decode gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were found, each a
 // kube.Problem with file and line; the objects without mistakes are returned along with it. name is used in messages only.
-func Parse(name string, data []byte) (kube.Objects, error) {
+func Decode(name string, data []byte) (kube.Objects, error) {
 	for _, read := range []func(*parser, []byte) bool{(*parser).jsonStream, (*parser).plainStream, (*parser).yamlStream} {
 		p := parser{name: name, seen: map[kube.Ref]string{}}
 		if read(&p, data) {
@@ -82,7 +81,7 @@ func (e mistakeError) Error() string {
 
 func (e mistakeError) Unwrap() error { return e.Problem }
 
-// jsonStream reads what Write wrote: one object of JSON per document. It is many times faster than YAML. It reports false
+// jsonStream reads what Encode wrote: one object of JSON per document. It is many times faster than YAML. It reports false
 // when the file is something else, or has any mistake: then the other way explains it.
 func (p *parser) jsonStream(data []byte) bool {
 	line := 1
@@ -281,8 +280,4 @@ func (p *parser) add(line int, k kind, obj metav1.Object) {
 		p.seen[ref] = p.at(line)
 		p.objects.Add(obj, p.at(line))
 	}
-}
-
-func groupVersionKind(name string) schema.GroupVersionKind {
-	return schema.FromAPIVersionAndKind(kinds[name].apiVersion, name)
 }

@@ -1,4 +1,4 @@
-package manifests
+package codec
 
 import (
 	"encoding/base64"

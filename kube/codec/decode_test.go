@@ -1,10 +1,8 @@
-package manifests
+package codec
 
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-func TestParse(t *testing.T) {
+func TestDecode(t *testing.T) {
 	const in = `# a comment before everything
 apiVersion: v1
 kind: Node
@@ -60,7 +58,7 @@ kind: List
 items:
 - {apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: c}}
 `
-	objs, err := Parse("lab.yaml", []byte(in))
+	objs, err := Decode("lab.yaml", []byte(in))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +87,7 @@ items:
 	}
 }
 
-func TestParseMistakes(t *testing.T) {
+func TestDecodeMistakes(t *testing.T) {
 	pod := func(spec string) string {
 		return "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n" + spec
 	}
@@ -136,7 +134,7 @@ func TestParseMistakes(t *testing.T) {
 		"key of a list":   {"kind: Pod\n? [a]\n: b\n", []string{`f.yaml:2: Pod default/(no name): a key must be a plain word: found a list or mapping in its place`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Parse("f.yaml", []byte(test.in))
+			_, err := Decode("f.yaml", []byte(test.in))
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -154,7 +152,7 @@ func TestParseMistakes(t *testing.T) {
 }
 
 func TestMistakesAreProblems(t *testing.T) {
-	_, err := Parse("f.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {nodeNam: x}\n"))
+	_, err := Decode("f.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {nodeNam: x}\n"))
 	var p kube.Problem
 	if !errors.As(err, &p) || p.Field != "spec.nodeNam" || p.Origin != "f.yaml:4" || p.Severity != kube.Error {
 		t.Errorf("got %#v", p)
@@ -162,15 +160,15 @@ func TestMistakesAreProblems(t *testing.T) {
 }
 
 func TestGoodObjectsSurviveBadOnes(t *testing.T) {
-	objs, err := Parse("f", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: good}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: bad}\nspek: {}\n"))
+	objs, err := Decode("f", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: good}\n---\napiVersion: v1\nkind: Node\nmetadata: {name: bad}\nspek: {}\n"))
 	if err == nil || len(objs.Nodes) != 1 || objs.Nodes[0].Name != "good" {
 		t.Errorf("got %v, %v", objs.Nodes, err)
 	}
 }
 
-func TestParseEmpty(t *testing.T) {
+func TestDecodeEmpty(t *testing.T) {
 	for _, in := range []string{"", "\n", "---\n", "# only a comment\n", "---\n---\n", "--- null\n"} {
-		if objs, err := Parse("f", []byte(in)); err != nil || objs.Len() != 0 {
+		if objs, err := Decode("f", []byte(in)); err != nil || objs.Len() != 0 {
 			t.Errorf("%q: %d objects, %v", in, objs.Len(), err)
 		}
 	}
@@ -184,40 +182,36 @@ func TestBillionLaughs(t *testing.T) {
 		fmt.Fprintf(&b, "b%d: &b%d [", i+1, i+1)
 		b.WriteString(strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*b%d, ", i), 10), ", ") + "]\n")
 	}
-	if _, err := Parse("f", []byte(b.String())); err == nil || !strings.Contains(err.Error(), "make it smaller") {
+	if _, err := Decode("f", []byte(b.String())); err == nil || !strings.Contains(err.Error(), "make it smaller") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Parse("f", []byte("kind: ConfigMap\na: &a\n  b: *a\n")); err == nil {
+	if _, err := Decode("f", []byte("kind: ConfigMap\na: &a\n  b: *a\n")); err == nil {
 		t.Error("an alias inside of itself was accepted")
 	}
 }
 
 func TestMergeNamesBothPlaces(t *testing.T) {
-	one, _ := Parse("a.yaml", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: n}\n"))
-	two, _ := Parse("b.yaml", []byte("\n\napiVersion: v1\nkind: Node\nmetadata: {name: n}\n"))
+	one, _ := Decode("a.yaml", []byte("apiVersion: v1\nkind: Node\nmetadata: {name: n}\n"))
+	two, _ := Decode("b.yaml", []byte("\n\napiVersion: v1\nkind: Node\nmetadata: {name: n}\n"))
 	all, err := kube.Merge(one, two)
 	if err == nil || err.Error() != "b.yaml:3: Node n: already defined at a.yaml:1: keep one of the two" || len(all.Nodes) != 1 {
 		t.Errorf("got %v, %d nodes", err, len(all.Nodes))
 	}
 }
 
-// What Write writes must be read alike by the short way and by the YAML parser.
+// What Encode writes must be read alike by the short way and by the YAML parser.
 func TestJSONStream(t *testing.T) {
-	in, err := Parse("in", []byte(sample))
+	in, err := Decode("in", []byte(sample))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	if _, err := Write(dir, "x.yaml", in); err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "x.yaml"))
+	data, err := Encode(in)
 	if err != nil {
 		t.Fatal(err)
 	}
 	short, long := parser{name: "x", seen: map[kube.Ref]string{}}, parser{name: "x", seen: map[kube.Ref]string{}}
 	if !short.jsonStream(data) {
-		t.Fatal("the short way refuses what Write wrote")
+		t.Fatal("the short way refuses what Encode wrote")
 	}
 	long.yamlStream(data)
 	if diff := cmp.Diff(short.objects, long.objects); diff != "" {
@@ -248,13 +242,13 @@ metadata: {name: s, namespace: default}
 stringData: {k: "line\n---\nline <&>"}
 `
 
-func FuzzParse(f *testing.F) {
+func FuzzDecode(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add([]byte("kind: List\nitems: [{kind: Pod, apiVersion: v1, metadata: {name: 1}}]"))
 	f.Add([]byte("a: &a {<<: *a}"))
 	f.Add([]byte("---\n{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"x\"}}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		objs, err := Parse("f", data)
+		objs, err := Decode("f", data)
 		if len(objs.Origin) != objs.Len() {
 			t.Fatalf("%d objects and %d origins", objs.Len(), len(objs.Origin))
 		}
