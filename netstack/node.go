@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -30,6 +31,8 @@ type Options struct {
 	MTU int
 	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes.
 	EgressIdle time.Duration
+	// Poller watches the gateway's host sockets. It stays the caller's, who closes it after the Node; nil: the gateway makes one.
+	Poller *poll.Poller
 }
 
 // Node is one agent's data plane: Ports, tables, the gateway's stack and the Link. Its methods are safe for concurrent
@@ -71,7 +74,9 @@ func New(o Options) (*Node, error) {
 	n.workers.node = n
 	n.frags.clock = time.Now
 	var err error
-	if n.gateway, err = gateway.New(gateway.Options{Send: n.fromGateway, MTU: o.MTU, Idle: o.EgressIdle}); err != nil {
+	if n.gateway, err = gateway.New(gateway.Options{
+		Send: n.fromGateway, MTU: o.MTU, Idle: o.EgressIdle, Poller: o.Poller,
+	}); err != nil {
 		return nil, err
 	}
 	return n, nil

@@ -15,6 +15,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"tapestry.dev/tapestry/netstack/packet"
 )
 
 const egressDialTimeout = 20 * time.Second
@@ -24,7 +26,7 @@ const egressDialTimeout = 20 * time.Second
 func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	to := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if g.owns(to.Addr()) {
+	if g.owns(packet.AddrFrom(to.Addr())) {
 		r.Complete(true) // nobody listens there
 		return
 	}
@@ -101,7 +103,7 @@ func abort(c net.Conn) {
 func (g *Gateway) egressUDP(r *udp.ForwarderRequest) bool {
 	id := r.ID()
 	to := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if g.owns(to.Addr()) {
+	if g.owns(packet.AddrFrom(to.Addr())) {
 		return false // the stack answers port unreachable
 	}
 	var wq waiter.Queue

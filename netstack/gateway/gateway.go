@@ -10,11 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -26,6 +28,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
 )
 
 const nic tcpip.NICID = 1
@@ -46,6 +51,9 @@ type Options struct {
 	MTU int
 	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
 	Idle time.Duration
+	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop, which
+	// is the Gateway's own.
+	Poller *poll.Poller
 }
 
 // Config is the whole desired state.
@@ -65,13 +73,16 @@ type Gateway struct {
 	pings pinger
 	idle  time.Duration
 
+	poller    *poll.Poller
+	ownPoller bool                                 // to be closed
+	addrs     atomic.Pointer[map[packet.Addr]bool] // those of the stack; replaced by Set
+
 	ctx    context.Context // ends with the gateway: stops every relay
 	cancel context.CancelFunc
 	relays sync.WaitGroup
 
 	mu     sync.Mutex // guards the rest
 	own    []netip.Addr
-	addrs  map[netip.Addr]bool
 	closed bool
 }
 
@@ -80,7 +91,15 @@ func New(o Options) (*Gateway, error) {
 	if o.Send == nil {
 		return nil, errors.New("gateway: Options.Send is required")
 	}
-	g := &Gateway{send: o.Send, addrs: map[netip.Addr]bool{}, idle: cmp.Or(o.Idle, 2*time.Minute)}
+	g := &Gateway{send: o.Send, poller: o.Poller, idle: cmp.Or(o.Idle, 2*time.Minute)}
+	if g.poller == nil {
+		var err error
+		if g.poller, err = poll.New(1); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+		g.ownPoller = true
+	}
+	g.addrs.Store(&map[packet.Addr]bool{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.pings.known = map[pingKey]*pingFlow{}
 	g.link = newLinkEndpoint(o.Send, cmp.Or(o.MTU, header.IPv6MinimumMTU))
@@ -90,6 +109,7 @@ func New(o Options) (*Gateway, error) {
 	})
 	if err := g.configure(); err != nil {
 		g.cancel()
+		g.closePoller()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	return g, nil
@@ -129,9 +149,9 @@ func (g *Gateway) configure() error {
 
 // Set brings the stack's addresses and MTU to those of c. Calling it again with the same is harmless.
 func (g *Gateway) Set(c Config) error {
-	want := map[netip.Addr]bool{}
+	want := map[packet.Addr]bool{}
 	for _, a := range append(slices.Clone(c.Gateway), c.Local...) {
-		want[a] = true
+		want[packet.AddrFrom(a)] = true
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -139,34 +159,33 @@ func (g *Gateway) Set(c Config) error {
 	if c.MTU > 0 {
 		g.link.SetMTU(uint32(c.MTU))
 	}
-	for a := range want {
-		if g.addrs[a] {
+	has := maps.Clone(*g.addrs.Load())
+	defer func() { g.addrs.Store(&has) }()
+	for key := range want {
+		if has[key] {
 			continue
 		}
+		a := key.Netip()
 		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toAddress(a).WithPrefix()}
 		if err := g.stack.AddProtocolAddress(nic, pa, stack.AddressProperties{}); err != nil {
 			return fmt.Errorf("add the gateway's address %s: %s", a, err)
 		}
-		g.addrs[a] = true
+		has[key] = true
 	}
-	for a := range g.addrs {
-		if want[a] {
+	for key := range has {
+		if want[key] {
 			continue
 		}
-		if err := g.stack.RemoveAddress(nic, toAddress(a)); err != nil {
-			return fmt.Errorf("remove the gateway's address %s: %s", a, err)
+		if err := g.stack.RemoveAddress(nic, toAddress(key.Netip())); err != nil {
+			return fmt.Errorf("remove the gateway's address %s: %s", key, err)
 		}
-		delete(g.addrs, a)
+		delete(has, key)
 	}
 	return nil
 }
 
-// owns reports whether a is one of the gateway's own addresses.
-func (g *Gateway) owns(a netip.Addr) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.addrs[a]
-}
+// owns reports whether a is one of the gateway's own addresses. It takes no lock.
+func (g *Gateway) owns(a packet.Addr) bool { return (*g.addrs.Load())[a] }
 
 // spawn runs f beside, unless the gateway is closing, which waits for it.
 func (g *Gateway) spawn(f func()) bool {
@@ -192,6 +211,13 @@ func (g *Gateway) Close() {
 	g.relays.Wait()
 	g.stack.Close()
 	g.stack.Wait()
+	g.closePoller()
+}
+
+func (g *Gateway) closePoller() {
+	if g.ownPoller {
+		_ = g.poller.Close()
+	}
 }
 
 // Listen opens a TCP listener on one of the gateway's addresses.

@@ -168,8 +168,9 @@ func TestSetIsTheWholeState(t *testing.T) {
 	if err := g.Set(moved); err != nil {
 		t.Fatal(err)
 	}
-	if g.owns(config.Local[0]) || !g.owns(moved.Local[0]) || !g.owns(config.Gateway[0]) {
-		t.Errorf("the gateway owns %v", g.addrs)
+	owns := func(a netip.Addr) bool { return g.owns(packet.AddrFrom(a)) }
+	if owns(config.Local[0]) || !owns(moved.Local[0]) || !owns(config.Gateway[0]) {
+		t.Errorf("the gateway owns %v", *g.addrs.Load())
 	}
 }
 

@@ -101,7 +101,9 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 	if err != nil {
 		return err
 	}
-	a.node, err = netstack.New(netstack.Options{Flows: a.flows, Link: a.mesh, Logger: a.log, MTU: c.MTU, EgressIdle: a.udpIdle})
+	a.node, err = netstack.New(netstack.Options{
+		Flows: a.flows, Link: a.mesh, Logger: a.log, MTU: c.MTU, EgressIdle: a.udpIdle, Poller: a.poller,
+	})
 	if err != nil {
 		return err
 	}
