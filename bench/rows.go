@@ -59,25 +59,28 @@ func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	if len(v) == 0 {
 		return nil
 	}
-	r := Row{
-		Suite: p.Suite, Case: figure, Subject: subject, Unit: m.Unit, Higher: m.Higher,
-		Value: median(v), Min: slices.Min(v), Max: slices.Max(v), N: len(v),
-	}
+	head := Row{Suite: p.Suite, Case: figure, Subject: subject, Unit: m.Unit, Higher: m.Higher}
 	var rows []Row
 	for _, b := range p.Baselines[subject] {
-		of, ok := s[sampleKey{b, figure}]
-		if !ok {
-			continue
+		if of, ok := s[sampleKey{b, figure}]; ok {
+			head.Baseline, head.BaselineValue = b, median(of)
+			rows = append(rows, Summarize(head, v))
 		}
-		compared := r
-		compared.Baseline, compared.BaselineValue = b, median(of)
-		compared.Ratio = ratio(r.Value, compared.BaselineValue)
-		rows = append(rows, compared)
 	}
 	if rows == nil {
-		return []Row{r}
+		return []Row{Summarize(head, v)}
 	}
 	return rows
+}
+
+// Summarize makes the Row of what was measured more than once: the median of values, of which there is at least one, with
+// the least and the largest. head says what they are of; its Baseline, if any, is compared by BaselineValue.
+func Summarize(head Row, values []float64) Row {
+	head.Value, head.Min, head.Max, head.N = median(values), slices.Min(values), slices.Max(values), len(values)
+	if head.Baseline != "" {
+		head.Ratio = ratio(head.Value, head.BaselineValue)
+	}
+	return head
 }
 
 // median of at least one value; of an even number, the mean of the middle two.

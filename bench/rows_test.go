@@ -138,7 +138,7 @@ func TestPlanIsChecked(t *testing.T) {
 			t.Errorf("%s: the plan was accepted", name)
 		}
 	}
-	if err := good.check(); err != nil {
+	if err := good.complete(); err != nil {
 		t.Error(err)
 	}
 }

@@ -64,13 +64,7 @@ const WarmUp = 500 * time.Millisecond
 
 // Run carries the plan out. The Topologies stay the caller's. On an error, which says what failed where, there are no rows.
 func Run(ctx context.Context, p Plan) (rows []Row, err error) {
-	if p.Rounds == 0 {
-		p.Rounds = DefaultRounds
-	}
-	if p.Spawn == nil {
-		p.Spawn = process.Self
-	}
-	if err := p.check(); err != nil {
+	if err := p.complete(); err != nil {
 		return nil, err
 	}
 	for _, t := range p.Topologies {
@@ -137,7 +131,14 @@ func (p *Plan) steps() []step {
 	return steps
 }
 
-func (p *Plan) check() error {
+// complete fills in the defaults, or says what is wrong.
+func (p *Plan) complete() error {
+	if p.Rounds == 0 {
+		p.Rounds = DefaultRounds
+	}
+	if p.Spawn == nil {
+		p.Spawn = process.Self
+	}
 	p.Cases = slices.Clone(p.Cases)
 	names := map[string]bool{}
 	for _, t := range p.Topologies {

@@ -27,20 +27,17 @@ const (
 // CoreDNS is CoreDNS on a veth pair, with as many names (1 to 65536) as a cluster has Services, one of them bench.DNSName.
 // "make peers" builds it. Its configuration is that of Kubernetes without what observes it (metrics, health) and with another
 // source: the kubernetes plugin needs an API server, so the zone is a file, with the same names and time to live. With the cache
-// in front, a name that is asked for again and again comes from there with either. mtu is in bytes, 0 for bench.DefaultMTU.
-func CoreDNS(names, mtu int) (bench.Topology, error) {
+// in front, a name that is asked for again and again comes from there with either.
+func CoreDNS(names int) (bench.Topology, error) {
 	if names < 1 || names > maxServices {
 		return nil, fmt.Errorf("baseline: %d names, expected 1 to %d", names, maxServices)
 	}
-	path, err := find("coredns", makePeers)
+	path, err := process.Find("coredns", makePeers)
 	if err != nil {
 		return nil, err
 	}
 	return build("coredns", func(p *pair) error {
-		err := wire(orDefault(mtu),
-			side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr},
-			side{tap.End{Namespace: p.server, Name: "eth0"}, serverAddr})
-		if err != nil {
+		if err := p.wire(); err != nil {
 			return err
 		}
 		dir, err := p.tempDir()

@@ -32,7 +32,7 @@ func TestZoneFile(t *testing.T) {
 			t.Errorf("%d: %d names", n, all)
 		}
 	}
-	if _, err := CoreDNS(0, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 65536") {
+	if _, err := CoreDNS(0); err == nil || !strings.Contains(err.Error(), "expected 1 to 65536") {
 		t.Errorf("no names: %v", err)
 	}
 }

@@ -7,19 +7,13 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// KernelBridge is the kernel alone: two veth pairs and a bridge. mtu is in bytes, 0 for bench.DefaultMTU.
-func KernelBridge(mtu int) (bench.Topology, error) {
-	return build("kernel-bridge", func(p *pair) error { return p.bridge(orDefault(mtu), clientAddr, serverAddr) })
+// KernelBridge is the kernel alone: two veth pairs and a bridge.
+func KernelBridge() (bench.Topology, error) {
+	return build("kernel-bridge", func(p *pair) error { return p.bridge(bench.DefaultMTU, clientAddr, serverAddr) })
 }
 
-// Veth is the least there is between two namespaces: one veth pair. mtu is in bytes, 0 for bench.DefaultMTU.
-func Veth(mtu int) (bench.Topology, error) {
-	return build("veth", func(p *pair) error {
-		return wire(orDefault(mtu),
-			side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr},
-			side{tap.End{Namespace: p.server, Name: "eth0"}, serverAddr})
-	})
-}
+// Veth is the least there is between two namespaces: one veth pair.
+func Veth() (bench.Topology, error) { return build("veth", (*pair).wire) }
 
 const (
 	vxlanID   = 1
@@ -27,9 +21,9 @@ const (
 )
 
 // VXLAN is what joins nodes where the kernel may do it and nothing is encrypted: a kernel VXLAN device on each side, over
-// KernelBridge's topology with an MTU of 1500. mtu is the tunnel's in bytes, 0 for bench.DefaultMTU, which is 30 less than
-// would fit, so that packets are cut as all others are.
-func VXLAN(mtu int) (bench.Topology, error) {
+// KernelBridge's topology with an MTU of 1500. The tunnel has bench.DefaultMTU, which is 30 less than would fit, so that
+// packets are cut as all others are.
+func VXLAN() (bench.Topology, error) {
 	return build("vxlan", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {
 			return err
@@ -40,7 +34,7 @@ func VXLAN(mtu int) (bench.Topology, error) {
 			local, remote netip.Prefix
 		}{{p.client, clientAddr, clientUnderlay, serverUnderlay}, {p.server, serverAddr, serverUnderlay, clientUnderlay}} {
 			err := tap.NewVXLAN(end.ns, tap.VXLAN{
-				Name: "vxlan0", ID: vxlanID, Local: end.local.Addr(), Remote: end.remote.Addr(), Port: vxlanPort, MTU: orDefault(mtu),
+				Name: "vxlan0", ID: vxlanID, Local: end.local.Addr(), Remote: end.remote.Addr(), Port: vxlanPort, MTU: bench.DefaultMTU,
 			})
 			if err != nil {
 				return err

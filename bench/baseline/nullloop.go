@@ -19,8 +19,8 @@ import (
 const nullLoopCommand = "null-loop"
 
 // NullLoop is the least that a userspace network has to do: superframes copied between two TAPs by a process that
-// does nothing else. What Tapestry adds on one node shows against it. mtu is in bytes, 0 for bench.DefaultMTU.
-func NullLoop(spawn process.Spawn, mtu int) (bench.Topology, error) {
+// does nothing else. What Tapestry adds on one node shows against it.
+func NullLoop(spawn process.Spawn) (bench.Topology, error) {
 	return build("null-loop", func(p *pair) error {
 		var files []*os.File
 		defer func() {
@@ -32,7 +32,7 @@ func NullLoop(spawn process.Spawn, mtu int) (bench.Topology, error) {
 			ns   *tap.Namespace
 			addr netip.Prefix
 		}{{p.client, clientAddr}, {p.server, serverAddr}} {
-			f, err := tap.Create(end.ns, tap.Config{Name: "eth0", MTU: orDefault(mtu), Addrs: []netip.Prefix{end.addr}})
+			f, err := tap.Create(end.ns, tap.Config{Name: "eth0", MTU: bench.DefaultMTU, Addrs: []netip.Prefix{end.addr}})
 			if err != nil {
 				return err
 			}

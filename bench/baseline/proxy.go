@@ -12,47 +12,44 @@ import (
 
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/bench/process"
-	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/lab"
 )
 
-// Direct is the load generator's web server without any proxy before it, over one veth pair. mtu is in bytes, 0 for
-// bench.DefaultMTU.
-func Direct(mtu int) (bench.Topology, error) {
+// Direct is the load generator's web server without any proxy before it, over one veth pair.
+func Direct() (bench.Topology, error) {
 	return build("direct", func(p *pair) error {
 		p.targets = map[bench.Service]netip.AddrPort{bench.HTTP: netip.AddrPortFrom(serverAddr.Addr(), bench.HTTPPort)}
-		return wire(orDefault(mtu),
-			side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr},
-			side{tap.End{Namespace: p.server, Name: "eth0"}, serverAddr})
+		return p.wire()
 	})
 }
 
 // Nginx is nginx as an ingress: bench.HTTPHost and the path prefix / lead to the load generator's web server, over HTTP and,
 // with a certificate made for the occasion, HTTPS and HTTP/2. So it is with HAProxy and Caddy. Proxies have a namespace of their
 // own between client and server, as many workers as there are processors, connections to the backend that are kept, no access
-// log, and the client's address in X-Forwarded-For. mtu is in bytes, 0 for bench.DefaultMTU.
-func Nginx(mtu int) (bench.Topology, error) {
+// log, and the client's address in X-Forwarded-For.
+func Nginx() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "nginx", install: "apt-get install nginx-light", config: nginxConfig,
 		args: func(path proxyPaths) []string { return []string{"-e", "stderr", "-p", path.dir, "-c", path.config} },
-	}, mtu)
+	})
 }
 
 // HAProxy is HAProxy as an ingress; see Nginx.
-func HAProxy(mtu int) (bench.Topology, error) {
+func HAProxy() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "haproxy", install: "apt-get install haproxy", config: haproxyConfig,
 		args: func(path proxyPaths) []string { return []string{"-db", "-f", path.config} },
-	}, mtu)
+	})
 }
 
 // Caddy is Caddy, a peer written in Go, as an ingress; see Nginx. "make peers" builds it.
-func Caddy(mtu int) (bench.Topology, error) {
+func Caddy() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "caddy", install: makePeers, config: caddyConfig,
 		args: func(path proxyPaths) []string {
 			return []string{"run", "--adapter", "caddyfile", "--config", path.config}
 		},
-	}, mtu)
+	})
 }
 
 // proxy is a program that can be an ingress.
@@ -72,29 +69,17 @@ type proxyPaths struct {
 // keptIdle is how many connections a proxy may keep to the backend: what ingress-nginx has by default.
 const keptIdle = 320
 
-// The addresses around a proxy.
-var (
-	proxyAddr        = netip.MustParsePrefix("198.18.0.254/24")
-	proxyBackendAddr = netip.MustParsePrefix("198.18.2.254/24")
-	backendAddr      = netip.MustParsePrefix("198.18.2.2/24")
-	backend          = netip.AddrPortFrom(backendAddr.Addr(), bench.HTTPPort)
-)
+// backend is the web server behind a proxy.
+var backend = netip.AddrPortFrom(behindAddr.Addr(), bench.HTTPPort)
 
 // proxied makes client, proxy and server.
-func proxied(x proxy, mtu int) (bench.Topology, error) {
-	path, err := find(x.name, x.install)
+func proxied(x proxy) (bench.Topology, error) {
+	path, err := process.Find(x.name, x.install)
 	if err != nil {
 		return nil, err
 	}
 	return build(x.name, func(p *pair) error {
-		middle, err := p.namespace()
-		if err != nil {
-			return err
-		}
-		mtu := orDefault(mtu)
-		err = errors.Join(
-			wire(mtu, side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: middle, Name: "client"}, proxyAddr}),
-			wire(mtu, side{tap.End{Namespace: p.server, Name: "eth0"}, backendAddr}, side{tap.End{Namespace: middle, Name: "server"}, proxyBackendAddr}))
+		middle, err := p.middle()
 		if err != nil {
 			return err
 		}
@@ -107,7 +92,7 @@ func proxied(x proxy, mtu int) (bench.Topology, error) {
 			return err
 		}
 		p.targets = map[bench.Service]netip.AddrPort{
-			bench.HTTP: netip.AddrPortFrom(proxyAddr.Addr(), 80), bench.HTTPS: netip.AddrPortFrom(proxyAddr.Addr(), 443),
+			bench.HTTP: netip.AddrPortFrom(middleAddr.Addr(), 80), bench.HTTPS: netip.AddrPortFrom(middleAddr.Addr(), 443),
 		}
 		cmd := exec.Command(path, x.args(paths)...)
 		cmd.Dir = dir
@@ -122,7 +107,7 @@ func proxied(x proxy, mtu int) (bench.Topology, error) {
 
 // write makes the files.
 func (x proxy) write(dir string) (proxyPaths, error) {
-	certificate, key, err := newCertificate(bench.HTTPHost)
+	certificate, key, err := lab.SelfSigned(bench.HTTPHost)
 	if err != nil {
 		return proxyPaths{}, err
 	}

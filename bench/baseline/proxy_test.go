@@ -1,8 +1,6 @@
 package baseline
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"strings"
 	"testing"
 
@@ -50,21 +48,5 @@ func TestProxyWithoutBackend(t *testing.T) {
 		if _, err := process.Output(t.Context(), topology.Client(), cmd); err == nil || !strings.Contains(err.Error(), "status 50") {
 			t.Errorf("%s: got %v, want status 502 or 503", name, err)
 		}
-	}
-}
-
-func TestCertificate(t *testing.T) {
-	certificate, key, err := newCertificate("bench.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(certificate, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certificate)
-	if _, err := pair.Leaf.Verify(x509.VerifyOptions{DNSName: "bench.example", Roots: roots}); err != nil {
-		t.Error(err)
 	}
 }

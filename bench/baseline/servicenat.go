@@ -26,8 +26,7 @@ const loadTimeout = 5 * time.Minute
 // ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and the
 // server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in the middle
 // of the rules and has two endpoints as all have, but both are the one server; see loadedServices for what is beside it.
-// mtu is in bytes, 0 for bench.DefaultMTU.
-func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
+func ServiceNAT(mode Mode, services int) (bench.Topology, error) {
 	if services < 1 || services > maxServices {
 		return nil, fmt.Errorf("baseline: %d Services, expected 1 to %d", services, maxServices)
 	}
@@ -36,7 +35,7 @@ func ServiceNAT(mode Mode, services, mtu int) (bench.Topology, error) {
 		return nil, err
 	}
 	return build(fmt.Sprintf("kube-proxy-%s-%d", mode, services), func(p *pair) error {
-		node, server, err := p.node(orDefault(mtu))
+		node, server, err := p.node()
 		if err != nil {
 			return err
 		}
@@ -58,7 +57,7 @@ func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
 	default:
 		return nil, fmt.Errorf("baseline: mode %q, expected %s or %s", m, IPTables, NFTables)
 	}
-	path, err := find(name, "apt-get install "+debian)
+	path, err := process.Find(name, "apt-get install "+debian)
 	if err != nil {
 		return nil, err
 	}
@@ -77,21 +76,13 @@ func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
 }
 
 // node makes a namespace that routes between client and server, and says where the server is reached.
-func (p *pair) node(mtu int) (*tap.Namespace, netip.AddrPort, error) {
-	node, err := p.namespace()
-	if err != nil {
-		return nil, netip.AddrPort{}, err
-	}
-	toClient, toServer := netip.MustParsePrefix("198.18.0.254/24"), netip.MustParsePrefix("198.18.2.254/24")
-	server := netip.MustParsePrefix("198.18.2.2/24")
-	err = errors.Join(
-		wire(mtu, side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: node, Name: "client"}, toClient}),
-		wire(mtu, side{tap.End{Namespace: p.server, Name: "eth0"}, server}, side{tap.End{Namespace: node, Name: "server"}, toServer}))
+func (p *pair) node() (*tap.Namespace, netip.AddrPort, error) {
+	node, err := p.middle()
 	if err == nil {
 		err = errors.Join(
-			defaultRoute(p.client, toClient),
-			defaultRoute(p.server, toServer),
+			defaultRoute(p.client, middleAddr),
+			defaultRoute(p.server, middleBehindAddr),
 			tap.SetSysctl(node, "net.ipv4.ip_forward", "1"))
 	}
-	return node, netip.AddrPortFrom(server.Addr(), bench.LoadPort), err
+	return node, netip.AddrPortFrom(behindAddr.Addr(), bench.LoadPort), err
 }

@@ -75,11 +75,11 @@ add rule ip kube-proxy service-WEB-T numgen random mod 2 vmap { 0 : goto endpoin
 
 func TestServiceNATRefuses(t *testing.T) {
 	for _, n := range []int{0, maxServices + 1} {
-		if _, err := ServiceNAT(IPTables, n, 0); err == nil || !strings.Contains(err.Error(), "expected 1 to 65536") {
+		if _, err := ServiceNAT(IPTables, n); err == nil || !strings.Contains(err.Error(), "expected 1 to 65536") {
 			t.Errorf("%d Services: %v", n, err)
 		}
 	}
-	if _, err := ServiceNAT("ipvs", 1, 0); err == nil || !strings.Contains(err.Error(), `mode "ipvs"`) {
+	if _, err := ServiceNAT("ipvs", 1); err == nil || !strings.Contains(err.Error(), `mode "ipvs"`) {
 		t.Errorf("another mode: %v", err)
 	}
 }

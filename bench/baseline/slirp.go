@@ -26,9 +26,6 @@ const (
 	Port   Direction = "port"   // the outside dials a port of the host, which is forwarded into the pod
 )
 
-// hostAddr is that of a node in front of which a client or server stands.
-var hostAddr = netip.MustParsePrefix("198.18.0.254/24")
-
 const (
 	// outsideMTU is that of the wire between host and outside.
 	outsideMTU = 1500
@@ -41,7 +38,7 @@ const (
 // has its own defaults, of which the MTU of 65520 is the one that counts. What it recommends beyond, larger net.core.rmem_max
 // and wmem_max, are settings of the whole machine, and stay as they are for everyone.
 func Pasta(d Direction) (bench.Topology, error) {
-	path, err := find("pasta", "apt-get install passt")
+	path, err := process.Find("pasta", "apt-get install passt")
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +77,7 @@ const slirpPodAddr = "10.0.2.100"
 // by a veth pair. The settings are those that its manual advises: an MTU of 65520, and a tcp_rmem that does not slow port
 // forwarding down. It has neither of its sandboxes.
 func Slirp4netns(d Direction) (bench.Topology, error) {
-	path, err := find("slirp4netns", "apt-get install slirp4netns")
+	path, err := process.Find("slirp4netns", "apt-get install slirp4netns")
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +121,7 @@ func forwardPort(socket, protocol string) error {
 	}
 	defer c.Close()
 	err = json.NewEncoder(c).Encode(map[string]any{"execute": "add_hostfwd", "arguments": map[string]any{
-		"proto": protocol, "host_addr": hostAddr.Addr().String(), "host_port": bench.LoadPort,
+		"proto": protocol, "host_addr": middleAddr.Addr().String(), "host_port": bench.LoadPort,
 		"guest_addr": slirpPodAddr, "guest_port": bench.LoadPort,
 	}})
 	if err == nil {
@@ -152,13 +149,13 @@ func behindHost(name string, d Direction, join func(p *pair, host, pod *tap.Name
 		outside, pod, outsideAddr := p.server, p.client, serverAddr
 		if d == Port {
 			outside, pod, outsideAddr = p.client, p.server, clientAddr
-			p.targets = map[bench.Service]netip.AddrPort{bench.Load: netip.AddrPortFrom(hostAddr.Addr(), bench.LoadPort)}
+			p.targets = map[bench.Service]netip.AddrPort{bench.Load: netip.AddrPortFrom(middleAddr.Addr(), bench.LoadPort)}
 		}
 		host, err := p.namespace()
 		if err != nil {
 			return err
 		}
-		err = wire(outsideMTU, side{tap.End{Namespace: outside, Name: "eth0"}, outsideAddr}, side{tap.End{Namespace: host, Name: "eth0"}, hostAddr})
+		err = wire(outsideMTU, side{tap.End{Namespace: outside, Name: "eth0"}, outsideAddr}, side{tap.End{Namespace: host, Name: "eth0"}, middleAddr})
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,10 @@ var (
 	serverAddr     = netip.MustParsePrefix("198.18.0.2/24")
 	clientUnderlay = netip.MustParsePrefix("198.18.1.1/24")
 	serverUnderlay = netip.MustParsePrefix("198.18.1.2/24")
+	// What stands between has an address on both sides, and the server is behind it then.
+	middleAddr       = netip.MustParsePrefix("198.18.0.254/24")
+	middleBehindAddr = netip.MustParsePrefix("198.18.2.254/24")
+	behindAddr       = netip.MustParsePrefix("198.18.2.2/24")
 )
 
 // pair is what the baselines have in common.
@@ -114,6 +118,26 @@ func (p *pair) bridge(mtu int, client, server netip.Prefix) error {
 	return nil
 }
 
+// wire joins client and server by a veth pair.
+func (p *pair) wire() error {
+	return wire(bench.DefaultMTU,
+		side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr},
+		side{tap.End{Namespace: p.server, Name: "eth0"}, serverAddr})
+}
+
+// middle makes a namespace between client and server, with a veth pair to each: they reach it, and not one another.
+func (p *pair) middle() (*tap.Namespace, error) {
+	ns, err := p.namespace()
+	if err != nil {
+		return nil, err
+	}
+	return ns, errors.Join(
+		wire(bench.DefaultMTU,
+			side{tap.End{Namespace: p.client, Name: "eth0"}, clientAddr}, side{tap.End{Namespace: ns, Name: "client"}, middleAddr}),
+		wire(bench.DefaultMTU,
+			side{tap.End{Namespace: p.server, Name: "eth0"}, behindAddr}, side{tap.End{Namespace: ns, Name: "server"}, middleBehindAddr}))
+}
+
 // side is one end of a wire with its address.
 type side struct {
 	tap.End
@@ -136,11 +160,4 @@ func wire(mtu int, a, b side) error {
 // defaultRoute sends what ns knows no other way for to a gateway on its eth0.
 func defaultRoute(ns *tap.Namespace, gateway netip.Prefix) error {
 	return tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: gateway.Addr()})
-}
-
-func orDefault(mtu int) int {
-	if mtu == 0 {
-		return bench.DefaultMTU
-	}
-	return mtu
 }

@@ -28,8 +28,8 @@ type tunPeer struct {
 const wireGuardPort = 51820
 
 // WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology with an
-// MTU of 1500. What Tapestry adds across nodes shows against it. mtu is the TUN's in bytes, 0 for bench.DefaultMTU.
-func WireGuard(spawn process.Spawn, mtu int) (bench.Topology, error) {
+// MTU of 1500. What Tapestry adds across nodes shows against it.
+func WireGuard(spawn process.Spawn) (bench.Topology, error) {
 	return build("wireguard-go", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {
 			return err
@@ -44,7 +44,7 @@ func WireGuard(spawn process.Spawn, mtu int) (bench.Topology, error) {
 			}
 		}
 		for i, e := range ends {
-			if err := e.join(ends[1-i], orDefault(mtu)); err != nil {
+			if err := e.join(ends[1-i]); err != nil {
 				return err
 			}
 		}
@@ -74,13 +74,13 @@ func (e *tunEnd) start(p *pair, spawn process.Spawn) error {
 }
 
 // join tells the process of the other one and configures the interface it makes.
-func (e *tunEnd) join(other *tunEnd, mtu int) error {
+func (e *tunEnd) join(other *tunEnd) error {
 	config, err := json.Marshal(tunPeer{
 		PublicKey:  other.key,
 		Listen:     wireGuardPort,
 		Endpoint:   netip.AddrPortFrom(other.underlay, wireGuardPort),
 		AllowedIPs: []netip.Prefix{netip.PrefixFrom(other.addr.Addr(), other.addr.Addr().BitLen())},
-		MTU:        mtu,
+		MTU:        bench.DefaultMTU,
 	})
 	if err != nil {
 		return err

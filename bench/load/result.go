@@ -1,7 +1,6 @@
 package load
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -48,7 +47,7 @@ type Latency struct {
 // transactions is the Result of a loop that has ended.
 func transactions(kind string, o Options, t pace.Tally) (Result, error) {
 	if t.Answered == 0 {
-		return Result{}, fmt.Errorf("load: %s: %w", kind, errors.New("not one transaction was answered"))
+		return Result{}, fmt.Errorf("load: %s: not one transaction was answered", kind)
 	}
 	r := Result{
 		Kind: kind, Streams: o.Streams, Seconds: o.Time.Seconds(), Rate: o.Rate,

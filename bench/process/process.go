@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -74,7 +75,7 @@ func (p *Process) Tell(message []byte) (string, error) {
 		}
 	}
 	p.cmd.Process.Kill()
-	return "", fmt.Errorf("did not become ready (%w): %w", err, p.Close())
+	return "", errors.Join(fmt.Errorf("%s did not answer with a line: %w", p.name(), err), p.Close())
 }
 
 func (p *Process) name() string { return strings.Join(p.cmd.Args, " ") }

@@ -20,11 +20,12 @@ import (
 
 // IPerf3 measures the throughput of TCP. The server's address is that of an iperf3 server.
 func IPerf3(ctx context.Context, addr string, o load.Options) (load.Result, error) {
-	o, err := complete("iperf3", o, func(o load.Options) string {
-		return map[bool]string{true: "a rate"}[o.Rate > 0]
-	})
+	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
+	}
+	if o.Rate > 0 {
+		return load.Result{}, unsupported("iperf3", "a rate")
 	}
 	var args []string
 	switch o.Direction {
@@ -42,11 +43,12 @@ func IPerf3(ctx context.Context, addr string, o load.Options) (load.Result, erro
 
 // IPerf3UDP sends packets of Request bytes of payload as fast as the kernel takes them or, in all, Rate per second.
 func IPerf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
-	o, err := complete("iperf3-udp", o, func(o load.Options) string {
-		return map[bool]string{true: "another direction than up"}[o.Direction != load.Up]
-	})
+	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
+	}
+	if o.Direction != load.Up {
+		return load.Result{}, unsupported("iperf3-udp", "another direction than up")
 	}
 	o.Request = max(o.Request, datagram.HeaderLen)
 	// The bit rate is a stream's; 0 is none.

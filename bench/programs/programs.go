@@ -21,8 +21,8 @@ import (
 	"syscall"
 	"time"
 
-	"tapestry.dev/tapestry/bench/baseline"
 	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/bench/process"
 )
 
 // serveCommand is iperf3's server; wrk asks any web server.
@@ -47,17 +47,8 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 	return fmt.Errorf("unknown command %q: expected one of %q", args[0], Commands)
 }
 
-// packages bring the programs, on Debian.
-var packages = map[string]string{"iperf3": "apt-get install iperf3", "wrk": "apt-get install wrk"}
-
-// Find returns the path of iperf3 or wrk, or a *baseline.MissingError.
-func Find(program string) (string, error) {
-	path, err := exec.LookPath(program)
-	if err != nil {
-		return "", &baseline.MissingError{Program: program, Package: packages[program]}
-	}
-	return path, nil
-}
+// Find returns the path of iperf3 or wrk, or a *process.MissingError. Debian's packages are called like the programs.
+func Find(program string) (string, error) { return process.Find(program, "apt-get install "+program) }
 
 // prepare makes the command of a program that ends with ctx and with the thread that starts it.
 func prepare(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
@@ -89,16 +80,9 @@ func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 // seconds is d in the programs' unit, rounded up.
 func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
-// complete refuses what a program does not have.
-func complete(program string, o load.Options, unsupported func(load.Options) string) (load.Options, error) {
-	o, err := o.Complete()
-	if err != nil {
-		return o, err
-	}
-	if what := unsupported(o); what != "" {
-		return o, fmt.Errorf("%s: it cannot measure with %s: use the load generator's own command", program, what)
-	}
-	return o, nil
+// unsupported refuses an option that a program does not have.
+func unsupported(program, what string) error {
+	return fmt.Errorf("%s: it cannot measure with %s: use the load generator's own command", program, what)
 }
 
 var errNothing = errors.New("nothing was received")

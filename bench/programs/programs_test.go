@@ -13,8 +13,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"tapestry.dev/tapestry/bench/baseline"
 	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/bench/process"
 )
 
 const mebibyte = 1 << 20
@@ -26,7 +26,7 @@ func installed(t *testing.T, program, command string) bool {
 		return true
 	}
 	err := Command(t.Context(), []string{command, "192.0.2.1:1"}, nil, io.Discard)
-	if m, ok := errors.AsType[*baseline.MissingError](err); !ok || m.Program != program || !strings.Contains(m.Package, program) {
+	if m, ok := errors.AsType[*process.MissingError](err); !ok || m.Program != program || !strings.Contains(m.Package, program) {
 		t.Errorf("%s is not installed: got %v", program, err)
 	}
 	return false

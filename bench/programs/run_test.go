@@ -57,7 +57,7 @@ func (w web) Target(s bench.Service) (netip.AddrPort, bool) {
 // Cases of every kind are run, in real namespaces, and each figure that they promise is there: ours, and those of the
 // programs that are installed.
 func TestCasesRun(t *testing.T) {
-	veth, err := baseline.Veth(0)
+	veth, err := baseline.Veth()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,21 +19,19 @@ var wrkScript []byte
 
 // Wrk gets /bytes/Response over HTTP/1.1 with keep-alive, on Streams connections, in one thread.
 func Wrk(ctx context.Context, addr string, o load.Options) (load.Result, error) {
-	o, err := complete("wrk", o, func(o load.Options) string {
-		switch {
-		case o.Rate > 0:
-			return "a rate"
-		case o.HTTP.TLS:
-			return "TLS (it sends no server name)"
-		case o.HTTP.Version != "1.1":
-			return "HTTP/2"
-		case o.HTTP.NoKeepAlive:
-			return "a connection per request"
-		}
-		return ""
-	})
+	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
+	}
+	switch {
+	case o.Rate > 0:
+		return load.Result{}, unsupported("wrk", "a rate")
+	case o.HTTP.TLS:
+		return load.Result{}, unsupported("wrk", "TLS (it sends no server name)")
+	case o.HTTP.Version != "1.1":
+		return load.Result{}, unsupported("wrk", "HTTP/2")
+	case o.HTTP.NoKeepAlive:
+		return load.Result{}, unsupported("wrk", "a connection per request")
 	}
 	script, err := memoryFile("wrk.lua", wrkScript)
 	if err != nil {

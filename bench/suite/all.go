@@ -65,31 +65,37 @@ func other(name string, make func(process.Spawn) (bench.Topology, error)) Subjec
 	}
 }
 
+// unspawned is for baselines that start no programs of bench's own.
+func unspawned(make func() (bench.Topology, error)) func(process.Spawn) (bench.Topology, error) {
+	return func(process.Spawn) (bench.Topology, error) { return make() }
+}
+
 // The baselines.
 var (
-	kernelBridge = other("kernel-bridge", func(process.Spawn) (bench.Topology, error) { return baseline.KernelBridge(0) })
-	nullLoop     = other("null-loop", func(spawn process.Spawn) (bench.Topology, error) { return baseline.NullLoop(spawn, 0) })
-	veth         = other("veth", func(process.Spawn) (bench.Topology, error) { return baseline.Veth(0) })
-	vxlan        = other("vxlan", func(process.Spawn) (bench.Topology, error) { return baseline.VXLAN(0) })
-	wireGuard    = other("wireguard-go", func(spawn process.Spawn) (bench.Topology, error) { return baseline.WireGuard(spawn, 0) })
+	kernelBridge = other("kernel-bridge", unspawned(baseline.KernelBridge))
+	nullLoop     = other("null-loop", baseline.NullLoop)
+	veth         = other("veth", unspawned(baseline.Veth))
+	vxlan        = other("vxlan", unspawned(baseline.VXLAN))
+	wireGuard    = other("wireguard-go", baseline.WireGuard)
 )
 
 // behindHost are what rootless containers have instead of us.
 func behindHost(d baseline.Direction) []Subject {
 	return []Subject{
-		other("pasta-"+string(d), func(process.Spawn) (bench.Topology, error) { return baseline.Pasta(d) }),
-		other("slirp4netns-"+string(d), func(process.Spawn) (bench.Topology, error) { return baseline.Slirp4netns(d) }),
+		other("pasta-"+string(d), unspawned(func() (bench.Topology, error) { return baseline.Pasta(d) })),
+		other("slirp4netns-"+string(d), unspawned(func() (bench.Topology, error) { return baseline.Slirp4netns(d) })),
 	}
 }
 
 // kubeProxy is what kube-proxy makes of 10,000 Services.
 func kubeProxy(mode baseline.Mode) Subject {
 	const services = 10000
-	s := other(fmt.Sprintf("kube-proxy-%s-%d", mode, services), func(process.Spawn) (bench.Topology, error) {
-		return baseline.ServiceNAT(mode, services, 0)
-	})
+	of := func(n int) func(process.Spawn) (bench.Topology, error) {
+		return unspawned(func() (bench.Topology, error) { return baseline.ServiceNAT(mode, n) })
+	}
+	s := other(fmt.Sprintf("kube-proxy-%s-%d", mode, services), of(services))
 	// So many rules take the kernel long; one shows as well that they can be had.
-	s.try = other(s.Name, func(process.Spawn) (bench.Topology, error) { return baseline.ServiceNAT(mode, 1, 0) }).try
+	s.try = other(s.Name, of(1)).try
 	return s
 }
 
@@ -214,10 +220,10 @@ func ingress() Suite {
 			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: map[bench.Service]labs.End{
 				bench.HTTP: {Host: "node/node-1", Port: labs.NearHTTPPort},
 			}}),
-			other("nginx", func(process.Spawn) (bench.Topology, error) { return baseline.Nginx(0) }),
-			other("haproxy", func(process.Spawn) (bench.Topology, error) { return baseline.HAProxy(0) }),
-			other("caddy", func(process.Spawn) (bench.Topology, error) { return baseline.Caddy(0) }),
-			other("direct", func(process.Spawn) (bench.Topology, error) { return baseline.Direct(0) }),
+			other("nginx", unspawned(baseline.Nginx)),
+			other("haproxy", unspawned(baseline.HAProxy)),
+			other("caddy", unspawned(baseline.Caddy)),
+			other("direct", unspawned(baseline.Direct)),
 		},
 		baselines: map[string][]string{"ingress": {"nginx", "haproxy", "caddy", "direct"}, "node-port": {"direct"}},
 	}
@@ -230,7 +236,7 @@ func dns() Suite {
 		Name: "dns", About: "from a pod to the cluster's name server, with 1,000 Services", Time: 300 * time.Millisecond, cases: bench.DNSCases,
 		Subjects: []Subject{
 			ours(spec, labs.Path{Name: "cluster-dns", Client: client, To: map[bench.Service]labs.End{bench.DNS: {Host: "service/kube-dns", Port: 53}}}),
-			other("coredns", func(process.Spawn) (bench.Topology, error) { return baseline.CoreDNS(services, 0) }),
+			other("coredns", unspawned(func() (bench.Topology, error) { return baseline.CoreDNS(services) })),
 		},
 		baselines: map[string][]string{"cluster-dns": {"coredns"}},
 	}

@@ -13,28 +13,39 @@ import (
 	"time"
 )
 
-// TLSSecret is the manifest of a Secret with a fresh self-signed certificate for host, good for a day. It starts with a
-// document separator.
-func TLSSecret(name, host string) (string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+// SelfSigned makes a certificate that signs itself for host, good for a day, with an ECDSA key as most have by now, both in
+// PEM.
+func SelfSigned(host string) (certificate, key []byte, err error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return nil, nil, err
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), nil
+}
+
+// TLSSecret is the manifest of a Secret with a fresh certificate for host, see SelfSigned. It starts with a document
+// separator.
+func TLSSecret(name, host string) (string, error) {
+	certificate, key, err := SelfSigned(host)
 	if err != nil {
 		return "", err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
-	}
-	block := func(kind string, b []byte) string {
-		return "    " + strings.ReplaceAll(strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))), "\n", "\n    ")
+	block := func(b []byte) string {
+		return "    " + strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", "\n    ")
 	}
 	return fmt.Sprintf("---\napiVersion: v1\nkind: Secret\nmetadata: {name: %s}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: |\n%s\n  tls.key: |\n%s\n",
-		name, block("CERTIFICATE", der), block("PRIVATE KEY", keyDER)), nil
+		name, block(certificate), block(key)), nil
 }

@@ -1,4 +1,4 @@
-package baseline
+package process
 
 import (
 	"os"
@@ -10,11 +10,11 @@ func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	want := program(t, dir)
 	t.Setenv("PATH", dir)
-	if got, err := find("tapestry-test-program", ""); err != nil || got != want {
+	if got, err := Find("tapestry-test-program", ""); err != nil || got != want {
 		t.Errorf("in PATH: got %q, %v", got, err)
 	}
 	t.Setenv("PATH", "")
-	_, err := find("tapestry-test-program", "apt-get install it")
+	_, err := Find("tapestry-test-program", "apt-get install it")
 	if m, ok := err.(*MissingError); !ok || *m != (MissingError{"tapestry-test-program", "apt-get install it"}) {
 		t.Errorf("nowhere: got %#v", err)
 	}
@@ -32,7 +32,7 @@ func TestFind(t *testing.T) {
 	t.Cleanup(func() { os.Remove(beside) })
 	want = program(t, beside)
 	t.Setenv("PATH", dir)
-	if got, err := find("tapestry-test-program", ""); err != nil || got != want {
+	if got, err := Find("tapestry-test-program", ""); err != nil || got != want {
 		t.Errorf("beside the executable: got %q, %v", got, err)
 	}
 }
