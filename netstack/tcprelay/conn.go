@@ -1,0 +1,361 @@
+package tcprelay
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+var be = binary.BigEndian
+
+// state is how far a connection is. It is changed with mu held.
+type state = int32
+
+const (
+	connecting state = iota // the pod's SYN is here, the host's connect under way
+	answering               // our SYN-ACK is under way
+	greeting                // our SYN is under way
+	open
+	dead
+)
+
+// Notes left for the one that pumps. Those that end the connection come first.
+const (
+	podGone   uint32 = 1 << iota // the pod reset it, or is no more
+	hostGone                     // the host's socket failed
+	aborted                      // we end it
+	hostReady                    // connect(2) is done
+	lostOne                      // three duplicate acknowledgements
+	podDeaf                      // the pod hears no more, and has said everything
+	stale                        // the pod answered our SYN for an older connection
+	timeUp                       // the timer went off
+	fatal     = podGone | hostGone | aborted
+)
+
+// conn is one connection. See the package on who may touch what.
+type conn struct {
+	r         *Relay
+	key, back packet.Tuple // of the pod's segments, and of ours
+	fd        int
+	ended     chan struct{}
+	stage     atomic.Int32 // a state
+	notes     atomic.Uint32
+	pumping   atomic.Int32
+	timer     alarm
+
+	// next is our next sequence number. received is what we acknowledge and the window field with it: number<<32 | window.
+	// acked is what the pod acknowledged and its window in bytes, in the same way.
+	next, replies   atomic.Uint32
+	received, acked atomic.Uint64
+	shut            atomic.Bool   // the pod's stream has ended, and the socket was told
+	forgotten       atomic.Uint32 // what the pod expects of an older connection
+
+	armed struct {
+		sync.Mutex
+		watch  *poll.Watch
+		events uint32
+	}
+
+	mu   sync.Mutex // guards what follows
+	from podStream
+
+	to hostStream // belongs to the one that pumps
+}
+
+func newConn(r *Relay, key packet.Tuple, s state) *conn {
+	c := &conn{r: r, key: key, back: key.Reverse(), fd: -1, ended: make(chan struct{})}
+	c.stage.Store(s)
+	iss := r.isn(&key)
+	c.to.una, c.to.nxt = iss, iss+1
+	c.to.deadline = r.now() + openTimeout
+	c.next.Store(iss)
+	c.acked.Store(uint64(iss) << 32)
+	c.from.lastAck = iss
+	c.timer.init(r, c.timeUp)
+	return c
+}
+
+// accept takes what the pod's SYN says.
+func (c *conn) accept(o offer, seq uint32) {
+	own := c.r.o.MTU() - packet.TCPHeadLen(&c.key.Src)
+	c.to.mss = min(o.mss, own)
+	c.to.limit = maxPayload / c.to.mss * c.to.mss
+	c.from.scales = o.scales
+	if o.scales {
+		c.from.podScale, c.from.ourScale = o.scale, ourScale
+	}
+	c.from.next = seq + 1
+	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the windows of SYNs are not scaled
+}
+
+// begin goes on once there is a socket, or none to be had.
+func (c *conn) begin(fd int, err error, events uint32) {
+	c.mu.Lock()
+	if c.stage.Load() == dead {
+		c.mu.Unlock()
+		if err == nil {
+			hangUp(fd, false)
+		}
+		return
+	}
+	c.fd = fd
+	c.mu.Unlock()
+	if err == nil {
+		err = c.watch(events)
+	}
+	if err != nil {
+		c.kill(hostGone)
+		return
+	}
+	c.timer.set(openTimeout)
+	c.pump()
+}
+
+func (c *conn) watch(events uint32) (err error) {
+	c.armed.Lock() // for which Ready waits
+	defer c.armed.Unlock()
+	c.armed.events = events
+	c.armed.watch, err = c.r.o.Poller.Add(c.fd, c, events)
+	return err
+}
+
+// Ready implements poll.Handler.
+func (c *conn) Ready(events uint32, buf []byte) []byte {
+	c.armed.Lock()
+	if events&poll.Fail != 0 {
+		events |= c.armed.events
+	}
+	if c.armed.events &^= events; c.armed.events != 0 {
+		c.armed.watch.Arm(c.armed.events)
+	}
+	c.armed.Unlock()
+	if events&poll.Out != 0 {
+		if c.stage.Load() == connecting {
+			c.note(hostReady)
+		} else {
+			c.drain()
+		}
+	}
+	c.pump()
+	return buf
+}
+
+// arm asks for events besides those that are asked for.
+func (c *conn) arm(events uint32) {
+	c.armed.Lock()
+	defer c.armed.Unlock()
+	c.armed.events |= events
+	c.armed.watch.Arm(c.armed.events)
+}
+
+// unwatch ends the Watch.
+func (c *conn) unwatch() {
+	c.armed.Lock()
+	defer c.armed.Unlock()
+	if c.armed.watch != nil {
+		c.armed.watch.Close()
+	}
+}
+
+func (c *conn) note(n uint32) { c.notes.Or(n) }
+
+// kill ends the connection, now or by whoever pumps. The caller does not hold mu.
+func (c *conn) kill(why uint32) {
+	c.note(why)
+	c.pump()
+}
+
+// The values of pumping.
+const (
+	idle int32 = iota
+	busy
+	again
+)
+
+// pump does what there is to do for the socket's stream and for the connection as a whole, or has it done by the goroutine that is
+// at it already. The caller does not hold mu.
+func (c *conn) pump() {
+	for !c.pumping.CompareAndSwap(idle, busy) {
+		if c.pumping.Load() == again || c.pumping.CompareAndSwap(busy, again) {
+			return
+		}
+	}
+	for {
+		if !c.step() {
+			return // it ended, and nobody shall pump again
+		}
+		if c.pumping.CompareAndSwap(busy, idle) {
+			return
+		}
+		c.pumping.Store(busy)
+	}
+}
+
+// step does everything once. It is false when that ended the connection.
+func (c *conn) step() bool {
+	notes := c.notes.Swap(0)
+	if notes&fatal != 0 {
+		return c.end(notes)
+	}
+	if notes&podDeaf != 0 {
+		c.hush()
+	}
+	c.takeAcks()
+	if notes&lostOne != 0 {
+		c.resend()
+	}
+	if notes&timeUp != 0 && !c.overdue() {
+		return c.end(aborted)
+	}
+	switch c.stage.Load() {
+	case connecting:
+		if notes&hostReady == 0 {
+			break
+		}
+		if errno := connected(c.fd); errno != 0 {
+			return c.end(hostGone)
+		}
+		c.mu.Lock()
+		c.stage.Store(answering)
+		c.mu.Unlock()
+		c.greet()
+	case greeting:
+		if notes&stale != 0 {
+			c.emit(c.to.head[:], 0, &packet.TCPHeader{Seq: c.forgotten.Load(), Flags: packet.RST})
+		}
+		if c.next.Load() != c.to.nxt || notes&stale != 0 {
+			c.greet()
+		}
+	case open:
+		if errno := c.carry(); errno != 0 {
+			return c.end(hostGone)
+		}
+		if c.to.fin && c.to.una == c.to.nxt && c.shut.Load() {
+			return c.end(0)
+		}
+	}
+	return true
+}
+
+// hush gives up what the pod should still hear.
+func (c *conn) hush() {
+	c.to.fin = true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.from.lastAck = c.to.nxt
+	c.acked.Store(uint64(c.to.nxt) << 32)
+}
+
+// end tears everything down: cleanly without a reason in why. It returns false.
+func (c *conn) end(why uint32) bool {
+	c.mu.Lock()
+	was := c.stage.Swap(dead)
+	c.unwatch()
+	if c.fd >= 0 {
+		hangUp(c.fd, why == 0)
+	}
+	c.from.release()
+	c.mu.Unlock()
+	if was != open {
+		c.r.opening.Add(-1)
+	}
+	c.timer.stop()
+	c.to.release()
+	c.r.remove(c)
+	if why&(hostGone|aborted) != 0 && why&podGone == 0 {
+		c.reset(was)
+	}
+	close(c.ended)
+	return false
+}
+
+// reset tells the pod. A SYN that was not answered yet is refused (RFC 9293 3.10.7.1).
+func (c *conn) reset(was state) {
+	h := packet.TCPHeader{Seq: c.next.Load(), Ack: uint32(c.received.Load() >> 32), Flags: packet.RST | packet.ACK}
+	switch was {
+	case connecting:
+		h.Seq = 0
+	case greeting:
+		h.Flags = packet.RST
+	}
+	c.emit(c.to.head[:], 0, &h)
+}
+
+// emit sends a segment with n bytes of payload, which stand in b behind room for the headers.
+func (c *conn) emit(b []byte, n int, h *packet.TCPHeader) {
+	mss := 0
+	if n > 0 {
+		mss = c.to.mss // only who pumps sends data
+	}
+	head, vnet := packet.PutTCP(b, &c.back, h, n, mss)
+	c.r.o.Send(b[:head+n], vnet)
+}
+
+// acknowledge sends a segment that only says what we received.
+func (c *conn) acknowledge() {
+	var b [60]byte
+	seq := c.next.Load()
+	got := c.received.Load()
+	c.emit(b[:], 0, &packet.TCPHeader{Seq: seq, Ack: uint32(got >> 32), Window: uint16(got), Flags: packet.ACK})
+}
+
+// alarm is a timer that keeps the earliest time it was set to.
+type alarm struct {
+	r  *Relay
+	mu sync.Mutex
+	at time.Duration // 0: not set
+	t  *time.Timer
+	f  func()
+}
+
+func (a *alarm) init(r *Relay, f func()) { a.r, a.f = r, f }
+
+// set has f called after d, unless it is to be called before that anyway.
+func (a *alarm) set(d time.Duration) {
+	at := a.r.now() + d
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at != 0 && a.at <= at {
+		return
+	}
+	a.at = at
+	if a.t == nil {
+		a.t = time.AfterFunc(d, a.fire)
+		return
+	}
+	a.t.Reset(d)
+}
+
+func (a *alarm) fire() {
+	a.mu.Lock()
+	a.at = 0
+	a.mu.Unlock()
+	a.f()
+}
+
+func (a *alarm) stop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = 1 // earlier than whatever is set
+	if a.t != nil {
+		a.t.Stop()
+	}
+}
+
+// timeUp is called by the timer.
+func (c *conn) timeUp() {
+	c.mu.Lock()
+	late := c.stage.Load() == open && c.from.late(c.r.now(), c)
+	c.mu.Unlock()
+	if late {
+		c.acknowledge()
+	}
+	c.note(timeUp)
+	c.pump()
+}
+
+var _ poll.Handler = (*conn)(nil)

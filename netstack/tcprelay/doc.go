@@ -1,0 +1,39 @@
+// Package tcprelay joins TCP connections of this node's pods with connections of the host's kernel, without a TCP stack in
+// between.
+//
+// # Theory of operation
+//
+// A conn stands between a pod, which sends and gets segments, and a host socket, which has a stream:
+//
+//	pod ─segments─ TAP ─ pipeline ─ conn ─stream─ host socket ─ outside
+//
+// It begins in one of two ways. A pod's SYN for the outside (Deliver) makes a host socket, which connects; the pod is
+// answered when that is done, so that what is refused to us is refused to the pod. Or a client of the host's, accepted on
+// a NodePort, is given to a pod (Join); then we send the SYN.
+//
+// What a pod says is written to the socket straight from its frame and acknowledged; what the socket does not take is
+// kept, and the window announced to the pod shrinks by it. What the socket has is read to behind the room for
+// headers and sent as it is, one superframe per read, and kept until the pod acknowledged it. So a byte is copied by the
+// two system calls and by nothing else.
+//
+// Between a pod and its node there is no network: a write to a TAP hands the frame to the pod's kernel before it returns.
+// Nothing is reordered and next to nothing lost, so there is no congestion window, no SACK and no estimate of round-trip
+// times, only the pod's own window, a timer and the third duplicate acknowledgement. Pods of other nodes, behind a tunnel
+// over a real network, are the business of the gateway's stack.
+//
+// # Who may do what
+//
+// The two directions meet as little as possible, since a pod's frames and a socket's readiness come to different
+// goroutines. conn.mu guards what concerns the pod's stream (receive.go). What concerns the socket's stream (send.go) belongs
+// to whoever pumps: one goroutine at a time, the others leave it a note and go on (conn.pump). They share a few atomics: what the pod
+// acknowledged, what we do. A conn ends only in the hands of the one that pumps, with mu held, and only there is its descriptor
+// closed.
+//
+// A segment carries the number that is to be acknowledged last, loaded after our own next number was published. So of two
+// goroutines that send at the same time, one has both in their newest form.
+//
+// # Not here
+//
+// No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data. A SYN's
+// own data is not looked at, so Fast Open falls back.
+package tcprelay

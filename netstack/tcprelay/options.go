@@ -1,0 +1,58 @@
+package tcprelay
+
+import "encoding/binary"
+
+// What a SYN says of its sender, by its options.
+type offer struct {
+	mss    int
+	scale  uint8
+	scales bool // it has the option at all; else neither side scales (RFC 7323 2.2)
+}
+
+const (
+	// ourScale lets the window field count in 256 bytes.
+	ourScale = 8
+	// maxScale is RFC 7323 2.3's.
+	maxScale = 14
+	// defaultMSS4 and defaultMSS6 are those of a sender that says nothing (RFC 9293 3.7.1).
+	defaultMSS4, defaultMSS6 = 536, 1220
+	// minMSS is Linux' TCP_MIN_SND_MSS less 40 bytes of options.
+	minMSS = 8
+)
+
+// readOffer reads a SYN's options. What is malformed ends the list.
+func readOffer(o []byte, is4 bool) offer {
+	got := offer{mss: defaultMSS6}
+	if is4 {
+		got.mss = defaultMSS4
+	}
+	for len(o) > 0 {
+		switch o[0] {
+		case 0: // end
+			return got
+		case 1: // padding
+			o = o[1:]
+			continue
+		}
+		if len(o) < 2 || int(o[1]) < 2 || int(o[1]) > len(o) {
+			return got
+		}
+		switch v := o[2:o[1]]; {
+		case o[0] == 2 && len(v) == 2:
+			got.mss = max(int(binary.BigEndian.Uint16(v)), minMSS)
+		case o[0] == 3 && len(v) == 1:
+			got.scale, got.scales = min(v[0], maxScale), true
+		}
+		o = o[o[1]:]
+	}
+	return got
+}
+
+// putOffer writes the options of our SYN to b and returns them.
+func putOffer(b []byte, mss int, scales bool) []byte {
+	b = binary.BigEndian.AppendUint16(append(b[:0], 2, 4), uint16(mss))
+	if scales {
+		b = append(b, 1, 3, 3, ourScale)
+	}
+	return b
+}

@@ -1,0 +1,295 @@
+package tcprelay_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/tcprelay"
+)
+
+// noise gives n bytes that are the same for the same seed.
+func noise(seed byte, n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{seed})
+	_, _ = r.Read(b)
+	return b
+}
+
+// exchange has both ends say and hear everything at once, and close in turn.
+func exchange(t *testing.T, a, b net.Conn, n int) {
+	t.Helper()
+	said := [2][]byte{noise(1, n), noise(2, n+7)}
+	heard := make(chan error, 2)
+	for i, c := range []net.Conn{a, b} {
+		go func() {
+			_, err := c.Write(said[i])
+			if err == nil {
+				err = c.(interface{ CloseWrite() error }).CloseWrite()
+			}
+			if err != nil {
+				heard <- fmt.Errorf("end %d says: %w", i, err)
+				return
+			}
+			got, err := io.ReadAll(c)
+			switch {
+			case err != nil:
+				heard <- fmt.Errorf("end %d hears: %w", i, err)
+			case sha256.Sum256(got) != sha256.Sum256(said[1-i]):
+				heard <- fmt.Errorf("end %d heard %d bytes, not the %d that were said", i, len(got), len(said[1-i]))
+			default:
+				heard <- nil
+			}
+		}()
+	}
+	for range 2 {
+		if err := <-heard; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+var families = []string{"IPv4", "IPv6"}
+
+func TestEgress(t *testing.T) {
+	for i, name := range families {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			pod, server := w.egress(t, i)
+			exchange(t, pod, server, 4<<20)
+			_, _ = pod.Close(), server.Close()
+			w.gone(t)
+		})
+	}
+}
+
+func TestJoin(t *testing.T) {
+	for i, name := range families {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			j := w.join(t, i)
+			if got := j.server.RemoteAddr().String(); got != seenAs[i].String() {
+				t.Errorf("the pod saw %s, want %s", got, seenAs[i])
+			}
+			exchange(t, j.client, j.server, 4<<20)
+			_, _ = j.client.Close(), j.server.Close()
+			if err := <-j.err; err != nil {
+				t.Error(err)
+			}
+			w.gone(t)
+		})
+	}
+}
+
+// Lost frames are repeated, at the beginning, in the middle and at the end.
+func TestLoss(t *testing.T) {
+	for seed := range 4 {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.loss.Store(30)
+			pod, server := w.egress(t, 0)
+			exchange(t, pod, server, 300<<10)
+			j := w.join(t, 1)
+			exchange(t, j.client, j.server, 300<<10)
+		})
+	}
+}
+
+// Small messages go back and forth, each acknowledged with the reply or soon.
+func TestConversation(t *testing.T) {
+	w := newWorld(t)
+	pod, server := w.egress(t, 0)
+	go func() { _, _ = io.Copy(server, server) }()
+	buf := make([]byte, 100)
+	for i := range 500 {
+		msg := noise(byte(i), 1+i%100)
+		if _, err := pod.Write(msg); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(pod, buf[:len(msg)]); err != nil || !bytes.Equal(buf[:len(msg)], msg) {
+			t.Fatalf("message %d came back as %x, %v", i, buf[:len(msg)], err)
+		}
+	}
+}
+
+// A pod that is done, with everything acknowledged, has no connection any more while a slow client still reads.
+func TestPodIsDoneFirst(t *testing.T) {
+	w := newWorld(t)
+	j := w.join(t, 0)
+	_ = j.client.(*net.TCPConn).SetReadBuffer(64 << 10)
+	if err := j.client.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(j.server); err != nil {
+		t.Fatal(err)
+	}
+	const size = 12 << 20
+	said := make(chan error, 1)
+	go func() {
+		_, err := j.server.Write(noise(4, size))
+		said <- errors.Join(err, j.server.Close())
+	}()
+	got := make([]byte, 0, size)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := j.client.Read(buf)
+		got = append(got, buf[:n]...)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", len(got), err)
+		}
+		if len(got) > size-(4<<20) { // what is left is in buffers: the pod has written all and may be gone
+			if err, ok := <-said; ok && err != nil {
+				t.Fatal(err)
+			} else if ok {
+				close(said)
+			}
+		}
+	}
+	if !bytes.Equal(got, noise(4, size)) {
+		t.Errorf("heard %d bytes, not the %d that were said", len(got), size)
+	}
+}
+
+// One that does not listen makes the other wait, not lose anything.
+func TestBackPressure(t *testing.T) {
+	w := newWorld(t)
+	pod, server := w.egress(t, 0)
+	for _, c := range []struct {
+		name      string
+		say, hear net.Conn
+	}{{"the server is slow", pod, server}, {"the pod is slow", server, pod}} {
+		const size = 24 << 20
+		said := make(chan error, 1)
+		go func() {
+			_, err := c.say.Write(noise(3, size))
+			said <- err
+		}()
+		// More than all buffers together cannot be on its way: it stands still until somebody listens.
+		select {
+		case err := <-said:
+			t.Errorf("%s: everything was taken though nobody listens: %v", c.name, err)
+		case <-time.After(300 * time.Millisecond):
+		}
+		got := make([]byte, size)
+		if _, err := io.ReadFull(c.hear, got); err != nil || !bytes.Equal(got, noise(3, size)) {
+			t.Errorf("%s: what was heard is not what was said: %v", c.name, err)
+		}
+		if err := <-said; err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	w := newWorld(t)
+	l := listen(t, 0)
+	to := netip.AddrPortFrom(outside[0], port(l.Addr()))
+	_ = l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if c, err := w.pod.Dial(ctx, "tcp", to); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("%v, %v; want a refusal", c, err)
+	}
+	w.gone(t)
+
+	client, accepted := dialHost(t, 0)
+	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81)); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client of a pod that refuses hears %v, want a reset", err)
+	}
+}
+
+// A reset of either end reaches the other one as such.
+func TestReset(t *testing.T) {
+	w := newWorld(t)
+	pod, server := w.egress(t, 0)
+	_ = server.(*net.TCPConn).SetLinger(0)
+	_ = server.Close()
+	if _, err := io.ReadAll(pod); err == nil {
+		t.Error("the pod heard a clean end, not the server's reset")
+	}
+	w.gone(t)
+
+	pod, server = w.egress(t, 0)
+	if _, err := server.Write([]byte("not read")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(pod, make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	_ = pod.Close() // with unread data: a reset (RFC 2525 2.17)
+	if _, err := io.ReadAll(server); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the server heard %v, want a reset", err)
+	}
+	w.gone(t)
+}
+
+// What ends from within resets both sides.
+func TestEnds(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(*world, *joined)
+	}{
+		{"context", func(_ *world, j *joined) { j.end() }},
+		{"Forget", func(w *world, _ *joined) { w.Forget(podIPs[0]) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			j := w.join(t, 0)
+			other, _ := w.egress(t, 1)
+			c.end(w, j)
+			if _, err := j.client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the client heard %v, want a reset", err)
+			}
+			if err := <-j.err; err != nil {
+				t.Error(err)
+			}
+			if w.Len() != 1 {
+				t.Errorf("%d connections are left, want the other one", w.Len())
+			}
+			_ = other
+		})
+	}
+}
+
+func TestJoinInUse(t *testing.T) {
+	w := newWorld(t)
+	j := w.join(t, 0)
+	client, accepted := dialHost(t, 0)
+	to := netip.AddrPortFrom(podIPs[0], 80)
+	err := w.Join(t.Context(), accepted, seenAs[0], to)
+	if !errors.Is(err, tcprelay.ErrInUse) {
+		t.Fatalf("%v, want ErrInUse", err)
+	}
+	// The client is whole still, and another port will do.
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	ran := make(chan error, 1)
+	go func() { ran <- w.Join(ctx, accepted, netip.AddrPortFrom(seenAs[0].Addr(), 0), to) }()
+	if _, err := client.Write([]byte("hello")); err != nil {
+		t.Error(err)
+	}
+	_ = client.Close()
+	_ = j.client.Close()
+	_ = j.server.Close()
+	end()
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,308 @@
+package tcprelay
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+const (
+	// turn is how many superframes of one connection are sent before others get theirs.
+	turn = 16
+	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing for
+	// giveUp is given up. openTimeout is for connections that do not come about.
+	minTimeout  = 200 * time.Millisecond
+	synTimeout  = time.Second
+	maxTimeout  = 20 * time.Second
+	giveUp      = 2 * time.Minute
+	openTimeout = 20 * time.Second
+	// small is the room that makes it worth to read into the rest of a chunk.
+	small = 16 << 10
+)
+
+// hostStream is what the host's socket says, in the hands of the one that pumps.
+type hostStream struct {
+	una, nxt   uint32 // the oldest number that is not acknowledged, and the next one (RFC 9293 3.3.1)
+	room       uint32 // the pod's window
+	mss, limit int    // what a segment and a superframe carry at most
+	fin        bool   // the stream ended, and the pod was told: with nxt-1
+	recover    uint32 // where nxt was when something was lost
+	recovering bool
+
+	segs []sent // not acknowledged yet, oldest first
+	last *chunk // where the next segment may go
+
+	timeout  time.Duration // the present one, doubled from time to time
+	resendAt time.Duration // 0: there is nothing to wait for
+	deadline time.Duration // when it is given up
+
+	told atomic.Uint32 // the acknowledgement that our last segment with data took along
+	head [headroom]byte
+}
+
+// sent is a segment's payload.
+type sent struct {
+	k      *chunk
+	off, n int // in k.buf
+	seq    uint32
+}
+
+// carry reads what the socket has and sends it, as far as the pod's window lets it. The error is the socket's.
+func (c *conn) carry() unix.Errno {
+	t := &c.to
+	for range turn {
+		if t.fin {
+			return 0
+		}
+		flight := t.nxt - t.una
+		room := int(t.room) - int(flight)
+		if room <= 0 || room < t.mss && flight > 0 {
+			c.blocked(flight)
+			return 0 // an acknowledgement goes on
+		}
+		b := t.space(min(room, t.limit))
+		n, errno := recv(c.fd, b)
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+			t.tidy()
+			c.arm(poll.In)
+			return 0
+		case errno != 0:
+			return errno
+		case n == 0:
+			t.tidy()
+			c.bye()
+			return 0
+		}
+		c.say(n, n < len(b))
+		if n < len(b) {
+			break // that was all
+		}
+	}
+	c.arm(poll.In)
+	return 0
+}
+
+// space is where to read the next up to n bytes, with room for headers before.
+func (t *hostStream) space(n int) []byte {
+	if t.last == nil || chunkSize-t.last.used < headroom+min(n, small) {
+		t.last = newChunk()
+	}
+	off := t.last.used + headroom
+	return t.last.buf[off:min(off+n, chunkSize)]
+}
+
+// tidy gives an unused chunk back.
+func (t *hostStream) tidy() {
+	if t.last != nil && t.last.refs == 0 {
+		chunks.Put(t.last)
+		t.last = nil
+	}
+}
+
+// say sends the n bytes that were read into space.
+func (c *conn) say(n int, push bool) {
+	t := &c.to
+	k := t.last
+	s := sent{k, k.used + headroom, n, t.nxt}
+	k.used += headroom + n
+	k.refs++
+	t.segs = append(t.segs, s)
+	t.nxt += uint32(n)
+	c.next.Store(t.nxt) // before received is looked at
+	if t.resendAt == 0 {
+		c.await(minTimeout)
+	}
+	c.replies.Add(1)
+	c.sendData(&s, push)
+}
+
+func (c *conn) sendData(s *sent, push bool) {
+	h := packet.TCPHeader{Seq: s.seq, Flags: packet.ACK}
+	if push {
+		h.Flags |= packet.PSH
+	}
+	c.fresh(&h)
+	c.emit(s.k.buf[s.off-packet.TCPHeadLen(&c.key.Src):], s.n, &h)
+}
+
+// fresh fills in what we acknowledge.
+func (c *conn) fresh(h *packet.TCPHeader) {
+	got := c.received.Load()
+	h.Ack, h.Window = uint32(got>>32), uint16(got)
+	c.to.told.Store(h.Ack)
+}
+
+// bye tells the pod that the socket's stream ended.
+func (c *conn) bye() {
+	t := &c.to
+	t.fin = true
+	t.nxt++
+	c.next.Store(t.nxt)
+	c.await(minTimeout)
+	c.sendFin()
+}
+
+func (c *conn) sendFin() {
+	h := packet.TCPHeader{Seq: c.to.nxt - 1, Flags: packet.FIN | packet.ACK}
+	c.fresh(&h)
+	c.emit(c.to.head[:], 0, &h)
+}
+
+// greet sends our SYN, or the SYN-ACK.
+func (c *conn) greet() {
+	t := &c.to
+	c.next.Store(t.nxt)
+	h := packet.TCPHeader{Seq: t.una, Flags: packet.SYN, Window: maxWindowField}
+	var options [8]byte
+	scales := true
+	if c.stage.Load() == answering {
+		h.Flags |= packet.ACK
+		c.fresh(&h)
+		scales = c.from.scales // does not change any more
+	}
+	h.Options = putOffer(options[:0], c.r.o.MTU()-packet.TCPHeadLen(&c.key.Src), scales)
+	if t.resendAt == 0 {
+		t.timeout = synTimeout
+		t.resendAt = c.r.now() + t.timeout
+		c.timer.set(t.timeout)
+	}
+	c.emit(t.head[:], 0, &h)
+}
+
+// takeAcks notes what the pod acknowledged since.
+func (c *conn) takeAcks() {
+	t := &c.to
+	acked := c.acked.Load()
+	ack := uint32(acked >> 32)
+	opened := t.room == 0 && uint32(acked) > 0
+	t.room = uint32(acked)
+	if ack == t.una && !opened {
+		return
+	}
+	t.una = ack
+	done := 0
+	for i := range t.segs {
+		s := &t.segs[i]
+		if over := ack - s.seq; over < uint32(s.n) || ahead(s.seq, ack) {
+			if !ahead(s.seq, ack) { // the headers of what is left may be written over what is not
+				s.off, s.n, s.seq = s.off+int(over), s.n-int(over), ack
+			}
+			break
+		}
+		if s.k.refs--; s.k.refs == 0 && s.k != t.last {
+			chunks.Put(s.k)
+		}
+		done++
+	}
+	t.segs = append(t.segs[:0], t.segs[done:]...)
+	if len(t.segs) == 0 && t.last != nil {
+		chunks.Put(t.last)
+		t.last = nil
+	}
+	if t.una == t.nxt {
+		t.resendAt, t.recovering = 0, false
+		return
+	}
+	c.await(minTimeout)
+	if t.recovering {
+		if t.recovering = ahead(t.recover, ack); t.recovering {
+			c.sendFirst() // RFC 6582: a partial acknowledgement says that the next one is missing, too
+		}
+	}
+}
+
+// await begins to wait for an acknowledgement, or begins again because there was one.
+func (c *conn) await(d time.Duration) {
+	t := &c.to
+	now := c.r.now()
+	t.timeout, t.resendAt, t.deadline = d, now+d, now+giveUp
+	c.timer.set(d)
+}
+
+// blocked sees to it that a pod that announced no window is asked again: its next announcement could be lost.
+func (c *conn) blocked(flight uint32) {
+	if flight == 0 && c.to.resendAt == 0 {
+		c.await(minTimeout)
+	}
+}
+
+// overdue looks whether a timeout has passed and repeats what was lost. It is false when the pod is given up.
+func (c *conn) overdue() bool {
+	t := &c.to
+	now := c.r.now()
+	stage := c.stage.Load()
+	if stage != open && now >= t.deadline {
+		return false
+	}
+	if stage == connecting || t.resendAt == 0 {
+		if stage != open {
+			c.timer.set(t.deadline - now)
+		}
+		return true
+	}
+	if now < t.resendAt {
+		c.timer.set(t.resendAt - now)
+		return true
+	}
+	if t.una != t.nxt && now >= t.deadline {
+		return false
+	}
+	t.timeout = min(2*t.timeout, maxTimeout)
+	t.resendAt = now + t.timeout
+	c.timer.set(t.timeout)
+	switch {
+	case stage == answering || stage == greeting:
+		c.greet()
+	case t.una == t.nxt:
+		c.probe()
+	default:
+		c.resend()
+	}
+	return true
+}
+
+// probe asks for the pod's window by a segment that it must answer, since it has been through that number.
+func (c *conn) probe() {
+	h := packet.TCPHeader{Seq: c.to.una - 1, Flags: packet.ACK}
+	c.fresh(&h)
+	c.emit(c.to.head[:], 0, &h)
+}
+
+// resend begins again at the oldest number that is not acknowledged.
+func (c *conn) resend() {
+	t := &c.to
+	if c.stage.Load() != open || t.una == t.nxt {
+		return
+	}
+	t.recover, t.recovering = t.nxt, true
+	c.sendFirst()
+}
+
+func (c *conn) sendFirst() {
+	if t := &c.to; len(t.segs) > 0 {
+		c.sendData(&t.segs[0], true)
+	} else if t.fin {
+		c.sendFin()
+	}
+}
+
+func (t *hostStream) release() {
+	for i := range t.segs {
+		if k := t.segs[i].k; k != t.last {
+			if k.refs--; k.refs == 0 {
+				chunks.Put(k)
+			}
+		}
+	}
+	if t.last != nil {
+		chunks.Put(t.last)
+	}
+	t.segs, t.last = nil, nil
+}

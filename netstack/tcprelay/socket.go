@@ -1,0 +1,97 @@
+package tcprelay
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// send and recv are raw system calls that do not block: the runtime, were it told, would take one that does the
+// receiver's softirq work for blocked and hand its processor to another thread (as in package tap).
+func recv(fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+	return int(n), errno
+}
+
+func send(fd int, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	return int(n), errno
+}
+
+// connect makes a socket and has it connect to e. An error that came at once is returned like one that comes later.
+func connect(e packet.Endpoint) (fd int, err error) {
+	family := unix.AF_INET6
+	if e.Addr.Is4() {
+		family = unix.AF_INET
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	// As the standard library sets them: no delay for small writes, and a far end that is gone is found out.
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+	} {
+		if err = unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			unix.Close(fd)
+			return -1, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	if err = unix.Connect(fd, sockaddr(e)); err != nil && err != unix.EINPROGRESS {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("connect", err)
+	}
+	return fd, nil
+}
+
+func sockaddr(e packet.Endpoint) unix.Sockaddr {
+	if e.Addr.Is4() {
+		return &unix.SockaddrInet4{Port: int(e.Port), Addr: [4]byte(e.Addr[12:])}
+	}
+	return &unix.SockaddrInet6{Port: int(e.Port), Addr: e.Addr}
+}
+
+// connected is how a connect ended.
+func connected(fd int) unix.Errno {
+	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return unix.EIO
+	}
+	return unix.Errno(n)
+}
+
+// detach takes the descriptor out of a connection of the standard library's, whose poller then knows it no longer.
+func detach(c *net.TCPConn) (fd int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var dupErr error
+	if err := raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) }); err != nil {
+		return -1, err
+	}
+	if dupErr != nil {
+		return -1, os.NewSyscallError("fcntl", dupErr)
+	}
+	return fd, c.Close()
+}
+
+// hangUp closes a socket, with a reset where the stream is not whole.
+func hangUp(fd int, clean bool) {
+	if !clean {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	unix.Close(fd)
+}
+
+func endpoint(a netip.AddrPort) packet.Endpoint {
+	return packet.EndpointFrom(netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+}

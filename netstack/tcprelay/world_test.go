@@ -1,0 +1,225 @@
+package tcprelay_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/tcprelay"
+)
+
+const (
+	patience = 20 * time.Second
+	mtu      = 1420
+)
+
+var (
+	podMAC  = packet.MAC{2, 1}
+	podIPs  = []netip.Addr{netip.MustParseAddr("10.244.1.10"), netip.MustParseAddr("fd00:10:244:1::a")}
+	outside = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")}
+	host    = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+)
+
+// world is a Relay with one pod. What the pod calls the outside addresses is the host's loopback.
+type world struct {
+	*tcprelay.Relay
+	pod *netstacktest.Pod
+	// loss is how many frames of a thousand are lost, each way.
+	loss atomic.Int64
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	poller, err := poll.New(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{}
+	dev := netstacktest.NewDevice()
+	w.Relay = tcprelay.New(tcprelay.Options{
+		Poller: poller,
+		MTU:    func() int { return mtu },
+		Send: func(ip []byte, vnet packet.VNetHdr) {
+			var p packet.Packet
+			if fault := p.ParseIP(ip); fault != packet.Good {
+				t.Errorf("the relay sent a packet with fault %d", fault)
+				return
+			}
+			p.VNet = vnet
+			swap(&p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Src })
+			if w.lose() {
+				return
+			}
+			frame := make([]byte, packet.HeadLen+len(ip))
+			copy(frame[packet.HeadLen:], ip)
+			p.PutHead(frame, tap.GatewayMAC, podMAC)
+			_ = dev.Write(frame) // a full queue loses frames
+		},
+	})
+	if w.pod, err = netstacktest.NewPod(dev, podMAC, tap.GatewayMAC, mtu, podIPs...); err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() {
+		var p packet.Packet
+		ran <- dev.Run(func(frame []byte) []byte {
+			if p.ParseFrame(frame) == packet.Good && !w.lose() {
+				swap(&p, outside, host, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
+				if !w.Deliver(&p, true) {
+					w.refuse(t, dev, &p)
+				}
+			}
+			return frame
+		})
+	}()
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		w.gone(t)
+		w.pod.Close()
+		_ = dev.Close()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		if err := poller.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// refuse answers a segment that belongs to nobody, as the gateway's stack does.
+func (w *world) refuse(t *testing.T, dev *netstacktest.Device, p *packet.Packet) {
+	swap(p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
+	frame := make([]byte, packet.HeadLen+60)
+	n := packet.PutRST(frame[packet.HeadLen:], p)
+	if n == 0 {
+		return
+	}
+	var rst packet.Packet
+	if rst.ParseIP(frame[packet.HeadLen:packet.HeadLen+n]) != packet.Good {
+		t.Error("a malformed reset")
+	}
+	rst.PutHead(frame, tap.GatewayMAC, podMAC)
+	_ = dev.Write(frame[:packet.HeadLen+n])
+}
+
+func (w *world) lose() bool { return rand.Int64N(1000) < w.loss.Load() }
+
+// swap puts to's address in the place of from's, at one end of p.
+func swap(p *packet.Packet, from, to []netip.Addr, end func(*packet.Tuple) *packet.Addr) {
+	t := p.Tuple
+	for i := range from {
+		if a := end(&t); *a == packet.AddrFrom(from[i]) {
+			*a = packet.AddrFrom(to[i])
+			p.Rewrite(&t)
+			return
+		}
+	}
+}
+
+// gone waits until no connection is left.
+func (w *world) gone(t *testing.T) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for w.Len() > 0 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Errorf("%d connections are left", w.Len())
+			return
+		}
+	}
+}
+
+// listen opens a TCP listener on the host; i chooses the family.
+func listen(t *testing.T, i int) *net.TCPListener {
+	t.Helper()
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: host[i].AsSlice()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+func accept(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+func port(a net.Addr) uint16 { return netip.MustParseAddrPort(a.String()).Port() }
+
+// egress connects from the pod to a server on the host.
+func (w *world) egress(t *testing.T, i int) (pod, server net.Conn) {
+	t.Helper()
+	l := listen(t, i)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	pod, err := w.pod.Dial(ctx, "tcp", netip.AddrPortFrom(outside[i], port(l.Addr())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pod.Close() })
+	_ = pod.SetDeadline(time.Now().Add(patience))
+	return pod, accept(t, l)
+}
+
+// joined is a client of the host's that was joined to a server in the pod.
+type joined struct {
+	client, server net.Conn
+	end            context.CancelFunc
+	err            chan error // gets what Join returned
+}
+
+var seenAs = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.7:4000"), netip.MustParseAddrPort("[2001:db8::7]:4000")}
+
+// dialHost gives both ends of a connection of the host's.
+func dialHost(t *testing.T, i int) (client net.Conn, accepted *net.TCPConn) {
+	t.Helper()
+	l := listen(t, i)
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	_ = client.SetDeadline(time.Now().Add(patience))
+	c, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, c
+}
+
+func (w *world) join(t *testing.T, i int) *joined {
+	t.Helper()
+	at := netip.AddrPortFrom(podIPs[i], 80)
+	inPod, err := w.pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = inPod.Close() })
+	client, accepted := dialHost(t, i)
+	ctx, end := context.WithCancel(t.Context())
+	j := &joined{client: client, end: end, err: make(chan error, 1)}
+	go func() { j.err <- w.Join(ctx, accepted, seenAs[i], at) }()
+	j.server = accept(t, inPod)
+	return j
+}
