@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -75,7 +76,7 @@ func New(o Options) (*Node, error) {
 	n.frags.clock = time.Now
 	var err error
 	if n.gateway, err = gateway.New(gateway.Options{
-		Send: n.fromGateway, MTU: o.MTU, Idle: o.EgressIdle, Poller: o.Poller,
+		Send: n.fromGateway, SendIP: n.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle,
 	}); err != nil {
 		return nil, err
 	}
@@ -145,10 +146,14 @@ func (n *Node) read(p *Port) {
 // Detach removes a Port and closes its device. It reports whether there was one.
 func (n *Node) Detach(name string) bool {
 	p, ok := n.ports.remove(name, nil)
-	if ok {
-		_ = p.dev.Close()
+	if !ok {
+		return false
 	}
-	return ok
+	_ = p.dev.Close()
+	for _, a := range p.Addrs {
+		n.gateway.Forget(a)
+	}
+	return true
 }
 
 // Ports gives the counters of every Port, sorted by name.
@@ -188,6 +193,18 @@ func (n *Node) fromGateway(frame []byte) []byte {
 	w := n.workers.get()
 	defer n.workers.put(w)
 	return w.fromGateway(frame)
+}
+
+// fromRelay takes an IP packet that the gateway made. It is borrowed.
+func (n *Node) fromRelay(ip []byte, vnet packet.VNetHdr) {
+	w := n.workers.get()
+	defer n.workers.put(w)
+	w.fromRelay(ip, vnet)
+}
+
+// Local reports whether a pod of this node has the address.
+func (n *Node) Local(a netip.Addr) bool {
+	return n.ports.table.Load().byAddr[packet.AddrFrom(a)] != nil
 }
 
 // Run keeps the flow table's clock and sweeps it until ctx ends.

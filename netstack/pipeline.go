@@ -60,6 +60,18 @@ func (w *worker) fromGateway(buf []byte) []byte {
 	return p.Buf[:cap(p.Buf)]
 }
 
+// fromRelay takes one packet that the gateway made without its stack.
+func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
+	p := &w.pkt
+	if fault := p.ParseIP(ip); fault != packet.Good {
+		w.count(Dropped, faultReason(fault))
+		return
+	}
+	p.VNet = vnet
+	w.from = origin{}
+	w.count(w.steps(p, &w.from))
+}
+
 // fromLink takes a decrypted batch of one peer: packets of one flow are coalesced first, so that every step after is
 // paid once for many.
 func (w *worker) fromLink(id uint64, batch [][]byte) {

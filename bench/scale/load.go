@@ -12,10 +12,12 @@ import (
 )
 
 // load measures how a cluster of many Services is loaded: by an agent from its start, and step by step in this process.
-func load(ctx context.Context, o Options, count int, name string, f *figures) error {
+func load(ctx context.Context, o Options, count int, f *figures) (err error) {
+	name := fmt.Sprintf("load %d x %d", count, o.Endpoints)
+	o.Progress(name)
 	n, p, err := talkingNode(ctx, o)
 	if err != nil {
-		return err
+		return fmt.Errorf("scale: %s: %w", name, err)
 	}
 	defer n.close()
 	empty, err := n.memory()
@@ -29,7 +31,7 @@ func load(ctx context.Context, o Options, count int, name string, f *figures) er
 		n.kill()
 		took, err := firstAnswer(ctx, n, p)
 		if err != nil {
-			return err
+			return fmt.Errorf("scale: %s: %w", name, err)
 		}
 		f.add(name+" first packet", "agent", "ms", milliseconds(took))
 		if err := n.settle(ctx); err != nil {
@@ -44,7 +46,7 @@ func load(ctx context.Context, o Options, count int, name string, f *figures) er
 	n.kill()
 	for range o.Rounds {
 		if err := loadHere(n.manifests, name, f); err != nil {
-			return err
+			return fmt.Errorf("scale: %s: %w", name, err)
 		}
 	}
 	return nil
@@ -52,9 +54,7 @@ func load(ctx context.Context, o Options, count int, name string, f *figures) er
 
 // firstAnswer is the time from the start of an agent to the first answer through the Service that comes last.
 func firstAnswer(ctx context.Context, n *node, p *talk) (time.Duration, error) {
-	if err := p.redial(); err != nil {
-		return 0, err
-	}
+	p.redial()
 	begin := time.Now()
 	if err := n.start(); err != nil {
 		return 0, err

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -190,7 +188,6 @@ func (n *node) flows() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
 	t, err := flow.Open(mem, flow.Options{})
 	if err != nil {
 		return 0, err

@@ -67,6 +67,8 @@ type lineError struct {
 	msg  string
 }
 
+func (e *lineError) Error() string { return e.msg }
+
 // resolver turns YAML nodes into values.
 type resolver struct {
 	nodes int

@@ -45,7 +45,9 @@ func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discovery
 			all = append(all, slicesOfFamily(svc, selected, family)...)
 		}
 	}
-	slices.SortFunc(all, compareNames)
+	slices.SortFunc(all, func(a, b *discoveryv1.EndpointSlice) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	return all
 }
 

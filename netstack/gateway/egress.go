@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -12,91 +11,11 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
-
-const egressDialTimeout = 20 * time.Second
-
-// egressTCP dials the destination first and completes the pod's handshake only then, so that a refused connection is
-// refused to the pod, too.
-func (g *Gateway) egressTCP(r *tcp.ForwarderRequest) {
-	id := r.ID()
-	to := netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort)
-	if g.owns(packet.AddrFrom(to.Addr())) {
-		r.Complete(true) // nobody listens there
-		return
-	}
-	started := g.spawn(func() {
-		ctx, cancel := context.WithTimeout(g.ctx, egressDialTimeout)
-		host, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
-		cancel()
-		if err != nil {
-			r.Complete(true)
-			return
-		}
-		var wq waiter.Queue
-		ep, terr := r.CreateEndpoint(&wq)
-		if terr != nil {
-			r.Complete(true)
-			_ = host.Close()
-			return
-		}
-		r.Complete(false)
-		ep.SocketOptions().SetKeepAlive(true)
-		splice(g.ctx, newConn(&wq, ep), host)
-	})
-	if !started {
-		r.Complete(true)
-	}
-}
-
-type closeWriter interface{ CloseWrite() error }
-
-// splice copies between two connections, both ways, passing half-closes on, until both directions ended or ctx does. It
-// closes both.
-func splice(ctx context.Context, a, b net.Conn) {
-	stop := context.AfterFunc(ctx, func() { _, _ = a.Close(), b.Close() })
-	defer stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		copyHalf(a, b)
-	}()
-	copyHalf(b, a)
-	<-done
-	_, _ = a.Close(), b.Close()
-}
-
-// copyHalf copies one direction. A failed copy ends the other direction as well: the bytes are lost.
-func copyHalf(dst, src net.Conn) {
-	var err error
-	if c, ok := dst.(*conn); ok {
-		_, err = c.ReadFrom(src)
-	} else {
-		buf := spliceBuffers.Get().(*spliceBuffer)
-		defer spliceBuffers.Put(buf)
-		// The wrappers hide ReadFrom and WriteTo, which would bring smaller buffers of their own.
-		_, err = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, buf[:])
-	}
-	if cw, ok := dst.(closeWriter); ok && err == nil {
-		_ = cw.CloseWrite()
-		return
-	}
-	abort(dst)
-	abort(src)
-}
-
-// abort closes so that the far end sees a reset, not a clean end of a stream that is not whole.
-func abort(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	_ = c.Close()
-}
 
 // egressUDP opens a host socket for one conversation. The endpoint must be made here, in the stack's goroutine, so that
 // the packets that follow find it.

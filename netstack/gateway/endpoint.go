@@ -112,13 +112,23 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 	return h
 }
 
-// Deliver gives the packet, whose checksum was verified, to the stack, by copy. UDP superframes are segmented by cut: the
-// stack has no UDP offload. later is for packets that the stack itself sent: it may hold locks now, so it hears of them in
-// a moment.
+// Deliver takes a packet whose checksum was verified; it is borrowed. TCP with the outside goes to the relay, the rest to the
+// stack by copy. UDP superframes are segmented by cut: the stack has no UDP offload. later is for packets that answer one of the
+// gateway's own, whose sender may hold locks now: it hears of them in a moment.
 func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
 	if later {
 		view := flatten(p)
-		g.spawn(func() { g.receive(view) })
+		g.spawn(func() {
+			var q packet.Packet
+			if q.ParseIP(view.AsSlice()) != packet.Good || !g.relayed(&q) {
+				g.receive(view)
+				return
+			}
+			view.Release()
+		})
+		return
+	}
+	if g.relayed(p) {
 		return
 	}
 	if p.VNet.GSOType&^packet.GSOECN != packet.GSOUDPL4 {
@@ -136,6 +146,12 @@ func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
 		view.CapLength(n)
 		g.receive(view)
 	}
+}
+
+// relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not talk.
+func (g *Gateway) relayed(p *packet.Packet) bool {
+	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Zone == 0 &&
+		g.relay.Deliver(p, !g.owns(p.Tuple.Dst))
 }
 
 func flatten(p *packet.Packet) *buffer.View {

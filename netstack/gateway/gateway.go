@@ -31,6 +31,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
 const nic tcpip.NICID = 1
@@ -42,11 +43,16 @@ const nic tcpip.NICID = 1
 // come between a pod and its own node.
 const timeWait = time.Millisecond
 
+// firstPort is the first one that the stack takes by itself; gVisor's own default.
+const firstPort = 16000
+
 // Options are what a Gateway needs for its life.
 type Options struct {
 	// Send carries a superframe that the stack sent through the pipeline. The frame is Send's; it returns a buffer of the
 	// same capacity in exchange.
 	Send func(frame []byte) []byte
+	// SendIP does the same with an IP packet that is borrowed.
+	SendIP func(ip []byte, vnet packet.VNetHdr)
 	// MTU is the pods' MTU until Set says otherwise; 0 is IPv6's minimum.
 	MTU int
 	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
@@ -70,6 +76,7 @@ type Gateway struct {
 	send  func([]byte) []byte
 	stack *stack.Stack
 	link  *linkEndpoint
+	relay *tcprelay.Relay
 	pings pinger
 	idle  time.Duration
 
@@ -81,15 +88,15 @@ type Gateway struct {
 	cancel context.CancelFunc
 	relays sync.WaitGroup
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // guards the rest, and changes of addrs
 	own    []netip.Addr
 	closed bool
 }
 
 // New makes a Gateway without addresses.
 func New(o Options) (*Gateway, error) {
-	if o.Send == nil {
-		return nil, errors.New("gateway: Options.Send is required")
+	if o.Send == nil || o.SendIP == nil {
+		return nil, errors.New("gateway: Options.Send and SendIP are required")
 	}
 	g := &Gateway{send: o.Send, poller: o.Poller, idle: cmp.Or(o.Idle, 2*time.Minute)}
 	if g.poller == nil {
@@ -112,6 +119,7 @@ func New(o Options) (*Gateway, error) {
 		g.closePoller()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	g.relay = tcprelay.New(tcprelay.Options{Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }})
 	return g, nil
 }
 
@@ -141,8 +149,10 @@ func (g *Gateway) configure() error {
 		{Destination: header.IPv4EmptySubnet, NIC: nic},
 		{Destination: header.IPv6EmptySubnet, NIC: nic},
 	})
-	// In-flight limits bound half-open connections; beyond it SYNs are dropped and tried again by the client.
-	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, 4096, g.egressTCP).HandlePacket)
+	// The others are tcprelay's.
+	if err := s.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
+		return fmt.Errorf("set the range of ports: %s", err)
+	}
 	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, g.egressUDP).HandlePacket)
 	return nil
 }
@@ -208,6 +218,7 @@ func (g *Gateway) Close() {
 	g.closed = true
 	g.mu.Unlock()
 	g.cancel()
+	_ = g.relay.Close()
 	g.relays.Wait()
 	g.stack.Close()
 	g.stack.Wait()
@@ -218,6 +229,23 @@ func (g *Gateway) closePoller() {
 	if g.ownPoller {
 		_ = g.poller.Close()
 	}
+}
+
+// Forget ends what was relayed for a pod that is gone.
+func (g *Gateway) Forget(pod netip.Addr) { g.relay.Forget(pod) }
+
+// Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx did.
+// An invalid client means the gateway's own address. The connection is taken over, unless Join returns an error.
+func (g *Gateway) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) error {
+	client, err := g.clientFor(client, to)
+	if err != nil {
+		return err
+	}
+	err = g.relay.Join(ctx, conn, client, to)
+	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {
+		err = g.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to)
+	}
+	return err
 }
 
 // Listen opens a TCP listener on one of the gateway's addresses.
@@ -241,16 +269,9 @@ func (g *Gateway) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 // else another one. An invalid client means the gateway's own address.
 func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	to = unmap(to)
-	if !client.Addr().IsValid() {
-		gate := g.ownAddr(to.Addr())
-		if !gate.IsValid() {
-			return nil, fmt.Errorf("dial %s: this node has no pod range of that family", to)
-		}
-		client = netip.AddrPortFrom(gate, 0)
-	}
-	client = unmap(client)
-	if client.Addr().Is4() != to.Addr().Is4() {
-		return nil, fmt.Errorf("dial %s as %s: the addresses are of different families", to, client)
+	client, err := g.clientFor(client, to)
+	if err != nil {
+		return nil, err
 	}
 	c, err := g.dial(ctx, network, client, to)
 	if err != nil && client.Port() != 0 && ctx.Err() == nil && isPortInUse(err) {
@@ -260,6 +281,23 @@ func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.Add
 		return nil, fmt.Errorf("dial %s as %s: %w", to, client, err)
 	}
 	return c, nil
+}
+
+// clientFor is the address that to shall see: client's, or the gateway's own.
+func (g *Gateway) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
+	to = unmap(to)
+	if !client.Addr().IsValid() {
+		gate := g.ownAddr(to.Addr())
+		if !gate.IsValid() {
+			return client, fmt.Errorf("dial %s: this node has no pod range of that family", to)
+		}
+		client = netip.AddrPortFrom(gate, 0)
+	}
+	client = unmap(client)
+	if client.Addr().Is4() != to.Addr().Is4() {
+		return client, fmt.Errorf("dial %s as %s: the addresses are of different families", to, client)
+	}
+	return client, nil
 }
 
 // ownAddr is the gateway address of the family of like, or invalid.

@@ -37,7 +37,7 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 			_ = dev.Write(frame) // a full queue loses frames, as a TAP's does
 		}
 		return frame[:cap(frame)]
-	}})
+	}, SendIP: func([]byte, packet.VNetHdr) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,10 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 }
 
 func TestCloseEndsWhatRuns(t *testing.T) {
-	g, err := New(Options{Send: func(frame []byte) []byte { return frame[:cap(frame)] }})
+	g, err := New(Options{
+		Send:   func(frame []byte) []byte { return frame[:cap(frame)] },
+		SendIP: func([]byte, packet.VNetHdr) {},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

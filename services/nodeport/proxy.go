@@ -32,6 +32,10 @@ type Options struct {
 	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address where that is possible.
 	// A client port of 0 stands for any. For UDP it must not wait for anything.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
+	// Join carries a TCP connection from client to a backend until either ended or ctx did, if it knows a way that spares
+	// copying; else it reports false at once, and Dial is used. When it reports true, conn is no longer the caller's. Nil knows
+	// none.
+	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
 	// Pick and Backend are those of the current Table.
 	Pick    func(*packet.Tuple) packet.Choice
 	Backend func(id uint64) packet.BackendState
@@ -106,6 +110,9 @@ type key struct {
 func New(opts Options) *Proxy {
 	if opts.Listen == nil {
 		opts.Listen = new(net.ListenConfig)
+	}
+	if opts.Join == nil {
+		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort) bool { return false }
 	}
 	if opts.Forbidden == nil {
 		opts.Forbidden = func(netip.Addr) bool { return false }

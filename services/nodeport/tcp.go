@@ -36,7 +36,20 @@ func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
 		return
 	}
 	defer p.release(client)
-	backend, err := p.dialFor(client, local)
+	from, err := addrPort(client.RemoteAddr())
+	if err != nil {
+		abort(client)
+		return
+	}
+	f, ok := p.choose(from, local, packet.TCP)
+	if !ok {
+		abort(client)
+		return
+	}
+	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend) {
+		return
+	}
+	backend, err := p.dial(f)
 	if err != nil {
 		abort(client)
 		return
@@ -50,17 +63,7 @@ func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
 	splice(client, backend)
 }
 
-var errNoBackend = errors.New("no backend")
-
-func (p *Proxy) dialFor(client net.Conn, local netip.AddrPort) (net.Conn, error) {
-	from, err := addrPort(client.RemoteAddr())
-	if err != nil {
-		return nil, err
-	}
-	f, ok := p.choose(from, local, packet.TCP)
-	if !ok {
-		return nil, errNoBackend
-	}
+func (p *Proxy) dial(f flow) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
 	defer cancel()
 	return p.opts.Dial(ctx, "tcp", f.client, f.backend)

@@ -110,6 +110,7 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 	a.nodePorts = nodeport.New(nodeport.Options{
 		IdleTimeout: a.udpIdle,
 		Dial:        a.dialAs,
+		Join:        a.join,
 		Pick:        func(t *packet.Tuple) packet.Choice { return a.table.Load().Pick(t) },
 		Backend:     func(id uint64) packet.BackendState { return a.table.Load().Backend(id) },
 		Forbidden:   a.claimed,
@@ -136,21 +137,39 @@ func (a *agent) dial(ctx context.Context, network, addr string) (net.Conn, error
 	return a.dialAs(ctx, network, netip.AddrPort{}, to)
 }
 
-// dialAs reaches an endpoint as client. Localhost clients and backends that live on a node's own address get to see a
-// node address instead: the kernel there would drop a stranger's, or answer it past us.
+// dialAs reaches an endpoint as client.
 func (a *agent) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	c := a.config.Load()
 	if slices.Contains(c.NodeAddrs, to.Addr()) {
 		return (&net.Dialer{}).DialContext(ctx, network, to.String())
 	}
+	return a.node.Gateway().Dial(ctx, network, seenAs(c, client, to), to)
+}
+
+// join carries a connection to a pod of this node.
+func (a *agent) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
+	if !a.node.Local(to.Addr()) {
+		return false
+	}
+	if err := a.node.Gateway().Join(ctx, conn, seenAs(a.config.Load(), client, to), to); err != nil {
+		a.log.Debug("a connection goes through the stack", "err", err)
+		return false
+	}
+	return true
+}
+
+// seenAs is the address that an endpoint shall see in the place of client's, with an invalid one for the gateway's own.
+// Localhost clients and backends that live on a node's own address get to see a node address: the kernel there would drop a
+// stranger's, or answer it past us.
+func seenAs(c *netstack.Config, client, to netip.AddrPort) netip.AddrPort {
 	ofPeer := slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return slices.Contains(p.NodeAddrs, to.Addr()) })
 	if own := nodeAddr(c, to.Addr()); client.IsValid() && own.IsValid() && (client.Addr().IsLoopback() || ofPeer) {
 		client = netip.AddrPortFrom(own, 0)
 	}
 	if client.IsValid() && client.Addr().IsLoopback() {
-		client = netip.AddrPort{} // no node address of that family: the gateway's has to do
+		return netip.AddrPort{} // no node address of that family: the gateway's has to do
 	}
-	return a.node.Gateway().Dial(ctx, network, client, to)
+	return client
 }
 
 // nodeAddr is this node's address of the family of like, or invalid.
