@@ -133,6 +133,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if a.poller, err = poll.New(loops); err != nil {
 		return err
 	}
+	defer a.poller.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	applied := make(chan struct{}, 1)
 	group.Go(func() error {
@@ -212,7 +213,6 @@ func (a *agent) close() {
 	_ = a.nodePorts.Close()
 	_ = a.node.Close()
 	a.mesh.Close()
-	_ = a.poller.Close()
 }
 
 // interfaceMTU is the MTU of the interface that has one of the node's addresses; 0 when none has.

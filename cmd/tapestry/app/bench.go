@@ -48,58 +48,68 @@ func BenchCommand() *cli.Command {
 			&cli.StringFlag{Name: "chart-format", Usage: "`FORMAT` of charts: svg, png or both", Value: "svg"},
 			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases and what is missing, and measure nothing"},
 		},
-		Action: func(c *cli.Context) error {
-			if args := c.Args().Slice(); len(args) > 1 && slices.Contains(load.Commands, args[0]) && strings.Contains(args[1], ":") {
-				return generateLoad(c.Context, args)
-			}
-			names, err := interspersed(c, leading(c.Args().Slice()))
-			if err != nil {
-				return err
-			}
-			wanted := suite.Selection{Suites: names, Subjects: c.StringSlice("subject"), Cases: c.StringSlice("case"), Programs: c.Bool("programs")}
-			suites, err := wanted.Select(suite.All())
-			if err != nil {
-				return err
-			}
-			if c.Int("rounds") < 1 || c.Duration("time") < 0 {
-				return errors.New("expected --rounds of at least 1 and a positive --time")
-			}
-			formats := chart.Formats
-			if f := c.String("chart-format"); f != "both" {
-				formats = []string{f}
-			}
-			if !slices.Contains(chart.Formats, formats[0]) {
-				return fmt.Errorf("--chart-format %q: expected one of %s, both", formats[0], strings.Join(chart.Formats, ", "))
-			}
-			if !userns.Inside() {
-				if code := userns.Run(userns.Options{Args: os.Args[1:]}); code != 0 {
-					return cli.Exit("", code)
-				}
-				return nil
-			}
-			if c.Bool("list") {
-				return suite.List(os.Stdout, suites, process.Self)
-			}
-			view := &benchView{errors: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
-			o := suite.Options{
-				Rounds: c.Int("rounds"), Time: c.Duration("time"), Required: slices.Concat(wanted.Subjects, wanted.Cases),
-				Notice: view.notice, Progress: view.progress,
-			}
-			machine := bench.ThisMachine()
-			if c.Bool("json") || c.Bool("csv") { // the table has it in its head
-				view.say(machine)
-			}
-			view.begin(suites, o)
-			rows, err := suite.Run(c.Context, suites, o)
-			view.end()
-			err = errors.Join(err, printRows(c, machine, rows))
-			if dir := c.String("chart"); dir != "" {
-				err = errors.Join(err, drawCharts(dir, formats, machine, rows))
-			}
-			return err
-		},
+		Action:      runBench,
 		Subcommands: loadGenerator(),
 	}
+}
+
+func runBench(c *cli.Context) error {
+	if args := c.Args().Slice(); len(args) > 1 && slices.Contains(load.Commands, args[0]) && strings.Contains(args[1], ":") {
+		return generateLoad(c.Context, args)
+	}
+	names, err := interspersed(c, leading(c.Args().Slice()))
+	if err != nil {
+		return err
+	}
+	wanted := suite.Selection{Suites: names, Subjects: c.StringSlice("subject"), Cases: c.StringSlice("case"), Programs: c.Bool("programs")}
+	suites, err := wanted.Select(suite.All())
+	if err != nil {
+		return err
+	}
+	if c.Int("rounds") < 1 || c.Duration("time") < 0 {
+		return errors.New("expected --rounds of at least 1 and a positive --time")
+	}
+	formats, err := chartFormats(c.String("chart-format"))
+	if err != nil {
+		return err
+	}
+	if !userns.Inside() {
+		if code := userns.Run(userns.Options{Args: os.Args[1:]}); code != 0 {
+			return cli.Exit("", code)
+		}
+		return nil
+	}
+	if c.Bool("list") {
+		return suite.List(os.Stdout, suites, process.Self)
+	}
+	view := &benchView{errors: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))}
+	o := suite.Options{
+		Rounds: c.Int("rounds"), Time: c.Duration("time"), Required: slices.Concat(wanted.Subjects, wanted.Cases),
+		Notice: view.notice, Progress: view.progress,
+	}
+	machine := bench.ThisMachine()
+	if c.Bool("json") || c.Bool("csv") { // the table has it in its head
+		view.say(machine)
+	}
+	view.begin(suites, o)
+	rows, err := suite.Run(c.Context, suites, o)
+	view.end()
+	err = errors.Join(err, printRows(c, machine, rows))
+	if dir := c.String("chart"); dir != "" {
+		err = errors.Join(err, drawCharts(dir, formats, machine, rows))
+	}
+	return err
+}
+
+// chartFormats are those that --chart-format means.
+func chartFormats(name string) ([]string, error) {
+	switch {
+	case name == "both":
+		return chart.Formats, nil
+	case slices.Contains(chart.Formats, name):
+		return []string{name}, nil
+	}
+	return nil, fmt.Errorf("--chart-format %q: expected one of %s, both", name, strings.Join(chart.Formats, ", "))
 }
 
 // leading is how many arguments stand before the first flag.
@@ -181,14 +191,14 @@ func (v *benchView) begin(suites []suite.Suite, o suite.Options) {
 
 func (v *benchView) notice(sentence string) {
 	if v.terminal {
-		fmt.Fprint(v.errors, clear)
+		fmt.Fprint(v.errors, clearLine)
 	}
 	fmt.Fprintln(v.errors, sentence)
 }
 
 func (v *benchView) end() {
 	if v.terminal {
-		fmt.Fprint(v.errors, clear)
+		fmt.Fprint(v.errors, clearLine)
 	}
 }
 
@@ -197,10 +207,10 @@ func (v *benchView) progress(suite string, done, all int, topology, name string)
 		return
 	}
 	if all == 0 { // nothing is counted yet
-		fmt.Fprintf(v.errors, clear+"%s %s", suite, topology)
+		fmt.Fprintf(v.errors, clearLine+"%s %s", suite, topology)
 		return
 	}
-	fmt.Fprintf(v.errors, clear+"%s %d/%d %s %s", suite, done, all, topology, name)
+	fmt.Fprintf(v.errors, clearLine+"%s %d/%d %s %s", suite, done, all, topology, name)
 }
 
 // loadGenerator passes command lines of bench's own processes on to bench. A command that is called like a suite is told by

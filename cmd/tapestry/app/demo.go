@@ -214,15 +214,15 @@ type terminalView struct {
 }
 
 const (
-	green = "\x1b[32m"
-	red   = "\x1b[31m"
-	dim   = "\x1b[2m"
-	plain = "\x1b[0m"
-	clear = "\r\x1b[K"
+	green     = "\x1b[32m"
+	red       = "\x1b[31m"
+	dim       = "\x1b[2m"
+	plain     = "\x1b[0m"
+	clearLine = "\r\x1b[K"
 )
 
 func (v *terminalView) begin(name, title string) {
-	fmt.Fprintf(v.out, "%s%s… %2d  %-16s%s %s", clear, dim, v.done+1, name, plain, title)
+	fmt.Fprintf(v.out, "%s%s… %2d  %-16s%s %s", clearLine, dim, v.done+1, name, plain, title)
 }
 
 func (v *terminalView) end(r result) {
@@ -231,7 +231,7 @@ func (v *terminalView) end(r result) {
 	if !r.OK {
 		mark = red + "✘" + plain
 	}
-	fmt.Fprintf(v.out, "%s%s %2d  %-16s %s%6d ms%s  %s\n", clear, mark, v.done, r.Name, dim, r.Millis, plain, r.Detail)
+	fmt.Fprintf(v.out, "%s%s %2d  %-16s %s%6d ms%s  %s\n", clearLine, mark, v.done, r.Name, dim, r.Millis, plain, r.Detail)
 }
 
 func (v *terminalView) table(rows [][]string) { printTable(v.out, rows) }
