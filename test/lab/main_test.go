@@ -65,7 +65,7 @@ func fakeAgent(args []string) error {
 	if _, err := kept.Get("host"); err != nil {
 		return err
 	}
-	ln, err := cni.Listen(flags["--cni-socket"])
+	ln, err := cni.Listen(flags["--attach-socket"])
 	if err != nil {
 		return err
 	}

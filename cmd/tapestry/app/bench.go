@@ -38,7 +38,7 @@ func BenchCommand() *cli.Command {
 			"nothing gets installed.\n\n" + describeSuites(suite.All()),
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "rounds", Usage: "measure everything `N` times", Value: bench.DefaultRounds},
-			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement (default: the suite's)"},
+			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement", DefaultText: "the suite's"},
 			&cli.StringSliceFlag{Name: "subject", Usage: "measure only `NAME` (repeatable), as the table calls it"},
 			&cli.StringSliceFlag{Name: "case", Usage: "measure only this `CASE` (repeatable)"},
 			&cli.BoolFlag{Name: "programs", Usage: "measure with iperf3 and wrk, too, where they are installed"},

@@ -185,7 +185,7 @@ func (a *agent) argv() []string {
 		"--manifests", rpc.ObjectsDir(a.lab.cfg.Dir),
 		"--state", a.node.dir,
 		"--keeper", a.node.socket("keeper"),
-		"--cni-socket", a.node.socket("agent"),
+		"--attach-socket", a.node.socket("agent"),
 	)
 	for _, r := range resolverAddrs {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))
