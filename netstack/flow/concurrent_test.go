@@ -107,10 +107,22 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 	if n := table.Stats().Len; n != 0 {
 		t.Errorf("%d flows are left", n)
 	}
+	checkIndexEmpty(t, table)
+}
+
+// checkIndexEmpty asserts that nothing is left of any key: neither itself, nor its tag, nor its count.
+func checkIndexEmpty(t *testing.T, table *Table) {
+	t.Helper()
 	for i := range table.index {
-		for j := range table.index[i] {
-			if w := table.index[i][j].Load(); w != 0 {
-				t.Fatalf("index word %d.%d is %#x, want 0", i, j, w)
+		b := &table.index[i]
+		for j := range b.tags {
+			if w := b.tags[j].Load(); w != 0 {
+				t.Fatalf("tags %d of bucket %d are %#x, want 0", j, i, w)
+			}
+		}
+		for j := range b.keys {
+			if k := b.keys[j].Load(); k != 0 {
+				t.Fatalf("key %d of bucket %d is %#x, want 0", j, i, k)
 			}
 		}
 	}

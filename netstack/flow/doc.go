@@ -9,22 +9,27 @@
 // to the process and made anew by Open: the index, the list of free slots, the locks and the counters.
 //
 //	shared   | header | slot 0 | slot 1 | ...            both tuples, backend, via, kind, state, last seen
-//	private  | bucket 0 | bucket 1 | ...                 64 bytes, room for 15 keys; two keys for each flow
+//	private  | bucket 0 | bucket 1 | ...                 64 bytes, room for 12 keys; two keys for each flow
 //
-// A bucket is one cache line: 32 bits that count the keys which belong here and had to go to one of the next buckets,
-// and fifteen keys of a 7-bit tag, a direction and a slot number. A lookup hashes the tuple, reads the line of its home
-// bucket, compares all tags at once and for one that fits reads the slot (two adjacent lines). Only where keys had to go
-// on does it read further. One lookup in 13 meets a tag of another key and reads a slot in vain when the table is full; in
-// return the index of a million flows, 13 MB, stays in a large cache, and of what a lookup waits for the slot is left.
+// A bucket is one cache line: twelve tags of 8 bits, twelve keys (a slot number, a direction, six more bits of the tag),
+// and 32 bits that count the keys which belong here and had to go to one of the next buckets. A lookup hashes the tuple,
+// reads the line of its home bucket, compares all tags at once and for a key that fits reads the slot (two adjacent
+// lines). Only where keys had to go on, or a tag was another key's, does it look further, one time in 30 when the table
+// is full; practically never does it read a slot in vain.
 //
-// Readers take no lock. A slot has a sequence number which is odd while the slot is written; a reader that sees an odd
-// or a changed number, or another key, takes the slot for none of its own. Every shared word is read and written
-// through sync/atomic. A slot is whole before the index names it, and the index forgets it before it is emptied.
-// What a packet changes (last seen, state) is outside of the sequence: last seen is a plain store once per second and
-// flow; the state is exchanged together with the sequence number, so that a late reader cannot touch a successor.
+// What a lookup costs in a large table are two reads of memory, the second of which needs what the first has found. It
+// is kept short, and free of branches that depend on where things lie, so that the beginning of the next one fits into
+// what a processor looks ahead.
+//
+// Readers take no lock. A slot has a sequence number, the low bits of which are repeated in its live word beside the
+// state; that word is 0 before any other of the slot changes and is written after them. A reader that sees a live word of
+// 0 or of another number at the end, or another tuple, takes the slot for none of its own. Every shared word is read and
+// written through sync/atomic. A slot is whole before the index names it, and the index forgets it before it is emptied.
+// What a packet changes (last seen, state) may change under one number: last seen is a plain store once per second and
+// flow; the state is exchanged together with the number, so that a late reader cannot touch a successor.
 //
 // Writers (insert, delete, expiry) lock the stripes of both keys, in order. Keys with one hash share a stripe, which
-// makes insertion atomic for both; words of a bucket are claimed by compare-and-swap, as stripes share buckets.
+// makes insertion atomic for both; keys of a bucket are claimed by compare-and-swap, as stripes share buckets.
 //
 // The key space is one: a tuple is in the table once, be it the original of one flow or the reply of another. When the
 // reply tuple of a new flow is taken (one client port to two Services over one backend), another source port is found.

@@ -123,13 +123,7 @@ func TestSelfFlow(t *testing.T) {
 	if !table.Delete(r, &self) || table.Lookup(&self, 0, &hit) {
 		t.Fatal("delete failed")
 	}
-	for i := range table.index {
-		for j := range table.index[i] {
-			if w := table.index[i][j].Load(); w != 0 {
-				t.Fatalf("the index still holds %#x", w)
-			}
-		}
-	}
+	checkIndexEmpty(t, table)
 }
 
 // TestThreeServicesOneBackend is one client port to three Services over one backend.

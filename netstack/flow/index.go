@@ -8,75 +8,66 @@ import (
 )
 
 const (
-	bucketKeys = 15
+	bucketKeys = 12
 	maxProbe   = 16 // buckets that a key may be in, its home first
 	stripes    = 256
 )
 
-// bucket is one cache line of the index: sixteen halves, two to a word so that both are exchanged at once. Half 0 counts
-// the keys that have their home here and live in a later bucket (<< 16), and says how many buckets later at most (<< 8).
-// The others are keys, slot << 8 | direction << 7 | tag, or 0. A tag is never 0, as half 0's is.
-type bucket [(1 + bucketKeys) / 2]atomic.Uint64
+// bucket is one cache line of the index. Byte j of tags is the tag of key j, or 0 when there is none; four bytes are over,
+// and hold the count of the keys that have their home here and live in a later bucket (bits 48 to 63 of tags[1]), and how
+// many buckets later at most (bits 40 to 47). A key is slot << 8 | direction << 7 | six more bits of the hash << 1 | 1, and
+// 0 when there is none. It is there before its tag is, and goes after it.
+type bucket struct {
+	tags [2]atomic.Uint64
+	keys [bucketKeys]atomic.Uint32
+}
 
 const (
-	tagBits   = 0x7f
-	tagOfEach = tagBits<<32 | tagBits // the tags of both halves of a word
-
 	eachByte = 0x0101010101010101
 	highBits = eachByte << 7
+
+	slotShift, dirShift = 8, 7
+
+	taken      = 1
+	moreTag    = 1<<dirShift - 2
+	countShift = 48
+	farShift   = 40
 )
 
-// indexLen is the number of buckets for capacity flows: 10 of their 15 keys are taken when the table is full.
-func indexLen(capacity int) int { return max((capacity+4)/5, maxProbe) }
+// indexLen is the number of buckets for capacity flows: 8 of their 12 keys are taken when the table is full.
+func indexLen(capacity int) int { return max((capacity+3)/4, maxProbe) }
 
-// key is what the index knows of a tuple. The bucket is found by the high bits of the hash, so the tag is of low ones.
-func key(h uint64, i uint32, d Dir) uint32 { return i<<8 | uint32(d)<<7 | tag(h) }
+// The bucket is found by the high bits of the hash, so the tag is of low ones.
+func tag(h uint64) uint64 { return max(h&0xff, 1) }
 
-func tag(h uint64) uint32 { return max(uint32(h)&tagBits, 1) }
+// key is what the index knows of a tuple.
+func key(h uint64, i uint32, d Dir) uint32 { return i<<slotShift | uint32(d)<<dirShift | more(h) }
 
-func keySlot(k uint32) uint32 { return k >> 8 }
+// more is what a key holds of the hash, besides the tag.
+func more(h uint64) uint32 { return uint32(h>>8)&moreTag | taken }
 
-func keyDir(k uint32) Dir { return Dir(k >> 7 & 1) }
+func keySlot(k uint32) uint32 { return k >> slotShift }
 
-// half gives half j, and put exchanges it for k if it is still old.
-func (b *bucket) half(j int) uint32 { return uint32(b[j>>1].Load() >> (j & 1 << 5)) }
+func keyDir(k uint32) Dir { return Dir(k >> dirShift & 1) }
 
-func (b *bucket) put(j int, old, k uint32) bool {
-	word, shift := &b[j>>1], j&1<<5
-	for {
-		w := word.Load()
-		if uint32(w>>shift) != old {
-			return false
-		}
-		if word.CompareAndSwap(w, w&^(0xffffffff<<shift)|uint64(k)<<shift) {
-			return true
-		}
-	}
-}
+// keyFits tells whether a key found by its tag may be that of hash h.
+func keyFits(k uint32, h uint64) bool { return (k^more(h))&(moreTag|taken) == 0 }
 
-// candidates marks the halves whose tag is the one that is in every byte of tags. It looks at all of them without a
-// branch: where in its bucket a key is cannot be foretold, and a branch on it would be guessed wrong, which costs more
-// than the whole comparison, and keeps the processor from beginning with the next packet meanwhile.
+// candidates marks the keys whose tag is the one that is in every byte of tags, and rarely one more. It looks at all of
+// them without a branch: where in its bucket a key is cannot be foretold, and a branch on it would be guessed wrong, which
+// costs more than the whole comparison, and keeps the processor from beginning with the next packet meanwhile.
 func (b *bucket) candidates(tags uint64) candidates {
-	lo := bytesOf(b[0].Load(), b[1].Load(), b[2].Load(), b[3].Load()) ^ tags
-	hi := bytesOf(b[4].Load(), b[5].Load(), b[6].Load(), b[7].Load()) ^ tags
-	// The high bit of a byte becomes set by the sum unless all others are 0.
-	return candidates(^(lo+(highBits-eachByte))&highBits>>1 | ^(hi+(highBits-eachByte))&highBits)
+	lo, hi := b.tags[0].Load()^tags, b.tags[1].Load()^tags
+	// A byte that is 0 borrows, which sets its high bit; one after it which is 1 may be taken for 0.
+	return candidates((lo-eachByte)&^lo&highBits>>7 | (hi-eachByte)&^hi&(highBits&0xffffffff)>>3)
 }
 
-// bytesOf collects the tags of four words in the bytes of one, that of half h of word w in byte 4*h + w.
-func bytesOf(a, b, c, d uint64) uint64 {
-	return a&tagOfEach | b&tagOfEach<<8 | c&tagOfEach<<16 | d&tagOfEach<<24
-}
-
-// candidates has bit 6 of byte 4*half + word set for words 0 to 3 of a bucket, bit 7 for words 4 to 7.
+// candidates has bit 8*j set for key j up to 7, and bit 8*(j-8) + 4 for a later one.
 type candidates uint64
 
-// first gives the number of a half that is marked.
-func (c candidates) first() int {
-	n := bits.TrailingZeros64(uint64(c))
-	return n&1<<3 | n>>3&3<<1 | n>>5
-}
+// first gives the number of a key that is marked, by a product that brings it into the high bits: of the constant's
+// digits, j is 8*j bits below the highest one when j is up to 7, and 4 bits more when it is j-8.
+func (c candidates) first() int { return int(uint64(c&-c) * 0x08192a3b40506070 >> 60) }
 
 func (c candidates) rest() candidates { return c & (c - 1) }
 
@@ -101,11 +92,14 @@ type place struct {
 // find looks a tuple up for a writer, expired or not. It takes no lock; under the stripe of h the answer stays true.
 // It searches as get does, which readers use.
 func (t *Table) find(tp *packet.Tuple, h uint64) (p place, ok bool) {
-	tags, n := uint64(tag(h))*eachByte, t.home(h)
+	tags, n := tag(h)*eachByte, t.home(h)
 	for d, last := uint32(0), uint32(0); ; d++ {
 		b := &t.index[n]
 		for c := b.candidates(tags); c != 0; c = c.rest() {
-			k := b.half(c.first())
+			k := b.keys[c.first()].Load()
+			if !keyFits(k, h) {
+				continue
+			}
 			p.slot, p.dir = keySlot(k), keyDir(k)
 			if p.seq, ok = t.slots[p.slot].matches(tp, p.dir); ok {
 				return p, true
@@ -122,21 +116,22 @@ func (t *Table) find(tp *packet.Tuple, h uint64) (p place, ok bool) {
 }
 
 // farthest says how many buckets after b, their home, keys live at most.
-func (b *bucket) farthest() uint32 { return b.half(0) >> 8 & 0xff }
+func (b *bucket) farthest() uint32 { return uint32(b.tags[1].Load()>>farShift) & 0xff }
 
 // link adds a key; false when all its buckets are full. The caller holds the stripe of h.
 func (t *Table) link(h uint64, k uint32) bool {
 	home := t.home(h)
 	n := home
-	for d := range uint32(maxProbe) {
+	for d := range uint64(maxProbe) {
 		b := &t.index[n]
-		for j := 1; j <= bucketKeys; j++ {
-			if b.half(j) != 0 {
+		for j := range b.keys {
+			if b.keys[j].Load() != 0 {
 				continue
 			}
 			// Counted before it is there: a reader that finds no count looks no further than its home.
 			t.index[home].overflow(1, d)
-			if b.put(j, 0, k) {
+			if b.keys[j].CompareAndSwap(0, k) {
+				b.tags[j>>3].Or(tag(h) << (j & 7 * 8))
 				return true
 			}
 			t.index[home].overflow(-1, d)
@@ -146,16 +141,17 @@ func (t *Table) link(h uint64, k uint32) bool {
 	return false
 }
 
-// unlink removes a key, if it is there. The caller holds the stripe of h.
-func (t *Table) unlink(h uint64, k uint32) {
+// unlink removes the key of slot i and direction d, if it is there. The caller holds the stripe of h.
+func (t *Table) unlink(h uint64, i uint32, d Dir) {
 	home := t.home(h)
 	n := home
-	for d := range uint32(maxProbe) {
+	for far := range uint64(maxProbe) {
 		b := &t.index[n]
-		for j := 1; j <= bucketKeys; j++ {
-			if b.half(j) == k {
-				b.put(j, k, 0)
-				t.index[home].overflow(-1, d)
+		for j := range b.keys {
+			if k := b.keys[j].Load(); k != 0 && keySlot(k) == i && keyDir(k) == d {
+				b.tags[j>>3].And(^(uint64(0xff) << (j & 7 * 8)))
+				b.keys[j].Store(0)
+				t.index[home].overflow(-1, far)
 				return
 			}
 		}
@@ -164,17 +160,17 @@ func (t *Table) unlink(h uint64, k uint32) {
 }
 
 // overflow counts a key, or one less, that lives d buckets after its home b.
-func (b *bucket) overflow(change int32, d uint32) {
+func (b *bucket) overflow(change int32, d uint64) {
 	if d == 0 {
 		return
 	}
 	for {
-		old := b.half(0)
-		count, farthest := old>>16+uint32(change), max(old>>8&0xff, d)
+		old := b.tags[1].Load()
+		count, farthest := old>>countShift+uint64(change), max(old>>farShift&0xff, d)
 		if count == 0 {
 			farthest = 0
 		}
-		if b.put(0, old, count<<16|farthest<<8) {
+		if b.tags[1].CompareAndSwap(old, count<<countShift|farthest<<farShift|old&(1<<farShift-1)) {
 			return
 		}
 	}

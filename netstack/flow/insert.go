@@ -93,12 +93,12 @@ const (
 func (t *Table) try(i uint32, e *Entry) (place, tried) {
 	m := image{
 		tuple:   [2]packet.Tuple{e.Orig, e.Reply},
-		meta:    uint64(e.Orig.Proto) | uint64(e.Kind)<<8 | uint64(t.now.Load())<<32,
+		meta:    makeMeta(e, t.now.Load()),
 		backend: e.Backend, via: e.Via,
 	}
 	m.tuple[Reply].Proto = e.Orig.Proto
-	ho, hr := hash(&m.tuple[Original], t.seed), hash(&m.tuple[Reply], t.seed)
-	sum := m.sum(t.seed)
+	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
+	sum := m.sum(&t.hasher)
 
 	t.lock(ho, hr)
 	defer t.unlock(ho, hr)
@@ -123,7 +123,7 @@ func (t *Table) linkBoth(i uint32, m *image, ho, hr uint64) bool {
 		return false
 	}
 	if m.tuple[Original] != m.tuple[Reply] && !t.link(hr, key(hr, i, Reply)) {
-		t.unlink(ho, key(ho, i, Original))
+		t.unlink(ho, i, Original)
 		return false
 	}
 	return true
@@ -181,14 +181,14 @@ func (t *Table) remove(i, seq uint32) bool {
 	if !s.load(&m, seq) {
 		return false
 	}
-	ho, hr := hash(&m.tuple[Original], t.seed), hash(&m.tuple[Reply], t.seed)
+	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
 	t.lock(ho, hr)
 	if s.seq.Load() != seq {
 		t.unlock(ho, hr)
 		return false
 	}
-	t.unlink(ho, key(ho, i, Original))
-	t.unlink(hr, key(hr, i, Reply))
+	t.unlink(ho, i, Original)
+	t.unlink(hr, i, Reply)
 	s.retire()
 	t.unlock(ho, hr)
 	t.release(i)
@@ -233,11 +233,11 @@ func (t *Table) take() (uint32, bool) {
 func (t *Table) makeRoom(e *Entry) bool {
 	found := false
 	for _, tp := range [2]*packet.Tuple{&e.Orig, &e.Reply} {
-		n := t.home(hash(tp, t.seed))
+		n := t.home(t.hash(tp))
 		v := victim{now: t.now.Load()}
 		for range maxProbe {
-			for j := 1; j <= bucketKeys; j++ {
-				if k := t.index[n].half(j); k != 0 {
+			for j := range bucketKeys {
+				if k := t.index[n].keys[j].Load(); k != 0 {
 					v.consider(t, keySlot(k))
 				} else {
 					found = true

@@ -1,27 +1,28 @@
 package flow
 
-import (
-	"math/bits"
-
-	"tapestry.dev/tapestry/netstack/packet"
-)
+import "tapestry.dev/tapestry/netstack/packet"
 
 // Lookup finds the flow of a packet, in either direction, and fills hit. It counts as a sign of life of the flow:
-// last seen and state advance, by the TCP flags for TCP. Expired flows are not found. When hit.State is Closed, the packet
-// opens a new connection on the tuples of an ended one: Delete the flow and go on as after a miss.
+// last seen and state advance, by the TCP flags for TCP. Expired flows are not found; without one, hit means nothing. When
+// hit.State is Closed, the packet opens a new connection on the tuples of an ended one: Delete the flow and go on as after
+// a miss.
 func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
-	s, l := t.get(tp, hit)
+	s, l, seen := t.get(tp, hit)
 	if s == nil {
 		return false
 	}
-	if !settled(hit.State, tcpFlags) {
-		if tp.Proto == packet.TCP && (hit.State == TimeWait || hit.State == Reset) && pureSYN(tcpFlags) {
+	now := t.now.Load()
+	if now != seen && expired(now, seen, l.state()) {
+		return false
+	}
+	if !settled(l.state(), tcpFlags) {
+		if tp.Proto == packet.TCP && (l.state() == TimeWait || l.state() == Reset) && pureSYN(tcpFlags) {
 			hit.State = Closed
 			return true
 		}
 		hit.State = s.advance(l, hit.Dir, tp, tcpFlags)
 	}
-	if now := t.now.Load(); s.seen.Load() != now {
+	if now != seen {
 		s.seen.Store(now)
 	}
 	return true
@@ -43,61 +44,85 @@ func (s *slot) advance(l live, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 // Peek finds the flow of a packet as Lookup does, without being a sign of life: for packets that speak of others (ICMP
 // errors) and for showing.
 func (t *Table) Peek(tp *packet.Tuple, hit *Hit) bool {
-	s, _ := t.get(tp, hit)
-	return s != nil
+	s, l, seen := t.get(tp, hit)
+	return s != nil && !expired(t.now.Load(), seen, l.state())
 }
 
-// get fills hit with a consistent view of the flow of tp that is not expired, and gives its slot; nil when there is none.
-func (t *Table) get(tp *packet.Tuple, hit *Hit) (*slot, live) {
-	h := hash(tp, t.seed)
-	tags, n := uint64(tag(h))*eachByte, t.home(h)
-	for d, last := uint32(0), uint32(0); ; d++ {
-		b := &t.index[n]
-		for c := b.candidates(tags); c != 0; c = c.rest() {
-			k := b.half(c.first()) // may have become another since its tag was seen, even 0
+// get fills hit with a consistent view of the flow of tp, expired or not, and gives its slot; nil when there is none.
+// Nearly always that is what the first key with the tag in the home bucket says. All else is left to search, so that
+// little is kept in hand for it: the fewer instructions, the more of the next packet's the processor has begun with when
+// this one waits for memory.
+func (t *Table) get(tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
+	h := t.hash(tp)
+	b := &t.index[t.home(h)]
+	c := b.candidates(tag(h) * eachByte)
+	if c != 0 {
+		k := b.keys[c.first()].Load()
+		if keyFits(k, h) {
 			s := &t.slots[keySlot(k)]
-			if l, seen, ok := s.read(tp, k, hit); ok {
-				if idle(t.now.Load(), seen) > timeouts[l.state()] {
-					return nil, 0
-				}
-				return s, l
+			mine, other := s.tuples(keyDir(k))
+			if l, seen := s.read(k, mine, other, tp, hit); l.state() != free {
+				return s, l, seen
 			}
 		}
-		if d == 0 {
+	}
+	if c == 0 && b.farthest() == 0 {
+		return nil, 0, 0
+	}
+	return t.search(h, tp, hit)
+}
+
+// search is get for a tuple of hash h, from the beginning.
+func (t *Table) search(h uint64, tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
+	n, tags := t.home(h), tag(h)*eachByte
+	for far, last := uint32(0), uint32(0); ; far++ {
+		b := &t.index[n]
+		for c := b.candidates(tags); c != 0; c = c.rest() {
+			k := b.keys[c.first()].Load() // may have become another since its tag was seen, even 0
+			if !keyFits(k, h) {
+				continue
+			}
+			s := &t.slots[keySlot(k)]
+			mine, other := s.tuples(keyDir(k))
+			if l, seen := s.read(k, mine, other, tp, hit); l.state() != free {
+				return s, l, seen
+			}
+		}
+		if far == 0 {
 			last = b.farthest()
 		}
-		if d == last {
-			return nil, 0
+		if far == last {
+			return nil, 0, 0
 		}
 		n = t.after(n)
 	}
 }
 
-// read fills hit if the slot holds tp in the direction of k, its key. It is one straight piece, with a branch neither on
-// the direction nor on a single word: guessed wrong, it would cost as much as everything else here.
-func (s *slot) read(tp *packet.Tuple, k uint32, hit *Hit) (l live, seen uint32, ok bool) {
-	seq, meta := s.seq.Load(), s.meta.Load()
-	d := keyDir(k)
-	w, v := &s.tuple[d&1], &s.tuple[d&1^1]
-	src0, src1, dst0, dst1, ports := word0(&tp.Src), word1(&tp.Src), word0(&tp.Dst), word1(&tp.Dst), wordPorts(tp)
-	if (w[0].Load()^src0)|(w[1].Load()^src1)|(w[2].Load()^dst0)|(w[3].Load()^dst1)|(w[4].Load()^ports)|
-		(meta^uint64(tp.Proto))&0xff != 0 {
-		return 0, 0, false
-	}
+// read fills hit if the slot holds tp in the direction of k, its key. It returns 0 for l when it does not, or when the slot
+// is emptied or reused under our eyes: its live word is 0 while its other words change, and has another sequence number then.
+// It is one straight piece, with a branch neither on the direction nor on a single word: guessed wrong, it would cost as
+// much as everything else here.
+func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l live, seen uint32) {
+	before, proto := s.loadLive(), tp.Proto
+	differ := ((mine[0].Load() ^ word0(&tp.Src)) | (mine[1].Load() ^ word1(&tp.Src))) |
+		((mine[2].Load() ^ word0(&tp.Dst)) | (mine[3].Load() ^ word1(&tp.Dst))) | (mine[4].Load() ^ wordPorts(tp))
 	// To is the other tuple reversed.
-	to0, to1, to2, to3, toPorts := v[2].Load(), v[3].Load(), v[0].Load(), v[1].Load(), v[4].Load()
-	hit.Backend, hit.Via, seen, l = s.backend.Load(), s.via.Load(), s.seen.Load(), s.loadLive()
-	if seq&3 != 2 || s.seq.Load() != seq || !l.of(seq) {
-		return 0, 0, false // emptied or reused under our eyes: its flow is gone
-	}
 	to := &hit.To
-	setAddr(&to.Src, to0, to1)
-	setAddr(&to.Dst, to2, to3)
-	to.SrcPort, to.DstPort, to.Zone, to.Proto = uint16(toPorts>>16), uint16(toPorts), uint32(toPorts>>32), tp.Proto
-	hit.Ref, hit.Dir, hit.Kind, hit.State, hit.Checked = ref(keySlot(k), seq), d, uint8(meta>>8), l.state(), l.checked()
-	hit.Translate = (to0^src0)|(to1^src1)|(to2^dst0)|(to3^dst1)|
-		uint64(bits.RotateLeft32(uint32(toPorts), 16)^uint32(ports)) != 0
-	return l, seen, true
+	setAddr(&to.Src, other[2].Load(), other[3].Load())
+	setAddr(&to.Dst, other[0].Load(), other[1].Load())
+	ports, meta := other[4].Load(), s.meta.Load()
+	to.SrcPort, to.DstPort, to.Zone, to.Proto = uint16(ports>>16), uint16(ports), uint32(ports>>32), proto
+	hit.Dir, hit.Kind, hit.Backend, hit.Via = keyDir(k), uint8(meta>>metaKind), s.backend.Load(), s.via.Load()
+	hit.Translate = meta&metaTranslate != 0
+	seen, l = s.seen.Load(), s.loadLive()
+	hit.Ref, hit.State, hit.Checked = ref(keySlot(k), uint32(l>>8)), l.state(), l.checked()
+	if differ|uint64(uint8(meta)^uint8(proto))|uint64((l^before)>>8&liveSeq) != 0 {
+		return 0, 0
+	}
+	if meta&metaJudged == 0 {
+		hit.Translate = translates(tp, to)
+	}
+	return l, seen
 }
 
 // SetChecked notes that the flow's backend was found valid in the caller's table of that generation. A flow that is

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"sync/atomic"
+	"unsafe"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -36,8 +37,10 @@ func setAddr(a *packet.Addr, w0, w1 uint64) {
 	binary.NativeEndian.PutUint64(a[8:], w1)
 }
 
+// wordPorts reads each field by itself: the compiler would join two 16-bit ports to one read of 32 bits, which has to wait
+// until both have left the store buffer when they have just been written, as by a parser.
 func wordPorts(t *packet.Tuple) uint64 {
-	return uint64(t.SrcPort) | uint64(t.DstPort)<<16 | uint64(t.Zone)<<32
+	return (uint64(t.Zone)<<16|uint64(t.DstPort))<<16 | uint64(t.SrcPort)
 }
 
 func setPorts(t *packet.Tuple, w uint64) {
@@ -57,25 +60,62 @@ func mum(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// hash needs a secret seed: a pod chooses its own tuples and must not be able to choose its bucket.
-func hash(t *packet.Tuple, seed uint64) uint64 {
-	a := mum(word0(&t.Src)^seed, word1(&t.Src)^mix0^seed)
-	b := mum(word0(&t.Dst)^mix1^seed, word1(&t.Dst)^mix2^seed)
-	c := mum(wordPorts(t)^mix3^seed, uint64(t.Proto)^mix1^seed)
-	return mum(a^mix0^bits.RotateLeft64(c, 32), b^c^seed)
+// hasher is the secret seed, and what it gives with the constants. A pod chooses its own tuples and must not be able to
+// choose its bucket.
+type hasher struct{ seed, seed0, seed1, seed2, seed3 uint64 }
+
+func newHasher(seed uint64) hasher {
+	return hasher{seed, seed ^ mix0, seed ^ mix1, seed ^ mix2, seed ^ mix3}
+}
+
+// hash makes a product of the ports too: where they joined later, with one multiplication less, the ports of one client
+// lay too regularly, and a table with the flows of few clients had to evict some.
+func (h *hasher) hash(t *packet.Tuple) uint64 {
+	a := mum(word0(&t.Src)^h.seed, word1(&t.Src)^h.seed0)
+	b := mum(word0(&t.Dst)^h.seed1, word1(&t.Dst)^h.seed2)
+	c := mum(wordPorts(t)^h.seed3, uint64(t.Proto)^h.seed1)
+	return mum(a^mix0^bits.RotateLeft64(c, 32), b^c^h.seed)
 }
 
 // slot is one flow in the shared memory. The words up to via are constant while the sequence number stays.
 type slot struct {
 	seq     atomic.Uint32 // a multiple of 4: free; 4n+2: in use; odd: being written
 	sum     atomic.Uint32
-	tuple   [2][5]atomic.Uint64 // by Dir
-	meta    atomic.Uint64       // proto, kind << 8, created << 32
+	tuple   [2]words      // by Dir
+	meta    atomic.Uint64 // proto, kind << 8, created << 32
 	backend atomic.Uint64
 	via     atomic.Uint64
 	live    atomic.Uint64 // see live
 	seen    atomic.Uint32 // seconds of the boot-time clock
 	next    atomic.Uint32 // while free: the number of the next free slot, plus 1; private to the process
+}
+
+// words are those of a tuple, without its protocol.
+type words [5]atomic.Uint64
+
+// tuples gives the tuple of a direction and the other one. The compiler makes the sum of shifts shorter than the choice
+// between two numbers which it makes of an index.
+func (s *slot) tuples(d Dir) (mine, other *words) {
+	const size = unsafe.Sizeof(words{}) // 32 + 8
+	at, first := uintptr(d)<<5+uintptr(d)<<3, unsafe.Pointer(&s.tuple)
+	return (*words)(unsafe.Add(first, at)), (*words)(unsafe.Add(first, size-at))
+}
+
+// The parts of a slot's meta word: the protocol, the kind, whether its packets are translated, and when it was made.
+// Entries of older agents do not say whether; in them the first of the two bits is 0.
+const (
+	metaKind      = 8
+	metaJudged    = 1 << 16
+	metaTranslate = 1 << 17
+	metaCreated   = 32
+)
+
+func makeMeta(e *Entry, now uint32) uint64 {
+	m := uint64(e.Orig.Proto) | uint64(e.Kind)<<metaKind | metaJudged | uint64(now)<<metaCreated
+	if to := e.Reply.Reverse(); translates(&e.Orig, &to) {
+		m |= metaTranslate
+	}
+	return m
 }
 
 // live is the word of a slot that packets change: state, low bits of the slot's sequence number << 8, checked << 32. It is
@@ -89,8 +129,9 @@ func makeLive(seq uint32, state State, checked uint32) live {
 }
 
 func (l live) state() State         { return State(l) }
+func (l live) seq() uint32          { return uint32(l>>8) & liveSeq }
 func (l live) checked() uint32      { return uint32(l >> 32) }
-func (l live) of(seq uint32) bool   { return uint32(l>>8)&liveSeq == seq&liveSeq }
+func (l live) of(seq uint32) bool   { return l.seq() == seq&liveSeq }
 func (l live) sameFlow(m live) bool { return (l^m)>>8&liveSeq == 0 }
 func (l live) with(s State) live    { return l&^0xff | live(s) }
 func (s *slot) loadLive() live      { return live(s.live.Load()) }
@@ -103,10 +144,17 @@ type image struct {
 	backend, via uint64
 }
 
-func (m *image) sum(seed uint64) uint32 {
-	h := mum(hash(&m.tuple[Original], seed)^mix2, hash(&m.tuple[Reply], seed)^mix3)
-	h = mum(h^m.meta, mix0^seed) ^ mum(m.backend^mix1^seed, m.via^mix2^seed)
+func (m *image) sum(s *hasher) uint32 {
+	h := mum(s.hash(&m.tuple[Original])^mix2, s.hash(&m.tuple[Reply])^mix3)
+	h = mum(h^m.meta, s.seed0) ^ mum(m.backend^s.seed1, m.via^s.seed2)
 	return uint32(h ^ h>>32)
+}
+
+// translates tells whether a packet of tuple tp changes its addresses or ports when it becomes to.
+func translates(tp, to *packet.Tuple) bool {
+	t := *to
+	t.Zone, t.Proto = tp.Zone, tp.Proto
+	return t != *tp
 }
 
 // write fills a free slot.
@@ -154,9 +202,9 @@ func (s *slot) load(m *image, seq uint32) bool {
 }
 
 // whole judges a slot that another process left behind.
-func (s *slot) whole(m *image, seed uint64) bool {
+func (s *slot) whole(m *image, h *hasher) bool {
 	seq, l := s.seq.Load(), s.loadLive()
-	return s.load(m, seq) && l.of(seq) && l.state() != free && l.state() < Closed && m.sum(seed) == s.sum.Load()
+	return s.load(m, seq) && l.of(seq) && l.state() != free && l.state() < Closed && m.sum(h) == s.sum.Load()
 }
 
 // matches reports whether the slot holds t in direction d, and the sequence number under which it does.

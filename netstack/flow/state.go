@@ -62,6 +62,9 @@ func idle(now, seen uint32) uint32 {
 	return 0
 }
 
+// expired tells whether a flow's time is over.
+func expired(now, seen uint32, s State) bool { return idle(now, seen) > timeouts[s] }
+
 // first gives the state of a new flow.
 func first(proto packet.Proto, tcpFlags uint8) State {
 	switch proto {

@@ -75,12 +75,12 @@ func (t *Table) Range(f func(*Entry, Info) bool) {
 			continue
 		}
 		now := t.now.Load()
-		info := Info{Ref: ref(i, seq), State: state, Age: idle(now, uint32(m.meta>>32)), Idle: idle(now, seen)}
+		info := Info{Ref: ref(i, seq), State: state, Age: idle(now, uint32(m.meta>>metaCreated)), Idle: idle(now, seen)}
 		if info.Idle > timeouts[state] {
 			continue
 		}
 		info.ExpiresIn = timeouts[state] - info.Idle
-		e = Entry{Backend: m.backend, Via: m.via, Kind: uint8(m.meta >> 8), Checked: l.checked()}
+		e = Entry{Backend: m.backend, Via: m.via, Kind: uint8(m.meta >> metaKind), Checked: l.checked()}
 		e.Orig, e.Reply = m.tuple[Original], m.tuple[Reply]
 		if !f(&e, info) {
 			return

@@ -82,7 +82,7 @@ type Stats struct {
 
 // Table is the flow table. Its methods are safe for concurrent use.
 type Table struct {
-	seed  uint64
+	hasher
 	index []bucket
 	slots []slot
 	head  *header
@@ -111,7 +111,7 @@ type Table struct {
 	reformatted                    bool
 }
 
-// Size is the number of bytes of memory that a table of capacity flows needs. About 13 more for each flow are private
+// Size is the number of bytes of memory that a table of capacity flows needs. About 16 more for each flow are private
 // to the process.
 func Size(capacity int) int { return headerSize + capacity*slotSize }
 
@@ -174,7 +174,7 @@ func (t *Table) format(mem []byte, seed uint64) {
 	for seed == 0 {
 		seed = rand.Uint64()
 	}
-	t.seed = seed
+	t.hasher = newHasher(seed)
 	h.version.Store(version)
 	h.slotSize.Store(slotSize)
 	h.capacity.Store(uint64(len(t.slots)))
@@ -185,14 +185,14 @@ func (t *Table) format(mem []byte, seed uint64) {
 
 // attach takes over what an earlier process left, and trusts none of it before it was looked at.
 func (t *Table) attach() {
-	t.seed = t.head.seed.Load()
+	t.hasher = newHasher(t.head.seed.Load())
 	used := uint32(min(t.head.used.Load(), uint64(len(t.slots))))
 	t.used.Store(used)
 	now := t.now.Load()
 	var m image
 	for i := range used {
 		s := &t.slots[i]
-		if s.whole(&m, t.seed) && t.adopt(i, &m) {
+		if s.whole(&m, &t.hasher) && t.adopt(i, &m) {
 			s.live.Store(uint64(makeLive(s.seq.Load(), s.loadLive().state(), 0)))
 			if idle(now, s.seen.Load()) == 0 {
 				s.seen.Store(now) // not in the future
@@ -212,7 +212,7 @@ func (t *Table) attach() {
 
 // adopt indexes a slot that was found whole, unless one of its keys is there already.
 func (t *Table) adopt(i uint32, m *image) bool {
-	ho, hr := hash(&m.tuple[Original], t.seed), hash(&m.tuple[Reply], t.seed)
+	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
 	if _, taken := t.find(&m.tuple[Original], ho); taken {
 		return false
 	}

@@ -1,0 +1,96 @@
+package flow
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// TestCandidates compares the search of a bucket for a tag with one that looks at each key.
+func TestCandidates(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		var b bucket
+		var tags [bucketKeys]uint64
+		for j := range tags {
+			if tags[j] = r.Uint64N(6); tags[j] == 5 { // few, so that they are equal or next to each other often; 0 is none
+				tags[j] = 0xff
+			}
+			b.tags[j>>3].Or(tags[j] << (j & 7 * 8))
+		}
+		b.tags[1].Or(r.Uint64() << 32) // the count
+		want := [...]uint64{1, 2, 4, 0xff}[r.IntN(4)]
+		seen, vain, found := [bucketKeys]bool{}, false, false
+		for c := b.candidates(want * eachByte); c != 0; c = c.rest() {
+			j := c.first()
+			if seen[j] {
+				t.Fatalf("tags %v: key %d is a candidate twice", tags, j)
+			}
+			seen[j] = true
+			found, vain = found || tags[j] == want, vain || tags[j] != want
+		}
+		for j := range tags {
+			if tags[j] == want && !seen[j] {
+				t.Fatalf("tags %v: key %d is no candidate for %d", tags, j, want)
+			}
+		}
+		if vain && !found {
+			t.Fatalf("tags %v: there are candidates for %d, all in vain", tags, want)
+		}
+	}
+}
+
+// TestKey: a key gives back what it was made of, whatever the hash, and is never 0, which is none.
+func TestKey(t *testing.T) {
+	for _, h := range []uint64{0, 1, 0xff, 0x3f00, ^uint64(0), 0x123456789abcdef} {
+		for _, i := range []uint32{0, 1, maxSlots - 1} {
+			for _, d := range []Dir{Original, Reply} {
+				k := key(h, i, d)
+				if k == 0 || keySlot(k) != i || keyDir(k) != d || !keyFits(k, h) || keyFits(k, h^1<<9) || keyFits(0, h) {
+					t.Errorf("key(%#x, %d, %d) = %#x", h, i, d, k)
+				}
+			}
+		}
+		if tag(h) == 0 || tag(h) > 0xff {
+			t.Errorf("tag(%#x) = %#x", h, tag(h))
+		}
+	}
+}
+
+// TestOlderEntries: entries are adopted that were written before they said whether they are translated. The sum of the
+// first is that which such an agent wrote.
+func TestOlderEntries(t *testing.T) {
+	table, clock, mem := newTable(t, 4)
+	direct := churnEntry(78)
+	direct.Reply = direct.Orig.Reverse()
+	entries := [...]Entry{churnEntry(77), direct}
+	for i := range entries {
+		e := &entries[i]
+		m := image{
+			tuple: [2]packet.Tuple{e.Orig, e.Reply}, meta: uint64(e.Orig.Proto) | uint64(e.Kind)<<8 | 1000<<32,
+			backend: e.Backend, via: e.Via,
+		}
+		sum := m.sum(&table.hasher)
+		if i == 0 && sum != 0x9448f050 {
+			t.Fatalf("sum %#x, want 0x9448f050", sum)
+		}
+		table.slots[i].write(&m, sum, Unreplied, clock.now, 0)
+	}
+	table.head.used.Store(uint64(len(entries)))
+	again, err := Open(mem, Options{Capacity: 4, Clock: clock.read})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := again.Stats(); s.Kept != len(entries) || s.Discarded != 0 || s.Reformatted {
+		t.Fatalf("stats %+v", s)
+	}
+	for i, e := range entries {
+		for tp, to := range map[packet.Tuple]packet.Tuple{e.Orig: e.Reply.Reverse(), e.Reply: e.Orig.Reverse()} {
+			var hit Hit
+			if !again.Peek(&tp, &hit) || hit.To != to || hit.Translate != (i == 0) || hit.Kind != e.Kind {
+				t.Errorf("%v: got %+v", tp, hit)
+			}
+		}
+	}
+}
