@@ -17,7 +17,7 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 	}
 	switch args[0] {
 	case nullLoopCommand:
-		return nullLoop(stdin, stdout)
+		return nullLoop(ctx, stdin, stdout)
 	case wireGuardCommand:
 		return wireGuard(ctx, stdin, stdout)
 	}

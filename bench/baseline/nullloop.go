@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -50,22 +51,25 @@ func NullLoop(spawn process.Spawn) (bench.Topology, error) {
 }
 
 // nullLoop is the process: descriptors 3 and 4 are the TAPs.
-func nullLoop(stdin io.Reader, stdout io.Writer) error {
+func nullLoop(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	const a, b = 3, 4
 	for _, fd := range []int{a, b} {
 		if err := unix.SetNonblock(fd, false); err != nil {
 			return fmt.Errorf("%s: expected a TAP as descriptor %d: %w", nullLoopCommand, fd, err)
 		}
 	}
-	done := make(chan error, 3)
-	go func() { done <- copyFrames(b, a) }()
-	go func() { done <- copyFrames(a, b) }()
-	go func() {
-		io.Copy(io.Discard, stdin)
-		done <- nil
-	}()
+	ctx, cancel := process.UntilEOF(ctx, stdin)
+	defer cancel()
+	failed := make(chan error, 2)
+	go func() { failed <- copyFrames(b, a) }()
+	go func() { failed <- copyFrames(a, b) }()
 	fmt.Fprintln(stdout, "ready")
-	return <-done
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // copyFrames blocks in read(2) on a thread of its own: the shortest way from one TAP to the other, without the

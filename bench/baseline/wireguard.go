@@ -105,12 +105,8 @@ func wireGuard(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	if err := config.Decode(&peer); err != nil {
 		return fmt.Errorf("%s: read configuration: %w", wireGuardCommand, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := process.UntilEOF(ctx, stdin)
 	defer cancel()
-	go func() {
-		io.Copy(io.Discard, stdin)
-		cancel()
-	}()
 	return stock.Run(ctx, stock.Config{
 		Name: "wg0", PrivateKey: key, ListenPort: peer.Listen, MTU: peer.MTU,
 		Peers: []stock.Peer{{PublicKey: peer.PublicKey, Endpoint: peer.Endpoint, AllowedIPs: peer.AllowedIPs}},

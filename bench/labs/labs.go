@@ -169,7 +169,7 @@ func (l *Lab) namespace(ctx context.Context, where lab.Target) (*tap.Namespace, 
 	}
 	ns, err := tap.NamespaceFromFile(item.File)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, item.File.Close())
 	}
 	l.places[where] = ns
 	return ns, nil

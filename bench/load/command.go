@@ -10,6 +10,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"tapestry.dev/tapestry/bench/process"
 )
 
 const usage = `usage:
@@ -65,13 +67,10 @@ func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io
 	if err := f.Parse(args); err != nil || f.NArg() > 0 {
 		return fmt.Errorf("serve: %w\n%s", badArguments(f, err), usage)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if *untilEOF {
-		go func() {
-			io.Copy(io.Discard, stdin)
-			cancel()
-		}()
+		var cancel context.CancelFunc
+		ctx, cancel = process.UntilEOF(ctx, stdin)
+		defer cancel()
 	}
 	s, err := Listen(ctx, *listen, *httpAddr)
 	if err != nil {

@@ -30,6 +30,17 @@ func Self(args ...string) *exec.Cmd {
 	return exec.Command("/proc/self/exe", append([]string{"bench"}, args...)...)
 }
 
+// UntilEOF is ctx until in ends, too: the part of the child in the agreement that its standard input keeps it running. The
+// goroutine that reads goes with the process.
+func UntilEOF(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, in) // a standard input that cannot be read has ended
+	}()
+	return ctx, cancel
+}
+
 // Process is a child that says a line when it is ready and ends with its standard input.
 type Process struct {
 	cmd    *exec.Cmd

@@ -16,10 +16,11 @@ import (
 
 	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/bench/load/datagram"
+	"tapestry.dev/tapestry/bench/process"
 )
 
-// IPerf3 measures the throughput of TCP. The server's address is that of an iperf3 server.
-func IPerf3(ctx context.Context, addr string, o load.Options) (load.Result, error) {
+// iperf3TCP measures the throughput of TCP. The server's address is that of an iperf3 server.
+func iperf3TCP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
 	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
@@ -41,8 +42,8 @@ func IPerf3(ctx context.Context, addr string, o load.Options) (load.Result, erro
 	return end.tcp(o)
 }
 
-// IPerf3UDP sends packets of Request bytes of payload as fast as the kernel takes them or, in all, Rate per second.
-func IPerf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
+// iperf3UDP sends packets of Request bytes of payload as fast as the kernel takes them or, in all, Rate per second.
+func iperf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
 	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
@@ -161,13 +162,10 @@ func serveIPerf3(ctx context.Context, args []string, stdin io.Reader, stdout io.
 	if err != nil {
 		return fmt.Errorf("%s: %w", serveCommand, err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	if *untilEOF {
-		go func() {
-			io.Copy(io.Discard, stdin)
-			cancel()
-		}()
+		var cancel context.CancelFunc
+		ctx, cancel = process.UntilEOF(ctx, stdin)
+		defer cancel()
 	}
 	options := []string{"--server", "--port", port, "--forceflush"}
 	if host != "" {

@@ -28,7 +28,7 @@ import (
 // serveCommand is iperf3's server; wrk asks any web server.
 const serveCommand = "iperf3-serve"
 
-var measurements = map[string]load.Measurement{"iperf3": IPerf3, "iperf3-udp": IPerf3UDP, "wrk": Wrk}
+var measurements = map[string]load.Measurement{"iperf3": iperf3TCP, "iperf3-udp": iperf3UDP, "wrk": wrk}
 
 // Commands are the names that Command knows.
 var Commands = append([]string{serveCommand}, slices.Sorted(maps.Keys(measurements))...)

@@ -96,12 +96,12 @@ func TestIPerf3(t *testing.T) {
 			t.Errorf("%q: %+v", args, r)
 		}
 	}
-	if _, err := IPerf3(t.Context(), "127.0.0.1:1", load.Options{}); err == nil || !strings.Contains(err.Error(), "unable to connect") {
+	if _, err := iperf3TCP(t.Context(), "127.0.0.1:1", load.Options{}); err == nil || !strings.Contains(err.Error(), "unable to connect") {
 		t.Errorf("without server: got %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := IPerf3(ctx, addr, load.Options{Time: time.Hour}); !errors.Is(err, context.Canceled) {
+	if _, err := iperf3TCP(ctx, addr, load.Options{Time: time.Hour}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 }
@@ -138,11 +138,11 @@ func TestWrk(t *testing.T) {
 		l.Min <= 0 || l.Min > l.P50 || l.P50 > l.P90 || l.P90 > l.P99 || l.P99 > l.P999 || l.P999 > l.Max || l.Max > int64(2*time.Second) {
 		t.Errorf("%s", out.Bytes())
 	}
-	if _, err := Wrk(t.Context(), web, load.Options{Time: time.Second, Response: 1<<20 + 1}); err == nil || !strings.Contains(err.Error(), "expected at most") {
+	if _, err := wrk(t.Context(), web, load.Options{Time: time.Second, Response: 1<<20 + 1}); err == nil || !strings.Contains(err.Error(), "expected at most") {
 		t.Errorf("got %v", err)
 	}
 	// Not our server's path: every answer is a 404.
-	if _, err := Wrk(t.Context(), web+"/elsewhere", load.Options{Time: time.Second}); err == nil || !strings.Contains(err.Error(), "another status") {
+	if _, err := wrk(t.Context(), web+"/elsewhere", load.Options{Time: time.Second}); err == nil || !strings.Contains(err.Error(), "another status") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -152,12 +152,12 @@ func TestOptionsThatProgramsLack(t *testing.T) {
 		measure load.Measurement
 		o       load.Options
 	}{
-		{IPerf3, load.Options{Rate: 1}},
-		{IPerf3UDP, load.Options{Direction: load.Down}},
-		{Wrk, load.Options{Rate: 1}},
-		{Wrk, load.Options{HTTP: load.HTTP{TLS: true}}},
-		{Wrk, load.Options{HTTP: load.HTTP{Version: "2"}}},
-		{Wrk, load.Options{HTTP: load.HTTP{NoKeepAlive: true}}},
+		{iperf3TCP, load.Options{Rate: 1}},
+		{iperf3UDP, load.Options{Direction: load.Down}},
+		{wrk, load.Options{Rate: 1}},
+		{wrk, load.Options{HTTP: load.HTTP{TLS: true}}},
+		{wrk, load.Options{HTTP: load.HTTP{Version: "2"}}},
+		{wrk, load.Options{HTTP: load.HTTP{NoKeepAlive: true}}},
 	} {
 		if _, err := tt.measure(t.Context(), "192.0.2.1:1", tt.o); err == nil || !strings.Contains(err.Error(), "cannot measure with") {
 			t.Errorf("%+v: got %v", tt.o, err)

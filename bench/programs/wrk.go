@@ -17,8 +17,8 @@ import (
 //go:embed wrk.lua
 var wrkScript []byte
 
-// Wrk gets /bytes/Response over HTTP/1.1 with keep-alive, on Streams connections, in one thread.
-func Wrk(ctx context.Context, addr string, o load.Options) (load.Result, error) {
+// wrk gets /bytes/Response over HTTP/1.1 with keep-alive, on Streams connections, in one thread.
+func wrk(ctx context.Context, addr string, o load.Options) (load.Result, error) {
 	o, err := o.Complete()
 	if err != nil {
 		return load.Result{}, err
