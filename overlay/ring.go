@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"sync"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -110,9 +111,7 @@ func (r *ring) retire(i int) {
 	if l.held > 0 || l.senders > 0 {
 		return
 	}
-	copy(r.lanes[i:], r.lanes[i+1:])
-	r.lanes[len(r.lanes)-1] = nil
-	r.lanes = r.lanes[:len(r.lanes)-1]
+	r.lanes = slices.Delete(r.lanes, i, i+1)
 	if r.at > i {
 		r.at--
 	}

@@ -197,7 +197,7 @@ type states [256]map[uint64]tally
 
 // tally counts how often a backend stands in units, and how often ready. Two Services count one backend only if their
 // ids collide, or when a Config has a Service twice.
-type tally struct{ all, ready uint32 }
+type tally struct{ all, ready int32 }
 
 func part(id uint64) int { return int(id & 0xff) }
 
@@ -215,9 +215,9 @@ func (s *states) of(id uint64) packet.BackendState {
 func (s *states) with(gone, come []*unit) states {
 	out := *s
 	var mine [256]bool
-	count := 0
+	size := 0
 	for _, u := range come {
-		count += len(u.states)
+		size += len(u.states)
 	}
 	own := func(i int) map[uint64]tally {
 		if !mine[i] {
@@ -225,34 +225,27 @@ func (s *states) with(gone, come []*unit) states {
 			if old := out[i]; old != nil {
 				out[i] = maps.Clone(old)
 			} else {
-				out[i] = make(map[uint64]tally, count/(2*len(out)))
+				out[i] = make(map[uint64]tally, size/(2*len(out)))
 			}
 		}
 		return out[i]
 	}
-	for _, u := range gone {
-		for _, st := range u.states {
-			m := own(part(st.id))
-			n := m[st.id]
-			n.all--
-			if st.ready {
-				n.ready--
-			}
-			if m[st.id] = n; n.all == 0 {
-				delete(m, st.id)
+	count := func(units []*unit, by int32) {
+		for _, u := range units {
+			for _, st := range u.states {
+				m := own(part(st.id))
+				n := m[st.id]
+				n.all += by
+				if st.ready {
+					n.ready += by
+				}
+				if m[st.id] = n; n.all == 0 {
+					delete(m, st.id)
+				}
 			}
 		}
 	}
-	for _, u := range come {
-		for _, st := range u.states {
-			m := own(part(st.id))
-			n := m[st.id]
-			n.all++
-			if st.ready {
-				n.ready++
-			}
-			m[st.id] = n
-		}
-	}
+	count(gone, -1)
+	count(come, 1)
 	return out
 }
