@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/keeper"
 )
@@ -260,7 +261,7 @@ status:
 			return nil, err
 		}
 		public := base64.StdEncoding.EncodeToString(key.PublicKey().Bytes())
-		fmt.Fprintf(&b, nodeYAML, i, public, netip.AddrPortFrom(addr, 51820), netip.PrefixFrom(cidr, 24), addr)
+		fmt.Fprintf(&b, nodeYAML, i, public, netip.AddrPortFrom(addr, translate.WireGuardPort), netip.PrefixFrom(cidr, 24), addr)
 		addr = addr.Next()
 		next := cidr.As4()
 		next[2]++

@@ -161,7 +161,7 @@ func TestFairness(t *testing.T) {
 				r load.Result
 				error
 			}
-			results := make(chan result)
+			results := make(chan result, len(got))
 			for i, from := range []string{"a", "b"} {
 				addr := at(c.addr(t, test.to[i], false), loadPort)
 				go func() {

@@ -55,6 +55,10 @@ type Command struct {
 	Dir string
 }
 
+func (cmd Command) at(where Target) *rpc.Exec {
+	return &rpc.Exec{Kind: where.kind, Name: where.name, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir}
+}
+
 // Exec runs a command and returns its exit code, 128+n when signal n ended it. The error says why it could not be run.
 // When ctx is done first the command is ended.
 func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
@@ -78,7 +82,7 @@ func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (
 		}
 		fds = append(fds, fd)
 	}
-	return c.exec(ctx, where, cmd, s.Signals, false, fds)
+	return c.exec(ctx, cmd.at(where), s.Signals, fds)
 }
 
 // blocking duplicates a descriptor for a command. Go makes pipes and terminals non-blocking, which duplicates share and which a
@@ -119,16 +123,13 @@ func (c *Client) Output(ctx context.Context, where Target, argv ...string) (stdo
 	return <-texts[0], <-texts[1], code, err
 }
 
-func (c *Client) exec(ctx context.Context, where Target, cmd Command, signals <-chan os.Signal, terminal bool, fds []int) (int, error) {
+func (c *Client) exec(ctx context.Context, request *rpc.Exec, signals <-chan os.Signal, fds []int) (int, error) {
 	conn, err := fdpass.Dial(ctx, rpc.Socket(c.Dir))
 	if err != nil {
 		return 0, fmt.Errorf("connect to lab %s: %w", c.Name, err)
 	}
 	defer conn.Close()
-	err = conn.Send(rpc.Request{Op: rpc.OpExec, Exec: &rpc.Exec{
-		Kind: where.kind, Name: where.name, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir, Terminal: terminal,
-	}}, fds...)
-	if err != nil {
+	if err := conn.Send(rpc.Request{Op: rpc.OpExec, Exec: request}, fds...); err != nil {
 		return 0, err
 	}
 	type result struct {
@@ -234,5 +235,7 @@ const lingering = 500 * time.Millisecond
 // execOwning is exec with one terminal, which it closes: what is left open here would keep the terminal from ending.
 func (c *Client) execOwning(ctx context.Context, where Target, cmd Command, signals <-chan os.Signal, fd int) (int, error) {
 	defer unix.Close(fd)
-	return c.exec(ctx, where, cmd, signals, true, []int{fd})
+	request := cmd.at(where)
+	request.Terminal = true
+	return c.exec(ctx, request, signals, []int{fd})
 }

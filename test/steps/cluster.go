@@ -132,23 +132,29 @@ func (c *Cluster) askMany(ctx context.Context, where lab.Target, network, addr s
 	return count, nil
 }
 
+// seen is what a server should say: its name, "" for any, and the address of whoever asked.
+type seen struct {
+	pod    string
+	client netip.Addr
+}
+
 // sees asks and checks which pod answers and whose address it sees.
-func (c *Cluster) sees(ctx context.Context, where lab.Target, network, addr, pod string, client netip.Addr) (probe.Answer, error) {
+func (c *Cluster) sees(ctx context.Context, where lab.Target, network, addr string, want seen) error {
 	a, err := c.ask(ctx, where, network, addr)
 	if err != nil {
-		return a, err
+		return err
 	}
-	if pod != "" && a.Pod != pod {
-		return a, fmt.Errorf("%s %s was answered by %s, want %s", network, addr, a.Pod, pod)
+	if want.pod != "" && a.Pod != want.pod {
+		return fmt.Errorf("%s %s was answered by %s, want %s", network, addr, a.Pod, want.pod)
 	}
 	host, _, err := net.SplitHostPort(a.Client)
 	if err != nil {
-		return a, err
+		return err
 	}
-	if host != client.String() {
-		return a, fmt.Errorf("%s %s: pod %s sees the client as %s, want %s", network, addr, a.Pod, a.Client, client)
+	if host != want.client.String() {
+		return fmt.Errorf("%s %s: pod %s sees the client as %s, want %s", network, addr, a.Pod, a.Client, want.client)
 	}
-	return a, nil
+	return nil
 }
 
 // background is a probe that runs beside a step.

@@ -64,7 +64,7 @@ func egress(ctx context.Context, c *Cluster) (string, error) {
 	defer server.stop(cancel)
 	for _, network := range []string{"tcp", "udp"} {
 		// From outside, everything of a node comes from the node's address.
-		if _, err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["beyond"].v4, 9000), "outside", c.ips["node-1"].v4); err != nil {
+		if err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["beyond"].v4, 9000), seen{"outside", c.ips["node-1"].v4}); err != nil {
 			return "", err
 		}
 	}
@@ -162,7 +162,7 @@ func nodePort(ctx context.Context, c *Cluster) (string, error) {
 		for pod, port := range ports {
 			for _, node := range []string{"node-1", "node-2"} {
 				for _, network := range []string{"tcp", "udp"} {
-					if _, err := c.sees(ctx, lab.Outside(), network, at(c.ips[node].of(v6), port), pod, c.ips["outside"].of(v6)); err != nil {
+					if err := c.sees(ctx, lab.Outside(), network, at(c.ips[node].of(v6), port), seen{pod, c.ips["outside"].of(v6)}); err != nil {
 						return err
 					}
 				}
@@ -172,7 +172,7 @@ func nodePort(ctx context.Context, c *Cluster) (string, error) {
 				local = netip.IPv6Loopback()
 			}
 			for _, network := range []string{"tcp", "udp"} {
-				if _, err := c.sees(ctx, lab.Node("node-1"), network, at(local, port), pod, c.ips["node-1"].of(v6)); err != nil {
+				if err := c.sees(ctx, lab.Node("node-1"), network, at(local, port), seen{pod, c.ips["node-1"].of(v6)}); err != nil {
 					return fmt.Errorf("from localhost: %w", err)
 				}
 			}
@@ -328,7 +328,7 @@ func hostPort(ctx context.Context, c *Cluster) (string, error) {
 			{c.ips["svc/edge-far"].of(v6), 81, "far"},
 		} {
 			for _, network := range []string{"tcp", "udp"} {
-				if _, err := c.sees(ctx, lab.Node("node-1"), network, at(q.addr, q.port), q.pod, own); err != nil {
+				if err := c.sees(ctx, lab.Node("node-1"), network, at(q.addr, q.port), seen{q.pod, own}); err != nil {
 					return err
 				}
 			}
@@ -356,7 +356,7 @@ func (c *Cluster) podsReachNodes(ctx context.Context, v6 bool) error {
 		serving, cancel := context.WithCancel(ctx)
 		server, err := c.start(serving, lab.Node(node), "serve-ready", "--name", node)
 		if err == nil {
-			_, err = c.sees(ctx, lab.Pod("client"), "tcp", at(c.ips[node].of(v6), 9000), node, c.ips["client"].of(v6))
+			err = c.sees(ctx, lab.Pod("client"), "tcp", at(c.ips[node].of(v6), 9000), seen{node, c.ips["client"].of(v6)})
 			server.stop(cancel)
 		}
 		cancel()

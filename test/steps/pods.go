@@ -18,7 +18,7 @@ func podToPod(ctx context.Context, c *Cluster) (string, error) {
 	err := families(func(v6 bool) error {
 		own := c.ips["client"].of(v6)
 		for _, network := range []string{"tcp", "udp"} {
-			if _, err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["web-1"].of(v6), 9000), "web-1", own); err != nil {
+			if err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["web-1"].of(v6), 9000), seen{"web-1", own}); err != nil {
 				return err
 			}
 		}
@@ -26,7 +26,7 @@ func podToPod(ctx context.Context, c *Cluster) (string, error) {
 		if v6 {
 			local = netip.IPv6Loopback()
 		}
-		_, err := c.sees(ctx, lab.Pod("client"), "tcp", at(local, 9000), "client", local)
+		err := c.sees(ctx, lab.Pod("client"), "tcp", at(local, 9000), seen{"client", local})
 		return err
 	})
 	return fmt.Sprintf("client %s and %s reach web-1 with their own addresses, TCP and UDP; and itself over localhost", c.ips["client"].v4, c.ips["client"].v6), err
@@ -87,7 +87,7 @@ func clusterIP(ctx context.Context, c *Cluster) (string, error) {
 	err := families(func(v6 bool) error {
 		vip := c.ips["svc/web"].of(v6)
 		for _, network := range []string{"tcp", "udp"} {
-			if _, err := c.sees(ctx, lab.Pod("client"), network, at(vip, 81), "", c.ips["client"].of(v6)); err != nil {
+			if err := c.sees(ctx, lab.Pod("client"), network, at(vip, 81), seen{"", c.ips["client"].of(v6)}); err != nil {
 				return err
 			}
 			var err error

@@ -64,10 +64,10 @@ func stockWireGuard(ctx context.Context, c *Cluster) (detail string, err error) 
 	defer server.stop(cancel)
 	err = families(func(v6 bool) error {
 		for _, network := range []string{"tcp", "udp"} {
-			if _, err := c.sees(ctx, lab.Node("stock"), network, at(c.ips["client"].of(v6), 9000), "client", own.of(v6)); err != nil {
+			if err := c.sees(ctx, lab.Node("stock"), network, at(c.ips["client"].of(v6), 9000), seen{"client", own.of(v6)}); err != nil {
 				return fmt.Errorf("from the stock device: %w", err)
 			}
-			if _, err := c.sees(ctx, lab.Pod("client"), network, at(own.of(v6), 9000), "stock", c.ips["client"].of(v6)); err != nil {
+			if err := c.sees(ctx, lab.Pod("client"), network, at(own.of(v6), 9000), seen{"stock", c.ips["client"].of(v6)}); err != nil {
 				return fmt.Errorf("to the stock device: %w", err)
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/bench/load"
+	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/inspect"
 	"tapestry.dev/tapestry/test/probe"
@@ -199,7 +200,7 @@ func probeCapture() *cli.Command {
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, length)
 			defer cancel()
-			t, err := inspect.Capture(ctx, iface, 51820, []byte(canary), sayStarted)
+			t, err := inspect.Capture(ctx, iface, translate.WireGuardPort, []byte(canary), sayStarted)
 			if err != nil {
 				return err
 			}
