@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -29,11 +30,11 @@ func Run(args []string) int {
 		EnableBashCompletion: true,
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
-			agentCommand(),
-			LabCommand(),
-			DemoCommand(),
-			BenchCommand(),
-			ServeCommand(),
+			agent.Command(),
+			labCommand(),
+			demoCommand(),
+			benchCommand(),
+			serveCommand(),
 			probeCommand(),
 		},
 		// Errors are printed once, below.

@@ -25,9 +25,9 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// BenchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench serve,
+// benchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench serve,
 // stream, rr, ...
-func BenchCommand() *cli.Command {
+func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "bench",
 		Usage: "measure against the kernel, raw wireguard-go and other programs, in one run",

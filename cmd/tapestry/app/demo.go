@@ -17,8 +17,8 @@ import (
 	"tapestry.dev/tapestry/test/steps"
 )
 
-// DemoCommand shows everything on real packets.
-func DemoCommand() *cli.Command {
+// demoCommand shows everything on real packets.
+func demoCommand() *cli.Command {
 	var d demo
 	var asJSON bool
 	var name string

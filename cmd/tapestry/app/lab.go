@@ -21,8 +21,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/impair"
 )
 
-// LabCommand is a real cluster on this machine.
-func LabCommand() *cli.Command {
+// labCommand is a real cluster on this machine.
+func labCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "lab",
 		Usage: "a small real cluster on this machine",

@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/test/serve"
 )
 
-// ServeCommand is the built-in pod program.
-func ServeCommand() *cli.Command {
+// serveCommand is the built-in pod program.
+func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "answer TCP, UDP and HTTP with who is answering whom",

@@ -1,4 +1,6 @@
-package app
+// Package agent wires the network of one node, top to bottom: a snapshot of the manifests becomes the configurations of the
+// packet path, the mesh, the Services and the edges, each of which knows nothing of the others.
+package agent
 
 import (
 	"context"
@@ -46,7 +48,8 @@ type agentConfig struct {
 	offloads     offloads
 }
 
-func agentCommand() *cli.Command {
+// Command is "tapestry agent".
+func Command() *cli.Command {
 	var c agentConfig
 	var upstreams cli.StringSlice
 	return &cli.Command{
