@@ -2,26 +2,14 @@ package scale
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 )
 
-// change measures the time from a change of one EndpointSlice, among the largest number of Services, to the first
-// packet that goes by it. The slice moves its Service from one backend to another and back; the clock starts when the
+// change measures, among count Services, the time from a change of one EndpointSlice to the first packet that goes
+// by it. The slice moves its Service from one backend to another and back; the clock starts when the
 // new file is renamed into place, and stops when the client has the first answer by the new backend.
-func change(ctx context.Context, o Options, f *figures) error {
-	for _, count := range o.Services {
-		name := fmt.Sprintf("change among %d x %d", count, o.Endpoints)
-		o.Progress(name)
-		if err := changeAmong(ctx, o, count, name, f); err != nil {
-			return fmt.Errorf("scale: %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func changeAmong(ctx context.Context, o Options, count int, name string, f *figures) error {
+func change(ctx context.Context, o Options, count int, name string, f *figures) error {
 	n, t, err := talkingNode(ctx, o)
 	if err != nil {
 		return err

@@ -17,15 +17,13 @@ import (
 
 // fill measures a flow table that is filled to the brim: the cost of an insert on the way, of a lookup once it is full, and
 // the memory of a flow. Tuples come in an order that caches cannot foresee, as packets do.
-func fill(ctx context.Context, o Options, f *figures) error {
-	name := fmt.Sprintf("%d flows", o.Flows)
-	o.Progress(name)
+func fill(ctx context.Context, o Options, flows int, name string, f *figures) error {
 	for range o.Rounds {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := fillOnce(o.Flows, name, f); err != nil {
-			return fmt.Errorf("scale: %s: %w", name, err)
+		if err := fillOnce(flows, name, f); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -12,12 +12,10 @@ import (
 )
 
 // load measures how a cluster of many Services is loaded: by an agent from its start, and step by step in this process.
-func load(ctx context.Context, o Options, count int, f *figures) (err error) {
-	name := fmt.Sprintf("load %d x %d", count, o.Endpoints)
-	o.Progress(name)
+func load(ctx context.Context, o Options, count int, name string, f *figures) error {
 	n, p, err := talkingNode(ctx, o)
 	if err != nil {
-		return fmt.Errorf("scale: %s: %w", name, err)
+		return err
 	}
 	defer n.close()
 	empty, err := n.memory()
@@ -31,7 +29,7 @@ func load(ctx context.Context, o Options, count int, f *figures) (err error) {
 		n.kill()
 		took, err := firstAnswer(ctx, n, p)
 		if err != nil {
-			return fmt.Errorf("scale: %s: %w", name, err)
+			return err
 		}
 		f.add(name+" first packet", "agent", "ms", milliseconds(took))
 		if err := n.settle(ctx); err != nil {
@@ -46,7 +44,7 @@ func load(ctx context.Context, o Options, count int, f *figures) (err error) {
 	n.kill()
 	for range o.Rounds {
 		if err := loadHere(n.manifests, name, f); err != nil {
-			return fmt.Errorf("scale: %s: %w", name, err)
+			return err
 		}
 	}
 	return nil
@@ -54,7 +52,9 @@ func load(ctx context.Context, o Options, count int, f *figures) (err error) {
 
 // firstAnswer is the time from the start of an agent to the first answer through the Service that comes last.
 func firstAnswer(ctx context.Context, n *node, p *talk) (time.Duration, error) {
-	p.redial()
+	if err := p.redial(); err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	if err := n.start(); err != nil {
 		return 0, err

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tapestry.dev/tapestry/bench"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/flow"
@@ -189,6 +191,7 @@ func (n *node) flows() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
 	t, err := flow.Open(mem, flow.Options{})
 	if err != nil {
 		return 0, err

@@ -2,7 +2,9 @@ package scale
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
+	"strconv"
 	"time"
 
 	"tapestry.dev/tapestry/bench"
@@ -62,16 +64,22 @@ func (o Options) complete() Options {
 func Run(ctx context.Context, o Options) ([]bench.Row, error) {
 	o = o.complete()
 	f := newFigures("scale")
-	for _, n := range o.Services {
-		if err := load(ctx, o, n, f); err != nil {
-			return nil, err
+	for _, part := range []struct {
+		name   string // completed by a count
+		counts []int
+		run    func(ctx context.Context, o Options, count int, name string, f *figures) error
+	}{
+		{"load %d x " + strconv.Itoa(o.Endpoints), o.Services, load},
+		{"change among %d x " + strconv.Itoa(o.Endpoints), o.Services, change},
+		{"%d flows", []int{o.Flows}, fill},
+	} {
+		for _, count := range part.counts {
+			name := fmt.Sprintf(part.name, count)
+			o.Progress(name)
+			if err := part.run(ctx, o, count, name, f); err != nil {
+				return nil, fmt.Errorf("scale: %s: %w", name, err)
+			}
 		}
-	}
-	if err := change(ctx, o, f); err != nil {
-		return nil, err
-	}
-	if err := fill(ctx, o, f); err != nil {
-		return nil, err
 	}
 	return f.rows(), nil
 }

@@ -1,7 +1,9 @@
 package scale_test
 
 import (
+	"context"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,23 @@ func TestSuites(t *testing.T) {
 		"idle, 3 peers RSS", "idle, 3 peers anonymous", "idle, 3 peers program", "idle, 3 peers shared",
 		"per peer", "idle, 3 peers processor")
 	check(t, rows, "memory", want)
+}
+
+// Whatever goes wrong on the way to a node is told, and nothing of it stays.
+func TestNoAgent(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	o := small()
+	o.Agent = func(...string) *exec.Cmd { return exec.Command("/nothing/here") }
+	for name, run := range map[string]func(context.Context, scale.Options) ([]bench.Row, error){
+		"scale: load 5 x 2: start the agent": scale.Run, "memory: start the agent": scale.Memory,
+	} {
+		if _, err := run(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), name) {
+			t.Errorf("got %v, want %s", err, name)
+		}
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }
 
 // check compares the cases of rows; those of time and of whole processes cannot be nothing.

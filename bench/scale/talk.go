@@ -44,47 +44,50 @@ type answer struct {
 
 // talkingNode makes a node with an agent, a cluster without other Services, a client and two servers that answer. The
 // target leads to the first.
-func talkingNode(ctx context.Context, o Options) (n *node, t *talk, err error) {
-	n, err = newNode(o)
+func talkingNode(ctx context.Context, o Options) (*node, *talk, error) {
+	n, err := newNode(o)
 	if err != nil {
 		return nil, nil, err
 	}
-	t = &talk{answers: make(chan answer, 1024), stop: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, n.close())
-		}
-	}()
+	n.talk = &talk{answers: make(chan answer, 1024), stop: make(chan struct{})}
+	if err := n.beginTalk(ctx, n.talk); err != nil {
+		return nil, nil, errors.Join(err, n.close())
+	}
+	return n, n.talk, nil
+}
+
+func (n *node) beginTalk(ctx context.Context, t *talk) (err error) {
 	if err := os.WriteFile(filepath.Join(n.manifests, "nodes.yaml"), []byte(nodesYAML), 0o644); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := n.start(); err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := n.ready(ctx); err != nil {
-		return nil, nil, err
+		return err
 	}
-	n.talk = t
 	if t.client, err = n.addPod(ctx, 10); err != nil {
-		return nil, nil, err
+		return err
 	}
 	for number := byte(11); number < 13; number++ {
 		p, err := n.addPod(ctx, number)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		if err := t.serve(p); err != nil {
-			return nil, nil, err
+			return err
 		}
 	}
 	if err := os.WriteFile(filepath.Join(n.manifests, targetFile), target(t.servers[0].addr), 0o644); err != nil {
-		return nil, nil, err
+		return err
 	}
 	begin := time.Now()
 	t.done.Go(t.ask)
-	t.redial()
+	if err := t.redial(); err != nil {
+		return err
+	}
 	_, err = t.await(ctx, t.servers[0].addr, begin)
-	return n, t, err
+	return err
 }
 
 // serve has p answer.
@@ -118,10 +121,10 @@ func listen(ns *tap.Namespace, port int) (conn *net.UDPConn, err error) {
 }
 
 // redial goes on from another port: as a new flow.
-func (t *talk) redial() {
+func (t *talk) redial() error {
 	conn, err := listen(t.client.ns, 0)
 	if err != nil {
-		return // the old one does, if there is one; without any the answers stay out
+		return fmt.Errorf("ask from another port: %w", err)
 	}
 	t.mu.Lock()
 	old := t.conn
@@ -146,6 +149,7 @@ func (t *talk) redial() {
 			}
 		}
 	})
+	return nil
 }
 
 // ask sends the questions.
