@@ -1,9 +1,9 @@
 // Package kube holds what Tapestry keeps of Kubernetes: the objects of a cluster as one value, and the problems found in
 // them.
 //
-// Objects come from one of several sources (package manifests reads a directory of YAML, which package codec decodes) and go through one pure
-// function (package translate) that turns them into the configurations of the data plane. Nothing outside of this
-// folder sees a Kubernetes type.
+// Objects come from one of several sources (package manifests reads a directory of YAML, which package codec decodes)
+// and go through one pure function (package translate) that turns them into the configurations of the data plane.
+// Nothing outside of this folder sees a Kubernetes type.
 //
 // # Who owns what
 //

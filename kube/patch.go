@@ -43,10 +43,13 @@ func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
 
 type patcher struct{ good bool }
 
-func patch[T interface {
+// object is a pointer to one.
+type object interface {
 	comparable
 	metav1.Object
-}](p *patcher, list, old, now []T) []T {
+}
+
+func patch[T object](p *patcher, list, old, now []T) []T {
 	if len(old) == 0 && len(now) == 0 {
 		return list
 	}
@@ -89,10 +92,7 @@ func (o *Objects) Sorted(known *Objects) Objects {
 	}
 }
 
-func sorted[T interface {
-	comparable
-	metav1.Object
-}](list, known []T) []T {
+func sorted[T object](list, known []T) []T {
 	if Same(list, known) || isSorted(list, known) {
 		return list
 	}
@@ -102,10 +102,7 @@ func sorted[T interface {
 }
 
 // isSorted compares no names of neighbours that are neighbours in known, which is sorted, too.
-func isSorted[T interface {
-	comparable
-	metav1.Object
-}](list, known []T) bool {
+func isSorted[T object](list, known []T) bool {
 	k := 0 // list[i] should be known[k]
 	joined := false
 	for i, obj := range list {

@@ -2,13 +2,9 @@ package services
 
 import "slices"
 
-// Equal reports whether two Tables are made of the same Config, so that there is no need to swap one for the other. The
-// order of lists counts: translation gives them sorted. A nil Table equals only nil.
-func Equal(a, b *Table) bool {
-	if a == nil || b == nil || a == b {
-		return a == b
-	}
-	x, y := &a.config, &b.config
+// equalConfigs reports whether Tables made of the two would be the same. The order of lists counts: translation gives them
+// sorted.
+func equalConfigs(x, y *Config) bool {
 	return equalNodes(x, y) && equalLists(x.Pods, y.Pods, equalPods) &&
 		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })
 }

@@ -20,7 +20,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
 		t = &Table{}
-	case Equal(t, &Table{config: c}):
+	case equalConfigs(&t.config, &c):
 		return t, t.problems()
 	}
 	next := &Table{config: c, units: make([]*unit, len(c.Services))}

@@ -67,8 +67,6 @@ type lineError struct {
 	msg  string
 }
 
-func (e *lineError) Error() string { return e.msg }
-
 // resolver turns YAML nodes into values.
 type resolver struct {
 	nodes int

@@ -45,9 +45,7 @@ func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discovery
 			all = append(all, slicesOfFamily(svc, selected, family)...)
 		}
 	}
-	slices.SortFunc(all, func(a, b *discoveryv1.EndpointSlice) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(all, compareNames)
 	return all
 }
 

@@ -36,7 +36,7 @@ func (t *translator) ingresses(nodes []node, list []*services.Service) (ingress.
 		certs:      map[objectName]int{},
 	}
 	for _, s := range t.objs.Secrets {
-		in.secrets[objectName{s.Namespace, s.Name}] = s
+		in.secrets[nameOf(s)] = s
 	}
 	status := networkingv1.IngressLoadBalancerStatus{}
 	for i := range nodes {

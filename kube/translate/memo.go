@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -123,7 +122,7 @@ func (t *translator) entry(obj *corev1.Service) *entry {
 	if e == nil || !m.claims.again(e, kube.RefOf(obj)) {
 		return t.newEntry(obj)
 	}
-	if list := m.slicesOf[objectName{obj.Namespace, obj.Name}]; !slices.Equal(e.slices, list) {
+	if list := m.slicesOf[nameOf(obj)]; !slices.Equal(e.slices, list) {
 		before := len(t.problems)
 		if e.slices = list; e.served {
 			e.service = t.withEndpoints(e.service, list)
@@ -136,7 +135,7 @@ func (t *translator) entry(obj *corev1.Service) *entry {
 
 func (t *translator) newEntry(obj *corev1.Service) *entry {
 	m, before := t.memo, len(t.problems)
-	e := &entry{round: m.round, slices: m.slicesOf[objectName{obj.Namespace, obj.Name}]}
+	e := &entry{round: m.round, slices: m.slicesOf[nameOf(obj)]}
 	m.claims.ownIPs, m.claims.ownPorts = nil, nil
 	if _, other := obj.Labels[proxyNameLabel]; !other {
 		var s services.Service
@@ -196,7 +195,7 @@ func (c *serviceClaims) release(e *entry) {
 func (t *translator) patchServices(names []objectName) ([]*services.Service, bool) {
 	m := t.memo
 	var gone, come []*corev1.Service
-	difference(m.objs.Services, t.objs.Services, compareServices,
+	difference(m.objs.Services, t.objs.Services, compareNames,
 		func(s *corev1.Service) { gone = append(gone, s) }, func(s *corev1.Service) { come = append(come, s) })
 	switch n := len(gone) + len(come) + len(names); {
 	case n == 0:
@@ -240,9 +239,7 @@ func (t *translator) withEndpoints(s *services.Service, list []*discoveryv1.Endp
 // newEndpoints works out the endpoints of a Service that is served, as s.
 func (t *translator) newEndpoints(name objectName, s *services.Service) *services.Service {
 	m := t.memo
-	i, _ := slices.BinarySearchFunc(t.objs.Services, name, func(s *corev1.Service, n objectName) int {
-		return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
-	})
+	i, _ := slices.BinarySearchFunc(t.objs.Services, name, func(s *corev1.Service, n objectName) int { return nameOf(s).compare(n) })
 	obj, before := t.objs.Services[i], len(t.problems)
 	e := m.entries[obj]
 	if e == nil { // it has come just now, and there is something to say about it
@@ -256,11 +253,7 @@ func (t *translator) newEndpoints(name objectName, s *services.Service) *service
 
 // find gives the place of a Service in a list sorted by name, and whether it is there.
 func find(list []*services.Service, obj *corev1.Service) (int, bool) {
-	return slices.BinarySearchFunc(list, objectName{obj.Namespace, obj.Name}, compareServiceName)
-}
-
-func compareServiceName(s *services.Service, n objectName) int {
-	return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
+	return slices.BinarySearchFunc(list, nameOf(obj), compareServiceName)
 }
 
 // group brings slicesOf up to date with a sorted list, and gives the names of the Services whose slices are others now.
@@ -284,28 +277,18 @@ func (m *Translator) group(now []*discoveryv1.EndpointSlice) []objectName {
 		}
 	}
 	// Lists that were given out are not touched.
-	difference(m.objs.EndpointSlices, now, compareSlices, func(gone *discoveryv1.EndpointSlice) {
+	difference(m.objs.EndpointSlices, now, compareNames, func(gone *discoveryv1.EndpointSlice) {
 		edit(gone, func(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
 			return slices.DeleteFunc(slices.Clone(list), func(s *discoveryv1.EndpointSlice) bool { return s == gone })
 		})
 	}, func(come *discoveryv1.EndpointSlice) {
 		edit(come, func(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-			i, _ := slices.BinarySearchFunc(list, come, compareSlices)
+			i, _ := slices.BinarySearchFunc(list, come, compareNames)
 			return slices.Insert(slices.Clone(list), i, come)
 		})
 	})
-	slices.SortFunc(changed, func(a, b objectName) int {
-		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
-	})
+	slices.SortFunc(changed, objectName.compare)
 	return slices.Compact(changed)
-}
-
-func compareSlices(a, b *discoveryv1.EndpointSlice) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
-
-func compareServices(a, b *corev1.Service) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // difference walks along two sorted lists and tells which objects are in one of them only.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -70,6 +71,20 @@ func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Conf
 }
 
 type objectName struct{ namespace, name string }
+
+func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace(), obj.GetName()} }
+
+func (n objectName) compare(other objectName) int {
+	return cmp.Or(cmp.Compare(n.namespace, other.namespace), cmp.Compare(n.name, other.name))
+}
+
+// compareNames has objects in the order of a snapshot.
+func compareNames[T metav1.Object](a, b T) int { return nameOf(a).compare(nameOf(b)) }
+
+// compareServiceName is for searching lists of Services, which are sorted by name.
+func compareServiceName(s *services.Service, n objectName) int {
+	return objectName{s.Namespace, s.Name}.compare(n)
+}
 
 // serviceClaims remembers which Service has what.
 type serviceClaims struct {
