@@ -2,6 +2,9 @@ package netstack
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 
@@ -193,5 +196,41 @@ func BenchmarkFromLink(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		receive()
+	}
+}
+
+// BenchmarkFromLinkFlows is one packet of a batch of 64 from the Link, each of another flow, which are chosen at random.
+func BenchmarkFromLinkFlows(b *testing.B) {
+	for _, flows := range []uint32{1000, 1 << 20} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			w, _ := hotNodeOf(b, int(flows))
+			template := datagram("10.244.2.11:80", podA+":20000").IP()
+			template[26], template[27] = 0, 0 // no checksum: the ports would change it
+			bufs, batch := make([][]byte, 64), make([][]byte, 64)
+			for i := range bufs {
+				bufs[i] = bytes.Clone(template)
+			}
+			receive := func(flow func(i int) uint32) {
+				for i, ip := range bufs {
+					n := flow(i)
+					binary.BigEndian.PutUint32(ip[20:], (1024+n%16)<<16|n/16) // the ports
+				}
+				copy(batch, bufs)
+				w.fromLink(node2, batch)
+			}
+			for n := uint32(0); n < flows; n += uint32(len(batch)) {
+				receive(func(i int) uint32 { return (n + uint32(i)) % flows })
+			}
+			r, at := rand.New(rand.NewPCG(1, 2)), 0
+			b.ReportAllocs()
+			for b.Loop() {
+				if at++; at%len(batch) == 0 {
+					receive(func(int) uint32 { return r.Uint32N(flows) })
+				}
+			}
+			if s := w.node.flows.Stats(); s.Len != int(flows) || s.Full != 0 {
+				b.Errorf("%+v", s)
+			}
+		})
 	}
 }

@@ -25,9 +25,12 @@ func (l *null) Send(*packet.Packet, uint64, *packet.Encap) { l.sent++ }
 func (l *null) MTU(uint64) int                             { return 1440 }
 
 // hotNode is a node with pods a and b on sinks, and a worker that reads for a.
-func hotNode(t testing.TB) (*worker, *sink) {
+func hotNode(t testing.TB) (*worker, *sink) { return hotNodeOf(t, 1024) }
+
+// hotNodeOf is a hotNode with room for so many flows.
+func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	t.Helper()
-	flows, err := flow.Open(make([]byte, flow.Size(1024)), flow.Options{})
+	flows, err := flow.Open(make([]byte, flow.Size(capacity)), flow.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

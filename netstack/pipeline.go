@@ -104,6 +104,10 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 			w.count(Dropped, faultReason(fault))
 		}
 	}
+	// Those that come encapsulated are few, and get the zone in which they are looked up only later.
+	if several := w.plain.Pending(); len(several) > 1 {
+		w.node.flows.Prefetch(several)
+	}
 	for p := w.plain.Next(); p != nil; p = w.plain.Next() {
 		w.from = origin{peer: peer}
 		w.count(w.steps(p, &w.from))

@@ -19,6 +19,7 @@ func TestAllocs(t *testing.T) {
 	e := churnEntry(1)
 	r := mustInsert(t, table, &e)
 	miss := churnEntry(2)
+	batch := []packet.Packet{{Tuple: e.Orig}, {Tuple: miss.Orig}}
 	var hit Hit
 	n := uint64(10)
 	for name, f := range map[string]func(){
@@ -39,6 +40,7 @@ func TestAllocs(t *testing.T) {
 			table.Delete(r, &e.Orig)
 		},
 		"sweep": func() { table.Sweep() },
+		"fetch": func() { table.prefetch(batch) },
 	} {
 		if a := testing.AllocsPerRun(100, f); a != 0 {
 			t.Errorf("%s: %v allocations", name, a)
@@ -293,4 +295,33 @@ func BenchmarkAttach(b *testing.B) {
 // mem gives back the memory that Open was given.
 func (t *Table) mem() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(t.head)), Size(len(t.slots)))
+}
+
+// BenchmarkHitBatch is BenchmarkHit for batches of packets, as they come from the Link, with Prefetch ahead of each batch. Its
+// time is counted.
+func BenchmarkHitBatch(b *testing.B) {
+	for _, flows := range benchFlows {
+		for _, size := range []int{2, 8, 32, 128} {
+			b.Run(fmt.Sprintf("flows=%d/batch=%d", flows, size), func(b *testing.B) {
+				table, g := benchTable(b, flows, flows), newTraffic(flows, 1)
+				batch := make([]packet.Packet, size)
+				var hit Hit
+				at := size
+				b.ReportAllocs()
+				for b.Loop() {
+					if at == size {
+						at = 0
+						for i := range batch {
+							batch[i].Tuple = *g.next()
+						}
+						table.Prefetch(batch)
+					}
+					if !table.Lookup(&batch[at].Tuple, packet.ACK, &hit) {
+						b.Fatal("miss")
+					}
+					at++
+				}
+			})
+		}
+	}
 }

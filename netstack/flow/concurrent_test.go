@@ -53,6 +53,7 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 				if r.Uint32N(2) == 0 {
 					tp, to = e.Reply, e.Orig.Reverse()
 				}
+				table.prefetch([]packet.Packet{{Tuple: tp}}) // must bear whatever the index holds
 				if !table.Lookup(&tp, 0, &hit) {
 					continue
 				}

@@ -19,7 +19,7 @@
 //
 // What a lookup costs in a large table are two reads of memory, the second of which needs what the first has found. It
 // is kept short, and free of branches that depend on where things lie, so that the beginning of the next one fits into
-// what a processor looks ahead.
+// what a processor looks ahead. For batches, Prefetch has all first reads go on at once, and then all second ones.
 //
 // Readers take no lock. A slot has a sequence number, the low bits of which are repeated in its live word beside the
 // state; that word is 0 before any other of the slot changes and is written after them. A reader that sees a live word of

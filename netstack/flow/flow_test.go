@@ -400,6 +400,35 @@ func TestPressure(t *testing.T) {
 	}
 }
 
+// TestPrefetch: a batch of any length, of known and unknown packets, is found as without it.
+func TestPrefetch(t *testing.T) {
+	const flows = 2 * fetchFrom
+	table, _, _ := newTable(t, flows)
+	for n := range flows {
+		e := benchEntry(n)
+		mustInsert(t, table, &e)
+	}
+	for _, size := range []int{0, 1, fetchBatch, 3*fetchBatch + 1} {
+		batch := make([]packet.Packet, size)
+		for i := range batch {
+			e := benchEntry(i * 50)
+			batch[i].Tuple = [...]packet.Tuple{e.Orig, e.Reply}[i&1]
+			batch[i].Tuple.Zone = uint32(i % 3 / 2) // every third is unknown
+		}
+		before := table.Stats()
+		table.Prefetch(batch)
+		if s := table.Stats(); s != before {
+			t.Errorf("batch of %d: stats %+v, were %+v", size, s, before)
+		}
+		for i := range batch {
+			var hit Hit
+			if got := table.Peek(&batch[i].Tuple, &hit); got != (i%3 != 2) || got && (hit.Backend != uint64(i*50) || hit.Dir != Dir(i&1)) {
+				t.Errorf("batch of %d: packet %d: %v, %+v", size, i, got, hit)
+			}
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		mem []byte

@@ -165,6 +165,9 @@ func sameTCP(p, q *Packet, seq uint32) bool {
 		string(a[8:12]) == string(b[8:12]) && string(a[14:16]) == string(b[14:16]) && string(a[18:]) == string(b[18:])
 }
 
+// Pending is what Next has yet to give, for looking at it in advance. It is borrowed until Add or Reset.
+func (c *Coalescer) Pending() []Packet { return c.packets[c.next:] }
+
 // Next gives the next packet or superframe, nil when all were given. It is borrowed until Reset.
 func (c *Coalescer) Next() *Packet {
 	if c.next == len(c.packets) {

@@ -25,8 +25,15 @@ func coalesce(t testing.TB, c *Coalescer, ips ...[]byte) (out []*Packet) {
 			t.Fatalf("Add: fault %d", f)
 		}
 	}
+	pending := c.Pending()
 	for p := c.Next(); p != nil; p = c.Next() {
 		out = append(out, p)
+		if n := len(out); n > len(pending) || p != &pending[n-1] || len(c.Pending()) != len(pending)-n {
+			t.Fatalf("packet %d of %d pending is another, and %d are left", n, len(pending), len(c.Pending()))
+		}
+	}
+	if len(out) != len(pending) {
+		t.Fatalf("%d packets were pending, got %d", len(pending), len(out))
 	}
 	return out
 }
