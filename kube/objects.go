@@ -237,3 +237,17 @@ func duplicate(ref Ref, first, second string) error {
 	}
 	return fmt.Errorf("%s: %s: already defined at %s: keep one of the two", second, ref, first)
 }
+
+// PodIPs are the addresses that a pod has been given, as they are written.
+func PodIPs(obj *corev1.Pod) []string {
+	var list []string
+	for _, ip := range obj.Status.PodIPs {
+		if ip.IP != "" {
+			list = append(list, ip.IP)
+		}
+	}
+	if len(list) == 0 && obj.Status.PodIP != "" {
+		list = append(list, obj.Status.PodIP)
+	}
+	return list
+}

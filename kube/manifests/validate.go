@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/endpointslice"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
@@ -239,7 +240,7 @@ func (v *validator) selectors() {
 		if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return translate.Selects(s, p) }) {
+		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return endpointslice.Selects(s, p) }) {
 			v.problem(kube.Warning, kube.RefOf(s), "spec.selector", "matches no Pod in namespace "+s.Namespace+", so that connections are refused: compare it with the labels of the pods")
 		}
 	}

@@ -305,7 +305,7 @@ func (t *translator) podList() []services.Pod {
 			continue
 		}
 		p := services.Pod{Namespace: obj.Namespace, Name: obj.Name, ID: string(obj.UID)}
-		for _, text := range podIPs(obj) {
+		for _, text := range kube.PodIPs(obj) {
 			addr, err := netip.ParseAddr(text)
 			if err != nil {
 				t.errorf(kube.RefOf(obj), "status.podIPs", "%q is not an address", text)
@@ -316,19 +316,6 @@ func (t *translator) podList() []services.Pod {
 		if len(p.Addrs) > 0 {
 			list = append(list, p)
 		}
-	}
-	return list
-}
-
-func podIPs(obj *corev1.Pod) []string {
-	var list []string
-	for _, ip := range obj.Status.PodIPs {
-		if ip.IP != "" {
-			list = append(list, ip.IP)
-		}
-	}
-	if len(list) == 0 && obj.Status.PodIP != "" {
-		list = append(list, obj.Status.PodIP)
 	}
 	return list
 }

@@ -16,6 +16,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/kube/endpointslice"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 )
@@ -238,7 +239,7 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 		manifests.Validate(objs)
-		translate.EndpointSlices(objs.Pods, objs.Services)
+		endpointslice.Of(objs.Pods, objs.Services)
 		if allJSON(t, objs) != before {
 			t.Fatal("the Objects have been changed")
 		}

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/endpointslice"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
@@ -41,7 +42,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 		}
 	}
 	out.Sort()
-	out.EndpointSlices = append(out.EndpointSlices, translate.EndpointSlices(out.Pods, out.Services)...)
+	out.EndpointSlices = append(out.EndpointSlices, endpointslice.Of(out.Pods, out.Services)...)
 	out.Sort()
 	return out
 }

@@ -1,4 +1,5 @@
-package translate
+// Package endpointslice does what the EndpointSlice controller of Kubernetes does, for clusters that have none: a lab's.
+package endpointslice
 
 import (
 	"cmp"
@@ -12,15 +13,16 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"tapestry.dev/tapestry/kube"
 )
 
 // managedBy marks the EndpointSlices made here, as a controller should.
 const managedBy = "tapestry.dev/endpointslices"
 
-// EndpointSlices does what the EndpointSlice controller of Kubernetes does: it gives the slices of all Services with a
-// selector, sorted by namespace and name. A Service has one slice per family; pods whose named target ports have different
-// numbers need further ones. A Service that selects nobody has empty slices.
-func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discoveryv1.EndpointSlice {
+// Of gives the slices of all Services with a selector, sorted by namespace and name. A Service has one slice per family;
+// pods whose named target ports have different numbers need further ones. A Service that selects nobody has empty slices.
+func Of(pods []*corev1.Pod, services []*corev1.Service) []*discoveryv1.EndpointSlice {
 	byNamespace := map[string][]*corev1.Pod{}
 	for _, p := range pods {
 		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
@@ -45,7 +47,9 @@ func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discovery
 			all = append(all, slicesOfFamily(svc, selected, family)...)
 		}
 	}
-	slices.SortFunc(all, compareNames)
+	slices.SortFunc(all, func(a, b *discoveryv1.EndpointSlice) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	return all
 }
 
@@ -145,7 +149,7 @@ func newSlice(svc *corev1.Service, name string, family discoveryv1.AddressType) 
 }
 
 func podAddr(p *corev1.Pod, family discoveryv1.AddressType) string {
-	for _, text := range podIPs(p) {
+	for _, text := range kube.PodIPs(p) {
 		if a, err := netip.ParseAddr(text); err == nil && a.Is4() == (family == discoveryv1.AddressTypeIPv4) {
 			return a.String()
 		}

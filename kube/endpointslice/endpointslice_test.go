@@ -1,4 +1,4 @@
-package translate_test
+package endpointslice_test
 
 import (
 	"fmt"
@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/endpointslice"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
@@ -58,7 +59,7 @@ func containerPort(name string, number int32, protocol corev1.Protocol) func(*co
 func terminating(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)} }
 func unready(p *corev1.Pod)     { p.Status.Conditions[0].Status = corev1.ConditionFalse }
 
-func TestEndpointSlices(t *testing.T) {
+func TestOf(t *testing.T) {
 	named := func(s *corev1.ServiceSpec) { s.Ports[0].TargetPort = intstr.FromString("web") }
 	for name, test := range map[string]struct {
 		pods []*corev1.Pod
@@ -123,7 +124,7 @@ func TestEndpointSlices(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			list := translate.EndpointSlices(test.pods, []*corev1.Service{test.svc})
+			list := endpointslice.Of(test.pods, []*corev1.Service{test.svc})
 			for _, s := range list {
 				got = append(got, sliceText(s))
 			}
@@ -131,7 +132,7 @@ func TestEndpointSlices(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			slices.Reverse(test.pods)
-			if diff := cmp.Diff(list, translate.EndpointSlices(test.pods, []*corev1.Service{test.svc})); diff != "" {
+			if diff := cmp.Diff(list, endpointslice.Of(test.pods, []*corev1.Service{test.svc})); diff != "" {
 				t.Errorf("another order of pods gives other slices:\n%s", diff)
 			}
 		})
@@ -166,14 +167,14 @@ func sliceText(s *discoveryv1.EndpointSlice) string {
 }
 
 // The slices made here and the translation of them must agree on what a Service's endpoints are.
-func TestEndpointSlicesTranslate(t *testing.T) {
+func TestTranslated(t *testing.T) {
 	svc := newService(func(s *corev1.ServiceSpec) {
 		s.ClusterIP = "10.96.0.7"
 		s.Ports[0].TargetPort = intstr.FromString("web")
 	})
 	pods := []*corev1.Pod{newPod("a", containerPort("web", 1, ""), "10.0.0.1"), newPod("b", containerPort("web", 2, ""), "10.0.0.2")}
 	r := translate.Translate(kube.Objects{
-		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: translate.EndpointSlices(pods, []*corev1.Service{svc}),
+		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: endpointslice.Of(pods, []*corev1.Service{svc}),
 	}, translate.Options{Node: "n1"})
 	if len(r.Services.Services) != 1 || len(r.Services.Services[0].Endpoints) != 2 {
 		t.Fatalf("got %+v", r.Services.Services)
