@@ -12,7 +12,7 @@ import (
 // sink is a Device that takes everything and keeps nothing.
 type sink struct{ frames int }
 
-func (s *sink) Run(func([]byte) []byte) error { return nil }
+func (s *sink) Run(func([]byte) []byte, func()) error { return nil }
 func (s *sink) Write([]byte) error            { s.frames++; return nil }
 func (s *sink) Writev([][]byte) error         { s.frames++; return nil }
 func (s *sink) Offloads() tap.Offloads        { return tap.AllOffloads }

@@ -135,7 +135,7 @@ func (n *Node) read(p *Port) {
 	w := n.workers.get()
 	defer n.workers.put(w)
 	w.port = p
-	if err := p.dev.Run(w.fromPort); err != nil {
+	if err := p.dev.Run(w.fromPort, w.turn.End); err != nil {
 		n.log.Error("a Port stopped", "port", p.Name, "err", err)
 		if _, still := n.ports.remove(p.Name, p); still {
 			_ = p.dev.Close()

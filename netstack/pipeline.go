@@ -297,7 +297,7 @@ func (w *worker) toGateway(p *packet.Packet, o *origin) (Verdict, DropReason) {
 	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
 		return Dropped, Malformed
 	}
-	w.node.gateway.Deliver(p, &w.segments, o.fromGateway())
+	w.node.gateway.Deliver(p, &w.turn, o.fromGateway())
 	return ToGateway, NotDropped
 }
 

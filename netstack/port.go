@@ -14,8 +14,9 @@ import (
 // Device is what a Port reads and writes superframes through; *tap.Device is one.
 type Device interface {
 	// Run reads superframes until Close and hands each to handle, one at a time. The frame is handle's, which returns a
-	// buffer of the same capacity for another one. It returns nil after Close.
-	Run(handle func(frame []byte) []byte) error
+	// buffer of the same capacity for another one. rest is called when no more frames are at hand for the moment, or others
+	// get their turn; nil for nothing. It returns nil after Close.
+	Run(handle func(frame []byte) []byte, rest func()) error
 	// Write and Writev write one superframe. Safe for concurrent use.
 	Write(frame []byte) error
 	Writev(iov [][]byte) error

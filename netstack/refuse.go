@@ -123,7 +123,7 @@ func (w *worker) sendBack(o *origin, n int, why DropReason) (Verdict, DropReason
 	case o.peer != nil:
 		w.node.link.Send(a, o.peer.ID, nil)
 	default:
-		w.node.gateway.Deliver(a, &w.segments, true)
+		w.node.gateway.Deliver(a, &w.turn, true)
 	}
 	return Answered, why
 }

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -25,6 +26,7 @@ type worker struct {
 	segment            []byte // holds a frame, once something was cut for a TAP without offloads
 	iov                [][]byte
 	segments           packet.Segmenter
+	turn               gateway.Turn
 	plain, wrapped     packet.Coalescer
 
 	verdicts [numVerdicts]atomic.Uint64
@@ -54,6 +56,7 @@ func (ws *workers) get() *worker {
 
 func (ws *workers) put(w *worker) {
 	w.port = nil
+	w.turn.End()
 	ws.mu.Lock()
 	ws.free = append(ws.free, w)
 	ws.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
 // linkEndpoint joins the stack to the switch. It lets the stack send superframes (HostGSO) and spares it checksums that
@@ -113,14 +114,17 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 }
 
 // Deliver takes a packet whose checksum was verified; it is borrowed. TCP with the outside goes to the relay, the rest to the
-// stack by copy. UDP superframes are segmented by cut: the stack has no UDP offload. later is for packets that answer one of the
-// gateway's own, whose sender may hold locks now: it hears of them in a moment.
-func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
+// stack by copy. UDP superframes are segmented: the stack has no UDP offload. later is for packets that answer one of the
+// gateway's own, whose sender may hold locks now: it hears of them in a moment. The caller ends the turn when it has no more frames at
+// hand.
+func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	if later {
 		view := flatten(p)
 		g.spawn(func() {
 			var q packet.Packet
-			if q.ParseIP(view.AsSlice()) != packet.Good || !g.relayed(&q) {
+			var turn Turn
+			defer turn.End()
+			if q.ParseIP(view.AsSlice()) != packet.Good || !g.relayed(&q, &turn) {
 				g.receive(view)
 				return
 			}
@@ -128,9 +132,10 @@ func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
 		})
 		return
 	}
-	if g.relayed(p) {
+	if g.relayed(p, turn) {
 		return
 	}
+	cut := &turn.cut
 	if p.VNet.GSOType&^packet.GSOECN != packet.GSOUDPL4 {
 		g.receive(flatten(p))
 		return
@@ -148,10 +153,19 @@ func (g *Gateway) Deliver(p *packet.Packet, cut *packet.Segmenter, later bool) {
 	}
 }
 
+// Turn is scratch memory of a goroutine that delivers packets, and what it does once for many. The zero value is ready.
+type Turn struct {
+	cut packet.Segmenter
+	tcp tcprelay.Turn
+}
+
+// End does what waited for the end of the turn.
+func (t *Turn) End() { t.tcp.End() }
+
 // relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not talk.
-func (g *Gateway) relayed(p *packet.Packet) bool {
+func (g *Gateway) relayed(p *packet.Packet, turn *Turn) bool {
 	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Zone == 0 &&
-		g.relay.Deliver(p, !g.owns(p.Tuple.Dst))
+		g.relay.Deliver(p, &turn.tcp, !g.owns(p.Tuple.Dst))
 }
 
 func flatten(p *packet.Packet) *buffer.View {

@@ -51,13 +51,13 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 	ran := make(chan error, 1)
 	go func() {
 		var p packet.Packet
-		var cut packet.Segmenter
+		var turn Turn
 		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good {
-				g.Deliver(&p, &cut, false)
+				g.Deliver(&p, &turn, false)
 			}
 			return frame
-		})
+		}, turn.End)
 	}()
 	t.Cleanup(func() {
 		pod.Close()
@@ -195,8 +195,7 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 	if fault := p.ParseFrame(frame); fault != packet.Good {
 		t.Fatalf("fault %d", fault)
 	}
-	var cut packet.Segmenter
-	g.Deliver(&p, &cut, false)
+	g.Deliver(&p, new(Turn), false)
 	buf := make([]byte, 65535)
 	for _, want := range []int{size, size, 500} {
 		_ = pc.SetReadDeadline(time.Now().Add(patience))

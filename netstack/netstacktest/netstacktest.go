@@ -28,12 +28,15 @@ func NewDeviceWith(offloads tap.Offloads) *Device {
 }
 
 // Run implements netstack.Device.
-func (d *Device) Run(handle func([]byte) []byte) error {
+func (d *Device) Run(handle func([]byte) []byte, rest func()) error {
 	for buf := make([]byte, packet.MaxFrame); ; {
 		select {
 		case f := <-d.toNode:
 			buf = buf[:cap(buf)]
 			buf = handle(buf[:copy(buf, f)])
+			if rest != nil {
+				rest()
+			}
 		case <-d.done:
 			return nil
 		}

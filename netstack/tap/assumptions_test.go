@@ -111,7 +111,8 @@ func TestAssumeHolder(t *testing.T) {
 			got <- b[len(b)-1]
 		}
 		return b
-	})
+	}, nil)
+
 	for i := range frames {
 		select {
 		case x := <-got:

@@ -99,8 +99,9 @@ func (d *Device) Stats() Stats {
 // Run reads superframes and gives each to handle, until Close. The frame (of packet.MaxFrame bytes at most; the kernel cuts what is
 // longer) is handle's until it returns a buffer of the same capacity, usually the same, for the next frame of whichever Device.
 // handle is called by one goroutine at a time, in the order of the frames, and must not call Close. Run returns nil after Close,
-// and an error when the device is gone. One Run in a Device's life.
-func (d *Device) Run(handle func(frame []byte) []byte) (err error) {
+// and an error when the device is gone. rest, if not nil, is called in the same way whenever no more frames are at hand for
+// the moment or other Devices get their turn. One Run in a Device's life.
+func (d *Device) Run(handle func(frame []byte) []byte, rest func()) (err error) {
 	p := d.poller
 	if p == nil {
 		if p, err = poll.New(1); err != nil {
@@ -108,7 +109,7 @@ func (d *Device) Run(handle func(frame []byte) []byte) (err error) {
 		}
 		defer func() { err = errors.Join(err, p.Close()) }()
 	}
-	r := &reader{d: d, handle: handle, done: make(chan error, 1)}
+	r := &reader{d: d, handle: handle, rest: rest, done: make(chan error, 1)}
 	d.reader.Store(r)
 	if err := r.start(p); err != nil {
 		return d.runError(err)

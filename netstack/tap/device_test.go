@@ -32,7 +32,8 @@ func link(t testing.TB, a, b *tap.Device, observe func(frame []byte) bool) {
 				}
 			}
 			return frame
-		})
+		}, nil)
+
 		if err != nil {
 			t.Errorf("run: %v", err)
 		}
@@ -262,7 +263,7 @@ func TestClose(t *testing.T) {
 	d := newDevice(t, f, tap.Options{})
 	ran := make(chan error, 1)
 	go func() {
-		ran <- d.Run(func(b []byte) []byte { return b })
+		ran <- d.Run(func(b []byte) []byte { return b }, nil)
 	}()
 	frame := udpFrame(macA, podB[0], podA[0], 9, make([]byte, 1000))
 	var wg sync.WaitGroup
@@ -299,7 +300,7 @@ func TestRunEndsWithDevice(t *testing.T) {
 	d := newDevice(t, f, tap.Options{})
 	ran := make(chan error, 1)
 	go func() {
-		ran <- d.Run(func(b []byte) []byte { return b })
+		ran <- d.Run(func(b []byte) []byte { return b }, nil)
 	}()
 	if err := tap.DeleteLink(ns, "eth0"); err != nil {
 		t.Fatal(err)
@@ -333,7 +334,8 @@ func TestNoAllocations(t *testing.T) {
 			got <- struct{}{}
 		}
 		return b
-	})
+	}, nil)
+
 	c := listenUDP(t, ns, podA[0])
 	to := netip.AddrPortFrom(podB[0], 9)
 	payload := make([]byte, 1000)

@@ -44,7 +44,8 @@ func newPolled(t *testing.T, p *poll.Poller, seen func(n uint32)) *polled {
 				seen(binary.BigEndian.Uint32(b[packet.HeadLen+28:]))
 			}
 			return b
-		})
+		}, nil)
+
 	}()
 	x.conn = listenUDP(t, ns, podA[0])
 	return x
@@ -164,7 +165,8 @@ func TestPollerForgetsClosedDevices(t *testing.T) {
 					got <- struct{}{}
 				}
 				return b
-			})
+			}, nil)
+
 		}()
 		if _, err := conn.WriteToUDPAddrPort(make([]byte, 4), netip.AddrPortFrom(podB[0], 9)); err != nil {
 			t.Fatal(err)
@@ -193,7 +195,7 @@ func TestPollerCloseRaces(t *testing.T) {
 		_, f := newPod(t, podA, macA)
 		d := newDevice(t, f, tap.Options{Poller: p})
 		ran := make(chan error, 1)
-		go func() { ran <- d.Run(func(b []byte) []byte { return b }) }()
+		go func() { ran <- d.Run(func(b []byte) []byte { return b }, nil) }()
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}

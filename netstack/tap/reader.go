@@ -17,6 +17,7 @@ const turn = 16
 type reader struct {
 	d      *Device
 	handle func([]byte) []byte
+	rest   func()
 	done   chan error // gets the end
 
 	mu    sync.Mutex // held while frames are handled; guards what follows
@@ -50,6 +51,9 @@ func (r *reader) Ready(_ uint32, buf []byte) []byte {
 		if n > packet.VNetHdrLen {
 			buf = r.handle(buf[:n])
 		}
+	}
+	if r.rest != nil {
+		r.rest()
 	}
 	r.iov.Base = nil // the buffer is another's now
 	r.watch.Arm(poll.In)

@@ -44,6 +44,8 @@ type podStream struct {
 	dups                int
 
 	// A pod that asks and waits for the reply gets its acknowledgement with it. replies are those sent before its last word.
+	inTurn   bool          // the end of the turn brings an acknowledgement
+	owed     int           // bytes without one
 	due      time.Duration // when an acknowledgement must leave; 0 for none
 	replies  uint32
 	converse bool
@@ -61,17 +63,22 @@ type todo uint8
 
 const (
 	answer todo = 1 << iota // acknowledge
+	soon                    // acknowledge at the end of the turn
 	work                    // pump
 )
 
 // receive takes a segment of the pod's. It is false when the connection is over.
-func (c *conn) receive(p *packet.Packet) bool {
+func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
 		c.mu.Unlock()
 		return false
 	}
 	do := c.take(p)
+	if do&(answer|soon) == soon && !c.from.inTurn {
+		c.from.inTurn = true
+		turn.conns = append(turn.conns, c)
+	}
 	c.mu.Unlock()
 	if do&answer != 0 {
 		c.acknowledge()
@@ -263,6 +270,10 @@ func (c *conn) ackNow(n int) todo {
 	f.replies = replies
 	if n >= c.to.mss || !f.converse {
 		f.due = 0
+		if f.owed += n; f.owed < window/4 {
+			return soon
+		}
+		f.owed = 0
 		return answer
 	}
 	f.due = c.r.now() + ackDelay
@@ -387,4 +398,24 @@ func (f *podStream) release() {
 		chunks.Put(k)
 	}
 	f.kept, f.keptLen, f.early = nil, 0, nil
+}
+
+// Turn gathers what is done once for all frames of a pod that were handled one after the other. The zero value is ready; a
+// Turn belongs to one goroutine.
+type Turn struct{ conns []*conn }
+
+// End acknowledges what was received since the last End.
+func (t *Turn) End() {
+	for i, c := range t.conns {
+		c.mu.Lock()
+		c.from.inTurn = false
+		owed := c.from.owed > 0 && c.stage.Load() == open
+		c.from.owed = 0
+		c.mu.Unlock()
+		if owed {
+			c.acknowledge()
+		}
+		t.conns[i] = nil
+	}
+	t.conns = t.conns[:0]
 }

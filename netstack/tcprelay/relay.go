@@ -90,10 +90,10 @@ func (r *Relay) remove(c *conn) {
 }
 
 // Deliver takes a pod's TCP segment, contiguous and with a checksum known to be right. It is borrowed. It reports whether the
-// segment was one of the Relay's connections or, if it may, began one.
-func (r *Relay) Deliver(p *packet.Packet, mayBegin bool) bool {
+// segment was one of the Relay's connections or, if it may, began one. The caller ends turn when it has no more frames at hand.
+func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 	if c := r.find(&p.Tuple); c != nil {
-		return c.receive(p)
+		return c.receive(p, turn)
 	}
 	if !mayBegin || p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
 		return false

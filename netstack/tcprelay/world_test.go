@@ -70,15 +70,16 @@ func newWorld(t *testing.T) *world {
 	ran := make(chan error, 1)
 	go func() {
 		var p packet.Packet
+		var turn tcprelay.Turn
 		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good && !w.lose() {
 				swap(&p, outside, host, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
-				if !w.Deliver(&p, true) {
+				if !w.Deliver(&p, &turn, true) {
 					w.refuse(t, dev, &p)
 				}
 			}
 			return frame
-		})
+		}, turn.End)
 	}()
 	t.Cleanup(func() {
 		if err := w.Close(); err != nil {

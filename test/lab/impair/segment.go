@@ -261,7 +261,8 @@ func (s *Segment) run(d Direction) {
 			s.pass(e, d, frame)
 		}
 		return frame
-	})
+	}, nil)
+
 }
 
 func (s *side) matches(frame []byte) bool {
