@@ -13,10 +13,10 @@ import (
 type sink struct{ frames int }
 
 func (s *sink) Run(func([]byte) []byte, func()) error { return nil }
-func (s *sink) Write([]byte) error            { s.frames++; return nil }
-func (s *sink) Writev([][]byte) error         { s.frames++; return nil }
-func (s *sink) Offloads() tap.Offloads        { return tap.AllOffloads }
-func (s *sink) Close() error                  { return nil }
+func (s *sink) Write([]byte) error                    { s.frames++; return nil }
+func (s *sink) Writev([][]byte) error                 { s.frames++; return nil }
+func (s *sink) Offloads() tap.Offloads                { return tap.AllOffloads }
+func (s *sink) Close() error                          { return nil }
 
 // null is a Link that takes everything and keeps nothing.
 type null struct{ sent int }

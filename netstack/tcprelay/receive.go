@@ -35,6 +35,8 @@ type podStream struct {
 
 	early []early // what came before its turn, because something was lost; by number
 
+	gathered []part // in the present turn, to be written together
+
 	// The bytes that the socket did not take yet.
 	kept    []*chunk
 	keptLen int
@@ -63,7 +65,6 @@ type todo uint8
 
 const (
 	answer todo = 1 << iota // acknowledge
-	soon                    // acknowledge at the end of the turn
 	work                    // pump
 )
 
@@ -74,11 +75,7 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 		c.mu.Unlock()
 		return false
 	}
-	do := c.take(p)
-	if do&(answer|soon) == soon && !c.from.inTurn {
-		c.from.inTurn = true
-		turn.conns = append(turn.conns, c)
-	}
+	do := c.take(p, turn)
 	c.mu.Unlock()
 	if do&answer != 0 {
 		c.acknowledge()
@@ -90,7 +87,7 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 }
 
 // take is RFC 9293 3.10.7 for what a pod can send here.
-func (c *conn) take(p *packet.Packet) todo {
+func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	h := p.IP[p.L4:p.Payload]
 	seq, ack, flags := be.Uint32(h[4:]), be.Uint32(h[8:]), p.TCPFlags
 	f := &c.from
@@ -129,7 +126,24 @@ func (c *conn) take(p *packet.Packet) todo {
 		}
 		return do
 	}
-	return do | c.takeData(seq, payload, flags&packet.FIN != 0)
+	fin := flags&packet.FIN != 0
+	bulk := !fin && p.Buf != nil && c.bulk(seq, len(payload))
+	if bulk {
+		if turn.gather(c, p); len(f.gathered) < maxGathered {
+			return do
+		}
+	}
+	if len(f.gathered) > 0 {
+		do |= answer
+		if !c.flush(turn) {
+			c.note(hostGone)
+			return do | work
+		}
+	}
+	if bulk {
+		return do
+	}
+	return do | c.takeData(seq, payload, fin)
 }
 
 // ahead reports whether sequence number a comes after b.
@@ -270,10 +284,6 @@ func (c *conn) ackNow(n int) todo {
 	f.replies = replies
 	if n >= c.to.mss || !f.converse {
 		f.due = 0
-		if f.owed += n; f.owed < window/4 {
-			return soon
-		}
-		f.owed = 0
 		return answer
 	}
 	f.due = c.r.now() + ackDelay
@@ -397,25 +407,5 @@ func (f *podStream) release() {
 	for _, k := range f.kept {
 		chunks.Put(k)
 	}
-	f.kept, f.keptLen, f.early = nil, 0, nil
-}
-
-// Turn gathers what is done once for all frames of a pod that were handled one after the other. The zero value is ready; a
-// Turn belongs to one goroutine.
-type Turn struct{ conns []*conn }
-
-// End acknowledges what was received since the last End.
-func (t *Turn) End() {
-	for i, c := range t.conns {
-		c.mu.Lock()
-		c.from.inTurn = false
-		owed := c.from.owed > 0 && c.stage.Load() == open
-		c.from.owed = 0
-		c.mu.Unlock()
-		if owed {
-			c.acknowledge()
-		}
-		t.conns[i] = nil
-	}
-	t.conns = t.conns[:0]
+	f.kept, f.keptLen, f.early, f.gathered = nil, 0, nil, nil
 }

@@ -23,6 +23,11 @@ func send(fd int, b []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
+func sendmsg(fd int, m *unix.Msghdr) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(m)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	return int(n), errno
+}
+
 // connect makes a socket and has it connect to e. An error that came at once is returned like one that comes later.
 func connect(e packet.Endpoint) (fd int, err error) {
 	family := unix.AF_INET6

@@ -1,0 +1,113 @@
+package tcprelay
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+const (
+	// bulkSize is the payload from which a segment is worth to wait for others.
+	bulkSize = 8 << 10
+	// maxGathered is how many of them are written at once: more would leave the cache before they are.
+	maxGathered = 8
+)
+
+// Turn is what a goroutine does once for all frames of a pod that it has at hand. A pod's bulk is written to the socket, and
+// acknowledged, several superframes at a time: the one who reads it is woken once, and so is the pod. The zero value is ready.
+type Turn struct {
+	conns []*conn // that gathered something
+	spare [][]byte
+	iov   [maxGathered]unix.Iovec
+	msg   unix.Msghdr
+}
+
+// part is the payload of a frame which the Turn took over.
+type part struct{ frame, b []byte }
+
+// bulk reports whether n bytes at seq are the next ones of a stream that flows. The caller holds mu.
+func (c *conn) bulk(seq uint32, n int) bool {
+	f := &c.from
+	return n >= bulkSize && seq == f.next && c.stage.Load() == open && !f.fin && f.keptLen == 0 && len(f.early) == 0
+}
+
+// gather takes the frame of p over, giving another buffer in exchange. The caller holds c.mu.
+func (t *Turn) gather(c *conn, p *packet.Packet) {
+	f := &c.from
+	b := p.IP[p.Payload:]
+	if len(f.gathered) == 0 {
+		t.conns = append(t.conns, c)
+	}
+	f.gathered = append(f.gathered, part{p.Buf, b})
+	f.next += uint32(len(b))
+	p.Buf, p.IP = t.buffer(cap(p.Buf)), nil
+}
+
+func (t *Turn) buffer(size int) []byte {
+	if n := len(t.spare); n > 0 {
+		b := t.spare[n-1]
+		t.spare = t.spare[:n-1]
+		return b
+	}
+	return make([]byte, size)
+}
+
+// flush writes what was gathered and keeps what the socket does not take. It is false when that takes nothing any more. The caller
+// holds mu.
+func (c *conn) flush(t *Turn) bool {
+	f := &c.from
+	if len(f.gathered) == 0 {
+		return true
+	}
+	for i := range f.gathered {
+		t.iov[i].Base = unsafe.SliceData(f.gathered[i].b)
+		t.iov[i].SetLen(len(f.gathered[i].b))
+	}
+	t.msg.Iov = &t.iov[0]
+	t.msg.SetIovlen(len(f.gathered))
+	n, errno := sendmsg(c.fd, &t.msg)
+	for errno == unix.EINTR {
+		n, errno = sendmsg(c.fd, &t.msg)
+	}
+	t.iov = [maxGathered]unix.Iovec{}
+	if errno == unix.EAGAIN {
+		n, errno = 0, 0
+	}
+	for i, g := range f.gathered {
+		done := min(n, len(g.b))
+		n -= done
+		if errno == 0 && done < len(g.b) {
+			c.keep(g.b[done:])
+		}
+		t.spare = append(t.spare, g.frame)
+		f.gathered[i] = part{}
+	}
+	f.gathered = f.gathered[:0]
+	if f.keptLen > 0 {
+		c.arm(poll.Out)
+	}
+	f.due = 0
+	c.publish()
+	return errno == 0
+}
+
+// End writes and acknowledges what was gathered since the last End.
+func (t *Turn) End() {
+	for i, c := range t.conns {
+		t.conns[i] = nil
+		c.mu.Lock()
+		some := len(c.from.gathered) > 0 // nothing when it ended meanwhile
+		good := c.flush(t)
+		c.mu.Unlock()
+		switch {
+		case !good:
+			c.kill(hostGone)
+		case some:
+			c.acknowledge()
+		}
+	}
+	t.conns = t.conns[:0]
+}
