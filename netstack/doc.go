@@ -7,7 +7,7 @@
 //
 //	pod A ─TAP─ Port ┐                                ┌ Port ─TAP─ pod B
 //	pod C ─TAP─ Port ┼ pipeline: admit, flow, forward ┼ Link ─ WireGuard ─ other nodes
-//	host  ─TAP─ Port ┘                                └ gateway (gVisor) ─ host sockets ─ outside
+//	host  ─TAP─ Port ┘                                └ gateway (gVisor, relays) ─ host sockets ─ outside
 //
 // Whatever goroutine reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps of
 // pipeline.go and writes it to where it goes, all by itself: no queue and no other goroutine in between. A few goroutines
@@ -44,7 +44,8 @@
 // # Who owns what
 //
 // A frame's buffer belongs to the Port's device and is borrowed until the handler returns. The Link may keep it, giving
-// another one in exchange (Packet.Buf changes). What FromLink gets is borrowed until it returns. The gateway copies.
+// another one in exchange (Packet.Buf changes). What FromLink gets is borrowed until it returns. The gateway copies, or
+// keeps a frame in the same way as the Link.
 //
 // # Locking
 //

@@ -1,5 +1,6 @@
 // Package gateway ends connections on a node, in a gVisor stack that is one more Port of the switch: it listens on the
-// node's own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets.
+// node's own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets. TCP
+// between a pod of this node and a host socket is tcprelay's and comes past the stack.
 //
 // The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It knows
 // nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
@@ -36,11 +37,9 @@ import (
 
 const nic tcpip.NICID = 1
 
-// timeWait is how long the stack remembers a connection that ended. In that time it drops a SYN of the same addresses and
-// ports, though RFC 1122 4.2.2.13 would let a new connection begin: it looks for a listener then and knows nothing of
-// forwarders (tcp.handleTimeWaitSegments). A pod's kernel comes back to a port after some three thousand connections, so at the
-// usual 60 s a busy pod's egress stood still for as long. What the time is for, late segments of the old connection, cannot
-// come between a pod and its own node.
+// timeWait is how long the stack keeps the addresses and ports of a connection that it ended first. A client that comes back from
+// the same port in that time would be seen with another one. What the time is for (RFC 9293 3.6.1), late segments of the old
+// connection, the pod's own kernel sorts out by their numbers.
 const timeWait = time.Millisecond
 
 // firstPort is the first one that the stack takes by itself; gVisor's own default.
