@@ -1,9 +1,12 @@
 package netstack
 
 import (
+	"errors"
+
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/udprelay"
 )
 
 // origin says where a packet came from.
@@ -301,8 +304,8 @@ func (w *worker) toGateway(p *packet.Packet, o *origin) (Verdict, DropReason) {
 	return ToGateway, NotDropped
 }
 
-// toOutside sends the packet on its way over host sockets: echoes by ping sockets, the rest through the stack, whose
-// forwarders dial.
+// toOutside sends the packet on its way over host sockets: echoes by ping sockets, datagrams by the relay's, and the rest, fragments
+// too, through the stack.
 func (w *worker) toOutside(p *packet.Packet, o *origin) (Verdict, DropReason) {
 	switch {
 	case isEcho(p) && p.Frag == packet.NoFrag:
@@ -310,10 +313,29 @@ func (w *worker) toOutside(p *packet.Packet, o *origin) (Verdict, DropReason) {
 			return w.refuse(p, o, packet.HostUnreachable, NoRoute)
 		}
 		return ToGateway, NotDropped
+	case p.Tuple.Proto == packet.UDP && p.Frag == packet.NoFrag:
+		if !p.ChecksumOK() {
+			return Dropped, Malformed
+		}
+		return w.outcome(p, o)
 	case p.Tuple.Proto == packet.TCP, p.Tuple.Proto == packet.UDP:
 		return w.toGateway(p, o)
 	}
 	return w.refuse(p, o, packet.AdminProhibited, NoRoute)
+}
+
+// outcome has the relay send a datagram, or several, and says what became of it.
+func (w *worker) outcome(p *packet.Packet, o *origin) (Verdict, DropReason) {
+	mtu, err := w.node.gateway.Outside(p)
+	switch {
+	case err == nil:
+		return ToGateway, NotDropped
+	case errors.Is(err, udprelay.ErrTooBig):
+		return w.tooBig(w.node.snapshot.Load(), p, o, mtu)
+	case errors.Is(err, udprelay.ErrBusy):
+		return Dropped, HostBusy
+	}
+	return w.refuse(p, o, packet.HostUnreachable, NoRoute)
 }
 
 // toLink hands the packet to another node, if it fits the way there (RFC 1191, RFC 8201).

@@ -41,13 +41,14 @@ const (
 	NoSourcePort            // no free port to tell two flows apart
 	LostFragment            // later fragment whose first was not seen
 	PortDown                // the TAP did not take it
+	HostBusy                // the host's socket had no room
 	numDropReasons
 )
 
 var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
-	"lost-fragment", "port-down",
+	"lost-fragment", "port-down", "host-busy",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }

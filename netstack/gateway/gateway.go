@@ -33,6 +33,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/netstack/udprelay"
 )
 
 const nic tcpip.NICID = 1
@@ -76,8 +77,8 @@ type Gateway struct {
 	stack *stack.Stack
 	link  *linkEndpoint
 	relay *tcprelay.Relay
+	udp   *udprelay.Relay
 	pings pinger
-	idle  time.Duration
 
 	poller    *poll.Poller
 	ownPoller bool                                 // to be closed
@@ -97,7 +98,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Send == nil || o.SendIP == nil {
 		return nil, errors.New("gateway: Options.Send and SendIP are required")
 	}
-	g := &Gateway{send: o.Send, poller: o.Poller, idle: cmp.Or(o.Idle, 2*time.Minute)}
+	g := &Gateway{send: o.Send, poller: o.Poller}
 	if g.poller == nil {
 		var err error
 		if g.poller, err = poll.New(1); err != nil {
@@ -119,6 +120,10 @@ func New(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	g.relay = tcprelay.New(tcprelay.Options{Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }})
+	g.udp = udprelay.New(udprelay.Options{
+		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
+	})
+	g.spawn(func() { g.udp.Run(g.ctx) })
 	return g, nil
 }
 
@@ -152,7 +157,7 @@ func (g *Gateway) configure() error {
 	if err := s.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
 		return fmt.Errorf("set the range of ports: %s", err)
 	}
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, g.egressUDP).HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, g.strayUDP)
 	return nil
 }
 
@@ -218,6 +223,7 @@ func (g *Gateway) Close() {
 	g.mu.Unlock()
 	g.cancel()
 	_ = g.relay.Close()
+	g.udp.Close()
 	g.relays.Wait()
 	g.stack.Close()
 	g.stack.Wait()
@@ -231,7 +237,10 @@ func (g *Gateway) closePoller() {
 }
 
 // Forget ends what was relayed for a pod that is gone.
-func (g *Gateway) Forget(pod netip.Addr) { g.relay.Forget(pod) }
+func (g *Gateway) Forget(pod netip.Addr) {
+	g.relay.Forget(pod)
+	g.udp.Forget(pod)
+}
 
 // Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx did.
 // An invalid client means the gateway's own address. The connection is taken over, unless Join returns an error.

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/net/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -160,26 +158,4 @@ func ip6Header(src, dst netip.Addr, proto packet.Proto, payload int) []byte {
 	ip.SetSourceAddress(toAddress(src))
 	ip.SetDestinationAddress(toAddress(dst))
 	return ip
-}
-
-func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
-
-// tellUnreachable passes an ICMP port unreachable that a host socket got on to the pod, quoting a packet like the pod's.
-func (g *Gateway) tellUnreachable(id stack.TransportEndpointID) {
-	pod, to := fromAddress(id.RemoteAddress), fromAddress(id.LocalAddress)
-	var quoted []byte
-	if to.Is4() {
-		quoted = ip4Header(pod, to, packet.UDP, 8)
-	} else {
-		quoted = ip6Header(pod, to, packet.UDP, 8)
-	}
-	quoted = append(quoted, byte(id.RemotePort>>8), byte(id.RemotePort), byte(id.LocalPort>>8), byte(id.LocalPort), 0, 8, 0, 0)
-	var p packet.Packet
-	if p.ParseIP(quoted) != packet.Good {
-		return
-	}
-	buf := make([]byte, 1280)
-	if n := packet.PutICMPError(buf, &p, packet.PortUnreachable, p.Tuple.Dst, 0); n > 0 {
-		g.sendIP(buf[:n])
-	}
 }

@@ -46,8 +46,6 @@ type podStream struct {
 	dups                int
 
 	// A pod that asks and waits for the reply gets its acknowledgement with it. replies are those sent before its last word.
-	inTurn   bool          // the end of the turn brings an acknowledgement
-	owed     int           // bytes without one
 	due      time.Duration // when an acknowledgement must leave; 0 for none
 	replies  uint32
 	converse bool

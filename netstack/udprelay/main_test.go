@@ -1,0 +1,208 @@
+package udprelay
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/test/userns"
+)
+
+// The tests' network is a loopback interface with two addresses that are no loopback addresses: of those no ICMP error may speak.
+func TestMain(m *testing.M) {
+	userns.Maybe()
+	if userns.Inside() {
+		if err := addOutside(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	userns.Main(m)
+}
+
+const patience = 10 * time.Second
+
+// podMTU is smaller than the loopback's, as a pod's is smaller than its node's.
+const podMTU = 1420
+
+var families = []struct{ name, pod, outside string }{
+	{"IPv4", "10.244.1.10:5000", "192.0.2.1"},
+	{"IPv6", "[fd00:10:244:1::10]:5000", "2001:db8::1"},
+}
+
+func addOutside() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, f := range families {
+		a := netip.MustParseAddr(f.outside)
+		ipnet := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipnet, Flags: 0x02}); err != nil { // IFA_F_NODAD
+			return fmt.Errorf("add %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// world is a relay and what it sends to pods.
+type world struct {
+	t     *testing.T
+	relay *Relay
+	toPod chan []byte // frames
+}
+
+func newWorld(t *testing.T, o Options) *world {
+	t.Helper()
+	w := &world{t: t, toPod: make(chan []byte, 10000)}
+	var err error
+	if o.Poller, err = poll.New(2); err != nil {
+		t.Fatal(err)
+	}
+	if o.Idle == 0 {
+		o.Idle = time.Minute
+	}
+	o.MTU = func() int { return podMTU }
+	o.Send = func(ip []byte, vnet packet.VNetHdr) {
+		w.toPod <- asFrame(ip, vnet)
+		clear(ip) // it was borrowed
+	}
+	w.relay = New(o)
+	t.Cleanup(func() {
+		w.relay.Close()
+		if err := o.Poller.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// asFrame puts a packet as the pipeline would.
+func asFrame(ip []byte, vnet packet.VNetHdr) []byte {
+	head := make([]byte, packet.HeadLen)
+	vnet.Encode(head)
+	ether := packet.EtherIPv4
+	if ip[0]>>4 == 6 {
+		ether = packet.EtherIPv6
+	}
+	be.PutUint16(head[packet.HeadLen-2:], ether)
+	return append(head, ip...)
+}
+
+// from makes what the pod sends; size is that of a superframe's datagrams, 0 for one datagram.
+func from(t *testing.T, s netstacktest.Spec, size int) *packet.Packet {
+	t.Helper()
+	s.Proto, s.Partial = packet.UDP, true
+	frame := s.Frame(packet.MAC{2, 1}, packet.MAC{2, 2})
+	at := packet.EthLen + 40
+	if s.Src.Addr().Is4() {
+		at = packet.EthLen + 20
+	}
+	v := packet.VNetHdr{Flags: packet.NeedsCsum, HdrLen: uint16(at + 8), CsumStart: uint16(at), CsumOffset: 6}
+	if size > 0 {
+		v.GSOType, v.GSOSize = packet.GSOUDPL4, uint16(size)
+	}
+	v.Encode(frame)
+	p := new(packet.Packet)
+	if fault := p.ParseFrame(frame); fault != packet.Good {
+		t.Fatalf("the pod's frame: fault %d", fault)
+	}
+	return p
+}
+
+func (w *world) send(p *packet.Packet) {
+	w.t.Helper()
+	if mtu, err := w.relay.Send(p); err != nil {
+		w.t.Fatalf("send %d bytes: %v, MTU %d", p.Len(), err, mtu)
+	}
+}
+
+// frame waits for the next frame for a pod and checks what every one must be.
+func (w *world) frame() *packet.Packet {
+	w.t.Helper()
+	select {
+	case f := <-w.toPod:
+		p := new(packet.Packet)
+		if fault := p.ParseFrame(f); fault != packet.Good {
+			w.t.Fatalf("a frame for the pod: fault %d", fault)
+		}
+		if !p.ChecksumOK() {
+			w.t.Fatal("a frame for the pod has a wrong checksum")
+		}
+		return p
+	case <-time.After(patience):
+		w.t.Fatal("nothing came for the pod")
+		return nil
+	}
+}
+
+// datagrams takes frames until n datagrams came, and gives their data.
+func (w *world) datagrams(tuple packet.Tuple, n int) [][]byte {
+	w.t.Helper()
+	var out [][]byte
+	for len(out) < n {
+		p := w.frame()
+		if p.Tuple != tuple {
+			w.t.Fatalf("a frame of %+v, want %+v", p.Tuple, tuple)
+		}
+		var cut packet.Segmenter
+		cut.Reset(p, nil)
+		if cut.Size() > podMTU {
+			w.t.Fatalf("a packet of %d bytes for a pod with MTU %d", cut.Size(), podMTU)
+		}
+		for {
+			b := make([]byte, cut.Size())
+			k := cut.Next(b)
+			if k == 0 {
+				break
+			}
+			var one packet.Packet
+			if one.ParseIP(b[:k]) != packet.Good || !one.ChecksumOK() {
+				w.t.Fatal("a segment is not right")
+			}
+			out = append(out, payload(&one))
+		}
+	}
+	return out
+}
+
+// server is a socket outside.
+func server(t *testing.T, addr string) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+func at(c net.PacketConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
+
+// hear gives the next datagram at c.
+func hear(t *testing.T, c *net.UDPConn) ([]byte, netip.AddrPort) {
+	t.Helper()
+	b := make([]byte, 65535)
+	n, client, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n], client
+}
+
+func pattern(n int, seed byte) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7) + byte(i>>8) + seed
+	}
+	return b
+}
