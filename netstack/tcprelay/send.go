@@ -12,7 +12,7 @@ import (
 
 const (
 	// turn is how many superframes of one connection are sent before others get theirs.
-	turn = 16
+	turn = 32
 	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing for
 	// giveUp is given up. openTimeout is for connections that do not come about.
 	minTimeout  = 200 * time.Millisecond
@@ -20,6 +20,8 @@ const (
 	maxTimeout  = 20 * time.Second
 	giveUp      = 2 * time.Minute
 	openTimeout = 20 * time.Second
+	// maxGulp is how many superframes are read at once.
+	maxGulp = 8
 	// small is the room that makes it worth to read into the rest of a chunk.
 	small = 16 << 10
 )
@@ -32,6 +34,8 @@ type hostStream struct {
 	fin        bool   // the stream ended, and the pod was told: with nxt-1
 	recover    uint32 // where nxt was when something was lost
 	recovering bool
+
+	flows bool // there was as much as could be read
 
 	segs []sent // not acknowledged yet, oldest first
 	last *chunk // where the next segment may go
@@ -54,7 +58,7 @@ type sent struct {
 // carry reads what the socket has and sends it, as far as the pod's window lets it. The error is the socket's.
 func (c *conn) carry() unix.Errno {
 	t := &c.to
-	for range turn {
+	for done := 0; done < turn; {
 		if t.fin {
 			return 0
 		}
@@ -64,29 +68,71 @@ func (c *conn) carry() unix.Errno {
 			c.blocked(flight)
 			return 0 // an acknowledgement goes on
 		}
-		b := t.space(min(room, t.limit))
-		n, errno := recv(c.fd, b)
+		asked, n, errno := c.read(room)
 		switch {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN:
-			t.tidy()
 			c.arm(poll.In)
 			return 0
 		case errno != 0:
 			return errno
 		case n == 0:
-			t.tidy()
 			c.bye()
 			return 0
 		}
-		c.say(n, n < len(b))
-		if n < len(b) {
+		if t.flows = n == asked; !t.flows {
 			break // that was all
 		}
+		done += (n + t.limit - 1) / t.limit
 	}
 	c.arm(poll.In)
 	return 0
+}
+
+// read reads the socket once, up to room bytes of what was asked for, and sends what it had.
+func (c *conn) read(room int) (asked, n int, errno unix.Errno) {
+	t := &c.to
+	if t.flows && room >= 2*t.limit {
+		return c.gulp(min(room/t.limit, maxGulp))
+	}
+	b := t.space(min(room, t.limit))
+	n, errno = recv(c.fd, b)
+	if n <= 0 || errno != 0 {
+		t.tidy()
+		return len(b), 0, errno
+	}
+	c.say(n, n < len(b))
+	return len(b), n, 0
+}
+
+// gulp reads several superframes at once: each read has the far end told of the room it made, and costs it a segment.
+func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
+	t := &c.to
+	var ks [maxGulp]*chunk
+	var iov [maxGulp]unix.Iovec
+	for i := range count {
+		ks[i] = newChunk()
+		iov[i].Base = &ks[i].buf[headroom]
+		iov[i].SetLen(t.limit)
+	}
+	n, errno = readv(c.fd, iov[:count])
+	if errno != 0 {
+		n = 0
+	}
+	left := n
+	for _, k := range ks[:count] {
+		if left == 0 {
+			chunks.Put(k)
+			continue
+		}
+		part := min(left, t.limit)
+		left -= part
+		t.tidy()
+		t.last = k
+		c.say(part, left == 0 && n < count*t.limit)
+	}
+	return count * t.limit, n, errno
 }
 
 // space is where to read the next up to n bytes, with room for headers before.

@@ -11,10 +11,15 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// send and recv are raw system calls that do not block: the runtime, were it told, would take one that does the
+// send, recv and readv are raw system calls on sockets that do not block: the runtime, were it told, would take one that does the
 // receiver's softirq work for blocked and hand its processor to another thread (as in package tap).
 func recv(fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+	return int(n), errno
+}
+
+func readv(fd int, iov []unix.Iovec) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
 	return int(n), errno
 }
 
