@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -75,7 +76,8 @@ func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	if err := s.write(files); err != nil {
 		return l, err
 	}
-	name := fmt.Sprintf("bench-%s-%d", s.Name, os.Getpid())
+	// Not the process's number: a run has a process namespace of its own, and so has another one beside it.
+	name := fmt.Sprintf("bench-%s-%06d", s.Name, rand.IntN(1e6))
 	if l.client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{files}}); err != nil {
 		return l, err
 	}
