@@ -260,9 +260,7 @@ func (c *conn) end(why uint32) bool {
 	}
 	c.from.release()
 	c.mu.Unlock()
-	if was != open {
-		c.r.opening.Add(-1)
-	}
+	c.r.quota.end(c.key.Src, was == open)
 	c.timer.stop()
 	c.to.release()
 	c.r.remove(c)

@@ -33,7 +33,8 @@ type podStream struct {
 
 	resets int // of older connections
 
-	early []early // what came before its turn, because something was lost; by number
+	early    []early // what came before its turn, because something was lost; by number
+	earlyLen int     // bytes in them, which may be the same ones several times
 
 	gathered []part // in the present turn, to be written together
 
@@ -177,7 +178,7 @@ func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
 func (c *conn) opened() {
 	c.publish()
 	c.stage.Store(open)
-	c.r.opening.Add(-1)
+	c.r.quota.opened(c.key.Src)
 }
 
 // takeAck notes what the pod acknowledges. bare says that the segment has nothing else.
@@ -226,6 +227,7 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	for len(f.early) > 0 && !ahead(f.early[0].seq, f.next) {
 		e := f.early[0]
 		f.early = f.early[1:]
+		f.earlyLen -= len(e.b)
 		if !c.takeNext(e.seq, e.b, e.fin) {
 			c.note(hostGone)
 			return work
@@ -263,7 +265,7 @@ func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 
 // hold keeps a segment until what is missing before it comes, within the window.
 func (f *podStream) hold(seq uint32, b []byte, fin bool) {
-	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly {
+	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly || f.earlyLen+len(b) > window {
 		return
 	}
 	i, _ := slices.BinarySearchFunc(f.early, seq, func(e early, seq uint32) int { return int(int32(e.seq - seq)) })
@@ -271,6 +273,7 @@ func (f *podStream) hold(seq uint32, b []byte, fin bool) {
 		return // it came twice
 	}
 	f.early = slices.Insert(f.early, i, early{seq, slices.Clone(b), fin})
+	f.earlyLen += len(b)
 }
 
 // ackNow decides about the acknowledgement of n bytes: at once, unless the pod seems to wait for a reply that will take

@@ -2,6 +2,7 @@ package tcprelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -28,20 +29,20 @@ type Options struct {
 }
 
 const (
-	// maxOpening bounds the connections that are not open yet. Beyond it, SYNs are dropped and tried again by the pod.
-	maxOpening = 4096
+	// maxOpening bounds the connections of one pod that are not open yet. Beyond it, SYNs are dropped and tried again by the pod.
+	maxOpening = 1024
 	// Ports that Join takes when the client's own is in use already: not those that the gateway's stack takes.
 	FirstPort, LastPort = 49152, 65535
 )
 
 // Relay holds the connections of a node. Its methods are safe for concurrent use.
 type Relay struct {
-	o       Options
-	start   time.Time // times are counted from it
-	secret  uint64    // of the sequence numbers that connections begin with
-	opening atomic.Int32
-	shards  [64]shard
-	closed  atomic.Bool
+	o      Options
+	start  time.Time // times are counted from it
+	secret uint64    // of the sequence numbers that connections begin with
+	quota  quota
+	shards [64]shard
+	closed atomic.Bool
 }
 
 // shard is a part of the connections, by the tuple of the pod's segments.
@@ -52,7 +53,7 @@ type shard struct {
 
 // New makes a Relay.
 func New(o Options) *Relay {
-	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64()}
+	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), quota: newQuota(maxOpening, maxConns())}
 	for i := range r.shards {
 		r.shards[i].conns = map[packet.Tuple]*conn{}
 	}
@@ -104,15 +105,14 @@ func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 
 // open begins the connection that a pod's SYN asks for.
 func (r *Relay) open(p *packet.Packet) {
-	if r.opening.Add(1) > maxOpening {
-		r.opening.Add(-1)
+	if !r.quota.begin(p.Tuple.Src) {
 		return
 	}
 	c := newConn(r, p.Tuple, connecting)
 	h := p.IP[p.L4:p.Payload]
 	c.accept(readOffer(h[20:], p.Tuple.Src.Is4()), be.Uint32(h[4:]))
 	if !r.add(c) {
-		r.opening.Add(-1)
+		r.quota.end(p.Tuple.Src, false)
 		return
 	}
 	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort})
@@ -120,15 +120,18 @@ func (r *Relay) open(p *packet.Packet) {
 }
 
 // Join gives client, whose descriptor it takes over, a connection to a pod, as from, and carries it until it ended or ctx
-// did; then it returns nil. Before the client is taken over, it returns an error that wraps ErrInUse when from is the address of another
-// connection to the pod; a port of 0 stands for any.
+// did; then it returns nil. Before the client is taken over, it returns an error: one that wraps ErrInUse when from is the address of
+// another connection to the pod (a port of 0 stands for any), or ErrTooMany.
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
+	if !r.quota.begin(pod.Addr) {
+		return fmt.Errorf("join a client to %s: %w", to, ErrTooMany)
+	}
 	if !r.reserve(c) {
+		r.quota.end(pod.Addr, false)
 		return fmt.Errorf("join a client to %s as %s: %w", to, from, ErrInUse)
 	}
-	r.opening.Add(1)
 	fd, err := detach(client)
 	c.begin(fd, err, 0)
 	if err != nil {
@@ -140,8 +143,12 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 	return nil
 }
 
-// ErrInUse says that an address and port has a connection already.
-var ErrInUse error = syscall.EADDRINUSE
+var (
+	// ErrInUse says that an address and port has a connection already.
+	ErrInUse error = syscall.EADDRINUSE
+	// ErrTooMany says that a pod has as many connections as it may have, or as many that are not open yet.
+	ErrTooMany = errors.New("the pod has too many connections")
+)
 
 // reserve enters c, with a port of ours where it has none.
 func (r *Relay) reserve(c *conn) bool {

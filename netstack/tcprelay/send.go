@@ -22,6 +22,8 @@ const (
 	openTimeout = 20 * time.Second
 	// maxGulp is how many superframes are read at once.
 	maxGulp = 8
+	// maxFlight bounds what is kept for a pod that does not acknowledge it, whatever window it announces.
+	maxFlight = 4 << 20
 	// small is the room that makes it worth to read into the rest of a chunk.
 	small = 16 << 10
 )
@@ -228,7 +230,7 @@ func (c *conn) takeAcks() {
 	acked := c.acked.Load()
 	ack := uint32(acked >> 32)
 	opened := t.room == 0 && uint32(acked) > 0
-	t.room = uint32(acked)
+	t.room = min(uint32(acked), maxFlight)
 	if ack == t.una && !opened {
 		return
 	}
