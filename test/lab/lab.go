@@ -215,7 +215,10 @@ func start(ctx context.Context, dir string, o Options) (*Client, error) {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr.Setsid = true // ^C is for the client, who then takes the lab down
+	// ^C is for the client, who then takes the lab down. A group is enough for that. A session of its own would be scheduled as one,
+	// against that of the client with all it runs (sched(7), autogroup): half the processors for a node's agent, however
+	// many clients and servers it stands between.
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = o.Detach, !o.Detach
 	ended, err := run(cmd)
 	if err != nil {
 		return nil, err

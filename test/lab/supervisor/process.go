@@ -28,7 +28,7 @@ type stdio struct {
 	terminal     bool
 }
 
-// process is a started command, leader of a session of its own.
+// process is a started command, leader of a group of its own.
 type process struct {
 	cmd *exec.Cmd
 	// whole ends with its leader what is left of the group.
@@ -47,7 +47,9 @@ func start(exe string, at place, spec shim.Spec, io stdio) (*process, error) {
 		cmd.Stdin = io.in
 	}
 	cmd.Stdout, cmd.Stderr = io.out, io.err
-	cmd.SysProcAttr.Setsid = true
+	// Sessions are what the scheduler divides processors among (sched(7), autogroup). Where no terminal asks for one, pods and
+	// agents share the lab's.
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.terminal, !io.terminal
 	cmd.SysProcAttr.Setctty = io.terminal // of descriptor 0, the default
 	err = at.ns.Start(cmd)
 	why := report.Wait()
@@ -61,7 +63,7 @@ func start(exe string, at place, spec shim.Spec, io stdio) (*process, error) {
 	return &process{cmd: cmd}, nil
 }
 
-// PID is the process's number, which is also that of its group and session.
+// PID is the process's number, which is also that of its group.
 func (p *process) PID() int { return p.cmd.Process.Pid }
 
 // Signal signals the process's group.
