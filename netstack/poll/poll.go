@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -47,6 +48,10 @@ type Poller struct {
 	spare [][]byte // buffers of loops that ended
 	gone  bool     // fd is closed
 
+	start   time.Time
+	busyAt  atomic.Int64 // when a loop last had much to do, since start
+	lingers atomic.Bool  // a loop is in linger
+
 	running atomic.Int32 // loops that do not wait in a handler
 	idle    atomic.Int32 // of these, those that wait for a descriptor
 	closing atomic.Bool
@@ -63,7 +68,7 @@ func New(loops int) (*Poller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a poller: %w", os.NewSyscallError("epoll_create1", err))
 	}
-	p := &Poller{fd: fd, loops: loops}
+	p := &Poller{fd: fd, loops: loops, start: time.Now()}
 	p.table.Store(new([]atomic.Pointer[Watch]))
 	p.running.Store(int32(loops))
 	for range loops {
@@ -199,13 +204,21 @@ func (p *Poller) loop() {
 		p.mu.Unlock()
 	}()
 	event := new(unix.EpollEvent)
+	var r rhythm
 	for !p.surplus() {
 		// What a handler readied, the tunnel's reader for one, runs now and on this thread. Otherwise another thread would
 		// have to be woken for it: half as long again for a round trip between nodes.
 		runtime.Gosched()
-		p.idle.Add(1)
-		n, errno := p.wait(event)
-		p.idle.Add(-1)
+		n, errno := 0, unix.Errno(0)
+		if r.brisk && p.calm() {
+			n, errno = p.linger(event)
+		}
+		if n == 0 {
+			p.idle.Add(1)
+			n, errno = p.wait(event, forever)
+			p.idle.Add(-1)
+		}
+		r.woke(p.now())
 		if n != 1 {
 			if errno == unix.EINTR {
 				continue
@@ -219,12 +232,23 @@ func (p *Poller) loop() {
 			buf = w.handler.Ready(event.Events, buf)
 			buf = buf[:cap(buf)]
 		}
+		if r.handled(p.now()); r.long {
+			p.busyAt.Store(int64(r.last))
+		}
 	}
 }
 
-func (p *Poller) wait(event *unix.EpollEvent) (int, unix.Errno) {
-	const forever = ^uintptr(0)
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(event)), 1, forever, 0, 0)
+// forever has wait wait until there is an event.
+const forever = ^uintptr(0)
+
+func (p *Poller) wait(event *unix.EpollEvent, timeout uintptr) (int, unix.Errno) {
+	var n uintptr
+	var errno unix.Errno
+	if timeout == 0 {
+		n, _, errno = unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(event)), 1, 0, 0, 0)
+	} else {
+		n, _, errno = unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(event)), 1, timeout, 0, 0)
+	}
 	return int(n), errno
 }
 
