@@ -15,7 +15,7 @@ type conversation struct {
 	r     *Relay
 	tuple packet.Tuple // of what the pod sends
 	fd    int
-	watch *poll.Watch
+	watch atomic.Pointer[poll.Watch] // a stale event may call Ready before it is there
 	head  header
 
 	next  atomic.Pointer[conversation] // of the table's chain
@@ -39,12 +39,14 @@ func newConversation(r *Relay, t *packet.Tuple) (*conversation, error) {
 	c.users.Store(1)
 	c.used.Store(r.now.Load())
 	c.known = c.used.Load()
-	// For nothing at first: the handler needs c.watch, which is not there before Add returns.
-	if c.watch, err = r.o.Poller.Add(fd, c, 0); err != nil {
+	// For nothing at first: the handler needs the Watch.
+	w, err := r.o.Poller.Add(fd, c, 0)
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	c.watch.Arm(poll.In)
+	c.watch.Store(w)
+	w.Arm(poll.In)
 	return c, nil
 }
 
@@ -82,7 +84,7 @@ func (c *conversation) acquire() bool {
 
 func (c *conversation) release() {
 	if c.users.Add(-1) == 0 {
-		c.watch.Close()
+		c.watch.Load().Close()
 		_ = unix.Close(c.fd)
 	}
 }

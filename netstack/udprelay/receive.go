@@ -89,7 +89,9 @@ func (c *conversation) Ready(_ uint32, buf []byte) []byte {
 			break
 		}
 	}
-	c.watch.Arm(poll.In)
+	if w := c.watch.Load(); w != nil {
+		w.Arm(poll.In)
+	}
 	return buf
 }
 
