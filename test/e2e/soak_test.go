@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,6 +163,27 @@ func (m *mixed) check(t *testing.T, name string) {
 	}
 }
 
+// established are the TCP connections that the kernels of a node's pods have.
+func (c *cluster) established(t *testing.T, node string) (conns []string) {
+	t.Helper()
+	const state, isEstablished = 3, "01" // of proc_pid_net(5)
+	for _, p := range c.status(t).Pods {
+		if p.Node != node {
+			continue
+		}
+		out, stderr, code, err := c.Output(c.ctx, lab.Pod(p.Name), "cat", "/proc/net/tcp", "/proc/net/tcp6")
+		if err != nil || code != 0 {
+			t.Fatalf("%s: exit status %d, %v: %s", p.Name, code, err, stderr)
+		}
+		for line := range strings.Lines(out) {
+			if f := strings.Fields(line); len(f) > state && f[state] == isEstablished {
+				conns = append(conns, p.Name+" "+f[1]+" "+f[2])
+			}
+		}
+	}
+	return conns
+}
+
 // leaksNothing waits until an agent holds what it held before the traffic, flows apart, of which none may be open.
 func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, opened int) {
 	t.Helper()
@@ -186,8 +208,17 @@ func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, o
 	if now.Descriptors > before.Descriptors+2 {
 		t.Errorf("%s: %d descriptors, before %d", node, now.Descriptors, before.Descriptors)
 	}
-	if open(now.Flows) > open(before.Flows) || now.FlowsFull > 0 {
-		t.Errorf("%s: flows %v are left, %d found no room", node, now.Flows, now.FlowsFull)
+	if now.FlowsFull > 0 {
+		t.Errorf("%s: %d flows found no room", node, now.FlowsFull)
+	}
+	if left := open(now.Flows) - open(before.Flows); left > 0 {
+		// The bad underlay loses resets, too. Who should have heard one has a connection until it says something
+		// (RFC 9293 3.5.1), and so has the flow table.
+		half := c.established(t, node)
+		t.Logf("%s: open in its pods' kernels: %q", node, half)
+		if left > len(half) {
+			t.Errorf("%s: %d flows are left, %v, and its pods have only %d connections", node, left, now.Flows, len(half))
+		}
 	}
 	all := 0
 	for _, n := range now.Flows {
