@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -80,7 +81,9 @@ func (l *lab) converse(ctx context.Context, c *fdpass.Conn) {
 	if err != nil {
 		answer.Error = err.Error()
 	}
-	_ = c.Answer(answer, out...) // a client that went away does not want it
+	if err := c.Answer(answer, out...); err != nil && !errors.Is(err, syscall.EPIPE) { // a client that went away does not want it
+		l.log.Warn("a request was not answered", "request", r.Op, "err", err)
+	}
 }
 
 func (l *lab) doAgent(r *rpc.Request) error {
