@@ -293,9 +293,13 @@ func (c *conn) emit(b []byte, n int, h *packet.TCPHeader) {
 	c.r.o.Send(b[:head+n], vnet)
 }
 
+// heads is memory for segments without payload.
+var heads = sync.Pool{New: func() any { return new([headroom]byte) }}
+
 // acknowledge sends a segment that only says what we received.
 func (c *conn) acknowledge() {
-	var b [60]byte
+	b := heads.Get().(*[headroom]byte)
+	defer heads.Put(b)
 	seq := c.next.Load()
 	got := c.received.Load()
 	c.emit(b[:], 0, &packet.TCPHeader{Seq: seq, Ack: uint32(got >> 32), Window: uint16(got), Flags: packet.ACK})

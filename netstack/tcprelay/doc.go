@@ -11,10 +11,10 @@
 // answered when that is done, so that what is refused to us is refused to the pod. Or a client of the host's, accepted on
 // a NodePort, is given to a pod (Join); then we send the SYN.
 //
-// What a pod says is written to the socket straight from its frame and acknowledged; what the socket does not take is
-// kept, and the window announced to the pod shrinks by it. What the socket has is read to behind the room for
-// headers and sent as it is, one superframe per read, and kept until the pod acknowledged it. So a byte is copied by the
-// two system calls and by nothing else.
+// What a pod says is written to the socket straight from its frames, several superframes of one turn of the poller together
+// (Turn), and acknowledged; what the socket does not take is kept, and the window announced to the pod shrinks by it. What the
+// socket has is read to behind the room for headers, a superframe or several at once, sent from there, and kept until the pod
+// acknowledged it. So a byte is copied by the two system calls and by nothing else.
 //
 // Between a pod and its node there is no network: a write to a TAP hands the frame to the pod's kernel before it returns.
 // Nothing is reordered and next to nothing lost, so there is no congestion window, no SACK and no estimate of round-trip

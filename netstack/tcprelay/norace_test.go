@@ -1,0 +1,5 @@
+//go:build !race
+
+package tcprelay_test
+
+const raceEnabled = false
