@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -82,10 +81,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if k, ok := r.(*net.TCPConn); ok {
 		return c.readFromKernel(k)
 	}
-	buf := spliceBuffers.Get().(*spliceBuffer)
-	defer spliceBuffers.Put(buf)
-	// The wrapper hides this method.
-	return io.CopyBuffer(struct{ io.Writer }{c.TCPConn}, r, buf[:])
+	return io.Copy(struct{ io.Writer }{c.TCPConn}, r) // the wrapper hides this method
 }
 
 func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
@@ -207,8 +203,3 @@ func (r *kernelReader) Read(p []byte) (int, error) {
 	r.left -= r.n
 	return r.n, nil
 }
-
-// spliceBuffer holds whole superframes.
-type spliceBuffer [4 * superframePayload]byte
-
-var spliceBuffers = sync.Pool{New: func() any { return new(spliceBuffer) }}

@@ -192,10 +192,3 @@ func (g *Gateway) receive(view *buffer.View) {
 	(*d).DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }
-
-// sendIP carries an IP packet of ours, as if the stack had sent it.
-func (g *Gateway) sendIP(ip []byte) {
-	buf := g.link.buffers.Get().(*[packet.MaxFrame]byte)
-	n := copy(buf[packet.HeadLen:], ip)
-	g.link.buffers.Put(g.link.carry(buf, packet.HeadLen+n, packet.VNetHdr{}))
-}

@@ -73,12 +73,13 @@ type Config struct {
 
 // Gateway is the stack with what hangs on it. Its methods are safe for concurrent use.
 type Gateway struct {
-	send  func([]byte) []byte
-	stack *stack.Stack
-	link  *linkEndpoint
-	relay *tcprelay.Relay
-	udp   *udprelay.Relay
-	pings pinger
+	// sendIP carries an IP packet that it borrows through the pipeline.
+	sendIP func(ip []byte, vnet packet.VNetHdr)
+	stack  *stack.Stack
+	link   *linkEndpoint
+	relay  *tcprelay.Relay
+	udp    *udprelay.Relay
+	pings  pinger
 
 	poller    *poll.Poller
 	ownPoller bool                                 // to be closed
@@ -98,7 +99,7 @@ func New(o Options) (*Gateway, error) {
 	if o.Send == nil || o.SendIP == nil {
 		return nil, errors.New("gateway: Options.Send and SendIP are required")
 	}
-	g := &Gateway{send: o.Send, poller: o.Poller}
+	g := &Gateway{sendIP: o.SendIP, poller: o.Poller}
 	if g.poller == nil {
 		var err error
 		if g.poller, err = poll.New(1); err != nil {

@@ -107,7 +107,7 @@ func (g *Gateway) answerPings(f *pingFlow) {
 			continue
 		}
 		if ip := f.reply(buf[:n]); ip != nil {
-			g.sendIP(ip)
+			g.sendIP(ip, packet.VNetHdr{})
 		}
 	}
 }
