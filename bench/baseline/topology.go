@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 
 	"tapestry.dev/tapestry/bench"
@@ -85,7 +84,7 @@ func (p *pair) namespace() (*tap.Namespace, error) {
 	p.closers = append(p.closers, ns)
 	// As in a lab. Where the machine's default is BBR, its pacing and not the path would decide: the kernel bridge measured
 	// 11 to 42 Gbit/s then, from one run to the next.
-	if err := tap.SetSysctl(ns, "net.ipv4.tcp_congestion_control", "cubic"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := tap.SetCongestionControl(ns, "cubic", "reno"); err != nil {
 		return nil, err
 	}
 	return ns, tap.SetUp(ns, "lo")

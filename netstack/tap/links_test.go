@@ -118,3 +118,18 @@ func TestStart(t *testing.T) {
 		t.Errorf("started in %s, want %s", got, want)
 	}
 }
+
+// TestCongestionControl asks for what no kernel has, and for what every kernel grants to everybody.
+func TestCongestionControl(t *testing.T) {
+	ns := newNamespace(t)
+	check(t, tap.SetCongestionControl(ns, "no-such", "reno"))
+	check(t, tap.SetCongestionControl(ns, "no-such"))
+	var got []byte
+	check(t, ns.Do(func() (err error) {
+		got, err = os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+		return err
+	}))
+	if string(got) != "reno\n" {
+		t.Errorf("the namespace uses %q, want reno", got)
+	}
+}

@@ -157,16 +157,15 @@ func newNamespace() (*tap.Namespace, error) {
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.ip_unprivileged_port_start", "0"},
-		// Linux' own default, whatever this machine's is: a lab should be as fast as another one.
-		{"net.ipv4.tcp_congestion_control", "cubic"},
 	} {
-		// A kernel without IPv6, or cubic, does not have all of them.
+		// A kernel without IPv6 does not have all of them.
 		if err := tap.SetSysctl(ns, s.key, s.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			ns.Close()
 			return nil, err
 		}
 	}
-	if err := errors.Join(tap.SetUp(ns, "lo"), tap.EnableUnprivilegedPing(ns)); err != nil {
+	// Linux' own default, whatever this machine's is: a lab should be as fast as another one.
+	if err := errors.Join(tap.SetCongestionControl(ns, "cubic", "reno"), tap.SetUp(ns, "lo"), tap.EnableUnprivilegedPing(ns)); err != nil {
 		ns.Close()
 		return nil, err
 	}
