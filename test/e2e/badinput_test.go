@@ -135,6 +135,7 @@ func TestRefusedWhileRunning(t *testing.T) {
 	c := up(t, "edited", baseYAML)
 	talking := c.talk(t, lab.Pod("client"), at(c.addr(t, "near", false), 9000), at(c.addr(t, "far", true), 9000), at(c.addr(t, "svc/far", false), 81))
 	before := c.status(t)
+	pods := len(before.Pods)
 	for i, m := range mistakes(t) {
 		t.Run(m.name, func(t *testing.T) {
 			// Every version also has a good pod, which must not come.
@@ -154,7 +155,8 @@ func TestRefusedWhileRunning(t *testing.T) {
 				}
 			}
 			// A good version is applied, and the next mistake is told anew.
-			before = c.edit(t, baseYAML+podYAML(fmt.Sprintf("good-%d", i), "node-2"))
+			c.edit(t, baseYAML+podYAML(fmt.Sprintf("good-%d", i), "node-2"))
+			before = c.until(t, "the good pod of the version before is gone", func(st *lab.Status) bool { return len(st.Pods) == pods+1 })
 			c.answered(t, lab.Pod("client"), "tcp", at(c.addr(t, fmt.Sprintf("good-%d", i), false), 9000), fmt.Sprintf("good-%d", i))
 		})
 	}

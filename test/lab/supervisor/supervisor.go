@@ -196,8 +196,6 @@ func (l *lab) apply(c *plan.Cluster) error {
 		l.nodes[n.Name] = n
 	}
 	l.cluster = c
-	l.applied++
-	l.failed = nil
 	l.mu.Unlock()
 	// What agents read is there before they start, and before there are pods to attach.
 	l.publish()
@@ -207,6 +205,11 @@ func (l *lab) apply(c *plan.Cluster) error {
 		}
 	}
 	l.kubelet.Set(c.Pods)
+	// Last: who sees the count grow, and then waits until all is ready, waits for this version's pods.
+	l.mu.Lock()
+	l.applied++
+	l.failed = nil
+	l.mu.Unlock()
 	l.changed()
 	return errors.Join(errs...)
 }
