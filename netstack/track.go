@@ -98,8 +98,7 @@ func (w *worker) judge(s *snapshot, p *packet.Packet) judgement {
 func (w *worker) begin(s *snapshot, p *packet.Packet, o *origin, e *flow.Entry) (Verdict, DropReason) {
 	*e = flow.Entry{Orig: p.Tuple, TCPFlags: p.TCPFlags, Checked: s.generation}
 	to := withoutZone(p.Tuple)
-	if o.peer == nil { // translation happens once, on the node where the flow enters
-		choice := s.balancer.Pick(&p.Tuple)
+	if choice := w.pick(s, p, o); choice.Kind != packet.NotFrontend {
 		switch choice.Kind {
 		case packet.Picked:
 			to.Dst, to.DstPort = choice.To.Addr, choice.To.Port
@@ -110,6 +109,8 @@ func (w *worker) begin(s *snapshot, p *packet.Packet, o *origin, e *flow.Entry) 
 			return w.refuse(p, o, packet.PortUnreachable, UnknownPort)
 		case packet.DropLocal:
 			return Dropped, LocalPolicy
+		case packet.DropSource:
+			return Dropped, SourceRange
 		}
 	}
 	if w.mustMasquerade(s, &to, o) {
@@ -127,6 +128,22 @@ func (w *worker) begin(s *snapshot, p *packet.Packet, o *origin, e *flow.Entry) 
 		e.Via = o.peer.ID
 	}
 	return 0, NotDropped
+}
+
+// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for host ports: the one node that
+// knows of them is the one whose address it is, and they lead to its own pods only.
+func (w *worker) pick(s *snapshot, p *packet.Packet, o *origin) packet.Choice {
+	if o.peer == nil {
+		return s.balancer.Pick(&p.Tuple)
+	}
+	if o.wrapped || !s.isNodeAddr(p.Tuple.Dst) {
+		return packet.Choice{}
+	}
+	choice := s.balancer.Pick(&p.Tuple)
+	if choice.Kind == packet.Picked && w.node.ports.table.Load().byAddr[choice.To.Addr] == nil {
+		return packet.Choice{}
+	}
+	return choice
 }
 
 // mustMasquerade tells the flows whose backend must see the gateway's address instead of the sender's: what goes back

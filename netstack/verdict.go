@@ -34,6 +34,7 @@ const (
 	NoEndpoints             // Service without endpoints; refused
 	UnknownPort             // Service address without such a port; refused
 	LocalPolicy             // traffic policy Local and no local endpoint
+	SourceRange             // the load balancer's address is not for this client
 	BackendGone             // flow whose backend is gone; reset
 	NoRoute                 // nobody owns the destination, or it may not be reached from there
 	TooBig                  // larger than the path, must not be fragmented; answered with ICMP
@@ -47,7 +48,7 @@ const (
 
 var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
-	"no-endpoints", "unknown-port", "local-policy", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
+	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "port-down", "host-busy",
 }
 

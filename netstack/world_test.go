@@ -83,6 +83,9 @@ func newWorld(t *testing.T) *world {
 			ap("[fd00:10:96::1]:80"): picked(4, "[fd00:10:244:1::11]:8080"),
 			ap("10.96.0.6:80"):       picked(1, "10.244.1.11:8080"), // same backend as 10.96.0.1
 			ap("10.96.0.7:80"):       {Kind: packet.DropLocal},
+			ap("10.96.0.8:80"):       {Kind: packet.DropSource},
+			ap("172.31.0.11:54323"):  picked(1, "10.244.1.11:8080"),
+			ap("172.31.0.11:30080"):  picked(2, "10.244.2.10:8080"),
 		},
 		states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: packet.BackendReady, 3: packet.BackendReady, 4: packet.BackendReady},
 	}

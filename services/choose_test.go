@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -221,7 +222,7 @@ func randomConfig(r *rand.Rand) Config {
 		s := Service{Namespace: "d", Name: fmt.Sprint("s", i), ClusterIPs: some(2), ExternalIPs: some(1),
 			InternalLocal: r.IntN(3) == 0, ExternalLocal: r.IntN(3) == 0, PublishNotReady: r.IntN(5) == 0}
 		if r.IntN(3) == 0 {
-			s.Affinity = 1
+			s.Affinity = time.Hour
 		}
 		for j := range r.IntN(4) {
 			s.Ports = append(s.Ports, Port{Name: fmt.Sprint(j % 2), Protocol: protos[r.IntN(3)], Port: uint16(52 + r.IntN(3)), NodePort: uint16(52 * r.IntN(2))})

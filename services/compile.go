@@ -74,6 +74,9 @@ type unitBuilder struct {
 
 func newUnit(s *Service, p place) *unit {
 	b := unitBuilder{place: p, s: s}
+	if s.NamesOnly {
+		return &b.unit
+	}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
@@ -145,12 +148,13 @@ func (b *unitBuilder) port(j int, is4 bool) {
 			b.front(f, addrKey(packet.AddrFrom(a), p.Port, p.Protocol))
 		}
 	}
-	f.set, f.inside = external, whole
+	f.set, f.inside, f.guarded = external, whole, s.SourceRanges != nil
 	for _, a := range s.ExternalIPs {
 		if ofFamily(a, is4) {
 			b.front(f, addrKey(packet.AddrFrom(a), p.Port, p.Protocol))
 		}
 	}
+	f.guarded = false
 	if p.NodePort != 0 && b.place.hasNodes(is4) {
 		b.front(f, nodePortKey(is4, p.NodePort, p.Protocol))
 	}

@@ -28,6 +28,8 @@ type Config struct {
 	Services []*Service // none nil, and not changed: Configs that follow one another share them
 	// Pods are all pods with an address, for DNS names of pods.
 	Pods []Pod
+	// HostPorts are those of this node's pods. Where two want the same, the first has it.
+	HostPorts []HostPort
 }
 
 // Pod is what DNS needs to know of one.
@@ -45,15 +47,21 @@ type Service struct {
 	// ClusterIPs are empty for a headless Service and for ExternalName.
 	ClusterIPs   []netip.Addr
 	ExternalName string // CNAME target; "" otherwise
-	// ExternalIPs are load balancer ingress addresses.
+	// ExternalIPs are load balancer ingress addresses, and spec.externalIPs where they are honoured.
 	ExternalIPs []netip.Addr
-	Ports       []Port
+	// SourceRanges are the clients that ExternalIPs are for; nil for all. Ranges of another family alone let nobody in.
+	SourceRanges []netip.Prefix
+	Ports        []Port
 	// Affinity is the ClientIP session affinity timeout; 0 for none.
 	Affinity time.Duration
 	// InternalLocal, ExternalLocal: the traffic policies are Local.
 	InternalLocal, ExternalLocal bool
 	PublishNotReady              bool
-	Endpoints                    []Endpoint
+	// HealthPort is the port of every node on which load balancers ask whether it has endpoints (healthCheckNodePort); 0: none.
+	HealthPort uint16
+	// NamesOnly is set for a Service that another proxy serves, or nobody: DNS answers for it, no packet is translated.
+	NamesOnly bool
+	Endpoints []Endpoint
 }
 
 // Port is one port of a Service.

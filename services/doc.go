@@ -22,6 +22,9 @@ package services
 //	within a service range      -               UnknownPort
 //	anything else               -               NotFrontend
 //
+// Host ports of this node's pods stand beside, by address or for all addresses of a family, and only this node has them: its
+// own pods, clients of its sockets (PickOnHost) and what the Link brings for its addresses find them. A NodePort of that number wins.
+//
 // Which endpoints. Select is the rule, one pure function. A ClusterIP follows the internal traffic policy; NodePorts and
 // ExternalIPs follow the external one, except for clients inside the cluster, for whom that is always Cluster. An empty
 // set refuses the client (NoEndpoints), unless only the Local policy made it empty (DropLocal): then the client is to try
@@ -33,9 +36,10 @@ package services
 // few flows when the set changes by one: rendezvous only those of the backend that left, Maglev about one percent more.
 // A set that grows or shrinks past rendezvousMax is dealt anew. None of this moves a flow that the flow table knows.
 //
-// Session affinity. With ClientIP affinity the client's address alone is hashed. Hence affinity needs no state, holds
-// on every node and over restarts, and holds for longer than the Service's timeout asks for, as long as the set of
-// backends stays the same; when the set changes, a client whose backend stays may be moved only within the bounds above.
+// Session affinity. With ClientIP affinity the client's address alone is hashed. Hence affinity holds on every node and over
+// restarts, as long as the set of backends stays the same; when the set changes, a client whose backend stays may be moved only
+// within the bounds above. What is remembered is when a client came last (sessions): after the Service's timeout without a new
+// connection its next session is dealt anew. Who was forgotten has the backend of a first session.
 //
 // Identity. A backend's id is 64 bits: the upper 40 a hash of the pod's UID and address, the lower 24 a hash of the
 // Service port and target port. So a reused address gets another id; two Services over one pod are told apart (one may

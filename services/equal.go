@@ -5,13 +5,13 @@ import "slices"
 // equalConfigs reports whether Tables made of the two would be the same. The order of lists counts: translation gives them
 // sorted.
 func equalConfigs(x, y *Config) bool {
-	return equalNodes(x, y) && equalLists(x.Pods, y.Pods, equalPods) &&
+	return equalNodes(x, y) && equalLists(x.HostPorts, y.HostPorts, same) && equalLists(x.Pods, y.Pods, equalPods) &&
 		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })
 }
 
 func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && equalBacks(a, b) }
 
-// equalNodes compares all but Services and Pods.
+// equalNodes compares all but Services, Pods and HostPorts.
 func equalNodes(x, y *Config) bool {
 	return x.Node == y.Node && x.Zone == y.Zone &&
 		slices.Equal(x.NodeAddrs, y.NodeAddrs) &&
@@ -49,7 +49,8 @@ func equalFronts(a, b *Service) bool {
 		equalLists(a.Ports, b.Ports, same) &&
 		a.Affinity == b.Affinity &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
-		a.PublishNotReady == b.PublishNotReady
+		a.PublishNotReady == b.PublishNotReady && a.HealthPort == b.HealthPort && a.NamesOnly == b.NamesOnly &&
+		(a.SourceRanges == nil) == (b.SourceRanges == nil) && equalLists(a.SourceRanges, b.SourceRanges, same)
 }
 
 func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) }

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Table is a compiled Config. It never changes; all methods may be called concurrently, and Pick and Backend allocate
+// Table is a compiled Config. It never changes, but for remembering clients with session affinity; all methods may be called concurrently, and Pick and Backend allocate
 // nothing. What a flow needs is kept with few pointers, so that a large Table costs the garbage collector little.
 type Table struct {
 	config Config
@@ -24,6 +24,9 @@ type Table struct {
 	states states
 	pods   map[uint64]struct{} // podID of every pod with an ID
 	own    []packet.Addr
+	hosts  hostPorts
+
+	sessions *sessions // of all Tables that follow one another
 }
 
 // addrKind says what is known of an address; kinds add up.
@@ -64,6 +67,7 @@ type front struct {
 	service     uint32 // index into config.Services and units, or noService
 	port        uint16 // index into the Service's Ports
 	affinity    bool
+	guarded     bool // only for the Service's SourceRanges
 }
 
 // noService marks a frontend that the node answers itself.
@@ -82,7 +86,8 @@ type backend struct {
 }
 
 // Pick chooses the backend for the first packet of a flow. The choice is a function of the Table and of t.Src, its ports
-// and its protocol (of t.Src alone under session affinity), so that it is the same again after the flow table is lost.
+// and its protocol, so that it is the same again after the flow table is lost. Under session affinity it is one of t.Src alone,
+// until the client has not come for the Service's timeout.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	if f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); f != nil {
 		return t.choose(f, tuple)
@@ -97,6 +102,11 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	case kind&dnsAddr != 0 && (tuple.Proto == packet.ICMPv4 || tuple.Proto == packet.ICMPv6):
 		return packet.Choice{Kind: packet.ToGateway}
 	case kind&node != 0:
+		if len(t.hosts.fronts) > 0 && t.isOwn(&tuple.Dst) {
+			if c, ok := t.hosts.pick(tuple); ok {
+				return c
+			}
+		}
 		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
 			return t.choose(f, tuple)
 		}
@@ -110,6 +120,9 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 func (t *Table) Backend(id uint64) packet.BackendState {
 	if s := t.states.of(id); s != packet.BackendGone {
 		return s
+	}
+	if _, served := t.hosts.ids[id]; served {
+		return packet.BackendReady
 	}
 	if _, lives := t.pods[id&podMask]; lives {
 		return packet.BackendDraining
@@ -167,6 +180,9 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.service == noService {
 		return packet.Choice{Kind: packet.ToGateway}
 	}
+	if f.guarded && !containsAny(t.config.Services[f.service].SourceRanges, &tuple.Src) {
+		return packet.Choice{Kind: packet.DropSource}
+	}
 	i := f.set
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
 		i = f.inside
@@ -178,6 +194,10 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	var h uint64
 	if f.affinity {
 		h = clientHash(&tuple.Src)
+		svc := t.config.Services[f.service]
+		if turn := t.sessions.turn(sessionKey{tuple.Src, portID(svc, &svc.Ports[f.port])}, svc.Affinity); turn > 0 {
+			h = mix(h^uint64(turn)*mixA, mixC)
+		}
 	} else {
 		h = flowHash(tuple)
 	}
@@ -201,12 +221,7 @@ func (s *set) winner(h uint64) *backend {
 
 // fromInside reports whether a client is a pod or this node itself.
 func (t *Table) fromInside(src *packet.Addr) bool {
-	for i := range t.own {
-		if t.own[i] == *src {
-			return true
-		}
-	}
-	return containsAny(t.config.ClusterCIDRs, src)
+	return t.isOwn(src) || containsAny(t.config.ClusterCIDRs, src)
 }
 
 func containsAny(ps []netip.Prefix, a *packet.Addr) bool {

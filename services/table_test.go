@@ -304,6 +304,8 @@ func TestEqual(t *testing.T) {
 		c := testConfig()
 		c.Zone = "z"
 		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: "u", Addrs: addrs("10.0.0.1")}}
+		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}
+		c.Services[0].SourceRanges = prefixes("10.0.0.0/8")
 		return c
 	}
 	one, other := full(), full()
@@ -332,6 +334,11 @@ func TestEqual(t *testing.T) {
 func change(v reflect.Value, path string, n *int) string {
 	switch {
 	case v.Type() == reflect.TypeFor[netip.Addr]() || v.Type() == reflect.TypeFor[netip.Prefix]():
+		if *n--; *n < 0 {
+			v.SetZero()
+			return path
+		}
+	case v.Type() == reflect.TypeFor[netip.AddrPort]():
 		if *n--; *n < 0 {
 			v.SetZero()
 			return path

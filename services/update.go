@@ -19,11 +19,11 @@ func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
 func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
-		t = &Table{}
+		t = &Table{sessions: new(sessions)}
 	case equalConfigs(&t.config, &c):
 		return t, t.problems()
 	}
-	next := &Table{config: c, units: make([]*unit, len(c.Services))}
+	next := &Table{config: c, sessions: t.sessions, units: make([]*unit, len(c.Services))}
 	sameFronts := len(t.units) > 0 && equalNodes(&t.config, &c) && len(t.units) == len(c.Services)
 	var gone, come []*unit
 	stays := make([]bool, len(t.units))
@@ -54,6 +54,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	if next.pods = t.pods; next.pods == nil || !equalLists(t.config.Pods, c.Pods, equalPods) {
 		next.pods = podIDs(c.Pods)
 	}
+	next.hosts = next.hostPortsOf()
 	return next, next.problems()
 }
 
@@ -122,6 +123,9 @@ func (t *Table) claim() {
 // claimFor adds the frontends of one Service, unless an earlier one has them. taken has 1 + the index of the Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 	s := t.config.Services[i]
+	if s.NamesOnly {
+		return
+	}
 	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
 		for _, a := range list {
 			t.addr(a, virtual)
@@ -175,6 +179,7 @@ func (t *Table) problems() []Problem {
 			out = append(append(out, u.problems...), conflicts[uint32(i)]...)
 		}
 	}
+	out = append(out, t.hosts.problems...)
 	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(a.Object, b.Object) })
 	return out
 }

@@ -16,7 +16,7 @@ import (
 func nextConfig(r *rand.Rand, c Config) Config {
 	other := randomConfig(r)
 	c.Services = slices.Clone(c.Services)
-	switch i := r.IntN(max(1, len(c.Services))); r.IntN(7) {
+	switch i := r.IntN(max(1, len(c.Services))); r.IntN(8) {
 	case 0:
 		c.NodeAddrs, c.OwnAddrs = other.NodeAddrs, other.OwnAddrs
 	case 1:
@@ -25,6 +25,8 @@ func nextConfig(r *rand.Rand, c Config) Config {
 		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
 	case 3:
 		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: fmt.Sprint(r.IntN(20)), Addrs: addrs("10.0.0.3", "10.0.0.4")}}
+	case 5:
+		c.HostPorts = []HostPort{hostPort(fmt.Sprintf("0.0.0.0:%d 10.0.0.3:80", 52+r.IntN(4))), hostPort("127.0.0.1:53 10.0.0.4:80")}
 	case 4:
 		c.Node = string(rune('a' + r.IntN(2)))
 	default:
@@ -57,6 +59,9 @@ func FuzzUpdateTwin(f *testing.F) {
 			if diff := cmp.Diff(want.Rows(), got.Rows()); diff != "" {
 				t.Fatalf("rows (-new +updated):\n%s", diff)
 			}
+			for id := range want.hosts.ids {
+				ids[id] = true
+			}
 			for _, u := range want.units {
 				for _, s := range u.states {
 					ids[s.id] = true
@@ -70,6 +75,9 @@ func FuzzUpdateTwin(f *testing.F) {
 			for _, dst := range addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1") {
 				tu := packet.Tuple{Src: packet.AddrFrom(netip.MustParseAddr("10.0.0.1")), SrcPort: uint16(r.Uint32()),
 					Dst: packet.AddrFrom(dst), DstPort: uint16(52 + r.IntN(4)), Proto: packet.TCP}
+				if got.PickOnHost(&tu) != want.PickOnHost(&tu) {
+					t.Fatalf("on the host %v: %+v, want %+v", tu, got.PickOnHost(&tu), want.PickOnHost(&tu))
+				}
 				if got.Pick(&tu) != want.Pick(&tu) {
 					t.Fatalf("%v: %+v, want %+v", tu, got.Pick(&tu), want.Pick(&tu))
 				}

@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 // render makes a Result readable, the same for the same Result, and leaves private keys out.
 func render(r translate.Result) any {
 	type m = map[string]any
-	var peers, routes, svcs, pods, certs, ingressRoutes, statuses, problems []any
+	var peers, routes, svcs, pods, hostPorts, certs, ingressRoutes, statuses, problems []any
 	for _, p := range r.Overlay.Peers {
 		key := ""
 		if p.PublicKey != (overlay.PublicKey{}) {
@@ -81,6 +81,9 @@ func render(r translate.Result) any {
 	}
 	for _, p := range r.Services.Pods {
 		pods = append(pods, fmt.Sprintf("%s/%s %s", p.Namespace, p.Name, p.Addrs))
+	}
+	for _, p := range r.Services.HostPorts {
+		hostPorts = append(hostPorts, fmt.Sprintf("%s %s %s -> %s", p.Pod, protos[p.Protocol], netip.AddrPortFrom(p.Addr, p.Port), p.To))
 	}
 	for _, c := range r.Ingress.Certificates {
 		certs = append(certs, fmt.Sprintf("%s for %s, subject %s, key redacted", c.Name, c.Hosts, c.Cert.Leaf.Subject))
@@ -103,21 +106,26 @@ func render(r translate.Result) any {
 	if r.Ingress.Default != nil {
 		def = backend(*r.Ingress.Default)
 	}
-	return m{
+	out := m{
 		"netstack": m{"node": r.Netstack.Node, "mtu": r.Netstack.MTU, "podCIDRs": texts(r.Netstack.PodCIDRs), "nodeAddrs": texts(r.Netstack.NodeAddrs),
 			"clusterCIDRs": texts(r.Netstack.ClusterCIDRs), "serviceCIDRs": texts(r.Netstack.ServiceCIDRs),
 			"localAddrs": texts(r.Netstack.LocalAddrs), "peers": routes},
 		"overlay": peers,
 		"services": m{"node": r.Services.Node, "zone": r.Services.Zone, "nodeAddrs": texts(r.Services.NodeAddrs), "ownAddrs": texts(r.Services.OwnAddrs),
-			"serviceCIDRs": texts(r.Services.ServiceCIDRs), "dnsAddrs": texts(r.Services.DNSAddrs), "services": svcs, "pods": pods},
+			"serviceCIDRs": texts(r.Services.ServiceCIDRs), "dnsAddrs": texts(r.Services.DNSAddrs), "services": svcs, "pods": pods, "hostPorts": hostPorts},
 		"ingress":  m{"routes": ingressRoutes, "default": def, "certificates": certs},
 		"statuses": statuses,
 		"problems": problems,
 	}
+	if r.Leaving {
+		out["leaving"] = true
+	}
+	return out
 }
 
+var protos = map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP", packet.SCTP: "SCTP"}
+
 func service(s services.Service) any {
-	protos := map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP", packet.SCTP: "SCTP"}
 	var ports, endpoints []string
 	for _, p := range s.Ports {
 		ports = append(ports, fmt.Sprintf("%q %d/%s nodePort %d", p.Name, p.Port, protos[p.Protocol], p.NodePort))
@@ -137,11 +145,21 @@ func service(s services.Service) any {
 		}
 		endpoints = append(endpoints, line)
 	}
-	return map[string]any{
+	m := map[string]any{
 		"name": s.Namespace + "/" + s.Name, "clusterIPs": texts(s.ClusterIPs), "externalName": s.ExternalName,
 		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "internalLocal": s.InternalLocal,
 		"externalLocal": s.ExternalLocal, "publishNotReady": s.PublishNotReady, "endpoints": endpoints,
 	}
+	if s.SourceRanges != nil { // these are rare
+		m["sourceRanges"] = fmt.Sprint(s.SourceRanges)
+	}
+	if s.HealthPort != 0 {
+		m["healthPort"] = s.HealthPort
+	}
+	if s.NamesOnly {
+		m["namesOnly"] = true
+	}
+	return m
 }
 
 func backend(b ingress.Backend) string { return fmt.Sprintf("%s %s", b.Service, texts(b.Endpoints)) }

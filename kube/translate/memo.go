@@ -20,6 +20,9 @@ type Translator struct {
 	zones map[string]string
 	nodes kept[*corev1.Node, []node]
 	pods  kept[*corev1.Pod, []services.Pod]
+	ports kept[*corev1.Pod, []services.HostPort]
+
+	options Options // of the last Result
 
 	slicesOf map[objectName][]*discoveryv1.EndpointSlice
 	entries  map[*corev1.Service]*entry
@@ -35,11 +38,15 @@ const manyServices = 64
 
 // Translate gives what follows from objs for the node of o.
 func (m *Translator) Translate(objs kube.Objects, o Options) Result {
+	if m.options != o {
+		*m = Translator{options: o}
+	}
 	t := newTranslator(objs, o, m)
 	nodes := t.nodes()
 	ranges := t.serviceRanges()
 	var r Result
 	t.peers(nodes, &r)
+	r.Leaving = t.leaving()
 	r.Netstack.ServiceCIDRs = ranges
 	r.Services = t.services(nodes, ranges)
 	r.Netstack.LocalAddrs = slices.Clone(r.Services.DNSAddrs)
@@ -71,7 +78,7 @@ type entry struct {
 	round   uint64 // when it was needed last
 	slices  []*discoveryv1.EndpointSlice
 	service *services.Service // belongs to Results, too: replaced, not changed
-	served  bool              // false when the Service is nothing to us
+	served  bool              // false when the Service has nothing clients could use
 	ips     []netip.Addr
 	ports   []portKey
 }
@@ -137,11 +144,9 @@ func (t *translator) newEntry(obj *corev1.Service) *entry {
 	m, before := t.memo, len(t.problems)
 	e := &entry{round: m.round, slices: m.slicesOf[nameOf(obj)]}
 	m.claims.ownIPs, m.claims.ownPorts = nil, nil
-	if _, other := obj.Labels[proxyNameLabel]; !other {
-		var s services.Service
-		if s, e.served = t.service(obj, m.claims); e.served {
-			e.service = t.withEndpoints(&s, e.slices)
-		}
+	var s services.Service
+	if s, e.served = t.service(obj, m.claims); e.served {
+		e.service = t.withEndpoints(&s, e.slices)
 	}
 	e.ips, e.ports = m.claims.ownIPs, m.claims.ownPorts
 	m.keep(obj, e, len(t.problems) == before)

@@ -191,6 +191,19 @@ func (t *translator) endpoint(obj *corev1.Node, ref kube.Ref, addrs []netip.Addr
 	return netip.AddrPortFrom(addrs[0], WireGuardPort)
 }
 
+// toBeDeletedTaint is put on a node that the cluster autoscaler is about to take away; kube-proxy looks at the same (KEP-3836).
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
+func (t *translator) leaving() bool {
+	for _, obj := range t.objs.Nodes {
+		if obj.Name == t.options.Node {
+			return obj.DeletionTimestamp != nil ||
+				slices.ContainsFunc(obj.Spec.Taints, func(x corev1.Taint) bool { return x.Key == toBeDeletedTaint })
+		}
+	}
+	return false
+}
+
 // peers fills in what the packet path and the mesh need to know of the nodes.
 func (t *translator) peers(nodes []node, r *Result) {
 	r.Netstack.Node = t.options.Node

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,8 +15,13 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// proxyNameLabel says that another proxy serves the Service (KEP-2447).
-const proxyNameLabel = "service.kubernetes.io/service-proxy-name"
+// Labels of Services that are not to be proxied; DNS answers for them all the same.
+const (
+	// proxyNameLabel says that another proxy serves the Service (KEP-2447).
+	proxyNameLabel = "service.kubernetes.io/service-proxy-name"
+	// headlessLabel says that the ClusterIP is to lead nowhere, as kube-proxy takes it.
+	headlessLabel = corev1.IsHeadlessService
+)
 
 // defaultAffinity is how long ClientIP affinity lasts unless the Service says otherwise (v1 ClientIPConfig).
 const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
@@ -67,6 +73,7 @@ func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Conf
 	c.Services = t.serviceList()
 	c.DNSAddrs = dnsAddrs(c.Services, ranges)
 	c.Pods = t.pods()
+	c.HostPorts = t.hostPorts()
 	return c
 }
 
@@ -107,6 +114,7 @@ func (t *translator) service(obj *corev1.Service, claims *serviceClaims) (servic
 		Namespace:       obj.Namespace,
 		Name:            obj.Name,
 		PublishNotReady: obj.Spec.PublishNotReadyAddresses,
+		NamesOnly:       namesOnly(obj),
 	}
 	if obj.Spec.Type == corev1.ServiceTypeExternalName {
 		s.ExternalName = obj.Spec.ExternalName
@@ -129,7 +137,42 @@ func (t *translator) service(obj *corev1.Service, claims *serviceClaims) (servic
 	s.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	s.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	s.ExternalIPs = t.externalIPs(obj, ref)
+	s.SourceRanges = t.sourceRanges(obj, ref)
+	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && s.ExternalLocal {
+		s.HealthPort, _ = portOf(obj.Spec.HealthCheckNodePort)
+	}
 	return s, headless || len(s.ClusterIPs) > 0 // without, it would pass for headless
+}
+
+func namesOnly(obj *corev1.Service) bool {
+	_, other := obj.Labels[proxyNameLabel]
+	_, headless := obj.Labels[headlessLabel]
+	return other || headless
+}
+
+// sourceRanges are the clients that the load balancer's addresses are for; nil for all. When none of what is written can be
+// read, nobody is let in.
+func (t *translator) sourceRanges(obj *corev1.Service, ref kube.Ref) []netip.Prefix {
+	if obj.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	field, texts := "spec.loadBalancerSourceRanges", obj.Spec.LoadBalancerSourceRanges
+	if text := obj.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]; len(texts) == 0 && strings.TrimSpace(text) != "" {
+		field, texts = annotation(corev1.AnnotationLoadBalancerSourceRangesKey), strings.Split(text, ",")
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	list := []netip.Prefix{}
+	for i, text := range texts {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			t.errorf(ref, index(field, i), "%q is not a prefix: expected one like 192.0.2.0/24; until then these clients are kept out", text)
+			continue
+		}
+		list = append(list, p.Masked())
+	}
+	return list
 }
 
 func (t *translator) clusterIPs(obj *corev1.Service, ref kube.Ref, claims *serviceClaims) []netip.Addr {
@@ -251,7 +294,8 @@ func (t *translator) affinity(obj *corev1.Service, ref kube.Ref) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// externalIPs are the addresses from outside of the cluster: what a load balancer assigned, and spec.externalIPs. An ingress
+// externalIPs are the addresses from outside of the cluster: what a load balancer assigned, and spec.externalIPs where they
+// are honoured. An ingress
 // with ipMode Proxy is not one of them: packets to it have to pass the load balancer (KEP-1860).
 func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr {
 	var list []netip.Addr
@@ -266,6 +310,11 @@ func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr
 				add(in.IP, index("status.loadBalancer.ingress", i)+".ip")
 			}
 		}
+	}
+	if len(obj.Spec.ExternalIPs) > 0 && !t.options.ExternalIPs {
+		t.warnf(ref, "spec.externalIPs", "is not honoured, since whoever may write a Service could take over any address with it: "+
+			"use a Service of type LoadBalancer, or start the agents with --external-ips")
+		return list
 	}
 	for i, text := range obj.Spec.ExternalIPs {
 		add(text, index("spec.externalIPs", i))

@@ -33,6 +33,9 @@ type Options struct {
 	Node string
 	// UnderlayMTU is the MTU in bytes of the network between the nodes, 0 for DefaultUnderlayMTU.
 	UnderlayMTU int
+	// ExternalIPs has spec.externalIPs of Services honoured, with which whoever may write a Service takes over any address
+	// (CVE-2020-8554).
+	ExternalIPs bool
 }
 
 // Result is everything that follows from a snapshot of the cluster. Its lists are sorted, so that equal clusters give equal
@@ -42,6 +45,8 @@ type Result struct {
 	Overlay  overlay.Config
 	Services services.Config
 	Ingress  ingress.Config
+	// Leaving is set when this node is being deleted, so that load balancers should send nothing here any more.
+	Leaving bool
 	// Statuses are what the Ingresses this cluster serves should say of themselves.
 	Statuses []IngressStatus
 	// Problems are the objects or fields that were left out or look wrong, errors first.

@@ -366,3 +366,22 @@ func BenchmarkTranslate(b *testing.B) {
 		translate.Translate(objs, translate.Options{Node: "n1"})
 	}
 }
+
+func TestLeaving(t *testing.T) {
+	now := metav1.Unix(1, 0)
+	for name, test := range map[string]struct {
+		node *corev1.Node
+		want bool
+	}{
+		"stays":         {&corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "other"}}}}, false},
+		"deleted":       {&corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}, true},
+		"to be deleted": {&corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "ToBeDeletedByClusterAutoscaler"}}}}, true},
+	} {
+		test.node.Name = "n1"
+		other := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n0", DeletionTimestamp: &now}}
+		r := translate.Translate(kube.Objects{Nodes: []*corev1.Node{other, test.node}}, translate.Options{Node: "n1"})
+		if r.Leaving != test.want {
+			t.Errorf("%s: leaving %v, want %v", name, r.Leaving, test.want)
+		}
+	}
+}

@@ -101,6 +101,8 @@ const (
 	UnknownPort
 	// DropLocal: the traffic policy is Local and this node has no endpoint: drop (KEP-2086, Service.spec).
 	DropLocal
+	// DropSource: the Service does not let this client in (Service.spec.loadBalancerSourceRanges): drop.
+	DropSource
 	// ToGateway: an address this node answers itself (cluster DNS): deliver to the gateway, untranslated.
 	ToGateway
 )

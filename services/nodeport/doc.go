@@ -1,5 +1,5 @@
-// Package nodeport listens on the host for NodePorts, and for addresses of load balancers, and passes what arrives on to
-// the backends that the Service Table chooses, from the client's own address.
+// Package nodeport listens on the host for NodePorts and host ports of pods, and passes what arrives on to the backends that
+// the Service Table chooses, from the client's own address.
 package nodeport
 
 // # Theory of operation

@@ -160,6 +160,45 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestHostPorts has two pods on one port number, at different addresses of the host, and a third with the other protocol.
+func TestHostPorts(t *testing.T) {
+	port := freePort(t)
+	pod := func(name, host string, proto packet.Proto, to net.Addr) services.HostPort {
+		return services.HostPort{Pod: "d/" + name, ID: name, Addr: netip.MustParseAddr(host), Port: port, Protocol: proto, To: netip.MustParseAddrPort(to.String())}
+	}
+	table, problems := services.NewTable(services.Config{
+		NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6},
+		HostPorts: []services.HostPort{
+			pod("one", "127.0.0.1", packet.TCP, tcpBackend(t, echo("one"))), pod("two", "127.0.0.2", packet.TCP, tcpBackend(t, echo("two"))),
+			pod("three", "127.0.0.1", packet.UDP, udpBackend(t, "three")),
+		},
+	})
+	if len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	w, p := newWorld(t, func(o *Options) { o.Pick, o.Backend = table.PickOnHost, table.Backend })
+	if problems := p.Set(Ports(table)); len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	for host, want := range map[string]string{"127.0.0.1": "one\n", "127.0.0.2": "two\n"} {
+		c := dialTCP(t, host, port)
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != want || err != nil {
+			t.Errorf("%s: got %q, %v", host, got, err)
+		}
+	}
+	if got := exchange(t, dialUDP(t, "127.0.0.1", port), "hello"); got != "three:hello" {
+		t.Errorf("UDP: got %q", got)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.dials { // a pod cannot answer to loopback
+		if !strings.HasSuffix(d, " "+node4.String()+":0") {
+			t.Errorf("a client is seen as %s", d)
+		}
+	}
+}
+
 func TestPortTaken(t *testing.T) {
 	for _, proto := range []packet.Proto{packet.TCP, packet.UDP} {
 		w, p := newWorld(t)
@@ -176,7 +215,7 @@ func TestPortTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer other.Close()
-		ports := []PortSpec{{Service: "d/unlucky", Port: taken, Protocol: proto}, spec(free, packet.TCP)}
+		ports := []PortSpec{{Owner: "Service d/unlucky", Port: taken, Protocol: proto}, spec(free, packet.TCP)}
 		problems := p.Set(ports)
 		name := map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP"}[proto]
 		if len(problems) != 1 || problems[0].Object != "Service d/unlucky" ||
@@ -198,10 +237,12 @@ func TestPortTaken(t *testing.T) {
 func TestProblems(t *testing.T) {
 	_, p := newWorld(t)
 	problems := p.Set([]PortSpec{
-		{Service: "d/sctp", Port: 30000, Protocol: packet.SCTP},
-		{Service: "d/lb", Addr: netip.MustParseAddr("203.0.113.200"), Port: 443, Protocol: packet.TCP},
+		{Owner: "Pod d/p", Addr: netip.MustParseAddr("203.0.113.201"), Port: 443, Protocol: packet.UDP},
+		{Owner: "Service d/sctp", Port: 30000, Protocol: packet.SCTP},
+		{Owner: "Service d/lb", Addr: netip.MustParseAddr("203.0.113.200"), Port: 443, Protocol: packet.TCP},
 	})
-	want := []string{"Service d/lb: 203.0.113.200 port 443/TCP is at an address that this host does not have", "Service d/sctp: port 30000 is SCTP"}
+	want := []string{"Pod d/p: hostPort 443/UDP at 203.0.113.201 is at an address that this host does not have",
+		"Service d/lb: 203.0.113.200 port 443/TCP is at an address that this host does not have", "Service d/sctp: port 30000 is SCTP"}
 	if len(problems) != len(want) {
 		t.Fatal(problems)
 	}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,7 +37,7 @@ type Options struct {
 	// copying; else it reports false at once, and Dial is used. When it reports true, conn is no longer the caller's. Nil knows
 	// none.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
-	// Pick and Backend are those of the current Table.
+	// Pick and Backend are PickOnHost and Backend of the current Table.
 	Pick    func(*packet.Tuple) packet.Choice
 	Backend func(id uint64) packet.BackendState
 	// Forbidden reports client addresses that cannot come from outside: those of pods and Services. Nil forbids none.
@@ -62,17 +63,20 @@ const (
 
 // PortSpec is a port to listen on.
 type PortSpec struct {
-	Service  string     // "namespace/name", for messages
-	Addr     netip.Addr // a load balancer's address; the zero Addr is every address of the host, for a NodePort
+	Owner    string     // "Service namespace/name" or "Pod namespace/name", for messages
+	Addr     netip.Addr // an address of the host, or all of a family; the zero Addr is every address of the host
 	Port     uint16
 	Protocol packet.Proto // TCP or UDP
 }
 
-// Ports gives the node ports of a Table, for Set.
+// Ports gives the node ports and host ports of a Table, for Set.
 func Ports(t *services.Table) []PortSpec {
 	var specs []PortSpec
 	for _, p := range t.NodePorts() {
-		specs = append(specs, PortSpec{Service: p.Service, Port: p.Port, Protocol: p.Protocol})
+		specs = append(specs, PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol})
+	}
+	for _, p := range t.HostPorts() {
+		specs = append(specs, PortSpec{Owner: "Pod " + p.Pod, Addr: p.Addr, Port: p.Port, Protocol: p.Protocol})
 	}
 	return specs
 }
@@ -186,7 +190,7 @@ func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) 
 		case packet.UDP:
 			network = "udp"
 		default:
-			problems = append(problems, services.Problem{Object: "Service " + spec.Service, Message: fmt.Sprintf(
+			problems = append(problems, services.Problem{Object: spec.Owner, Message: fmt.Sprintf(
 				"port %d is SCTP, which host sockets cannot pass on; it is reachable from inside the cluster only", spec.Port)})
 			continue
 		}
@@ -295,17 +299,23 @@ func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, 
 
 // explain says in a sentence what is wrong with a port and what to do.
 func explain(spec PortSpec, proto string, err error) string {
+	kind, _, _ := strings.Cut(spec.Owner, " ")
 	what := fmt.Sprintf("NodePort %d/%s", spec.Port, proto)
-	if spec.Addr.IsValid() {
+	switch {
+	case kind == "Pod" && spec.Addr.IsUnspecified():
+		what = fmt.Sprintf("hostPort %d/%s", spec.Port, proto)
+	case kind == "Pod":
+		what = fmt.Sprintf("hostPort %d/%s at %s", spec.Port, proto, spec.Addr)
+	case spec.Addr.IsValid():
 		what = fmt.Sprintf("%s port %d/%s", spec.Addr, spec.Port, proto)
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return what + " is taken on this host by another program; stop that program or give the Service another port; " +
-			"until then it is tried again"
+		return fmt.Sprintf("%s is taken on this host by another program; stop that program or give the %s another port; "+
+			"until then it is tried again", what, kind)
 	case errors.Is(err, syscall.EACCES):
-		return what + " may not be opened by an unprivileged process; lower net.ipv4.ip_unprivileged_port_start or give the " +
-			"Service a higher port"
+		return fmt.Sprintf("%s may not be opened by an unprivileged process; lower net.ipv4.ip_unprivileged_port_start or give the "+
+			"%s a higher port", what, kind)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return what + " is at an address that this host does not have; until it has, it is tried again"
 	}

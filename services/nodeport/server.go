@@ -106,12 +106,12 @@ func (s *server) note(err error) {
 	s.err = err
 	spec := s.spec
 	s.mu.Unlock()
-	log := s.p.opts.Logger.With(slog.String("service", spec.Service), slog.String("network", s.key.network), slog.Any("local", s.key.local))
+	log := s.p.opts.Logger.With(slog.String("for", spec.Owner), slog.String("network", s.key.network), slog.Any("local", s.key.local))
 	switch {
 	case err != nil && before == nil:
-		log.Warn("cannot listen for a Service", slog.Any("err", err))
+		log.Warn("cannot listen", slog.Any("err", err))
 	case err == nil && before != nil:
-		log.Info("listening for a Service again")
+		log.Info("listening again")
 	}
 }
 
@@ -123,7 +123,7 @@ func (s *server) problem() (services.Problem, bool) {
 		return services.Problem{}, false
 	}
 	proto := strings.ToUpper(s.key.network[:3])
-	return services.Problem{Object: "Service " + s.spec.Service, Message: explain(s.spec, proto, s.err)}, true
+	return services.Problem{Object: s.spec.Owner, Message: explain(s.spec, proto, s.err)}, true
 }
 
 // failing paces a loop over a socket that returns errors, as accept(2) does without free descriptors.

@@ -176,7 +176,7 @@ func freePort(t testing.TB) uint16 {
 }
 
 func spec(port uint16, proto packet.Proto) PortSpec {
-	return PortSpec{Service: "d/web", Port: port, Protocol: proto}
+	return PortSpec{Owner: "Service d/web", Port: port, Protocol: proto}
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

@@ -1,0 +1,191 @@
+// Package healthcheck tells load balancers which nodes have endpoints of a Service whose external traffic policy is Local
+// (Service.spec.healthCheckNodePort), in the words of kube-proxy.
+package healthcheck
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"tapestry.dev/tapestry/services"
+)
+
+// Options of a Server.
+type Options struct {
+	// Listen opens the socket for a port, on every address of the host; nil uses the kernel.
+	Listen func(port uint16) (net.Listener, error)
+	// Healthy reports whether this node takes new connections at all; required.
+	Healthy func() bool
+	// Logger gets a line when a port cannot be had. Nil discards.
+	Logger *slog.Logger
+}
+
+// requestTime bounds a request, so that nobody holds a connection open for longer.
+const requestTime = 5 * time.Second
+
+// Server answers load balancers. Its methods may be called concurrently.
+type Server struct {
+	opts Options
+
+	setting sync.Mutex // held by Set and Close
+	mu      sync.Mutex // guards what follows
+	ports   map[uint16]*port
+	failed  map[uint16]services.Problem // by port
+	closed  bool
+	wg      sync.WaitGroup
+}
+
+// port is one that is listened on.
+type port struct {
+	http  http.Server
+	check services.HealthCheck // guarded by Server.mu
+}
+
+// New makes a Server that listens nowhere yet. Close it to release everything.
+func New(o Options) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Listen == nil {
+		o.Listen = func(p uint16) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(int(p))) }
+	}
+	return &Server{opts: o, ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
+}
+
+// Set makes checks the whole of what is answered. A port that cannot be had is a Problem and is tried again at the next Set;
+// of two Services with one port the first has it.
+func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	want := map[uint16]services.HealthCheck{}
+	for _, c := range checks {
+		if _, taken := want[c.Port]; !taken {
+			want[c.Port] = c
+		}
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	var surplus []*port
+	for n, p := range s.ports {
+		if c, ok := want[n]; ok {
+			p.check = c
+			delete(want, n)
+			continue
+		}
+		surplus = append(surplus, p)
+		delete(s.ports, n)
+	}
+	before := s.failed
+	s.failed = map[uint16]services.Problem{}
+	s.mu.Unlock()
+	for _, p := range surplus {
+		_ = p.http.Close()
+	}
+	for n, c := range want {
+		if err := s.open(c); err != nil {
+			s.note(n, c, err, before)
+		}
+	}
+	return s.Problems()
+}
+
+func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[uint16]services.Problem) {
+	p := services.Problem{Object: "Service " + c.Namespace + "/" + c.Name, Message: fmt.Sprintf(
+		"healthCheckNodePort %d cannot be opened on this host, so that load balancers take the node for unhealthy: %v; free the port", n, err)}
+	s.mu.Lock()
+	s.failed[n] = p
+	s.mu.Unlock()
+	if _, known := before[n]; !known {
+		s.opts.Logger.Warn("load balancers cannot ask for a Service", "service", c.Namespace+"/"+c.Name, "err", err)
+	}
+}
+
+func (s *Server) open(c services.HealthCheck) error {
+	l, err := s.opts.Listen(c.Port)
+	if err != nil {
+		return err
+	}
+	p := &port{check: c}
+	p.http = http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.answer(w, p) }),
+		ReadHeaderTimeout: requestTime, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: requestTime,
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	s.mu.Lock()
+	s.ports[c.Port] = p
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		if err := p.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.opts.Logger.Warn("load balancers cannot ask any more", "addr", l.Addr(), "err", err)
+		}
+	})
+	return nil
+}
+
+// reply has the fields of kube-proxy's, whose readers are load balancers and people.
+type reply struct {
+	Service struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"service"`
+	LocalEndpoints      int  `json:"localEndpoints"`
+	ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
+}
+
+func (s *Server) answer(w http.ResponseWriter, p *port) {
+	s.mu.Lock()
+	c := p.check
+	s.mu.Unlock()
+	var r reply
+	r.Service.Namespace, r.Service.Name, r.LocalEndpoints = c.Namespace, c.Name, c.Local
+	r.ServiceProxyHealthy = s.opts.Healthy()
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(c.Local))
+	if c.Local == 0 || !r.ServiceProxyHealthy {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(r) // a client that is gone has lost interest
+}
+
+// Problems are the ports that cannot be had at the moment, sorted.
+func (s *Server) Problems() []services.Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []services.Problem
+	for _, p := range s.failed {
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b services.Problem) int {
+		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
+	})
+	return list
+}
+
+// Close closes all ports and waits for what was started. Set does nothing afterwards.
+func (s *Server) Close() error {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	s.mu.Lock()
+	s.closed = true
+	ports := s.ports
+	s.ports = nil
+	s.mu.Unlock()
+	for _, p := range ports {
+		_ = p.http.Close()
+	}
+	s.wg.Wait()
+	return nil
+}

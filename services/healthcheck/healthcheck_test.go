@@ -1,0 +1,110 @@
+package healthcheck
+
+import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/services"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// loopback listens on a free port whatever is asked for, and remembers where.
+type loopback struct {
+	addrs map[uint16]string
+	fail  error
+}
+
+func (l *loopback) listen(port uint16) (net.Listener, error) {
+	if l.fail != nil {
+		return nil, l.fail
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err == nil {
+		l.addrs[port] = ln.Addr().String()
+	}
+	return ln, err
+}
+
+func get(t *testing.T, addr string) (status int, weight, body string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + addr + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, res.Header.Get("X-Load-Balancing-Endpoint-Weight"), strings.TrimSpace(string(data))
+}
+
+func TestAnswers(t *testing.T) {
+	l := &loopback{addrs: map[uint16]string{}}
+	var healthy atomic.Bool
+	s := New(Options{Listen: l.listen, Healthy: healthy.Load})
+	defer s.Close()
+	check := services.HealthCheck{Namespace: "d", Name: "web", Port: 31000, Local: 2}
+	for _, tt := range []struct {
+		local   int
+		healthy bool
+		status  int
+		body    string
+	}{
+		{2, true, 200, `{"service":{"namespace":"d","name":"web"},"localEndpoints":2,"serviceProxyHealthy":true}`},
+		{0, true, 503, `{"service":{"namespace":"d","name":"web"},"localEndpoints":0,"serviceProxyHealthy":true}`},
+		{1, false, 503, `{"service":{"namespace":"d","name":"web"},"localEndpoints":1,"serviceProxyHealthy":false}`},
+	} {
+		check.Local = tt.local
+		healthy.Store(tt.healthy)
+		if problems := s.Set([]services.HealthCheck{check}); len(problems) != 0 {
+			t.Fatal(problems)
+		}
+		status, weight, body := get(t, l.addrs[31000])
+		if status != tt.status || body != tt.body || !json.Valid([]byte(body)) {
+			t.Errorf("%d %s, want %d %s", status, body, tt.status, tt.body)
+		}
+		if want := string(rune('0' + tt.local)); weight != want {
+			t.Errorf("weight %q, want %s", weight, want)
+		}
+	}
+}
+
+func TestPortsComeAndGo(t *testing.T) {
+	l := &loopback{addrs: map[uint16]string{}}
+	s := New(Options{Listen: l.listen, Healthy: func() bool { return true }})
+	web := services.HealthCheck{Namespace: "d", Name: "web", Port: 31000, Local: 1}
+	l.fail = syscall.EADDRINUSE
+	problems := s.Set([]services.HealthCheck{web})
+	if len(problems) != 1 || problems[0].Object != "Service d/web" || !strings.Contains(problems[0].Message, "healthCheckNodePort 31000") {
+		t.Errorf("a taken port is told as %v", problems)
+	}
+	l.fail = nil
+	if problems := s.Set([]services.HealthCheck{web}); len(problems) != 0 {
+		t.Errorf("the port was freed, yet %v", problems)
+	}
+	get(t, l.addrs[31000])
+	if problems := s.Set(nil); len(problems) != 0 {
+		t.Error(problems)
+	}
+	if c, err := net.Dial("tcp", l.addrs[31000]); err == nil {
+		c.Close()
+		t.Error("the Service is gone, and its port is open")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if problems := s.Set([]services.HealthCheck{web}); problems != nil {
+		t.Error("a closed server opened a port")
+	}
+}

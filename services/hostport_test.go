@@ -1,0 +1,173 @@
+package services
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// hostPort makes a TCP one out of "host pod".
+func hostPort(s string) HostPort {
+	var host, pod string
+	fmt.Sscan(s, &host, &pod)
+	h, p := netip.MustParseAddrPort(host), netip.MustParseAddrPort(pod)
+	return HostPort{Pod: "d/p", ID: "u", Addr: h.Addr(), Port: h.Port(), Protocol: packet.TCP, To: p}
+}
+
+func hostPortConfig() Config {
+	c := testConfig()
+	udp := hostPort("192.0.2.1:8080 10.0.0.33:53")
+	udp.Protocol = packet.UDP
+	c.HostPorts = []HostPort{
+		hostPort("127.0.0.1:8080 10.0.0.31:80"), hostPort("192.0.2.1:8080 10.0.0.32:80"), udp,
+		hostPort("0.0.0.0:9090 10.0.0.34:80"), hostPort("[::]:9090 [fd00::34]:80"),
+	}
+	return c
+}
+
+// Same port, other address and other protocol: that is what the conformance test of host ports has.
+func TestHostPorts(t *testing.T) {
+	table, problems := NewTable(hostPortConfig())
+	for _, p := range problems {
+		if p.Object == "Pod d/p" {
+			t.Error(p)
+		}
+	}
+	if got := len(table.HostPorts()); got != 5 {
+		t.Errorf("%d are served, want 5", got)
+	}
+	tests := []struct {
+		name, tuple    string
+		packet, onHost string // where a packet, and a client of a socket, goes; "" not to a pod
+	}{
+		{"loopback", "tcp 127.0.0.1:999 127.0.0.1:8080", "", "10.0.0.31:80"},
+		{"the node's address", "tcp 10.0.0.7:999 192.0.2.1:8080", "10.0.0.32:80", "10.0.0.32:80"},
+		{"the other protocol", "udp 10.0.0.7:999 192.0.2.1:8080", "10.0.0.33:53", "10.0.0.33:53"},
+		{"loopback, the other protocol", "udp 127.0.0.1:999 127.0.0.1:8080", "", ""},
+		{"every address", "tcp 203.0.113.1:999 192.0.2.1:9090", "10.0.0.34:80", "10.0.0.34:80"},
+		{"every address, IPv6", "tcp [2001:db8:f::1]:999 [2001:db8::1]:9090", "[fd00::34]:80", "[fd00::34]:80"},
+		{"every address, loopback", "tcp 127.0.0.1:999 127.0.0.1:9090", "", "10.0.0.34:80"},
+		{"another node", "tcp 10.0.0.7:999 192.0.2.2:9090", "", "10.0.0.34:80"}, // no socket of ours has its address
+		{"a ClusterIP", "tcp 10.0.0.7:999 10.96.0.1:9090", "", "10.0.0.34:80"},  // nor that
+		{"a node port", "tcp 203.0.113.1:999 192.0.2.1:30080", "10.0.0.1:8080", "10.0.0.1:8080"},
+	}
+	for _, tt := range tests {
+		for _, by := range []struct {
+			name, want string
+			pick       func(*packet.Tuple) packet.Choice
+		}{{"packet", tt.packet, table.Pick}, {"socket", tt.onHost, table.PickOnHost}} {
+			got := by.pick(tuple(tt.tuple))
+			to := ""
+			if got.Kind == packet.Picked {
+				to = got.To.AddrPort().String()
+			}
+			if to != by.want {
+				t.Errorf("%s, %s: goes to %q, want %q", tt.name, by.name, to, by.want)
+			}
+			if got.Backend != 0 && table.Backend(got.Backend) != packet.BackendReady {
+				t.Errorf("%s, %s: the pod is not ready", tt.name, by.name)
+			}
+		}
+	}
+}
+
+// A flow of a pod that is gone must be found stale, and that of another pod at the same address is another one.
+func TestHostPortBackend(t *testing.T) {
+	c := hostPortConfig()
+	table, _ := NewTable(c)
+	id := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")).Backend
+	c.HostPorts = slices.Clone(c.HostPorts)
+	c.HostPorts[1].ID = "successor"
+	table, _ = table.Update(c)
+	if table.Backend(id) != packet.BackendGone {
+		t.Error("the pod has gone, its host port has not")
+	}
+	if again := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")).Backend; again == id || table.Backend(again) != packet.BackendReady {
+		t.Error("the successor is taken for the pod before, or is not ready")
+	}
+}
+
+func TestHostPortProblems(t *testing.T) {
+	c := testConfig()
+	c.Services[6].Ports = nil
+	c.HostPorts = []HostPort{hostPort("0.0.0.0:30080 10.0.0.31:80"), hostPort("127.0.0.1:30080 10.0.0.31:80"), hostPort("0.0.0.0:30081 10.0.0.31:80")}
+	table, problems := NewTable(c)
+	problems = slices.DeleteFunc(problems, func(p Problem) bool { return p.Object != "Pod d/p" })
+	want := Problem{"Pod d/p", "hostPort 30080/TCP is the node port of Service d/dual, which keeps it; give the pod another hostPort"}
+	if len(problems) != 2 || problems[0] != want || problems[1] != want {
+		t.Errorf("got %v", problems)
+	}
+	if served := table.HostPorts(); len(served) != 1 || served[0].Port != 30081 {
+		t.Errorf("served are %v", served)
+	}
+	c.Services = c.Services[1:] // without the Service the port is the pod's
+	if table, _ = table.Update(c); len(table.HostPorts()) != 3 {
+		t.Errorf("served are %v", table.HostPorts())
+	}
+}
+
+func TestSourceRanges(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ranges []netip.Prefix
+		client string
+		want   packet.ChoiceKind
+	}{
+		"no ranges":                {nil, "203.0.113.1", packet.Picked},
+		"inside":                   {prefixes("192.0.2.0/24", "203.0.113.0/24"), "203.0.113.1", packet.Picked},
+		"outside":                  {prefixes("192.0.2.0/24"), "203.0.113.1", packet.DropSource},
+		"a pod outside":            {prefixes("203.0.113.0/24"), "10.0.0.7", packet.DropSource},
+		"only of the other family": {prefixes("2001:db8::/32"), "203.0.113.1", packet.DropSource},
+		"none that can be read":    {[]netip.Prefix{}, "203.0.113.1", packet.DropSource},
+	} {
+		c := testConfig()
+		s := c.Services[0]
+		s.ExternalIPs, s.SourceRanges = addrs("198.51.100.9"), tt.ranges
+		table, _ := NewTable(c)
+		if got := table.Pick(tuple("tcp " + tt.client + ":999 198.51.100.9:80")).Kind; got != tt.want {
+			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		}
+		for _, open := range []string{"10.96.0.1:80", "192.0.2.1:30080"} { // as kube-proxy does it
+			if got := table.Pick(tuple("tcp " + tt.client + ":999 " + open)).Kind; got != packet.Picked {
+				t.Errorf("%s: %s is closed, too: %d", name, open, got)
+			}
+		}
+	}
+}
+
+func TestNamesOnly(t *testing.T) {
+	c := testConfig()
+	c.Services[0].NamesOnly = true
+	c.Services[6].Ports = nil
+	table, _ := NewTable(c)
+	if got := table.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80")).Kind; got != packet.UnknownPort {
+		t.Errorf("the ClusterIP is translated: %d", got)
+	}
+	if got := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:30080")).Kind; got != packet.NotFrontend {
+		t.Errorf("the node port is translated: %d", got)
+	}
+	if slices.ContainsFunc(table.NodePorts(), func(p NodePort) bool { return p.Port == 30080 }) {
+		t.Error("the host is to listen on the node port")
+	}
+}
+
+func TestHealthChecks(t *testing.T) {
+	c := testConfig()
+	c.Services = []*Service{
+		{Namespace: "d", Name: "some", HealthPort: 31000, Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 a st", "10.0.0.5 a")},
+		{Namespace: "d", Name: "none", HealthPort: 31001, Endpoints: eps("10.0.0.3 b rs")},
+		{Namespace: "d", Name: "unready", HealthPort: 31002, PublishNotReady: true, Endpoints: eps("10.0.0.3 a")},
+		{Namespace: "d", Name: "without"},
+		{Namespace: "d", Name: "foreign", HealthPort: 31003, NamesOnly: true},
+	}
+	dual := eps("10.0.0.6 a rs", "fd00::6 a rs")
+	dual[0].ID, dual[1].ID = "pod", "pod"
+	c.Services = append(c.Services, &Service{Namespace: "d", Name: "dual", HealthPort: 31004, Endpoints: dual})
+	table, _ := NewTable(c)
+	want := []HealthCheck{{"d", "some", 31000, 2}, {"d", "none", 31001, 0}, {"d", "unready", 31002, 1}, {"d", "dual", 31004, 1}}
+	if got := table.HealthChecks(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

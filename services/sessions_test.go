@@ -1,0 +1,86 @@
+package services
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// sticky is a Table with one Service of several backends and ClientIP affinity for ten seconds.
+func sticky() (*Table, Config) {
+	c := Config{Services: []*Service{{
+		Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Affinity: 10 * time.Second,
+		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 80}},
+		Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 b rs"),
+	}}}
+	table, _ := NewTable(c)
+	return table, c
+}
+
+func from(table *Table, client string, port int) uint64 {
+	return table.Pick(tuple(fmt.Sprintf("tcp %s:%d 10.96.0.1:80", client, port))).Backend
+}
+
+// The end-to-end tests of Kubernetes ask sixteen times and want one backend, then wait for twice the timeout, ten times at
+// most, and want another one.
+func TestSessionTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table, c := sticky()
+		first := from(table, "10.0.0.9", 1000)
+		for i := range 16 {
+			time.Sleep(9 * time.Second) // each connection makes the session last
+			if got := from(table, "10.0.0.9", 1001+i); got != first {
+				t.Fatalf("connection %d within the session went elsewhere", i)
+			}
+		}
+		seen := map[uint64]bool{first: true}
+		for i := range 10 {
+			time.Sleep(20 * time.Second)
+			b := from(table, "10.0.0.9", 2000+i)
+			seen[b] = true
+			if from(table, "10.0.0.9", 3000+i) != b {
+				t.Fatal("the next session does not hold")
+			}
+		}
+		if len(seen) < 2 {
+			t.Error("every session had the same backend")
+		}
+		// A new Table knows what was remembered.
+		before := from(table, "10.0.0.9", 4000)
+		next := *c.Services[0]
+		next.PublishNotReady = true
+		c.Services = []*Service{&next}
+		if table, _ = table.Update(c); from(table, "10.0.0.9", 4001) != before {
+			t.Error("an update of the Service ended the session")
+		}
+	})
+}
+
+// Restarted agents and other nodes agree on a first session.
+func TestFirstSessionNeedsNoMemory(t *testing.T) {
+	one, _ := sticky()
+	other, _ := sticky()
+	for i := range 100 {
+		client := fmt.Sprintf("10.0.1.%d", i)
+		if from(one, client, 1) != from(other, client, 2) {
+			t.Fatalf("client %s has two backends", client)
+		}
+	}
+}
+
+func TestSessionsAreBounded(t *testing.T) {
+	var s sessions
+	for i := range 3 * sessionShards * maxSessions {
+		s.turn(sessionKey{client: packet.Addr{byte(i), byte(i >> 8), byte(i >> 16), byte(i >> 24)}}, time.Second)
+	}
+	n := 0
+	for i := range s.shards {
+		n += len(s.shards[i].known)
+	}
+	if n != sessionShards*maxSessions {
+		t.Errorf("%d clients are remembered, want %d", n, sessionShards*maxSessions)
+	}
+}
