@@ -19,6 +19,7 @@ const (
 	opDel    = "del"
 	opStatus = "status"
 	opStats  = "stats"
+	opDetail = "detail"
 )
 
 type request struct {
@@ -30,6 +31,7 @@ type answer struct {
 	Error  string  `json:"error,omitempty"`
 	Status *Status `json:"status,omitempty"`
 	Stats  *Stats  `json:"stats,omitempty"`
+	Detail *Detail `json:"detail,omitempty"`
 }
 
 // addTime is how long an Attacher may take; kubelet gives a CNI plugin longer.
@@ -44,7 +46,9 @@ func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path)
 // Server answers on the agent's socket.
 type Server struct {
 	Attacher Attacher
-	Options  Options
+	// Detail tells people about the node; it may take seconds. Nil: they are told that this agent cannot.
+	Detail  func(context.Context) (Detail, error)
+	Options Options
 }
 
 // Serve answers clients on ln, which Listen made, until ctx is done. It returns when the last call of the Attacher has.
@@ -98,6 +102,12 @@ func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, err
 	case opStats:
 		st, err := s.Attacher.Stats(ctx)
 		return answer{Stats: &st}, err
+	case opDetail:
+		if s.Detail == nil {
+			break
+		}
+		d, err := s.Detail(ctx)
+		return answer{Detail: &d}, err
 	}
 	return answer{}, fmt.Errorf("unknown request %q", r.Op)
 }
@@ -168,6 +178,18 @@ func (c *Client) Stats(ctx context.Context) (Stats, error) {
 		return Stats{}, errors.New("the agent answered without its stats")
 	}
 	return *a.Stats, nil
+}
+
+// Detail asks the agent about its node, for people.
+func (c *Client) Detail(ctx context.Context) (Detail, error) {
+	a, err := c.call(ctx, request{Op: opDetail})
+	if err != nil {
+		return Detail{}, err
+	}
+	if a.Detail == nil {
+		return Detail{}, errors.New("the agent answered without the detail")
+	}
+	return *a.Detail, nil
 }
 
 func (c *Client) call(ctx context.Context, r request, fds ...int) (answer, error) {

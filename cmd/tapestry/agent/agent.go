@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cni"
@@ -28,6 +29,7 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
@@ -45,6 +47,8 @@ type agentConfig struct {
 	underlayMTU  int // 0: that of the interface with the node's address
 	flows        int
 	udpIdle      time.Duration
+	healthAddr   string // host address of the health endpoints; "" for none
+	externalIPs  bool
 	offloads     offloads
 }
 
@@ -71,6 +75,8 @@ func Command() *cli.Command {
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
+			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez, /readyz and /metrics on, empty for not", Value: ":10256", Destination: &c.healthAddr},
+			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
 		}, c.offloads.flags()...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
@@ -97,6 +103,8 @@ type agent struct {
 	nodePorts *nodeport.Proxy
 	ingress   *ingress.Gateway
 	resolvers resolvers
+	// balancers answers the load balancers of Services whose external traffic policy is Local.
+	balancers *healthcheck.Server
 	started   chan struct{}
 
 	// Used by apply alone.
@@ -104,6 +112,8 @@ type agent struct {
 	foundMTU   int          // of the underlay, 0 until it is known
 	foundFor   kube.Objects // the Nodes there were
 
+	progress progress
+	health   *health.Health
 	table    atomic.Pointer[services.Table]
 	config   atomic.Pointer[netstack.Config]
 	problems atomic.Pointer[[]kube.Problem]
@@ -137,7 +147,9 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	defer a.poller.Close()
+	a.health = a.newHealth()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { a.serveHealth(ctx); return nil })
 	applied := make(chan struct{}, 1)
 	group.Go(func() error {
 		return manifests.Watch(ctx, c.manifests, manifests.Options{
@@ -178,7 +190,7 @@ func (a *agent) serve(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return (&cni.Server{Attacher: attacher{a}}).Serve(ctx, listener) })
+	group.Go(func() error { return (&cni.Server{Attacher: attacher{a}, Detail: a.detail}).Serve(ctx, listener) })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	for addr, serve := range map[string]func(context.Context, net.Listener) error{
 		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,
@@ -213,6 +225,7 @@ func (a *agent) close() {
 	if err := a.ingress.Shutdown(ctx); err != nil {
 		a.log.Warn("requests were cut", "err", err)
 	}
+	_ = a.balancers.Close()
 	_ = a.nodePorts.Close()
 	_ = a.node.Close()
 	a.mesh.Close()

@@ -17,14 +17,18 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
 // apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is returned;
 // the rest is.
-func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Item) error {
+func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Item) (err error) {
+	var result translate.Result
+	end := a.progress.begin()
+	defer func() { end(result.Leaving, err) }()
 	mtu := a.underlay(&objs)
-	result := a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu})
+	result = a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu, ExternalIPs: a.externalIPs})
 	problems := result.Problems
 	table, found := a.table.Load().Update(result.Services)
 	for _, p := range found {
@@ -41,7 +45,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Ite
 			return err
 		}
 	}
-	err := errors.Join(
+	err = errors.Join(
 		a.mesh.Set(result.Overlay),
 		a.node.Set(result.Netstack, table),
 		a.ingress.Set(result.Ingress),
@@ -51,6 +55,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Ite
 	}
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
 	a.nodePorts.Set(nodeport.Ports(table))
+	a.balancers.Set(table.HealthChecks())
 	a.problems.Store(&problems)
 	a.publish(a.currentProblems())
 	if first {
@@ -62,7 +67,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Ite
 // currentProblems are those of the last snapshot, and the node ports that cannot be had at the moment.
 func (a *agent) currentProblems() []kube.Problem {
 	list := slices.Clone(*a.problems.Load())
-	for _, p := range a.nodePorts.Problems() {
+	for _, p := range append(a.nodePorts.Problems(), a.balancers.Problems()...) {
 		list = append(list, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
 	}
 	return list
@@ -111,12 +116,13 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 		IdleTimeout: a.udpIdle,
 		Dial:        a.dialAs,
 		Join:        a.join,
-		Pick:        func(t *packet.Tuple) packet.Choice { return a.table.Load().Pick(t) },
+		Pick:        func(t *packet.Tuple) packet.Choice { return a.table.Load().PickOnHost(t) },
 		Backend:     func(id uint64) packet.BackendState { return a.table.Load().Backend(id) },
 		Forbidden:   a.claimed,
 		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(a.config.Load(), like) },
 		Logger:      a.log,
 	})
+	a.balancers = healthcheck.New(healthcheck.Options{Healthy: func() bool { return a.progress.alive() == nil }, Logger: a.log})
 	a.ingress = ingress.New(ingress.Options{Dial: a.dial, Logger: a.log})
 	return nil
 }

@@ -31,6 +31,8 @@ func Run(args []string) int {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			agent.Command(),
+			statusCommand(),
+			doctorCommand(),
 			labCommand(),
 			demoCommand(),
 			benchCommand(),

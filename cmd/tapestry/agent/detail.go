@@ -1,0 +1,52 @@
+package agent
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"tapestry.dev/tapestry/kube/cni"
+)
+
+// begun is when this process began, nearly.
+var begun = time.Now()
+
+// detail is what there is to tell people about the node. It is called after the first snapshot.
+func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
+	c, table := a.config.Load(), a.table.Load()
+	d := cni.Detail{
+		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.source(), Updated: a.progress.lastUpdated(),
+		HostPort: a.hasHostPort(), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
+		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
+	}
+	for _, s := range table.Services() {
+		d.Endpoints += len(s.Endpoints)
+	}
+	for _, p := range a.mesh.Status() {
+		peer := cni.PeerDetail{
+			Name: p.Name, Endpoint: p.Endpoint, HandshakeAge: p.HandshakeAge, AnswerAge: p.AnswerAge,
+			Received: p.ReceivedBytes, Sent: p.SentBytes, MTU: p.MTU,
+		}
+		if !p.PublicKey.IsZero() {
+			peer.PublicKey = p.PublicKey.String()
+		}
+		d.Peers = append(d.Peers, peer)
+	}
+	for _, p := range a.node.Ports() {
+		d.Pods = append(d.Pods, cni.PodDetail{
+			Name: p.Name, Addrs: p.Addrs, FromPackets: p.FromPackets, FromBytes: p.FromBytes, ToPackets: p.ToPackets, ToBytes: p.ToBytes,
+			Lost: p.Down, Offloads: p.Offloads,
+		})
+	}
+	return d, nil
+}
+
+// source says where the cluster's objects come from.
+func (a *agent) source() string { return "manifests in " + a.manifests }
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "development"
+}

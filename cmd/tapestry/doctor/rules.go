@@ -1,0 +1,61 @@
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+)
+
+// maxChains is how many chains are named; kube-proxy makes one for each Service.
+const maxChains = 4
+
+// rules looks for what kube-proxy left in the kernel.
+func rules() Rules {
+	var r Rules
+	_, err := net.InterfaceByName("kube-ipvs0")
+	r.IPVS = err == nil
+	names, _ := os.ReadFile("/proc/self/net/ip_tables_names") // only root may; others are told below that rules were not read
+	r.Legacy = slices.Contains(strings.Fields(string(names)), "nat")
+	if !hasCapNetAdmin() {
+		r.Error = "that takes CAP_NET_ADMIN"
+		return r
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	// Rules of iptables are seen, too, where iptables is the one that uses nftables. The older one shows by the other kind of
+	// tables only.
+	chains, err := conn.ListChains()
+	if err != nil {
+		r.Error = fmt.Sprintf("list chains of nftables: %v", err)
+		return r
+	}
+	for _, c := range chains {
+		if kubeProxys(c.Table.Name, c.Name) {
+			r.Chains = append(r.Chains, fmt.Sprintf("%s %s %s", familyName(c.Table.Family), c.Table.Name, c.Name))
+		}
+	}
+	slices.Sort(r.Chains)
+	if n := len(r.Chains); n > maxChains {
+		r.Chains = append(r.Chains[:maxChains], fmt.Sprintf("and %d more", n-maxChains))
+	}
+	return r
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyINet:
+		return "inet"
+	}
+	return fmt.Sprint(f)
+}

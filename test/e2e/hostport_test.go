@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/cmd/tapestry/doctor"
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/test/lab"
+	"tapestry.dev/tapestry/test/probe"
+)
+
+// hostPortYAML is a pod of the built-in server with ports of its node, "127.0.0.1:54323:9000/TCP" each.
+func hostPortYAML(name, node string, ports ...string) string {
+	var list []string
+	for i, p := range ports {
+		to, proto, _ := strings.Cut(p, "/")
+		colon := strings.LastIndex(to, ":")
+		host := netip.MustParseAddrPort(to[:colon])
+		entry := fmt.Sprintf("{name: %s-%d, hostPort: %d, containerPort: %s, protocol: %s", strings.ToLower(proto), i, host.Port(), to[colon+1:], proto)
+		if !host.Addr().IsUnspecified() {
+			entry += fmt.Sprintf(", hostIP: %q", host.Addr())
+		}
+		list = append(list, entry+"}")
+	}
+	// The server listens where its container's ports say.
+	before, after, _ := strings.Cut(podYAML(name, node), "    args:")
+	_, after, _ = strings.Cut(after, "\n")
+	return before + "    ports: [" + strings.Join(list, ", ") + "]\n" + after
+}
+
+// TestHostPorts is the conformance test of host ports, and then some: three pods on one node with the same port, told apart by
+// address and protocol, and asked from everywhere.
+func TestHostPorts(t *testing.T) {
+	c := up(t, "hostports", nodesYAML+podYAML("client", "node-1")+podYAML("stranger", "node-2"))
+	node := c.addr(t, "node-1", false)
+	const port, open = 54323, 54324
+	pods := hostPortYAML("one", "node-1", fmt.Sprintf("127.0.0.1:%d:9000/TCP", port)) +
+		hostPortYAML("two", "node-1", fmt.Sprintf("%s:%d:9000/TCP", node, port)) +
+		hostPortYAML("three", "node-1", fmt.Sprintf("%s:%d:9000/UDP", node, port), fmt.Sprintf("0.0.0.0:%d:9000/TCP", open), fmt.Sprintf("0.0.0.0:%d:9001/UDP", open))
+	base := nodesYAML + podYAML("client", "node-1") + podYAML("stranger", "node-2")
+	c.edit(t, base+pods)
+	c.ready(t)
+
+	loopback := netip.MustParseAddr("127.0.0.1")
+	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
+	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, open), "three")
+	c.answered(t, lab.Node("node-1"), "udp", at(loopback, open), "three")
+	for _, v6 := range []bool{false, true} {
+		for _, network := range []string{"tcp", "udp"} {
+			c.answered(t, lab.Node("node-1"), network, at(c.addr(t, "node-1", v6), open), "three")
+		}
+	}
+	for _, from := range []struct {
+		where lab.Target
+		sees  string // whom the pod sees; "" for whoever
+	}{
+		{lab.Node("node-1"), node.String()}, {lab.Node("node-2"), c.addr(t, "node-2", false).String()},
+		{lab.Pod("client"), c.addr(t, "client", false).String()}, {lab.Pod("stranger"), c.addr(t, "stranger", false).String()},
+		{lab.Outside(), ""},
+	} {
+		for _, q := range []struct {
+			network string
+			port    uint16
+			pod     string
+		}{{"tcp", port, "two"}, {"udp", port, "three"}, {"tcp", open, "three"}, {"udp", open, "three"}} {
+			a := c.ask(t, from.where, q.network, at(node, q.port))
+			if a.Error != "" || a.Pod != q.pod {
+				t.Errorf("from %v: %s %d was answered by %q, %q; want it to be %s", from.where, q.network, q.port, a.Pod, a.Error, q.pod)
+			}
+			if host := hostOf(a.Client); from.sees != "" && host != from.sees && a.Error == "" {
+				t.Errorf("from %v: the pod sees %s, want %s", from.where, a.Client, from.sees)
+			}
+		}
+	}
+	// Only for the host itself.
+	for _, where := range []lab.Target{lab.Node("node-1"), lab.Pod("client"), lab.Pod("stranger"), lab.Outside()} {
+		if a := c.ask(t, where, "tcp", at(node, port)); a.Pod == "one" {
+			t.Errorf("from %v: the port of 127.0.0.1 is open to others", where)
+		}
+	}
+	// Another pod wants what one has.
+	c.edit(t, base+pods+hostPortYAML("zero", "node-1", fmt.Sprintf("0.0.0.0:%d:9000/TCP", open)))
+	c.until(t, "the conflict is told", func(s *lab.Status) bool {
+		return problem(s, "node node-1", "Pod default/zero", "54324/TCP belongs to Pod default/three")
+	})
+	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
+
+	// What goes is closed.
+	c.edit(t, base)
+	c.until(t, "the pods are gone", func(s *lab.Status) bool { return len(s.Pods) == 2 })
+	for _, addr := range []string{at(loopback, port), at(node, port), at(node, open)} {
+		for end := time.Now().Add(patience); ; {
+			a := c.ask(t, lab.Node("node-1"), "tcp", addr)
+			if a.Error == "refused" {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: %q %q, want it refused", addr, a.Pod, a.Error)
+			}
+		}
+	}
+}
+
+func hostOf(addr string) string {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return addr
+	}
+	return a.Addr().Unmap().String()
+}
+
+// TestHealth asks the agents' health endpoints, before and after the keeper's lease is lost.
+func TestHealth(t *testing.T) {
+	c := up(t, "health", baseYAML)
+	get := func(path string) probe.Fetched {
+		t.Helper()
+		stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "probe", "get", "http://127.0.0.1:10256"+path)
+		if err != nil || code != 0 {
+			t.Fatalf("exit status %d, %v: %s", code, err, stderr)
+		}
+		return decode[probe.Fetched](t, stdout)
+	}
+	if f := get("/readyz"); f.Status != 200 || f.Body != "[+]cluster ok\n[+]keeper ok\n[+]packets ok\n" {
+		t.Errorf("readyz: %+v", f)
+	}
+	for _, path := range []string{"/healthz", "/livez"} {
+		if f := get(path); f.Status != 200 || !strings.Contains(f.Body, `"lastUpdated":`) {
+			t.Errorf("%s: %+v", path, f)
+		}
+	}
+	c.answered(t, lab.Pod("client"), "tcp", at(c.addr(t, "far", false), 9000), "far")
+	f := get("/metrics")
+	for _, want := range []string{
+		`tapestry_packets_total{verdict="to-link"}`, `tapestry_flows{state=`, `tapestry_peers{state="up"} 1`, `tapestry_taps{offloads=`,
+		"tapestry_sync_duration_seconds_count", "tapestry_state_age_seconds", "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "go_goroutines", "tapestry_build_info{",
+	} {
+		if f.Status != 200 || !strings.Contains(f.Body, want) {
+			t.Errorf("metrics: %d, %s is missing", f.Status, want)
+		}
+	}
+}
+
+// TestStatus asks an agent what 'tapestry status' and 'tapestry doctor' show.
+func TestStatus(t *testing.T) {
+	c := up(t, "status", baseYAML)
+	socket := filepath.Join(c.Dir, "nodes", "node-1", "agent.sock")
+	stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "status", "--socket", socket, "-o", "json")
+	if err != nil || code != 0 {
+		t.Fatalf("status: exit status %d, %v: %s", code, err, stderr)
+	}
+	s := decode[struct {
+		Node   string
+		Detail cni.Detail
+	}](t, stdout)
+	d := s.Detail
+	if s.Node != "node-1" || !d.HostPort || len(d.Peers) != 1 || d.Peers[0].Name != "node-2" || d.Services < 2 || d.NodePorts != 4 || len(d.Missing) != 0 {
+		t.Errorf("got %+v", s)
+	}
+	names := map[string]bool{}
+	for _, p := range d.Pods {
+		names[p.Name] = true
+	}
+	if !names["default/client"] || !names["default/near"] || !names["host"] || names["default/far"] {
+		t.Errorf("the pods of node-1 are %v", names)
+	}
+	if stdout, _, code, err = c.Output(c.ctx, lab.Node("node-1"), self(t), "status", "--socket", socket); err != nil || code != 0 || !strings.Contains(stdout, "default/near") {
+		t.Errorf("exit status %d, %v: %s", code, err, stdout)
+	}
+	stdout, _, _, err = c.Output(c.ctx, lab.Node("node-1"), self(t), "doctor", "--socket", socket, "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range decode[[]doctor.Finding](t, stdout) {
+		want := doctor.OK
+		if f.Check == "api" { // a lab has none
+			want = doctor.Unknown
+		}
+		if f.Severity != want && f.Check != "tap" && f.Check != "rules" && f.Check != "ping" { // those are the machine's
+			t.Errorf("doctor: %+v", f)
+		}
+	}
+}
