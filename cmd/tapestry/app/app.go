@@ -33,6 +33,7 @@ func Run(args []string) int {
 			agent.Command(),
 			statusCommand(),
 			doctorCommand(),
+			connectivityCommand(),
 			labCommand(),
 			demoCommand(),
 			benchCommand(),
