@@ -250,23 +250,44 @@ func (n *node) peer() overlay.Peer {
 
 // mtu is the pods' MTU. It is the same on all nodes because it depends on nothing that differs between them.
 func (t *translator) mtu(nodes []node) int {
-	outer, encap := overhead4, encap4
+	tunnel6, only6 := false, false
 	for i := range nodes {
 		n := &nodes[i]
-		if n.endpoint.IsValid() && n.endpoint.Addr().Is6() {
-			outer = overhead6
-		}
-		has4 := slices.ContainsFunc(n.podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() })
-		if len(n.podCIDRs) > 0 && !has4 {
-			encap = encap6
-		}
+		tunnel6 = tunnel6 || n.endpoint.IsValid() && n.endpoint.Addr().Is6()
+		only6 = only6 || onlyIPv6(n.podCIDRs)
 	}
-	mtu := t.options.UnderlayMTU - outer - encap
+	overhead := podOverhead(tunnel6, only6)
+	mtu := t.options.UnderlayMTU - overhead
 	if mtu < minMTU {
 		t.warnf(kube.Ref{Kind: "Node", Name: t.options.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: raise the MTU of the network between the nodes to %d",
-			t.options.UnderlayMTU, mtu, minMTU, minMTU+outer+encap)
+			t.options.UnderlayMTU, mtu, minMTU, minMTU+overhead)
 	}
 	return mtu
+}
+
+// PodMTU is the MTU in bytes of pods on an underlay of that MTU, 0 for DefaultUnderlayMTU, where all nodes have addresses and
+// ranges like these. Without addresses they are taken to be of the ranges' families.
+func PodMTU(underlay int, addrs []netip.Addr, podCIDRs []netip.Prefix) int {
+	only6 := onlyIPv6(podCIDRs)
+	tunnel6 := len(addrs) == 0 && only6 || len(addrs) > 0 && addrs[0].Is6()
+	return cmp.Or(underlay, DefaultUnderlayMTU) - podOverhead(tunnel6, only6)
+}
+
+func onlyIPv6(podCIDRs []netip.Prefix) bool {
+	return len(podCIDRs) > 0 && !slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() })
+}
+
+// podOverhead is what the pods' MTU leaves room for, in bytes: a tunnel over IPv6 takes more, and so does the encapsulation of
+// clients where gateways have IPv6 addresses alone.
+func podOverhead(tunnel6, only6 bool) int {
+	outer, encap := overhead4, encap4
+	if tunnel6 {
+		outer = overhead6
+	}
+	if only6 {
+		encap = encap6
+	}
+	return outer + encap
 }
 
 func comparePrefix(a, b netip.Prefix) int {

@@ -125,6 +125,40 @@ func Open(name string, ns *Namespace) (*os.File, error) {
 	return f, nil
 }
 
+// ErrNoDevice tells that an interface is not there.
+var ErrNoDevice = errors.New("there is no such interface")
+
+// Configure makes the TAP that f is attached to, in ns, look as c says, as Create with c.Reuse does. It is for a persistent
+// device whose only queue is in use. The error wraps ErrNoDevice when c.Name is not the name of f's device or not in ns.
+func Configure(ns *Namespace, f *os.File, c Config) error {
+	err := ns.Do(func() error {
+		info, err := Check(f)
+		if errors.Is(err, unix.EBADFD) || err == nil && info.Name != c.Name { // the device was deleted, or is another
+			return ErrNoDevice
+		}
+		if err != nil {
+			return err
+		}
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		defer h.Close()
+		if _, err := h.LinkByName(c.Name); errors.As(err, &netlink.LinkNotFoundError{}) {
+			return ErrNoDevice
+		}
+		if err := own(f, c); err != nil {
+			return err
+		}
+		c.Reuse = true
+		return configure(h, c)
+	})
+	if err != nil {
+		return fmt.Errorf("configure tap %s: %w", c.Name, err)
+	}
+	return nil
+}
+
 // attach opens the queue of an existing TAP in the thread's namespace.
 func attach(name string) (*os.File, error) {
 	fd, err := unix.Open(device, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

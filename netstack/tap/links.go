@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -153,9 +154,40 @@ func AddRoute(ns *Namespace, name string, r Route) error {
 	})
 }
 
+// MTUOf is the MTU in bytes of the interface in ns that has one of the addresses; 0 when none has.
+func MTUOf(ns *Namespace, addrs []netip.Addr) (int, error) {
+	mtu := 0
+	err := withHandle(ns, func(h *netlink.Handle) error {
+		list, err := h.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if !ok || !slices.Contains(addrs, ip.Unmap()) {
+				continue
+			}
+			l, err := h.LinkByIndex(a.LinkIndex)
+			if err != nil {
+				return err
+			}
+			mtu = l.Attrs().MTU
+			return nil
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("find the MTU of the interface with %v: %w", addrs, err)
+	}
+	return mtu, nil
+}
+
 func withLink(ns *Namespace, what, name string, f func(*netlink.Handle, netlink.Link) error) error {
 	err := withHandle(ns, func(h *netlink.Handle) error {
 		l, err := h.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return ErrNoDevice
+		}
 		if err != nil {
 			return err
 		}

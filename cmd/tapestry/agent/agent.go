@@ -25,7 +25,6 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
-	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
@@ -49,6 +48,7 @@ type agentConfig struct {
 	udpIdle      time.Duration
 	healthAddr   string // host address of the health endpoints; "" for none
 	externalIPs  bool
+	logLevel     string
 	offloads     offloads
 }
 
@@ -77,10 +77,15 @@ func Command() *cli.Command {
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez, /readyz and /metrics on, empty for not", Value: ":10256", Destination: &c.healthAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
+			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, c.offloads.flags()...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
-			log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node)
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
+				return fmt.Errorf("--log-level %q is none: expected debug, info, warn or error", c.logLevel)
+			}
+			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("node", c.node)
 			return runAgent(ctx.Context, c, log)
 		},
 	}
@@ -90,7 +95,7 @@ func Command() *cli.Command {
 type agent struct {
 	agentConfig
 	log  *slog.Logger
-	kept *keeper.Client
+	kept *holdings
 
 	key    overlay.PrivateKey
 	socket *os.File
@@ -125,13 +130,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if a.key, err = overlay.LoadOrCreateKey(filepath.Join(c.state, "wireguard.key")); err != nil {
 		return err
 	}
-	if a.kept, err = keeper.Dial(ctx, c.keeper); err != nil {
+	if a.kept, err = openHoldings(ctx, c.keeper, c.node, log); err != nil {
 		return err
 	}
 	defer a.kept.Close()
-	if err := a.kept.Claim(ctx, c.node); err != nil {
-		return err
-	}
 	items, err := a.kept.List()
 	if err != nil {
 		return err
@@ -169,6 +171,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		})
 	})
 	group.Go(func() error { giveBack(ctx, applied); return nil })
+	group.Go(func() error { a.kept.run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })
 	err = group.Wait()
 	a.close()
@@ -198,7 +201,7 @@ func (a *agent) serve(ctx context.Context) error {
 		if addr == "" {
 			continue
 		}
-		l, err := net.Listen("tcp", addr)
+		l, err := hostListener(a.kept, addr)
 		if err != nil {
 			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
 			continue
@@ -229,30 +232,4 @@ func (a *agent) close() {
 	_ = a.nodePorts.Close()
 	_ = a.node.Close()
 	a.mesh.Close()
-}
-
-// interfaceMTU is the MTU of the interface that has one of the node's addresses; 0 when none has.
-func interfaceMTU(c *netstack.Config) (int, error) {
-	ifaces, err := net.Interfaces()
-	if err != nil {
-		return 0, fmt.Errorf("find the underlay's MTU: %w", err)
-	}
-	for _, i := range ifaces {
-		addrs, err := i.Addrs()
-		if err != nil {
-			return 0, fmt.Errorf("find the underlay's MTU: %w", err)
-		}
-		for _, a := range addrs {
-			ipnet, ok := a.(*net.IPNet)
-			if !ok {
-				continue
-			}
-			for _, own := range c.NodeAddrs {
-				if ipnet.IP.Equal(own.AsSlice()) {
-					return i.MTU, nil
-				}
-			}
-		}
-	}
-	return 0, nil
 }

@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
@@ -84,7 +85,7 @@ func (a *agent) underlay(objs *kube.Objects) int {
 	a.foundFor = kube.Objects{Nodes: objs.Nodes}
 	nodes := translate.Translate(a.foundFor, translate.Options{Node: a.agentConfig.node})
 	var err error
-	if a.foundMTU, err = interfaceMTU(&nodes.Netstack); err != nil {
+	if a.foundMTU, err = tap.MTUOf(nil, nodes.Netstack.NodeAddrs); err != nil {
 		a.log.Warn("assuming an underlay of 1500 bytes", "err", err)
 	}
 	return a.foundMTU

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -23,14 +23,9 @@ import (
 const (
 	flowsKey  = "flows"
 	socketKey = "wireguard"
-	hostKey   = "host" // put there by whoever made the host TAP; its meta is a hostMeta
+	hostKey   = hostport.Key // put there by whoever made the host TAP
 	podKey    = "pod/"
 )
-
-// hostMeta describes the host TAP, whose Ethernet address is tap.HostMAC.
-type hostMeta struct {
-	Addrs []netip.Addr `json:"addrs"`
-}
 
 // adopt takes over the flow memory and the tunnel's socket, or makes them and has the keeper hold them.
 func (a *agent) adopt(items []keeper.Item) error {
@@ -80,6 +75,9 @@ func (a *agent) attachKept(items []keeper.Item) {
 			if err = json.Unmarshal(it.Meta, &pod); err == nil {
 				err = a.attachPod(pod, it.File)
 			}
+		case strings.HasPrefix(it.Key, keeper.ListenPrefix):
+			_ = it.File.Close() // hostListener gets its own
+			continue
 		default:
 			continue
 		}
@@ -91,7 +89,7 @@ func (a *agent) attachKept(items []keeper.Item) {
 }
 
 func (a *agent) attachHost(it keeper.Item) error {
-	var m hostMeta
+	var m hostport.Meta
 	if err := json.Unmarshal(it.Meta, &m); err != nil {
 		return err
 	}

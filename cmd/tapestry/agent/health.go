@@ -111,7 +111,7 @@ func (a *agent) checkStarted(context.Context) error {
 	}
 }
 
-// checkKeeper asks the keeper for something it does not have: without the lease, the next agent would begin with nothing.
+// checkKeeper asks the keeper for something it does not have: without one, the next agent would begin with nothing.
 func (a *agent) checkKeeper(context.Context) error {
 	it, err := a.kept.Get("health")
 	switch {
@@ -121,7 +121,7 @@ func (a *agent) checkKeeper(context.Context) error {
 		_ = it.File.Close()
 		return nil
 	}
-	return fmt.Errorf("%w; the agent needs a restart once the keeper is there", err)
+	return fmt.Errorf("%w; the next keeper gets back what it held, if this agent does not end before", err)
 }
 
 // checkPackets sends a packet through the node's own pipeline and waits for the answer: from the gateway to cluster DNS, by the

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/cmd/tapestry/agent"
+	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -33,7 +34,10 @@ func Run(args []string) int {
 			agent.Command(),
 			statusCommand(),
 			doctorCommand(),
-			connectivityCommand(),
+			keeperCommand(),
+			nodeinit.HostPort(),
+			nodeinit.Directories(),
+			nodeinit.Pause(),
 			labCommand(),
 			demoCommand(),
 			benchCommand(),

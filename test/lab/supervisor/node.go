@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,16 +9,11 @@ import (
 	"slices"
 	"sync"
 
+	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/lab/plan"
 	"tapestry.dev/tapestry/test/lab/rpc"
-)
-
-// hostPort is the name of a node's own TAP, and hostKey the key its descriptor is kept under.
-const (
-	hostPort = "tapestry0"
-	hostKey  = "host"
 )
 
 // node is a running node.
@@ -34,7 +28,7 @@ type node struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	routed []netip.Prefix // ranges that go through hostPort
+	host hostport.Config
 }
 
 // newNode makes the node's namespace, its keeper and its host TAP. The agent is started apart.
@@ -92,25 +86,8 @@ func (n *node) serveKeeper(ctx context.Context, log *slog.Logger) error {
 
 // addHostPort does what an init step with NET_ADMIN does on a real node: it makes the host's TAP with its routes.
 func (n *node) addHostPort(ranges []netip.Prefix, mtu int) error {
-	var addrs []netip.Addr
-	for _, p := range n.PodCIDRs {
-		addrs = append(addrs, p.Addr().Next().Next())
-	}
-	f, err := tap.Create(n.ns, tap.HostConfig(hostPort, addrs, ranges, mtu, os.Geteuid()))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	meta, err := json.Marshal(struct {
-		Name  string       `json:"name"`
-		Addrs []netip.Addr `json:"addrs"`
-		MTU   int          `json:"mtu"`
-	}{hostPort, addrs, mtu})
-	if err != nil {
-		return err
-	}
-	n.routed = slices.Clone(ranges)
-	return n.keeper.Put(hostKey, meta, f)
+	n.host = hostport.Config{PodCIDRs: n.PodCIDRs, Ranges: slices.Clone(ranges), MTU: mtu, Owner: os.Geteuid()}
+	return hostport.Ensure(n.ns, n.keeper, n.host)
 }
 
 // route adds what is new among the cluster's ranges to the routes of the host's TAP.
@@ -118,25 +95,16 @@ func (n *node) route(ranges []netip.Prefix) error {
 	if n.External {
 		return nil
 	}
+	before := len(n.host.Ranges)
 	for _, r := range ranges {
-		if slices.Contains(n.routed, r) {
-			continue
+		if !slices.Contains(n.host.Ranges, r) {
+			n.host.Ranges = append(n.host.Ranges, r)
 		}
-		for _, p := range n.PodCIDRs {
-			if p.Addr().Is4() != r.Addr().Is4() {
-				continue
-			}
-			route := tap.Route{Dst: r, Gateway: tap.Gateway6, Src: p.Addr().Next().Next(), OnLink: true}
-			if r.Addr().Is4() {
-				route.Gateway = tap.Gateway4
-			}
-			if err := tap.AddRoute(n.ns, hostPort, route); err != nil {
-				return err
-			}
-		}
-		n.routed = append(n.routed, r)
 	}
-	return nil
+	if len(n.host.Ranges) == before {
+		return nil
+	}
+	return hostport.Ensure(n.ns, n.keeper, n.host)
 }
 
 // close ends everything in the node.

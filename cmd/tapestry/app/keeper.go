@@ -1,0 +1,95 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/keeper"
+)
+
+// keeperCommand is the keeper as a process of its own.
+func keeperCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "keeper",
+		Usage: "hold a node's descriptors while agents come and go",
+		Description: `Holds what an agent cannot make again without cutting connections: the descriptors of TAPs, of the tunnel's
+socket and of the flow memory. It talks to nobody but the processes on its socket, needs no capability, and has to live as long
+as the node's pods: what it holds is gone with it.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "socket", Usage: "`PATH` to listen on", Required: true},
+			&cli.IntSliceFlag{Name: "uid", Usage: "`UID` that may connect, 0 for an init step that is root; repeatable", DefaultText: "this process's"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return cli.Exit("keeper takes no arguments: see 'tapestry keeper --help'", 2)
+			}
+			var uids []uint32
+			for _, uid := range c.IntSlice("uid") {
+				if uid < 0 || int64(uid) > 1<<32-2 {
+					return fmt.Errorf("--uid %d is not the number of a user", uid)
+				}
+				uids = append(uids, uint32(uid))
+			}
+			return runKeeper(c.Context, c.String("socket"), uids)
+		},
+	}
+}
+
+// runKeeper serves a keeper until ctx is done.
+func runKeeper(ctx context.Context, path string, uids []uint32) error {
+	// What this program initialises is much more than a keeper needs.
+	debug.SetGCPercent(20)
+	lock, err := lockKeeper(path + ".lock")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	ln, err := keeper.Listen(path)
+	if err != nil {
+		return err
+	}
+	if len(uids) > 0 {
+		// Others than this user must get as far as being asked who they are. They are those who share its group.
+		if err := os.Chmod(path, 0o660); err != nil {
+			ln.Close()
+			return err
+		}
+	}
+	k := keeper.New()
+	defer k.Close()
+	slog.Info("the keeper is ready", "socket", path, "uids", uids)
+	debug.FreeOSMemory()
+	if err := k.Serve(ctx, ln, keeper.Options{UIDs: uids, Log: slog.Default()}); err != nil {
+		return err
+	}
+	slog.Info("the keeper ends, and lets go of what it held")
+	return nil
+}
+
+// lockKeeper makes this process the only keeper at its socket. Taking over a dead one's socket, two that start at once could
+// take away each other's.
+func lockKeeper(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("start the keeper: %w", err)
+	}
+	switch err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		socket := strings.TrimSuffix(path, ".lock")
+		err = fmt.Errorf("another keeper serves %s: stop it first, or give this one another --socket", socket)
+	case err != nil:
+		err = fmt.Errorf("lock %s: %w", path, err)
+	default:
+		return f, nil
+	}
+	f.Close()
+	return nil, err
+}

@@ -1,0 +1,300 @@
+// Package nodeinit is what a node is given before its agent runs, by steps that have the rights for it and end: directories that
+// the agent may write, the host Port, and listening sockets on privileged ports.
+package nodeinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// config is what the flags of host-port say.
+type config struct {
+	node         string
+	apiServers   []string
+	podCIDRs     []netip.Prefix
+	clusterCIDRs []netip.Prefix
+	serviceCIDRs []netip.Prefix
+	underlayMTU  int // 0: that of the interface with the node's address
+	keeper       string
+	owner        int // uid of the agent
+	listen       []string
+	directories  []string
+	state        string // one more directory: the agent's
+	group        int    // of the directories
+	pingFile     string
+}
+
+// rangeFlags are flags whose values are prefixes.
+var rangeFlags = []string{"pod-cidr", "cluster-cidr", "service-cidr"}
+
+// HostPort is "tapestry host-port".
+func HostPort() *cli.Command {
+	var c config
+	return &cli.Command{
+		Name:  "host-port",
+		Usage: "give this node its host Port, before the agent starts",
+		Description: "Makes the TAP " + hostport.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods and\n" +
+			"Services through it, and leaves its descriptor with the keeper, for the agent. What is there already is changed to what the\n" +
+			"flags say. It needs CAP_NET_ADMIN, for --listen on ports below 1024 CAP_NET_BIND_SERVICE as well, and ends when all is done.\n\n" +
+			"With --remove it takes away the TAP, what the keeper holds of it, and each --directory with all that is in it.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper, which is waited for", Required: true, Destination: &c.keeper},
+			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node, whose ranges the API server is asked for", Destination: &c.node},
+			&cli.StringSliceFlag{Name: "api-server", Usage: "`URL` of an API server; repeatable"},
+			&cli.StringSliceFlag{Name: "pod-cidr", Usage: "`PREFIX` of this node's pods, one per family, instead of asking the API server"},
+			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`PREFIX` of all nodes' pods; repeatable"},
+			&cli.StringSliceFlag{Name: "service-cidr", Usage: "`PREFIX` of the cluster's Services; repeatable"},
+			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
+			&cli.IntFlag{Name: "uid", Usage: "`UID` of the agent", DefaultText: "this process's", Value: os.Geteuid(), Destination: &c.owner},
+			&cli.StringSliceFlag{Name: "listen", Usage: "listen on this TCP `ADDR`, such as :80, for the agent; repeatable"},
+			&cli.StringSliceFlag{Name: "directory", Usage: "make `DIR`, which the group may write; repeatable"},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory", Destination: &c.state},
+			groupFlag(&c.group),
+			&cli.StringFlag{Name: "ping-group-range", Usage: "`FILE` of the setting that allows the agent to send pings for pods", Value: pingGroupRange, Destination: &c.pingFile},
+			&cli.BoolFlag{Name: "remove", Usage: "take everything away again"},
+		},
+		Action: func(ctx *cli.Context) error {
+			if ctx.Args().Present() {
+				return cli.Exit("host-port takes no arguments: see 'tapestry host-port --help'", 2)
+			}
+			c.apiServers, c.listen, c.directories = ctx.StringSlice("api-server"), ctx.StringSlice("listen"), ctx.StringSlice("directory")
+			for i, into := range []*[]netip.Prefix{&c.podCIDRs, &c.clusterCIDRs, &c.serviceCIDRs} {
+				var err error
+				if *into, err = prefixes(rangeFlags[i], ctx.StringSlice(rangeFlags[i])); err != nil {
+					return err
+				}
+			}
+			s := &step{config: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node), retry: time.Second}
+			if ctx.Bool("remove") {
+				return s.remove(ctx.Context)
+			}
+			if err := c.check(); err != nil {
+				return err
+			}
+			return s.run(ctx.Context)
+		},
+	}
+}
+
+func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--%s %q is not a prefix: expected one like 10.244.0.0/16", flag, text)
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
+}
+
+// check says what is wrong with the flags.
+func (c *config) check() error {
+	switch {
+	case len(c.podCIDRs) == 0 && (c.node == "" || len(c.apiServers) == 0):
+		return errors.New("the ranges of this node's pods are not known: give --node and --api-server, or --pod-cidr")
+	case len(c.clusterCIDRs) == 0:
+		return errors.New("--cluster-cidr is missing: give the range that all nodes' pod ranges are in")
+	case len(c.serviceCIDRs) == 0:
+		return errors.New("--service-cidr is missing: give the API server's --service-cluster-ip-range")
+	}
+	for _, addr := range c.listen {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("--listen %q is not an address to listen on: expected one like :80", addr)
+		}
+	}
+	return nil
+}
+
+// step is one run of host-port.
+type step struct {
+	config
+	log   *slog.Logger
+	retry time.Duration // between two attempts at what is waited for
+}
+
+// all are the directories.
+func (s *step) all() []string {
+	if s.state == "" {
+		return s.directories
+	}
+	return append([]string{s.state}, s.directories...)
+}
+
+func (s *step) run(ctx context.Context) error {
+	for _, dir := range s.all() {
+		if err := makeDirectory(dir, s.group); err != nil {
+			return err
+		}
+	}
+	if err := allowPings(s.pingFile); err != nil {
+		s.log.Warn("pods get no answer to pings to the outside unless the agent's group may send them; set net.ipv4.ping_group_range on the node", "err", err)
+	}
+	kept, err := s.waitForKeeper(ctx)
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	host, err := s.waitForRanges(ctx)
+	if err != nil {
+		return err
+	}
+	if err := hostport.Ensure(nil, kept, host); err != nil {
+		return fmt.Errorf("make the host Port: %w", err)
+	}
+	s.log.Info("the host Port is there", "interface", hostport.Name, "addrs", hostport.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", host.Ranges)
+	return s.listeners(kept)
+}
+
+// waitForKeeper connects to the keeper, which is another pod's and may start later.
+func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
+	var kept *keeper.Client
+	err := s.until(ctx, func() (string, error) {
+		c, err := keeper.Dial(ctx, s.keeper)
+		if err != nil {
+			return fmt.Sprintf("waiting for the keeper: %v", err), nil
+		}
+		kept = c
+		return "", nil
+	})
+	return kept, err
+}
+
+// waitForRanges gives what the host Port has to be, when the node has got its ranges.
+func (s *step) waitForRanges(ctx context.Context) (hostport.Config, error) {
+	host := hostport.Config{PodCIDRs: s.podCIDRs, Ranges: slices.Concat(s.clusterCIDRs, s.serviceCIDRs), Owner: s.owner}
+	if len(s.podCIDRs) > 0 {
+		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
+		return host, s.inside(s.podCIDRs)
+	}
+	source, err := newNodeSource(s.apiServers, s.node, s.state)
+	if err != nil {
+		return host, err
+	}
+	err = s.until(ctx, func() (string, error) {
+		objs, err := source(ctx)
+		if err != nil {
+			return fmt.Sprintf("waiting for the API server: %v", err), nil
+		}
+		o := translate.Options{Node: s.node, UnderlayMTU: s.underlayMTU}
+		r := translate.Translate(objs, o).Netstack
+		if len(r.PodCIDRs) == 0 {
+			return fmt.Sprintf("waiting for Node %s to get a range for its pods: spec.podCIDRs is empty; the controller manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr", s.node), nil
+		}
+		if o.UnderlayMTU == 0 {
+			if o.UnderlayMTU, err = tap.MTUOf(nil, r.NodeAddrs); err != nil {
+				return "", err
+			}
+			r = translate.Translate(objs, o).Netstack
+		}
+		host.PodCIDRs, host.MTU = r.PodCIDRs, r.MTU
+		return "", s.inside(r.PodCIDRs)
+	})
+	return host, err
+}
+
+// inside makes sure that the node's own range is routed through the host Port.
+func (s *step) inside(podCIDRs []netip.Prefix) error {
+	for _, p := range podCIDRs {
+		if !slices.ContainsFunc(s.clusterCIDRs, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
+			return fmt.Errorf("the node's pod range %s is outside of --cluster-cidr %v, so that its processes would not reach its pods: give the range that all nodes' pod ranges are in", p, s.clusterCIDRs)
+		}
+	}
+	return nil
+}
+
+// until calls f until it succeeds, fails, or ctx ends. What f waits for is logged at once, and then every half minute.
+func (s *step) until(ctx context.Context, f func() (wait string, err error)) error {
+	tick := time.NewTicker(s.retry)
+	defer tick.Stop()
+	var said time.Time
+	for {
+		wait, err := f()
+		if wait == "" || err != nil {
+			return err
+		}
+		if time.Since(said) > 30*time.Second {
+			s.log.Info(wait)
+			said = time.Now()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", wait, ctx.Err())
+		}
+	}
+}
+
+// listeners has the keeper hold a listening socket for each of the addresses, and none for others.
+func (s *step) listeners(kept *keeper.Client) error {
+	items, err := kept.List()
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for _, it := range items {
+		_ = it.File.Close()
+		have[it.Key] = true
+	}
+	for key := range have {
+		if addr, ok := cutListen(key); ok && !slices.Contains(s.listen, addr) {
+			if err := kept.Delete(key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, addr := range s.listen {
+		if have[keeper.ListenPrefix+addr] {
+			continue
+		}
+		if err := leaveListener(kept, addr); err != nil {
+			// As when the agent cannot listen itself: the node's network is worth more than its Ingress.
+			s.log.Error("Ingress will not be served here; free the address or choose another", "err", err)
+			continue
+		}
+		s.log.Info("listening for the agent", "addr", addr)
+	}
+	return nil
+}
+
+// remove takes everything away again.
+func (s *step) remove(ctx context.Context) error {
+	dialing, cancel := context.WithTimeout(ctx, time.Second)
+	kept, err := keeper.Dial(dialing, s.keeper)
+	cancel()
+	if err == nil { // without, there is nothing to take from it
+		defer kept.Close()
+		s.listen = nil
+		if err := errors.Join(kept.Delete(hostport.Key), s.listeners(kept)); err != nil {
+			return err
+		}
+	}
+	if err := hostport.Remove(nil); err != nil {
+		return fmt.Errorf("remove the host Port: %w", err)
+	}
+	for _, dir := range s.all() {
+		if filepath.Clean(dir) == "/" || !filepath.IsAbs(dir) {
+			return fmt.Errorf("--directory %q: expected an absolute path below /", dir)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove the directory: %w", err)
+		}
+	}
+	s.log.Info("the host Port is gone", "interface", hostport.Name, "directories", s.all())
+	return nil
+}

@@ -1,0 +1,69 @@
+package nodeinit
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// pingGroupRange is the setting that says whose processes may open ICMP echo sockets (icmp(7)), all groups' in everyGroup.
+const (
+	pingGroupRange = "/proc/sys/net/ipv4/ping_group_range"
+	everyGroup     = "0 2147483647"
+)
+
+func groupFlag(into *int) cli.Flag {
+	return &cli.IntFlag{Name: "group", Usage: "`GID` that may write the directories", DefaultText: "this process's", Value: os.Getegid(), Destination: into}
+}
+
+// Directories is "tapestry directories".
+func Directories() *cli.Command {
+	var group int
+	return &cli.Command{
+		Name:      "directories",
+		Usage:     "make directories which a group may write",
+		ArgsUsage: "DIR...",
+		Description: "A hostPath directory is root's. This makes it one in which the keeper and the agent, which are not root, may make their\n" +
+			"sockets and files. As root in the group it needs no capability.",
+		Flags: []cli.Flag{groupFlag(&group)},
+		Action: func(ctx *cli.Context) error {
+			if !ctx.Args().Present() {
+				return cli.Exit("directories needs at least one directory", 2)
+			}
+			for _, dir := range ctx.Args().Slice() {
+				if err := makeDirectory(dir, group); err != nil {
+					return err
+				}
+				slog.Info("the directory is there", "path", dir, "group", group)
+			}
+			return nil
+		},
+	}
+}
+
+// makeDirectory makes a directory that its owner, this user, and the group may use, and nobody else. An owner may give a
+// directory to a group it is in, so this takes no capability (chown(2)).
+func makeDirectory(path string, group int) error {
+	if err := os.MkdirAll(path, 0o770); err != nil {
+		return fmt.Errorf("make a directory for the agent: %w", err)
+	}
+	err := os.Chown(path, -1, group)
+	if err == nil {
+		err = os.Chmod(path, 0o770) // MkdirAll's is less the umask, or it was there
+	}
+	if err != nil {
+		return fmt.Errorf("let group %d write a directory: %w: it must belong to this user, who must be in the group", group, err)
+	}
+	return nil
+}
+
+// allowPings sets the setting in file, unless it allows every group already.
+func allowPings(file string) error {
+	if b, err := os.ReadFile(file); err == nil && strings.Join(strings.Fields(string(b)), " ") == everyGroup {
+		return nil
+	}
+	return os.WriteFile(file, []byte(everyGroup), 0)
+}

@@ -1,0 +1,16 @@
+package nodeinit
+
+import "github.com/urfave/cli/v2"
+
+// Pause is "tapestry pause", the program of a DaemonSet whose work is done by its init steps.
+func Pause() *cli.Command {
+	return &cli.Command{
+		Name:   "pause",
+		Usage:  "do nothing until told to end",
+		Hidden: true,
+		Action: func(ctx *cli.Context) error {
+			<-ctx.Context.Done()
+			return nil
+		},
+	}
+}

@@ -1,0 +1,207 @@
+package hostport_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/userns"
+)
+
+func TestMain(m *testing.M) { userns.Main(m) }
+
+func prefixes(texts ...string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, s := range texts {
+		list = append(list, netip.MustParsePrefix(s))
+	}
+	return list
+}
+
+var both = hostport.Config{
+	PodCIDRs: prefixes("10.244.1.0/24", "fd00:244:1::/64"),
+	Ranges:   prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
+	MTU:      1420, Owner: 65532,
+}
+
+type world struct {
+	ns     *tap.Namespace
+	keeper *keeper.Keeper
+}
+
+func newWorld(t *testing.T) world {
+	t.Helper()
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := world{ns, keeper.New()}
+	t.Cleanup(func() { w.keeper.Close(); ns.Close() })
+	return w
+}
+
+func (w world) ensure(t *testing.T, c hostport.Config) {
+	t.Helper()
+	if err := hostport.Ensure(w.ns, w.keeper, c); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// device is what the kernel says of the host Port.
+type device struct {
+	index, mtu    int
+	owner         uint32
+	addrs, routes []string
+}
+
+func (w world) device(t *testing.T) device {
+	t.Helper()
+	h, err := w.ns.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	l, err := h.LinkByName(hostport.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := device{index: l.Attrs().Index, mtu: l.Attrs().MTU, owner: l.(*netlink.Tuntap).Owner}
+	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if !a.IP.IsLinkLocalUnicast() {
+			d.addrs = append(d.addrs, a.IPNet.String())
+		}
+	}
+	routes, err := h.RouteList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		if r.Protocol != unix.RTPROT_KERNEL && r.Gw != nil {
+			d.routes = append(d.routes, r.Dst.String()+" via "+r.Gw.String()+" src "+r.Src.String())
+		}
+	}
+	slices.Sort(d.addrs)
+	slices.Sort(d.routes)
+	return d
+}
+
+// meta is what the keeper would tell the agent.
+func (w world) meta(t *testing.T) hostport.Meta {
+	t.Helper()
+	it, err := w.keeper.Get(hostport.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.File.Close()
+	var m hostport.Meta
+	if err := json.Unmarshal(it.Meta, &m); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := tap.Check(it.File); err != nil || info.Name != m.Name {
+		t.Fatalf("the kept descriptor is of %q, %v", info.Name, err)
+	}
+	return m
+}
+
+func TestEnsure(t *testing.T) {
+	w := newWorld(t)
+	w.ensure(t, both)
+	first := w.device(t)
+	wantAddrs := []string{"10.244.1.2/32", "fd00:244:1::2/128"}
+	wantRoutes := []string{
+		"10.244.0.0/16 via 169.254.1.1 src 10.244.1.2",
+		"10.96.0.0/12 via 169.254.1.1 src 10.244.1.2",
+		"fd00:244::/56 via fe80::1 src fd00:244:1::2",
+	}
+	if first.mtu != 1420 || first.owner != 65532 || !slices.Equal(first.addrs, wantAddrs) || !slices.Equal(first.routes, wantRoutes) {
+		t.Errorf("got %+v, want addresses %v, routes %v", first, wantAddrs, wantRoutes)
+	}
+	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hostport.Addrs(both.PodCIDRs)) {
+		t.Errorf("the agent would learn %+v", m)
+	}
+
+	w.ensure(t, both)
+	if again := w.device(t); again.index != first.index || !slices.Equal(again.routes, first.routes) {
+		t.Errorf("the second time %+v, the first time %+v", again, first)
+	}
+
+	// The node has another range, and nothing of IPv6 any more.
+	w.ensure(t, hostport.Config{PodCIDRs: prefixes("10.244.7.0/24"), Ranges: prefixes("10.244.0.0/16"), MTU: 1300, Owner: 1000})
+	changed := w.device(t)
+	if changed.index != first.index || changed.mtu != 1300 || changed.owner != 1000 ||
+		!slices.Equal(changed.addrs, []string{"10.244.7.2/32"}) || !slices.Equal(changed.routes, []string{"10.244.0.0/16 via 169.254.1.1 src 10.244.7.2"}) {
+		t.Errorf("after the change: %+v", changed)
+	}
+	if m := w.meta(t); m.MTU != 1300 || len(m.Addrs) != 1 {
+		t.Errorf("after the change the agent would learn %+v", m)
+	}
+}
+
+// TestDeviceRemoved: somebody deletes the interface while the keeper holds its descriptor.
+func TestDeviceRemoved(t *testing.T) {
+	w := newWorld(t)
+	w.ensure(t, both)
+	first := w.device(t)
+	if err := tap.DeleteLink(w.ns, hostport.Name); err != nil {
+		t.Fatal(err)
+	}
+	w.ensure(t, both)
+	if again := w.device(t); again.index == first.index || len(again.routes) != 3 {
+		t.Errorf("got %+v after %+v was deleted", again, first)
+	}
+	w.meta(t)
+}
+
+// TestKeeperLost: the device outlives its keeper, and is taken over when nobody has it open any more.
+func TestKeeperLost(t *testing.T) {
+	w := newWorld(t)
+	w.ensure(t, both)
+	first := w.device(t)
+	agent, err := w.keeper.Get(hostport.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.keeper.Close()
+	w.keeper = keeper.New()
+	err = hostport.Ensure(w.ns, w.keeper, both)
+	if !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "stop it") {
+		t.Errorf("while an agent has the device open: %v", err)
+	}
+	agent.File.Close()
+	w.ensure(t, both)
+	if again := w.device(t); again.index != first.index {
+		t.Errorf("another device was made: %+v, %+v", again, first)
+	}
+	w.meta(t)
+}
+
+func TestRemove(t *testing.T) {
+	w := newWorld(t)
+	w.ensure(t, both)
+	for range 2 { // the second time there is none
+		if err := hostport.Remove(w.ns); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := w.ns.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if _, err := h.LinkByName(hostport.Name); err == nil {
+		t.Error("the device is still there")
+	}
+}
