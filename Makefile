@@ -11,7 +11,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers ci clean
+.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -21,6 +21,12 @@ help: ## list the targets
 build: ## build bin/tapestry
 	CGO_ENABLED=0 $(GO) build -o $(BIN)/tapestry ./cmd/tapestry
 
+manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml and deploy/uninstall.yaml
+	@mkdir -p $(BIN)
+	$(GO) -C deploy/render run . -f ../plain.yaml >$(BIN)/tapestry.yaml
+	$(GO) -C deploy/render run . --set uninstall=true >$(BIN)/uninstall.yaml
+	mv $(BIN)/tapestry.yaml $(BIN)/uninstall.yaml deploy/
+
 demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
 	$(BIN)/tapestry demo
 
@@ -28,6 +34,8 @@ test: lint unit e2e ## run everything: lint, unit tests, end-to-end tests on rea
 
 unit: ## run the packages' own tests, with the race detector where there is a C compiler
 	$(GO) test $(RACE) $(TESTFLAGS) $$($(GO) list ./... | grep -v '/test/e2e')
+	$(GO) -C deploy/render vet ./...
+	$(GO) -C deploy/render test $(TESTFLAGS) ./...
 
 e2e: build ## run the end-to-end tests: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s)
 	$(GO) test -count=1 -timeout 15m -v $(TESTFLAGS) ./test/e2e/...
