@@ -34,6 +34,7 @@ func Run(args []string) int {
 			agent.Command(),
 			statusCommand(),
 			doctorCommand(),
+			connectivityCommand(),
 			keeperCommand(),
 			nodeinit.HostPort(),
 			nodeinit.Directories(),

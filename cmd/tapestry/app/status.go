@@ -49,7 +49,7 @@ func statusCommand() *cli.Command {
 		Name:  "status",
 		Usage: "tell how the network of this node is",
 		Description: "Asks the agent of this node, and exits with 1 when the node is not ready. In a cluster:\n" +
-			"kubectl -n kube-system exec ds/tapestry-agent -- tapestry status",
+			"kubectl -n kube-system exec ds/tapestry -- tapestry status",
 		Flags: []cli.Flag{socketFlag(&socket), outputFlag(&output)},
 		Action: func(ctx *cli.Context) error {
 			s, err := askAgent(ctx.Context, socket)

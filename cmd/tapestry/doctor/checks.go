@@ -22,7 +22,7 @@ func checkAgent(f *Facts) []Finding {
 	const check = "agent"
 	if f.Agent == nil {
 		return []Finding{{check, Error, "it does not answer: " + f.AgentError,
-			"see its log (kubectl -n kube-system logs ds/tapestry-agent), and name its socket with --socket"}}
+			"see its log (kubectl -n kube-system logs ds/tapestry), and name its socket with --socket"}}
 	}
 	var list []Finding
 	for _, m := range f.Agent.Missing {

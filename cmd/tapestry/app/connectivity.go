@@ -1,0 +1,97 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
+	"tapestry.dev/tapestry/kube/stage"
+)
+
+func connectivityCommand() *cli.Command {
+	var o stage.Options
+	var output, outside string
+	var limit time.Duration
+	var keep bool
+	return &cli.Command{
+		Name:  "connectivity-test",
+		Usage: "try every way through a cluster's network, from pods made for it",
+		Description: "Makes a namespace with four pods and three Services on two nodes, asks from pods and from a node: pods, Services, node\n" +
+			"ports, DNS, the outside, over every address family there is; then takes all of it away. Exits with 1 when anything failed.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "kubeconfig", Usage: "`FILE` with the cluster and credentials that may make namespaces", DefaultText: "$KUBECONFIG, ~/.kube/config, or the pod's", Destination: &o.Kubeconfig},
+			&cli.StringFlag{Name: "image", Usage: "`IMAGE` with this program", DefaultText: "the agents'", Destination: &o.Image},
+			&cli.StringFlag{Name: "program", Usage: "`PATH` of this program in it", DefaultText: "as the agents have it, or /tapestry", Destination: &o.Program},
+			&cli.StringFlag{Name: "outside", Usage: "`HOST:PORT` of an HTTP server beyond the cluster to ask as well", Destination: &outside},
+			&cli.DurationFlag{Name: "timeout", Usage: "give up after `TIME`", Value: 5 * time.Minute, Destination: &limit},
+			&cli.BoolFlag{Name: "keep", Usage: "leave the namespace there", Destination: &keep},
+			outputFlag(&output),
+		},
+		Action: func(ctx *cli.Context) error {
+			o.Say = func(s string) { fmt.Fprintln(ctx.App.ErrWriter, s) }
+			run, cancel := context.WithTimeout(ctx.Context, limit)
+			defer cancel()
+			results, err := testConnectivity(run, o, outside, keep)
+			if err != nil {
+				return err
+			}
+			if err := printResults(ctx.App.Writer, output, results); err != nil {
+				return err
+			}
+			if connectivity.Failed(results) > 0 {
+				return cli.Exit("", 1)
+			}
+			return nil
+		},
+	}
+}
+
+func testConnectivity(ctx context.Context, o stage.Options, outside string, keep bool) (results []connectivity.Result, err error) {
+	s, err := stage.Setup(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if !keep {
+		defer func() {
+			if closeErr := s.Close(context.WithoutCancel(ctx)); err == nil {
+				err = closeErr
+			}
+		}()
+	}
+	if len(s.Nodes) == 1 {
+		o.Say("there is one node that takes pods: nothing between nodes is tried")
+	}
+	return connectivity.Run(ctx, s.Exec, connectivity.Plan(s, outside)), nil
+}
+
+func printResults(w io.Writer, format string, results []connectivity.Result) error {
+	if format == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(results)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(t, "WAY\tFROM\tTO\tRESULT")
+	for _, r := range results {
+		result := "ok"
+		switch {
+		case r.Problem != "":
+			result = "FAILED: " + r.Problem
+		case r.Tries > 1:
+			result = fmt.Sprintf("ok at try %d", r.Tries)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Group, r.From, r.Name, result)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	failed := connectivity.Failed(results)
+	_, err := fmt.Fprintf(w, "\n%d of %d ways work\n", len(results)-failed, len(results))
+	return err
+}

@@ -1,0 +1,81 @@
+package connectivity
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// atOnce is how many questions are asked at a time: each is a process in a pod.
+	atOnce = 4
+	// tries and pause give what was made a moment ago time to be known on every node.
+	tries = 3
+	pause = time.Second
+	// askTime bounds one question.
+	askTime = 30 * time.Second
+)
+
+// Result is what became of a Check.
+type Result struct {
+	Group   string `json:"group"`
+	From    string `json:"from"`
+	Name    string `json:"name"`
+	Problem string `json:"problem,omitempty"` // "" when all was well
+	Tries   int    `json:"tries"`
+}
+
+// Exec runs this program with args in a pod.
+type Exec func(ctx context.Context, pod string, args ...string) (stdout string, err error)
+
+// Run asks everything and gives the results in the order of checks.
+func Run(ctx context.Context, exec Exec, checks []Check) []Result {
+	results := make([]Result, len(checks))
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			results[i] = run(ctx, exec, c)
+		})
+	}
+	wg.Wait()
+	return results
+}
+
+func run(ctx context.Context, exec Exec, c Check) Result {
+	r := Result{Group: c.Group, From: c.From, Name: c.Name}
+	for r.Tries < tries {
+		if r.Tries > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return r
+			}
+		}
+		r.Tries++
+		once, cancel := context.WithTimeout(ctx, askTime)
+		stdout, err := exec(once, c.From, c.Args...)
+		cancel()
+		if err != nil {
+			r.Problem = err.Error()
+			continue
+		}
+		if r.Problem = c.Judge(stdout); r.Problem == "" {
+			break
+		}
+	}
+	return r
+}
+
+// Failed counts the results with a problem.
+func Failed(results []Result) int {
+	n := 0
+	for _, r := range results {
+		if r.Problem != "" {
+			n++
+		}
+	}
+	return n
+}
