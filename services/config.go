@@ -83,9 +83,21 @@ type Endpoint struct {
 	Hostname string
 	// Ready, Serving, Terminating are the EndpointSlice conditions (KEP-1672).
 	Ready, Serving, Terminating bool
+	// ForNode and ForZone say whether the endpoint is meant for clients on this node and in its zone (KEP-2433, KEP-3015).
+	ForNode, ForZone Hint
 	// Ports are the target ports by Service port name and protocol.
 	Ports []EndpointPort
 }
+
+// Hint says whom an endpoint is meant for.
+type Hint uint8
+
+// The hints.
+const (
+	NoHint Hint = iota
+	Elsewhere
+	Here
+)
 
 // EndpointPort is the port of an endpoint that serves the Service port of the same name and protocol.
 type EndpointPort struct {

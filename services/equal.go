@@ -57,6 +57,7 @@ func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints
 
 func equalEndpoints(a, b *Endpoint) bool {
 	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node && a.Zone == b.Zone && a.Hostname == b.Hostname &&
+		a.ForNode == b.ForNode && a.ForZone == b.ForZone &&
 		a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
 		slices.Equal(a.Ports, b.Ports)
 }

@@ -20,6 +20,8 @@ type Target struct {
 //
 //   - An endpoint serves p when it has a port of the same name and protocol, and an address of the scope's family.
 //   - Ready endpoints are taken; with PublishNotReady all are ready.
+//   - Of ready ones in the whole cluster, those meant for this node are taken, when all have a hint and one is; else those meant
+//     for its zone, under the same condition (Service.spec.trafficDistribution, which makes the hints).
 //   - Only when the scope has no ready one, those that are terminating but still serving are (KEP-1669). The fallback is
 //     decided within the scope: a node may serve from its terminating endpoint while other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {
@@ -40,10 +42,35 @@ func Select(s *Service, p *Port, scope Scope) []Target {
 			fallback = append(fallback, Target{e, port})
 		}
 	}
-	if len(ready) > 0 {
+	switch {
+	case len(ready) == 0:
+		return fallback
+	case scope.Node != "":
 		return ready
 	}
-	return fallback
+	for _, hint := range [...]func(*Endpoint) Hint{forNode, forZone} {
+		if near, ok := hinted(ready, hint); ok {
+			return near
+		}
+	}
+	return ready
+}
+
+func forNode(e *Endpoint) Hint { return e.ForNode }
+func forZone(e *Endpoint) Hint { return e.ForZone }
+
+// hinted gives the targets that are meant for here; ok is false when there is none, or one has no hint: then whoever makes
+// hints has not come to it yet, and somebody would be overloaded.
+func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool) {
+	for _, t := range targets {
+		switch hint(t.Endpoint) {
+		case NoHint:
+			return nil, false
+		case Here:
+			near = append(near, t)
+		}
+	}
+	return near, len(near) > 0
 }
 
 // targetPort is where e serves p.

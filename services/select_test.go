@@ -68,3 +68,36 @@ func TestSelect(t *testing.T) {
 		})
 	}
 }
+
+func TestHints(t *testing.T) {
+	web := Port{Name: "web", Protocol: packet.TCP, Port: 80}
+	// Hints of each endpoint as two letters, of its node and its zone: h(ere), e(lsewhere) or - for none.
+	hint := map[byte]Hint{'-': NoHint, 'e': Elsewhere, 'h': Here}
+	for name, tt := range map[string]struct {
+		endpoints []Endpoint
+		hints     []string
+		scope     Scope
+		want      string
+	}{
+		"none":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"--", "--"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
+		"zone":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Is4: true}, "10.0.0.1"},
+		"none for this zone":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-e", "-e"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
+		"one without a hint":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "--"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
+		"node before zone":             {eps("10.0.0.1 a rs", "10.0.0.2 b rs", "10.0.0.3 c rs"), []string{"hh", "eh", "ee"}, Scope{Is4: true}, "10.0.0.1"},
+		"zone where the node has none": {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"eh", "ee"}, Scope{Is4: true}, "10.0.0.1"},
+		"unready ones do not count":    {eps("10.0.0.1 a", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Is4: true}, "10.0.0.2"},
+		"Local is not narrowed":        {eps("10.0.0.1 a rs", "10.0.0.2 a rs"), []string{"hh", "ee"}, Scope{"a", true}, "10.0.0.1 10.0.0.2"},
+		"nor the terminating":          {eps("10.0.0.1 a st", "10.0.0.2 b st"), []string{"hh", "ee"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
+	} {
+		for i, h := range tt.hints {
+			tt.endpoints[i].ForNode, tt.endpoints[i].ForZone = hint[h[0]], hint[h[1]]
+		}
+		var got []string
+		for _, target := range Select(&Service{Endpoints: tt.endpoints}, &web, tt.scope) {
+			got = append(got, target.Endpoint.Addr.String())
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("%s: got %q, want %q", name, s, tt.want)
+		}
+	}
+}

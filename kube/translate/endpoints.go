@@ -105,6 +105,10 @@ func (t *translator) endpointOf(s *discoveryv1.EndpointSlice, i int) (services.E
 		Terminating: deref(obj.Conditions.Terminating, false),
 	}
 	e.Serving = deref(obj.Conditions.Serving, e.Ready)
+	if h := obj.Hints; h != nil {
+		e.ForNode = hintOf(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == t.options.Node })
+		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == t.zones[t.options.Node] })
+	}
 	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
 		e.ID = string(ref.UID)
 	}
@@ -116,4 +120,14 @@ func deref[T any](p *T, otherwise T) T {
 		return otherwise
 	}
 	return *p
+}
+
+func hintOf[T any](list []T, here func(T) bool) services.Hint {
+	switch {
+	case len(list) == 0:
+		return services.NoHint
+	case slices.ContainsFunc(list, here):
+		return services.Here
+	}
+	return services.Elsewhere
 }

@@ -140,6 +140,9 @@ func service(s services.Service) any {
 				line += " " + flag.name
 			}
 		}
+		if e.ForNode != services.NoHint || e.ForZone != services.NoHint {
+			line += fmt.Sprintf(" forNode=%d forZone=%d", e.ForNode, e.ForZone)
+		}
 		for _, p := range e.Ports {
 			line += fmt.Sprintf(" %q=%d/%s", p.Name, p.Port, protos[p.Protocol])
 		}

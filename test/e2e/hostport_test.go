@@ -114,9 +114,33 @@ func hostOf(addr string) string {
 	return a.Addr().Unmap().String()
 }
 
-// TestHealth asks the agents' health endpoints, before and after the keeper's lease is lost.
+// TestHealth asks the agents' health endpoints, and what load balancers ask.
 func TestHealth(t *testing.T) {
-	c := up(t, "health", baseYAML)
+	c := up(t, "health", baseYAML+`---
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 32100
+  selector: {app: near}
+  ports: [{port: 82, targetPort: 9000}]
+`)
+	fetch := func(url string) probe.Fetched {
+		t.Helper()
+		stdout, stderr, code, err := c.Output(c.ctx, lab.Outside(), self(t), "probe", "get", url)
+		if err != nil || code != 0 {
+			t.Fatalf("exit status %d, %v: %s", code, err, stderr)
+		}
+		return decode[probe.Fetched](t, stdout)
+	}
+	for node, want := range map[string]int{"node-1": 200, "node-2": 503} {
+		f := fetch("http://" + at(c.addr(t, node, false), 32100) + "/")
+		if f.Status != want || !strings.Contains(f.Body, `"service":{"namespace":"default","name":"balanced"}`) {
+			t.Errorf("the balancer is told of %s: %+v, want %d", node, f, want)
+		}
+	}
 	get := func(path string) probe.Fetched {
 		t.Helper()
 		stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "probe", "get", "http://127.0.0.1:10256"+path)

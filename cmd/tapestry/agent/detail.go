@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -16,7 +17,7 @@ func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 	c, table := a.config.Load(), a.table.Load()
 	d := cni.Detail{
 		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.source(), Updated: a.progress.lastUpdated(),
-		HostPort: a.hasHostPort(), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
+		HostPort: a.hasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}
 	for _, s := range table.Services() {

@@ -143,7 +143,7 @@ func (a *agent) checkPackets(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("through the gateway: %w", err)
 		}
-		if !a.hasHostPort() {
+		if !a.hasHostPort(addr) {
 			continue
 		}
 		if conn, err = new(net.Dialer).DialContext(ctx, "udp", to.String()); err == nil {
@@ -157,11 +157,12 @@ func (a *agent) checkPackets(ctx context.Context) error {
 	return nil
 }
 
-// hasHostPort reports whether the host's processes reach pods through a TAP of their own.
-func (a *agent) hasHostPort() bool {
+// hasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the zero Addr
+// is any.
+func (a *agent) hasHostPort(like netip.Addr) bool {
 	for _, p := range a.node.Ports() {
 		if p.Name == hostKey {
-			return true
+			return !like.IsValid() || slices.ContainsFunc(p.Addrs, func(own netip.Addr) bool { return own.Is4() == like.Is4() })
 		}
 	}
 	return false
