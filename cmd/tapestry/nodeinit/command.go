@@ -79,7 +79,7 @@ func HostPort() *cli.Command {
 					return err
 				}
 			}
-			s := &step{config: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node), retry: time.Second}
+			s := &step{config: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node), retry: 250 * time.Millisecond}
 			if ctx.Bool("remove") {
 				return s.remove(ctx.Context)
 			}
