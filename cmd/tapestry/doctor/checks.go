@@ -28,7 +28,7 @@ func checkAgent(f *Facts) []Finding {
 	for _, m := range f.Agent.Missing {
 		remedy := "see the checks below, and the agent's log"
 		if strings.HasPrefix(m, "keeper:") {
-			remedy = "start the keeper, then the agent: pods that run go on meanwhile"
+			remedy = "start the keeper: the agent gives it everything back, and must not end before"
 		}
 		list = append(list, Finding{check, Error, "the node is not ready: " + m, remedy})
 	}
