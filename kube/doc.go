@@ -1,8 +1,8 @@
 // Package kube holds what Tapestry keeps of Kubernetes: the objects of a cluster as one value, and the problems found in
 // them.
 //
-// Objects come from one of several sources (package manifests reads a directory of YAML, which package codec decodes)
-// and go through one pure function (package translate) that turns them into the configurations of the data plane.
+// Objects come from one of two sources (package cluster talks to an API server; package manifests reads a directory of YAML,
+// which package codec decodes) and go through one pure function (package translate) that turns them into the configurations of the data plane.
 // Nothing outside of this folder sees a Kubernetes type.
 //
 // # Who owns what
@@ -13,5 +13,6 @@
 // # Annotations and labels
 //
 // The agents of a standalone cluster have no API server to tell one another their WireGuard keys. Each writes them
-// as annotations of its own Node (see manifests.Publish); with an API server the same annotations are patched there.
+// as annotations of its own Node (see manifests.Publish); with an API server the same annotations are patched there (see
+// cluster.Publish). A NodeStatus says what they mean.
 package kube

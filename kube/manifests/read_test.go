@@ -82,7 +82,7 @@ func TestReadTellsAllMistakes(t *testing.T) {
 func TestPublish(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "nodes.yaml", node("n1")+"status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}\n---\n"+node("n2"))
-	status := NodeStatus{
+	status := kube.NodeStatus{
 		Name: "n1", PublicKey: "a-key", Endpoint: netip.MustParseAddrPort("10.0.0.1:51820"),
 		Features: []string{kube.PartialChecksums, "another"},
 		Addrs:    []netip.Addr{netip.MustParseAddr("10.9.9.9")},
@@ -99,7 +99,7 @@ func TestPublish(t *testing.T) {
 	if changed, err := Publish(dir, status); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	if _, err := Publish(dir, NodeStatus{Name: "n2", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}); err != nil {
+	if _, err := Publish(dir, kube.NodeStatus{Name: "n2", Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.2")}}); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, StatusDir, ".*")); len(left) != 0 {
@@ -136,7 +136,7 @@ func TestPublish(t *testing.T) {
 
 func TestPublishRefusesPaths(t *testing.T) {
 	for _, name := range []string{"", "../n1", "a/b", "N1"} {
-		if _, err := Publish(t.TempDir(), NodeStatus{Name: name}); err == nil {
+		if _, err := Publish(t.TempDir(), kube.NodeStatus{Name: name}); err == nil {
 			t.Errorf("%q was accepted", name)
 		}
 	}

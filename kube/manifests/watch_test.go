@@ -175,7 +175,7 @@ func TestWatchStatus(t *testing.T) {
 	w.untilNodes("n1")
 	key := func() string { return w.last.Nodes[0].Annotations[kube.PublicKeyAnnotation] }
 	for _, k := range []string{"one", "two"} { // the first makes the folder
-		if _, err := Publish(dir, NodeStatus{Name: "n1", PublicKey: k, Endpoint: netip.MustParseAddrPort("1.2.3.4:5")}); err != nil {
+		if _, err := Publish(dir, kube.NodeStatus{Name: "n1", PublicKey: k, Endpoint: netip.MustParseAddrPort("1.2.3.4:5")}); err != nil {
 			t.Fatal(err)
 		}
 		w.until("key "+k, func() bool { return key() == k })
@@ -188,7 +188,7 @@ func TestWatchStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.until("no key", func() bool { return key() == "" })
-	if _, err := Publish(dir, NodeStatus{Name: "n1", PublicKey: "three"}); err != nil {
+	if _, err := Publish(dir, kube.NodeStatus{Name: "n1", PublicKey: "three"}); err != nil {
 		t.Fatal(err)
 	}
 	w.until("key three", func() bool { return key() == "three" })

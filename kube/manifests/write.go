@@ -2,14 +2,11 @@ package manifests
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -30,48 +27,16 @@ func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
 	return replace(filepath.Join(dir, name), data, false)
 }
 
-// NodeStatus is what an agent knows of its own node and the others need to know.
-type NodeStatus struct {
-	// Name is that of the Node.
-	Name string
-	// PublicKey is the WireGuard public key in base64.
-	PublicKey string
-	// Endpoint is where WireGuard listens; invalid when that is unknown.
-	Endpoint netip.AddrPort
-	// Features are what the node can do that others must know of before they count on it, by the names that kube gives.
-	Features []string
-	// Addrs are the node's addresses, for a Node that was written without.
-	Addrs []netip.Addr
-	// Ready says whether the node's network works; Reason is one sentence when it does not.
-	Ready  bool
-	Reason string
-	// Problems are what the agent sees wrong.
-	Problems []kube.Problem
-}
-
 // Publish writes s to status/<name>.yaml in dir, for the other agents. It is on disk when Publish returns. Like Write it
 // replaces the file at once, and leaves it alone when nothing has changed.
-func Publish(dir string, s NodeStatus) (changed bool, err error) {
+func Publish(dir string, s kube.NodeStatus) (changed bool, err error) {
 	if wrong := validation.NameIsDNSSubdomain(s.Name, false); len(wrong) > 0 {
 		return false, fmt.Errorf("publish node %q: %s", s.Name, wrong[0])
 	}
 	node := &corev1.Node{}
 	node.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	node.Name = s.Name
-	problems, err := json.Marshal(append([]kube.Problem{}, s.Problems...)) // an empty list, not null
-	if err != nil {
-		return false, fmt.Errorf("publish node %s: %w", s.Name, err)
-	}
-	node.Annotations = map[string]string{kube.ProblemsAnnotation: string(problems)}
-	if s.PublicKey != "" {
-		node.Annotations[kube.PublicKeyAnnotation] = s.PublicKey
-	}
-	if s.Endpoint.IsValid() {
-		node.Annotations[kube.EndpointAnnotation] = s.Endpoint.String()
-	}
-	if len(s.Features) > 0 {
-		node.Annotations[kube.FeaturesAnnotation] = strings.Join(s.Features, ",")
-	}
+	node.Annotations = s.Annotations()
 	for _, a := range s.Addrs {
 		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
 	}

@@ -73,6 +73,23 @@ func (t *translator) classes() func(*networkingv1.Ingress) bool {
 	}
 }
 
+// IngressSecrets names the Secrets that the Ingresses we serve get their certificates from.
+func IngressSecrets(objs *kube.Objects) []kube.Ref {
+	var list []kube.Ref
+	ours := (&translator{objs: objs}).classes()
+	for _, obj := range objs.Ingresses {
+		if !ours(obj) {
+			continue
+		}
+		for i := range obj.Spec.TLS {
+			if name := obj.Spec.TLS[i].SecretName; name != "" {
+				list = append(list, kube.Ref{Kind: "Secret", Namespace: obj.Namespace, Name: name})
+			}
+		}
+	}
+	return list
+}
+
 type ingressTranslator struct {
 	*translator
 	services []*services.Service // sorted by name

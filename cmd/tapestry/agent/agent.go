@@ -1,4 +1,4 @@
-// Package agent wires the network of one node, top to bottom: a snapshot of the manifests becomes the configurations of the
+// Package agent wires the network of one node, top to bottom: a snapshot of the cluster becomes the configurations of the
 // packet path, the mesh, the Services and the edges, each of which knows nothing of the others.
 package agent
 
@@ -21,7 +21,6 @@ import (
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cni"
-	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
@@ -35,7 +34,6 @@ import (
 // agentConfig is what the agent's flags say.
 type agentConfig struct {
 	node         string
-	manifests    string // directory of objects
 	state        string // directory of the key
 	keeper       string // the keeper's socket
 	attach       string // the socket pods are attached through
@@ -49,6 +47,7 @@ type agentConfig struct {
 	healthAddr   string // host address of the health endpoints; "" for none
 	externalIPs  bool
 	logLevel     string
+	source       sourceConfig
 	offloads     offloads
 }
 
@@ -64,8 +63,7 @@ func Command() *cli.Command {
 			"and no capability.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node", Required: true, Destination: &c.node},
-			&cli.StringFlag{Name: "manifests", Usage: "`DIR` with the cluster's objects as YAML", Required: true, Destination: &c.manifests},
-			&cli.StringFlag{Name: "state", Usage: "`DIR` for the node's WireGuard key", Required: true, Destination: &c.state},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of this node alone, for its WireGuard key and what it learned of the cluster", Required: true, Destination: &c.state},
 			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper", Required: true, Destination: &c.keeper},
 			&cli.StringFlag{Name: "attach-socket", Usage: "`SOCKET` to listen on for pods to attach", Required: true, Destination: &c.attach},
 			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
@@ -78,7 +76,7 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez, /readyz and /metrics on, empty for not", Value: ":10256", Destination: &c.healthAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
-		}, c.offloads.flags()...),
+		}, append(c.source.flags(), c.offloads.flags()...)...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			var level slog.Level
@@ -94,8 +92,9 @@ func Command() *cli.Command {
 // agent is the node's parts, joined.
 type agent struct {
 	agentConfig
-	log  *slog.Logger
-	kept *holdings
+	log    *slog.Logger
+	source source
+	kept   *holdings
 
 	key    overlay.PrivateKey
 	socket *os.File
@@ -127,6 +126,9 @@ type agent struct {
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a := &agent{agentConfig: c, log: log, started: make(chan struct{})}
 	var err error
+	if a.source, err = c.open(log); err != nil {
+		return err
+	}
 	if a.key, err = overlay.LoadOrCreateKey(filepath.Join(c.state, "wireguard.key")); err != nil {
 		return err
 	}
@@ -153,23 +155,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.serveHealth(ctx); return nil })
 	applied := make(chan struct{}, 1)
-	group.Go(func() error {
-		return manifests.Watch(ctx, c.manifests, manifests.Options{
-			// The writer replaces whole files, so there is little to wait for, and a backend that is gone is known sooner.
-			Debounce: time.Millisecond,
-			OnError: func(err error) {
-				log.Error("the manifests cannot be used; going on with the last good ones", "err", err)
-			},
-		}, func(objs kube.Objects) {
-			if err := a.apply(ctx, objs, items); err != nil {
-				log.Error("the cluster's state was not applied whole", "err", err)
-			}
-			select {
-			case applied <- struct{}{}:
-			default: // there is one already
-			}
-		})
-	})
+	group.Go(func() error { return a.follow(ctx, items, applied) })
 	group.Go(func() error { giveBack(ctx, applied); return nil })
 	group.Go(func() error { a.kept.run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })

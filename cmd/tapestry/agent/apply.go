@@ -7,11 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -22,24 +20,30 @@ import (
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
+// errNotYet: the cluster has nothing that a node could begin with.
+var errNotYet = errors.New("no pod can run here yet")
+
 // apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is returned;
-// the rest is.
-func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Item) (err error) {
+// the rest is. found are problems that the source has with them.
+func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Problem, items []keeper.Item) (err error) {
 	var result translate.Result
 	end := a.progress.begin()
 	defer func() { end(result.Leaving, err) }()
 	mtu := a.underlay(&objs)
 	result = a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu, ExternalIPs: a.externalIPs})
-	problems := result.Problems
-	table, found := a.table.Load().Update(result.Services)
-	for _, p := range found {
+	problems := append(slices.Clone(result.Problems), found...)
+	table, unusable := a.table.Load().Update(result.Services)
+	for _, p := range unusable {
 		problems = append(problems, kube.Problem{Severity: kube.Warning, Object: objectOf(p.Object), Message: p.Message})
 	}
-	a.table.Store(table)
 	first := a.node == nil
 	if first && len(result.Netstack.PodCIDRs) == 0 {
-		return fmt.Errorf("there is no Node %s with a podCIDR among the manifests yet; waiting for it", a.agentConfig.node)
+		return fmt.Errorf("%w: the cluster has no Node %s with a podCIDR yet; waiting for it", errNotYet, a.agentConfig.node)
 	}
+	if err := otherRanges(a.config.Load(), &result.Netstack); err != nil {
+		return err
+	}
+	a.table.Store(table)
 	a.config.Store(&result.Netstack)
 	if first {
 		if err := a.start(&result, mtu); err != nil {
@@ -58,20 +62,11 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, items []keeper.Ite
 	a.nodePorts.Set(nodeport.Ports(table))
 	a.balancers.Set(table.HealthChecks())
 	a.problems.Store(&problems)
-	a.publish(a.currentProblems())
+	a.publish(&objs)
 	if first {
 		close(a.started)
 	}
 	return err
-}
-
-// currentProblems are those of the last snapshot, and the node ports that cannot be had at the moment.
-func (a *agent) currentProblems() []kube.Problem {
-	list := slices.Clone(*a.problems.Load())
-	for _, p := range append(a.nodePorts.Problems(), a.balancers.Problems()...) {
-		list = append(list, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
-	}
-	return list
 }
 
 // underlay is the MTU of the network between the nodes; 0 when it cannot be found out.
@@ -187,32 +182,4 @@ func nodeAddr(c *netstack.Config, like netip.Addr) netip.Addr {
 		}
 	}
 	return netip.Addr{}
-}
-
-// publish tells the other nodes what they need to know of this one.
-func (a *agent) publish(problems []kube.Problem) {
-	c := a.config.Load()
-	s := manifests.NodeStatus{
-		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: problems,
-		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0,
-	}
-	if !s.Ready {
-		s.Reason = "the Node has no podCIDR"
-	}
-	if len(c.NodeAddrs) > 0 {
-		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.mesh.Port())
-	}
-	if _, err := manifests.Publish(a.manifests, s); err != nil {
-		a.log.Error("other nodes will not learn this node's key", "err", err)
-	}
-}
-
-// objectOf parses "Kind namespace/name".
-func objectOf(s string) kube.Ref {
-	kind, name, _ := strings.Cut(s, " ")
-	r := kube.Ref{Kind: kind, Name: name}
-	if ns, n, ok := strings.Cut(name, "/"); ok {
-		r.Namespace, r.Name = ns, n
-	}
-	return r
 }

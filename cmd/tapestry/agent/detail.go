@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"runtime/debug"
 	"time"
@@ -16,7 +17,7 @@ var begun = time.Now()
 func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 	c, table := a.config.Load(), a.table.Load()
 	d := cni.Detail{
-		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.source(), Updated: a.progress.lastUpdated(),
+		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.lastUpdated(),
 		HostPort: a.hasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}
@@ -42,8 +43,21 @@ func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 	return d, nil
 }
 
-// source says where the cluster's objects come from.
-func (a *agent) source() string { return "manifests in " + a.manifests }
+// sourceText says where the cluster's objects come from, and since when they do not.
+func (a *agent) sourceText() string {
+	if dir := a.agentConfig.source.manifests; dir != "" {
+		return "manifests in " + dir
+	}
+	h := a.source.Health()
+	text := "API server " + h.Server
+	if h.Age > 0 {
+		text += fmt.Sprintf(", not heard of for %s", h.Age.Round(time.Second))
+	}
+	if h.Err != nil {
+		text += fmt.Sprintf(" (%v)", h.Err)
+	}
+	return text
+}
 
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {

@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack"
+)
+
+// publish tells the other nodes what they need to know of this one, and the authors of objects what is wrong with them.
+func (a *agent) publish(objs *kube.Objects) {
+	c := a.config.Load()
+	s := kube.NodeStatus{
+		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: a.currentProblems(),
+		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0,
+	}
+	if !s.Ready {
+		s.Reason = "the Node has no podCIDR"
+	}
+	if len(c.NodeAddrs) > 0 {
+		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.mesh.Port())
+	}
+	a.source.Publish(s)
+	a.source.Report(objs, *a.problems.Load(), a.ownProblems())
+}
+
+// currentProblems are those of the last snapshot, and what is wrong on this node at the moment.
+func (a *agent) currentProblems() []kube.Problem {
+	return append(slices.Clone(*a.problems.Load()), a.ownProblems()...)
+}
+
+// ownProblems are those that no other node has: node ports that cannot be had, pods with addresses of another time.
+func (a *agent) ownProblems() []kube.Problem {
+	var list []kube.Problem
+	for _, p := range append(a.nodePorts.Problems(), a.balancers.Problems()...) {
+		list = append(list, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
+	}
+	c := a.config.Load()
+	for _, p := range a.node.Ports() {
+		if p.Name == hostKey {
+			continue
+		}
+		for _, addr := range p.Addrs {
+			if !inside(c.PodCIDRs, addr) {
+				list = append(list, kube.Problem{
+					Severity: kube.Warning, Object: objectOf("Pod " + p.Name),
+					Message: fmt.Sprintf("its address %s is from before the node's podCIDRs became %v, and is reached on this node alone: restart the pod", addr, c.PodCIDRs),
+				})
+			}
+		}
+	}
+	return list
+}
+
+func inside(list []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// errStartAnew ends an agent that cannot go on as it began. The next one finds the pods and flows with the keeper, so that
+// nothing translated is cut.
+var errStartAnew = errors.New("start the agent anew")
+
+// otherRanges gives an error when the node's pod ranges are not those that the gateway and the tunnel were made for.
+func otherRanges(before, now *netstack.Config) error {
+	if before == nil || len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {
+		return nil
+	}
+	return fmt.Errorf("the pod ranges of Node %s are %v and were %v: %w; its pods keep their addresses until they are restarted, and are reached on this node alone",
+		now.Node, now.PodCIDRs, before.PodCIDRs, errStartAnew)
+}
+
+// objectOf parses "Kind namespace/name".
+func objectOf(s string) kube.Ref {
+	kind, name, _ := strings.Cut(s, " ")
+	r := kube.Ref{Kind: kind, Name: name}
+	if ns, n, ok := strings.Cut(name, "/"); ok {
+		r.Namespace, r.Name = ns, n
+	}
+	return r
+}

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"io"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/netstack"
+)
+
+// An agent has exactly one source, and what its flags say fits to it.
+func TestSourceFlags(t *testing.T) {
+	server := clustertest.New(t)
+	kubeconfig := server.Kubeconfig()
+	for _, tc := range []struct {
+		args []string
+		want string // of the error, "" for none
+	}{
+		{nil, "and has none: either --manifests, or --api-server"},
+		{[]string{"--manifests", "/m", "--api-server", "https://10.0.0.1:6443"}, "and has both"},
+		{[]string{"--manifests", "/m", "--kubeconfig", kubeconfig}, "and has both"},
+		{[]string{"--manifests", "/m"}, ""},
+		{[]string{"--manifests", "/m", "--api-server-name", "x"}, "--api-server-name says something of an API server"},
+		{[]string{"--manifests", "/m", "--service-cidr", "10.0.0.0/8"}, "--service-cidr says something of an API server"},
+		{[]string{"--kubeconfig", kubeconfig}, ""},
+		{[]string{"--kubeconfig", kubeconfig, "--api-server", server.URL, "--api-server", "https://10.0.0.1:6443", "--service-cidr", "10.96.0.0/12"}, ""},
+		{[]string{"--kubeconfig", kubeconfig, "--api-server", "10.0.0.1"}, "expected one like https://10.0.0.1:6443"},
+		{[]string{"--kubeconfig", kubeconfig, "--service-cidr", "10.96"}, "expected a range like 10.96.0.0/16"},
+		{[]string{"--api-server", server.URL}, "run as a pod with a service account, or name a kubeconfig"},
+	} {
+		c := agentConfig{node: "n1", state: t.TempDir()}
+		var err error
+		app := &cli.App{Writer: io.Discard, Flags: c.source.flags(), Action: func(*cli.Context) error {
+			_, err = c.open(slog.New(slog.DiscardHandler))
+			return nil
+		}}
+		if err := app.RunContext(t.Context(), append([]string{"agent"}, tc.args...)); err != nil {
+			t.Fatal(err)
+		}
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%q: got %v, want %q", tc.args, err, tc.want)
+		}
+	}
+}
+
+func TestOtherRanges(t *testing.T) {
+	config := func(list ...string) *netstack.Config {
+		return &netstack.Config{Node: "n1", PodCIDRs: prefixes(list...)}
+	}
+	for _, tc := range []struct {
+		before, now *netstack.Config
+		anew        bool
+	}{
+		{nil, config("10.1.0.0/24"), false},
+		{config("10.1.0.0/24"), config("10.1.0.0/24"), false},
+		{config("10.1.0.0/24"), config(), false},
+		{config("10.1.0.0/24"), config("10.2.0.0/24"), true},
+		{config("10.1.0.0/24"), config("10.1.0.0/24", "fd00::/64"), true},
+	} {
+		if err := otherRanges(tc.before, tc.now); (err != nil) != tc.anew {
+			t.Errorf("%v, then %v: %v", tc.before, tc.now, err)
+		}
+	}
+}
+
+func prefixes(list ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}

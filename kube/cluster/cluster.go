@@ -1,0 +1,390 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/servers"
+)
+
+// Options of New.
+type Options struct {
+	// Node is the name of this node.
+	Node string
+	// Servers are where API servers are, "https://10.0.0.1:6443"; none: what the kubeconfig says.
+	Servers []string
+	// ServerName is what the servers' certificates are for, "" for the address that is used.
+	ServerName string
+	// Kubeconfig is a file with credentials. "": those in Credentials.
+	Kubeconfig string
+	// Credentials is a directory with the files token and ca.crt, "" for where Kubernetes mounts those of a pod. A token that
+	// is replaced there is read anew.
+	Credentials string
+	// State is a directory of this node alone, for what has to outlive the agent: learned addresses and pinned keys.
+	State string
+	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
+	ServiceCIDRs []netip.Prefix
+	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not served here,
+	// and neither Ingresses nor their classes are read.
+	SecretsOf func(*kube.Objects) []kube.Ref
+	// Version of the agent, for the servers' logs.
+	Version string
+	Logger  *slog.Logger
+}
+
+const (
+	// quietTime is how long nothing must come before a snapshot is made, and burstTime how long it is put off at most.
+	quietTime = 2 * time.Millisecond
+	burstTime = 20 * time.Millisecond
+	// saysAfter and saysEvery are when it is said what a start waits for.
+	saysAfter = 5 * time.Second
+	saysEvery = 30 * time.Second
+)
+
+// Cluster is one node's view of a cluster. Make it with New.
+type Cluster struct {
+	Options
+	log     *slog.Logger
+	rest    *rest.RESTClient
+	servers *servers.Servers
+	link    *link
+	wake    chan struct{} // capacity 1: something has changed
+
+	services   *store[*corev1.Service]
+	slices     *store[*discoveryv1.EndpointSlice]
+	nodes      *store[*corev1.Node]
+	pods       *store[*corev1.Pod]
+	namespaces *store[*corev1.Namespace]
+	ingresses  *store[*networkingv1.Ingress]
+	classes    *store[*networkingv1.IngressClass]
+	ranges     *store[*networkingv1.ServiceCIDR]
+	policies   *store[*metav1.PartialObjectMetadata]
+	guards     *store[*metav1.PartialObjectMetadata]
+	sources    []*source
+
+	secrets   secrets
+	pins      *pins
+	own       own
+	publisher *publisher
+	reporter  *reporter
+
+	mu sync.Mutex
+	// mu guards the rest.
+	delivered bool
+	waiting   []string
+}
+
+// New gives a Cluster that has not begun to talk. It fails when the options cannot be used.
+func New(o Options) (*Cluster, error) {
+	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1)}
+	client, list, err := connect(&o)
+	if err != nil {
+		return nil, err
+	}
+	if c.pins, err = openPins(filepath.Join(o.State, "node-keys.json")); err != nil {
+		return nil, err
+	}
+	c.rest, c.servers = client, list
+	c.link = newLink(func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		return client.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
+	}, c.log)
+	c.publisher = newPublisher(o.Node, client, c.link, c.log)
+	c.reporter = newReporter(o.Node, client, c.link, c.log)
+	c.own.name = o.Node
+	c.secrets = secrets{cluster: c, byRef: map[kube.Ref]*secret{}}
+	c.makeSources()
+	return c, nil
+}
+
+// probeTimeout is how long a server may take to say that it is ready.
+const probeTimeout = 10 * time.Second
+
+// Run calls deliver with the objects of the cluster, and what is wrong with our view of it, once everything has been read
+// and after every change, until ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works
+// changes gather, so that a slow receiver gets fewer snapshots and always the last.
+func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
+	defer c.close()
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	running.Go(func() { c.link.run(ctx) })
+	running.Go(func() { c.publisher.run(ctx) })
+	running.Go(func() { c.reporter.run(ctx) })
+	for _, s := range c.sources {
+		running.Go(func() { s.run(ctx) })
+	}
+	c.secrets.running = &running
+	say := time.NewTimer(saysAfter)
+	defer say.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-say.C:
+			if waiting := c.Health().Waiting; len(waiting) > 0 {
+				c.log.Warn("nothing is served yet: the cluster's state is not complete", "waiting", strings.Join(waiting, "; "))
+				say.Reset(saysEvery)
+			}
+		case <-c.wake:
+			if !c.settle(ctx) {
+				return nil
+			}
+			if objs, problems, ready := c.snapshot(ctx); ready {
+				deliver(objs, problems)
+			}
+		}
+	}
+}
+
+func (c *Cluster) close() { utilnet.CloseIdleConnectionsFor(c.rest.Client.Transport) }
+
+// settle waits until a burst has ended. It reports false when ctx is done.
+func (c *Cluster) settle(ctx context.Context) bool {
+	end := time.NewTimer(burstTime)
+	defer end.Stop()
+	for {
+		quiet := time.NewTimer(quietTime)
+		select {
+		case <-ctx.Done():
+			quiet.Stop()
+			return false
+		case <-end.C:
+			quiet.Stop()
+			return true
+		case <-quiet.C:
+			return true
+		case <-c.wake:
+			quiet.Stop()
+		}
+	}
+}
+
+func (c *Cluster) touch() {
+	select {
+	case c.wake <- struct{}{}:
+	default: // it will be looked at anyway
+	}
+}
+
+// snapshot gives the objects; false when some are still to come.
+func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, bool) {
+	var objs kube.Objects
+	var missing []string
+	take := func(synced bool, name string) {
+		if !synced {
+			missing = append(missing, name)
+		}
+	}
+	var synced bool
+	objs.Services, synced = c.services.snapshot()
+	take(synced, "Services")
+	objs.EndpointSlices, synced = c.slices.snapshot()
+	take(synced, "EndpointSlices")
+	nodes, synced := c.nodes.snapshot()
+	take(synced, "Nodes")
+	objs.Pods, synced = c.pods.snapshot()
+	take(synced, "Pods")
+	objs.Namespaces, synced = c.namespaces.snapshot()
+	take(synced, "Namespaces")
+	objs.Ingresses, synced = c.ingresses.snapshot()
+	take(synced, "Ingresses")
+	objs.IngressClasses, synced = c.classes.snapshot()
+	take(synced, "IngressClasses")
+	objs.ServiceCIDRs, synced = c.ranges.snapshot()
+	take(synced, "ServiceCIDRs")
+	policies, synced := c.policies.snapshot()
+	take(synced, "NetworkPolicies")
+	guards, synced := c.guards.snapshot()
+	take(synced, guardKind)
+	if len(missing) == 0 && c.SecretsOf != nil {
+		objs.Secrets, missing = c.secrets.of(ctx, c.SecretsOf(&objs), c.isDelivered())
+	}
+	c.mu.Lock()
+	c.waiting = missing
+	ready := len(missing) == 0
+	c.delivered = c.delivered || ready
+	c.mu.Unlock()
+	if !ready {
+		return kube.Objects{}, nil, false
+	}
+	if len(objs.ServiceCIDRs) == 0 {
+		objs.ServiceCIDRs = c.configuredRanges()
+	}
+	c.learn(objs.EndpointSlices)
+	problems := c.problems(&objs, policies)
+	objs.Nodes = c.own.in(c.pins.judge(nodes, len(guards) > 0, &problems), &problems)
+	c.publisher.see(c.nodes.get("", c.Node))
+	kube.SortProblems(problems)
+	return objs, problems, true
+}
+
+func (c *Cluster) isDelivered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.delivered
+}
+
+// configuredRanges stand in for the ServiceCIDRs of an API server that has none.
+func (c *Cluster) configuredRanges() []*networkingv1.ServiceCIDR {
+	if len(c.ServiceCIDRs) == 0 {
+		return nil
+	}
+	obj := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "configured"}}
+	for _, p := range c.ServiceCIDRs {
+		obj.Spec.CIDRs = append(obj.Spec.CIDRs, p.String())
+	}
+	return []*networkingv1.ServiceCIDR{obj}
+}
+
+// learn remembers where the API servers say they are.
+func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
+	var addrs []netip.AddrPort
+	at, _ := slices.BinarySearchFunc(list, objectName{metav1.NamespaceDefault, ""}, func(s *discoveryv1.EndpointSlice, n objectName) int { return nameOf(s).compare(n) })
+	for _, s := range list[at:] {
+		if s.Namespace != metav1.NamespaceDefault {
+			break
+		}
+		if s.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
+			continue
+		}
+		for _, p := range s.Ports {
+			if p.Port == nil || p.Name != nil && *p.Name != "https" {
+				continue
+			}
+			for i := range s.Endpoints {
+				e := &s.Endpoints[i]
+				if len(e.Addresses) == 0 || e.Conditions.Ready != nil && !*e.Conditions.Ready {
+					continue
+				}
+				if ip, err := netip.ParseAddr(e.Addresses[0]); err == nil && !ip.IsLoopback() {
+					addrs = append(addrs, netip.AddrPortFrom(ip.Unmap(), uint16(*p.Port)))
+				}
+			}
+		}
+	}
+	if err := c.servers.Learn(addrs); err != nil {
+		c.log.Warn("a start without the configured API server may have to wait for it", "err", err)
+	}
+}
+
+// problems are what is wrong with our view of the cluster.
+func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectMetadata) []kube.Problem {
+	var list []kube.Problem
+	add := func(s kube.Severity, ref kube.Ref, format string, args ...any) {
+		list = append(list, kube.Problem{Severity: s, Object: ref, Message: fmt.Sprintf(format, args...)})
+	}
+	own := kube.Ref{Kind: "Node", Name: c.Node}
+	for _, s := range append(slices.Clone(c.sources), c.secrets.sources()...) {
+		if err := s.refused(); err != nil && s.optional {
+			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
+		}
+	}
+	if n := len(policies); n > 0 {
+		add(kube.Warning, kube.Ref{Kind: "NetworkPolicy", Namespace: policies[0].Namespace, Name: policies[0].Name},
+			"NetworkPolicies are not enforced yet, and the cluster has %d: traffic is let through as if there were none", n)
+	}
+	var ranges []netip.Prefix
+	for _, obj := range objs.ServiceCIDRs {
+		for _, text := range obj.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				ranges = append(ranges, p)
+			}
+		}
+	}
+	for _, server := range c.servers.Within(ranges) {
+		add(kube.Error, own, "the API server's address %s is a Service's, which this agent has to serve itself: it finds nothing there when it starts anew. Configure the address of a machine (--api-server)", server)
+	}
+	return list
+}
+
+// PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod that is
+// not known yet is asked for at the API server, as long as ctx allows.
+func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
+	if p := c.pods.get(namespace, name); p != nil {
+		return p.Annotations[kube.PodIPsAnnotation], nil
+	}
+	p := &corev1.Pod{}
+	err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Into(p)
+	if err != nil {
+		return "", fmt.Errorf("look for the annotation %s of pod %s/%s: %w", kube.PodIPsAnnotation, namespace, name, err)
+	}
+	return p.Annotations[kube.PodIPsAnnotation], nil
+}
+
+// Publish says what is so on this node, on its Node object: annotations, and the condition NetworkUnavailable. It does not
+// block; what cannot be said now is said when it can be, and only what has changed is.
+func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.want(s) }
+
+// Report makes Events of problems for the objects they are about. Those of shared every agent finds, and the first of the
+// nodes tells them; those of own are told by this one.
+func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
+	policies, _ := c.policies.snapshot()
+	c.reporter.want(objs, shared, own, policies)
+}
+
+// Health is how the conversation goes.
+type Health struct {
+	// Synced: everything has been read once.
+	Synced bool
+	// Waiting names what has not, and why.
+	Waiting []string
+	// Server is the API server that answered last, "host:port".
+	Server string
+	// Age is how old the state in force may be: 0 while every watch is open.
+	Age time.Duration
+	// Err is why it is so old, or nil.
+	Err error
+}
+
+// Health gives how the conversation goes.
+func (c *Cluster) Health() Health {
+	h := Health{Server: c.servers.Current()}
+	c.mu.Lock()
+	h.Synced, h.Waiting = c.delivered, slices.Clone(c.waiting)
+	c.mu.Unlock()
+	since, err := c.link.state()
+	h.Err = err
+	if !h.Synced && len(h.Waiting) == 0 {
+		h.Waiting = []string{"an API server"}
+	}
+	for i, name := range h.Waiting {
+		for _, s := range c.sources {
+			if answer, _ := s.state(); s.name == name && answer != nil {
+				h.Waiting[i] = name + ": " + answer.Error()
+			}
+		}
+	}
+	for _, s := range c.sources {
+		answer, broken := s.state()
+		if broken.IsZero() || s.optional && answer != nil {
+			continue
+		}
+		if since.IsZero() || broken.Before(since) {
+			since = broken
+		}
+		h.Err = cmp.Or(h.Err, answer)
+	}
+	if !since.IsZero() {
+		h.Age = max(time.Since(since), time.Nanosecond)
+	}
+	return h
+}

@@ -1,0 +1,316 @@
+package clustertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+var codecs = newCodecs()
+
+func newCodecs() serializer.CodecFactory {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		if err := add(s); err != nil {
+			panic(err)
+		}
+	}
+	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
+	return serializer.NewCodecFactory(s)
+}
+
+// answer writes in the form that a client prefers.
+type answer struct {
+	w       http.ResponseWriter
+	info    runtime.SerializerInfo
+	partial bool
+}
+
+func newAnswer(w http.ResponseWriter, r *http.Request) *answer {
+	accept := r.Header.Get("Accept")
+	want := runtime.ContentTypeJSON
+	if strings.HasPrefix(accept, runtime.ContentTypeProtobuf) {
+		want = runtime.ContentTypeProtobuf
+	}
+	info, _ := runtime.SerializerInfoForMediaType(codecs.SupportedMediaTypes(), want)
+	return &answer{w: w, info: info, partial: strings.Contains(accept, "as=PartialObjectMetadata")}
+}
+
+func (a *answer) encoder() runtime.Encoder {
+	return codecs.WithoutConversion().EncoderForVersion(a.info.Serializer, nil)
+}
+
+func (a *answer) object(status int, obj runtime.Object) {
+	a.w.Header().Set("Content-Type", a.info.MediaType)
+	a.w.WriteHeader(status)
+	_ = a.encoder().Encode(obj.DeepCopyObject(), a.w) // encoding writes the kind into it
+}
+
+func (a *answer) fail(err *apierrors.StatusError) {
+	status := err.Status()
+	a.object(int(status.Code), &status)
+}
+
+// request is what a path asks for.
+type request struct {
+	namespace, resource, name, sub string
+}
+
+func parsePath(path string) request {
+	parts := strings.Split(strings.Trim(path, "/"), "/")
+	if len(parts) > 0 && parts[0] == "api" {
+		parts = parts[min(2, len(parts)):]
+	} else {
+		parts = parts[min(3, len(parts)):]
+	}
+	var r request
+	if len(parts) > 2 && parts[0] == "namespaces" {
+		r.namespace, parts = parts[1], parts[2:]
+	}
+	for i, at := range []*string{&r.resource, &r.name, &r.sub} {
+		if i < len(parts) {
+			*at = parts[i]
+		}
+	}
+	return r
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/readyz" {
+		s.mu.Lock()
+		ready := s.ready
+		s.mu.Unlock()
+		if !ready {
+			http.Error(w, "not ready", http.StatusInternalServerError)
+		}
+		return
+	}
+	a, req := newAnswer(w, r), parsePath(r.URL.Path)
+	q := r.URL.Query()
+	line := r.Method + " " + strings.TrimRight(req.resource+"/"+req.name+"/"+req.sub, "/")
+	if r.Method == http.MethodGet && req.name == "" {
+		switch {
+		case q.Get("watch") != "":
+			line += " watch"
+		case q.Get("limit") == "1":
+			line += " version" // nobody reads one object
+		default:
+			line += " list"
+		}
+	}
+	s.mu.Lock()
+	s.requests = append(s.requests, line)
+	status := s.answers[req.resource]
+	s.mu.Unlock()
+	group := schema.GroupResource{Resource: req.resource}
+	switch {
+	case status == http.StatusForbidden:
+		a.fail(apierrors.NewForbidden(group, req.name, fmt.Errorf("refused by the test")))
+	case status == http.StatusNotFound || listOf(req.resource) == nil:
+		a.fail(apierrors.NewNotFound(group, req.name))
+	case status != 0:
+		a.fail(apierrors.NewGenericServerResponse(status, r.Method, group, req.name, "answered by the test", 0, true))
+	case r.Method == http.MethodPatch:
+		s.patch(a, r, req)
+	case r.Method == http.MethodPost:
+		s.create(a, r, req)
+	case req.name != "":
+		s.get(a, req)
+	case q.Get("watch") != "":
+		s.watch(a, r, req)
+	default:
+		s.list(a, r, req)
+	}
+}
+
+func (s *Server) get(a *answer, req request) {
+	s.mu.Lock()
+	obj := s.state.objects[req.resource][req.namespace+"/"+req.name]
+	s.mu.Unlock()
+	if obj == nil {
+		a.fail(apierrors.NewNotFound(schema.GroupResource{Resource: req.resource}, req.name))
+		return
+	}
+	a.object(http.StatusOK, obj)
+}
+
+func (s *Server) list(a *answer, r *http.Request, req request) {
+	q := r.URL.Query()
+	s.mu.Lock()
+	version := s.state.version
+	items := sorted(s.state.objects[req.resource], matcher(req.namespace, q.Get("fieldSelector")))
+	s.mu.Unlock()
+	if asked, _ := strconv.ParseInt(q.Get("resourceVersion"), 10, 64); asked > version {
+		a.fail(tooLarge(asked, version))
+		return
+	}
+	from, _ := strconv.Atoi(q.Get("continue"))
+	items = items[min(from, len(items)):]
+	m := metav1.ListMeta{ResourceVersion: strconv.FormatInt(version, 10)}
+	if limit, _ := strconv.Atoi(q.Get("limit")); limit > 0 && limit < len(items) {
+		items = items[:limit]
+		m.Continue = strconv.Itoa(from + limit)
+	}
+	list := listOf(req.resource)
+	if a.partial {
+		list = &metav1.PartialObjectMetadataList{}
+	}
+	if err := setItems(list, items, a.partial); err != nil {
+		a.fail(apierrors.NewInternalError(err))
+		return
+	}
+	l, _ := meta.ListAccessor(list)
+	l.SetResourceVersion(m.ResourceVersion)
+	l.SetContinue(m.Continue)
+	a.object(http.StatusOK, list)
+}
+
+func tooLarge(asked, version int64) *apierrors.StatusError {
+	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", asked, version), 1)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	return err
+}
+
+func (s *Server) watch(a *answer, r *http.Request, req request) {
+	q := r.URL.Query()
+	stream := q.Get("sendInitialEvents") == "true"
+	if stream && !s.Streams {
+		a.fail(apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil))
+		return
+	}
+	wanted := matcher(req.namespace, q.Get("fieldSelector"))
+	from, _ := strconv.ParseInt(q.Get("resourceVersion"), 10, 64)
+	s.mu.Lock()
+	version, oldest, cut := s.state.version, s.oldest, s.cut
+	initial := sorted(s.state.objects[req.resource], wanted)
+	s.mu.Unlock()
+	switch {
+	case stream && from > version:
+		a.fail(tooLarge(from, version))
+		return
+	case !stream && from < oldest && from != 0:
+		a.fail(apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", from, oldest)))
+		return
+	}
+	w := a.events()
+	if stream {
+		for _, obj := range initial {
+			w.send(watch.Added, obj)
+		}
+		mark := listOf(req.resource)
+		w.mark(mark, version)
+		from = version
+	}
+	w.flush()
+	s.follow(r, w, req.resource, wanted, from, cut)
+}
+
+// follow sends what happens after a version. As in a real server, nothing tells a client that its version is still to come.
+func (s *Server) follow(r *http.Request, w *events, resource string, wanted func(Object) bool, from int64, cut <-chan struct{}) {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		var news []event
+		for _, e := range s.history {
+			if e.version > from {
+				if from = e.version; e.resource == resource && wanted(e.object) {
+					news = append(news, e)
+				}
+			}
+		}
+		s.mu.Unlock()
+		for _, e := range news {
+			w.send(e.kind, e.object)
+		}
+		w.flush()
+		select {
+		case <-cut:
+			return
+		case <-r.Context().Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (s *Server) patch(a *answer, r *http.Request, req request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	old := s.state.objects[req.resource][req.namespace+"/"+req.name]
+	if old == nil {
+		s.mu.Unlock()
+		a.fail(apierrors.NewNotFound(schema.GroupResource{Resource: req.resource}, req.name))
+		return
+	}
+	var now Object
+	if strings.Contains(r.Header.Get("Content-Type"), "strategic") {
+		now, err = strategic(old, body)
+	} else {
+		now, err = patched(old, body)
+	}
+	if err == nil {
+		s.putLocked(now)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		a.fail(apierrors.NewBadRequest(err.Error()))
+		return
+	}
+	a.object(http.StatusOK, now)
+}
+
+func strategic(obj Object, patch []byte) (Object, error) {
+	data, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = strategicpatch.StrategicMergePatch(data, patch, obj); err != nil {
+		return nil, err
+	}
+	return patched(obj, data)
+}
+
+func (s *Server) create(a *answer, r *http.Request, req request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	decoded, err := runtime.Decode(codecs.UniversalDeserializer(), body)
+	if err != nil {
+		a.fail(apierrors.NewBadRequest(err.Error()))
+		return
+	}
+	obj := decoded.(Object)
+	s.mu.Lock()
+	_, there := s.state.objects[req.resource][obj.GetNamespace()+"/"+obj.GetName()]
+	if !there {
+		s.putLocked(obj)
+	}
+	s.mu.Unlock()
+	if there {
+		a.fail(apierrors.NewAlreadyExists(schema.GroupResource{Resource: req.resource}, obj.GetName()))
+		return
+	}
+	a.object(http.StatusCreated, obj)
+}

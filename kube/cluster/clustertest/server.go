@@ -1,0 +1,393 @@
+// Package clustertest is a small API server in memory, for tests: it lists, in pages or as a stream, watches, and takes patches
+// of Nodes and Events, as a real one does it, in JSON or protobuf. It can be stopped and started, refuse a kind or not know
+// it, forget its history, and go back to an older state.
+package clustertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// Object is a pointer to an object of the API.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Server is an API server. Make it with New.
+type Server struct {
+	// URL is where it is, over all stops and starts.
+	URL string
+	// Streams: lists can be had as a stream of events (KEP-3157). Set it before the server is used.
+	Streams bool
+
+	t    testing.TB
+	addr string
+
+	mu sync.Mutex
+	// mu guards the rest.
+	http     *http.Server
+	state    State
+	history  []event // since compacted
+	oldest   int64   // the version from which on history is complete
+	changed  chan struct{}
+	cut      chan struct{} // closed: every watch ends
+	answers  map[string]int
+	ready    bool
+	requests []string
+}
+
+// State is everything a server keeps. It may be put back.
+type State struct {
+	version int64
+	objects map[string]map[string]Object // by resource, by namespace/name
+	uids    int
+}
+
+type event struct {
+	version  int64
+	resource string
+	kind     watch.EventType
+	object   Object
+}
+
+// New starts a server, which ends with the test.
+func New(t testing.TB) *Server {
+	s := &Server{
+		t: t, ready: true, answers: map[string]int{}, changed: make(chan struct{}), cut: make(chan struct{}),
+		state: State{version: 1, objects: map[string]map[string]Object{}}, oldest: 1,
+	}
+	s.Start()
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Start listens, at the same address as before.
+func (s *Server) Start() {
+	s.t.Helper()
+	addr := s.addr
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.addr = l.Addr().String()
+	s.URL = "http://" + s.addr
+	s.mu.Lock()
+	s.cut = make(chan struct{})
+	s.http = &http.Server{Handler: s}
+	h := s.http
+	s.mu.Unlock()
+	go func() { _ = h.Serve(l) }()
+}
+
+// Stop cuts every connection and refuses others.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	h := s.http
+	s.http = nil
+	if h != nil {
+		close(s.cut)
+	}
+	s.mu.Unlock()
+	if h != nil {
+		_ = h.Close()
+	}
+}
+
+// CutWatches ends every watch, as a server does that is told to stop.
+func (s *Server) CutWatches() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.cut)
+	s.cut = make(chan struct{})
+}
+
+// Kubeconfig writes a file with which the server is reached.
+func (s *Server) Kubeconfig() string {
+	path := filepath.Join(s.t.TempDir(), "kubeconfig")
+	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: " + strconv.Quote(s.URL) + "}}]\n" +
+		"users: [{name: u, user: {}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// Put creates objects or replaces them. The server keeps copies.
+func (s *Server) Put(list ...Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, obj := range list {
+		s.putLocked(obj.DeepCopyObject().(Object))
+	}
+}
+
+func (s *Server) putLocked(obj Object) {
+	resource := resourceOf(obj)
+	byName := s.state.objects[resource]
+	if byName == nil {
+		byName = map[string]Object{}
+		s.state.objects[resource] = byName
+	}
+	key := obj.GetNamespace() + "/" + obj.GetName()
+	kind := watch.Added
+	if old := byName[key]; old != nil {
+		kind = watch.Modified
+		obj.SetUID(old.GetUID())
+	} else if obj.GetUID() == "" {
+		s.state.uids++
+		obj.SetUID(types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", s.state.uids)))
+	}
+	s.state.version++
+	obj.SetResourceVersion(strconv.FormatInt(s.state.version, 10))
+	byName[key] = obj
+	s.logLocked(event{s.state.version, resource, kind, obj})
+}
+
+func (s *Server) logLocked(e event) {
+	s.history = append(s.history, e)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// Delete removes objects, of which the names are looked at alone.
+func (s *Server) Delete(list ...Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, obj := range list {
+		resource, key := resourceOf(obj), obj.GetNamespace()+"/"+obj.GetName()
+		old := s.state.objects[resource][key]
+		if old == nil {
+			s.t.Errorf("there is no %s %s to delete", resource, key)
+			continue
+		}
+		delete(s.state.objects[resource], key)
+		s.state.version++
+		gone := old.DeepCopyObject().(Object)
+		gone.SetResourceVersion(strconv.FormatInt(s.state.version, 10))
+		s.logLocked(event{s.state.version, resource, watch.Deleted, gone})
+	}
+}
+
+// Get gives the object of that type and name, or nil.
+func Get[T Object](s *Server, namespace, name string) T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var none T
+	typed := reflect.New(reflect.TypeOf(none).Elem()).Interface().(T)
+	obj, _ := s.state.objects[resourceOf(typed)][namespace+"/"+name].(T)
+	return obj
+}
+
+// List gives all objects of a type, in no order.
+func List[T Object](s *Server) []T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var none T
+	typed := reflect.New(reflect.TypeOf(none).Elem()).Interface().(T)
+	var list []T
+	for _, obj := range s.state.objects[resourceOf(typed)] {
+		list = append(list, obj.(T))
+	}
+	return list
+}
+
+// Answer has every request for a resource ("secrets") answered with an HTTP status, 0 for what there is.
+func (s *Server) Answer(resource string, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[resource] = status
+}
+
+// SetReady says what the server says of itself.
+func (s *Server) SetReady(ready bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ready = ready
+}
+
+// Compact forgets the history: watches from before it are told so.
+func (s *Server) Compact() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history, s.oldest = nil, s.state.version
+}
+
+// Save gives the state, to be put back by Restore.
+func (s *Server) Save() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := State{version: s.state.version, uids: s.state.uids, objects: map[string]map[string]Object{}}
+	for resource, byName := range s.state.objects {
+		out.objects[resource] = maps.Clone(byName)
+	}
+	return out
+}
+
+// Restore goes back to a state, versions included, and ends every watch: etcd was restored and the API server started anew.
+func (s *Server) Restore(st State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.history, s.oldest = st, nil, st.version
+	close(s.cut)
+	s.cut = make(chan struct{})
+}
+
+// Requests gives "GET services list", "GET services watch", "GET services version" (a list of one), "PATCH nodes/n1/status" ... as they came, and forgets them.
+func (s *Server) Requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.requests
+	s.requests = nil
+	return out
+}
+
+func resourceOf(obj runtime.Object) string {
+	switch obj.(type) {
+	case *corev1.Service:
+		return "services"
+	case *corev1.Node:
+		return "nodes"
+	case *corev1.Pod:
+		return "pods"
+	case *corev1.Namespace:
+		return "namespaces"
+	case *corev1.Secret:
+		return "secrets"
+	case *corev1.Event:
+		return "events"
+	case *discoveryv1.EndpointSlice:
+		return "endpointslices"
+	case *networkingv1.Ingress:
+		return "ingresses"
+	case *networkingv1.IngressClass:
+		return "ingressclasses"
+	case *networkingv1.ServiceCIDR:
+		return "servicecidrs"
+	case *networkingv1.NetworkPolicy:
+		return "networkpolicies"
+	case *metav1.PartialObjectMetadata: // stands for a kind of which nobody reads more
+		return "validatingadmissionpolicybindings"
+	}
+	panic(fmt.Sprintf("clustertest: there is no place for %T", obj))
+}
+
+// listOf makes an empty list of a resource.
+func listOf(resource string) runtime.Object {
+	lists := map[string]runtime.Object{
+		"services": &corev1.ServiceList{}, "nodes": &corev1.NodeList{}, "pods": &corev1.PodList{}, "namespaces": &corev1.NamespaceList{},
+		"secrets": &corev1.SecretList{}, "events": &corev1.EventList{}, "endpointslices": &discoveryv1.EndpointSliceList{},
+		"ingresses": &networkingv1.IngressList{}, "ingressclasses": &networkingv1.IngressClassList{},
+		"servicecidrs": &networkingv1.ServiceCIDRList{}, "networkpolicies": &networkingv1.NetworkPolicyList{},
+		"validatingadmissionpolicybindings": &metav1.PartialObjectMetadataList{},
+	}
+	return lists[resource]
+}
+
+// merge is a JSON merge patch (RFC 7386).
+func merge(target, patch any) any {
+	p, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	t, ok := target.(map[string]any)
+	if !ok {
+		t = map[string]any{}
+	}
+	for k, v := range p {
+		if v == nil {
+			delete(t, k)
+		} else {
+			t[k] = merge(t[k], v)
+		}
+	}
+	return t
+}
+
+// patched gives obj with a merge patch.
+func patched(obj Object, patch []byte) (Object, error) {
+	data, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	var target, change any
+	if err := json.Unmarshal(data, &target); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(patch, &change); err != nil {
+		return nil, err
+	}
+	if data, err = json.Marshal(merge(target, change)); err != nil {
+		return nil, err
+	}
+	out := reflect.New(reflect.TypeOf(obj).Elem()).Interface().(Object)
+	return out, json.Unmarshal(data, out)
+}
+
+// sorted gives a resource's objects in the order of their keys, and their keys.
+func sorted(byName map[string]Object, wanted func(Object) bool) []Object {
+	var out []Object
+	for _, key := range slices.Sorted(maps.Keys(byName)) {
+		if wanted(byName[key]) {
+			out = append(out, byName[key])
+		}
+	}
+	return out
+}
+
+// matcher understands the field selectors that we use.
+func matcher(namespace, selector string) func(Object) bool {
+	field, value, _ := strings.Cut(selector, "=")
+	return func(obj Object) bool {
+		if namespace != "" && obj.GetNamespace() != namespace {
+			return false
+		}
+		switch field {
+		case "metadata.name":
+			return obj.GetName() == value
+		case "spec.nodeName":
+			return obj.(*corev1.Pod).Spec.NodeName == value
+		}
+		return true
+	}
+}
+
+func setItems(list runtime.Object, items []Object, partial bool) error {
+	objs := make([]runtime.Object, len(items))
+	for i, obj := range items {
+		if objs[i] = obj; partial {
+			objs[i] = asPartial(obj)
+		}
+	}
+	return meta.SetList(list, objs)
+}
+
+func asPartial(obj Object) *metav1.PartialObjectMetadata {
+	p := meta.AsPartialObjectMetadata(obj)
+	p.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PartialObjectMetadata"))
+	p.GetObjectKind().SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PartialObjectMetadata"))
+	return p
+}

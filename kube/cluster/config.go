@@ -1,0 +1,104 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"tapestry.dev/tapestry/kube/cluster/servers"
+)
+
+const (
+	// serviceAccount is where Kubernetes mounts the token of a pod and the certificate of the cluster.
+	serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+	protobuf = runtime.ContentTypeProtobuf
+
+	dialTimeout = 5 * time.Second
+	// keepAlive finds out that a server's machine is gone where HTTP/2's own pings are off.
+	keepAlive = 15 * time.Second
+)
+
+// Only the groups we speak are known to the decoder: those of a whole clientset cost ten megabytes in every agent.
+var (
+	scheme     = newScheme()
+	codecs     = serializer.NewCodecFactory(scheme)
+	parameters = runtime.NewParameterCodec(scheme)
+)
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		utilruntime.Must(add(s)) // fails for a scheme that contradicts itself
+	}
+	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
+	return s
+}
+
+// connect gives a client of the API servers of o.
+func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
+	c, err := restConfig(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	configured := o.Servers
+	if len(configured) == 0 {
+		configured = []string{c.Host}
+	} else {
+		c.Host = configured[0]
+	}
+	list, err := servers.New(configured, filepath.Join(o.State, "api-servers.json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	c.WrapTransport = func(rt http.RoundTripper) http.RoundTripper { return list.Wrap(rt) }
+	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
+	c.TLSClientConfig.ServerName = cmp.Or(o.ServerName, c.TLSClientConfig.ServerName)
+	c.UserAgent = "tapestry-agent/" + cmp.Or(o.Version, "development")
+	c.QPS = -1 // what we send is bounded where it is sent
+	c.ContentType = protobuf
+	c.AcceptContentTypes = protobuf + ",application/json"
+	c.NegotiatedSerializer = codecs.WithoutConversion()
+	c.GroupVersion = &corev1.SchemeGroupVersion
+	c.APIPath = "/api"
+	client, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("talk to the API server: %w", err)
+	}
+	return client, list, nil
+}
+
+func restConfig(o *Options) (*rest.Config, error) {
+	if o.Kubeconfig != "" {
+		c, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("kubeconfig %s: %w", o.Kubeconfig, err)
+		}
+		return c, nil
+	}
+	dir := cmp.Or(o.Credentials, serviceAccount)
+	c := &rest.Config{BearerTokenFile: filepath.Join(dir, "token")}
+	c.CAFile = filepath.Join(dir, "ca.crt")
+	for _, file := range []string{c.BearerTokenFile, c.CAFile} {
+		if _, err := os.Stat(file); err != nil {
+			return nil, fmt.Errorf("there are no credentials for the API server: %w: run as a pod with a service account, or name a kubeconfig", err)
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,278 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/clustertest"
+)
+
+func prefixes(list ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range list {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// A server that is gone for a while changes nothing, but for what Health says; when it is back, what has happened meanwhile
+// is told, and what has not changed is the same.
+func TestServerGone(t *testing.T) {
+	both(t, func(t *testing.T, s *clustertest.Server) {
+		s.Put(service("a"), service("b"), node("n1"))
+		v := see(t, s)
+		before := v.untilNames("Node n1, x/a, x/b")
+		s.Stop()
+		eventually(t, "age", func() bool { h := v.Health(); return h.Age > 0 && h.Err != nil && h.Synced })
+		age := v.Health().Age
+		eventually(t, "more age", func() bool { return v.Health().Age > age })
+		s.Put(service("c"))
+		s.Delete(service("b"))
+		s.Compact()
+		count := v.count()
+		s.Start()
+		after := v.untilNames("Node n1, x/a, x/c")
+		if before.Services[0] != after.Services[0] || before.Nodes[0] != after.Nodes[0] {
+			t.Error("what has not changed is not the same any more")
+		}
+		if n := v.count() - count; n != 1 {
+			t.Errorf("%d snapshots since", n)
+		}
+		eventually(t, "no age", func() bool { return v.Health().Age == 0 })
+	})
+}
+
+// A server that runs but is not ready is not asked yet.
+func TestServerNotReady(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.SetReady(false)
+	s.Put(service("a"))
+	v := see(t, s)
+	eventually(t, "an error", func() bool { return v.Health().Err != nil })
+	if requests := s.Requests(); len(requests) > 0 {
+		t.Errorf("requests %q", requests)
+	}
+	if waiting := v.Health().Waiting; len(waiting) != 1 || waiting[0] != "an API server" {
+		t.Errorf("waiting for %q", waiting)
+	}
+	s.SetReady(true)
+	v.untilNames("x/a")
+}
+
+// The second server takes over when the first is gone, and nothing is lost.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	first, second := clustertest.New(t), clustertest.New(t)
+	for _, s := range []*clustertest.Server{first, second} {
+		s.Put(service("a"))
+	}
+	v := see(t, first, func(o *Options) { o.Servers = []string{first.URL, second.URL} })
+	v.untilNames("x/a")
+	first.Stop()
+	second.Put(service("b"))
+	v.untilNames("x/a, x/b")
+	if got := v.Health().Server; "http://"+got != second.URL {
+		t.Errorf("the server is %s", got)
+	}
+}
+
+// The history that a watch wants to go on from is forgotten (410 Gone).
+func TestCompacted(t *testing.T) {
+	both(t, func(t *testing.T, s *clustertest.Server) {
+		s.Put(service("a"))
+		v := see(t, s)
+		v.untilNames("x/a")
+		s.Stop()
+		s.Put(service("b"))
+		s.Compact()
+		s.Put(service("c"))
+		s.Start()
+		v.untilNames("x/a, x/b, x/c")
+	})
+}
+
+// etcd was restored: versions go back, what had been made is gone, and the server says nothing of it to those who watch from a
+// version that is still to come.
+func TestRestored(t *testing.T) {
+	both(t, func(t *testing.T, s *clustertest.Server) {
+		s.Put(service("a"), service("b"), node("n1"))
+		old := s.Save()
+		v := see(t, s)
+		s.Put(service("c"))
+		changed := service("b")
+		changed.Spec.Ports[0].Port = 81
+		s.Put(changed)
+		before := v.until("all", func(objs *kube.Objects, _ []kube.Problem) bool {
+			return names(objs) == "Node n1, x/a, x/b, x/c" && objs.Services[1].Spec.Ports[0].Port == 81
+		})
+		s.Restore(old)
+		after := v.until("what was", func(objs *kube.Objects, _ []kube.Problem) bool {
+			return names(objs) == "Node n1, x/a, x/b" && objs.Services[1].Spec.Ports[0].Port == 80
+		})
+		if before.Services[0] != after.Services[0] || before.Nodes[0] != after.Nodes[0] {
+			t.Error("what has not changed is not the same any more")
+		}
+		s.Put(service("d"))
+		v.untilNames("Node n1, x/a, x/b, x/d")
+	})
+}
+
+// A watch that ends in good order, as servers end them, goes on without a list.
+func TestWatchesEnd(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(service("a"))
+	v := see(t, s)
+	v.untilNames("x/a")
+	s.Put(service("b"))
+	v.untilNames("x/a, x/b")
+	s.Requests()
+	s.CutWatches()
+	s.Put(service("c"))
+	v.untilNames("x/a, x/b, x/c")
+	requests := s.Requests()
+	if !slices.Contains(requests, "GET services version") {
+		t.Error("nobody has looked whether the server's history went back")
+	}
+	if slices.Contains(requests, "GET services list") {
+		t.Error("everything was listed again")
+	}
+}
+
+// This node's Node is used as it was while it is gone.
+func TestOwnNodeGone(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(node("n0"), node("n1"), node("n2"))
+	v := see(t, s)
+	before := v.untilNames("Node n0, Node n1, Node n2")
+	gone := func(problems []kube.Problem) bool {
+		return len(problems) == 1 && problems[0].Object.String() == "Node n1" && strings.Contains(problems[0].Message, "is gone")
+	}
+	s.Delete(node("n1"))
+	v.until("a problem", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return gone(problems) && names(objs) == "Node n0, Node n1, Node n2" && objs.Nodes[1] == before.Nodes[1]
+	})
+	fresh := node("n1")
+	fresh.Spec.PodCIDRs = nil
+	s.Put(fresh)
+	s.Delete(node("n0"))
+	v.until("still", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return gone(problems) && names(objs) == "Node n1, Node n2" && objs.Nodes[0] == before.Nodes[1]
+	})
+	fresh.Spec.PodCIDRs = []string{"10.244.9.0/24"}
+	s.Put(fresh)
+	v.until("the new range", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return len(problems) == 0 && objs.Nodes[0].Spec.PodCIDRs[0] == "10.244.9.0/24"
+	})
+}
+
+// A receiver that is slow gets fewer snapshots, and the last.
+func TestSlowReceiver(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(service("a"))
+	c, err := New(Options{Node: "n1", Kubeconfig: s.Kubeconfig(), State: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	entered, leave, last := make(chan int), make(chan struct{}), atomic.Int64{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = c.Run(ctx, func(objs kube.Objects, _ []kube.Problem) {
+			last.Store(int64(len(objs.Services)))
+			select {
+			case entered <- len(objs.Services):
+				<-leave
+			case <-ctx.Done():
+			}
+		})
+	}()
+	<-entered
+	for _, name := range []string{"b", "c", "d"} {
+		s.Put(service(name))
+	}
+	eventually(t, "the store has them", func() bool { list, _ := c.services.snapshot(); return len(list) == 4 })
+	leave <- struct{}{}
+	if n := <-entered; n != 4 {
+		t.Errorf("the second snapshot has %d Services, want 4", n)
+	}
+	leave <- struct{}{}
+	cancel()
+	<-done
+}
+
+// Ten minutes without a server: it is tried with growing pauses, not in step with other agents, and found within half a
+// minute when it is back.
+func TestLinkPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		back := time.Now().Add(10 * time.Minute)
+		tries := 0
+		l := newLink(func(context.Context) error {
+			tries++
+			if time.Now().Before(back) {
+				return errors.New("nobody there")
+			}
+			return nil
+		}, slog.New(slog.DiscardHandler))
+		done := make(chan struct{})
+		go func() { defer close(done); l.run(ctx) }()
+		asked := 0
+		err := l.do(ctx, func() error { asked++; return nil })
+		late := time.Since(back)
+		if err != nil || asked != 1 || late < 0 || late > 2*lastPause {
+			t.Errorf("asked %d times, %v after the server was back: %v", asked, late, err)
+		}
+		if tries < 20 || tries > 100 {
+			t.Errorf("%d tries in ten minutes", tries)
+		}
+		// A server that says it is ready and then fails every request is not stormed.
+		start, tries := time.Now(), 0
+		err = l.do(ctx, func() error {
+			tries++
+			if time.Since(start) < time.Minute {
+				return errors.New("broken")
+			}
+			return nil
+		})
+		if err != nil || tries < 3 || tries > 20 {
+			t.Errorf("%d requests in a minute of failures: %v", tries, err)
+		}
+		if since, err := l.state(); !since.IsZero() || err != nil {
+			t.Errorf("state %v, %v", since, err)
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	s := clustertest.New(t)
+	for _, tc := range []struct {
+		change func(*Options)
+		want   string
+	}{
+		{func(o *Options) { o.Kubeconfig = "absent" }, "kubeconfig absent"},
+		{func(o *Options) { o.Servers = []string{"10.0.0.1"} }, "expected one like https://10.0.0.1:6443"},
+		{func(o *Options) { o.Kubeconfig, o.Credentials = "", t.TempDir() }, "or name a kubeconfig"},
+	} {
+		o := Options{Node: "n1", Kubeconfig: s.Kubeconfig(), State: t.TempDir()}
+		tc.change(&o)
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("got %v, want %q", err, tc.want)
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for it. An
+// Event's name is a hash of what it says, so that there is one for a problem however many agents tell it and however often
+// they start.
+type reporter struct {
+	node string
+	rest rest.Interface
+	link *link
+	log  *slog.Logger
+	wake chan struct{} // capacity 1
+
+	mu sync.Mutex
+	// mu guards the rest.
+	events map[string]*corev1.Event // by name: all there should be
+}
+
+const (
+	// eventEvery is how often an Event is sent, after eventBurst at once.
+	eventEvery = 200 * time.Millisecond
+	eventBurst = 25
+	// eventRenewal is when problems that are still there are told again: an API server forgets Events after an hour.
+	eventRenewal = 50 * time.Minute
+	// mostEvents is how many a node tells at a time.
+	mostEvents = 500
+)
+
+func newReporter(node string, client rest.Interface, l *link, log *slog.Logger) *reporter {
+	return &reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
+}
+
+// want says which problems there are, and which NetworkPolicies.
+func (r *reporter) want(objs *kube.Objects, shared, own []kube.Problem, policies []*metav1.PartialObjectMetadata) {
+	list := own
+	events := map[string]*corev1.Event{}
+	if firstAgent(objs.Nodes) == r.node {
+		list = append(slices.Clone(own), shared...)
+		for _, p := range policies[:min(len(policies), mostEvents/2)] {
+			object := corev1.ObjectReference{Kind: "NetworkPolicy", APIVersion: "networking.k8s.io/v1", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+			e := r.newEvent(object, "NotEnforced", "NetworkPolicies are not enforced yet: traffic is let through as if there were none")
+			events[e.Name] = e
+		}
+	}
+	for _, p := range list {
+		if e := r.event(objs, p); e != nil && len(events) < mostEvents {
+			events[e.Name] = e
+		}
+	}
+	r.mu.Lock()
+	r.events = events
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// firstAgent is the first of the nodes that run an agent: that one speaks for all.
+func firstAgent(nodes []*corev1.Node) string {
+	for _, n := range nodes {
+		if n.Annotations[kube.PublicKeyAnnotation] != "" && n.Annotations[kube.StockAnnotation] != "true" {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// event gives nil for a problem of something that has no author to tell.
+func (r *reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
+	object := corev1.ObjectReference{Kind: p.Object.Kind, Namespace: p.Object.Namespace, Name: p.Object.Name}
+	reason := "NotServed"
+	switch p.Object.Kind {
+	case "Service":
+		object.APIVersion, object.UID = "v1", uidOf(objs.Services, p.Object)
+	case "Ingress":
+		object.APIVersion, object.UID = "networking.k8s.io/v1", uidOf(objs.Ingresses, p.Object)
+	default:
+		return nil
+	}
+	if object.UID == "" {
+		return nil
+	}
+	message := p.Message
+	if p.Field != "" {
+		message = p.Field + ": " + message
+	}
+	return r.newEvent(object, reason, message)
+}
+
+func (r *reporter) newEvent(object corev1.ObjectReference, reason, message string) *corev1.Event {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s/%s/%s/%s", object.Kind, object.UID, reason, message)
+	return &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: object.Namespace, Name: fmt.Sprintf("%.200s.%016x", object.Name, h.Sum64())},
+		InvolvedObject: object, Reason: reason, Message: fmt.Sprintf("%.1000s", message), Type: corev1.EventTypeWarning, Count: 1,
+		Source:              corev1.EventSource{Component: "tapestry", Host: r.node},
+		ReportingController: "tapestry.dev/agent", ReportingInstance: r.node,
+	}
+}
+
+func uidOf[T object](list []T, ref kube.Ref) types.UID {
+	i, found := slices.BinarySearchFunc(list, objectName{ref.Namespace, ref.Name}, func(obj T, n objectName) int { return nameOf(obj).compare(n) })
+	if !found {
+		return ""
+	}
+	return list[i].GetUID()
+}
+
+func (r *reporter) run(ctx context.Context) {
+	limit := rate.NewLimiter(rate.Every(eventEvery), eventBurst)
+	renew := time.NewTicker(eventRenewal)
+	defer renew.Stop()
+	told := map[string]bool{}
+	complained := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-renew.C:
+			clear(told)
+		case <-r.wake:
+		}
+		r.mu.Lock()
+		events := r.events
+		r.mu.Unlock()
+		for name := range told {
+			if events[name] == nil {
+				delete(told, name) // should it come again, it is told again
+			}
+		}
+		for name, e := range events {
+			if told[name] {
+				continue
+			}
+			if limit.Wait(ctx) != nil {
+				return
+			}
+			told[name] = true
+			err := r.tell(ctx, e)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil && err.Error() != complained {
+				complained = err.Error()
+				r.log.Warn("a problem is not told on the object it is about", "object", e.InvolvedObject.Kind+" "+e.Namespace+"/"+e.InvolvedObject.Name, "err", err)
+			}
+		}
+	}
+}
+
+// tell creates an Event, or says of the one there is that it is still so.
+func (r *reporter) tell(ctx context.Context, e *corev1.Event) error {
+	out := *e
+	out.FirstTimestamp = metav1.Now()
+	out.LastTimestamp = out.FirstTimestamp
+	path := core + "/namespaces/" + e.Namespace
+	return r.link.do(ctx, func() error {
+		err := r.rest.Post().AbsPath(path, "events").Body(&out).Do(ctx).Error()
+		if !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		data, err := json.Marshal(map[string]any{"lastTimestamp": out.LastTimestamp})
+		if err != nil {
+			return err
+		}
+		return r.rest.Patch(types.MergePatchType).AbsPath(path, "events", e.Name).Body(data).Do(ctx).Error()
+	})
+}

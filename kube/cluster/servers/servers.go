@@ -1,0 +1,196 @@
+// Package servers reaches the API server of a cluster at one of several addresses: those that were configured, and those
+// that the cluster itself told and that are kept on disk for the next start. It never uses the ClusterIP of the Service
+// "kubernetes": on a node whose Services are served by us, nobody would answer there before we have talked to the API server.
+package servers
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+// ProbePath is where a server says whether it is ready. One that answers it with a failure is passed over for the next.
+const ProbePath = "/readyz"
+
+// Servers are the addresses of one cluster's API servers. Its methods may be called from several goroutines.
+type Servers struct {
+	file       string
+	configured []url.URL
+
+	mu sync.Mutex
+	// mu guards the rest.
+	learned []netip.AddrPort
+	good    string // host:port of the server that answered last, "" for none
+}
+
+// New gives the servers at these addresses, "https://10.0.0.1:6443", at least one. file is where those that are learned are
+// kept; what is in it already is used, too.
+func New(configured []string, file string) (*Servers, error) {
+	s := &Servers{file: file}
+	for _, text := range configured {
+		u, err := parse(text)
+		if err != nil {
+			return nil, err
+		}
+		s.configured = append(s.configured, u)
+	}
+	if len(s.configured) == 0 {
+		return nil, errors.New("there is no address of an API server: give one like https://10.0.0.1:6443")
+	}
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the API servers' addresses: %w", err)
+	}
+	// What is broken there costs nothing: it is learned again.
+	_ = json.Unmarshal(data, &s.learned)
+	return s, nil
+}
+
+func parse(text string) (url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return url.URL{}, fmt.Errorf("%q is no address of an API server: expected one like https://10.0.0.1:6443", text)
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return url.URL{}, fmt.Errorf("%q would show our token to the network: use https", text)
+	}
+	return url.URL{Scheme: u.Scheme, Host: u.Host}, nil
+}
+
+// Learn takes the addresses that the cluster says its API servers have, and writes them down for the next start when they are
+// not those of before. An empty list is passed over: it says that all of them are down, and nothing better.
+func (s *Servers) Learn(addrs []netip.AddrPort) error {
+	addrs = slices.Clone(addrs)
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	addrs = slices.Compact(addrs)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(addrs) == 0 || slices.Equal(addrs, s.learned) {
+		return nil
+	}
+	s.learned = addrs
+	data, err := json.Marshal(addrs)
+	if err != nil {
+		return err
+	}
+	if err := WriteFile(s.file, data); err != nil {
+		return fmt.Errorf("keep the API servers' addresses for the next start: %w", err)
+	}
+	return nil
+}
+
+// WriteFile replaces a file, which nobody but we may read, so that it is the old one or the new one whatever happens.
+func WriteFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+// Current is the server that answered last, "host:port"; "" when none has.
+func (s *Servers) Current() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.good
+}
+
+// Within gives those of the configured addresses that lie in one of these ranges.
+func (s *Servers) Within(ranges []netip.Prefix) []string {
+	var list []string
+	for i := range s.configured {
+		ip, err := netip.ParseAddr(s.configured[i].Hostname())
+		if err == nil && slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) }) {
+			list = append(list, s.configured[i].String())
+		}
+	}
+	return list
+}
+
+// order is in which order the servers are tried: the one that answered last, those configured, those learned.
+func (s *Servers) order() []url.URL {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := slices.Clone(s.configured)
+	for _, a := range s.learned {
+		if host := a.String(); !slices.ContainsFunc(list, func(u url.URL) bool { return u.Host == host }) {
+			list = append(list, url.URL{Scheme: "https", Host: host})
+		}
+	}
+	if i := slices.IndexFunc(list, func(u url.URL) bool { return u.Host == s.good }); i > 0 {
+		good := list[i]
+		list = slices.Insert(slices.Delete(list, i, i+1), 0, good)
+	}
+	return list
+}
+
+func (s *Servers) answered(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.good = host
+}
+
+// Wrap gives a RoundTripper that sends a request to the servers in turn until one answers. The host in the request's URL is of
+// no meaning. Requests must be such that doing them twice does no harm: when a connection broke, nobody knows whether the
+// server has done what it was asked.
+func (s *Servers) Wrap(next http.RoundTripper) http.RoundTripper { return &transport{s, next} }
+
+type transport struct {
+	servers *Servers
+	next    http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	var errs []error
+	list := t.servers.order()
+	for i, server := range list {
+		r := req.Clone(req.Context())
+		r.URL.Scheme, r.URL.Host, r.Host = server.Scheme, server.Host, ""
+		if i > 0 && req.Body != nil && req.Body != http.NoBody {
+			if req.GetBody == nil {
+				break
+			}
+			var err error
+			if r.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+		resp, err := t.next.RoundTrip(r)
+		switch {
+		case err == nil && resp.StatusCode >= 500 && req.URL.Path == ProbePath && i+1 < len(list):
+			_ = resp.Body.Close()
+			errs = append(errs, fmt.Errorf("%s: it is not ready: %s", server.Host, resp.Status))
+			continue
+		case err == nil:
+			t.servers.answered(server.Host)
+			return resp, nil
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", server.Host, err))
+		if req.Context().Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// WrappedRoundTripper lets client-go look through.
+func (t *transport) WrappedRoundTripper() http.RoundTripper { return t.next }

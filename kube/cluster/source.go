@@ -1,0 +1,238 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+// pageSize is how many objects one answer holds at most.
+const pageSize = 500
+
+// kind is one kind of objects, and how it is asked for.
+type kind struct {
+	name     string // as it is told to people
+	path     string // of its API group
+	resource string
+	selector string // of fields
+	one      func() runtime.Object
+	list     func() runtime.Object
+	strip    func(runtime.Object) // reduces an object that has just arrived, in place
+	metadata bool                 // only metadata are asked for
+	// optional: the cluster's state is complete without, be it that the API server does not know the kind or that it
+	// refuses us.
+	optional bool
+}
+
+// source keeps a store filled with the objects of one kind.
+type source struct {
+	kind
+	rest  rest.Interface
+	link  *link
+	store cache.ReflectorStore
+	pass  func() // the store need not be waited for
+	touch func() // the state of the source has changed
+
+	mu sync.Mutex
+	// mu guards the rest.
+	err    error     // the API server's last answer, when it was no
+	broken time.Time // since when there is no watch; zero: there is one
+	cut    bool      // the last watch ended before its time
+}
+
+// run lists and watches until ctx is done.
+func (s *source) run(ctx context.Context) {
+	ctx = klog.NewContext(ctx, logr.Discard()) // what goes wrong is told by the cluster, once
+	r := cache.NewReflectorWithOptions(s, s.one(), s.store, cache.ReflectorOptions{Name: s.name, TypeDescription: s.name})
+	r.WatchListPageSize = pageSize
+	r.RunWithContext(ctx)
+}
+
+// state gives the answer that keeps the source from being up to date, and since when it has no watch.
+func (s *source) state() (err error, broken time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err, s.broken
+}
+
+// note remembers how a request ended.
+func (s *source) note(err error, watching bool) {
+	s.mu.Lock()
+	was := s.err
+	s.err = err
+	if watching && err == nil {
+		s.broken = time.Time{}
+	}
+	s.mu.Unlock()
+	if err != nil && s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err)) {
+		s.pass()
+	}
+	if (err == nil) != (was == nil) || err != nil && err.Error() != was.Error() {
+		s.touch()
+	}
+}
+
+// List implements cache.ListerWatcher.
+func (s *source) List(o metav1.ListOptions) (runtime.Object, error) {
+	return s.ListWithContext(context.Background(), o)
+}
+
+// Watch implements cache.ListerWatcher.
+func (s *source) Watch(o metav1.ListOptions) (watch.Interface, error) {
+	return s.WatchWithContext(context.Background(), o)
+}
+
+var _ cache.ListerWatcherWithContext = (*source)(nil)
+
+// ListWithContext implements cache.ListerWatcherWithContext.
+func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
+	err = s.link.do(ctx, func() error {
+		list = s.list()
+		return s.request(&o, "List").Do(ctx).Into(list)
+	})
+	s.note(err, false)
+	if err != nil {
+		return nil, err
+	}
+	return list, apimeta.EachListItem(list, func(obj runtime.Object) error { s.strip(obj); return nil })
+}
+
+// WatchWithContext implements cache.ListerWatcherWithContext.
+func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	o.AllowWatchBookmarks = true
+	var w watch.Interface
+	var first []watch.Event
+	err := s.link.do(ctx, func() (err error) {
+		if err = s.wentBack(ctx, &o); err != nil {
+			return err
+		}
+		if w, err = s.request(&o, "").Watch(ctx); err != nil {
+			return err
+		}
+		// A connection that breaks before there is an answer passes for a watch that has ended.
+		select {
+		case e, ok := <-w.ResultChan():
+			if !ok {
+				return io.ErrUnexpectedEOF
+			}
+			first = []watch.Event{e}
+		default:
+		}
+		return nil
+	})
+	if err != nil {
+		if !apierrors.IsResourceExpired(err) && !apierrors.IsInvalid(err) { // the reflector knows what to do
+			s.note(err, true)
+		}
+		return nil, err
+	}
+	s.note(nil, true)
+	return s.observe(ctx, w, first, &o), nil
+}
+
+// observe strips what arrives, and notices the end.
+func (s *source) observe(ctx context.Context, w watch.Interface, first []watch.Event, o *metav1.ListOptions) watch.Interface {
+	due := time.Now()
+	if o.TimeoutSeconds != nil {
+		due = due.Add(time.Duration(*o.TimeoutSeconds)*time.Second - time.Second)
+	}
+	out := &observed{Interface: w, result: make(chan watch.Event), stop: make(chan struct{})}
+	pass := func(e watch.Event) {
+		switch e.Type {
+		case watch.Added, watch.Modified, watch.Deleted:
+			s.strip(e.Object)
+		}
+		select {
+		case out.result <- e:
+		case <-out.stop:
+			w.Stop()
+		}
+	}
+	go func() {
+		defer close(out.result)
+		for _, e := range first {
+			pass(e)
+		}
+		for e := range w.ResultChan() {
+			pass(e)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.cut = time.Now().Before(due)
+		s.broken = time.Now()
+		s.mu.Unlock()
+	}()
+	return out
+}
+
+// observed is a watch that somebody looks through.
+type observed struct {
+	watch.Interface
+	result chan watch.Event
+	stop   chan struct{}
+	once   sync.Once
+}
+
+// ResultChan implements watch.Interface.
+func (o *observed) ResultChan() <-chan watch.Event { return o.result }
+
+// Stop implements watch.Interface.
+func (o *observed) Stop() {
+	o.once.Do(func() { close(o.stop) })
+	o.Interface.Stop()
+}
+
+// wentBack gives an error that has the reflector list anew when the API server's history ends before the version that a watch
+// shall go on from: its etcd was restored. Such a server takes the watch and says nothing of what has changed until it
+// gets there. It is asked only when the watch before was cut, as it is when a server is stopped.
+func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
+	s.mu.Lock()
+	cut := s.cut
+	s.mu.Unlock()
+	if !cut || o.ResourceVersion == "" || o.ResourceVersion == "0" || o.SendInitialEvents != nil {
+		return nil
+	}
+	list := s.list()
+	if err := s.request(&metav1.ListOptions{Limit: 1}, "List").Do(ctx).Into(list); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.cut = false
+	s.mu.Unlock()
+	m, err := apimeta.ListAccessor(list)
+	if err != nil {
+		return err
+	}
+	if order, err := resourceversion.CompareResourceVersion(m.GetResourceVersion(), o.ResourceVersion); err == nil && order < 0 {
+		return apierrors.NewResourceExpired(fmt.Sprintf("the API server is at version %s and was at %s", m.GetResourceVersion(), o.ResourceVersion))
+	}
+	return nil
+}
+
+// request is a list when as is "List", else a watch.
+func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
+	o.FieldSelector = s.selector
+	o.Watch = as == ""
+	r := s.rest.Get().AbsPath(s.path, s.resource).SpecificallyVersionedParams(o, parameters, schema.GroupVersion{Version: "v1"})
+	if s.metadata {
+		as = "as=PartialObjectMetadata" + as + ";g=meta.k8s.io;v=v1"
+		r.SetHeader("Accept", protobuf+";"+as+",application/json;"+as)
+	}
+	return r
+}

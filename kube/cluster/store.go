@@ -1,0 +1,167 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// object is a pointer to one.
+type object interface {
+	comparable
+	metav1.Object
+}
+
+type objectName struct{ namespace, name string }
+
+func (n objectName) compare(m objectName) int {
+	return cmp.Or(cmp.Compare(n.namespace, m.namespace), cmp.Compare(n.name, m.name))
+}
+
+func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace(), obj.GetName()} }
+
+// store holds the objects of one kind. A reflector fills it; a snapshot is a sorted list that shares with the one before the
+// objects that have not changed. An object that comes again and says the same is not a change: after a relist, even from an
+// API server whose history went back, those that are as they were keep their pointers.
+type store[T object] struct {
+	keep  func(any) T // what is held of an object that arrived; nil: the object
+	touch func()      // is told of every change, and of the first Replace
+
+	mu sync.Mutex
+	// mu guards the rest.
+	objects map[objectName]T
+	changed map[objectName]struct{} // since list was made
+	list    []T                     // given out: never written to
+	synced  bool
+}
+
+var _ cache.ReflectorStore = (*store[*metav1.PartialObjectMetadata])(nil)
+
+func newStore[T object](keep func(any) T, touch func()) *store[T] {
+	if keep == nil {
+		keep = func(obj any) T { return obj.(T) }
+	}
+	return &store[T]{keep: keep, touch: touch, objects: map[objectName]T{}, changed: map[objectName]struct{}{}}
+}
+
+// Add implements cache.ReflectorStore.
+func (s *store[T]) Add(obj any) error {
+	s.mu.Lock()
+	changed := s.putLocked(obj)
+	s.mu.Unlock()
+	if changed {
+		s.touch()
+	}
+	return nil
+}
+
+// Update implements cache.ReflectorStore.
+func (s *store[T]) Update(obj any) error { return s.Add(obj) }
+
+// Delete implements cache.ReflectorStore.
+func (s *store[T]) Delete(obj any) error {
+	s.mu.Lock()
+	s.removeLocked(nameOf(s.keep(obj)))
+	s.mu.Unlock()
+	s.touch()
+	return nil
+}
+
+// Replace implements cache.ReflectorStore.
+func (s *store[T]) Replace(list []any, _ string) error {
+	s.mu.Lock()
+	there := make(map[objectName]struct{}, len(list))
+	changed := !s.synced
+	for _, obj := range list {
+		changed = s.putLocked(obj) || changed
+		there[nameOf(s.keep(obj))] = struct{}{}
+	}
+	for name := range s.objects {
+		if _, ok := there[name]; !ok {
+			s.removeLocked(name)
+			changed = true
+		}
+	}
+	s.synced = true
+	s.mu.Unlock()
+	if changed {
+		s.touch()
+	}
+	return nil
+}
+
+// Resync implements cache.ReflectorStore.
+func (s *store[T]) Resync() error { return nil }
+
+// putLocked reports whether obj says something new.
+func (s *store[T]) putLocked(obj any) bool {
+	now := s.keep(obj)
+	now.SetResourceVersion("") // the reflector has read it
+	name := nameOf(now)
+	if old, known := s.objects[name]; known && equality.Semantic.DeepEqual(old, now) {
+		return false
+	}
+	s.objects[name] = now
+	s.changed[name] = struct{}{}
+	return true
+}
+
+func (s *store[T]) removeLocked(name objectName) {
+	delete(s.objects, name)
+	s.changed[name] = struct{}{}
+}
+
+// snapshot gives the objects sorted by namespace and name, and whether all of them have arrived once. The list must not be
+// changed; it is the one of before when nothing has.
+func (s *store[T]) snapshot() (list []T, synced bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.changed) == 0 {
+		return s.list, s.synced
+	}
+	come := make([]objectName, 0, len(s.changed))
+	for name := range s.changed {
+		if _, there := s.objects[name]; there {
+			come = append(come, name)
+		}
+	}
+	slices.SortFunc(come, objectName.compare)
+	next := make([]T, 0, len(s.objects))
+	for _, obj := range s.list {
+		name := nameOf(obj)
+		for len(come) > 0 && come[0].compare(name) < 0 {
+			next, come = append(next, s.objects[come[0]]), come[1:]
+		}
+		if _, changed := s.changed[name]; !changed {
+			next = append(next, obj)
+		}
+	}
+	for _, name := range come {
+		next = append(next, s.objects[name])
+	}
+	s.list = next
+	clear(s.changed)
+	return s.list, s.synced
+}
+
+// get gives the object of that name, or nil.
+func (s *store[T]) get(namespace, name string) T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.objects[objectName{namespace, name}]
+}
+
+// pass counts the kind as synced though it cannot be had.
+func (s *store[T]) pass() {
+	s.mu.Lock()
+	first := !s.synced
+	s.synced = true
+	s.mu.Unlock()
+	if first {
+		s.touch()
+	}
+}

@@ -1,0 +1,192 @@
+package cluster
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// Objects are reduced to what Tapestry uses as they arrive, page by page and event by event: of a Pod that is a fiftieth, and
+// what changes most (heartbeats, managed fields, the states of containers) is no change any more. Package translate makes
+// the same of an object before and after; a test holds that for all of its examples.
+
+// meta keeps identity, version, beginning and end, and the labels and annotations that some of us read.
+func meta(m *metav1.ObjectMeta, ours func(key string) bool) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+		Labels: only(m.Labels, ours), Annotations: only(m.Annotations, ours),
+	}
+}
+
+func only(m map[string]string, ours func(key string) bool) map[string]string {
+	var out map[string]string
+	for k, v := range m {
+		if ours(k) {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// ourKey reports whether an annotation or label may mean something to us, whatever object it is on.
+func ourKey(key string) bool {
+	for _, prefix := range []string{"tapestry.dev/", "service.kubernetes.io/", "ingressclass.kubernetes.io/"} {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
+}
+
+func stripService(obj runtime.Object) {
+	s := obj.(*corev1.Service)
+	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
+	s.Spec.Selector = nil // the EndpointSlices say who is selected
+}
+
+// yes and no are what all conditions of endpoints point at.
+var yes, no = true, false
+
+func shared(b *bool) *bool {
+	switch {
+	case b == nil:
+		return nil
+	case *b:
+		return &yes
+	}
+	return &no
+}
+
+// stripSlice also has the endpoints share what is the same in many of them: the names of nodes and zones.
+func stripSlice(obj runtime.Object) {
+	s := obj.(*discoveryv1.EndpointSlice)
+	names := map[string]*string{}
+	intern := func(p *string) *string {
+		if p == nil {
+			return nil
+		}
+		if known := names[*p]; known != nil {
+			return known
+		}
+		names[*p] = p
+		return p
+	}
+	list := make([]discoveryv1.Endpoint, len(s.Endpoints))
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		list[i] = discoveryv1.Endpoint{
+			Addresses: e.Addresses[:min(1, len(e.Addresses))], // the others are of no meaning (discovery/v1)
+			Conditions: discoveryv1.EndpointConditions{
+				Ready: shared(e.Conditions.Ready), Serving: shared(e.Conditions.Serving), Terminating: shared(e.Conditions.Terminating),
+			},
+			Hostname: e.Hostname, NodeName: intern(e.NodeName), Zone: intern(e.Zone), Hints: e.Hints,
+		}
+		if t := e.TargetRef; t != nil {
+			list[i].TargetRef = &corev1.ObjectReference{Kind: t.Kind, Name: t.Name, UID: t.UID}
+		}
+	}
+	*s = discoveryv1.EndpointSlice{
+		ObjectMeta: meta(&s.ObjectMeta, func(key string) bool { return key == discoveryv1.LabelServiceName }), AddressType: s.AddressType, Ports: s.Ports, Endpoints: list,
+	}
+}
+
+// beingDeleted is the taint of a node that the cluster autoscaler takes away.
+const beingDeleted = "ToBeDeletedByClusterAutoscaler"
+
+// nodeKey are the labels and annotations of Nodes that mean something to us.
+func nodeKey(key string) bool {
+	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion
+}
+
+// stripNode keeps the problems of this node alone: those of the others change, and say nothing to us.
+func stripNode(own string) func(runtime.Object) {
+	return func(obj runtime.Object) {
+		n := obj.(*corev1.Node)
+		var conditions []corev1.NodeCondition
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeNetworkUnavailable {
+				conditions = append(conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
+			}
+		}
+		var taints []corev1.Taint
+		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == beingDeleted }) {
+			taints = []corev1.Taint{{Key: beingDeleted}}
+		}
+		*n = corev1.Node{
+			ObjectMeta: meta(&n.ObjectMeta, func(key string) bool {
+				return nodeKey(key) && (key != kube.ProblemsAnnotation || n.Name == own)
+			}),
+			Spec:   corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs, Taints: taints},
+			Status: corev1.NodeStatus{Addresses: n.Status.Addresses, Conditions: conditions},
+		}
+	}
+}
+
+func stripPod(obj runtime.Object) {
+	p := obj.(*corev1.Pod)
+	*p = corev1.Pod{
+		ObjectMeta: meta(&p.ObjectMeta, ourKey),
+		Spec: corev1.PodSpec{
+			NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork, Hostname: p.Spec.Hostname, Subdomain: p.Spec.Subdomain,
+			InitContainers: onlyPorts(p.Spec.InitContainers), Containers: onlyPorts(p.Spec.Containers),
+		},
+		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
+	}
+}
+
+// onlyPorts keeps of containers what host ports need: nothing when there are none. A container keeps its number.
+func onlyPorts(list []corev1.Container) []corev1.Container {
+	hasHostPort := func(p corev1.ContainerPort) bool { return p.HostPort != 0 }
+	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, hasHostPort) }) {
+		return nil
+	}
+	out := make([]corev1.Container, len(list))
+	for i := range list {
+		out[i] = corev1.Container{Ports: list[i].Ports, RestartPolicy: list[i].RestartPolicy}
+	}
+	return out
+}
+
+func stripIngress(obj runtime.Object) {
+	i := obj.(*networkingv1.Ingress)
+	*i = networkingv1.Ingress{ObjectMeta: meta(&i.ObjectMeta, ourKey), Spec: i.Spec}
+}
+
+func stripIngressClass(obj runtime.Object) {
+	c := obj.(*networkingv1.IngressClass)
+	*c = networkingv1.IngressClass{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.IngressClassSpec{Controller: c.Spec.Controller}}
+}
+
+func stripServiceCIDR(obj runtime.Object) {
+	c := obj.(*networkingv1.ServiceCIDR)
+	*c = networkingv1.ServiceCIDR{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.ServiceCIDRSpec{CIDRs: slices.Clone(c.Spec.CIDRs)}}
+}
+
+// stripSecret keeps a key pair and nothing else.
+func stripSecret(obj runtime.Object) {
+	s := obj.(*corev1.Secret)
+	data := map[string][]byte{}
+	for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
+		if v, ok := s.Data[key]; ok {
+			data[key] = v
+		}
+	}
+	*s = corev1.Secret{ObjectMeta: meta(&s.ObjectMeta, ourKey), Type: s.Type, Data: data}
+}
+
+// stripMetadata is for kinds of which names are all we need.
+func stripMetadata(obj runtime.Object) {
+	m := obj.(*metav1.PartialObjectMetadata)
+	*m = metav1.PartialObjectMetadata{ObjectMeta: meta(&m.ObjectMeta, func(string) bool { return false })}
+}

@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/kube/translate"
+)
+
+// stripped gives copies of objs reduced as they are on arrival.
+func stripped(objs *kube.Objects) kube.Objects {
+	var out kube.Objects
+	for obj := range objs.All() {
+		c := obj.(interface{ DeepCopyObject() runtime.Object }).DeepCopyObject()
+		switch kube.RefOf(obj).Kind {
+		case "Service":
+			stripService(c)
+		case "EndpointSlice":
+			stripSlice(c)
+		case "Node":
+			stripNode("n1")(c)
+		case "Pod":
+			stripPod(c)
+		case "Ingress":
+			stripIngress(c)
+		case "IngressClass":
+			stripIngressClass(c)
+		case "ServiceCIDR":
+			stripServiceCIDR(c)
+		case "Secret":
+			stripSecret(c)
+		}
+		out.Add(c.(metav1.Object), objs.Origin[kube.RefOf(obj)])
+	}
+	return out
+}
+
+// What is left of an object means the same as the whole.
+func TestStripKeepsMeaning(t *testing.T) {
+	inputs, err := filepath.Glob("../translate/testdata/*.in.yaml")
+	if err != nil || len(inputs) < 5 {
+		t.Fatalf("%d examples: %v", len(inputs), err)
+	}
+	for _, in := range inputs {
+		data, err := os.ReadFile(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objs, err := codec.Decode(in, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objs.Add(withHostPorts(), "")
+		for _, n := range objs.Nodes {
+			n.Spec.Taints = []corev1.Taint{{Key: "other"}, {Key: beingDeleted, Value: "x"}}
+		}
+		o := translate.Options{Node: "n1"}
+		less := stripped(&objs)
+		whole, left := translate.Translate(objs, o), translate.Translate(less, o)
+		if !reflect.DeepEqual(whole, left) {
+			t.Errorf("%s: what follows from the reduced objects is not what follows from the whole:\n%+v\n%+v", in, whole, left)
+		}
+		if !reflect.DeepEqual(translate.IngressSecrets(&objs), translate.IngressSecrets(&less)) {
+			t.Errorf("%s: other Secrets are referred to", in)
+		}
+	}
+}
+
+// withHostPorts is a Pod that asks for a host port, in a sidecar too.
+func withHostPorts() *corev1.Pod {
+	always := corev1.ContainerRestartPolicyAlways
+	ports := func(n int32) []corev1.ContainerPort {
+		return []corev1.ContainerPort{{ContainerPort: 1}, {ContainerPort: 80, HostPort: n, HostIP: "127.0.0.1", Protocol: corev1.ProtocolUDP}}
+	}
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "zz", Name: "host-ports", CreationTimestamp: metav1.Unix(1, 0), DeletionTimestamp: &metav1.Time{}},
+		Spec: corev1.PodSpec{
+			NodeName: "n1", InitContainers: []corev1.Container{{Name: "i", Ports: ports(9000)}, {Name: "s", Ports: ports(9001), RestartPolicy: &always}},
+			Containers: []corev1.Container{{Name: "a"}, {Name: "b", Image: "x", Ports: ports(9002)}, {Name: "bad", Ports: ports(70000)}},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.244.1.77"}}},
+	}
+	return p
+}
