@@ -16,6 +16,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -63,7 +65,7 @@ func HostPort() *cli.Command {
 			&cli.IntFlag{Name: "uid", Usage: "`UID` of the agent", DefaultText: "this process's", Value: os.Geteuid(), Destination: &c.owner},
 			&cli.StringSliceFlag{Name: "listen", Usage: "listen on this TCP `ADDR`, such as :80, for the agent; repeatable"},
 			&cli.StringSliceFlag{Name: "directory", Usage: "make `DIR`, which the group may write; repeatable"},
-			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory", Destination: &c.state},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory; in it are the API servers it has learned of", Destination: &c.state},
 			groupFlag(&c.group),
 			&cli.StringFlag{Name: "ping-group-range", Usage: "`FILE` of the setting that allows the agent to send pings for pods", Value: pingGroupRange, Destination: &c.pingFile},
 			&cli.BoolFlag{Name: "remove", Usage: "take everything away again"},
@@ -85,6 +87,13 @@ func HostPort() *cli.Command {
 			}
 			if err := c.check(); err != nil {
 				return err
+			}
+			if len(c.podCIDRs) == 0 {
+				o := cluster.Options{Node: c.node, Servers: c.apiServers, State: c.state}
+				var err error
+				if s.nodes, err = cluster.NodeReader(o); err != nil {
+					return err
+				}
 			}
 			return s.run(ctx.Context)
 		},
@@ -125,7 +134,8 @@ func (c *config) check() error {
 type step struct {
 	config
 	log   *slog.Logger
-	retry time.Duration // between two attempts at what is waited for
+	nodes func(context.Context) (kube.Objects, error) // gives a snapshot with this node alone
+	retry time.Duration                               // between two attempts at what is waited for
 }
 
 // all are the directories.
@@ -182,12 +192,8 @@ func (s *step) waitForRanges(ctx context.Context) (hostport.Config, error) {
 		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
 		return host, s.inside(s.podCIDRs)
 	}
-	source, err := newNodeSource(s.apiServers, s.node, s.state)
-	if err != nil {
-		return host, err
-	}
-	err = s.until(ctx, func() (string, error) {
-		objs, err := source(ctx)
+	err := s.until(ctx, func() (string, error) {
+		objs, err := s.nodes(ctx)
 		if err != nil {
 			return fmt.Sprintf("waiting for the API server: %v", err), nil
 		}
@@ -218,19 +224,20 @@ func (s *step) inside(podCIDRs []netip.Prefix) error {
 	return nil
 }
 
-// until calls f until it succeeds, fails, or ctx ends. What f waits for is logged at once, and then every half minute.
+// until calls f until it succeeds, fails, or ctx ends. What f waits for is logged when that
+// changes, and every half minute.
 func (s *step) until(ctx context.Context, f func() (wait string, err error)) error {
 	tick := time.NewTicker(s.retry)
 	defer tick.Stop()
-	var said time.Time
+	said, at := "", time.Time{}
 	for {
 		wait, err := f()
 		if wait == "" || err != nil {
 			return err
 		}
-		if time.Since(said) > 30*time.Second {
+		if wait != said || time.Since(at) > 30*time.Second {
 			s.log.Info(wait)
-			said = time.Now()
+			said, at = wait, time.Now()
 		}
 		select {
 		case <-tick.C:

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
 )
@@ -182,6 +184,38 @@ func port(t *testing.T, kept *keeper.Client, addr string) uint64 {
 		t.Fatal(err)
 	}
 	return st.Ino
+}
+
+// TestWaitForRanges: the API server comes late, the Node gets its range later, and one of the ranges is odd.
+func TestWaitForRanges(t *testing.T) {
+	s, l := newStep(t)
+	s.podCIDRs, s.node = nil, "n1"
+	answers := []string{
+		"", "",
+		"apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n",
+		"apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [10.244.9.0/24, \"fd00:9::/64\"]}\n",
+	}
+	s.nodes = func(context.Context) (kube.Objects, error) {
+		text := answers[0]
+		if answers = answers[1:]; text == "" {
+			return kube.Objects{}, errors.New("nobody answers")
+		}
+		return codec.Decode("node.yaml", []byte(text))
+	}
+	s.clusterCIDRs = append(s.clusterCIDRs, netip.MustParsePrefix("fd00::/16"))
+	host, err := s.waitForRanges(t.Context())
+	if err != nil || len(host.PodCIDRs) != 2 || host.MTU != 1420 || len(host.Ranges) != 3 {
+		t.Errorf("%+v, %v", host, err)
+	}
+	for _, want := range []string{"waiting for the API server: nobody answers", "waiting for Node n1 to get a range for its pods"} {
+		if strings.Count(l.text.String(), want) != 1 {
+			t.Errorf("%q was not said once:\n%s", want, l.text.String())
+		}
+	}
+	answers = []string{"apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [192.168.9.0/24]}\n"}
+	if _, err := s.waitForRanges(t.Context()); err == nil || !strings.Contains(err.Error(), "192.168.9.0/24 is outside of --cluster-cidr") {
+		t.Error(err)
+	}
 }
 
 // TestPortTaken: somebody else has the Ingress port. The node's network is there all the same.

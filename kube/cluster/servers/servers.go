@@ -90,14 +90,15 @@ func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	return nil
 }
 
-// WriteFile replaces a file, which nobody but we may read, so that it is the old one or the new one whatever happens.
+// WriteFile replaces a file so that it is the old one or the new one whatever happens. Our group may read it: so a step that goes
+// before the agent, which is another user, knows what the agent has learned.
 func WriteFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(0o640), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {

@@ -1,0 +1,28 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// NodeReader gives a function that reads this node's Node from the API server, as a snapshot with nothing else in it: for a step
+// that goes before the agent. It fails when the options cannot be used.
+func NodeReader(o Options) (func(context.Context) (kube.Objects, error), error) {
+	client, _, err := connect(&o)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (kube.Objects, error) {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		n := &corev1.Node{}
+		if err := client.Get().Resource("nodes").Name(o.Node).Do(ctx).Into(n); err != nil {
+			return kube.Objects{}, fmt.Errorf("read Node %s: %w", o.Node, err)
+		}
+		return kube.Objects{Nodes: []*corev1.Node{n}}, nil
+	}, nil
+}
