@@ -97,7 +97,9 @@ func stripSlice(obj runtime.Object) {
 		}
 	}
 	*s = discoveryv1.EndpointSlice{
-		ObjectMeta: meta(&s.ObjectMeta, func(key string) bool { return key == discoveryv1.LabelServiceName }), AddressType: s.AddressType, Ports: s.Ports, Endpoints: list,
+		ObjectMeta: meta(&s.ObjectMeta, func(key string) bool {
+			return key == discoveryv1.LabelServiceName || key == corev1.EndpointsLastChangeTriggerTime
+		}), AddressType: s.AddressType, Ports: s.Ports, Endpoints: list,
 	}
 }
 

@@ -14,6 +14,8 @@ type Detail struct {
 	// Source is where the cluster's objects come from, Updated when the last of them were in force.
 	Source  string    `json:"source"`
 	Updated time.Time `json:"updated,omitzero"`
+	// APIServer is the URL of the API server that answered last; "" without one.
+	APIServer string `json:"apiServer,omitempty"`
 	// Privileges the node was given: the host Port (made once with NET_ADMIN), and announcements on the link (NET_RAW).
 	HostPort      bool `json:"hostPort"`
 	Announcements bool `json:"announcements"`

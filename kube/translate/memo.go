@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,7 +23,8 @@ type Translator struct {
 	pods  kept[*corev1.Pod, []services.Pod]
 	ports kept[*corev1.Pod, []services.HostPort]
 
-	options Options // of the last Result
+	options  Options // of the last Result
+	triggers []time.Time
 
 	slicesOf map[objectName][]*discoveryv1.EndpointSlice
 	entries  map[*corev1.Service]*entry
@@ -52,6 +54,10 @@ func (m *Translator) Translate(objs kube.Objects, o Options) Result {
 	r.Netstack.LocalAddrs = slices.Clone(r.Services.DNSAddrs)
 	r.Ingress, r.Statuses = t.ingresses(nodes, r.Services.Services)
 	r.Problems = t.sorted()
+	m.triggers = nil
+	if m.zones != nil { // not the first
+		m.triggers = triggersOf(&m.objs, t.objs)
+	}
 	m.objs, m.zones = *t.objs, t.zones
 	return r
 }

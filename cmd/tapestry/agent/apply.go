@@ -61,6 +61,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
 	a.nodePorts.Set(nodeport.Ports(table))
 	a.balancers.Set(table.HealthChecks())
+	a.progress.programmed(a.translator.Triggers())
 	a.problems.Store(&problems)
 	a.publish(&objs)
 	if first {

@@ -21,6 +21,9 @@ func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 		HostPort: a.hasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}
+	if server := a.source.Health().Server; server != "" && a.agentConfig.source.manifests == "" {
+		d.APIServer = "https://" + server
+	}
 	for _, s := range table.Services() {
 		d.Endpoints += len(s.Endpoints)
 	}

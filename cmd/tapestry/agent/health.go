@@ -28,6 +28,7 @@ type progress struct {
 	updated time.Time // when one was applied last
 	leaving bool      // the node is being deleted
 	applied func(took time.Duration, err error)
+	latency func(time.Duration)
 }
 
 // begin tells that a snapshot is being applied, and gives what to call at the end.
@@ -46,6 +47,16 @@ func (p *progress) begin() (end func(leaving bool, err error)) {
 		if p.applied != nil {
 			p.applied(time.Since(start), err)
 		}
+	}
+}
+
+// programmed tells that what was triggered at these times is in force.
+func (p *progress) programmed(at []time.Time) {
+	if p.latency == nil {
+		return
+	}
+	for _, t := range at {
+		p.latency(max(0, time.Since(t))) // by the clock of whoever made the slice
 	}
 }
 

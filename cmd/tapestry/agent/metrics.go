@@ -27,6 +27,17 @@ func (a *agent) register(registry *prometheus.Registry) {
 	failed := prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "tapestry_sync_failures_total", Help: "Snapshots of the cluster that were not applied whole.",
 	})
+	programmed := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "tapestry_network_programming_duration_seconds",
+		Help: "Time from a change of a pod or Service, by the controller's clock, to its being in force on this node.", Buckets: buckets,
+	})
+	programmedAsKubeProxy := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "kubeproxy_network_programming_duration_seconds", Help: "The same as tapestry_network_programming_duration_seconds.", Buckets: buckets,
+	})
+	a.progress.latency = func(d time.Duration) {
+		programmed.Observe(d.Seconds())
+		programmedAsKubeProxy.Observe(d.Seconds())
+	}
 	a.progress.applied = func(d time.Duration, err error) {
 		took.Observe(d.Seconds())
 		asKubeProxy.Observe(d.Seconds())
@@ -36,7 +47,7 @@ func (a *agent) register(registry *prometheus.Registry) {
 		}
 		last.SetToCurrentTime()
 	}
-	registry.MustRegister(took, asKubeProxy, last, failed, collector{a},
+	registry.MustRegister(took, asKubeProxy, last, failed, programmed, programmedAsKubeProxy, collector{a},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 }
 
@@ -62,6 +73,7 @@ var (
 	socketsDesc  = prometheus.NewDesc("tapestry_host_port_sockets", "Sockets that listen for NodePorts and host ports.", nil, nil)
 	connsDesc    = prometheus.NewDesc("tapestry_host_port_conversations", "Open ends of TCP connections, and UDP conversations, through them.", []string{"protocol"}, nil)
 	problemsDesc = prometheus.NewDesc("tapestry_problems", "Problems with objects that this node sees, by severity.", []string{"severity"}, nil)
+	sourceDesc   = prometheus.NewDesc("tapestry_source_age_seconds", "How old the state in force may be, since its source was not heard of; 0 while all is well.", nil, nil)
 	ageDesc      = prometheus.NewDesc("tapestry_state_age_seconds", "Time since a snapshot of the cluster was applied last.", nil, nil)
 )
 
@@ -73,7 +85,7 @@ var _ prometheus.Collector = collector{}
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{packetsDesc, dropsDesc, linkDesc, flowsDesc, capacityDesc, fullDesc, tapsDesc, peersDesc,
-		servicesDesc, socketsDesc, connsDesc, problemsDesc, ageDesc} {
+		servicesDesc, socketsDesc, connsDesc, problemsDesc, sourceDesc, ageDesc} {
 		ch <- d
 	}
 }
@@ -129,6 +141,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for severity, n := range problems {
 		gauge(problemsDesc, float64(n), severity)
 	}
+	gauge(sourceDesc, a.source.Health().Age.Seconds())
 	gauge(ageDesc, time.Since(a.progress.lastUpdated()).Seconds())
 }
 

@@ -21,7 +21,8 @@ func doctorCommand() *cli.Command {
 			"Changes nothing. Exits with 1 when it finds an error.",
 		Flags: []cli.Flag{
 			socketFlag(&o.Socket),
-			&cli.StringFlag{Name: "api-server", Usage: "`URL` of an API server", EnvVars: []string{"TAPESTRY_API_SERVER"}, Destination: &o.APIServer},
+			&cli.StringFlag{Name: "api-server", Usage: "`URL` of an API server", DefaultText: "the agent's", Destination: &o.APIServer},
+			&cli.StringFlag{Name: "api-server-name", Usage: "`NAME` that its certificate is for", DefaultText: "the address", Destination: &o.ServerName},
 			&cli.StringFlag{Name: "credentials", Usage: "`DIR` with the files token and ca.crt", Value: "/var/run/secrets/kubernetes.io/serviceaccount", Destination: &o.Credentials},
 			outputFlag(&output),
 		},

@@ -76,7 +76,7 @@ func askAgent(ctx context.Context, socket string) (s nodeStatus, err error) {
 	defer cancel()
 	c := cni.Client{Path: socket}
 	if s.Status, err = c.Status(ctx); err != nil {
-		return s, fmt.Errorf("%w: does the agent run on this node, and does it listen at --socket %s?", err, socket)
+		return s, fmt.Errorf("%w: does the agent run on this node, and does it listen at --socket %s? It does once it knows the cluster; until then /readyz on its health port says what is missing", err, socket)
 	}
 	if s.Detail, err = c.Detail(ctx); err != nil {
 		return s, err

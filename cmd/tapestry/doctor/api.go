@@ -25,7 +25,7 @@ func askAPI(ctx context.Context, o Options) *API {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
 	a := &API{Server: o.APIServer}
-	client, token, err := apiClient(o.Credentials)
+	client, token, err := apiClient(o.Credentials, o.ServerName)
 	if err != nil {
 		a.Error = err.Error()
 		return a
@@ -63,7 +63,7 @@ func askAPI(ctx context.Context, o Options) *API {
 	return a
 }
 
-func apiClient(dir string) (*http.Client, string, error) {
+func apiClient(dir, serverName string) (*http.Client, string, error) {
 	token, err := os.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
 		return nil, "", fmt.Errorf("there are no credentials: %w", err)
@@ -76,7 +76,7 @@ func apiClient(dir string) (*http.Client, string, error) {
 	if !pool.AppendCertsFromPEM(ca) {
 		return nil, "", fmt.Errorf("%s has no certificate", filepath.Join(dir, "ca.crt"))
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: serverName, MinVersion: tls.VersionTLS12}}
 	return &http.Client{Transport: transport}, strings.TrimSpace(string(token)), nil
 }
 

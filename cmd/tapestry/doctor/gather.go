@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -22,8 +23,10 @@ import (
 type Options struct {
 	// Socket is the agent's.
 	Socket string
-	// APIServer is a URL, "" for none.
+	// APIServer is a URL; "" for the agent's, where there are credentials for it.
 	APIServer string
+	// ServerName is what its certificate is for; "" for the address.
+	ServerName string
 	// Credentials is a directory with the files token and ca.crt.
 	Credentials string
 }
@@ -48,6 +51,9 @@ func Gather(ctx context.Context, o Options) *Facts {
 		for _, a := range f.Agent.DNS {
 			f.DNS = append(f.DNS, DNS{a, text(askDNS(ctx, a))})
 		}
+	}
+	if _, err := os.Stat(filepath.Join(o.Credentials, "token")); o.APIServer == "" && err == nil && f.Agent != nil {
+		o.APIServer = f.Agent.APIServer
 	}
 	if o.APIServer != "" {
 		f.API = askAPI(ctx, o)
