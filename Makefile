@@ -11,11 +11,11 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers ci clean
+.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries e2e-kubernetes ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-11s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-19s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
 build: ## build bin/tapestry
@@ -71,6 +71,22 @@ peers: ## build bin/peers: Caddy and CoreDNS, which bench compares with
 	@mkdir -p $(BIN)/peers
 	$(GO) -C bench/peers vet ./...
 	CGO_ENABLED=0 $(GO) -C bench/peers build -ldflags '-s -w' -o $(abspath $(BIN))/peers/ ./caddy ./coredns
+
+# A real Kubernetes on this machine, in a module of its own: test/kubernetes/README.md.
+KLAB       = $(BIN)/kubernetes/klab
+# The flags of test/kubernetes/build: others would compile all of Kubernetes once more.
+KUBEGO     = CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" $(GO) -C test/kubernetes
+# Options of klab conformance, as --focus EXPRESSION.
+CONFORMANCEFLAGS ?=
+
+kubernetes-binaries: ## build bin/kubernetes: control plane, kubelet, kubectl, the official tests (cold 10 minutes, warm 10 seconds)
+	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes
+
+e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests
+	$(KLAB) down && $(KLAB) up && trap '$(KLAB) down' EXIT && \
+	  $(KLAB) apply && \
+	  $(KUBEGO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
+	  $(KLAB) conformance $(CONFORMANCEFLAGS)
 
 ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
 	.ci/run

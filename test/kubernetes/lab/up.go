@@ -1,0 +1,268 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"tapestry.dev/tapestry/test/kubernetes/image"
+	"tapestry.dev/tapestry/test/kubernetes/node"
+)
+
+// Up brings up a new cluster, and returns when all nodes are registered. They are not Ready: there is no network yet.
+// After an error nothing is left but the logs.
+func (l Lab) Up(ctx context.Context, o Options) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("nodes with their own containerd need root: run this as root")
+	}
+	group, err := l.cgroups()
+	if err != nil {
+		return err
+	}
+	if pids, err := group.processes(); err != nil {
+		return err
+	} else if len(pids) > 0 {
+		return fmt.Errorf("the cluster in %s is up: take it down with \"klab down\"", l.Work)
+	}
+	for _, program := range []string{"containerd", "ctr", "runc", "nsenter"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%w: install the packages that test/kubernetes/README.md names", err)
+		}
+	}
+	archive, err := l.pack()
+	if err != nil {
+		return fmt.Errorf("pack the images: %w", err)
+	}
+	if err := os.RemoveAll(l.Dir()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(l.Dir(), 0o755); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Down())
+		}
+	}()
+	began := time.Now()
+	u := &upping{Lab: l, options: o, group: group, archive: archive}
+	if err := u.nodes(); err != nil {
+		return err
+	}
+	if err := u.controlPlane(); err != nil {
+		return err
+	}
+	if err := u.registered(ctx); err != nil {
+		return err
+	}
+	slog.Info("the nodes are registered", "took", time.Since(began).Round(10*time.Millisecond))
+	return nil
+}
+
+// pack gives the archive of the images that every cluster needs.
+func (l Lab) pack() (string, error) {
+	images, err := image.Cache(l.Cache()).Kubernetes(l.Bin)
+	if err != nil {
+		return "", err
+	}
+	return image.Archive(l.Images(), "kubernetes", images)
+}
+
+// upping is a lab on its way up.
+type upping struct {
+	Lab
+	options Options
+	group   cgroups
+	archive string
+	state   State
+	// ended are all processes that should not end.
+	ended []<-chan error
+}
+
+// nodes starts what holds the namespaces, connects these, and lets the nodes begin: they make ready while the control plane
+// starts, and then wait for it.
+func (u *upping) nodes() error {
+	var err error
+	if u.state.Made, err = node.MakeMountPoints(); err != nil {
+		return err
+	}
+	outside, err := u.hold(u.group, "outside", HoldArgument, syscall.CLONE_NEWNET)
+	if err != nil {
+		return err
+	}
+	u.ended = append(u.ended, outside.done)
+	u.state.Outside = outside.cmd.Process.Pid
+	var starting []*waiting
+	for i := 1; i <= u.options.Nodes; i++ {
+		name := fmt.Sprintf("node-%d", i)
+		w, err := u.startNode(u.group, name)
+		if err != nil {
+			return err
+		}
+		starting = append(starting, w)
+		u.ended = append(u.ended, w.done)
+		u.state.Nodes = append(u.state.Nodes, Node{Name: name, Addrs: nodeAddrs(i, u.options.DualStack), PID: w.cmd.Process.Pid})
+	}
+	// Before anything takes time: Down and the other commands go by it.
+	if err := u.write(u.state); err != nil {
+		return err
+	}
+	ns, err := namespaceOf(u.state.Outside)
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	bridge, err := makeBridge(ns, u.options.DualStack)
+	if err != nil {
+		return err
+	}
+	for i, n := range u.state.Nodes {
+		if err := connect(ns, bridge, n); err != nil {
+			return err
+		}
+		err := starting[i].begin(node.Config{
+			Name: n.Name, Addrs: n.Addrs,
+			Dir: u.nodeDir(n.Name), Images: filepath.Join(u.Work, "containerd", n.Name),
+			Bin: u.Bin, ControlPlane: u.controlPlaneDir(),
+			Cgroup: "/" + filepath.Join(u.cgroup(), n.Name), Archives: []string{u.archive},
+			ClusterDNS: ClusterDNS, Upstream: Gateway, Forward: u.options.Forward,
+		})
+		if err != nil {
+			return fmt.Errorf("begin %s: %w", n.Name, err)
+		}
+	}
+	return outside.begin(nil)
+}
+
+// controlPlane starts it, and waits until its controllers work.
+func (u *upping) controlPlane() error {
+	cmd, err := u.controlPlaneCommand(u.state, u.options.DualStack)
+	if err != nil {
+		return err
+	}
+	done, err := u.start(cmd, u.group, "controlplane")
+	if err != nil {
+		return err
+	}
+	u.ended = append(u.ended, done)
+	u.state.ControlPlane = cmd.Process.Pid
+	if err := u.write(u.state); err != nil {
+		return err
+	}
+	return u.until(time.Minute, "the control plane is not ready", func() error {
+		_, err := os.Stat(filepath.Join(u.controlPlaneDir(), "ready"))
+		return err
+	})
+}
+
+func (l Lab) controlPlaneCommand(s State, dual bool) (*exec.Cmd, error) {
+	services, pods := serviceCIDR, podCIDR
+	if dual {
+		services, pods = services+","+serviceCIDR6, pods+","+podCIDR6
+	}
+	var nodes []string
+	for _, n := range s.Nodes {
+		nodes = append(nodes, n.Name+"="+strings.Join(n.Addrs, "+"))
+	}
+	argv, err := s.In(s.Nodes[0].Name, filepath.Join(l.Bin, "controlplane"), "up",
+		"-dir", l.controlPlaneDir(), "-bind", "0.0.0.0", "-advertise", s.Nodes[0].Addrs[0], "-port", strconv.Itoa(APIPort),
+		"-service-cidr", services, "-pod-cidr", pods, "-nodes", strings.Join(nodes, ","))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
+}
+
+// registered waits for the Nodes of all kubelets.
+func (u *upping) registered(ctx context.Context) error {
+	args := []string{"get", "--output=name"}
+	for _, n := range u.state.Nodes {
+		args = append(args, "node/"+n.Name)
+	}
+	return u.until(2*time.Minute, "not all nodes are registered", func() error {
+		argv, err := u.KubectlCommand(u.state, args...)
+		if err != nil {
+			return err
+		}
+		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+		}
+		return nil
+	})
+}
+
+// until tries every 100 ms, as long as all processes live.
+func (u *upping) until(timeout time.Duration, what string, try func() error) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(timeout); ; <-tick.C {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		for _, e := range u.ended {
+			select {
+			case err := <-e:
+				return err
+			default:
+			}
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s after %v: %w (logs in %s)", what, timeout, err, u.Dir())
+		}
+	}
+}
+
+// KubectlCommand runs kubectl as administrator, in the first node's network.
+func (l Lab) KubectlCommand(s State, args ...string) ([]string, error) {
+	return s.In(s.Nodes[0].Name, append([]string{l.Kubectl(), "--kubeconfig", l.Kubeconfig()}, args...)...)
+}
+
+// Down ends all processes of the lab, and removes its cgroups and what else it made outside of Work. Logs stay until the
+// next Up, the images of the nodes and the caches longer. It works after whatever has happened, and on a lab that is not up.
+func (l Lab) Down() error {
+	group, err := l.cgroups()
+	if err != nil {
+		return err
+	}
+	if err := group.kill(); err != nil {
+		return err
+	}
+	if err := group.remove(); err != nil {
+		return err
+	}
+	s, err := l.State()
+	if err == nil {
+		for _, dir := range s.Made {
+			// What others have put there since stays.
+			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+				slog.Warn("a mount point stays", "error", err)
+			}
+		}
+	}
+	if err := os.Remove(l.stateFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Large, or with secrets in it.
+	dirs, err := filepath.Glob(filepath.Join(l.Dir(), "node-*", "var-lib-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(dirs, l.controlPlaneDir()) {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
