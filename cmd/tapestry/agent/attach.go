@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"tapestry.dev/tapestry/kube/cni"
@@ -92,6 +94,12 @@ func (a *agent) attachHost(it keeper.Item) error {
 	var m hostport.Meta
 	if err := json.Unmarshal(it.Meta, &m); err != nil {
 		return err
+	}
+	want := hostport.Addrs(a.config.Load().PodCIDRs)
+	slices.SortFunc(want, netip.Addr.Compare)
+	slices.SortFunc(m.Addrs, netip.Addr.Compare)
+	if !slices.Equal(m.Addrs, want) {
+		return fmt.Errorf("the host Port has the addresses %v, and the node's ranges are such that it should have %v: let the init step put it right, by deleting the agent's pod", m.Addrs, want)
 	}
 	return a.attachDevice(netstack.PortConfig{Name: hostKey, Kind: netstack.HostPort, MAC: tap.HostMAC, Addrs: m.Addrs}, it.File)
 }
