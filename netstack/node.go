@@ -207,6 +207,9 @@ func (n *Node) Local(a netip.Addr) bool {
 	return n.ports.table.Load().byAddr[packet.AddrFrom(a)] != nil
 }
 
+// Attached reports whether there is a Port of that name. One whose device has gone is there no longer.
+func (n *Node) Attached(name string) bool { return n.ports.table.Load().byName[name] != nil }
+
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (n *Node) Run(ctx context.Context) { n.flows.Run(ctx) }
 

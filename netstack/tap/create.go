@@ -14,6 +14,9 @@ import (
 
 const device = "/dev/net/tun"
 
+// ErrExists tells that there is an interface of that name already.
+var ErrExists = errors.New("an interface of that name exists already")
+
 // Create makes a TAP in ns, brings it up with all that c says, and returns a descriptor with virtio-net header and
 // offloads on. The caller owns it; without c.Persist the device goes with its last duplicate. It needs CAP_NET_ADMIN
 // over the namespace. On an error nothing new is left behind.
@@ -46,7 +49,7 @@ func create(c Config) (f *os.File, err error) {
 	old, err := h.LinkByName(c.Name)
 	switch {
 	case err == nil && !c.Reuse:
-		return nil, errors.New("an interface of that name exists already")
+		return nil, ErrExists
 	case err == nil && old.Type() != "tuntap":
 		return nil, fmt.Errorf("an interface of that name exists already and is a %s", old.Type())
 	case err == nil:
