@@ -1,0 +1,155 @@
+package ipam
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Reserved reports whether an address of a podCIDR is no pod's: the network's own, the gateway's, the host Port's, and IPv4's
+// broadcast address.
+func Reserved(cidr netip.Prefix, a netip.Addr) bool {
+	host := cidr.Masked().Addr().Next().Next()
+	return a.Compare(host) <= 0 || a.Is4() && !cidr.Contains(a.Next())
+}
+
+// Capacity is how many pods a podCIDR has addresses for; the result is capped at 1<<30.
+func Capacity(cidr netip.Prefix) int {
+	bits := cidr.Addr().BitLen() - cidr.Bits()
+	if bits > 30 {
+		return 1 << 30
+	}
+	reserved := 3
+	if cidr.Addr().Is4() {
+		reserved = 4
+	}
+	return max(0, 1<<bits-reserved)
+}
+
+// ParseAddrs reads addresses separated by commas, at most one of each family, as the annotation tapestry.dev/pod-ips has
+// them.
+func ParseAddrs(text string) ([]netip.Addr, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var list []netip.Addr
+	for part := range strings.SplitSeq(text, ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(part))
+		if err != nil || a.Zone() != "" {
+			return nil, fmt.Errorf("%q is not an address: expected one like 10.244.1.5", strings.TrimSpace(part))
+		}
+		a = a.Unmap()
+		for _, b := range list {
+			if a.Is4() == b.Is4() {
+				return nil, fmt.Errorf("%s is a second address of its family: a pod has at most one IPv4 and one IPv6 address", a)
+			}
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+// chooser is what a choice depends on. Its funcs are pure for the time of a choice.
+type chooser struct {
+	ranges []netip.Prefix
+	// last is the address of a range that was given out last; the zero Addr when none was.
+	last func(netip.Prefix) netip.Addr
+	// held reports that a Lease or somebody else has the address.
+	held func(netip.Addr) bool
+	// rests is how long the address has to rest still; 0 for not at all.
+	rests func(netip.Addr) time.Duration
+}
+
+// choose gives one address of each range, in their order. want are fixed ones, which need not rest.
+func (c *chooser) choose(want []netip.Addr) ([]netip.Addr, error) {
+	if len(c.ranges) == 0 {
+		return nil, errNoRange
+	}
+	for _, a := range want {
+		if err := c.allowed(a); err != nil {
+			return nil, err
+		}
+	}
+	var list []netip.Addr
+	for _, r := range c.ranges {
+		a := netip.Addr{}
+		for _, w := range want {
+			if r.Contains(w) {
+				a = w
+			}
+		}
+		if !a.IsValid() {
+			var err error
+			if a, err = c.next(r); err != nil {
+				return nil, err
+			}
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+// allowed says what is wrong with a fixed address.
+func (c *chooser) allowed(a netip.Addr) error {
+	for _, r := range c.ranges {
+		if !r.Contains(a) {
+			continue
+		}
+		if Reserved(r, a) {
+			return fmt.Errorf("address %s is kept for the node itself, like the ends and the first two addresses of every podCIDR: choose another", a)
+		}
+		if c.held(a) {
+			return fmt.Errorf("address %s: %w", a, ErrTaken)
+		}
+		return nil
+	}
+	return fmt.Errorf("address %s is outside of this node's pod ranges %v: choose an address inside, and let the pod run on that node only", a, c.ranges)
+}
+
+// next is the first free address behind the last one, around the end of the range.
+func (c *chooser) next(r netip.Prefix) (netip.Addr, error) {
+	first := r.Masked().Addr().Next().Next().Next()
+	start := c.last(r)
+	if start = start.Next(); !r.Contains(start) || Reserved(r, start) {
+		start = first
+	}
+	if !r.Contains(first) || Reserved(r, first) {
+		return netip.Addr{}, &FullError{Range: r}
+	}
+	full := &FullError{Range: r}
+	for a := start; ; {
+		switch rest := c.rests(a); {
+		case c.held(a):
+		case rest == 0:
+			return a, nil
+		case full.Resting == 0 || rest < full.Wait:
+			full.Wait = rest
+			fallthrough
+		default:
+			full.Resting++
+		}
+		if a = a.Next(); !r.Contains(a) || Reserved(r, a) {
+			a = first
+		}
+		if a == start {
+			return netip.Addr{}, full
+		}
+	}
+}
+
+// FullError tells that a range has no free address.
+type FullError struct {
+	Range netip.Prefix
+	// Resting counts addresses that were released a moment ago, and the first of them is free again after Wait.
+	Resting int
+	Wait    time.Duration
+}
+
+func (e *FullError) Error() string {
+	s := fmt.Sprintf("no address of %s is free: pods hold %d", e.Range, Capacity(e.Range)-e.Resting)
+	if e.Resting > 0 {
+		s += fmt.Sprintf(" and %d were released a moment ago, the first of which can be had in %s", e.Resting, e.Wait.Round(time.Second))
+	}
+	return s + "; delete pods, or give the node a larger podCIDR"
+}
