@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
@@ -317,13 +318,17 @@ func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectM
 }
 
 // PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod that is
-// not known yet is asked for at the API server, as long as ctx allows.
+// not known yet is asked for at the API server, as long as ctx allows; one that the server does not know asks for none: it is a
+// static pod, which the kubelet has told nobody of so far.
 func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
 	if p := c.pods.get(namespace, name); p != nil {
 		return p.Annotations[kube.PodIPsAnnotation], nil
 	}
 	p := &corev1.Pod{}
 	err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Into(p)
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("look for the annotation %s of pod %s/%s: %w", kube.PodIPsAnnotation, namespace, name, err)
 	}

@@ -433,7 +433,12 @@ func TestPodIPs(t *testing.T) {
 	if requests := s.Requests(); len(requests) != 1 || requests[0] != "GET pods/late" {
 		t.Errorf("requests %q", requests)
 	}
-	if _, err := v.PodIPs(t.Context(), "x", "none"); err == nil || !strings.Contains(err.Error(), "pod x/none") {
+	if got, err := v.PodIPs(t.Context(), "x", "none"); err != nil || got != "" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := v.PodIPs(ctx, "x", "none"); err == nil || !strings.Contains(err.Error(), "pod x/none") {
 		t.Errorf("got %v", err)
 	}
 }

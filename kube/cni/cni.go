@@ -24,7 +24,47 @@ type Pod struct {
 	MAC string `json:"mac,omitempty"`
 	// MTU is that of the pod's interface, in bytes.
 	MTU int `json:"mtu,omitempty"`
+
+	// What follows is said by the CNI executable only.
+
+	// Network is the name of the CNI network. Where it is given, the addresses are those of a lease, which Prepare made.
+	Network string `json:"network,omitempty"`
+	// IfName is the interface's name inside of the sandbox, and Netns the path of its namespace, for the reader of a log.
+	IfName string `json:"ifname,omitempty"`
+	Netns  string `json:"netns,omitempty"`
+	// PortMappings are ports of the node that belong to the pod.
+	PortMappings []PortMapping `json:"portMappings,omitempty"`
+	// Bandwidth is what the runtime asks to limit the pod to.
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
+
+// PortMapping is one hostPort, as the capability portMappings of CNI has it.
+type PortMapping struct {
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+	// Protocol is "tcp", "udp" or "sctp", in any case.
+	Protocol string `json:"protocol"`
+	// HostIP is the address of the node; empty for all.
+	HostIP string `json:"hostIP,omitempty"`
+}
+
+// Bandwidth are limits in bits per second, and how many bits may come at once; 0 for no limit. It is the capability bandwidth of
+// CNI, seen from the pod: what it receives is ingress.
+type Bandwidth struct {
+	IngressRate  uint64 `json:"ingressRate,omitempty"`
+	IngressBurst uint64 `json:"ingressBurst,omitempty"`
+	EgressRate   uint64 `json:"egressRate,omitempty"`
+	EgressBurst  uint64 `json:"egressBurst,omitempty"`
+}
+
+// Attachment names one interface of one container, as CNI does.
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// Attachment is the pod's.
+func (p *Pod) Attachment() Attachment { return Attachment{p.ContainerID, p.IfName} }
 
 func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
 
@@ -46,6 +86,10 @@ type Stats struct {
 	// Flows counts tracked flows by state; FlowsFull those that found no room.
 	Flows     map[string]int `json:"flows,omitempty"`
 	FlowsFull uint64         `json:"flowsFull,omitempty"`
+	// Pods counts those attached; Leases the addresses' that are held, and Resting the addresses that were released a moment ago.
+	Pods    int `json:"pods"`
+	Leases  int `json:"leases"`
+	Resting int `json:"resting"`
 	// Taps counts the TAPs by the offloads in use, as "csum,tso4,tso6,uso" or "none".
 	Taps map[string]int `json:"taps,omitempty"`
 	// Verdicts and Drops count packets, a superframe as one; Link counts datagrams and packets of the tunnel.
@@ -66,9 +110,48 @@ type Attacher interface {
 	Stats(ctx context.Context) (Stats, error)
 }
 
+// Allocator is what the agent does for the CNI executable besides. It is called like an Attacher.
+type Allocator interface {
+	// Prepare gives a pod what its interface is to be like: Addrs, MAC and MTU. want.Addrs are fixed ones that the runtime
+	// asks for. Called again it gives the same. What was prepared and is not attached for a while is given up; Attacher.Del gives it up at once.
+	Prepare(ctx context.Context, want Pod) (Prepared, error)
+	// Check gives the pod as it was attached. The error wraps ErrNotAttached when it is not.
+	Check(ctx context.Context, pod Pod) (Pod, error)
+	// Collect detaches, and releases the addresses of, what is on the network and not in valid.
+	Collect(ctx context.Context, network string, valid []Attachment) error
+}
+
+// Prepared is the answer of Prepare.
+type Prepared struct {
+	Pod
+	// Attached: the pod is attached already, by an ADD before this one.
+	Attached bool `json:"attached,omitempty"`
+}
+
+// Errors that mean something to a client. What wraps one in the agent wraps it in the client.
+var (
+	// ErrUnavailable tells that the agent cannot be reached at the moment. It comes from the client alone.
+	ErrUnavailable = errors.New("the agent of this node cannot be reached")
+	// ErrTryLater tells of something that passes.
+	ErrTryLater = errors.New("try again later")
+	// ErrNotAttached tells that the agent does not have the pod.
+	ErrNotAttached = errors.New("the pod is not attached")
+)
+
 func (p *Pod) checkNames() error {
 	if p.Namespace == "" || p.Name == "" {
 		return errors.New("a pod needs a namespace and a name")
+	}
+	return nil
+}
+
+// checkAttachment judges a pod whose container has to be named.
+func (p *Pod) checkAttachment() error {
+	if err := p.checkNames(); err != nil {
+		return err
+	}
+	if p.ContainerID == "" || p.IfName == "" || p.Network == "" {
+		return errors.New("an attachment needs a network, a container and the name of an interface")
 	}
 	return nil
 }

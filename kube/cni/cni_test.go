@@ -225,11 +225,11 @@ func TestBadRequests(t *testing.T) {
 		files   int
 		want    string
 	}{
-		{request{opAdd, &p}, 0, "expected the descriptor of one TAP, got 0 descriptors"},
-		{request{opAdd, &p}, 2, "expected the descriptor of one TAP, got 2 descriptors"},
-		{request{opAdd, nil}, 1, "no pod was described"},
-		{request{opDel, nil}, 1, "no pod was named"},
-		{request{"check", &p}, 1, `unknown request "check"`},
+		{request{Op: opAdd, Pod: &p}, 0, "expected the descriptor of one TAP, got 0 descriptors"},
+		{request{Op: opAdd, Pod: &p}, 2, "expected the descriptor of one TAP, got 2 descriptors"},
+		{request{Op: opAdd}, 1, "no pod was described"},
+		{request{Op: opDel}, 1, "no pod was named"},
+		{request{Op: "prepare", Pod: &p}, 1, `unknown request "prepare"`},
 		{"garbage", 1, "not a message"},
 		{map[string]any{"op": "add", "pod": map[string]any{"addrs": []string{"10.0.0.300"}}}, 1, "not a message"},
 	} {

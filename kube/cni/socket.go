@@ -8,30 +8,48 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tapestry.dev/tapestry/netstack/keeper/fdpass"
 )
 
 // The requests.
 const (
-	opAdd    = "add"
-	opDel    = "del"
-	opStatus = "status"
-	opStats  = "stats"
-	opDetail = "detail"
+	opAdd     = "add"
+	opDel     = "del"
+	opStatus  = "status"
+	opStats   = "stats"
+	opDetail  = "detail"
+	opPrepare = "prepare"
+	opCheck   = "check"
+	opCollect = "gc"
 )
 
 type request struct {
 	Op  string `json:"op"`
 	Pod *Pod   `json:"pod,omitempty"`
+	// Of gc.
+	Network string       `json:"network,omitempty"`
+	Valid   []Attachment `json:"valid,omitempty"`
 }
 
 type answer struct {
-	Error  string  `json:"error,omitempty"`
-	Status *Status `json:"status,omitempty"`
-	Stats  *Stats  `json:"stats,omitempty"`
-	Detail *Detail `json:"detail,omitempty"`
+	Error string `json:"error,omitempty"`
+	// Kind is which error of kinds the error wraps.
+	Kind   string    `json:"kind,omitempty"`
+	Status *Status   `json:"status,omitempty"`
+	Stats  *Stats    `json:"stats,omitempty"`
+	Detail *Detail   `json:"detail,omitempty"`
+	Pod    *Prepared `json:"pod,omitempty"`
+}
+
+var kinds = map[string]error{"try-later": ErrTryLater, "not-attached": ErrNotAttached}
+
+func kindOf(err error) string {
+	for kind, target := range kinds {
+		if errors.Is(err, target) {
+			return kind
+		}
+	}
+	return ""
 }
 
 // addTime is how long an Attacher may take; kubelet gives a CNI plugin longer.
@@ -46,6 +64,8 @@ func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path)
 // Server answers on the agent's socket.
 type Server struct {
 	Attacher Attacher
+	// Allocator may be nil, for an agent whose pods come with their addresses.
+	Allocator Allocator
 	// Detail tells people about the node; it may take seconds. Nil: they are told that this agent cannot.
 	Detail  func(context.Context) (Detail, error)
 	Options Options
@@ -68,7 +88,7 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 		}
 		a, err := s.answer(ctx, &r, fds)
 		if err != nil {
-			a.Error = err.Error()
+			a.Error, a.Kind = err.Error(), kindOf(err)
 		}
 		if c.Answer(a) != nil {
 			return
@@ -109,6 +129,38 @@ func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, err
 		d, err := s.Detail(ctx)
 		return answer{Detail: &d}, err
 	}
+	if s.Allocator == nil {
+		return answer{}, fmt.Errorf("unknown request %q", r.Op)
+	}
+	return s.answerAllocator(ctx, r)
+}
+
+func (s *Server) answerAllocator(ctx context.Context, r *request) (answer, error) {
+	switch r.Op {
+	case opPrepare, opCheck:
+		if r.Pod == nil {
+			return answer{}, fmt.Errorf("%s: no pod was named", r.Op)
+		}
+		if err := r.Pod.checkAttachment(); err != nil {
+			return answer{}, fmt.Errorf("%s: %w", r.Op, err)
+		}
+		var p Prepared
+		var err error
+		if r.Op == opPrepare {
+			p, err = s.Allocator.Prepare(ctx, *r.Pod)
+		} else {
+			p.Pod, err = s.Allocator.Check(ctx, *r.Pod)
+		}
+		if err != nil {
+			return answer{}, fmt.Errorf("%s pod %s: %w", r.Op, r.Pod, err)
+		}
+		return answer{Pod: &p}, nil
+	case opCollect:
+		if r.Network == "" {
+			return answer{}, errors.New("gc: no network was named")
+		}
+		return answer{}, s.Allocator.Collect(ctx, r.Network, r.Valid)
+	}
 	return answer{}, fmt.Errorf("unknown request %q", r.Op)
 }
 
@@ -131,81 +183,4 @@ func (s *Server) add(ctx context.Context, pod *Pod, fds []int) error {
 		return fmt.Errorf("attach pod %s: %w", pod, err)
 	}
 	return nil
-}
-
-// Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that
-// is there.
-type Client struct {
-	Path string
-}
-
-// Add has the agent attach a pod. tap stays the caller's, who may close it afterwards.
-func (c *Client) Add(ctx context.Context, pod Pod, tap *os.File) error {
-	fd, err := fdpass.Dup(tap)
-	if err != nil {
-		return fmt.Errorf("attach pod %s: %w", &pod, err)
-	}
-	defer unix.Close(fd)
-	_, err = c.call(ctx, request{opAdd, &pod}, fd)
-	return err
-}
-
-// Del has the agent detach a pod.
-func (c *Client) Del(ctx context.Context, pod Pod) error {
-	_, err := c.call(ctx, request{opDel, &pod})
-	return err
-}
-
-// Status asks the agent how it is.
-func (c *Client) Status(ctx context.Context) (Status, error) {
-	a, err := c.call(ctx, request{Op: opStatus})
-	if err != nil {
-		return Status{}, err
-	}
-	if a.Status == nil {
-		return Status{}, errors.New("the agent answered without a status")
-	}
-	return *a.Status, nil
-}
-
-// Stats asks the agent what it holds and has counted.
-func (c *Client) Stats(ctx context.Context) (Stats, error) {
-	a, err := c.call(ctx, request{Op: opStats})
-	if err != nil {
-		return Stats{}, err
-	}
-	if a.Stats == nil {
-		return Stats{}, errors.New("the agent answered without its stats")
-	}
-	return *a.Stats, nil
-}
-
-// Detail asks the agent about its node, for people.
-func (c *Client) Detail(ctx context.Context) (Detail, error) {
-	a, err := c.call(ctx, request{Op: opDetail})
-	if err != nil {
-		return Detail{}, err
-	}
-	if a.Detail == nil {
-		return Detail{}, errors.New("the agent answered without the detail")
-	}
-	return *a.Detail, nil
-}
-
-func (c *Client) call(ctx context.Context, r request, fds ...int) (answer, error) {
-	conn, err := fdpass.Dial(ctx, c.Path)
-	if err != nil {
-		return answer{}, fmt.Errorf("connect to the agent: %w", err)
-	}
-	defer conn.Close()
-	var a answer
-	got, err := conn.Call(ctx, r, &a, fds...)
-	fdpass.CloseAll(got)
-	if err != nil {
-		return answer{}, fmt.Errorf("ask the agent to %s: %w", r.Op, err)
-	}
-	if a.Error != "" {
-		return answer{}, errors.New(a.Error)
-	}
-	return a, nil
 }

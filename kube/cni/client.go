@@ -1,0 +1,128 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+)
+
+// Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that
+// is there.
+type Client struct {
+	Path string
+}
+
+// Add has the agent attach a pod. tap stays the caller's, who may close it afterwards.
+func (c *Client) Add(ctx context.Context, pod Pod, tap *os.File) error {
+	fd, err := fdpass.Dup(tap)
+	if err != nil {
+		return fmt.Errorf("attach pod %s: %w", &pod, err)
+	}
+	defer unix.Close(fd)
+	_, err = c.call(ctx, request{Op: opAdd, Pod: &pod}, fd)
+	return err
+}
+
+// Del has the agent detach a pod.
+func (c *Client) Del(ctx context.Context, pod Pod) error {
+	_, err := c.call(ctx, request{Op: opDel, Pod: &pod})
+	return err
+}
+
+// Status asks the agent how it is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	a, err := c.call(ctx, request{Op: opStatus})
+	if err != nil {
+		return Status{}, err
+	}
+	if a.Status == nil {
+		return Status{}, errors.New("the agent answered without a status")
+	}
+	return *a.Status, nil
+}
+
+// Stats asks the agent what it holds and has counted.
+func (c *Client) Stats(ctx context.Context) (Stats, error) {
+	a, err := c.call(ctx, request{Op: opStats})
+	if err != nil {
+		return Stats{}, err
+	}
+	if a.Stats == nil {
+		return Stats{}, errors.New("the agent answered without its stats")
+	}
+	return *a.Stats, nil
+}
+
+// Detail asks the agent about its node, for people.
+func (c *Client) Detail(ctx context.Context) (Detail, error) {
+	a, err := c.call(ctx, request{Op: opDetail})
+	if err != nil {
+		return Detail{}, err
+	}
+	if a.Detail == nil {
+		return Detail{}, errors.New("the agent answered without the detail")
+	}
+	return *a.Detail, nil
+}
+
+// Prepare asks for addresses, MAC and MTU of a pod, and what Allocator.Prepare says besides.
+func (c *Client) Prepare(ctx context.Context, want Pod) (Prepared, error) {
+	return c.pod(ctx, opPrepare, want)
+}
+
+// Check asks for the pod as it was attached; the error wraps ErrNotAttached when it is not.
+func (c *Client) Check(ctx context.Context, pod Pod) (Pod, error) {
+	p, err := c.pod(ctx, opCheck, pod)
+	return p.Pod, err
+}
+
+func (c *Client) pod(ctx context.Context, op string, pod Pod) (Prepared, error) {
+	a, err := c.call(ctx, request{Op: op, Pod: &pod})
+	if err != nil {
+		return Prepared{}, err
+	}
+	if a.Pod == nil {
+		return Prepared{}, errors.New("the agent answered without a pod")
+	}
+	return *a.Pod, nil
+}
+
+// Collect has the agent let go of all attachments of the network but those in valid.
+func (c *Client) Collect(ctx context.Context, network string, valid []Attachment) error {
+	_, err := c.call(ctx, request{Op: opCollect, Network: network, Valid: valid})
+	return err
+}
+
+func (c *Client) call(ctx context.Context, r request, fds ...int) (answer, error) {
+	conn, err := fdpass.Dial(ctx, c.Path)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer conn.Close()
+	var a answer
+	got, err := conn.Call(ctx, r, &a, fds...)
+	fdpass.CloseAll(got)
+	switch {
+	case err != nil && ctx.Err() == nil: // it went away while it was asked
+		return answer{}, fmt.Errorf("%w: %s: %w", ErrUnavailable, r.Op, err)
+	case err != nil:
+		return answer{}, fmt.Errorf("ask the agent to %s: %w", r.Op, err)
+	case a.Error != "":
+		return answer{}, &remoteError{a.Error, kinds[a.Kind]}
+	}
+	return a, nil
+}
+
+// remoteError is an error of the agent.
+type remoteError struct {
+	message string
+	kind    error // of kinds, or nil
+}
+
+func (e *remoteError) Error() string { return e.message }
+func (e *remoteError) Unwrap() error { return e.kind }

@@ -1,0 +1,252 @@
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// Name is what the executable's file and the type in a network configuration are called.
+const Name = "tapestry-cni"
+
+// Codes of STATUS (specification 1.1.0, section "Error"), which the library does not name.
+const (
+	errNotAvailable uint = 50 // pods cannot be added
+	errLimited      uint = 51 // nor may those that there are be reached
+)
+
+// How long the agent may take, in all.
+const (
+	addTime   = 25 * time.Second
+	otherTime = 10 * time.Second
+	retry     = 20 * time.Millisecond
+)
+
+// Main does what the environment says, as the specification has it, and returns the status to exit with.
+func Main() int {
+	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
+		Add: add, Del: del, Check: check, GC: collect, Status: status,
+	}, version.All, Name+": makes the interfaces of pods for Tapestry, a userspace network for Kubernetes")
+	if err == nil {
+		return 0
+	}
+	if perr := err.Print(); perr != nil {
+		fmt.Fprintln(os.Stderr, perr)
+	}
+	return 1
+}
+
+// call is one run of the executable for one attachment.
+type call struct {
+	conf  *config
+	args  *skel.CmdArgs
+	pod   cni.Pod
+	agent *cni.Client
+}
+
+func newCall(args *skel.CmdArgs) (*call, error) {
+	conf, err := readConfig(args.StdinData)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{conf: conf, args: args, agent: &cni.Client{Path: conf.Socket}}
+	c.pod, err = conf.pod(args)
+	return c, err
+}
+
+func add(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), addTime)
+	defer cancel()
+	if err := c.add(ctx); err != nil {
+		return explain("add pod "+c.pod.String(), err)
+	}
+	return c.print()
+}
+
+func (c *call) add(ctx context.Context) error {
+	ns, err := c.namespace()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var p cni.Prepared
+	err = c.patiently(ctx, func() (err error) {
+		p, err = c.agent.Prepare(ctx, c.pod)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	c.pod = p.Pod
+	if p.Attached && c.inspect(ns) == nil {
+		return nil
+	}
+	if err := c.attach(ctx, ns); err != nil {
+		// The agent may have attached it and only its answer be missing; the next attempt is another TAP.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = c.agent.Del(ctx, c.pod)
+		return err
+	}
+	return nil
+}
+
+// attach makes the interface and hands it over.
+func (c *call) attach(ctx context.Context, ns *tap.Namespace) error {
+	conf, err := c.tap()
+	if err != nil {
+		return err
+	}
+	f, err := tap.Create(ns, conf)
+	if errors.Is(err, tap.ErrExists) {
+		if err = tap.Remove(ns, conf.Name); err == nil { // of an ADD that went half the way
+			f, err = tap.Create(ns, conf)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if limit := c.limit(); limit.Bits > 0 {
+		if err := tap.Limit(ns, conf.Name, limit); err != nil {
+			return err
+		}
+	}
+	return c.patiently(ctx, func() error { return c.agent.Add(ctx, c.pod, f) })
+}
+
+// patiently calls f again while the agent is away, as long as the configuration says.
+func (c *call) patiently(ctx context.Context, f func() error) error {
+	end := time.Now().Add(c.conf.patience())
+	tick := time.NewTicker(retry)
+	defer tick.Stop()
+	for {
+		err := f()
+		if !errors.Is(err, cni.ErrUnavailable) || !time.Now().Before(end) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func del(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), otherTime)
+	defer cancel()
+	err = c.agent.Del(ctx, c.pod)
+	if errors.Is(err, cni.ErrUnavailable) {
+		fmt.Fprintf(os.Stderr, "delete pod %s: %v; the next agent will find out that it is gone\n", &c.pod, err)
+		err = nil
+	}
+	return explain("delete pod "+c.pod.String(), errors.Join(err, c.removeTAP()))
+}
+
+// removeTAP deletes what is left in the pod's namespace, if there still is one.
+func (c *call) removeTAP() error {
+	if c.args.Netns == "" {
+		return nil
+	}
+	ns, err := c.namespace()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoNamespace) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return tap.Remove(ns, c.args.IfName)
+}
+
+func check(args *skel.CmdArgs) error {
+	c, err := newCall(args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), otherTime)
+	defer cancel()
+	return explain("check pod "+c.pod.String(), c.check(ctx))
+}
+
+func (c *call) check(ctx context.Context) error {
+	ns, err := c.namespace()
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if c.pod, err = c.agent.Check(ctx, c.pod); err != nil {
+		return err
+	}
+	return errors.Join(c.inspect(ns), c.checkResult())
+}
+
+func status(args *skel.CmdArgs) error {
+	conf, err := readConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), otherTime)
+	defer cancel()
+	st, err := (&cni.Client{Path: conf.Socket}).Status(ctx)
+	if err != nil {
+		return types.NewError(errLimited, err.Error(), adviceAway)
+	}
+	if !st.Ready {
+		return types.NewError(errNotAvailable, "the agent is not ready for pods yet", strings.Join(st.Problems, "; "))
+	}
+	return nil
+}
+
+func collect(args *skel.CmdArgs) error {
+	conf, err := readConfig(args.StdinData)
+	if err != nil {
+		return err
+	}
+	valid, err := conf.valid()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), otherTime)
+	defer cancel()
+	return explain("collect what is left of network "+conf.Name, (&cni.Client{Path: conf.Socket}).Collect(ctx, conf.Name, valid))
+}
+
+const adviceAway = "see that the agent of this node runs; the runtime will try again"
+
+// explain makes an error that the specification has a code for.
+func explain(what string, err error) error {
+	var known *types.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, cni.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		return types.NewError(types.ErrTryAgainLater, what+": "+err.Error(), adviceAway)
+	case errors.Is(err, cni.ErrTryLater):
+		return types.NewError(types.ErrTryAgainLater, what+": "+err.Error(), "")
+	}
+	return types.NewError(types.ErrInternal, what+": "+err.Error(), "")
+}
