@@ -39,6 +39,7 @@ func Run(args []string) int {
 			nodeinit.HostPort(),
 			nodeinit.Directories(),
 			nodeinit.Pause(),
+			cniCommand(),
 			labCommand(),
 			demoCommand(),
 			benchCommand(),
