@@ -48,6 +48,7 @@ type agentConfig struct {
 	externalIPs  bool
 	logLevel     string
 	source       sourceConfig
+	addressRest  time.Duration
 	offloads     offloads
 }
 
@@ -73,6 +74,7 @@ func Command() *cli.Command {
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
+			&cli.DurationFlag{Name: "address-rest", Usage: "give a pod's address to another pod only after `TIME`", Value: time.Minute, Destination: &c.addressRest},
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez, /readyz and /metrics on, empty for not", Value: ":10256", Destination: &c.healthAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
@@ -107,6 +109,7 @@ type agent struct {
 	nodePorts *nodeport.Proxy
 	ingress   *ingress.Gateway
 	resolvers resolvers
+	pods      *pods
 	// balancers answers the load balancers of Services whose external traffic policy is Local.
 	balancers *healthcheck.Server
 	started   chan struct{}
@@ -143,6 +146,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if err := a.adopt(items); err != nil {
 		return err
 	}
+	if err := a.openPods(); err != nil {
+		return err
+	}
+	defer a.pods.leases.Close()
 	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the tunnel, the
 	// stack and DNS, never waits for that.
 	loops := runtime.GOMAXPROCS(0)
@@ -179,7 +186,12 @@ func (a *agent) serve(ctx context.Context) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return (&cni.Server{Attacher: attacher{a}, Detail: a.detail}).Serve(ctx, listener) })
+	server := &cni.Server{
+		Attacher: attacher{a}, Allocator: a.pods, Detail: a.detail,
+		Options: cni.Options{UIDs: []uint32{0, uint32(os.Geteuid())}, Log: a.log}, // container runtimes run as root
+	}
+	group.Go(func() error { return server.Serve(ctx, listener) })
+	group.Go(func() error { a.pods.run(ctx); return ctx.Err() })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	for addr, serve := range map[string]func(context.Context, net.Listener) error{
 		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,

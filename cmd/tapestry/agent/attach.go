@@ -3,13 +3,14 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack"
@@ -67,27 +68,21 @@ func (a *agent) adopt(items []keeper.Item) error {
 
 // attachKept attaches the TAPs that were there before this agent.
 func (a *agent) attachKept(items []keeper.Item) {
+	var ofPods []keeper.Item
 	for _, it := range items {
-		var err error
 		switch {
 		case it.Key == hostKey:
-			err = a.attachHost(it)
-		case strings.HasPrefix(it.Key, podKey):
-			var pod cni.Pod
-			if err = json.Unmarshal(it.Meta, &pod); err == nil {
-				err = a.attachPod(pod, it.File)
+			if err := a.attachHost(it); err != nil {
+				a.log.Error("the host's TAP was not attached", "err", err)
+				_ = it.File.Close()
 			}
 		case strings.HasPrefix(it.Key, keeper.ListenPrefix):
 			_ = it.File.Close() // hostListener gets its own
-			continue
-		default:
-			continue
-		}
-		if err != nil {
-			a.log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
-			_ = it.File.Close()
+		case strings.HasPrefix(it.Key, podKey):
+			ofPods = append(ofPods, it)
 		}
 	}
+	a.pods.restore(ofPods)
 }
 
 func (a *agent) attachHost(it keeper.Item) error {
@@ -127,46 +122,32 @@ func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
 	return nil
 }
 
-// attacher is what the agent's socket does.
+// detach implements ports.
+func (a *agent) detach(name string) { a.node.Detach(name) }
+
+// attached implements ports.
+func (a *agent) attached(name string) bool { return a.node.Attached(name) }
+
+// local implements ports.
+func (a *agent) local(ip netip.Addr) bool { return a.node.Local(ip) }
+
+// openPods reads the journal of addresses.
+func (a *agent) openPods() (err error) {
+	a.pods, err = newPods(podsOptions{
+		journal: filepath.Join(a.agentConfig.state, "addresses"), rest: a.addressRest, ports: a, holder: a.kept,
+		config: a.config.Load, fixed: a.source.PodIPs, now: time.Now, log: a.log,
+	})
+	return err
+}
+
+// attacher is what the agent's socket does besides what pods does.
 type attacher struct{ a *agent }
 
-var _ cni.Attacher = attacher{}
-
-// Add implements cni.Attacher. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
-func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error {
-	for _, ip := range pod.Addrs {
-		c := t.a.config.Load()
-		own := false
-		for _, cidr := range c.PodCIDRs {
-			own = own || cidr.Contains(ip)
-		}
-		if !own {
-			return fmt.Errorf("attach pod %s: address %s is outside of this node's pod ranges %v", pod.String(), ip, c.PodCIDRs)
-		}
-	}
-	if _, err := tap.Check(f); err != nil {
-		return fmt.Errorf("attach pod %s: %w", pod.String(), err)
-	}
-	meta, err := json.Marshal(pod)
-	if err != nil {
-		return err
-	}
-	key := podKey + pod.String()
-	if err := t.a.kept.Put(key, meta, f); err != nil {
-		return fmt.Errorf("attach pod %s: %w", pod.String(), err)
-	}
-	t.a.node.Detach(pod.String()) // a sandbox of the pod that was there before
-	if err := t.a.attachPod(pod, f); err != nil {
-		return errors.Join(err, t.a.kept.Delete(key))
-	}
-	return nil
-}
+// Add implements cni.Attacher.
+func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error { return t.a.pods.add(pod, f) }
 
 // Del implements cni.Attacher.
-func (t attacher) Del(_ context.Context, pod cni.Pod) error {
-	t.a.node.Detach(pod.String())
-	return t.a.kept.Delete(podKey + pod.String())
-}
+func (t attacher) Del(_ context.Context, pod cni.Pod) error { return t.a.pods.del(pod) }
 
 // Status implements cni.Attacher.
 func (t attacher) Status(context.Context) (cni.Status, error) {

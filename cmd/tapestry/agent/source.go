@@ -26,7 +26,8 @@ type source interface {
 	Publish(kube.NodeStatus)
 	// Report tells the authors of objects what is wrong with them.
 	Report(objs *kube.Objects, shared, own []kube.Problem)
-	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none.
+	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and for a pod
+	// that is not known.
 	PodIPs(ctx context.Context, namespace, name string) (string, error)
 	Health() cluster.Health
 }
@@ -168,7 +169,7 @@ func (d *directory) PodIPs(_ context.Context, namespace, name string) (string, e
 			return p.Annotations[kube.PodIPsAnnotation], nil
 		}
 	}
-	return "", errors.New("there is no pod " + namespace + "/" + name + " among the manifests")
+	return "", nil
 }
 
 // Health implements source.

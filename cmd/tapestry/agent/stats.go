@@ -16,6 +16,7 @@ func (t attacher) Stats(context.Context) (cni.Stats, error) {
 	node, link := a.node.Stats(), a.mesh.Stats()
 	s := cni.Stats{
 		Goroutines: runtime.NumGoroutine(), HeapBytes: mem.HeapAlloc,
+		Pods: len(a.pods.list()), Leases: len(a.pods.leases.Held()), Resting: a.pods.leases.Resting(),
 		Flows: map[string]int{}, FlowsFull: a.flows.Stats().Full,
 		Taps: map[string]int{}, Verdicts: node.Verdicts, Drops: node.Drops,
 		Link: map[string]uint64{

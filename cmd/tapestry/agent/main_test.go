@@ -1,0 +1,40 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/kube/cni/plugin"
+	"tapestry.dev/tapestry/test/userns"
+)
+
+// roleVar in the environment makes the test program an agent or a CNI plugin.
+const roleVar = "TAPESTRY_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	userns.Maybe()
+	switch os.Getenv(roleVar) {
+	case "agent":
+		app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
+		if err := app.RunContext(context.Background(), append([]string{"tapestry", "agent"}, os.Args[1:]...)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "plugin":
+		os.Exit(plugin.Main())
+	}
+	userns.Main(tests{m})
+}
+
+// tests remove the plugin that they have built.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	defer os.Remove(builtPlugin())
+	return t.M.Run()
+}

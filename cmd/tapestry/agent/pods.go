@@ -1,0 +1,413 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/kube/ipam"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+const (
+	// prepareTime is how long addresses wait for the interface that was announced.
+	prepareTime = 2 * time.Minute
+	// lookupTime is for finding out what a pod's annotation says.
+	lookupTime = 5 * time.Second
+	// reviewTime is how often is looked for what nobody has told of.
+	reviewTime = 20 * time.Second
+)
+
+// ports is what the packet path does for pods.
+type ports interface {
+	attachPod(pod cni.Pod, f *os.File) error
+	detach(name string)
+	// attached reports whether a Port of that name is there; one whose device has gone is not.
+	attached(name string) bool
+	// local reports whether some Port has the address.
+	local(a netip.Addr) bool
+}
+
+// holder is the keeper.
+type holder interface {
+	Put(key string, meta json.RawMessage, f *os.File) error
+	Delete(key string) error
+}
+
+// podsOptions are what pods needs of the agent.
+type podsOptions struct {
+	journal string        // file of the addresses
+	rest    time.Duration // of an address between two pods
+	ports   ports
+	holder  holder
+	// config is that of the packet path, as it is at the moment.
+	config func() *netstack.Config
+	// fixed looks up the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod without, or that is not known.
+	fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
+	now   func() time.Time
+	log   *slog.Logger
+}
+
+// pods are the node's attached pods, their addresses, and those that are on the way. It is what the agent's socket does.
+type pods struct {
+	podsOptions
+	leases *ipam.Leases
+
+	mu       sync.Mutex // held over each change as a whole
+	attached map[string]cni.Pod
+	prepared map[ipam.Key]time.Time // since when a lease waits for its Port
+}
+
+func newPods(o podsOptions) (*pods, error) {
+	p := &pods{podsOptions: o, attached: map[string]cni.Pod{}, prepared: map[ipam.Key]time.Time{}}
+	var damage string
+	var err error
+	p.leases, damage, err = ipam.Open(o.journal, ipam.Options{
+		Ranges: func() []netip.Prefix { return o.config().PodCIDRs },
+		Rest:   o.rest, InUse: o.ports.local, Now: o.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if damage != "" {
+		o.log.Warn("addresses of pods were forgotten; those of attached pods are known from the keeper", "damage", damage)
+	}
+	return p, nil
+}
+
+func leaseKey(pod *cni.Pod) ipam.Key {
+	return ipam.Key{ContainerID: pod.ContainerID, IfName: pod.IfName}
+}
+
+// kept names a pod's item in the keeper, where its meta tells who it is.
+func keptKey(pod *cni.Pod) string {
+	key := podKey + pod.String()
+	if len(key) > keeper.MaxKey {
+		sum := sha256.Sum256([]byte(pod.String()))
+		key = podKey + hex.EncodeToString(sum[:])
+	}
+	return key
+}
+
+// restore attaches the TAPs that the agent before had, and makes the journal agree with them.
+func (p *pods) restore(items []keeper.Item) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var known []ipam.Lease
+	for _, it := range items {
+		var pod cni.Pod
+		err := json.Unmarshal(it.Meta, &pod)
+		if err == nil {
+			err = p.ports.attachPod(pod, it.File)
+		}
+		switch {
+		case err == nil:
+			p.attached[pod.String()] = pod
+			if pod.Network != "" {
+				known = append(known, ipam.Lease{
+					Key: leaseKey(&pod), Network: pod.Network, Namespace: pod.Namespace, Name: pod.Name, Addrs: pod.Addrs,
+				})
+			}
+			continue
+		case errors.Is(err, unix.EBADFD): // TUNGETIFF of a device that is no more
+			p.log.Info("a pod went while no agent ran", "pod", pod.String(), "container", pod.ContainerID)
+			err = errors.Join(p.holder.Delete(it.Key), p.leases.Release(leaseKey(&pod)))
+			if err != nil {
+				p.log.Error("what a pod had was not given back", "pod", pod.String(), "err", err)
+			}
+		default:
+			p.log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
+		}
+		_ = it.File.Close()
+	}
+	missing, err := p.leases.Keep(known)
+	if missing > 0 {
+		p.log.Warn("addresses of attached pods were not in the journal, and are now", "pods", missing)
+	}
+	if err != nil {
+		p.log.Error("the journal of addresses is not up to date", "err", err)
+	}
+	now := p.now()
+	for _, l := range p.leases.Held() {
+		if _, ok := p.findLocked(l.Key); !ok {
+			p.prepared[l.Key] = now
+		}
+	}
+}
+
+// findLocked gives the pod that is attached with this container's interface.
+func (p *pods) findLocked(k ipam.Key) (cni.Pod, bool) {
+	for _, pod := range p.attached {
+		if k.ContainerID != "" && leaseKey(&pod) == k {
+			return pod, true
+		}
+	}
+	return cni.Pod{}, false
+}
+
+var (
+	_ cni.Attacher  = (*attacher)(nil)
+	_ cni.Allocator = (*pods)(nil)
+)
+
+// Prepare implements cni.Allocator.
+func (p *pods) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, error) {
+	fixed, err := p.fixedAddrs(ctx, &want)
+	if err != nil {
+		return cni.Prepared{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := leaseKey(&want)
+	for _, pod := range p.attached {
+		switch {
+		case pod.ContainerID != want.ContainerID:
+		case pod.IfName == want.IfName && pod.String() == want.String():
+			want.Addrs, want.MAC, want.MTU = pod.Addrs, pod.MAC, pod.MTU
+			return cni.Prepared{Pod: want, Attached: true}, nil
+		default:
+			return cni.Prepared{}, fmt.Errorf("the container is attached already, with %s as pod %s: a pod has one interface of this network", pod.IfName, pod.String())
+		}
+	}
+	c := p.config()
+	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(c.PodCIDRs, l.Addrs)) {
+		// The node's range changed since, so they would lead to another node.
+		if err := p.leases.Release(key); err != nil {
+			p.log.Error("the journal of addresses is not up to date", "err", err)
+		}
+	}
+	l, err := p.leases.Acquire(ipam.Lease{Key: key, Network: want.Network, Namespace: want.Namespace, Name: want.Name, Addrs: fixed})
+	var full *ipam.FullError
+	switch {
+	case errors.As(err, &full), errors.Is(err, ipam.ErrTaken), errors.Is(err, unix.ENOSPC):
+		return cni.Prepared{}, fmt.Errorf("%w: %w", cni.ErrTryLater, err)
+	case err != nil:
+		return cni.Prepared{}, err
+	}
+	p.prepared[key] = p.now()
+	mac := podMAC(l.Addrs[0])
+	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), c.MTU
+	return cni.Prepared{Pod: want}, nil
+}
+
+// fixedAddrs are those that the runtime or else the pod's annotation asks for.
+func (p *pods) fixedAddrs(ctx context.Context, want *cni.Pod) ([]netip.Addr, error) {
+	if len(want.Addrs) > 0 {
+		return want.Addrs, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	annotation, err := p.fixed(ctx, want.Namespace, want.Name)
+	if err != nil {
+		return nil, fmt.Errorf("%w: find out whether the pod has fixed addresses: %w", cni.ErrTryLater, err)
+	}
+	list, err := ipam.ParseAddrs(annotation)
+	if err != nil {
+		return nil, fmt.Errorf("metadata.annotations[tapestry.dev/pod-ips]: %w", err)
+	}
+	return list, nil
+}
+
+// podMAC derives a locally administered unicast address, so that one address of a node always has the same.
+func podMAC(a netip.Addr) packet.MAC {
+	if a.Is4() {
+		b := a.As4()
+		return packet.MAC{0x0a, 0x58, b[0], b[1], b[2], b[3]}
+	}
+	h := sha256.Sum256(a.AsSlice())
+	return packet.MAC{0x0a, 0x59, h[0], h[1], h[2], h[3]}
+}
+
+func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
+	return !slices.ContainsFunc(addrs, func(a netip.Addr) bool {
+		return !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(a) })
+	})
+}
+
+// add attaches a pod. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
+func (p *pods) add(pod cni.Pod, f *os.File) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ranges := p.config().PodCIDRs; !within(ranges, pod.Addrs) {
+		return fmt.Errorf("%w: of the addresses %v some are outside of this node's pod ranges %v", cni.ErrTryLater, pod.Addrs, ranges)
+	}
+	key := leaseKey(&pod)
+	if pod.Network != "" {
+		if l, ok := p.leases.Get(key); !ok || !slices.Equal(l.Addrs, pod.Addrs) {
+			// A DEL came first, whose ADD was given up; or it took too long.
+			return fmt.Errorf("%w: its addresses %v were given up meanwhile", cni.ErrTryLater, pod.Addrs)
+		}
+	}
+	if _, err := tap.Check(f); err != nil {
+		return err
+	}
+	meta, err := json.Marshal(pod)
+	if err != nil {
+		return err
+	}
+	if err := p.holder.Put(keptKey(&pod), meta, f); err != nil {
+		return err
+	}
+	p.dropLocked(pod.String()) // a sandbox of the pod that was there before
+	if err := p.ports.attachPod(pod, f); err != nil {
+		return errors.Join(err, p.holder.Delete(keptKey(&pod)))
+	}
+	p.attached[pod.String()] = pod
+	delete(p.prepared, key)
+	return nil
+}
+
+// dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is still to come.
+func (p *pods) dropLocked(name string) {
+	p.ports.detach(name)
+	old, ok := p.attached[name]
+	delete(p.attached, name)
+	if !ok {
+		return
+	}
+	if _, held := p.leases.Get(leaseKey(&old)); held {
+		p.prepared[leaseKey(&old)] = p.now()
+	}
+}
+
+// del detaches a pod and releases its addresses. It leaves alone a later sandbox of the same pod.
+func (p *pods) del(pod cni.Pod) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.delLocked(&pod)
+}
+
+func (p *pods) delLocked(pod *cni.Pod) error {
+	key := leaseKey(pod)
+	cur, ok := p.attached[pod.String()]
+	if other, found := p.findLocked(key); found {
+		cur, ok = other, true
+	}
+	var err error
+	if !ok || pod.ContainerID == "" || cur.ContainerID == "" || cur.ContainerID == pod.ContainerID {
+		if !ok {
+			cur = *pod // the keeper may have what was not attached
+		}
+		p.ports.detach(cur.String())
+		delete(p.attached, cur.String())
+		if err = p.holder.Delete(keptKey(&cur)); err != nil {
+			err = fmt.Errorf("have the keeper let go: %w", err)
+		}
+		p.releaseLocked(leaseKey(&cur))
+	}
+	p.releaseLocked(key)
+	return err
+}
+
+func (p *pods) releaseLocked(k ipam.Key) {
+	delete(p.prepared, k)
+	if err := p.leases.Release(k); err != nil { // it counts, and is written later
+		p.log.Error("the journal of addresses is not up to date", "err", err)
+	}
+}
+
+// Check implements cni.Allocator.
+func (p *pods) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	cur, ok := p.findLocked(leaseKey(&pod))
+	if !ok || !p.ports.attached(cur.String()) {
+		return cni.Pod{}, cni.ErrNotAttached
+	}
+	if l, ok := p.leases.Get(leaseKey(&cur)); cur.Network != "" && (!ok || !slices.Equal(l.Addrs, cur.Addrs)) {
+		return cni.Pod{}, fmt.Errorf("the journal does not have its addresses %v", cur.Addrs)
+	}
+	return cur, nil
+}
+
+// Collect implements cni.Allocator.
+func (p *pods) Collect(_ context.Context, network string, valid []cni.Attachment) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keep := map[ipam.Key]bool{}
+	for _, v := range valid {
+		keep[ipam.Key(v)] = true
+	}
+	var errs []error
+	for _, pod := range p.listLocked() {
+		if pod.Network == network && !keep[leaseKey(&pod)] {
+			p.log.Warn("collecting a pod that the runtime does not have", "pod", pod.String(), "container", pod.ContainerID)
+			errs = append(errs, p.delLocked(&pod))
+		}
+	}
+	for _, l := range p.leases.Held() {
+		if l.Network == network && !keep[l.Key] {
+			p.log.Warn("collecting addresses of a pod that the runtime does not have", "pod", l.Namespace+"/"+l.Name, "container", l.ContainerID, "addrs", l.Addrs)
+			p.releaseLocked(l.Key)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pods) listLocked() []cni.Pod {
+	var list []cni.Pod
+	for _, pod := range p.attached {
+		list = append(list, pod)
+	}
+	return list
+}
+
+// list gives the attached pods, with what the runtime said of them.
+func (p *pods) list() []cni.Pod {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.listLocked()
+}
+
+// review lets go of pods whose TAP was deleted, which is how a DEL looks that no agent was there to hear of, and of addresses
+// that were prepared and have waited too long for their pod.
+func (p *pods) review() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pod := range p.listLocked() {
+		if p.ports.attached(pod.String()) {
+			continue
+		}
+		p.log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)
+		if err := p.delLocked(&pod); err != nil {
+			p.log.Error("a pod was not detached whole", "pod", pod.String(), "err", err)
+		}
+	}
+	now := p.now()
+	for k, since := range p.prepared {
+		if now.Sub(since) >= prepareTime {
+			p.log.Warn("addresses were prepared for a pod that did not come", "container", k.ContainerID)
+			p.releaseLocked(k)
+		}
+	}
+}
+
+// run reviews from time to time, until ctx is done.
+func (p *pods) run(ctx context.Context) {
+	tick := time.NewTicker(reviewTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			p.review()
+		case <-ctx.Done():
+			return
+		}
+	}
+}

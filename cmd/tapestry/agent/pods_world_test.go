@@ -1,0 +1,294 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// patience is for what must happen and takes long on a busy machine.
+const patience = 30 * time.Second
+
+const nodeManifest = `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDRs: [%s]}
+status: {addresses: [{type: InternalIP, address: 172.31.0.1}]}
+`
+
+// node is one with a keeper here, an agent in a process of its own, and whatever a container runtime is.
+type node struct {
+	t      testing.TB
+	dir    string
+	keeper *keeper.Keeper
+	client *cni.Client
+	exe    string // the CNI plugin
+
+	mu    sync.Mutex
+	agent *exec.Cmd
+}
+
+func newNode(t testing.TB) *node {
+	t.Helper()
+	n := &node{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
+	n.client = &cni.Client{Path: filepath.Join(n.dir, "agent.sock")}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: netlink.NewIPNet(netip.MustParseAddr("172.31.0.1").AsSlice())}); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"manifests", "state"} {
+		if err := os.Mkdir(filepath.Join(n.dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.setRange("10.244.1.0/24", "fd00:10:244:1::/64")
+	ln, err := keeper.Listen(filepath.Join(n.dir, "keeper.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.keeper.Serve(ctx, ln, keeper.Options{}) }()
+	t.Cleanup(func() {
+		n.kill()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		n.keeper.Close()
+	})
+	return n
+}
+
+func (n *node) setRange(cidrs ...string) {
+	n.t.Helper()
+	n.manifest("node.yaml", fmt.Sprintf(nodeManifest, `"`+strings.Join(cidrs, `", "`)+`"`))
+}
+
+// manifest replaces a file whole.
+func (n *node) manifest(name, content string) {
+	n.t.Helper()
+	tmp := filepath.Join(n.dir, name)
+	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(n.dir, "manifests", name)); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// start starts an agent, and does not wait for it.
+func (n *node) start() {
+	n.t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	cmd := exec.Command("/proc/self/exe", "--node", "n1", "--manifests", filepath.Join(n.dir, "manifests"), "--state", filepath.Join(n.dir, "state"),
+		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--flows", "4096",
+		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--ingress-http", "", "--ingress-https", "")
+	cmd.Env = append(os.Environ(), roleVar+"=agent")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.agent = cmd
+}
+
+// kill ends the agent as the kernel would.
+func (n *node) kill() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.agent != nil {
+		_ = n.agent.Process.Kill()
+		_ = n.agent.Wait()
+		n.agent = nil
+	}
+}
+
+// ended waits for an agent that ends by itself.
+func (n *node) ended() {
+	n.t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	gone := time.AfterFunc(patience, func() { _ = n.agent.Process.Signal(syscall.SIGQUIT) })
+	defer gone.Stop()
+	_ = n.agent.Wait()
+	n.agent = nil
+}
+
+// ready waits for the agent.
+func (n *node) ready() {
+	n.t.Helper()
+	n.until("the agent is ready", func() bool {
+		s, err := n.client.Status(n.t.Context())
+		return err == nil && s.Ready
+	})
+}
+
+func (n *node) until(what string, cond func() bool) {
+	n.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); !cond(); <-tick.C {
+		if time.Now().After(end) {
+			n.t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// sandbox is a pod's.
+type sandbox struct {
+	*node
+	ns        *tap.Namespace
+	container string
+	pod       string
+	prev      string // what ADD answered
+	extra     string // further fields of the network configuration, each with a comma before it
+}
+
+func (n *node) sandbox(container, pod string) *sandbox {
+	n.t.Helper()
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { ns.Close() })
+	return &sandbox{node: n, ns: ns, container: container, pod: pod}
+}
+
+func (s *sandbox) path() string {
+	rc, err := s.ns.File().SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var path string
+	if err := rc.Control(func(fd uintptr) { path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd) }); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// pluginError is what the plugin says.
+type pluginError struct {
+	Code         uint
+	Msg, Details string
+}
+
+func (e *pluginError) Error() string {
+	return fmt.Sprintf("code %d: %s (%s)", e.Code, e.Msg, e.Details)
+}
+
+// run starts the plugin as a runtime does.
+func (s *sandbox) run(command string) error {
+	prev := ""
+	if s.prev != "" && command != "ADD" {
+		prev = `,"prevResult":` + s.prev
+	}
+	cmd := exec.Command(s.exe)
+	cmd.Env = append(os.Environ(), roleVar+"=plugin", "CNI_COMMAND="+command, "CNI_PATH=/opt/cni/bin",
+		"CNI_CONTAINERID="+s.container, "CNI_NETNS="+s.path(), "CNI_IFNAME=eth0", "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME="+s.pod)
+	cmd.Stdin = strings.NewReader(`{"cniVersion":"1.1.0","name":"net","type":"tapestry-cni","socket":"` + s.client.Path + `"` + s.extra + prev + `}`)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		var e pluginError
+		if jerr := json.Unmarshal(out.Bytes(), &e); jerr != nil {
+			return fmt.Errorf("%s: %w with %q", command, err, out.String())
+		}
+		return &e
+	}
+	if command == "ADD" && err == nil {
+		s.prev = out.String()
+	}
+	return err
+}
+
+func (s *sandbox) works(command string) {
+	s.t.Helper()
+	if err := s.run(command); err != nil {
+		s.t.Errorf("%s of %s: %v", command, s.container, err)
+	}
+}
+
+// addrs are those that ADD told the runtime.
+func (s *sandbox) addrs() string {
+	s.t.Helper()
+	var r struct{ IPs []struct{ Address string } }
+	if err := json.Unmarshal([]byte(s.prev), &r); err != nil {
+		s.t.Fatal(err)
+	}
+	var list []string
+	for _, ip := range r.IPs {
+		list = append(list, ip.Address)
+	}
+	return strings.Join(list, " ")
+}
+
+// has asserts how much the agent and the keeper hold.
+func (n *node) has(pods, leases int) {
+	n.t.Helper()
+	s, err := n.client.Stats(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if s.Pods != pods || s.Leases != leases {
+		n.t.Errorf("the agent has %d pods and %d leases, want %d and %d", s.Pods, s.Leases, pods, leases)
+	}
+	if kept := n.kept(); kept != pods {
+		n.t.Errorf("the keeper has %d pods, want %d", kept, pods)
+	}
+}
+
+func (n *node) kept() (pods int) {
+	n.t.Helper()
+	items, err := n.keeper.List()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, it := range items {
+		it.File.Close()
+		if strings.HasPrefix(it.Key, podKey) {
+			pods++
+		}
+	}
+	return pods
+}
+
+// buildPlugin makes the executable itself: this test program starts ten times as slowly. Where it cannot be built, it is this
+// program.
+var buildPlugin = sync.OnceValue(func() string {
+	exe := builtPlugin()
+	out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
+		return "/proc/self/exe"
+	}
+	return exe
+})
+
+func builtPlugin() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("tapestry-cni-%d", os.Getpid()))
+}
