@@ -24,7 +24,7 @@ var owners = []struct{ path, folder, why string }{
 	{"go.yaml.in/yaml/", "kube/codec", "one decoder says what a file means, and what is wrong with it"},
 	{"github.com/containernetworking/", "kube", "CNI is part of the conversation with Kubernetes"},
 	{"github.com/urfave/cli/", "cmd", "only commands have flags"},
-	{"github.com/prometheus/", "cmd/tapestry/agent", "the data plane counts, the agent tells"},
+	{"github.com/prometheus/", "cmd/tapestry/metrics", "the data plane counts, the agent tells"},
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
 }
 

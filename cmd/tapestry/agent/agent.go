@@ -119,7 +119,7 @@ type agent struct {
 	foundMTU   int          // of the underlay, 0 until it is known
 	foundFor   kube.Objects // the Nodes there were
 
-	progress progress
+	progress health.Progress
 	health   *health.Health
 	table    atomic.Pointer[services.Table]
 	config   atomic.Pointer[netstack.Config]

@@ -27,7 +27,7 @@ var errNotYet = errors.New("no pod can run here yet")
 // the rest is. found are problems that the source has with them.
 func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Problem, items []keeper.Item) (err error) {
 	var result translate.Result
-	end := a.progress.begin()
+	end := a.progress.Begin()
 	defer func() { end(result.Leaving, err) }()
 	mtu := a.underlay(&objs)
 	result = a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu, ExternalIPs: a.externalIPs})
@@ -61,7 +61,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
 	a.nodePorts.Set(nodeport.Ports(table))
 	a.balancers.Set(table.HealthChecks())
-	a.progress.programmed(a.translator.Triggers())
+	a.progress.Triggered(a.translator.Triggers())
 	a.problems.Store(&problems)
 	a.publish(&objs)
 	if first {
@@ -119,7 +119,7 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(a.config.Load(), like) },
 		Logger:      a.log,
 	})
-	a.balancers = healthcheck.New(healthcheck.Options{Healthy: func() bool { return a.progress.alive() == nil }, Logger: a.log})
+	a.balancers = healthcheck.New(healthcheck.Options{Healthy: func() bool { return a.progress.Alive() == nil }, Logger: a.log})
 	a.ingress = ingress.New(ingress.Options{Dial: a.dial, Logger: a.log})
 	return nil
 }

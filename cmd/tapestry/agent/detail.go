@@ -17,7 +17,7 @@ var begun = time.Now()
 func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 	c, table := a.config.Load(), a.table.Load()
 	d := cni.Detail{
-		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.lastUpdated(),
+		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.Updated(),
 		HostPort: a.hasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}

@@ -7,89 +7,21 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"strings"
 
 	"tapestry.dev/tapestry/cmd/tapestry/health"
+	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// stuckTime is how long it may take to bring the node to a snapshot of the cluster, as kube-proxy counts it.
-const stuckTime = time.Minute
-
-// progress is how far the node is behind what it was told of the cluster. The zero value is ready.
-type progress struct {
-	mu      sync.Mutex
-	since   time.Time // since when a snapshot is being applied; zero: none is
-	updated time.Time // when one was applied last
-	leaving bool      // the node is being deleted
-	applied func(took time.Duration, err error)
-	latency func(time.Duration)
-}
-
-// begin tells that a snapshot is being applied, and gives what to call at the end.
-func (p *progress) begin() (end func(leaving bool, err error)) {
-	start := time.Now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.since = start
-	return func(leaving bool, err error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.since, p.leaving = time.Time{}, leaving
-		if err == nil {
-			p.updated = time.Now()
-		}
-		if p.applied != nil {
-			p.applied(time.Since(start), err)
-		}
-	}
-}
-
-// programmed tells that what was triggered at these times is in force.
-func (p *progress) programmed(at []time.Time) {
-	if p.latency == nil {
-		return
-	}
-	for _, t := range at {
-		p.latency(max(0, time.Since(t))) // by the clock of whoever made the slice
-	}
-}
-
-// alive says since when the node is stuck with a snapshot, if it is.
-func (p *progress) alive() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if stuck := time.Since(p.since); !p.since.IsZero() && stuck > stuckTime {
-		return fmt.Errorf("the cluster's state has not been applied for %s", stuck.Truncate(time.Second))
-	}
-	return nil
-}
-
-func (p *progress) eligible() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.leaving
-}
-
-// lastUpdated is when a snapshot was applied last; zero before the first.
-func (p *progress) lastUpdated() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.updated
-}
-
 // newHealth joins what is asked about the agent with what it knows.
 func (a *agent) newHealth() *health.Health {
-	registry := prometheus.NewRegistry()
-	a.register(registry)
+	m := metrics.New(version(), a.sample)
+	a.progress.Synced, a.progress.Programmed = m.Synced, m.Programmed
 	return health.New(health.Options{
-		Alive: a.progress.alive, Eligible: a.progress.eligible, Updated: a.progress.lastUpdated,
-		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}),
+		Alive: a.progress.Alive, Eligible: a.progress.Eligible, Updated: a.progress.Updated,
+		Metrics: m.Handler(),
 		Ready: []health.Check{
 			{Name: "cluster", Run: a.checkStarted},
 			{Name: "keeper", Run: a.checkKeeper},
@@ -118,8 +50,15 @@ func (a *agent) checkStarted(context.Context) error {
 	case <-a.started:
 		return nil
 	default:
-		return errors.New("the cluster's objects are not all known yet, or there is no Node " + a.agentConfig.node + " with a podCIDR among them")
 	}
+	if h := a.source.Health(); len(h.Waiting) > 0 {
+		waiting := errors.New("waiting for " + strings.Join(h.Waiting, ", "))
+		if h.Err != nil {
+			waiting = fmt.Errorf("%w: %w", waiting, h.Err)
+		}
+		return waiting
+	}
+	return fmt.Errorf("there is no Node %s with a podCIDR among the cluster's objects, or not all of them are known yet", a.agentConfig.node)
 }
 
 // checkKeeper asks the keeper for something it does not have: without one, the next agent would begin with nothing.

@@ -14,7 +14,10 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/cmd/tapestry/agent"
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
+	"tapestry.dev/tapestry/cmd/tapestry/doctor"
 	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
+	"tapestry.dev/tapestry/cmd/tapestry/status"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -32,9 +35,9 @@ func Run(args []string) int {
 		HideHelpCommand:      true,
 		Commands: []*cli.Command{
 			agent.Command(),
-			statusCommand(),
-			doctorCommand(),
-			connectivityCommand(),
+			status.Command(),
+			doctor.Command(),
+			connectivity.Command(),
 			keeperCommand(),
 			nodeinit.HostPort(),
 			nodeinit.Directories(),

@@ -1,22 +1,21 @@
-package app
+package connectivity
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
+	"tapestry.dev/tapestry/cmd/tapestry/output"
 	"tapestry.dev/tapestry/kube/stage"
 )
 
-func connectivityCommand() *cli.Command {
+// Command is "tapestry connectivity-test".
+func Command() *cli.Command {
 	var o stage.Options
-	var output, outside string
+	var format, outside string
 	var limit time.Duration
 	var keep bool
 	return &cli.Command{
@@ -31,20 +30,20 @@ func connectivityCommand() *cli.Command {
 			&cli.StringFlag{Name: "outside", Usage: "`HOST:PORT` of an HTTP server beyond the cluster to ask as well", Destination: &outside},
 			&cli.DurationFlag{Name: "timeout", Usage: "give up after `TIME`", Value: 5 * time.Minute, Destination: &limit},
 			&cli.BoolFlag{Name: "keep", Usage: "leave the namespace there", Destination: &keep},
-			outputFlag(&output),
+			output.Flag(&format),
 		},
 		Action: func(ctx *cli.Context) error {
 			o.Say = func(s string) { fmt.Fprintln(ctx.App.ErrWriter, s) }
 			run, cancel := context.WithTimeout(ctx.Context, limit)
 			defer cancel()
-			results, err := testConnectivity(run, o, outside, keep)
+			results, err := test(run, o, outside, keep)
 			if err != nil {
 				return err
 			}
-			if err := printResults(ctx.App.Writer, output, results); err != nil {
+			if err := output.Write(ctx.App.Writer, format, results, func(w io.Writer) error { return printResults(w, results) }); err != nil {
 				return err
 			}
-			if connectivity.Failed(results) > 0 {
+			if Failed(results) > 0 {
 				return cli.Exit("", 1)
 			}
 			return nil
@@ -52,7 +51,7 @@ func connectivityCommand() *cli.Command {
 	}
 }
 
-func testConnectivity(ctx context.Context, o stage.Options, outside string, keep bool) (results []connectivity.Result, err error) {
+func test(ctx context.Context, o stage.Options, outside string, keep bool) (results []Result, err error) {
 	s, err := stage.Setup(ctx, o)
 	if err != nil {
 		return nil, err
@@ -67,16 +66,11 @@ func testConnectivity(ctx context.Context, o stage.Options, outside string, keep
 	if len(s.Nodes) == 1 {
 		o.Say("there is one node that takes pods: nothing between nodes is tried")
 	}
-	return connectivity.Run(ctx, s.Exec, connectivity.Plan(s, outside)), nil
+	return Run(ctx, s.Exec, Plan(s, outside)), nil
 }
 
-func printResults(w io.Writer, format string, results []connectivity.Result) error {
-	if format == "json" {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(results)
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+func printResults(w io.Writer, results []Result) error {
+	t := output.Columns(w)
 	fmt.Fprintln(t, "WAY\tFROM\tTO\tRESULT")
 	for _, r := range results {
 		result := "ok"
@@ -91,7 +85,7 @@ func printResults(w io.Writer, format string, results []connectivity.Result) err
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	failed := connectivity.Failed(results)
+	failed := Failed(results)
 	_, err := fmt.Fprintf(w, "\n%d of %d ways work\n", len(results)-failed, len(results))
 	return err
 }

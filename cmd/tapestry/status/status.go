@@ -1,18 +1,18 @@
-package app
+// Package status asks the agent of a node how it is, and shows the answer.
+package status
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/cmd/tapestry/output"
 	"tapestry.dev/tapestry/kube/cni"
 )
 
@@ -22,18 +22,9 @@ const agentSocket = "/run/tapestry/agent.sock"
 // askTime is how long an agent may take to answer: its checks take a second each.
 const askTime = 10 * time.Second
 
-func socketFlag(to *string) cli.Flag {
+// SocketFlag is --socket.
+func SocketFlag(to *string) cli.Flag {
 	return &cli.StringFlag{Name: "socket", Usage: "`SOCKET` of the agent", Value: agentSocket, Destination: to}
-}
-
-func outputFlag(to *string) cli.Flag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table", Destination: to,
-		Action: func(_ *cli.Context, format string) error {
-			if format != "table" && format != "json" {
-				return fmt.Errorf("--output %q: expected table or json", format)
-			}
-			return nil
-		}}
 }
 
 // nodeStatus is all that an agent tells.
@@ -43,26 +34,21 @@ type nodeStatus struct {
 	Stats  cni.Stats  `json:"stats"`
 }
 
-func statusCommand() *cli.Command {
-	var socket, output string
+// Command is "tapestry status".
+func Command() *cli.Command {
+	var socket, format string
 	return &cli.Command{
 		Name:  "status",
 		Usage: "tell how the network of this node is",
 		Description: "Asks the agent of this node, and exits with 1 when the node is not ready. In a cluster:\n" +
 			"kubectl -n kube-system exec ds/tapestry -- tapestry status",
-		Flags: []cli.Flag{socketFlag(&socket), outputFlag(&output)},
+		Flags: []cli.Flag{SocketFlag(&socket), output.Flag(&format)},
 		Action: func(ctx *cli.Context) error {
 			s, err := askAgent(ctx.Context, socket)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				e := json.NewEncoder(ctx.App.Writer)
-				e.SetIndent("", "  ")
-				err = e.Encode(s)
-			} else {
-				err = printNode(ctx.App.Writer, s, time.Now())
-			}
+			err = output.Write(ctx.App.Writer, format, s, func(w io.Writer) error { return printNode(w, s, time.Now()) })
 			if err == nil && len(s.Detail.Missing) > 0 {
 				return cli.Exit("", 1)
 			}
@@ -88,9 +74,9 @@ func askAgent(ctx context.Context, socket string) (s nodeStatus, err error) {
 // printNode shows a node as aligned tables.
 func printNode(w io.Writer, s nodeStatus, now time.Time) error {
 	d := &s.Detail
-	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	t := output.Columns(w)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("Node", "%s (%s)", s.Node, joinAddrs(d.Addresses))
+	row("Node", "%s (%s)", s.Node, join(d.Addresses))
 	if len(d.Missing) == 0 {
 		row("Ready", "yes")
 	}
@@ -105,8 +91,8 @@ func printNode(w io.Writer, s nodeStatus, now time.Time) error {
 	row("Agent", "%s, for %s", d.Version, duration(now.Sub(d.Started)))
 	row("Objects", "from %s, in force for %s", d.Source, duration(now.Sub(d.Updated)))
 	row("Privileges", "%s", privileges(d))
-	row("Pod ranges", "%s, MTU %d", joinPrefixes(d.PodCIDRs), d.MTU)
-	row("Cluster DNS", "%s", joinAddrs(d.DNS))
+	row("Pod ranges", "%s, MTU %d", join(d.PodCIDRs), d.MTU)
+	row("Cluster DNS", "%s", join(d.DNS))
 	row("Services", "%d with %d endpoints, %d node ports, %d host ports", d.Services, d.Endpoints, d.NodePorts, d.HostPorts)
 	row("Flows", "%s", counts(s.Stats.Flows))
 	row("Drops", "%s", counts(s.Stats.Drops))
@@ -125,13 +111,18 @@ func printNode(w io.Writer, s nodeStatus, now time.Time) error {
 	if len(d.Pods) > 0 {
 		fmt.Fprintln(t, "\nPOD\tADDRESSES\tSENT\tRECEIVED\tLOST\tOFFLOADS")
 		for _, p := range d.Pods {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", p.Name, joinAddrs(p.Addrs), size(p.FromBytes), size(p.ToBytes), p.Lost, p.Offloads)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", p.Name, join(p.Addrs), size(p.FromBytes), size(p.ToBytes), p.Lost, p.Offloads)
 		}
 		if err := t.Flush(); err != nil {
 			return err
 		}
 	}
-	printList(w, "PROBLEMS", s.Problems)
+	if len(s.Problems) > 0 {
+		fmt.Fprintln(w, "\nPROBLEMS")
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintln(w, "  "+p)
+	}
 	return nil
 }
 
@@ -192,4 +183,12 @@ func size(n uint64) string {
 		return fmt.Sprintf("%d B", n)
 	}
 	return fmt.Sprintf("%.1f %s", f, units[i])
+}
+
+func join[T fmt.Stringer](list []T) string {
+	texts := make([]string, len(list))
+	for i, x := range list {
+		texts[i] = x.String()
+	}
+	return strings.Join(texts, ",")
 }

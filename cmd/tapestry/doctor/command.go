@@ -1,37 +1,38 @@
-package app
+package doctor
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/cmd/tapestry/doctor"
+	"tapestry.dev/tapestry/cmd/tapestry/output"
+	"tapestry.dev/tapestry/cmd/tapestry/status"
 )
 
-func doctorCommand() *cli.Command {
-	var o doctor.Options
-	var output string
+// Command is "tapestry doctor".
+func Command() *cli.Command {
+	var o Options
+	var format string
 	return &cli.Command{
 		Name:  "doctor",
 		Usage: "find out what keeps this node's network from working, and say what to do",
 		Description: "Looks at the agent, TAPs, MTU, the way to other nodes, keys, clocks, the API server, DNS and what kube-proxy left behind.\n" +
 			"Changes nothing. Exits with 1 when it finds an error.",
 		Flags: []cli.Flag{
-			socketFlag(&o.Socket),
+			status.SocketFlag(&o.Socket),
 			&cli.StringFlag{Name: "api-server", Usage: "`URL` of an API server", DefaultText: "the agent's", Destination: &o.APIServer},
 			&cli.StringFlag{Name: "api-server-name", Usage: "`NAME` that its certificate is for", DefaultText: "the address", Destination: &o.ServerName},
 			&cli.StringFlag{Name: "credentials", Usage: "`DIR` with the files token and ca.crt", Value: "/var/run/secrets/kubernetes.io/serviceaccount", Destination: &o.Credentials},
-			outputFlag(&output),
+			output.Flag(&format),
 		},
 		Action: func(ctx *cli.Context) error {
-			findings := doctor.Diagnose(doctor.Gather(ctx.Context, o))
-			if err := printFindings(ctx.App.Writer, output, findings); err != nil {
+			findings := Diagnose(Gather(ctx.Context, o))
+			err := output.Write(ctx.App.Writer, format, findings, func(w io.Writer) error { return printFindings(w, findings) })
+			if err != nil {
 				return err
 			}
-			if doctor.Worst(findings) == doctor.Error {
+			if Worst(findings) == Error {
 				return cli.Exit("", 1)
 			}
 			return nil
@@ -39,13 +40,8 @@ func doctorCommand() *cli.Command {
 	}
 }
 
-func printFindings(w io.Writer, format string, findings []doctor.Finding) error {
-	if format == "json" {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(findings)
-	}
-	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+func printFindings(w io.Writer, findings []Finding) error {
+	t := output.Columns(w)
 	for _, f := range findings {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Severity, f.Check, f.Message)
 		if f.Remedy != "" {
