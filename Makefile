@@ -11,7 +11,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries e2e-kubernetes ci clean
+.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test e2e-kubernetes ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -81,6 +81,10 @@ CONFORMANCEFLAGS ?=
 
 kubernetes-binaries: ## build bin/kubernetes: control plane, kubelet, kubectl, the official tests (cold 10 minutes, warm 10 seconds)
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes
+
+api-test: ## have kube/cluster talk to a real control plane, which is built for it (no root; cold 4 minutes)
+	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes controlplane
+	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GO) test $(RACE) -count=1 -v $(TESTFLAGS) ./test/apiserver
 
 e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests
 	$(KLAB) down && $(KLAB) up && trap '$(KLAB) down' EXIT && \

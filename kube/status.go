@@ -18,7 +18,7 @@ type NodeStatus struct {
 	Features []string
 	// Addrs are the node's addresses, for a Node that was written without.
 	Addrs []netip.Addr
-	// Ready says whether the node's network works; Reason is one sentence when it does not.
+	// Ready says whether the node's network works; Reason is one sentence when it does not. Neither: that is not known yet.
 	Ready  bool
 	Reason string
 	// Problems are what the agent sees wrong.

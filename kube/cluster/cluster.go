@@ -295,7 +295,7 @@ func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectM
 	}
 	own := kube.Ref{Kind: "Node", Name: c.Node}
 	for _, s := range append(slices.Clone(c.sources), c.secrets.sources()...) {
-		if err := s.refused(); err != nil && s.optional {
+		if err := s.refused(); err != nil && s.optional && s.name != guardKind { // no guard is what that comes to
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}
 	}

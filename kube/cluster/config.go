@@ -71,7 +71,8 @@ func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
 	c.TLSClientConfig.ServerName = cmp.Or(o.ServerName, c.TLSClientConfig.ServerName)
 	c.UserAgent = "tapestry-agent/" + cmp.Or(o.Version, "development")
-	c.QPS = -1 // what we send is bounded where it is sent
+	c.WarningHandler = rest.NoWarnings{} // they are for authors of objects
+	c.QPS = -1                           // what we send is bounded where it is sent
 	c.ContentType = protobuf
 	c.AcceptContentTypes = protobuf + ",application/json"
 	c.NegotiatedSerializer = codecs.WithoutConversion()

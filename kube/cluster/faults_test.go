@@ -108,7 +108,8 @@ func TestRestored(t *testing.T) {
 		s.Put(service("a"), service("b"), node("n1"))
 		old := s.Save()
 		v := see(t, s)
-		s.Put(service("c"))
+		v.untilNames("Node n1, x/a, x/b") // a watch that has told nothing in its first second is followed by a list anyway
+		s.Put(node("n1"), service("c"))
 		changed := service("b")
 		changed.Spec.Ports[0].Port = 81
 		s.Put(changed)

@@ -15,7 +15,7 @@ import (
 )
 
 // GuardName is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their own.
-const GuardName = "tapestry-own-node"
+const GuardName = "tapestry-agent-own-node"
 
 const guardKind = "ValidatingAdmissionPolicyBindings"
 

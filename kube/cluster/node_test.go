@@ -82,6 +82,13 @@ func TestPublish(t *testing.T) {
 	if c := get().Status.Conditions[1]; c.Status != corev1.ConditionTrue || c.Message != "no path" {
 		t.Errorf("condition %+v", c)
 	}
+	// An agent that starts does not know yet, and leaves what is said.
+	st.Ready, st.Reason, st.PublicKey = false, "", "two"
+	v.Publish(st)
+	eventually(t, "published", func() bool { return get().Annotations[kube.PublicKeyAnnotation] == "two" })
+	if c := get().Status.Conditions[1]; c.Status != corev1.ConditionTrue || c.Message != "no path" {
+		t.Errorf("condition %+v", c)
+	}
 	// Somebody else changes the key.
 	broken := get().DeepCopy()
 	broken.Annotations[kube.PublicKeyAnnotation] = "another's"

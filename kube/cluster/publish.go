@@ -159,6 +159,9 @@ func patchesFor(have *corev1.Node, s *kube.NodeStatus) patches {
 			p.annotations[key] = &value
 		}
 	}
+	if !s.Ready && s.Reason == "" {
+		return p
+	}
 	want := condition(s)
 	i := slices.IndexFunc(have.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == want.Type })
 	if i < 0 || have.Status.Conditions[i] != want {

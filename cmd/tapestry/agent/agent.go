@@ -124,6 +124,7 @@ type agent struct {
 	table    atomic.Pointer[services.Table]
 	config   atomic.Pointer[netstack.Config]
 	problems atomic.Pointer[[]kube.Problem]
+	said     said
 }
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
@@ -193,6 +194,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return server.Serve(ctx, listener) })
 	group.Go(func() error { a.pods.run(ctx); return ctx.Err() })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
+	group.Go(func() error { return a.announce(ctx) })
 	for addr, serve := range map[string]func(context.Context, net.Listener) error{
 		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,
 	} {

@@ -63,7 +63,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	a.balancers.Set(table.HealthChecks())
 	a.progress.Triggered(a.translator.Triggers())
 	a.problems.Store(&problems)
-	a.publish(&objs)
+	a.publish(func(s *said) { s.objs = &objs })
 	if first {
 		close(a.started)
 	}

@@ -1,31 +1,78 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 )
 
+// said is what publish needs to remember.
+type said struct {
+	mu sync.Mutex
+	// mu guards the rest, and has one publish at a time, so that what is said last is what is so.
+	objs   *kube.Objects // of the last snapshot
+	works  bool          // a packet has come through this node
+	reason string        // why none has, once that is certain
+}
+
 // publish tells the other nodes what they need to know of this one, and the authors of objects what is wrong with them.
-func (a *agent) publish(objs *kube.Objects) {
+func (a *agent) publish(change func(*said)) {
+	a.said.mu.Lock()
+	defer a.said.mu.Unlock()
+	change(&a.said)
 	c := a.config.Load()
 	s := kube.NodeStatus{
 		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: a.currentProblems(),
-		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0,
+		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0 && a.said.works,
 	}
-	if !s.Ready {
+	switch {
+	case len(c.PodCIDRs) == 0:
 		s.Reason = "the Node has no podCIDR"
+	case !a.said.works:
+		s.Reason = a.said.reason
 	}
 	if len(c.NodeAddrs) > 0 {
 		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.mesh.Port())
 	}
 	a.source.Publish(s)
-	a.source.Report(objs, *a.problems.Load(), a.ownProblems())
+	a.source.Report(a.said.objs, *a.problems.Load(), a.ownProblems())
+}
+
+// announce says that the node's network works, as soon as a packet has come through it.
+func (a *agent) announce(ctx context.Context) error {
+	// An agent that comes after another says nothing against the node before it is certain.
+	const patience, pause, certain = 2 * time.Second, 100 * time.Millisecond, 10 * time.Second
+	start, complained := time.Now(), false
+	for {
+		try, cancel := context.WithTimeout(ctx, patience)
+		err := a.checkPackets(try)
+		cancel()
+		if err == nil {
+			a.publish(func(s *said) { s.works = true })
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !complained && time.Since(start) > certain {
+			a.log.Error("packets do not come through this node", "err", err)
+			a.publish(func(s *said) { s.reason = "packets do not come through this node: " + err.Error() })
+			complained = true
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
 }
 
 // currentProblems are those of the last snapshot, and what is wrong on this node at the moment.

@@ -1,0 +1,204 @@
+// Package apiserver_test has package kube/cluster talk to a real control plane: etcd, API server and controllers of
+// Kubernetes, in one process that needs no root. Nodes and pods are made up; what follows from them is not.
+//
+// "make api-test" builds the control plane and runs them. Without it they are skipped.
+package apiserver_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// controlPlane is a program that a test starts and stops.
+type controlPlane struct {
+	t    testing.TB
+	dir  string
+	port int
+	run  *exec.Cmd
+	log  bytes.Buffer
+
+	config *rest.Config // of the administrator
+	client
+}
+
+// client does requests with somebody's rights.
+type client struct{ rest *rest.RESTClient }
+
+// program is the control plane's, or the test is skipped.
+func program(t testing.TB) string {
+	path := os.Getenv("TAPESTRY_CONTROL_PLANE")
+	if path == "" {
+		t.Skip("there is no control plane: run make api-test, or name the program in TAPESTRY_CONTROL_PLANE")
+	}
+	return path
+}
+
+// start begins a cluster of its own for the test.
+func start(t testing.TB) *controlPlane {
+	program(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &controlPlane{t: t, dir: t.TempDir(), port: l.Addr().(*net.TCPAddr).Port}
+	_ = l.Close()
+	p.start()
+	t.Cleanup(p.stop)
+	return p
+}
+
+// start returns when the controllers work.
+func (p *controlPlane) start() {
+	p.t.Helper()
+	began := time.Now()
+	p.run = exec.Command(program(p.t), "up", "-dir", p.dir, "-port", fmt.Sprint(p.port), "-scheduler=false")
+	p.run.Stdout, p.run.Stderr = &p.log, &p.log
+	p.run.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.run.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	ready := filepath.Join(p.dir, "ready")
+	until(p.t, "the control plane is ready", func() bool { _, err := os.Stat(ready); return err == nil })
+	p.t.Logf("control plane ready after %v", time.Since(began).Round(10*time.Millisecond))
+	var err error
+	if p.config, err = clientcmd.BuildConfigFromFlags("", p.kubeconfig()); err != nil {
+		p.t.Fatal(err)
+	}
+	p.config.QPS = -1
+	p.config.APIPath, p.config.GroupVersion = "/api", &corev1.SchemeGroupVersion
+	p.config.NegotiatedSerializer = serializer.NewCodecFactory(runtime.NewScheme()).WithoutConversion()
+	if p.rest, err = rest.RESTClientFor(p.config); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// as gives a client with the token in a directory.
+func (p *controlPlane) as(credentials string) client {
+	c := rest.AnonymousClientConfig(p.config)
+	c.BearerTokenFile = filepath.Join(credentials, "token")
+	r, err := rest.RESTClientFor(c)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return client{r}
+}
+
+// stop ends it as a machine does that loses its power: what is written is written.
+func (p *controlPlane) stop() {
+	if p.run == nil {
+		return
+	}
+	_ = p.run.Process.Kill()
+	_ = p.run.Wait()
+	_ = os.Remove(filepath.Join(p.dir, "ready"))
+	p.run = nil
+	if p.t.Failed() {
+		tail := p.log.String()
+		p.t.Logf("control plane: ...%s", tail[max(0, len(tail)-3000):])
+	}
+}
+
+func (p *controlPlane) kubeconfig() string { return filepath.Join(p.dir, "admin.kubeconfig") }
+
+func (p *controlPlane) url() string { return fmt.Sprintf("https://127.0.0.1:%d", p.port) }
+
+// call does a request with body as JSON or, if it is bytes, as an apply patch; out may be nil.
+func (p client) call(verb, path string, body, out any) error {
+	r := p.rest.Verb(verb).AbsPath(path)
+	switch b := body.(type) {
+	case nil:
+	case []byte:
+		r.SetHeader("Content-Type", "application/apply-patch+yaml").Param("fieldManager", "test").Param("force", "true").Body(b)
+	default:
+		data, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		contentType := "application/json"
+		if verb == http.MethodPatch {
+			contentType = "application/merge-patch+json"
+		}
+		r.SetHeader("Content-Type", contentType).Body(data)
+	}
+	data, err := r.SetHeader("Accept", "application/json").Do(context.Background()).Raw()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", verb, path, err, data)
+	}
+	if out != nil {
+		return json.Unmarshal(data, out)
+	}
+	return nil
+}
+
+func (p *controlPlane) must(verb, path string, body, out any) {
+	p.t.Helper()
+	if err := p.call(verb, path, body, out); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// paths are where the kinds of our own manifests are.
+var paths = map[string]string{
+	"ServiceAccount":                   "/api/v1/namespaces/kube-system/serviceaccounts/",
+	"ClusterRole":                      "/apis/rbac.authorization.k8s.io/v1/clusterroles/",
+	"ClusterRoleBinding":               "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/",
+	"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/",
+	"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/",
+}
+
+// apply applies the objects of those kinds out of the manifests that we ship.
+func (p *controlPlane) apply(kinds ...string) {
+	p.t.Helper()
+	data, err := os.ReadFile("../../deploy/tapestry.yaml")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	applied := 0
+	for doc := range strings.SplitSeq(string(data), "\n---\n") {
+		for _, kind := range kinds {
+			if !strings.Contains("\n"+doc, "\nkind: "+kind+"\n") {
+				continue
+			}
+			_, name, _ := strings.Cut(doc, "\n  name: ")
+			name, _, _ = strings.Cut(name, "\n")
+			p.must(http.MethodPatch, paths[kind]+name, []byte(strings.TrimPrefix(doc, "---\n")), nil)
+			applied++
+		}
+	}
+	if applied < len(kinds) {
+		p.t.Fatalf("of %q there are %d in our manifests", kinds, applied)
+	}
+}
+
+// until waits for what nobody tells.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("not so: %s", what)
+		case <-tick.C:
+		}
+	}
+}
