@@ -40,7 +40,8 @@ type node struct {
 	dir    string
 	keeper *keeper.Keeper
 	client *cni.Client
-	exe    string // the CNI plugin
+	exe    string   // the CNI plugin
+	source []string // the agent's flags that say where the objects come from
 
 	mu    sync.Mutex
 	agent *exec.Cmd
@@ -49,6 +50,7 @@ type node struct {
 func newNode(t testing.TB) *node {
 	t.Helper()
 	n := &node{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
+	n.source = []string{"--manifests", filepath.Join(n.dir, "manifests")}
 	n.client = &cni.Client{Path: filepath.Join(n.dir, "agent.sock")}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -103,9 +105,9 @@ func (n *node) start() {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	cmd := exec.Command("/proc/self/exe", "--node", "n1", "--manifests", filepath.Join(n.dir, "manifests"), "--state", filepath.Join(n.dir, "state"),
+	cmd := exec.Command("/proc/self/exe", append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"),
 		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--flows", "4096",
-		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--ingress-http", "", "--ingress-https", "")
+		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...)...)
 	cmd.Env = append(os.Environ(), roleVar+"=agent")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/clustertest"
+)
+
+// The objects of these tests, as the API server has them.
+const (
+	unallocatedNode = `{"metadata": {"name": "n1"}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.1"}]}}`
+	allocatedNode   = `{"metadata": {"name": "n1"}, "spec": {"podCIDRs": ["10.244.1.0/24"]}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.1"}]}}`
+	otherNode       = `{"metadata": {"name": "n1"}, "spec": {"podCIDRs": ["10.244.9.0/24"]}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.1"}]}}`
+	fixedPod        = `{"metadata": {"namespace": "default", "name": "fixed", "annotations": {"tapestry.dev/pod-ips": "10.244.1.77"}}, "spec": {"nodeName": "n1"}}`
+	lostService     = `{"metadata": {"namespace": "default", "name": "lost"}, "spec": {"ports": [{"port": 80}]}}`
+)
+
+// TestOnAPIServer is the life of a node on an API server: it waits for a podCIDR, says of itself what the others need, gives pods
+// the addresses that they ask for, goes on while the server is gone, and takes another podCIDR when the Node is made anew.
+func TestOnAPIServer(t *testing.T) {
+	s := clustertest.New(t)
+	n := newNode(t)
+	n.source = []string{"--kubeconfig", s.Kubeconfig()}
+	s.PutJSON("nodes", unallocatedNode)
+	s.PutJSON("pods", fixedPod)
+	s.PutJSON("services", lostService)
+	n.start()
+	n.until("the agent has read the Node", func() bool { return s.Watched("nodes") && s.Watched("networkpolicies") })
+	if _, err := n.client.Status(t.Context()); err == nil {
+		t.Error("pods can be attached on a node without a podCIDR")
+	}
+	s.PutJSON("nodes", allocatedNode)
+	n.ready()
+
+	annotation := func(key string) string { a, _ := s.NodeSays("n1"); return a[key] }
+	n.until("the others know its key, and pods may come", func() bool {
+		a, unavailable := s.NodeSays("n1")
+		return a[kube.PublicKeyAnnotation] != "" && strings.HasPrefix(a[kube.EndpointAnnotation], "172.31.0.1:") && unavailable == "False"
+	})
+	n.until("the author of a Service is told that it cannot be served", func() bool { return strings.Contains(s.Events(), "Service lost: spec.clusterIP") })
+
+	fixed := n.sandbox("c1", "fixed")
+	fixed.works("ADD")
+	if got := fixed.addrs(); got != "10.244.1.77/32" {
+		t.Errorf("the pod has %s", got)
+	}
+
+	// Without a server pods that it told of can come; for others it has to be asked.
+	key := annotation(kube.PublicKeyAnnotation)
+	s.Stop()
+	unknown := n.sandbox("c2", "unknown")
+	if err := unknown.run("ADD"); err == nil || !strings.Contains(err.Error(), "code 11") {
+		t.Errorf("a pod nobody knows of, and nobody to ask: got %v, want that it is tried again later", err)
+	}
+	fixed.works("CHECK")
+	s.Start()
+	n.until("a pod can come again", func() bool { return unknown.run("ADD") == nil })
+
+	// The Node is made anew and gets another range.
+	s.Delete(s.Object("nodes", `{"metadata": {"name": "n1"}}`))
+	s.PutJSON("nodes", unallocatedNode)
+	s.PutJSON("nodes", otherNode)
+	n.ended()
+	n.start()
+	n.ready()
+	n.until("the same key is said again, and what became of the pod", func() bool {
+		return annotation(kube.PublicKeyAnnotation) == key && strings.Contains(annotation(kube.ProblemsAnnotation), "10.244.1.77 is from before")
+	})
+	fresh := n.sandbox("c3", "fresh")
+	fresh.works("ADD")
+	if got := fresh.addrs(); !strings.HasPrefix(got, "10.244.9.") {
+		t.Errorf("a new pod has %s", got)
+	}
+	fixed.works("CHECK")
+}
