@@ -18,8 +18,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-19s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
-build: ## build bin/tapestry
-	CGO_ENABLED=0 $(GO) build -o $(BIN)/tapestry ./cmd/tapestry
+build: ## build bin/tapestry, and bin/tapestry-cni, the CNI plugin
+	CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni
 
 manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml and deploy/uninstall.yaml
 	@mkdir -p $(BIN)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster"
@@ -298,10 +299,20 @@ func (s *step) remove(ctx context.Context) error {
 		if filepath.Clean(dir) == "/" || !filepath.IsAbs(dir) {
 			return fmt.Errorf("--directory %q: expected an absolute path below /", dir)
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := os.RemoveAll(dir); err != nil && !s.isMountPoint(dir, err) {
 			return fmt.Errorf("remove the directory: %w", err)
 		}
 	}
 	s.log.Info("the host Port is gone", "interface", hostport.Name, "directories", s.all())
 	return nil
+}
+
+// isMountPoint reports whether removing a directory failed for nothing but that something is mounted there: it is empty then.
+func (s *step) isMountPoint(dir string, err error) bool {
+	left, _ := os.ReadDir(dir)
+	if !errors.Is(err, unix.EBUSY) || len(left) > 0 {
+		return false
+	}
+	s.log.Info("a directory stays, empty, since something is mounted there", "path", dir)
+	return true
 }

@@ -218,6 +218,36 @@ func TestWaitForRanges(t *testing.T) {
 	}
 }
 
+// TestRemoveMountPoint: the directory of the state is a volume of its own.
+func TestRemoveMountPoint(t *testing.T) {
+	s, l := newStep(t)
+	dir := s.directories[1]
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("state", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(dir, "wireguard.key"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 || !strings.Contains(l.text.String(), "mounted there") {
+		t.Errorf("left: %v, %v\n%s", left, err, l.text.String())
+	}
+	s.directories = []string{"relative"}
+	if err := s.remove(t.Context()); err == nil || !strings.Contains(err.Error(), "expected an absolute path") {
+		t.Error(err)
+	}
+}
+
 // TestPortTaken: somebody else has the Ingress port. The node's network is there all the same.
 func TestPortTaken(t *testing.T) {
 	s, l := newStep(t)
