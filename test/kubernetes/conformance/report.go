@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -81,9 +82,13 @@ func parse(text []byte) (Report, error) {
 	return r, nil
 }
 
+// labels are what ginkgo appends to a name, and the name has in it already.
+var labels = regexp.MustCompile(` \[sig-[^\[\]]*\]$`)
+
 // test gives nothing for what was not selected. Steps around the tests are of interest when they failed.
 func (c junitCase) test() (Test, bool) {
 	name, isTest := strings.CutPrefix(c.Name, "[It] ")
+	name = labels.ReplaceAllString(name, "")
 	t := Test{Name: name, Outcome: Passed, Took: time.Duration(c.Seconds * float64(time.Second))}
 	switch {
 	case c.Failure != nil:

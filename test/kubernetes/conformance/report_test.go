@@ -10,7 +10,7 @@ func TestParse(t *testing.T) {
 <testsuites tests="5"><testsuite name="suite">
 <testcase name="[SynchronizedBeforeSuite]" status="passed" time="1.5"></testcase>
 <testcase name="[It] [sig-network] b" status="failed" time="2.25"><failure message="expected&#xA;more" type="failed">long</failure></testcase>
-<testcase name="[It] [sig-network] a" status="passed" time="1"></testcase>
+<testcase name="[It] [sig-network] a [sig-network, Conformance]" status="passed" time="1"></testcase>
 <testcase name="[It] [sig-network] c" status="skipped" time="0.1"><skipped message="skipped - needs a cloud"></skipped></testcase>
 <testcase name="[It] [sig-apps] d" status="skipped" time="0"><skipped message="skipped"></skipped></testcase>
 <testcase name="[SynchronizedAfterSuite]" status="panicked" time="1"><error message="nil" type="panicked"></error></testcase>
