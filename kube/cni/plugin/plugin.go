@@ -30,6 +30,8 @@ const (
 	addTime   = 25 * time.Second
 	otherTime = 10 * time.Second
 	retry     = 20 * time.Millisecond
+	// delPatience is enough for an agent that is being restarted to hear of a DEL itself.
+	delPatience = time.Second
 )
 
 // Main does what the environment says, as the specification has it, and returns the status to exit with.
@@ -86,7 +88,7 @@ func (c *call) add(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var p cni.Prepared
-	err = c.patiently(ctx, func() (err error) {
+	err = patiently(ctx, c.conf.patience(), func() (err error) {
 		p, err = c.agent.Prepare(ctx, c.pod)
 		return err
 	})
@@ -128,12 +130,12 @@ func (c *call) attach(ctx context.Context, ns *tap.Namespace) error {
 			return err
 		}
 	}
-	return c.patiently(ctx, func() error { return c.agent.Add(ctx, c.pod, f) })
+	return patiently(ctx, c.conf.patience(), func() error { return c.agent.Add(ctx, c.pod, f) })
 }
 
-// patiently calls f again while the agent is away, as long as the configuration says.
-func (c *call) patiently(ctx context.Context, f func() error) error {
-	end := time.Now().Add(c.conf.patience())
+// patiently calls f again while the agent is away, for some time.
+func patiently(ctx context.Context, patience time.Duration, f func() error) error {
+	end := time.Now().Add(patience)
 	tick := time.NewTicker(retry)
 	defer tick.Stop()
 	for {
@@ -156,7 +158,7 @@ func del(args *skel.CmdArgs) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), otherTime)
 	defer cancel()
-	err = c.agent.Del(ctx, c.pod)
+	err = patiently(ctx, min(c.conf.patience(), delPatience), func() error { return c.agent.Del(ctx, c.pod) })
 	if errors.Is(err, cni.ErrUnavailable) {
 		fmt.Fprintf(os.Stderr, "delete pod %s: %v; the next agent will find out that it is gone\n", &c.pod, err)
 		err = nil
