@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/pods"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
@@ -109,7 +110,7 @@ type agent struct {
 	nodePorts *nodeport.Proxy
 	ingress   *ingress.Gateway
 	resolvers resolvers
-	pods      *pods
+	pods      *pods.Registry
 	// balancers answers the load balancers of Services whose external traffic policy is Local.
 	balancers *healthcheck.Server
 	started   chan struct{}
@@ -150,7 +151,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if err := a.openPods(); err != nil {
 		return err
 	}
-	defer a.pods.leases.Close()
+	defer a.pods.Close()
 	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the tunnel, the
 	// stack and DNS, never waits for that.
 	loops := runtime.GOMAXPROCS(0)
@@ -192,7 +193,7 @@ func (a *agent) serve(ctx context.Context) error {
 		Options: cni.Options{UIDs: []uint32{0, uint32(os.Geteuid())}, Log: a.log}, // container runtimes run as root
 	}
 	group.Go(func() error { return server.Serve(ctx, listener) })
-	group.Go(func() error { a.pods.run(ctx); return ctx.Err() })
+	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	group.Go(func() error { return a.announce(ctx) })
 	for addr, serve := range map[string]func(context.Context, net.Listener) error{

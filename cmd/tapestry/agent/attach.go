@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/pods"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
@@ -22,12 +23,11 @@ import (
 	"tapestry.dev/tapestry/overlay"
 )
 
-// Keys under which the keeper holds the node's descriptors. A pod's is podKey followed by its namespace and name.
+// Keys under which the keeper holds the node's descriptors, beside those of pods.KeyPrefix.
 const (
 	flowsKey  = "flows"
 	socketKey = "wireguard"
 	hostKey   = hostport.Key // put there by whoever made the host TAP
-	podKey    = "pod/"
 )
 
 // adopt takes over the flow memory and the tunnel's socket, or makes them and has the keeper hold them.
@@ -78,11 +78,11 @@ func (a *agent) attachKept(items []keeper.Item) {
 			}
 		case strings.HasPrefix(it.Key, keeper.ListenPrefix):
 			_ = it.File.Close() // hostListener gets its own
-		case strings.HasPrefix(it.Key, podKey):
+		case strings.HasPrefix(it.Key, pods.KeyPrefix):
 			ofPods = append(ofPods, it)
 		}
 	}
-	a.pods.restore(ofPods)
+	a.pods.Restore(ofPods)
 }
 
 func (a *agent) attachHost(it keeper.Item) error {
@@ -122,20 +122,28 @@ func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
 	return nil
 }
 
-// detach implements ports.
-func (a *agent) detach(name string) { a.node.Detach(name) }
+// ports joins pods to the packet path, which is there with the first snapshot.
+type ports struct{ a *agent }
 
-// attached implements ports.
-func (a *agent) attached(name string) bool { return a.node.Attached(name) }
+var _ pods.Ports = ports{}
 
-// local implements ports.
-func (a *agent) local(ip netip.Addr) bool { return a.node.Local(ip) }
+// AttachPod implements pods.Ports.
+func (p ports) AttachPod(pod cni.Pod, f *os.File) error { return p.a.attachPod(pod, f) }
+
+// Detach implements pods.Ports.
+func (p ports) Detach(name string) bool { return p.a.node.Detach(name) }
+
+// Attached implements pods.Ports.
+func (p ports) Attached(name string) bool { return p.a.node.Attached(name) }
+
+// Local implements pods.Ports.
+func (p ports) Local(ip netip.Addr) bool { return p.a.node.Local(ip) }
 
 // openPods reads the journal of addresses.
 func (a *agent) openPods() (err error) {
-	a.pods, err = newPods(podsOptions{
-		journal: filepath.Join(a.agentConfig.state, "addresses"), rest: a.addressRest, ports: a, holder: a.kept,
-		config: a.config.Load, fixed: a.source.PodIPs, now: time.Now, log: a.log,
+	a.pods, err = pods.New(pods.Options{
+		Journal: filepath.Join(a.agentConfig.state, "addresses"), Rest: a.addressRest, Ports: ports{a}, Keeper: a.kept,
+		Config: a.config.Load, Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
 	})
 	return err
 }
@@ -143,11 +151,13 @@ func (a *agent) openPods() (err error) {
 // attacher is what the agent's socket does besides what pods does.
 type attacher struct{ a *agent }
 
+var _ cni.Attacher = attacher{}
+
 // Add implements cni.Attacher.
-func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error { return t.a.pods.add(pod, f) }
+func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error { return t.a.pods.Add(pod, f) }
 
 // Del implements cni.Attacher.
-func (t attacher) Del(_ context.Context, pod cni.Pod) error { return t.a.pods.del(pod) }
+func (t attacher) Del(_ context.Context, pod cni.Pod) error { return t.a.pods.Del(pod) }
 
 // Status implements cni.Attacher.
 func (t attacher) Status(context.Context) (cni.Status, error) {

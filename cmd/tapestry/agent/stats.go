@@ -16,7 +16,6 @@ func (t attacher) Stats(context.Context) (cni.Stats, error) {
 	node, link := a.node.Stats(), a.mesh.Stats()
 	s := cni.Stats{
 		Goroutines: runtime.NumGoroutine(), HeapBytes: mem.HeapAlloc,
-		Pods: len(a.pods.list()), Leases: len(a.pods.leases.Held()), Resting: a.pods.leases.Resting(),
 		Flows: map[string]int{}, FlowsFull: a.flows.Stats().Full,
 		Taps: map[string]int{}, Verdicts: node.Verdicts, Drops: node.Drops,
 		Link: map[string]uint64{
@@ -24,6 +23,7 @@ func (t attacher) Stats(context.Context) (cni.Stats, error) {
 			"too-big": link.DropTooBig, "spoofed": link.DropSpoofed, "forbidden": link.DropForbidden, "send-errors": link.SendErrors,
 		},
 	}
+	s.Pods, s.Leases, s.Resting = a.pods.Counts()
 	a.flows.Range(func(_ *flow.Entry, i flow.Info) bool {
 		s.Flows[i.State.String()]++
 		return true

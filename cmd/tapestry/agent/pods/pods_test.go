@@ -1,4 +1,4 @@
-package agent
+package pods
 
 import (
 	"context"
@@ -22,7 +22,7 @@ import (
 
 // desk is pods with a packet path and a keeper that do as they are told, and a clock.
 type desk struct {
-	*pods
+	*Registry
 	t         *testing.T
 	now       time.Time
 	fixed     string
@@ -33,7 +33,7 @@ type desk struct {
 	fixedErr  error
 }
 
-func (d *desk) attachPod(pod cni.Pod, f *os.File) error {
+func (d *desk) AttachPod(pod cni.Pod, f *os.File) error {
 	if d.attachErr != nil {
 		return d.attachErr
 	}
@@ -41,10 +41,15 @@ func (d *desk) attachPod(pod cni.Pod, f *os.File) error {
 	return f.Close() // it is the packet path's
 }
 
-func (d *desk) detach(name string)        { delete(d.ports, name) }
-func (d *desk) attached(name string) bool { _, ok := d.ports[name]; return ok }
+func (d *desk) Detach(name string) bool {
+	was := d.Attached(name)
+	delete(d.ports, name)
+	return was
+}
 
-func (d *desk) local(a netip.Addr) bool {
+func (d *desk) Attached(name string) bool { _, ok := d.ports[name]; return ok }
+
+func (d *desk) Local(a netip.Addr) bool {
 	for _, p := range d.ports {
 		for _, b := range p.Addrs {
 			if a == b {
@@ -73,16 +78,16 @@ func newDesk(t *testing.T) *desk {
 	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), ports: map[string]cni.Pod{}, kept: map[string]string{}}
 	config := &netstack.Config{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}, MTU: 1400}
 	var err error
-	d.pods, err = newPods(podsOptions{
-		journal: filepath.Join(t.TempDir(), "addresses"), rest: time.Minute, ports: d, holder: d,
-		config: func() *netstack.Config { return config },
-		fixed:  func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
-		now:    func() time.Time { return d.now }, log: slog.New(slog.DiscardHandler),
+	d.Registry, err = New(Options{
+		Journal: filepath.Join(t.TempDir(), "addresses"), Rest: time.Minute, Ports: d, Keeper: d,
+		Config: func() *netstack.Config { return config },
+		Fixed:  func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
+		Now:    func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.leases.Close() })
+	t.Cleanup(func() { d.Registry.Close() })
 	return d
 }
 
@@ -127,7 +132,7 @@ func TestReview(t *testing.T) {
 	stays, goes := d.prepare("stays"), d.prepare("goes")
 	d.prepare("never")
 	for _, p := range []cni.Prepared{stays, goes} {
-		if err := d.add(p.Pod, d.tap()); err != nil {
+		if err := d.Add(p.Pod, d.tap()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,7 +165,7 @@ func TestPrepare(t *testing.T) {
 	if again := d.prepare("a"); again.Addrs[0] != p.Addrs[0] {
 		t.Errorf("%+v", again)
 	}
-	if err := d.add(p.Pod, d.tap()); err != nil {
+	if err := d.Add(p.Pod, d.tap()); err != nil {
 		t.Fatal(err)
 	}
 	if again := d.prepare("a"); !again.Attached || again.MAC != p.MAC {
@@ -202,30 +207,30 @@ func TestAddFails(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	if err := d.add(p.Pod, r); err == nil || !strings.Contains(err.Error(), "/dev/net/tun") {
+	if err := d.Add(p.Pod, r); err == nil || !strings.Contains(err.Error(), "/dev/net/tun") {
 		t.Errorf("no TAP: %v", err)
 	}
 	d.putErr = errors.New("no keeper")
-	if err := d.add(p.Pod, d.tap()); err == nil {
+	if err := d.Add(p.Pod, d.tap()); err == nil {
 		t.Error("attached without a keeper")
 	}
 	d.putErr, d.attachErr = nil, errors.New("no Port")
-	if err := d.add(p.Pod, d.tap()); err == nil {
+	if err := d.Add(p.Pod, d.tap()); err == nil {
 		t.Error("attached without a Port")
 	}
 	d.has(0, 0, 1)
 	d.attachErr = nil
-	if err := d.add(p.Pod, d.tap()); err != nil {
+	if err := d.Add(p.Pod, d.tap()); err != nil {
 		t.Error(err)
 	}
 	outside := podOf("b")
 	outside.Network, outside.Addrs = "", []netip.Addr{netip.MustParseAddr("10.9.9.9")}
-	if err := d.add(outside, d.tap()); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "outside") {
+	if err := d.Add(outside, d.tap()); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "outside") {
 		t.Errorf("got %v", err)
 	}
 	// One that comes with its addresses, and needs no lease.
 	outside.Addrs[0] = netip.MustParseAddr("10.244.1.4")
-	if err := d.add(outside, d.tap()); err != nil {
+	if err := d.Add(outside, d.tap()); err != nil {
 		t.Error(err)
 	}
 	d.has(2, 2, 1)
@@ -236,7 +241,7 @@ func TestAddFails(t *testing.T) {
 
 func TestDiskFull(t *testing.T) {
 	d := newDesk(t)
-	dir := filepath.Dir(d.journal)
+	dir := filepath.Dir(d.o.Journal)
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
 		t.Fatal(err)
 	}
@@ -265,15 +270,15 @@ func TestLongName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.add(got.Pod, d.tap()); err != nil {
+	if err := d.Add(got.Pod, d.tap()); err != nil {
 		t.Fatal(err)
 	}
 	for key := range d.kept {
-		if len(key) > 100 || !strings.HasPrefix(key, podKey) {
+		if len(key) > 100 || !strings.HasPrefix(key, KeyPrefix) {
 			t.Errorf("key %q", key)
 		}
 	}
-	if err := d.del(p); err != nil {
+	if err := d.Del(p); err != nil {
 		t.Error(err)
 	}
 	d.has(0, 0, 0)

@@ -1,4 +1,5 @@
-package agent
+// Package pods is the agent's knowledge of the pods of its node: who is attached, which addresses are whose, and what is on the way.
+package pods
 
 import (
 	"context"
@@ -34,39 +35,46 @@ const (
 	reviewTime = 20 * time.Second
 )
 
-// ports is what the packet path does for pods.
-type ports interface {
-	attachPod(pod cni.Pod, f *os.File) error
-	detach(name string)
-	// attached reports whether a Port of that name is there; one whose device has gone is not.
-	attached(name string) bool
-	// local reports whether some Port has the address.
-	local(a netip.Addr) bool
+// Ports is what the packet path does for pods, whose Ports have the name of cni.Pod.String.
+type Ports interface {
+	// AttachPod makes a Port, which owns f unless there is an error.
+	AttachPod(pod cni.Pod, f *os.File) error
+	Detach(name string) bool
+	// Attached reports whether a Port of that name is there; one whose device has gone is not.
+	Attached(name string) bool
+	// Local reports whether some Port has the address.
+	Local(a netip.Addr) bool
 }
 
-// holder is the keeper.
-type holder interface {
+// Keeper holds descriptors over the agent's life.
+type Keeper interface {
 	Put(key string, meta json.RawMessage, f *os.File) error
 	Delete(key string) error
 }
 
-// podsOptions are what pods needs of the agent.
-type podsOptions struct {
-	journal string        // file of the addresses
-	rest    time.Duration // of an address between two pods
-	ports   ports
-	holder  holder
-	// config is that of the packet path, as it is at the moment.
-	config func() *netstack.Config
-	// fixed looks up the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod without, or that is not known.
-	fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
-	now   func() time.Time
-	log   *slog.Logger
+// KeyPrefix begins the keys under which the keeper holds the TAPs of pods.
+const KeyPrefix = "pod/"
+
+// Options are what a Registry needs of the agent; all are required.
+type Options struct {
+	// Journal is the file of the addresses.
+	Journal string
+	// Rest is that of an address between two pods.
+	Rest   time.Duration
+	Ports  Ports
+	Keeper Keeper
+	// Config is that of the packet path, as it is at the moment.
+	Config func() *netstack.Config
+	// Fixed looks up the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod without, or that is not known.
+	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
+	Now   func() time.Time
+	Log   *slog.Logger
 }
 
-// pods are the node's attached pods, their addresses, and those that are on the way. It is what the agent's socket does.
-type pods struct {
-	podsOptions
+// Registry are the node's attached pods, their addresses, and those that are on the way. It is what the agent's socket does. Its
+// methods are safe for concurrent use.
+type Registry struct {
+	o      Options
 	leases *ipam.Leases
 
 	mu       sync.Mutex // held over each change as a whole
@@ -74,19 +82,20 @@ type pods struct {
 	prepared map[ipam.Key]time.Time // since when a lease waits for its Port
 }
 
-func newPods(o podsOptions) (*pods, error) {
-	p := &pods{podsOptions: o, attached: map[string]cni.Pod{}, prepared: map[ipam.Key]time.Time{}}
+// New reads the journal. Nothing is attached before Restore.
+func New(o Options) (*Registry, error) {
+	p := &Registry{o: o, attached: map[string]cni.Pod{}, prepared: map[ipam.Key]time.Time{}}
 	var damage string
 	var err error
-	p.leases, damage, err = ipam.Open(o.journal, ipam.Options{
-		Ranges: func() []netip.Prefix { return o.config().PodCIDRs },
-		Rest:   o.rest, InUse: o.ports.local, Now: o.now,
+	p.leases, damage, err = ipam.Open(o.Journal, ipam.Options{
+		Ranges: func() []netip.Prefix { return o.Config().PodCIDRs },
+		Rest:   o.Rest, InUse: o.Ports.Local, Now: o.Now,
 	})
 	if err != nil {
 		return nil, err
 	}
 	if damage != "" {
-		o.log.Warn("addresses of pods were forgotten; those of attached pods are known from the keeper", "damage", damage)
+		o.Log.Warn("addresses of pods were forgotten; those of attached pods are known from the keeper", "damage", damage)
 	}
 	return p, nil
 }
@@ -97,16 +106,16 @@ func leaseKey(pod *cni.Pod) ipam.Key {
 
 // kept names a pod's item in the keeper, where its meta tells who it is.
 func keptKey(pod *cni.Pod) string {
-	key := podKey + pod.String()
+	key := KeyPrefix + pod.String()
 	if len(key) > keeper.MaxKey {
 		sum := sha256.Sum256([]byte(pod.String()))
-		key = podKey + hex.EncodeToString(sum[:])
+		key = KeyPrefix + hex.EncodeToString(sum[:])
 	}
 	return key
 }
 
-// restore attaches the TAPs that the agent before had, and makes the journal agree with them.
-func (p *pods) restore(items []keeper.Item) {
+// Restore attaches the TAPs that the agent before had, and makes the journal agree with them.
+func (p *Registry) Restore(items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var known []ipam.Lease
@@ -114,7 +123,7 @@ func (p *pods) restore(items []keeper.Item) {
 		var pod cni.Pod
 		err := json.Unmarshal(it.Meta, &pod)
 		if err == nil {
-			err = p.ports.attachPod(pod, it.File)
+			err = p.o.Ports.AttachPod(pod, it.File)
 		}
 		switch {
 		case err == nil:
@@ -126,24 +135,24 @@ func (p *pods) restore(items []keeper.Item) {
 			}
 			continue
 		case errors.Is(err, unix.EBADFD): // TUNGETIFF of a device that is no more
-			p.log.Info("a pod went while no agent ran", "pod", pod.String(), "container", pod.ContainerID)
-			err = errors.Join(p.holder.Delete(it.Key), p.leases.Release(leaseKey(&pod)))
+			p.o.Log.Info("a pod went while no agent ran", "pod", pod.String(), "container", pod.ContainerID)
+			err = errors.Join(p.o.Keeper.Delete(it.Key), p.leases.Release(leaseKey(&pod)))
 			if err != nil {
-				p.log.Error("what a pod had was not given back", "pod", pod.String(), "err", err)
+				p.o.Log.Error("what a pod had was not given back", "pod", pod.String(), "err", err)
 			}
 		default:
-			p.log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
+			p.o.Log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
 		}
 		_ = it.File.Close()
 	}
 	missing, err := p.leases.Keep(known)
 	if missing > 0 {
-		p.log.Warn("addresses of attached pods were not in the journal, and are now", "pods", missing)
+		p.o.Log.Warn("addresses of attached pods were not in the journal, and are now", "pods", missing)
 	}
 	if err != nil {
-		p.log.Error("the journal of addresses is not up to date", "err", err)
+		p.o.Log.Error("the journal of addresses is not up to date", "err", err)
 	}
-	now := p.now()
+	now := p.o.Now()
 	for _, l := range p.leases.Held() {
 		if _, ok := p.findLocked(l.Key); !ok {
 			p.prepared[l.Key] = now
@@ -152,7 +161,7 @@ func (p *pods) restore(items []keeper.Item) {
 }
 
 // findLocked gives the pod that is attached with this container's interface.
-func (p *pods) findLocked(k ipam.Key) (cni.Pod, bool) {
+func (p *Registry) findLocked(k ipam.Key) (cni.Pod, bool) {
 	for _, pod := range p.attached {
 		if k.ContainerID != "" && leaseKey(&pod) == k {
 			return pod, true
@@ -161,13 +170,10 @@ func (p *pods) findLocked(k ipam.Key) (cni.Pod, bool) {
 	return cni.Pod{}, false
 }
 
-var (
-	_ cni.Attacher  = (*attacher)(nil)
-	_ cni.Allocator = (*pods)(nil)
-)
+var _ cni.Allocator = (*Registry)(nil)
 
 // Prepare implements cni.Allocator.
-func (p *pods) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, error) {
+func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, error) {
 	fixed, err := p.fixedAddrs(ctx, &want)
 	if err != nil {
 		return cni.Prepared{}, err
@@ -185,11 +191,11 @@ func (p *pods) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, error) 
 			return cni.Prepared{}, fmt.Errorf("the container is attached already, with %s as pod %s: a pod has one interface of this network", pod.IfName, pod.String())
 		}
 	}
-	c := p.config()
+	c := p.o.Config()
 	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(c.PodCIDRs, l.Addrs)) {
 		// The node's range changed since, so they would lead to another node.
 		if err := p.leases.Release(key); err != nil {
-			p.log.Error("the journal of addresses is not up to date", "err", err)
+			p.o.Log.Error("the journal of addresses is not up to date", "err", err)
 		}
 	}
 	l, err := p.leases.Acquire(ipam.Lease{Key: key, Network: want.Network, Namespace: want.Namespace, Name: want.Name, Addrs: fixed})
@@ -200,20 +206,20 @@ func (p *pods) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, error) 
 	case err != nil:
 		return cni.Prepared{}, err
 	}
-	p.prepared[key] = p.now()
+	p.prepared[key] = p.o.Now()
 	mac := podMAC(l.Addrs[0])
 	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), c.MTU
 	return cni.Prepared{Pod: want}, nil
 }
 
 // fixedAddrs are those that the runtime or else the pod's annotation asks for.
-func (p *pods) fixedAddrs(ctx context.Context, want *cni.Pod) ([]netip.Addr, error) {
+func (p *Registry) fixedAddrs(ctx context.Context, want *cni.Pod) ([]netip.Addr, error) {
 	if len(want.Addrs) > 0 {
 		return want.Addrs, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	annotation, err := p.fixed(ctx, want.Namespace, want.Name)
+	annotation, err := p.o.Fixed(ctx, want.Namespace, want.Name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: find out whether the pod has fixed addresses: %w", cni.ErrTryLater, err)
 	}
@@ -240,11 +246,11 @@ func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
 	})
 }
 
-// add attaches a pod. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
-func (p *pods) add(pod cni.Pod, f *os.File) error {
+// Add attaches a pod. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
+func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ranges := p.config().PodCIDRs; !within(ranges, pod.Addrs) {
+	if ranges := p.o.Config().PodCIDRs; !within(ranges, pod.Addrs) {
 		return fmt.Errorf("%w: of the addresses %v some are outside of this node's pod ranges %v", cni.ErrTryLater, pod.Addrs, ranges)
 	}
 	key := leaseKey(&pod)
@@ -261,12 +267,12 @@ func (p *pods) add(pod cni.Pod, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := p.holder.Put(keptKey(&pod), meta, f); err != nil {
+	if err := p.o.Keeper.Put(keptKey(&pod), meta, f); err != nil {
 		return err
 	}
 	p.dropLocked(pod.String()) // a sandbox of the pod that was there before
-	if err := p.ports.attachPod(pod, f); err != nil {
-		return errors.Join(err, p.holder.Delete(keptKey(&pod)))
+	if err := p.o.Ports.AttachPod(pod, f); err != nil {
+		return errors.Join(err, p.o.Keeper.Delete(keptKey(&pod)))
 	}
 	p.attached[pod.String()] = pod
 	delete(p.prepared, key)
@@ -274,26 +280,26 @@ func (p *pods) add(pod cni.Pod, f *os.File) error {
 }
 
 // dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is still to come.
-func (p *pods) dropLocked(name string) {
-	p.ports.detach(name)
+func (p *Registry) dropLocked(name string) {
+	p.o.Ports.Detach(name)
 	old, ok := p.attached[name]
 	delete(p.attached, name)
 	if !ok {
 		return
 	}
 	if _, held := p.leases.Get(leaseKey(&old)); held {
-		p.prepared[leaseKey(&old)] = p.now()
+		p.prepared[leaseKey(&old)] = p.o.Now()
 	}
 }
 
-// del detaches a pod and releases its addresses. It leaves alone a later sandbox of the same pod.
-func (p *pods) del(pod cni.Pod) error {
+// Del detaches a pod and releases its addresses. It leaves alone a later sandbox of the same pod.
+func (p *Registry) Del(pod cni.Pod) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.delLocked(&pod)
 }
 
-func (p *pods) delLocked(pod *cni.Pod) error {
+func (p *Registry) delLocked(pod *cni.Pod) error {
 	key := leaseKey(pod)
 	cur, ok := p.attached[pod.String()]
 	if other, found := p.findLocked(key); found {
@@ -304,9 +310,9 @@ func (p *pods) delLocked(pod *cni.Pod) error {
 		if !ok {
 			cur = *pod // the keeper may have what was not attached
 		}
-		p.ports.detach(cur.String())
+		p.o.Ports.Detach(cur.String())
 		delete(p.attached, cur.String())
-		if err = p.holder.Delete(keptKey(&cur)); err != nil {
+		if err = p.o.Keeper.Delete(keptKey(&cur)); err != nil {
 			err = fmt.Errorf("have the keeper let go: %w", err)
 		}
 		p.releaseLocked(leaseKey(&cur))
@@ -315,19 +321,19 @@ func (p *pods) delLocked(pod *cni.Pod) error {
 	return err
 }
 
-func (p *pods) releaseLocked(k ipam.Key) {
+func (p *Registry) releaseLocked(k ipam.Key) {
 	delete(p.prepared, k)
 	if err := p.leases.Release(k); err != nil { // it counts, and is written later
-		p.log.Error("the journal of addresses is not up to date", "err", err)
+		p.o.Log.Error("the journal of addresses is not up to date", "err", err)
 	}
 }
 
 // Check implements cni.Allocator.
-func (p *pods) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
+func (p *Registry) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cur, ok := p.findLocked(leaseKey(&pod))
-	if !ok || !p.ports.attached(cur.String()) {
+	if !ok || !p.o.Ports.Attached(cur.String()) {
 		return cni.Pod{}, cni.ErrNotAttached
 	}
 	if l, ok := p.leases.Get(leaseKey(&cur)); cur.Network != "" && (!ok || !slices.Equal(l.Addrs, cur.Addrs)) {
@@ -337,7 +343,7 @@ func (p *pods) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
 }
 
 // Collect implements cni.Allocator.
-func (p *pods) Collect(_ context.Context, network string, valid []cni.Attachment) error {
+func (p *Registry) Collect(_ context.Context, network string, valid []cni.Attachment) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keep := map[ipam.Key]bool{}
@@ -347,20 +353,20 @@ func (p *pods) Collect(_ context.Context, network string, valid []cni.Attachment
 	var errs []error
 	for _, pod := range p.listLocked() {
 		if pod.Network == network && !keep[leaseKey(&pod)] {
-			p.log.Warn("collecting a pod that the runtime does not have", "pod", pod.String(), "container", pod.ContainerID)
+			p.o.Log.Warn("collecting a pod that the runtime does not have", "pod", pod.String(), "container", pod.ContainerID)
 			errs = append(errs, p.delLocked(&pod))
 		}
 	}
 	for _, l := range p.leases.Held() {
 		if l.Network == network && !keep[l.Key] {
-			p.log.Warn("collecting addresses of a pod that the runtime does not have", "pod", l.Namespace+"/"+l.Name, "container", l.ContainerID, "addrs", l.Addrs)
+			p.o.Log.Warn("collecting addresses of a pod that the runtime does not have", "pod", l.Namespace+"/"+l.Name, "container", l.ContainerID, "addrs", l.Addrs)
 			p.releaseLocked(l.Key)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (p *pods) listLocked() []cni.Pod {
+func (p *Registry) listLocked() []cni.Pod {
 	var list []cni.Pod
 	for _, pod := range p.attached {
 		list = append(list, pod)
@@ -368,38 +374,41 @@ func (p *pods) listLocked() []cni.Pod {
 	return list
 }
 
-// list gives the attached pods, with what the runtime said of them.
-func (p *pods) list() []cni.Pod {
+// Counts are how many pods are attached, and how many Leases are held and addresses rest.
+func (p *Registry) Counts() (attached, leases, resting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.listLocked()
+	return len(p.attached), len(p.leases.Held()), p.leases.Resting()
 }
+
+// Close closes the journal. Pods stay as they are.
+func (p *Registry) Close() error { return p.leases.Close() }
 
 // review lets go of pods whose TAP was deleted, which is how a DEL looks that no agent was there to hear of, and of addresses
 // that were prepared and have waited too long for their pod.
-func (p *pods) review() {
+func (p *Registry) review() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, pod := range p.listLocked() {
-		if p.ports.attached(pod.String()) {
+		if p.o.Ports.Attached(pod.String()) {
 			continue
 		}
-		p.log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)
+		p.o.Log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)
 		if err := p.delLocked(&pod); err != nil {
-			p.log.Error("a pod was not detached whole", "pod", pod.String(), "err", err)
+			p.o.Log.Error("a pod was not detached whole", "pod", pod.String(), "err", err)
 		}
 	}
-	now := p.now()
+	now := p.o.Now()
 	for k, since := range p.prepared {
 		if now.Sub(since) >= prepareTime {
-			p.log.Warn("addresses were prepared for a pod that did not come", "container", k.ContainerID)
+			p.o.Log.Warn("addresses were prepared for a pod that did not come", "container", k.ContainerID)
 			p.releaseLocked(k)
 		}
 	}
 }
 
-// run reviews from time to time, until ctx is done.
-func (p *pods) run(ctx context.Context) {
+// Run reviews from time to time, until ctx is done.
+func (p *Registry) Run(ctx context.Context) {
 	tick := time.NewTicker(reviewTime)
 	defer tick.Stop()
 	for {

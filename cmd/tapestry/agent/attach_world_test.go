@@ -18,6 +18,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/pods"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -272,7 +273,7 @@ func (n *node) kept() (pods int) {
 	}
 	for _, it := range items {
 		it.File.Close()
-		if strings.HasPrefix(it.Key, podKey) {
+		if strings.HasPrefix(it.Key, pods.KeyPrefix) {
 			pods++
 		}
 	}
