@@ -265,7 +265,7 @@ func (n *node) has(pods, leases int) {
 	}
 }
 
-func (n *node) kept() (pods int) {
+func (n *node) kept() (count int) {
 	n.t.Helper()
 	items, err := n.keeper.List()
 	if err != nil {
@@ -274,10 +274,10 @@ func (n *node) kept() (pods int) {
 	for _, it := range items {
 		it.File.Close()
 		if strings.HasPrefix(it.Key, pods.KeyPrefix) {
-			pods++
+			count++
 		}
 	}
-	return pods
+	return count
 }
 
 // buildPlugin makes the executable itself: this test program starts ten times as slowly. Where it cannot be built, it is this
