@@ -31,7 +31,7 @@ type Config struct {
 	Archives []string
 	// ClusterDNS is the address at which pods ask. Upstream is where the node itself asks.
 	ClusterDNS, Upstream string
-	// Forward makes the node's kernel forward packets between interfaces.
+	// Forward makes the node's kernel forward packets between interfaces, and kubelet make its iptables chains.
 	Forward bool
 }
 
@@ -96,7 +96,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
       SystemdCgroup = false
 `))
 
-// kubeletConfig: a small machine is no reason to evict, and a lab's images are not to be collected.
+// kubeletConfig: a small machine is no reason to evict, and a lab's images are not to be collected. makeIPTablesUtilChains is for
+// networks that translate in iptables: its KUBE-FIREWALL drops what processes of the node send from the node's address to
+// 127.0.0.1, unless iptables has translated it, and so keeps them from a host port of that address which a process serves.
 var kubeletConfig = template.Must(template.New("kubelet").Parse(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: {{.PKI}}/ca.crt}}
@@ -113,6 +115,7 @@ failCgroupV1: false
 failSwapOn: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 0%, imagefs.available: 0%, nodefs.inodesFree: 0%}
+makeIPTablesUtilChains: {{.Forward}}
 maxPods: 200
 syncFrequency: 10s
 `))
