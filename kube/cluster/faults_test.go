@@ -31,6 +31,7 @@ func TestServerGone(t *testing.T) {
 		s.Put(service("a"), service("b"), node("n1"))
 		v := see(t, s)
 		before := v.untilNames("Node n1, x/a, x/b")
+		eventually(t, "all watches are open", func() bool { return v.Health().Age == 0 })
 		s.Stop()
 		eventually(t, "age", func() bool { h := v.Health(); return h.Age > 0 && h.Err != nil && h.Synced })
 		age := v.Health().Age

@@ -94,9 +94,11 @@ func (p *publisher) run(ctx context.Context) {
 		if next.empty() {
 			continue
 		}
-		if wait := echoTime - time.Since(at); wait > 0 && next.within(&sent) { // what the watch tells may be of before
+		if wait := echoTime - time.Since(at); wait > 0 && next.drop(&sent) { // what the watch tells may be of before
 			time.AfterFunc(wait, p.touch)
-			continue
+			if next.empty() {
+				continue
+			}
 		}
 		if limit.Wait(ctx) != nil {
 			return
@@ -132,14 +134,18 @@ type patches struct {
 
 func (p *patches) empty() bool { return len(p.annotations) == 0 && p.condition == nil }
 
-// within reports whether all of p is in q.
-func (p *patches) within(q *patches) bool {
+// drop takes out of p what is in q, too, and reports whether there was any.
+func (p *patches) drop(q *patches) (dropped bool) {
 	for key, value := range p.annotations {
-		if known, there := q.annotations[key]; !there || (value == nil) != (known == nil) || value != nil && *value != *known {
-			return false
+		if known, there := q.annotations[key]; there && (value == nil) == (known == nil) && (value == nil || *value == *known) {
+			delete(p.annotations, key)
+			dropped = true
 		}
 	}
-	return p.condition == nil || q.condition != nil && *p.condition == *q.condition
+	if p.condition != nil && q.condition != nil && *p.condition == *q.condition {
+		p.condition, dropped = nil, true
+	}
+	return dropped
 }
 
 // patchesFor gives what has to be said so that have says s. Times are left out.

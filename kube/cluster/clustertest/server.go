@@ -4,11 +4,15 @@
 package clustertest
 
 import (
+	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -43,6 +47,7 @@ type Server struct {
 
 	t    testing.TB
 	addr string
+	cert *tls.Certificate // nil: it speaks plain HTTP/1.1
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -72,9 +77,19 @@ type event struct {
 }
 
 // New starts a server, which ends with the test.
-func New(t testing.TB) *Server {
+func New(t testing.TB) *Server { return start(t, nil) }
+
+// NewTLS starts one that speaks HTTP/2, as real ones do.
+func NewTLS(t testing.TB) *Server {
+	h := httptest.NewUnstartedServer(nil) // has a certificate for 127.0.0.1
+	h.StartTLS()
+	defer h.Close()
+	return start(t, &h.TLS.Certificates[0])
+}
+
+func start(t testing.TB, cert *tls.Certificate) *Server {
 	s := &Server{
-		t: t, ready: true, answers: map[string]int{}, changed: make(chan struct{}), cut: make(chan struct{}),
+		t: t, cert: cert, ready: true, answers: map[string]int{}, changed: make(chan struct{}), cut: make(chan struct{}),
 		state: State{version: 1, objects: map[string]map[string]Object{}}, oldest: 1,
 	}
 	s.Start()
@@ -95,12 +110,20 @@ func (s *Server) Start() {
 	}
 	s.addr = l.Addr().String()
 	s.URL = "http://" + s.addr
+	if s.cert != nil {
+		s.URL = "https://" + s.addr
+	}
 	s.mu.Lock()
 	s.cut = make(chan struct{})
 	s.http = &http.Server{Handler: s}
 	h := s.http
 	s.mu.Unlock()
-	go func() { _ = h.Serve(l) }()
+	if s.cert == nil {
+		go func() { _ = h.Serve(l) }()
+		return
+	}
+	h.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*s.cert}}
+	go func() { _ = h.ServeTLS(l, "", "") }()
 }
 
 // Stop cuts every connection and refuses others.
@@ -128,7 +151,12 @@ func (s *Server) CutWatches() {
 // Kubeconfig writes a file with which the server is reached.
 func (s *Server) Kubeconfig() string {
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
-	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: " + strconv.Quote(s.URL) + "}}]\n" +
+	cluster := "server: " + strconv.Quote(s.URL)
+	if s.cert != nil {
+		ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cert.Certificate[0]})
+		cluster += ", certificate-authority-data: " + base64.StdEncoding.EncodeToString(ca)
+	}
+	text := "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {" + cluster + "}}]\n" +
 		"users: [{name: u, user: {}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
