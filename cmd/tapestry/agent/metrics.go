@@ -20,6 +20,7 @@ func (a *agent) sample() (metrics.Sample, bool) {
 	np := a.nodePorts.Stats()
 	m := metrics.Sample{
 		Verdicts: s.Verdicts, Drops: s.Drops, Link: s.Link, Flows: s.Flows, Taps: s.Taps, FlowsFull: s.FlowsFull,
+		Pods: s.Pods, Leases: s.Leases, Resting: s.Resting,
 		FlowsCapacity: a.agentConfig.flows, Services: len(a.table.Load().Services()),
 		HostSockets: np.Sockets, HostConns: np.Conns, HostSessions: np.Sessions,
 		Peers: map[string]int{"up": 0, "quiet": 0, "keyless": 0}, Problems: map[string]int{"error": 0, "warning": 0},

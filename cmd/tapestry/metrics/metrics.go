@@ -19,6 +19,7 @@ type Sample struct {
 	FlowsCapacity, Services      int
 	HostSockets                  int64 // that listen for NodePorts and host ports
 	HostConns, HostSessions      int64 // open ends of TCP connections, and UDP conversations, through them
+	Pods, Leases, Resting        int   // attached, and the addresses of pods: held, and not given out again yet
 	StateAge, SourceAge          time.Duration
 }
 
@@ -122,6 +123,9 @@ var families = []family{
 	{desc("flows_capacity", "Flows that can be tracked at most."), gauge, one(func(s *Sample) float64 { return float64(s.FlowsCapacity) })},
 	{desc("flows_full_total", "Flows that found no room."), counter, one(func(s *Sample) float64 { return float64(s.FlowsFull) })},
 	{desc("taps", "TAPs by the offloads in use.", "offloads"), gauge, by(func(s *Sample) map[string]int { return s.Taps })},
+	{desc("pods", "Pods that are attached."), gauge, one(func(s *Sample) float64 { return float64(s.Pods) })},
+	{desc("address_leases", "Attachments that hold addresses of the node's podCIDRs."), gauge, one(func(s *Sample) float64 { return float64(s.Leases) })},
+	{desc("addresses_resting", "Addresses of pods that are gone, which no pod is given yet."), gauge, one(func(s *Sample) float64 { return float64(s.Resting) })},
 	{desc("peers", "Other nodes: up (a handshake within three minutes), quiet (none: nothing was sent, or nobody answers), or keyless.", "state"), gauge,
 		by(func(s *Sample) map[string]int { return s.Peers })},
 	{desc("services", "Services known."), gauge, one(func(s *Sample) float64 { return float64(s.Services) })},
