@@ -6,6 +6,7 @@
 //	klab kubectl ARGS...   as administrator, in the first node's network
 //	klab exec NODE COMMAND...   in all of a node's namespaces, or in the network outside
 //	klab conformance       run the official tests
+//	klab uninstall         remove Tapestry, and fail when something of it is left
 //	klab restart-controlplane   end the control plane, and start it again with the same data
 //	klab down              take it down
 //
@@ -47,7 +48,7 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-const usage = "give a command: up, apply, status, kubectl, exec, conformance, restart-controlplane or down"
+const usage = "give a command: up, apply, status, kubectl, exec, conformance, uninstall, restart-controlplane or down"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
@@ -66,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	commands := map[string]func(context.Context, lab.Lab, []string) error{
 		"up": up, "apply": apply, "status": status, "kubectl": kubectl, "exec": execute,
-		"conformance": conform, "restart-controlplane": restart, "down": down,
+		"conformance": conform, "uninstall": uninstall, "restart-controlplane": restart, "down": down,
 	}
 	command, ok := commands[name]
 	if !ok {
@@ -130,6 +131,16 @@ func down(_ context.Context, l lab.Lab, args []string) error {
 		return err
 	}
 	return l.Down()
+}
+
+func uninstall(ctx context.Context, l lab.Lab, args []string) error {
+	fs := flag.NewFlagSet("uninstall", flag.ExitOnError)
+	manifest := fs.String("f", "deploy/tapestry.yaml", "`file` of the manifests that were applied")
+	rest := fs.String("rest", "deploy/uninstall.yaml", "`file` of the manifest for what is left on the nodes")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	return l.Uninstall(ctx, *manifest, *rest)
 }
 
 func restart(ctx context.Context, l lab.Lab, args []string) error {
