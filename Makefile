@@ -90,7 +90,8 @@ e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes
 	$(KLAB) down && $(KLAB) up && trap '$(KLAB) down' EXIT && \
 	  $(KLAB) apply && \
 	  $(KUBEGO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
-	  $(KLAB) conformance $(CONFORMANCEFLAGS)
+	  $(KLAB) conformance $(CONFORMANCEFLAGS) && \
+	  $(KLAB) uninstall
 
 ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
 	.ci/run
