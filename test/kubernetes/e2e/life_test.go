@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -174,23 +175,26 @@ func TestChurn(t *testing.T) {
 	for range rounds {
 		round()
 	}
-	// Kubelet collects what is left of pods once a minute.
+	// Kubelet collects what is left of pods once a minute; flows of closed connections take about as long.
 	eventually(t, 3*time.Minute, "as before", func() error {
 		after := counts(t)
 		for what, n := range after {
-			if n > before[what] {
-				return fmt.Errorf("%s: %d, and %d before: %v", what, n, before[what], after)
+			if n.value > before[what].value+n.tolerance {
+				return fmt.Errorf("%s: %d, and %d before", what, n.value, before[what].value)
 			}
 		}
 		return nil
 	})
 }
 
-// counts counts what pods may leave behind on each node: descriptors of Tapestry's processes, network namespaces,
-// interfaces, sandboxes.
-func counts(t *testing.T) map[string]int {
+// A count is of something that must not grow, but for what always comes and goes.
+type count struct{ value, tolerance int }
+
+// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes; descriptors of Tapestry's
+// processes; pods, flows and goroutines of the agent.
+func counts(t *testing.T) map[string]count {
 	t.Helper()
-	all := map[string]int{}
+	all := map[string]count{}
 	for _, n := range state.Nodes {
 		for what, argv := range map[string][]string{
 			"namespaces": {"ls", "/run/netns"},
@@ -201,13 +205,53 @@ func counts(t *testing.T) map[string]int {
 			if err != nil {
 				t.Fatal(err)
 			}
-			all[n.Name+" "+what] = len(strings.Fields(out))
+			all[n.Name+" "+what] = count{value: len(strings.Fields(out))}
 		}
 		for what, fds := range descriptors(t, n) {
-			all[n.Name+" descriptors of "+what] = fds
+			all[n.Name+" descriptors of "+what] = count{fds, 4} // connections
 		}
+		s := agentStatus(t, n)
+		flows := 0
+		for _, n := range s.Stats.Flows {
+			flows += n
+		}
+		all[n.Name+" pods"] = count{value: len(s.Detail.Pods)}
+		all[n.Name+" flows"] = count{flows, 60} // kubelet's and the API server's own
+		all[n.Name+" goroutines"] = count{s.Stats.Goroutines, 10}
 	}
 	return all
+}
+
+// status is a part of what "tapestry status" says.
+type status struct {
+	Detail struct{ Pods []struct{ Name string } }
+	Stats  struct {
+		Goroutines int
+		Flows      map[string]int
+	}
+}
+
+func agentStatus(t *testing.T, n lab.Node) status {
+	t.Helper()
+	pods, err := client.CoreV1().Pods("kube-system").List(context.Background(), metav1.ListOptions{LabelSelector: agents, FieldSelector: "spec.nodeName=" + n.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pods.Items) != 1 {
+		t.Fatalf("%d agents on %s", len(pods.Items), n.Name)
+	}
+	out, err := inPod(context.Background(), &pods.Items[0], "/tapestry", "status", "--output=json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Detail.Pods) == 0 || s.Stats.Goroutines == 0 {
+		t.Fatalf("the status says nothing of pods and goroutines: %s", out)
+	}
+	return s
 }
 
 // descriptors counts those of Tapestry's processes, which are the ones in the node's process namespace with that name.

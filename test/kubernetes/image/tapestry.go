@@ -2,9 +2,9 @@ package image
 
 import "path/filepath"
 
-// Tapestry gives the image of this repository's own programs, which bin has, under tag. loopback is the path of that CNI
+// Tapestry gives the image of this repository's own programs, which bin has, without a tag. loopback is the path of that CNI
 // plugin: containerd 1.6 runs it for every pod, whatever the network.
-func (c Cache) Tapestry(tag, bin, loopback string) (Image, error) {
+func (c Cache) Tapestry(bin, loopback string) (Image, error) {
 	// Each in a layer of its own: the one that changed is the one that is packed again.
 	var layers []Layer
 	for _, f := range []File{
@@ -18,7 +18,7 @@ func (c Cache) Tapestry(tag, bin, loopback string) (Image, error) {
 		}
 		layers = append(layers, l)
 	}
-	return Image{Tags: []string{tag}, Layers: layers, Config: Config{Entrypoint: []string{"/tapestry"}}}, nil
+	return Image{Layers: layers, Config: Config{Entrypoint: []string{"/tapestry"}}}, nil
 }
 
 // Program gives an image of one static program.

@@ -30,7 +30,8 @@ type Apply struct {
 // DefaultTimeout is generous: it takes seconds.
 func (Apply) DefaultTimeout() time.Duration { return 2 * time.Minute }
 
-// Apply gives all nodes the image, applies the manifest, and returns when all nodes are Ready.
+// Apply gives all nodes the image, applies the manifest, and returns when all nodes and all agents are Ready. The image's tag
+// tells what is in it: a later Apply of other programs is an update, which replaces the agents' pods.
 func (l Lab) Apply(ctx context.Context, a Apply) error {
 	s, err := l.State()
 	if err != nil {
@@ -48,28 +49,30 @@ func (l Lab) Apply(ctx context.Context, a Apply) error {
 		return fmt.Errorf("%s: %w", a.Manifest, err)
 	}
 	began := time.Now()
-	if err := l.load(ctx, s, tag, a.Bin); err != nil {
+	im, err := image.Cache(l.Cache()).Tapestry(a.Bin, filepath.Join(l.Bin, "loopback"))
+	if err != nil {
+		return fmt.Errorf("pack the image %s: %w: build it with \"make build kubernetes-binaries\"", tag, err)
+	}
+	im.Tags = []string{tag + "-" + im.ID()}
+	manifest = bytes.ReplaceAll(manifest, []byte(tag), []byte(im.Tags[0]))
+	if err := l.give(ctx, s, "tapestry", im); err != nil {
 		return err
 	}
-	slog.Info("the nodes have the image", "image", tag, "took", time.Since(began).Round(10*time.Millisecond))
+	slog.Info("the nodes have the image", "image", im.Tags[0], "took", time.Since(began).Round(10*time.Millisecond))
 	began = time.Now()
 	if err := l.kubectl(ctx, s, manifest, "apply", "--server-side", "--filename=-"); err != nil {
 		return err
 	}
-	if err := l.kubectl(ctx, s, nil, "wait", "--for=condition=Ready", "nodes", "--all", "--timeout="+a.Timeout.String()); err != nil {
-		return errors.Join(err, l.explain(ctx, s))
+	for _, args := range [][]string{
+		{"wait", "--for=condition=Ready", "nodes", "--all"},
+		{"--namespace=kube-system", "rollout", "status", "daemonset/tapestry"},
+	} {
+		if err := l.kubectl(ctx, s, nil, append(args, "--timeout="+a.Timeout.String())...); err != nil {
+			return errors.Join(err, l.explain(ctx, s))
+		}
 	}
-	slog.Info("the nodes are Ready", "took", time.Since(began).Round(10*time.Millisecond))
+	slog.Info("nodes and agents are Ready", "took", time.Since(began).Round(10*time.Millisecond))
 	return nil
-}
-
-// load packs Tapestry's image and gives it to every node.
-func (l Lab) load(ctx context.Context, s State, tag, bin string) error {
-	im, err := image.Cache(l.Cache()).Tapestry(tag, bin, filepath.Join(l.Bin, "loopback"))
-	if err != nil {
-		return fmt.Errorf("pack the image %s: %w: build it with \"make build kubernetes-binaries\"", tag, err)
-	}
-	return l.give(ctx, s, "tapestry", im)
 }
 
 // give packs the image, into an archive of that name, and imports it on every node.
