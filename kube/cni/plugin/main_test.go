@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,7 +26,29 @@ func TestMain(m *testing.M) {
 	if os.Getenv(pluginVar) != "" {
 		os.Exit(Main())
 	}
-	userns.Main(m)
+	userns.Main(tests{m})
+}
+
+// tests remove the executable that they have built.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	defer os.Remove(builtPlugin())
+	return t.M.Run()
+}
+
+// executable is the plugin's own. Where it cannot be built it is this program, which under the race detector takes a second to start.
+var executable = sync.OnceValue(func() string {
+	out, err := exec.Command("go", "build", "-o", builtPlugin(), "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
+		return "/proc/self/exe"
+	}
+	return builtPlugin()
+})
+
+func builtPlugin() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("tapestry-cni-plugin-%d", os.Getpid()))
 }
 
 // agent gives addresses and holds TAPs.

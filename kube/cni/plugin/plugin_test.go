@@ -31,7 +31,7 @@ func (p *pod) run(command string) (out string, failure *types.Error) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(executable())
 	cmd.Env = append(os.Environ(), pluginVar+"=1", "CNI_COMMAND="+command, "CNI_PATH=/opt/cni/bin")
 	if command != "VERSION" && command != "GC" && command != "STATUS" {
 		cmd.Env = append(cmd.Env, "CNI_CONTAINERID="+p.container, "CNI_NETNS="+p.path, "CNI_IFNAME=eth0", "CNI_ARGS="+p.args)

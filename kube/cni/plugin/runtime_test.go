@@ -15,11 +15,7 @@ import (
 func TestWithLibrary(t *testing.T) {
 	w := newWorld(t)
 	image, bin, conf := t.TempDir(), t.TempDir(), t.TempDir()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(exe)
+	b, err := os.ReadFile(executable())
 	if err != nil {
 		t.Fatal(err)
 	}
