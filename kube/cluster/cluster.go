@@ -21,7 +21,9 @@ import (
 	"k8s.io/client-go/rest"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/kube/cluster/tell"
 )
 
 // Options of New.
@@ -64,7 +66,7 @@ type Cluster struct {
 	log     *slog.Logger
 	rest    *rest.RESTClient
 	servers *servers.Servers
-	link    *link
+	link    *servers.Link
 	wake    chan struct{} // capacity 1: something has changed
 
 	services   *store[*corev1.Service]
@@ -80,10 +82,10 @@ type Cluster struct {
 	sources    []*source
 
 	secrets   secrets
-	pins      *pins
+	pins      *pins.Pins
 	own       own
-	publisher *publisher
-	reporter  *reporter
+	publisher *tell.Publisher
+	reporter  *tell.Reporter
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -98,17 +100,13 @@ func New(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.pins, err = openPins(filepath.Join(o.State, "node-keys.json")); err != nil {
+	if c.pins, err = pins.Open(filepath.Join(o.State, "node-keys.json")); err != nil {
 		return nil, err
 	}
 	c.rest, c.servers = client, list
-	c.link = newLink(func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-		defer cancel()
-		return client.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
-	}, c.log)
-	c.publisher = newPublisher(o.Node, client, c.link, c.log)
-	c.reporter = newReporter(o.Node, client, c.link, c.log)
+	c.link = servers.NewLink(c.probe, c.log)
+	c.publisher = tell.NewPublisher(o.Node, client, c.link, c.log)
+	c.reporter = tell.NewReporter(o.Node, client, c.link, c.log)
 	c.own.name = o.Node
 	c.secrets = secrets{cluster: c, byRef: map[kube.Ref]*secret{}}
 	c.makeSources()
@@ -117,6 +115,12 @@ func New(o Options) (*Cluster, error) {
 
 // probeTimeout is how long a server may take to say that it is ready.
 const probeTimeout = 10 * time.Second
+
+func (c *Cluster) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	return c.rest.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
+}
 
 // Run calls deliver with the objects of the cluster, and what is wrong with our view of it, once everything has been read
 // and after every change, until ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works
@@ -127,9 +131,9 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	running.Go(func() { c.link.run(ctx) })
-	running.Go(func() { c.publisher.run(ctx) })
-	running.Go(func() { c.reporter.run(ctx) })
+	running.Go(func() { c.link.Run(ctx) })
+	running.Go(func() { c.publisher.Run(ctx) })
+	running.Go(func() { c.reporter.Run(ctx) })
 	for _, s := range c.sources {
 		running.Go(func() { s.run(ctx) })
 	}
@@ -232,8 +236,8 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 	}
 	c.learn(objs.EndpointSlices)
 	problems := c.problems(&objs, policies)
-	objs.Nodes = c.own.in(c.pins.judge(nodes, len(guards) > 0, &problems), &problems)
-	c.publisher.see(c.nodes.get("", c.Node))
+	objs.Nodes = c.own.in(c.pins.Judge(nodes, len(guards) > 0, &problems), &problems)
+	c.publisher.See(c.nodes.get("", c.Node))
 	kube.SortProblems(problems)
 	return objs, problems, true
 }
@@ -337,13 +341,13 @@ func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, e
 
 // Publish says what is so on this node, on its Node object: annotations, and the condition NetworkUnavailable. It does not
 // block; what cannot be said now is said when it can be, and only what has changed is.
-func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.want(s) }
+func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.Want(s) }
 
 // Report makes Events of problems for the objects they are about. Those of shared every agent finds, and the first of the
 // nodes tells them; those of own are told by this one.
 func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
 	policies, _ := c.policies.snapshot()
-	c.reporter.want(objs, shared, own, policies)
+	c.reporter.Want(objs, shared, own, policies)
 }
 
 // Health is how the conversation goes.
@@ -366,20 +370,20 @@ func (c *Cluster) Health() Health {
 	c.mu.Lock()
 	h.Synced, h.Waiting = c.delivered, slices.Clone(c.waiting)
 	c.mu.Unlock()
-	since, err := c.link.state()
+	since, err := c.link.State()
 	h.Err = err
 	if !h.Synced && len(h.Waiting) == 0 {
 		h.Waiting = []string{"an API server"}
 	}
 	for i, name := range h.Waiting {
 		for _, s := range c.sources {
-			if answer, _ := s.state(); s.name == name && answer != nil {
+			if _, answer := s.state(); s.name == name && answer != nil {
 				h.Waiting[i] = name + ": " + answer.Error()
 			}
 		}
 	}
 	for _, s := range c.sources {
-		answer, broken := s.state()
+		broken, answer := s.state()
 		if broken.IsZero() || s.optional && answer != nil {
 			continue
 		}

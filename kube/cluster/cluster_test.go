@@ -407,7 +407,7 @@ func TestLearns(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := again.link.probe(ctx); err == nil || !strings.Contains(err.Error(), "192.0.2.1:6443") {
+	if err := again.probe(ctx); err == nil || !strings.Contains(err.Error(), "192.0.2.1:6443") {
 		t.Errorf("the probe said %v", err)
 	}
 	again.close()

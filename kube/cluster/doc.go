@@ -1,5 +1,5 @@
 // Package cluster is the conversation with a real API server: its objects become snapshots, as package manifests has them
-// of a directory, and what a node says of itself goes to its Node.
+// of a directory, and what a node says of itself goes to its Node (package tell).
 //
 // # What is watched
 //
@@ -24,6 +24,6 @@
 // # Whom to believe
 //
 // An agent may patch Nodes, and RBAC cannot say "only its own". A ValidatingAdmissionPolicy can, and deploy/ brings one. While
-// its binding is not there, an agent goes on using the key it has seen first in a Node (see pins): whoever takes over one
+// its binding is not there, an agent goes on using the key it has seen first in a Node (package pins): whoever takes over one
 // agent's token cannot then put a key of his own in the place of another node's.
 package cluster

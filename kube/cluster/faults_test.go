@@ -2,15 +2,12 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
@@ -214,51 +211,6 @@ func TestSlowReceiver(t *testing.T) {
 	leave <- struct{}{}
 	cancel()
 	<-done
-}
-
-// Ten minutes without a server: it is tried with growing pauses, not in step with other agents, and found within half a
-// minute when it is back.
-func TestLinkPauses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		back := time.Now().Add(10 * time.Minute)
-		tries := 0
-		l := newLink(func(context.Context) error {
-			tries++
-			if time.Now().Before(back) {
-				return errors.New("nobody there")
-			}
-			return nil
-		}, slog.New(slog.DiscardHandler))
-		done := make(chan struct{})
-		go func() { defer close(done); l.run(ctx) }()
-		asked := 0
-		err := l.do(ctx, func() error { asked++; return nil })
-		late := time.Since(back)
-		if err != nil || asked != 1 || late < 0 || late > 2*lastPause {
-			t.Errorf("asked %d times, %v after the server was back: %v", asked, late, err)
-		}
-		if tries < 20 || tries > 100 {
-			t.Errorf("%d tries in ten minutes", tries)
-		}
-		// A server that says it is ready and then fails every request is not stormed.
-		start, tries := time.Now(), 0
-		err = l.do(ctx, func() error {
-			tries++
-			if time.Since(start) < time.Minute {
-				return errors.New("broken")
-			}
-			return nil
-		})
-		if err != nil || tries < 3 || tries > 20 {
-			t.Errorf("%d requests in a minute of failures: %v", tries, err)
-		}
-		if since, err := l.state(); !since.IsZero() || err != nil {
-			t.Errorf("state %v, %v", since, err)
-		}
-		cancel()
-		<-done
-	})
 }
 
 func TestNewRefuses(t *testing.T) {

@@ -12,10 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
-)
 
-// GuardName is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their own.
-const GuardName = "tapestry-agent-own-node"
+	"tapestry.dev/tapestry/kube/cluster/pins"
+)
 
 const guardKind = "ValidatingAdmissionPolicyBindings"
 
@@ -77,7 +76,7 @@ func (c *Cluster) makeSources() {
 	})
 	addTo(c, &c.guards, nil, kind{
 		name: guardKind, path: admission, resource: "validatingadmissionpolicybindings", strip: stripMetadata, metadata: true, optional: true,
-		selector: fields.OneTermEqualSelector("metadata.name", GuardName).String(), one: partial, list: partialList,
+		selector: fields.OneTermEqualSelector("metadata.name", pins.Guard).String(), one: partial, list: partialList,
 	})
 }
 
@@ -98,7 +97,7 @@ func (c *Cluster) newSource(k kind, into cache.ReflectorStore, pass func()) *sou
 // refused gives the answer of an API server that does not let us read the kind, else nil. That it does not know the kind is
 // none.
 func (s *source) refused() error {
-	if err, _ := s.state(); apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+	if _, err := s.state(); apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 		return err
 	}
 	return nil

@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
 // pageSize is how many objects one answer holds at most.
@@ -42,7 +44,7 @@ type kind struct {
 type source struct {
 	kind
 	rest  rest.Interface
-	link  *link
+	link  *servers.Link
 	store cache.ReflectorStore
 	pass  func() // the store need not be waited for
 	touch func() // the state of the source has changed
@@ -63,10 +65,10 @@ func (s *source) run(ctx context.Context) {
 }
 
 // state gives the answer that keeps the source from being up to date, and since when it has no watch.
-func (s *source) state() (err error, broken time.Time) {
+func (s *source) state() (broken time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err, s.broken
+	return s.broken, s.err
 }
 
 // note remembers how a request ended.
@@ -100,7 +102,7 @@ var _ cache.ListerWatcherWithContext = (*source)(nil)
 
 // ListWithContext implements cache.ListerWatcherWithContext.
 func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
-	err = s.link.do(ctx, func() error {
+	err = s.link.Do(ctx, func() error {
 		list = s.list()
 		return s.request(&o, "List").Do(ctx).Into(list)
 	})
@@ -116,7 +118,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	o.AllowWatchBookmarks = true
 	var w watch.Interface
 	var first []watch.Event
-	err := s.link.do(ctx, func() (err error) {
+	err := s.link.Do(ctx, func() (err error) {
 		if err = s.wentBack(ctx, &o); err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster"
+	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
@@ -310,7 +311,7 @@ func TestRights(t *testing.T) {
 	a.sees("the new key", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return objs.Nodes[1].Annotations[kube.PublicKeyAnnotation] == "three" && len(problems) == 0
 	})
-	p.must(http.MethodDelete, paths["ValidatingAdmissionPolicyBinding"]+cluster.GuardName, nil, nil)
+	p.must(http.MethodDelete, paths["ValidatingAdmissionPolicyBinding"]+pins.Guard, nil, nil)
 	p.must(http.MethodPatch, "/api/v1/nodes/n2", keyPatch("four"), nil)
 	a.sees("a refusal", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return objs.Nodes[1].Annotations[kube.PublicKeyAnnotation] == "three" && len(problems) == 1 && strings.Contains(problems[0].Message, "has changed to four")

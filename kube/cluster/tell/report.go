@@ -1,6 +1,7 @@
-package cluster
+package tell
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,15 +19,16 @@ import (
 	"k8s.io/client-go/rest"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for it. An
+// Reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for it. An
 // Event's name is a hash of what it says, so that there is one for a problem however many agents tell it and however often
 // they start.
-type reporter struct {
+type Reporter struct {
 	node string
 	rest rest.Interface
-	link *link
+	link *servers.Link
 	log  *slog.Logger
 	wake chan struct{} // capacity 1
 
@@ -45,12 +47,14 @@ const (
 	mostEvents = 500
 )
 
-func newReporter(node string, client rest.Interface, l *link, log *slog.Logger) *reporter {
-	return &reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
+// NewReporter gives a Reporter of the node of that name.
+func NewReporter(node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Reporter {
+	return &Reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
-// want says which problems there are, and which NetworkPolicies.
-func (r *reporter) want(objs *kube.Objects, shared, own []kube.Problem, policies []*metav1.PartialObjectMetadata) {
+// Want says which problems there are: those of shared every agent finds, and the first of the nodes tells them; those of own are
+// told by this one. Of policies it is told that they are not enforced. It does not block.
+func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem, policies []*metav1.PartialObjectMetadata) {
 	list := own
 	events := map[string]*corev1.Event{}
 	if firstAgent(objs.Nodes) == r.node {
@@ -86,7 +90,7 @@ func firstAgent(nodes []*corev1.Node) string {
 }
 
 // event gives nil for a problem of something that has no author to tell.
-func (r *reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
+func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	object := corev1.ObjectReference{Kind: p.Object.Kind, Namespace: p.Object.Namespace, Name: p.Object.Name}
 	reason := "NotServed"
 	switch p.Object.Kind {
@@ -107,7 +111,7 @@ func (r *reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	return r.newEvent(object, reason, message)
 }
 
-func (r *reporter) newEvent(object corev1.ObjectReference, reason, message string) *corev1.Event {
+func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message string) *corev1.Event {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%s/%s/%s", object.Kind, object.UID, reason, message)
 	return &corev1.Event{
@@ -118,15 +122,19 @@ func (r *reporter) newEvent(object corev1.ObjectReference, reason, message strin
 	}
 }
 
-func uidOf[T object](list []T, ref kube.Ref) types.UID {
-	i, found := slices.BinarySearchFunc(list, objectName{ref.Namespace, ref.Name}, func(obj T, n objectName) int { return nameOf(obj).compare(n) })
+// uidOf looks in a list that is sorted by namespace and name.
+func uidOf[T metav1.Object](list []T, ref kube.Ref) types.UID {
+	i, found := slices.BinarySearchFunc(list, ref, func(obj T, ref kube.Ref) int {
+		return cmp.Or(cmp.Compare(obj.GetNamespace(), ref.Namespace), cmp.Compare(obj.GetName(), ref.Name))
+	})
 	if !found {
 		return ""
 	}
 	return list[i].GetUID()
 }
 
-func (r *reporter) run(ctx context.Context) {
+// Run sends what is to be sent, until ctx is done.
+func (r *Reporter) Run(ctx context.Context) {
 	limit := rate.NewLimiter(rate.Every(eventEvery), eventBurst)
 	renew := time.NewTicker(eventRenewal)
 	defer renew.Stop()
@@ -169,12 +177,12 @@ func (r *reporter) run(ctx context.Context) {
 }
 
 // tell creates an Event, or says of the one there is that it is still so.
-func (r *reporter) tell(ctx context.Context, e *corev1.Event) error {
+func (r *Reporter) tell(ctx context.Context, e *corev1.Event) error {
 	out := *e
 	out.FirstTimestamp = metav1.Now()
 	out.LastTimestamp = out.FirstTimestamp
-	path := core + "/namespaces/" + e.Namespace
-	return r.link.do(ctx, func() error {
+	path := "/api/v1/namespaces/" + e.Namespace
+	return r.link.Do(ctx, func() error {
 		err := r.rest.Post().AbsPath(path, "events").Body(&out).Do(ctx).Error()
 		if !apierrors.IsAlreadyExists(err) {
 			return err

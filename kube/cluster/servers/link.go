@@ -1,4 +1,4 @@
-package cluster
+package servers
 
 import (
 	"context"
@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// link says whether any API server can be reached. While none can, one goroutine tries, with growing pauses, and all
+// Link says whether any API server can be reached. Make it with NewLink. While none can, one goroutine tries, with growing pauses, and all
 // requests wait for it: when the server is back they go on at once, each where it was.
-type link struct {
+type Link struct {
 	probe func(context.Context) error
 	log   *slog.Logger
 
@@ -34,15 +34,16 @@ const (
 	steadyTime = 30 * time.Second
 )
 
-func newLink(probe func(context.Context) error, log *slog.Logger) *link {
-	l := &link{probe: probe, log: log, broken: make(chan struct{}, 1), up: make(chan struct{}), since: time.Now()}
+// NewLink gives a Link that begins to look when it is run. probe gives nil when a server says that it is ready.
+func NewLink(probe func(context.Context) error, log *slog.Logger) *Link {
+	l := &Link{probe: probe, log: log, broken: make(chan struct{}, 1), up: make(chan struct{}), since: time.Now()}
 	l.broken <- struct{}{} // nothing is asked for before a server has said that it is ready
 	return l
 }
 
-// run looks for a server whenever none is known, until ctx is done.
-func (l *link) run(ctx context.Context) {
-	pause := pauses()
+// Run looks for a server whenever none is known, until ctx is done.
+func (l *Link) Run(ctx context.Context) {
+	pause := Pauses()
 	found := time.Time{}
 	for {
 		select {
@@ -51,8 +52,8 @@ func (l *link) run(ctx context.Context) {
 		case <-l.broken:
 		}
 		if time.Since(found) > steadyTime {
-			pause = pauses()
-		} else if !sleep(ctx, pause.Step()) { // it says it is ready, and is not
+			pause = Pauses()
+		} else if !Sleep(ctx, pause.Step()) { // it says it is ready, and is not
 			return
 		}
 		for {
@@ -61,7 +62,7 @@ func (l *link) run(ctx context.Context) {
 				break
 			}
 			l.note(err)
-			if !sleep(ctx, pause.Step()) {
+			if !Sleep(ctx, pause.Step()) {
 				return
 			}
 		}
@@ -70,12 +71,13 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
-func pauses() wait.Backoff {
+// Pauses are those between tries, growing and with jitter.
+func Pauses() wait.Backoff {
 	return wait.Backoff{Duration: firstPause, Factor: 2, Jitter: 1, Steps: 8, Cap: lastPause}
 }
 
 // sleep reports false when ctx is done.
-func sleep(ctx context.Context, d time.Duration) bool {
+func Sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -87,7 +89,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // note remembers why there is no server.
-func (l *link) note(err error) {
+func (l *Link) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil {
@@ -96,7 +98,7 @@ func (l *link) note(err error) {
 	l.err = err
 }
 
-func (l *link) found() {
+func (l *Link) found() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
@@ -107,7 +109,7 @@ func (l *link) found() {
 }
 
 // lost is told of an error of a request that was begun while the link was up.
-func (l *link) lost(up <-chan struct{}) {
+func (l *Link) lost(up <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.up != up { // it has been lost and found since
@@ -122,7 +124,7 @@ func (l *link) lost(up <-chan struct{}) {
 }
 
 // wait waits until there is a server.
-func (l *link) wait(ctx context.Context) (up <-chan struct{}, err error) {
+func (l *Link) wait(ctx context.Context) (up <-chan struct{}, err error) {
 	l.mu.Lock()
 	up = l.up
 	l.mu.Unlock()
@@ -134,8 +136,8 @@ func (l *link) wait(ctx context.Context) (up <-chan struct{}, err error) {
 	}
 }
 
-// do does a request as soon as there is a server, and again when it was lost on the way.
-func (l *link) do(ctx context.Context, request func() error) error {
+// Do does a request as soon as there is a server, and again when it was lost on the way.
+func (l *Link) Do(ctx context.Context, request func() error) error {
 	for {
 		up, err := l.wait(ctx)
 		if err != nil {
@@ -148,8 +150,8 @@ func (l *link) do(ctx context.Context, request func() error) error {
 	}
 }
 
-// state gives since when there is no server, and why; a zero time when there is one.
-func (l *link) state() (since time.Time, err error) {
+// State gives since when there is no server, and why; a zero time when there is one.
+func (l *Link) State() (since time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {

@@ -1,4 +1,5 @@
-package cluster
+// Package pins decides whose WireGuard key is believed, where nothing guards who may write it.
+package pins
 
 import (
 	"encoding/json"
@@ -15,11 +16,11 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// pins are the WireGuard keys that are believed. A Node object's key is believed when it is seen first, for the life of the
+// Pins are the WireGuard keys that are believed. Make them with Open. A Node object's key is believed when it is seen first, for the life of the
 // object (its UID). Another one is believed while the admission policy is in force that lets nobody's token but that node's
 // own agent change it; else the first stays in use, and the change is a Problem. An agent may delete no Node, so whoever
 // deletes one is a person who may decide it, and the object that comes after begins anew.
-type pins struct {
+type Pins struct {
 	file  string
 	known map[string]pin // by the Node's name
 
@@ -32,13 +33,17 @@ type pins struct {
 	unsaved  bool
 }
 
+// Guard is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their own.
+const Guard = "tapestry-agent-own-node"
+
 type pin struct {
 	UID types.UID `json:"uid"`
 	Key string    `json:"key"`
 }
 
-func openPins(file string) (*pins, error) {
-	p := &pins{file: file, known: map[string]pin{}}
+// Open reads the keys that were believed before out of a file, in which they are kept.
+func Open(file string) (*Pins, error) {
+	p := &Pins{file: file, known: map[string]pin{}}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
@@ -52,8 +57,8 @@ func openPins(file string) (*pins, error) {
 	return p, nil
 }
 
-// judge gives the nodes with the keys that are believed, and adds to problems where those are not what the API server says.
-func (p *pins) judge(nodes []*corev1.Node, guarded bool, problems *[]kube.Problem) []*corev1.Node {
+// Judge gives the nodes with the keys that are believed, and adds to problems where those are not what the API server says.
+func (p *Pins) Judge(nodes []*corev1.Node, guarded bool, problems *[]kube.Problem) []*corev1.Node {
 	if !kube.Same(p.nodes, nodes) || p.guarded != guarded || p.unsaved || p.judged == nil {
 		p.nodes, p.guarded, p.problems = nodes, guarded, nil
 		p.judged = p.look(nodes)
@@ -62,7 +67,7 @@ func (p *pins) judge(nodes []*corev1.Node, guarded bool, problems *[]kube.Proble
 	return p.judged
 }
 
-func (p *pins) look(nodes []*corev1.Node) []*corev1.Node {
+func (p *Pins) look(nodes []*corev1.Node) []*corev1.Node {
 	next := make(map[string]pin, len(nodes))
 	copies := map[*corev1.Node]*corev1.Node{}
 	list := nodes
@@ -94,7 +99,7 @@ func (p *pins) look(nodes []*corev1.Node) []*corev1.Node {
 }
 
 // with gives n with another key; always the same copy for the same node.
-func (p *pins) with(n *corev1.Node, key string) *corev1.Node {
+func (p *Pins) with(n *corev1.Node, key string) *corev1.Node {
 	if c := p.copies[n]; c != nil && c.Annotations[kube.PublicKeyAnnotation] == key {
 		return c
 	}
@@ -107,7 +112,7 @@ func (p *pins) with(n *corev1.Node, key string) *corev1.Node {
 	return &c
 }
 
-func (p *pins) refuse(n *corev1.Node, said string) {
+func (p *Pins) refuse(n *corev1.Node, said string) {
 	what := fmt.Sprintf("the node's key has changed to %s", said)
 	if said == "" {
 		what = "the node's key has vanished"
@@ -115,11 +120,11 @@ func (p *pins) refuse(n *corev1.Node, said string) {
 	p.problems = append(p.problems, kube.Problem{
 		Severity: kube.Error, Object: kube.RefOf(n), Field: "metadata.annotations[" + kube.PublicKeyAnnotation + "]",
 		Message: what + ", and nothing guards who may change it, so the one that was seen first stays in use: install the ValidatingAdmissionPolicy " +
-			GuardName + ", or, if the change is meant, delete the Node object and restart its kubelet, which makes it anew",
+			Guard + ", or, if the change is meant, delete the Node object and restart its kubelet, which makes it anew",
 	})
 }
 
-func (p *pins) save() {
+func (p *Pins) save() {
 	data, err := json.MarshalIndent(p.known, "", "\t")
 	if err == nil {
 		err = servers.WriteFile(p.file, data)

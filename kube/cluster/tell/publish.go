@@ -1,4 +1,6 @@
-package cluster
+// Package tell writes on a cluster's objects what a node knows: of itself, on its Node, and what is wrong with Services and
+// Ingresses, as Events.
+package tell
 
 import (
 	"context"
@@ -15,15 +17,16 @@ import (
 	"k8s.io/client-go/rest"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the watch
+// Publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the watch
 // says is there, and sends the difference: so what somebody else changed there is put right, and what an API server lost is
 // said again.
-type publisher struct {
+type Publisher struct {
 	node string
 	rest rest.Interface
-	link *link
+	link *servers.Link
 	log  *slog.Logger
 	wake chan struct{} // capacity 1
 
@@ -43,11 +46,13 @@ const (
 	problemBytes = 64 << 10
 )
 
-func newPublisher(node string, client rest.Interface, l *link, log *slog.Logger) *publisher {
-	return &publisher{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
+// NewPublisher gives a Publisher for the Node of that name.
+func NewPublisher(node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Publisher {
+	return &Publisher{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
-func (p *publisher) want(s kube.NodeStatus) {
+// Want says what shall be on the Node. It does not block.
+func (p *Publisher) Want(s kube.NodeStatus) {
 	s.Problems = shorten(s.Problems)
 	p.mu.Lock()
 	p.desired = &s
@@ -55,8 +60,8 @@ func (p *publisher) want(s kube.NodeStatus) {
 	p.touch()
 }
 
-// see is told what the API server has.
-func (p *publisher) see(n *corev1.Node) {
+// See is told what the API server has; nil: no such Node.
+func (p *Publisher) See(n *corev1.Node) {
 	p.mu.Lock()
 	changed := n != p.have
 	p.have = n
@@ -66,16 +71,17 @@ func (p *publisher) see(n *corev1.Node) {
 	}
 }
 
-func (p *publisher) touch() {
+func (p *Publisher) touch() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (p *publisher) run(ctx context.Context) {
+// Run sends what is to be sent, until ctx is done.
+func (p *Publisher) Run(ctx context.Context) {
 	limit := rate.NewLimiter(rate.Every(patchEvery), patchBurst)
-	pause := pauses()
+	pause := servers.Pauses()
 	var sent patches
 	var at time.Time // when they were sent
 	for {
@@ -108,15 +114,13 @@ func (p *publisher) run(ctx context.Context) {
 			if ctx.Err() == nil {
 				p.log.Error("other nodes will not learn what this one says of itself", "err", err)
 			}
-			if !sleep(ctx, pause.Step()) {
+			if !servers.Sleep(ctx, pause.Step()) {
 				return
 			}
 			p.touch()
 			continue
 		}
-		sent, at, pause = next, time.Now(), pauses()
-		stripNode(p.node)(node)
-		node.ResourceVersion = ""
+		sent, at, pause = next, time.Now(), servers.Pauses()
 		p.mu.Lock()
 		if p.have == have { // the watch has told nothing new meanwhile
 			p.have = node
@@ -170,9 +174,13 @@ func patchesFor(have *corev1.Node, s *kube.NodeStatus) patches {
 	}
 	want := condition(s)
 	i := slices.IndexFunc(have.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == want.Type })
-	if i < 0 || have.Status.Conditions[i] != want {
-		p.condition = &want
+	if i >= 0 {
+		now := have.Status.Conditions[i]
+		if now.LastHeartbeatTime, now.LastTransitionTime = want.LastHeartbeatTime, want.LastTransitionTime; now == want {
+			return p
+		}
 	}
+	p.condition = &want
 	return p
 }
 
@@ -189,15 +197,15 @@ func condition(s *kube.NodeStatus) corev1.NodeCondition {
 }
 
 // send gives the Node as it is after that.
-func (p *publisher) send(ctx context.Context, next *patches) (*corev1.Node, error) {
+func (p *Publisher) send(ctx context.Context, next *patches) (*corev1.Node, error) {
 	node := &corev1.Node{}
 	if len(next.annotations) > 0 {
 		data, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": next.annotations}})
 		if err != nil {
 			return nil, err
 		}
-		err = p.link.do(ctx, func() error {
-			return p.rest.Patch(types.MergePatchType).AbsPath(core, "nodes", p.node).Body(data).Do(ctx).Into(node)
+		err = p.link.Do(ctx, func() error {
+			return p.rest.Patch(types.MergePatchType).AbsPath("/api/v1", "nodes", p.node).Body(data).Do(ctx).Into(node)
 		})
 		if err != nil || next.condition == nil {
 			return node, err
@@ -211,8 +219,8 @@ func (p *publisher) send(ctx context.Context, next *patches) (*corev1.Node, erro
 		return nil, err
 	}
 	node = &corev1.Node{}
-	return node, p.link.do(ctx, func() error {
-		return p.rest.Patch(types.StrategicMergePatchType).AbsPath(core, "nodes", p.node, "status").Body(data).Do(ctx).Into(node)
+	return node, p.link.Do(ctx, func() error {
+		return p.rest.Patch(types.StrategicMergePatchType).AbsPath("/api/v1", "nodes", p.node, "status").Body(data).Do(ctx).Into(node)
 	})
 }
 
