@@ -46,6 +46,9 @@ func checkTUN(f *Facts) []Finding {
 	switch {
 	case f.TUN.Error == "":
 		return ok(check, "/dev/net/tun can be opened")
+	case f.TUN.Missing && f.Agent != nil && len(f.Agent.Pods) > 0:
+		// The agent is handed TAPs; those who make them, the init step and the CNI plugin, have the device.
+		return unknown(check, "there is no /dev/net/tun here, in the agent's container perhaps; TAPs that were made work", "run this on the node to have it looked at")
 	case f.TUN.Missing:
 		return []Finding{{check, Error, "pods cannot get an interface: " + f.TUN.Error,
 			"load the module (modprobe tun), and see to it that the containers have the device /dev/net/tun"}}

@@ -51,11 +51,15 @@ func TestDiagnose(t *testing.T) {
 		worst  Severity
 		says   string // in message or remedy
 	}{
-		"no agent":      {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
-		"not ready":     {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
-		"no keeper":     {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
-		"problems":      {func(f *Facts) { f.Agent.Problems = []string{"one", "two"} }, "agent", Warning, "2 problems"},
-		"no tun":        {func(f *Facts) { f.TUN = TUN{Error: "no such file", Missing: true} }, "tap", Error, "modprobe tun"},
+		"no agent":  {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
+		"not ready": {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
+		"no keeper": {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
+		"problems":  {func(f *Facts) { f.Agent.Problems = []string{"one", "two"} }, "agent", Warning, "2 problems"},
+		"no tun":    {func(f *Facts) { f.TUN = TUN{Error: "no such file", Missing: true} }, "tap", Error, "modprobe tun"},
+		"no tun in a container": {func(f *Facts) {
+			f.TUN = TUN{Error: "no such file", Missing: true}
+			f.Agent.Pods = []cni.PodDetail{{Name: "host"}}
+		}, "tap", Unknown, "run this on the node"},
 		"tun denied":    {func(f *Facts) { f.TUN = TUN{Error: "permission denied", Denied: true} }, "tap", Error, "device cgroup"},
 		"tun odd":       {func(f *Facts) { f.TUN = TUN{Error: "io"} }, "tap", Error, "10, 200"},
 		"MTU too large": {func(f *Facts) { f.Agent.MTU = 1421 }, "mtu", Error, "--underlay-mtu 1500"},
