@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"bytes"
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,6 +17,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 	"tapestry.dev/tapestry/kube/cluster/pins"
+	"tapestry.dev/tapestry/kube/translate"
 )
 
 func status() kube.NodeStatus {
@@ -194,4 +197,44 @@ func TestEvents(t *testing.T) {
 	if strings.Contains(events(), "seen by both") {
 		t.Error("an agent that is not the first has told what all see")
 	}
+}
+
+// A node that gets another name and keeps its key is two Nodes for some time. The key is that of the first by name, which is said,
+// until the old Node is deleted.
+func TestRenamedNode(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))
+	of := func(name, cidr string) *corev1.Node {
+		n := node(name)
+		n.Annotations[kube.PublicKeyAnnotation], n.Spec.PodCIDRs = key, []string{cidr}
+		return n
+	}
+	own := node("n1")
+	delete(own.Annotations, kube.PublicKeyAnnotation)
+	s.Put(own, of("old", "10.244.2.0/24"))
+	v := see(t, s)
+	holder := func(objs *kube.Objects) (names string, said bool) {
+		r := translate.Translate(*objs, translate.Options{Node: "n1"})
+		for _, p := range r.Overlay.Peers {
+			if !p.PublicKey.IsZero() {
+				names += p.Name
+			}
+		}
+		return names, slices.ContainsFunc(r.Problems, func(p kube.Problem) bool {
+			return p.Object.Name == "renamed" && strings.Contains(p.Message, "is the key of Node old already")
+		})
+	}
+	until := func(want string, wantSaid bool) {
+		t.Helper()
+		v.until(want, func(objs *kube.Objects, problems []kube.Problem) bool {
+			names, said := holder(objs)
+			return names == want && said == wantSaid && len(problems) == 0
+		})
+	}
+	until("old", false)
+	s.Put(of("renamed", "10.244.3.0/24"))
+	until("old", true)
+	s.Delete(of("old", ""))
+	until("renamed", false)
 }

@@ -29,7 +29,7 @@ type Link struct {
 // The pauses between two tries, before jitter.
 const (
 	firstPause = 100 * time.Millisecond
-	lastPause  = 10 * time.Second
+	lastPause  = 5 * time.Second
 	// steadyTime is how long a server must have been there before the pauses begin anew.
 	steadyTime = 30 * time.Second
 )
@@ -73,7 +73,7 @@ func (l *Link) Run(ctx context.Context) {
 
 // Pauses are those between tries, growing and with jitter.
 func Pauses() wait.Backoff {
-	return wait.Backoff{Duration: firstPause, Factor: 2, Jitter: 1, Steps: 8, Cap: lastPause}
+	return wait.Backoff{Duration: firstPause, Factor: 2, Jitter: 0.5, Steps: 8, Cap: lastPause}
 }
 
 // sleep reports false when ctx is done.
