@@ -43,7 +43,7 @@ func TestLinkPauses(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil || tries < 3 || tries > 20 {
+		if err != nil || tries < 3 || tries > 30 {
 			t.Errorf("%d requests in a minute of failures: %v", tries, err)
 		}
 		if since, err := l.State(); !since.IsZero() || err != nil {
