@@ -307,6 +307,9 @@ func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectM
 		add(kube.Warning, kube.Ref{Kind: "NetworkPolicy", Namespace: policies[0].Namespace, Name: policies[0].Name},
 			"NetworkPolicies are not enforced yet, and the cluster has %d: traffic is let through as if there were none", n)
 	}
+	if len(objs.ServiceCIDRs) == 0 && c.lacks("ServiceCIDRs") {
+		add(kube.Warning, own, "the API server tells no range of Services, so that the usual ones are taken for it: name the cluster's with --service-cidr")
+	}
 	var ranges []netip.Prefix
 	for _, obj := range objs.ServiceCIDRs {
 		for _, text := range obj.Spec.CIDRs {
@@ -319,6 +322,16 @@ func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectM
 		add(kube.Error, own, "the API server's address %s is a Service's, which this agent has to serve itself: it finds nothing there when it starts anew. Configure the address of a machine (--api-server)", server)
 	}
 	return list
+}
+
+// lacks reports whether the API server does not know a kind, or does not let us read it.
+func (c *Cluster) lacks(name string) bool {
+	for _, s := range c.sources {
+		if _, err := s.state(); s.name == name && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
+			return true
+		}
+	}
+	return false
 }
 
 // PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod that is

@@ -277,12 +277,30 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	v.until("a refusal", func(objs *kube.Objects, problems []kube.Problem) bool {
-		return names(objs) == "x/a" && refused(problems) && len(problems) == 1
+		return names(objs) == "x/a" && refused(problems) && len(problems) == 2 && strings.Contains(fmt.Sprint(problems), "--service-cidr")
 	})
 	s.Answer("ingresses", 0)
 	v.until("Ingress", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return names(objs) == "x/a, Ingress x/i" && !refused(problems)
 	})
+}
+
+// A token that is not taken yet is no refusal of a kind: a state without it would be wrong.
+func TestUnauthorized(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(service("a"))
+	s.Answer("servicecidrs", http.StatusUnauthorized)
+	v := see(t, s)
+	eventually(t, "waiting", func() bool {
+		waiting := v.Health().Waiting
+		return len(waiting) == 1 && strings.HasPrefix(waiting[0], "ServiceCIDRs: ")
+	})
+	if n := v.count(); n > 0 {
+		t.Errorf("%d snapshots without them", n)
+	}
+	s.Answer("servicecidrs", 0)
+	v.untilNames("x/a")
 }
 
 // Without what every node needs there is no state; that it is refused is said.

@@ -97,7 +97,7 @@ func (c *Cluster) newSource(k kind, into cache.ReflectorStore, pass func()) *sou
 // refused gives the answer of an API server that does not let us read the kind, else nil. That it does not know the kind is
 // none.
 func (s *source) refused() error {
-	if _, err := s.state(); apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+	if _, err := s.state(); apierrors.IsForbidden(err) {
 		return err
 	}
 	return nil

@@ -80,7 +80,8 @@ func (s *source) note(err error, watching bool) {
 		s.broken = time.Time{}
 	}
 	s.mu.Unlock()
-	if err != nil && s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || apierrors.IsUnauthorized(err)) {
+	// A token that is not taken says nothing of the kind: nothing is read with it, and it is waited for another.
+	if s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)) {
 		s.pass()
 	}
 	if (err == nil) != (was == nil) || err != nil && err.Error() != was.Error() {
