@@ -146,3 +146,33 @@ func TestGatewayListens(t *testing.T) {
 		t.Error("a listener on any address would catch what pods send outside")
 	}
 }
+
+// TestPeerReachesNodeWithoutHostPort: where a node has no host Port, pods of other nodes reach its own addresses as its own pods do,
+// by host sockets; an encapsulated client does not, and nothing beyond the node is reached.
+func TestPeerReachesNodeWithoutHostPort(t *testing.T) {
+	w := newWorld(t)
+	w.node.Detach("host")
+	host, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	at := host.LocalAddr().(*net.UDPAddr).AddrPort()
+	w.config.NodeAddrs = []netip.Addr{at.Addr()}
+	w.set()
+	w.from("node-2", datagram("10.244.2.10:1000", at.String()))
+	buf := make([]byte, 100)
+	_ = host.SetReadDeadline(time.Now().Add(patience))
+	n, client, err := host.ReadFrom(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := host.WriteTo(buf[:n], client); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("link", "node-2 udp "+at.String()+" > 10.244.2.10:1000")
+	w.from("node-2 encap", datagram("198.51.100.7:4000", at.String()))
+	w.dropped(BadEncap)
+	w.from("node-2", datagram("10.244.2.10:1000", "203.0.113.1:80"))
+	w.dropped(NoRoute)
+}

@@ -250,8 +250,9 @@ func (w *worker) forward(s *snapshot, p *packet.Packet, o *origin, via uint64) (
 	case nowhere:
 		return w.refuse(p, o, packet.HostUnreachable, NoRoute)
 	}
-	if o.port == nil {
-		return Dropped, NoRoute // only our own Ports reach the outside, or node addresses without a host Port
+	// Our own Ports reach the outside. Node addresses without a host Port are reached the same way, by peers as well.
+	if o.port == nil && (o.peer == nil || o.wrapped || r.kind != toHost) {
+		return Dropped, NoRoute
 	}
 	if r.kind == outside && unreachable(p.Tuple.Dst.Netip()) {
 		return Dropped, NoRoute
