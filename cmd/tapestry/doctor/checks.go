@@ -245,7 +245,7 @@ func checkPing(f *Facts) []Finding {
 		return unknown(check, "net.ipv4.ping_group_range cannot be read: "+f.PingError, "")
 	case f.Group < f.PingGroups[0] || f.Group > f.PingGroups[1]:
 		return []Finding{{check, Warning, fmt.Sprintf("pods cannot ping the outside: group %d of the agent is not within net.ipv4.ping_group_range (%d to %d)", f.Group, f.PingGroups[0], f.PingGroups[1]),
-			`sysctl -w net.ipv4.ping_group_range="0 2147483647"`}}
+			`sysctl -w net.ipv4.ping_group_range="0 2147483647", on a rootless node "0 65535"`}}
 	}
 	return ok(check, "pods may ping the outside")
 }

@@ -153,7 +153,7 @@ func (s *step) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := allowPings(s.pingFile); err != nil {
+	if err := allowPings(s.pingFile, s.group); err != nil {
 		s.log.Warn("pods get no answer to pings to the outside unless the agent's group may send them; set net.ipv4.ping_group_range on the node", "err", err)
 	}
 	kept, err := s.waitForKeeper(ctx)

@@ -1,10 +1,11 @@
 package nodeinit
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 )
@@ -60,10 +61,18 @@ func makeDirectory(path string, group int) error {
 	return nil
 }
 
-// allowPings sets the setting in file, unless it allows every group already.
-func allowPings(file string) error {
-	if b, err := os.ReadFile(file); err == nil && strings.Join(strings.Fields(string(b)), " ") == everyGroup {
-		return nil
+// allowPings sets the setting in file, unless it allows the group already. Inside a user namespace the kernel takes no range
+// with groups in it that are not mapped there; so it is the group's alone then.
+func allowPings(file string, group int) error {
+	if b, err := os.ReadFile(file); err == nil {
+		var first, last int
+		if _, err := fmt.Sscan(string(b), &first, &last); err == nil && first <= group && group <= last {
+			return nil
+		}
 	}
-	return os.WriteFile(file, []byte(everyGroup), 0)
+	err := os.WriteFile(file, []byte(everyGroup), 0)
+	if errors.Is(err, syscall.EINVAL) {
+		return os.WriteFile(file, fmt.Appendf(nil, "%d %d", group, group), 0)
+	}
+	return err
 }

@@ -1,0 +1,30 @@
+package nodeinit
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestAllowPings(t *testing.T) {
+	for _, c := range []struct{ before, after string }{
+		{"1\t0\n", everyGroup},
+		{"0\t65531\n", everyGroup},
+		{"65533 70000", everyGroup},
+		{"0\t65535\n", "0\t65535\n"}, // a rootless node's
+		{"65532 65532", "65532 65532"},
+		{"0\t2147483647\n", "0\t2147483647\n"},
+		{"", everyGroup},
+	} {
+		file := filepath.Join(t.TempDir(), "ping_group_range")
+		if err := os.WriteFile(file, []byte(c.before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := allowPings(file, 65532); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != c.after {
+			t.Errorf("%q: %q, %v, want %q", c.before, got, err, c.after)
+		}
+	}
+}
