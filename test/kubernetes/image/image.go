@@ -84,7 +84,7 @@ func Archive(dir, name string, images []Image) (string, error) {
 	}
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s.tar", name, digest(text)[:16]))
 	if _, err := os.Stat(path); err == nil {
-		return path, nil
+		return path, os.Chmod(path, 0o644) // a node inside a user namespace is not root here
 	}
 	err = whole(path, func(w io.Writer) error {
 		t := tar.NewWriter(w)
@@ -112,7 +112,7 @@ func Archive(dir, name string, images []Image) (string, error) {
 			os.Remove(o)
 		}
 	}
-	return path, nil
+	return path, os.Chmod(path, 0o644)
 }
 
 func add(t *tar.Writer, name string, size int64, content io.Reader) error {

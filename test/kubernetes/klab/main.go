@@ -24,6 +24,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"tapestry.dev/tapestry/test/kubernetes/image"
@@ -116,12 +118,16 @@ func up(ctx context.Context, l lab.Lab, args []string) error {
 	fs := flag.NewFlagSet("up", flag.ExitOnError)
 	fs.IntVar(&o.Nodes, "nodes", 2, "`number` of nodes")
 	fs.BoolVar(&o.DualStack, "dual-stack", false, "addresses of both families")
+	fs.StringVar(&o.UserNS, "userns", "", "`node` that is inside a user namespace of 65,536 ids, as rootless nodes are")
 	fs.BoolVar(&o.Forward, "forward", false, "nodes whose kernels forward packets: not for Tapestry")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
 	if o.Nodes < 1 || o.Nodes > 100 {
 		return fmt.Errorf("-nodes is %d, and has to be from 1 to 100", o.Nodes)
+	}
+	if o.UserNS != "" && !slices.Contains(o.Names(), o.UserNS) {
+		return fmt.Errorf("-userns is %q, and has to be a node: %s", o.UserNS, strings.Join(o.Names(), ", "))
 	}
 	return l.Up(ctx, o)
 }

@@ -26,6 +26,8 @@ type Options struct {
 	DualStack bool
 	// Forward makes the nodes' kernels forward packets, as most CNI plugins need it.
 	Forward bool
+	// UserNS names the node that is inside a user namespace, as a rootless one is; empty: none is.
+	UserNS string
 }
 
 // State is what is known of a lab that is up.
@@ -43,6 +45,8 @@ type Node struct {
 	Addrs []string
 	// PID is its first process.
 	PID int
+	// UserNS says that its namespaces belong to a user namespace of its own.
+	UserNS bool
 }
 
 // Addresses and ranges of every lab.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -23,7 +24,7 @@ type waiting struct {
 }
 
 // hold starts this program in new namespaces, in the cgroup, with its output in the file log.
-func (l Lab) hold(group cgroups, name, argument string, namespaces uintptr) (*waiting, error) {
+func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAttr) (*waiting, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -35,7 +36,8 @@ func (l Lab) hold(group cgroups, name, argument string, namespaces uintptr) (*wa
 	defer r.Close()
 	cmd := exec.Command(self, argument)
 	cmd.Stdin = r
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: namespaces}
+	attr.Setsid = true
+	cmd.SysProcAttr = attr
 	done, err := l.start(cmd, group, name)
 	if err != nil {
 		w.Close()
@@ -102,15 +104,29 @@ func (s State) Inside(name string, argv ...string) ([]string, error) {
 	if name == "outside" {
 		return s.In(name, argv...)
 	}
-	pid, err := s.PID(name)
-	if err != nil {
+	i := slices.IndexFunc(s.Nodes, func(n Node) bool { return n.Name == name })
+	if i < 0 {
+		_, err := s.PID(name)
 		return nil, err
 	}
-	return append([]string{"nsenter", fmt.Sprintf("--target=%d", pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}, argv...), nil
+	enter := []string{"nsenter", fmt.Sprintf("--target=%d", s.Nodes[i].PID), "--mount", "--uts", "--ipc", "--net", "--pid"}
+	if s.Nodes[i].UserNS {
+		enter = append(enter, "--user")
+	}
+	return append(append(enter, "--"), argv...), nil
 }
 
 // startNode starts the node's first process, which waits.
-func (l Lab) startNode(group cgroups, name string) (*waiting, error) {
-	return l.hold(group, name, node.Argument,
-		syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS|syscall.CLONE_NEWIPC|syscall.CLONE_NEWPID|syscall.CLONE_NEWNET)
+func (l Lab) startNode(group cgroups, name string, userNS bool) (*waiting, error) {
+	attr := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET,
+	}
+	if !userNS {
+		return l.hold(group, name, node.Argument, attr)
+	}
+	if err := l.lend(group, name); err != nil {
+		return nil, fmt.Errorf("give %s what a user namespace's root has to own: %w", name, err)
+	}
+	inUserNS(attr)
+	return l.hold(group, name, node.Argument, attr)
 }

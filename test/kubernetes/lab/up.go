@@ -95,7 +95,7 @@ func (u *upping) nodes() error {
 	if u.state.Made, err = node.MakeMountPoints(); err != nil {
 		return err
 	}
-	outside, err := u.hold(u.group, "outside", HoldArgument, syscall.CLONE_NEWNET)
+	outside, err := u.hold(u.group, "outside", HoldArgument, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
 	if err != nil {
 		return err
 	}
@@ -104,13 +104,14 @@ func (u *upping) nodes() error {
 	var starting []*waiting
 	for i := 1; i <= u.options.Nodes; i++ {
 		name := fmt.Sprintf("node-%d", i)
-		w, err := u.startNode(u.group, name)
+		userNS := name == u.options.UserNS
+		w, err := u.startNode(u.group, name, userNS)
 		if err != nil {
 			return err
 		}
 		starting = append(starting, w)
 		u.ended = append(u.ended, w.done)
-		u.state.Nodes = append(u.state.Nodes, Node{Name: name, Addrs: nodeAddrs(i, u.options.DualStack), PID: w.cmd.Process.Pid})
+		u.state.Nodes = append(u.state.Nodes, Node{Name: name, Addrs: nodeAddrs(i, u.options.DualStack), PID: w.cmd.Process.Pid, UserNS: userNS})
 	}
 	// Before anything takes time: Down and the other commands go by it.
 	if err := u.write(u.state); err != nil {
@@ -130,9 +131,9 @@ func (u *upping) nodes() error {
 			return err
 		}
 		err := starting[i].begin(node.Config{
-			Name: n.Name, Addrs: n.Addrs,
-			Dir: u.nodeDir(n.Name), Images: filepath.Join(u.Work, "containerd", n.Name),
-			Bin: u.Bin, ControlPlane: u.controlPlaneDir(),
+			Name: n.Name, Addrs: n.Addrs, UserNS: n.UserNS,
+			Dir: u.nodeDir(n.Name), Images: u.imagesOf(n),
+			Bin: u.Bin, ControlPlane: u.credentials(n),
 			Cgroup: "/" + filepath.Join(u.cgroup(), n.Name), Archives: []string{u.archive},
 			ClusterDNS: ClusterDNS, Upstream: Gateway, Forward: u.options.Forward,
 		})
@@ -158,10 +159,21 @@ func (u *upping) controlPlane() error {
 	if err := u.write(u.state); err != nil {
 		return err
 	}
-	return u.until(time.Minute, "the control plane is not ready", func() error {
+	err = u.until(time.Minute, "the control plane is not ready", func() error {
 		_, err := os.Stat(filepath.Join(u.controlPlaneDir(), "ready"))
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	for _, n := range u.state.Nodes {
+		if n.UserNS {
+			if err := u.lendCredentials(n); err != nil {
+				return fmt.Errorf("give %s its credentials: %w", n.Name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (l Lab) controlPlaneCommand(s State, dual bool) (*exec.Cmd, error) {
@@ -259,7 +271,11 @@ func (l Lab) Down() error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range append(dirs, l.controlPlaneDir()) {
+	lent, err := filepath.Glob(filepath.Join(l.Dir(), "node-*", "controlplane"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(append(dirs, lent...), l.controlPlaneDir()) {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}

@@ -33,6 +33,8 @@ type Config struct {
 	ClusterDNS, Upstream string
 	// Forward makes the node's kernel forward packets between interfaces, and kubelet make its iptables chains.
 	Forward bool
+	// UserNS says that the node is inside a user namespace of 65,536 ids, whose root owns Dir, Images and the directories of Cgroup.
+	UserNS bool
 }
 
 // CNIBin is the directory, empty at first, of CNI plugins: a bind mount of the same name in the node's Dir.
@@ -116,7 +118,8 @@ failSwapOn: false
 imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 0%, imagefs.available: 0%, nodefs.inodesFree: 0%}
 makeIPTablesUtilChains: {{.Forward}}
-maxPods: 200
+{{if .UserNS}}featureGates: {KubeletInUserNamespace: true}
+{{end}}maxPods: 200
 syncFrequency: 10s
 `))
 

@@ -63,12 +63,20 @@ func (c Config) mounts() error {
 	if err != nil {
 		return err
 	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	saved := c.file("cgroup")
+	if c.UserNS {
+		if err := rbind("/sys/fs/cgroup", saved); err != nil {
+			return err
+		}
+	}
 	steps := []struct {
 		source, target, kind string
 		flags                uintptr
 		data                 string
 	}{
-		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE, ""},
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 		// A new sysfs shows the interfaces of this network namespace. It hides the cgroups.
 		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
@@ -79,6 +87,16 @@ func (c Config) mounts() error {
 		if err := unix.Mount(s.source, s.target, s.kind, s.flags, s.data); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", s.source, s.target, err)
 		}
+	}
+	if c.UserNS {
+		// A hierarchy can be mounted by who has the machine's CAP_SYS_ADMIN alone, but one that is mounted may be mounted elsewhere.
+		if err := rbind(saved, "/sys/fs/cgroup"); err != nil {
+			return err
+		}
+		if err := unix.Unmount(saved, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", saved, err)
+		}
+		hierarchies = nil
 	}
 	for _, h := range hierarchies {
 		if err := os.MkdirAll(h.Dir, 0o755); err != nil {
@@ -106,12 +124,35 @@ func (c Config) mounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share the mounts: %w", err)
 	}
-	return tunDevice()
+	return c.tunDevice()
 }
 
+// rbind mounts what is at from, with all that is mounted below it, on the directory to as well.
+func rbind(from, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", from, to, err)
+	}
+	return nil
+}
+
+// TunDevice is the path of the device.
+const TunDevice = "/dev/net/tun"
+
 // tunDevice makes the device as distributions have it; containers and small machines often lack it, or keep it to root.
-func tunDevice() error {
-	const path = "/dev/net/tun"
+// Nobody makes devices inside a user namespace.
+func (c Config) tunDevice() error {
+	if c.UserNS {
+		return nil
+	}
+	return MakeTunDevice()
+}
+
+// MakeTunDevice makes it on the machine.
+func MakeTunDevice() error {
+	const path = TunDevice
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -124,7 +165,10 @@ func tunDevice() error {
 
 // sysctls sets what distributions set, and a new network namespace has not.
 func (c Config) sysctls() error {
-	values := map[string]string{"net/ipv4/ping_group_range": "0 2147483647"}
+	values := map[string]string{}
+	if !c.UserNS { // there it stays as it is in every new network namespace: nobody may
+		values["net/ipv4/ping_group_range"] = "0 2147483647"
+	}
 	if c.Forward {
 		values["net/ipv4/ip_forward"] = "1"
 	}
