@@ -75,7 +75,7 @@ peers: ## build bin/peers: Caddy and CoreDNS, which bench compares with
 
 # A real Kubernetes on this machine, in a module of its own: test/kubernetes/README.md.
 KLAB       = $(BIN)/kubernetes/klab
-# The flags of test/kubernetes/build: others would compile all of Kubernetes once more.
+# The flags of test/kubernetes/build: others would compile all of Kubernetes once more, and vet would look at all of it.
 KUBEGO     = CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" $(GO) -C test/kubernetes
 # Options of klab conformance, as --focus EXPRESSION.
 CONFORMANCEFLAGS ?=
@@ -90,7 +90,7 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests
 	$(KLAB) down && $(KLAB) up && trap '$(KLAB) down' EXIT && \
 	  $(KLAB) apply && \
-	  $(KUBEGO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
+	  $(KUBEGO) test -vet=off -p 1 -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
 	  $(KLAB) conformance $(CONFORMANCEFLAGS) && \
 	  $(KLAB) uninstall
 
