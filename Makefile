@@ -77,6 +77,8 @@ peers: ## build bin/peers: Caddy and CoreDNS, which bench compares with
 KLAB       = $(BIN)/kubernetes/klab
 # The flags of test/kubernetes/build: others would compile all of Kubernetes once more, and vet would look at all of it.
 KUBEGO     = CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" $(GO) -C test/kubernetes
+# Options of klab up, as --userns node-2: that node is inside a user namespace then.
+KLABFLAGS ?=
 # Options of klab conformance, as --focus EXPRESSION.
 CONFORMANCEFLAGS ?=
 
@@ -88,7 +90,7 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GO) test $(RACE) -count=1 -v $(TESTFLAGS) ./test/apiserver
 
 e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests
-	$(KLAB) down && $(KLAB) up && trap '$(KLAB) down' EXIT && \
+	$(KLAB) down && $(KLAB) up $(KLABFLAGS) && trap '$(KLAB) down' EXIT && \
 	  $(KLAB) apply && \
 	  $(KUBEGO) test -vet=off -p 1 -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
 	  $(KLAB) conformance $(CONFORMANCEFLAGS) && \
