@@ -84,6 +84,44 @@ func TestAllocator(t *testing.T) {
 		t.Errorf("collected %s but %v", a.network, a.valid)
 	}
 	a.mu.Unlock()
+	// As many as there may be, with names as long as any runtime gives, or with what takes more room as JSON.
+	for name, id := range map[string]string{"long": strings.Repeat("0123456789abcdef", 4), "escaped": strings.Repeat("<\x01", 32)} {
+		many := make([]Attachment, 5000)
+		for i := range many {
+			many[i] = Attachment{fmt.Sprint(id, i), "eth0"}
+		}
+		if err := c.Collect(t.Context(), "net", many); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		a.mu.Lock()
+		if a.network != "net" || !reflect.DeepEqual(a.valid, many) {
+			t.Errorf("%s: collected %s but %d attachments", name, a.network, len(a.valid))
+		}
+		a.mu.Unlock()
+	}
+	// What one connection has told of is not known to another, and is for one network.
+	conn, err := c.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, tc := range []struct {
+		r    request
+		want string
+	}{
+		{request{Op: opValid, Network: "net", Valid: valid}, ""},
+		{request{Op: opCollect, Network: "other"}, `network "other" was named, and "net" before`},
+		{request{Op: opCollect, Network: "other"}, ""}, // what was said before the error counts no longer
+	} {
+		if _, err := exchange(t.Context(), conn, tc.r); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s of %s: got %v, want %q", tc.r.Op, tc.r.Network, err, tc.want)
+		}
+	}
+	a.mu.Lock()
+	if a.network != "other" || len(a.valid) != 0 {
+		t.Errorf("collected %s but %v", a.network, a.valid)
+	}
+	a.mu.Unlock()
 	// What an error wraps it wraps on the other side.
 	for _, kind := range []error{ErrTryLater, ErrNotAttached} {
 		failure := fmt.Errorf("%w: so it is", kind)

@@ -92,18 +92,60 @@ func (c *Client) pod(ctx context.Context, op string, pod Pod) (Prepared, error) 
 	return *a.Pod, nil
 }
 
-// Collect has the agent let go of all attachments of the network but those in valid.
+// Collect has the agent let go of all attachments of the network but those in valid. What does not fit one message goes before the
+// request, on the same connection: an agent that has not got all of it collects nothing.
 func (c *Client) Collect(ctx context.Context, network string, valid []Attachment) error {
-	_, err := c.call(ctx, request{Op: opCollect, Network: network, Valid: valid})
-	return err
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for {
+		n := pageOf(valid)
+		r := request{Op: opValid, Network: network, Valid: valid[:n]}
+		if n == len(valid) {
+			r.Op = opCollect
+		}
+		if _, err := exchange(ctx, conn, r); err != nil || r.Op == opCollect {
+			return err
+		}
+		valid = valid[n:]
+	}
+}
+
+// pageSize is how many bytes of attachments, as JSON, go in one message. It leaves room for the rest of the request.
+const pageSize = fdpass.MaxMessage / 2
+
+// pageOf is how many attachments at the beginning of list make one page; at least one of those there are.
+func pageOf(list []Attachment) int {
+	size := 0
+	for i := range list {
+		// A name may consist of what JSON writes as six bytes each.
+		if size += len(`{"containerID":"","ifname":""},`) + 6*len(list[i].ContainerID) + 6*len(list[i].IfName); size > pageSize && i > 0 {
+			return i
+		}
+	}
+	return len(list)
+}
+
+func (c *Client) dial(ctx context.Context) (*fdpass.Conn, error) {
+	conn, err := fdpass.Dial(ctx, c.Path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return conn, nil
 }
 
 func (c *Client) call(ctx context.Context, r request, fds ...int) (answer, error) {
-	conn, err := fdpass.Dial(ctx, c.Path)
+	conn, err := c.dial(ctx)
 	if err != nil {
-		return answer{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return answer{}, err
 	}
 	defer conn.Close()
+	return exchange(ctx, conn, r, fds...)
+}
+
+func exchange(ctx context.Context, conn *fdpass.Conn, r request, fds ...int) (answer, error) {
 	var a answer
 	got, err := conn.Call(ctx, r, &a, fds...)
 	fdpass.CloseAll(got)

@@ -21,12 +21,18 @@ const (
 	opPrepare = "prepare"
 	opCheck   = "check"
 	opCollect = "gc"
+	// opValid tells of valid attachments that come before those of opCollect on the same connection. It has a name of its own, so
+	// that an agent which does not know it refuses, and collects nothing.
+	opValid = "gc-valid"
 )
+
+// maxValid is how many attachments a client may have the agent remember, which is far more than one node's.
+const maxValid = 1 << 17
 
 type request struct {
 	Op  string `json:"op"`
 	Pod *Pod   `json:"pod,omitempty"`
-	// Of gc.
+	// Of gc and gc-valid.
 	Network string       `json:"network,omitempty"`
 	Valid   []Attachment `json:"valid,omitempty"`
 }
@@ -77,6 +83,7 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 }
 
 func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
+	var before pages
 	for {
 		var r request
 		fds, err := c.Receive(&r)
@@ -86,7 +93,13 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 			}
 			return
 		}
-		a, err := s.answer(ctx, &r, fds)
+		err = before.add(&r)
+		var a answer
+		if err != nil {
+			fdpass.CloseAll(fds)
+		} else {
+			a, err = s.answer(ctx, &r, fds)
+		}
 		if err != nil {
 			a.Error, a.Kind = err.Error(), kindOf(err)
 		}
@@ -94,6 +107,32 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 			return
 		}
 	}
+}
+
+// pages are the valid attachments of a connection's next opCollect.
+type pages struct {
+	network string
+	valid   []Attachment
+}
+
+// add keeps what an opValid brings, and adds it to the opCollect that follows.
+func (p *pages) add(r *request) error {
+	if r.Op != opValid && r.Op != opCollect {
+		return nil
+	}
+	before := *p
+	*p = pages{}
+	switch {
+	case len(before.valid) > 0 && r.Network != before.network:
+		return fmt.Errorf("%s: network %q was named, and %q before", r.Op, r.Network, before.network)
+	case len(before.valid)+len(r.Valid) > maxValid:
+		return fmt.Errorf("%s: more than %d valid attachments", r.Op, maxValid)
+	case r.Op == opValid:
+		*p = pages{r.Network, append(before.valid, r.Valid...)}
+	default:
+		r.Valid = append(before.valid, r.Valid...)
+	}
+	return nil
 }
 
 // answer does what r asks for. It takes the descriptors over.
@@ -155,6 +194,8 @@ func (s *Server) answerAllocator(ctx context.Context, r *request) (answer, error
 			return answer{}, fmt.Errorf("%s pod %s: %w", r.Op, r.Pod, err)
 		}
 		return answer{Pod: &p}, nil
+	case opValid:
+		return answer{}, nil // it was kept
 	case opCollect:
 		if r.Network == "" {
 			return answer{}, errors.New("gc: no network was named")
