@@ -34,6 +34,8 @@ type Options struct {
 	EgressIdle time.Duration
 	// Poller watches the gateway's host sockets. It stays the caller's, who closes it after the Node; nil: the gateway makes one.
 	Poller *poll.Poller
+	// Now is the clock of Ports' limits, monotonic; nil is time.Now.
+	Now func() time.Time
 }
 
 // Node is one agent's data plane: Ports, tables, the gateway's stack and the Link. Its methods are safe for concurrent
@@ -43,6 +45,7 @@ type Node struct {
 	flows *flow.Table
 	link  Link
 
+	now      func() time.Time
 	ports    ports
 	snapshot atomic.Pointer[snapshot]
 	ready    chan struct{} // closed by the first Set: nothing is read from a Port before (fail closed)
@@ -67,8 +70,11 @@ func New(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	n := &Node{
-		log: o.Logger, flows: o.Flows, link: o.Link, ready: make(chan struct{}),
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, ready: make(chan struct{}),
 		refusals: rate.NewLimiter(1000, 200),
 	}
 	n.ports.table.Store(&portTable{})
@@ -76,7 +82,7 @@ func New(o Options) (*Node, error) {
 	n.frags.clock = time.Now
 	var err error
 	if n.gateway, err = gateway.New(gateway.Options{
-		Send: n.fromGateway, SendIP: n.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle,
+		Send: n.fromGateway, SendIP: n.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: n.pace,
 	}); err != nil {
 		return nil, err
 	}
@@ -112,9 +118,12 @@ func (n *Node) Set(c Config, b Balancer) error {
 
 // Attach adds a Port and starts reading from its device, which the Node closes at Detach or Close.
 func (n *Node) Attach(c PortConfig, dev Device) error {
-	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads()}
+	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads(), limit: newLimit(c.Limit, n.now)}
 	for _, a := range c.Addrs {
 		p.addrs = append(p.addrs, packet.AddrFrom(a))
+	}
+	if p.limit != nil {
+		p.limit.queue.write = func(frame []byte) { n.write(p, frame) }
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -129,6 +138,17 @@ func (n *Node) Attach(c PortConfig, dev Device) error {
 	return nil
 }
 
+// write writes a frame that has waited for p's limit.
+func (n *Node) write(p *Port, frame []byte) {
+	w := n.workers.get()
+	defer n.workers.put(w)
+	if fault := w.pkt.ParseFrame(frame); fault != packet.Good {
+		w.drops[faultReason(fault)].Add(1)
+	} else if _, r := w.write(&w.pkt, p); r != NotDropped {
+		w.drops[r].Add(1)
+	}
+}
+
 func (n *Node) read(p *Port) {
 	defer n.running.Done()
 	<-n.ready
@@ -138,7 +158,7 @@ func (n *Node) read(p *Port) {
 	if err := p.dev.Run(w.fromPort, w.turn.End); err != nil {
 		n.log.Error("a Port stopped", "port", p.Name, "err", err)
 		if _, still := n.ports.remove(p.Name, p); still {
-			_ = p.dev.Close()
+			p.close()
 		}
 	}
 }
@@ -149,7 +169,7 @@ func (n *Node) Detach(name string) bool {
 	if !ok {
 		return false
 	}
-	_ = p.dev.Close()
+	p.close()
 	for _, a := range p.Addrs {
 		n.gateway.Forget(a)
 	}
@@ -165,7 +185,7 @@ func (n *Node) Ports() []PortStats {
 			Name: p.Name, Addrs: p.Addrs,
 			ToPackets: p.toPort.packets.Load(), ToBytes: p.toPort.bytes.Load(),
 			FromPackets: p.fromPort.packets.Load(), FromBytes: p.fromPort.bytes.Load(),
-			Down: p.down.Load(), Offloads: p.dev.Offloads().String(),
+			Down: p.down.Load(), OverLimit: p.overLimit.Load(), Offloads: p.dev.Offloads().String(),
 		})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })

@@ -14,6 +14,7 @@ type origin struct {
 	port    *Port // a pod's or the host's; nil for the gateway and the Link
 	peer    *peer // the Link's; nil otherwise
 	wrapped bool  // it came encapsulated from the peer
+	paced   bool  // the sender waits by itself until a Port's limit has room
 }
 
 func (o *origin) fromGateway() bool { return o.port == nil && o.peer == nil }
@@ -71,7 +72,7 @@ func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 		return
 	}
 	p.VNet = vnet
-	w.from = origin{}
+	w.from = origin{paced: p.Tuple.Proto == packet.TCP}
 	w.count(w.steps(p, &w.from))
 }
 
@@ -273,8 +274,20 @@ func (w *worker) route(s *snapshot, dst *packet.Addr) route {
 	return r
 }
 
-// toPort writes the packet to a TAP, in this goroutine. The virtio-net header goes along: it was checked, or made by us.
+// toPort writes the packet to a TAP, in this goroutine, unless it has to wait for the Port's limit. The virtio-net header goes along: it was checked, or made by us.
 func (w *worker) toPort(p *packet.Packet, port *Port) (Verdict, DropReason) {
+	if l := port.limit; l != nil && !l.pass(p.Len(), w.from.paced) {
+		if !l.enqueue(p, port.MAC) {
+			port.overLimit.Add(1)
+			return Dropped, OverLimit
+		}
+		return ToPort, NotDropped
+	}
+	return w.write(p, port)
+}
+
+// write writes the packet to a TAP, whatever its Port's limit.
+func (w *worker) write(p *packet.Packet, port *Port) (Verdict, DropReason) {
 	if port.lacks != 0 && countsOn(&p.VNet)&port.lacks != 0 {
 		return w.toPlainPort(p, port)
 	}

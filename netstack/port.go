@@ -40,6 +40,9 @@ type PortConfig struct {
 	Kind  PortKind
 	MAC   packet.MAC
 	Addrs []netip.Addr // addresses the pod may send from; for the host Port, those besides the node's own
+	// Limit is that of what the Port is sent, in bytes of IP; what comes faster waits, and is dropped when too much does. The zero
+	// Rate is none.
+	Limit tap.Rate
 }
 
 // Port is one attachment to the switch.
@@ -51,6 +54,8 @@ type Port struct {
 	// toPort and fromPort count packets (a superframe is one) and bytes of IP.
 	toPort, fromPort counter
 	down             atomic.Uint64
+	limit            *limit        // nil for none
+	overLimit        atomic.Uint64 // packets
 }
 
 type counter struct{ packets, bytes atomic.Uint64 }
@@ -67,7 +72,15 @@ type PortStats struct {
 	ToPackets, ToBytes     uint64
 	FromPackets, FromBytes uint64
 	Down                   uint64 // writes the TAP refused
+	OverLimit              uint64 // packets that Limit did not allow
 	Offloads               string // of its device, that are in use
+}
+
+func (p *Port) close() {
+	if p.limit != nil {
+		p.limit.stop()
+	}
+	_ = p.dev.Close()
 }
 
 func (p *Port) owns(a packet.Addr) bool {

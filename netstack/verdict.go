@@ -43,13 +43,14 @@ const (
 	LostFragment            // later fragment whose first was not seen
 	PortDown                // the TAP did not take it
 	HostBusy                // the host's socket had no room
+	OverLimit               // the Port is sent more than its limit allows
 	numDropReasons
 )
 
 var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
-	"lost-fragment", "port-down", "host-busy",
+	"lost-fragment", "port-down", "host-busy", "over-limit",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }

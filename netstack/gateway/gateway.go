@@ -60,6 +60,8 @@ type Options struct {
 	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop, which
 	// is the Gateway's own.
 	Poller *poll.Poller
+	// Pace is tcprelay.Options.Pace.
+	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
 
 // Config is the whole desired state.
@@ -120,7 +122,7 @@ func New(o Options) (*Gateway, error) {
 		g.closePoller()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g.relay = tcprelay.New(tcprelay.Options{Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }})
+	g.relay = tcprelay.New(tcprelay.Options{Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Pace: o.Pace})
 	g.udp = udprelay.New(udprelay.Options{
 		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 	})

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rate limits what an interface sends.
+// Rate limits what an interface sends, or is sent.
 type Rate struct {
 	// Bits per second, at least 8.
 	Bits uint64
@@ -31,9 +31,13 @@ type limits struct {
 	queue  uint32 // bytes that may wait
 }
 
+// BurstBytes is how many bytes may come at once.
+func (r Rate) BurstBytes() uint64 {
+	return min(max(minBurst, min(r.Burst, r.Bits)/8), math.MaxUint32/2)
+}
+
 func (r Rate) limits() limits {
-	rate := r.Bits / 8
-	burst := min(max(minBurst, min(r.Burst/8, rate)), math.MaxUint32/2)
+	rate, burst := r.Bits/8, r.BurstBytes()
 	ticks := float64(burst) / float64(rate) * netlink.TIME_UNITS_PER_SEC * netlink.TickInUsec()
 	queue := float64(rate)*queueTime + float64(burst)
 	return limits{rate, uint32(min(ticks, math.MaxUint32)), uint32(min(queue, math.MaxUint32))}

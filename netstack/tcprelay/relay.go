@@ -26,6 +26,8 @@ type Options struct {
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// MTU is the pods'.
 	MTU func() int
+	// Pace tells whether what a pod is sent is limited, and how long to wait before it is sent more. Nil: no pod is.
+	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
 
 const (

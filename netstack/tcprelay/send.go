@@ -70,7 +70,12 @@ func (c *conn) carry() unix.Errno {
 			c.blocked(flight)
 			return 0 // an acknowledgement goes on
 		}
-		asked, n, errno := c.read(room)
+		limited, wait := c.pace()
+		if wait > 0 {
+			c.timer.set(wait)
+			return 0
+		}
+		asked, n, errno := c.read(room, !limited)
 		switch {
 		case errno == unix.EINTR:
 			continue
@@ -92,10 +97,19 @@ func (c *conn) carry() unix.Errno {
 	return 0
 }
 
-// read reads the socket once, up to room bytes of what was asked for, and sends what it had.
-func (c *conn) read(room int) (asked, n int, errno unix.Errno) {
+// pace asks whether the pod is limited, and how long it has to be waited before the next superframe. A sender without congestion
+// control would otherwise lose nearly all that it sends beyond the limit.
+func (c *conn) pace() (limited bool, wait time.Duration) {
+	if c.r.o.Pace == nil {
+		return false, 0
+	}
+	return c.r.o.Pace(c.key.Src)
+}
+
+// read reads the socket once, up to room bytes of what was asked for, and sends what it had: one superframe, or, if it may, many.
+func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	t := &c.to
-	if t.flows && room >= 2*t.limit {
+	if many && t.flows && room >= 2*t.limit {
 		return c.gulp(min(room/t.limit, maxGulp))
 	}
 	b := t.space(min(room, t.limit))
