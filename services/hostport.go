@@ -7,7 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// HostPort is a port of this node's addresses that leads to a pod of this node (containers[].ports[].hostPort).
+// HostPort is a port of this node's addresses that leads to a pod of this node (containers[].ports[].hostPort, or what
+// a container runtime asks for).
 type HostPort struct {
 	Pod string // "namespace/name"
 	ID  string // as Pod.ID

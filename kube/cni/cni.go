@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 )
 
 // Pod names a pod's sandbox and says how its interface was configured.
@@ -65,6 +66,12 @@ type Attachment struct {
 
 // Attachment is the pod's.
 func (p *Pod) Attachment() Attachment { return Attachment{p.ContainerID, p.IfName} }
+
+// WithoutObject begins the namespace of pods whose runtime names containers only, so that there is no Pod object.
+const WithoutObject = "cni."
+
+// OfKubernetes reports whether the pod is one of Kubernetes.
+func (p *Pod) OfKubernetes() bool { return !strings.HasPrefix(p.Namespace, WithoutObject) }
 
 func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
 
@@ -178,6 +185,9 @@ func (p *Pod) check() error {
 	}
 	if p.MTU < 576 || p.MTU > 65535 {
 		return fmt.Errorf("MTU %d is not within 576..65535", p.MTU)
+	}
+	if b := p.Bandwidth; b != nil && b.IngressRate > 0 && b.IngressRate < 8 {
+		return fmt.Errorf("bandwidth.ingressRate: %d bits per second are less than a byte: expected 8 at least, or 0 for no limit", b.IngressRate)
 	}
 	return nil
 }

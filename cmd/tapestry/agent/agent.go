@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -115,6 +116,8 @@ type agent struct {
 	balancers *healthcheck.Server
 	started   chan struct{}
 
+	applying   sync.Mutex // held by apply and remap
+	translated translated // what apply had last
 	// Used by apply alone.
 	translator translate.Translator
 	foundMTU   int          // of the underlay, 0 until it is known

@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 )
@@ -23,19 +24,54 @@ import (
 // errNotYet: the cluster has nothing that a node could begin with.
 var errNotYet = errors.New("no pod can run here yet")
 
+// translated is what a snapshot of the cluster comes to, without what else there is on the node.
+type translated struct {
+	services services.Config
+	problems []kube.Problem
+}
+
+// compile makes the Table in force that of the last snapshot and of the host ports that runtimes asked for. It is called with
+// a.applying held.
+func (a *agent) compile() *services.Table {
+	c := a.translated.services
+	var taken []services.Problem
+	c.HostPorts, taken = a.pods.HostPorts(c.HostPorts)
+	table, unusable := a.table.Load().Update(c)
+	problems := slices.Clone(a.translated.problems)
+	for _, p := range append(taken, unusable...) {
+		problems = append(problems, kube.Problem{Severity: kube.Warning, Object: objectOf(p.Object), Message: p.Message})
+	}
+	a.table.Store(table)
+	a.problems.Store(&problems)
+	return table
+}
+
+// remap serves the host ports that there are now that pods have come or gone.
+func (a *agent) remap() {
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	before := a.table.Load()
+	table := a.compile()
+	if table == before {
+		return // Pod objects name the same
+	}
+	if err := a.node.Set(*a.config.Load(), table); err != nil {
+		a.log.Error("host ports of a pod were not applied", "err", err)
+	}
+	a.nodePorts.Set(nodeport.Ports(table))
+	a.publish(func(*said) {})
+}
+
 // apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is returned;
 // the rest is. found are problems that the source has with them.
 func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Problem, items []keeper.Item) (err error) {
+	a.applying.Lock()
+	defer a.applying.Unlock()
 	var result translate.Result
 	end := a.progress.Begin()
 	defer func() { end(result.Leaving, err) }()
 	mtu := a.underlay(&objs)
 	result = a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu, ExternalIPs: a.externalIPs})
-	problems := append(slices.Clone(result.Problems), found...)
-	table, unusable := a.table.Load().Update(result.Services)
-	for _, p := range unusable {
-		problems = append(problems, kube.Problem{Severity: kube.Warning, Object: objectOf(p.Object), Message: p.Message})
-	}
 	first := a.node == nil
 	if first && len(result.Netstack.PodCIDRs) == 0 {
 		return fmt.Errorf("%w: the cluster has no Node %s with a podCIDR yet; waiting for it", errNotYet, a.agentConfig.node)
@@ -43,26 +79,24 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	if err := otherRanges(a.config.Load(), &result.Netstack); err != nil {
 		return err
 	}
-	a.table.Store(table)
 	a.config.Store(&result.Netstack)
 	if first {
 		if err := a.start(&result, mtu); err != nil {
 			return err
 		}
+		a.attachKept(items) // nothing is read from them yet
 	}
+	a.translated = translated{result.Services, append(slices.Clone(result.Problems), found...)}
+	table := a.compile()
 	err = errors.Join(
 		a.mesh.Set(result.Overlay),
 		a.node.Set(result.Netstack, table),
 		a.ingress.Set(result.Ingress),
 	)
-	if first {
-		a.attachKept(items)
-	}
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))
 	a.nodePorts.Set(nodeport.Ports(table))
 	a.balancers.Set(table.HealthChecks())
 	a.progress.Triggered(a.translator.Triggers())
-	a.problems.Store(&problems)
 	a.publish(func(s *said) { s.objs = &objs })
 	if first {
 		close(a.started)

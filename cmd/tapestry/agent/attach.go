@@ -104,7 +104,11 @@ func (a *agent) attachPod(pod cni.Pod, f *os.File) error {
 	if err != nil || len(mac) != len(packet.MAC{}) {
 		return fmt.Errorf("attach pod %s: %q is no Ethernet address", pod.String(), pod.MAC)
 	}
-	return a.attachDevice(netstack.PortConfig{Name: pod.String(), Kind: netstack.PodPort, MAC: packet.MAC(mac), Addrs: pod.Addrs}, f)
+	c := netstack.PortConfig{Name: pod.String(), Kind: netstack.PodPort, MAC: packet.MAC(mac), Addrs: pod.Addrs}
+	if b := pod.Bandwidth; b != nil {
+		c.Limit = tap.Rate{Bits: b.IngressRate, Burst: b.IngressBurst}
+	}
+	return a.attachDevice(c, f)
 }
 
 func (a *agent) attachDevice(c netstack.PortConfig, f *os.File) error {
@@ -143,7 +147,7 @@ func (p ports) Local(ip netip.Addr) bool { return p.a.node.Local(ip) }
 func (a *agent) openPods() (err error) {
 	a.pods, err = pods.New(pods.Options{
 		Journal: filepath.Join(a.agentConfig.state, "addresses"), Rest: a.addressRest, Ports: ports{a}, Keeper: a.kept,
-		Config: a.config.Load, Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
+		Config: a.config.Load, Fixed: a.source.PodIPs, Now: time.Now, Log: a.log, Changed: a.remap,
 	})
 	return err
 }

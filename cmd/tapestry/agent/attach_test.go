@@ -141,6 +141,13 @@ func TestCollect(t *testing.T) {
 	list[0].works("GC")
 	n.has(1, 1)
 	list[1].works("CHECK")
+	var many strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&many, `{"containerID":"%064d","ifname":"eth0"},`, i)
+	}
+	list[0].extra = `,"cni.dev/valid-attachments":[` + many.String() + `{"containerID":"c1","ifname":"eth0"}]`
+	list[0].works("GC")
+	n.has(1, 1)
 	// Another runtime's network is its own business.
 	if err := n.client.Collect(t.Context(), "other", nil); err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ func (c *config) valid() ([]cni.Attachment, error) {
 // pod is the one that a runtime means. Runtimes other than Kubernetes' name containers only.
 func (c *config) pod(args *skel.CmdArgs) (cni.Pod, error) {
 	p := cni.Pod{
-		Namespace: "cni." + c.Name, Name: args.ContainerID, ContainerID: args.ContainerID,
+		Namespace: cni.WithoutObject + c.Name, Name: args.ContainerID, ContainerID: args.ContainerID,
 		Network: c.Name, IfName: args.IfName, Netns: args.Netns,
 		PortMappings: c.RuntimeConfig.PortMappings, Bandwidth: c.RuntimeConfig.Bandwidth,
 	}

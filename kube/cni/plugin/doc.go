@@ -18,8 +18,8 @@
 // An agent that is away for a moment, to be restarted, is waited for; one that stays away makes ADD fail with code 11 (try again
 // later). DEL never fails for want of the agent: it deletes the TAP itself, by which the next agent finds out that the pod is gone.
 //
-// # What is not enforced
+// # Capabilities
 //
-// Of the capability bandwidth, what the pod sends (egressRate) is limited, by the kernel's token bucket on the pod's interface. What the pod
-// receives (ingressRate) is told to the agent, and not limited.
+// Of bandwidth, what the pod sends (egressRate) is limited here, by the kernel's token bucket on the pod's interface. What it receives
+// (ingressRate) and portMappings are told to the agent, which sees to them.
 package plugin

@@ -69,6 +69,8 @@ type Options struct {
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
 	Now   func() time.Time
 	Log   *slog.Logger
+	// Changed is called after HostPorts began to give something else, before the method returns that changed it. Restore does not call it.
+	Changed func()
 }
 
 // Registry are the node's attached pods, their addresses, and those that are on the way. It is what the agent's socket does. Its
@@ -80,6 +82,7 @@ type Registry struct {
 	mu       sync.Mutex // held over each change as a whole
 	attached map[string]cni.Pod
 	prepared map[ipam.Key]time.Time // since when a lease waits for its Port
+	changed  bool                   // attached pods with port mappings have
 }
 
 // New reads the journal. Nothing is attached before Restore.
@@ -185,8 +188,9 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 		switch {
 		case pod.ContainerID != want.ContainerID:
 		case pod.IfName == want.IfName && pod.String() == want.String():
+			same := slices.Equal(pod.PortMappings, want.PortMappings) && sameBandwidth(pod.Bandwidth, want.Bandwidth)
 			want.Addrs, want.MAC, want.MTU = pod.Addrs, pod.MAC, pod.MTU
-			return cni.Prepared{Pod: want, Attached: true}, nil
+			return cni.Prepared{Pod: want, Attached: same}, nil
 		default:
 			return cni.Prepared{}, fmt.Errorf("the container is attached already, with %s as pod %s: a pod has one interface of this network", pod.IfName, pod.String())
 		}
@@ -210,6 +214,13 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	mac := podMAC(l.Addrs[0])
 	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), c.MTU
 	return cni.Prepared{Pod: want}, nil
+}
+
+func sameBandwidth(a, b *cni.Bandwidth) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
 }
 
 // fixedAddrs are those that the runtime or else the pod's annotation asks for.
@@ -249,7 +260,7 @@ func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
 // Add attaches a pod. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
 func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if ranges := p.o.Config().PodCIDRs; !within(ranges, pod.Addrs) {
 		return fmt.Errorf("%w: of the addresses %v some are outside of this node's pod ranges %v", cni.ErrTryLater, pod.Addrs, ranges)
 	}
@@ -261,6 +272,9 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 		}
 	}
 	if _, err := tap.Check(f); err != nil {
+		return err
+	}
+	if err := p.checkMappingsLocked(&pod); err != nil {
 		return err
 	}
 	meta, err := json.Marshal(pod)
@@ -275,15 +289,32 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 		return errors.Join(err, p.o.Keeper.Delete(keptKey(&pod)))
 	}
 	p.attached[pod.String()] = pod
+	p.changed = p.changed || len(pod.PortMappings) > 0
 	delete(p.prepared, key)
 	return nil
+}
+
+// forgetLocked takes a pod out of those that are attached.
+func (p *Registry) forgetLocked(name string) {
+	p.changed = p.changed || len(p.attached[name].PortMappings) > 0
+	delete(p.attached, name)
+}
+
+// unlock ends a method that may have changed what HostPorts gives.
+func (p *Registry) unlock() {
+	changed := p.changed
+	p.changed = false
+	p.mu.Unlock()
+	if changed {
+		p.o.Changed()
+	}
 }
 
 // dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is still to come.
 func (p *Registry) dropLocked(name string) {
 	p.o.Ports.Detach(name)
 	old, ok := p.attached[name]
-	delete(p.attached, name)
+	p.forgetLocked(name)
 	if !ok {
 		return
 	}
@@ -295,7 +326,7 @@ func (p *Registry) dropLocked(name string) {
 // Del detaches a pod and releases its addresses. It leaves alone a later sandbox of the same pod.
 func (p *Registry) Del(pod cni.Pod) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	return p.delLocked(&pod)
 }
 
@@ -311,7 +342,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 			cur = *pod // the keeper may have what was not attached
 		}
 		p.o.Ports.Detach(cur.String())
-		delete(p.attached, cur.String())
+		p.forgetLocked(cur.String())
 		if err = p.o.Keeper.Delete(keptKey(&cur)); err != nil {
 			err = fmt.Errorf("have the keeper let go: %w", err)
 		}
@@ -345,7 +376,7 @@ func (p *Registry) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
 // Collect implements cni.Allocator.
 func (p *Registry) Collect(_ context.Context, network string, valid []cni.Attachment) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	keep := map[ipam.Key]bool{}
 	for _, v := range valid {
 		keep[ipam.Key(v)] = true
@@ -388,7 +419,7 @@ func (p *Registry) Close() error { return p.leases.Close() }
 // that were prepared and have waited too long for their pod.
 func (p *Registry) review() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	for _, pod := range p.listLocked() {
 		if p.o.Ports.Attached(pod.String()) {
 			continue

@@ -31,6 +31,7 @@ type desk struct {
 	attachErr error
 	putErr    error
 	fixedErr  error
+	changed   func()
 }
 
 func (d *desk) AttachPod(pod cni.Pod, f *os.File) error {
@@ -75,7 +76,7 @@ func (d *desk) Delete(key string) error {
 }
 
 func newDesk(t *testing.T) *desk {
-	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), ports: map[string]cni.Pod{}, kept: map[string]string{}}
+	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), ports: map[string]cni.Pod{}, kept: map[string]string{}, changed: func() {}}
 	config := &netstack.Config{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}, MTU: 1400}
 	var err error
 	d.Registry, err = New(Options{
@@ -83,6 +84,7 @@ func newDesk(t *testing.T) *desk {
 		Config: func() *netstack.Config { return config },
 		Fixed:  func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
 		Now:    func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
+		Changed: func() { d.changed() },
 	})
 	if err != nil {
 		t.Fatal(err)
