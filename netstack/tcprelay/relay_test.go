@@ -194,6 +194,30 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
+// A pod that is limited is sent one superframe each time that it has room, and gets everything in the end.
+func TestPace(t *testing.T) {
+	w := newWorld(t)
+	pod, server := w.egress(t, 0)
+	w.pause.Store(int64(2 * time.Millisecond))
+	const size = 4 << 20
+	said := make(chan error, 1)
+	go func() {
+		_, err := server.Write(noise(5, size))
+		said <- err
+	}()
+	got := make([]byte, size)
+	if _, err := io.ReadFull(pod, got); err != nil || !bytes.Equal(got, noise(5, size)) {
+		t.Errorf("what was heard is not what was said: %v", err)
+	}
+	if err := <-said; err != nil {
+		t.Error(err)
+	}
+	// What is sent again because its acknowledgement was late does not wait.
+	if data, early := w.data.Load(), w.early.Load(); data < size>>16 || early > data/10 {
+		t.Errorf("%d of %d segments did not wait", early, data)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	l := listen(t, 0)

@@ -34,6 +34,9 @@ type world struct {
 	pod *netstacktest.Pod
 	// loss is how many frames of a thousand are lost, each way.
 	loss atomic.Int64
+	// pause is how long the pod is not to be sent more after each segment with data, in nanoseconds; 0: it is not limited. early
+	// counts those that did not wait.
+	pause, ready, early, data atomic.Int64
 }
 
 func newWorld(t *testing.T) *world {
@@ -47,6 +50,12 @@ func newWorld(t *testing.T) *world {
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
 		MTU:    func() int { return mtu },
+		Pace: func(pod packet.Addr) (bool, time.Duration) {
+			if pod != packet.AddrFrom(podIPs[0]) {
+				return false, 0
+			}
+			return w.pause.Load() > 0, max(0, time.Duration(w.ready.Load()-time.Now().UnixNano()))
+		},
 		Send: func(ip []byte, vnet packet.VNetHdr) {
 			var p packet.Packet
 			if fault := p.ParseIP(ip); fault != packet.Good {
@@ -54,6 +63,12 @@ func newWorld(t *testing.T) *world {
 				return
 			}
 			p.VNet = vnet
+			if pause := w.pause.Load(); pause > 0 && p.Len() > p.Payload {
+				now := time.Now().UnixNano()
+				if w.data.Add(1); now < w.ready.Swap(now+pause) {
+					w.early.Add(1)
+				}
+			}
 			swap(&p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Src })
 			if w.lose() {
 				return
