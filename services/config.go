@@ -15,6 +15,8 @@ type Config struct {
 	Node, Zone string
 	// NodeAddrs are the addresses on which NodePorts are answered: all nodes', since a pod may use any of them.
 	NodeAddrs []netip.Addr
+	// NodeNames are the nodes that have them, by the same index; none: nodes other than this one have no names.
+	NodeNames []string
 	// OwnAddrs are this node's own addresses among NodeAddrs.
 	OwnAddrs []netip.Addr
 	// ServiceCIDRs are the service ranges: an address inside that is no frontend is refused, not routed.

@@ -26,7 +26,8 @@ package services
 // own pods, clients of its sockets (PickOnHost) and what the Link brings for its addresses find them. A NodePort of that number wins.
 //
 // Which endpoints. Select is the rule, one pure function. A ClusterIP follows the internal traffic policy; NodePorts and
-// ExternalIPs follow the external one, except for clients inside the cluster, for whom that is always Cluster. An empty
+// ExternalIPs follow the external one, except for clients inside the cluster, for whom that is Cluster at this node's addresses, and the other node's own
+// endpoints at another node's (setAt). An empty
 // set refuses the client (NoEndpoints), unless only the Local policy made it empty (DropLocal): then the client is to try
 // another node, and silence is what the health checks of load balancers and kube-proxy agree on.
 //

@@ -14,7 +14,7 @@ func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && e
 // equalNodes compares all but Services, Pods and HostPorts.
 func equalNodes(x, y *Config) bool {
 	return x.Node == y.Node && x.Zone == y.Zone &&
-		slices.Equal(x.NodeAddrs, y.NodeAddrs) &&
+		slices.Equal(x.NodeAddrs, y.NodeAddrs) && slices.Equal(x.NodeNames, y.NodeNames) &&
 		slices.Equal(x.OwnAddrs, y.OwnAddrs) &&
 		slices.Equal(x.ServiceCIDRs, y.ServiceCIDRs) &&
 		slices.Equal(x.ClusterCIDRs, y.ClusterCIDRs) &&

@@ -171,3 +171,42 @@ func TestHealthChecks(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// A pod is external to other nodes, and not to its own.
+func TestLocalPolicyAtAnotherNode(t *testing.T) {
+	c := testConfig()
+	c.NodeNames = []string{"a", "b", "a", "b"}
+	c.Services[6].Ports = nil
+	c.Services = append(c.Services, &Service{Namespace: "d", Name: "no-more", ClusterIPs: addrs("10.96.0.9"), ExternalLocal: true,
+		Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30089}}})
+	table, _ := NewTable(c)
+	for _, tt := range []struct {
+		tuple string
+		kind  packet.ChoiceKind
+		to    string
+	}{
+		{"tcp 10.0.0.7:999 192.0.2.2:30083", packet.Picked, "10.0.1.4:8080"}, // its one endpoint is there
+		{"tcp 10.0.0.7:999 192.0.2.1:30083", packet.Picked, "10.0.1.4:8080"}, // and may be used from here
+		{"tcp 10.0.0.7:999 192.0.2.2:30084", packet.Picked, "10.0.1.5:8080"}, // of two endpoints, the one there
+		{"tcp 10.0.0.7:999 192.0.2.2:30080", packet.Picked, "10.0.0.1:8080"}, // policy Cluster
+		{"tcp 10.0.0.7:999 192.0.2.2:30089", packet.NoEndpoints, ""},         // none anywhere
+	} {
+		for range 2 { // made, then found
+			got := table.Pick(tuple(tt.tuple))
+			if got.Kind != tt.kind || tt.to != "" && got.To.AddrPort().String() != tt.to {
+				t.Errorf("%s: %+v, want %s", tt.tuple, got, tt.to)
+			}
+			if got.Backend != 0 && table.Backend(got.Backend) != packet.BackendReady {
+				t.Errorf("%s: the backend is not ready", tt.tuple)
+			}
+		}
+	}
+	c.Services[3].Endpoints = c.Services[3].Endpoints[:1]
+	c.Services = slices.Clone(c.Services)
+	changed := *c.Services[3]
+	c.Services[3] = &changed
+	table, _ = NewTable(c)
+	if got := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.2:30084")); got.Kind != packet.DropLocal {
+		t.Errorf("no endpoint is on that node: %+v, want a drop", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"net/netip"
+	"sync"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -24,7 +25,10 @@ type Table struct {
 	states states
 	pods   map[uint64]struct{} // podID of every pod with an ID
 	own    []packet.Addr
+	others map[packet.Addr]string // names of the other nodes
 	hosts  hostPorts
+	// atNodes are the sets of backends on other nodes that somebody asked for, *set by atNode.
+	atNodes sync.Map
 
 	sessions *sessions // of all Tables that follow one another
 }
@@ -184,10 +188,13 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 		return packet.Choice{Kind: packet.DropSource}
 	}
 	i := f.set
-	if f.inside != f.set && t.fromInside(&tuple.Src) {
-		i = f.inside
-	}
 	s := &t.units[f.service].sets[i]
+	if f.inside != f.set && t.fromInside(&tuple.Src) {
+		s = &t.units[f.service].sets[f.inside]
+		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
+			s = t.setAt(f, name)
+		}
+	}
 	if len(s.backends) == 0 {
 		return packet.Choice{Kind: s.empty}
 	}
@@ -203,6 +210,27 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	}
 	b := s.winner(h)
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
+}
+
+// atNode names a set of backends on another node.
+type atNode struct {
+	front *front
+	node  string
+}
+
+// setAt is what clients in the cluster may use at another node's address, where they are external: what would serve them there.
+// Few ask, so that it is made when somebody does.
+func (t *Table) setAt(f *front, node string) *set {
+	k := atNode{f, node}
+	if s, ok := t.atNodes.Load(k); ok {
+		return s.(*set)
+	}
+	svc := t.config.Services[f.service]
+	p := &svc.Ports[f.port]
+	b := unitBuilder{s: svc}
+	s := b.set(Select(svc, p, Scope{Node: node, Is4: f.key.is4 != 0}), portID(svc, p), packet.DropLocal)
+	made, _ := t.atNodes.LoadOrStore(k, &s)
+	return made.(*set)
 }
 
 func (s *set) winner(h uint64) *backend {

@@ -303,6 +303,7 @@ func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()
 		c.Zone = "z"
+		c.NodeNames = []string{"a", "b", "a", "b"}
 		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: "u", Addrs: addrs("10.0.0.1")}}
 		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}
 		c.Services[0].SourceRanges = prefixes("10.0.0.0/8")

@@ -47,7 +47,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	}
 	next.states = t.states.with(gone, come)
 	if sameFronts {
-		next.addrs, next.fronts, next.index, next.conflicts, next.own = t.addrs, t.fronts, t.index, t.conflicts, t.own
+		next.addrs, next.fronts, next.index, next.conflicts, next.own, next.others = t.addrs, t.fronts, t.index, t.conflicts, t.own, t.others
 	} else {
 		next.claim()
 	}
@@ -112,6 +112,12 @@ func (t *Table) claim() {
 	for _, a := range c.OwnAddrs {
 		if a.IsValid() {
 			t.own = append(t.own, packet.AddrFrom(a))
+		}
+	}
+	t.others = map[packet.Addr]string{}
+	for i, a := range c.NodeAddrs[:min(len(c.NodeAddrs), len(c.NodeNames))] {
+		if name := c.NodeNames[i]; a.IsValid() && name != c.Node {
+			t.others[packet.AddrFrom(a)] = name
 		}
 	}
 	for _, i := range t.order() {

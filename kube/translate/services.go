@@ -56,6 +56,7 @@ func (t *translator) serviceRanges() []netip.Prefix {
 
 func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Config {
 	c := services.Config{Node: t.options.Node, ServiceCIDRs: ranges}
+	var byAddr []nodeAddr
 	for i := range nodes {
 		n := &nodes[i]
 		c.ClusterCIDRs = append(c.ClusterCIDRs, n.podCIDRs...)
@@ -64,10 +65,15 @@ func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Conf
 			c.OwnAddrs = n.addrs
 		}
 		if !n.stock { // nobody would answer there
-			c.NodeAddrs = append(c.NodeAddrs, n.addrs...)
+			for _, a := range n.addrs {
+				byAddr = append(byAddr, nodeAddr{a, n.name})
+			}
 		}
 	}
-	slices.SortFunc(c.NodeAddrs, netip.Addr.Compare)
+	slices.SortFunc(byAddr, func(a, b nodeAddr) int { return a.addr.Compare(b.addr) })
+	for _, a := range byAddr {
+		c.NodeAddrs, c.NodeNames = append(c.NodeAddrs, a.addr), append(c.NodeNames, a.name)
+	}
 	slices.SortFunc(c.ClusterCIDRs, comparePrefix)
 
 	c.Services = t.serviceList()
@@ -75,6 +81,12 @@ func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Conf
 	c.Pods = t.pods()
 	c.HostPorts = t.hostPorts()
 	return c
+}
+
+// nodeAddr is an address of a node.
+type nodeAddr struct {
+	addr netip.Addr
+	name string
 }
 
 type objectName struct{ namespace, name string }
