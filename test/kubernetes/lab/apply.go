@@ -53,7 +53,7 @@ func (l Lab) Apply(ctx context.Context, a Apply) error {
 	if err != nil {
 		return fmt.Errorf("pack the image %s: %w: build it with \"make build kubernetes-binaries\"", tag, err)
 	}
-	im.Tags = []string{tag + "-" + im.ID()}
+	im.Tags = []string{tag + "-" + im.ID(), tag} // the latter is what the manifest that uninstalls names
 	manifest = bytes.ReplaceAll(manifest, []byte(tag), []byte(im.Tags[0]))
 	if err := l.give(ctx, s, "tapestry", im); err != nil {
 		return err
