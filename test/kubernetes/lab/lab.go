@@ -35,8 +35,6 @@ type State struct {
 	// Outside is the process that holds the namespace of what is no node; ControlPlane is that of the control plane.
 	Outside, ControlPlane int
 	Nodes                 []Node
-	// Made are the directories that had to be made on the machine to mount over them, deepest first.
-	Made []string
 }
 
 // Node is one node of a lab.

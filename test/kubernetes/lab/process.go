@@ -23,8 +23,8 @@ type waiting struct {
 	in   *os.File
 }
 
-// hold starts this program in new namespaces, in the cgroup, with its output in the file log.
-func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAttr) (*waiting, error) {
+// hold starts this program in new namespaces, in the cgroup, with its output in the file log. It keeps the files open.
+func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAttr, files ...*os.File) (*waiting, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -35,7 +35,7 @@ func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAtt
 	}
 	defer r.Close()
 	cmd := exec.Command(self, argument)
-	cmd.Stdin = r
+	cmd.Stdin, cmd.ExtraFiles = r, files
 	attr.Setsid = true
 	cmd.SysProcAttr = attr
 	done, err := l.start(cmd, group, name)

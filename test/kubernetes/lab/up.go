@@ -91,11 +91,12 @@ type upping struct {
 // nodes starts what holds the namespaces, connects these, and lets the nodes begin: they make ready while the control plane
 // starts, and then wait for it.
 func (u *upping) nodes() error {
-	var err error
-	if u.state.Made, err = node.MakeMountPoints(); err != nil {
+	lock, err := makeMountPoints()
+	if err != nil {
 		return err
 	}
-	outside, err := u.hold(u.group, "outside", HoldArgument, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET})
+	defer lock.Close()
+	outside, err := u.hold(u.group, "outside", HoldArgument, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}, lock)
 	if err != nil {
 		return err
 	}
@@ -254,14 +255,8 @@ func (l Lab) Down() error {
 	if err := group.remove(); err != nil {
 		return err
 	}
-	s, err := l.State()
-	if err == nil {
-		for _, dir := range s.Made {
-			// What others have put there since stays.
-			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-				slog.Warn("a mount point stays", "error", err)
-			}
-		}
+	if err := removeMountPoints(); err != nil {
+		return err
 	}
 	if err := os.Remove(l.stateFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
