@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -299,7 +300,7 @@ func (s *step) remove(ctx context.Context) error {
 		if filepath.Clean(dir) == "/" || !filepath.IsAbs(dir) {
 			return fmt.Errorf("--directory %q: expected an absolute path below /", dir)
 		}
-		if err := os.RemoveAll(dir); err != nil && !s.isMountPoint(dir, err) {
+		if err := os.RemoveAll(dir); err != nil && !s.mayStay(dir, err) {
 			return fmt.Errorf("remove the directory: %w", err)
 		}
 	}
@@ -307,12 +308,13 @@ func (s *step) remove(ctx context.Context) error {
 	return nil
 }
 
-// isMountPoint reports whether removing a directory failed for nothing but that something is mounted there: it is empty then.
-func (s *step) isMountPoint(dir string, err error) bool {
-	left, _ := os.ReadDir(dir)
-	if !errors.Is(err, unix.EBUSY) || len(left) > 0 {
+// mayStay reports whether removing a directory failed for nothing but what it is in: something is mounted there, or it is in a
+// directory of somebody else, as on a rootless node that sees the machine's /var/lib. It is empty then.
+func (s *step) mayStay(dir string, err error) bool {
+	left, unread := os.ReadDir(dir)
+	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrPermission) || unread != nil || len(left) > 0 {
 		return false
 	}
-	s.log.Info("a directory stays, empty, since something is mounted there", "path", dir)
+	s.log.Info("a directory stays, empty", "path", dir, "err", err)
 	return true
 }

@@ -1,10 +1,37 @@
 package nodeinit
 
 import (
+	"errors"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
+
+func TestMayStay(t *testing.T) {
+	s := &step{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	empty, full := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, dir string
+		err       error
+		want      bool
+	}{
+		{"mounted", empty, syscall.EBUSY, true},
+		{"in somebody else's", empty, &os.PathError{Op: "unlinkat", Path: empty, Err: syscall.EACCES}, true},
+		{"not emptied", full, syscall.EACCES, false},
+		{"not to be read", filepath.Join(empty, "none"), syscall.EACCES, false},
+		{"broken", empty, errors.New("input/output error"), false},
+	} {
+		if got := s.mayStay(c.dir, c.err); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
 
 func TestAllowPings(t *testing.T) {
 	for _, c := range []struct{ before, after string }{

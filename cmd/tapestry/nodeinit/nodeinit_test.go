@@ -239,7 +239,7 @@ func TestRemoveMountPoint(t *testing.T) {
 	if err := s.remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 || !strings.Contains(l.text.String(), "mounted there") {
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 || !strings.Contains(l.text.String(), "a directory stays, empty") {
 		t.Errorf("left: %v, %v\n%s", left, err, l.text.String())
 	}
 	s.directories = []string{"relative"}
