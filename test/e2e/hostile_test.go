@@ -223,7 +223,7 @@ func othersDescriptors(t *testing.T, c *cluster) {
 	}
 	const nobody = "65534"
 	answer := c.run(t, lab.Node("node-1"), "attach-as", nobody, socket)
-	contains(t, answer, "connect to the agent", "permission denied")
+	contains(t, answer, "the agent of this node cannot be reached", "permission denied")
 	// Where the modes would let it through, the agent asks the kernel who it is.
 	for path := dir; ; path = filepath.Dir(path) {
 		if info, err := os.Stat(path); err != nil {

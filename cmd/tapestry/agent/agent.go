@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -193,7 +194,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	server := &cni.Server{
 		Attacher: attacher{a}, Allocator: a.pods, Detail: a.detail,
-		Options: cni.Options{UIDs: []uint32{0, uint32(os.Geteuid())}, Log: a.log}, // container runtimes run as root
+		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log}, // container runtimes run as root
 	}
 	group.Go(func() error { return server.Serve(ctx, listener) })
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
