@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -53,7 +54,25 @@ func configure(h *netlink.Handle, c Config) error {
 			return err
 		}
 	}
+	for _, p := range c.Addrs {
+		awaitLocal(h, p.Addr())
+	}
 	return nil
+}
+
+// localTime is how long the kernel may take to hear on an address.
+const localTime = time.Second
+
+// awaitLocal returns when the kernel takes packets to an IPv6 address in, or after localTime: it sends from one that was added
+// without detection of duplicates at once, but makes the route by which it hears on it in a work queue (addrconf_dad_work,
+// net/ipv6/addrconf.c). On a busy machine the first answer to a pod was lost by that.
+func awaitLocal(h *netlink.Handle, a netip.Addr) {
+	for end := time.Now().Add(localTime); a.Is6() && time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		routes, err := h.RouteGet(a.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return
+		}
+	}
 }
 
 func configureLink(h *netlink.Handle, link netlink.Link, c Config) error {
