@@ -30,7 +30,7 @@ func prefixes(texts ...string) []netip.Prefix {
 var both = hostport.Config{
 	PodCIDRs: prefixes("10.244.1.0/24", "fd00:244:1::/64"),
 	Ranges:   prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
-	MTU:      1420, Owner: 65532,
+	MTU:      1420, Owner: userns.Mapped(65532),
 }
 
 type world struct {
@@ -126,7 +126,7 @@ func TestEnsure(t *testing.T) {
 		"10.96.0.0/12 via 169.254.1.1 src 10.244.1.2",
 		"fd00:244::/56 via fe80::1 src fd00:244:1::2",
 	}
-	if first.mtu != 1420 || first.owner != 65532 || !slices.Equal(first.addrs, wantAddrs) || !slices.Equal(first.routes, wantRoutes) {
+	if first.mtu != 1420 || int(first.owner) != both.Owner || !slices.Equal(first.addrs, wantAddrs) || !slices.Equal(first.routes, wantRoutes) {
 		t.Errorf("got %+v, want addresses %v, routes %v", first, wantAddrs, wantRoutes)
 	}
 	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hostport.Addrs(both.PodCIDRs)) {
@@ -139,9 +139,9 @@ func TestEnsure(t *testing.T) {
 	}
 
 	// The node has another range, and nothing of IPv6 any more.
-	w.ensure(t, hostport.Config{PodCIDRs: prefixes("10.244.7.0/24"), Ranges: prefixes("10.244.0.0/16"), MTU: 1300, Owner: 1000})
+	w.ensure(t, hostport.Config{PodCIDRs: prefixes("10.244.7.0/24"), Ranges: prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
 	changed := w.device(t)
-	if changed.index != first.index || changed.mtu != 1300 || changed.owner != 1000 ||
+	if changed.index != first.index || changed.mtu != 1300 || int(changed.owner) != userns.Mapped(1000) ||
 		!slices.Equal(changed.addrs, []string{"10.244.7.2/32"}) || !slices.Equal(changed.routes, []string{"10.244.0.0/16 via 169.254.1.1 src 10.244.7.2"}) {
 		t.Errorf("after the change: %+v", changed)
 	}

@@ -234,3 +234,19 @@ func status(w syscall.WaitStatus) int {
 	}
 	return w.ExitStatus()
 }
+
+// Mapped gives uid where this user namespace knows it, and otherwise the user's own: that of an ordinary user knows no other
+// (user_namespaces(7), uid_map).
+func Mapped(uid int) int {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return os.Geteuid()
+	}
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, n int
+		if k, _ := fmt.Sscan(line, &inside, &outside, &n); k == 3 && uid >= inside && uid-inside < n {
+			return uid
+		}
+	}
+	return os.Geteuid()
+}

@@ -21,6 +21,7 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/test/userns"
 )
 
 // newKeeper runs a keeper at the returned socket, in a directory of its own.
@@ -69,7 +70,7 @@ func newStep(t *testing.T) (*step, *log) {
 			serviceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")},
 			keeper:       filepath.Join(dir, "run", "keeper.sock"),
 			directories:  []string{filepath.Join(dir, "run"), filepath.Join(dir, "state")},
-			group:        os.Getegid(), owner: 65532, pingFile: pingGroupRange,
+			group:        os.Getegid(), owner: userns.Mapped(65532), pingFile: pingGroupRange,
 			listen: []string{"127.0.0.1:80"},
 		},
 		log: slog.New(slog.NewTextHandler(l, nil)), retry: time.Millisecond,
