@@ -11,7 +11,7 @@ TESTFLAGS ?=
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test e2e-kubernetes ci clean
+.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test e2e-kubernetes e2e-full ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -95,6 +95,9 @@ e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes
 	  $(KUBEGO) test -vet=off -p 1 -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
 	  $(KLAB) conformance $(CONFORMANCEFLAGS) && \
 	  $(KLAB) uninstall
+
+e2e-full: build kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (an hour)
+	GO=$(GO) test/kubernetes/full $(BIN)/kubernetes $(BIN)/e2e-full
 
 ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
 	.ci/run

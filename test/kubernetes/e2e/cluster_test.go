@@ -37,6 +37,12 @@ func eventually(t *testing.T, timeout time.Duration, what string, try func() err
 	}
 }
 
+// figure logs what belongs into the record of a run: test/kubernetes/full looks for it.
+func figure(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Logf("figure: "+format, args...)
+}
+
 // namespace makes one for the test, and removes it afterwards.
 func namespace(t *testing.T) string {
 	t.Helper()

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"tapestry.dev/tapestry/test/kubernetes/lab"
 )
 
 const keepers = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=keeper"
@@ -91,37 +92,52 @@ func TestKeeperReplaced(t *testing.T) {
 	}
 }
 
-// replace deletes the pods of a DaemonSet of ours, and returns when others are ready in their place.
-func replace(t *testing.T, selector string) {
+// replace deletes the pods of a DaemonSet of ours, all or those on these nodes, and returns when others are ready in their place.
+func replace(t *testing.T, selector string, on ...lab.Node) {
 	t.Helper()
-	pods := client.CoreV1().Pods("kube-system")
-	old, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: selector})
+	if len(on) == 0 {
+		on = state.Nodes
+	}
+	theirs := func() (list []corev1.Pod, err error) {
+		all, err := client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: selector})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range all.Items {
+			if slices.ContainsFunc(on, func(n lab.Node) bool { return n.Name == p.Spec.NodeName }) {
+				list = append(list, p)
+			}
+		}
+		return list, nil
+	}
+	old, err := theirs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(old.Items) != len(state.Nodes) {
-		t.Fatalf("%d pods with %s, want %d", len(old.Items), selector, len(state.Nodes))
+	if len(old) != len(on) {
+		t.Fatalf("%d pods with %s, want %d", len(old), selector, len(on))
 	}
 	was := map[types.UID]bool{}
-	for _, p := range old.Items {
+	for _, p := range old {
 		was[p.UID] = true
-		if err := pods.Delete(t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
+		if err := client.CoreV1().Pods("kube-system").Delete(t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	eventually(t, soon, "new pods with "+selector, func() error {
-		now, err := pods.List(t.Context(), metav1.ListOptions{LabelSelector: selector})
+		now, err := theirs()
 		if err != nil {
 			return err
 		}
 		n := 0
-		for i := range now.Items {
-			if p := &now.Items[i]; !was[p.UID] && ready(p) {
+		for i := range now {
+			if p := &now[i]; !was[p.UID] && ready(p) {
 				n++
 			}
 		}
-		if n != len(state.Nodes) {
-			return fmt.Errorf("%d are ready, want %d", n, len(state.Nodes))
+		// Those that end are still there for a moment.
+		if n != len(on) || len(now) != len(on) {
+			return fmt.Errorf("%d of %d pods are new and ready, want %d", n, len(now), len(on))
 		}
 		return nil
 	})

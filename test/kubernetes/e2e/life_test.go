@@ -1,12 +1,8 @@
 package e2e
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,8 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"tapestry.dev/tapestry/test/kubernetes/lab"
-	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
 const agents = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=agent"
@@ -135,146 +129,4 @@ func TestControlPlaneGone(t *testing.T) {
 	eventually(t, soon, "a new endpoint", func() error {
 		return reached(more, func() (string, error) { return inPod(t.Context(), pods[0], curl(url)...) })
 	})
-}
-
-// TestChurn: 20 pods come and go, several times, and nothing of them stays.
-func TestChurn(t *testing.T) {
-	const rounds, count = 3, 20
-	ns := namespace(t)
-	round := func() {
-		var pods []*corev1.Pod
-		for i := range count {
-			pods = append(pods, netexec(ns, fmt.Sprintf("churn-%d", i), state.Nodes[i%len(state.Nodes)].Name))
-		}
-		began := time.Now()
-		started := start(t, pods...)
-		took := time.Since(began)
-		addrs := map[string]bool{}
-		for _, p := range started {
-			if addrs[p.Status.PodIP] {
-				t.Errorf("%s is the address of two pods", p.Status.PodIP)
-			}
-			addrs[p.Status.PodIP] = true
-		}
-		for _, p := range pods {
-			if err := client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		eventually(t, soon, "the end of the pods", func() error {
-			left, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
-			if err == nil && len(left.Items) > 0 {
-				err = fmt.Errorf("%d left", len(left.Items))
-			}
-			return err
-		})
-		t.Logf("%d pods ready after %v, gone after %v", count, took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
-	}
-	round() // lazily made things are made
-	before := counts(t)
-	for range rounds {
-		round()
-	}
-	// Kubelet collects what is left of pods once a minute; flows of closed connections take about as long.
-	eventually(t, 3*time.Minute, "as before", func() error {
-		after := counts(t)
-		for what, n := range after {
-			if n.value > before[what].value+n.tolerance {
-				return fmt.Errorf("%s: %d, and %d before", what, n.value, before[what].value)
-			}
-		}
-		return nil
-	})
-}
-
-// A count is of something that must not grow, but for what always comes and goes.
-type count struct{ value, tolerance int }
-
-// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes; descriptors of Tapestry's
-// processes; pods, flows and goroutines of the agent.
-func counts(t *testing.T) map[string]count {
-	t.Helper()
-	all := map[string]count{}
-	for _, n := range state.Nodes {
-		for what, argv := range map[string][]string{
-			"namespaces": {"ls", "/run/netns"},
-			"interfaces": {"ls", "/sys/class/net"},
-			"containers": {"ctr", "--address", node.Socket, "--namespace", "k8s.io", "containers", "list", "--quiet"},
-		} {
-			out, err := onNode(context.Background(), n.Name, argv...)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[n.Name+" "+what] = count{value: len(strings.Fields(out))}
-		}
-		for what, fds := range descriptors(t, n) {
-			all[n.Name+" descriptors of "+what] = count{fds, 4} // connections
-		}
-		s := agentStatus(t, n)
-		flows := 0
-		for _, n := range s.Stats.Flows {
-			flows += n
-		}
-		all[n.Name+" pods"] = count{value: len(s.Detail.Pods)}
-		all[n.Name+" flows"] = count{flows, 60} // kubelet's and the API server's own
-		all[n.Name+" goroutines"] = count{s.Stats.Goroutines, 10}
-	}
-	return all
-}
-
-// status is a part of what "tapestry status" says.
-type status struct {
-	Detail struct{ Pods []struct{ Name string } }
-	Stats  struct {
-		Goroutines int
-		Flows      map[string]int
-	}
-}
-
-func agentStatus(t *testing.T, n lab.Node) status {
-	t.Helper()
-	pods, err := client.CoreV1().Pods("kube-system").List(context.Background(), metav1.ListOptions{LabelSelector: agents, FieldSelector: "spec.nodeName=" + n.Name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(pods.Items) != 1 {
-		t.Fatalf("%d agents on %s", len(pods.Items), n.Name)
-	}
-	out, err := inPod(context.Background(), &pods.Items[0], "/tapestry", "status", "--output=json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var s status
-	if err := json.Unmarshal([]byte(out), &s); err != nil {
-		t.Fatal(err)
-	}
-	if len(s.Detail.Pods) == 0 || s.Stats.Goroutines == 0 {
-		t.Fatalf("the status says nothing of pods and goroutines: %s", out)
-	}
-	return s
-}
-
-// descriptors counts those of Tapestry's processes, which are the ones in the node's process namespace with that name.
-func descriptors(t *testing.T, n lab.Node) map[string]int {
-	t.Helper()
-	all := map[string]int{}
-	out, err := onNode(context.Background(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do printf '%s ' "$p"; tr '\0' ' ' <"$p/cmdline"; echo; done 2>/dev/null`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range strings.Split(out, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 3 || filepath.Base(f[1]) != "tapestry" {
-			continue
-		}
-		fds, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(n.PID), "root", f[0], "fd"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[f[2]] = len(fds)
-	}
-	if len(all) < 2 {
-		t.Fatalf("%s runs %v, want an agent and a keeper", n.Name, all)
-	}
-	return all
 }

@@ -32,7 +32,7 @@ func TestPodStart(t *testing.T) {
 		networkAt, readyAt := starting(t, w)
 		network, all = append(network, networkAt.Sub(began)), append(all, readyAt.Sub(began))
 	}
-	t.Logf("network after %v (median of %d, %v at most), Ready after %v (%v at most)",
+	figure(t, "a pod has its network after %v (median of %d, %v at most), and is Ready after %v (%v at most)",
 		median(network), count, slices.Max(network).Round(time.Millisecond), median(all), slices.Max(all).Round(time.Millisecond))
 	if m := median(all); m > 10*time.Second {
 		t.Errorf("half of the pods took more than %v", m)

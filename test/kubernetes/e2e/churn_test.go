@@ -1,0 +1,194 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"tapestry.dev/tapestry/test/kubernetes/lab"
+	"tapestry.dev/tapestry/test/kubernetes/node"
+)
+
+var (
+	churnPods   = flag.Int("pods", 20, "`number` of pods that TestChurn makes at one time")
+	churnRounds = flag.Int("rounds", 3, "how many `times` TestChurn does it")
+)
+
+// TestChurn: many pods come and go, several times, and nothing of them stays.
+func TestChurn(t *testing.T) {
+	ns := namespace(t)
+	var starts []time.Duration
+	shortest := time.Minute
+	round := func() {
+		var pods []*corev1.Pod
+		for i := range *churnPods {
+			pods = append(pods, netexec(ns, fmt.Sprintf("churn-%d", i), state.Nodes[i%len(state.Nodes)].Name))
+		}
+		began := time.Now()
+		started := start(t, pods...)
+		took := time.Since(began)
+		starts = append(starts, took)
+		addrs := map[string]bool{}
+		for _, p := range started {
+			if addrs[p.Status.PodIP] {
+				t.Errorf("%s is the address of two pods", p.Status.PodIP)
+			}
+			addrs[p.Status.PodIP] = true
+		}
+		for _, p := range pods {
+			if err := client.CoreV1().Pods(ns).Delete(t.Context(), p.Name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, 3*soon, "the end of the pods", func() error {
+			left, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
+			if err == nil && len(left.Items) > 0 {
+				err = fmt.Errorf("%d left", len(left.Items))
+			}
+			return err
+		})
+		shortest = min(shortest, time.Since(began))
+		t.Logf("%d pods ready after %v, gone after %v", len(pods), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	}
+	round() // lazily made things are made
+	before := counts(t)
+	for range *churnRounds {
+		round()
+	}
+	asBefore(t, before)
+	perNode := (*churnPods + len(state.Nodes) - 1) / len(state.Nodes)
+	for _, n := range state.Nodes {
+		out, err := onNode(t.Context(), n.Name, "wc", "-l", "/var/lib/tapestry/addresses")
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, _ := strings.Cut(out, " ")
+		lines, err := strconv.Atoi(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It is written anew when twice as many as are in force, and 128, are there. In force are those of one round, and the
+		// resting ones of those rounds that were in the last minute.
+		if most := 2*(3+int(time.Minute/shortest))*perNode + 128; lines < 2 || lines > most {
+			t.Errorf("%s: the journal of addresses has %d lines, want from 2 to %d", n.Name, lines, most)
+		}
+		figure(t, "%s, after %d times %d pods on %d nodes: nothing is left of them, the journal of addresses has %d lines, %s",
+			n.Name, *churnRounds+1, *churnPods, len(state.Nodes), lines, memories(t, n))
+	}
+	figure(t, "%d pods at once are Ready after %v (median of %d, %v at most)", *churnPods, median(starts), len(starts), slices.Max(starts).Round(time.Millisecond))
+}
+
+// A count is of something that must not grow, but for what always comes and goes.
+type count struct{ value, tolerance int }
+
+// resting are the addresses that no pod is given yet: none when a minute has passed, whatever was before.
+const resting = "addresses resting"
+
+// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes, files; descriptors of Tapestry's
+// processes; addresses, pods, flows and goroutines of the agent.
+func counts(t *testing.T) map[string]count {
+	t.Helper()
+	all := map[string]count{}
+	for _, n := range state.Nodes {
+		for what, script := range map[string]string{
+			"namespaces":      "ls /run/netns",
+			"interfaces":      "ls /sys/class/net",
+			"containers":      "ctr --address " + node.Socket + " --namespace k8s.io containers list --quiet",
+			"files":           "find /run/tapestry /var/lib/tapestry",
+			"files of CNI":    "find /var/lib/cni",
+			"TAPs everywhere": `links() { "$@" ip -o link show type tun | cut -d: -f2; }; links; for n in /run/netns/*; do [ ! -e "$n" ] || links nsenter --net="$n"; done`,
+		} {
+			out, err := onNode(context.Background(), n.Name, "sh", "-c", script+"; true")
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[n.Name+" "+what] = count{value: len(strings.Fields(out))}
+		}
+		if all[n.Name+" TAPs everywhere"].value == 0 || all[n.Name+" files"].value < 4 {
+			t.Fatalf("%s has not even the node's own TAP and files: %v", n.Name, all)
+		}
+		for name, p := range tapestryOn(t, n) {
+			fds, taps := p.descriptors(t)
+			all[n.Name+" descriptors of "+name] = count{fds, 4} // connections
+			all[n.Name+" TAPs of "+name] = count{value: taps}
+		}
+		s := agentStatus(t, n)
+		flows := 0
+		for _, n := range s.Stats.Flows {
+			flows += n
+		}
+		all[n.Name+" pods"] = count{value: len(s.Detail.Pods)}
+		all[n.Name+" addresses held"] = count{value: s.Stats.Leases}
+		all[n.Name+" "+resting] = count{value: s.Stats.Resting}
+		all[n.Name+" flows"] = count{flows, 60} // kubelet's and the API server's own
+		all[n.Name+" goroutines"] = count{s.Stats.Goroutines, 10}
+	}
+	return all
+}
+
+// asBefore waits until nothing that was counted is more than it was. Kubelet collects what is left of pods once a minute; flows of
+// closed connections take about as long, addresses rest for a minute, and those that were prepared for a pod in vain are released after two.
+func asBefore(t *testing.T, before map[string]count) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for deadline := time.Now().Add(4 * time.Minute); ; <-tick.C {
+		var grown []string
+		after := counts(t)
+		for what, was := range before {
+			if strings.HasSuffix(what, resting) {
+				was.value = 0
+			}
+			if n := after[what]; n.value > was.value+n.tolerance {
+				grown = append(grown, fmt.Sprintf("%s: %d, and %d before", what, n.value, was.value))
+			}
+		}
+		if len(grown) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			slices.Sort(grown)
+			t.Fatalf("more than before, after 4 minutes:\n%s", strings.Join(grown, "\n"))
+		}
+	}
+}
+
+// status is a part of what "tapestry status" says.
+type status struct {
+	Detail struct{ Pods []struct{ Name string } }
+	Stats  struct {
+		Goroutines, Leases, Resting int
+		Flows                       map[string]int
+	}
+}
+
+func agentStatus(t *testing.T, n lab.Node) status {
+	t.Helper()
+	pods, err := client.CoreV1().Pods("kube-system").List(context.Background(), metav1.ListOptions{LabelSelector: agents, FieldSelector: "spec.nodeName=" + n.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pods.Items) != 1 {
+		t.Fatalf("%d agents on %s", len(pods.Items), n.Name)
+	}
+	out, err := inPod(context.Background(), &pods.Items[0], "/tapestry", "status", "--output=json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Detail.Pods) == 0 || s.Stats.Goroutines == 0 || !strings.Contains(out, `"leases"`) || !strings.Contains(out, `"resting"`) {
+		t.Fatalf("the status says nothing of pods, addresses and goroutines: %s", out)
+	}
+	return s
+}
