@@ -4,14 +4,17 @@ BIN       ?= bin
 GOFMT      = $$($(GO) env GOROOT)/bin/gofmt
 LINT       = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME  ?= 10s
-# The race detector needs a C compiler. Where there is none, the tests run without it.
+# The race detector needs a C compiler. Where there is none, the tests run without it. All else is built without cgo, so that
+# packages are compiled once.
 RACE      ?= $(if $(shell command -v gcc),-race)
+GOTEST     = $(if $(RACE),CGO_ENABLED=1 )$(GO) test $(RACE)
+export CGO_ENABLED = 0
 TESTFLAGS ?=
 # Options of tapestry bench, as --chart DIR.
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build manifests demo test unit e2e lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test e2e-kubernetes e2e-full ci clean
+.PHONY: help build manifests demo test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -19,7 +22,7 @@ help: ## list the targets
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
 build: ## build bin/tapestry, and bin/tapestry-cni, the CNI plugin
-	CGO_ENABLED=0 $(GO) build -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni
+	$(GO) build -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni
 
 manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml and deploy/uninstall.yaml
 	@mkdir -p $(BIN)
@@ -30,15 +33,15 @@ manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml
 demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
 	$(BIN)/tapestry demo
 
-test: lint unit e2e ## run everything: lint, unit tests, end-to-end tests on real namespaces
+test: lint unit e2e-lab ## run everything that needs no root: lint, unit tests, end-to-end tests on real namespaces
 
 unit: ## run the packages' own tests, with the race detector where there is a C compiler
-	$(GO) test $(RACE) $(TESTFLAGS) $$($(GO) list ./... | grep -v '/test/e2e')
+	$(GOTEST) $(TESTFLAGS) $$($(GO) list ./... | grep -v '/test/e2e')
 	$(GO) -C deploy/render vet ./...
 	@# What it reads is outside of its module, and so no reason for go to run it again.
 	$(GO) -C deploy/render test -count=1 $(TESTFLAGS) ./...
 
-e2e: build ## run the end-to-end tests: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s)
+e2e-lab: build ## run the end-to-end tests of the lab: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s)
 	$(GO) test -count=1 -timeout 15m -v $(TESTFLAGS) ./test/e2e/...
 
 lint: ## gofmt, vet, staticcheck
@@ -71,35 +74,26 @@ bench-micro: ## run the Go micro-benchmarks of the packet path, allocations repo
 peers: ## build bin/peers: Caddy and CoreDNS, which bench compares with
 	@mkdir -p $(BIN)/peers
 	$(GO) -C bench/peers vet ./...
-	CGO_ENABLED=0 $(GO) -C bench/peers build -ldflags '-s -w' -o $(abspath $(BIN))/peers/ ./caddy ./coredns
+	$(GO) -C bench/peers build -ldflags '-s -w' -o $(abspath $(BIN))/peers/ ./caddy ./coredns
 
-# A real Kubernetes on this machine, in a module of its own: test/kubernetes/README.md.
-KLAB       = $(BIN)/kubernetes/klab
-# The flags of test/kubernetes/build: others would compile all of Kubernetes once more, and vet would look at all of it.
-KUBEGO     = CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" $(GO) -C test/kubernetes
-# Options of klab up, as --userns node-2: that node is inside a user namespace then.
-KLABFLAGS ?=
-# Options of klab conformance, as --focus EXPRESSION.
-CONFORMANCEFLAGS ?=
+# A real Kubernetes on this machine, in a module of its own: test/kubernetes/README.md. KLABFLAGS are options of klab up, as
+# --userns node-2: that node is inside a user namespace then. CONFORMANCEFLAGS are those of klab conformance, as --focus EXPRESSION.
+export KLABFLAGS CONFORMANCEFLAGS
 
 kubernetes-binaries: ## build bin/kubernetes: control plane, kubelet, kubectl, the official tests (cold 10 minutes, warm 10 seconds)
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes
 
 api-test: ## have kube/cluster talk to a real control plane, which is built for it (no root; cold 4 minutes)
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes controlplane
-	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GO) test $(RACE) -count=1 -v $(TESTFLAGS) ./test/apiserver
+	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GOTEST) -count=1 -v $(TESTFLAGS) ./test/apiserver
 
-e2e-kubernetes: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests
-	$(KLAB) down && $(KLAB) up $(KLABFLAGS) && trap '$(KLAB) down' EXIT && \
-	  $(KLAB) apply && \
-	  $(KUBEGO) test -vet=off -p 1 -count=1 -timeout 20m -v $(TESTFLAGS) ./... && \
-	  $(KLAB) conformance $(CONFORMANCEFLAGS) && \
-	  $(KLAB) uninstall
+e2e: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
+	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e
 
 e2e-full: build kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (an hour)
-	GO=$(GO) test/kubernetes/full $(BIN)/kubernetes $(BIN)/e2e-full
+	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
-ci: ## what CI runs: everything as root, then as an ordinary user (needs root, installs packages)
+ci: ## what CI runs: make test as root and as an ordinary user, then make e2e (needs root, installs packages)
 	.ci/run
 
 clean: ## remove what make built

@@ -1,4 +1,4 @@
-// Package e2e tests Tapestry on the cluster that klab has brought up and applied it to: "make e2e-kubernetes" does all of it.
+// Package e2e tests Tapestry on the cluster that klab has brought up and applied it to: "make e2e" does all of it.
 // The official conformance tests say whether a Service does what it should; these say what they leave out: the client's
 // address, what comes from a node, restarts under load, leaks.
 package e2e
