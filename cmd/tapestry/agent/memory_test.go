@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
 	"testing"
 	"time"
@@ -43,4 +44,52 @@ func TestGiveBack(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// While much lives, less garbage is let grow, unless the user has said how much; and all is as it was in the end.
+func TestGrowth(t *testing.T) {
+	for _, c := range []struct {
+		gogc        string
+		small, much int
+	}{{"", 100, 40}, {"70", 70, 70}} {
+		t.Run("GOGC="+c.gogc, func(t *testing.T) {
+			t.Setenv("GOGC", c.gogc)
+			const own = 70
+			defer debug.SetGCPercent(debug.SetGCPercent(own))
+			percent := func() int {
+				s := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+				metrics.Read(s)
+				return int(s[0].Value.Uint64())
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			applied, done := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(done)
+				giveBack(ctx, applied)
+			}()
+			// The second is taken when the first has been worked off.
+			snapshots := func() {
+				applied <- struct{}{}
+				applied <- struct{}{}
+			}
+			runtime.GC()
+			snapshots()
+			if got := percent(); got != c.small {
+				t.Errorf("%d %% with a small heap, want %d", got, c.small)
+			}
+			lives := make([]byte, 2*smallHeap)
+			runtime.GC()
+			snapshots()
+			if got := percent(); got != c.much {
+				t.Errorf("%d %% with a large heap, want %d", got, c.much)
+			}
+			runtime.KeepAlive(lives)
+			cancel()
+			<-done
+			if got := percent(); got != own {
+				t.Errorf("%d %% in the end, want %d as before", got, own)
+			}
+		})
+	}
 }
