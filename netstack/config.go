@@ -38,6 +38,8 @@ type PeerRoute struct {
 	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node. Such
 	// a one may have read that we take them before we read anything of it.
 	SendsPartial bool
+	// Unready is set while the cluster knows that the node does not answer: nothing is to be expected of it.
+	Unready bool
 }
 
 // Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing.

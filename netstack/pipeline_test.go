@@ -143,6 +143,13 @@ func TestPacketFlows(t *testing.T) {
 		"a pod address nobody has": {
 			{"a", segment("10.244.1.99:80", "10.244.1.10:1", S), "", "", Spoofed},
 			{"a", datagram("10.244.1.10:1000", "10.244.1.99:80"), "a", "icmp 3/1 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.99:80", NoRoute},
+			{"a", segment("10.244.1.10:1000", "10.244.1.99:80", S), "a", "icmp 3/1 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.99:80", NoRoute},
+		},
+		"a pod that had a connection and is gone": {
+			{"a", segment("10.244.1.10:1000", "10.244.1.99:80", A), "a", "tcp 10.244.1.99:80 > 10.244.1.10:1000 R", NoRoute},
+			{"node-2", segment("10.244.2.10:1000", "10.244.1.99:80", A), "link", "node-2 tcp 10.244.1.99:80 > 10.244.2.10:1000 R", NoRoute},
+			{"node-2 encap", segment("198.51.100.7:4000", "10.244.1.99:80", A), "link", "node-2 encap 10.244.1.1 > 10.244.2.1: tcp 10.244.1.99:80 > 198.51.100.7:4000 R", NoRoute},
+			{"node-2 encap", segment("10.244.1.10:4000", "10.244.1.99:80", A), "", "", BadEncap},
 		},
 		"the node's loopback": {
 			{"a", segment("10.244.1.10:1000", "127.0.0.1:22", S), "a", "tcp", NoRoute},
@@ -237,8 +244,8 @@ func TestBackendLost(t *testing.T) {
 		want   string
 		reason DropReason
 	}{
-		{"gone: TCP is reset", packet.BackendGone, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
-			"a", "tcp 10.96.0.2:80 > 10.244.1.10:1000 R", BackendGone},
+		{"gone: its node says so to TCP", packet.BackendGone, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
+			"link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 A", 0},
 		{"gone: a repeated SYN goes elsewhere", packet.BackendGone, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", S),
 			"b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
 		{"draining: TCP goes on", packet.BackendDraining, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
@@ -266,6 +273,31 @@ func TestBackendLost(t *testing.T) {
 			if c.reason != NotDropped {
 				w.dropped(c.reason)
 			}
+		})
+	}
+}
+
+// Whose node cannot say so, or is this one, is known to be gone: TCP is reset.
+func TestBackendLostForGood(t *testing.T) {
+	for name, c := range map[string]struct {
+		to, at, first string
+		change        func(*world)
+	}{
+		"another node, which does not answer": {"10.96.0.2:80", "link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 S", func(w *world) { w.config.Peers[0].Unready = true }},
+		"another node, stock WireGuard":       {"10.96.0.2:80", "link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 S", func(w *world) { w.config.Peers[0].Encap = false }},
+		"another node, which left":            {"10.96.0.2:80", "link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 S", func(w *world) { w.config.Peers = w.config.Peers[1:] }},
+		"this node":                           {"10.96.0.1:80", "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", func(*world) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.from("a", segment("10.244.1.10:1000", c.to, packet.SYN))
+			w.expect(c.at, c.first)
+			w.balancer = &balancer{}
+			c.change(w)
+			w.set()
+			w.from("a", segment("10.244.1.10:1000", c.to, packet.ACK))
+			w.expect("a", "tcp "+c.to+" > 10.244.1.10:1000 R")
+			w.dropped(BackendGone)
 		})
 	}
 }

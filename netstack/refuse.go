@@ -71,7 +71,7 @@ func (w *worker) answerNS(p *packet.Packet, o *origin) (Verdict, DropReason, boo
 // refuse answers a packet that cannot be served so that the sender knows at once: a reset for TCP, else an ICMP error.
 func (w *worker) refuse(p *packet.Packet, o *origin, e packet.ICMPError, why DropReason) (Verdict, DropReason) {
 	if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && e == packet.PortUnreachable {
-		return w.sendBack(o, packet.PutRST(w.reply[packet.HeadLen:], p), why)
+		return w.reset(p, o, why)
 	}
 	if !w.node.refusals.Allow() {
 		return Dropped, why
@@ -88,9 +88,9 @@ func (w *worker) refuse(p *packet.Packet, o *origin, e packet.ICMPError, why Dro
 	return w.sendBack(o, packet.PutICMPError(w.reply[packet.HeadLen:], p, e, from, 0), why)
 }
 
-// reset tells the sender of a TCP packet that its connection is gone.
-func (w *worker) reset(p *packet.Packet, o *origin) (Verdict, DropReason) {
-	return w.sendBack(o, packet.PutRST(w.reply[packet.HeadLen:], p), BackendGone)
+// reset tells the sender of a TCP packet that its connection is gone: so is whom it was with.
+func (w *worker) reset(p *packet.Packet, o *origin, why DropReason) (Verdict, DropReason) {
+	return w.sendBack(o, packet.PutRST(w.reply[packet.HeadLen:], p), why)
 }
 
 // tooBig answers with the size that fits. The sender must recognise its own packet, so the translation is undone first.
@@ -120,6 +120,8 @@ func (w *worker) sendBack(o *origin, n int, why DropReason) (Verdict, DropReason
 		if o.port.dev.Write(w.reply[:packet.HeadLen+n]) != nil {
 			return Dropped, PortDown
 		}
+	case o.wrapped:
+		w.node.link.Send(a, o.peer.ID, o.peer.encap)
 	case o.peer != nil:
 		w.node.link.Send(a, o.peer.ID, nil)
 	default:

@@ -114,6 +114,27 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 	return s
 }
 
+// isOwnPod reports whether a is an address for pods of this node, and no pod need have it.
+func (s *snapshot) isOwnPod(a *packet.Addr) bool {
+	if s.route(a).kind != nowhere {
+		return false
+	}
+	ip := a.Netip()
+	for _, cidr := range s.PodCIDRs {
+		if cidr.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a reset: a pod
+// of another node may have left its Service, as when that turns from blue to green, and its connections are to go on.
+func (s *snapshot) judgedAt(backend *packet.Addr) bool {
+	r := s.route(backend)
+	return r.kind == toPeer && r.peer.Encap && !r.peer.Unready
+}
+
 // FirstAddr is the first address of a pod prefix after the network address: the gateway's. The next one is the host
 // Port's.
 func FirstAddr(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }

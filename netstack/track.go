@@ -23,7 +23,7 @@ func (w *worker) track(s *snapshot, p *packet.Packet, o *origin) (via uint64, v 
 				}
 				return viaRoute, 0, NotDropped
 			case reset:
-				v, r = w.reset(p, o)
+				v, r = w.reset(p, o, BackendGone)
 				return viaRoute, v, r
 			case again:
 			}
@@ -83,7 +83,7 @@ func (w *worker) judge(s *snapshot, p *packet.Packet) judgement {
 	state := s.balancer.Backend(h.Backend)
 	switch {
 	case state == packet.BackendReady,
-		state == packet.BackendDraining && p.Tuple.Proto == packet.TCP && !(opening && h.State == flow.SynSent):
+		(state == packet.BackendDraining || s.judgedAt(&h.To.Dst)) && p.Tuple.Proto == packet.TCP && !(opening && h.State == flow.SynSent):
 		w.node.flows.SetChecked(h.Ref, s.generation)
 		return goOn
 	}

@@ -117,7 +117,10 @@ func stripNode(own string) func(runtime.Object) {
 		n := obj.(*corev1.Node)
 		var conditions []corev1.NodeCondition
 		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeNetworkUnavailable {
+			switch c.Type {
+			case corev1.NodeReady:
+				conditions = append(conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
+			case corev1.NodeNetworkUnavailable:
 				conditions = append(conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 			}
 		}

@@ -73,8 +73,12 @@ func render(r translate.Result) any {
 			"prefixes": texts(p.Prefixes), "gateway": texts(p.Gateway), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial})
 	}
 	for _, p := range r.Netstack.Peers {
-		routes = append(routes, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),
-			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap, "sendsPartial": p.SendsPartial})
+		route := m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),
+			"nodeAddrs": texts(p.NodeAddrs), "encap": p.Encap, "sendsPartial": p.SendsPartial}
+		if p.Unready {
+			route["unready"] = true
+		}
+		routes = append(routes, route)
 	}
 	for _, s := range r.Services.Services {
 		svcs = append(svcs, service(*s))

@@ -38,6 +38,7 @@ type node struct {
 	endpoint netip.AddrPort
 	stock    bool
 	partial  bool // takes partial checksums
+	unready  bool
 }
 
 // nodes parses all nodes, in the order of their names. Where two claim the same thing the first keeps it, so that all
@@ -53,6 +54,9 @@ func (t *translator) nodeList() []node {
 		n := node{ref: kube.RefOf(obj), name: obj.Name, zone: t.zones[obj.Name]}
 		n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
 		n.partial = !n.stock && hasFeature(obj, kube.PartialChecksums)
+		n.unready = slices.ContainsFunc(obj.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue
+		})
 		n.podCIDRs = t.podCIDRs(obj, n.ref, n.stock, claims)
 		n.addrs = t.nodeAddrs(obj, n.ref, claims)
 		n.key = t.publicKey(obj, n.ref, claims)
@@ -229,6 +233,7 @@ func (t *translator) peers(nodes []node, r *Result) {
 func (n *node) route() netstack.PeerRoute {
 	return netstack.PeerRoute{
 		ID: PeerID(n.name), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock, SendsPartial: !n.stock,
+		Unready: n.unready,
 	}
 }
 
