@@ -58,6 +58,14 @@ type Bandwidth struct {
 	EgressBurst  uint64 `json:"egressBurst,omitempty"`
 }
 
+// Equal reports whether both are the same limits; nil is a limit of its own.
+func (b *Bandwidth) Equal(other *Bandwidth) bool {
+	if b == nil || other == nil {
+		return b == other
+	}
+	return *b == *other
+}
+
 // Attachment names one interface of one container, as CNI does.
 type Attachment struct {
 	ContainerID string `json:"containerID"`

@@ -1,6 +1,7 @@
 package plugin
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -125,6 +127,23 @@ func (c *call) print() error {
 		return err
 	}
 	return types.PrintResult(r, c.conf.CNIVersion)
+}
+
+// checkCapabilities compares what the runtime asks for with what the agent does; not every runtime asks again.
+func (c *call) checkCapabilities(asked *cni.Pod) error {
+	if asked.Bandwidth != nil && !asked.Bandwidth.Equal(c.pod.Bandwidth) {
+		return fmt.Errorf("the agent has the limits %s, and the runtime asks for %s", inJSON(c.pod.Bandwidth), inJSON(asked.Bandwidth))
+	}
+	if len(asked.PortMappings) > 0 && !slices.Equal(asked.PortMappings, c.pod.PortMappings) {
+		return fmt.Errorf("the agent has the port mappings %s, and the runtime asks for %s", inJSON(c.pod.PortMappings), inJSON(asked.PortMappings))
+	}
+	return nil
+}
+
+// inJSON shows it as the runtime has it.
+func inJSON(v any) []byte {
+	b, _ := json.Marshal(v) // of plain structs
+	return b
 }
 
 // checkResult compares what the runtime was told with what is. What a plugin after this one has made is its own business.

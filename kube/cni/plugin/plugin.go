@@ -198,10 +198,11 @@ func (c *call) check(ctx context.Context) error {
 		return err
 	}
 	defer ns.Close()
+	asked := c.pod
 	if c.pod, err = c.agent.Check(ctx, c.pod); err != nil {
 		return err
 	}
-	return errors.Join(c.inspect(ns), c.checkResult())
+	return errors.Join(c.checkCapabilities(&asked), c.inspect(ns), c.checkResult())
 }
 
 func status(args *skel.CmdArgs) error {

@@ -286,6 +286,12 @@ func TestCheck(t *testing.T) {
 	p.fails("CHECK", types.ErrInvalidNetworkConfig, "prevResult is missing")
 	p.config["prevResult"] = json.RawMessage(out)
 	p.works("CHECK")
+	asked := p.config["runtimeConfig"]
+	p.config["runtimeConfig"] = map[string]any{"bandwidth": map[string]any{"egressRate": 8 << 20, "egressBurst": 1 << 31, "ingressRate": 7 << 20}}
+	p.fails("CHECK", types.ErrInternal, `the agent has the limits {"ingressRate":9437184,"egressRate":8388608,"egressBurst":2147483648}, and the runtime asks for {"ingressRate":7340032,`)
+	p.config["runtimeConfig"] = map[string]any{"portMappings": []any{map[string]any{"hostPort": 80, "containerPort": 8080, "protocol": "tcp"}}}
+	p.fails("CHECK", types.ErrInternal, `the agent has the port mappings null, and the runtime asks for [{"hostPort":80,"containerPort":8080,"protocol":"tcp"}]`)
+	p.config["runtimeConfig"] = asked
 	p.config["prevResult"] = json.RawMessage(strings.ReplaceAll(out, "10.1.0.1", "10.1.0.77"))
 	p.fails("CHECK", types.ErrInternal, "prevResult does not have the pod's address 10.1.0.1")
 	p.config["prevResult"] = json.RawMessage(strings.ReplaceAll(out, "0a:58", "0a:59"))

@@ -188,7 +188,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 		switch {
 		case pod.ContainerID != want.ContainerID:
 		case pod.IfName == want.IfName && pod.String() == want.String():
-			same := slices.Equal(pod.PortMappings, want.PortMappings) && sameBandwidth(pod.Bandwidth, want.Bandwidth)
+			same := slices.Equal(pod.PortMappings, want.PortMappings) && pod.Bandwidth.Equal(want.Bandwidth)
 			want.Addrs, want.MAC, want.MTU = pod.Addrs, pod.MAC, pod.MTU
 			return cni.Prepared{Pod: want, Attached: same}, nil
 		default:
@@ -214,13 +214,6 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	mac := podMAC(l.Addrs[0])
 	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), c.MTU
 	return cni.Prepared{Pod: want}, nil
-}
-
-func sameBandwidth(a, b *cni.Bandwidth) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
 }
 
 // fixedAddrs are those that the runtime or else the pod's annotation asks for.
