@@ -196,15 +196,17 @@ func (a *agent) join(ctx context.Context, conn *net.TCPConn, client, to netip.Ad
 }
 
 // seenAs is the address that an endpoint shall see in the place of client's, with an invalid one for the gateway's own.
-// Localhost clients and backends that live on a node's own address get to see a node address: the kernel there would drop a
-// stranger's, or answer it past us.
+// Backends at another node's own address do not see clients: the kernel there would answer them past us, as it would a node, over
+// the network between the nodes. Localhost clients are this node to a pod.
 func seenAs(c *netstack.Config, client, to netip.AddrPort) netip.AddrPort {
-	ofPeer := slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return slices.Contains(p.NodeAddrs, to.Addr()) })
-	if own := nodeAddr(c, to.Addr()); client.IsValid() && own.IsValid() && (client.Addr().IsLoopback() || ofPeer) {
-		client = netip.AddrPortFrom(own, 0)
-	}
-	if client.IsValid() && client.Addr().IsLoopback() {
-		return netip.AddrPort{} // no node address of that family: the gateway's has to do
+	switch {
+	case slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return slices.Contains(p.NodeAddrs, to.Addr()) }):
+		return netip.AddrPort{}
+	case client.IsValid() && client.Addr().IsLoopback():
+		if own := nodeAddr(c, to.Addr()); own.IsValid() {
+			return netip.AddrPortFrom(own, 0)
+		}
+		return netip.AddrPort{}
 	}
 	return client
 }

@@ -53,7 +53,8 @@ func prepare() error {
 	if config, err = clientcmd.BuildConfigFromFlags("", theLab.Kubeconfig()); err != nil {
 		return err
 	}
-	config.QPS, config.Burst = 1000, 1000 // 5 a second is for guests
+	config.WarningHandler = rest.NoWarnings{} // about Endpoints, each time one is read
+	config.QPS, config.Burst = 1000, 1000     // 5 a second is for guests
 	client, err = kubernetes.NewForConfig(config)
 	return err
 }

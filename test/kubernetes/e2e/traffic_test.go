@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func TestNodesAndSystemPods(t *testing.T) {
@@ -224,6 +225,48 @@ func TestAPIServerToPod(t *testing.T) {
 	})
 	if err != nil {
 		t.Errorf("through the Service's proxy: %v", err)
+	}
+}
+
+// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are, from everywhere.
+func TestHostNetworkBackends(t *testing.T) {
+	ns := namespace(t)
+	client := start(t, netexec(ns, "client", state.Nodes[0].Name))[0]
+	var hosts []*corev1.Pod
+	for _, n := range state.Nodes {
+		p := netexec(ns, "host-"+n.Name, n.Name)
+		p.Labels["app"] = "host"
+		p.Spec.HostNetwork = true
+		p.Spec.Containers[0].Args = []string{"netexec", "--http-port=18080", "--udp-port=18081"}
+		p.Spec.Containers[0].ReadinessProbe.HTTPGet.Port = intstr.FromInt32(18080)
+		hosts = append(hosts, p)
+	}
+	s := service(t, ns, 0, func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeNodePort
+		s.Spec.Selector = map[string]string{"app": "host"}
+		s.Spec.Ports[0].TargetPort = intstr.FromInt32(18080)
+	})
+	hosts = start(t, hosts...)
+	for _, p := range hosts {
+		p.Name = p.Spec.NodeName // which is the name it answers with
+	}
+	urls := map[string]string{"ClusterIP": "http://" + net.JoinHostPort(s.Spec.ClusterIP, "80") + "/hostname"}
+	for _, n := range state.Nodes {
+		urls[n.Name] = "http://" + net.JoinHostPort(n.Addrs[0], fmt.Sprint(s.Spec.Ports[0].NodePort)) + "/hostname"
+	}
+	for at, url := range urls {
+		from := map[string]func() (string, error){
+			"pod":  func() (string, error) { return inPod(t.Context(), client, curl(url)...) },
+			"node": func() (string, error) { return onNode(t.Context(), state.Nodes[0].Name, curl(url)...) },
+		}
+		if at != "ClusterIP" {
+			from["outside"] = func() (string, error) { return onNode(t.Context(), "outside", curl(url)...) }
+		}
+		for who, ask := range from {
+			t.Run(at+" from "+who, func(t *testing.T) {
+				eventually(t, soon, "all of them", func() error { return reached(hosts, ask) })
+			})
+		}
 	}
 }
 
