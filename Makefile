@@ -90,7 +90,7 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 e2e: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e
 
-e2e-full: build kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (an hour)
+e2e-full: build kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (40 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
 ci: ## what CI runs: make test as root and as an ordinary user, then make e2e (needs root, installs packages)
