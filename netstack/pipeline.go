@@ -186,8 +186,7 @@ func (w *worker) admit(s *snapshot, p *packet.Packet, o *origin) (Verdict, DropR
 // admitWrapped applies the rules for what came IP-in-IP: either a client of the peer's host sockets on its way to one
 // of our pods, or the answer of one of the peer's pods to a client of ours.
 func (w *worker) admitWrapped(s *snapshot, p *packet.Packet, from *peer) DropReason {
-	// Who is not there any more is not there to answer either: that we do.
-	if w.node.ports.table.Load().byAddr[p.Tuple.Dst] != nil || s.isOwnPod(&p.Tuple.Dst) {
+	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
 		if s.claims(p.Tuple.Src) {
 			return BadEncap
 		}
@@ -249,10 +248,12 @@ func (w *worker) forward(s *snapshot, p *packet.Packet, o *origin, via uint64) (
 			return w.toLink(s, p, o, r.peer, r.peer.encap)
 		}
 		return w.toLink(s, p, o, r.peer, nil)
-	case nowhere:
+	case vacant:
 		if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
 			return w.reset(p, o, NoRoute) // to the kernel an ICMP error would be no reason to give up
 		}
+		return w.refuse(p, o, packet.HostUnreachable, NoRoute)
+	case nowhere:
 		return w.refuse(p, o, packet.HostUnreachable, NoRoute)
 	}
 	// Our own Ports reach the outside. Node addresses without a host Port are reached the same way, by peers as well.

@@ -16,6 +16,7 @@ const (
 	toHost                   // this node's own host addresses
 	toSelf                   // the gateway's own addresses
 	toPeer                   // another node, its pods and its addresses
+	vacant                   // for a pod of this node, and no pod has it
 	nowhere                  // inside the cluster's ranges, or not to be reached, but owned by nobody
 )
 
@@ -88,7 +89,7 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 		s.addPrefix(cidr, route{kind: nowhere})
 	}
 	for _, cidr := range c.PodCIDRs {
-		s.addPrefix(cidr, route{kind: nowhere})
+		s.addPrefix(cidr, route{kind: vacant})
 		gate := FirstAddr(cidr)
 		s.gates = append(s.gates, packet.AddrFrom(gate))
 		s.hosts[packet.AddrFrom(gate)] = route{kind: toSelf}
@@ -112,20 +113,6 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 	}
 	s.claimed = append(append(s.claimed, c.ClusterCIDRs...), c.ServiceCIDRs...)
 	return s
-}
-
-// isOwnPod reports whether a is an address for pods of this node, and no pod need have it.
-func (s *snapshot) isOwnPod(a *packet.Addr) bool {
-	if s.route(a).kind != nowhere {
-		return false
-	}
-	ip := a.Netip()
-	for _, cidr := range s.PodCIDRs {
-		if cidr.Contains(ip) {
-			return true
-		}
-	}
-	return false
 }
 
 // judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a reset: a pod

@@ -28,7 +28,7 @@ type Config struct {
 	// DNSAddrs are the cluster DNS addresses, answered by the node itself.
 	DNSAddrs []netip.Addr
 	Services []*Service // none nil, and not changed: Configs that follow one another share them
-	// Pods are all pods with an address, for DNS names of pods.
+	// Pods are all pods with an address that this node knows of, its own at least: for their DNS names, and for who lives on.
 	Pods []Pod
 	// HostPorts are those of this node's pods. Where two want the same, the first has it.
 	HostPorts []HostPort

@@ -119,7 +119,7 @@ type BackendState uint8
 
 // The states of a backend, worst first.
 const (
-	// BackendGone: no longer in the table. TCP is reset, anything else picks again.
+	// BackendGone: no longer in the table. TCP is reset, unless another node knows better; anything else picks again.
 	BackendGone BackendState = iota
 	// BackendDraining: known but not to be given new flows (unready or terminating). TCP goes on, UDP picks again.
 	BackendDraining

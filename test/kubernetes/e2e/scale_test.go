@@ -259,30 +259,40 @@ func ask(pid int, addr, want string) *asker {
 	a.stop = func() { cancel(); <-done }
 	go func() {
 		defer close(done)
-		// Never unlocked: the thread, which is in the pod's network now, ends with the goroutine.
-		runtime.LockOSThread()
-		err := enterNetwork(pid)
+		err := inNetwork(pid, func() error {
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				a.note(once(addr))
+				<-tick.C
+			}
+			return nil
+		})
 		if err != nil {
 			a.note("", err)
-			return
-		}
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for ctx.Err() == nil {
-			a.note(once(addr))
-			<-tick.C
 		}
 	}()
 	return a
 }
 
-func enterNetwork(pid int) error {
+// inNetwork does it in the network of a process.
+func inNetwork(pid int, do func() error) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread, which is in that network then, ends with the goroutine.
+		runtime.LockOSThread()
+		err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 func once(addr string) (string, error) {

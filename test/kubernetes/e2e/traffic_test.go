@@ -228,19 +228,25 @@ func TestAPIServerToPod(t *testing.T) {
 	}
 }
 
-// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are, from everywhere.
-func TestHostNetworkBackends(t *testing.T) {
-	ns := namespace(t)
-	client := start(t, netexec(ns, "client", state.Nodes[0].Name))[0]
-	var hosts []*corev1.Pod
+// onHosts are netexecs on the networks of all nodes, on port 18080, not started.
+func onHosts(ns string) (pods []*corev1.Pod) {
 	for _, n := range state.Nodes {
 		p := netexec(ns, "host-"+n.Name, n.Name)
 		p.Labels["app"] = "host"
 		p.Spec.HostNetwork = true
+		p.Spec.DNSPolicy = corev1.DNSClusterFirstWithHostNet
 		p.Spec.Containers[0].Args = []string{"netexec", "--http-port=18080", "--udp-port=18081"}
 		p.Spec.Containers[0].ReadinessProbe.HTTPGet.Port = intstr.FromInt32(18080)
-		hosts = append(hosts, p)
+		pods = append(pods, p)
 	}
+	return pods
+}
+
+// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are, from everywhere.
+func TestHostNetworkBackends(t *testing.T) {
+	ns := namespace(t)
+	client := start(t, netexec(ns, "client", state.Nodes[0].Name))[0]
+	hosts := onHosts(ns)
 	s := service(t, ns, 0, func(s *corev1.Service) {
 		s.Spec.Type = corev1.ServiceTypeNodePort
 		s.Spec.Selector = map[string]string{"app": "host"}
@@ -274,18 +280,8 @@ func TestHostNetworkToClusterIP(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
 	s := service(t, ns, len(pods))
-	var hosts []*corev1.Pod
-	for _, n := range state.Nodes {
-		p := netexec(ns, "host-"+n.Name, n.Name)
-		p.Labels["app"] = "host"
-		p.Spec.HostNetwork = true
-		p.Spec.DNSPolicy = corev1.DNSClusterFirstWithHostNet
-		p.Spec.Containers[0].Args = []string{"pause"}
-		p.Spec.Containers[0].ReadinessProbe = nil
-		hosts = append(hosts, p)
-	}
 	url := "http://" + net.JoinHostPort(s.Spec.ClusterIP, "80") + "/hostname"
-	for _, from := range start(t, hosts...) {
+	for _, from := range start(t, onHosts(ns)...) {
 		t.Run(from.Name, func(t *testing.T) {
 			eventually(t, soon, "the Service", func() error { _, err := inPod(t.Context(), from, curl(url)...); return err })
 			if err := reached(pods, func() (string, error) { return inPod(t.Context(), from, curl(url)...) }); err != nil {

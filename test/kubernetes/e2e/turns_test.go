@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -88,16 +87,10 @@ func TestServiceTurns(t *testing.T) {
 
 // dialIn connects from the network of a process.
 func dialIn(pid int, addr string) (c net.Conn, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if err = enterNetwork(pid); err == nil {
-			c, err = net.DialTimeout("tcp4", addr, 2*time.Second)
-		}
-	}()
-	<-done
+	err = inNetwork(pid, func() error {
+		c, err = net.DialTimeout("tcp4", addr, 2*time.Second)
+		return err
+	})
 	return c, err
 }
 
