@@ -39,7 +39,8 @@
 // two gateway addresses; admitWrapped has the rules.
 //
 // A flow whose backend is gone is found at its next packet: the entry remembers the generation of the Config in which
-// its backend was last seen, and a newer one makes it ask again. There is no scan.
+// its backend was last seen, and a newer one makes it ask again. There is no scan. TCP to a backend of another node goes on
+// all the same while that node answers: it alone knows whether the pod lives, and resets what comes to a vacant address.
 //
 // # Who owns what
 //
