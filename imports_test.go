@@ -43,6 +43,7 @@ var mayNot = []struct{ folder, path, why string }{
 	{"services", module + "kube", "the data plane knows no Kubernetes"},
 	{"ingress", module + "kube", "the data plane knows no Kubernetes"},
 	{"netstack/packet", module, "packet is a leaf"},
+	{"share", module, "share is a leaf"},
 	{"netstack/flow", module + "netstack/tap", "the flow table knows no devices"},
 }
 
@@ -142,6 +143,8 @@ func TestForbidden(t *testing.T) {
 		{"kube/codec/decode.go", module + "kube", true},
 		{"kube/codec/decode.go", module + "kube/translate", false},
 		{"kube/cni/server.go", module + "netstack/keeper", true},
+		{"services/dns/server.go", module + "share", true},
+		{"share/limit.go", module + "netstack/packet", false},
 	} {
 		if got := forbidden(c.path, c.imported) == ""; got != c.allowed {
 			t.Errorf("forbidden(%s, %s): allowed %v, want %v", c.path, c.imported, got, c.allowed)

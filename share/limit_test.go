@@ -1,0 +1,262 @@
+package share_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"tapestry.dev/tapestry/share"
+)
+
+func TestDecide(t *testing.T) {
+	for _, c := range []struct {
+		held, most, free int
+		want             share.Decision
+	}{
+		{0, 0, 1, share.Free},
+		{9, 9, 1, share.Free},
+		{0, 9, 0, share.Most},
+		{3, 5, 0, share.Most},
+		{4, 5, 0, share.Own}, // taking it would only turn the two round
+		{5, 5, 0, share.Own},
+		{1, 1, 0, share.Own},
+		{0, 1, 0, share.Refuse},
+		{0, 2, 0, share.Most},
+	} {
+		if got := share.Decide(c.held, c.most, c.free); got != c.want {
+			t.Errorf("Decide(%d, %d, %d) = %v, want %v", c.held, c.most, c.free, got, c.want)
+		}
+	}
+}
+
+func TestDecideKept(t *testing.T) {
+	for _, c := range []struct {
+		held, free int
+		want       share.Decision
+	}{
+		{0, 1, share.Free}, {0, 0, share.Refuse}, {4, 4, share.Refuse}, {4, 5, share.Free}, {7, 1, share.Refuse},
+	} {
+		if got := share.DecideKept(c.held, c.free); got != c.want {
+			t.Errorf("DecideKept(%d, %d) = %v, want %v", c.held, c.free, got, c.want)
+		}
+	}
+}
+
+type (
+	limit = share.Limit[string, int]
+	claim = share.Claim[string, int]
+)
+
+// acquire gets n claims for an owner, with values that go on from first.
+func acquire(t *testing.T, l *limit, owner string, first, n int) (held []*claim, lost []int) {
+	t.Helper()
+	for i := range n {
+		c := &claim{Value: first + i}
+		gone, ok := l.Acquire(c, owner)
+		if !ok {
+			t.Fatalf("%s did not get its unit %d", owner, i+1)
+		}
+		held = append(held, c)
+		if gone != nil {
+			lost = append(lost, gone.Value)
+		}
+	}
+	return held, lost
+}
+
+// TestOneWantsAll: an owner that asks without end costs nobody else anything.
+func TestOneWantsAll(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 100})
+	acquire(t, l, "greedy", 0, 1000)
+	if n := l.Held("greedy"); n != 100 {
+		t.Fatalf("it holds %d of 100 while nobody else wants any", n)
+	}
+	_, lost := acquire(t, l, "modest", 5000, 10)
+	if want := []int{900, 901, 902, 903, 904, 905, 906, 907, 908, 909}; !slices.Equal(lost, want) {
+		t.Errorf("ten others cost the claims %v, want the ten oldest of the greedy owner, %v", lost, want)
+	}
+	if _, lost := acquire(t, l, "greedy", 2000, 1000); slices.ContainsFunc(lost, func(v int) bool { return v >= 5000 }) {
+		t.Error("the greedy owner took a unit from the modest one")
+	}
+	if n := l.Held("modest"); n != 10 {
+		t.Errorf("the modest owner holds %d of its 10", n)
+	}
+	s := l.Stats()
+	if s.Held != 100 || s.Owners != 2 || s.Most != 90 || s.TakenFromMost != 10 || s.TakenFromOwn != 900+1000 || s.Refused != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestAllWantAll: owners that all ask without end become equal, and stay so.
+func TestAllWantAll(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 100})
+	acquire(t, l, "a", 0, 300)
+	for range 100 {
+		for _, o := range []string{"b", "c", "a"} {
+			acquire(t, l, o, 0, 1)
+		}
+	}
+	for _, o := range []string{"a", "b", "c"} {
+		if n := l.Held(o); n < 33 || n > 34 {
+			t.Errorf("%s holds %d of 100", o, n)
+		}
+	}
+}
+
+func TestMoreOwnersThanUnits(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 3})
+	for _, o := range []string{"a", "b", "c"} {
+		acquire(t, l, o, 0, 1)
+	}
+	if lost, ok := l.Acquire(&claim{}, "d"); ok || lost != nil {
+		t.Errorf("the fourth owner got one of three: %v, lost %v", ok, lost)
+	}
+	if s := l.Stats(); s.Refused != 1 || s.Owners != 3 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 100, Reserve: 20, Own: "node"})
+	acquire(t, l, "greedy", 0, 1000)
+	if n := l.Held("greedy"); n != 80 {
+		t.Errorf("it holds %d, want all but the reserve", n)
+	}
+	if _, lost := acquire(t, l, "node", 0, 20); lost != nil {
+		t.Errorf("the reserve cost others %v", lost)
+	}
+	acquire(t, l, "node", 100, 1000)
+	if n := l.Held("node"); n != 60 {
+		t.Errorf("the node holds %d, want its reserve and as much as the other", n)
+	}
+	if n := l.Held("greedy"); n != 40 {
+		t.Errorf("the other holds %d", n)
+	}
+}
+
+func TestTouch(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 3})
+	held, _ := acquire(t, l, "a", 0, 3)
+	l.Touch(held[0])
+	l.Touch(held[0])
+	if _, lost := acquire(t, l, "a", 3, 3); !slices.Equal(lost, []int{1, 2, 0}) {
+		t.Errorf("claims were lost in the order %v, want that of their last use: 1, 2, 0", lost)
+	}
+	l.Touch(held[0]) // lost: nothing happens
+	if l.Release(held[0]) || l.Held("a") != 3 {
+		t.Error("a claim that was lost gave a unit back")
+	}
+}
+
+func TestKeep(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 100, Reserve: 20, Own: "node", Keep: true})
+	get := func(owner string) (n int) {
+		for {
+			lost, ok := l.Acquire(&claim{}, owner)
+			if lost != nil {
+				t.Fatal("a claim was taken away")
+			}
+			if !ok {
+				return n
+			}
+			n++
+		}
+	}
+	for _, c := range []struct {
+		owner string
+		want  int
+	}{{"a", 40}, {"a", 0}, {"b", 20}, {"c", 10}, {"node", 25}} {
+		if n := get(c.owner); n != c.want {
+			t.Errorf("%s got %d, want %d", c.owner, n, c.want)
+		}
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	for _, o := range []share.Options[string]{{}, {Total: 1, Reserve: 1}, {Total: 5, Reserve: -1}} {
+		t.Run(fmt.Sprint(o.Total, o.Reserve), func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			share.New[string, int](o)
+		})
+	}
+}
+
+func TestHeldTwice(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 2})
+	held, _ := acquire(t, l, "a", 0, 1)
+	defer func() {
+		if recover() == nil {
+			t.Error("no panic")
+		}
+	}()
+	_, _ = l.Acquire(held[0], "a")
+}
+
+// TestConcurrent has many goroutines share few units; the race detector looks on. What was taken away and what was given
+// back add up to what was got.
+func TestConcurrent(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 10})
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	got, gone := 0, 0
+	for i := range 8 {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(1, uint64(i)))
+			var mine []*claim
+			for range 2000 {
+				if random.IntN(3) == 0 && len(mine) > 0 {
+					back := l.Release(mine[0])
+					mine = mine[1:]
+					if back {
+						mu.Lock()
+						gone++
+						mu.Unlock()
+					}
+					continue
+				}
+				c := &claim{}
+				lost, ok := l.Acquire(c, fmt.Sprint(i%4))
+				if !ok {
+					continue
+				}
+				mine = append(mine, c)
+				l.Touch(c)
+				mu.Lock()
+				got++
+				if lost != nil {
+					gone++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	if s := l.Stats(); s.Held != got-gone || s.Held > 10 {
+		t.Errorf("%d were got, %d are gone, and %d are held", got, gone, s.Held)
+	}
+}
+
+func TestAllocs(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 2})
+	claims := make([]claim, 3)
+	owners := []string{"a", "b", "c"}
+	turn := func() {
+		for i := range claims {
+			l.Acquire(&claims[i], owners[i])
+			l.Touch(&claims[i])
+		}
+		for i := range claims {
+			l.Release(&claims[i])
+		}
+	}
+	turn()
+	if n := testing.AllocsPerRun(100, turn); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
