@@ -88,6 +88,9 @@ func Command() *cli.Command {
 			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
 				return fmt.Errorf("--log-level %q is none: expected debug, info, warn or error", c.logLevel)
 			}
+			if err := c.listensApart(); err != nil {
+				return err
+			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("node", c.node)
 			return runAgent(ctx.Context, c, log)
 		},
@@ -200,18 +203,19 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	group.Go(func() error { return a.announce(ctx) })
-	for addr, serve := range map[string]func(context.Context, net.Listener) error{
-		a.ingressHTTP: a.ingress.ServeHTTP, a.ingressHTTPS: a.ingress.ServeHTTPS,
-	} {
-		if addr == "" {
+	for _, in := range []struct {
+		addr  string
+		serve func(context.Context, net.Listener) error
+	}{{a.ingressHTTP, a.ingress.ServeHTTP}, {a.ingressHTTPS, a.ingress.ServeHTTPS}} {
+		if in.addr == "" {
 			continue
 		}
-		l, err := hostListener(a.kept, addr)
+		l, err := hostListener(a.kept, in.addr)
 		if err != nil {
 			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
 			continue
 		}
-		group.Go(func() error { return serve(ctx, l) })
+		group.Go(func() error { return in.serve(ctx, l) })
 	}
 	a.log.Info("the node is ready", "wireguard", a.key.Public(), "mtu", a.config.Load().MTU)
 	return group.Wait()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net"
 
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -19,4 +20,38 @@ func hostListener(kept *holdings, addr string) (net.Listener, error) {
 	}
 	defer it.File.Close()
 	return net.FileListener(it.File)
+}
+
+// listensApart says which two flags name one socket of the host. Only one of them could be served.
+func (c *agentConfig) listensApart() error {
+	flags := []struct{ name, addr string }{
+		{"ingress-http", c.ingressHTTP}, {"ingress-https", c.ingressHTTPS}, {"health-address", c.healthAddr},
+	}
+	for i, a := range flags {
+		for _, b := range flags[:i] {
+			if oneSocket(a.addr, b.addr) {
+				return fmt.Errorf("--%s %s and --%s %s are one socket of this host: give one of them another port, or an empty value to do without it",
+					b.name, b.addr, a.name, a.addr)
+			}
+		}
+	}
+	return nil
+}
+
+// oneSocket reports whether net.Listen could not have both addresses at once. An unspecified host is every address of both
+// families. An address that cannot be resolved is left to net.Listen, whose error says more.
+func oneSocket(a, b string) bool {
+	if a == "" || b == "" {
+		return false
+	}
+	x, err := net.ResolveTCPAddr("tcp", a)
+	if err != nil {
+		return false
+	}
+	y, err := net.ResolveTCPAddr("tcp", b)
+	if err != nil {
+		return false
+	}
+	every := func(t *net.TCPAddr) bool { return t.IP == nil || t.IP.IsUnspecified() }
+	return x.Port != 0 && x.Port == y.Port && (every(x) || every(y) || x.IP.Equal(y.IP) && x.Zone == y.Zone)
 }
