@@ -10,11 +10,11 @@
 // and owners who want much end up equal (max-min fairness). A unit moves only where that makes shares more equal: two
 // owners never take the same unit from each other in turn.
 //
-// The node's own work has a reserve: units that are not charged and that nobody else gets. Beyond the reserve the node is
-// an owner like the others.
+// The node's own work has a reserve: so many units are not charged to it, and it gets them whoever holds them. Beyond the
+// reserve the node is an owner like the others.
 //
 // Some things cannot be taken away once they have begun. A Limit with Keep takes nothing: it gives an owner no more than
-// are free at that time. The first greedy owner then leaves half of all units to others, the second half of that, and as
+// are free at that time, and leaves the reserve free for the node. The first greedy owner then leaves half of all units to others, the second half of that, and as
 // what they hold ends, their shares become equal: n of them hold 1/(n+1) each and leave as much.
 //
 // # Choosing an owner
@@ -26,5 +26,5 @@
 //
 // Acquire and Release take O(log n) for n owners who hold something, Touch O(1). All of them take a mutex, so they are for
 // what begins and ends, not for every packet. None allocates, except for an owner beyond the largest number of owners so
-// far. Decide is the rule alone, for tables that count by other means.
+// far. Decide and Ranking are the rule without the rest, for tables that hold their things in a way of their own.
 package share

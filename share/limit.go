@@ -9,7 +9,7 @@ import (
 type Options[K comparable] struct {
 	// Total is the number of units, at least 1.
 	Total int
-	// Reserve is how many of them are for Own alone: 0 or more, and less than Total.
+	// Reserve is how many of them Own gets in any case: 0 or more, and less than Total.
 	Reserve int
 	// Own is the owner that Reserve is for. It means nothing when Reserve is 0.
 	Own K
@@ -23,10 +23,10 @@ type Limit[K comparable, V any] struct {
 	options Options[K]
 
 	mu     sync.Mutex // guards below, and the fields of every Claim but Value
-	free   int        // units that nobody holds and that are not reserved
 	owners map[K]*owner[K, V]
-	heap   []*owner[K, V] // by charge, the largest first
+	order  Ranking[*owner[K, V]]
 	spare  []*owner[K, V] // owners without claims, to be used again
+	kept   int            // units of the reserve that are not in use
 	stats  Stats
 }
 
@@ -42,15 +42,12 @@ type Claim[K comparable, V any] struct {
 
 // owner is somebody who holds at least one claim.
 type owner[K comparable, V any] struct {
+	account        Account[*owner[K, V]]
 	key            K
 	held           int // claims
 	reserve        int // how many of them are not charged
-	at             int // its place in the heap
 	oldest, newest *Claim[K, V]
 }
-
-// charge is the number of units that count for the rule.
-func (o *owner[K, V]) charge() int { return max(0, o.held-o.reserve) }
 
 // Stats are counters since New, and the state now.
 type Stats struct {
@@ -68,7 +65,7 @@ func New[K comparable, V any](o Options[K]) *Limit[K, V] {
 	if o.Total < 1 || o.Reserve < 0 || o.Reserve >= o.Total {
 		panic(fmt.Sprintf("share: Total is %d and Reserve is %d; Total must be at least 1, and Reserve within 0..Total-1", o.Total, o.Reserve))
 	}
-	return &Limit[K, V]{options: o, free: o.Total - o.Reserve, owners: map[K]*owner[K, V]{}}
+	return &Limit[K, V]{options: o, kept: o.Reserve, owners: map[K]*owner[K, V]{}}
 }
 
 // Acquire gets a unit for owner and has c hold it. When that took a unit from another claim, that one is lost: it holds
@@ -87,7 +84,7 @@ func (l *Limit[K, V]) Acquire(c *Claim[K, V], key K) (lost *Claim[K, V], ok bool
 		l.stats.Refused++
 		return nil, false
 	case Most:
-		lost = l.heap[0].oldest
+		lost = l.order.Most().Of.oldest
 		l.stats.TakenFromMost++
 	case Own:
 		lost = o.oldest
@@ -103,13 +100,16 @@ func (l *Limit[K, V]) Acquire(c *Claim[K, V], key K) (lost *Claim[K, V], ok bool
 }
 
 func (l *Limit[K, V]) decide(o *owner[K, V]) Decision {
+	free, reserved := l.options.Total-l.stats.Held, o.held < o.reserve
 	switch {
-	case o.held < o.reserve:
+	case l.options.Keep && reserved:
 		return Free
 	case l.options.Keep:
-		return DecideKept(o.charge(), l.free)
+		return DecideKept(o.account.Charge(), free-l.kept)
+	case reserved && free == 0:
+		return Most // Reserve is less than Total, so others hold some
 	}
-	return Decide(o.charge(), l.heap[0].charge(), l.free)
+	return Decide(o.account.Charge(), l.order.Most().Charge(), free)
 }
 
 // Touch notes that what c is for was used just now. It does nothing when c holds no unit.
@@ -148,36 +148,69 @@ func (l *Limit[K, V]) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.stats
-	s.Owners = len(l.heap)
-	if len(l.heap) > 0 {
-		s.Most = l.heap[0].charge()
+	s.Owners = l.order.Len()
+	if s.Owners > 0 {
+		s.Most = l.order.Most().Charge()
 	}
 	return s
 }
 
+// owner gives the owner of that key, which is made if it holds nothing yet.
+func (l *Limit[K, V]) owner(key K) *owner[K, V] {
+	if o := l.owners[key]; o != nil {
+		return o
+	}
+	var o *owner[K, V]
+	if n := len(l.spare); n > 0 {
+		o, l.spare = l.spare[n-1], l.spare[:n-1]
+	} else {
+		o = new(owner[K, V])
+	}
+	*o = owner[K, V]{key: key}
+	o.account.Of = o
+	if l.options.Reserve > 0 && key == l.options.Own {
+		o.reserve = l.options.Reserve
+	}
+	l.owners[key] = o
+	l.order.Add(&o.account)
+	return o
+}
+
+// dropIfEmpty forgets an owner without claims.
+func (l *Limit[K, V]) dropIfEmpty(o *owner[K, V]) {
+	if o.held > 0 {
+		return
+	}
+	delete(l.owners, o.key)
+	l.order.Remove(&o.account)
+	*o = owner[K, V]{}
+	l.spare = append(l.spare, o)
+}
+
 // add has c hold a unit of o.
 func (l *Limit[K, V]) add(o *owner[K, V], c *Claim[K, V]) {
-	if o.held++; o.held > o.reserve {
-		l.free--
-	}
-	l.stats.Held++
 	c.owner = o
 	o.chain(c)
-	l.up(o.at)
+	l.change(o, 1)
 }
 
 // remove takes its unit from c.
 func (l *Limit[K, V]) remove(c *Claim[K, V]) {
 	o := c.owner
-	if o.held > o.reserve {
-		l.free++
-	}
-	o.held--
-	l.stats.Held--
 	c.owner = nil
 	o.unchain(c)
-	l.down(o.at)
+	l.change(o, -1)
 	l.dropIfEmpty(o)
+}
+
+// change has o hold n units more.
+func (l *Limit[K, V]) change(o *owner[K, V], n int) {
+	o.held += n
+	l.stats.Held += n
+	if o.reserve > 0 {
+		l.kept = max(0, o.reserve-o.held)
+	}
+	l.order.Set(&o.account, max(0, o.held-o.reserve))
 }
 
 func (o *owner[K, V]) chain(c *Claim[K, V]) {

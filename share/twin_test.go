@@ -44,16 +44,20 @@ func (w *twin) most() (owners []string, charge int) {
 	return owners, charge
 }
 
-func (w *twin) free() int {
-	free := w.Total - w.Reserve
-	seen := map[string]bool{}
-	for _, o := range w.owner {
-		if !seen[o] {
-			seen[o] = true
-			free -= w.charge(o)
-		}
+// decide is the rule. An owner that has its reserve still to get takes it from whoever has the most.
+func (w *twin) decide(owner string) share.Decision {
+	free, kept := w.Total-len(w.claims), max(0, w.Reserve-w.held(w.Own))
+	_, most := w.most()
+	reserved := owner == w.Own && w.held(owner) < w.Reserve
+	switch {
+	case w.Keep && reserved:
+		return share.Free
+	case w.Keep:
+		return share.DecideKept(w.charge(owner), free-kept)
+	case reserved && free == 0:
+		return share.Most
 	}
-	return free
+	return share.Decide(w.charge(owner), most, free)
 }
 
 func (w *twin) oldest(owner string) *claim {
@@ -67,15 +71,9 @@ func (w *twin) remove(c *claim) {
 
 // agrees tells whether Acquire may have answered so, and follows it.
 func (w *twin) agrees(c *claim, owner string, lost *claim, ok bool) bool {
-	owners, most := w.most()
-	decision := share.Decide(w.charge(owner), most, w.free())
-	if owner == w.Own && w.held(owner) < w.Reserve {
-		decision = share.Free
-	} else if w.Keep {
-		decision = share.DecideKept(w.charge(owner), w.free())
-	}
+	owners, _ := w.most()
 	good := false
-	switch decision {
+	switch w.decide(owner) {
 	case share.Free:
 		good = ok && lost == nil
 	case share.Refuse:
