@@ -29,7 +29,7 @@ type Config struct {
 
 // PeerRoute says what lives behind one other node.
 type PeerRoute struct {
-	ID        uint64 // stable, from PeerID
+	ID        uint64 // addressing.Node.ID of the peer
 	Name      string
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr

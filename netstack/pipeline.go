@@ -3,6 +3,7 @@ package netstack
 import (
 	"errors"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -364,7 +365,7 @@ func (w *worker) toLink(s *snapshot, p *packet.Packet, o *origin, to *peer, via 
 	}
 	mtu := w.node.link.MTU(to.ID)
 	if via != nil {
-		mtu -= encapLen(via)
+		mtu -= addressing.Encap(!via.Dst.Is4())
 	}
 	if segmentLen(p) > mtu {
 		if p.DontFragment || p.VNet.GSOType != packet.GSONone {
@@ -382,13 +383,6 @@ func (w *worker) toLink(s *snapshot, p *packet.Packet, o *origin, to *peer, via 
 	}
 	w.node.link.Send(p, to.ID, via)
 	return ToLink, NotDropped
-}
-
-func encapLen(e *packet.Encap) int {
-	if e.Dst.Is4() {
-		return 20
-	}
-	return 40
 }
 
 // segmentLen is the length of the largest IP packet that p becomes on a wire.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sort"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -77,7 +78,7 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 	for _, pr := range c.Peers {
 		p := &peer{PeerRoute: pr, zone: zoneOf(pr.ID)}
 		for _, cidr := range pr.PodCIDRs {
-			p.gates = append(p.gates, packet.AddrFrom(FirstAddr(cidr)))
+			p.gates = append(p.gates, packet.AddrFrom(addressing.Gateway(cidr)))
 			s.addPrefix(cidr, route{kind: toPeer, peer: p})
 		}
 		for _, a := range pr.NodeAddrs {
@@ -90,10 +91,10 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 	}
 	for _, cidr := range c.PodCIDRs {
 		s.addPrefix(cidr, route{kind: vacant})
-		gate := FirstAddr(cidr)
+		gate := addressing.Gateway(cidr)
 		s.gates = append(s.gates, packet.AddrFrom(gate))
 		s.hosts[packet.AddrFrom(gate)] = route{kind: toSelf}
-		s.hosts[packet.AddrFrom(gate.Next())] = route{kind: toHost}
+		s.hosts[packet.AddrFrom(addressing.Host(cidr))] = route{kind: toHost}
 	}
 	for _, cidr := range c.ClusterCIDRs {
 		if _, taken := s.prefixes[mapped(cidr)]; !taken {
@@ -121,10 +122,6 @@ func (s *snapshot) judgedAt(backend *packet.Addr) bool {
 	r := s.route(backend)
 	return r.kind == toPeer && r.peer.Encap && !r.peer.Unready
 }
-
-// FirstAddr is the first address of a pod prefix after the network address: the gateway's. The next one is the host
-// Port's.
-func FirstAddr(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
 
 // encapFor chooses the outer addresses: IPv4 where both have it, since its header is smaller.
 func encapFor(own, theirs []packet.Addr) *packet.Encap {
@@ -190,15 +187,7 @@ func unreachable(a netip.Addr) bool {
 }
 
 // claims reports whether a lies in a pod or service range.
-func (s *snapshot) claims(a packet.Addr) bool {
-	ip := a.Netip()
-	for _, p := range s.claimed {
-		if p.Contains(ip) {
-			return true
-		}
-	}
-	return false
-}
+func (s *snapshot) claims(a packet.Addr) bool { return addressing.Contains(s.claimed, a.Netip()) }
 
 func (s *snapshot) isOwnGateway(a packet.Addr) bool {
 	for _, g := range s.gates {

@@ -15,6 +15,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay/underlay"
 )
@@ -100,7 +101,7 @@ func New(o Options) (*Mesh, error) {
 	if o.Receive == nil {
 		return nil, errors.New("start the WireGuard mesh: no function to receive packets")
 	}
-	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, 1500)
+	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU)
 	if o.UnderlayMTU < minPath || o.UnderlayMTU > 65535 {
 		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, minPath)
 	}

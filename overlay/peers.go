@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -177,7 +178,7 @@ func (p Peer) check(own PublicKey) error {
 		}
 	}
 	for _, gw := range p.Gateway {
-		if !slices.ContainsFunc(p.Prefixes, func(pre netip.Prefix) bool { return pre.Contains(gw) }) {
+		if !addressing.Contains(p.Prefixes, gw) {
 			return fmt.Errorf("gateway address %s is in none of its prefixes", gw)
 		}
 	}

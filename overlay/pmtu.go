@@ -1,6 +1,10 @@
 package overlay
 
-import "time"
+import (
+	"time"
+
+	"tapestry.dev/tapestry/addressing"
+)
 
 // Path MTU discovery for one peer, in the manner of RFC 8899: the way must carry what we believe it carries, whether
 // or not routers tell (RFC 1191, RFC 8201). All sizes are those of the underlay's IP packets, in bytes.
@@ -191,13 +195,10 @@ func (p *pathMTU) conclude(now time.Time) {
 	}
 }
 
-// innerMTU is the largest packet that fits, padded and encrypted, into an underlay packet of path bytes: 20 or 40
-// bytes of IP, 8 of UDP, 16 of header and 16 of tag, and the padding, see paddingUnit.
+// innerMTU returns the size in bytes of the largest packet that fits, padded (see paddingUnit) and encrypted, into an
+// underlay packet of path bytes.
 func innerMTU(path int, v4 bool) int {
-	room := path - 80
-	if v4 {
-		room = path - 60
-	}
+	room := path - addressing.Tunnel(!v4)
 	if rest := room % paddingUnit; rest >= 16 {
 		return room - rest + 16
 	} else {

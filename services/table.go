@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -99,7 +100,7 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	kind, known := t.addrs[tuple.Dst]
 	switch {
 	case !known:
-		if containsAny(t.config.ServiceCIDRs, &tuple.Dst) {
+		if addressing.Contains(t.config.ServiceCIDRs, tuple.Dst.Netip()) {
 			return packet.Choice{Kind: packet.UnknownPort}
 		}
 		return packet.Choice{Kind: packet.NotFrontend}
@@ -184,7 +185,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.service == noService {
 		return packet.Choice{Kind: packet.ToGateway}
 	}
-	if f.guarded && !containsAny(t.config.Services[f.service].SourceRanges, &tuple.Src) {
+	if f.guarded && !addressing.Contains(t.config.Services[f.service].SourceRanges, tuple.Src.Netip()) {
 		return packet.Choice{Kind: packet.DropSource}
 	}
 	i := f.set
@@ -249,18 +250,5 @@ func (s *set) winner(h uint64) *backend {
 
 // fromInside reports whether a client is a pod or this node itself.
 func (t *Table) fromInside(src *packet.Addr) bool {
-	return t.isOwn(src) || containsAny(t.config.ClusterCIDRs, src)
-}
-
-func containsAny(ps []netip.Prefix, a *packet.Addr) bool {
-	if len(ps) == 0 {
-		return false
-	}
-	ip := a.Netip()
-	for i := range ps {
-		if ps[i].Contains(ip) {
-			return true
-		}
-	}
-	return false
+	return t.isOwn(src) || addressing.Contains(t.config.ClusterCIDRs, src.Netip())
 }

@@ -5,27 +5,9 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"tapestry.dev/tapestry/addressing"
 )
-
-// Reserved reports whether an address of a podCIDR is no pod's: the network's own, the gateway's, the host Port's, and IPv4's
-// broadcast address.
-func Reserved(cidr netip.Prefix, a netip.Addr) bool {
-	host := cidr.Masked().Addr().Next().Next()
-	return a.Compare(host) <= 0 || a.Is4() && !cidr.Contains(a.Next())
-}
-
-// Capacity is how many pods a podCIDR has addresses for; the result is capped at 1<<30.
-func Capacity(cidr netip.Prefix) int {
-	bits := cidr.Addr().BitLen() - cidr.Bits()
-	if bits > 30 {
-		return 1 << 30
-	}
-	reserved := 3
-	if cidr.Addr().Is4() {
-		reserved = 4
-	}
-	return max(0, 1<<bits-reserved)
-}
 
 // ParseAddrs reads addresses separated by commas, at most one of each family, as the annotation tapestry.dev/pod-ips has
 // them.
@@ -96,7 +78,7 @@ func (c *chooser) allowed(a netip.Addr) error {
 		if !r.Contains(a) {
 			continue
 		}
-		if Reserved(r, a) {
+		if addressing.Reserved(r, a) {
 			return fmt.Errorf("address %s is kept for the node itself, like the ends and the first two addresses of every podCIDR: choose another", a)
 		}
 		if c.held(a) {
@@ -109,12 +91,12 @@ func (c *chooser) allowed(a netip.Addr) error {
 
 // next is the first free address behind the last one, around the end of the range.
 func (c *chooser) next(r netip.Prefix) (netip.Addr, error) {
-	first := r.Masked().Addr().Next().Next().Next()
+	first := addressing.FirstPod(r)
 	start := c.last(r)
-	if start = start.Next(); !r.Contains(start) || Reserved(r, start) {
+	if start = start.Next(); !r.Contains(start) || addressing.Reserved(r, start) {
 		start = first
 	}
-	if !r.Contains(first) || Reserved(r, first) {
+	if !r.Contains(first) || addressing.Reserved(r, first) {
 		return netip.Addr{}, &FullError{Range: r}
 	}
 	full := &FullError{Range: r}
@@ -129,7 +111,7 @@ func (c *chooser) next(r netip.Prefix) (netip.Addr, error) {
 		default:
 			full.Resting++
 		}
-		if a = a.Next(); !r.Contains(a) || Reserved(r, a) {
+		if a = a.Next(); !r.Contains(a) || addressing.Reserved(r, a) {
 			a = first
 		}
 		if a == start {
@@ -147,7 +129,7 @@ type FullError struct {
 }
 
 func (e *FullError) Error() string {
-	s := fmt.Sprintf("no address of %s is free: pods hold %d", e.Range, Capacity(e.Range)-e.Resting)
+	s := fmt.Sprintf("no address of %s is free: pods hold %d", e.Range, addressing.Capacity(e.Range)-e.Resting)
 	if e.Resting > 0 {
 		s += fmt.Sprintf(" and %d were released a moment ago, the first of which can be had in %s", e.Resting, e.Wait.Round(time.Second))
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/addressing"
 )
 
 // world is a node with Leases, and a clock.
@@ -294,7 +296,7 @@ func TestCapacity(t *testing.T) {
 		"10.1.0.0/24": 252, "10.1.0.0/29": 4, "10.1.0.0/30": 0, "10.1.0.0/32": 0, "fd00::/126": 1, "fd00::/127": 0, "fd00::/112": 65533, "fd00::/64": 1 << 30,
 	} {
 		r := netip.MustParsePrefix(cidr)
-		if got := Capacity(r); got != want {
+		if got := addressing.Capacity(r); got != want {
 			t.Errorf("%s: %d, want %d", cidr, got, want)
 		}
 		if want > 1000 {

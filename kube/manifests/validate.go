@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/validation"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/endpointslice"
 	"tapestry.dev/tapestry/kube/translate"
@@ -193,7 +194,7 @@ func (v *validator) podAddrPlace(p *corev1.Pod, field string, addr netip.Addr) {
 				ranges = append(ranges, cidr.String())
 				continue
 			}
-			if reserved(cidr, addr) {
+			if addressing.Reserved(cidr, addr) {
 				v.error(ref, field, addr.String()+" is kept for Node "+n.Name+" itself, like the ends and the first two addresses of every podCIDR: choose another")
 			}
 			return
@@ -203,12 +204,6 @@ func (v *validator) podAddrPlace(p *corev1.Pod, field string, addr netip.Addr) {
 		ranges = []string{"none"}
 	}
 	v.error(ref, field, addr.String()+" is outside of the podCIDRs of "+where+" ("+strings.Join(ranges, ", ")+"): choose an address inside of them")
-}
-
-// reserved are the network's own address, the gateway's, the host Port's and IPv4's broadcast address.
-func reserved(cidr netip.Prefix, addr netip.Addr) bool {
-	gateway := cidr.Masked().Addr().Next()
-	return addr.Compare(gateway.Next()) <= 0 || addr.Is4() && !cidr.Contains(addr.Next())
 }
 
 // clusterIPs checks that they are in a service range. That no two Services share one is checked by translate.
@@ -228,7 +223,7 @@ func (v *validator) clusterIPs() {
 			if err != nil || s.Spec.Type == corev1.ServiceTypeExternalName {
 				continue
 			}
-			if !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(addr) }) {
+			if !addressing.Contains(ranges, addr) {
 				v.error(kube.RefOf(s), "spec.clusterIP", addr.String()+" is outside of the service ranges ("+strings.Join(texts, ", ")+"): choose an address inside, or remove the field to be given one")
 			}
 		}

@@ -10,21 +10,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
-)
-
-// Overheads in bytes that the pods' MTU leaves room for.
-const (
-	// WireGuard data messages: outer IP and UDP header, 16 of message header, 16 of tag (WireGuard paper, 5.4.6).
-	overhead4 = 20 + 8 + 32
-	overhead6 = 40 + 8 + 32
-	// The header of IP-in-IP between two gateways.
-	encap4 = 20
-	encap6 = 40
-	// The least MTU a link with IPv6 may have (RFC 8200, section 5), which is more than IPv4 asks for.
-	minMTU = 1280
 )
 
 // node is a corev1.Node as far as the data plane cares.
@@ -230,21 +219,24 @@ func (t *translator) peers(nodes []node, r *Result) {
 	slices.SortFunc(r.Netstack.ClusterCIDRs, comparePrefix)
 }
 
+// id is the number by which the other nodes know it.
+func (n *node) id() uint64 { return addressing.Node{Name: n.name}.ID() }
+
 func (n *node) route() netstack.PeerRoute {
 	return netstack.PeerRoute{
-		ID: PeerID(n.name), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock, SendsPartial: !n.stock,
+		ID: n.id(), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock, SendsPartial: !n.stock,
 		Unready: n.unready,
 	}
 }
 
 func (n *node) peer() overlay.Peer {
 	p := overlay.Peer{
-		ID: PeerID(n.name), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock, TakesPartial: n.partial,
+		ID: n.id(), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock, TakesPartial: n.partial,
 	}
 	for _, cidr := range n.podCIDRs {
 		p.Prefixes = append(p.Prefixes, cidr)
 		if !n.stock {
-			p.Gateway = append(p.Gateway, cidr.Addr().Next())
+			p.Gateway = append(p.Gateway, addressing.Gateway(cidr))
 		}
 	}
 	for _, a := range n.addrs {
@@ -263,19 +255,19 @@ func (t *translator) mtu(nodes []node) int {
 	}
 	overhead := podOverhead(tunnel6, only6)
 	mtu := t.options.UnderlayMTU - overhead
-	if mtu < minMTU {
+	if mtu < addressing.MinMTU {
 		t.warnf(kube.Ref{Kind: "Node", Name: t.options.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: raise the MTU of the network between the nodes to %d",
-			t.options.UnderlayMTU, mtu, minMTU, minMTU+overhead)
+			t.options.UnderlayMTU, mtu, addressing.MinMTU, addressing.MinMTU+overhead)
 	}
 	return mtu
 }
 
-// PodMTU is the MTU in bytes of pods on an underlay of that MTU, 0 for DefaultUnderlayMTU, where all nodes have addresses and
-// ranges like these. Without addresses they are taken to be of the ranges' families.
+// PodMTU returns the MTU in bytes of pods on an underlay of that MTU (0 for addressing.DefaultUnderlayMTU), where all nodes
+// have addresses and ranges like these. Without addresses they are taken to be of the ranges' families.
 func PodMTU(underlay int, addrs []netip.Addr, podCIDRs []netip.Prefix) int {
 	only6 := onlyIPv6(podCIDRs)
 	tunnel6 := len(addrs) == 0 && only6 || len(addrs) > 0 && addrs[0].Is6()
-	return cmp.Or(underlay, DefaultUnderlayMTU) - podOverhead(tunnel6, only6)
+	return cmp.Or(underlay, addressing.DefaultUnderlayMTU) - podOverhead(tunnel6, only6)
 }
 
 func onlyIPv6(podCIDRs []netip.Prefix) bool {
@@ -285,14 +277,7 @@ func onlyIPv6(podCIDRs []netip.Prefix) bool {
 // podOverhead is what the pods' MTU leaves room for, in bytes: a tunnel over IPv6 takes more, and so does the encapsulation of
 // clients where gateways have IPv6 addresses alone.
 func podOverhead(tunnel6, only6 bool) int {
-	outer, encap := overhead4, encap4
-	if tunnel6 {
-		outer = overhead6
-	}
-	if only6 {
-		encap = encap6
-	}
-	return outer + encap
+	return addressing.Tunnel(tunnel6) + addressing.Encap(only6)
 }
 
 func comparePrefix(a, b netip.Prefix) int {

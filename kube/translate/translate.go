@@ -14,15 +14,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 )
-
-// DefaultUnderlayMTU is the MTU in bytes of the network between the nodes when Options says nothing: Ethernet's.
-const DefaultUnderlayMTU = 1500
 
 // WireGuardPort is where a Node without kube.EndpointAnnotation is expected to listen.
 const WireGuardPort = 51820
@@ -31,7 +29,7 @@ const WireGuardPort = 51820
 type Options struct {
 	// Node is this node's name.
 	Node string
-	// UnderlayMTU is the MTU in bytes of the network between the nodes, 0 for DefaultUnderlayMTU.
+	// UnderlayMTU is the MTU in bytes of the network between the nodes, 0 for addressing.DefaultUnderlayMTU.
 	UnderlayMTU int
 	// ExternalIPs has spec.externalIPs of Services honoured, with which whoever may write a Service takes over any address
 	// (CVE-2020-8554).
@@ -59,11 +57,6 @@ type IngressStatus struct {
 	LoadBalancer    networkingv1.IngressLoadBalancerStatus
 }
 
-// PeerID gives the stable identity of the node of that name: FNV-1a of the name, never 0.
-func PeerID(name string) uint64 {
-	return cmp.Or(hash(name), 1)
-}
-
 // Translate gives what follows from objs for the node of o.
 func Translate(objs kube.Objects, o Options) Result { return new(Translator).Translate(objs, o) }
 
@@ -82,7 +75,7 @@ func Check(objs kube.Objects) []kube.Problem {
 
 func newTranslator(objs kube.Objects, o Options, memo *Translator) *translator {
 	objs = objs.Sorted(&memo.objs)
-	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, DefaultUnderlayMTU)
+	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU)
 	t := &translator{objs: &objs, options: o, memo: memo, zones: map[string]string{}}
 	for _, n := range objs.Nodes {
 		t.zones[n.Name] = n.Labels[corev1.LabelTopologyZone]

@@ -68,16 +68,6 @@ func problemTexts(list []kube.Problem) string {
 	return b.String()
 }
 
-func TestPeerID(t *testing.T) {
-	// FNV-1a, 64 bits, of "a" (draft-eastlake-fnv, test vectors).
-	if got := translate.PeerID("a"); got != 0xaf63dc4c8601ec8c {
-		t.Errorf("got %#x", got)
-	}
-	if translate.PeerID("n1") == translate.PeerID("n2") || translate.PeerID("") == 0 {
-		t.Error("identities are not distinct or zero")
-	}
-}
-
 func TestCheckLooksAtUnusedSecrets(t *testing.T) {
 	objs := load(t, "ingress")
 	objs.Ingresses = nil

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -53,7 +54,7 @@ type Store interface {
 func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 	var list []netip.Addr
 	for _, p := range podCIDRs {
-		list = append(list, p.Masked().Addr().Next().Next())
+		list = append(list, addressing.Host(p))
 	}
 	return list
 }

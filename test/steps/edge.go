@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/impair"
 	"tapestry.dev/tapestry/test/probe"
@@ -345,7 +346,7 @@ func (c *Cluster) hostAddr(ctx context.Context, node string, v6 bool) (netip.Add
 	}
 	for _, cidr := range n.PodCIDRs {
 		if cidr.Addr().Is6() == v6 {
-			return cidr.Addr().Next().Next(), nil
+			return addressing.Host(cidr), nil
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("node %s has no range of that family", node)

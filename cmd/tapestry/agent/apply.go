@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/translate"
@@ -126,7 +127,7 @@ func (a *agent) start(r *translate.Result, underlay int) (err error) {
 	c := r.Netstack
 	var gateways []netip.Addr
 	for _, cidr := range c.PodCIDRs {
-		gateways = append(gateways, netstack.FirstAddr(cidr))
+		gateways = append(gateways, addressing.Gateway(cidr))
 	}
 	a.mesh, err = overlay.New(overlay.Options{
 		PrivateKey: a.key, Socket: a.socket, Gateway: gateways, UnderlayMTU: underlay, Logger: a.log,

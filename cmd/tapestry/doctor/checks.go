@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube/cni"
 )
 
@@ -59,12 +60,6 @@ func checkTUN(f *Facts) []Finding {
 	return []Finding{{check, Error, "pods cannot get an interface: " + f.TUN.Error, "make /dev/net/tun usable: crw-rw-rw- 10, 200"}}
 }
 
-// Bytes that a packet inside of the tunnel needs beside itself: WireGuard over either family, and IP-in-IP.
-const (
-	overhead4 = 60 + 20
-	overhead6 = 80 + 20
-)
-
 func checkMTU(f *Facts) []Finding {
 	const check = "mtu"
 	if f.Agent == nil || f.Agent.MTU == 0 || len(f.Agent.Addresses) == 0 {
@@ -80,10 +75,7 @@ func checkMTU(f *Facts) []Finding {
 		list = append(list, Finding{check, Warning, fmt.Sprintf("no interface of this host has the node's address %s, so that the MTU between the nodes is a guess", d.Addresses[0]),
 			"check the Node's InternalIP, or start the agent with --underlay-mtu"})
 	default:
-		overhead := overhead4
-		if d.Addresses[0].Is6() {
-			overhead = overhead6
-		}
+		overhead := addressing.Tunnel(d.Addresses[0].Is6()) + addressing.Encap(!slices.ContainsFunc(d.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() }))
 		if nic := f.Interfaces[i]; d.MTU > nic.MTU-overhead {
 			list = append(list, Finding{check, Error, fmt.Sprintf("pods have an MTU of %d, and %s, with %d, carries only %d through the tunnel", d.MTU, nic.Name, nic.MTU, nic.MTU-overhead),
 				fmt.Sprintf("start the agents with --underlay-mtu %d, and the pods anew", nic.MTU)})

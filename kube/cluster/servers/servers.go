@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"tapestry.dev/tapestry/addressing"
 )
 
 // ProbePath is where a server says whether it is ready. One that answers it with a failure is passed over for the next.
@@ -119,7 +121,7 @@ func (s *Servers) Within(ranges []netip.Prefix) []string {
 	var list []string
 	for i := range s.configured {
 		ip, err := netip.ParseAddr(s.configured[i].Hostname())
-		if err == nil && slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) }) {
+		if err == nil && addressing.Contains(ranges, ip.Unmap()) {
 			list = append(list, s.configured[i].String())
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 )
 
@@ -42,7 +43,7 @@ func (w *work) nodes() {
 			if owner, dup := taken[a]; dup {
 				w.fail(obj, "status.addresses", "%s belongs to %s already: choose another", a, owner)
 			}
-			if !slices.ContainsFunc(w.next.underlay.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			if !addressing.Contains(w.next.underlay.Prefixes, a) {
 				w.fail(obj, "status.addresses", "%s is not in the underlay's %v, where the first Node's is: choose one of there", a, w.next.underlay.Prefixes)
 			}
 			taken[a] = "Node " + obj.Name
@@ -272,7 +273,7 @@ func (w *work) askedAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 		i := slices.IndexFunc(node.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(a) })
 		if i < 0 {
 			w.fail(pod, field, "%s is not in the podCIDRs %v of Node %s: choose one of there", a, node.PodCIDRs, node.Name)
-		} else if reserved(node.PodCIDRs[i], a) {
+		} else if addressing.Reserved(node.PodCIDRs[i], a) {
 			w.fail(pod, field, "%s is reserved (network, gateway, host Port or broadcast): choose another", a)
 		}
 		taken[a] = "Pod " + podKey(pod)
@@ -292,7 +293,7 @@ func (w *work) keepAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 	var kept []netip.Addr
 	for _, ip := range old.pod.Status.PodIPs {
 		a := netip.MustParseAddr(ip.IP)
-		if taken[a] != "" || !slices.ContainsFunc(node.PodCIDRs, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		if taken[a] != "" || !addressing.Contains(node.PodCIDRs, a) {
 			return
 		}
 		kept = append(kept, a)
@@ -349,11 +350,6 @@ func nth(p netip.Prefix, n int) netip.Addr {
 		return a.Unmap()
 	}
 	return a
-}
-
-// reserved reports whether a has a meaning of its own in a pod range.
-func reserved(p netip.Prefix, a netip.Addr) bool {
-	return a == nth(p, 0) || a == nth(p, 1) || a == nth(p, 2) || a.Is4() && !p.Contains(a.Next())
 }
 
 // freeFrom finds the next free address of a range, wrapping around to its firstPod-th. Not valid when it is full.

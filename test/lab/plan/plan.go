@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/test/lab/kubelet"
@@ -331,7 +332,7 @@ func (w *work) nodesFor(pod *corev1.Pod) []string {
 			ok = ok && obj.Labels[k] == v
 		}
 		for _, a := range asked {
-			ok = ok && slices.ContainsFunc(node.PodCIDRs, func(c netip.Prefix) bool { return c.Contains(a) })
+			ok = ok && addressing.Contains(node.PodCIDRs, a)
 		}
 		if ok {
 			names = append(names, obj.Name)

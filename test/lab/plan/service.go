@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/translate"
 )
@@ -226,7 +227,7 @@ func (w *work) keepIPs(s, old *corev1.Service, taken map[any]bool) {
 	for _, f := range s.Spec.IPFamilies {
 		for _, text := range old.Spec.ClusterIPs {
 			a, err := netip.ParseAddr(text)
-			inRange := slices.ContainsFunc(w.ranges, func(r netip.Prefix) bool { return r.Contains(a) })
+			inRange := addressing.Contains(w.ranges, a)
 			if err == nil && familyOf(a) == f && inRange && !taken[text] {
 				taken[text] = true
 				s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, text)
