@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -20,15 +19,15 @@ const (
 	PublicKeyAnnotation = "tapestry.dev/wireguard-public-key"
 	// EndpointAnnotation of a Node is where its WireGuard listens, "address:port".
 	EndpointAnnotation = "tapestry.dev/wireguard-endpoint"
-	// FeaturesAnnotation of a Node lists, separated by commas, what its agent can do that others must know of before they
-	// count on it. Names that are not known are passed over: they are those of a newer agent.
+	// FeaturesAnnotation of a Node lists, separated by commas, what its agent can do that others must know of
+	// before they count on it. Names that are not known are passed over: they are those of a newer agent.
 	FeaturesAnnotation = "tapestry.dev/features"
 	// ProblemsAnnotation of a Node holds the problems its agent sees, a JSON list of Problem.
 	ProblemsAnnotation = "tapestry.dev/problems"
 	// StockAnnotation of a Node is "true" when it runs stock WireGuard and no agent.
 	StockAnnotation = "tapestry.dev/stock"
-	// ExternalLabel of a Node is "true" when whoever wrote it runs it, so that a lab starts no agent there. Its peers
-	// take it for stock WireGuard.
+	// ExternalLabel of a Node is "true" when whoever wrote it runs it, so that a lab starts no agent there. Its
+	// peers take it for stock WireGuard.
 	ExternalLabel = "tapestry.dev/external"
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
@@ -38,7 +37,7 @@ const (
 const PartialChecksums = "partial-checksums"
 
 // Objects is a snapshot of a cluster: everything Tapestry wants to know of it. The zero value is an empty cluster.
-// The objects are shared and must not be changed.
+// The objects are shared and must not be changed. Each list is the place of one of Kinds.
 type Objects struct {
 	Nodes          []*corev1.Node
 	Namespaces     []*corev1.Namespace
@@ -50,6 +49,10 @@ type Objects struct {
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Secrets        []*corev1.Secret
 	ConfigMaps     []*corev1.ConfigMap
+	// NetworkPolicies have metadata alone: they are not served yet.
+	NetworkPolicies []*networkingv1.NetworkPolicy
+	// PolicyBindings are those of the ValidatingAdmissionPolicies that concern us.
+	PolicyBindings []*PolicyBinding
 
 	// Origin says where objects were written, "file:line". An object of an API server has none.
 	Origin map[Ref]string
@@ -77,61 +80,21 @@ func (r Ref) Compare(s Ref) int {
 
 // RefOf names an object. Its kind is "" when Objects has no place for it.
 func RefOf(obj metav1.Object) Ref {
-	return Ref{Kind: kindOf(obj), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-}
-
-func kindOf(obj metav1.Object) string {
-	switch obj.(type) {
-	case *corev1.Node:
-		return "Node"
-	case *corev1.Namespace:
-		return "Namespace"
-	case *corev1.Pod:
-		return "Pod"
-	case *corev1.Service:
-		return "Service"
-	case *discoveryv1.EndpointSlice:
-		return "EndpointSlice"
-	case *networkingv1.Ingress:
-		return "Ingress"
-	case *networkingv1.IngressClass:
-		return "IngressClass"
-	case *networkingv1.ServiceCIDR:
-		return "ServiceCIDR"
-	case *corev1.Secret:
-		return "Secret"
-	case *corev1.ConfigMap:
-		return "ConfigMap"
+	ref := Ref{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	if k := KindOf(obj); k != nil {
+		ref.Kind = k.Name
 	}
-	return ""
+	return ref
 }
 
-// Add puts one object in; origin may be "". It reports false, and does nothing, when Objects has no place for its type.
+// Add puts one object in; origin may be "". It reports false, and does nothing, when Objects has no place for its
+// type.
 func (o *Objects) Add(obj metav1.Object, origin string) bool {
-	switch x := obj.(type) {
-	case *corev1.Node:
-		o.Nodes = append(o.Nodes, x)
-	case *corev1.Namespace:
-		o.Namespaces = append(o.Namespaces, x)
-	case *corev1.Pod:
-		o.Pods = append(o.Pods, x)
-	case *corev1.Service:
-		o.Services = append(o.Services, x)
-	case *discoveryv1.EndpointSlice:
-		o.EndpointSlices = append(o.EndpointSlices, x)
-	case *networkingv1.Ingress:
-		o.Ingresses = append(o.Ingresses, x)
-	case *networkingv1.IngressClass:
-		o.IngressClasses = append(o.IngressClasses, x)
-	case *networkingv1.ServiceCIDR:
-		o.ServiceCIDRs = append(o.ServiceCIDRs, x)
-	case *corev1.Secret:
-		o.Secrets = append(o.Secrets, x)
-	case *corev1.ConfigMap:
-		o.ConfigMaps = append(o.ConfigMaps, x)
-	default:
+	k := KindOf(obj)
+	if k == nil {
 		return false
 	}
+	k.lists.add(o, obj)
 	if origin != "" {
 		if o.Origin == nil {
 			o.Origin = map[Ref]string{}
@@ -142,21 +105,14 @@ func (o *Objects) Add(obj metav1.Object, origin string) bool {
 }
 
 // All yields every object, kind by kind.
-func (o *Objects) All() iter.Seq[metav1.Object] {
-	return func(yield func(metav1.Object) bool) {
-		_ = each(o.Nodes, yield) && each(o.Namespaces, yield) && each(o.ServiceCIDRs, yield) &&
-			each(o.Pods, yield) && each(o.Services, yield) && each(o.EndpointSlices, yield) &&
-			each(o.IngressClasses, yield) && each(o.Ingresses, yield) && each(o.Secrets, yield) && each(o.ConfigMaps, yield)
-	}
-}
-
-func each[T metav1.Object](list []T, yield func(metav1.Object) bool) bool {
-	for _, obj := range list {
-		if !yield(obj) {
-			return false
+func (o *Objects) All() iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		for _, k := range kinds {
+			if k.Held() && !k.lists.each(o, yield) {
+				return
+			}
 		}
 	}
-	return true
 }
 
 // Len counts the objects.
@@ -168,49 +124,67 @@ func (o *Objects) Len() int {
 	return n
 }
 
-// Sort orders every kind by namespace and name. It changes the lists of o, so o must not have been given away.
-func (o *Objects) Sort() {
-	sortByName(o.Nodes)
-	sortByName(o.Namespaces)
-	sortByName(o.Pods)
-	sortByName(o.Services)
-	sortByName(o.EndpointSlices)
-	sortByName(o.Ingresses)
-	sortByName(o.IngressClasses)
-	sortByName(o.ServiceCIDRs)
-	sortByName(o.Secrets)
-	sortByName(o.ConfigMaps)
-}
+// Sort orders every kind by namespace and name. It changes the lists of o, but not what they share with others.
+func (o *Objects) Sort() { *o = o.Sorted(&nothing) }
 
-func sortByName[T metav1.Object](list []T) {
-	if !slices.IsSortedFunc(list, compareNames[T]) {
-		slices.SortStableFunc(list, compareNames[T])
-	}
-}
+var nothing Objects // is never written to
 
-func compareNames[T metav1.Object](a, b T) int {
-	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
-}
-
-// Clone copies the lists, not the objects, so that the copy can be added to and sorted.
+// Clone copies the lists, not the objects, so that the copy can be added to.
 func (o *Objects) Clone() Objects {
-	return Objects{
-		Nodes:          slices.Clone(o.Nodes),
-		Namespaces:     slices.Clone(o.Namespaces),
-		Pods:           slices.Clone(o.Pods),
-		Services:       slices.Clone(o.Services),
-		EndpointSlices: slices.Clone(o.EndpointSlices),
-		Ingresses:      slices.Clone(o.Ingresses),
-		IngressClasses: slices.Clone(o.IngressClasses),
-		ServiceCIDRs:   slices.Clone(o.ServiceCIDRs),
-		Secrets:        slices.Clone(o.Secrets),
-		ConfigMaps:     slices.Clone(o.ConfigMaps),
-		Origin:         maps.Clone(o.Origin),
-	}
+	out := o.Map(nil)
+	out.Origin = maps.Clone(o.Origin)
+	return out
 }
 
-// Merge joins snapshots into a new, sorted one. An object that is in there twice is an error, which names both places;
-// of the two the first is kept.
+// Map gives what f makes of every object, which must be of the same type and name, in lists of its own; no f: the
+// objects themselves. Origin is shared.
+func (o *Objects) Map(f func(Object) Object) Objects {
+	out := Objects{Origin: o.Origin}
+	for _, k := range kinds {
+		if k.Held() {
+			k.lists.mapped(&out, o, f)
+		}
+	}
+	return out
+}
+
+// Sorted gives o with every list sorted by namespace and name; o stays as it is, and lists that are sorted are
+// shared. Those that known has, too, need no look: known is sorted.
+func (o *Objects) Sorted(known *Objects) Objects {
+	out := Objects{Origin: o.Origin}
+	for _, k := range kinds {
+		if k.Held() {
+			k.lists.sorted(&out, o, known)
+		}
+	}
+	return out
+}
+
+// Replace gives a copy of o, which is sorted, with now in place of old. Lists and objects that stay the same are
+// shared. It reports false when that cannot be: an object of old is not in o (that very object, not one of its
+// name), or a name of now is taken.
+func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
+	out := Objects{Origin: o.Origin}
+	for _, k := range kinds {
+		if k.Held() && !k.lists.replaced(&out, o, old, now) {
+			return Objects{}, false
+		}
+	}
+	if !maps.Equal(old.Origin, now.Origin) {
+		out.Origin = maps.Clone(o.Origin)
+		for ref := range old.Origin {
+			delete(out.Origin, ref)
+		}
+		if out.Origin == nil {
+			out.Origin = map[Ref]string{}
+		}
+		maps.Copy(out.Origin, now.Origin)
+	}
+	return out, true
+}
+
+// Merge joins snapshots into a new, sorted one. An object that is in there twice is an error, which names both
+// places; of the two the first is kept.
 func Merge(parts ...Objects) (Objects, error) {
 	var all Objects
 	var errs []error

@@ -4,36 +4,33 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
-
-// allKinds has one object of every kind, each in the namespace and with the name given.
-func allKinds(namespace, name string) []metav1.Object {
-	list := []metav1.Object{
-		&corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &corev1.Service{}, &discoveryv1.EndpointSlice{},
-		&networkingv1.Ingress{}, &networkingv1.IngressClass{}, &networkingv1.ServiceCIDR{}, &corev1.Secret{}, &corev1.ConfigMap{},
-	}
-	for _, obj := range list {
-		obj.SetNamespace(namespace)
-		obj.SetName(name)
-	}
-	return list
-}
 
 // Every function that goes through the kinds must know all of them.
 func TestEveryKind(t *testing.T) {
 	var objs Objects
+	held := 0
+	for _, k := range Kinds() {
+		if k.Held() {
+			held++
+		}
+	}
 	for _, name := range []string{"b", "a"} {
-		for _, obj := range allKinds("x", name) {
-			if !objs.Add(obj, "file:"+name) || RefOf(obj).Kind == "" {
-				t.Fatalf("there is no place for %T", obj)
+		for _, k := range Kinds() {
+			if !k.Held() {
+				continue
+			}
+			obj := k.New()
+			obj.SetNamespace("x")
+			obj.SetName(name)
+			if !objs.Add(obj, "file:"+name) || RefOf(obj).Kind != k.Name || KindOf(obj) != k {
+				t.Fatalf("there is no place for %s", k.Name)
 			}
 		}
 	}
-	if objs.Len() != 20 || len(objs.Origin) != 20 {
+	if objs.Len() != 2*held || len(objs.Origin) != 2*held {
 		t.Fatalf("%d objects, %d origins", objs.Len(), len(objs.Origin))
 	}
 	clone := objs.Clone()
@@ -52,9 +49,29 @@ func TestEveryKind(t *testing.T) {
 		}
 		break
 	}
+	copies := objs.Map(func(obj Object) Object { return obj.DeepCopyObject().(Object) })
+	if diff := cmp.Diff(objs, copies); diff != "" {
+		t.Errorf("the copies are others (-objects +copies):\n%s", diff)
+	}
+	same := map[Object]bool{}
+	for obj := range objs.All() {
+		same[obj] = true
+	}
+	for obj := range copies.All() {
+		if same[obj] {
+			t.Errorf("%s is not a copy", RefOf(obj))
+		}
+	}
 	merged, err := Merge(objs, clone)
-	if merged.Len() != 20 || strings.Count(err.Error(), "already defined at") != 20 {
+	if merged.Len() != 2*held || strings.Count(err.Error(), "already defined at") != 2*held {
 		t.Errorf("merged %d objects, error %v", merged.Len(), err)
+	}
+	back, ok := clone.Replace(&clone, &Objects{})
+	if !ok || back.Len() != 0 || len(back.Origin) != 0 {
+		t.Errorf("all taken away, %d objects and %d origins are left", back.Len(), len(back.Origin))
+	}
+	if again, ok := back.Replace(&Objects{}, &clone); !ok || !cmp.Equal(again, clone) {
+		t.Error("put back, they are others")
 	}
 }
 

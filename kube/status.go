@@ -14,11 +14,13 @@ type NodeStatus struct {
 	PublicKey string
 	// Endpoint is where WireGuard listens; invalid when that is unknown.
 	Endpoint netip.AddrPort
-	// Features are what the node can do that others must know of before they count on it, by the names that kube gives.
+	// Features are what the node can do that others must know of before they count on it, by the names that kube
+	// gives.
 	Features []string
 	// Addrs are the node's addresses, for a Node that was written without.
 	Addrs []netip.Addr
-	// Ready says whether the node's network works; Reason is one sentence when it does not. Neither: that is not known yet.
+	// Ready says whether the node's network works; Reason is one sentence when it does not. Neither: that is not
+	// known yet.
 	Ready  bool
 	Reason string
 	// Problems are what the agent sees wrong.

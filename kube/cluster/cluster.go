@@ -36,15 +36,15 @@ type Options struct {
 	ServerName string
 	// Kubeconfig is a file with credentials. "": those in Credentials.
 	Kubeconfig string
-	// Credentials is a directory with the files token and ca.crt, "" for where Kubernetes mounts those of a pod. A token that
-	// is replaced there is read anew.
+	// Credentials is a directory with the files token and ca.crt, "" for where Kubernetes mounts those of a pod. A
+	// token that is replaced there is read anew.
 	Credentials string
 	// State is a directory of this node alone, for what has to outlive the agent: learned addresses and pinned keys.
 	State string
 	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
 	ServiceCIDRs []netip.Prefix
-	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not served here,
-	// and neither Ingresses nor their classes are read.
+	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not
+	// served here, and neither Ingresses nor their classes are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
 	// Version of the agent, for the servers' logs.
 	Version string
@@ -52,7 +52,8 @@ type Options struct {
 }
 
 const (
-	// quietTime is how long nothing must come before a snapshot is made, and burstTime how long it is put off at most.
+	// quietTime is how long nothing must come before a snapshot is made, and burstTime how long it is put off at
+	// most.
 	quietTime = 2 * time.Millisecond
 	burstTime = 20 * time.Millisecond
 	// saysAfter and saysEvery are when it is said what a start waits for.
@@ -69,17 +70,8 @@ type Cluster struct {
 	link    *servers.Link
 	wake    chan struct{} // capacity 1: something has changed
 
-	services   *store[*corev1.Service]
-	slices     *store[*discoveryv1.EndpointSlice]
-	nodes      *store[*corev1.Node]
-	pods       *store[*corev1.Pod]
-	namespaces *store[*corev1.Namespace]
-	ingresses  *store[*networkingv1.Ingress]
-	classes    *store[*networkingv1.IngressClass]
-	ranges     *store[*networkingv1.ServiceCIDR]
-	policies   *store[*metav1.PartialObjectMetadata]
-	guards     *store[*metav1.PartialObjectMetadata]
-	sources    []*source
+	stores  map[*kube.Kind]holder
+	sources []*source
 
 	secrets   secrets
 	pins      *pins.Pins
@@ -122,9 +114,9 @@ func (c *Cluster) probe(ctx context.Context) error {
 	return c.rest.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
 }
 
-// Run calls deliver with the objects of the cluster, and what is wrong with our view of it, once everything has been read
-// and after every change, until ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works
-// changes gather, so that a slow receiver gets fewer snapshots and always the last.
+// Run calls deliver with the objects of the cluster, and what is wrong with our view of it, once everything has
+// been read and after every change, until ctx is done. It blocks, and calls deliver from its own goroutine: while
+// deliver works changes gather, so that a slow receiver gets fewer snapshots and always the last.
 func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	defer c.close()
 	var running sync.WaitGroup
@@ -194,32 +186,11 @@ func (c *Cluster) touch() {
 func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, bool) {
 	var objs kube.Objects
 	var missing []string
-	take := func(synced bool, name string) {
-		if !synced {
-			missing = append(missing, name)
+	for _, k := range kube.Kinds() {
+		if s := c.stores[k]; s != nil && !s.put(&objs) {
+			missing = append(missing, k.Plural)
 		}
 	}
-	var synced bool
-	objs.Services, synced = c.services.snapshot()
-	take(synced, "Services")
-	objs.EndpointSlices, synced = c.slices.snapshot()
-	take(synced, "EndpointSlices")
-	nodes, synced := c.nodes.snapshot()
-	take(synced, "Nodes")
-	objs.Pods, synced = c.pods.snapshot()
-	take(synced, "Pods")
-	objs.Namespaces, synced = c.namespaces.snapshot()
-	take(synced, "Namespaces")
-	objs.Ingresses, synced = c.ingresses.snapshot()
-	take(synced, "Ingresses")
-	objs.IngressClasses, synced = c.classes.snapshot()
-	take(synced, "IngressClasses")
-	objs.ServiceCIDRs, synced = c.ranges.snapshot()
-	take(synced, "ServiceCIDRs")
-	policies, synced := c.policies.snapshot()
-	take(synced, "NetworkPolicies")
-	guards, synced := c.guards.snapshot()
-	take(synced, guardKind)
 	if len(missing) == 0 && c.SecretsOf != nil {
 		objs.Secrets, missing = c.secrets.of(ctx, c.SecretsOf(&objs), c.isDelivered())
 	}
@@ -235,9 +206,9 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 		objs.ServiceCIDRs = c.configuredRanges()
 	}
 	c.learn(objs.EndpointSlices)
-	problems := c.problems(&objs, policies)
-	objs.Nodes = c.own.in(c.pins.Judge(nodes, len(guards) > 0, &problems), &problems)
-	c.publisher.See(c.nodes.get("", c.Node))
+	problems := c.problems(&objs)
+	objs.Nodes = c.own.in(c.pins.Judge(objs.Nodes, len(objs.PolicyBindings) > 0, &problems), &problems)
+	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
 	kube.SortProblems(problems)
 	return objs, problems, true
 }
@@ -292,22 +263,22 @@ func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 }
 
 // problems are what is wrong with our view of the cluster.
-func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectMetadata) []kube.Problem {
+func (c *Cluster) problems(objs *kube.Objects) []kube.Problem {
 	var list []kube.Problem
 	add := func(s kube.Severity, ref kube.Ref, format string, args ...any) {
 		list = append(list, kube.Problem{Severity: s, Object: ref, Message: fmt.Sprintf(format, args...)})
 	}
 	own := kube.Ref{Kind: "Node", Name: c.Node}
 	for _, s := range append(slices.Clone(c.sources), c.secrets.sources()...) {
-		if err := s.refused(); err != nil && s.optional && s.name != guardKind { // no guard is what that comes to
+		if err := s.refused(); err != nil && s.optional && s.kind != guardKind { // no guard is what that comes to
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}
 	}
-	if n := len(policies); n > 0 {
-		add(kube.Warning, kube.Ref{Kind: "NetworkPolicy", Namespace: policies[0].Namespace, Name: policies[0].Name},
+	if n := len(objs.NetworkPolicies); n > 0 {
+		add(kube.Warning, kube.RefOf(objs.NetworkPolicies[0]),
 			"NetworkPolicies are not enforced yet, and the cluster has %d: traffic is let through as if there were none", n)
 	}
-	if len(objs.ServiceCIDRs) == 0 && c.lacks("ServiceCIDRs") {
+	if len(objs.ServiceCIDRs) == 0 && c.lacks(kube.KindFor[*networkingv1.ServiceCIDR]()) {
 		add(kube.Warning, own, "the API server tells no range of Services, so that the usual ones are taken for it: name the cluster's with --service-cidr")
 	}
 	var ranges []netip.Prefix
@@ -325,20 +296,20 @@ func (c *Cluster) problems(objs *kube.Objects, policies []*metav1.PartialObjectM
 }
 
 // lacks reports whether the API server does not know a kind, or does not let us read it.
-func (c *Cluster) lacks(name string) bool {
+func (c *Cluster) lacks(k *kube.Kind) bool {
 	for _, s := range c.sources {
-		if _, err := s.state(); s.name == name && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
+		if _, err := s.state(); s.kind == k && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
 			return true
 		}
 	}
 	return false
 }
 
-// PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod that is
-// not known yet is asked for at the API server, as long as ctx allows; one that the server does not know asks for none: it is a
-// static pod, which the kubelet has told nobody of so far.
+// PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod
+// that is not known yet is asked for at the API server, as long as ctx allows; one that the server does not know
+// asks for none: it is a static pod, which the kubelet has told nobody of so far.
 func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
-	if p := c.pods.get(namespace, name); p != nil {
+	if p := storeOf[*corev1.Pod](c).get(namespace, name); p != nil {
 		return p.Annotations[kube.PodIPsAnnotation], nil
 	}
 	p := &corev1.Pod{}
@@ -352,15 +323,14 @@ func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, e
 	return p.Annotations[kube.PodIPsAnnotation], nil
 }
 
-// Publish says what is so on this node, on its Node object: annotations, and the condition NetworkUnavailable. It does not
-// block; what cannot be said now is said when it can be, and only what has changed is.
+// Publish says what is so on this node, on its Node object: annotations, and the condition NetworkUnavailable. It
+// does not block; what cannot be said now is said when it can be, and only what has changed is.
 func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.Want(s) }
 
-// Report makes Events of problems for the objects they are about. Those of shared every agent finds, and the first of the
-// nodes tells them; those of own are told by this one.
+// Report makes Events of problems for the objects they are about. Those of shared every agent finds, and the first
+// of the nodes tells them; those of own are told by this one.
 func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
-	policies, _ := c.policies.snapshot()
-	c.reporter.Want(objs, shared, own, policies)
+	c.reporter.Want(objs, shared, own)
 }
 
 // Health is how the conversation goes.

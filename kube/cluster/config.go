@@ -10,8 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -19,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
@@ -42,9 +41,7 @@ var (
 
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, metav1.AddMetaToScheme,
-	} {
+	for _, add := range []func(*runtime.Scheme) error{kube.AddToScheme, metav1.AddMetaToScheme} {
 		utilruntime.Must(add(s)) // fails for a scheme that contradicts itself
 	}
 	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 )
@@ -21,8 +23,8 @@ func prefixes(list ...string) []netip.Prefix {
 	return out
 }
 
-// A server that is gone for a while changes nothing, but for what Health says; when it is back, what has happened meanwhile
-// is told, and what has not changed is the same.
+// A server that is gone for a while changes nothing, but for what Health says; when it is back, what has happened
+// meanwhile is told, and what has not changed is the same.
 func TestServerGone(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		s.Put(service("a"), service("b"), node("n1"))
@@ -99,8 +101,8 @@ func TestCompacted(t *testing.T) {
 	})
 }
 
-// etcd was restored: versions go back, what had been made is gone, and the server says nothing of it to those who watch from a
-// version that is still to come.
+// etcd was restored: versions go back, what had been made is gone, and the server says nothing of it to those who
+// watch from a version that is still to come.
 func TestRestored(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		s.Put(service("a"), service("b"), node("n1"))
@@ -203,7 +205,7 @@ func TestSlowReceiver(t *testing.T) {
 	for _, name := range []string{"b", "c", "d"} {
 		s.Put(service(name))
 	}
-	eventually(t, "the store has them", func() bool { list, _ := c.services.snapshot(); return len(list) == 4 })
+	eventually(t, "the store has them", func() bool { list, _ := storeOf[*corev1.Service](c).snapshot(); return len(list) == 4 })
 	leave <- struct{}{}
 	if n := <-entered; n != 4 {
 		t.Errorf("the second snapshot has %d Services, want 4", n)

@@ -1,11 +1,9 @@
 package cluster
 
 import (
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,89 +11,150 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
 
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 )
 
-const guardKind = "ValidatingAdmissionPolicyBindings"
+// guardKind is that of pins.Guard.
+var guardKind = kube.KindFor[*kube.PolicyBinding]()
 
-const (
-	core       = "/api/v1"
-	discovery  = "/apis/discovery.k8s.io/v1"
-	networking = "/apis/networking.k8s.io/v1"
-	admission  = "/apis/admissionregistration.k8s.io/v1"
-)
+// row says of one kind how it is watched.
+type row struct {
+	kind *kube.Kind
+	// strip reduces an object that has just arrived, in place.
+	strip func(runtime.Object)
+	// names: only metadata are asked for.
+	names bool
+	// selector of fields says which objects are asked for, "" for all.
+	selector string
+	// optional: the cluster's state is complete without, be it that the API server does not know the kind or that it
+	// refuses us.
+	optional bool
+	// unused: nobody asks for the objects, and there are none.
+	unused bool
+	// single: an object is watched by itself, when somebody refers to it.
+	single bool
 
-func partial() runtime.Object     { return &metav1.PartialObjectMetadata{} }
-func partialList() runtime.Object { return &metav1.PartialObjectMetadataList{} }
-
-// makeSources lists everything that is watched, the Secrets apart.
-func (c *Cluster) makeSources() {
-	addTo(c, &c.services, nil, kind{
-		name: "Services", path: core, resource: "services", strip: stripService,
-		one:  func() runtime.Object { return &corev1.Service{} },
-		list: func() runtime.Object { return &corev1.ServiceList{} },
-	})
-	addTo(c, &c.slices, nil, kind{
-		name: "EndpointSlices", path: discovery, resource: "endpointslices", strip: stripSlice,
-		one:  func() runtime.Object { return &discoveryv1.EndpointSlice{} },
-		list: func() runtime.Object { return &discoveryv1.EndpointSliceList{} },
-	})
-	addTo(c, &c.nodes, nil, kind{
-		name: "Nodes", path: core, resource: "nodes", strip: stripNode(c.Node),
-		one:  func() runtime.Object { return &corev1.Node{} },
-		list: func() runtime.Object { return &corev1.NodeList{} },
-	})
-	addTo(c, &c.pods, nil, kind{
-		name: "Pods", path: core, resource: "pods", strip: stripPod,
-		selector: fields.OneTermEqualSelector("spec.nodeName", c.Node).String(),
-		one:      func() runtime.Object { return &corev1.Pod{} },
-		list:     func() runtime.Object { return &corev1.PodList{} },
-	})
-	addTo(c, &c.namespaces, func(obj any) *corev1.Namespace {
-		return &corev1.Namespace{ObjectMeta: obj.(*metav1.PartialObjectMetadata).ObjectMeta}
-	}, kind{
-		name: "Namespaces", path: core, resource: "namespaces", strip: stripMetadata, metadata: true, optional: true, one: partial, list: partialList,
-	})
-	addTo(c, &c.ingresses, nil, kind{
-		name: "Ingresses", path: networking, resource: "ingresses", strip: stripIngress, optional: true,
-		one:  func() runtime.Object { return &networkingv1.Ingress{} },
-		list: func() runtime.Object { return &networkingv1.IngressList{} },
-	})
-	addTo(c, &c.classes, nil, kind{
-		name: "IngressClasses", path: networking, resource: "ingressclasses", strip: stripIngressClass, optional: true,
-		one:  func() runtime.Object { return &networkingv1.IngressClass{} },
-		list: func() runtime.Object { return &networkingv1.IngressClassList{} },
-	})
-	addTo(c, &c.ranges, nil, kind{
-		name: "ServiceCIDRs", path: networking, resource: "servicecidrs", strip: stripServiceCIDR, optional: true,
-		one:  func() runtime.Object { return &networkingv1.ServiceCIDR{} },
-		list: func() runtime.Object { return &networkingv1.ServiceCIDRList{} },
-	})
-	addTo(c, &c.policies, nil, kind{
-		name: "NetworkPolicies", path: networking, resource: "networkpolicies", strip: stripMetadata, metadata: true, optional: true, one: partial, list: partialList,
-	})
-	addTo(c, &c.guards, nil, kind{
-		name: guardKind, path: admission, resource: "validatingadmissionpolicybindings", strip: stripMetadata, metadata: true, optional: true,
-		selector: fields.OneTermEqualSelector("metadata.name", pins.Guard).String(), one: partial, list: partialList,
-	})
+	newStore func(touch func()) holder
 }
 
-// addTo makes the store of a kind and the source that fills it.
-func addTo[T object](c *Cluster, at **store[T], keep func(any) T, k kind) {
-	*at = newStore(keep, c.touch)
-	if k.path == networking && strings.HasPrefix(k.resource, "ingress") && c.SecretsOf == nil {
-		(*at).pass()
-		return
+// holder is a store of objects of some type.
+type holder interface {
+	cache.ReflectorStore
+	// put gives objs the list of what there is, and reports whether all of it has arrived once.
+	put(objs *kube.Objects) (synced bool)
+	// pass counts the kind as arrived though it cannot be had.
+	pass()
+}
+
+// rows are all kinds of a cluster, each once: a test holds them against kube.Kinds.
+func (c *Cluster) rows() []row {
+	noIngress := c.SecretsOf == nil
+	return []row{
+		whole(stripService),
+		whole(stripSlice),
+		whole(stripNode(c.Node)),
+		whole(stripPod).where("spec.nodeName", c.Node),
+		namesOf[*corev1.Namespace]().orWithout(),
+		whole(stripIngress).orWithout().unless(noIngress),
+		whole(stripIngressClass).orWithout().unless(noIngress),
+		whole(stripServiceCIDR).orWithout(),
+		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
+		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
+		secretRow(),
 	}
-	c.sources = append(c.sources, c.newSource(k, *at, (*at).pass))
 }
 
-func (c *Cluster) newSource(k kind, into cache.ReflectorStore, pass func()) *source {
-	return &source{kind: k, rest: c.rest, link: c.link, store: into, pass: pass, touch: c.touch, broken: time.Now()}
+// secretRow is that of the Secrets: see secrets.
+func secretRow() row {
+	r := whole(stripSecret).orWithout()
+	r.single = true
+	return r
 }
 
-// refused gives the answer of an API server that does not let us read the kind, else nil. That it does not know the kind is
-// none.
+// whole is the row of a kind of which all is asked for.
+func whole[T object](strip func(T)) row {
+	return row{
+		kind: kube.KindFor[T](), strip: func(obj runtime.Object) { strip(obj.(T)) },
+		newStore: func(touch func()) holder { return newStore[T](nil, touch) },
+	}
+}
+
+// namesOf is the row of a kind of which nobody needs more than the metadata.
+func namesOf[T object]() row {
+	kind := kube.KindFor[T]()
+	keep := func(arrived any) T {
+		obj := kind.New()
+		m := obj.(metav1.ObjectMetaAccessor).GetObjectMeta().(*metav1.ObjectMeta)
+		*m = arrived.(*metav1.PartialObjectMetadata).ObjectMeta
+		return obj.(T)
+	}
+	return row{
+		kind: kind, names: true, strip: func(obj runtime.Object) { stripMetadata(obj.(*metav1.PartialObjectMetadata)) },
+		newStore: func(touch func()) holder { return newStore(keep, touch) },
+	}
+}
+
+func (r row) where(field, value string) row {
+	r.selector = fields.OneTermEqualSelector(field, value).String()
+	return r
+}
+
+func (r row) orWithout() row {
+	r.optional = true
+	return r
+}
+
+func (r row) unless(unused bool) row {
+	r.unused = unused
+	return r
+}
+
+// one makes an object as it arrives.
+func (r *row) one() runtime.Object {
+	if r.names {
+		return &metav1.PartialObjectMetadata{}
+	}
+	return r.kind.New()
+}
+
+// list makes a list of objects as it arrives.
+func (r *row) list() runtime.Object {
+	if r.names {
+		return &metav1.PartialObjectMetadataList{}
+	}
+	return kube.NewList(scheme, r.kind)
+}
+
+// makeSources makes the stores of what is watched, and the sources that fill them; those of Secrets are made when
+// there is a need.
+func (c *Cluster) makeSources() {
+	c.stores = map[*kube.Kind]holder{}
+	for _, r := range c.rows() {
+		if r.single {
+			continue
+		}
+		s := r.newStore(c.touch)
+		c.stores[r.kind] = s
+		if r.unused {
+			s.pass()
+			continue
+		}
+		c.sources = append(c.sources, c.newSource(r, s))
+	}
+}
+
+func (c *Cluster) newSource(r row, into holder) *source {
+	return &source{
+		row: r, name: r.kind.Plural, path: r.kind.Group.Path(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
+	}
+}
+
+// storeOf gives the store of the objects of type T.
+func storeOf[T object](c *Cluster) *store[T] { return c.stores[kube.KindFor[T]()].(*store[T]) }
+
+// refused gives the answer of an API server that does not let us read the kind, else nil. That it does not know
+// the kind is none.
 func (s *source) refused() error {
 	if _, err := s.state(); apierrors.IsForbidden(err) {
 		return err

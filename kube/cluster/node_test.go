@@ -31,7 +31,8 @@ func patchesIn(s *clustertest.Server) []string {
 	return slices.DeleteFunc(s.Requests(), func(r string) bool { return !strings.HasPrefix(r, "PATCH") })
 }
 
-// TestPublish: what a node says of itself is on its Node, only what changes is sent, and what others break is put right.
+// TestPublish: what a node says of itself is on its Node, only what changes is sent, and what others break is put
+// right.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -140,7 +141,7 @@ func TestGuard(t *testing.T) {
 	v.until("a refusal", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return key(objs) == "key of n2" && len(problems) == 1 && problems[0].Object.Name == "n2"
 	})
-	s.Put(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: pins.Guard}})
+	s.Put(&kube.PolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: pins.Guard}})
 	v.until("belief", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return key(objs) == "another" && len(problems) == 0
 	})
@@ -152,7 +153,7 @@ func TestEvents(t *testing.T) {
 	s.Put(node("n1"), node("n2"), service("a"), service("b"), ingress("i", "none"),
 		&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "p"}})
 	v := see(t, s)
-	objs := v.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i")
+	objs := v.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
 	of := func(kind, name, message string) kube.Problem {
 		return kube.Problem{Severity: kube.Error, Object: kube.Ref{Kind: kind, Namespace: "x", Name: name}, Field: "spec", Message: message}
 	}
@@ -191,7 +192,7 @@ func TestEvents(t *testing.T) {
 
 	// The agent of the second node leaves to the first what both see.
 	second := see(t, s, func(o *Options) { o.Node = "n2" })
-	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i")
+	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
 	second.Report(&objs, []kube.Problem{of("Service", "a", "seen by both")}, []kube.Problem{of("Service", "a", "seen by n2")})
 	eventually(t, "its own", func() bool { return strings.Contains(events(), "seen by n2") })
 	if strings.Contains(events(), "seen by both") {
@@ -199,8 +200,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A node that gets another name and keeps its key is two Nodes for some time. The key is that of the first by name, which is said,
-// until the old Node is deleted.
+// A node that gets another name and keeps its key is two Nodes for some time. The key is that of the first by
+// name, which is said, until the old Node is deleted.
 func TestRenamedNode(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)

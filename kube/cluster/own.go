@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// own remembers this node's Node. While it is gone, or comes back and has no podCIDR yet, it is used as it was: kubelet will
-// make it anew, and the pods that run here need a network meanwhile.
+// own remembers this node's Node. While it is gone, or comes back and has no podCIDR yet, it is used as it was:
+// kubelet will make it anew, and the pods that run here need a network meanwhile.
 type own struct {
 	name string
 	last *corev1.Node // with a podCIDR

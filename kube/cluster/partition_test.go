@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 )
 
-// wire carries TCP connections to a server, until it is cut: what was open stays open and carries nothing, as when the
-// machine at the other end loses its power, and what is new gets no answer.
+// wire carries TCP connections to a server, until it is cut: what was open stays open and carries nothing, as when
+// the machine at the other end loses its power, and what is new gets no answer.
 type wire struct {
 	net.Listener
 	to string
@@ -108,7 +108,8 @@ func (w *wire) closeAll() {
 	w.conns = nil
 }
 
-// A connection that is dead and does not say so is noticed, and what happened behind it is seen when there is a way again.
+// A connection that is dead and does not say so is noticed, and what happened behind it is seen when there is a
+// way again.
 func TestPartition(t *testing.T) {
 	// Of 30 and 15 seconds, which client-go has by default.
 	t.Setenv("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "1")

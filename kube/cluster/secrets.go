@@ -6,14 +6,12 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"tapestry.dev/tapestry/kube"
 )
 
-// secrets watches the Secrets that somebody refers to, each by itself: so the agent needs no right to read others, and holds
-// none. Its methods are called by the goroutine of Run alone, but for sources.
+// secrets watches the Secrets that somebody refers to, each by itself: so the agent needs no right to read others,
+// and holds none. Its methods are called by the goroutine of Run alone, but for sources.
 type secrets struct {
 	cluster *Cluster
 	running *sync.WaitGroup
@@ -30,8 +28,9 @@ type secret struct {
 	stop   context.CancelFunc
 }
 
-// of gives those of the Secrets that there are, sorted, and the names of those nobody knows yet. Once a state has been given
-// out a new Secret holds nothing up: the Ingress that has come with it gets its certificate a moment later.
+// of gives those of the Secrets that there are, sorted, and the names of those nobody knows yet. Once a state has
+// been given out a new Secret holds nothing up: the Ingress that has come with it gets its certificate a moment
+// later.
 func (s *secrets) of(ctx context.Context, refs []kube.Ref, late bool) (list []*corev1.Secret, missing []string) {
 	slices.SortFunc(refs, kube.Ref.Compare)
 	refs = slices.Compact(refs)
@@ -63,13 +62,11 @@ func (s *secrets) of(ctx context.Context, refs []kube.Ref, late bool) (list []*c
 
 func (s *secrets) watch(ctx context.Context, ref kube.Ref) *secret {
 	ctx, cancel := context.WithCancel(ctx)
+	r := secretRow().where("metadata.name", ref.Name)
 	out := &secret{store: newStore[*corev1.Secret](nil, s.cluster.touch), stop: cancel}
-	out.source = s.cluster.newSource(kind{
-		name: ref.String(), path: core + "/namespaces/" + ref.Namespace, resource: "secrets", strip: stripSecret, optional: true,
-		selector: fields.OneTermEqualSelector("metadata.name", ref.Name).String(),
-		one:      func() runtime.Object { return &corev1.Secret{} },
-		list:     func() runtime.Object { return &corev1.SecretList{} },
-	}, out.store, out.store.pass)
+	out.source = s.cluster.newSource(r, out.store)
+	out.source.name = ref.String()
+	out.source.path += "/namespaces/" + ref.Namespace
 	s.running.Go(func() { out.source.run(ctx) })
 	return out
 }

@@ -25,28 +25,14 @@ import (
 // pageSize is how many objects one answer holds at most.
 const pageSize = 500
 
-// kind is one kind of objects, and how it is asked for.
-type kind struct {
-	name     string // as it is told to people
-	path     string // of its API group
-	resource string
-	selector string // of fields
-	one      func() runtime.Object
-	list     func() runtime.Object
-	strip    func(runtime.Object) // reduces an object that has just arrived, in place
-	metadata bool                 // only metadata are asked for
-	// optional: the cluster's state is complete without, be it that the API server does not know the kind or that it
-	// refuses us.
-	optional bool
-}
-
 // source keeps a store filled with the objects of one kind.
 type source struct {
-	kind
+	row
+	name  string // as it is told to people
+	path  string // of the API group, or of a namespace in it
 	rest  rest.Interface
 	link  *servers.Link
-	store cache.ReflectorStore
-	pass  func() // the store need not be waited for
+	store holder
 	touch func() // the state of the source has changed
 
 	mu sync.Mutex
@@ -82,7 +68,7 @@ func (s *source) note(err error, watching bool) {
 	s.mu.Unlock()
 	// A token that is not taken says nothing of the kind: nothing is read with it, and it is waited for another.
 	if s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)) {
-		s.pass()
+		s.store.pass()
 	}
 	if (err == nil) != (was == nil) || err != nil && err.Error() != was.Error() {
 		s.touch()
@@ -201,9 +187,9 @@ func (o *observed) Stop() {
 	o.Interface.Stop()
 }
 
-// wentBack gives an error that has the reflector list anew when the API server's history ends before the version that a watch
-// shall go on from: its etcd was restored. Such a server takes the watch and says nothing of what has changed until it
-// gets there. It is asked only when the watch before was cut, as it is when a server is stopped.
+// wentBack gives an error that has the reflector list anew when the API server's history ends before the version
+// that a watch shall go on from: its etcd was restored. Such a server takes the watch and says nothing of what has
+// changed until it gets there. It is asked only when the watch before was cut, as it is when a server is stopped.
 func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 	s.mu.Lock()
 	cut := s.cut
@@ -232,8 +218,8 @@ func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
 	o.FieldSelector = s.selector
 	o.Watch = as == ""
-	r := s.rest.Get().AbsPath(s.path, s.resource).SpecificallyVersionedParams(o, parameters, schema.GroupVersion{Version: "v1"})
-	if s.metadata {
+	r := s.rest.Get().AbsPath(s.path, s.kind.Resource()).SpecificallyVersionedParams(o, parameters, schema.GroupVersion{Version: "v1"})
+	if s.names {
 		as = "as=PartialObjectMetadata" + as + ";g=meta.k8s.io;v=v1"
 		r.SetHeader("Accept", protobuf+";"+as+",application/json;"+as)
 	}

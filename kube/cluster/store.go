@@ -7,13 +7,14 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/cache"
+
+	"tapestry.dev/tapestry/kube"
 )
 
 // object is a pointer to one.
 type object interface {
 	comparable
-	metav1.Object
+	kube.Object
 }
 
 type objectName struct{ namespace, name string }
@@ -24,9 +25,9 @@ func (n objectName) compare(m objectName) int {
 
 func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace(), obj.GetName()} }
 
-// store holds the objects of one kind. A reflector fills it; a snapshot is a sorted list that shares with the one before the
-// objects that have not changed. An object that comes again and says the same is not a change: after a relist, even from an
-// API server whose history went back, those that are as they were keep their pointers.
+// store holds the objects of one kind. A reflector fills it; a snapshot is a sorted list that shares with the one
+// before the objects that have not changed. An object that comes again and says the same is not a change: after a
+// relist, even from an API server whose history went back, those that are as they were keep their pointers.
 type store[T object] struct {
 	keep  func(any) T // what is held of an object that arrived; nil: the object
 	touch func()      // is told of every change, and of the first Replace
@@ -39,7 +40,7 @@ type store[T object] struct {
 	synced  bool
 }
 
-var _ cache.ReflectorStore = (*store[*metav1.PartialObjectMetadata])(nil)
+var _ holder = (*store[*kube.PolicyBinding])(nil)
 
 func newStore[T object](keep func(any) T, touch func()) *store[T] {
 	if keep == nil {
@@ -115,8 +116,8 @@ func (s *store[T]) removeLocked(name objectName) {
 	s.changed[name] = struct{}{}
 }
 
-// snapshot gives the objects sorted by namespace and name, and whether all of them have arrived once. The list must not be
-// changed; it is the one of before when nothing has.
+// snapshot gives the objects sorted by namespace and name, and whether all of them have arrived once. The list
+// must not be changed; it is the one of before when nothing has.
 func (s *store[T]) snapshot() (list []T, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,6 +149,12 @@ func (s *store[T]) snapshot() (list []T, synced bool) {
 	return s.list, s.synced
 }
 
+// put implements holder.
+func (s *store[T]) put(objs *kube.Objects) (synced bool) {
+	*kube.ListOf[T](objs), synced = s.snapshot()
+	return synced
+}
+
 // get gives the object of that name, or nil.
 func (s *store[T]) get(namespace, name string) T {
 	s.mu.Lock()
@@ -155,7 +162,7 @@ func (s *store[T]) get(namespace, name string) T {
 	return s.objects[objectName{namespace, name}]
 }
 
-// pass counts the kind as synced though it cannot be had.
+// pass implements holder.
 func (s *store[T]) pass() {
 	s.mu.Lock()
 	first := !s.synced

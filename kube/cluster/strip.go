@@ -8,14 +8,13 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"tapestry.dev/tapestry/kube"
 )
 
-// Objects are reduced to what Tapestry uses as they arrive, page by page and event by event: of a Pod that is a fiftieth, and
-// what changes most (heartbeats, managed fields, the states of containers) is no change any more. Package translate makes
-// the same of an object before and after; a test holds that for all of its examples.
+// Objects are reduced to what Tapestry uses as they arrive, page by page and event by event: of a Pod that is a
+// fiftieth, and what changes most (heartbeats, managed fields, the states of containers) is no change any more.
+// Package translate makes the same of an object before and after; a test holds that for all of its examples.
 
 // meta keeps identity, version, beginning and end, and the labels and annotations that some of us read.
 func meta(m *metav1.ObjectMeta, ours func(key string) bool) metav1.ObjectMeta {
@@ -49,8 +48,7 @@ func ourKey(key string) bool {
 	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
 }
 
-func stripService(obj runtime.Object) {
-	s := obj.(*corev1.Service)
+func stripService(s *corev1.Service) {
 	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
 	s.Spec.Selector = nil // the EndpointSlices say who is selected
 }
@@ -69,8 +67,7 @@ func shared(b *bool) *bool {
 }
 
 // stripSlice also has the endpoints share what is the same in many of them: the names of nodes and zones.
-func stripSlice(obj runtime.Object) {
-	s := obj.(*discoveryv1.EndpointSlice)
+func stripSlice(s *discoveryv1.EndpointSlice) {
 	names := map[string]*string{}
 	intern := func(p *string) *string {
 		if p == nil {
@@ -112,9 +109,8 @@ func nodeKey(key string) bool {
 }
 
 // stripNode keeps the problems of this node alone: those of the others change, and say nothing to us.
-func stripNode(own string) func(runtime.Object) {
-	return func(obj runtime.Object) {
-		n := obj.(*corev1.Node)
+func stripNode(own string) func(*corev1.Node) {
+	return func(n *corev1.Node) {
 		var conditions []corev1.NodeCondition
 		for _, c := range n.Status.Conditions {
 			switch c.Type {
@@ -138,8 +134,7 @@ func stripNode(own string) func(runtime.Object) {
 	}
 }
 
-func stripPod(obj runtime.Object) {
-	p := obj.(*corev1.Pod)
+func stripPod(p *corev1.Pod) {
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
 		Spec: corev1.PodSpec{
@@ -163,24 +158,20 @@ func onlyPorts(list []corev1.Container) []corev1.Container {
 	return out
 }
 
-func stripIngress(obj runtime.Object) {
-	i := obj.(*networkingv1.Ingress)
+func stripIngress(i *networkingv1.Ingress) {
 	*i = networkingv1.Ingress{ObjectMeta: meta(&i.ObjectMeta, ourKey), Spec: i.Spec}
 }
 
-func stripIngressClass(obj runtime.Object) {
-	c := obj.(*networkingv1.IngressClass)
+func stripIngressClass(c *networkingv1.IngressClass) {
 	*c = networkingv1.IngressClass{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.IngressClassSpec{Controller: c.Spec.Controller}}
 }
 
-func stripServiceCIDR(obj runtime.Object) {
-	c := obj.(*networkingv1.ServiceCIDR)
+func stripServiceCIDR(c *networkingv1.ServiceCIDR) {
 	*c = networkingv1.ServiceCIDR{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.ServiceCIDRSpec{CIDRs: slices.Clone(c.Spec.CIDRs)}}
 }
 
 // stripSecret keeps a key pair and nothing else.
-func stripSecret(obj runtime.Object) {
-	s := obj.(*corev1.Secret)
+func stripSecret(s *corev1.Secret) {
 	data := map[string][]byte{}
 	for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 		if v, ok := s.Data[key]; ok {
@@ -191,7 +182,6 @@ func stripSecret(obj runtime.Object) {
 }
 
 // stripMetadata is for kinds of which names are all we need.
-func stripMetadata(obj runtime.Object) {
-	m := obj.(*metav1.PartialObjectMetadata)
+func stripMetadata(m *metav1.PartialObjectMetadata) {
 	*m = metav1.PartialObjectMetadata{ObjectMeta: meta(&m.ObjectMeta, func(string) bool { return false })}
 }

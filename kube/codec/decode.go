@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -13,36 +12,21 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/json"
 
 	"tapestry.dev/tapestry/kube"
 )
 
-// kind is one kind of object that a file may hold.
-type kind struct {
-	apiVersion string
-	cluster    bool // cluster-scoped: has no namespace
-	new        func() metav1.Object
+// kindIn gives the kind of that name in that version, if a file may hold it.
+func kindIn(name, version string) (*kube.Kind, bool) {
+	k := kube.KindNamed(name)
+	return k, k != nil && k.Use&kube.InFiles != 0 && k.Group.Version == version
 }
 
-var kinds = map[string]kind{
-	"Node":          {"v1", true, func() metav1.Object { return new(corev1.Node) }},
-	"Namespace":     {"v1", true, func() metav1.Object { return new(corev1.Namespace) }},
-	"Pod":           {"v1", false, func() metav1.Object { return new(corev1.Pod) }},
-	"Service":       {"v1", false, func() metav1.Object { return new(corev1.Service) }},
-	"Secret":        {"v1", false, func() metav1.Object { return new(corev1.Secret) }},
-	"ConfigMap":     {"v1", false, func() metav1.Object { return new(corev1.ConfigMap) }},
-	"EndpointSlice": {"discovery.k8s.io/v1", false, func() metav1.Object { return new(discoveryv1.EndpointSlice) }},
-	"Ingress":       {"networking.k8s.io/v1", false, func() metav1.Object { return new(networkingv1.Ingress) }},
-	"IngressClass":  {"networking.k8s.io/v1", true, func() metav1.Object { return new(networkingv1.IngressClass) }},
-	"ServiceCIDR":   {"networking.k8s.io/v1", true, func() metav1.Object { return new(networkingv1.ServiceCIDR) }},
-}
-
-// Decode gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were found, each a
-// kube.Problem with file and line; the objects without mistakes are returned along with it. name is used in messages only.
+// Decode gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were
+// found, each a kube.Problem with file and line; the objects without mistakes are returned along with it. name is
+// used in messages only.
 func Decode(name string, data []byte) (kube.Objects, error) {
 	for _, read := range []func(*parser, []byte) bool{(*parser).jsonStream, (*parser).plainStream, (*parser).yamlStream} {
 		p := parser{name: name, seen: map[kube.Ref]string{}}
@@ -81,8 +65,8 @@ func (e mistakeError) Error() string {
 
 func (e mistakeError) Unwrap() error { return e.Problem }
 
-// jsonStream reads what Encode wrote: one object of JSON per document. It is many times faster than YAML. It reports false
-// when the file is something else, or has any mistake: then the other way explains it.
+// jsonStream reads what Encode wrote: one object of JSON per document. It is many times faster than YAML. It
+// reports false when the file is something else, or has any mistake: then the other way explains it.
 func (p *parser) jsonStream(data []byte) bool {
 	line := 1
 	for doc := range bytes.SplitSeq(data, []byte("\n---\n")) {
@@ -107,11 +91,12 @@ func (p *parser) jsonObject(line int, data []byte) bool {
 		}
 		name, version = head.Kind, head.APIVersion
 	}
-	k, ok := kinds[name]
-	return ok && k.apiVersion == version && p.strictly(line, k, data)
+	k, ok := kindIn(name, version)
+	return ok && p.strictly(line, k, data)
 }
 
-// jsonHead finds kind and version where our own writer puts them: at the beginning, which saves a pass over the rest.
+// jsonHead finds kind and version where our own writer puts them: at the beginning, which saves a pass over the
+// rest.
 func jsonHead(data []byte) (name, version string, ok bool) {
 	word := func(before string) string {
 		rest, found := bytes.CutPrefix(data, []byte(before))
@@ -131,8 +116,8 @@ func jsonHead(data []byte) (name, version string, ok bool) {
 }
 
 // strictly decodes JSON of that kind and puts the object in; false when there is anything wrong with it.
-func (p *parser) strictly(line int, k kind, data []byte) bool {
-	obj := k.new()
+func (p *parser) strictly(line int, k *kube.Kind, data []byte) bool {
+	obj := k.New()
 	strict, err := json.UnmarshalStrict(data, obj)
 	if err != nil || len(strict) > 0 {
 		return false
@@ -180,7 +165,7 @@ func (p *parser) document(n *yaml.Node) {
 func refOf(v *value) kube.Ref {
 	meta := v.get("metadata")
 	ref := kube.Ref{Kind: v.get("kind").text(), Namespace: meta.get("namespace").text(), Name: meta.get("name").text()}
-	if k, ok := kinds[ref.Kind]; ok && !k.cluster && ref.Namespace == "" {
+	if k := kube.KindNamed(ref.Kind); k != nil && !k.ClusterScoped && ref.Namespace == "" {
 		ref.Namespace = metav1.NamespaceDefault
 	}
 	if ref.Kind != "" && ref.Name == "" {
@@ -203,23 +188,35 @@ func (p *parser) object(v *value) {
 		p.list(v, items)
 		return
 	}
-	k, ok := kinds[name]
-	if !ok {
+	k, ok := kindIn(name, version)
+	switch group := (kube.Group{Version: version}).Name(); {
+	case ok:
+		p.decode(v, k)
+	case k == nil || k.Use&kube.InFiles == 0 && group != k.Group.Name():
 		p.fail(v.line, refOf(v), "kind", "kind %q is not one Tapestry knows: expected one of %s", name, kindNames())
-		return
-	}
-	if version != k.apiVersion {
+	case k.Use&kube.NotServed != 0:
+		p.fail(v.line, refOf(v), "kind", "kind %s is known and not served yet: leave the object away; served are %s", name, kindNames())
+	case k.Use&kube.InFiles == 0:
+		p.fail(v.line, refOf(v), "kind", "kind %s means something to an API server alone: leave the object away", name)
+	default:
 		line := v.line
 		if f := v.get("apiVersion"); f != nil {
 			line = f.line
 		}
-		p.fail(line, refOf(v), "apiVersion", "expected %q for kind %s, got %q", k.apiVersion, name, version)
-		return
+		p.fail(line, refOf(v), "apiVersion", "expected %q for kind %s, got %q", k.Group.Version, name, version)
 	}
-	p.decode(v, k)
 }
 
-func kindNames() string { return strings.Join(slices.Sorted(maps.Keys(kinds)), ", ") }
+func kindNames() string {
+	var names []string
+	for _, k := range kube.Kinds() {
+		if k.Use&kube.InFiles != 0 {
+			names = append(names, k.Name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
 
 func (p *parser) list(v, items *value) {
 	if items == nil || items.kind != listValue {
@@ -227,19 +224,19 @@ func (p *parser) list(v, items *value) {
 		return
 	}
 	// The items of a PodList say nothing of their kind: the list does.
-	kindName := strings.TrimSuffix(v.get("kind").text(), "List")
+	k := kube.KindNamed(strings.TrimSuffix(v.get("kind").text(), "List"))
 	for _, item := range items.items {
-		if _, ok := kinds[kindName]; ok && item.kind == mapValue && item.get("kind") == nil && item.get("apiVersion") == nil {
+		if k != nil && item.kind == mapValue && item.get("kind") == nil && item.get("apiVersion") == nil {
 			item.fields = append(item.fields,
-				field{"kind", item.line, &value{line: item.line, scalar: kindName}},
-				field{"apiVersion", item.line, &value{line: item.line, scalar: kinds[kindName].apiVersion}})
+				field{"kind", item.line, &value{line: item.line, scalar: k.Name}},
+				field{"apiVersion", item.line, &value{line: item.line, scalar: k.Group.Version}})
 		}
 		p.object(item)
 	}
 }
 
-func (p *parser) decode(v *value, k kind) {
-	obj := k.new()
+func (p *parser) decode(v *value, k *kube.Kind) {
+	obj := k.New()
 	strict, err := json.UnmarshalStrict(v.appendJSON(nil), obj)
 	if err != nil || len(strict) > 0 {
 		found := explain(v, reflect.TypeOf(obj))
@@ -255,7 +252,7 @@ func (p *parser) decode(v *value, k kind) {
 }
 
 // add puts a decoded object in, after what an API server would have done to it.
-func (p *parser) add(line int, k kind, obj metav1.Object) {
+func (p *parser) add(line int, k *kube.Kind, obj kube.Object) {
 	if s, ok := obj.(*corev1.Secret); ok && len(s.StringData) > 0 {
 		if s.Data == nil {
 			s.Data = map[string][]byte{}
@@ -265,14 +262,14 @@ func (p *parser) add(line int, k kind, obj metav1.Object) {
 		}
 		s.StringData = nil
 	}
-	if !k.cluster && obj.GetNamespace() == "" {
+	if !k.ClusterScoped && obj.GetNamespace() == "" {
 		obj.SetNamespace(metav1.NamespaceDefault)
 	}
 	ref := kube.RefOf(obj)
 	switch first, twice := p.seen[ref]; {
 	case obj.GetName() == "":
 		p.fail(line, kube.Ref{Kind: ref.Kind, Namespace: ref.Namespace, Name: "(no name)"}, "metadata.name", "is missing: give the object a name")
-	case k.cluster && obj.GetNamespace() != "":
+	case k.ClusterScoped && obj.GetNamespace() != "":
 		p.fail(line, ref, "metadata.namespace", "kind %s belongs to no namespace: remove the field", ref.Kind)
 	case twice:
 		p.fail(line, ref, "", "already defined at %s: keep one of the two", first)

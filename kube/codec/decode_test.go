@@ -105,6 +105,18 @@ func TestDecodeMistakes(t *testing.T) {
 			`f.yaml:6: Pod default/web: spec.containers: expected a list, got a mapping: begin each item with a dash`,
 			`f.yaml:7: Pod default/web: spec.hostNetwork: expected true or false, got the string "yes"`,
 			`f.yaml:9: Deployment d: kind: kind "Deployment" is not one Tapestry knows: expected one of ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Node, Pod, Secret, Service, ServiceCIDR`}},
+		"not served yet": {"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}}\n---\n" +
+			"apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {name: r, namespace: x}\n---\n" +
+			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\n---\n" +
+			"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\n" +
+			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayList\nitems: [{metadata: {name: g}}]\n", []string{
+			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: leave the object away; served are ConfigMap, EndpointSlice, Ingress,`,
+			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: leave the object away; served are`,
+			`f.yaml:10: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
+			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of ConfigMap`, // another's
+			`f.yaml:20: Gateway default/g: kind: kind Gateway is known and not served yet`}},
+		"for API servers": {"apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {name: p}\n", []string{
+			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: kind ValidatingAdmissionPolicyBinding means something to an API server alone: leave the object away`}},
 		"number too large": {pod("  priority: 3000000000\n"), []string{
 			`f.yaml:5: Pod default/web: spec.priority: 3000000000 does not fit: expected a number of type int32`}},
 		"a fraction": {pod("  priority: 1.5\n"), []string{

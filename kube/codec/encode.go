@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-
 	"tapestry.dev/tapestry/kube"
 )
 
-// Encode gives the text of a file with these objects, kind by kind, sorted by namespace and name: one document of JSON each,
-// which is YAML too and much faster to decode. objs stay as they are.
+// Encode gives the text of a file with these objects, kind by kind, sorted by namespace and name: one document of
+// JSON each, which is YAML too and much faster to decode. objs stay as they are.
 func Encode(objs kube.Objects) ([]byte, error) {
 	objs = objs.Clone()
 	objs.Sort()
@@ -30,12 +27,12 @@ func Encode(objs kube.Objects) ([]byte, error) {
 }
 
 // marshal writes one object as JSON with apiVersion and kind, which objects of client-go are often without.
-func marshal(obj metav1.Object) ([]byte, error) {
+func marshal(obj kube.Object) ([]byte, error) {
 	doc, err := json.Marshal(obj)
-	if err != nil || !obj.(runtime.Object).GetObjectKind().GroupVersionKind().Empty() {
+	if err != nil || !obj.GetObjectKind().GroupVersionKind().Empty() {
 		return doc, err
 	}
-	name := kube.RefOf(obj).Kind
-	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,`, kinds[name].apiVersion, name)
+	k := kube.KindOf(obj)
+	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,`, k.Group.Version, k.Name)
 	return append([]byte(head), doc[1:]...), nil // there is always a field to follow: metadata
 }

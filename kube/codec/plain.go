@@ -39,8 +39,8 @@ func (p *parser) plainStream(data []byte) bool {
 		if d.indent != 0 || !d.mapping(0, 1) || len(d.text) != 0 {
 			return false
 		}
-		k, ok := kinds[d.kind]
-		if !ok || k.apiVersion != d.version || !p.strictly(line, k, d.out) {
+		k, ok := kindIn(d.kind, d.version)
+		if !ok || !p.strictly(line, k, d.out) {
 			return false
 		}
 	}

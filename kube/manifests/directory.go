@@ -16,7 +16,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
@@ -38,8 +37,8 @@ type stamp struct {
 	inode    uint64
 }
 
-// content tells one version of a file's text from another without keeping it. The zero content is that of no text, not
-// even an empty one.
+// content tells one version of a file's text from another without keeping it. The zero content is that of no text,
+// not even an empty one.
 type content struct {
 	size int
 	sum  [sha256.Size]byte
@@ -88,41 +87,30 @@ func (f *file) take(r reading) (changed bool, err error) {
 	return false, r.err
 }
 
-// keepEqual puts the objects of old in the place of those in now that are equal, so that what has not changed in a file
-// stays the same object.
+// keepEqual puts the objects of old in the place of those in now that are equal, so that what has not changed in a
+// file stays the same object.
 func keepEqual(now, old *kube.Objects) {
 	if now.Len() > manyChanges {
 		return // comparing would take as long as what it saves
 	}
-	keep(now.Nodes, old.Nodes)
-	keep(now.Namespaces, old.Namespaces)
-	keep(now.Pods, old.Pods)
-	keep(now.Services, old.Services)
-	keep(now.EndpointSlices, old.EndpointSlices)
-	keep(now.Ingresses, old.Ingresses)
-	keep(now.IngressClasses, old.IngressClasses)
-	keep(now.ServiceCIDRs, old.ServiceCIDRs)
-	keep(now.Secrets, old.Secrets)
-	keep(now.ConfigMaps, old.ConfigMaps)
-}
-
-func keep[T metav1.Object](now, old []T) {
-	byName := make(map[kube.Ref]T, len(old))
-	for _, obj := range old {
-		byName[kube.RefOf(obj)] = obj
+	known := map[kube.Ref]kube.Object{}
+	for obj := range old.All() {
+		known[kube.RefOf(obj)] = obj
 	}
-	for i, obj := range now {
-		if known, ok := byName[kube.RefOf(obj)]; ok && reflect.DeepEqual(known, obj) {
-			now[i] = known
+	*now = now.Map(func(obj kube.Object) kube.Object {
+		if same := known[kube.RefOf(obj)]; same != nil && reflect.DeepEqual(same, obj) {
+			return same
 		}
-	}
+		return obj
+	})
 }
 
 // tree is what is known of a directory of manifests. Only one goroutine may use it.
 type tree struct {
 	dir   string
 	files map[string]*file // by path
-	// linked is set when some file is a symlink: what it leads to may change without anything in dir that has its name.
+	// linked is set when some file is a symlink: what it leads to may change without anything in dir that has its
+	// name.
 	linked bool
 	// changed is set when the objects are no longer those that were there when it was cleared.
 	changed   bool
@@ -130,8 +118,8 @@ type tree struct {
 	published []*corev1.Node // by the agents; nil when it has to be gathered again
 }
 
-// scan brings t up to date with the directory and gives the new errors. A file is read when its stamp has changed or when it
-// is in dirty: two writes within one tick of the file system's clock leave the same stamp.
+// scan brings t up to date with the directory and gives the new errors. A file is read when its stamp has changed
+// or when it is in dirty: two writes within one tick of the file system's clock leave the same stamp.
 func (t *tree) scan(dirty map[string]bool) []error {
 	var paths []string
 	linked := false
@@ -160,7 +148,8 @@ func (t *tree) scan(dirty map[string]bool) []error {
 	return t.refresh(paths, dirty)
 }
 
-// look brings t up to date where something has happened: at the paths in dirty. It scans when they do not say it all.
+// look brings t up to date where something has happened: at the paths in dirty. It scans when they do not say it
+// all.
 func (t *tree) look(dirty map[string]bool) []error {
 	var paths []string
 	for path := range dirty {

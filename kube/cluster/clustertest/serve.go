@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,21 +17,24 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"tapestry.dev/tapestry/kube"
 )
 
-var codecs = newCodecs()
+var (
+	scheme = newScheme()
+	codecs = serializer.NewCodecFactory(scheme)
+)
 
-func newCodecs() serializer.CodecFactory {
+func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, metav1.AddMetaToScheme,
-	} {
+	for _, add := range []func(*runtime.Scheme) error{kube.AddToScheme, metav1.AddMetaToScheme} {
 		if err := add(s); err != nil {
 			panic(err)
 		}
 	}
 	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
-	return serializer.NewCodecFactory(s)
+	return s
 }
 
 // answer writes in the form that a client prefers.
@@ -223,7 +224,8 @@ func (s *Server) watch(a *answer, r *http.Request, req request) {
 	s.follow(r, w, req.resource, wanted, from, cut)
 }
 
-// follow sends what happens after a version. As in a real server, nothing tells a client that its version is still to come.
+// follow sends what happens after a version. As in a real server, nothing tells a client that its version is still
+// to come.
 func (s *Server) follow(r *http.Request, w *events, resource string, wanted func(Object) bool, from int64, cut <-chan struct{}) {
 	for {
 		s.mu.Lock()

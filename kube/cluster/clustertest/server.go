@@ -1,6 +1,6 @@
-// Package clustertest is a small API server in memory, for tests: it lists, in pages or as a stream, watches, and takes patches
-// of Nodes and Events, as a real one does it, in JSON or protobuf. It can be stopped and started, refuse a kind or not know
-// it, forget its history, and go back to an older state.
+// Package clustertest is a small API server in memory, for tests: it lists, in pages or as a stream, watches, and
+// takes patches of Nodes and Events, as a real one does it, in JSON or protobuf. It can be stopped and started,
+// refuse a kind or not know it, forget its history, and go back to an older state.
 package clustertest
 
 import (
@@ -23,13 +23,13 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+
+	"tapestry.dev/tapestry/kube"
 )
 
 // Object is a pointer to an object of the API.
@@ -275,7 +275,8 @@ func (s *Server) Save() State {
 	return out
 }
 
-// Restore goes back to a state, versions included, and ends every watch: etcd was restored and the API server started anew.
+// Restore goes back to a state, versions included, and ends every watch: etcd was restored and the API server
+// started anew.
 func (s *Server) Restore(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -284,7 +285,8 @@ func (s *Server) Restore(st State) {
 	s.cut = make(chan struct{})
 }
 
-// Requests gives "GET services list", "GET services watch", "GET services version" (a list of one), "PATCH nodes/n1/status" ... as they came, and forgets them.
+// Requests gives "GET services list", "GET services watch", "GET services version" (a list of one), "PATCH
+// nodes/n1/status" ... as they came, and forgets them.
 func (s *Server) Requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -293,46 +295,35 @@ func (s *Server) Requests() []string {
 	return out
 }
 
-func resourceOf(obj runtime.Object) string {
-	switch obj.(type) {
-	case *corev1.Service:
-		return "services"
-	case *corev1.Node:
-		return "nodes"
-	case *corev1.Pod:
-		return "pods"
-	case *corev1.Namespace:
-		return "namespaces"
-	case *corev1.Secret:
-		return "secrets"
-	case *corev1.Event:
-		return "events"
-	case *discoveryv1.EndpointSlice:
-		return "endpointslices"
-	case *networkingv1.Ingress:
-		return "ingresses"
-	case *networkingv1.IngressClass:
-		return "ingressclasses"
-	case *networkingv1.ServiceCIDR:
-		return "servicecidrs"
-	case *networkingv1.NetworkPolicy:
-		return "networkpolicies"
-	case *metav1.PartialObjectMetadata: // stands for a kind of which nobody reads more
-		return "validatingadmissionpolicybindings"
+// eventResource is that of the only kind which is written and not read.
+const eventResource = "events"
+
+func resourceOf(obj Object) string {
+	if _, ok := obj.(*corev1.Event); ok {
+		return eventResource
+	}
+	if k := kube.KindOf(obj); k != nil {
+		return k.Resource()
 	}
 	panic(fmt.Sprintf("clustertest: there is no place for %T", obj))
 }
 
-// listOf makes an empty list of a resource.
+// listOf makes an empty list of a resource, nil for one that is not known. Where clients read no more than names
+// it is a list of those.
 func listOf(resource string) runtime.Object {
-	lists := map[string]runtime.Object{
-		"services": &corev1.ServiceList{}, "nodes": &corev1.NodeList{}, "pods": &corev1.PodList{}, "namespaces": &corev1.NamespaceList{},
-		"secrets": &corev1.SecretList{}, "events": &corev1.EventList{}, "endpointslices": &discoveryv1.EndpointSliceList{},
-		"ingresses": &networkingv1.IngressList{}, "ingressclasses": &networkingv1.IngressClassList{},
-		"servicecidrs": &networkingv1.ServiceCIDRList{}, "networkpolicies": &networkingv1.NetworkPolicyList{},
-		"validatingadmissionpolicybindings": &metav1.PartialObjectMetadataList{},
+	if resource == eventResource {
+		return &corev1.EventList{}
 	}
-	return lists[resource]
+	for _, k := range kube.Kinds() {
+		switch {
+		case k.Resource() != resource || !k.Held():
+		case scheme.Recognizes(k.GroupVersionKind()):
+			return kube.NewList(scheme, k)
+		default:
+			return &metav1.PartialObjectMetadataList{}
+		}
+	}
+	return nil
 }
 
 // merge is a JSON merge patch (RFC 7386).

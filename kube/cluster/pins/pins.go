@@ -16,10 +16,11 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// Pins are the WireGuard keys that are believed. Make them with Open. A Node object's key is believed when it is seen first, for the life of the
-// object (its UID). Another one is believed while the admission policy is in force that lets nobody's token but that node's
-// own agent change it; else the first stays in use, and the change is a Problem. An agent may delete no Node, so whoever
-// deletes one is a person who may decide it, and the object that comes after begins anew.
+// Pins are the WireGuard keys that are believed. Make them with Open. A Node object's key is believed when it is
+// seen first, for the life of the object (its UID). Another one is believed while the admission policy is in force
+// that lets nobody's token but that node's own agent change it; else the first stays in use, and the change is a
+// Problem. An agent may delete no Node, so whoever deletes one is a person who may decide it, and the object that
+// comes after begins anew.
 type Pins struct {
 	file  string
 	known map[string]pin // by the Node's name
@@ -33,7 +34,8 @@ type Pins struct {
 	unsaved  bool
 }
 
-// Guard is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their own.
+// Guard is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their
+// own.
 const Guard = "tapestry-agent-own-node"
 
 type pin struct {
@@ -57,7 +59,8 @@ func Open(file string) (*Pins, error) {
 	return p, nil
 }
 
-// Judge gives the nodes with the keys that are believed, and adds to problems where those are not what the API server says.
+// Judge gives the nodes with the keys that are believed, and adds to problems where those are not what the API
+// server says.
 func (p *Pins) Judge(nodes []*corev1.Node, guarded bool, problems *[]kube.Problem) []*corev1.Node {
 	if !kube.Same(p.nodes, nodes) || p.guarded != guarded || p.unsaved || p.judged == nil {
 		p.nodes, p.guarded, p.problems = nodes, guarded, nil

@@ -1,5 +1,5 @@
-// Package tell writes on a cluster's objects what a node knows: of itself, on its Node, and what is wrong with Services and
-// Ingresses, as Events.
+// Package tell writes on a cluster's objects what a node knows: of itself, on its Node, and what is wrong with
+// Services and Ingresses, as Events.
 package tell
 
 import (
@@ -20,9 +20,9 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// Publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the watch
-// says is there, and sends the difference: so what somebody else changed there is put right, and what an API server lost is
-// said again.
+// Publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the
+// watch says is there, and sends the difference: so what somebody else changed there is put right, and what an API
+// server lost is said again.
 type Publisher struct {
 	node string
 	rest rest.Interface
@@ -37,7 +37,8 @@ type Publisher struct {
 }
 
 const (
-	// patchEvery is how often a Node is changed at most, after patchBurst at once: somebody else may undo what we do.
+	// patchEvery is how often a Node is changed at most, after patchBurst at once: somebody else may undo what we
+	// do.
 	patchEvery = 2 * time.Second
 	patchBurst = 4
 	// echoTime is how long the watch may take to tell us what we have changed ourselves.

@@ -22,9 +22,9 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// Reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for it. An
-// Event's name is a hash of what it says, so that there is one for a problem however many agents tell it and however often
-// they start.
+// Reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for
+// it. An Event's name is a hash of what it says, so that there is one for a problem however many agents tell it
+// and however often they start.
 type Reporter struct {
 	node string
 	rest rest.Interface
@@ -52,16 +52,15 @@ func NewReporter(node string, client rest.Interface, l *servers.Link, log *slog.
 	return &Reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Want says which problems there are: those of shared every agent finds, and the first of the nodes tells them; those of own are
-// told by this one. Of policies it is told that they are not enforced. It does not block.
-func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem, policies []*metav1.PartialObjectMetadata) {
+// Want says which problems there are: those of shared every agent finds, and the first of the nodes tells them;
+// those of own are told by this one. Of NetworkPolicies it is told that they are not enforced. It does not block.
+func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 	list := own
 	events := map[string]*corev1.Event{}
 	if firstAgent(objs.Nodes) == r.node {
 		list = append(slices.Clone(own), shared...)
-		for _, p := range policies[:min(len(policies), mostEvents/2)] {
-			object := corev1.ObjectReference{Kind: "NetworkPolicy", APIVersion: "networking.k8s.io/v1", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
-			e := r.newEvent(object, "NotEnforced", "NetworkPolicies are not enforced yet: traffic is let through as if there were none")
+		for _, p := range objs.NetworkPolicies[:min(len(objs.NetworkPolicies), mostEvents/2)] {
+			e := r.newEvent(reference(kube.RefOf(p), p.UID), "NotEnforced", "NetworkPolicies are not enforced yet: traffic is let through as if there were none")
 			events[e.Name] = e
 		}
 	}
@@ -91,24 +90,27 @@ func firstAgent(nodes []*corev1.Node) string {
 
 // event gives nil for a problem of something that has no author to tell.
 func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
-	object := corev1.ObjectReference{Kind: p.Object.Kind, Namespace: p.Object.Namespace, Name: p.Object.Name}
-	reason := "NotServed"
+	var uid types.UID
 	switch p.Object.Kind {
 	case "Service":
-		object.APIVersion, object.UID = "v1", uidOf(objs.Services, p.Object)
+		uid = uidOf(objs.Services, p.Object)
 	case "Ingress":
-		object.APIVersion, object.UID = "networking.k8s.io/v1", uidOf(objs.Ingresses, p.Object)
-	default:
-		return nil
+		uid = uidOf(objs.Ingresses, p.Object)
 	}
-	if object.UID == "" {
+	if uid == "" {
 		return nil
 	}
 	message := p.Message
 	if p.Field != "" {
 		message = p.Field + ": " + message
 	}
-	return r.newEvent(object, reason, message)
+	return r.newEvent(reference(p.Object, uid), "NotServed", message)
+}
+
+func reference(ref kube.Ref, uid types.UID) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		Kind: ref.Kind, APIVersion: kube.KindNamed(ref.Kind).Group.Version, Namespace: ref.Namespace, Name: ref.Name, UID: uid,
+	}
 }
 
 func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message string) *corev1.Event {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -183,24 +182,9 @@ func (w *work) fail(obj metav1.Object, field, format string, args ...any) {
 
 // deepCopy gives objects of our own, which may be completed.
 func deepCopy(in kube.Objects) kube.Objects {
-	out := in.Clone()
-	copyAll(out.Nodes)
-	copyAll(out.Namespaces)
-	copyAll(out.Pods)
-	copyAll(out.Services)
-	copyAll(out.EndpointSlices)
-	copyAll(out.Ingresses)
-	copyAll(out.IngressClasses)
-	copyAll(out.ServiceCIDRs)
-	copyAll(out.Secrets)
-	copyAll(out.ConfigMaps)
+	out := in.Map(func(obj kube.Object) kube.Object { return obj.DeepCopyObject().(kube.Object) })
+	out.Origin = maps.Clone(in.Origin)
 	return out
-}
-
-func copyAll[T interface{ DeepCopy() T }](list []T) {
-	for i := range list {
-		list[i] = list[i].DeepCopy()
-	}
 }
 
 // defaults adds the objects that every cluster has and fills in what an API server fills in.
@@ -212,7 +196,7 @@ func (w *work) defaults() {
 		seen[ns.Name] = true
 	}
 	for obj := range w.objects.All() {
-		if _, clusterWide := clusterWide(obj); !clusterWide && obj.GetNamespace() == "" {
+		if !kube.KindOf(obj).ClusterScoped && obj.GetNamespace() == "" {
 			obj.SetNamespace(metav1.NamespaceDefault)
 		}
 	}
@@ -253,15 +237,6 @@ func (w *work) defaults() {
 			obj.SetUID(uid(ref, 0))
 		}
 	}
-}
-
-// clusterWide reports whether an object has no namespace.
-func clusterWide(obj metav1.Object) (kind string, yes bool) {
-	switch obj.(type) {
-	case *corev1.Node, *corev1.Namespace, *networkingv1.ServiceCIDR, *networkingv1.IngressClass:
-		return kube.RefOf(obj).Kind, true
-	}
-	return kube.RefOf(obj).Kind, false
 }
 
 func setLabel(obj metav1.Object, key, value string) {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"tapestry.dev/tapestry/kube"
@@ -282,21 +283,33 @@ func (l *lab) publish() {
 	}
 }
 
-// writeObjects writes a file for each group of kinds that changes together, so that a small change is a small file. What
-// others refer to comes first.
+// objectFile is a file into which objects of some kinds are written.
+type objectFile struct {
+	name  string
+	kinds []string
+}
+
+// objectFiles are written in this order: what others refer to comes first. Kinds that change together are in one file, so that
+// a small change is a small file. The first one has all kinds that no other has.
+var objectFiles = []objectFile{
+	{"cluster.yaml", nil},
+	{"config.yaml", []string{"Secret", "ConfigMap"}},
+	{"pods.yaml", []string{"Pod"}},
+	{"services.yaml", []string{"Service"}},
+	{"endpoints.yaml", []string{"EndpointSlice"}},
+	{"ingresses.yaml", []string{"Ingress", "IngressClass"}},
+}
+
+// writeObjects writes the objects into objectFiles.
 func writeObjects(dir string, o kube.Objects) error {
-	for _, part := range []struct {
-		name    string
-		objects kube.Objects
-	}{
-		{"cluster.yaml", kube.Objects{Nodes: o.Nodes, Namespaces: o.Namespaces, ServiceCIDRs: o.ServiceCIDRs}},
-		{"config.yaml", kube.Objects{Secrets: o.Secrets, ConfigMaps: o.ConfigMaps}},
-		{"pods.yaml", kube.Objects{Pods: o.Pods}},
-		{"services.yaml", kube.Objects{Services: o.Services}},
-		{"endpoints.yaml", kube.Objects{EndpointSlices: o.EndpointSlices}},
-		{"ingresses.yaml", kube.Objects{Ingresses: o.Ingresses, IngressClasses: o.IngressClasses}},
-	} {
-		if _, err := manifests.Write(dir, part.name, part.objects); err != nil {
+	parts := make([]kube.Objects, len(objectFiles))
+	for obj := range o.All() {
+		kind := kube.KindOf(obj).Name
+		at := slices.IndexFunc(objectFiles, func(f objectFile) bool { return slices.Contains(f.kinds, kind) })
+		parts[max(at, 0)].Add(obj, "")
+	}
+	for i, f := range objectFiles {
+		if _, err := manifests.Write(dir, f.name, parts[i]); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,66 @@
+package kube
+
+import (
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// many gives a sorted snapshot of 5,000 Services with a slice each.
+func many() Objects {
+	var objs Objects
+	for i := range 5000 {
+		m := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("service-%05d", i)}
+		objs.Add(&corev1.Service{ObjectMeta: m}, "")
+		objs.Add(&discoveryv1.EndpointSlice{ObjectMeta: m}, "")
+	}
+	objs.Sort()
+	return objs
+}
+
+// BenchmarkReplace changes one slice among all, there and back.
+func BenchmarkReplace(b *testing.B) {
+	objs := many()
+	var old, now Objects
+	again := *objs.EndpointSlices[2500]
+	old.Add(objs.EndpointSlices[2500], "")
+	now.Add(&again, "")
+	b.ReportAllocs()
+	for b.Loop() {
+		next, ok := objs.Replace(&old, &now)
+		if !ok {
+			b.Fatal("not replaced")
+		}
+		if next.Sorted(&objs); len(next.EndpointSlices) != 5000 {
+			b.Fatal("lost some")
+		}
+	}
+}
+
+// BenchmarkMerge joins two files of 5,000 objects.
+func BenchmarkMerge(b *testing.B) {
+	objs := many()
+	one, two := Objects{Services: objs.Services}, Objects{EndpointSlices: objs.EndpointSlices}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Merge(one, two); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRefOf names every object.
+func BenchmarkRefOf(b *testing.B) {
+	objs := many()
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, s := range objs.Services {
+			if RefOf(s).Kind == "" {
+				b.Fatal("no kind")
+			}
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package cluster
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/translate"
+)
+
+func allRows() []row {
+	c := &Cluster{Options: Options{Node: "n1", SecretsOf: translate.IngressSecrets}}
+	return c.rows()
+}
+
+// Every kind of a cluster has one row, whose strip function keeps who an object is and drops what nobody reads.
+func TestEveryKindHasARow(t *testing.T) {
+	rows := map[*kube.Kind]row{}
+	for _, r := range allRows() {
+		if _, twice := rows[r.kind]; twice {
+			t.Errorf("%s has two rows", r.kind.Name)
+		}
+		rows[r.kind] = r
+	}
+	for _, k := range kube.Kinds() {
+		r, there := rows[k]
+		if want := k.Use&kube.InCluster != 0; there != want {
+			t.Errorf("%s has a row: %v, want %v", k.Name, there, want)
+		}
+		if !there {
+			continue
+		}
+		if _, err := apimeta.ListAccessor(r.list()); err != nil {
+			t.Errorf("%s: %v", k.Name, err)
+		}
+		obj := r.one()
+		m := obj.(metav1.Object)
+		m.SetNamespace("x")
+		m.SetName("y")
+		m.SetUID("z")
+		m.SetResourceVersion("7")
+		m.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: "m"}})
+		m.SetAnnotations(map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "long"})
+		r.strip(obj)
+		if m.GetNamespace() != "x" || m.GetName() != "y" || m.GetUID() != "z" || m.GetResourceVersion() != "7" {
+			t.Errorf("%s: stripped, it is another: %+v", k.Name, obj)
+		}
+		if len(m.GetManagedFields())+len(m.GetAnnotations()) > 0 {
+			t.Errorf("%s: what nobody reads is kept: %+v", k.Name, obj)
+		}
+		s := r.newStore(func() {})
+		if err := s.Replace([]any{obj}, "7"); err != nil {
+			t.Error(err)
+		}
+		var objs kube.Objects
+		if !s.put(&objs) || objs.Len() != 1 {
+			t.Errorf("%s: stored, it is %d objects in a snapshot", k.Name, objs.Len())
+		}
+		for got := range objs.All() {
+			if kube.KindOf(got) != k || got.GetUID() != "z" {
+				t.Errorf("%s came to %s", k.Name, kube.RefOf(got))
+			}
+		}
+	}
+}
+
+// TestRights: the manifests give an agent the right to read every kind that it watches, and to read nothing else,
+// and the tables for people say so. Secrets have a test of their own in deploy/render: there are rights to those
+// of single namespaces.
+func TestRights(t *testing.T) {
+	given := map[string][]string{}
+	for doc := range strings.SplitSeq(read(t, "../../deploy/tapestry.yaml"), "\n---\n") {
+		var role rbacv1.ClusterRole
+		if err := yaml.Unmarshal([]byte(doc), &role); err != nil || role.Kind != "ClusterRole" {
+			continue
+		}
+		for _, r := range role.Rules {
+			for _, group := range r.APIGroups {
+				for _, resource := range r.Resources {
+					key := group + "/" + resource
+					given[key] = append(given[key], r.Verbs...)
+				}
+			}
+		}
+	}
+	deploy, agent := read(t, "../../deploy/README.md"), read(t, "../../docs/agent.md")
+	for _, r := range allRows() {
+		resource := r.kind.Resource()
+		for where, text := range map[string]string{"deploy/README.md": deploy, "docs/agent.md": agent} {
+			if !strings.Contains(text, resource) {
+				t.Errorf("%s does not say what %s are read for", where, resource)
+			}
+		}
+		if r.single {
+			continue
+		}
+		key := r.kind.Group.Name() + "/" + resource
+		for _, verb := range []string{"get", "list", "watch"} {
+			if !slices.Contains(given[key], verb) {
+				t.Errorf("deploy/tapestry.yaml does not let an agent %s %s", verb, key)
+			}
+		}
+		delete(given, key)
+	}
+	for key, verbs := range given {
+		if slices.Contains(verbs, "watch") && key != "/secrets" {
+			t.Errorf("deploy/tapestry.yaml lets an agent watch %s, which it does not", key)
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

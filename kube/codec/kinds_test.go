@@ -1,0 +1,68 @@
+package codec
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// A file may hold every kind for which that is said: its example is read, and the same when it was written by Encode.
+func TestEveryKindIsDecoded(t *testing.T) {
+	const file = "testdata/kinds.yaml"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs, err := Decode(file, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := map[string]int{}
+	for obj := range objs.All() {
+		count[kube.RefOf(obj).Kind]++
+	}
+	text, err := Encode(objs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Decode("again", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs.Origin, again.Origin = nil, nil
+	if diff := cmp.Diff(objs, again); diff != "" {
+		t.Errorf("what was written is read as something else (-written +read):\n%s", diff)
+	}
+	for _, k := range kube.Kinds() {
+		if k.Use&kube.InFiles != 0 && count[k.Name] != 1 {
+			t.Errorf("%s has %d objects of kind %s, want one", file, count[k.Name], k.Name)
+		}
+	}
+}
+
+// What is known and cannot be in a file is told apart from what nobody knows.
+func TestEveryOtherKindIsTold(t *testing.T) {
+	told := 0
+	for _, k := range kube.Kinds() {
+		if k.Use&kube.InFiles != 0 {
+			continue
+		}
+		_, err := Decode("f.yaml", fmt.Appendf(nil, "# a comment\napiVersion: %s\nkind: %s\nmetadata: {name: x}\n", k.Group.Version, k.Name))
+		want := "means something to an API server alone"
+		if k.Use&kube.NotServed != 0 {
+			want = "is known and not served yet"
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:2: "+k.Name+" ") || !strings.Contains(err.Error(), "kind: kind "+k.Name+" "+want) {
+			t.Errorf("%s: %v", k.Name, err)
+		}
+		told++
+	}
+	if told == 0 {
+		t.Error("there is no such kind")
+	}
+}

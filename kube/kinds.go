@@ -1,0 +1,207 @@
+package kube
+
+import (
+	"reflect"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Kind is a kind of Kubernetes objects that Tapestry knows by name.
+type Kind struct {
+	// Name is "EndpointSlice". No two kinds have the same, of other groups neither: a Ref says no more.
+	Name string
+	// Plural is "EndpointSlices", as people are told of them.
+	Plural string
+	Group  Group
+	// ClusterScoped: the objects are in no namespace.
+	ClusterScoped bool
+	Use           Use
+
+	new   func() Object
+	lists lists // where Objects has them; nil for a kind with none of InFiles and InCluster
+}
+
+// Use says what Tapestry does with the objects of a kind.
+type Use uint8
+
+const (
+	// InFiles: files and directories of manifests may hold them.
+	InFiles Use = 1 << iota
+	// InCluster: they are read from an API server.
+	InCluster
+	// NotServed: what they ask for is not done yet, and whoever writes one is told so.
+	NotServed
+)
+
+// Group is an API group in one version.
+type Group struct {
+	// Version is what objects have in apiVersion: "v1" or "networking.k8s.io/v1".
+	Version     string
+	addToScheme func(*runtime.Scheme) error // nil: none of its Go types is held
+}
+
+// Name is "networking.k8s.io", or "" for the core's.
+func (g Group) Name() string {
+	if name, _, named := strings.Cut(g.Version, "/"); named {
+		return name
+	}
+	return ""
+}
+
+// Path is where an API server has the group: "/api/v1" or "/apis/networking.k8s.io/v1".
+func (g Group) Path() string {
+	if g.Name() == "" {
+		return "/api/" + g.Version
+	}
+	return "/apis/" + g.Version
+}
+
+var (
+	core       = Group{"v1", corev1.AddToScheme}
+	discovery  = Group{"discovery.k8s.io/v1", discoveryv1.AddToScheme}
+	networking = Group{"networking.k8s.io/v1", networkingv1.AddToScheme}
+	admission  = Group{"admissionregistration.k8s.io/v1", nil}
+	gatewayAPI = Group{"gateway.networking.k8s.io/v1", nil}
+	policyAPI  = Group{"policy.networking.k8s.io/v1alpha2", nil}
+	clusterSet = Group{"multicluster.x-k8s.io/v1alpha1", nil}
+)
+
+// kinds is the one list of what Tapestry knows, in the order in which All yields objects. Everything that goes
+// through the kinds goes through it, and tests hold against it what cannot be: package cluster has a row of its
+// own for each kind InCluster, deploy/ a right, and package codec an example for each kind InFiles.
+var kinds = []*Kind{
+	kindOf(func(o *Objects) *[]*corev1.Node { return &o.Nodes },
+		Kind{Name: "Node", Plural: "Nodes", Group: core, ClusterScoped: true, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*corev1.Namespace { return &o.Namespaces },
+		Kind{Name: "Namespace", Plural: "Namespaces", Group: core, ClusterScoped: true, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*networkingv1.ServiceCIDR { return &o.ServiceCIDRs },
+		Kind{Name: "ServiceCIDR", Plural: "ServiceCIDRs", Group: networking, ClusterScoped: true, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*corev1.Pod { return &o.Pods },
+		Kind{Name: "Pod", Plural: "Pods", Group: core, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*corev1.Service { return &o.Services },
+		Kind{Name: "Service", Plural: "Services", Group: core, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*discoveryv1.EndpointSlice { return &o.EndpointSlices },
+		Kind{Name: "EndpointSlice", Plural: "EndpointSlices", Group: discovery, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*networkingv1.IngressClass { return &o.IngressClasses },
+		Kind{Name: "IngressClass", Plural: "IngressClasses", Group: networking, ClusterScoped: true, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*networkingv1.Ingress { return &o.Ingresses },
+		Kind{Name: "Ingress", Plural: "Ingresses", Group: networking, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*corev1.Secret { return &o.Secrets },
+		Kind{Name: "Secret", Plural: "Secrets", Group: core, Use: InFiles | InCluster}),
+	kindOf(func(o *Objects) *[]*corev1.ConfigMap { return &o.ConfigMaps },
+		Kind{Name: "ConfigMap", Plural: "ConfigMaps", Group: core, Use: InFiles}),
+	kindOf(func(o *Objects) *[]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
+		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InCluster | NotServed}),
+	kindOf(func(o *Objects) *[]*PolicyBinding { return &o.PolicyBindings },
+		Kind{Name: "ValidatingAdmissionPolicyBinding", Plural: "ValidatingAdmissionPolicyBindings", Group: admission, ClusterScoped: true, Use: InCluster}),
+
+	{Name: "GatewayClass", Plural: "GatewayClasses", Group: gatewayAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "Gateway", Plural: "Gateways", Group: gatewayAPI, Use: NotServed},
+	{Name: "ListenerSet", Plural: "ListenerSets", Group: gatewayAPI, Use: NotServed},
+	{Name: "HTTPRoute", Plural: "HTTPRoutes", Group: gatewayAPI, Use: NotServed},
+	{Name: "GRPCRoute", Plural: "GRPCRoutes", Group: gatewayAPI, Use: NotServed},
+	{Name: "TLSRoute", Plural: "TLSRoutes", Group: gatewayAPI, Use: NotServed},
+	{Name: "TCPRoute", Plural: "TCPRoutes", Group: gatewayAPI, Use: NotServed},
+	{Name: "UDPRoute", Plural: "UDPRoutes", Group: gatewayAPI, Use: NotServed},
+	{Name: "ReferenceGrant", Plural: "ReferenceGrants", Group: gatewayAPI, Use: NotServed},
+	{Name: "BackendTLSPolicy", Plural: "BackendTLSPolicies", Group: gatewayAPI, Use: NotServed},
+	{Name: "ClusterNetworkPolicy", Plural: "ClusterNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "AdminNetworkPolicy", Plural: "AdminNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "BaselineAdminNetworkPolicy", Plural: "BaselineAdminNetworkPolicies", Group: policyAPI, ClusterScoped: true, Use: NotServed},
+	{Name: "ServiceExport", Plural: "ServiceExports", Group: clusterSet, Use: NotServed},
+	{Name: "ServiceImport", Plural: "ServiceImports", Group: clusterSet, Use: NotServed},
+}
+
+// kindOf gives k with what needs the type of its objects.
+func kindOf[P pointer[T], T any](at listAt[P], k Kind) *Kind {
+	k.new = func() Object { return P(new(T)) }
+	k.lists = at
+	return &k
+}
+
+// pointer is *T, when that is an object.
+type pointer[T any] interface {
+	*T
+	object
+}
+
+var byName, byType = index()
+
+func index() (map[string]*Kind, map[reflect.Type]*Kind) {
+	names, types := make(map[string]*Kind, len(kinds)), make(map[reflect.Type]*Kind, len(kinds))
+	for _, k := range kinds {
+		names[k.Name] = k
+		if k.Held() {
+			types[reflect.TypeOf(k.new())] = k
+		}
+	}
+	return names, types
+}
+
+// Kinds gives all kinds, in the order in which All yields objects. The list must not be changed.
+func Kinds() []*Kind { return kinds }
+
+// KindNamed gives the kind of that name, nil for one that is not known.
+func KindNamed(name string) *Kind { return byName[name] }
+
+// KindOf gives the kind of an object, nil when Objects has no place for it.
+func KindOf(obj metav1.Object) *Kind { return byType[reflect.TypeOf(obj)] }
+
+// KindFor gives the kind of objects of type T, nil when Objects has no place for them.
+func KindFor[T Object]() *Kind { return byType[reflect.TypeFor[T]()] }
+
+// Resource is the name of the kind in paths of the API and in rights: "endpointslices".
+func (k *Kind) Resource() string { return strings.ToLower(k.Plural) }
+
+// Held reports whether Objects has a place for the objects.
+func (k *Kind) Held() bool { return k.lists != nil }
+
+// New gives an empty object. The kind must be held.
+func (k *Kind) New() Object { return k.new() }
+
+// AddToScheme has s know the groups of all kinds that are held.
+func AddToScheme(s *runtime.Scheme) error {
+	done := map[string]bool{}
+	for _, k := range kinds {
+		if k.Held() && k.Group.addToScheme != nil && !done[k.Group.Version] {
+			done[k.Group.Version] = true
+			if err := k.Group.addToScheme(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// GroupVersionKind is how apimachinery names the kind.
+func (k *Kind) GroupVersionKind() schema.GroupVersionKind {
+	return schema.FromAPIVersionAndKind(k.Group.Version, k.Name)
+}
+
+// NewList makes an empty list of objects of a kind, of a type that s knows. It panics when s does not know it.
+func NewList(s *runtime.Scheme, k *Kind) runtime.Object {
+	gvk := k.GroupVersionKind()
+	gvk.Kind += "List"
+	list, err := s.New(gvk)
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+// PolicyBinding is a ValidatingAdmissionPolicyBinding, of which nobody reads more than the name.
+type PolicyBinding struct {
+	metav1.TypeMeta
+	metav1.ObjectMeta
+}
+
+// DeepCopyObject implements runtime.Object.
+func (b *PolicyBinding) DeepCopyObject() runtime.Object {
+	return &PolicyBinding{TypeMeta: b.TypeMeta, ObjectMeta: *b.ObjectMeta.DeepCopy()}
+}

@@ -1,0 +1,138 @@
+package kube
+
+import (
+	"cmp"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Object is an object of the Kubernetes API: a pointer to a struct with metadata.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// object is a type of such pointers.
+type object interface {
+	comparable
+	Object
+}
+
+// lists does with the objects of one kind what needs their type. None of its methods changes a list that is there,
+// apart from add.
+type lists interface {
+	// add puts one object in.
+	add(o *Objects, obj metav1.Object)
+	// each calls yield with every object until it gives false, and gives what it gave last.
+	each(o *Objects, yield func(Object) bool) bool
+	// mapped gives out a list of what f makes of the objects of o; no f: of the objects themselves.
+	mapped(out, o *Objects, f func(Object) Object)
+	// sorted gives out the list of o sorted by namespace and name. It is shared when it is sorted; the one of
+	// known is.
+	sorted(out, o, known *Objects)
+	// replaced gives out the list of o, which is sorted, with now in place of old; false when that cannot be.
+	replaced(out, o, old, now *Objects) bool
+}
+
+// listAt is where Objects has the objects of type T.
+type listAt[T object] func(*Objects) *[]T
+
+var _ lists = listAt[*PolicyBinding](nil)
+
+// ListOf gives the place of the objects of type T in o. T must be the type of a kind that is held.
+func ListOf[T object](o *Objects) *[]T { return KindFor[T]().lists.(listAt[T])(o) }
+
+func (at listAt[T]) add(o *Objects, obj metav1.Object) {
+	list := at(o)
+	*list = append(*list, obj.(T))
+}
+
+func (at listAt[T]) each(o *Objects, yield func(Object) bool) bool {
+	for _, obj := range *at(o) {
+		if !yield(obj) {
+			return false
+		}
+	}
+	return true
+}
+
+func (at listAt[T]) mapped(out, o *Objects, f func(Object) Object) {
+	list := slices.Clone(*at(o))
+	if f != nil {
+		for i, obj := range list {
+			list[i] = f(obj).(T)
+		}
+	}
+	*at(out) = list
+}
+
+func (at listAt[T]) sorted(out, o, known *Objects) {
+	list := *at(o)
+	if before := *at(known); !Same(list, before) && !isSorted(list, before) {
+		list = slices.Clone(list)
+		slices.SortStableFunc(list, compareNames)
+	}
+	*at(out) = list
+}
+
+func (at listAt[T]) replaced(out, o, old, now *Objects) bool {
+	list, ok := patch(*at(o), *at(old), *at(now))
+	*at(out) = list
+	return ok
+}
+
+// patch gives list, which is sorted, with now in place of old. It is list itself when there is nothing to do.
+func patch[T object](list, old, now []T) ([]T, bool) {
+	if len(old) == 0 && len(now) == 0 {
+		return list, true
+	}
+	out := make([]T, len(list), len(list)+len(now))
+	copy(out, list)
+	for _, obj := range old {
+		i, found := slices.BinarySearchFunc(out, obj, compareNames)
+		if !found || out[i] != obj {
+			return nil, false
+		}
+		out = slices.Delete(out, i, i+1)
+	}
+	for _, obj := range now {
+		i, found := slices.BinarySearchFunc(out, obj, compareNames)
+		if found {
+			return nil, false
+		}
+		out = slices.Insert(out, i, obj)
+	}
+	return out, true
+}
+
+// isSorted compares no names of neighbours that are neighbours in known, which is sorted, too.
+func isSorted[T object](list, known []T) bool {
+	k := 0 // list[i] should be known[k]
+	joined := false
+	for i, obj := range list {
+		here := k < len(known) && known[k] == obj
+		if i > 0 && !(here && joined) && compareNames(list[i-1], obj) > 0 {
+			return false
+		}
+		switch {
+		case here:
+			k++
+		case k+1 < len(known) && known[k+1] == obj: // known[k] is gone
+			here, k = true, k+2
+		case k < len(known) && i+1 < len(list) && known[k] == list[i+1]: // obj has come
+		default:
+			k++
+		}
+		joined = here
+	}
+	return true
+}
+
+func compareNames[T metav1.Object](a, b T) int {
+	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+}
+
+// Same reports whether two lists are one, without looking at what is in it.
+func Same[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
