@@ -10,7 +10,10 @@ RACE      ?= $(if $(shell command -v gcc),-race)
 GOTEST     = $(if $(RACE),CGO_ENABLED=1 )$(GO) test $(RACE)
 export CGO_ENABLED = 0
 TESTFLAGS ?=
-# Options of tapestry bench, as --chart DIR.
+# What --version says: the tag or commit of this tree, where git knows it.
+VERSION   ?= $(if $(wildcard .git),$(shell git describe --tags --always --dirty=+ --abbrev=12 2>/dev/null))
+LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION))
+# Options of tapestry-lab bench, as --chart DIR.
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
@@ -21,8 +24,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-19s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
-build: ## build bin/tapestry, and bin/tapestry-cni, the CNI plugin
-	$(GO) build -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni
+build: ## build bin/tapestry, bin/tapestry-cni, the CNI plugin, and bin/tapestry-lab, to try and measure them
+	$(GO) build -ldflags "$(LDFLAGS)" -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni ./cmd/tapestry-lab
 
 manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml and deploy/uninstall.yaml
 	@mkdir -p $(BIN)
@@ -31,7 +34,7 @@ manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml
 	mv $(BIN)/tapestry.yaml $(BIN)/uninstall.yaml deploy/
 
 demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
-	$(BIN)/tapestry demo
+	$(BIN)/tapestry-lab demo
 
 test: lint unit e2e-lab ## run everything that needs no root: lint, unit tests, end-to-end tests on real namespaces
 
@@ -59,10 +62,10 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 	  done; done
 
 bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)
-	$(BIN)/tapestry bench $(BENCHFLAGS)
+	$(BIN)/tapestry-lab bench $(BENCHFLAGS)
 
 bench-quick: build ## a first look: pods on one node and on two, against the kernel and raw wireguard-go (about a minute)
-	$(BIN)/tapestry bench pod cross-node --time 100ms $(BENCHFLAGS)
+	$(BIN)/tapestry-lab bench pod cross-node --time 100ms $(BENCHFLAGS)
 
 # The packages of the packet path, and which of their benchmarks are about it.
 MICRO      = ./netstack ./netstack/packet ./netstack/flow ./services ./services/dns ./overlay ./overlay/underlay ./ingress/match

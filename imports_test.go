@@ -5,6 +5,7 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,10 +15,14 @@ import (
 
 const module = "tapestry.dev/tapestry/"
 
+// stackRoom is where the gVisor stack of a node is.
+const stackRoom = "netstack/gateway"
+
 // owners says which folder alone may import what, and why. Heavy dependencies each belong to one top-level folder, so
 // that the layout is the architecture.
 var owners = []struct{ path, folder, why string }{
-	{"gvisor.dev/gvisor", "netstack", "the stack is one Port of the packet path"},
+	{"gvisor.dev/gvisor", stackRoom, "the stack is one Port of the packet path, and no other knows what it is made of"},
+	{"github.com/vishvananda/netlink", "netstack/tap", "interfaces, addresses and routes are made in one place"},
 	{"github.com/songgao/water", "netstack/tap", "TAPs are made in one place, with their ioctls"},
 	{"golang.zx2c4.com/wireguard", "overlay", "the seam netstack.Link knows nothing of the engine"},
 	{"k8s.io/", "kube", "Kubernetes types stop at one door"},
@@ -114,17 +119,55 @@ func forbidden(path, imported string) string {
 	return ""
 }
 
-// excepted are the places outside that may import what an owner holds: the lab plays the control plane of Kubernetes with
-// its objects, rendered manifests are read as the API server reads them, and tests on a real control plane make its objects; end-to-end tests and the load generator ask DNS
-// servers as a stranger would, ours and those it is compared with.
+// excepted are the places outside that may import what an owner holds. A pod in memory has a stack of its own to answer with.
+// Tests and the lab look at interfaces past us. The lab plays the control plane of Kubernetes with its objects, rendered manifests
+// are read as the API server reads them, and tests on a real control plane make its objects. End-to-end tests and the load generator
+// ask DNS servers as a stranger would, ours and those they are compared with.
 func excepted(dir string, isTest bool, owned string) bool {
 	switch owned {
+	case "gvisor.dev/gvisor":
+		return dir == "netstack/netstacktest"
+	case "github.com/vishvananda/netlink":
+		return within(dir, "test") || isTest
 	case "k8s.io/":
 		return within(dir, "test/lab") || within(dir, "deploy/render") || within(dir, "test/apiserver")
 	case "github.com/miekg/dns":
 		return within(dir, "test") || dir == "bench/load" || isTest
 	}
 	return false
+}
+
+// closures say what must not be linked into a package, however far away it is imported.
+var closures = []struct {
+	pkg     string
+	without []string
+	why     string
+}{
+	{"cmd/tapestry", []string{module + "bench", module + "test"}, "the product ships nothing of the laboratory"},
+	{"cmd/tapestry-cni", []string{module + "bench", module + "test", "gvisor.dev/", "k8s.io/"}, "the plugin is started for every pod, and has to be small"},
+	{"cmd/tapestry/keeper", []string{module + "kube", module + "overlay", module + "services", module + "ingress", module + "cmd/tapestry/agent", "gvisor.dev/", "k8s.io/", "golang.zx2c4.com/"},
+		"the keeper outlives agents because it knows nothing of what they are made of"},
+}
+
+// TestLinked looks at all that a package is linked with.
+func TestLinked(t *testing.T) {
+	for _, c := range closures {
+		out, err := exec.Command("go", "list", "-deps", "./"+c.pkg).Output()
+		if err != nil {
+			t.Fatalf("go list -deps ./%s: %v", c.pkg, err)
+		}
+		linked := strings.Fields(string(out))
+		if len(linked) < 20 {
+			t.Errorf("%s is linked with %d packages only: does the test look at the right thing?", c.pkg, len(linked))
+		}
+		for _, path := range linked {
+			for _, prefix := range c.without {
+				if within(path, strings.TrimSuffix(prefix, "/")) {
+					t.Errorf("%s is linked with %s: %s; 'go list -deps' and 'go mod why' show the way", c.pkg, path, c.why)
+				}
+			}
+		}
+	}
 }
 
 func within(dir, folder string) bool { return dir == folder || strings.HasPrefix(dir, folder+"/") }
@@ -134,7 +177,13 @@ func TestForbidden(t *testing.T) {
 		path, imported string
 		allowed        bool
 	}{
-		{"netstack/node.go", "gvisor.dev/gvisor/pkg/tcpip", true},
+		{stackRoom + "/gateway.go", "gvisor.dev/gvisor/pkg/tcpip", true},
+		{"netstack/node.go", "gvisor.dev/gvisor/pkg/tcpip", false},
+		{"netstack/node_test.go", "gvisor.dev/gvisor/pkg/tcpip", false},
+		{"netstack/tap/create.go", "github.com/vishvananda/netlink", true},
+		{"netstack/hostport/hostport.go", "github.com/vishvananda/netlink", false},
+		{"netstack/hostport/hostport_test.go", "github.com/vishvananda/netlink", true},
+		{"test/userns/init.go", "github.com/vishvananda/netlink", true},
 		{"overlay/mesh.go", "gvisor.dev/gvisor/pkg/tcpip", false},
 		{"overlay/mesh.go", module + "netstack/packet", true},
 		{"overlay/mesh.go", module + "netstack", false},

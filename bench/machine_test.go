@@ -2,7 +2,6 @@ package bench
 
 import (
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"testing"
 )
@@ -16,24 +15,6 @@ func TestCPUModel(t *testing.T) {
 	} {
 		if got := cpuModel(info); got != want {
 			t.Errorf("%q: got %q, want %q", info, got, want)
-		}
-	}
-}
-
-func TestRevision(t *testing.T) {
-	const id = "0123456789abcdef0123456789abcdef01234567"
-	for _, tt := range []struct {
-		settings []debug.BuildSetting
-		want     string
-	}{
-		{nil, ""},
-		{[]debug.BuildSetting{{Key: "vcs.modified", Value: "true"}}, ""},
-		{[]debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "false"}}, "0123456789ab"},
-		{[]debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "true"}}, "0123456789ab+"},
-		{[]debug.BuildSetting{{Key: "vcs.revision", Value: "short"}}, "short"},
-	} {
-		if got := revision(tt.settings); got != tt.want {
-			t.Errorf("%v: got %q, want %q", tt.settings, got, tt.want)
 		}
 	}
 }

@@ -30,7 +30,10 @@ const peerPatience = 3
 
 // Memory measures the suite "memory". The process must be root of a user namespace that owns its network, see userns.
 func Memory(ctx context.Context, o Options) ([]bench.Row, error) {
-	o = o.complete()
+	o, err := o.complete()
+	if err != nil {
+		return nil, fmt.Errorf("memory: %w", err)
+	}
 	f := newFigures("memory")
 	for range o.Rounds {
 		for _, part := range []func(context.Context, Options, *figures) error{pods, flows, peers} {

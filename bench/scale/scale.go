@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/bench"
+	"tapestry.dev/tapestry/test/product"
 )
 
 // Options of the suites. The zero value is a full run.
@@ -25,13 +26,13 @@ type Options struct {
 	Pods, Peers int
 	// Watch is how long an idle agent is watched for the processor time that it takes; 0 is 5 s.
 	Watch time.Duration
-	// Agent makes the command of an agent with these arguments; nil is this very executable with "agent" before them.
+	// Agent makes the command of an agent with these arguments; nil is the executable of product.Find with "agent" before them.
 	Agent func(args ...string) *exec.Cmd
 	// Progress is told what is about to be measured; nil: nobody is.
 	Progress func(what string)
 }
 
-func (o Options) complete() Options {
+func (o Options) complete() (Options, error) {
 	if o.Rounds == 0 {
 		o.Rounds = 5
 	}
@@ -50,19 +51,24 @@ func (o Options) complete() Options {
 		o.Watch = 5 * time.Second
 	}
 	if o.Agent == nil {
-		o.Agent = func(args ...string) *exec.Cmd {
-			return exec.Command("/proc/self/exe", append([]string{"agent"}, args...)...)
+		exe, err := product.Find("")
+		if err != nil {
+			return o, err
 		}
+		o.Agent = func(args ...string) *exec.Cmd { return exec.Command(exe, append([]string{"agent"}, args...)...) }
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	return o
+	return o, nil
 }
 
 // Run measures the suite "scale". The process must be root of a user namespace that owns its network, see userns.
 func Run(ctx context.Context, o Options) ([]bench.Row, error) {
-	o = o.complete()
+	o, err := o.complete()
+	if err != nil {
+		return nil, fmt.Errorf("scale: %w", err)
+	}
 	f := newFigures("scale")
 	for _, part := range []struct {
 		name   string // completed by a count

@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 
 func small() scale.Options {
 	return scale.Options{
+		Agent: func(args ...string) *exec.Cmd {
+			return exec.Command("/proc/self/exe", append([]string{"agent"}, args...)...)
+		},
 		Rounds: 2, Services: []int{5}, Endpoints: 2, Changes: 5, Flows: 2000, Pods: 2, Peers: 3,
 		Watch: 200 * time.Millisecond,
 	}

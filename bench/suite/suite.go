@@ -1,4 +1,4 @@
-// Package suite says what 'tapestry bench' measures, and carries it out: for each suite, which paths of ours, beside which
+// Package suite says what 'tapestry-lab bench' measures, and carries it out: for each suite, which paths of ours, beside which
 // baselines, with which cases.
 package suite
 

@@ -195,16 +195,23 @@ func (s *Stage) build(ctx context.Context) error {
 	return s.wait(ctx)
 }
 
+// Arguments are what a pod of that name is started with, after the program: one that serves answers on ServerPort, the others do
+// nothing until they are told what to ask.
+func Arguments(name string, serves bool) []string {
+	if !serves {
+		return []string{"pause"}
+	}
+	port := fmt.Sprint(ServerPort)
+	return []string{"connectivity-test", "serve", "--name", name, "--tcp", port, "--udp", port}
+}
+
 // pod is one that serves, or only waits to be told what to ask.
 func (s *Stage) pod(name, node string, serves bool) *corev1.Pod {
 	no, yes, user := false, true, int64(65532)
-	listen := []string{"--http", "45679", "--address", "127.0.0.1"} // something to do until it is stopped
 	var ready *corev1.Probe
 	labels := map[string]string{"app": name}
 	if serves {
-		port := fmt.Sprint(ServerPort)
-		listen = []string{"--tcp", port, "--udp", port, "--http", "8080"}
-		ready = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/health", Port: intstr.FromInt32(8080)}}}
+		ready = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(ServerPort)}}}
 		labels["server"] = "yes"
 	}
 	grace := int64(1)
@@ -224,7 +231,7 @@ func (s *Stage) pod(name, node string, serves bool) *corev1.Pod {
 			},
 			Containers: []corev1.Container{{
 				Name: "test", Image: s.options.Image, ImagePullPolicy: corev1.PullIfNotPresent,
-				Command: append([]string{s.options.Program, "serve", "--name", name}, listen...), ReadinessProbe: ready,
+				Command: append([]string{s.options.Program}, Arguments(name, serves)...), ReadinessProbe: ready,
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 				},

@@ -110,7 +110,7 @@ func TestRefusedAtStart(t *testing.T) {
 			if err := os.WriteFile(path, []byte(m.yaml), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			got := tapestry(t, "lab", "up", "--name", "refused", "-f", path)
+			got := tapestryLab(t, "up", "--name", "refused", "-f", path)
 			if got.code != 1 || got.stdout != "" {
 				t.Errorf("exit status %d, want 1; stdout %q", got.code, got.stdout)
 			}
@@ -145,7 +145,7 @@ func TestRefusedWhileRunning(t *testing.T) {
 				return st.ApplyError != "" && st.ApplyError != before.ApplyError
 			})
 			m.told(t, st.ApplyError, c.file)
-			contains(t, tapestry(t, "lab", "ps", "--name", "edited").stdout, m.says...)
+			contains(t, tapestryLab(t, "ps", "--name", "edited").stdout, m.says...)
 			if st.Applied != before.Applied || len(st.Pods) != len(before.Pods) || len(st.Nodes) != len(before.Nodes) || len(st.Services) != len(before.Services) {
 				t.Errorf("a version with a mistake was applied: %+v", st)
 			}
@@ -171,7 +171,7 @@ func TestOnlyWarned(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The lab is in the background, as a user has it who goes on in the same terminal.
-	if got := tapestry(t, "lab", "up", "--name", "warned", "-f", path, "--detach", "--wait"); got.code != 0 {
+	if got := tapestryLab(t, "up", "--name", "warned", "-f", path, "--detach", "--wait"); got.code != 0 {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	} else {
 		contains(t, got.stdout, path+":", "Service default/nobody", "spec.selector", "matches no Pod in namespace default", "compare it with the labels")

@@ -21,7 +21,7 @@ func mayBeNothing(r bench.Row) bool { return r.Unit == "%" || strings.HasSuffix(
 // benchRows runs the benchmark and gives what it printed, by subject.
 func benchRows(t *testing.T, args ...string) map[string][]bench.Row {
 	t.Helper()
-	got := tapestry(t, append(append([]string{"bench"}, args...), "--rounds", "1", "--time", "50ms", "--json")...)
+	got := tapestryLab(t, append(append([]string{"bench"}, args...), "--rounds", "1", "--time", "50ms", "--json")...)
 	if got.code != 0 || got.stderr != "" {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -82,7 +82,7 @@ func TestBenchEdges(t *testing.T) {
 // TestBenchCharts draws what was measured.
 func TestBenchCharts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "charts")
-	got := tapestry(t, "bench", "pod", "--subject", "kernel-bridge", "--case", "tcp rr", "--rounds", "1", "--time", "10ms", "--chart", dir, "--chart-format", "both")
+	got := tapestryLab(t, "bench", "pod", "--subject", "kernel-bridge", "--case", "tcp rr", "--rounds", "1", "--time", "10ms", "--chart", dir, "--chart-format", "both")
 	if got.code != 0 {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -96,7 +96,7 @@ func TestBenchCharts(t *testing.T) {
 
 // TestBenchList says what there is. What is missing depends on the machine.
 func TestBenchList(t *testing.T) {
-	got := tapestry(t, "bench", "--list", "pod", "ingress", "scale")
+	got := tapestryLab(t, "bench", "--list", "pod", "ingress", "scale")
 	if got.code != 0 || got.stderr != "" {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -120,7 +120,7 @@ func TestBenchRefuses(t *testing.T) {
 		{[]string{"bench", "scale", "--case", "tcp rr"}, []string{"measured as a whole"}},
 		{[]string{"bench", "pod", "--fast"}, []string{"--fast"}},
 	} {
-		got := tapestry(t, test.args...)
+		got := tapestryLab(t, test.args...)
 		if got.code != 1 || got.stdout != "" {
 			t.Errorf("%q: exit status %d, want 1; stdout %q", test.args, got.code, got.stdout)
 		}

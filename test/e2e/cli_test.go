@@ -60,7 +60,7 @@ func noLab(t *testing.T, name string) {
 // TestDemo runs the demo as it is: every step is a line of JSON, the exit status is 0, and it takes less than 30 seconds.
 func TestDemo(t *testing.T) {
 	start := time.Now()
-	got := tapestry(t, "demo", "--json", "--name", "demo-json")
+	got := tapestryLab(t, "demo", "--json", "--name", "demo-json")
 	if got.code != 0 || got.stderr != "" {
 		t.Errorf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -124,7 +124,7 @@ func TestDemoFails(t *testing.T) {
 
 // TestDemoUnknownStep asks for a step that does not exist, before anything is started.
 func TestDemoUnknownStep(t *testing.T) {
-	got := tapestry(t, "demo", "--json", "--name", "demo-unknown", "--step", "pod-to-moon")
+	got := tapestryLab(t, "demo", "--json", "--name", "demo-unknown", "--step", "pod-to-moon")
 	if got.code != 1 || got.stdout != "" {
 		t.Errorf("exit status %d, want 1; stdout %q", got.code, got.stdout)
 	}
@@ -156,7 +156,7 @@ func TestExec(t *testing.T) {
 		{"no command", []string{"exec", "near"}, "", 1, "", []string{"no command was named", "POD -- COMMAND"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			args := append([]string{"lab", test.args[0], "--name", c.Name}, test.args[1:]...)
+			args := append([]string{test.args[0], "--name", c.Name}, test.args[1:]...)
 			cmd := exec.CommandContext(t.Context(), self(t), args...)
 			var stdout, stderr bytes.Buffer
 			cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(test.stdin), &stdout, &stderr
@@ -172,7 +172,7 @@ func TestExec(t *testing.T) {
 
 // execTerminal runs a shell on a terminal: it has one of its own, of the same size, and its status is passed on.
 func execTerminal(t *testing.T, c *cluster) {
-	cmd := exec.CommandContext(t.Context(), self(t), "lab", "exec", "--name", c.Name, "near", "--", "sh", "-c", "test -t 0 && test -t 1 && stty size && read word && echo you said $word && exit 5")
+	cmd := exec.CommandContext(t.Context(), self(t), "exec", "--name", c.Name, "near", "--", "sh", "-c", "test -t 0 && test -t 1 && stty size && read word && echo you said $word && exit 5")
 	ours, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 31, Cols: 99})
 	if err != nil {
 		t.Fatal(err)
@@ -219,15 +219,15 @@ func execTerminal(t *testing.T, c *cluster) {
 // TestLogsAndPS look at a lab from the command line.
 func TestLogsAndPS(t *testing.T) {
 	c := up(t, "shown", nodesYAML+podYAML("near", "node-1")+serviceYAML("near", "near", 30081))
-	ps := tapestry(t, "lab", "ps", "--name", c.Name)
+	ps := tapestryLab(t, "ps", "--name", c.Name)
 	contains(t, ps.stdout, "node-1", "node-2", "ready", "near", "Running", "81:30081/TCP", c.addr(t, "near", false).String(), c.addr(t, "near", true).String())
 	var st lab.Status
-	if err := json.Unmarshal([]byte(tapestry(t, "lab", "ps", "--name", c.Name, "--json").stdout), &st); err != nil || len(st.Nodes) != 2 {
+	if err := json.Unmarshal([]byte(tapestryLab(t, "ps", "--name", c.Name, "--json").stdout), &st); err != nil || len(st.Nodes) != 2 {
 		t.Errorf("ps --json: %v, %+v", err, st)
 	}
-	contains(t, tapestry(t, "lab", "logs", "--name", c.Name, "near").stdout, "serving", "near")
-	contains(t, tapestry(t, "lab", "logs", "--name", c.Name, "node/node-2").stdout, "the node is ready", "node=node-2")
-	contains(t, tapestry(t, "lab", "logs", "--name", c.Name).stdout, "lab is up")
+	contains(t, tapestryLab(t, "logs", "--name", c.Name, "near").stdout, "serving", "near")
+	contains(t, tapestryLab(t, "logs", "--name", c.Name, "node/node-2").stdout, "the node is ready", "node=node-2")
+	contains(t, tapestryLab(t, "logs", "--name", c.Name).stdout, "lab is up")
 	// The private key is in its file and in no log.
 	key, err := os.ReadFile(c.Dir + "/nodes/node-2/wireguard.key")
 	if err != nil {
@@ -235,7 +235,7 @@ func TestLogsAndPS(t *testing.T) {
 	}
 	secret := strings.TrimSpace(string(key))
 	for _, log := range []string{"node/node-2", "node/node-1", ""} {
-		if out := tapestry(t, "lab", "logs", "--name", c.Name, log).stdout; secret == "" || strings.Contains(out, secret) {
+		if out := tapestryLab(t, "logs", "--name", c.Name, log).stdout; secret == "" || strings.Contains(out, secret) {
 			t.Errorf("the log %q holds the private key", log)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/rpc"
 	"tapestry.dev/tapestry/test/probe"
+	"tapestry.dev/tapestry/test/product"
 )
 
 const (
@@ -241,6 +242,16 @@ func self(t *testing.T) string {
 	return exe
 }
 
+// theProduct is the executable that agents are of.
+func theProduct(t *testing.T) string {
+	t.Helper()
+	exe, err := product.Find("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
 // run runs a helper to its end, which has to be a good one, and returns the last line it printed.
 func (c *cluster) run(t *testing.T, where lab.Target, args ...string) string {
 	t.Helper()
@@ -384,8 +395,8 @@ type outcome struct {
 	code           int
 }
 
-// tapestry runs the command line as a user does.
-func tapestry(t *testing.T, args ...string) outcome {
+// tapestryLab runs its command line as a user does.
+func tapestryLab(t *testing.T, args ...string) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTime)
 	defer cancel()

@@ -119,7 +119,7 @@ func bothKilled(t *testing.T, c *cluster) {
 
 // badUnderlay transfers over a path that loses, delays, reorders and doubles, and compares hashes.
 func badUnderlay(t *testing.T, c *cluster) {
-	if got := tapestry(t, "lab", "impair", "--name", c.Name, "node-1", "node-2",
+	if got := tapestryLab(t, "impair", "--name", c.Name, "node-1", "node-2",
 		"--loss", "1%", "--delay", "2ms", "--jitter", "1ms", "--reorder", "2%", "--duplicate", "2%", "--seed", "42"); got.code != 0 {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -134,7 +134,7 @@ func badUnderlay(t *testing.T, c *cluster) {
 		}
 		server.end(t)
 	}
-	if got := tapestry(t, "lab", "impair", "--name", c.Name, "node-1", "node-2", "--off"); got.code != 0 || len(c.status(t).Impairments) > 0 {
+	if got := tapestryLab(t, "impair", "--name", c.Name, "node-1", "node-2", "--off"); got.code != 0 || len(c.status(t).Impairments) > 0 {
 		t.Errorf("exit status %d: %s; impairments %v", got.code, got.stderr, c.status(t).Impairments)
 	}
 }
@@ -195,7 +195,7 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 	left := map[string]traces{}
 	for name, victim := range map[string]string{"killed-1": "supervisor", "killed-2": "init"} {
-		if got := tapestry(t, "lab", "up", "--name", name, "-f", path, "--detach", "--wait"); got.code != 0 {
+		if got := tapestryLab(t, "up", "--name", name, "-f", path, "--detach", "--wait"); got.code != 0 {
 			t.Fatalf("exit status %d: %s", got.code, got.stderr)
 		}
 		dir := filepath.Join(state, name)
@@ -204,24 +204,24 @@ func TestSupervisorKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		left[name].gone(t)
-		got := tapestry(t, "lab", "ps", "--name", name)
+		got := tapestryLab(t, "ps", "--name", name)
 		if got.code != 1 {
 			t.Errorf("exit status %d, want 1", got.code)
 		}
-		contains(t, got.stderr, "lab \""+name+"\" has crashed", "'tapestry lab down' removes its folder", dir)
+		contains(t, got.stderr, "lab \""+name+"\" has crashed", "'tapestry-lab down' removes its folder", dir)
 	}
 	// One that lives: all of them go down.
-	if got := tapestry(t, "lab", "down", "--name", "killed-1"); got.code != 0 || got.stderr != "" {
+	if got := tapestryLab(t, "down", "--name", "killed-1"); got.code != 0 || got.stderr != "" {
 		t.Errorf("exit status %d: %s", got.code, got.stderr)
 	}
 	if names, err := lab.Names(state); err != nil || slices.Contains(names, "killed-1") || !slices.Contains(names, "killed-2") {
 		t.Errorf("the labs are %v, %v; want killed-2", names, err)
 	}
-	if got := tapestry(t, "lab", "up", "--name", "alive", "-f", path, "--detach", "--wait"); got.code != 0 {
+	if got := tapestryLab(t, "up", "--name", "alive", "-f", path, "--detach", "--wait"); got.code != 0 {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	}
 	alive := tracesOf(t, filepath.Join(state, "alive"))
-	if got := tapestry(t, "lab", "down", "--all"); got.code != 0 || got.stderr != "" {
+	if got := tapestryLab(t, "down", "--all"); got.code != 0 || got.stderr != "" {
 		t.Errorf("exit status %d: %s", got.code, got.stderr)
 	}
 	alive.gone(t)
@@ -230,7 +230,7 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
-// TestForegroundKilled ends 'lab up' and 'demo' in the foreground, by ^C and by SIGKILL: their labs end with them.
+// TestForegroundKilled ends 'up' and 'demo' in the foreground, by ^C and by SIGKILL: their labs end with them.
 func TestForegroundKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
@@ -246,8 +246,8 @@ func TestForegroundKilled(t *testing.T) {
 		signal syscall.Signal
 		until  string // what it prints when it is up
 	}{
-		{"up-int", []string{"lab", "up", "--name", "up-int", "-f", path, "--wait"}, syscall.SIGINT, "lab up-int is up"},
-		{"up-kill", []string{"lab", "up", "--name", "up-kill", "-f", path, "--wait"}, syscall.SIGKILL, "lab up-kill is up"},
+		{"up-int", []string{"up", "--name", "up-int", "-f", path, "--wait"}, syscall.SIGINT, "lab up-int is up"},
+		{"up-kill", []string{"up", "--name", "up-kill", "-f", path, "--wait"}, syscall.SIGKILL, "lab up-kill is up"},
 		{"demo-int", []string{"demo", "--json", "--name", "demo-int"}, syscall.SIGINT, `"name":"up"`},
 		{"demo-kill", []string{"demo", "--json", "--name", "demo-kill"}, syscall.SIGKILL, `"name":"up"`},
 	} {
@@ -274,7 +274,7 @@ func TestForegroundKilled(t *testing.T) {
 			_ = cmd.Wait() // a signal ended it
 			left.gone(t)
 			if test.signal == syscall.SIGKILL {
-				if got := tapestry(t, "lab", "down", "--name", test.name); got.code != 0 {
+				if got := tapestryLab(t, "down", "--name", test.name); got.code != 0 {
 					t.Errorf("exit status %d: %s", got.code, got.stderr)
 				}
 			}

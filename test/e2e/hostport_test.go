@@ -173,7 +173,7 @@ spec:
 func TestStatus(t *testing.T) {
 	c := up(t, "status", baseYAML)
 	socket := filepath.Join(c.Dir, "nodes", "node-1", "agent.sock")
-	stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "status", "--socket", socket, "-o", "json")
+	stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "status", "--socket", socket, "-o", "json")
 	if err != nil || code != 0 {
 		t.Fatalf("status: exit status %d, %v: %s", code, err, stderr)
 	}
@@ -192,10 +192,10 @@ func TestStatus(t *testing.T) {
 	if !names["default/client"] || !names["default/near"] || !names["host"] || names["default/far"] {
 		t.Errorf("the pods of node-1 are %v", names)
 	}
-	if stdout, _, code, err = c.Output(c.ctx, lab.Node("node-1"), self(t), "status", "--socket", socket); err != nil || code != 0 || !strings.Contains(stdout, "default/near") {
+	if stdout, _, code, err = c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "status", "--socket", socket); err != nil || code != 0 || !strings.Contains(stdout, "default/near") {
 		t.Errorf("exit status %d, %v: %s", code, err, stdout)
 	}
-	stdout, _, _, err = c.Output(c.ctx, lab.Node("node-1"), self(t), "doctor", "--socket", socket, "-o", "json")
+	stdout, _, _, err = c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "doctor", "--socket", socket, "-o", "json")
 	if err != nil {
 		t.Fatal(err)
 	}

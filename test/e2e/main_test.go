@@ -4,15 +4,19 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
-	"tapestry.dev/tapestry/cmd/tapestry/app"
+	"tapestry.dev/tapestry/cmd/tapestry-lab/app"
 	"tapestry.dev/tapestry/test/lab"
+	"tapestry.dev/tapestry/test/product"
 )
 
+// The test binary is the laboratory, and what the tests run inside of it. The product is built.
 func TestMain(m *testing.M) {
 	lab.Maybe()
 	// Under the race detector every process would otherwise sleep for a second at its end.
@@ -36,6 +40,12 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("XDG_RUNTIME_DIR", dir)
+	exe := filepath.Join(dir, "tapestry")
+	if out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the product: %v: %s\n", err, out)
+		return 1
+	}
+	os.Setenv(product.Variable, exe)
 	return m.Run()
 }
 

@@ -28,14 +28,15 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 	"tapestry.dev/tapestry/test/lab/shim"
 	"tapestry.dev/tapestry/test/lab/supervisor"
+	"tapestry.dev/tapestry/test/product"
 	"tapestry.dev/tapestry/test/userns"
 )
 
 // DefaultName is the lab that commands mean when they name none.
 const DefaultName = "lab"
 
-// superviseArgs are the arguments by which the executable knows that it is to be a supervisor.
-var superviseArgs = []string{"lab", "supervise"}
+// superviseArg is the argument by which the executable knows that it is to be a supervisor.
+const superviseArg = "lab-supervise"
 
 // Options of Up.
 type Options struct {
@@ -47,9 +48,11 @@ type Options struct {
 	StateDir string
 	// UnderlayMTU in bytes; 0 is 1500.
 	UnderlayMTU int
-	// Exe is the program that is the shim, the built-in server and the agent; "" is this program.
+	// Exe is the program that is the shim and the built-in server; "" is this program.
 	Exe string
-	// Agent is the command of the agent, without its flags; nil is Exe's own.
+	// Product is the executable tapestry; "" is the one that product.Find finds.
+	Product string
+	// Agent is the command of the agent, without its flags; nil is Product's.
 	Agent []string
 	// KeepCapabilities leaves agents with the capabilities of root.
 	KeepCapabilities bool
@@ -63,10 +66,11 @@ type Options struct {
 func Maybe() {
 	userns.Maybe()
 	switch {
-	case len(os.Args) >= 3 && slices.Equal(os.Args[1:3], shim.Args):
+	case len(os.Args) < 2:
+	case os.Args[1] == shim.Arg:
 		os.Exit(shim.Main())
-	case len(os.Args) >= 3 && slices.Equal(os.Args[1:3], superviseArgs):
-		os.Exit(Supervise(os.Args[3:]))
+	case os.Args[1] == superviseArg:
+		os.Exit(Supervise(os.Args[2:]))
 	}
 }
 
@@ -81,7 +85,7 @@ func Supervise(args []string) int {
 
 func supervise(args []string) (err error) {
 	if len(args) != 1 {
-		return errors.New("the supervisor is started by 'tapestry lab up' only")
+		return errors.New("the supervisor is started by 'tapestry-lab up' only")
 	}
 	dir := args[0]
 	defer func() {
@@ -160,7 +164,11 @@ func (o Options) complete() (Options, error) {
 		o.Exe = exe
 	}
 	if o.Agent == nil {
-		o.Agent = []string{o.Exe, "agent"}
+		exe, err := product.Find(o.Product)
+		if err != nil {
+			return o, err
+		}
+		o.Product, o.Agent = exe, []string{exe, "agent"}
 	}
 	if o.StateDir == "" {
 		dir, err := DefaultStateDir()
@@ -183,7 +191,7 @@ func claim(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		if alive(dir) {
-			return errors.New("is up already: take it down with 'tapestry lab down', or choose another --name")
+			return errors.New("is up already: take it down with 'tapestry-lab down', or choose another --name")
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			return err
@@ -197,7 +205,7 @@ func claim(dir string) error {
 func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	cfg, err := json.Marshal(supervisor.Config{
 		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Agent: o.Agent,
-		Env: environment(o.Exe), KeepCapabilities: o.KeepCapabilities,
+		Env: environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
 	})
 	if err != nil {
 		return nil, err
@@ -210,7 +218,7 @@ func start(ctx context.Context, dir string, o Options) (*Client, error) {
 		return nil, err
 	}
 	defer log.Close()
-	cmd, err := userns.Command(userns.Options{Args: append(slices.Clone(superviseArgs), dir), Detach: o.Detach})
+	cmd, err := userns.Command(userns.Options{Args: []string{superviseArg, dir}, Detach: o.Detach})
 	if err != nil {
 		return nil, err
 	}
@@ -286,13 +294,19 @@ func (c *Client) failure() error {
 	return fmt.Errorf("lab %s: the supervisor has ended: %s", c.Name, strings.TrimSpace(string(b[max(0, len(b)-2000):])))
 }
 
-// environment is what agents and containers start from. The program itself can be called by its name there.
-func environment(exe string) []string {
+// environment is what agents and containers start from. The programs can be called by their names there.
+func environment(programs ...string) []string {
 	path := os.Getenv("PATH")
 	if path == "" {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	env := []string{"PATH=" + path + ":" + filepath.Dir(exe)}
+	dirs := filepath.SplitList(path)
+	for _, p := range programs {
+		if dir := filepath.Dir(p); p != "" && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	env := []string{"PATH=" + strings.Join(dirs, string(filepath.ListSeparator))}
 	for _, name := range []string{"HOME", "LANG", "LC_ALL", "TZ", "GOCOVERDIR", "GORACE"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

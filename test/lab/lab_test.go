@@ -415,13 +415,16 @@ func TestCrashLeavesNothing(t *testing.T) {
 	supervisor := 0
 	for _, p := range processes(t) {
 		// The init has the same command line and is the elder; it ends with its child.
-		if pid, cmd, _ := strings.Cut(p, " "); strings.Contains(cmd, "lab supervise") {
+		if pid, cmd, _ := strings.Cut(p, " "); strings.Contains(cmd, superviseArg) {
 			n, err := strconv.Atoi(pid)
 			if err != nil {
 				t.Fatal(err)
 			}
 			supervisor = max(supervisor, n)
 		}
+	}
+	if supervisor == 0 {
+		t.Fatal("there is no supervisor") // and 0 would be this process's group
 	}
 	if err := unix.Kill(supervisor, unix.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -451,7 +454,7 @@ func TestTwoLabs(t *testing.T) {
 	b := up(t, nodes+web)
 	a.ready()
 	b.ready()
-	_, err := Up(a.ctx, Options{Name: a.Name, Files: []string{a.file}, StateDir: filepath.Dir(a.Dir)})
+	_, err := Up(a.ctx, Options{Name: a.Name, Files: []string{a.file}, StateDir: filepath.Dir(a.Dir), Agent: []string{program(t), "fake-agent"}})
 	if err == nil || !strings.Contains(err.Error(), "is up already") {
 		t.Errorf("a second lab of one name: %v", err)
 	}
@@ -459,11 +462,17 @@ func TestTwoLabs(t *testing.T) {
 }
 
 func TestUpRefuses(t *testing.T) {
-	for _, test := range []struct{ name, yaml, want string }{
-		{"no node", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", "no Node"},
-		{"no YAML", "a: [", "lab.yaml"},
-		{"overlap", strings.ReplaceAll(nodes, "\nmetadata", "\nspec: {podCIDRs: [10.1.0.0/24]}\nmetadata"), "overlap"},
-		{"address out of range", nodes + strings.Replace(shell, "{name: shell}", `{name: shell, annotations: {tapestry.dev/pod-ips: "10.9.9.9"}}`, 1), "10.9.9.9"},
+	agent := []string{program(t), "fake-agent"}
+	for _, test := range []struct {
+		name, yaml string
+		agent      []string
+		want       string
+	}{
+		{"no node", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", agent, "no Node"},
+		{"no YAML", "a: [", agent, "lab.yaml"},
+		{"overlap", strings.ReplaceAll(nodes, "\nmetadata", "\nspec: {podCIDRs: [10.1.0.0/24]}\nmetadata"), agent, "overlap"},
+		{"address out of range", nodes + strings.Replace(shell, "{name: shell}", `{name: shell, annotations: {tapestry.dev/pod-ips: "10.9.9.9"}}`, 1), agent, "10.9.9.9"},
+		{"no product", nodes, nil, "there is no " + filepath.Join(filepath.Dir(agent[0]), "tapestry")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "lab.yaml")
@@ -471,7 +480,7 @@ func TestUpRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			state := t.TempDir()
-			c, err := Up(context.Background(), Options{Name: "t", Files: []string{file}, StateDir: state})
+			c, err := Up(context.Background(), Options{Name: "t", Files: []string{file}, StateDir: state, Agent: test.agent})
 			if err == nil {
 				t.Fatal("it is up", c.Down(context.Background()))
 			}

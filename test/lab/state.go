@@ -72,10 +72,10 @@ func DialIn(stateDir, name string) (*Client, error) {
 	defer cancel()
 	if _, err := c.Status(ctx); err != nil {
 		if _, serr := os.Stat(c.Dir); serr == nil && !alive(c.Dir) {
-			return nil, fmt.Errorf("lab %q has crashed: 'tapestry lab down' removes its folder %s", name, c.Dir)
+			return nil, fmt.Errorf("lab %q has crashed: 'tapestry-lab down' removes its folder %s", name, c.Dir)
 		}
 		names, _ := Names(stateDir)
-		hint := "none is up: start one with 'tapestry lab up -f FILE'"
+		hint := "none is up: start one with 'tapestry-lab up -f FILE'"
 		if len(names) > 0 {
 			hint = "these are: " + strings.Join(names, ", ")
 		}

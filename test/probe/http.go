@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 )
 
 // Fetch is one HTTP request.
@@ -81,7 +83,7 @@ func Get(ctx context.Context, f Fetch) Fetched {
 		out.Body = string(body)
 		return err
 	}()
-	out.Error = classify(err)
+	out.Error = talk.Why(err)
 	return out
 }
 

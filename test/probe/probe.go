@@ -12,110 +12,25 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"syscall"
 	"time"
 
-	"tapestry.dev/tapestry/test/serve"
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 )
 
-// Request is one question.
-type Request struct {
-	Network string // "tcp" or "udp"
-	Addr    string
-	// LocalPort is the client's port; 0 leaves it to the kernel.
-	LocalPort int
-	Body      string
-	Timeout   time.Duration
-}
-
-// Answer is what came back: what the server said, and what the client saw.
-type Answer struct {
-	serve.Answer
-	// Local is the client's address as the client sees it.
-	Local string `json:"local,omitempty"`
-	// Error is "refused", "timeout", or the error's text; "" when there was an answer.
-	Error string `json:"error,omitempty"`
-	// Millis is how long it took.
-	Millis float64 `json:"ms"`
-}
+// What is asked once is asked and told as in a connectivity test.
+type (
+	// Request is one question.
+	Request = talk.Request
+	// Answer is what came back: what the server said, and what the client saw.
+	Answer = talk.Asked
+)
 
 // Ask asks once. A failure is part of the Answer.
-func Ask(ctx context.Context, r Request) Answer {
-	start := time.Now()
-	a, err := ask(ctx, r)
-	a.Millis = float64(time.Since(start).Microseconds()) / 1000
-	a.Error = classify(err)
-	return a
-}
+func Ask(ctx context.Context, r Request) Answer { return talk.Ask(ctx, r) }
 
-func ask(ctx context.Context, r Request) (a Answer, err error) {
-	if r.Timeout == 0 {
-		r.Timeout = 5 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
-	c, err := dialer(r).DialContext(ctx, r.Network, r.Addr)
-	if err != nil {
-		return a, err
-	}
-	defer c.Close()
-	a.Local = c.LocalAddr().String()
-	_ = c.SetDeadline(time.Now().Add(r.Timeout))
-	if r.Network == "udp" {
-		if _, err := io.WriteString(c, r.Body); err != nil {
-			return a, err
-		}
-		buf := make([]byte, 65535)
-		n, err := c.Read(buf)
-		if err != nil {
-			return a, err
-		}
-		return a, json.Unmarshal(buf[:n], &a.Answer)
-	}
-	in := bufio.NewReader(c)
-	if _, err := in.ReadString('\n'); err != nil { // the greeting
-		return a, err
-	}
-	if _, err := io.WriteString(c, r.Body+"\n"); err != nil {
-		return a, err
-	}
-	line, err := in.ReadString('\n')
-	if err != nil {
-		return a, err
-	}
-	return a, json.Unmarshal([]byte(line), &a.Answer)
-}
-
-func dialer(r Request) *net.Dialer {
-	d := &net.Dialer{}
-	if r.LocalPort == 0 {
-		return d
-	}
-	// Connections to several servers from one port, at once.
-	d.Control = func(_, _ string, c syscall.RawConn) error {
-		var err error
-		return errors.Join(c.Control(func(fd uintptr) {
-			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
-		}), err)
-	}
-	d.LocalAddr = &net.TCPAddr{Port: r.LocalPort}
-	if r.Network == "udp" {
-		d.LocalAddr = &net.UDPAddr{Port: r.LocalPort}
-	}
-	return d
-}
-
-func classify(err error) string {
-	var ne net.Error
-	switch {
-	case err == nil:
-		return ""
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "refused"
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &ne) && ne.Timeout():
-		return "timeout"
-	}
-	return err.Error()
+// Resolve asks the pod's resolver, search path and all, for "host", "srv", "ptr", "cname" or "txt".
+func Resolve(ctx context.Context, kind, name string) ([]string, error) {
+	return talk.Resolve(ctx, kind, name)
 }
 
 // Held is what a held conversation went through.
@@ -131,12 +46,12 @@ type Held struct {
 // silence. started is called after the first answer.
 func Hold(ctx context.Context, r Request, d, interval time.Duration, started func()) Held {
 	var h Held
-	h.Error = classify(h.hold(ctx, r, d, interval, started))
+	h.Error = talk.Why(h.hold(ctx, r, d, interval, started))
 	return h
 }
 
 func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration, started func()) error {
-	c, err := dialer(req).DialContext(ctx, "tcp", req.Addr)
+	c, err := req.Dialer().DialContext(ctx, "tcp", req.Addr)
 	if err != nil {
 		return err
 	}
@@ -222,7 +137,7 @@ type Followed struct {
 // over. started is called when it is found.
 func Follow(ctx context.Context, addr, from string, d time.Duration, started func()) Followed {
 	var f Followed
-	f.Error = classify(f.follow(ctx, addr, from, d, started))
+	f.Error = talk.Why(f.follow(ctx, addr, from, d, started))
 	return f
 }
 
@@ -274,7 +189,7 @@ func exchange(c net.Conn) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var a serve.Answer
+	var a talk.Answer
 	err = json.Unmarshal(buf[:n], &a)
 	return a.Pod, err
 }
@@ -283,5 +198,5 @@ func exchange(c net.Conn) (string, error) {
 func Echo(ctx context.Context, to netip.Addr, timeout time.Duration) Answer {
 	start := time.Now()
 	err := echo(ctx, to, timeout)
-	return Answer{Error: classify(err), Millis: float64(time.Since(start).Microseconds()) / 1000}
+	return Answer{Error: talk.Why(err), Millis: float64(time.Since(start).Microseconds()) / 1000}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 )
 
 func (s *server) serveHTTP(ctx context.Context, ln net.Listener) error {
@@ -43,7 +45,7 @@ func (s *server) answer(r *http.Request) Answer {
 		server = a.String()
 	}
 	return Answer{
-		Pod: s.name, Client: r.RemoteAddr, Server: server, Proto: r.Proto, Got: readGot(r.Body),
+		Answer: talk.Answer{Pod: s.name, Client: r.RemoteAddr, Server: server, Proto: r.Proto, Got: readGot(r.Body)},
 		Method: r.Method, Host: r.Host, Path: r.URL.RequestURI(), Header: r.Header,
 	}
 }
@@ -52,7 +54,7 @@ func (s *server) echo(w http.ResponseWriter, r *http.Request, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Pod", s.name)
 	w.WriteHeader(status)
-	_, _ = w.Write(encode(s.answer(r))) // the client may have gone
+	_, _ = w.Write(talk.Encode(s.answer(r))) // the client may have gone
 }
 
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +149,7 @@ func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		answer.Got = string(msg)
-		if err := c.Write(r.Context(), kind, encode(answer)); err != nil {
+		if err := c.Write(r.Context(), kind, talk.Encode(answer)); err != nil {
 			return
 		}
 	}

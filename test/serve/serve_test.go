@@ -16,6 +16,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -81,8 +82,8 @@ func TestTCP(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := Answer{Pod: "p", Client: c.LocalAddr().String(), Server: addr, Proto: "tcp", Got: got}
-			if a := decode(t, line); a.Pod != want.Pod || a.Client != want.Client || a.Server != want.Server || a.Proto != want.Proto || a.Got != want.Got {
+			want := talk.Answer{Pod: "p", Client: c.LocalAddr().String(), Server: addr, Proto: "tcp", Got: got}
+			if a := decode(t, line).Answer; a != want {
 				t.Errorf("got %+v, want %+v", a, want)
 			}
 		}

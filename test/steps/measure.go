@@ -13,7 +13,7 @@ import (
 )
 
 // Measure takes a short look at speed: a stream and request-response on the paths of the demo. For figures that can be
-// compared there is 'tapestry bench'.
+// compared there is 'tapestry-lab bench'.
 func (c *Cluster) Measure(ctx context.Context) ([][]string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

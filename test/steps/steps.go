@@ -59,6 +59,8 @@ type Cluster struct {
 type Options struct {
 	Name string // of the lab
 	Dir  string // where its file goes
+	// Product is the executable tapestry; "" is the one that product.Find finds.
+	Product string
 	// Detach lets the lab live on when this process ends.
 	Detach bool
 }
@@ -76,7 +78,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err := os.WriteFile(c.file, []byte(clusterYAML+secret), 0o600); err != nil {
 		return nil, err
 	}
-	if c.Client, err = lab.Up(ctx, lab.Options{Name: o.Name, Files: []string{c.file}, Detach: o.Detach}); err != nil {
+	if c.Client, err = lab.Up(ctx, lab.Options{Name: o.Name, Files: []string{c.file}, Product: o.Product, Detach: o.Detach}); err != nil {
 		return nil, err
 	}
 	if err := c.Wait(ctx, 20*time.Second); err != nil {

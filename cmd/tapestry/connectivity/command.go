@@ -19,7 +19,7 @@ func Command() *cli.Command {
 	var limit time.Duration
 	var keep bool
 	return &cli.Command{
-		Name:  "connectivity-test",
+		Name:  name,
 		Usage: "try every way through a cluster's network, from pods made for it",
 		Description: "Makes a namespace with four pods and three Services on two nodes, asks from pods and from a node: pods, Services, node\n" +
 			"ports, DNS, the outside, over every address family there is; then takes all of it away. Exits with 1 when anything failed.",
@@ -32,6 +32,7 @@ func Command() *cli.Command {
 			&cli.BoolFlag{Name: "keep", Usage: "leave the namespace there", Destination: &keep},
 			output.Flag(&format),
 		},
+		Subcommands: inside(),
 		Action: func(ctx *cli.Context) error {
 			o.Say = func(s string) { fmt.Fprintln(ctx.App.ErrWriter, s) }
 			run, cancel := context.WithTimeout(ctx.Context, limit)

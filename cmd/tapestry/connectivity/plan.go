@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 	"tapestry.dev/tapestry/kube/stage"
-	"tapestry.dev/tapestry/test/probe"
 )
 
 // Check is one question from one pod.
@@ -92,9 +92,9 @@ func (p *plan) ask(group, from, network string, to netip.AddrPort, server string
 	}
 	p.checks = append(p.checks, Check{
 		Group: group, From: from, Name: network + " " + to.String() + " -> " + server,
-		Args: []string{"probe", "ask", network, to.String()},
+		Args: inPod("ask", network, to.String()),
 		Judge: func(stdout string) string {
-			a, problem := answer[probe.Answer](stdout)
+			a, problem := answer[talk.Asked](stdout)
 			switch {
 			case problem != "":
 				return problem
@@ -121,11 +121,11 @@ func (p *plan) spread(v6 bool) {
 	}
 	p.checks = append(p.checks, Check{
 		Group: "pod-service", From: "client", Name: "tcp " + to.String() + " -> all of " + strings.Join(p.servers(), ", "),
-		Args: []string{"probe", "ask", "--times", fmt.Sprint(spreadTimes), "tcp", to.String()},
+		Args: inPod("ask", "--times", fmt.Sprint(spreadTimes), "tcp", to.String()),
 		Judge: func(stdout string) string {
 			missing := p.servers()
 			for line := range strings.Lines(stdout) {
-				a, problem := answer[probe.Answer](line)
+				a, problem := answer[talk.Asked](line)
 				if problem != "" {
 					return problem
 				}
@@ -160,7 +160,7 @@ func (p *plan) dns() {
 func (p *plan) resolve(group, from, kind, name string, want []string) {
 	slices.Sort(want)
 	p.checks = append(p.checks, Check{
-		Group: group, From: from, Name: kind + " " + name, Args: []string{"probe", "resolve", kind, name},
+		Group: group, From: from, Name: kind + " " + name, Args: inPod("resolve", kind, name),
 		Judge: func(stdout string) string {
 			got, problem := answer[struct {
 				Answers []string
@@ -184,9 +184,9 @@ func (p *plan) resolve(group, from, kind, name string, want []string) {
 // egress asks the API server, which no pod network has, by its Service, and something beyond the cluster if there is any.
 func (p *plan) egress(outside string) {
 	p.checks = append(p.checks, Check{
-		Group: "egress", From: "client", Name: "https://kubernetes.default.svc", Args: []string{"probe", "get", "https://kubernetes.default.svc/version"},
+		Group: "egress", From: "client", Name: "https://kubernetes.default.svc", Args: inPod("get", "https://kubernetes.default.svc/version"),
 		Judge: func(stdout string) string {
-			f, problem := answer[probe.Fetched](stdout)
+			f, problem := answer[talk.Fetched](stdout)
 			switch {
 			case problem != "":
 				return problem
@@ -202,9 +202,9 @@ func (p *plan) egress(outside string) {
 		return
 	}
 	p.checks = append(p.checks, Check{
-		Group: "egress", From: "client", Name: "http://" + outside, Args: []string{"probe", "get", "http://" + outside + "/"},
+		Group: "egress", From: "client", Name: "http://" + outside, Args: inPod("get", "http://"+outside+"/"),
 		Judge: func(stdout string) string {
-			f, problem := answer[probe.Fetched](stdout)
+			f, problem := answer[talk.Fetched](stdout)
 			if problem == "" {
 				problem = f.Error
 			}

@@ -23,7 +23,7 @@ func parse(t *testing.T, yaml string) kube.Objects {
 
 func newPlanner() *Planner {
 	return New(Options{
-		Server: []string{"/bin/tapestry", "serve"}, Env: []string{"PATH=/bin"},
+		Server: []string{"/bin/tapestry-lab", "serve"}, Env: []string{"PATH=/bin"},
 		Upstreams: []netip.Addr{netip.MustParseAddr("203.0.113.53")},
 	})
 }
@@ -345,7 +345,7 @@ spec:
     readinessProbe: {exec: {command: ["true"]}}`))
 	p := c.pod(t, "default/p")
 	server := p.Containers[0]
-	if got, want := strings.Join(server.Argv, " "), "/bin/tapestry serve --http 80 --tcp 90 --udp 53 --name p $(POD_NAME) $(NOBODY)"; got != want {
+	if got, want := strings.Join(server.Argv, " "), "/bin/tapestry-lab serve --http 80 --tcp 90 --udp 53 --name p $(POD_NAME) $(NOBODY)"; got != want {
 		t.Errorf("command %q, want %q", got, want)
 	}
 	for _, want := range []string{

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Args are the arguments by which the executable knows that it is to be the shim: Main.
-var Args = []string{"lab", "shim"}
+// Arg is the argument by which the executable knows that it is to be the shim: Main.
+const Arg = "lab-shim"
 
 // The descriptors that the shim inherits beside stdio.
 const (
@@ -58,7 +58,7 @@ func Command(exe string, spec Spec) (*exec.Cmd, *Report, error) {
 		specFile.Close()
 		return nil, nil, err
 	}
-	cmd := exec.Command(exe, Args...)
+	cmd := exec.Command(exe, Arg)
 	cmd.Env = []string{}
 	cmd.ExtraFiles = []*os.File{specFile, w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS}

@@ -126,7 +126,7 @@ func (l *lab) noPod(key string) error {
 	var keys []string
 	for _, p := range st.Pods {
 		if p.Key() == key {
-			return fmt.Errorf("pod %s is not there yet, it is %s: wait for it with 'tapestry lab up --wait' (%s)", key, p.Phase, cmp.Or(p.Message, "being started"))
+			return fmt.Errorf("pod %s is not there yet, it is %s: wait for it with 'tapestry-lab up --wait' (%s)", key, p.Phase, cmp.Or(p.Message, "being started"))
 		}
 		keys = append(keys, p.Key())
 	}

@@ -33,6 +33,7 @@ func demoCommand() *cli.Command {
 			&cli.BoolFlag{Name: "keep", Usage: "leave the cluster up and print what to try next", Destination: &d.keep},
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the lab", Value: "demo", Destination: &name},
 			&cli.StringSliceFlag{Name: "step", Usage: "play only this `STEP` (repeatable)"},
+			productFlag(),
 			&cli.BoolFlag{Name: "no-bench", Usage: "leave out the table of throughput and latency at the end"},
 		},
 		Action: func(c *cli.Context) error {
@@ -43,7 +44,7 @@ func demoCommand() *cli.Command {
 			case term.IsTerminal(int(os.Stdout.Fd())):
 				d.view = &terminalView{out: os.Stdout}
 			}
-			d.only, d.bench = c.StringSlice("step"), !c.Bool("no-bench")
+			d.product, d.only, d.bench = c.String("tapestry"), c.StringSlice("step"), !c.Bool("no-bench")
 			if err := d.check(); err != nil {
 				return err
 			}
@@ -69,10 +70,11 @@ type view interface {
 }
 
 type demo struct {
-	view  view
-	keep  bool
-	bench bool
-	only  []string
+	view    view
+	keep    bool
+	bench   bool
+	only    []string
+	product string // the executable tapestry; "" for the one beside this program
 }
 
 // stepTime is how long a step may take before it counts as failed.
@@ -90,7 +92,7 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 	var cluster *steps.Cluster
 	if !d.play(ctx, "up", "bring up two nodes, their pods and Services", func(ctx context.Context) (string, error) {
 		var err error
-		if cluster, err = steps.Up(ctx, steps.Options{Name: name, Dir: dir, Detach: d.keep}); err != nil {
+		if cluster, err = steps.Up(ctx, steps.Options{Name: name, Dir: dir, Product: d.product, Detach: d.keep}); err != nil {
 			return "", err
 		}
 		st, err := cluster.Status(ctx)
@@ -127,7 +129,7 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 		var rows [][]string
 		if d.play(ctx, "bench", "throughput and latency, a second each", func(ctx context.Context) (detail string, err error) {
 			rows, err = cluster.Measure(ctx)
-			return "a first look; 'tapestry bench' compares with the kernel and with raw wireguard-go", err
+			return "a first look; 'tapestry-lab bench' compares with the kernel and with raw wireguard-go", err
 		}) {
 			d.view.table(rows)
 		} else {
@@ -183,12 +185,12 @@ func (d *demo) closing(c *steps.Cluster, failed int, took time.Duration) {
 		return
 	}
 	d.view.say(fmt.Sprintf(`The cluster is still up. Try:
-  %[1]s lab ps --name %[2]s
-  %[1]s lab exec --name %[2]s client -- curl -s http://web/
-  %[1]s lab outside --name %[2]s -- curl -s -H 'Host: shop.example' http://172.31.0.11/far
-  %[1]s lab impair --name %[2]s node-1 node-2 --loss 1%% --delay 5ms
+  %[1]s ps --name %[2]s
+  %[1]s exec --name %[2]s client -- curl -s http://web/
+  %[1]s outside --name %[2]s -- curl -s -H 'Host: shop.example' http://172.31.0.11/far
+  %[1]s impair --name %[2]s node-1 node-2 --loss 1%% --delay 5ms
   edit %[3]s while it runs
-  %[1]s lab down --name %[2]s`, os.Args[0], c.Name, c.File()))
+  %[1]s down --name %[2]s`, os.Args[0], c.Name, c.File()))
 }
 
 // plainView prints a line per step.

@@ -1,4 +1,5 @@
-package app
+// Package keeper is the command that holds a node's descriptors. It knows nothing of what an agent is made of.
+package keeper
 
 import (
 	"context"
@@ -15,8 +16,8 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// keeperCommand is the keeper as a process of its own.
-func keeperCommand() *cli.Command {
+// Command is "tapestry keeper".
+func Command() *cli.Command {
 	return &cli.Command{
 		Name:  "keeper",
 		Usage: "hold a node's descriptors while agents come and go",

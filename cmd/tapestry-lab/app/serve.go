@@ -26,7 +26,7 @@ name of the pod, the address of the client as the server sees it, the server's o
             /health               200, or 503 after a request to /unready until one to /ready
 
 Without any port it serves HTTP on 8080.`,
-		UsageText: "tapestry serve --http 8080 --tcp 9000 --udp 9000",
+		UsageText: "tapestry-lab serve --http 8080 --tcp 9000 --udp 9000",
 		Flags: []cli.Flag{
 			&cli.IntSliceFlag{Name: "http", Usage: "serve HTTP on this `PORT` (repeatable)", EnvVars: []string{"SERVE_HTTP"}},
 			&cli.IntSliceFlag{Name: "tcp", Usage: "serve plain TCP on this `PORT` (repeatable)", EnvVars: []string{"SERVE_TCP"}},
@@ -36,7 +36,7 @@ Without any port it serves HTTP on 8080.`,
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return cli.Exit("serve takes no arguments: see 'tapestry serve --help'", 2)
+				return cli.Exit("serve takes no arguments: see 'tapestry-lab serve --help'", 2)
 			}
 			return serve.Run(c.Context, serve.Config{
 				Name: c.String("name"), Address: c.String("address"),

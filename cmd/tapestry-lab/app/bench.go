@@ -22,6 +22,7 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 	"tapestry.dev/tapestry/bench/programs"
 	"tapestry.dev/tapestry/bench/suite"
+	"tapestry.dev/tapestry/test/product"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -31,8 +32,8 @@ func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "bench",
 		Usage: "measure against the kernel, raw wireguard-go and other programs, in one run",
-		UsageText: "tapestry bench [SUITE...] [options]\n" +
-			"tapestry bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
+		UsageText: "tapestry-lab bench [SUITE...] [options]\n" +
+			"tapestry-lab bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
 		Description: "Subjects and baselines are measured in turn (A B A B ...), and the ratio of the medians is printed: single figures of\n" +
 			"a machine that does other things mean little. Needs no root. Baselines that are not installed are left out and named;\n" +
 			"nothing gets installed.\n\n" + describeSuites(suite.All()),
@@ -46,6 +47,7 @@ func benchCommand() *cli.Command {
 			&cli.BoolFlag{Name: "csv", Usage: "print comma-separated values"},
 			&cli.StringFlag{Name: "chart", Usage: "draw each suite into `DIR`, as SUITE.svg"},
 			&cli.StringFlag{Name: "chart-format", Usage: "`FORMAT` of charts: svg, png or both", Value: "svg"},
+			productFlag(),
 			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases and what is missing, and measure nothing"},
 		},
 		Action:      runBench,
@@ -71,6 +73,14 @@ func runBench(c *cli.Context) error {
 	}
 	formats, err := chartFormats(c.String("chart-format"))
 	if err != nil {
+		return err
+	}
+	// Every lab of this run, in whatever process it is brought up, is of this executable.
+	executable, err := product.Find(c.String("tapestry"))
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv(product.Variable, executable); err != nil {
 		return err
 	}
 	if !userns.Inside() {

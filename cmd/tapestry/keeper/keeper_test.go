@@ -1,4 +1,4 @@
-package app
+package keeper
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/netstack/keeper"
 )
@@ -93,7 +95,8 @@ func TestKeeperUsers(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if status := Run([]string{"tapestry", "keeper", "--socket", path, "--uid", "-3"}); status != 1 {
-		t.Errorf("a negative uid: status %d", status)
+	app := &cli.App{Commands: []*cli.Command{Command()}}
+	if err := app.Run([]string{"tapestry", "keeper", "--socket", path, "--uid", "-3"}); err == nil || !strings.Contains(err.Error(), "--uid -3") {
+		t.Errorf("a negative uid: %v", err)
 	}
 }

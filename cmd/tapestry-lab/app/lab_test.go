@@ -48,7 +48,7 @@ func TestImpairFlags(t *testing.T) {
 	} {
 		var names []string
 		var got impair.Config
-		cmd := labImpair()
+		cmd := impairCommand()
 		cmd.Action = func(c *cli.Context) (err error) {
 			if names, err = interspersed(c, 2); err == nil {
 				got, err = impairment(c)
@@ -64,7 +64,7 @@ func TestImpairFlags(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"impair n1 n2 --loss", "impair n1 n2 --nonsense 1", "impair n1 n2 n3", "impair n1 n2 --loss 200%"} {
-		cmd := labImpair()
+		cmd := impairCommand()
 		cmd.Action = func(c *cli.Context) error {
 			_, err := interspersed(c, 2)
 			if err == nil {

@@ -21,26 +21,6 @@ import (
 	"tapestry.dev/tapestry/test/lab/impair"
 )
 
-// labCommand is a real cluster on this machine.
-func labCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "lab",
-		Usage: "a small real cluster on this machine",
-		Description: `Every Node of a YAML file becomes a network namespace with an agent process of its own, every Pod a
-network namespace with a TAP in which the containers' commands run as processes, joined by a kernel bridge as underlay.
-Images are not used: a command is any program of this machine, and a container without one runs 'tapestry serve'.
-It needs no root. Edit the file while the lab runs, and the difference is applied.
-
-   tapestry lab up -f lab.yaml --detach --wait
-   tapestry lab ps
-   tapestry lab exec client -- curl http://web
-   tapestry lab down`,
-		Subcommands: []*cli.Command{
-			labUp(), labPS(), labExec(), labNode(), labOutside(), labLogs(), labImpair(), labAgent(), labDown(),
-		},
-	}
-}
-
 func nameFlag() cli.Flag {
 	return &cli.StringFlag{Name: "name", Usage: "which lab, by `NAME`", Value: lab.DefaultName, EnvVars: []string{"TAPESTRY_LAB"}}
 }
@@ -55,13 +35,13 @@ func exitWith(status int) error {
 
 func dial(c *cli.Context) (*lab.Client, error) { return lab.Dial(c.String("name")) }
 
-func labUp() *cli.Command {
+func upCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "up",
 		Usage:     "start a lab and keep it up until ^C, or in the background",
-		UsageText: "tapestry lab up -f FILE [-f FILE...] [--detach] [--wait]",
+		UsageText: "tapestry-lab up -f FILE [-f FILE...] [--detach] [--wait]",
 		Description: `The files are ordinary Kubernetes YAML: Node, Namespace, Pod, Service, EndpointSlice, Ingress, IngressClass,
-Secret, ConfigMap and ServiceCIDR. They are watched. A version with a mistake is not applied at all: 'lab ps' shows the
+Secret, ConfigMap and ServiceCIDR. They are watched. A version with a mistake is not applied at all: 'tapestry-lab ps' shows the
 mistake, and the last good version stays.
 
 What the file leaves out is given: nodes their addresses (172.31.0.0/24, fd00:172:31::/64) and podCIDRs (10.244.N.0/24,
@@ -70,11 +50,11 @@ tapestry.dev/pod-ips chooses), Services their addresses (10.96.0.0/16, fd00:10:9
 label tapestry.dev/external=true gets a namespace and no agent. The annotation tapestry.dev/probe-period, such as 50ms,
 makes a Pod's probes more frequent than the seconds Kubernetes has.
 
-Outside of the cluster, at the node's default gateway, is a client (see 'lab outside') with the addresses 203.0.113.10 and
+Outside of the cluster, at the node's default gateway, is a client (see 'tapestry-lab outside') with the addresses 203.0.113.10 and
 2001:db8:113::10. A resolver beside it, 203.0.113.53, knows it as outside.example.`,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "file", Aliases: []string{"f"}, Usage: "a YAML `FILE`, or a folder of them", Required: true},
-			nameFlag(),
+			nameFlag(), productFlag(),
 			&cli.IntFlag{Name: "mtu", Usage: "MTU of the underlay in `BYTES`", Value: 1500},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave it running in the background"},
 			&cli.BoolFlag{Name: "wait", Usage: "wait until all agents and pods are ready"},
@@ -83,10 +63,10 @@ Outside of the cluster, at the node's default gateway, is a client (see 'lab out
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return fmt.Errorf("lab up takes no arguments, got %q: name files with -f", c.Args().First())
+				return fmt.Errorf("up takes no arguments, got %q: name files with -f", c.Args().First())
 			}
 			l, err := lab.Up(c.Context, lab.Options{
-				Name: c.String("name"), Files: c.StringSlice("file"), UnderlayMTU: c.Int("mtu"),
+				Name: c.String("name"), Files: c.StringSlice("file"), UnderlayMTU: c.Int("mtu"), Product: c.String("tapestry"),
 				KeepCapabilities: c.Bool("keep-capabilities"), Detach: c.Bool("detach"),
 			})
 			if err != nil {
@@ -127,7 +107,7 @@ func keepUp(c *cli.Context, l *lab.Client) error {
 	}
 }
 
-func labPS() *cli.Command {
+func psCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "ps",
 		Usage: "show nodes, pods, services and what is wrong",
@@ -151,7 +131,7 @@ func labPS() *cli.Command {
 	}
 }
 
-func labExec() *cli.Command {
+func execCommand() *cli.Command {
 	return runCommand("exec", "POD -- COMMAND", "run a command inside of a pod", `POD is a name in namespace default, or namespace/name. The command has the pod's network,
 resolv.conf, hosts and environment. On a terminal it gets a terminal of its own. Its exit status is passed on.`,
 		func(args []string) (lab.Target, []string, error) {
@@ -162,7 +142,7 @@ resolv.conf, hosts and environment. On a terminal it gets a terminal of its own.
 		})
 }
 
-func labNode() *cli.Command {
+func nodeCommand() *cli.Command {
 	return runCommand("node", "NODE -- COMMAND", "run a command in the namespace of a node", "Where the node's agent and its hostNetwork pods are.",
 		func(args []string) (lab.Target, []string, error) {
 			if len(args) < 1 {
@@ -172,7 +152,7 @@ func labNode() *cli.Command {
 		})
 }
 
-func labOutside() *cli.Command {
+func outsideCommand() *cli.Command {
 	return runCommand("outside", "-- COMMAND", "run a command on the underlay, outside of the cluster", "The namespace of a client that reaches the nodes and is no member of the cluster.",
 		func(args []string) (lab.Target, []string, error) { return lab.Outside(), args, nil })
 }
@@ -180,7 +160,7 @@ func labOutside() *cli.Command {
 // runCommand is a command that runs another one in the lab.
 func runCommand(name, usage, what, more string, split func([]string) (lab.Target, []string, error)) *cli.Command {
 	return &cli.Command{
-		Name: name, Usage: what, UsageText: "tapestry lab " + name + " [--name NAME] " + usage, Description: more,
+		Name: name, Usage: what, UsageText: "tapestry-lab " + name + " [--name NAME] " + usage, Description: more,
 		Flags: []cli.Flag{
 			nameFlag(),
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "add `NAME=VALUE` to the environment"},
@@ -217,11 +197,11 @@ func runCommand(name, usage, what, more string, split func([]string) (lab.Target
 	}
 }
 
-func labLogs() *cli.Command {
+func logsCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "logs",
 		Usage:       "show what a pod's containers, an agent or the lab itself wrote",
-		UsageText:   "tapestry lab logs [-f] [POD | node/NODE]",
+		UsageText:   "tapestry-lab logs [-f] [POD | node/NODE]",
 		Description: "Without an argument it is the log of the lab's supervisor.",
 		Flags:       []cli.Flag{nameFlag(), &cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until ^C"}},
 		Action: func(c *cli.Context) error {
@@ -240,11 +220,11 @@ func labLogs() *cli.Command {
 	}
 }
 
-func labImpair() *cli.Command {
+func impairCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "impair",
 		Usage:     "make the underlay between two nodes worse",
-		UsageText: "tapestry lab impair A B [--loss 1%] [--delay 5ms] ... | A B --off",
+		UsageText: "tapestry-lab impair A B [--loss 1%] [--delay 5ms] ... | A B --off",
 		Description: `A and B are nodes, or "outside". Everything holds in both directions. The frames that are lost, delayed or doubled
 depend on the seed only, so that a run can be repeated. While a path is impaired it goes through a piece of userspace.
 Another call replaces the settings of the last.`,
@@ -268,7 +248,7 @@ Another call replaces the settings of the last.`,
 				return err
 			}
 			if len(args) != 2 {
-				return fmt.Errorf("expected two nodes, got %d names: tapestry lab impair A B --loss 1%%", len(args))
+				return fmt.Errorf("expected two nodes, got %d names: tapestry-lab impair A B --loss 1%%", len(args))
 			}
 			cfg, err := impairment(c)
 			if err != nil {
@@ -383,11 +363,11 @@ func bitRate(text string) (int64, error) {
 	return int64(v * float64(unit)), nil
 }
 
-func labAgent() *cli.Command {
+func agentCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "agent",
 		Usage:       "kill, stop or start the agent of a node",
-		UsageText:   "tapestry lab agent kill|stop|start NODE",
+		UsageText:   "tapestry-lab agent kill|stop|start NODE",
 		Description: "kill is SIGKILL, after which the lab starts it again at once; stop is SIGTERM, after which it stays down until start.",
 		Flags:       []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
@@ -413,7 +393,7 @@ func labAgent() *cli.Command {
 	}
 }
 
-func labDown() *cli.Command {
+func downCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "down",
 		Usage:       "take a lab down, also one that crashed, and leave nothing behind",

@@ -1,0 +1,54 @@
+// Package product finds what is tried and measured: the executable tapestry.
+package product
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Variable is the environment variable that names the executable for whoever does not give a path.
+const Variable = "TAPESTRY_EXECUTABLE"
+
+// name is what the executable is called.
+const name = "tapestry"
+
+// Find gives the absolute path of the executable: path, or that of Variable when path is "", or else the one beside this program.
+func Find(path string) (string, error) {
+	if path == "" {
+		path = os.Getenv(Variable)
+	}
+	if path != "" {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return "", err
+		}
+		if err := executable(abs); err != nil {
+			return "", fmt.Errorf("the executable tapestry: %w", err)
+		}
+		return abs, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), name)
+	if err := executable(beside); err != nil {
+		return "", fmt.Errorf("the agents of a lab are the executable tapestry beside this one: %w: build both with 'make build', or name one with --tapestry PATH", err)
+	}
+	return beside, nil
+}
+
+func executable(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("there is no %s", path)
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		return fmt.Errorf("%s is not an executable file", path)
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+package version
+
+import (
+	"runtime/debug"
+	"testing"
+)
+
+func TestOf(t *testing.T) {
+	const id = "0123456789abcdef0123456789abcdef01234567"
+	for _, tt := range []struct {
+		main     string
+		settings []debug.BuildSetting
+		want     string
+	}{
+		{"", nil, Unknown},
+		{"(devel)", nil, Unknown},
+		{"v1.2.0", nil, "v1.2.0"},
+		{"v1.2.0+dirty", []debug.BuildSetting{{Key: "vcs.revision", Value: id}}, "v1.2.0+dirty"},
+		{"(devel)", []debug.BuildSetting{{Key: "vcs.modified", Value: "true"}}, Unknown},
+		{"(devel)", []debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "false"}}, "0123456789ab"},
+		{"", []debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "true"}}, "0123456789ab+"},
+		{"", []debug.BuildSetting{{Key: "vcs.revision", Value: "short"}}, "short"},
+	} {
+		info := &debug.BuildInfo{Main: debug.Module{Version: tt.main}, Settings: tt.settings}
+		if got := of(info); got != tt.want {
+			t.Errorf("%q %v: got %q, want %q", tt.main, tt.settings, got, tt.want)
+		}
+	}
+}
+
+// What the linker says counts before all else. A test binary says nothing of itself.
+func TestString(t *testing.T) {
+	if got := String(); got == "" {
+		t.Error("a build has no name")
+	}
+	stamped = "v9"
+	defer func() { stamped = "" }()
+	if got := String(); got != "v9" {
+		t.Errorf("got %q, want what was stamped", got)
+	}
+}
