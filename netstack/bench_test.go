@@ -141,12 +141,13 @@ func BenchmarkAdmit(b *testing.B) {
 					b.Fatal(f)
 				}
 			}
-			from := origin{port: w.port}
+			j := &journey{origin: origin{from: w.port}}
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				if _, _, stopped := w.admit(s, &pkts[i%clients], &from); stopped != c.stopped {
-					b.Fatal(stopped)
+				j.packet = &pkts[i%clients]
+				if admitted := w.admit(s, j); admitted == c.stopped {
+					b.Fatal(admitted)
 				}
 				i++
 			}

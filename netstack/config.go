@@ -42,13 +42,82 @@ type PeerRoute struct {
 	Unready bool
 }
 
-// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing.
+// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing. What it answers never
+// changes, session affinity apart: a Table that changed is another one.
 type Balancer interface {
 	// Pick answers for the first packet of a flow. t is borrowed.
 	Pick(t *packet.Tuple) packet.Choice
 	// Backend says what became of a backend chosen earlier.
 	Backend(id uint64) packet.BackendState
 }
+
+// Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are another Policy.
+type Policy interface {
+	// Judge is asked when a flow begins, translated or not, and once more for each flow that has a packet after something
+	// changed: this Policy, the Balancer or the Config. There is no scan; packets in between are not judged. Two packets that
+	// begin one flow at the same time may both ask. It must be safe for concurrent use, allocate nothing and not block.
+	// f is borrowed.
+	Judge(f *Flow) Ruling
+}
+
+// Ruling is what a Policy says of a flow. The zero value permits it.
+type Ruling struct {
+	Action Action
+	Rule   uint64 // which rule says so, for the Observer; 0 for none
+}
+
+// Action is what becomes of a flow.
+type Action uint8
+
+// The actions. A flow that is not permitted is counted as Denied, once per packet that tries.
+const (
+	Permit Action = iota
+	Refuse        // the sender is told: a reset, or an ICMP error
+	Drop          // the sender is not told
+)
+
+// Observer is told of flows, for records of them. It is called in the packet path by many goroutines at once, so it must be quick:
+// never block, never allocate. What it is given is borrowed until it returns.
+type Observer interface {
+	// Begun tells of a flow that is new in the flow table, and of the rule by which the Policy permitted it.
+	Begun(f *Flow, rule uint64)
+	// Refused tells of a packet whose flow may not be, or not go on. why is the DropReason under which it is counted; rule is
+	// the Policy's for Denied. It follows Begun for a flow to where nobody is, which is found out last.
+	Refused(f *Flow, why DropReason, rule uint64)
+}
+
+// Flow is a flow as a Policy judges it and an Observer hears of it.
+type Flow struct {
+	// Orig is the tuple of the first packet as it arrived. To is what it becomes; the same without translation, its zone
+	// always 0.
+	Orig, To packet.Tuple
+	// From has the address Orig.Src, and began the flow. Toward has the address To.Dst.
+	From, Toward End
+	// Backend is the one the Balancer chose, 0 for none.
+	Backend uint64
+}
+
+// End is who is at an end of a flow, as this node sees it.
+type End struct {
+	Kind EndKind
+	// Port is the name of the Port of a Pod, and of the Host where it has one.
+	Port string
+	// Peer is the OtherNode, or the one whose host socket a client Outside came in by. 0 for none.
+	Peer uint64
+}
+
+// EndKind tells ends apart.
+type EndKind uint8
+
+// The kinds of ends.
+const (
+	Nobody    EndKind = iota // an address of the cluster that nobody has
+	Pod                      // a pod of this node
+	Host                     // this node's own processes
+	Gateway                  // this node's gateway: Ingress, DNS
+	OtherNode                // a pod or process of another node
+	Outside                  // beyond the cluster
+)
 
 // Link is the way to other nodes; *overlay.Mesh is one.
 type Link interface {

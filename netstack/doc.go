@@ -5,30 +5,37 @@
 //
 // A Node has Ports, tables, a gateway and a Link.
 //
-//	pod A ─TAP─ Port ┐                                ┌ Port ─TAP─ pod B
-//	pod C ─TAP─ Port ┼ pipeline: admit, flow, forward ┼ Link ─ WireGuard ─ other nodes
-//	host  ─TAP─ Port ┘                                └ gateway (gVisor, relays) ─ host sockets ─ outside
+//	pod A ─TAP─ Port ┐                                    ┌ Port ─TAP─ pod B
+//	pod C ─TAP─ Port ┼ steps: admit, bind, translate, ... ┼ Link ─ WireGuard ─ other nodes
+//	host  ─TAP─ Port ┘                                    └ gateway (gVisor, relays) ─ host sockets ─ outside
 //
-// Whatever goroutine reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps of
-// pipeline.go and writes it to where it goes, all by itself: no queue and no other goroutine in between. A few goroutines
-// read all Ports (poll.Poller), each Port one at a time.
+// The goroutine that reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps and
+// writes it to where it goes, all by itself. A few goroutines read all Ports (poll.Poller), each Port one at a time.
 // The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both run the
-// same steps.
+// same steps. A packet waits in two places: in the backlog of a Port with a limit, and in the Link while that is busy.
 //
 // # The steps
 //
-//  1. Parse. The virtio-net header is written by the pod, so it must agree with our own parse.
-//  2. Admit: source MAC and address must be the Port's own; a peer's must be the peer's.
-//  3. Track: look the flow up, or ask the Balancer where it goes and insert it, atomically for both directions.
-//  4. Translate, in place, with incremental checksums.
-//  5. Forward: local Port, the Link, the gateway, or the host.
+// Before the steps the packet is parsed; the virtio-net header is written by the pod, so it must agree with our own parse.
+// A journey is one packet on its way through the steps, and all that is known of it: who sent it, its flow, how it ends.
+// All steps have one shape; walk is the list of them.
+//
+//  1. admit: source MAC and address must be the Port's own; a peer's must be the peer's.
+//  2. bind: look the flow up. A new one is what the Balancer says, if the Policy lets it be, and is inserted atomically for
+//     both directions. An ICMP error has the flow of the packet it quotes, a later fragment that of its first.
+//  3. translate, in place, with incremental checksums.
+//  4. forward: find out who gets it: a local Port, a peer, the gateway, the host, the outside.
+//
+// Steps decide and do not act: after them carry writes the packet to where they sent it, or answers its sender. So the same
+// list can explain what would become of a packet: on a journey for which bind asks the flow table by Peek and inserts
+// nothing, and after which carry is left out, the verdict, the reason and all that was found out stand in the journey.
 //
 // What came from a pod, or from a peer that may send so, with a partial checksum keeps it, through translation too, up to
 // whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainPort), for fragments and for the
-// quotes of ICMP errors. The gateway's stack verifies none, so toGateway verifies full ones. Package packet has the form.
+// quotes of ICMP errors. The gateway's stack verifies none, so toStack verifies full ones. Package packet has the form.
 //
 // Each packet gets exactly one Verdict. What cannot be served is refused at once (a reset, an ICMP error), and counted
-// under its DropReason.
+// under its DropReason. The answer is about the packet as its sender sent it: translation is undone for it.
 //
 // # Translation
 //
@@ -38,9 +45,13 @@
 // to the peer through whose host socket a client came in. Such a client's packets cross the Link as IP-in-IP between the
 // two gateway addresses; admitWrapped has the rules.
 //
-// A flow whose backend is gone is found at its next packet: the entry remembers the generation of the Config in which
-// its backend was last seen, and a newer one makes it ask again. There is no scan. TCP to a backend of another node goes on
-// all the same while that node answers: it alone knows whether the pod lives, and resets what comes to a vacant address.
+// # What changes for flows that are known
+//
+// A flow whose backend is gone, or that the Policy permits no longer, is found at its next packet: the entry remembers the
+// generation in which it was judged last, and a newer one makes it ask again. There is no scan. The generation moves when
+// the Config, the Balancer or the Policy did change. TCP to a backend of another node goes on all the same while that node
+// answers: it alone knows whether the pod lives, and resets what comes to a vacant address. A packet of the backend does
+// not settle that its flow may go on; the Policy judges packets of both directions.
 //
 // # Who owns what
 //
@@ -50,12 +61,13 @@
 //
 // # Locking
 //
-// The pipeline takes no lock: the Config is an immutable snapshot behind an atomic pointer, so is the table of Ports, and the flow
-// table is read without locks. Only fragments and ICMP limits have mutexes, held for no I/O. A worker is the scratch
-// memory of one goroutine; its counters are summed on demand.
+// What a packet of a known flow needs is read without locks: the Config is an immutable snapshot behind an atomic pointer, so is the
+// table of Ports, and the flow table has sequence numbers. A new flow takes two of the flow table's many locks. Fragments, ICMP
+// limits, backlogs and the lending of workers have mutexes, and none of all these is held for I/O. A worker is the scratch memory of
+// one goroutine; its counters are summed on demand.
 //
 // The gateway's stack calls WritePackets while it holds locks of its own, so nothing is delivered to it on that way back
-// in the same goroutine (deliver, inject).
+// in the same goroutine (Gateway.Deliver).
 //
 // # Start and restart
 //

@@ -38,8 +38,8 @@ func keyOf(t *packet.Tuple, id uint32) fragKey {
 	return fragKey{t.Src, t.Dst, id, t.Zone, t.Proto}
 }
 
-// remember keeps the way that track found for a first fragment; w.orig is its tuple as it arrived.
-func (f *fragments) remember(w *worker, p *packet.Packet, via uint64) {
+// remember keeps the way of a first fragment, which is translated.
+func (f *fragments) remember(j *journey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := f.clock()
@@ -56,7 +56,7 @@ func (f *fragments) remember(w *worker, p *packet.Packet, via uint64) {
 			clear(f.known)
 		}
 	}
-	f.known[keyOf(&w.orig, p.FragID)] = fragWay{p.Tuple, via, now.Add(fragLife)}
+	f.known[keyOf(&j.orig, j.packet.FragID)] = fragWay{j.packet.Tuple, j.via, now.Add(fragLife)}
 }
 
 func (f *fragments) find(t *packet.Tuple, id uint32) (fragWay, bool) {
@@ -66,14 +66,14 @@ func (f *fragments) find(t *packet.Tuple, id uint32) (fragWay, bool) {
 	return way, ok && way.end.After(f.clock())
 }
 
-func (w *worker) laterFragment(s *snapshot, p *packet.Packet, o *origin) (Verdict, DropReason) {
-	w.orig = p.Tuple
-	way, ok := w.node.frags.find(&p.Tuple, p.FragID)
+// follow sends a later fragment the way of its first.
+func (w *worker) follow(j *journey) bool {
+	way, ok := w.node.frags.find(&j.orig, j.packet.FragID)
 	if !ok {
-		return Dropped, LostFragment
+		return j.drop(LostFragment)
 	}
-	if way.to.Src != p.Tuple.Src || way.to.Dst != p.Tuple.Dst {
-		p.Rewrite(&way.to)
-	}
-	return w.forward(s, p, o, way.via)
+	j.via = way.via
+	j.hit.To = way.to
+	j.hit.Translate = way.to.Src != j.orig.Src || way.to.Dst != j.orig.Dst
+	return true
 }

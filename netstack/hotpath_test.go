@@ -48,7 +48,7 @@ func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	err = n.Set(Config{
 		PodCIDRs: prefixes("10.244.1.0/24"), ClusterCIDRs: prefixes("10.244.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16"), MTU: 1420,
 		NodeAddrs: addrs("172.31.0.11"), Peers: []PeerRoute{{ID: node2, PodCIDRs: prefixes("10.244.2.0/24"), Encap: true, SendsPartial: true}},
-	}, &balancer{picks: nil})
+	}, &balancer{picks: nil}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,8 @@ type Options struct {
 	Flows *flow.Table
 	// Link is the way to other nodes; nil for a node alone.
 	Link Link
+	// Observer is told of flows; nil tells nobody.
+	Observer Observer
 	// Logger gets what happens asynchronously; nil discards.
 	Logger *slog.Logger
 	// MTU is the pods' MTU until the first Config says otherwise.
@@ -41,9 +43,10 @@ type Options struct {
 // Node is one agent's data plane: Ports, tables, the gateway's stack and the Link. Its methods are safe for concurrent
 // use.
 type Node struct {
-	log   *slog.Logger
-	flows *flow.Table
-	link  Link
+	log      *slog.Logger
+	flows    *flow.Table
+	link     Link
+	observer Observer
 
 	now      func() time.Time
 	ports    ports
@@ -57,9 +60,8 @@ type Node struct {
 	workers workers
 	running sync.WaitGroup
 
-	mu         sync.Mutex // guards below and Set
-	generation uint32
-	closed     bool
+	mu     sync.Mutex // guards below and Set
+	closed bool
 }
 
 // New makes a Node. It forwards nothing before the first Set.
@@ -74,7 +76,7 @@ func New(o Options) (*Node, error) {
 		o.Now = time.Now
 	}
 	n := &Node{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, ready: make(chan struct{}),
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
 		refusals: rate.NewLimiter(1000, 200),
 	}
 	n.ports.table.Store(&portTable{})
@@ -92,16 +94,24 @@ func New(o Options) (*Node, error) {
 // Gateway is the part of the node that ends connections.
 func (n *Node) Gateway() *gateway.Gateway { return n.gateway }
 
-// Set replaces what the node knows of the cluster. Flows survive; a flow whose backend is gone is found at its next
-// packet. Calling it with an identical Config is harmless.
-func (n *Node) Set(c Config, b Balancer) error {
+// Set replaces what the node knows of the cluster; p is nil where everything may be. Flows survive: one that may go on no longer is
+// found at its next packet. What is equal to what was set before, Balancer and Policy by ==, changes nothing, and no flow
+// is looked at anew. Nothing that c holds may be changed afterwards.
+func (n *Node) Set(c Config, b Balancer, p Policy) error {
 	if b == nil {
 		return errors.New("netstack: Set needs a Balancer")
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.generation++
-	s := compile(c, b, n.generation)
+	before := n.snapshot.Load()
+	generation := uint32(1)
+	if before != nil {
+		if before.isOf(&c, b, p) {
+			return nil
+		}
+		generation = before.generation + 1
+	}
+	s := compile(c, b, p, generation)
 	g := gateway.Config{Local: c.LocalAddrs, MTU: c.MTU}
 	for _, a := range s.gates {
 		g.Gateway = append(g.Gateway, a.Netip())
@@ -109,8 +119,8 @@ func (n *Node) Set(c Config, b Balancer) error {
 	if err := n.gateway.Set(g); err != nil {
 		return fmt.Errorf("netstack: %w", err)
 	}
-	first := n.snapshot.Swap(s) == nil
-	if first {
+	n.snapshot.Store(s)
+	if before == nil {
 		close(n.ready)
 	}
 	return nil
@@ -144,8 +154,8 @@ func (n *Node) write(p *Port, frame []byte) {
 	defer n.workers.put(w)
 	if fault := w.pkt.ParseFrame(frame); fault != packet.Good {
 		w.drops[faultReason(fault)].Add(1)
-	} else if _, r := w.write(&w.pkt, p); r != NotDropped {
-		w.drops[r].Add(1)
+	} else if !w.write(&w.pkt, p) {
+		w.drops[PortDown].Add(1)
 	}
 }
 
@@ -155,7 +165,7 @@ func (n *Node) read(p *Port) {
 	w := n.workers.get()
 	defer n.workers.put(w)
 	w.port = p
-	if err := p.dev.Run(w.fromPort, w.turn.End); err != nil {
+	if err := p.dev.Run(w.fromPort, w.rest); err != nil {
 		n.log.Error("a Port stopped", "port", p.Name, "err", err)
 		if _, still := n.ports.remove(p.Name, p); still {
 			p.close()

@@ -22,9 +22,9 @@ func countsOn(v *packet.VNetHdr) tap.Offloads {
 }
 
 // toPlainPort does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent by
-// a pod with all offloads, or was coalesced off the Link, thus reaches one without. The packet gets one Verdict:
-// PortDown when a segment was refused, after which the rest is not tried.
-func (w *worker) toPlainPort(p *packet.Packet, port *Port) (Verdict, DropReason) {
+// a pod with all offloads, or was coalesced off the Link, thus reaches one without. It is false when a segment was refused,
+// after which the rest is not tried.
+func (w *worker) toPlainPort(p *packet.Packet, port *Port) bool {
 	w.segments.Reset(p, nil)
 	if need := packet.HeadLen + w.segments.Size(); len(w.segment) < need {
 		w.segment = make([]byte, need)
@@ -38,9 +38,9 @@ func (w *worker) toPlainPort(p *packet.Packet, port *Port) (Verdict, DropReason)
 		}
 		if port.dev.Write(w.segment[:packet.HeadLen+n]) != nil {
 			port.down.Add(1)
-			return Dropped, PortDown
+			return false
 		}
 	}
 	port.toPort.add(p.Len())
-	return ToPort, NotDropped
+	return true
 }

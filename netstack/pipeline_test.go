@@ -154,6 +154,10 @@ func TestPacketFlows(t *testing.T) {
 			{"node-2 encap", segment("198.51.100.7:4000", "10.244.1.99:80", A), "link", "node-2 encap 10.244.1.1 > 10.244.2.1: tcp 10.244.1.99:80 > 198.51.100.7:4000 R", NoRoute},
 			{"node-2 encap", segment("10.244.1.10:4000", "10.244.1.99:80", A), "", "", BadEncap},
 		},
+		"a Service whose backend nobody has: the answer is about the client's own packet": {
+			{"a", datagram("10.244.1.10:1000", "10.96.0.9:80"), "a", "icmp 3/1 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.9:80", NoRoute},
+			{"a", segment("10.244.1.10:1000", "10.96.0.9:80", A), "a", "tcp 10.96.0.9:80 > 10.244.1.10:1000 R", NoRoute},
+		},
 		"the node's loopback": {
 			{"a", segment("10.244.1.10:1000", "127.0.0.1:22", S), "a", "tcp", NoRoute},
 		},

@@ -83,9 +83,9 @@ func (p *Port) close() {
 	_ = p.dev.Close()
 }
 
-func (p *Port) owns(a packet.Addr) bool {
+func (p *Port) owns(a *packet.Addr) bool {
 	for i := range p.addrs {
-		if p.addrs[i] == a {
+		if p.addrs[i] == *a {
 			return true
 		}
 	}

@@ -57,75 +57,83 @@ func (w *worker) answerARP(p *packet.Packet, buf []byte) (Verdict, DropReason) {
 	return Answered, NotDropped
 }
 
-func (w *worker) answerNS(p *packet.Packet, o *origin) (Verdict, DropReason, bool) {
-	n := packet.AnswerNS(p, tap.GatewayMAC)
+// reply sends the answer that the steps decided on. Where none may be sent, the packet is dropped.
+func (w *worker) reply(s *snapshot, j *journey) {
+	if j.answer == neighbor {
+		w.answerNS(j)
+		return
+	}
+	p := j.packet
+	if p.Tuple != j.orig && p.Frag != packet.LaterFrag && j.quoted == nil {
+		p.Rewrite(&j.orig) // the sender must recognise its own packet
+	}
+	whole := p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag
+	n := 0
+	switch {
+	case j.answer == cut, whole && (j.answer == refused || j.answer == denied):
+		n = packet.PutRST(w.answered[packet.HeadLen:], p)
+	case w.node.refusals.Allow():
+		n = w.putError(s, j)
+	}
 	if n == 0 {
-		return Dropped, Multicast, true
+		j.verdict = Dropped
+		return
 	}
-	if o.port.dev.Write(p.Buf[:n]) != nil {
-		return Dropped, PortDown, true
-	}
-	return Answered, NotDropped, true
+	w.sendBack(j, n)
 }
 
-// refuse answers a packet that cannot be served so that the sender knows at once: a reset for TCP, else an ICMP error.
-func (w *worker) refuse(p *packet.Packet, o *origin, e packet.ICMPError, why DropReason) (Verdict, DropReason) {
-	if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && e == packet.PortUnreachable {
-		return w.reset(p, o, why)
-	}
-	if !w.node.refusals.Allow() {
-		return Dropped, why
-	}
-	from := p.Tuple.Dst
-	if e != packet.PortUnreachable {
-		s := w.node.snapshot.Load()
+// putError writes the ICMP error that is j's answer to w.reply and returns its length, 0 for none.
+func (w *worker) putError(s *snapshot, j *journey) int {
+	p := j.packet
+	from, kind := p.Tuple.Dst, packet.PortUnreachable
+	if j.answer != refused {
 		gate, ok := s.gateway(&p.Tuple.Src)
 		if !ok {
-			return Dropped, why
+			return 0
 		}
 		from = gate
 	}
-	return w.sendBack(o, packet.PutICMPError(w.reply[packet.HeadLen:], p, e, from, 0), why)
+	switch j.answer {
+	case noHost:
+		kind = packet.HostUnreachable
+	case prohibited, denied:
+		kind = packet.AdminProhibited
+	case tooBig:
+		kind = packet.TooBig
+	}
+	return packet.PutICMPError(w.answered[packet.HeadLen:], p, kind, from, int(j.mtu))
 }
 
-// reset tells the sender of a TCP packet that its connection is gone: so is whom it was with.
-func (w *worker) reset(p *packet.Packet, o *origin, why DropReason) (Verdict, DropReason) {
-	return w.sendBack(o, packet.PutRST(w.reply[packet.HeadLen:], p), why)
-}
-
-// tooBig answers with the size that fits. The sender must recognise its own packet, so the translation is undone first.
-func (w *worker) tooBig(s *snapshot, p *packet.Packet, o *origin, mtu int) (Verdict, DropReason) {
-	gate, ok := s.gateway(&p.Tuple.Src)
-	if !ok || !w.node.refusals.Allow() {
-		return Dropped, TooBig
-	}
-	if p.Tuple != w.orig && p.Frag != packet.LaterFrag {
-		p.Rewrite(&w.orig)
-	}
-	return w.sendBack(o, packet.PutICMPError(w.reply[packet.HeadLen:], p, packet.TooBig, gate, mtu), TooBig)
-}
-
-// sendBack sends the n bytes of IP packet in w.reply to where o came from.
-func (w *worker) sendBack(o *origin, n int, why DropReason) (Verdict, DropReason) {
-	if n == 0 {
-		return Dropped, why
-	}
+// sendBack sends the n bytes of IP packet in w.reply to where the journey's packet came from.
+func (w *worker) sendBack(j *journey, n int) {
 	a := &w.answer
-	if a.ParseIP(w.reply[packet.HeadLen:packet.HeadLen+n]) != packet.Good {
-		return Dropped, why
+	if a.ParseIP(w.answered[packet.HeadLen:packet.HeadLen+n]) != packet.Good {
+		j.verdict = Dropped
+		return
 	}
 	switch {
-	case o.port != nil:
-		a.PutHead(w.reply[:], tap.GatewayMAC, o.port.MAC)
-		if o.port.dev.Write(w.reply[:packet.HeadLen+n]) != nil {
-			return Dropped, PortDown
+	case j.from != nil:
+		a.PutHead(w.answered[:], tap.GatewayMAC, j.from.MAC)
+		if j.from.dev.Write(w.answered[:packet.HeadLen+n]) != nil {
+			j.drop(PortDown)
 		}
-	case o.wrapped:
-		w.node.link.Send(a, o.peer.ID, o.peer.encap)
-	case o.peer != nil:
-		w.node.link.Send(a, o.peer.ID, nil)
+	case j.wrapped:
+		w.node.link.Send(a, j.sender.ID, j.sender.encap)
+	case j.sender != nil:
+		w.node.link.Send(a, j.sender.ID, nil)
 	default:
 		w.node.gateway.Deliver(a, &w.turn, true)
 	}
-	return Answered, why
+}
+
+// answerNS answers a neighbour solicitation for every address, as answerARP does.
+func (w *worker) answerNS(j *journey) {
+	p := j.packet
+	n := packet.AnswerNS(p, tap.GatewayMAC)
+	switch {
+	case n == 0:
+		j.drop(Multicast)
+	case j.from.dev.Write(p.Buf[:n]) != nil:
+		j.drop(PortDown)
+	}
 }

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"net/netip"
+	"reflect"
 	"sort"
 
 	"tapestry.dev/tapestry/addressing"
@@ -58,6 +59,7 @@ func (p *peer) ownsPod(a packet.Addr) bool {
 type snapshot struct {
 	Config
 	balancer   Balancer
+	policy     Policy // nil permits everything
 	generation uint32
 	gates      []packet.Addr // own gateway addresses
 	peers      map[uint64]*peer
@@ -68,9 +70,9 @@ type snapshot struct {
 }
 
 // compile turns a Config into a snapshot.
-func compile(c Config, b Balancer, generation uint32) *snapshot {
+func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 	s := &snapshot{
-		Config: c, balancer: b, generation: generation,
+		Config: c, balancer: b, policy: p, generation: generation,
 		peers:    make(map[uint64]*peer, len(c.Peers)),
 		hosts:    make(map[packet.Addr]route),
 		prefixes: make(map[netip.Prefix]route),
@@ -114,6 +116,16 @@ func compile(c Config, b Balancer, generation uint32) *snapshot {
 	}
 	s.claimed = append(append(s.claimed, c.ClusterCIDRs...), c.ServiceCIDRs...)
 	return s
+}
+
+// isOf reports whether compile would give the same again.
+func (s *snapshot) isOf(c *Config, b Balancer, p Policy) bool {
+	return same(s.balancer, b) && same(s.policy, p) && reflect.DeepEqual(&s.Config, c)
+}
+
+// same reports whether two values of an interface are one. Those that cannot be compared are not.
+func same(a, b any) bool {
+	return a == nil && b == nil || reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
 }
 
 // judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a reset: a pod

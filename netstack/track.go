@@ -5,50 +5,62 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// track finds the packet's flow or makes one, and translates the packet by it. It returns where the flow's binding sends
-// the packet, viaRoute for by its destination.
-//
-// Insert is atomic: when two packets of a new flow race, the loser finds the winner's entry in the next round.
-func (w *worker) track(s *snapshot, p *packet.Packet, o *origin) (via uint64, v Verdict, r DropReason) {
-	w.orig = p.Tuple
+// bind is the step that finds the packet's flow or begins one, and with it what the packet becomes and where it goes. An ICMP error
+// goes with the flow of the packet it speaks of, a later fragment with its first. Insert is atomic: when two packets of a new flow race, the loser finds the winner's entry in the next round.
+func (w *worker) bind(s *snapshot, j *journey) bool {
+	p := j.packet
+	j.orig = p.Tuple
+	switch {
+	case isICMPError(p):
+		return w.related(s, j)
+	case p.Frag == packet.LaterFrag:
+		return w.follow(j)
+	}
 	for range 4 {
-		if w.node.flows.Lookup(&p.Tuple, p.TCPFlags, &w.hit) {
-			switch w.judge(s, p) {
+		known := w.node.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit)
+		if known && !s.vouches(&j.hit) {
+			switch w.judge(s, j) {
 			case goOn:
-				if w.hit.Translate {
-					p.Rewrite(&w.hit.To)
-				}
-				if w.hit.Dir == flow.Reply {
-					return w.hit.Via, 0, NotDropped
-				}
-				return viaRoute, 0, NotDropped
-			case reset:
-				v, r = w.reset(p, o, BackendGone)
-				return viaRoute, v, r
 			case again:
+				known = false
+			case ended:
+				return false
 			}
 		}
-		e := &w.entry
-		if v, r = w.begin(s, p, o, e); r != NotDropped {
-			return viaRoute, v, r
-		}
-		if p.TCPFlags&packet.RST != 0 && e.Backend == 0 && e.Via == viaRoute {
-			return viaRoute, 0, NotDropped // a stray reset begins nothing
-		}
-		_, result := w.node.flows.Insert(e)
-		switch result {
-		case flow.Inserted:
-			if to := e.Reply.Reverse(); to != withoutZone(p.Tuple) {
-				p.Rewrite(&to)
+		if known {
+			if j.hit.Dir == flow.Reply {
+				j.via = j.hit.Via
 			}
-			return viaRoute, 0, NotDropped
-		case flow.Full:
-			return viaRoute, Dropped, FlowsFull
-		case flow.NoPort:
-			return viaRoute, Dropped, NoSourcePort
+			return true
+		}
+		if done, ok := w.begin(s, j); done {
+			return ok
 		}
 	}
-	return viaRoute, Dropped, FlowsFull
+	return j.drop(FlowsFull)
+}
+
+// begin begins the packet's flow, if it may be. It is not done when another goroutine was first; ok says whether steps follow.
+func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
+	if !w.choose(s, j) {
+		return true, false
+	}
+	p, h := j.packet, &j.hit
+	if p.TCPFlags&packet.RST != 0 && h.Backend == 0 && h.Via == viaRoute {
+		return true, true // a stray reset begins nothing, and is not translated
+	}
+	e := flow.Entry{Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, TCPFlags: p.TCPFlags, Checked: s.generation}
+	switch ref, result := w.node.flows.Insert(&e); result {
+	case flow.Inserted:
+		h.Ref, h.To, j.begun = ref, e.Reply.Reverse(), true
+		h.Translate = h.To != withoutZone(j.orig)
+		return true, true
+	case flow.Full:
+		return true, j.drop(FlowsFull)
+	case flow.NoPort:
+		return true, j.drop(NoSourcePort)
+	}
+	return false, false
 }
 
 func withoutZone(t packet.Tuple) packet.Tuple {
@@ -56,90 +68,50 @@ func withoutZone(t packet.Tuple) packet.Tuple {
 	return t
 }
 
-// judgement is what to do with a packet whose flow is known.
-type judgement uint8
-
-const (
-	goOn  judgement = iota
-	again           // the flow was dropped: begin a new one
-	reset           // the flow was dropped: tell the sender
-)
-
-// judge decides whether a flow may go on. The backend is looked at only when the Table changed since the last time.
-func (w *worker) judge(s *snapshot, p *packet.Packet) judgement {
-	h := &w.hit
-	opening := p.TCPFlags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
-	if opening && h.State == flow.Closed {
-		orig := w.orig
-		if h.Dir == flow.Reply {
-			orig = h.To.Reverse()
-		}
-		w.node.flows.Delete(h.Ref, &orig)
-		return again
-	}
-	if h.Backend == 0 || h.Dir == flow.Reply || h.Checked == s.generation {
-		return goOn
-	}
-	state := s.balancer.Backend(h.Backend)
+// choose fills in j.hit as the packet's flow will be: what the Balancer makes of it, and whether the Policy lets it be.
+func (w *worker) choose(s *snapshot, j *journey) bool {
+	j.hit = flow.Hit{To: withoutZone(j.orig), Checked: s.generation}
 	switch {
-	case state == packet.BackendReady,
-		(state == packet.BackendDraining || s.judgedAt(&h.To.Dst)) && p.Tuple.Proto == packet.TCP && !(opening && h.State == flow.SynSent):
-		w.node.flows.SetChecked(h.Ref, s.generation)
-		return goOn
+	case j.fromGateway():
+		j.hit.Via = viaGateway
+	case j.wrapped:
+		j.hit.Via = j.sender.ID
 	}
-	w.node.flows.Delete(h.Ref, &w.orig)
-	if p.Tuple.Proto == packet.TCP && !opening {
-		return reset
+	to := &j.hit.To
+	switch choice := w.pick(s, j); choice.Kind {
+	case packet.Picked:
+		to.Dst, to.DstPort = choice.To.Addr, choice.To.Port
+		j.hit.Backend = choice.Backend
+	case packet.NoEndpoints:
+		return j.refuse(refused, NoEndpoints)
+	case packet.UnknownPort:
+		return j.refuse(refused, UnknownPort)
+	case packet.DropLocal:
+		return j.drop(LocalPolicy)
+	case packet.DropSource:
+		return j.drop(SourceRange)
 	}
-	return again
-}
-
-// begin fills in the entry of a new flow.
-func (w *worker) begin(s *snapshot, p *packet.Packet, o *origin, e *flow.Entry) (Verdict, DropReason) {
-	*e = flow.Entry{Orig: p.Tuple, TCPFlags: p.TCPFlags, Checked: s.generation}
-	to := withoutZone(p.Tuple)
-	if choice := w.pick(s, p, o); choice.Kind != packet.NotFrontend {
-		switch choice.Kind {
-		case packet.Picked:
-			to.Dst, to.DstPort = choice.To.Addr, choice.To.Port
-			e.Backend = choice.Backend
-		case packet.NoEndpoints:
-			return w.refuse(p, o, packet.PortUnreachable, NoEndpoints)
-		case packet.UnknownPort:
-			return w.refuse(p, o, packet.PortUnreachable, UnknownPort)
-		case packet.DropLocal:
-			return Dropped, LocalPolicy
-		case packet.DropSource:
-			return Dropped, SourceRange
-		}
-	}
-	if w.mustMasquerade(s, &to, o) {
+	if w.mustMasquerade(s, j) {
 		gate, ok := s.gateway(&to.Src)
 		if !ok {
-			return Dropped, NoRoute
+			return j.drop(NoRoute)
 		}
 		to.Src = gate
 	}
-	e.Reply = to.Reverse()
-	switch {
-	case o.fromGateway():
-		e.Via = viaGateway
-	case o.wrapped:
-		e.Via = o.peer.ID
-	}
-	return 0, NotDropped
+	return s.policy == nil || w.permit(s, j)
 }
 
 // pick asks the Balancer. Translation happens once, on the node where the flow enters, but for host ports: the one node that
 // knows of them is the one whose address it is, and they lead to its own pods only.
-func (w *worker) pick(s *snapshot, p *packet.Packet, o *origin) packet.Choice {
-	if o.peer == nil {
-		return s.balancer.Pick(&p.Tuple)
+func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
+	t := &j.packet.Tuple
+	if j.sender == nil {
+		return s.balancer.Pick(t)
 	}
-	if o.wrapped || !s.isNodeAddr(p.Tuple.Dst) {
+	if j.wrapped || !s.isNodeAddr(t.Dst) {
 		return packet.Choice{}
 	}
-	choice := s.balancer.Pick(&p.Tuple)
+	choice := s.balancer.Pick(t)
 	if choice.Kind == packet.Picked && w.node.ports.table.Load().byAddr[choice.To.Addr] == nil {
 		return packet.Choice{}
 	}
@@ -149,43 +121,66 @@ func (w *worker) pick(s *snapshot, p *packet.Packet, o *origin) packet.Choice {
 // mustMasquerade tells the flows whose backend must see the gateway's address instead of the sender's: what goes back
 // into the Port it came from (a kernel drops packets from its own address as martians), and clients of ours whose answers
 // could not come back from a node that takes no encapsulated packets.
-func (w *worker) mustMasquerade(s *snapshot, to *packet.Tuple, o *origin) bool {
-	r := w.route(s, &to.Dst)
-	if o.port != nil {
-		return r.port == o.port
+func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
+	r := w.route(s, &j.hit.To.Dst)
+	if j.from != nil {
+		return r.port == j.from
 	}
-	return o.fromGateway() && r.kind == toPeer && r.peer.encap == nil && s.foreign(to.Src)
+	return j.fromGateway() && r.kind == toPeer && r.peer.encap == nil && s.foreign(j.hit.To.Src)
 }
 
-// related translates an ICMP error by the flow of the packet it quotes (RFC 5508) and forwards it.
-func (w *worker) related(s *snapshot, p *packet.Packet, o *origin) (Verdict, DropReason) {
-	in := &w.inner
-	if !p.Embedded(in) {
-		return Dropped, Malformed
+// quote looks into an ICMP error for the packet that it speaks of.
+func (w *worker) quote(j *journey) bool {
+	if !j.packet.Embedded(&w.inner) {
+		return j.drop(Malformed)
 	}
-	w.orig = p.Tuple
-	t := in.Tuple.Reverse()
-	t.Zone = p.Tuple.Zone
-	if !w.node.flows.Lookup(&t, 0, &w.hit) {
-		if o.peer == nil && o.port == nil {
-			return Dropped, NoRoute
+	j.quoted = &w.inner
+	return true
+}
+
+// related finds the flow of the packet that an ICMP error speaks of (RFC 5508).
+func (w *worker) related(s *snapshot, j *journey) bool {
+	if j.quoted == nil && !w.quote(j) {
+		return false
+	}
+	t := j.quoted.Tuple.Reverse()
+	t.Zone = j.orig.Zone
+	if !w.node.flows.Peek(&t, &j.hit) {
+		j.hit = flow.Hit{}
+		if j.fromGateway() {
+			return j.drop(NoRoute)
 		}
-		if r := w.route(s, &p.Tuple.Dst); r.kind != toPod && r.kind != toPeer {
-			return Dropped, NoRoute
+		if r := w.route(s, &j.orig.Dst); r.kind != toPod && r.kind != toPeer {
+			return j.drop(NoRoute)
 		}
-		return w.forward(s, p, o, viaRoute)
+		return true
 	}
-	via := viaRoute
-	if w.hit.Dir == flow.Reply {
-		via = w.hit.Via
+	if j.hit.Dir == flow.Reply {
+		j.via = j.hit.Via
 	}
-	if w.hit.Translate {
-		quoted := w.hit.To.Reverse()
-		src := p.Tuple.Src
-		if src == in.Tuple.Dst {
-			src = w.hit.To.Src // the target itself complains: it goes by its frontend's address
+	return true
+}
+
+// translate is the step that rewrites the packet in place as its flow says.
+func (w *worker) translate(j *journey) bool {
+	return !j.hit.Translate && j.packet.Frag != packet.FirstFrag || w.rewrite(j)
+}
+
+func (w *worker) rewrite(j *journey) bool {
+	p := j.packet
+	switch {
+	case !j.hit.Translate:
+	case j.quoted == nil:
+		p.Rewrite(&j.hit.To)
+	default:
+		quoted, src := j.hit.To.Reverse(), p.Tuple.Src
+		if src == j.quoted.Tuple.Dst {
+			src = j.hit.To.Src // the target itself complains: it goes by its frontend's address
 		}
-		p.RewriteEmbedded(src, w.hit.To.Dst, &quoted)
+		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
 	}
-	return w.forward(s, p, o, via)
+	if p.Frag == packet.FirstFrag {
+		w.node.frags.remember(j)
+	}
+	return true
 }

@@ -44,6 +44,7 @@ const (
 	PortDown                // the TAP did not take it
 	HostBusy                // the host's socket had no room
 	OverLimit               // the Port is sent more than its limit allows
+	Denied                  // the Policy does not permit the flow
 	numDropReasons
 )
 
@@ -51,6 +52,16 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "port-down", "host-busy", "over-limit",
+	"denied",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
+
+// refusesFlow reports whether the reason is one for which a flow may not be, and not only the packet.
+func (r DropReason) refusesFlow() bool {
+	switch r {
+	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied:
+		return true
+	}
+	return false
+}

@@ -4,7 +4,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -16,12 +15,10 @@ type worker struct {
 	port *Port // whose frames it reads; nil for the gateway's and the Link's workers
 
 	pkt, inner, answer packet.Packet
-	from               origin
-	orig               packet.Tuple // the tuple as it arrived
-	hit                flow.Hit
-	entry              flow.Entry
+	packets, bytes     uint64 // taken from port and not yet in its counters
+	told               Flow   // what Policy and Observer are given
 	head               [packet.HeadLen]byte
-	reply              [packet.HeadLen + 1500]byte
+	answered           [packet.HeadLen + 1500]byte
 	fragment           []byte // as large as the MTU, once something was fragmented
 	segment            []byte // holds a frame, once something was cut for a TAP without offloads
 	iov                [][]byte
@@ -55,11 +52,37 @@ func (ws *workers) get() *worker {
 }
 
 func (ws *workers) put(w *worker) {
+	w.rest()
 	w.port = nil
-	w.turn.End()
 	ws.mu.Lock()
 	ws.free = append(ws.free, w)
 	ws.mu.Unlock()
+}
+
+// mostTaken is how many packets are counted at once: an atomic addition for each would be a good part of what the pipeline costs.
+const mostTaken = 64
+
+// took counts a packet of the worker's Port.
+func (w *worker) took(bytes int) {
+	w.packets++
+	w.bytes += uint64(bytes)
+	if w.packets == mostTaken {
+		w.tally()
+	}
+}
+
+func (w *worker) tally() {
+	if w.packets > 0 {
+		w.port.fromPort.packets.Add(w.packets)
+		w.port.fromPort.bytes.Add(w.bytes)
+		w.packets, w.bytes = 0, 0
+	}
+}
+
+// rest does what waited for the moment in which no more packets are at hand.
+func (w *worker) rest() {
+	w.tally()
+	w.turn.End()
 }
 
 func (ws *workers) stats() Stats {

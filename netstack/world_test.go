@@ -42,19 +42,23 @@ type world struct {
 	node     *Node
 	link     *netstacktest.Link
 	balancer *balancer
+	policy   Policy
 	config   Config
 	devices  map[string]*netstacktest.Device
 	macs     map[string]packet.MAC
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
+
+// newWorldWith is a newWorld with an Observer.
+func newWorldWith(t *testing.T, o Observer) *world {
 	t.Helper()
 	flows, err := flow.Open(make([]byte, flow.Size(4096)), flow.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, link: netstacktest.NewLink(1440), devices: map[string]*netstacktest.Device{}, macs: map[string]packet.MAC{}}
-	w.node, err = New(Options{Flows: flows, Link: w.link})
+	w.node, err = New(Options{Flows: flows, Link: w.link, Observer: o})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,10 +88,11 @@ func newWorld(t *testing.T) *world {
 			ap("10.96.0.6:80"):       picked(1, "10.244.1.11:8080"), // same backend as 10.96.0.1
 			ap("10.96.0.7:80"):       {Kind: packet.DropLocal},
 			ap("10.96.0.8:80"):       {Kind: packet.DropSource},
+			ap("10.96.0.9:80"):       picked(5, "10.244.1.99:8080"), // nobody's
 			ap("172.31.0.11:54323"):  picked(1, "10.244.1.11:8080"),
 			ap("172.31.0.11:30080"):  picked(2, "10.244.2.10:8080"),
 		},
-		states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: packet.BackendReady, 3: packet.BackendReady, 4: packet.BackendReady},
+		states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: packet.BackendReady, 3: packet.BackendReady, 4: packet.BackendReady, 5: packet.BackendReady},
 	}
 	w.attach("a", PodPort, "10.244.1.10", "fd00:10:244:1::10")
 	w.attach("b", PodPort, "10.244.1.11", "fd00:10:244:1::11")
@@ -98,7 +103,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) set() {
 	w.t.Helper()
-	if err := w.node.Set(w.config, w.balancer); err != nil {
+	if err := w.node.Set(w.config, w.balancer, w.policy); err != nil {
 		w.t.Fatal(err)
 	}
 }

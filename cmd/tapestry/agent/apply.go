@@ -56,7 +56,7 @@ func (a *agent) remap() {
 	if table == before {
 		return // Pod objects name the same
 	}
-	if err := a.node.Set(*a.config.Load(), table); err != nil {
+	if err := a.node.Set(*a.config.Load(), table, nil); err != nil {
 		a.log.Error("host ports of a pod were not applied", "err", err)
 	}
 	a.nodePorts.Set(nodeport.Ports(table))
@@ -91,7 +91,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	table := a.compile()
 	err = errors.Join(
 		a.mesh.Set(result.Overlay),
-		a.node.Set(result.Netstack, table),
+		a.node.Set(result.Netstack, table, nil),
 		a.ingress.Set(result.Ingress),
 	)
 	err = errors.Join(err, a.resolvers.set(ctx, a, result.Netstack.LocalAddrs))

@@ -1,0 +1,139 @@
+package netstack
+
+import (
+	"errors"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/udprelay"
+)
+
+// carry does what the steps decided. What comes in its way may still change the verdict.
+func (w *worker) carry(s *snapshot, j *journey) {
+	switch j.verdict {
+	case ToPort:
+		if j.port.limit != nil && w.wait(j) {
+			return
+		}
+		if !w.write(j.packet, j.port) {
+			j.drop(PortDown)
+		}
+	case ToLink:
+		w.toLink(j)
+	case ToGateway:
+		if j.outside {
+			w.toHostSocket(j)
+		} else {
+			w.toStack(j)
+		}
+	}
+	if j.verdict == Answered { // toHostSocket may have found out
+		w.reply(s, j)
+	}
+}
+
+// wait has the packet wait for its Port's limit, unless there is room now or its sender has waited already. It reports whether it
+// does, or was dropped as too much waits.
+func (w *worker) wait(j *journey) bool {
+	l := j.port.limit
+	if l.pass(j.packet.Len(), j.paced) {
+		return false
+	}
+	if !l.enqueue(j.packet, j.port.MAC) {
+		j.port.overLimit.Add(1)
+		j.drop(OverLimit)
+	}
+	return true
+}
+
+// write writes the packet to a TAP, whatever its Port's limit, and reports whether the TAP took it. The virtio-net header goes
+// along: it was checked, or made by us.
+func (w *worker) write(p *packet.Packet, port *Port) bool {
+	if port.lacks != 0 && countsOn(&p.VNet)&port.lacks != 0 {
+		return w.toPlainPort(p, port)
+	}
+	var err error
+	if p.Buf != nil {
+		p.PutHead(p.Buf, tap.GatewayMAC, port.MAC)
+		err = port.dev.Write(p.Buf[:packet.HeadLen+len(p.IP)])
+	} else {
+		p.PutHead(w.head[:], tap.GatewayMAC, port.MAC)
+		w.iov = append(append(w.iov[:0], w.head[:], p.IP), p.Tail...)
+		err = port.dev.Writev(w.iov)
+		clear(w.iov)
+	}
+	if err != nil {
+		port.down.Add(1)
+		return false
+	}
+	port.toPort.add(p.Len())
+	return true
+}
+
+// toLink hands the packet to another node, in fragments where it is too big and may be cut.
+func (w *worker) toLink(j *journey) {
+	p, to, mtu := j.packet, j.peer.ID, int(j.mtu)
+	var encap *packet.Encap
+	if j.wrap {
+		encap = j.peer.encap
+	}
+	if segmentLen(p) <= mtu {
+		w.node.link.Send(p, to, encap)
+		return
+	}
+	if len(w.fragment) < mtu {
+		w.fragment = make([]byte, mtu)
+	}
+	p.Fragment(mtu, w.fragment, func(ip []byte) {
+		if w.answer.ParseIP(ip) == packet.Good {
+			w.node.link.Send(&w.answer, to, encap)
+		}
+	})
+}
+
+// toStack hands the packet to the gateway, whose stack does not verify checksums.
+func (w *worker) toStack(j *journey) {
+	p := j.packet
+	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
+		j.drop(Malformed)
+		return
+	}
+	w.node.gateway.Deliver(p, &w.turn, j.fromGateway())
+}
+
+// toHostSocket sends the packet on its way over host sockets: echoes by ping sockets, datagrams by the relay's, and the rest,
+// fragments too, through the stack.
+func (w *worker) toHostSocket(j *journey) {
+	p := j.packet
+	switch {
+	case isEcho(p) && p.Frag == packet.NoFrag:
+		if w.node.gateway.Ping(p) != nil {
+			j.refuse(noHost, NoRoute)
+		}
+	case p.Tuple.Proto == packet.UDP && p.Frag == packet.NoFrag:
+		if !p.ChecksumOK() {
+			j.drop(Malformed)
+			return
+		}
+		w.toRelay(j)
+	case p.Tuple.Proto == packet.TCP, p.Tuple.Proto == packet.UDP:
+		w.toStack(j)
+	default:
+		j.refuse(prohibited, NoRoute)
+	}
+}
+
+// toRelay has the relay send a datagram, or several, and notes what became of it.
+func (w *worker) toRelay(j *journey) {
+	mtu, err := w.node.gateway.Outside(j.packet)
+	switch {
+	case err == nil:
+	case errors.Is(err, udprelay.ErrTooBig):
+		j.mtu = int32(mtu)
+		j.refuse(tooBig, TooBig)
+	case errors.Is(err, udprelay.ErrBusy):
+		j.drop(HostBusy)
+	default:
+		j.refuse(noHost, NoRoute)
+	}
+}

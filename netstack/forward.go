@@ -1,0 +1,100 @@
+package netstack
+
+import (
+	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// forward is the step that finds out who gets the packet, translated, and whether it may.
+func (w *worker) forward(s *snapshot, j *journey) bool {
+	switch j.via {
+	case viaRoute:
+	case viaGateway:
+		return j.toGateway()
+	default:
+		peer := s.peers[j.via]
+		if peer == nil || peer.encap == nil {
+			return j.drop(NoRoute)
+		}
+		return w.toPeer(j, peer, true)
+	}
+	p := j.packet
+	r := w.route(s, &p.Tuple.Dst)
+	switch r.kind {
+	case toPod, toHost:
+		if r.port == nil {
+			break
+		}
+		if j.wrapped && r.kind != toPod {
+			return j.drop(BadEncap)
+		}
+		j.verdict, j.port = ToPort, r.port
+		return false
+	case toSelf:
+		return j.toGateway()
+	case toPeer:
+		if j.sender != nil {
+			return j.drop(NoRoute) // never from one peer to another
+		}
+		if j.fromGateway() && s.foreign(p.Tuple.Src) {
+			if r.peer.encap == nil {
+				return j.drop(NoRoute)
+			}
+			return w.toPeer(j, r.peer, true)
+		}
+		return w.toPeer(j, r.peer, false)
+	case vacant:
+		if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
+			return j.refuse(cut, NoRoute) // to the kernel an ICMP error would be no reason to give up
+		}
+		return j.refuse(noHost, NoRoute)
+	case nowhere:
+		return j.refuse(noHost, NoRoute)
+	}
+	// Our own Ports reach the outside. Node addresses without a host Port are reached the same way, by peers as well.
+	if j.from == nil && (j.sender == nil || j.wrapped || r.kind != toHost) {
+		return j.drop(NoRoute)
+	}
+	if r.kind == outside && unreachable(p.Tuple.Dst.Netip()) {
+		return j.drop(NoRoute)
+	}
+	return j.toOutside()
+}
+
+// route adds the local pods and the host Port to what the snapshot knows.
+func (w *worker) route(s *snapshot, dst *packet.Addr) route {
+	t := w.node.ports.table.Load()
+	if port := t.byAddr[*dst]; port != nil {
+		return route{kind: toPod, port: port}
+	}
+	r := s.route(dst)
+	if r.kind == toHost {
+		r.port = t.host
+	}
+	return r
+}
+
+// toPeer sends the packet to another node, if it fits the way there (RFC 1191, RFC 8201).
+func (w *worker) toPeer(j *journey, to *peer, wrap bool) bool {
+	if w.node.link == nil {
+		return j.drop(NoRoute)
+	}
+	p, mtu := j.packet, w.node.link.MTU(to.ID)
+	if wrap {
+		mtu -= addressing.Encap(!to.encap.Dst.Is4())
+	}
+	j.mtu = int32(mtu)
+	if segmentLen(p) > mtu && (p.DontFragment || p.VNet.GSOType != packet.GSONone) {
+		return j.refuse(tooBig, TooBig)
+	}
+	j.verdict, j.peer, j.wrap = ToLink, to, wrap
+	return false
+}
+
+// segmentLen is the length of the largest IP packet that p becomes on a wire.
+func segmentLen(p *packet.Packet) int {
+	if p.VNet.GSOType == packet.GSONone {
+		return p.Len()
+	}
+	return min(p.Payload+int(p.VNet.GSOSize), p.Len())
+}

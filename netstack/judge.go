@@ -1,0 +1,145 @@
+package netstack
+
+import (
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// judgement is what to do with a packet whose flow is known.
+type judgement uint8
+
+const (
+	goOn  judgement = iota
+	again           // the flow was dropped: begin a new one
+	ended           // the flow was dropped, and the journey ends
+)
+
+// vouches reports whether a flow may go on without being judged: nothing changed since it was the last time, or nothing could have
+// changed for it.
+func (s *snapshot) vouches(h *flow.Hit) bool {
+	return h.State != flow.Closed &&
+		(h.Checked == s.generation || s.policy == nil && (h.Backend == 0 || h.Dir == flow.Reply))
+}
+
+// judge decides whether a known flow may go on for which the snapshot does not vouch.
+func (w *worker) judge(s *snapshot, j *journey) judgement {
+	if j.hit.State == flow.Closed {
+		w.forget(j)
+		return again
+	}
+	if s.policy != nil && !w.permit(s, j) {
+		w.forget(j)
+		return ended
+	}
+	opening := j.packet.TCPFlags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
+	if serves(s, j, opening) {
+		w.node.flows.SetChecked(j.hit.Ref, s.generation)
+		return goOn
+	}
+	if j.hit.Dir == flow.Reply {
+		return goOn // the backend still answers; what becomes of the flow is decided when its client sends again
+	}
+	w.forget(j)
+	if j.packet.Tuple.Proto == packet.TCP && !opening {
+		j.refuse(cut, BackendGone)
+		return ended
+	}
+	return again
+}
+
+// serves reports whether the flow's backend, if it has one, may go on serving it.
+func serves(s *snapshot, j *journey, opening bool) bool {
+	if j.hit.Backend == 0 {
+		return true
+	}
+	backend := &j.hit.To.Dst
+	if j.hit.Dir == flow.Reply {
+		backend = &j.orig.Src
+	}
+	state := s.balancer.Backend(j.hit.Backend)
+	return state == packet.BackendReady ||
+		(state == packet.BackendDraining || s.judgedAt(backend)) && j.orig.Proto == packet.TCP && !(opening && j.hit.State == flow.SynSent)
+}
+
+// forget drops the journey's flow.
+func (w *worker) forget(j *journey) {
+	orig := j.orig
+	if j.hit.Dir == flow.Reply {
+		orig = j.hit.To.Reverse()
+	}
+	w.node.flows.Delete(j.hit.Ref, &orig)
+}
+
+// permit asks the Policy whether the journey's flow may be, and ends the journey if not.
+func (w *worker) permit(s *snapshot, j *journey) bool {
+	w.describe(s, j)
+	ruling := s.policy.Judge(&w.told)
+	j.rule = ruling.Rule
+	switch ruling.Action {
+	case Permit:
+		return true
+	case Refuse:
+		return j.refuse(denied, Denied)
+	}
+	return j.drop(Denied)
+}
+
+// tell gives the Observer the news of the journey's flow, if it has one.
+func (w *worker) tell(s *snapshot, j *journey) {
+	refuses := j.reason.refusesFlow() && j.quoted == nil && j.packet.Frag != packet.LaterFrag
+	if !j.begun && !refuses {
+		return
+	}
+	w.describe(s, j)
+	if j.begun {
+		w.node.observer.Begun(&w.told, j.rule)
+	}
+	if refuses {
+		w.node.observer.Refused(&w.told, j.reason, j.rule)
+	}
+}
+
+// describe fills in w.told for the journey's flow. It goes by the flow and not by the packet, which may be of either direction.
+func (w *worker) describe(s *snapshot, j *journey) {
+	f := &w.told
+	f.Backend = j.hit.Backend
+	if j.hit.Dir == flow.Reply {
+		f.Orig, f.To = j.hit.To.Reverse(), j.orig.Reverse()
+	} else {
+		f.Orig, f.To = j.orig, j.hit.To
+	}
+	f.To.Zone = 0
+	f.Toward = w.endAt(s, &f.To.Dst)
+	switch j.hit.Via {
+	case viaRoute:
+		f.From = w.endAt(s, &f.Orig.Src)
+	case viaGateway:
+		f.From = w.endAt(s, &f.Orig.Src)
+		if f.From.Kind != Gateway && f.From.Kind != Host {
+			f.From = End{Kind: Outside} // a client of this node's host sockets
+		}
+	default:
+		f.From = End{Kind: Outside, Peer: j.hit.Via}
+	}
+}
+
+// endAt is who has an address.
+func (w *worker) endAt(s *snapshot, a *packet.Addr) End {
+	r := w.route(s, a)
+	switch r.kind {
+	case toPod:
+		return End{Kind: Pod, Port: r.port.Name}
+	case toHost:
+		if r.port != nil {
+			return End{Kind: Host, Port: r.port.Name}
+		}
+		return End{Kind: Host}
+	case toSelf:
+		return End{Kind: Gateway}
+	case toPeer:
+		return End{Kind: OtherNode, Peer: r.peer.ID}
+	case vacant, nowhere:
+		return End{Kind: Nobody}
+	}
+	return End{Kind: Outside}
+}

@@ -1,0 +1,420 @@
+package netstack
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// rules is a Policy that gives one ruling, about flows to one address or about all, and remembers what it was asked.
+type rules struct {
+	Ruling
+	to string // Flow.To.Dst; "" for all
+
+	mu    sync.Mutex
+	asked []Flow
+}
+
+func (r *rules) Judge(f *Flow) Ruling {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked = append(r.asked, *f)
+	if r.to == "" || r.to == f.To.Dst.String() {
+		return r.Ruling
+	}
+	return Ruling{}
+}
+
+func (r *rules) calls() []Flow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]Flow(nil), r.asked...)
+}
+
+// heard is one call of an Observer.
+type heard struct {
+	what string // "begun", or the DropReason
+	flow Flow
+	rule uint64
+}
+
+// witness is an Observer that passes on what it hears.
+type witness chan heard
+
+func (w witness) Begun(f *Flow, rule uint64) { w <- heard{"begun", *f, rule} }
+func (w witness) Refused(f *Flow, why DropReason, rule uint64) {
+	w <- heard{why.String(), *f, rule}
+}
+
+func (w witness) next(t *testing.T) heard {
+	t.Helper()
+	select {
+	case h := <-w:
+		return h
+	case <-time.After(patience):
+		t.Fatal("the Observer heard nothing")
+		return heard{}
+	}
+}
+
+// exchange sends a packet, which must arrive.
+type exchange struct {
+	from      string
+	packet    netstacktest.Spec
+	at, wants string
+}
+
+func (w *world) exchange(e exchange) {
+	w.t.Helper()
+	w.from(e.from, e.packet)
+	w.expect(e.at, e.wants)
+}
+
+// flows are flows of every kind of origin, and how a packet of each direction goes.
+var flows = []struct {
+	name        string
+	there, back exchange
+	want        Flow // but for the tuples
+	orig, to    string
+}{
+	{
+		"between pods",
+		exchange{"a", datagram("10.244.1.10:1000", "10.244.1.11:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:80"},
+		exchange{"b", datagram("10.244.1.11:80", "10.244.1.10:1000"), "a", "udp 10.244.1.11:80 > 10.244.1.10:1000"},
+		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "b"}},
+		"10.244.1.10:1000 > 10.244.1.11:80", "10.244.1.10:1000 > 10.244.1.11:80",
+	},
+	{
+		"translated",
+		exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"},
+		exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"},
+		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "b"}, Backend: 1},
+		"10.244.1.10:1000 > 10.96.0.1:80", "10.244.1.10:1000 > 10.244.1.11:8080",
+	},
+	{
+		"masqueraded",
+		exchange{"a", datagram("10.244.1.10:1000", "10.96.0.4:80"), "a", "udp 10.244.1.1:1000 > 10.244.1.10:8080"},
+		exchange{"a", datagram("10.244.1.10:8080", "10.244.1.1:1000"), "a", "udp 10.96.0.4:80 > 10.244.1.10:1000"},
+		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "a"}, Backend: 3},
+		"10.244.1.10:1000 > 10.96.0.4:80", "10.244.1.1:1000 > 10.244.1.10:8080",
+	},
+	{
+		"to another node",
+		exchange{"a", datagram("10.244.1.10:1000", "10.244.2.10:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80"},
+		exchange{"node-2", datagram("10.244.2.10:80", "10.244.1.10:1000"), "a", "udp 10.244.2.10:80 > 10.244.1.10:1000"},
+		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: OtherNode, Peer: node2}},
+		"10.244.1.10:1000 > 10.244.2.10:80", "10.244.1.10:1000 > 10.244.2.10:80",
+	},
+	{
+		"from another node",
+		exchange{"node-2", datagram("10.244.2.10:1000", "10.244.1.11:80"), "b", "udp 10.244.2.10:1000 > 10.244.1.11:80"},
+		exchange{"b", datagram("10.244.1.11:80", "10.244.2.10:1000"), "link", "node-2 udp 10.244.1.11:80 > 10.244.2.10:1000"},
+		Flow{From: End{Kind: OtherNode, Peer: node2}, Toward: End{Kind: Pod, Port: "b"}},
+		"10.244.2.10:1000 > 10.244.1.11:80", "10.244.2.10:1000 > 10.244.1.11:80",
+	},
+	{
+		"of a client of another node's sockets",
+		exchange{"node-2 encap", datagram("198.51.100.7:4000", "10.244.1.11:8080"), "b", "udp 198.51.100.7:4000 > 10.244.1.11:8080"},
+		exchange{"b", datagram("10.244.1.11:8080", "198.51.100.7:4000"), "link", "node-2 encap 10.244.1.1 > 10.244.2.1: udp 10.244.1.11:8080 > 198.51.100.7:4000"},
+		Flow{From: End{Kind: Outside, Peer: node2}, Toward: End{Kind: Pod, Port: "b"}},
+		"198.51.100.7:4000 > 10.244.1.11:8080", "198.51.100.7:4000 > 10.244.1.11:8080",
+	},
+	{
+		"of the host",
+		exchange{"host", datagram("172.31.0.11:1000", "10.244.1.11:80"), "b", "udp 172.31.0.11:1000 > 10.244.1.11:80"},
+		exchange{"b", datagram("10.244.1.11:80", "172.31.0.11:1000"), "host", "udp 10.244.1.11:80 > 172.31.0.11:1000"},
+		Flow{From: End{Kind: Host, Port: "host"}, Toward: End{Kind: Pod, Port: "b"}},
+		"172.31.0.11:1000 > 10.244.1.11:80", "172.31.0.11:1000 > 10.244.1.11:80",
+	},
+}
+
+// TestPolicyJudgesOnce: a Policy is asked once for a flow whatever it is, and once more after the rules changed, by a packet of either
+// direction; not when equal rules are set again.
+func TestPolicyJudgesOnce(t *testing.T) {
+	for _, f := range flows {
+		for _, first := range []struct {
+			name string
+			exchange
+		}{{"there", f.there}, {"back", f.back}} {
+			t.Run(f.name+", then "+first.name, func(t *testing.T) {
+				w, p := newWorld(t), &rules{}
+				w.policy = p
+				w.set()
+				for range 2 {
+					w.exchange(f.there)
+					w.exchange(f.back)
+				}
+				w.set() // the same
+				w.exchange(first.exchange)
+				calls := p.calls()
+				if len(calls) != 1 {
+					t.Fatalf("asked %d times, want once", len(calls))
+				}
+				again := &rules{}
+				w.policy = again
+				w.set()
+				for range 2 {
+					w.exchange(first.exchange)
+				}
+				w.exchange(f.there)
+				w.exchange(f.back)
+				if len(again.calls()) != 1 || len(p.calls()) != 1 {
+					t.Fatalf("after the rules changed: the old ones were asked %d times, the new ones %d times", len(p.calls())-1, len(again.calls()))
+				}
+				for _, got := range append(calls, again.calls()...) {
+					if o, to := describeTuple(&got.Orig), describeTuple(&got.To); o != f.orig || to != f.to {
+						t.Errorf("asked for %s as %s, want %s as %s", o, to, f.orig, f.to)
+					}
+					if got.From != f.want.From || got.Toward != f.want.Toward || got.Backend != f.want.Backend {
+						t.Errorf("asked for a flow from %+v to %+v with backend %d, want %+v", got.From, got.Toward, got.Backend, f.want)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestPolicyDenies: a denied flow does not come into being, and its sender is told if the ruling says so.
+func TestPolicyDenies(t *testing.T) {
+	syn, ack := segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK)
+	for _, c := range []struct {
+		name   string
+		ruling Ruling
+		packet netstacktest.Spec
+		answer string
+	}{
+		{"TCP, refused", Ruling{Refuse, 7}, syn, "tcp 10.96.0.1:80 > 10.244.1.10:1000 RA"},
+		{"TCP in the middle, refused", Ruling{Refuse, 7}, ack, "tcp 10.96.0.1:80 > 10.244.1.10:1000 R"},
+		{"UDP, refused", Ruling{Refuse, 7}, datagram("10.244.1.10:1000", "10.244.1.11:80"), "icmp 3/13 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.11:80"},
+		{"TCP, dropped", Ruling{Drop, 7}, syn, ""},
+		{"UDP, dropped", Ruling{Drop, 7}, datagram("10.244.1.10:1000", "10.244.1.11:80"), ""},
+		{"a reset", Ruling{Refuse, 7}, segment("10.244.1.10:1000", "10.244.1.11:80", packet.RST), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.policy = &rules{to: "10.244.1.11", Ruling: c.ruling}
+			w.set()
+			w.from("a", c.packet)
+			if c.answer != "" {
+				w.expect("a", c.answer)
+			}
+			w.dropped(Denied)
+			// What is permitted gets through, and is the first thing that does.
+			w.from("a", datagram("10.244.1.10:1000", "10.244.2.10:80"))
+			w.expect("link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80")
+			w.from("node-2", datagram("10.244.2.10:80", "10.244.1.10:1000"))
+			w.expect("a", "udp 10.244.2.10:80 > 10.244.1.10:1000")
+			if n := len(w.devices["b"].Frames()); n != 0 {
+				t.Errorf("pod b got %d frames", n)
+			}
+			if n := w.node.flows.Stats().Len; n != 1 {
+				t.Errorf("%d flows are in the table, want that of the permitted packets alone", n)
+			}
+		})
+	}
+}
+
+// TestPolicyEndsFlow: a flow that the rules permit no longer ends with its next packet, in whichever direction.
+func TestPolicyEndsFlow(t *testing.T) {
+	for _, f := range flows {
+		for _, next := range []struct {
+			name string
+			exchange
+		}{{"there", f.there}, {"back", f.back}} {
+			t.Run(f.name+", then "+next.name, func(t *testing.T) {
+				hears := make(witness, 16)
+				w := newWorldWith(t, hears)
+				w.policy = &rules{Ruling: Ruling{Permit, 1}}
+				w.set()
+				w.exchange(f.there)
+				w.exchange(f.back)
+				if h := hears.next(t); h.what != "begun" || h.rule != 1 {
+					t.Fatalf("heard %+v", h)
+				}
+				w.policy = &rules{Ruling: Ruling{Drop, 9}}
+				w.set()
+				w.from(next.from, next.packet)
+				w.dropped(Denied)
+				h := hears.next(t)
+				if h.what != "denied" || h.rule != 9 || describeTuple(&h.flow.Orig) != f.orig || describeTuple(&h.flow.To) != f.to {
+					t.Errorf("heard %s by rule %d of %s as %s", h.what, h.rule, describeTuple(&h.flow.Orig), describeTuple(&h.flow.To))
+				}
+				if n := w.node.flows.Stats().Len; n != 0 {
+					t.Errorf("%d flows are left in the table", n)
+				}
+			})
+		}
+	}
+}
+
+// TestPolicyCutsConnection: both ends of an established connection hear that it is gone where the rules say so.
+func TestPolicyCutsConnection(t *testing.T) {
+	w := newWorld(t)
+	w.policy = &rules{}
+	w.set()
+	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S"})
+	w.exchange(exchange{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", packet.SYN|packet.ACK), "a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 SA"})
+	w.policy = &rules{Ruling: Ruling{Refuse, 9}}
+	w.set()
+	w.exchange(exchange{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", packet.ACK), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 R"})
+	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK), "a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 R"})
+	if got := w.node.Stats().Drops[Denied.String()]; got != 2 {
+		t.Errorf("%d packets were counted as denied, want 2", got)
+	}
+}
+
+// TestReplyDoesNotSettle: what a backend still sends after it is gone does not let its client's flow go on, with a Policy or without.
+func TestReplyDoesNotSettle(t *testing.T) {
+	for name, p := range map[string]Policy{"without a Policy": nil, "with a Policy": &rules{}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.policy = p
+			w.set()
+			w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"})
+			w.balancer = &balancer{picks: w.balancer.picks, states: map[uint64]packet.BackendState{1: packet.BackendGone, 2: packet.BackendReady}}
+			w.balancer.picks[ap("10.96.0.1:80")] = picked(2, "10.244.2.10:8080")
+			w.set()
+			w.exchange(exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"})
+			w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:8080"})
+		})
+	}
+}
+
+// TestObserverHears: an Observer hears of every flow when it begins, and of every packet that is refused one, with the reason.
+func TestObserverHears(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		packet netstacktest.Spec
+		heard  []string
+		to     string
+	}{
+		{"a flow", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), []string{"begun"}, "10.244.1.10:1000 > 10.244.1.11:8080"},
+		{"no endpoints", segment("10.244.1.10:1000", "10.96.0.3:80", packet.SYN), []string{"no-endpoints"}, "10.244.1.10:1000 > 10.96.0.3:80"},
+		{"no such port", segment("10.244.1.10:1000", "10.96.0.1:81", packet.SYN), []string{"unknown-port"}, "10.244.1.10:1000 > 10.96.0.1:81"},
+		{"traffic policy Local", segment("10.244.1.10:1000", "10.96.0.7:80", packet.SYN), []string{"local-policy"}, "10.244.1.10:1000 > 10.96.0.7:80"},
+		{"not for this client", segment("10.244.1.10:1000", "10.96.0.8:80", packet.SYN), []string{"source-range"}, "10.244.1.10:1000 > 10.96.0.8:80"},
+		{"denied", segment("10.244.1.10:1000", "10.244.2.99:80", packet.SYN), []string{"denied"}, "10.244.1.10:1000 > 10.244.2.99:80"},
+		{"nobody there", segment("10.244.1.10:1000", "10.244.1.99:80", packet.SYN), []string{"begun", "no-route"}, "10.244.1.10:1000 > 10.244.1.99:80"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hears := make(witness, 16)
+			w := newWorldWith(t, hears)
+			w.policy = &rules{to: "10.244.2.99", Ruling: Ruling{Drop, 4}}
+			w.set()
+			w.from("a", c.packet)
+			for _, want := range c.heard {
+				h := hears.next(t)
+				rule := map[string]uint64{"denied": 4}[want]
+				if h.what != want || h.rule != rule || describeTuple(&h.flow.To) != c.to || h.flow.From != (End{Kind: Pod, Port: "a"}) {
+					t.Errorf("heard %s by rule %d of a flow to %s from %+v, want %s by rule %d of one to %s",
+						h.what, h.rule, describeTuple(&h.flow.To), h.flow.From, want, rule, c.to)
+				}
+			}
+			w.from("a", c.packet)
+			if c.heard[0] == "begun" {
+				w.from("a", segment("10.244.1.10:1001", "10.96.0.3:80", packet.SYN))
+				c.heard = append(c.heard[1:], "no-endpoints")
+			}
+			if h := hears.next(t); h.what != c.heard[0] {
+				t.Errorf("heard %s of the second packet, want %s", h.what, c.heard[0])
+			}
+		})
+	}
+}
+
+// TestObserverHearsOfCut: a flow whose backend is gone for good is told as refused.
+func TestObserverHearsOfCut(t *testing.T) {
+	hears := make(witness, 16)
+	w := newWorldWith(t, hears)
+	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S"})
+	w.balancer = &balancer{}
+	w.set()
+	w.from("a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK))
+	for _, want := range []string{"begun", "backend-gone"} {
+		if h := hears.next(t); h.what != want || describeTuple(&h.flow.To) != "10.244.1.10:1000 > 10.244.1.11:8080" || h.flow.Backend != 1 {
+			t.Errorf("heard %s of %s with backend %d, want %s", h.what, describeTuple(&h.flow.To), h.flow.Backend, want)
+		}
+	}
+}
+
+// TestSetMovesTheGenerationOnlyForChanges: every flow is looked at anew when the generation moves.
+func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
+	w := newWorld(t)
+	generation := func() uint32 { return w.node.snapshot.Load().generation }
+	before := generation()
+	w.config.PodCIDRs = prefixes("10.244.1.0/24", "fd00:10:244:1::/64") // equal
+	w.set()
+	if generation() != before {
+		t.Error("an equal Config, Balancer and Policy moved the generation")
+	}
+	for i, change := range []func(){
+		func() { w.config.MTU = 1400 },
+		func() { w.balancer = &balancer{} },
+		func() { w.policy = &rules{} },
+		func() { w.policy = &rules{} },
+		func() { w.policy = nil },
+		func() { w.config.Peers = w.config.Peers[1:] },
+	} {
+		change()
+		w.set()
+		if got := generation(); got != before+uint32(i)+1 {
+			t.Errorf("change %d: the generation is %d, want %d", i, got, before+uint32(i)+1)
+		}
+	}
+}
+
+// TestUncomparable: what cannot be compared is taken for changed.
+func TestUncomparable(t *testing.T) {
+	type uncomparable struct {
+		hotBalancer
+		list []int
+	}
+	w := newWorld(t)
+	for range 2 {
+		before := w.node.snapshot.Load().generation
+		if err := w.node.Set(w.config, uncomparable{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if w.node.snapshot.Load().generation == before {
+			t.Error("the generation did not move")
+		}
+	}
+}
+
+// permitAll is a Policy without rules, and counter an Observer that only counts.
+type permitAll struct{ judged int }
+
+func (p *permitAll) Judge(*Flow) Ruling { p.judged++; return Ruling{} }
+
+type tallies struct{ begun, refused int }
+
+func (c *tallies) Begun(*Flow, uint64)               { c.begun++ }
+func (c *tallies) Refused(*Flow, DropReason, uint64) { c.refused++ }
+
+// TestSeamsAllocateNothing: a Policy and an Observer cost no memory, and a packet of a known flow asks neither.
+func TestSeamsAllocateNothing(t *testing.T) {
+	for _, wk := range walks() {
+		t.Run(wk.name, func(t *testing.T) {
+			w, _, send := wk.ready(t)
+			p, o := &permitAll{}, &tallies{}
+			s := w.node.snapshot.Load()
+			s.policy, w.node.observer = p, o
+			if n := testing.AllocsPerRun(2*clients, send); n != 0 {
+				t.Errorf("%v allocations per packet", n)
+			}
+			judged, begun, refused := 0, 0, 0
+			switch wk.name {
+			case "new flow and reset":
+				judged, begun = clients+1, clients+1 // half of 2*clients+1 packets begin one
+			case "refused":
+				refused = 2*clients + 1
+			}
+			if p.judged != judged || o.begun != begun || o.refused != refused {
+				t.Errorf("judged %d, begun %d, refused %d; want %d, %d, %d", p.judged, o.begun, o.refused, judged, begun, refused)
+			}
+		})
+	}
+}
