@@ -251,7 +251,6 @@ func TestAgentTwice(t *testing.T) {
 		t.Fatalf("the agent's command line is %q", argv)
 	}
 	talking := c.talk(t, lab.Pod("client"), at(c.addr(t, "near", false), 9000), at(c.addr(t, "far", false), 9000))
-	argv[0] = self(t)
 	_, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), argv...)
 	if err != nil || code != 1 {
 		t.Errorf("exit status %d, want 1; %v", code, err)
