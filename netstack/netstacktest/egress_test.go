@@ -55,7 +55,7 @@ func egress(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace)
 	t.Cleanup(func() { n.Close() })
 	ns, _, _ := pod(t, n, 10, without)
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
-	if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}); err != nil {
+	if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	outsideMTU(t, 65536)

@@ -105,7 +105,7 @@ func TestOffloadsOff(t *testing.T) {
 				t.Logf("this kernel has no more than %s: %v", a.Offloads(), a.Refused())
 			}
 			ranges := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
-			if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}); err != nil {
+			if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
 				t.Fatal(err)
 			}
 			for i := range addrsA {
