@@ -11,8 +11,8 @@ import (
 
 // Config is the whole desired state: every Service with its endpoints, as one node sees it.
 type Config struct {
-	// Node and Zone are those of the node the Table is for.
-	Node, Zone string
+	// Node is the node that the Table is for.
+	Node string
 	// NodeAddrs are the addresses on which NodePorts are answered: all nodes', since a pod may use any of them.
 	NodeAddrs []netip.Addr
 	// NodeNames are the nodes that have them, by the same index; none: nodes other than this one have no names.
@@ -81,7 +81,6 @@ type Endpoint struct {
 	// ID is the identity of what serves behind the address: the pod's UID, else the address itself.
 	ID       string
 	Node     string
-	Zone     string
 	Hostname string
 	// Ready, Serving, Terminating are the EndpointSlice conditions (KEP-1672).
 	Ready, Serving, Terminating bool

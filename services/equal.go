@@ -13,7 +13,7 @@ func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && e
 
 // equalNodes compares all but Services, Pods and HostPorts.
 func equalNodes(x, y *Config) bool {
-	return x.Node == y.Node && x.Zone == y.Zone &&
+	return x.Node == y.Node &&
 		slices.Equal(x.NodeAddrs, y.NodeAddrs) && slices.Equal(x.NodeNames, y.NodeNames) &&
 		slices.Equal(x.OwnAddrs, y.OwnAddrs) &&
 		slices.Equal(x.ServiceCIDRs, y.ServiceCIDRs) &&
@@ -56,7 +56,7 @@ func equalFronts(a, b *Service) bool {
 func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) }
 
 func equalEndpoints(a, b *Endpoint) bool {
-	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node && a.Zone == b.Zone && a.Hostname == b.Hostname &&
+	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node && a.Hostname == b.Hostname &&
 		a.ForNode == b.ForNode && a.ForZone == b.ForZone &&
 		a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
 		slices.Equal(a.Ports, b.Ports)

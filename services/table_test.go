@@ -302,7 +302,6 @@ func TestRows(t *testing.T) {
 func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()
-		c.Zone = "z"
 		c.NodeNames = []string{"a", "b", "a", "b"}
 		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: "u", Addrs: addrs("10.0.0.1")}}
 		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}

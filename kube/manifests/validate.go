@@ -11,14 +11,14 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/endpointslice"
+	"tapestry.dev/tapestry/kube/controller"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
 // Validate finds what is wrong with a cluster before it is started, errors first. It takes Services without cluster address
-// or node port as they would be after translate.Allocate.
+// or node port as they would be after controller.Allocate.
 func Validate(objs kube.Objects) []kube.Problem {
-	objs, problems := translate.Allocate(objs)
+	objs, problems := controller.Allocate(objs)
 	v := validator{objs: &objs, nodes: map[string]*corev1.Node{}}
 	for _, n := range objs.Nodes {
 		v.nodes[n.Name] = n
@@ -235,7 +235,7 @@ func (v *validator) selectors() {
 		if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return endpointslice.Selects(s, p) }) {
+		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return controller.Selects(s, p) }) {
 			v.problem(kube.Warning, kube.RefOf(s), "spec.selector", "matches no Pod in namespace "+s.Namespace+", so that connections are refused: compare it with the labels of the pods")
 		}
 	}

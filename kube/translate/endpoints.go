@@ -10,27 +10,27 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has target
-// ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
-func (t *translator) endpoints(list []*discoveryv1.EndpointSlice) []services.Endpoint {
+// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has
+// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
+func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
 	var all []services.Endpoint
-	at := map[netip.Addr]int{}
+	known := map[netip.Addr]int{}
 	for _, s := range list {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue // deprecated, and of no use to a packet
 		}
-		ports := t.endpointPorts(s)
+		ports := endpointPorts(s, say)
 		for i := range s.Endpoints {
-			e, ok := t.endpointOf(s, i)
+			e, ok := parseEndpoint(s, i, at, say)
 			if !ok {
 				continue
 			}
 			e.Ports = ports
-			if known, twice := at[e.Addr]; twice {
-				all[known] = mergeEndpoint(all[known], e)
+			if i, twice := known[e.Addr]; twice {
+				all[i] = mergeEndpoint(all[i], e)
 				continue
 			}
-			at[e.Addr] = len(all)
+			known[e.Addr] = len(all)
 			all = append(all, e)
 		}
 	}
@@ -54,7 +54,7 @@ func mergeEndpoint(a, b services.Endpoint) services.Endpoint {
 	return a
 }
 
-func (t *translator) endpointPorts(s *discoveryv1.EndpointSlice) []services.EndpointPort {
+func endpointPorts(s *discoveryv1.EndpointSlice, say *kube.Report) []services.EndpointPort {
 	var list []services.EndpointPort
 	for i, p := range s.Ports {
 		if p.Port == nil {
@@ -66,13 +66,13 @@ func (t *translator) endpointPorts(s *discoveryv1.EndpointSlice) []services.Endp
 		}
 		var ok bool
 		if ep.Port, ok = portOf(*p.Port); !ok {
-			t.errorf(kube.RefOf(s), index("ports", i)+".port", "%d is not a port: expected 1 to 65535", *p.Port)
+			say.Errorf(kube.RefOf(s), index("ports", i)+".port", "%d is not a port: expected 1 to 65535", *p.Port)
 			continue
 		}
 		ep.Protocol, _ = protoOf("")
 		if p.Protocol != nil {
 			if ep.Protocol, ok = protoOf(*p.Protocol); !ok {
-				t.errorf(kube.RefOf(s), index("ports", i)+".protocol", "%q is not a protocol of Services: expected TCP, UDP or SCTP", *p.Protocol)
+				say.Errorf(kube.RefOf(s), index("ports", i)+".protocol", "%q is not a protocol of Services: expected TCP, UDP or SCTP", *p.Protocol)
 				continue
 			}
 		}
@@ -81,24 +81,24 @@ func (t *translator) endpointPorts(s *discoveryv1.EndpointSlice) []services.Endp
 	return list
 }
 
-func (t *translator) endpointOf(s *discoveryv1.EndpointSlice, i int) (services.Endpoint, bool) {
+func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Report) (services.Endpoint, bool) {
 	obj := &s.Endpoints[i]
 	field := index("endpoints", i) + ".addresses"
 	if len(obj.Addresses) == 0 {
-		t.errorf(kube.RefOf(s), field, "is empty: expected one address")
+		say.Errorf(kube.RefOf(s), field, "is empty: expected one address")
 		return services.Endpoint{}, false
 	}
-	// The addresses of one endpoint are alternatives, and the first is as good as any (discovery/v1 Endpoint.addresses).
+	// The addresses of one endpoint are alternatives, and the first is as good as any (discovery/v1
+	// Endpoint.addresses).
 	addr, err := netip.ParseAddr(obj.Addresses[0])
 	if err != nil || addr.Zone() != "" || unusable(addr) || addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
-		t.errorf(kube.RefOf(s), field, "%q is no %s address a backend could have", obj.Addresses[0], s.AddressType)
+		say.Errorf(kube.RefOf(s), field, "%q is no %s address a backend could have", obj.Addresses[0], s.AddressType)
 		return services.Endpoint{}, false
 	}
 	e := services.Endpoint{
 		Addr:     addr,
 		ID:       addr.String(),
 		Node:     deref(obj.NodeName, ""),
-		Zone:     deref(obj.Zone, t.zones[deref(obj.NodeName, "")]),
 		Hostname: deref(obj.Hostname, ""),
 		// An absent condition counts as ready, and as serving when ready (discovery/v1 EndpointConditions).
 		Ready:       deref(obj.Conditions.Ready, true),
@@ -106,20 +106,13 @@ func (t *translator) endpointOf(s *discoveryv1.EndpointSlice, i int) (services.E
 	}
 	e.Serving = deref(obj.Conditions.Serving, e.Ready)
 	if h := obj.Hints; h != nil {
-		e.ForNode = hintOf(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == t.options.Node })
-		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == t.zones[t.options.Node] })
+		e.ForNode = hintOf(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == at.Node })
+		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == at.zone })
 	}
 	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
 		e.ID = string(ref.UID)
 	}
 	return e, true
-}
-
-func deref[T any](p *T, otherwise T) T {
-	if p == nil {
-		return otherwise
-	}
-	return *p
 }
 
 func hintOf[T any](list []T, here func(T) bool) services.Hint {

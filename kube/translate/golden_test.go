@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 // render makes a Result readable, the same for the same Result, and leaves private keys out.
 func render(r translate.Result) any {
 	type m = map[string]any
-	var peers, routes, svcs, pods, hostPorts, certs, ingressRoutes, statuses, problems []any
+	var peers, routes, svcs, pods, hostPorts, certs, ingressRoutes, problems []any
 	for _, p := range r.Overlay.Peers {
 		key := ""
 		if p.PublicKey != (overlay.PublicKey{}) {
@@ -96,13 +96,6 @@ func render(r translate.Result) any {
 		ingressRoutes = append(ingressRoutes, fmt.Sprintf("%s: host=%q %s %s -> %s", route.Source, route.Host,
 			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, backend(route.Backend)))
 	}
-	for _, s := range r.Statuses {
-		var ips []string
-		for _, in := range s.LoadBalancer.Ingress {
-			ips = append(ips, in.IP)
-		}
-		statuses = append(statuses, fmt.Sprintf("%s/%s %s", s.Namespace, s.Name, ips))
-	}
 	for _, p := range r.Problems {
 		problems = append(problems, string(p.Severity)+": "+p.String())
 	}
@@ -115,10 +108,9 @@ func render(r translate.Result) any {
 			"clusterCIDRs": texts(r.Netstack.ClusterCIDRs), "serviceCIDRs": texts(r.Netstack.ServiceCIDRs),
 			"localAddrs": texts(r.Netstack.LocalAddrs), "peers": routes},
 		"overlay": peers,
-		"services": m{"node": r.Services.Node, "zone": r.Services.Zone, "nodeAddrs": texts(r.Services.NodeAddrs), "ownAddrs": texts(r.Services.OwnAddrs),
+		"services": m{"node": r.Services.Node, "nodeAddrs": texts(r.Services.NodeAddrs), "ownAddrs": texts(r.Services.OwnAddrs),
 			"serviceCIDRs": texts(r.Services.ServiceCIDRs), "dnsAddrs": texts(r.Services.DNSAddrs), "services": svcs, "pods": pods, "hostPorts": hostPorts},
 		"ingress":  m{"routes": ingressRoutes, "default": def, "certificates": certs},
-		"statuses": statuses,
 		"problems": problems,
 	}
 	if r.Leaving {
@@ -135,7 +127,7 @@ func service(s services.Service) any {
 		ports = append(ports, fmt.Sprintf("%q %d/%s nodePort %d", p.Name, p.Port, protos[p.Protocol], p.NodePort))
 	}
 	for _, e := range s.Endpoints {
-		line := fmt.Sprintf("%s id=%s node=%q zone=%q hostname=%q", e.Addr, e.ID, e.Node, e.Zone, e.Hostname)
+		line := fmt.Sprintf("%s id=%s node=%q hostname=%q", e.Addr, e.ID, e.Node, e.Hostname)
 		for _, flag := range []struct {
 			set  bool
 			name string

@@ -12,19 +12,13 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// hostPorts are the ports of this node's addresses that its pods ask for.
-func (t *translator) hostPorts() []services.HostPort {
-	return t.memo.ports.of(t, t.objs.Pods, t.hostPortList)
-}
-
-// hostPortList walks the pods in the order in which they get what they ask for: those that stay before those that go, then
-// the older ones. The scheduler sees to it that no two ask for the same, unless somebody names the node himself or a pod has
-// not gone yet.
-func (t *translator) hostPortList() []services.HostPort {
+// hostPorts are the ports of a node's addresses that its pods ask for. The pods are walked in the order in which they
+// get what they ask for: those that stay before those that go, then the older ones. The scheduler sees to it that no
+// two ask for the same, unless somebody names the node himself or a pod has not gone yet.
+func hostPorts(all []*corev1.Pod, node string, say *kube.Report) []services.HostPort {
 	var pods []*corev1.Pod
-	for _, obj := range t.objs.Pods {
-		ended := obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed
-		if obj.Spec.NodeName == t.options.Node && obj.Spec.NodeName != "" && !obj.Spec.HostNetwork && !ended {
+	for _, obj := range all {
+		if obj.Spec.NodeName == node && node != "" && !obj.Spec.HostNetwork && !ended(obj) {
 			pods = append(pods, obj)
 		}
 	}
@@ -35,7 +29,7 @@ func (t *translator) hostPortList() []services.HostPort {
 	var list []services.HostPort
 	for _, obj := range pods {
 		eachHostPort(obj, func(field string, p *corev1.ContainerPort) {
-			list = append(list, t.hostPort(obj, field, p, list)...)
+			list = append(list, hostPort(obj, field, p, list, say)...)
 		})
 	}
 	return list
@@ -51,8 +45,8 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// eachHostPort yields the host ports of the containers that run as long as the pod does: sidecars are init containers which
-// are always restarted (KEP-753); the other init containers have ended when anyone could want them.
+// eachHostPort yields the host ports of the containers that run as long as the pod does: sidecars are init containers
+// which are always restarted (KEP-753); the other init containers have ended when anyone could want them.
 func eachHostPort(obj *corev1.Pod, yield func(field string, p *corev1.ContainerPort)) {
 	containers := func(field string, list []corev1.Container, take func(*corev1.Container) bool) {
 		for i := range list {
@@ -70,24 +64,24 @@ func eachHostPort(obj *corev1.Pod, yield func(field string, p *corev1.ContainerP
 }
 
 // hostPort gives what one port comes to: one for each address family of the pod that the port is asked for.
-func (t *translator) hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []services.HostPort) []services.HostPort {
+func hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []services.HostPort, say *kube.Report) []services.HostPort {
 	ref := kube.RefOf(obj)
 	proto, ok := protoOf(p.Protocol)
 	if !ok {
-		t.errorf(ref, field+".protocol", "%q is not a protocol of ports: expected TCP, UDP or SCTP", p.Protocol)
+		say.Errorf(ref, field+".protocol", "%q is not a protocol of ports: expected TCP, UDP or SCTP", p.Protocol)
 		return nil
 	}
 	port, ok := portOf(p.HostPort)
 	target, ok2 := portOf(p.ContainerPort)
 	if !ok || !ok2 {
-		t.errorf(ref, field+".hostPort", "%d to %d are no two ports: expected 1 to 65535", p.HostPort, p.ContainerPort)
+		say.Errorf(ref, field+".hostPort", "%d to %d are no two ports: expected 1 to 65535", p.HostPort, p.ContainerPort)
 		return nil
 	}
 	var host netip.Addr
 	if p.HostIP != "" {
 		var err error
 		if host, err = netip.ParseAddr(p.HostIP); err != nil || host.Zone() != "" || host.IsMulticast() {
-			t.errorf(ref, field+".hostIP", "%q is no address of a host: expected one like 127.0.0.1, or none for all", p.HostIP)
+			say.Errorf(ref, field+".hostIP", "%q is no address of a host: expected one like 127.0.0.1, or none for all", p.HostIP)
 			return nil
 		}
 		host = host.Unmap()
@@ -114,7 +108,7 @@ func (t *translator) hostPort(obj *corev1.Pod, field string, p *corev1.Container
 			if obj.DeletionTimestamp != nil {
 				return nil // that is what a successor is for
 			}
-			t.errorf(ref, field+".hostPort", "%s belongs to Pod %s on this node already: give one of them another hostPort or hostIP",
+			say.Errorf(ref, field+".hostPort", "%s belongs to Pod %s on this node already: give one of them another hostPort or hostIP",
 				hostPortText(port, p.Protocol, host), owner)
 			return nil
 		}

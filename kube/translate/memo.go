@@ -1,322 +1,177 @@
 package translate
 
 import (
-	"maps"
-	"net/netip"
+	"cmp"
 	"slices"
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/services"
 )
 
-// Translator translates one snapshot of a cluster after the other. Every Result is the one that Translate gives; but what
-// follows from objects that were in the snapshot before, the very same objects, is remembered and not worked out again,
-// and parts of Results that are equal are shared. The zero value is ready. It is for one goroutine.
-type Translator struct {
-	objs  kube.Objects // of the last snapshot, sorted
-	zones map[string]string
-	nodes kept[*corev1.Node, []node]
-	pods  kept[*corev1.Pod, []services.Pod]
-	ports kept[*corev1.Pod, []services.HostPort]
-
-	options  Options // of the last Result
-	triggers []time.Time
-
-	slicesOf map[objectName][]*discoveryv1.EndpointSlice
-	entries  map[*corev1.Service]*entry
-	claims   *serviceClaims
-	round    uint64
-	list     []*services.Service // of the last Result
-	// settled: no Service has a problem or lost anything to another, so that entries and claims are complete.
-	settled bool
+// memo remembers what followed from inputs, by their identity, and what was said about them. An input is a pointer to
+// what never changes, or a comparable value with such pointers in it. The zero value remembers nothing.
+type memo[K comparable, R any] struct {
+	inputs  []K
+	results []R
+	remarks []remark // sorted by input
 }
 
-// manyServices is how many may change before it is as cheap to look at all.
-const manyServices = 64
-
-// Translate gives what follows from objs for the node of o.
-func (m *Translator) Translate(objs kube.Objects, o Options) Result {
-	if m.options != o {
-		*m = Translator{options: o}
-	}
-	t := newTranslator(objs, o, m)
-	nodes := t.nodes()
-	ranges := t.serviceRanges()
-	var r Result
-	t.peers(nodes, &r)
-	r.Leaving = t.leaving()
-	r.Netstack.ServiceCIDRs = ranges
-	r.Services = t.services(nodes, ranges)
-	r.Netstack.LocalAddrs = slices.Clone(r.Services.DNSAddrs)
-	r.Ingress, r.Statuses = t.ingresses(nodes, r.Services.Services)
-	r.Problems = t.sorted()
-	m.triggers = nil
-	if m.zones != nil { // not the first
-		m.triggers = triggersOf(&m.objs, t.objs)
-	}
-	m.objs, m.zones = *t.objs, t.zones
-	return r
-}
-
-// kept is what followed from a list of objects last time.
-type kept[T any, R any] struct {
-	list     []T
-	result   R
+// remark is what was said about one input.
+type remark struct {
+	input    int // its index
 	problems []kube.Problem
-	known    bool
 }
 
-func (k *kept[T, R]) of(t *translator, list []T, work func() R) R {
-	if !k.known || !kube.Same(k.list, list) || len(k.problems) > 0 { // where an object was written may have changed
-		before := len(t.problems)
-		k.list, k.result, k.known = list, work(), true
-		k.problems = slices.Clone(t.problems[before:])
+// each gives what every one of a sorted list of inputs comes to, in their order: what work says of those that were
+// not there last time and of those that are stale, and of the others what it said then. The list stale is a part of
+// inputs in the same order. The result belongs to the memo and must not be changed; when nothing has changed it is
+// that of last time.
+func (m *memo[K, R]) each(inputs []K, compare func(a, b K) int, stale []K, say *kube.Report, work func(K, *kube.Report) R) []R {
+	if len(stale) > 0 || !kube.Same(m.inputs, inputs) {
+		*m = m.next(inputs, compare, stale, work)
 	}
-	return k.result
+	for i := range m.remarks {
+		say.Problems = append(say.Problems, m.remarks[i].problems...)
+	}
+	return m.results
 }
 
-// entry is what a Service without problems came to.
-type entry struct {
-	round   uint64 // when it was needed last
-	slices  []*discoveryv1.EndpointSlice
-	service *services.Service // belongs to Results, too: replaced, not changed
-	served  bool              // false when the Service has nothing clients could use
-	ips     []netip.Addr
-	ports   []portKey
-}
-
-// serviceList compiles the Services.
-func (t *translator) serviceList() []*services.Service {
-	m := t.memo
-	if !maps.Equal(m.zones, t.zones) {
-		m.entries, m.settled = nil, false // endpoints take their zones from Nodes
+// next gives the memo of the next inputs.
+func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work func(K, *kube.Report) R) memo[K, R] {
+	next := memo[K, R]{inputs: inputs}
+	if len(inputs) == 0 {
+		return next // no list is nil, whatever was there before
 	}
-	changed := m.group(t.objs.EndpointSlices)
-	patched := false
-	if m.settled {
-		m.list, patched = t.patchServices(changed)
+	next.results = make([]R, len(inputs))
+	anew := make([]int, 0, 8) // indexes of inputs, sorted
+	for _, k := range stale {
+		i, _ := slices.BinarySearchFunc(inputs, k, compare)
+		anew = append(anew, i)
 	}
-	if !patched {
-		m.list = t.allServices()
-	}
-	return m.list
-}
-
-// allServices compiles the Services, those anew that need it.
-func (t *translator) allServices() []*services.Service {
-	m := t.memo
-	m.round++
-	m.settled = true
-	if m.entries == nil {
-		m.entries = make(map[*corev1.Service]*entry, len(t.objs.Services))
-	}
-	m.claims = &serviceClaims{
-		ips:       make(map[netip.Addr]kube.Ref, len(t.objs.Services)),
-		nodePorts: map[portKey]kube.Ref{},
-	}
-	list := make([]*services.Service, 0, len(t.objs.Services))
-	for _, obj := range t.objs.Services {
-		if e := t.entry(obj); e.served {
-			list = append(list, e.service)
-		}
-	}
-	maps.DeleteFunc(m.entries, func(_ *corev1.Service, e *entry) bool { return e.round != m.round })
-	return list
-}
-
-// entry gives what a Service comes to: as before, when nothing of it has changed and nobody has taken what it had.
-func (t *translator) entry(obj *corev1.Service) *entry {
-	m := t.memo
-	e := m.entries[obj]
-	if e == nil || !m.claims.again(e, kube.RefOf(obj)) {
-		return t.newEntry(obj)
-	}
-	if list := m.slicesOf[nameOf(obj)]; !slices.Equal(e.slices, list) {
-		before := len(t.problems)
-		if e.slices = list; e.served {
-			e.service = t.withEndpoints(e.service, list)
-		}
-		m.keep(obj, e, len(t.problems) == before)
-	}
-	e.round = m.round
-	return e
-}
-
-func (t *translator) newEntry(obj *corev1.Service) *entry {
-	m, before := t.memo, len(t.problems)
-	e := &entry{round: m.round, slices: m.slicesOf[nameOf(obj)]}
-	m.claims.ownIPs, m.claims.ownPorts = nil, nil
-	var s services.Service
-	if s, e.served = t.service(obj, m.claims); e.served {
-		e.service = t.withEndpoints(&s, e.slices)
-	}
-	e.ips, e.ports = m.claims.ownIPs, m.claims.ownPorts
-	m.keep(obj, e, len(t.problems) == before)
-	return e
-}
-
-// keep remembers an entry, if there was nothing to say about it.
-func (m *Translator) keep(obj *corev1.Service, e *entry, good bool) {
-	if good {
-		m.entries[obj] = e
-		return
-	}
-	delete(m.entries, obj)
-	m.settled = false
-}
-
-// again claims what e had; false, and nothing is claimed, when somebody else has some of it.
-func (c *serviceClaims) again(e *entry, ref kube.Ref) bool {
-	for _, a := range e.ips {
-		if _, taken := c.ips[a]; taken {
-			return false
-		}
-	}
-	for _, p := range e.ports {
-		if _, taken := c.nodePorts[p]; taken {
-			return false
-		}
-	}
-	for _, a := range e.ips {
-		c.ips[a] = ref
-	}
-	for _, p := range e.ports {
-		c.nodePorts[p] = ref
-	}
-	return true
-}
-
-// release gives back what e has.
-func (c *serviceClaims) release(e *entry) {
-	for _, a := range e.ips {
-		delete(c.ips, a)
-	}
-	for _, p := range e.ports {
-		delete(c.nodePorts, p)
-	}
-}
-
-// patchServices gives the list of before with what has changed since: Services, and the slices of those with these names.
-// It reports false when too much has, or when there is something to say about it: who gets what two Services want is
-// decided by looking at all.
-func (t *translator) patchServices(names []objectName) ([]*services.Service, bool) {
-	m := t.memo
-	var gone, come []*corev1.Service
-	difference(m.objs.Services, t.objs.Services, compareNames,
-		func(s *corev1.Service) { gone = append(gone, s) }, func(s *corev1.Service) { come = append(come, s) })
-	switch n := len(gone) + len(come) + len(names); {
-	case n == 0:
-		return m.list, true
-	case n > manyServices:
-		return nil, false
-	}
-	list, before := slices.Clone(m.list), len(t.problems)
-	for _, obj := range gone {
-		m.claims.release(m.entries[obj])
-		delete(m.entries, obj)
-		if i, served := find(list, obj); served {
-			list = slices.Delete(list, i, i+1)
-		}
-	}
-	for _, obj := range come {
-		if e := t.newEntry(obj); e.served {
-			i, _ := find(list, obj)
-			list = slices.Insert(list, i, e.service)
-		}
-	}
-	for _, name := range names {
-		if i, served := slices.BinarySearchFunc(list, name, compareServiceName); served {
-			list[i] = t.newEndpoints(name, list[i])
-		}
-	}
-	if len(t.problems) > before {
-		t.problems = t.problems[:before] // they will be found again
-		return nil, false
-	}
-	return list, true
-}
-
-// withEndpoints gives s with the endpoints in those slices.
-func (t *translator) withEndpoints(s *services.Service, list []*discoveryv1.EndpointSlice) *services.Service {
-	out := *s
-	out.Endpoints = t.endpoints(list)
-	return &out
-}
-
-// newEndpoints works out the endpoints of a Service that is served, as s.
-func (t *translator) newEndpoints(name objectName, s *services.Service) *services.Service {
-	m := t.memo
-	i, _ := slices.BinarySearchFunc(t.objs.Services, name, func(s *corev1.Service, n objectName) int { return nameOf(s).compare(n) })
-	obj, before := t.objs.Services[i], len(t.problems)
-	e := m.entries[obj]
-	if e == nil { // it has come just now, and there is something to say about it
-		return s
-	}
-	e.slices = m.slicesOf[name]
-	e.service = t.withEndpoints(s, e.slices)
-	m.keep(obj, e, len(t.problems) == before)
-	return e.service
-}
-
-// find gives the place of a Service in a list sorted by name, and whether it is there.
-func find(list []*services.Service, obj *corev1.Service) (int, bool) {
-	return slices.BinarySearchFunc(list, nameOf(obj), compareServiceName)
-}
-
-// group brings slicesOf up to date with a sorted list, and gives the names of the Services whose slices are others now.
-func (m *Translator) group(now []*discoveryv1.EndpointSlice) []objectName {
-	if m.slicesOf == nil {
-		m.slicesOf = make(map[objectName][]*discoveryv1.EndpointSlice, len(now))
-	}
-	if kube.Same(m.objs.EndpointSlices, now) {
-		return nil
-	}
-	var changed []objectName
-	edit := func(s *discoveryv1.EndpointSlice, f func(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice) {
-		if name := s.Labels[discoveryv1.LabelServiceName]; name != "" {
-			key := objectName{s.Namespace, name}
-			changed = append(changed, key)
-			if list := f(m.slicesOf[key]); len(list) > 0 {
-				m.slicesOf[key] = list
-			} else {
-				delete(m.slicesOf, key)
+	remarks := m.remarks
+	walk(m.inputs, inputs, compare, func(old, now, n int) {
+		switch {
+		case old < 0:
+			anew = append(anew, now)
+		case now >= 0:
+			copy(next.results[now:now+n], m.results[old:])
+			for ; len(remarks) > 0 && remarks[0].input < old+n; remarks = remarks[1:] {
+				if r := remarks[0]; r.input >= old {
+					next.remarks = append(next.remarks, remark{now + r.input - old, r.problems})
+				}
 			}
 		}
-	}
-	// Lists that were given out are not touched.
-	difference(m.objs.EndpointSlices, now, compareNames, func(gone *discoveryv1.EndpointSlice) {
-		edit(gone, func(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-			return slices.DeleteFunc(slices.Clone(list), func(s *discoveryv1.EndpointSlice) bool { return s == gone })
-		})
-	}, func(come *discoveryv1.EndpointSlice) {
-		edit(come, func(list []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-			i, _ := slices.BinarySearchFunc(list, come, compareNames)
-			return slices.Insert(slices.Clone(list), i, come)
-		})
 	})
-	slices.SortFunc(changed, objectName.compare)
-	return slices.Compact(changed)
+	slices.Sort(anew)
+	var say kube.Report
+	for _, i := range slices.Compact(anew) {
+		next.results[i] = work(inputs[i], &say)
+		next.remark(i, say.Problems)
+		say.Problems = nil
+	}
+	return next
 }
 
-// difference walks along two sorted lists and tells which objects are in one of them only.
-func difference[T comparable](old, now []T, compare func(a, b T) int, gone, come func(T)) {
-	if kube.Same(old, now) {
-		return
+// remark has it that these problems, and no others, were said about the input of that index.
+func (m *memo[K, R]) remark(input int, problems []kube.Problem) {
+	i, known := slices.BinarySearchFunc(m.remarks, input, func(r remark, input int) int { return cmp.Compare(r.input, input) })
+	switch {
+	case known && len(problems) > 0:
+		m.remarks[i].problems = problems
+	case known:
+		m.remarks = slices.Delete(m.remarks, i, i+1)
+	case len(problems) > 0:
+		m.remarks = slices.Insert(m.remarks, i, remark{input, problems})
 	}
-	for len(old) > 0 || len(now) > 0 {
+}
+
+// once gives what a single input comes to.
+func (m *memo[K, R]) once(input K, say *kube.Report, work func(*kube.Report) R) R {
+	list := []K{input}
+	if len(m.inputs) == 1 && m.inputs[0] == input {
+		list = m.inputs
+	}
+	alike := func(K, K) int { return 0 }
+	return m.each(list, alike, nil, say, func(_ K, say *kube.Report) R { return work(say) })[0]
+}
+
+// groups has the members of a sorted list by what they have to do with, kept from one snapshot to the next. The zero
+// value is empty.
+type groups[K, T comparable] struct {
+	list []T
+	of   map[K][]T // each in the order of the list; replaced, not changed
+}
+
+// set brings the groups up to date with list, whose members belong to the groups that keys yields. It gives the
+// groups that have changed, as they were; none the first time, when all members are new.
+func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func(K))) map[K][]T {
+	if kube.Same(g.list, list) && g.of != nil {
+		return nil
+	}
+	var were map[K][]T
+	if g.of == nil {
+		g.of = make(map[K][]T, len(list))
+	} else {
+		were = map[K][]T{}
+	}
+	edit := func(x T, f func(group []T, at int) []T) {
+		keys(x, func(k K) {
+			group := g.of[k]
+			if _, known := were[k]; !known && were != nil {
+				were[k] = group
+			}
+			at, _ := slices.BinarySearchFunc(group, x, compare)
+			if group = f(slices.Clone(group), at); len(group) > 0 {
+				g.of[k] = group
+			} else {
+				delete(g.of, k)
+			}
+		})
+	}
+	walk(g.list, list, compare, func(old, now, _ int) {
 		switch {
-		case len(old) > 0 && len(now) > 0 && old[0] == now[0]:
-			old, now = old[1:], now[1:]
-		case len(now) == 0 || len(old) > 0 && compare(old[0], now[0]) <= 0:
-			gone(old[0])
-			old = old[1:]
+		case now < 0:
+			gone := g.list[old]
+			edit(gone, func(group []T, _ int) []T { return slices.DeleteFunc(group, func(x T) bool { return x == gone }) })
+		case old < 0:
+			edit(list[now], func(group []T, at int) []T { return slices.Insert(group, at, list[now]) })
+		}
+	})
+	g.list = list
+	return were
+}
+
+// walk goes along two sorted lists and visits the runs of n members that are in both, with the index of the first in
+// either, and each of the others, with -1 as its index in the list that does not have it. Members are the same when
+// they are identical.
+func walk[T comparable](old, now []T, compare func(a, b T) int, visit func(old, now, n int)) {
+	for i, j := 0, 0; i < len(old) || j < len(now); {
+		n := 0
+		for i+n < len(old) && j+n < len(now) && old[i+n] == now[j+n] {
+			n++
+		}
+		switch {
+		case n > 0:
+			visit(i, j, n)
+			i, j = i+n, j+n
+		case j == len(now) || i < len(old) && compare(old[i], now[j]) <= 0:
+			visit(i, -1, 1)
+			i++
 		default:
-			come(now[0])
-			now = now[1:]
+			visit(-1, j, 1)
+			j++
 		}
 	}
+}
+
+// list is the identity of a list.
+type list[T any] struct {
+	first *T
+	n     int
+}
+
+func identity[T any](l []T) list[T] {
+	if len(l) == 0 {
+		return list[T]{}
+	}
+	return list[T]{&l[0], len(l)}
 }

@@ -1,14 +1,13 @@
 package translate
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -26,134 +25,180 @@ const (
 // defaultAffinity is how long ClientIP affinity lasts unless the Service says otherwise (v1 ClientIPConfig).
 const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
 
-// The service ranges of a cluster that has no ServiceCIDR objects.
-var defaultServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
-
-// dnsIndex is the number of the address in a service range that serves DNS, as kubeadm counts.
-const dnsIndex = 10
-
-func (t *translator) serviceRanges() []netip.Prefix {
-	var list []netip.Prefix
-	for _, obj := range t.objs.ServiceCIDRs {
-		for i, text := range obj.Spec.CIDRs {
-			p, err := netip.ParsePrefix(text)
-			if err != nil {
-				t.errorf(kube.RefOf(obj), index("spec.cidrs", i), "%q is not a prefix: expected one like 10.96.0.0/16", text)
-				continue
-			}
-			p = p.Masked()
-			if !slices.Contains(list, p) {
-				list = append(list, p)
-			}
-		}
-	}
-	if len(list) == 0 {
-		return slices.Clone(defaultServiceCIDRs)
-	}
-	slices.SortFunc(list, comparePrefix)
-	return list
+// serviceStage turns Services and their EndpointSlices into what there is to serve.
+type serviceStage struct {
+	site    site
+	parsed  memo[*corev1.Service, *front]
+	claims  groups[claim, *front]
+	settled memo[*front, *front]
+	slices  groups[objectName, *discoveryv1.EndpointSlice]
+	joined  memo[*front, *services.Service]
+	served  memo[list[*services.Service], []*services.Service]
 }
 
-func (t *translator) services(nodes []node, ranges []netip.Prefix) services.Config {
-	c := services.Config{Node: t.options.Node, ServiceCIDRs: ranges}
-	var byAddr []nodeAddr
-	for i := range nodes {
-		n := &nodes[i]
-		c.ClusterCIDRs = append(c.ClusterCIDRs, n.podCIDRs...)
-		if n.name == t.options.Node {
-			c.Zone = n.zone
-			c.OwnAddrs = n.addrs
-		}
-		if !n.stock { // nobody would answer there
-			for _, a := range n.addrs {
-				byAddr = append(byAddr, nodeAddr{a, n.name})
-			}
-		}
-	}
-	slices.SortFunc(byAddr, func(a, b nodeAddr) int { return a.addr.Compare(b.addr) })
-	for _, a := range byAddr {
-		c.NodeAddrs, c.NodeNames = append(c.NodeAddrs, a.addr), append(c.NodeNames, a.name)
-	}
-	slices.SortFunc(c.ClusterCIDRs, comparePrefix)
-
-	c.Services = t.serviceList()
-	c.DNSAddrs = dnsAddrs(c.Services, ranges)
-	c.Pods = t.pods()
-	c.HostPorts = t.hostPorts()
-	return c
+// site is what Services look different from: the node that serves them, and where it is.
+type site struct {
+	Options
+	zone string
 }
 
-// nodeAddr is an address of a node.
-type nodeAddr struct {
-	addr netip.Addr
-	name string
+// front is a Service without its endpoints.
+type front struct {
+	services.Service
+	headless bool
+	claims   []claimed
 }
 
-type objectName struct{ namespace, name string }
-
-func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace(), obj.GetName()} }
-
-func (n objectName) compare(other objectName) int {
-	return cmp.Or(cmp.Compare(n.namespace, other.namespace), cmp.Compare(n.name, other.name))
-}
-
-// compareNames has objects in the order of a snapshot.
-func compareNames[T metav1.Object](a, b T) int { return nameOf(a).compare(nameOf(b)) }
-
-// compareServiceName is for searching lists of Services, which are sorted by name.
-func compareServiceName(s *services.Service, n objectName) int {
-	return objectName{s.Namespace, s.Name}.compare(n)
-}
-
-// serviceClaims remembers which Service has what.
-type serviceClaims struct {
-	ips       map[netip.Addr]kube.Ref
-	nodePorts map[portKey]kube.Ref
-	// What the Service that is looked at has got.
-	ownIPs   []netip.Addr
-	ownPorts []portKey
-}
-
-type portKey struct {
+// claim is what one Service alone may have: a cluster address, or a port of all nodes.
+type claim struct {
+	addr  netip.Addr // invalid for a node port
 	port  uint16
 	proto packet.Proto
 }
 
-// service reports false for a Service that has nothing clients could use, which is told as a problem.
-func (t *translator) service(obj *corev1.Service, claims *serviceClaims) (services.Service, bool) {
+// claimed is a claim and the field that says so.
+type claimed struct {
+	claim
+	field string
+}
+
+func (f *front) ref() kube.Ref {
+	return kube.Ref{Kind: "Service", Namespace: f.Namespace, Name: f.Name}
+}
+
+func (f *front) name() objectName { return objectName{f.Namespace, f.Name} }
+
+func compareFronts(a, b *front) int { return a.name().compare(b.name()) }
+
+func (s *serviceStage) of(objs []*corev1.Service, list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []*services.Service {
+	if s.site != at {
+		*s = serviceStage{site: at} // hints and the addresses from outside hang on it
+	}
+	parsed := s.parsed.each(objs, compareNames, nil, say, s.parse)
+	settled := s.settled.each(parsed, compareFronts, s.contested(parsed), say, s.settle)
+	joined := s.joined.each(settled, compareFronts, s.moved(settled, list), say, s.join)
+	return s.served.once(identity(joined), say, func(*kube.Report) []*services.Service {
+		if !slices.Contains(joined, nil) {
+			return joined
+		}
+		return slices.DeleteFunc(slices.Clone(joined), func(s *services.Service) bool { return s == nil })
+	})
+}
+
+// contested gives the Services that have, or had, to do with others that want the same.
+func (s *serviceStage) contested(parsed []*front) []*front {
+	var out []*front
+	for c, were := range s.claims.set(parsed, compareFronts, func(f *front, yield func(claim)) {
+		for i := range f.claims {
+			yield(f.claims[i].claim)
+		}
+	}) {
+		if now := s.claims.of[c]; len(now) > 1 || len(were) > 1 {
+			out = append(out, now...)
+		}
+	}
+	slices.SortFunc(out, compareFronts)
+	return slices.Compact(out)
+}
+
+// settle takes from a Service what others have: of those that claim the same, the least name gets it, so that all
+// nodes agree.
+func (s *serviceStage) settle(f *front, say *kube.Report) *front {
+	kept := f
+	for _, c := range f.claims {
+		owner := s.claims.of[c.claim][0]
+		if owner == f {
+			continue
+		}
+		if kept == f {
+			own := *f
+			own.ClusterIPs, own.Ports = slices.Clone(f.ClusterIPs), slices.Clone(f.Ports)
+			kept = &own
+		}
+		if c.addr.IsValid() {
+			say.Errorf(f.ref(), c.field, "%s belongs to %s already: choose another address", c.addr, owner.ref())
+			kept.ClusterIPs = slices.DeleteFunc(kept.ClusterIPs, func(a netip.Addr) bool { return a == c.addr })
+			continue
+		}
+		say.Errorf(f.ref(), c.field, "%d/%s belongs to %s already: choose another", c.port, protoName(c.proto), owner.ref())
+		for i := range kept.Ports {
+			if p := &kept.Ports[i]; p.NodePort == c.port && p.Protocol == c.proto {
+				p.NodePort = 0
+			}
+		}
+	}
+	return kept
+}
+
+// moved gives the Services whose EndpointSlices are others now.
+func (s *serviceStage) moved(settled []*front, list []*discoveryv1.EndpointSlice) []*front {
+	var out []*front
+	for name := range s.slices.set(list, compareNames, func(es *discoveryv1.EndpointSlice, yield func(objectName)) {
+		if name := es.Labels[discoveryv1.LabelServiceName]; name != "" {
+			yield(objectName{es.Namespace, name})
+		}
+	}) {
+		i, found := slices.BinarySearchFunc(settled, name, func(f *front, n objectName) int { return f.name().compare(n) })
+		if found {
+			out = append(out, settled[i])
+		}
+	}
+	slices.SortFunc(out, compareFronts)
+	return out
+}
+
+// join gives a Service its endpoints; nil for one that has nothing clients could use, which is told where it was
+// found.
+func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
+	if f.ExternalName == "" && !f.headless && len(f.ClusterIPs) == 0 {
+		return nil // it would pass for headless
+	}
+	out := f.Service
+	if f.ExternalName == "" {
+		out.Endpoints = endpoints(s.slices.of[f.name()], s.site, say)
+	}
+	return &out
+}
+
+// parse reads a Service by itself.
+func (s *serviceStage) parse(obj *corev1.Service, say *kube.Report) *front {
+	return parseService(obj, s.site.ExternalIPs, say)
+}
+
+func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *front {
 	ref := kube.RefOf(obj)
-	s := services.Service{
+	f := &front{Service: services.Service{
 		Namespace:       obj.Namespace,
 		Name:            obj.Name,
 		PublishNotReady: obj.Spec.PublishNotReadyAddresses,
 		NamesOnly:       namesOnly(obj),
-	}
+	}}
 	if obj.Spec.Type == corev1.ServiceTypeExternalName {
-		s.ExternalName = obj.Spec.ExternalName
-		if s.ExternalName == "" {
-			t.errorf(ref, "spec.externalName", "is missing: a Service of type ExternalName needs a DNS name")
+		f.ExternalName = obj.Spec.ExternalName
+		if f.ExternalName == "" {
+			say.Errorf(ref, "spec.externalName", "is missing: a Service of type ExternalName needs a DNS name")
 		}
-		return s, s.ExternalName != ""
+		return f
 	}
-	headless := obj.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(obj.Spec.ClusterIPs, corev1.ClusterIPNone)
-	if !headless {
-		s.ClusterIPs = t.clusterIPs(obj, ref, claims)
+	f.headless = obj.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(obj.Spec.ClusterIPs, corev1.ClusterIPNone)
+	if !f.headless {
+		f.parseClusterIPs(obj, say)
 	}
-	s.Ports = t.ports(obj, ref, claims)
-	if len(s.Ports) == 0 && len(obj.Spec.Ports) == 0 && !headless {
-		t.errorf(ref, "spec.ports", "is empty: add a port, or make the Service headless (clusterIP: None)")
+	f.parsePorts(obj, say)
+	if len(f.Ports) == 0 && len(obj.Spec.Ports) == 0 && !f.headless {
+		say.Errorf(ref, "spec.ports", "is empty: add a port, or make the Service headless (clusterIP: None)")
 	}
 	if obj.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		s.Affinity = t.affinity(obj, ref)
+		f.Affinity = affinity(obj, say)
 	}
-	s.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
-	s.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	s.ExternalIPs = t.externalIPs(obj, ref)
-	s.SourceRanges = t.sourceRanges(obj, ref)
-	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && s.ExternalLocal {
-		s.HealthPort, _ = portOf(obj.Spec.HealthCheckNodePort)
+	f.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
+	f.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	f.ExternalIPs = parseExternalIPs(obj, externalIPs, say)
+	f.SourceRanges = sourceRanges(obj, say)
+	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal {
+		f.HealthPort, _ = portOf(obj.Spec.HealthCheckNodePort)
 	}
-	return s, headless || len(s.ClusterIPs) > 0 // without, it would pass for headless
+	return f
 }
 
 func namesOnly(obj *corev1.Service) bool {
@@ -162,9 +207,9 @@ func namesOnly(obj *corev1.Service) bool {
 	return other || headless
 }
 
-// sourceRanges are the clients that the load balancer's addresses are for; nil for all. When none of what is written can be
-// read, nobody is let in.
-func (t *translator) sourceRanges(obj *corev1.Service, ref kube.Ref) []netip.Prefix {
+// sourceRanges are the clients that the load balancer's addresses are for; nil for all. When none of what is written
+// can be read, nobody is let in.
+func sourceRanges(obj *corev1.Service, say *kube.Report) []netip.Prefix {
 	if obj.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil
 	}
@@ -179,7 +224,7 @@ func (t *translator) sourceRanges(obj *corev1.Service, ref kube.Ref) []netip.Pre
 	for i, text := range texts {
 		p, err := netip.ParsePrefix(strings.TrimSpace(text))
 		if err != nil {
-			t.errorf(ref, index(field, i), "%q is not a prefix: expected one like 192.0.2.0/24; until then these clients are kept out", text)
+			say.Errorf(kube.RefOf(obj), index(field, i), "%q is not a prefix: expected one like 192.0.2.0/24; until then these clients are kept out", text)
 			continue
 		}
 		list = append(list, p.Masked())
@@ -187,94 +232,94 @@ func (t *translator) sourceRanges(obj *corev1.Service, ref kube.Ref) []netip.Pre
 	return list
 }
 
-func (t *translator) clusterIPs(obj *corev1.Service, ref kube.Ref, claims *serviceClaims) []netip.Addr {
+func (f *front) parseClusterIPs(obj *corev1.Service, say *kube.Report) {
 	field, texts := "spec.clusterIPs", obj.Spec.ClusterIPs
 	if len(texts) == 0 && obj.Spec.ClusterIP != "" {
 		field, texts = "spec.clusterIP", []string{obj.Spec.ClusterIP}
 	}
 	if len(texts) == 0 {
-		t.errorf(ref, "spec.clusterIP", "is missing and nobody here assigns one: write an address out of the service range, or None")
+		say.Errorf(f.ref(), "spec.clusterIP", "is missing and nobody here assigns one: write an address out of the service range, or None")
 	}
-	var list []netip.Addr
 	for i, text := range texts {
 		if field != "spec.clusterIP" {
 			field = index("spec.clusterIPs", i)
 		}
-		addr, ok := t.serviceAddr(text, ref, field)
+		addr, ok := serviceAddr(text, f.ref(), field, say)
 		if !ok {
 			continue
 		}
-		if owner, taken := claims.ips[addr]; taken {
-			t.errorf(ref, field, "%s belongs to %s already: choose another address", addr, owner)
+		if slices.Contains(f.ClusterIPs, addr) {
+			say.Errorf(f.ref(), field, "%s is in the list already: remove one of the two", addr)
 			continue
 		}
-		claims.ips[addr] = ref
-		claims.ownIPs = append(claims.ownIPs, addr)
-		list = append(list, addr)
+		f.ClusterIPs = append(f.ClusterIPs, addr)
+		f.claims = append(f.claims, claimed{claim{addr: addr}, field})
 	}
-	return list
 }
 
 // serviceAddr parses an address that clients may use for a Service.
-func (t *translator) serviceAddr(text string, ref kube.Ref, field string) (netip.Addr, bool) {
+func serviceAddr(text string, ref kube.Ref, field string, say *kube.Report) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addr.Zone() != "" || unusable(addr) {
-		t.errorf(ref, field, "%q is no address a Service could have: expected one like 10.96.3.7", text)
+		say.Errorf(ref, field, "%q is no address a Service could have: expected one like 10.96.3.7", text)
 		return netip.Addr{}, false
 	}
 	return addr.Unmap(), true
 }
 
-// unusable addresses mean something to the host itself; a packet to them must never be made (the API server refuses them in
-// endpoints for the same reason).
+// unusable addresses mean something to the host itself; a packet to them must never be made (the API server refuses
+// them in endpoints for the same reason).
 func unusable(a netip.Addr) bool {
 	a = a.Unmap()
 	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast()
 }
 
-func (t *translator) ports(obj *corev1.Service, ref kube.Ref, claims *serviceClaims) []services.Port {
+func (f *front) parsePorts(obj *corev1.Service, say *kube.Report) {
 	hasNodePorts := obj.Spec.Type == corev1.ServiceTypeNodePort || obj.Spec.Type == corev1.ServiceTypeLoadBalancer
-	var list []services.Port
 	taken := map[portKey]bool{}
 	for i, p := range obj.Spec.Ports {
 		field := index("spec.ports", i)
 		proto, ok := protoOf(p.Protocol)
 		if !ok {
-			t.errorf(ref, field+".protocol", "%q is not a protocol of Services: expected TCP, UDP or SCTP", p.Protocol)
+			say.Errorf(f.ref(), field+".protocol", "%q is not a protocol of Services: expected TCP, UDP or SCTP", p.Protocol)
 			continue
 		}
 		port, ok := portOf(p.Port)
 		if !ok {
-			t.errorf(ref, field+".port", "%d is not a port: expected 1 to 65535", p.Port)
+			say.Errorf(f.ref(), field+".port", "%d is not a port: expected 1 to 65535", p.Port)
 			continue
 		}
 		if taken[portKey{port, proto}] {
-			t.errorf(ref, field+".port", "%d/%s is in the list already: remove one of the two", port, cmp.Or(p.Protocol, corev1.ProtocolTCP))
+			say.Errorf(f.ref(), field+".port", "%d/%s is in the list already: remove one of the two", port, protoName(proto))
 			continue
 		}
 		taken[portKey{port, proto}] = true
 		sp := services.Port{Name: p.Name, Protocol: proto, Port: port}
 		if hasNodePorts && p.NodePort != 0 {
-			sp.NodePort = t.nodePort(p, proto, ref, field+".nodePort", claims)
+			sp.NodePort = f.parseNodePort(p.NodePort, proto, field+".nodePort", say)
 		}
-		list = append(list, sp)
+		f.Ports = append(f.Ports, sp)
 	}
-	return list
 }
 
-func (t *translator) nodePort(p corev1.ServicePort, proto packet.Proto, ref kube.Ref, field string, claims *serviceClaims) uint16 {
-	port, ok := portOf(p.NodePort)
+// portKey is a port of one protocol.
+type portKey struct {
+	port  uint16
+	proto packet.Proto
+}
+
+func (f *front) parseNodePort(number int32, proto packet.Proto, field string, say *kube.Report) uint16 {
+	port, ok := portOf(number)
 	if !ok {
-		t.errorf(ref, field, "%d is not a port: expected one between 30000 and 32767", p.NodePort)
+		say.Errorf(f.ref(), field, "%d is not a port: expected one between 30000 and 32767", number)
 		return 0
 	}
-	key := portKey{port, proto}
-	if owner, taken := claims.nodePorts[key]; taken {
-		t.errorf(ref, field, "%d/%s belongs to %s already: choose another", port, cmp.Or(p.Protocol, corev1.ProtocolTCP), owner)
+	c := claim{port: port, proto: proto}
+	if slices.ContainsFunc(f.claims, func(other claimed) bool { return other.claim == c }) {
+		say.Errorf(f.ref(), field, "%d/%s is in the list already: choose another", port, protoName(proto))
 		return 0
 	}
-	claims.nodePorts[key] = ref
-	claims.ownPorts = append(claims.ownPorts, key)
+	f.claims = append(f.claims, claimed{c, field})
 	return port
 }
 
@@ -290,9 +335,19 @@ func protoOf(p corev1.Protocol) (packet.Proto, bool) {
 	return 0, false
 }
 
+func protoName(p packet.Proto) corev1.Protocol {
+	switch p {
+	case packet.UDP:
+		return corev1.ProtocolUDP
+	case packet.SCTP:
+		return corev1.ProtocolSCTP
+	}
+	return corev1.ProtocolTCP
+}
+
 func portOf(n int32) (uint16, bool) { return uint16(n), n > 0 && n <= 65535 }
 
-func (t *translator) affinity(obj *corev1.Service, ref kube.Ref) time.Duration {
+func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 	c := obj.Spec.SessionAffinityConfig
 	if c == nil || c.ClientIP == nil || c.ClientIP.TimeoutSeconds == nil {
 		return defaultAffinity
@@ -300,19 +355,20 @@ func (t *translator) affinity(obj *corev1.Service, ref kube.Ref) time.Duration {
 	const day = 24 * 60 * 60
 	seconds := *c.ClientIP.TimeoutSeconds
 	if seconds <= 0 || seconds > day {
-		t.errorf(ref, "spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is out of range: expected 1 to %d", seconds, day)
+		say.Errorf(kube.RefOf(obj), "spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is out of range: expected 1 to %d", seconds, day)
 		return defaultAffinity
 	}
 	return time.Duration(seconds) * time.Second
 }
 
-// externalIPs are the addresses from outside of the cluster: what a load balancer assigned, and spec.externalIPs where they
-// are honoured. An ingress
-// with ipMode Proxy is not one of them: packets to it have to pass the load balancer (KEP-1860).
-func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr {
+// parseExternalIPs gives the addresses from outside of the cluster: what a load balancer assigned, and
+// spec.externalIPs where they are honoured. An ingress with ipMode Proxy is not one of them: packets to it have to
+// pass the load balancer (KEP-1860).
+func parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) []netip.Addr {
+	ref := kube.RefOf(obj)
 	var list []netip.Addr
 	add := func(text, field string) {
-		if a, ok := t.serviceAddr(text, ref, field); ok && !slices.Contains(list, a) {
+		if a, ok := serviceAddr(text, ref, field, say); ok && !slices.Contains(list, a) {
 			list = append(list, a)
 		}
 	}
@@ -323,8 +379,8 @@ func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr
 			}
 		}
 	}
-	if len(obj.Spec.ExternalIPs) > 0 && !t.options.ExternalIPs {
-		t.warnf(ref, "spec.externalIPs", "is not honoured, since whoever may write a Service could take over any address with it: "+
+	if len(obj.Spec.ExternalIPs) > 0 && !honoured {
+		say.Warnf(ref, "spec.externalIPs", "is not honoured, since whoever may write a Service could take over any address with it: "+
 			"use a Service of type LoadBalancer, or start the agents with --external-ips")
 		return list
 	}
@@ -334,54 +390,16 @@ func (t *translator) externalIPs(obj *corev1.Service, ref kube.Ref) []netip.Addr
 	return list
 }
 
-// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones. list is
-// sorted by name.
-func dnsAddrs(list []*services.Service, ranges []netip.Prefix) []netip.Addr {
-	i, found := slices.BinarySearchFunc(list, objectName{"kube-system", "kube-dns"}, compareServiceName)
-	if found && len(list[i].ClusterIPs) > 0 {
-		return slices.Clone(list[i].ClusterIPs)
-	}
-	var addrs []netip.Addr
-	for _, p := range ranges {
-		a := p.Masked().Addr()
-		for range dnsIndex {
-			a = a.Next()
-		}
-		if p.Contains(a) {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
+// compareServiceName is for searching lists of Services, which are sorted by name.
+func compareServiceName(s *services.Service, n objectName) int {
+	return objectName{s.Namespace, s.Name}.compare(n)
 }
 
-// pods are those that have an address and have not ended.
-func (t *translator) pods() []services.Pod {
-	return t.memo.pods.of(t, t.objs.Pods, t.podList)
-}
-
-func (t *translator) podList() []services.Pod {
-	var list []services.Pod
-	for _, obj := range t.objs.Pods {
-		if obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		p := services.Pod{Namespace: obj.Namespace, Name: obj.Name, ID: string(obj.UID)}
-		for _, text := range kube.PodIPs(obj) {
-			addr, err := netip.ParseAddr(text)
-			if err != nil {
-				t.errorf(kube.RefOf(obj), "status.podIPs", "%q is not an address", text)
-				continue
-			}
-			p.Addrs = append(p.Addrs, addr.Unmap())
-		}
-		if len(p.Addrs) > 0 {
-			list = append(list, p)
-		}
+// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
+func dnsAddrs(served []*services.Service, ranges []netip.Prefix) []netip.Addr {
+	i, found := slices.BinarySearchFunc(served, objectName{"kube-system", "kube-dns"}, compareServiceName)
+	if found && len(served[i].ClusterIPs) > 0 {
+		return slices.Clone(served[i].ClusterIPs)
 	}
-	return list
-}
-
-// ServiceRanges gives the service ranges of a cluster: those of its ServiceCIDR objects, else the usual ones.
-func ServiceRanges(objs kube.Objects) []netip.Prefix {
-	return (&translator{objs: &objs}).serviceRanges()
+	return DefaultDNSAddrs(ranges)
 }

@@ -36,6 +36,7 @@ type (
 	NodeStatus    = rpc.NodeStatus
 	PodStatus     = rpc.PodStatus
 	ServiceStatus = rpc.ServiceStatus
+	IngressStatus = rpc.IngressStatus
 )
 
 // Status asks how the lab is.

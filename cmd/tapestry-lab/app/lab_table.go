@@ -38,6 +38,15 @@ func printStatus(w io.Writer, st *lab.Status) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if len(st.Ingresses) > 0 {
+		fmt.Fprintln(t, "\nINGRESS\tHOSTS\tADDRESSES")
+		for _, i := range st.Ingresses {
+			fmt.Fprintf(t, "%s\t%s\t%s\n", shortKey(i.Namespace, i.Name), strings.Join(i.Hosts, ","), strings.Join(i.Addrs, ","))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+	}
 	printList(w, "IMPAIRED", st.Impairments)
 	printList(w, "PROBLEMS", st.Problems)
 	if st.ApplyError != "" {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -455,5 +456,28 @@ func TestMTU(t *testing.T) {
 	c := mustPlan(t, newPlanner(), node("n1"))
 	if got := c.MTU(1500); got != 1420 {
 		t.Errorf("pods get %d over 1500, want 1420: 60 for WireGuard and 20 for IP-in-IP less", got)
+	}
+}
+
+// The lab plays the controller that says where an Ingress is served.
+func TestIngressStatus(t *testing.T) {
+	ingress := func(name, class, spec string) string {
+		return "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: " + name + "}, spec: {ingressClassName: " + class + ", " + spec + "}}"
+	}
+	c := mustPlan(t, newPlanner(), doc(
+		node("n1"), service("web", "ports: [{port: 80}], selector: {a: b}"),
+		ingress("ours", "tapestry", "rules: [{host: a.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]"),
+		ingress("theirs", "nginx", "defaultBackend: {service: {name: web, port: {number: 80}}}"),
+	))
+	var got []string
+	for _, i := range IngressList(c.Snapshot(nil)) {
+		got = append(got, fmt.Sprintf("%s %s %s", i.Name, i.Hosts, i.Addrs))
+	}
+	var addrs []string
+	for _, a := range c.Nodes[0].Addrs {
+		addrs = append(addrs, a.String())
+	}
+	if want := []string{fmt.Sprintf("ours [a.example] %s", addrs), "theirs [*] []"}; len(addrs) == 0 || !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

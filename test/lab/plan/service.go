@@ -11,7 +11,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/kube/controller"
 )
 
 // dnsService is where the cluster DNS has its address. The node agents answer it; it has no pods.
@@ -103,7 +103,7 @@ func defaultIngress(ing *networkingv1.Ingress) {
 }
 
 // services gives every Service its cluster addresses and node ports: what it asks for, what it has, or what
-// translate.Allocate chooses.
+// controller.Allocate chooses.
 func (w *work) services() {
 	taken := map[any]bool{}
 	for _, s := range w.objects.Services {
@@ -124,7 +124,7 @@ func (w *work) services() {
 			w.giveDNS(s, taken)
 		}
 	}
-	allocated, problems := translate.Allocate(w.objects)
+	allocated, problems := controller.Allocate(w.objects)
 	for _, p := range problems {
 		if p.Severity == kube.Error {
 			w.errs = append(w.errs, p)

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/endpointslice"
+	"tapestry.dev/tapestry/kube/controller"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
@@ -22,6 +23,13 @@ type Service struct {
 	ClusterIPs            []string
 	Ports                 []string // "80/TCP", "80:30080/TCP" with a NodePort
 	Ready, Endpoints      int
+}
+
+// Ingress is what there is to show of one.
+type Ingress struct {
+	Namespace, Name string
+	Hosts           []string // "*" for any
+	Addrs           []string // where it is served; none for one of another class
 }
 
 // Snapshot gives the objects as they are while the pods are as statuses, by UID, says.
@@ -42,9 +50,9 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 		}
 	}
 	out.Sort()
-	out.EndpointSlices = append(out.EndpointSlices, endpointslice.Of(out.Pods, out.Services)...)
+	out.EndpointSlices = append(out.EndpointSlices, controller.EndpointSlices(out.Pods, out.Services)...)
 	out.Sort()
-	return out
+	return controller.IngressStatus(out)
 }
 
 // MTU is what pods get over an underlay of the given MTU, both in bytes.
@@ -180,6 +188,27 @@ func ServiceList(snapshot kube.Objects) []Service {
 			svc.Ports = append(svc.Ports, text+"/"+string(p.Protocol))
 		}
 		out = append(out, svc)
+	}
+	return out
+}
+
+// IngressList lists the Ingresses of a snapshot.
+func IngressList(snapshot kube.Objects) []Ingress {
+	var out []Ingress
+	for _, obj := range snapshot.Ingresses {
+		ing := Ingress{Namespace: obj.Namespace, Name: obj.Name}
+		if obj.Spec.DefaultBackend != nil {
+			ing.Hosts = append(ing.Hosts, "*")
+		}
+		for _, rule := range obj.Spec.Rules {
+			if host := cmp.Or(rule.Host, "*"); !slices.Contains(ing.Hosts, host) {
+				ing.Hosts = append(ing.Hosts, host)
+			}
+		}
+		for _, at := range obj.Status.LoadBalancer.Ingress {
+			ing.Addrs = append(ing.Addrs, cmp.Or(at.IP, at.Hostname))
+		}
+		out = append(out, ing)
 	}
 	return out
 }

@@ -18,6 +18,8 @@ type Status struct {
 	Nodes    []NodeStatus
 	Pods     []PodStatus
 	Services []ServiceStatus
+	// Ingresses are all of them, those of other controllers too.
+	Ingresses []IngressStatus
 	// Impairments are the impaired pairs, as sentences.
 	Impairments []string
 	// Applied counts the versions of the files that were applied. ApplyError is what is wrong with the present one; the
@@ -63,6 +65,13 @@ type ServiceStatus struct {
 	ClusterIPs            []string
 	Ports                 []string // "80/TCP", "80:30080/TCP"
 	Ready, Endpoints      int
+}
+
+// IngressStatus is how an Ingress is.
+type IngressStatus struct {
+	Namespace, Name string
+	Hosts           []string // "*" for any
+	Addrs           []string // where it is served
 }
 
 // NotReady lists what is not as it should be, as sentences; none when everything is.

@@ -161,6 +161,9 @@ func (l *lab) status() rpc.Status {
 	for _, s := range plan.ServiceList(l.shown) {
 		st.Services = append(st.Services, rpc.ServiceStatus(s))
 	}
+	for _, i := range plan.IngressList(l.shown) {
+		st.Ingresses = append(st.Ingresses, rpc.IngressStatus(i))
+	}
 	if l.failed != nil {
 		st.ApplyError = l.failed.Error()
 	}

@@ -1,4 +1,4 @@
-package translate
+package controller
 
 import (
 	"cmp"
@@ -6,11 +6,12 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/kube/translate"
 )
 
 // The node ports that may be given out, as the API server has them by default.
@@ -19,47 +20,56 @@ const (
 	lastNodePort  = 32767
 )
 
-// Allocate does for Services what an API server does: those that need a cluster address or a node port and have none get one.
-// It returns a new snapshot with changed copies of these Services. The choice is a hash of the Service's name, so that it stays
-// the same when others come and go, except in the rare case that two choose the same: then the lesser name has it. A Service
-// that asks for both families gets an address of each there is a range for.
+// Allocate does for Services what an API server does: those that need a cluster address or a node port and have none
+// get one. It returns a new, sorted snapshot with changed copies of these Services. The choice is a hash of the
+// Service's name, so that it stays the same when others come and go, except in the rare case that two choose the
+// same: then the lesser name has it. A Service that asks for both families gets an address of each there is a range
+// for.
 func Allocate(objs kube.Objects) (kube.Objects, []kube.Problem) {
-	t := newTranslator(objs.Clone(), Options{}, new(Translator))
-	a := allocator{translator: t, ips: map[netip.Addr]bool{}, ports: map[portKey]bool{}}
-	a.ranges = t.serviceRanges()
-	t.problems = nil // Translate and Check tell those
-	a.collect()
-	for i, svc := range t.objs.Services {
-		t.objs.Services[i] = a.service(svc)
+	out := objs.Sorted(new(kube.Objects))
+	a := allocator{ips: map[netip.Addr]bool{}, ports: map[nodePort]bool{}}
+	a.ranges = translate.ServiceRanges(out)
+	a.collect(out.Services)
+	out.Services = slices.Clone(out.Services)
+	for i, svc := range out.Services {
+		out.Services[i] = a.service(svc)
 	}
-	return *t.objs, t.sorted()
+	return out, a.say.Sorted(out.Origin)
 }
 
 type allocator struct {
-	*translator
 	ranges []netip.Prefix
 	ips    map[netip.Addr]bool
-	ports  map[portKey]bool
+	ports  map[nodePort]bool
+	say    kube.Report
+}
+
+// nodePort is what one Service alone may have on the nodes.
+type nodePort struct {
+	port     int32
+	protocol corev1.Protocol
 }
 
 // collect marks everything that is taken already.
-func (a *allocator) collect() {
-	for _, addr := range dnsAddrs(nil, a.ranges) {
+func (a *allocator) collect(services []*corev1.Service) {
+	for _, addr := range translate.DefaultDNSAddrs(a.ranges) {
 		a.ips[addr] = true
 	}
-	for _, svc := range a.objs.Services {
+	for _, svc := range services {
 		for _, text := range append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...) {
 			if addr, err := netip.ParseAddr(text); err == nil {
 				a.ips[addr] = true
 			}
 		}
 		for _, p := range svc.Spec.Ports {
-			if proto, ok := protoOf(p.Protocol); ok && p.NodePort != 0 {
-				a.ports[portKey{uint16(p.NodePort), proto}] = true
+			if p.NodePort != 0 {
+				a.ports[nodePort{p.NodePort, protocolOf(&p)}] = true
 			}
 		}
 	}
 }
+
+func protocolOf(p *corev1.ServicePort) corev1.Protocol { return cmp.Or(p.Protocol, corev1.ProtocolTCP) }
 
 func (a *allocator) service(svc *corev1.Service) *corev1.Service {
 	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone)
@@ -84,12 +94,12 @@ func (a *allocator) addresses(svc *corev1.Service) (changed bool) {
 	for _, family := range a.missing(svc) {
 		i := slices.IndexFunc(a.ranges, func(p netip.Prefix) bool { return familyOf(p.Addr()) == family })
 		if i < 0 {
-			a.errorf(kube.RefOf(svc), "spec.ipFamilies", "there is no %s service range: add a ServiceCIDR, or remove the family", family)
+			a.say.Errorf(kube.RefOf(svc), "spec.ipFamilies", "there is no %s service range: add a ServiceCIDR, or remove the family", family)
 			continue
 		}
 		addr, ok := a.address(a.ranges[i], svc.Namespace+"/"+svc.Name)
 		if !ok {
-			a.errorf(kube.RefOf(svc), "spec.clusterIP", "the service range %s is full: add a larger ServiceCIDR", a.ranges[i])
+			a.say.Errorf(kube.RefOf(svc), "spec.clusterIP", "the service range %s is full: add a larger ServiceCIDR", a.ranges[i])
 			continue
 		}
 		svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, addr.String())
@@ -108,9 +118,9 @@ func (a *allocator) missing(svc *corev1.Service) []corev1.IPFamily {
 	if len(want) == 0 {
 		want = familiesOfIPs(svc.Spec.ClusterIPs)
 	}
-	policy := deref(svc.Spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack)
+	several := svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack
 	for _, p := range a.ranges {
-		if f := familyOf(p.Addr()); !slices.Contains(want, f) && (len(want) == 0 || policy != corev1.IPFamilyPolicySingleStack) {
+		if f := familyOf(p.Addr()); !slices.Contains(want, f) && (len(want) == 0 || several) {
 			want = append(want, f)
 		}
 	}
@@ -135,8 +145,8 @@ func familiesOfIPs(texts []string) []corev1.IPFamily {
 	return list
 }
 
-// address chooses a free address. It leaves alone the first sixteenth of the range, at most 256, where people choose addresses
-// themselves (KEP-3070), and the last, which in IPv4 is a broadcast address.
+// address chooses a free address. It leaves alone the first sixteenth of the range, at most 256, where people choose
+// addresses themselves (KEP-3070), and the last, which in IPv4 is a broadcast address.
 func (a *allocator) address(p netip.Prefix, name string) (netip.Addr, bool) {
 	size := uint64(1) << min(p.Addr().BitLen()-p.Bits(), 32)
 	low := max(min(size/16, 256), 1)
@@ -170,30 +180,31 @@ func nth(p netip.Prefix, n uint64) netip.Addr {
 }
 
 func (a *allocator) nodePorts(svc *corev1.Service) (changed bool) {
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && !deref(svc.Spec.AllocateLoadBalancerNodePorts, true) {
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.AllocateLoadBalancerNodePorts != nil && !*svc.Spec.AllocateLoadBalancerNodePorts {
 		return false
 	}
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
-		proto, ok := protoOf(p.Protocol)
-		if !ok || p.NodePort != 0 {
+		protocol := protocolOf(p)
+		known := protocol == corev1.ProtocolTCP || protocol == corev1.ProtocolUDP || protocol == corev1.ProtocolSCTP
+		if !known || p.NodePort != 0 {
 			continue
 		}
-		name := svc.Namespace + "/" + svc.Name + ":" + cmp.Or(p.Name, "-")
-		port, ok := a.nodePort(proto, name)
+		port, ok := a.nodePort(protocol, svc.Namespace+"/"+svc.Name+":"+cmp.Or(p.Name, "-"))
 		if !ok {
-			a.errorf(kube.RefOf(svc), index("spec.ports", i)+".nodePort", "all node ports from %d to %d are taken: remove one", firstNodePort, lastNodePort)
+			a.say.Errorf(kube.RefOf(svc), "spec.ports["+strconv.Itoa(i)+"].nodePort",
+				"all node ports from %d to %d are taken: remove one", firstNodePort, lastNodePort)
 			continue
 		}
-		p.NodePort, changed = int32(port), true
+		p.NodePort, changed = port, true
 	}
 	return changed
 }
 
-func (a *allocator) nodePort(proto packet.Proto, name string) (uint16, bool) {
+func (a *allocator) nodePort(protocol corev1.Protocol, name string) (int32, bool) {
 	const n = lastNodePort - firstNodePort + 1
 	for i := range uint64(n) {
-		key := portKey{uint16(firstNodePort + (hash(name)+i)%n), proto}
+		key := nodePort{int32(firstNodePort + (hash(name)+i)%n), protocol}
 		if !a.ports[key] {
 			a.ports[key] = true
 			return key.port, true
@@ -202,6 +213,7 @@ func (a *allocator) nodePort(proto packet.Proto, name string) (uint16, bool) {
 	return 0, false
 }
 
+// hash is FNV-1a of s.
 func hash(s string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(s))

@@ -1,5 +1,4 @@
-// Package endpointslice does what the EndpointSlice controller of Kubernetes does, for clusters that have none: a lab's.
-package endpointslice
+package controller
 
 import (
 	"cmp"
@@ -17,12 +16,13 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// managedBy marks the EndpointSlices made here, as a controller should.
+// managedBy marks the EndpointSlices made here, as every controller has to (discovery/v1 LabelManagedBy).
 const managedBy = "tapestry.dev/endpointslices"
 
-// Of gives the slices of all Services with a selector, sorted by namespace and name. A Service has one slice per family;
-// pods whose named target ports have different numbers need further ones. A Service that selects nobody has empty slices.
-func Of(pods []*corev1.Pod, services []*corev1.Service) []*discoveryv1.EndpointSlice {
+// EndpointSlices gives the slices of all Services with a selector, sorted by namespace and name. A Service has one
+// slice per family; pods whose named target ports have different numbers need further ones. A Service that selects
+// nobody has empty slices.
+func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discoveryv1.EndpointSlice {
 	byNamespace := map[string][]*corev1.Pod{}
 	for _, p := range pods {
 		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {

@@ -1,0 +1,31 @@
+package controller
+
+import (
+	"reflect"
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/translate"
+)
+
+// IngressStatus says of every Ingress that is ours to serve where it is served: at the addresses of all nodes that
+// run an agent, sorted. It returns a new snapshot with changed copies of those that do not say so yet. An Ingress of
+// another class is its own controller's business.
+func IngressStatus(objs kube.Objects) kube.Objects {
+	status := networkingv1.IngressLoadBalancerStatus{}
+	for _, a := range translate.Translate(kube.Objects{Nodes: objs.Nodes}, translate.Options{}).Services.NodeAddrs {
+		status.Ingress = append(status.Ingress, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
+	}
+	ours := translate.Ingresses(&objs)
+	objs.Ingresses = slices.Clone(objs.Ingresses)
+	for i, obj := range objs.Ingresses {
+		if !slices.Contains(ours, obj) || reflect.DeepEqual(obj.Status.LoadBalancer, status) {
+			continue
+		}
+		objs.Ingresses[i] = obj.DeepCopy()
+		objs.Ingresses[i].Status.LoadBalancer = *status.DeepCopy()
+	}
+	return objs
+}

@@ -1,0 +1,179 @@
+package translate
+
+import (
+	"cmp"
+	"crypto/tls"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/kube"
+)
+
+// IngressSecrets names the Secrets that the Ingresses we serve get their certificates from.
+func IngressSecrets(objs *kube.Objects) []kube.Ref {
+	var list []kube.Ref
+	for _, obj := range Ingresses(objs) {
+		for i := range obj.Spec.TLS {
+			if name := obj.Spec.TLS[i].SecretName; name != "" {
+				list = append(list, kube.Ref{Kind: "Secret", Namespace: obj.Namespace, Name: name})
+			}
+		}
+	}
+	return list
+}
+
+// certificateStage turns the Secrets that Ingresses name into certificates. A key pair is parsed once.
+type certificateStage struct {
+	used   memo[certificateKey, []*corev1.Secret]
+	parsed memo[*corev1.Secret, *tls.Certificate]
+	joined memo[certificateKey, []ingress.Certificate]
+}
+
+type certificateKey struct {
+	rules   list[*rules]
+	secrets list[*corev1.Secret]
+}
+
+// tlsEntry is one of spec.tls.
+type tlsEntry struct {
+	field  string
+	secret objectName
+	hosts  []tlsHost // none: all that the certificate is for
+}
+
+type tlsHost struct{ field, name string }
+
+func (r *rules) parseTLS(obj *networkingv1.Ingress, i int, say *kube.Report) {
+	entry, field := &obj.Spec.TLS[i], index("spec.tls", i)
+	if entry.SecretName == "" {
+		say.Warnf(r.ref, field+".secretName", "is missing, so that these hosts have no certificate: name a Secret of type kubernetes.io/tls")
+		return
+	}
+	t := tlsEntry{field: field, secret: objectName{obj.Namespace, entry.SecretName}}
+	for j, host := range entry.Hosts {
+		field := index(field+".hosts", j)
+		if host = strings.ToLower(host); !validHost(host) || host == "" {
+			say.Errorf(r.ref, field, "%q is not a host name: expected one like www.example.com or *.example.com", host)
+			continue
+		}
+		t.hosts = append(t.hosts, tlsHost{field, host})
+	}
+	if len(t.hosts) > 0 || len(entry.Hosts) == 0 {
+		r.tls = append(r.tls, t)
+	}
+}
+
+func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, say *kube.Report) []ingress.Certificate {
+	used := s.used.once(certificateKey{identity(all), identity(secrets)}, say, func(*kube.Report) []*corev1.Secret {
+		return usedSecrets(all, secrets)
+	})
+	pairs := s.parsed.each(used, compareNames, nil, say, keyPair)
+	return s.joined.once(certificateKey{identity(all), identity(used)}, say, func(say *kube.Report) []ingress.Certificate {
+		return certificates(all, used, pairs, say)
+	})
+}
+
+// usedSecrets gives those of the sorted Secrets that are named, in their order.
+func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
+	var used []*corev1.Secret
+	for _, r := range all {
+		for i := range r.tls {
+			if secret := find(secrets, r.tls[i].secret); secret != nil {
+				used = append(used, secret)
+			}
+		}
+	}
+	slices.SortFunc(used, compareNames)
+	return slices.Compact(used)
+}
+
+// certificates joins what Ingresses say of their Secrets. A Secret that several entries name becomes one certificate
+// with the hosts of all. The key pairs are those of the used Secrets, nil for one that cannot be used.
+func certificates(all []*rules, used []*corev1.Secret, pairs []*tls.Certificate, say *kube.Report) []ingress.Certificate {
+	var list []ingress.Certificate
+	at := map[objectName]int{} // index in list
+	seen := map[tlsName]bool{}
+	for _, r := range all {
+		for i := range r.tls {
+			entry := &r.tls[i]
+			j, found := slices.BinarySearchFunc(used, entry.secret, func(s *corev1.Secret, n objectName) int { return nameOf(s).compare(n) })
+			if !found {
+				say.Errorf(r.ref, entry.field+".secretName", "there is no Secret %s: create it, with tls.crt and tls.key", entry.secret)
+				continue
+			}
+			if pairs[j] == nil {
+				continue
+			}
+			k, known := at[entry.secret]
+			if !known {
+				k = len(list)
+				at[entry.secret] = k
+				list = append(list, ingress.Certificate{Name: entry.secret.String(), Cert: *pairs[j]})
+			}
+			for _, h := range hostsOf(entry, pairs[j]) {
+				if !forHost(pairs[j], h.name) {
+					say.Warnf(r.ref, h.field, "the certificate in Secret %s is not for %s, so that clients will refuse it: it is for %s",
+						entry.secret, h.name, cmp.Or(strings.Join(pairs[j].Leaf.DNSNames, ", "), "no host"))
+				}
+				if name := (tlsName{entry.secret, h.name}); !seen[name] {
+					seen[name] = true
+					list[k].Hosts = append(list[k].Hosts, h.name)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// tlsName is a host that the certificate of a Secret is served for.
+type tlsName struct {
+	secret objectName
+	host   string
+}
+
+// hostsOf gives the hosts of an entry: as written, else those of its certificate.
+func hostsOf(entry *tlsEntry, cert *tls.Certificate) []tlsHost {
+	if len(entry.hosts) > 0 {
+		return entry.hosts
+	}
+	var hosts []tlsHost
+	for i, name := range cert.Leaf.DNSNames {
+		if name = strings.ToLower(name); validHost(name) && name != "" {
+			hosts = append(hosts, tlsHost{index(entry.field+".hosts", i), name})
+		}
+	}
+	return hosts
+}
+
+// forHost reports whether clients of that host accept the certificate.
+func forHost(cert *tls.Certificate, host string) bool {
+	return cert.Leaf.VerifyHostname(strings.Replace(host, "*", "wildcard", 1)) == nil
+}
+
+// keyPair parses a TLS Secret; nil when it cannot be used.
+func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {
+	ref := kube.RefOf(secret)
+	for _, field := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
+		if len(secret.Data[field]) == 0 {
+			say.Errorf(ref, "data["+field+"]", "is missing: a TLS Secret has tls.crt and tls.key, both in PEM")
+			return nil
+		}
+	}
+	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	if err == nil {
+		return &pair
+	}
+	// Which of the two is bad: the error of crypto/tls says "certificate input" for one, "key" or a mismatch for
+	// the other.
+	field := corev1.TLSPrivateKeyKey
+	if strings.Contains(err.Error(), "certificate input") || strings.Contains(err.Error(), "x509") {
+		field = corev1.TLSCertKey
+	}
+	say.Errorf(ref, "data["+field+"]", "the key pair cannot be used: %s: write a certificate and the private key that belongs to it, both in PEM",
+		strings.TrimPrefix(err.Error(), "tls: "))
+	return nil
+}

@@ -1,0 +1,122 @@
+package translate
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/overlay"
+)
+
+// joinNodes gives what the packet path, the mesh and the Services have to know of the nodes, all of them with what is
+// theirs.
+func joinNodes(all []node, o Options, say *kube.Report) *nodes {
+	r := &nodes{self: node{name: o.Node}, netstack: netstack.Config{Node: o.Node, MTU: mtu(all, o, say)}}
+	found := false
+	for i := range all {
+		n := &all[i]
+		r.netstack.ClusterCIDRs = append(r.netstack.ClusterCIDRs, n.podCIDRs...)
+		if n.name == o.Node {
+			found, r.self = true, *n
+			r.netstack.PodCIDRs, r.netstack.NodeAddrs = n.podCIDRs, n.addrs
+			continue
+		}
+		r.netstack.Peers = append(r.netstack.Peers, n.route())
+		r.overlay.Peers = append(r.overlay.Peers, n.peer())
+	}
+	if !found && o.Node != "" {
+		say.Errorf(kube.Ref{Kind: "Node", Name: o.Node}, "", "there is no such Node, and this agent runs it: add the object or start the agent with another name")
+	}
+	slices.SortFunc(r.netstack.ClusterCIDRs, comparePrefix)
+	r.addrs, r.names = answering(all)
+	return r
+}
+
+// answering gives the addresses of the nodes that answer NodePorts, sorted, and the names of the nodes by the same
+// index.
+func answering(all []node) (addrs []netip.Addr, names []string) {
+	type nodeAddr struct {
+		addr netip.Addr
+		name string
+	}
+	var list []nodeAddr
+	for i := range all {
+		for _, a := range all[i].addrs {
+			if !all[i].stock { // nobody would answer there
+				list = append(list, nodeAddr{a, all[i].name})
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b nodeAddr) int { return a.addr.Compare(b.addr) })
+	for _, a := range list {
+		addrs, names = append(addrs, a.addr), append(names, a.name)
+	}
+	return addrs, names
+}
+
+// id is the number by which the other nodes know it.
+func (n *node) id() uint64 { return addressing.Node{Name: n.name}.ID() }
+
+func (n *node) route() netstack.PeerRoute {
+	return netstack.PeerRoute{
+		ID: n.id(), Name: n.name, PodCIDRs: n.podCIDRs, NodeAddrs: n.addrs, Encap: !n.stock, SendsPartial: !n.stock,
+		Unready: n.unready,
+	}
+}
+
+func (n *node) peer() overlay.Peer {
+	p := overlay.Peer{
+		ID: n.id(), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock, TakesPartial: n.partial,
+	}
+	for _, cidr := range n.podCIDRs {
+		p.Prefixes = append(p.Prefixes, cidr)
+		if !n.stock {
+			p.Gateway = append(p.Gateway, addressing.Gateway(cidr))
+		}
+	}
+	for _, a := range n.addrs {
+		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return p
+}
+
+// mtu is the pods' MTU. It is the same on all nodes because it depends on nothing that differs between them.
+func mtu(all []node, o Options, say *kube.Report) int {
+	tunnel6, only6 := false, false
+	for i := range all {
+		n := &all[i]
+		tunnel6 = tunnel6 || n.endpoint.IsValid() && n.endpoint.Addr().Is6()
+		only6 = only6 || onlyIPv6(n.podCIDRs)
+	}
+	underlay, overhead := cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU), podOverhead(tunnel6, only6)
+	if underlay-overhead < addressing.MinMTU && o.Node != "" {
+		say.Warnf(kube.Ref{Kind: "Node", Name: o.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: raise the MTU of the network between the nodes to %d",
+			underlay, underlay-overhead, addressing.MinMTU, addressing.MinMTU+overhead)
+	}
+	return underlay - overhead
+}
+
+// PodMTU returns the MTU in bytes of pods on an underlay of that MTU (0 for addressing.DefaultUnderlayMTU), where all
+// nodes have addresses and ranges like these. Without addresses they are taken to be of the ranges' families.
+func PodMTU(underlay int, addrs []netip.Addr, podCIDRs []netip.Prefix) int {
+	only6 := onlyIPv6(podCIDRs)
+	tunnel6 := len(addrs) == 0 && only6 || len(addrs) > 0 && addrs[0].Is6()
+	return cmp.Or(underlay, addressing.DefaultUnderlayMTU) - podOverhead(tunnel6, only6)
+}
+
+func onlyIPv6(podCIDRs []netip.Prefix) bool {
+	return len(podCIDRs) > 0 && !slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() })
+}
+
+// podOverhead is what the pods' MTU leaves room for, in bytes: a tunnel over IPv6 takes more, and so does the
+// encapsulation of clients where gateways have IPv6 addresses alone.
+func podOverhead(tunnel6, only6 bool) int {
+	return addressing.Tunnel(tunnel6) + addressing.Encap(only6)
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
