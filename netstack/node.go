@@ -243,7 +243,8 @@ func (n *Node) Attached(name string) bool { return n.ports.table.Load().byName[n
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (n *Node) Run(ctx context.Context) { n.flows.Run(ctx) }
 
-// Close detaches every Port and stops the gateway. The flow table stays whole for the next agent.
+// Close closes the devices of all Ports and stops the gateway. The flow table stays whole for the next agent. The Ports keep their
+// addresses, so that what the Link still brings for them is lost and not refused: connections are to go on in the next agent.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	if n.closed {
@@ -255,8 +256,8 @@ func (n *Node) Close() error {
 		close(n.ready)
 	}
 	n.mu.Unlock()
-	for name := range n.ports.table.Load().byName {
-		n.Detach(name)
+	for _, p := range n.ports.table.Load().byName {
+		p.close()
 	}
 	n.running.Wait()
 	n.gateway.Close()
