@@ -34,15 +34,22 @@ var owners = []struct{ path, folder, why string }{
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
 }
 
-// strangers must not import one another; cmd joins them by small interfaces and funcs.
+// strangers must not import one another; node joins them by small interfaces and funcs.
 var strangers = []string{"netstack", "overlay", "services", "ingress"}
 
 // leaves may be imported by everyone and import nothing of ours.
-var leaves = []string{"addressing", "netstack/packet", "share"}
+var leaves = []string{"addressing", "fdpass", "netstack/packet", "share"}
 
 // mayNot are further directions that would turn the house around.
 var mayNot = []struct{ folder, path, why string }{
 	{"kube", module + "cmd", "commands import everything, nothing imports commands"},
+	{"kube", module + "node", "kube says what a node is to be, cmd brings the node to it"},
+	{"node", module + "cmd", "commands import everything, nothing imports commands"},
+	{"node", module + "kube", "the data plane knows no Kubernetes"},
+	{"netstack", module + "node", "the parts do not know the whole"},
+	{"overlay", module + "node", "the parts do not know the whole"},
+	{"services", module + "node", "the parts do not know the whole"},
+	{"ingress", module + "node", "the parts do not know the whole"},
 	{"netstack", module + "kube", "the data plane knows no Kubernetes"},
 	{"overlay", module + "kube", "the data plane knows no Kubernetes"},
 	{"kube/codec", module + "kube/translate", "what a file says is decoded without knowing what it is for"},
@@ -112,7 +119,7 @@ func forbidden(path, imported string) string {
 	for _, a := range strangers {
 		for _, b := range strangers {
 			if a != b && within(dir, a) && within(strings.TrimPrefix(imported, module), b) && strings.HasPrefix(imported, module) {
-				return a + " and " + b + " are joined by cmd, through an interface or a func"
+				return a + " and " + b + " are joined by node, through an interface or a func"
 			}
 		}
 	}
@@ -200,6 +207,11 @@ func TestForbidden(t *testing.T) {
 		{"kube/cni/server.go", module + "netstack/keeper", true},
 		{"services/dns/server.go", module + "share", true},
 		{"share/limit.go", module + "netstack/packet", false},
+		{"node/parts.go", module + "overlay", true},
+		{"node/parts.go", module + "kube/translate", false},
+		{"services/table.go", module + "node", false},
+		{"kube/pods/pods.go", module + "node", false},
+		{"fdpass/serve.go", module + "netstack/packet", false},
 	} {
 		if got := forbidden(c.path, c.imported) == ""; got != c.allowed {
 			t.Errorf("forbidden(%s, %s): allowed %v, want %v", c.path, c.imported, got, c.allowed)

@@ -46,8 +46,11 @@ type Options struct {
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Bind replaces the socket with an underlay in memory, for tests; see overlaytest.
-	Bind conn.Bind
+	Bind Bind
 }
+
+// Bind is an underlay as the engine sees it.
+type Bind = conn.Bind
 
 // Mesh is the WireGuard device of a node and its peers.
 type Mesh struct {
@@ -135,6 +138,7 @@ func (m *Mesh) start() error {
 			NoGSO: m.o.NoGSO, NoGRO: m.o.NoGRO, Logger: m.log,
 		})
 		if err != nil {
+			m.closeSocket()
 			return err
 		}
 		m.bind, bind = b, b
@@ -151,9 +155,7 @@ func (m *Mesh) start() error {
 	if err != nil {
 		m.ring.close()
 		m.dev.Close()
-		if m.sock != nil {
-			m.sock.Close()
-		}
+		m.closeSocket()
 		return err
 	}
 	m.done.Add(1)
@@ -185,6 +187,11 @@ func (m *Mesh) Close() {
 	m.ring.close()
 	m.done.Wait()
 	m.dev.Close()
+	m.closeSocket()
+}
+
+// closeSocket closes the socket if it is the Mesh's own.
+func (m *Mesh) closeSocket() {
 	if m.sock != nil {
 		m.sock.Close()
 	}

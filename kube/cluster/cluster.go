@@ -137,7 +137,7 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 		case <-ctx.Done():
 			return nil
 		case <-say.C:
-			if waiting := c.Health().Waiting; len(waiting) > 0 {
+			if waiting := c.State().Waiting; len(waiting) > 0 {
 				c.log.Warn("nothing is served yet: the cluster's state is not complete", "waiting", strings.Join(waiting, "; "))
 				say.Reset(saysEvery)
 			}
@@ -333,23 +333,9 @@ func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
 	c.reporter.Want(objs, shared, own)
 }
 
-// Health is how the conversation goes.
-type Health struct {
-	// Synced: everything has been read once.
-	Synced bool
-	// Waiting names what has not, and why.
-	Waiting []string
-	// Server is the API server that answered last, "host:port".
-	Server string
-	// Age is how old the state in force may be: 0 while every watch is open.
-	Age time.Duration
-	// Err is why it is so old, or nil.
-	Err error
-}
-
-// Health gives how the conversation goes.
-func (c *Cluster) Health() Health {
-	h := Health{Server: c.servers.Current()}
+// State gives how the conversation goes.
+func (c *Cluster) State() kube.SourceState {
+	h := kube.SourceState{Server: c.servers.Current()}
 	c.mu.Lock()
 	h.Synced, h.Waiting = c.delivered, slices.Clone(c.waiting)
 	c.mu.Unlock()

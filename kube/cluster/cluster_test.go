@@ -84,7 +84,7 @@ func (v *view) until(what string, ok func(objs *kube.Objects, problems []kube.Pr
 	defer v.mu.Unlock()
 	for v.delivered == 0 || !ok(&v.objs, v.problems) {
 		if time.Now().After(deadline) {
-			v.t.Fatalf("not so: %s; after %d snapshots there are %s, problems %v, health %+v", what, v.delivered, names(&v.objs), v.problems, v.Health())
+			v.t.Fatalf("not so: %s; after %d snapshots there are %s, problems %v, health %+v", what, v.delivered, names(&v.objs), v.problems, v.State())
 		}
 		v.changed.Wait()
 	}
@@ -178,8 +178,8 @@ func TestSnapshots(t *testing.T) {
 		}
 		s.Delete(service("a"), service("b"))
 		v.untilNames("Node n1, Namespace x, Pod x/here, x/c")
-		eventually(t, "all watches are open", func() bool { return v.Health().Age == 0 })
-		if h := v.Health(); !h.Synced || h.Age != 0 || h.Err != nil || h.Server != strings.TrimPrefix(s.URL, "http://") || len(h.Waiting) > 0 {
+		eventually(t, "all watches are open", func() bool { return v.State().Age == 0 })
+		if h := v.State(); !h.Synced || h.Age != 0 || h.Err != nil || h.Server != strings.TrimPrefix(s.URL, "http://") || len(h.Waiting) > 0 {
 			t.Errorf("health %+v", h)
 		}
 	})
@@ -196,10 +196,10 @@ func TestWaitsForAll(t *testing.T) {
 			s.Answer(resource, http.StatusInternalServerError)
 			v := see(t, s)
 			eventually(t, "waiting", func() bool {
-				waiting := v.Health().Waiting
+				waiting := v.State().Waiting
 				return len(waiting) == 1 && strings.Contains(strings.ToLower(waiting[0]), resource) && strings.Contains(waiting[0], "answered by the test")
 			})
-			if n := v.count(); n > 0 || v.Health().Synced {
+			if n := v.count(); n > 0 || v.State().Synced {
 				t.Errorf("%d snapshots without %s", n, resource)
 			}
 			s.Answer(resource, 0)
@@ -293,7 +293,7 @@ func TestUnauthorized(t *testing.T) {
 	s.Answer("servicecidrs", http.StatusUnauthorized)
 	v := see(t, s)
 	eventually(t, "waiting", func() bool {
-		waiting := v.Health().Waiting
+		waiting := v.State().Waiting
 		return len(waiting) == 1 && strings.HasPrefix(waiting[0], "ServiceCIDRs: ")
 	})
 	if n := v.count(); n > 0 {
@@ -310,7 +310,7 @@ func TestRefusedNodes(t *testing.T) {
 	s.Answer("nodes", http.StatusForbidden)
 	v := see(t, s)
 	eventually(t, "waiting", func() bool {
-		waiting := v.Health().Waiting
+		waiting := v.State().Waiting
 		return len(waiting) == 1 && strings.HasPrefix(waiting[0], "Nodes: ") && strings.Contains(waiting[0], "forbidden")
 	})
 	s.Answer("nodes", 0)

@@ -30,11 +30,11 @@ func TestServerGone(t *testing.T) {
 		s.Put(service("a"), service("b"), node("n1"))
 		v := see(t, s)
 		before := v.untilNames("Node n1, x/a, x/b")
-		eventually(t, "all watches are open", func() bool { return v.Health().Age == 0 })
+		eventually(t, "all watches are open", func() bool { return v.State().Age == 0 })
 		s.Stop()
-		eventually(t, "age", func() bool { h := v.Health(); return h.Age > 0 && h.Err != nil && h.Synced })
-		age := v.Health().Age
-		eventually(t, "more age", func() bool { return v.Health().Age > age })
+		eventually(t, "age", func() bool { h := v.State(); return h.Age > 0 && h.Err != nil && h.Synced })
+		age := v.State().Age
+		eventually(t, "more age", func() bool { return v.State().Age > age })
 		s.Put(service("c"))
 		s.Delete(service("b"))
 		s.Compact()
@@ -47,7 +47,7 @@ func TestServerGone(t *testing.T) {
 		if n := v.count() - count; n != 1 {
 			t.Errorf("%d snapshots since", n)
 		}
-		eventually(t, "no age", func() bool { return v.Health().Age == 0 })
+		eventually(t, "no age", func() bool { return v.State().Age == 0 })
 	})
 }
 
@@ -58,11 +58,11 @@ func TestServerNotReady(t *testing.T) {
 	s.SetReady(false)
 	s.Put(service("a"))
 	v := see(t, s)
-	eventually(t, "an error", func() bool { return v.Health().Err != nil })
+	eventually(t, "an error", func() bool { return v.State().Err != nil })
 	if requests := s.Requests(); len(requests) > 0 {
 		t.Errorf("requests %q", requests)
 	}
-	if waiting := v.Health().Waiting; len(waiting) != 1 || waiting[0] != "an API server" {
+	if waiting := v.State().Waiting; len(waiting) != 1 || waiting[0] != "an API server" {
 		t.Errorf("waiting for %q", waiting)
 	}
 	s.SetReady(true)
@@ -81,7 +81,7 @@ func TestFailover(t *testing.T) {
 	first.Stop()
 	second.Put(service("b"))
 	v.untilNames("x/a, x/b")
-	if got := v.Health().Server; "http://"+got != second.URL {
+	if got := v.State().Server; "http://"+got != second.URL {
 		t.Errorf("the server is %s", got)
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
 // Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
 // agent is an Attacher that remembers.

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
 // The requests.

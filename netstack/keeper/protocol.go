@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
 // The requests.

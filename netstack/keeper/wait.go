@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
 // Wait connects to the keeper at path, calls connected, and returns when that keeper has ended or ctx is done. It fails when

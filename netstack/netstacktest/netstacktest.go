@@ -74,6 +74,11 @@ func (d *Device) Close() error {
 	return nil
 }
 
+// Again is the device after d was closed, for the next node: what waits in d, either way, waits in it.
+func (d *Device) Again() *Device {
+	return &Device{offloads: d.offloads, toNode: d.toNode, toPod: d.toPod, done: make(chan struct{})}
+}
+
 // Send gives the node a superframe of the pod.
 func (d *Device) Send(frame []byte) { d.toNode <- frame }
 

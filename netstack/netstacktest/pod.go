@@ -102,6 +102,16 @@ func (p *Pod) Listen(at netip.AddrPort) (net.Listener, error) {
 	return gonet.ListenTCP(p.stack, full(at), family(at.Addr()))
 }
 
+// ListenPacket opens a UDP socket in the pod.
+func (p *Pod) ListenPacket(at netip.AddrPort) (net.PacketConn, error) {
+	local := full(at)
+	c, err := gonet.DialUDP(p.stack, &local, nil, family(at.Addr()))
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // Dial connects from the pod, "tcp" or "udp".
 func (p *Pod) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if network == "udp" {

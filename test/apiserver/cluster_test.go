@@ -79,7 +79,7 @@ func (a *agent) sees(what string, ok func(objs *kube.Objects, problems []kube.Pr
 	defer a.mu.Unlock()
 	for a.count == 0 || !ok(&a.objs, a.problems) {
 		if time.Since(start) >= time.Minute {
-			a.t.Fatalf("not seen: %s; problems %v, health %+v", what, a.problems, a.Health())
+			a.t.Fatalf("not seen: %s; problems %v, health %+v", what, a.problems, a.State())
 		}
 		a.changed.Wait()
 	}
@@ -265,7 +265,7 @@ func TestCluster(t *testing.T) {
 			t.Errorf("event %s", what)
 		}
 	}
-	if h := a.Health(); !h.Synced || h.Age != 0 || h.Err != nil {
+	if h := a.State(); !h.Synced || h.Age != 0 || h.Err != nil {
 		t.Errorf("health %+v", h)
 	}
 }
@@ -336,7 +336,7 @@ func TestRestarts(t *testing.T) {
 	if err := os.CopyFS(backup, os.DirFS(p.dir)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the agent has noticed", func() bool { h := a.Health(); return h.Age > 0 && h.Err != nil && h.Synced })
+	until(t, "the agent has noticed", func() bool { h := a.State(); return h.Age > 0 && h.Err != nil && h.Synced })
 	a.Publish(kube.NodeStatus{Name: "n1", PublicKey: "said while nobody listened", Ready: true})
 	p.start()
 	began := time.Now()
@@ -353,7 +353,7 @@ func TestRestarts(t *testing.T) {
 		p.must(http.MethodGet, "/api/v1/nodes/n1", nil, &n)
 		return n.Annotations[kube.PublicKeyAnnotation] == "said while nobody listened"
 	})
-	until(t, "the state is fresh again", func() bool { return a.Health().Age == 0 })
+	until(t, "the state is fresh again", func() bool { return a.State().Age == 0 })
 
 	p.stop()
 	if err := os.RemoveAll(filepath.Join(p.dir, "etcd")); err != nil {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 

@@ -1,5 +1,5 @@
-// Package agent wires the network of one node, top to bottom: a snapshot of the cluster becomes the configurations of the
-// packet path, the mesh, the Services and the edges, each of which knows nothing of the others.
+// Package agent is "tapestry agent": flags, what outlives the process, and the loop that brings a node (package node) to every
+// snapshot of the cluster that its source delivers.
 package agent
 
 import (
@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -19,19 +18,15 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
-	"tapestry.dev/tapestry/cmd/tapestry/agent/pods"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
-	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/cmd/tapestry/heap"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
-	"tapestry.dev/tapestry/netstack"
-	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
-	"tapestry.dev/tapestry/overlay"
-	"tapestry.dev/tapestry/services"
-	"tapestry.dev/tapestry/services/healthcheck"
-	"tapestry.dev/tapestry/services/nodeport"
+	"tapestry.dev/tapestry/node"
 )
 
 // agentConfig is what the agent's flags say.
@@ -97,31 +92,21 @@ func Command() *cli.Command {
 	}
 }
 
-// agent is the node's parts, joined.
+// agent keeps a node.
 type agent struct {
 	agentConfig
 	log    *slog.Logger
 	source source
-	kept   *holdings
+	kept   *keeper.Holdings
+	held   node.Held
+	pods   *pods.Registry
 
-	key    overlay.PrivateKey
-	socket *os.File
-	flows  *flow.Table
-	poller *poll.Poller
+	// node is there once started is closed, with the first snapshot of the cluster, and not changed after.
+	node    *node.Node
+	started chan struct{}
 
-	// Made when the first snapshot of the cluster is there, and not changed after.
-	node      *netstack.Node
-	mesh      *overlay.Mesh
-	nodePorts *nodeport.Proxy
-	ingress   *ingress.Gateway
-	resolvers resolvers
-	pods      *pods.Registry
-	// balancers answers the load balancers of Services whose external traffic policy is Local.
-	balancers *healthcheck.Server
-	started   chan struct{}
-
-	applying   sync.Mutex // held by apply and remap
-	translated translated // what apply had last
+	applying sync.Mutex // held by apply and remap; guards inForce
+	inForce  inForce
 	// Used by apply alone.
 	translator translate.Translator
 	foundMTU   int          // of the underlay, 0 until it is known
@@ -129,9 +114,7 @@ type agent struct {
 
 	progress health.Progress
 	health   *health.Health
-	table    atomic.Pointer[services.Table]
-	config   atomic.Pointer[netstack.Config]
-	problems atomic.Pointer[[]kube.Problem]
+	problems atomic.Pointer[[]kube.Problem] // of the last snapshot
 	said     said
 }
 
@@ -141,10 +124,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if a.source, err = c.open(log); err != nil {
 		return err
 	}
-	if a.key, err = overlay.LoadOrCreateKey(filepath.Join(c.state, "wireguard.key")); err != nil {
+	if a.held, err = a.fixed(); err != nil {
 		return err
 	}
-	if a.kept, err = openHoldings(ctx, c.keeper, c.node, log); err != nil {
+	if a.kept, err = keeper.Hold(ctx, c.keeper, c.node, log); err != nil {
 		return err
 	}
 	defer a.kept.Close()
@@ -163,20 +146,22 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	// stack and DNS, never waits for that.
 	loops := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(loops + 1)
-	if a.poller, err = poll.New(loops); err != nil {
+	if a.held.Poller, err = poll.New(loops); err != nil {
 		return err
 	}
-	defer a.poller.Close()
+	defer a.held.Poller.Close()
 	a.health = a.newHealth()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.serveHealth(ctx); return nil })
 	applied := make(chan struct{}, 1)
 	group.Go(func() error { return a.follow(ctx, items, applied) })
-	group.Go(func() error { giveBack(ctx, applied); return nil })
-	group.Go(func() error { a.kept.run(ctx); return nil })
+	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
+	group.Go(func() error { a.kept.Run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })
 	err = group.Wait()
-	a.close()
+	if a.node != nil {
+		a.node.Close()
+	}
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -206,39 +191,17 @@ func (a *agent) serve(ctx context.Context) error {
 	for _, in := range []struct {
 		addr  string
 		serve func(context.Context, net.Listener) error
-	}{{a.ingressHTTP, a.ingress.ServeHTTP}, {a.ingressHTTPS, a.ingress.ServeHTTPS}} {
+	}{{a.ingressHTTP, a.node.ServeHTTP}, {a.ingressHTTPS, a.node.ServeHTTPS}} {
 		if in.addr == "" {
 			continue
 		}
-		l, err := hostListener(a.kept, in.addr)
+		l, err := a.kept.Listener(in.addr)
 		if err != nil {
 			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
 			continue
 		}
 		group.Go(func() error { return in.serve(ctx, l) })
 	}
-	a.log.Info("the node is ready", "wireguard", a.key.Public(), "mtu", a.config.Load().MTU)
+	a.log.Info("the node is ready", "wireguard", a.held.Key.Public(), "mtu", a.node.Config().Netstack.MTU)
 	return group.Wait()
-}
-
-// drainTime is how long requests through Ingress may take to finish when the agent is told to stop.
-const drainTime = 5 * time.Second
-
-func (a *agent) close() {
-	select {
-	case <-a.started:
-	default:
-		return
-	}
-	a.resolvers.close()
-	// What is translated goes on in the next agent; requests that end here get time to finish.
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	if err := a.ingress.Shutdown(ctx); err != nil {
-		a.log.Warn("requests were cut", "err", err)
-	}
-	_ = a.balancers.Close()
-	_ = a.nodePorts.Close()
-	_ = a.node.Close()
-	a.mesh.Close()
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func TestAttachByPlugin(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	s := n.sandbox("c1", "web")
@@ -43,7 +43,7 @@ func TestAttachByPlugin(t *testing.T) {
 
 // The kubelet makes a new sandbox of a pod, and the old one's DEL comes late.
 func TestNextSandbox(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	old, next := n.sandbox("c1", "web"), n.sandbox("c2", "web")
@@ -59,7 +59,7 @@ func TestNextSandbox(t *testing.T) {
 
 // A pod is deleted while its ADD runs: what of that comes later finds nothing to attach to.
 func TestDeletedWhileAdded(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	s := n.sandbox("c1", "web")
@@ -91,7 +91,7 @@ func TestDeletedWhileAdded(t *testing.T) {
 
 // No agent was there to hear of the DEL: the next one finds the TAP gone.
 func TestDeletedWithoutAgent(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	gone, stays := n.sandbox("c1", "gone"), n.sandbox("c2", "stays")
@@ -123,7 +123,7 @@ func TestDeletedWithoutAgent(t *testing.T) {
 }
 
 func TestCollect(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	var list []*sandbox
@@ -159,7 +159,7 @@ func TestCollect(t *testing.T) {
 }
 
 func TestFixedAddress(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.manifest("pods.yaml", `
 apiVersion: v1
 kind: Pod
@@ -185,7 +185,7 @@ spec: {nodeName: n1, containers: [{name: c, image: i}]}
 }
 
 func TestRangeChanges(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	old := n.sandbox("c1", "old")
@@ -229,7 +229,7 @@ func TestAddOverRestarts(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	owner := map[string]string{}
@@ -276,7 +276,7 @@ func TestAddOverRestarts(t *testing.T) {
 
 // A hundred pods come and go, and nothing is left.
 func TestNoLeak(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	n.has(0, 0)

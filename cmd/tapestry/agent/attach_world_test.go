@@ -18,8 +18,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"tapestry.dev/tapestry/cmd/tapestry/agent/pods"
 	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -35,8 +35,8 @@ spec: {podCIDRs: [%s]}
 status: {addresses: [{type: InternalIP, address: 172.31.0.1}]}
 `
 
-// node is one with a keeper here, an agent in a process of its own, and whatever a container runtime is.
-type node struct {
+// machine is a node with a keeper here, an agent in a process of its own, and whatever a container runtime is.
+type machine struct {
 	t      testing.TB
 	dir    string
 	keeper *keeper.Keeper
@@ -48,9 +48,9 @@ type node struct {
 	agent *exec.Cmd
 }
 
-func newNode(t testing.TB) *node {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
+	n := &machine{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
 	n.source = []string{"--manifests", filepath.Join(n.dir, "manifests")}
 	n.client = &cni.Client{Path: filepath.Join(n.dir, "agent.sock")}
 	lo, err := netlink.LinkByName("lo")
@@ -84,13 +84,13 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
-func (n *node) setRange(cidrs ...string) {
+func (n *machine) setRange(cidrs ...string) {
 	n.t.Helper()
 	n.manifest("node.yaml", fmt.Sprintf(nodeManifest, `"`+strings.Join(cidrs, `", "`)+`"`))
 }
 
 // manifest replaces a file whole.
-func (n *node) manifest(name, content string) {
+func (n *machine) manifest(name, content string) {
 	n.t.Helper()
 	tmp := filepath.Join(n.dir, name)
 	if err := os.WriteFile(tmp, []byte(content), 0o600); err != nil {
@@ -102,7 +102,7 @@ func (n *node) manifest(name, content string) {
 }
 
 // start starts an agent, and does not wait for it.
-func (n *node) start() {
+func (n *machine) start() {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -119,7 +119,7 @@ func (n *node) start() {
 }
 
 // kill ends the agent as the kernel would.
-func (n *node) kill() {
+func (n *machine) kill() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.agent != nil {
@@ -130,7 +130,7 @@ func (n *node) kill() {
 }
 
 // ended waits for an agent that ends by itself.
-func (n *node) ended() {
+func (n *machine) ended() {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -141,7 +141,7 @@ func (n *node) ended() {
 }
 
 // ready waits for the agent.
-func (n *node) ready() {
+func (n *machine) ready() {
 	n.t.Helper()
 	n.until("the agent is ready", func() bool {
 		s, err := n.client.Status(n.t.Context())
@@ -149,7 +149,7 @@ func (n *node) ready() {
 	})
 }
 
-func (n *node) until(what string, cond func() bool) {
+func (n *machine) until(what string, cond func() bool) {
 	n.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -162,7 +162,7 @@ func (n *node) until(what string, cond func() bool) {
 
 // sandbox is a pod's.
 type sandbox struct {
-	*node
+	*machine
 	ns        *tap.Namespace
 	container string
 	pod       string
@@ -170,14 +170,14 @@ type sandbox struct {
 	extra     string // further fields of the network configuration, each with a comma before it
 }
 
-func (n *node) sandbox(container, pod string) *sandbox {
+func (n *machine) sandbox(container, pod string) *sandbox {
 	n.t.Helper()
 	ns, err := tap.NewNamespace()
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { ns.Close() })
-	return &sandbox{node: n, ns: ns, container: container, pod: pod}
+	return &sandbox{machine: n, ns: ns, container: container, pod: pod}
 }
 
 func (s *sandbox) path() string {
@@ -251,7 +251,7 @@ func (s *sandbox) addrs() string {
 }
 
 // has asserts how much the agent and the keeper hold.
-func (n *node) has(pods, leases int) {
+func (n *machine) has(pods, leases int) {
 	n.t.Helper()
 	s, err := n.client.Stats(n.t.Context())
 	if err != nil {
@@ -265,7 +265,7 @@ func (n *node) has(pods, leases int) {
 	}
 }
 
-func (n *node) kept() (count int) {
+func (n *machine) kept() (count int) {
 	n.t.Helper()
 	items, err := n.keeper.List()
 	if err != nil {

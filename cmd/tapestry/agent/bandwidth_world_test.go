@@ -83,7 +83,7 @@ func rate(t *testing.T, c net.Conn) float64 {
 
 // What a pod receives comes as fast as its limit says, over an agent's restart as well.
 func TestIngressRate(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	from := n.sandbox("from", "from")

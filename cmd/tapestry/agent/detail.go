@@ -15,19 +15,19 @@ var begun = time.Now()
 
 // detail is what there is to tell people about the node. It is called after the first snapshot.
 func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
-	c, table := a.config.Load(), a.table.Load()
+	c, table := &a.node.Config().Netstack, a.node.Table()
 	d := cni.Detail{
 		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.Updated(),
-		HostPort: a.hasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
+		HostPort: a.node.HasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}
-	if server := a.source.Health().Server; server != "" && a.agentConfig.source.manifests == "" {
+	if server := a.source.State().Server; server != "" && a.agentConfig.source.manifests == "" {
 		d.APIServer = "https://" + server
 	}
 	for _, s := range table.Services() {
 		d.Endpoints += len(s.Endpoints)
 	}
-	for _, p := range a.mesh.Status() {
+	for _, p := range a.node.Peers() {
 		peer := cni.PeerDetail{
 			Name: p.Name, Endpoint: p.Endpoint, HandshakeAge: p.HandshakeAge, AnswerAge: p.AnswerAge,
 			Received: p.ReceivedBytes, Sent: p.SentBytes, MTU: p.MTU,
@@ -51,7 +51,7 @@ func (a *agent) sourceText() string {
 	if dir := a.agentConfig.source.manifests; dir != "" {
 		return "manifests in " + dir
 	}
-	h := a.source.Health()
+	h := a.source.State()
 	text := "API server " + h.Server
 	if h.Age > 0 {
 		text += fmt.Sprintf(", not heard of for %s", h.Age.Round(time.Second))

@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
-	"slices"
 	"strings"
 
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/netstack/keeper"
-	"tapestry.dev/tapestry/services/dns"
 )
 
 // newHealth joins what is asked about the agent with what it knows.
@@ -25,7 +22,7 @@ func (a *agent) newHealth() *health.Health {
 		Ready: []health.Check{
 			{Name: "cluster", Run: a.checkStarted},
 			{Name: "keeper", Run: a.checkKeeper},
-			{Name: "packets", Run: a.checkPackets},
+			{Name: "packets", Run: func(ctx context.Context) error { return a.node.Probe(ctx) }}, // not before the first
 		},
 	})
 }
@@ -51,7 +48,7 @@ func (a *agent) checkStarted(context.Context) error {
 		return nil
 	default:
 	}
-	if h := a.source.Health(); len(h.Waiting) > 0 {
+	if h := a.source.State(); len(h.Waiting) > 0 {
 		waiting := errors.New("waiting for " + strings.Join(h.Waiting, ", "))
 		if h.Err != nil {
 			waiting = fmt.Errorf("%w: %w", waiting, h.Err)
@@ -72,48 +69,4 @@ func (a *agent) checkKeeper(context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("%w; the next keeper gets back what it held, if this agent does not end before", err)
-}
-
-// checkPackets sends a packet through the node's own pipeline and waits for the answer: from the gateway to cluster DNS, by the
-// flow table and the Table of Services; and where there is a host Port once more from the host's kernel, by the host TAP and
-// the poller that reads all TAPs.
-func (a *agent) checkPackets(ctx context.Context) error {
-	c := a.config.Load()
-	for _, addr := range c.LocalAddrs {
-		if !slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() == addr.Is4() }) {
-			continue
-		}
-		to := netip.AddrPortFrom(addr, 53)
-		conn, err := a.node.Gateway().Dial(ctx, "udp", netip.AddrPort{}, to)
-		if err != nil {
-			return fmt.Errorf("through the gateway: %w", err)
-		}
-		err = dns.Probe(ctx, conn, "")
-		_ = conn.Close()
-		if err != nil {
-			return fmt.Errorf("through the gateway: %w", err)
-		}
-		if !a.hasHostPort(addr) {
-			continue
-		}
-		if conn, err = new(net.Dialer).DialContext(ctx, "udp", to.String()); err == nil {
-			err = dns.Probe(ctx, conn, "")
-			_ = conn.Close()
-		}
-		if err != nil {
-			return fmt.Errorf("from the host, which has a host Port: %w", err)
-		}
-	}
-	return nil
-}
-
-// hasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the zero Addr
-// is any.
-func (a *agent) hasHostPort(like netip.Addr) bool {
-	for _, p := range a.node.Ports() {
-		if p.Name == hostKey {
-			return !like.IsValid() || slices.ContainsFunc(p.Addrs, func(own netip.Addr) bool { return own.Is4() == like.Is4() })
-		}
-	}
-	return false
 }

@@ -46,7 +46,7 @@ func ask(addr string) (string, error) {
 
 // A port that a runtime asks for leads to the pod as long as that is attached, over an agent's restart as well.
 func TestPortMappings(t *testing.T) {
-	n := newNode(t)
+	n := newMachine(t)
 	n.start()
 	n.ready()
 	s := n.sandbox("c1", "web")

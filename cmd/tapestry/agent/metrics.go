@@ -17,19 +17,20 @@ func (a *agent) sample() (metrics.Sample, bool) {
 	if err != nil {
 		return metrics.Sample{}, false
 	}
-	np := a.nodePorts.Stats()
+	np := a.node.HostSockets()
 	m := metrics.Sample{
 		Verdicts: s.Verdicts, Drops: s.Drops, Link: s.Link, Flows: s.Flows, Taps: s.Taps, FlowsFull: s.FlowsFull,
 		Pods: s.Pods, Leases: s.Leases, Resting: s.Resting,
-		FlowsCapacity: a.agentConfig.flows, Services: len(a.table.Load().Services()),
+		FlowsCapacity: a.agentConfig.flows, Services: len(a.node.Table().Services()),
 		HostSockets: np.Sockets, HostConns: np.Conns, HostSessions: np.Sessions,
 		Peers: map[string]int{"up": 0, "quiet": 0, "keyless": 0}, Problems: map[string]int{"error": 0, "warning": 0},
-		StateAge: time.Since(a.progress.Updated()), SourceAge: a.source.Health().Age,
+		StateAge: time.Since(a.progress.Updated()), SourceAge: a.source.State().Age,
 	}
-	for _, p := range a.mesh.Status() {
+	for _, p := range a.node.Peers() {
 		m.Peers[peerState(&p)]++
 	}
-	for _, p := range a.currentProblems() {
+	shared, own := a.currentProblems()
+	for _, p := range append(shared, own...) {
 		m.Problems[string(p.Severity)]++
 	}
 	return m, true

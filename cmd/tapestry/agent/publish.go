@@ -2,16 +2,12 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/netstack"
 )
 
 // said is what publish needs to remember.
@@ -28,9 +24,10 @@ func (a *agent) publish(change func(*said)) {
 	a.said.mu.Lock()
 	defer a.said.mu.Unlock()
 	change(&a.said)
-	c := a.config.Load()
+	c := &a.node.Config().Netstack
+	shared, own := a.currentProblems()
 	s := kube.NodeStatus{
-		Name: a.agentConfig.node, PublicKey: a.key.Public().String(), Addrs: c.NodeAddrs, Problems: a.currentProblems(),
+		Name: a.agentConfig.node, PublicKey: a.held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: append(shared, own...),
 		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0 && a.said.works,
 	}
 	switch {
@@ -40,10 +37,10 @@ func (a *agent) publish(change func(*said)) {
 		s.Reason = a.said.reason
 	}
 	if len(c.NodeAddrs) > 0 {
-		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.mesh.Port())
+		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.node.WireGuardPort())
 	}
 	a.source.Publish(s)
-	a.source.Report(a.said.objs, *a.problems.Load(), a.ownProblems())
+	a.source.Report(a.said.objs, shared, own)
 }
 
 // announce says that the node's network works, as soon as a packet has come through it.
@@ -53,7 +50,7 @@ func (a *agent) announce(ctx context.Context) error {
 	start, complained := time.Now(), false
 	for {
 		try, cancel := context.WithTimeout(ctx, patience)
-		err := a.checkPackets(try)
+		err := a.node.Probe(try)
 		cancel()
 		if err == nil {
 			a.publish(func(s *said) { s.works = true })
@@ -75,57 +72,19 @@ func (a *agent) announce(ctx context.Context) error {
 	}
 }
 
-// currentProblems are those of the last snapshot, and what is wrong on this node at the moment.
-func (a *agent) currentProblems() []kube.Problem {
-	return append(slices.Clone(*a.problems.Load()), a.ownProblems()...)
-}
-
-// ownProblems are those that no other node has: node ports that cannot be had, pods with addresses of another time.
-func (a *agent) ownProblems() []kube.Problem {
-	var list []kube.Problem
-	for _, p := range append(a.nodePorts.Problems(), a.balancers.Problems()...) {
-		list = append(list, kube.Problem{Severity: kube.Error, Object: objectOf(p.Object), Message: p.Message})
-	}
-	c := a.config.Load()
-	for _, p := range a.node.Ports() {
-		if p.Name == hostKey {
-			continue
+// currentProblems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both are
+// the caller's.
+func (a *agent) currentProblems() (shared, own []kube.Problem) {
+	shared = slices.Clone(*a.problems.Load())
+	for _, p := range a.node.Problems() {
+		severity, list := kube.Error, &own
+		if p.Warning {
+			severity = kube.Warning
 		}
-		for _, addr := range p.Addrs {
-			if !inside(c.PodCIDRs, addr) {
-				list = append(list, kube.Problem{
-					Severity: kube.Warning, Object: objectOf("Pod " + p.Name),
-					Message: fmt.Sprintf("its address %s is from before the node's podCIDRs became %v, and is reached on this node alone: restart the pod", addr, c.PodCIDRs),
-				})
-			}
+		if p.Shared {
+			list = &shared
 		}
+		*list = append(*list, kube.Problem{Severity: severity, Object: objectOf(p.Object), Message: p.Message})
 	}
-	return list
-}
-
-func inside(list []netip.Prefix, addr netip.Addr) bool {
-	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
-// errStartAnew ends an agent that cannot go on as it began. The next one finds the pods and flows with the keeper, so that
-// nothing translated is cut.
-var errStartAnew = errors.New("start the agent anew")
-
-// otherRanges gives an error when the node's pod ranges are not those that the gateway and the tunnel were made for.
-func otherRanges(before, now *netstack.Config) error {
-	if before == nil || len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {
-		return nil
-	}
-	return fmt.Errorf("the pod ranges of Node %s are %v and were %v: %w; its pods keep their addresses until they are restarted, and are reached on this node alone",
-		now.Node, now.PodCIDRs, before.PodCIDRs, errStartAnew)
-}
-
-// objectOf parses "Kind namespace/name".
-func objectOf(s string) kube.Ref {
-	kind, name, _ := strings.Cut(s, " ")
-	r := kube.Ref{Kind: kind, Name: name}
-	if ns, n, ok := strings.Cut(name, "/"); ok {
-		r.Namespace, r.Name = ns, n
-	}
-	return r
+	return slices.Clip(shared), own
 }

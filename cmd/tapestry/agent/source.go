@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/node"
 )
 
 // source is where the cluster's objects come from, and where it is told what this node says of itself.
@@ -29,12 +28,12 @@ type source interface {
 	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and for a pod
 	// that is not known.
 	PodIPs(ctx context.Context, namespace, name string) (string, error)
-	Health() cluster.Health
+	State() kube.SourceState
 }
 
 var (
 	_ source = (*cluster.Cluster)(nil)
-	_ source = (*directory)(nil)
+	_ source = (*manifests.Directory)(nil)
 )
 
 // sourceConfig is what the flags say of it.
@@ -74,7 +73,7 @@ func (c *agentConfig) open(log *slog.Logger) (source, error) {
 				return nil, fmt.Errorf("--%s says something of an API server, and --manifests is without one: leave one of them away", name)
 			}
 		}
-		return &directory{path: s.manifests, log: log}, nil
+		return manifests.NewDirectory(s.manifests, log), nil
 	}
 	o := cluster.Options{
 		Node: c.node, Servers: s.apiServers.Value(), ServerName: s.serverName, Kubeconfig: s.kubeconfig, State: c.state, Logger: log,
@@ -101,7 +100,7 @@ func (a *agent) follow(ctx context.Context, items []keeper.Item, applied chan<- 
 	err := a.source.Run(ctx, func(objs kube.Objects, found []kube.Problem) {
 		err := a.apply(ctx, objs, found, items)
 		switch {
-		case errors.Is(err, errStartAnew):
+		case errors.Is(err, node.ErrStartAnew):
 			stop(err)
 		case errors.Is(err, errNotYet):
 			if !waiting {
@@ -116,68 +115,8 @@ func (a *agent) follow(ctx context.Context, items []keeper.Item, applied chan<- 
 		default: // there is one already
 		}
 	})
-	if cause := context.Cause(ctx); errors.Is(cause, errStartAnew) {
+	if cause := context.Cause(ctx); errors.Is(cause, node.ErrStartAnew) {
 		return cause
 	}
 	return err
-}
-
-// directory is the source of a standalone cluster: its agents share a directory of manifests, and tell one another of
-// themselves there.
-type directory struct {
-	path string
-	log  *slog.Logger
-
-	mu sync.Mutex
-	// mu guards the rest.
-	read bool
-	last kube.Objects
-}
-
-// Run implements source.
-func (d *directory) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
-	return manifests.Watch(ctx, d.path, manifests.Options{
-		// The writer replaces whole files, so there is little to wait for, and a backend that is gone is known sooner.
-		Debounce: time.Millisecond,
-		OnError: func(err error) {
-			d.log.Error("the manifests cannot be used; going on with the last good ones", "err", err)
-		},
-	}, func(objs kube.Objects) {
-		d.mu.Lock()
-		d.read, d.last = true, objs
-		d.mu.Unlock()
-		deliver(objs, nil)
-	})
-}
-
-// Publish implements source.
-func (d *directory) Publish(s kube.NodeStatus) {
-	if _, err := manifests.Publish(d.path, s); err != nil {
-		d.log.Error("other nodes will not learn this node's key", "err", err)
-	}
-}
-
-// Report implements source: whoever writes manifests reads the problems in the nodes' status.
-func (d *directory) Report(*kube.Objects, []kube.Problem, []kube.Problem) {}
-
-// PodIPs implements source.
-func (d *directory) PodIPs(_ context.Context, namespace, name string) (string, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, p := range d.last.Pods {
-		if p.Namespace == namespace && p.Name == name {
-			return p.Annotations[kube.PodIPsAnnotation], nil
-		}
-	}
-	return "", nil
-}
-
-// Health implements source.
-func (d *directory) Health() cluster.Health {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if !d.read {
-		return cluster.Health{Waiting: []string{"manifests without mistakes in " + d.path}}
-	}
-	return cluster.Health{Synced: true}
 }

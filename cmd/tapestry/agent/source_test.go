@@ -3,14 +3,12 @@ package agent
 import (
 	"io"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
-	"tapestry.dev/tapestry/netstack"
 )
 
 // An agent has exactly one source, and what its flags say fits to it.
@@ -46,32 +44,4 @@ func TestSourceFlags(t *testing.T) {
 			t.Errorf("%q: got %v, want %q", tc.args, err, tc.want)
 		}
 	}
-}
-
-func TestOtherRanges(t *testing.T) {
-	config := func(list ...string) *netstack.Config {
-		return &netstack.Config{Node: "n1", PodCIDRs: prefixes(list...)}
-	}
-	for _, tc := range []struct {
-		before, now *netstack.Config
-		anew        bool
-	}{
-		{nil, config("10.1.0.0/24"), false},
-		{config("10.1.0.0/24"), config("10.1.0.0/24"), false},
-		{config("10.1.0.0/24"), config(), false},
-		{config("10.1.0.0/24"), config("10.2.0.0/24"), true},
-		{config("10.1.0.0/24"), config("10.1.0.0/24", "fd00::/64"), true},
-	} {
-		if err := otherRanges(tc.before, tc.now); (err != nil) != tc.anew {
-			t.Errorf("%v, then %v: %v", tc.before, tc.now, err)
-		}
-	}
-}
-
-func prefixes(list ...string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range list {
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
 }

@@ -21,7 +21,7 @@ const (
 // the addresses that they ask for, goes on while the server is gone, and takes another podCIDR when the Node is made anew.
 func TestOnAPIServer(t *testing.T) {
 	s := clustertest.New(t)
-	n := newNode(t)
+	n := newMachine(t)
 	n.source = []string{"--kubeconfig", s.Kubeconfig()}
 	s.PutJSON("nodes", unallocatedNode)
 	s.PutJSON("pods", fixedPod)

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 	"tapestry.dev/tapestry/test/lab/plan"
 	"tapestry.dev/tapestry/test/lab/rpc"
 )

@@ -26,7 +26,7 @@ type desk struct {
 	t         *testing.T
 	now       time.Time
 	fixed     string
-	ports     map[string]cni.Pod
+	there     map[string]netstack.PortConfig
 	kept      map[string]string // the container, by key
 	attachErr error
 	putErr    error
@@ -34,24 +34,24 @@ type desk struct {
 	changed   func()
 }
 
-func (d *desk) AttachPod(pod cni.Pod, f *os.File) error {
+func (d *desk) AttachTAP(c netstack.PortConfig, f *os.File) error {
 	if d.attachErr != nil {
 		return d.attachErr
 	}
-	d.ports[pod.String()] = pod
+	d.there[c.Name] = c
 	return f.Close() // it is the packet path's
 }
 
 func (d *desk) Detach(name string) bool {
 	was := d.Attached(name)
-	delete(d.ports, name)
+	delete(d.there, name)
 	return was
 }
 
-func (d *desk) Attached(name string) bool { _, ok := d.ports[name]; return ok }
+func (d *desk) Attached(name string) bool { _, ok := d.there[name]; return ok }
 
 func (d *desk) Local(a netip.Addr) bool {
-	for _, p := range d.ports {
+	for _, p := range d.there {
 		for _, b := range p.Addrs {
 			if a == b {
 				return true
@@ -59,6 +59,10 @@ func (d *desk) Local(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+func (d *desk) PodRanges() ([]netip.Prefix, int) {
+	return []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}, 1400
 }
 
 func (d *desk) Put(key string, meta json.RawMessage, _ *os.File) error {
@@ -76,20 +80,19 @@ func (d *desk) Delete(key string) error {
 }
 
 func newDesk(t *testing.T) *desk {
-	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), ports: map[string]cni.Pod{}, kept: map[string]string{}, changed: func() {}}
-	config := &netstack.Config{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}, MTU: 1400}
+	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), there: map[string]netstack.PortConfig{}, kept: map[string]string{}, changed: func() {}}
 	var err error
 	d.Registry, err = New(Options{
-		Journal: filepath.Join(t.TempDir(), "addresses"), Rest: time.Minute, Ports: d, Keeper: d,
-		Config: func() *netstack.Config { return config },
-		Fixed:  func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
-		Now:    func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
+		Journal: filepath.Join(t.TempDir(), "addresses"), Rest: time.Minute, Keeper: d,
+		Fixed: func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
+		Now:   func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
 		Changed: func() { d.changed() },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Registry.Close() })
+	d.Restore(d, nil)
 	return d
 }
 
@@ -124,8 +127,8 @@ func (d *desk) tap() *os.File {
 
 func (d *desk) has(ports, kept, leases int) {
 	d.t.Helper()
-	if len(d.ports) != ports || len(d.kept) != kept || len(d.leases.Held()) != leases {
-		d.t.Errorf("%d Ports, %d kept, %d leases; want %d, %d, %d", len(d.ports), len(d.kept), len(d.leases.Held()), ports, kept, leases)
+	if len(d.there) != ports || len(d.kept) != kept || len(d.leases.Held()) != leases {
+		d.t.Errorf("%d Ports, %d kept, %d leases; want %d, %d, %d", len(d.there), len(d.kept), len(d.leases.Held()), ports, kept, leases)
 	}
 }
 
@@ -143,7 +146,7 @@ func TestReview(t *testing.T) {
 	d.review()
 	d.has(2, 2, 3)
 	// Whose TAP was deleted has no Port any more.
-	delete(d.ports, goes.String())
+	delete(d.there, goes.String())
 	if _, err := d.Check(t.Context(), goes.Pod); !errors.Is(err, cni.ErrNotAttached) {
 		t.Errorf("got %v", err)
 	}
@@ -226,7 +229,7 @@ func TestAddFails(t *testing.T) {
 		t.Error(err)
 	}
 	outside := podOf("b")
-	outside.Network, outside.Addrs = "", []netip.Addr{netip.MustParseAddr("10.9.9.9")}
+	outside.Network, outside.MAC, outside.Addrs = "", "02:00:00:00:00:01", []netip.Addr{netip.MustParseAddr("10.9.9.9")}
 	if err := d.Add(outside, d.tap()); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "outside") {
 		t.Errorf("got %v", err)
 	}

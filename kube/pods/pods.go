@@ -1,4 +1,5 @@
 // Package pods is the agent's knowledge of the pods of its node: who is attached, which addresses are whose, and what is on the way.
+// It is what the attach socket (package cni) does, between the runtime, the addresses (package ipam), the keeper and the packet path.
 package pods
 
 import (
@@ -35,15 +36,18 @@ const (
 	reviewTime = 20 * time.Second
 )
 
-// Ports is what the packet path does for pods, whose Ports have the name of cni.Pod.String.
+// Ports is what the packet path does for pods, whose Ports have the name of cni.Pod.String; *node.Node is one.
 type Ports interface {
-	// AttachPod makes a Port, which owns f unless there is an error.
-	AttachPod(pod cni.Pod, f *os.File) error
+	// AttachTAP makes a Port, which owns f unless there is an error.
+	AttachTAP(c netstack.PortConfig, f *os.File) error
+	// Detach takes a Port away, and reports whether there was one.
 	Detach(name string) bool
 	// Attached reports whether a Port of that name is there; one whose device has gone is not.
 	Attached(name string) bool
 	// Local reports whether some Port has the address.
 	Local(a netip.Addr) bool
+	// PodRanges are those that new pods get addresses of, at most one per family, and their MTU in bytes.
+	PodRanges() (podCIDRs []netip.Prefix, mtu int)
 }
 
 // Keeper holds descriptors over the agent's life.
@@ -61,10 +65,7 @@ type Options struct {
 	Journal string
 	// Rest is that of an address between two pods.
 	Rest   time.Duration
-	Ports  Ports
 	Keeper Keeper
-	// Config is that of the packet path, as it is at the moment.
-	Config func() *netstack.Config
 	// Fixed looks up the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod without, or that is not known.
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
 	Now   func() time.Time
@@ -73,13 +74,14 @@ type Options struct {
 	Changed func()
 }
 
-// Registry are the node's attached pods, their addresses, and those that are on the way. It is what the agent's socket does. Its
-// methods are safe for concurrent use.
+// Registry are the node's attached pods, their addresses, and those that are on the way. Its methods are safe for concurrent use, once
+// Restore has returned; before, there are only HostPorts, Counts and Close.
 type Registry struct {
 	o      Options
 	leases *ipam.Leases
 
 	mu       sync.Mutex // held over each change as a whole
+	ports    Ports      // nil before Restore
 	attached map[string]cni.Pod
 	prepared map[ipam.Key]time.Time // since when a lease waits for its Port
 	changed  bool                   // attached pods with port mappings have
@@ -91,8 +93,8 @@ func New(o Options) (*Registry, error) {
 	var damage string
 	var err error
 	p.leases, damage, err = ipam.Open(o.Journal, ipam.Options{
-		Ranges: func() []netip.Prefix { return o.Config().PodCIDRs },
-		Rest:   o.Rest, InUse: o.Ports.Local, Now: o.Now,
+		Ranges: func() []netip.Prefix { ranges, _ := p.ports.PodRanges(); return ranges },
+		Rest:   o.Rest, InUse: func(a netip.Addr) bool { return p.ports.Local(a) }, Now: o.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -117,16 +119,17 @@ func keptKey(pod *cni.Pod) string {
 	return key
 }
 
-// Restore attaches the TAPs that the agent before had, and makes the journal agree with them.
-func (p *Registry) Restore(items []keeper.Item) {
+// Restore joins the Registry to the packet path: it attaches the TAPs that the agent before had, and makes the journal agree with them.
+func (p *Registry) Restore(ports Ports, items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ports = ports
 	var known []ipam.Lease
 	for _, it := range items {
 		var pod cni.Pod
 		err := json.Unmarshal(it.Meta, &pod)
 		if err == nil {
-			err = p.o.Ports.AttachPod(pod, it.File)
+			err = p.attachLocked(&pod, it.File)
 		}
 		switch {
 		case err == nil:
@@ -163,6 +166,19 @@ func (p *Registry) Restore(items []keeper.Item) {
 	}
 }
 
+// attachLocked makes the pod's Port, which owns f unless there is an error.
+func (p *Registry) attachLocked(pod *cni.Pod, f *os.File) error {
+	mac, err := net.ParseMAC(pod.MAC)
+	if err != nil || len(mac) != len(packet.MAC{}) {
+		return fmt.Errorf("attach pod %s: %q is no Ethernet address", pod.String(), pod.MAC)
+	}
+	c := netstack.PortConfig{Name: pod.String(), Kind: netstack.PodPort, MAC: packet.MAC(mac), Addrs: pod.Addrs}
+	if b := pod.Bandwidth; b != nil {
+		c.Limit = tap.Rate{Bits: b.IngressRate, Burst: b.IngressBurst}
+	}
+	return p.ports.AttachTAP(c, f)
+}
+
 // findLocked gives the pod that is attached with this container's interface.
 func (p *Registry) findLocked(k ipam.Key) (cni.Pod, bool) {
 	for _, pod := range p.attached {
@@ -195,8 +211,8 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 			return cni.Prepared{}, fmt.Errorf("the container is attached already, with %s as pod %s: a pod has one interface of this network", pod.IfName, pod.String())
 		}
 	}
-	c := p.o.Config()
-	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(c.PodCIDRs, l.Addrs)) {
+	ranges, mtu := p.ports.PodRanges()
+	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(ranges, l.Addrs)) {
 		// The node's range changed since, so they would lead to another node.
 		if err := p.leases.Release(key); err != nil {
 			p.o.Log.Error("the journal of addresses is not up to date", "err", err)
@@ -212,7 +228,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	}
 	p.prepared[key] = p.o.Now()
 	mac := podMAC(l.Addrs[0])
-	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), c.MTU
+	want.Addrs, want.MAC, want.MTU = l.Addrs, net.HardwareAddr(mac[:]).String(), mtu
 	return cni.Prepared{Pod: want}, nil
 }
 
@@ -254,7 +270,7 @@ func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
 func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	p.mu.Lock()
 	defer p.unlock()
-	if ranges := p.o.Config().PodCIDRs; !within(ranges, pod.Addrs) {
+	if ranges, _ := p.ports.PodRanges(); !within(ranges, pod.Addrs) {
 		return fmt.Errorf("%w: of the addresses %v some are outside of this node's pod ranges %v", cni.ErrTryLater, pod.Addrs, ranges)
 	}
 	key := leaseKey(&pod)
@@ -278,7 +294,7 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 		return err
 	}
 	p.dropLocked(pod.String()) // a sandbox of the pod that was there before
-	if err := p.o.Ports.AttachPod(pod, f); err != nil {
+	if err := p.attachLocked(&pod, f); err != nil {
 		return errors.Join(err, p.o.Keeper.Delete(keptKey(&pod)))
 	}
 	p.attached[pod.String()] = pod
@@ -305,7 +321,7 @@ func (p *Registry) unlock() {
 
 // dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is still to come.
 func (p *Registry) dropLocked(name string) {
-	p.o.Ports.Detach(name)
+	p.ports.Detach(name)
 	old, ok := p.attached[name]
 	p.forgetLocked(name)
 	if !ok {
@@ -334,7 +350,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 		if !ok {
 			cur = *pod // the keeper may have what was not attached
 		}
-		p.o.Ports.Detach(cur.String())
+		p.ports.Detach(cur.String())
 		p.forgetLocked(cur.String())
 		if err = p.o.Keeper.Delete(keptKey(&cur)); err != nil {
 			err = fmt.Errorf("have the keeper let go: %w", err)
@@ -357,7 +373,7 @@ func (p *Registry) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cur, ok := p.findLocked(leaseKey(&pod))
-	if !ok || !p.o.Ports.Attached(cur.String()) {
+	if !ok || !p.ports.Attached(cur.String()) {
 		return cni.Pod{}, cni.ErrNotAttached
 	}
 	if l, ok := p.leases.Get(leaseKey(&cur)); cur.Network != "" && (!ok || !slices.Equal(l.Addrs, cur.Addrs)) {
@@ -414,7 +430,7 @@ func (p *Registry) review() {
 	p.mu.Lock()
 	defer p.unlock()
 	for _, pod := range p.listLocked() {
-		if p.o.Ports.Attached(pod.String()) {
+		if p.ports.Attached(pod.String()) {
 			continue
 		}
 		p.o.Log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)

@@ -1,4 +1,4 @@
-package agent
+package keeper
 
 import (
 	"context"
@@ -11,18 +11,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/keeper"
-	"tapestry.dev/tapestry/netstack/keeper/fdpass"
+	"tapestry.dev/tapestry/fdpass"
 )
 
-// holdings is what the keeper holds for this agent. The agent has a duplicate of each, so that a keeper that ended, or was
-// replaced, is given everything back by the agent. Only when both are gone at once it is lost.
-type holdings struct {
+// Holdings is the agent's side: what the keeper holds for it. The agent has a duplicate of each descriptor, and gives all of them
+// to the next keeper when one has ended. They are lost only when both are gone at once. Its methods are safe for concurrent use.
+type Holdings struct {
 	path, node string
 	log        *slog.Logger
 
-	mu     sync.Mutex
-	client *keeper.Client
+	mu sync.Mutex
+	// mu guards the rest, and is held while the keeper is asked, so that what is asked last is what is so.
+	client *Client
 	items  map[string]holding
 }
 
@@ -32,11 +32,11 @@ type holding struct {
 	fd   int
 }
 
-// openHoldings claims the lease for the node and takes stock of what the keeper has.
-func openHoldings(ctx context.Context, path, node string, log *slog.Logger) (*holdings, error) {
-	h := &holdings{path: path, node: node, log: log, items: map[string]holding{}}
+// Hold connects to the keeper at path and claims the lease of the agent of a node. log is told when the keeper goes and comes.
+func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, error) {
+	h := &Holdings{path: path, node: node, log: log, items: map[string]holding{}}
 	var err error
-	if h.client, err = keeper.Dial(ctx, path); err != nil {
+	if h.client, err = Dial(ctx, path); err != nil {
 		return nil, err
 	}
 	if err := h.client.Claim(ctx, node); err != nil {
@@ -47,7 +47,7 @@ func openHoldings(ctx context.Context, path, node string, log *slog.Logger) (*ho
 }
 
 // Close ends the lease. What the keeper holds stays.
-func (h *holdings) Close() {
+func (h *Holdings) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_ = h.client.Close()
@@ -57,8 +57,8 @@ func (h *holdings) Close() {
 	clear(h.items)
 }
 
-// List gives everything the keeper has; the files belong to the caller.
-func (h *holdings) List() ([]keeper.Item, error) {
+// List takes stock of everything that the keeper has; the files belong to the caller.
+func (h *Holdings) List() ([]Item, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	items, err := h.client.List()
@@ -74,7 +74,7 @@ func (h *holdings) List() ([]keeper.Item, error) {
 	return items, nil
 }
 
-func (h *holdings) remember(key string, meta json.RawMessage, f *os.File) error {
+func (h *Holdings) remember(key string, meta json.RawMessage, f *os.File) error {
 	fd, err := fdpass.Dup(f)
 	if err != nil {
 		return fmt.Errorf("keep %q: %w", key, err)
@@ -84,22 +84,22 @@ func (h *holdings) remember(key string, meta json.RawMessage, f *os.File) error 
 	return nil
 }
 
-func (h *holdings) forget(key string) {
+func (h *Holdings) forget(key string) {
 	if it, ok := h.items[key]; ok {
 		unix.Close(it.fd)
 		delete(h.items, key)
 	}
 }
 
-// Get is keeper.Client's.
-func (h *holdings) Get(key string) (keeper.Item, error) {
+// Get gives what the keeper has under key; the error wraps ErrNotFound when that is nothing.
+func (h *Holdings) Get(key string) (Item, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.client.Get(key)
 }
 
-// Put has keeper and agent hold a duplicate of f. When it returns nil, the keeper has it.
-func (h *holdings) Put(key string, meta json.RawMessage, f *os.File) error {
+// Put has both the keeper and the agent hold a duplicate of f. When it returns nil, the keeper has it.
+func (h *Holdings) Put(key string, meta json.RawMessage, f *os.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.client.Put(key, meta, f); err != nil {
@@ -109,7 +109,7 @@ func (h *holdings) Put(key string, meta json.RawMessage, f *os.File) error {
 }
 
 // Delete lets go of what is under key. A keeper that is gone has let go already, and the next will not get it.
-func (h *holdings) Delete(key string) error {
+func (h *Holdings) Delete(key string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forget(key)
@@ -122,11 +122,11 @@ func (h *holdings) Delete(key string) error {
 // reconnectTime is between two attempts to reach a keeper: one that is replaced is back within seconds.
 const reconnectTime = 200 * time.Millisecond
 
-// run gives the next keeper everything back whenever one has ended, until ctx is done.
-func (h *holdings) run(ctx context.Context) {
+// Run gives the next keeper everything back whenever one has ended, until ctx is done.
+func (h *Holdings) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		// That our own connection is good when the watching one is made tells that both are to the same keeper.
-		err := keeper.Wait(ctx, h.path, func() error { return h.claim(ctx) })
+		err := Wait(ctx, h.path, func() error { return h.claim(ctx) })
 		if ctx.Err() != nil {
 			return
 		}
@@ -138,7 +138,7 @@ func (h *holdings) run(ctx context.Context) {
 }
 
 // untilGivenBack tries until there is a keeper that has everything. It reports false when ctx was done before.
-func (h *holdings) untilGivenBack(ctx context.Context) bool {
+func (h *Holdings) untilGivenBack(ctx context.Context) bool {
 	tick := time.NewTicker(reconnectTime)
 	defer tick.Stop()
 	for said := ""; ; {
@@ -158,15 +158,15 @@ func (h *holdings) untilGivenBack(ctx context.Context) bool {
 	}
 }
 
-func (h *holdings) claim(ctx context.Context) error {
+func (h *Holdings) claim(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.client.Claim(ctx, h.node)
 }
 
 // giveBack connects to a new keeper and has it hold everything.
-func (h *holdings) giveBack(ctx context.Context) error {
-	client, err := keeper.Dial(ctx, h.path)
+func (h *Holdings) giveBack(ctx context.Context) error {
+	client, err := Dial(ctx, h.path)
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (h *holdings) giveBack(ctx context.Context) error {
 	return nil
 }
 
-func put(client *keeper.Client, key string, it holding) error {
+func put(client *Client, key string, it holding) error {
 	dup, err := unix.FcntlInt(uintptr(it.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("keep %q: %w", key, err)

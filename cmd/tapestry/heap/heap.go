@@ -1,4 +1,5 @@
-package agent
+// Package heap gives the memory that snapshots of the cluster leave behind back to the system.
+package heap
 
 import (
 	"context"
@@ -19,10 +20,10 @@ const (
 	smallHeap = 24 << 20
 )
 
-// giveBack returns the memory that snapshots leave behind to the system, once no more changes come. The runtime by itself
+// GiveBack returns the memory that snapshots leave behind to the system, once no more changes come, until ctx is done. The runtime by itself
 // collects only when the heap has doubled or after two minutes, and at rest, since packets allocate nothing, the agent would
 // keep what reading the cluster took at its worst. applied gets a value after every snapshot.
-func giveBack(ctx context.Context, applied <-chan struct{}) {
+func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	quiet := time.NewTimer(quietTime)
 	defer quiet.Stop()
 	clean := uint64(0) // bytes allocated until the last time

@@ -1,4 +1,4 @@
-package agent
+package keeper
 
 import (
 	"context"
@@ -10,21 +10,19 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"tapestry.dev/tapestry/netstack/keeper"
 )
 
 // startKeeper runs a keeper until the returned function is called.
-func startKeeper(t *testing.T, path string) (*keeper.Keeper, func()) {
+func startKeeper(t *testing.T, path string) (*Keeper, func()) {
 	t.Helper()
-	ln, err := keeper.Listen(path)
+	ln, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := keeper.New()
+	k := New()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- k.Serve(ctx, ln, keeper.Options{}) }()
+	go func() { done <- k.Serve(ctx, ln, Options{}) }()
 	return k, func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -54,7 +52,7 @@ func TestKeeperReplaced(t *testing.T) {
 	if err := first.Put("host", []byte(`{"mtu":1420}`), text(t, "of the init step")); err != nil {
 		t.Fatal(err)
 	}
-	h, err := openHoldings(t.Context(), path, "n1", slog.New(slog.DiscardHandler))
+	h, err := Hold(t.Context(), path, "n1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +64,7 @@ func TestKeeperReplaced(t *testing.T) {
 	items[0].File.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	go func() { h.run(ctx); close(ended) }()
+	go func() { h.Run(ctx); close(ended) }()
 	defer func() { cancel(); <-ended }()
 	for _, key := range []string{"pod/a", "pod/b"} {
 		if err := h.Put(key, nil, text(t, key)); err != nil {
@@ -82,7 +80,7 @@ func TestKeeperReplaced(t *testing.T) {
 		if err := h.Delete("pod/b"); err != nil {
 			t.Errorf("delete without a keeper: %v", err)
 		}
-		var next *keeper.Keeper
+		var next *Keeper
 		next, stop = startKeeper(t, path)
 		for {
 			if it, err := next.Get("pod/a"); err == nil {
@@ -106,13 +104,13 @@ func TestKeeperReplaced(t *testing.T) {
 		for h.Put("pod/c", nil, text(t, "c")) != nil {
 			time.Sleep(time.Millisecond)
 		}
-		if _, err := next.Get("pod/b"); !errors.Is(err, keeper.ErrNotFound) {
+		if _, err := next.Get("pod/b"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("what was deleted meanwhile came back: %v", err)
 		}
-		if _, err := next.Get("pod/late"); !errors.Is(err, keeper.ErrNotFound) {
+		if _, err := next.Get("pod/late"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("what was refused came back: %v", err)
 		}
-		other, err := keeper.Dial(t.Context(), path)
+		other, err := Dial(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,12 +136,12 @@ func TestHostListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Put(keeper.ListenPrefix+addr, nil, f); err != nil {
+	if err := k.Put(ListenPrefix+addr, nil, f); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
 	ln.Close()
-	h, err := openHoldings(t.Context(), path, "n1", slog.New(slog.DiscardHandler))
+	h, err := Hold(t.Context(), path, "n1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +151,7 @@ func TestHostListener(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := hostListener(h, addr)
+		l, err := h.Listener(addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +163,7 @@ func TestHostListener(t *testing.T) {
 		c.Close()
 		l.Close()
 	}
-	own, err := hostListener(h, "127.0.0.1:0")
+	own, err := h.Listener("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package agent
+package heap
 
 import (
 	"context"
@@ -30,7 +30,7 @@ func TestGiveBack(t *testing.T) {
 	applied, done := make(chan struct{}, 1), make(chan struct{})
 	go func() {
 		defer close(done)
-		giveBack(ctx, applied)
+		GiveBack(ctx, applied)
 	}()
 	applied <- struct{}{}
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -66,7 +66,7 @@ func TestGrowth(t *testing.T) {
 			applied, done := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(done)
-				giveBack(ctx, applied)
+				GiveBack(ctx, applied)
 			}()
 			// The second is taken when the first has been worked off.
 			snapshots := func() {

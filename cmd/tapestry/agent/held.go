@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tapestry.dev/tapestry/kube/pods"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/node"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services/dns"
+)
+
+// Keys under which the keeper holds the node's descriptors, beside hostport.Key and those of pods.KeyPrefix.
+const (
+	flowsKey  = "flows"
+	socketKey = "wireguard"
+)
+
+// fixed gives what the flags and the state directory say of the node for this process's life.
+func (a *agent) fixed() (h node.Held, err error) {
+	h = node.Held{
+		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
+		Upstreams: a.upstreams, Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
+	}
+	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
+	return h, err
+}
+
+// adopt takes over the flow memory and the tunnel's socket, or makes them and has the keeper hold them.
+func (a *agent) adopt(items []keeper.Item) error {
+	byKey := map[string]*os.File{}
+	for _, it := range items {
+		byKey[it.Key] = it.File
+	}
+	memory := byKey[flowsKey]
+	if memory == nil {
+		var err error
+		if memory, err = keeper.NewMemory("tapestry-flows", flow.Size(a.agentConfig.flows)); err != nil {
+			return err
+		}
+		if err := a.kept.Put(flowsKey, nil, memory); err != nil {
+			return err
+		}
+	}
+	mem, err := keeper.Map(memory)
+	if err != nil {
+		return err
+	}
+	_ = memory.Close() // the mapping keeps it
+	if a.held.Flows, err = flow.Open(mem, flow.Options{}); err != nil {
+		return err
+	}
+	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Reformatted {
+		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "lost", s.Reformatted)
+	}
+	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {
+		return nil
+	}
+	if a.held.Socket, err = overlay.OpenSocket(uint16(a.listenPort)); err != nil {
+		return err
+	}
+	return a.kept.Put(socketKey, nil, a.held.Socket)
+}
+
+// openPods reads the journal of addresses.
+func (a *agent) openPods() (err error) {
+	a.pods, err = pods.New(pods.Options{
+		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept,
+		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log, Changed: a.remap,
+	})
+	return err
+}
+
+// upstreams are the DNS servers for names outside of the cluster.
+func (a *agent) upstreams() ([]netip.AddrPort, error) {
+	if len(a.dnsUpstreams) == 0 {
+		return dns.ResolvConf("/etc/resolv.conf")
+	}
+	var out []netip.AddrPort
+	for _, s := range a.dnsUpstreams {
+		ap, err := netip.ParseAddrPort(s)
+		if err != nil {
+			ip, err := netip.ParseAddr(s)
+			if err != nil {
+				return nil, fmt.Errorf("--dns-upstream %q: expected an address, with or without a port", s)
+			}
+			ap = netip.AddrPortFrom(ip, 53)
+		}
+		out = append(out, ap)
+	}
+	return out, nil
+}

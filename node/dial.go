@@ -1,0 +1,47 @@
+package node
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// dial reaches an endpoint as nobody in particular.
+func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return n.dialAs(ctx, network, netip.AddrPort{}, to)
+}
+
+// dialAs reaches an endpoint as client, by the rules of reach.
+func (n *Node) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	w := reach(&n.Config().Netstack, client, to)
+	if w.kernel {
+		return new(net.Dialer).DialContext(ctx, network, to.String())
+	}
+	return n.path.Gateway().Dial(ctx, network, w.as, to)
+}
+
+// join carries a client's connection to a pod of this node, without a stack. It reports false at once when it knows no way.
+func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
+	if !n.path.Local(to.Addr()) {
+		return false
+	}
+	if err := n.path.Gateway().Join(ctx, conn, reach(&n.Config().Netstack, client, to).as, to); err != nil {
+		n.log.Debug("a connection goes through the stack", "err", err)
+		return false
+	}
+	return true
+}
+
+// ServeHTTP serves Ingress on l until ctx ends, and closes l.
+func (n *Node) ServeHTTP(ctx context.Context, l net.Listener) error {
+	return n.ingress.ServeHTTP(ctx, l)
+}
+
+// ServeHTTPS is ServeHTTP with TLS in front.
+func (n *Node) ServeHTTPS(ctx context.Context, l net.Listener) error {
+	return n.ingress.ServeHTTPS(ctx, l)
+}

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
+)
+
+// dnsPort is where cluster DNS answers.
+const dnsPort = 53
+
+// resolvers answer cluster DNS on the gateway's addresses. One goroutine at a time changes them.
+type resolvers struct {
+	node      *Node
+	upstreams []netip.AddrPort
+	known     bool // upstreams have been found
+	server    *dns.Server
+	running   map[netip.Addr]context.CancelFunc
+}
+
+func makeResolvers(n *Node) (part, error) {
+	r := &resolvers{node: n, running: map[netip.Addr]context.CancelFunc{}}
+	r.server = dns.New(dns.Options{
+		Table:     func() *services.Table { return n.table.Load() },
+		Upstreams: func() []netip.AddrPort { return r.upstreams },
+		Dial:      new(net.Dialer).DialContext,
+		Logger:    n.log,
+	})
+	p := quiet
+	p.set = r.set
+	p.close = r.close
+	return p, nil
+}
+
+// set listens on exactly the addresses that c names. Nobody is answered before the upstreams are known.
+func (r *resolvers) set(c *Config) error {
+	if !r.known {
+		var err error
+		if r.upstreams, err = r.node.held.Upstreams(); err != nil {
+			return err
+		}
+		r.known = true
+	}
+	want := map[netip.Addr]bool{}
+	var errs []error
+	for _, addr := range c.Netstack.LocalAddrs {
+		want[addr] = true
+		if r.running[addr] == nil {
+			errs = append(errs, r.listen(addr))
+		}
+	}
+	for addr, stop := range r.running {
+		if !want[addr] {
+			stop()
+			delete(r.running, addr)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *resolvers) listen(addr netip.Addr) error {
+	at := netip.AddrPortFrom(addr, dnsPort)
+	gateway := r.node.path.Gateway()
+	pc, err := gateway.ListenPacket(at)
+	if err != nil {
+		return fmt.Errorf("cluster DNS on %s: %w", at, err)
+	}
+	l, err := gateway.Listen(at)
+	if err != nil {
+		_ = pc.Close()
+		return fmt.Errorf("cluster DNS on %s: %w", at, err)
+	}
+	ctx, stop := context.WithCancel(r.node.ctx)
+	r.running[addr] = stop
+	go func() {
+		if err := r.server.Serve(ctx, pc, l); err != nil && ctx.Err() == nil {
+			r.node.log.Error("cluster DNS stopped", "addr", at, "err", err)
+		}
+	}()
+	return nil
+}
+
+func (r *resolvers) close() {
+	for _, stop := range r.running {
+		stop()
+	}
+}

@@ -1,0 +1,280 @@
+// Package nodetest is a cluster in one process: several Nodes over an underlay in memory, and pods that are stacks in memory. What
+// moves between the pods takes every step that it takes on real nodes, but for the kernel's: no TAP, no UDP socket of the tunnel.
+package nodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/node"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/overlay/overlaytest"
+	"tapestry.dev/tapestry/services"
+)
+
+// mtu is the pods'.
+const mtu = 1420
+
+// What all nodes have in common.
+var (
+	clusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
+	serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+	// DNS are the addresses of cluster DNS.
+	DNS = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
+)
+
+// Cluster is a number of Members that know one another.
+type Cluster struct {
+	Underlay *overlaytest.Underlay
+	// Members are the nodes, n1 first.
+	Members []*Member
+
+	t        testing.TB
+	services []*services.Service
+}
+
+// Member is one node of a Cluster.
+type Member struct {
+	*node.Node
+	Name string
+	// Addr is the node's on the underlay.
+	Addr netip.Addr
+
+	cluster *Cluster
+	number  int
+	held    node.Held
+	memory  []byte // of the flows
+	pods    []*Pod
+	host    host
+}
+
+// Pod is a pod in memory.
+type Pod struct {
+	*netstacktest.Pod
+	Name  string
+	Node  string
+	Addrs []netip.Addr // one per family
+
+	mac packet.MAC
+	dev *netstacktest.Device
+}
+
+// New starts a Cluster of so many nodes, which ends with the test. Node i has the pod ranges 10.244.i.0/24 and fd00:10:244:i::/64, and
+// the address 192.0.2.i.
+func New(t testing.TB, nodes int) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Underlay: overlaytest.New(1)}
+	t.Cleanup(c.Underlay.Close)
+	for i := 1; i <= nodes; i++ {
+		m := &Member{
+			cluster: c, number: i, Name: fmt.Sprint("n", i), Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}),
+			memory: make([]byte, flow.Size(4096)),
+		}
+		poller, err := poll.New(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = poller.Close() })
+		m.held = node.Held{
+			Key: overlay.NewPrivateKey(), Bind: c.Underlay.Bind(m.endpoint()), Poller: poller, Listen: &m.host,
+			Upstreams: func() ([]netip.AddrPort, error) { return nil, nil }, // there is nothing outside
+		}
+		c.Members = append(c.Members, m)
+	}
+	for _, m := range c.Members {
+		m.start()
+		t.Cleanup(func() {
+			m.Close()
+			for _, p := range m.pods {
+				p.Close()
+			}
+		})
+	}
+	return c
+}
+
+func (m *Member) endpoint() netip.AddrPort { return netip.AddrPortFrom(m.Addr, 51820) }
+
+func (m *Member) podCIDRs() []netip.Prefix {
+	return []netip.Prefix{
+		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(m.number), 0}), 24),
+		netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 3: 0x10, 4: 0x02, 5: 0x44, 7: byte(m.number)}), 64),
+	}
+}
+
+// start starts the Node on what it has kept, and brings it to the cluster's state.
+func (m *Member) start() {
+	t := m.cluster.t
+	t.Helper()
+	var err error
+	if m.held.Flows, err = flow.Open(m.memory, flow.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if m.Node, err = node.Start(context.Background(), m.held, m.Config()); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range m.pods {
+		p.dev = p.dev.Again()
+		m.attach(p)
+	}
+	m.set()
+}
+
+// Restart ends the Node and starts the next one, which finds flows and pods as the last one left them.
+func (m *Member) Restart() {
+	m.cluster.t.Helper()
+	m.Close()
+	m.start()
+}
+
+func (m *Member) set() {
+	m.cluster.t.Helper()
+	if err := m.Set(m.Config()); err != nil {
+		m.cluster.t.Fatal(err)
+	}
+}
+
+// Config is what the cluster comes to for the node.
+func (m *Member) Config() node.Config {
+	c := node.Config{
+		Netstack: netstack.Config{
+			Node: m.Name, PodCIDRs: m.podCIDRs(), NodeAddrs: []netip.Addr{m.Addr},
+			ClusterCIDRs: clusterCIDRs, ServiceCIDRs: serviceCIDRs, LocalAddrs: DNS, MTU: mtu,
+		},
+		Services: services.Config{
+			Node: m.Name, OwnAddrs: []netip.Addr{m.Addr}, ServiceCIDRs: serviceCIDRs, ClusterCIDRs: clusterCIDRs, DNSAddrs: DNS,
+			Services: m.cluster.services,
+		},
+	}
+	for _, other := range m.cluster.Members {
+		c.Services.NodeAddrs, c.Services.NodeNames = append(c.Services.NodeAddrs, other.Addr), append(c.Services.NodeNames, other.Name)
+		if other == m {
+			continue
+		}
+		ranges := other.podCIDRs()
+		c.Netstack.Peers = append(c.Netstack.Peers, netstack.PeerRoute{
+			ID: uint64(other.number), Name: other.Name, PodCIDRs: ranges, NodeAddrs: []netip.Addr{other.Addr}, Encap: true, SendsPartial: true,
+		})
+		p := overlay.Peer{
+			ID: uint64(other.number), Name: other.Name, PublicKey: other.held.Key.Public(), Endpoint: other.endpoint(),
+			Prefixes: append(ranges, netip.PrefixFrom(other.Addr, 32)), Tapestry: true, TakesPartial: true,
+		}
+		for _, r := range ranges {
+			p.Gateway = append(p.Gateway, addressing.Gateway(r))
+		}
+		c.Overlay.Peers = append(c.Overlay.Peers, p)
+	}
+	return c
+}
+
+// Pod attaches a pod to the node, whose addresses end in last, from 3 on.
+func (m *Member) Pod(last byte) *Pod {
+	t := m.cluster.t
+	t.Helper()
+	p := &Pod{Name: fmt.Sprintf("%s-%d", m.Name, last), Node: m.Name, mac: packet.MAC{2, 0, 0, 0, byte(m.number), last}, dev: netstacktest.NewDevice()}
+	for _, r := range m.podCIDRs() {
+		b := r.Addr().AsSlice()
+		b[len(b)-1] = last
+		a, _ := netip.AddrFromSlice(b)
+		p.Addrs = append(p.Addrs, a)
+	}
+	var err error
+	if p.Pod, err = netstacktest.NewPod(p.dev, p.mac, tap.GatewayMAC, mtu, p.Addrs...); err != nil {
+		t.Fatal(err)
+	}
+	m.pods = append(m.pods, p)
+	m.attach(p)
+	return p
+}
+
+func (m *Member) attach(p *Pod) {
+	m.cluster.t.Helper()
+	if err := m.Attach(netstack.PortConfig{Name: "default/" + p.Name, MAC: p.mac, Addrs: p.Addrs}, p.dev); err != nil {
+		m.cluster.t.Fatal(err)
+	}
+}
+
+// Serve makes list the Services of the cluster, on all nodes.
+func (c *Cluster) Serve(list ...*services.Service) {
+	c.t.Helper()
+	c.services = list
+	for _, m := range c.Members {
+		m.set()
+	}
+}
+
+// Endpoints are those of pods, all ready, which serve the ports of a Service at these.
+func Endpoints(ports []services.EndpointPort, pods ...*Pod) (list []services.Endpoint) {
+	for _, p := range pods {
+		for _, a := range p.Addrs {
+			list = append(list, services.Endpoint{Addr: a, ID: p.Name, Node: p.Node, Ready: true, Serving: true, Ports: ports})
+		}
+	}
+	return list
+}
+
+// HostSocket is where the node listens for a NodePort, "tcp" or "udp", of IPv4; false when it does not.
+func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) {
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	at, ok := m.host.sockets[fmt.Sprint(network, "4:", port)]
+	return at, ok
+}
+
+// host is a node's own network: sockets on free ports of this machine's loopback address stand for those it asks for.
+type host struct {
+	mu      sync.Mutex
+	sockets map[string]netip.AddrPort
+}
+
+var errNoHost = errors.New("nodetest: a host has sockets of IPv4 alone")
+
+func (h *host) note(network, address string, at net.Addr) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sockets == nil {
+		h.sockets = map[string]netip.AddrPort{}
+	}
+	h.sockets[network+":"+port] = netip.MustParseAddrPort(at.String())
+	return nil
+}
+
+// Listen implements nodeport.Listener.
+func (h *host) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	if network != "tcp4" {
+		return nil, errNoHost
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, network, "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return l, h.note(network, address, l.Addr())
+}
+
+// ListenPacket implements nodeport.Listener.
+func (h *host) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	if network != "udp4" {
+		return nil, errNoHost
+	}
+	c, err := new(net.ListenConfig).ListenPacket(ctx, network, "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return c, h.note(network, address, c.LocalAddr())
+}

@@ -1,0 +1,174 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/ingress"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/healthcheck"
+	"tapestry.dev/tapestry/services/nodeport"
+)
+
+// parts are what a Node is made of. They are made and set in this order, so that each finds what it refers to, and closed in the
+// reverse order.
+var parts = []maker{
+	{"services", makeServices},          // frontends and backends, which the others ask
+	{"mesh", makeMesh},                  // the way to other nodes
+	{"packet path", makePath},           // Ports, flows and the gateway
+	{"node ports", makeNodePorts},       // host sockets of NodePorts and host ports
+	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
+	{"ingress", makeIngress},            // HTTP from outside
+	{"resolvers", makeResolvers},        // cluster DNS, on the gateway's addresses
+}
+
+// maker makes one of them, which refers to those before it by their fields of the Node.
+type maker struct {
+	name string // for the reader
+	make func(*Node) (part, error)
+}
+
+// part is one of them. Its funcs are never nil; quiet has those that do nothing.
+type part struct {
+	// set brings the part to a Config, which it may keep but not change. It is called by one goroutine at a time.
+	set func(*Config) error
+	// problems are those there are at the moment.
+	problems func() []Problem
+	close    func()
+}
+
+// quiet is a part that has nothing to do.
+var quiet = part{
+	set:      func(*Config) error { return nil },
+	problems: func() []Problem { return nil },
+	close:    func() {},
+}
+
+func makeServices(n *Node) (part, error) {
+	var unusable atomic.Pointer[[]Problem]
+	unusable.Store(new([]Problem))
+	empty, _ := services.NewTable(services.Config{})
+	n.table.Store(empty)
+	p := quiet
+	p.set = func(c *Config) error {
+		table, problems := n.table.Load().Update(c.Services)
+		n.table.Store(table)
+		list := problemsOf(problems, Problem{Warning: true, Shared: true})
+		unusable.Store(&list)
+		return nil
+	}
+	p.problems = func() []Problem { return *unusable.Load() }
+	return p, nil
+}
+
+func makeMesh(n *Node) (p part, err error) {
+	n.mesh, err = overlay.New(overlay.Options{
+		PrivateKey: n.held.Key, Socket: n.held.Socket, Bind: n.held.Bind, Gateway: gateways(n.Config().Netstack.PodCIDRs),
+		UnderlayMTU: n.held.UnderlayMTU, Logger: n.log,
+		// Nobody is a peer before Set, when there is a packet path.
+		Receive:   func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) },
+		Forbidden: func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) }, Waiting: n.held.Poller.Waiting,
+		NoGSO: n.held.NoGSO, NoGRO: n.held.NoGRO,
+	})
+	p = quiet
+	p.set = func(c *Config) error { return n.mesh.Set(c.Overlay) }
+	p.close = func() { n.mesh.Close() }
+	return p, err
+}
+
+func gateways(podCIDRs []netip.Prefix) (list []netip.Addr) {
+	for _, cidr := range podCIDRs {
+		list = append(list, addressing.Gateway(cidr))
+	}
+	return list
+}
+
+func makePath(n *Node) (p part, err error) {
+	n.path, err = netstack.New(netstack.Options{
+		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
+	})
+	p = quiet
+	p.set = func(c *Config) error { return n.path.Set(c.Netstack, n.table.Load(), nil) }
+	p.problems = n.strandedPorts
+	p.close = func() { _ = n.path.Close() }
+	return p, err
+}
+
+func makeNodePorts(n *Node) (part, error) {
+	n.nodePorts = nodeport.New(nodeport.Options{
+		Listen:      n.held.Listen,
+		IdleTimeout: n.held.UDPIdle,
+		Dial:        n.dialAs,
+		Join:        n.join,
+		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
+		Backend:     func(id uint64) packet.BackendState { return n.table.Load().Backend(id) },
+		Forbidden:   func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) },
+		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(&n.Config().Netstack, like) },
+		Logger:      n.log,
+	})
+	p := quiet
+	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil } // failures are problems
+	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
+	p.close = func() { _ = n.nodePorts.Close() }
+	return p, nil
+}
+
+func makeHealthChecks(n *Node) (part, error) {
+	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealth, Healthy: n.held.Healthy, Logger: n.log})
+	p := quiet
+	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil } // failures are problems
+	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{}) }
+	p.close = func() { _ = n.balancers.Close() }
+	return p, nil
+}
+
+// drainTime is how long requests through Ingress may take to finish when the Node closes.
+const drainTime = 5 * time.Second
+
+func makeIngress(n *Node) (part, error) {
+	n.ingress = ingress.New(ingress.Options{Dial: n.dial, Logger: n.log})
+	p := quiet
+	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }
+	p.close = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+		defer cancel()
+		if err := n.ingress.Shutdown(ctx); err != nil {
+			n.log.Warn("requests were cut", "err", err)
+		}
+	}
+	return p, nil
+}
+
+// Problem is something wrong with an object, as this node finds it.
+type Problem struct {
+	services.Problem
+	// Warning: it works, though not as its author may have meant; else it does not work.
+	Warning bool
+	// Shared: every node finds it.
+	Shared bool
+}
+
+// problemsOf gives problems of the kind of like.
+func problemsOf(list []services.Problem, like Problem) []Problem {
+	var out []Problem
+	for _, p := range list {
+		like.Problem = p
+		out = append(out, like)
+	}
+	return out
+}
+
+// Problems are those there are at the moment, in the order of the parts.
+func (n *Node) Problems() []Problem {
+	var list []Problem
+	for _, p := range n.parts {
+		list = append(list, p.problems()...)
+	}
+	return list
+}

@@ -1,0 +1,46 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"tapestry.dev/tapestry/services/dns"
+)
+
+// Probe sends a packet through the node's own pipeline and waits for the answer: from the gateway to cluster DNS, by the flow table
+// and the Table of Services; and where there is a host Port once more from the host's kernel, by the host TAP and the poller that
+// reads all TAPs.
+func (n *Node) Probe(ctx context.Context) error {
+	c := &n.Config().Netstack
+	for _, addr := range c.LocalAddrs {
+		if !slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() == addr.Is4() }) {
+			continue
+		}
+		to := netip.AddrPortFrom(addr, dnsPort)
+		conn, err := n.path.Gateway().Dial(ctx, "udp", netip.AddrPort{}, to)
+		if err == nil {
+			err = ask(ctx, conn)
+		}
+		if err != nil {
+			return fmt.Errorf("through the gateway: %w", err)
+		}
+		if !n.HasHostPort(addr) {
+			continue
+		}
+		if conn, err = new(net.Dialer).DialContext(ctx, "udp", to.String()); err == nil {
+			err = ask(ctx, conn)
+		}
+		if err != nil {
+			return fmt.Errorf("from the host, which has a host Port: %w", err)
+		}
+	}
+	return nil
+}
+
+func ask(ctx context.Context, conn net.Conn) error {
+	defer conn.Close()
+	return dns.Probe(ctx, conn, "")
+}

@@ -1,0 +1,198 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/overlay/overlaytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// held is enough for one node.
+func held(t *testing.T) Held {
+	t.Helper()
+	u := overlaytest.New(1)
+	t.Cleanup(u.Close)
+	flows, err := flow.Open(make([]byte, flow.Size(64)), flow.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	poller, err := poll.New(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = poller.Close() })
+	return Held{
+		Flows: flows, Key: overlay.NewPrivateKey(), Bind: u.Bind(netip.MustParseAddrPort("192.0.2.1:51820")), Poller: poller,
+		Upstreams: func() ([]netip.AddrPort, error) { return nil, nil },
+	}
+}
+
+func config() Config {
+	return Config{Netstack: netstack.Config{Node: "n1", PodCIDRs: prefixes("10.244.1.0/24"), LocalAddrs: addrs("10.96.0.10"), MTU: 1420}}
+}
+
+// with runs a test with other parts.
+func with(t *testing.T, list []maker) {
+	before := parts
+	parts = list
+	t.Cleanup(func() { parts = before })
+}
+
+// Whichever part cannot be made, nothing of the node is left, and the next attempt has all that it needs. The leak check at the end of
+// the tests sees goroutines that stay.
+func TestStartFails(t *testing.T) {
+	whole := parts
+	h := held(t)
+	for i := range len(whole) + 1 {
+		before := goleak.IgnoreCurrent()
+		broken := maker{"broken", func(*Node) (part, error) { return quiet, errors.New("no such luck") }}
+		with(t, slices.Insert(slices.Clone(whole), i, broken))
+		n, err := Start(t.Context(), h, config())
+		if n != nil || err == nil || !strings.Contains(err.Error(), "no such luck") {
+			t.Errorf("part %d fails: %v, %v", i, n, err)
+		}
+		if err := goleak.Find(before); err != nil {
+			t.Errorf("part %d fails: %v", i, err)
+		}
+	}
+	with(t, whole)
+	n, err := Start(t.Context(), h, config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Set(config()); err != nil {
+		t.Error(err)
+	}
+	if err := n.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStartRefuses(t *testing.T) {
+	h, c := held(t), config()
+	c.Netstack.PodCIDRs = nil
+	if n, err := Start(t.Context(), h, c); n != nil || err == nil || !strings.Contains(err.Error(), "n1 has no podCIDR") {
+		t.Errorf("no pod ranges: %v, %v", n, err)
+	}
+	h.Flows = nil
+	if n, err := Start(t.Context(), h, config()); n != nil || err == nil {
+		t.Errorf("no flows: %v, %v", n, err)
+	}
+}
+
+// Parts are set in order, all of them even when one fails, and closed in the reverse order, once.
+func TestOrder(t *testing.T) {
+	var log []string
+	var list []maker
+	for _, name := range []string{"a", "b", "c"} {
+		list = append(list, maker{name, func(*Node) (part, error) {
+			log = append(log, "make "+name)
+			return part{
+				set: func(*Config) error { log = append(log, "set "+name); return fmt.Errorf("%s is stuck", name) },
+				problems: func() []Problem {
+					return []Problem{{Warning: name == "b"}}
+				},
+				close: func() { log = append(log, "close "+name) },
+			}, nil
+		}})
+	}
+	with(t, list)
+	n, err := Start(t.Context(), held(t), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Set(config()); err == nil || err.Error() != "a is stuck\nb is stuck\nc is stuck" {
+		t.Errorf("set: %v", err)
+	}
+	if got := n.Problems(); len(got) != 3 || !got[1].Warning {
+		t.Errorf("problems: %v", got)
+	}
+	n.Close()
+	n.Close()
+	if err := n.Set(config()); !errors.Is(err, errClosed) {
+		t.Errorf("set after close: %v", err)
+	}
+	if got := strings.Join(log, ", "); got != "make a, make b, make c, set a, set b, set c, close c, close b, close a" {
+		t.Error(got)
+	}
+}
+
+// A node whose ranges are others now stays as it is.
+func TestStartAnew(t *testing.T) {
+	n, err := Start(t.Context(), held(t), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Set(config()); err != nil {
+		t.Fatal(err)
+	}
+	was := n.Config()
+	c := config()
+	c.Netstack.PodCIDRs = prefixes("10.244.9.0/24")
+	if err := n.Set(c); !errors.Is(err, ErrStartAnew) || !strings.Contains(err.Error(), "[10.244.9.0/24] and were [10.244.1.0/24]") || n.Config() != was {
+		t.Errorf("got %v; the node has %v", err, n.Config().Netstack.PodCIDRs)
+	}
+}
+
+// Nothing is read from a Port before the first Set.
+func TestHoldsStill(t *testing.T) {
+	n, err := Start(t.Context(), held(t), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	dev, mac := netstacktest.NewDevice(), packet.MAC{2, 0, 0, 0, 0, 1}
+	if err := n.Attach(netstack.PortConfig{Name: "d/p", MAC: mac, Addrs: addrs("10.244.1.3")}, dev); err != nil {
+		t.Fatal(err)
+	}
+	read := func() uint64 { return n.Ports()[0].FromPackets }
+	ping := netstacktest.Spec{
+		Src: netip.MustParseAddrPort("10.244.1.3:7"), Dst: netip.MustParseAddrPort("10.244.1.1:0"), Proto: packet.ICMPv4, ICMPType: 8,
+	}.Frame(mac, tap.GatewayMAC)
+	dev.Send(ping)
+	if got := read(); got != 0 {
+		t.Errorf("%d packets were read before there was anything to do with them", got)
+	}
+	if err := n.Set(config()); err != nil {
+		t.Fatal(err)
+	}
+	<-dev.Frames() // the answer
+	if got := read(); got != 1 {
+		t.Errorf("%d packets were read, want 1", got)
+	}
+}
+
+// Addresses of pods that are from before the ranges changed are told.
+func TestStranded(t *testing.T) {
+	n, err := Start(t.Context(), held(t), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for name, a := range map[string]string{"d/old": "10.244.7.3", "d/new": "10.244.1.3"} {
+		if err := n.Attach(netstack.PortConfig{Name: name, Addrs: addrs(a)}, netstacktest.NewDevice()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := n.Problems()
+	if len(got) != 1 || got[0].Object != "Pod d/old" || !got[0].Warning || got[0].Shared || !strings.Contains(got[0].Message, "10.244.7.3 is from before") {
+		t.Errorf("got %+v", got)
+	}
+}

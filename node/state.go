@@ -1,0 +1,29 @@
+package node
+
+import (
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/nodeport"
+)
+
+// Table is what is in force of Services.
+func (n *Node) Table() *services.Table { return n.table.Load() }
+
+// WireGuardPort is the UDP port that the tunnel listens on.
+func (n *Node) WireGuardPort() uint16 { return n.mesh.Port() }
+
+// Peers are the other nodes, as the tunnel sees them.
+func (n *Node) Peers() []overlay.PeerStatus { return n.mesh.Status() }
+
+// Ports are the attachments to the switch, with what went through them.
+func (n *Node) Ports() []netstack.PortStats { return n.path.Ports() }
+
+// Packets counts by verdict and by reason of a drop.
+func (n *Node) Packets() netstack.Stats { return n.path.Stats() }
+
+// Tunnel counts what went through the tunnel, and what did not.
+func (n *Node) Tunnel() overlay.Stats { return n.mesh.Stats() }
+
+// HostSockets counts what is open for NodePorts and host ports.
+func (n *Node) HostSockets() nodeport.Stats { return n.nodePorts.Stats() }

@@ -1,0 +1,317 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/node/nodetest"
+	"tapestry.dev/tapestry/services"
+)
+
+// patience is for what must happen and takes long on a busy machine.
+const patience = time.Minute
+
+// serve has a pod answer on a port of TCP and UDP: with its name, the client's address and what it was sent. A TCP client says with a
+// zero byte that it wants an answer.
+func serve(t *testing.T, p *nodetest.Pod, port uint16) {
+	t.Helper()
+	for _, a := range p.Addrs {
+		at := netip.AddrPortFrom(a, port)
+		l, err := p.Listen(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pc, err := p.ListenPacket(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close(); _ = pc.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go converse(p.Name, c)
+			}
+		}()
+		go func() {
+			buf := make([]byte, 65535)
+			for {
+				n, client, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = pc.WriteTo(answer(p.Name, client, buf[:n]), client)
+			}
+		}()
+	}
+}
+
+func converse(name string, c net.Conn) {
+	defer c.Close()
+	var got []byte
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		got = append(got, buf[:n]...)
+		for {
+			i := bytes.IndexByte(got, 0)
+			if i < 0 {
+				break
+			}
+			_, _ = c.Write(append(answer(name, c.RemoteAddr(), got[:i]), 0))
+			got = got[i+1:]
+		}
+	}
+}
+
+func answer(name string, client net.Addr, sent []byte) []byte {
+	return fmt.Appendf(nil, "%s %s %s", name, netip.MustParseAddrPort(client.String()).Addr(), sent)
+}
+
+// client is a connection to what serve serves.
+type client struct {
+	net.Conn
+	network string
+}
+
+func dial(t *testing.T, p *nodetest.Pod, network string, to netip.AddrPort) client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := p.Dial(ctx, network, to)
+	if err != nil {
+		t.Fatalf("%s dials %s by %s: %v", p.Name, to, network, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return client{c, network}
+}
+
+// ask sends text and gives the answer. What is lost, as WireGuard's first packets may be, is sent again.
+func (c client) ask(text string) (string, error) {
+	if c.network == "tcp" {
+		_ = c.SetDeadline(time.Now().Add(patience))
+		if _, err := c.Write(append([]byte(text), 0)); err != nil {
+			return "", err
+		}
+		var got []byte
+		for buf := make([]byte, 32<<10); ; {
+			n, err := c.Read(buf)
+			if err != nil {
+				return "", err
+			}
+			got = append(got, buf[:n]...)
+			if got[len(got)-1] == 0 {
+				return string(got[:len(got)-1]), nil
+			}
+		}
+	}
+	buf := make([]byte, 65535)
+	for end := time.Now().Add(patience); ; {
+		if _, err := c.Write([]byte(text)); err != nil {
+			return "", err
+		}
+		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+		n, err := c.Read(buf)
+		if err == nil || time.Now().After(end) {
+			return string(buf[:n]), err
+		}
+	}
+}
+
+// answers asserts who answers, and whom it sees.
+func (c client) answers(t *testing.T, name string, as netip.Addr) {
+	t.Helper()
+	got, err := c.ask("hello")
+	if want := fmt.Sprintf("%s %s hello", name, as); err != nil || got != want {
+		t.Errorf("%s %s: got %q, %v; want %q", c.network, c.RemoteAddr(), got, err, want)
+	}
+}
+
+// Every pod reaches every other, and is seen by its own address.
+func TestPods(t *testing.T) {
+	c := nodetest.New(t, 3)
+	var pods []*nodetest.Pod
+	for _, m := range c.Members {
+		pods = append(pods, m.Pod(3))
+	}
+	pods = append(pods, c.Members[0].Pod(4))
+	for _, p := range pods {
+		serve(t, p, 8080)
+	}
+	for _, from := range pods {
+		for _, to := range pods {
+			for family, a := range to.Addrs {
+				if from == to {
+					continue // that is the pod's own kernel
+				}
+				for _, network := range []string{"tcp", "udp"} {
+					dial(t, from, network, netip.AddrPortFrom(a, 8080)).answers(t, to.Name, from.Addrs[family])
+				}
+			}
+		}
+	}
+	for _, m := range c.Members {
+		if got := m.Problems(); len(got) != 0 {
+			t.Errorf("%s has problems: %v", m.Name, got)
+		}
+	}
+}
+
+// A megabyte crosses the tunnel whole.
+func TestStream(t *testing.T) {
+	c := nodetest.New(t, 2)
+	from, to := c.Members[0].Pod(3), c.Members[1].Pod(3)
+	serve(t, to, 8080)
+	sent := make([]byte, 1<<20)
+	_, _ = rand.Read(sent)
+	for i := range sent {
+		sent[i] |= 1 // never the end
+	}
+	for family, a := range to.Addrs {
+		got, err := dial(t, from, "tcp", netip.AddrPortFrom(a, 8080)).ask(string(sent))
+		if want := fmt.Sprintf("%s %s %s", to.Name, from.Addrs[family], sent); err != nil || got != want {
+			t.Errorf("%s: %d bytes came back, want %d, or others: %v", a, len(got), len(want), err)
+		}
+	}
+}
+
+// web is a Service over pods, of both families.
+func web(nodePort uint16, pods ...*nodetest.Pod) *services.Service {
+	s := &services.Service{
+		Namespace: "default", Name: "web", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.80"), netip.MustParseAddr("fd00:10:96::50")},
+	}
+	var targets []services.EndpointPort
+	for _, proto := range []packet.Proto{packet.TCP, packet.UDP} {
+		s.Ports = append(s.Ports, services.Port{Name: "p", Protocol: proto, Port: 80, NodePort: nodePort})
+		targets = append(targets, services.EndpointPort{Name: "p", Protocol: proto, Port: 8080})
+	}
+	s.Endpoints = nodetest.Endpoints(targets, pods...)
+	return s
+}
+
+// A Service leads to its endpoints wherever they are, each of which sees the client; its name is known; and who left it gets no new
+// connections.
+func TestService(t *testing.T) {
+	c := nodetest.New(t, 3)
+	from := c.Members[0].Pod(3)
+	backends := []*nodetest.Pod{c.Members[0].Pod(4), c.Members[1].Pod(4), c.Members[2].Pod(4)}
+	for _, p := range backends {
+		serve(t, p, 8080)
+	}
+	c.Serve(web(0, backends...))
+	s := c.Members[0].Config().Services.Services[0]
+	for family, vip := range s.ClusterIPs {
+		for _, network := range []string{"tcp", "udp"} {
+			seen := map[string]bool{}
+			for i := 0; len(seen) < len(backends) && i < 200; i++ {
+				got, err := dial(t, from, network, netip.AddrPortFrom(vip, 80)).ask("hello")
+				if err != nil {
+					t.Fatalf("%s %s: %v", network, vip, err)
+				}
+				var name, as string
+				if _, err := fmt.Sscanf(got, "%s %s hello", &name, &as); err != nil || as != from.Addrs[family].String() {
+					t.Fatalf("%s %s: got %q, want that %s was seen", network, vip, got, from.Addrs[family])
+				}
+				seen[name] = true
+			}
+			if len(seen) != len(backends) {
+				t.Errorf("%s %s: only %v answered", network, vip, seen)
+			}
+		}
+	}
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return from.Dial(ctx, network[:3], netip.AddrPortFrom(nodetest.DNS[0], 53))
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if got, err := resolver.LookupNetIP(ctx, "ip", "web.default.svc.cluster.local."); err != nil || len(got) != 2 {
+		t.Errorf("the Service's name: %v, %v; want %v", got, err, s.ClusterIPs)
+	}
+	c.Serve(web(0, backends[2]))
+	for family, vip := range s.ClusterIPs {
+		for range 20 {
+			dial(t, from, "tcp", netip.AddrPortFrom(vip, 80)).answers(t, backends[2].Name, from.Addrs[family])
+		}
+	}
+}
+
+// A NodePort leads to a pod on another node, which sees the node for a client on localhost.
+func TestNodePort(t *testing.T) {
+	c := nodetest.New(t, 2)
+	near, far := c.Members[0].Pod(3), c.Members[1].Pod(3)
+	for _, p := range []*nodetest.Pod{near, far} {
+		serve(t, p, 8080)
+		c.Serve(web(30080, p))
+		for _, network := range []string{"tcp", "udp"} {
+			at, ok := c.Members[0].HostSocket(network, 30080)
+			if !ok {
+				t.Fatalf("nobody listens for the NodePort, %s", network)
+			}
+			conn, err := net.DialTimeout(network, at.String(), patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client{conn, network}.answers(t, p.Name, c.Members[0].Addr)
+			_ = conn.Close()
+		}
+	}
+}
+
+// The node's own check of its packet path.
+func TestProbe(t *testing.T) {
+	c := nodetest.New(t, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := c.Members[0].Probe(ctx); err != nil {
+		t.Error(err)
+	}
+	c.Members[0].Close()
+	if err := c.Members[0].Probe(ctx); err == nil {
+		t.Error("a packet comes through a closed node")
+	}
+	if err := c.Members[0].Set(c.Members[0].Config()); err == nil {
+		t.Error("a closed node was set")
+	}
+}
+
+// Connections go on when the node at either end starts anew, translated ones and those between pods.
+func TestRestart(t *testing.T) {
+	c := nodetest.New(t, 2)
+	from, to := c.Members[0].Pod(3), c.Members[1].Pod(3)
+	serve(t, to, 8080)
+	c.Serve(web(0, to))
+	var held []client
+	for _, vip := range c.Members[0].Config().Services.Services[0].ClusterIPs {
+		held = append(held, dial(t, from, "tcp", netip.AddrPortFrom(vip, 80)), dial(t, from, "udp", netip.AddrPortFrom(vip, 80)))
+	}
+	for _, a := range to.Addrs {
+		held = append(held, dial(t, from, "tcp", netip.AddrPortFrom(a, 8080)))
+	}
+	check := func(when string) {
+		t.Helper()
+		for _, h := range held {
+			got, err := h.ask(when)
+			var name, as string
+			if _, serr := fmt.Sscanf(got, "%s %s", &name, &as); err != nil || serr != nil || name != to.Name || !bytes.HasSuffix([]byte(got), []byte(when)) {
+				t.Errorf("%s, %s to %s: got %q, %v", when, h.network, h.RemoteAddr(), got, err)
+			}
+		}
+	}
+	check("at first")
+	for i, m := range c.Members {
+		m.Restart()
+		check(fmt.Sprintf("after node %d has started anew", i+1))
+	}
+}
