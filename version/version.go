@@ -1,7 +1,10 @@
 // Package version tells which build a program is.
 package version
 
-import "runtime/debug"
+import (
+	"runtime"
+	"runtime/debug"
+)
 
 // Unknown is what a build is called that nothing says more about: one out of an archive, or with -buildvcs=false.
 const Unknown = "development"
@@ -20,6 +23,11 @@ func String() string {
 		return Unknown
 	}
 	return of(info)
+}
+
+// UserAgent is what API servers are told of who asks, for their logs.
+func UserAgent() string {
+	return "tapestry/" + String() + " (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
 }
 
 // of is what the go command wrote into a program: the version of a module that was installed by it, or else the commit.

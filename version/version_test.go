@@ -1,7 +1,12 @@
 package version
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime/debug"
+	"strings"
 	"testing"
 )
 
@@ -37,5 +42,28 @@ func TestString(t *testing.T) {
 	defer func() { stamped = "" }()
 	if got := String(); got != "v9" {
 		t.Errorf("got %q, want what was stamped", got)
+	}
+}
+
+// TestStamp builds a program as each of the files says that programs are built, and asks it.
+func TestStamp(t *testing.T) {
+	flag := regexp.MustCompile(`-X (\S+)=\$`)
+	for _, file := range []string{"Makefile", "deploy/Dockerfile"} {
+		text, err := os.ReadFile(filepath.Join("..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := flag.FindSubmatch(text)
+		if m == nil {
+			t.Errorf("%s stamps no version", file)
+			continue
+		}
+		exe := filepath.Join(t.TempDir(), "program")
+		if out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-s -w -X "+string(m[1])+"=v9.8.7", "-o", exe, "../cmd/tapestry-cni").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if out, err := exec.Command(exe, "--version").Output(); err != nil || strings.TrimSpace(string(out)) != "tapestry-cni version v9.8.7" {
+			t.Errorf("stamped as %s does: %q, %v", file, out, err)
+		}
 	}
 }

@@ -2,9 +2,17 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"tapestry.dev/tapestry/kube/cni/plugin"
+	"tapestry.dev/tapestry/version"
 )
 
-func main() { os.Exit(plugin.Main()) }
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" { // a runtime gives no arguments
+		fmt.Println(plugin.Name, "version", version.String())
+		return
+	}
+	os.Exit(plugin.Main())
+}

@@ -46,9 +46,7 @@ type Options struct {
 	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not
 	// served here, and neither Ingresses nor their classes are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
-	// Version of the agent, for the servers' logs.
-	Version string
-	Logger  *slog.Logger
+	Logger    *slog.Logger
 }
 
 const (

@@ -19,6 +19,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/version"
 )
 
 const (
@@ -67,7 +68,7 @@ func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	c.WrapTransport = func(rt http.RoundTripper) http.RoundTripper { return list.Wrap(rt) }
 	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
 	c.TLSClientConfig.ServerName = cmp.Or(o.ServerName, c.TLSClientConfig.ServerName)
-	c.UserAgent = "tapestry-agent/" + cmp.Or(o.Version, "development")
+	c.UserAgent = version.UserAgent()
 	c.WarningHandler = rest.NoWarnings{} // they are for authors of objects
 	c.QPS = -1                           // what we send is bounded where it is sent
 	c.ContentType = protobuf

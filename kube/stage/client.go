@@ -15,6 +15,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
+
+	"tapestry.dev/tapestry/version"
 )
 
 // client talks to an API server about the core group alone: a whole clientset would cost every agent, which is the same
@@ -39,6 +41,7 @@ func newClient(kubeconfig string) (*client, error) {
 	c.AcceptContentTypes = runtime.ContentTypeJSON
 	c.GroupVersion = &corev1.SchemeGroupVersion
 	c.APIPath = "/api"
+	c.UserAgent = version.UserAgent()
 	c.QPS = -1
 	client := &client{config: c}
 	if client.rest, err = rest.RESTClientFor(c); err != nil {

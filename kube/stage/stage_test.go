@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/version"
 )
 
 func node(name string, edit func(*corev1.Node)) corev1.Node {
@@ -73,11 +75,13 @@ type server struct {
 	agents  []corev1.Pod
 	deleted []string
 	refuse  string // the resource that may not be made
+	client  string // the User-Agent of who asked last
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.client = r.UserAgent()
 	path := strings.TrimPrefix(r.URL.Path, "/api/v1/")
 	resource := path[strings.LastIndex(path, "/")+1:]
 	w.Header().Set("Content-Type", "application/json")
@@ -153,6 +157,9 @@ func TestSetup(t *testing.T) {
 		if c.Image != "agents:1" || c.Command[0] != "/bin/tapestry" || !*api.pods[name].Spec.SecurityContext.RunAsNonRoot {
 			t.Errorf("pod %s runs %s %v", name, c.Image, c.Command)
 		}
+	}
+	if api.client != version.UserAgent() {
+		t.Errorf("the API server is asked by %q, want %q", api.client, version.UserAgent())
 	}
 	if err := s.Close(t.Context()); err != nil || !slices.Equal(api.deleted, []string{"namespaces/tapestry-test-x"}) {
 		t.Errorf("%v, deleted %v", err, api.deleted)

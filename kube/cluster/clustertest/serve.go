@@ -119,6 +119,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	s.requests = append(s.requests, line)
+	s.clients[r.UserAgent()] = true
 	status := s.answers[req.resource]
 	s.mu.Unlock()
 	group := schema.GroupResource{Resource: req.resource}

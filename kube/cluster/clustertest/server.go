@@ -60,6 +60,7 @@ type Server struct {
 	answers  map[string]int
 	ready    bool
 	requests []string
+	clients  map[string]bool
 }
 
 // State is everything a server keeps. It may be put back.
@@ -89,7 +90,7 @@ func NewTLS(t testing.TB) *Server {
 
 func start(t testing.TB, cert *tls.Certificate) *Server {
 	s := &Server{
-		t: t, cert: cert, ready: true, answers: map[string]int{}, changed: make(chan struct{}), cut: make(chan struct{}),
+		t: t, cert: cert, ready: true, answers: map[string]int{}, clients: map[string]bool{}, changed: make(chan struct{}), cut: make(chan struct{}),
 		state: State{version: 1, objects: map[string]map[string]Object{}}, oldest: 1,
 	}
 	s.Start()
@@ -293,6 +294,13 @@ func (s *Server) Requests() []string {
 	out := s.requests
 	s.requests = nil
 	return out
+}
+
+// Clients gives the User-Agent of everyone who asked so far, sorted.
+func (s *Server) Clients() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.clients))
 }
 
 // eventResource is that of the only kind which is written and not read.
