@@ -13,11 +13,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
 )
 
 // relayed is a connection from a kernel's socket through the gateway to a pod, joined by ReadFrom.
 type relayed struct {
 	client   *net.TCPConn // says what the pod hears
+	accepted *net.TCPConn // its other end, which ReadFrom reads
 	gate     net.Conn     // the gateway's end
 	pod      net.Conn
 	sent     int64
@@ -35,7 +40,7 @@ func relay(t *testing.T) *relayed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
 	defer cancel()
 	r := &relayed{finished: make(chan error, 1)}
 	client, err := new(net.Dialer).DialContext(ctx, "tcp", outside.Addr().String())
@@ -47,6 +52,7 @@ func relay(t *testing.T) *relayed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.accepted = accepted.(*net.TCPConn)
 	if r.gate, err = g.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +78,7 @@ func (r *relayed) end(t *testing.T) error {
 	select {
 	case err := <-r.finished:
 		return err
-	case <-time.After(patience):
+	case <-netstacktest.GiveUp(t):
 		t.Fatal("ReadFrom does not end")
 		return nil
 	}
@@ -96,7 +102,7 @@ func TestReadFromKernel(t *testing.T) {
 		_ = r.client.CloseWrite()
 	}()
 	got := sha256.New()
-	_ = r.pod.SetReadDeadline(time.Now().Add(4 * patience))
+	_ = r.pod.SetReadDeadline(netstacktest.Until(t))
 	heard := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(got, r.pod)
@@ -133,14 +139,31 @@ func TestReadFromReset(t *testing.T) {
 // A connection closed under a ReadFrom that waits for room, since the pod reads nothing, ends it.
 func TestReadFromClosed(t *testing.T) {
 	r := relay(t)
-	full := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		defer close(full)
-		_ = r.client.SetWriteDeadline(time.Now().Add(time.Second))
+		defer close(ended)
 		for _, err := r.client.Write(make([]byte, 1<<20)); err == nil; _, err = r.client.Write(make([]byte, 1<<20)) {
 		}
 	}()
-	<-full
+	t.Cleanup(func() {
+		_ = r.client.Close()
+		<-ended
+	})
+	// Until nothing is taken any more out of the kernel's socket, which the client keeps full. On a busy machine it may only seem so; then
+	// ReadFrom ends at its next write, as it must.
+	raw, err := r.accepted.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for still, last := 0, -1; still < 50; time.Sleep(time.Millisecond) {
+		there := 0
+		if err := raw.Control(func(fd uintptr) { there, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) }); err != nil {
+			t.Fatal(err)
+		}
+		if still++; there == 0 || there != last {
+			still, last = 0, there
+		}
+	}
 	_ = r.gate.Close()
 	if err := r.end(t); err == nil || !strings.Contains(err.Error(), "write") {
 		t.Errorf("got %v, want that it cannot write", err)

@@ -7,14 +7,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 )
-
-const patience = 5 * time.Second
 
 var (
 	podAddr = netip.MustParseAddr("10.244.1.10")
@@ -100,7 +97,7 @@ func TestDialAsClient(t *testing.T) {
 		{"198.51.100.7:0", "198.51.100.7:"},
 		{"[::ffff:198.51.100.8]:4001", "198.51.100.8:4001"},
 	} {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithDeadline(context.Background(), netstacktest.Until(t))
 		var client netip.AddrPort
 		if c.client != "" {
 			client = netip.MustParseAddrPort(c.client)
@@ -110,7 +107,7 @@ func TestDialAsClient(t *testing.T) {
 		if err != nil {
 			t.Fatalf("as %q: %v", c.client, err)
 		}
-		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		_ = conn.SetReadDeadline(netstacktest.Until(t))
 		seen, err := io.ReadAll(conn)
 		_ = conn.Close()
 		if err != nil || !strings.HasPrefix(string(seen), c.seen) {
@@ -152,7 +149,7 @@ func TestSetIsTheWholeState(t *testing.T) {
 		t.Fatalf("the same again: %v", err)
 	}
 	dial := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithDeadline(context.Background(), netstacktest.Until(t))
 		defer cancel()
 		c, err := pod.Dial(ctx, "tcp", dns)
 		if err == nil {
@@ -198,7 +195,7 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 	g.Deliver(&p, new(Turn), false)
 	buf := make([]byte, 65535)
 	for _, want := range []int{size, size, 500} {
-		_ = pc.SetReadDeadline(time.Now().Add(patience))
+		_ = pc.SetReadDeadline(netstacktest.Until(t))
 		n, from, err := pc.ReadFrom(buf)
 		if err != nil || n != want || from.String() != "10.244.1.10:5353" {
 			t.Fatalf("a datagram of %d bytes from %v, %v; want %d", n, from, err, want)

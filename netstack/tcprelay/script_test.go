@@ -6,8 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
+	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tcprelay"
@@ -92,7 +92,7 @@ func (s *script) hear(flags uint8) segment {
 			s.t.Fatalf("heard a segment with flags %#x, want %#x: seq %d, ack %d, %d bytes", x.flags, flags, x.seq, x.ack, len(x.payload))
 		}
 		return x
-	case <-time.After(patience):
+	case <-netstacktest.GiveUp(s.t):
 		s.t.Fatalf("heard nothing, want a segment with flags %#x", flags)
 	}
 	panic("not reached")

@@ -2,6 +2,7 @@ package tcprelay_test
 
 import (
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -16,10 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-const (
-	patience = 20 * time.Second
-	mtu      = 1420
-)
+const mtu = 1420
 
 var (
 	podMAC  = packet.MAC{2, 1}
@@ -35,8 +33,11 @@ type world struct {
 	// loss is how many frames of a thousand are lost, each way.
 	loss atomic.Int64
 	// pause is how long the pod is not to be sent more after each segment with data, in nanoseconds; 0: it is not limited. early
-	// counts those that did not wait.
+	// counts those that did not wait, of those with new data.
 	pause, ready, early, data atomic.Int64
+	highest                   atomic.Uint32 // sequence number sent to the pod
+	// noRoomHere and noRoomInPod are told when the relay, or the pod, announces a window of 0.
+	noRoomHere, noRoomInPod chan struct{}
 }
 
 func newWorld(t *testing.T) *world {
@@ -45,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{}
+	w := &world{noRoomHere: make(chan struct{}, 1), noRoomInPod: make(chan struct{}, 1)}
 	dev := netstacktest.NewDevice()
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
@@ -63,12 +64,8 @@ func newWorld(t *testing.T) *world {
 				return
 			}
 			p.VNet = vnet
-			if pause := w.pause.Load(); pause > 0 && p.Len() > p.Payload {
-				now := time.Now().UnixNano()
-				if w.data.Add(1); now < w.ready.Swap(now+pause) {
-					w.early.Add(1)
-				}
-			}
+			tellFull(&p, w.noRoomHere)
+			w.notePace(&p)
 			swap(&p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Src })
 			if w.lose() {
 				return
@@ -88,6 +85,7 @@ func newWorld(t *testing.T) *world {
 		var turn tcprelay.Turn
 		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good && !w.lose() {
+				tellFull(&p, w.noRoomInPod)
 				swap(&p, outside, host, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
 				if !w.Deliver(&p, &turn, true) {
 					w.refuse(t, dev, &p)
@@ -111,6 +109,31 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	return w
+}
+
+// tellFull tells to when p announces a window of 0.
+func tellFull(p *packet.Packet, to chan<- struct{}) {
+	if p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) != packet.ACK || binary.BigEndian.Uint16(p.IP[p.L4+14:]) != 0 {
+		return
+	}
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// notePace looks whether a segment for the pod waited, where the pod is limited. What is sent again does not wait.
+func (w *world) notePace(p *packet.Packet) {
+	n, pause := p.Len()-p.Payload, w.pause.Load()
+	end := binary.BigEndian.Uint32(p.IP[p.L4+4:]) + uint32(n)
+	if n == 0 || pause == 0 || w.data.Load() > 0 && int32(end-w.highest.Load()) <= 0 {
+		return
+	}
+	w.highest.Store(end)
+	if now := time.Now().UnixNano(); now < w.ready.Swap(now+pause) {
+		w.early.Add(1)
+	}
+	w.data.Add(1)
 }
 
 // refuse answers a segment that belongs to nobody, as the gateway's stack does.
@@ -146,7 +169,7 @@ func swap(p *packet.Packet, from, to []netip.Addr, end func(*packet.Tuple) *pack
 // gone waits until no connection is left.
 func (w *world) gone(t *testing.T) {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := netstacktest.GiveUp(t)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for w.Len() > 0 {
@@ -177,7 +200,7 @@ func accept(t *testing.T, l net.Listener) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(netstacktest.Until(t))
 	return c
 }
 
@@ -187,14 +210,14 @@ func port(a net.Addr) uint16 { return netip.MustParseAddrPort(a.String()).Port()
 func (w *world) egress(t *testing.T, i int) (pod, server net.Conn) {
 	t.Helper()
 	l := listen(t, i)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
 	defer cancel()
 	pod, err := w.pod.Dial(ctx, "tcp", netip.AddrPortFrom(outside[i], port(l.Addr())))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = pod.Close() })
-	_ = pod.SetDeadline(time.Now().Add(patience))
+	_ = pod.SetDeadline(netstacktest.Until(t))
 	return pod, accept(t, l)
 }
 
@@ -216,7 +239,7 @@ func dialHost(t *testing.T, i int) (client net.Conn, accepted *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
-	_ = client.SetDeadline(time.Now().Add(patience))
+	_ = client.SetDeadline(netstacktest.Until(t))
 	c, err := l.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)

@@ -28,8 +28,6 @@ func TestMain(m *testing.M) {
 	userns.Main(m)
 }
 
-const patience = 10 * time.Second
-
 // podMTU is smaller than the loopback's, as a pod's is smaller than its node's.
 const podMTU = 1420
 
@@ -138,7 +136,7 @@ func (w *world) frame() *packet.Packet {
 			w.t.Fatal("a frame for the pod has a wrong checksum")
 		}
 		return p
-	case <-time.After(patience):
+	case <-netstacktest.GiveUp(w.t):
 		w.t.Fatal("nothing came for the pod")
 		return nil
 	}
@@ -182,7 +180,7 @@ func server(t *testing.T, addr string) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(netstacktest.Until(t))
 	return c
 }
 
