@@ -94,7 +94,7 @@ func (w *worker) walk(j *journey) {
 	}
 	_ = w.admit(s, j) && // Who sends it, and may it?
 		w.bind(s, j) && // Which flow is it of: a known one, or one begun now as Balancer and Policy say?
-		w.translate(j) && // What does it become by that?
+		w.translate(s, j) && // What does it become by that?
 		w.forward(s, j) // Who gets it?
 	w.carry(s, j)
 	w.count(j.verdict, j.reason)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/fragment"
 	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -40,6 +41,9 @@ type Options struct {
 	Now func() time.Time
 }
 
+// maxFragmented is how many fragmented datagrams a node knows the ways of at once.
+const maxFragmented = 4096
+
 // Node is one agent's data plane: Ports, tables, the gateway's stack and the Link. Its methods are safe for concurrent
 // use.
 type Node struct {
@@ -48,12 +52,12 @@ type Node struct {
 	link     Link
 	observer Observer
 
-	now      func() time.Time
-	ports    ports
-	snapshot atomic.Pointer[snapshot]
-	ready    chan struct{} // closed by the first Set: nothing is read from a Port before (fail closed)
-	gateway  *gateway.Gateway
-	frags    fragments
+	now       func() time.Time
+	ports     ports
+	snapshot  atomic.Pointer[snapshot]
+	ready     chan struct{} // closed by the first Set: nothing is read from a Port before (fail closed)
+	gateway   *gateway.Gateway
+	fragments *fragment.Table
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 	refusals *rate.Limiter
 
@@ -77,11 +81,10 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
-		refusals: rate.NewLimiter(1000, 200),
+		refusals: rate.NewLimiter(1000, 200), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
 	}
 	n.ports.table.Store(&portTable{})
 	n.workers.node = n
-	n.frags.clock = time.Now
 	var err error
 	if n.gateway, err = gateway.New(gateway.Options{
 		Send: n.fromGateway, SendIP: n.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: n.pace,
@@ -131,6 +134,10 @@ func (n *Node) Attach(c PortConfig, dev Device) error {
 	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads(), limit: newLimit(c.Limit, n.now)}
 	for _, a := range c.Addrs {
 		p.addrs = append(p.addrs, packet.AddrFrom(a))
+	}
+	p.owner = ownerNode
+	if c.Kind == PodPort && len(p.addrs) > 0 {
+		p.owner = ownerAt(p.addrs[0])
 	}
 	if p.limit != nil {
 		p.limit.queue.write = func(frame []byte) { n.write(p, frame) }

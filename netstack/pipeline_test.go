@@ -188,6 +188,20 @@ func TestPacketFlows(t *testing.T) {
 	}
 }
 
+// TestFragmentsOfOnePod: first fragments without end of one pod do not cost another the rest of its datagram.
+func TestFragmentsOfOnePod(t *testing.T) {
+	w := newWorld(t)
+	first := func(pod string, id uint16) netstacktest.Spec {
+		return netstacktest.Spec{Src: ap(pod + ":1000"), Dst: ap("10.96.0.5:53"), Proto: packet.UDP, FragFirst: true, ID: id, Payload: make([]byte, 1392)}
+	}
+	w.exchange(exchange{"a", first("10.244.1.10", 7), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:5353"})
+	for id := range uint16(10000) {
+		w.exchange(exchange{"b", first("10.244.1.11", id), "link", "node-2 udp 10.244.1.11:1000 > 10.244.2.10:5353"})
+	}
+	later := netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.96.0.5:0"), Proto: packet.UDP, FragAt: 1400, ID: 7, Payload: []byte("rest")}
+	w.exchange(exchange{"a", later, "link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0"})
+}
+
 func TestOneClientPortToManyServicesOverOneBackend(t *testing.T) {
 	w := newWorld(t)
 	w.from("a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN))

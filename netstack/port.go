@@ -49,6 +49,7 @@ type PortConfig struct {
 type Port struct {
 	PortConfig
 	addrs []packet.Addr
+	owner uint64 // see journey.owner
 	dev   Device
 	lacks tap.Offloads // what dev cannot do, or shall not
 	// toPort and fromPort count packets (a superframe is one) and bytes of IP.

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/fragment"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -161,12 +162,23 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 	return true
 }
 
-// translate is the step that rewrites the packet in place as its flow says.
-func (w *worker) translate(j *journey) bool {
-	return !j.hit.Translate && j.packet.Frag != packet.FirstFrag || w.rewrite(j)
+// follow finds the way of a later fragment: that of its first.
+func (w *worker) follow(j *journey) bool {
+	way, ok := w.node.fragments.Find(&j.orig, j.packet.FragID)
+	if !ok {
+		return j.drop(LostFragment)
+	}
+	j.via, j.hit.To = way.Via, way.To
+	j.hit.Translate = way.To.Src != j.orig.Src || way.To.Dst != j.orig.Dst
+	return true
 }
 
-func (w *worker) rewrite(j *journey) bool {
+// translate is the step that rewrites the packet in place as its flow says.
+func (w *worker) translate(s *snapshot, j *journey) bool {
+	return !j.hit.Translate && j.packet.Frag != packet.FirstFrag || w.rewrite(s, j)
+}
+
+func (w *worker) rewrite(s *snapshot, j *journey) bool {
 	p := j.packet
 	switch {
 	case !j.hit.Translate:
@@ -180,7 +192,7 @@ func (w *worker) rewrite(j *journey) bool {
 		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
 	}
 	if p.Frag == packet.FirstFrag {
-		w.node.frags.remember(j)
+		w.node.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})
 	}
 	return true
 }
