@@ -172,6 +172,33 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
+// An address that a load balancer gave may be a node's own. The family is the packet's, and the endpoint one of that node.
+func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
+	c := testConfig()
+	c.NodeNames = []string{"a", "b", "a", "b"}
+	s := &Service{Namespace: "d", Name: "balanced", ClusterIPs: addrs("10.96.0.9", "fd96::9"), ExternalIPs: addrs("192.0.2.2", "2001:db8::2"), ExternalLocal: true,
+		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 4443}},
+		Endpoints: eps("10.0.0.7 a rs", "fd00::7 a rs", "10.0.1.7 b rs", "fd00:1::7 b rs")}
+	c.Services = append(slices.Clone(c.Services), s)
+	single := *s
+	single.Endpoints = eps("10.0.0.7 a rs", "10.0.1.7 b rs")
+	for name, tt := range map[string]struct {
+		service *Service
+		tuple   string
+		want    string
+	}{
+		"dual stack, IPv4":   {s, "tcp 10.0.0.9:999 192.0.2.2:4443", "10.0.1.7:8080"},
+		"dual stack, IPv6":   {s, "tcp [fd00::9]:999 [2001:db8::2]:4443", "[fd00:1::7]:8080"},
+		"single stack, IPv4": {&single, "tcp 10.0.0.9:999 192.0.2.2:4443", "10.0.1.7:8080"},
+	} {
+		c.Services[len(c.Services)-1] = tt.service
+		table, _ := NewTable(c)
+		if got := table.Pick(tuple(tt.tuple)); got.Kind != packet.Picked || got.To.AddrPort().String() != tt.want {
+			t.Errorf("%s: got %v %v, want %s", name, got.Kind, got.To.AddrPort(), tt.want)
+		}
+	}
+}
+
 // A pod is external to other nodes, and not to its own.
 func TestLocalPolicyAtAnotherNode(t *testing.T) {
 	c := testConfig()

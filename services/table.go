@@ -193,7 +193,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
 		s = &t.units[f.service].sets[f.inside]
 		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
-			s = t.setAt(f, name)
+			s = t.setAt(f, name, tuple.Dst.Is4())
 		}
 	}
 	if len(s.backends) == 0 {
@@ -219,9 +219,9 @@ type atNode struct {
 	node  string
 }
 
-// setAt is what clients in the cluster may use at another node's address, where they are external: what would serve them there.
-// Few ask, so that it is made when somebody does.
-func (t *Table) setAt(f *front, node string) *set {
+// setAt returns what clients in the cluster may use at another node's address of that family, where they are external: what
+// would serve them there. Few ask, so that it is made when somebody does.
+func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	k := atNode{f, node}
 	if s, ok := t.atNodes.Load(k); ok {
 		return s.(*set)
@@ -229,7 +229,7 @@ func (t *Table) setAt(f *front, node string) *set {
 	svc := t.config.Services[f.service]
 	p := &svc.Ports[f.port]
 	b := unitBuilder{s: svc}
-	s := b.set(Select(svc, p, Scope{Node: node, Is4: f.key.is4 != 0}), portID(svc, p), packet.DropLocal)
+	s := b.set(Select(svc, p, Scope{Node: node, Is4: is4}), portID(svc, p), packet.DropLocal)
 	made, _ := t.atNodes.LoadOrStore(k, &s)
 	return made.(*set)
 }
