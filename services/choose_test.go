@@ -365,3 +365,37 @@ func BenchmarkNewTable(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkManyPorts is what it costs to find the endpoints of every port, none of which is ready so that no table is made:
+// one step for each pair of the two. With own, endpoints share no list of ports, as when they are in several EndpointSlices.
+func BenchmarkManyPorts(b *testing.B) {
+	for _, bb := range []struct{ ports, endpoints int }{{10, 1000}, {100, 1000}, {1000, 1000}} {
+		for _, own := range []bool{false, true} {
+			b.Run(fmt.Sprintf("ports=%d/endpoints=%d/own=%v", bb.ports, bb.endpoints, own), func(b *testing.B) {
+				c := Config{Services: []*Service{manyPorts(bb.ports, bb.endpoints, own)}}
+				b.ReportAllocs()
+				for b.Loop() {
+					NewTable(c)
+				}
+			})
+		}
+	}
+}
+
+func manyPorts(ports, endpoints int, own bool) *Service {
+	s := manyService(endpoints)
+	s.Ports = nil
+	var list []EndpointPort
+	for i := range ports {
+		name := fmt.Sprint("port-", i)
+		s.Ports = append(s.Ports, Port{Name: name, Protocol: packet.TCP, Port: uint16(1 + i)})
+		list = append(list, EndpointPort{name, packet.TCP, uint16(10_000 + i)})
+	}
+	for i := range s.Endpoints {
+		s.Endpoints[i].Ready = false
+		if s.Endpoints[i].Ports = list; own {
+			s.Endpoints[i].Ports = slices.Clone(list)
+		}
+	}
+	return &s
+}

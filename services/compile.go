@@ -68,14 +68,22 @@ func (p place) hasNodes(is4 bool) bool { return is4 && p.node4 || !is4 && p.node
 // unitBuilder is a unit being made.
 type unitBuilder struct {
 	unit
-	place place
-	s     *Service
+	place   place
+	s       *Service
+	serving serving
+	first   map[portKey]int // index of the first port of a number
+}
+
+// portKey is a port's number and protocol.
+type portKey struct {
+	port  uint16
+	proto packet.Proto
 }
 
 func newUnit(s *Service, p place) *unit {
-	b := unitBuilder{place: p, s: s}
+	b := unitBuilder{place: p, s: s, serving: serving{endpoints: s.Endpoints}}
 	if s.NamesOnly {
-		return &b.unit
+		return new(unit)
 	}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
@@ -85,13 +93,20 @@ func newUnit(s *Service, p place) *unit {
 		if !b.usable(j) {
 			continue
 		}
+		serving := b.serving.port(&s.Ports[j])
+		if len(serving) == 0 && len(s.Endpoints) > 0 && !headless(s) {
+			p := &s.Ports[j]
+			b.problem("no endpoint serves port %d/%s (%q): check that targetPort is a port number or the name of a container port",
+				p.Port, protoName(p.Protocol), p.Name)
+		}
 		for _, is4 := range [...]bool{true, false} {
 			if b.fronted(&s.Ports[j], is4) {
-				b.port(j, is4)
+				b.port(j, is4, serving)
 			}
 		}
 	}
-	return &b.unit
+	u := b.unit // without what it took to make it
+	return &u
 }
 
 func (b *unitBuilder) problem(format string, args ...any) {
@@ -109,20 +124,18 @@ func (b *unitBuilder) usable(j int) bool {
 		b.problem("port %d has IP protocol %d; only TCP, UDP and SCTP are translated", p.Port, p.Protocol)
 		return false
 	}
-	for k := range s.Ports[:j] {
-		if q := &s.Ports[k]; q.Port == p.Port && q.Protocol == p.Protocol {
-			b.problem("port %d/%s stands there twice, as %q and %q; the first is used",
-				p.Port, protoName(p.Protocol), q.Name, p.Name)
-			return false
-		}
+	if len(s.Ports) == 1 {
+		return true
 	}
-	if !headless(s) && len(s.Endpoints) > 0 && !slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool {
-		_, ok := targetPort(&e, p)
-		return ok
-	}) {
-		b.problem("no endpoint serves port %d/%s (%q): check that targetPort is a port number or the name of a container port",
-			p.Port, protoName(p.Protocol), p.Name)
+	if b.first == nil {
+		b.first = make(map[portKey]int, len(s.Ports))
 	}
+	k := portKey{p.Port, p.Protocol}
+	if first, taken := b.first[k]; taken {
+		b.problem("port %d/%s stands there twice, as %q and %q; the first is used", p.Port, protoName(p.Protocol), s.Ports[first].Name, p.Name)
+		return false
+	}
+	b.first[k] = j
 	return true
 }
 
@@ -136,10 +149,10 @@ func (b *unitBuilder) fronted(p *Port, is4 bool) bool {
 		p.NodePort != 0 && b.place.hasNodes(is4)
 }
 
-// port adds the frontends of one Service port and family, and its backends.
-func (b *unitBuilder) port(j int, is4 bool) {
+// port adds the frontends of one Service port and family, and its backends out of the endpoints that serve it.
+func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
 	s, p := b.s, &b.s.Ports[j]
-	b.portSets(j, is4)
+	b.portSets(j, is4, serving)
 	whole := setIndex(j, false, is4)
 	internal, external := setIndex(j, s.InternalLocal, is4), setIndex(j, s.ExternalLocal, is4)
 	f := front{set: internal, inside: internal, port: uint16(j), affinity: s.Affinity > 0}
@@ -166,24 +179,21 @@ func (b *unitBuilder) front(f front, k frontKey) {
 }
 
 // portSets fills in the sets of backends in the whole cluster and on this node, and records every backend's state.
-func (b *unitBuilder) portSets(j int, is4 bool) {
-	s, p := b.s, &b.s.Ports[j]
-	id := portID(s, p)
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		port, ok := targetPort(e, p)
-		if !ok || !ofFamily(e.Addr, is4) {
-			continue
+func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
+	s := b.s
+	id := portID(s, &s.Ports[j])
+	for _, t := range serving {
+		if ofFamily(t.Endpoint.Addr, is4) {
+			b.states = append(b.states, state{id: backendID(podID(t.Endpoint.ID, t.Endpoint.Addr), id, t.Port)})
 		}
-		b.states = append(b.states, state{id: backendID(podID(e.ID, e.Addr), id, port)})
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
-	*whole = b.set(Select(s, p, Scope{Is4: is4}), id, packet.NoEndpoints)
+	*whole = b.set(choose(serving, s.PublishNotReady, Scope{Is4: is4}), id, packet.NoEndpoints)
 	switch {
 	case len(whole.backends) == 0:
 		local.empty = packet.NoEndpoints
 	case s.InternalLocal || s.ExternalLocal:
-		*local = b.set(Select(s, p, Scope{Is4: is4, Node: b.place.node}), id, packet.DropLocal)
+		*local = b.set(choose(serving, s.PublishNotReady, Scope{Is4: is4, Node: b.place.node}), id, packet.DropLocal)
 	}
 }
 

@@ -1,6 +1,10 @@
 package services
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
 
 // Scope narrows the endpoints of a Service to those that one kind of frontend may use.
 type Scope struct {
@@ -25,21 +29,21 @@ type Target struct {
 //   - Only when the scope has no ready one, those that are terminating but still serving are (KEP-1669). The fallback is
 //     decided within the scope: a node may serve from its terminating endpoint while other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {
-	var ready, fallback []Target
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		if scope.Node != "" && e.Node != scope.Node {
-			continue
-		}
-		port, ok := targetPort(e, p)
-		if !ok || !ofFamily(e.Addr, scope.Is4) {
-			continue
-		}
+	return choose((&serving{endpoints: s.Endpoints}).port(p), s.PublishNotReady, scope)
+}
+
+// choose is Select among the endpoints that serve a port.
+func choose(serving []Target, publishNotReady bool, scope Scope) []Target {
+	ready := make([]Target, 0, len(serving))
+	var fallback []Target
+	for _, t := range serving {
+		e := t.Endpoint
 		switch {
-		case e.Ready || s.PublishNotReady:
-			ready = append(ready, Target{e, port})
+		case scope.Node != "" && e.Node != scope.Node, !ofFamily(e.Addr, scope.Is4):
+		case e.Ready || publishNotReady:
+			ready = append(ready, t)
 		case e.Serving && e.Terminating:
-			fallback = append(fallback, Target{e, port})
+			fallback = append(fallback, t)
 		}
 	}
 	switch {
@@ -73,14 +77,80 @@ func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool
 	return near, len(near) > 0
 }
 
-// targetPort is where e serves p.
-func targetPort(e *Endpoint, p *Port) (uint16, bool) {
-	for i := range e.Ports {
-		if ep := &e.Ports[i]; ep.Name == p.Name && ep.Protocol == p.Protocol && ep.Port != 0 {
-			return ep.Port, true
+// serving finds where the endpoints of a Service serve its ports, in time linear in endpoints and ports: endpoints share
+// their lists of ports, and a list is searched once per port.
+type serving struct {
+	endpoints []Endpoint
+	indexes   map[portList]map[portName]uint16 // of long lists
+	found     []Target
+}
+
+// portList is the identity of a list of ports.
+type portList struct {
+	first *EndpointPort
+	n     int
+}
+
+// portName is what joins a port of a Service and one of an endpoint.
+type portName struct {
+	name  string
+	proto packet.Proto
+}
+
+// searchMax is the length up to which a list of ports is searched from its beginning.
+const searchMax = 8
+
+// port returns the endpoints that serve p, whatever their state, in their order. They are valid until the next call.
+func (s *serving) port(p *Port) []Target {
+	if s.found == nil {
+		s.found = make([]Target, 0, len(s.endpoints))
+	}
+	s.found = s.found[:0]
+	var last portList
+	port, ok := uint16(0), false
+	for i := range s.endpoints {
+		e := &s.endpoints[i]
+		if len(e.Ports) == 0 {
+			continue
+		}
+		if l := (portList{&e.Ports[0], len(e.Ports)}); l != last {
+			last = l
+			port, ok = s.target(e.Ports, portName{p.Name, p.Protocol})
+		}
+		if ok {
+			s.found = append(s.found, Target{e, port})
 		}
 	}
-	return 0, false
+	return s.found
+}
+
+// target returns the number of a port in a list that is not empty.
+func (s *serving) target(list []EndpointPort, want portName) (port uint16, ok bool) {
+	if len(list) <= searchMax {
+		for i := range list {
+			if p := &list[i]; p.Name == want.name && p.Protocol == want.proto && p.Port != 0 {
+				return p.Port, true
+			}
+		}
+		return 0, false
+	}
+	id := portList{&list[0], len(list)}
+	index, known := s.indexes[id]
+	if !known {
+		index = make(map[portName]uint16, len(list))
+		for i := range list {
+			k := portName{list[i].Name, list[i].Protocol}
+			if _, twice := index[k]; !twice && list[i].Port != 0 {
+				index[k] = list[i].Port
+			}
+		}
+		if s.indexes == nil {
+			s.indexes = map[portList]map[portName]uint16{}
+		}
+		s.indexes[id] = index
+	}
+	port, ok = index[want]
+	return port, ok
 }
 
 // ofFamily reports whether a is an address of the family that something can be reached at.

@@ -1,7 +1,10 @@
 package services
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,5 +102,44 @@ func TestHints(t *testing.T) {
 		if s := strings.Join(got, " "); s != tt.want {
 			t.Errorf("%s: got %q, want %q", name, s, tt.want)
 		}
+	}
+}
+
+// TestServingTwin compares with a search of every endpoint's list.
+func TestServingTwin(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	protos := []packet.Proto{packet.TCP, packet.UDP}
+	found := 0
+	for range 500 {
+		var lists [][]EndpointPort
+		for range 1 + random.IntN(4) {
+			var list []EndpointPort
+			for range random.IntN(3 * searchMax) {
+				list = append(list, EndpointPort{fmt.Sprint(random.IntN(20)), protos[random.IntN(2)], uint16(random.IntN(4))})
+			}
+			lists = append(lists, list, list[:len(list)/2])
+		}
+		var s serving
+		for range random.IntN(10) {
+			s.endpoints = append(s.endpoints, Endpoint{ID: fmt.Sprint(len(s.endpoints)), Ports: lists[random.IntN(len(lists))]})
+		}
+		for range 30 {
+			p := Port{Name: fmt.Sprint(random.IntN(20)), Protocol: protos[random.IntN(2)]}
+			var want []Target
+			for i := range s.endpoints {
+				e := &s.endpoints[i]
+				j := slices.IndexFunc(e.Ports, func(ep EndpointPort) bool { return ep.Name == p.Name && ep.Protocol == p.Protocol && ep.Port != 0 })
+				if j >= 0 {
+					want = append(want, Target{e, e.Ports[j].Port})
+				}
+			}
+			if got := s.port(&p); !slices.Equal(got, want) {
+				t.Fatalf("port %+v of %+v: got %v, want %v", p, s.endpoints, got, want)
+			}
+			found += len(want)
+		}
+	}
+	if found < 1000 {
+		t.Errorf("only %d were found", found)
 	}
 }

@@ -7,14 +7,16 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 )
 
-// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has
-// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
+// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has target
+// ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
 	var all []services.Endpoint
 	known := map[netip.Addr]int{}
+	further := map[int][][]services.EndpointPort{} // the ports of an endpoint in slices after its first
 	for _, s := range list {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue // deprecated, and of no use to a packet
@@ -28,30 +30,49 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 			e.Ports = ports
 			if i, twice := known[e.Addr]; twice {
 				all[i] = mergeEndpoint(all[i], e)
+				further[i] = append(further[i], ports)
 				continue
 			}
 			known[e.Addr] = len(all)
 			all = append(all, e)
 		}
 	}
+	for i, lists := range further {
+		all[i].Ports = mergePorts(all[i].Ports, lists)
+	}
 	slices.SortFunc(all, func(a, b services.Endpoint) int { return a.Addr.Compare(b.Addr) })
 	return all
 }
 
+// mergeEndpoint gives a with what b says of its state.
 func mergeEndpoint(a, b services.Endpoint) services.Endpoint {
 	a.Ready = a.Ready || b.Ready
 	a.Serving = a.Serving || b.Serving
 	a.Terminating = a.Terminating && b.Terminating
-	a.Ports = slices.Clone(a.Ports) // the endpoints of a slice share theirs
-	for _, p := range b.Ports {
-		known := slices.ContainsFunc(a.Ports, func(q services.EndpointPort) bool {
-			return q.Name == p.Name && q.Protocol == p.Protocol
-		})
-		if !known {
-			a.Ports = append(a.Ports, p)
+	return a
+}
+
+// mergePorts adds further lists to one, which is not changed: endpoints of a slice share theirs. Of ports that serve the
+// same, the first is kept.
+func mergePorts(list []services.EndpointPort, further [][]services.EndpointPort) []services.EndpointPort {
+	type key struct {
+		name  string
+		proto packet.Proto
+	}
+	known := make(map[key]bool, len(list))
+	for _, p := range list {
+		known[key{p.Name, p.Protocol}] = true
+	}
+	list = slices.Clone(list)
+	for _, more := range further {
+		for _, p := range more {
+			if k := (key{p.Name, p.Protocol}); !known[k] {
+				known[k] = true
+				list = append(list, p)
+			}
 		}
 	}
-	return a
+	return list
 }
 
 func endpointPorts(s *discoveryv1.EndpointSlice, say *kube.Report) []services.EndpointPort {
