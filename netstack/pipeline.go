@@ -123,8 +123,11 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 			return false
 		}
 	}
-	if isMulticast(dst) {
+	switch {
+	case isMulticast(dst):
 		return j.drop(Multicast)
+	case isLinkOnly(p):
+		return j.drop(LinkOnly)
 	}
 	return true
 }

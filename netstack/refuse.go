@@ -5,12 +5,28 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// ICMP types the pipeline looks at (RFC 792, RFC 4443, RFC 4861).
+// ICMP types the pipeline looks at (RFC 792, RFC 1256, RFC 4443, RFC 4861).
 const (
-	ndpSolicitation = 135
-	icmpEcho4       = 8
-	icmpEcho6       = 128
+	icmpRedirect4     = 5
+	icmpRouterAd4     = 9
+	icmpRouterSol4    = 10
+	ndpFirst, ndpLast = 133, 137 // router and neighbour solicitations and advertisements, redirects
+	ndpSolicitation   = 135
+	icmpEcho4         = 8
+	icmpEcho6         = 128
 )
+
+// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the gateway: whoever else sends
+// them would make itself a pod's router or neighbour.
+func isLinkOnly(p *packet.Packet) bool {
+	switch p.Tuple.Proto {
+	case packet.ICMPv4:
+		return p.ICMPType == icmpRedirect4 || p.ICMPType == icmpRouterAd4 || p.ICMPType == icmpRouterSol4
+	case packet.ICMPv6:
+		return p.ICMPType >= ndpFirst && p.ICMPType <= ndpLast
+	}
+	return false
+}
 
 // isICMPError tells errors, which quote a packet, from queries.
 func isICMPError(p *packet.Packet) bool {
@@ -19,7 +35,7 @@ func isICMPError(p *packet.Packet) bool {
 	}
 	switch p.Tuple.Proto {
 	case packet.ICMPv4:
-		return p.ICMPType == 3 || p.ICMPType == 4 || p.ICMPType == 5 || p.ICMPType == 11 || p.ICMPType == 12
+		return p.ICMPType == 3 || p.ICMPType == 4 || p.ICMPType == 11 || p.ICMPType == 12
 	case packet.ICMPv6:
 		return p.ICMPType < 128
 	}
@@ -132,7 +148,7 @@ func (w *worker) answerNS(j *journey) {
 	n := packet.AnswerNS(p, tap.GatewayMAC)
 	switch {
 	case n == 0:
-		j.drop(Multicast)
+		j.drop(LinkOnly) // a probe for duplicates, as a rule
 	case j.from.dev.Write(p.Buf[:n]) != nil:
 		j.drop(PortDown)
 	}

@@ -23,7 +23,7 @@ type DropReason uint8
 // The reasons.
 const (
 	NotDropped   DropReason = iota
-	Malformed               // truncated or inconsistent headers
+	Malformed               // truncated or inconsistent headers, or a source route
 	BadOffload              // the virtio-net header disagrees with the packet
 	NotIP                   // neither IP nor ARP, or ARP that wants no answer
 	Multicast               // multicast and broadcast are not forwarded
@@ -45,6 +45,7 @@ const (
 	HostBusy                // the host's socket had no room
 	OverLimit               // the Port is sent more than its limit allows
 	Denied                  // the Policy does not permit the flow
+	LinkOnly                // meant for one link: neighbour discovery, router discovery, redirects
 	numDropReasons
 )
 
@@ -52,7 +53,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "port-down", "host-busy", "over-limit",
-	"denied",
+	"denied", "link-only",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }

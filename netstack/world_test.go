@@ -250,15 +250,21 @@ func describeTuple(t *packet.Tuple) string {
 // dropped waits until a reason was counted.
 func (w *world) dropped(reason DropReason) {
 	w.t.Helper()
+	w.counted(reason, 1)
+}
+
+// counted waits until n packets were dropped or answered for a reason.
+func (w *world) counted(reason DropReason, n uint64) {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for w.node.Stats().Drops[reason.String()] == 0 {
+	for w.node.Stats().Drops[reason.String()] < n {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			w.t.Fatalf("nothing was dropped as %s: %v", reason, w.node.Stats())
+			w.t.Fatalf("want %d packets counted as %s: %v", n, reason, w.node.Stats())
 		}
 	}
 }

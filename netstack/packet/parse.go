@@ -92,6 +92,9 @@ func (p *Packet) parse4(ip []byte, cut bool) Fault {
 	if hl < 20 || total < hl || len(ip) < hl || len(ip) < total && !cut {
 		return Malformed
 	}
+	if hl > 20 && !goodOptions(ip[20:hl]) {
+		return Malformed
+	}
 	p.IP = ip[:min(total, len(ip))]
 	p.EtherType = EtherIPv4
 	p.L4 = hl

@@ -5,6 +5,46 @@ import (
 	"testing"
 )
 
+func TestIPv4Options(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		opts []byte
+		good bool
+	}{
+		{"no-operations", []byte{1, 1, 1, 1}, true},
+		{"end, and what is behind it", []byte{0, 131, 0, 0}, true},
+		{"record route", []byte{7, 7, 4, 0, 0, 0, 0, 0}, true},
+		{"record route, full", []byte{7, 7, 8, 10, 0, 0, 1, 0}, true},
+		{"timestamp", []byte{68, 8, 5, 0, 0, 0, 0, 0}, true},
+		{"router alert", []byte{148, 4, 0, 0}, true},
+		{"an option that nobody knows", []byte{1, 30, 3, 9}, true},
+		{"loose source route", []byte{131, 7, 4, 10, 0, 0, 1, 0}, false},
+		{"strict source route", []byte{137, 7, 4, 10, 0, 0, 1, 0}, false},
+		{"loose source route, done", []byte{131, 7, 8, 10, 0, 0, 1, 0}, false},
+		{"source route behind another", []byte{148, 4, 0, 0, 131, 3, 4, 0}, false},
+		{"source route behind no-operations", []byte{1, 131, 3, 4}, false},
+		{"no length", []byte{1, 1, 1, 7}, false},
+		{"length 0", []byte{7, 0, 4, 0}, false},
+		{"length 1", []byte{148, 1, 0, 0}, false},
+		{"longer than the header", []byte{7, 5, 4, 0}, false},
+		{"record route without a pointer", []byte{7, 2, 0, 0}, false},
+		{"record route with a pointer into its head", []byte{7, 4, 3, 0}, false},
+		{"timestamp without flags", []byte{68, 3, 5, 0}, false},
+		{"timestamp with a pointer into its head", []byte{68, 4, 4, 0}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ip := spec{src: podA4, dst: podB4, proto: UDP, sport: 5, dport: 53, ipOpts: c.opts}.ip()
+			var p Packet
+			if fault := p.ParseIP(ip); (fault == Good) != c.good {
+				t.Errorf("fault %d", fault)
+			}
+			if fault := p.ParseFrame(frame(VNetHdr{}, ip)); (fault == Good) != c.good {
+				t.Errorf("in a frame: fault %d", fault)
+			}
+		})
+	}
+}
+
 func TestVNetHdr(t *testing.T) {
 	want := VNetHdr{Flags: 1, GSOType: 0x81, HdrLen: 0x0102, GSOSize: 0x0304, CsumStart: 0x0506, CsumOffset: 0x0708}
 	var b [VNetHdrLen]byte

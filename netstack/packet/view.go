@@ -25,7 +25,7 @@ type Fault uint8
 const (
 	Good       Fault = iota
 	NotIP            // ARP or another EtherType: look at EtherType
-	Malformed        // truncated or inconsistent headers
+	Malformed        // truncated or inconsistent headers, or a route that the sender made up
 	BadOffload       // the virtio-net header disagrees with our own parse
 )
 
