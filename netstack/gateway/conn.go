@@ -89,6 +89,9 @@ func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if err := inline(raw); err != nil {
+		return 0, err
+	}
 	src := newKernelReader(raw)
 	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents)
 	c.wq.EventRegister(&entry)
@@ -114,6 +117,13 @@ func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
 			}
 		}
 	}
+}
+
+// inline has a kernel's socket leave urgent data in the stream, where it would else be taken out (RFC 6093 6).
+func inline(raw syscall.RawConn) error {
+	var serr error
+	err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
+	return errors.Join(err, os.NewSyscallError("setsockopt", serr))
 }
 
 // kernelReader reads what a kernel's TCP socket has received. It is a tcpip.Payloader whose length never is more than is

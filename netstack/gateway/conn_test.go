@@ -120,6 +120,33 @@ func TestReadFromKernel(t *testing.T) {
 	}
 }
 
+// Urgent bytes stay in their place in the stream (RFC 6093 6).
+func TestReadFromUrgent(t *testing.T) {
+	r := relay(t)
+	raw, err := r.client.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []string{"before!", "between!"} {
+		var serr error
+		if err := raw.Control(func(fd uintptr) { serr = unix.Sendto(int(fd), []byte(b), unix.MSG_OOB, nil) }); err != nil || serr != nil {
+			t.Fatal(err, serr)
+		}
+	}
+	if _, err := io.WriteString(r.client, "after"); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.client.CloseWrite()
+	if err := r.end(t); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.gate.(interface{ CloseWrite() error }).CloseWrite()
+	_ = r.pod.SetReadDeadline(netstacktest.Until(t))
+	if got, err := io.ReadAll(r.pod); err != nil || string(got) != "before!between!after" {
+		t.Errorf("the pod heard %q, %v", got, err)
+	}
+}
+
 // A client that is cut off is an error: what is missing must not look like an end.
 func TestReadFromReset(t *testing.T) {
 	r := relay(t)

@@ -35,6 +35,6 @@
 //
 // # Not here
 //
-// No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data. A SYN's
+// No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data, in its place (RFC 6093 6). A SYN's
 // own data is not looked at, so Fast Open falls back.
 package tcprelay

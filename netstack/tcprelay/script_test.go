@@ -20,6 +20,8 @@ type script struct {
 	turn  tcprelay.Turn
 	heard chan segment
 	tuple packet.Tuple // of the pod's segments
+	// urgent is the urgent pointer of what the pod says.
+	urgent uint16
 }
 
 // segment is what the pod says or hears.
@@ -70,6 +72,7 @@ func (s *script) say(x segment, options ...byte) {
 	frame := make([]byte, packet.HeadLen+packet.TCPHeadLen(&s.tuple.Src)+len(options)+len(x.payload), packet.MaxFrame)
 	head, vnet := packet.PutTCP(frame[packet.HeadLen:], &s.tuple, &h, len(x.payload), 1380)
 	copy(frame[packet.HeadLen+head:], x.payload)
+	binary.BigEndian.PutUint16(frame[packet.HeadLen+packet.TCPHeadLen(&s.tuple.Src)-2:], s.urgent)
 	var p packet.Packet
 	if fault := p.ParseIP(frame[packet.HeadLen:]); fault != packet.Good {
 		s.t.Fatalf("fault %d", fault)

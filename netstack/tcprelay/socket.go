@@ -43,23 +43,32 @@ func connect(e packet.Endpoint) (fd int, err error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	// As the standard library sets them: no delay for small writes, and a far end that is gone is found out.
-	for _, o := range [...]struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
-	} {
-		if err = unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			unix.Close(fd)
-			return -1, os.NewSyscallError("setsockopt", err)
-		}
+	if err = tune(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
 	}
 	if err = unix.Connect(fd, sockaddr(e)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
 		return -1, os.NewSyscallError("connect", err)
 	}
 	return fd, nil
+}
+
+// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, as with the sockets of
+// the standard library; and urgent data stays in the stream (RFC 6093 6).
+func tune(fd int) error {
+	for _, o := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	return nil
 }
 
 func sockaddr(e packet.Endpoint) unix.Sockaddr {
@@ -90,6 +99,10 @@ func detach(c *net.TCPConn) (fd int, err error) {
 	}
 	if dupErr != nil {
 		return -1, os.NewSyscallError("fcntl", dupErr)
+	}
+	if err := tune(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
 	}
 	return fd, c.Close()
 }

@@ -6,7 +6,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -120,12 +123,8 @@ var bulkBufs = sync.Pool{New: func() any { return new([bulkBuf]byte) }}
 
 // copyConn copies src to dst until src ends.
 func copyConn(dst, src net.Conn) error {
-	_, fromKernel := src.(*net.TCPConn)
+	kernel, fromKernel := src.(*net.TCPConn)
 	_, toKernel := dst.(*net.TCPConn)
-	if fromKernel && toKernel {
-		_, err := io.Copy(dst, src) // splice(2): no byte passes through here
-		return err
-	}
 	// With one kernel socket, its own WriteTo and ReadFrom would copy in steps of 32 KiB; those of other connections are
 	// there because they know better.
 	if w, ok := src.(io.WriterTo); ok && !fromKernel {
@@ -136,7 +135,24 @@ func copyConn(dst, src net.Conn) error {
 		_, err := r.ReadFrom(src)
 		return err
 	}
+	// Two kernel sockets could be joined by splice(2), which takes what precedes urgent data for the end of the stream.
+	if fromKernel {
+		if err := inline(kernel); err != nil {
+			return err
+		}
+	}
 	return copyBuffered(dst, src)
+}
+
+// inline has a kernel's socket leave urgent data in the stream, where it would else be taken out (RFC 6093 6).
+func inline(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
+	return errors.Join(err, os.NewSyscallError("setsockopt", serr))
 }
 
 func copyBuffered(dst io.Writer, src io.Reader) error {
