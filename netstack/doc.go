@@ -22,7 +22,8 @@
 //
 //  1. admit: source MAC and address must be the Port's own; a peer's must be the peer's.
 //  2. bind: look the flow up. A new one is what the Balancer says, if the Policy lets it be, and is inserted atomically for
-//     both directions. An ICMP error has the flow of the packet it quotes, a later fragment that of its first.
+//     both directions. An ICMP error has the flow of the packet it quotes, if its sender was sent that, and a later fragment
+//     that of its first.
 //  3. translate, in place, with incremental checksums.
 //  4. forward: find out who gets it: a local Port, a peer, the gateway, the host, the outside.
 //

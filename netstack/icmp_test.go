@@ -1,8 +1,12 @@
 package netstack
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
+	"os"
 	"testing"
+	"time"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -100,4 +104,155 @@ func TestSourceRoute(t *testing.T) {
 	// Another option is no reason.
 	w.node.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), 148, 4, 0, 0)})
 	w.expect("b", "udp 10.244.2.10:1000 > 10.244.1.11:80")
+}
+
+// about is an ICMP error from src for dst, of every kind in turn, about a packet.
+func about(src, dst string, quoted netstacktest.Spec) (all []netstacktest.Spec) {
+	kinds := [][2]uint8{{3, 1}, {3, 3}, {3, 4}, {3, 13}, {11, 0}, {12, 0}}
+	if netip.MustParseAddr(src).Is6() {
+		kinds = [][2]uint8{{1, 0}, {1, 4}, {2, 0}, {3, 0}, {4, 0}}
+	}
+	for _, k := range kinds {
+		all = append(all, icmp(src, dst, k[0], k[1], quoted.IP()))
+	}
+	return all
+}
+
+// known are flows of all kinds, so that there is something to speak of.
+var known = []exchange{
+	{"a", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:80 S"},
+	{"a", datagram("10.244.1.10:1000", "10.244.2.10:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80"},
+	{"a", datagram("10.244.1.10:1001", "10.96.0.5:53"), "link", "node-2 udp 10.244.1.10:1001 > 10.244.2.10:5353"},
+	{"a", datagram("10.244.1.10:1000", "10.244.9.7:80"), "link", "stock udp 10.244.1.10:1000 > 10.244.9.7:80"},
+	{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"},
+	{"a", datagram("10.244.1.10:1000", "172.31.0.11:22"), "host", "udp 10.244.1.10:1000 > 172.31.0.11:22"},
+	{"host", datagram("172.31.0.11:1000", "10.244.1.11:80"), "b", "udp 172.31.0.11:1000 > 10.244.1.11:80"},
+	{"node-2", datagram("10.244.2.10:1000", "10.244.1.10:80"), "a", "udp 10.244.2.10:1000 > 10.244.1.10:80"},
+	{"node-2 encap", datagram("198.51.100.7:4000", "10.244.1.11:8080"), "b", "udp 198.51.100.7:4000 > 10.244.1.11:8080"},
+	{"a", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:1::11]:80"), "b", "udp [fd00:10:244:1::10]:1000 > [fd00:10:244:1::11]:80"},
+	{"a", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:2::10]:80"), "link", "node-2 udp [fd00:10:244:1::10]:1000 > [fd00:10:244:2::10]:80"},
+	{"a", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:96::1]:80"), "b", "udp [fd00:10:244:1::10]:1000 > [fd00:10:244:1::11]:8080"},
+	{"node-2", datagram("[fd00:10:244:2::10]:1000", "[fd00:10:244:1::10]:80"), "a", "udp [fd00:10:244:2::10]:1000 > [fd00:10:244:1::10]:80"},
+}
+
+// TestForgedErrors: an ICMP error of somebody who is no end of the flow it speaks of, or that is not for the other end, is believed by
+// nobody.
+func TestForgedErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, from string
+		errors     []netstacktest.Spec
+	}{
+		{"a pod, about another's flow to another node", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80"))},
+		{"the same, IPv6", "b", about("fd00:10:244:1::11", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:2::10]:80"))},
+		{"a pod, about another's translated flow", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1001", "10.244.2.10:5353"))},
+		{"the same, before translation", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1001", "10.96.0.5:53"))},
+		{"a pod, about its own flow before translation", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1000", "10.96.0.1:80"))},
+		{"the same, IPv6", "b", about("fd00:10:244:1::11", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:96::1]:80"))},
+		{"a pod, to another node about another's flow", "b", about("10.244.1.11", "10.244.2.10", datagram("10.244.2.10:1000", "10.244.1.10:80"))},
+		{"the same, IPv6", "b", about("fd00:10:244:1::11", "fd00:10:244:2::10", datagram("[fd00:10:244:2::10]:1000", "[fd00:10:244:1::10]:80"))},
+		{"a pod, about its own flow to somebody else", "b", about("10.244.1.11", "10.244.1.10", datagram("172.31.0.11:1000", "10.244.1.11:80"))},
+		{"a pod, about its own flow with the outside to another pod", "b", about("10.244.1.11", "10.244.1.10", datagram("198.51.100.7:4000", "10.244.1.11:8080"))},
+		{"a pod, about the host's flow", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1000", "172.31.0.11:22"))},
+		{"a pod, about what it was never sent", "b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:9", "10.244.1.11:9"))},
+		{"a pod, about what it sent itself", "b", about("10.244.1.11", "10.244.1.10", segment("10.244.1.11:80", "10.244.1.10:1000", packet.ACK))},
+		{"the host, about a pod's flow", "host", about("172.31.0.11", "10.244.1.10", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN))},
+		{"another node, about a flow of pods here", "node-2", about("10.244.2.10", "10.244.1.10", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN))},
+		{"the same, IPv6", "node-2", about("fd00:10:244:2::10", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:1::11]:80"))},
+		{"another node, about a flow to a third", "node-2", about("10.244.2.10", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.9.7:80"))},
+		{"another node, about what it was never sent", "node-2", about("10.244.2.10", "10.244.1.10", datagram("10.244.1.10:9", "10.244.2.10:9"))},
+		{"another node, about its own flow to somebody else", "node-2", about("10.244.2.10", "10.244.1.11", datagram("10.244.1.10:1000", "10.244.2.10:80"))},
+		{"a client of another node, about a flow of pods here", "node-2 encap", about("198.51.100.7", "10.244.1.10", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN))},
+		{"a client of another node, about a flow with its node", "node-2 encap", about("198.51.100.7", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80"))},
+		{"a client of another node, about its own flow to somebody else", "node-2 encap", about("198.51.100.7", "10.244.1.10", datagram("10.244.1.11:8080", "198.51.100.7:4000"))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			for _, e := range known {
+				w.exchange(e)
+			}
+			for _, e := range c.errors {
+				w.from(c.from, e)
+			}
+			w.counted(StrayError, uint64(len(c.errors)))
+			w.silent()
+		})
+	}
+}
+
+// TestErrorsOfEnds: an ICMP error of the end that got the packet reaches the end that sent it, as its own packet's.
+func TestErrorsOfEnds(t *testing.T) {
+	w := newWorld(t)
+	for _, e := range known {
+		w.exchange(e)
+	}
+	for _, c := range []struct {
+		from      string
+		errors    []netstacktest.Spec
+		at, wants string // with the kind in place of %s
+	}{
+		{"b", about("10.244.1.11", "10.244.1.10", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN)),
+			"a", "icmp %s 10.244.1.11 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.11:80"},
+		{"b", about("fd00:10:244:1::11", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:1::11]:80")),
+			"a", "icmp %s fd00:10:244:1::11 > fd00:10:244:1::10 about [fd00:10:244:1::10]:1000 > [fd00:10:244:1::11]:80"},
+		{"b", about("10.244.1.11", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.1.11:8080")),
+			"a", "icmp %s 10.96.0.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.96.0.1:80"},
+		{"b", about("fd00:10:244:1::11", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:1::11]:8080")),
+			"a", "icmp %s fd00:10:96::1 > fd00:10:244:1::10 about [fd00:10:244:1::10]:1000 > [fd00:10:96::1]:80"},
+		{"a", about("10.244.1.10", "10.96.0.1", datagram("10.96.0.1:80", "10.244.1.10:1000")),
+			"b", "icmp %s 10.244.1.10 > 10.244.1.11 about 10.244.1.11:8080 > 10.244.1.10:1000"},
+		{"b", about("10.244.1.11", "172.31.0.11", datagram("172.31.0.11:1000", "10.244.1.11:80")),
+			"host", "icmp %s 10.244.1.11 > 172.31.0.11 about 172.31.0.11:1000 > 10.244.1.11:80"},
+		{"host", about("172.31.0.11", "10.244.1.10", datagram("10.244.1.10:1000", "172.31.0.11:22")),
+			"a", "icmp %s 172.31.0.11 > 10.244.1.10 about 10.244.1.10:1000 > 172.31.0.11:22"},
+		{"node-2", about("10.244.2.10", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80")),
+			"a", "icmp %s 10.244.2.10 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.2.10:80"},
+		{"node-2", about("10.244.2.1", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80")), // its gateway, for the pod
+			"a", "icmp %s 10.244.2.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.2.10:80"},
+		{"node-2", about("fd00:10:244:2::10", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:2::10]:80")),
+			"a", "icmp %s fd00:10:244:2::10 > fd00:10:244:1::10 about [fd00:10:244:1::10]:1000 > [fd00:10:244:2::10]:80"},
+		{"node-2", about("10.244.2.10", "10.244.1.10", datagram("10.244.1.10:1001", "10.244.2.10:5353")),
+			"a", "icmp %s 10.96.0.5 > 10.244.1.10 about 10.244.1.10:1001 > 10.96.0.5:53"},
+		{"stock", about("10.244.9.7", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.9.7:80")),
+			"a", "icmp %s 10.244.9.7 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.9.7:80"},
+		{"b", about("10.244.1.11", "198.51.100.7", datagram("198.51.100.7:4000", "10.244.1.11:8080")),
+			"link", "node-2 encap 10.244.1.1 > 10.244.2.1: icmp %s 10.244.1.11 > 198.51.100.7 about 198.51.100.7:4000 > 10.244.1.11:8080"},
+		{"node-2 encap", about("198.51.100.7", "10.244.1.11", datagram("10.244.1.11:8080", "198.51.100.7:4000")),
+			"b", "icmp %s 198.51.100.7 > 10.244.1.11 about 10.244.1.11:8080 > 198.51.100.7:4000"},
+	} {
+		for _, e := range c.errors {
+			w.exchange(exchange{c.from, e, c.at, fmt.Sprintf(c.wants, fmt.Sprintf("%d/%d", e.ICMPType, e.ICMPCode))})
+		}
+	}
+}
+
+// TestForgedErrorToGateway: what the gateway sends for a client outside is refused by the pod it was sent to, and by no other.
+func TestForgedErrorToGateway(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := w.node.Gateway().Dial(ctx, "udp", ap("198.51.100.9:5000"), ap("10.244.1.10:7000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("a", "udp 198.51.100.9:5000 > 10.244.1.10:7000")
+	quoted := datagram("198.51.100.9:5000", "10.244.1.10:7000")
+	forged := about("10.244.1.11", "198.51.100.9", quoted)
+	for _, e := range forged {
+		w.from("b", e)
+	}
+	w.counted(StrayError, uint64(len(forged)))
+	w.from("a", datagram("10.244.1.10:7000", "198.51.100.9:5000"))
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 100)); err != nil {
+		t.Fatalf("after forged errors, the answer was not received: %v", err)
+	}
+	w.from("a", icmp("10.244.1.10", "198.51.100.9", 3, 3, quoted.IP()))
+	w.from("a", datagram("10.244.1.10:7000", "198.51.100.9:5000")) // an error alone does not wake a reader
+	if _, err := conn.Read(make([]byte, 100)); err == nil || os.IsTimeout(err) {
+		t.Fatalf("the pod's own error was not told: %v", err)
+	}
 }

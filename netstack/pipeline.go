@@ -112,7 +112,7 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 		if p.Tuple.Proto == packet.ICMPv6 && p.ICMPType == ndpSolicitation {
 			return j.refuse(neighbor, NotDropped)
 		}
-		if !j.from.owns(src) && (j.from.Kind != HostPort || !s.isNodeAddr(*src)) {
+		if !s.mayUse(j.from, src) {
 			if isMulticast(dst) || isLinkLocal(src) {
 				return j.drop(Multicast) // router solicitations, MLD: a pod's kernel sends them unasked
 			}

@@ -3,6 +3,7 @@ package netstack
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"sort"
 
 	"tapestry.dev/tapestry/addressing"
@@ -45,14 +46,11 @@ func (p *peer) isGateway(a packet.Addr) bool {
 	return false
 }
 
-func (p *peer) ownsPod(a packet.Addr) bool {
-	ip := a.Netip()
-	for _, c := range p.PodCIDRs {
-		if c.Contains(ip) {
-			return true
-		}
-	}
-	return false
+func (p *peer) ownsPod(a packet.Addr) bool { return addressing.Contains(p.PodCIDRs, a.Netip()) }
+
+// owns reports whether a is the peer's: of its pods, or its own.
+func (p *peer) owns(a packet.Addr) bool {
+	return p.ownsPod(a) || slices.Contains(p.NodeAddrs, a.Netip())
 }
 
 // snapshot is a compiled Config. It is immutable; a new one replaces it whole.
@@ -213,6 +211,11 @@ func (s *snapshot) isOwnGateway(a packet.Addr) bool {
 func (s *snapshot) isNodeAddr(a packet.Addr) bool {
 	r, ok := s.hosts[a]
 	return ok && r.kind == toHost
+}
+
+// mayUse reports whether packets of a Port may come from a, and packets for it go to a.
+func (s *snapshot) mayUse(p *Port, a *packet.Addr) bool {
+	return p.owns(a) || p.Kind == HostPort && s.isNodeAddr(*a)
 }
 
 // foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's own

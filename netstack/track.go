@@ -139,27 +139,36 @@ func (w *worker) quote(j *journey) bool {
 	return true
 }
 
-// related finds the flow of the packet that an ICMP error speaks of (RFC 5508).
+// related finds the flow of the packet that an ICMP error speaks of (RFC 5508). Whoever is believed here may have connections given up
+// and paths made narrow, so an error counts only from the end of the flow that got the packet, and for the end that sent it. That
+// every packet has a flow makes sure that there was one.
 func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.quoted == nil && !w.quote(j) {
 		return false
 	}
 	t := j.quoted.Tuple.Reverse()
 	t.Zone = j.orig.Zone
-	if !w.node.flows.Peek(&t, &j.hit) {
-		j.hit = flow.Hit{}
-		if j.fromGateway() {
-			return j.drop(NoRoute)
-		}
-		if r := w.route(s, &j.orig.Dst); r.kind != toPod && r.kind != toPeer {
-			return j.drop(NoRoute)
-		}
-		return true
+	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.node.flows.Peek(&t, &j.hit) {
+		return j.drop(StrayError)
 	}
 	if j.hit.Dir == flow.Reply {
 		j.via = j.hit.Via
 	}
 	return true
+}
+
+// mayQuote reports whether the packet that an ICMP error quotes may have been sent to who sends the error.
+func (s *snapshot) mayQuote(j *journey) bool {
+	to := &j.quoted.Tuple.Dst
+	switch {
+	case j.from != nil:
+		return s.mayUse(j.from, to)
+	case j.wrapped && j.orig.Zone != 0:
+		return true // of a client of the peer's; the zone keeps it to those
+	case j.sender != nil:
+		return j.sender.owns(*to)
+	}
+	return true // of our own gateway
 }
 
 // follow finds the way of a later fragment: that of its first.

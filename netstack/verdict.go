@@ -46,6 +46,7 @@ const (
 	OverLimit               // the Port is sent more than its limit allows
 	Denied                  // the Policy does not permit the flow
 	LinkOnly                // meant for one link: neighbour discovery, router discovery, redirects
+	StrayError              // an ICMP error about what its sender was not sent
 	numDropReasons
 )
 
@@ -53,7 +54,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "port-down", "host-busy", "over-limit",
-	"denied", "link-only",
+	"denied", "link-only", "stray-error",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
