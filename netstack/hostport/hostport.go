@@ -1,5 +1,5 @@
 // Package hostport makes the host Port's device: the persistent TAP through which processes of a node reach pods and Services.
-// That takes NET_ADMIN, which the agent has not. So an init step (or a lab's supervisor) makes the device and leaves its
+// That takes NET_ADMIN, which the agent has not. So an init step makes the device and leaves its
 // descriptor with the keeper, where the agent finds it.
 package hostport
 

@@ -96,7 +96,7 @@ func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...s
 	t.Cleanup(cancel)
 	c := &cluster{file: filepath.Join(t.TempDir(), name+".yaml"), ctx: ctx}
 	c.write(t, yaml)
-	o := lab.Options{Name: name, Files: []string{c.file}, Agent: append([]string{theProduct(t), "agent"}, agentFlags...)}
+	o := lab.Options{Name: name, Files: []string{c.file}, AgentFlags: agentFlags}
 	var err error
 	if c.Client, err = lab.Up(ctx, o); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -304,4 +305,50 @@ func processOf(t *testing.T, dir, which string) int {
 	}
 	t.Fatalf("the lab in %s has no supervisor", dir)
 	return 0
+}
+
+// TestKeeperKilled ends the keeper of a node under traffic, and when the agent has given the next keeper everything back, the agent: no
+// connection breaks.
+func TestKeeperKilled(t *testing.T) {
+	c := up(t, "keeper", baseYAML)
+	held := func() (keys []string) {
+		kept, err := keeper.Dial(c.ctx, filepath.Join(c.Dir, "nodes", "node-1", "keeper.sock"))
+		if err != nil {
+			return nil // it is being started
+		}
+		defer kept.Close()
+		items, err := kept.List()
+		if err != nil {
+			return nil
+		}
+		for _, it := range items {
+			it.File.Close()
+			keys = append(keys, it.Key)
+		}
+		slices.Sort(keys)
+		return keys
+	}
+	before := held()
+	if !slices.Contains(before, "flows") || !slices.Contains(before, "host") || len(before) < 4 {
+		t.Fatalf("the keeper holds %v", before)
+	}
+	talking := c.talk(t, lab.Pod("client"), at(c.addr(t, "near", false), 9000), at(c.addr(t, "far", false), 9000))
+	pid := nodeOf(c.status(t), "node-1").PID
+	if err := c.KillKeeper(c.ctx, "node-1", syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.until(t, "the next keeper held what the last one did", func(*lab.Status) bool { return slices.Equal(held(), before) })
+	if n := nodeOf(c.status(t), "node-1"); n.PID != pid || n.Agent != "ready" {
+		t.Errorf("the agent was harmed: %+v", n)
+	}
+	if err := c.KillAgent(c.ctx, "node-1", syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	c.until(t, "the next agent is ready", func(st *lab.Status) bool {
+		n := nodeOf(st, "node-1")
+		return n.Agent == "ready" && n.PID != pid
+	})
+	if worst := talking.unharmed(t); worst > stall {
+		t.Errorf("the longest silence was %v", worst)
+	}
 }

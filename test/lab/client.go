@@ -108,6 +108,11 @@ func (c *Client) KillAgent(ctx context.Context, node string, s syscall.Signal, s
 	return c.do(ctx, rpc.Request{Op: rpc.OpSignalAgent, Agent: &rpc.Agent{Node: node, Signal: int(s), StayDown: stayDown}})
 }
 
+// KillKeeper sends a node's keeper a signal. The supervisor starts it again when it ends.
+func (c *Client) KillKeeper(ctx context.Context, node string, s syscall.Signal) error {
+	return c.do(ctx, rpc.Request{Op: rpc.OpSignalAgent, Agent: &rpc.Agent{Node: node, Signal: int(s), Keeper: true}})
+}
+
 // StartAgent starts an agent that was told to stay down.
 func (c *Client) StartAgent(ctx context.Context, node string) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpStartAgent, Agent: &rpc.Agent{Node: node}})

@@ -52,8 +52,8 @@ type Options struct {
 	Exe string
 	// Product is the executable tapestry; "" is the one that product.Find finds.
 	Product string
-	// Agent is the command of the agent, without its flags; nil is Product's.
-	Agent []string
+	// AgentFlags are further flags of all agents.
+	AgentFlags []string
 	// KeepCapabilities leaves agents with the capabilities of root.
 	KeepCapabilities bool
 	// Detach lets the lab live on when this process ends.
@@ -163,13 +163,11 @@ func (o Options) complete() (Options, error) {
 		}
 		o.Exe = exe
 	}
-	if o.Agent == nil {
-		exe, err := product.Find(o.Product)
-		if err != nil {
-			return o, err
-		}
-		o.Product, o.Agent = exe, []string{exe, "agent"}
+	exe, err := product.Find(o.Product)
+	if err != nil {
+		return o, err
 	}
+	o.Product = exe
 	if o.StateDir == "" {
 		dir, err := DefaultStateDir()
 		if err != nil {
@@ -204,7 +202,7 @@ func claim(dir string) error {
 // start starts the supervisor in dir and waits until it answers.
 func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	cfg, err := json.Marshal(supervisor.Config{
-		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Agent: o.Agent,
+		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, AgentFlags: o.AgentFlags,
 		Env: environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
 	})
 	if err != nil {

@@ -454,7 +454,7 @@ func TestTwoLabs(t *testing.T) {
 	b := up(t, nodes+web)
 	a.ready()
 	b.ready()
-	_, err := Up(a.ctx, Options{Name: a.Name, Files: []string{a.file}, StateDir: filepath.Dir(a.Dir), Agent: []string{program(t), "fake-agent"}})
+	_, err := Up(a.ctx, Options{Name: a.Name, Files: []string{a.file}, StateDir: filepath.Dir(a.Dir), Product: program(t)})
 	if err == nil || !strings.Contains(err.Error(), "is up already") {
 		t.Errorf("a second lab of one name: %v", err)
 	}
@@ -462,17 +462,15 @@ func TestTwoLabs(t *testing.T) {
 }
 
 func TestUpRefuses(t *testing.T) {
-	agent := []string{program(t), "fake-agent"}
+	self := program(t)
 	for _, test := range []struct {
-		name, yaml string
-		agent      []string
-		want       string
+		name, yaml, product, want string
 	}{
-		{"no node", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", agent, "no Node"},
-		{"no YAML", "a: [", agent, "lab.yaml"},
-		{"overlap", strings.ReplaceAll(nodes, "\nmetadata", "\nspec: {podCIDRs: [10.1.0.0/24]}\nmetadata"), agent, "overlap"},
-		{"address out of range", nodes + strings.Replace(shell, "{name: shell}", `{name: shell, annotations: {tapestry.dev/pod-ips: "10.9.9.9"}}`, 1), agent, "10.9.9.9"},
-		{"no product", nodes, nil, "there is no " + filepath.Join(filepath.Dir(agent[0]), "tapestry")},
+		{"no node", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n", self, "no Node"},
+		{"no YAML", "a: [", self, "lab.yaml"},
+		{"overlap", strings.ReplaceAll(nodes, "\nmetadata", "\nspec: {podCIDRs: [10.1.0.0/24]}\nmetadata"), self, "overlap"},
+		{"address out of range", nodes + strings.Replace(shell, "{name: shell}", `{name: shell, annotations: {tapestry.dev/pod-ips: "10.9.9.9"}}`, 1), self, "10.9.9.9"},
+		{"no product", nodes, filepath.Join(filepath.Dir(self), "none"), "there is no "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "lab.yaml")
@@ -480,7 +478,7 @@ func TestUpRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			state := t.TempDir()
-			c, err := Up(context.Background(), Options{Name: "t", Files: []string{file}, StateDir: state, Agent: test.agent})
+			c, err := Up(context.Background(), Options{Name: "t", Files: []string{file}, StateDir: state, Product: test.product})
 			if err == nil {
 				t.Fatal("it is up", c.Down(context.Background()))
 			}

@@ -21,7 +21,7 @@ func (c *Client) Logs(ctx context.Context, of string, follow bool) (io.ReadClose
 	switch {
 	case of == "":
 	case namespace == "node":
-		path = rpc.AgentLog(c.Dir, name)
+		path = rpc.NodeLog(c.Dir, name, "agent")
 	case qualified:
 		path = rpc.PodLog(c.Dir, namespace, name)
 	default:

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/cmd/tapestry/app"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -23,7 +24,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The test binary is all programs of the labs under test, the agent included: one that attaches pods and moves no packet.
+// The test binary is all programs of the labs under test, the product included. Its agent attaches pods and moves no packet.
 func TestMain(m *testing.M) {
 	Maybe()
 	// Under the race detector every process would otherwise sleep for a second at its end.
@@ -41,10 +42,18 @@ func TestMain(m *testing.M) {
 }
 
 var programs = map[string]func([]string) error{
-	"fake-agent": fakeAgent,
-	"serve":      serveProgram,
-	"get":        getProgram,
-	"lookup":     lookupProgram,
+	"agent":     fakeAgent,
+	"keeper":    productProgram,
+	"host-port": productProgram,
+	"serve":     serveProgram,
+	"get":       getProgram,
+	"lookup":    lookupProgram,
+}
+
+// productProgram is what of the product's the tests need as it is.
+func productProgram([]string) error {
+	os.Exit(app.Run(os.Args))
+	return nil
 }
 
 // fakeAgent does with descriptors what an agent does.
@@ -165,7 +174,7 @@ func upFiles(t *testing.T, path string) *testLab {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), testTime)
 	t.Cleanup(cancel)
-	c, err := Up(ctx, Options{Name: "t", Files: []string{path}, StateDir: t.TempDir(), Agent: []string{program(t), "fake-agent"}})
+	c, err := Up(ctx, Options{Name: "t", Files: []string{path}, StateDir: t.TempDir(), Product: program(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

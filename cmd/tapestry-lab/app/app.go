@@ -27,7 +27,7 @@ It needs no root. Edit the file while the lab runs, and the difference is applie
    tapestry-lab down`,
 		Commands: []*cli.Command{
 			demoCommand(), upCommand(), psCommand(), execCommand(), nodeCommand(), outsideCommand(), logsCommand(), impairCommand(),
-			agentCommand(), downCommand(), benchCommand(), serveCommand(), probeCommand(),
+			agentCommand(), keeperCommand(), downCommand(), benchCommand(), serveCommand(), probeCommand(),
 		},
 	}, args)
 }

@@ -393,6 +393,26 @@ func agentCommand() *cli.Command {
 	}
 }
 
+func keeperCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "keeper",
+		Usage:       "kill the keeper of a node",
+		UsageText:   "tapestry-lab keeper kill NODE",
+		Description: "kill is SIGKILL, after which the lab starts it again at once, and the agent gives the next one everything back.",
+		Flags:       []cli.Flag{nameFlag()},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 2 || c.Args().First() != "kill" {
+				return errors.New("expected kill and a node")
+			}
+			l, err := dial(c)
+			if err != nil {
+				return err
+			}
+			return l.KillKeeper(c.Context, c.Args().Get(1), syscall.SIGKILL)
+		},
+	}
+}
+
 func downCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "down",

@@ -64,6 +64,8 @@ type Impair struct {
 type Agent struct {
 	Node   string
 	Signal int `json:",omitempty"`
+	// Keeper means the node's keeper instead.
+	Keeper bool `json:",omitempty"`
 	// StayDown keeps the supervisor from starting it again when it ends.
 	StayDown bool `json:",omitempty"`
 }
@@ -113,8 +115,10 @@ func PodLog(dir, namespace, name string) string {
 	return filepath.Join(dir, "pods", namespace+"_"+name+".log")
 }
 
-// AgentLog is what the agent of a node writes.
-func AgentLog(dir, node string) string { return filepath.Join(NodeDir(dir, node), "agent.log") }
+// NodeLog is what a program of a node writes: its agent, keeper or host-port.
+func NodeLog(dir, node, program string) string {
+	return filepath.Join(NodeDir(dir, node), program+".log")
+}
 
 // ObjectsDir is where the agents find the objects.
 func ObjectsDir(dir string) string { return filepath.Join(dir, "objects") }

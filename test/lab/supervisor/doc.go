@@ -1,6 +1,6 @@
 // Package supervisor is the process that is a lab: it makes the namespaces of nodes and pods and the network between the
-// nodes, runs the agents and the pods' containers, plays scheduler, kubelet and endpoint controller, keeps every
-// descriptor that must outlive an agent, and does what clients ask for.
+// nodes, runs the product on the nodes and the pods' containers, plays scheduler, kubelet and endpoint controller, and does what
+// clients ask for.
 //
 // # Theory of operation
 //
@@ -12,7 +12,7 @@
 //	                                                      |        |        |
 //	one for each member                                 eth0     eth0     eth0
 //	                                                  outside   node n1  node n2
-//	                                                             | agent, tapestry0
+//	                                                             | keeper, agent, tapestry0
 //	one for each pod                                           eth0 (TAP)
 //
 // Three loops share the work, each with state of its own:
@@ -20,7 +20,7 @@
 //   - Run's loop is the control plane. A change of the files is read, planned (package plan) and applied as a whole or not at
 //     all. A change of a pod makes it write the objects again, which is all that agents ever see.
 //   - The kubelet (package kubelet) has a goroutine for each pod, and for each container one that waits for its end.
-//   - Each agent has one that starts it again and one that asks it how it is.
+//   - Each keeper and each agent has one that starts it again, and an agent one that asks it how it is.
 //
 // They meet in lab.mu, which is never held over input or output, apart from that of an impairment, and in lab.kick, by which
 // the latter two tell the first that something changed. A pod's container that ends is known to its goroutine at once, and a
@@ -28,10 +28,12 @@
 //
 // # What lives where
 //
-// A pod's TAP is made here, handed to the agent, who hands a duplicate to the node's keeper (here, again) before it says
-// that the pod is attached; our own is closed then. When an agent dies the TAPs stay, frames wait in them, and the next agent
-// gets them from the keeper. The host's TAP is made and given to the keeper here, as an init step does on a real node;
-// that is why agents start without any capability.
+// What a node runs is the executable tapestry, as in a cluster: "tapestry keeper", then the step "tapestry host-port", which makes the
+// host's TAP and has to have NET_ADMIN for it, then "tapestry agent". Keeper and agent have no capability.
+//
+// A pod's TAP is made here, handed to the agent, who hands a duplicate to the keeper before it says that the pod is attached;
+// our own is closed then. When an agent dies the TAPs stay, frames wait in them, and the next agent gets them from the keeper. When
+// a keeper dies, the agent gives the next one everything back.
 //
 // # Commands
 //

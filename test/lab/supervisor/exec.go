@@ -8,15 +8,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"tapestry.dev/tapestry/fdpass"
+	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
 	"tapestry.dev/tapestry/test/lab/shim"
 )
-
-// hangup is how long a command may take to end after its client went away.
-const hangup = time.Second
 
 // exec runs a command for a client, with the descriptors that came along, and tells how it ends. A client that goes away takes
 // the command with it.
@@ -54,36 +51,24 @@ func (l *lab) exec(ctx context.Context, c *fdpass.Conn, r *rpc.Exec, files []*os
 	case <-ended:
 		_ = c.Answer(rpc.Answer{Exit: &code})
 	case <-gone:
-		p.hangUp(ended)
+		p.HangUp(ended)
 	case <-ctx.Done():
-		p.hangUp(ended)
+		p.HangUp(ended)
 	}
 	c.Close() // ends the goroutine above
 	<-gone
 }
 
-// hangUp ends a command as the end of its terminal does.
-func (p *process) hangUp(ended <-chan struct{}) {
-	_ = p.Signal(syscall.SIGHUP)
-	select {
-	case <-ended:
-		return
-	case <-time.After(hangup):
-	}
-	_ = p.Signal(syscall.SIGKILL)
-	<-ended
-}
-
-func (l *lab) startExec(r *rpc.Exec, files []*os.File) (*process, error) {
+func (l *lab) startExec(r *rpc.Exec, files []*os.File) (*process.Process, error) {
 	if len(r.Argv) == 0 {
 		return nil, fmt.Errorf("no command: expected one after --")
 	}
-	var streams stdio
+	var streams process.Stdio
 	switch {
 	case r.Terminal && len(files) == 1:
-		streams = stdio{in: files[0], out: files[0], err: files[0], terminal: true}
+		streams = process.Stdio{In: files[0], Out: files[0], Err: files[0], Terminal: true}
 	case !r.Terminal && len(files) == 3:
-		streams = stdio{in: files[0], out: files[1], err: files[2]}
+		streams = process.Stdio{In: files[0], Out: files[1], Err: files[2]}
 	default:
 		return nil, fmt.Errorf("expected stdin, stdout and stderr, or a terminal; got %d descriptors", len(files))
 	}
@@ -91,11 +76,11 @@ func (l *lab) startExec(r *rpc.Exec, files []*os.File) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(l.cfg.Exe, at, shim.Spec{Argv: r.Argv, Env: append(slices.Clone(env), r.Env...), Dir: r.Dir}, streams)
+	return process.Start(l.cfg.Exe, at, shim.Spec{Argv: r.Argv, Env: append(slices.Clone(env), r.Env...), Dir: r.Dir}, streams)
 }
 
 // target finds out where a command is to run, and with which environment.
-func (l *lab) target(r *rpc.Exec) (place, []string, error) {
+func (l *lab) target(r *rpc.Exec) (process.Place, []string, error) {
 	switch r.Kind {
 	case rpc.Outside:
 		return l.outside, l.cfg.Env, nil
@@ -109,15 +94,15 @@ func (l *lab) target(r *rpc.Exec) (place, []string, error) {
 		for _, n := range l.cluster.Nodes {
 			names = append(names, n.Name)
 		}
-		return place{}, nil, fmt.Errorf("there is no node %q: the nodes are %s", r.Name, strings.Join(names, ", "))
+		return process.Place{}, nil, fmt.Errorf("there is no node %q: the nodes are %s", r.Name, strings.Join(names, ", "))
 	case rpc.Pod:
 		s, _ := l.kubelet.Sandbox(r.Name).(*sandbox)
 		if s != nil {
 			return s.place, s.pod.Containers[0].Env, nil
 		}
-		return place{}, nil, l.noPod(r.Name)
+		return process.Place{}, nil, l.noPod(r.Name)
 	}
-	return place{}, nil, fmt.Errorf("unknown kind of target %q", r.Kind)
+	return process.Place{}, nil, fmt.Errorf("unknown kind of target %q", r.Kind)
 }
 
 // noPod says why there is no sandbox to run in.

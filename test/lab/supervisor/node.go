@@ -2,67 +2,79 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
+	"time"
 
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/lab/plan"
+	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
+	"tapestry.dev/tapestry/test/lab/shim"
+	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
-// node is a running node.
+// How long a keeper may take to answer, how often it is tried, and after how long a life it has worked.
+const (
+	keeperTime = 10 * time.Second
+	keeperTry  = 2 * time.Millisecond
+	keeperLife = time.Second
+)
+
+// node is a running node. Its programs are the product's, as on a node of a cluster: a keeper, a step with NET_ADMIN that makes the host's
+// TAP, and an agent without any capability.
 type node struct {
 	plan.Node
-	*member
+	ns     *tap.Namespace
 	dir    string
-	place  place
-	keeper *keeper.Keeper
-	agent  *agent // nil for an external node
+	place  process.Place
+	keeper *process.Daemon // nil for an external node
+	agent  *agent          // nil for an external node
 
-	stop context.CancelFunc
-	done sync.WaitGroup
-
-	host hostport.Config
+	ranges []netip.Prefix // routed through the host's TAP
+	mtu    int            // of pods, when the node was made
 }
 
-// newNode makes the node's namespace, its keeper and its host TAP. The agent is started apart.
-func (l *lab) newNode(n plan.Node, ranges []netip.Prefix, podMTU int) (_ *node, err error) {
-	m, err := l.underlay.add(n.Name, n.Addrs)
+// newNode makes the node's namespace, with nothing in it.
+func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
+	ns, err := l.underlay.Add(n.Name, n.Addrs)
 	if err != nil {
 		return nil, fmt.Errorf("make node %s: %w", n.Name, err)
 	}
-	out := &node{Node: n, member: m, dir: rpc.NodeDir(l.cfg.Dir, n.Name), keeper: keeper.New()}
-	ctx, cancel := context.WithCancel(context.Background())
-	out.stop = cancel
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("make node %s: %w", n.Name, err)
-			out.close(l)
-		}
-	}()
-	if out.place, err = l.nodePlace(n.Name, m.ns, out.dir); err != nil || n.External {
-		return out, err
+	out := &node{Node: n, ns: ns, dir: rpc.NodeDir(l.cfg.Dir, n.Name), mtu: podMTU}
+	if out.place, err = l.nodePlace(n.Name, ns, out.dir); err != nil {
+		out.close(l)
+		return nil, fmt.Errorf("make node %s: %w", n.Name, err)
 	}
-	if err := out.serveKeeper(ctx, l.log); err != nil {
-		return nil, err
+	if !n.External {
+		out.keeper, out.agent = out.newKeeper(l), newAgent(l, out)
 	}
-	if err := out.addHostPort(ranges, podMTU); err != nil {
-		return nil, err
-	}
-	out.agent = newAgent(l, out)
 	return out, nil
 }
 
+// prepare starts the keeper and makes the host's TAP, so that the agent can start.
+func (n *node) prepare(ctx context.Context, l *lab, ranges []netip.Prefix) error {
+	if n.External {
+		return nil
+	}
+	n.keeper.Run()
+	if err := n.awaitKeeper(ctx, l); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return n.route(l, ranges)
+}
+
 // nodePlace is where the processes of a node's or the outside's namespace run: resolved by the outside resolvers.
-func (l *lab) nodePlace(name string, ns *tap.Namespace, dir string) (place, error) {
+func (l *lab) nodePlace(name string, ns *tap.Namespace, dir string) (process.Place, error) {
 	var resolv string
-	for _, a := range resolverAddrs {
+	for _, a := range underlay.Resolvers() {
 		resolv += "nameserver " + a.String() + "\n"
 	}
 	return l.place(ns, dir, files{hostname: name, resolv: resolv, hosts: "127.0.0.1\tlocalhost " + name + "\n::1\tlocalhost " + name + "\n"})
@@ -70,55 +82,113 @@ func (l *lab) nodePlace(name string, ns *tap.Namespace, dir string) (place, erro
 
 func (n *node) socket(name string) string { return n.dir + "/" + name + ".sock" }
 
-func (n *node) serveKeeper(ctx context.Context, log *slog.Logger) error {
-	ln, err := keeper.Listen(n.socket("keeper"))
-	if err != nil {
-		return err
+// daemon is a process of the node that needs no capability. o is completed.
+func (n *node) daemon(l *lab, name string, argv func() []string, o process.Options) *process.Daemon {
+	o.Name, o.Log = "the "+name, l.log.With("node", n.Name)
+	o.Start = func() (*process.Process, error) {
+		return n.start(l, name, shim.Spec{Argv: argv(), Env: l.cfg.Env, DropCapabilities: !l.cfg.KeepCapabilities})
 	}
-	log = log.With("node", n.Name)
-	n.done.Go(func() {
-		if err := n.keeper.Serve(ctx, ln, keeper.Options{Log: log}); err != nil {
-			log.Error("the keeper has ended", "err", err)
-		}
+	return process.NewDaemon(o)
+}
+
+// start starts a process of the node, which writes to a log of that name.
+func (n *node) start(l *lab, name string, spec shim.Spec) (*process.Process, error) {
+	log, err := os.OpenFile(rpc.NodeLog(l.cfg.Dir, n.Name, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	return process.Start(l.cfg.Exe, n.place, spec, process.Stdio{Out: log, Err: log})
+}
+
+func (n *node) newKeeper(l *lab) *process.Daemon {
+	var began atomic.Int64
+	return n.daemon(l, "keeper", func() []string { return []string{l.cfg.Product, "keeper", "--socket", n.socket("keeper")} }, process.Options{
+		Began:  func() { began.Store(time.Now().UnixNano()) },
+		Worked: func() bool { return time.Now().UnixNano()-began.Load() > int64(keeperLife) },
+		Ended:  func(string) {},
 	})
+}
+
+// awaitKeeper waits until the keeper answers.
+func (n *node) awaitKeeper(ctx context.Context, l *lab) error {
+	ctx, cancel := context.WithTimeout(ctx, keeperTime)
+	defer cancel()
+	tick := time.NewTicker(keeperTry)
+	defer tick.Stop()
+	for {
+		kept, err := keeper.Dial(ctx, n.socket("keeper"))
+		if err == nil {
+			kept.Close()
+			return nil
+		}
+		if _, restarts := n.keeper.Running(); restarts > 0 {
+			return fmt.Errorf("the keeper does not stay up: %s", n.said(l, "keeper"))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the keeper does not answer: %w: %s", err, n.said(l, "keeper"))
+		case <-tick.C:
+		}
+	}
+}
+
+// said is the end of what a process of the node wrote.
+func (n *node) said(l *lab, name string) string {
+	const most = 1000
+	b, _ := os.ReadFile(rpc.NodeLog(l.cfg.Dir, n.Name, name)) // without it the error says less
+	return strings.TrimSpace(string(b[max(0, len(b)-most):]))
+}
+
+// route has the step make the host's TAP, or add what is new among the cluster's ranges to its routes.
+func (n *node) route(l *lab, ranges []netip.Prefix) error {
+	before := len(n.ranges)
+	for _, r := range ranges {
+		if !slices.Contains(n.ranges, r) {
+			n.ranges = append(n.ranges, r)
+		}
+	}
+	if n.External || len(n.ranges) == before {
+		return nil
+	}
+	p, err := n.start(l, "host-port", shim.Spec{Argv: n.hostPort(l), Env: l.cfg.Env})
+	if err == nil {
+		if code := p.Wait(); code != 0 {
+			err = errors.New(n.said(l, "host-port"))
+		}
+	}
+	if err != nil {
+		n.ranges = n.ranges[:before]
+		return fmt.Errorf("node %s: make the host Port: %w", n.Name, err)
+	}
 	return nil
 }
 
-// addHostPort does what an init step with NET_ADMIN does on a real node: it makes the host's TAP with its routes.
-func (n *node) addHostPort(ranges []netip.Prefix, mtu int) error {
-	n.host = hostport.Config{PodCIDRs: n.PodCIDRs, Ranges: slices.Clone(ranges), MTU: mtu, Owner: os.Geteuid()}
-	return hostport.Ensure(n.ns, n.keeper, n.host)
-}
-
-// route adds what is new among the cluster's ranges to the routes of the host's TAP.
-func (n *node) route(ranges []netip.Prefix) error {
-	if n.External {
-		return nil
+// hostPort is the command line of the step.
+func (n *node) hostPort(l *lab) []string {
+	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges' families.
+	underlay := l.cfg.MTU + n.mtu - translate.PodMTU(l.cfg.MTU, nil, n.PodCIDRs)
+	argv := []string{l.cfg.Product, "host-port", "--node", n.Name, "--keeper", n.socket("keeper"), "--underlay-mtu", fmt.Sprint(underlay)}
+	for _, c := range n.PodCIDRs {
+		argv = append(argv, "--pod-cidr", c.String())
 	}
-	before := len(n.host.Ranges)
-	for _, r := range ranges {
-		if !slices.Contains(n.host.Ranges, r) {
-			n.host.Ranges = append(n.host.Ranges, r)
-		}
+	for _, r := range n.ranges {
+		// Both are routed alike; what counts is that the pods' are among the former.
+		argv = append(argv, "--cluster-cidr", r.String(), "--service-cidr", r.String())
 	}
-	if len(n.host.Ranges) == before {
-		return nil
-	}
-	return hostport.Ensure(n.ns, n.keeper, n.host)
+	return argv
 }
 
 // close ends everything in the node.
 func (n *node) close(l *lab) {
 	if n.agent != nil {
 		n.agent.close()
+		n.keeper.Close()
 	}
-	if err := killInside(n.ns); err != nil {
+	if err := process.KillInside(n.ns); err != nil {
 		l.log.Warn("cannot end the processes of a node", "node", n.Name, "err", err)
 	}
-	n.stop()
-	n.done.Wait()
-	n.keeper.Close()
-	if err := l.underlay.remove(n.Name); err != nil {
+	if err := l.underlay.Remove(n.Name); err != nil {
 		l.log.Warn("cannot take a node off the underlay", "node", n.Name, "err", err)
 	}
 }

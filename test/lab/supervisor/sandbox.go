@@ -13,8 +13,10 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/lab/kubelet"
+	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
 	"tapestry.dev/tapestry/test/lab/shim"
+	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
 // How long an agent may take for an ADD or DEL, and how long to wait before DEL is tried again.
@@ -29,17 +31,17 @@ type files struct {
 }
 
 // place writes the files of a place into dir.
-func (l *lab) place(ns *tap.Namespace, dir string, f files) (place, error) {
+func (l *lab) place(ns *tap.Namespace, dir string, f files) (process.Place, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return place{}, err
+		return process.Place{}, err
 	}
-	p := place{ns: ns, hostname: f.hostname, mounts: map[string]string{}}
+	p := process.Place{Namespace: ns, Hostname: f.hostname, Mounts: map[string]string{}}
 	for target, content := range map[string]string{"/etc/resolv.conf": f.resolv, "/etc/hosts": f.hosts} {
 		file := filepath.Join(dir, filepath.Base(target))
 		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-			return place{}, err
+			return process.Place{}, err
 		}
-		p.mounts[target] = file
+		p.Mounts[target] = file
 	}
 	return p, nil
 }
@@ -49,7 +51,7 @@ type sandbox struct {
 	lab   *lab
 	pod   *kubelet.Pod
 	node  *node
-	place place
+	place process.Place
 	log   *os.File
 }
 
@@ -64,7 +66,7 @@ func (l *lab) newSandbox(ctx context.Context, pod *kubelet.Pod) (_ kubelet.Sandb
 	s := &sandbox{lab: l, pod: pod, node: n}
 	ns := n.ns
 	if !pod.HostNetwork {
-		if ns, err = newNamespace(); err != nil {
+		if ns, err = underlay.NewNamespace(); err != nil {
 			return nil, err
 		}
 	}
@@ -127,18 +129,18 @@ func podMAC(uid string) packet.MAC {
 
 // Start implements kubelet.Sandbox.
 func (s *sandbox) Start(c kubelet.Command) (kubelet.Process, error) {
-	p, err := start(s.lab.cfg.Exe, s.place, shim.Spec{Argv: c.Argv, Env: c.Env, Dir: c.Dir}, stdio{out: s.log, err: s.log})
+	p, err := process.Start(s.lab.cfg.Exe, s.place, shim.Spec{Argv: c.Argv, Env: c.Env, Dir: c.Dir}, process.Stdio{Out: s.log, Err: s.log})
 	if err != nil {
 		return nil, err
 	}
-	p.whole = true
+	p.Whole = true
 	return p, nil
 }
 
 // Dial implements kubelet.Sandbox.
 func (s *sandbox) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
 	// The address is numeric, so Dial resolves nothing, and makes the socket on this very thread.
-	err = s.place.ns.Do(func() error {
+	err = s.place.Namespace.Do(func() error {
 		c, err = new(net.Dialer).DialContext(ctx, network, address)
 		return err
 	})
@@ -148,22 +150,22 @@ func (s *sandbox) Dial(ctx context.Context, network, address string) (c net.Conn
 // Close implements kubelet.Sandbox. It waits for the agent: one that is down would find a pod again that is no more.
 func (s *sandbox) Close() error {
 	if s.pod.HostNetwork {
-		return s.release(s.place.ns)
+		return s.release(s.place.Namespace)
 	}
-	err := killInside(s.place.ns)
-	for s.node.agent.ctx.Err() == nil {
-		ctx, cancel := context.WithTimeout(s.node.agent.ctx, attachTime)
+	err := process.KillInside(s.place.Namespace)
+	for s.node.agent.Context().Err() == nil {
+		ctx, cancel := context.WithTimeout(s.node.agent.Context(), attachTime)
 		delErr := s.agent().Del(ctx, s.cniPod())
 		cancel()
 		if delErr == nil {
 			break
 		}
 		select {
-		case <-s.node.agent.ctx.Done(): // the node goes, and the agent with it
+		case <-s.node.agent.Context().Done(): // the node goes, and the agent with it
 		case <-time.After(detachRetry):
 		}
 	}
-	if rerr := s.release(s.place.ns); err == nil {
+	if rerr := s.release(s.place.Namespace); err == nil {
 		err = rerr
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/fdpass"
+	"tapestry.dev/tapestry/test/lab/impair"
 	"tapestry.dev/tapestry/test/lab/plan"
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
@@ -94,11 +95,34 @@ func (l *lab) doAgent(r *rpc.Request) error {
 	if n == nil || n.agent == nil {
 		return fmt.Errorf("there is no node %q with an agent", r.Agent.Node)
 	}
+	daemon := n.agent.Daemon
+	if r.Agent.Keeper {
+		daemon = n.keeper
+	}
 	if r.Op == rpc.OpStartAgent {
-		n.agent.resume()
+		daemon.Resume()
 		return nil
 	}
-	return n.agent.signal(syscall.Signal(r.Agent.Signal), r.Agent.StayDown)
+	if err := daemon.Signal(syscall.Signal(r.Agent.Signal), r.Agent.StayDown); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return nil
+}
+
+// doImpair changes or ends the impairment of a pair.
+func (l *lab) doImpair(r *rpc.Request) error {
+	if r.Impair == nil {
+		return fmt.Errorf("%s: no pair was named", r.Op)
+	}
+	defer l.changed()
+	if r.Op == rpc.OpUnimpair {
+		return l.underlay.Unimpair(r.Impair.A, r.Impair.B)
+	}
+	var config impair.Config
+	if err := json.Unmarshal(r.Impair.Config, &config); err != nil {
+		return err
+	}
+	return l.underlay.Impair(r.Impair.A, r.Impair.B, config)
 }
 
 // wait returns when everything is ready, or with what is not when the time is over or the client goes away.
@@ -181,10 +205,7 @@ func (l *lab) status() rpc.Status {
 			st.Problems = append(st.Problems, "pod "+p.Key()+": "+p.Message)
 		}
 	}
-	for pair, im := range l.impaired {
-		st.Impairments = append(st.Impairments, pair[0]+" - "+pair[1]+": "+im.String())
-	}
-	slices.Sort(st.Impairments)
+	st.Impairments = l.underlay.Impairments()
 	return st
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,9 @@ import (
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 	"tapestry.dev/tapestry/test/lab/plan"
+	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
+	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
 // Config is what a supervisor is to do.
@@ -27,10 +30,11 @@ type Config struct {
 	Files []string
 	// MTU of the underlay, in bytes.
 	MTU int
-	// Exe is this program, which is also the shim, the built-in server and, unless Agent says otherwise, the agent.
+	// Exe is this program, which is also the shim and the built-in server.
 	Exe string
-	// Agent is the command of an agent, without flags.
-	Agent []string
+	// Product is the executable that is agent, keeper and step. AgentFlags are further flags of agents.
+	Product    string
+	AgentFlags []string
 	// Env is the environment that agents and containers start from.
 	Env []string
 	// KeepCapabilities leaves agents what they would have by being root. They need none.
@@ -43,8 +47,8 @@ type lab struct {
 	log      *slog.Logger
 	planner  *plan.Planner
 	kubelet  *kubelet.Kubelet
-	underlay *underlay
-	outside  place
+	underlay *underlay.Underlay
+	outside  process.Place
 
 	kick chan struct{} // something changed; holds one
 	quit context.CancelFunc
@@ -58,7 +62,6 @@ type lab struct {
 	applied  int
 	failed   error         // of the present version of the files
 	news     chan struct{} // closed at the next change
-	impaired map[[2]string]*impairment
 }
 
 // Run is the life of a lab. It returns when ctx is done or a client says so, and after that there is nothing left but
@@ -69,10 +72,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	l := &lab{
 		cfg: cfg, log: log, quit: quit,
 		planner: plan.New(plan.Options{
-			Server: []string{cfg.Exe, "serve"}, Env: cfg.Env, Upstreams: resolverAddrs,
+			Server: []string{cfg.Exe, "serve"}, Env: cfg.Env, Upstreams: underlay.Resolvers(),
 		}),
 		kick: make(chan struct{}, 1), nodes: map[string]*node{}, statuses: map[string]kubelet.Status{},
-		news: make(chan struct{}), impaired: map[[2]string]*impairment{},
+		news: make(chan struct{}),
 	}
 	l.kubelet = kubelet.New(kubelet.Options{Sandbox: l.newSandbox, Changed: l.podChanged, Log: log})
 	changes, err := watch(ctx, cfg.Files, log)
@@ -98,7 +101,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		case <-ctx.Done():
 			return nil
 		case <-changes:
-			l.reload()
+			l.reload(ctx)
 		case <-l.kick:
 			l.publish()
 		}
@@ -128,28 +131,28 @@ func (l *lab) bringUp(ctx context.Context, objects kube.Objects) error {
 	if err != nil {
 		return err
 	}
-	if l.underlay, err = newUnderlay(cluster.Underlay, l.cfg.MTU); err != nil {
+	if l.underlay, err = underlay.New(cluster.Underlay, l.cfg.MTU); err != nil {
 		return fmt.Errorf("make the underlay: %w", err)
 	}
-	out := l.underlay.member(outsideName)
-	if l.outside, err = l.nodePlace(outsideName, out.ns, filepath.Join(l.cfg.Dir, outsideName)); err != nil {
+	out := l.underlay.Namespace(underlay.Outside)
+	if l.outside, err = l.nodePlace(underlay.Outside, out, filepath.Join(l.cfg.Dir, underlay.Outside)); err != nil {
 		return err
 	}
-	if err := serveDNS(ctx, out.ns, l.log); err != nil {
+	if err := l.underlay.ServeDNS(ctx, l.log); err != nil {
 		return fmt.Errorf("serve DNS outside: %w", err)
 	}
-	return l.apply(cluster)
+	return l.apply(ctx, cluster)
 }
 
 // reload applies another version of the files, or keeps the last good one.
-func (l *lab) reload() {
+func (l *lab) reload(ctx context.Context) {
 	objects, err := read(l.cfg.Files)
 	var cluster *plan.Cluster
 	if err == nil {
 		cluster, err = l.planner.Plan(objects)
 	}
 	if err == nil {
-		err = l.apply(cluster)
+		err = l.apply(ctx, cluster)
 	}
 	if err != nil {
 		l.log.Error("the files are not applied, the last good version stays", "err", err)
@@ -161,7 +164,7 @@ func (l *lab) reload() {
 }
 
 // apply makes the lab what the plan says: nodes, objects, pods.
-func (l *lab) apply(c *plan.Cluster) error {
+func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 	mtu := c.MTU(l.cfg.MTU)
 	ranges := c.ClusterCIDRs()
 	wanted := map[string]plan.Node{}
@@ -182,16 +185,18 @@ func (l *lab) apply(c *plan.Cluster) error {
 	var fresh []*node
 	for _, want := range c.Nodes {
 		if n, ok := running[want.Name]; ok {
-			errs = append(errs, n.route(ranges))
+			errs = append(errs, n.route(l, ranges))
 			continue
 		}
-		n, err := l.newNode(want, ranges, mtu)
+		n, err := l.newNode(want, mtu)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		fresh = append(fresh, n)
 	}
+	fresh, err := l.prepare(ctx, fresh, ranges)
+	errs = append(errs, err)
 	l.mu.Lock()
 	for _, n := range fresh {
 		l.nodes[n.Name] = n
@@ -215,11 +220,29 @@ func (l *lab) apply(c *plan.Cluster) error {
 	return errors.Join(errs...)
 }
 
+// prepare has all nodes made ready for their agents at once, and gives those that are.
+func (l *lab) prepare(ctx context.Context, fresh []*node, ranges []netip.Prefix) ([]*node, error) {
+	errs := make([]error, len(fresh))
+	var all sync.WaitGroup
+	for i, n := range fresh {
+		all.Go(func() { errs[i] = n.prepare(ctx, l, ranges) })
+	}
+	all.Wait()
+	var good []*node
+	for i, n := range fresh {
+		if errs[i] != nil {
+			n.close(l)
+			continue
+		}
+		good = append(good, n)
+	}
+	return good, errors.Join(errs...)
+}
+
 func (l *lab) removeNode(n *node) {
 	l.mu.Lock()
 	delete(l.nodes, n.Name)
 	l.mu.Unlock()
-	l.endImpairmentsOf(n.Name)
 	n.close(l)
 	if err := os.RemoveAll(n.dir); err != nil {
 		l.log.Warn("cannot remove the folder of a node", "node", n.Name, "err", err)

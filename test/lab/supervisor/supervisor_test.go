@@ -1,51 +1,10 @@
 package supervisor
 
 import (
-	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
-
-	"github.com/miekg/dns"
-
-	"tapestry.dev/tapestry/test/lab/impair"
 )
-
-// recorder is a dns.ResponseWriter that keeps the answer.
-type recorder struct {
-	dns.ResponseWriter
-	msg *dns.Msg
-}
-
-func (r *recorder) WriteMsg(m *dns.Msg) error { r.msg = m; return nil }
-func (r *recorder) RemoteAddr() net.Addr      { return &net.UDPAddr{} }
-
-func TestAnswerDNS(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		kind  uint16
-		rcode int
-		want  string
-	}{
-		{"outside.example.", dns.TypeA, dns.RcodeSuccess, "203.0.113.10"},
-		{"OUTSIDE.Example.", dns.TypeAAAA, dns.RcodeSuccess, "2001:db8:113::10"},
-		{"outside.example.", dns.TypeMX, dns.RcodeSuccess, ""},
-		{"other.example.", dns.TypeA, dns.RcodeNameError, ""},
-	} {
-		var r recorder
-		answerDNS(&r, new(dns.Msg).SetQuestion(test.name, test.kind))
-		var got []string
-		for _, rr := range r.msg.Answer {
-			got = append(got, rr.String())
-		}
-		text := strings.Join(got, "\n")
-		if r.msg.Rcode != test.rcode || test.want == "" && text != "" || !strings.Contains(text, test.want) {
-			t.Errorf("%s %s: %s %q, want %q", test.name, dns.TypeToString[test.kind], dns.RcodeToString[r.msg.Rcode], text, test.want)
-		}
-	}
-}
 
 func TestEmptyLogs(t *testing.T) {
 	dir := t.TempDir()
@@ -67,19 +26,6 @@ func TestEmptyLogs(t *testing.T) {
 	for name, f := range files {
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Size() != int64(f.after) {
 			t.Errorf("%s: %v, %v; want %d bytes", name, info.Size(), err, f.after)
-		}
-	}
-}
-
-func TestImpairmentString(t *testing.T) {
-	for want, c := range map[string]impair.Config{
-		"loss 1%, delay 5ms, jitter 1ms, seed 3":         {Loss: 0.01, Delay: 5 * time.Millisecond, Jitter: time.Millisecond, Seed: 3},
-		"duplicate 2%, reorder 3%, rate 9 bit/s, seed 0": {Duplicate: 0.02, Reorder: 0.03, Rate: 9},
-		"mtu 1400, no icmp, seed 0":                      {MTU: 1400},
-		"mtu 1400, seed 0":                               {MTU: 1400, ICMP: true},
-	} {
-		if got := (&impairment{config: c}).String(); got != want {
-			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package supervisor
+package underlay
 
 import (
 	"context"
@@ -8,15 +8,14 @@ import (
 	"net/netip"
 
 	"github.com/miekg/dns"
-
-	"tapestry.dev/tapestry/netstack/tap"
 )
 
 // outsideDomain is the only name the resolver outside of the cluster knows: that of the outside's addresses.
 const outsideDomain = "outside.example."
 
-// serveDNS answers on the outside's resolver addresses until ctx is done.
-func serveDNS(ctx context.Context, ns *tap.Namespace, log *slog.Logger) error {
+// ServeDNS answers at Resolvers until ctx is done.
+func (u *Underlay) ServeDNS(ctx context.Context, log *slog.Logger) error {
+	ns := u.Namespace(Outside)
 	for _, a := range resolverAddrs {
 		addr := netip.AddrPortFrom(a, 53).String()
 		udp, tcp := &dns.Server{Handler: dns.HandlerFunc(answerDNS)}, &dns.Server{Handler: dns.HandlerFunc(answerDNS)}

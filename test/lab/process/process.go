@@ -1,4 +1,5 @@
-package supervisor
+// Package process starts the processes of a lab: each in its place, each by a shim.
+package process
 
 import (
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,43 +17,48 @@ import (
 	"tapestry.dev/tapestry/test/lab/shim"
 )
 
-// place is where a process runs.
-type place struct {
-	ns       *tap.Namespace
-	hostname string
-	mounts   map[string]string
+// hangup is how long a command may take to end after its terminal went away.
+const hangup = time.Second
+
+// Place is where a process runs.
+type Place struct {
+	Namespace *tap.Namespace
+	Hostname  string
+	// Mounts are files bound over others: target to source.
+	Mounts map[string]string
 }
 
-// stdio are a new process's streams. A terminal becomes its controlling terminal.
-type stdio struct {
-	in, out, err *os.File
-	terminal     bool
+// Stdio are a new process's streams; a nil one is /dev/null. A Terminal, which all three are, becomes its controlling terminal.
+type Stdio struct {
+	In, Out, Err *os.File
+	Terminal     bool
 }
 
-// process is a started command, leader of a group of its own.
-type process struct {
+// Process is a started command, leader of a group of its own.
+type Process struct {
+	// Whole ends with its leader what is left of the group.
+	Whole bool
+
 	cmd *exec.Cmd
-	// whole ends with its leader what is left of the group.
-	whole bool
 }
 
-// start starts a command and returns when it runs, or why it does not.
-func start(exe string, at place, spec shim.Spec, io stdio) (*process, error) {
-	spec.Hostname, spec.Mounts = at.hostname, at.mounts
+// Start starts a command and returns when it runs, or why it does not. exe is the program that is the shim.
+func Start(exe string, at Place, spec shim.Spec, io Stdio) (*Process, error) {
+	spec.Hostname, spec.Mounts = at.Hostname, at.Mounts
 	cmd, report, err := shim.Command(exe, spec)
 	if err != nil {
 		return nil, err
 	}
 	// A nil *os.File must not become an io.Reader that is not nil.
-	if io.in != nil {
-		cmd.Stdin = io.in
+	if io.In != nil {
+		cmd.Stdin = io.In
 	}
-	cmd.Stdout, cmd.Stderr = io.out, io.err
+	cmd.Stdout, cmd.Stderr = io.Out, io.Err
 	// Sessions are what the scheduler divides processors among (sched(7), autogroup). Where no terminal asks for one, pods and
 	// agents share the lab's.
-	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.terminal, !io.terminal
-	cmd.SysProcAttr.Setctty = io.terminal // of descriptor 0, the default
-	err = at.ns.Start(cmd)
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.Terminal, !io.Terminal
+	cmd.SysProcAttr.Setctty = io.Terminal // of descriptor 0, the default
+	err = at.Namespace.Start(cmd)
 	why := report.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Argv[0], err)
@@ -60,29 +67,40 @@ func start(exe string, at place, spec shim.Spec, io stdio) (*process, error) {
 		_ = cmd.Wait() // its status says no more than why
 		return nil, why
 	}
-	return &process{cmd: cmd}, nil
+	return &Process{cmd: cmd}, nil
 }
 
 // PID is the process's number, which is also that of its group.
-func (p *process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Signal signals the process's group.
-func (p *process) Signal(s syscall.Signal) error { return unix.Kill(-p.PID(), s) }
+func (p *Process) Signal(s syscall.Signal) error { return unix.Kill(-p.PID(), s) }
 
-// Wait waits for the process.
-func (p *process) Wait() int {
+// Wait waits for the process and returns its exit code as shells have it: 128 and the signal's number where one ended it.
+func (p *Process) Wait() int {
 	err := p.cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return 1
 	}
-	if p.whole {
+	if p.Whole {
 		_ = p.Signal(syscall.SIGKILL) // nobody may be left
 	}
 	return exitCode(p.cmd.ProcessState)
 }
 
-// exitCode is as shells have it: 128 and the signal's number where one ended the process.
+// HangUp ends a command as the end of its terminal does. ended is closed when it has ended.
+func (p *Process) HangUp(ended <-chan struct{}) {
+	_ = p.Signal(syscall.SIGHUP)
+	select {
+	case <-ended:
+		return
+	case <-time.After(hangup):
+	}
+	_ = p.Signal(syscall.SIGKILL)
+	<-ended
+}
+
 func exitCode(s *os.ProcessState) int {
 	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
 		return 128 + int(w.Signal())
@@ -90,8 +108,8 @@ func exitCode(s *os.ProcessState) int {
 	return s.ExitCode()
 }
 
-// killInside ends every process in a network namespace.
-func killInside(ns *tap.Namespace) error {
+// KillInside ends every process in a network namespace.
+func KillInside(ns *tap.Namespace) error {
 	// Where /proc is not that of our process namespace, its numbers are others.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
 		return nil

@@ -1,4 +1,6 @@
-package supervisor
+// Package underlay is the network between a lab's nodes: a bridge in the namespace of the process that makes it, a namespace with
+// an eth0 on it for each member, a client outside of the cluster with a resolver, and bad paths between any two.
+package underlay
 
 import (
 	"errors"
@@ -12,28 +14,33 @@ import (
 	"tapestry.dev/tapestry/test/lab/plan"
 )
 
-// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each
+// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each family
 // answers DNS.
 var (
 	externalAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10")}
 	resolverAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.53"), netip.MustParseAddr("2001:db8:113::53")}
 )
 
-// bridge is the underlay's name in the supervisor's own network namespace.
+// Resolvers are the addresses that answer DNS outside of the cluster.
+func Resolvers() []netip.Addr { return slices.Clone(resolverAddrs) }
+
+// bridge is the underlay's name in the namespace of who makes it.
 const bridge = "underlay"
 
-// underlay is the network between the nodes.
-type underlay struct {
-	plan.Underlay
+// Outside is the member that is no node: a client, through which everything is reached that is not on the underlay.
+const Outside = "outside"
+
+// Underlay is the network. Its methods may be called concurrently, but for Add.
+type Underlay struct {
+	plan  plan.Underlay
 	mtu   int
 	ports int // made so far
 
-	mu      sync.Mutex
-	members map[string]*member // by name, the outside client under outsideName
+	mu sync.Mutex
+	// mu guards the rest.
+	members  map[string]*member
+	impaired map[[2]string]*impairment
 }
-
-// outsideName is how the client namespace is called where nodes are called by name.
-const outsideName = "outside"
 
 // member is one namespace on the underlay.
 type member struct {
@@ -42,31 +49,33 @@ type member struct {
 	addrs []netip.Addr
 }
 
-func newUnderlay(p plan.Underlay, mtu int) (*underlay, error) {
+// New makes an underlay in this process's namespace with that MTU in bytes, and Outside on it.
+func New(p plan.Underlay, mtu int) (*Underlay, error) {
 	if err := tap.NewBridge(nil, bridge, mtu); err != nil {
 		return nil, err
 	}
-	u := &underlay{Underlay: p, mtu: mtu, members: map[string]*member{}}
-	m, err := u.add(outsideName, p.Outside)
+	u := &Underlay{plan: p, mtu: mtu, members: map[string]*member{}, impaired: map[[2]string]*impairment{}}
+	ns, err := u.Add(Outside, p.Outside)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range slices.Concat(externalAddrs, resolverAddrs) {
-		if err := tap.AddAddr(m.ns, "lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
+		if err := tap.AddAddr(ns, "lo", netip.PrefixFrom(a, a.BitLen())); err != nil {
 			return nil, err
 		}
 	}
 	return u, nil
 }
 
-// add makes a namespace with an eth0 on the underlay. What is not on the underlay is reached by way of the outside client.
-func (u *underlay) add(name string, addrs []netip.Addr) (m *member, err error) {
-	ns, err := newNamespace()
+// Add makes a namespace with an eth0 on the underlay. It is the underlay's, until Remove. What is not on the underlay is reached by way
+// of Outside.
+func (u *Underlay) Add(name string, addrs []netip.Addr) (ns *tap.Namespace, err error) {
+	ns, err = NewNamespace()
 	if err != nil {
 		return nil, err
 	}
 	u.ports++
-	m = &member{ns: ns, port: fmt.Sprintf("port%d", u.ports), addrs: addrs}
+	m := &member{ns: ns, port: fmt.Sprintf("port%d", u.ports), addrs: addrs}
 	defer func() {
 		if err != nil {
 			ns.Close()
@@ -83,7 +92,7 @@ func (u *underlay) add(name string, addrs []netip.Addr) (m *member, err error) {
 			return nil, err
 		}
 	}
-	if name != outsideName {
+	if name != Outside {
 		if err := u.addDefaults(m); err != nil {
 			return nil, err
 		}
@@ -91,11 +100,11 @@ func (u *underlay) add(name string, addrs []netip.Addr) (m *member, err error) {
 	u.mu.Lock()
 	u.members[name] = m
 	u.mu.Unlock()
-	return m, nil
+	return ns, nil
 }
 
-func (u *underlay) addDefaults(m *member) error {
-	for _, gw := range u.Outside {
+func (u *Underlay) addDefaults(m *member) error {
+	for _, gw := range u.plan.Outside {
 		if !slices.ContainsFunc(m.addrs, func(a netip.Addr) bool { return a.Is4() == gw.Is4() }) {
 			continue
 		}
@@ -110,16 +119,23 @@ func (u *underlay) addDefaults(m *member) error {
 	return nil
 }
 
-// member gives a member, nil when there is none of that name.
-func (u *underlay) member(name string) *member {
+// Namespace gives a member's namespace, nil when there is none of that name.
+func (u *Underlay) Namespace(name string) *tap.Namespace {
+	if m := u.member(name); m != nil {
+		return m.ns
+	}
+	return nil
+}
+
+func (u *Underlay) member(name string) *member {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.members[name]
 }
 
 // bits is the length of the underlay's prefix that holds a.
-func (u *underlay) bits(a netip.Addr) int {
-	for _, p := range u.Prefixes {
+func (u *Underlay) bits(a netip.Addr) int {
+	for _, p := range u.plan.Prefixes {
 		if p.Contains(a) {
 			return p.Bits()
 		}
@@ -127,21 +143,22 @@ func (u *underlay) bits(a netip.Addr) int {
 	return a.BitLen()
 }
 
-// remove takes a member out. Its namespace lives on until the last process in it ends.
-func (u *underlay) remove(name string) error {
+// Remove takes a member out, and restores its paths. Its namespace lives on until the last process in it ends.
+func (u *Underlay) Remove(name string) error {
 	m := u.member(name)
 	if m == nil {
 		return nil
 	}
+	err := u.restore(name)
 	u.mu.Lock()
 	delete(u.members, name)
 	u.mu.Unlock()
-	return errors.Join(tap.DeleteLink(nil, m.port), m.ns.Close())
+	return errors.Join(err, tap.DeleteLink(nil, m.port), m.ns.Close())
 }
 
-// newNamespace makes a network namespace as nodes and pods want it: loopback up, nothing forwarded or filtered, no
+// NewNamespace makes a network namespace as nodes and pods want it: loopback up, nothing forwarded or filtered, no
 // waiting for duplicate address detection, every port and ping for everybody.
-func newNamespace() (*tap.Namespace, error) {
+func NewNamespace() (*tap.Namespace, error) {
 	ns, err := tap.NewNamespace()
 	if err != nil {
 		return nil, err

@@ -1,0 +1,95 @@
+package process
+
+import (
+	"log/slog"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// life starts a command as Start does, in this namespace and without a shim.
+func life(argv ...string) func() (*Process, error) {
+	return func() (*Process, error) {
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		return &Process{cmd: cmd}, cmd.Start()
+	}
+}
+
+// TestDaemon goes through all that may happen to a daemon that works.
+func TestDaemon(t *testing.T) {
+	began, ended := make(chan struct{}, 8), make(chan string, 8)
+	d := NewDaemon(Options{
+		Name: "the sleeper", Log: slog.New(slog.DiscardHandler), Start: life("sleep", "1000"), Worked: func() bool { return true },
+		Began: func() { began <- struct{}{} }, Ended: func(why string) { ended <- why },
+	})
+	defer d.Close()
+	if err := d.Signal(syscall.SIGTERM, false); err == nil || err.Error() != "the sleeper is not running" {
+		t.Errorf("a signal before it lives: %v", err)
+	}
+	d.Run()
+	<-began
+	first, _ := d.Running()
+	if err := d.Signal(syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if why := <-ended; why != "the sleeper ended with exit code 137" {
+		t.Errorf("it is said to have ended so: %s", why)
+	}
+	<-began
+	if second, restarts := d.Running(); second == 0 || second == first || restarts != 1 {
+		t.Errorf("after it was killed: process %d, before %d, %d restarts", second, first, restarts)
+	}
+	if err := d.Signal(syscall.SIGTERM, true); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	if pid, _ := d.Running(); pid != 0 {
+		t.Errorf("told to stay down, it is process %d", pid)
+	}
+	select {
+	case <-began:
+		t.Error("told to stay down, it was started")
+	default:
+	}
+	d.Resume()
+	<-began
+	last, _ := d.Running()
+	d.Close()
+	if err := syscall.Kill(last, 0); err != syscall.ESRCH {
+		t.Errorf("process %d outlives Close: %v", last, err)
+	}
+}
+
+// TestDaemonThatFails: one that cannot be started is tried ever less often.
+func TestDaemonThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		d := NewDaemon(Options{
+			Name: "the missing", Log: slog.New(slog.DiscardHandler), Worked: func() bool { return false }, Began: func() {},
+			Start: func() (*Process, error) { tries.Add(1); return nil, exec.ErrNotFound },
+			Ended: func(why string) {
+				if !strings.Contains(why, exec.ErrNotFound.Error()) {
+					t.Errorf("it is said to have ended so: %s", why)
+				}
+			},
+		})
+		d.Run()
+		// 50 ms, 100 ms, ... 3.2 s are 6.35 s, and 5 s each from then on.
+		time.Sleep(6300 * time.Millisecond)
+		synctest.Wait()
+		if n := tries.Load(); n != 7 {
+			t.Errorf("%d tries in 6.3 s, want 7", n)
+		}
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if n := tries.Load(); n != 11 {
+			t.Errorf("%d tries in 26.3 s, want 11", n)
+		}
+		d.Close()
+	})
+}
