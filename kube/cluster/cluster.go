@@ -43,6 +43,8 @@ type Options struct {
 	State string
 	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
 	ServiceCIDRs []netip.Prefix
+	// NodeCIDRs are the ranges in which other nodes' addresses may lie: see pins.Rules.
+	NodeCIDRs []netip.Prefix
 	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not
 	// served here, and neither Ingresses nor their classes are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
@@ -90,7 +92,7 @@ func New(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.pins, err = pins.Open(filepath.Join(o.State, "node-keys.json")); err != nil {
+	if c.pins, err = pins.Open(filepath.Join(o.State, "node-keys.json"), pins.Rules{Self: o.Node, NodeCIDRs: o.NodeCIDRs}); err != nil {
 		return nil, err
 	}
 	c.rest, c.servers = client, list
@@ -204,8 +206,12 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 		objs.ServiceCIDRs = c.configuredRanges()
 	}
 	c.learn(objs.EndpointSlices)
-	problems := c.problems(&objs)
-	objs.Nodes = c.own.in(c.pins.Judge(objs.Nodes, len(objs.PolicyBindings) > 0, &problems), &problems)
+	ranges := serviceRanges(objs.ServiceCIDRs)
+	problems := c.problems(&objs, ranges)
+	believed := c.pins.Judge(pins.Question{
+		Nodes: objs.Nodes, Guarded: len(objs.PolicyBindings) > 0, Services: ranges, Servers: c.servers.Addrs(),
+	}, &problems)
+	objs.Nodes = c.own.in(believed, &problems)
 	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
 	kube.SortProblems(problems)
 	return objs, problems, true
@@ -261,7 +267,7 @@ func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 }
 
 // problems are what is wrong with our view of the cluster.
-func (c *Cluster) problems(objs *kube.Objects) []kube.Problem {
+func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Problem {
 	var list []kube.Problem
 	add := func(s kube.Severity, ref kube.Ref, format string, args ...any) {
 		list = append(list, kube.Problem{Severity: s, Object: ref, Message: fmt.Sprintf(format, args...)})
@@ -279,18 +285,23 @@ func (c *Cluster) problems(objs *kube.Objects) []kube.Problem {
 	if len(objs.ServiceCIDRs) == 0 && c.lacks(kube.KindFor[*networkingv1.ServiceCIDR]()) {
 		add(kube.Warning, own, "the API server tells no range of Services, so that the usual ones are taken for it: name the cluster's with --service-cidr")
 	}
+	for _, server := range c.servers.Within(ranges) {
+		add(kube.Error, own, "the API server's address %s is a Service's, which this agent has to serve itself: it finds nothing there when it starts anew. Configure the address of a machine (--api-server)", server)
+	}
+	return list
+}
+
+// serviceRanges parses the ranges of Services.
+func serviceRanges(list []*networkingv1.ServiceCIDR) []netip.Prefix {
 	var ranges []netip.Prefix
-	for _, obj := range objs.ServiceCIDRs {
+	for _, obj := range list {
 		for _, text := range obj.Spec.CIDRs {
 			if p, err := netip.ParsePrefix(text); err == nil {
 				ranges = append(ranges, p)
 			}
 		}
 	}
-	for _, server := range c.servers.Within(ranges) {
-		add(kube.Error, own, "the API server's address %s is a Service's, which this agent has to serve itself: it finds nothing there when it starts anew. Configure the address of a machine (--api-server)", server)
-	}
-	return list
+	return ranges
 }
 
 // lacks reports whether the API server does not know a kind, or does not let us read it.

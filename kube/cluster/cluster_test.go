@@ -134,10 +134,11 @@ func service(name string) *corev1.Service {
 	}
 }
 
+// node gives the Node n1, n2 ... with a range of its own.
 func node(name string) *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{kube.PublicKeyAnnotation: "key of " + name}},
-		Spec:       corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24"}},
+		Spec:       corev1.NodeSpec{PodCIDRs: []string{"10.244." + strings.TrimPrefix(name, "n") + ".0/24"}},
 	}
 }
 

@@ -23,7 +23,9 @@
 //
 // # Whom to believe
 //
-// An agent may patch Nodes, and RBAC cannot say "only its own". A ValidatingAdmissionPolicy can, and deploy/
-// brings one. While its binding is not there, an agent goes on using the key it has seen first in a Node (package
-// pins): whoever takes over one agent's token cannot then put a key of his own in the place of another node's.
+// An agent may patch Nodes, and RBAC cannot say "only its own". A ValidatingAdmissionPolicy can, and deploy/ brings
+// one. While its binding is not there, an agent goes on using the key it has seen first in a Node (package pins):
+// whoever takes over one agent's token cannot then put a key of his own in the place of another node's. Nor can
+// whoever takes over a kubelet, which writes its Node's addresses, have others send him what is not meant for that
+// node.
 package cluster

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -215,22 +217,20 @@ func TestRenamedNode(t *testing.T) {
 	delete(own.Annotations, kube.PublicKeyAnnotation)
 	s.Put(own, of("old", "10.244.2.0/24"))
 	v := see(t, s)
-	holder := func(objs *kube.Objects) (names string, said bool) {
-		r := translate.Translate(*objs, translate.Options{Node: "n1"})
-		for _, p := range r.Overlay.Peers {
-			if !p.PublicKey.IsZero() {
-				names += p.Name
-			}
-		}
-		return names, slices.ContainsFunc(r.Problems, func(p kube.Problem) bool {
-			return p.Object.Name == "renamed" && strings.Contains(p.Message, "is the key of Node old already")
-		})
-	}
 	until := func(want string, wantSaid bool) {
 		t.Helper()
 		v.until(want, func(objs *kube.Objects, problems []kube.Problem) bool {
-			names, said := holder(objs)
-			return names == want && said == wantSaid && len(problems) == 0
+			names := ""
+			r := translate.Translate(*objs, translate.Options{Node: "n1"})
+			for _, p := range r.Overlay.Peers {
+				if !p.PublicKey.IsZero() {
+					names += p.Name
+				}
+			}
+			said := slices.ContainsFunc(problems, func(p kube.Problem) bool {
+				return p.Object.Name == "renamed" && strings.Contains(p.Message, "is the key of Node old, which had it first")
+			})
+			return names == want && said == wantSaid && (len(problems) > 0) == said && len(r.Problems) == 0
 		})
 	}
 	until("old", false)
@@ -238,4 +238,55 @@ func TestRenamedNode(t *testing.T) {
 	until("old", true)
 	s.Delete(of("old", ""))
 	until("renamed", false)
+}
+
+// A Node that claims what is not its own draws none of it: not the API server's address, which is learned, nor another node's,
+// nor somebody's outside. What is its own it keeps.
+func TestLyingNode(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	at := func(n *corev1.Node, addrs ...string) *corev1.Node {
+		for _, a := range addrs {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
+		}
+		return n
+	}
+	port, https := int32(6443), "https"
+	server := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &https, Port: &port}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.168.0.9"}}, {Addresses: []string{"192.168.0.10"}}},
+	}
+	master := at(node("n9"), "192.168.0.9")
+	master.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+	s.Put(server, at(node("n1"), "192.168.0.1"), at(node("n3"), "192.168.0.3"), master)
+	v := see(t, s, func(o *Options) { o.State = t.TempDir() })
+	v.until("the honest nodes", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return len(objs.Nodes) == 3 && len(problems) == 0
+	})
+	const lies = 6
+	s.Put(at(node("n2"), "192.168.0.10", "192.168.0.1", "192.168.0.3", "203.0.113.7", "fd00:ec2::254", "169.254.169.254", "10.244.3.7", "192.168.0.2"))
+	objs := v.until("the lies are told", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return len(problems) == lies && !slices.ContainsFunc(problems, func(p kube.Problem) bool { return p.Object.Name != "n2" || p.Severity != kube.Error })
+	})
+	r := translate.Translate(objs, translate.Options{Node: "n1"})
+	got := map[string]string{}
+	for _, p := range r.Overlay.Peers {
+		got[p.Name] = fmt.Sprint(p.Prefixes)
+	}
+	for _, p := range r.Netstack.Peers {
+		got[p.Name] += fmt.Sprint(p.NodeAddrs)
+	}
+	for name, want := range map[string]string{
+		"n2": "[10.244.2.0/24 192.168.0.2/32][192.168.0.2]", "n3": "[10.244.3.0/24 192.168.0.3/32][192.168.0.3]", "n9": "[10.244.9.0/24 192.168.0.9/32][192.168.0.9]",
+	} {
+		if got[name] != want {
+			t.Errorf("%s has %s, want %s", name, got[name], want)
+		}
+	}
+	if !slices.ContainsFunc(r.Problems, func(p kube.Problem) bool {
+		return p.Object.Name == "n2" && p.Field == "status.addresses[5].address" && strings.Contains(p.Message, "169.254.169.254 is a link-local address")
+	}) {
+		t.Errorf("problems of the translation: %v", r.Problems)
+	}
 }

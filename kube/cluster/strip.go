@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/pins"
 )
 
 // Objects are reduced to what Tapestry uses as they arrive, page by page and event by event: of a Pod that is a
@@ -105,7 +106,7 @@ const beingDeleted = "ToBeDeletedByClusterAutoscaler"
 
 // nodeKey are the labels and annotations of Nodes that mean something to us.
 func nodeKey(key string) bool {
-	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion
+	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion || pins.ControlPlaneKey(key)
 }
 
 // stripNode keeps the problems of this node alone: those of the others change, and say nothing to us.

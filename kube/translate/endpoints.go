@@ -6,6 +6,7 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
@@ -112,8 +113,13 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 	// The addresses of one endpoint are alternatives, and the first is as good as any (discovery/v1
 	// Endpoint.addresses).
 	addr, err := netip.ParseAddr(obj.Addresses[0])
-	if err != nil || addr.Zone() != "" || unusable(addr) || addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
-		say.Errorf(kube.RefOf(s), field, "%q is no %s address a backend could have", obj.Addresses[0], s.AddressType)
+	if err != nil || addr.Is4In6() || addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
+		say.Errorf(kube.RefOf(s), field, "%q is no %s address: expected one like those of pods", obj.Addresses[0], s.AddressType)
+		return services.Endpoint{}, false
+	}
+	// What means something to the host itself must never get a packet; the API server refuses it for the same reason.
+	if what := addressing.Special(addr); what != "" {
+		say.Errorf(kube.RefOf(s), field, "%s is %s, which no backend can have: name the address of a pod or of a host", addr, what)
 		return services.Endpoint{}, false
 	}
 	e := services.Endpoint{

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
@@ -126,8 +127,12 @@ func (n *node) parseAddrs(obj *corev1.Node, say *kube.Report) {
 		}
 		field := index("status.addresses", i) + ".address"
 		addr, err := netip.ParseAddr(a.Address)
-		if err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() {
+		if err != nil {
 			say.Errorf(n.ref, field, "%q is no address other nodes could use: expected one like 192.168.1.10", a.Address)
+			continue
+		}
+		if what := addressing.Special(addr); what != "" {
+			say.Errorf(n.ref, field, "%s is %s, which no other node could use: expected one like 192.168.1.10", addr, what)
 			continue
 		}
 		if addr = addr.Unmap(); !slices.Contains(n.addrs, addr) {
@@ -156,10 +161,10 @@ func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	ap, err := netip.ParseAddrPort(text)
-	if err == nil && ap.Port() != 0 && !ap.Addr().IsUnspecified() {
+	if err == nil && ap.Port() != 0 && addressing.Special(ap.Addr()) == "" {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
-	say.Errorf(kube.RefOf(obj), annotation(kube.EndpointAnnotation), "%q is not an endpoint: expected address:port, like 192.168.1.10:51820", text)
+	say.Errorf(kube.RefOf(obj), annotation(kube.EndpointAnnotation), "%q is not where other nodes could reach it: expected address:port, like 192.168.1.10:51820", text)
 	return netip.AddrPort{}
 }
 

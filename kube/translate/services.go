@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
@@ -260,18 +261,11 @@ func (f *front) parseClusterIPs(obj *corev1.Service, say *kube.Report) {
 // serviceAddr parses an address that clients may use for a Service.
 func serviceAddr(text string, ref kube.Ref, field string, say *kube.Report) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(text)
-	if err != nil || addr.Zone() != "" || unusable(addr) {
+	if err != nil || addressing.Special(addr) != "" {
 		say.Errorf(ref, field, "%q is no address a Service could have: expected one like 10.96.3.7", text)
 		return netip.Addr{}, false
 	}
 	return addr.Unmap(), true
-}
-
-// unusable addresses mean something to the host itself; a packet to them must never be made (the API server refuses
-// them in endpoints for the same reason).
-func unusable(a netip.Addr) bool {
-	a = a.Unmap()
-	return a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast()
 }
 
 func (f *front) parsePorts(obj *corev1.Service, say *kube.Report) {

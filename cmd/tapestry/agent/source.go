@@ -43,6 +43,7 @@ type sourceConfig struct {
 	kubeconfig   string
 	serverName   string
 	serviceCIDRs cli.StringSlice
+	nodeCIDRs    cli.StringSlice
 }
 
 func (c *sourceConfig) flags() []cli.Flag {
@@ -53,6 +54,7 @@ func (c *sourceConfig) flags() []cli.Flag {
 		&cli.StringFlag{Name: "kubeconfig", Category: category, Usage: "`FILE` with credentials for the API server (default: those of a pod)", Destination: &c.kubeconfig},
 		&cli.StringFlag{Name: "api-server-name", Category: category, Usage: "`NAME` that the API servers' certificates are for (default: the address)", Destination: &c.serverName},
 		&cli.StringSliceFlag{Name: "service-cidr", Category: category, Usage: "`RANGE` of Services, for API servers before 1.33, which do not tell; repeatable", Destination: &c.serviceCIDRs},
+		&cli.StringSliceFlag{Name: "node-cidr", Category: category, Usage: "`RANGE` in which the addresses of other nodes lie; what their Nodes claim outside of it is not believed; repeatable (default: the private ranges, and public addresses where this node has one itself)", Destination: &c.nodeCIDRs},
 	}
 }
 
@@ -68,7 +70,9 @@ func (c *agentConfig) open(log *slog.Logger) (source, error) {
 		return nil, fmt.Errorf("the agent needs one source of the cluster's objects, and has %s: either --manifests, or --api-server or --kubeconfig or these two", given)
 	}
 	if !inCluster {
-		for name, set := range map[string]bool{"api-server-name": s.serverName != "", "service-cidr": len(s.serviceCIDRs.Value()) > 0} {
+		for name, set := range map[string]bool{
+			"api-server-name": s.serverName != "", "service-cidr": len(s.serviceCIDRs.Value()) > 0, "node-cidr": len(s.nodeCIDRs.Value()) > 0,
+		} {
 			if set {
 				return nil, fmt.Errorf("--%s says something of an API server, and --manifests is without one: leave one of them away", name)
 			}
@@ -78,17 +82,30 @@ func (c *agentConfig) open(log *slog.Logger) (source, error) {
 	o := cluster.Options{
 		Node: c.node, Servers: s.apiServers.Value(), ServerName: s.serverName, Kubeconfig: s.kubeconfig, State: c.state, Logger: log,
 	}
-	for _, text := range s.serviceCIDRs.Value() {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("--service-cidr %q: expected a range like 10.96.0.0/16", text)
-		}
-		o.ServiceCIDRs = append(o.ServiceCIDRs, p.Masked())
+	var err error
+	if o.ServiceCIDRs, err = ranges("service-cidr", s.serviceCIDRs.Value()); err != nil {
+		return nil, err
+	}
+	if o.NodeCIDRs, err = ranges("node-cidr", s.nodeCIDRs.Value()); err != nil {
+		return nil, err
 	}
 	if c.ingressHTTP != "" || c.ingressHTTPS != "" {
 		o.SecretsOf = translate.IngressSecrets
 	}
 	return cluster.New(o)
+}
+
+// ranges parses the values of a flag.
+func ranges(flag string, texts []string) ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--%s %q: expected a range like 10.96.0.0/16", flag, text)
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
 }
 
 // follow brings the node to every state of the cluster that comes, until ctx is done or the node has to begin anew. applied

@@ -29,6 +29,9 @@ func TestSourceFlags(t *testing.T) {
 		{[]string{"--kubeconfig", kubeconfig, "--api-server", server.URL, "--api-server", "https://10.0.0.1:6443", "--service-cidr", "10.96.0.0/12"}, ""},
 		{[]string{"--kubeconfig", kubeconfig, "--api-server", "10.0.0.1"}, "expected one like https://10.0.0.1:6443"},
 		{[]string{"--kubeconfig", kubeconfig, "--service-cidr", "10.96"}, "expected a range like 10.96.0.0/16"},
+		{[]string{"--kubeconfig", kubeconfig, "--node-cidr", "192.168.0.0/16", "--node-cidr", "fd00::/8"}, ""},
+		{[]string{"--kubeconfig", kubeconfig, "--node-cidr", "192.168.0.1"}, `--node-cidr "192.168.0.1": expected a range`},
+		{[]string{"--manifests", "/m", "--node-cidr", "10.0.0.0/8"}, "--node-cidr says something of an API server"},
 		{[]string{"--api-server", server.URL}, "run as a pod with a service account, or name a kubeconfig"},
 	} {
 		c := agentConfig{node: "n1", state: t.TempDir()}

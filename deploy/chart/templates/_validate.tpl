@@ -10,9 +10,9 @@
       {{- fail (printf "apiServers: %q is not the URL of an API server: expected one like https://192.168.1.10:6443" (toString .)) }}
     {{- end }}
   {{- end }}
-  {{- range $name := list "clusterCIDRs" "serviceCIDRs" }}
+  {{- range $name := list "clusterCIDRs" "serviceCIDRs" "nodeCIDRs" }}
     {{- $list := get $v $name }}
-    {{- if not $list }}
+    {{- if not (or $list (eq $name "nodeCIDRs")) }}
       {{- fail (printf "%s is empty: give one range per family, such as --set '%s={10.244.0.0/16}'" $name $name) }}
     {{- end }}
     {{- range $list }}

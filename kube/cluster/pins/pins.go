@@ -1,4 +1,18 @@
-// Package pins decides whose WireGuard key is believed, where nothing guards who may write it.
+// Package pins decides what other nodes' Node objects are believed.
+//
+// A kubelet writes its own Node's addresses, and an agent its own Node's key: so whoever takes over a node can
+// claim what is another's, or nobody's. Three things stand against that.
+//
+//   - Rules. A range that no node can have is refused whoever claims it: one of Services, an API server's, a cloud's
+//     metadata, a public address among private ones, or one outside of the ranges that the operator named.
+//   - Conflicts. What two nodes claim stays with the one of which it was believed before, else with the older Node. A
+//     claim that comes later, or from a name earlier in the alphabet, takes nothing away.
+//   - Keys. A Node object's key is believed when it is seen first, for the life of the object (its UID). Another one is
+//     believed while the admission policy is in force that lets nobody's token but that node's own agent change it; else
+//     the first stays in use. An agent may delete no Node, so whoever deletes one is a person who may decide it, and the
+//     object that comes after begins anew.
+//
+// What was believed is kept in a file. What is refused is left out of the Node, and told as a Problem of it.
 package pins
 
 import (
@@ -7,30 +21,28 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// Pins are the WireGuard keys that are believed. Make them with Open. A Node object's key is believed when it is
-// seen first, for the life of the object (its UID). Another one is believed while the admission policy is in force
-// that lets nobody's token but that node's own agent change it; else the first stays in use, and the change is a
-// Problem. An agent may delete no Node, so whoever deletes one is a person who may decide it, and the object that
-// comes after begins anew.
+// Pins are what is believed of the nodes. Make them with Open.
 type Pins struct {
+	rules Rules
 	file  string
 	known map[string]pin // by the Node's name
 
 	// The last answer, for the same question.
-	nodes    []*corev1.Node
-	guarded  bool
+	asked    Question
 	judged   []*corev1.Node
 	problems []kube.Problem
-	copies   map[*corev1.Node]*corev1.Node // with the key that is believed in the place of the one that is said
+	copies   map[*corev1.Node]edited
+	read     map[*corev1.Node]*said
 	unsaved  bool
 }
 
@@ -38,14 +50,25 @@ type Pins struct {
 // own.
 const Guard = "tapestry-agent-own-node"
 
-type pin struct {
-	UID types.UID `json:"uid"`
-	Key string    `json:"key"`
+// Question is what there is to judge.
+type Question struct {
+	// Nodes are sorted by name, and are not changed.
+	Nodes []*corev1.Node
+	// Guarded: nobody's token but a node's own agent can change its key.
+	Guarded bool
+	// Services are the ranges of Services, and Servers the addresses of API servers.
+	Services []netip.Prefix
+	Servers  []netip.Addr
 }
 
-// Open reads the keys that were believed before out of a file, in which they are kept.
-func Open(file string) (*Pins, error) {
-	p := &Pins{file: file, known: map[string]pin{}}
+func (q *Question) is(other *Question) bool {
+	return kube.Same(q.Nodes, other.Nodes) && q.Guarded == other.Guarded &&
+		slices.Equal(q.Services, other.Services) && slices.Equal(q.Servers, other.Servers)
+}
+
+// Open reads what was believed before out of a file, in which it is kept.
+func Open(file string, r Rules) (*Pins, error) {
+	p := &Pins{rules: r, file: file, known: map[string]pin{}}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
@@ -59,72 +82,135 @@ func Open(file string) (*Pins, error) {
 	return p, nil
 }
 
-// Judge gives the nodes with the keys that are believed, and adds to problems where those are not what the API
-// server says.
-func (p *Pins) Judge(nodes []*corev1.Node, guarded bool, problems *[]kube.Problem) []*corev1.Node {
-	if !kube.Same(p.nodes, nodes) || p.guarded != guarded || p.unsaved || p.judged == nil {
-		p.nodes, p.guarded, p.problems = nodes, guarded, nil
-		p.judged = p.look(nodes)
+// Judge gives the nodes with what is believed of them, and adds to problems where that is not what the API server
+// says. Nodes of which all is believed are the same objects.
+func (p *Pins) Judge(q Question, problems *[]kube.Problem) []*corev1.Node {
+	if p.judged == nil || p.unsaved || !q.is(&p.asked) {
+		p.readAll(q.Nodes)
+		verdicts, next := judge(&q, &p.rules, p.known, p.read)
+		p.asked, p.problems = q, nil
+		p.judged = p.edit(q.Nodes, verdicts)
+		if p.unsaved || !maps.Equal(next, p.known) {
+			p.known = next
+			p.save()
+		}
 	}
 	*problems = append(*problems, p.problems...)
 	return p.judged
 }
 
-func (p *Pins) look(nodes []*corev1.Node) []*corev1.Node {
-	next := make(map[string]pin, len(nodes))
-	copies := map[*corev1.Node]*corev1.Node{}
-	list := nodes
-	for i, n := range nodes {
-		said := n.Annotations[kube.PublicKeyAnnotation]
-		believed, pinned := p.known[n.Name]
-		switch {
-		case !pinned || believed.UID != n.UID || p.guarded && said != "":
-			if said == "" {
+// readAll brings read up to date.
+func (p *Pins) readAll(nodes []*corev1.Node) {
+	read := make(map[*corev1.Node]*said, len(nodes))
+	for _, n := range nodes {
+		if read[n] = p.read[n]; read[n] == nil {
+			read[n] = readNode(n)
+		}
+	}
+	p.read = read
+}
+
+// verdict is what is not believed of a Node.
+type verdict struct {
+	key      string // the one that is believed, "" for none
+	cidrs    []int  // of spec.podCIDRs
+	addrs    []int  // of status.addresses
+	problems []kube.Problem
+}
+
+// judge decides what is believed, by what was believed before and what the nodes say. The verdicts are by node.
+func judge(q *Question, r *Rules, known map[string]pin, read map[*corev1.Node]*said) (verdicts []verdict, next map[string]pin) {
+	verdicts = make([]verdict, len(q.Nodes))
+	at := make(map[*corev1.Node]int, len(q.Nodes))
+	for i, n := range q.Nodes {
+		at[n] = i
+	}
+	refuse := func(c *claim, message string) {
+		v := &verdicts[at[c.node]]
+		if c.pods {
+			v.cidrs = append(v.cidrs, c.index)
+		} else {
+			v.addrs = append(v.addrs, c.index)
+		}
+		v.problems = append(v.problems, refusal(c.node, c.field(), message))
+	}
+	order := precedence{
+		self:  r.Self,
+		holds: func(c *claim) bool { was := known[c.node.Name]; return was.UID == c.node.UID && was.has(c) },
+		hasKey: func(n *corev1.Node, key string) bool {
+			was := known[n.Name]
+			return was.UID == n.UID && keyID(was.Key) == keyID(key)
+		},
+	}
+	for _, c := range decide(believable(q, r, read, refuse), order.claims) {
+		refuse(c.lost, c.message())
+	}
+	keys := make([]string, len(q.Nodes))
+	for i, n := range q.Nodes {
+		keys[i] = keyOf(n, q.Guarded, known[n.Name], &verdicts[i])
+	}
+	lost := owners(q.Nodes, keys, &order)
+	next = make(map[string]pin, len(q.Nodes))
+	for i, n := range q.Nodes {
+		v := &verdicts[i]
+		if owner := lost[n]; owner != nil {
+			v.problems = append(v.problems, refusal(n, keyField, "is the key of Node "+owner.Name+", which had it first, and is not believed here: every node needs a key of its own. "+
+				"If both are one machine, delete the Node that is no more"))
+			keys[i] = ""
+		}
+		v.key = keys[i]
+		now := pin{UID: n.UID, Key: keys[i]}
+		if was := known[n.Name]; now.Key == "" && was.UID == n.UID && q.Guarded && lost[n] == nil {
+			now.Key = was.Key // it is what was let through last
+		}
+		now.Claims = read[n].without(v)
+		if now.Key != "" || now.Claims != "" {
+			next[n.Name] = now
+		}
+	}
+	return verdicts, next
+}
+
+// believable gives the claims of all nodes that no rule forbids; the others are refused.
+func believable(q *Question, r *Rules, read map[*corev1.Node]*said, refuse func(*claim, string)) []*claim {
+	var own public
+	for _, n := range q.Nodes {
+		if n.Name == r.Self {
+			own = publicOf(read[n].claims)
+		}
+	}
+	list := make([]*claim, 0, 3*len(q.Nodes))
+	for _, n := range q.Nodes {
+		for _, c := range read[n].claims {
+			why := ""
+			if n.Name != r.Self {
+				why = r.forbids(c, q, own)
+			}
+			if why != "" {
+				refuse(c, why)
 				continue
 			}
-			believed = pin{n.UID, said}
-		case said != believed.Key && !p.guarded:
-			if len(copies) == 0 {
-				list = append([]*corev1.Node{}, nodes...)
-			}
-			copies[n] = p.with(n, believed.Key)
-			list[i] = copies[n]
-			p.refuse(n, said)
+			list = append(list, c)
 		}
-		next[n.Name] = believed
-	}
-	p.copies = copies
-	if p.unsaved || !maps.Equal(next, p.known) {
-		p.known = next
-		p.save()
 	}
 	return list
 }
 
-// with gives n with another key; always the same copy for the same node.
-func (p *Pins) with(n *corev1.Node, key string) *corev1.Node {
-	if c := p.copies[n]; c != nil && c.Annotations[kube.PublicKeyAnnotation] == key {
-		return c
-	}
-	c := *n
-	c.Annotations = maps.Clone(n.Annotations)
-	if c.Annotations == nil {
-		c.Annotations = map[string]string{}
-	}
-	c.Annotations[kube.PublicKeyAnnotation] = key
-	return &c
-}
+const keyField = "metadata.annotations[" + kube.PublicKeyAnnotation + "]"
 
-func (p *Pins) refuse(n *corev1.Node, said string) {
+// keyOf gives the key that is believed to be n's own, as far as others do not have it.
+func keyOf(n *corev1.Node, guarded bool, was pin, v *verdict) string {
+	said := n.Annotations[kube.PublicKeyAnnotation]
+	if guarded || was.UID != n.UID || was.Key == "" || was.Key == said {
+		return said
+	}
 	what := fmt.Sprintf("the node's key has changed to %s", said)
 	if said == "" {
 		what = "the node's key has vanished"
 	}
-	p.problems = append(p.problems, kube.Problem{
-		Severity: kube.Error, Object: kube.RefOf(n), Field: "metadata.annotations[" + kube.PublicKeyAnnotation + "]",
-		Message: what + ", and nothing guards who may change it, so the one that was seen first stays in use: install the ValidatingAdmissionPolicy " +
-			Guard + ", or, if the change is meant, delete the Node object and restart its kubelet, which makes it anew",
-	})
+	v.problems = append(v.problems, refusal(n, keyField, what+", and nothing guards who may change it, so the one that was seen first stays in use: install the ValidatingAdmissionPolicy "+
+		Guard+", or, if the change is meant, delete the Node object and restart its kubelet, which makes it anew"))
+	return was.Key
 }
 
 func (p *Pins) save() {

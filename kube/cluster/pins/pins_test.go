@@ -46,7 +46,7 @@ func TestPins(t *testing.T) {
 		{"the node is deleted", nil, false, "", ""},
 		{"and made again", keyed("n", "3", "D"), false, "D", ""},
 	} {
-		p, err := Open(file) // an agent that has just started
+		p, err := Open(file, Rules{Self: "self"}) // an agent that has just started
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +56,7 @@ func TestPins(t *testing.T) {
 		}
 		nodes = append(nodes, keyed("other", "9", "O"))
 		var problems []kube.Problem
-		got := p.Judge(nodes, step.guarded, &problems)
+		got := p.Judge(Question{Nodes: nodes, Guarded: step.guarded}, &problems)
 		if len(got) != len(nodes) || got[len(got)-1] != nodes[len(nodes)-1] {
 			t.Errorf("%s: other nodes have changed", step.what)
 		}
@@ -68,25 +68,42 @@ func TestPins(t *testing.T) {
 		}
 		// The same question has the same answer, by pointer; another change keeps the copy.
 		var more []kube.Problem
-		if again := p.Judge(nodes, step.guarded, &more); !kube.Same(again, got) || len(more) != len(problems) {
+		if again := p.Judge(Question{Nodes: nodes, Guarded: step.guarded}, &more); !kube.Same(again, got) || len(more) != len(problems) {
 			t.Errorf("%s: asked again, the answer is another", step.what)
 		}
-		if again := p.Judge(slices.Clone(nodes), step.guarded, &more); again[0] != got[0] {
+		if again := p.Judge(Question{Nodes: slices.Clone(nodes), Guarded: step.guarded}, &more); again[0] != got[0] {
 			t.Errorf("%s: the copy has changed though nothing has", step.what)
 		}
 	}
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(file); err == nil || !strings.Contains(err.Error(), "repair or remove") {
+	if _, err := Open(file, Rules{}); err == nil || !strings.Contains(err.Error(), "repair or remove") {
 		t.Errorf("a torn file: %v", err)
 	}
-	p, err := Open(filepath.Join(t.TempDir(), "no", "such"))
+	p, err := Open(filepath.Join(t.TempDir(), "no", "such"), Rules{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var problems []kube.Problem
-	if p.Judge([]*corev1.Node{keyed("n", "1", "A")}, false, &problems); len(problems) != 1 || !strings.Contains(problems[0].Message, "cannot be kept") {
+	if p.Judge(Question{Nodes: []*corev1.Node{keyed("n", "1", "A")}}, &problems); len(problems) != 1 || !strings.Contains(problems[0].Message, "cannot be kept") {
 		t.Errorf("keys that cannot be written: %v", problems)
+	}
+}
+
+// The file of an agent from before it knew of addresses is read, and its keys stay believed.
+func TestFileOfBefore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(`{"n": {"uid": "1", "key": "A"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(file, Rules{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems []kube.Problem
+	got := p.Judge(Question{Nodes: []*corev1.Node{keyed("n", "1", "B")}}, &problems)
+	if key := got[0].Annotations[kube.PublicKeyAnnotation]; key != "A" || len(problems) != 1 {
+		t.Errorf("believed %q, problems %v", key, problems)
 	}
 }

@@ -116,6 +116,23 @@ func (s *Servers) Current() string {
 	return s.good
 }
 
+// Addrs gives the addresses of the servers, sorted: those learned, and those configured by address.
+func (s *Servers) Addrs() []netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []netip.Addr
+	for i := range s.configured {
+		if ip, err := netip.ParseAddr(s.configured[i].Hostname()); err == nil {
+			list = append(list, ip.Unmap())
+		}
+	}
+	for _, a := range s.learned {
+		list = append(list, a.Addr())
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}
+
 // Within gives those of the configured addresses that lie in one of these ranges.
 func (s *Servers) Within(ranges []netip.Prefix) []string {
 	var list []string

@@ -1,0 +1,63 @@
+package addressing
+
+import "net/netip"
+
+// Metadata are the addresses at which clouds tell a machine what it is and hand it credentials, those apart that are
+// link-local: nobody in a cluster has them.
+var Metadata = []netip.Prefix{
+	netip.MustParsePrefix("100.100.100.200/32"),     // Alibaba Cloud
+	netip.MustParsePrefix("168.63.129.16/32"),       // Azure's WireServer
+	netip.MustParsePrefix("192.0.0.192/32"),         // Oracle Cloud, Classic
+	netip.MustParsePrefix("fd00:ec2::254/128"),      // AWS
+	netip.MustParsePrefix("fd20:ce::254/128"),       // Google Cloud
+	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // Oracle Cloud
+	netip.MustParsePrefix("fd00:42::42/128"),        // Scaleway
+}
+
+// reserved are ranges of which no address is a host's: "this network" (RFC 791, section 3.2), and class E with the
+// limited broadcast address (RFC 1112, section 4).
+var reserved = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4")}
+
+// private are the ranges that belong to no one: RFC 1918, RFC 6598 and RFC 4193.
+var private = []netip.Prefix{
+	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
+	netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("fc00::/7"),
+}
+
+// Special returns what an address is that no host can be reached by from another network: "a loopback address",
+// "a link-local address", and so on. It is "" for the address of a host.
+func Special(a netip.Addr) string {
+	a = a.Unmap()
+	switch {
+	case !a.IsValid():
+		return "no address"
+	case a.IsUnspecified():
+		return "the unspecified address"
+	case a.IsLoopback():
+		return "a loopback address"
+	case a.IsMulticast():
+		return "a multicast address"
+	case a.IsLinkLocalUnicast() || a.Zone() != "":
+		return "a link-local address"
+	case Contains(reserved, a):
+		return "a reserved address"
+	}
+	return ""
+}
+
+// Private reports whether a range lies inside of those that belong to no one, so that what is in it is a cluster's own
+// business.
+func Private(p netip.Prefix) bool { return Within(private, p) }
+
+// Within reports whether a range lies inside of one of others.
+func Within(ranges []netip.Prefix, p netip.Prefix) bool {
+	for _, r := range ranges {
+		if r.Bits() <= p.Bits() && r.Contains(p.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// Whole returns the range that has a and nothing else in it.
+func Whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
