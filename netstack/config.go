@@ -16,6 +16,11 @@ type Config struct {
 	PodCIDRs []netip.Prefix
 	// NodeAddrs are this node's own addresses on the underlay, primary first.
 	NodeAddrs []netip.Addr
+	// HostAddrs are all addresses of the host's interfaces, those in NodeAddrs among them. Pods reach the others through the host
+	// Port alone, since over a host socket they would come to them as a process of the host.
+	HostAddrs []netip.Addr
+	// DenyEgress is what pods may not dial over host sockets. Addresses of the cluster are not meant.
+	DenyEgress []Destination
 	// ClusterCIDRs are all pod ranges and ServiceCIDRs all service ranges of the cluster: addresses that no outside
 	// client may claim.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix

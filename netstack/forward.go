@@ -23,6 +23,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	switch r.kind {
 	case toPod, toHost:
 		if r.port == nil {
+			if r.unnamed {
+				return j.refuse(noHost, NoRoute)
+			}
 			break
 		}
 		if j.wrapped && r.kind != toPod {
@@ -35,6 +38,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	case toPeer:
 		if j.sender != nil {
 			return j.drop(NoRoute) // never from one peer to another
+		}
+		if j.from != nil && j.from.Kind == HostPort && s.hosts[p.Tuple.Src].unnamed {
+			return j.drop(NoRoute) // the other node does not know the address as ours
 		}
 		if j.fromGateway() && s.foreign(p.Tuple.Src) {
 			if r.peer.encap == nil {
@@ -55,8 +61,8 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	if j.from == nil && (j.sender == nil || j.wrapped || r.kind != toHost) {
 		return j.drop(NoRoute)
 	}
-	if r.kind == outside && unreachable(p.Tuple.Dst.Netip()) {
-		return j.drop(NoRoute)
+	if r.kind == outside && s.denied.has(&p.Tuple) {
+		return j.refuse(denied, EgressDenied)
 	}
 	return j.toOutside()
 }

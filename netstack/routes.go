@@ -16,7 +16,7 @@ type routeKind uint8
 const (
 	outside routeKind = iota // nobody of ours: egress through host sockets
 	toPod                    // a local pod's Port
-	toHost                   // this node's own host addresses
+	toHost                   // this node's own addresses
 	toSelf                   // the gateway's own addresses
 	toPeer                   // another node, its pods and its addresses
 	vacant                   // for a pod of this node, and no pod has it
@@ -25,8 +25,10 @@ const (
 
 type route struct {
 	kind routeKind
-	port *Port
-	peer *peer
+	// unnamed is set for the node's own addresses that no other node knows as its: those of Config.HostAddrs alone.
+	unnamed bool
+	port    *Port
+	peer    *peer
 }
 
 // peer is a PeerRoute, compiled.
@@ -65,6 +67,7 @@ type snapshot struct {
 	lengths    []int                 // distinct lengths of the prefixes below, longest first, of 128
 	prefixes   map[netip.Prefix]route
 	claimed    []netip.Prefix // pod and service ranges: no outside client may come from there
+	denied     destinations
 }
 
 // compile turns a Config into a snapshot.
@@ -74,6 +77,13 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 		peers:    make(map[uint64]*peer, len(c.Peers)),
 		hosts:    make(map[packet.Addr]route),
 		prefixes: make(map[netip.Prefix]route),
+		denied:   destinationsOf(c.DenyEgress),
+	}
+	s.claimed = append(append(s.claimed, c.ClusterCIDRs...), c.ServiceCIDRs...)
+	for _, a := range c.HostAddrs {
+		if !unreachable(a) && !s.claims(packet.AddrFrom(a)) {
+			s.hosts[packet.AddrFrom(a)] = route{kind: toHost, unnamed: true}
+		}
 	}
 	for _, pr := range c.Peers {
 		p := &peer{PeerRoute: pr, zone: zoneOf(pr.ID)}
@@ -82,7 +92,10 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 			s.addPrefix(cidr, route{kind: toPeer, peer: p})
 		}
 		for _, a := range pr.NodeAddrs {
-			s.hosts[packet.AddrFrom(a)] = route{kind: toPeer, peer: p}
+			// What this host has is not elsewhere, whatever the other node says.
+			if key := packet.AddrFrom(a); s.hosts[key].kind != toHost {
+				s.hosts[key] = route{kind: toPeer, peer: p}
+			}
 		}
 		s.peers[pr.ID] = p
 	}
@@ -112,7 +125,6 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 			p.encap = encapFor(s.gates, p.gates)
 		}
 	}
-	s.claimed = append(append(s.claimed, c.ClusterCIDRs...), c.ServiceCIDRs...)
 	return s
 }
 
@@ -222,7 +234,7 @@ func (s *snapshot) mayUse(p *Port, a *packet.Addr) bool {
 // are inside of what the peer expects from us.
 func (s *snapshot) foreign(a packet.Addr) bool {
 	r, ok := s.hosts[a]
-	return !ok || r.kind == toPeer
+	return !ok || r.kind == toPeer || r.unnamed
 }
 
 // gateway gives the gateway address of the family of like; ok is false when this node has none.

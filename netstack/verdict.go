@@ -47,6 +47,7 @@ const (
 	Denied                  // the Policy does not permit the flow
 	LinkOnly                // meant for one link: neighbour discovery, router discovery, redirects
 	StrayError              // an ICMP error about what its sender was not sent
+	EgressDenied            // the node lets no pod go there (Config.DenyEgress)
 	numDropReasons
 )
 
@@ -54,7 +55,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "port-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error",
+	"denied", "link-only", "stray-error", "egress-denied",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
@@ -62,7 +63,7 @@ func (r DropReason) String() string { return dropReasonText[r] }
 // refusesFlow reports whether the reason is one for which a flow may not be, and not only the packet.
 func (r DropReason) refusesFlow() bool {
 	switch r {
-	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied:
+	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied:
 		return true
 	}
 	return false

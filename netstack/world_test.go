@@ -256,15 +256,21 @@ func (w *world) dropped(reason DropReason) {
 // counted waits until n packets were dropped or answered for a reason.
 func (w *world) counted(reason DropReason, n uint64) {
 	w.t.Helper()
+	w.until(func() bool { return w.node.Stats().Drops[reason.String()] >= n })
+}
+
+// until waits for something to be so.
+func (w *world) until(so func() bool) {
+	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for w.node.Stats().Drops[reason.String()] < n {
+	for !so() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			w.t.Fatalf("want %d packets counted as %s: %v", n, reason, w.node.Stats())
+			w.t.Fatalf("it did not come to be: %v", w.node.Stats())
 		}
 	}
 }

@@ -1,0 +1,102 @@
+// Package hostaddr tells which addresses the host's interfaces have, and when they change. It needs no capability: the kernel lets
+// everybody listen to that (rtnetlink(7), RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR).
+package hostaddr
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// List gives the addresses of all interfaces of the network namespace that this process began in, sorted, each once and without a zone.
+func List() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of the host: %w", err)
+	}
+	list := make([]netip.Addr, 0, len(all))
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				list = append(list, ip.Unmap())
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list), nil
+}
+
+// Watcher hears of changes.
+type Watcher struct{ socket *os.File }
+
+// Watch begins to listen: no change after it returned is missed by Run.
+func Watch() (*Watcher, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("watch the addresses of the host: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR}); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("watch the addresses of the host: subscribe: %w", err)
+	}
+	return &Watcher{os.NewFile(uintptr(fd), "rtnetlink")}, nil
+}
+
+// Run gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it returns. It closes
+// the Watcher.
+func (w *Watcher) Run(ctx context.Context, changed func([]netip.Addr)) error {
+	defer w.socket.Close()
+	stop := context.AfterFunc(ctx, func() { _ = w.socket.Close() })
+	defer stop()
+	var known []netip.Addr
+	for first := true; ; first = false {
+		list, err := List()
+		if err != nil {
+			return err
+		}
+		if first || !slices.Equal(list, known) {
+			known = list
+			changed(slices.Clone(list))
+		}
+		if err := w.wait(); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("watch the addresses of the host: %w", err)
+		}
+	}
+}
+
+// wait returns when something may have changed. What the messages say does not matter, as all addresses are listed anew, and
+// neither does that some were lost.
+func (w *Watcher) wait() error {
+	conn, err := w.socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 1<<16)
+	heard := false
+	var failed error
+	err = conn.Read(func(fd uintptr) (done bool) {
+		for {
+			_, err := unix.Read(int(fd), buf)
+			switch {
+			case err == nil, errors.Is(err, unix.ENOBUFS):
+				heard = true
+			case errors.Is(err, unix.EINTR):
+			case errors.Is(err, unix.EAGAIN):
+				return heard
+			default:
+				failed = err
+				return true
+			}
+		}
+	})
+	return errors.Join(err, failed)
+}
