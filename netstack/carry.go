@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/netstack/udprelay"
 )
@@ -107,8 +108,8 @@ func (w *worker) toHostSocket(j *journey) {
 	p := j.packet
 	switch {
 	case isEcho(p) && p.Frag == packet.NoFrag:
-		if w.node.gateway.Ping(p) != nil {
-			j.refuse(noHost, NoRoute)
+		if err := w.node.gateway.Ping(p); err != nil {
+			j.fail(err)
 		}
 	case p.Tuple.Proto == packet.UDP && p.Frag == packet.NoFrag:
 		if !p.ChecksumOK() {
@@ -133,6 +134,23 @@ func (w *worker) toRelay(j *journey) {
 		j.refuse(tooBig, TooBig)
 	case errors.Is(err, udprelay.ErrBusy):
 		j.drop(HostBusy)
+	default:
+		j.fail(err)
+	}
+}
+
+// fail ends the journey of a packet that a host socket could not send.
+func (j *journey) fail(err error) {
+	kind, ok := refusal.Kind(err)
+	switch {
+	case !ok:
+		j.drop(HostBusy) // there is none to be had, for instance: the pod may try again
+	case kind == packet.NetUnreachable:
+		j.refuse(noNet, NoRoute)
+	case kind == packet.AdminProhibited:
+		j.refuse(prohibited, NoRoute)
+	case kind == packet.PortUnreachable:
+		j.refuse(refused, NoRoute)
 	default:
 		j.refuse(noHost, NoRoute)
 	}

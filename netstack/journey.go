@@ -53,6 +53,7 @@ const (
 	noAnswer   answer = iota
 	refused           // nobody takes it there: a reset for TCP, else port unreachable
 	cut               // its connection is gone: a reset
+	noNet             // there is no way to its network
 	noHost            // nobody has the address
 	prohibited        // it may not go there
 	denied            // the Policy says so: a reset for TCP, else an ICMP error

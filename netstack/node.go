@@ -5,19 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/fragment"
 	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -59,7 +59,7 @@ type Node struct {
 	gateway   *gateway.Gateway
 	fragments *fragment.Table
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
-	refusals *rate.Limiter
+	refusals *refusal.Limit
 
 	workers workers
 	running sync.WaitGroup
@@ -81,13 +81,14 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
-		refusals: rate.NewLimiter(1000, 200), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
+		refusals: refusal.NewLimit(o.Now, rand.Uint64()), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
 	}
 	n.ports.table.Store(&portTable{})
 	n.workers.node = n
 	var err error
 	if n.gateway, err = gateway.New(gateway.Options{
 		Send: n.fromGateway, SendIP: n.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: n.pace,
+		Refusals: n.refusals,
 	}); err != nil {
 		return nil, err
 	}

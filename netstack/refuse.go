@@ -88,7 +88,7 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	switch {
 	case j.answer == cut, whole && (j.answer == refused || j.answer == denied):
 		n = packet.PutRST(w.answered[packet.HeadLen:], p)
-	case w.node.refusals.Allow():
+	case w.node.refusals.Allow(j.orig.Src):
 		n = w.putError(s, j)
 	}
 	if n == 0 {
@@ -110,6 +110,8 @@ func (w *worker) putError(s *snapshot, j *journey) int {
 		from = gate
 	}
 	switch j.answer {
+	case noNet:
+		kind = packet.NetUnreachable
 	case noHost:
 		kind = packet.HostUnreachable
 	case prohibited, denied:

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -32,6 +33,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/netstack/udprelay"
 )
@@ -60,6 +62,8 @@ type Options struct {
 	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop, which
 	// is the Gateway's own.
 	Poller *poll.Poller
+	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Gateway's own.
+	Refusals *refusal.Limit
 	// Pace is tcprelay.Options.Pace.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
@@ -82,6 +86,8 @@ type Gateway struct {
 	relay  *tcprelay.Relay
 	udp    *udprelay.Relay
 	pings  pinger
+
+	refusals *refusal.Limit
 
 	poller    *poll.Poller
 	ownPoller bool                                 // to be closed
@@ -122,7 +128,10 @@ func New(o Options) (*Gateway, error) {
 		g.closePoller()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
-	g.relay = tcprelay.New(tcprelay.Options{Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Pace: o.Pace})
+	g.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
+	g.relay = tcprelay.New(tcprelay.Options{
+		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Refuse: g.refuse, Pace: o.Pace,
+	})
 	g.udp = udprelay.New(udprelay.Options{
 		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 	})

@@ -15,10 +15,9 @@ import (
 
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/tap"
 )
-
-const patience = 10 * time.Second
 
 // outsideAddrs are on the loopback interface of the tests' own network, which is the pods' outside.
 var outsideAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
@@ -37,6 +36,14 @@ func outsideMTU(t *testing.T, mtu int) {
 		ipnet := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 		if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: ipnet, Flags: unix.IFA_F_NODAD}); err != nil {
 			t.Fatal(err)
+		}
+		// The kernel makes the route to an IPv6 address of its own a moment later.
+		for c, err := net.Dial("udp", netip.AddrPortFrom(a, 9).String()); ; c, err = net.Dial("udp", netip.AddrPortFrom(a, 9).String()) {
+			if err == nil {
+				_ = c.Close()
+				break
+			}
+			time.Sleep(time.Millisecond)
 		}
 	}
 }
@@ -70,7 +77,7 @@ func listenOutside(t *testing.T, a netip.Addr) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(netstacktest.Until(t))
 	return c
 }
 
@@ -85,7 +92,7 @@ func dialOutside(t *testing.T, ns *tap.Namespace, c *net.UDPConn) (pod *net.UDPC
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = pod.Close() })
-	_ = pod.SetDeadline(time.Now().Add(patience))
+	_ = pod.SetDeadline(netstacktest.Until(t))
 	return pod
 }
 

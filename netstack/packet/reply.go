@@ -10,6 +10,7 @@ const (
 	AdminProhibited
 	TooBig // with the MTU that would fit
 	TimeExceeded
+	NetUnreachable
 )
 
 // icmpErrors gives type and code, [0] of ICMPv4 (RFC 792, RFC 1812 5.2.7.1), [1] of ICMPv6 (RFC 4443).
@@ -19,6 +20,7 @@ var icmpErrors = [...][2][2]uint8{
 	AdminProhibited: {{3, 13}, {1, 1}},
 	TooBig:          {{3, 4}, {2, 0}},
 	TimeExceeded:    {{11, 0}, {3, 0}},
+	NetUnreachable:  {{3, 0}, {1, 0}},
 }
 
 // How long an ICMP error may be: RFC 1812 4.3.2.3; RFC 4443 2.4 (c).

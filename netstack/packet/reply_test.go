@@ -24,6 +24,7 @@ func TestPutICMPError(t *testing.T) {
 		AdminProhibited: {{3, 13}, {1, 1}},
 		TooBig:          {{3, 4}, {2, 0}},
 		TimeExceeded:    {{11, 0}, {3, 0}},
+		NetUnreachable:  {{3, 0}, {1, 0}},
 	}
 	families(t, func(t *testing.T, a, b string) {
 		fam, limit := 0, 576

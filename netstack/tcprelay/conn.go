@@ -8,6 +8,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/refusal"
 )
 
 var be = binary.BigEndian
@@ -29,6 +30,7 @@ const (
 	hostGone                     // the host's socket failed
 	aborted                      // we end it
 	hostReady                    // connect(2) is done
+	asked                        // the pod's SYN came again
 	lostOne                      // three duplicate acknowledgements
 	podDeaf                      // the pod hears no more, and has said everything
 	stale                        // the pod answered our SYN for an older connection
@@ -41,6 +43,7 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // of the pod's segments, and of ours
 	fd        int
+	failed    error // why there was no connection to the host's side; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
@@ -108,6 +111,7 @@ func (c *conn) begin(fd int, err error, events uint32) {
 		err = c.watch(events)
 	}
 	if err != nil {
+		c.failed = err
 		c.kill(hostGone)
 		return
 	}
@@ -208,6 +212,9 @@ func (c *conn) step() bool {
 	if notes&lostOne != 0 {
 		c.resend()
 	}
+	if notes&asked != 0 {
+		c.to.deadline = c.r.now() + openTimeout
+	}
 	if notes&timeUp != 0 && !c.overdue() {
 		return c.end(aborted)
 	}
@@ -217,6 +224,7 @@ func (c *conn) step() bool {
 			break
 		}
 		if errno := connected(c.fd); errno != 0 {
+			c.failed = errno
 			return c.end(hostGone)
 		}
 		c.mu.Lock()
@@ -264,11 +272,54 @@ func (c *conn) end(why uint32) bool {
 	c.timer.stop()
 	c.to.release()
 	c.r.remove(c)
-	if why&(hostGone|aborted) != 0 && why&podGone == 0 {
+	switch last, kind := farewell(was, why, c.failed); last {
+	case aReset:
 		c.reset(was)
+	case anError:
+		c.unreachable(kind)
 	}
 	close(c.ended)
 	return false
+}
+
+// What a pod is told at last.
+type lastWord uint8
+
+const (
+	nothing lastWord = iota
+	aReset
+	anError // of ICMP
+)
+
+// farewell decides what a pod is told when a connection ends that was in state was. failed is how a connect ended that came to
+// nothing: what the far end or a router said of it is said to the pod, and of a time-out nothing is, since nothing was heard.
+func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) {
+	if why&(hostGone|aborted) == 0 || why&podGone != 0 {
+		return nothing, 0
+	}
+	if was != connecting {
+		return aReset, 0
+	}
+	switch kind, ok := refusal.Kind(failed); {
+	case !ok:
+		return nothing, 0
+	case kind == packet.PortUnreachable:
+		return aReset, 0
+	default:
+		return anError, kind
+	}
+}
+
+// unreachable answers the pod's SYN with an ICMP error.
+func (c *conn) unreachable(kind packet.ICMPError) {
+	h := packet.TCPHeader{Seq: uint32(c.received.Load()>>32) - 1, Flags: packet.SYN}
+	b := c.to.head[:]
+	head, vnet := packet.PutTCP(b, &c.key, &h, 0, 0)
+	var p packet.Packet
+	if p.ParseIP(b[:head]) == packet.Good {
+		p.VNet = vnet
+		c.r.o.Refuse(&p, kind)
+	}
 }
 
 // reset tells the pod. A SYN that was not answered yet is refused (RFC 9293 3.10.7.1).

@@ -8,7 +8,8 @@
 //	pod ─segments─ TAP ─ pipeline ─ conn ─stream─ host socket ─ outside
 //
 // It begins in one of two ways. A pod's SYN for the outside (Deliver) makes a host socket, which connects; the pod is
-// answered when that is done, so that what is refused to us is refused to the pod. Or a client of the host's, accepted on
+// answered when that is done, so that what is refused to us is refused to the pod, an unreachable network or host is one to it (an
+// ICMP error), and of a time-out it hears nothing and goes on asking as long as it likes. Or a client of the host's, accepted on
 // a NodePort, is given to a pod (Join); then we send the SYN.
 //
 // What a pod says is written to the socket straight from its frames, several superframes of one turn of the poller together

@@ -104,8 +104,9 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 			c.note(podGone)
 		}
 		return work
-	case stage == connecting:
-		return 0 // its SYN again
+	case stage == connecting: // its SYN again: it waits as long as the pod asks
+		c.note(asked)
+		return work
 	case flags&packet.SYN != 0:
 		if stage == answering {
 			return 0 // the timer repeats the answer

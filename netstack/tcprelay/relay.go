@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// Options of a Relay. Poller and Send are required.
+// Options of a Relay. Pace alone is not required.
 type Options struct {
 	// Poller watches the host sockets.
 	Poller *poll.Poller
@@ -26,6 +26,9 @@ type Options struct {
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// MTU is the pods'.
 	MTU func() int
+	// Refuse tells the sender of p, a SYN, that it cannot reach whom it calls, and why. p is borrowed. As Send, it must not come
+	// back with an answer in the same goroutine.
+	Refuse func(p *packet.Packet, why packet.ICMPError)
 	// Pace tells whether what a pod is sent is limited, and how long to wait before it is sent more. Nil: no pod is.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
@@ -95,11 +98,15 @@ func (r *Relay) remove(c *conn) {
 // Deliver takes a pod's TCP segment, contiguous and with a checksum known to be right. It is borrowed. It reports whether the
 // segment was one of the Relay's connections or, if it may, began one. The caller ends turn when it has no more frames at hand.
 func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
-	if c := r.find(&p.Tuple); c != nil {
-		return c.receive(p, turn)
+	c := r.find(&p.Tuple)
+	if c != nil && c.receive(p, turn) {
+		return true
 	}
 	if !mayBegin || p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
 		return false
+	}
+	if c != nil {
+		r.remove(c) // it has ended, and is about to do so itself
 	}
 	r.open(p)
 	return true

@@ -39,7 +39,7 @@ func newScript(t *testing.T) *script {
 		t.Fatal(err)
 	}
 	s := &script{t: t, heard: make(chan segment, 100)}
-	s.r = tcprelay.New(tcprelay.Options{Poller: poller, MTU: func() int { return mtu }, Send: func(ip []byte, vnet packet.VNetHdr) {
+	s.r = tcprelay.New(tcprelay.Options{Poller: poller, MTU: func() int { return mtu }, Refuse: func(*packet.Packet, packet.ICMPError) {}, Send: func(ip []byte, vnet packet.VNetHdr) {
 		var p packet.Packet
 		if fault := p.ParseIP(ip); fault != packet.Good {
 			t.Errorf("the relay sent a packet with fault %d", fault)

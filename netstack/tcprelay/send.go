@@ -14,7 +14,8 @@ const (
 	// turn is how many superframes of one connection are sent before others get theirs.
 	turn = 32
 	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing for
-	// giveUp is given up. openTimeout is for connections that do not come about.
+	// giveUp is given up. openTimeout is for connections that do not come about, since the pod
+	// asked last.
 	minTimeout  = 200 * time.Millisecond
 	synTimeout  = time.Second
 	maxTimeout  = 20 * time.Second

@@ -49,9 +49,23 @@ func connect(e packet.Endpoint) (fd int, err error) {
 	}
 	if err = unix.Connect(fd, sockaddr(e)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
+		if err == unix.EADDRNOTAVAIL && hasSource(family, e) {
+			err = unix.EAGAIN // the host's ports have run out
+		}
 		return -1, os.NewSyscallError("connect", err)
 	}
 	return fd, nil
+}
+
+// hasSource reports whether the host has an address from which it can reach e: a UDP socket, which has another set of ports, finds
+// one.
+func hasSource(family int, e packet.Endpoint) bool {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, sockaddr(e)) != unix.EADDRNOTAVAIL
 }
 
 // tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, as with the sockets of
