@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -169,18 +168,17 @@ spec:
 	}
 }
 
-// TestStatus asks an agent what 'tapestry status' and 'tapestry doctor' show.
+// TestStatus asks an agent what 'tapestry status' and 'tapestry doctor' show, without its socket being named.
 func TestStatus(t *testing.T) {
 	c := up(t, "status", baseYAML)
-	socket := filepath.Join(c.Dir, "nodes", "node-1", "agent.sock")
-	stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "status", "--socket", socket, "-o", "json")
-	if err != nil || code != 0 {
-		t.Fatalf("status: exit status %d, %v: %s", code, err, stderr)
+	got := tapestryLab(t, "status", "--name", c.Name, "node-1", "-o", "json")
+	if got.code != 0 {
+		t.Fatalf("status: exit status %d: %s", got.code, got.stderr)
 	}
 	s := decode[struct {
 		Node   string
 		Detail cni.Detail
-	}](t, stdout)
+	}](t, got.stdout)
 	d := s.Detail
 	if s.Node != "node-1" || !d.HostPort || len(d.Peers) != 1 || d.Peers[0].Name != "node-2" || d.Services < 2 || d.NodePorts != 4 || len(d.Missing) != 0 {
 		t.Errorf("got %+v", s)
@@ -192,14 +190,14 @@ func TestStatus(t *testing.T) {
 	if !names["default/client"] || !names["default/near"] || !names["host"] || names["default/far"] {
 		t.Errorf("the pods of node-1 are %v", names)
 	}
-	if stdout, _, code, err = c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "status", "--socket", socket); err != nil || code != 0 || !strings.Contains(stdout, "default/near") {
-		t.Errorf("exit status %d, %v: %s", code, err, stdout)
+	if got = tapestryLab(t, "status", "--name", c.Name, "node-1"); got.code != 0 || !strings.Contains(got.stdout, "default/near") {
+		t.Errorf("exit status %d: %s%s", got.code, got.stdout, got.stderr)
 	}
-	stdout, _, _, err = c.Output(c.ctx, lab.Node("node-1"), theProduct(t), "doctor", "--socket", socket, "-o", "json")
-	if err != nil {
-		t.Fatal(err)
+	if got = tapestryLab(t, "status", "--name", c.Name, "node-9"); got.code != 1 || !strings.Contains(got.stderr, "the nodes are node-1, node-2") {
+		t.Errorf("of a node that is not there: exit status %d: %s", got.code, got.stderr)
 	}
-	for _, f := range decode[[]doctor.Finding](t, stdout) {
+	got = tapestryLab(t, "doctor", "--name", c.Name, "node-1", "-o", "json")
+	for _, f := range decode[[]doctor.Finding](t, got.stdout) {
 		want := doctor.OK
 		if f.Check == "api" { // a lab has none
 			want = doctor.Unknown

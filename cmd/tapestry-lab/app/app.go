@@ -2,6 +2,8 @@
 package app
 
 import (
+	"slices"
+
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/cmd/program"
@@ -25,10 +27,10 @@ It needs no root. Edit the file while the lab runs, and the difference is applie
    tapestry-lab ps
    tapestry-lab exec client -- curl http://web
    tapestry-lab down`,
-		Commands: []*cli.Command{
+		Commands: slices.Concat([]*cli.Command{
 			demoCommand(), upCommand(), psCommand(), execCommand(), nodeCommand(), outsideCommand(), logsCommand(), impairCommand(),
-			agentCommand(), keeperCommand(), downCommand(), benchCommand(), serveCommand(), probeCommand(),
-		},
+			agentCommand(), keeperCommand(), downCommand(),
+		}, toolCommands(), []*cli.Command{benchCommand(), serveCommand(), probeCommand()}),
 	}, args)
 }
 

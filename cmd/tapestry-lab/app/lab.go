@@ -181,20 +181,25 @@ func runCommand(name, usage, what, more string, split func([]string) (lab.Target
 			if err != nil {
 				return err
 			}
-			signals := make(chan os.Signal, 8)
-			signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-			defer signal.Stop(signals)
-			terminal := !c.Bool("no-tty") && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
-			// Not c.Context, which ^C ends: ^C is for the command, and its end is ours.
-			code, err := l.Exec(context.WithoutCancel(c.Context), where, lab.Command{Argv: argv, Env: c.StringSlice("env")}, lab.Stdio{
-				In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: terminal, Signals: signals,
-			})
-			if err != nil {
-				return cli.Exit(err, 126)
-			}
-			return exitWith(code)
+			return run(c, l, where, lab.Command{Argv: argv, Env: c.StringSlice("env")}, !c.Bool("no-tty"))
 		},
 	}
+}
+
+// run runs a command in the lab to its end, which is this program's. On a terminal it gets one of its own unless that is not wanted.
+func run(c *cli.Context, l *lab.Client, where lab.Target, cmd lab.Command, wantTerminal bool) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+	terminal := wantTerminal && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
+	// Not c.Context, which ^C ends: ^C is for the command, and its end is ours.
+	code, err := l.Exec(context.WithoutCancel(c.Context), where, cmd, lab.Stdio{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: terminal, Signals: signals,
+	})
+	if err != nil {
+		return cli.Exit(err, 126)
+	}
+	return exitWith(code)
 }
 
 func logsCommand() *cli.Command {

@@ -19,16 +19,21 @@ func Run(args []string) int {
 		Name:        "tapestry",
 		Usage:       "a userspace network for Kubernetes",
 		Description: "Pods, Services, DNS, NodePorts and Ingress without iptables, nftables, IPVS, eBPF or kernel WireGuard.\n'tapestry-lab demo' shows all of it on this machine.",
-		Commands: []*cli.Command{
-			agent.Command(),
-			keeper.Command(),
-			nodeinit.HostPort(),
-			nodeinit.Directories(),
-			nodeinit.Pause(),
-			cniCommand(),
-			status.Command(),
-			doctor.Command(),
-			connectivity.Command(),
-		},
+		Commands:    Commands(),
 	}, args)
+}
+
+// Commands are all there are.
+func Commands() []*cli.Command {
+	return []*cli.Command{
+		agent.Command(),
+		keeper.Command(),
+		nodeinit.HostPort(),
+		nodeinit.Directories(),
+		nodeinit.Pause(),
+		cniCommand(),
+		status.Command(),
+		doctor.Command(),
+		connectivity.Command(),
+	}
 }

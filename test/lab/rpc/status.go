@@ -9,6 +9,8 @@ import (
 type Status struct {
 	Name, Dir string
 	Files     []string
+	// Product is the executable that nodes run.
+	Product string
 	// PID is that of the supervisor, inside of its process namespace.
 	PID int
 	// Underlay and Outside are the network between the nodes and the addresses of the client on it.
@@ -41,6 +43,8 @@ type NodeStatus struct {
 	PID      int // of the agent, inside of the lab
 	Restarts int
 	Dir      string
+	// Socket is the agent's; "" for an external node.
+	Socket   string
 	Problems []string
 }
 

@@ -178,7 +178,7 @@ func (l *lab) status() rpc.Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st := rpc.Status{
-		Name: l.cfg.Name, Dir: l.cfg.Dir, Files: l.cfg.Files, PID: os.Getpid(), MTU: l.cfg.MTU, Applied: l.applied,
+		Name: l.cfg.Name, Dir: l.cfg.Dir, Files: l.cfg.Files, Product: l.cfg.Product, PID: os.Getpid(), MTU: l.cfg.MTU, Applied: l.applied,
 		Underlay: l.cluster.Underlay.Prefixes, Outside: l.cluster.Underlay.Outside,
 		Problems: slices.Clone(l.cluster.Warnings),
 	}
@@ -222,6 +222,7 @@ func (l *lab) nodeStatusLocked(name string) rpc.NodeStatus {
 		return st
 	}
 	st.Agent, st.PID, st.Restarts, st.Problems = n.agent.status()
+	st.Socket = n.socket("agent")
 	return st
 }
 
