@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +183,10 @@ func TestStatus(t *testing.T) {
 	d := s.Detail
 	if s.Node != "node-1" || !d.HostPort || len(d.Peers) != 1 || d.Peers[0].Name != "node-2" || d.Services < 2 || d.NodePorts != 4 || len(d.Missing) != 0 {
 		t.Errorf("got %+v", s)
+	}
+	said, err := exec.Command(theProduct(t), "--version").Output()
+	if err != nil || d.Version == "" || strings.TrimSpace(string(said)) != "tapestry version "+d.Version {
+		t.Errorf("the agent is of version %q, the program says %q, %v", d.Version, said, err)
 	}
 	names := map[string]bool{}
 	for _, p := range d.Pods {

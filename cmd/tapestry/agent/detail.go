@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"runtime/debug"
 	"time"
 
 	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/version"
 )
 
 // begun is when this process began, nearly.
@@ -17,7 +17,7 @@ var begun = time.Now()
 func (a *agent) detail(ctx context.Context) (cni.Detail, error) {
 	c, table := &a.node.Config().Netstack, a.node.Table()
 	d := cni.Detail{
-		Version: version(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.Updated(),
+		Version: version.String(), Started: begun, Missing: a.health.Missing(ctx), Source: a.sourceText(), Updated: a.progress.Updated(),
 		HostPort: a.node.HasHostPort(netip.Addr{}), Addresses: c.NodeAddrs, PodCIDRs: c.PodCIDRs, MTU: c.MTU, DNS: c.LocalAddrs,
 		Services: len(table.Services()), NodePorts: len(table.NodePorts()), HostPorts: len(table.HostPorts()),
 	}
@@ -60,11 +60,4 @@ func (a *agent) sourceText() string {
 		text += fmt.Sprintf(" (%v)", h.Err)
 	}
 	return text
-}
-
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "development"
 }

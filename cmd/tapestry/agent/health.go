@@ -10,11 +10,12 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/version"
 )
 
 // newHealth joins what is asked about the agent with what it knows.
 func (a *agent) newHealth() *health.Health {
-	m := metrics.New(version(), a.sample)
+	m := metrics.New(version.String(), a.sample)
 	a.progress.Synced, a.progress.Programmed = m.Synced, m.Programmed
 	return health.New(health.Options{
 		Alive: a.progress.Alive, Eligible: a.progress.Eligible, Updated: a.progress.Updated,
