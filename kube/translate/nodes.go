@@ -1,10 +1,12 @@
 package translate
 
 import (
+	"cmp"
 	"encoding/base64"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -31,6 +33,7 @@ type node struct {
 	partial  bool // takes partial checksums
 	unready  bool
 	leaving  bool
+	made     time.Time
 	// cidrFields and addrFields are the fields that podCIDRs and addrs stand in, by the same index.
 	cidrFields, addrFields []string
 }
@@ -61,7 +64,7 @@ func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes 
 
 // parseNode reads a Node by itself: podCIDRs and addrs are what it asks for.
 func parseNode(obj *corev1.Node, say *kube.Report) *node {
-	n := &node{ref: kube.RefOf(obj), name: obj.Name, zone: obj.Labels[corev1.LabelTopologyZone]}
+	n := &node{ref: kube.RefOf(obj), name: obj.Name, zone: obj.Labels[corev1.LabelTopologyZone], made: obj.CreationTimestamp.Time}
 	n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
 	n.partial = !n.stock && hasFeature(obj, kube.PartialChecksums)
 	n.unready = slices.ContainsFunc(obj.Status.Conditions, func(c corev1.NodeCondition) bool {
@@ -168,13 +171,15 @@ func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// settleNodes decides between nodes that ask for the same, in the order of their names: the first keeps it, so that
-// all agents agree.
+// settleNodes decides between nodes that ask for the same: the oldest keeps it, of two as old the first by name. Package
+// cluster, which remembers who had it before, has decided already where there is an API server.
 func settleNodes(parsed []*node, say *kube.Report) []node {
 	var taken ranges
 	addrs, keys := map[netip.Addr]string{}, map[overlay.PublicKey]string{}
 	out := make([]node, 0, len(parsed))
-	for _, asks := range parsed {
+	order := slices.Clone(parsed) // by name
+	slices.SortStableFunc(order, func(a, b *node) int { return a.made.Compare(b.made) })
+	for _, asks := range order {
 		n := *asks
 		n.podCIDRs, n.addrs = nil, nil
 		for i, p := range asks.podCIDRs {
@@ -206,6 +211,7 @@ func settleNodes(parsed []*node, say *kube.Report) []node {
 		}
 		out = append(out, n)
 	}
+	slices.SortFunc(out, func(a, b node) int { return cmp.Compare(a.name, b.name) })
 	return out
 }
 
