@@ -12,7 +12,7 @@ func TestKinds(t *testing.T) {
 	places := map[uintptr]string{} // by the address of the list
 	v := reflect.ValueOf(&objs).Elem()
 	for i := range v.NumField() {
-		if f := v.Type().Field(i); f.Type.Kind() == reflect.Slice {
+		if f := v.Type().Field(i); f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Pointer {
 			places[v.Field(i).Addr().Pointer()] = f.Name
 		}
 	}

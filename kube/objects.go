@@ -54,6 +54,9 @@ type Objects struct {
 	// PolicyBindings are those of the ValidatingAdmissionPolicies that concern us.
 	PolicyBindings []*PolicyBinding
 
+	// Withheld are objects that somebody refers to and the API server does not show us, sorted.
+	Withheld []Ref
+
 	// Origin says where objects were written, "file:line". An object of an API server has none.
 	Origin map[Ref]string
 }
@@ -139,7 +142,7 @@ func (o *Objects) Clone() Objects {
 // Map gives what f makes of every object, which must be of the same type and name, in lists of its own; no f: the
 // objects themselves. Origin is shared.
 func (o *Objects) Map(f func(Object) Object) Objects {
-	out := Objects{Origin: o.Origin}
+	out := o.bare()
 	for _, k := range kinds {
 		if k.Held() {
 			k.lists.mapped(&out, o, f)
@@ -148,10 +151,13 @@ func (o *Objects) Map(f func(Object) Object) Objects {
 	return out
 }
 
+// bare gives o without its objects.
+func (o *Objects) bare() Objects { return Objects{Withheld: o.Withheld, Origin: o.Origin} }
+
 // Sorted gives o with every list sorted by namespace and name; o stays as it is, and lists that are sorted are
 // shared. Those that known has, too, need no look: known is sorted.
 func (o *Objects) Sorted(known *Objects) Objects {
-	out := Objects{Origin: o.Origin}
+	out := o.bare()
 	for _, k := range kinds {
 		if k.Held() {
 			k.lists.sorted(&out, o, known)
@@ -164,7 +170,7 @@ func (o *Objects) Sorted(known *Objects) Objects {
 // shared. It reports false when that cannot be: an object of old is not in o (that very object, not one of its
 // name), or a name of now is taken.
 func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
-	out := Objects{Origin: o.Origin}
+	out := o.bare()
 	for _, k := range kinds {
 		if k.Held() && !k.lists.replaced(&out, o, old, now) {
 			return Objects{}, false

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,12 @@ func TestEveryKind(t *testing.T) {
 			t.Errorf("sorting the clone has changed the order of %s in the original", RefOf(obj).Kind)
 		}
 		break
+	}
+	objs.Withheld = []Ref{{"Secret", "x", "y"}}
+	for what, got := range map[string]Objects{"Clone": objs.Clone(), "Sorted": objs.Sorted(&Objects{})} {
+		if !slices.Equal(got.Withheld, objs.Withheld) {
+			t.Errorf("%s forgets what is withheld", what)
+		}
 	}
 	copies := objs.Map(func(obj Object) Object { return obj.DeepCopyObject().(Object) })
 	if diff := cmp.Diff(objs, copies); diff != "" {

@@ -91,6 +91,7 @@ var variants = map[string][]string{
 	"no ingress":        {"-f", "../plain.yaml", "--set", "ingress.enabled=false"},
 	"no host port":      {"-f", "../plain.yaml", "--set", "hostPort.enabled=false,ingress.http=:8080,ingress.https="},
 	"few secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={shop,blog},ingress.default=true"},
+	"all secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={*}"},
 	"high ports":        {"-f", "../plain.yaml", "--set", "ingress.http=127.0.0.1:8080,ingress.https=:8443"},
 	"dual stack":        {"-f", "../plain.yaml", "--set", "clusterCIDRs={10.0.0.0/8,fd00::/48},serviceCIDRs={10.96.0.0/16,fd01::/112},clusterDNS={10.96.0.10,fd01::a}"},
 	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},extraArgs={--flows=1000}"},
@@ -220,7 +221,7 @@ func TestRBAC(t *testing.T) {
 			"nodes": read + " patch", "namespaces": read, "pods": read, "services": read,
 			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
-			"secrets": read, "nodes/status": "patch", "events": "create patch",
+			"nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 		"no ingress": {
@@ -249,22 +250,40 @@ func TestRBAC(t *testing.T) {
 			t.Errorf("%s: (-want +got):\n%s", name, diff)
 		}
 	}
-	// Secrets of some namespaces only.
-	objs := decode(t, rendered(t, variants["few secrets"]...))
-	for _, role := range of[*rbacv1.ClusterRole](objs) {
-		for _, r := range role.Rules {
-			if slices.Contains(r.Resources, "secrets") {
-				t.Error("all Secrets may be read")
+}
+
+// TestSecrets: no Secret may be read but in the namespaces that are named.
+func TestSecrets(t *testing.T) {
+	for name := range variants {
+		var in []string // namespaces, "*" for all
+		objs := decode(t, rendered(t, variants[name]...))
+		for _, role := range of[*rbacv1.ClusterRole](objs) {
+			if slices.ContainsFunc(role.Rules, readsSecrets) {
+				in = append(in, "*")
 			}
 		}
+		bound := map[string]string{}
+		for _, b := range of[*rbacv1.RoleBinding](objs) {
+			if len(b.Subjects) != 1 || b.Subjects[0].Kind != "ServiceAccount" || b.Subjects[0].Name != "tapestry" || b.Subjects[0].Namespace != "kube-system" {
+				t.Errorf("%s: the Role in %s is given to %v", name, b.Namespace, b.Subjects)
+			}
+			bound[b.Namespace] = b.RoleRef.Name
+		}
+		for _, role := range of[*rbacv1.Role](objs) {
+			if len(role.Rules) != 1 || !readsSecrets(role.Rules[0]) || strings.Join(role.Rules[0].Verbs, " ") != "get list watch" || bound[role.Namespace] != role.Name {
+				t.Errorf("%s: the Role in %s, bound %q, is for %v", name, role.Namespace, bound[role.Namespace], role.Rules)
+			}
+			in = append(in, role.Namespace)
+		}
+		slices.Sort(in)
+		if want := map[string]string{"few secrets": "blog shop", "all secrets": "*"}[name]; strings.Join(in, " ") != want {
+			t.Errorf("%s: Secrets of %q may be read, want those of %q", name, in, want)
+		}
 	}
-	var in []string
-	for _, b := range of[*rbacv1.RoleBinding](objs) {
-		in = append(in, b.Namespace)
-	}
-	if !slices.Equal(in, []string{"shop", "blog"}) && !slices.Equal(in, []string{"blog", "shop"}) {
-		t.Errorf("Secrets of %v may be read", in)
-	}
+}
+
+func readsSecrets(r rbacv1.PolicyRule) bool {
+	return slices.Contains(r.Resources, "secrets") || slices.Contains(r.Resources, "*")
 }
 
 // TestObjects: what else has to be so.
@@ -325,6 +344,8 @@ func TestRefused(t *testing.T) {
 		good + ",clusterDNS=null":                      "clusterDNS is empty",
 		good + ",clusterDNS={a}":                       `clusterDNS: "a" is not an address`,
 		good + ",clusterDNS={1.1.1.1,1.1.1.2,1.1.1.3}": "clusterDNS has 3 addresses",
+		good + ",ingress.secretNamespaces={Shop}":      `ingress.secretNamespaces: "Shop" is not the name of a namespace`,
+		good + ",ingress.secretNamespaces={*,shop}":    `"*" stands for all namespaces`,
 		good + ",ingress.http=80":                      `ingress.http: "80" is not an address to listen on`,
 		good + ",ingress.http=,ingress.https=":         "neither ingress.http nor ingress.https",
 		good + ",hostPort.enabled=false":               "ingress is to be served on :80, a port which takes a capability",

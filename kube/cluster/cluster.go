@@ -49,6 +49,8 @@ type Options struct {
 	// served here, and neither Ingresses nor their classes are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
 	Logger    *slog.Logger
+
+	refusedPause time.Duration // 0 for refusedPause
 }
 
 const (
@@ -192,7 +194,7 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 		}
 	}
 	if len(missing) == 0 && c.SecretsOf != nil {
-		objs.Secrets, missing = c.secrets.of(ctx, c.SecretsOf(&objs), c.isDelivered())
+		missing = c.secrets.put(ctx, &objs, c.SecretsOf(&objs), c.isDelivered())
 	}
 	c.mu.Lock()
 	c.waiting = missing
@@ -273,7 +275,7 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 		list = append(list, kube.Problem{Severity: s, Object: ref, Message: fmt.Sprintf(format, args...)})
 	}
 	own := kube.Ref{Kind: "Node", Name: c.Node}
-	for _, s := range append(slices.Clone(c.sources), c.secrets.sources()...) {
+	for _, s := range c.sources {
 		if err := s.refused(); err != nil && s.optional && s.kind != guardKind { // no guard is what that comes to
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -147,6 +148,7 @@ func (c *Cluster) makeSources() {
 func (c *Cluster) newSource(r row, into holder) *source {
 	return &source{
 		row: r, name: r.kind.Plural, path: r.kind.Group.Path(), rest: c.rest, link: c.link, store: into, touch: c.touch, broken: time.Now(),
+		rests: cmp.Or(c.refusedPause, refusedPause),
 	}
 }
 

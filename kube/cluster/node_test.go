@@ -240,8 +240,8 @@ func TestRenamedNode(t *testing.T) {
 	until("renamed", false)
 }
 
-// A Node that claims what is not its own draws none of it: not the API server's address, which is learned, nor another node's,
-// nor somebody's outside. What is its own it keeps.
+// A Node that claims what is not its own draws none of it: not the API server's address, which is learned, nor
+// another node's, nor somebody's outside. What is its own it keeps.
 func TestLyingNode(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)

@@ -11,15 +11,14 @@ import (
 )
 
 // secrets watches the Secrets that somebody refers to, each by itself: so the agent needs no right to read others,
-// and holds none. Its methods are called by the goroutine of Run alone, but for sources.
+// and holds none. It is for the goroutine of Run alone.
 type secrets struct {
 	cluster *Cluster
 	running *sync.WaitGroup
-
-	mu sync.Mutex
-	// mu guards byRef, which only Run's goroutine changes.
-	byRef map[kube.Ref]*secret
-	list  []*corev1.Secret // given out
+	byRef   map[kube.Ref]*secret
+	// list and withheld were given out.
+	list     []*corev1.Secret
+	withheld []kube.Ref
 }
 
 type secret struct {
@@ -28,13 +27,12 @@ type secret struct {
 	stop   context.CancelFunc
 }
 
-// of gives those of the Secrets that there are, sorted, and the names of those nobody knows yet. Once a state has
-// been given out a new Secret holds nothing up: the Ingress that has come with it gets its certificate a moment
-// later.
-func (s *secrets) of(ctx context.Context, refs []kube.Ref, late bool) (list []*corev1.Secret, missing []string) {
+// put gives objs those of the Secrets that there are, sorted, and the names of those that may not be read. missing are
+// those of which nothing is known yet. Once a state has been given out a new Secret holds nothing up: the Ingress that
+// has come with it gets its certificate a moment later.
+func (s *secrets) put(ctx context.Context, objs *kube.Objects, refs []kube.Ref, late bool) (missing []string) {
 	slices.SortFunc(refs, kube.Ref.Compare)
 	refs = slices.Compact(refs)
-	s.mu.Lock()
 	for ref, known := range s.byRef {
 		if _, wanted := slices.BinarySearchFunc(refs, ref, kube.Ref.Compare); !wanted {
 			known.stop()
@@ -46,9 +44,13 @@ func (s *secrets) of(ctx context.Context, refs []kube.Ref, late bool) (list []*c
 			s.byRef[ref] = s.watch(ctx, ref)
 		}
 	}
-	s.mu.Unlock()
+	var list []*corev1.Secret
+	var withheld []kube.Ref
 	for _, ref := range refs {
 		found, synced := s.byRef[ref].store.snapshot()
+		if len(found) == 0 && s.byRef[ref].source.refused() != nil {
+			withheld = append(withheld, ref)
+		}
 		list = append(list, found...)
 		if !synced && !late {
 			missing = append(missing, ref.String())
@@ -57,7 +59,11 @@ func (s *secrets) of(ctx context.Context, refs []kube.Ref, late bool) (list []*c
 	if !slices.Equal(list, s.list) {
 		s.list = list
 	}
-	return s.list, missing
+	if !slices.Equal(withheld, s.withheld) {
+		s.withheld = withheld
+	}
+	objs.Secrets, objs.Withheld = s.list, s.withheld
+	return missing
 }
 
 func (s *secrets) watch(ctx context.Context, ref kube.Ref) *secret {
@@ -69,15 +75,4 @@ func (s *secrets) watch(ctx context.Context, ref kube.Ref) *secret {
 	out.source.path += "/namespaces/" + ref.Namespace
 	s.running.Go(func() { out.source.run(ctx) })
 	return out
-}
-
-// sources gives the sources of the Secrets, in no order.
-func (s *secrets) sources() []*source {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []*source
-	for _, known := range s.byRef {
-		list = append(list, known.source)
-	}
-	return list
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -33,7 +34,8 @@ type source struct {
 	rest  rest.Interface
 	link  *servers.Link
 	store holder
-	touch func() // the state of the source has changed
+	touch func()        // the state of the source has changed
+	rests time.Duration // how long it pauses at least
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -75,6 +77,23 @@ func (s *source) note(err error, watching bool) {
 	}
 }
 
+// refusedPause is the least time, and half of the longest, for which a Secret that we may not read is not asked for
+// again: there may be many of them, and every agent asks.
+const refusedPause = 2 * time.Minute
+
+// pause waits before a single object is asked for again that we were refused last time.
+func (s *source) pause(ctx context.Context) {
+	if !s.single || s.refused() == nil {
+		return
+	}
+	again := time.NewTimer(s.rests + rand.N(s.rests))
+	defer again.Stop()
+	select {
+	case <-ctx.Done():
+	case <-again.C:
+	}
+}
+
 // List implements cache.ListerWatcher.
 func (s *source) List(o metav1.ListOptions) (runtime.Object, error) {
 	return s.ListWithContext(context.Background(), o)
@@ -89,6 +108,7 @@ var _ cache.ListerWatcherWithContext = (*source)(nil)
 
 // ListWithContext implements cache.ListerWatcherWithContext.
 func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
+	s.pause(ctx)
 	err = s.link.Do(ctx, func() error {
 		list = s.list()
 		return s.request(&o, "List").Do(ctx).Into(list)
@@ -103,6 +123,7 @@ func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (lis
 // WatchWithContext implements cache.ListerWatcherWithContext.
 func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	o.AllowWatchBookmarks = true
+	s.pause(ctx)
 	var w watch.Interface
 	var first []watch.Event
 	err := s.link.Do(ctx, func() (err error) {

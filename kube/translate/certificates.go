@@ -3,6 +3,7 @@ package translate
 import (
 	"cmp"
 	"crypto/tls"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -34,8 +35,9 @@ type certificateStage struct {
 }
 
 type certificateKey struct {
-	rules   list[*rules]
-	secrets list[*corev1.Secret]
+	rules    list[*rules]
+	secrets  list[*corev1.Secret]
+	withheld list[kube.Ref]
 }
 
 // tlsEntry is one of spec.tls.
@@ -67,13 +69,14 @@ func (r *rules) parseTLS(obj *networkingv1.Ingress, i int, say *kube.Report) {
 	}
 }
 
-func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, say *kube.Report) []ingress.Certificate {
-	used := s.used.once(certificateKey{identity(all), identity(secrets)}, say, func(*kube.Report) []*corev1.Secret {
+// of gives the certificates. withheld are Secrets, among others, that nobody shows us.
+func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, withheld []kube.Ref, say *kube.Report) []ingress.Certificate {
+	used := s.used.once(certificateKey{rules: identity(all), secrets: identity(secrets)}, say, func(*kube.Report) []*corev1.Secret {
 		return usedSecrets(all, secrets)
 	})
 	pairs := s.parsed.each(used, compareNames, nil, say, keyPair)
-	return s.joined.once(certificateKey{identity(all), identity(used)}, say, func(say *kube.Report) []ingress.Certificate {
-		return certificates(all, used, pairs, say)
+	return s.joined.once(certificateKey{identity(all), identity(used), identity(withheld)}, say, func(say *kube.Report) []ingress.Certificate {
+		return certificates(all, knownPairs{used, pairs, withheld}, say)
 	})
 }
 
@@ -91,33 +94,52 @@ func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
 	return slices.Compact(used)
 }
 
+// knownPairs are the key pairs of the Secrets that are used, by the same index; nil is one that cannot be used.
+type knownPairs struct {
+	secrets  []*corev1.Secret
+	pairs    []*tls.Certificate
+	withheld []kube.Ref
+}
+
+// of gives the key pair of a Secret, and what is wrong where there is no such Secret.
+func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
+	i, found := slices.BinarySearchFunc(p.secrets, name, func(s *corev1.Secret, n objectName) int { return nameOf(s).compare(n) })
+	switch {
+	case found:
+		return p.pairs[i], ""
+	case slices.Contains(p.withheld, kube.Ref{Kind: "Secret", Namespace: name.namespace, Name: name.name}):
+		return nil, fmt.Sprintf("the agents may not read Secret %s, so that these hosts have no certificate: let them get, list and watch it, "+
+			"by a Role in namespace %s, as the chart makes it for namespaces in ingress.secretNamespaces", name, name.namespace)
+	}
+	return nil, fmt.Sprintf("there is no Secret %s: create it, with tls.crt and tls.key", name)
+}
+
 // certificates joins what Ingresses say of their Secrets. A Secret that several entries name becomes one certificate
-// with the hosts of all. The key pairs are those of the used Secrets, nil for one that cannot be used.
-func certificates(all []*rules, used []*corev1.Secret, pairs []*tls.Certificate, say *kube.Report) []ingress.Certificate {
+// with the hosts of all.
+func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
 	var list []ingress.Certificate
 	at := map[objectName]int{} // index in list
 	seen := map[tlsName]bool{}
 	for _, r := range all {
 		for i := range r.tls {
 			entry := &r.tls[i]
-			j, found := slices.BinarySearchFunc(used, entry.secret, func(s *corev1.Secret, n objectName) int { return nameOf(s).compare(n) })
-			if !found {
-				say.Errorf(r.ref, entry.field+".secretName", "there is no Secret %s: create it, with tls.crt and tls.key", entry.secret)
+			pair, wrong := known.of(entry.secret)
+			if wrong != "" {
+				say.Errorf(r.ref, entry.field+".secretName", "%s", wrong)
+			}
+			if pair == nil {
 				continue
 			}
-			if pairs[j] == nil {
-				continue
-			}
-			k, known := at[entry.secret]
-			if !known {
+			k, there := at[entry.secret]
+			if !there {
 				k = len(list)
 				at[entry.secret] = k
-				list = append(list, ingress.Certificate{Name: entry.secret.String(), Cert: *pairs[j]})
+				list = append(list, ingress.Certificate{Name: entry.secret.String(), Cert: *pair})
 			}
-			for _, h := range hostsOf(entry, pairs[j]) {
-				if !forHost(pairs[j], h.name) {
+			for _, h := range hostsOf(entry, pair) {
+				if !forHost(pair, h.name) {
 					say.Warnf(r.ref, h.field, "the certificate in Secret %s is not for %s, so that clients will refuse it: it is for %s",
-						entry.secret, h.name, cmp.Or(strings.Join(pairs[j].Leaf.DNSNames, ", "), "no host"))
+						entry.secret, h.name, cmp.Or(strings.Join(pair.Leaf.DNSNames, ", "), "no host"))
 				}
 				if name := (tlsName{entry.secret, h.name}); !seen[name] {
 					seen[name] = true

@@ -73,7 +73,7 @@ func (s *ingressStage) of(objs *kube.Objects, served []*services.Service, say *k
 		return Ingresses(objs)
 	})
 	parsed := s.parsed.each(ours, compareNames, nil, say, parseIngress)
-	c := ingress.Config{Certificates: s.certs.of(parsed, objs.Secrets, say)}
+	c := ingress.Config{Certificates: s.certs.of(parsed, objs.Secrets, objs.Withheld, say)}
 	c.Routes, c.Default = routes(parsed, served, say)
 	return c
 }

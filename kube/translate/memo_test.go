@@ -66,6 +66,7 @@ func (c *churn) node() *corev1.Node {
 	n := &corev1.Node{}
 	n.Name = fmt.Sprintf("n%d", c.pick(3))
 	n.Labels = map[string]string{corev1.LabelTopologyZone: fmt.Sprintf("z%d", c.pick(2))}
+	n.CreationTimestamp = metav1.Unix(int64(c.pick(3)), 0)
 	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.244.%d.0/24", c.pick(4))}
 	return n
 }
@@ -142,7 +143,7 @@ func (c *churn) serviceCIDR() *networkingv1.ServiceCIDR {
 
 // step changes, adds or removes one object, in a new snapshot.
 func (c *churn) step() {
-	switch c.pick(17) {
+	switch c.pick(18) {
 	case 0:
 		c.objs.Nodes = exchange(c, c.objs.Nodes, c.node())
 	case 1, 2:
@@ -155,7 +156,9 @@ func (c *churn) step() {
 		c.objs.Secrets = exchange(c, c.objs.Secrets, c.secret())
 	case 7:
 		c.objs.ServiceCIDRs = exchange(c, c.objs.ServiceCIDRs, c.serviceCIDR())
-	case 8, 9, 10:
+	case 8:
+		c.objs.Withheld = []kube.Ref{{Kind: "Secret", Namespace: "default", Name: fmt.Sprintf("t%d", c.pick(3))}}[:c.pick(2)]
+	case 9, 10, 11:
 		c.objs.Services = exchange(c, c.objs.Services, c.service())
 	default:
 		c.objs.EndpointSlices = exchange(c, c.objs.EndpointSlices, c.slice())

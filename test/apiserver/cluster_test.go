@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -40,7 +41,8 @@ type agent struct {
 	count    int
 }
 
-// newAgent starts one, with the rights of a real one: the token of a pod of the DaemonSet's service account on that node.
+// newAgent starts one, with the rights of a real one: the token of a pod of the DaemonSet's service account on that
+// node.
 func newAgent(t *testing.T, p *controlPlane, node string) *agent {
 	t.Helper()
 	c, err := cluster.New(cluster.Options{
@@ -169,7 +171,23 @@ func (p *controlPlane) rights() {
 	p.apply("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 }
 
-// TestCluster: an agent with the rights that our manifests give it sees a real cluster whole, and says of itself what it has to.
+// mayRead lets agents read the Secrets of a namespace, as the chart does and deploy/README.md says.
+func (p *controlPlane) mayRead(namespace string) {
+	p.t.Helper()
+	const path = "/apis/rbac.authorization.k8s.io/v1/namespaces/"
+	p.must(http.MethodPost, path+namespace+"/roles", rbacv1.Role{
+		ObjectMeta: metav1.ObjectMeta{Name: "tapestry-secrets"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}}},
+	}, nil)
+	p.must(http.MethodPost, path+namespace+"/rolebindings", rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "tapestry-secrets"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "tapestry-secrets"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "kube-system", Name: "tapestry"}},
+	}, nil)
+}
+
+// TestCluster: an agent with the rights that our manifests give it sees a real cluster whole, and says of itself
+// what it has to.
 func TestCluster(t *testing.T) {
 	p := start(t)
 	p.rights()
@@ -230,7 +248,8 @@ func TestCluster(t *testing.T) {
 		t.Error("the Node was changed though there was nothing new to say")
 	}
 
-	// An Ingress with its Secret, a policy, and an address that a pod asks for.
+	// An Ingress with its Secret, which no agent may read before it is let, a policy, and an address that a pod
+	// asks for.
 	p.must(http.MethodPost, "/api/v1/namespaces/default/secrets", corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "cert"}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": []byte("c"), "tls.key": []byte("k")},
 	}, nil)
@@ -242,8 +261,20 @@ func TestCluster(t *testing.T) {
 		},
 	}, nil)
 	p.must(http.MethodPost, "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}}, nil)
+	cert := kube.Ref{Kind: "Secret", Namespace: "default", Name: "cert"}
+	objs = a.sees("the policy, and that the Secret may not be read", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return len(objs.Secrets) == 0 && slices.Contains(objs.Withheld, cert) && len(problems) == 1 && strings.Contains(problems[0].Message, "not enforced")
+	})
+	if told := translate.Check(objs); !slices.ContainsFunc(told, func(p kube.Problem) bool {
+		return p.Object.Name == "i" && p.Field == "spec.tls[0].secretName" && strings.Contains(p.Message, "by a Role in namespace default")
+	}) {
+		t.Errorf("the Ingress has the problems %v", told)
+	}
+	p.mayRead("default")
+	a.stop() // the next one asks at once
+	a = newAgent(t, p, "n1")
 	objs = a.sees("Secret and policy", func(objs *kube.Objects, problems []kube.Problem) bool {
-		return len(objs.Secrets) == 1 && string(objs.Secrets[0].Data["tls.key"]) == "k" && len(problems) == 1 && strings.Contains(problems[0].Message, "not enforced")
+		return len(objs.Secrets) == 1 && len(objs.Withheld) == 0 && string(objs.Secrets[0].Data["tls.key"]) == "k" && len(problems) == 1 && strings.Contains(problems[0].Message, "not enforced")
 	})
 	p.pod("n1", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "fixed", Annotations: map[string]string{kube.PodIPsAnnotation: "10.244.0.77"}}}, "")
 	if ips, err := a.PodIPs(t.Context(), "default", "fixed"); err != nil || ips != "10.244.0.77" {
@@ -270,7 +301,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// TestRights: the rights of an agent end at its own Node, and a changed key of another Node is believed because of that.
+// TestRights: the rights of an agent end at its own Node, and a changed key of another Node is believed because of
+// that.
 func TestRights(t *testing.T) {
 	p := start(t)
 	p.rights()
@@ -302,6 +334,8 @@ func TestRights(t *testing.T) {
 		"pods cannot be changed": refused(http.MethodDelete, "/api/v1/namespaces/kube-system/pods/agent-n2", nil, "forbidden"),
 		"Services neither":       refused(http.MethodDelete, services+"/kubernetes", nil, "forbidden"),
 		"nor made":               refused(http.MethodPost, services, service("x"), "forbidden"),
+		"Secrets cannot be read": refused(http.MethodGet, "/api/v1/namespaces/kube-system/secrets", nil, "forbidden"),
+		"by name neither":        refused(http.MethodGet, "/api/v1/namespaces/default/secrets/x", nil, "forbidden"),
 	} {
 		if !ok() {
 			t.Errorf("not refused as it should be: %s", what)

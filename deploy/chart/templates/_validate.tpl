@@ -42,6 +42,14 @@
     {{- if not (or $v.ingress.http $v.ingress.https) }}
       {{- fail "ingress.enabled is true, and neither ingress.http nor ingress.https says where it is served: set one, or ingress.enabled=false" }}
     {{- end }}
+    {{- range $v.ingress.secretNamespaces }}
+      {{- if not (regexMatch "^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$" (toString .)) }}
+        {{- fail (printf "ingress.secretNamespaces: %q is not the name of a namespace: expected names, or \"*\" for all" (toString .)) }}
+      {{- end }}
+    {{- end }}
+    {{- if and (has "*" $v.ingress.secretNamespaces) (gt (len $v.ingress.secretNamespaces) 1) }}
+      {{- fail "ingress.secretNamespaces: \"*\" stands for all namespaces: name no other beside it" }}
+    {{- end }}
     {{- $privileged := include "tapestry.privilegedAddrs" . | fromJsonArray }}
     {{- if and $privileged (not $v.hostPort.enabled) }}
       {{- fail (printf "ingress is to be served on %s, a port which takes a capability, and hostPort.enabled=false leaves no step that has one: choose ports from 1024 on, or ingress.enabled=false" (first $privileged)) }}
