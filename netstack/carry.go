@@ -37,10 +37,10 @@ func (w *worker) carry(s *snapshot, j *journey) {
 // does, or was dropped as too much waits.
 func (w *worker) wait(j *journey) bool {
 	l := j.port.limit
-	if l.pass(j.packet.Len(), j.paced) {
+	if l.Pass(j.packet.Len(), j.paced) {
 		return false
 	}
-	if !l.enqueue(j.packet, j.port.MAC) {
+	if !l.Enqueue(j.packet, j.port.MAC) {
 		j.port.overLimit.Add(1)
 		j.drop(OverLimit)
 	}

@@ -27,6 +27,8 @@
 //  3. translate, in place, with incremental checksums.
 //  4. forward: find out who gets it: a local Port, a peer, the gateway, the host, the outside.
 //
+// The package is larger than others: the steps share the journey, which as a package of its own would have to export all it has.
+//
 // Steps decide and do not act: after them carry writes the packet to where they sent it, or answers its sender. So the same
 // list can explain what would become of a packet: on a journey for which bind asks the flow table by Peek and inserts
 // nothing, and after which carry is left out, the verdict, the reason and all that was found out stand in the journey.

@@ -1,14 +1,12 @@
 package netstack
 
 import (
-	"bytes"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"testing"
 	"time"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -18,71 +16,12 @@ type hands struct{ at time.Time }
 
 func (h *hands) now() time.Time { return h.at }
 
-func TestLimitTakes(t *testing.T) {
-	const least = 128 << 10 // what a bucket holds at least, in bytes
-	for name, tc := range map[string]struct {
-		rate  tap.Rate
-		size  int           // of each packet, in bytes
-		every time.Duration // between two
-		after int           // as many packets
-		want  int           // are let through, within one
-	}{
-		"at once":             {tap.Rate{Bits: 8 << 20}, 1024, 0, 1000, least/1024 + 1}, // the last one leaves debts
-		"a larger bucket":     {tap.Rate{Bits: 8 << 20, Burst: 8 * 256 << 10}, 1024, 0, 1000, 2*least/1024 + 1},
-		"a second's at most":  {tap.Rate{Bits: 8 << 20, Burst: math.MaxUint64}, 1024, 0, 5000, 1025},
-		"within the rate":     {tap.Rate{Bits: 8 << 20}, 1 << 10, time.Millisecond, 5000, 5000},
-		"twice the rate":      {tap.Rate{Bits: 8 << 20}, 2 << 10, time.Millisecond, 5000, 2560 + 64},
-		"superframes":         {tap.Rate{Bits: 100e6}, 65000, time.Millisecond, 10000, 1923},
-		"faster than a clock": {tap.Rate{Bits: 400e9}, 1500, time.Microsecond, 5000, 5000},
-		"slower than a frame": {tap.Rate{Bits: 8}, 65000, time.Second, 5000, 3},
-	} {
-		clock := &hands{time.Unix(1, 0)}
-		l, passed := newLimit(tc.rate, clock.now), 0
-		for range tc.after {
-			if l.take(tc.size, false) {
-				passed++
-			} else if l.wait() <= 0 {
-				t.Errorf("%s: refused, and nothing to wait for", name)
-			}
-			clock.at = clock.at.Add(tc.every)
-		}
-		// What a bucket holds comes on top of the rate; beside a long run it is little.
-		if slack := 1 + tc.want/16; passed < tc.want-slack || passed > tc.want+slack {
-			t.Errorf("%s: %d of %d packets were let through, want %d", name, passed, tc.after, tc.want)
-		}
-	}
-	if newLimit(tap.Rate{Burst: 8}, time.Now) != nil {
-		t.Error("a bucket without a rate")
-	}
-}
-
-// Who waits is let through, and the others pay.
-func TestLimitOnCredit(t *testing.T) {
-	clock := &hands{time.Unix(1, 0)}
-	l := newLimit(tap.Rate{Bits: 8e6}, clock.now) // a byte each microsecond
-	for range 10 {
-		if !l.take(128<<10, true) {
-			t.Fatal("refused")
-		}
-	}
-	if got, want := l.wait(), 9*128<<10*time.Microsecond; (got - want).Abs() > time.Millisecond {
-		t.Errorf("to wait %s, want %s", got, want)
-	}
-	if l.take(1, false) {
-		t.Error("a packet went before the debts were paid")
-	}
-	clock.at = clock.at.Add(l.wait())
-	if l.wait() != 0 || !l.take(1, false) {
-		t.Error("nothing goes although all was paid")
-	}
-}
-
 // limitedNode is a hotNode whose pod b is limited, by a clock that stands still.
 func limitedNode(t *testing.T, r tap.Rate) (*worker, *sink) {
 	w, b := hotNode(t)
 	w.node.snapshot.Load().balancer = hotBalancer{}
 	p := w.node.ports.table.Load().byName[podB]
-	p.limit = newLimit(r, (&hands{time.Unix(1, 0)}).now)
+	p.limit = pace.New(r, (&hands{time.Unix(1, 0)}).now, nil)
 	return w, b
 }
 
@@ -97,9 +36,9 @@ func TestOverLimit(t *testing.T) {
 		send()
 	}
 	const once = 129 // what the bucket holds
-	waiting := int(w.node.ports.table.Load().byName[podB].limit.queue.waiting.Load())
+	waiting := w.node.ports.table.Load().byName[podB].limit.Waiting()
 	dropped := uint64(sent - once - waiting)
-	if b.frames != once || waiting != leastQueue/(4+packet.HeadLen+1024) || w.drops[OverLimit].Load() != dropped || w.verdicts[Dropped].Load() != dropped {
+	if b.frames != once || waiting != 4*packet.MaxFrame/(4+packet.HeadLen+1024) || w.drops[OverLimit].Load() != dropped || w.verdicts[Dropped].Load() != dropped {
 		t.Errorf("%d frames arrived, want %d; %d wait; %+v", b.frames, once, waiting, w.node.Stats())
 	}
 	for _, p := range w.node.Ports() {
@@ -146,45 +85,12 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
-func TestRing(t *testing.T) {
-	for size := range 64 {
-		r, held, next := ring{buf: make([]byte, size)}, [][]byte(nil), byte(0)
-		random := rand.New(rand.NewPCG(1, uint64(size)))
-		for range 2000 {
-			if random.IntN(2) == 0 {
-				if f := r.push(1 + random.IntN(12)); f != nil {
-					for i := range f {
-						f[i] = next
-					}
-					held = append(held, bytes.Clone(f))
-					next++
-				} else if len(held) == 0 && size >= 20 {
-					t.Fatalf("size %d: there is no room in an empty ring", size)
-				}
-				continue
-			}
-			got := r.peek()
-			switch {
-			case len(held) == 0:
-				if got != nil {
-					t.Fatalf("size %d: %v in an empty ring", size, got)
-				}
-			case !bytes.Equal(got, held[0]):
-				t.Fatalf("size %d: got %v, want %v", size, got, held[0])
-			default:
-				r.pop()
-				held = held[1:]
-			}
-		}
-	}
-}
-
 // BenchmarkLimited is what a limit costs per packet.
 func BenchmarkLimited(b *testing.B) {
 	for name, r := range map[string]tap.Rate{"none": {}, "never reached": {Bits: 1e15, Burst: 1e15}} {
 		b.Run(name, func(b *testing.B) {
 			w, _, send := established(b, segment(podA+":1000", podB+":80", packet.ACK))
-			w.node.ports.table.Load().byName[podB].limit = newLimit(r, time.Now)
+			w.node.ports.table.Load().byName[podB].limit = pace.New(r, time.Now, nil)
 			b.ReportAllocs()
 			for b.Loop() {
 				send()

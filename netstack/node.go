@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/fragment"
 	"tapestry.dev/tapestry/netstack/gateway"
+	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/refusal"
@@ -132,16 +133,14 @@ func (n *Node) Set(c Config, b Balancer, p Policy) error {
 
 // Attach adds a Port and starts reading from its device, which the Node closes at Detach or Close.
 func (n *Node) Attach(c PortConfig, dev Device) error {
-	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads(), limit: newLimit(c.Limit, n.now)}
+	p := &Port{PortConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads()}
+	p.limit = pace.New(c.Limit, n.now, func(frame []byte) { n.write(p, frame) })
 	for _, a := range c.Addrs {
 		p.addrs = append(p.addrs, packet.AddrFrom(a))
 	}
 	p.owner = ownerNode
 	if c.Kind == PodPort && len(p.addrs) > 0 {
 		p.owner = ownerAt(p.addrs[0])
-	}
-	if p.limit != nil {
-		p.limit.queue.write = func(frame []byte) { n.write(p, frame) }
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -238,6 +237,15 @@ func (n *Node) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	w := n.workers.get()
 	defer n.workers.put(w)
 	w.fromRelay(ip, vnet)
+}
+
+// pace tells a sender inside of the node, which can wait, whether a pod of this node is limited, and how long to wait now.
+func (n *Node) pace(pod packet.Addr) (limited bool, wait time.Duration) {
+	p := n.ports.table.Load().byAddr[pod]
+	if p == nil || p.limit == nil {
+		return false, 0
+	}
+	return true, p.limit.Wait()
 }
 
 // Local reports whether a pod of this node has the address.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -55,7 +56,7 @@ type Port struct {
 	// toPort and fromPort count packets (a superframe is one) and bytes of IP.
 	toPort, fromPort counter
 	down             atomic.Uint64
-	limit            *limit        // nil for none
+	limit            *pace.Limit   // nil for none
 	overLimit        atomic.Uint64 // packets
 }
 
@@ -79,7 +80,7 @@ type PortStats struct {
 
 func (p *Port) close() {
 	if p.limit != nil {
-		p.limit.stop()
+		p.limit.Stop()
 	}
 	_ = p.dev.Close()
 }

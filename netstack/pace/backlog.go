@@ -1,4 +1,4 @@
-package netstack
+package pace
 
 import (
 	"encoding/binary"
@@ -29,13 +29,14 @@ type backlog struct {
 	stopped bool
 }
 
-// pass reports whether a packet of n bytes may go at once. None does before those that wait, but those that go on credit.
-func (l *limit) pass(n int, credit bool) bool {
+// Pass reports whether a packet of n bytes may go at once, and pays for it. None does before those that wait, but those that go on
+// credit, whose senders wait by themselves.
+func (l *Limit) Pass(n int, credit bool) bool {
 	return (credit || l.queue.waiting.Load() == 0) && l.take(n, credit)
 }
 
-// enqueue has a copy of p wait for its turn. It is false when too much waits already.
-func (l *limit) enqueue(p *packet.Packet, to packet.MAC) bool {
+// Enqueue has a copy of p wait for its turn, as a frame for to. It is false when too much waits already.
+func (l *Limit) Enqueue(p *packet.Packet, to packet.MAC) bool {
 	q := &l.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -52,15 +53,15 @@ func (l *limit) enqueue(p *packet.Packet, to packet.MAC) bool {
 		return true // the timer is set
 	}
 	if q.timer == nil {
-		q.timer = time.AfterFunc(l.wait(), l.drain)
+		q.timer = time.AfterFunc(l.Wait(), l.drain)
 	} else {
-		q.timer.Reset(l.wait())
+		q.timer.Reset(l.Wait())
 	}
 	return true
 }
 
 // drain writes what has its turn, in the timer's goroutine.
-func (l *limit) drain() {
+func (l *Limit) drain() {
 	q := &l.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,7 +71,7 @@ func (l *limit) drain() {
 			return
 		}
 		if !l.take(len(frame)-packet.HeadLen, false) {
-			q.timer.Reset(l.wait())
+			q.timer.Reset(l.Wait())
 			return
 		}
 		q.mu.Unlock() // others may push meanwhile; only we take out
@@ -81,8 +82,11 @@ func (l *limit) drain() {
 	}
 }
 
-// stop forgets what waits.
-func (l *limit) stop() {
+// Waiting is the number of packets that wait.
+func (l *Limit) Waiting() int { return int(l.queue.waiting.Load()) }
+
+// Stop forgets what waits.
+func (l *Limit) Stop() {
 	q := &l.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
