@@ -38,7 +38,7 @@ var owners = []struct{ path, folder, why string }{
 var strangers = []string{"netstack", "overlay", "services", "ingress"}
 
 // leaves may be imported by everyone and import nothing of ours.
-var leaves = []string{"addressing", "fdpass", "netstack/packet", "share"}
+var leaves = []string{"addressing", "counter", "fdpass", "netstack/packet", "share"}
 
 // mayNot are further directions that would turn the house around.
 var mayNot = []struct{ folder, path, why string }{
@@ -154,6 +154,8 @@ var closures = []struct {
 	{"cmd/tapestry-cni", []string{module + "bench", module + "test", "gvisor.dev/", "k8s.io/"}, "the plugin is started for every pod, and has to be small"},
 	{"cmd/tapestry/keeper", []string{module + "kube", module + "overlay", module + "services", module + "ingress", module + "cmd/tapestry/agent", "gvisor.dev/", "k8s.io/", "golang.zx2c4.com/"},
 		"the keeper outlives agents because it knows nothing of what they are made of"},
+	{"localapi", []string{module + "kube", module + "node", module + "netstack", module + "overlay", module + "services", module + "ingress", module + "cmd"},
+		"whoever asks an agent needs nothing of what it is made of"},
 }
 
 // TestLinked looks at all that a package is linked with.
@@ -212,6 +214,7 @@ func TestForbidden(t *testing.T) {
 		{"services/table.go", module + "node", false},
 		{"kube/pods/pods.go", module + "node", false},
 		{"fdpass/serve.go", module + "netstack/packet", false},
+		{"services/dns/server.go", module + "counter", true},
 	} {
 		if got := forbidden(c.path, c.imported) == ""; got != c.allowed {
 			t.Errorf("forbidden(%s, %s): allowed %v, want %v", c.path, c.imported, got, c.allowed)

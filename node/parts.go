@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -34,12 +35,14 @@ type maker struct {
 	make func(*Node) (part, error)
 }
 
-// part is one of them. Its funcs are never nil; quiet has those that do nothing.
+// part is one of them. Its funcs are never nil; quiet has those that do nothing. All but set may be called concurrently.
 type part struct {
 	// set brings the part to a Config, which it may keep but not change. It is called by one goroutine at a time.
 	set func(*Config) error
 	// problems are those there are at the moment.
 	problems func() []Problem
+	// counters give what it counts. Each counter is named here and nowhere else.
+	counters func() counter.List
 	close    func()
 }
 
@@ -47,6 +50,7 @@ type part struct {
 var quiet = part{
 	set:      func(*Config) error { return nil },
 	problems: func() []Problem { return nil },
+	counters: func() counter.List { return nil },
 	close:    func() {},
 }
 
@@ -64,6 +68,7 @@ func makeServices(n *Node) (part, error) {
 		return nil
 	}
 	p.problems = func() []Problem { return *unusable.Load() }
+	p.counters = n.countServices
 	return p, nil
 }
 
@@ -78,6 +83,7 @@ func makeMesh(n *Node) (p part, err error) {
 	})
 	p = quiet
 	p.set = func(c *Config) error { return n.mesh.Set(c.Overlay) }
+	p.counters = n.countMesh
 	p.close = func() { n.mesh.Close() }
 	return p, err
 }
@@ -96,6 +102,7 @@ func makePath(n *Node) (p part, err error) {
 	p = quiet
 	p.set = func(c *Config) error { return n.path.Set(c.Netstack, n.table.Load(), nil) }
 	p.problems = n.strandedPorts
+	p.counters = n.countPath
 	p.close = func() { _ = n.path.Close() }
 	return p, err
 }
@@ -115,6 +122,7 @@ func makeNodePorts(n *Node) (part, error) {
 	p := quiet
 	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil } // failures are problems
 	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
+	p.counters = n.countNodePorts
 	p.close = func() { _ = n.nodePorts.Close() }
 	return p, nil
 }
@@ -135,11 +143,12 @@ func makeIngress(n *Node) (part, error) {
 	n.ingress = ingress.New(ingress.Options{Dial: n.dial, Logger: n.log})
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }
+	p.counters = n.countIngress
 	p.close = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 		defer cancel()
 		if err := n.ingress.Shutdown(ctx); err != nil {
-			n.log.Warn("requests were cut", "err", err)
+			n.log.Warn("requests were cut", "requests", n.ingress.Stats().Cut, "err", err)
 		}
 	}
 	return p, nil

@@ -352,6 +352,7 @@ func TestRefused(t *testing.T) {
 		good + ",wireguardPort=0":                      "wireguardPort: 0 is not a port",
 		good + ",wireguardPort=500":                    "wireguardPort: 500 is not a port that takes no capability",
 		good + ",healthAddress=10.0.0.1:1":             `healthAddress: "10.0.0.1:1" must have the loopback address in it`,
+		good + ",metricsAddress=10249":                 `metricsAddress: "10249" is not an address to listen on`,
 		good + ",underlayMTU=100":                      "underlayMTU: 100 is not the MTU",
 		good + ",user=0":                               "user must be the number of an ordinary user",
 		good + ",group=0":                              "group must be the number of an ordinary group",

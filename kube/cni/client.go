@@ -34,7 +34,7 @@ func (c *Client) Del(ctx context.Context, pod Pod) error {
 	return err
 }
 
-// Status asks the agent how it is.
+// Status asks the agent whether pods can be attached.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	a, err := c.call(ctx, request{Op: opStatus})
 	if err != nil {
@@ -44,30 +44,6 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		return Status{}, errors.New("the agent answered without a status")
 	}
 	return *a.Status, nil
-}
-
-// Stats asks the agent what it holds and has counted.
-func (c *Client) Stats(ctx context.Context) (Stats, error) {
-	a, err := c.call(ctx, request{Op: opStats})
-	if err != nil {
-		return Stats{}, err
-	}
-	if a.Stats == nil {
-		return Stats{}, errors.New("the agent answered without its stats")
-	}
-	return *a.Stats, nil
-}
-
-// Detail asks the agent about its node, for people.
-func (c *Client) Detail(ctx context.Context) (Detail, error) {
-	a, err := c.call(ctx, request{Op: opDetail})
-	if err != nil {
-		return Detail{}, err
-	}
-	if a.Detail == nil {
-		return Detail{}, errors.New("the agent answered without the detail")
-	}
-	return *a.Detail, nil
 }
 
 // Prepare asks for addresses, MAC and MTU of a pod, and what Allocator.Prepare says besides.

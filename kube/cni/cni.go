@@ -83,34 +83,11 @@ func (p *Pod) OfKubernetes() bool { return !strings.HasPrefix(p.Namespace, Witho
 
 func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
 
-// Status is how the agent is.
+// Status says whether pods can be attached.
 type Status struct {
-	// Ready: pods can be attached.
-	Ready     bool   `json:"ready"`
-	Node      string `json:"node"`
-	PublicKey string `json:"publicKey,omitempty"`
-	// Problems are sentences for people.
-	Problems []string `json:"problems,omitempty"`
-}
-
-// Stats are what an agent holds at the moment, for whoever looks for a leak, and what it has counted since it started.
-type Stats struct {
-	// Goroutines and HeapBytes are the process's.
-	Goroutines int    `json:"goroutines"`
-	HeapBytes  uint64 `json:"heapBytes"`
-	// Flows counts tracked flows by state; FlowsFull those that found no room.
-	Flows     map[string]int `json:"flows,omitempty"`
-	FlowsFull uint64         `json:"flowsFull,omitempty"`
-	// Pods counts those attached; Leases the addresses' that are held, and Resting the addresses that were released a moment ago.
-	Pods    int `json:"pods"`
-	Leases  int `json:"leases"`
-	Resting int `json:"resting"`
-	// Taps counts the TAPs by the offloads in use, as "csum,tso4,tso6,uso" or "none".
-	Taps map[string]int `json:"taps,omitempty"`
-	// Verdicts and Drops count packets, a superframe as one; Link counts datagrams and packets of the tunnel.
-	Verdicts map[string]uint64 `json:"verdicts,omitempty"`
-	Drops    map[string]uint64 `json:"drops,omitempty"`
-	Link     map[string]uint64 `json:"link,omitempty"`
+	Ready bool `json:"ready"`
+	// Reason is a sentence that says why not.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Attacher is what the agent does for its clients. It is called by several goroutines at once. The context ends when the client
@@ -122,7 +99,6 @@ type Attacher interface {
 	// Del detaches a pod, of which only the names are certain to be given. What is not attached is no error.
 	Del(ctx context.Context, pod Pod) error
 	Status(ctx context.Context) (Status, error)
-	Stats(ctx context.Context) (Stats, error)
 }
 
 // Allocator is what the agent does for the CNI executable besides. It is called like an Attacher.

@@ -16,8 +16,6 @@ const (
 	opAdd     = "add"
 	opDel     = "del"
 	opStatus  = "status"
-	opStats   = "stats"
-	opDetail  = "detail"
 	opPrepare = "prepare"
 	opCheck   = "check"
 	opCollect = "gc"
@@ -42,8 +40,6 @@ type answer struct {
 	// Kind is which error of kinds the error wraps.
 	Kind   string    `json:"kind,omitempty"`
 	Status *Status   `json:"status,omitempty"`
-	Stats  *Stats    `json:"stats,omitempty"`
-	Detail *Detail   `json:"detail,omitempty"`
 	Pod    *Prepared `json:"pod,omitempty"`
 }
 
@@ -64,17 +60,15 @@ const addTime = 30 * time.Second
 // Options say which users may connect, and where refused ones are logged.
 type Options = fdpass.Options
 
-// Listen makes the agent's socket at path, for this user only; that of an agent that died is replaced.
+// Listen makes the attach socket at path, for this user only; that of an agent that died is replaced.
 func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path) }
 
-// Server answers on the agent's socket.
+// Server answers on the socket.
 type Server struct {
 	Attacher Attacher
 	// Allocator may be nil, for an agent whose pods come with their addresses.
 	Allocator Allocator
-	// Detail tells people about the node; it may take seconds. Nil: they are told that this agent cannot.
-	Detail  func(context.Context) (Detail, error)
-	Options Options
+	Options   Options
 }
 
 // Serve answers clients on ln, which Listen made, until ctx is done. It returns when the last call of the Attacher has.
@@ -158,15 +152,6 @@ func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, err
 	case opStatus:
 		st, err := s.Attacher.Status(ctx)
 		return answer{Status: &st}, err
-	case opStats:
-		st, err := s.Attacher.Stats(ctx)
-		return answer{Stats: &st}, err
-	case opDetail:
-		if s.Detail == nil {
-			break
-		}
-		d, err := s.Detail(ctx)
-		return answer{Detail: &d}, err
 	}
 	if s.Allocator == nil {
 		return answer{}, fmt.Errorf("unknown request %q", r.Op)

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/ipam"
 	"tapestry.dev/tapestry/netstack"
@@ -75,7 +76,7 @@ type Options struct {
 }
 
 // Registry are the node's attached pods, their addresses, and those that are on the way. Its methods are safe for concurrent use, once
-// Restore has returned; before, there are only HostPorts, Counts and Close.
+// Restore has returned; before, there are only HostPorts, Counters and Close.
 type Registry struct {
 	o      Options
 	leases *ipam.Leases
@@ -414,11 +415,15 @@ func (p *Registry) listLocked() []cni.Pod {
 	return list
 }
 
-// Counts are how many pods are attached, and how many Leases are held and addresses rest.
-func (p *Registry) Counts() (attached, leases, resting int) {
+// Counters are how many pods and addresses there are.
+func (p *Registry) Counters() counter.List {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.attached), len(p.leases.Held()), p.leases.Resting()
+	return counter.List{
+		counter.One(counter.Gauge, "tapestry_pods", "Pods that are attached.", len(p.attached)),
+		counter.One(counter.Gauge, "tapestry_address_leases", "Attachments that hold addresses of the node's podCIDRs.", len(p.leases.Held())),
+		counter.One(counter.Gauge, "tapestry_addresses_resting", "Addresses of pods that are gone, which no pod is given yet.", p.leases.Resting()),
+	}
 }
 
 // Close closes the journal. Pods stay as they are.

@@ -206,7 +206,7 @@ func spoofedNodePort(t *testing.T, c *cluster) {
 func othersDescriptors(t *testing.T, c *cluster) {
 	dir := rpc.NodeDir(c.Dir, "node-1")
 	socket := filepath.Join(dir, "agent.sock")
-	for path, want := range map[string]os.FileMode{socket: 0o600, filepath.Join(dir, "keeper.sock"): 0o600, c.Dir: 0o700, filepath.Join(dir, "wireguard.key"): 0o600} {
+	for path, want := range map[string]os.FileMode{socket: 0o600, filepath.Join(dir, "api.sock"): 0o600, filepath.Join(dir, "keeper.sock"): 0o600, c.Dir: 0o700, filepath.Join(dir, "wireguard.key"): 0o600} {
 		info, err := os.Stat(path)
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s: mode %v, %v; want %v", path, info.Mode(), err, want)

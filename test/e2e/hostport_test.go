@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/cmd/tapestry/doctor"
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/probe"
 )
@@ -141,24 +142,28 @@ spec:
 			t.Errorf("the balancer is told of %s: %+v, want %d", node, f, want)
 		}
 	}
-	get := func(path string) probe.Fetched {
+	at10256, at10249 := "http://127.0.0.1:10256", "http://127.0.0.1:10249"
+	get := func(url string) probe.Fetched {
 		t.Helper()
-		stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "probe", "get", "http://127.0.0.1:10256"+path)
+		stdout, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "probe", "get", url)
 		if err != nil || code != 0 {
 			t.Fatalf("exit status %d, %v: %s", code, err, stderr)
 		}
 		return decode[probe.Fetched](t, stdout)
 	}
-	if f := get("/readyz"); f.Status != 200 || f.Body != "[+]cluster ok\n[+]keeper ok\n[+]packets ok\n" {
+	if f := get(at10256 + "/readyz"); f.Status != 200 || f.Body != "[+]cluster ok\n[+]keeper ok\n[+]packets ok\n" {
 		t.Errorf("readyz: %+v", f)
 	}
 	for _, path := range []string{"/healthz", "/livez"} {
-		if f := get(path); f.Status != 200 || !strings.Contains(f.Body, `"lastUpdated":`) {
+		if f := get(at10256 + path); f.Status != 200 || !strings.Contains(f.Body, `"lastUpdated":`) {
 			t.Errorf("%s: %+v", path, f)
 		}
 	}
 	c.answered(t, lab.Pod("client"), "tcp", at(c.addr(t, "far", false), 9000), "far")
-	f := get("/metrics")
+	if f := get(at10256 + "/metrics"); f.Status != 404 {
+		t.Errorf("whoever may ask for the node's health is told its metrics: %d", f.Status)
+	}
+	f := get(at10249 + "/metrics")
 	for _, want := range []string{
 		`tapestry_packets_total{verdict="to-link"}`, `tapestry_flows{state=`, `tapestry_peers{state="up"} 1`, `tapestry_taps{offloads=`,
 		"tapestry_sync_duration_seconds_count", "tapestry_state_age_seconds", "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "go_goroutines", "tapestry_build_info{",
@@ -177,19 +182,24 @@ func TestStatus(t *testing.T) {
 		t.Fatalf("status: exit status %d: %s", got.code, got.stderr)
 	}
 	s := decode[struct {
-		Node   string
-		Detail cni.Detail
+		Node     localapi.Node
+		Peers    []localapi.Peer
+		Pods     []localapi.Pod
+		Counters counter.List
 	}](t, got.stdout)
-	d := s.Detail
-	if s.Node != "node-1" || !d.HostPort || len(d.Peers) != 1 || d.Peers[0].Name != "node-2" || d.Services < 2 || d.NodePorts != 4 || len(d.Missing) != 0 {
-		t.Errorf("got %+v", s)
+	d := s.Node
+	if d.Name != "node-1" || !d.HostPort || len(d.Missing) != 0 || len(s.Peers) != 1 || s.Peers[0].Name != "node-2" {
+		t.Errorf("got %+v, %+v", d, s.Peers)
+	}
+	if known, ports := s.Counters.Get("tapestry_services"), s.Counters.Get("tapestry_node_ports"); known < 2 || ports != 4 {
+		t.Errorf("%v Services with %v NodePorts", known, ports)
 	}
 	said, err := exec.Command(theProduct(t), "--version").Output()
 	if err != nil || d.Version == "" || strings.TrimSpace(string(said)) != "tapestry version "+d.Version {
 		t.Errorf("the agent is of version %q, the program says %q, %v", d.Version, said, err)
 	}
 	names := map[string]bool{}
-	for _, p := range d.Pods {
+	for _, p := range s.Pods {
 		names[p.Name] = true
 	}
 	if !names["default/client"] || !names["default/near"] || !names["host"] || names["default/far"] {

@@ -71,7 +71,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"mix":            mix,
 	"usage":          usage,
 	"sink":           sink,
-	"stats":          stats,
+	"counters":       counters,
 }
 
 func help(name string, args []string) int {

@@ -157,10 +157,10 @@ func usage(_ context.Context, args []string) error {
 }
 
 // open are the states of flows that have not ended: they stay until somebody closes them, or for a day.
-func open(flows map[string]int) (n int) {
+func open(flows map[string]float64) (n int) {
 	for state, count := range flows {
 		if slices.Contains([]string{"SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_ORIGINAL", "FIN_REPLY"}, state) {
-			n += count
+			n += int(count)
 		}
 	}
 	return n

@@ -9,25 +9,26 @@ import (
 	"testing"
 	"time"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// stats prints what the agent behind a socket holds: SOCKET.
-func stats(ctx context.Context, args []string) error {
+// counters prints what the agent behind a socket counts: SOCKET.
+func counters(ctx context.Context, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := (&cni.Client{Path: args[0]}).Stats(ctx)
+	list, err := (&localapi.Client{Path: args[0]}).Counters(ctx)
 	if err != nil {
 		return err
 	}
-	return print(s)
+	return print(list)
 }
 
-func (c *cluster) stats(t *testing.T, node string) cni.Stats {
+func (c *cluster) counters(t *testing.T, node string) counter.List {
 	t.Helper()
-	return decode[cni.Stats](t, c.run(t, lab.Node(node), "stats", filepath.Join(rpc.NodeDir(c.Dir, node), "agent.sock")))
+	return decode[counter.List](t, c.run(t, lab.Node(node), "counters", filepath.Join(rpc.NodeDir(c.Dir, node), "api.sock")))
 }
 
 // transferPort is where transfers and sinks listen in pods, and servicePort where Services have it.
@@ -67,21 +68,23 @@ func TestOffloadsOff(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := up(t, "no-"+test.name, baseYAML+transferService("near", 30091)+transferService("far", 30092), strings.Fields(test.flags)...)
 			for node, taps := range map[string]int{"node-1": 3, "node-2": 2} { // its pods, and its own
-				got := c.stats(t, node)
-				if n := got.Taps[test.taps]; n != taps || len(got.Taps) != 1 {
-					t.Errorf("%s: TAPs by offloads: %v, want %d with %s", node, got.Taps, taps, test.taps)
+				got := c.counters(t, node).Of("tapestry_taps")
+				if n := got[test.taps]; n != float64(taps) || len(got) != 1 {
+					t.Errorf("%s: TAPs by offloads: %v, want %d with %s", node, got, taps, test.taps)
 				}
 			}
 			c.transfersEverywhere(t, size)
 			c.datagramsArrive(t)
 			for _, node := range []string{"node-1", "node-2"} {
-				if got := c.stats(t, node); got.Drops["port-down"] > 0 || got.Drops["bad-offload"] > 0 || got.Link["send-errors"] > 0 {
-					t.Errorf("%s dropped packets: %v %v", node, got.Drops, got.Link)
+				list := c.counters(t, node)
+				drops, link := list.Of("tapestry_drops_total"), list.Of("tapestry_link_total")
+				if drops["port-down"] > 0 || drops["bad-offload"] > 0 || link["send-errors"] > 0 {
+					t.Errorf("%s dropped packets: %v %v", node, drops, link)
 				}
 				// Most of what went there and back across nodes, in both families, is payload in segments of full size.
-				sent := c.stats(t, node).Link["sent-partial"]
+				sent := link["sent-partial"]
 				if test.partial && sent < 4*size/1420 || !test.partial && sent > 0 {
-					t.Errorf("%s sent %d packets with partial checksums, want many: %v", node, sent, test.partial)
+					t.Errorf("%s sent %v packets with partial checksums, want many: %v", node, sent, test.partial)
 				}
 			}
 		})

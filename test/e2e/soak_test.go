@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/impair"
 )
@@ -47,18 +47,22 @@ const seasonTime = 8 * time.Second
 
 // held is what an agent holds, seen from inside and from outside.
 type held struct {
-	cni.Stats
 	used
+	counters   counter.List
+	flows      map[string]float64 // by state
+	goroutines float64
 }
 
 func (c *cluster) held(t *testing.T, node string) held {
 	t.Helper()
 	pid := nodeOf(c.status(t), node).PID
-	return held{c.stats(t, node), decode[used](t, c.run(t, lab.Node(node), "usage", strconv.Itoa(pid)))}
+	h := held{used: decode[used](t, c.run(t, lab.Node(node), "usage", strconv.Itoa(pid))), counters: c.counters(t, node)}
+	h.flows, h.goroutines = h.counters.Of("tapestry_flows"), h.counters.Get("go_goroutines")
+	return h
 }
 
 func (h held) String() string {
-	return fmt.Sprintf("%d goroutines, %d descriptors, %d threads, %d MiB resident, flows %v", h.Goroutines, h.Descriptors, h.Threads, h.RSSKiB>>10, h.Flows)
+	return fmt.Sprintf("%.0f goroutines, %d descriptors, %d threads, %d MiB resident, flows %v", h.goroutines, h.Descriptors, h.Threads, h.RSSKiB>>10, h.flows)
 }
 
 // TestSoak makes every kind of traffic over a bad underlay for a while, kills an agent in the middle, and looks at
@@ -191,7 +195,7 @@ func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, o
 	var now held
 	for end := time.Now().Add(grace); ; {
 		now = c.held(t, node)
-		settled := now.Goroutines <= before.Goroutines+5 && now.Descriptors <= before.Descriptors+2 && open(now.Flows) <= open(before.Flows)
+		settled := now.goroutines <= before.goroutines+5 && now.Descriptors <= before.Descriptors+2 && open(now.flows) <= open(before.flows)
 		if settled || time.Now().After(end) {
 			break
 		}
@@ -201,28 +205,29 @@ func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, o
 			t.Fatal(c.ctx.Err())
 		}
 	}
-	t.Logf("%s after: %s; verdicts %v, drops %v, link %v", node, now, now.Verdicts, now.Drops, now.Link)
-	if now.Goroutines > before.Goroutines+5 {
-		t.Errorf("%s: %d goroutines, before %d", node, now.Goroutines, before.Goroutines)
+	t.Logf("%s after: %s; verdicts %v, drops %v, link %v", node, now,
+		now.counters.Of("tapestry_packets_total"), now.counters.Of("tapestry_drops_total"), now.counters.Of("tapestry_link_total"))
+	if now.goroutines > before.goroutines+5 {
+		t.Errorf("%s: %.0f goroutines, before %.0f", node, now.goroutines, before.goroutines)
 	}
 	if now.Descriptors > before.Descriptors+2 {
 		t.Errorf("%s: %d descriptors, before %d", node, now.Descriptors, before.Descriptors)
 	}
-	if now.FlowsFull > 0 {
-		t.Errorf("%s: %d flows found no room", node, now.FlowsFull)
+	if full := now.counters.Get("tapestry_flows_full_total"); full > 0 {
+		t.Errorf("%s: %.0f flows found no room", node, full)
 	}
-	if left := open(now.Flows) - open(before.Flows); left > 0 {
+	if left := open(now.flows) - open(before.flows); left > 0 {
 		// The bad underlay loses resets, too. Who should have heard one has a connection until it says something
 		// (RFC 9293 3.5.1), and so has the flow table.
 		half := c.established(t, node)
 		t.Logf("%s: open in its pods' kernels: %q", node, half)
 		if left > len(half) {
-			t.Errorf("%s: %d flows are left, %v, and its pods have only %d connections", node, left, now.Flows, len(half))
+			t.Errorf("%s: %d flows are left, %v, and its pods have only %d connections", node, left, now.flows, len(half))
 		}
 	}
 	all := 0
-	for _, n := range now.Flows {
-		all += n
+	for _, n := range now.flows {
+		all += int(n)
 	}
 	if all > opened+1000 { // probes of the lab, retries
 		t.Errorf("%s: %d flows, and only %d were opened", node, all, opened)

@@ -16,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tapestry.dev/tapestry/cmd/tapestry/app"
 	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/serve"
@@ -78,13 +81,22 @@ func fakeAgent(args []string) error {
 	if err != nil {
 		return err
 	}
+	api, err := localapi.Listen(flags["--local-api"], localapi.Options{})
+	if err != nil {
+		return err
+	}
 	fmt.Println("fake agent of", flags["--node"])
-	server := cni.Server{Attacher: &attacher{node: flags["--node"], kept: kept}}
-	return server.Serve(ctx, ln)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return (&localapi.Server{Tables: []localapi.Source{
+			localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return nil, nil }),
+		}}).Serve(ctx, api)
+	})
+	group.Go(func() error { return (&cni.Server{Attacher: &attacher{kept: kept}}).Serve(ctx, ln) })
+	return group.Wait()
 }
 
 type attacher struct {
-	node string
 	kept *keeper.Client
 }
 
@@ -107,10 +119,8 @@ func (a *attacher) Del(_ context.Context, pod cni.Pod) error {
 }
 
 func (a *attacher) Status(context.Context) (cni.Status, error) {
-	return cni.Status{Ready: true, Node: a.node}, nil
+	return cni.Status{Ready: true}, nil
 }
-
-func (a *attacher) Stats(context.Context) (cni.Stats, error) { return cni.Stats{}, nil }
 
 func serveProgram(args []string) error {
 	var c serve.Config

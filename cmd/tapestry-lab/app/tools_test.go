@@ -8,7 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	tapestry "tapestry.dev/tapestry/cmd/tapestry/app"
-	"tapestry.dev/tapestry/kube/cni/plugin"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -21,7 +21,7 @@ func TestTools(t *testing.T) {
 	for _, c := range tapestry.Commands() {
 		if slices.ContainsFunc(c.Flags, func(f cli.Flag) bool {
 			s, ok := f.(*cli.StringFlag)
-			return ok && s.Name == "socket" && s.Value == plugin.DefaultSocket
+			return ok && s.Name == "socket" && s.Value == localapi.DefaultSocket
 		}) {
 			theirs = append(theirs, c.Name)
 		}

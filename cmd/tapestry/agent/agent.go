@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +19,8 @@ import (
 
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/heap"
+	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -35,6 +34,8 @@ type agentConfig struct {
 	state        string // directory of the key
 	keeper       string // the keeper's socket
 	attach       string // the socket pods are attached through
+	localAPI     string // the socket of the local API; "" for none
+	localAPIUIDs []uint32
 	dnsUpstreams []string
 	ingressHTTP  string // host address to listen on; "" for none
 	ingressHTTPS string
@@ -43,6 +44,7 @@ type agentConfig struct {
 	flows        int
 	udpIdle      time.Duration
 	healthAddr   string // host address of the health endpoints; "" for none
+	metricsAddr  string // host address of /metrics; "" for none
 	externalIPs  bool
 	logLevel     string
 	source       sourceConfig
@@ -54,6 +56,7 @@ type agentConfig struct {
 func Command() *cli.Command {
 	var c agentConfig
 	var upstreams cli.StringSlice
+	var uids cli.IntSlice
 	return &cli.Command{
 		Name:  "agent",
 		Usage: "run the network of one node",
@@ -65,6 +68,8 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "state", Usage: "`DIR` of this node alone, for its WireGuard key and what it learned of the cluster", Required: true, Destination: &c.state},
 			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper", Required: true, Destination: &c.keeper},
 			&cli.StringFlag{Name: "attach-socket", Usage: "`SOCKET` to listen on for pods to attach", Required: true, Destination: &c.attach},
+			&cli.StringFlag{Name: "local-api", Usage: "`SOCKET` to tell on how the node is, to tapestry status and doctor (default: none)", Destination: &c.localAPI},
+			&cli.IntSliceFlag{Name: "local-api-uid", Usage: "`UID` of a user who may ask there besides root and this process's; repeatable", Destination: &uids},
 			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
 			&cli.StringFlag{Name: "ingress-http", Usage: "`ADDR` to serve Ingress on over HTTP, empty for not", Value: ":80", Destination: &c.ingressHTTP},
 			&cli.StringFlag{Name: "ingress-https", Usage: "`ADDR` to serve Ingress on over HTTPS, empty for not", Value: ":443", Destination: &c.ingressHTTPS},
@@ -73,12 +78,19 @@ func Command() *cli.Command {
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
 			&cli.DurationFlag{Name: "address-rest", Usage: "give a pod's address to another pod only after `TIME`", Value: time.Minute, Destination: &c.addressRest},
-			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez, /readyz and /metrics on, empty for not", Value: ":10256", Destination: &c.healthAddr},
+			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez and /readyz on, empty for not", Value: ":10256", Destination: &c.healthAddr},
+			&cli.StringFlag{Name: "metrics-address", Usage: "`ADDR` to serve /metrics on, empty for not", Value: "127.0.0.1:10249", Destination: &c.metricsAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, append(c.source.flags(), c.offloads.flags()...)...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
+			for _, uid := range uids.Value() {
+				if uid < 0 || int64(uid) > 1<<32-2 {
+					return fmt.Errorf("--local-api-uid %d is not the number of a user", uid)
+				}
+				c.localAPIUIDs = append(c.localAPIUIDs, uint32(uid))
+			}
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
 				return fmt.Errorf("--log-level %q is none: expected debug, info, warn or error", c.logLevel)
@@ -112,14 +124,15 @@ type agent struct {
 	foundMTU   int          // of the underlay, 0 until it is known
 	foundFor   kube.Objects // the Nodes there were
 
-	progress health.Progress
+	progress *health.Progress
 	health   *health.Health
+	metrics  *metrics.Metrics
 	problems atomic.Pointer[[]kube.Problem] // of the last snapshot
 	said     said
 }
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
-	a := &agent{agentConfig: c, log: log, started: make(chan struct{})}
+	a := &agent{agentConfig: c, log: log, started: make(chan struct{}), progress: health.NewProgress()}
 	var err error
 	if a.source, err = c.open(log); err != nil {
 		return err
@@ -150,9 +163,11 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	defer a.held.Poller.Close()
-	a.health = a.newHealth()
+	a.health, a.metrics = a.newHealth(), metrics.New(a.counters)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.serveHealth(ctx); return nil })
+	group.Go(func() error { a.serveMetrics(ctx); return nil })
+	group.Go(func() error { a.serveLocalAPI(ctx); return nil })
 	applied := make(chan struct{}, 1)
 	group.Go(func() error { return a.follow(ctx, items, applied) })
 	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
@@ -175,16 +190,8 @@ func (a *agent) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	listener, err := cni.Listen(a.attach)
-	if err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
-	server := &cni.Server{
-		Attacher: attacher{a}, Allocator: a.pods, Detail: a.detail,
-		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log}, // container runtimes run as root
-	}
-	group.Go(func() error { return server.Serve(ctx, listener) })
+	group.Go(func() error { return a.serveAttach(ctx) })
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
 	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
 	group.Go(func() error { return a.announce(ctx) })

@@ -18,8 +18,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/pods"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -41,6 +43,7 @@ type machine struct {
 	dir    string
 	keeper *keeper.Keeper
 	client *cni.Client
+	api    *localapi.Client
 	exe    string   // the CNI plugin
 	source []string // the agent's flags that say where the objects come from
 
@@ -53,6 +56,7 @@ func newMachine(t testing.TB) *machine {
 	n := &machine{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
 	n.source = []string{"--manifests", filepath.Join(n.dir, "manifests")}
 	n.client = &cni.Client{Path: filepath.Join(n.dir, "agent.sock")}
+	n.api = &localapi.Client{Path: filepath.Join(n.dir, "api.sock")}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -107,8 +111,8 @@ func (n *machine) start() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	cmd := exec.Command("/proc/self/exe", append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"),
-		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--flows", "4096",
-		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...)...)
+		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--local-api", n.api.Path, "--flows", "4096",
+		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--metrics-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...)...)
 	cmd.Env = append(os.Environ(), roleVar+"=agent")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -250,15 +254,36 @@ func (s *sandbox) addrs() string {
 	return strings.Join(list, " ")
 }
 
-// has asserts how much the agent and the keeper hold.
-func (n *machine) has(pods, leases int) {
+// counters is what the agent counts.
+func (n *machine) counters() counter.List {
 	n.t.Helper()
-	s, err := n.client.Stats(n.t.Context())
+	list, err := n.api.Counters(n.t.Context())
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if s.Pods != pods || s.Leases != leases {
-		n.t.Errorf("the agent has %d pods and %d leases, want %d and %d", s.Pods, s.Leases, pods, leases)
+	return list
+}
+
+// problems are those that the agent tells of, one a line.
+func (n *machine) problems() string {
+	n.t.Helper()
+	list, err := localapi.Problems.Ask(n.t.Context(), n.api)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, p := range list {
+		fmt.Fprintln(&b, p.Text)
+	}
+	return b.String()
+}
+
+// has asserts how much the agent and the keeper hold.
+func (n *machine) has(pods, leases int) {
+	n.t.Helper()
+	list := n.counters()
+	if p, l := list.Get("tapestry_pods"), list.Get("tapestry_address_leases"); p != float64(pods) || l != float64(leases) {
+		n.t.Errorf("the agent has %v pods and %v leases, want %d and %d", p, l, pods, leases)
 	}
 	if kept := n.kept(); kept != pods {
 		n.t.Errorf("the keeper has %d pods, want %d", kept, pods)

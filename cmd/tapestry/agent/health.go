@@ -8,18 +8,13 @@ import (
 	"strings"
 
 	"tapestry.dev/tapestry/cmd/tapestry/health"
-	"tapestry.dev/tapestry/cmd/tapestry/metrics"
 	"tapestry.dev/tapestry/netstack/keeper"
-	"tapestry.dev/tapestry/version"
 )
 
 // newHealth joins what is asked about the agent with what it knows.
 func (a *agent) newHealth() *health.Health {
-	m := metrics.New(version.String(), a.sample)
-	a.progress.Synced, a.progress.Programmed = m.Synced, m.Programmed
 	return health.New(health.Options{
 		Alive: a.progress.Alive, Eligible: a.progress.Eligible, Updated: a.progress.Updated,
-		Metrics: m.Handler(),
 		Ready: []health.Check{
 			{Name: "cluster", Run: a.checkStarted},
 			{Name: "keeper", Run: a.checkKeeper},
@@ -38,16 +33,24 @@ func (a *agent) serveHealth(ctx context.Context) {
 		err = a.health.Serve(ctx, l)
 	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Error("health and metrics are not served on this node; stop kube-proxy if it still runs here, or choose another address with --health-address", "err", err)
+		a.log.Error("health is not served on this node; stop kube-proxy if it still runs here, or choose another address with --health-address", "err", err)
+	}
+}
+
+// hasStarted reports whether the first snapshot is in force, and so whether there is a node.
+func (a *agent) hasStarted() bool {
+	select {
+	case <-a.started:
+		return true
+	default:
+		return false
 	}
 }
 
 // checkStarted reports an error before the first snapshot of the whole cluster is in force.
 func (a *agent) checkStarted(context.Context) error {
-	select {
-	case <-a.started:
+	if a.hasStarted() {
 		return nil
-	default:
 	}
 	if h := a.source.State(); len(h.Waiting) > 0 {
 		waiting := errors.New("waiting for " + strings.Join(h.Waiting, ", "))

@@ -89,17 +89,15 @@ metadata: {name: wrong, namespace: default}
 spec: {nodeName: n1, containers: [{name: c, image: i, ports: [{containerPort: 8080, hostPort: 70000}]}]}
 `, s.address()))
 	n.until("the objects are in force", func() bool {
-		st, err := n.client.Status(t.Context())
-		return err == nil && strings.Contains(strings.Join(st.Problems, "\n"), "70000")
+		return strings.Contains(n.problems(), "70000")
 	})
 	open()
-	if st, err := n.client.Status(t.Context()); err != nil || strings.Contains(strings.Join(st.Problems, "\n"), "18080") {
-		t.Errorf("%v, %v", st.Problems, err)
+	if got := n.problems(); strings.Contains(got, "18080") {
+		t.Error(got)
 	}
 	n.manifest("pods.yaml", "")
 	n.until("the objects are gone", func() bool {
-		st, err := n.client.Status(t.Context())
-		return err == nil && len(st.Problems) == 0
+		return n.problems() == ""
 	})
 	open()
 	s.works("DEL")

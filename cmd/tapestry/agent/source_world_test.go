@@ -31,8 +31,15 @@ func TestOnAPIServer(t *testing.T) {
 	if _, err := n.client.Status(t.Context()); err == nil {
 		t.Error("pods can be attached on a node without a podCIDR")
 	}
+	if told, err := n.api.Node(t.Context()); err != nil || told.Name != "n1" || len(told.Missing) == 0 || !strings.Contains(told.Missing[0], "cluster: ") {
+		t.Errorf("whoever asks is told %+v, %v", told, err)
+	}
 	s.PutJSON("nodes", allocatedNode)
 	n.ready()
+	n.until("nothing is missing", func() bool {
+		told, err := n.api.Node(t.Context())
+		return err == nil && len(told.Missing) == 0 && told.MTU == 1420 && strings.HasPrefix(told.APIServer, "https://")
+	})
 
 	annotation := func(key string) string { a, _ := s.NodeSays("n1"); return a[key] }
 	n.until("the others know its key, and pods may come", func() bool {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/addressing"
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 )
 
 func ok(check, format string, args ...any) []Finding {
@@ -65,7 +65,7 @@ func checkMTU(f *Facts) []Finding {
 	if f.Agent == nil || f.Agent.MTU == 0 || len(f.Agent.Addresses) == 0 {
 		return nil
 	}
-	d := &f.Agent.Detail
+	d := &f.Agent.Node
 	var list []Finding
 	i := slices.IndexFunc(f.Interfaces, func(i Interface) bool {
 		return slices.ContainsFunc(i.Addrs, func(a netip.Addr) bool { return slices.Contains(d.Addresses, a) })
@@ -81,7 +81,7 @@ func checkMTU(f *Facts) []Finding {
 				fmt.Sprintf("start the agents with --underlay-mtu %d, and the pods anew", nic.MTU)})
 		}
 	}
-	for _, p := range d.Peers {
+	for _, p := range f.Agent.Peers {
 		if p.HandshakeAge >= 0 && p.MTU > 0 && p.MTU < d.MTU {
 			list = append(list, Finding{check, Warning, fmt.Sprintf("the path to node %s carries packets of %d bytes, and pods send up to %d", p.Name, p.MTU, d.MTU),
 				"raise the MTU of the network between the nodes; until then larger packets are cut or refused, which costs time"})
@@ -117,7 +117,7 @@ func checkPeers(f *Facts) []Finding {
 	return list
 }
 
-func unreached(p *cni.PeerDetail) string {
+func unreached(p *localapi.Peer) string {
 	at := "its WireGuard port (51820 unless changed)"
 	if p.Endpoint.IsValid() {
 		at = p.Endpoint.String()
@@ -144,7 +144,7 @@ func checkKeys(f *Facts) []Finding {
 				"when a node got a new key on purpose, start the agents that still know the old one anew; else somebody changed the annotation: have its agent publish it again by a restart"})
 		}
 	}
-	compare(f.Agent.Node, f.Agent.PublicKey)
+	compare(f.Agent.Name, f.Agent.PublicKey)
 	for _, p := range f.Agent.Peers {
 		compare(p.Name, p.PublicKey)
 	}

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"time"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 )
 
 // Severity of a Finding.
@@ -55,8 +55,10 @@ type Facts struct {
 
 // Agent is what an agent tells about itself.
 type Agent struct {
-	cni.Status
-	cni.Detail
+	localapi.Node
+	Peers    []localapi.Peer
+	Pods     []localapi.Pod
+	Problems []localapi.Problem
 }
 
 // TUN is how opening /dev/net/tun went.

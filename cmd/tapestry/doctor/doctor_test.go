@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -15,11 +15,11 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func healthy() *Facts {
 	return &Facts{
 		Agent: &Agent{
-			Status: cni.Status{Ready: true, Node: "n1", PublicKey: "key1"},
-			Detail: cni.Detail{
-				HostPort: true, Addresses: []netip.Addr{addr("192.0.2.1")}, MTU: 1420, DNS: []netip.Addr{addr("10.96.0.10")},
-				Peers: []cni.PeerDetail{{Name: "n2", PublicKey: "key2", HandshakeAge: time.Second, MTU: 1440, Endpoint: netip.MustParseAddrPort("192.0.2.2:51820")}},
+			Node: localapi.Node{
+				Name: "n1", PublicKey: "key1", HostPort: true, Addresses: []netip.Addr{addr("192.0.2.1")},
+				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{addr("10.96.0.10")},
 			},
+			Peers: []localapi.Peer{{Name: "n2", PublicKey: "key2", HandshakeAge: time.Second, MTU: 1440, Endpoint: netip.MustParseAddrPort("192.0.2.2:51820")}},
 		},
 		Interfaces: []Interface{{"lo", 65536, []netip.Addr{addr("127.0.0.1")}}, {"eth0", 1500, []netip.Addr{addr("192.0.2.1")}}},
 		PingGroups: [2]uint32{0, 1000}, Group: 1000,
@@ -54,11 +54,11 @@ func TestDiagnose(t *testing.T) {
 		"no agent":  {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
 		"not ready": {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
 		"no keeper": {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
-		"problems":  {func(f *Facts) { f.Agent.Problems = []string{"one", "two"} }, "agent", Warning, "2 problems"},
+		"problems":  {func(f *Facts) { f.Agent.Problems = make([]localapi.Problem, 2) }, "agent", Warning, "2 problems"},
 		"no tun":    {func(f *Facts) { f.TUN = TUN{Error: "no such file", Missing: true} }, "tap", Error, "modprobe tun"},
 		"no tun in a container": {func(f *Facts) {
 			f.TUN = TUN{Error: "no such file", Missing: true}
-			f.Agent.Pods = []cni.PodDetail{{Name: "host"}}
+			f.Agent.Pods = []localapi.Pod{{Name: "host"}}
 		}, "tap", Unknown, "run this on the node"},
 		"tun denied":    {func(f *Facts) { f.TUN = TUN{Error: "permission denied", Denied: true} }, "tap", Error, "device cgroup"},
 		"tun odd":       {func(f *Facts) { f.TUN = TUN{Error: "io"} }, "tap", Error, "10, 200"},

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/services/dns"
 )
 
@@ -71,17 +71,23 @@ func text(err error) string {
 func (f *Facts) askAgent(ctx context.Context, socket string) {
 	ctx, cancel := context.WithTimeout(ctx, agentTime)
 	defer cancel()
-	c := cni.Client{Path: socket}
-	status, err := c.Status(ctx)
-	var detail cni.Detail
+	c := &localapi.Client{Path: socket}
+	var a Agent
+	var err error
+	if a.Node, err = c.Node(ctx); err == nil {
+		a.Peers, err = localapi.Peers.Ask(ctx, c)
+	}
 	if err == nil {
-		detail, err = c.Detail(ctx)
+		a.Pods, err = localapi.Pods.Ask(ctx, c)
+	}
+	if err == nil {
+		a.Problems, err = localapi.Problems.Ask(ctx, c)
 	}
 	if err != nil {
 		f.AgentError = err.Error()
 		return
 	}
-	f.Agent = &Agent{status, detail}
+	f.Agent = &a
 }
 
 func openTUN() TUN {

@@ -1,5 +1,4 @@
-// Package health answers, over HTTP, whether one node's network works: to kubelet, to load balancers as kube-proxy does, and
-// to Prometheus.
+// Package health answers, over HTTP, whether one node's network works: to kubelet, and to load balancers as kube-proxy does.
 package health
 
 import (
@@ -8,11 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"tapestry.dev/tapestry/cmd/tapestry/httpserve"
 )
 
 const (
@@ -20,7 +20,7 @@ const (
 	checkTime = time.Second
 	// checkRest is how long its result is given to others who ask.
 	checkRest = time.Second
-	// requestTime bounds a request, so that nobody holds a connection open for longer. Metrics may take a moment.
+	// requestTime bounds a request, so that nobody holds a connection open for longer.
 	requestTime = 10 * time.Second
 )
 
@@ -30,7 +30,7 @@ type Check struct {
 	Run  func(ctx context.Context) error
 }
 
-// Options say what the endpoints tell. All but Metrics and Now are required.
+// Options say what the endpoints tell. All but Now are required.
 type Options struct {
 	// Alive says what only a restart of the agent would help against; nil when nothing is wrong.
 	Alive func() error
@@ -40,8 +40,6 @@ type Options struct {
 	Updated func() time.Time
 	// Ready are the checks of readiness, run one after the other.
 	Ready []Check
-	// Metrics serves /metrics; nil: it is not there.
-	Metrics http.Handler
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -63,15 +61,12 @@ func New(o Options) *Health {
 	return &Health{opts: o}
 }
 
-// Handler serves /healthz (kube-proxy's), /livez, /readyz and, if there are any, /metrics.
+// Handler serves /healthz (kube-proxy's), /livez and /readyz.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { h.kubeProxy(w, true) })
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { h.kubeProxy(w, false) })
 	mux.HandleFunc("GET /readyz", h.readyz)
-	if h.opts.Metrics != nil {
-		mux.Handle("GET /metrics", h.opts.Metrics)
-	}
 	return mux
 }
 
@@ -159,22 +154,8 @@ func (h *Health) readyz(w http.ResponseWriter, r *http.Request) {
 
 // Serve serves h on l until ctx ends, and closes l.
 func (h *Health) Serve(ctx context.Context, l net.Listener) error {
-	srv := http.Server{
-		Handler: h.Handler(), ReadHeaderTimeout: requestTime, ReadTimeout: requestTime, WriteTimeout: requestTime, IdleTimeout: requestTime,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	if err := httpserve.Until(ctx, l, h.Handler(), requestTime); err != nil {
+		return fmt.Errorf("serve health: %w", err)
 	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(closed)
-		_ = srv.Close()
-	})
-	err := srv.Serve(l)
-	if !stop() {
-		<-closed
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("serve health: %w", err)
+	return nil
 }

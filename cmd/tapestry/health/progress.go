@@ -4,21 +4,29 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"tapestry.dev/tapestry/counter"
 )
 
 // stuckTime is how long it may take to bring the node to a snapshot of the cluster, as kube-proxy counts it.
 const stuckTime = time.Minute
 
-// Progress is how far the node is behind what it was told of the cluster. Its methods may be called concurrently.
+// Progress is how far the node is behind what it was told of the cluster. Make it with NewProgress. Its methods may be called
+// concurrently.
 type Progress struct {
-	// Synced, if set, is told how long each snapshot took, and Programmed how long each change did. They are set before use.
-	Synced     func(took time.Duration, err error)
-	Programmed func(took time.Duration)
+	synced, programmed *counter.Histogram // in seconds
 
 	mu      sync.Mutex
 	since   time.Time // since when a snapshot is being applied; zero: none is
 	updated time.Time // when one was applied last
+	failed  uint64    // how many were not applied whole
 	leaving bool      // the node is being deleted
+}
+
+// NewProgress gives one of a node that was told nothing yet.
+func NewProgress() *Progress {
+	const first, bounds = 0.001, 15 // 1 ms to 16 s
+	return &Progress{synced: counter.NewHistogram(first, bounds), programmed: counter.NewHistogram(first, bounds)}
 }
 
 // Begin tells that a snapshot is being applied, and gives what to call at the end: whether the node is being deleted, and what
@@ -33,21 +41,18 @@ func (p *Progress) Begin() (end func(leaving bool, err error)) {
 		p.since, p.leaving = time.Time{}, leaving
 		if err == nil {
 			p.updated = time.Now()
+		} else {
+			p.failed++
 		}
 		p.mu.Unlock()
-		if p.Synced != nil {
-			p.Synced(time.Since(start), err)
-		}
+		p.synced.Observe(time.Since(start).Seconds())
 	}
 }
 
 // Triggered tells that what happened at these times is in force now.
 func (p *Progress) Triggered(at []time.Time) {
-	if p.Programmed == nil {
-		return
-	}
 	for _, t := range at {
-		p.Programmed(max(0, time.Since(t))) // by the clock of whoever saw it happen
+		p.programmed.Observe(max(0, time.Since(t)).Seconds()) // by the clock of whoever saw it happen
 	}
 }
 
@@ -73,4 +78,25 @@ func (p *Progress) Updated() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.updated
+}
+
+// Counters are how long all that took, also under the names of kube-proxy, for dashboards and alerts that were made for it.
+func (p *Progress) Counters() counter.List {
+	p.mu.Lock()
+	failed, updated := p.failed, p.updated
+	p.mu.Unlock()
+	synced := p.synced.Counter("tapestry_sync_duration_seconds", "Time from a snapshot of the cluster to its being in force on this node.")
+	programmed := p.programmed.Counter("tapestry_network_programming_duration_seconds",
+		"Time from a change of a pod or Service, by the controller's clock, to its being in force on this node.")
+	last := 0.0
+	if !updated.IsZero() {
+		last = float64(updated.UnixMilli()) / 1000
+	}
+	return counter.List{
+		synced, programmed,
+		counter.One(counter.Total, "tapestry_sync_failures_total", "Snapshots of the cluster that were not applied whole.", failed),
+		synced.Called("kubeproxy_sync_proxy_rules_duration_seconds", "The same as tapestry_sync_duration_seconds."),
+		programmed.Called("kubeproxy_network_programming_duration_seconds", "The same as tapestry_network_programming_duration_seconds."),
+		counter.One(counter.Gauge, "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When a snapshot of the cluster was in force last.", last),
+	}
 }

@@ -2,7 +2,6 @@ package health
 
 import (
 	"errors"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,14 +9,7 @@ import (
 
 func TestProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var took []time.Duration
-		var failed int
-		p := Progress{Synced: func(d time.Duration, err error) {
-			took = append(took, d)
-			if err != nil {
-				failed++
-			}
-		}}
+		p := NewProgress()
 		if !p.Updated().IsZero() || p.Alive() != nil || !p.Eligible() {
 			t.Error("a node that has not begun is stuck or leaving")
 		}
@@ -40,21 +32,25 @@ func TestProgress(t *testing.T) {
 		if !p.Updated().Equal(time.Now()) || !p.Eligible() {
 			t.Error("after a good snapshot")
 		}
-		if !slices.Equal(took, []time.Duration{stuckTime + time.Second, time.Second}) || failed != 1 {
-			t.Errorf("took %v, %d failed", took, failed)
+		list := p.Counters()
+		for _, name := range []string{"tapestry_sync_duration_seconds", "kubeproxy_sync_proxy_rules_duration_seconds"} {
+			if v := list.Find(name).Values[0]; v.Count != 2 || v.N != (stuckTime+2*time.Second).Seconds() {
+				t.Errorf("%s: %+v", name, v)
+			}
+		}
+		if list.Get("tapestry_sync_failures_total") != 1 || list.Get("kubeproxy_sync_proxy_rules_last_timestamp_seconds") != float64(time.Now().Unix()) {
+			t.Errorf("got %+v", list)
 		}
 	})
 }
 
 func TestTriggered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var p Progress
-		p.Triggered([]time.Time{time.Now()}) // nobody wants to know
-		var got []time.Duration
-		p.Programmed = func(d time.Duration) { got = append(got, d) }
+		p := NewProgress()
 		p.Triggered([]time.Time{time.Now().Add(-3 * time.Second), time.Now().Add(time.Hour)})
-		if !slices.Equal(got, []time.Duration{3 * time.Second, 0}) {
-			t.Errorf("got %v", got)
+		got := p.Counters().Find("tapestry_network_programming_duration_seconds").Values[0]
+		if got.Count != 2 || got.N != 3 || got.Buckets[0].Count != 1 {
+			t.Errorf("got %+v", got)
 		}
 	})
 }

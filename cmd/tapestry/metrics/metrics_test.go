@@ -1,64 +1,108 @@
 package metrics
 
 import (
-	"errors"
+	"context"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
+
+	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/counter"
 )
 
-func scrape(t *testing.T, m *Metrics) string {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sample has a counter of each kind.
+func sample() counter.List {
+	took := counter.NewHistogram(0.001, 3)
+	took.Observe(0.0015)
+	took.Observe(1)
+	return counter.List{
+		counter.By(counter.Total, "tapestry_drops_total", "Dropped.", "reason", map[string]uint64{"no-route": 2, "spoofed": 7}),
+		counter.One(counter.Gauge, "tapestry_pods", "Pods.", 3),
+		took.Counter("tapestry_took_seconds", "Took."),
+	}
+}
+
+func scrape(t *testing.T, m *Metrics) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
 	m.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	if w.Code != 200 {
-		t.Fatalf("%d: %s", w.Code, w.Body)
-	}
-	return w.Body.String()
+	return w.Code, w.Body.String()
 }
 
-func TestSample(t *testing.T) {
-	s := Sample{
-		Verdicts: map[string]uint64{"to-port": 7}, Drops: map[string]uint64{"no-route": 2}, Link: map[string]uint64{"sent": 3},
-		Flows: map[string]int{"established": 4}, Taps: map[string]int{"csum,tso4": 5}, Peers: map[string]int{"up": 6}, Problems: map[string]int{"error": 8},
-		FlowsFull: 9, FlowsCapacity: 10, Services: 11, HostSockets: 12, HostConns: 13, HostSessions: 14,
-		Pods: 17, Leases: 18, Resting: 19,
-		StateAge: 15 * time.Second, SourceAge: 16 * time.Second,
-	}
-	for i := range reflect.TypeOf(s).NumField() { // so that a new field cannot be forgotten below
-		if reflect.ValueOf(s).Field(i).IsZero() {
-			t.Errorf("%s is not set", reflect.TypeOf(s).Field(i).Name)
-		}
-	}
-	m := New("v1", func() (Sample, bool) { return s, true })
-	m.Synced(10*time.Millisecond, nil)
-	m.Synced(time.Second, errors.New("half"))
-	m.Programmed(2 * time.Second)
-	got := "\n" + scrape(t, m)
+func TestMetrics(t *testing.T) {
+	m := New(sample)
+	code, got := scrape(t, m)
 	for _, want := range []string{
-		`tapestry_packets_total{verdict="to-port"} 7`, `tapestry_drops_total{reason="no-route"} 2`, `tapestry_link_total{event="sent"} 3`,
-		`tapestry_flows{state="established"} 4`, `tapestry_taps{offloads="csum,tso4"} 5`, `tapestry_peers{state="up"} 6`,
-		`tapestry_problems{severity="error"} 8`, "tapestry_flows_full_total 9", "tapestry_flows_capacity 10", "tapestry_services 11",
-		"tapestry_host_port_sockets 12", `tapestry_host_port_conversations{protocol="tcp"} 13`, `tapestry_host_port_conversations{protocol="udp"} 14`,
-		"tapestry_pods 17", "tapestry_address_leases 18", "tapestry_addresses_resting 19",
-		"tapestry_state_age_seconds 15", "tapestry_source_age_seconds 16",
-		"tapestry_sync_duration_seconds_count 2", "tapestry_sync_failures_total 1", "kubeproxy_sync_proxy_rules_duration_seconds_sum 1.01",
-		"tapestry_network_programming_duration_seconds_sum 2", "kubeproxy_network_programming_duration_seconds_count 1",
-		`tapestry_build_info{goversion="go`, "kubeproxy_sync_proxy_rules_last_timestamp_seconds 1", "go_goroutines ", "process_open_fds ",
+		"# HELP tapestry_drops_total Dropped.\n# TYPE tapestry_drops_total counter\n" + `tapestry_drops_total{reason="no-route"} 2`,
+		`tapestry_drops_total{reason="spoofed"} 7`, "# TYPE tapestry_pods gauge\ntapestry_pods 3\n", `tapestry_took_seconds_bucket{le="0.001"} 0`,
+		`tapestry_took_seconds_bucket{le="0.002"} 1`, `tapestry_took_seconds_bucket{le="+Inf"} 2`, "tapestry_took_seconds_sum 1.0015", "tapestry_took_seconds_count 2",
+		"\ngo_goroutines ", "\nprocess_open_fds ",
 	} {
-		if !strings.Contains(got, "\n"+want) {
-			t.Errorf("%s is missing", want)
+		if code != 200 || !strings.Contains(got, want) {
+			t.Errorf("%d, %s is missing in\n%s", code, want, got)
+		}
+	}
+	// The local API tells the same.
+	list, err := m.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range sample() {
+		if got := list.Find(want.Name); !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	if list.Get("go_goroutines") < 1 || list.Get("go_memstats_heap_alloc_bytes") < 1000 || list.Find("go_gc_duration_seconds").Kind != counter.Distribution {
+		t.Errorf("what the runtime says is missing: %+v", list)
+	}
+}
+
+// Two counters of one name, and one without its labels, are mistakes of ours that are told.
+func TestMistakes(t *testing.T) {
+	for _, list := range []counter.List{
+		{counter.One(counter.Gauge, "a", "x", 1), counter.One(counter.Gauge, "a", "x", 2)},
+		{{Name: "a", Help: "x", Kind: counter.Gauge, Labels: []string{"l"}, Values: []counter.Value{{N: 1}}}},
+	} {
+		m := New(func() counter.List { return list })
+		if _, err := m.Counters(); err == nil {
+			t.Errorf("%+v is no mistake", list)
+		}
+		if code, _ := scrape(t, m); code != 500 {
+			t.Errorf("%+v: %d", list, code)
 		}
 	}
 }
 
-func TestNothingYet(t *testing.T) {
-	m := New("v1", func() (Sample, bool) { return Sample{}, false })
-	got := scrape(t, m)
-	if strings.Contains(got, "tapestry_services") || !strings.Contains(got, "tapestry_build_info") {
-		t.Errorf("before there is anything to tell:\n%s", got)
+func TestServe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	m := New(sample)
+	go func() { done <- m.Serve(ctx, l) }()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]int{"/metrics": 200, "/healthz": 404, "/": 404} {
+		res, err := client.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%s: %d, want %d", path, res.StatusCode, want)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -13,43 +13,53 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/cmd/tapestry/output"
-	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/localapi"
 )
-
-// agentSocket is where an agent in a cluster listens.
-const agentSocket = "/run/tapestry/agent.sock"
 
 // askTime is how long an agent may take to answer: its checks take a second each.
 const askTime = 10 * time.Second
 
 // SocketFlag is --socket.
 func SocketFlag(to *string) cli.Flag {
-	return &cli.StringFlag{Name: "socket", Usage: "`SOCKET` of the agent", Value: agentSocket, Destination: to}
+	return &cli.StringFlag{Name: "socket", Usage: "`SOCKET` of the agent's --local-api", Value: localapi.DefaultSocket, Destination: to}
 }
 
-// nodeStatus is all that an agent tells.
-type nodeStatus struct {
-	cni.Status
-	Detail cni.Detail `json:"detail"`
-	Stats  cni.Stats  `json:"stats"`
+// report is all that an agent tells.
+type report struct {
+	Node     localapi.Node      `json:"node"`
+	Peers    []localapi.Peer    `json:"peers"`
+	Pods     []localapi.Pod     `json:"pods"`
+	Problems []localapi.Problem `json:"problems"`
+	Counters counter.List       `json:"counters"`
 }
 
 // Command is "tapestry status".
 func Command() *cli.Command {
-	var socket, format string
+	var socket, format, table string
 	return &cli.Command{
 		Name:  "status",
 		Usage: "tell how the network of this node is",
 		Description: "Asks the agent of this node, and exits with 1 when the node is not ready. In a cluster:\n" +
-			"kubectl -n kube-system exec ds/tapestry -- tapestry status",
-		Flags: []cli.Flag{SocketFlag(&socket), output.Flag(&format)},
+			"kubectl -n kube-system exec ds/tapestry -- tapestry status\n\n" +
+			"With --table it shows one of the agent's tables whole:\n" + tables(),
+		Flags: []cli.Flag{
+			SocketFlag(&socket), output.Flag(&format),
+			&cli.StringFlag{Name: "table", Usage: "show the table `NAME`", Destination: &table},
+		},
 		Action: func(ctx *cli.Context) error {
-			s, err := askAgent(ctx.Context, socket)
-			if err != nil {
-				return err
+			within, cancel := context.WithTimeout(ctx.Context, askTime)
+			defer cancel()
+			c := &localapi.Client{Path: socket}
+			if table != "" {
+				return reachable(showTable(within, ctx.App.Writer, c, table, format), socket)
 			}
-			err = output.Write(ctx.App.Writer, format, s, func(w io.Writer) error { return printNode(w, s, time.Now()) })
-			if err == nil && len(s.Detail.Missing) > 0 {
+			r, err := ask(within, c)
+			if err != nil {
+				return reachable(err, socket)
+			}
+			err = output.Write(ctx.App.Writer, format, r, func(w io.Writer) error { return r.print(w, time.Now()) })
+			if err == nil && len(r.Node.Missing) > 0 {
 				return cli.Exit("", 1)
 			}
 			return err
@@ -57,30 +67,73 @@ func Command() *cli.Command {
 	}
 }
 
-func askAgent(ctx context.Context, socket string) (s nodeStatus, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	c := cni.Client{Path: socket}
-	if s.Status, err = c.Status(ctx); err != nil {
-		return s, fmt.Errorf("%w: does the agent run on this node, and does it listen at --socket %s? It does once it knows the cluster; until then /readyz on its health port says what is missing", err, socket)
+// reachable says what to look at when nobody answered.
+func reachable(err error, socket string) error {
+	if err == nil {
+		return nil
 	}
-	if s.Detail, err = c.Detail(ctx); err != nil {
-		return s, err
-	}
-	s.Stats, err = c.Stats(ctx)
-	return s, err
+	return fmt.Errorf("%w: does the agent run on this node, and does its --local-api name %s?", err, socket)
 }
 
-// printNode shows a node as aligned tables.
-func printNode(w io.Writer, s nodeStatus, now time.Time) error {
-	d := &s.Detail
+func ask(ctx context.Context, c *localapi.Client) (r report, err error) {
+	if r.Node, err = c.Node(ctx); err != nil {
+		return r, err
+	}
+	if r.Peers, err = localapi.Peers.Ask(ctx, c); err != nil {
+		return r, err
+	}
+	if r.Pods, err = localapi.Pods.Ask(ctx, c); err != nil {
+		return r, err
+	}
+	if r.Problems, err = localapi.Problems.Ask(ctx, c); err != nil {
+		return r, err
+	}
+	r.Counters, err = c.Counters(ctx)
+	return r, err
+}
+
+// tables are the names of the tables with what is in them, one a line.
+func tables() string {
+	var b strings.Builder
+	for _, t := range localapi.All {
+		name, help := t.Is()
+		fmt.Fprintf(&b, "  %-10s %s\n", name, help)
+	}
+	return b.String()
+}
+
+func showTable(ctx context.Context, w io.Writer, c *localapi.Client, name, format string) error {
+	for _, t := range localapi.All {
+		if known, _ := t.Is(); known != name {
+			continue
+		}
+		rows, headings, cells, err := t.Fetch(ctx, c)
+		if err != nil {
+			return err
+		}
+		return output.Write(w, format, rows, func(w io.Writer) error { return printTable(w, headings, cells) })
+	}
+	return cli.Exit(fmt.Sprintf("--table %q is none: expected one of\n%s", name, tables()), 2)
+}
+
+func printTable(w io.Writer, headings []string, rows [][]string) error {
+	t := output.Columns(w)
+	for _, cells := range append([][]string{headings}, rows...) {
+		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	}
+	return t.Flush()
+}
+
+// print shows a node as aligned tables.
+func (r *report) print(w io.Writer, now time.Time) error {
+	n := &r.Node
 	t := output.Columns(w)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("Node", "%s (%s)", s.Node, join(d.Addresses))
-	if len(d.Missing) == 0 {
+	row("Node", "%s (%s)", n.Name, join(n.Addresses))
+	if len(n.Missing) == 0 {
 		row("Ready", "yes")
 	}
-	for i, m := range d.Missing {
+	for i, m := range n.Missing {
 		name := ""
 		if i == 0 {
 			name = "Ready"
@@ -88,101 +141,73 @@ func printNode(w io.Writer, s nodeStatus, now time.Time) error {
 		}
 		row(name, "%s", m)
 	}
-	row("Agent", "%s, for %s", d.Version, duration(now.Sub(d.Started)))
-	row("Objects", "from %s, in force for %s", d.Source, duration(now.Sub(d.Updated)))
-	row("Privileges", "%s", privileges(d))
-	row("Pod ranges", "%s, MTU %d", join(d.PodCIDRs), d.MTU)
-	row("Cluster DNS", "%s", join(d.DNS))
-	row("Services", "%d with %d endpoints, %d node ports, %d host ports", d.Services, d.Endpoints, d.NodePorts, d.HostPorts)
-	row("Flows", "%s", counts(s.Stats.Flows))
-	row("Drops", "%s", counts(s.Stats.Drops))
+	row("Agent", "%s, for %s", n.Version, duration(now.Sub(n.Started)))
+	if n.Updated.IsZero() {
+		row("Objects", "from %s, not in force yet", n.Source)
+		return t.Flush()
+	}
+	row("Objects", "from %s, in force for %s", n.Source, duration(now.Sub(n.Updated)))
+	row("Privileges", "%s", privileges(n))
+	row("Pod ranges", "%s, MTU %d", join(n.PodCIDRs), n.MTU)
+	row("Cluster DNS", "%s", join(n.DNS))
+	get := r.Counters.Get
+	row("Services", "%.0f with %.0f endpoints, %.0f node ports, %.0f host ports",
+		get("tapestry_services"), get("tapestry_endpoints"), get("tapestry_node_ports"), get("tapestry_host_ports"))
+	row("Flows", "%s", counts(r.Counters.Of("tapestry_flows")))
+	row("Drops", "%s", counts(r.Counters.Of("tapestry_drops_total")))
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if len(d.Peers) > 0 {
-		fmt.Fprintln(t, "\nPEER\tENDPOINT\tHANDSHAKE\tANSWERED\tMTU\tRECEIVED\tSENT")
-		for _, p := range d.Peers {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", p.Name, endpoint(&p), ago(p.HandshakeAge), ago(p.AnswerAge), p.MTU, size(p.Received), size(p.Sent))
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
+	if err := section(w, localapi.Peers, r.Peers); err != nil {
+		return err
 	}
-	if len(d.Pods) > 0 {
-		fmt.Fprintln(t, "\nPOD\tADDRESSES\tSENT\tRECEIVED\tLOST\tOFFLOADS")
-		for _, p := range d.Pods {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", p.Name, join(p.Addrs), size(p.FromBytes), size(p.ToBytes), p.Lost, p.Offloads)
-		}
-		if err := t.Flush(); err != nil {
-			return err
-		}
+	if err := section(w, localapi.Pods, r.Pods); err != nil {
+		return err
 	}
-	if len(s.Problems) > 0 {
+	if len(r.Problems) > 0 {
 		fmt.Fprintln(w, "\nPROBLEMS")
 	}
-	for _, p := range s.Problems {
-		fmt.Fprintln(w, "  "+p)
+	for _, p := range r.Problems {
+		fmt.Fprintln(w, "  "+p.Text)
 	}
 	return nil
 }
 
+// section shows the rows of a table after an empty line; nothing when there are none.
+func section[T any](w io.Writer, t localapi.Table[T], rows []T) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	var cells [][]string
+	for i := range rows {
+		cells = append(cells, t.Cells(&rows[i]))
+	}
+	fmt.Fprintln(w)
+	return printTable(w, t.Columns, cells)
+}
+
 // privileges says what the node was given (design decision 14), and what follows.
-func privileges(d *cni.Detail) string {
-	switch {
-	case d.HostPort && d.Announcements:
-		return "host Port and link announcements"
-	case d.HostPort:
+func privileges(n *localapi.Node) string {
+	if n.HostPort {
 		return "host Port: processes of the host reach pods and Services"
-	case d.Announcements:
-		return "link announcements; without a host Port, processes of the host do not reach pods and Services"
 	}
 	return "none: processes of the host do not reach pods and Services"
-}
-
-func endpoint(p *cni.PeerDetail) string {
-	switch {
-	case p.PublicKey == "":
-		return "has announced no key"
-	case !p.Endpoint.IsValid():
-		return "never heard"
-	}
-	return p.Endpoint.String()
-}
-
-func ago(d time.Duration) string {
-	if d < 0 {
-		return "never"
-	}
-	return duration(d) + " ago"
 }
 
 func duration(d time.Duration) string { return max(d, 0).Truncate(time.Second).String() }
 
 // counts gives "a=1 b=2", or "none".
-func counts[N int | uint64](m map[string]N) string {
+func counts(m map[string]float64) string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		if m[k] != 0 {
-			out = append(out, fmt.Sprintf("%s=%d", k, m[k]))
+			out = append(out, fmt.Sprintf("%s=%.0f", k, m[k]))
 		}
 	}
 	if len(out) == 0 {
 		return "none"
 	}
 	return strings.Join(out, " ")
-}
-
-// size gives bytes as people read them.
-func size(n uint64) string {
-	units := []string{"B", "kB", "MB", "GB", "TB"}
-	f, i := float64(n), 0
-	for f >= 1000 && i < len(units)-1 {
-		f, i = f/1000, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", f, units[i])
 }
 
 func join[T fmt.Stringer](list []T) string {

@@ -1,57 +1,133 @@
 package status
 
 import (
+	"context"
+	"io"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"tapestry.dev/tapestry/kube/cni"
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/localapi"
 )
 
-func TestPrintNode(t *testing.T) {
-	now := time.Unix(10000, 0)
-	s := nodeStatus{
-		Status: cni.Status{Node: "n1", Problems: []string{"Service d/s: spec.ports: is empty"}},
-		Detail: cni.Detail{
-			Version: "v1", Started: now.Add(-time.Hour), Updated: now.Add(-3 * time.Second), Source: "manifests in /m",
+func sample(now time.Time) report {
+	return report{
+		Node: localapi.Node{
+			Name: "n1", Version: "v1", Started: now.Add(-time.Hour), Updated: now.Add(-3 * time.Second), Source: "manifests in /m",
 			Missing: []string{"packets: timed out", "more"}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-			Services: 3, Endpoints: 5, NodePorts: 2, HostPorts: 1,
-			Peers: []cni.PeerDetail{
-				{Name: "n2", PublicKey: "k", Endpoint: netip.MustParseAddrPort("192.0.2.2:51820"), HandshakeAge: 61 * time.Second, AnswerAge: time.Second, MTU: 1440, Received: 1500, Sent: 999},
-				{Name: "n3", PublicKey: "k", HandshakeAge: -1, AnswerAge: -1}, {Name: "n4", HandshakeAge: -1, AnswerAge: -1},
-			},
-			Pods: []cni.PodDetail{{Name: "d/p", Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.3")}, FromBytes: 2_500_000, Offloads: "csum"}},
 		},
-		Stats: cni.Stats{Drops: map[string]uint64{"no-route": 2, "malformed": 0, "spoofed": 1}},
+		Peers: []localapi.Peer{
+			{Name: "n2", PublicKey: "k", Endpoint: netip.MustParseAddrPort("192.0.2.2:51820"), HandshakeAge: 61 * time.Second, AnswerAge: time.Second, MTU: 1440, Received: 1500, Sent: 999},
+			{Name: "n3", PublicKey: "k", HandshakeAge: -1, AnswerAge: -1},
+		},
+		Pods:     []localapi.Pod{{Name: "d/p", Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.3")}, FromBytes: 2_500_000, Offloads: "csum"}},
+		Problems: []localapi.Problem{{Severity: "error", Text: "Service d/s: spec.ports: is empty"}},
+		Counters: counter.List{
+			counter.By(counter.Total, "tapestry_drops_total", "", "reason", map[string]int{"no-route": 2, "malformed": 0, "spoofed": 1}),
+			counter.One(counter.Gauge, "tapestry_services", "", 3), counter.One(counter.Gauge, "tapestry_endpoints", "", 5),
+			counter.One(counter.Gauge, "tapestry_node_ports", "", 2), counter.One(counter.Gauge, "tapestry_host_ports", "", 1),
+		},
 	}
+}
+
+// words has one space between all words: columns are as wide as what is in them.
+func words(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func TestPrint(t *testing.T) {
+	now := time.Unix(10000, 0)
+	r := sample(now)
 	var out strings.Builder
-	if err := printNode(&out, s, now); err != nil {
+	if err := r.print(&out, now); err != nil {
 		t.Fatal(err)
 	}
-	// Columns are as wide as what is in them: compare words.
-	got := strings.Join(strings.Fields(out.String()), " ")
 	for _, want := range []string{
 		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s", "from manifests in /m, in force for 3s",
 		"Privileges none: processes of the host do not reach pods", "10.244.1.0/24, MTU 1420", "Cluster DNS 10.96.0.10",
 		"3 with 5 endpoints, 2 node ports, 1 host ports", "Flows none", "Drops no-route=2 spoofed=1 PEER",
-		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never", "n4 has announced no key",
-		"d/p 10.244.1.3 2.5 MB 0 B 0 csum", "PROBLEMS Service d/s: spec.ports: is empty",
+		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",
+		"d/p 10.244.1.3 2.5 MB 0 B 0 0 csum", "PROBLEMS Service d/s: spec.ports: is empty",
 	} {
-		if !strings.Contains(got, want) {
+		if !strings.Contains(words(out.String()), want) {
 			t.Errorf("%q is missing in:\n%s", want, out.String())
 		}
+	}
+	// Before the first snapshot there is little to tell.
+	out.Reset()
+	r = report{Node: localapi.Node{Name: "n1", Version: "v1", Started: now, Source: "API server", Missing: []string{"cluster: waiting for nodes"}}}
+	if err := r.print(&out, now); err != nil {
+		t.Fatal(err)
+	}
+	if got := words(out.String()); got != "Node n1 () Ready no: cluster: waiting for nodes Agent v1, for 0s Objects from API server, not in force yet" {
+		t.Errorf("got %s", got)
 	}
 }
 
 func TestPrivileges(t *testing.T) {
 	for _, host := range []bool{false, true} {
-		for _, link := range []bool{false, true} {
-			got := privileges(&cni.Detail{HostPort: host, Announcements: link})
-			if strings.Contains(got, "none") != (!host && !link) || strings.Contains(got, "announcements") != link || strings.Contains(got, "do not reach") == host {
-				t.Errorf("host Port %v, announcements %v: %s", host, link, got)
-			}
+		got := privileges(&localapi.Node{HostPort: host})
+		if strings.Contains(got, "none") != !host || strings.Contains(got, "do not reach") == host {
+			t.Errorf("host Port %v: %s", host, got)
+		}
+	}
+}
+
+// run runs the command against an agent that tells r.
+func run(t *testing.T, r report, args ...string) (string, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "api.sock")
+	l, err := localapi.Listen(path, localapi.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &localapi.Server{Node: func(context.Context) localapi.Node { return r.Node }, Tables: []localapi.Source{
+		localapi.Peers.From(func(context.Context) ([]localapi.Peer, error) { return r.Peers, nil }),
+		localapi.Pods.From(func(context.Context) ([]localapi.Pod, error) { return r.Pods, nil }),
+		localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return r.Problems, nil }),
+		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return r.Counters, nil }),
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	var out strings.Builder
+	app := &cli.App{Writer: &out, ErrWriter: io.Discard, Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
+	err = app.RunContext(t.Context(), append([]string{"tapestry", "status", "--socket", path}, args...))
+	return out.String(), err
+}
+
+func TestCommand(t *testing.T) {
+	r := sample(time.Now())
+	for _, tc := range []struct {
+		args []string
+		want string // in the output
+		err  string
+	}{
+		{nil, "Ready no: packets: timed out", ""}, // and exit status 1
+		{[]string{"-o", "json"}, `"peers": [ { "name": "n2"`, ""},
+		{[]string{"--table", "pods"}, "POD ADDRESSES SENT RECEIVED LOST OVER LIMIT OFFLOADS d/p 10.244.1.3", ""},
+		{[]string{"--table", "problems", "-o", "json"}, `[ { "severity": "error", "text": "Service d/s: spec.ports: is empty" } ]`, ""},
+		{[]string{"--table", "counters"}, "tapestry_drops_total no-route=2 spoofed=1", ""},
+		{[]string{"--table", "pod"}, "", `--table "pod" is none: expected one of`},
+		{[]string{"--socket", filepath.Join(os.TempDir(), "nobody.sock")}, "", "does the agent run on this node"},
+	} {
+		out, err := run(t, r, tc.args...)
+		if !strings.Contains(words(out), tc.want) || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
+			t.Errorf("%q: %v\n%s", tc.args, err, out)
+		}
+		if exit, ok := err.(cli.ExitCoder); tc.args == nil && (!ok || exit.ExitCode() != 1) {
+			t.Errorf("a node that is not ready: %v", err)
 		}
 	}
 }

@@ -61,6 +61,9 @@
   {{- if not (regexMatch "^(|0[.]0[.]0[.]0|127[.]0[.]0[.]1|[[]::[]]):[0-9]+$" (toString $v.healthAddress)) }}
     {{- fail (printf "healthAddress: %q must have the loopback address in it, where kubelet asks: expected one like :10256 or 127.0.0.1:10256" (toString $v.healthAddress)) }}
   {{- end }}
+  {{- if and $v.metricsAddress (not (regexMatch ":[0-9]+$" (toString $v.metricsAddress))) }}
+    {{- fail (printf "metricsAddress: %q is not an address to listen on: expected one like 127.0.0.1:10249, or nothing" (toString $v.metricsAddress)) }}
+  {{- end }}
   {{- if and (int $v.underlayMTU) (or (lt (int $v.underlayMTU) 1280) (gt (int $v.underlayMTU) 65535)) }}
     {{- fail (printf "underlayMTU: %d is not the MTU of a network between nodes: expected 1280 to 65535 bytes, or 0 to find it out" (int $v.underlayMTU)) }}
   {{- end }}

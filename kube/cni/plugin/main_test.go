@@ -2,7 +2,6 @@ package plugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -133,11 +132,7 @@ func (a *agent) Collect(_ context.Context, network string, valid []cni.Attachmen
 func (a *agent) Status(context.Context) (cni.Status, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return cni.Status{Ready: !a.notReady, Problems: []string{"no podCIDR yet"}}, nil
-}
-
-func (a *agent) Stats(context.Context) (cni.Stats, error) {
-	return cni.Stats{}, errors.New("not asked for")
+	return cni.Status{Ready: !a.notReady, Reason: "no podCIDR yet"}, nil
 }
 
 // What the agent has, for a test to look at.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -217,7 +216,7 @@ func status(args *skel.CmdArgs) error {
 		return types.NewError(errLimited, err.Error(), adviceAway)
 	}
 	if !st.Ready {
-		return types.NewError(errNotAvailable, "the agent is not ready for pods yet", strings.Join(st.Problems, "; "))
+		return types.NewError(errNotAvailable, "the agent is not ready for pods yet", st.Reason)
 	}
 	return nil
 }

@@ -13,6 +13,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/kubernetes/lab"
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
@@ -122,14 +125,14 @@ func counts(t *testing.T) map[string]count {
 		}
 		s := agentStatus(t, n)
 		flows := 0
-		for _, n := range s.Stats.Flows {
-			flows += n
+		for _, n := range s.Counters.Of("tapestry_flows") {
+			flows += int(n)
 		}
-		all[n.Name+" pods"] = count{value: len(s.Detail.Pods)}
-		all[n.Name+" addresses held"] = count{value: s.Stats.Leases}
-		all[n.Name+" "+resting] = count{value: s.Stats.Resting}
+		all[n.Name+" pods"] = count{value: len(s.Pods)}
+		all[n.Name+" addresses held"] = count{value: int(s.Counters.Get("tapestry_address_leases"))}
+		all[n.Name+" "+resting] = count{value: int(s.Counters.Get("tapestry_addresses_resting"))}
 		all[n.Name+" flows"] = count{flows, 60} // kubelet's and the API server's own
-		all[n.Name+" goroutines"] = count{s.Stats.Goroutines, 10}
+		all[n.Name+" goroutines"] = count{int(s.Counters.Get("go_goroutines")), 10}
 	}
 	return all
 }
@@ -163,11 +166,8 @@ func asBefore(t *testing.T, before map[string]count) {
 
 // status is a part of what "tapestry status" says.
 type status struct {
-	Detail struct{ Pods []struct{ Name string } }
-	Stats  struct {
-		Goroutines, Leases, Resting int
-		Flows                       map[string]int
-	}
+	Pods     []localapi.Pod
+	Counters counter.List
 }
 
 func agentStatus(t *testing.T, n lab.Node) status {
@@ -187,7 +187,8 @@ func agentStatus(t *testing.T, n lab.Node) status {
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Detail.Pods) == 0 || s.Stats.Goroutines == 0 || !strings.Contains(out, `"leases"`) || !strings.Contains(out, `"resting"`) {
+	found := func(name string) bool { return len(s.Counters.Find(name).Values) == 1 }
+	if len(s.Pods) == 0 || !found("go_goroutines") || !found("tapestry_address_leases") || !found("tapestry_addresses_resting") {
 		t.Fatalf("the status says nothing of pods, addresses and goroutines: %s", out)
 	}
 	return s

@@ -211,7 +211,7 @@ func (s services) remove(ctx context.Context, name string) error {
 
 // knows asks the node's agent whether it has so many Services.
 func knows(n lab.Node, services int) error {
-	out, err := onNode(context.Background(), n.Name, curl("http://127.0.0.1:10256/metrics")...)
+	out, err := onNode(context.Background(), n.Name, curl("http://127.0.0.1:10249/metrics")...)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ ls -A /var/lib/tapestry 2>/dev/null # the directory is a mount point of the lab'
 ls -d /sys/class/net/tapestry0 2>/dev/null
 ip route | grep -F tapestry0
 ip -6 route | grep -F tapestry0
-ss -Hlntu | grep -E ':(80|443|10256|51820)\s'
+ss -Hlntu | grep -E ':(80|443|10249|10256|51820)\s'
 pgrep -a tapestry
 true`
 

@@ -43,7 +43,7 @@ type NodeStatus struct {
 	PID      int // of the agent, inside of the lab
 	Restarts int
 	Dir      string
-	// Socket is the agent's; "" for an external node.
+	// Socket is that of the agent's local API; "" for an external node.
 	Socket   string
 	Problems []string
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
 	"tapestry.dev/tapestry/test/lab/underlay"
@@ -79,6 +80,7 @@ func (a *agent) argv() []string {
 		"--state", a.node.dir,
 		"--keeper", a.node.socket("keeper"),
 		"--attach-socket", a.node.socket("agent"),
+		"--local-api", a.node.socket("api"),
 	}
 	for _, r := range underlay.Resolvers() {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))
@@ -86,24 +88,39 @@ func (a *agent) argv() []string {
 	return append(argv, a.lab.cfg.AgentFlags...)
 }
 
+// askTime is how long an agent may take for an answer.
+const askTime = 2 * time.Second
+
+// askOnce asks the agent whether pods can be attached, and what is wrong.
+func (a *agent) askOnce() (ready bool, problems []string, err error) {
+	ctx, cancel := context.WithTimeout(a.Context(), askTime)
+	defer cancel()
+	st, err := (&cni.Client{Path: a.node.socket("agent")}).Status(ctx)
+	if err != nil {
+		return false, nil, err
+	}
+	list, err := localapi.Problems.Ask(ctx, &localapi.Client{Path: a.node.socket("api")})
+	for _, p := range list {
+		problems = append(problems, p.Text)
+	}
+	return st.Ready, problems, err
+}
+
 // ask keeps asking the agent how it is.
 func (a *agent) ask() {
-	client := cni.Client{Path: a.node.socket("agent")}
 	for {
 		pause := eagerAsk
-		ctx, cancel := context.WithTimeout(a.Context(), 2*time.Second)
-		st, err := client.Status(ctx)
-		cancel()
+		answered, problems, err := a.askOnce()
 		pid, _ := a.Running()
 		a.mu.Lock()
 		ready := a.ready
 		a.mu.Unlock()
 		switch {
 		case pid != 0 && err == nil:
-			if st.Ready {
+			if answered {
 				pause = steadyAsk
 			}
-			a.setReady(st.Ready, st.Problems)
+			a.setReady(answered, problems)
 		case pid != 0 && ready:
 			a.setReady(false, []string{err.Error()})
 		}

@@ -222,7 +222,7 @@ func (l *lab) nodeStatusLocked(name string) rpc.NodeStatus {
 		return st
 	}
 	st.Agent, st.PID, st.Restarts, st.Problems = n.agent.status()
-	st.Socket = n.socket("agent")
+	st.Socket = n.socket("api")
 	return st
 }
 

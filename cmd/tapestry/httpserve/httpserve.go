@@ -1,0 +1,33 @@
+// Package httpserve serves what an agent tells over HTTP: small answers, to clients that are not trusted.
+package httpserve
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection waits longer for one.
+func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Duration) error {
+	srv := http.Server{
+		Handler: h, ReadHeaderTimeout: limit, ReadTimeout: limit, WriteTimeout: limit, IdleTimeout: limit,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // broken requests are the clients' and come at their will
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		_ = srv.Close()
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-closed
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

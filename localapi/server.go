@@ -1,0 +1,118 @@
+package localapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/fdpass"
+)
+
+const (
+	// answerTime is how long the agent may look for an answer: its checks take a second each.
+	answerTime = 30 * time.Second
+	// pageSize is how many bytes of rows go in one message, which leaves room for the rest of it.
+	pageSize = fdpass.MaxMessage - 1024
+)
+
+// Options say which users may ask, and where refused ones are logged.
+type Options = fdpass.Options
+
+// Listen makes the socket at path; that of an agent that died is replaced. It is for this user alone, and for others too when
+// Options names some: Serve asks the kernel who they are.
+func Listen(path string, o Options) (*net.UnixListener, error) {
+	l, err := fdpass.Listen(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range o.UIDs {
+		if uid != 0 && int(uid) != os.Geteuid() { // root needs no permission
+			if err := os.Chmod(path, 0o666); err != nil {
+				_ = l.Close()
+				return nil, err
+			}
+		}
+	}
+	return l, nil
+}
+
+// Server answers on the socket. Both fields are required.
+type Server struct {
+	// Node tells of the node; it may take seconds.
+	Node func(context.Context) Node
+	// Tables are those there are.
+	Tables  []Source
+	Options Options
+}
+
+// Serve answers clients on l, which Listen made, until ctx is done, and closes l.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	return fdpass.Serve(ctx, l, s.Options, s.serve)
+}
+
+func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
+	var rest []json.RawMessage // of the table asked for last
+	for {
+		var r request
+		fds, err := c.Receive(&r)
+		fdpass.CloseAll(fds)
+		if err != nil {
+			if errors.Is(err, fdpass.ErrBad) {
+				_ = c.Answer(answer{Error: err.Error()})
+			}
+			return
+		}
+		a, left := s.answer(ctx, &r, rest)
+		rest = left
+		if c.Answer(a) != nil {
+			return
+		}
+	}
+}
+
+// answer gives the answer to r, and what is left of a table after it.
+func (s *Server) answer(ctx context.Context, r *request, rest []json.RawMessage) (answer, []json.RawMessage) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	switch r.Op {
+	case opNode:
+		n := s.Node(ctx)
+		return answer{Node: &n}, nil
+	case opMore:
+		return page(rest)
+	case opRows:
+		var names []string
+		for _, t := range s.Tables {
+			names = append(names, t.name)
+			if t.name != r.Table {
+				continue
+			}
+			rows, err := t.rows(ctx)
+			if err != nil {
+				return answer{Error: err.Error()}, nil
+			}
+			return page(rows)
+		}
+		return answer{Error: fmt.Sprintf("there is no table %q: expected one of %s", r.Table, strings.Join(names, ", "))}, nil
+	}
+	return answer{Error: fmt.Sprintf("unknown request %q", r.Op)}, nil
+}
+
+// page gives as many rows as fit a message, one at least, and those left.
+func page(rows []json.RawMessage) (answer, []json.RawMessage) {
+	size, n := 0, 0
+	for ; n < len(rows); n++ {
+		if size += len(rows[n]) + len(","); size > pageSize {
+			break
+		}
+	}
+	if n == 0 && len(rows) > 0 {
+		return answer{Error: fmt.Sprintf("a row of %d bytes does not fit a message of %d", len(rows[0]), pageSize)}, nil
+	}
+	return answer{Rows: rows[:n], More: n < len(rows)}, rows[n:]
+}

@@ -1,0 +1,198 @@
+package localapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/counter"
+)
+
+// Table is a list of things of one kind that an agent tells of.
+type Table[T any] struct {
+	Name, Help string
+	// Columns are the headings under which people are shown rows, and Cells what stands there.
+	Columns []string
+	Cells   func(*T) []string
+}
+
+// The tables.
+var (
+	Peers = Table[Peer]{
+		"peers", "other nodes, as the tunnel sees them",
+		[]string{"PEER", "ENDPOINT", "HANDSHAKE", "ANSWERED", "MTU", "RECEIVED", "SENT"}, (*Peer).cells,
+	}
+	Pods = Table[Pod]{
+		"pods", "pods of this node and the host, as Ports of the switch",
+		[]string{"POD", "ADDRESSES", "SENT", "RECEIVED", "LOST", "OVER LIMIT", "OFFLOADS"}, (*Pod).cells,
+	}
+	Problems = Table[Problem]{
+		"problems", "what is wrong with objects of the cluster",
+		[]string{"SEVERITY", "PROBLEM"}, func(p *Problem) []string { return []string{p.Severity, p.Text} },
+	}
+	Counters = Table[counter.Counter]{
+		"counters", "everything that is counted, as /metrics has it",
+		[]string{"COUNTER", "VALUE", "MEANING"}, counterCells,
+	}
+)
+
+// All are the tables, in the order in which they are told of.
+var All = []Shown{Peers, Pods, Problems, Counters}
+
+// Shown is a Table of any kind, for who shows it to people.
+type Shown interface {
+	// Is gives the table's name and what is in it.
+	Is() (name, help string)
+	// Fetch asks c for the rows: as they are, and as cells under headings.
+	Fetch(ctx context.Context, c *Client) (rows any, headings []string, cells [][]string, err error)
+}
+
+// Is implements Shown.
+func (t Table[T]) Is() (name, help string) { return t.Name, t.Help }
+
+// Fetch implements Shown.
+func (t Table[T]) Fetch(ctx context.Context, c *Client) (any, []string, [][]string, error) {
+	rows, err := t.Ask(ctx, c)
+	var cells [][]string
+	for i := range rows {
+		cells = append(cells, t.Cells(&rows[i]))
+	}
+	return rows, t.Columns, cells, err
+}
+
+// Ask asks an agent for the rows.
+func (t Table[T]) Ask(ctx context.Context, c *Client) ([]T, error) {
+	raw, err := c.rows(ctx, t.Name)
+	rows := make([]T, len(raw))
+	for i := 0; err == nil && i < len(raw); i++ {
+		if jerr := json.Unmarshal(raw[i], &rows[i]); jerr != nil {
+			err = fmt.Errorf("table %s: the agent's row %d is none of ours: %w", t.Name, i, jerr)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
+
+// Source is where a Server gets the rows of a table.
+type Source struct {
+	name string
+	rows func(context.Context) ([]json.RawMessage, error)
+}
+
+// From has rows be those of the table. They are asked for by several goroutines at once.
+func (t Table[T]) From(rows func(context.Context) ([]T, error)) Source {
+	return Source{t.Name, func(ctx context.Context) ([]json.RawMessage, error) {
+		list, err := rows(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("table %s: %w", t.Name, err)
+		}
+		raw := make([]json.RawMessage, len(list))
+		for i := range list {
+			if raw[i], err = json.Marshal(&list[i]); err != nil {
+				return nil, fmt.Errorf("table %s, row %d: %w", t.Name, i, err)
+			}
+		}
+		return raw, nil
+	}}
+}
+
+// Peer is another node, as the tunnel sees it. Ages are in nanoseconds, negative for never.
+type Peer struct {
+	Name      string         `json:"name"`
+	PublicKey string         `json:"publicKey,omitempty"` // "" when it has announced none
+	Endpoint  netip.AddrPort `json:"endpoint,omitzero"`   // where it was heard last; zero when never
+	// HandshakeAge is the time since the last handshake, AnswerAge since a probe through the tunnel came back.
+	HandshakeAge time.Duration `json:"handshakeAge"`
+	AnswerAge    time.Duration `json:"answerAge"`
+	Received     uint64        `json:"receivedBytes"`
+	Sent         uint64        `json:"sentBytes"`
+	MTU          int           `json:"mtu"` // the largest packet inside of the tunnel, in bytes
+}
+
+func (p *Peer) cells() []string {
+	endpoint := p.Endpoint.String()
+	switch {
+	case p.PublicKey == "":
+		endpoint = "has announced no key"
+	case !p.Endpoint.IsValid():
+		endpoint = "never heard"
+	}
+	return []string{p.Name, endpoint, ago(p.HandshakeAge), ago(p.AnswerAge), strconv.Itoa(p.MTU), size(p.Received), size(p.Sent)}
+}
+
+// Pod is a pod of this node, or the host, as a Port of the switch.
+type Pod struct {
+	Name  string       `json:"name"` // "namespace/name", or "host"
+	Addrs []netip.Addr `json:"addrs,omitempty"`
+	// What the pod sent and was sent; what its TAP did not take, and what its limit did not allow.
+	FromPackets uint64 `json:"fromPackets"`
+	FromBytes   uint64 `json:"fromBytes"`
+	ToPackets   uint64 `json:"toPackets"`
+	ToBytes     uint64 `json:"toBytes"`
+	Lost        uint64 `json:"lost,omitempty"`
+	OverLimit   uint64 `json:"overLimit,omitempty"`
+	Offloads    string `json:"offloads,omitempty"`
+}
+
+func (p *Pod) cells() []string {
+	var addrs []string
+	for _, a := range p.Addrs {
+		addrs = append(addrs, a.String())
+	}
+	return []string{p.Name, strings.Join(addrs, ","), size(p.FromBytes), size(p.ToBytes), fmt.Sprint(p.Lost), fmt.Sprint(p.OverLimit), p.Offloads}
+}
+
+// Problem is something wrong with an object of the cluster.
+type Problem struct {
+	Severity string `json:"severity"` // "error" or "warning"
+	// Text is a sentence for people that begins with the object.
+	Text string `json:"text"`
+}
+
+// counterCells shows a Counter on one line: of several values those that are not zero.
+func counterCells(c *counter.Counter) []string {
+	var values []string
+	for _, v := range c.Values {
+		text := strconv.FormatFloat(v.N, 'f', -1, 64)
+		if c.Kind == counter.Distribution {
+			text = fmt.Sprintf("%d, together %s", v.Count, text)
+		}
+		switch {
+		case len(v.Labels) == 0:
+			values = append(values, text)
+		case v.N != 0 || v.Count != 0:
+			values = append(values, strings.Join(v.Labels, "/")+"="+text)
+		}
+	}
+	if len(values) == 0 {
+		values = []string{"none"}
+	}
+	return []string{c.Name, strings.Join(values, " "), c.Help}
+}
+
+func ago(d time.Duration) string {
+	if d < 0 {
+		return "never"
+	}
+	return d.Truncate(time.Second).String() + " ago"
+}
+
+// size gives bytes as people read them.
+func size(n uint64) string {
+	units := []string{"kB", "MB", "GB", "TB"}
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f := float64(n) / 1000
+	for len(units) > 1 && f >= 1000 {
+		f, units = f/1000, slices.Delete(units, 0, 1)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[0])
+}

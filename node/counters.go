@@ -1,0 +1,119 @@
+package node
+
+import (
+	"fmt"
+	"time"
+
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/overlay"
+)
+
+// Counters are what all parts count.
+func (n *Node) Counters() counter.List {
+	var list counter.List
+	for _, p := range n.parts {
+		list = append(list, p.counters()...)
+	}
+	return list
+}
+
+func (n *Node) countServices() counter.List {
+	t := n.table.Load()
+	endpoints := 0
+	for _, s := range t.Services() {
+		endpoints += len(s.Endpoints)
+	}
+	return counter.List{
+		counter.One(counter.Gauge, "tapestry_services", "Services known.", len(t.Services())),
+		counter.One(counter.Gauge, "tapestry_endpoints", "Endpoints of these Services, ready or not.", endpoints),
+		counter.One(counter.Gauge, "tapestry_node_ports", "NodePorts of these Services.", len(t.NodePorts())),
+		counter.One(counter.Gauge, "tapestry_host_ports", "Host ports of this node's pods.", len(t.HostPorts())),
+	}
+}
+
+// rejectTime is how long a WireGuard session is used without a new handshake (WireGuard paper, 6.1: Reject-After-Time).
+const rejectTime = 180 * time.Second
+
+// peerState tells how it stands with another node: up, quiet or keyless.
+func peerState(p *overlay.PeerStatus) string {
+	switch {
+	case p.PublicKey.IsZero():
+		return "keyless"
+	case p.HandshakeAge >= 0 && p.HandshakeAge < rejectTime:
+		return "up"
+	}
+	return "quiet"
+}
+
+func (n *Node) countMesh() counter.List {
+	peers := map[string]int{"up": 0, "quiet": 0, "keyless": 0}
+	for _, p := range n.mesh.Status() {
+		peers[peerState(&p)]++
+	}
+	s := n.mesh.Stats()
+	return counter.List{
+		counter.By(counter.Gauge, "tapestry_peers",
+			"Other nodes: up (a handshake within three minutes), quiet (none: nothing was sent, or nobody answers), or keyless.", "state", peers),
+		counter.By(counter.Total, "tapestry_link_total", "Packets and datagrams of the tunnel: sent, received, or why not.", "event", map[string]uint64{
+			"sent": s.SentPackets, "sent-partial": s.SentPartial, "received": s.ReceivedPackets, "no-peer": s.DropNoPeer, "no-session": s.DropNoSession,
+			"too-big": s.DropTooBig, "spoofed": s.DropSpoofed, "forbidden": s.DropForbidden, "send-errors": s.SendErrors,
+		}),
+		counter.By(counter.Total, "tapestry_link_bytes_total", "Bytes of these packets: sent, received.", "event", map[string]uint64{
+			"sent": s.SentBytes, "received": s.ReceivedBytes,
+		}),
+	}
+}
+
+func (n *Node) countPath() counter.List {
+	packets := n.path.Stats()
+	flows, taps := map[string]int{}, map[string]int{}
+	n.held.Flows.Range(func(_ *flow.Entry, i flow.Info) bool {
+		flows[i.State.String()]++
+		return true
+	})
+	for _, p := range n.path.Ports() {
+		taps[p.Offloads]++
+	}
+	table := n.held.Flows.Stats()
+	return counter.List{
+		counter.By(counter.Total, "tapestry_packets_total", "Packets by what was done with them; a superframe counts as one.", "verdict", packets.Verdicts),
+		counter.By(counter.Total, "tapestry_drops_total", "Packets dropped, by reason.", "reason", packets.Drops),
+		counter.By(counter.Gauge, "tapestry_flows", "Tracked flows by state.", "state", flows),
+		counter.One(counter.Gauge, "tapestry_flows_capacity", "Flows that can be tracked at most.", table.Capacity),
+		counter.One(counter.Total, "tapestry_flows_full_total", "Flows that found no room.", table.Full),
+		counter.One(counter.Total, "tapestry_flows_no_port_total", "Flows for whose answers there was no free port.", table.NoPort),
+		counter.By(counter.Total, "tapestry_flows_freed_total", "Flows freed: expired in time, or evicted before, to make room.", "why",
+			map[string]uint64{"expired": table.Expired, "evicted": table.Evicted}),
+		counter.By(counter.Gauge, "tapestry_taps", "TAPs by the offloads in use.", "offloads", taps),
+	}
+}
+
+func (n *Node) countNodePorts() counter.List {
+	s := n.nodePorts.Stats()
+	return counter.List{
+		counter.One(counter.Gauge, "tapestry_host_port_sockets", "Sockets that listen for NodePorts and host ports.", s.Sockets),
+		counter.By(counter.Gauge, "tapestry_host_port_conversations", "Open ends of TCP connections, and UDP conversations, through them.", "protocol",
+			map[string]int64{"tcp": s.Conns, "udp": s.Sessions}),
+	}
+}
+
+func (n *Node) countIngress() counter.List {
+	s := n.ingress.Stats()
+	classes := map[string]uint64{}
+	for i, count := range s.Responses {
+		if i > 0 {
+			classes[fmt.Sprint(i, "xx")] = count
+		}
+	}
+	return counter.List{
+		counter.One(counter.Total, "tapestry_ingress_requests_total", "Requests to Ingress.", s.Requests),
+		counter.One(counter.Gauge, "tapestry_ingress_in_flight", "Requests and upgraded connections through Ingress at the moment.", s.InFlight),
+		counter.By(counter.Total, "tapestry_ingress_responses_total", "Responses that came from backends of Ingress, by class of their status.", "class", classes),
+		counter.By(counter.Total, "tapestry_ingress_failures_total", "Requests to Ingress that got no response of a backend, by reason.", "reason", map[string]uint64{
+			"no-route": s.NoRoute, "no-endpoint": s.NoEndpoint, "bad-gateway": s.BadGateway, "timeout": s.Timeout, "client-gone": s.ClientGone,
+		}),
+		counter.One(counter.Total, "tapestry_ingress_retries_total", "Requests passed on to another endpoint, since the first could not be connected to.", s.Retries),
+		counter.One(counter.Total, "tapestry_ingress_fallback_tls_total", "TLS handshakes for which there was no certificate but the self-signed one.", s.FallbackTLS),
+	}
+}
