@@ -11,6 +11,7 @@ var Metadata = []netip.Prefix{
 	netip.MustParsePrefix("fd00:ec2::254/128"),      // AWS
 	netip.MustParsePrefix("fd20:ce::254/128"),       // Google Cloud
 	netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), // Oracle Cloud
+	netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"),  // Akamai
 	netip.MustParsePrefix("fd00:42::42/128"),        // Scaleway
 }
 

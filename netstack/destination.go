@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -23,18 +24,24 @@ func (d Destination) String() string {
 	return fmt.Sprintf("%s:%d", d.Range, d.Port)
 }
 
-// MetadataServers are where clouds tell a machine its secrets, at addresses that are not link-local. (Those that are, pods do not reach
-// anyway.) Of Azure's only the ports that AKS keeps from pods: the same address is the resolver that pods with dnsPolicy Default ask.
-var MetadataServers = []Destination{
-	{Range: netip.MustParsePrefix("100.100.100.200/32")},         // Alibaba
-	{Range: netip.MustParsePrefix("192.0.0.192/32")},             // Oracle, Classic
-	{Range: netip.MustParsePrefix("168.63.129.16/32"), Port: 80}, // Azure, the wire server
-	{Range: netip.MustParsePrefix("168.63.129.16/32"), Port: 32526},
-	{Range: netip.MustParsePrefix("fd00:ec2::254/128")},      // AWS
-	{Range: netip.MustParsePrefix("fd20:ce::254/128")},       // Google
-	{Range: netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128")}, // Oracle
-	{Range: netip.MustParsePrefix("fd00:a9fe:a9fe::1/128")},  // Akamai
-	{Range: netip.MustParsePrefix("fd00:42::42/128")},        // Scaleway
+// azureWireServer is the address of Azure's metadata, which is also the resolver that pods with dnsPolicy Default ask: of it
+// only the ports are meant that AKS keeps from pods.
+var azureWireServer = netip.MustParsePrefix("168.63.129.16/32")
+
+// MetadataServers are addressing.Metadata, as far as pods have no business there. (Those that are link-local, pods do not
+// reach anyway.)
+var MetadataServers = metadataServers()
+
+func metadataServers() []Destination {
+	var list []Destination
+	for _, p := range addressing.Metadata {
+		if p == azureWireServer {
+			list = append(list, Destination{Range: p, Port: 80}, Destination{Range: p, Port: 32526})
+		} else {
+			list = append(list, Destination{Range: p})
+		}
+	}
+	return list
 }
 
 // ParseDestination reads a Destination. An address stands for the range of it alone, but with a port it must be a range.

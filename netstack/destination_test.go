@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -195,4 +196,22 @@ func TestHostAddrs(t *testing.T) {
 		}
 		w.expect("link", "node-2 encap 10.244.1.1 > 10.244.2.1: udp 172.17.0.1:5000 > 10.244.2.10:80")
 	})
+}
+
+// Every address at which a cloud hands out credentials is kept from pods, Azure's at the ports where it does.
+func TestAllMetadataServers(t *testing.T) {
+	ds := destinationsOf(MetadataServers)
+	for _, p := range addressing.Metadata {
+		to := packet.Tuple{Dst: p.Addr().As16(), DstPort: 80, Proto: packet.TCP}
+		if !ds.has(&to) {
+			t.Errorf("pods may dial %s", p)
+		}
+		to.DstPort, to.Proto = 53, packet.UDP
+		if azure := p == azureWireServer; ds.has(&to) == azure {
+			t.Errorf("%s: names may be asked for: %v", p, !ds.has(&to))
+		}
+	}
+	if len(MetadataServers) != len(addressing.Metadata)+1 {
+		t.Errorf("%d destinations for %d addresses", len(MetadataServers), len(addressing.Metadata))
+	}
 }
