@@ -19,15 +19,12 @@ import (
 // conn is a TCP connection that ends in the stack.
 type conn struct {
 	*gonet.TCPConn
-	ep tcpip.Endpoint
-	wq *waiter.Queue
+	ep   tcpip.Endpoint
+	wq   *waiter.Queue
+	kept *kept
 }
 
 var _ io.ReaderFrom = (*conn)(nil)
-
-func newConn(wq *waiter.Queue, ep tcpip.Endpoint) *conn {
-	return &conn{TCPConn: gonet.NewTCPConn(wq, ep), ep: ep, wq: wq}
-}
 
 // errPortInUse is what dialTCP says of a local address and port that another connection has to the same remote one.
 var errPortInUse = errors.New("the local port is in use")
@@ -39,21 +36,37 @@ func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, 
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
-	if err := connect(ctx, ep, &wq, local, remote); err != nil {
+	terr = ep.Bind(local)
+	if terr == nil {
+		terr = keepAlive(ep)
+	}
+	if terr != nil {
+		ep.Close()
+		return nil, toError(terr)
+	}
+	k, err := g.keep(ep, remote)
+	if err == nil {
+		err = connect(ctx, ep, &wq, remote)
+	}
+	if err != nil {
+		k.release()
 		ep.Close()
 		return nil, err
 	}
-	return newConn(&wq, ep), nil
+	return &conn{gonet.NewTCPConn(&wq, ep), ep, &wq, k}, nil
 }
 
-func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, local, remote tcpip.FullAddress) error {
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.kept.release()
+	return c.TCPConn.Close()
+}
+
+func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, remote tcpip.FullAddress) error {
 	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	terr := ep.Bind(local)
-	if terr == nil {
-		terr = ep.Connect(remote)
-	}
+	terr := ep.Connect(remote)
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ctx.Done():
@@ -62,6 +75,10 @@ func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, local, re
 		}
 		terr = ep.LastError()
 	}
+	return toError(terr)
+}
+
+func toError(terr tcpip.Error) error {
 	switch terr.(type) {
 	case nil:
 		return nil
@@ -92,6 +109,7 @@ func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
 	if err := inline(raw); err != nil {
 		return 0, err
 	}
+	c.kept.joined(raw)
 	src := newKernelReader(raw)
 	entry, writable := waiter.NewChannelEntry(waiter.WritableEvents)
 	c.wq.EventRegister(&entry)

@@ -132,7 +132,7 @@ func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 		})
 		return
 	}
-	if g.relayed(p, turn) {
+	if g.relayed(p, turn) || g.keeping.hold(g, p) {
 		return
 	}
 	cut := &turn.cut

@@ -88,6 +88,7 @@ type Gateway struct {
 	pings  pinger
 
 	refusals *refusal.Limit
+	keeping  keeping
 
 	poller    *poll.Poller
 	ownPoller bool                                 // to be closed

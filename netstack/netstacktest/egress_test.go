@@ -51,6 +51,13 @@ func outsideMTU(t *testing.T, mtu int) {
 // egress is a pod on a real TAP, whose kernel lacks some offloads, on a node with an outside.
 func egress(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace) {
 	t.Helper()
+	n, ns, _ := egressPod(t, without)
+	return n, ns
+}
+
+// egressPod also gives the pod's addresses.
+func egressPod(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace, []netip.Addr) {
+	t.Helper()
 	flows, err := flow.Open(make([]byte, flow.Size(64)), flow.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -60,13 +67,13 @@ func egress(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace)
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close() })
-	ns, _, _ := pod(t, n, 10, without)
+	ns, _, addrs := pod(t, n, 10, without)
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
 	if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	outsideMTU(t, 65536)
-	return n, ns
+	return n, ns, addrs
 }
 
 // listenOutside opens a socket outside.

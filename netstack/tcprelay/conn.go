@@ -31,6 +31,7 @@ const (
 	aborted                      // we end it
 	hostReady                    // connect(2) is done
 	asked                        // the pod's SYN came again
+	probed                       // the pod asks whether the far end lives
 	lostOne                      // three duplicate acknowledgements
 	podDeaf                      // the pod hears no more, and has said everything
 	stale                        // the pod answered our SYN for an older connection
@@ -55,6 +56,7 @@ type conn struct {
 	next, replies   atomic.Uint32
 	received, acked atomic.Uint64
 	shut            atomic.Bool   // the pod's stream has ended, and the socket was told
+	heard           atomic.Bool   // something came from the pod since it was last looked
 	forgotten       atomic.Uint32 // what the pod expects of an older connection
 
 	armed struct {
@@ -218,6 +220,7 @@ func (c *conn) step() bool {
 	if notes&timeUp != 0 && !c.overdue() {
 		return c.end(aborted)
 	}
+	c.inquire(notes)
 	switch c.stage.Load() {
 	case connecting:
 		if notes&hostReady == 0 {
@@ -239,6 +242,9 @@ func (c *conn) step() bool {
 			c.greet()
 		}
 	case open:
+		if !c.podLives(notes) {
+			return c.end(aborted)
+		}
 		if errno := c.carry(); errno != 0 {
 			return c.end(hostGone)
 		}

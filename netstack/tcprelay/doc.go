@@ -34,6 +34,13 @@
 // A segment carries the number that is to be acknowledged last, loaded after our own next number was published. So of two
 // goroutines that send at the same time, one has both in their newest form.
 //
+// # Who lives
+//
+// A pod's keep-alive probe is for the far end: the host's kernel is made to send one of its own, and the pod is answered when the far
+// end has (package alive). So a far end that is gone is found out by the pod's schedule. The other way round nothing is seen of the far
+// end's probes, which the host's kernel answers: here a pod that says nothing for half a minute is asked, and given up when it does not
+// answer for two.
+//
 // # Not here
 //
 // No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data, in its place (RFC 6093 6). A SYN's

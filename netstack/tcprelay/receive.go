@@ -76,6 +76,9 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	}
 	do := c.take(p, turn)
 	c.mu.Unlock()
+	if !c.heard.Load() {
+		c.heard.Store(true)
+	}
 	if do&answer != 0 {
 		c.acknowledge()
 	}
@@ -121,8 +124,12 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	payload := p.IP[p.Payload:]
 	do := c.takeAck(ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
 	if len(payload) == 0 && flags&packet.FIN == 0 {
+		if seq == f.next-1 && f.keptLen == 0 && c.stage.Load() == open {
+			c.note(probed) // of an idle connection (RFC 9293 3.8.4)
+			return do | work
+		}
 		if seq != f.next {
-			do |= answer // a probe of an idle or closed window
+			do |= answer // a probe of a closed window
 		}
 		return do
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/alive"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 )
@@ -46,6 +47,10 @@ type hostStream struct {
 	timeout  time.Duration // the present one, doubled from time to time
 	resendAt time.Duration // 0: there is nothing to wait for
 	deadline time.Duration // when it is given up
+
+	far    alive.Question // the pod's, whether the far end lives
+	lookAt time.Duration  // when it is looked whether the pod lives
+	silent int            // looks for which nothing had come from it
 
 	told atomic.Uint32 // the acknowledgement that our last segment with data took along
 	head [headroom]byte

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/alive"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -68,21 +69,18 @@ func hasSource(family int, e packet.Endpoint) bool {
 	return unix.Connect(fd, sockaddr(e)) != unix.EADDRNOTAVAIL
 }
 
-// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, as with the sockets of
-// the standard library; and urgent data stays in the stream (RFC 6093 6).
+// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, and urgent data stays in
+// the stream (RFC 6093 6).
 func tune(fd int) error {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
 		{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1},
 	} {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return os.NewSyscallError("setsockopt", err)
 		}
 	}
-	return nil
+	return alive.Keep(fd)
 }
 
 func sockaddr(e packet.Endpoint) unix.Sockaddr {
