@@ -31,9 +31,9 @@ func BenchmarkRequest(b *testing.B) {
 }
 
 func handlers(tb testing.TB, backend netip.AddrPort) map[string]http.Handler {
-	g := New(Options{})
+	g := New(Options{Endpoints: endpointsIn})
 	tb.Cleanup(func() { g.Shutdown(context.Background()) })
-	if err := g.Set(Config{Routes: []Route{{Host: "shop.example", Path: "/cart", Backend: Backend{Endpoints: []netip.AddrPort{backend}}}}}); err != nil {
+	if err := g.Set(Config{Routes: []Route{{Host: "shop.example", Path: "/cart", Backend: portOf(backend)}}}); err != nil {
 		tb.Fatal(err)
 	}
 	target := &url.URL{Scheme: "http", Host: backend.String()}

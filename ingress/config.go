@@ -1,18 +1,15 @@
-// Package ingress serves HTTP and HTTPS for the cluster: it terminates TLS, matches requests to routes and proxies them
-// to backends. It knows neither Kubernetes nor the network stack: it is given listeners and a dial function.
+// Package ingress serves HTTP and HTTPS for the cluster: it terminates TLS, matches requests to routes and proxies
+// them to backends. It knows neither Kubernetes nor the network stack: it is given listeners and a dial function.
 package ingress
 
-import (
-	"crypto/tls"
-	"net/netip"
-)
+import "crypto/tls"
 
 // Config is the whole desired state of a Gateway.
 type Config struct {
 	// Routes of every Ingress, in no particular order: match decides precedence.
 	Routes []Route
 	// Default answers what no route matches; nil answers 404.
-	Default *Backend
+	Default *ServicePort
 	// Certificates by SNI name.
 	Certificates []Certificate
 }
@@ -33,20 +30,23 @@ const (
 	Exact
 )
 
-// Route is one rule: host and path to backend.
+// Route is one rule: host and path to a Service port.
 type Route struct {
 	// Source is namespace/name of the Ingress, for logs and for ties: the lesser wins.
 	Source string
 	Host   string // "" any; "*.example.com" one label
 	Path   string // "" is "/"
 	Type   PathType
-	Backend
+	// Backend is what serves it. Who that is at the moment, Options.Endpoints says: a Config knows no endpoint.
+	Backend ServicePort
 }
 
-// Backend is a Service port, resolved.
-type Backend struct {
-	// Service is namespace/name:port, for logs and metrics.
-	Service string
-	// Endpoints that are ready; none answers 503.
-	Endpoints []netip.AddrPort
+// ServicePort names a port of a Service that is reached over TCP, by the port's name or by its number in decimal. The
+// zero value has no endpoints.
+type ServicePort struct {
+	Namespace, Name string
+	Port            string
 }
+
+// String gives namespace/name:port, for logs and metrics.
+func (p ServicePort) String() string { return p.Namespace + "/" + p.Name + ":" + p.Port }

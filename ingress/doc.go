@@ -2,8 +2,12 @@
 # Theory of operation
 
 A Gateway is given its whole desired state by Set and compiles it into an immutable snapshot: the match.Table of all
-routes, one upstream per Service port, the certificates by name. The snapshot is swapped atomically. A request reads
-it once, when it begins, and keeps what it found; no lock is taken on the way of a request.
+routes, one upstream per Service port, the certificates by name. What is the same as before is not compiled again. The
+snapshot is swapped atomically. A request reads it once, when it begins, and keeps what it found.
+
+A Config knows no endpoint. Options.Endpoints is asked with every request, so that what is ready is decided in one place for
+L4 and L7. While it gives the very same list, an upstream goes on with what it made of it, its endpoints' health among it; no
+lock is taken then.
 
 	listener ─ TLS by SNI ─ HTTP/1.1 or HTTP/2 ─ match host, path ─ upstream ─ ready endpoint ─ Dial
 	                                                │                  │           └ dial failed: next endpoint

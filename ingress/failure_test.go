@@ -84,7 +84,7 @@ func TestAllDown(t *testing.T) {
 		}
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
-	r := newRig(t, Options{Dial: dial}, anyRoute(up.Endpoints...))
+	r := newRig(t, Options{Dial: dial}, anyRoute(endpointsIn(up)...))
 	c := r.client(nil, http1)
 	for range 2 {
 		if code, body := get(t, c, "http://any.test/"); code != 502 || !strings.Contains(body, "could not be reached") {
@@ -149,7 +149,7 @@ func TestBackendTooSlow(t *testing.T) {
 // A dial that never answers is given up, and counts as a timeout.
 func TestDialTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		g := New(Options{Endpoints: endpointsIn, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}})
@@ -190,7 +190,7 @@ func TestClientLeaves(t *testing.T) {
 func TestSwapUnderLoad(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	cert, roots := certificate(t, "shop.example")
-	configs := []Config{anyRoute(a.Endpoints...), anyRoute(b.Endpoints...), anyRoute(a.Endpoints[0], b.Endpoints[0])}
+	configs := []Config{anyRoute(endpointsIn(a)...), anyRoute(endpointsIn(b)...), anyRoute(endpointsIn(a)[0], endpointsIn(b)[0])}
 	for i := range configs {
 		configs[i].Certificates = []Certificate{cert}
 	}

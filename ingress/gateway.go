@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ const (
 type Options struct {
 	// Dial connects to endpoints; network is "tcp". nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Endpoints gives the addresses that serve a Service port at the moment, none for one that is not there. It is asked with
+	// every request. While nothing changes it gives the very same list, which is borrowed; nil: nothing has endpoints.
+	Endpoints func(ServicePort) []netip.AddrPort
 	// Logger gets what happens asynchronously; nil discards.
 	Logger *slog.Logger
 	// ResponseTimeout is how long an HTTP/1.1 backend may take from the end of the request to the header of its response,
@@ -36,6 +40,7 @@ type Gateway struct {
 	log      *slog.Logger
 	server   *http.Server
 	backends backends
+	resolve  func(ServicePort) []netip.AddrPort
 	state    atomic.Pointer[state]
 	fallback func() (*tls.Certificate, error) // made and logged at the first call
 	upgrades upgrades
@@ -48,6 +53,9 @@ func New(o Options) *Gateway {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Endpoints == nil {
+		o.Endpoints = func(ServicePort) []netip.AddrPort { return nil }
+	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
@@ -55,7 +63,7 @@ func New(o Options) *Gateway {
 		o.ResponseTimeout = time.Minute
 	}
 	base, cut := context.WithCancel(context.Background())
-	g := &Gateway{log: o.Logger, cut: cut, backends: newBackends(o)}
+	g := &Gateway{log: o.Logger, cut: cut, resolve: o.Endpoints, backends: newBackends(o)}
 	g.fallback = newFallback(o.Logger)
 	g.state.Store(&state{})
 
@@ -78,9 +86,9 @@ func New(o Options) *Gateway {
 	return g
 }
 
-// Set makes c the whole state. It may be called again and again, with the same Config too; requests under way finish
-// as they began. On error, which names the bad route, nothing is changed. The Gateway keeps c's slices: do not
-// write to them afterwards.
+// Set makes c the whole state. It may be called again and again: routes that are those of the last Config, the very same
+// list, are not compiled again, and so with certificates. Requests under way finish as they began. On error, which names the
+// bad route, nothing is changed. The Gateway keeps c's slices: do not write to them afterwards.
 func (g *Gateway) Set(c Config) error {
 	for {
 		old := g.state.Load()
@@ -149,9 +157,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	case u == nil:
 		g.stats.noRoute.Add(1)
 		http.Error(w, "no route for this host and path", http.StatusNotFound)
-	case len(u.endpoints) == 0:
+	case len(u.endpoints()) == 0:
 		g.stats.noEndpoint.Add(1)
-		http.Error(w, "no endpoint is ready", http.StatusServiceUnavailable)
+		http.Error(w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
 	case r.Header.Get("Upgrade") != "":
 		c := r.Context().Value(clientKey{}).(*client)
 		g.upgrades.begin(c)

@@ -24,7 +24,7 @@ func TestRoutes(t *testing.T) {
 			{Source: "default/a", Host: "shop.example", Path: "/cart", Type: Prefix, Backend: prefix},
 			{Source: "default/a", Host: "*.example", Backend: wild},
 			{Source: "default/b", Path: "/other", Backend: other},
-			{Source: "default/c", Host: "empty.test", Backend: Backend{Service: "default/empty:80"}},
+			{Source: "default/c", Host: "empty.test", Backend: ServicePort{"default", "empty", "80"}},
 		},
 		Default: &fallback,
 	}
@@ -73,13 +73,11 @@ func TestBeforeSet(t *testing.T) {
 
 func TestSetRefusesAndKeeps(t *testing.T) {
 	good := named(t, "good")
-	r := newRig(t, Options{}, anyRoute(good.Endpoints...))
+	r := newRig(t, Options{}, anyRoute(endpointsIn(good)...))
 	for name, bad := range map[string]Config{
-		"host":         {Routes: []Route{{Source: "team/bad", Host: "a.*.b", Backend: good}}},
-		"path":         {Routes: []Route{{Source: "team/bad", Path: "no-slash", Backend: good}}},
-		"endpoint":     {Routes: []Route{{Source: "team/bad", Backend: Backend{Endpoints: []netip.AddrPort{{}}}}}},
-		"certificate":  {Certificates: []Certificate{{Name: "team/bad", Hosts: []string{"x"}}}},
-		"default port": {Default: &Backend{Service: "team/bad:80", Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:0")}}},
+		"host":        {Routes: []Route{{Source: "team/bad", Host: "a.*.b", Backend: good}}},
+		"path":        {Routes: []Route{{Source: "team/bad", Path: "no-slash", Backend: good}}},
+		"certificate": {Certificates: []Certificate{{Name: "team/bad", Hosts: []string{"x"}}}},
 	} {
 		if err := r.Set(bad); err == nil || !strings.Contains(err.Error(), "team/bad") {
 			t.Errorf("%s: got error %v, want one that names team/bad", name, err)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +28,9 @@ type rig struct {
 
 func newRig(t *testing.T, o Options, c Config) *rig {
 	t.Helper()
+	if o.Endpoints == nil {
+		o.Endpoints = endpointsIn
+	}
 	r := &rig{Gateway: New(o), t: t}
 	r.set(c)
 	done := make(chan error, 2)
@@ -97,14 +101,39 @@ func addrOf(s *httptest.Server) netip.AddrPort {
 }
 
 // named answers with its name.
-func named(t *testing.T, name string) Backend {
-	addr := backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) })
-	return Backend{Service: "default/" + name + ":80", Endpoints: []netip.AddrPort{addr}}
+func named(t *testing.T, name string) ServicePort {
+	return portOf(backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) }))
+}
+
+// portOf names a Service port by its endpoints, so that endpointsIn finds them.
+func portOf(endpoints ...netip.AddrPort) ServicePort {
+	var texts []string
+	for _, a := range endpoints {
+		texts = append(texts, a.String())
+	}
+	return ServicePort{Namespace: "default", Name: strings.Join(texts, ","), Port: "80"}
+}
+
+var portsSeen sync.Map // ServicePort to []netip.AddrPort
+
+// endpointsIn gives the endpoints that the name of a Service port consists of.
+func endpointsIn(p ServicePort) []netip.AddrPort {
+	if list, known := portsSeen.Load(p); known {
+		return list.([]netip.AddrPort)
+	}
+	var list []netip.AddrPort
+	for text := range strings.SplitSeq(p.Name, ",") {
+		if a, err := netip.ParseAddrPort(text); err == nil {
+			list = append(list, a)
+		}
+	}
+	first, _ := portsSeen.LoadOrStore(p, list)
+	return first.([]netip.AddrPort)
 }
 
 // anyRoute sends all requests to the endpoints.
 func anyRoute(endpoints ...netip.AddrPort) Config {
-	return Config{Routes: []Route{{Source: "default/any", Backend: Backend{Service: "default/any:80", Endpoints: endpoints}}}}
+	return Config{Routes: []Route{{Source: "default/any", Backend: portOf(endpoints...)}}}
 }
 
 // refused is an address on which nothing listens.

@@ -69,31 +69,29 @@ func (b *backends) close() {
 	b.h2c.CloseIdleConnections()
 }
 
+// errNoEndpoint: the last one left after the request was let in.
+var errNoEndpoint = errors.New("no endpoint is ready")
+
 // dialError marks an error that came before anything was sent.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return "dial: " + e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// endpoint is one address, with its health over all upstreams and states.
-type endpoint struct {
-	addr      string
-	downUntil atomic.Int64 // Unix nanoseconds
-}
-
 // upstream proxies to the endpoints of one Service port.
 type upstream struct {
-	service   string
+	port      ServicePort
 	gateway   *Gateway
-	endpoints []*endpoint
 	next      atomic.Uint32
 	proxy     *httputil.ReverseProxy
+	resolved  atomic.Pointer[resolved]
+	resolving sync.Mutex // held while resolved is made
 }
 
 var _ http.RoundTripper = (*upstream)(nil)
 
-func (g *Gateway) newUpstream(service string) *upstream {
-	u := &upstream{service: service, gateway: g}
+func (g *Gateway) newUpstream(port ServicePort) *upstream {
+	u := &upstream{port: port, gateway: g}
 	u.proxy = &httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      u,
@@ -136,12 +134,16 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = heldBody{req.Body}
 	}
+	endpoints := u.endpoints()
+	if len(endpoints) == 0 {
+		return nil, errNoEndpoint
+	}
 	now := time.Now().UnixNano()
-	start := int(u.next.Add(1) % uint32(len(u.endpoints)))
-	allDown := u.allDown(now)
+	start := int(u.next.Add(1) % uint32(len(endpoints)))
+	allDown := allDown(endpoints, now)
 	var err error
-	for i := range u.endpoints {
-		e := u.endpoints[(start+i)%len(u.endpoints)]
+	for i := range endpoints {
+		e := endpoints[(start+i)%len(endpoints)]
 		if !allDown && e.downUntil.Load() > now {
 			continue
 		}
@@ -162,8 +164,8 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // allDown says that there is no better choice than an endpoint that was not reached lately.
-func (u *upstream) allDown(now int64) bool {
-	for _, e := range u.endpoints {
+func allDown(endpoints []*endpoint, now int64) bool {
+	for _, e := range endpoints {
 		if e.downUntil.Load() <= now {
 			return false
 		}
@@ -198,6 +200,9 @@ func (u *upstream) fail(w http.ResponseWriter, r *http.Request, err error) {
 		stats.clientGone.Add(1)
 		w.WriteHeader(http.StatusBadGateway)
 		return
+	case errors.Is(err, errNoEndpoint):
+		stats.noEndpoint.Add(1)
+		http.Error(w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
 	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		stats.timeout.Add(1)
 		http.Error(w, "the backend did not answer in time", http.StatusGatewayTimeout)
@@ -206,7 +211,7 @@ func (u *upstream) fail(w http.ResponseWriter, r *http.Request, err error) {
 		http.Error(w, "the backend could not be reached or broke off", http.StatusBadGateway)
 	}
 	u.gateway.log.LogAttrs(r.Context(), slog.LevelDebug, "backend failed",
-		slog.String("service", u.service), slog.String("endpoint", r.URL.Host), slog.String("err", fmt.Sprint(err)))
+		slog.String("service", u.port.String()), slog.String("endpoint", r.URL.Host), slog.String("err", fmt.Sprint(err)))
 }
 
 // buffers is ReverseProxy's BufferPool.

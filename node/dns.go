@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 
-	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
 
@@ -26,7 +25,7 @@ type resolvers struct {
 func makeResolvers(n *Node) (part, error) {
 	r := &resolvers{node: n, running: map[netip.Addr]context.CancelFunc{}}
 	r.server = dns.New(dns.Options{
-		Table:     func() *services.Table { return n.table.Load() },
+		Serves:    func(namespace, name string, a netip.Addr) bool { return n.table.Load().Serves(namespace, name, a) },
 		Upstreams: func() []netip.AddrPort { return r.upstreams },
 		Dial:      new(net.Dialer).DialContext,
 		Logger:    n.log,
@@ -39,6 +38,7 @@ func makeResolvers(n *Node) (part, error) {
 
 // set listens on exactly the addresses that c names. Nobody is answered before the upstreams are known.
 func (r *resolvers) set(c *Config) error {
+	r.server.Set(c.DNS)
 	if !r.known {
 		var err error
 		if r.upstreams, err = r.node.held.Upstreams(); err != nil {

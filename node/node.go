@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 )
@@ -29,6 +30,7 @@ type Config struct {
 	Netstack netstack.Config
 	Overlay  overlay.Config
 	Services services.Config
+	DNS      dns.Config
 	Ingress  ingress.Config
 }
 

@@ -140,7 +140,11 @@ func makeHealthChecks(n *Node) (part, error) {
 const drainTime = 5 * time.Second
 
 func makeIngress(n *Node) (part, error) {
-	n.ingress = ingress.New(ingress.Options{Dial: n.dial, Logger: n.log})
+	n.ingress = ingress.New(ingress.Options{
+		Dial:      n.dial,
+		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
+		Logger:    n.log,
+	})
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }
 	p.counters = n.countIngress

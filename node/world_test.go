@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/node/nodetest"
 	"tapestry.dev/tapestry/services"
@@ -265,6 +268,50 @@ func TestNodePort(t *testing.T) {
 			}
 			client{conn, network}.answers(t, p.Name, c.Members[0].Addr)
 			_ = conn.Close()
+		}
+	}
+}
+
+// An Ingress route leads to whoever L4 finds ready, also when that changes and the route does not.
+func TestIngress(t *testing.T) {
+	c := nodetest.New(t, 2)
+	m := c.Members[0]
+	pods := []*nodetest.Pod{m.Pod(3), c.Members[1].Pod(3)}
+	for _, p := range pods {
+		l, err := p.Listen(netip.AddrPortFrom(p.Addrs[0], 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, p.Name) })}
+		t.Cleanup(func() { _ = s.Close() })
+		go func() { _ = s.Serve(l) }()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = m.ServeHTTP(t.Context(), l) }()
+	transport := new(http.Transport)
+	defer transport.CloseIdleConnections()
+	browser := http.Client{Transport: transport, Timeout: patience}
+	routes := []ingress.Route{{Source: "default/web", Backend: ingress.ServicePort{Namespace: "default", Name: "web", Port: "80"}}}
+	for i, want := range []string{pods[0].Name, pods[1].Name, ""} {
+		c.Serve(web(0, pods[i:min(i+1, len(pods))]...))
+		config := m.Config()
+		config.Ingress = ingress.Config{Routes: routes}
+		if err := m.Set(config); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			resp, err := browser.Get("http://" + l.Addr().String() + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || want != "" && string(body) != want || want == "" && resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("got %s %q %v, want %q", resp.Status, body, err, want)
+			}
 		}
 	}
 }

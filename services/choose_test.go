@@ -195,12 +195,12 @@ func slowNodeAt(c *Config, a netip.Addr) (name string) {
 
 // slowChoose chooses among all endpoints, or among those of the node when the policy is Local.
 func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, node string) packet.Choice {
-	targets := Select(s, p, Scope{Is4: t.Dst.Is4()})
+	targets := Select(s, p, Scope{Family: familyOf(t.Dst.Is4())})
 	if len(targets) == 0 {
 		return packet.Choice{Kind: packet.NoEndpoints}
 	}
 	if local {
-		if targets = Select(s, p, Scope{Is4: t.Dst.Is4(), Node: node}); len(targets) == 0 {
+		if targets = Select(s, p, Scope{Family: familyOf(t.Dst.Is4()), Node: node}); len(targets) == 0 {
 			return packet.Choice{Kind: packet.DropLocal}
 		}
 	}

@@ -3,8 +3,8 @@ package services
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
+	"sync"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -21,13 +21,15 @@ func problemOf(s *Service, format string, args ...any) Problem {
 	return Problem{Object: "Service " + s.Namespace + "/" + s.Name, Message: fmt.Sprintf(format, args...)}
 }
 
-// unit is what one Service comes to by itself, whatever others there are. It never changes.
+// unit is what one Service comes to by itself, whatever others there are. It never changes, but for what is made when
+// somebody asks.
 type unit struct {
 	fronts []front // as it would have them; service is not filled in
 	// sets has four for every port: of the whole cluster and of this node, each for IPv4 and IPv6. See setIndex.
 	sets     []set
 	states   []state
 	problems []Problem
+	reach    sync.Map // Endpoints of ports, by their index, []netip.AddrPort
 }
 
 // state is what a port of the Service knows of a backend; one backend may stand there several times.
@@ -58,8 +60,8 @@ type place struct {
 func placeOf(c *Config) place {
 	return place{
 		node:  c.Node,
-		node4: slices.ContainsFunc(c.NodeAddrs, func(a netip.Addr) bool { return ofFamily(a, true) }),
-		node6: slices.ContainsFunc(c.NodeAddrs, func(a netip.Addr) bool { return ofFamily(a, false) }),
+		node4: slices.ContainsFunc(c.NodeAddrs, IPv4.has),
+		node6: slices.ContainsFunc(c.NodeAddrs, IPv6.has),
 	}
 }
 
@@ -67,7 +69,7 @@ func (p place) hasNodes(is4 bool) bool { return is4 && p.node4 || !is4 && p.node
 
 // unitBuilder is a unit being made.
 type unitBuilder struct {
-	unit
+	*unit
 	place   place
 	s       *Service
 	serving serving
@@ -81,10 +83,7 @@ type portKey struct {
 }
 
 func newUnit(s *Service, p place) *unit {
-	b := unitBuilder{place: p, s: s, serving: serving{endpoints: s.Endpoints}}
-	if s.NamesOnly {
-		return new(unit)
-	}
+	b := unitBuilder{unit: new(unit), place: p, s: s, serving: serving{endpoints: s.Endpoints}}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
@@ -105,8 +104,7 @@ func newUnit(s *Service, p place) *unit {
 			}
 		}
 	}
-	u := b.unit // without what it took to make it
-	return &u
+	return b.unit
 }
 
 func (b *unitBuilder) problem(format string, args ...any) {
@@ -144,7 +142,7 @@ func headless(s *Service) bool { return len(s.ClusterIPs) == 0 && len(s.External
 
 // fronted reports whether p has a frontend of the family.
 func (b *unitBuilder) fronted(p *Port, is4 bool) bool {
-	of := func(a netip.Addr) bool { return ofFamily(a, is4) }
+	of := familyOf(is4).has
 	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) ||
 		p.NodePort != 0 && b.place.hasNodes(is4)
 }
@@ -157,13 +155,13 @@ func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
 	internal, external := setIndex(j, s.InternalLocal, is4), setIndex(j, s.ExternalLocal, is4)
 	f := front{set: internal, inside: internal, port: uint16(j), affinity: s.Affinity > 0}
 	for _, a := range s.ClusterIPs {
-		if ofFamily(a, is4) {
+		if familyOf(is4).has(a) {
 			b.front(f, addrKey(packet.AddrFrom(a), p.Port, p.Protocol))
 		}
 	}
 	f.set, f.inside, f.guarded = external, whole, s.SourceRanges != nil
 	for _, a := range s.ExternalIPs {
-		if ofFamily(a, is4) {
+		if familyOf(is4).has(a) {
 			b.front(f, addrKey(packet.AddrFrom(a), p.Port, p.Protocol))
 		}
 	}
@@ -183,17 +181,17 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	s := b.s
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
-		if ofFamily(t.Endpoint.Addr, is4) {
+		if familyOf(is4).has(t.Endpoint.Addr) {
 			b.states = append(b.states, state{id: backendID(podID(t.Endpoint.ID, t.Endpoint.Addr), id, t.Port)})
 		}
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
-	*whole = b.set(choose(serving, s.PublishNotReady, Scope{Is4: is4}), id, packet.NoEndpoints)
+	*whole = b.set(choose(serving, s.PublishNotReady, Scope{Family: familyOf(is4)}), id, packet.NoEndpoints)
 	switch {
 	case len(whole.backends) == 0:
 		local.empty = packet.NoEndpoints
 	case s.InternalLocal || s.ExternalLocal:
-		*local = b.set(choose(serving, s.PublishNotReady, Scope{Is4: is4, Node: b.place.node}), id, packet.DropLocal)
+		*local = b.set(choose(serving, s.PublishNotReady, Scope{Family: familyOf(is4), Node: b.place.node}), id, packet.DropLocal)
 	}
 }
 

@@ -44,24 +44,23 @@ func same[T comparable](a, b *T) bool { return *a == *b }
 func equalFronts(a, b *Service) bool {
 	return a == b || a.Namespace == b.Namespace && a.Name == b.Name &&
 		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&
-		a.ExternalName == b.ExternalName &&
 		equalLists(a.ExternalIPs, b.ExternalIPs, same) &&
 		equalLists(a.Ports, b.Ports, same) &&
 		a.Affinity == b.Affinity &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
-		a.PublishNotReady == b.PublishNotReady && a.HealthPort == b.HealthPort && a.NamesOnly == b.NamesOnly &&
+		a.PublishNotReady == b.PublishNotReady && a.HealthPort == b.HealthPort &&
 		(a.SourceRanges == nil) == (b.SourceRanges == nil) && equalLists(a.SourceRanges, b.SourceRanges, same)
 }
 
 func equalBacks(a, b *Service) bool { return equalLists(a.Endpoints, b.Endpoints, equalEndpoints) }
 
 func equalEndpoints(a, b *Endpoint) bool {
-	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node && a.Hostname == b.Hostname &&
+	return a.Addr == b.Addr && a.ID == b.ID && a.Node == b.Node &&
 		a.ForNode == b.ForNode && a.ForZone == b.ForZone &&
 		a.Ready == b.Ready && a.Serving == b.Serving && a.Terminating == b.Terminating &&
 		slices.Equal(a.Ports, b.Ports)
 }
 
 func equalPods(a, b *Pod) bool {
-	return a.Namespace == b.Namespace && a.Name == b.Name && a.ID == b.ID && slices.Equal(a.Addrs, b.Addrs)
+	return a.ID == b.ID && slices.Equal(a.Addrs, b.Addrs)
 }

@@ -13,7 +13,7 @@ type HealthCheck struct {
 func (t *Table) HealthChecks() []HealthCheck {
 	var checks []HealthCheck
 	for _, s := range t.config.Services {
-		if s.HealthPort == 0 || s.NamesOnly {
+		if s.HealthPort == 0 {
 			continue
 		}
 		local := map[string]bool{}

@@ -137,22 +137,6 @@ func TestSourceRanges(t *testing.T) {
 	}
 }
 
-func TestNamesOnly(t *testing.T) {
-	c := testConfig()
-	c.Services[0].NamesOnly = true
-	c.Services[6].Ports = nil
-	table, _ := NewTable(c)
-	if got := table.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80")).Kind; got != packet.UnknownPort {
-		t.Errorf("the ClusterIP is translated: %d", got)
-	}
-	if got := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:30080")).Kind; got != packet.NotFrontend {
-		t.Errorf("the node port is translated: %d", got)
-	}
-	if slices.ContainsFunc(table.NodePorts(), func(p NodePort) bool { return p.Port == 30080 }) {
-		t.Error("the host is to listen on the node port")
-	}
-}
-
 func TestHealthChecks(t *testing.T) {
 	c := testConfig()
 	c.Services = []*Service{
@@ -160,7 +144,6 @@ func TestHealthChecks(t *testing.T) {
 		{Namespace: "d", Name: "none", HealthPort: 31001, Endpoints: eps("10.0.0.3 b rs")},
 		{Namespace: "d", Name: "unready", HealthPort: 31002, PublishNotReady: true, Endpoints: eps("10.0.0.3 a")},
 		{Namespace: "d", Name: "without"},
-		{Namespace: "d", Name: "foreign", HealthPort: 31003, NamesOnly: true},
 	}
 	dual := eps("10.0.0.6 a rs", "fd00::6 a rs")
 	dual[0].ID, dual[1].ID = "pod", "pod"

@@ -10,8 +10,30 @@ import (
 type Scope struct {
 	// Node keeps only endpoints on that node (traffic policy Local). "" is the whole cluster.
 	Node string
-	// Is4 is the family of the frontend's address: there is no translation between families.
-	Is4 bool
+	// Family is that of the frontend's address: there is no translation between families.
+	Family Family
+}
+
+// Family is an address family.
+type Family uint8
+
+// The families.
+const (
+	AnyFamily Family = iota // for whoever makes connections of its own
+	IPv4
+	IPv6
+)
+
+func familyOf(is4 bool) Family {
+	if is4 {
+		return IPv4
+	}
+	return IPv6
+}
+
+// has reports whether a is an address of the family that something can be reached at.
+func (f Family) has(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && (f == AnyFamily || f == familyOf(a.Unmap().Is4()))
 }
 
 // Target is an endpoint together with the port on which it serves the Service port asked for.
@@ -39,7 +61,7 @@ func choose(serving []Target, publishNotReady bool, scope Scope) []Target {
 	for _, t := range serving {
 		e := t.Endpoint
 		switch {
-		case scope.Node != "" && e.Node != scope.Node, !ofFamily(e.Addr, scope.Is4):
+		case scope.Node != "" && e.Node != scope.Node, !scope.Family.has(e.Addr):
 		case e.Ready || publishNotReady:
 			ready = append(ready, t)
 		case e.Serving && e.Terminating:
@@ -63,8 +85,8 @@ func choose(serving []Target, publishNotReady bool, scope Scope) []Target {
 func forNode(e *Endpoint) Hint { return e.ForNode }
 func forZone(e *Endpoint) Hint { return e.ForZone }
 
-// hinted gives the targets that are meant for here; ok is false when there is none, or one has no hint: then whoever makes
-// hints has not come to it yet, and somebody would be overloaded.
+// hinted gives the targets that are meant for here; ok is false when there is none, or one has no hint: then whoever
+// makes hints has not come to it yet, and somebody would be overloaded.
 func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool) {
 	for _, t := range targets {
 		switch hint(t.Endpoint) {
@@ -77,8 +99,8 @@ func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool
 	return near, len(near) > 0
 }
 
-// serving finds where the endpoints of a Service serve its ports, in time linear in endpoints and ports: endpoints share
-// their lists of ports, and a list is searched once per port.
+// serving finds where the endpoints of a Service serve its ports, in time linear in endpoints and ports: endpoints
+// share their lists of ports, and a list is searched once per port.
 type serving struct {
 	endpoints []Endpoint
 	indexes   map[portList]map[portName]uint16 // of long lists
@@ -151,9 +173,4 @@ func (s *serving) target(list []EndpointPort, want portName) (port uint16, ok bo
 	}
 	port, ok = index[want]
 	return port, ok
-}
-
-// ofFamily reports whether a is an address of the family that something can be reached at.
-func ofFamily(a netip.Addr, is4 bool) bool {
-	return a.IsValid() && !a.IsUnspecified() && a.Unmap().Is4() == is4
 }

@@ -39,21 +39,23 @@ func TestSelect(t *testing.T) {
 		notReady  bool
 		want      string
 	}{
-		{name: "none", port: web, scope: Scope{Is4: true}},
-		{name: "ready", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1 10.0.0.2"},
-		{name: "unready left out", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
-		{name: "all unready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b"), port: web, scope: Scope{Is4: true}},
-		{name: "serving but not terminating is no fallback", endpoints: eps("10.0.0.1 a s"), port: web, scope: Scope{Is4: true}},
-		{name: "terminating only beside ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.2"},
-		{name: "terminating when nothing is ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b t", "10.0.0.3 b"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
-		{name: "publish not ready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b t"), port: web, scope: Scope{Is4: true}, notReady: true, want: "10.0.0.1 10.0.0.2"},
-		{name: "local", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{"b", true}, want: "10.0.0.2"},
-		{name: "no local", endpoints: eps("10.0.0.1 a rs"), port: web, scope: Scope{"b", true}},
-		{name: "local fallback though ready elsewhere", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b st"), port: web, scope: Scope{"b", true}, want: "10.0.0.2"},
-		{name: "family 4", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, scope: Scope{Is4: true}, want: "10.0.0.1"},
-		{name: "family 6", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, want: "fd00::1"},
-		{name: "other port name", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "dns", Protocol: packet.TCP, Port: 80}, scope: Scope{Is4: true}},
-		{name: "other protocol", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "web", Protocol: packet.UDP, Port: 80}, scope: Scope{Is4: true}},
+		{name: "none", port: web, scope: Scope{Family: IPv4}},
+		{name: "ready", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{Family: IPv4}, want: "10.0.0.1 10.0.0.2"},
+		{name: "unready left out", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b"), port: web, scope: Scope{Family: IPv4}, want: "10.0.0.1"},
+		{name: "all unready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b"), port: web, scope: Scope{Family: IPv4}},
+		{name: "serving but not terminating is no fallback", endpoints: eps("10.0.0.1 a s"), port: web, scope: Scope{Family: IPv4}},
+		{name: "terminating only beside ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b rs"), port: web, scope: Scope{Family: IPv4}, want: "10.0.0.2"},
+		{name: "terminating when nothing is ready", endpoints: eps("10.0.0.1 a st", "10.0.0.2 b t", "10.0.0.3 b"), port: web, scope: Scope{Family: IPv4}, want: "10.0.0.1"},
+		{name: "publish not ready", endpoints: eps("10.0.0.1 a", "10.0.0.2 b t"), port: web, scope: Scope{Family: IPv4}, notReady: true, want: "10.0.0.1 10.0.0.2"},
+		{name: "local", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b rs"), port: web, scope: Scope{"b", IPv4}, want: "10.0.0.2"},
+		{name: "no local", endpoints: eps("10.0.0.1 a rs"), port: web, scope: Scope{"b", IPv4}},
+		{name: "local fallback though ready elsewhere", endpoints: eps("10.0.0.1 a rs", "10.0.0.2 b st"), port: web, scope: Scope{"b", IPv4}, want: "10.0.0.2"},
+		{name: "family 4", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, scope: Scope{Family: IPv4}, want: "10.0.0.1"},
+		{name: "family 6", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, scope: Scope{Family: IPv6}, want: "fd00::1"},
+		{name: "any family", endpoints: eps("10.0.0.1 a rs", "fd00::1 a rs"), port: web, want: "10.0.0.1 fd00::1"},
+		{name: "any family, one of them terminating", endpoints: eps("10.0.0.1 a st", "fd00::1 a rs"), port: web, want: "fd00::1"},
+		{name: "other port name", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "dns", Protocol: packet.TCP, Port: 80}, scope: Scope{Family: IPv4}},
+		{name: "other protocol", endpoints: eps("10.0.0.1 a rs"), port: Port{Name: "web", Protocol: packet.UDP, Port: 80}, scope: Scope{Family: IPv4}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -82,15 +84,15 @@ func TestHints(t *testing.T) {
 		scope     Scope
 		want      string
 	}{
-		"none":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"--", "--"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
-		"zone":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Is4: true}, "10.0.0.1"},
-		"none for this zone":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-e", "-e"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
-		"one without a hint":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "--"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
-		"node before zone":             {eps("10.0.0.1 a rs", "10.0.0.2 b rs", "10.0.0.3 c rs"), []string{"hh", "eh", "ee"}, Scope{Is4: true}, "10.0.0.1"},
-		"zone where the node has none": {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"eh", "ee"}, Scope{Is4: true}, "10.0.0.1"},
-		"unready ones do not count":    {eps("10.0.0.1 a", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Is4: true}, "10.0.0.2"},
-		"Local is not narrowed":        {eps("10.0.0.1 a rs", "10.0.0.2 a rs"), []string{"hh", "ee"}, Scope{"a", true}, "10.0.0.1 10.0.0.2"},
-		"nor the terminating":          {eps("10.0.0.1 a st", "10.0.0.2 b st"), []string{"hh", "ee"}, Scope{Is4: true}, "10.0.0.1 10.0.0.2"},
+		"none":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"--", "--"}, Scope{Family: IPv4}, "10.0.0.1 10.0.0.2"},
+		"zone":                         {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Family: IPv4}, "10.0.0.1"},
+		"none for this zone":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-e", "-e"}, Scope{Family: IPv4}, "10.0.0.1 10.0.0.2"},
+		"one without a hint":           {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"-h", "--"}, Scope{Family: IPv4}, "10.0.0.1 10.0.0.2"},
+		"node before zone":             {eps("10.0.0.1 a rs", "10.0.0.2 b rs", "10.0.0.3 c rs"), []string{"hh", "eh", "ee"}, Scope{Family: IPv4}, "10.0.0.1"},
+		"zone where the node has none": {eps("10.0.0.1 a rs", "10.0.0.2 b rs"), []string{"eh", "ee"}, Scope{Family: IPv4}, "10.0.0.1"},
+		"unready ones do not count":    {eps("10.0.0.1 a", "10.0.0.2 b rs"), []string{"-h", "-e"}, Scope{Family: IPv4}, "10.0.0.2"},
+		"Local is not narrowed":        {eps("10.0.0.1 a rs", "10.0.0.2 a rs"), []string{"hh", "ee"}, Scope{"a", IPv4}, "10.0.0.1 10.0.0.2"},
+		"nor the terminating":          {eps("10.0.0.1 a st", "10.0.0.2 b st"), []string{"hh", "ee"}, Scope{Family: IPv4}, "10.0.0.1 10.0.0.2"},
 	} {
 		for i, h := range tt.hints {
 			tt.endpoints[i].ForNode, tt.endpoints[i].ForZone = hint[h[0]], hint[h[1]]

@@ -3,7 +3,6 @@ package services
 import (
 	"encoding/binary"
 	"math/bits"
-	"net/netip"
 	"sync"
 
 	"tapestry.dev/tapestry/addressing"
@@ -138,17 +137,6 @@ func (t *Table) Backend(id uint64) packet.BackendState {
 // Services are those that the Table was made of. Borrowed: they must not be changed.
 func (t *Table) Services() []*Service { return t.config.Services }
 
-// Pods are those that the Table was made of. Borrowed: they must not be changed.
-func (t *Table) Pods() []Pod { return t.config.Pods }
-
-// IsNodeAddr reports whether a is one of Config.NodeAddrs.
-func (t *Table) IsNodeAddr(a netip.Addr) bool {
-	return a.IsValid() && t.addrs[packet.AddrFrom(a)]&node != 0
-}
-
-// DNSAddrs are the cluster DNS addresses. Borrowed: they must not be changed.
-func (t *Table) DNSAddrs() []netip.Addr { return t.config.DNSAddrs }
-
 func (t *Table) find(k frontKey) *front {
 	mask := uint64(len(t.index) - 1)
 	for i := k.hash() & mask; ; i = (i + 1) & mask {
@@ -228,8 +216,8 @@ func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	}
 	svc := t.config.Services[f.service]
 	p := &svc.Ports[f.port]
-	b := unitBuilder{s: svc}
-	s := b.set(Select(svc, p, Scope{Node: node, Is4: is4}), portID(svc, p), packet.DropLocal)
+	b := unitBuilder{unit: new(unit), s: svc}
+	s := b.set(Select(svc, p, Scope{Node: node, Family: familyOf(is4)}), portID(svc, p), packet.DropLocal)
 	made, _ := t.atNodes.LoadOrStore(k, &s)
 	return made.(*set)
 }

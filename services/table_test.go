@@ -61,7 +61,6 @@ func testConfig() Config {
 			{Namespace: "kube-system", Name: "kube-dns", ClusterIPs: addrs("10.96.0.10"), Endpoints: eps("10.0.0.9 a rs"),
 				Ports: []Port{{Name: "dns", Protocol: packet.UDP, Port: 53}, {Name: "web", Protocol: packet.TCP, Port: 9153}}},
 			{Namespace: "d", Name: "headless", Ports: web[:1:1], Endpoints: dual},
-			{Namespace: "d", Name: "ext", ExternalName: "example.com"},
 		},
 	}
 }
@@ -145,7 +144,7 @@ func TestBackend(t *testing.T) {
 	reused.ID = "another pod"
 	moved := ep("10.0.0.1 a rs")
 	moved.Ports[0].Port = 8081
-	onlyPod := Config{Pods: []Pod{{Namespace: "d", Name: "p", ID: "uid-10.0.0.1", Addrs: addrs("10.0.0.1")}}}
+	onlyPod := Config{Pods: []Pod{{ID: "uid-10.0.0.1", Addrs: addrs("10.0.0.1")}}}
 	otherService := service(ep("10.0.0.1 a rs"))
 	otherService.Services[0].Name = "other"
 	tests := []struct {
@@ -303,7 +302,7 @@ func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()
 		c.NodeNames = []string{"a", "b", "a", "b"}
-		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: "u", Addrs: addrs("10.0.0.1")}}
+		c.Pods = []Pod{{ID: "u", Addrs: addrs("10.0.0.1")}}
 		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}
 		c.Services[0].SourceRanges = prefixes("10.0.0.0/8")
 		return c

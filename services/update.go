@@ -129,9 +129,6 @@ func (t *Table) claim() {
 // claimFor adds the frontends of one Service, unless an earlier one has them. taken has 1 + the index of the Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 	s := t.config.Services[i]
-	if s.NamesOnly {
-		return
-	}
 	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
 		for _, a := range list {
 			t.addr(a, virtual)

@@ -24,7 +24,7 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	case 2:
 		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
 	case 3:
-		c.Pods = []Pod{{Namespace: "d", Name: "p", ID: fmt.Sprint(r.IntN(20)), Addrs: addrs("10.0.0.3", "10.0.0.4")}}
+		c.Pods = []Pod{{ID: fmt.Sprint(r.IntN(20)), Addrs: addrs("10.0.0.3", "10.0.0.4")}}
 	case 5:
 		c.HostPorts = []HostPort{hostPort(fmt.Sprintf("0.0.0.0:%d 10.0.0.3:80", 52+r.IntN(4))), hostPort("127.0.0.1:53 10.0.0.4:80")}
 	case 4:

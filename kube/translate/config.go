@@ -6,6 +6,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
 // WireGuardPort is where a Node without kube.EndpointAnnotation is expected to listen.
@@ -28,6 +29,7 @@ type Result struct {
 	Netstack netstack.Config
 	Overlay  overlay.Config
 	Services services.Config
+	DNS      dns.Config
 	Ingress  ingress.Config
 	// Leaving is set when this node is being deleted, so that load balancers should send nothing here any more.
 	Leaving bool

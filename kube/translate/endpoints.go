@@ -12,8 +12,8 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has target
-// ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
+// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has
+// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
 	var all []services.Endpoint
 	known := map[netip.Addr]int{}
@@ -53,8 +53,8 @@ func mergeEndpoint(a, b services.Endpoint) services.Endpoint {
 	return a
 }
 
-// mergePorts adds further lists to one, which is not changed: endpoints of a slice share theirs. Of ports that serve the
-// same, the first is kept.
+// mergePorts adds further lists to one, which is not changed: endpoints of a slice share theirs. Of ports that serve
+// the same, the first is kept.
 func mergePorts(list []services.EndpointPort, further [][]services.EndpointPort) []services.EndpointPort {
 	type key struct {
 		name  string
@@ -123,10 +123,9 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 		return services.Endpoint{}, false
 	}
 	e := services.Endpoint{
-		Addr:     addr,
-		ID:       addr.String(),
-		Node:     deref(obj.NodeName, ""),
-		Hostname: deref(obj.Hostname, ""),
+		Addr: addr,
+		ID:   addr.String(),
+		Node: deref(obj.NodeName, ""),
 		// An absent condition counts as ready, and as serving when ready (discovery/v1 EndpointConditions).
 		Ready:       deref(obj.Conditions.Ready, true),
 		Terminating: deref(obj.Conditions.Terminating, false),

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
@@ -63,7 +64,7 @@ func TestGolden(t *testing.T) {
 // render makes a Result readable, the same for the same Result, and leaves private keys out.
 func render(r translate.Result) any {
 	type m = map[string]any
-	var peers, routes, svcs, pods, hostPorts, certs, ingressRoutes, problems []any
+	var peers, routes, svcs, names, pods, podNames, hostPorts, certs, ingressRoutes, problems []any
 	for _, p := range r.Overlay.Peers {
 		key := ""
 		if p.PublicKey != (overlay.PublicKey{}) {
@@ -84,7 +85,17 @@ func render(r translate.Result) any {
 		svcs = append(svcs, service(*s))
 	}
 	for _, p := range r.Services.Pods {
-		pods = append(pods, fmt.Sprintf("%s/%s %s", p.Namespace, p.Name, p.Addrs))
+		pods = append(pods, fmt.Sprintf("%s %s", p.ID, p.Addrs))
+	}
+	for _, s := range r.DNS.Services {
+		names = append(names, name(s))
+	}
+	for _, p := range r.DNS.Pods {
+		line := fmt.Sprintf("%s %s", p.Namespace, p.Addrs)
+		if p.HostNetwork {
+			line += " of the host"
+		}
+		podNames = append(podNames, line)
 	}
 	for _, p := range r.Services.HostPorts {
 		hostPorts = append(hostPorts, fmt.Sprintf("%s %s %s -> %s", p.Pod, protos[p.Protocol], netip.AddrPortFrom(p.Addr, p.Port), p.To))
@@ -94,14 +105,14 @@ func render(r translate.Result) any {
 	}
 	for _, route := range r.Ingress.Routes {
 		ingressRoutes = append(ingressRoutes, fmt.Sprintf("%s: host=%q %s %s -> %s", route.Source, route.Host,
-			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, backend(route.Backend)))
+			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, route.Backend))
 	}
 	for _, p := range r.Problems {
 		problems = append(problems, string(p.Severity)+": "+p.String())
 	}
 	def := "none"
 	if r.Ingress.Default != nil {
-		def = backend(*r.Ingress.Default)
+		def = r.Ingress.Default.String()
 	}
 	out := m{
 		"netstack": m{"node": r.Netstack.Node, "mtu": r.Netstack.MTU, "podCIDRs": texts(r.Netstack.PodCIDRs), "nodeAddrs": texts(r.Netstack.NodeAddrs),
@@ -110,6 +121,7 @@ func render(r translate.Result) any {
 		"overlay": peers,
 		"services": m{"node": r.Services.Node, "nodeAddrs": texts(r.Services.NodeAddrs), "ownAddrs": texts(r.Services.OwnAddrs),
 			"serviceCIDRs": texts(r.Services.ServiceCIDRs), "dnsAddrs": texts(r.Services.DNSAddrs), "services": svcs, "pods": pods, "hostPorts": hostPorts},
+		"dns":      m{"addrs": texts(r.DNS.Addrs), "services": names, "pods": podNames},
 		"ingress":  m{"routes": ingressRoutes, "default": def, "certificates": certs},
 		"problems": problems,
 	}
@@ -127,7 +139,7 @@ func service(s services.Service) any {
 		ports = append(ports, fmt.Sprintf("%q %d/%s nodePort %d", p.Name, p.Port, protos[p.Protocol], p.NodePort))
 	}
 	for _, e := range s.Endpoints {
-		line := fmt.Sprintf("%s id=%s node=%q hostname=%q", e.Addr, e.ID, e.Node, e.Hostname)
+		line := fmt.Sprintf("%s id=%s node=%q", e.Addr, e.ID, e.Node)
 		for _, flag := range []struct {
 			set  bool
 			name string
@@ -145,7 +157,7 @@ func service(s services.Service) any {
 		endpoints = append(endpoints, line)
 	}
 	m := map[string]any{
-		"name": s.Namespace + "/" + s.Name, "clusterIPs": texts(s.ClusterIPs), "externalName": s.ExternalName,
+		"name": s.Namespace + "/" + s.Name, "clusterIPs": texts(s.ClusterIPs),
 		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "internalLocal": s.InternalLocal,
 		"externalLocal": s.ExternalLocal, "publishNotReady": s.PublishNotReady, "endpoints": endpoints,
 	}
@@ -155,13 +167,26 @@ func service(s services.Service) any {
 	if s.HealthPort != 0 {
 		m["healthPort"] = s.HealthPort
 	}
-	if s.NamesOnly {
-		m["namesOnly"] = true
-	}
 	return m
 }
 
-func backend(b ingress.Backend) string { return fmt.Sprintf("%s %s", b.Service, texts(b.Endpoints)) }
+func name(s *dns.Service) string {
+	line := fmt.Sprintf("%s/%s", s.Namespace, s.Name)
+	if s.ExternalName != "" {
+		return line + " -> " + s.ExternalName
+	}
+	line += fmt.Sprintf(" %s", s.ClusterIPs)
+	for _, p := range s.Ports {
+		line += fmt.Sprintf(" %q=%d/%s", p.Name, p.Port, protos[p.Protocol])
+	}
+	for _, e := range s.Endpoints {
+		line += fmt.Sprintf("; %s %q", e.Addr, e.Hostname)
+		for _, p := range e.Ports {
+			line += fmt.Sprintf(" %q=%d/%s", p.Name, p.Port, protos[p.Protocol])
+		}
+	}
+	return line
+}
 
 func texts[T netip.Addr | netip.Prefix | netip.AddrPort](list []T) []string {
 	var out []string

@@ -2,17 +2,19 @@ package translate
 
 import (
 	"cmp"
-	"net/netip"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/netstack/packet"
 )
 
 const (
@@ -29,7 +31,20 @@ const (
 type ingressStage struct {
 	ours   memo[ingressKey, []*networkingv1.Ingress]
 	parsed memo[*networkingv1.Ingress, *rules]
+	joined memo[list[*rules], *routes]
+	found  memo[backendKey, bool]
 	certs  certificateStage
+}
+
+// routes is what all Ingresses together come to, certificates apart.
+type routes struct {
+	list     []ingress.Route
+	fallback *ingress.ServicePort
+}
+
+type backendKey struct {
+	rules    list[*rules]
+	services list[*corev1.Service]
 }
 
 type ingressKey struct {
@@ -40,42 +55,36 @@ type ingressKey struct {
 // rules is what an Ingress says by itself.
 type rules struct {
 	ref      kube.Ref
-	fallback *backendRef // its default backend
+	created  time.Time
+	fallback *backend // its default backend
 	paths    []path
 	tls      []tlsEntry
 }
 
 // path is one host and path, with what serves it.
 type path struct {
-	route   ingress.Route // without its Backend
-	backend backendRef
+	field string
+	route ingress.Route
+	backend
 }
 
-// backendRef names a Service port.
-type backendRef struct {
-	field   string
-	service objectName // "" for none
-	name    string     // of the port, or
-	number  int32
+// backend names a Service port, and the field that does.
+type backend struct {
+	field string
+	port  ingress.ServicePort // its zero value for none
 }
 
-func (b *backendRef) port() string { return cmp.Or(b.name, strconv.Itoa(int(b.number))) }
-
-func (b *backendRef) String() string {
-	if b.service.name == "" {
-		return ""
-	}
-	return b.service.String() + ":" + b.port()
-}
-
-func (s *ingressStage) of(objs *kube.Objects, served []*services.Service, say *kube.Report) ingress.Config {
+func (s *ingressStage) of(objs *kube.Objects, say *kube.Report) ingress.Config {
 	ours := s.ours.once(ingressKey{identity(objs.Ingresses), identity(objs.IngressClasses)}, say, func(*kube.Report) []*networkingv1.Ingress {
 		return Ingresses(objs)
 	})
 	parsed := s.parsed.each(ours, compareNames, nil, say, parseIngress)
-	c := ingress.Config{Certificates: s.certs.of(parsed, objs.Secrets, objs.Withheld, say)}
-	c.Routes, c.Default = routes(parsed, served, say)
-	return c
+	joined := s.joined.once(identity(parsed), say, func(say *kube.Report) *routes { return joinRoutes(parsed, say) })
+	s.found.once(backendKey{identity(parsed), identity(objs.Services)}, say, func(say *kube.Report) bool {
+		checkBackends(parsed, objs.Services, say)
+		return true
+	})
+	return ingress.Config{Routes: joined.list, Default: joined.fallback, Certificates: s.certs.of(parsed, objs.Secrets, objs.Withheld, say)}
 }
 
 // Ingresses gives those that are ours to serve: those of the class "tapestry", of a class whose controller is
@@ -100,7 +109,7 @@ func Ingresses(objs *kube.Objects) []*networkingv1.Ingress {
 
 // parseIngress reads an Ingress by itself.
 func parseIngress(obj *networkingv1.Ingress, say *kube.Report) *rules {
-	r := &rules{ref: kube.RefOf(obj)}
+	r := &rules{ref: kube.RefOf(obj), created: obj.CreationTimestamp.Time}
 	if b := obj.Spec.DefaultBackend; b != nil {
 		fallback := parseBackend(obj, "spec.defaultBackend", b, say)
 		r.fallback = &fallback
@@ -125,7 +134,7 @@ func (r *rules) parseRule(obj *networkingv1.Ingress, i int, say *kube.Report) {
 	if rule.HTTP == nil {
 		// Everything of that host goes to the default backend (networking/v1 IngressRule).
 		if r.fallback != nil {
-			r.paths = append(r.paths, path{ingress.Route{Source: source, Host: host, Path: "/"}, *r.fallback})
+			r.paths = append(r.paths, path{field, ingress.Route{Source: source, Host: host, Path: "/", Backend: r.fallback.port}, *r.fallback})
 		}
 		return
 	}
@@ -145,7 +154,9 @@ func (r *rules) parseRule(obj *networkingv1.Ingress, i int, say *kube.Report) {
 			say.Errorf(r.ref, field+".path", "%q does not begin with a slash: write %q", p.Path, "/"+p.Path)
 			continue
 		}
-		r.paths = append(r.paths, path{route, parseBackend(obj, field+".backend", &p.Backend, say)})
+		b := parseBackend(obj, field+".backend", &p.Backend, say)
+		route.Backend = b.port
+		r.paths = append(r.paths, path{field + ".path", route, b})
 	}
 }
 
@@ -159,82 +170,132 @@ func validHost(host string) bool {
 	return len(validation.IsDNS1123Subdomain(host)) == 0
 }
 
-func parseBackend(obj *networkingv1.Ingress, field string, b *networkingv1.IngressBackend, say *kube.Report) backendRef {
+func parseBackend(obj *networkingv1.Ingress, field string, b *networkingv1.IngressBackend, say *kube.Report) backend {
 	if b.Service == nil {
 		say.Errorf(kube.RefOf(obj), field, "names no Service: resource backends are not served, write service.name and service.port")
-		return backendRef{field: field}
+		return backend{field: field}
 	}
-	return backendRef{field, objectName{obj.Namespace, b.Service.Name}, b.Service.Port.Name, b.Service.Port.Number}
+	port := cmp.Or(b.Service.Port.Name, strconv.Itoa(int(b.Service.Port.Number)))
+	return backend{field, ingress.ServicePort{Namespace: obj.Namespace, Name: b.Service.Name, Port: port}}
 }
 
-// routes gives the routes of all Ingresses, and the default backend of the first that has one.
-func routes(parsed []*rules, served []*services.Service, say *kube.Report) (list []ingress.Route, fallback *ingress.Backend) {
-	var owner kube.Ref
-	for _, r := range parsed {
+// joinRoutes gives the routes of all Ingresses, and the default backend of one of them. Of two that want the same
+// host and path, or to be the default, the older has it, so that nobody takes from others what they had; of the same
+// age, the lesser name.
+func joinRoutes(parsed []*rules, say *kube.Report) *routes {
+	byAge := slices.Clone(parsed)
+	slices.SortStableFunc(byAge, func(a, b *rules) int { return cmp.Or(a.created.Compare(b.created), a.ref.Compare(b.ref)) })
+	var fallback *rules
+	owners := map[place]*rules{}
+	lost := map[*path]bool{}
+	for _, r := range byAge {
 		switch {
 		case r.fallback == nil:
 		case fallback != nil:
-			say.Warnf(r.ref, r.fallback.field, "%s has a default backend already, which serves for the whole cluster: remove one of the two", owner)
+			say.Warnf(r.ref, r.fallback.field, "%s, which is older or of the lesser name, has a default backend already, which serves for the whole cluster: remove one of the two", fallback.ref)
 		default:
-			b := resolve(r.ref, r.fallback, served, say)
-			fallback, owner = &b, r.ref
+			fallback = r
 		}
 		for i := range r.paths {
-			route := r.paths[i].route
-			route.Backend = resolve(r.ref, &r.paths[i].backend, served, say)
-			list = append(list, route)
+			p := &r.paths[i]
+			at := placeOf(&p.route)
+			switch owner := owners[at]; owner {
+			case nil:
+				owners[at] = r
+				continue
+			case r:
+				say.Warnf(r.ref, p.field, "%s is in this Ingress already, and requests go where it says first: remove one of the two", at)
+			default:
+				say.Warnf(r.ref, p.field, "%s belongs to %s, which is older or of the lesser name, and requests go where that says: choose another path or host", at, owner.ref)
+			}
+			lost[p] = true
 		}
 	}
-	return list, fallback
+	out := new(routes)
+	if fallback != nil {
+		out.fallback = &fallback.fallback.port
+	}
+	for _, r := range parsed {
+		for i := range r.paths {
+			if p := &r.paths[i]; !lost[p] {
+				out.list = append(out.list, p.route)
+			}
+		}
+	}
+	return out
 }
 
-// resolve finds a Service port. A backend that cannot be found has no endpoints, and its route answers 503.
-func resolve(ref kube.Ref, b *backendRef, served []*services.Service, say *kube.Report) ingress.Backend {
-	resolved := ingress.Backend{Service: b.String()}
-	if b.service.name == "" {
-		return resolved
-	}
-	at, found := slices.BinarySearchFunc(served, b.service, compareServiceName)
-	if !found {
-		say.Warnf(ref, b.field+".service.name", "there is no Service %s: requests are answered 503 until there is", b.service)
-		return resolved
-	}
-	s := served[at]
-	if s.ExternalName != "" {
-		say.Errorf(ref, b.field+".service.name", "Service %s is of type ExternalName, which has no endpoints: name one that has", b.service)
-		return resolved
-	}
-	i := slices.IndexFunc(s.Ports, func(p services.Port) bool {
-		if b.name != "" {
-			return p.Name == b.name
-		}
-		return int32(p.Port) == b.number
-	})
-	if i < 0 {
-		say.Warnf(ref, b.field+".service.port", "Service %s has no port %s: requests are answered 503 until it has", b.service, b.port())
-		return resolved
-	}
-	resolved.Endpoints = readyEndpoints(s, &s.Ports[i])
-	return resolved
+// place is what one route alone may have.
+type place struct {
+	host, path string
+	kind       ingress.PathType
 }
 
-// readyEndpoints are the addresses that serve a port: those that are ready, else those that are on their way out but
-// still serve (KEP-1669), as on L4.
-func readyEndpoints(s *services.Service, port *services.Port) []netip.AddrPort {
-	var ready, leaving []netip.AddrPort
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		j := slices.IndexFunc(e.Ports, func(p services.EndpointPort) bool { return p.Name == port.Name && p.Protocol == port.Protocol })
-		switch {
-		case j < 0:
-		case e.Ready || s.PublishNotReady:
-			ready = append(ready, netip.AddrPortFrom(e.Addr, e.Ports[j].Port))
-		case e.Serving && e.Terminating:
-			leaving = append(leaving, netip.AddrPortFrom(e.Addr, e.Ports[j].Port))
+// placeOf is that of a route. A slash at the end of a prefix says nothing.
+func placeOf(r *ingress.Route) place {
+	p := place{r.Host, r.Path, r.Type}
+	if r.Type == ingress.Prefix {
+		p.path = cmp.Or(strings.TrimSuffix(r.Path, "/"), "/")
+	}
+	return p
+}
+
+func (p place) String() string {
+	kind := "Prefix"
+	if p.kind == ingress.Exact {
+		kind = "Exact"
+	}
+	return kind + " " + cmp.Or(p.host, "*") + p.path
+}
+
+// checkBackends tells which backends are not there. Their routes are there all the same, and are served as soon as
+// the Service port is. The Services are sorted.
+func checkBackends(parsed []*rules, services []*corev1.Service, say *kube.Report) {
+	missing := map[ingress.ServicePort]*kube.Problem{} // nil: it is there
+	check := func(r *rules, b *backend) {
+		if b.port == (ingress.ServicePort{}) {
+			return // told where it was read
+		}
+		p, known := missing[b.port]
+		if !known {
+			p = missingPort(services, b.port)
+			missing[b.port] = p
+		}
+		if p != nil {
+			here := *p
+			here.Object, here.Field = r.ref, b.field+p.Field
+			say.Problems = append(say.Problems, here)
 		}
 	}
-	if len(ready) > 0 {
-		return ready
+	for _, r := range parsed {
+		if r.fallback != nil {
+			check(r, r.fallback)
+		}
+		for i := range r.paths {
+			check(r, &r.paths[i].backend)
+		}
 	}
-	return leaving
+}
+
+// missingPort gives what is wrong with a Service port, and the field below the backend that says so; nil when it is
+// there.
+func missingPort(services []*corev1.Service, p ingress.ServicePort) *kube.Problem {
+	name := objectName{p.Namespace, p.Name}
+	s := find(services, name)
+	if s == nil {
+		return &kube.Problem{Severity: kube.Warning, Field: ".service.name",
+			Message: fmt.Sprintf("there is no Service %s: requests are answered 503 until there is", name)}
+	}
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return &kube.Problem{Severity: kube.Error, Field: ".service.name",
+			Message: fmt.Sprintf("Service %s is of type ExternalName, which has no endpoints: name one that has", name)}
+	}
+	if !slices.ContainsFunc(s.Spec.Ports, func(sp corev1.ServicePort) bool {
+		proto, ok := protoOf(sp.Protocol)
+		return ok && proto == packet.TCP && (sp.Name == p.Port || strconv.Itoa(int(sp.Port)) == p.Port)
+	}) {
+		return &kube.Problem{Severity: kube.Warning, Field: ".service.port",
+			Message: fmt.Sprintf("Service %s has no TCP port %s: requests are answered 503 until it has", name, p.Port)}
+	}
+	return nil
 }

@@ -61,6 +61,9 @@ func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work 
 			}
 		}
 	})
+	if len(anew) == 0 && len(m.inputs) == len(inputs) {
+		next.results = m.results // the same in another list
+	}
 	slices.Sort(anew)
 	var say kube.Report
 	for _, i := range slices.Compact(anew) {

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	mathrand "math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -166,7 +167,7 @@ func (c *churn) step() {
 }
 
 // keyPairs gives the data of n TLS Secrets.
-func keyPairs(t *testing.T, n int) (list []map[string][]byte) {
+func keyPairs(t testing.TB, n int) (list []map[string][]byte) {
 	for i := range n {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -264,5 +265,115 @@ func BenchmarkTranslate(b *testing.B) {
 	})
 	b.Run("one Service", func(b *testing.B) {
 		change(b, func(o *kube.Objects) { o.Services[5000] = o.Services[5000].DeepCopy() })
+	})
+}
+
+// manyPaths is an Ingress of n paths to one Service of n endpoints, and a certificate.
+func manyPaths(t testing.TB, n int) kube.Objects {
+	s := &corev1.Service{}
+	s.Namespace, s.Name, s.Spec.ClusterIP = "default", "web", "10.96.0.1"
+	s.Spec.Ports = []corev1.ServicePort{{Name: "http", Port: 80}}
+	other := s.DeepCopy()
+	other.Name, other.Spec.ClusterIP = "other", "10.96.0.2"
+	slice := func(name, service string, from, count int) *discoveryv1.EndpointSlice {
+		port, portName := int32(8080), "http"
+		es := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &portName, Port: &port}}}
+		es.Namespace, es.Name, es.Labels = "default", name, map[string]string{discoveryv1.LabelServiceName: service}
+		for i := from; i < from+count; i++ {
+			es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 128+i>>16, i>>8&255, i&255)}})
+		}
+		return es
+	}
+	objs := kube.Objects{Services: []*corev1.Service{other, s}, EndpointSlices: []*discoveryv1.EndpointSlice{slice("other-0", "other", 1<<17, 10)}}
+	for i := 0; i < n; i += 100 {
+		objs.EndpointSlices = append(objs.EndpointSlices, slice(fmt.Sprintf("web-%03d", i/100), "web", i, 100))
+	}
+	ing := &networkingv1.Ingress{}
+	ing.Namespace, ing.Name = "default", "web"
+	ing.Spec.TLS = []networkingv1.IngressTLS{{SecretName: "t", Hosts: []string{"a.example"}}}
+	rule := networkingv1.IngressRule{Host: "a.example", IngressRuleValue: networkingv1.IngressRuleValue{HTTP: new(networkingv1.HTTPIngressRuleValue)}}
+	for i := range n {
+		kind := networkingv1.PathTypePrefix
+		rule.HTTP.Paths = append(rule.HTTP.Paths, networkingv1.HTTPIngressPath{Path: fmt.Sprint("/", i), PathType: &kind, Backend: networkingv1.IngressBackend{
+			Service: &networkingv1.IngressServiceBackend{Name: "web", Port: networkingv1.ServiceBackendPort{Number: 80}},
+		}})
+	}
+	ing.Spec.Rules = []networkingv1.IngressRule{rule}
+	objs.Ingresses = []*networkingv1.Ingress{ing}
+	secret := &corev1.Secret{Type: corev1.SecretTypeTLS, Data: keyPairs(t, 1)[0]}
+	secret.Namespace, secret.Name = "default", "t"
+	objs.Secrets = []*corev1.Secret{secret}
+	return objs
+}
+
+// An endpoint that changes leaves alone what does not hang on endpoints: routes, certificates and names are the very
+// same lists.
+func TestEndpointChangesNothingElse(t *testing.T) {
+	objs := manyPaths(t, 100)
+	var m Translator
+	before := m.Translate(objs, Options{Node: "n0"})
+	next := objs.Clone()
+	next.EndpointSlices[1] = next.EndpointSlices[1].DeepCopy()
+	next.EndpointSlices[1].Endpoints = next.EndpointSlices[1].Endpoints[:50]
+	next.Ingresses, next.Secrets, next.Services = objs.Ingresses, objs.Secrets, objs.Services
+	after := m.Translate(next, Options{Node: "n0"})
+	if len(before.Ingress.Routes) != 100 || identity(after.Ingress.Routes) != identity(before.Ingress.Routes) {
+		t.Error("routes were compiled again")
+	}
+	if len(before.Ingress.Certificates) != 1 || identity(after.Ingress.Certificates) != identity(before.Ingress.Certificates) {
+		t.Error("certificates were made again")
+	}
+	if len(before.DNS.Services) != 2 || identity(after.DNS.Services) != identity(before.DNS.Services) {
+		t.Error("names were made again")
+	}
+	if len(after.Services.Services[1].Endpoints) != 50 || after.Services.Services[0] != before.Services.Services[0] {
+		t.Error("the endpoints did not change, or those of another Service did")
+	}
+	// A Secret that nobody names, and a Service that no route leads to.
+	last := next.Clone()
+	last.Secrets = append(last.Secrets, &corev1.Secret{Type: corev1.SecretTypeTLS})
+	last.Services[0] = last.Services[0].DeepCopy()
+	again := m.Translate(last, Options{Node: "n0"})
+	if identity(again.Ingress.Routes) != identity(before.Ingress.Routes) {
+		t.Error("routes were compiled again for a Service")
+	}
+	if before.Ingress.Certificates[0].Cert.Leaf != again.Ingress.Certificates[0].Cert.Leaf {
+		t.Error("a certificate was parsed again")
+	}
+}
+
+// BenchmarkManyPaths is 5,000 paths to one Service of 5,000 endpoints.
+func BenchmarkManyPaths(b *testing.B) {
+	objs := manyPaths(b, 5000)
+	o := Options{Node: "n0"}
+	b.Run("anew", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			Translate(objs, o)
+		}
+	})
+	var m Translator
+	m.Translate(objs, o)
+	change := func(b *testing.B, edit func(*kube.Objects)) {
+		b.ReportAllocs()
+		for b.Loop() {
+			next := objs
+			edit(&next)
+			m.Translate(next, o)
+		}
+	}
+	slice := func(i int) func(*kube.Objects) {
+		return func(o *kube.Objects) {
+			o.EndpointSlices = slices.Clone(o.EndpointSlices)
+			o.EndpointSlices[i] = o.EndpointSlices[i].DeepCopy()
+		}
+	}
+	b.Run("an endpoint", func(b *testing.B) { change(b, slice(1)) })
+	b.Run("another Service's endpoint", func(b *testing.B) { change(b, slice(0)) })
+	b.Run("another Service", func(b *testing.B) {
+		change(b, func(o *kube.Objects) {
+			o.Services = slices.Clone(o.Services)
+			o.Services[0] = o.Services[0].DeepCopy()
+		})
 	})
 }

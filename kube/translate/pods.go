@@ -7,36 +7,41 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
-// podStage turns Pods into their names and addresses, and into the host ports of this node.
+// podStage turns Pods into who lives, their names, and the host ports of this node.
 type podStage struct {
-	parsed memo[*corev1.Pod, *services.Pod]
-	listed memo[list[*services.Pod], []services.Pod]
+	parsed memo[*corev1.Pod, *pod]
+	listed memo[list[*pod], pods]
 	ports  memo[list[*corev1.Pod], []services.HostPort]
+}
+
+// pod is a corev1.Pod as far as the data plane cares.
+type pod struct {
+	alive services.Pod
+	named dns.Pod
 }
 
 // pods is what all Pods together come to.
 type pods struct {
-	list      []services.Pod
+	alive     []services.Pod
+	named     []dns.Pod
 	hostPorts []services.HostPort
 }
 
 func (s *podStage) of(objs []*corev1.Pod, o Options, say *kube.Report) pods {
 	parsed := s.parsed.each(objs, compareNames, nil, say, parsePod)
-	return pods{
-		list: s.listed.once(identity(parsed), say, func(*kube.Report) (list []services.Pod) {
-			for _, p := range parsed {
-				if p != nil {
-					list = append(list, *p)
-				}
+	out := s.listed.once(identity(parsed), say, func(*kube.Report) (all pods) {
+		for _, p := range parsed {
+			if p != nil {
+				all.alive, all.named = append(all.alive, p.alive), append(all.named, p.named)
 			}
-			return list
-		}),
-		hostPorts: s.ports.once(identity(objs), say, func(say *kube.Report) []services.HostPort {
-			return hostPorts(objs, o.Node, say)
-		}),
-	}
+		}
+		return all
+	})
+	out.hostPorts = s.ports.once(identity(objs), say, func(say *kube.Report) []services.HostPort { return hostPorts(objs, o.Node, say) })
+	return out
 }
 
 // ended reports whether nothing of a pod will run again.
@@ -45,21 +50,24 @@ func ended(obj *corev1.Pod) bool {
 }
 
 // parsePod gives nil for a pod that has ended or has no address yet.
-func parsePod(obj *corev1.Pod, say *kube.Report) *services.Pod {
+func parsePod(obj *corev1.Pod, say *kube.Report) *pod {
 	if ended(obj) {
 		return nil
 	}
-	p := services.Pod{Namespace: obj.Namespace, Name: obj.Name, ID: string(obj.UID)}
+	var addrs []netip.Addr
 	for _, text := range kube.PodIPs(obj) {
 		addr, err := netip.ParseAddr(text)
 		if err != nil {
 			say.Errorf(kube.RefOf(obj), "status.podIPs", "%q is not an address", text)
 			continue
 		}
-		p.Addrs = append(p.Addrs, addr.Unmap())
+		addrs = append(addrs, addr.Unmap())
 	}
-	if len(p.Addrs) == 0 {
+	if len(addrs) == 0 {
 		return nil
 	}
-	return &p
+	return &pod{
+		alive: services.Pod{ID: string(obj.UID), Addrs: addrs},
+		named: dns.Pod{Namespace: obj.Namespace, Addrs: addrs, HostNetwork: obj.Spec.HostNetwork},
+	}
 }

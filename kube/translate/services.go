@@ -13,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
 // Labels of Services that are not to be proxied; DNS answers for them all the same.
@@ -26,7 +27,7 @@ const (
 // defaultAffinity is how long ClientIP affinity lasts unless the Service says otherwise (v1 ClientIPConfig).
 const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
 
-// serviceStage turns Services and their EndpointSlices into what there is to serve.
+// serviceStage turns Services and their EndpointSlices into what there is to serve, and into names.
 type serviceStage struct {
 	site    site
 	parsed  memo[*corev1.Service, *front]
@@ -35,6 +36,14 @@ type serviceStage struct {
 	slices  groups[objectName, *discoveryv1.EndpointSlice]
 	joined  memo[*front, *services.Service]
 	served  memo[list[*services.Service], []*services.Service]
+	named   memo[*front, *dns.Service]
+	names   memo[list[*dns.Service], []*dns.Service]
+}
+
+// serviceList is what all Services together come to.
+type serviceList struct {
+	list  []*services.Service
+	names []*dns.Service
 }
 
 // site is what Services look different from: the node that serves them, and where it is.
@@ -46,8 +55,12 @@ type site struct {
 // front is a Service without its endpoints.
 type front struct {
 	services.Service
-	headless bool
-	claims   []claimed
+	headless     bool
+	externalName string // what the Service is another name of; it has nothing else then
+	// namesOnly is set for a Service that another proxy serves, or nobody: DNS answers for it, no packet is
+	// translated.
+	namesOnly bool
+	claims    []claimed
 }
 
 // claim is what one Service alone may have: a cluster address, or a port of all nodes.
@@ -71,19 +84,27 @@ func (f *front) name() objectName { return objectName{f.Namespace, f.Name} }
 
 func compareFronts(a, b *front) int { return a.name().compare(b.name()) }
 
-func (s *serviceStage) of(objs []*corev1.Service, list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []*services.Service {
+func (s *serviceStage) of(objs []*corev1.Service, list []*discoveryv1.EndpointSlice, at site, say *kube.Report) serviceList {
 	if s.site != at {
 		*s = serviceStage{site: at} // hints and the addresses from outside hang on it
 	}
 	parsed := s.parsed.each(objs, compareNames, nil, say, s.parse)
 	settled := s.settled.each(parsed, compareFronts, s.contested(parsed), say, s.settle)
-	joined := s.joined.each(settled, compareFronts, s.moved(settled, list), say, s.join)
-	return s.served.once(identity(joined), say, func(*kube.Report) []*services.Service {
-		if !slices.Contains(joined, nil) {
-			return joined
-		}
-		return slices.DeleteFunc(slices.Clone(joined), func(s *services.Service) bool { return s == nil })
-	})
+	moved, renamed := s.moved(settled, list)
+	joined := s.joined.each(settled, compareFronts, moved, say, s.join)
+	named := s.named.each(settled, compareFronts, renamed, say, s.name)
+	return serviceList{
+		list:  s.served.once(identity(joined), say, func(*kube.Report) []*services.Service { return without(joined, nil) }),
+		names: s.names.once(identity(named), say, func(*kube.Report) []*dns.Service { return without(named, nil) }),
+	}
+}
+
+// without gives the list itself when x is not in it.
+func without[T comparable](list []T, x T) []T {
+	if !slices.Contains(list, x) {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
 }
 
 // contested gives the Services that have, or had, to do with others that want the same.
@@ -131,35 +152,47 @@ func (s *serviceStage) settle(f *front, say *kube.Report) *front {
 	return kept
 }
 
-// moved gives the Services whose EndpointSlices are others now.
-func (s *serviceStage) moved(settled []*front, list []*discoveryv1.EndpointSlice) []*front {
-	var out []*front
-	for name := range s.slices.set(list, compareNames, func(es *discoveryv1.EndpointSlice, yield func(objectName)) {
+// moved gives the Services whose EndpointSlices are others now, and those of them whose endpoints have, or had, names.
+func (s *serviceStage) moved(settled []*front, list []*discoveryv1.EndpointSlice) (moved, renamed []*front) {
+	for name, were := range s.slices.set(list, compareNames, func(es *discoveryv1.EndpointSlice, yield func(objectName)) {
 		if name := es.Labels[discoveryv1.LabelServiceName]; name != "" {
 			yield(objectName{es.Namespace, name})
 		}
 	}) {
 		i, found := slices.BinarySearchFunc(settled, name, func(f *front, n objectName) int { return f.name().compare(n) })
-		if found {
-			out = append(out, settled[i])
+		if !found {
+			continue
+		}
+		moved = append(moved, settled[i])
+		if settled[i].headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
+			renamed = append(renamed, settled[i])
 		}
 	}
-	slices.SortFunc(out, compareFronts)
-	return out
+	slices.SortFunc(moved, compareFronts)
+	slices.SortFunc(renamed, compareFronts)
+	return moved, renamed
 }
 
-// join gives a Service its endpoints; nil for one that has nothing clients could use, which is told where it was
-// found.
+// join gives a Service its endpoints; nil for one that nobody could use, which is told where it was found, or that is
+// a name alone.
 func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
-	if f.ExternalName == "" && !f.headless && len(f.ClusterIPs) == 0 {
-		return nil // it would pass for headless
+	if !f.usable() || f.externalName != "" {
+		return nil
 	}
 	out := f.Service
-	if f.ExternalName == "" {
-		out.Endpoints = endpoints(s.slices.of[f.name()], s.site, say)
+	if f.namesOnly { // its endpoints may be referred to all the same
+		out.ClusterIPs, out.ExternalIPs, out.HealthPort = nil, nil, 0
+		out.Ports = slices.Clone(out.Ports)
+		for i := range out.Ports {
+			out.Ports[i].NodePort = 0
+		}
 	}
+	out.Endpoints = endpoints(s.slices.of[f.name()], s.site, say)
 	return &out
 }
+
+// usable reports whether a Service leads anywhere. One that lost its addresses would pass for headless.
+func (f *front) usable() bool { return f.externalName != "" || f.headless || len(f.ClusterIPs) > 0 }
 
 // parse reads a Service by itself.
 func (s *serviceStage) parse(obj *corev1.Service, say *kube.Report) *front {
@@ -172,11 +205,10 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 		Namespace:       obj.Namespace,
 		Name:            obj.Name,
 		PublishNotReady: obj.Spec.PublishNotReadyAddresses,
-		NamesOnly:       namesOnly(obj),
-	}}
+	}, namesOnly: namesOnly(obj)}
 	if obj.Spec.Type == corev1.ServiceTypeExternalName {
-		f.ExternalName = obj.Spec.ExternalName
-		if f.ExternalName == "" {
+		f.externalName = obj.Spec.ExternalName
+		if f.externalName == "" {
 			say.Errorf(ref, "spec.externalName", "is missing: a Service of type ExternalName needs a DNS name")
 		}
 		return f
@@ -387,13 +419,4 @@ func parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) []ne
 // compareServiceName is for searching lists of Services, which are sorted by name.
 func compareServiceName(s *services.Service, n objectName) int {
 	return objectName{s.Namespace, s.Name}.compare(n)
-}
-
-// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
-func dnsAddrs(served []*services.Service, ranges []netip.Prefix) []netip.Addr {
-	i, found := slices.BinarySearchFunc(served, objectName{"kube-system", "kube-dns"}, compareServiceName)
-	if found && len(served[i].ClusterIPs) > 0 {
-		return slices.Clone(served[i].ClusterIPs)
-	}
-	return DefaultDNSAddrs(ranges)
 }

@@ -1,13 +1,13 @@
 package translate
 
 import (
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
 // Translator translates one snapshot of a cluster after the other. Every Result is the one that Translate gives; but
@@ -41,15 +41,17 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	nodes := t.nodes.of(objs.Nodes, o, say)
 	served := t.services.of(objs.Services, objs.EndpointSlices, site{o, nodes.self.zone}, say)
 	pods := t.pods.of(objs.Pods, o, say)
-	routes := t.ingress.of(&objs, served, say)
+	routes := t.ingress.of(&objs, say)
+	dnsAddrs := dnsAddrs(served.names, ranges)
 
 	r := Result{Netstack: nodes.netstack, Overlay: nodes.overlay, Ingress: routes, Leaving: nodes.self.leaving}
+	r.Netstack.ServiceCIDRs, r.Netstack.LocalAddrs = ranges, dnsAddrs
 	r.Services = services.Config{
 		Node: o.Node, NodeAddrs: nodes.addrs, NodeNames: nodes.names, OwnAddrs: nodes.self.addrs,
-		ServiceCIDRs: ranges, ClusterCIDRs: nodes.netstack.ClusterCIDRs, DNSAddrs: dnsAddrs(served, ranges),
-		Services: served, Pods: pods.list, HostPorts: pods.hostPorts,
+		ServiceCIDRs: ranges, ClusterCIDRs: nodes.netstack.ClusterCIDRs, DNSAddrs: dnsAddrs,
+		Services: served.list, Pods: pods.alive, HostPorts: pods.hostPorts,
 	}
-	r.Netstack.ServiceCIDRs, r.Netstack.LocalAddrs = ranges, slices.Clone(r.Services.DNSAddrs)
+	r.DNS = dns.Config{Addrs: dnsAddrs, Services: served.names, Pods: pods.named}
 	r.Problems = say.Sorted(objs.Origin)
 	t.triggers = t.since(&objs)
 	t.objs, t.begun = objs, true

@@ -22,6 +22,7 @@ import (
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/overlay/overlaytest"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
 )
 
 // mtu is the pods'.
@@ -157,6 +158,10 @@ func (m *Member) Config() node.Config {
 			Node: m.Name, OwnAddrs: []netip.Addr{m.Addr}, ServiceCIDRs: serviceCIDRs, ClusterCIDRs: clusterCIDRs, DNSAddrs: DNS,
 			Services: m.cluster.services,
 		},
+		DNS: dns.Config{Addrs: DNS},
+	}
+	for _, s := range m.cluster.services {
+		c.DNS.Services = append(c.DNS.Services, &dns.Service{Namespace: s.Namespace, Name: s.Name, ClusterIPs: s.ClusterIPs})
 	}
 	for _, other := range m.cluster.Members {
 		c.Services.NodeAddrs, c.Services.NodeNames = append(c.Services.NodeAddrs, other.Addr), append(c.Services.NodeNames, other.Name)

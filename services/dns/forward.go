@@ -29,7 +29,8 @@ const (
 // forwarder asks upstreams.
 type forwarder struct {
 	opts  Options
-	slots chan struct{} // one for each question under way
+	own   func() []netip.Addr // the addresses this very server answers at
+	slots chan struct{}       // one for each question under way
 
 	mu    sync.Mutex // guards what follows
 	state map[netip.AddrPort]*upstream
@@ -43,8 +44,8 @@ type upstream struct {
 	reported bool // the failure is in the log
 }
 
-func newForwarder(opts Options) *forwarder {
-	return &forwarder{opts: opts, slots: make(chan struct{}, opts.MaxForwards), state: map[netip.AddrPort]*upstream{}}
+func newForwarder(opts Options, own func() []netip.Addr) *forwarder {
+	return &forwarder{opts: opts, own: own, slots: make(chan struct{}, opts.MaxForwards), state: map[netip.AddrPort]*upstream{}}
 }
 
 // exchange forwards r and gives the answer with r's id, or one of our own making when there is none.
@@ -155,14 +156,6 @@ func (f *forwarder) order(ctx context.Context, now time.Time) []netip.AddrPort {
 		}
 	}
 	return append(good, bad...)
-}
-
-// own are the addresses this very server answers at.
-func (f *forwarder) own() []netip.Addr {
-	if t := f.opts.Table(); t != nil {
-		return t.DNSAddrs()
-	}
-	return nil
 }
 
 // forget drops upstreams that are no longer there. mu is held.

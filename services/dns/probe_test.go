@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"tapestry.dev/tapestry/services"
 )
 
 func TestProbe(t *testing.T) {
@@ -22,12 +20,12 @@ func TestProbe(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := Probe(ctx, dial(start(t, New(Options{Table: testTable}))), ""); err != nil {
+	if err := Probe(ctx, dial(start(t, answering(Options{}))), ""); err != nil {
 		t.Error(err)
 	}
-	notYet := start(t, New(Options{Table: func() *services.Table { return nil }}))
+	notYet := start(t, New(Options{}))
 	if err := Probe(ctx, dial(notYet), "cluster.local"); err == nil || !strings.Contains(err.Error(), "SERVFAIL") {
-		t.Errorf("a server without a Table: %v", err)
+		t.Errorf("a server without a Config: %v", err)
 	}
 	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {

@@ -8,23 +8,22 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/net/netutil"
-
-	"tapestry.dev/tapestry/services"
 )
 
 // Options of a Server.
 type Options struct {
 	// Zone is the cluster's domain; "" is cluster.local.
 	Zone string
-	// Table gives the current Table, or nil before there is one, when questions about the cluster get SERVFAIL. It is
-	// called for every question.
-	Table func() *services.Table
+	// Serves reports whether an address is that of a ready endpoint of a Service with ClusterIPs: such an
+	// endpoint has a name after its address. Nil: none has.
+	Serves func(namespace, name string, a netip.Addr) bool
 	// Upstreams gives the servers that other questions go to, best first. Nil or none: they get REFUSED.
 	Upstreams func() []netip.AddrPort
 	// Dial connects to an upstream ("udp" or "tcp"). Nil uses host sockets.
@@ -56,14 +55,25 @@ type Server struct {
 	opts    Options
 	zone    string
 	forward *forwarder
-	current atomic.Pointer[view]
+	config  atomic.Pointer[Config]
+	current atomic.Pointer[indexed]
 	mu      sync.Mutex // held while a view is made
 }
 
-// New makes a Server. opts.Table is required.
+// indexed is a view and the Config it was made of.
+type indexed struct {
+	config *Config
+	view   *view
+}
+
+// New makes a Server. Before the first Set, questions about the cluster get SERVFAIL: a name that does not exist
+// would be believed.
 func New(opts Options) *Server {
 	if opts.Zone == "" {
 		opts.Zone = "cluster.local"
+	}
+	if opts.Serves == nil {
+		opts.Serves = func(string, string, netip.Addr) bool { return false }
 	}
 	if opts.Dial == nil {
 		opts.Dial = new(net.Dialer).DialContext
@@ -77,11 +87,36 @@ func New(opts Options) *Server {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), forward: newForwarder(opts)}
+	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone)}
+	s.forward = newForwarder(opts, s.own)
+	return s
 }
 
-// Serve answers on pc (UDP) and l (TCP), either of which may be nil, until ctx ends; then it closes both and returns nil.
-// It may be called several times at once, with other sockets.
+// Set makes c what is answered from. It may be called again and again; a c that shares its lists with the last one
+// costs nothing. The Server keeps c's lists: they must not be changed afterwards.
+func (s *Server) Set(c Config) {
+	if last := s.config.Load(); last == nil || !last.shares(&c) {
+		s.config.Store(&c)
+	}
+}
+
+// shares reports whether c and d are the same by the identity of their lists.
+func (c *Config) shares(d *Config) bool {
+	return slices.Equal(c.Addrs, d.Addrs) && identical(c.Services, d.Services) && identical(c.Pods, d.Pods)
+}
+
+func identical[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
+
+// own are the addresses this very server answers at.
+func (s *Server) own() []netip.Addr {
+	if c := s.config.Load(); c != nil {
+		return c.Addrs
+	}
+	return nil
+}
+
+// Serve answers on pc (UDP) and l (TCP), either of which may be nil, until ctx ends; then it closes both and returns
+// nil. It may be called several times at once, with other sockets.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -242,21 +277,22 @@ func (s *Server) fill(m *dns.Msg, v *view, res result) {
 	}
 }
 
-// view is the current Table's, made at its first question.
+// view is that of the Config in force, made at its first question.
 func (s *Server) view() *view {
-	t := s.opts.Table()
-	if t == nil {
+	c := s.config.Load()
+	if c == nil {
 		return nil
 	}
-	if v := s.current.Load(); v != nil && v.table == t {
-		return v
+	if i := s.current.Load(); i != nil && i.config == c {
+		return i.view
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if v := s.current.Load(); v != nil && v.table == t {
-		return v
+	c = s.config.Load() // it may be another by now
+	if i := s.current.Load(); i != nil && i.config == c {
+		return i.view
 	}
-	v := newView(t, s.zone)
-	s.current.Store(v)
+	v := newView(c, s.zone, s.opts.Serves)
+	s.current.Store(&indexed{c, v})
 	return v
 }

@@ -18,7 +18,6 @@ import (
 	"go.uber.org/goleak"
 
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/services"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -129,7 +128,7 @@ func fixed(as ...netip.AddrPort) func() []netip.AddrPort {
 
 func TestServe(t *testing.T) {
 	up, asked := upstreamServer(t)
-	addr := start(t, New(Options{Table: testTable, Upstreams: fixed(up)}))
+	addr := start(t, answering(Options{Upstreams: fixed(up)}))
 	for _, network := range []string{"udp", "tcp"} {
 		m := ask(t, addr, network, "dual.default.svc.cluster.local.", dns.TypeA)
 		if got := text(m.Answer); got != "dual.default.svc.cluster.local. A 10.96.0.2" || !m.Authoritative {
@@ -168,7 +167,7 @@ func TestServe(t *testing.T) {
 // TestServeOtherStack serves on a socket that is not the kernel's.
 func TestServeOtherStack(t *testing.T) {
 	pc, l, addr := listen(t)
-	serveOn(t, New(Options{Table: testTable}), struct{ net.PacketConn }{pc}, struct{ net.Listener }{l})
+	serveOn(t, answering(Options{}), struct{ net.PacketConn }{pc}, struct{ net.Listener }{l})
 	for _, network := range []string{"udp", "tcp"} {
 		if m := ask(t, addr, network, "dual.default.svc.cluster.local.", dns.TypeA); len(m.Answer) != 1 {
 			t.Errorf("%s: %v", network, m)
@@ -179,7 +178,7 @@ func TestServeOtherStack(t *testing.T) {
 func TestServeClosedSocket(t *testing.T) {
 	pc, l, _ := listen(t)
 	l.Close()
-	if err := New(Options{Table: testTable}).Serve(t.Context(), pc, l); err == nil {
+	if err := answering(Options{}).Serve(t.Context(), pc, l); err == nil {
 		t.Error("serving on a closed socket went well")
 	}
 	if _, err := pc.WriteTo([]byte("x"), pc.LocalAddr()); err == nil {
@@ -210,9 +209,8 @@ func TestResolvConf(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	s := New(Options{Table: testTable})
-	var none *services.Table
-	unready := New(Options{Table: func() *services.Table { return none }})
+	s := answering(Options{})
+	unready := New(Options{})
 	question := func(name string, qtype uint16, edit func(*dns.Msg)) *dns.Msg {
 		m := new(dns.Msg)
 		m.SetQuestion(name, qtype)
@@ -228,7 +226,7 @@ func TestRefusals(t *testing.T) {
 		want int
 	}{
 		{"no upstream", s, question("example.com.", dns.TypeA, nil), dns.RcodeRefused},
-		{"no table", unready, question("kubernetes.default.svc.cluster.local.", dns.TypeA, nil), dns.RcodeServerFailure},
+		{"no Config", unready, question("kubernetes.default.svc.cluster.local.", dns.TypeA, nil), dns.RcodeServerFailure},
 		{"circle of CNAMEs", s, question("circle.default.svc.cluster.local.", dns.TypeA, nil), dns.RcodeServerFailure},
 		{"zone transfer", s, question("cluster.local.", dns.TypeAXFR, nil), dns.RcodeRefused},
 		{"class CHAOS", s, question("version.bind.", dns.TypeTXT, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }), dns.RcodeRefused},
@@ -251,13 +249,13 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestTruncation(t *testing.T) {
-	s := services.Service{Namespace: "d", Name: "many"}
+	s := Service{Namespace: "d", Name: "many"}
 	for i := range 200 {
-		s.Endpoints = append(s.Endpoints, services.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Ready: true,
-			Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 80}}})
+		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Ports: []Port{{Protocol: packet.TCP, Port: 80}}})
 	}
-	table, _ := services.NewTable(services.Config{Services: []*services.Service{&s}})
-	addr := start(t, New(Options{Table: func() *services.Table { return table }}))
+	server := New(Options{})
+	server.Set(Config{Services: []*Service{&s}})
+	addr := start(t, server)
 	const name = "many.d.svc.cluster.local."
 	for _, tt := range []struct {
 		client, limit int
@@ -286,7 +284,7 @@ func TestFailover(t *testing.T) {
 	}
 	defer silent.Close()
 	deaf := netip.MustParseAddrPort(silent.LocalAddr().String())
-	s := New(Options{Table: testTable, Upstreams: fixed(deaf, up), Timeout: 150 * time.Millisecond})
+	s := answering(Options{Upstreams: fixed(deaf, up), Timeout: 150 * time.Millisecond})
 	addr := start(t, s)
 	if m := ask(t, addr, "udp", "www.example.com.", dns.TypeA); len(m.Answer) != 1 {
 		t.Fatalf("the second upstream was not asked: %v", m)
@@ -300,14 +298,14 @@ func TestFailover(t *testing.T) {
 	if asked.Load() != 1 {
 		t.Errorf("%d questions arrived, want 1", asked.Load())
 	}
-	alone := start(t, New(Options{Table: testTable, Upstreams: fixed(deaf), Timeout: 50 * time.Millisecond}))
+	alone := start(t, answering(Options{Upstreams: fixed(deaf), Timeout: 50 * time.Millisecond}))
 	if m := ask(t, alone, "udp", "www.example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
 		t.Errorf("all upstreams fail, got %v", m)
 	}
 }
 
 func TestOwnAddressIsNoUpstream(t *testing.T) {
-	s := New(Options{Table: testTable, Upstreams: fixed(netip.MustParseAddrPort("10.96.0.10:53"))})
+	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("10.96.0.10:53"))})
 	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
 	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeRefused {
 		t.Errorf("got %v", m)
@@ -317,7 +315,7 @@ func TestOwnAddressIsNoUpstream(t *testing.T) {
 // TestLoop has the server as its own upstream, under an address that it cannot know as its own.
 func TestLoop(t *testing.T) {
 	pc, l, addr := listen(t)
-	s := New(Options{Table: testTable, Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
+	s := answering(Options{Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
 	serveOn(t, s, pc, l)
 	ask(t, addr, "udp", "example.com.", dns.TypeA)
 	deadline := time.Now().Add(5 * time.Second)
@@ -334,7 +332,7 @@ func TestLoop(t *testing.T) {
 
 func TestForwardBound(t *testing.T) {
 	release := make(chan struct{})
-	s := New(Options{Table: testTable, Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), MaxForwards: 1,
+	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), MaxForwards: 1,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			select {
 			case <-release:
@@ -363,21 +361,30 @@ func TestForwardBound(t *testing.T) {
 	cancel()
 }
 
-func TestTableChange(t *testing.T) {
-	table := testTable()
-	s := New(Options{Table: func() *services.Table { return table }})
+func TestSet(t *testing.T) {
+	s := answering(Options{})
 	r := new(dns.Msg).SetQuestion("new.default.svc.cluster.local.", dns.TypeA)
 	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeNameError {
 		t.Fatal(m)
 	}
-	table, _ = services.NewTable(services.Config{Services: []*services.Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}})
+	c := Config{Services: []*Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}}
+	s.Set(c)
 	if m := s.reply(t.Context(), r, false); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
 		t.Error(m)
+	}
+	view := s.view()
+	c.Addrs = nil
+	if s.Set(c); s.view() != view {
+		t.Error("the same Config was indexed again")
+	}
+	c.Services = append(c.Services[:1:1], &Service{Namespace: "default", Name: "newer"})
+	if s.Set(c); s.view() == view || s.view().services[nsName{"default", "newer"}] == nil {
+		t.Error("a Service that has come is not answered for")
 	}
 }
 
 func FuzzReply(f *testing.F) {
-	s := New(Options{Table: testTable})
+	s := answering(Options{})
 	for _, name := range []string{"dual.default.svc.cluster.local.", "_db._tcp.db.data.svc.cluster.local.", "1.0.0.10.in-addr.arpa.", "cluster.local.", ".", `a\.b.svc.cluster.local.`} {
 		m := new(dns.Msg).SetQuestion(name, dns.TypeANY)
 		m.SetEdns0(4096, true)
@@ -407,8 +414,7 @@ func FuzzReply(f *testing.F) {
 
 // BenchmarkReply is one question from its bytes to those of the answer, as miekg/dns's server does it around us.
 func BenchmarkReply(b *testing.B) {
-	table := testTable()
-	s := New(Options{Table: func() *services.Table { return table }})
+	s := answering(Options{})
 	for _, c := range []struct {
 		name, ask string
 		qtype     uint16

@@ -9,7 +9,6 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/services"
 )
 
 // ttl of every record of ours in seconds: short, since clients see changes no sooner (CoreDNS uses the same).
@@ -18,11 +17,12 @@ const ttl = 5
 // specVersion is the version of the Kubernetes DNS specification that is served.
 const specVersion = "1.1.0"
 
-// view is a Table, indexed by name. It never changes.
+// view is a Config, indexed by name. It never changes.
 type view struct {
-	table      *services.Table
-	zone       string // canonical, with the final dot
-	services   map[nsName]*services.Service
+	addrs      []netip.Addr // the server's own
+	zone       string       // canonical, with the final dot
+	serves     func(namespace, name string, a netip.Addr) bool
+	services   map[nsName]*Service
 	namespaces map[string]bool
 	pods       map[podKey]bool
 	reverse    map[netip.Addr][]string // full names, sorted
@@ -35,23 +35,23 @@ type podKey struct {
 	addr netip.Addr
 }
 
-func newView(t *services.Table, zone string) *view {
+func newView(c *Config, zone string, serves func(string, string, netip.Addr) bool) *view {
 	v := &view{
-		table:      t,
+		addrs:      c.Addrs,
 		zone:       zone,
-		services:   make(map[nsName]*services.Service, len(t.Services())),
+		serves:     serves,
+		services:   make(map[nsName]*Service, len(c.Services)),
 		namespaces: map[string]bool{},
-		pods:       make(map[podKey]bool, len(t.Pods())),
+		pods:       make(map[podKey]bool, len(c.Pods)),
 		reverse:    map[netip.Addr][]string{},
 	}
-	for i := range t.Services() {
-		s := t.Services()[i]
+	for _, s := range c.Services {
 		v.services[nsName{s.Namespace, s.Name}] = s
 		v.namespaces[s.Namespace] = true
 		v.addReverse(s)
 	}
-	for i := range t.Pods() {
-		v.addPod(&t.Pods()[i])
+	for i := range c.Pods {
+		v.addPod(&c.Pods[i])
 	}
 	for addr, names := range v.reverse {
 		slices.Sort(names)
@@ -60,47 +60,40 @@ func newView(t *services.Table, zone string) *view {
 	return v
 }
 
-func (v *view) addReverse(s *services.Service) {
+func (v *view) addReverse(s *Service) {
 	name := v.serviceName(s)
 	for _, a := range s.ClusterIPs {
 		a = a.Unmap()
 		v.reverse[a] = append(v.reverse[a], name)
 	}
 	for i := range s.Endpoints {
-		// An endpoint of a ClusterIP Service has a name of its own only when it was given one.
-		if e := &s.Endpoints[i]; published(s, e) && (headless(s) || e.Hostname != "") {
-			a := e.Addr.Unmap()
-			v.reverse[a] = append(v.reverse[a], endpointLabel(e)+"."+name)
-		}
+		e := &s.Endpoints[i]
+		a := e.Addr.Unmap()
+		v.reverse[a] = append(v.reverse[a], endpointLabel(e)+"."+name)
 	}
 }
 
-// addPod comes after the Services: a pod that an endpoint names better has no reverse name as a pod. Nor has one on the
-// host network, whose address is its node's.
-func (v *view) addPod(p *services.Pod) {
+// addPod comes after the Services: a pod that an endpoint names better has no reverse name as a pod.
+func (v *view) addPod(p *Pod) {
 	v.namespaces[p.Namespace] = true
 	for _, a := range p.Addrs {
 		a = a.Unmap()
 		v.pods[podKey{p.Namespace, a}] = true
-		if len(v.reverse[a]) == 0 && !v.table.IsNodeAddr(a) {
+		if len(v.reverse[a]) == 0 && !p.HostNetwork {
 			v.reverse[a] = []string{dashed(a) + "." + p.Namespace + ".pod." + v.zone}
 		}
 	}
 }
 
 // headless reports whether the name of s leads to its endpoints.
-func headless(s *services.Service) bool { return len(s.ClusterIPs) == 0 && s.ExternalName == "" }
+func headless(s *Service) bool { return len(s.ClusterIPs) == 0 && s.ExternalName == "" }
 
-func published(s *services.Service, e *services.Endpoint) bool {
-	return e.Addr.IsValid() && (e.Ready || s.PublishNotReady)
-}
-
-func (v *view) serviceName(s *services.Service) string {
+func (v *view) serviceName(s *Service) string {
 	return s.Name + "." + s.Namespace + ".svc." + v.zone
 }
 
 // endpointLabel is the endpoint's hostname, else its address with dashes.
-func endpointLabel(e *services.Endpoint) string {
+func endpointLabel(e *Endpoint) string {
 	if e.Hostname != "" {
 		return strings.ToLower(e.Hostname)
 	}
@@ -133,7 +126,7 @@ var (
 	nxDomain = result{rcode: dns.RcodeNameError}
 )
 
-// answer answers a question for a name in the zone. The order of records follows that of the Table.
+// answer answers a question for a name in the zone. The order of records follows that of the Config.
 func (v *view) answer(q dns.Question) result {
 	labels := dns.SplitDomainName(strings.TrimSuffix(dns.CanonicalName(q.Name), v.zone))
 	if len(labels) == 0 {
@@ -154,7 +147,7 @@ func (v *view) answer(q dns.Question) result {
 		case len(rest) == 0:
 			return noData
 		case len(rest) == 1 && rest[0] == "ns":
-			return addresses(q, v.table.DNSAddrs())
+			return addresses(q, v.addrs)
 		}
 	}
 	return nxDomain
@@ -168,7 +161,7 @@ func (v *view) apex(q dns.Question) result {
 		ns := "ns.dns." + v.zone
 		return result{
 			answer: []dns.RR{&dns.NS{Hdr: header(q.Name, dns.TypeNS), Ns: ns}},
-			extra:  records(ns, v.table.DNSAddrs()),
+			extra:  records(ns, v.addrs),
 		}
 	}
 	return noData
@@ -196,12 +189,12 @@ func (v *view) svc(q dns.Question, labels []string) result {
 	case len(rest) <= 2 && strings.HasPrefix(rest[0], "_"):
 		return v.ports(q, s, rest)
 	case len(rest) == 1:
-		return endpoint(q, s, rest[0])
+		return v.endpoint(q, s, rest[0])
 	}
 	return nxDomain
 }
 
-func (v *view) service(q dns.Question, s *services.Service) result {
+func (v *view) service(q dns.Question, s *Service) result {
 	if s.ExternalName != "" {
 		target := dns.Fqdn(s.ExternalName)
 		r := result{answer: []dns.RR{&dns.CNAME{Hdr: header(q.Name, dns.TypeCNAME), Target: target}}}
@@ -213,19 +206,24 @@ func (v *view) service(q dns.Question, s *services.Service) result {
 	if len(s.ClusterIPs) > 0 {
 		return addresses(q, s.ClusterIPs)
 	}
-	return endpointAddresses(q, s, func(*services.Endpoint) bool { return true })
+	return endpointAddresses(q, s, func(*Endpoint) bool { return true })
 }
 
-// endpoint answers for one endpoint's name.
-func endpoint(q dns.Question, s *services.Service, label string) result {
-	return endpointAddresses(q, s, func(e *services.Endpoint) bool { return endpointLabel(e) == label })
+// endpoint answers for one endpoint's name. Those of a Service with addresses that have none are known by their own
+// address, as with CoreDNS; which they are, whoever serves says.
+func (v *view) endpoint(q dns.Question, s *Service, label string) result {
+	if a, ok := undashed(label); ok && dashed(a) == label && len(s.ClusterIPs) > 0 && v.serves(s.Namespace, s.Name, a) &&
+		!slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a }) {
+		return addresses(q, []netip.Addr{a})
+	}
+	return endpointAddresses(q, s, func(e *Endpoint) bool { return endpointLabel(e) == label })
 }
 
-// endpointAddresses answers with the published endpoints of s that match; without any there is no such name.
-func endpointAddresses(q dns.Question, s *services.Service, match func(*services.Endpoint) bool) result {
+// endpointAddresses answers with the endpoints of s that match; without any there is no such name.
+func endpointAddresses(q dns.Question, s *Service, match func(*Endpoint) bool) result {
 	var as []netip.Addr
 	for i := range s.Endpoints {
-		if e := &s.Endpoints[i]; published(s, e) && match(e) && !slices.Contains(as, e.Addr) {
+		if e := &s.Endpoints[i]; match(e) && !slices.Contains(as, e.Addr) {
 			as = append(as, e.Addr)
 		}
 	}
@@ -236,9 +234,9 @@ func endpointAddresses(q dns.Question, s *services.Service, match func(*services
 }
 
 // ports answers for "_port._proto" or "_proto" of s.
-func (v *view) ports(q dns.Question, s *services.Service, labels []string) result {
+func (v *view) ports(q dns.Question, s *Service, labels []string) result {
 	proto, ok := map[string]packet.Proto{"_tcp": packet.TCP, "_udp": packet.UDP, "_sctp": packet.SCTP}[labels[len(labels)-1]]
-	i := slices.IndexFunc(s.Ports, func(p services.Port) bool {
+	i := slices.IndexFunc(s.Ports, func(p Port) bool {
 		return p.Name != "" && p.Protocol == proto && (len(labels) == 1 || "_"+p.Name == labels[0])
 	})
 	if !ok || i < 0 || s.ExternalName != "" {
@@ -261,7 +259,7 @@ func (v *view) ports(q dns.Question, s *services.Service, labels []string) resul
 }
 
 // headlessSRV gives one record per endpoint name and port, and the addresses of those names.
-func (v *view) headlessSRV(owner string, s *services.Service, p *services.Port) (srv, extra []dns.RR) {
+func (v *view) headlessSRV(owner string, s *Service, p *Port) (srv, extra []dns.RR) {
 	type target struct {
 		name string
 		port uint16
@@ -269,9 +267,6 @@ func (v *view) headlessSRV(owner string, s *services.Service, p *services.Port) 
 	seen := map[target]bool{}
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		if !published(s, e) {
-			continue
-		}
 		name := endpointLabel(e) + "." + v.serviceName(s)
 		for _, ep := range e.Ports {
 			if ep.Name != p.Name || ep.Protocol != p.Protocol {
@@ -290,8 +285,8 @@ func (v *view) headlessSRV(owner string, s *services.Service, p *services.Port) 
 	return srv, dns.Dedup(extra, nil)
 }
 
-// pod answers for what stands before ".pod.<zone>". Only pods that exist have a name: an address that anyone could make
-// up would let a certificate for such a name prove nothing.
+// pod answers for what stands before ".pod.<zone>". Only pods that exist have a name: an address that anyone could
+// make up would let a certificate for such a name prove nothing.
 func (v *view) pod(q dns.Question, labels []string) result {
 	switch len(labels) {
 	case 0:

@@ -9,7 +9,6 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/services"
 )
 
 func addrs(ss ...string) (out []netip.Addr) {
@@ -19,38 +18,43 @@ func addrs(ss ...string) (out []netip.Addr) {
 	return out
 }
 
-func endpointAt(addr, hostname string, ready bool, port uint16) services.Endpoint {
-	return services.Endpoint{Addr: netip.MustParseAddr(addr), ID: addr, Hostname: hostname, Ready: ready, Serving: ready,
-		Ports: []services.EndpointPort{{Name: "db", Protocol: packet.TCP, Port: port}}}
+func endpointAt(addr, hostname string, port uint16) Endpoint {
+	return Endpoint{Addr: netip.MustParseAddr(addr), Hostname: hostname, Ports: []Port{{Name: "db", Protocol: packet.TCP, Port: port}}}
 }
 
-func testTable() *services.Table {
-	db := []services.Port{{Name: "db", Protocol: packet.TCP, Port: 5432}}
-	t, _ := services.NewTable(services.Config{
-		NodeAddrs: addrs("192.0.2.1"),
-		DNSAddrs:  addrs("10.96.0.10", "fd96::a"),
-		Services: []*services.Service{
-			{Namespace: "default", Name: "kubernetes", ClusterIPs: addrs("10.96.0.1"), Ports: []services.Port{{Name: "https", Protocol: packet.TCP, Port: 443}}},
+func testConfig() Config {
+	db := []Port{{Name: "db", Protocol: packet.TCP, Port: 5432}}
+	return Config{
+		Addrs: addrs("10.96.0.10", "fd96::a"),
+		Services: []*Service{
+			{Namespace: "default", Name: "kubernetes", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "https", Protocol: packet.TCP, Port: 443}}},
 			{Namespace: "default", Name: "dual", ClusterIPs: addrs("10.96.0.2", "fd96::2"),
-				Ports: []services.Port{{Name: "http", Protocol: packet.TCP, Port: 80}, {Name: "http", Protocol: packet.UDP, Port: 81}, {Protocol: packet.TCP, Port: 82}}},
-			{Namespace: "data", Name: "db", Ports: db, Endpoints: []services.Endpoint{
-				endpointAt("10.0.0.1", "db-0", true, 5432), endpointAt("fd00::1", "db-0", true, 5432),
-				endpointAt("10.0.1.2", "", true, 5433), endpointAt("10.0.1.3", "db-2", false, 5432)}},
-			{Namespace: "data", Name: "down", Ports: db, Endpoints: []services.Endpoint{endpointAt("10.0.2.1", "x", false, 1)}},
-			{Namespace: "data", Name: "early", Ports: db, PublishNotReady: true, Endpoints: []services.Endpoint{endpointAt("10.0.2.2", "e", false, 1)}},
-			{Namespace: "data", Name: "named", ClusterIPs: addrs("10.96.0.3"), Ports: db, Endpoints: []services.Endpoint{
-				endpointAt("10.0.3.1", "boss", true, 5432), endpointAt("10.0.3.2", "", true, 5432)}},
+				Ports: []Port{{Name: "http", Protocol: packet.TCP, Port: 80}, {Name: "http", Protocol: packet.UDP, Port: 81}, {Protocol: packet.TCP, Port: 82}}},
+			{Namespace: "data", Name: "db", Ports: db, Endpoints: []Endpoint{
+				endpointAt("10.0.0.1", "db-0", 5432), endpointAt("fd00::1", "db-0", 5432), endpointAt("10.0.1.2", "", 5433)}},
+			{Namespace: "data", Name: "down", Ports: db},
+			{Namespace: "data", Name: "early", Ports: db, Endpoints: []Endpoint{endpointAt("10.0.2.2", "e", 1)}},
+			{Namespace: "data", Name: "named", ClusterIPs: addrs("10.96.0.3"), Ports: db, Endpoints: []Endpoint{endpointAt("10.0.3.1", "boss", 5432)}},
 			{Namespace: "default", Name: "ext", ExternalName: "www.example.com"},
 			{Namespace: "default", Name: "alias", ExternalName: "dual.default.svc.cluster.local"},
 			{Namespace: "default", Name: "circle", ExternalName: "circle.default.svc.cluster.local."},
 		},
-		Pods: []services.Pod{
-			{Namespace: "data", Name: "db-0", Addrs: addrs("10.0.0.1", "fd00::1")},
-			{Namespace: "lone", Name: "p", Addrs: addrs("10.0.9.9", "fd00::9")},
-			{Namespace: "lone", Name: "host", Addrs: addrs("192.0.2.1")},
+		Pods: []Pod{
+			{Namespace: "data", Addrs: addrs("10.0.0.1", "fd00::1")},
+			{Namespace: "lone", Addrs: addrs("10.0.9.9", "fd00::9")},
+			{Namespace: "lone", Addrs: addrs("192.0.2.1"), HostNetwork: true},
 		},
-	})
-	return t
+	}
+}
+
+// answering gives a Server that has testConfig. The endpoints of data/named are 10.0.3.1 and 10.0.3.2.
+func answering(o Options) *Server {
+	o.Serves = func(namespace, name string, a netip.Addr) bool {
+		return namespace == "data" && name == "named" && slices.Contains(addrs("10.0.3.1", "10.0.3.2"), a)
+	}
+	s := New(o)
+	s.Set(testConfig())
+	return s
 }
 
 // text gives records without header details, sorted: "name TYPE data".
@@ -70,7 +74,7 @@ func text(rrs []dns.RR) string {
 func lines(ss ...string) string { return strings.Join(ss, "\n") }
 
 func TestAnswers(t *testing.T) {
-	s := New(Options{Table: testTable})
+	s := answering(Options{})
 	tests := []struct {
 		name  string
 		qtype uint16
@@ -118,6 +122,11 @@ func TestAnswers(t *testing.T) {
 		{name: "10-0-1-2.db.data.svc.cluster.local.", qtype: dns.TypeAAAA},
 		{name: "db-2.db.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		{name: "boss.named.data.svc.cluster.local.", qtype: dns.TypeA, want: "boss.named.data.svc.cluster.local. A 10.0.3.1"},
+		{name: "10-0-3-2.named.data.svc.cluster.local.", qtype: dns.TypeA, want: "10-0-3-2.named.data.svc.cluster.local. A 10.0.3.2"},
+		{name: "10-0-3-2.named.data.svc.cluster.local.", qtype: dns.TypeAAAA},
+		{name: "10-0-3-1.named.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError}, // it has a hostname
+		{name: "10-0-3-3.named.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
+		{name: "10-0-3-2.dual.default.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		// SRV.
 		{name: "_http._tcp.dual.default.svc.cluster.local.", qtype: dns.TypeSRV,
 			want:  "_http._tcp.dual.default.svc.cluster.local. SRV 0 100 80 dual.default.svc.cluster.local.",
@@ -155,6 +164,7 @@ func TestAnswers(t *testing.T) {
 		{name: "1.3.0.10.in-addr.arpa.", qtype: dns.TypePTR, want: "1.3.0.10.in-addr.arpa. PTR boss.named.data.svc.cluster.local."},
 		{name: "9.9.0.10.in-addr.arpa.", qtype: dns.TypePTR, want: "9.9.0.10.in-addr.arpa. PTR 10-0-9-9.lone.pod.cluster.local."},
 		{name: "9.9.0.10.in-addr.arpa.", qtype: dns.TypeTXT},
+		{name: "192-0-2-1.lone.pod.cluster.local.", qtype: dns.TypeA, want: "192-0-2-1.lone.pod.cluster.local. A 192.0.2.1"},
 	}
 	for _, tt := range tests {
 		t.Run(dns.TypeToString[tt.qtype]+" "+tt.name, func(t *testing.T) {

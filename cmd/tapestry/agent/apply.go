@@ -77,7 +77,7 @@ func (a *agent) apply(ctx context.Context, objs kube.Objects, found []kube.Probl
 	mtu := a.underlay(&objs)
 	result = a.translator.Translate(objs, translate.Options{Node: a.agentConfig.node, UnderlayMTU: mtu, ExternalIPs: a.externalIPs})
 	next := inForce{
-		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, Ingress: result.Ingress},
+		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, DNS: result.DNS, Ingress: result.Ingress},
 		problems: append(slices.Clone(result.Problems), found...),
 	}
 	first := a.node == nil

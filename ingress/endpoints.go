@@ -1,0 +1,53 @@
+package ingress
+
+import (
+	"net/netip"
+	"sync/atomic"
+)
+
+// endpoint is one address of an upstream, with its health.
+type endpoint struct {
+	addr      string
+	downUntil atomic.Int64 // Unix nanoseconds
+}
+
+// resolved is a list of addresses and what is known of each, by the same index.
+type resolved struct {
+	addrs     []netip.AddrPort
+	endpoints []*endpoint
+}
+
+// endpoints gives those that serve u's Service port at the moment. While their list is the very same, so is the
+// result.
+func (u *upstream) endpoints() []*endpoint {
+	addrs := u.gateway.resolve(u.port)
+	if r := u.resolved.Load(); r != nil && identical(r.addrs, addrs) {
+		return r.endpoints
+	}
+	u.resolving.Lock()
+	defer u.resolving.Unlock()
+	old := u.resolved.Load()
+	if old != nil && identical(old.addrs, addrs) {
+		return old.endpoints
+	}
+	r := old.next(addrs)
+	u.resolved.Store(r)
+	return r.endpoints
+}
+
+// next gives what is known of addrs: of those that r has, the same.
+func (r *resolved) next(addrs []netip.AddrPort) *resolved {
+	known := map[netip.AddrPort]*endpoint{}
+	if r != nil {
+		for i, a := range r.addrs {
+			known[a] = r.endpoints[i]
+		}
+	}
+	out := &resolved{addrs: addrs, endpoints: make([]*endpoint, len(addrs))}
+	for i, a := range addrs {
+		if out.endpoints[i] = known[a]; out.endpoints[i] == nil {
+			out.endpoints[i] = &endpoint{addr: a.String()}
+		}
+	}
+	return out
+}

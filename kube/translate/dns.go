@@ -1,0 +1,76 @@
+package translate
+
+import (
+	"net/netip"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/dns"
+)
+
+// name gives what the name of a Service leads to; nil for one that leads nowhere.
+func (s *serviceStage) name(f *front, say *kube.Report) *dns.Service {
+	if !f.usable() {
+		return nil
+	}
+	out := &dns.Service{Namespace: f.Namespace, Name: f.Name, ExternalName: f.externalName, ClusterIPs: f.ClusterIPs}
+	for _, p := range f.Ports {
+		out.Ports = append(out.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	}
+	list := s.slices.of[f.name()]
+	if f.externalName != "" || !f.headless && !slices.ContainsFunc(list, hasHostnames) {
+		return out
+	}
+	hostnames := hostnamesOf(list)
+	for _, e := range endpoints(list, s.site, say) {
+		hostname := hostnames[e.Addr]
+		if !e.Ready && !f.PublishNotReady || !f.headless && hostname == "" {
+			continue
+		}
+		out.Endpoints = append(out.Endpoints, dns.Endpoint{Addr: e.Addr, Hostname: hostname, Ports: dnsPorts(e.Ports)})
+	}
+	return out
+}
+
+func dnsPorts(list []services.EndpointPort) []dns.Port {
+	var out []dns.Port
+	for _, p := range list {
+		out = append(out, dns.Port(p))
+	}
+	return out
+}
+
+// hasHostnames reports whether an endpoint of a slice was given a name.
+func hasHostnames(s *discoveryv1.EndpointSlice) bool {
+	return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return deref(e.Hostname, "") != "" })
+}
+
+// hostnamesOf gives the names that endpoints were given. Of several for one address the first counts.
+func hostnamesOf(list []*discoveryv1.EndpointSlice) map[netip.Addr]string {
+	names := map[netip.Addr]string{}
+	for _, s := range list {
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			if hostname := deref(e.Hostname, ""); hostname != "" && len(e.Addresses) > 0 {
+				if a, err := netip.ParseAddr(e.Addresses[0]); err == nil && names[a] == "" {
+					names[a] = hostname
+				}
+			}
+		}
+	}
+	return names
+}
+
+// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
+func dnsAddrs(names []*dns.Service, ranges []netip.Prefix) []netip.Addr {
+	i, found := slices.BinarySearchFunc(names, objectName{"kube-system", "kube-dns"}, func(s *dns.Service, n objectName) int {
+		return objectName{s.Namespace, s.Name}.compare(n)
+	})
+	if found && len(names[i].ClusterIPs) > 0 {
+		return slices.Clone(names[i].ClusterIPs)
+	}
+	return DefaultDNSAddrs(ranges)
+}

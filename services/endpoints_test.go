@@ -1,0 +1,115 @@
+package services
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strconv"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+func TestEndpoints(t *testing.T) {
+	both := []Port{{Name: "web", Protocol: packet.TCP, Port: 80}, {Name: "dns", Protocol: packet.UDP, Port: 53}, {Protocol: packet.TCP, Port: 81}}
+	hinted := eps("10.0.0.1 a rs", "10.0.0.2 b rs")
+	hinted[0].ForZone, hinted[1].ForZone = Here, Elsewhere
+	c := Config{Node: "a", Services: []*Service{
+		{Namespace: "d", Name: "dual", ClusterIPs: addrs("10.96.0.1"), Ports: both, Endpoints: eps("fd00::1 a rs", "10.0.0.2 b rs", "10.0.0.1 a rs", "10.0.0.3 a")},
+		{Namespace: "d", Name: "headless", Ports: both, Endpoints: eps("10.0.0.4 a rs")},
+		{Namespace: "d", Name: "hinted", ClusterIPs: addrs("10.96.0.3"), Ports: both, Endpoints: hinted},
+		{Namespace: "d", Name: "leaving", ClusterIPs: addrs("10.96.0.2"), Ports: both, Endpoints: eps("10.0.0.5 a st", "10.0.0.6 a t")},
+		{Namespace: "d", Name: "local", ClusterIPs: addrs("10.96.0.4"), Ports: both, InternalLocal: true, Endpoints: eps("10.0.0.7 b rs")},
+		{Namespace: "d", Name: "unready", Ports: both, PublishNotReady: true, Endpoints: eps("10.0.0.8 a")},
+	}}
+	table, _ := NewTable(c)
+	for _, tt := range []struct{ service, port, want string }{
+		{"dual", "web", "[10.0.0.1:8080 10.0.0.2:8080 [fd00::1]:8080]"},
+		{"dual", "80", "[10.0.0.1:8080 10.0.0.2:8080 [fd00::1]:8080]"},
+		{"dual", "dns", "[]"},   // not over TCP
+		{"dual", "53", "[]"},    // the same
+		{"dual", "81", "[]"},    // no endpoint has it
+		{"dual", "82", "[]"},    // no such port
+		{"dual", "", "[]"},      // no port has no name
+		{"dual", "other", "[]"}, // nor this one
+		{"headless", "web", "[10.0.0.4:8080]"},
+		{"hinted", "web", "[10.0.0.1:8080]"},
+		{"leaving", "web", "[10.0.0.5:8080]"},
+		{"local", "web", "[10.0.0.7:8080]"},
+		{"none", "web", "[]"},
+		{"unready", "web", "[10.0.0.8:8080]"},
+	} {
+		p := ServicePort{"d", tt.service, tt.port}
+		for range 2 { // made, then found
+			if got := fmt.Sprint(table.Endpoints(p)); got != tt.want {
+				t.Errorf("%v: got %s, want %s", p, got, tt.want)
+			}
+		}
+	}
+	if !table.Serves("d", "dual", netip.MustParseAddr("10.0.0.1")) || table.Serves("d", "dual", netip.MustParseAddr("10.0.0.3")) ||
+		!table.Serves("d", "unready", netip.MustParseAddr("10.0.0.8")) || table.Serves("d", "none", netip.MustParseAddr("10.0.0.1")) {
+		t.Error("Serves is wrong")
+	}
+}
+
+// Whoever keeps the list knows by its identity that nothing has changed.
+func TestEndpointsAreShared(t *testing.T) {
+	c := cluster(100, 10)
+	slices.SortFunc(c.Services, compareServices)
+	before, _ := NewTable(c)
+	p := ServicePort{"d", "s7", "80"}
+	list := before.Endpoints(p)
+	next := c
+	next.Services = slices.Clone(c.Services)
+	for i, s := range next.Services {
+		if s.Name == "s8" {
+			next.Services[i] = fewer(s)
+		}
+	}
+	after, _ := before.Update(next)
+	if again := after.Endpoints(p); len(list) != 10 || &again[0] != &list[0] {
+		t.Error("another Service's endpoint changed the list")
+	}
+	if other := after.Endpoints(ServicePort{"d", "s8", "80"}); len(other) != 9 {
+		t.Errorf("the Service that changed has %d", len(other))
+	}
+	if n := testing.AllocsPerRun(100, func() { after.Endpoints(p) }); n > 1 {
+		t.Errorf("to find the list allocates %v times", n)
+	}
+}
+
+// FuzzEndpointsAreThoseOfClusterIPs: of one family, L7 goes where L4 goes.
+func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
+	for i := range uint64(500) {
+		f.Add(i)
+	}
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		c := randomConfig(r)
+		for _, s := range c.Services {
+			s.ClusterIPs, s.InternalLocal = addrs("10.96.0.1"), false
+			s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Is6() })
+			for i := range s.Endpoints {
+				s.Endpoints[i].ForZone = Hint(r.IntN(3))
+			}
+		}
+		table, _ := NewTable(c)
+		for i, s := range c.Services {
+			for j := range s.Ports {
+				if s.portOf(strconv.Itoa(int(s.Ports[j].Port))) != j {
+					continue
+				}
+				var want []netip.AddrPort
+				for _, b := range table.units[i].sets[setIndex(j, false, true)].backends {
+					want = append(want, b.to.AddrPort())
+				}
+				slices.SortFunc(want, netip.AddrPort.Compare)
+				want = slices.Compact(want)
+				if got := table.Endpoints(ServicePort{s.Namespace, s.Name, strconv.Itoa(int(s.Ports[j].Port))}); !slices.Equal(got, want) {
+					t.Fatalf("%+v port %d: got %v, want %v", s, j, got, want)
+				}
+			}
+		}
+	})
+}
