@@ -197,22 +197,30 @@ func (l Lab) controlPlaneCommand(s State, dual bool) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// registered waits for the Nodes of all kubelets.
+// registered waits for the Nodes of all kubelets, and says on the first that the API server is there, as kubeadm does: no
+// kubelet may, and without it agents do not believe that the API server's address is a node's.
 func (u *upping) registered(ctx context.Context) error {
 	args := []string{"get", "--output=name"}
 	for _, n := range u.state.Nodes {
 		args = append(args, "node/"+n.Name)
 	}
-	return u.until(2*time.Minute, "not all nodes are registered", func() error {
-		argv, err := u.KubectlCommand(u.state, args...)
-		if err != nil {
-			return err
-		}
-		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
-		}
-		return nil
-	})
+	err := u.until(2*time.Minute, "not all nodes are registered", func() error { return u.try(ctx, args...) })
+	if err != nil {
+		return err
+	}
+	return u.try(ctx, "label", "--overwrite", "node", u.state.Nodes[0].Name, "node-role.kubernetes.io/control-plane=")
+}
+
+// try runs kubectl.
+func (u *upping) try(ctx context.Context, args ...string) error {
+	argv, err := u.KubectlCommand(u.state, args...)
+	if err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
 }
 
 // until tries every 100 ms, as long as all processes live.
