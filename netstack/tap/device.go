@@ -24,13 +24,6 @@ type Options struct {
 	Poller *poll.Poller
 }
 
-// Stats counts what went through a Device since NewDevice. A superframe counts one.
-type Stats struct {
-	ReadFrames, ReadBytes       uint64
-	WrittenFrames, WrittenBytes uint64
-	WriteErrors                 uint64
-}
-
 // Device moves superframes through a TAP: the bytes of every read and write are a virtio_net_hdr of packet.VNetHdrLen
 // bytes, an Ethernet header and its payload.
 type Device struct {
@@ -42,7 +35,6 @@ type Device struct {
 	users  atomic.Int32
 	poller *poll.Poller
 	reader atomic.Pointer[reader] // of Run
-	stats  struct{ readFrames, readBytes, writtenFrames, writtenBytes, writeErrors atomic.Uint64 }
 }
 
 // closed is the bit of Device.users that Close sets; the bits below count readers and writers in flight.
@@ -86,15 +78,6 @@ func (d *Device) Offloads() Offloads { return d.offs }
 
 // Refused says which offloads are not in use though they were not disabled, and why.
 func (d *Device) Refused() []Refusal { return slices.Clone(d.refs) }
-
-// Stats may be called at any time; the counters are not read at one instant.
-func (d *Device) Stats() Stats {
-	s := &d.stats
-	return Stats{
-		ReadFrames: s.readFrames.Load(), ReadBytes: s.readBytes.Load(),
-		WrittenFrames: s.writtenFrames.Load(), WrittenBytes: s.writtenBytes.Load(), WriteErrors: s.writeErrors.Load(),
-	}
-}
 
 // Run reads superframes and gives each to handle, until Close. The frame (of packet.MaxFrame bytes at most; the kernel cuts what is
 // longer) is handle's until it returns a buffer of the same capacity, usually the same, for the next frame of whichever Device.
@@ -153,7 +136,7 @@ func (d *Device) Write(frame []byte) error {
 	}
 	errno := write(d.fd, frame)
 	d.release()
-	return d.wrote(errno, len(frame))
+	return written(errno)
 }
 
 // iovecs is scratch space of Writev.
@@ -168,7 +151,6 @@ func (d *Device) Writev(frame [][]byte) error {
 		return os.ErrClosed
 	}
 	s := iovecPool.Get().(*iovecs)
-	size := 0
 	for _, b := range frame {
 		if len(b) == 0 {
 			continue
@@ -176,23 +158,19 @@ func (d *Device) Writev(frame [][]byte) error {
 		iov := unix.Iovec{Base: unsafe.SliceData(b)}
 		iov.SetLen(len(b))
 		s.v = append(s.v, iov)
-		size += len(b)
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(d.fd), uintptr(unsafe.Pointer(unsafe.SliceData(s.v))), uintptr(len(s.v)))
 	d.release()
 	clear(s.v) // a pooled pointer would keep the caller's buffer alive
 	s.v = s.v[:0]
 	iovecPool.Put(s)
-	return d.wrote(errno, size)
+	return written(errno)
 }
 
-func (d *Device) wrote(errno unix.Errno, n int) error {
+func written(errno unix.Errno) error {
 	if errno != 0 {
-		d.stats.writeErrors.Add(1)
 		return errno // below 256: boxing it allocates nothing
 	}
-	d.stats.writtenFrames.Add(1)
-	d.stats.writtenBytes.Add(uint64(n))
 	return nil
 }
 

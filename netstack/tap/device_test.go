@@ -178,9 +178,6 @@ func TestWritev(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if s := d.Stats(); s.WrittenFrames != 80 || s.WrittenBytes != 80*uint64(len(frame)) || s.WriteErrors != 0 {
-		t.Errorf("stats %+v", s)
-	}
 }
 
 func listenUDP(t testing.TB, ns *tap.Namespace, addr netip.Addr) *net.UDPConn {
@@ -251,9 +248,6 @@ func TestWriteErrors(t *testing.T) {
 	}
 	if err := d.Writev([][]byte{frame}); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("closed: %v", err)
-	}
-	if got := d.Stats().WriteErrors; got != 2 {
-		t.Errorf("%d write errors counted, want 2", got)
 	}
 }
 

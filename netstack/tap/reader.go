@@ -46,8 +46,6 @@ func (r *reader) Ready(_ uint32, buf []byte) []byte {
 			r.end(errno)
 			return buf
 		}
-		d.stats.readFrames.Add(1)
-		d.stats.readBytes.Add(uint64(n))
 		if n > packet.VNetHdrLen {
 			buf = r.handle(buf[:n])
 		}
