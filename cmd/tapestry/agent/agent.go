@@ -10,17 +10,15 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
+	"tapestry.dev/tapestry/cmd/tapestry/agent/tell"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/heap"
-	"tapestry.dev/tapestry/cmd/tapestry/metrics"
-	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack/keeper"
@@ -107,32 +105,18 @@ func Command() *cli.Command {
 // agent keeps a node.
 type agent struct {
 	agentConfig
-	log    *slog.Logger
-	source source
-	kept   *keeper.Holdings
-	held   node.Held
-	pods   *pods.Registry
-
-	// node is there once started is closed, with the first snapshot of the cluster, and not changed after.
-	node    *node.Node
-	started chan struct{}
-
-	applying sync.Mutex // held by apply and remap; guards inForce
-	inForce  inForce
-	// Used by apply alone.
-	translator translate.Translator
-	foundMTU   int          // of the underlay, 0 until it is known
-	foundFor   kube.Objects // the Nodes there were
-
+	log      *slog.Logger
+	source   source
+	kept     *keeper.Holdings
+	held     node.Held
+	pods     *pods.Registry
 	progress *health.Progress
-	health   *health.Health
-	metrics  *metrics.Metrics
-	problems atomic.Pointer[[]kube.Problem] // of the last snapshot
-	said     said
+	follower *follow.Follower
+	teller   *tell.Teller
 }
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
-	a := &agent{agentConfig: c, log: log, started: make(chan struct{}), progress: health.NewProgress()}
+	a := &agent{agentConfig: c, log: log, progress: health.NewProgress()}
 	var err error
 	if a.source, err = c.open(log); err != nil {
 		return err
@@ -163,42 +147,53 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	defer a.held.Poller.Close()
-	a.health, a.metrics = a.newHealth(), metrics.New(a.counters)
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { a.serveHealth(ctx); return nil })
-	group.Go(func() error { a.serveMetrics(ctx); return nil })
-	group.Go(func() error { a.serveLocalAPI(ctx); return nil })
-	applied := make(chan struct{}, 1)
-	group.Go(func() error { return a.follow(ctx, items, applied) })
-	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
-	group.Go(func() error { a.kept.Run(ctx); return nil })
-	group.Go(func() error { return a.serve(ctx) })
-	err = group.Wait()
-	if a.node != nil {
-		a.node.Close()
-	}
+	a.follower = follow.New(follow.Options{
+		Node: c.node, Source: a.source, Held: a.held, Kept: items, Pods: a.pods, UnderlayMTU: c.underlayMTU, ExternalIPs: c.externalIPs,
+		Features: c.offloads.features(), Progress: a.progress, Log: log,
+	})
+	a.teller = tell.New(tell.Options{
+		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Progress: a.progress,
+		Directory: c.source.manifests, State: a.source.State,
+	})
+	err = a.run(ctx)
+	a.follower.Close()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
 
+// run runs everything until ctx is done or something ends that must not.
+func (a *agent) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { a.serveHTTP(ctx, a.healthAddr, a.teller.Health.Serve, adviceHealth); return nil })
+	group.Go(func() error { a.serveHTTP(ctx, a.metricsAddr, a.teller.Metrics.Serve, adviceMetrics); return nil })
+	group.Go(func() error { a.serveLocalAPI(ctx); return nil })
+	applied := make(chan struct{}, 1)
+	group.Go(func() error { return a.follower.Run(ctx, applied) })
+	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
+	group.Go(func() error { a.kept.Run(ctx); return nil })
+	group.Go(func() error { return a.serve(ctx) })
+	return group.Wait()
+}
+
 // serve runs everything that begins with the first snapshot.
 func (a *agent) serve(ctx context.Context) error {
 	select {
-	case <-a.started:
+	case <-a.follower.Started():
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	n := a.follower.Node()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.serveAttach(ctx) })
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
-	group.Go(func() error { a.node.Run(ctx); return ctx.Err() })
-	group.Go(func() error { return a.announce(ctx) })
+	group.Go(func() error { n.Run(ctx); return ctx.Err() })
+	group.Go(func() error { return a.follower.Announce(ctx) })
 	for _, in := range []struct {
 		addr  string
 		serve func(context.Context, net.Listener) error
-	}{{a.ingressHTTP, a.node.ServeHTTP}, {a.ingressHTTPS, a.node.ServeHTTPS}} {
+	}{{a.ingressHTTP, n.ServeHTTP}, {a.ingressHTTPS, n.ServeHTTPS}} {
 		if in.addr == "" {
 			continue
 		}
@@ -209,6 +204,6 @@ func (a *agent) serve(ctx context.Context) error {
 		}
 		group.Go(func() error { return in.serve(ctx, l) })
 	}
-	a.log.Info("the node is ready", "wireguard", a.held.Key.Public(), "mtu", a.node.Config().Netstack.MTU)
+	a.log.Info("the node is ready", "wireguard", a.held.Key.Public(), "mtu", n.Config().Netstack.MTU)
 	return group.Wait()
 }

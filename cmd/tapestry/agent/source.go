@@ -2,32 +2,26 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
-	"tapestry.dev/tapestry/netstack/keeper"
-	"tapestry.dev/tapestry/node"
 )
 
-// source is where the cluster's objects come from, and where it is told what this node says of itself.
+// source is where the cluster's objects come from.
 type source interface {
-	// Run calls deliver with every new state of the cluster, from one goroutine, until ctx is done.
-	Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error
-	// Publish tells the other nodes what they need to know of this one. It does not wait for them.
-	Publish(kube.NodeStatus)
-	// Report tells the authors of objects what is wrong with them.
-	Report(objs *kube.Objects, shared, own []kube.Problem)
+	follow.Source
 	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and for a pod
 	// that is not known.
 	PodIPs(ctx context.Context, namespace, name string) (string, error)
+	// State says how it stands with it.
 	State() kube.SourceState
 }
 
@@ -106,34 +100,4 @@ func ranges(flag string, texts []string) ([]netip.Prefix, error) {
 		list = append(list, p.Masked())
 	}
 	return list, nil
-}
-
-// follow brings the node to every state of the cluster that comes, until ctx is done or the node has to begin anew. applied
-// gets a value after each.
-func (a *agent) follow(ctx context.Context, items []keeper.Item, applied chan<- struct{}) error {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	waiting := false
-	err := a.source.Run(ctx, func(objs kube.Objects, found []kube.Problem) {
-		err := a.apply(ctx, objs, found, items)
-		switch {
-		case errors.Is(err, node.ErrStartAnew):
-			stop(err)
-		case errors.Is(err, errNotYet):
-			if !waiting {
-				a.log.Warn("the node is not started", "err", err)
-			}
-		case err != nil:
-			a.log.Error("the cluster's state was not applied whole", "err", err)
-		}
-		waiting = errors.Is(err, errNotYet)
-		select {
-		case applied <- struct{}{}:
-		default: // there is one already
-		}
-	})
-	if cause := context.Cause(ctx); errors.Is(cause, node.ErrStartAnew) {
-		return cause
-	}
-	return err
 }

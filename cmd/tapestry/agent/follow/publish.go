@@ -1,4 +1,4 @@
-package agent
+package follow
 
 import (
 	"context"
@@ -20,48 +20,48 @@ type said struct {
 }
 
 // publish tells the other nodes what they need to know of this one, and the authors of objects what is wrong with them.
-func (a *agent) publish(change func(*said)) {
-	a.said.mu.Lock()
-	defer a.said.mu.Unlock()
-	change(&a.said)
-	c := &a.node.Config().Netstack
-	shared, own := a.currentProblems()
+func (f *Follower) publish(change func(*said)) {
+	f.said.mu.Lock()
+	defer f.said.mu.Unlock()
+	change(&f.said)
+	c := &f.node.Config().Netstack
+	shared, own := f.Problems()
 	s := kube.NodeStatus{
-		Name: a.agentConfig.node, PublicKey: a.held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: append(shared, own...),
-		Features: a.offloads.features(), Ready: len(c.PodCIDRs) > 0 && a.said.works,
+		Name: f.o.Node, PublicKey: f.o.Held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: append(shared, own...),
+		Features: f.o.Features, Ready: len(c.PodCIDRs) > 0 && f.said.works,
 	}
 	switch {
 	case len(c.PodCIDRs) == 0:
 		s.Reason = "the Node has no podCIDR"
-	case !a.said.works:
-		s.Reason = a.said.reason
+	case !f.said.works:
+		s.Reason = f.said.reason
 	}
 	if len(c.NodeAddrs) > 0 {
-		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], a.node.WireGuardPort())
+		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], f.node.WireGuardPort())
 	}
-	a.source.Publish(s)
-	a.source.Report(a.said.objs, shared, own)
+	f.o.Source.Publish(s)
+	f.o.Source.Report(f.said.objs, shared, own)
 }
 
-// announce says that the node's network works, as soon as a packet has come through it.
-func (a *agent) announce(ctx context.Context) error {
+// Announce says that the node's network works, as soon as a packet has come through it.
+func (f *Follower) Announce(ctx context.Context) error {
 	// An agent that comes after another says nothing against the node before it is certain.
 	const patience, pause, certain = 2 * time.Second, 100 * time.Millisecond, 10 * time.Second
 	start, complained := time.Now(), false
 	for {
 		try, cancel := context.WithTimeout(ctx, patience)
-		err := a.node.Probe(try)
+		err := f.node.Probe(try)
 		cancel()
 		if err == nil {
-			a.publish(func(s *said) { s.works = true })
+			f.publish(func(s *said) { s.works = true })
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if !complained && time.Since(start) > certain {
-			a.log.Error("packets do not come through this node", "err", err)
-			a.publish(func(s *said) { s.reason = "packets do not come through this node: " + err.Error() })
+			f.o.Log.Error("packets do not come through this node", "err", err)
+			f.publish(func(s *said) { s.reason = "packets do not come through this node: " + err.Error() })
 			complained = true
 		}
 		select {
@@ -72,11 +72,11 @@ func (a *agent) announce(ctx context.Context) error {
 	}
 }
 
-// currentProblems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both are
+// Problems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both are
 // the caller's.
-func (a *agent) currentProblems() (shared, own []kube.Problem) {
-	shared = slices.Clone(*a.problems.Load())
-	for _, p := range a.node.Problems() {
+func (f *Follower) Problems() (shared, own []kube.Problem) {
+	shared = slices.Clone(*f.problems.Load())
+	for _, p := range f.node.Problems() {
 		severity, list := kube.Error, &own
 		if p.Warning {
 			severity = kube.Warning

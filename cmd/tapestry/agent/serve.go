@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"os"
+	"slices"
+
+	"tapestry.dev/tapestry/kube/cni"
+	"tapestry.dev/tapestry/kube/pods"
+	"tapestry.dev/tapestry/localapi"
+)
+
+// serveHTTP serves on a host address until ctx ends. One that is taken costs nothing but what is served there, which advice is about.
+func (a *agent) serveHTTP(ctx context.Context, addr string, serve func(context.Context, net.Listener) error, advice string) {
+	if addr == "" {
+		return
+	}
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		err = serve(ctx, l)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Error(advice, "err", err)
+	}
+}
+
+// What is said when an address cannot be had.
+const (
+	adviceHealth  = "health is not served on this node; stop kube-proxy if it still runs here, or choose another address with --health-address"
+	adviceMetrics = "metrics are not served on this node; stop kube-proxy if it still runs here, or choose another address with --metrics-address"
+	adviceLocal   = "tapestry status and doctor cannot ask this agent; choose another socket with --local-api"
+)
+
+// serveLocalAPI answers whoever asks on this node, until ctx is done. A socket that cannot be had costs nothing but the answers.
+func (a *agent) serveLocalAPI(ctx context.Context) {
+	if a.localAPI == "" {
+		return
+	}
+	o := localapi.Options{UIDs: append([]uint32{0, uint32(os.Geteuid())}, a.localAPIUIDs...), Log: a.log}
+	l, err := localapi.Listen(a.localAPI, o)
+	if err == nil {
+		err = a.teller.Server(o).Serve(ctx, l)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Error(adviceLocal, "err", err)
+	}
+}
+
+// serveAttach has pods attached, until ctx is done.
+func (a *agent) serveAttach(ctx context.Context) error {
+	listener, err := cni.Listen(a.attach)
+	if err != nil {
+		return err
+	}
+	server := &cni.Server{
+		Attacher: attacher{a.pods}, Allocator: a.pods,
+		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log}, // container runtimes run as root
+	}
+	return server.Serve(ctx, listener)
+}
+
+// attacher is what the attach socket does. It is there once there is a node.
+type attacher struct{ *pods.Registry }
+
+var _ cni.Attacher = attacher{}
+
+// Add implements cni.Attacher.
+func (t attacher) Add(_ context.Context, pod cni.Pod, f *os.File) error {
+	return t.Registry.Add(pod, f)
+}
+
+// Del implements cni.Attacher.
+func (t attacher) Del(_ context.Context, pod cni.Pod) error { return t.Registry.Del(pod) }
+
+// Status implements cni.Attacher.
+func (attacher) Status(context.Context) (cni.Status, error) { return cni.Status{Ready: true}, nil }

@@ -1,0 +1,38 @@
+package tell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"tapestry.dev/tapestry/netstack/keeper"
+)
+
+// checkStarted reports an error before the first snapshot of the whole cluster is in force.
+func (t *Teller) checkStarted(context.Context) error {
+	if t.o.Follower.HasStarted() {
+		return nil
+	}
+	if h := t.o.State(); len(h.Waiting) > 0 {
+		waiting := errors.New("waiting for " + strings.Join(h.Waiting, ", "))
+		if h.Err != nil {
+			waiting = fmt.Errorf("%w: %w", waiting, h.Err)
+		}
+		return waiting
+	}
+	return fmt.Errorf("there is no Node %s with a podCIDR among the cluster's objects, or not all of them are known yet", t.o.Node)
+}
+
+// checkKeeper asks the keeper for something it does not have: without one, the next agent would begin with nothing.
+func (t *Teller) checkKeeper(context.Context) error {
+	it, err := t.o.Keeper.Get("health")
+	switch {
+	case errors.Is(err, keeper.ErrNotFound):
+		return nil
+	case err == nil:
+		_ = it.File.Close()
+		return nil
+	}
+	return fmt.Errorf("%w; the next keeper gets back what it held, if this agent does not end before", err)
+}

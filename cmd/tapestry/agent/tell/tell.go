@@ -1,0 +1,185 @@
+// Package tell is what an agent tells of its node: whether it is ready, what it counts, and tables for whoever asks on the node.
+package tell
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
+	"tapestry.dev/tapestry/cmd/tapestry/health"
+	"tapestry.dev/tapestry/cmd/tapestry/metrics"
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pods"
+	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/version"
+)
+
+// begun is when this process began, nearly.
+var begun = time.Now()
+
+// Options are what there is to tell of; all are required.
+type Options struct {
+	// Node is the node's name, PublicKey that of its tunnel.
+	Node, PublicKey string
+	Follower        *follow.Follower
+	Pods            *pods.Registry
+	Keeper          Keeper
+	Progress        *health.Progress
+	// Directory is that of the manifests; "" for an API server.
+	Directory string
+	// State says how it stands with the source of the cluster's objects.
+	State func() kube.SourceState
+}
+
+// Keeper is asked whether it is there; *keeper.Holdings is one.
+type Keeper interface {
+	Get(key string) (keeper.Item, error)
+}
+
+// Teller tells. Its methods may be called concurrently.
+type Teller struct {
+	o       Options
+	Health  *health.Health
+	Metrics *metrics.Metrics
+}
+
+// New makes a Teller.
+func New(o Options) *Teller {
+	t := &Teller{o: o}
+	t.Metrics = metrics.New(t.counters)
+	t.Health = health.New(health.Options{
+		Alive: o.Progress.Alive, Eligible: o.Progress.Eligible, Updated: o.Progress.Updated,
+		Ready: []health.Check{
+			{Name: "cluster", Run: t.checkStarted},
+			{Name: "keeper", Run: t.checkKeeper},
+			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }}, // not before the first
+		},
+	})
+	return t
+}
+
+// counters are everything that this agent counts, one source a line.
+func (t *Teller) counters() counter.List {
+	build := counter.Counter{Name: "tapestry_build_info", Help: "Always 1; the labels say which agent this is.", Kind: counter.Gauge, Labels: []string{"version", "goversion"}}
+	build.Values = []counter.Value{{Labels: []string{version.String(), runtime.Version()}, N: 1}}
+	list := append(t.o.Progress.Counters(), build)
+	if !t.o.Follower.HasStarted() {
+		return list
+	}
+	return slices.Concat(list,
+		t.o.Follower.Node().Counters(),
+		t.o.Pods.Counters(),
+		t.countState(),
+	)
+}
+
+// countState counts what the agent itself knows.
+func (t *Teller) countState() counter.List {
+	problems := map[string]int{string(kube.Error): 0, string(kube.Warning): 0}
+	shared, own := t.o.Follower.Problems()
+	for _, p := range append(shared, own...) {
+		problems[string(p.Severity)]++
+	}
+	return counter.List{
+		counter.By(counter.Gauge, "tapestry_problems", "Problems with objects that this node sees, by severity.", "severity", problems),
+		counter.One(counter.Gauge, "tapestry_state_age_seconds", "Time since a snapshot of the cluster was applied last.", time.Since(t.o.Progress.Updated()).Seconds()),
+		counter.One(counter.Gauge, "tapestry_source_age_seconds", "How old the state in force may be, since its source was not heard of; 0 while all is well.",
+			t.o.State().Age.Seconds()),
+	}
+}
+
+// Server answers whoever asks on this node.
+func (t *Teller) Server(o localapi.Options) *localapi.Server {
+	return &localapi.Server{Node: t.describe, Options: o, Tables: []localapi.Source{
+		localapi.Peers.From(t.peerRows),
+		localapi.Pods.From(t.podRows),
+		localapi.Problems.From(t.problemRows),
+		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
+	}}
+}
+
+// describe is what there is to tell of the node.
+func (t *Teller) describe(ctx context.Context) localapi.Node {
+	n := localapi.Node{
+		Name: t.o.Node, Version: version.String(), Started: begun, PublicKey: t.o.PublicKey,
+		Missing: t.Health.Missing(ctx), Source: t.sourceText(), Updated: t.o.Progress.Updated(),
+	}
+	if server := t.o.State().Server; server != "" {
+		n.APIServer = "https://" + server
+	}
+	if t.o.Follower.HasStarted() {
+		c := &t.o.Follower.Node().Config().Netstack
+		n.HostPort, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostPort(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
+	}
+	return n
+}
+
+// sourceText says where the cluster's objects come from, and since when they do not.
+func (t *Teller) sourceText() string {
+	if dir := t.o.Directory; dir != "" {
+		return "manifests in " + dir
+	}
+	s := t.o.State()
+	text := "API server " + s.Server
+	if s.Age > 0 {
+		text += fmt.Sprintf(", not heard of for %s", s.Age.Round(time.Second))
+	}
+	if s.Err != nil {
+		text += fmt.Sprintf(" (%v)", s.Err)
+	}
+	return text
+}
+
+func (t *Teller) peerRows(context.Context) (rows []localapi.Peer, _ error) {
+	if !t.o.Follower.HasStarted() {
+		return nil, nil
+	}
+	for _, p := range t.o.Follower.Node().Peers() {
+		row := localapi.Peer{
+			Name: p.Name, Endpoint: p.Endpoint, HandshakeAge: p.HandshakeAge, AnswerAge: p.AnswerAge,
+			Received: p.ReceivedBytes, Sent: p.SentBytes, MTU: p.MTU,
+		}
+		if !p.PublicKey.IsZero() {
+			row.PublicKey = p.PublicKey.String()
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func (t *Teller) podRows(context.Context) (rows []localapi.Pod, _ error) {
+	if !t.o.Follower.HasStarted() {
+		return nil, nil
+	}
+	for _, p := range t.o.Follower.Node().Ports() {
+		rows = append(rows, localapi.Pod{
+			Name: p.Name, Addrs: p.Addrs, FromPackets: p.FromPackets, FromBytes: p.FromBytes, ToPackets: p.ToPackets, ToBytes: p.ToBytes,
+			Lost: p.Down, OverLimit: p.OverLimit, Offloads: p.Offloads,
+		})
+	}
+	return rows, nil
+}
+
+// longestText is how many bytes of a problem are told: whoever wrote the object chose what it quotes.
+const longestText = 2 << 10
+
+func (t *Teller) problemRows(context.Context) (rows []localapi.Problem, _ error) {
+	if !t.o.Follower.HasStarted() {
+		return nil, nil
+	}
+	shared, own := t.o.Follower.Problems()
+	for _, p := range append(shared, own...) {
+		text := p.String()
+		if len(text) > longestText {
+			text = text[:longestText] + "..."
+		}
+		rows = append(rows, localapi.Problem{Severity: string(p.Severity), Text: text})
+	}
+	return rows, nil
+}
