@@ -210,10 +210,10 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 	c.learn(objs.EndpointSlices)
 	ranges := serviceRanges(objs.ServiceCIDRs)
 	problems := c.problems(&objs, ranges)
-	believed := c.pins.Judge(pins.Question{
+	objs.Nodes = c.own.in(objs.Nodes, &problems) // before it is judged who has what: this node has what is its own
+	objs.Nodes = c.pins.Judge(pins.Question{
 		Nodes: objs.Nodes, Guarded: len(objs.PolicyBindings) > 0, Services: ranges, Servers: c.servers.Addrs(),
 	}, &problems)
-	objs.Nodes = c.own.in(believed, &problems)
 	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
 	kube.SortProblems(problems)
 	return objs, problems, true

@@ -164,6 +164,14 @@ func TestOwnNodeGone(t *testing.T) {
 	v.until("a problem", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return gone(problems) && names(objs) == "Node n0, Node n1, Node n2" && objs.Nodes[1] == before.Nodes[1]
 	})
+	thief := node("n2") // what is this node's nobody gets meanwhile
+	thief.Spec.PodCIDRs = []string{"10.244.1.0/24"}
+	s.Put(thief)
+	v.until("it stays this node's", func(objs *kube.Objects, problems []kube.Problem) bool {
+		return len(problems) == 2 && objs.Nodes[1] == before.Nodes[1] && len(objs.Nodes[2].Spec.PodCIDRs) == 0
+	})
+	s.Put(node("n2"))
+	v.until("the thief gave up", func(_ *kube.Objects, problems []kube.Problem) bool { return gone(problems) })
 	fresh := node("n1")
 	fresh.Spec.PodCIDRs = nil
 	s.Put(fresh)
