@@ -57,6 +57,12 @@ type Held struct {
 	// UDPIdle is how long a UDP conversation through host sockets lives without a datagram; 0: two minutes.
 	UDPIdle time.Duration
 
+	// HostAddrs gives changed the addresses of the host's interfaces at once, and again when they are others, until ctx ends. nil: the
+	// host has the addresses of the Config, and no others.
+	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error
+	// DenyEgress is what pods may not dial outside.
+	DenyEgress []netstack.Destination
+
 	// Upstreams gives the DNS servers for names outside of the cluster, best first. It is asked until it succeeds once.
 	Upstreams func() ([]netip.AddrPort, error)
 	// Healthy reports whether load balancers may send new connections to this node; nil: always.
@@ -91,10 +97,12 @@ type Node struct {
 	parts     []part // all of them, those that are made
 
 	// Never nil.
-	config atomic.Pointer[Config]
-	table  atomic.Pointer[services.Table]
+	config    atomic.Pointer[Config]
+	table     atomic.Pointer[services.Table]
+	hostAddrs atomic.Pointer[[]netip.Addr]
 
-	setting sync.Mutex // held by Set and Close; guards closed
+	setting sync.Mutex // held by all that sets a part, and by Close; guards inForce and closed
+	inForce bool       // Set has been called
 	closed  bool
 }
 
@@ -140,6 +148,7 @@ func (n *Node) Set(c Config) error {
 		return err
 	}
 	n.config.Store(&c)
+	n.inForce = true
 	var errs []error
 	for _, p := range n.parts {
 		errs = append(errs, p.set(&c))

@@ -22,6 +22,7 @@ import (
 var parts = []maker{
 	{"services", makeServices},          // frontends and backends, which the others ask
 	{"mesh", makeMesh},                  // the way to other nodes
+	{"host addresses", makeHostAddrs},   // those of the host's interfaces
 	{"packet path", makePath},           // Ports, flows and the gateway
 	{"node ports", makeNodePorts},       // host sockets of NodePorts and host ports
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
@@ -100,7 +101,7 @@ func makePath(n *Node) (p part, err error) {
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 	})
 	p = quiet
-	p.set = func(c *Config) error { return n.path.Set(c.Netstack, n.table.Load(), nil) }
+	p.set = n.setPath
 	p.problems = n.strandedPorts
 	p.counters = n.countPath
 	p.close = func() { _ = n.path.Close() }

@@ -362,3 +362,58 @@ func TestRestart(t *testing.T) {
 		check(fmt.Sprintf("after node %d has started anew", i+1))
 	}
 }
+
+// A pod comes to every address of the host as itself, by the host Port: to one that the host had at the start, and to one that it got
+// since. What is neither the host's nor the cluster's it is refused where that is denied.
+func TestHostAddrs(t *testing.T) {
+	c := nodetest.New(t, 1)
+	m := c.Members[0]
+	p, host := m.Pod(3), m.HostPort()
+	arrives := func(to string) {
+		t.Helper()
+		dst := netip.MustParseAddrPort(to)
+		conn := dial(t, p, "udp", dst)
+		for end := time.After(patience); ; {
+			if _, err := conn.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case f := <-host.Frames():
+				var got packet.Packet
+				if got.ParseFrame(f) == packet.Good && got.Tuple.Dst == packet.AddrFrom(dst.Addr()) {
+					if got.Tuple.Src != packet.AddrFrom(p.Addrs[0]) && got.Tuple.Src != packet.AddrFrom(p.Addrs[1]) {
+						t.Errorf("%s came from %s", to, got.Tuple.Src)
+					}
+					return
+				}
+			case <-end:
+				t.Fatalf("%s: nothing came to the host; %v", to, m.Packets())
+			}
+		}
+	}
+	refused := func(to string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if conn, err := p.Dial(ctx, "tcp", netip.MustParseAddrPort(to)); err == nil {
+			_ = conn.Close()
+			t.Errorf("%s: a connection", to)
+		} else if ctx.Err() != nil {
+			t.Errorf("%s: no answer", to)
+		}
+	}
+	refused("172.17.0.1:22")
+	m.SetHostAddrs(netip.MustParseAddr("172.17.0.1"), netip.MustParseAddr("2001:db8::1"), m.Addr)
+	arrives("172.17.0.1:22")
+	arrives("[2001:db8::1]:22")
+	arrives(netip.AddrPortFrom(m.Addr, 22).String())
+	m.SetHostAddrs(netip.MustParseAddr("10.99.0.1"))
+	arrives("10.99.0.1:22")
+	refused("172.17.0.1:22")
+	if got := m.Packets().Drops["egress-denied"]; got < 2 {
+		t.Errorf("%d packets were denied", got)
+	}
+	m.Restart()
+	host = m.HostPort()
+	arrives("10.99.0.1:22")
+}

@@ -1,3 +1,5 @@
+// Package services turns the Services of a cluster into an immutable Table of frontends and backends and chooses the
+// backend of every new flow.
 package services
 
 import (

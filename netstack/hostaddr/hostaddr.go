@@ -32,27 +32,14 @@ func List() ([]netip.Addr, error) {
 	return slices.Compact(list), nil
 }
 
-// Watcher hears of changes.
-type Watcher struct{ socket *os.File }
-
-// Watch begins to listen: no change after it returned is missed by Run.
-func Watch() (*Watcher, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+// Watch gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it returns.
+func Watch(ctx context.Context, changed func([]netip.Addr)) error {
+	socket, err := subscribe() // before the first list, so that no change is missed
 	if err != nil {
-		return nil, fmt.Errorf("watch the addresses of the host: %w", err)
+		return fmt.Errorf("watch the addresses of the host: %w", err)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR}); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("watch the addresses of the host: subscribe: %w", err)
-	}
-	return &Watcher{os.NewFile(uintptr(fd), "rtnetlink")}, nil
-}
-
-// Run gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it returns. It closes
-// the Watcher.
-func (w *Watcher) Run(ctx context.Context, changed func([]netip.Addr)) error {
-	defer w.socket.Close()
-	stop := context.AfterFunc(ctx, func() { _ = w.socket.Close() })
+	defer socket.Close()
+	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer stop()
 	var known []netip.Addr
 	for first := true; ; first = false {
@@ -64,7 +51,7 @@ func (w *Watcher) Run(ctx context.Context, changed func([]netip.Addr)) error {
 			known = list
 			changed(slices.Clone(list))
 		}
-		if err := w.wait(); err != nil {
+		if err := wait(socket); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -73,10 +60,23 @@ func (w *Watcher) Run(ctx context.Context, changed func([]netip.Addr)) error {
 	}
 }
 
+// subscribe opens a socket for the kernel's messages about addresses.
+func subscribe() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR}); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("subscribe: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "rtnetlink"), nil
+}
+
 // wait returns when something may have changed. What the messages say does not matter, as all addresses are listed anew, and
 // neither does that some were lost.
-func (w *Watcher) wait() error {
-	conn, err := w.socket.SyscallConn()
+func wait(socket *os.File) error {
+	conn, err := socket.SyscallConn()
 	if err != nil {
 		return err
 	}

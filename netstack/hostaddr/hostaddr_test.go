@@ -30,14 +30,10 @@ const patience = 10 * time.Second
 // TestWatch: addresses that come and go on any interface, a loopback alias and one on a dummy interface among them, are told, and
 // those of an interface that vanishes.
 func TestWatch(t *testing.T) {
-	w, err := hostaddr.Watch()
-	if err != nil {
-		t.Fatal(err)
-	}
 	lists, ended := make(chan []netip.Addr, 100), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() { ended <- w.Run(ctx, func(list []netip.Addr) { lists <- list }) }()
+	go func() { ended <- hostaddr.Watch(ctx, func(list []netip.Addr) { lists <- list }) }()
 	until := func(what string, so func([]netip.Addr) bool) {
 		t.Helper()
 		for deadline := time.After(patience); ; {

@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -32,6 +33,8 @@ const mtu = 1420
 var (
 	clusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
 	serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+	// everything is what pods may not dial: this machine's network is no part of a Cluster.
+	everything = []netstack.Destination{{Range: netip.MustParsePrefix("0.0.0.0/0")}, {Range: netip.MustParsePrefix("::/0")}}
 	// DNS are the addresses of cluster DNS.
 	DNS = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
 )
@@ -90,6 +93,7 @@ func New(t testing.TB, nodes int) *Cluster {
 		t.Cleanup(func() { _ = poller.Close() })
 		m.held = node.Held{
 			Key: overlay.NewPrivateKey(), Bind: c.Underlay.Bind(m.endpoint()), Poller: poller, Listen: &m.host,
+			HostAddrs: m.host.follow, DenyEgress: everything,
 			Upstreams: func() ([]netip.AddrPort, error) { return nil, nil }, // there is nothing outside
 		}
 		c.Members = append(c.Members, m)
@@ -238,10 +242,42 @@ func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) 
 	return at, ok
 }
 
+// HostPort attaches a host Port, and gives what the host gets.
+func (m *Member) HostPort() *netstacktest.Device {
+	m.cluster.t.Helper()
+	dev := netstacktest.NewDevice()
+	if err := m.Attach(netstack.PortConfig{Name: hostport.Key, Kind: netstack.HostPort, MAC: tap.HostMAC, Addrs: hostport.Addrs(m.podCIDRs())}, dev); err != nil {
+		m.cluster.t.Fatal(err)
+	}
+	return dev
+}
+
+// SetHostAddrs says which addresses the host's interfaces have. The Node knows them when it returns.
+func (m *Member) SetHostAddrs(list ...netip.Addr) {
+	m.host.mu.Lock()
+	m.host.addrs = list
+	changed := m.host.changed
+	m.host.mu.Unlock()
+	changed(list)
+}
+
 // host is a node's own network: sockets on free ports of this machine's loopback address stand for those it asks for.
 type host struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	sockets map[string]netip.AddrPort
+	addrs   []netip.Addr
+	changed func([]netip.Addr) // tells the Node
+}
+
+// follow is node.Held.HostAddrs.
+func (h *host) follow(ctx context.Context, changed func([]netip.Addr)) error {
+	h.mu.Lock()
+	list := h.addrs
+	h.changed = changed
+	h.mu.Unlock()
+	changed(list)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 var errNoHost = errors.New("nodetest: a host has sockets of IPv4 alone")

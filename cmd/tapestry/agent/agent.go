@@ -21,6 +21,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/heap"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/node"
@@ -44,6 +45,7 @@ type agentConfig struct {
 	healthAddr   string // host address of the health endpoints; "" for none
 	metricsAddr  string // host address of /metrics; "" for none
 	externalIPs  bool
+	denyEgress   []netstack.Destination
 	logLevel     string
 	source       sourceConfig
 	addressRest  time.Duration
@@ -79,10 +81,15 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez and /readyz on, empty for not", Value: ":10256", Destination: &c.healthAddr},
 			&cli.StringFlag{Name: "metrics-address", Usage: "`ADDR` to serve /metrics on, empty for not", Value: "127.0.0.1:10249", Destination: &c.metricsAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
+			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, append(c.source.flags(), c.offloads.flags()...)...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
+			var err error
+			if c.denyEgress, err = destinations(ctx.StringSlice("deny-egress")); err != nil {
+				return err
+			}
 			for _, uid := range uids.Value() {
 				if uid < 0 || int64(uid) > 1<<32-2 {
 					return fmt.Errorf("--local-api-uid %d is not the number of a user", uid)

@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/hostaddr"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/node"
 	"tapestry.dev/tapestry/overlay"
@@ -25,6 +26,7 @@ const (
 func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
+		HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
 		Upstreams: a.upstreams, Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
