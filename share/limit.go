@@ -112,6 +112,33 @@ func (l *Limit[K, V]) decide(o *owner[K, V]) Decision {
 	return Decide(o.account.Charge(), l.order.Most().Charge(), free)
 }
 
+// Take takes the claim that Acquire by key would take if no unit were free, and gives its unit to nobody: there turned out to be fewer
+// than Total. ok is false when there is none to be had. The caller ends what the claim was for. It is for a Limit without Keep.
+func (l *Limit[K, V]) Take(key K) (lost *Claim[K, V], ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.order.Len() == 0 {
+		return nil, false
+	}
+	o, charge := l.owners[key], 0
+	if o != nil {
+		charge = o.account.Charge()
+	}
+	switch Decide(charge, l.order.Most().Charge(), 0) {
+	case Most:
+		lost = l.order.Most().Of.oldest
+		l.stats.TakenFromMost++
+	case Own:
+		lost = o.oldest
+		l.stats.TakenFromOwn++
+	default:
+		l.stats.Refused++
+		return nil, false
+	}
+	l.remove(lost)
+	return lost, true
+}
+
 // Touch notes that what c is for was used just now. It does nothing when c holds no unit.
 func (l *Limit[K, V]) Touch(c *Claim[K, V]) {
 	l.mu.Lock()

@@ -175,6 +175,27 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestTake: where there are fewer units than was thought, those go who would lose one to another owner.
+func TestTake(t *testing.T) {
+	l := share.New[string, int](share.Options[string]{Total: 100})
+	if lost, ok := l.Take("new"); ok {
+		t.Errorf("%v was taken from nobody", lost)
+	}
+	acquire(t, l, "greedy", 0, 5)
+	acquire(t, l, "modest", 100, 1)
+	for i, owner := range []string{"new", "modest", "greedy"} {
+		if lost, ok := l.Take(owner); !ok || lost.Value != i {
+			t.Errorf("for %s %v was taken, want the greedy owner's oldest, %d", owner, lost, i)
+		}
+	}
+	if lost, ok := l.Take("modest"); !ok || lost.Value != 100 { // two of the greedy owner's are left
+		t.Errorf("for the modest owner %v was taken, want its own", lost)
+	}
+	if s := l.Stats(); s.Held != 2 || s.Owners != 1 || s.TakenFromMost != 2 || s.TakenFromOwn != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestBadOptions(t *testing.T) {
 	for _, o := range []share.Options[string]{{}, {Total: 1, Reserve: 1}, {Total: 5, Reserve: -1}} {
 		t.Run(fmt.Sprint(o.Total, o.Reserve), func(t *testing.T) {

@@ -134,7 +134,7 @@ func New(o Options) (*Gateway, error) {
 		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Refuse: g.refuse, Pace: o.Pace,
 	})
 	g.udp = udprelay.New(udprelay.Options{
-		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
+		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 	})
 	g.spawn(func() { g.udp.Run(g.ctx) })
 	return g, nil

@@ -11,11 +11,10 @@ type fate uint8
 
 const (
 	sent     fate = iota
-	refused       // not this one, but an earlier one: the destination has no such port
 	busy          // no room
 	tooBig        // this one, or an earlier one on the way
 	notWhole      // not as a superframe
-	failed
+	failed        // this one, or an earlier one
 )
 
 // errNotWhole asks for the segments of a superframe one by one.
@@ -26,8 +25,6 @@ func fateOf(errno unix.Errno, super bool) fate {
 	switch errno {
 	case 0:
 		return sent
-	case unix.ECONNREFUSED:
-		return refused
 	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
 		return busy
 	case unix.EIO, unix.EINVAL:

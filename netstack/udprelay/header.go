@@ -54,6 +54,14 @@ func (h *header) is4() bool { return h.ip == 20 }
 
 func (h *header) len() int { return h.ip + udpLen }
 
+// headLen is the length of the headers of a family.
+func headLen(is4 bool) int {
+	if is4 {
+		return 20 + udpLen
+	}
+	return 40 + udpLen
+}
+
 // put writes the headers of ip, which has its data: datagrams of size bytes each but for the last. The checksum is left to whoever
 // takes the packet with the virtio-net header that is returned.
 func (h *header) put(ip []byte, size int) packet.VNetHdr {

@@ -47,8 +47,28 @@ func addOutside() error {
 		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipnet, Flags: 0x02}); err != nil { // IFA_F_NODAD
 			return fmt.Errorf("add %s: %w", a, err)
 		}
+		if err := wait(a); err != nil {
+			return fmt.Errorf("send to %s: %w", a, err)
+		}
 	}
 	return nil
+}
+
+// wait waits until what is sent to an address of the host arrives: the kernel makes the route to a new IPv6 address a moment later.
+func wait(a netip.Addr) error {
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for range 1000 {
+		_, _ = c.WriteTo([]byte("?"), c.LocalAddr())
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, _, err = c.ReadFrom(make([]byte, 1)); err == nil {
+			break
+		}
+	}
+	return err
 }
 
 // world is a relay and what it sends to pods.
@@ -73,6 +93,10 @@ func newWorld(t *testing.T, o Options) *world {
 		w.toPod <- asFrame(ip, vnet)
 		clear(ip) // it was borrowed
 	}
+	o.Refuse = func(p *packet.Packet, why packet.ICMPError) {
+		ip := make([]byte, 1280)
+		w.toPod <- asFrame(ip[:packet.PutICMPError(ip, p, why, p.Tuple.Dst, 0)], packet.VNetHdr{})
+	}
 	w.relay = New(o)
 	t.Cleanup(func() {
 		w.relay.Close()
@@ -96,7 +120,7 @@ func asFrame(ip []byte, vnet packet.VNetHdr) []byte {
 }
 
 // from makes what the pod sends; size is that of a superframe's datagrams, 0 for one datagram.
-func from(t *testing.T, s netstacktest.Spec, size int) *packet.Packet {
+func from(t testing.TB, s netstacktest.Spec, size int) *packet.Packet {
 	t.Helper()
 	s.Proto, s.Partial = packet.UDP, true
 	frame := s.Frame(packet.MAC{2, 1}, packet.MAC{2, 2})
@@ -173,7 +197,7 @@ func (w *world) datagrams(tuple packet.Tuple, n int) [][]byte {
 }
 
 // server is a socket outside.
-func server(t *testing.T, addr string) *net.UDPConn {
+func server(t testing.TB, addr string) *net.UDPConn {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
 	if err != nil {
@@ -187,7 +211,7 @@ func server(t *testing.T, addr string) *net.UDPConn {
 func at(c net.PacketConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
 // hear gives the next datagram at c.
-func hear(t *testing.T, c *net.UDPConn) ([]byte, netip.AddrPort) {
+func hear(t testing.TB, c *net.UDPConn) ([]byte, netip.AddrPort) {
 	t.Helper()
 	b := make([]byte, 65535)
 	n, client, err := c.ReadFromUDPAddrPort(b)

@@ -20,7 +20,7 @@ func TestFate(t *testing.T) {
 		alone, many fate
 	}{
 		{0, sent, sent},
-		{unix.ECONNREFUSED, refused, refused},
+		{unix.ECONNREFUSED, failed, failed},
 		{unix.EAGAIN, busy, busy},
 		{unix.ENOBUFS, busy, busy},
 		{unix.EMSGSIZE, tooBig, notWhole},
@@ -37,30 +37,34 @@ func TestFate(t *testing.T) {
 
 func TestRunJoins(t *testing.T) {
 	const room = 60000
+	one, other := new(conversation), new(conversation)
 	for name, c := range map[string]struct {
 		r       run
 		n, size int
 		want    bool
 	}{
 		"the first":              {run{}, 100, 100, false},
-		"an equal one":           {run{0, 100, 100, true}, 100, 100, true},
-		"a shorter one":          {run{0, 200, 100, true}, 1, 1, true},
-		"after a shorter one":    {run{0, 250, 100, true}, 100, 100, false},
-		"as short as the last":   {run{0, 250, 100, true}, 50, 50, false},
-		"a longer one":           {run{0, 100, 100, true}, 101, 101, false},
-		"an empty one":           {run{0, 100, 100, true}, 0, 0, false},
-		"after an empty one":     {run{0, 0, 0, true}, 0, 0, false},
-		"several":                {run{0, 100, 100, true}, 250, 100, true},
-		"several of other size":  {run{0, 100, 100, true}, 90, 50, false},
-		"the 64th":               {run{0, 6300, 100, true}, 100, 100, true},
-		"the 65th":               {run{0, 6400, 100, true}, 100, 100, false},
-		"more than fits":         {run{0, 59000, 1000, true}, 1001, 1000, false},
-		"as much as fits":        {run{0, 59000, 1000, true}, 1000, 1000, true},
-		"several beyond the max": {run{0, 6000, 100, true}, 500, 100, false},
+		"an equal one":           {run{one, 0, 100, 100}, 100, 100, true},
+		"a shorter one":          {run{one, 0, 200, 100}, 1, 1, true},
+		"after a shorter one":    {run{one, 0, 250, 100}, 100, 100, false},
+		"as short as the last":   {run{one, 0, 250, 100}, 50, 50, false},
+		"a longer one":           {run{one, 0, 100, 100}, 101, 101, false},
+		"an empty one":           {run{one, 0, 100, 100}, 0, 0, false},
+		"after an empty one":     {run{one, 0, 0, 0}, 0, 0, false},
+		"several":                {run{one, 0, 100, 100}, 250, 100, true},
+		"several of other size":  {run{one, 0, 100, 100}, 90, 50, false},
+		"the 64th":               {run{one, 0, 6300, 100}, 100, 100, true},
+		"the 65th":               {run{one, 0, 6400, 100}, 100, 100, false},
+		"more than fits":         {run{one, 0, 59000, 1000}, 1001, 1000, false},
+		"as much as fits":        {run{one, 0, 59000, 1000}, 1000, 1000, true},
+		"several beyond the max": {run{one, 0, 6000, 100}, 500, 100, false},
 	} {
-		if got := c.r.joins(c.n, c.size, room); got != c.want {
+		if got := c.r.joins(one, c.n, c.size, room); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
+	}
+	if r := (run{one, 0, 100, 100}); r.joins(other, 100, 100, room) {
+		t.Error("a datagram joined those of another conversation")
 	}
 }
 

@@ -34,9 +34,10 @@ type sizeControl struct {
 
 // receiver is the memory of one turn.
 type receiver struct {
-	msgs [width]mmsghdr
-	iovs [width]unix.Iovec
-	ctls [width]sizeControl
+	msgs  [width]mmsghdr
+	iovs  [width]unix.Iovec
+	ctls  [width]sizeControl
+	names [width]sockaddr // whom they are from
 	// slots take the messages of a call; of each, only pages that datagrams filled are backed by memory.
 	slots []byte
 	whole []byte // for a datagram to be cut into fragments, and one of these
@@ -60,36 +61,36 @@ func (r *Relay) putBack(rx *receiver) {
 }
 
 // Ready implements poll.Handler: it brings to the pod what arrived, for a turn, and arms the socket again.
-func (c *conversation) Ready(_ uint32, buf []byte) []byte {
-	if !c.acquire() {
+func (m *mapping) Ready(events uint32, buf []byte) []byte {
+	if !m.acquire() {
 		return buf
 	}
-	defer c.release()
-	rx := c.r.receiver()
-	defer c.r.putBack(rx)
+	defer m.release()
+	if events&poll.Fail != 0 {
+		m.hearErrors()
+	}
+	rx := m.r.receiver()
+	defer m.r.putBack(rx)
 	for range turn {
 		// One message of coalesced datagrams fills a superframe by itself, and need not be copied.
 		want := width
-		if c.bulk.Load() {
+		if m.bulk.Load() {
 			want = 1
 		}
-		n, errno := rx.receive(c.fd, c.head.len(), want)
+		n, errno := rx.receive(m.fd, headLen(m.pod.Addr.Is4()), want)
 		switch errno {
 		case 0:
-			c.touch()
-			c.deliver(rx, n)
-		case unix.ECONNREFUSED:
-			c.tellRefused()
-			continue
+			m.deliver(rx, n)
 		case unix.EAGAIN:
 		default:
-			continue // another ICMP error; what does not fit is told when it is sent again
+			m.hearErrors()
+			continue
 		}
 		if n < want {
 			break
 		}
 	}
-	if w := c.watch.Load(); w != nil {
+	if w := m.watch.Load(); w != nil {
 		w.Arm(poll.In)
 	}
 	return buf
@@ -102,6 +103,7 @@ func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 		rx.iovs[i].Base = unsafe.SliceData(room)
 		rx.iovs[i].SetLen(len(room))
 		m := &rx.msgs[i]
+		m.Name, m.Namelen = (*byte)(unsafe.Pointer(&rx.names[i].raw)), uint32(unsafe.Sizeof(rx.names[i].raw))
 		m.Iov = &rx.iovs[i]
 		m.SetIovlen(1)
 		m.Control = (*byte)(unsafe.Pointer(&rx.ctls[i]))
@@ -126,63 +128,86 @@ func (rx *receiver) size(i, n int) int {
 	return n
 }
 
-// run is a superframe that comes to be in a slot: n bytes of datagrams of size bytes each, but for the last. begun says that there is
-// one: a datagram may be empty.
+// run is a superframe that comes to be in a slot: n bytes of datagrams of one conversation, of size bytes each but for the last. It is
+// none without a conversation.
 type run struct {
+	of            *conversation
 	slot, n, size int
-	begun         bool
 }
 
 // joins reports whether a message of n bytes, in datagrams of size, may follow within room.
-func (r *run) joins(n, size, room int) bool {
-	if !r.begun || n == 0 || r.size == 0 || r.n%r.size != 0 || r.n+n > room || (r.n+n-1)/r.size >= maxSegments {
+func (r *run) joins(of *conversation, n, size, room int) bool {
+	if r.of != of || n == 0 || r.size == 0 || r.n%r.size != 0 || r.n+n > room || (r.n+n-1)/r.size >= maxSegments {
 		return false
 	}
 	return size == r.size || n == size && n < r.size
 }
 
 // deliver sends the n messages of rx to the pod.
-func (c *conversation) deliver(rx *receiver, n int) {
-	head, mtu := c.head.len(), c.r.o.MTU()
+func (m *mapping) deliver(rx *receiver, n int) {
+	head, mtu := headLen(m.pod.Addr.Is4()), m.r.o.MTU()
 	var r run
 	for i := range n {
+		of := m.from(&rx.names[i])
+		if of == nil {
+			m.r.strange.Add(1)
+			continue
+		}
 		length := int(rx.msgs[i].n)
 		size := rx.size(i, length)
 		if i == 0 {
-			c.bulk.Store(length > size)
+			m.bulk.Store(length > size)
 		}
 		switch {
-		case r.joins(length, size, maxIP-head):
+		case r.joins(of, length, size, maxIP-head):
 			copy(rx.slot(r.slot)[head+r.n:], rx.slot(i)[head:head+length])
 			r.n += length
 		case head+min(size, length) > mtu:
-			c.flush(rx, &r)
-			c.cut(rx, rx.slot(i)[head:head+length], size)
+			m.flush(rx, &r)
+			of.cut(rx, rx.slot(i)[head:head+length], size)
 		default:
-			c.flush(rx, &r)
-			r = run{i, length, size, true}
+			m.flush(rx, &r)
+			r = run{of, i, length, size}
 		}
 	}
-	c.flush(rx, &r)
+	m.flush(rx, &r)
+}
+
+// from finds the conversation of what came from an address. Nobody but whom the pod has sent to may send to it (RFC 4787 5, address and
+// port dependent filtering).
+func (m *mapping) from(name *sockaddr) *conversation {
+	e, ok := name.endpoint()
+	if !ok {
+		return nil
+	}
+	t := m.tuple(e)
+	c := m.r.table.find(&t)
+	if c == nil || c.m != m {
+		return nil
+	}
+	c.touch()
+	return c
 }
 
 // flush sends a run, if there is one, and ends it.
-func (c *conversation) flush(rx *receiver, r *run) {
-	if r.begun {
-		ip := rx.slot(r.slot)[:c.head.len()+r.n]
-		c.r.o.Send(ip, c.head.put(ip, r.size))
+func (m *mapping) flush(rx *receiver, r *run) {
+	if r.of != nil {
+		h := &r.of.head
+		ip := rx.slot(r.slot)[:h.len()+r.n]
+		m.r.o.Send(ip, h.put(ip, r.size))
 	}
 	*r = run{}
 }
 
 // cut sends datagrams of size bytes that do not fit the pods' MTU, in fragments.
 func (c *conversation) cut(rx *receiver, data []byte, size int) {
+	r := c.m.r
 	if rx.whole == nil {
 		rx.whole = make([]byte, 2*slot)
 	}
 	for len(data) > 0 {
 		n := min(size, len(data))
-		c.head.fragments(data[:n], c.r.o.MTU(), c.r.fragID.Add(1), rx.whole, func(ip []byte) { c.r.o.Send(ip, packet.VNetHdr{}) })
+		c.head.fragments(data[:n], r.o.MTU(), r.fragID.Add(1), rx.whole, func(ip []byte) { r.o.Send(ip, packet.VNetHdr{}) })
 		data = data[n:]
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/share"
 )
 
 // Options are what a Relay needs.
@@ -25,17 +26,19 @@ type Options struct {
 	Poller *poll.Poller
 	// Send carries an IP packet for a pod, a superframe perhaps, through the pipeline, with its virtio-net header. It is borrowed.
 	Send func(ip []byte, vnet packet.VNetHdr)
+	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. p is borrowed.
+	Refuse func(p *packet.Packet, why packet.ICMPError)
 	// MTU is the pods' MTU in bytes, now.
 	MTU func() int
 	// Idle is how long an idle conversation is kept.
 	Idle time.Duration
-	// Max bounds the conversations. 0 is half of the descriptors that the process may have, and 16,384 at most: their ports
-	// come from the host's range of some 28,000.
-	Max int
+	// MaxSockets bounds the host sockets, one for each address and port of a pod; 0 is 4,096.
+	MaxSockets int
+	// MaxConversations bounds the addresses and ports outside that pods talk to; 0 is twice MaxSockets.
+	MaxConversations int
 }
 
-// defaultMax is the bound where descriptors are plenty.
-const defaultMax = 16384
+const defaultSockets = 4096
 
 // Errors of Send. Others say why a host socket could not be had, or why the host would not send.
 var (
@@ -43,6 +46,8 @@ var (
 	ErrTooBig = errors.New("the datagram does not fit the path")
 	// ErrBusy: the host's socket has no room. Datagrams are lost where there is no room.
 	ErrBusy = errors.New("the host's socket has no room for the datagram")
+	// ErrTooMany: all conversations, or sockets, are others', and no pod has two.
+	ErrTooMany = errors.New("there are too many conversations")
 )
 
 // Relay has the conversations. Its methods are safe for concurrent use.
@@ -53,10 +58,17 @@ type Relay struct {
 	now   atomic.Int64 // since start, as of the last Sweep
 	// fragID is the identification of the last datagram that was cut: no two of one pod and one address may have the same.
 	fragID atomic.Uint32
+	// strange counts datagrams from whom the pod has not sent to.
+	strange atomic.Uint64
 
-	mu     sync.Mutex // guards changes of table, and the rest
-	order  order
-	closed bool
+	// Who may have how many; charged to pods' addresses.
+	sockets *share.Limit[packet.Addr, *mapping]
+	talks   *share.Limit[packet.Addr, *conversation]
+
+	mu       sync.Mutex // guards changes of table, and the rest
+	order    order
+	mappings map[packet.Endpoint]*mapping
+	closed   bool
 
 	spare struct {
 		sync.Mutex
@@ -66,93 +78,236 @@ type Relay struct {
 
 // New makes a Relay without conversations. Somebody must call Run, or Sweep from time to time.
 func New(o Options) *Relay {
-	if o.Max == 0 {
-		o.Max = defaultMax
-		var lim unix.Rlimit
-		if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && lim.Cur/2 < defaultMax {
-			o.Max = max(1, int(lim.Cur/2))
-		}
+	o.MaxSockets = cmp.Or(o.MaxSockets, defaultSockets)
+	o.MaxConversations = cmp.Or(o.MaxConversations, 2*o.MaxSockets)
+	return &Relay{
+		o: o, table: newTable(o.MaxConversations), start: time.Now(), mappings: map[packet.Endpoint]*mapping{},
+		sockets: share.New[packet.Addr, *mapping](share.Options[packet.Addr]{Total: o.MaxSockets}),
+		talks:   share.New[packet.Addr, *conversation](share.Options[packet.Addr]{Total: o.MaxConversations}),
 	}
-	return &Relay{o: o, table: newTable(o.Max), start: time.Now()}
 }
 
 // Send sends the datagrams of p, which a pod sent, on their way. p is UDP and whole, its checksum right or partial; it is borrowed.
 // Without DontFragment the host may fragment. With ErrTooBig comes the largest IP packet, in bytes, that fits.
 func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	c := r.table.find(&p.Tuple)
-	if c == nil || !c.acquire() {
+	known := c != nil && c.m.acquire()
+	if !known {
 		if c, err = r.open(&p.Tuple); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("send from %s to %s: %w", p.Tuple.Src, p.Tuple.Dst, err)
 		}
 	}
-	defer c.release()
+	defer c.m.release()
 	c.touch()
-	return c.send(p)
+	mtu, err = c.send(p)
+	if err != nil && !known && err != ErrBusy && err != ErrTooBig {
+		r.end(c) // nothing was sent, so nothing comes back
+	}
+	return mtu, err
 }
 
-// open begins a conversation and gives it acquired.
+// open begins a conversation, or finds one that somebody else begins at this moment, and gives it with its mapping acquired.
 func (r *Relay) open(t *packet.Tuple) (*conversation, error) {
-	c, err := r.dial(t)
-	if err != nil {
-		return nil, fmt.Errorf("open a host socket to %s: %w", packet.Endpoint{Addr: t.Dst, Port: t.DstPort}.AddrPort(), err)
-	}
 	for {
-		other, oldest := r.insert(c)
-		switch {
-		case oldest != nil:
-			r.end(oldest)
-			continue
-		case other == c:
-			return c, nil
+		m, err := r.mapping(packet.Endpoint{Addr: t.Src, Port: t.SrcPort})
+		if err != nil {
+			return nil, err
 		}
-		c.release()
-		if other == nil {
-			return nil, net.ErrClosed
+		c := newConversation(m, t)
+		lost, ok := r.talks.Acquire(&c.claim, t.Src)
+		if lost != nil {
+			r.end(lost.Value)
 		}
-		if other.acquire() {
-			return other, nil
+		if ok {
+			there := r.insert(c)
+			if there == c {
+				return c, nil
+			}
+			r.talks.Release(&c.claim)
+			if there != nil {
+				m.release()
+				return there, nil
+			}
 		}
-		return nil, fmt.Errorf("begin a conversation: it ended at once: %w", net.ErrClosed)
+		r.endVacant(m)
+		m.release()
+		if !ok {
+			return nil, ErrTooMany
+		}
 	}
 }
 
-// insert adds c, or gives the other one of the same tuple that is there already, or the oldest one that has to go first. All
-// are nil after Close.
-func (r *Relay) insert(c *conversation) (there, oldest *conversation) {
+// insert adds c, or gives the other one of the same tuple that is there already, acquired. It gives nil when c or
+// its mapping has ended.
+func (r *Relay) insert(c *conversation) (there *conversation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
-		return nil, nil
+	if c.m.gone || c.gone {
+		return nil
 	}
 	if other := r.table.find(&c.tuple); other != nil {
-		return other, nil
+		other.m.users.Add(1)
+		return other
 	}
-	if len(r.order) >= r.o.Max {
-		return nil, r.order.oldest()
-	}
-	c.users.Add(1)
 	r.table.add(c)
 	heap.Push(&r.order, c)
-	return c, nil
+	c.at = len(c.m.talks)
+	c.m.talks = append(c.m.talks, c)
+	return c
 }
 
-// dial opens the socket of a conversation. Where descriptors or ports have run out, the oldest conversation gives its own.
-func (r *Relay) dial(t *packet.Tuple) (*conversation, error) {
-	c, err := newConversation(r, t)
+// mapping gives the mapping of an address and port of a pod, acquired. A new one has no conversations yet.
+func (r *Relay) mapping(pod packet.Endpoint) (*mapping, error) {
+	if m := r.mapped(pod); m != nil {
+		return m, nil
+	}
+	m, err := r.newMapping(pod)
+	if err != nil {
+		return nil, fmt.Errorf("open a host socket: %w", err)
+	}
+	r.mu.Lock()
+	other := r.mappings[pod]
+	good := !r.closed && !m.gone && other == nil
+	if good {
+		m.users.Add(1)
+		r.mappings[pod] = m
+	} else if other != nil {
+		other.users.Add(1)
+	}
+	closed := r.closed
+	r.mu.Unlock()
+	if good {
+		return m, nil
+	}
+	r.sockets.Release(&m.claim)
+	m.release()
 	switch {
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
-		if r.endOldest(-1) {
-			return newConversation(r, t)
+	case closed:
+		return nil, net.ErrClosed
+	case other != nil:
+		return other, nil
+	}
+	return nil, ErrTooMany // it lost its place before it was used
+}
+
+func (r *Relay) mapped(pod packet.Endpoint) *mapping {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.mappings[pod]
+	if m != nil {
+		m.users.Add(1) // one that ends leaves mappings first
+	}
+	return m
+}
+
+// newMapping opens a socket within the bound. Where descriptors or ports have run out before that, a pod that has many gives one.
+func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
+	m := &mapping{r: r, pod: pod}
+	m.claim.Value = m
+	lost, ok := r.sockets.Acquire(&m.claim, pod.Addr)
+	if lost != nil {
+		r.endMapping(lost.Value)
+	}
+	if !ok {
+		return nil, ErrTooMany
+	}
+	err := m.open()
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.ENOBUFS) {
+		if lost, ok = r.sockets.Take(pod.Addr); ok && lost != &m.claim {
+			r.endMapping(lost.Value)
+			err = m.open()
 		}
 	}
-	return c, err
+	if err != nil {
+		r.sockets.Release(&m.claim)
+		return nil, err
+	}
+	return m, nil
 }
 
-// endOldest ends the conversation idle for longest if it was last used before that time; -1 for any. It reports whether it did.
-func (r *Relay) endOldest(before time.Duration) bool {
+// end ends c, once, and its mapping with the last. Who uses it at this moment may finish.
+func (r *Relay) end(c *conversation) {
+	r.mu.Lock()
+	there := c.place < len(r.order) && r.order[c.place] == c
+	c.gone = true
+	if there {
+		r.remove(c)
+	}
+	vacant := there && r.vacate(c.m)
+	r.mu.Unlock()
+	if there {
+		r.talks.Release(&c.claim)
+	}
+	if vacant {
+		r.drop(c.m)
+	}
+}
+
+// remove takes c out of everything but the bounds. The caller holds mu.
+func (r *Relay) remove(c *conversation) {
+	heap.Remove(&r.order, c.place)
+	r.table.remove(c)
+	talks := c.m.talks
+	last := len(talks) - 1
+	talks[c.at] = talks[last]
+	talks[c.at].at = c.at
+	talks[last] = nil
+	c.m.talks = talks[:last]
+}
+
+// vacate takes m out of the mappings if it is there and has no conversations. The caller holds mu, and drops m then.
+func (r *Relay) vacate(m *mapping) bool {
+	if m.gone || len(m.talks) > 0 {
+		return false
+	}
+	m.gone = true
+	delete(r.mappings, m.pod)
+	return true
+}
+
+// drop gives up what vacate took out.
+func (r *Relay) drop(m *mapping) {
+	r.sockets.Release(&m.claim)
+	m.release()
+}
+
+// endVacant ends m if it has no conversations.
+func (r *Relay) endVacant(m *mapping) {
+	r.mu.Lock()
+	vacant := r.vacate(m)
+	r.mu.Unlock()
+	if vacant {
+		r.drop(m)
+	}
+}
+
+// endMapping ends all conversations of m, and m.
+func (r *Relay) endMapping(m *mapping) {
+	r.mu.Lock()
+	was := m.gone
+	talks := slices.Clone(m.talks)
+	for _, c := range talks {
+		r.remove(c)
+	}
+	m.gone = true
+	inUse := r.mappings[m.pod] == m
+	if inUse {
+		delete(r.mappings, m.pod)
+	}
+	r.mu.Unlock()
+	for _, c := range talks {
+		r.talks.Release(&c.claim)
+	}
+	if !was && inUse {
+		r.drop(m)
+	}
+}
+
+// endIdle ends the conversation idle for longest if it was last used before that time. It reports whether it did.
+func (r *Relay) endIdle(before time.Duration) bool {
 	r.mu.Lock()
 	c := r.order.oldest()
-	found := c != nil && (before < 0 || time.Duration(c.known) < before)
+	found := c != nil && time.Duration(c.known) < before
 	r.mu.Unlock()
 	if found {
 		r.end(c)
@@ -160,36 +315,32 @@ func (r *Relay) endOldest(before time.Duration) bool {
 	return found
 }
 
-// end ends c, once. Who uses it at this moment may finish.
-func (r *Relay) end(c *conversation) {
+// endAll ends the mappings that have the address, or all.
+func (r *Relay) endAll(of func(packet.Addr) bool) {
 	r.mu.Lock()
-	there := c.place < len(r.order) && r.order[c.place] == c
-	if there {
-		heap.Remove(&r.order, c.place)
-		r.table.remove(c)
+	var gone []*mapping
+	for pod, m := range r.mappings {
+		if of(pod.Addr) {
+			gone = append(gone, m)
+		}
 	}
 	r.mu.Unlock()
-	if there {
-		c.release()
+	for _, m := range gone {
+		r.endMapping(m)
 	}
 }
 
 // Forget ends the conversations of a pod that is gone.
 func (r *Relay) Forget(pod netip.Addr) {
-	src := packet.AddrFrom(pod)
-	r.mu.Lock()
-	gone := slices.DeleteFunc(slices.Clone(r.order), func(c *conversation) bool { return c.tuple.Src != src })
-	r.mu.Unlock()
-	for _, c := range gone {
-		r.end(c)
-	}
+	gone := packet.AddrFrom(pod)
+	r.endAll(func(a packet.Addr) bool { return a == gone })
 }
 
 // Sweep sets the Relay's clock and ends the conversations that have been idle for too long.
 func (r *Relay) Sweep(now time.Time) {
 	t := now.Sub(r.start)
 	r.now.Store(int64(t))
-	for t > r.o.Idle && r.endOldest(t-r.o.Idle) {
+	for t > r.o.Idle && r.endIdle(t-r.o.Idle) {
 	}
 }
 
@@ -207,6 +358,19 @@ func (r *Relay) Run(ctx context.Context) {
 	}
 }
 
+// Stats are what is in use now, and counters since New.
+type Stats struct {
+	// Sockets is one for each address and port of a pod, and Conversations are with whom they talk.
+	Sockets, Conversations share.Stats
+	// Strange counts datagrams for a pod from somebody whom it has not sent to. They are dropped.
+	Strange uint64
+}
+
+// Stats tells the state and the counters.
+func (r *Relay) Stats() Stats {
+	return Stats{Sockets: r.sockets.Stats(), Conversations: r.talks.Stats(), Strange: r.strange.Load()}
+}
+
 // Len is the number of conversations.
 func (r *Relay) Len() int {
 	r.mu.Lock()
@@ -219,6 +383,5 @@ func (r *Relay) Close() {
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
-	for r.endOldest(-1) {
-	}
+	r.endAll(func(packet.Addr) bool { return true })
 }

@@ -339,7 +339,7 @@ func TestForget(t *testing.T) {
 
 // With no room, the conversation idle for longest goes.
 func TestBound(t *testing.T) {
-	w, out := newWorld(t, Options{Max: 3}), server(t, families[1].outside)
+	w, out := newWorld(t, Options{MaxSockets: 3}), server(t, families[1].outside)
 	of := func(port uint16) *packet.Packet {
 		src := netip.AddrPortFrom(netip.MustParseAddrPort(families[1].pod).Addr(), port)
 		return from(t, netstacktest.Spec{Src: src, Dst: at(out)}, 0)
@@ -399,7 +399,7 @@ func TestClose(t *testing.T) {
 
 // Pods send while conversations end of all causes.
 func TestConcurrent(t *testing.T) {
-	w, out := newWorld(t, Options{Max: 4, Idle: time.Millisecond}), server(t, families[0].outside)
+	w, out := newWorld(t, Options{MaxSockets: 4, Idle: time.Millisecond}), server(t, families[0].outside)
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { w.relay.Run(ctx) })
@@ -428,7 +428,7 @@ func TestConcurrent(t *testing.T) {
 			src := netip.MustParseAddr("10.244.1.10")
 			for n := range 2000 {
 				p := from(t, netstacktest.Spec{Src: netip.AddrPortFrom(src, uint16(n%3+i)), Dst: at(out), Payload: []byte("x")}, 0)
-				if _, err := w.relay.Send(p); err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, net.ErrClosed) {
+				if _, err := w.relay.Send(p); err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrTooMany) {
 					t.Errorf("%v", err)
 					return
 				}
