@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -262,14 +263,61 @@ func TestNodePort(t *testing.T) {
 			if !ok {
 				t.Fatalf("nobody listens for the NodePort, %s", network)
 			}
-			conn, err := net.DialTimeout(network, at.String(), patience)
-			if err != nil {
-				t.Fatal(err)
-			}
-			client{conn, network}.answers(t, p.Name, c.Members[0].Addr)
-			_ = conn.Close()
+			answersOutside(t, c.Members[0], network, at, p.Name)
 		}
 	}
+}
+
+// answersOutside asserts who answers a client on a node's localhost, whom the pod sees as the node.
+func answersOutside(t *testing.T, m *nodetest.Member, network string, at netip.AddrPort, name string) {
+	t.Helper()
+	conn, err := net.DialTimeout(network, at.String(), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client{conn, network}.answers(t, name, m.Addr)
+}
+
+// A port of the host that another program has is told, costs nothing else, and is had once it is free.
+func TestNodePortTaken(t *testing.T) {
+	c := nodetest.New(t, 2)
+	m := c.Members[0]
+	leave := m.Squat("tcp", 30099)
+	p, q := m.Pod(3), m.Pod(4)
+	serve(t, p, 8080)
+	serve(t, q, 8080)
+	other := web(30081, q)
+	other.Name, other.ClusterIPs = "other", []netip.Addr{netip.MustParseAddr("10.96.0.81")}
+	c.Serve(web(30099, p), other)
+	got := m.Problems()
+	if len(got) != 1 || got[0].Object != "Service default/web" || got[0].Warning || got[0].Shared ||
+		!strings.Contains(got[0].Message, "NodePort 30099/TCP is taken on this host by another program; stop that program or give the Service another port") {
+		t.Errorf("told is %+v", got)
+	}
+	if got := c.Members[1].Problems(); len(got) != 0 {
+		t.Errorf("on the other node it is a problem: %+v", got)
+	}
+	ask := func(m *nodetest.Member, network string, port uint16, name string) {
+		t.Helper()
+		at, ok := m.HostSocket(network, port)
+		if !ok {
+			t.Fatalf("nobody listens for %s %d on %s", network, port, m.Name)
+		}
+		answersOutside(t, m, network, at, name)
+	}
+	ask(m, "udp", 30099, p.Name)
+	ask(m, "tcp", 30081, q.Name)
+	ask(c.Members[1], "tcp", 30099, p.Name)
+	leave()
+	for limit := time.After(patience); len(m.Problems()) > 0; {
+		select {
+		case <-limit:
+			t.Fatalf("the port is free and still not had: %+v", m.Problems())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	ask(m, "tcp", 30099, p.Name)
 }
 
 // An Ingress route leads to whoever L4 finds ready, also when that changes and the route does not.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -261,10 +262,37 @@ func (m *Member) SetHostAddrs(list ...netip.Addr) {
 	changed(list)
 }
 
+// Squat takes a host port of IPv4, "tcp" or "udp", before the node can have it, until leave is called.
+func (m *Member) Squat(network string, port uint16) (leave func()) {
+	t := m.cluster.t
+	t.Helper()
+	var at net.Addr
+	var c io.Closer
+	if network == "tcp" {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, c = l.Addr(), l
+	} else {
+		pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, c = pc.LocalAddr(), pc
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	m.host.squats = append(m.host.squats, squat{fmt.Sprint(network, "4:", port), at.String()})
+	return func() { _ = c.Close() }
+}
+
 // host is a node's own network: sockets on free ports of this machine's loopback address stand for those it asks for.
 type host struct {
-	mu      sync.Mutex // guards what follows
-	sockets map[string]netip.AddrPort
+	mu      sync.Mutex                // guards what follows
+	sockets map[string]netip.AddrPort // by "tcp4:30080"
+	squats  []squat
 	addrs   []netip.Addr
 	changed func([]netip.Addr) // tells the Node
 }
@@ -280,20 +308,35 @@ func (h *host) follow(ctx context.Context, changed func([]netip.Addr)) error {
 	return ctx.Err()
 }
 
+// squat is a socket that somebody else has.
+type squat struct{ socket, address string }
+
 var errNoHost = errors.New("nodetest: a host has sockets of IPv4 alone")
 
-func (h *host) note(network, address string, at net.Addr) error {
+// place says where a socket really is to be.
+func (h *host) place(network, address string) (socket, at string, err error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return err
+		return "", "", err
 	}
+	socket, at = network+":"+port, "127.0.0.1:0"
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.squats {
+		if s.socket == socket {
+			at = s.address
+		}
+	}
+	return socket, at, nil
+}
+
+func (h *host) note(socket string, at net.Addr) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sockets == nil {
 		h.sockets = map[string]netip.AddrPort{}
 	}
-	h.sockets[network+":"+port] = netip.MustParseAddrPort(at.String())
-	return nil
+	h.sockets[socket] = netip.MustParseAddrPort(at.String())
 }
 
 // Listen implements nodeport.Listener.
@@ -301,11 +344,16 @@ func (h *host) Listen(ctx context.Context, network, address string) (net.Listene
 	if network != "tcp4" {
 		return nil, errNoHost
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, network, "127.0.0.1:0")
+	socket, at, err := h.place(network, address)
 	if err != nil {
 		return nil, err
 	}
-	return l, h.note(network, address, l.Addr())
+	l, err := new(net.ListenConfig).Listen(ctx, network, at)
+	if err != nil {
+		return nil, err
+	}
+	h.note(socket, l.Addr())
+	return l, nil
 }
 
 // ListenPacket implements nodeport.Listener.
@@ -313,9 +361,14 @@ func (h *host) ListenPacket(ctx context.Context, network, address string) (net.P
 	if network != "udp4" {
 		return nil, errNoHost
 	}
-	c, err := new(net.ListenConfig).ListenPacket(ctx, network, "127.0.0.1:0")
+	socket, at, err := h.place(network, address)
 	if err != nil {
 		return nil, err
 	}
-	return c, h.note(network, address, c.LocalAddr())
+	c, err := new(net.ListenConfig).ListenPacket(ctx, network, at)
+	if err != nil {
+		return nil, err
+	}
+	h.note(socket, c.LocalAddr())
+	return c, nil
 }

@@ -199,45 +199,6 @@ func TestOnlyWarned(t *testing.T) {
 	}
 }
 
-// TestNodePortTaken lets a process of the node have a port before a Service wants it.
-func TestNodePortTaken(t *testing.T) {
-	c := up(t, "taken", baseYAML)
-	squatter := c.begin(t, lab.Node("node-1"), "listen", "tcp4", ":30099")
-	edited := baseYAML + serviceYAML("wanted", "near", 30099)
-	c.edit(t, edited)
-	st := c.until(t, "the taken port is told", func(st *lab.Status) bool {
-		return problem(st, "node node-1", "Service default/wanted", "NodePort 30099/TCP", "taken on this host by another program", "stop that program or give the Service another port")
-	})
-	if problem(st, "node node-2") || problem(st, "30081") {
-		t.Errorf("more than one port is a problem: %q", st.Problems)
-	}
-	for _, q := range []struct {
-		network, node string
-		port          uint16
-		pod           string
-	}{
-		{"tcp", "node-1", 30081, "near"}, {"tcp", "node-1", 30082, "far"},
-		{"udp", "node-1", 30099, "near"}, {"tcp", "node-2", 30099, "near"},
-	} {
-		c.answered(t, lab.Outside(), q.network, at(c.addr(t, q.node, false), q.port), q.pod)
-	}
-	squatter.end(t)
-	pids := nodeOf(c.status(t), "node-1").PID
-	for end := time.Now().Add(patience); ; {
-		a := c.ask(t, lab.Outside(), "tcp", at(c.addr(t, "node-1", false), 30099))
-		if a.Pod == "near" {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the port is free and still not served: %+v", a)
-		}
-	}
-	st = c.until(t, "the problem is gone", func(st *lab.Status) bool { return !problem(st, "30099") })
-	if nodeOf(st, "node-1").PID != pids {
-		t.Error("the agent was restarted")
-	}
-}
-
 // TestAgentTwice starts the command line of a node's agent once more.
 func TestAgentTwice(t *testing.T) {
 	c := up(t, "twice", baseYAML)

@@ -67,18 +67,6 @@ func talk(ctx context.Context, addrs []string) error {
 	return print(out)
 }
 
-// listen has a port until the input ends: NETWORK ADDR.
-func listen(ctx context.Context, args []string) error {
-	ln, err := new(net.ListenConfig).Listen(ctx, args[0], args[1])
-	if err != nil {
-		return err
-	}
-	defer ln.Close()
-	started()
-	<-untilInputEnds(ctx).Done()
-	return nil
-}
-
 // askAs takes an address for its own and asks a TCP and a UDP server from there: ADDRESS ADDR TEXT TIMEOUT.
 func askAs(ctx context.Context, args []string) error {
 	own, err := netip.ParseAddr(args[0])

@@ -53,7 +53,6 @@ func run(m *testing.M) int {
 // has begun, and its last line is the result.
 var helpers = map[string]func(ctx context.Context, args []string) error{
 	"talk":           talk,
-	"listen":         listen,
 	"capture":        capture,
 	"mac":            mac,
 	"ask-as":         askAs,
