@@ -33,6 +33,10 @@ const (
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
 )
 
+// ToBeDeletedTaint is put on a Node that the cluster autoscaler is about to take away; kube-proxy looks at the same
+// (KEP-3836).
+const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
 // PartialChecksums is the feature of a node that takes packets with partial checksums through the tunnel.
 const PartialChecksums = "partial-checksums"
 

@@ -82,8 +82,8 @@ func portID(s *Service, p *Port) uint64 {
 	return (h ^ uint64(p.Protocol)) * fnvPrime
 }
 
-// backendID is the stable identity of one backend: same on every node and after a restart; different for another pod at
-// the same address, another Service port, another target port.
+// backendID is the stable identity of one backend: same on every node and after a restart; different for another pod
+// at the same address, another Service port, another target port.
 func backendID(pod, port uint64, target uint16) uint64 {
 	return pod | finish(port^uint64(target)*mixA)&^podMask
 }

@@ -100,8 +100,8 @@ func TestSpread(t *testing.T) {
 		if len(count) != n {
 			t.Errorf("%d of %d backends are used", len(count), n)
 		}
-		// The mean of chi is the degrees of freedom and its deviation the root of twice that; 1000 flows over 2 backends
-		// with chi above 12 happen once in 2000 hashes.
+		// The mean of chi is the degrees of freedom and its deviation the root of twice that; 1000 flows over
+		// 2 backends with chi above 12 happen once in 2000 hashes.
 		if dof := float64(n - 1); chi > dof*1.5+11 {
 			t.Errorf("%d backends: chi-square %.1f for %.0f degrees of freedom", n, chi, dof)
 		}
@@ -366,8 +366,9 @@ func BenchmarkNewTable(b *testing.B) {
 	}
 }
 
-// BenchmarkManyPorts is what it costs to find the endpoints of every port, none of which is ready so that no table is made:
-// one step for each pair of the two. With own, endpoints share no list of ports, as when they are in several EndpointSlices.
+// BenchmarkManyPorts is what it costs to find the endpoints of every port, none of which is ready so that no table is
+// made: one step for each pair of the two. With own, endpoints share no list of ports, as when they are in several
+// EndpointSlices.
 func BenchmarkManyPorts(b *testing.B) {
 	for _, bb := range []struct{ ports, endpoints int }{{10, 1000}, {100, 1000}, {1000, 1000}} {
 		for _, own := range []bool{false, true} {

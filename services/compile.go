@@ -195,7 +195,8 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	}
 }
 
-// set makes a set of backends, whose order does not depend on that of the targets; empty is the answer when it has none.
+// set makes a set of backends, whose order does not depend on that of the targets; empty is the answer when it has
+// none.
 func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind) set {
 	if len(targets) == 0 {
 		return set{empty: empty}

@@ -1,5 +1,3 @@
-// Package services turns the Services of a cluster into an immutable Table of frontends and backends and chooses the
-// backend of every new flow.
 package services
 
 import (

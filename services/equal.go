@@ -2,8 +2,8 @@ package services
 
 import "slices"
 
-// equalConfigs reports whether Tables made of the two would be the same. The order of lists counts: translation gives them
-// sorted.
+// equalConfigs reports whether Tables made of the two would be the same. The order of lists counts: translation gives
+// them sorted.
 func equalConfigs(x, y *Config) bool {
 	return equalNodes(x, y) && equalLists(x.HostPorts, y.HostPorts, same) && equalLists(x.Pods, y.Pods, equalPods) &&
 		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })

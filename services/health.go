@@ -18,7 +18,8 @@ func (t *Table) HealthChecks() []HealthCheck {
 		}
 		local := map[string]bool{}
 		for i := range s.Endpoints {
-			// Not those that terminate: the load balancer is to look elsewhere while they still serve (KEP-1669).
+			// Not those that terminate: the load balancer is to look elsewhere while they still serve
+			// (KEP-1669).
 			if e := &s.Endpoints[i]; e.Node == t.config.Node && (e.Ready || s.PublishNotReady) {
 				local[e.ID] = true
 			}

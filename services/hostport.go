@@ -12,8 +12,8 @@ import (
 type HostPort struct {
 	Pod string // "namespace/name"
 	ID  string // as Pod.ID
-	// Addr is the node's address. The unspecified one of a family stands for every address of the node of that family,
-	// loopback included.
+	// Addr is the node's address. The unspecified one of a family stands for every address of the node of that
+	// family, loopback included.
 	Addr     netip.Addr
 	Port     uint16
 	Protocol packet.Proto
@@ -29,8 +29,8 @@ type hostPorts struct {
 	problems []Problem
 }
 
-// hostPortsOf compiles the HostPorts of t.config. Whoever comes later loses what another has; a NodePort comes before all, for it
-// is the same on every node.
+// hostPortsOf compiles the HostPorts of t.config. Whoever comes later loses what another has; a NodePort comes before
+// all, for it is the same on every node.
 func (t *Table) hostPortsOf() hostPorts {
 	var h hostPorts
 	if len(t.config.HostPorts) == 0 {
@@ -78,7 +78,8 @@ func (h *hostPorts) pick(tuple *packet.Tuple) (packet.Choice, bool) {
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}, ok
 }
 
-// PickOnHost is Pick for a client of a socket on this host, whose tuple.Dst is an address of the host, loopback perhaps.
+// PickOnHost is Pick for a client of a socket on this host, whose tuple.Dst is an address of the host, loopback
+// perhaps.
 func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	if c, ok := t.hosts.pick(tuple); ok {
 		return c

@@ -155,7 +155,8 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
-// An address that a load balancer gave may be a node's own. The family is the packet's, and the endpoint one of that node.
+// An address that a load balancer gave may be a node's own. The family is the packet's, and the endpoint one of that
+// node.
 func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}

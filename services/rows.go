@@ -39,8 +39,8 @@ func TableHeader() []string {
 	return []string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "BACKENDS"}
 }
 
-// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend. Where a Local policy leaves
-// no backend, the column says so.
+// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend. Where a Local policy
+// leaves no backend, the column says so.
 func (t *Table) Rows() [][]string {
 	rows := make([][]string, 0, len(t.fronts))
 	for i := range t.fronts {

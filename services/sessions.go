@@ -10,14 +10,14 @@ import (
 const (
 	// sessionShards spreads clients over locks.
 	sessionShards = 64
-	// maxSessions bounds the clients that are remembered in one shard, 65,536 in all. Beyond, somebody is forgotten, whose
-	// session then does not end, or starts over.
+	// maxSessions bounds the clients that are remembered in one shard, 65,536 in all. Beyond, somebody is
+	// forgotten, whose session then does not end, or starts over.
 	maxSessions = 1024
 )
 
-// sessions remembers when clients with ClientIP affinity were seen last, so that a session ends after the Service's timeout
-// without a new connection, as with kube-proxy. The choice itself needs no memory: who is not known here, after a restart for
-// example, has the backend that everyone's first session has.
+// sessions remembers when clients with ClientIP affinity were seen last, so that a session ends after the Service's
+// timeout without a new connection, as with kube-proxy. The choice itself needs no memory: who is not known here,
+// after a restart for example, has the backend that everyone's first session has.
 type sessions struct {
 	shards [sessionShards]struct {
 		mu    sync.Mutex

@@ -24,8 +24,8 @@ func from(table *Table, client string, port int) uint64 {
 	return table.Pick(tuple(fmt.Sprintf("tcp %s:%d 10.96.0.1:80", client, port))).Backend
 }
 
-// The end-to-end tests of Kubernetes ask sixteen times and want one backend, then wait for twice the timeout, ten times at
-// most, and want another one.
+// The end-to-end tests of Kubernetes ask sixteen times and want one backend, then wait for twice the timeout, ten
+// times at most, and want another one.
 func TestSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, c := sticky()

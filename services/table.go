@@ -9,8 +9,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Table is a compiled Config. It never changes, but for remembering clients with session affinity; all methods may be called concurrently, and Pick and Backend allocate
-// nothing. What a flow needs is kept with few pointers, so that a large Table costs the garbage collector little.
+// Table is a compiled Config. It never changes, but for remembering clients with session affinity; all methods may be
+// called concurrently, and Pick and Backend allocate nothing. What a flow needs is kept with few pointers, so that a
+// large Table costs the garbage collector little.
 type Table struct {
 	config Config
 	// units are what each of config.Services comes to, by the same index.
@@ -65,8 +66,8 @@ func nodePortKey(is4 bool, port uint16, proto packet.Proto) frontKey {
 // front is a frontend.
 type front struct {
 	key frontKey
-	// set serves clients outside of the cluster, inside those within (see Config.ClusterCIDRs). The same for ClusterIPs.
-	// They are indexes into the sets of the Service's unit.
+	// set serves clients outside of the cluster, inside those within (see Config.ClusterCIDRs). The same for
+	// ClusterIPs. They are indexes into the sets of the Service's unit.
 	set, inside uint32
 	service     uint32 // index into config.Services and units, or noService
 	port        uint16 // index into the Service's Ports
@@ -89,9 +90,9 @@ type backend struct {
 	to packet.Endpoint
 }
 
-// Pick chooses the backend for the first packet of a flow. The choice is a function of the Table and of t.Src, its ports
-// and its protocol, so that it is the same again after the flow table is lost. Under session affinity it is one of t.Src alone,
-// until the client has not come for the Service's timeout.
+// Pick chooses the backend for the first packet of a flow. The choice is a function of the Table and of t.Src, its
+// ports and its protocol, so that it is the same again after the flow table is lost. Under session affinity it is one
+// of t.Src alone, until the client has not come for the Service's timeout.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	if f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); f != nil {
 		return t.choose(f, tuple)
@@ -207,8 +208,8 @@ type atNode struct {
 	node  string
 }
 
-// setAt returns what clients in the cluster may use at another node's address of that family, where they are external: what
-// would serve them there. Few ask, so that it is made when somebody does.
+// setAt returns what clients in the cluster may use at another node's address of that family, where they are
+// external: what would serve them there. Few ask, so that it is made when somebody does.
 func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	k := atNode{f, node}
 	if s, ok := t.atNodes.Load(k); ok {

@@ -297,7 +297,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestEqual changes every field of a Config, one after the other, so that a new field cannot be forgotten in equalConfigs.
+// TestEqual changes every field of a Config, one after the other, so that a new field cannot be forgotten in
+// equalConfigs.
 func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()

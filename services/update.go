@@ -10,12 +10,12 @@ import (
 )
 
 // NewTable compiles c, which is borrowed for the life of the Table and must not be changed. Problems are reported and
-// left out; everything else of c takes effect. Where two Services claim one frontend, the lesser namespace/name has it,
-// so that all nodes agree.
+// left out; everything else of c takes effect. Where two Services claim one frontend, the lesser namespace/name has
+// it, so that all nodes agree.
 func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
 
-// Update gives what NewTable gives, but takes over from t, which stays as it is, what has not changed: the cost of a new
-// endpoint hangs on its Service alone. It returns t itself when nothing has changed. t may be nil.
+// Update gives what NewTable gives, but takes over from t, which stays as it is, what has not changed: the cost of a
+// new endpoint hangs on its Service alone. It returns t itself when nothing has changed. t may be nil.
 func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
@@ -58,8 +58,8 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	return next, next.problems()
 }
 
-// knownUnits gives a function that finds the index in t of the Service that is number i of c, -1 when there is none. It
-// is called with growing numbers. Units serve again only at the same place.
+// knownUnits gives a function that finds the index in t of the Service that is number i of c, -1 when there is none.
+// It is called with growing numbers. Units serve again only at the same place.
 func (t *Table) knownUnits(c *Config) func(i int) int {
 	if placeOf(&t.config) != placeOf(c) {
 		return func(int) int { return -1 }
@@ -199,8 +199,8 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 	return ids
 }
 
-// states knows every backend, by the last byte of its id, which hangs on the Service port and the target port alone: the
-// backends of a Service are together. Parts that are the same are shared by the Tables that follow one another.
+// states knows every backend, by the last byte of its id, which hangs on the Service port and the target port alone:
+// the backends of a Service are together. Parts that are the same are shared by the Tables that follow one another.
 type states [256]map[uint64]tally
 
 // tally counts how often a backend stands in units, and how often ready. Two Services count one backend only if their

@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
+	"tapestry.dev/tapestry/kube/cluster/strip"
 )
 
 // guardKind is that of pins.Guard.
@@ -52,14 +53,14 @@ type holder interface {
 func (c *Cluster) rows() []row {
 	noIngress := c.SecretsOf == nil
 	return []row{
-		whole(stripService),
-		whole(stripSlice),
-		whole(stripNode(c.Node)),
-		whole(stripPod).where("spec.nodeName", c.Node),
+		whole(strip.Service),
+		whole(strip.EndpointSlice),
+		whole(strip.Node(c.Node)),
+		whole(strip.Pod).where("spec.nodeName", c.Node),
 		namesOf[*corev1.Namespace]().orWithout(),
-		whole(stripIngress).orWithout().unless(noIngress),
-		whole(stripIngressClass).orWithout().unless(noIngress),
-		whole(stripServiceCIDR).orWithout(),
+		whole(strip.Ingress).orWithout().unless(noIngress),
+		whole(strip.IngressClass).orWithout().unless(noIngress),
+		whole(strip.ServiceCIDR).orWithout(),
 		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
 		secretRow(),
@@ -68,15 +69,15 @@ func (c *Cluster) rows() []row {
 
 // secretRow is that of the Secrets: see secrets.
 func secretRow() row {
-	r := whole(stripSecret).orWithout()
+	r := whole(strip.Secret).orWithout()
 	r.single = true
 	return r
 }
 
 // whole is the row of a kind of which all is asked for.
-func whole[T object](strip func(T)) row {
+func whole[T object](reduce func(T)) row {
 	return row{
-		kind: kube.KindFor[T](), strip: func(obj runtime.Object) { strip(obj.(T)) },
+		kind: kube.KindFor[T](), strip: func(obj runtime.Object) { reduce(obj.(T)) },
 		newStore: func(touch func()) holder { return newStore[T](nil, touch) },
 	}
 }
@@ -91,7 +92,7 @@ func namesOf[T object]() row {
 		return obj.(T)
 	}
 	return row{
-		kind: kind, names: true, strip: func(obj runtime.Object) { stripMetadata(obj.(*metav1.PartialObjectMetadata)) },
+		kind: kind, names: true, strip: func(obj runtime.Object) { strip.Metadata(obj.(*metav1.PartialObjectMetadata)) },
 		newStore: func(touch func()) holder { return newStore(keep, touch) },
 	}
 }

@@ -56,7 +56,7 @@ func TestStripKeepsMeaning(t *testing.T) {
 		}
 		objs.Add(withHostPorts(), "")
 		for _, n := range objs.Nodes {
-			n.Spec.Taints = []corev1.Taint{{Key: "other"}, {Key: beingDeleted, Value: "x"}}
+			n.Spec.Taints = []corev1.Taint{{Key: "other"}, {Key: kube.ToBeDeletedTaint, Value: "x"}}
 		}
 		o := translate.Options{Node: "n1"}
 		less := stripped(&objs, seen)

@@ -43,7 +43,12 @@ func (c *churn) service() *corev1.Service {
 		s.Spec.ClusterIP = "nonsense"
 	case 2:
 		s.Labels = map[string]string{proxyNameLabel: "other"}
+	case 3:
+		s.Spec.ClusterIP = corev1.ClusterIPNone
+	case 4:
+		s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, []string{"", "a.example"}[c.pick(2)]
 	}
+	s.Spec.PublishNotReadyAddresses = c.pick(6) == 0
 	return s
 }
 
@@ -58,7 +63,14 @@ func (c *churn) slice() *discoveryv1.EndpointSlice {
 	s.Ports = []discoveryv1.EndpointPort{{Name: &name, Port: &port}}
 	for range c.pick(4) {
 		node := fmt.Sprintf("n%d", c.pick(3))
-		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+c.pick(9))}, NodeName: &node})
+		e := discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+c.pick(9))}, NodeName: &node}
+		if c.pick(5) == 0 {
+			e.Hostname = new(fmt.Sprint("h", c.pick(3)))
+		}
+		if c.pick(3) == 0 {
+			e.Conditions.Ready = new(c.pick(2) == 0)
+		}
+		s.Endpoints = append(s.Endpoints, e)
 	}
 	return s
 }

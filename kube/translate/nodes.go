@@ -16,10 +16,6 @@ import (
 	"tapestry.dev/tapestry/overlay"
 )
 
-// toBeDeletedTaint is put on a node that the cluster autoscaler is about to take away; kube-proxy looks at the same
-// (KEP-3836).
-const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
-
 // node is a corev1.Node as far as the data plane cares.
 type node struct {
 	ref      kube.Ref
@@ -71,7 +67,7 @@ func parseNode(obj *corev1.Node, say *kube.Report) *node {
 		return c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue
 	})
 	n.leaving = obj.DeletionTimestamp != nil ||
-		slices.ContainsFunc(obj.Spec.Taints, func(x corev1.Taint) bool { return x.Key == toBeDeletedTaint })
+		slices.ContainsFunc(obj.Spec.Taints, func(x corev1.Taint) bool { return x.Key == kube.ToBeDeletedTaint })
 	n.parsePodCIDRs(obj, say)
 	n.parseAddrs(obj, say)
 	n.key = publicKey(obj, say)

@@ -1,26 +1,27 @@
-// Package dns answers the cluster's zone, after the Kubernetes DNS specification 1.1.0, and forwards every other question to
-// the upstreams of the node.
-package dns
-
+// Package dns answers the cluster's zone, after the Kubernetes DNS specification 1.1.0, and forwards every other
+// question to the upstreams of the node.
+//
 // # Theory of operation
 //
-// Each node answers its own pods, so a question about the cluster never leaves the node and its answer is as fresh as what
-// the node knows. A Config says what names lead to. It is indexed by name (view) at the first question after it was set; the
-// index never changes, and answering is a pure function of it. Before there is one the answer is SERVFAIL: a name that does
-// not exist would be believed.
+// Each node answers its own pods, so a question about the cluster never leaves the node and its answer is as fresh as
+// what the node knows. A Config says what names lead to. It is indexed by name (view) at the first question after it
+// was set; the index never changes, and answering is a pure function of it. Before there is one the answer is
+// SERVFAIL: a name that does not exist would be believed.
 //
-// Which endpoints serve a Service with addresses is no business of names, and changes all the time. So they are not in the
-// Config, apart from those that were given a hostname; who asks for one by its address (10-0-0-1.web.default.svc) is
-// answered by asking whoever serves.
+// Which endpoints serve a Service with addresses is no business of names, and changes all the time. So they are not
+// in the Config, apart from those that were given a hostname; who asks for one by its address
+// (10-0-0-1.web.default.svc) is answered by asking whoever serves.
 //
-// In the zone, a name that exists without records of the type asked for is told from one that does not exist (NXDOMAIN),
-// and both carry the SOA record, so that resolvers keep them for no longer than ttl. A headless Service without a ready
-// endpoint does not exist. The target of an ExternalName is looked up too, in the zone or at the upstreams, and the answer
-// has the code of the last name (RFC 6604).
+// In the zone, a name that exists without records of the type asked for is told from one that does not exist
+// (NXDOMAIN), and both carry the SOA record, so that resolvers keep them for no longer than ttl. A headless Service
+// without a ready endpoint does not exist. The target of an ExternalName is looked up too, in the zone or at the
+// upstreams, and the answer has the code of the last name (RFC 6604).
 //
 // Of the reverse zones only the names of known addresses are ours; private ranges reach beyond the cluster.
 //
-// Forwarding hands the message on and the answer back as they are, over the transport that the client uses, so that EDNS
-// options and truncation stay between the two. Upstreams are asked in order, those that failed lately last. An upstream
-// that forwards to this server would multiply every question: each new one is sent a name made up for it, and when that
-// name arrives here, the upstream is left alone. Questions under way are bounded, as are TCP connections.
+// Forwarding hands the message on and the answer back as they are, over the transport that the client uses, so that
+// EDNS options and truncation stay between the two. Upstreams are asked in order, those that failed lately last. An
+// upstream that forwards to this server would multiply every question: each new one is sent a name made up for it,
+// and when that name arrives here, the upstream is left alone. Questions under way are bounded, as are TCP
+// connections.
+package dns

@@ -1,4 +1,8 @@
-package cluster
+// Package strip reduces objects to what Tapestry uses as they arrive, page by page and event by event: of a Pod
+// that is a fiftieth, and what changes most (heartbeats, managed fields, the states of containers) is no change any
+// more. Package translate makes the same of an object before and after; a test of package cluster holds that for
+// all of its examples.
+package strip
 
 import (
 	"slices"
@@ -12,10 +16,6 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 )
-
-// Objects are reduced to what Tapestry uses as they arrive, page by page and event by event: of a Pod that is a
-// fiftieth, and what changes most (heartbeats, managed fields, the states of containers) is no change any more.
-// Package translate makes the same of an object before and after; a test holds that for all of its examples.
 
 // meta keeps identity, version, beginning and end, and the labels and annotations that some of us read.
 func meta(m *metav1.ObjectMeta, ours func(key string) bool) metav1.ObjectMeta {
@@ -49,7 +49,8 @@ func ourKey(key string) bool {
 	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
 }
 
-func stripService(s *corev1.Service) {
+// Service keeps what is asked for, and the addresses that a load balancer gave.
+func Service(s *corev1.Service) {
 	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
 	s.Spec.Selector = nil // the EndpointSlices say who is selected
 }
@@ -67,8 +68,9 @@ func shared(b *bool) *bool {
 	return &no
 }
 
-// stripSlice also has the endpoints share what is the same in many of them: the names of nodes and zones.
-func stripSlice(s *discoveryv1.EndpointSlice) {
+// EndpointSlice keeps of each endpoint what backends are made of, and has the endpoints share what is the same in
+// many of them: the names of nodes and zones.
+func EndpointSlice(s *discoveryv1.EndpointSlice) {
 	names := map[string]*string{}
 	intern := func(p *string) *string {
 		if p == nil {
@@ -101,16 +103,14 @@ func stripSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// beingDeleted is the taint of a node that the cluster autoscaler takes away.
-const beingDeleted = "ToBeDeletedByClusterAutoscaler"
-
 // nodeKey are the labels and annotations of Nodes that mean something to us.
 func nodeKey(key string) bool {
 	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion || pins.ControlPlaneKey(key)
 }
 
-// stripNode keeps the problems of this node alone: those of the others change, and say nothing to us.
-func stripNode(own string) func(*corev1.Node) {
+// Node gives what keeps of a Node its ranges, addresses and state. It keeps the problems of this node alone: those
+// of the others change, and say nothing to us.
+func Node(own string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
 		var conditions []corev1.NodeCondition
 		for _, c := range n.Status.Conditions {
@@ -122,8 +122,8 @@ func stripNode(own string) func(*corev1.Node) {
 			}
 		}
 		var taints []corev1.Taint
-		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == beingDeleted }) {
-			taints = []corev1.Taint{{Key: beingDeleted}}
+		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == kube.ToBeDeletedTaint }) {
+			taints = []corev1.Taint{{Key: kube.ToBeDeletedTaint}}
 		}
 		*n = corev1.Node{
 			ObjectMeta: meta(&n.ObjectMeta, func(key string) bool {
@@ -135,7 +135,8 @@ func stripNode(own string) func(*corev1.Node) {
 	}
 }
 
-func stripPod(p *corev1.Pod) {
+// Pod keeps where it runs, its names and addresses, and host ports.
+func Pod(p *corev1.Pod) {
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
 		Spec: corev1.PodSpec{
@@ -159,20 +160,23 @@ func onlyPorts(list []corev1.Container) []corev1.Container {
 	return out
 }
 
-func stripIngress(i *networkingv1.Ingress) {
+// Ingress keeps what is asked for.
+func Ingress(i *networkingv1.Ingress) {
 	*i = networkingv1.Ingress{ObjectMeta: meta(&i.ObjectMeta, ourKey), Spec: i.Spec}
 }
 
-func stripIngressClass(c *networkingv1.IngressClass) {
+// IngressClass keeps the name of the controller.
+func IngressClass(c *networkingv1.IngressClass) {
 	*c = networkingv1.IngressClass{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.IngressClassSpec{Controller: c.Spec.Controller}}
 }
 
-func stripServiceCIDR(c *networkingv1.ServiceCIDR) {
+// ServiceCIDR keeps the ranges.
+func ServiceCIDR(c *networkingv1.ServiceCIDR) {
 	*c = networkingv1.ServiceCIDR{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.ServiceCIDRSpec{CIDRs: slices.Clone(c.Spec.CIDRs)}}
 }
 
-// stripSecret keeps a key pair and nothing else.
-func stripSecret(s *corev1.Secret) {
+// Secret keeps a key pair and nothing else.
+func Secret(s *corev1.Secret) {
 	data := map[string][]byte{}
 	for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 		if v, ok := s.Data[key]; ok {
@@ -182,7 +186,7 @@ func stripSecret(s *corev1.Secret) {
 	*s = corev1.Secret{ObjectMeta: meta(&s.ObjectMeta, ourKey), Type: s.Type, Data: data}
 }
 
-// stripMetadata is for kinds of which names are all we need.
-func stripMetadata(m *metav1.PartialObjectMetadata) {
+// Metadata keeps who an object is. It is for kinds of which names are all we need.
+func Metadata(m *metav1.PartialObjectMetadata) {
 	*m = metav1.PartialObjectMetadata{ObjectMeta: meta(&m.ObjectMeta, func(string) bool { return false })}
 }
