@@ -11,13 +11,13 @@ GOTEST     = $(if $(RACE),CGO_ENABLED=1 )$(GO) test $(RACE)
 export CGO_ENABLED = 0
 TESTFLAGS ?=
 # What --version says: the tag or commit of this tree, where git knows it.
-VERSION   ?= $(if $(wildcard .git),$(shell git describe --tags --always --dirty=+ --abbrev=12 2>/dev/null))
+VERSION   ?= $(if $(wildcard .git),$(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null))
 LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION))
 # Options of tapestry-lab bench, as --chart DIR.
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build manifests demo test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -26,6 +26,16 @@ help: ## list the targets
 
 build: ## build bin/tapestry, bin/tapestry-cni, the CNI plugin, and bin/tapestry-lab, to try and measure them
 	$(GO) build -ldflags "$(LDFLAGS)" -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni ./cmd/tapestry-lab
+
+# Every file of a release is of this time.
+SOURCE_DATE_EPOCH ?= $(if $(wildcard .git),$(shell git log -1 --format=%ct 2>/dev/null))
+RELEASE = SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(GO) run ./deploy/release -go $(GO) $(if $(VERSION),-version $(VERSION))
+
+image: ## pack bin/tapestry-image.tar, the image for amd64 and arm64, without Docker; for 'ctr images import' and 'docker load'
+	$(RELEASE) -out $(BIN) image
+
+release: ## make dist/: programs, image, chart and manifests, bill of materials, checksums; two runs give the same
+	$(RELEASE) -out dist all
 
 manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml and deploy/uninstall.yaml
 	@mkdir -p $(BIN)
@@ -90,14 +100,14 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes controlplane
 	TAPESTRY_CONTROL_PLANE=$(abspath $(BIN))/kubernetes/controlplane $(GOTEST) -count=1 -v $(TESTFLAGS) ./test/apiserver
 
-e2e: build kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
+e2e: build image kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e
 
-e2e-full: build kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (40 minutes)
+e2e-full: build image kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (40 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
 ci: ## what CI runs: make test as root and as an ordinary user, then make e2e (needs root, installs packages)
 	.ci/run
 
 clean: ## remove what make built
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist

@@ -23,7 +23,7 @@ func TestOf(t *testing.T) {
 		{"v1.2.0+dirty", []debug.BuildSetting{{Key: "vcs.revision", Value: id}}, "v1.2.0+dirty"},
 		{"(devel)", []debug.BuildSetting{{Key: "vcs.modified", Value: "true"}}, Unknown},
 		{"(devel)", []debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "false"}}, "0123456789ab"},
-		{"", []debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "true"}}, "0123456789ab+"},
+		{"", []debug.BuildSetting{{Key: "vcs.revision", Value: id}, {Key: "vcs.modified", Value: "true"}}, "0123456789ab-dirty"},
 		{"", []debug.BuildSetting{{Key: "vcs.revision", Value: "short"}}, "short"},
 	} {
 		info := &debug.BuildInfo{Main: debug.Module{Version: tt.main}, Settings: tt.settings}
@@ -47,8 +47,8 @@ func TestString(t *testing.T) {
 
 // TestStamp builds a program as each of the files says that programs are built, and asks it.
 func TestStamp(t *testing.T) {
-	flag := regexp.MustCompile(`-X (\S+)=\$`)
-	for _, file := range []string{"Makefile", "deploy/Dockerfile"} {
+	flag := regexp.MustCompile(`-X (\S+)=["$]`)
+	for _, file := range []string{"Makefile", "deploy/release/build.go"} {
 		text, err := os.ReadFile(filepath.Join("..", file))
 		if err != nil {
 			t.Fatal(err)

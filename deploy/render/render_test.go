@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chart/loader"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -45,6 +48,43 @@ func TestCommitted(t *testing.T) {
 		}
 		if diff := cmp.Diff(string(want), string(rendered(t, args...))); diff != "" {
 			t.Errorf("%s is not what the chart gives: run 'make manifests' (-committed +rendered):\n%s", file, diff)
+		}
+	}
+}
+
+// TestPackage: Helm takes a release's package for the chart, under the release's version, and the release's manifests are what it
+// renders.
+func TestPackage(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("go", "run", "./deploy/release", "-version", "v9.8.7", "-out", dir, "chart")
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	file := filepath.Join(dir, "tapestry-9.8.7.tgz")
+	packed, err := loader.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := loader.Load("../chart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := packed.Validate(); err != nil || packed.Metadata.Version != "9.8.7" || packed.Metadata.AppVersion != "9.8.7" {
+		t.Errorf("the package is %+v, %v", packed.Metadata, err)
+	}
+	if len(packed.Templates) != len(plain.Templates) || len(packed.Values) != len(plain.Values) || packed.Metadata.KubeVersion != plain.Metadata.KubeVersion {
+		t.Errorf("the package has %d templates and %d values, the chart %d and %d", len(packed.Templates), len(packed.Values), len(plain.Templates), len(plain.Values))
+	}
+	for name, args := range committed {
+		want := bytes.ReplaceAll(rendered(t, args...), []byte(plain.Metadata.Version), []byte("9.8.7"))
+		got := rendered(t, append([]string{"-chart", file}, args...)...)
+		if diff := cmp.Diff(string(want), string(got)); diff != "" {
+			t.Errorf("%s of the package is another (-chart +package):\n%s", name, diff)
+		}
+		written, err := os.ReadFile(filepath.Join(dir, filepath.Base(name)))
+		if diff := cmp.Diff(string(got), string(written)); err != nil || diff != "" {
+			t.Errorf("%s of the release is another: %v\n%s", name, err, diff)
 		}
 	}
 }

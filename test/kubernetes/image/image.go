@@ -31,15 +31,6 @@ type Config struct {
 	User       string   `json:",omitempty"`
 }
 
-// ID is short, and the same for the same layers.
-func (im Image) ID() string {
-	var all []byte
-	for _, l := range im.Layers {
-		all = append(all, l.digest...)
-	}
-	return digest(all)[:12]
-}
-
 // created is the time at which everything was made, so that the same input gives the same image.
 const created = "2026-01-01T00:00:00Z"
 

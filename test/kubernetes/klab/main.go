@@ -218,7 +218,8 @@ func status(ctx context.Context, l lab.Lab, args []string) error {
 }
 
 func apply(ctx context.Context, l lab.Lab, args []string) error {
-	a := lab.Apply{Bin: filepath.Dir(l.Bin)}
+	beside := filepath.Dir(l.Bin) // what make builds of this repository
+	a := lab.Apply{Image: filepath.Join(beside, "tapestry-image.tar")}
 	fs := flag.NewFlagSet("apply", flag.ExitOnError)
 	reference := fs.Bool("reference", false, "not Tapestry, but what it is compared with: bridge plugin, kube-proxy, CoreDNS; needs \"up -forward\"")
 	fs.StringVar(&a.Manifest, "f", "deploy/tapestry.yaml", "`file` of the manifests")
@@ -227,7 +228,7 @@ func apply(ctx context.Context, l lab.Lab, args []string) error {
 		return err
 	}
 	if *reference {
-		return l.ApplyReference(ctx, filepath.Join(a.Bin, "peers", "coredns"))
+		return l.ApplyReference(ctx, filepath.Join(beside, "peers", "coredns"))
 	}
 	return l.Apply(ctx, a)
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -19,8 +18,8 @@ import (
 
 // Apply deploys Tapestry.
 type Apply struct {
-	// Bin has tapestry and tapestry-cni.
-	Bin string
+	// Image is the archive that "make image" packs.
+	Image string
 	// Manifest is the file that the cluster gets, as a user would apply it, but for the API server's address.
 	Manifest string
 	// Timeout is how long the nodes may take until they are Ready.
@@ -30,8 +29,8 @@ type Apply struct {
 // DefaultTimeout is generous: it takes seconds.
 func (Apply) DefaultTimeout() time.Duration { return 2 * time.Minute }
 
-// Apply gives all nodes the image, applies the manifest, and returns when all nodes and all agents are Ready. The image's tag
-// tells what is in it: a later Apply of other programs is an update, which replaces the agents' pods.
+// Apply gives all nodes the image as it is, applies the manifest, and returns when all nodes and all agents are Ready. The manifest gets
+// a tag that tells what is in the image: a later Apply of another one is an update, which replaces the agents' pods.
 func (l Lab) Apply(ctx context.Context, a Apply) error {
 	s, err := l.State()
 	if err != nil {
@@ -49,16 +48,26 @@ func (l Lab) Apply(ctx context.Context, a Apply) error {
 		return fmt.Errorf("%s: %w", a.Manifest, err)
 	}
 	began := time.Now()
-	im, err := image.Cache(l.Cache()).Tapestry(a.Bin, filepath.Join(l.Bin, "loopback"))
+	packed, err := image.Open(a.Image)
 	if err != nil {
-		return fmt.Errorf("pack the image %s: %w: build it with \"make build kubernetes-binaries\"", tag, err)
+		return fmt.Errorf("%w: pack the image with \"make image\"", err)
 	}
-	im.Tags = []string{tag + "-" + im.ID(), tag} // the latter is what the manifest that uninstalls names
-	manifest = bytes.ReplaceAll(manifest, []byte(tag), []byte(im.Tags[0]))
-	if err := l.give(ctx, s, "tapestry", im); err != nil {
+	if packed.Name != tag {
+		return fmt.Errorf("%s names the image %s, and %s has %s", a.Manifest, tag, a.Image, packed.Name)
+	}
+	if packed, err = packed.CopyTo(l.Images(), "tapestry"); err != nil {
 		return err
 	}
-	slog.Info("the nodes have the image", "image", im.Tags[0], "took", time.Since(began).Round(10*time.Millisecond))
+	called := tag + "-" + packed.ID
+	manifest = bytes.ReplaceAll(manifest, []byte(tag), []byte(called))
+	if err := l.ctr(ctx, s, "import", packed.Path); err != nil {
+		return err
+	}
+	// The manifest that uninstalls names the image by its own tag.
+	if err := l.ctr(ctx, s, "tag", "--force", tag, called); err != nil {
+		return err
+	}
+	slog.Info("the nodes have the image", "image", called, "took", time.Since(began).Round(10*time.Millisecond))
 	began = time.Now()
 	if err := l.kubectl(ctx, s, manifest, "apply", "--server-side", "--filename=-"); err != nil {
 		return err
@@ -81,13 +90,18 @@ func (l Lab) give(ctx context.Context, s State, name string, im image.Image) err
 	if err != nil {
 		return err
 	}
+	return l.ctr(ctx, s, "import", archive)
+}
+
+// ctr runs "ctr images" on every node.
+func (l Lab) ctr(ctx context.Context, s State, args ...string) error {
 	for _, n := range s.Nodes {
-		argv, err := s.Inside(n.Name, "ctr", "--address", node.Socket, "--namespace", "k8s.io", "images", "import", archive)
+		argv, err := s.Inside(n.Name, append([]string{"ctr", "--address", node.Socket, "--namespace", "k8s.io", "images"}, args...)...)
 		if err != nil {
 			return err
 		}
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("import %s on %s: %w: %s", archive, n.Name, err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("ctr images %s on %s: %w: %s", strings.Join(args, " "), n.Name, err, strings.TrimSpace(string(out)))
 		}
 	}
 	return nil
