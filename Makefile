@@ -17,7 +17,7 @@ LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION)
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release manifests demo test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo picture test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -45,6 +45,9 @@ manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml
 
 demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
 	$(BIN)/tapestry-lab demo
+
+picture: build ## draw docs/demo.svg, the README's picture, of a demo that runs now
+	$(BIN)/tapestry-lab demo --svg docs/demo.svg
 
 test: lint unit e2e-lab ## run everything that needs no root: lint, unit tests, end-to-end tests on real namespaces
 

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/cmd/program"
+	"tapestry.dev/tapestry/cmd/tapestry-lab/inside"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/product"
 )
@@ -30,7 +31,7 @@ It needs no root. Edit the file while the lab runs, and the difference is applie
 		Commands: slices.Concat([]*cli.Command{
 			demoCommand(), upCommand(), psCommand(), execCommand(), nodeCommand(), outsideCommand(), logsCommand(), impairCommand(),
 			agentCommand(), keeperCommand(), downCommand(),
-		}, toolCommands(), []*cli.Command{benchCommand(), serveCommand(), probeCommand()}),
+		}, toolCommands(), []*cli.Command{benchCommand(), serveCommand(), inside.Probe()}),
 	}, args)
 }
 

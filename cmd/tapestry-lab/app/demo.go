@@ -34,6 +34,7 @@ func demoCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the lab", Value: "demo", Destination: &name},
 			&cli.StringSliceFlag{Name: "step", Usage: "play only this `STEP` (repeatable)"},
 			productFlag(),
+			&cli.StringFlag{Name: "svg", Usage: "draw what was to be seen into `FILE`, too"},
 			&cli.BoolFlag{Name: "no-bench", Usage: "leave out the table of throughput and latency at the end"},
 		},
 		Action: func(c *cli.Context) error {
@@ -48,7 +49,13 @@ func demoCommand() *cli.Command {
 			if err := d.check(); err != nil {
 				return err
 			}
-			return d.run(c.Context, name)
+			file := c.String("svg")
+			if file == "" {
+				return d.run(c.Context, name)
+			}
+			p := newPictureView(d.view, file)
+			d.view = p
+			return errors.Join(d.run(c.Context, name), p.draw())
 		},
 	}
 }

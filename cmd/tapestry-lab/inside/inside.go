@@ -1,4 +1,5 @@
-package app
+// Package inside has the commands that the demo and the end-to-end tests run inside of pods and nodes.
+package inside
 
 import (
 	"context"
@@ -18,8 +19,8 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// probeCommand is the demo's client inside of pods and nodes. Everything it prints is one line of JSON.
-func probeCommand() *cli.Command {
+// Probe is "tapestry-lab probe", the client. Everything it prints is one line of JSON.
+func Probe() *cli.Command {
 	return &cli.Command{
 		Name:   "probe",
 		Usage:  "ask a server and print what was seen, as JSON",
