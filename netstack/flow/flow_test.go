@@ -206,6 +206,14 @@ func TestStates(t *testing.T) {
 		{"half closed, other", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Reply, F | A, FinReply}), 3600},
 		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 62},
 		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 10},
+		// A reset outside of the window, which its receiver drops (projectcalico/calico#9605).
+		{"reset in vain", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Reply, A, Reset}, pkt{Original, A, SynSent}, pkt{Reply, A, Established}), 86400},
+		{"reset, and the opener knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Original, A, SynSent}, pkt{Reply, R, Reset}), 10},
+		{"reset, and the other knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}, pkt{Reply, A, Reset}), 10},
+		// Both ends open the connection at once (RFC 9293 figure 7, smoltcp-rs/smoltcp#1001).
+		{"opened by both", packet.TCP, 80, []pkt{{Original, S, SynSent}, {Reply, S, SynReceived}, {Original, S | A, SynReceived}, {Reply, S | A, SynReceived}, {Original, A, Established}}, 86400},
+		// The answer takes its time after the request's end (kubernetes/kubernetes#32551), and then comes for long.
+		{"half closed for hours", packet.TCP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}, pkt{Reply, A, FinOriginal}, pkt{Original, A, FinOriginal}), 3600},
 		{"udp", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Original, 0, Unreplied}}, 30},
 		{"udp replied", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Reply, 0, Replied}, {Original, 0, Replied}}, 120},
 		{"dns", packet.UDP, 53, []pkt{{Original, 0, Unreplied}, {Reply, 0, Answered}}, 10},
@@ -267,7 +275,7 @@ func TestSYNOnEndedFlow(t *testing.T) {
 			flags uint8
 			want  State
 		}{
-			{e.Orig, packet.ACK, end[len(end)-1].want},
+			{e.Reply, packet.ACK, end[len(end)-1].want},
 			{e.Reply, packet.SYN | packet.ACK, end[len(end)-1].want},
 			{e.Reply, packet.SYN, Closed},
 			{e.Orig, packet.SYN | packet.ECE | packet.CWR, Closed},

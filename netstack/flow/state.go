@@ -100,8 +100,10 @@ func settled(s State, tcpFlags uint8) bool {
 
 func nextTCP(s State, d Dir, flags uint8) State {
 	switch {
-	case flags&packet.RST != 0 || s == Reset:
+	case flags&packet.RST != 0:
 		return Reset
+	case s == Reset:
+		return revived(d, flags)
 	case s == TimeWait:
 		return s
 	case flags&packet.FIN != 0:
@@ -117,6 +119,17 @@ func nextTCP(s State, d Dir, flags uint8) State {
 		return Established
 	}
 	return s
+}
+
+// revived gives the state of a flow after one more packet since a reset. The receiver of a reset that is outside of
+// its window drops it, and the connection goes on (RFC 9293 3.10.7.4, RFC 5961 3.2). That shows when both ends still
+// send: the one that opened it, and then the other. An end that is closed answers with another reset, and what was
+// under way to an end that is gone comes from one end alone.
+func revived(d Dir, flags uint8) State {
+	if d == Original && flags&packet.SYN == 0 {
+		return SynSent
+	}
+	return Reset
 }
 
 func fin(s State, d Dir) State {

@@ -55,8 +55,14 @@ func (f *twinFlow) packet(d Dir, flags uint8) {
 	if d == Reply {
 		f.replied = true
 	}
-	if f.ended() {
-		f.rst = f.rst || flags&packet.RST != 0
+	switch {
+	case f.rst:
+		if d == Original && flags&(packet.RST|packet.SYN) == 0 { // whoever opened it lives: as if it were opened anew
+			f.synAck, f.established, f.rst, f.fin = false, false, false, [2]bool{}
+		}
+		return
+	case f.ended():
+		f.rst = flags&packet.RST != 0
 		return
 	}
 	switch {
