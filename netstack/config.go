@@ -54,6 +54,9 @@ type Balancer interface {
 	Pick(t *packet.Tuple) packet.Choice
 	// Backend says what became of a backend chosen earlier.
 	Backend(id uint64) packet.BackendState
+	// Leads reports whether t's destination is still one of the Service port for which a backend was chosen that serves
+	// it at port, and not another's or nobody's by now. t is borrowed.
+	Leads(t *packet.Tuple, backend uint64, port uint16) bool
 }
 
 // Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are another Policy.

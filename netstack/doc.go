@@ -53,8 +53,13 @@
 // A flow whose backend is gone, or that the Policy permits no longer, is found at its next packet: the entry remembers the
 // generation in which it was judged last, and a newer one makes it ask again. There is no scan. The generation moves when
 // the Config, the Balancer or the Policy did change. TCP to a backend of another node goes on all the same while that node
-// answers: it alone knows whether the pod lives, and resets what comes to a vacant address. A packet of the backend does
-// not settle that its flow may go on; the Policy judges packets of both directions.
+// answers: it alone knows whether the pod lives, and resets what comes to a vacant address.
+//
+// A frontend may change, too, under those who use it: a Service comes to be at an address that they dial already, gives up
+// a port, or leaves it to another. Connections outlive that. A datagram, and a SYN that was not answered, goes where its
+// address leads by now, on the ports that it had.
+//
+// A packet of the backend does not settle that its flow may go on; the Policy judges packets of both directions.
 //
 // # Who owns what
 //

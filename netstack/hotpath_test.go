@@ -95,7 +95,8 @@ func (hotBalancer) Pick(t *packet.Tuple) packet.Choice {
 	return packet.Choice{}
 }
 
-func (hotBalancer) Backend(uint64) packet.BackendState { return packet.BackendReady }
+func (hotBalancer) Backend(uint64) packet.BackendState       { return packet.BackendReady }
+func (hotBalancer) Leads(*packet.Tuple, uint64, uint16) bool { return true }
 
 func TestHotPathAllocatesNothing(t *testing.T) {
 	for _, p := range paths {

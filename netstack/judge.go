@@ -18,7 +18,13 @@ const (
 // changed for it.
 func (s *snapshot) vouches(h *flow.Hit) bool {
 	return h.State != flow.Closed &&
-		(h.Checked == s.generation || s.policy == nil && (h.Backend == 0 || h.Dir == flow.Reply))
+		(h.Checked == s.generation || s.policy == nil && (h.Dir == flow.Reply || h.Backend == 0 && isBound(h.State)))
+}
+
+// isBound reports whether the flow's ends have met, or can have nothing in common with Services. What was sent before
+// a Service had its address or port went where the address led then, and whoever sends it again means the Service.
+func isBound(s flow.State) bool {
+	return s != flow.SynSent && (s < flow.Unreplied || s > flow.Answered)
 }
 
 // judge decides whether a known flow may go on for which the snapshot does not vouch.
@@ -32,7 +38,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 		return ended
 	}
 	opening := j.packet.TCPFlags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
-	if serves(s, j, opening) {
+	if w.serves(s, j, opening) {
 		w.node.flows.SetChecked(j.hit.Ref, s.generation)
 		return goOn
 	}
@@ -47,18 +53,26 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 	return again
 }
 
-// serves reports whether the flow's backend, if it has one, may go on serving it.
-func serves(s *snapshot, j *journey, opening bool) bool {
+// serves reports whether the flow's backend may go on serving it, or, when it has none, whether it would have none now.
+// Connections outlive that a Service no longer has the address or port, datagrams and attempts to connect do not.
+func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
+	knocks := opening && j.hit.State == flow.SynSent || j.hit.State == flow.Unreplied
+	moves := (knocks || j.orig.Proto == packet.UDP) && j.hit.Dir == flow.Original
 	if j.hit.Backend == 0 {
-		return true
+		if !moves {
+			return true
+		}
+		kind := w.pick(s, j).Kind
+		return kind == packet.NotFrontend || kind == packet.ToGateway
 	}
 	backend := &j.hit.To.Dst
 	if j.hit.Dir == flow.Reply {
 		backend = &j.orig.Src
 	}
 	state := s.balancer.Backend(j.hit.Backend)
-	return state == packet.BackendReady ||
-		(state == packet.BackendDraining || s.judgedAt(backend)) && j.orig.Proto == packet.TCP && !(opening && j.hit.State == flow.SynSent)
+	return (state == packet.BackendReady ||
+		(state == packet.BackendDraining || s.judgedAt(backend)) && j.orig.Proto == packet.TCP && !knocks) &&
+		(!moves || s.balancer.Leads(&j.packet.Tuple, j.hit.Backend, j.hit.To.DstPort))
 }
 
 // forget drops the journey's flow.

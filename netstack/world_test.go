@@ -17,6 +17,7 @@ import (
 type balancer struct {
 	picks  map[netip.AddrPort]packet.Choice
 	states map[uint64]packet.BackendState
+	moved  map[netip.AddrPort]bool // frontends that are another Service's than before
 }
 
 func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
@@ -24,6 +25,11 @@ func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
 }
 
 func (b *balancer) Backend(id uint64) packet.BackendState { return b.states[id] }
+
+func (b *balancer) Leads(t *packet.Tuple, _ uint64, _ uint16) bool {
+	a := netip.AddrPortFrom(t.Dst.Netip(), t.DstPort)
+	return b.picks[a].Kind == packet.Picked && !b.moved[a]
+}
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 

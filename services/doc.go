@@ -5,7 +5,7 @@
 //
 // A Config says everything about the Services of a cluster as one node sees them. NewTable compiles it once into a
 // Table that never changes; whoever holds the current Table swaps in a new one, and flows survive, because a flow
-// keeps the identity of its backend and asks Backend what became of it.
+// keeps the identity of its backend and asks Backend what became of it, and Leads whether its frontend still means it.
 //
 // From one Table to the next. Every Service is compiled by itself, to a unit. Update takes over the units of Services
 // that are the same, and when no frontend has changed also the index that finds them; what is known of backends lies

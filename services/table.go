@@ -135,6 +135,25 @@ func (t *Table) Backend(id uint64) packet.BackendState {
 	return packet.BackendGone
 }
 
+// Leads reports whether the tuple's destination still leads to the Service port for which Pick gave out a backend that
+// serves it at port. The backend itself may be gone.
+func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
+	f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto))
+	if f == nil && t.addrs[tuple.Dst]&node != 0 {
+		if t.isOwn(&tuple.Dst) {
+			if c, ok := t.hosts.pick(tuple); ok {
+				return c.Backend == backend
+			}
+		}
+		f = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
+	}
+	if f == nil || f.service == noService {
+		return false
+	}
+	s := t.config.Services[f.service]
+	return backend&^podMask == backendID(0, portID(s, &s.Ports[f.port]), port)
+}
+
 // Services are those that the Table was made of. Borrowed: they must not be changed.
 func (t *Table) Services() []*Service { return t.config.Services }
 

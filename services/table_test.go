@@ -395,3 +395,55 @@ func TestAllocs(t *testing.T) {
 		}
 	}
 }
+
+// TestLeads: whether an address is still the Service port's that a backend was chosen for, whatever became of the backend.
+func TestLeads(t *testing.T) {
+	c := testConfig()
+	table, _ := NewTable(c)
+	for _, to := range []string{
+		"tcp 10.0.0.7:999 10.96.0.1:80", "tcp [fd00::7]:999 [fd96::1]:80", "tcp 203.0.113.1:9 192.0.2.1:30080", "tcp 10.0.0.7:9 198.51.100.3:80",
+		"tcp 10.0.0.7:9 192.0.2.2:30084",
+	} {
+		tp := tuple(to)
+		choice := table.Pick(tp)
+		if choice.Kind != packet.Picked {
+			t.Fatalf("%s: %v", to, choice)
+		}
+		leads := func(change func(*Config)) bool {
+			next := c
+			next.Services = nil
+			for _, s := range c.Services {
+				own := *s
+				own.Ports = slices.Clone(s.Ports)
+				next.Services = append(next.Services, &own)
+			}
+			change(&next)
+			changed, _ := table.Update(next)
+			return changed.Leads(tp, choice.Backend, choice.To.Port)
+		}
+		all := func(change func(*Service)) func(*Config) {
+			return func(c *Config) {
+				for _, s := range c.Services {
+					change(s)
+				}
+			}
+		}
+		for name, tt := range map[string]struct {
+			change func(*Config)
+			want   bool
+		}{
+			"nothing changed":        {func(*Config) {}, true},
+			"no endpoint is left":    {all(func(s *Service) { s.Endpoints = nil }), true},
+			"other endpoints":        {all(func(s *Service) { s.Endpoints = eps("10.0.0.77 a rs", "fd00::77 a rs") }), true},
+			"the port is another":    {all(func(s *Service) { s.Ports[0].Port, s.Ports[0].NodePort = 7, 30007 }), false},
+			"another protocol":       {all(func(s *Service) { s.Ports[0].Protocol = packet.UDP }), false},
+			"another port has it":    {all(func(s *Service) { s.Ports[0].Name = "new" }), false},
+			"another Service has it": {all(func(s *Service) { s.Name += "-new" }), false},
+			"no Services":            {func(c *Config) { c.Services = nil }, false},
+		} {
+			if got := leads(tt.change); got != tt.want {
+				t.Errorf("%s: %s: got %v, want %v", to, name, got, tt.want)
+			}
+		}
+	}
+}

@@ -55,8 +55,9 @@ func (o *observed) Write(frame []byte) error {
 // nothing is a Balancer without Services.
 type nothing struct{}
 
-func (nothing) Pick(*packet.Tuple) packet.Choice   { return packet.Choice{} }
-func (nothing) Backend(uint64) packet.BackendState { return packet.BackendGone }
+func (nothing) Pick(*packet.Tuple) packet.Choice         { return packet.Choice{} }
+func (nothing) Backend(uint64) packet.BackendState       { return packet.BackendGone }
+func (nothing) Leads(*packet.Tuple, uint64, uint16) bool { return false }
 
 // pod makes a namespace with a TAP that has all offloads but those.
 func pod(t *testing.T, n *netstack.Node, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {
