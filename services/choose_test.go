@@ -164,7 +164,7 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 				case !nodePorts && cluster && p.Port == t.DstPort:
 					return slowChoose(c, s, p, t, s.InternalLocal, c.Node)
 				case !nodePorts && external && p.Port == t.DstPort,
-					nodePorts && onNode && p.NodePort != 0 && p.NodePort == t.DstPort:
+					nodePorts && onNode && p.NodePort != 0 && p.NodePort == t.DstPort && slowHasFamily(s, dst):
 					node := c.Node
 					if at := slowNodeAt(c, dst); inside && at != "" {
 						node = at // what would serve the client there, where it is external
@@ -181,6 +181,11 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 		return packet.Choice{Kind: packet.UnknownPort}
 	}
 	return packet.Choice{Kind: packet.NotFrontend}
+}
+
+// slowHasFamily reports whether a Service is of the family of an address.
+func slowHasFamily(s *Service, a netip.Addr) bool {
+	return len(s.ClusterIPs) == 0 || slices.ContainsFunc(s.ClusterIPs, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() })
 }
 
 // slowNodeAt is the name of the other node that has the address; of several, the last.

@@ -143,8 +143,14 @@ func headless(s *Service) bool { return len(s.ClusterIPs) == 0 && len(s.External
 // fronted reports whether p has a frontend of the family.
 func (b *unitBuilder) fronted(p *Port, is4 bool) bool {
 	of := familyOf(is4).has
-	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) ||
-		p.NodePort != 0 && b.place.hasNodes(is4)
+	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) || b.nodePorted(p, is4)
+}
+
+// nodePorted reports whether p is answered at node addresses of the family: a NodePort is of the families of its
+// Service's ClusterIPs (Service.spec.ipFamilies), and of all where it has none.
+func (b *unitBuilder) nodePorted(p *Port, is4 bool) bool {
+	ips := b.s.ClusterIPs
+	return p.NodePort != 0 && b.place.hasNodes(is4) && (len(ips) == 0 || slices.ContainsFunc(ips, familyOf(is4).has))
 }
 
 // port adds the frontends of one Service port and family, and its backends out of the endpoints that serve it.
@@ -166,7 +172,7 @@ func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
 		}
 	}
 	f.guarded = false
-	if p.NodePort != 0 && b.place.hasNodes(is4) {
+	if b.nodePorted(p, is4) {
 		b.front(f, nodePortKey(is4, p.NodePort, p.Protocol))
 	}
 }

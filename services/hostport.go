@@ -84,6 +84,11 @@ func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	if c, ok := t.hosts.pick(tuple); ok {
 		return c
 	}
+	if tuple.Dst.Netip().IsLoopback() {
+		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
+			return t.choose(f, tuple)
+		}
+	}
 	return t.Pick(tuple)
 }
 

@@ -15,23 +15,61 @@ type NodePort struct {
 	Service  string // "namespace/name"
 	Port     uint16
 	Protocol packet.Proto
+	// IPv4 and IPv6 say whom it serves at node addresses of the family.
+	IPv4, IPv6 Served
 }
+
+// Served says which clients of a NodePort are given a backend.
+type Served uint8
+
+// Whom a NodePort serves. ServedInside are clients inside the cluster alone, this node's own processes among them: the
+// traffic policy is Local, and no backend is here.
+const (
+	ServedNone Served = iota
+	ServedInside
+	ServedAll
+)
 
 // NodePorts are the node ports of the Table, sorted by port and protocol: what a host has to listen on.
 func (t *Table) NodePorts() []NodePort {
-	var ports []NodePort
+	at := map[portKey]*NodePort{}
 	for i := range t.fronts {
-		k := t.fronts[i].key
-		if k.addr != (packet.Addr{}) {
+		f := &t.fronts[i]
+		if f.key.addr != (packet.Addr{}) {
 			continue
 		}
-		s := t.config.Services[t.fronts[i].service]
-		ports = append(ports, NodePort{s.Namespace + "/" + s.Name, k.port, k.proto})
+		k := portKey{f.key.port, f.key.proto}
+		p := at[k]
+		if p == nil {
+			s := t.config.Services[f.service]
+			p = &NodePort{Service: s.Namespace + "/" + s.Name, Port: k.port, Protocol: k.proto}
+			at[k] = p
+		}
+		if f.key.is4 != 0 {
+			p.IPv4 = t.served(f)
+		} else {
+			p.IPv6 = t.served(f)
+		}
+	}
+	var ports []NodePort
+	for _, p := range at {
+		ports = append(ports, *p)
 	}
 	slices.SortFunc(ports, func(a, b NodePort) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
-	return slices.Compact(ports) // both families
+	return ports
+}
+
+func (t *Table) served(f *front) Served {
+	sets := t.units[f.service].sets
+	switch {
+	case len(sets[f.set].backends) > 0:
+		return ServedAll
+	case len(sets[f.inside].backends) > 0:
+		return ServedInside
+	}
+	return ServedNone
 }
 
 // TableHeader names the columns of Rows.

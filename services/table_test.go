@@ -85,7 +85,7 @@ func TestPick(t *testing.T) {
 		{"node port", "tcp 203.0.113.1:999 192.0.2.1:30080", packet.Picked, "10.0.0.1:8080"},
 		{"node port on the other node", "tcp 203.0.113.1:999 192.0.2.2:30080", packet.Picked, "10.0.0.1:8080"},
 		{"node port v6", "tcp [2001:db8:f::1]:999 [2001:db8::2]:30080", packet.Picked, "[fd00::1]:8080"},
-		{"node port v6 of a Service without v6 endpoints", "tcp [2001:db8:f::1]:999 [2001:db8::2]:30082", packet.NoEndpoints, ""},
+		{"node port v6 of a Service of IPv4", "tcp [2001:db8:f::1]:999 [2001:db8::2]:30082", packet.NotFrontend, ""},
 		{"node, other port", "tcp 203.0.113.1:999 192.0.2.1:22", packet.NotFrontend, ""},
 		{"node, ping", "icmp 203.0.113.1:5 192.0.2.1:5", packet.NotFrontend, ""},
 		{"no endpoints", "tcp 10.0.0.7:999 10.96.0.2:80", packet.NoEndpoints, ""},
@@ -274,14 +274,11 @@ func TestRows(t *testing.T) {
 		{"d/dual", "web", "node(IPv6):30080", "TCP", "Cluster", "None", "[fd00::1]:8080"},
 		{"d/here", "web", "10.96.0.4:80", "TCP", "Cluster", "ClientIP", "10.0.0.5:8080,10.0.1.5:8080"},
 		{"d/here", "web", "node(IPv4):30084", "TCP", "Local", "ClientIP", "10.0.0.5:8080"},
-		{"d/here", "web", "node(IPv6):30084", "TCP", "Local", "ClientIP", "none (refused)"},
 		{"d/local", "web", "10.96.0.3:80", "TCP", "Local", "None", "none here (dropped)"},
 		{"d/local", "web", "198.51.100.3:80", "TCP", "Local", "None", "none here (dropped)"},
 		{"d/local", "web", "node(IPv4):30083", "TCP", "Local", "None", "none here (dropped)"},
-		{"d/local", "web", "node(IPv6):30083", "TCP", "Local", "None", "none (refused)"},
 		{"d/none", "web", "10.96.0.2:80", "TCP", "Cluster", "None", "none (refused)"},
 		{"d/none", "web", "node(IPv4):30082", "TCP", "Cluster", "None", "none (refused)"},
-		{"d/none", "web", "node(IPv6):30082", "TCP", "Cluster", "None", "none (refused)"},
 	}
 	if diff := cmp.Diff(want, table.Rows()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -291,7 +288,10 @@ func TestRows(t *testing.T) {
 			t.Errorf("row %v does not fit the header", r)
 		}
 	}
-	ports := []NodePort{{"d/dual", 30080, packet.TCP}, {"d/none", 30082, packet.TCP}, {"d/local", 30083, packet.TCP}, {"d/here", 30084, packet.TCP}}
+	ports := []NodePort{
+		{"d/dual", 30080, packet.TCP, ServedAll, ServedAll}, {"d/none", 30082, packet.TCP, ServedNone, ServedNone},
+		{"d/local", 30083, packet.TCP, ServedInside, ServedNone}, {"d/here", 30084, packet.TCP, ServedAll, ServedNone},
+	}
 	if got := table.NodePorts(); !slices.Equal(got, ports) {
 		t.Errorf("NodePorts %v, want %v", got, ports)
 	}

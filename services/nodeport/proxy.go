@@ -69,14 +69,42 @@ type PortSpec struct {
 	Protocol packet.Proto // TCP or UDP
 }
 
-// Ports gives the node ports and host ports of a Table, for Set.
+// Ports gives the node ports and host ports of a Table, for Set. A node port is listened on where it serves somebody: in
+// the families in which there is a backend, and on loopback alone where the backends are for clients inside the cluster.
 func Ports(t *services.Table) []PortSpec {
 	var specs []PortSpec
 	for _, p := range t.NodePorts() {
-		specs = append(specs, PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol})
+		specs = append(specs, sockets(p)...)
 	}
 	for _, p := range t.HostPorts() {
 		specs = append(specs, PortSpec{Owner: "Pod " + p.Pod, Addr: p.Addr, Port: p.Port, Protocol: p.Protocol})
+	}
+	return specs
+}
+
+// sockets gives the sockets of one node port.
+func sockets(p services.NodePort) []PortSpec {
+	spec := PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol}
+	if p.Protocol == packet.SCTP {
+		return []PortSpec{spec} // what cannot be listened on is told, whoever serves
+	}
+	var specs []PortSpec
+	for _, f := range [...]struct {
+		served        services.Served
+		all, loopback netip.Addr
+	}{
+		{p.IPv4, netip.IPv4Unspecified(), netip.AddrFrom4([4]byte{127, 0, 0, 1})},
+		{p.IPv6, netip.IPv6Unspecified(), netip.IPv6Loopback()},
+	} {
+		switch f.served {
+		case services.ServedAll:
+			spec.Addr = f.all
+		case services.ServedInside:
+			spec.Addr = f.loopback
+		default:
+			continue
+		}
+		specs = append(specs, spec)
 	}
 	return specs
 }
@@ -306,7 +334,7 @@ func explain(spec PortSpec, proto string, err error) string {
 		what = fmt.Sprintf("hostPort %d/%s", spec.Port, proto)
 	case kind == "Pod":
 		what = fmt.Sprintf("hostPort %d/%s at %s", spec.Port, proto, spec.Addr)
-	case spec.Addr.IsValid():
+	case spec.Addr.IsValid() && !spec.Addr.IsUnspecified() && !spec.Addr.IsLoopback():
 		what = fmt.Sprintf("%s port %d/%s", spec.Addr, spec.Port, proto)
 	}
 	switch {

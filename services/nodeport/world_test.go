@@ -106,7 +106,12 @@ func newWorld(t testing.TB, edit ...func(*Options)) (*world, *Proxy) {
 // tcpBackend runs serve for every connection.
 func tcpBackend(t testing.TB, serve func(*net.TCPConn)) net.Addr {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return tcpBackendAt(t, "127.0.0.1", serve)
+}
+
+func tcpBackendAt(t testing.TB, host string, serve func(*net.TCPConn)) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +140,12 @@ func echo(name string) func(*net.TCPConn) {
 // udpBackend answers each datagram with its name and the datagram.
 func udpBackend(t testing.TB, name string) net.Addr {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	return udpBackendAt(t, "127.0.0.1:0", name)
+}
+
+func udpBackendAt(t testing.TB, address, name string) net.Addr {
+	t.Helper()
+	c, err := net.ListenPacket("udp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
