@@ -57,10 +57,10 @@ func TCPCases(d time.Duration) []Case {
 // transactions are the figures of many at once: the rate, what one costs, and the latencies.
 func transactions() []Metric { return append([]Metric{rate, costEach}, quantiles()...) }
 
-// UDPCases are the usual ones over UDP, each measurement taking d. The sizes are those of the payload; what is called 1400 is an
-// IPv4 packet of that size, so that it fits into any MTU that pods have. More is sent than gets through: packets/s are those
-// that arrive, and the loss says how much more. Where none is lost the sender was the limit; over a path of the kernel's that is the
-// path itself, which sendmmsg(2) walks to the other end.
+// UDPCases are the usual ones over UDP, each measurement taking d. The sizes are those of the payload; what is called
+// 1400 is an IPv4 packet of that size, so that it fits into any MTU that pods have. More is sent than gets through:
+// packets/s are those that arrive, and the loss says how much more. Where none is lost the sender was the limit; over
+// a path of the kernel's that is the path itself, which sendmmsg(2) walks to the other end.
 func UDPCases(d time.Duration) []Case {
 	datagrams := func(name string, payload int) Case {
 		return Case{name, Load, "udp", load.Options{Streams: 1, Time: d, Request: payload}, []Metric{packets, loss, costEach}}
@@ -75,8 +75,8 @@ func UDPCases(d time.Duration) []Case {
 // httpStreams is how many requests are under way at once, wrk's -c in its manual's smaller examples.
 const httpStreams = 8
 
-// HTTPCases are requests to web servers, eight at a time, each measurement taking d: all bodies over HTTP/1.1 with keep-alive, one of
-// 1 KiB in the other ways. TLS with HTTP/1.1 and HTTP/2 is kept alive.
+// HTTPCases are requests to web servers, eight at a time, each measurement taking d: all bodies over HTTP/1.1 with
+// keep-alive, one of 1 KiB in the other ways. TLS with HTTP/1.1 and HTTP/2 is kept alive.
 func HTTPCases(d time.Duration) []Case {
 	get := func(name string, s Service, body int, h load.HTTP) Case {
 		h.Host = HTTPHost
@@ -101,8 +101,8 @@ func DNSCases(d time.Duration) []Case {
 	}
 }
 
-// IPerf3Cases are TCPCases' streams and UDPCases' packets as iperf3 measures them, for at least a second each. See package
-// programs for whether it is installed.
+// IPerf3Cases are TCPCases' streams and UDPCases' packets as iperf3 measures them, for at least a second each. See
+// package programs for whether it is installed.
 func IPerf3Cases(d time.Duration) []Case {
 	one := []Metric{gigabits, cost}
 	return []Case{
@@ -112,8 +112,8 @@ func IPerf3Cases(d time.Duration) []Case {
 	}
 }
 
-// WrkCases are HTTPCases' three bodies as wrk measures them, for at least a second each. See package programs for whether it is
-// installed.
+// WrkCases are HTTPCases' three bodies as wrk measures them, for at least a second each. See package programs for
+// whether it is installed.
 func WrkCases(d time.Duration) []Case {
 	get := func(name string, body int) Case {
 		return Case{name, HTTP, "wrk", load.Options{Streams: httpStreams, Time: d, Response: body, HTTP: load.HTTP{Host: HTTPHost}}, transactions()}

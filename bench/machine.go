@@ -40,8 +40,8 @@ func (m Machine) String() string {
 	return fmt.Sprintf("%s, commit %s, Linux %s, %d x %s, MTU %d", m.When.Format(time.DateOnly), m.Commit, m.Kernel, m.CPUs, m.CPU, m.MTU)
 }
 
-// cpuModel finds the first processor's model in /proc/cpuinfo, which calls it differently on each architecture or, on some,
-// does not say it.
+// cpuModel finds the first processor's model in /proc/cpuinfo, which calls it differently on each architecture or, on
+// some, does not say it.
 func cpuModel(cpuinfo string) string {
 	for line := range strings.Lines(cpuinfo) {
 		key, value, _ := strings.Cut(line, ":")

@@ -18,7 +18,8 @@ type Row struct {
 	Unit  string  `json:"unit"`
 	// Higher says that more is better.
 	Higher bool `json:"higher_is_better"`
-	// Ratio is Value over BaselineValue, the median of the Baseline's rounds in the same run. Without Baseline all are zero.
+	// Ratio is Value over BaselineValue, the median of the Baseline's rounds in the same run. Without Baseline all are
+	// zero.
 	Baseline      string  `json:"baseline"`
 	BaselineValue float64 `json:"baseline_value"`
 	Ratio         float64 `json:"ratio"`
@@ -52,8 +53,8 @@ func (s samples) rows(p Plan) []Row {
 	return rows
 }
 
-// compare gives a row for each baseline of the subject that has the figure, or the one without any; none when the subject
-// itself does not have it.
+// compare gives a row for each baseline of the subject that has the figure, or the one without any; none when the
+// subject itself does not have it.
 func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	v := s[sampleKey{subject, figure}]
 	if len(v) == 0 {
@@ -73,8 +74,8 @@ func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	return rows
 }
 
-// Summarize makes the Row of what was measured more than once: the median of values, of which there is at least one, with
-// the least and the largest. head says what they are of; its Baseline, if any, is compared by BaselineValue.
+// Summarize makes the Row of what was measured more than once: the median of values, of which there is at least one,
+// with the least and the largest. head says what they are of; its Baseline, if any, is compared by BaselineValue.
 func Summarize(head Row, values []float64) Row {
 	head.Value, head.Min, head.Max, head.N = median(values), slices.Min(values), slices.Max(values), len(values)
 	if head.Baseline != "" {

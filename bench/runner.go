@@ -46,8 +46,8 @@ type Plan struct {
 	Cases      []Case
 	// Baselines says by name which Topologies another one is compared with; those that are not in it are only shown.
 	Baselines map[string][]string
-	// Rounds that count; 0 is DefaultRounds. One more, which does not, goes before: neighbours get resolved, tunnels shake hands,
-	// caches and clocks warm up.
+	// Rounds that count; 0 is DefaultRounds. One more, which does not, goes before: neighbours get resolved, tunnels
+	// shake hands, caches and clocks warm up.
 	Rounds int
 	Spawn  process.Spawn // nil is process.Self
 	// Failed is told of a measurement that failed, and says whether to go on without it; nil: the run ends.
@@ -62,7 +62,8 @@ const DefaultRounds = 5
 // WarmUp is the longest a measurement of the round before the first takes.
 const WarmUp = 500 * time.Millisecond
 
-// Run carries the plan out. The Topologies stay the caller's. On an error, which says what failed where, there are no rows.
+// Run carries the plan out. The Topologies stay the caller's. On an error, which says what failed where, there are no
+// rows.
 func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 	if err := p.complete(); err != nil {
 		return nil, err
@@ -181,8 +182,8 @@ func (p *Plan) servers(t Topology) [][]string {
 	return servers
 }
 
-// ServeArgs are the arguments of the server for a service: the load generator's own, which has all of its services, or that of
-// IPerf3. It says a line when it is ready, and ends with its standard input.
+// ServeArgs are the arguments of the server for a service: the load generator's own, which has all of its services, or
+// that of IPerf3. It says a line when it is ready, and ends with its standard input.
 func ServeArgs(s Service) []string {
 	port := func(n int) string { return fmt.Sprintf(":%d", n) }
 	if s == IPerf3 {

@@ -12,8 +12,8 @@ import (
 // Line is what people read of one case and subject: a figure with what stands beside it.
 type Line struct {
 	Row
-	// Beside are figures of the same measurements, by what their Case has at its end: CostName and LossName for a throughput or
-	// rate, the other quantiles for P50.
+	// Beside are figures of the same measurements, by what their Case has at its end: CostName and LossName for a
+	// throughput or rate, the other quantiles for P50.
 	Beside map[string]Row
 	// Against are the comparisons, a row each. They are empty when there is none.
 	Against []Row
@@ -76,8 +76,8 @@ func Lines(rows []Row) []Line {
 	return lines
 }
 
-// WriteTable prints rows for people: a heading for each suite, a line for each subject of a case, with the cost beside a
-// throughput, the quantiles side by side, and the ratios with their baselines last.
+// WriteTable prints rows for people: a heading for each suite, a line for each subject of a case, with the cost beside
+// a throughput, the quantiles side by side, and the ratios with their baselines last.
 func WriteTable(w io.Writer, rows []Row) error {
 	lines := Lines(rows)
 	for len(lines) > 0 {

@@ -14,8 +14,8 @@ type Topology interface {
 	Client() *tap.Namespace
 	// Server is where Run starts the load generator's server; nil when the Topology brings all its servers.
 	Server() *tap.Namespace
-	// Target is where the client reaches a service; false when the Topology has none of the kind: cases that need it are
-	// left out.
+	// Target is where the client reaches a service; false when the Topology has none of the kind: cases that need it
+	// are left out.
 	Target(Service) (netip.AddrPort, bool)
 	// Close takes everything down, and waits for it.
 	Close() error

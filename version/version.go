@@ -12,8 +12,8 @@ const Unknown = "development"
 // stamped is set by the linker (-X): what "git describe" said in the tree that was built.
 var stamped string
 
-// String is the tag or commit that this program was built from, such as v1.2.0 or 798d9a51f3c2, followed by -dirty when files of it
-// had been changed; Unknown when neither the linker nor the go command knew.
+// String is the tag or commit that this program was built from, such as v1.2.0 or 798d9a51f3c2, followed by -dirty
+// when files of it had been changed; Unknown when neither the linker nor the go command knew.
 func String() string {
 	if stamped != "" {
 		return stamped

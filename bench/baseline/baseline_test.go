@@ -108,7 +108,8 @@ func TestBaselines(t *testing.T) {
 				t.Errorf("%d rows, want %d", len(rows), want)
 			}
 			for _, r := range rows {
-				// The processors' time is counted in hundredths of a second, of which a short measurement may take none.
+				// The processors' time is counted in hundredths of a second, of which a short measurement may take
+				// none.
 				mayBeZero := strings.HasSuffix(r.Case, " cpu") || strings.HasSuffix(r.Case, " loss")
 				if r.Value <= 0 && !mayBeZero || r.N != 1 {
 					t.Errorf("%+v", r)

@@ -24,10 +24,11 @@ const (
 	resolveTimeout = 250 * time.Millisecond
 )
 
-// CoreDNS is CoreDNS on a veth pair, with as many names (1 to 65536) as a cluster has Services, one of them bench.DNSName.
-// "make peers" builds it. Its configuration is that of Kubernetes without what observes it (metrics, health) and with another
-// source: the kubernetes plugin needs an API server, so the zone is a file, with the same names and time to live. With the cache
-// in front, a name that is asked for again and again comes from there with either.
+// CoreDNS is CoreDNS on a veth pair, with as many names (1 to 65536) as a cluster has Services, one of them
+// bench.DNSName. "make peers" builds it. Its configuration is that of Kubernetes without what observes it (metrics,
+// health) and with another source: the kubernetes plugin needs an API server, so the zone is a file, with the same
+// names and time to live. With the cache in front, a name that is asked for again and again comes from there with
+// either.
 func CoreDNS(names int) (bench.Topology, error) {
 	if names < 1 || names > maxServices {
 		return nil, fmt.Errorf("baseline: %d names, expected 1 to %d", names, maxServices)

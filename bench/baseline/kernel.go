@@ -20,9 +20,9 @@ const (
 	vxlanPort = 4789 // IANA's
 )
 
-// VXLAN is what joins nodes where the kernel may do it and nothing is encrypted: a kernel VXLAN device on each side, over
-// KernelBridge's topology with an MTU of 1500. The tunnel has bench.DefaultMTU, which is 30 less than would fit, so that
-// packets are cut as all others are.
+// VXLAN is what joins nodes where the kernel may do it and nothing is encrypted: a kernel VXLAN device on each side,
+// over KernelBridge's topology with an MTU of 1500. The tunnel has bench.DefaultMTU, which is 30 less than would fit,
+// so that packets are cut as all others are.
 func VXLAN() (bench.Topology, error) {
 	return build("vxlan", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {

@@ -23,10 +23,10 @@ func Direct() (bench.Topology, error) {
 	})
 }
 
-// Nginx is nginx as an ingress: bench.HTTPHost and the path prefix / lead to the load generator's web server, over HTTP and,
-// with a certificate made for the occasion, HTTPS and HTTP/2. So it is with HAProxy and Caddy. Proxies have a namespace of their
-// own between client and server, as many workers as there are processors, connections to the backend that are kept, no access
-// log, and the client's address in X-Forwarded-For.
+// Nginx is nginx as an ingress: bench.HTTPHost and the path prefix / lead to the load generator's web server, over
+// HTTP and, with a certificate made for the occasion, HTTPS and HTTP/2. So it is with HAProxy and Caddy. Proxies have
+// a namespace of their own between client and server, as many workers as there are processors, connections to the
+// backend that are kept, no access log, and the client's address in X-Forwarded-For.
 func Nginx() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "nginx", install: "apt-get install nginx-light", config: nginxConfig,
@@ -59,8 +59,8 @@ type proxy struct {
 	args          func(proxyPaths) []string
 }
 
-// proxyPaths are the files of a proxy: its own directory, its configuration, and a certificate with its key, in two files and
-// in one.
+// proxyPaths are the files of a proxy: its own directory, its configuration, and a certificate with its key, in two
+// files and in one.
 type proxyPaths struct {
 	dir, config            string
 	certificate, key, both string
@@ -96,7 +96,8 @@ func proxied(x proxy) (bench.Topology, error) {
 		}
 		cmd := exec.Command(path, x.args(paths)...)
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir) // where Caddy keeps files
+		// Caddy keeps files there.
+		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 		return p.daemon(middle, cmd, func(ctx context.Context) error {
 			return errors.Join(
 				process.Listening(middle, p.targets[bench.HTTP])(ctx),
@@ -194,7 +195,8 @@ backend backend
 `, runtime.NumCPU(), path.both, bench.HTTPHost, backend, keptIdle)
 }
 
-// caddyConfig has Caddy neither ask for certificates nor listen for administrators nor keep what it was configured with.
+// caddyConfig has Caddy neither ask for certificates nor listen for administrators nor keep what it was configured
+// with.
 func caddyConfig(path proxyPaths) string {
 	return fmt.Sprintf(`{
 	admin off

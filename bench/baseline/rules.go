@@ -16,7 +16,8 @@ const (
 	NFTables Mode = "nftables"
 )
 
-// clusterRange are the addresses of pods, as kube-proxy's --cluster-cidr has them; who is not among them is masqueraded.
+// clusterRange are the addresses of pods, as kube-proxy's --cluster-cidr has them; who is not among them is
+// masqueraded.
 var clusterRange = netip.MustParsePrefix("198.18.0.0/15")
 
 // masquerade is the bit of a packet's mark that kube-proxy uses.
@@ -58,13 +59,13 @@ func loadedServices(n int, frontend netip.AddrPort, endpoints []netip.AddrPort) 
 	return out
 }
 
-// transaction is how many ports of Services are loaded at a time. A transaction is one netlink message, which must fit into
-// the sender's buffer: without privileges that is twice net.core.wmem_max, 416 KiB by default.
+// transaction is how many ports of Services are loaded at a time. A transaction is one netlink message, which must fit
+// into the sender's buffer: without privileges that is twice net.core.wmem_max, 416 KiB by default.
 const transaction = 64
 
-// iptablesRules are the input of iptables-restore. The chains are those of kube-proxy; the comments that it writes into small
-// clusters' rules it leaves out of large ones', as is done here. KUBE-SERVICES has one rule per port of a Service, in the
-// order of services; kube-proxy's own order is that of a Go map.
+// iptablesRules are the input of iptables-restore. The chains are those of kube-proxy; the comments that it writes
+// into small clusters' rules it leaves out of large ones', as is done here. KUBE-SERVICES has one rule per port of a
+// Service, in the order of services; kube-proxy's own order is that of a Go map.
 func iptablesRules(services []servicePort) []string {
 	var b strings.Builder
 	b.WriteString(`*filter
@@ -121,8 +122,9 @@ func (s servicePort) iptables(b *strings.Builder) {
 // elements is how many of a map are added at a time, which take less room than rules.
 const elements = 500
 
-// nftablesRules are inputs of nft, one transaction each: kube-proxy's table, in which one lookup in a verdict map finds a
-// Service's chain. The map is filled last: with every transaction the kernel checks all chains that can be reached.
+// nftablesRules are inputs of nft, one transaction each: kube-proxy's table, in which one lookup in a verdict map
+// finds a Service's chain. The map is filled last: with every transaction the kernel checks all chains that can be
+// reached.
 func nftablesRules(services []servicePort) []string {
 	out := []string{`table ip kube-proxy {
 	set cluster-ips { type ipv4_addr; }

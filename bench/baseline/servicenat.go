@@ -23,9 +23,10 @@ var serviceFrontend = netip.AddrPortFrom(netip.MustParseAddr("10.97.255.254"), b
 // loadTimeout is how long the kernel may take for the rules.
 const loadTimeout = 5 * time.Minute
 
-// ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and the
-// server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in the middle
-// of the rules and has two endpoints as all have, but both are the one server; see loadedServices for what is beside it.
+// ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and
+// the server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in
+// the middle of the rules and has two endpoints as all have, but both are the one server; see loadedServices for what
+// is beside it.
 func ServiceNAT(mode Mode, services int) (bench.Topology, error) {
 	if services < 1 || services > maxServices {
 		return nil, fmt.Errorf("baseline: %d Services, expected 1 to %d", services, maxServices)

@@ -29,14 +29,14 @@ const (
 const (
 	// outsideMTU is that of the wire between host and outside.
 	outsideMTU = 1500
-	// slirpMTU is the pod's with pasta and slirp4netns: pasta's default, and what slirp4netns is advised to be set to. It is
-	// their superframe, and what makes them fast.
+	// slirpMTU is the pod's with pasta and slirp4netns: pasta's default, and what slirp4netns is advised to be set to.
+	// It is their superframe, and what makes them fast.
 	slirpMTU = "65520"
 )
 
-// Pasta is a pod that is joined to its host by pasta (passt.top). The host is joined to the outside by a veth pair. Pasta
-// has its own defaults, of which the MTU of 65520 is the one that counts. What it recommends beyond, larger net.core.rmem_max
-// and wmem_max, are settings of the whole machine, and stay as they are for everyone.
+// Pasta is a pod that is joined to its host by pasta (passt.top). The host is joined to the outside by a veth pair.
+// Pasta has its own defaults, of which the MTU of 65520 is the one that counts. What it recommends beyond, larger
+// net.core.rmem_max and wmem_max, are settings of the whole machine, and stay as they are for everyone.
 func Pasta(d Direction) (bench.Topology, error) {
 	path, err := process.Find("pasta", "apt-get install passt")
 	if err != nil {
@@ -73,9 +73,9 @@ func Pasta(d Direction) (bench.Topology, error) {
 // slirpPodAddr is what slirp4netns gives the pod.
 const slirpPodAddr = "10.0.2.100"
 
-// Slirp4netns is a pod that is joined to its host by slirp4netns, as rootless containers are. The host is joined to the outside
-// by a veth pair. The settings are those that its manual advises: an MTU of 65520, and a tcp_rmem that does not slow port
-// forwarding down. It has neither of its sandboxes.
+// Slirp4netns is a pod that is joined to its host by slirp4netns, as rootless containers are. The host is joined to
+// the outside by a veth pair. The settings are those that its manual advises: an MTU of 65520, and a tcp_rmem that
+// does not slow port forwarding down. It has neither of its sandboxes.
 func Slirp4netns(d Direction) (bench.Topology, error) {
 	path, err := process.Find("slirp4netns", "apt-get install slirp4netns")
 	if err != nil {

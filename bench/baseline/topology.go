@@ -1,5 +1,5 @@
-// Package baseline makes what Tapestry is compared with: the kernel's own paths, raw wireguard-go, and other programs, each
-// a bench.Topology in network namespaces of its own.
+// Package baseline makes what Tapestry is compared with: the kernel's own paths, raw wireguard-go, and other programs,
+// each a bench.Topology in network namespaces of its own.
 package baseline
 
 import (
@@ -53,8 +53,8 @@ func (p *pair) Close() error {
 	return errors.Join(errs...)
 }
 
-// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's and
-// iperf3's servers at serverAddr. On an error nothing is left behind.
+// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's
+// and iperf3's servers at serverAddr. On an error nothing is left behind.
 func build(name string, join func(*pair) error) (bench.Topology, error) {
 	p := &pair{name: name, targets: map[bench.Service]netip.AddrPort{
 		bench.Load:   netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort),
@@ -82,8 +82,8 @@ func (p *pair) namespace() (*tap.Namespace, error) {
 		return nil, err
 	}
 	p.closers = append(p.closers, ns)
-	// As in a lab. Where the machine's default is BBR, its pacing and not the path would decide: the kernel bridge measured
-	// 11 to 42 Gbit/s then, from one run to the next.
+	// As in a lab. Where the machine's default is BBR, its pacing and not the path would decide: the kernel bridge
+	// measured 11 to 42 Gbit/s then, from one run to the next.
 	if err := tap.SetCongestionControl(ns, "cubic", "reno"); err != nil {
 		return nil, err
 	}

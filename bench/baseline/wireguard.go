@@ -16,7 +16,8 @@ import (
 
 const wireGuardCommand = "wireguard"
 
-// tunPeer is what one of the two processes is told of the other. Private keys are made where they are used and never leave.
+// tunPeer is what one of the two processes is told of the other. Private keys are made where they are used and never
+// leave.
 type tunPeer struct {
 	PublicKey  overlay.PublicKey
 	Listen     uint16
@@ -27,8 +28,8 @@ type tunPeer struct {
 
 const wireGuardPort = 51820
 
-// WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology with an
-// MTU of 1500. What Tapestry adds across nodes shows against it.
+// WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology
+// with an MTU of 1500. What Tapestry adds across nodes shows against it.
 func WireGuard(spawn process.Spawn) (bench.Topology, error) {
 	return build("wireguard-go", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {

@@ -1,6 +1,6 @@
-// Package chart draws the rows of a suite: a panel for each figure with a bar for each subject, its length the median, a
-// whisker from the least to the largest of the rounds, and beside the name what the table says. A whisker without an end goes
-// on beyond the panel.
+// Package chart draws the rows of a suite: a panel for each figure with a bar for each subject, its length the median,
+// a whisker from the least to the largest of the rounds, and beside the name what the table says. A whisker without an
+// end goes on beyond the panel.
 package chart
 
 import (
@@ -179,7 +179,8 @@ func span(longest, whisker float64) float64 {
 	return 1.02 * max(longest, min(whisker, 2*longest))
 }
 
-// ticks stand at multiples of 1, 2 or 5 times a power of ten, four to nine of them besides the one at 0, each with its number.
+// ticks stand at multiples of 1, 2 or 5 times a power of ten, four to nine of them besides the one at 0, each with its
+// number.
 func ticks(_, high float64) []plot.Tick {
 	step := math.Pow(10, math.Floor(math.Log10(high/4)))
 	for _, factor := range []float64{5, 2} {
@@ -196,8 +197,8 @@ func ticks(_, high float64) []plot.Tick {
 	return all
 }
 
-// caption is the text above a bar, from the left. Unlike plotter.Labels it asks for no room beside the bars: it has been
-// wrapped.
+// caption is the text above a bar, from the left. Unlike plotter.Labels it asks for no room beside the bars: it has
+// been wrapped.
 type caption struct {
 	lines []string
 	top   float64

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Palette gives every subject a colour of its own: cool ones for ours, warm ones for the others. Who is in neither is one of
-// ours that needs no telling apart. The same lists give the same colours.
+// Palette gives every subject a colour of its own: cool ones for ours, warm ones for the others. Who is in neither is
+// one of ours that needs no telling apart. The same lists give the same colours.
 func Palette(ours, others []string) func(subject string) color.Color {
 	return func(subject string) color.Color {
 		if i := slices.Index(others, subject); i >= 0 {

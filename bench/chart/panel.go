@@ -35,8 +35,8 @@ func (p panel) units() int {
 	return n
 }
 
-// panels has one for each case that several subjects share. Cases of a single subject say something beside each other, so
-// those of one unit are a panel.
+// panels has one for each case that several subjects share. Cases of a single subject say something beside each other,
+// so those of one unit are a panel.
 func (c Chart) panels() []panel {
 	lines := bench.Lines(c.Rows)
 	shared := map[string]int{}

@@ -16,7 +16,8 @@ import (
 // Path is a way through a lab.
 type Path struct {
 	Name string
-	// Client and Server are where the load generator and its server run. The zero Server means that it is there already.
+	// Client and Server are where the load generator and its server run. The zero Server means that it is there
+	// already.
 	Client, Server lab.Target
 	// To is what the client reaches by it.
 	To map[bench.Service]End

@@ -87,8 +87,8 @@ func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io
 // Measurement takes the server's address, as host:port.
 type Measurement func(context.Context, string, Options) (Result, error)
 
-// Measure is the main function of a command that measures: args are an address and flags for Options. It prints the Result, with
-// --json as one object.
+// Measure is the main function of a command that measures: args are an address and flags for Options. It prints the
+// Result, with --json as one object.
 func Measure(ctx context.Context, measure Measurement, args []string, stdout io.Writer) error {
 	var o Options
 	f := newFlags("")

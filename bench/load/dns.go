@@ -17,9 +17,9 @@ import (
 // dnsTries is how often a query is sent before the name server counts as gone.
 const dnsTries = 5
 
-// DNSQueries asks a name server for Name over UDP, on each of Streams sockets one at a time. A query that nothing comes back for
-// within 500 ms is sent again, up to 5 times, and counts as lost each time; the time is that of all tries. Every answer must have
-// a record of the type asked for.
+// DNSQueries asks a name server for Name over UDP, on each of Streams sockets one at a time. A query that nothing
+// comes back for within 500 ms is sent again, up to 5 times, and counts as lost each time; the time is that of all
+// tries. Every answer must have a record of the type asked for.
 func DNSQueries(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := o.Complete()
 	if err != nil {

@@ -41,11 +41,11 @@ func serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// HTTPRequests gets /bytes/Response, Streams at a time. With keep-alive the connections are made before the time begins. A status
-// other than 200, or a body of another length, is an error.
+// HTTPRequests gets /bytes/Response, Streams at a time. With keep-alive the connections are made before the time
+// begins. A status other than 200, or a body of another length, is an error.
 //
-// The client is net/http's, which takes about twice the processor time for a request that wrk does (20 us and 9 us, where
-// that was measured); the cost of a request includes it.
+// The client is net/http's, which takes about twice the processor time for a request that wrk does (20 us and 9 us,
+// where that was measured); the cost of a request includes it.
 func HTTPRequests(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := o.Complete()
 	if err != nil {

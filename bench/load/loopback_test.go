@@ -147,8 +147,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// A server that answers 50 requests and never again. In a closed loop that is an error; in an open loop it is the result, in which
-// everything shows that was due since.
+// A server that answers 50 requests and never again. In a closed loop that is an error; in an open loop it is the
+// result, in which everything shows that was due since.
 func TestStallShowsInTheOpenLoop(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -23,11 +23,13 @@ type Options struct {
 	Streams   int
 	Time      time.Duration // up to an hour; 2 s
 	Direction Direction     // Stream only; Up
-	// Request and Response are message sizes in bytes, up to 1 MiB; at least 1, over UDP 16 (a header) to 65507. Not for Stream.
-	// Of HTTP, Response is the body's size, which may be 0. Datagrams makes packets of Request bytes of payload.
+	// Request and Response are message sizes in bytes, up to 1 MiB; at least 1, over UDP 16 (a header) to 65507. Not
+	// for Stream. Of HTTP, Response is the body's size, which may be 0. Datagrams makes packets of Request bytes of
+	// payload.
 	Request, Response int
-	// Rate is transactions (Datagrams: packets) per second over all streams, up to 10 million, sent on schedule whatever comes
-	// back: an open loop, see package pace. 0: each stream waits for its last transaction, or sends as fast as it can.
+	// Rate is transactions (Datagrams: packets) per second over all streams, up to 10 million, sent on schedule
+	// whatever comes back: an open loop, see package pace. 0: each stream waits for its last transaction, or sends as
+	// fast as it can.
 	Rate int
 	HTTP HTTP
 	// Name is what is asked for, QueryType A or AAAA; A. DNS only.
@@ -38,8 +40,8 @@ type Options struct {
 type HTTP struct {
 	// TLS without looking at the server's certificate: this is a benchmark.
 	TLS bool
-	// Version is "1.1", the default, or "2": with TLS negotiated by ALPN, otherwise with prior knowledge (h2c). Over HTTP/1.1
-	// each stream has a connection of its own, over HTTP/2 all share one, as clients do that can.
+	// Version is "1.1", the default, or "2": with TLS negotiated by ALPN, otherwise with prior knowledge (h2c). Over
+	// HTTP/1.1 each stream has a connection of its own, over HTTP/2 all share one, as clients do that can.
 	Version string
 	// NoKeepAlive makes a connection for every request. HTTP/1.1 only.
 	NoKeepAlive bool

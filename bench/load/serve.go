@@ -56,8 +56,8 @@ func (s *Server) HTTPAddr() net.Addr {
 	return s.http.Addr()
 }
 
-// Serve serves any number of clients at once until ctx ends, and returns nil then. A client that speaks something else is hung up
-// on. It may be called once.
+// Serve serves any number of clients at once until ctx ends, and returns nil then. A client that speaks something else
+// is hung up on. It may be called once.
 func (s *Server) Serve(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveTCP(groupCtx) })

@@ -19,8 +19,9 @@ import (
 // lossTimeout is how long nothing may come back for a datagram before it counts as lost.
 const lossTimeout = 500 * time.Millisecond
 
-// Datagrams sends packets of Request bytes of payload one way, over UDP, at Rate or as fast as the kernel takes them, and
-// counts what the server received. What is measured without a Rate is therefore how many get through of more than do.
+// Datagrams sends packets of Request bytes of payload one way, over UDP, at Rate or as fast as the kernel takes them,
+// and counts what the server received. What is measured without a Rate is therefore how many get through of more than
+// do.
 func Datagrams(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := completeDatagrams(o)
 	if err != nil {
@@ -112,8 +113,8 @@ func unlessDeadline(err error) error {
 	return err
 }
 
-// DatagramResponse sends requests and waits for responses over UDP, one at a time on each of Streams sockets. A request that
-// nothing comes back for within 500 ms is lost; it counts with that time.
+// DatagramResponse sends requests and waits for responses over UDP, one at a time on each of Streams sockets. A
+// request that nothing comes back for within 500 ms is lost; it counts with that time.
 func DatagramResponse(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := completeDatagrams(o)
 	if err != nil {
@@ -196,8 +197,8 @@ type datagramStream struct {
 	id      uint64
 }
 
-// onDatagramStreams opens n streams with h and, when all are there, calls f with each at once. Their control connections are
-// over TCP, so that what is lost is only what is measured.
+// onDatagramStreams opens n streams with h and, when all are there, calls f with each at once. Their control
+// connections are over TCP, so that what is lost is only what is measured.
 func onDatagramStreams(ctx context.Context, addr string, h hello, n int, f func(context.Context, int, datagramStream) error) error {
 	controls, err := dialAll(ctx, addr, n)
 	if err != nil {

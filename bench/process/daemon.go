@@ -24,8 +24,8 @@ type Daemon struct {
 	close  func() error
 }
 
-// StartDaemon starts cmd inside ns (nil: here) and returns when ready does without an error. The context of ready ends with
-// the program or when that takes too long.
+// StartDaemon starts cmd inside ns (nil: here) and returns when ready does without an error. The context of ready ends
+// with the program or when that takes too long.
 func StartDaemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) error) (*Daemon, error) {
 	d := &Daemon{cmd: cmd, ended: make(chan struct{})}
 	d.close = sync.OnceValue(d.stop)

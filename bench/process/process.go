@@ -30,8 +30,8 @@ func Self(args ...string) *exec.Cmd {
 	return exec.Command("/proc/self/exe", append([]string{"bench"}, args...)...)
 }
 
-// UntilEOF is ctx until in ends, too: the part of the child in the agreement that its standard input keeps it running. The
-// goroutine that reads goes with the process.
+// UntilEOF is ctx until in ends, too: the part of the child in the agreement that its standard input keeps it running.
+// The goroutine that reads goes with the process.
 func UntilEOF(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {

@@ -21,9 +21,9 @@ func (e *MissingError) Error() string {
 // peersDir is where "make peers" puts programs, seen from the directory of the executable.
 const peersDir = "peers"
 
-// Find looks for a program beside the executable, where "make peers" builds some, and then where programs are installed. It
-// returns a *MissingError with install, the command that brings the program, when there is none. An ordinary user's PATH often
-// lacks the directories of the administrator's.
+// Find looks for a program beside the executable, where "make peers" builds some, and then where programs are
+// installed. It returns a *MissingError with install, the command that brings the program, when there is none. An
+// ordinary user's PATH often lacks the directories of the administrator's.
 func Find(name, install string) (string, error) {
 	var dirs []string
 	if self, err := os.Executable(); err == nil {

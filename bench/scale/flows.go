@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// fill measures a flow table that is filled to the brim: the cost of an insert on the way, of a lookup once it is full, and
-// the memory of a flow. Tuples come in an order that caches cannot foresee, as packets do.
+// fill measures a flow table that is filled to the brim: the cost of an insert on the way, of a lookup once it is
+// full, and the memory of a flow. Tuples come in an order that caches cannot foresee, as packets do.
 func fill(ctx context.Context, o Options, flows int, name string, f *figures) error {
 	for range o.Rounds {
 		if err := ctx.Err(); err != nil {

@@ -205,8 +205,8 @@ func (n *node) flows() (int, error) {
 	return 0, fmt.Errorf("the agent has tracked no flow; it says:\n%s", n.said())
 }
 
-// peers measures what another node takes that is known, with its key, and does not answer: while it is called, and after
-// the agent has given up to call it unasked.
+// peers measures what another node takes that is known, with its key, and does not answer: while it is called, and
+// after the agent has given up to call it unasked.
 func peers(ctx context.Context, o Options, f *figures) error {
 	name := fmt.Sprintf("idle, %d peers", o.Peers)
 	o.Progress(name)

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// The cluster of the suites. Its Services lead to pods of another node, which is known and never answers; the one that is
-// talked to leads to a pod of this node.
+// The cluster of the suites. Its Services lead to pods of another node, which is known and never answers; the one that
+// is talked to leads to a pod of this node.
 const (
 	nodeName    = "node-1"
 	nodeAddress = "198.18.0.1"

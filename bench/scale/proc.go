@@ -62,7 +62,8 @@ func processorTime(pid int) (time.Duration, error) {
 	return ticks * time.Second / perSecond, nil
 }
 
-// settle waits until the agent's memory has stopped changing: after a load the runtime gives back what it does not need.
+// settle waits until the agent's memory has stopped changing: after a load the runtime gives back what it does not
+// need.
 func (n *node) settle(ctx context.Context) error {
 	const slack = 1 << 20
 	calm, most := n.o.Watch*3/10, 3*n.o.Watch

@@ -15,7 +15,8 @@ import (
 type Options struct {
 	// Rounds that each figure is measured in; 0 is 5.
 	Rounds int
-	// Services are the numbers of Services to load, each of Endpoints endpoints; none is 100, 1,000 and 10,000, 0 is 10.
+	// Services are the numbers of Services to load, each of Endpoints endpoints; none is 100, 1,000 and 10,000, 0 is
+	// 10.
 	Services  []int
 	Endpoints int
 	// Changes of an object in each round, of which the quantiles are taken; 0 is 100.
@@ -26,7 +27,8 @@ type Options struct {
 	Pods, Peers int
 	// Watch is how long an idle agent is watched for the processor time that it takes; 0 is 5 s.
 	Watch time.Duration
-	// Agent makes the command of an agent with these arguments; nil is the executable of product.Find with "agent" before them.
+	// Agent makes the command of an agent with these arguments; nil is the executable of product.Find with "agent"
+	// before them.
 	Agent func(args ...string) *exec.Cmd
 	// Progress is told what is about to be measured; nil: nobody is.
 	Progress func(what string)

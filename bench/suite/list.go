@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/bench/programs"
 )
 
-// List prints suites with their subjects and cases, and which programs are missing. Like Run it needs a user namespace of its
-// own.
+// List prints suites with their subjects and cases, and which programs are missing. Like Run it needs a user namespace
+// of its own.
 func List(w io.Writer, suites []Suite, spawn process.Spawn) error {
 	var b strings.Builder
 	missing := map[string]error{}

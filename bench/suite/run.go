@@ -19,8 +19,8 @@ type Options struct {
 	Rounds int           // of every measurement; 0 is bench.DefaultRounds
 	Time   time.Duration // of one measurement; 0 is the suite's
 	Spawn  process.Spawn // nil is process.Self
-	// Required are the baselines and cases, by name, that must be measured: where they cannot be it is an error. Others are left
-	// out then.
+	// Required are the baselines and cases, by name, that must be measured: where they cannot be it is an error.
+	// Others are left out then.
 	Required []string
 	// Notice is told, in a sentence, what is left out; nil: nobody is.
 	Notice func(string)
@@ -28,8 +28,8 @@ type Options struct {
 	Progress func(suite string, done, all int, topology, name string)
 }
 
-// Run carries suites out one after the other, each with its labs up only meanwhile: what idles costs, too. On an error the
-// rows are those of the suites before it.
+// Run carries suites out one after the other, each with its labs up only meanwhile: what idles costs, too. On an error
+// the rows are those of the suites before it.
 func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 	var rows []bench.Row
 	if o.Notice == nil {

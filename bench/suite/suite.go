@@ -1,5 +1,5 @@
-// Package suite says what 'tapestry-lab bench' measures, and carries it out: for each suite, which paths of ours, beside which
-// baselines, with which cases.
+// Package suite says what 'tapestry-lab bench' measures, and carries it out: for each suite, which paths of ours,
+// beside which baselines, with which cases.
 package suite
 
 import (
@@ -20,8 +20,8 @@ type Suite struct {
 	About string
 	// Subjects are measured in turn. They are ours first.
 	Subjects []Subject
-	// Cases are the names of what is measured of each. Those of Programs are measured by programs of others, for at least a second
-	// each, which only who asks for them gets.
+	// Cases are the names of what is measured of each. Those of Programs are measured by programs of others, for at
+	// least a second each, which only who asks for them gets.
 	Cases, Programs []string
 	// Time is how long one measurement takes when nobody says otherwise.
 	Time time.Duration
@@ -30,8 +30,8 @@ type Suite struct {
 	programs  func(time.Duration) []bench.Case
 	baselines map[string][]string // what each subject is compared with, by name
 	setUp     time.Duration       // what it takes to bring up beyond the usual
-	// alone measures a suite that is not of clients and servers. It has no subjects, cases or baselines, and Time is how long
-	// the whole takes with the default number of rounds.
+	// alone measures a suite that is not of clients and servers. It has no subjects, cases or baselines, and Time is
+	// how long the whole takes with the default number of rounds.
 	alone func(context.Context, Options) ([]bench.Row, error)
 }
 
@@ -46,16 +46,16 @@ type Subject struct {
 	try func(process.Spawn) error
 }
 
-// Selection is what a caller wants of All, by name. Empty lists mean everything; suites without subjects and cases of their
-// own are measured only then.
+// Selection is what a caller wants of All, by name. Empty lists mean everything; suites without subjects and cases of
+// their own are measured only then.
 type Selection struct {
 	Suites, Subjects, Cases []string
 	// Programs asks for the cases of other programs, too, where Cases does not say what is wanted.
 	Programs bool
 }
 
-// Select narrows the suites down. A suite without any subject or case that is wanted is left out; a name that no suite knows
-// is an error.
+// Select narrows the suites down. A suite without any subject or case that is wanted is left out; a name that no suite
+// knows is an error.
 func (s Selection) Select(all []Suite) ([]Suite, error) {
 	var chosen []Suite
 	var names, subjects, cases []string

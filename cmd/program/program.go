@@ -1,4 +1,5 @@
-// Package program runs a command line from beginning to end: what ends it, what is printed of an error, and the exit status.
+// Package program runs a command line from beginning to end: what ends it, what is printed of an error, and the exit
+// status.
 package program
 
 import (
@@ -15,8 +16,9 @@ import (
 	"tapestry.dev/tapestry/version"
 )
 
-// Run carries out one command line of app, whose name begins every error, until it ends or SIGINT or SIGTERM comes, and returns
-// the exit status: 130 after ^C, that of a cli.ExitCoder, and otherwise 1 for any error, which is printed here.
+// Run carries out one command line of app, whose name begins every error, until it ends or SIGINT or SIGTERM comes,
+// and returns the exit status: 130 after ^C, that of a cli.ExitCoder, and otherwise 1 for any error, which is printed
+// here.
 func Run(app *cli.App, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

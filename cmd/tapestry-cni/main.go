@@ -1,4 +1,5 @@
-// Command tapestry-cni is the CNI plugin: a container runtime starts it to attach a pod to the network, or to detach one.
+// Command tapestry-cni is the CNI plugin: a container runtime starts it to attach a pod to the network, or to detach
+// one.
 package main
 
 import (

@@ -69,7 +69,8 @@ func (r *release) build(ctx context.Context, list []program) (map[string][]execu
 }
 
 func (r *release) buildOne(ctx context.Context, p program, arch, path string) error {
-	// Without -trimpath the directory is in the program, and with a build id, which is a hash of inputs, so is what the cache was like.
+	// Without -trimpath the directory is in the program, and with a build id, which is a hash of inputs, so is what
+	// the cache was like.
 	cmd := exec.CommandContext(ctx, r.golang, "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -buildid= -X tapestry.dev/tapestry/version.stamped="+r.version, "-o", path, p.pkg)
 	cmd.Dir = filepath.Join(r.root, p.module)

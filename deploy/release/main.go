@@ -1,6 +1,6 @@
-// Command release makes what is given away, without Docker, a registry or Helm: the container image, the programs, the chart and the
-// manifests, their bill of materials and their checksums. The same tree and version give the same files, byte for byte, wherever
-// and whenever they are made.
+// Command release makes what is given away, without Docker, a registry or Helm: the container image, the programs, the
+// chart and the manifests, their bill of materials and their checksums. The same tree and version give the same files,
+// byte for byte, wherever and whenever they are made.
 //
 //	go run ./deploy/release [-version VERSION] [-out DIR] image|chart|all
 package main
@@ -28,7 +28,8 @@ func main() {
 	}
 }
 
-// epochVariable is where reproducible builds have the time of everything in them (https://reproducible-builds.org/specs/source-date-epoch/).
+// epochVariable is where reproducible builds have the time of everything in them
+// (https://reproducible-builds.org/specs/source-date-epoch/).
 const epochVariable = "SOURCE_DATE_EPOCH"
 
 func run(ctx context.Context, args []string) error {
@@ -64,7 +65,8 @@ type release struct {
 	root, out, version, golang string
 	time                       time.Time
 
-	// name is what image and chart are called: the version where it is that of a release, and otherwise what the chart says.
+	// name is what image and chart are called: the version where it is that of a release, and otherwise what the chart
+	// says.
 	name  string
 	chart chart
 }

@@ -63,8 +63,8 @@ func packedFiles(t *testing.T, content []byte) map[string]string {
 	}
 }
 
-// TestChart: the package is the chart under the release's version, whatever is in the directory besides it and whenever it was
-// written. That Helm reads it is a test of deploy/render.
+// TestChart: the package is the chart under the release's version, whatever is in the directory besides it and
+// whenever it was written. That Helm reads it is a test of deploy/render.
 func TestChart(t *testing.T) {
 	r := newRelease(t, "v9.8.7")
 	first, err := r.chart.called(r.name).pack(r)
@@ -111,7 +111,8 @@ func TestChart(t *testing.T) {
 	}
 }
 
-// TestBuildOne builds a program as a release does, in spite of what this process's environment says, and from two directories.
+// TestBuildOne builds a program as a release does, in spite of what this process's environment says, and from two
+// directories.
 func TestBuildOne(t *testing.T) {
 	if !slices.Contains(arches, runtime.GOARCH) {
 		t.Skip("no release is for " + runtime.GOARCH)

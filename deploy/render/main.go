@@ -1,5 +1,5 @@
-// Command render renders the chart as helm template does, for whoever has no helm: into the plain manifests of this repository, and
-// into those of a cluster with other values.
+// Command render renders the chart as helm template does, for whoever has no helm: into the plain manifests of this
+// repository, and into those of a cluster with other values.
 //
 //	go -C deploy/render run . -f values.yaml --set 'apiServers={https://192.168.1.10:6443}' >tapestry.yaml
 package main

@@ -52,8 +52,8 @@ func TestCommitted(t *testing.T) {
 	}
 }
 
-// TestPackage: Helm takes a release's package for the chart, under the release's version, and the release's manifests are what it
-// renders.
+// TestPackage: Helm takes a release's package for the chart, under the release's version, and the release's manifests
+// are what it renders.
 func TestPackage(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command("go", "run", "./deploy/release", "-version", "v9.8.7", "-out", dir, "chart")
@@ -146,7 +146,8 @@ type rights struct {
 	root         bool
 }
 
-// TestRights: which container may do what, in every variant. Every line that is added here is explained in deploy/README.md.
+// TestRights: which container may do what, in every variant. Every line that is added here is explained in
+// deploy/README.md.
 func TestRights(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {

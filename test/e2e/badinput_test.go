@@ -92,8 +92,8 @@ func (m *mistake) told(t *testing.T, sentence, path string) {
 	t.Helper()
 	contains(t, sentence, m.says...)
 	line := 1 + strings.Count(m.yaml[:strings.Index(m.yaml, "# here")], "\n")
-	// Where an object begins is the line after the mark, which is a line of its own then. What does not parse is told with the
-	// line where the parser gave up, which may be the next.
+	// Where an object begins is the line after the mark, which is a line of its own then. What does not parse is told
+	// with the line where the parser gave up, which may be the next.
 	for _, l := range []int{line, line + 1} {
 		if strings.Contains(sentence, fmt.Sprintf("%s:%d: ", path, l)) {
 			return
@@ -129,8 +129,8 @@ func TestRefusedAtStart(t *testing.T) {
 	}
 }
 
-// TestRefusedWhileRunning makes the same mistakes in the file of a lab under traffic: nothing of the version with the mistake is
-// applied, nobody is harmed, and a good version afterwards is applied.
+// TestRefusedWhileRunning makes the same mistakes in the file of a lab under traffic: nothing of the version with the
+// mistake is applied, nobody is harmed, and a good version afterwards is applied.
 func TestRefusedWhileRunning(t *testing.T) {
 	c := up(t, "edited", baseYAML)
 	talking := c.talk(t, lab.Pod("client"), at(c.addr(t, "near", false), 9000), at(c.addr(t, "far", true), 9000), at(c.addr(t, "svc/far", false), 81))

@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// mayBeNothing tells the figures that can be 0 in a short measurement: what was lost, and the processors' time, which is counted in
-// hundredths of a second.
+// mayBeNothing tells the figures that can be 0 in a short measurement: what was lost, and the processors' time, which
+// is counted in hundredths of a second.
 func mayBeNothing(r bench.Row) bool { return r.Unit == "%" || strings.HasSuffix(r.Case, " cpu") }
 
 // benchRows runs the benchmark and gives what it printed, by subject.

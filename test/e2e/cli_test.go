@@ -57,7 +57,8 @@ func noLab(t *testing.T, name string) {
 	}
 }
 
-// TestDemo runs the demo as it is: every step is a line of JSON, the exit status is 0, and it takes less than 30 seconds.
+// TestDemo runs the demo as it is: every step is a line of JSON, the exit status is 0, and it takes less than 30
+// seconds.
 func TestDemo(t *testing.T) {
 	start := time.Now()
 	got := tapestryLab(t, "demo", "--json", "--name", "demo-json")

@@ -106,8 +106,8 @@ func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...s
 	return c
 }
 
-// down takes the lab down. It shows what its processes logged when the test failed, and fails it when one of them crashed or,
-// under the race detector, raced.
+// down takes the lab down. It shows what its processes logged when the test failed, and fails it when one of them
+// crashed or, under the race detector, raced.
 func (c *cluster) down(t *testing.T) {
 	logs, _ := filepath.Glob(filepath.Join(c.Dir, "nodes", "*", "agent.log"))
 	for _, path := range append(logs, rpc.LogFile(c.Dir)) {

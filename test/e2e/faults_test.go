@@ -183,8 +183,8 @@ func edits(t *testing.T, c *cluster) {
 	talking.unharmed(t)
 }
 
-// TestSupervisorKilled ends the supervisor of one lab and the init of another with SIGKILL: nothing of theirs is left, and 'lab
-// down' removes their folders.
+// TestSupervisorKilled ends the supervisor of one lab and the init of another with SIGKILL: nothing of theirs is left,
+// and 'lab down' removes their folders.
 func TestSupervisorKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
@@ -307,8 +307,8 @@ func processOf(t *testing.T, dir, which string) int {
 	return 0
 }
 
-// TestKeeperKilled ends the keeper of a node under traffic, and when the agent has given the next keeper everything back, the agent: no
-// connection breaks.
+// TestKeeperKilled ends the keeper of a node under traffic, and when the agent has given the next keeper everything
+// back, the agent: no connection breaks.
 func TestKeeperKilled(t *testing.T) {
 	c := up(t, "keeper", baseYAML)
 	held := func() (keys []string) {

@@ -48,7 +48,8 @@ func packetSocket(vnet bool) (int, error) {
 		return -1, err
 	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<20) // an ordinary user gets what the machine allows
+		// An ordinary user gets what the machine allows.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<20)
 	}
 	return fd, nil
 }

@@ -15,13 +15,13 @@ import (
 const (
 	loadPort   = 5201
 	victimPort = 9999
-	// window is how long each thing is measured at a time. What is compared takes turns, for the machine has other things
-	// to do.
+	// window is how long each thing is measured at a time. What is compared takes turns, for the machine has other
+	// things to do.
 	window = 600 * time.Millisecond
 	rounds = 3
-	// What has to be left of a bystander's throughput and of its transactions, compared with the same load without the fault.
-	// Both are far from 1 because of what else a machine does, transactions the more so: a tunnel that is full adds the
-	// time of inflightMax packets to each. Behind a queue that stands, nothing is left.
+	// What has to be left of a bystander's throughput and of its transactions, compared with the same load without the
+	// fault. Both are far from 1 because of what else a machine does, transactions the more so: a tunnel that is full
+	// adds the time of inflightMax packets to each. Behind a queue that stands, nothing is left.
 	sparedBytes, sparedTransactions = 0.1, 0.05
 )
 
@@ -68,9 +68,9 @@ func (c *cluster) attack(t *testing.T, f func(), from lab.Target, args ...string
 	}
 }
 
-// TestDeadPeer floods a pod on a node that lives, on one whose agent is stopped, and on one that is cut off, while a pod
-// beside the flooding one talks to a third node. The flood takes its part of the processors whether its far end lives
-// or not, so the three are compared with each other.
+// TestDeadPeer floods a pod on a node that lives, on one whose agent is stopped, and on one that is cut off, while a
+// pod beside the flooding one talks to a third node. The flood takes its part of the processors whether its far end
+// lives or not, so the three are compared with each other.
 func TestDeadPeer(t *testing.T) {
 	c := up(t, "dead-peer", nodesYAML+"---\napiVersion: v1\nkind: Node\nmetadata: {name: node-3}\n"+podYAML("client", "node-1")+
 		podYAML("flooder", "node-1")+podYAML("far", "node-2")+podYAML("third", "node-3"))
@@ -103,8 +103,8 @@ func (c *cluster) signal(t *testing.T, node string, s syscall.Signal) {
 	}
 }
 
-// TestDeafPods has pods that do not read: one with closed windows, one that is stopped, and one that is flooded, beside two
-// that talk to each other.
+// TestDeafPods has pods that do not read: one with closed windows, one that is stopped, and one that is flooded,
+// beside two that talk to each other.
 func TestDeafPods(t *testing.T) {
 	c := up(t, "deaf-pods", nodesYAML+podYAML("client", "node-1")+podYAML("near", "node-1")+podYAML("attacker", "node-1")+
 		podYAML("reader", "node-1")+podYAML("deaf", "node-1")+podYAML("stopped", "node-1")+podYAML("far", "node-2"))

@@ -129,7 +129,8 @@ func stream(seed uint64, n int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8(key), n)
 }
 
-// transferServe takes what each connection sends, answers with the hash of it, and sends as much of a stream of its own.
+// transferServe takes what each connection sends, answers with the hash of it, and sends as much of a stream of its
+// own.
 func transferServe(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
@@ -213,7 +214,8 @@ func transferOnce(ctx context.Context, addr string, seed uint64, size int64) (ou
 	return out, nil
 }
 
-// attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor of no TAP: UID SOCKET.
+// attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor of no TAP: UID
+// SOCKET.
 func attachAs(ctx context.Context, args []string) error {
 	uid, err := strconv.Atoi(args[0])
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// TestHostile lets one pod, strangers on the underlay and other users do what they must not, while the connections of others
-// go on and no agent ends.
+// TestHostile lets one pod, strangers on the underlay and other users do what they must not, while the connections of
+// others go on and no agent ends.
 func TestHostile(t *testing.T) {
 	c := up(t, "hostile", baseYAML+podYAML("attacker", "node-1"))
 	before := c.status(t)
@@ -47,8 +47,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// junkOnWireGuard sends thousands of datagrams from outside to both nodes, a part of them handshakes that only the key of the
-// sender is wrong in.
+// junkOnWireGuard sends thousands of datagrams from outside to both nodes, a part of them handshakes that only the key
+// of the sender is wrong in.
 func junkOnWireGuard(t *testing.T, c *cluster) {
 	const count = 6000
 	for i, node := range []string{"node-1", "node-2"} {
@@ -85,7 +85,8 @@ func both(t *testing.T, c *cluster, names ...string) string {
 	return strings.Join(out, ",")
 }
 
-// watch captures at a pod. Known sources are all pods and Services, and the addresses that every node has in its pod ranges.
+// watch captures at a pod. Known sources are all pods and Services, and the addresses that every node has in its pod
+// ranges.
 func watch(t *testing.T, c *cluster, pod string) *helper {
 	t.Helper()
 	known := both(t, c, "client", "near", "far", "attacker", "svc/near", "svc/far", "node-1", "node-2", "outside")
@@ -164,8 +165,8 @@ func spoofedFrames(t *testing.T, c *cluster) {
 	}
 }
 
-// spoofedNodePort has the client outside take addresses of pods and Services for its own: the node answers it nothing, and
-// no pod gets to see it.
+// spoofedNodePort has the client outside take addresses of pods and Services for its own: the node answers it nothing,
+// and no pod gets to see it.
 func spoofedNodePort(t *testing.T, c *cluster) {
 	captures := map[string]*helper{"near": watch(t, c, "near"), "far": watch(t, c, "far")}
 	for _, v6 := range []bool{false, true} {
@@ -213,8 +214,8 @@ func othersDescriptors(t *testing.T, c *cluster) {
 		}
 	}
 	if os.Geteuid() != 0 {
-		// An ordinary user has one user to offer, and in the namespaces of its lab there is no other: the kernel does not let a
-		// process become one.
+		// An ordinary user has one user to offer, and in the namespaces of its lab there is no other: the kernel does
+		// not let a process become one.
 		_, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "e2e-helper", "attach-as", "65534", socket)
 		if err != nil || code == 0 || !strings.Contains(stderr, "invalid argument") {
 			t.Errorf("a process became another user: exit status %d, %v: %s", code, err, stderr)

@@ -85,8 +85,9 @@ func interfaces(t *testing.T) []string {
 	return names
 }
 
-// gone checks that nothing is left: no process of the lab's, nor another one that knows its folder, no interface, and no
-// namespace, which would have to be held by this process or by a mount. The kernel may need a moment for processes that were killed.
+// gone checks that nothing is left: no process of the lab's, nor another one that knows its folder, no interface, and
+// no namespace, which would have to be held by this process or by a mount. The kernel may need a moment for processes
+// that were killed.
 func (tr traces) gone(t *testing.T) {
 	t.Helper()
 	var left []string

@@ -77,8 +77,8 @@ func datagramSum(b []byte) [sha256.Size]byte {
 // flooded is what a flood came to.
 type flooded struct{ Sent uint64 }
 
-// flood sends so many datagrams as UDP superframes, or with 0 until the input ends, at so many Mbit/s, or with 0 without a
-// limit: ADDR MBITS COUNT. What cannot be sent is not a failure: the far end may be dead.
+// flood sends so many datagrams as UDP superframes, or with 0 until the input ends, at so many Mbit/s, or with 0
+// without a limit: ADDR MBITS COUNT. What cannot be sent is not a failure: the far end may be dead.
 func flood(ctx context.Context, args []string) error {
 	rate, err := strconv.ParseFloat(args[1], 64)
 	if err != nil {

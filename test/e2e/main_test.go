@@ -49,8 +49,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// helpers are what the tests run inside of namespaces. What lasts until its standard input ends prints "started" when it
-// has begun, and its last line is the result.
+// helpers are what the tests run inside of namespaces. What lasts until its standard input ends prints "started" when
+// it has begun, and its last line is the result.
 var helpers = map[string]func(ctx context.Context, args []string) error{
 	"talk":           talk,
 	"capture":        capture,

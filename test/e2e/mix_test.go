@@ -44,8 +44,8 @@ func (m *mixer) failed(format string, args ...any) {
 	}
 }
 
-// mix makes traffic of several kinds at once until the input ends: KIND=ADDR..., where a kind is transfer, hold, ask, or
-// resolve=NAME.
+// mix makes traffic of several kinds at once until the input ends: KIND=ADDR..., where a kind is transfer, hold, ask,
+// or resolve=NAME.
 func mix(ctx context.Context, args []string) error {
 	end := untilInputEnds(ctx)
 	m := &mixer{out: mixed{Held: map[string]probe.Held{}}}

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/impair"
 )
 
-// soakTime is how long TestSoak makes traffic: TAPESTRY_SOAK, such as 24h, or else 100 s, with -short 20 s. A longer one
-// needs a longer -timeout, too.
+// soakTime is how long TestSoak makes traffic: TAPESTRY_SOAK, such as 24h, or else 100 s, with -short 20 s. A longer
+// one needs a longer -timeout, too.
 func soakTime(t *testing.T) time.Duration {
 	t.Helper()
 	if text := os.Getenv("TAPESTRY_SOAK"); text != "" {

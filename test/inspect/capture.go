@@ -1,5 +1,5 @@
-// Package inspect looks at a network namespace from inside: what crosses an interface, and which packet filter rules the
-// kernel has. The demo and the end-to-end tests run it in the namespaces of a lab.
+// Package inspect looks at a network namespace from inside: what crosses an interface, and which packet filter rules
+// the kernel has. The demo and the end-to-end tests run it in the namespaces of a lab.
 package inspect
 
 import (

@@ -11,8 +11,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// Rulesets names every packet filter table of the calling thread's network namespace, of nftables and of the older iptables. None is what
-// Tapestry promises.
+// Rulesets names every packet filter table of the calling thread's network namespace, of nftables and of the older
+// iptables. None is what Tapestry promises.
 func Rulesets() ([]string, error) {
 	var out []string
 	conn, err := nftables.New()

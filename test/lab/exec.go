@@ -85,8 +85,8 @@ func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (
 	return c.exec(ctx, cmd.at(where), s.Signals, fds)
 }
 
-// blocking duplicates a descriptor for a command. Go makes pipes and terminals non-blocking, which duplicates share and which a
-// shell's read takes for an error.
+// blocking duplicates a descriptor for a command. Go makes pipes and terminals non-blocking, which duplicates share
+// and which a shell's read takes for an error.
 func blocking(f *os.File) (int, error) {
 	fd, err := fdpass.Dup(f)
 	if err != nil {
@@ -174,8 +174,8 @@ func awaitExit(conn *fdpass.Conn) (int, error) {
 	}
 }
 
-// execTerminal gives the command a terminal of its own and joins it to ours, which is in raw mode meanwhile: what is typed,
-// ^C included, is for the command's terminal to interpret.
+// execTerminal gives the command a terminal of its own and joins it to ours, which is in raw mode meanwhile: what is
+// typed, ^C included, is for the command's terminal to interpret.
 func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
 	ptmx, tty, err := pty.Open()
 	if err != nil {

@@ -61,8 +61,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Maybe becomes one of the processes of a lab, and does not return, when this process was started to be one. A program that
-// calls Up calls it first thing in main.
+// Maybe becomes one of the processes of a lab, and does not return, when this process was started to be one. A program
+// that calls Up calls it first thing in main.
 func Maybe() {
 	userns.Maybe()
 	switch {
@@ -114,8 +114,8 @@ func failureFile(dir string) string { return filepath.Join(dir, "failure") }
 
 var validName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 
-// Up starts a lab and returns when its supervisor answers: everything is then being started, and Wait waits for it. What is
-// wrong with the files is an error, and nothing is left.
+// Up starts a lab and returns when its supervisor answers: everything is then being started, and Wait waits for it.
+// What is wrong with the files is an error, and nothing is left.
 func Up(ctx context.Context, o Options) (*Client, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -221,9 +221,9 @@ func start(ctx context.Context, dir string, o Options) (*Client, error) {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	// ^C is for the client, who then takes the lab down. A group is enough for that. A session of its own would be scheduled as one,
-	// against that of the client with all it runs (sched(7), autogroup): half the processors for a node's agent, however
-	// many clients and servers it stands between.
+	// ^C is for the client, who then takes the lab down. A group is enough for that. A session of its own would be
+	// scheduled as one, against that of the client with all it runs (sched(7), autogroup): half the processors for a
+	// node's agent, however many clients and servers it stands between.
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = o.Detach, !o.Detach
 	ended, err := run(cmd)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// Logs reads a log: of a pod ("name" or "namespace/name"), of a node's agent ("node/NAME"), or with "" the supervisor's. With
-// follow it goes on until ctx is done, which is its end, not an error.
+// Logs reads a log: of a pod ("name" or "namespace/name"), of a node's agent ("node/NAME"), or with "" the
+// supervisor's. With follow it goes on until ctx is done, which is its end, not an error.
 func (c *Client) Logs(ctx context.Context, of string, follow bool) (io.ReadCloser, error) {
 	path := rpc.LogFile(c.Dir)
 	namespace, name, qualified := strings.Cut(of, "/")

@@ -27,7 +27,8 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The test binary is all programs of the labs under test, the product included. Its agent attaches pods and moves no packet.
+// The test binary is all programs of the labs under test, the product included. Its agent attaches pods and moves no
+// packet.
 func TestMain(m *testing.M) {
 	Maybe()
 	// Under the race detector every process would otherwise sleep for a second at its end.

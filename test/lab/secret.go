@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// SelfSigned makes a certificate that signs itself for host, good for a day, with an ECDSA key as most have by now, both in
-// PEM.
+// SelfSigned makes a certificate that signs itself for host, good for a day, with an ECDSA key as most have by now,
+// both in PEM.
 func SelfSigned(host string) (certificate, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

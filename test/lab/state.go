@@ -17,7 +17,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// DefaultStateDir is where the labs of this user have their folders: below $XDG_RUNTIME_DIR, for root in /run, or in /tmp.
+// DefaultStateDir is where the labs of this user have their folders: below $XDG_RUNTIME_DIR, for root in /run, or in
+// /tmp.
 func DefaultStateDir() (string, error) {
 	var tried []error
 	candidates := []string{"/tmp/tapestry-" + strconv.Itoa(os.Getuid())}

@@ -133,8 +133,8 @@ type Followed struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Follow finds a port whose datagrams from goes to, and goes on sending from it until another pod answers or the time is
-// over. started is called when it is found.
+// Follow finds a port whose datagrams from goes to, and goes on sending from it until another pod answers or the time
+// is over. started is called when it is found.
 func Follow(ctx context.Context, addr, from string, d time.Duration, started func()) Followed {
 	var f Followed
 	f.Error = talk.Why(f.follow(ctx, addr, from, d, started))

@@ -14,7 +14,8 @@ const Variable = "TAPESTRY_EXECUTABLE"
 // name is what the executable is called.
 const name = "tapestry"
 
-// Find gives the absolute path of the executable: path, or that of Variable when path is "", or else the one beside this program.
+// Find gives the absolute path of the executable: path, or that of Variable when path is "", or else the one beside
+// this program.
 func Find(path string) (string, error) {
 	if path == "" {
 		path = os.Getenv(Variable)

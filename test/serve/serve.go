@@ -1,5 +1,5 @@
-// Package serve is the built-in program of a lab's pods: it answers TCP, UDP and HTTP with who it is, who asked, and what
-// it got, so that a test or a person sees at once where a connection went.
+// Package serve is the built-in program of a lab's pods: it answers TCP, UDP and HTTP with who it is, who asked, and
+// what it got, so that a test or a person sees at once where a connection went.
 package serve
 
 import (

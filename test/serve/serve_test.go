@@ -90,7 +90,8 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// The answer comes from the address that was asked, also where the machine has several: a connected socket takes no other.
+// The answer comes from the address that was asked, also where the machine has several: a connected socket takes no
+// other.
 func TestUDP(t *testing.T) {
 	run(t, Config{UDP: []int{9000}})
 	for _, addr := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "[::1]:9000"} {

@@ -1,5 +1,5 @@
-// Package steps is what Tapestry can do, one thing at a time, on a real cluster of two nodes. The demo shows the steps, the
-// end-to-end tests assert them: they are the same code.
+// Package steps is what Tapestry can do, one thing at a time, on a real cluster of two nodes. The demo shows the
+// steps, the end-to-end tests assert them: they are the same code.
 package steps
 
 import (

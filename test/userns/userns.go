@@ -235,8 +235,8 @@ func status(w syscall.WaitStatus) int {
 	return w.ExitStatus()
 }
 
-// Mapped gives uid where this user namespace knows it, and otherwise the user's own: that of an ordinary user knows no other
-// (user_namespaces(7), uid_map).
+// Mapped gives uid where this user namespace knows it, and otherwise the user's own: that of an ordinary user knows no
+// other (user_namespaces(7), uid_map).
 func Mapped(uid int) int {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {

@@ -129,7 +129,8 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
-// An answer comes from the address that was asked, also where that is not the machine's first: the client takes no other.
+// An answer comes from the address that was asked, also where that is not the machine's first: the client takes no
+// other.
 func TestServerAnswersFromWhereItWasAsked(t *testing.T) {
 	for _, network := range []string{"udp", "udp4"} {
 		listener, err := net.ListenUDP(network, nil)

@@ -10,8 +10,8 @@ import (
 // Batch is the number of datagrams that one system call moves.
 const Batch = 64
 
-// socketBuffer is what is asked of the kernel, in bytes, for both directions: what many programs use that send packets in bulk.
-// Without privilege it gives net.core.wmem_max and rmem_max at most, 208 KiB by default.
+// socketBuffer is what is asked of the kernel, in bytes, for both directions: what many programs use that send packets
+// in bulk. Without privilege it gives net.core.wmem_max and rmem_max at most, 208 KiB by default.
 const socketBuffer = 4 << 20
 
 // SetBuffers makes c's buffers as large as the kernel lets it.

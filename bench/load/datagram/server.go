@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// quiet is how long nothing must have come for what is missing to be lost. No path that is measured holds packets that long.
+	// quiet is how long nothing must have come for what is missing to be lost. No path that is measured holds packets
+	// that long.
 	quiet = 250 * time.Millisecond
 	// poll is how often that is looked at.
 	poll = 10 * time.Millisecond
@@ -88,8 +89,9 @@ func (s *Server) take(in, out []ipv4.Message) []ipv4.Message {
 	return out
 }
 
-// back is the control message that sends an answer from the address that was asked: of a machine with several the kernel would
-// take another one, from which a connected socket and a NAT take nothing. It is nil when the address is not known.
+// back is the control message that sends an answer from the address that was asked: of a machine with several the
+// kernel would take another one, from which a connected socket and a NAT take nothing. It is nil when the address is
+// not known.
 func back(received []byte) []byte {
 	var asked ipv4.ControlMessage
 	if asked.Parse(received) != nil || asked.Dst == nil {
@@ -108,7 +110,8 @@ type Stream struct {
 	tally  tally // guarded by the server's mu
 }
 
-// Open makes a stream whose datagrams are answered with as many bytes, HeaderLen to MaxLen; 0: counted. The caller closes it.
+// Open makes a stream whose datagrams are answered with as many bytes, HeaderLen to MaxLen; 0: counted. The caller
+// closes it.
 func (s *Server) Open(answer int) *Stream {
 	st := &Stream{ID: rand.Uint64(), answer: answer, server: s}
 	s.mu.Lock()

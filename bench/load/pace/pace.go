@@ -24,7 +24,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// ErrUnanswered is what a transaction returns, wrapped or not, that gave up. Its time counts like another's, and its stream goes on.
+// ErrUnanswered is what a transaction returns, wrapped or not, that gave up. Its time counts like another's, and its
+// stream goes on.
 var ErrUnanswered = errors.New("unanswered")
 
 // How long transactions that are under way when the time is up may still take.
@@ -49,10 +50,12 @@ type Loop struct {
 
 // Tally is what became of all streams' transactions.
 type Tally struct {
-	// Times are in nanoseconds, with three significant digits. Those that were not answered count with what they had waited.
+	// Times are in nanoseconds, with three significant digits. Those that were not answered count with what they had
+	// waited.
 	Times    *hdrhistogram.Histogram
 	Answered uint64
-	// Due were to be begun; more than were answered when some were given up, or not even begun for lack of a free stream.
+	// Due were to be begun; more than were answered when some were given up, or not even begun for lack of a free
+	// stream.
 	Due uint64
 }
 
@@ -68,7 +71,8 @@ type waiter interface {
 	Close() error
 }
 
-// Start begins a measurement that takes d from now on. rate is transactions per second over all streams; 0 is a closed loop.
+// Start begins a measurement that takes d from now on. rate is transactions per second over all streams; 0 is a closed
+// loop.
 func Start(d time.Duration, rate int) *Loop {
 	return start(d, rate, clock{time.Now, func() (waiter, error) { return NewTimer() }})
 }
@@ -91,8 +95,9 @@ func (l *Loop) newTimes() *hdrhistogram.Histogram {
 // Tally is valid when every Stream has returned.
 func (l *Loop) Tally() Tally { return l.tally }
 
-// Stream does transactions one at a time until the time is up. Any number of Streams may run at once. It returns the first
-// error of transact, but for ErrUnanswered and, in an open loop, whatever a transaction fails with after the Cutoff.
+// Stream does transactions one at a time until the time is up. Any number of Streams may run at once. It returns the
+// first error of transact, but for ErrUnanswered and, in an open loop, whatever a transaction fails with after the
+// Cutoff.
 func (l *Loop) Stream(ctx context.Context, transact func() error) error {
 	s := stream{Loop: l, times: l.newTimes()}
 	run := s.closed

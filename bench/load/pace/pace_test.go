@@ -30,8 +30,8 @@ func (t Tally) atLeast(d time.Duration) (n int64) {
 	return n
 }
 
-// A server answers in 1 ms but for one second in the middle, in which it stalls. In a closed loop that is one transaction
-// among thousands; in an open loop everything that was due meanwhile shows how long it waited.
+// A server answers in 1 ms but for one second in the middle, in which it stalls. In a closed loop that is one
+// transaction among thousands; in an open loop everything that was due meanwhile shows how long it waited.
 func TestStallShowsInTheOpenLoop(t *testing.T) {
 	measure := func(t *testing.T, rate int) Tally {
 		l := start(3*time.Second, rate, virtual)
@@ -82,8 +82,8 @@ func TestOverloadShowsInTheOpenLoop(t *testing.T) {
 		if got.Due != 1000 || got.Answered != 100 || got.Times.TotalCount() != 1000 {
 			t.Errorf("%d due, %d answered, %d times; expected 1000, 100, 1000", got.Due, got.Answered, got.Times.TotalCount())
 		}
-		// Of the first 100, which were answered, the second half waited for 450 ms and more; of the others, to the end, those due
-		// before 550 ms.
+		// Of the first 100, which were answered, the second half waited for 450 ms and more; of the others, to the
+		// end, those due before 550 ms.
 		if n := got.atLeast(450 * time.Millisecond); n < 495 || n > 505 {
 			t.Errorf("%d waited for 450 ms, expected 500", n)
 		}

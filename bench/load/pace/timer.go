@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Timer waits more exactly than the time package, whose sleeps end up to a millisecond late when nothing else happens, as
-// epoll_wait(2) counts in milliseconds: it is a descriptor, which wakes its goroutine as a packet would.
+// Timer waits more exactly than the time package, whose sleeps end up to a millisecond late when nothing else happens,
+// as epoll_wait(2) counts in milliseconds: it is a descriptor, which wakes its goroutine as a packet would.
 type Timer struct {
 	file *os.File
 	raw  syscall.RawConn

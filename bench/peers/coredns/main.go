@@ -1,4 +1,5 @@
-// Command coredns is the stock CoreDNS: its own main function with its default plugins, a peer of Tapestry's DNS server.
+// Command coredns is the stock CoreDNS: its own main function with its default plugins, a peer of Tapestry's DNS
+// server.
 package main
 
 import (

@@ -26,8 +26,8 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// benchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench serve,
-// stream, rr, ...
+// benchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench
+// serve, stream, rr, ...
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "bench",
@@ -223,8 +223,8 @@ func (v *benchView) progress(suite string, done, all int, topology, name string)
 	fmt.Fprintf(v.errors, clearLine+"%s %d/%d %s %s", suite, done, all, topology, name)
 }
 
-// loadGenerator passes command lines of bench's own processes on to bench. A command that is called like a suite is told by
-// the server's address, and is none of these.
+// loadGenerator passes command lines of bench's own processes on to bench. A command that is called like a suite is
+// told by the server's address, and is none of these.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
 	suites := suite.All()

@@ -186,7 +186,8 @@ func runCommand(name, usage, what, more string, split func([]string) (lab.Target
 	}
 }
 
-// run runs a command in the lab to its end, which is this program's. On a terminal it gets one of its own unless that is not wanted.
+// run runs a command in the lab to its end, which is this program's. On a terminal it gets one of its own unless that
+// is not wanted.
 func run(c *cli.Context, l *lab.Client, where lab.Target, cmd lab.Command, wantTerminal bool) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)

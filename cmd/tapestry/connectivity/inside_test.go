@@ -23,7 +23,8 @@ func inAPod(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// TestInside starts the server as the stage does and asks it as the plan does: what the one prints the other understands.
+// TestInside starts the server as the stage does and asks it as the plan does: what the one prints the other
+// understands.
 func TestInside(t *testing.T) {
 	server := exec.Command("/proc/self/exe", stage.Arguments("near", true)...)
 	server.Stderr = os.Stderr

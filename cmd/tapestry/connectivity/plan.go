@@ -84,8 +84,8 @@ func (p *plan) family(v6 bool) {
 	p.spread(v6)
 }
 
-// ask adds a question that a server is to answer, and to see a client in; the invalid one is any. Families that the target does
-// not have are passed over.
+// ask adds a question that a server is to answer, and to see a client in; the invalid one is any. Families that the
+// target does not have are passed over.
 func (p *plan) ask(group, from, network string, to netip.AddrPort, server string, seen netip.Addr) {
 	if !to.IsValid() || to.Port() == 0 {
 		return
@@ -181,7 +181,8 @@ func (p *plan) resolve(group, from, kind, name string, want []string) {
 	})
 }
 
-// egress asks the API server, which no pod network has, by its Service, and something beyond the cluster if there is any.
+// egress asks the API server, which no pod network has, by its Service, and something beyond the cluster if there is
+// any.
 func (p *plan) egress(outside string) {
 	p.checks = append(p.checks, Check{
 		Group: "egress", From: "client", Name: "https://kubernetes.default.svc", Args: inPod("get", "https://kubernetes.default.svc/version"),

@@ -1,5 +1,5 @@
-// Package doctor finds out what keeps a node's network from working and says what to do. Gather looks at the machine, Diagnose
-// is a pure function of what was seen.
+// Package doctor finds out what keeps a node's network from working and says what to do. Gather looks at the machine,
+// Diagnose is a pure function of what was seen.
 package doctor
 
 import (
@@ -38,7 +38,8 @@ type Facts struct {
 	TUN TUN
 	// Interfaces are those of the host.
 	Interfaces []Interface
-	// PingGroups are the first and last group that may ping (net.ipv4.ping_group_range); PingError when that cannot be read.
+	// PingGroups are the first and last group that may ping (net.ipv4.ping_group_range); PingError when that cannot be
+	// read.
 	PingGroups [2]uint32
 	PingError  string
 	// Group is the one that the agent runs as.

@@ -18,7 +18,8 @@ func rules() Rules {
 	var r Rules
 	_, err := net.InterfaceByName("kube-ipvs0")
 	r.IPVS = err == nil
-	names, _ := os.ReadFile("/proc/self/net/ip_tables_names") // only root may; others are told below that rules were not read
+	// Only root may; others are told below that rules were not read.
+	names, _ := os.ReadFile("/proc/self/net/ip_tables_names")
 	r.Legacy = slices.Contains(strings.Fields(string(names)), "nat")
 	if !hasCapNetAdmin() {
 		r.Error = "that takes CAP_NET_ADMIN"
@@ -29,8 +30,8 @@ func rules() Rules {
 		r.Error = err.Error()
 		return r
 	}
-	// Rules of iptables are seen, too, where iptables is the one that uses nftables. The older one shows by the other kind of
-	// tables only.
+	// Rules of iptables are seen, too, where iptables is the one that uses nftables. The older one shows by the other
+	// kind of tables only.
 	chains, err := conn.ListChains()
 	if err != nil {
 		r.Error = fmt.Sprintf("list chains of nftables: %v", err)

@@ -1,4 +1,5 @@
-// Package health answers, over HTTP, whether one node's network works: to kubelet, and to load balancers as kube-proxy does.
+// Package health answers, over HTTP, whether one node's network works: to kubelet, and to load balancers as kube-proxy
+// does.
 package health
 
 import (
@@ -70,8 +71,8 @@ func (h *Health) Handler() http.Handler {
 	return mux
 }
 
-// kubeProxy answers as kube-proxy does (KEP-3836): load balancers in front of the nodes ask /healthz, and are to leave out a node
-// that goes or has not begun. A restart helps against neither.
+// kubeProxy answers as kube-proxy does (KEP-3836): load balancers in front of the nodes ask /healthz, and are to leave
+// out a node that goes or has not begun. A restart helps against neither.
 func (h *Health) kubeProxy(w http.ResponseWriter, forTraffic bool) {
 	now, updated, eligible := h.opts.Now(), h.opts.Updated(), h.opts.Eligible()
 	began := !updated.IsZero()
@@ -97,8 +98,8 @@ func (h *Health) kubeProxy(w http.ResponseWriter, forTraffic bool) {
 	_ = json.NewEncoder(w).Encode(reply) // a client that is gone has lost interest
 }
 
-// Missing runs the checks, unless that was done just now, and gives a sentence for each that failed; none when the node is
-// ready.
+// Missing runs the checks, unless that was done just now, and gives a sentence for each that failed; none when the
+// node is ready.
 func (h *Health) Missing(ctx context.Context) []string {
 	var list []string
 	for i, err := range h.run(ctx) {

@@ -11,8 +11,8 @@ import (
 // stuckTime is how long it may take to bring the node to a snapshot of the cluster, as kube-proxy counts it.
 const stuckTime = time.Minute
 
-// Progress is how far the node is behind what it was told of the cluster. Make it with NewProgress. Its methods may be called
-// concurrently.
+// Progress is how far the node is behind what it was told of the cluster. Make it with NewProgress. Its methods may be
+// called concurrently.
 type Progress struct {
 	synced, programmed *counter.Histogram // in seconds
 
@@ -29,8 +29,8 @@ func NewProgress() *Progress {
 	return &Progress{synced: counter.NewHistogram(first, bounds), programmed: counter.NewHistogram(first, bounds)}
 }
 
-// Begin tells that a snapshot is being applied, and gives what to call at the end: whether the node is being deleted, and what
-// was not applied.
+// Begin tells that a snapshot is being applied, and gives what to call at the end: whether the node is being deleted,
+// and what was not applied.
 func (p *Progress) Begin() (end func(leaving bool, err error)) {
 	start := time.Now()
 	p.mu.Lock()
@@ -80,7 +80,8 @@ func (p *Progress) Updated() time.Time {
 	return p.updated
 }
 
-// Counters are how long all that took, also under the names of kube-proxy, for dashboards and alerts that were made for it.
+// Counters are how long all that took, also under the names of kube-proxy, for dashboards and alerts that were made
+// for it.
 func (p *Progress) Counters() counter.List {
 	p.mu.Lock()
 	failed, updated := p.failed, p.updated

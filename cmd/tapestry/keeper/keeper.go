@@ -75,8 +75,8 @@ func runKeeper(ctx context.Context, path string, uids []uint32) error {
 	return nil
 }
 
-// lockKeeper makes this process the only keeper at its socket. Taking over a dead one's socket, two that start at once could
-// take away each other's.
+// lockKeeper makes this process the only keeper at its socket. Taking over a dead one's socket, two that start at once
+// could take away each other's.
 func lockKeeper(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o640)
 	if err != nil {

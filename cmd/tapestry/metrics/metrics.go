@@ -25,8 +25,8 @@ type Metrics struct {
 	registry *prometheus.Registry
 }
 
-// New makes Metrics of what list gives and of what the Go runtime and the kernel say of the process. list is asked every time somebody
-// wants to know.
+// New makes Metrics of what list gives and of what the Go runtime and the kernel say of the process. list is asked
+// every time somebody wants to know.
 func New(list func() counter.List) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	m.registry.MustRegister(collector{list}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

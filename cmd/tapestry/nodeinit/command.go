@@ -1,5 +1,5 @@
-// Package nodeinit is what a node is given before its agent runs, by steps that have the rights for it and end: directories that
-// the agent may write, the host Port, and listening sockets on privileged ports.
+// Package nodeinit is what a node is given before its agent runs, by steps that have the rights for it and end:
+// directories that the agent may write, the host Port, and listening sockets on privileged ports.
 package nodeinit
 
 import (
@@ -308,8 +308,8 @@ func (s *step) remove(ctx context.Context) error {
 	return nil
 }
 
-// mayStay reports whether removing a directory failed for nothing but what it is in: something is mounted there, or it is in a
-// directory of somebody else, as on a rootless node that sees the machine's /var/lib. It is empty then.
+// mayStay reports whether removing a directory failed for nothing but what it is in: something is mounted there, or it
+// is in a directory of somebody else, as on a rootless node that sees the machine's /var/lib. It is empty then.
 func (s *step) mayStay(dir string, err error) bool {
 	left, unread := os.ReadDir(dir)
 	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrPermission) || unread != nil || len(left) > 0 {

@@ -10,7 +10,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// pingGroupRange is the setting that says whose processes may open ICMP echo sockets (icmp(7)), all groups' in everyGroup.
+// pingGroupRange is the setting that says whose processes may open ICMP echo sockets (icmp(7)), all groups' in
+// everyGroup.
 const (
 	pingGroupRange = "/proc/sys/net/ipv4/ping_group_range"
 	everyGroup     = "0 2147483647"
@@ -45,8 +46,8 @@ func Directories() *cli.Command {
 	}
 }
 
-// makeDirectory makes a directory that its owner, this user, and the group may use, and nobody else. An owner may give a
-// directory to a group it is in, so this takes no capability (chown(2)).
+// makeDirectory makes a directory that its owner, this user, and the group may use, and nobody else. An owner may give
+// a directory to a group it is in, so this takes no capability (chown(2)).
 func makeDirectory(path string, group int) error {
 	if err := os.MkdirAll(path, 0o770); err != nil {
 		return fmt.Errorf("make a directory for the agent: %w", err)
@@ -61,8 +62,8 @@ func makeDirectory(path string, group int) error {
 	return nil
 }
 
-// allowPings sets the setting in file, unless it allows the group already. Inside a user namespace the kernel takes no range
-// with groups in it that are not mapped there; so it is the group's alone then.
+// allowPings sets the setting in file, unless it allows the group already. Inside a user namespace the kernel takes no
+// range with groups in it that are not mapped there; so it is the group's alone then.
 func allowPings(file string, group int) error {
 	if b, err := os.ReadFile(file); err == nil {
 		var first, last int

@@ -1,8 +1,9 @@
-// Package oci packs a container image for several architectures into one archive, without a daemon, a registry, or a base image.
+// Package oci packs a container image for several architectures into one archive, without a daemon, a registry, or a
+// base image.
 //
-// The archive is an OCI image layout (image-spec 1.0, image-layout.md), which containerd and newer Dockers read, with the
-// manifest.json of "docker save" beside it, which older ones read. Both name the same blobs. What is packed depends on the arguments
-// alone: the same image is the same archive, byte for byte.
+// The archive is an OCI image layout (image-spec 1.0, image-layout.md), which containerd and newer Dockers read, with
+// the manifest.json of "docker save" beside it, which older ones read. Both name the same blobs. What is packed
+// depends on the arguments alone: the same image is the same archive, byte for byte.
 package oci
 
 import (
@@ -30,8 +31,8 @@ type Image struct {
 	// Created is the time of everything in it.
 	Created time.Time
 	Config  Config
-	// Platforms are the architectures. The first is the one that a Docker which knows no image indexes takes for Tag; it has each of
-	// them as Tag-ARCH.
+	// Platforms are the architectures. The first is the one that a Docker which knows no image indexes takes for Tag;
+	// it has each of them as Tag-ARCH.
 	Platforms []Platform
 }
 

@@ -1,5 +1,5 @@
-// Package sbom writes a bill of materials: of which modules the programs of a release are made, as the go command wrote it into them.
-// The format is SPDX 2.3 in JSON (https://spdx.github.io/spdx-spec/v2.3/).
+// Package sbom writes a bill of materials: of which modules the programs of a release are made, as the go command
+// wrote it into them. The format is SPDX 2.3 in JSON (https://spdx.github.io/spdx-spec/v2.3/).
 package sbom
 
 import (

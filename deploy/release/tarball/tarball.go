@@ -1,5 +1,5 @@
-// Package tarball writes tar files of which nothing depends on the machine or the moment: everything belongs to root and is of one
-// time.
+// Package tarball writes tar files of which nothing depends on the machine or the moment: everything belongs to root
+// and is of one time.
 package tarball
 
 import (

@@ -1,5 +1,5 @@
-// Package conformance runs Kubernetes' own end-to-end tests against a cluster, and says of each one that was asked for how
-// it went.
+// Package conformance runs Kubernetes' own end-to-end tests against a cluster, and says of each one that was asked for
+// how it went.
 package conformance
 
 import (
@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Network are the tests that every cluster's network has to pass; NetworkCount is how many there are in Kubernetes 1.34.
+// Network are the tests that every cluster's network has to pass; NetworkCount is how many there are in Kubernetes
+// 1.34.
 const (
 	Network      = `\[sig-network\].*\[Conformance\]`
 	NetworkCount = 45

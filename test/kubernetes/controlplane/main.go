@@ -3,9 +3,10 @@
 //
 //	controlplane up -dir DIR [flags]
 //
-// It makes what it needs in DIR: certificates (pki/), kubeconfigs (admin.kubeconfig for everything, kubelet-NODE.kubeconfig
-// for each of -nodes), etcd's data. When its controllers work, which takes about three seconds, it writes DIR/ready, with
-// the address of the API server in it. Started again with the same DIR, it goes on with the same cluster.
+// It makes what it needs in DIR: certificates (pki/), kubeconfigs (admin.kubeconfig for everything,
+// kubelet-NODE.kubeconfig for each of -nodes), etcd's data. When its controllers work, which takes about three
+// seconds, it writes DIR/ready, with the address of the API server in it. Started again with the same DIR, it goes on
+// with the same cluster.
 //
 // It ends at once on SIGTERM and on SIGKILL; what it has written survives both. Feature gates, metrics and logging are
 // global in Kubernetes' packages, so there is one control plane to a process, and none to a test binary: tests run this

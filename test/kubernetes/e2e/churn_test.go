@@ -75,8 +75,8 @@ func TestChurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// It is written anew when twice as many as are in force, and 128, are there. In force are those of one round, and the
-		// resting ones of those rounds that were in the last minute.
+		// It is written anew when twice as many as are in force, and 128, are there. In force are those of one round,
+		// and the resting ones of those rounds that were in the last minute.
 		if most := 2*(3+int(time.Minute/shortest))*perNode + 128; lines < 2 || lines > most {
 			t.Errorf("%s: the journal of addresses has %d lines, want from 2 to %d", n.Name, lines, most)
 		}
@@ -92,8 +92,8 @@ type count struct{ value, tolerance int }
 // resting are the addresses that no pod is given yet: none when a minute has passed, whatever was before.
 const resting = "addresses resting"
 
-// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes, files; descriptors of Tapestry's
-// processes; addresses, pods, flows and goroutines of the agent.
+// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes, files; descriptors
+// of Tapestry's processes; addresses, pods, flows and goroutines of the agent.
 func counts(t *testing.T) map[string]count {
 	t.Helper()
 	all := map[string]count{}
@@ -134,8 +134,9 @@ func counts(t *testing.T) map[string]count {
 	return all
 }
 
-// asBefore waits until nothing that was counted is more than it was. Kubelet collects what is left of pods once a minute; flows of
-// closed connections take about as long, addresses rest for a minute, and those that were prepared for a pod in vain are released after two.
+// asBefore waits until nothing that was counted is more than it was. Kubelet collects what is left of pods once a
+// minute; flows of closed connections take about as long, addresses rest for a minute, and those that were prepared
+// for a pod in vain are released after two.
 func asBefore(t *testing.T, before map[string]count) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Second)

@@ -21,8 +21,8 @@ import (
 
 const keepers = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=keeper"
 
-// TestRights: no process of Tapestry that runs on has a capability or a way to one, as the kernel says. Containers' security
-// contexts are looked at where they are rendered (deploy/render).
+// TestRights: no process of Tapestry that runs on has a capability or a way to one, as the kernel says. Containers'
+// security contexts are looked at where they are rendered (deploy/render).
 func TestRights(t *testing.T) {
 	for _, n := range state.Nodes {
 		out, err := onNode(t.Context(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
@@ -50,8 +50,8 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestKeeperReplaced: when the keepers' pods are deleted, the agents give the next ones everything back; so the agents may be
-// replaced after it, and connections that there were before both go on.
+// TestKeeperReplaced: when the keepers' pods are deleted, the agents give the next ones everything back; so the agents
+// may be replaced after it, and connections that there were before both go on.
 func TestKeeperReplaced(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
@@ -92,7 +92,8 @@ func TestKeeperReplaced(t *testing.T) {
 	}
 }
 
-// replace deletes the pods of a DaemonSet of ours, all or those on these nodes, and returns when others are ready in their place.
+// replace deletes the pods of a DaemonSet of ours, all or those on these nodes, and returns when others are ready in
+// their place.
 func replace(t *testing.T, selector string, on ...lab.Node) {
 	t.Helper()
 	if len(on) == 0 {
@@ -217,8 +218,8 @@ func as(t *testing.T, bound *authenticationv1.BoundObjectReference) kubernetes.I
 	return out
 }
 
-// TestIngressPort: Ingress is served on port 80 of every node by an agent that may not bind it, the sockets being the init step's.
-// They wait while the agent is replaced.
+// TestIngressPort: Ingress is served on port 80 of every node by an agent that may not bind it, the sockets being the
+// init step's. They wait while the agent is replaced.
 func TestIngressPort(t *testing.T) {
 	for _, n := range state.Nodes {
 		url := "http://" + net.JoinHostPort(n.Addrs[0], "80") + "/"

@@ -14,8 +14,8 @@ import (
 
 const agents = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=agent"
 
-// TestAgentPodDeleted: connections through a Service, to a pod of the same node and to one of another, go on when the agent
-// pods of both nodes are deleted.
+// TestAgentPodDeleted: connections through a Service, to a pod of the same node and to one of another, go on when the
+// agent pods of both nodes are deleted.
 func TestAgentPodDeleted(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
@@ -78,8 +78,8 @@ func TestAgentPodDeleted(t *testing.T) {
 	}
 }
 
-// transferred reads iperf's report, one line for each second and one for all: date, addresses, ports, id, seconds, bytes,
-// rate. It says whether bytes went in the last seconds.
+// transferred reads iperf's report, one line for each second and one for all: date, addresses, ports, id, seconds,
+// bytes, rate. It says whether bytes went in the last seconds.
 func transferred(report string) (atEnd bool, lines int) {
 	all := strings.Split(strings.TrimSpace(report), "\n")
 	for i, line := range all {

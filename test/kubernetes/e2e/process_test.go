@@ -19,7 +19,8 @@ import (
 // program is the directory in /proc of one of Tapestry's processes.
 type program string
 
-// tapestryOn finds the agent and the keeper of a node, which are the processes in its process namespace with those names.
+// tapestryOn finds the agent and the keeper of a node, which are the processes in its process namespace with those
+// names.
 func tapestryOn(t *testing.T, n lab.Node) map[string]program {
 	t.Helper()
 	all := map[string]program{}

@@ -16,8 +16,8 @@ import (
 
 var restarts = flag.Int("restarts", 5, "how many `times` TestAddWhileAgentRestarts replaces the agent")
 
-// TestAddWhileAgentRestarts: pods come and go on a node while its agent's pod is deleted again and again. All of them become Ready, which
-// kubelet finds out through the network, and nothing of them stays.
+// TestAddWhileAgentRestarts: pods come and go on a node while its agent's pod is deleted again and again. All of them
+// become Ready, which kubelet finds out through the network, and nothing of them stays.
 func TestAddWhileAgentRestarts(t *testing.T) {
 	const makers = 4
 	n := state.Nodes[len(state.Nodes)-1]

@@ -34,8 +34,9 @@ const (
 	longStart  = 10 * time.Second // five times what it may take on a machine that does nothing else
 )
 
-// TestManyServices measures an agent that knows many Services and endpoints: its memory, and how long it takes from the start of its
-// process until a new conversation through a Service gets its answer, from a pod of the same node and from one of another.
+// TestManyServices measures an agent that knows many Services and endpoints: its memory, and how long it takes from
+// the start of its process until a new conversation through a Service gets its answer, from a pod of the same node and
+// from one of another.
 func TestManyServices(t *testing.T) {
 	if *manyServices < 1 || *manyServices > 5000 {
 		t.Fatalf("-services is %d, and has to be from 1 to 5000", *manyServices)
@@ -55,7 +56,8 @@ func TestManyServices(t *testing.T) {
 		if err := parallel(*manyServices, func(i int) error { return made.remove(context.Background(), number(i)) }); err != nil {
 			t.Error(err)
 		}
-		// The control plane's controllers have seen each Service come and go, and take their time: tests after this one need them.
+		// The control plane's controllers have seen each Service come and go, and take their time: tests after this
+		// one need them.
 		caughtUp(t, ns)
 	})
 	err = parallel(*manyServices, func(i int) error {
@@ -174,7 +176,8 @@ type services struct {
 	ns  string
 }
 
-// add makes a Service of port 80, by UDP, and gives its address. The pods at addrs are its endpoints, by netexec's port 8081.
+// add makes a Service of port 80, by UDP, and gives its address. The pods at addrs are its endpoints, by netexec's
+// port 8081.
 func (s services) add(ctx context.Context, name string, addrs ...string) (string, error) {
 	made, err := s.api.CoreV1().Services(s.ns).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name, "team": "many"}},

@@ -11,8 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// TestPodStart measures how long pods take, one after the other, until they have their network and until they are Ready. What
-// is reached depends on the machine: the figures of the bridge plugin, in a lab with "klab apply -reference", are what to compare with.
+// TestPodStart measures how long pods take, one after the other, until they have their network and until they are
+// Ready. What is reached depends on the machine: the figures of the bridge plugin, in a lab with "klab apply
+// -reference", are what to compare with.
 func TestPodStart(t *testing.T) {
 	const count = 10
 	ns := namespace(t)

@@ -11,7 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestConnectivity: every way through the network that the connectivity test knows works, over every family the cluster has.
+// TestConnectivity: every way through the network that the connectivity test knows works, over every family the
+// cluster has.
 func TestConnectivity(t *testing.T) {
 	program := filepath.Join(filepath.Dir(theLab.Bin), "tapestry") // beside the directory of Kubernetes' programs
 	hold(t, "outside", filepath.Join(theLab.Bin, "agnhost"), "netexec", "--http-port=9000", "--udp-port=9001")

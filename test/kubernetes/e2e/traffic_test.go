@@ -242,7 +242,8 @@ func onHosts(ns string) (pods []*corev1.Pod) {
 	return pods
 }
 
-// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are, from everywhere.
+// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are,
+// from everywhere.
 func TestHostNetworkBackends(t *testing.T) {
 	ns := namespace(t)
 	client := start(t, netexec(ns, "client", state.Nodes[0].Name))[0]

@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// TestServiceTurns: a Service turns from blue to green, as deployments do. New connections are for green pods, and those to blue pods
-// go on until the pods are gone, of which their clients hear.
+// TestServiceTurns: a Service turns from blue to green, as deployments do. New connections are for green pods, and
+// those to blue pods go on until the pods are gone, of which their clients hear.
 func TestServiceTurns(t *testing.T) {
 	ns := namespace(t)
 	inside := processIn(t, start(t, netexec(ns, "client", state.Nodes[0].Name))[0])

@@ -13,8 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestUserNS: on a node inside a user namespace ("klab up --userns node-2") everything is: containerd, kubelet, Tapestry, pods,
-// and the network namespaces in which the TAPs are. That pods have a network there is what all other tests say.
+// TestUserNS: on a node inside a user namespace ("klab up --userns node-2") everything is: containerd, kubelet,
+// Tapestry, pods, and the network namespaces in which the TAPs are. That pods have a network there is what all other
+// tests say.
 func TestUserNS(t *testing.T) {
 	tested := false
 	for _, n := range state.Nodes {

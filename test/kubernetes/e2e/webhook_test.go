@@ -13,7 +13,8 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// TestWebhook: the API server asks an admission webhook in a pod, of its own node and of another one, through a Service.
+// TestWebhook: the API server asks an admission webhook in a pod, of its own node and of another one, through a
+// Service.
 func TestWebhook(t *testing.T) {
 	for _, n := range state.Nodes {
 		t.Run(n.Name, func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 // suite is the Debian release of the images' userland.
 const suite = "bookworm"
 
-// Debian gives a layer with a small Debian and these packages in it. Making it takes a minute or two, and needs debootstrap
-// and the mirror that apt uses.
+// Debian gives a layer with a small Debian and these packages in it. Making it takes a minute or two, and needs
+// debootstrap and the mirror that apt uses.
 func (c Cache) Debian(packages ...string) (Layer, error) {
 	include := strings.Join(packages, ",")
 	root := filepath.Join(string(c), "debian")

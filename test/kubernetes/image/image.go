@@ -1,6 +1,6 @@
-// Package image packs container images without a registry and without a daemon: layers are tar files in a cache, named by
-// what they are made of, and an archive of several images (of the kind that "docker save" writes and "ctr images import"
-// reads) has each layer once.
+// Package image packs container images without a registry and without a daemon: layers are tar files in a cache, named
+// by what they are made of, and an archive of several images (of the kind that "docker save" writes and "ctr images
+// import" reads) has each layer once.
 package image
 
 import (
@@ -34,8 +34,8 @@ type Config struct {
 // created is the time at which everything was made, so that the same input gives the same image.
 const created = "2026-01-01T00:00:00Z"
 
-// Archive writes the images into dir, as one file, and gives its path. The file's name is that of its content: a path that
-// was seen before has the same images. Older archives of the same name are removed.
+// Archive writes the images into dir, as one file, and gives its path. The file's name is that of its content: a path
+// that was seen before has the same images. Older archives of the same name are removed.
 func Archive(dir, name string, images []Image) (string, error) {
 	type entry struct {
 		Config   string

@@ -20,8 +20,9 @@ var tools = []string{
 	"bind9-dnsutils", "ca-certificates", "curl", "iperf", "iproute2", "iputils-ping", "netcat-openbsd", "procps", "wget",
 }
 
-// Kubernetes gives what every cluster and the official tests of its network need: pause, busybox, agnhost, and what stands
-// in for two web servers, whose content no test looks at. bin has the programs that test/kubernetes/build makes.
+// Kubernetes gives what every cluster and the official tests of its network need: pause, busybox, agnhost, and what
+// stands in for two web servers, whose content no test looks at. bin has the programs that test/kubernetes/build
+// makes.
 func (c Cache) Kubernetes(bin string) ([]Image, error) {
 	pause, err := c.Files(File{Name: "pause", Source: filepath.Join(bin, "pause")})
 	if err != nil {

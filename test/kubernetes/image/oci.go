@@ -59,8 +59,8 @@ func Open(path string) (Packed, error) {
 	}
 }
 
-// CopyTo copies the archive into dir, where others than its owner may read it, and gives the copy. Older ones of the same name
-// are removed.
+// CopyTo copies the archive into dir, where others than its owner may read it, and gives the copy. Older ones of the
+// same name are removed.
 func (p Packed) CopyTo(dir, name string) (Packed, error) {
 	out := p
 	out.Path = filepath.Join(dir, name+"-"+p.ID+".tar")

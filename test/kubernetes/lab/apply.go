@@ -29,8 +29,9 @@ type Apply struct {
 // DefaultTimeout is generous: it takes seconds.
 func (Apply) DefaultTimeout() time.Duration { return 2 * time.Minute }
 
-// Apply gives all nodes the image as it is, applies the manifest, and returns when all nodes and all agents are Ready. The manifest gets
-// a tag that tells what is in the image: a later Apply of another one is an update, which replaces the agents' pods.
+// Apply gives all nodes the image as it is, applies the manifest, and returns when all nodes and all agents are Ready.
+// The manifest gets a tag that tells what is in the image: a later Apply of another one is an update, which replaces
+// the agents' pods.
 func (l Lab) Apply(ctx context.Context, a Apply) error {
 	s, err := l.State()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// DefaultWork is the directory of the lab when nobody says otherwise: that of the variable TAPESTRY_KLAB, or a directory
-// that survives the cluster, since packing the images takes minutes.
+// DefaultWork is the directory of the lab when nobody says otherwise: that of the variable TAPESTRY_KLAB, or a
+// directory that survives the cluster, since packing the images takes minutes.
 func DefaultWork() string {
 	if dir := os.Getenv("TAPESTRY_KLAB"); dir != "" {
 		return dir

@@ -1,6 +1,7 @@
-// Package lab brings up a Kubernetes cluster on this machine, and takes it down: nodes, each a network namespace with its own
-// containerd and kubelet, and a control plane, which runs in the first node's network namespace as on a cluster with a single
-// control plane node. There is no kube-proxy, no DNS server and no CNI plugin: that is for who is tested.
+// Package lab brings up a Kubernetes cluster on this machine, and takes it down: nodes, each a network namespace with
+// its own containerd and kubelet, and a control plane, which runs in the first node's network namespace as on a
+// cluster with a single control plane node. There is no kube-proxy, no DNS server and no CNI plugin: that is for who
+// is tested.
 //
 //	outside  172.30.0.1       the nodes' default route, and a host that is no node
 //	   |

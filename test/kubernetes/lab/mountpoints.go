@@ -13,8 +13,9 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// mountPointsFile lists the directories which labs had to make on the machine to mount over them. Each lab that is up holds a
-// shared lock on it: removing a directory takes away what is mounted there in other namespaces, so the last lab does it.
+// mountPointsFile lists the directories which labs had to make on the machine to mount over them. Each lab that is up
+// holds a shared lock on it: removing a directory takes away what is mounted there in other namespaces, so the last
+// lab does it.
 const mountPointsFile = "/run/lock/tapestry-klab"
 
 // makeMountPoints makes them. The file has to stay open, in some process, as long as the lab is up.

@@ -13,7 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// HoldArgument tells the program that runs the labs to hold its namespaces until its standard input ends and it is ended.
+// HoldArgument tells the program that runs the labs to hold its namespaces until its standard input ends and it is
+// ended.
 const HoldArgument = "hold"
 
 // A waiting process was started in its namespaces, and begins when it is told to.

@@ -25,8 +25,8 @@ var corednsManifest []byte
 // corednsImage is the name in that manifest.
 const corednsImage = "registry.k8s.io/coredns/coredns:v1.15.0"
 
-// ApplyReference deploys what Tapestry is compared with: the bridge plugin with static routes between the nodes, kube-proxy
-// with nftables, and CoreDNS, which coredns is the program of. The lab was brought up with Forward.
+// ApplyReference deploys what Tapestry is compared with: the bridge plugin with static routes between the nodes,
+// kube-proxy with nftables, and CoreDNS, which coredns is the program of. The lab was brought up with Forward.
 func (l Lab) ApplyReference(ctx context.Context, coredns string) error {
 	s, err := l.State()
 	if err != nil {

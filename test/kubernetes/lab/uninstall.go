@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Uninstall removes Tapestry as deploy/README.md says, with the manifest that Apply got and the one for what is left on the nodes,
-// and fails when something is left all the same.
+// Uninstall removes Tapestry as deploy/README.md says, with the manifest that Apply got and the one for what is left
+// on the nodes, and fails when something is left all the same.
 func (l Lab) Uninstall(ctx context.Context, manifest, uninstall string) error {
 	s, err := l.State()
 	if err != nil {

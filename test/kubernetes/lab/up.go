@@ -88,8 +88,8 @@ type upping struct {
 	ended []<-chan error
 }
 
-// nodes starts what holds the namespaces, connects these, and lets the nodes begin: they make ready while the control plane
-// starts, and then wait for it.
+// nodes starts what holds the namespaces, connects these, and lets the nodes begin: they make ready while the control
+// plane starts, and then wait for it.
 func (u *upping) nodes() error {
 	lock, err := makeMountPoints()
 	if err != nil {
@@ -197,8 +197,8 @@ func (l Lab) controlPlaneCommand(s State, dual bool) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// registered waits for the Nodes of all kubelets, and says on the first that the API server is there, as kubeadm does: no
-// kubelet may, and without it agents do not believe that the API server's address is a node's.
+// registered waits for the Nodes of all kubelets, and says on the first that the API server is there, as kubeadm does:
+// no kubelet may, and without it agents do not believe that the API server's address is a node's.
 func (u *upping) registered(ctx context.Context) error {
 	args := []string{"get", "--output=name"}
 	for _, n := range u.state.Nodes {
@@ -250,8 +250,9 @@ func (l Lab) KubectlCommand(s State, args ...string) ([]string, error) {
 	return s.In(s.Nodes[0].Name, append([]string{l.Kubectl(), "--kubeconfig", l.Kubeconfig()}, args...)...)
 }
 
-// Down ends all processes of the lab, and removes its cgroups and what else it made outside of Work. Logs stay until the
-// next Up, the images of the nodes and the caches longer. It works after whatever has happened, and on a lab that is not up.
+// Down ends all processes of the lab, and removes its cgroups and what else it made outside of Work. Logs stay until
+// the next Up, the images of the nodes and the caches longer. It works after whatever has happened, and on a lab that
+// is not up.
 func (l Lab) Down() error {
 	group, err := l.cgroups()
 	if err != nil {

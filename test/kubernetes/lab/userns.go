@@ -47,8 +47,8 @@ func (l Lab) credentials(n Node) string {
 	return l.controlPlaneDir()
 }
 
-// lend makes the node's directories and cgroups, and gives them to the root of its user namespace: what a service manager does
-// when it delegates a cgroup.
+// lend makes the node's directories and cgroups, and gives them to the root of its user namespace: what a service
+// manager does when it delegates a cgroup.
 func (l Lab) lend(group cgroups, name string) error {
 	n := Node{Name: name, UserNS: true}
 	for _, dir := range []string{l.nodeDir(name), l.imagesOf(n), l.credentials(n)} {

@@ -1,9 +1,9 @@
 // Package node is one node of a cluster on this machine: the first process of its namespaces, which runs containerd and
 // kubelet in them.
 //
-// Those two have many paths built in. A node has a mount namespace of its own, where directories of the node lie over these
-// paths, and a process namespace of its own, so that the end of its first process is the end of everything in it: kubelet,
-// containerd, shims and containers.
+// Those two have many paths built in. A node has a mount namespace of its own, where directories of the node lie over
+// these paths, and a process namespace of its own, so that the end of its first process is the end of everything in
+// it: kubelet, containerd, shims and containers.
 package node
 
 import (
@@ -33,7 +33,8 @@ type Config struct {
 	ClusterDNS, Upstream string
 	// Forward makes the node's kernel forward packets between interfaces, and kubelet make its iptables chains.
 	Forward bool
-	// UserNS says that the node is inside a user namespace of 65,536 ids, whose root owns Dir, Images and the directories of Cgroup.
+	// UserNS says that the node is inside a user namespace of 65,536 ids, whose root owns Dir, Images and the
+	// directories of Cgroup.
 	UserNS bool
 }
 
@@ -51,7 +52,8 @@ var own = []string{
 	CNIBin, CNIConf, "/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/tapestry", "/var/log/containers", "/var/log/pods",
 }
 
-// MakeMountPoints makes the directories that nodes mount over, and gives those that were not there before, deepest first.
+// MakeMountPoints makes the directories that nodes mount over, and gives those that were not there before, deepest
+// first.
 func MakeMountPoints() ([]string, error) {
 	var made []string
 	for _, path := range own {
@@ -98,9 +100,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
       SystemdCgroup = false
 `))
 
-// kubeletConfig: a small machine is no reason to evict, and a lab's images are not to be collected. makeIPTablesUtilChains is for
-// networks that translate in iptables: its KUBE-FIREWALL drops what processes of the node send from the node's address to
-// 127.0.0.1, unless iptables has translated it, and so keeps them from a host port of that address which a process serves.
+// kubeletConfig: a small machine is no reason to evict, and a lab's images are not to be collected.
+// makeIPTablesUtilChains is for networks that translate in iptables: its KUBE-FIREWALL drops what processes of the
+// node send from the node's address to 127.0.0.1, unless iptables has translated it, and so keeps them from a host
+// port of that address which a process serves.
 var kubeletConfig = template.Must(template.New("kubelet").Parse(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: {{.PKI}}/ca.crt}}

@@ -21,8 +21,8 @@ import (
 // Argument tells the program that runs the labs that it is to be the first process of a node: Main.
 const Argument = "node-init"
 
-// Main is a node's life. It gets its Config through r, when its network and its cgroups are ready, and returns only when it
-// cannot go on. pause is the name of that image.
+// Main is a node's life. It gets its Config through r, when its network and its cgroups are ready, and returns only
+// when it cannot go on. pause is the name of that image.
 func Main(r io.Reader, pause string) error {
 	var c Config
 	if err := json.NewDecoder(r).Decode(&c); err != nil {
@@ -73,7 +73,8 @@ func Main(r io.Reader, pause string) error {
 	return reap(containerd, kubelet)
 }
 
-// containerd is started, with the images that the node shall have, and without the containers of a cluster that is gone.
+// containerd is started, with the images that the node shall have, and without the containers of a cluster that is
+// gone.
 func (c Config) containerd() (*daemon, error) {
 	d := &daemon{name: "containerd", log: c.file("containerd.log"), argv: []string{"containerd", "-c", c.file("containerd.toml")}}
 	if err := d.start(); err != nil {

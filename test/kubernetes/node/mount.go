@@ -37,8 +37,8 @@ func Hierarchies() ([]Hierarchy, error) {
 	return all, s.Err()
 }
 
-// hierarchy reads one line of mountinfo: "33 32 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu". A mount of
-// some cgroup other than the root is of no use.
+// hierarchy reads one line of mountinfo: "33 32 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu". A mount
+// of some cgroup other than the root is of no use.
 func hierarchy(line string) (Hierarchy, bool) {
 	before, after, ok := strings.Cut(line, " - ")
 	where, what := strings.Fields(before), strings.Fields(after)
@@ -89,7 +89,8 @@ func (c Config) mounts() error {
 		}
 	}
 	if c.UserNS {
-		// A hierarchy can be mounted by who has the machine's CAP_SYS_ADMIN alone, but one that is mounted may be mounted elsewhere.
+		// A hierarchy can be mounted by who has the machine's CAP_SYS_ADMIN alone, but one that is mounted may be
+		// mounted elsewhere.
 		if err := rbind(saved, "/sys/fs/cgroup"); err != nil {
 			return err
 		}

@@ -213,7 +213,8 @@ func (w *worker) runContainers(sb Sandbox) {
 	all.Wait()
 }
 
-// initRestart is when init containers are started again: also in a pod that is always restarted only until they end well.
+// initRestart is when init containers are started again: also in a pod that is always restarted only until they end
+// well.
 func (w *worker) initRestart() RestartPolicy {
 	if w.pod.Restart == Never {
 		return Never

@@ -15,8 +15,8 @@ import (
 // first period is over.
 const eager = 50 * time.Millisecond
 
-// watch probes until ctx is done and tells decide about the first verdict and every change of it: ok, or why not. It ends
-// when decide says so. With impatience, the probes of a starting container come faster than its period.
+// watch probes until ctx is done and tells decide about the first verdict and every change of it: ok, or why not. It
+// ends when decide says so. With impatience, the probes of a starting container come faster than its period.
 func (c *container) watch(ctx context.Context, p *Probe, impatient bool, decide func(ok bool, err error) bool) {
 	if !sleep(ctx, p.InitialDelay) {
 		return

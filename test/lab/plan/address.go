@@ -23,7 +23,8 @@ var (
 const (
 	// firstNode is the place in the underlay's subnet before the first node's.
 	firstNode = 10
-	// firstPod is the place of the first pod in a pod range: the gateway and the host Port are before it, and some room.
+	// firstPod is the place of the first pod in a pod range: the gateway and the host Port are before it, and some
+	// room.
 	firstPod = 10
 	// dnsPlace is the place of the cluster DNS in a service range, as kubeadm has it.
 	dnsPlace = 10
@@ -99,7 +100,8 @@ func (w *work) places() {
 	}
 }
 
-// subnets decides, once for the life of the lab, on the underlay: the subnets of the first addresses that Nodes ask for.
+// subnets decides, once for the life of the lab, on the underlay: the subnets of the first addresses that Nodes ask
+// for.
 func (w *work) subnets() {
 	if len(w.next.underlay.Prefixes) > 0 {
 		return

@@ -344,8 +344,8 @@ func (w *work) pods() {
 	}
 }
 
-// fingerprint changes when a running pod has to be replaced. Labels and most annotations may change under it; what kept it from
-// being started may not.
+// fingerprint changes when a running pod has to be replaced. Labels and most annotations may change under it; what
+// kept it from being started may not.
 func (w *work) fingerprint(pod *corev1.Pod, problem string) [sha256.Size]byte {
 	b, err := json.Marshal(struct {
 		Spec            corev1.PodSpec

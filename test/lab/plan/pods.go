@@ -116,8 +116,8 @@ func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod)
 	return out
 }
 
-// serverFlags tells the built-in server which ports a container without command has: UDP, plain TCP where the name starts
-// with "tcp", and HTTP.
+// serverFlags tells the built-in server which ports a container without command has: UDP, plain TCP where the name
+// starts with "tcp", and HTTP.
 func serverFlags(c *corev1.Container) []string {
 	var flags []string
 	for _, p := range c.Ports {

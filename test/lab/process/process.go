@@ -28,7 +28,8 @@ type Place struct {
 	Mounts map[string]string
 }
 
-// Stdio are a new process's streams; a nil one is /dev/null. A Terminal, which all three are, becomes its controlling terminal.
+// Stdio are a new process's streams; a nil one is /dev/null. A Terminal, which all three are, becomes its controlling
+// terminal.
 type Stdio struct {
 	In, Out, Err *os.File
 	Terminal     bool
@@ -54,8 +55,8 @@ func Start(exe string, at Place, spec shim.Spec, io Stdio) (*Process, error) {
 		cmd.Stdin = io.In
 	}
 	cmd.Stdout, cmd.Stderr = io.Out, io.Err
-	// Sessions are what the scheduler divides processors among (sched(7), autogroup). Where no terminal asks for one, pods and
-	// agents share the lab's.
+	// Sessions are what the scheduler divides processors among (sched(7), autogroup). Where no terminal asks for one,
+	// pods and agents share the lab's.
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.Terminal, !io.Terminal
 	cmd.SysProcAttr.Setctty = io.Terminal // of descriptor 0, the default
 	err = at.Namespace.Start(cmd)
@@ -76,7 +77,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Signal signals the process's group.
 func (p *Process) Signal(s syscall.Signal) error { return unix.Kill(-p.PID(), s) }
 
-// Wait waits for the process and returns its exit code as shells have it: 128 and the signal's number where one ended it.
+// Wait waits for the process and returns its exit code as shells have it: 128 and the signal's number where one ended
+// it.
 func (p *Process) Wait() int {
 	err := p.cmd.Wait()
 	var exit *exec.ExitError

@@ -1,5 +1,5 @@
-// Package rpc is what a lab's supervisor and its clients say to each other over the supervisor's socket: one request to a
-// connection, then its answers.
+// Package rpc is what a lab's supervisor and its clients say to each other over the supervisor's socket: one request
+// to a connection, then its answers.
 package rpc
 
 import (

@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/shim"
 )
 
-// exec runs a command for a client, with the descriptors that came along, and tells how it ends. A client that goes away takes
-// the command with it.
+// exec runs a command for a client, with the descriptors that came along, and tells how it ends. A client that goes
+// away takes the command with it.
 func (l *lab) exec(ctx context.Context, c *fdpass.Conn, r *rpc.Exec, files []*os.File) {
 	p, err := l.startExec(r, files)
 	if err != nil {

@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// maxLog is the size in bytes at which a log is begun again: a lab may be up for days beside a pod that prints all the time.
+	// maxLog is the size in bytes at which a log is begun again: a lab may be up for days beside a pod that prints all
+	// the time.
 	maxLog      = 64 << 20
 	logInterval = 5 * time.Second
 )
 
-// limitLogs empties logs in dir that have become too long, until ctx is done. All are written with O_APPEND, so that whoever
-// writes one goes on at its new end.
+// limitLogs empties logs in dir that have become too long, until ctx is done. All are written with O_APPEND, so that
+// whoever writes one goes on at its new end.
 func limitLogs(ctx context.Context, dir string, log *slog.Logger) {
 	tick := time.NewTicker(logInterval)
 	defer tick.Stop()

@@ -28,8 +28,8 @@ const (
 	keeperLife = time.Second
 )
 
-// node is a running node. Its programs are the product's, as on a node of a cluster: a keeper, a step with NET_ADMIN that makes the host's
-// TAP, and an agent without any capability.
+// node is a running node. Its programs are the product's, as on a node of a cluster: a keeper, a step with NET_ADMIN
+// that makes the host's TAP, and an agent without any capability.
 type node struct {
 	plan.Node
 	ns     *tap.Namespace
@@ -166,7 +166,8 @@ func (n *node) route(l *lab, ranges []netip.Prefix) error {
 
 // hostPort is the command line of the step.
 func (n *node) hostPort(l *lab) []string {
-	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges' families.
+	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges'
+	// families.
 	underlay := l.cfg.MTU + n.mtu - translate.PodMTU(l.cfg.MTU, nil, n.PodCIDRs)
 	argv := []string{l.cfg.Product, "host-port", "--node", n.Name, "--keeper", n.socket("keeper"), "--underlay-mtu", fmt.Sprint(underlay)}
 	for _, c := range n.PodCIDRs {

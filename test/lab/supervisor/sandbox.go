@@ -91,8 +91,8 @@ func (l *lab) newSandbox(ctx context.Context, pod *kubelet.Pod) (_ kubelet.Sandb
 	return s, nil
 }
 
-// attach makes eth0 and hands it to the agent, who hands a duplicate to the keeper before it answers. The descriptor here
-// is not needed then.
+// attach makes eth0 and hands it to the agent, who hands a duplicate to the keeper before it answers. The descriptor
+// here is not needed then.
 func (s *sandbox) attach(ctx context.Context, ns *tap.Namespace) error {
 	mac := podMAC(s.pod.UID)
 	mtu := s.lab.podMTU()

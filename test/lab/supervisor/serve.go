@@ -82,7 +82,8 @@ func (l *lab) converse(ctx context.Context, c *fdpass.Conn) {
 	if err != nil {
 		answer.Error = err.Error()
 	}
-	if err := c.Answer(answer, out...); err != nil && !errors.Is(err, syscall.EPIPE) { // a client that went away does not want it
+	// A client that went away does not want its answer.
+	if err := c.Answer(answer, out...); err != nil && !errors.Is(err, syscall.EPIPE) {
 		l.log.Warn("a request was not answered", "request", r.Op, "err", err)
 	}
 }

@@ -312,8 +312,8 @@ type objectFile struct {
 	kinds []string
 }
 
-// objectFiles are written in this order: what others refer to comes first. Kinds that change together are in one file, so that
-// a small change is a small file. The first one has all kinds that no other has.
+// objectFiles are written in this order: what others refer to comes first. Kinds that change together are in one file,
+// so that a small change is a small file. The first one has all kinds that no other has.
 var objectFiles = []objectFile{
 	{"cluster.yaml", nil},
 	{"config.yaml", []string{"Secret", "ConfigMap"}},

@@ -19,8 +19,8 @@ const (
 	emptyPatience = 200 * time.Millisecond
 )
 
-// watch tells, on a channel that holds one value, that something about the files may have changed. Unlike manifests.Watch
-// it takes single files too, and what it leads to is all or nothing.
+// watch tells, on a channel that holds one value, that something about the files may have changed. Unlike
+// manifests.Watch it takes single files too, and what it leads to is all or nothing.
 func watch(ctx context.Context, paths []string, log *slog.Logger) (<-chan struct{}, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {

@@ -1,5 +1,6 @@
-// Package underlay is the network between a lab's nodes: a bridge in the namespace of the process that makes it, a namespace with
-// an eth0 on it for each member, a client outside of the cluster with a resolver, and bad paths between any two.
+// Package underlay is the network between a lab's nodes: a bridge in the namespace of the process that makes it, a
+// namespace with an eth0 on it for each member, a client outside of the cluster with a resolver, and bad paths between
+// any two.
 package underlay
 
 import (
@@ -14,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/plan"
 )
 
-// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each family
-// answers DNS.
+// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each
+// family answers DNS.
 var (
 	externalAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10")}
 	resolverAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.53"), netip.MustParseAddr("2001:db8:113::53")}
@@ -67,8 +68,8 @@ func New(p plan.Underlay, mtu int) (*Underlay, error) {
 	return u, nil
 }
 
-// Add makes a namespace with an eth0 on the underlay. It is the underlay's, until Remove. What is not on the underlay is reached by way
-// of Outside.
+// Add makes a namespace with an eth0 on the underlay. It is the underlay's, until Remove. What is not on the underlay
+// is reached by way of Outside.
 func (u *Underlay) Add(name string, addrs []netip.Addr) (ns *tap.Namespace, err error) {
 	ns, err = NewNamespace()
 	if err != nil {

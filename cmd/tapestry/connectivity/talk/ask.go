@@ -112,7 +112,8 @@ type Fetched struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Fetch makes a GET request, follows no redirect and believes every certificate: whether there is a way is all that is asked.
+// Fetch makes a GET request, follows no redirect and believes every certificate: whether there is a way is all that is
+// asked.
 func Fetch(ctx context.Context, url string) Fetched {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// wantDestination asks for the destination address of every datagram. On a socket of both families IPv4 comes in either form.
+// wantDestination asks for the destination address of every datagram. On a socket of both families IPv4 comes in
+// either form.
 func wantDestination(c *net.UDPConn) error {
 	err4 := ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
 	err6 := ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)

@@ -133,7 +133,8 @@ func (s *Server) serveUDP(c *net.UDPConn) error {
 			}
 			continue // an ICMP error of an earlier answer
 		}
-		// The answer has to come from where the question went, which a socket on all addresses does not see to by itself.
+		// The answer has to come from where the question went, which a socket on all addresses does not see to by
+		// itself.
 		to := netip.AddrPortFrom(destination(oob[:oobn]), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 		answer := s.line(unmapped(from), unmapped(to), "udp", string(bytes.TrimRight(buf[:n], "\n")))
 		_, _, _ = c.WriteMsgUDPAddrPort(answer, source(to.Addr()), from) // UDP promises nothing

@@ -1,5 +1,5 @@
-// Package talk is what the pods of a connectivity test say to one another: a server that answers who it is, whom it sees and what
-// it got, and clients that tell what came back. An answer is one line of JSON.
+// Package talk is what the pods of a connectivity test say to one another: a server that answers who it is, whom it
+// sees and what it got, and clients that tell what came back. An answer is one line of JSON.
 package talk
 
 import (
