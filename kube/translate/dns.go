@@ -26,7 +26,7 @@ func (s *serviceStage) name(f *front, say *kube.Report) *dns.Service {
 	}
 	hostnames := hostnamesOf(list)
 	for _, e := range endpoints(list, s.site, say) {
-		hostname := hostnames[e.Addr]
+		hostname := hostnames[spot{e.Addr, e.ID}]
 		if !e.Ready && !f.PublishNotReady || !f.headless && hostname == "" {
 			continue
 		}
@@ -48,15 +48,19 @@ func hasHostnames(s *discoveryv1.EndpointSlice) bool {
 	return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return deref(e.Hostname, "") != "" })
 }
 
-// hostnamesOf gives the names that endpoints were given. Of several for one address the first counts.
-func hostnamesOf(list []*discoveryv1.EndpointSlice) map[netip.Addr]string {
-	names := map[netip.Addr]string{}
+// hostnamesOf gives the names that endpoints were given. Of several for one spot the first counts.
+func hostnamesOf(list []*discoveryv1.EndpointSlice) map[spot]string {
+	names := map[spot]string{}
 	for _, s := range list {
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
-			if hostname := deref(e.Hostname, ""); hostname != "" && len(e.Addresses) > 0 {
-				if a, err := netip.ParseAddr(e.Addresses[0]); err == nil && names[a] == "" {
-					names[a] = hostname
+			hostname := deref(e.Hostname, "")
+			if hostname == "" || len(e.Addresses) == 0 {
+				continue
+			}
+			if a, err := netip.ParseAddr(e.Addresses[0]); err == nil {
+				if where := (spot{a, idOf(e, a)}); names[where] == "" {
+					names[where] = hostname
 				}
 			}
 		}

@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -12,12 +14,26 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// endpoints joins the EndpointSlices of one Service. An address may be in several of them, for good when its pod has
-// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge).
+// spot is an address and who serves there. Several pods may have one address: those on the network of one node for
+// good, and for a while one that terminates and the one that got its address (discovery/v1 Endpoint.targetRef).
+type spot struct {
+	addr netip.Addr
+	id   string
+}
+
+// standing is a spot in one state.
+type standing struct {
+	spot
+	ready, serving, terminating bool
+}
+
+// endpoints joins the EndpointSlices of one Service. A spot may be in several of them, for good when its pod has
+// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge). It
+// stays several endpoints where they disagree: whoever chooses takes the one in the best state.
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
 	var all []services.Endpoint
-	known := map[netip.Addr]int{}
-	further := map[int][][]services.EndpointPort{} // the ports of an endpoint in slices after its first
+	known := map[standing]int{}
+	several := map[int]*layers{} // those that were met again
 	for _, s := range list {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue // deprecated, and of no use to a packet
@@ -29,51 +45,70 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 				continue
 			}
 			e.Ports = ports
-			if i, twice := known[e.Addr]; twice {
-				all[i] = mergeEndpoint(all[i], e)
-				further[i] = append(further[i], ports)
+			where := standing{spot{e.Addr, e.ID}, e.Ready, e.Serving, e.Terminating}
+			i, again := known[where]
+			if !again {
+				known[where] = len(all)
+				all = append(all, e)
 				continue
 			}
-			known[e.Addr] = len(all)
-			all = append(all, e)
+			if several[i] == nil {
+				several[i] = newLayers(all[i])
+			}
+			several[i].add(e)
 		}
 	}
-	for i, lists := range further {
-		all[i].Ports = mergePorts(all[i].Ports, lists)
+	for _, i := range slices.Sorted(maps.Keys(several)) {
+		all[i] = several[i].list[0]
+		all = append(all, several[i].list[1:]...)
 	}
-	slices.SortFunc(all, func(a, b services.Endpoint) int { return a.Addr.Compare(b.Addr) })
+	slices.SortStableFunc(all, func(a, b services.Endpoint) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.ID, b.ID))
+	})
 	return all
 }
 
-// mergeEndpoint gives a with what b says of its state.
-func mergeEndpoint(a, b services.Endpoint) services.Endpoint {
-	a.Ready = a.Ready || b.Ready
-	a.Serving = a.Serving || b.Serving
-	a.Terminating = a.Terminating && b.Terminating
-	return a
+// layers joins endpoints of one standing: of each name and protocol one port to a layer. Slices that name no pod may
+// have an address serve one port of the Service at several numbers.
+type layers struct {
+	list []services.Endpoint
+	of   map[namedPort]map[uint16]int // the layer of each number
 }
 
-// mergePorts adds further lists to one, which is not changed: endpoints of a slice share theirs. Of ports that serve
-// the same, the first is kept.
-func mergePorts(list []services.EndpointPort, further [][]services.EndpointPort) []services.EndpointPort {
-	type key struct {
-		name  string
-		proto packet.Proto
-	}
-	known := make(map[key]bool, len(list))
-	for _, p := range list {
-		known[key{p.Name, p.Protocol}] = true
-	}
-	list = slices.Clone(list)
-	for _, more := range further {
-		for _, p := range more {
-			if k := (key{p.Name, p.Protocol}); !known[k] {
-				known[k] = true
-				list = append(list, p)
-			}
+// namedPort is a port's name and protocol.
+type namedPort struct {
+	name  string
+	proto packet.Proto
+}
+
+func newLayers(first services.Endpoint) *layers {
+	ports := first.Ports
+	first.Ports = make([]services.EndpointPort, 0, 2*len(ports)) // endpoints of a slice share theirs
+	l := &layers{list: []services.Endpoint{first}, of: make(map[namedPort]map[uint16]int, len(ports))}
+	first.Ports = ports
+	l.add(first)
+	return l
+}
+
+// add joins the ports of one more endpoint.
+func (l *layers) add(e services.Endpoint) {
+	for _, p := range e.Ports {
+		k := namedPort{p.Name, p.Protocol}
+		if l.of[k] == nil {
+			l.of[k] = map[uint16]int{}
 		}
+		if _, known := l.of[k][p.Port]; known {
+			continue
+		}
+		n := len(l.of[k])
+		l.of[k][p.Port] = n
+		if n == len(l.list) {
+			further := e
+			further.Ports = nil
+			l.list = append(l.list, further)
+		}
+		l.list[n].Ports = append(l.list[n].Ports, p)
 	}
-	return list
 }
 
 func endpointPorts(s *discoveryv1.EndpointSlice, say *kube.Report) []services.EndpointPort {
@@ -124,7 +159,7 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 	}
 	e := services.Endpoint{
 		Addr: addr,
-		ID:   addr.String(),
+		ID:   idOf(obj, addr),
 		Node: deref(obj.NodeName, ""),
 		// An absent condition counts as ready, and as serving when ready (discovery/v1 EndpointConditions).
 		Ready:       deref(obj.Conditions.Ready, true),
@@ -135,10 +170,15 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 		e.ForNode = hintOf(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == at.Node })
 		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == at.zone })
 	}
-	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
-		e.ID = string(ref.UID)
-	}
 	return e, true
+}
+
+// idOf is who serves at an endpoint's address: the pod, else whoever has the address.
+func idOf(obj *discoveryv1.Endpoint, addr netip.Addr) string {
+	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
+		return string(ref.UID)
+	}
+	return addr.String()
 }
 
 func hintOf[T any](list []T, here func(T) bool) services.Hint {
