@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/pingrelay"
 	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/netstack/udprelay"
@@ -102,34 +103,31 @@ func (w *worker) toStack(j *journey) {
 	w.node.gateway.Deliver(p, &w.turn, j.fromGateway())
 }
 
-// toHostSocket sends the packet on its way over host sockets: echoes by ping sockets, datagrams by the relay's, and the rest,
-// fragments too, through the stack.
+// toHostSocket sends the packet on its way over host sockets, once all of its fragments are there.
 func (w *worker) toHostSocket(j *journey) {
 	p := j.packet
-	switch {
-	case isEcho(p) && p.Frag == packet.NoFrag:
-		if err := w.node.gateway.Ping(p); err != nil {
-			j.fail(err)
-		}
-	case p.Tuple.Proto == packet.UDP && p.Frag == packet.NoFrag:
-		if !p.ChecksumOK() {
-			j.drop(Malformed)
-			return
-		}
-		w.toRelay(j)
-	case p.Tuple.Proto == packet.TCP, p.Tuple.Proto == packet.UDP:
+	switch proto := p.Tuple.Proto; {
+	case p.Frag == packet.LaterFrag && (proto == packet.ICMPv4 || proto == packet.ICMPv6),
+		p.Frag != packet.NoFrag && (proto == packet.TCP || proto == packet.UDP || p.IsEchoRequest()):
+		w.node.gateway.Fragment(p, &w.turn)
+	case proto == packet.TCP:
 		w.toStack(j)
-	default:
+	case proto != packet.UDP && !p.IsEchoRequest():
 		j.refuse(prohibited, NoRoute)
+	case !p.ChecksumOK():
+		j.drop(Malformed)
+	case proto == packet.UDP:
+		j.sent(w.node.gateway.Datagram(p))
+	default:
+		j.sent(w.node.gateway.Ping(p))
 	}
 }
 
-// toRelay has the relay send a datagram, or several, and notes what became of it.
-func (w *worker) toRelay(j *journey) {
-	mtu, err := w.node.gateway.Outside(j.packet)
+// sent notes what became of a packet that a host socket was to send.
+func (j *journey) sent(mtu int, err error) {
 	switch {
 	case err == nil:
-	case errors.Is(err, udprelay.ErrTooBig):
+	case errors.Is(err, udprelay.ErrTooBig), errors.Is(err, pingrelay.ErrTooBig):
 		j.mtu = int32(mtu)
 		j.refuse(tooBig, TooBig)
 	case errors.Is(err, udprelay.ErrBusy):

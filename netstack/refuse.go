@@ -12,8 +12,6 @@ const (
 	icmpRouterSol4    = 10
 	ndpFirst, ndpLast = 133, 137 // router and neighbour solicitations and advertisements, redirects
 	ndpSolicitation   = 135
-	icmpEcho4         = 8
-	icmpEcho6         = 128
 )
 
 // isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the gateway: whoever else sends
@@ -40,11 +38,6 @@ func isICMPError(p *packet.Packet) bool {
 		return p.ICMPType < 128
 	}
 	return false
-}
-
-func isEcho(p *packet.Packet) bool {
-	return p.Tuple.Proto == packet.ICMPv4 && p.ICMPType == icmpEcho4 ||
-		p.Tuple.Proto == packet.ICMPv6 && p.ICMPType == icmpEcho6
 }
 
 func isMulticast(a *packet.Addr) bool {

@@ -1,36 +1,43 @@
 package gateway
 
 import (
-	"slices"
-
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/refusal"
 )
 
-// Outside sends the datagrams of p, which a pod sent and whose checksum was verified, to the outside over a host socket. p is
-// whole: fragments go by Deliver. The errors are those of udprelay.Relay.Send.
-func (g *Gateway) Outside(p *packet.Packet) (mtu int, err error) { return g.udp.Send(p) }
+// What pods send outside, over host sockets. Packets are those of pods, with verified checksums, and borrowed.
 
-// strayUDP takes a datagram for which the stack has no endpoint, one that came in fragments as a rule, and sends it on its way
-// to the outside.
-func (g *Gateway) strayUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-	pod, to := fromAddress(id.RemoteAddress), fromAddress(id.LocalAddress)
-	if g.owns(packet.AddrFrom(to)) {
-		return false // the stack answers port unreachable
-	}
-	datagram := slices.Concat(pkt.TransportHeader().Slice(), pkt.Data().AsRange().ToSlice())
-	var ip []byte
-	if to.Is4() {
-		ip = ip4Header(pod, to, packet.UDP, len(datagram))
-	} else {
-		ip = ip6Header(pod, to, packet.UDP, len(datagram))
-	}
-	var p packet.Packet
-	if p.ParseIP(append(ip, datagram...)) != packet.Good || !p.ChecksumOK() {
-		return true
-	}
-	p.DontFragment = false // the pod cut it into fragments itself
-	_, _ = g.udp.Send(&p)
-	return true
+// Datagram sends the datagrams of p, which is whole. The errors are those of udprelay.Relay.Send.
+func (g *Gateway) Datagram(p *packet.Packet) (mtu int, err error) { return g.udp.Send(p) }
+
+// Ping sends an echo request, which is whole. The errors are those of pingrelay.Relay.Send.
+func (g *Gateway) Ping(p *packet.Packet) (mtu int, err error) { return g.pings.Send(p) }
+
+// Fragment takes a fragment of UDP, TCP or ICMP. When all are there, they go the way of whole packets.
+func (g *Gateway) Fragment(p *packet.Packet, turn *Turn) {
+	g.gather(p, func(whole *packet.Packet) {
+		whole.DontFragment = false // the pod cut it itself
+		var err error
+		switch {
+		case whole.Tuple.Proto == packet.UDP:
+			_, err = g.udp.Send(whole)
+		case whole.Tuple.Proto == packet.TCP:
+			g.relay.Deliver(whole, &turn.tcp, true)
+		case whole.IsEchoRequest():
+			_, err = g.pings.Send(whole)
+		}
+		if why, ok := refusal.Kind(err); ok {
+			g.refuse(whole, why)
+		}
+	})
+}
+
+// gather takes a fragment and calls use with the packet when that is complete and has a right checksum.
+func (g *Gateway) gather(p *packet.Packet, use func(whole *packet.Packet)) {
+	g.pieces.Add(p, func(ip []byte) {
+		var whole packet.Packet
+		if whole.ParseIP(ip) == packet.Good && whole.ChecksumOK() {
+			use(&whole)
+		}
+	})
 }

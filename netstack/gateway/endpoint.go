@@ -113,8 +113,8 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 	return h
 }
 
-// Deliver takes a packet whose checksum was verified; it is borrowed. TCP with the outside goes to the relay, the rest to the
-// stack by copy. UDP superframes are segmented: the stack has no UDP offload. later is for packets that answer one of the
+// Deliver takes a packet whose checksum was verified, or a fragment; it is borrowed. TCP with the outside goes to the relay, the rest
+// to the stack by copy, and whole. UDP superframes are segmented: the stack has no UDP offload. later is for packets that answer one of the
 // gateway's own, whose sender may hold locks now: it hears of them in a moment. The caller ends the turn when it has no more frames at
 // hand.
 func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
@@ -130,6 +130,10 @@ func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 			}
 			view.Release()
 		})
+		return
+	}
+	if p.Frag != packet.NoFrag {
+		g.gather(p, func(whole *packet.Packet) { g.receive(flatten(whole)) })
 		return
 	}
 	if g.relayed(p, turn) || g.keeping.hold(g, p) {

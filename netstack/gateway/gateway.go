@@ -1,6 +1,6 @@
 // Package gateway ends connections on a node, in a gVisor stack that is one more Port of the switch: it listens on the
-// node's own addresses, dials pods (also with a client's address), and carries what pods send outside over host sockets. TCP
-// between a pod of this node and a host socket is tcprelay's and comes past the stack.
+// node's own addresses, and dials pods, also with a client's address. What goes between a pod of this node and a host socket comes past
+// the stack: it sorts that to the relays for TCP, UDP and echoes.
 //
 // The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It knows
 // nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
@@ -32,7 +32,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/pingrelay"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/reassemble"
 	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/netstack/udprelay"
@@ -44,6 +46,9 @@ const nic tcpip.NICID = 1
 // the same port in that time would be seen with another one. What the time is for (RFC 9293 3.6.1), late segments of the old
 // connection, the pod's own kernel sorts out by their numbers.
 const timeWait = time.Millisecond
+
+// maxPieces is how many packets that pods send outside in fragments may be incomplete at once: 9 MiB of them.
+const maxPieces = 128
 
 // firstPort is the first one that the stack takes by itself; gVisor's own default.
 const firstPort = 16000
@@ -85,7 +90,8 @@ type Gateway struct {
 	link   *linkEndpoint
 	relay  *tcprelay.Relay
 	udp    *udprelay.Relay
-	pings  pinger
+	pings  *pingrelay.Relay
+	pieces *reassemble.Table
 
 	refusals *refusal.Limit
 	keeping  keeping
@@ -118,7 +124,6 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.addrs.Store(&map[packet.Addr]bool{})
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.pings.known = map[pingKey]*pingFlow{}
 	g.link = newLinkEndpoint(o.Send, cmp.Or(o.MTU, header.IPv6MinimumMTU))
 	g.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -137,6 +142,11 @@ func New(o Options) (*Gateway, error) {
 		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 	})
 	g.spawn(func() { g.udp.Run(g.ctx) })
+	g.pings = pingrelay.New(pingrelay.Options{
+		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) },
+	})
+	g.spawn(func() { g.pings.Run(g.ctx) })
+	g.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
 	return g, nil
 }
 
@@ -170,7 +180,6 @@ func (g *Gateway) configure() error {
 	if err := s.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
 		return fmt.Errorf("set the range of ports: %s", err)
 	}
-	s.SetTransportProtocolHandler(udp.ProtocolNumber, g.strayUDP)
 	return nil
 }
 
@@ -237,6 +246,7 @@ func (g *Gateway) Close() {
 	g.cancel()
 	_ = g.relay.Close()
 	g.udp.Close()
+	g.pings.Close()
 	g.relays.Wait()
 	g.stack.Close()
 	g.stack.Wait()
@@ -253,6 +263,7 @@ func (g *Gateway) closePoller() {
 func (g *Gateway) Forget(pod netip.Addr) {
 	g.relay.Forget(pod)
 	g.udp.Forget(pod)
+	g.pings.Forget(pod)
 }
 
 // Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx did.

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -32,19 +31,8 @@ func outsideMTU(t *testing.T, mtu int) {
 	if err := netlink.LinkSetMTU(lo, mtu); err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range outsideAddrs {
-		ipnet := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-		if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: ipnet, Flags: unix.IFA_F_NODAD}); err != nil {
-			t.Fatal(err)
-		}
-		// The kernel makes the route to an IPv6 address of its own a moment later.
-		for c, err := net.Dial("udp", netip.AddrPortFrom(a, 9).String()); ; c, err = net.Dial("udp", netip.AddrPortFrom(a, 9).String()) {
-			if err == nil {
-				_ = c.Close()
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
+	if err := netstacktest.Outside(outsideAddrs...); err != nil {
+		t.Fatal(err)
 	}
 }
 

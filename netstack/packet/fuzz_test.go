@@ -78,6 +78,17 @@ func FuzzParse(f *testing.F) {
 		if q := fresh(); q.ChecksumOK() {
 			q.CompleteChecksum()
 		}
+		if q := fresh(); q.Frag != NoFrag {
+			f := q.Piece()
+			if f.At+len(f.Data) > 65535 || (f.At == 0) != (q.Frag == FirstFrag) {
+				t.Fatalf("a fragment at %d of %d bytes", f.At, len(f.Data))
+			}
+			if head := make([]byte, len(q.IP)); q.Frag == FirstFrag {
+				if n := q.PutWholeHead(head); n == 0 || n+len(f.Data) > 40+65535 {
+					t.Fatalf("a header of %d bytes", n)
+				}
+			}
+		}
 	})
 }
 

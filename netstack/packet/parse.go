@@ -60,6 +60,11 @@ func (p *Packet) isEcho() bool {
 	return p.Tuple.Proto == ICMPv6 && (p.ICMPType == 128 || p.ICMPType == 129)
 }
 
+// IsEchoRequest reports whether p is an ICMP echo request, or the first fragment of one.
+func (p *Packet) IsEchoRequest() bool {
+	return p.isEcho() && (p.ICMPType == 8 || p.ICMPType == 128) && p.Frag != LaterFrag
+}
+
 func (p *Packet) parse(ip []byte) Fault {
 	if f := p.parseNet(ip, false); f != Good {
 		return f

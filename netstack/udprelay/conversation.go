@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/share"
 )
@@ -14,7 +15,7 @@ import (
 type conversation struct {
 	m     *mapping
 	tuple packet.Tuple // of what the pod sends
-	to    sockaddr     // the far end's
+	to    dgram.Addr   // the far end's
 	head  header
 
 	next  atomic.Pointer[conversation] // of the table's chain
@@ -30,7 +31,7 @@ type conversation struct {
 
 // newConversation makes one that is in no table yet.
 func newConversation(m *mapping, t *packet.Tuple) *conversation {
-	c := &conversation{m: m, tuple: *t, to: sockaddrOf(t.Dst, t.DstPort), head: newHeader(t)}
+	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: newHeader(t)}
 	c.claim.Value = c
 	c.known = m.r.now.Load()
 	c.used.Store(c.known)
@@ -50,7 +51,8 @@ func (c *conversation) touch() {
 // send sends the datagrams of p. The mapping is acquired.
 func (c *conversation) send(p *packet.Packet) (mtu int, err error) {
 	if c.m.df.Load() != p.DontFragment {
-		c.m.setDF(p.DontFragment)
+		dgram.SetDF(c.m.fd, c.m.pod.Addr.Is4(), p.DontFragment)
+		c.m.df.Store(p.DontFragment)
 	}
 	data := payload(p)
 	if p.VNet.GSOType == packet.GSONone {
@@ -97,7 +99,7 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 			}
 			return 0, errNotWhole
 		case tooBig:
-			if mtu = pathMTU(&c.tuple); mtu > 0 && mtu < p.Payload+len(data) {
+			if mtu = dgram.PathMTU(c.tuple.Dst); mtu > 0 && mtu < p.Payload+len(data) {
 				return mtu, ErrTooBig
 			}
 		}
@@ -106,77 +108,12 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 	return 0, errno
 }
 
-// pathMTU is the MTU of the way to the destination of t as far as the host knows it, 0 when it does not. Only a connected socket can
-// be asked.
-func pathMTU(t *packet.Tuple) int {
-	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
-	if t.Dst.Is4() {
-		family, level, opt = unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
-	if err != nil {
-		return 0
-	}
-	defer unix.Close(fd)
-	to := sockaddrOf(t.Dst, t.DstPort)
-	if connect(fd, &to) != 0 {
-		return 0
-	}
-	n, err := unix.GetsockoptInt(fd, level, opt)
-	if err != nil {
-		return 0
-	}
-	return n
-}
-
 // refuse tells the pod that its datagrams do not arrive, quoting one like the pod's.
 func (c *conversation) refuse(why packet.ICMPError) {
 	var p packet.Packet
 	if p.ParseIP(c.head.quote()) == packet.Good {
 		c.m.r.o.Refuse(&p, why)
 	}
-}
-
-// sockaddr is an address of either family as the kernel has it.
-type sockaddr struct {
-	raw unix.RawSockaddrInet6 // whose beginning is a RawSockaddrInet4 where its family says so
-	len uint32
-}
-
-func sockaddrOf(a packet.Addr, port uint16) (s sockaddr) {
-	if a.Is4() {
-		s.len = unix.SizeofSockaddrInet4
-		s.v4().Family, s.v4().Addr = unix.AF_INET, [4]byte(a[12:])
-	} else {
-		s.len = unix.SizeofSockaddrInet6
-		s.raw.Family, s.raw.Addr = unix.AF_INET6, a
-	}
-	be.PutUint16((*[2]byte)(unsafe.Pointer(&s.raw.Port))[:], port)
-	return s
-}
-
-func (s *sockaddr) v4() *unix.RawSockaddrInet4 {
-	return (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.raw))
-}
-
-// endpoint is the address and port that the kernel wrote. It is false for no address of IP.
-func (s *sockaddr) endpoint() (e packet.Endpoint, ok bool) {
-	e.Port = be.Uint16((*[2]byte)(unsafe.Pointer(&s.raw.Port))[:])
-	switch s.raw.Family {
-	case unix.AF_INET:
-		e.Addr[10], e.Addr[11] = 0xff, 0xff
-		copy(e.Addr[12:], s.v4().Addr[:])
-		return e, true
-	case unix.AF_INET6:
-		e.Addr = s.raw.Addr
-		return e, true
-	}
-	return e, false
-}
-
-func connect(fd int, to *sockaddr) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&to.raw)), uintptr(to.len))
-	return errno
 }
 
 // segmentControl is a control message with one UDP_SEGMENT in it, padded as CMSG_SPACE pads.
@@ -188,12 +125,12 @@ type segmentControl struct {
 
 // sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw: it does not block, and the runtime,
 // told of it, would take its tens of microseconds, in which it may run the receiver's side, for blocking.
-func sendmsg(fd int, to *sockaddr, data []byte, size int) unix.Errno {
+func sendmsg(fd int, to *dgram.Addr, data []byte, size int) unix.Errno {
 	var msg unix.Msghdr
 	var ctl segmentControl
 	iov := unix.Iovec{Base: unsafe.SliceData(data)}
 	iov.SetLen(len(data))
-	msg.Name, msg.Namelen = (*byte)(unsafe.Pointer(&to.raw)), to.len
+	to.To(&msg)
 	msg.Iov = &iov
 	msg.SetIovlen(1)
 	if size != 0 {

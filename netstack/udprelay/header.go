@@ -127,48 +127,5 @@ func (h *header) fragments(data []byte, mtu int, id uint32, scratch []byte, emit
 		sum = 0xffff // 0 is "none" (RFC 768)
 	}
 	be.PutUint16(ip[h.ip+6:], sum)
-	head := h.ip
-	if !h.is4() {
-		head += 8
-	}
-	size := (mtu - head) &^ 7
-	if size < 8 {
-		return
-	}
-	rest, part := ip[h.ip:], scratch[len(ip):]
-	for at := 0; at < len(rest); at += size {
-		f := part[:head+copy(part[head:head+size], rest[at:])]
-		copy(f, ip[:h.ip])
-		if more := at+size < len(rest); h.is4() {
-			putFragment4(f, at, more, uint16(id))
-		} else {
-			putFragment6(f, at, more, id)
-		}
-		emit(f)
-	}
-}
-
-// putFragment4 makes the header of f that of a fragment (RFC 791 3.1).
-func putFragment4(f []byte, at int, more bool, id uint16) {
-	word := uint16(at / 8)
-	if more {
-		word |= 0x2000
-	}
-	be.PutUint16(f[2:], uint16(len(f)))
-	be.PutUint16(f[4:], id)
-	be.PutUint16(f[6:], word)
-	be.PutUint16(f[10:], 0)
-	be.PutUint16(f[10:], ^packet.Checksum(f[:20], 0))
-}
-
-// putFragment6 writes the fragment header of f behind its IPv6 header (RFC 8200 4.5).
-func putFragment6(f []byte, at int, more bool, id uint32) {
-	word := uint16(at)
-	if more {
-		word |= 1
-	}
-	be.PutUint16(f[4:], uint16(len(f)-40))
-	f[40], f[41], f[6] = f[6], 0, 44
-	be.PutUint16(f[42:], word)
-	be.PutUint32(f[44:], id)
+	packet.PutFragments(ip, mtu, id, scratch[len(ip):], emit)
 }

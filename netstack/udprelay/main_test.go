@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -20,7 +18,7 @@ import (
 func TestMain(m *testing.M) {
 	userns.Maybe()
 	if userns.Inside() {
-		if err := addOutside(); err != nil {
+		if err := netstacktest.Outside(netip.MustParseAddr(families[0].outside), netip.MustParseAddr(families[1].outside)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -34,41 +32,6 @@ const podMTU = 1420
 var families = []struct{ name, pod, outside string }{
 	{"IPv4", "10.244.1.10:5000", "192.0.2.1"},
 	{"IPv6", "[fd00:10:244:1::10]:5000", "2001:db8::1"},
-}
-
-func addOutside() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for _, f := range families {
-		a := netip.MustParseAddr(f.outside)
-		ipnet := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: ipnet, Flags: 0x02}); err != nil { // IFA_F_NODAD
-			return fmt.Errorf("add %s: %w", a, err)
-		}
-		if err := wait(a); err != nil {
-			return fmt.Errorf("send to %s: %w", a, err)
-		}
-	}
-	return nil
-}
-
-// wait waits until what is sent to an address of the host arrives: the kernel makes the route to a new IPv6 address a moment later.
-func wait(a netip.Addr) error {
-	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	for range 1000 {
-		_, _ = c.WriteTo([]byte("?"), c.LocalAddr())
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		if _, _, err = c.ReadFrom(make([]byte, 1)); err == nil {
-			break
-		}
-	}
-	return err
 }
 
 // world is a relay and what it sends to pods.

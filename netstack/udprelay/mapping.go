@@ -1,11 +1,11 @@
 package udprelay
 
 import (
-	"os"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/share"
@@ -30,10 +30,12 @@ type mapping struct {
 
 // open opens the socket, in the use of the caller.
 func (m *mapping) open() error {
-	fd, err := listen(m.pod.Addr.Is4())
+	fd, err := dgram.Open(dgram.UDP, m.pod.Addr.Is4())
 	if err != nil {
 		return err
 	}
+	// Kernels before 5.0 have no UDP_GRO: datagrams come one by one.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	m.fd = fd
 	m.users.Store(1)
 	// For nothing at first: the handler needs the Watch.
@@ -45,35 +47,6 @@ func (m *mapping) open() error {
 	m.watch.Store(w)
 	w.Arm(poll.In)
 	return nil
-}
-
-// listen opens a host socket on a port of its own, of all the host's addresses: the kernel takes the one that the route to each
-// destination has.
-func listen(is4 bool) (fd int, err error) {
-	type option struct{ level, name int }
-	family, any := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{})
-	needed := []option{{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}}
-	if is4 {
-		family, any = unix.AF_INET, &unix.SockaddrInet4{}
-		needed = []option{{unix.IPPROTO_IP, unix.IP_RECVERR}}
-	}
-	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	for _, o := range needed {
-		if err = unix.SetsockoptInt(fd, o.level, o.name, 1); err != nil {
-			_ = unix.Close(fd)
-			return -1, os.NewSyscallError("setsockopt", err)
-		}
-	}
-	if err = unix.Bind(fd, any); err != nil {
-		_ = unix.Close(fd)
-		return -1, os.NewSyscallError("bind", err)
-	}
-	// Kernels before 5.0 have no UDP_GRO: datagrams come one by one.
-	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
-	return fd, nil
 }
 
 // acquire keeps the socket open until release. It is false when the mapping ended.
@@ -96,21 +69,17 @@ func (m *mapping) release() {
 	}
 }
 
-// setDF makes the socket set Don't Fragment, and refuse what does not fit, or do as the host does.
-func (m *mapping) setDF(on bool) {
-	mode := unix.IP_PMTUDISC_WANT
-	if on {
-		mode = unix.IP_PMTUDISC_DO
-	}
-	level, opt := unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
-	if m.pod.Addr.Is4() {
-		level, opt = unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
-	}
-	_ = unix.SetsockoptInt(m.fd, level, opt, mode)
-	m.df.Store(on)
-}
-
 // tuple is that of what the pod sends from here to e.
 func (m *mapping) tuple(e packet.Endpoint) packet.Tuple {
 	return packet.Tuple{Src: m.pod.Addr, SrcPort: m.pod.Port, Dst: e.Addr, DstPort: e.Port, Proto: packet.UDP}
+}
+
+// hearErrors tells the pod of the errors that wait in the socket, about datagrams that were sent earlier.
+func (m *mapping) hearErrors() {
+	dgram.Hear(m.fd, func(e dgram.Error) {
+		t := m.tuple(e.About)
+		if c := m.r.table.find(&t); c != nil && c.m == m {
+			c.refuse(e.Why)
+		}
+	})
 }

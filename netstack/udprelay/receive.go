@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 )
@@ -37,7 +38,7 @@ type receiver struct {
 	msgs  [width]mmsghdr
 	iovs  [width]unix.Iovec
 	ctls  [width]sizeControl
-	names [width]sockaddr // whom they are from
+	names [width]dgram.Addr // whom they are from
 	// slots take the messages of a call; of each, only pages that datagrams filled are backed by memory.
 	slots []byte
 	whole []byte // for a datagram to be cut into fragments, and one of these
@@ -103,7 +104,7 @@ func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 		rx.iovs[i].Base = unsafe.SliceData(room)
 		rx.iovs[i].SetLen(len(room))
 		m := &rx.msgs[i]
-		m.Name, m.Namelen = (*byte)(unsafe.Pointer(&rx.names[i].raw)), uint32(unsafe.Sizeof(rx.names[i].raw))
+		rx.names[i].From(&m.Msghdr)
 		m.Iov = &rx.iovs[i]
 		m.SetIovlen(1)
 		m.Control = (*byte)(unsafe.Pointer(&rx.ctls[i]))
@@ -175,8 +176,8 @@ func (m *mapping) deliver(rx *receiver, n int) {
 
 // from finds the conversation of what came from an address. Nobody but whom the pod has sent to may send to it (RFC 4787 5, address and
 // port dependent filtering).
-func (m *mapping) from(name *sockaddr) *conversation {
-	e, ok := name.endpoint()
+func (m *mapping) from(name *dgram.Addr) *conversation {
+	e, ok := name.Endpoint()
 	if !ok {
 		return nil
 	}

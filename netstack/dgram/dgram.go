@@ -1,0 +1,132 @@
+// Package dgram has the host's datagram sockets as the relays use them: unconnected, so that one serves all destinations, and with
+// a queue of errors that says whom each is about. Its calls are raw: they do not block, and the runtime, told of them, would take their
+// tens of microseconds, in which they may run the receiver's side, for blocking.
+package dgram
+
+import (
+	"encoding/binary"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Kind is what a socket carries.
+type Kind uint8
+
+// The kinds.
+const (
+	UDP  Kind = iota
+	Echo      // ICMP echoes, which the kernel allows to groups in net.ipv4.ping_group_range
+)
+
+// Open opens a socket that does not block, on a port, or an identifier, of its own. It has all the host's addresses: the kernel takes
+// the one that the route to each destination has.
+func Open(kind Kind, is4 bool) (fd int, err error) {
+	type option struct{ level, name int }
+	family, everywhere, proto := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{}), [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}[kind]
+	needed := []option{{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}}
+	if is4 {
+		family, everywhere, proto = unix.AF_INET, &unix.SockaddrInet4{}, [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMP}[kind]
+		needed = []option{{unix.IPPROTO_IP, unix.IP_RECVERR}}
+	}
+	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	for _, o := range needed {
+		if err = unix.SetsockoptInt(fd, o.level, o.name, 1); err != nil {
+			_ = unix.Close(fd)
+			return -1, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	if err = unix.Bind(fd, everywhere); err != nil {
+		_ = unix.Close(fd)
+		return -1, os.NewSyscallError("bind", err)
+	}
+	return fd, nil
+}
+
+// SetDF makes a socket set Don't Fragment, and refuse what does not fit, or do as the host does.
+func SetDF(fd int, is4, on bool) {
+	mode := unix.IP_PMTUDISC_WANT
+	if on {
+		mode = unix.IP_PMTUDISC_DO
+	}
+	level, opt := unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER
+	if is4 {
+		level, opt = unix.IPPROTO_IP, unix.IP_MTU_DISCOVER
+	}
+	_ = unix.SetsockoptInt(fd, level, opt, mode)
+}
+
+// PathMTU is the MTU of the way to a destination as far as the host knows it, 0 when it does not. Only a connected socket can be asked.
+func PathMTU(to packet.Addr) int {
+	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
+	if to.Is4() {
+		family, level, opt = unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	a := AddrOf(packet.Endpoint{Addr: to, Port: 9})
+	if _, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&a.raw)), uintptr(a.len)); errno != 0 {
+		return 0
+	}
+	n, err := unix.GetsockoptInt(fd, level, opt)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Addr is an address and port as the kernel has it.
+type Addr struct {
+	raw unix.RawSockaddrInet6 // whose beginning is a RawSockaddrInet4 where its family says so
+	len uint32
+}
+
+// AddrOf is e for the kernel.
+func AddrOf(e packet.Endpoint) (a Addr) {
+	if e.Addr.Is4() {
+		a.len = unix.SizeofSockaddrInet4
+		a.v4().Family, a.v4().Addr = unix.AF_INET, [4]byte(e.Addr[12:])
+	} else {
+		a.len = unix.SizeofSockaddrInet6
+		a.raw.Family, a.raw.Addr = unix.AF_INET6, e.Addr
+	}
+	binary.BigEndian.PutUint16(a.port(), e.Port)
+	return a
+}
+
+func (a *Addr) v4() *unix.RawSockaddrInet4 { return (*unix.RawSockaddrInet4)(unsafe.Pointer(&a.raw)) }
+
+// port is in network byte order, and in one place for both families.
+func (a *Addr) port() []byte { return (*[2]byte)(unsafe.Pointer(&a.raw.Port))[:] }
+
+// To has a message go to the address.
+func (a *Addr) To(m *unix.Msghdr) { m.Name, m.Namelen = (*byte)(unsafe.Pointer(&a.raw)), a.len }
+
+// From has the kernel write there whom a message is from.
+func (a *Addr) From(m *unix.Msghdr) {
+	m.Name, m.Namelen = (*byte)(unsafe.Pointer(&a.raw)), uint32(unsafe.Sizeof(a.raw))
+}
+
+// Endpoint is the address and port that the kernel wrote. It is false for no address of IP.
+func (a *Addr) Endpoint() (e packet.Endpoint, ok bool) {
+	e.Port = binary.BigEndian.Uint16(a.port())
+	switch a.raw.Family {
+	case unix.AF_INET:
+		e.Addr[10], e.Addr[11] = 0xff, 0xff
+		copy(e.Addr[12:], a.v4().Addr[:])
+		return e, true
+	case unix.AF_INET6:
+		e.Addr = a.raw.Addr
+		return e, true
+	}
+	return e, false
+}
