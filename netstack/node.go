@@ -138,7 +138,7 @@ func (n *Node) Attach(c PortConfig, dev Device) error {
 	for _, a := range c.Addrs {
 		p.addrs = append(p.addrs, packet.AddrFrom(a))
 	}
-	p.owner = ownerNode
+	p.owner = flow.OwnerNode
 	if c.Kind == PodPort && len(p.addrs) > 0 {
 		p.owner = ownerAt(p.addrs[0])
 	}

@@ -1,11 +1,8 @@
 package netstack
 
-import "tapestry.dev/tapestry/netstack/packet"
-
-// The owners that are no pod and no peer. Those are hashes, and practically never this small.
-const (
-	ownerNode    uint64 = 1 // this node: its processes and its gateway
-	ownerOutside uint64 = 2 // clients outside of the cluster, who come by this node's sockets
+import (
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // owner is who is charged for what a packet takes of things that all senders share. It is a number that no sender chooses, and the same
@@ -18,13 +15,25 @@ func (s *snapshot) owner(j *journey) uint64 {
 		return j.sender.ID
 	}
 	if r, own := s.hosts[j.orig.Src]; own && r.kind != toPeer {
-		return ownerNode
+		return flow.OwnerNode
 	}
-	return ownerOutside
+	return flow.OwnerOutside
 }
 
 // ownerAt is the owner that a pod is, by its first address.
 func ownerAt(a packet.Addr) uint64 {
 	t := packet.Tuple{Src: a}
 	return t.Hash(0)
+}
+
+// FlowOwner says who began a flow, by its entry alone: for flows of agents that did not note it. A client by way of this
+// node's gateway is taken for one from outside, and a pod's second address for another owner.
+func FlowOwner(e *flow.Entry) uint64 {
+	switch e.Via {
+	case viaRoute:
+		return ownerAt(e.Orig.Src)
+	case viaGateway:
+		return flow.OwnerOutside
+	}
+	return e.Via
 }

@@ -29,6 +29,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 			}
 		}
 		if known {
+			w.node.flows.Count(&j.hit, p.Len())
 			if j.hit.Dir == flow.Reply {
 				j.via = j.hit.Via
 			}
@@ -50,7 +51,11 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	if p.TCPFlags&packet.RST != 0 && h.Backend == 0 && h.Via == viaRoute {
 		return true, true // a stray reset begins nothing, and is not translated
 	}
-	e := flow.Entry{Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, TCPFlags: p.TCPFlags, Checked: s.generation}
+	e := flow.Entry{
+		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Owner: s.owner(j),
+		Counts:   [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
+		TCPFlags: p.TCPFlags, Checked: s.generation,
+	}
 	switch ref, result := w.node.flows.Insert(&e); result {
 	case flow.Inserted:
 		h.Ref, h.To, j.begun = ref, e.Reply.Reverse(), true

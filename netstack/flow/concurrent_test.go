@@ -252,7 +252,7 @@ func TestAttach(t *testing.T) {
 		e := churnEntry(1000 + n)
 		mustInsert(t, again, &e)
 	}
-	if s := again.Stats(); s.Len != 100 || s.Evicted != 0 {
+	if s := again.Stats(); s.Len != 100 || s.Evicted != (Evicted{}) {
 		t.Errorf("stats %+v", s)
 	}
 
@@ -287,10 +287,13 @@ const (
 	crashEnv      = "FLOW_TEST_CRASH_CHILD"
 )
 
-// TestMain is also the process that gets killed.
+// TestMain is also the processes that get killed.
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crashChild()
+	}
+	if os.Getenv(convertEnv) != "" {
+		convertChild()
 	}
 	os.Exit(m.Run())
 }

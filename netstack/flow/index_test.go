@@ -3,8 +3,6 @@ package flow
 import (
 	"math/rand/v2"
 	"testing"
-
-	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // TestCandidates compares the search of a bucket for a tag with one that looks at each key.
@@ -54,43 +52,6 @@ func TestKey(t *testing.T) {
 		}
 		if tag(h) == 0 || tag(h) > 0xff {
 			t.Errorf("tag(%#x) = %#x", h, tag(h))
-		}
-	}
-}
-
-// TestOlderEntries: entries are adopted that were written before they said whether they are translated. The sum of the
-// first is that which such an agent wrote.
-func TestOlderEntries(t *testing.T) {
-	table, clock, mem := newTable(t, 4)
-	direct := churnEntry(78)
-	direct.Reply = direct.Orig.Reverse()
-	entries := [...]Entry{churnEntry(77), direct}
-	for i := range entries {
-		e := &entries[i]
-		m := image{
-			tuple: [2]packet.Tuple{e.Orig, e.Reply}, meta: uint64(e.Orig.Proto) | uint64(e.Kind)<<8 | 1000<<32,
-			backend: e.Backend, via: e.Via,
-		}
-		sum := m.sum(&table.hasher)
-		if i == 0 && sum != 0x9448f050 {
-			t.Fatalf("sum %#x, want 0x9448f050", sum)
-		}
-		table.slots[i].write(&m, sum, Unreplied, clock.now, 0)
-	}
-	table.head.used.Store(uint64(len(entries)))
-	again, err := Open(mem, Options{Capacity: 4, Clock: clock.read})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := again.Stats(); s.Kept != len(entries) || s.Discarded != 0 || s.Reformatted {
-		t.Fatalf("stats %+v", s)
-	}
-	for i, e := range entries {
-		for tp, to := range map[packet.Tuple]packet.Tuple{e.Orig: e.Reply.Reverse(), e.Reply: e.Orig.Reverse()} {
-			var hit Hit
-			if !again.Peek(&tp, &hit) || hit.To != to || hit.Translate != (i == 0) || hit.Kind != e.Kind {
-				t.Errorf("%v: got %+v", tp, hit)
-			}
 		}
 	}
 }

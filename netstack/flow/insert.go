@@ -13,7 +13,7 @@ type Result uint8
 const (
 	Inserted Result = iota
 	Exists          // Orig is in the table already: somebody was first, look up again
-	Full            // no room, and nothing that may be evicted
+	Full            // no room, and nobody has more flows than Owner
 	NoPort          // Reply is taken, and so are the ports that were tried instead
 )
 
@@ -22,17 +22,17 @@ func (r Result) String() string { return [...]string{"inserted", "exists", "full
 // Ports that are tried in place of a taken one: first those of Linux (net.ipv4.ip_local_port_range), where a random start
 // meets few others, then the rest of the unprivileged ones.
 const (
-	firstPort, lastPort       = 32768, 60999
-	firstMore, lastMore       = 1024, 32767
-	firstTries, portTries     = 96, 128
-	evictScan, insertAttempts = 128, 8
+	firstPort, lastPort   = 32768, 60999
+	firstMore, lastMore   = 1024, 32767
+	firstTries, portTries = 96, 128
+	insertAttempts        = 8
 )
 
 // Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, its DstPort (both ports for
 // an ICMP echo) is replaced by one that is free, in *e too. The ref is that of the flow which now holds Orig, for
 // Inserted and Exists. Other results leave *e as it was.
 func (t *Table) Insert(e *Entry) (uint32, Result) {
-	i, ok := t.take()
+	i, ok := t.take(e.Owner, t.clientOf(&e.Orig))
 	if !ok {
 		t.full.Add(1)
 		return 0, Full
@@ -91,26 +91,28 @@ const (
 
 // try is one attempt with the tuples as they are.
 func (t *Table) try(i uint32, e *Entry) (place, tried) {
-	m := image{
+	r := record{
 		tuple:   [2]packet.Tuple{e.Orig, e.Reply},
-		meta:    makeMeta(e, t.now.Load()),
+		meta:    makeMeta(&e.Orig, &e.Reply, e.Kind),
+		created: t.now.Load(),
 		backend: e.Backend, via: e.Via,
+		owner: e.Owner, cluster: e.Cluster, policy: e.Policy, counts: e.Counts,
 	}
-	m.tuple[Reply].Proto = e.Orig.Proto
-	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
-	sum := m.sum(&t.hasher)
+	r.tuple[Reply].Proto = e.Orig.Proto
+	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
+	sum := r.sum(&t.hasher)
 
 	t.lock(ho, hr)
 	defer t.unlock(ho, hr)
-	if p, taken := t.find(&m.tuple[Original], ho); taken {
+	if p, taken := t.find(&r.tuple[Original], ho); taken {
 		return p, tryOrig
 	}
-	if p, taken := t.find(&m.tuple[Reply], hr); taken {
+	if p, taken := t.find(&r.tuple[Reply], hr); taken {
 		return p, tryReply
 	}
 	s := &t.slots[i]
-	s.write(&m, sum, first(e.Orig.Proto, e.TCPFlags), t.now.Load(), e.Checked)
-	if !t.linkBoth(i, &m, ho, hr) {
+	s.write(&t.ledgers[i], &r, sum, first(e.Orig.Proto, e.TCPFlags), t.now.Load(), e.Checked)
+	if !t.linkBoth(i, &r, ho, hr) {
 		s.retire()
 		return place{}, tryRoom
 	}
@@ -118,11 +120,11 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 }
 
 // linkBoth adds both keys to the index, or none. A flow between a port and itself has one key.
-func (t *Table) linkBoth(i uint32, m *image, ho, hr uint64) bool {
+func (t *Table) linkBoth(i uint32, r *record, ho, hr uint64) bool {
 	if !t.link(ho, key(ho, i, Original)) {
 		return false
 	}
-	if m.tuple[Original] != m.tuple[Reply] && !t.link(hr, key(hr, i, Reply)) {
+	if r.tuple[Original] != r.tuple[Reply] && !t.link(hr, key(hr, i, Reply)) {
 		t.unlink(ho, i, Original)
 		return false
 	}
@@ -164,24 +166,24 @@ func (p *portSearch) next(reply *packet.Tuple) bool {
 	return true
 }
 
-// Delete removes the flow that r names if it still has orig.
-func (t *Table) Delete(r uint32, orig *packet.Tuple) bool {
-	s, seq := t.deref(r)
+// Delete removes the flow that ref names if it still has orig.
+func (t *Table) Delete(ref uint32, orig *packet.Tuple) bool {
+	s, seq := t.deref(ref)
 	if s == nil {
 		return false
 	}
-	var m image
-	return s.load(&m, seq) && m.tuple[Original] == *orig && t.remove(r&(maxSlots-1), seq)
+	var r record
+	return s.load(&r, seq) && r.tuple[Original] == *orig && t.remove(ref&(maxSlots-1), seq)
 }
 
 // remove empties slot i if it is in use under seq.
 func (t *Table) remove(i, seq uint32) bool {
 	s := &t.slots[i]
-	var m image
-	if !s.load(&m, seq) {
+	var r record
+	if !s.load(&r, seq) {
 		return false
 	}
-	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
+	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
 	t.lock(ho, hr)
 	if s.seq.Load() != seq {
 		t.unlock(ho, hr)
@@ -209,84 +211,4 @@ func (t *Table) removeExpired(p place) bool {
 		t.expired.Add(1)
 	}
 	return true
-}
-
-// take gives a free slot, if need be that of a flow which may go.
-func (t *Table) take() (uint32, bool) {
-	for range insertAttempts {
-		if i, ok := t.pop(); ok {
-			return i, true
-		}
-		at := t.hand.Add(evictScan) - evictScan
-		v := victim{now: t.now.Load()}
-		for j := range uint32(min(evictScan, len(t.slots))) {
-			v.consider(t, (at+j)%uint32(len(t.slots)))
-		}
-		if v.rank > 0 {
-			v.evict(t)
-		}
-	}
-	return 0, false
-}
-
-// makeRoom evicts a flow from the buckets near either key of e.
-func (t *Table) makeRoom(e *Entry) bool {
-	found := false
-	for _, tp := range [2]*packet.Tuple{&e.Orig, &e.Reply} {
-		n := t.home(t.hash(tp))
-		v := victim{now: t.now.Load()}
-		for range maxProbe {
-			for j := range bucketKeys {
-				if k := t.index[n].keys[j].Load(); k != 0 {
-					v.consider(t, keySlot(k))
-				} else {
-					found = true
-				}
-			}
-			n = t.after(n)
-		}
-		if v.rank > 0 {
-			v.evict(t)
-			found = true
-		}
-	}
-	return found
-}
-
-// victim is the best flow to evict so far.
-type victim struct {
-	now, slot, seq, idle uint32
-	rank                 uint8 // 0: none yet
-}
-
-const rankExpired = 255
-
-func (v *victim) consider(t *Table, i uint32) {
-	s := &t.slots[i]
-	seq, l, seen := s.seq.Load(), s.loadLive(), s.seen.Load()
-	state := l.state()
-	if state == free || !l.of(seq) {
-		return
-	}
-	rank, d := cheap[state], idle(v.now, seen)
-	switch {
-	case d > timeouts[state]:
-		rank = rankExpired
-	case d > pressed[state]:
-		rank = max(rank, 1)
-	}
-	if rank > v.rank || rank == v.rank && d > v.idle {
-		v.slot, v.seq, v.idle, v.rank = i, seq, d, rank
-	}
-}
-
-func (v *victim) evict(t *Table) {
-	if !t.remove(v.slot, v.seq) {
-		return
-	}
-	if v.rank == rankExpired {
-		t.expired.Add(1)
-	} else {
-		t.evicted.Add(1)
-	}
 }

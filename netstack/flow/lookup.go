@@ -119,9 +119,6 @@ func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l
 	if differ|uint64(uint8(meta)^uint8(proto))|uint64((l^before)>>8&liveSeq) != 0 {
 		return 0, 0
 	}
-	if meta&metaJudged == 0 {
-		hit.Translate = translates(tp, to)
-	}
 	return l, seen
 }
 

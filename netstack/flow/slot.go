@@ -9,25 +9,6 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-const (
-	slotSize   = 128
-	headerSize = 4096 // a page, so that slots are aligned to cache lines
-	maxSlots   = 1 << refBits
-	refBits    = 24
-	magic      = 0x776f6c66_70617431 // "1tapflow"
-	version    = 1
-)
-
-// header is the start of the shared memory.
-type header struct {
-	magic    atomic.Uint64 // written last
-	version  atomic.Uint32
-	slotSize atomic.Uint32
-	capacity atomic.Uint64
-	seed     atomic.Uint64
-	used     atomic.Uint64 // slots from here on were never written
-}
-
 // A tuple is hashed, compared and stored as five words and the protocol.
 func word0(a *packet.Addr) uint64 { return binary.NativeEndian.Uint64(a[:8]) }
 func word1(a *packet.Addr) uint64 { return binary.NativeEndian.Uint64(a[8:]) }
@@ -77,21 +58,37 @@ func (h *hasher) hash(t *packet.Tuple) uint64 {
 	return mum(a^mix0^bits.RotateLeft64(c, 32), b^c^h.seed)
 }
 
-// slot is one flow in the shared memory. The words up to via are constant while the sequence number stays.
+// slot is one flow in the shared memory, what a packet needs of it: two cache lines. The tuples, meta, backend and via are
+// constant while the sequence number stays.
 type slot struct {
 	seq     atomic.Uint32 // a multiple of 4: free; 4n+2: in use; odd: being written
-	sum     atomic.Uint32
+	seen    atomic.Uint32 // seconds of the boot-time clock
 	tuple   [2]words      // by Dir
-	meta    atomic.Uint64 // proto, kind << 8, created << 32
+	meta    atomic.Uint32 // proto, kind << 8, translated << 16
+	packets [2]uint16     // by Dir; see count
+	bytes   [2]uint32
 	backend atomic.Uint64
 	via     atomic.Uint64
 	live    atomic.Uint64 // see live
-	seen    atomic.Uint32 // seconds of the boot-time clock
-	next    atomic.Uint32 // while free: the number of the next free slot, plus 1; private to the process
 }
 
 // words are those of a tuple, without its protocol.
 type words [5]atomic.Uint64
+
+func (w *words) store(t *packet.Tuple) {
+	w[0].Store(word0(&t.Src))
+	w[1].Store(word1(&t.Src))
+	w[2].Store(word0(&t.Dst))
+	w[3].Store(word1(&t.Dst))
+	w[4].Store(wordPorts(t))
+}
+
+func (w *words) load(t *packet.Tuple, proto packet.Proto) {
+	setAddr(&t.Src, w[0].Load(), w[1].Load())
+	setAddr(&t.Dst, w[2].Load(), w[3].Load())
+	setPorts(t, w[4].Load())
+	t.Proto = proto
+}
 
 // tuples gives the tuple of a direction and the other one. The compiler makes the sum of shifts shorter than the choice
 // between two numbers which it makes of an index.
@@ -101,18 +98,15 @@ func (s *slot) tuples(d Dir) (mine, other *words) {
 	return (*words)(unsafe.Add(first, at)), (*words)(unsafe.Add(first, size-at))
 }
 
-// The parts of a slot's meta word: the protocol, the kind, whether its packets are translated, and when it was made.
-// Entries of older agents do not say whether; in them the first of the two bits is 0.
+// The parts of a slot's meta word: the protocol, the kind, and whether its packets are translated.
 const (
 	metaKind      = 8
-	metaJudged    = 1 << 16
-	metaTranslate = 1 << 17
-	metaCreated   = 32
+	metaTranslate = 1 << 16
 )
 
-func makeMeta(e *Entry, now uint32) uint64 {
-	m := uint64(e.Orig.Proto) | uint64(e.Kind)<<metaKind | metaJudged | uint64(now)<<metaCreated
-	if to := e.Reply.Reverse(); translates(&e.Orig, &to) {
+func makeMeta(orig, reply *packet.Tuple, kind uint8) uint32 {
+	m := uint32(orig.Proto) | uint32(kind)<<metaKind
+	if to := reply.Reverse(); translates(orig, &to) {
 		m |= metaTranslate
 	}
 	return m
@@ -137,17 +131,30 @@ func (l live) with(s State) live    { return l&^0xff | live(s) }
 func (s *slot) loadLive() live      { return live(s.live.Load()) }
 func (s *slot) swap(l, m live) bool { return s.live.CompareAndSwap(uint64(l), uint64(m)) }
 
-// image is a slot's constant words.
-type image struct {
-	tuple        [2]packet.Tuple
-	meta         uint64
-	backend, via uint64
+// record is what a slot and its ledger say of a flow, but for what every packet changes.
+type record struct {
+	tuple                 [2]packet.Tuple // constant, as are the words up to spare
+	meta, created         uint32
+	backend, via          uint64
+	owner, cluster, spare uint64
+	policy                uint32
+	counts                [2]Count
 }
 
-func (m *image) sum(s *hasher) uint32 {
-	h := mum(s.hash(&m.tuple[Original])^mix2, s.hash(&m.tuple[Reply])^mix3)
-	h = mum(h^m.meta, s.seed0) ^ mum(m.backend^s.seed1, m.via^s.seed2)
+// sum is over the constant words.
+func (r *record) sum(s *hasher) uint32 {
+	h := mum(s.hash(&r.tuple[Original])^mix2, s.hash(&r.tuple[Reply])^mix3)
+	h = mum(h^uint64(r.meta)^uint64(r.created)<<32, s.seed0) ^ mum(r.backend^s.seed1, r.via^s.seed2)
+	h = mum(h^r.owner, s.seed3) ^ mum(r.cluster^s.seed1, r.spare^s.seed0)
 	return uint32(h ^ h>>32)
+}
+
+// entry is what a record says to the caller.
+func (r *record) entry() Entry {
+	return Entry{
+		Orig: r.tuple[Original], Reply: r.tuple[Reply], Backend: r.backend, Via: r.via, Kind: uint8(r.meta >> metaKind),
+		Owner: r.owner, Cluster: r.cluster, Policy: r.policy, Counts: r.counts,
+	}
 }
 
 // translates tells whether a packet of tuple tp changes its addresses or ports when it becomes to.
@@ -157,22 +164,18 @@ func translates(tp, to *packet.Tuple) bool {
 	return t != *tp
 }
 
-// write fills a free slot.
-func (s *slot) write(m *image, sum uint32, state State, now, checked uint32) {
+// write fills a free slot and its ledger.
+func (s *slot) write(l *ledger, r *record, sum uint32, state State, seen, checked uint32) {
 	seq := s.seq.Add(1)
 	for d := range s.tuple {
-		w, t := &s.tuple[d], &m.tuple[d]
-		w[0].Store(word0(&t.Src))
-		w[1].Store(word1(&t.Src))
-		w[2].Store(word0(&t.Dst))
-		w[3].Store(word1(&t.Dst))
-		w[4].Store(wordPorts(t))
+		s.tuple[d].store(&r.tuple[d])
 	}
-	s.meta.Store(m.meta)
-	s.backend.Store(m.backend)
-	s.via.Store(m.via)
-	s.sum.Store(sum)
-	s.seen.Store(now)
+	s.meta.Store(r.meta)
+	s.backend.Store(r.backend)
+	s.via.Store(r.via)
+	l.write(r, sum, seq+1)
+	s.setCounts(l, &r.counts)
+	s.seen.Store(seen)
 	s.live.Store(uint64(makeLive(seq+1, state, checked)))
 	s.seq.Store(seq + 1)
 }
@@ -184,27 +187,17 @@ func (s *slot) retire() {
 	s.seq.Store(seq + 1)
 }
 
-// load copies the constant words; false when the slot is not in use under seq, or changes meanwhile.
-func (s *slot) load(m *image, seq uint32) bool {
+// load copies the constant words of the slot; false when the slot is not in use under seq, or changes meanwhile.
+func (s *slot) load(r *record, seq uint32) bool {
 	if s.seq.Load() != seq || seq&3 != 2 {
 		return false
 	}
-	m.meta = s.meta.Load()
+	r.meta = s.meta.Load()
 	for d := range s.tuple {
-		w, t := &s.tuple[d], &m.tuple[d]
-		setAddr(&t.Src, w[0].Load(), w[1].Load())
-		setAddr(&t.Dst, w[2].Load(), w[3].Load())
-		setPorts(t, w[4].Load())
-		t.Proto = packet.Proto(m.meta)
+		s.tuple[d].load(&r.tuple[d], packet.Proto(r.meta))
 	}
-	m.backend, m.via = s.backend.Load(), s.via.Load()
+	r.backend, r.via = s.backend.Load(), s.via.Load()
 	return s.seq.Load() == seq
-}
-
-// whole judges a slot that another process left behind.
-func (s *slot) whole(m *image, h *hasher) bool {
-	seq, l := s.seq.Load(), s.loadLive()
-	return s.load(m, seq) && l.of(seq) && l.state() != free && l.state() < Closed && m.sum(h) == s.sum.Load()
 }
 
 // matches reports whether the slot holds t in direction d, and the sequence number under which it does.
@@ -212,7 +205,7 @@ func (s *slot) matches(t *packet.Tuple, d Dir) (seq uint32, ok bool) {
 	seq = s.seq.Load()
 	w := &s.tuple[d&1]
 	if (w[4].Load()^wordPorts(t))|(w[1].Load()^word1(&t.Src))|(w[3].Load()^word1(&t.Dst))|
-		(w[0].Load()^word0(&t.Src))|(w[2].Load()^word0(&t.Dst))|(s.meta.Load()^uint64(t.Proto))&0xff != 0 {
+		(w[0].Load()^word0(&t.Src))|(w[2].Load()^word0(&t.Dst))|uint64(uint8(s.meta.Load())^uint8(t.Proto)) != 0 {
 		return 0, false
 	}
 	return seq, seq&3 == 2 && s.seq.Load() == seq

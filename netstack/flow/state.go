@@ -51,8 +51,11 @@ var pressed = [Closed + 1]uint32{
 	Unreplied: 5, Replied: 60, Answered: 2, Echo: 5, Other: 60,
 }
 
-// cheap ranks the states that may be evicted for a new flow, most willing last; 0 is never.
-var cheap = [Closed + 1]uint8{SynSent: 1, Unreplied: 1, Echo: 1, SynReceived: 2, TimeWait: 3, Answered: 4, Reset: 5}
+// cheap ranks the states in which a flow goes first when one of its owner's has to go, most willing last.
+var cheap = [Closed + 1]uint8{
+	Established: 0, FinOriginal: 1, FinReply: 1, Replied: 2, Other: 2, SynSent: 3, Unreplied: 3, Echo: 3, SynReceived: 4,
+	TimeWait: 5, Answered: 6, Reset: 7,
+}
 
 // idle is the time since seen in seconds. A reader's clock may be one tick behind the one that refreshed the entry.
 func idle(now, seen uint32) uint32 {

@@ -28,9 +28,9 @@ func (t *Table) Sweep() int {
 	defer t.sweepMu.Unlock()
 	now := t.clock()
 	t.now.Store(now)
-	limits := &timeouts
+	fair := len(t.slots) // what an owner may have without being pressed
 	if 10*int(t.len.Load()) > 9*len(t.slots) {
-		limits = &pressed
+		fair = t.owned.Fair()
 	}
 	freed, used := 0, t.used.Load()
 	for range (used + sweepParts - 1) / sweepParts {
@@ -42,14 +42,18 @@ func (t *Table) Sweep() int {
 		s := &t.slots[i]
 		seq, l, seen := s.seq.Load(), s.loadLive(), s.seen.Load()
 		state, d := l.state(), idle(now, seen)
-		if state == free || d <= limits[state] || !l.of(seq) || !t.remove(i, seq) {
+		if state == free || d <= pressed[state] || !l.of(seq) {
+			continue
+		}
+		late := d > timeouts[state]
+		if !late && t.owned.Charge(i) <= fair || !t.remove(i, seq) {
 			continue
 		}
 		freed++
-		if d > timeouts[state] {
+		if late {
 			t.expired.Add(1)
 		} else {
-			t.evicted.Add(1)
+			t.pressed.Add(1)
 		}
 	}
 	return freed
@@ -65,23 +69,23 @@ type Info struct {
 // Range calls f for every flow until f returns false. Flows that come or go meanwhile may be missed. The entry is
 // borrowed until f returns; f may call Delete.
 func (t *Table) Range(f func(*Entry, Info) bool) {
-	var m image
+	var r record
 	var e Entry
 	for i := range t.used.Load() {
 		s := &t.slots[i]
 		seq, l, seen := s.seq.Load(), s.loadLive(), s.seen.Load()
 		state := l.state()
-		if state == free || !l.of(seq) || !s.load(&m, seq) {
+		if state == free || !l.of(seq) || !t.load(i, &r, seq) {
 			continue
 		}
 		now := t.now.Load()
-		info := Info{Ref: ref(i, seq), State: state, Age: idle(now, uint32(m.meta>>metaCreated)), Idle: idle(now, seen)}
+		info := Info{Ref: ref(i, seq), State: state, Age: idle(now, r.created), Idle: idle(now, seen)}
 		if info.Idle > timeouts[state] {
 			continue
 		}
 		info.ExpiresIn = timeouts[state] - info.Idle
-		e = Entry{Backend: m.backend, Via: m.via, Kind: uint8(m.meta >> metaKind), Checked: l.checked()}
-		e.Orig, e.Reply = m.tuple[Original], m.tuple[Reply]
+		e = r.entry()
+		e.Checked = l.checked()
 		if !f(&e, info) {
 			return
 		}

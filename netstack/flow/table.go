@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/flow/slots"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -20,6 +21,13 @@ type Dir uint8
 const (
 	Original Dir = iota // from the side that opened the flow
 	Reply
+)
+
+// Owners that have a reserve of a thirty-second of the capacity each, which they get whoever has it. Others are numbers that
+// nobody can choose for himself, and practically never this small.
+const (
+	OwnerNode    uint64 = 1 // the node itself: its processes, probes, DNS, Ingress
+	OwnerOutside uint64 = 2 // all clients outside of the cluster who come by this node's sockets
 )
 
 // Entry is one flow, as it is inserted and shown.
@@ -33,6 +41,15 @@ type Entry struct {
 	Via uint64
 	// Kind is the caller's and means nothing here.
 	Kind uint8
+	// Owner is who began the flow: a stable number, 0 where it is not known. When the table is full, owners with few flows get
+	// room from the one who has the most; see package share.
+	Owner uint64
+	// Cluster is the stable identity of the cluster to which Backend belongs, 0 for the node's own. It means nothing here.
+	Cluster uint64
+	// Policy is the version of the rules by which the caller let the flow be, 0 for none. It means nothing here.
+	Policy uint32
+	// Counts are by Dir. Insert begins with them.
+	Counts [2]Count
 	// TCPFlags are those of the first packet. Range does not fill it.
 	TCPFlags uint8
 	// Checked is the generation of the caller's table in which Backend was found valid last, 0 for never. It does not
@@ -65,32 +82,50 @@ type Options struct {
 	Clock func() uint32
 	// Seed is the secret of the hash for newly formatted memory; 0 is a random one.
 	Seed uint64
+	// Owner says who began a flow that Convert finds in memory which does not say. nil: it is not known.
+	Owner func(*Entry) uint64
 }
 
 // Stats are counters since Open, and the size now.
 type Stats struct {
 	Len, Capacity int
-	// Kept and Discarded count what Open found: whole entries, and torn ones which it dropped.
-	Kept, Discarded int
+	// Owners have flows in the table; Most is the number of flows of the one who has the most.
+	Owners, Most int
+	// Kept and Discarded count what Open or Convert found: whole entries, and torn ones which it dropped. Unfit is how many
+	// whole ones Convert had no room for.
+	Kept, Discarded, Unfit int
 	// Reformatted: the memory was of another version, layout or capacity (or none of ours), and its flows are lost.
 	Reformatted bool
-	// Expired flows were freed by Sweep in time, Evicted ones before their time because the table was full or nearly.
-	Expired, Evicted uint64
+	// Expired flows were freed in time. Those in Evicted were freed before their time.
+	Expired uint64
+	Evicted Evicted
 	// Full and NoPort count failed inserts.
 	Full, NoPort uint64
+}
+
+// Evicted counts flows that ended before their time, by what for.
+type Evicted struct {
+	// Pressed were idle, of an owner with more than an equal share while the table was nearly full.
+	Pressed uint64
+	// FromMost made room for somebody else's, and were of the owner who had the most.
+	FromMost uint64
+	// FromOwn made room for one of their own owner's.
+	FromOwn uint64
+	// Crowded were in the way in the index.
+	Crowded uint64
 }
 
 // Table is the flow table. Its methods are safe for concurrent use.
 type Table struct {
 	hasher
 	index []bucket
-	slots []slot
-	head  *header
+	image
 	clock func() uint32
 	_     [64]byte // keeps the words below, which are written, out of the line that every lookup reads
 
 	now  atomic.Uint32 // of clock, at the last Sweep
 	used atomic.Uint32 // mirrors head.used
+	len  atomic.Int64
 	_    [64]byte
 
 	stripe [stripes]struct {
@@ -98,22 +133,16 @@ type Table struct {
 		_ [56]byte
 	}
 
-	freeMu   sync.Mutex
-	freeHead uint32 // first free slot + 1; the others hang on it by next
+	owned *slots.Slots
 
 	sweepMu sync.Mutex
 	cursor  uint32
-	hand    atomic.Uint32 // where eviction looks next
 
-	len                            atomic.Int64
-	expired, evicted, full, noPort atomic.Uint64
-	kept, discarded                int
-	reformatted                    bool
+	expired, full, noPort               atomic.Uint64
+	pressed, fromMost, fromOwn, crowded atomic.Uint64
+	kept, discarded, unfit              int
+	reformatted                         bool
 }
-
-// Size is the number of bytes of memory that a table of capacity flows needs. About 16 more for each flow are private
-// to the process.
-func Size(capacity int) int { return headerSize + capacity*slotSize }
 
 // BootClock gives seconds of CLOCK_BOOTTIME, which all processes share and which goes on while the machine sleeps.
 func BootClock() uint32 {
@@ -125,11 +154,25 @@ func BootClock() uint32 {
 }
 
 // Open makes a table of mem, which must stay mapped as long as the table is used and belongs to the table alone.
-// Zeroed memory is formatted; memory of an earlier table is attached to with its flows; anything else is formatted
-// anew, which Stats tells.
+// Zeroed memory is formatted; memory of an earlier table of this version and capacity is attached to with its flows;
+// anything else is formatted anew, which Stats tells. Where Serves says no, Convert saves the flows.
 func Open(mem []byte, o Options) (*Table, error) {
+	t, err := lay(mem, &o)
+	if err != nil {
+		return nil, err
+	}
+	if t.head.fits(len(t.slots)) {
+		t.attach()
+	} else {
+		t.format(mem, o.Seed)
+	}
+	return t, nil
+}
+
+// lay makes a table over memory whose content was not looked at yet.
+func lay(mem []byte, o *Options) (*Table, error) {
 	if o.Capacity == 0 {
-		o.Capacity = max(0, min((len(mem)-headerSize)/slotSize, maxSlots))
+		o.Capacity = capacityOf(len(mem))
 	}
 	if o.Capacity < 1 || o.Capacity > maxSlots {
 		return nil, fmt.Errorf("open flow table: capacity %d is not within 1..%d", o.Capacity, maxSlots)
@@ -144,24 +187,17 @@ func Open(mem []byte, o Options) (*Table, error) {
 		o.Clock = BootClock
 	}
 	t := &Table{
-		head:  (*header)(unsafe.Pointer(&mem[0])),
-		slots: unsafe.Slice((*slot)(unsafe.Pointer(&mem[headerSize])), o.Capacity),
+		image: imageOf(mem, o.Capacity),
 		index: make([]bucket, indexLen(o.Capacity)),
 		clock: o.Clock,
+		owned: slots.New(o.Capacity, o.Capacity/reservePart, OwnerNode, OwnerOutside),
 	}
 	t.now.Store(o.Clock())
-	if t.head.fits(o.Capacity) {
-		t.attach()
-	} else {
-		t.format(mem, o.Seed)
-	}
 	return t, nil
 }
 
-func (h *header) fits(capacity int) bool {
-	return h.magic.Load() == magic && h.version.Load() == version && h.slotSize.Load() == slotSize &&
-		h.capacity.Load() == uint64(capacity)
-}
+// reservePart is the part of the capacity that is reserved for each of the node's own owners.
+const reservePart = 32
 
 func (t *Table) format(mem []byte, seed uint64) {
 	h := t.head
@@ -189,14 +225,12 @@ func (t *Table) attach() {
 	used := uint32(min(t.head.used.Load(), uint64(len(t.slots))))
 	t.used.Store(used)
 	now := t.now.Load()
-	var m image
+	var r record
 	for i := range used {
 		s := &t.slots[i]
-		if s.whole(&m, &t.hasher) && t.adopt(i, &m) {
+		if t.whole(i, &r, &t.hasher) && t.adopt(i, &r) {
 			s.live.Store(uint64(makeLive(s.seq.Load(), s.loadLive().state(), 0)))
-			if idle(now, s.seen.Load()) == 0 {
-				s.seen.Store(now) // not in the future
-			}
+			s.seen.Store(notAfter(s.seen.Load(), now))
 			t.kept++
 			continue
 		}
@@ -205,62 +239,42 @@ func (t *Table) attach() {
 		}
 		s.live.Store(0)
 		s.seq.Store((s.seq.Load() + 3) &^ 3)
-		t.push(i)
+		t.owned.LeaveOut(i)
 	}
 	t.len.Store(int64(t.kept))
 }
 
+// notAfter gives a time that does not lie in the future.
+func notAfter(seen, now uint32) uint32 {
+	if idle(now, seen) == 0 {
+		return now
+	}
+	return seen
+}
+
 // adopt indexes a slot that was found whole, unless one of its keys is there already.
-func (t *Table) adopt(i uint32, m *image) bool {
-	ho, hr := t.hash(&m.tuple[Original]), t.hash(&m.tuple[Reply])
-	if _, taken := t.find(&m.tuple[Original], ho); taken {
+func (t *Table) adopt(i uint32, r *record) bool {
+	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
+	if _, taken := t.find(&r.tuple[Original], ho); taken {
 		return false
 	}
-	if _, taken := t.find(&m.tuple[Reply], hr); taken {
+	if _, taken := t.find(&r.tuple[Reply], hr); taken {
 		return false
 	}
-	return t.linkBoth(i, m, ho, hr)
+	if !t.linkBoth(i, r, ho, hr) {
+		return false
+	}
+	t.owned.Adopt(i, r.owner, t.clientOf(&r.tuple[Original]))
+	return true
 }
 
 // Stats tells the size and the counters.
 func (t *Table) Stats() Stats {
+	owners, most := t.owned.Stats()
 	return Stats{
-		Len: int(t.len.Load()), Capacity: len(t.slots),
-		Kept: t.kept, Discarded: t.discarded, Reformatted: t.reformatted,
-		Expired: t.expired.Load(), Evicted: t.evicted.Load(), Full: t.full.Load(), NoPort: t.noPort.Load(),
+		Len: int(t.len.Load()), Capacity: len(t.slots), Owners: owners, Most: most,
+		Kept: t.kept, Discarded: t.discarded, Unfit: t.unfit, Reformatted: t.reformatted,
+		Expired: t.expired.Load(), Full: t.full.Load(), NoPort: t.noPort.Load(),
+		Evicted: Evicted{t.pressed.Load(), t.fromMost.Load(), t.fromOwn.Load(), t.crowded.Load()},
 	}
-}
-
-// pop takes a free slot.
-func (t *Table) pop() (i uint32, ok bool) {
-	t.freeMu.Lock()
-	defer t.freeMu.Unlock()
-	if t.freeHead != 0 {
-		i = t.freeHead - 1
-		t.freeHead = t.slots[i].next.Load()
-		t.len.Add(1)
-		return i, true
-	}
-	i = t.used.Load()
-	if int(i) == len(t.slots) {
-		return 0, false
-	}
-	t.head.used.Store(uint64(i + 1))
-	t.used.Store(i + 1)
-	t.len.Add(1)
-	return i, true
-}
-
-// push gives a slot back; the caller counts it.
-func (t *Table) push(i uint32) {
-	t.freeMu.Lock()
-	t.slots[i].next.Store(t.freeHead)
-	t.freeHead = i + 1
-	t.freeMu.Unlock()
-}
-
-// release gives a slot back that pop gave.
-func (t *Table) release(i uint32) {
-	t.push(i)
-	t.len.Add(-1)
 }

@@ -189,25 +189,33 @@ func FuzzAgainstTwin(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const capacity = 512
-		if len(data) > 10*capacity { // each insert takes some ten bytes: never full
+		if len(data) > 10*capacity { // each insert takes more than ten bytes: never full
 			data = data[:10*capacity]
 		}
 		s := script{data}
 		mem, clock := newMem(capacity), &fakeClock{1000}
-		open := func() *Table {
-			table, err := Open(mem, Options{Clock: clock.read})
+		// open opens the memory, or converts it first.
+		open := func(convert bool) *Table {
+			open := Open
+			if convert {
+				old := mem
+				mem = newMem(capacity + s.upTo(100))
+				open = func(mem []byte, o Options) (*Table, error) { return Convert(old, mem, o) }
+			}
+			table, err := open(mem, Options{Clock: clock.read})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return table
 		}
-		table, w := open(), &twin{now: clock.now, flows: map[packet.Tuple]*twinFlow{}}
+		table, w := open(false), &twin{now: clock.now, flows: map[packet.Tuple]*twinFlow{}}
 		for len(s.data) > 0 {
 			w.purge()
 			switch s.upTo(12) {
 			case 0, 1, 2, 3:
 				e := Entry{Orig: s.tuple(), TCPFlags: s.flags(), Backend: uint64(s.upTo(9)), Via: uint64(s.upTo(2)), Kind: uint8(s.upTo(3)),
-					Checked: uint32(s.upTo(4))}
+					Checked: uint32(s.upTo(4)), Owner: uint64(s.upTo(20)), Cluster: uint64(s.upTo(3)), Policy: uint32(s.upTo(5)),
+					Counts: [2]Count{{40, 1}, {}}}
 				e.Reply = e.Orig.Reverse()
 				if s.upTo(2) == 0 {
 					e.Reply = s.tuple()
@@ -228,7 +236,7 @@ func FuzzAgainstTwin(f *testing.F) {
 			case 10:
 				// Another process takes over.
 				before := table.Stats().Len
-				table = open()
+				table = open(s.upTo(2) == 1)
 				for _, f := range w.flows {
 					f.checked = 0
 				}
@@ -290,6 +298,12 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint
 	}
 	if !closed && timeouts[hit.State] != f.seconds() {
 		t.Fatalf("lookup %v flags %#x: %v for %d s, want %d s", tp, flags, hit.State, timeouts[hit.State], f.seconds())
+	}
+	if !closed {
+		n := 40 + s.upTo(100)
+		table.Count(&hit, n)
+		f.e.Counts[d].Packets++
+		f.e.Counts[d].Bytes += uint64(n)
 	}
 	switch s.upTo(6) {
 	case 0:

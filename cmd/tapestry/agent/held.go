@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/kube/pods"
-	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/hostaddr"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/node"
@@ -16,11 +15,9 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Keys under which the keeper holds the node's descriptors, beside hostport.Key and those of pods.KeyPrefix.
-const (
-	flowsKey  = "flows"
-	socketKey = "wireguard"
-)
+// socketKey is the key under which the keeper holds the tunnel's socket. Others are flowsKey, hostport.Key and those of
+// pods.KeyPrefix.
+const socketKey = "wireguard"
 
 // fixed gives what the flags and the state directory say of the node for this process's life.
 func (a *agent) fixed() (h node.Held, err error) {
@@ -39,26 +36,13 @@ func (a *agent) adopt(items []keeper.Item) error {
 	for _, it := range items {
 		byKey[it.Key] = it.File
 	}
-	memory := byKey[flowsKey]
-	if memory == nil {
-		var err error
-		if memory, err = keeper.NewMemory("tapestry-flows", flow.Size(a.agentConfig.flows)); err != nil {
-			return err
-		}
-		if err := a.kept.Put(flowsKey, nil, memory); err != nil {
-			return err
-		}
-	}
-	mem, err := keeper.Map(memory)
+	var err error
+	a.held.Flows, err = openFlows(byKey[flowsKey], a.agentConfig.flows, func(f *os.File) error { return a.kept.Put(flowsKey, nil, f) })
 	if err != nil {
 		return err
 	}
-	_ = memory.Close() // the mapping keeps it
-	if a.held.Flows, err = flow.Open(mem, flow.Options{}); err != nil {
-		return err
-	}
-	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Reformatted {
-		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "lost", s.Reformatted)
+	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Unfit > 0 || s.Reformatted {
+		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "without room", s.Unfit, "lost", s.Reformatted)
 	}
 	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {
 		return nil

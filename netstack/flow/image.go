@@ -1,0 +1,104 @@
+package flow
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+const (
+	slotSize   = 128
+	ledgerSize = 64
+	headerSize = 4096 // a page, so that slots are aligned to cache lines
+	maxSlots   = 1 << refBits
+	refBits    = 24
+	magic      = 0x776f6c66_70617431 // "1tapflow"
+	version    = 2
+)
+
+// header is the start of the shared memory. Its words mean the same in every version, and none ever moves.
+type header struct {
+	magic    atomic.Uint64 // written last
+	version  atomic.Uint32
+	slotSize atomic.Uint32
+	capacity atomic.Uint64
+	seed     atomic.Uint64
+	used     atomic.Uint64 // slots from here on were never written
+}
+
+// Size is the number of bytes of memory that a table of capacity flows needs. About 28 more for each flow are private
+// to the process.
+func Size(capacity int) int { return headerSize + capacity*(slotSize+ledgerSize) }
+
+// capacityOf is the number of flows that fit into so many bytes.
+func capacityOf(size int) int { return max(0, min((size-headerSize)/(slotSize+ledgerSize), maxSlots)) }
+
+// image is a table's memory: what is in it stands in the doc of the package.
+type image struct {
+	head    *header
+	slots   []slot
+	ledgers []ledger // one for each slot
+}
+
+// imageOf lays an image over memory that is large enough.
+func imageOf(mem []byte, capacity int) image {
+	return image{
+		head:    (*header)(unsafe.Pointer(&mem[0])),
+		slots:   unsafe.Slice((*slot)(unsafe.Pointer(&mem[headerSize])), capacity),
+		ledgers: unsafe.Slice((*ledger)(unsafe.Pointer(&mem[headerSize+capacity*slotSize])), capacity),
+	}
+}
+
+// fits reports whether the memory is that of a table of this version and capacity.
+func (h *header) fits(capacity int) bool {
+	return h.magic.Load() == magic && h.version.Load() == version && h.slotSize.Load() == slotSize &&
+		h.capacity.Load() == uint64(capacity)
+}
+
+// ledger is what nobody needs to know of a flow for each packet. What is constant goes into the sum. Its words are written
+// without sync/atomic, whose stores cost as much as the rest of an insert: the sequence number of the slot, which is
+// odd meanwhile, has them in order. Nobody believes what he read before he has seen that number stay the same.
+type ledger struct {
+	sum, created          uint32 // created: seconds of the boot-time clock
+	owner, cluster, spare uint64 // spare: 0
+	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8, so that it can be exchanged as the
+	// live word is.
+	policy  uint64
+	bytes   [2]uint64 // by Dir, what went over from the slot; see count
+	packets [2]uint32 // likewise, in units of packetsMany
+}
+
+// write fills the ledger of a slot that is being filled under the sequence number seq.
+//
+//go:norace
+func (l *ledger) write(r *record, sum, seq uint32) {
+	l.sum, l.created = sum, r.created
+	l.owner, l.cluster, l.spare = r.owner, r.cluster, r.spare
+	l.policy = uint64(makeLive(seq, 0, r.policy))
+}
+
+// load copies the ledger but for its sum, which it gives.
+//
+//go:norace
+func (l *ledger) load(r *record) (sum uint32) {
+	r.created, r.owner, r.cluster, r.spare = l.created, l.owner, l.cluster, l.spare
+	r.policy = live(l.policy).checked()
+	return l.sum
+}
+
+// load copies slot i with its ledger, as slot.load does.
+func (m *image) load(i uint32, r *record, seq uint32) bool {
+	s, l := &m.slots[i], &m.ledgers[i]
+	if !s.load(r, seq) {
+		return false
+	}
+	l.load(r)
+	r.counts = s.counts(l)
+	return s.seq.Load() == seq
+}
+
+// whole judges a slot that another process left behind, and copies it.
+func (m *image) whole(i uint32, r *record, h *hasher) bool {
+	s := &m.slots[i]
+	seq, l := s.seq.Load(), s.loadLive()
+	return m.load(i, r, seq) && l.of(seq) && l.state() != free && l.state() < Closed && r.sum(h) == m.ledgers[i].load(r)
+}

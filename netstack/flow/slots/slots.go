@@ -1,0 +1,229 @@
+// Package slots hands out the numbers of a table's slots to owners, fairly.
+//
+// Each slot in use is charged to the owner who began what is in it. When none is free, the rule of package share says
+// whose slot goes. Which one that is, the table decides among a few of that owner's that are taken at random: so what a
+// search finds depends neither on how many there are nor on the order in which they came. What the table would rather keep
+// is settled: it is looked at again only when its owner has nothing else left.
+//
+// An owner may stand for many clients. So slots are counted for each client too, about: clients share a counter by chance.
+//
+// Nothing here is shared with other processes. It takes one mutex for each slot that is handed out or given back, and
+// none of it is asked for a packet of a known flow.
+package slots
+
+import (
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+
+	"tapestry.dev/tapestry/share"
+)
+
+// Slots says which slots are free, and whose the others are. Its methods are safe for concurrent use.
+type Slots struct {
+	own     []uint64
+	reserve int
+
+	mu     sync.Mutex             // guards below
+	counts [1 << clientBits]int32 // slots by client
+	random rand.PCG
+	links  []link // by slot
+	free   uint32 // the first free slot, plus 1; the others hang on it by at
+	fresh  uint32 // slots from here on were never handed out
+	inUse  int
+	owners []*owner // by number
+	byID   map[uint64]*owner
+	order  share.Ranking[*owner]
+	spare  []*owner // owners without slots, to be used again
+}
+
+// Client names a client of an owner: some bits of a hash of its own, which nobody can choose.
+type Client uint16
+
+const clientBits = 14
+
+// ClientOf gives the client that has a hash.
+func ClientOf(hash uint64) Client { return Client(hash >> (64 - clientBits)) }
+
+// New makes Slots for a capacity, all of them free. Each of the owners own gets reserve slots whoever has them; all
+// reserves together must be less than the capacity.
+func New(capacity, reserve int, own ...uint64) *Slots {
+	return &Slots{
+		own: own, reserve: reserve, links: make([]link, capacity), byID: map[uint64]*owner{},
+		random: *rand.NewPCG(rand.Uint64(), rand.Uint64()),
+	}
+}
+
+// Candidates are slots of one owner, one of which should go.
+type Candidates struct {
+	n    int
+	list [16]uint32
+	many [16]int32
+	keep [16]bool
+	last bool
+}
+
+// List gives the candidates. They may have been released since.
+func (c *Candidates) List() []uint32 { return c.list[:c.n] }
+
+// Many says how many slots the client has, about, whose candidate has that number in List.
+func (c *Candidates) Many(number int) int { return int(c.many[number]) }
+
+// Last reports whether the candidates' owner has no others left than such that were worth keeping.
+func (c *Candidates) Last() bool { return c.last }
+
+// Keep notes that the candidate of that number in List is worth keeping.
+func (c *Candidates) Keep(number int) { c.keep[number] = true }
+
+// Take gives a slot to an owner, for a client. When none is free, the decision says whose should go, and c has some of those: the caller
+// releases one, or notes those that it would rather keep, and tries again with the same c; or it gives up, as it must when
+// the decision is share.Refuse. c is the zero value at first.
+func (s *Slots) Take(id uint64, client Client, c *Candidates) (slot uint32, from share.Decision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(c)
+	o := s.owner(id)
+	switch from = s.decide(o); from {
+	case share.Free:
+		slot = s.pop()
+		s.give(o, client, slot)
+	case share.Most:
+		s.nominate(s.order.Most().Of, c)
+	case share.Own:
+		s.nominate(o, c)
+	case share.Refuse:
+	}
+	s.dropIfEmpty(o)
+	return slot, from
+}
+
+func (s *Slots) decide(o *owner) share.Decision {
+	free := len(s.links) - s.inUse
+	if free == 0 && o.held < o.reserve {
+		return share.Most
+	}
+	return share.Decide(o.account.Charge(), s.order.Most().Charge(), free)
+}
+
+// nominate takes some slots of an owner at random, perhaps one of them more than once.
+func (s *Slots) nominate(o *owner, c *Candidates) {
+	l := o.lists[settling]
+	if c.last = len(l) == 0; c.last {
+		l = o.lists[settled]
+	}
+	c.n = min(len(c.list), len(l))
+	for i := range c.n {
+		at, _ := bits.Mul64(s.random.Uint64(), uint64(len(l)))
+		c.list[i], c.many[i] = l[at], s.counts[s.links[l[at]].client]
+	}
+}
+
+// settle puts those aside that were worth keeping.
+func (s *Slots) settle(c *Candidates) {
+	for number, slot := range c.List() {
+		if l := &s.links[slot]; c.keep[number] && l.owner != 0 && l.which == settling {
+			o := s.owners[l.owner-1]
+			s.take(o, slot)
+			s.put(o, settled, slot)
+		}
+	}
+	if c.n > 0 {
+		*c = Candidates{}
+	}
+}
+
+// Adopt notes that a slot is in use already. Slots are adopted or left out in ascending order, before any is taken.
+func (s *Slots) Adopt(slot uint32, id uint64, client Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fresh = max(s.fresh, slot+1)
+	s.give(s.owner(id), client, slot)
+}
+
+// LeaveOut notes that a slot is free though there may be slots after it in use.
+func (s *Slots) LeaveOut(slot uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fresh = max(s.fresh, slot+1)
+	s.push(slot)
+}
+
+// Release takes a slot back.
+func (s *Slots) Release(slot uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.links[slot]
+	o := s.owners[l.owner-1]
+	s.take(o, slot)
+	s.counts[l.client]--
+	s.push(slot)
+	s.charge(o, -1)
+	s.dropIfEmpty(o)
+}
+
+// Charge says how many slots the owner of a slot is charged; 0 for a slot that is free.
+func (s *Slots) Charge(slot uint32) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.links[slot].owner; n != 0 {
+		return s.owners[n-1].account.Charge()
+	}
+	return 0
+}
+
+// Charged says how many slots an owner is charged.
+func (s *Slots) Charged(id uint64) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.byID[id]; o != nil {
+		return o.account.Charge()
+	}
+	return 0
+}
+
+// Fair is the number of slots that each owner would have if all were divided evenly among those who have some.
+func (s *Slots) Fair() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.links) / max(1, s.order.Len())
+}
+
+// Stats says how many owners have slots, and how many the one with the most is charged.
+func (s *Slots) Stats() (owners, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if owners = s.order.Len(); owners > 0 {
+		most = s.order.Most().Charge()
+	}
+	return owners, most
+}
+
+// pop gives a free slot. The caller has seen that there is one.
+func (s *Slots) pop() uint32 {
+	if s.free == 0 {
+		s.fresh++
+		return s.fresh - 1
+	}
+	slot := s.free - 1
+	s.free = s.links[slot].at
+	return slot
+}
+
+func (s *Slots) push(slot uint32) {
+	s.links[slot] = link{at: s.free}
+	s.free = slot + 1
+}
+
+// give charges a slot to o.
+func (s *Slots) give(o *owner, client Client, slot uint32) {
+	s.links[slot] = link{owner: o.number + 1, client: client}
+	s.counts[client]++
+	s.put(o, settling, slot)
+	s.charge(o, 1)
+}
+
+func (s *Slots) charge(o *owner, n int) {
+	o.held += n
+	s.inUse += n
+	s.order.Set(&o.account, max(0, o.held-o.reserve))
+}
