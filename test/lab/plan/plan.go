@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/test/lab/kubelet"
+	"tapestry.dev/tapestry/test/lab/plan/container"
 )
 
 // Options are what a Planner needs to know of the lab.
@@ -352,7 +353,7 @@ func (w *work) fingerprint(pod *corev1.Pod, problem string) [sha256.Size]byte {
 		Addrs           []netip.Addr
 		Node            Node
 		Period, Problem string
-	}{pod.Spec, w.podIPs[podKey(pod)], w.next.nodes[pod.Spec.NodeName], pod.Annotations[ProbePeriodAnnotation], problem})
+	}{pod.Spec, w.podIPs[podKey(pod)], w.next.nodes[pod.Spec.NodeName], pod.Annotations[container.ProbePeriodAnnotation], problem})
 	if err != nil {
 		w.fail(pod, "spec", "cannot be encoded: %v", err)
 	}

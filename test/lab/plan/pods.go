@@ -2,22 +2,17 @@ package plan
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"tapestry.dev/tapestry/test/lab/kubelet"
+	"tapestry.dev/tapestry/test/lab/plan/container"
 )
-
-// ProbePeriodAnnotation of a Pod overrides the period of its probes, which Kubernetes counts in seconds: "50ms".
-const ProbePeriodAnnotation = "tapestry.dev/probe-period"
 
 // clusterDomain is the zone of the cluster DNS.
 const clusterDomain = "cluster.local"
@@ -87,16 +82,17 @@ func hostname(pod *corev1.Pod) string {
 
 // container resolves one container. What is wrong with it goes into run.Problem: the other pods do not suffer from it.
 func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod) kubelet.Container {
-	vars, err := w.environment(pod, c)
+	sources := container.Sources{Env: w.opts.Env, ConfigMaps: w.objects.ConfigMaps, Secrets: w.objects.Secrets}
+	vars, err := sources.Of(pod, c, hostname(pod))
 	if err != nil && run.Problem == "" {
 		run.Problem = fmt.Sprintf("container %s: %v", c.Name, err)
 	}
-	out := kubelet.Container{Name: c.Name, Dir: c.WorkingDir, Env: vars.list()}
+	out := kubelet.Container{Name: c.Name, Dir: c.WorkingDir, Env: vars.List()}
 	for _, arg := range slices.Concat(c.Command, c.Args) {
-		out.Argv = append(out.Argv, expand(arg, vars.values))
+		out.Argv = append(out.Argv, vars.Expand(arg))
 	}
 	if len(c.Command) == 0 {
-		out.Argv = slices.Concat(w.opts.Server, serverFlags(c), out.Argv)
+		out.Argv = slices.Concat(w.opts.Server, container.ServerFlags(c), out.Argv)
 	}
 	for _, p := range []struct {
 		in   *corev1.Probe
@@ -106,7 +102,7 @@ func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod)
 		if p.in == nil {
 			continue
 		}
-		probe, err := convertProbe(p.in, pod, c, run.Addrs[0])
+		probe, err := container.Probe(p.in, pod, c, run.Addrs[0])
 		if err != nil {
 			w.fail(pod, fmt.Sprintf("spec.containers[%s].%s", c.Name, p.name), "%v", err)
 			continue
@@ -114,100 +110,6 @@ func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod)
 		*p.out = probe
 	}
 	return out
-}
-
-// serverFlags tells the built-in server which ports a container without command has: UDP, plain TCP where the name
-// starts with "tcp", and HTTP.
-func serverFlags(c *corev1.Container) []string {
-	var flags []string
-	for _, p := range c.Ports {
-		kind := "--http"
-		switch {
-		case p.Protocol == corev1.ProtocolUDP:
-			kind = "--udp"
-		case strings.HasPrefix(p.Name, "tcp"):
-			kind = "--tcp"
-		}
-		flags = append(flags, kind, strconv.Itoa(int(p.ContainerPort)))
-	}
-	return flags
-}
-
-func convertProbe(in *corev1.Probe, pod *corev1.Pod, c *corev1.Container, addr netip.Addr) (*kubelet.Probe, error) {
-	out := &kubelet.Probe{
-		InitialDelay: seconds(in.InitialDelaySeconds, 0), Period: seconds(in.PeriodSeconds, 10),
-		Timeout: seconds(in.TimeoutSeconds, 1), Success: max(1, int(in.SuccessThreshold)), Failure: int(in.FailureThreshold),
-	}
-	if out.Failure == 0 {
-		out.Failure = 3
-	}
-	if text := pod.Annotations[ProbePeriodAnnotation]; text != "" {
-		period, err := time.ParseDuration(text)
-		if err != nil || period <= 0 {
-			return nil, fmt.Errorf("annotation %s is %q: expected a duration like 50ms", ProbePeriodAnnotation, text)
-		}
-		out.Period = period
-	}
-	switch {
-	case in.HTTPGet != nil:
-		port, err := probePort(in.HTTPGet.Port, c)
-		if err != nil {
-			return nil, err
-		}
-		host := addr.String()
-		if in.HTTPGet.Host != "" {
-			host = in.HTTPGet.Host
-		}
-		scheme := "http"
-		if in.HTTPGet.Scheme == corev1.URISchemeHTTPS {
-			scheme = "https"
-		}
-		out.HTTP = &kubelet.HTTPProbe{
-			URL:    scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(port))) + "/" + strings.TrimPrefix(in.HTTPGet.Path, "/"),
-			Header: map[string][]string{},
-		}
-		for _, h := range in.HTTPGet.HTTPHeaders {
-			out.HTTP.Header[h.Name] = append(out.HTTP.Header[h.Name], h.Value)
-		}
-	case in.TCPSocket != nil:
-		port, err := probePort(in.TCPSocket.Port, c)
-		if err != nil {
-			return nil, err
-		}
-		if in.TCPSocket.Host != "" {
-			if addr, err = netip.ParseAddr(in.TCPSocket.Host); err != nil {
-				return nil, fmt.Errorf("tcpSocket.host: %w", err)
-			}
-		}
-		out.TCP = netip.AddrPortFrom(addr, port)
-	case in.Exec != nil && len(in.Exec.Command) > 0:
-		out.Exec = in.Exec.Command
-	default:
-		return nil, fmt.Errorf("expected one of httpGet, tcpSocket and exec with a command")
-	}
-	return out, nil
-}
-
-func seconds(n int32, otherwise int32) time.Duration {
-	if n == 0 {
-		n = otherwise
-	}
-	return time.Duration(n) * time.Second
-}
-
-func probePort(p intstr.IntOrString, c *corev1.Container) (uint16, error) {
-	if p.Type == intstr.String {
-		for _, cp := range c.Ports {
-			if cp.Name == p.StrVal {
-				return uint16(cp.ContainerPort), nil
-			}
-		}
-	}
-	n := p.IntValue()
-	if n < 1 || n > 65535 {
-		return 0, fmt.Errorf("port %s is neither a number from 1 to 65535 nor the name of a port of the container", p.String())
-	}
-	return uint16(n), nil
 }
 
 // resolvConf writes a pod's /etc/resolv.conf (k8s.io/kubernetes/pkg/kubelet/network/dns).

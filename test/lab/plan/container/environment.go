@@ -1,26 +1,37 @@
-package plan
+package container
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// environment is a container's environment while it is put together: later entries replace earlier ones.
-type environment struct {
+// Sources are what environments are put together from.
+type Sources struct {
+	// Env is what all of them start with.
+	Env        []string
+	ConfigMaps []*corev1.ConfigMap
+	Secrets    []*corev1.Secret
+}
+
+// Environment is a container's environment while it is put together: later entries replace earlier ones.
+type Environment struct {
 	names  []string
 	values map[string]string
 }
 
-func (e *environment) set(name, value string) {
+func (e *Environment) set(name, value string) {
 	if _, ok := e.values[name]; !ok {
 		e.names = append(e.names, name)
 	}
 	e.values[name] = value
 }
 
-func (e *environment) list() []string {
+// List gives the environment as a process gets it.
+func (e *Environment) List() []string {
 	out := make([]string, len(e.names))
 	for i, name := range e.names {
 		out[i] = name + "=" + e.values[name]
@@ -28,29 +39,30 @@ func (e *environment) list() []string {
 	return out
 }
 
-// environment puts together what a container sees: the lab's own variables, envFrom, then env.
-func (w *work) environment(pod *corev1.Pod, c *corev1.Container) (*environment, error) {
-	e := &environment{values: map[string]string{}}
-	for _, kv := range w.opts.Env {
+// Of puts together what a container of a pod with that host name sees: the lab's own variables, envFrom, then env. With an error
+// it is what could be put together.
+func (s *Sources) Of(pod *corev1.Pod, c *corev1.Container, hostname string) (*Environment, error) {
+	e := &Environment{values: map[string]string{}}
+	for _, kv := range s.Env {
 		name, value, _ := strings.Cut(kv, "=")
 		e.set(name, value)
 	}
-	e.set("HOSTNAME", hostname(pod))
+	e.set("HOSTNAME", hostname)
 	e.set("POD_NAME", pod.Name)
 	e.set("POD_NAMESPACE", pod.Namespace)
 	e.set("POD_IP", pod.Status.PodIP)
 	e.set("NODE_NAME", pod.Spec.NodeName)
 	for _, from := range c.EnvFrom {
-		if err := w.envFrom(e, pod.Namespace, from); err != nil {
+		if err := s.envFrom(e, pod.Namespace, from); err != nil {
 			return e, err
 		}
 	}
 	for _, v := range c.Env {
-		value := expand(v.Value, e.values)
+		value := e.Expand(v.Value)
 		if v.ValueFrom != nil {
 			var ok bool
 			var err error
-			if value, ok, err = w.valueFrom(pod, v.ValueFrom); err != nil {
+			if value, ok, err = s.valueFrom(pod, v.ValueFrom); err != nil {
 				return e, fmt.Errorf("env %s: %w", v.Name, err)
 			}
 			if !ok {
@@ -62,7 +74,7 @@ func (w *work) environment(pod *corev1.Pod, c *corev1.Container) (*environment, 
 	return e, nil
 }
 
-func (w *work) envFrom(e *environment, namespace string, from corev1.EnvFromSource) error {
+func (s *Sources) envFrom(e *Environment, namespace string, from corev1.EnvFromSource) error {
 	var data map[string]string
 	var found, optional bool
 	var what string
@@ -70,23 +82,23 @@ func (w *work) envFrom(e *environment, namespace string, from corev1.EnvFromSour
 	case from.ConfigMapRef != nil:
 		what = "ConfigMap " + namespace + "/" + from.ConfigMapRef.Name
 		optional = from.ConfigMapRef.Optional != nil && *from.ConfigMapRef.Optional
-		data, found = w.configMap(namespace, from.ConfigMapRef.Name)
+		data, found = s.configMap(namespace, from.ConfigMapRef.Name)
 	case from.SecretRef != nil:
 		what = "Secret " + namespace + "/" + from.SecretRef.Name
 		optional = from.SecretRef.Optional != nil && *from.SecretRef.Optional
-		data, found = w.secret(namespace, from.SecretRef.Name)
+		data, found = s.secret(namespace, from.SecretRef.Name)
 	}
 	if !found && !optional {
 		return fmt.Errorf("envFrom: there is no %s", what)
 	}
-	for _, name := range sortedKeys(data) {
+	for _, name := range slices.Sorted(maps.Keys(data)) {
 		e.set(from.Prefix+name, data[name])
 	}
 	return nil
 }
 
 // valueFrom looks a value up. ok is false when an optional one is missing.
-func (w *work) valueFrom(pod *corev1.Pod, from *corev1.EnvVarSource) (value string, ok bool, err error) {
+func (s *Sources) valueFrom(pod *corev1.Pod, from *corev1.EnvVarSource) (value string, ok bool, err error) {
 	var data map[string]string
 	var what, key string
 	var optional *bool
@@ -96,11 +108,11 @@ func (w *work) valueFrom(pod *corev1.Pod, from *corev1.EnvVarSource) (value stri
 		return value, err == nil, err
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
-		data, _ = w.configMap(pod.Namespace, ref.Name)
+		data, _ = s.configMap(pod.Namespace, ref.Name)
 		what, key, optional = "ConfigMap "+pod.Namespace+"/"+ref.Name, ref.Key, ref.Optional
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
-		data, _ = w.secret(pod.Namespace, ref.Name)
+		data, _ = s.secret(pod.Namespace, ref.Name)
 		what, key, optional = "Secret "+pod.Namespace+"/"+ref.Name, ref.Key, ref.Optional
 	default:
 		return "", false, fmt.Errorf("expected one of fieldRef, configMapKeyRef and secretKeyRef: the lab has no other source")
@@ -111,8 +123,8 @@ func (w *work) valueFrom(pod *corev1.Pod, from *corev1.EnvVarSource) (value stri
 	return "", false, fmt.Errorf("there is no key %q in a %s", key, what)
 }
 
-func (w *work) configMap(namespace, name string) (map[string]string, bool) {
-	for _, cm := range w.objects.ConfigMaps {
+func (s *Sources) configMap(namespace, name string) (map[string]string, bool) {
+	for _, cm := range s.ConfigMaps {
 		if cm.Namespace == namespace && cm.Name == name {
 			return cm.Data, true
 		}
@@ -120,16 +132,16 @@ func (w *work) configMap(namespace, name string) (map[string]string, bool) {
 	return nil, false
 }
 
-func (w *work) secret(namespace, name string) (map[string]string, bool) {
-	for _, s := range w.objects.Secrets {
-		if s.Namespace != namespace || s.Name != name {
+func (s *Sources) secret(namespace, name string) (map[string]string, bool) {
+	for _, secret := range s.Secrets {
+		if secret.Namespace != namespace || secret.Name != name {
 			continue
 		}
 		data := map[string]string{}
-		for k, v := range s.Data {
+		for k, v := range secret.Data {
 			data[k] = string(v)
 		}
-		for k, v := range s.StringData {
+		for k, v := range secret.StringData {
 			data[k] = v
 		}
 		return data, true
@@ -175,8 +187,8 @@ func podField(pod *corev1.Pod, path string) (string, error) {
 	return "", fmt.Errorf("fieldPath %q is none that an environment may have", path)
 }
 
-// expand replaces $(NAME) by its value and $$ by $; what names no variable stays (Container.command in k8s.io/api).
-func expand(s string, vars map[string]string) string {
+// Expand replaces $(NAME) by its value and $$ by $; what names no variable stays (Container.command in k8s.io/api).
+func (e *Environment) Expand(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] != '$' || i+1 == len(s) {
@@ -190,7 +202,7 @@ func expand(s string, vars map[string]string) string {
 			continue
 		case '(':
 			if end := strings.IndexByte(s[i:], ')'); end > 0 {
-				if v, ok := vars[s[i+2:i+end]]; ok {
+				if v, ok := e.values[s[i+2:i+end]]; ok {
 					b.WriteString(v)
 					i += end
 					continue
