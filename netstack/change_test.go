@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -21,7 +22,7 @@ func (w *world) leads(to string, c packet.Choice, moved bool) {
 }
 
 // TestServiceComesLate: what was sent before there was a Service at the address went elsewhere; what is sent again goes to the
-// Service, on the same ports and without a pause (kubernetes/kubernetes#48719; #122740 has the same for datagrams).
+// Service, on the same ports and without a pause (kubernetes/kubernetes#48719).
 func TestServiceComesLate(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	const client, node, port = "10.244.1.10:1000", "172.31.0.11:30053", "172.31.0.11:30053"
@@ -60,6 +61,26 @@ func TestServiceComesLate(t *testing.T) {
 			w.exchange(c.then)
 		})
 	}
+}
+
+// TestDatagramsOverRestart: an agent that starts anew leaves datagrams with the backend they had, though others are there by now
+// and another would be chosen: what is built on UDP, as QUIC, has connections too (kubernetes/kubernetes#122740).
+func TestDatagramsOverRestart(t *testing.T) {
+	const client, vip = "10.244.1.10:1000", "10.96.0.1:80"
+	there := exchange{"a", datagram(client, vip), "b", "udp " + client + " > 10.244.1.11:8080"}
+	back := exchange{"b", datagram("10.244.1.11:8080", client), "a", "udp " + vip + " > " + client}
+	memory := make([]byte, flow.Size(4096))
+	w := newWorldOver(t, nil, memory)
+	w.exchange(there)
+	w.exchange(back)
+	if err := w.node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w = newWorldOver(t, nil, memory)
+	w.leads(vip, picked(2, "10.244.2.10:8080"), false)
+	w.exchange(back)
+	w.exchange(there)
+	w.exchange(exchange{"a", datagram("10.244.1.10:1001", vip), "link", "node-2 udp 10.244.1.10:1001 > 10.244.2.10:8080"})
 }
 
 // TestServiceChanges: an address or port that a Service gave up, or that became another's, has no traffic of the old one, though

@@ -1,9 +1,11 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,6 +171,20 @@ func TestPacketFlows(t *testing.T) {
 			{"a", netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.96.0.5:0"), Proto: packet.UDP, FragAt: 1400, ID: 78, Payload: []byte("rest")},
 				"", "", LostFragment},
 		},
+		// The rest of a large ping may be shorter than an ICMP header (cilium/cilium#16036).
+		"a last fragment of few bytes": {
+			{"a", netstacktest.Spec{Src: ap("10.244.1.10:7"), Dst: ap("10.244.1.11:0"), Proto: packet.ICMPv4, ICMPType: 8, FragFirst: true, ID: 79, Payload: make([]byte, 1392)},
+				"b", "icmp 8 10.244.1.10 > 10.244.1.11 id 7", 0},
+			{"a", netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.244.1.11:0"), Proto: packet.ICMPv4, FragAt: 1400, ID: 79, Payload: []byte{1}},
+				"b", "icmp 0 10.244.1.10 > 10.244.1.11 id 0", 0},
+		},
+		// IPsec between pods: an authentication header is a protocol like others (cilium/cilium#24187).
+		"an IPv6 packet with an authentication header": {
+			{"a", netstacktest.Spec{Src: ap("[fd00:10:244:1::10]:0"), Dst: ap("[fd00:10:244:1::11]:0"), Proto: 51, FragAt: 8, Payload: make([]byte, 44)},
+				"b", "icmp 0 fd00:10:244:1::10 > fd00:10:244:1::11 id 0", 0},
+			{"b", netstacktest.Spec{Src: ap("[fd00:10:244:1::11]:0"), Dst: ap("[fd00:10:244:1::10]:0"), Proto: 51, FragAt: 8, Payload: make([]byte, 44)},
+				"a", "icmp 0 fd00:10:244:1::11 > fd00:10:244:1::10 id 0", 0},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -200,6 +216,27 @@ func TestFragmentsOfOnePod(t *testing.T) {
 	}
 	later := netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.96.0.5:0"), Proto: packet.UDP, FragAt: 1400, ID: 7, Payload: []byte("rest")}
 	w.exchange(exchange{"a", later, "link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0"})
+}
+
+// TestTwoFirstDatagrams: both questions of a resolver leave one port at once, and may be handled by two processors. Both are the
+// flow's first, and both arrive, at one backend (kubernetes/kubernetes#56903).
+func TestTwoFirstDatagrams(t *testing.T) {
+	w := newWorld(t)
+	for port := 2000; port < 2500; port++ {
+		client := fmt.Sprintf("10.244.2.10:%d", port)
+		ip := datagram(client, "172.31.0.11:54323").IP()
+		var both sync.WaitGroup
+		for range 2 {
+			both.Go(func() { w.node.FromLink(node2, [][]byte{bytes.Clone(ip)}) })
+		}
+		both.Wait()
+		for range 2 {
+			w.expect("b", "udp "+client+" > 10.244.1.11:8080")
+		}
+	}
+	if n := w.node.flows.Stats().Len; n != 500 {
+		t.Errorf("%d flows, want 500", n)
+	}
 }
 
 func TestOneClientPortToManyServicesOverOneBackend(t *testing.T) {

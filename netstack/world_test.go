@@ -58,8 +58,13 @@ func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
 
 // newWorldWith is a newWorld with an Observer.
 func newWorldWith(t *testing.T, o Observer) *world {
+	return newWorldOver(t, o, make([]byte, flow.Size(4096)))
+}
+
+// newWorldOver is a newWorldWith whose node has the flow memory of one before.
+func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 	t.Helper()
-	flows, err := flow.Open(make([]byte, flow.Size(4096)), flow.Options{})
+	flows, err := flow.Open(memory, flow.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ type Spec struct {
 	Src, Dst  netip.AddrPort
 	Proto     packet.Proto
 	TCPFlags  uint8
+	Seq, Ack  uint32 // of TCP
 	Payload   []byte
 	ICMPType  uint8 // of an ICMP packet
 	ICMPCode  uint8
@@ -65,6 +66,8 @@ func (s Spec) l4() []byte {
 		b, at = make([]byte, 20), 16
 		b[12], b[13] = 5<<4, s.TCPFlags
 		b[14] = 0xff
+		binary.BigEndian.PutUint32(b[4:], s.Seq)
+		binary.BigEndian.PutUint32(b[8:], s.Ack)
 	case packet.UDP:
 		b, at = make([]byte, 8), 6
 		binary.BigEndian.PutUint16(b[4:], uint16(8+len(s.Payload)))
