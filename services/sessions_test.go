@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,5 +83,55 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 	if n != sessionShards*maxSessions {
 		t.Errorf("%d clients are remembered, want %d", n, sessionShards*maxSessions)
+	}
+}
+
+// TestSessionEndsWithEndpoint: a client that keeps coming is not kept with an endpoint that is no longer ready, but for
+// one that terminates where nobody is ready (KEP-1669); all of its later connections have one new endpoint
+// (kubernetes/kubernetes#110302).
+func TestSessionEndsWithEndpoint(t *testing.T) {
+	for name, change := range map[string]func(*Endpoint){
+		"not ready":               func(e *Endpoint) { e.Ready, e.Serving = false, false },
+		"terminates and serves":   func(e *Endpoint) { e.Ready, e.Terminating = false, true },
+		"terminates":              func(e *Endpoint) { e.Ready, e.Serving, e.Terminating = false, false, true },
+		"its port is another now": func(e *Endpoint) { e.Ports = []EndpointPort{{"other", packet.TCP, 8080}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				table, c := sticky()
+				c.Services = slices.Clone(c.Services)
+				first := table.Pick(tuple("tcp 10.0.0.9:1000 10.96.0.1:80"))
+				s := *c.Services[0]
+				s.Endpoints = slices.Clone(s.Endpoints)
+				for i := range s.Endpoints {
+					if packet.AddrFrom(s.Endpoints[i].Addr) == first.To.Addr {
+						change(&s.Endpoints[i])
+					}
+				}
+				c.Services[0] = &s
+				table, _ = table.Update(c)
+				next := from(table, "10.0.0.9", 1001)
+				for i := range 50 {
+					time.Sleep(9 * time.Second)
+					if b := from(table, "10.0.0.9", 1002+i); b == first.Backend || b != next {
+						t.Fatalf("connection %d went to %x; the first one to %x, which is no longer ready, the second one to %x", i, b, first.Backend, next)
+					}
+				}
+				if table.Backend(next) != packet.BackendReady || table.Backend(first.Backend) == packet.BackendReady {
+					t.Error("the endpoint that was left is ready, or the new one is not")
+				}
+			})
+		})
+	}
+	table, c := sticky()
+	first := from(table, "10.0.0.9", 1000)
+	s := *c.Services[0]
+	s.Endpoints = slices.Clone(s.Endpoints)
+	for i := range s.Endpoints {
+		s.Endpoints[i].Ready, s.Endpoints[i].Terminating = false, true
+	}
+	c.Services = []*Service{&s}
+	if table, _ = table.Update(c); from(table, "10.0.0.9", 1001) != first {
+		t.Error("all terminate and serve: the session was moved for nothing")
 	}
 }

@@ -1,0 +1,138 @@
+package dns
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// raw sends a question over UDP and gives the answer's bytes, too.
+func raw(t *testing.T, addr netip.AddrPort, m *dns.Msg) (*dns.Msg, []byte) {
+	t.Helper()
+	conn, err := net.Dial("udp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	q, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(q); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, dns.MaxMsgSize)
+	n, err := conn.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := new(dns.Msg)
+	if err := got.Unpack(b[:n]); err != nil {
+		t.Fatal(err)
+	}
+	return got, b[:n]
+}
+
+// TestUnknownVersionOfEDNS: BADVERS with the question, an OPT record of version 0 and nothing else (RFC 6891 6.1.3), whatever
+// options came with it. A forwarder in between cannot match an answer without its question (coredns/coredns#5785).
+func TestUnknownVersionOfEDNS(t *testing.T) {
+	addr := start(t, answering(Options{}))
+	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com.", "cluster.local."} {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+		opt := m.SetEdns0(4096, true).IsEdns0()
+		opt.SetVersion(100)
+		opt.Option = append(opt.Option, &dns.EDNS0_LOCAL{Code: 100, Data: []byte("x")})
+		got, _ := raw(t, addr, m)
+		o := got.IsEdns0()
+		if got.Rcode != dns.RcodeBadVers || o == nil || o.Version() != 0 || len(got.Question) != 1 || got.Question[0] != m.Question[0] ||
+			len(got.Answer)+len(got.Ns) != 0 || len(got.Extra) != 1 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestCompressedBeforeTruncated: an answer that fits when names are compressed is whole, also for a client without EDNS, and one
+// that does not is cut at 512 bytes, with TC set (RFC 1035 4.2.1; coredns/coredns#2224).
+func TestCompressedBeforeTruncated(t *testing.T) {
+	s := New(Options{})
+	var list []*Service
+	for _, n := range []int{27, 28} {
+		svc := &Service{Namespace: "namespace-of-some-length", Name: fmt.Sprintf("headless-%d", n)}
+		for i := range n {
+			svc.Endpoints = append(svc.Endpoints, Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Ports: []Port{{Protocol: packet.TCP, Port: 80}}})
+		}
+		list = append(list, svc)
+	}
+	s.Set(Config{Services: list})
+	addr := start(t, s)
+	for n, truncated := range map[int]bool{27: false, 28: true} {
+		m := new(dns.Msg).SetQuestion(fmt.Sprintf("headless-%d.namespace-of-some-length.svc.cluster.local.", n), dns.TypeA)
+		got, bytes := raw(t, addr, m)
+		// The header, the question of 60 bytes, and 16 bytes an answer.
+		if got.Truncated != truncated || !truncated && len(got.Answer) != n || len(bytes) > 512 || got.IsEdns0() != nil {
+			t.Errorf("%d addresses: %d bytes, %d answers, truncated %v, EDNS %v", n, len(bytes), len(got.Answer), got.Truncated, got.IsEdns0())
+		}
+	}
+}
+
+// TestClientWithoutEDNS: whoever asks without EDNS gets no OPT record (RFC 6891 7) and at most 512 bytes, also where the server
+// itself asks upstream with EDNS for the target of an ExternalName (coredns/coredns#5366).
+func TestClientWithoutEDNS(t *testing.T) {
+	up, _ := upstreamServer(t)
+	s := New(Options{Upstreams: fixed(up)})
+	s.Set(Config{Services: []*Service{{Namespace: "d", Name: "big", ExternalName: "big.example.com"}, {Namespace: "d", Name: "www", ExternalName: "www.example.com."}}})
+	addr := start(t, s)
+	for _, tt := range []struct {
+		name      string
+		qtype     uint16
+		truncated bool
+	}{
+		{"big.d.svc.cluster.local.", dns.TypeTXT, true},
+		{"www.d.svc.cluster.local.", dns.TypeA, false},
+		{"big.example.com.", dns.TypeTXT, true},
+		{"www.example.com.", dns.TypeA, false},
+		{"none.example.com.", dns.TypeA, false},
+	} {
+		got, bytes := raw(t, addr, new(dns.Msg).SetQuestion(tt.name, tt.qtype))
+		if got.IsEdns0() != nil || len(got.Extra) != 0 || len(bytes) > 512 || got.Truncated != tt.truncated {
+			t.Errorf("%s: %d bytes, truncated %v, additional %v", tt.name, len(bytes), got.Truncated, got.Extra)
+		}
+	}
+	if m := ask(t, addr, "tcp", "big.d.svc.cluster.local.", dns.TypeTXT); m.Truncated || len(m.Answer) != 61 {
+		t.Errorf("over TCP: %d answers, truncated %v", len(m.Answer), m.Truncated)
+	}
+}
+
+// TestNoSuchNameOfAnyType: whether a name exists does not hang on the type asked for (RFC 8020), or a client ends its search too
+// early (coredns/coredns#5736), or gives up a name that exists with other types.
+func TestNoSuchNameOfAnyType(t *testing.T) {
+	s := answering(Options{})
+	for name, want := range map[string]int{
+		"none.default.svc.cluster.local.":                  dns.RcodeNameError,
+		"svc.none.svc.cluster.local.":                      dns.RcodeNameError,
+		"none.cluster.local.":                              dns.RcodeNameError,
+		"kubernetes.default.svc.cluster.local.":            dns.RcodeSuccess,
+		"default.svc.cluster.local.":                       dns.RcodeSuccess,
+		"_tcp.dual.default.svc.cluster.local.":             dns.RcodeSuccess,
+		"_http._tcp.dual.default.svc.cluster.local.":       dns.RcodeSuccess,
+		"db-0.db.data.svc.cluster.local.":                  dns.RcodeSuccess,
+		"_db._tcp.db.data.svc.cluster.local.":              dns.RcodeSuccess,
+		"10-0-9-9.lone.pod.cluster.local.":                 dns.RcodeSuccess,
+		"_tcp.db.data.svc.cluster.local.":                  dns.RcodeSuccess,
+		"_db._tcp.down.data.svc.cluster.local.":            dns.RcodeNameError,
+		"_none._tcp.kubernetes.default.svc.cluster.local.": dns.RcodeNameError,
+	} {
+		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeSRV, dns.TypeMX, dns.TypePTR, dns.TypeHTTPS, dns.TypeSOA, dns.TypeNS, dns.TypeCNAME} {
+			if m := s.reply(t.Context(), new(dns.Msg).SetQuestion(name, qtype), false); m.Rcode != want {
+				t.Errorf("%s %s: %s, want %s", name, dns.TypeToString[qtype], dns.RcodeToString[m.Rcode], dns.RcodeToString[want])
+			}
+		}
+	}
+}
