@@ -1,5 +1,5 @@
-// Command tapestry is the userspace network for Kubernetes: the agent of a node with the keeper and the steps beside it, and the
-// tools that tell how the network is.
+// Command tapestry is the userspace network for Kubernetes: the agent of a node with the keeper and the steps beside
+// it, and the tools that tell how the network is.
 package main
 
 import (

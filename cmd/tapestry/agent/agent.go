@@ -1,5 +1,5 @@
-// Package agent is "tapestry agent": flags, what outlives the process, and the loop that brings a node (package node) to every
-// snapshot of the cluster that its source delivers.
+// Package agent is "tapestry agent": flags, what outlives the process, and the loop that brings a node (package node)
+// to every snapshot of the cluster that its source delivers.
 package agent
 
 import (
@@ -146,8 +146,8 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	defer a.pods.Close()
-	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the tunnel, the
-	// stack and DNS, never waits for that.
+	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the
+	// tunnel, the stack and DNS, never waits for that.
 	loops := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(loops + 1)
 	if a.held.Poller, err = poll.New(loops); err != nil {

@@ -219,7 +219,8 @@ func TestRangeChanges(t *testing.T) {
 	}
 }
 
-// ADD goes on while agents come and go: every pod is attached in the end, none has another's address, and nothing is left.
+// ADD goes on while agents come and go: every pod is attached in the end, none has another's address, and nothing is
+// left.
 func TestAddOverRestarts(t *testing.T) {
 	rounds := 50
 	if testing.Short() {

@@ -305,8 +305,8 @@ func (n *machine) kept() (count int) {
 	return count
 }
 
-// buildPlugin makes the executable itself: this test program starts ten times as slowly. Where it cannot be built, it is this
-// program.
+// buildPlugin makes the executable itself: this test program starts ten times as slowly. Where it cannot be built, it
+// is this program.
 var buildPlugin = sync.OnceValue(func() string {
 	exe := builtPlugin()
 	out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// listen opens a listener for whoever takes a stream, in the sandbox, or on the node for a nil one. The cleanup closes it.
+// listen opens a listener for whoever takes a stream, in the sandbox, or on the node for a nil one. The cleanup closes
+// it.
 func listen(t *testing.T, s *sandbox, addr string) (l net.Listener) {
 	t.Helper()
 	open := func() (err error) {

@@ -101,8 +101,8 @@ func TestOpenFlows(t *testing.T) {
 	}
 }
 
-// TestUpgradeFlows: an agent that finds memory of version 1 takes over all of 1,000 flows, and has the keeper hold memory of
-// its own. The next agent finds that.
+// TestUpgradeFlows: an agent that finds memory of version 1 takes over all of 1,000 flows, and has the keeper hold
+// memory of its own. The next agent finds that.
 func TestUpgradeFlows(t *testing.T) {
 	k := newFlowKeeper(t)
 	k.leaveV1()

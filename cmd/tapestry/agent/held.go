@@ -57,7 +57,9 @@ func (a *agent) adopt(items []keeper.Item) error {
 func (a *agent) openPods() (err error) {
 	a.pods, err = pods.New(pods.Options{
 		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept,
-		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log, Changed: func() { a.follower.Remap() }, // not before pods can be attached
+		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
+		// It is not called before pods can be attached.
+		Changed: func() { a.follower.Remap() },
 	})
 	return err
 }

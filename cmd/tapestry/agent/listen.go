@@ -22,8 +22,8 @@ func (c *agentConfig) listensApart() error {
 	return nil
 }
 
-// oneSocket reports whether net.Listen could not have both addresses at once. An unspecified host is every address of both
-// families. An address that cannot be resolved is left to net.Listen, whose error says more.
+// oneSocket reports whether net.Listen could not have both addresses at once. An unspecified host is every address of
+// both families. An address that cannot be resolved is left to net.Listen, whose error says more.
 func oneSocket(a, b string) bool {
 	if a == "" || b == "" {
 		return false

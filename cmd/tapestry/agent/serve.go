@@ -11,7 +11,8 @@ import (
 	"tapestry.dev/tapestry/localapi"
 )
 
-// serveHTTP serves on a host address until ctx ends. One that is taken costs nothing but what is served there, which advice is about.
+// serveHTTP serves on a host address until ctx ends. One that is taken costs nothing but what is served there, which
+// advice is about.
 func (a *agent) serveHTTP(ctx context.Context, addr string, serve func(context.Context, net.Listener) error, advice string) {
 	if addr == "" {
 		return
@@ -32,7 +33,8 @@ const (
 	adviceLocal   = "tapestry status and doctor cannot ask this agent; choose another socket with --local-api"
 )
 
-// serveLocalAPI answers whoever asks on this node, until ctx is done. A socket that cannot be had costs nothing but the answers.
+// serveLocalAPI answers whoever asks on this node, until ctx is done. A socket that cannot be had costs nothing but
+// the answers.
 func (a *agent) serveLocalAPI(ctx context.Context) {
 	if a.localAPI == "" {
 		return
@@ -55,7 +57,8 @@ func (a *agent) serveAttach(ctx context.Context) error {
 	}
 	server := &cni.Server{
 		Attacher: attacher{a.pods}, Allocator: a.pods,
-		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log}, // container runtimes run as root
+		// Container runtimes run as root.
+		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log},
 	}
 	return server.Serve(ctx, listener)
 }

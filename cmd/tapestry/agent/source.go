@@ -18,8 +18,8 @@ import (
 // source is where the cluster's objects come from.
 type source interface {
 	follow.Source
-	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and for a pod
-	// that is not known.
+	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and
+	// for a pod that is not known.
 	PodIPs(ctx context.Context, namespace, name string) (string, error)
 	// State says how it stands with it.
 	State() kube.SourceState

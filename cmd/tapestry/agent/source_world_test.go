@@ -17,8 +17,9 @@ const (
 	lostService     = `{"metadata": {"namespace": "default", "name": "lost"}, "spec": {"ports": [{"port": 80}]}}`
 )
 
-// TestOnAPIServer is the life of a node on an API server: it waits for a podCIDR, says of itself what the others need, gives pods
-// the addresses that they ask for, goes on while the server is gone, and takes another podCIDR when the Node is made anew.
+// TestOnAPIServer is the life of a node on an API server: it waits for a podCIDR, says of itself what the others need,
+// gives pods the addresses that they ask for, goes on while the server is gone, and takes another podCIDR when the
+// Node is made anew.
 func TestOnAPIServer(t *testing.T) {
 	s := clustertest.New(t)
 	n := newMachine(t)

@@ -34,7 +34,8 @@ func TestManyProblems(t *testing.T) {
 	s.works("DEL")
 }
 
-// Everything that is counted has one name and says what it means, and tables and counters that no part forgets are there.
+// Everything that is counted has one name and says what it means, and tables and counters that no part forgets are
+// there.
 func TestTold(t *testing.T) {
 	n := newMachine(t)
 	n.start()

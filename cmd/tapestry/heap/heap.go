@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// quietTime is how long nothing must have changed before memory is given back, and restTime how often that is looked
-	// at when nothing changes at all: peers that do not answer leave garbage, too.
+	// quietTime is how long nothing must have changed before memory is given back, and restTime how often that is
+	// looked at when nothing changes at all: peers that do not answer leave garbage, too.
 	quietTime = time.Second
 	restTime  = 5 * time.Second
 	// littleGarbage in bytes is not worth a collection, nor is an eighth of what lives.
@@ -20,9 +20,10 @@ const (
 	smallHeap = 24 << 20
 )
 
-// GiveBack returns the memory that snapshots leave behind to the system, once no more changes come, until ctx is done. The runtime by itself
-// collects only when the heap has doubled or after two minutes, and at rest, since packets allocate nothing, the agent would
-// keep what reading the cluster took at its worst. applied gets a value after every snapshot.
+// GiveBack returns the memory that snapshots leave behind to the system, once no more changes come, until ctx is done.
+// The runtime by itself collects only when the heap has doubled or after two minutes, and at rest, since packets
+// allocate nothing, the agent would keep what reading the cluster took at its worst. applied gets a value after every
+// snapshot.
 func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	quiet := time.NewTimer(quietTime)
 	defer quiet.Stop()
@@ -50,9 +51,9 @@ func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	}
 }
 
-// growth gives the garbage that may be there before the runtime collects it, in percent of what lives: as the runtime has it by itself
-// while both are little, and less in large clusters, where snapshots leave most of it, and where collecting twice as often costs
-// little beside making them.
+// growth gives the garbage that may be there before the runtime collects it, in percent of what lives: as the runtime
+// has it by itself while both are little, and less in large clusters, where snapshots leave most of it, and where
+// collecting twice as often costs little beside making them.
 func growth(live uint64) int {
 	if live < smallHeap {
 		return 100

@@ -10,12 +10,14 @@ import (
 	"time"
 )
 
-// Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection waits longer for one.
+// Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection waits longer
+// for one.
 func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Duration) error {
 	srv := http.Server{
 		Handler: h, ReadHeaderTimeout: limit, ReadTimeout: limit, WriteTimeout: limit, IdleTimeout: limit,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // broken requests are the clients' and come at their will
+		// Broken requests are the clients' and come at their will.
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

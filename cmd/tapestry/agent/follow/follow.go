@@ -1,5 +1,5 @@
-// Package follow brings a node to every snapshot of the cluster that its source delivers, and tells the source what the node says of
-// itself. The node is started with the first snapshot that has a podCIDR for it.
+// Package follow brings a node to every snapshot of the cluster that its source delivers, and tells the source what
+// the node says of itself. The node is started with the first snapshot that has a podCIDR for it.
 package follow
 
 import (
@@ -43,7 +43,8 @@ type Options struct {
 	Source Source
 	// Held is what the node is started on, but for Held.UnderlayMTU.
 	Held node.Held
-	// Kept are the descriptors that the keeper had when this agent began. TAPs among them are attached, and the other files closed.
+	// Kept are the descriptors that the keeper had when this agent began. TAPs among them are attached, and the other
+	// files closed.
 	Kept []keeper.Item
 	Pods *pods.Registry
 	// UnderlayMTU in bytes; 0: that of the interface with the node's address.
@@ -56,7 +57,8 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// Follower keeps a node up to date. Its methods may be called concurrently; those that tell of the node, once Started is closed.
+// Follower keeps a node up to date. Its methods may be called concurrently; those that tell of the node, once Started
+// is closed.
 type Follower struct {
 	o Options
 
@@ -101,8 +103,8 @@ func (f *Follower) Close() {
 	}
 }
 
-// Run brings the node to every state of the cluster that comes, until ctx is done or the node has to begin anew: the error wraps
-// node.ErrStartAnew then. applied gets a value after each.
+// Run brings the node to every state of the cluster that comes, until ctx is done or the node has to begin anew: the
+// error wraps node.ErrStartAnew then. applied gets a value after each.
 func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -177,8 +179,8 @@ func (f *Follower) Remap() {
 	f.publish(func(*said) {})
 }
 
-// apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is returned;
-// the rest is. found are problems that the source has with them.
+// apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is
+// returned; the rest is. found are problems that the source has with them.
 func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Problem) (err error) {
 	f.applying.Lock()
 	defer f.applying.Unlock()

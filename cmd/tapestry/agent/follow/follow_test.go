@@ -117,8 +117,8 @@ func nodeYAML(podCIDRs string) string {
 	return fmt.Sprintf("{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDRs: [%s]}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}\n", podCIDRs)
 }
 
-// TestFollow is the life of a node: it waits for a podCIDR, is started with it, says that it works once a packet came through, tells what
-// is wrong with objects, and ends when its range is another.
+// TestFollow is the life of a node: it waits for a podCIDR, is started with it, says that it works once a packet came
+// through, tells what is wrong with objects, and ends when its range is another.
 func TestFollow(t *testing.T) {
 	f, s := newFollower(t)
 	defer f.Close()

@@ -72,8 +72,8 @@ func (f *Follower) Announce(ctx context.Context) error {
 	}
 }
 
-// Problems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both are
-// the caller's.
+// Problems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both
+// are the caller's.
 func (f *Follower) Problems() (shared, own []kube.Problem) {
 	shared = slices.Clone(*f.problems.Load())
 	for _, p := range f.node.Problems() {

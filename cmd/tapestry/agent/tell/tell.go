@@ -1,4 +1,5 @@
-// Package tell is what an agent tells of its node: whether it is ready, what it counts, and tables for whoever asks on the node.
+// Package tell is what an agent tells of its node: whether it is ready, what it counts, and tables for whoever asks on
+// the node.
 package tell
 
 import (
@@ -58,7 +59,8 @@ func New(o Options) *Teller {
 		Ready: []health.Check{
 			{Name: "cluster", Run: t.checkStarted},
 			{Name: "keeper", Run: t.checkKeeper},
-			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }}, // not before the first
+			// Checks run in order, so there is a node when this one does.
+			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }},
 		},
 	})
 	return t

@@ -39,8 +39,8 @@ func (e *Environment) List() []string {
 	return out
 }
 
-// Of puts together what a container of a pod with that host name sees: the lab's own variables, envFrom, then env. With an error
-// it is what could be put together.
+// Of puts together what a container of a pod with that host name sees: the lab's own variables, envFrom, then env.
+// With an error it is what could be put together.
 func (s *Sources) Of(pod *corev1.Pod, c *corev1.Container, hostname string) (*Environment, error) {
 	e := &Environment{values: map[string]string{}}
 	for _, kv := range s.Env {
