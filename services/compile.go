@@ -187,8 +187,9 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	s := b.s
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
-		if familyOf(is4).has(t.Endpoint.Addr) {
-			b.states = append(b.states, state{id: backendID(podID(t.Endpoint.ID, t.Endpoint.Addr), id, t.Port)})
+		if e := t.Endpoint; familyOf(is4).has(e.Addr) {
+			// Ready also for whom new flows do not come to, as with hints for others.
+			b.states = append(b.states, state{backendID(podID(e.ID, e.Addr), id, t.Port), e.Ready || s.PublishNotReady})
 		}
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]

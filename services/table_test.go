@@ -144,6 +144,10 @@ func TestBackend(t *testing.T) {
 	reused.ID = "another pod"
 	moved := ep("10.0.0.1 a rs")
 	moved.Ports[0].Port = 8081
+	hinted := ep("10.0.0.1 b rs") // to be used in another zone, where others are for this one
+	hinted.ForZone = Elsewhere
+	near := ep("10.0.0.2 a rs")
+	near.ForZone = Here
 	onlyPod := Config{Pods: []Pod{{ID: "uid-10.0.0.1", Addrs: addrs("10.0.0.1")}}}
 	otherService := service(ep("10.0.0.1 a rs"))
 	otherService.Services[0].Name = "other"
@@ -154,6 +158,8 @@ func TestBackend(t *testing.T) {
 	}{
 		{"unchanged", service(ep("10.0.0.1 b rs")), packet.BackendReady},
 		{"among others", service(ep("10.0.0.2 b rs"), ep("10.0.0.1 a rs")), packet.BackendReady},
+		// Hints say where new flows go (KEP-2433); one that comes or goes moves nobody (kubernetes/kubernetes#106507).
+		{"meant for another zone by now", service(hinted, near), packet.BackendReady},
 		{"unready", service(ep("10.0.0.1 a s"), ep("10.0.0.2 a rs")), packet.BackendDraining},
 		{"alone and unready", service(ep("10.0.0.1 a")), packet.BackendDraining},
 		{"terminating beside ready", service(ep("10.0.0.1 a st"), ep("10.0.0.2 a rs")), packet.BackendDraining},
