@@ -32,6 +32,7 @@ func makeResolvers(n *Node) (part, error) {
 	})
 	p := quiet
 	p.set = r.set
+	p.counters = r.server.Counters
 	p.close = r.close
 	return p, nil
 }

@@ -130,7 +130,7 @@ func TestNoSuchNameOfAnyType(t *testing.T) {
 		"_none._tcp.kubernetes.default.svc.cluster.local.": dns.RcodeNameError,
 	} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeSRV, dns.TypeMX, dns.TypePTR, dns.TypeHTTPS, dns.TypeSOA, dns.TypeNS, dns.TypeCNAME} {
-			if m := s.reply(t.Context(), new(dns.Msg).SetQuestion(name, qtype), false); m.Rcode != want {
+			if m := s.reply(t.Context(), asker{}, new(dns.Msg).SetQuestion(name, qtype)); m.Rcode != want {
 				t.Errorf("%s %s: %s, want %s", name, dns.TypeToString[qtype], dns.RcodeToString[m.Rcode], dns.RcodeToString[want])
 			}
 		}

@@ -4,83 +4,89 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"tapestry.dev/tapestry/share"
 )
 
-const (
-	// retryAfter is how long an upstream that failed is asked only after all others.
-	retryAfter = 5 * time.Second
-	// loopRetry is how long an upstream that led back here is not asked.
-	loopRetry = 30 * time.Second
-	// forwardTimeout bounds all upstreams together; stub resolvers wait for 5 seconds.
-	forwardTimeout = 4500 * time.Millisecond
-	// probeSuffix is a name that no one else asks for.
-	probeSuffix = ".loop-probe.tapestry."
-)
+// forwardTimeout bounds all upstreams together; stub resolvers wait for 5 seconds.
+const forwardTimeout = 4500 * time.Millisecond
 
-// forwarder asks upstreams.
-type forwarder struct {
-	opts  Options
-	own   func() []netip.Addr // the addresses this very server answers at
-	slots chan struct{}       // one for each question under way
-
-	mu    sync.Mutex // guards what follows
-	state map[netip.AddrPort]*upstream
+// asker is who asks, and by which transport.
+type asker struct {
+	addr netip.Addr
+	tcp  bool
 }
 
-// upstream is what is known of one.
-type upstream struct {
-	token    string // label of the probe sent to it
-	failed   time.Time
-	looped   time.Time
-	reported bool // the failure is in the log
+// forwarder asks upstreams on behalf of clients, who share what may be under way at once.
+type forwarder struct {
+	opts      Options
+	upstreams *upstreams
+	counts    forwardCounts
+	// waiting has one unit for each question that a client waits for. A question that loses its unit is given up.
+	waiting *share.Limit[netip.Addr, context.CancelFunc]
+
+	mu      sync.Mutex // guards what follows
+	flights map[string]*flight
+}
+
+// flight is a question under way, asked once for everybody who asks it at the same time.
+type flight struct {
+	key    string
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	waiters int // guarded by forwarder.mu
+
+	// What came of it, to be read when done is closed: the answer's bytes, or else the code to give.
+	answer []byte
+	rcode  int
 }
 
 func newForwarder(opts Options, own func() []netip.Addr) *forwarder {
-	return &forwarder{opts: opts, own: own, slots: make(chan struct{}, opts.MaxForwards), state: map[netip.AddrPort]*upstream{}}
+	f := &forwarder{opts: opts, flights: map[string]*flight{}, counts: newForwardCounts()}
+	f.upstreams = newUpstreams(opts, own, f.ask)
+	f.waiting = share.New[netip.Addr, context.CancelFunc](share.Options[netip.Addr]{Total: opts.MaxForwards})
+	return f
 }
 
 // exchange forwards r and gives the answer with r's id, or one of our own making when there is none.
-func (f *forwarder) exchange(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
+func (f *forwarder) exchange(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
+	waiting, cancel := context.WithTimeout(ctx, forwardTimeout)
+	defer cancel()
+	claim := &share.Claim[netip.Addr, context.CancelFunc]{Value: cancel}
+	lost, ok := f.waiting.Acquire(claim, from.addr)
+	if lost != nil {
+		lost.Value()
+	}
+	if !ok {
 		return failure(r, dns.RcodeServerFailure)
 	}
-	upstreams := f.order(ctx, time.Now())
-	if len(upstreams) == 0 {
-		return failure(r, dns.RcodeRefused)
+	defer f.waiting.Release(claim)
+
+	q, err := newQuestion(r)
+	if err != nil {
+		return failure(r, dns.RcodeFormatError)
 	}
-	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
-	defer cancel()
-	var last *dns.Msg
-	for _, u := range upstreams {
-		got, err := f.ask(ctx, u, r, tcp)
-		if errors.Is(ctx.Err(), context.Canceled) {
-			break // we are being stopped, which is not the upstream's failure
-		}
-		f.note(u, err)
-		if err != nil {
-			continue
-		}
-		if got.Rcode != dns.RcodeServerFailure && got.Rcode != dns.RcodeRefused {
-			return got
-		}
-		last = got // another upstream may know better
+	fl := f.join(ctx, q, from.tcp)
+	defer f.leave(fl)
+	select {
+	case <-fl.done:
+	case <-waiting.Done():
+		return failure(r, dns.RcodeServerFailure)
 	}
-	if last != nil {
-		return last
+	if fl.answer == nil {
+		return failure(r, fl.rcode)
 	}
-	return failure(r, dns.RcodeServerFailure)
+	m, err := answerTo(r, fl.answer)
+	if err != nil {
+		return failure(r, dns.RcodeServerFailure)
+	}
+	return m
 }
 
 func failure(r *dns.Msg, rcode int) *dns.Msg {
@@ -89,133 +95,75 @@ func failure(r *dns.Msg, rcode int) *dns.Msg {
 	return m
 }
 
-// ask asks one upstream. Over UDP a truncated answer is handed on as it is: the client then comes over TCP, and so do we.
-func (f *forwarder) ask(ctx context.Context, u netip.AddrPort, r *dns.Msg, tcp bool) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
-	defer cancel()
-	network := "udp"
-	if tcp {
-		network = "tcp"
-	}
-	// A socket of its own for each question: with the id, that is the entropy a forger has to guess (RFC 5452).
-	conn, err := f.opts.Dial(ctx, network, u.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-
-	ask := r.Copy()
-	ask.Id = dns.Id()
-	client := dns.Client{Net: network, Timeout: f.opts.Timeout, UDPSize: udpSize}
-	got, _, err := client.ExchangeWithConnContext(ctx, ask, &dns.Conn{Conn: conn, UDPSize: dns.MaxMsgSize})
-	if err != nil {
-		return nil, err
-	}
-	if !got.Response || len(got.Question) != 1 || !sameQuestion(got.Question[0], r.Question[0]) {
-		return nil, errors.New("the answer is to another question")
-	}
-	got.Id = r.Id
-	got.Question = slices.Clone(r.Question) // in the client's own spelling
-	got.RecursionAvailable = true
-	return got, nil
-}
-
-func sameQuestion(a, b dns.Question) bool {
-	return a.Qtype == b.Qtype && a.Qclass == b.Qclass && strings.EqualFold(a.Name, b.Name)
-}
-
-// order gives the upstreams to ask: those that work first, none that leads back here. Those that are new are probed
-// meanwhile, until ctx ends.
-func (f *forwarder) order(ctx context.Context, now time.Time) []netip.AddrPort {
-	if f.opts.Upstreams == nil {
-		return nil
-	}
-	ours := f.own()
-	all := f.opts.Upstreams()
+// join gives the flight of a question, which begins unless it is under way. What it learns of upstreams it goes on to
+// learn until life ends. Every join has its leave.
+func (f *forwarder) join(life context.Context, q *question, tcp bool) *flight {
+	key := q.key(tcp)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forget(all)
-	var good, bad []netip.AddrPort
-	for _, u := range all {
-		if slices.Contains(ours, u.Addr()) {
+	if fl := f.flights[key]; fl != nil {
+		fl.waiters++
+		f.counts.shared.Add(1)
+		return fl
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(life), forwardTimeout)
+	fl := &flight{key: key, cancel: cancel, done: make(chan struct{}), waiters: 1}
+	f.flights[key] = fl
+	go f.fly(ctx, life, fl, way{q, tcp})
+	return fl
+}
+
+// leave gives up waiting for a flight. With the last who does it is over.
+func (f *forwarder) leave(fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if fl.waiters--; fl.waiters == 0 {
+		fl.cancel()
+		f.forget(fl)
+	}
+}
+
+// forget has the next who asks begin anew. mu is held.
+func (f *forwarder) forget(fl *flight) {
+	if f.flights[fl.key] == fl {
+		delete(f.flights, fl.key)
+	}
+}
+
+// fly asks one upstream after the other.
+func (f *forwarder) fly(ctx, life context.Context, fl *flight, w way) {
+	defer fl.cancel()
+	fl.answer, fl.rcode = f.askAll(ctx, life, w)
+	f.mu.Lock()
+	f.forget(fl)
+	f.mu.Unlock()
+	close(fl.done)
+}
+
+// askAll gives the first answer that is of use. Without any answer it gives the code to tell the client.
+func (f *forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rcode int) {
+	rcode = dns.RcodeRefused // nobody to ask
+	for _, u := range f.upstreams.order(life, time.Now()) {
+		rcode = dns.RcodeServerFailure
+		began := time.Now()
+		// A name that nobody answers for is no reason to think ill of an upstream; only its silence to everybody is.
+		doubt := time.AfterFunc(f.opts.Timeout/4, func() { f.upstreams.doubt(life, u, began) })
+		got, err := f.ask(ctx, u, w)
+		doubt.Stop()
+		switch {
+		case errors.Is(ctx.Err(), context.Canceled):
+			return nil, rcode // nobody waits any more, which is not the upstream's failure
+		case err != nil:
+			f.upstreams.doubt(life, u, began)
 			continue
 		}
-		st := f.state[u]
-		if st == nil || !st.looped.IsZero() && now.Sub(st.looped) >= loopRetry {
-			st = &upstream{token: fmt.Sprintf("p%016x", rand.Uint64())}
-			f.state[u] = st
-			go f.probe(ctx, u, st.token)
-		}
-		switch {
-		case now.Sub(st.looped) < loopRetry:
-		case now.Sub(st.failed) < retryAfter:
-			bad = append(bad, u)
-		default:
-			good = append(good, u)
-		}
-	}
-	return append(good, bad...)
-}
-
-// forget drops upstreams that are no longer there. mu is held.
-func (f *forwarder) forget(all []netip.AddrPort) {
-	for u := range f.state {
-		if !slices.Contains(all, u) {
-			delete(f.state, u)
-		}
-	}
-}
-
-// note remembers how a question to u went, and logs when that changed.
-func (f *forwarder) note(u netip.AddrPort, err error) {
-	f.mu.Lock()
-	st := f.state[u]
-	var report bool
-	if st != nil {
-		report = st.reported != (err != nil)
-		st.reported = err != nil
-		st.failed = time.Time{}
-		if err != nil {
-			st.failed = time.Now()
-		}
-	}
-	f.mu.Unlock()
-	switch {
-	case !report:
-	case err != nil:
-		f.opts.Logger.Warn("DNS upstream fails", slog.Any("upstream", u), slog.Any("err", err))
-	default:
-		f.opts.Logger.Info("DNS upstream answers again", slog.Any("upstream", u))
-	}
-}
-
-// probe asks u once for a name that only leads here when u forwards to us. Otherwise the answer does not matter.
-func (f *forwarder) probe(ctx context.Context, u netip.AddrPort, token string) {
-	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
-	defer cancel()
-	m := new(dns.Msg)
-	m.SetQuestion(token+probeSuffix, dns.TypeHINFO)
-	_, _ = f.ask(ctx, u, m, false)
-}
-
-// isProbe reports whether name is one of our probes, and if so stops using the upstream it came through.
-func (f *forwarder) isProbe(name string) bool {
-	token, ok := strings.CutSuffix(dns.CanonicalName(name), probeSuffix)
-	if !ok {
-		return false
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for u, st := range f.state {
-		if st.token == token {
-			st.looped = time.Now()
-			f.opts.Logger.Error("DNS upstream forwards back to this server and is not used; name another upstream",
-				slog.Any("upstream", u))
+		answer = got
+		if r := rcodeOf(got); r != dns.RcodeServerFailure && r != dns.RcodeRefused {
 			break
 		}
+		// Another upstream may know better.
 	}
-	return true
+	return answer, rcode
 }
 
 // ResolvConf gives the nameservers of a resolv.conf(5), for Options.Upstreams.

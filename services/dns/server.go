@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/net/netutil"
 )
 
 // Options of a Server.
@@ -30,16 +29,15 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
 	Timeout time.Duration
-	// MaxForwards bounds the questions that wait for an upstream at once; more get SERVFAIL at once. 0 is 1000.
-	MaxForwards int
+	// MaxForwards bounds the questions that wait for an upstream at once, and MaxConns the TCP connections. Clients share
+	// them: with one more, the client with the most loses its oldest question, which gets SERVFAIL, or the connection
+	// that was idle for longest. 0 is 1000 and 256.
+	MaxForwards, MaxConns int
 	// Logger gets a line when an upstream fails or leads back here. Nil discards.
 	Logger *slog.Logger
 }
 
-// The bounds of what one client can hold.
 const (
-	// maxConns is the number of TCP connections per listener.
-	maxConns = 256
 	// idleTimeout closes a TCP connection without questions (RFC 7766 6.2.3).
 	idleTimeout = 10 * time.Second
 	// udpSize is the largest UDP answer in bytes: what fits unfragmented through any path (DNS flag day 2020).
@@ -55,6 +53,8 @@ type Server struct {
 	opts    Options
 	zone    string
 	forward *forwarder
+	conns   conns
+	counts  counts
 	config  atomic.Pointer[Config]
 	current atomic.Pointer[indexed]
 	mu      sync.Mutex // held while a view is made
@@ -84,10 +84,13 @@ func New(opts Options) *Server {
 	if opts.MaxForwards == 0 {
 		opts.MaxForwards = 1000
 	}
+	if opts.MaxConns == 0 {
+		opts.MaxConns = 256
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone)}
+	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: newConns(opts.MaxConns), counts: newCounts()}
 	s.forward = newForwarder(opts, s.own)
 	return s
 }
@@ -125,7 +128,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 		servers = append(servers, &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize})
 	}
 	if l != nil {
-		servers = append(servers, &dns.Server{Listener: netutil.LimitListener(l, maxConns), MaxTCPQueries: -1,
+		servers = append(servers, &dns.Server{Listener: s.conns.over(l), MaxTCPQueries: -1,
 			IdleTimeout: func() time.Duration { return idleTimeout }})
 	}
 	done := make(chan error, len(servers))
@@ -161,14 +164,18 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 }
 
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
+	began := time.Now()
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
+	from := asker{clientOf(w.RemoteAddr()), tcp}
+	m := s.reply(ctx, from, r)
 	// An answer that cannot be written is the client's loss only; it asks again.
-	_ = w.WriteMsg(s.reply(ctx, r, tcp))
+	_ = w.WriteMsg(m)
+	s.counts.note(from, r, m, time.Since(began))
 }
 
 // reply is the whole answer to r, fit for the transport.
-func (s *Server) reply(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
-	m := s.resolve(ctx, r, tcp)
+func (s *Server) reply(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
+	m := s.resolve(ctx, from, r)
 	m.Compress = true
 	size := dns.MaxMsgSize
 	if opt := r.IsEdns0(); opt != nil {
@@ -178,17 +185,17 @@ func (s *Server) reply(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
 		if opt.Version() != 0 {
 			m.Rcode = dns.RcodeBadVers
 		}
-		if !tcp {
+		if !from.tcp {
 			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), udpSize)
 		}
-	} else if !tcp {
+	} else if !from.tcp {
 		size = dns.MinMsgSize
 	}
 	m.Truncate(size)
 	return m
 }
 
-func (s *Server) resolve(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
+func (s *Server) resolve(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	if len(r.Question) != 1 || r.Response {
 		return m.SetRcode(r, dns.RcodeFormatError)
@@ -203,10 +210,10 @@ func (s *Server) resolve(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
 		m.Rcode = dns.RcodeNotImplemented
 	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
 		m.Rcode = dns.RcodeRefused
-	case s.forward.isProbe(q.Name):
+	case s.forward.upstreams.isProbe(q.Name):
 		m.Rcode = dns.RcodeNameError
 	case dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)):
-		s.local(ctx, m, q, tcp)
+		s.local(ctx, from, m, q)
 	default:
 		if v := s.view(); v != nil {
 			if res, ok := v.ptr(q); ok {
@@ -215,13 +222,13 @@ func (s *Server) resolve(ctx context.Context, r *dns.Msg, tcp bool) *dns.Msg {
 				return m
 			}
 		}
-		return s.forward.exchange(ctx, r, tcp)
+		return s.forward.exchange(ctx, from, r)
 	}
 	return m
 }
 
 // local answers a question about the zone into m, following the CNAMEs of ExternalName Services.
-func (s *Server) local(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool) {
+func (s *Server) local(ctx context.Context, from asker, m *dns.Msg, q dns.Question) {
 	v := s.view()
 	if v == nil {
 		m.Rcode = dns.RcodeServerFailure
@@ -240,7 +247,7 @@ func (s *Server) local(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool
 		}
 		q.Name = res.target
 		if !dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)) {
-			s.chase(ctx, m, q, tcp)
+			s.chase(ctx, from, m, q)
 			return
 		}
 	}
@@ -248,11 +255,11 @@ func (s *Server) local(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool
 }
 
 // chase asks the upstreams for the target of a CNAME. The code of the answer is that of the last name (RFC 6604).
-func (s *Server) chase(ctx context.Context, m *dns.Msg, q dns.Question, tcp bool) {
+func (s *Server) chase(ctx context.Context, from asker, m *dns.Msg, q dns.Question) {
 	ask := new(dns.Msg)
 	ask.SetQuestion(q.Name, q.Qtype)
 	ask.SetEdns0(udpSize, false)
-	got := s.forward.exchange(ctx, ask, tcp)
+	got := s.forward.exchange(ctx, from, ask)
 	m.Rcode = got.Rcode
 	m.Truncated = got.Truncated
 	m.Answer = append(m.Answer, got.Answer...)

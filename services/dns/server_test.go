@@ -237,7 +237,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := tt.s.reply(t.Context(), tt.r, false)
+			m := tt.s.reply(t.Context(), asker{}, tt.r)
 			if m.Rcode != tt.want || m.Id != tt.r.Id || !m.Response {
 				t.Errorf("got %v, want %s", m, dns.RcodeToString[tt.want])
 			}
@@ -276,100 +276,15 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-func TestFailover(t *testing.T) {
-	up, asked := upstreamServer(t)
-	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	deaf := netip.MustParseAddrPort(silent.LocalAddr().String())
-	s := answering(Options{Upstreams: fixed(deaf, up), Timeout: 150 * time.Millisecond})
-	addr := start(t, s)
-	if m := ask(t, addr, "udp", "www.example.com.", dns.TypeA); len(m.Answer) != 1 {
-		t.Fatalf("the second upstream was not asked: %v", m)
-	}
-	if got := s.forward.order(t.Context(), time.Now()); len(got) != 2 || got[0] != up {
-		t.Errorf("after a failure the order is %v, want the working one first", got)
-	}
-	if got := s.forward.order(t.Context(), time.Now().Add(retryAfter)); got[0] != deaf {
-		t.Errorf("the first upstream is not tried again: %v", got)
-	}
-	if asked.Load() != 1 {
-		t.Errorf("%d questions arrived, want 1", asked.Load())
-	}
-	alone := start(t, answering(Options{Upstreams: fixed(deaf), Timeout: 50 * time.Millisecond}))
-	if m := ask(t, alone, "udp", "www.example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
-		t.Errorf("all upstreams fail, got %v", m)
-	}
-}
-
-func TestOwnAddressIsNoUpstream(t *testing.T) {
-	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("10.96.0.10:53"))})
-	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeRefused {
-		t.Errorf("got %v", m)
-	}
-}
-
-// TestLoop has the server as its own upstream, under an address that it cannot know as its own.
-func TestLoop(t *testing.T) {
-	pc, l, addr := listen(t)
-	s := answering(Options{Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
-	serveOn(t, s, pc, l)
-	ask(t, addr, "udp", "example.com.", dns.TypeA)
-	deadline := time.Now().Add(5 * time.Second)
-	for len(s.forward.order(t.Context(), time.Now())) > 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("the loop was not found")
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if m := ask(t, addr, "udp", "example.com.", dns.TypeA); m.Rcode != dns.RcodeRefused {
-		t.Errorf("got %v", m)
-	}
-}
-
-func TestForwardBound(t *testing.T) {
-	release := make(chan struct{})
-	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), MaxForwards: 1,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			select {
-			case <-release:
-			case <-ctx.Done():
-			}
-			return nil, context.Canceled
-		}})
-	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
-	ctx, cancel := context.WithCancel(t.Context())
-	first := make(chan *dns.Msg)
-	go func() { first <- s.reply(ctx, r, false) }()
-	deadline := time.Now().Add(5 * time.Second)
-	for len(s.forward.slots) == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("the first question is not under way")
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if m := s.reply(ctx, r, false); m.Rcode != dns.RcodeServerFailure {
-		t.Errorf("one too many got %v", m)
-	}
-	close(release)
-	if m := <-first; m.Rcode != dns.RcodeServerFailure {
-		t.Errorf("the first got %v", m)
-	}
-	cancel()
-}
-
 func TestSet(t *testing.T) {
 	s := answering(Options{})
 	r := new(dns.Msg).SetQuestion("new.default.svc.cluster.local.", dns.TypeA)
-	if m := s.reply(t.Context(), r, false); m.Rcode != dns.RcodeNameError {
+	if m := s.reply(t.Context(), asker{}, r); m.Rcode != dns.RcodeNameError {
 		t.Fatal(m)
 	}
 	c := Config{Services: []*Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}}
 	s.Set(c)
-	if m := s.reply(t.Context(), r, false); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
+	if m := s.reply(t.Context(), asker{}, r); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
 		t.Error(m)
 	}
 	view := s.view()
@@ -397,7 +312,7 @@ func FuzzReply(f *testing.F) {
 			return
 		}
 		for _, tcp := range []bool{false, true} {
-			m := s.reply(t.Context(), r, tcp)
+			m := s.reply(t.Context(), asker{tcp: tcp}, r)
 			if m.Id != r.Id || !m.Response {
 				t.Fatalf("%v is no answer to %v", m, r)
 			}
@@ -439,7 +354,7 @@ func BenchmarkReply(b *testing.B) {
 				if err := r.Unpack(wire); err != nil {
 					b.Fatal(err)
 				}
-				m := s.reply(b.Context(), &r, false)
+				m := s.reply(b.Context(), asker{}, &r)
 				if _, err := m.Pack(); err != nil || m.Rcode != c.rcode {
 					b.Fatal(err, m)
 				}

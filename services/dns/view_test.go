@@ -170,7 +170,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(dns.TypeToString[tt.qtype]+" "+tt.name, func(t *testing.T) {
 			r := new(dns.Msg)
 			r.SetQuestion(tt.name, tt.qtype)
-			m := s.reply(t.Context(), r, true)
+			m := s.reply(t.Context(), asker{tcp: true}, r)
 			if m.Rcode != tt.rcode {
 				t.Errorf("code %s, want %s", dns.RcodeToString[m.Rcode], dns.RcodeToString[tt.rcode])
 			}

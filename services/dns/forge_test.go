@@ -1,0 +1,204 @@
+package dns
+
+import (
+	"bytes"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	right  = "203.0.113.80"
+	forged = "198.51.100.66"
+)
+
+// changed is the forged answer to h, as edit leaves its bytes.
+func changed(h heard, edit func(b []byte)) []byte {
+	b := says(h, forged)
+	edit(b)
+	return b
+}
+
+func otherID(b []byte) { b[0] ^= 1 }
+
+// respelled has another spelling of the name than was sent.
+func respelled(b []byte) {
+	for i := headerLen; b[i] != 0; i++ {
+		if c := b[i] | 0x20; 'a' <= c && c <= 'z' {
+			b[i] ^= 0x20
+		}
+	}
+}
+
+// lowered has the name in lower case, as servers do that do not keep its spelling.
+func lowered(b []byte) []byte {
+	name := b[headerLen : headerLen+bytes.IndexByte(b[headerLen:], 0)]
+	copy(name, lower(name))
+	return b
+}
+
+// TestForged has somebody answer before the upstream does, with what a forger could send who does not see the question. Before,
+// an answer to another question made the lookup fail, and one in another spelling was believed.
+func TestForged(t *testing.T) {
+	tests := map[string]struct {
+		udp func(h heard) [][]byte
+		tcp bool // the answer comes over TCP
+	}{
+		"another id": {func(h heard) [][]byte { return [][]byte{changed(h, otherID), says(h, right)} }, false},
+		"another question": {func(h heard) [][]byte {
+			return [][]byte{changed(h, func(b []byte) { b[headerLen+1] ^= 3 }), says(h, right)}
+		}, false},
+		"another type": {func(h heard) [][]byte {
+			return [][]byte{changed(h, func(b []byte) { b[headerLen+18] = 28 }), says(h, right)}
+		}, false},
+		"a question":       {func(h heard) [][]byte { return [][]byte{changed(h, func(b []byte) { b[2] &^= 0x80 }), says(h, right)} }, false},
+		"two questions":    {func(h heard) [][]byte { return [][]byte{changed(h, func(b []byte) { b[5] = 2 }), says(h, right)} }, false},
+		"too short":        {func(h heard) [][]byte { return [][]byte{says(h, forged)[:11], says(h, forged)[:20], says(h, right)} }, false},
+		"another spelling": {func(h heard) [][]byte { return [][]byte{changed(h, respelled), says(h, right)} }, true},
+		"many": {func(h heard) (list [][]byte) {
+			for range wrongMax {
+				list = append(list, changed(h, otherID))
+			}
+			return append(list, says(h, forged)) // the guess that hits comes too late
+		}, true},
+		"truncated": {func(h heard) [][]byte { return [][]byte{says(h, forged, func(m *dns.Msg) { m.Truncated = true })} }, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			up := newRawUpstream(t, func(h heard) [][]byte {
+				if h.tcp || h.probe() {
+					return [][]byte{says(h, right)}
+				}
+				return tt.udp(h)
+			})
+			s := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
+			s.Set(Config{})
+			m, err := askFrom("127.0.0.1", start(t, s), "www.example.com.")
+			if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Truncated {
+				t.Fatalf("got %v, %v", m, err)
+			}
+			heard := up.questions()
+			if last := heard[len(heard)-1]; last.tcp != tt.tcp {
+				t.Errorf("the upstream was asked %d times, at last over TCP: %v, want %v", len(heard), last.tcp, tt.tcp)
+			}
+			if !s.forward.upstreams.keepsCase(up.addr, time.Now()) {
+				t.Error("a forger's spelling is taken for the upstream's")
+			}
+		})
+	}
+}
+
+// What comes from another address than the upstream's does not arrive at all.
+func TestForgedFromElsewhere(t *testing.T) {
+	elsewhere, err := net.ListenPacket("udp", "127.0.0.3:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	up := newRawUpstream(t, func(h heard) [][]byte {
+		if !h.probe() {
+			elsewhere.WriteTo(says(h, forged), net.UDPAddrFromAddrPort(h.from))
+		}
+		return [][]byte{says(h, right)}
+	})
+	s := New(Options{Upstreams: fixed(up.addr)})
+	s.Set(Config{})
+	m, err := askFrom("127.0.0.1", start(t, s), "www.example.com.")
+	if err != nil || m.Answer[0].(*dns.A).A.String() != right {
+		t.Errorf("got %v, %v", m, err)
+	}
+}
+
+// Servers that give every name in lower case are used all the same, with TCP or without, and are asked over TCP only once.
+func TestCaseNotKept(t *testing.T) {
+	for name, overTCP := range map[string]bool{"with TCP": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			up := newRawUpstream(t, func(h heard) [][]byte {
+				if h.tcp && !overTCP {
+					return nil
+				}
+				return [][]byte{lowered(says(h, right))}
+			})
+			s := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
+			s.Set(Config{})
+			server := start(t, s)
+			for range 3 {
+				// Long enough not to come out in lower case by chance.
+				const name = "A-Name-Of-Many-Letters.Example.com."
+				m, err := askFrom("127.0.0.1", server, name)
+				if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Question[0].Name != name {
+					t.Fatalf("got %v, %v", m, err)
+				}
+			}
+			tcp := 0
+			for _, h := range up.questions() {
+				if h.tcp {
+					tcp++
+				}
+			}
+			if tcp != 1 {
+				t.Errorf("asked %d times over TCP, want once", tcp)
+			}
+			up2 := s.forward.upstreams
+			if up2.keepsCase(up.addr, time.Now()) || !up2.keepsCase(up.addr, time.Now().Add(caseRetry)) {
+				t.Error("what was found is forgotten, or never forgotten")
+			}
+		})
+	}
+}
+
+// Each question has another port, id and spelling.
+func TestNothingToGuess(t *testing.T) {
+	up := newRawUpstream(t, func(h heard) [][]byte { return [][]byte{says(h, right)} })
+	s := New(Options{Upstreams: fixed(up.addr)})
+	s.Set(Config{})
+	server := start(t, s)
+	const n = 50
+	for range n {
+		if m, err := askFrom("127.0.0.1", server, "a-name-of-many-letters.example.com."); err != nil || m.Question[0].Name != "a-name-of-many-letters.example.com." {
+			t.Fatal(m, err)
+		}
+	}
+	ports, ids, names := map[uint16]bool{}, map[string]bool{}, map[string]bool{}
+	for _, h := range up.questions() {
+		ports[h.from.Port()], ids[string(h.wire[:2])], names[h.name()] = true, true, true
+		if !strings.EqualFold(h.name(), "a-name-of-many-letters.example.com.") {
+			t.Errorf("asked for %s", h.name())
+		}
+	}
+	// Two of 50 random ids are equal once in 50 runs, two of 50 ports in 25.
+	if len(ports) < n-3 || len(ids) < n-3 || len(names) < n-3 {
+		t.Errorf("%d ports, %d ids and %d spellings for %d questions", len(ports), len(ids), len(names), n)
+	}
+}
+
+// FuzzCheck: nothing but an answer to the question fits.
+func FuzzCheck(f *testing.F) {
+	q, err := newQuestion(new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA))
+	if err != nil {
+		f.Fatal(err)
+	}
+	sent := q.disguise(true)
+	f.Add(says(heard{wire: sent}, right))
+	f.Add(sent)
+	f.Add(sent[:12])
+	f.Fuzz(func(t *testing.T, got []byte) {
+		if check(sent, got, len(q.name)) != fits {
+			return
+		}
+		m := new(dns.Msg)
+		if m.Unpack(got) != nil {
+			return // what fits need not be whole
+		}
+		ask := new(dns.Msg)
+		if err := ask.Unpack(sent); err != nil {
+			t.Fatal(err)
+		}
+		if m.Id != ask.Id || !m.Response || len(m.Question) != 1 || m.Question[0] != ask.Question[0] {
+			t.Fatalf("%v is taken for an answer to %v", m, ask)
+		}
+	})
+}

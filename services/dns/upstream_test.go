@@ -1,0 +1,150 @@
+package dns
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// patience is for what must happen and takes long on a busy machine.
+const patience = 30 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// heard is a message that came to a rawUpstream.
+type heard struct {
+	wire []byte
+	from netip.AddrPort
+	tcp  bool
+}
+
+// name is the name asked for, in the spelling that came.
+func (h heard) name() string {
+	name, _, _ := dns.UnpackDomainName(h.wire, headerLen)
+	return name
+}
+
+// probe reports whether the message is none of a client's.
+func (h heard) probe() bool {
+	return h.name() == "." || strings.HasSuffix(strings.ToLower(h.name()), probeSuffix)
+}
+
+// rawUpstream is a server that answers byte by byte as a test wants, over UDP and TCP, each message by itself. Probes for
+// loops are not told of; those of health are.
+type rawUpstream struct {
+	addr netip.AddrPort
+	pc   *net.UDPConn
+
+	mu  sync.Mutex
+	all []heard
+}
+
+// newRawUpstream answers by the messages that answer gives.
+func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
+	t.Helper()
+	pc, l, addr := listen(t)
+	u := &rawUpstream{addr: addr, pc: pc.(*net.UDPConn)}
+	var wg sync.WaitGroup
+	reply := func(h heard) [][]byte {
+		if strings.HasSuffix(strings.ToLower(h.name()), probeSuffix) {
+			return nil
+		}
+		u.mu.Lock()
+		u.all = append(u.all, h)
+		u.mu.Unlock()
+		return answer(h)
+	}
+	wg.Go(func() {
+		buf := make([]byte, 65535)
+		for {
+			n, from, err := u.pc.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			for _, b := range reply(heard{append([]byte(nil), buf[:n]...), from, false}) {
+				u.pc.WriteToUDPAddrPort(b, from)
+			}
+		}
+	})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(patience))
+				var size [2]byte
+				if _, err := io.ReadFull(c, size[:]); err != nil {
+					return
+				}
+				b := make([]byte, binary.BigEndian.Uint16(size[:]))
+				if _, err := io.ReadFull(c, b); err != nil {
+					return
+				}
+				for _, b := range reply(heard{b, netip.MustParseAddrPort(c.RemoteAddr().String()), true}) {
+					c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { pc.Close(); l.Close(); wg.Wait() })
+	return u
+}
+
+// questions are those that came from clients.
+func (u *rawUpstream) questions() (list []heard) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, h := range u.all {
+		if !h.probe() {
+			list = append(list, h)
+		}
+	}
+	return list
+}
+
+// says is the right answer to h: one address.
+func says(h heard, addr string, edit ...func(*dns.Msg)) []byte {
+	r := new(dns.Msg)
+	if err := r.Unpack(h.wire); err != nil {
+		panic(err)
+	}
+	m := new(dns.Msg).SetReply(r)
+	m.Compress = true
+	m.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.ParseIP(addr)}}
+	for _, f := range edit {
+		f(m)
+	}
+	b, err := m.Pack()
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// askFrom asks for the address of a name, from a local address.
+func askFrom(local string, server netip.AddrPort, name string) (*dns.Msg, error) {
+	c := dns.Client{Timeout: patience, Dialer: &net.Dialer{Timeout: patience, LocalAddr: &net.UDPAddr{IP: net.ParseIP(local)}}}
+	m, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server.String())
+	if err == nil && m.Rcode != dns.RcodeSuccess {
+		err = errors.New(dns.RcodeToString[m.Rcode])
+	}
+	return m, err
+}

@@ -1,0 +1,224 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+const (
+	// healthPause is how long an upstream that did not answer a probe is left alone before the next.
+	healthPause = time.Second
+	// loopRetry is how long an upstream that led back here is not asked.
+	loopRetry = 30 * time.Second
+	// probeSuffix is a name that no one else asks for.
+	probeSuffix = ".loop-probe.tapestry."
+)
+
+// upstreams are those of the node, and what is known of each.
+//
+// An upstream is taken to work until it does not answer a probe: a question that every server can answer, and that clients
+// have no part in. It is probed when it was silent to everybody while somebody waited, again and again until it answers,
+// whatever it is asked. So a name for which no server answers costs those alone who ask for it.
+type upstreams struct {
+	opts Options
+	own  func() []netip.Addr // the addresses this very server answers at
+	ask  func(ctx context.Context, u netip.AddrPort, w way) ([]byte, error)
+
+	failures, broken atomic.Uint64 // probes without an answer; questions at a time when no upstream worked
+
+	mu    sync.Mutex // guards what follows
+	state map[netip.AddrPort]*upstream
+}
+
+// upstream is what is known of one.
+type upstream struct {
+	token  string // label of the probe for loops sent to it
+	looped time.Time
+
+	answered time.Time // its last answer of any kind
+	failing  bool      // it did not answer a probe, and nothing since
+	probing  bool      // watch is at it
+
+	losesCase time.Time // when it was found to give names in another spelling
+}
+
+func newUpstreams(opts Options, own func() []netip.Addr, ask func(context.Context, netip.AddrPort, way) ([]byte, error)) *upstreams {
+	return &upstreams{opts: opts, own: own, ask: ask, state: map[netip.AddrPort]*upstream{}}
+}
+
+// order gives the upstreams to ask: those that work first, none that leads back here. Those that are new are probed
+// meanwhile, until life ends.
+func (f *upstreams) order(life context.Context, now time.Time) []netip.AddrPort {
+	if f.opts.Upstreams == nil {
+		return nil
+	}
+	ours := f.own()
+	all := f.opts.Upstreams()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forget(all)
+	var good, bad []netip.AddrPort
+	for _, u := range all {
+		if slices.Contains(ours, u.Addr()) {
+			continue
+		}
+		st := f.state[u]
+		if st == nil || !st.looped.IsZero() && now.Sub(st.looped) >= loopRetry {
+			st = &upstream{token: fmt.Sprintf("p%016x", rand.Uint64())}
+			f.state[u] = st
+			go f.probeLoop(life, u, st.token)
+		}
+		switch {
+		case now.Sub(st.looped) < loopRetry:
+		case st.failing:
+			bad = append(bad, u)
+		default:
+			good = append(good, u)
+		}
+	}
+	if len(good) == 0 && len(bad) > 0 {
+		f.broken.Add(1)
+	}
+	return append(good, bad...)
+}
+
+// forget drops upstreams that are no longer there. mu is held.
+func (f *upstreams) forget(all []netip.AddrPort) {
+	for u := range f.state {
+		if !slices.Contains(all, u) {
+			delete(f.state, u)
+		}
+	}
+}
+
+// answered notes that u has answered something.
+func (f *upstreams) answered(u netip.AddrPort) {
+	f.mu.Lock()
+	st := f.state[u]
+	again := st != nil && st.failing
+	if st != nil {
+		st.answered, st.failing = time.Now(), false
+	}
+	f.mu.Unlock()
+	if again {
+		f.opts.Logger.Info("DNS upstream answers again", slog.Any("upstream", u))
+	}
+}
+
+// doubt has u probed, until life ends, when it has answered nothing since a time at which it was asked something.
+func (f *upstreams) doubt(life context.Context, u netip.AddrPort, since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.state[u]
+	if st == nil || st.probing || st.answered.After(since) || life.Err() != nil {
+		return
+	}
+	st.probing = true
+	go f.watch(life, u, st)
+}
+
+// watch probes u until it has answered something.
+func (f *upstreams) watch(life context.Context, u netip.AddrPort, st *upstream) {
+	began := time.Now()
+	for {
+		err := f.probe(life, u)
+		f.mu.Lock()
+		over := err == nil || st.answered.After(began) || f.state[u] != st || life.Err() != nil
+		news := !over && !st.failing
+		if over {
+			st.probing = false
+		} else {
+			st.failing = true
+		}
+		f.mu.Unlock()
+		if over {
+			return
+		}
+		f.failures.Add(1)
+		if news {
+			f.opts.Logger.Warn("DNS upstream fails", slog.Any("upstream", u), slog.Any("err", err))
+		}
+		select {
+		case <-life.Done():
+		case <-time.After(healthPause):
+		}
+	}
+}
+
+// probe asks u for what every server can answer. Any answer will do. It gives up before whoever waits for u does.
+func (f *upstreams) probe(ctx context.Context, u netip.AddrPort) error {
+	return f.send(ctx, u, f.opts.Timeout/2, new(dns.Msg).SetQuestion(".", dns.TypeNS))
+}
+
+// probeLoop asks u once for a name that only leads here when u forwards to us. Otherwise the answer does not matter.
+func (f *upstreams) probeLoop(ctx context.Context, u netip.AddrPort, token string) {
+	_ = f.send(ctx, u, f.opts.Timeout, new(dns.Msg).SetQuestion(token+probeSuffix, dns.TypeHINFO))
+}
+
+func (f *upstreams) send(ctx context.Context, u netip.AddrPort, timeout time.Duration, m *dns.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	q, err := newQuestion(m)
+	if err == nil {
+		_, err = f.ask(ctx, u, way{question: q})
+	}
+	return err
+}
+
+// isProbe reports whether name is one of our probes for loops, and if so stops using the upstream it came through.
+func (f *upstreams) isProbe(name string) bool {
+	token, ok := strings.CutSuffix(dns.CanonicalName(name), probeSuffix)
+	if !ok {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for u, st := range f.state {
+		if st.token == token {
+			st.looped = time.Now()
+			f.opts.Logger.Error("DNS upstream forwards back to this server and is not used; name another upstream",
+				slog.Any("upstream", u))
+			break
+		}
+	}
+	return true
+}
+
+// keepsCase reports whether u is thought to repeat a name in the spelling it was asked in.
+func (f *upstreams) keepsCase(u netip.AddrPort, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st := f.state[u]
+	return st == nil || st.losesCase.IsZero() || now.Sub(st.losesCase) >= caseRetry
+}
+
+// losesCase notes that u does not.
+func (f *upstreams) losesCase(u netip.AddrPort, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if st := f.state[u]; st != nil {
+		st.losesCase = now
+	}
+}
+
+// working reports how many of the known upstreams work.
+func (f *upstreams) working() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, st := range f.state {
+		if !st.failing && st.looped.IsZero() {
+			n++
+		}
+	}
+	return n
+}
