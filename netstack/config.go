@@ -3,6 +3,7 @@ package netstack
 import (
 	"net/netip"
 
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -92,6 +93,9 @@ type Observer interface {
 	// Refused tells of a packet whose flow may not be, or not go on. why is the DropReason under which it is counted; rule is
 	// the Policy's for Denied. It follows Begun for a flow to where nobody is, which is found out last.
 	Refused(f *Flow, why DropReason, rule uint64)
+	// Ended tells of a flow that left the flow table: it was over, made room, or may not go on. It may be one of an agent before,
+	// and of a short one it may come before Begun.
+	Ended(e flow.Entry, was flow.Info)
 }
 
 // Flow is a flow as a Policy judges it and an Observer hears of it.

@@ -28,7 +28,7 @@ type Options struct {
 	Flows *flow.Table
 	// Link is the way to other nodes; nil for a node alone.
 	Link Link
-	// Observer is told of flows; nil tells nobody.
+	// Observer is told of flows, of their ends by Flows; nil tells nobody.
 	Observer Observer
 	// Logger gets what happens asynchronously; nil discards.
 	Logger *slog.Logger
@@ -83,6 +83,9 @@ func New(o Options) (*Node, error) {
 	n := &Node{
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
 		refusals: refusal.NewLimit(o.Now, rand.Uint64()), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
+	}
+	if o.Observer != nil {
+		o.Flows.OnEnd(o.Observer.Ended)
 	}
 	n.ports.table.Store(&portTable{})
 	n.workers.node = n

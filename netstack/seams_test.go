@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -36,18 +37,22 @@ func (r *rules) calls() []Flow {
 
 // heard is one call of an Observer.
 type heard struct {
-	what string // "begun", or the DropReason
+	what string // "begun", "ended", or the DropReason
 	flow Flow
 	rule uint64
+	last flow.Entry // of "ended"
+	was  flow.Info
 }
 
 // witness is an Observer that passes on what it hears.
 type witness chan heard
 
-func (w witness) Begun(f *Flow, rule uint64) { w <- heard{"begun", *f, rule} }
+func (w witness) Begun(f *Flow, rule uint64) { w <- heard{what: "begun", flow: *f, rule: rule} }
 func (w witness) Refused(f *Flow, why DropReason, rule uint64) {
-	w <- heard{why.String(), *f, rule}
+	w <- heard{what: why.String(), flow: *f, rule: rule}
 }
+
+func (w witness) Ended(e flow.Entry, was flow.Info) { w <- heard{what: "ended", last: e, was: was} }
 
 func (w witness) next(t *testing.T) heard {
 	t.Helper()
@@ -73,8 +78,8 @@ func (w *world) exchange(e exchange) {
 	w.expect(e.at, e.wants)
 }
 
-// flows are flows of every kind of origin, and how a packet of each direction goes.
-var flows = []struct {
+// kinds are flows of every kind of origin, and how a packet of each direction goes.
+var kinds = []struct {
 	name        string
 	there, back exchange
 	want        Flow // but for the tuples
@@ -134,7 +139,7 @@ var flows = []struct {
 // TestPolicyJudgesOnce: a Policy is asked once for a flow whatever it is, and once more after the rules changed, by a packet of either
 // direction; not when equal rules are set again.
 func TestPolicyJudgesOnce(t *testing.T) {
-	for _, f := range flows {
+	for _, f := range kinds {
 		for _, first := range []struct {
 			name string
 			exchange
@@ -219,7 +224,7 @@ func TestPolicyDenies(t *testing.T) {
 
 // TestPolicyEndsFlow: a flow that the rules permit no longer ends with its next packet, in whichever direction.
 func TestPolicyEndsFlow(t *testing.T) {
-	for _, f := range flows {
+	for _, f := range kinds {
 		for _, next := range []struct {
 			name string
 			exchange
@@ -238,6 +243,9 @@ func TestPolicyEndsFlow(t *testing.T) {
 				w.set()
 				w.from(next.from, next.packet)
 				w.dropped(Denied)
+				if h := hears.next(t); h.what != "ended" || describeTuple(&h.last.Orig) != f.orig {
+					t.Errorf("heard %+v", h)
+				}
 				h := hears.next(t)
 				if h.what != "denied" || h.rule != 9 || describeTuple(&h.flow.Orig) != f.orig || describeTuple(&h.flow.To) != f.to {
 					t.Errorf("heard %s by rule %d of %s as %s", h.what, h.rule, describeTuple(&h.flow.Orig), describeTuple(&h.flow.To))
@@ -333,9 +341,37 @@ func TestObserverHearsOfCut(t *testing.T) {
 	w.balancer = &balancer{}
 	w.set()
 	w.from("a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK))
-	for _, want := range []string{"begun", "backend-gone"} {
-		if h := hears.next(t); h.what != want || describeTuple(&h.flow.To) != "10.244.1.10:1000 > 10.244.1.11:8080" || h.flow.Backend != 1 {
+	for _, want := range []string{"begun", "ended", "backend-gone"} {
+		h := hears.next(t)
+		if want == "ended" && h.what == want && h.last.Backend == 1 {
+			continue
+		}
+		if h.what != want || describeTuple(&h.flow.To) != "10.244.1.10:1000 > 10.244.1.11:8080" || h.flow.Backend != 1 {
 			t.Errorf("heard %s of %s with backend %d, want %s", h.what, describeTuple(&h.flow.To), h.flow.Backend, want)
+		}
+	}
+}
+
+// TestObserverHearsOfEnd: a flow whose time is over is told as it was at last.
+func TestObserverHearsOfEnd(t *testing.T) {
+	hears := make(witness, 16)
+	w := newWorldWith(t, hears)
+	w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"})
+	w.exchange(exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"})
+	w.clock.Add(1000)
+	for range 60 { // as many steps as a round of the table takes
+		w.node.flows.Sweep()
+	}
+	if h := hears.next(t); h.what != "begun" {
+		t.Fatalf("heard %+v", h)
+	}
+	h := hears.next(t)
+	if h.what != "ended" || describeTuple(&h.last.Orig) != "10.244.1.10:1000 > 10.96.0.1:80" || h.was.State != flow.Replied || h.was.Age != 1000 || h.was.Idle != 1000 {
+		t.Errorf("heard %s of %s, %+v", h.what, describeTuple(&h.last.Orig), h.was)
+	}
+	for dir, c := range h.last.Counts {
+		if c.Packets != 1 || c.Bytes != 33 {
+			t.Errorf("direction %d: %+v, want one packet of 33 bytes", dir, c)
 		}
 	}
 }
@@ -389,10 +425,11 @@ type permitAll struct{ judged int }
 
 func (p *permitAll) Judge(*Flow) Ruling { p.judged++; return Ruling{} }
 
-type tallies struct{ begun, refused int }
+type tallies struct{ begun, refused, ended int }
 
 func (c *tallies) Begun(*Flow, uint64)               { c.begun++ }
 func (c *tallies) Refused(*Flow, DropReason, uint64) { c.refused++ }
+func (c *tallies) Ended(flow.Entry, flow.Info)       { c.ended++ }
 
 // TestSeamsAllocateNothing: a Policy and an Observer cost no memory, and a packet of a known flow asks neither.
 func TestSeamsAllocateNothing(t *testing.T) {
@@ -402,18 +439,21 @@ func TestSeamsAllocateNothing(t *testing.T) {
 			p, o := &permitAll{}, &tallies{}
 			s := w.node.snapshot.Load()
 			s.policy, w.node.observer = p, o
+			w.node.flows.OnEnd(o.Ended)
 			if n := testing.AllocsPerRun(2*clients, send); n != 0 {
 				t.Errorf("%v allocations per packet", n)
 			}
-			judged, begun, refused := 0, 0, 0
+			judged, begun, refused, ended := 0, 0, 0, 0
 			switch wk.name {
 			case "new flow and reset":
 				judged, begun = clients+1, clients+1 // half of 2*clients+1 packets begin one
+				ended = 1                            // the first one is begun again, after its reset
 			case "refused":
 				refused = 2*clients + 1
 			}
-			if p.judged != judged || o.begun != begun || o.refused != refused {
-				t.Errorf("judged %d, begun %d, refused %d; want %d, %d, %d", p.judged, o.begun, o.refused, judged, begun, refused)
+			if p.judged != judged || o.begun != begun || o.refused != refused || o.ended != ended {
+				t.Errorf("judged %d, begun %d, refused %d, ended %d; want %d, %d, %d, %d",
+					p.judged, o.begun, o.refused, o.ended, judged, begun, refused, ended)
 			}
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ const (
 // world is one node with two pods and the host Port, a peer that is Tapestry's and one that is stock WireGuard.
 type world struct {
 	t        *testing.T
+	clock    *atomic.Uint32 // of the flows
 	node     *Node
 	link     *netstacktest.Link
 	balancer *balancer
@@ -64,11 +66,13 @@ func newWorldWith(t *testing.T, o Observer) *world {
 // newWorldOver is a newWorldWith whose node has the flow memory of one before.
 func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 	t.Helper()
-	flows, err := flow.Open(memory, flow.Options{})
+	clock := &atomic.Uint32{} // seconds
+	clock.Store(1000)
+	flows, err := flow.Open(memory, flow.Options{Clock: clock.Load})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, link: netstacktest.NewLink(1440), devices: map[string]*netstacktest.Device{}, macs: map[string]packet.MAC{}}
+	w := &world{t: t, clock: clock, link: netstacktest.NewLink(1440), devices: map[string]*netstacktest.Device{}, macs: map[string]packet.MAC{}}
 	w.node, err = New(Options{Flows: flows, Link: w.link, Observer: o})
 	if err != nil {
 		t.Fatal(err)

@@ -191,9 +191,16 @@ func (t *Table) remove(i, seq uint32) bool {
 	}
 	t.unlink(ho, i, Original)
 	t.unlink(hr, i, Reply)
+	ended, state, seen := t.ended, s.loadLive().state(), s.seen.Load()
+	if ended != nil {
+		t.load(i, &r, seq) // with what its packets counted
+	}
 	s.retire()
 	t.unlock(ho, hr)
 	t.release(i)
+	if ended != nil {
+		ended(r.entry(), t.infoOf(&r, ref(i, seq), state, seen))
+	}
 	return true
 }
 

@@ -59,12 +59,17 @@ func (t *Table) Sweep() int {
 	return freed
 }
 
-// Info is what Range tells of a flow besides its Entry. Times are in seconds.
+// Info is what Range and OnEnd tell of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for one that has ended.
 type Info struct {
 	Ref                  uint32
 	State                State
 	Age, Idle, ExpiresIn uint32
 }
+
+// OnEnd has ended told of every flow that leaves the table from now on, for whatever reason, once and as it was at last. What tells it
+// holds no lock, and is a packet's goroutine as often as Sweep, so ended must neither block nor allocate. OnEnd is called before the
+// table is shared.
+func (t *Table) OnEnd(ended func(Entry, Info)) { t.ended = ended }
 
 // Range calls f for every flow until f returns false. Flows that come or go meanwhile may be missed. The entry is
 // borrowed until f returns; f may call Delete.
@@ -78,8 +83,7 @@ func (t *Table) Range(f func(*Entry, Info) bool) {
 		if state == free || !l.of(seq) || !t.load(i, &r, seq) {
 			continue
 		}
-		now := t.now.Load()
-		info := Info{Ref: ref(i, seq), State: state, Age: idle(now, r.created), Idle: idle(now, seen)}
+		info := t.infoOf(&r, ref(i, seq), state, seen)
 		if info.Idle > timeouts[state] {
 			continue
 		}
@@ -90,4 +94,9 @@ func (t *Table) Range(f func(*Entry, Info) bool) {
 			return
 		}
 	}
+}
+
+func (t *Table) infoOf(r *record, ref uint32, state State, seen uint32) Info {
+	now := t.now.Load()
+	return Info{Ref: ref, State: state, Age: idle(now, r.created), Idle: idle(now, seen)}
 }

@@ -134,6 +134,7 @@ type Table struct {
 	}
 
 	owned *slots.Slots
+	ended func(Entry, Info) // nil: nobody is told
 
 	sweepMu sync.Mutex
 	cursor  uint32
