@@ -103,7 +103,7 @@ func makePath(n *Node) (p part, err error) {
 	p = quiet
 	p.set = n.setPath
 	p.problems = n.strandedPorts
-	p.counters = n.countPath
+	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
 	p.close = func() { _ = n.path.Close() }
 	return p, err
 }

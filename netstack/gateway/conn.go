@@ -19,9 +19,10 @@ import (
 // conn is a TCP connection that ends in the stack.
 type conn struct {
 	*gonet.TCPConn
-	ep   tcpip.Endpoint
-	wq   *waiter.Queue
-	kept *kept
+	ep    tcpip.Endpoint
+	wq    *waiter.Queue
+	kept  *kept
+	claim dialClaim
 }
 
 var _ io.ReaderFrom = (*conn)(nil)
@@ -29,36 +30,47 @@ var _ io.ReaderFrom = (*conn)(nil)
 // errPortInUse is what dialTCP says of a local address and port that another connection has to the same remote one.
 var errPortInUse = errors.New("the local port is in use")
 
-// dialTCP connects from local to remote.
-func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, proto tcpip.NetworkProtocolNumber) (*conn, error) {
+// dialTCP connects from local to remote, for the node itself or for a client who is charged for it.
+func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
 	var wq waiter.Queue
-	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, proto, &wq)
+	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(fromAddress(remote.Addr)), &wq)
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
-	terr = ep.Bind(local)
-	if terr == nil {
-		terr = keepAlive(ep)
-	}
-	if terr != nil {
-		ep.Close()
-		return nil, toError(terr)
-	}
-	k, err := g.keep(ep, remote)
-	if err == nil {
-		err = connect(ctx, ep, &wq, remote)
-	}
-	if err != nil {
-		k.release()
+	c := &conn{ep: ep, wq: &wq}
+	if err := g.prepare(ctx, c, local, remote, own); err != nil {
+		c.kept.release()
+		c.claim.release()
 		ep.Close()
 		return nil, err
 	}
-	return &conn{gonet.NewTCPConn(&wq, ep), ep, &wq, k}, nil
+	c.TCPConn = gonet.NewTCPConn(&wq, ep)
+	return c, nil
+}
+
+// prepare charges and connects the endpoint of c.
+func (g *Gateway) prepare(ctx context.Context, c *conn, local, remote tcpip.FullAddress, own bool) (err error) {
+	if !own {
+		if err := g.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
+			return err
+		}
+	}
+	if terr := c.ep.Bind(local); terr != nil {
+		return toError(terr)
+	}
+	if terr := keepAlive(c.ep); terr != nil {
+		return toError(terr)
+	}
+	if c.kept, err = g.keep(c.ep, remote); err != nil {
+		return err
+	}
+	return connect(ctx, c.ep, c.wq, remote)
 }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
 	c.kept.release()
+	c.claim.release()
 	return c.TCPConn.Close()
 }
 

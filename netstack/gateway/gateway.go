@@ -95,6 +95,7 @@ type Gateway struct {
 
 	refusals *refusal.Limit
 	keeping  keeping
+	dials    dials
 
 	poller    *poll.Poller
 	ownPoller bool                                 // to be closed
@@ -134,16 +135,20 @@ func New(o Options) (*Gateway, error) {
 		g.closePoller()
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
+	shares := sharesOf(descriptors())
+	g.dials = newDials()
 	g.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	g.relay = tcprelay.New(tcprelay.Options{
 		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Refuse: g.refuse, Pace: o.Pace,
+		MaxConns: shares.tcp,
 	})
 	g.udp = udprelay.New(udprelay.Options{
 		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
+		MaxSockets: shares.udp,
 	})
 	g.spawn(func() { g.udp.Run(g.ctx) })
 	g.pings = pingrelay.New(pingrelay.Options{
-		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) },
+		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Max: shares.pings,
 	})
 	g.spawn(func() { g.pings.Run(g.ctx) })
 	g.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
@@ -152,8 +157,8 @@ func New(o Options) (*Gateway, error) {
 
 func (g *Gateway) configure() error {
 	s := g.stack
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 8 << 20}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 6 << 20}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	linger := tcpip.TCPTimeWaitTimeoutOption(timeWait)
@@ -301,13 +306,14 @@ func (g *Gateway) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 // else another one. An invalid client means the gateway's own address.
 func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	to = unmap(to)
+	own := !client.Addr().IsValid() // what the node itself opens is bounded by whoever has it do so
 	client, err := g.clientFor(client, to)
 	if err != nil {
 		return nil, err
 	}
-	c, err := g.dial(ctx, network, client, to)
+	c, err := g.dial(ctx, network, client, to, own)
 	if err != nil && client.Port() != 0 && ctx.Err() == nil && isPortInUse(err) {
-		c, err = g.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to)
+		c, err = g.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to, own)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s as %s: %w", to, client, err)
@@ -344,11 +350,11 @@ func (g *Gateway) ownAddr(like netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-func (g *Gateway) dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+func (g *Gateway) dial(ctx context.Context, network string, client, to netip.AddrPort, own bool) (net.Conn, error) {
 	local, remote := toFullAddress(client), toFullAddress(to)
 	switch network {
 	case "tcp", "tcp4", "tcp6":
-		c, err := g.dialTCP(ctx, local, remote, protocolOf(to.Addr()))
+		c, err := g.dialTCP(ctx, local, remote, own)
 		if err != nil {
 			return nil, err
 		}

@@ -21,8 +21,17 @@ type chunk struct {
 // The pool is LIFO per processor: a chunk that comes back goes out while it is still in the cache.
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
-func newChunk() *chunk {
+// newChunk gives a chunk that c is charged for, nil when there is no memory for it.
+func (c *conn) newChunk() *chunk {
+	if !c.account.take(chunkSize) {
+		return nil
+	}
 	k := chunks.Get().(*chunk)
 	k.used, k.done, k.refs = 0, 0, 0
 	return k
+}
+
+func (c *conn) free(k *chunk) {
+	chunks.Put(k)
+	c.account.give(chunkSize)
 }

@@ -44,7 +44,8 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // of the pod's segments, and of ours
 	fd        int
-	failed    error // why there was no connection to the host's side; set before hostGone is noted
+	account   *account // of who began it
+	failed    error    // why there was no connection to the host's side; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
@@ -272,11 +273,11 @@ func (c *conn) end(why uint32) bool {
 	if c.fd >= 0 {
 		hangUp(c.fd, why == 0)
 	}
-	c.from.release()
+	c.releaseFrom()
 	c.mu.Unlock()
-	c.r.quota.end(c.key.Src, was == open)
 	c.timer.stop()
-	c.to.release()
+	c.releaseTo()
+	c.account.end(was == open)
 	c.r.remove(c)
 	switch last, kind := farewell(was, why, c.failed); last {
 	case aReset:

@@ -41,8 +41,16 @@
 // end's probes, which the host's kernel answers: here a pod that says nothing for half a minute is asked, and given up when it does not
 // answer for two.
 //
+// # Who may have how much
+//
+// Each connection is charged to who began it, a pod or a client's network, and so is the memory of what its receiver does not take
+// (bounds). Nobody gets more of either than is left to others. Without memory, the socket is not read, and of what the pod says
+// no more is taken than the socket takes: its window is closed, and what was on its way is said again.
+//
 // # Not here
 //
 // No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data, in its place (RFC 6093 6). A SYN's
 // own data is not looked at, so Fast Open falls back.
+//
+// The package is longer than others: the two directions of a connection share a lock, a few atomics and their ends.
 package tcprelay

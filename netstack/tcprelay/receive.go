@@ -41,6 +41,7 @@ type podStream struct {
 	// The bytes that the socket did not take yet.
 	kept    []*chunk
 	keptLen int
+	short   bool // there was no memory for more
 
 	// What the pod acknowledged last.
 	lastAck, lastWindow uint32
@@ -124,7 +125,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	payload := p.IP[p.Payload:]
 	do := c.takeAck(ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
 	if len(payload) == 0 && flags&packet.FIN == 0 {
-		if seq == f.next-1 && f.keptLen == 0 && c.stage.Load() == open {
+		if seq == f.next-1 && f.keptLen == 0 && !f.short && c.stage.Load() == open {
 			c.note(probed) // of an idle connection (RFC 9293 3.8.4)
 			return do | work
 		}
@@ -186,7 +187,7 @@ func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
 func (c *conn) opened() {
 	c.publish()
 	c.stage.Store(open)
-	c.r.quota.opened(c.key.Src)
+	c.account.opened()
 }
 
 // takeAck notes what the pod acknowledges. bare says that the segment has nothing else.
@@ -223,7 +224,7 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 		return answer
 	}
 	if ahead(seq, f.next) {
-		f.hold(seq, b, fin)
+		c.hold(seq, b, fin)
 		return answer
 	}
 	before := f.next
@@ -236,6 +237,7 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 		e := f.early[0]
 		f.early = f.early[1:]
 		f.earlyLen -= len(e.b)
+		c.account.give(len(e.b))
 		if !c.takeNext(e.seq, e.b, e.fin) {
 			c.note(hostGone)
 			return work
@@ -260,25 +262,30 @@ func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 	if room := window - f.keptLen; len(b) > room {
 		b, fin = b[:room], false
 	}
-	if !c.write(b) {
+	n, good := c.write(b)
+	if !good {
 		return false
 	}
-	f.next += uint32(len(b))
-	if fin {
+	f.next += uint32(n)
+	if fin && n == len(b) {
 		f.next++
 		f.fin = true
 	}
 	return true
 }
 
-// hold keeps a segment until what is missing before it comes, within the window.
-func (f *podStream) hold(seq uint32, b []byte, fin bool) {
+// hold keeps a segment until what is missing before it comes, within the window, and as far as there is memory.
+func (c *conn) hold(seq uint32, b []byte, fin bool) {
+	f := &c.from
 	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly || f.earlyLen+len(b) > window {
 		return
 	}
 	i, _ := slices.BinarySearchFunc(f.early, seq, func(e early, seq uint32) int { return int(int32(e.seq - seq)) })
 	if i < len(f.early) && f.early[i].seq == seq && len(f.early[i].b) >= len(b) {
 		return // it came twice
+	}
+	if !c.account.take(len(b)) {
+		return
 	}
 	f.early = slices.Insert(f.early, i, early{seq, slices.Clone(b), fin})
 	f.earlyLen += len(b)
@@ -320,54 +327,67 @@ func (f *podStream) late(now time.Duration, c *conn) bool {
 // publish makes what segments of ours say of the pod's stream what it is now.
 func (c *conn) publish() {
 	f := &c.from
-	field := min((window-f.keptLen)>>f.ourScale, maxWindowField)
-	c.received.Store(uint64(f.next)<<32 | uint64(field))
+	room := window - f.keptLen
+	if f.short {
+		room = 0
+	}
+	c.received.Store(uint64(f.next)<<32 | uint64(min(room>>f.ourScale, maxWindowField)))
 }
 
-// write gives b to the socket and keeps what it does not take. It is false when the socket takes nothing any more.
-func (c *conn) write(b []byte) bool {
-	f := &c.from
+// write gives b to the socket, keeps what it does not take as far as there is memory, and tells how much of b that was. It is false
+// when the socket takes nothing any more.
+func (c *conn) write(b []byte) (taken int, good bool) {
+	f, size := &c.from, len(b)
 	for len(b) > 0 && f.keptLen == 0 {
 		n, errno := send(c.fd, b)
 		switch errno {
 		case 0:
 			b = b[n:]
+			continue
 		case unix.EINTR:
+			continue
 		case unix.EAGAIN:
-			c.keep(b)
 			c.arm(poll.Out)
-			return true
 		default:
-			return false
+			return 0, false
 		}
+		break
 	}
-	c.keep(b)
-	return true
+	return size - len(b) + c.keep(b), true
 }
 
-func (c *conn) keep(b []byte) {
+// keep keeps b for later, as far as there is memory, and tells how much it did.
+func (c *conn) keep(b []byte) (kept int) {
 	f := &c.from
-	f.keptLen += len(b)
 	for len(b) > 0 {
 		if n := len(f.kept); n == 0 || f.kept[n-1].used == chunkSize {
-			f.kept = append(f.kept, newChunk())
+			k := c.newChunk()
+			if k == nil {
+				f.short = true // until the socket takes what there is
+				break
+			}
+			f.kept = append(f.kept, k)
 		}
 		k := f.kept[len(f.kept)-1]
 		n := copy(k.buf[k.used:], b)
 		k.used += n
 		b = b[n:]
+		kept += n
 	}
+	f.keptLen += kept
+	return kept
 }
 
 // drain gives the socket what was kept, and tells the pod of the room that makes.
 func (c *conn) drain() {
 	c.mu.Lock()
 	f := &c.from
-	if c.stage.Load() == dead || f.keptLen == 0 {
+	if c.stage.Load() == dead || f.keptLen == 0 && !f.short {
 		c.mu.Unlock()
 		return
 	}
 	before := f.keptLen
+	f.short = false
 	for f.keptLen > 0 {
 		k := f.kept[0]
 		n, errno := send(c.fd, k.buf[k.done:k.used])
@@ -385,7 +405,7 @@ func (c *conn) drain() {
 		k.done += n
 		f.keptLen -= n
 		if k.done == k.used {
-			chunks.Put(k)
+			c.free(k)
 			f.kept = append(f.kept[:0], f.kept[1:]...)
 		}
 	}
@@ -412,9 +432,12 @@ func (c *conn) finish() todo {
 	return work
 }
 
-func (f *podStream) release() {
+// releaseFrom gives the memory of the pod's stream back.
+func (c *conn) releaseFrom() {
+	f := &c.from
 	for _, k := range f.kept {
-		chunks.Put(k)
+		c.free(k)
 	}
-	f.kept, f.keptLen, f.early, f.gathered = nil, 0, nil, nil
+	c.account.give(f.earlyLen)
+	f.kept, f.keptLen, f.early, f.earlyLen, f.gathered = nil, 0, nil, 0, nil
 }

@@ -1,6 +1,7 @@
 package tcprelay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +30,20 @@ type Options struct {
 	// Refuse tells the sender of p, a SYN, that it cannot reach whom it calls, and why. p is borrowed. As Send, it must not come
 	// back with an answer in the same goroutine.
 	Refuse func(p *packet.Packet, why packet.ICMPError)
+	// MaxConns bounds the connections, each of which has a descriptor; 0 is 4,096.
+	MaxConns int
+	// MaxBytes bounds what is kept of streams that their receivers do not take, in bytes; 0 is 128 MiB.
+	MaxBytes int
 	// Pace tells whether what a pod is sent is limited, and how long to wait before it is sent more. Nil: no pod is.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
 
 const (
-	// maxOpening bounds the connections of one pod that are not open yet. Beyond it, SYNs are dropped and tried again by the pod.
-	maxOpening = 1024
+	// maxOpening bounds the connections that are not open yet. Beyond it, SYNs are dropped and tried again by the pod.
+	maxOpening = 4096
+
+	defaultConns = 4096
+	defaultBytes = 128 << 20
 	// Ports that Join takes when the client's own is in use already: not those that the gateway's stack takes.
 	FirstPort, LastPort = 49152, 65535
 )
@@ -45,7 +53,7 @@ type Relay struct {
 	o      Options
 	start  time.Time // times are counted from it
 	secret uint64    // of the sequence numbers that connections begin with
-	quota  quota
+	bounds bounds
 	shards [64]shard
 	closed atomic.Bool
 }
@@ -58,7 +66,7 @@ type shard struct {
 
 // New makes a Relay.
 func New(o Options) *Relay {
-	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), quota: newQuota(maxOpening, maxConns())}
+	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), bounds: newBounds(cmp.Or(o.MaxConns, defaultConns), cmp.Or(o.MaxBytes, defaultBytes))}
 	for i := range r.shards {
 		r.shards[i].conns = map[packet.Tuple]*conn{}
 	}
@@ -114,14 +122,16 @@ func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 
 // open begins the connection that a pod's SYN asks for.
 func (r *Relay) open(p *packet.Packet) {
-	if !r.quota.begin(p.Tuple.Src) {
+	a := r.bounds.begin(p.Tuple.Src)
+	if a == nil {
 		return
 	}
 	c := newConn(r, p.Tuple, connecting)
+	c.account = a
 	h := p.IP[p.L4:p.Payload]
 	c.accept(readOffer(h[20:], p.Tuple.Src.Is4()), be.Uint32(h[4:]))
 	if !r.add(c) {
-		r.quota.end(p.Tuple.Src, false)
+		a.end(false)
 		return
 	}
 	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort})
@@ -134,11 +144,11 @@ func (r *Relay) open(p *packet.Packet) {
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
-	if !r.quota.begin(pod.Addr) {
+	if c.account = r.bounds.begin(Network(seen.Addr)); c.account == nil {
 		return fmt.Errorf("join a client to %s: %w", to, ErrTooMany)
 	}
 	if !r.reserve(c) {
-		r.quota.end(pod.Addr, false)
+		c.account.end(false)
 		return fmt.Errorf("join a client to %s as %s: %w", to, from, ErrInUse)
 	}
 	fd, err := detach(client)
@@ -155,9 +165,17 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 var (
 	// ErrInUse says that an address and port has a connection already.
 	ErrInUse error = syscall.EADDRINUSE
-	// ErrTooMany says that a pod has as many connections as it may have, or as many that are not open yet.
-	ErrTooMany = errors.New("the pod has too many connections")
+	// ErrTooMany says that the client's network has as many connections as it may have, or as many that are not open yet.
+	ErrTooMany = errors.New("the client has too many connections")
 )
+
+// Network is who a client is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has at least.
+func Network(a packet.Addr) packet.Addr {
+	if !a.Is4() {
+		clear(a[8:])
+	}
+	return a
+}
 
 // reserve enters c, with a port of ours where it has none.
 func (r *Relay) reserve(c *conn) bool {
@@ -209,6 +227,9 @@ func (r *Relay) each(f func(*conn)) {
 		}
 	}
 }
+
+// Stats tells the state and the counters.
+func (r *Relay) Stats() Stats { return r.bounds.stats() }
 
 // Len is how many connections there are.
 func (r *Relay) Len() (n int) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
@@ -15,11 +16,12 @@ import (
 
 // script is a Relay whose pod is played by the test, segment by segment.
 type script struct {
-	t     *testing.T
+	t     testing.TB
 	r     *tcprelay.Relay
 	turn  tcprelay.Turn
 	heard chan segment
-	tuple packet.Tuple // of the pod's segments
+	tuple packet.Tuple                // of the pod's segments
+	only  atomic.Pointer[packet.Addr] // what is for other pods is not heard; nil: all is
 	// urgent is the urgent pointer of what the pod says.
 	urgent uint16
 }
@@ -32,17 +34,26 @@ type segment struct {
 	payload  []byte
 }
 
-func newScript(t *testing.T) *script {
+func newScript(t testing.TB) *script {
+	t.Helper()
+	return newScriptWith(t, tcprelay.Options{})
+}
+
+func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 	t.Helper()
 	poller, err := poll.New(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &script{t: t, heard: make(chan segment, 100)}
-	s.r = tcprelay.New(tcprelay.Options{Poller: poller, MTU: func() int { return mtu }, Refuse: func(*packet.Packet, packet.ICMPError) {}, Send: func(ip []byte, vnet packet.VNetHdr) {
+	o.Poller, o.MTU, o.Refuse = poller, func() int { return mtu }, func(*packet.Packet, packet.ICMPError) {}
+	o.Send = func(ip []byte, vnet packet.VNetHdr) {
 		var p packet.Packet
 		if fault := p.ParseIP(ip); fault != packet.Good {
 			t.Errorf("the relay sent a packet with fault %d", fault)
+			return
+		}
+		if only := s.only.Load(); only != nil && p.Tuple.Dst != *only {
 			return
 		}
 		h := p.IP[p.L4:]
@@ -53,7 +64,8 @@ func newScript(t *testing.T) *script {
 		}:
 		default: // nobody listens
 		}
-	}})
+	}
+	s.r = tcprelay.New(o)
 	t.Cleanup(func() {
 		if err := s.r.Close(); err != nil {
 			t.Error(err)
@@ -107,6 +119,14 @@ func (s *script) silent() {
 	case x := <-s.heard:
 		s.t.Fatalf("heard a segment with flags %#x: seq %d, ack %d, %d bytes", x.flags, x.seq, x.ack, len(x.payload))
 	default:
+	}
+}
+
+// quiet has nothing be heard any more that is for other pods.
+func (s *script) quiet(but packet.Addr) {
+	s.only.Store(&but)
+	for len(s.heard) > 0 {
+		<-s.heard
 	}
 }
 

@@ -26,6 +26,10 @@ const (
 	maxGulp = 8
 	// maxFlight bounds what is kept for a pod that does not acknowledge it, whatever window it announces.
 	maxFlight = 4 << 20
+	// memoryWait is how long it takes until it is looked for memory again.
+	memoryWait = 20 * time.Millisecond
+	// noMemory is a read for which there was none.
+	noMemory = unix.ENOMEM
 	// small is the room that makes it worth to read into the rest of a chunk.
 	small = 16 << 10
 )
@@ -88,6 +92,9 @@ func (c *conn) carry() unix.Errno {
 		case errno == unix.EAGAIN:
 			c.arm(poll.In)
 			return 0
+		case errno == noMemory:
+			c.timer.set(memoryWait)
+			return 0
 		case errno != 0:
 			return errno
 		case n == 0:
@@ -118,10 +125,13 @@ func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	if many && t.flows && room >= 2*t.limit {
 		return c.gulp(min(room/t.limit, maxGulp))
 	}
-	b := t.space(min(room, t.limit))
+	b := c.space(min(room, t.limit))
+	if b == nil {
+		return 0, 0, noMemory
+	}
 	n, errno = recv(c.fd, b)
 	if n <= 0 || errno != 0 {
-		t.tidy()
+		c.tidy()
 		return len(b), 0, errno
 	}
 	c.say(n, n < len(b))
@@ -134,9 +144,15 @@ func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 	var ks [maxGulp]*chunk
 	var iov [maxGulp]unix.Iovec
 	for i := range count {
-		ks[i] = newChunk()
+		if ks[i] = c.newChunk(); ks[i] == nil {
+			count = i
+			break
+		}
 		iov[i].Base = &ks[i].buf[headroom]
 		iov[i].SetLen(t.limit)
+	}
+	if count == 0 {
+		return 0, 0, noMemory
 	}
 	n, errno = readv(c.fd, iov[:count])
 	if errno != 0 {
@@ -145,31 +161,36 @@ func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 	left := n
 	for _, k := range ks[:count] {
 		if left == 0 {
-			chunks.Put(k)
+			c.free(k)
 			continue
 		}
 		part := min(left, t.limit)
 		left -= part
-		t.tidy()
+		c.tidy()
 		t.last = k
 		c.say(part, left == 0 && n < count*t.limit)
 	}
 	return count * t.limit, n, errno
 }
 
-// space is where to read the next up to n bytes, with room for headers before.
-func (t *hostStream) space(n int) []byte {
+// space is where to read the next up to n bytes, with room for headers before; nil when there is no memory.
+func (c *conn) space(n int) []byte {
+	t := &c.to
 	if t.last == nil || chunkSize-t.last.used < headroom+min(n, small) {
-		t.last = newChunk()
+		k := c.newChunk()
+		if k == nil {
+			return nil
+		}
+		t.last = k
 	}
 	off := t.last.used + headroom
 	return t.last.buf[off:min(off+n, chunkSize)]
 }
 
 // tidy gives an unused chunk back.
-func (t *hostStream) tidy() {
-	if t.last != nil && t.last.refs == 0 {
-		chunks.Put(t.last)
+func (c *conn) tidy() {
+	if t := &c.to; t.last != nil && t.last.refs == 0 {
+		c.free(t.last)
 		t.last = nil
 	}
 }
@@ -265,13 +286,13 @@ func (c *conn) takeAcks() {
 			break
 		}
 		if s.k.refs--; s.k.refs == 0 && s.k != t.last {
-			chunks.Put(s.k)
+			c.free(s.k)
 		}
 		done++
 	}
 	t.segs = append(t.segs[:0], t.segs[done:]...)
 	if len(t.segs) == 0 && t.last != nil {
-		chunks.Put(t.last)
+		c.free(t.last)
 		t.last = nil
 	}
 	if t.una == t.nxt {
@@ -361,16 +382,18 @@ func (c *conn) sendFirst() {
 	}
 }
 
-func (t *hostStream) release() {
+// releaseTo gives the memory of the socket's stream back.
+func (c *conn) releaseTo() {
+	t := &c.to
 	for i := range t.segs {
 		if k := t.segs[i].k; k != t.last {
 			if k.refs--; k.refs == 0 {
-				chunks.Put(k)
+				c.free(k)
 			}
 		}
 	}
 	if t.last != nil {
-		chunks.Put(t.last)
+		c.free(t.last)
 	}
 	t.segs, t.last = nil, nil
 }

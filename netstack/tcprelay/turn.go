@@ -79,14 +79,17 @@ func (c *conn) flush(t *Turn) bool {
 	for i, g := range f.gathered {
 		done := min(n, len(g.b))
 		n -= done
-		if errno == 0 && done < len(g.b) {
-			c.keep(g.b[done:])
+		if lost := len(g.b) - done; errno == 0 && lost > 0 {
+			if !f.short {
+				lost -= c.keep(g.b[done:])
+			}
+			f.next -= uint32(lost) // the pod says it again
 		}
 		t.spare = append(t.spare, g.frame)
 		f.gathered[i] = part{}
 	}
 	f.gathered = f.gathered[:0]
-	if f.keptLen > 0 {
+	if f.keptLen > 0 || f.short {
 		c.arm(poll.Out)
 	}
 	f.due = 0

@@ -184,7 +184,7 @@ func (w *world) gone(t *testing.T) {
 }
 
 // listen opens a TCP listener on the host; i chooses the family.
-func listen(t *testing.T, i int) *net.TCPListener {
+func listen(t testing.TB, i int) *net.TCPListener {
 	t.Helper()
 	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: host[i].AsSlice()})
 	if err != nil {
@@ -194,7 +194,7 @@ func listen(t *testing.T, i int) *net.TCPListener {
 	return l
 }
 
-func accept(t *testing.T, l net.Listener) net.Conn {
+func accept(t testing.TB, l net.Listener) net.Conn {
 	t.Helper()
 	c, err := l.Accept()
 	if err != nil {

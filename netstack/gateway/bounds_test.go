@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/netstacktest"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/share"
+)
+
+// A third of all descriptors stays the node's own, however many there are.
+func TestSharesOf(t *testing.T) {
+	for _, c := range []struct {
+		descriptors uint64
+		want        shares
+	}{
+		{256, shares{128, 32, 4}},
+		{1024, shares{512, 128, 16}},
+		{65536, shares{32768, 8192, 1024}},
+		{1 << 20, shares{1 << 19, 16384, 1024}},
+		{1 << 40, shares{1 << 20, 16384, 1024}},
+		{1, shares{1, 1, 1}},
+	} {
+		got := sharesOf(c.descriptors)
+		if got != c.want {
+			t.Errorf("of %d descriptors: %+v, want %+v", c.descriptors, got, c.want)
+		}
+		if sum := uint64(got.tcp + got.udp + got.pings); c.descriptors > 100 && sum > c.descriptors*2/3 {
+			t.Errorf("of %d descriptors, %d are given away", c.descriptors, sum)
+		}
+	}
+}
+
+// A client's network that wants all connections of the stack leaves half to others, and the node's own are not counted.
+func TestDialsAreShared(t *testing.T) {
+	g, pod := wired(t)
+	limit := func(n int) *share.Limit[packet.Addr, struct{}] {
+		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: n, Keep: true})
+	}
+	g.dials = dials{limit(8), limit(2)}
+	at := netip.AddrPortFrom(podAddr, 80)
+	l, err := pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
+	defer cancel()
+	dial := func(client string) (net.Conn, error) {
+		var from netip.AddrPort
+		if client != "" {
+			from = netip.MustParseAddrPort(client)
+		}
+		c, err := g.Dial(ctx, "tcp", from, at)
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
+		}
+		return c, err
+	}
+	var greedy []net.Conn
+	for {
+		c, err := dial("203.0.113.7:0")
+		if err != nil {
+			if !errors.Is(err, ErrTooMany) {
+				t.Fatal(err)
+			}
+			break
+		}
+		greedy = append(greedy, c)
+	}
+	if len(greedy) != 4 {
+		t.Errorf("one network has %d of 8 connections, want half", len(greedy))
+	}
+	for _, client := range []string{"203.0.113.8:0", "203.0.113.9:4000", "", "", ""} {
+		if _, err := dial(client); err != nil {
+			t.Errorf("as %q: %v", client, err)
+		}
+	}
+	if s := g.Stats().Dials; s.Held != 6 || s.Owners != 3 || s.Refused != 1 {
+		t.Errorf("%+v", s)
+	}
+	_ = greedy[0].Close()
+	_ = greedy[0].Close()
+	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) { // it has three, and no more than three are free
+		t.Errorf("%v", err)
+	}
+	if s := g.Stats().Dials; s.Held != 5 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -1,0 +1,77 @@
+package tcprelay
+
+import (
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+func TestBounds(t *testing.T) {
+	greedy, modest := packet.Addr{15: 1}, packet.Addr{15: 2}
+	b := newBounds(100, 1000)
+	var held []*account
+	for {
+		a := b.begin(greedy)
+		if a == nil {
+			break
+		}
+		held = append(held, a)
+		if len(held)%2 == 0 {
+			a.opened()
+		}
+	}
+	if n := len(held); n != 50 {
+		t.Errorf("one who wants all has %d connections of 100", n)
+	}
+	var others []*account
+	for range 10 {
+		a := b.begin(modest)
+		if a == nil {
+			t.Fatalf("another one has only %d", len(others))
+		}
+		a.opened()
+		others = append(others, a)
+	}
+	if s := b.stats(); s.Conns != 60 || s.Opening != 25 || s.Owners != 2 || s.Most != 50 || s.Refused != 1 {
+		t.Errorf("%+v", s)
+	}
+	for i, a := range held {
+		a.end(i%2 == 1)
+	}
+	for _, a := range others {
+		a.end(true)
+	}
+	if s := b.stats(); s.Conns != 0 || s.Opening != 0 || s.Owners != 0 {
+		t.Errorf("left: %+v", s)
+	}
+}
+
+func TestBytes(t *testing.T) {
+	b := newBounds(100, 1000)
+	greedy, modest := b.begin(packet.Addr{15: 1}), b.begin(packet.Addr{15: 2})
+	n := 0
+	for greedy.take(10) {
+		n += 10
+	}
+	if n != 500 {
+		t.Errorf("one who wants all has %d bytes of 1000", n)
+	}
+	if !modest.take(200) || modest.take(200) {
+		t.Error("another one gets more than is left to others, or not as much")
+	}
+	greedy.give(n)
+	modest.give(200)
+	if s := b.stats(); s.Bytes != 0 {
+		t.Errorf("left: %+v", s)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	v4, v6 := packet.Addr{10: 0xff, 11: 0xff, 12: 203, 15: 7}, packet.Addr{0: 0x20, 1: 1, 7: 9, 15: 7}
+	if got := Network(v4); got != v4 {
+		t.Errorf("%s is of %s", v4, got)
+	}
+	if got, want := Network(v6), (packet.Addr{0: 0x20, 1: 1, 7: 9}); got != want {
+		t.Errorf("%s is of %s", v6, got)
+	}
+}

@@ -1,0 +1,33 @@
+package node
+
+import "tapestry.dev/tapestry/counter"
+
+// countOutside counts what pods, and clients outside, have of the host's sockets. All of it is shared out among them.
+func (n *Node) countOutside() counter.List {
+	s := n.path.Gateway().Stats()
+	udp, ports, pings, dials, pieces := s.UDP.Conversations, s.UDP.Sockets, s.Pings, s.Dials, s.Pieces
+	return counter.List{
+		counter.By(counter.Gauge, "tapestry_outside",
+			"Through host sockets: TCP connections with pods of this node (tcp) and of others (dialled), UDP conversations (udp) and the ports of "+
+				"pods that have them (ports), pings, and packets of which not all fragments have come (pieces).", "what", map[string]int{
+				"tcp": s.TCP.Conns, "dialled": dials.Held, "udp": udp.Held, "ports": ports.Held, "pings": pings.Held, "pieces": pieces.Held,
+			}),
+		counter.By(counter.Gauge, "tapestry_outside_most", "How many of these the pod, or the client's network, has that has the most.", "what",
+			map[string]int{
+				"tcp": s.TCP.Most, "dialled": dials.Most, "udp": udp.Most, "ports": ports.Most, "pings": pings.Most, "pieces": pieces.Most,
+			}),
+		counter.By(counter.Total, "tapestry_outside_refused_total", "How often there was none of these to be had.", "what", map[string]uint64{
+			"tcp": s.TCP.Refused, "dialled": dials.Refused, "udp": udp.Refused, "ports": ports.Refused, "pings": pings.Refused, "pieces": pieces.Refused,
+		}),
+		counter.By(counter.Total, "tapestry_outside_ended_total",
+			"How many of these were ended before their time, for one that the same pod began, as it had its share.", "what", map[string]uint64{
+				"udp": udp.TakenFromOwn, "ports": ports.TakenFromOwn, "pings": pings.TakenFromOwn, "pieces": pieces.TakenFromOwn,
+			}),
+		counter.By(counter.Total, "tapestry_outside_taken_total", "How many of these were taken from whoever had the most, for somebody with less.",
+			"what", map[string]uint64{
+				"udp": udp.TakenFromMost, "ports": ports.TakenFromMost, "pings": pings.TakenFromMost, "pieces": pieces.TakenFromMost,
+			}),
+		counter.One(counter.Gauge, "tapestry_outside_kept_bytes", "Bytes of TCP streams that wait for somebody to take them.", s.TCP.Bytes),
+		counter.One(counter.Total, "tapestry_outside_strange_total", "Datagrams for a pod's port from somebody whom it has not sent to.", s.UDP.Strange),
+	}
+}
