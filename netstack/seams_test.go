@@ -406,7 +406,7 @@ func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 func TestUncomparable(t *testing.T) {
 	type uncomparable struct {
 		hotBalancer
-		list []int
+		_ []int
 	}
 	w := newWorld(t)
 	for range 2 {

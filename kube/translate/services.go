@@ -415,8 +415,3 @@ func parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) []ne
 	}
 	return list
 }
-
-// compareServiceName is for searching lists of Services, which are sorted by name.
-func compareServiceName(s *services.Service, n objectName) int {
-	return objectName{s.Namespace, s.Name}.compare(n)
-}

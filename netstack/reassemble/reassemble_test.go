@@ -2,7 +2,6 @@ package reassemble
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -197,7 +196,7 @@ func FuzzAdd(f *testing.F) {
 		for _, i := range order {
 			for _, got := range add(t, table, all[int(i)%len(all)]) {
 				if !slices.ContainsFunc(wholes, func(ip []byte) bool { return same(got, ip) }) {
-					t.Fatal(fmt.Sprintf("a packet of %d bytes that nobody sent", len(got)))
+					t.Fatalf("a packet of %d bytes that nobody sent", len(got))
 				}
 			}
 		}

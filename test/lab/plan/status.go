@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -73,8 +72,6 @@ func (c *Cluster) ClusterCIDRs() []netip.Prefix {
 	}
 	return out
 }
-
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
 // withStatus gives a copy of the pod that is as st says.
 func withStatus(pod *corev1.Pod, st kubelet.Status) *corev1.Pod {
