@@ -71,6 +71,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"usage":          usage,
 	"sink":           sink,
 	"counters":       counters,
+	"crowd":          crowd,
 }
 
 func help(name string, args []string) int {
