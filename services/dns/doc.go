@@ -19,21 +19,6 @@
 //
 // Of the reverse zones only the names of known addresses are ours; private ranges reach beyond the cluster.
 //
-// Forwarding hands the message on and the answer back over the transport that the client uses, with its EDNS options.
-// Upstreams are asked in order, those that fail last (upstreams). What is scarce is charged to the address that asks,
-// by the rule of package share: questions that wait for an upstream (forwarder), and TCP connections (conns). A client
-// that asks for what nobody answers, or holds connections and says nothing, loses its own; others notice nothing.
-// Questions that are the same but for the id and the spelling of the name are asked once.
-//
-// An upstream is judged by what it answers and not by what it does not: one name may have no server that works, and
-// anybody may ask for that one. When it was silent to everybody for a while it is probed, with a question that every
-// server can answer, and fails until it answers something.
-//
-// Forged answers. A forger who does not see the question has to guess the port of a socket that is used once, the id, and
-// the spelling of the name (ask); what does not fit is passed over and counted, and the right answer is still waited for.
-// After a few that do not fit, the upstream is asked over TCP, as it is when an answer is truncated or in another
-// spelling. Upstreams that do not keep the spelling are found out by that, and are trusted without.
-//
-// An upstream that forwards to this server would multiply every question: each new one is sent a name made up for it,
-// and when that name arrives here, the upstream is left alone.
+// Every other question goes to the upstreams (package forward). TCP connections are shared out among clients by the rule
+// of package share: one that holds many and says nothing loses them to those who come (conns).
 package dns

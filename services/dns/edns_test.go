@@ -10,6 +10,7 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/dns/forward"
 )
 
 // raw sends a question over UDP and gives the answer's bytes, too.
@@ -130,7 +131,7 @@ func TestNoSuchNameOfAnyType(t *testing.T) {
 		"_none._tcp.kubernetes.default.svc.cluster.local.": dns.RcodeNameError,
 	} {
 		for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeSRV, dns.TypeMX, dns.TypePTR, dns.TypeHTTPS, dns.TypeSOA, dns.TypeNS, dns.TypeCNAME} {
-			if m := s.reply(t.Context(), asker{}, new(dns.Msg).SetQuestion(name, qtype)); m.Rcode != want {
+			if m := s.reply(t.Context(), forward.Client{}, new(dns.Msg).SetQuestion(name, qtype)); m.Rcode != want {
 				t.Errorf("%s %s: %s, want %s", name, dns.TypeToString[qtype], dns.RcodeToString[m.Rcode], dns.RcodeToString[want])
 			}
 		}

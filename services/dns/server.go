@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"tapestry.dev/tapestry/services/dns/forward"
 )
 
 // Options of a Server.
@@ -40,8 +42,6 @@ type Options struct {
 const (
 	// idleTimeout closes a TCP connection without questions (RFC 7766 6.2.3).
 	idleTimeout = 10 * time.Second
-	// udpSize is the largest UDP answer in bytes: what fits unfragmented through any path (DNS flag day 2020).
-	udpSize = 1232
 	// maxChase bounds a chain of ExternalName Services that name one another.
 	maxChase = 8
 	// drainTimeout is how long Serve waits for questions under way when it ends.
@@ -52,7 +52,7 @@ const (
 type Server struct {
 	opts    Options
 	zone    string
-	forward *forwarder
+	forward *forward.Forwarder
 	conns   conns
 	counts  counts
 	config  atomic.Pointer[Config]
@@ -75,23 +75,13 @@ func New(opts Options) *Server {
 	if opts.Serves == nil {
 		opts.Serves = func(string, string, netip.Addr) bool { return false }
 	}
-	if opts.Dial == nil {
-		opts.Dial = new(net.Dialer).DialContext
-	}
-	if opts.Timeout == 0 {
-		opts.Timeout = 2 * time.Second
-	}
-	if opts.MaxForwards == 0 {
-		opts.MaxForwards = 1000
-	}
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 256
 	}
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
 	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: newConns(opts.MaxConns), counts: newCounts()}
-	s.forward = newForwarder(opts, s.own)
+	s.forward = forward.New(forward.Options{
+		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards, Logger: opts.Logger,
+	})
 	return s
 }
 
@@ -166,7 +156,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 	began := time.Now()
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	from := asker{clientOf(w.RemoteAddr()), tcp}
+	from := forward.Client{Addr: clientOf(w.RemoteAddr()), TCP: tcp}
 	m := s.reply(ctx, from, r)
 	// An answer that cannot be written is the client's loss only; it asks again.
 	_ = w.WriteMsg(m)
@@ -174,28 +164,28 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 }
 
 // reply is the whole answer to r, fit for the transport.
-func (s *Server) reply(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
+func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dns.Msg {
 	m := s.resolve(ctx, from, r)
 	m.Compress = true
 	size := dns.MaxMsgSize
 	if opt := r.IsEdns0(); opt != nil {
 		if m.IsEdns0() == nil {
-			m.SetEdns0(udpSize, opt.Do())
+			m.SetEdns0(forward.UDPSize, opt.Do())
 		}
 		if opt.Version() != 0 {
 			m.Rcode = dns.RcodeBadVers
 		}
-		if !from.tcp {
-			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), udpSize)
+		if !from.TCP {
+			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), forward.UDPSize)
 		}
-	} else if !from.tcp {
+	} else if !from.TCP {
 		size = dns.MinMsgSize
 	}
 	m.Truncate(size)
 	return m
 }
 
-func (s *Server) resolve(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
+func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg) *dns.Msg {
 	m := new(dns.Msg)
 	if len(r.Question) != 1 || r.Response {
 		return m.SetRcode(r, dns.RcodeFormatError)
@@ -210,7 +200,7 @@ func (s *Server) resolve(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
 		m.Rcode = dns.RcodeNotImplemented
 	case q.Qclass != dns.ClassINET, q.Qtype == dns.TypeAXFR, q.Qtype == dns.TypeIXFR:
 		m.Rcode = dns.RcodeRefused
-	case s.forward.upstreams.isProbe(q.Name):
+	case s.forward.IsProbe(q.Name):
 		m.Rcode = dns.RcodeNameError
 	case dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)):
 		s.local(ctx, from, m, q)
@@ -222,13 +212,13 @@ func (s *Server) resolve(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
 				return m
 			}
 		}
-		return s.forward.exchange(ctx, from, r)
+		return s.forward.Exchange(ctx, from, r)
 	}
 	return m
 }
 
 // local answers a question about the zone into m, following the CNAMEs of ExternalName Services.
-func (s *Server) local(ctx context.Context, from asker, m *dns.Msg, q dns.Question) {
+func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question) {
 	v := s.view()
 	if v == nil {
 		m.Rcode = dns.RcodeServerFailure
@@ -255,11 +245,11 @@ func (s *Server) local(ctx context.Context, from asker, m *dns.Msg, q dns.Questi
 }
 
 // chase asks the upstreams for the target of a CNAME. The code of the answer is that of the last name (RFC 6604).
-func (s *Server) chase(ctx context.Context, from asker, m *dns.Msg, q dns.Question) {
+func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question) {
 	ask := new(dns.Msg)
 	ask.SetQuestion(q.Name, q.Qtype)
-	ask.SetEdns0(udpSize, false)
-	got := s.forward.exchange(ctx, from, ask)
+	ask.SetEdns0(forward.UDPSize, false)
+	got := s.forward.Exchange(ctx, from, ask)
 	m.Rcode = got.Rcode
 	m.Truncated = got.Truncated
 	m.Answer = append(m.Answer, got.Answer...)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/dns/forward"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -85,7 +86,7 @@ func upstreamServer(t *testing.T) (netip.AddrPort, *atomic.Int64) {
 		default:
 			m.Rcode = dns.RcodeNameError
 		}
-		if !strings.HasSuffix(r.Question[0].Name, probeSuffix) {
+		if !strings.HasSuffix(strings.ToLower(r.Question[0].Name), ".loop-probe.tapestry.") {
 			asked.Add(1)
 		}
 		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
@@ -237,7 +238,7 @@ func TestRefusals(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			m := tt.s.reply(t.Context(), asker{}, tt.r)
+			m := tt.s.reply(t.Context(), forward.Client{}, tt.r)
 			if m.Rcode != tt.want || m.Id != tt.r.Id || !m.Response {
 				t.Errorf("got %v, want %s", m, dns.RcodeToString[tt.want])
 			}
@@ -259,7 +260,7 @@ func TestTruncation(t *testing.T) {
 	const name = "many.d.svc.cluster.local."
 	for _, tt := range []struct {
 		client, limit int
-	}{{0, 512}, {100, 512}, {800, 800}, {4096, udpSize}} {
+	}{{0, 512}, {100, 512}, {800, 800}, {4096, forward.UDPSize}} {
 		m := ask(t, addr, "udp", name, dns.TypeA, func(m *dns.Msg) {
 			if tt.client > 0 {
 				m.SetEdns0(uint16(tt.client), false)
@@ -279,12 +280,12 @@ func TestTruncation(t *testing.T) {
 func TestSet(t *testing.T) {
 	s := answering(Options{})
 	r := new(dns.Msg).SetQuestion("new.default.svc.cluster.local.", dns.TypeA)
-	if m := s.reply(t.Context(), asker{}, r); m.Rcode != dns.RcodeNameError {
+	if m := s.reply(t.Context(), forward.Client{}, r); m.Rcode != dns.RcodeNameError {
 		t.Fatal(m)
 	}
 	c := Config{Services: []*Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}}
 	s.Set(c)
-	if m := s.reply(t.Context(), asker{}, r); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
+	if m := s.reply(t.Context(), forward.Client{}, r); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
 		t.Error(m)
 	}
 	view := s.view()
@@ -312,7 +313,7 @@ func FuzzReply(f *testing.F) {
 			return
 		}
 		for _, tcp := range []bool{false, true} {
-			m := s.reply(t.Context(), asker{tcp: tcp}, r)
+			m := s.reply(t.Context(), forward.Client{TCP: tcp}, r)
 			if m.Id != r.Id || !m.Response {
 				t.Fatalf("%v is no answer to %v", m, r)
 			}
@@ -320,7 +321,7 @@ func FuzzReply(f *testing.F) {
 			if err != nil {
 				t.Fatalf("cannot pack the answer to %v: %v", r, err)
 			}
-			if !tcp && len(out) > udpSize {
+			if !tcp && len(out) > forward.UDPSize {
 				t.Fatalf("%d bytes over UDP", len(out))
 			}
 		}
@@ -354,7 +355,7 @@ func BenchmarkReply(b *testing.B) {
 				if err := r.Unpack(wire); err != nil {
 					b.Fatal(err)
 				}
-				m := s.reply(b.Context(), asker{}, &r)
+				m := s.reply(b.Context(), forward.Client{}, &r)
 				if _, err := m.Pack(); err != nil || m.Rcode != c.rcode {
 					b.Fatal(err, m)
 				}

@@ -9,6 +9,7 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/dns/forward"
 )
 
 func addrs(ss ...string) (out []netip.Addr) {
@@ -170,7 +171,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(dns.TypeToString[tt.qtype]+" "+tt.name, func(t *testing.T) {
 			r := new(dns.Msg)
 			r.SetQuestion(tt.name, tt.qtype)
-			m := s.reply(t.Context(), asker{tcp: true}, r)
+			m := s.reply(t.Context(), forward.Client{TCP: true}, r)
 			if m.Rcode != tt.rcode {
 				t.Errorf("code %s, want %s", dns.RcodeToString[m.Rcode], dns.RcodeToString[tt.rcode])
 			}

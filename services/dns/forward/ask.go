@@ -1,4 +1,4 @@
-package dns
+package forward
 
 import (
 	"context"
@@ -17,7 +17,7 @@ const (
 	// wrongMax is how many wrong answers may come before an upstream is asked over TCP, where nobody can forge one without
 	// seeing the connection. Each is one more guess.
 	wrongMax = 8
-	// answerMax is the largest UDP answer that is read, in bytes; upstreams are told to send no more than udpSize.
+	// answerMax is the largest UDP answer that is read, in bytes; upstreams are told to send no more than UDPSize.
 	answerMax = 4096
 	// caseRetry is how long an upstream that does not keep the spelling of a name is not sent mixed ones.
 	caseRetry = time.Hour
@@ -40,7 +40,7 @@ var (
 // Over UDP it asks from a socket of its own, so that the kernel drops what comes from elsewhere, and the port, the id and the
 // spelling of the name are what a forger has to guess (RFC 5452). Whatever leaves a doubt, it asks again over TCP: a
 // truncated answer, one in another spelling, and many wrong ones.
-func (f *forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
+func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()
 	f.counts.requests.Add(1)
@@ -59,7 +59,7 @@ func (f *forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, e
 	return answer, nil
 }
 
-func (f *forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
+func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	if w.tcp {
 		answer, _, err := f.overTCP(ctx, u, w.question)
 		return answer, err
@@ -89,7 +89,7 @@ func (f *forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte,
 }
 
 // overUDP sends one datagram and waits for the answer to it. Others are passed over.
-func (f *forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, mixed bool) ([]byte, error) {
+func (f *Forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, mixed bool) ([]byte, error) {
 	conn, err := f.dial(ctx, "udp", u)
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (f *forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, 
 }
 
 // overTCP asks over a connection. kept reports whether the upstream kept the spelling of the name.
-func (f *forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) (answer []byte, kept bool, err error) {
+func (f *Forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) (answer []byte, kept bool, err error) {
 	conn, err := f.dial(ctx, "tcp", u)
 	if err != nil {
 		return nil, false, err
@@ -149,6 +149,6 @@ func (f *forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) 
 	return nil, false, fmt.Errorf("the answer of %s is to another question", u)
 }
 
-func (f *forwarder) dial(ctx context.Context, network string, u netip.AddrPort) (net.Conn, error) {
+func (f *Forwarder) dial(ctx context.Context, network string, u netip.AddrPort) (net.Conn, error) {
 	return f.opts.Dial(ctx, network, u.String())
 }

@@ -1,4 +1,4 @@
-package dns
+package forward
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func newQuestion(r *dns.Msg) (*question, error) {
 	m := r.Copy()
 	m.Id, m.Compress = 0, false
 	if opt := m.IsEdns0(); opt != nil {
-		opt.SetUDPSize(min(max(opt.UDPSize(), dns.MinMsgSize), udpSize))
+		opt.SetUDPSize(min(max(opt.UDPSize(), dns.MinMsgSize), UDPSize))
 	}
 	wire, err := m.Pack()
 	if err != nil {

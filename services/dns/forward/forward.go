@@ -1,9 +1,10 @@
-package dns
+package forward
 
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -16,17 +17,39 @@ import (
 // forwardTimeout bounds all upstreams together; stub resolvers wait for 5 seconds.
 const forwardTimeout = 4500 * time.Millisecond
 
-// asker is who asks, and by which transport.
-type asker struct {
-	addr netip.Addr
-	tcp  bool
+// UDPSize is the largest UDP answer in bytes that upstreams are asked for: what fits unfragmented through any path (DNS flag
+// day 2020).
+const UDPSize = 1232
+
+// Options of a Forwarder.
+type Options struct {
+	// Upstreams gives the servers to ask, best first. Nil or none: questions get REFUSED.
+	Upstreams func() []netip.AddrPort
+	// Own gives the addresses at which whoever uses the Forwarder answers itself, so that they are no upstreams. Nil: none.
+	Own func() []netip.Addr
+	// Dial connects to an upstream ("udp" or "tcp"), each time from another port. Nil uses host sockets.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
+	Timeout time.Duration
+	// MaxWaiting bounds the questions that are waited for at once. Clients share them: with one more, the client with the
+	// most loses its oldest, which gets SERVFAIL. 0 is 1000.
+	MaxWaiting int
+	// Logger gets a line when an upstream fails or leads back here. Nil discards.
+	Logger *slog.Logger
 }
 
-// forwarder asks upstreams on behalf of clients, who share what may be under way at once.
-type forwarder struct {
+// Client is who asks, and by which transport.
+type Client struct {
+	Addr netip.Addr
+	TCP  bool
+}
+
+// Forwarder asks upstreams on behalf of clients, who share what may be under way at once. Its methods may be called
+// concurrently.
+type Forwarder struct {
 	opts      Options
 	upstreams *upstreams
-	counts    forwardCounts
+	counts    counts
 	// waiting has one unit for each question that a client waits for. A question that loses its unit is given up.
 	waiting *share.Limit[netip.Addr, context.CancelFunc]
 
@@ -40,26 +63,47 @@ type flight struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	waiters int // guarded by forwarder.mu
+	waiters int // guarded by Forwarder.mu
 
 	// What came of it, to be read when done is closed: the answer's bytes, or else the code to give.
 	answer []byte
 	rcode  int
 }
 
-func newForwarder(opts Options, own func() []netip.Addr) *forwarder {
-	f := &forwarder{opts: opts, flights: map[string]*flight{}, counts: newForwardCounts()}
-	f.upstreams = newUpstreams(opts, own, f.ask)
-	f.waiting = share.New[netip.Addr, context.CancelFunc](share.Options[netip.Addr]{Total: opts.MaxForwards})
+// New makes a Forwarder. What it starts ends with the contexts of those who ask.
+func New(opts Options) *Forwarder {
+	if opts.Own == nil {
+		opts.Own = func() []netip.Addr { return nil }
+	}
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	if opts.Timeout == 0 {
+		opts.Timeout = 2 * time.Second
+	}
+	if opts.MaxWaiting == 0 {
+		opts.MaxWaiting = 1000
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	f := &Forwarder{opts: opts, flights: map[string]*flight{}, counts: newCounts()}
+	f.upstreams = newUpstreams(opts, f.ask)
+	f.waiting = share.New[netip.Addr, context.CancelFunc](share.Options[netip.Addr]{Total: opts.MaxWaiting})
 	return f
 }
 
-// exchange forwards r and gives the answer with r's id, or one of our own making when there is none.
-func (f *forwarder) exchange(ctx context.Context, from asker, r *dns.Msg) *dns.Msg {
+// IsProbe reports whether a name is one that the Forwarder made up to find out whether an upstream forwards back to it. If
+// so, that upstream is left alone.
+func (f *Forwarder) IsProbe(name string) bool { return f.upstreams.isProbe(name) }
+
+// Exchange forwards r and gives the answer with r's id, or one of its own making when there is none. ctx is the life of
+// whoever uses the Forwarder: what is learned of upstreams meanwhile goes on until it ends.
+func (f *Forwarder) Exchange(ctx context.Context, from Client, r *dns.Msg) *dns.Msg {
 	waiting, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	claim := &share.Claim[netip.Addr, context.CancelFunc]{Value: cancel}
-	lost, ok := f.waiting.Acquire(claim, from.addr)
+	lost, ok := f.waiting.Acquire(claim, from.Addr)
 	if lost != nil {
 		lost.Value()
 	}
@@ -72,7 +116,7 @@ func (f *forwarder) exchange(ctx context.Context, from asker, r *dns.Msg) *dns.M
 	if err != nil {
 		return failure(r, dns.RcodeFormatError)
 	}
-	fl := f.join(ctx, q, from.tcp)
+	fl := f.join(ctx, q, from.TCP)
 	defer f.leave(fl)
 	select {
 	case <-fl.done:
@@ -97,7 +141,7 @@ func failure(r *dns.Msg, rcode int) *dns.Msg {
 
 // join gives the flight of a question, which begins unless it is under way. What it learns of upstreams it goes on to
 // learn until life ends. Every join has its leave.
-func (f *forwarder) join(life context.Context, q *question, tcp bool) *flight {
+func (f *Forwarder) join(life context.Context, q *question, tcp bool) *flight {
 	key := q.key(tcp)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,7 +158,7 @@ func (f *forwarder) join(life context.Context, q *question, tcp bool) *flight {
 }
 
 // leave gives up waiting for a flight. With the last who does it is over.
-func (f *forwarder) leave(fl *flight) {
+func (f *Forwarder) leave(fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fl.waiters--; fl.waiters == 0 {
@@ -124,14 +168,14 @@ func (f *forwarder) leave(fl *flight) {
 }
 
 // forget has the next who asks begin anew. mu is held.
-func (f *forwarder) forget(fl *flight) {
+func (f *Forwarder) forget(fl *flight) {
 	if f.flights[fl.key] == fl {
 		delete(f.flights, fl.key)
 	}
 }
 
 // fly asks one upstream after the other.
-func (f *forwarder) fly(ctx, life context.Context, fl *flight, w way) {
+func (f *Forwarder) fly(ctx, life context.Context, fl *flight, w way) {
 	defer fl.cancel()
 	fl.answer, fl.rcode = f.askAll(ctx, life, w)
 	f.mu.Lock()
@@ -141,7 +185,7 @@ func (f *forwarder) fly(ctx, life context.Context, fl *flight, w way) {
 }
 
 // askAll gives the first answer that is of use. Without any answer it gives the code to tell the client.
-func (f *forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rcode int) {
+func (f *Forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rcode int) {
 	rcode = dns.RcodeRefused // nobody to ask
 	for _, u := range f.upstreams.order(life, time.Now()) {
 		rcode = dns.RcodeServerFailure
@@ -164,21 +208,4 @@ func (f *forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rco
 		// Another upstream may know better.
 	}
 	return answer, rcode
-}
-
-// ResolvConf gives the nameservers of a resolv.conf(5), for Options.Upstreams.
-func ResolvConf(path string) ([]netip.AddrPort, error) {
-	c, err := dns.ClientConfigFromFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read nameservers: %w", err)
-	}
-	var out []netip.AddrPort
-	for _, s := range c.Servers {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			return nil, fmt.Errorf("read nameservers of %s: %q is not an IP address", path, s)
-		}
-		out = append(out, netip.AddrPortFrom(a, 53))
-	}
-	return out, nil
 }

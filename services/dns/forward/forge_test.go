@@ -1,4 +1,4 @@
-package dns
+package forward
 
 import (
 	"bytes"
@@ -74,17 +74,16 @@ func TestForged(t *testing.T) {
 				}
 				return tt.udp(h)
 			})
-			s := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
-			s.Set(Config{})
-			m, err := askFrom("127.0.0.1", start(t, s), "www.example.com.")
-			if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Truncated {
-				t.Fatalf("got %v, %v", m, err)
+			f := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
+			m := lookup(t.Context(), f, client(1), "www.example.com.")
+			if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Truncated {
+				t.Fatalf("got %v", m)
 			}
 			heard := up.questions()
 			if last := heard[len(heard)-1]; last.tcp != tt.tcp {
 				t.Errorf("the upstream was asked %d times, at last over TCP: %v, want %v", len(heard), last.tcp, tt.tcp)
 			}
-			if !s.forward.upstreams.keepsCase(up.addr, time.Now()) {
+			if !f.upstreams.keepsCase(up.addr, time.Now()) {
 				t.Error("a forger's spelling is taken for the upstream's")
 			}
 		})
@@ -104,11 +103,10 @@ func TestForgedFromElsewhere(t *testing.T) {
 		}
 		return [][]byte{says(h, right)}
 	})
-	s := New(Options{Upstreams: fixed(up.addr)})
-	s.Set(Config{})
-	m, err := askFrom("127.0.0.1", start(t, s), "www.example.com.")
-	if err != nil || m.Answer[0].(*dns.A).A.String() != right {
-		t.Errorf("got %v, %v", m, err)
+	f := New(Options{Upstreams: fixed(up.addr)})
+	m := lookup(t.Context(), f, client(1), "www.example.com.")
+	if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right {
+		t.Errorf("got %v", m)
 	}
 }
 
@@ -122,15 +120,13 @@ func TestCaseNotKept(t *testing.T) {
 				}
 				return [][]byte{lowered(says(h, right))}
 			})
-			s := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
-			s.Set(Config{})
-			server := start(t, s)
+			f := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
 			for range 3 {
 				// Long enough not to come out in lower case by chance.
 				const name = "A-Name-Of-Many-Letters.Example.com."
-				m, err := askFrom("127.0.0.1", server, name)
-				if err != nil || len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Question[0].Name != name {
-					t.Fatalf("got %v, %v", m, err)
+				m := lookup(t.Context(), f, client(1), name)
+				if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Question[0].Name != name {
+					t.Fatalf("got %v", m)
 				}
 			}
 			tcp := 0
@@ -142,7 +138,7 @@ func TestCaseNotKept(t *testing.T) {
 			if tcp != 1 {
 				t.Errorf("asked %d times over TCP, want once", tcp)
 			}
-			up2 := s.forward.upstreams
+			up2 := f.upstreams
 			if up2.keepsCase(up.addr, time.Now()) || !up2.keepsCase(up.addr, time.Now().Add(caseRetry)) {
 				t.Error("what was found is forgotten, or never forgotten")
 			}
@@ -153,13 +149,11 @@ func TestCaseNotKept(t *testing.T) {
 // Each question has another port, id and spelling.
 func TestNothingToGuess(t *testing.T) {
 	up := newRawUpstream(t, func(h heard) [][]byte { return [][]byte{says(h, right)} })
-	s := New(Options{Upstreams: fixed(up.addr)})
-	s.Set(Config{})
-	server := start(t, s)
+	f := New(Options{Upstreams: fixed(up.addr)})
 	const n = 50
 	for range n {
-		if m, err := askFrom("127.0.0.1", server, "a-name-of-many-letters.example.com."); err != nil || m.Question[0].Name != "a-name-of-many-letters.example.com." {
-			t.Fatal(m, err)
+		if m := lookup(t.Context(), f, client(1), "a-name-of-many-letters.example.com."); len(m.Answer) != 1 || m.Question[0].Name != "a-name-of-many-letters.example.com." {
+			t.Fatal(m)
 		}
 	}
 	ports, ids, names := map[uint16]bool{}, map[string]bool{}, map[string]bool{}

@@ -1,4 +1,4 @@
-package dns
+package forward
 
 import (
 	"context"
@@ -31,7 +31,6 @@ const (
 // whatever it is asked. So a name for which no server answers costs those alone who ask for it.
 type upstreams struct {
 	opts Options
-	own  func() []netip.Addr // the addresses this very server answers at
 	ask  func(ctx context.Context, u netip.AddrPort, w way) ([]byte, error)
 
 	failures, broken atomic.Uint64 // probes without an answer; questions at a time when no upstream worked
@@ -52,8 +51,8 @@ type upstream struct {
 	losesCase time.Time // when it was found to give names in another spelling
 }
 
-func newUpstreams(opts Options, own func() []netip.Addr, ask func(context.Context, netip.AddrPort, way) ([]byte, error)) *upstreams {
-	return &upstreams{opts: opts, own: own, ask: ask, state: map[netip.AddrPort]*upstream{}}
+func newUpstreams(opts Options, ask func(context.Context, netip.AddrPort, way) ([]byte, error)) *upstreams {
+	return &upstreams{opts: opts, ask: ask, state: map[netip.AddrPort]*upstream{}}
 }
 
 // order gives the upstreams to ask: those that work first, none that leads back here. Those that are new are probed
@@ -62,7 +61,7 @@ func (f *upstreams) order(life context.Context, now time.Time) []netip.AddrPort 
 	if f.opts.Upstreams == nil {
 		return nil
 	}
-	ours := f.own()
+	ours := f.opts.Own()
 	all := f.opts.Upstreams()
 	f.mu.Lock()
 	defer f.mu.Unlock()

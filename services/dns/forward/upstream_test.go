@@ -1,8 +1,7 @@
-package dns
+package forward
 
 import (
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -16,15 +15,6 @@ import (
 
 // patience is for what must happen and takes long on a busy machine.
 const patience = 30 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
 
 // heard is a message that came to a rawUpstream.
 type heard struct {
@@ -57,8 +47,21 @@ type rawUpstream struct {
 // newRawUpstream answers by the messages that answer gives.
 func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
 	t.Helper()
-	pc, l, addr := listen(t)
-	u := &rawUpstream{addr: addr, pc: pc.(*net.UDPConn)}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	for err != nil { // somebody has that port for UDP
+		l.Close()
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		addr = netip.MustParseAddrPort(l.Addr().String())
+		pc, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	}
+	u := &rawUpstream{addr: addr, pc: pc}
 	var wg sync.WaitGroup
 	reply := func(h heard) [][]byte {
 		if strings.HasSuffix(strings.ToLower(h.name()), probeSuffix) {
@@ -137,14 +140,4 @@ func says(h heard, addr string, edit ...func(*dns.Msg)) []byte {
 		panic(err)
 	}
 	return b
-}
-
-// askFrom asks for the address of a name, from a local address.
-func askFrom(local string, server netip.AddrPort, name string) (*dns.Msg, error) {
-	c := dns.Client{Timeout: patience, Dialer: &net.Dialer{Timeout: patience, LocalAddr: &net.UDPAddr{IP: net.ParseIP(local)}}}
-	m, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), server.String())
-	if err == nil && m.Rcode != dns.RcodeSuccess {
-		err = errors.New(dns.RcodeToString[m.Rcode])
-	}
-	return m, err
 }

@@ -1,0 +1,192 @@
+package dns
+
+import (
+	"context"
+	"maps"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"tapestry.dev/tapestry/services/dns/forward"
+)
+
+// patience is for what must happen and takes long on a busy machine.
+const patience = 30 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// inMemory dials an upstream that is a goroutine, over UDP, for tests in which time is their own.
+func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go func() {
+			defer far.Close()
+			buf := make([]byte, dns.MaxMsgSize)
+			n, _ := far.Read(buf)
+			r := new(dns.Msg)
+			if r.Unpack(buf[:n]) != nil {
+				return
+			}
+			b, _ := answer(r).Pack()
+			far.Write(b)
+			far.Read(buf) // until whoever asked is gone
+		}()
+		return near, nil
+	}
+}
+
+// ends has the life of a Server end before the bubble of a test does.
+func ends(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestOwnAddressIsNoUpstream(t *testing.T) {
+	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("10.96.0.10:53"))})
+	r := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	if m := s.reply(t.Context(), forward.Client{}, r); m.Rcode != dns.RcodeRefused {
+		t.Errorf("got %v", m)
+	}
+}
+
+// TestLoop has the server as its own upstream, under an address that it cannot know as its own.
+func TestLoop(t *testing.T) {
+	pc, l, addr := listen(t)
+	s := answering(Options{Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
+	serveOn(t, s, pc, l)
+	eventually(t, "the loop is found", func() bool { return ask(t, addr, "udp", "example.com.", dns.TypeA).Rcode == dns.RcodeRefused })
+}
+
+// One client's idle connections are as many as there may be. Another is answered at once, and the first loses the one that
+// was idle for longest.
+func TestIdleConnections(t *testing.T) {
+	s := New(Options{MaxConns: 8})
+	s.Set(Config{})
+	server := start(t, s)
+	connect := func(local string) *dns.Conn {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		c, err := d.DialContext(t.Context(), "tcp", server.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(patience))
+		return &dns.Conn{Conn: c}
+	}
+	answered := func(c *dns.Conn) error {
+		if err := c.WriteMsg(new(dns.Msg).SetQuestion("dns-version.cluster.local.", dns.TypeTXT)); err != nil {
+			return err
+		}
+		_, err := c.ReadMsg()
+		return err
+	}
+	var idle []*dns.Conn
+	for range 8 {
+		idle = append(idle, connect("127.0.0.2"))
+		if err := answered(idle[len(idle)-1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := answered(idle[0]); err != nil { // now the second is idle for longest
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := answered(connect("127.0.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took > idleTimeout/2 {
+		t.Errorf("another client waited for %s", took)
+	}
+	if err := answered(idle[1]); err == nil {
+		t.Error("the connection idle for longest is still there")
+	}
+	if err := answered(idle[0]); err != nil {
+		t.Errorf("the connection in use was taken: %v", err)
+	}
+	if n := s.Counters().Get("tapestry_dns_connections_lost_total"); n != 1 {
+		t.Errorf("%v connections were taken, want 1", n)
+	}
+}
+
+func TestClientOf(t *testing.T) {
+	for _, a := range []net.Addr{
+		&net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8}, otherAddr("10.0.0.1:9"), otherAddr("[::ffff:10.0.0.1]:9"),
+	} {
+		if got := clientOf(a); got.String() != "10.0.0.1" {
+			t.Errorf("%T: %s", a, got)
+		}
+	}
+	if got := clientOf(otherAddr("@")); got.IsValid() {
+		t.Errorf("got %s of an address that is none", got)
+	}
+}
+
+type otherAddr string
+
+func (otherAddr) Network() string  { return "other" }
+func (a otherAddr) String() string { return string(a) }
+
+func TestCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), Dial: inMemory(func(r *dns.Msg) *dns.Msg { return new(dns.Msg).SetRcode(r, dns.RcodeNameError) })})
+		ctx := ends(t)
+		w := &writer{}
+		for _, q := range []struct {
+			name  string
+			qtype uint16
+		}{{"a.example.com.", dns.TypeA}, {"b.example.com.", dns.TypeA}, {"c.example.com.", dns.TypeLOC}, {"cluster.local.", dns.TypeSOA}} {
+			s.handle(ctx, w, new(dns.Msg).SetQuestion(q.name, q.qtype))
+		}
+		if w.written != 4 {
+			t.Errorf("%d answers", w.written)
+		}
+		list := s.Counters()
+		got := map[string]float64{}
+		for _, v := range list.Find("coredns_dns_requests_total").Values {
+			got[strings.Join(v.Labels, " ")] = v.N
+		}
+		if want := map[string]float64{"udp 2 A": 2, "udp 2 other": 1, "udp 2 SOA": 1}; !maps.Equal(got, want) {
+			t.Errorf("requests: %v, want %v", got, want)
+		}
+		// Before there is a Config the zone is a failure.
+		if got, want := list.Of("coredns_dns_responses_total"), map[string]float64{"NOERROR": 0, "NXDOMAIN": 3, "SERVFAIL": 1}; !maps.Equal(got, want) {
+			t.Errorf("responses: %v, want %v", got, want)
+		}
+		if v := list.Find("coredns_dns_request_duration_seconds").Values[0]; v.Count != 4 {
+			t.Errorf("durations: %+v", v)
+		}
+		if got := list.Of("coredns_forward_responses_total")["NXDOMAIN"]; got < 3 || list.Get("coredns_forward_requests_total") < 3 {
+			t.Errorf("%v answers of upstreams to %v questions", got, list.Get("coredns_forward_requests_total"))
+		}
+		seen := map[string]bool{}
+		for _, c := range list {
+			if seen[c.Name] || c.Help == "" || c.Kind == "" {
+				t.Errorf("%+v stands there twice, or says too little", c)
+			}
+			seen[c.Name] = true
+		}
+	})
+}
+
+// writer is a client over UDP of IPv6.
+type writer struct {
+	dns.ResponseWriter
+	written int
+}
+
+func (w *writer) RemoteAddr() net.Addr    { return &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: 7} }
+func (w *writer) WriteMsg(*dns.Msg) error { w.written++; return nil }
