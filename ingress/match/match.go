@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"tapestry.dev/tapestry/ingress/target"
 )
 
 // maxHost is the longest DNS name in its text form (RFC 1035 section 2.3.4); no longer host can match a rule with one.
@@ -21,7 +23,7 @@ const maxHost = 253
 type Rule struct {
 	// Host is a name, "*." and a name for exactly one label more, or "" for any.
 	Host string
-	// Path begins with "/"; "" is "/".
+	// Path begins with "/", with or without percent escapes; "" is "/".
 	Path string
 	// Exact compares the whole path; otherwise Path is a prefix, element by element, and its trailing slash says nothing.
 	Exact bool
@@ -106,9 +108,10 @@ func (t *Table) host(h string) *paths {
 
 // add keeps the first of equal rules.
 func (p *paths) add(r Rule, i int) {
-	m, key := p.prefix, strings.TrimSuffix(r.Path, "/")
+	path := target.Rule(r.Path)
+	m, key := p.prefix, strings.TrimSuffix(path, "/")
 	if r.Exact {
-		m, key = p.exact, cmp.Or(r.Path, "/")
+		m, key = p.exact, cmp.Or(path, "/")
 	}
 	if _, taken := m[key]; !taken {
 		m[key] = i
@@ -125,7 +128,7 @@ func (p *paths) sortLengths() {
 }
 
 // Match returns the index of the rule for a request, or -1. host is the Host header (or :authority) as the client sent
-// it, in any case, with or without port and trailing dot; path is the decoded path without query.
+// it, in any case, with or without port and trailing dot; path is that of a target.Target.
 func (t *Table) Match(host, path string) int {
 	host = Hostname(host)
 	if len(host) > maxHost {
