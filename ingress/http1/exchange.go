@@ -1,0 +1,274 @@
+package http1
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// maxHead is the largest head of a response in bytes, interim responses counted one by one.
+	maxHead = 1 << 20
+	// bufferBytes is what an exchange reads and sends at once.
+	bufferBytes = 32 << 10
+	// sendGrace is how long the rest of a request may go on after its response has ended. The server may have answered
+	// a moment before its kernel told ours that all of the request has arrived.
+	sendGrace = 50 * time.Millisecond
+)
+
+var (
+	// errUnanswered: the connection ended before the first byte of a response.
+	errUnanswered = errors.New("the server closed the connection without an answer")
+	errHead       = fmt.Errorf("the head of the response is larger than %d bytes", maxHead)
+)
+
+// conn is a connection, used for one exchange at a time.
+type conn struct {
+	net.Conn
+	client  *Client
+	addr    string
+	watched chan bool // while idle: gets whether it is still fit for use
+}
+
+// exchange is one request and its response. It is the response's Body.
+type exchange struct {
+	conn    *conn
+	request *Request
+	asked   http.Request // what net/http needs to know to read a response
+	stop    func() bool  // stop closing the connection when the context ends
+	in      *bufio.Reader
+	left    int64         // bytes that in may still take from the connection
+	failed  error         // of the last read from the connection
+	body    io.Reader     // of the response
+	keep    bool          // the server keeps the connection
+	chunked *chunked      // the body, when it comes in chunks
+	sending chan struct{} // closed when no more of the request will be sent; nil when it has no body
+	ended   bool
+
+	mu       sync.Mutex // guards below
+	answered bool       // the head of the response has come
+	sendErr  error      // why the request's body was not sent to its end
+}
+
+var (
+	_ io.ReadCloser = (*exchange)(nil)
+
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferBytes) }}
+)
+
+// exchange sends r and reads the head of its response. On error the connection is closed.
+func (cn *conn) exchange(ctx context.Context, r *Request) (*http.Response, error) {
+	x := &exchange{conn: cn, request: r, asked: http.Request{Method: r.Method}}
+	x.stop = context.AfterFunc(ctx, func() { cn.Conn.Close() })
+	x.in = readers.Get().(*bufio.Reader)
+	x.in.Reset(source{x})
+	resp, err := x.run()
+	if err == nil {
+		return resp, nil
+	}
+	x.end(false)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, err
+}
+
+func (x *exchange) run() (*http.Response, error) {
+	if err := x.writeHead(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	if x.request.hasBody() {
+		x.sending = make(chan struct{})
+		go x.send()
+	} else {
+		x.awaitResponse()
+	}
+	resp, err := x.readHead()
+	x.mu.Lock()
+	x.answered = err == nil
+	sendErr := x.sendErr
+	_ = x.conn.SetReadDeadline(time.Time{})
+	x.mu.Unlock()
+	if err != nil {
+		if sendErr != nil && !errors.Is(sendErr, Enough) {
+			return nil, sendErr
+		}
+		return nil, err
+	}
+	x.left = 1<<63 - 1
+	x.keep = !resp.Close
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		resp.Body = upgraded{x}
+	case resp.Body == http.NoBody:
+		x.end(true)
+	case len(resp.TransferEncoding) > 0: // net/http knows only chunked
+		x.chunked = &chunked{in: x.in, trailer: func() error { return x.readTrailer(resp) }}
+		x.body, resp.Body = x.chunked, x
+	default:
+		x.body, resp.Body = resp.Body, x
+	}
+	return resp, nil
+}
+
+// awaitResponse starts the time that the server has for the head of its response.
+func (x *exchange) awaitResponse() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if limit := x.conn.client.o.ResponseTimeout; limit > 0 && !x.answered {
+		_ = x.conn.SetReadDeadline(time.Now().Add(limit))
+	}
+}
+
+// source is the connection, of which no more is read for a head than a head may have.
+type source struct{ x *exchange }
+
+func (s source) Read(p []byte) (int, error) {
+	if s.x.left <= 0 {
+		s.x.failed = errHead
+		return 0, errHead
+	}
+	n, err := s.x.conn.Conn.Read(p)
+	s.x.left -= int64(n)
+	s.x.failed = err
+	return n, err
+}
+
+// readHead reads responses up to the first one that is no interim one.
+func (x *exchange) readHead() (*http.Response, error) {
+	x.left = maxHead
+	if _, err := x.in.Peek(1); err != nil {
+		if timedOut(err) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	for {
+		resp, err := http.ReadResponse(x.in, &x.asked)
+		if err != nil {
+			if x.failed != nil { // which is why the head makes no sense
+				err = x.failed
+			}
+			return nil, fmt.Errorf("read the head of the response: %w", err)
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, nil
+		}
+		if x.request.Interim != nil {
+			x.request.Interim(resp.StatusCode, resp.Header)
+		}
+		x.left = maxHead
+	}
+}
+
+// Read reads the response's body. It ends the exchange together with the body.
+func (x *exchange) Read(p []byte) (int, error) {
+	if x.ended {
+		return 0, io.EOF
+	}
+	n, err := x.body.Read(p)
+	if err != nil {
+		x.end(err == io.EOF)
+	}
+	return n, err
+}
+
+// Close ends the exchange. What has not been read of the response is lost, and the connection with it.
+func (x *exchange) Close() error {
+	x.end(false)
+	return nil
+}
+
+// Buffered reports whether Read certainly returns without waiting for the server.
+func (x *exchange) Buffered() bool {
+	switch {
+	case x.ended:
+		return true
+	case x.chunked != nil:
+		return x.chunked.ready()
+	}
+	return x.in.Buffered() > 0
+}
+
+// end gives the connection back when all went well, and closes it else.
+func (x *exchange) end(well bool) {
+	if x.ended {
+		return
+	}
+	x.ended = true
+	well = x.stop() && well && x.keep && x.in.Buffered() == 0
+	x.in.Reset(nil)
+	readers.Put(x.in)
+	switch {
+	case !well:
+		x.conn.Conn.Close()
+	case x.sending == nil:
+		x.conn.client.put(x.conn)
+	default:
+		select {
+		case <-x.sending:
+			x.settle()
+		default:
+			go x.settle()
+		}
+	}
+}
+
+// settle waits a moment for the end of the request, and then keeps the connection or closes it.
+func (x *exchange) settle() {
+	grace := time.NewTimer(sendGrace)
+	defer grace.Stop()
+	select {
+	case <-x.sending:
+		x.mu.Lock()
+		err := x.sendErr
+		x.mu.Unlock()
+		if err == nil {
+			x.conn.client.put(x.conn)
+			return
+		}
+	case <-grace.C:
+	}
+	x.conn.Conn.Close()
+}
+
+// upgraded is the Body of a response with status 101: the connection, which is the caller's from then on.
+type upgraded struct{ x *exchange }
+
+var _ io.ReadWriteCloser = upgraded{}
+
+// Read gives what came with the head first.
+func (u upgraded) Read(p []byte) (int, error) {
+	x := u.x
+	if x.in != nil {
+		if x.in.Buffered() > 0 {
+			return x.in.Read(p)
+		}
+		x.in.Reset(nil)
+		readers.Put(x.in)
+		x.in = nil
+	}
+	return x.conn.Conn.Read(p)
+}
+
+func (u upgraded) Write(p []byte) (int, error) { return u.x.conn.Conn.Write(p) }
+
+// CloseWrite ends the direction to the server.
+func (u upgraded) CloseWrite() error {
+	if c, ok := u.x.conn.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return fmt.Errorf("close one direction of a %T: %w", u.x.conn.Conn, errors.ErrUnsupported)
+}
+
+// Close may be called while Read waits.
+func (u upgraded) Close() error {
+	u.x.stop()
+	return u.x.conn.Conn.Close()
+}

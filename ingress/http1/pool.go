@@ -1,0 +1,94 @@
+package http1
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"time"
+)
+
+// take gives a connection to addr that was idle and still is as it should be, or nil. The one used last comes first.
+func (c *Client) take(addr string) *conn {
+	for {
+		c.mu.Lock()
+		list := c.idle[addr]
+		if len(list) == 0 {
+			c.mu.Unlock()
+			return nil
+		}
+		cn := list[len(list)-1]
+		c.drop(addr, len(list)-1)
+		c.mu.Unlock()
+		if cn.wake() {
+			return cn
+		}
+	}
+}
+
+// put keeps a connection on which nothing is to be read, or closes it.
+func (c *Client) put(cn *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := c.idle[cn.addr]
+	if c.closed || c.kept >= c.o.MaxIdle || len(list) >= c.o.MaxIdlePerAddr {
+		cn.Conn.Close()
+		return
+	}
+	// The deadline of wake, which may come at once, must be the later one.
+	_ = cn.SetReadDeadline(time.Now().Add(c.o.IdleTimeout))
+	cn.watched = make(chan bool, 1)
+	c.idle[cn.addr] = append(list, cn)
+	c.kept++
+	go cn.watch()
+}
+
+// drop takes the i-th connection to addr out. mu is held.
+func (c *Client) drop(addr string, i int) {
+	list := slices.Delete(c.idle[addr], i, i+1)
+	if c.kept--; len(list) == 0 {
+		delete(c.idle, addr)
+		return
+	}
+	c.idle[addr] = list
+}
+
+// forget drops cn and reports whether it was there.
+func (c *Client) forget(cn *conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.Index(c.idle[cn.addr], cn)
+	if i >= 0 {
+		c.drop(cn.addr, i)
+	}
+	return i >= 0
+}
+
+// watch reads from an idle connection until it ends, was idle for too long, or wake was called. Bytes that nobody asked
+// for end it too.
+func (cn *conn) watch() {
+	var b [1]byte
+	n, err := cn.Conn.Read(b[:])
+	if cn.client.forget(cn) {
+		cn.Conn.Close()
+	}
+	cn.watched <- n == 0 && timedOut(err)
+}
+
+// wake ends watch and reports whether the connection can be used. The caller has taken it out of the pool.
+func (cn *conn) wake() bool {
+	_ = cn.SetReadDeadline(longAgo)
+	if !<-cn.watched {
+		cn.Conn.Close()
+		return false
+	}
+	_ = cn.SetDeadline(time.Time{}) // for writing, too: the last exchange had one
+	return true
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+func timedOut(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
+}
