@@ -14,20 +14,34 @@ lock is taken then.
 	                                                │                  └ none ready: 503
 	                                                └ no route: default backend, else 404
 
-HTTP. Clients speak HTTP/1.1 or HTTP/2: by ALPN over TLS, by prior knowledge (h2c) in the clear. Backends are spoken to
-in HTTP/1.1, except for gRPC (HTTP/2 with content type application/grpc), which goes to them as h2c, trailers and
-all. WebSocket and other HTTP/1.1 upgrades are passed through, but not "Upgrade: h2c": inside such a tunnel a client
-could send requests that no route was asked about. Responses of unknown length and event streams are flushed as they come.
+HTTP. Clients speak HTTP/1.1 or HTTP/2: by ALPN over TLS, by prior knowledge (h2c) in the clear; net/http serves both.
+Backends are spoken to in HTTP/1.1 (package http1), except for gRPC (HTTP/2 with content type application/grpc), which goes
+to them as h2c, trailers and all. WebSocket and other HTTP/1.1 upgrades are passed through, but not "Upgrade: h2c": inside
+such a tunnel a client could send requests that no route was asked about.
 
-Matching uses the decoded path; the backend gets the path and query as the client sent them.
+Bytes. The path is the client's, but for its dot segments (package target). Headers are the client's and the backend's,
+but for those that are ours (headers.go). Both directions flow as they come: before a read that may wait, what there is
+has been sent (request.copy).
 
-Headers. What the client says in Forwarded, X-Real-Ip or any X-Forwarded-* is thrown away, not appended to, since
-nothing stands between the client and the Gateway whose word could be trusted. The Gateway then sets X-Forwarded-For and X-Real-Ip
-(the address of the client's connection), -Host, -Proto and -Port (the port it was reached on). Host stays as it was.
+Headers. What the client says in Forwarded, X-Real-Ip or any X-Forwarded-*, however it spells them, is thrown away, not
+appended to, since nothing stands between the client and the Gateway whose word could be trusted. The Gateway then sets
+X-Forwarded-For and X-Real-Ip (the address of the client's connection), -Host, -Proto and -Port (the port it was
+reached on). Host stays as it was.
+
+100 Continue is the backend's to say: net/http sends it when the body is first read, so the first read waits for the
+backend (clientBody.wait).
+
+Where a request ends. Full duplex keeps net/http from reading a body that the backend is to get, and from noticing that
+one is broken. So a connection whose last body is not whole is marked, and ended before anything behind it is taken for a
+request (conn.lost).
+
+Fair shares. Connections, and requests in HTTP/2, are charged to the client's address (conns.go, package share). A client
+that stops in the middle of a body or a response is cut off (stall).
 
 Endpoints are used round robin. A failed dial has sent nothing, so the request goes on to the next endpoint, and
 the failed one is left out for a second: a backend that just died costs the first request one failed dial, and the others
-nothing. A request that has begun to flow is never sent twice, but for what net/http itself knows to be safe.
+nothing. A request that has begun to flow is never sent twice, but for a harmless one without a body that got no byte
+of an answer over a connection that was kept.
 
 TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, then a certificate that was given without
 hosts, and at last one that the Gateway signs itself, so that the client shows a warning instead of a reset.

@@ -44,7 +44,7 @@ func TestEndpointsChange(t *testing.T) {
 	web := ServicePort{"default", "web", "http"}
 	d := newDirectory()
 	r := newRig(t, Options{Endpoints: d.endpoints}, Config{Routes: []Route{{Source: "default/web", Backend: web}}})
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	for _, tt := range []struct {
 		endpoints []netip.AddrPort
 		want      []string
@@ -99,7 +99,7 @@ func TestEndpointsUnderLoad(t *testing.T) {
 	var requests atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 {
-		c := r.client(nil, http1)
+		c := r.client(nil, speakHTTP1)
 		wg.Go(func() {
 			for !done.Load() {
 				resp, err := c.Get("http://any.test/")

@@ -25,7 +25,7 @@ func TestRoundRobin(t *testing.T) {
 		addrs = append(addrs, backend(t, func(http.ResponseWriter, *http.Request) { hits[i].Add(1) }))
 	}
 	r := newRig(t, Options{}, anyRoute(addrs...))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	for i := range 30 {
 		if i == 15 {
 			r.set(anyRoute(addrs...)) // an equal Config does not start over
@@ -55,7 +55,7 @@ func TestDialFailureTriesAnother(t *testing.T) {
 	}
 	gone := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:80")}
 	r := newRig(t, Options{Dial: dial}, anyRoute(gone[0], alive, gone[1]))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	for range 20 {
 		resp, err := c.Post("http://any.test/", "text/plain", strings.NewReader("whole"))
 		if err != nil {
@@ -85,7 +85,7 @@ func TestAllDown(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
 	r := newRig(t, Options{Dial: dial}, anyRoute(endpointsIn(up)...))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	for range 2 {
 		if code, body := get(t, c, "http://any.test/"); code != 502 || !strings.Contains(body, "could not be reached") {
 			t.Errorf("got %d %q, want 502", code, body)
@@ -107,7 +107,7 @@ func TestBackendDeath(t *testing.T) {
 		defer servers[i].Close()
 	}
 	r := newRig(t, Options{}, anyRoute(addrOf(servers[0]), addrOf(servers[1])))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	seen := map[string]bool{}
 	for range 4 {
 		_, body := get(t, c, "http://any.test/")
@@ -127,7 +127,7 @@ func TestBackendDeath(t *testing.T) {
 
 func TestBackendBreaksOff(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(backend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })))
-	if code, body := get(t, r.client(nil, http1), "http://any.test/"); code != 502 || !strings.Contains(body, "broke off") {
+	if code, body := get(t, r.client(nil, speakHTTP1), "http://any.test/"); code != 502 || !strings.Contains(body, "broke off") {
 		t.Errorf("got %d %q, want 502", code, body)
 	}
 	if n := r.Stats().BadGateway; n != 1 {
@@ -139,7 +139,7 @@ func TestBackendTooSlow(t *testing.T) {
 	block := make(chan struct{})
 	addr := backend(t, func(http.ResponseWriter, *http.Request) { <-block })
 	r := newRig(t, Options{ResponseTimeout: 20 * time.Millisecond}, anyRoute(addr))
-	code, body := get(t, r.client(nil, http1), "http://any.test/")
+	code, body := get(t, r.client(nil, speakHTTP1), "http://any.test/")
 	close(block)
 	if code != 504 || !strings.Contains(body, "in time") {
 		t.Errorf("got %d %q, want 504", code, body)
@@ -179,7 +179,7 @@ func TestClientLeaves(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
 	req, _ := http.NewRequestWithContext(ctx, "GET", "http://any.test/", nil)
-	if _, err := r.client(nil, http1).Do(req); !errors.Is(err, context.Canceled) {
+	if _, err := r.client(nil, speakHTTP1).Do(req); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 	<-left
@@ -198,7 +198,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	var done atomic.Bool
 	var requests atomic.Int64
 	var wg sync.WaitGroup
-	for _, protocols := range []func(*http.Protocols){http1, http2} {
+	for _, protocols := range []func(*http.Protocols){speakHTTP1, speakHTTP2} {
 		for _, url := range []string{"http://shop.example/", "https://shop.example/"} {
 			c := r.client(roots, protocols)
 			wg.Go(func() {
@@ -234,7 +234,7 @@ func TestShutdownDrains(t *testing.T) {
 		io.WriteString(w, "late")
 	})
 	r := newRig(t, Options{}, anyRoute(addr))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	got := make(chan string, 1)
 	go func() {
 		resp, err := c.Get("http://any.test/")
@@ -284,7 +284,7 @@ func TestShutdownCutsUpgraded(t *testing.T) {
 		c.Read(r.Context())
 	})
 	r := newRig(t, Options{}, anyRoute(addr))
-	c, _, err := websocket.Dial(t.Context(), "ws://any.test/", &websocket.DialOptions{HTTPClient: r.client(nil, http1)})
+	c, _, err := websocket.Dial(t.Context(), "ws://any.test/", &websocket.DialOptions{HTTPClient: r.client(nil, speakHTTP1)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestSetLeavesRequestsAlone(t *testing.T) {
 		io.WriteString(w, "late")
 	})
 	r := newRig(t, Options{}, anyRoute(addr))
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	resp, err := c.Get("http://any.test/")
 	if err != nil {
 		t.Fatal(err)

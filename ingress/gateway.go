@@ -9,43 +9,60 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"sync/atomic"
 	"time"
+
+	"tapestry.dev/tapestry/share"
 )
 
-// Limits of the client side. There is none on the length of a body or a response: streams and uploads take what they take.
+// Limits of the client side. There is none on the length of a body or a response, nor on the time that it takes while
+// something moves: streams and uploads take what they take.
 const (
 	headerTimeout  = 10 * time.Second // from connect, or a request's first byte, to the end of its header; the TLS handshake too
 	idleTimeout    = 2 * time.Minute  // between two requests; longer than the minute most client pools keep connections for
 	maxHeaderBytes = 128 << 10        // four times nginx's default: cookies grow
+	maxStreams     = 250              // requests under way in one HTTP/2 connection
 )
 
 // Options are what a Gateway needs from its surroundings.
 type Options struct {
 	// Dial connects to endpoints; network is "tcp". nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Endpoints gives the addresses that serve a Service port at the moment, none for one that is not there. It is asked with
-	// every request. While nothing changes it gives the very same list, which is borrowed; nil: nothing has endpoints.
+	// Endpoints gives the addresses that serve a Service port at the moment, none for one that is not there. It is
+	// asked with every request. While nothing changes it gives the very same list, which is borrowed; nil: nothing
+	// has endpoints.
 	Endpoints func(ServicePort) []netip.AddrPort
 	// Logger gets what happens asynchronously; nil discards.
 	Logger *slog.Logger
-	// ResponseTimeout is how long an HTTP/1.1 backend may take from the end of the request to the header of its response,
-	// before the client gets 504. 0 is one minute. It does not hold for gRPC, whose streams may begin with silence.
+	// ResponseTimeout is how long an HTTP/1.1 backend may take from the end of the request to the header of its
+	// response, before the client gets 504. 0 is one minute. It does not hold for gRPC, whose streams may begin with
+	// silence. A backend that is asked whether it wants the body (100 Continue) has as long to say so.
 	ResponseTimeout time.Duration
+	// StallTimeout is how long a client may neither send anything of a body that is waited for, nor take anything of
+	// a response. 0 is one minute.
+	StallTimeout time.Duration
+	// MaxConns is how many connections clients may have in all, and how many requests in HTTP/2 may be under way: 0
+	// is 4096. When they are all in use, who has most of them loses one to who has less. A client is an IPv4 address
+	// or an IPv6 network of 64 bits.
+	MaxConns int
 }
 
-// Gateway serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and ServeHTTPS.
+// Gateway serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
+// ServeHTTPS.
 type Gateway struct {
-	log      *slog.Logger
-	server   *http.Server
-	backends backends
-	resolve  func(ServicePort) []netip.AddrPort
-	state    atomic.Pointer[state]
-	fallback func() (*tls.Certificate, error) // made and logged at the first call
-	upgrades upgrades
-	cut      context.CancelFunc // ends what outlives Shutdown
-	stats    counters
+	log             *slog.Logger
+	server          *http.Server
+	backends        backends
+	resolve         func(ServicePort) []netip.AddrPort
+	responseTimeout time.Duration
+	stallTimeout    time.Duration
+	guests          guests
+	streams         *share.Limit[netip.Prefix, context.CancelCauseFunc] // requests in HTTP/2
+	state           atomic.Pointer[state]
+	fallback        func() (*tls.Certificate, error) // made and logged at the first call
+	upgrades        upgrades
+	cut             context.CancelFunc // ends what outlives Shutdown
+	stats           counters
 }
 
 // New returns a Gateway that answers 404 until Set is called.
@@ -62,8 +79,18 @@ func New(o Options) *Gateway {
 	if o.ResponseTimeout == 0 {
 		o.ResponseTimeout = time.Minute
 	}
+	if o.StallTimeout == 0 {
+		o.StallTimeout = time.Minute
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = 4096
+	}
 	base, cut := context.WithCancel(context.Background())
-	g := &Gateway{log: o.Logger, cut: cut, resolve: o.Endpoints, backends: newBackends(o)}
+	g := &Gateway{
+		log: o.Logger, cut: cut, resolve: o.Endpoints, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
+		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
+	}
+	g.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &g.stats}
 	g.fallback = newFallback(o.Logger)
 	g.state.Store(&state{})
 
@@ -74,21 +101,25 @@ func New(o Options) *Gateway {
 	g.server = &http.Server{
 		Handler:           http.HandlerFunc(g.serve),
 		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: o.StallTimeout, SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.certificate},
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       withClient,
+		ConnState:         closeLost,
+		// OPTIONS * is for a backend to answer.
+		DisableGeneralOptionsHandler: true,
 		// Handshake errors and broken requests are the clients' and come at their will: not above debug.
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
 	return g
 }
 
-// Set makes c the whole state. It may be called again and again: routes that are those of the last Config, the very same
-// list, are not compiled again, and so with certificates. Requests under way finish as they began. On error, which names the
-// bad route, nothing is changed. The Gateway keeps c's slices: do not write to them afterwards.
+// Set makes c the whole state. It may be called again and again: routes that are those of the last Config, the very
+// same list, are not compiled again, and so with certificates. Requests under way finish as they began. On error,
+// which names the bad route, nothing is changed. The Gateway keeps c's slices: do not write to them afterwards.
 func (g *Gateway) Set(c Config) error {
 	for {
 		old := g.state.Load()
@@ -116,7 +147,7 @@ func (g *Gateway) ServeHTTPS(ctx context.Context, l net.Listener) error {
 func (g *Gateway) accept(ctx context.Context, l net.Listener, serve func(net.Listener) error) error {
 	defer l.Close() // serve returns early, without closing, once the server is shut down
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	err := serve(l)
+	err := serve(guestListener{l, &g.guests})
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -147,50 +178,41 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	g.stats.requests.Add(1)
 	g.stats.inFlight.Add(1)
 	defer g.stats.inFlight.Add(-1)
-
+	rq := newRequest(g, w, r)
+	// What net/http still writes when this has returned must not wait for the client without end.
+	defer func() { _ = rq.control.SetWriteDeadline(time.Now().Add(g.stallTimeout)) }()
+	if rq.body != nil {
+		defer rq.body.finish()
+	}
+	if r.ProtoMajor == 2 {
+		end, ok := rq.takePlace()
+		if !ok {
+			g.stats.refused.Add(1)
+			http.Error(w, "as many requests are under way as there may be", http.StatusServiceUnavailable)
+			return
+		}
+		defer end()
+	}
 	if r.Method == http.MethodConnect {
 		http.Error(w, "CONNECT is not served here", http.StatusMethodNotAllowed)
 		return
 	}
-	u := g.state.Load().upstream(r.Host, r.URL.Path)
+	if err := rq.parse(); err != nil {
+		g.stats.badRequest.Add(1)
+		w.Header()["Connection"] = []string{"close"}
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	rq.u = g.state.Load().upstream(r.Host, rq.target.Path)
 	switch {
-	case u == nil:
+	case rq.u == nil:
 		g.stats.noRoute.Add(1)
 		http.Error(w, "no route for this host and path", http.StatusNotFound)
-	case len(u.endpoints()) == 0:
-		g.stats.noEndpoint.Add(1)
-		http.Error(w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
-	case r.Header.Get("Upgrade") != "":
-		c := r.Context().Value(clientKey{}).(*client)
-		g.upgrades.begin(c)
-		defer g.upgrades.end(c)
-		u.proxy.ServeHTTP(w, r)
+	case upgradeOf(r) != "":
+		g.upgrades.begin(rq.client)
+		defer g.upgrades.end(rq.client)
+		rq.pass()
 	default:
-		u.proxy.ServeHTTP(w, r)
+		rq.pass()
 	}
-}
-
-// client is what backends are told about a connection, made once for all its requests. The slices are header values,
-// shared by requests: never written to.
-type client struct {
-	conn              net.Conn
-	addr, proto, port []string
-}
-
-type clientKey struct{}
-
-// withClient is the server's ConnContext.
-func withClient(ctx context.Context, c net.Conn) context.Context {
-	proto, port := "http", "80"
-	if _, ok := c.(*tls.Conn); ok {
-		proto, port = "https", "443"
-	}
-	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
-		port = strconv.Itoa(a.Port)
-	}
-	addr := c.RemoteAddr().String()
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		addr = a.AddrPort().Addr().Unmap().WithZone("").String()
-	}
-	return context.WithValue(ctx, clientKey{}, &client{conn: c, addr: []string{addr}, proto: []string{proto}, port: []string{port}})
 }

@@ -29,7 +29,7 @@ func TestRoutes(t *testing.T) {
 		Default: &fallback,
 	}
 	r := newRig(t, Options{}, config)
-	c := r.client(nil, http1)
+	c := r.client(nil, speakHTTP1)
 	for _, tt := range []struct {
 		url, want string
 		code      int
@@ -65,7 +65,8 @@ func TestBeforeSet(t *testing.T) {
 	g := New(Options{})
 	defer g.Shutdown(context.Background())
 	w := httptest.NewRecorder()
-	g.serve(w, httptest.NewRequest("GET", "http://any.test/", nil))
+	near, _ := net.Pipe()
+	g.serve(w, httptest.NewRequestWithContext(withClient(t.Context(), near), "GET", "http://any.test/", nil))
 	if w.Code != 404 {
 		t.Errorf("got %d, want 404", w.Code)
 	}
@@ -83,7 +84,7 @@ func TestSetRefusesAndKeeps(t *testing.T) {
 			t.Errorf("%s: got error %v, want one that names team/bad", name, err)
 		}
 	}
-	if code, body := get(t, r.client(nil, http1), "http://any.test/"); code != 200 || body != "good" {
+	if code, body := get(t, r.client(nil, speakHTTP1), "http://any.test/"); code != 200 || body != "good" {
 		t.Errorf("after refused Sets: got %d %q", code, body)
 	}
 }
@@ -103,7 +104,7 @@ func TestForwardedHeaders(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		cert, roots := certificate(t, "shop.example")
 		r.set(Config{Routes: anyRoute(backend(t, echoHeaders)).Routes, Certificates: []Certificate{cert}})
-		req, _ := http.NewRequest("GET", scheme+"://shop.example/a%2Fb/./c;d?q=1;2&%zz", nil)
+		req, _ := http.NewRequest("GET", scheme+"://shop.example/a%2Fb//c;d?q=1;2&%zz", nil)
 		for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Real-Ip", "Forwarded"} {
 			req.Header[h] = []string{"hostile", "twice"}
 		}
@@ -111,14 +112,14 @@ func TestForwardedHeaders(t *testing.T) {
 		req.Header.Set("X-Hop", "hostile")
 		req.Header.Set("Keep-Alive", "hostile")
 		req.Header.Set("X-Own", "kept")
-		resp, err := r.client(roots, http1).Do(req)
+		resp, err := r.client(roots, speakHTTP1).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := readAll(t, resp)
 		port := map[string]string{"http": httpPort, "https": httpsPort}[scheme]
 		for _, want := range []string{
-			"GET /a%2Fb/./c;d?q=1;2&%zz HTTP/1.1\n", "Host: shop.example\r\n", "X-Own: kept\r\n",
+			"GET /a%2Fb//c;d?q=1;2&%zz HTTP/1.1\n", "Host: shop.example\r\n", "X-Own: kept\r\n",
 			"X-Forwarded-For: 127.0.0.1\r\n", "X-Real-Ip: 127.0.0.1\r\n", "X-Forwarded-Host: shop.example\r\n",
 			"X-Forwarded-Proto: " + scheme + "\r\n", "X-Forwarded-Port: " + port + "\r\n",
 		} {
@@ -155,7 +156,7 @@ func TestWebSocket(t *testing.T) {
 	r := newRig(t, Options{}, config)
 	for _, url := range []string{"ws://shop.example/ws", "wss://shop.example/ws"} {
 		ctx := t.Context()
-		c, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: r.client(roots, http1)})
+		c, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: r.client(roots, speakHTTP1)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +182,7 @@ func TestUpgradeToH2CIsNotPassedOn(t *testing.T) {
 	req.Header.Set("Connection", "Upgrade, HTTP2-Settings")
 	req.Header.Set("Upgrade", "h2c")
 	req.Header.Set("HTTP2-Settings", "AAMAAABkAARAAAAAAAIAAAAA")
-	resp, err := r.client(nil, http1).Do(req)
+	resp, err := r.client(nil, speakHTTP1).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +225,7 @@ func TestEventStreamIsFlushed(t *testing.T) {
 		}
 	})
 	r := newRig(t, Options{}, anyRoute(addr))
-	for name, protocols := range map[string]func(*http.Protocols){"HTTP/1": http1, "HTTP/2": http2} {
+	for name, protocols := range map[string]func(*http.Protocols){"HTTP/1": speakHTTP1, "HTTP/2": speakHTTP2} {
 		resp, err := r.client(nil, protocols).Get("http://any.test/")
 		if err != nil {
 			t.Fatal(err)
@@ -252,7 +253,7 @@ func TestLargeBodies(t *testing.T) {
 	config.Certificates = []Certificate{cert}
 	r := newRig(t, Options{}, config)
 	const size = 8 << 20
-	resp, err := r.client(roots, http2).Post("https://shop.example/", "application/octet-stream", io.LimitReader(zeros{}, size))
+	resp, err := r.client(roots, speakHTTP2).Post("https://shop.example/", "application/octet-stream", io.LimitReader(zeros{}, size))
 	if err != nil {
 		t.Fatal(err)
 	}

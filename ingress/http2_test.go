@@ -13,7 +13,7 @@ func TestHTTP2Clients(t *testing.T) {
 	config.Certificates = []Certificate{cert}
 	r := newRig(t, Options{}, config)
 	for _, url := range []string{"http://shop.example/", "https://shop.example/"} {
-		resp, err := r.client(roots, http2).Get(url)
+		resp, err := r.client(roots, speakHTTP2).Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestGRPC(t *testing.T) {
 		req.Header.Set("Content-Type", "application/grpc+proto")
 		req.Header.Set("Te", "trailers")
 		req.Trailer = http.Header{"X-Request-Trailer": {"kept"}}
-		resp, err := r.client(roots, http2).Do(req)
+		resp, err := r.client(roots, speakHTTP2).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestGRPCTrailersOnly(t *testing.T) {
 	})))
 	req, _ := http.NewRequest("POST", "http://any.test/pkg.Service/Unknown", strings.NewReader("x"))
 	req.Header.Set("Content-Type", "application/grpc")
-	resp, err := r.client(nil, http2).Do(req)
+	resp, err := r.client(nil, speakHTTP2).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestTrailersOfHTTP1Backend(t *testing.T) {
 		io.WriteString(w, "body")
 		w.Header().Set("X-Sum", "42")
 	})))
-	resp, err := r.client(nil, http2).Get("http://any.test/")
+	resp, err := r.client(nil, speakHTTP2).Get("http://any.test/")
 	if err != nil {
 		t.Fatal(err)
 	}

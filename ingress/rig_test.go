@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +19,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(crowdVar); kind != "" {
+		if err := beCrowd(kind, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a running Gateway on loopback.
 type rig struct {
@@ -81,8 +92,8 @@ func (r *rig) client(roots *x509.CertPool, protocols func(*http.Protocols)) *htt
 	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
 
-func http1(p *http.Protocols) { p.SetHTTP1(true) }
-func http2(p *http.Protocols) { p.SetHTTP2(true); p.SetUnencryptedHTTP2(true) }
+func speakHTTP1(p *http.Protocols) { p.SetHTTP1(true) }
+func speakHTTP2(p *http.Protocols) { p.SetHTTP2(true); p.SetUnencryptedHTTP2(true) }
 
 // backend starts an HTTP server that speaks HTTP/1.1 and h2c.
 func backend(t *testing.T, h http.HandlerFunc) netip.AddrPort {
@@ -166,13 +177,13 @@ func readAll(t *testing.T, resp *http.Response) string {
 	return string(b)
 }
 
-// eventually polls until ok or 5 seconds have passed.
+// eventually polls until ok, and for no longer than a test's patience.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -3,18 +3,16 @@ package ingress
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
+	"tapestry.dev/tapestry/ingress/http1"
 )
 
 // Limits of the backend side.
@@ -23,16 +21,19 @@ const (
 	// downFor is how long an endpoint is left out after a failed dial. The source of endpoints says within about that
 	// time whether it is really gone.
 	downFor = time.Second
-	// idleConns kept per endpoint: bursts of that many requests at once find open connections.
+	// idleConns kept per endpoint: bursts of that many requests at once find open connections. allIdleConns bounds
+	// them over all.
 	idleConns       = 256
+	allIdleConns    = 4096
 	idleConnTimeout = time.Minute
 	pingTimeout     = 15 * time.Second // of silence on an h2c connection, before it is asked
 	bufferBytes     = 32 << 10
 )
 
-// backends are the pooled transports, shared by all upstreams and states.
+// backends are the pooled connections, shared by all upstreams and states.
 type backends struct {
-	http1, h2c *http.Transport
+	http1 *http1.Client
+	h2c   *http.Transport
 }
 
 func newBackends(o Options) backends {
@@ -45,31 +46,30 @@ func newBackends(o Options) backends {
 		}
 		return c, nil
 	}
-	transport := func() *http.Transport {
-		return &http.Transport{
-			DialContext:         dial,
-			DisableCompression:  true, // the body is the client's business
-			MaxIdleConnsPerHost: idleConns,
-			IdleConnTimeout:     idleConnTimeout,
-			Protocols:           new(http.Protocols),
-		}
+	b := backends{
+		http1: http1.New(http1.Options{
+			Dial:            func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) },
+			ResponseTimeout: o.ResponseTimeout,
+			IdleTimeout:     idleConnTimeout,
+			MaxIdle:         allIdleConns, MaxIdlePerAddr: idleConns,
+		}),
+		h2c: &http.Transport{
+			DialContext:        dial,
+			DisableCompression: true, // the body is the client's business
+			IdleConnTimeout:    idleConnTimeout,
+			Protocols:          new(http.Protocols),
+			HTTP2:              &http.HTTP2Config{SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
+		},
 	}
-	b := backends{http1: transport(), h2c: transport()}
-	b.http1.Protocols.SetHTTP1(true)
-	b.http1.ResponseHeaderTimeout = o.ResponseTimeout
-	b.http1.ExpectContinueTimeout = time.Second
-	b.http1.ReadBufferSize, b.http1.WriteBufferSize = bufferBytes, bufferBytes
 	b.h2c.Protocols.SetUnencryptedHTTP2(true)
-	b.h2c.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingTimeout, PingTimeout: pingTimeout}
 	return b
 }
 
 func (b *backends) close() {
-	b.http1.CloseIdleConnections()
+	b.http1.Close()
 	b.h2c.CloseIdleConnections()
 }
 
-// errNoEndpoint: the last one left after the request was let in.
 var errNoEndpoint = errors.New("no endpoint is ready")
 
 // dialError marks an error that came before anything was sent.
@@ -78,66 +78,25 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return "dial: " + e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// upstream proxies to the endpoints of one Service port.
+// upstream is the endpoints of one Service port.
 type upstream struct {
 	port      ServicePort
 	gateway   *Gateway
 	next      atomic.Uint32
-	proxy     *httputil.ReverseProxy
 	resolved  atomic.Pointer[resolved]
 	resolving sync.Mutex // held while resolved is made
 }
 
-var _ http.RoundTripper = (*upstream)(nil)
+func (g *Gateway) newUpstream(port ServicePort) *upstream { return &upstream{port: port, gateway: g} }
 
-func (g *Gateway) newUpstream(port ServicePort) *upstream {
-	u := &upstream{port: port, gateway: g}
-	u.proxy = &httputil.ReverseProxy{
-		Rewrite:        rewrite,
-		Transport:      u,
-		BufferPool:     buffers{},
-		ErrorHandler:   u.fail,
-		ModifyResponse: u.count,
-		ErrorLog:       g.server.ErrorLog,
-	}
-	return u
-}
-
-// rewrite makes the request to the backend out of the client's. ReverseProxy has removed the hop-by-hop headers.
-func rewrite(p *httputil.ProxyRequest) {
-	out, h := p.Out, p.Out.Header
-	out.URL.Scheme = "http"
-	out.URL.RawQuery = p.In.URL.RawQuery // nothing here reads the query, so it need not be made safe to parse
-	out.Trailer = p.In.Trailer           // filled when the body has been read, which a copy would not see
-	for k := range h {
-		if strings.HasPrefix(k, "X-Forwarded-") {
-			delete(h, k)
-		}
-	}
-	c := p.In.Context().Value(clientKey{}).(*client)
-	h["X-Forwarded-For"], h["X-Real-Ip"] = c.addr, c.addr
-	h["X-Forwarded-Proto"], h["X-Forwarded-Port"] = c.proto, c.port
-	h["X-Forwarded-Host"] = []string{p.In.Host}
-	if httpguts.HeaderValuesContainsToken(h["Upgrade"], "h2c") {
-		h.Del("Upgrade")
-		h.Del("Connection")
-		h.Del("Http2-Settings")
-	}
-}
-
-// RoundTrip sends the request to an endpoint. It writes to req, which is ReverseProxy's own copy.
-func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
-	transport := u.gateway.backends.http1
-	if isGRPC(req) {
-		transport = u.gateway.backends.h2c
-	}
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = heldBody{req.Body}
-	}
+// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked.
+func (rq *request) ask() (*http.Response, error) {
+	u := rq.u
 	endpoints := u.endpoints()
 	if len(endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
+	send := rq.sender()
 	now := time.Now().UnixNano()
 	start := int(u.next.Add(1) % uint32(len(endpoints)))
 	allDown := allDown(endpoints, now)
@@ -150,12 +109,11 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			u.gateway.stats.retries.Add(1)
 		}
-		req.URL.Host = e.addr
 		var resp *http.Response
-		if resp, err = transport.RoundTrip(req); err == nil {
+		if resp, err = send(e.addr); err == nil {
 			return resp, nil
 		}
-		if !errors.As(err, new(*dialError)) || req.Context().Err() != nil {
+		if !errors.As(err, new(*dialError)) || rq.in.Context().Err() != nil {
 			return nil, err
 		}
 		e.downUntil.Store(time.Now().Add(downFor).UnixNano())
@@ -173,51 +131,52 @@ func allDown(endpoints []*endpoint, now int64) bool {
 	return true
 }
 
+// sender gives a func that sends the request to an address.
+func (rq *request) sender() func(addr string) (*http.Response, error) {
+	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client)
+	var body io.Reader
+	if rq.body != nil {
+		body = rq.body
+	}
+	if isGRPC(rq.in) {
+		return func(addr string) (*http.Response, error) { return rq.sendH2C(addr, header, body) }
+	}
+	if rq.body != nil && rq.body.expects {
+		header["Expect"] = []string{"100-continue"}
+	}
+	r := &http1.Request{
+		Method: rq.in.Method, Target: rq.target.Raw, Host: rq.in.Host, Header: header,
+		Body: body, Length: rq.in.ContentLength, Trailer: rq.in.Trailer, Interim: rq.interim,
+	}
+	return func(addr string) (*http.Response, error) { return rq.g.backends.http1.Do(ctx, addr, r) }
+}
+
+func (rq *request) sendH2C(addr string, header http.Header, body io.Reader) (*http.Response, error) {
+	if _, ok := header["User-Agent"]; !ok {
+		header["User-Agent"] = nil // else net/http would name itself
+	}
+	r := &http.Request{
+		Method: rq.in.Method, Host: rq.in.Host, Header: header, ContentLength: rq.in.ContentLength, Trailer: rq.in.Trailer,
+		URL: &url.URL{Scheme: "http", Host: addr, Opaque: rq.target.Raw},
+	}
+	if strings.HasPrefix(rq.target.Raw, "//") { // what is opaque would be a host and a path then
+		host := rq.in.Host
+		if host == "" {
+			host = addr
+		}
+		r.URL.Opaque = "//" + host + rq.target.Raw
+	}
+	if body != nil {
+		r.Body = io.NopCloser(body) // the next endpoint needs it after a failed dial
+	}
+	return rq.g.backends.h2c.RoundTrip(r.WithContext(rq.in.Context()))
+}
+
 // isGRPC: gRPC needs HTTP/2 from end to end (gRPC over HTTP2, "Requests": content type application/grpc[+proto, ...]).
 func isGRPC(r *http.Request) bool {
 	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") &&
 		!strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc-web")
 }
 
-// heldBody keeps the transport from closing the body after a failed dial: the next endpoint needs it. ReverseProxy
-// closes what is inside.
-type heldBody struct{ io.Reader }
-
-func (heldBody) Close() error { return nil }
-
-// count is ReverseProxy's ModifyResponse.
-func (u *upstream) count(r *http.Response) error {
-	u.gateway.stats.class(r.StatusCode)
-	return nil
-}
-
-// fail is ReverseProxy's ErrorHandler: no response came from the backend.
-func (u *upstream) fail(w http.ResponseWriter, r *http.Request, err error) {
-	stats := &u.gateway.stats
-	var timeout net.Error
-	switch {
-	case r.Context().Err() != nil: // the client left, nobody reads the answer
-		stats.clientGone.Add(1)
-		w.WriteHeader(http.StatusBadGateway)
-		return
-	case errors.Is(err, errNoEndpoint):
-		stats.noEndpoint.Add(1)
-		http.Error(w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		stats.timeout.Add(1)
-		http.Error(w, "the backend did not answer in time", http.StatusGatewayTimeout)
-	default:
-		stats.badGateway.Add(1)
-		http.Error(w, "the backend could not be reached or broke off", http.StatusBadGateway)
-	}
-	u.gateway.log.LogAttrs(r.Context(), slog.LevelDebug, "backend failed",
-		slog.String("service", u.port.String()), slog.String("endpoint", r.URL.Host), slog.String("err", fmt.Sprint(err)))
-}
-
-// buffers is ReverseProxy's BufferPool.
-type buffers struct{}
-
+// pool has the buffers that bodies are copied through.
 var pool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
-
-func (buffers) Get() []byte  { return pool.Get().(*[bufferBytes]byte)[:] }
-func (buffers) Put(b []byte) { pool.Put((*[bufferBytes]byte)(b)) }

@@ -118,8 +118,16 @@ func (n *Node) countIngress() counter.List {
 		counter.One(counter.Gauge, "tapestry_ingress_in_flight", "Requests and upgraded connections through Ingress at the moment.", s.InFlight),
 		counter.By(counter.Total, "tapestry_ingress_responses_total", "Responses that came from backends of Ingress, by class of their status.", "class", classes),
 		counter.By(counter.Total, "tapestry_ingress_failures_total", "Requests to Ingress that got no response of a backend, by reason.", "reason", map[string]uint64{
-			"no-route": s.NoRoute, "no-endpoint": s.NoEndpoint, "bad-gateway": s.BadGateway, "timeout": s.Timeout, "client-gone": s.ClientGone,
+			"bad-request": s.BadRequest, "no-route": s.NoRoute, "no-endpoint": s.NoEndpoint, "bad-gateway": s.BadGateway,
+			"timeout": s.Timeout, "client-gone": s.ClientGone, "client-broke": s.ClientBroke,
 		}),
+		counter.One(counter.Total, "tapestry_ingress_broken_total",
+			"Responses of backends that did not reach the client whole: one of both broke off, or the client took nothing for too long.", s.Broken),
+		counter.One(counter.Gauge, "tapestry_ingress_connections", "Connections of clients to Ingress.", s.Conns),
+		counter.By(counter.Total, "tapestry_ingress_ended_total",
+			"Connections (evicted) and requests (shed) of the client with the most, ended for those of others; connections and requests for which "+
+				"there was no place (refused), and connections whose requests were taken back at once (flooded).", "why",
+			map[string]uint64{"evicted": s.Evicted, "shed": s.Shed, "refused": s.Refused, "flooded": s.Flooded}),
 		counter.One(counter.Total, "tapestry_ingress_retries_total", "Requests passed on to another endpoint, since the first could not be connected to.", s.Retries),
 		counter.One(counter.Total, "tapestry_ingress_fallback_tls_total", "TLS handshakes for which there was no certificate but the self-signed one.", s.FallbackTLS),
 	}

@@ -57,6 +57,9 @@ type Held struct {
 	// UDPIdle is how long a UDP conversation through host sockets lives without a datagram; 0: two minutes.
 	UDPIdle time.Duration
 
+	// IngressConns is how many connections Ingress serves at most; 0: 4096.
+	IngressConns int
+
 	// HostAddrs gives changed the addresses of the host's interfaces at once, and again when they are others, until ctx ends. nil: the
 	// host has the addresses of the Config, and no others.
 	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error

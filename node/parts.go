@@ -145,6 +145,7 @@ func makeIngress(n *Node) (part, error) {
 		Dial:      n.dial,
 		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
 		Logger:    n.log,
+		MaxConns:  n.held.IngressConns,
 	})
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }

@@ -1,21 +1,21 @@
-// Package http1 asks HTTP/1.1 servers. It sends a request exactly as it is told, byte by byte, hands the response on as it
-// comes in, and keeps connections for later requests.
+// Package http1 asks HTTP/1.1 servers. It sends a request exactly as it is told, byte by byte, hands the response on
+// as it comes in, and keeps connections for later requests.
 //
-// It exists because net/http's Transport writes its own encoding of the path, holds a chunk of a response back until it is whole,
-// cannot say whether a read would wait, and sends the body unasked when an answer to "Expect: 100-continue" takes its time or
-// is none. The heads of responses are parsed by net/http.
+// It exists because net/http's Transport writes its own encoding of the path, holds a chunk of a response back until
+// it is whole, cannot say whether a read would wait, and sends the body unasked when an answer to "Expect:
+// 100-continue" takes its time or is none. The heads of responses are parsed by net/http.
 //
 // # One exchange
 //
 //	Do ── an idle connection, or a new one ── write the head ─┬─ send the body, in a goroutine of its own
 //	                                                          └─ read interim responses and the head ── Body.Read ...
 //
-// The response may begin, and end, before the body is sent. A connection is kept when both have ended in an orderly way
-// and nothing else has arrived; else it is closed. While it is idle a goroutine reads from it, so that a server's closing is
-// noticed before the next request and not by it.
+// The response may begin, and end, before the body is sent. A connection is kept when both have ended in an orderly
+// way and nothing else has arrived; else it is closed. While it is idle a goroutine reads from it, so that a server's
+// closing is noticed before the next request and not by it.
 //
-// A request that was sent over an idle connection and got no byte of an answer is sent again, over a new one, if that is
-// harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2).
+// A request that was sent over an idle connection and got no byte of an answer is sent again, over a new one, if that
+// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2).
 package http1
 
 import (
@@ -53,7 +53,8 @@ type Request struct {
 	Body io.Reader
 	// Length of the Body in bytes; -1 is not known, and sends it chunked.
 	Length int64
-	// Trailer is read for its keys when the request begins, and for its values when Body has ended. It needs a Length of -1.
+	// Trailer is read for its keys when the request begins, and for its values when Body has ended. It needs a Length
+	// of -1.
 	Trailer http.Header
 	// Interim is called with each response of the 1xx kind but 101, before Do returns. Nil ignores them.
 	Interim func(code int, h http.Header)

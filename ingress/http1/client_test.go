@@ -27,8 +27,8 @@ type server struct {
 	conns atomic.Int32
 }
 
-// script is what the server does with a connection: it reads a request up to until, compares it with want unless that is
-// "", and answers.
+// script is what the server does with a connection: it reads a request up to until, compares it with want unless that
+// is "", and answers.
 type step struct{ until, want, answer string }
 
 // serve runs one script for each connection. A connection stays open after its script until the test ends, or is closed

@@ -1,5 +1,5 @@
-// Package target takes apart what a request asks for: which path its route is found by, and which bytes its backend gets.
-// It is pure.
+// Package target takes apart what a request asks for: which path its route is found by, and which bytes its backend
+// gets. It is pure.
 //
 // # What is done with a path
 //
@@ -69,7 +69,8 @@ func Parse(method, uri string) (Target, error) {
 // forbidden are characters that a request line cannot carry, or that make a fragment, which clients keep to themselves.
 func forbidden(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }
 
-// originForm gives the path of a target that does not begin with one: of the absolute form, or "*" (RFC 9112 section 3.2).
+// originForm gives the path of a target that does not begin with one: of the absolute form, or "*" (RFC 9112 section
+// 3.2).
 func originForm(method, path, query string) (string, error) {
 	if path == "*" && query == "" && method == http.MethodOptions {
 		return "*", nil

@@ -107,7 +107,8 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// slowPath gives the decoded path of a target in origin form in the plainest way there is: false when it must be refused.
+// slowPath gives the decoded path of a target in origin form in the plainest way there is: false when it must be
+// refused.
 func slowPath(uri string) (string, bool) {
 	raw, _, _ := strings.Cut(uri, "?")
 	if strings.ContainsFunc(uri, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }) || !strings.HasPrefix(raw, "/") {

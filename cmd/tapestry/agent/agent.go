@@ -38,6 +38,7 @@ type agentConfig struct {
 	dnsUpstreams []string
 	ingressHTTP  string // host address to listen on; "" for none
 	ingressHTTPS string
+	ingressConns int
 	listenPort   int
 	underlayMTU  int // 0: that of the interface with the node's address
 	flows        int
@@ -73,6 +74,7 @@ func Command() *cli.Command {
 			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
 			&cli.StringFlag{Name: "ingress-http", Usage: "`ADDR` to serve Ingress on over HTTP, empty for not", Value: ":80", Destination: &c.ingressHTTP},
 			&cli.StringFlag{Name: "ingress-https", Usage: "`ADDR` to serve Ingress on over HTTPS, empty for not", Value: ":443", Destination: &c.ingressHTTPS},
+			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over `N` connections at most, and a quarter of the descriptors there may be", Value: 8192, Destination: &c.ingressConns},
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: translate.WireGuardPort, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
@@ -99,6 +101,9 @@ func Command() *cli.Command {
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
 				return fmt.Errorf("--log-level %q is none: expected debug, info, warn or error", c.logLevel)
+			}
+			if c.ingressConns < 1 {
+				return fmt.Errorf("--ingress-connections %d is too few: expected at least 1", c.ingressConns)
 			}
 			if err := c.listensApart(); err != nil {
 				return err

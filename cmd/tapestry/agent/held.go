@@ -23,7 +23,7 @@ const socketKey = "wireguard"
 func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
-		HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
+		IngressConns: min(a.ingressConns, quarterOfDescriptors()), HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
 		Upstreams: a.upstreams, Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))

@@ -3,6 +3,8 @@ package agent
 import (
 	"fmt"
 	"net"
+
+	"golang.org/x/sys/unix"
 )
 
 // listensApart says which two flags name one socket of the host. Only one of them could be served.
@@ -20,6 +22,16 @@ func (c *agentConfig) listensApart() error {
 		}
 	}
 	return nil
+}
+
+// quarterOfDescriptors is how many descriptors clients of Ingress may take. Egress and NodePorts may take almost two
+// thirds (package gateway), the rest is the node's own.
+func quarterOfDescriptors() int {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
+		return 256
+	}
+	return int(max(1, min(lim.Cur/4, 1<<20)))
 }
 
 // oneSocket reports whether net.Listen could not have both addresses at once. An unspecified host is every address of

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 func TestOneSocket(t *testing.T) {
@@ -51,6 +52,23 @@ func TestOneSocketIsTheKernels(t *testing.T) {
 			l.Close()
 			t.Errorf("%s and %s can both be listened on", tt[0], second)
 		}
+	}
+}
+
+func TestIngressConnections(t *testing.T) {
+	dir := t.TempDir()
+	app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
+	err := app.RunContext(t.Context(), []string{"tapestry", "agent", "--node", "n", "--state", dir, "--keeper", dir + "/keeper",
+		"--attach-socket", dir + "/attach", "--ingress-connections", "0"})
+	if err == nil || !strings.Contains(err.Error(), "--ingress-connections") {
+		t.Errorf("got %v, want an error that names the flag", err)
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		t.Fatal(err)
+	}
+	if n := quarterOfDescriptors(); n < 1 || uint64(n) > lim.Cur/4 {
+		t.Errorf("clients may take %d of %d descriptors", n, lim.Cur)
 	}
 }
 

@@ -1,0 +1,169 @@
+package ingress
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"tapestry.dev/tapestry/ingress/http1"
+)
+
+// What of a request still comes after its response is read for lingerTime and lingerBytes: clients may look for the
+// response only then, and can send their next request over the same connection.
+const (
+	lingerTime  = 5 * time.Second
+	lingerBytes = 256 << 10
+)
+
+// errNoContinue: the client waits for a word of the backend before it sends its body, and the backend gave none.
+var errNoContinue = fmt.Errorf("the backend said neither 100 Continue nor anything else: %w", os.ErrDeadlineExceeded)
+
+// clientBody is the body of a client's request, as the backend gets it. Read is for one goroutine, which may go on
+// for a moment after the request's handler has returned.
+type clientBody struct {
+	rq      *request
+	reading stall
+	closed  atomic.Bool // the handler has returned
+	whole   atomic.Bool // all of it has been read
+	failed  atomic.Bool // it is broken
+	stalled atomic.Bool // for the client sent none of it
+
+	// expects: the client waits for 100 Continue before it sends the body. Without a first Read net/http sends none
+	// of its own.
+	expects bool
+	allowed chan struct{} // closed when the backend said 100 Continue
+	allow   func()        // closes allowed
+	final   func()        // closes done
+	done    chan struct{} // closed when the backend has answered, or none will
+	waiting sync.Mutex    // held while Read waits for one of them
+	waited  bool
+}
+
+func newClientBody(rq *request) *clientBody {
+	b := &clientBody{rq: rq, expects: expectsContinue(rq.in) && !isGRPC(rq.in)}
+	b.reading = stall{limit: rq.g.stallTimeout, cut: func() {
+		b.stalled.Store(true)
+		_ = rq.control.SetReadDeadline(longAgo)
+	}}
+	b.allowed, b.done = make(chan struct{}), make(chan struct{})
+	b.allow = sync.OnceFunc(func() { close(b.allowed) })
+	b.final = sync.OnceFunc(func() { close(b.done) })
+	stripTrailer(rq.in.Trailer)
+	return b
+}
+
+// Read waits until the client may send.
+func (b *clientBody) Read(p []byte) (int, error) {
+	if b.expects && !b.waited {
+		if err := b.wait(); err != nil {
+			return 0, err
+		}
+		b.waited = true
+	}
+	if b.closed.Load() {
+		return 0, http1.Enough
+	}
+	b.reading.begin()
+	n, err := b.rq.in.Body.Read(p)
+	b.reading.end()
+	switch {
+	case err == io.EOF:
+		b.whole.Store(true)
+		stripTrailer(b.rq.in.Trailer)
+	case err != nil:
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+// wait returns nil when the backend wants the body, or the client sends it without being asked to.
+func (b *clientBody) wait() error {
+	b.waiting.Lock()
+	defer b.waiting.Unlock()
+	select {
+	case <-b.done:
+		return http1.Enough
+	default:
+	}
+	var unasked <-chan struct{}
+	if b.rq.in.ProtoMajor == 1 { // in HTTP/2 net/http reads all the time, and does not say what
+		var end func()
+		unasked, end = b.rq.client.sending()
+		defer end()
+	}
+	limit := time.NewTimer(b.rq.g.responseTimeout)
+	defer limit.Stop()
+	select {
+	case <-b.allowed:
+		return nil
+	case <-unasked:
+		return nil
+	case <-b.done:
+		return http1.Enough
+	case <-limit.C:
+		return errNoContinue
+	case <-b.rq.in.Context().Done():
+		return b.rq.in.Context().Err()
+	}
+}
+
+// finish is called when the request's handler returns. What follows a body that is not whole is no request.
+func (b *clientBody) finish() {
+	b.final()
+	b.closed.Store(true)
+	b.waiting.Lock() // whoever waited has left the connection as it was
+	defer b.waiting.Unlock()
+	if b.whole.Load() || b.rq.in.ProtoMajor != 1 {
+		return
+	}
+	if !b.failed.Load() && (!b.expects || b.waited) && b.drained() {
+		return
+	}
+	if cn := b.rq.client.under; cn != nil {
+		cn.lost.Store(true)
+	}
+	_ = b.rq.control.SetReadDeadline(longAgo) // net/http would look for the rest, too
+}
+
+// drained reports whether the rest of the body came.
+func (b *clientBody) drained() bool {
+	if b.rq.flush() != nil {
+		return false
+	}
+	_ = b.rq.control.SetReadDeadline(time.Now().Add(lingerTime))
+	_, err := io.CopyN(io.Discard, b.rq.in.Body, lingerBytes)
+	return err == io.EOF
+}
+
+// stripTrailer deletes what would not be passed on as a header.
+func stripTrailer(h http.Header) {
+	for name := range h {
+		if ours(name) {
+			delete(h, name)
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// expectsContinue reports whether the client waits for 100 Continue. Of HTTP/2 net/http keeps that to itself, in a
+// field that can be looked at but not used; where it is not found nothing is waited for.
+func expectsContinue(r *http.Request) bool {
+	if r.ProtoMajor == 1 {
+		return r.ProtoMinor > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
+	}
+	body := reflect.Indirect(reflect.ValueOf(r.Body))
+	if body.Kind() != reflect.Struct {
+		return false
+	}
+	waits := body.FieldByName("needsContinue")
+	return waits.IsValid() && waits.Kind() == reflect.Bool && waits.Bool()
+}

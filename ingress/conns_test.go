@@ -1,0 +1,251 @@
+package ingress
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+func TestOwner(t *testing.T) {
+	for _, tt := range [][3]string{
+		{"192.0.2.1", "192.0.2.1", "same"}, {"192.0.2.1", "192.0.2.2", ""}, {"192.0.2.1", "::ffff:192.0.2.1", "same"},
+		{"2001:db8::1", "2001:db8::ffff:1:2:3", "same"}, {"2001:db8:0:1::1", "2001:db8:0:2::1", ""}, {"fe80::1%eth0", "fe80::2%eth1", "same"},
+		{"::1", "127.0.0.1", ""},
+	} {
+		a, b := owner(netip.MustParseAddr(tt[0])), owner(netip.MustParseAddr(tt[1]))
+		if !a.IsValid() || (a == b) != (tt[2] == "same") {
+			t.Errorf("%s is charged to %s, %s to %s", tt[0], a, tt[1], b)
+		}
+	}
+}
+
+// from dials the rig from another address of this host.
+func (r *rig) from(addr string) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
+	c, err := d.Dial("tcp", r.http)
+	if err == nil {
+		r.t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(patience))
+	}
+	return c, err
+}
+
+// hold opens a connection and has a request answered over it.
+func (r *rig) hold(addr string) *wire {
+	r.t.Helper()
+	c, err := r.from(addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	w := newWire(c)
+	if !w.works() {
+		r.t.Fatalf("a connection of %s was not served", addr)
+	}
+	return w
+}
+
+// works has a request answered over the connection.
+func (w *wire) works() bool {
+	w.say("GET / HTTP/1.1\r\nHost: any.test\r\n\r\n")
+	resp, err := http.ReadResponse(w.in, nil)
+	if err != nil {
+		return false
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err == nil
+}
+
+// gone waits for the end of the connection.
+func (w *wire) gone() bool {
+	_, err := w.in.ReadByte()
+	return errors.Is(err, io.EOF) || err != nil && strings.Contains(err.Error(), "reset")
+}
+
+// No client takes the connections that others need: who has most loses the one that was idle for longest.
+func TestConnectionsAreShared(t *testing.T) {
+	var seen capture
+	r := newRig(t, Options{MaxConns: 8}, anyRoute(seen.backend(t, plainOK)))
+	var greedy []*wire
+	for range 8 {
+		greedy = append(greedy, r.hold("127.0.0.2"))
+	}
+	var modest []*wire
+	for i := range 3 { // of two others
+		modest = append(modest, r.hold(fmt.Sprintf("127.0.0.%d", 3+i%2)))
+	}
+	for i := range 3 {
+		if !greedy[i].gone() {
+			t.Errorf("connection %d of the greedy client is still there", i)
+		}
+	}
+	for _, w := range append(modest, greedy[3:]...) {
+		if !w.works() {
+			t.Error("a connection was cut that had to stay")
+		}
+	}
+	// Beyond its share a client replaces its own.
+	for range 20 {
+		r.hold("127.0.0.2")
+	}
+	for i, w := range modest {
+		if !w.works() {
+			t.Errorf("connection %d of the modest clients was cut", i)
+		}
+	}
+	if s := r.Stats(); s.Conns != 8 || s.Evicted != 23 || s.Refused != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+// The connection that is ended is the one whose last byte is the oldest.
+func TestIdleConnectionsGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(Options{MaxConns: 3})
+		defer g.Shutdown(t.Context())
+		var near [3]*conn
+		var far [3]net.Conn
+		greedy, modest := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1")), net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.2:1"))
+		for i := range near {
+			a, b := net.Pipe()
+			far[i] = b
+			near[i], _ = g.guests.admit(addressed{a, nil, greedy})
+		}
+		time.Sleep(2 * touchEvery)
+		go far[0].Write([]byte("x"))
+		near[0].Read(make([]byte, 1))
+		time.Sleep(2 * touchEvery)
+		go near[1].Write([]byte("x"))
+		far[1].Read(make([]byte, 1))
+		synctest.Wait()
+
+		a, _ := net.Pipe()
+		newest, ok := g.guests.admit(addressed{a, nil, modest})
+		if !ok {
+			t.Fatal("the modest client was refused")
+		}
+		if _, err := far[2].Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the connection that was never used is still there: %v", err)
+		}
+		for _, c := range []*conn{near[0], near[1], newest} {
+			if g.guests.limit.Release(&c.claim) == false {
+				t.Error("a connection lost its place that had to keep it")
+			}
+			c.Conn.Close()
+		}
+	})
+}
+
+// Where nobody has two, there is nothing to share.
+func TestConnectionsAreRefused(t *testing.T) {
+	var seen capture
+	r := newRig(t, Options{MaxConns: 3}, anyRoute(seen.backend(t, plainOK)))
+	for i := range 3 {
+		r.hold(fmt.Sprintf("127.0.0.%d", 2+i))
+	}
+	c, err := r.from("127.0.0.9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !newWire(c).gone() {
+		t.Error("the fourth client was served")
+	}
+	if n := r.Stats().Refused; n != 1 {
+		t.Errorf("Refused is %d", n)
+	}
+}
+
+// Requests in one connection of HTTP/2 are charged like connections.
+func TestStreamsAreShared(t *testing.T) {
+	arrived, release := make(chan string, 100), make(chan struct{})
+	r := newRig(t, Options{MaxConns: 4}, anyRoute(backend(t, func(w http.ResponseWriter, req *http.Request) {
+		arrived <- req.Header.Get("X-Real-Ip")
+		if req.URL.Path == "/quick" {
+			return
+		}
+		select {
+		case <-release:
+		case <-req.Context().Done():
+		}
+	})))
+	greedy := r.dialH2(nil)
+	for range 4 {
+		greedy.headers(true, ":method", "GET", ":scheme", "http", ":authority", "any.test", ":path", "/slow")
+		<-arrived
+	}
+	c, err := r.from("127.0.0.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	modest := newH2(t, c)
+	if a := modest.get("/quick"); a.status != "200" {
+		t.Errorf("the modest client got %+v", a)
+	}
+	if a := greedy.read(1); a.status != "503" {
+		t.Errorf("the greedy client's oldest request got %+v", a)
+	}
+	if s := r.Stats(); s.Shed != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+	close(release)
+	if a := greedy.read(7); a.status != "200" {
+		t.Errorf("the greedy client's last request got %+v", a)
+	}
+}
+
+// A client that takes its requests back at once costs backends a connection for each. It loses its own.
+func TestRapidReset(t *testing.T) {
+	r := newRig(t, Options{}, anyRoute(backend(t, func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() })))
+	h := r.dialH2(nil)
+	go func() {
+		defer h.conn.Close()
+		for {
+			if _, err := h.framer.ReadFrame(); err != nil {
+				return
+			}
+		}
+	}()
+	sent := 0
+	for ; sent < 1_000_000; sent++ {
+		h.block.Reset()
+		for _, f := range [][2]string{{":method", "GET"}, {":scheme", "http"}, {":authority", "any.test"}, {":path", "/"}} {
+			h.write(f[0], f[1])
+		}
+		id := uint32(2*sent + 1)
+		if h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: true}) != nil ||
+			h.framer.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
+			break
+		}
+	}
+	eventually(t, "the connection is ended", func() bool { s := r.Stats(); return s.InFlight == 0 && s.Conns == 0 })
+	s := r.Stats()
+	t.Logf("after %d requests sent, of which %d were begun", sent, s.Requests)
+	if sent == 1_000_000 || s.Requests > 20*fewRequests {
+		t.Errorf("the client was cut after %d requests sent, of which %d were begun", sent, s.Requests)
+	}
+}
+
+// One that takes back a few, as browsers do when their user goes on, is left alone.
+func TestSomeResets(t *testing.T) {
+	var c client
+	now := time.Now()
+	for i := range 3000 {
+		if c.takenBack(now, i%3 == 0) {
+			t.Fatalf("cut after %d requests, a third of which were taken back", i)
+		}
+	}
+	c = client{}
+	for i := range fewRequests/2 + 1 {
+		if cut := c.takenBack(now, true); cut != (i == fewRequests/2) {
+			t.Fatalf("request %d, all taken back: cut is %v", i, cut)
+		}
+	}
+}

@@ -1,0 +1,305 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"tapestry.dev/tapestry/ingress/target"
+	"tapestry.dev/tapestry/share"
+)
+
+// request is one request on its way through the Gateway.
+type request struct {
+	g       *Gateway
+	u       *upstream
+	client  *client
+	target  target.Target
+	in      *http.Request
+	w       http.ResponseWriter
+	control *http.ResponseController
+	body    *clientBody // nil: the request has none
+	writing stall
+}
+
+func newRequest(g *Gateway, w http.ResponseWriter, r *http.Request) *request {
+	rq := &request{g: g, client: r.Context().Value(clientKey{}).(*client), in: r, w: w, control: http.NewResponseController(w)}
+	rq.writing = stall{limit: g.stallTimeout, cut: func() { _ = rq.control.SetWriteDeadline(longAgo) }}
+	if r.ContentLength != 0 {
+		rq.body = newClientBody(rq)
+	}
+	if r.ProtoMajor == 1 {
+		rq.guard()
+	}
+	return rq
+}
+
+// guard makes net/http careful about where a request in HTTP/1 ends.
+func (rq *request) guard() {
+	if cn := rq.client.under; cn != nil && cn.lost.Load() {
+		panic(http.ErrAbortHandler) // nobody knows whether this is one
+	}
+	if rq.body != nil {
+		// Without this net/http would read the body itself as soon as the response begins.
+		_ = rq.control.EnableFullDuplex()
+	}
+	// RFC 9112 section 6.1: the connection ends with a request that has both Content-Length and Transfer-Encoding, or
+	// the latter in HTTP/1.0. net/http does not say which had them.
+	if len(rq.in.TransferEncoding) > 0 || rq.in.ProtoMinor == 0 {
+		rq.w.Header()["Connection"] = []string{"close"}
+	}
+}
+
+// takePlace charges a request in HTTP/2 to its client: one connection may have many at once. end gives the place back.
+func (rq *request) takePlace() (end func(), ok bool) {
+	g, c, outer, began := rq.g, rq.client, rq.in.Context(), time.Now()
+	ctx, cancel := context.WithCancelCause(outer)
+	claim := &share.Claim[netip.Prefix, context.CancelCauseFunc]{Value: cancel}
+	lost, ok := g.streams.Acquire(claim, c.owner)
+	if lost != nil {
+		g.stats.shed.Add(1)
+		lost.Value(errShare)
+	}
+	if !ok {
+		cancel(nil)
+		return nil, false
+	}
+	rq.in = rq.in.WithContext(ctx)
+	return func() {
+		g.streams.Release(claim)
+		if c.takenBack(began, outer.Err() != nil) && c.flooded.CompareAndSwap(false, true) {
+			g.stats.flooded.Add(1)
+			c.conn.Close()
+		}
+		cancel(nil)
+	}, true
+}
+
+// pass asks a backend and answers the client. It panics with http.ErrAbortHandler when the response is not whole, so
+// that net/http cuts the client off: nothing else tells it.
+func (rq *request) pass() {
+	resp, err := rq.ask()
+	if rq.body != nil {
+		rq.body.final()
+	}
+	if err != nil {
+		rq.fail(err)
+		return
+	}
+	defer resp.Body.Close()
+	rq.g.stats.class(resp.StatusCode)
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		rq.upgrade(resp)
+		return
+	}
+	rq.answer(resp)
+}
+
+// interim passes on a response of the 1xx kind.
+func (rq *request) interim(code int, from http.Header) {
+	if !rq.in.ProtoAtLeast(1, 1) {
+		return // RFC 9110 section 15.2: HTTP/1.0 has none
+	}
+	h := rq.w.Header()
+	removeHopByHop(from)
+	for name, values := range from {
+		h[name] = values
+	}
+	rq.w.WriteHeader(code)
+	clear(h)
+	if code == http.StatusContinue && rq.body != nil {
+		rq.body.allow()
+	}
+}
+
+// answer passes the response on.
+func (rq *request) answer(resp *http.Response) {
+	h := rq.w.Header()
+	fromBackend(h, resp.Header)
+	announced := len(resp.Trailer)
+	if announced > 0 {
+		names := make([]string, 0, announced)
+		for name := range resp.Trailer {
+			names = append(names, name)
+		}
+		h["Trailer"] = []string{strings.Join(names, ", ")}
+	}
+	rq.w.WriteHeader(resp.StatusCode)
+	if err := rq.copy(resp.Body); err != nil {
+		rq.g.stats.broken.Add(1)
+		panic(http.ErrAbortHandler)
+	}
+	if len(resp.Trailer) == 0 {
+		return
+	}
+	_ = rq.flush() // else a short body would get a Content-Length, which leaves no room for a trailer
+	prefix := ""
+	if len(resp.Trailer) != announced {
+		prefix = http.TrailerPrefix
+	}
+	for name, values := range resp.Trailer {
+		h[prefix+name] = values
+	}
+}
+
+// copy passes the body on as it comes: before it may have to wait for the backend, what there is has been sent. A
+// response that is there at once costs the client no more writes than its size asks for.
+func (rq *request) copy(body io.Reader) error {
+	if body == http.NoBody {
+		return nil
+	}
+	backend, _ := body.(interface{ Buffered() bool })
+	buf := pool.Get().(*[bufferBytes]byte)
+	defer pool.Put(buf)
+	unsent := true // the head, to begin with
+	for {
+		if unsent && (backend == nil || !backend.Buffered()) {
+			if err := rq.flush(); err != nil {
+				return err
+			}
+			unsent = false
+		}
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			if err := rq.write(buf[:n]); err != nil {
+				return err
+			}
+			unsent = true
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			_ = rq.flush() // what came is the client's, though it is not all
+			return err
+		}
+	}
+}
+
+func (rq *request) write(p []byte) error {
+	rq.writing.begin()
+	defer rq.writing.end()
+	_, err := rq.w.Write(p)
+	return err
+}
+
+func (rq *request) flush() error {
+	rq.writing.begin()
+	defer rq.writing.end()
+	return rq.control.Flush()
+}
+
+// fail answers for a backend that did not.
+func (rq *request) fail(err error) {
+	stats := &rq.g.stats
+	var timeout net.Error
+	switch {
+	case errors.Is(context.Cause(rq.in.Context()), errShare):
+		http.Error(rq.w, errShare.Error(), http.StatusServiceUnavailable)
+		return
+	case rq.body != nil && rq.body.failed.Load(): // net/http takes the client for gone then
+		stats.clientBroke.Add(1)
+		rq.w.Header()["Connection"] = []string{"close"}
+		if rq.body.stalled.Load() {
+			http.Error(rq.w, "the request's body did not come in time", http.StatusRequestTimeout)
+			return
+		}
+		http.Error(rq.w, "the request's body is not whole", http.StatusBadRequest)
+		return
+	case rq.in.Context().Err() != nil:
+		stats.clientGone.Add(1)
+		rq.w.WriteHeader(http.StatusBadGateway) // nobody reads it
+		return
+	case errors.Is(err, errNoEndpoint):
+		stats.noEndpoint.Add(1)
+		http.Error(rq.w, errNoEndpoint.Error(), http.StatusServiceUnavailable)
+		return
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		stats.timeout.Add(1)
+		http.Error(rq.w, "the backend did not answer in time", http.StatusGatewayTimeout)
+	default:
+		stats.badGateway.Add(1)
+		http.Error(rq.w, "the backend could not be reached or broke off", http.StatusBadGateway)
+	}
+	rq.g.log.LogAttrs(rq.in.Context(), slog.LevelDebug, "backend failed",
+		slog.String("service", rq.u.port.String()), slog.String("err", fmt.Sprint(err)))
+}
+
+// parse finds out what the request asks for, or says what is wrong with it as a sentence for the client. net/http has
+// looked at most of it in HTTP/1.1, and at little in HTTP/2.
+func (rq *request) parse() (err error) {
+	r := rq.in
+	switch {
+	case !httpguts.ValidHeaderFieldName(r.Method): // a token, as a header's name is
+		return errors.New("the method is not a token")
+	case !httpguts.ValidHostHeader(r.Host) || strings.ContainsAny(r.Host, "/\\?#@ "):
+		return errors.New("the host is not one")
+	case r.ProtoMajor == 2 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
+		return errors.New("the path does not begin with /") // RFC 9113 section 8.3.1
+	}
+	for _, length := range r.Header["Content-Length"] { // HTTP/2 takes what is none for 0, and the first of several
+		if n, err := strconv.ParseUint(length, 10, 63); err != nil || r.ContentLength >= 0 && n != uint64(r.ContentLength) {
+			return errors.New("the Content-Length is not one number")
+		}
+	}
+	for _, host := range r.Header["Host"] { // HTTP/2 alone leaves it there
+		if !strings.EqualFold(host, r.Host) {
+			return errors.New("the Host header is not the :authority") // RFC 9113 section 8.3.1
+		}
+	}
+	rq.target, err = target.Parse(r.Method, r.RequestURI)
+	return err
+}
+
+// stall cuts off a client that neither takes nor gives anything for a time. Its zero value never does.
+type stall struct {
+	limit time.Duration
+	cut   func() // makes what is under way fail; called in a goroutine of its own, while it is
+
+	mu    sync.Mutex // guards below
+	busy  bool
+	timer *time.Timer
+}
+
+func (s *stall) begin() {
+	if s.cut == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = true
+	if s.timer == nil {
+		s.timer = time.AfterFunc(s.limit, s.expire)
+		return
+	}
+	s.timer.Reset(s.limit)
+}
+
+func (s *stall) end() {
+	if s.cut == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = false
+	s.timer.Stop()
+}
+
+func (s *stall) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy {
+		s.cut()
+	}
+}

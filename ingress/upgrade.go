@@ -1,0 +1,160 @@
+package ingress
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// upgrade joins client and backend, which have agreed on another protocol, until both directions have ended.
+func (rq *request) upgrade(resp *http.Response) {
+	asked, got := upgradeOf(rq.in), resp.Header.Get("Upgrade")
+	backend, ok := resp.Body.(io.ReadWriteCloser)
+	if !ok || asked == "" || !strings.EqualFold(asked, got) {
+		rq.fail(fmt.Errorf("the backend changes to protocol %q, and %q was asked for", got, asked))
+		return
+	}
+	raw, buffered, err := rq.control.Hijack()
+	if err != nil {
+		rq.fail(err)
+		return
+	}
+	defer raw.Close()
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	removeHopByHop(resp.Header)
+	resp.Header["Connection"], resp.Header["Upgrade"] = []string{"Upgrade"}, []string{got}
+	_ = resp.Header.Write(&head)
+	head.WriteString("\r\n")
+	if _, err = raw.Write(head.Bytes()); err == nil && len(early) > 0 {
+		_, err = backend.Write(early)
+	}
+	if err == nil {
+		err = join(raw, backend)
+	}
+	if err != nil {
+		rq.g.log.LogAttrs(context.Background(), slog.LevelDebug, "an upgraded connection broke off",
+			slog.String("service", rq.u.port.String()), slog.String("err", err.Error()))
+	}
+}
+
+// join copies both ways until both directions have ended, or one has failed; then it closes both.
+func join(a net.Conn, b io.ReadWriteCloser) error {
+	ended := make(chan error, 2)
+	go func() { ended <- pour(a, b) }()
+	go func() { ended <- pour(b, a) }()
+	err := <-ended
+	if err == nil {
+		err = <-ended
+		a.Close()
+		b.Close()
+		return err
+	}
+	a.Close()
+	b.Close()
+	<-ended
+	return err
+}
+
+// pour copies src to dst and passes its end on. While src says little a small buffer is enough: thousands of upgraded
+// connections wait most of the time.
+func pour(dst io.WriteCloser, src io.Reader) error {
+	small := make([]byte, 2<<10)
+	var large *[bufferBytes]byte
+	defer func() {
+		if large != nil {
+			pool.Put(large)
+		}
+	}()
+	for buf := small; ; {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if w, ok := dst.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+				return nil
+			}
+			return dst.Close()
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case large == nil && n == len(small):
+			large = pool.Get().(*[bufferBytes]byte)
+			buf = large[:]
+		case large != nil && n < len(small):
+			pool.Put(large)
+			large, buf = nil, small
+		}
+	}
+}
+
+// upgrades are the requests that may leave http.Server's own book-keeping by being upgraded. Not a WaitGroup: one may
+// begin while another goroutine waits.
+type upgrades struct {
+	mu    sync.Mutex
+	conns map[*client]int // requests per connection
+	idle  chan struct{}   // closed and forgotten when conns is empty; nil while nobody waits
+}
+
+func (u *upgrades) begin(c *client) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.conns == nil {
+		u.conns = map[*client]int{}
+	}
+	u.conns[c]++
+}
+
+func (u *upgrades) end(c *client) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.conns[c]--; u.conns[c] == 0 {
+		delete(u.conns, c)
+	}
+	if len(u.conns) == 0 && u.idle != nil {
+		close(u.idle)
+		u.idle = nil
+	}
+}
+
+// close ends the client's side of every upgraded connection; the backend's ends with its request's context.
+func (u *upgrades) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for c := range u.conns {
+		c.conn.Close()
+	}
+}
+
+// wait returns when there are none, or with ctx's error.
+func (u *upgrades) wait(ctx context.Context) error {
+	u.mu.Lock()
+	if len(u.conns) == 0 {
+		u.mu.Unlock()
+		return nil
+	}
+	if u.idle == nil {
+		u.idle = make(chan struct{})
+	}
+	idle := u.idle
+	u.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
