@@ -4,7 +4,6 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
-	"tapestry.dev/tapestry/services/nodeport"
 )
 
 // Table is what is in force of Services.
@@ -21,9 +20,3 @@ func (n *Node) Ports() []netstack.PortStats { return n.path.Ports() }
 
 // Packets counts by verdict and by reason of a drop.
 func (n *Node) Packets() netstack.Stats { return n.path.Stats() }
-
-// Tunnel counts what went through the tunnel, and what did not.
-func (n *Node) Tunnel() overlay.Stats { return n.mesh.Stats() }
-
-// HostSockets counts what is open for NodePorts and host ports.
-func (n *Node) HostSockets() nodeport.Stats { return n.nodePorts.Stats() }

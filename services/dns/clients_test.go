@@ -70,8 +70,8 @@ func TestLoop(t *testing.T) {
 	eventually(t, "the loop is found", func() bool { return ask(t, addr, "udp", "example.com.", dns.TypeA).Rcode == dns.RcodeRefused })
 }
 
-// One client's idle connections are as many as there may be. Another is answered at once, and the first loses the one that
-// was idle for longest.
+// One client's idle connections are as many as there may be. Another is answered at once, and the first loses the one
+// that was idle for longest.
 func TestIdleConnections(t *testing.T) {
 	s := New(Options{MaxConns: 8})
 	s.Set(Config{})

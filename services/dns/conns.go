@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// conns shares out TCP connections among clients: when there are as many as may be, the client with the most loses the one
-// on which nothing has been said for the longest time.
+// conns shares out TCP connections among clients: when there are as many as may be, the client with the most loses the
+// one on which nothing has been said for the longest time.
 type conns struct {
 	*share.Limit[netip.Addr, net.Conn]
 }

@@ -41,8 +41,9 @@ func raw(t *testing.T, addr netip.AddrPort, m *dns.Msg) (*dns.Msg, []byte) {
 	return got, b[:n]
 }
 
-// TestUnknownVersionOfEDNS: BADVERS with the question, an OPT record of version 0 and nothing else (RFC 6891 6.1.3), whatever
-// options came with it. A forwarder in between cannot match an answer without its question (coredns/coredns#5785).
+// TestUnknownVersionOfEDNS: BADVERS with the question, an OPT record of version 0 and nothing else (RFC 6891 6.1.3),
+// whatever options came with it. A forwarder in between cannot match an answer without its question
+// (coredns/coredns#5785).
 func TestUnknownVersionOfEDNS(t *testing.T) {
 	addr := start(t, answering(Options{}))
 	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com.", "cluster.local."} {
@@ -59,8 +60,8 @@ func TestUnknownVersionOfEDNS(t *testing.T) {
 	}
 }
 
-// TestCompressedBeforeTruncated: an answer that fits when names are compressed is whole, also for a client without EDNS, and one
-// that does not is cut at 512 bytes, with TC set (RFC 1035 4.2.1; coredns/coredns#2224).
+// TestCompressedBeforeTruncated: an answer that fits when names are compressed is whole, also for a client without
+// EDNS, and one that does not is cut at 512 bytes, with TC set (RFC 1035 4.2.1; coredns/coredns#2224).
 func TestCompressedBeforeTruncated(t *testing.T) {
 	s := New(Options{})
 	var list []*Service
@@ -83,8 +84,8 @@ func TestCompressedBeforeTruncated(t *testing.T) {
 	}
 }
 
-// TestClientWithoutEDNS: whoever asks without EDNS gets no OPT record (RFC 6891 7) and at most 512 bytes, also where the server
-// itself asks upstream with EDNS for the target of an ExternalName (coredns/coredns#5366).
+// TestClientWithoutEDNS: whoever asks without EDNS gets no OPT record (RFC 6891 7) and at most 512 bytes, also where
+// the server itself asks upstream with EDNS for the target of an ExternalName (coredns/coredns#5366).
 func TestClientWithoutEDNS(t *testing.T) {
 	up, _ := upstreamServer(t)
 	s := New(Options{Upstreams: fixed(up)})
@@ -111,8 +112,8 @@ func TestClientWithoutEDNS(t *testing.T) {
 	}
 }
 
-// TestNoSuchNameOfAnyType: whether a name exists does not hang on the type asked for (RFC 8020), or a client ends its search too
-// early (coredns/coredns#5736), or gives up a name that exists with other types.
+// TestNoSuchNameOfAnyType: whether a name exists does not hang on the type asked for (RFC 8020), or a client ends its
+// search too early (coredns/coredns#5736), or gives up a name that exists with other types.
 func TestNoSuchNameOfAnyType(t *testing.T) {
 	s := answering(Options{})
 	for name, want := range map[string]int{

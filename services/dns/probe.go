@@ -9,8 +9,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Probe asks the server at the other end of conn, over UDP, for the version of the zone, which a Server always knows, and
-// reports what is wrong with the answer. An empty zone is cluster.local. It returns when ctx ends; conn is of no more use then.
+// Probe asks the server at the other end of conn, over UDP, for the version of the zone, which a Server always knows,
+// and reports what is wrong with the answer. An empty zone is cluster.local. It returns when ctx ends; conn is of no
+// more use then.
 func Probe(ctx context.Context, conn net.Conn, zone string) error {
 	if zone == "" {
 		zone = "cluster.local"

@@ -31,9 +31,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
 	Timeout time.Duration
-	// MaxForwards bounds the questions that wait for an upstream at once, and MaxConns the TCP connections. Clients share
-	// them: with one more, the client with the most loses its oldest question, which gets SERVFAIL, or the connection
-	// that was idle for longest. 0 is 1000 and 256.
+	// MaxForwards bounds the questions that wait for an upstream at once, and MaxConns the TCP connections. Clients
+	// share them: with one more, the client with the most loses its oldest question, which gets SERVFAIL, or the
+	// connection that was idle for longest. 0 is 1000 and 256.
 	MaxForwards, MaxConns int
 	// Logger gets a line when an upstream fails or leads back here. Nil discards.
 	Logger *slog.Logger

@@ -1,5 +1,5 @@
-// Package healthcheck tells load balancers which nodes have endpoints of a Service whose external traffic policy is Local
-// (Service.spec.healthCheckNodePort), in the words of kube-proxy.
+// Package healthcheck tells load balancers which nodes have endpoints of a Service whose external traffic policy is
+// Local (Service.spec.healthCheckNodePort), in the words of kube-proxy.
 package healthcheck
 
 import (
@@ -28,6 +28,9 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// retryPause is the time until a port that could not be had is tried again.
+const retryPause = 5 * time.Second
+
 // requestTime bounds a request, so that nobody holds a connection open for longer.
 const requestTime = 5 * time.Second
 
@@ -35,12 +38,15 @@ const requestTime = 5 * time.Second
 type Server struct {
 	opts Options
 
-	setting sync.Mutex // held by Set and Close
-	mu      sync.Mutex // guards what follows
-	ports   map[uint16]*port
-	failed  map[uint16]services.Problem // by port
-	closed  bool
-	wg      sync.WaitGroup
+	setting sync.Mutex // held by Set, Close and what is tried again; guards these two
+	checks  []services.HealthCheck
+	again   *time.Timer // when a port could not be had
+
+	mu     sync.Mutex // guards what follows
+	ports  map[uint16]*port
+	failed map[uint16]services.Problem // by port
+	closed bool
+	wg     sync.WaitGroup
 }
 
 // port is one that is listened on.
@@ -60,13 +66,27 @@ func New(o Options) *Server {
 	return &Server{opts: o, ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
-// Set makes checks the whole of what is answered. A port that cannot be had is a Problem and is tried again at the next Set;
-// of two Services with one port the first has it.
+// Set makes checks the whole of what is answered. A port that cannot be had is a Problem and is tried again until it
+// can; of two Services with one port the first has it. It returns what Problems says now.
 func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
 	s.setting.Lock()
 	defer s.setting.Unlock()
+	s.checks = checks
+	s.apply()
+	return s.Problems()
+}
+
+// retry has what failed tried again.
+func (s *Server) retry() {
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	s.apply()
+}
+
+// apply opens and closes ports for s.checks. setting is held.
+func (s *Server) apply() {
 	want := map[uint16]services.HealthCheck{}
-	for _, c := range checks {
+	for _, c := range s.checks {
 		if _, taken := want[c.Port]; !taken {
 			want[c.Port] = c
 		}
@@ -74,7 +94,7 @@ func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil
+		return
 	}
 	var surplus []*port
 	for n, p := range s.ports {
@@ -97,12 +117,18 @@ func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
 			s.note(n, c, err, before)
 		}
 	}
-	return s.Problems()
+	if s.again != nil {
+		s.again.Stop()
+	}
+	if len(s.Problems()) > 0 {
+		s.again = time.AfterFunc(retryPause, s.retry)
+	}
 }
 
 func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[uint16]services.Problem) {
 	p := services.Problem{Object: "Service " + c.Namespace + "/" + c.Name, Message: fmt.Sprintf(
-		"healthCheckNodePort %d cannot be opened on this host, so that load balancers take the node for unhealthy: %v; free the port", n, err)}
+		"healthCheckNodePort %d cannot be opened on this host, so that load balancers take the node for unhealthy: %v; "+
+			"free the port; until then it is tried again", n, err)}
 	s.mu.Lock()
 	s.failed[n] = p
 	s.mu.Unlock()
@@ -178,6 +204,9 @@ func (s *Server) Problems() []services.Problem {
 func (s *Server) Close() error {
 	s.setting.Lock()
 	defer s.setting.Unlock()
+	if s.again != nil {
+		s.again.Stop()
+	}
 	s.mu.Lock()
 	s.closed = true
 	ports := s.ports

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -108,3 +110,39 @@ func TestPortsComeAndGo(t *testing.T) {
 		t.Error("a closed server opened a port")
 	}
 }
+
+// A port that another program has is told, and is had once that program is gone, without another Set.
+func TestTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var taken atomic.Bool
+		taken.Store(true)
+		s := New(Options{Healthy: func() bool { return true }, Listen: func(uint16) (net.Listener, error) {
+			if taken.Load() {
+				return nil, syscall.EADDRINUSE
+			}
+			return silent{make(chan struct{})}, nil
+		}})
+		defer s.Close()
+		check := []services.HealthCheck{{Namespace: "d", Name: "web", Port: 32100}}
+		if got := s.Set(check); len(got) != 1 {
+			t.Fatalf("told is %v", got)
+		}
+		time.Sleep(3 * retryPause)
+		if got := s.Problems(); len(got) != 1 {
+			t.Errorf("told is %v", got)
+		}
+		taken.Store(false)
+		time.Sleep(retryPause)
+		synctest.Wait()
+		if got := s.Problems(); len(got) != 0 {
+			t.Errorf("the port is free, and told is %v", got)
+		}
+	})
+}
+
+// silent is a listener that nobody connects to.
+type silent struct{ closed chan struct{} }
+
+func (l silent) Accept() (net.Conn, error) { <-l.closed; return nil, net.ErrClosed }
+func (l silent) Close() error              { close(l.closed); return nil }
+func (silent) Addr() net.Addr              { return &net.TCPAddr{} }

@@ -160,7 +160,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestHostPorts has two pods on one port number, at different addresses of the host, and a third with the other protocol.
+// TestHostPorts has two pods on one port number, at different addresses of the host, and a third with the other
+// protocol.
 func TestHostPorts(t *testing.T) {
 	port := freePort(t)
 	pod := func(name, host string, proto packet.Proto, to net.Addr) services.HostPort {

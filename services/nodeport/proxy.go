@@ -33,9 +33,9 @@ type Options struct {
 	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address where that is possible.
 	// A client port of 0 stands for any. For UDP it must not wait for anything.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
-	// Join carries a TCP connection from client to a backend until either ended or ctx did, if it knows a way that spares
-	// copying; else it reports false at once, and Dial is used. When it reports true, conn is no longer the caller's. Nil knows
-	// none.
+	// Join carries a TCP connection from client to a backend until either ended or ctx did, if it knows a way that
+	// spares copying; else it reports false at once, and Dial is used. When it reports true, conn is no longer the
+	// caller's. Nil knows none.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
 	// Pick and Backend are PickOnHost and Backend of the current Table.
 	Pick    func(*packet.Tuple) packet.Choice
@@ -69,8 +69,9 @@ type PortSpec struct {
 	Protocol packet.Proto // TCP or UDP
 }
 
-// Ports gives the node ports and host ports of a Table, for Set. A node port is listened on where it serves somebody: in
-// the families in which there is a backend, and on loopback alone where the backends are for clients inside the cluster.
+// Ports gives the node ports and host ports of a Table, for Set. A node port is listened on where it serves somebody:
+// in the families in which there is a backend, and on loopback alone where the backends are for clients inside the
+// cluster.
 func Ports(t *services.Table) []PortSpec {
 	var specs []PortSpec
 	for _, p := range t.NodePorts() {
@@ -163,9 +164,9 @@ func New(opts Options) *Proxy {
 	return p
 }
 
-// Set makes ports the whole of what is listened on: sockets are opened and closed as needed, the others are left alone.
-// A port that cannot be listened on is a Problem and is tried again until it can be; the other ports do not wait for it.
-// It returns what Problems says now.
+// Set makes ports the whole of what is listened on: sockets are opened and closed as needed, the others are left
+// alone. A port that cannot be listened on is a Problem and is tried again until it can be; the other ports do not
+// wait for it. It returns what Problems says now.
 func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	p.setting.Lock()
 	defer p.setting.Unlock()
@@ -243,8 +244,8 @@ func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) 
 	return want, problems
 }
 
-// Problems are the ports that cannot be listened on at the moment, sorted. One that is taken is left out as soon as it could
-// be opened after all.
+// Problems are the ports that cannot be listened on at the moment, sorted. One that is taken is left out as soon as it
+// could be opened after all.
 func (p *Proxy) Problems() []services.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -125,8 +125,8 @@ var bulkBufs = sync.Pool{New: func() any { return new([bulkBuf]byte) }}
 func copyConn(dst, src net.Conn) error {
 	kernel, fromKernel := src.(*net.TCPConn)
 	_, toKernel := dst.(*net.TCPConn)
-	// With one kernel socket, its own WriteTo and ReadFrom would copy in steps of 32 KiB; those of other connections are
-	// there because they know better.
+	// With one kernel socket, its own WriteTo and ReadFrom would copy in steps of 32 KiB; those of other connections
+	// are there because they know better.
 	if w, ok := src.(io.WriterTo); ok && !fromKernel {
 		_, err := w.WriteTo(dst)
 		return err
@@ -135,7 +135,8 @@ func copyConn(dst, src net.Conn) error {
 		_, err := r.ReadFrom(src)
 		return err
 	}
-	// Two kernel sockets could be joined by splice(2), which takes what precedes urgent data for the end of the stream.
+	// Two kernel sockets could be joined by splice(2), which takes what precedes urgent data for the end of the
+	// stream.
 	if fromKernel {
 		if err := inline(kernel); err != nil {
 			return err

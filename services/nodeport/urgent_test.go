@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Urgent bytes stay in their place in the stream (RFC 6093 6), and nothing after them is lost, from a client to a backend on the host
-// and back.
+// Urgent bytes stay in their place in the stream (RFC 6093 6), and nothing after them is lost, from a client to a
+// backend on the host and back.
 func TestUrgent(t *testing.T) {
 	say := func(c *net.TCPConn, b string) {
 		raw, err := c.SyscallConn()

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// wrongMax is how many wrong answers may come before an upstream is asked over TCP, where nobody can forge one without
-	// seeing the connection. Each is one more guess.
+	// wrongMax is how many wrong answers may come before an upstream is asked over TCP, where nobody can forge one
+	// without seeing the connection. Each is one more guess.
 	wrongMax = 8
 	// answerMax is the largest UDP answer that is read, in bytes; upstreams are told to send no more than UDPSize.
 	answerMax = 4096
@@ -37,9 +37,9 @@ var (
 // ask asks one upstream, for no longer than the timeout of one. What it gives is a whole message and an answer to the
 // question.
 //
-// Over UDP it asks from a socket of its own, so that the kernel drops what comes from elsewhere, and the port, the id and the
-// spelling of the name are what a forger has to guess (RFC 5452). Whatever leaves a doubt, it asks again over TCP: a
-// truncated answer, one in another spelling, and many wrong ones.
+// Over UDP it asks from a socket of its own, so that the kernel drops what comes from elsewhere, and the port, the id
+// and the spelling of the name are what a forger has to guess (RFC 5452). Whatever leaves a doubt, it asks again over
+// TCP: a truncated answer, one in another spelling, and many wrong ones.
 func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()

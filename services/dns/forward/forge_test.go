@@ -40,8 +40,8 @@ func lowered(b []byte) []byte {
 	return b
 }
 
-// TestForged has somebody answer before the upstream does, with what a forger could send who does not see the question. Before,
-// an answer to another question made the lookup fail, and one in another spelling was believed.
+// TestForged has somebody answer before the upstream does, with what a forger could send who does not see the
+// question. Before, an answer to another question made the lookup fail, and one in another spelling was believed.
 func TestForged(t *testing.T) {
 	tests := map[string]struct {
 		udp func(h heard) [][]byte
@@ -110,7 +110,8 @@ func TestForgedFromElsewhere(t *testing.T) {
 	}
 }
 
-// Servers that give every name in lower case are used all the same, with TCP or without, and are asked over TCP only once.
+// Servers that give every name in lower case are used all the same, with TCP or without, and are asked over TCP only
+// once.
 func TestCaseNotKept(t *testing.T) {
 	for name, overTCP := range map[string]bool{"with TCP": true, "without": false} {
 		t.Run(name, func(t *testing.T) {

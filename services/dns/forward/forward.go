@@ -17,22 +17,23 @@ import (
 // forwardTimeout bounds all upstreams together; stub resolvers wait for 5 seconds.
 const forwardTimeout = 4500 * time.Millisecond
 
-// UDPSize is the largest UDP answer in bytes that upstreams are asked for: what fits unfragmented through any path (DNS flag
-// day 2020).
+// UDPSize is the largest UDP answer in bytes that upstreams are asked for: what fits unfragmented through any path
+// (DNS flag day 2020).
 const UDPSize = 1232
 
 // Options of a Forwarder.
 type Options struct {
 	// Upstreams gives the servers to ask, best first. Nil or none: questions get REFUSED.
 	Upstreams func() []netip.AddrPort
-	// Own gives the addresses at which whoever uses the Forwarder answers itself, so that they are no upstreams. Nil: none.
+	// Own gives the addresses at which whoever uses the Forwarder answers itself, so that they are no upstreams. Nil:
+	// none.
 	Own func() []netip.Addr
 	// Dial connects to an upstream ("udp" or "tcp"), each time from another port. Nil uses host sockets.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
 	Timeout time.Duration
-	// MaxWaiting bounds the questions that are waited for at once. Clients share them: with one more, the client with the
-	// most loses its oldest, which gets SERVFAIL. 0 is 1000.
+	// MaxWaiting bounds the questions that are waited for at once. Clients share them: with one more, the client with
+	// the most loses its oldest, which gets SERVFAIL. 0 is 1000.
 	MaxWaiting int
 	// Logger gets a line when an upstream fails or leads back here. Nil discards.
 	Logger *slog.Logger
@@ -93,12 +94,12 @@ func New(opts Options) *Forwarder {
 	return f
 }
 
-// IsProbe reports whether a name is one that the Forwarder made up to find out whether an upstream forwards back to it. If
-// so, that upstream is left alone.
+// IsProbe reports whether a name is one that the Forwarder made up to find out whether an upstream forwards back to
+// it. If so, that upstream is left alone.
 func (f *Forwarder) IsProbe(name string) bool { return f.upstreams.isProbe(name) }
 
-// Exchange forwards r and gives the answer with r's id, or one of its own making when there is none. ctx is the life of
-// whoever uses the Forwarder: what is learned of upstreams meanwhile goes on until it ends.
+// Exchange forwards r and gives the answer with r's id, or one of its own making when there is none. ctx is the life
+// of whoever uses the Forwarder: what is learned of upstreams meanwhile goes on until it ends.
 func (f *Forwarder) Exchange(ctx context.Context, from Client, r *dns.Msg) *dns.Msg {
 	waiting, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()

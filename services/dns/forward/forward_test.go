@@ -23,7 +23,8 @@ func fixed(as ...netip.AddrPort) func() []netip.AddrPort {
 	return func() []netip.AddrPort { return as }
 }
 
-// inMemory dials upstreams that are goroutines, for tests in which time is their own. An upstream that gives no answer is silent.
+// inMemory dials upstreams that are goroutines, for tests in which time is their own. An upstream that gives no answer
+// is silent.
 func inMemory(answer func(u netip.AddrPort, h heard) []byte) func(context.Context, string, string) (net.Conn, error) {
 	return func(_ context.Context, network, address string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -64,8 +65,8 @@ func lookup(ctx context.Context, f *Forwarder, from Client, name string) *dns.Ms
 	return f.Exchange(ctx, from, new(dns.Msg).SetQuestion(name, dns.TypeA))
 }
 
-// One client asks for 300 names that nobody answers for, of which 50 may be under way. Nobody else's lookup fails for that:
-// 10 of 10 are answered, where before 10 of 10 were SERVFAIL.
+// One client asks for 300 names that nobody answers for, of which 50 may be under way. Nobody else's lookup fails for
+// that: 10 of 10 are answered, where before 10 of 10 were SERVFAIL.
 func TestFloodOfUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New(Options{Upstreams: fixed(up1), MaxWaiting: 50, Dial: inMemory(func(_ netip.AddrPort, h heard) []byte {
@@ -103,8 +104,8 @@ func TestFloodOfUnanswered(t *testing.T) {
 	})
 }
 
-// A name that an upstream says nothing to tells nothing of the upstream, which is still asked first. Its silence to a probe does,
-// until it answers one.
+// A name that an upstream says nothing to tells nothing of the upstream, which is still asked first. Its silence to a
+// probe does, until it answers one.
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var deaf atomic.Bool
@@ -183,8 +184,8 @@ func TestNobodyAnswers(t *testing.T) {
 	})
 }
 
-// Whoever asks what is being asked gets that answer, each with an id and a spelling of its own; and who gives up takes it from
-// nobody.
+// Whoever asks what is being asked gets that answer, each with an id and a spelling of its own; and who gives up takes
+// it from nobody.
 func TestAskedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

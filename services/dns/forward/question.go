@@ -13,8 +13,8 @@ const (
 	typeLen   = 4  // bytes of a question's type and class
 )
 
-// question is a message for an upstream: as the client sent it, but without its id, its spelling of the name, and a wish
-// for datagrams that would be fragmented, whose later fragments carry nothing that a forger would have to guess.
+// question is a message for an upstream: as the client sent it, but without its id, its spelling of the name, and a
+// wish for datagrams that would be fragmented, whose later fragments carry nothing that a forger would have to guess.
 type question struct {
 	wire []byte // the name is in lower case
 	name []byte // of wire: the name that is asked for
@@ -48,8 +48,8 @@ func (q *question) key(tcp bool) string {
 	return "udp" + string(q.wire)
 }
 
-// disguise gives the bytes to send: with an id that nobody can guess, and when mixed with a spelling of the name that nobody
-// can guess either, which servers repeat (draft-vixie-dnsext-dns0x20).
+// disguise gives the bytes to send: with an id that nobody can guess, and when mixed with a spelling of the name that
+// nobody can guess either, which servers repeat (draft-vixie-dnsext-dns0x20).
 func (q *question) disguise(mixed bool) []byte {
 	b := slices.Clone(q.wire)
 	var random [2 + 256/8]byte

@@ -34,8 +34,8 @@ func (h heard) probe() bool {
 	return h.name() == "." || strings.HasSuffix(strings.ToLower(h.name()), probeSuffix)
 }
 
-// rawUpstream is a server that answers byte by byte as a test wants, over UDP and TCP, each message by itself. Probes for
-// loops are not told of; those of health are.
+// rawUpstream is a server that answers byte by byte as a test wants, over UDP and TCP, each message by itself. Probes
+// for loops are not told of; those of health are.
 type rawUpstream struct {
 	addr netip.AddrPort
 	pc   *net.UDPConn

@@ -26,9 +26,9 @@ const (
 
 // upstreams are those of the node, and what is known of each.
 //
-// An upstream is taken to work until it does not answer a probe: a question that every server can answer, and that clients
-// have no part in. It is probed when it was silent to everybody while somebody waited, again and again until it answers,
-// whatever it is asked. So a name for which no server answers costs those alone who ask for it.
+// An upstream is taken to work until it does not answer a probe: a question that every server can answer, and that
+// clients have no part in. It is probed when it was silent to everybody while somebody waited, again and again until
+// it answers, whatever it is asked. So a name for which no server answers costs those alone who ask for it.
 type upstreams struct {
 	opts Options
 	ask  func(ctx context.Context, u netip.AddrPort, w way) ([]byte, error)
