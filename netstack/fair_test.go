@@ -9,8 +9,9 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// TestFloodedFlows: two pods send one another datagrams from all ports and echo them, until they have filled the flow table
-// with flows that are answered. What others begin then gets through at once: of another pod, of the host, of another node.
+// TestFloodedFlows: two pods send one another datagrams from all ports and echo them, until they have filled the flow
+// table with flows that are answered. What others begin then gets through at once: of another pod, of the host, of
+// another node.
 func TestFloodedFlows(t *testing.T) {
 	const capacity = 4096
 	w, toB := hotNodeOf(t, capacity)

@@ -5,8 +5,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// owner is who is charged for what a packet takes of things that all senders share. It is a number that no sender chooses, and the same
-// after a restart.
+// owner is who is charged for what a packet takes of things that all senders share. It is a number that no sender
+// chooses, and the same after a restart.
 func (s *snapshot) owner(j *journey) uint64 {
 	switch {
 	case j.from != nil:
@@ -26,8 +26,8 @@ func ownerAt(a packet.Addr) uint64 {
 	return t.Hash(0)
 }
 
-// FlowOwner says who began a flow, by its entry alone: for flows of agents that did not note it. A client by way of this
-// node's gateway is taken for one from outside, and a pod's second address for another owner.
+// FlowOwner says who began a flow, by its entry alone: for flows of agents that did not note it. A client by way of
+// this node's gateway is taken for one from outside, and a pod's second address for another owner.
 func FlowOwner(e *flow.Entry) uint64 {
 	switch e.Via {
 	case viaRoute:

@@ -59,7 +59,8 @@ func (ws *workers) put(w *worker) {
 	ws.mu.Unlock()
 }
 
-// mostTaken is how many packets are counted at once: an atomic addition for each would be a good part of what the pipeline costs.
+// mostTaken is how many packets are counted at once: an atomic addition for each would be a good part of what the
+// pipeline costs.
 const mostTaken = 64
 
 // took counts a packet of the worker's Port.
@@ -111,8 +112,8 @@ func (w *worker) count(v Verdict, r DropReason) {
 	}
 }
 
-// tally is a counter of which one goroutine at a time is the writer, while any may read. It does without the bus lock of an
-// atomic addition, which costs a packet of a known flow a twentieth.
+// tally is a counter of which one goroutine at a time is the writer, while any may read. It does without the bus lock
+// of an atomic addition, which costs a packet of a known flow a twentieth.
 type tally struct{ n uint64 }
 
 // Add counts, unseen by the race detector: the word is aligned, so what a reader gets was the count at some time.

@@ -17,8 +17,8 @@ type Options[K comparable] struct {
 	Keep bool
 }
 
-// Limit shares out units among owners named by K. V is what the caller wants to know of a claim that it lost. Its methods
-// are safe for concurrent use.
+// Limit shares out units among owners named by K. V is what the caller wants to know of a claim that it lost. Its
+// methods are safe for concurrent use.
 type Limit[K comparable, V any] struct {
 	options Options[K]
 
@@ -112,8 +112,9 @@ func (l *Limit[K, V]) decide(o *owner[K, V]) Decision {
 	return Decide(o.account.Charge(), l.order.Most().Charge(), free)
 }
 
-// Take takes the claim that Acquire by key would take if no unit were free, and gives its unit to nobody: there turned out to be fewer
-// than Total. ok is false when there is none to be had. The caller ends what the claim was for. It is for a Limit without Keep.
+// Take takes the claim that Acquire by key would take if no unit were free, and gives its unit to nobody: there
+// turned out to be fewer than Total. ok is false when there is none to be had. The caller ends what the claim was
+// for. It is for a Limit without Keep.
 func (l *Limit[K, V]) Take(key K) (lost *Claim[K, V], ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -220,8 +220,8 @@ func TestHeldTwice(t *testing.T) {
 	_, _ = l.Acquire(held[0], "a")
 }
 
-// TestConcurrent has many goroutines share few units; the race detector looks on. What was taken away and what was given
-// back add up to what was got.
+// TestConcurrent has many goroutines share few units; the race detector looks on. What was taken away and what was
+// given back add up to what was got.
 func TestConcurrent(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 10})
 	var all sync.WaitGroup

@@ -111,8 +111,8 @@ func benchTable(b *testing.B, n, capacity int) *Table {
 	return table
 }
 
-// traffic yields the packets of benchTable's flows in random order and random direction, from arithmetic alone: a list of
-// tuples would itself be what fills the caches.
+// traffic yields the packets of benchTable's flows in random order and random direction, from arithmetic alone: a
+// list of tuples would itself be what fills the caches.
 type traffic struct {
 	x     uint64
 	flows uint64
@@ -301,8 +301,8 @@ func (t *Table) mem() []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(t.head)), Size(len(t.slots)))
 }
 
-// BenchmarkHitBatch is BenchmarkHit for batches of packets, as they come from the Link, with Prefetch ahead of each batch. Its
-// time is counted.
+// BenchmarkHitBatch is BenchmarkHit for batches of packets, as they come from the Link, with Prefetch ahead of each
+// batch. Its time is counted.
 func BenchmarkHitBatch(b *testing.B) {
 	for _, flows := range benchFlows {
 		for _, size := range []int{2, 8, 32, 128} {

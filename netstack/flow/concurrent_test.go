@@ -358,7 +358,7 @@ func TestSIGKILL(t *testing.T) {
 		if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(time.Duration(rand.IntN(2_000_000))); time.Now().Before(end); { // a random moment, finer than a timer
+		for end := time.Now().Add(time.Duration(rand.IntN(2_000_000))); time.Now().Before(end); { // finer than a timer
 		}
 		child.Process.Kill()
 		child.Wait()

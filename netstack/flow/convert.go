@@ -14,9 +14,9 @@ func Serves(mem []byte, capacity int) bool {
 	return h.magic.Load() == 0 || h.fits(capacity)
 }
 
-// Convert makes a table of mem, which has nothing in it yet, with every whole flow of old, the memory of an earlier table
-// of any version up to this one and of any capacity. Stats tells how many those are, and Reformatted when old is none that
-// it knows. Where mem has too little room, flows that would be evicted last are taken first.
+// Convert makes a table of mem, which has nothing in it yet, with every whole flow of old, the memory of an earlier
+// table of any version up to this one and of any capacity. Stats tells how many those are, and Reformatted when old
+// is none that it knows. Where mem has too little room, flows that would be evicted last are taken first.
 //
 // Convert only reads old. So old is whole until the caller has put mem in its place, which is what makes a conversion
 // safe against being killed: keep old until mem is kept, and let go of it in the same step.
@@ -39,8 +39,8 @@ func Convert(old, mem []byte, o Options) (*Table, error) {
 // records reads the memory of a table of one version. Everything in it may be torn or nonsense.
 type records interface {
 	header() *header
-	// read copies slot i; there is one for each number below the header's used and capacity. whole is false for what is to be
-	// discarded, and for a slot that is empty.
+	// read copies slot i; there is one for each number below the header's used and capacity. whole is false for what
+	// is to be discarded, and for a slot that is empty.
 	read(i uint32, h *hasher, r *record) (state State, seen uint32, whole, empty bool)
 }
 

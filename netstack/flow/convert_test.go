@@ -120,8 +120,8 @@ func checkGolden(t *testing.T, table *Table, want []string) {
 	}
 }
 
-// TestConvertThousand: 1,000 connections to Services, begun by an agent of version 1, have the same backend and the same
-// rewrite in both directions.
+// TestConvertThousand: 1,000 connections to Services, begun by an agent of version 1, have the same backend and the
+// same rewrite in both directions.
 func TestConvertThousand(t *testing.T) {
 	clock := &fakeClock{1010}
 	table, err := Convert(golden(t, "v1.thousand.gz"), newMem(1000), Options{Clock: clock.read})
@@ -277,8 +277,8 @@ func mapping(fd, size int) []byte {
 	return mem
 }
 
-// TestConvertSIGKILL kills an agent at any moment of a conversion. Old memory is the same afterwards, and gives the next
-// agent every flow; new memory, from when Convert has returned on, is whole.
+// TestConvertSIGKILL kills an agent at any moment of a conversion. Old memory is the same afterwards, and gives the
+// next agent every flow; new memory, from when Convert has returned on, is whole.
 func TestConvertSIGKILL(t *testing.T) {
 	image := golden(t, "v1.thousand.gz")
 	memfd := func(size int) (*os.File, []byte) {
@@ -315,7 +315,7 @@ func TestConvertSIGKILL(t *testing.T) {
 		if _, err := said.ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(time.Duration(rand.IntN(1_000_000))); time.Now().Before(end); { // a random moment, finer than a timer
+		for end := time.Now().Add(time.Duration(rand.IntN(1_000_000))); time.Now().Before(end); { // finer than a timer
 		}
 		child.Process.Kill()
 		child.Wait()

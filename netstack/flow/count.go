@@ -2,21 +2,22 @@ package flow
 
 import "sync/atomic"
 
-// Counters are written by plain additions, not through sync/atomic. Nearly always one goroutine at a time has the packets of
-// a flow's direction; where two have, a packet may go uncounted. An atomic addition would make a packet of a known flow
-// dearer by a twentieth. All counters are aligned, so none is ever half written.
+// Counters are written by plain additions, not through sync/atomic. Nearly always one goroutine at a time has the
+// packets of a flow's direction; where two have, a packet may go uncounted. An atomic addition would make a packet of
+// a known flow dearer by a twentieth. All counters are aligned, so none is ever half written.
 //
-// A slot has room for little, beside what a lookup has just read: counting takes no cache line more. When that is full it
-// goes over to the ledger. A process killed in that moment may leave it counted twice.
+// A slot has room for little, beside what a lookup has just read: counting takes no cache line more. When that is
+// full it goes over to the ledger. A process killed in that moment may leave it counted twice.
 
 // packetsMany is how many packets a slot has room for, and, as none has more than 64 KiB and a header, their bytes.
 const packetsMany = 1 << 15
 
-// Count is what went in one direction of a flow, in bytes of IP; a superframe is one packet. Later fragments are not counted.
+// Count is what went in one direction of a flow, in bytes of IP; a superframe is one packet. Later fragments are not
+// counted.
 type Count struct{ Bytes, Packets uint64 }
 
-// Count notes that the packet of a hit went on with so many bytes of IP. A hit whose flow is gone counts for nobody, or for
-// the next flow in its slot.
+// Count notes that the packet of a hit went on with so many bytes of IP. A hit whose flow is gone counts for nobody,
+// or for the next flow in its slot.
 func (t *Table) Count(hit *Hit, bytes int) {
 	if i := hit.Ref & (maxSlots - 1); int(i) < len(t.slots) {
 		if s := &t.slots[i]; s.count(hit.Dir&1, uint32(bytes)) {

@@ -9,9 +9,9 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// A search for what goes takes so many rounds at most, each of which looks at 16 flows at most. Among flows that were worth
-// keeping, established connections apart, the first round finds one; among the connections of an owner who has nothing
-// else, the fourth. More than that are rare: a flow that is not cheap is put aside when it was seen.
+// A search for what goes takes so many rounds at most, each of which looks at 16 flows at most. Among flows that were
+// worth keeping, established connections apart, the first round finds one; among the connections of an owner who has
+// nothing else, the fourth. More than that are rare: a flow that is not cheap is put aside when it was seen.
 const (
 	evictRounds = 64
 	lastRounds  = 4
@@ -90,8 +90,8 @@ func (t *Table) makeRoom(e *Entry) bool {
 	return found
 }
 
-// victim is the best flow to evict of those that were considered: one whose time is over, or else one of the client who has
-// the most, the cheapest of those, the one that has been idle for longest.
+// victim is the best flow to evict of those that were considered: one whose time is over, or else one of the client
+// who has the most, the cheapest of those, the one that has been idle for longest.
 type victim struct {
 	now               uint32
 	found             bool

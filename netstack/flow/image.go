@@ -54,14 +54,15 @@ func (h *header) fits(capacity int) bool {
 		h.capacity.Load() == uint64(capacity)
 }
 
-// ledger is what nobody needs to know of a flow for each packet. What is constant goes into the sum. Its words are written
-// without sync/atomic, whose stores cost as much as the rest of an insert: the sequence number of the slot, which is
-// odd meanwhile, has them in order. Nobody believes what he read before he has seen that number stay the same.
+// ledger is what nobody needs to know of a flow for each packet. What is constant goes into the sum. Its words are
+// written without sync/atomic, whose stores cost as much as the rest of an insert: the sequence number of the slot,
+// which is odd meanwhile, has them in order. Nobody believes what he read before he has seen that number stay the
+// same.
 type ledger struct {
 	sum, created          uint32 // created: seconds of the boot-time clock
 	owner, cluster, spare uint64 // spare: 0
-	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8, so that it can be exchanged as the
-	// live word is.
+	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8, so that it can be
+	// exchanged as the live word is.
 	policy  uint64
 	bytes   [2]uint64 // by Dir, what went over from the slot; see count
 	packets [2]uint32 // likewise, in units of packetsMany

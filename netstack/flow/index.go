@@ -13,10 +13,10 @@ const (
 	stripes    = 256
 )
 
-// bucket is one cache line of the index. Byte j of tags is the tag of key j, or 0 when there is none; four bytes are over,
-// and hold the count of the keys that have their home here and live in a later bucket (bits 48 to 63 of tags[1]), and how
-// many buckets later at most (bits 40 to 47). A key is slot << 8 | direction << 7 | six more bits of the hash << 1 | 1, and
-// 0 when there is none. It is there before its tag is, and goes after it.
+// bucket is one cache line of the index. Byte j of tags is the tag of key j, or 0 when there is none; four bytes are
+// over, and hold the count of the keys that have their home here and live in a later bucket (bits 48 to 63 of
+// tags[1]), and how many buckets later at most (bits 40 to 47). A key is slot << 8 | direction << 7 | six more bits
+// of the hash << 1 | 1, and 0 when there is none. It is there before its tag is, and goes after it.
 type bucket struct {
 	tags [2]atomic.Uint64
 	keys [bucketKeys]atomic.Uint32
@@ -53,9 +53,10 @@ func keyDir(k uint32) Dir { return Dir(k >> dirShift & 1) }
 // keyFits tells whether a key found by its tag may be that of hash h.
 func keyFits(k uint32, h uint64) bool { return (k^more(h))&(moreTag|taken) == 0 }
 
-// candidates marks the keys whose tag is the one that is in every byte of tags, and rarely one more. It looks at all of
-// them without a branch: where in its bucket a key is cannot be foretold, and a branch on it would be guessed wrong, which
-// costs more than the whole comparison, and keeps the processor from beginning with the next packet meanwhile.
+// candidates marks the keys whose tag is the one that is in every byte of tags, and rarely one more. It looks at all
+// of them without a branch: where in its bucket a key is cannot be foretold, and a branch on it would be guessed
+// wrong, which costs more than the whole comparison, and keeps the processor from beginning with the next packet
+// meanwhile.
 func (b *bucket) candidates(tags uint64) candidates {
 	lo, hi := b.tags[0].Load()^tags, b.tags[1].Load()^tags
 	// A byte that is 0 borrows, which sets its high bit; one after it which is 1 may be taken for 0.

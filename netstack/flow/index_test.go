@@ -12,7 +12,7 @@ func TestCandidates(t *testing.T) {
 		var b bucket
 		var tags [bucketKeys]uint64
 		for j := range tags {
-			if tags[j] = r.Uint64N(6); tags[j] == 5 { // few, so that they are equal or next to each other often; 0 is none
+			if tags[j] = r.Uint64N(6); tags[j] == 5 { // few, so that they are often equal or neighbours; 0 is none
 				tags[j] = 0xff
 			}
 			b.tags[j>>3].Or(tags[j] << (j & 7 * 8))

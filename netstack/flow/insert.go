@@ -19,8 +19,8 @@ const (
 
 func (r Result) String() string { return [...]string{"inserted", "exists", "full", "no-port"}[r&3] }
 
-// Ports that are tried in place of a taken one: first those of Linux (net.ipv4.ip_local_port_range), where a random start
-// meets few others, then the rest of the unprivileged ones.
+// Ports that are tried in place of a taken one: first those of Linux (net.ipv4.ip_local_port_range), where a random
+// start meets few others, then the rest of the unprivileged ones.
 const (
 	firstPort, lastPort   = 32768, 60999
 	firstMore, lastMore   = 1024, 32767
@@ -28,9 +28,9 @@ const (
 	insertAttempts        = 8
 )
 
-// Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, its DstPort (both ports for
-// an ICMP echo) is replaced by one that is free, in *e too. The ref is that of the flow which now holds Orig, for
-// Inserted and Exists. Other results leave *e as it was.
+// Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, its DstPort (both
+// ports for an ICMP echo) is replaced by one that is free, in *e too. The ref is that of the flow which now holds
+// Orig, for Inserted and Exists. Other results leave *e as it was.
 func (t *Table) Insert(e *Entry) (uint32, Result) {
 	i, ok := t.take(e.Owner, t.clientOf(&e.Orig))
 	if !ok {

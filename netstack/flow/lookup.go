@@ -3,9 +3,9 @@ package flow
 import "tapestry.dev/tapestry/netstack/packet"
 
 // Lookup finds the flow of a packet, in either direction, and fills hit. It counts as a sign of life of the flow:
-// last seen and state advance, by the TCP flags for TCP. Expired flows are not found; without one, hit means nothing. When
-// hit.State is Closed, the packet opens a new connection on the tuples of an ended one: Delete the flow and go on as after
-// a miss.
+// last seen and state advance, by the TCP flags for TCP. Expired flows are not found; without one, hit means nothing.
+// When hit.State is Closed, the packet opens a new connection on the tuples of an ended one: Delete the flow and go
+// on as after a miss.
 func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	if s == nil {
@@ -50,8 +50,8 @@ func (t *Table) Peek(tp *packet.Tuple, hit *Hit) bool {
 
 // get fills hit with a consistent view of the flow of tp, expired or not, and gives its slot; nil when there is none.
 // Nearly always that is what the first key with the tag in the home bucket says. All else is left to search, so that
-// little is kept in hand for it: the fewer instructions, the more of the next packet's the processor has begun with when
-// this one waits for memory.
+// little is kept in hand for it: the fewer instructions, the more of the next packet's the processor has begun with
+// when this one waits for memory.
 func (t *Table) get(tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
 	h := t.hash(tp)
 	b := &t.index[t.home(h)]
@@ -98,10 +98,10 @@ func (t *Table) search(h uint64, tp *packet.Tuple, hit *Hit) (s *slot, l live, s
 	}
 }
 
-// read fills hit if the slot holds tp in the direction of k, its key. It returns 0 for l when it does not, or when the slot
-// is emptied or reused under our eyes: its live word is 0 while its other words change, and has another sequence number then.
-// It is one straight piece, with a branch neither on the direction nor on a single word: guessed wrong, it would cost as
-// much as everything else here.
+// read fills hit if the slot holds tp in the direction of k, its key. It returns 0 for l when it does not, or when
+// the slot is emptied or reused under our eyes: its live word is 0 while its other words change, and has another
+// sequence number then. It is one straight piece, with a branch neither on the direction nor on a single word:
+// guessed wrong, it would cost as much as everything else here.
 func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l live, seen uint32) {
 	before, proto := s.loadLive(), tp.Proto
 	differ := ((mine[0].Load() ^ word0(&tp.Src)) | (mine[1].Load() ^ word1(&tp.Src))) |

@@ -13,9 +13,10 @@ const (
 	fetchBatch = 32
 )
 
-// Prefetch brings into the cache what Lookup needs for each packet of a batch that is about to be looked up one by one.
-// A lookup waits for memory twice in a large table, for the index and then for the slot; the lookups of a batch that was
-// fetched for wait about twice altogether. It changes nothing, and is of no use for fewer than a few packets.
+// Prefetch brings into the cache what Lookup needs for each packet of a batch that is about to be looked up one by
+// one. A lookup waits for memory twice in a large table, for the index and then for the slot; the lookups of a batch
+// that was fetched for wait about twice altogether. It changes nothing, and is of no use for fewer than a few
+// packets.
 func (t *Table) Prefetch(batch []packet.Packet) {
 	if t.len.Load() < fetchFrom {
 		return

@@ -18,8 +18,8 @@ func setAddr(a *packet.Addr, w0, w1 uint64) {
 	binary.NativeEndian.PutUint64(a[8:], w1)
 }
 
-// wordPorts reads each field by itself: the compiler would join two 16-bit ports to one read of 32 bits, which has to wait
-// until both have left the store buffer when they have just been written, as by a parser.
+// wordPorts reads each field by itself: the compiler would join two 16-bit ports to one read of 32 bits, which has to
+// wait until both have left the store buffer when they have just been written, as by a parser.
 func wordPorts(t *packet.Tuple) uint64 {
 	return (uint64(t.Zone)<<16|uint64(t.DstPort))<<16 | uint64(t.SrcPort)
 }
@@ -58,8 +58,8 @@ func (h *hasher) hash(t *packet.Tuple) uint64 {
 	return mum(a^mix0^bits.RotateLeft64(c, 32), b^c^h.seed)
 }
 
-// slot is one flow in the shared memory, what a packet needs of it: two cache lines. The tuples, meta, backend and via are
-// constant while the sequence number stays.
+// slot is one flow in the shared memory, what a packet needs of it: two cache lines. The tuples, meta, backend and
+// via are constant while the sequence number stays.
 type slot struct {
 	seq     atomic.Uint32 // a multiple of 4: free; 4n+2: in use; odd: being written
 	seen    atomic.Uint32 // seconds of the boot-time clock
@@ -112,8 +112,8 @@ func makeMeta(orig, reply *packet.Tuple, kind uint8) uint32 {
 	return m
 }
 
-// live is the word of a slot that packets change: state, low bits of the slot's sequence number << 8, checked << 32. It is
-// exchanged whole, so that what is meant for one flow never reaches its successor in the slot.
+// live is the word of a slot that packets change: state, low bits of the slot's sequence number << 8, checked << 32.
+// It is exchanged whole, so that what is meant for one flow never reaches its successor in the slot.
 type live uint64
 
 const liveSeq = 1<<24 - 1

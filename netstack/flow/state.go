@@ -21,8 +21,9 @@ const (
 	Echo              // ICMP
 	Other             // any other protocol
 
-	// Closed is never stored: Lookup reports it for a SYN that hits an ended flow. The caller deletes that flow (its Orig is
-	// the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first one of a new flow.
+	// Closed is never stored: Lookup reports it for a SYN that hits an ended flow. The caller deletes that flow (its
+	// Orig is the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first one of a
+	// new flow.
 	Closed
 )
 
@@ -36,10 +37,11 @@ func (s State) String() string {
 	return "invalid"
 }
 
-// timeouts are seconds a flow may idle in a state: those of nf_conntrack (Documentation/networking/nf_conntrack-sysctl.rst)
-// with kube-proxy's established time, less patience after the end, and 10 s for an answered DNS query. An ended flow keeps its
-// reply tuple for longer than the backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s): a client that comes to the same backend by
-// way of another Service with the same port gets another one then, and no silence from a socket that still waits.
+// timeouts are seconds a flow may idle in a state: those of nf_conntrack
+// (Documentation/networking/nf_conntrack-sysctl.rst) with kube-proxy's established time, less patience after the end,
+// and 10 s for an answered DNS query. An ended flow keeps its reply tuple for longer than the backend's own TIME_WAIT
+// (TCP_TIMEWAIT_LEN, 60 s): a client that comes to the same backend by way of another Service with the same port gets
+// another one then, and no silence from a socket that still waits.
 var timeouts = [Closed + 1]uint32{
 	SynSent: 60, SynReceived: 60, Established: 86400, FinOriginal: 3600, FinReply: 3600, TimeWait: 62, Reset: 10,
 	Unreplied: 30, Replied: 120, Answered: 10, Echo: 30, Other: 600,

@@ -22,7 +22,8 @@ func (t *Table) Run(ctx context.Context) {
 	}
 }
 
-// Sweep reads the clock and frees what has expired in the next sixtieth of the table. It returns how many flows that were.
+// Sweep reads the clock and frees what has expired in the next sixtieth of the table. It returns how many flows that
+// were.
 func (t *Table) Sweep() int {
 	t.sweepMu.Lock()
 	defer t.sweepMu.Unlock()
@@ -59,16 +60,17 @@ func (t *Table) Sweep() int {
 	return freed
 }
 
-// Info is what Range and OnEnd tell of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for one that has ended.
+// Info is what Range and OnEnd tell of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for one that
+// has ended.
 type Info struct {
 	Ref                  uint32
 	State                State
 	Age, Idle, ExpiresIn uint32
 }
 
-// OnEnd has ended told of every flow that leaves the table from now on, for whatever reason, once and as it was at last. What tells it
-// holds no lock, and is a packet's goroutine as often as Sweep, so ended must neither block nor allocate. OnEnd is called before the
-// table is shared.
+// OnEnd has ended told of every flow that leaves the table from now on, for whatever reason, once and as it was at
+// last. What tells it holds no lock, and is a packet's goroutine as often as Sweep, so ended must neither block nor
+// allocate. OnEnd is called before the table is shared.
 func (t *Table) OnEnd(ended func(Entry, Info)) { t.ended = ended }
 
 // Range calls f for every flow until f returns false. Flows that come or go meanwhile may be missed. The entry is

@@ -23,8 +23,8 @@ const (
 	Reply
 )
 
-// Owners that have a reserve of a thirty-second of the capacity each, which they get whoever has it. Others are numbers that
-// nobody can choose for himself, and practically never this small.
+// Owners that have a reserve of a thirty-second of the capacity each, which they get whoever has it. Others are
+// numbers that nobody can choose for himself, and practically never this small.
 const (
 	OwnerNode    uint64 = 1 // the node itself: its processes, probes, DNS, Ingress
 	OwnerOutside uint64 = 2 // all clients outside of the cluster who come by this node's sockets
@@ -41,10 +41,11 @@ type Entry struct {
 	Via uint64
 	// Kind is the caller's and means nothing here.
 	Kind uint8
-	// Owner is who began the flow: a stable number, 0 where it is not known. When the table is full, owners with few flows get
-	// room from the one who has the most; see package share.
+	// Owner is who began the flow: a stable number, 0 where it is not known. When the table is full, owners with few
+	// flows get room from the one who has the most; see package share.
 	Owner uint64
-	// Cluster is the stable identity of the cluster to which Backend belongs, 0 for the node's own. It means nothing here.
+	// Cluster is the stable identity of the cluster to which Backend belongs, 0 for the node's own. It means nothing
+	// here.
 	Cluster uint64
 	// Policy is the version of the rules by which the caller let the flow be, 0 for none. It means nothing here.
 	Policy uint32
@@ -69,8 +70,8 @@ type Hit struct {
 	Checked   uint32
 	Backend   uint64
 	Via       uint64
-	// To is what the packet's tuple becomes: Reply.Reverse() for Original, Orig.Reverse() for Reply. Its zone is that of
-	// the tuple it comes from, and no part of Translate.
+	// To is what the packet's tuple becomes: Reply.Reverse() for Original, Orig.Reverse() for Reply. Its zone is that
+	// of the tuple it comes from, and no part of Translate.
 	To packet.Tuple
 }
 
@@ -91,8 +92,8 @@ type Stats struct {
 	Len, Capacity int
 	// Owners have flows in the table; Most is the number of flows of the one who has the most.
 	Owners, Most int
-	// Kept and Discarded count what Open or Convert found: whole entries, and torn ones which it dropped. Unfit is how many
-	// whole ones Convert had no room for.
+	// Kept and Discarded count what Open or Convert found: whole entries, and torn ones which it dropped. Unfit is
+	// how many whole ones Convert had no room for.
 	Kept, Discarded, Unfit int
 	// Reformatted: the memory was of another version, layout or capacity (or none of ours), and its flows are lost.
 	Reformatted bool

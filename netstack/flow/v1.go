@@ -12,7 +12,7 @@ type slotV1 struct {
 	seq     atomic.Uint32
 	sum     atomic.Uint32
 	tuple   [2]words
-	meta    atomic.Uint64 // proto, kind << 8, judged << 16, translated << 17, created << 32; the oldest entries were not judged
+	meta    atomic.Uint64 // proto, kind << 8, judged << 16, translated << 17 if judged, created << 32
 	backend atomic.Uint64
 	via     atomic.Uint64
 	live    atomic.Uint64 // as today

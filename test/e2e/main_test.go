@@ -72,6 +72,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"sink":           sink,
 	"counters":       counters,
 	"crowd":          crowd,
+	"new-flows":      newFlows,
 }
 
 func help(name string, args []string) int {

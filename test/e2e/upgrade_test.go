@@ -31,8 +31,8 @@ type crowded struct {
 	WorstMillis float64 // the longest time between two answers
 }
 
-// crowd holds so many TCP connections to each address until the input ends: COUNT ADDR... Each is asked and answers ten times
-// a second, and once more at the end.
+// crowd holds so many TCP connections to each address until the input ends: COUNT ADDR... Each is asked and answers
+// ten times a second, and once more at the end.
 func crowd(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	count, err := strconv.Atoi(args[0])
@@ -107,9 +107,10 @@ func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst 
 	}
 }
 
-// TestUpgrade: 1,000 connections to Services go on when the agent that carries them is replaced by one whose flow memory is
-// of a later version. The flows of the agent before are written down as one of version 1 would have left them. The Services
-// have got more endpoints meanwhile: without its flow, every second connection would go to another pod and be reset.
+// TestUpgrade: 1,000 connections to Services go on when the agent that carries them is replaced by one whose flow
+// memory is of a later version. The flows of the agent before are written down as one of version 1 would have left
+// them. The Services have got more endpoints meanwhile: without its flow, every second connection would go to another
+// pod and be reset.
 func TestUpgrade(t *testing.T) {
 	c := up(t, "upgrade", baseYAML)
 	held := c.begin(t, lab.Pod("client"), "crowd", "250",
@@ -149,7 +150,8 @@ func TestUpgrade(t *testing.T) {
 	contains(t, string(after[len(before):]), "found the flows of the agent before", fmt.Sprintf("kept=%d", written), "lost=false")
 }
 
-// leaveV1 writes down the flows that a node's agent has left as one of version 1 would have left them, and returns how many.
+// leaveV1 writes down the flows that a node's agent has left as one of version 1 would have left them, and returns
+// how many.
 func (c *cluster) leaveV1(t *testing.T, node string) int {
 	t.Helper()
 	kept, err := keeper.Dial(c.ctx, filepath.Join(c.Dir, "nodes", node, "keeper.sock"))

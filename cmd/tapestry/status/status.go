@@ -154,6 +154,7 @@ func (r *report) print(w io.Writer, now time.Time) error {
 	row("Services", "%.0f with %.0f endpoints, %.0f node ports, %.0f host ports",
 		get("tapestry_services"), get("tapestry_endpoints"), get("tapestry_node_ports"), get("tapestry_host_ports"))
 	row("Flows", "%s", counts(r.Counters.Of("tapestry_flows")))
+	row("Flows freed", "%s", counts(r.Counters.Of("tapestry_flows_freed_total")))
 	row("Outside", "%s", counts(r.Counters.Of("tapestry_outside")))
 	row("Drops", "%s", counts(r.Counters.Of("tapestry_drops_total")))
 	if err := t.Flush(); err != nil {

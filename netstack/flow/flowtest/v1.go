@@ -22,8 +22,8 @@ const (
 // SizeV1 is the number of bytes of memory of version 1 for so many flows.
 func SizeV1(capacity int) int { return headerSize + capacity*slotSize }
 
-// WriteV1 fills mem, of SizeV1(capacity) zero bytes, with the table's flows as an agent of version 1 would have left them. It
-// returns how many those are: what has come to an end or was never answered is left out.
+// WriteV1 fills mem, of SizeV1(capacity) zero bytes, with the table's flows as an agent of version 1 would have left
+// them. It returns how many those are: what has come to an end or was never answered is left out.
 func WriteV1(mem []byte, capacity int, table *flow.Table) int {
 	n := 0
 	now := flow.BootClock()

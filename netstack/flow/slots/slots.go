@@ -1,11 +1,12 @@
 // Package slots hands out the numbers of a table's slots to owners, fairly.
 //
 // Each slot in use is charged to the owner who began what is in it. When none is free, the rule of package share says
-// whose slot goes. Which one that is, the table decides among a few of that owner's that are taken at random: so what a
-// search finds depends neither on how many there are nor on the order in which they came. What the table would rather keep
-// is settled: it is looked at again only when its owner has nothing else left.
+// whose slot goes. Which one that is, the table decides among a few of that owner's that are taken at random: so what
+// a search finds depends neither on how many there are nor on the order in which they came. What the table would
+// rather keep is settled: it is looked at again only when its owner has nothing else left.
 //
-// An owner may stand for many clients. So slots are counted for each client too, about: clients share a counter by chance.
+// An owner may stand for many clients. So slots are counted for each client too, about: clients share a counter by
+// chance.
 //
 // Nothing here is shared with other processes. It takes one mutex for each slot that is handed out or given back, and
 // none of it is asked for a packet of a known flow.
@@ -75,9 +76,9 @@ func (c *Candidates) Last() bool { return c.last }
 // Keep notes that the candidate of that number in List is worth keeping.
 func (c *Candidates) Keep(number int) { c.keep[number] = true }
 
-// Take gives a slot to an owner, for a client. When none is free, the decision says whose should go, and c has some of those: the caller
-// releases one, or notes those that it would rather keep, and tries again with the same c; or it gives up, as it must when
-// the decision is share.Refuse. c is the zero value at first.
+// Take gives a slot to an owner, for a client. When none is free, the decision says whose should go, and c has some
+// of those: the caller releases one, or notes those that it would rather keep, and tries again with the same c; or it
+// gives up, as it must when the decision is share.Refuse. c is the zero value at first.
 func (s *Slots) Take(id uint64, client Client, c *Candidates) (slot uint32, from share.Decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
