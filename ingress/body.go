@@ -68,7 +68,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.waited = true
 	}
 	if b.closed.Load() {
-		return 0, http1.Enough
+		return 0, http1.ErrEnough
 	}
 	b.reading.begin()
 	n, err := b.rq.in.Body.Read(p)
@@ -89,7 +89,7 @@ func (b *clientBody) wait() error {
 	defer b.waiting.Unlock()
 	select {
 	case <-b.done:
-		return http1.Enough
+		return http1.ErrEnough
 	default:
 	}
 	var unasked <-chan struct{}
@@ -106,7 +106,7 @@ func (b *clientBody) wait() error {
 	case <-unasked:
 		return nil
 	case <-b.done:
-		return http1.Enough
+		return http1.ErrEnough
 	case <-limit.C:
 		return errNoContinue
 	case <-b.rq.in.Context().Done():

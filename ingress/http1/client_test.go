@@ -263,7 +263,7 @@ func TestAnswerBeforeTheEnd(t *testing.T) {
 			return copy(p, "start"), nil
 		}
 		<-answered
-		return 0, Enough
+		return 0, ErrEnough
 	})
 	resp, err := c.Do(t.Context(), s.addr, &Request{Method: "POST", Target: "/", Body: body, Length: 1000})
 	if err != nil {

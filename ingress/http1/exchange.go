@@ -96,7 +96,7 @@ func (x *exchange) run() (*http.Response, error) {
 	_ = x.conn.SetReadDeadline(time.Time{})
 	x.mu.Unlock()
 	if err != nil {
-		if sendErr != nil && !errors.Is(sendErr, Enough) {
+		if sendErr != nil && !errors.Is(sendErr, ErrEnough) {
 			return nil, sendErr
 		}
 		return nil, err

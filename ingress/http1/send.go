@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Enough, read from a Request's Body, ends the request where it is, because the answer is known without the rest.
-var Enough = errors.New("no more of the body is wanted")
+// ErrEnough, read from a Request's Body, ends the request where it is, because the answer is known without the rest.
+var ErrEnough = errors.New("no more of the body is wanted")
 
 // framing are headers that say where messages end and whom they are for; they follow from a Request's other fields.
 var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true}
@@ -77,7 +77,7 @@ func (x *exchange) send() {
 	x.sendErr = err
 	x.mu.Unlock()
 	switch {
-	case errors.Is(err, Enough):
+	case errors.Is(err, ErrEnough):
 	case errors.As(err, new(*SendError)): // the server must see that the request is not whole
 		x.conn.Conn.Close()
 	default: // the server may have answered before it stopped reading
@@ -107,7 +107,7 @@ func (x *exchange) sendBody() error {
 		case err == nil, err == io.EOF && left == 0:
 		case err == io.EOF && left < 0:
 			return x.sendEnd()
-		case errors.Is(err, Enough):
+		case errors.Is(err, ErrEnough):
 			return err
 		case err == io.EOF:
 			return &SendError{io.ErrUnexpectedEOF}
