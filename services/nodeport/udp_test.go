@@ -91,9 +91,14 @@ func TestUDPIdle(t *testing.T) {
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c := dialUDP(t, "127.0.0.1", port)
 	for range 2 {
-		if got := exchange(t, c, "a"); got != "one:a" {
-			t.Fatal(got)
-		}
+		// A session may end before its answer comes, on a busy machine.
+		eventually(t, "the backend answers", func() bool {
+			c.Write([]byte("a"))
+			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			buf := make([]byte, 16)
+			n, _ := c.Read(buf)
+			return string(buf[:n]) == "one:a"
+		})
 		eventually(t, "the session ends", func() bool { return p.Stats().Sessions == 0 })
 	}
 }
