@@ -25,7 +25,7 @@ type header struct {
 	used     atomic.Uint64 // slots from here on were never written
 }
 
-// Size is the number of bytes of memory that a table of capacity flows needs. About 28 more for each flow are private
+// Size is the number of bytes of memory that a table of capacity flows needs. About 30 more for each flow are private
 // to the process.
 func Size(capacity int) int { return headerSize + capacity*(slotSize+ledgerSize) }
 

@@ -10,7 +10,7 @@ import (
 type owner struct {
 	account share.Account[*owner]
 	id      uint64
-	number  uint32 // its place in Slots.owners
+	number  uint16 // its place in Slots.owners
 	held    int
 	reserve int // slots that are not charged
 	lists   [2]list
@@ -31,21 +31,38 @@ const muchRoom = 1 << 12
 // link says whose a slot is.
 type link struct {
 	at     uint32 // its place in the list; of a free slot, the next free one plus 1
-	owner  uint32 // number of the owner plus 1; 0 for a free slot
-	client Client
-	which  uint8 // of its owner's lists
+	owner  uint16 // number of the owner plus 1; 0 for a free slot
+	client Client // and settledBit, when it is in that list
 }
+
+// settledBit is what a Client leaves.
+const settledBit = 1 << 15
+
+// in is the number of the owner's list that has the slot.
+func (l *link) in() int { return int(l.client >> 15) }
+
+// of is the client for whom the slot is.
+func (l *link) of() Client { return l.client &^ settledBit }
+
+// maxOwners is how many owners are told apart. All further ones are one: on no node there are nearly as many pods and peers.
+const (
+	maxOwners = 1<<16 - 2
+	theRest   = ^uint64(0)
+)
 
 // owner gives the owner of that id, which is made if it has no slot yet.
 func (s *Slots) owner(id uint64) *owner {
-	if o := s.byID[id]; o != nil {
+	if o := s.known(id); o != nil {
 		return o
+	}
+	if s.crowded() {
+		id = theRest
 	}
 	var o *owner
 	if n := len(s.spare); n > 0 {
 		o, s.spare = s.spare[n-1], s.spare[:n-1]
 	} else {
-		o = &owner{number: uint32(len(s.owners))}
+		o = &owner{number: uint16(len(s.owners))}
 		s.owners = append(s.owners, o)
 	}
 	*o = owner{id: id, number: o.number, lists: o.lists}
@@ -57,6 +74,17 @@ func (s *Slots) owner(id uint64) *owner {
 	s.order.Add(&o.account)
 	return o
 }
+
+// known gives the owner of that id, nil when it has no slot.
+func (s *Slots) known(id uint64) *owner {
+	if o := s.byID[id]; o != nil || !s.crowded() {
+		return o
+	}
+	return s.byID[theRest]
+}
+
+// crowded reports whether no more owners can be told apart.
+func (s *Slots) crowded() bool { return len(s.spare) == 0 && len(s.owners) >= maxOwners }
 
 // dropIfEmpty forgets an owner without slots.
 func (s *Slots) dropIfEmpty(o *owner) {
@@ -74,15 +102,15 @@ func (s *Slots) dropIfEmpty(o *owner) {
 }
 
 // put adds a slot to its owner's list.
-func (s *Slots) put(o *owner, which uint8, slot uint32) {
-	l := &o.lists[which]
-	s.links[slot].which, s.links[slot].at = which, uint32(len(*l))
+func (s *Slots) put(o *owner, which int, slot uint32) {
+	l, k := &o.lists[which], &s.links[slot]
+	k.at, k.client = uint32(len(*l)), k.of()|Client(which<<15)
 	*l = append(*l, slot)
 }
 
 // take takes a slot out of its owner's list.
 func (s *Slots) take(o *owner, slot uint32) {
-	l, at := &o.lists[s.links[slot].which], s.links[slot].at
+	l, at := &o.lists[s.links[slot].in()], s.links[slot].at
 	last := len(*l) - 1
 	moved := (*l)[last]
 	(*l)[at], s.links[moved].at = moved, at

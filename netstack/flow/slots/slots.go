@@ -115,14 +115,14 @@ func (s *Slots) nominate(o *owner, c *Candidates) {
 	c.n = min(len(c.list), len(l))
 	for i := range c.n {
 		at, _ := bits.Mul64(s.random.Uint64(), uint64(len(l)))
-		c.list[i], c.many[i] = l[at], s.counts[s.links[l[at]].client]
+		c.list[i], c.many[i] = l[at], s.counts[s.links[l[at]].of()]
 	}
 }
 
 // settle puts those aside that were worth keeping.
 func (s *Slots) settle(c *Candidates) {
 	for number, slot := range c.List() {
-		if l := &s.links[slot]; c.keep[number] && l.owner != 0 && l.which == settling {
+		if l := &s.links[slot]; c.keep[number] && l.owner != 0 && l.in() == settling {
 			o := s.owners[l.owner-1]
 			s.take(o, slot)
 			s.put(o, settled, slot)
@@ -156,7 +156,7 @@ func (s *Slots) Release(slot uint32) {
 	l := &s.links[slot]
 	o := s.owners[l.owner-1]
 	s.take(o, slot)
-	s.counts[l.client]--
+	s.counts[l.of()]--
 	s.push(slot)
 	s.charge(o, -1)
 	s.dropIfEmpty(o)
@@ -176,7 +176,7 @@ func (s *Slots) Charge(slot uint32) int {
 func (s *Slots) Charged(id uint64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o := s.byID[id]; o != nil {
+	if o := s.known(id); o != nil {
 		return o.account.Charge()
 	}
 	return 0

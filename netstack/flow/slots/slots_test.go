@@ -278,3 +278,27 @@ func TestRoomGivenBack(t *testing.T) {
 		t.Errorf("%d owners to be used again, the first with room for %d slots", len(s.spare), cap(s.spare[0].lists[settling]))
 	}
 }
+
+// TestManyOwners: more owners than can be told apart are served too, the last of them as one.
+func TestManyOwners(t *testing.T) {
+	const n = maxOwners + 5000
+	s := New(n, 0)
+	var slots []uint32
+	for id := range uint64(n) {
+		var c Candidates
+		slot, from := s.Take(id, 0, &c)
+		if from != share.Free {
+			t.Fatalf("owner %d: %v", id, from)
+		}
+		slots = append(slots, slot)
+	}
+	if owners, most := s.Stats(); owners != maxOwners+1 || most != 5000 || s.Charged(n-1) != 5000 || s.Charged(0) != 1 {
+		t.Errorf("%d owners, at most %d", owners, most)
+	}
+	for _, slot := range slots {
+		s.Release(slot)
+	}
+	if owners, _ := s.Stats(); owners != 0 || s.inUse != 0 {
+		t.Errorf("%d owners and %d slots are left", owners, s.inUse)
+	}
+}
