@@ -58,6 +58,7 @@ func (n *Node) countMesh() counter.List {
 		counter.By(counter.Total, "tapestry_link_total", "Packets and datagrams of the tunnel: sent, received, or why not.", "event", map[string]uint64{
 			"sent": s.SentPackets, "sent-partial": s.SentPartial, "received": s.ReceivedPackets, "no-peer": s.DropNoPeer, "no-session": s.DropNoSession,
 			"too-big": s.DropTooBig, "spoofed": s.DropSpoofed, "forbidden": s.DropForbidden, "send-errors": s.SendErrors,
+			"handshakes": s.DropHandshakes, "handshakes-asked": s.AskedProof,
 		}),
 		counter.By(counter.Total, "tapestry_link_bytes_total", "Bytes of these packets: sent, received.", "event", map[string]uint64{
 			"sent": s.SentBytes, "received": s.ReceivedBytes,

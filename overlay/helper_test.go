@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -14,7 +15,16 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if args := os.Getenv("OVERLAY_FLOOD"); args != "" {
+		if err := floodMain(args); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // node is one Mesh with a memory of what it received.
 type node struct {

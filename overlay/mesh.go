@@ -17,6 +17,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/gate"
 	"tapestry.dev/tapestry/overlay/underlay"
 )
 
@@ -60,6 +61,7 @@ type Mesh struct {
 	bind *underlay.Bind // nil with Options.Bind
 	tun  *tunnel
 	own  PublicKey
+	gate *gate.Gate
 	sock *os.File // opened by us, nil with Options.Socket
 
 	mu      sync.Mutex // serialises Set; guards applied, dirty, closed
@@ -116,6 +118,7 @@ func New(o Options) (*Mesh, error) {
 		m.gateway = append(m.gateway, packet.AddrFrom(a))
 	}
 	m.table.Store(newTable(nil, nil))
+	m.gate = gate.New(m.own)
 	if err := m.start(); err != nil {
 		return nil, fmt.Errorf("start the WireGuard mesh: %w", err)
 	}
@@ -134,7 +137,7 @@ func (m *Mesh) start() error {
 			m.sock = sock
 		}
 		b, err := underlay.New(underlay.Options{
-			Socket: sock, Forbidden: m.forbidden, TooBig: m.noteTooBig, Sent: m.noteSent,
+			Socket: sock, Forbidden: m.forbidden, Admit: m.gate.Admit, TooBig: m.noteTooBig, Sent: m.noteSent,
 			NoGSO: m.o.NoGSO, NoGRO: m.o.NoGRO, Logger: m.log,
 		})
 		if err != nil {
@@ -222,6 +225,7 @@ func (m *Mesh) Set(c Config) error {
 	text := delta(old, want)
 	// First the table, so that packets of a new peer find it known; those of one that goes are late from here on.
 	m.table.Store(m.nextTable(c))
+	m.gate.SetPeers(m.places)
 	if m.dirty {
 		text = "replace_peers=true\n" + text
 	}

@@ -127,6 +127,20 @@ func newTable(peers []*peer, cfgs []Peer) *table {
 	return t
 }
 
+// places are the addresses where peers are said to be, and where they were heard.
+func (m *Mesh) places() (all []netip.Addr) {
+	t := m.table.Load()
+	for i, p := range t.peers {
+		if a := t.cfgs[i].Endpoint.Addr(); a.IsValid() {
+			all = append(all, a)
+		}
+		if a := p.address.Load(); a != nil {
+			all = append(all, a.Addr())
+		}
+	}
+	return all
+}
+
 // isPodRange tells a pod range from a node's address: it has more than one address, and no endpoint is configured
 // in it. A stock peer behind which a whole network lies (0.0.0.0/0 perhaps) thus forbids nothing.
 func isPodRange(p netip.Prefix, peers []Peer) bool {

@@ -134,6 +134,7 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 	if slow {
 		m.polled = now
 	}
+	anyMoved := false
 	for _, p := range tab.peers {
 		s, ok := sessions[p.key]
 		if !ok {
@@ -147,10 +148,14 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 		moved := s.endpoint.IsValid() && (p.address.Load() == nil || *p.address.Load() != s.endpoint)
 		if moved {
 			p.address.Store(&s.endpoint)
+			anyMoved = true
 		}
 		if p.path != nil && (slow || moved || p.tooBig.Swap(false)) {
 			m.askKernel(p, now)
 		}
+	}
+	if anyMoved {
+		m.gate.SetPeers(m.places)
 	}
 }
 

@@ -43,6 +43,8 @@ type Stats struct {
 	DropSpoofed uint64
 	// DropForbidden: datagrams from inside the pods' or services' ranges.
 	DropForbidden uint64
+	// DropHandshakes: messages of handshakes that came too often, and AskedProof those of them that were answered with a cookie.
+	DropHandshakes, AskedProof uint64
 	// SendErrors: datagrams that the kernel refused for another reason than their size.
 	SendErrors uint64
 }
@@ -56,6 +58,8 @@ func (m *Mesh) Stats() Stats {
 		DropNoPeer: c.noPeer.Load(), DropNoSession: c.noSession.Load(), DropTooBig: c.tooBig.Load(),
 		DropSpoofed: c.spoofed.Load(),
 	}
+	g := m.gate.Stats()
+	s.DropHandshakes, s.AskedProof = g.Refused, g.Asked
 	if m.bind != nil {
 		b := m.bind.Counters()
 		s.DropForbidden, s.SendErrors = b.Forbidden, b.Failed

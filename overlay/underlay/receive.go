@@ -65,6 +65,7 @@ func newReceiver(b *Bind, sock *socket) *receiver {
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	clear(sizes[:len(bufs)])
 	if n := r.drain(bufs, sizes, eps); n > 0 {
+		r.screen(bufs[:n], sizes, eps)
 		return n, nil
 	}
 	for {
@@ -84,9 +85,45 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 			}
 		}
 		if n > 0 {
+			r.screen(bufs[:n], sizes, eps)
 			return n, nil
 		}
 	}
+}
+
+// screen takes out what is not admitted: WireGuard skips empty datagrams.
+func (r *receiver) screen(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
+	if r.b.o.Admit == nil {
+		return
+	}
+	for i, b := range bufs {
+		if sizes[i] == 0 || b[0] == messageData {
+			continue
+		}
+		from := eps[i].(*endpoint)
+		pass, answer := r.b.o.Admit(b[:sizes[i]], from.ap)
+		if !pass {
+			sizes[i] = 0
+		}
+		if answer != nil {
+			r.answer(answer, from)
+		}
+	}
+}
+
+// answer sends a datagram unless the socket has no room.
+func (r *receiver) answer(b []byte, to *endpoint) {
+	var msg unix.Msghdr
+	iov := unix.Iovec{Base: unsafe.SliceData(b)}
+	iov.SetLen(len(b))
+	msg.Iov = &iov
+	msg.SetIovlen(1)
+	if msg.Name, msg.Namelen = to.sockaddr(r.sock.is6); msg.Name == nil {
+		return
+	}
+	_ = r.sock.raw.Control(func(fd uintptr) {
+		_, _, _ = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
+	})
 }
 
 // lay points the messages' vectors into bufs, guess bytes of each, and the last one whole, so that nothing is cut off.
