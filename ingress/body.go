@@ -123,7 +123,7 @@ func (b *clientBody) finish() {
 	if b.whole.Load() || b.rq.in.ProtoMajor != 1 {
 		return
 	}
-	if !b.failed.Load() && (!b.expects || b.waited) && b.drained() {
+	if !b.broken() && (!b.expects || b.waited) && b.drained() {
 		return
 	}
 	if cn := b.rq.client.under; cn != nil {
@@ -131,6 +131,9 @@ func (b *clientBody) finish() {
 	}
 	_ = b.rq.control.SetReadDeadline(longAgo) // net/http would look for the rest, too
 }
+
+// broken reports whether the rest of the body will not come. A stalled client's Read may still be on its way back.
+func (b *clientBody) broken() bool { return b.failed.Load() || b.stalled.Load() }
 
 // drained reports whether the rest of the body came.
 func (b *clientBody) drained() bool {

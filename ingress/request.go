@@ -208,7 +208,7 @@ func (rq *request) fail(err error) {
 	case errors.Is(context.Cause(rq.in.Context()), errShare):
 		http.Error(rq.w, errShare.Error(), http.StatusServiceUnavailable)
 		return
-	case rq.body != nil && rq.body.failed.Load(): // net/http takes the client for gone then
+	case rq.body != nil && rq.body.broken(): // net/http may take the client for gone then
 		stats.clientBroke.Add(1)
 		rq.w.Header()["Connection"] = []string{"close"}
 		if rq.body.stalled.Load() {
