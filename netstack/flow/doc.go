@@ -77,4 +77,6 @@
 // The clock is read once per second by Run (or by each Sweep), which also walks one sixtieth of the slots and frees
 // what has expired. An entry past its time is a miss even before it is swept. Above nine tenths of the capacity Sweep
 // applies shorter times to owners who have more than an equal share.
+//
+// The package is longer than others: whatever reads or writes a slot has to know of all who do so at the same time.
 package flow
