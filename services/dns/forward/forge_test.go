@@ -147,6 +147,29 @@ func TestCaseNotKept(t *testing.T) {
 	}
 }
 
+// A client sees its own spelling of a name, also from a server that does not compress names.
+func TestSpellingIsTheClients(t *testing.T) {
+	up := newRawUpstream(t, func(h heard) [][]byte {
+		m := new(dns.Msg)
+		if err := m.Unpack(says(h, right)); err != nil {
+			t.Error(err)
+		}
+		m.Compress = false
+		m.Answer[0].Header().Name = h.name()
+		wire, err := m.Pack()
+		if err != nil {
+			t.Error(err)
+		}
+		return [][]byte{wire}
+	})
+	f := New(Options{Upstreams: fixed(up.addr)})
+	// Long enough not to come out in this spelling by chance.
+	const name = "a-name-of-many-letters.example.com."
+	if m := lookup(t.Context(), f, client(1), name); len(m.Answer) != 1 || m.Answer[0].Header().Name != name {
+		t.Errorf("got %v", m)
+	}
+}
+
 // Each question has another port, id and spelling.
 func TestNothingToGuess(t *testing.T) {
 	up := newRawUpstream(t, func(h heard) [][]byte { return [][]byte{says(h, right)} })

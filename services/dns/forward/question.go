@@ -121,6 +121,10 @@ func rcodeOf(answer []byte) int { return int(answer[3] & 0xf) }
 
 // answerTo gives r the answer that an upstream gave to the same question in another spelling.
 func answerTo(r *dns.Msg, answer []byte) (*dns.Msg, error) {
+	sent, _, err := dns.UnpackDomainName(answer, headerLen)
+	if err != nil {
+		return nil, err
+	}
 	b := slices.Clone(answer)
 	// The names in the answer refer to the question's, so that they have the client's spelling, too.
 	if _, err := dns.PackDomainName(r.Question[0].Name, b, headerLen, nil, false); err != nil {
@@ -130,7 +134,19 @@ func answerTo(r *dns.Msg, answer []byte) (*dns.Msg, error) {
 	if err := m.Unpack(b); err != nil {
 		return nil, err
 	}
+	respell(m.Answer, sent, r.Question[0].Name)
+	respell(m.Ns, sent, r.Question[0].Name)
 	m.Id = r.Id
 	m.RecursionAvailable = true
 	return m, nil
+}
+
+// respell gives the records of a name, in the spelling sent, the client's spelling. Servers that do not compress names
+// write out the one they were asked in.
+func respell(records []dns.RR, sent, name string) {
+	for _, rr := range records {
+		if h := rr.Header(); h.Name == sent {
+			h.Name = name
+		}
+	}
 }
