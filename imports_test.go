@@ -126,10 +126,10 @@ func forbidden(path, imported string) string {
 	return ""
 }
 
-// excepted are the places outside that may import what an owner holds. A pod in memory has a stack of its own to answer with.
-// Tests and the lab look at interfaces past us. The lab plays the control plane of Kubernetes with its objects, rendered manifests
-// are read as the API server reads them, and tests on a real control plane make its objects. End-to-end tests and the load generator
-// ask DNS servers as a stranger would, ours and those they are compared with.
+// excepted are the places outside that may import what an owner holds. A pod in memory has a stack of its own to answer
+// with. Tests and the lab look at interfaces past us. The lab plays the control plane of Kubernetes with its objects,
+// rendered manifests are read as the API server reads them, and tests on a real control plane make its objects.
+// End-to-end tests and the load generator ask DNS servers as a stranger would, ours and those they are compared with.
 func excepted(dir string, isTest bool, owned string) bool {
 	switch owned {
 	case "gvisor.dev/gvisor":

@@ -1,6 +1,6 @@
-// Package addressing is the plan of addresses that every node of a cluster works out by itself and alike: which addresses
-// of a pod range have a meaning, what the tunnel adds to a packet, and by which number a node is known. It is a leaf: it
-// imports nothing of ours, and everyone may import it.
+// Package addressing is the plan of addresses that every node of a cluster works out by itself and alike: which
+// addresses of a pod range have a meaning, what the tunnel adds to a packet, and by which number a node is known. It is
+// a leaf: it imports nothing of ours, and everyone may import it.
 //
 // Of a pod range, the first address after the network's own is the gateway's, the second is the host Port's, and pods
 // have the rest, but for the broadcast address of IPv4.
@@ -60,8 +60,8 @@ type Node struct {
 	Name string
 }
 
-// ID returns the number by which other nodes know this one: FNV-1a of the name, and of the cluster before it where there
-// is one. It is never 0, and outlives restarts and upgrades: flows refer to it.
+// ID returns the number by which other nodes know this one: FNV-1a of the name, and of the cluster before it where
+// there is one. It is never 0, and outlives restarts and upgrades: flows refer to it.
 func (n Node) ID() uint64 {
 	h := fnv.New64a()
 	if n.Cluster != "" {

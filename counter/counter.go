@@ -1,5 +1,6 @@
-// Package counter is how the parts of a node tell numbers: each has one name, says what it means, and is given together with its
-// value by whoever counts. Metrics, status and tests read one list of them. It is a leaf, which everyone may import.
+// Package counter is how the parts of a node tell numbers: each has one name, says what it means, and is given together
+// with its value by whoever counts. Metrics, status and tests read one list of them. It is a leaf, which everyone may
+// import.
 package counter
 
 import (
@@ -28,8 +29,8 @@ type Counter struct {
 	// Help is a sentence that says what is counted.
 	Help string `json:"help"`
 	Kind Kind   `json:"kind"`
-	// Labels are the names of what tells Values apart; none where there is one Value. No label may be an address, a pod or a
-	// Service: there may be any number of those.
+	// Labels are the names of what tells Values apart; none where there is one Value. No label may be an address, a pod or
+	// a Service: there may be any number of those.
 	Labels []string `json:"labels,omitempty"`
 	Values []Value  `json:"values,omitempty"`
 }
@@ -40,7 +41,8 @@ type Value struct {
 	Labels []string `json:"labels,omitempty"`
 	// N is the number; of a Distribution the sum of what was observed.
 	N float64 `json:"n"`
-	// Count says how often a Distribution was observed, and Buckets how often the value was at most a bound, for growing bounds.
+	// Count says how often a Distribution was observed, and Buckets how often the value was at most a bound, for growing
+	// bounds.
 	Count   uint64   `json:"count,omitempty"`
 	Buckets []Bucket `json:"buckets,omitempty"`
 }

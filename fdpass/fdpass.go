@@ -1,5 +1,5 @@
-// Package fdpass carries JSON messages together with file descriptors between processes of one user, over unix sockets of
-// type SOCK_SEQPACKET: one message is one packet, so that a peer killed in the middle leaves nothing half said.
+// Package fdpass carries JSON messages together with file descriptors between processes of one user, over unix sockets
+// of type SOCK_SEQPACKET: one message is one packet, so that a peer killed in the middle leaves nothing half said.
 package fdpass
 
 import (
@@ -75,8 +75,8 @@ func peerOf(c *net.UnixConn) (Cred, error) {
 	return Cred{int(u.Pid), u.Uid, u.Gid}, nil
 }
 
-// control runs f with the descriptor. It does not use Fd, which would make the open file blocking, for every process that
-// shares it.
+// control runs f with the descriptor. It does not use Fd, which would make the open file blocking, for every process
+// that shares it.
 func control(c syscall.Conn, f func(fd int) error) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -190,8 +190,8 @@ func parseRights(oob []byte) (fds []int, err error) {
 	return fds, err
 }
 
-// Call sends a request and receives its answer. When ctx ends first the connection is closed, as the answer would be taken
-// for that of the next call.
+// Call sends a request and receives its answer. When ctx ends first the connection is closed, as the answer would be
+// taken for that of the next call.
 func (c *Conn) Call(ctx context.Context, request, answer any, fds ...int) ([]int, error) {
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()

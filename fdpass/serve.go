@@ -78,9 +78,9 @@ type server struct {
 }
 
 // Serve accepts connections on ln, a listener of network "unixpacket", until ctx is done, and runs handle for each in a
-// goroutine of its own; the connection is closed when handle returns or ctx is done. Peers of other users are answered a
-// Refusal, and what descriptors they sent are closed. ln is closed when Serve returns, which is after the last handle; the
-// error is nil when ctx ended it.
+// goroutine of its own; the connection is closed when handle returns or ctx is done. Peers of other users are answered
+// a Refusal, and what descriptors they sent are closed. ln is closed when Serve returns, which is after the last
+// handle; the error is nil when ctx ended it.
 func Serve(ctx context.Context, ln *net.UnixListener, o Options, handle func(context.Context, *Conn)) error {
 	s := &server{
 		allowed: o.UIDs, log: o.Log, handle: handle,

@@ -164,8 +164,8 @@ func TestSetCompilesWhatChanged(t *testing.T) {
 	}
 }
 
-// BenchmarkManyPaths is 5,000 paths that lead to one Service of 5,000 endpoints: what it costs to set the routes, to set them
-// again when something else has changed, and the first request after an endpoint has changed.
+// BenchmarkManyPaths is 5,000 paths that lead to one Service of 5,000 endpoints: what it costs to set the routes, to
+// set them again when something else has changed, and the first request after an endpoint has changed.
 func BenchmarkManyPaths(b *testing.B) {
 	const n = 5000
 	web := ServicePort{"default", "web", "80"}

@@ -128,7 +128,8 @@ func TestHeaderSizes(t *testing.T) {
 	}
 }
 
-// stallTest is how long a client may stall in these tests. What is written to one that does not has as long, on a busy machine, too.
+// stallTest is how long a client may stall in these tests. What is written to one that does not has as long, on a busy
+// machine, too.
 const stallTest = time.Second
 
 // A client that stops in the middle of a body is told so, and its backend sees that the request is not whole.

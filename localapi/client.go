@@ -10,7 +10,8 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Client asks the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that is there.
+// Client asks the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that
+// is there.
 type Client struct {
 	Path string
 }

@@ -1,11 +1,12 @@
-// Package localapi is what an agent tells whoever asks on its node: how the node is, and tables of what it knows and counts. It is
-// read only, on a socket of its own: the one through which pods are attached (package cni) is for the container runtime alone.
+// Package localapi is what an agent tells whoever asks on its node: how the node is, and tables of what it knows and
+// counts. It is read only, on a socket of its own: the one through which pods are attached (package cni) is for the
+// container runtime alone.
 //
 // # Protocol
 //
-// Messages are package fdpass's, one answer for each request. "node" is answered by a Node. "rows" names a table and is answered by
-// its first rows, and "more" by those that follow, as the table was when it was asked for; a table of any length so comes in
-// messages of a bounded one.
+// Messages are package fdpass's, one answer for each request. "node" is answered by a Node. "rows" names a table and is
+// answered by its first rows, and "more" by those that follow, as the table was when it was asked for; a table of any
+// length so comes in messages of a bounded one.
 package localapi
 
 import (
@@ -15,8 +16,8 @@ import (
 	"time"
 )
 
-// Node is what there is to tell of a node beside its tables. What the agent does not know before the cluster's first snapshot is
-// zero until then.
+// Node is what there is to tell of a node beside its tables. What the agent does not know before the cluster's first
+// snapshot is zero until then.
 type Node struct {
 	Name      string    `json:"name"`
 	Version   string    `json:"version"`

@@ -23,8 +23,8 @@ const (
 // Options say which users may ask, and where refused ones are logged.
 type Options = fdpass.Options
 
-// Listen makes the socket at path; that of an agent that died is replaced. It is for this user alone, and for others too when
-// Options names some: Serve asks the kernel who they are.
+// Listen makes the socket at path; that of an agent that died is replaced. It is for this user alone, and for others
+// too when Options names some: Serve asks the kernel who they are.
 func Listen(path string, o Options) (*net.UnixListener, error) {
 	l, err := fdpass.Listen(path)
 	if err != nil {

@@ -200,7 +200,8 @@ func BenchmarkFromLink(b *testing.B) {
 	}
 }
 
-// BenchmarkFromLinkFlows is one packet of a batch of 64 from the Link, each of another flow, which are chosen at random.
+// BenchmarkFromLinkFlows is one packet of a batch of 64 from the Link, each of another flow, which are chosen at
+// random.
 func BenchmarkFromLinkFlows(b *testing.B) {
 	for _, flows := range []uint32{1000, 1 << 20} {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {

@@ -34,8 +34,8 @@ func (w *worker) carry(s *snapshot, j *journey) {
 	}
 }
 
-// wait has the packet wait for its Port's limit, unless there is room now or its sender has waited already. It reports whether it
-// does, or was dropped as too much waits.
+// wait has the packet wait for its Port's limit, unless there is room now or its sender has waited already. It reports
+// whether it does, or was dropped as too much waits.
 func (w *worker) wait(j *journey) bool {
 	l := j.port.limit
 	if l.Pass(j.packet.Len(), j.paced) {
@@ -48,8 +48,8 @@ func (w *worker) wait(j *journey) bool {
 	return true
 }
 
-// write writes the packet to a TAP, whatever its Port's limit, and reports whether the TAP took it. The virtio-net header goes
-// along: it was checked, or made by us.
+// write writes the packet to a TAP, whatever its Port's limit, and reports whether the TAP took it. The virtio-net
+// header goes along: it was checked, or made by us.
 func (w *worker) write(p *packet.Packet, port *Port) bool {
 	if port.lacks != 0 && countsOn(&p.VNet)&port.lacks != 0 {
 		return w.toPlainPort(p, port)

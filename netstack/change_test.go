@@ -21,8 +21,8 @@ func (w *world) leads(to string, c packet.Choice, moved bool) {
 	w.set()
 }
 
-// TestServiceComesLate: what was sent before there was a Service at the address went elsewhere; what is sent again goes to the
-// Service, on the same ports and without a pause (kubernetes/kubernetes#48719).
+// TestServiceComesLate: what was sent before there was a Service at the address went elsewhere; what is sent again goes
+// to the Service, on the same ports and without a pause (kubernetes/kubernetes#48719).
 func TestServiceComesLate(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	const client, node, port = "10.244.1.10:1000", "172.31.0.11:30053", "172.31.0.11:30053"
@@ -63,8 +63,9 @@ func TestServiceComesLate(t *testing.T) {
 	}
 }
 
-// TestDatagramsOverRestart: an agent that starts anew leaves datagrams with the backend they had, though others are there by now
-// and another would be chosen: what is built on UDP, as QUIC, has connections too (kubernetes/kubernetes#122740).
+// TestDatagramsOverRestart: an agent that starts anew leaves datagrams with the backend they had, though others are
+// there by now and another would be chosen: what is built on UDP, as QUIC, has connections too
+// (kubernetes/kubernetes#122740).
 func TestDatagramsOverRestart(t *testing.T) {
 	const client, vip = "10.244.1.10:1000", "10.96.0.1:80"
 	there := exchange{"a", datagram(client, vip), "b", "udp " + client + " > 10.244.1.11:8080"}
@@ -83,8 +84,8 @@ func TestDatagramsOverRestart(t *testing.T) {
 	w.exchange(exchange{"a", datagram("10.244.1.10:1001", vip), "link", "node-2 udp 10.244.1.10:1001 > 10.244.2.10:8080"})
 }
 
-// TestServiceChanges: an address or port that a Service gave up, or that became another's, has no traffic of the old one, though
-// the backend lives and is served elsewhere. Connections go on (kubernetes/kubernetes#126130).
+// TestServiceChanges: an address or port that a Service gave up, or that became another's, has no traffic of the old
+// one, though the backend lives and is served elsewhere. Connections go on (kubernetes/kubernetes#126130).
 func TestServiceChanges(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	const client, vip = "10.244.1.10:1000", "10.96.0.1:80"

@@ -7,7 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// What still comes for a pod while the node closes, and after, is not refused: the connection goes on in the next agent.
+// What still comes for a pod while the node closes, and after, is not refused: the connection goes on in the next
+// agent.
 func TestCloseRefusesNothing(t *testing.T) {
 	w := newWorld(t)
 	segment := netstacktest.Spec{Src: ap("10.244.2.10:1000"), Dst: ap("10.244.1.10:8080"), Proto: packet.TCP, TCPFlags: 0x10, Payload: []byte("data")}

@@ -17,8 +17,8 @@ type Config struct {
 	PodCIDRs []netip.Prefix
 	// NodeAddrs are this node's own addresses on the underlay, primary first.
 	NodeAddrs []netip.Addr
-	// HostAddrs are all addresses of the host's interfaces, those in NodeAddrs among them. Pods reach the others through the host
-	// Port alone, since over a host socket they would come to them as a process of the host.
+	// HostAddrs are all addresses of the host's interfaces, those in NodeAddrs among them. Pods reach the others through
+	// the host Port alone, since over a host socket they would come to them as a process of the host.
 	HostAddrs []netip.Addr
 	// DenyEgress is what pods may not dial over host sockets. Addresses of the cluster are not meant.
 	DenyEgress []Destination
@@ -41,15 +41,15 @@ type PeerRoute struct {
 	NodeAddrs []netip.Addr
 	// Encap is set when the peer is a Tapestry node, that is, takes IP-in-IP at its gateway address.
 	Encap bool
-	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node. Such
-	// a one may have read that we take them before we read anything of it.
+	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node.
+	// Such a one may have read that we take them before we read anything of it.
 	SendsPartial bool
 	// Unready is set while the cluster knows that the node does not answer: nothing is to be expected of it.
 	Unready bool
 }
 
-// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing. What it answers never
-// changes, session affinity apart: a Table that changed is another one.
+// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing. What it
+// answers never changes, session affinity apart: a Table that changed is another one.
 type Balancer interface {
 	// Pick answers for the first packet of a flow. t is borrowed.
 	Pick(t *packet.Tuple) packet.Choice
@@ -60,12 +60,13 @@ type Balancer interface {
 	Leads(t *packet.Tuple, backend uint64, port uint16) bool
 }
 
-// Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are another Policy.
+// Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are
+// another Policy.
 type Policy interface {
 	// Judge is asked when a flow begins, translated or not, and once more for each flow that has a packet after something
-	// changed: this Policy, the Balancer or the Config. There is no scan; packets in between are not judged. Two packets that
-	// begin one flow at the same time may both ask. It must be safe for concurrent use, allocate nothing and not block.
-	// f is borrowed.
+	// changed: this Policy, the Balancer or the Config. There is no scan; packets in between are not judged. Two packets
+	// that begin one flow at the same time may both ask. It must be safe for concurrent use, allocate nothing and not
+	// block. f is borrowed.
 	Judge(f *Flow) Ruling
 }
 
@@ -85,16 +86,16 @@ const (
 	Drop          // the sender is not told
 )
 
-// Observer is told of flows, for records of them. It is called in the packet path by many goroutines at once, so it must be quick:
-// never block, never allocate. What it is given is borrowed until it returns.
+// Observer is told of flows, for records of them. It is called in the packet path by many goroutines at once, so it
+// must be quick: never block, never allocate. What it is given is borrowed until it returns.
 type Observer interface {
 	// Begun tells of a flow that is new in the flow table, and of the rule by which the Policy permitted it.
 	Begun(f *Flow, rule uint64)
-	// Refused tells of a packet whose flow may not be, or not go on. why is the DropReason under which it is counted; rule is
-	// the Policy's for Denied. It follows Begun for a flow to where nobody is, which is found out last.
+	// Refused tells of a packet whose flow may not be, or not go on. why is the DropReason under which it is counted; rule
+	// is the Policy's for Denied. It follows Begun for a flow to where nobody is, which is found out last.
 	Refused(f *Flow, why DropReason, rule uint64)
-	// Ended tells of a flow that left the flow table: it was over, made room, or may not go on. It may be one of an agent before,
-	// and of a short one it may come before Begun.
+	// Ended tells of a flow that left the flow table: it was over, made room, or may not go on. It may be one of an agent
+	// before, and of a short one it may come before Begun.
 	Ended(e flow.Entry, was flow.Info)
 }
 

@@ -11,7 +11,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Destination is a range of addresses outside of the cluster, of which one port or all are meant. Its text is RANGE or RANGE:PORT.
+// Destination is a range of addresses outside of the cluster, of which one port or all are meant. Its text is RANGE or
+// RANGE:PORT.
 type Destination struct {
 	Range netip.Prefix
 	Port  uint16 // of TCP and UDP; 0 for all, and all protocols
@@ -24,12 +25,12 @@ func (d Destination) String() string {
 	return fmt.Sprintf("%s:%d", d.Range, d.Port)
 }
 
-// azureWireServer is the address of Azure's metadata, which is also the resolver that pods with dnsPolicy Default ask: of it
-// only the ports are meant that AKS keeps from pods.
+// azureWireServer is the address of Azure's metadata, which is also the resolver that pods with dnsPolicy Default ask:
+// of it only the ports are meant that AKS keeps from pods.
 var azureWireServer = netip.MustParsePrefix("168.63.129.16/32")
 
-// MetadataServers are addressing.Metadata, as far as pods have no business there. (Those that are link-local, pods do not
-// reach anyway.)
+// MetadataServers are addressing.Metadata, as far as pods have no business there. (Those that are link-local, pods do
+// not reach anyway.)
 var MetadataServers = metadataServers()
 
 func metadataServers() []Destination {
@@ -44,7 +45,8 @@ func metadataServers() []Destination {
 	return list
 }
 
-// ParseDestination reads a Destination. An address stands for the range of it alone, but with a port it must be a range.
+// ParseDestination reads a Destination. An address stands for the range of it alone, but with a port it must be a
+// range.
 func ParseDestination(text string) (Destination, error) {
 	addr, rest, isRange := strings.Cut(text, "/")
 	if !isRange {

@@ -125,8 +125,8 @@ func TestMetadataServers(t *testing.T) {
 	}
 }
 
-// TestHostAddrs: an address that the host has and its Node does not name is the host's, whoever else claims it. Pods come to it as
-// themselves, through the host Port, and not at all where there is none.
+// TestHostAddrs: an address that the host has and its Node does not name is the host's, whoever else claims it. Pods
+// come to it as themselves, through the host Port, and not at all where there is none.
 func TestHostAddrs(t *testing.T) {
 	const S, SA = packet.SYN, packet.SYN | packet.ACK
 	with := func(t *testing.T) *world {

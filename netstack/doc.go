@@ -9,16 +9,17 @@
 //	pod C ─TAP─ Port ┼ steps: admit, bind, translate, ... ┼ Link ─ WireGuard ─ other nodes
 //	host  ─TAP─ Port ┘                                    └ gateway (gVisor, relays) ─ host sockets ─ outside
 //
-// The goroutine that reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps and
-// writes it to where it goes, all by itself. A few goroutines read all Ports (poll.Poller), each Port one at a time.
-// The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both run the
-// same steps. A packet waits in two places: in the backlog of a Port with a limit, and in the Link while that is busy.
+// The goroutine that reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps
+// and writes it to where it goes, all by itself. A few goroutines read all Ports (poll.Poller), each Port one at a
+// time. The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both
+// run the same steps. A packet waits in two places: in the backlog of a Port with a limit, and in the Link while that
+// is busy.
 //
 // # The steps
 //
-// Before the steps the packet is parsed; the virtio-net header is written by the pod, so it must agree with our own parse.
-// A journey is one packet on its way through the steps, and all that is known of it: who sent it, its flow, how it ends.
-// All steps have one shape; walk is the list of them.
+// Before the steps the packet is parsed; the virtio-net header is written by the pod, so it must agree with our own
+// parse. A journey is one packet on its way through the steps, and all that is known of it: who sent it, its flow, how
+// it ends. All steps have one shape; walk is the list of them.
 //
 //  1. admit: source MAC and address must be the Port's own; a peer's must be the peer's.
 //  2. bind: look the flow up. A new one is what the Balancer says, if the Policy lets it be, and is inserted atomically for
@@ -27,15 +28,18 @@
 //  3. translate, in place, with incremental checksums.
 //  4. forward: find out who gets it: a local Port, a peer, the gateway, the host, the outside.
 //
-// The package is larger than others: the steps share the journey, which as a package of its own would have to export all it has.
+// The package is larger than others: the steps share the journey, which as a package of its own would have to export
+// all it has.
 //
-// Steps decide and do not act: after them carry writes the packet to where they sent it, or answers its sender. So the same
-// list can explain what would become of a packet: on a journey for which bind asks the flow table by Peek and inserts
-// nothing, and after which carry is left out, the verdict, the reason and all that was found out stand in the journey.
+// Steps decide and do not act: after them carry writes the packet to where they sent it, or answers its sender. So the
+// same list can explain what would become of a packet: on a journey for which bind asks the flow table by Peek and
+// inserts nothing, and after which carry is left out, the verdict, the reason and all that was found out stand in the
+// journey.
 //
-// What came from a pod, or from a peer that may send so, with a partial checksum keeps it, through translation too, up to
-// whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainPort), for fragments and for the
-// quotes of ICMP errors. The gateway's stack verifies none, so toStack verifies full ones. Package packet has the form.
+// What came from a pod, or from a peer that may send so, with a partial checksum keeps it, through translation too, up
+// to whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainPort), for fragments and for
+// the quotes of ICMP errors. The gateway's stack verifies none, so toStack verifies full ones. Package packet has the
+// form.
 //
 // Each packet gets exactly one Verdict. What cannot be served is refused at once (a reset, an ICMP error), and counted
 // under its DropReason. The answer is about the packet as its sender sent it: translation is undone for it.
@@ -45,19 +49,19 @@
 // It happens once, on the node where the flow enters, so that no two nodes share state. A flow's entry holds both
 // tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when that is not
 // where their destination address says: to the gateway, for connections that it opened as somebody else's address, or
-// to the peer through whose host socket a client came in. Such a client's packets cross the Link as IP-in-IP between the
-// two gateway addresses; admitWrapped has the rules.
+// to the peer through whose host socket a client came in. Such a client's packets cross the Link as IP-in-IP between
+// the two gateway addresses; admitWrapped has the rules.
 //
 // # What changes for flows that are known
 //
-// A flow whose backend is gone, or that the Policy permits no longer, is found at its next packet: the entry remembers the
-// generation in which it was judged last, and a newer one makes it ask again. There is no scan. The generation moves when
-// the Config, the Balancer or the Policy did change. TCP to a backend of another node goes on all the same while that node
-// answers: it alone knows whether the pod lives, and resets what comes to a vacant address.
+// A flow whose backend is gone, or that the Policy permits no longer, is found at its next packet: the entry remembers
+// the generation in which it was judged last, and a newer one makes it ask again. There is no scan. The generation
+// moves when the Config, the Balancer or the Policy did change. TCP to a backend of another node goes on all the same
+// while that node answers: it alone knows whether the pod lives, and resets what comes to a vacant address.
 //
-// A frontend may change, too, under those who use it: a Service comes to be at an address that they dial already, gives up
-// a port, or leaves it to another. Connections outlive that. A datagram, and a SYN that was not answered, goes where its
-// address leads by now, on the ports that it had.
+// A frontend may change, too, under those who use it: a Service comes to be at an address that they dial already, gives
+// up a port, or leaves it to another. Connections outlive that. A datagram, and a SYN that was not answered, goes where
+// its address leads by now, on the ports that it had.
 //
 // A packet of the backend does not settle that its flow may go on; the Policy judges packets of both directions.
 //
@@ -69,13 +73,13 @@
 //
 // # Locking
 //
-// What a packet of a known flow needs is read without locks: the Config is an immutable snapshot behind an atomic pointer, so is the
-// table of Ports, and the flow table has sequence numbers. A new flow takes two of the flow table's many locks. Fragments, ICMP
-// limits, backlogs and the lending of workers have mutexes, and none of all these is held for I/O. A worker is the scratch memory of
-// one goroutine; its counters are summed on demand.
+// What a packet of a known flow needs is read without locks: the Config is an immutable snapshot behind an atomic
+// pointer, so is the table of Ports, and the flow table has sequence numbers. A new flow takes two of the flow table's
+// many locks. Fragments, ICMP limits, backlogs and the lending of workers have mutexes, and none of all these is held
+// for I/O. A worker is the scratch memory of one goroutine; its counters are summed on demand.
 //
-// The gateway's stack calls WritePackets while it holds locks of its own, so nothing is delivered to it on that way back
-// in the same goroutine (Gateway.Deliver).
+// The gateway's stack calls WritePackets while it holds locks of its own, so nothing is delivered to it on that way
+// back in the same goroutine (Gateway.Deliver).
 //
 // # Start and restart
 //

@@ -147,8 +147,8 @@ func TestGatewayListens(t *testing.T) {
 	}
 }
 
-// TestPeerReachesNodeWithoutHostPort: where a node has no host Port, pods of other nodes reach its own addresses as its own pods do,
-// by host sockets; an encapsulated client does not, and nothing beyond the node is reached.
+// TestPeerReachesNodeWithoutHostPort: where a node has no host Port, pods of other nodes reach its own addresses as its
+// own pods do, by host sockets; an encapsulated client does not, and nothing beyond the node is reached.
 func TestPeerReachesNodeWithoutHostPort(t *testing.T) {
 	w := newWorld(t)
 	w.node.Detach("host")

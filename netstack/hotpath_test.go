@@ -113,8 +113,8 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzFromPort gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under exactly one
-// verdict, and let nothing through that claims another's address.
+// FuzzFromPort gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under
+// exactly one verdict, and let nothing through that claims another's address.
 func FuzzFromPort(f *testing.F) {
 	for _, p := range paths {
 		f.Add(p.spec.Frame(packet.MAC{2, 1}, tap.GatewayMAC))

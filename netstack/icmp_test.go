@@ -39,7 +39,8 @@ func (w *world) silent() {
 	}
 }
 
-// TestLinkOnly: what hosts believe of neighbours alone passes between no two ends: neither pods here, nor the host, nor other nodes.
+// TestLinkOnly: what hosts believe of neighbours alone passes between no two ends: neither pods here, nor the host, nor
+// other nodes.
 func TestLinkOnly(t *testing.T) {
 	w := newWorld(t)
 	w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.244.1.11:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:80"})
@@ -135,8 +136,8 @@ var known = []exchange{
 	{"node-2", datagram("[fd00:10:244:2::10]:1000", "[fd00:10:244:1::10]:80"), "a", "udp [fd00:10:244:2::10]:1000 > [fd00:10:244:1::10]:80"},
 }
 
-// TestForgedErrors: an ICMP error of somebody who is no end of the flow it speaks of, or that is not for the other end, is believed by
-// nobody.
+// TestForgedErrors: an ICMP error of somebody who is no end of the flow it speaks of, or that is not for the other end,
+// is believed by nobody.
 func TestForgedErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, from string
@@ -225,7 +226,8 @@ func TestErrorsOfEnds(t *testing.T) {
 	}
 }
 
-// TestForgedErrorToGateway: what the gateway sends for a client outside is refused by the pod it was sent to, and by no other.
+// TestForgedErrorToGateway: what the gateway sends for a client outside is refused by the pod it was sent to, and by no
+// other.
 func TestForgedErrorToGateway(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

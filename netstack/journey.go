@@ -5,8 +5,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// journey is one packet on its way through the steps: where it comes from, what the steps found out, and how it ends. A step
-// reads what those before it wrote here, and nothing else. It lives on the stack of the goroutine that carries the packet.
+// journey is one packet on its way through the steps: where it comes from, what the steps found out, and how it ends. A
+// step reads what those before it wrote here, and nothing else. It lives on the stack of the goroutine that carries the
+// packet.
 type journey struct {
 	packet *packet.Packet
 	origin
@@ -85,8 +86,8 @@ func (j *journey) toOutside() bool {
 	return false
 }
 
-// walk takes a packet from its sender to its one Verdict. The steps are the life of a packet, top to bottom. Each goes by what
-// those before it found out, and gives false when it knows how the journey ends. They decide; only carry acts.
+// walk takes a packet from its sender to its one Verdict. The steps are the life of a packet, top to bottom. Each goes
+// by what those before it found out, and gives false when it knows how the journey ends. They decide; only carry acts.
 func (w *worker) walk(j *journey) {
 	s := w.node.snapshot.Load()
 	if s == nil {

@@ -14,8 +14,8 @@ const (
 	ended           // the flow was dropped, and the journey ends
 )
 
-// vouches reports whether a flow may go on without being judged: nothing changed since it was the last time, or nothing could have
-// changed for it.
+// vouches reports whether a flow may go on without being judged: nothing changed since it was the last time, or nothing
+// could have changed for it.
 func (s *snapshot) vouches(h *flow.Hit) bool {
 	return h.State != flow.Closed &&
 		(h.Checked == s.generation || s.policy == nil && (h.Dir == flow.Reply || h.Backend == 0 && isBound(h.State)))
@@ -113,7 +113,8 @@ func (w *worker) tell(s *snapshot, j *journey) {
 	}
 }
 
-// describe fills in w.told for the journey's flow. It goes by the flow and not by the packet, which may be of either direction.
+// describe fills in w.told for the journey's flow. It goes by the flow and not by the packet, which may be of either
+// direction.
 func (w *worker) describe(s *snapshot, j *journey) {
 	f := &w.told
 	f.Backend = j.hit.Backend

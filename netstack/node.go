@@ -36,7 +36,8 @@ type Options struct {
 	MTU int
 	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes.
 	EgressIdle time.Duration
-	// Poller watches the gateway's host sockets. It stays the caller's, who closes it after the Node; nil: the gateway makes one.
+	// Poller watches the gateway's host sockets. It stays the caller's, who closes it after the Node; nil: the gateway
+	// makes one.
 	Poller *poll.Poller
 	// Now is the clock of Ports' limits, monotonic; nil is time.Now.
 	Now func() time.Time
@@ -102,9 +103,9 @@ func New(o Options) (*Node, error) {
 // Gateway is the part of the node that ends connections.
 func (n *Node) Gateway() *gateway.Gateway { return n.gateway }
 
-// Set replaces what the node knows of the cluster; p is nil where everything may be. Flows survive: one that may go on no longer is
-// found at its next packet. What is equal to what was set before, Balancer and Policy by ==, changes nothing, and no flow
-// is looked at anew. Nothing that c holds may be changed afterwards.
+// Set replaces what the node knows of the cluster; p is nil where everything may be. Flows survive: one that may go on
+// no longer is found at its next packet. What is equal to what was set before, Balancer and Policy by ==, changes
+// nothing, and no flow is looked at anew. Nothing that c holds may be changed afterwards.
 func (n *Node) Set(c Config, b Balancer, p Policy) error {
 	if b == nil {
 		return errors.New("netstack: Set needs a Balancer")
@@ -242,7 +243,8 @@ func (n *Node) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	w.fromRelay(ip, vnet)
 }
 
-// pace tells a sender inside of the node, which can wait, whether a pod of this node is limited, and how long to wait now.
+// pace tells a sender inside of the node, which can wait, whether a pod of this node is limited, and how long to wait
+// now.
 func (n *Node) pace(pod packet.Addr) (limited bool, wait time.Duration) {
 	p := n.ports.table.Load().byAddr[pod]
 	if p == nil || p.limit == nil {
@@ -262,8 +264,9 @@ func (n *Node) Attached(name string) bool { return n.ports.table.Load().byName[n
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (n *Node) Run(ctx context.Context) { n.flows.Run(ctx) }
 
-// Close closes the devices of all Ports and stops the gateway. The flow table stays whole for the next agent. The Ports keep their
-// addresses, so that what the Link still brings for them is lost and not refused: connections are to go on in the next agent.
+// Close closes the devices of all Ports and stops the gateway. The flow table stays whole for the next agent. The Ports
+// keep their addresses, so that what the Link still brings for them is lost and not refused: connections are to go on
+// in the next agent.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	if n.closed {

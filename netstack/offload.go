@@ -5,7 +5,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// countsOn says which offloads a frame with this virtio-net header leaves work to. The header was checked, or made by us.
+// countsOn says which offloads a frame with this virtio-net header leaves work to. The header was checked, or made by
+// us.
 func countsOn(v *packet.VNetHdr) tap.Offloads {
 	switch v.GSOType &^ packet.GSOECN {
 	case packet.GSOTCPv4:
@@ -21,9 +22,9 @@ func countsOn(v *packet.VNetHdr) tap.Offloads {
 	return 0
 }
 
-// toPlainPort does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent by
-// a pod with all offloads, or was coalesced off the Link, thus reaches one without. It is false when a segment was refused,
-// after which the rest is not tried.
+// toPlainPort does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent
+// by a pod with all offloads, or was coalesced off the Link, thus reaches one without. It is false when a segment was
+// refused, after which the rest is not tried.
 func (w *worker) toPlainPort(p *packet.Packet, port *Port) bool {
 	w.segments.Reset(p, nil)
 	if need := packet.HeadLen + w.segments.Size(); len(w.segment) < need {

@@ -24,8 +24,8 @@ func (w *world) frame(where string) *packet.Packet {
 	return p
 }
 
-// TestPartialFromLink sends packets with partial checksums off the Link to Ports with and without offloads, translated on
-// the way and not. Whoever completes the checksum must get the right one.
+// TestPartialFromLink sends packets with partial checksums off the Link to Ports with and without offloads, translated
+// on the way and not. Whoever completes the checksum must get the right one.
 func TestPartialFromLink(t *testing.T) {
 	reply := segment("10.244.2.10:8080", "10.244.1.10:1000", packet.SYN|packet.ACK)
 	for _, c := range []struct {

@@ -15,7 +15,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// step is one line of a packet-flow table: a packet goes in at from, and either want arrives at where, or reason is counted.
+// step is one line of a packet-flow table: a packet goes in at from, and either want arrives at where, or reason is
+// counted.
 type step struct {
 	from   string
 	packet netstacktest.Spec
@@ -218,8 +219,8 @@ func TestFragmentsOfOnePod(t *testing.T) {
 	w.exchange(exchange{"a", later, "link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0"})
 }
 
-// TestTwoFirstDatagrams: both questions of a resolver leave one port at once, and may be handled by two processors. Both are the
-// flow's first, and both arrive, at one backend (kubernetes/kubernetes#56903).
+// TestTwoFirstDatagrams: both questions of a resolver leave one port at once, and may be handled by two processors.
+// Both are the flow's first, and both arrive, at one backend (kubernetes/kubernetes#56903).
 func TestTwoFirstDatagrams(t *testing.T) {
 	w := newWorld(t)
 	for port := 2000; port < 2500; port++ {

@@ -15,8 +15,8 @@ import (
 // Device is what a Port reads and writes superframes through; *tap.Device is one.
 type Device interface {
 	// Run reads superframes until Close and hands each to handle, one at a time. The frame is handle's, which returns a
-	// buffer of the same capacity for another one. rest is called when no more frames are at hand for the moment, or others
-	// get their turn; nil for nothing. It returns nil after Close.
+	// buffer of the same capacity for another one. rest is called when no more frames are at hand for the moment, or
+	// others get their turn; nil for nothing. It returns nil after Close.
 	Run(handle func(frame []byte) []byte, rest func()) error
 	// Write and Writev write one superframe. Safe for concurrent use.
 	Write(frame []byte) error
@@ -41,8 +41,8 @@ type PortConfig struct {
 	Kind  PortKind
 	MAC   packet.MAC
 	Addrs []netip.Addr // addresses the pod may send from; for the host Port, those besides the node's own
-	// Limit is that of what the Port is sent, in bytes of IP; what comes faster waits, and is dropped when too much does. The zero
-	// Rate is none.
+	// Limit is that of what the Port is sent, in bytes of IP; what comes faster waits, and is dropped when too much does.
+	// The zero Rate is none.
 	Limit tap.Rate
 }
 

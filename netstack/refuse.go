@@ -14,8 +14,8 @@ const (
 	ndpSolicitation   = 135
 )
 
-// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the gateway: whoever else sends
-// them would make itself a pod's router or neighbour.
+// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the gateway:
+// whoever else sends them would make itself a pod's router or neighbour.
 func isLinkOnly(p *packet.Packet) bool {
 	switch p.Tuple.Proto {
 	case packet.ICMPv4:

@@ -138,8 +138,9 @@ func same(a, b any) bool {
 	return a == nil && b == nil || reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
 }
 
-// judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a reset: a pod
-// of another node may have left its Service, as when that turns from blue to green, and its connections are to go on.
+// judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a
+// reset: a pod of another node may have left its Service, as when that turns from blue to green, and its connections
+// are to go on.
 func (s *snapshot) judgedAt(backend *packet.Addr) bool {
 	r := s.route(backend)
 	return r.kind == toPeer && r.peer.Encap && !r.peer.Unready
@@ -230,8 +231,8 @@ func (s *snapshot) mayUse(p *Port, a *packet.Addr) bool {
 	return p.owns(a) || p.Kind == HostPort && s.isNodeAddr(*a)
 }
 
-// foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's own
-// are inside of what the peer expects from us.
+// foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's
+// own are inside of what the peer expects from us.
 func (s *snapshot) foreign(a packet.Addr) bool {
 	r, ok := s.hosts[a]
 	return !ok || r.kind == toPeer || r.unnamed

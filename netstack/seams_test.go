@@ -136,8 +136,8 @@ var kinds = []struct {
 	},
 }
 
-// TestPolicyJudgesOnce: a Policy is asked once for a flow whatever it is, and once more after the rules changed, by a packet of either
-// direction; not when equal rules are set again.
+// TestPolicyJudgesOnce: a Policy is asked once for a flow whatever it is, and once more after the rules changed, by a
+// packet of either direction; not when equal rules are set again.
 func TestPolicyJudgesOnce(t *testing.T) {
 	for _, f := range kinds {
 		for _, first := range []struct {
@@ -274,7 +274,8 @@ func TestPolicyCutsConnection(t *testing.T) {
 	}
 }
 
-// TestReplyDoesNotSettle: what a backend still sends after it is gone does not let its client's flow go on, with a Policy or without.
+// TestReplyDoesNotSettle: what a backend still sends after it is gone does not let its client's flow go on, with a
+// Policy or without.
 func TestReplyDoesNotSettle(t *testing.T) {
 	for name, p := range map[string]Policy{"without a Policy": nil, "with a Policy": &rules{}} {
 		t.Run(name, func(t *testing.T) {
@@ -291,7 +292,8 @@ func TestReplyDoesNotSettle(t *testing.T) {
 	}
 }
 
-// TestObserverHears: an Observer hears of every flow when it begins, and of every packet that is refused one, with the reason.
+// TestObserverHears: an Observer hears of every flow when it begins, and of every packet that is refused one, with the
+// reason.
 func TestObserverHears(t *testing.T) {
 	for _, c := range []struct {
 		name   string

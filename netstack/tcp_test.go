@@ -30,8 +30,8 @@ func seq(s netstacktest.Spec, seq, ack uint32) netstacktest.Spec {
 	return s
 }
 
-// TestOutOfWindow: a segment outside of the window is translated as any other. One that passes as it is reaches the client from an
-// address that it knows nothing of, and resets the connection (kubernetes/kubernetes#74839).
+// TestOutOfWindow: a segment outside of the window is translated as any other. One that passes as it is reaches the
+// client from an address that it knows nothing of, and resets the connection (kubernetes/kubernetes#74839).
 func TestOutOfWindow(t *testing.T) {
 	w := newWorld(t)
 	for _, e := range opened() {
@@ -47,8 +47,8 @@ func TestOutOfWindow(t *testing.T) {
 	w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
 }
 
-// TestRepeatedSYN: a SYN that is repeated since its answer was lost goes to the backend that was asked first, though by now there
-// are others, and another would be chosen (projectcalico/calico#4290).
+// TestRepeatedSYN: a SYN that is repeated since its answer was lost goes to the backend that was asked first, though by
+// now there are others, and another would be chosen (projectcalico/calico#4290).
 func TestRepeatedSYN(t *testing.T) {
 	for name, before := range map[string][]exchange{"not answered": opened()[:1], "the answer was lost": opened()[:2]} {
 		t.Run(name, func(t *testing.T) {
@@ -63,8 +63,8 @@ func TestRepeatedSYN(t *testing.T) {
 	}
 }
 
-// TestPortUsedAgain: a client that uses its port again after a connection ended has a new connection, at once and with whoever is
-// chosen then: neither a pause, nor the old backend, which leaves the Service (kubernetes/kubernetes#81775,
+// TestPortUsedAgain: a client that uses its port again after a connection ended has a new connection, at once and with
+// whoever is chosen then: neither a pause, nor the old backend, which leaves the Service (kubernetes/kubernetes#81775,
 // cloudnativelabs/kube-router#544).
 func TestPortUsedAgain(t *testing.T) {
 	for name, end := range map[string][]exchange{
@@ -93,8 +93,8 @@ func TestPortUsedAgain(t *testing.T) {
 	}
 }
 
-// TestServiceAndEndpointFromOnePort: a client talks from one port to a Service and to the endpoint that the Service leads to, in
-// either order. Both work, and the endpoint can tell them apart (kubernetes/kubernetes#90042).
+// TestServiceAndEndpointFromOnePort: a client talks from one port to a Service and to the endpoint that the Service
+// leads to, in either order. Both work, and the endpoint can tell them apart (kubernetes/kubernetes#90042).
 func TestServiceAndEndpointFromOnePort(t *testing.T) {
 	for name, order := range map[string][2]string{"the Service first": {vipOfB, atB}, "the endpoint first": {atB, vipOfB}} {
 		t.Run(name, func(t *testing.T) {

@@ -6,8 +6,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// bind is the step that finds the packet's flow or begins one, and with it what the packet becomes and where it goes. An ICMP error
-// goes with the flow of the packet it speaks of, a later fragment with its first. Insert is atomic: when two packets of a new flow race, the loser finds the winner's entry in the next round.
+// bind is the step that finds the packet's flow or begins one, and with it what the packet becomes and where it goes.
+// An ICMP error goes with the flow of the packet it speaks of, a later fragment with its first. Insert is atomic: when
+// two packets of a new flow race, the loser finds the winner's entry in the next round.
 func (w *worker) bind(s *snapshot, j *journey) bool {
 	p := j.packet
 	j.orig = p.Tuple
@@ -42,7 +43,8 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 	return j.drop(FlowsFull)
 }
 
-// begin begins the packet's flow, if it may be. It is not done when another goroutine was first; ok says whether steps follow.
+// begin begins the packet's flow, if it may be. It is not done when another goroutine was first; ok says whether steps
+// follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	if !w.choose(s, j) {
 		return true, false
@@ -107,8 +109,8 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	return s.policy == nil || w.permit(s, j)
 }
 
-// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for host ports: the one node that
-// knows of them is the one whose address it is, and they lead to its own pods only.
+// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for host ports: the one node
+// that knows of them is the one whose address it is, and they lead to its own pods only.
 func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 	t := &j.packet.Tuple
 	if j.sender == nil {
@@ -125,8 +127,8 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 }
 
 // mustMasquerade tells the flows whose backend must see the gateway's address instead of the sender's: what goes back
-// into the Port it came from (a kernel drops packets from its own address as martians), and clients of ours whose answers
-// could not come back from a node that takes no encapsulated packets.
+// into the Port it came from (a kernel drops packets from its own address as martians), and clients of ours whose
+// answers could not come back from a node that takes no encapsulated packets.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	r := w.route(s, &j.hit.To.Dst)
 	if j.from != nil {
@@ -144,9 +146,9 @@ func (w *worker) quote(j *journey) bool {
 	return true
 }
 
-// related finds the flow of the packet that an ICMP error speaks of (RFC 5508). Whoever is believed here may have connections given up
-// and paths made narrow, so an error counts only from the end of the flow that got the packet, and for the end that sent it. That
-// every packet has a flow makes sure that there was one.
+// related finds the flow of the packet that an ICMP error speaks of (RFC 5508). Whoever is believed here may have
+// connections given up and paths made narrow, so an error counts only from the end of the flow that got the packet, and
+// for the end that sent it. That every packet has a flow makes sure that there was one.
 func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.quoted == nil && !w.quote(j) {
 		return false

@@ -24,7 +24,8 @@ func (n *Node) dialAs(ctx context.Context, network string, client, to netip.Addr
 	return n.path.Gateway().Dial(ctx, network, w.as, to)
 }
 
-// join carries a client's connection to a pod of this node, without a stack. It reports false at once when it knows no way.
+// join carries a client's connection to a pod of this node, without a stack. It reports false at once when it knows no
+// way.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
 	if !n.path.Local(to.Addr()) {
 		return false

@@ -34,14 +34,15 @@ type Config struct {
 	Ingress  ingress.Config
 }
 
-// Held is what outlives a Node, and what is fixed for its life. Everything in it stays the caller's. Required are Flows, Key,
-// Poller and Upstreams.
+// Held is what outlives a Node, and what is fixed for its life. Everything in it stays the caller's. Required are
+// Flows, Key, Poller and Upstreams.
 type Held struct {
 	// Flows is the table of flows, usually in memory that outlives the process.
 	Flows *flow.Table
 	// Key is the node's in the mesh.
 	Key overlay.PrivateKey
-	// Socket is the mesh's UDP socket. Bind takes its place where there is one; with neither a socket is opened on any port.
+	// Socket is the mesh's UDP socket. Bind takes its place where there is one; with neither a socket is opened on any
+	// port.
 	Socket *os.File
 	// Bind is an underlay in memory, for several Nodes in one process; see overlaytest.
 	Bind overlay.Bind
@@ -60,8 +61,8 @@ type Held struct {
 	// IngressConns is how many connections Ingress serves at most; 0: 4096.
 	IngressConns int
 
-	// HostAddrs gives changed the addresses of the host's interfaces at once, and again when they are others, until ctx ends. nil: the
-	// host has the addresses of the Config, and no others.
+	// HostAddrs gives changed the addresses of the host's interfaces at once, and again when they are others, until ctx
+	// ends. nil: the host has the addresses of the Config, and no others.
 	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error
 	// DenyEgress is what pods may not dial outside.
 	DenyEgress []netstack.Destination
@@ -78,8 +79,8 @@ type Held struct {
 	Log *slog.Logger
 }
 
-// ErrStartAnew tells that a Node cannot become what a Config says: it has to be closed, and another be started. What the Held
-// holds outlives both, so that nothing translated is cut.
+// ErrStartAnew tells that a Node cannot become what a Config says: it has to be closed, and another be started. What
+// the Held holds outlives both, so that nothing translated is cut.
 var ErrStartAnew = errors.New("start the agent anew")
 
 var errClosed = errors.New("the node is closed")
@@ -109,9 +110,9 @@ type Node struct {
 	closed  bool
 }
 
-// Start makes a Node for the cluster that c describes; its pod ranges are the Node's for life. Nothing is in force before the
-// first Set. When a part cannot be made, those before it are closed and there is no Node. What the parts serve ends with ctx
-// as well as with Close, which is called in any case.
+// Start makes a Node for the cluster that c describes; its pod ranges are the Node's for life. Nothing is in force
+// before the first Set. When a part cannot be made, those before it are closed and there is no Node. What the parts
+// serve ends with ctx as well as with Close, which is called in any case.
 func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")
@@ -139,8 +140,8 @@ func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	return n, nil
 }
 
-// Set brings the node to c. What cannot be applied is returned, the rest is in force. A c that this Node cannot become changes
-// nothing; the error wraps ErrStartAnew then.
+// Set brings the node to c. What cannot be applied is returned, the rest is in force. A c that this Node cannot become
+// changes nothing; the error wraps ErrStartAnew then.
 func (n *Node) Set(c Config) error {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -159,8 +160,8 @@ func (n *Node) Set(c Config) error {
 	return errors.Join(errs...)
 }
 
-// sameRanges gives an error when the node's pod ranges are not those that the gateway and the tunnel were made for. A Node without
-// any has not been given them again yet.
+// sameRanges gives an error when the node's pod ranges are not those that the gateway and the tunnel were made for. A
+// Node without any has not been given them again yet.
 func sameRanges(before, now *netstack.Config) error {
 	if len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {
 		return nil
@@ -175,8 +176,8 @@ func (n *Node) Config() *Config { return n.config.Load() }
 // Run keeps the clock of the flows until ctx is done.
 func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 
-// Close ends the Node. Requests through Ingress get drainTime to finish; what is translated goes on in the next Node with the
-// same Flows.
+// Close ends the Node. Requests through Ingress get drainTime to finish; what is translated goes on in the next Node
+// with the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()

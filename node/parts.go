@@ -17,8 +17,8 @@ import (
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
-// parts are what a Node is made of. They are made and set in this order, so that each finds what it refers to, and closed in the
-// reverse order.
+// parts are what a Node is made of. They are made and set in this order, so that each finds what it refers to, and
+// closed in the reverse order.
 var parts = []maker{
 	{"services", makeServices},          // frontends and backends, which the others ask
 	{"mesh", makeMesh},                  // the way to other nodes
@@ -36,7 +36,8 @@ type maker struct {
 	make func(*Node) (part, error)
 }
 
-// part is one of them. Its funcs are never nil; quiet has those that do nothing. All but set may be called concurrently.
+// part is one of them. Its funcs are never nil; quiet has those that do nothing. All but set may be called
+// concurrently.
 type part struct {
 	// set brings the part to a Config, which it may keep but not change. It is called by one goroutine at a time.
 	set func(*Config) error

@@ -33,8 +33,8 @@ func (n *Node) AttachTAP(c netstack.PortConfig, f *os.File) error {
 // Attach makes a Port of a device, which the Node closes. After an error dev is the caller's.
 func (n *Node) Attach(c netstack.PortConfig, dev netstack.Device) error { return n.path.Attach(c, dev) }
 
-// AttachHost makes the host Port of the TAP that an init step left; meta is its hostport.Meta. The Node owns f unless there is an
-// error.
+// AttachHost makes the host Port of the TAP that an init step left; meta is its hostport.Meta. The Node owns f unless
+// there is an error.
 func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
 	var m hostport.Meta
 	if err := json.Unmarshal(meta, &m); err != nil {
@@ -64,8 +64,8 @@ func (n *Node) PodRanges() ([]netip.Prefix, int) {
 	return c.PodCIDRs, c.MTU
 }
 
-// HasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the zero Addr
-// is any.
+// HasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the
+// zero Addr is any.
 func (n *Node) HasHostPort(like netip.Addr) bool {
 	for _, p := range n.path.Ports() {
 		if p.Name == hostport.Key {

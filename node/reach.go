@@ -16,8 +16,8 @@ type way struct {
 	as netip.AddrPort
 }
 
-// reach says how the connection of a client is carried to an endpoint; the zero client is nobody in particular. These are the rules
-// of decision 6 in docs/architecture.md:
+// reach says how the connection of a client is carried to an endpoint; the zero client is nobody in particular. These
+// are the rules of decision 6 in docs/architecture.md:
 //
 //   - This node's own address is the kernel's: it would drop a packet from itself that comes by the host Port as martian.
 //   - An endpoint at another node's own address does not see clients: the kernel there would answer them past us, over the

@@ -53,8 +53,8 @@ func with(t *testing.T, list []maker) {
 	t.Cleanup(func() { parts = before })
 }
 
-// Whichever part cannot be made, nothing of the node is left, and the next attempt has all that it needs. The leak check at the end of
-// the tests sees goroutines that stay.
+// Whichever part cannot be made, nothing of the node is left, and the next attempt has all that it needs. The leak
+// check at the end of the tests sees goroutines that stay.
 func TestStartFails(t *testing.T) {
 	whole := parts
 	h := held(t)

@@ -22,8 +22,8 @@ import (
 // patience is for what must happen and takes long on a busy machine.
 const patience = time.Minute
 
-// serve has a pod answer on a port of TCP and UDP: with its name, the client's address and what it was sent. A TCP client says with a
-// zero byte that it wants an answer.
+// serve has a pod answer on a port of TCP and UDP: with its name, the client's address and what it was sent. A TCP
+// client says with a zero byte that it wants an answer.
 func serve(t *testing.T, p *nodetest.Pod, port uint16) {
 	t.Helper()
 	for _, a := range p.Addrs {
@@ -205,8 +205,8 @@ func web(nodePort uint16, pods ...*nodetest.Pod) *services.Service {
 	return s
 }
 
-// A Service leads to its endpoints wherever they are, each of which sees the client; its name is known; and who left it gets no new
-// connections.
+// A Service leads to its endpoints wherever they are, each of which sees the client; its name is known; and who left it
+// gets no new connections.
 func TestService(t *testing.T) {
 	c := nodetest.New(t, 3)
 	from := c.Members[0].Pod(3)
@@ -411,8 +411,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// A pod comes to every address of the host as itself, by the host Port: to one that the host had at the start, and to one that it got
-// since. What is neither the host's nor the cluster's it is refused where that is denied.
+// A pod comes to every address of the host as itself, by the host Port: to one that the host had at the start, and to
+// one that it got since. What is neither the host's nor the cluster's it is refused where that is denied.
 func TestHostAddrs(t *testing.T) {
 	c := nodetest.New(t, 1)
 	m := c.Members[0]

@@ -39,7 +39,8 @@ func mac1(msg []byte, to PublicKey) {
 	copy(msg[len(msg)-32:], mac.Sum(nil))
 }
 
-// floodMain sends datagrams of a kind to an address, so many a second, from several ports: count of them, or until it is killed.
+// floodMain sends datagrams of a kind to an address, so many a second, from several ports: count of them, or until it
+// is killed.
 func floodMain(args string) error {
 	f := strings.Split(args, " ") // kind, address, public key, rate, count, message, from where
 	to := netip.MustParseAddrPort(f[1])
@@ -135,8 +136,8 @@ func BenchmarkFlood(b *testing.B) {
 	}
 }
 
-// BenchmarkTransferInFlood is what is left of a transfer while 100,000 datagrams a second come in, as a part of what it is while they go
-// to somebody else.
+// BenchmarkTransferInFlood is what is left of a transfer while 100,000 datagrams a second come in, as a part of what it
+// is while they go to somebody else.
 func BenchmarkTransferInFlood(b *testing.B) {
 	for _, kind := range []string{garbage, unknown, replayed} {
 		b.Run(kind, func(b *testing.B) {
@@ -204,8 +205,8 @@ func (d *node) initiation(y *node) []byte {
 	return msg[:n]
 }
 
-// A peer gets its session while others send handshakes without end: from another address, and in the peer's own name. What they send does
-// not get to WireGuard.
+// A peer gets its session while others send handshakes without end: from another address, and in the peer's own name.
+// What they send does not get to WireGuard.
 func TestHandshakeInFlood(t *testing.T) {
 	for _, f := range []flood{{unknown, "127.0.0.2", 20_000, 0, nil}, {unknown, "127.0.0.1", 5000, 0, nil}, {replayed, "127.0.0.1", 5000, 0, nil}} {
 		t.Run(f.kind+" from "+f.from, func(t *testing.T) {

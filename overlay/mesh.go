@@ -33,7 +33,8 @@ type Options struct {
 	// The packets are borrowed until it returns, and may be written to. It is called concurrently for different peers,
 	// never for one. It must not call Set or Close.
 	Receive func(peer uint64, packets [][]byte)
-	// Waiting, if not nil, is told when a Send begins to wait for room (true) and when it is over (false). It must not block.
+	// Waiting, if not nil, is told when a Send begins to wait for room (true) and when it is over (false). It must not
+	// block.
 	Waiting func(begin bool)
 	// Gateway are this node's gateway addresses, at most one per family; path probes go from and to them.
 	Gateway []netip.Addr
@@ -178,7 +179,8 @@ func (m *Mesh) Port() uint16 {
 	return m.bind.Port()
 }
 
-// Close ends the Mesh, its waiting Sends included, and returns when no Receive runs any more. Options.Socket stays open.
+// Close ends the Mesh, its waiting Sends included, and returns when no Receive runs any more. Options.Socket stays
+// open.
 func (m *Mesh) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

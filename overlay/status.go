@@ -43,7 +43,8 @@ type Stats struct {
 	DropSpoofed uint64
 	// DropForbidden: datagrams from inside the pods' or services' ranges.
 	DropForbidden uint64
-	// DropHandshakes: messages of handshakes that came too often, and AskedProof those of them that were answered with a cookie.
+	// DropHandshakes: messages of handshakes that came too often, and AskedProof those of them that were answered with a
+	// cookie.
 	DropHandshakes, AskedProof uint64
 	// SendErrors: datagrams that the kernel refused for another reason than their size.
 	SendErrors uint64

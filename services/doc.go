@@ -13,8 +13,8 @@
 // Service and a comparison of the lists, which share most of their memory with those of before.
 //
 // Finding a frontend. Two hash tables: one of address, port and protocol, and one of every address that is anything
-// special. NodePorts stand in the first once per family of their Service, not once per node. What is in neither costs two lookups and
-// the comparison with the service ranges.
+// special. NodePorts stand in the first once per family of their Service, not once per node. What is in neither costs
+// two lookups and the comparison with the service ranges.
 //
 //	address is ...              port known      port unknown
 //	cluster DNS                 53: ToGateway   ICMP: ToGateway, others as below

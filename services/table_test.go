@@ -402,7 +402,8 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
-// TestLeads: whether an address is still the Service port's that a backend was chosen for, whatever became of the backend.
+// TestLeads: whether an address is still the Service port's that a backend was chosen for, whatever became of the
+// backend.
 func TestLeads(t *testing.T) {
 	c := testConfig()
 	table, _ := NewTable(c)

@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that
-// is there.
+// Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent
+// that is there.
 type Client struct {
 	Path string
 }
@@ -68,8 +68,8 @@ func (c *Client) pod(ctx context.Context, op string, pod Pod) (Prepared, error) 
 	return *a.Pod, nil
 }
 
-// Collect has the agent let go of all attachments of the network but those in valid. What does not fit one message goes before the
-// request, on the same connection: an agent that has not got all of it collects nothing.
+// Collect has the agent let go of all attachments of the network but those in valid. What does not fit one message goes
+// before the request, on the same connection: an agent that has not got all of it collects nothing.
 func (c *Client) Collect(ctx context.Context, network string, valid []Attachment) error {
 	conn, err := c.dial(ctx)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package cni is the agent's side of attaching pods: the protocol on the agent's socket, between whoever makes a pod's TAP
-// (the CNI executable, or a lab's supervisor) and the agent that switches its frames.
+// Package cni is the agent's side of attaching pods: the protocol on the agent's socket, between whoever makes a pod's
+// TAP (the CNI executable, or a lab's supervisor) and the agent that switches its frames.
 package cni
 
 import (
@@ -49,8 +49,8 @@ type PortMapping struct {
 	HostIP string `json:"hostIP,omitempty"`
 }
 
-// Bandwidth are limits in bits per second, and how many bits may come at once; 0 for no limit. It is the capability bandwidth of
-// CNI, seen from the pod: what it receives is ingress.
+// Bandwidth are limits in bits per second, and how many bits may come at once; 0 for no limit. It is the capability
+// bandwidth of CNI, seen from the pod: what it receives is ingress.
 type Bandwidth struct {
 	IngressRate  uint64 `json:"ingressRate,omitempty"`
 	IngressBurst uint64 `json:"ingressBurst,omitempty"`
@@ -90,11 +90,11 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Attacher is what the agent does for its clients. It is called by several goroutines at once. The context ends when the client
-// has waited too long, or the server is stopped; a client that goes away does not end it.
+// Attacher is what the agent does for its clients. It is called by several goroutines at once. The context ends when
+// the client has waited too long, or the server is stopped; a client that goes away does not end it.
 type Attacher interface {
-	// Add attaches a pod whose TAP is tap; the pod was checked to be complete, the descriptor not at all. Without error the
-	// Attacher owns tap, otherwise the caller closes it. Adding what is attached already is no error.
+	// Add attaches a pod whose TAP is tap; the pod was checked to be complete, the descriptor not at all. Without error
+	// the Attacher owns tap, otherwise the caller closes it. Adding what is attached already is no error.
 	Add(ctx context.Context, pod Pod, tap *os.File) error
 	// Del detaches a pod, of which only the names are certain to be given. What is not attached is no error.
 	Del(ctx context.Context, pod Pod) error
@@ -104,7 +104,8 @@ type Attacher interface {
 // Allocator is what the agent does for the CNI executable besides. It is called like an Attacher.
 type Allocator interface {
 	// Prepare gives a pod what its interface is to be like: Addrs, MAC and MTU. want.Addrs are fixed ones that the runtime
-	// asks for. Called again it gives the same. What was prepared and is not attached for a while is given up; Attacher.Del gives it up at once.
+	// asks for. Called again it gives the same. What was prepared and is not attached for a while is given up;
+	// Attacher.Del gives it up at once.
 	Prepare(ctx context.Context, want Pod) (Prepared, error)
 	// Check gives the pod as it was attached. The error wraps ErrNotAttached when it is not.
 	Check(ctx context.Context, pod Pod) (Pod, error)

@@ -19,8 +19,8 @@ const (
 	opPrepare = "prepare"
 	opCheck   = "check"
 	opCollect = "gc"
-	// opValid tells of valid attachments that come before those of opCollect on the same connection. It has a name of its own, so
-	// that an agent which does not know it refuses, and collects nothing.
+	// opValid tells of valid attachments that come before those of opCollect on the same connection. It has a name of its
+	// own, so that an agent which does not know it refuses, and collects nothing.
 	opValid = "gc-valid"
 )
 

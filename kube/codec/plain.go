@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// plain turns the YAML that programs print (and most people write) into JSON in one pass over the text, many times faster
-// than a complete parser: blocks of mappings and lists by indentation, plain and simply quoted scalars of ASCII on one
-// line, {} and []. It never guesses: at whatever is not certain to mean the same to a complete parser it gives up, mistakes
-// included, and the complete parser reads the file from its beginning.
+// plain turns the YAML that programs print (and most people write) into JSON in one pass over the text, many times
+// faster than a complete parser: blocks of mappings and lists by indentation, plain and simply quoted scalars of ASCII
+// on one line, {} and []. It never guesses: at whatever is not certain to mean the same to a complete parser it gives
+// up, mistakes included, and the complete parser reads the file from its beginning.
 type plain struct {
 	rest   []byte // after the current line
 	number int    // of the current line, from 1

@@ -12,8 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The errors of the YAML parser are mere strings. Those of its scanner say in which line they are. Those of its grammar say
-// where the list or mapping begins in which they are, and count lines from 0.
+// The errors of the YAML parser are mere strings. Those of its scanner say in which line they are. Those of its grammar
+// say where the list or mapping begins in which they are, and count lines from 0.
 var (
 	yamlError    = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 	grammarError = regexp.MustCompile(`^did not find expected (',' or|node content|<)`)
@@ -38,8 +38,8 @@ func syntaxError(data []byte, err error) (line int, msg string) {
 	return min(max(line, 1), lines), msg
 }
 
-// firstBadLine searches the shortest beginning of data that has the error already. That is the line of the error because any
-// beginning of a good block of YAML, cut between lines, does not have one of this sort.
+// firstBadLine searches the shortest beginning of data that has the error already. That is the line of the error
+// because any beginning of a good block of YAML, cut between lines, does not have one of this sort.
 func firstBadLine(data []byte, msg string) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {

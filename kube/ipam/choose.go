@@ -9,8 +9,8 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// ParseAddrs reads addresses separated by commas, at most one of each family, as the annotation tapestry.dev/pod-ips has
-// them.
+// ParseAddrs reads addresses separated by commas, at most one of each family, as the annotation tapestry.dev/pod-ips
+// has them.
 func ParseAddrs(text string) ([]netip.Addr, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil

@@ -26,8 +26,8 @@ const maxLine = 64 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// record is one line: a Lease or, where ContainerID is empty, the addresses that were given out last, which a file that was
-// written anew would not tell otherwise.
+// record is one line: a Lease or, where ContainerID is empty, the addresses that were given out last, which a file that
+// was written anew would not tell otherwise.
 type record struct {
 	Lease
 	Last []netip.Addr `json:"last,omitempty"`
@@ -140,7 +140,8 @@ func (j *journal) append(list []record, sync bool) error {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		// After a failed write some of it may be there, after a failed sync none or all of it may come: it is taken back, and not built upon.
+		// After a failed write some of it may be there, after a failed sync none or all of it may come: it is taken back, and
+		// not built upon.
 		j.stale = true
 		return errors.Join(err, j.file.Truncate(j.size))
 	}
@@ -149,7 +150,8 @@ func (j *journal) append(list []record, sync bool) error {
 	return nil
 }
 
-// rewrite replaces the file by one with these lines, which is on the disk when it returns. On an error the old one stays.
+// rewrite replaces the file by one with these lines, which is on the disk when it returns. On an error the old one
+// stays.
 func (j *journal) rewrite(list []record) error {
 	b, err := format(list)
 	if err != nil {

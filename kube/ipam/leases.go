@@ -42,7 +42,8 @@ func (l *Lease) pod() string { return l.Namespace + "/" + l.Name }
 
 // Options of Open.
 type Options struct {
-	// Ranges gives the node's podCIDRs as they are at the moment, at most one per family. Leases of other ranges stay held.
+	// Ranges gives the node's podCIDRs as they are at the moment, at most one per family. Leases of other ranges stay
+	// held.
 	Ranges func() []netip.Prefix
 	// Rest is how long a released address is not given out again; 0 for no time.
 	Rest time.Duration
@@ -73,8 +74,8 @@ type entry struct {
 	seq uint64
 }
 
-// Open reads the journal at path; where there is none, the first Lease makes it. What was not readable is told by damage, a sentence
-// for people, and left out. There must be one Leases of a journal at a time.
+// Open reads the journal at path; where there is none, the first Lease makes it. What was not readable is told by
+// damage, a sentence for people, and left out. There must be one Leases of a journal at a time.
 func Open(path string, o Options) (l *Leases, damage string, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -150,10 +151,10 @@ func (l *Leases) restLeft(released, now time.Time) time.Duration {
 	return max(0, l.o.Rest-now.Sub(released))
 }
 
-// Acquire gives want.Key a Lease with one address of every range: those of want.Addrs where it asks for some, whichever is free
-// else. A Key that has a Lease already gets that again, whatever it wants now. A fixed address is taken away from an
-// earlier sandbox of the same pod. The Lease is on the disk when it is given. The error wraps ErrTaken or is a *FullError
-// when later is another matter.
+// Acquire gives want.Key a Lease with one address of every range: those of want.Addrs where it asks for some, whichever
+// is free else. A Key that has a Lease already gets that again, whatever it wants now. A fixed address is taken away
+// from an earlier sandbox of the same pod. The Lease is on the disk when it is given. The error wraps ErrTaken or is a
+// *FullError when later is another matter.
 func (l *Leases) Acquire(want Lease) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,8 +209,8 @@ func (l *Leases) Acquire(want Lease) (Lease, error) {
 	return want, nil
 }
 
-// Release ends a Lease; one that is not held is no error. It counts even when the error says that it could not be written: the next
-// write makes up for it.
+// Release ends a Lease; one that is not held is no error. It counts even when the error says that it could not be
+// written: the next write makes up for it.
 func (l *Leases) Release(k Key) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 // manyChanges is how many may change before it is as cheap to join all files anew.
 const manyChanges = 256
 
-// joined is the snapshot of several files, kept from one to the next, so that a change of one file among thousands costs
-// what that file holds. The zero value has joined nothing yet.
+// joined is the snapshot of several files, kept from one to the next, so that a change of one file among thousands
+// costs what that file holds. The zero value has joined nothing yet.
 type joined struct {
 	last    kube.Objects
 	good    bool // last is what the files held before old became now
@@ -63,8 +63,8 @@ type layers struct {
 
 type layer struct{ published, result *corev1.Node }
 
-// over lays published Nodes over those of the same name: annotations, conditions by type, and addresses when the Node was
-// written without.
+// over lays published Nodes over those of the same name: annotations, conditions by type, and addresses when the Node
+// was written without.
 func (l *layers) over(objs kube.Objects, published []*corev1.Node) kube.Objects {
 	byName := map[string][]*corev1.Node{}
 	for _, p := range published {

@@ -15,8 +15,8 @@ import (
 // StatusDir is the folder of a directory in which the agents publish their Nodes.
 const StatusDir = "status"
 
-// Read gives the objects of files and directories, merged and sorted. Of a directory it takes *.yaml, *.yml and *.json, not
-// those in folders below it, except that status/ is laid over the Nodes. The error joins all mistakes in all files.
+// Read gives the objects of files and directories, merged and sorted. Of a directory it takes *.yaml, *.yml and *.json,
+// not those in folders below it, except that status/ is laid over the Nodes. The error joins all mistakes in all files.
 func Read(paths ...string) (kube.Objects, error) {
 	var parts []kube.Objects
 	var status []*corev1.Node

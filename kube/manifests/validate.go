@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// Validate finds what is wrong with a cluster before it is started, errors first. It takes Services without cluster address
-// or node port as they would be after controller.Allocate.
+// Validate finds what is wrong with a cluster before it is started, errors first. It takes Services without cluster
+// address or node port as they would be after controller.Allocate.
 func Validate(objs kube.Objects) []kube.Problem {
 	objs, problems := controller.Allocate(objs)
 	v := validator{objs: &objs, nodes: map[string]*corev1.Node{}}
@@ -69,7 +69,8 @@ func (v *validator) names() {
 	}
 }
 
-// ranges compares pod ranges, service ranges and node addresses. That pod ranges do not overlap is checked by translate.
+// ranges compares pod ranges, service ranges and node addresses. That pod ranges do not overlap is checked by
+// translate.
 func (v *validator) ranges() {
 	services := translate.ServiceRanges(*v.objs)
 	for _, n := range v.objs.Nodes {
@@ -172,8 +173,8 @@ func (v *validator) podAddrs(p *corev1.Pod, field string, texts []string, owners
 	}
 }
 
-// podAddrPlace checks that the address is out of the range of the pod's node, or of any node while it has none, and not one of
-// those that the node keeps for itself.
+// podAddrPlace checks that the address is out of the range of the pod's node, or of any node while it has none, and not
+// one of those that the node keeps for itself.
 func (v *validator) podAddrPlace(p *corev1.Pod, field string, addr netip.Addr) {
 	ref := kube.RefOf(p)
 	candidates, where := v.objs.Nodes, "any Node"

@@ -32,10 +32,10 @@ const (
 	emptyPatience = 100 * time.Millisecond
 )
 
-// Watch calls deliver with the objects of a directory, as Read gives them, once at the start and after every change, until
-// ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works changes gather, so that a slow
-// receiver gets fewer snapshots and always the last. Nothing is delivered before every file has been without mistakes once.
-// Watch fails when the directory cannot be watched.
+// Watch calls deliver with the objects of a directory, as Read gives them, once at the start and after every change,
+// until ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works changes gather, so that a
+// slow receiver gets fewer snapshots and always the last. Nothing is delivered before every file has been without
+// mistakes once. Watch fails when the directory cannot be watched.
 func Watch(ctx context.Context, dir string, o Options, deliver func(kube.Objects)) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -101,8 +101,8 @@ func (w *watcher) patience() <-chan time.Time {
 	return time.After(time.Until(w.emptied.Add(emptyPatience)))
 }
 
-// note records what an event names. Files that are no manifests, such as those that a writer is about to rename, are passed
-// over, unless something else may hang on them.
+// note records what an event names. Files that are no manifests, such as those that a writer is about to rename, are
+// passed over, unless something else may hang on them.
 func (w *watcher) note(e fsnotify.Event) {
 	path, source := filepath.Clean(e.Name), w.source
 	w.source = ""

@@ -17,8 +17,8 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 )
 
-// Write replaces the file name in dir by the objects, as codec.Encode has them. Readers see the old file or the new one, never a part. A file that would stay as it is is left alone; Write reports whether
-// it changed anything.
+// Write replaces the file name in dir by the objects, as codec.Encode has them. Readers see the old file or the new
+// one, never a part. A file that would stay as it is is left alone; Write reports whether it changed anything.
 func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
 	data, err := codec.Encode(objs)
 	if err != nil {
@@ -27,8 +27,8 @@ func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
 	return replace(filepath.Join(dir, name), data, false)
 }
 
-// Publish writes s to status/<name>.yaml in dir, for the other agents. It is on disk when Publish returns. Like Write it
-// replaces the file at once, and leaves it alone when nothing has changed.
+// Publish writes s to status/<name>.yaml in dir, for the other agents. It is on disk when Publish returns. Like Write
+// it replaces the file at once, and leaves it alone when nothing has changed.
 func Publish(dir string, s kube.NodeStatus) (changed bool, err error) {
 	if wrong := validation.NameIsDNSSubdomain(s.Name, false); len(wrong) > 0 {
 		return false, fmt.Errorf("publish node %q: %s", s.Name, wrong[0])
@@ -89,9 +89,9 @@ func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	return true, nil
 }
 
-// swap puts the file next in place of path and removes the old one. The two exchange their names where that is possible: a
-// rename over a file makes ext4 write the new one out first (auto_da_alloc), which now and then takes 100 ms, and for so
-// long a backend that died would go on getting connections.
+// swap puts the file next in place of path and removes the old one. The two exchange their names where that is
+// possible: a rename over a file makes ext4 write the new one out first (auto_da_alloc), which now and then takes 100
+// ms, and for so long a backend that died would go on getting connections.
 func swap(next, path string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
 	if err != nil { // there was no old one, or the file system cannot

@@ -12,8 +12,8 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// HostPorts gives all host ports of the node: those that its Pod objects name, and then those that a runtime asked for with a pod
-// that is attached. One that both name is one. A Problem tells of a port that another pod has.
+// HostPorts gives all host ports of the node: those that its Pod objects name, and then those that a runtime asked for
+// with a pod that is attached. One that both name is one. A Problem tells of a port that another pod has.
 func (p *Registry) HostPorts(named []services.HostPort) ([]services.HostPort, []services.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,8 +67,8 @@ func ownerOf(h *services.HostPort, list []services.HostPort) (owner string, take
 	return "", false
 }
 
-// checkMappingsLocked judges what a pod asks for. In Kubernetes the scheduler keeps pods apart, and the next one may come before
-// the last is gone; elsewhere nobody does, and whoever asks is told.
+// checkMappingsLocked judges what a pod asks for. In Kubernetes the scheduler keeps pods apart, and the next one may
+// come before the last is gone; elsewhere nobody does, and whoever asks is told.
 func (p *Registry) checkMappingsLocked(pod *cni.Pod) error {
 	wanted, err := hostPortsOf(pod)
 	if err != nil || pod.OfKubernetes() {

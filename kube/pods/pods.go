@@ -1,5 +1,6 @@
-// Package pods is the agent's knowledge of the pods of its node: who is attached, which addresses are whose, and what is on the way.
-// It is what the attach socket (package cni) does, between the runtime, the addresses (package ipam), the keeper and the packet path.
+// Package pods is the agent's knowledge of the pods of its node: who is attached, which addresses are whose, and what
+// is on the way. It is what the attach socket (package cni) does, between the runtime, the addresses (package ipam),
+// the keeper and the packet path.
 package pods
 
 import (
@@ -71,12 +72,13 @@ type Options struct {
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
 	Now   func() time.Time
 	Log   *slog.Logger
-	// Changed is called after HostPorts began to give something else, before the method returns that changed it. Restore does not call it.
+	// Changed is called after HostPorts began to give something else, before the method returns that changed it. Restore
+	// does not call it.
 	Changed func()
 }
 
-// Registry are the node's attached pods, their addresses, and those that are on the way. Its methods are safe for concurrent use, once
-// Restore has returned; before, there are only HostPorts, Counters and Close.
+// Registry are the node's attached pods, their addresses, and those that are on the way. Its methods are safe for
+// concurrent use, once Restore has returned; before, there are only HostPorts, Counters and Close.
 type Registry struct {
 	o      Options
 	leases *ipam.Leases
@@ -120,7 +122,8 @@ func keptKey(pod *cni.Pod) string {
 	return key
 }
 
-// Restore joins the Registry to the packet path: it attaches the TAPs that the agent before had, and makes the journal agree with them.
+// Restore joins the Registry to the packet path: it attaches the TAPs that the agent before had, and makes the journal
+// agree with them.
 func (p *Registry) Restore(ports Ports, items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -320,7 +323,8 @@ func (p *Registry) unlock() {
 	}
 }
 
-// dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is still to come.
+// dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is
+// still to come.
 func (p *Registry) dropLocked(name string) {
 	p.ports.Detach(name)
 	old, ok := p.attached[name]
@@ -429,8 +433,8 @@ func (p *Registry) Counters() counter.List {
 // Close closes the journal. Pods stay as they are.
 func (p *Registry) Close() error { return p.leases.Close() }
 
-// review lets go of pods whose TAP was deleted, which is how a DEL looks that no agent was there to hear of, and of addresses
-// that were prepared and have waited too long for their pod.
+// review lets go of pods whose TAP was deleted, which is how a DEL looks that no agent was there to hear of, and of
+// addresses that were prepared and have waited too long for their pod.
 func (p *Registry) review() {
 	p.mu.Lock()
 	defer p.unlock()

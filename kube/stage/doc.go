@@ -2,7 +2,8 @@
 // away again. What is asked and what the answers mean is its caller's business.
 package stage
 
-// A Stage is one namespace with a generated name. In it are, from the image of the cluster's own agents unless another is named:
+// A Stage is one namespace with a generated name. In it are, from the image of the cluster's own agents unless another
+// is named:
 //
 //	pod          where                       what
 //	client       first node                  asks

@@ -195,8 +195,8 @@ func (s *Stage) build(ctx context.Context) error {
 	return s.wait(ctx)
 }
 
-// Arguments are what a pod of that name is started with, after the program: one that serves answers on ServerPort, the others do
-// nothing until they are told what to ask.
+// Arguments are what a pod of that name is started with, after the program: one that serves answers on ServerPort, the
+// others do nothing until they are told what to ask.
 func Arguments(name string, serves bool) []string {
 	if !serves {
 		return []string{"pause"}

@@ -167,8 +167,8 @@ func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// settleNodes decides between nodes that ask for the same: the oldest keeps it, of two as old the first by name. Package
-// cluster, which remembers who had it before, has decided already where there is an API server.
+// settleNodes decides between nodes that ask for the same: the oldest keeps it, of two as old the first by name.
+// Package cluster, which remembers who had it before, has decided already where there is an API server.
 func settleNodes(parsed []*node, say *kube.Report) []node {
 	var taken ranges
 	addrs, keys := map[netip.Addr]string{}, map[overlay.PublicKey]string{}

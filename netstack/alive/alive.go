@@ -1,9 +1,9 @@
 // Package alive asks the far end of a host socket's TCP connection whether it lives, when a pod asks.
 //
-// A pod that sends keep-alive probes (RFC 9293 3.8.4) on a connection that is joined with a host socket means the far end, and
-// must not be answered by whoever is in between. So the kernel is made to send a probe of its own at once, by an idle time that
-// has passed already, and the pod is answered when the kernel has heard of the far end since. A far end that is gone is silent,
-// and the pod finds out by its own schedule.
+// A pod that sends keep-alive probes (RFC 9293 3.8.4) on a connection that is joined with a host socket means the far
+// end, and must not be answered by whoever is in between. So the kernel is made to send a probe of its own at once, by
+// an idle time that has passed already, and the pod is answered when the kernel has heard of the far end since. A far
+// end that is gone is silent, and the pod finds out by its own schedule.
 package alive
 
 import (
@@ -14,17 +14,18 @@ import (
 )
 
 const (
-	// idle is how long a host socket is silent before its kernel asks by itself, interval how long it waits for an answer, in
-	// seconds, and count how often it asks: the standard library's values.
+	// idle is how long a host socket is silent before its kernel asks by itself, interval how long it waits for an answer,
+	// in seconds, and count how often it asks: the standard library's values.
 	idle, interval, count = 15, 15, 9
 	// most is the largest count: when to give up is then the pod's to say.
 	most = 127
 	// now is an idle time that has passed: the shortest that the kernel takes. Pods' cannot be shorter.
 	now = 1
-	// fresh is how long what was heard of the far end is answer enough, and slack what the kernel's clock is behind (a jiffy
-	// of 10 ms at most).
+	// fresh is how long what was heard of the far end is answer enough, and slack what the kernel's clock is behind (a
+	// jiffy of 10 ms at most).
 	fresh, slack = 500 * time.Millisecond, 20 * time.Millisecond
-	// first and last are how long it takes until it is looked for an answer at first, and from one look to the next in the end.
+	// first and last are how long it takes until it is looked for an answer at first, and from one look to the next in the
+	// end.
 	first, last = 2 * time.Millisecond, 500 * time.Millisecond
 	// patience is how long it is looked for: a pod asks anew at the end of its own.
 	patience = 10 * time.Second
@@ -69,7 +70,8 @@ func (q *Question) Open() bool { return !q.asked.IsZero() }
 // Pause is how long to wait before the next look.
 func (q *Question) Pause() time.Duration { return q.pause }
 
-// Look reports whether the far end has answered. The question is no longer open then, or when there is nothing to be hoped for.
+// Look reports whether the far end has answered. The question is no longer open then, or when there is nothing to be
+// hoped for.
 func (q *Question) Look(fd int, at time.Time) (answered bool) {
 	since := at.Sub(q.asked)
 	silence, ok := silentFor(fd)

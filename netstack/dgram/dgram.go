@@ -1,6 +1,7 @@
-// Package dgram has the host's datagram sockets as the relays use them: unconnected, so that one serves all destinations, and with
-// a queue of errors that says whom each is about. Its calls are raw: they do not block, and the runtime, told of them, would take their
-// tens of microseconds, in which they may run the receiver's side, for blocking.
+// Package dgram has the host's datagram sockets as the relays use them: unconnected, so that one serves all
+// destinations, and with a queue of errors that says whom each is about. Its calls are raw: they do not block, and the
+// runtime, told of them, would take their tens of microseconds, in which they may run the receiver's side, for
+// blocking.
 package dgram
 
 import (
@@ -22,8 +23,8 @@ const (
 	Echo      // ICMP echoes, which the kernel allows to groups in net.ipv4.ping_group_range
 )
 
-// Open opens a socket that does not block, on a port, or an identifier, of its own. It has all the host's addresses: the kernel takes
-// the one that the route to each destination has.
+// Open opens a socket that does not block, on a port, or an identifier, of its own. It has all the host's addresses:
+// the kernel takes the one that the route to each destination has.
 func Open(kind Kind, is4 bool) (fd int, err error) {
 	type option struct{ level, name int }
 	family, everywhere, proto := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{}), [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}[kind]
@@ -62,7 +63,8 @@ func SetDF(fd int, is4, on bool) {
 	_ = unix.SetsockoptInt(fd, level, opt, mode)
 }
 
-// PathMTU is the MTU of the way to a destination as far as the host knows it, 0 when it does not. Only a connected socket can be asked.
+// PathMTU is the MTU of the way to a destination as far as the host knows it, 0 when it does not. Only a connected
+// socket can be asked.
 func PathMTU(to packet.Addr) int {
 	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
 	if to.Is4() {

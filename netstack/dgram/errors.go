@@ -40,8 +40,8 @@ const (
 // mostErrors bounds what is heard at once.
 const mostErrors = 16
 
-// Hear takes the errors that wait in a socket, and hands them to tell, which borrows what it gets. What is said of a path's MTU is left
-// out: it is told by the call that sends something that does not fit.
+// Hear takes the errors that wait in a socket, and hands them to tell, which borrows what it gets. What is said of a
+// path's MTU is left out: it is told by the call that sends something that does not fit.
 func Hear(fd int, tell func(Error)) {
 	var data [64]byte
 	for range mostErrors {

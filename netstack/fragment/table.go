@@ -1,9 +1,9 @@
-// Package fragment remembers the way of first fragments for the later ones, which carry no ports and so belong to no flow by
-// themselves. Datagrams in fragments are rare: TCP does not fragment, and a pod's UDP only above its MTU. A later fragment that
-// overtook its first is not known (RFC 4787 REQ-14 lets it be dropped).
+// Package fragment remembers the way of first fragments for the later ones, which carry no ports and so belong to no
+// flow by themselves. Datagrams in fragments are rare: TCP does not fragment, and a pod's UDP only above its MTU. A
+// later fragment that overtook its first is not known (RFC 4787 REQ-14 lets it be dropped).
 //
-// The room is shared out by package share among those who send the first fragments: whoever sends more than fit replaces its own, and
-// when there is no room, whoever has the most there makes room for the others.
+// The room is shared out by package share among those who send the first fragments: whoever sends more than fit
+// replaces its own, and when there is no room, whoever has the most there makes room for the others.
 package fragment
 
 import (
@@ -31,7 +31,8 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Table has the ways. Its methods are safe for concurrent use. It allocates for no more datagrams than it has known at once.
+// Table has the ways. Its methods are safe for concurrent use. It allocates for no more datagrams than it has known at
+// once.
 type Table struct {
 	now   func() time.Time
 	share *share.Limit[uint64, *datagram]
@@ -69,8 +70,8 @@ func New(o Options) *Table {
 
 func keyOf(t *packet.Tuple, id uint32) key { return key{t.Src, t.Dst, id, t.Zone, t.Proto} }
 
-// Remember keeps the way of the datagram whose first fragment arrived with the tuple t and this identification, and charges it to
-// owner.
+// Remember keeps the way of the datagram whose first fragment arrived with the tuple t and this identification, and
+// charges it to owner.
 func (t *Table) Remember(tuple *packet.Tuple, id uint32, owner uint64, w Way) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

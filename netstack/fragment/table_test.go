@@ -85,7 +85,8 @@ func TestOneSendsMany(t *testing.T) {
 	}
 }
 
-// TestRandom holds the Table against a map that forgets nothing: what is found is right, and the most recent of each sender is found.
+// TestRandom holds the Table against a map that forgets nothing: what is found is right, and the most recent of each
+// sender is found.
 func TestRandom(t *testing.T) {
 	table, r := New(Options{Max: 64}), rand.New(rand.NewPCG(1, 2))
 	all := map[key]Way{}

@@ -16,8 +16,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// keeping knows the connections that were dialled to pods. A pod's keep-alive probe on one that is joined with a host socket is
-// for whoever is behind that one: it is held back from the stack, which would answer it, until the far end has.
+// keeping knows the connections that were dialled to pods. A pod's keep-alive probe on one that is joined with a host
+// socket is for whoever is behind that one: it is held back from the stack, which would answer it, until the far end
+// has.
 type keeping struct {
 	n     atomic.Int32
 	mu    sync.RWMutex
@@ -84,7 +85,8 @@ func (k *kept) joined(raw syscall.RawConn) {
 	k.raw = raw
 }
 
-// hold looks at a pod's segment. It keeps one that is a probe to be answered by somebody else, and reports whether it did.
+// hold looks at a pod's segment. It keeps one that is a probe to be answered by somebody else, and reports whether it
+// did.
 func (ks *keeping) hold(g *Gateway, p *packet.Packet) bool {
 	if ks.n.Load() == 0 || p.Tuple.Proto != packet.TCP || p.Frag != packet.NoFrag {
 		return false
@@ -152,8 +154,8 @@ func (k *kept) wait() {
 	}
 }
 
-// look looks for the far end's answer. It gives the probe when it is to be answered, or how long to wait before the next look, or
-// nothing when there is none to wait for.
+// look looks for the far end's answer. It gives the probe when it is to be answered, or how long to wait before the
+// next look, or nothing when there is none to wait for.
 func (k *kept) look() (probe *buffer.View, pause time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// shares are how many descriptors of the process each kind of host socket may have that somebody else asks for. What is left, a third
-// at least, is the node's own: TAPs, listeners, DNS, Ingress, the API.
+// shares are how many descriptors of the process each kind of host socket may have that somebody else asks for. What is
+// left, a third at least, is the node's own: TAPs, listeners, DNS, Ingress, the API.
 type shares struct{ tcp, udp, pings int }
 
 func sharesOf(descriptors uint64) shares {
@@ -38,13 +38,14 @@ func descriptors() uint64 {
 const (
 	// maxDials bounds the stack's connections to pods that it opened for clients.
 	maxDials = 4096
-	// roomyDials of them have the stack's buffers, which grow to 4 MiB each way with what flows; the others have slimBuffer bytes each
-	// way: 64 KiB are 500 Mbit/s at a millisecond.
+	// roomyDials of them have the stack's buffers, which grow to 4 MiB each way with what flows; the others have
+	// slimBuffer bytes each way: 64 KiB are 500 Mbit/s at a millisecond.
 	roomyDials = 64
 	slimBuffer = 64 << 10
 )
 
-// dials share out the stack's connections, and the memory that they take, among clients' networks. They cannot be taken away.
+// dials share out the stack's connections, and the memory that they take, among clients' networks. They cannot be taken
+// away.
 type dials struct {
 	all, roomy *share.Limit[packet.Addr, struct{}]
 }

@@ -100,12 +100,12 @@ func toError(terr tcpip.Error) error {
 	return errors.New(terr.String())
 }
 
-// superframePayload is what the stack puts into one superframe at most (tcp.sender.sendData): what is given in multiples of it
-// leaves no small rest for a superframe of its own.
+// superframePayload is what the stack puts into one superframe at most (tcp.sender.sendData): what is given in
+// multiples of it leaves no small rest for a superframe of its own.
 const superframePayload = gsoMaxSize - header.TCPTotalHeaderMaximumSize - 1
 
-// ReadFrom implements io.ReaderFrom: it sends what r says until r ends. From a kernel's TCP connection the bytes go straight
-// into the stack's buffers, as many at a time as are there. Deadlines for writing are not looked at.
+// ReadFrom implements io.ReaderFrom: it sends what r says until r ends. From a kernel's TCP connection the bytes go
+// straight into the stack's buffers, as many at a time as are there. Deadlines for writing are not looked at.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if k, ok := r.(*net.TCPConn); ok {
 		return c.readFromKernel(k)
@@ -156,8 +156,8 @@ func inline(raw syscall.RawConn) error {
 	return errors.Join(err, os.NewSyscallError("setsockopt", serr))
 }
 
-// kernelReader reads what a kernel's TCP socket has received. It is a tcpip.Payloader whose length never is more than is
-// there, because the stack takes a short read for a failure and drops what it read before.
+// kernelReader reads what a kernel's TCP socket has received. It is a tcpip.Payloader whose length never is more than
+// is there, because the stack takes a short read for a failure and drops what it read before.
 type kernelReader struct {
 	raw  syscall.RawConn
 	left int // bytes that are there and not read yet; set by wait
@@ -188,7 +188,8 @@ func newKernelReader(raw syscall.RawConn) *kernelReader {
 	return r
 }
 
-// pending is how many bytes wait in a socket, in whole superframes if there are so many; 0 for none yet, io.EOF for the end.
+// pending is how many bytes wait in a socket, in whole superframes if there are so many; 0 for none yet, io.EOF for the
+// end.
 func pending(fd int) (int, error) {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	if err != nil {

@@ -176,8 +176,8 @@ func TestReadFromClosed(t *testing.T) {
 		_ = r.client.Close()
 		<-ended
 	})
-	// Until nothing is taken any more out of the kernel's socket, which the client keeps full. On a busy machine it may only seem so; then
-	// ReadFrom ends at its next write, as it must.
+	// Until nothing is taken any more out of the kernel's socket, which the client keeps full. On a busy machine it may
+	// only seem so; then ReadFrom ends at its next write, as it must.
 	raw, err := r.accepted.SyscallConn()
 	if err != nil {
 		t.Fatal(err)

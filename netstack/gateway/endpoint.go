@@ -28,7 +28,8 @@ var (
 	_ stack.GSOEndpoint  = (*linkEndpoint)(nil)
 )
 
-// gsoMaxSize is what the stack may make a superframe's headers and payload together: below 64 KiB with an Ethernet header, too.
+// gsoMaxSize is what the stack may make a superframe's headers and payload together: below 64 KiB with an Ethernet
+// header, too.
 const gsoMaxSize = 65000
 
 func newLinkEndpoint(send func([]byte) []byte, mtu int) *linkEndpoint {
@@ -113,10 +114,10 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 	return h
 }
 
-// Deliver takes a packet whose checksum was verified, or a fragment; it is borrowed. TCP with the outside goes to the relay, the rest
-// to the stack by copy, and whole. UDP superframes are segmented: the stack has no UDP offload. later is for packets that answer one of the
-// gateway's own, whose sender may hold locks now: it hears of them in a moment. The caller ends the turn when it has no more frames at
-// hand.
+// Deliver takes a packet whose checksum was verified, or a fragment; it is borrowed. TCP with the outside goes to the
+// relay, the rest to the stack by copy, and whole. UDP superframes are segmented: the stack has no UDP offload. later
+// is for packets that answer one of the gateway's own, whose sender may hold locks now: it hears of them in a moment.
+// The caller ends the turn when it has no more frames at hand.
 func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	if later {
 		view := flatten(p)
@@ -166,7 +167,8 @@ type Turn struct {
 // End does what waited for the end of the turn.
 func (t *Turn) End() { t.tcp.End() }
 
-// relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not talk.
+// relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not
+// talk.
 func (g *Gateway) relayed(p *packet.Packet, turn *Turn) bool {
 	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Zone == 0 &&
 		g.relay.Deliver(p, &turn.tcp, !g.owns(p.Tuple.Dst))

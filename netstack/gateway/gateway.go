@@ -1,9 +1,9 @@
 // Package gateway ends connections on a node, in a gVisor stack that is one more Port of the switch: it listens on the
-// node's own addresses, and dials pods, also with a client's address. What goes between a pod of this node and a host socket comes past
-// the stack: it sorts that to the relays for TCP, UDP and echoes.
+// node's own addresses, and dials pods, also with a client's address. What goes between a pod of this node and a host
+// socket comes past the stack: it sorts that to the relays for TCP, UDP and echoes.
 //
-// The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It knows
-// nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
+// The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It
+// knows nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
 package gateway
 
 import (
@@ -42,9 +42,9 @@ import (
 
 const nic tcpip.NICID = 1
 
-// timeWait is how long the stack keeps the addresses and ports of a connection that it ended first. A client that comes back from
-// the same port in that time would be seen with another one. What the time is for (RFC 9293 3.6.1), late segments of the old
-// connection, the pod's own kernel sorts out by their numbers.
+// timeWait is how long the stack keeps the addresses and ports of a connection that it ended first. A client that comes
+// back from the same port in that time would be seen with another one. What the time is for (RFC 9293 3.6.1), late
+// segments of the old connection, the pod's own kernel sorts out by their numbers.
 const timeWait = time.Millisecond
 
 // maxPieces is how many packets that pods send outside in fragments may be incomplete at once: 9 MiB of them.
@@ -64,8 +64,8 @@ type Options struct {
 	MTU int
 	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
 	Idle time.Duration
-	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop, which
-	// is the Gateway's own.
+	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop,
+	// which is the Gateway's own.
 	Poller *poll.Poller
 	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Gateway's own.
 	Refusals *refusal.Limit
@@ -271,8 +271,8 @@ func (g *Gateway) Forget(pod netip.Addr) {
 	g.pings.Forget(pod)
 }
 
-// Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx did.
-// An invalid client means the gateway's own address. The connection is taken over, unless Join returns an error.
+// Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx
+// did. An invalid client means the gateway's own address. The connection is taken over, unless Join returns an error.
 func (g *Gateway) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) error {
 	client, err := g.clientFor(client, to)
 	if err != nil {

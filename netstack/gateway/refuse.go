@@ -2,8 +2,8 @@ package gateway
 
 import "tapestry.dev/tapestry/netstack/packet"
 
-// refuse tells the sender of p, a pod, that it cannot reach whom it sent p to: as a router would, from the gateway's own address, or,
-// when that one has no such port, in its name.
+// refuse tells the sender of p, a pod, that it cannot reach whom it sent p to: as a router would, from the gateway's
+// own address, or, when that one has no such port, in its name.
 func (g *Gateway) refuse(p *packet.Packet, why packet.ICMPError) {
 	from := p.Tuple.Dst
 	if why != packet.PortUnreachable {

@@ -1,5 +1,5 @@
-// Package hostaddr tells which addresses the host's interfaces have, and when they change. It needs no capability: the kernel lets
-// everybody listen to that (rtnetlink(7), RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR).
+// Package hostaddr tells which addresses the host's interfaces have, and when they change. It needs no capability: the
+// kernel lets everybody listen to that (rtnetlink(7), RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR).
 package hostaddr
 
 import (
@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List gives the addresses of all interfaces of the network namespace that this process began in, sorted, each once and without a zone.
+// List gives the addresses of all interfaces of the network namespace that this process began in, sorted, each once and
+// without a zone.
 func List() ([]netip.Addr, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
@@ -32,7 +33,8 @@ func List() ([]netip.Addr, error) {
 	return slices.Compact(list), nil
 }
 
-// Watch gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it returns.
+// Watch gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it
+// returns.
 func Watch(ctx context.Context, changed func([]netip.Addr)) error {
 	socket, err := subscribe() // before the first list, so that no change is missed
 	if err != nil {
@@ -73,8 +75,8 @@ func subscribe() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }
 
-// wait returns when something may have changed. What the messages say does not matter, as all addresses are listed anew, and
-// neither does that some were lost.
+// wait returns when something may have changed. What the messages say does not matter, as all addresses are listed
+// anew, and neither does that some were lost.
 func wait(socket *os.File) error {
 	conn, err := socket.SyscallConn()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package hostport makes the host Port's device: the persistent TAP through which processes of a node reach pods and Services.
-// That takes NET_ADMIN, which the agent has not. So an init step makes the device and leaves its
-// descriptor with the keeper, where the agent finds it.
+// Package hostport makes the host Port's device: the persistent TAP through which processes of a node reach pods and
+// Services. That takes NET_ADMIN, which the agent has not. So an init step makes the device and leaves its descriptor
+// with the keeper, where the agent finds it.
 package hostport
 
 import (
@@ -59,8 +59,9 @@ func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 	return list
 }
 
-// Ensure makes the device in ns as c says and has store hold it. Where both are there already, the device is changed to what
-// c says, and nothing that uses it is disturbed unless its addresses change. It needs CAP_NET_ADMIN over the namespace.
+// Ensure makes the device in ns as c says and has store hold it. Where both are there already, the device is changed to
+// what c says, and nothing that uses it is disturbed unless its addresses change. It needs CAP_NET_ADMIN over the
+// namespace.
 func Ensure(ns *tap.Namespace, store Store, c Config) error {
 	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU}
 	text, err := json.Marshal(meta)

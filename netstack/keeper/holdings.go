@@ -14,8 +14,9 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Holdings is the agent's side: what the keeper holds for it. The agent has a duplicate of each descriptor, and gives all of them
-// to the next keeper when one has ended. They are lost only when both are gone at once. Its methods are safe for concurrent use.
+// Holdings is the agent's side: what the keeper holds for it. The agent has a duplicate of each descriptor, and gives
+// all of them to the next keeper when one has ended. They are lost only when both are gone at once. Its methods are
+// safe for concurrent use.
 type Holdings struct {
 	path, node string
 	log        *slog.Logger
@@ -32,7 +33,8 @@ type holding struct {
 	fd   int
 }
 
-// Hold connects to the keeper at path and claims the lease of the agent of a node. log is told when the keeper goes and comes.
+// Hold connects to the keeper at path and claims the lease of the agent of a node. log is told when the keeper goes and
+// comes.
 func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, error) {
 	h := &Holdings{path: path, node: node, log: log, items: map[string]holding{}}
 	var err error

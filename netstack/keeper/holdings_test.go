@@ -45,7 +45,8 @@ func text(t *testing.T, content string) *os.File {
 	return f
 }
 
-// TestKeeperReplaced: a keeper ends and another takes its place, which gets from the agent what the first one held, as it is now.
+// TestKeeperReplaced: a keeper ends and another takes its place, which gets from the agent what the first one held, as
+// it is now.
 func TestKeeperReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keeper.sock")
 	first, stop := startKeeper(t, path)

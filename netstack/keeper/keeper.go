@@ -38,7 +38,8 @@ type Item struct {
 	File *os.File
 }
 
-// kept holds a plain descriptor: an os.File of a TAP would be registered with this process's poller, and every packet wake it.
+// kept holds a plain descriptor: an os.File of a TAP would be registered with this process's poller, and every packet
+// wake it.
 type kept struct {
 	meta json.RawMessage
 	fd   int

@@ -92,7 +92,8 @@ func openFiles(t *testing.T) map[string]int {
 	return open
 }
 
-// nothingLeaked waits until nothing is open that was not before. Fewer may be: what an earlier test left may be closed meanwhile.
+// nothingLeaked waits until nothing is open that was not before. Fewer may be: what an earlier test left may be closed
+// meanwhile.
 func nothingLeaked(t *testing.T, before map[string]int) {
 	t.Helper()
 	eventually(t, "every descriptor is closed", func() bool {

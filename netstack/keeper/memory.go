@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewMemory makes size bytes of zeroed anonymous shared memory, whose size can change no more: a shorter file would kill
-// whoever has it mapped. The name is for /proc only.
+// NewMemory makes size bytes of zeroed anonymous shared memory, whose size can change no more: a shorter file would
+// kill whoever has it mapped. The name is for /proc only.
 func NewMemory(name string, size int) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {

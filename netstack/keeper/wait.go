@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Wait connects to the keeper at path, calls connected, and returns when that keeper has ended or ctx is done. It fails when
-// there is none, or connected does.
+// Wait connects to the keeper at path, calls connected, and returns when that keeper has ended or ctx is done. It fails
+// when there is none, or connected does.
 func Wait(ctx context.Context, path string, connected func() error) error {
 	c, err := fdpass.Dial(ctx, path)
 	if err != nil {

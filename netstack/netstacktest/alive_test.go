@@ -112,8 +112,8 @@ func tcpInfo(t *testing.T, c *net.TCPConn) (info *unix.TCPInfo) {
 	return info
 }
 
-// A pod that asks whether its far end lives asks the far end, which answers; and when it has vanished, the pod finds out by its own
-// schedule, for connections that it opened, and for those of clients.
+// A pod that asks whether its far end lives asks the far end, which answers; and when it has vanished, the pod finds
+// out by its own schedule, for connections that it opened, and for those of clients.
 func TestKeepAlive(t *testing.T) {
 	n, ns, addrs := egressPod(t, 0)
 	for i, name := range []string{"egress", "joined", "through the stack"} {

@@ -91,7 +91,8 @@ func dialOutside(t *testing.T, ns *tap.Namespace, c *net.UDPConn) (pod *net.UDPC
 	return pod
 }
 
-// Datagrams of all sizes, those that the pod's kernel sends in fragments too, arrive outside from one port, and their echo at the pod.
+// Datagrams of all sizes, those that the pod's kernel sends in fragments too, arrive outside from one port, and their
+// echo at the pod.
 func TestEgressUDP(t *testing.T) {
 	for _, without := range []tap.Offloads{0, tap.USO, tap.AllOffloads} {
 		for _, addr := range outsideAddrs {

@@ -1,4 +1,5 @@
-// Package netstacktest gives tests a Port's device in memory, a Link that only records, and packets to send through them.
+// Package netstacktest gives tests a Port's device in memory, a Link that only records, and packets to send through
+// them.
 package netstacktest
 
 import (

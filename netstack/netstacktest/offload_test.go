@@ -87,7 +87,8 @@ func pod(t *testing.T, n *netstack.Node, last byte, without tap.Offloads) (*tap.
 	return ns, o, addrs
 }
 
-// TestOffloadsOff sends between a pod with all offloads and one that lacks some, on real TAPs through a node, both ways.
+// TestOffloadsOff sends between a pod with all offloads and one that lacks some, on real TAPs through a node, both
+// ways.
 func TestOffloadsOff(t *testing.T) {
 	for _, without := range []tap.Offloads{0, tap.TSO4, tap.TSO6, tap.TSO4 | tap.TSO6, tap.USO, tap.Csum, tap.AllOffloads} {
 		t.Run("without "+without.String(), func(t *testing.T) {

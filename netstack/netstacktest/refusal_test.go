@@ -104,7 +104,8 @@ func pending(t *testing.T, fd int) error {
 	return unix.Errno(n)
 }
 
-// A pod is told why it cannot reach somebody as a router on the way would tell it, and told nothing where there is nothing to tell.
+// A pod is told why it cannot reach somebody as a router on the way would tell it, and told nothing where there is
+// nothing to tell.
 func TestWhyUnreachable(t *testing.T) {
 	_, ns := egress(t, 0)
 	waysOutside(t)

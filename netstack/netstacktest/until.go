@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Until is when a test gives up what it waits for: shortly before go test gives up the test. A test on a busy machine is slow and
-// not wrong, so nothing but a fault may use up that time.
+// Until is when a test gives up what it waits for: shortly before go test gives up the test. A test on a busy machine
+// is slow and not wrong, so nothing but a fault may use up that time.
 func Until(t testing.TB) time.Time {
 	const rest = 5 * time.Second // for the test's message, and for what it has to close
 	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {

@@ -11,14 +11,15 @@ import (
 )
 
 const (
-	// queueTime is how long a packet waits for a Port's limit at most; leastQueue and mostQueue bound the memory for that, in bytes.
+	// queueTime is how long a packet waits for a Port's limit at most; leastQueue and mostQueue bound the memory for that,
+	// in bytes.
 	queueTime  = 25 * time.Millisecond
 	leastQueue = 4 * packet.MaxFrame
 	mostQueue  = 8 << 20
 )
 
-// backlog holds what came faster than a limit allows. Without one TCP gets a small part of the rate: whatever it sends at once, beyond
-// what the bucket holds, would be lost, superframes at a time, and it would wait for its timers.
+// backlog holds what came faster than a limit allows. Without one TCP gets a small part of the rate: whatever it sends
+// at once, beyond what the bucket holds, would be lost, superframes at a time, and it would wait for its timers.
 type backlog struct {
 	waiting atomic.Int64       // frames
 	write   func(frame []byte) // what has had its turn, one at a time
@@ -29,8 +30,8 @@ type backlog struct {
 	stopped bool
 }
 
-// Pass reports whether a packet of n bytes may go at once, and pays for it. None does before those that wait, but those that go on
-// credit, whose senders wait by themselves.
+// Pass reports whether a packet of n bytes may go at once, and pays for it. None does before those that wait, but those
+// that go on credit, whose senders wait by themselves.
 func (l *Limit) Pass(n int, credit bool) bool {
 	return (credit || l.queue.waiting.Load() == 0) && l.take(n, credit)
 }

@@ -86,8 +86,8 @@ func pseudoSum(ip []byte, proto Proto, n int) uint16 {
 }
 
 // putPartial writes the checksum field of a TCP or UDP packet whose checksum somebody else completes: ip holds at least
-// its headers, n is its length from L4 on. A sum that has the protocol's number in it never folds to 0, so that the field
-// of a datagram never says "no checksum" (RFC 768).
+// its headers, n is its length from L4 on. A sum that has the protocol's number in it never folds to 0, so that the
+// field of a datagram never says "no checksum" (RFC 768).
 func putPartial(ip []byte, l4 int, proto Proto, n int) {
 	off, _ := csumOffset(proto)
 	be.PutUint16(ip[l4+off:], pseudoSum(ip, proto, n))
@@ -99,11 +99,13 @@ func (p *Packet) offloadChecksum() {
 	p.VNet = VNetHdr{Flags: NeedsCsum, HdrLen: uint16(EthLen + p.Payload), CsumStart: uint16(EthLen + p.L4), CsumOffset: uint16(off)}
 }
 
-// detectPartial finds out whether a packet from a peer that may send such has a partial checksum, and says so in p.VNet.
+// detectPartial finds out whether a packet from a peer that may send such has a partial checksum, and says so in
+// p.VNet.
 //
-// The field alone tells. One full checksum in 65,535 is the same as the pseudo header's sum; that does no harm. When it is
-// right, completing it gives it back. When it is wrong, damage that happened before the peer encrypted the packet stays
-// unseen, which is as likely as with a full checksum that happens to fit; on the way here the AEAD sees all damage.
+// The field alone tells. One full checksum in 65,535 is the same as the pseudo header's sum; that does no harm. When it
+// is right, completing it gives it back. When it is wrong, damage that happened before the peer encrypted the packet
+// stays unseen, which is as likely as with a full checksum that happens to fit; on the way here the AEAD sees all
+// damage.
 func (p *Packet) detectPartial() {
 	proto, n := p.Tuple.Proto, len(p.IP)-p.L4
 	// What ParseFrame does not let through as partial is never sent as such.

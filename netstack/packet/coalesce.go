@@ -4,9 +4,10 @@ package packet
 // before 6.9 take of UDP (UDP_MAX_SEGMENTS), and more than 64 KiB need at any usual MTU.
 const maxTail = 63
 
-// Coalescer joins the packets of one batch that came out of the tunnel into superframes, without copying: the inverse of
-// Segmenter. Use: Reset, Add for each packet in the order of arrival, Next until it gives nil. The packets of one flow
-// stay in order; flows may pass one another. The zero value is ready; after the first batches nothing is allocated.
+// Coalescer joins the packets of one batch that came out of the tunnel into superframes, without copying: the inverse
+// of Segmenter. Use: Reset, Add for each packet in the order of arrival, Next until it gives nil. The packets of one
+// flow stay in order; flows may pass one another. The zero value is ready; after the first batches nothing is
+// allocated.
 type Coalescer struct {
 	// UDP allows UDP superframes (GSOUDPL4), for receivers that take them: TAPs with USO.
 	UDP bool

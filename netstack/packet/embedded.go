@@ -29,9 +29,9 @@ func (p *Packet) Embedded(inner *Packet) bool {
 	return true
 }
 
-// RewriteEmbedded translates p, an ICMP error for which Embedded is true: its own addresses, and addresses and ports (or
-// echo identifier) of the packet it quotes, which become those of inner, with all checksums. Quoted checksums that were cut
-// off stay, and so does the CRC of an SCTP packet not quoted whole.
+// RewriteEmbedded translates p, an ICMP error for which Embedded is true: its own addresses, and addresses and ports
+// (or echo identifier) of the packet it quotes, which become those of inner, with all checksums. Quoted checksums that
+// were cut off stay, and so does the CRC of an SCTP packet not quoted whole.
 func (p *Packet) RewriteEmbedded(outerSrc, outerDst Addr, inner *Tuple) {
 	var in Packet
 	if !p.Embedded(&in) {

@@ -6,8 +6,9 @@ const (
 	ecnCE   = 3
 )
 
-// putOuter writes an outer header of n bytes before the IP packet that stands at dst[n:]. The outer is never fragmented:
-// whoever sizes the tunnel leaves room for it. The traffic class is the inner one, ECN included (RFC 6040 normal mode).
+// putOuter writes an outer header of n bytes before the IP packet that stands at dst[n:]. The outer is never
+// fragmented: whoever sizes the tunnel leaves room for it. The traffic class is the inner one, ECN included (RFC 6040
+// normal mode).
 func putOuter(dst []byte, n int, via *Encap) {
 	inner := dst[n:]
 	proto, class := IPIP, inner[1]
@@ -47,9 +48,9 @@ func put6(b []byte, total int, proto Proto, src, dst *Addr) {
 
 func trafficClass(ip []byte) byte { return ip[0]<<4 | ip[1]>>4 }
 
-// Decap takes the outer header off an IP-in-IP packet of any pair of families. inner is a part of ip and still to be parsed; a
-// congestion mark of the outer header is carried over to it in place. ok is false for anything else, for fragments, and
-// for a mark that the inner packet cannot carry (RFC 6040 4.2).
+// Decap takes the outer header off an IP-in-IP packet of any pair of families. inner is a part of ip and still to be
+// parsed; a congestion mark of the outer header is carried over to it in place. ok is false for anything else, for
+// fragments, and for a mark that the inner packet cannot carry (RFC 6040 4.2).
 func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 	var p Packet
 	if p.parseNet(ip, false) != Good || p.Frag != NoFrag {

@@ -1,7 +1,7 @@
 package packet
 
-// AnswerARP turns the ARP request in the superframe buf in place into the reply that gives mac for whatever was asked (we
-// are the way to everything), and returns its length. It is 0 for anything but a request, and for one about the
+// AnswerARP turns the ARP request in the superframe buf in place into the reply that gives mac for whatever was asked
+// (we are the way to everything), and returns its length. It is 0 for anything but a request, and for one about the
 // sender's own address: announcements and probes for duplicates (RFC 5227).
 func AnswerARP(buf []byte, mac MAC) (n int) {
 	const size = HeadLen + 28
@@ -37,7 +37,8 @@ const (
 
 // AnswerNS turns the neighbour solicitation in p.Buf in place into the advertisement that gives mac for whatever was
 // asked, and returns the length of the superframe, after which p is void. It is 0 for anything but a valid solicitation
-// (RFC 4861 7.1.1), for a probe for duplicates, and where Buf has no capacity for the 8 bytes of option it may have to grow by.
+// (RFC 4861 7.1.1), for a probe for duplicates, and where Buf has no capacity for the 8 bytes of option it may have to
+// grow by.
 func AnswerNS(p *Packet, mac MAC) (n int) {
 	const size = HeadLen + 40 + 32
 	if p.Buf == nil || cap(p.Buf) < size || !p.isSolicitation() {

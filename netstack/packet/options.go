@@ -12,8 +12,8 @@ const (
 	leastTimestamp   = 4 // and overflow with flags
 )
 
-// goodOptions reports whether the options of an IPv4 header are well formed, and none of them routes the packet: with a source route
-// the destination is not what Tuple says, and routers drop it by default (RFC 7126 4.3, 4.4).
+// goodOptions reports whether the options of an IPv4 header are well formed, and none of them routes the packet: with a
+// source route the destination is not what Tuple says, and routers drop it by default (RFC 7126 4.3, 4.4).
 func goodOptions(opts []byte) bool {
 	for len(opts) > 0 {
 		switch opts[0] {

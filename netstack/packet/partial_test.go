@@ -203,8 +203,8 @@ func TestCoalescePartial(t *testing.T) {
 	})
 }
 
-// Superframes of several flows, cut with partial and with full checksums, wrapped and not, some damaged on the way: the pod
-// gets what was sent, and damage stays to be seen.
+// Superframes of several flows, cut with partial and with full checksums, wrapped and not, some damaged on the way: the
+// pod gets what was sent, and damage stays to be seen.
 func TestPartialThereAndBack(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 15))
 	type flow struct {

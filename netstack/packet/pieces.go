@@ -19,8 +19,8 @@ func (p *Packet) Piece() Piece {
 
 func (p *Packet) ihl() int { return int(p.IP[0]&15) * 4 }
 
-// PutWholeHead writes to dst the IP header of the packet that p is the first fragment of, but for its length, and returns its own. It is 0
-// when dst is too short.
+// PutWholeHead writes to dst the IP header of the packet that p is the first fragment of, but for its length, and
+// returns its own. It is 0 when dst is too short.
 func (p *Packet) PutWholeHead(dst []byte) int {
 	if p.EtherType == EtherIPv4 {
 		hl := p.ihl()
@@ -55,9 +55,9 @@ func PutLength(ip []byte) bool {
 	return len(ip) <= 65535
 }
 
-// PutFragments cuts ip, a packet that we made ourselves, whole and without options, into fragments of at most mtu bytes with the
-// identification id (RFC 791 3.2, RFC 8200 4.5), and hands each to emit, borrowed until it returns. dst holds mtu bytes.
-// Nothing is emitted for an mtu that leaves no room for data.
+// PutFragments cuts ip, a packet that we made ourselves, whole and without options, into fragments of at most mtu bytes
+// with the identification id (RFC 791 3.2, RFC 8200 4.5), and hands each to emit, borrowed until it returns. dst holds
+// mtu bytes. Nothing is emitted for an mtu that leaves no room for data.
 func PutFragments(ip []byte, mtu int, id uint32, dst []byte, emit func(ip []byte)) {
 	head, l4 := 20, 20
 	if ip[0]>>4 == 6 {

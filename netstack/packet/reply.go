@@ -30,9 +30,10 @@ const (
 )
 
 // PutICMPError writes to dst the IP packet that answers p with e, from the address from to p's source, and returns its
-// length. mtu is for TooBig. It is 0 when none may be sent (RFC 1812 4.3.2.7, RFC 4443 2.4 (e)): in answer to an ICMP error, a
-// later fragment, a packet from or to no single host; and when from is of the other family. dst holds 1280 bytes. What is quoted
-// of a superframe is its first segment, and a partial checksum is quoted completed, as neither was ever on a wire.
+// length. mtu is for TooBig. It is 0 when none may be sent (RFC 1812 4.3.2.7, RFC 4443 2.4 (e)): in answer to an ICMP
+// error, a later fragment, a packet from or to no single host; and when from is of the other family. dst holds 1280
+// bytes. What is quoted of a superframe is its first segment, and a partial checksum is quoted completed, as neither
+// was ever on a wire.
 func PutICMPError(dst []byte, p *Packet, e ICMPError, from Addr, mtu int) int {
 	v6 := p.EtherType == EtherIPv6
 	if int(e) >= len(icmpErrors) || from.Is4() == v6 || p.Frag == LaterFrag || p.isICMPError() || !p.answerable() {
@@ -122,8 +123,8 @@ func (p *Packet) quote(b []byte) int {
 	return n
 }
 
-// PutRST writes to dst the TCP segment that refuses p (RFC 9293 3.10.7.1) and returns its length, 0 in answer to an RST, a
-// fragment, anything but TCP, or a packet from or to no single host. dst holds 60 bytes.
+// PutRST writes to dst the TCP segment that refuses p (RFC 9293 3.10.7.1) and returns its length, 0 in answer to an
+// RST, a fragment, anything but TCP, or a packet from or to no single host. dst holds 60 bytes.
 func PutRST(dst []byte, p *Packet) int {
 	if p.Tuple.Proto != TCP || p.Frag != NoFrag || p.TCPFlags&RST != 0 || !p.answerable() {
 		return 0

@@ -1,9 +1,9 @@
 package packet
 
-// Rewrite changes the addresses and ports of p (for an ICMP echo the identifier: to.SrcPort) in place to those of to, with
-// their checksums, and p.Tuple with them; zone and protocol stay. to is of p's family. Checksums are updated, never
-// computed anew, so that a packet which came damaged leaves damaged (RFC 1624 eqn. 3). The ports of a fragmented SCTP packet
-// cannot be translated: its checksum is a CRC of what only the receiver has.
+// Rewrite changes the addresses and ports of p (for an ICMP echo the identifier: to.SrcPort) in place to those of to,
+// with their checksums, and p.Tuple with them; zone and protocol stay. to is of p's family. Checksums are updated,
+// never computed anew, so that a packet which came damaged leaves damaged (RFC 1624 eqn. 3). The ports of a fragmented
+// SCTP packet cannot be translated: its checksum is a CRC of what only the receiver has.
 func (p *Packet) Rewrite(to *Tuple) {
 	addrs := p.putAddrs(to)
 	p.rewriteL4(to, addrs)
@@ -56,8 +56,8 @@ func update(b []byte, delta uint64) {
 	}
 }
 
-// rewriteL4 writes the ports of to and updates the L4 checksum for them and for addrs. It looks where each field is, since
-// the packet in an ICMP error may end anywhere behind its eighth byte.
+// rewriteL4 writes the ports of to and updates the L4 checksum for them and for addrs. It looks where each field is,
+// since the packet in an ICMP error may end anywhere behind its eighth byte.
 func (p *Packet) rewriteL4(to *Tuple, addrs uint64) {
 	if p.Frag == LaterFrag {
 		return

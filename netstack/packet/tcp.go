@@ -16,9 +16,9 @@ func TCPHeadLen(a *Addr) int {
 	return 60
 }
 
-// PutTCP writes the IP and TCP headers of a segment from t.Src to t.Dst whose payload of n bytes follows, and returns their
-// length. The checksum is partial. vnet says so, and where the payload is longer than mss that the packet is a superframe.
-// dst holds TCPHeadLen and the options; headers and payload together fit into an IP packet.
+// PutTCP writes the IP and TCP headers of a segment from t.Src to t.Dst whose payload of n bytes follows, and returns
+// their length. The checksum is partial. vnet says so, and where the payload is longer than mss that the packet is a
+// superframe. dst holds TCPHeadLen and the options; headers and payload together fit into an IP packet.
 func PutTCP(dst []byte, t *Tuple, h *TCPHeader, n, mss int) (head int, vnet VNetHdr) {
 	head = TCPHeadLen(&t.Src) + len(h.Options)
 	l4 := TCPHeadLen(&t.Src) - 20

@@ -22,7 +22,8 @@ type Options struct {
 	Poller *poll.Poller
 	// Send carries an IP packet for a pod through the pipeline. It is borrowed.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// Refuse tells the sender of p, an echo request like one that was sent before, that it is not answered, and why. p is borrowed.
+	// Refuse tells the sender of p, an echo request like one that was sent before, that it is not answered, and why. p is
+	// borrowed.
 	Refuse func(p *packet.Packet, why packet.ICMPError)
 	// MTU is the pods' MTU in bytes, now.
 	MTU func() int
@@ -68,8 +69,8 @@ func New(o Options) *Relay {
 	}
 }
 
-// Send sends a pod's echo request, whole and with a right checksum. It is borrowed. With ErrTooBig comes the largest IP packet, in bytes,
-// that fits.
+// Send sends a pod's echo request, whole and with a right checksum. It is borrowed. With ErrTooBig comes the largest IP
+// packet, in bytes, that fits.
 func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	s, err := r.pinger(key{p.Tuple.Src, p.Tuple.Dst, p.Tuple.SrcPort})
 	if err != nil {

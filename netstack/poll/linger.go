@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loop that sleeps is woken by another processor, which takes as long as all that it then does: 15 to 40 us on a virtual machine
-// whose processor was halted. Where events come one by one and often, as requests and replies do, one loop looks for the
-// next one a moment longer. Where there is much to do nobody does: pods and loops share the processors. A node at rest has
-// no events, and so nobody lingers there.
+// A loop that sleeps is woken by another processor, which takes as long as all that it then does: 15 to 40 us on a
+// virtual machine whose processor was halted. Where events come one by one and often, as requests and replies do, one
+// loop looks for the next one a moment longer. Where there is much to do nobody does: pods and loops share the
+// processors. A node at rest has no events, and so nobody lingers there.
 const (
 	// lingering is how long a loop looks before it sleeps.
 	lingering = 40 * time.Microsecond

@@ -1,9 +1,9 @@
 // Package poll waits for any number of descriptors, TAPs and sockets, with a few goroutines.
 //
-// Each goroutine takes whichever descriptor is ready next, so that busy ones spread over the processors by themselves and idle ones
-// cost a table entry. A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler arms it again: what
-// arrives meanwhile wakes nobody, which the runtime's poller, edge-triggered, cannot be told. With that one, a flood of packets woke
-// a second thread for nothing thousands of times a second.
+// Each goroutine takes whichever descriptor is ready next, so that busy ones spread over the processors by themselves
+// and idle ones cost a table entry. A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler arms
+// it again: what arrives meanwhile wakes nobody, which the runtime's poller, edge-triggered, cannot be told. With that
+// one, a flood of packets woke a second thread for nothing thousands of times a second.
 package poll
 
 import (
@@ -30,8 +30,9 @@ const (
 
 // Handler is told that a descriptor is ready.
 type Handler interface {
-	// Ready handles what events say and arms the Watch again, now or later. buf, of packet.MaxFrame bytes, is the handler's until
-	// it returns one of the same capacity, usually the same. Ready must not block; what has to wait says so to Poller.Waiting.
+	// Ready handles what events say and arms the Watch again, now or later. buf, of packet.MaxFrame bytes, is the
+	// handler's until it returns one of the same capacity, usually the same. Ready must not block; what has to wait says
+	// so to Poller.Waiting.
 	//
 	// It may be called without need, and then beside another call, for a moment after its Watch was closed.
 	Ready(events uint32, buf []byte) []byte
@@ -61,8 +62,8 @@ type Poller struct {
 // wakeSlot is the epoll data of the descriptor that ends all loops; a Watch's is its place in the table.
 const wakeSlot = -1
 
-// New starts a Poller of so many loops, at least one. A loop that sleeps keeps one of the runtime's processors (GOMAXPROCS)
-// for up to 10 ms: where other goroutines matter, too, there should be more of them than loops.
+// New starts a Poller of so many loops, at least one. A loop that sleeps keeps one of the runtime's processors
+// (GOMAXPROCS) for up to 10 ms: where other goroutines matter, too, there should be more of them than loops.
 func New(loops int) (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -98,8 +99,8 @@ func (p *Poller) Close() error {
 	return unix.Close(p.fd)
 }
 
-// Waiting tells the Poller that a handler begins, or ended, to wait for something that is no descriptor of the Poller's. Another
-// loop then takes its place. It does not block and may be called under locks.
+// Waiting tells the Poller that a handler begins, or ended, to wait for something that is no descriptor of the
+// Poller's. Another loop then takes its place. It does not block and may be called under locks.
 func (p *Poller) Waiting(begin bool) {
 	if !begin {
 		p.running.Add(1)
@@ -123,8 +124,8 @@ type Watch struct {
 	closed bool
 }
 
-// Add watches fd, which stays the caller's and must be open until the Watch is closed, and arms it for events. The handler may be
-// called before Add returns.
+// Add watches fd, which stays the caller's and must be open until the Watch is closed, and arms it for events. The
+// handler may be called before Add returns.
 func (p *Poller) Add(fd int, h Handler, events uint32) (*Watch, error) {
 	w := &Watch{p: p, handler: h, fd: fd}
 	p.mu.Lock()
@@ -165,8 +166,8 @@ func (p *Poller) vacate(w *Watch) {
 	p.free = append(p.free, w.slot)
 }
 
-// Arm has the handler called once when one of events, or Fail, occurs, or at once where it did. A second Arm before that replaces
-// the first. After Close it does nothing.
+// Arm has the handler called once when one of events, or Fail, occurs, or at once where it did. A second Arm before
+// that replaces the first. After Close it does nothing.
 func (w *Watch) Arm(events uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -178,8 +179,8 @@ func (w *Watch) Arm(events uint32) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.p.fd), unix.EPOLL_CTL_MOD, uintptr(w.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
 }
 
-// Close makes the Poller forget the descriptor, which must still be open: an epoll does not forget one of which others hold
-// duplicates. It does not wait for a call of the handler in progress. Closing twice is harmless.
+// Close makes the Poller forget the descriptor, which must still be open: an epoll does not forget one of which others
+// hold duplicates. It does not wait for a call of the handler in progress. Closing twice is harmless.
 func (w *Watch) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -1,10 +1,11 @@
-// Package reassemble puts the fragments of IP packets together that pods send to the outside: a host socket takes whole datagrams.
+// Package reassemble puts the fragments of IP packets together that pods send to the outside: a host socket takes whole
+// datagrams.
 //
-// What is incomplete is kept for a while in memory that is bounded and shared out among the senders by package share: who sends more
-// first fragments than there is room for loses its own, and nobody else's.
+// What is incomplete is kept for a while in memory that is bounded and shared out among the senders by package share:
+// who sends more first fragments than there is room for loses its own, and nobody else's.
 //
-// A fragment that overlaps another one in part says that somebody plays tricks, and its packet is given up (RFC 5722, and Linux for
-// IPv4, too). One that came twice is left out (RFC 8200 4.5).
+// A fragment that overlaps another one in part says that somebody plays tricks, and its packet is given up (RFC 5722,
+// and Linux for IPv4, too). One that came twice is left out (RFC 8200 4.5).
 package reassemble
 
 import (
@@ -17,7 +18,8 @@ import (
 )
 
 const (
-	// life is how long a packet may be incomplete, from its first fragment on: Linux' net.ipv4.ipfrag_time. RFC 8200 4.5 says 60 s.
+	// life is how long a packet may be incomplete, from its first fragment on: Linux' net.ipv4.ipfrag_time. RFC 8200 4.5
+	// says 60 s.
 	life = 30 * time.Second
 	// headroom has room for the header of an IPv4 packet with options, and for one of IPv6 with a few.
 	headroom = 128
@@ -78,8 +80,8 @@ func New(o Options) *Table {
 // Stats tells who has how many.
 func (t *Table) Stats() share.Stats { return t.share.Stats() }
 
-// Add takes a fragment, which is borrowed, and calls done with the packet when it is complete; done borrows it. It is charged to its
-// source address.
+// Add takes a fragment, which is borrowed, and calls done with the packet when it is complete; done borrows it. It is
+// charged to its source address.
 func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
 	w := t.add(p)
 	if w == nil {

@@ -177,8 +177,8 @@ func TestFairShares(t *testing.T) {
 	}
 }
 
-// Whatever fragments come, what is made of them is what somebody sent: with one sender's fragments in any order, repeated, left out and
-// mixed with others', only whole packets of that sender's come out.
+// Whatever fragments come, what is made of them is what somebody sent: with one sender's fragments in any order,
+// repeated, left out and mixed with others', only whole packets of that sender's come out.
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5})
 	f.Add([]byte{5, 4, 3, 2, 1, 0, 0, 1, 2})

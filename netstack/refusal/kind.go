@@ -1,5 +1,5 @@
-// Package refusal says how a pod is told that somebody outside cannot be reached: as a router on the way would tell it. What
-// the node knows of it are the errors of its host sockets.
+// Package refusal says how a pod is told that somebody outside cannot be reached: as a router on the way would tell it.
+// What the node knows of it are the errors of its host sockets.
 package refusal
 
 import (
@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Kind gives the ICMP error that says the same as an error of a host socket. It is false for what is nobody's fault but the node's
-// or says nothing of the way, as a time-out: then the pod is told nothing, and tries again.
+// Kind gives the ICMP error that says the same as an error of a host socket. It is false for what is nobody's fault but
+// the node's or says nothing of the way, as a time-out: then the pod is told nothing, and tries again.
 func Kind(err error) (packet.ICMPError, bool) {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {

@@ -16,8 +16,8 @@ const (
 	burst    = 50
 )
 
-// Limit bounds the ICMP errors that are sent to each address (RFC 1812 4.3.2.8, RFC 4443 2.4 f), so that nobody who asks for many
-// costs others theirs. It takes no lock and allocates nothing.
+// Limit bounds the ICMP errors that are sent to each address (RFC 1812 4.3.2.8, RFC 4443 2.4 f), so that nobody who
+// asks for many costs others theirs. It takes no lock and allocates nothing.
 type Limit struct {
 	now  func() time.Time // monotonic
 	from time.Time

@@ -63,9 +63,9 @@ func configure(h *netlink.Handle, c Config) error {
 // localTime is how long the kernel may take to hear on an address.
 const localTime = time.Second
 
-// awaitLocal returns when the kernel takes packets to an IPv6 address in, or after localTime: it sends from one that was added
-// without detection of duplicates at once, but makes the route by which it hears on it in a work queue (addrconf_dad_work,
-// net/ipv6/addrconf.c). On a busy machine the first answer to a pod was lost by that.
+// awaitLocal returns when the kernel takes packets to an IPv6 address in, or after localTime: it sends from one that
+// was added without detection of duplicates at once, but makes the route by which it hears on it in a work queue
+// (addrconf_dad_work, net/ipv6/addrconf.c). On a busy machine the first answer to a pod was lost by that.
 func awaitLocal(h *netlink.Handle, a netip.Addr) {
 	for end := time.Now().Add(localTime); a.Is6() && time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
 		routes, err := h.RouteGet(a.AsSlice())

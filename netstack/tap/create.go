@@ -131,8 +131,9 @@ func Open(name string, ns *Namespace) (*os.File, error) {
 // ErrNoDevice tells that an interface is not there.
 var ErrNoDevice = errors.New("there is no such interface")
 
-// Configure makes the TAP that f is attached to, in ns, look as c says, as Create with c.Reuse does. It is for a persistent
-// device whose only queue is in use. The error wraps ErrNoDevice when c.Name is not the name of f's device or not in ns.
+// Configure makes the TAP that f is attached to, in ns, look as c says, as Create with c.Reuse does. It is for a
+// persistent device whose only queue is in use. The error wraps ErrNoDevice when c.Name is not the name of f's device
+// or not in ns.
 func Configure(ns *Namespace, f *os.File, c Config) error {
 	err := ns.Do(func() error {
 		info, err := Check(f)

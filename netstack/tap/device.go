@@ -79,11 +79,11 @@ func (d *Device) Offloads() Offloads { return d.offs }
 // Refused says which offloads are not in use though they were not disabled, and why.
 func (d *Device) Refused() []Refusal { return slices.Clone(d.refs) }
 
-// Run reads superframes and gives each to handle, until Close. The frame (of packet.MaxFrame bytes at most; the kernel cuts what is
-// longer) is handle's until it returns a buffer of the same capacity, usually the same, for the next frame of whichever Device.
-// handle is called by one goroutine at a time, in the order of the frames, and must not call Close. Run returns nil after Close,
-// and an error when the device is gone. rest, if not nil, is called in the same way whenever no more frames are at hand for
-// the moment or other Devices get their turn. One Run in a Device's life.
+// Run reads superframes and gives each to handle, until Close. The frame (of packet.MaxFrame bytes at most; the kernel
+// cuts what is longer) is handle's until it returns a buffer of the same capacity, usually the same, for the next frame
+// of whichever Device. handle is called by one goroutine at a time, in the order of the frames, and must not call
+// Close. Run returns nil after Close, and an error when the device is gone. rest, if not nil, is called in the same way
+// whenever no more frames are at hand for the moment or other Devices get their turn. One Run in a Device's life.
 func (d *Device) Run(handle func(frame []byte) []byte, rest func()) (err error) {
 	p := d.poller
 	if p == nil {
@@ -108,9 +108,10 @@ func (d *Device) runError(err error) error {
 }
 
 // read and write are raw system calls: the runtime is not told of them. It would take a write of tens of microseconds,
-// which runs the receiver's softirq work, for a blocked one, and hand the processor to another thread; that cost a tenth
-// of the throughput between two pods. They must not block, then. A write does not, and for a read RWF_NOWAIT says so
-// even when somebody who holds a duplicate has made the description blocking (tun_chr_read_iter in drivers/net/tun.c).
+// which runs the receiver's softirq work, for a blocked one, and hand the processor to another thread; that cost a
+// tenth of the throughput between two pods. They must not block, then. A write does not, and for a read RWF_NOWAIT says
+// so even when somebody who holds a duplicate has made the description blocking (tun_chr_read_iter in
+// drivers/net/tun.c).
 func read(fd int, iov *unix.Iovec) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(iov)), 1, noOffset, noOffset, unix.RWF_NOWAIT)
 	if errno == unix.EOPNOTSUPP || errno == unix.ENOSYS { // before Linux 5.7; the runtime is told, in case it blocks

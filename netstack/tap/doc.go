@@ -21,12 +21,11 @@
 //
 // # Reading and writing
 //
-// A poll.Poller reads all Devices with as many goroutines as there are processors. One that finds a Device ready takes up to a
-// turn of frames from it, each to its end, and then arms it again; meanwhile the Device wakes nobody, so a burst costs one
-// wake-up. A pod is read by one goroutine at a time, which keeps its packets in order. A frame's buffer is the handler's
-// until it returns one for the next frame. A turn's end is told, for what is done once
-// for many frames. A handler that has to wait says so (poll.Poller.Waiting), and another goroutine takes
-// its place.
+// A poll.Poller reads all Devices with as many goroutines as there are processors. One that finds a Device ready takes
+// up to a turn of frames from it, each to its end, and then arms it again; meanwhile the Device wakes nobody, so a
+// burst costs one wake-up. A pod is read by one goroutine at a time, which keeps its packets in order. A frame's buffer
+// is the handler's until it returns one for the next frame. A turn's end is told, for what is done once for many
+// frames. A handler that has to wait says so (poll.Poller.Waiting), and another goroutine takes its place.
 //
 // Device.Write and Device.Writev may be called from any number of goroutines: one write(2) is one frame, and the
 // kernel keeps them apart. They take no lock; a count of writers in flight keeps Close from closing the descriptor

@@ -12,8 +12,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Inspect compares a TAP in ns with what c says, and tells all that differs; nil for nothing. What c leaves to the kernel
-// may be anything, and what the interface has besides is not looked at. A TAP of which nobody holds a descriptor differs, too.
+// Inspect compares a TAP in ns with what c says, and tells all that differs; nil for nothing. What c leaves to the
+// kernel may be anything, and what the interface has besides is not looked at. A TAP of which nobody holds a descriptor
+// differs, too.
 func Inspect(ns *Namespace, c Config) error {
 	return withLink(ns, "inspect", c.Name, func(h *netlink.Handle, link netlink.Link) error {
 		return errors.Join(
@@ -112,8 +113,8 @@ func inspectNeighbors(h *netlink.Handle, link netlink.Link, c Config) error {
 	return errors.Join(errs...)
 }
 
-// Remove deletes a TAP from ns, whoever holds its descriptors. It is no error when there is none of that name; an interface of
-// another kind is left alone, which is one.
+// Remove deletes a TAP from ns, whoever holds its descriptors. It is no error when there is none of that name; an
+// interface of another kind is left alone, which is one.
 func Remove(ns *Namespace, name string) error {
 	err := withLink(ns, "delete", name, func(h *netlink.Handle, l netlink.Link) error {
 		if l.Type() != "tuntap" {

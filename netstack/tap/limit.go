@@ -13,8 +13,8 @@ import (
 type Rate struct {
 	// Bits per second, at least 8.
 	Bits uint64
-	// Burst in bits is what may be sent at once after a silence. Less than two superframes, or more than a second's worth, is
-	// brought within: with less nothing would ever be sent, and with more there would be no limit to speak of.
+	// Burst in bits is what may be sent at once after a silence. Less than two superframes, or more than a second's worth,
+	// is brought within: with less nothing would ever be sent, and with more there would be no limit to speak of.
 	Burst uint64
 }
 
@@ -43,8 +43,8 @@ func (r Rate) limits() limits {
 	return limits{rate, uint32(min(ticks, math.MaxUint32)), uint32(min(queue, math.MaxUint32))}
 }
 
-// Limit has the kernel hold back what an interface in ns sends beyond a rate, in place of an earlier limit. It counts bytes of
-// Ethernet frames.
+// Limit has the kernel hold back what an interface in ns sends beyond a rate, in place of an earlier limit. It counts
+// bytes of Ethernet frames.
 func Limit(ns *Namespace, name string, r Rate) error {
 	if r.Bits < 8 {
 		return fmt.Errorf("limit interface %s: %d bits per second are less than a byte", name, r.Bits)

@@ -27,7 +27,8 @@ func newPoller(t *testing.T, loops int) *poll.Poller {
 	return p
 }
 
-// polled is a pod whose TAP a Poller reads: what it sends to podB's port 9 comes to seen, the first four bytes of the payload.
+// polled is a pod whose TAP a Poller reads: what it sends to podB's port 9 comes to seen, the first four bytes of the
+// payload.
 type polled struct {
 	dev  *tap.Device
 	conn *net.UDPConn

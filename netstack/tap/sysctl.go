@@ -16,9 +16,10 @@ func SetSysctl(ns *Namespace, key, value string) error {
 	return ns.Do(func() error { return writeSysctl(key, value) })
 }
 
-// SetCongestionControl has ns use the first of names, TCP congestion controls, which this kernel has and grants a namespace
-// that is not the machine's: it grants those of net.ipv4.tcp_allowed_congestion_control (tcp_set_default_congestion_control
-// in net/ipv4/tcp_cong.c). Where it grants none of them, the namespace keeps the machine's.
+// SetCongestionControl has ns use the first of names, TCP congestion controls, which this kernel has and grants a
+// namespace that is not the machine's: it grants those of net.ipv4.tcp_allowed_congestion_control
+// (tcp_set_default_congestion_control in net/ipv4/tcp_cong.c). Where it grants none of them, the namespace keeps the
+// machine's.
 func SetCongestionControl(ns *Namespace, names ...string) error {
 	for _, name := range names {
 		err := SetSysctl(ns, "net.ipv4.tcp_congestion_control", name)

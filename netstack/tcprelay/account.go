@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// bounds share out what all connections need, by the rule of package share for what cannot be taken away: nobody gets more of anything
-// than is left to others. Each is charged to whoever began a connection: a pod, or a client's network.
+// bounds share out what all connections need, by the rule of package share for what cannot be taken away: nobody gets
+// more of anything than is left to others. Each is charged to whoever began a connection: a pod, or a client's network.
 type bounds struct {
 	maxConns, maxOpening, maxBytes int
 
@@ -36,7 +36,8 @@ func newBounds(maxConns, maxBytes int) bounds {
 	}
 }
 
-// begin counts a connection that is to be opened, and gives the account that it is charged to; nil when there may be no more.
+// begin counts a connection that is to be opened, and gives the account that it is charged to; nil when there may be no
+// more.
 func (b *bounds) begin(owner packet.Addr) *account {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -98,8 +99,8 @@ func (a *account) give(n int) {
 
 // Stats are what is in use now, and counters since New.
 type Stats struct {
-	// Conns is how many connections there are, Opening how many of them do not exist yet, Owners whose they are: pods, and clients'
-	// networks. Most is how many the one with the most has.
+	// Conns is how many connections there are, Opening how many of them do not exist yet, Owners whose they are: pods, and
+	// clients' networks. Most is how many the one with the most has.
 	Conns, Opening, Owners, Most int
 	// Bytes wait for somebody to take them.
 	Bytes int

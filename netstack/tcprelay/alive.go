@@ -3,7 +3,8 @@ package tcprelay
 import "time"
 
 const (
-	// look is how often it is looked whether something came from the pod, and lookMost how often in a row nothing may have.
+	// look is how often it is looked whether something came from the pod, and lookMost how often in a row nothing may
+	// have.
 	look     = 30 * time.Second
 	lookMost = 4
 )
@@ -27,8 +28,8 @@ func (c *conn) inquire(notes uint32) {
 	}
 }
 
-// podLives reports whether the pod's end of an open connection is there still. One that is silent is asked. The far end's own probes
-// are answered by the host's kernel, whatever became of the pod.
+// podLives reports whether the pod's end of an open connection is there still. One that is silent is asked. The far
+// end's own probes are answered by the host's kernel, whatever became of the pod.
 func (c *conn) podLives(notes uint32) bool {
 	t := &c.to
 	if t.lookAt != 0 && notes&timeUp == 0 {

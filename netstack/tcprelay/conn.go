@@ -183,8 +183,8 @@ const (
 	again
 )
 
-// pump does what there is to do for the socket's stream and for the connection as a whole, or has it done by the goroutine that is
-// at it already. The caller does not hold mu.
+// pump does what there is to do for the socket's stream and for the connection as a whole, or has it done by the
+// goroutine that is at it already. The caller does not hold mu.
 func (c *conn) pump() {
 	for !c.pumping.CompareAndSwap(idle, busy) {
 		if c.pumping.Load() == again || c.pumping.CompareAndSwap(busy, again) {
@@ -298,8 +298,9 @@ const (
 	anError // of ICMP
 )
 
-// farewell decides what a pod is told when a connection ends that was in state was. failed is how a connect ended that came to
-// nothing: what the far end or a router said of it is said to the pod, and of a time-out nothing is, since nothing was heard.
+// farewell decides what a pod is told when a connection ends that was in state was. failed is how a connect ended that
+// came to nothing: what the far end or a router said of it is said to the pod, and of a time-out nothing is, since
+// nothing was heard.
 func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) {
 	if why&(hostGone|aborted) == 0 || why&podGone != 0 {
 		return nothing, 0

@@ -12,7 +12,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// open opens a connection from a pod's address and port to a server that is there already. It gives the numbers both sides go on with.
+// open opens a connection from a pod's address and port to a server that is there already. It gives the numbers both
+// sides go on with.
 func (s *script) open(pod packet.Addr, from, to uint16) (mine, theirs uint32) {
 	s.t.Helper()
 	s.tuple = packet.Tuple{Src: pod, SrcPort: from, Proto: packet.TCP, Dst: packet.AddrFrom(host[0]), DstPort: to}

@@ -15,8 +15,8 @@ const (
 	window = 1 << 20
 	// maxWindowField is the window of a segment whose window is not scaled.
 	maxWindowField = 65535
-	// ackDelay is how long an acknowledgement waits for a reply to travel with. RFC 9293 3.8.6.3 allows 500 ms; this is Linux'
-	// TCP_DELACK_MIN.
+	// ackDelay is how long an acknowledgement waits for a reply to travel with. RFC 9293 3.8.6.3 allows 500 ms; this is
+	// Linux' TCP_DELACK_MIN.
 	ackDelay = 40 * time.Millisecond
 	// maxResets is how often a pod is told to forget an older connection.
 	maxResets = 3
@@ -47,7 +47,8 @@ type podStream struct {
 	lastAck, lastWindow uint32
 	dups                int
 
-	// A pod that asks and waits for the reply gets its acknowledgement with it. replies are those sent before its last word.
+	// A pod that asks and waits for the reply gets its acknowledgement with it. replies are those sent before its last
+	// word.
 	due      time.Duration // when an acknowledgement must leave; 0 for none
 	replies  uint32
 	converse bool
@@ -250,8 +251,8 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	return c.ackNow(int(f.next - before))
 }
 
-// takeNext takes what is new of a segment that leaves no hole, as far as there is room for it. It is false when the socket
-// takes nothing any more.
+// takeNext takes what is new of a segment that leaves no hole, as far as there is room for it. It is false when the
+// socket takes nothing any more.
 func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 	f := &c.from
 	old := int(f.next - seq)
@@ -334,8 +335,8 @@ func (c *conn) publish() {
 	c.received.Store(uint64(f.next)<<32 | uint64(min(room>>f.ourScale, maxWindowField)))
 }
 
-// write gives b to the socket, keeps what it does not take as far as there is memory, and tells how much of b that was. It is false
-// when the socket takes nothing any more.
+// write gives b to the socket, keeps what it does not take as far as there is memory, and tells how much of b that was.
+// It is false when the socket takes nothing any more.
 func (c *conn) write(b []byte) (taken int, good bool) {
 	f, size := &c.from, len(b)
 	for len(b) > 0 && f.keptLen == 0 {

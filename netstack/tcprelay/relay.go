@@ -22,13 +22,13 @@ import (
 type Options struct {
 	// Poller watches the host sockets.
 	Poller *poll.Poller
-	// Send carries an IP packet, a superframe maybe, to the pod it is for. ip is borrowed. It must not come back with an answer
-	// in the same goroutine.
+	// Send carries an IP packet, a superframe maybe, to the pod it is for. ip is borrowed. It must not come back with an
+	// answer in the same goroutine.
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// MTU is the pods'.
 	MTU func() int
-	// Refuse tells the sender of p, a SYN, that it cannot reach whom it calls, and why. p is borrowed. As Send, it must not come
-	// back with an answer in the same goroutine.
+	// Refuse tells the sender of p, a SYN, that it cannot reach whom it calls, and why. p is borrowed. As Send, it must
+	// not come back with an answer in the same goroutine.
 	Refuse func(p *packet.Packet, why packet.ICMPError)
 	// MaxConns bounds the connections, each of which has a descriptor; 0 is 4,096.
 	MaxConns int
@@ -103,8 +103,9 @@ func (r *Relay) remove(c *conn) {
 	}
 }
 
-// Deliver takes a pod's TCP segment, contiguous and with a checksum known to be right. It is borrowed. It reports whether the
-// segment was one of the Relay's connections or, if it may, began one. The caller ends turn when it has no more frames at hand.
+// Deliver takes a pod's TCP segment, contiguous and with a checksum known to be right. It is borrowed. It reports
+// whether the segment was one of the Relay's connections or, if it may, began one. The caller ends turn when it has no
+// more frames at hand.
 func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 	c := r.find(&p.Tuple)
 	if c != nil && c.receive(p, turn) {
@@ -138,9 +139,9 @@ func (r *Relay) open(p *packet.Packet) {
 	c.begin(fd, err, poll.Out)
 }
 
-// Join gives client, whose descriptor it takes over, a connection to a pod, as from, and carries it until it ended or ctx
-// did; then it returns nil. Before the client is taken over, it returns an error: one that wraps ErrInUse when from is the address of
-// another connection to the pod (a port of 0 stands for any), or ErrTooMany.
+// Join gives client, whose descriptor it takes over, a connection to a pod, as from, and carries it until it ended or
+// ctx did; then it returns nil. Before the client is taken over, it returns an error: one that wraps ErrInUse when from
+// is the address of another connection to the pod (a port of 0 stands for any), or ErrTooMany.
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
@@ -237,8 +238,8 @@ func (r *Relay) Len() (n int) {
 	return n
 }
 
-// isn is where a connection's numbers begin (RFC 6528): the same addresses and ports later begin later, so that a pod in TIME_WAIT
-// takes the SYN for a new one. The clock ticks every 64 ns, as Linux' does.
+// isn is where a connection's numbers begin (RFC 6528): the same addresses and ports later begin later, so that a pod
+// in TIME_WAIT takes the SYN for a new one. The clock ticks every 64 ns, as Linux' does.
 func (r *Relay) isn(t *packet.Tuple) uint32 {
 	return uint32(t.Hash(r.secret)) + uint32(time.Now().UnixNano()>>6)
 }

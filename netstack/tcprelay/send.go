@@ -14,9 +14,8 @@ import (
 const (
 	// turn is how many superframes of one connection are sent before others get theirs.
 	turn = 32
-	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing for
-	// giveUp is given up. openTimeout is for connections that do not come about, since the pod
-	// asked last.
+	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing
+	// for giveUp is given up. openTimeout is for connections that do not come about, since the pod asked last.
 	minTimeout  = 200 * time.Millisecond
 	synTimeout  = time.Second
 	maxTimeout  = 20 * time.Second
@@ -110,8 +109,8 @@ func (c *conn) carry() unix.Errno {
 	return 0
 }
 
-// pace asks whether the pod is limited, and how long it has to be waited before the next superframe. A sender without congestion
-// control would otherwise lose nearly all that it sends beyond the limit.
+// pace asks whether the pod is limited, and how long it has to be waited before the next superframe. A sender without
+// congestion control would otherwise lose nearly all that it sends beyond the limit.
 func (c *conn) pace() (limited bool, wait time.Duration) {
 	if c.r.o.Pace == nil {
 		return false, 0
@@ -119,7 +118,8 @@ func (c *conn) pace() (limited bool, wait time.Duration) {
 	return c.r.o.Pace(c.key.Src)
 }
 
-// read reads the socket once, up to room bytes of what was asked for, and sends what it had: one superframe, or, if it may, many.
+// read reads the socket once, up to room bytes of what was asked for, and sends what it had: one superframe, or, if it
+// may, many.
 func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	t := &c.to
 	if many && t.flows && room >= 2*t.limit {

@@ -12,8 +12,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// send, recv and readv are raw system calls on sockets that do not block: the runtime, were it told, would take one that does the
-// receiver's softirq work for blocked and hand its processor to another thread (as in package tap).
+// send, recv and readv are raw system calls on sockets that do not block: the runtime, were it told, would take one
+// that does the receiver's softirq work for blocked and hand its processor to another thread (as in package tap).
 func recv(fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
@@ -58,8 +58,8 @@ func connect(e packet.Endpoint) (fd int, err error) {
 	return fd, nil
 }
 
-// hasSource reports whether the host has an address from which it can reach e: a UDP socket, which has another set of ports, finds
-// one.
+// hasSource reports whether the host has an address from which it can reach e: a UDP socket, which has another set of
+// ports, finds one.
 func hasSource(family int, e packet.Endpoint) bool {
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
@@ -69,8 +69,8 @@ func hasSource(family int, e packet.Endpoint) bool {
 	return unix.Connect(fd, sockaddr(e)) != unix.EADDRNOTAVAIL
 }
 
-// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, and urgent data stays in
-// the stream (RFC 6093 6).
+// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, and urgent
+// data stays in the stream (RFC 6093 6).
 func tune(fd int) error {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},

@@ -16,8 +16,9 @@ const (
 	maxGathered = 8
 )
 
-// Turn is what a goroutine does once for all frames of a pod that it has at hand. A pod's bulk is written to the socket, and
-// acknowledged, several superframes at a time: the one who reads it is woken once, and so is the pod. The zero value is ready.
+// Turn is what a goroutine does once for all frames of a pod that it has at hand. A pod's bulk is written to the
+// socket, and acknowledged, several superframes at a time: the one who reads it is woken once, and so is the pod. The
+// zero value is ready.
 type Turn struct {
 	conns []*conn // that gathered something
 	spare [][]byte
@@ -55,8 +56,8 @@ func (t *Turn) buffer(size int) []byte {
 	return make([]byte, size)
 }
 
-// flush writes what was gathered and keeps what the socket does not take. It is false when that takes nothing any more. The caller
-// holds mu.
+// flush writes what was gathered and keeps what the socket does not take. It is false when that takes nothing any more.
+// The caller holds mu.
 func (c *conn) flush(t *Turn) bool {
 	f := &c.from
 	if len(f.gathered) == 0 {

@@ -32,8 +32,8 @@ type world struct {
 	pod *netstacktest.Pod
 	// loss is how many frames of a thousand are lost, each way.
 	loss atomic.Int64
-	// pause is how long the pod is not to be sent more after each segment with data, in nanoseconds; 0: it is not limited. early
-	// counts those that did not wait, of those with new data.
+	// pause is how long the pod is not to be sent more after each segment with data, in nanoseconds; 0: it is not limited.
+	// early counts those that did not wait, of those with new data.
 	pause, ready, early, data atomic.Int64
 	highest                   atomic.Uint32 // sequence number sent to the pod
 	// noRoomHere and noRoomInPod are told when the relay, or the pod, announces a window of 0.

@@ -38,7 +38,8 @@ func newConversation(m *mapping, t *packet.Tuple) *conversation {
 	return c
 }
 
-// touch notes that the conversation is in use. The time is written only when it changed, so that both directions may keep its line.
+// touch notes that the conversation is in use. The time is written only when it changed, so that both directions may
+// keep its line.
 func (c *conversation) touch() {
 	r := c.m.r
 	if now := r.now.Load(); c.used.Load() != now {
@@ -79,8 +80,8 @@ func payload(p *packet.Packet) []byte {
 	return p.IP[p.Payload : p.L4+int(p.IP[p.L4+4])<<8+int(p.IP[p.L4+5])]
 }
 
-// tries is how often a datagram is given to the kernel: an error that was waiting in the socket is about an earlier one, maybe to
-// somebody else, and the call that hears of it sends nothing. Two may be waiting.
+// tries is how often a datagram is given to the kernel: an error that was waiting in the socket is about an earlier
+// one, maybe to somebody else, and the call that hears of it sends nothing. Two may be waiting.
 const tries = 3
 
 // put sends one datagram of p, or several of size bytes each.
@@ -123,8 +124,8 @@ type segmentControl struct {
 	_    [6]byte
 }
 
-// sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw: it does not block, and the runtime,
-// told of it, would take its tens of microseconds, in which it may run the receiver's side, for blocking.
+// sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw: it does not block, and the
+// runtime, told of it, would take its tens of microseconds, in which it may run the receiver's side, for blocking.
 func sendmsg(fd int, to *dgram.Addr, data []byte, size int) unix.Errno {
 	var msg unix.Msghdr
 	var ctl segmentControl

@@ -62,8 +62,8 @@ func headLen(is4 bool) int {
 	return 40 + udpLen
 }
 
-// put writes the headers of ip, which has its data: datagrams of size bytes each but for the last. The checksum is left to whoever
-// takes the packet with the virtio-net header that is returned.
+// put writes the headers of ip, which has its data: datagrams of size bytes each but for the last. The checksum is left
+// to whoever takes the packet with the virtio-net header that is returned.
 func (h *header) put(ip []byte, size int) packet.VNetHdr {
 	copy(ip, h.bytes[:h.len()])
 	h.lengths(ip)
@@ -115,8 +115,8 @@ func (h *header) quote() []byte {
 	return b
 }
 
-// fragments cuts a datagram that does not fit mtu into IP fragments and hands each to emit, which may change it. scratch holds the
-// packet and a fragment.
+// fragments cuts a datagram that does not fit mtu into IP fragments and hands each to emit, which may change it.
+// scratch holds the packet and a fragment.
 func (h *header) fragments(data []byte, mtu int, id uint32, scratch []byte, emit func(ip []byte)) {
 	ip := scratch[:h.len()+len(data)]
 	copy(ip, h.bytes[:h.len()])

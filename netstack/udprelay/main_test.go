@@ -14,7 +14,8 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The tests' network is a loopback interface with two addresses that are no loopback addresses: of those no ICMP error may speak.
+// The tests' network is a loopback interface with two addresses that are no loopback addresses: of those no ICMP error
+// may speak.
 func TestMain(m *testing.M) {
 	userns.Maybe()
 	if userns.Inside() {

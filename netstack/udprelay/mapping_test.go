@@ -10,7 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// One address and port of a pod is one port outside, to whomever it sends (RFC 4787 REQ-1), and is reached from there by nobody else.
+// One address and port of a pod is one port outside, to whomever it sends (RFC 4787 REQ-1), and is reached from there
+// by nobody else.
 func TestEndpointIndependentMapping(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {

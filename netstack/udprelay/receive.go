@@ -129,8 +129,8 @@ func (rx *receiver) size(i, n int) int {
 	return n
 }
 
-// run is a superframe that comes to be in a slot: n bytes of datagrams of one conversation, of size bytes each but for the last. It is
-// none without a conversation.
+// run is a superframe that comes to be in a slot: n bytes of datagrams of one conversation, of size bytes each but for
+// the last. It is none without a conversation.
 type run struct {
 	of            *conversation
 	slot, n, size int
@@ -174,8 +174,8 @@ func (m *mapping) deliver(rx *receiver, n int) {
 	m.flush(rx, &r)
 }
 
-// from finds the conversation of what came from an address. Nobody but whom the pod has sent to may send to it (RFC 4787 5, address and
-// port dependent filtering).
+// from finds the conversation of what came from an address. Nobody but whom the pod has sent to may send to it (RFC
+// 4787 5, address and port dependent filtering).
 func (m *mapping) from(name *dgram.Addr) *conversation {
 	e, ok := name.Endpoint()
 	if !ok {

@@ -24,9 +24,11 @@ import (
 type Options struct {
 	// Poller watches the sockets. It must outlive the Relay.
 	Poller *poll.Poller
-	// Send carries an IP packet for a pod, a superframe perhaps, through the pipeline, with its virtio-net header. It is borrowed.
+	// Send carries an IP packet for a pod, a superframe perhaps, through the pipeline, with its virtio-net header. It is
+	// borrowed.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. p is borrowed.
+	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. p is
+	// borrowed.
 	Refuse func(p *packet.Packet, why packet.ICMPError)
 	// MTU is the pods' MTU in bytes, now.
 	MTU func() int
@@ -87,8 +89,9 @@ func New(o Options) *Relay {
 	}
 }
 
-// Send sends the datagrams of p, which a pod sent, on their way. p is UDP and whole, its checksum right or partial; it is borrowed.
-// Without DontFragment the host may fragment. With ErrTooBig comes the largest IP packet, in bytes, that fits.
+// Send sends the datagrams of p, which a pod sent, on their way. p is UDP and whole, its checksum right or partial; it
+// is borrowed. Without DontFragment the host may fragment. With ErrTooBig comes the largest IP packet, in bytes, that
+// fits.
 func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	c := r.table.find(&p.Tuple)
 	known := c != nil && c.m.acquire()
@@ -106,7 +109,8 @@ func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	return mtu, err
 }
 
-// open begins a conversation, or finds one that somebody else begins at this moment, and gives it with its mapping acquired.
+// open begins a conversation, or finds one that somebody else begins at this moment, and gives it with its mapping
+// acquired.
 func (r *Relay) open(t *packet.Tuple) (*conversation, error) {
 	for {
 		m, err := r.mapping(packet.Endpoint{Addr: t.Src, Port: t.SrcPort})
@@ -200,7 +204,8 @@ func (r *Relay) mapped(pod packet.Endpoint) *mapping {
 	return m
 }
 
-// newMapping opens a socket within the bound. Where descriptors or ports have run out before that, a pod that has many gives one.
+// newMapping opens a socket within the bound. Where descriptors or ports have run out before that, a pod that has many
+// gives one.
 func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
 	m := &mapping{r: r, pod: pod}
 	m.claim.Value = m

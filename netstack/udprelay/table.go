@@ -71,8 +71,8 @@ func (o *order) Pop() any {
 	return c
 }
 
-// oldest gives the conversation that has been idle for longest, nil when there is none: the first of which what is known is true,
-// since all others were last used after what is known of them.
+// oldest gives the conversation that has been idle for longest, nil when there is none: the first of which what is
+// known is true, since all others were last used after what is known of them.
 func (o *order) oldest() *conversation {
 	for len(*o) > 0 {
 		c := (*o)[0]

@@ -1,5 +1,6 @@
-// Package nodetest is a cluster in one process: several Nodes over an underlay in memory, and pods that are stacks in memory. What
-// moves between the pods takes every step that it takes on real nodes, but for the kernel's: no TAP, no UDP socket of the tunnel.
+// Package nodetest is a cluster in one process: several Nodes over an underlay in memory, and pods that are stacks in
+// memory. What moves between the pods takes every step that it takes on real nodes, but for the kernel's: no TAP, no
+// UDP socket of the tunnel.
 package nodetest
 
 import (
@@ -76,8 +77,8 @@ type Pod struct {
 	dev *netstacktest.Device
 }
 
-// New starts a Cluster of so many nodes, which ends with the test. Node i has the pod ranges 10.244.i.0/24 and fd00:10:244:i::/64, and
-// the address 192.0.2.i.
+// New starts a Cluster of so many nodes, which ends with the test. Node i has the pod ranges 10.244.i.0/24 and
+// fd00:10:244:i::/64, and the address 192.0.2.i.
 func New(t testing.TB, nodes int) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Underlay: overlaytest.New(1)}

@@ -1,10 +1,11 @@
 // Package gate keeps floods of handshakes from WireGuard.
 //
-// A handshake costs its receiver an elliptic curve's multiplication, 50 to 100 us, before anything is known of who sends it, and anybody who
-// knows the node's public key can ask for one. WireGuard asks for proof of the sender's address (a cookie) only when its queue is
-// long; until then the processors are busy with nothing else. So handshakes come through a gate first, where they are charged to
-// whoever sends them: the address of a peer has a rate of its own, all others together another, which no address may have alone.
-// What exceeds them needs proof; it is answered with a cookie, which costs 8 us and is limited, too.
+// A handshake costs its receiver an elliptic curve's multiplication, 50 to 100 us, before anything is known of who
+// sends it, and anybody who knows the node's public key can ask for one. WireGuard asks for proof of the sender's
+// address (a cookie) only when its queue is long; until then the processors are busy with nothing else. So handshakes
+// come through a gate first, where they are charged to whoever sends them: the address of a peer has a rate of its own,
+// all others together another, which no address may have alone. What exceeds them needs proof; it is answered with a
+// cookie, which costs 8 us and is limited, too.
 package gate
 
 import (
@@ -19,8 +20,9 @@ import (
 )
 
 const (
-	// peerRate is for each address of a peer, and strangerRate for each other one; peerCookies and strangerCookies are for answers.
-	// Somebody may send in a peer's name: its own handshakes come through when one of its many tries gets a cookie.
+	// peerRate is for each address of a peer, and strangerRate for each other one; peerCookies and strangerCookies are for
+	// answers. Somebody may send in a peer's name: its own handshakes come through when one of its many tries gets a
+	// cookie.
 	peerRate, strangerRate       = 20, 20
 	peerCookies, strangerCookies = 2000, 20
 	// strangersRate and provenRate are for all others together, without and with proof of their address.
@@ -113,7 +115,8 @@ const (
 	cookieReplyLen   = 64
 )
 
-// Admit decides about a message that is no data. One that WireGuard does not get to see may be answered. Both are borrowed.
+// Admit decides about a message that is no data. One that WireGuard does not get to see may be answered. Both are
+// borrowed.
 func (g *Gate) Admit(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
 	now, addr := g.now(), from.Addr().Unmap()
 	who, known := (*g.peers.Load())[addr]

@@ -25,8 +25,8 @@ type Options struct {
 	Socket *os.File
 	// Forbidden says which source addresses datagrams are not taken from; nil: none. Called for every batch.
 	Forbidden func(netip.Addr) bool
-	// Admit says whether WireGuard gets to see a datagram that is no data, and what it is answered with, nil for nothing; both are
-	// borrowed until the next call. It is called by one goroutine at a time, and must not block; nil admits all.
+	// Admit says whether WireGuard gets to see a datagram that is no data, and what it is answered with, nil for nothing;
+	// both are borrowed until the next call. It is called by one goroutine at a time, and must not block; nil admits all.
 	Admit func(datagram []byte, from netip.AddrPort) (pass bool, answer []byte)
 	// TooBig hears that a datagram to dst did not fit the path the kernel knows of. It must not block.
 	TooBig func(dst netip.AddrPort)

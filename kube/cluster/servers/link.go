@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Link says whether any API server can be reached. Make it with NewLink. While none can, one goroutine tries, with growing pauses, and all
-// requests wait for it: when the server is back they go on at once, each where it was.
+// Link says whether any API server can be reached. Make it with NewLink. While none can, one goroutine tries, with
+// growing pauses, and all requests wait for it: when the server is back they go on at once, each where it was.
 type Link struct {
 	probe func(context.Context) error
 	log   *slog.Logger

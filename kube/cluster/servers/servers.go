@@ -1,6 +1,7 @@
-// Package servers reaches the API server of a cluster at one of several addresses: those that were configured, and those
-// that the cluster itself told and that are kept on disk for the next start. It never uses the ClusterIP of the Service
-// "kubernetes": on a node whose Services are served by us, nobody would answer there before we have talked to the API server.
+// Package servers reaches the API server of a cluster at one of several addresses: those that were configured, and
+// those that the cluster itself told and that are kept on disk for the next start. It never uses the ClusterIP of the
+// Service "kubernetes": on a node whose Services are served by us, nobody would answer there before we have talked to
+// the API server.
 package servers
 
 import (
@@ -33,8 +34,8 @@ type Servers struct {
 	good    string // host:port of the server that answered last, "" for none
 }
 
-// New gives the servers at these addresses, "https://10.0.0.1:6443", at least one. file is where those that are learned are
-// kept; what is in it already is used, too.
+// New gives the servers at these addresses, "https://10.0.0.1:6443", at least one. file is where those that are learned
+// are kept; what is in it already is used, too.
 func New(configured []string, file string) (*Servers, error) {
 	s := &Servers{file: file}
 	for _, text := range configured {
@@ -70,8 +71,8 @@ func parse(text string) (url.URL, error) {
 	return url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
-// Learn takes the addresses that the cluster says its API servers have, and writes them down for the next start when they are
-// not those of before. An empty list is passed over: it says that all of them are down, and nothing better.
+// Learn takes the addresses that the cluster says its API servers have, and writes them down for the next start when
+// they are not those of before. An empty list is passed over: it says that all of them are down, and nothing better.
 func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
@@ -92,8 +93,8 @@ func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	return nil
 }
 
-// WriteFile replaces a file so that it is the old one or the new one whatever happens. Our group may read it: so a step that goes
-// before the agent, which is another user, knows what the agent has learned.
+// WriteFile replaces a file so that it is the old one or the new one whatever happens. Our group may read it: so a step
+// that goes before the agent, which is another user, knows what the agent has learned.
 func WriteFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -168,9 +169,9 @@ func (s *Servers) answered(host string) {
 	s.good = host
 }
 
-// Wrap gives a RoundTripper that sends a request to the servers in turn until one answers. The host in the request's URL is of
-// no meaning. Requests must be such that doing them twice does no harm: when a connection broke, nobody knows whether the
-// server has done what it was asked.
+// Wrap gives a RoundTripper that sends a request to the servers in turn until one answers. The host in the request's
+// URL is of no meaning. Requests must be such that doing them twice does no harm: when a connection broke, nobody knows
+// whether the server has done what it was asked.
 func (s *Servers) Wrap(next http.RoundTripper) http.RoundTripper { return &transport{s, next} }
 
 type transport struct {

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// The executables. Runtimes start loopback for every pod besides the network's own plugin (containerd up to 1.7 has it built in since
-// 2.0), and so it has to be there; another network's is as good as ours.
+// The executables. Runtimes start loopback for every pod besides the network's own plugin (containerd up to 1.7 has it
+// built in since 2.0), and so it has to be there; another network's is as good as ours.
 const (
 	plugin   = "tapestry-cni"
 	loopback = "loopback"
@@ -30,7 +30,8 @@ const marker = ".tapestry-loopback"
 
 // Options say where.
 type Options struct {
-	// BinDir is the runtime's directory of plugins, ConfDir that of network configurations, as /opt/cni/bin and /etc/cni/net.d.
+	// BinDir is the runtime's directory of plugins, ConfDir that of network configurations, as /opt/cni/bin and
+	// /etc/cni/net.d.
 	BinDir, ConfDir string
 	// Source is the directory that the executables come from. Uninstall needs none.
 	Source string
@@ -38,8 +39,9 @@ type Options struct {
 	Socket string
 }
 
-// Install copies the executables and writes the configuration last, since with it the runtime counts the node's network ready.
-// Each is replaced whole or not at all; one that is as it should be is left alone. It returns what the user should know of.
+// Install copies the executables and writes the configuration last, since with it the runtime counts the node's network
+// ready. Each is replaced whole or not at all; one that is as it should be is left alone. It returns what the user
+// should know of.
 func Install(o Options) (notes []string, err error) {
 	for _, dir := range []string{o.BinDir, o.ConfDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -64,8 +66,8 @@ func Install(o Options) (notes []string, err error) {
 	return append(notes, shadowedBy(o.ConfDir)...), nil
 }
 
-// configuration is the network configuration. The version is one that containerd 1.6 knows; a runtime that knows cniVersions
-// chooses the latest one it can, and so gets STATUS and GC.
+// configuration is the network configuration. The version is one that containerd 1.6 knows; a runtime that knows
+// cniVersions chooses the latest one it can, and so gets STATUS and GC.
 func configuration(socket string) ([]byte, error) {
 	type pluginConfig struct {
 		Type         string          `json:"type"`

@@ -146,7 +146,8 @@ func inJSON(v any) []byte {
 	return b
 }
 
-// checkResult compares what the runtime was told with what is. What a plugin after this one has made is its own business.
+// checkResult compares what the runtime was told with what is. What a plugin after this one has made is its own
+// business.
 func (c *call) checkResult() error {
 	prev, err := c.prevResult()
 	if err != nil {

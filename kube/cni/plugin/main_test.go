@@ -36,7 +36,8 @@ func (t tests) Run() int {
 	return t.M.Run()
 }
 
-// executable is the plugin's own. Where it cannot be built it is this program, which under the race detector takes a second to start.
+// executable is the plugin's own. Where it cannot be built it is this program, which under the race detector takes a
+// second to start.
 var executable = sync.OnceValue(func() string {
 	out, err := exec.Command("go", "build", "-o", builtPlugin(), "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()
 	if err != nil {

@@ -44,7 +44,8 @@ func (l *link) in() int { return int(l.client >> 15) }
 // of is the client for whom the slot is.
 func (l *link) of() Client { return l.client &^ settledBit }
 
-// maxOwners is how many owners are told apart. All further ones are one: on no node there are nearly as many pods and peers.
+// maxOwners is how many owners are told apart. All further ones are one: on no node there are nearly as many pods and
+// peers.
 const (
 	maxOwners = 1<<16 - 2
 	theRest   = ^uint64(0)
