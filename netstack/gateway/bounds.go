@@ -15,14 +15,15 @@ import (
 
 // shares are how many descriptors of the process each kind of host socket may have that somebody else asks for. What is
 // left, a third at least, is the node's own: TAPs, listeners, DNS, Ingress, the API.
-type shares struct{ tcp, udp, pings int }
+type shares struct{ tcp, udp, pings, dials int }
 
 func sharesOf(descriptors uint64) shares {
 	n := int(min(descriptors, 1<<21))
 	return shares{
-		tcp:   max(1, n/2),
+		tcp:   max(1, n*3/8),
 		udp:   max(1, min(n/8, 16384)), // their ports come from the host's range of some 28,000
 		pings: max(1, min(n/64, 1024)),
+		dials: max(2, min(n/8, maxDials)), // each has a client's socket beside it
 	}
 }
 
@@ -36,7 +37,7 @@ func descriptors() uint64 {
 }
 
 const (
-	// maxDials bounds the stack's connections to pods that it opened for clients.
+	// maxDials bounds the stack's connections to pods that it opened for clients, however many descriptors there are.
 	maxDials = 4096
 	// roomyDials of them have the stack's buffers, which grow to 4 MiB each way with what flows; the others have
 	// slimBuffer bytes each way: 64 KiB are 500 Mbit/s at a millisecond.
@@ -50,11 +51,11 @@ type dials struct {
 	all, roomy *share.Limit[packet.Addr, struct{}]
 }
 
-func newDials() dials {
+func newDials(most int) dials {
 	limit := func(total int) *share.Limit[packet.Addr, struct{}] {
 		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: total, Keep: true})
 	}
-	return dials{limit(maxDials), limit(roomyDials)}
+	return dials{limit(most), limit(min(most, roomyDials))}
 }
 
 // dialClaim is what one connection holds.

@@ -136,7 +136,7 @@ func New(o Options) (*Gateway, error) {
 		return nil, fmt.Errorf("gateway: %w", err)
 	}
 	shares := sharesOf(descriptors())
-	g.dials = newDials()
+	g.dials = newDials(shares.dials)
 	g.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	g.relay = tcprelay.New(tcprelay.Options{
 		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Refuse: g.refuse, Pace: o.Pace,

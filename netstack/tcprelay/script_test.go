@@ -20,7 +20,7 @@ type script struct {
 	r     *tcprelay.Relay
 	turn  tcprelay.Turn
 	heard chan arrival
-	known map[repeated]bool // what was heard
+	known map[repeated]bool           // what was heard
 	tuple packet.Tuple                // of the pod's segments
 	only  atomic.Pointer[packet.Addr] // what is for other pods is not heard; nil: all is
 	// urgent is the urgent pointer of what the pod says.
