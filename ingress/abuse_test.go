@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // strict is a backend that reads requests as RFC 9112 says, whole with their bodies, and notes what it took for one.
@@ -223,7 +225,7 @@ func TestSmugglingOverHTTP2(t *testing.T) {
 // quiet waits until no request is under way, so that the backend has seen all that it will see.
 func (r *rig) quiet(name string) {
 	r.t.Helper()
-	eventually(r.t, name+": nothing is under way", func() bool { return r.Stats().InFlight == 0 })
+	await.Until(r.t, name+": nothing is under way", func() bool { return r.Stats().InFlight == 0 })
 }
 
 // check compares what the backend saw. A request that is not whole is none.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestOwner(t *testing.T) {
@@ -225,7 +227,7 @@ func TestRapidReset(t *testing.T) {
 			break
 		}
 	}
-	eventually(t, "the connection is ended", func() bool { s := r.Stats(); return s.InFlight == 0 && s.Conns == 0 })
+	await.Until(t, "the connection is ended", func() bool { s := r.Stats(); return s.InFlight == 0 && s.Conns == 0 })
 	s := r.Stats()
 	t.Logf("after %d requests sent, of which %d were begun", sent, s.Requests)
 	if sent == 1_000_000 || s.Requests > 20*fewRequests {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestRoundRobin(t *testing.T) {
@@ -183,7 +185,7 @@ func TestClientLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-left
-	eventually(t, "the client's leaving is counted", func() bool { return r.Stats().ClientGone == 1 && r.Stats().InFlight == 0 })
+	await.Until(t, "the client's leaving is counted", func() bool { return r.Stats().ClientGone == 1 && r.Stats().InFlight == 0 })
 }
 
 // Requests run on while routes, endpoints and certificates change under them.
@@ -249,7 +251,7 @@ func TestShutdownDrains(t *testing.T) {
 	<-arrived
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.Shutdown(context.Background()) }()
-	eventually(t, "new connections are refused", func() bool {
+	await.Until(t, "new connections are refused", func() bool {
 		c, err := net.Dial("tcp", r.http)
 		if err == nil {
 			c.Close()

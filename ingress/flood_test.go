@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // Frames that make the Gateway keep something for the connection that sends them, and those that are against the
@@ -177,11 +179,11 @@ func TestStalledReader(t *testing.T) {
 	const get = "GET /%s HTTP/1.1\r\nHost: any.test\r\n\r\n"
 	w := r.dial()
 	fmt.Fprintf(w, get, "large")
-	eventually(t, "the reader of a large response is cut off", func() bool { s := r.Stats(); return s.Broken == 1 && s.Conns == 0 })
+	await.Until(t, "the reader of a large response is cut off", func() bool { s := r.Stats(); return s.Broken == 1 && s.Conns == 0 })
 
 	h := r.dialH2(nil)
 	h.headers(true, ":method", "GET", ":scheme", "http", ":authority", "any.test", ":path", "/large")
-	eventually(t, "and in HTTP/2", func() bool { s := r.Stats(); return s.Broken == 2 && s.InFlight == 0 })
+	await.Until(t, "and in HTTP/2", func() bool { s := r.Stats(); return s.Broken == 2 && s.InFlight == 0 })
 	h.conn.Close()
 
 	// No window at all: even the smallest response has no room.
@@ -200,8 +202,8 @@ func TestStalledReader(t *testing.T) {
 			}
 		}
 	}()
-	eventually(t, "many are answered", func() bool { return r.Stats().Requests > 10 })
-	eventually(t, "who reads none of many responses is cut off", func() bool { return r.Stats().Conns == 0 })
+	await.Until(t, "many are answered", func() bool { return r.Stats().Requests > 10 })
+	await.Until(t, "who reads none of many responses is cut off", func() bool { return r.Stats().Conns == 0 })
 }
 
 // deaf connects a client whose kernel takes little that it does not read.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -131,8 +132,8 @@ func TestHostAddrs(t *testing.T) {
 	const S, SA = packet.SYN, packet.SYN | packet.ACK
 	with := func(t *testing.T) *world {
 		w := newWorld(t)
-		w.config.HostAddrs = addrs("172.31.0.11", "172.17.0.1", "2001:db8::1", "127.0.0.1", "127.0.0.53", "::1", "fe80::1", "10.96.0.1", "10.244.1.2", "10.244.1.10")
-		w.config.Peers[0].NodeAddrs = addrs("172.31.0.12", "172.17.0.1")
+		w.config.HostAddrs = addresstest.Addrs("172.31.0.11", "172.17.0.1", "2001:db8::1", "127.0.0.1", "127.0.0.53", "::1", "fe80::1", "10.96.0.1", "10.244.1.2", "10.244.1.10")
+		w.config.Peers[0].NodeAddrs = addresstest.Addrs("172.31.0.12", "172.17.0.1")
 		w.set()
 		return w
 	}

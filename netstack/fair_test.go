@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -22,7 +23,7 @@ func TestFloodedFlows(t *testing.T) {
 		kind PortKind
 		dev  *sink
 	}{"10.244.1.12": {PodPort, toC}, "10.244.1.2": {HostPort, toHost}} {
-		if err := w.node.Attach(PortConfig{Name: name, Kind: c.kind, MAC: packet.MAC{2, 1}, Addrs: addrs(name)}, c.dev); err != nil {
+		if err := w.node.Attach(PortConfig{Name: name, Kind: c.kind, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, c.dev); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/tap"
 )
@@ -17,7 +18,7 @@ import (
 func (w *world) pod(name string) *netstacktest.Pod {
 	w.t.Helper()
 	ips := map[string][]string{"a": {"10.244.1.10", "fd00:10:244:1::10"}, "b": {"10.244.1.11", "fd00:10:244:1::11"}}[name]
-	p, err := netstacktest.NewPod(w.devices[name], w.macs[name], tap.GatewayMAC, 1420, addrs(ips...)...)
+	p, err := netstacktest.NewPod(w.devices[name], w.macs[name], tap.GatewayMAC, 1420, addresstest.Addrs(ips...)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package netstack
 import (
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -41,13 +42,13 @@ func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	t.Cleanup(func() { _ = n.Close() })
 	b := &sink{}
 	for name, dev := range map[string]*sink{"10.244.1.10": {}, "10.244.1.11": b} {
-		if err := n.Attach(PortConfig{Name: name, MAC: packet.MAC{2, 1}, Addrs: addrs(name)}, dev); err != nil {
+		if err := n.Attach(PortConfig{Name: name, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, dev); err != nil {
 			t.Fatal(err)
 		}
 	}
 	err = n.Set(Config{
-		PodCIDRs: prefixes("10.244.1.0/24"), ClusterCIDRs: prefixes("10.244.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16"), MTU: 1420,
-		NodeAddrs: addrs("172.31.0.11"), Peers: []PeerRoute{{ID: node2, PodCIDRs: prefixes("10.244.2.0/24"), Encap: true, SendsPartial: true}},
+		PodCIDRs: addresstest.Prefixes("10.244.1.0/24"), ClusterCIDRs: addresstest.Prefixes("10.244.0.0/16"), ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16"), MTU: 1420,
+		NodeAddrs: addresstest.Addrs("172.31.0.11"), Peers: []PeerRoute{{ID: node2, PodCIDRs: addresstest.Prefixes("10.244.2.0/24"), Encap: true, SendsPartial: true}},
 	}, &balancer{picks: nil}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func established(t testing.TB, spec netstacktest.Spec) (*worker, []byte, func())
 // hotBalancer sends one address to pod b, and knows another without any port.
 type hotBalancer struct{}
 
-var hotVIP, closedVIP = packet.AddrFrom(addrs("10.96.0.1")[0]), packet.AddrFrom(addrs("10.96.0.2")[0])
+var hotVIP, closedVIP = packet.AddrFrom(addresstest.Addrs("10.96.0.1")[0]), packet.AddrFrom(addresstest.Addrs("10.96.0.2")[0])
 
 func (hotBalancer) Pick(t *packet.Tuple) packet.Choice {
 	switch t.Dst {
@@ -136,7 +137,7 @@ func FuzzFromPort(f *testing.F) {
 			t.Fatalf("one frame got %d verdicts: %v", total, w.node.Stats())
 		}
 		var p packet.Packet
-		if p.ParseFrame(buf[:copy(buf, frame)]) == packet.Good && p.Tuple.Src != packet.AddrFrom(addrs("10.244.1.10")[0]) && b.frames > 0 {
+		if p.ParseFrame(buf[:copy(buf, frame)]) == packet.Good && p.Tuple.Src != packet.AddrFrom(addresstest.Addrs("10.244.1.10")[0]) && b.frames > 0 {
 			t.Fatalf("a packet from %s got through", p.Tuple.Src)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -56,8 +57,8 @@ func TestOverLimit(t *testing.T) {
 	if b.frames != before+1 {
 		t.Errorf("%d frames of the relay arrived, want one; %+v", b.frames-before, w.node.Stats())
 	}
-	limited, wait := w.node.pace(packet.AddrFrom(addrs(podB)[0]))
-	if other, _ := w.node.pace(packet.AddrFrom(addrs(podA)[0])); !limited || wait <= 0 || other {
+	limited, wait := w.node.pace(packet.AddrFrom(addresstest.Addrs(podB)[0]))
+	if other, _ := w.node.pace(packet.AddrFrom(addresstest.Addrs(podA)[0])); !limited || wait <= 0 || other {
 		t.Errorf("%v, %s, %v", limited, wait, other)
 	}
 }
@@ -69,7 +70,7 @@ func TestBacklog(t *testing.T) {
 	w.node.Detach("c")
 	d := netstacktest.NewDevice()
 	w.devices["c"] = d
-	c := PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addrs("10.244.1.12"), Limit: tap.Rate{Bits: 80e6}}
+	c := PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12"), Limit: tap.Rate{Bits: 80e6}}
 	if err := w.node.Attach(c, d); err != nil {
 		t.Fatal(err)
 	}

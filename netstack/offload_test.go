@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -97,7 +98,7 @@ func TestPlainPort(t *testing.T) {
 			w := newWorld(t)
 			w.macs["c"] = packet.MAC{2, 0, 0, 0, 0, 0xc}
 			w.devices["c"] = netstacktest.NewDeviceWith(tc.has)
-			c := PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addrs("10.244.1.12", "fd00:10:244:1::12")}
+			c := PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12", "fd00:10:244:1::12")}
 			if err := w.node.Attach(c, w.devices["c"]); err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +139,7 @@ func TestPlainPortFromLink(t *testing.T) {
 	w := newWorld(t)
 	w.devices["c"] = netstacktest.NewDeviceWith(0)
 	w.macs["c"] = packet.MAC{2, 0, 0, 0, 0, 0xc}
-	if err := w.node.Attach(PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addrs("10.244.1.12")}, w.devices["c"]); err != nil {
+	if err := w.node.Attach(PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12")}, w.devices["c"]); err != nil {
 		t.Fatal(err)
 	}
 	var batch [][]byte

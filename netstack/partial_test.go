@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -49,7 +50,7 @@ func TestPartialFromLink(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.devices["plain"], w.macs["plain"] = netstacktest.NewDeviceWith(0), packet.MAC{2, 0, 0, 0, 0, 9}
-			plain := PortConfig{Name: "plain", MAC: w.macs["plain"], Addrs: addrs("10.244.1.12")}
+			plain := PortConfig{Name: "plain", MAC: w.macs["plain"], Addrs: addresstest.Addrs("10.244.1.12")}
 			if err := w.node.Attach(plain, w.devices["plain"]); err != nil {
 				t.Fatal(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -385,7 +386,7 @@ func TestNothingBeforeTheFirstConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := netstacktest.NewDevice()
-	if err := n.Attach(PortConfig{Name: "a", MAC: packet.MAC{2}, Addrs: addrs("10.244.1.10")}, d); err != nil {
+	if err := n.Attach(PortConfig{Name: "a", MAC: packet.MAC{2}, Addrs: addresstest.Addrs("10.244.1.10")}, d); err != nil {
 		t.Fatal(err)
 	}
 	d.Send(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2}, tap.GatewayMAC))

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -383,7 +384,7 @@ func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 	w := newWorld(t)
 	generation := func() uint32 { return w.node.snapshot.Load().generation }
 	before := generation()
-	w.config.PodCIDRs = prefixes("10.244.1.0/24", "fd00:10:244:1::/64") // equal
+	w.config.PodCIDRs = addresstest.Prefixes("10.244.1.0/24", "fd00:10:244:1::/64") // equal
 	w.set()
 	if generation() != before {
 		t.Error("an equal Config, Balancer and Policy moved the generation")

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -80,15 +81,15 @@ func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 	t.Cleanup(func() { _ = w.node.Close() })
 	w.config = Config{
 		Node:         "node-1",
-		PodCIDRs:     prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),
-		NodeAddrs:    addrs("172.31.0.11"),
-		ClusterCIDRs: prefixes("10.244.0.0/16", "fd00:10:244::/48"),
-		ServiceCIDRs: prefixes("10.96.0.0/16", "fd00:10:96::/112"),
-		LocalAddrs:   addrs("10.96.0.10"),
+		PodCIDRs:     addresstest.Prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),
+		NodeAddrs:    addresstest.Addrs("172.31.0.11"),
+		ClusterCIDRs: addresstest.Prefixes("10.244.0.0/16", "fd00:10:244::/48"),
+		ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16", "fd00:10:96::/112"),
+		LocalAddrs:   addresstest.Addrs("10.96.0.10"),
 		MTU:          1420,
 		Peers: []PeerRoute{
-			{ID: node2, Name: "node-2", PodCIDRs: prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addrs("172.31.0.12"), Encap: true, SendsPartial: true},
-			{ID: stock, Name: "stock", PodCIDRs: prefixes("10.244.9.0/24")},
+			{ID: node2, Name: "node-2", PodCIDRs: addresstest.Prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addresstest.Addrs("172.31.0.12"), Encap: true, SendsPartial: true},
+			{ID: stock, Name: "stock", PodCIDRs: addresstest.Prefixes("10.244.9.0/24")},
 		},
 	}
 	w.balancer = &balancer{
@@ -128,23 +129,9 @@ func (w *world) attach(name string, kind PortKind, ips ...string) {
 	d := netstacktest.NewDevice()
 	mac := packet.MAC{2, 0, 0, 0, 0, byte(len(w.devices) + 1)}
 	w.devices[name], w.macs[name] = d, mac
-	if err := w.node.Attach(PortConfig{Name: name, Kind: kind, MAC: mac, Addrs: addrs(ips...)}, d); err != nil {
+	if err := w.node.Attach(PortConfig{Name: name, Kind: kind, MAC: mac, Addrs: addresstest.Addrs(ips...)}, d); err != nil {
 		w.t.Fatal(err)
 	}
-}
-
-func addrs(ss ...string) (out []netip.Addr) {
-	for _, s := range ss {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
-}
-
-func prefixes(ss ...string) (out []netip.Prefix) {
-	for _, s := range ss {
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
 }
 
 // from sends a packet of a pod, of the host, or of a peer ("node-2", or "node-2 encap" for encapsulated).

@@ -5,23 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack"
 )
-
-// addrs and prefixes parse words.
-func addrs(s string) (out []netip.Addr) {
-	for _, f := range strings.Fields(s) {
-		out = append(out, netip.MustParseAddr(f))
-	}
-	return out
-}
-
-func prefixes(s string) (out []netip.Prefix) {
-	for _, f := range strings.Fields(s) {
-		out = append(out, netip.MustParsePrefix(f))
-	}
-	return out
-}
 
 // addrPort parses one; "" is the zero AddrPort.
 func addrPort(s string) (a netip.AddrPort) {
@@ -34,11 +20,11 @@ func addrPort(s string) (a netip.AddrPort) {
 // Who sees whom, on a node of one family and on one of both.
 func TestReach(t *testing.T) {
 	peers := []netstack.PeerRoute{
-		{Name: "n2", PodCIDRs: prefixes("10.244.2.0/24 fd00:2::/64"), NodeAddrs: addrs("192.0.2.2 2001:db8::2"), Encap: true},
-		{Name: "stock", NodeAddrs: addrs("192.0.2.3")},
+		{Name: "n2", PodCIDRs: addresstest.Prefixes(strings.Fields("10.244.2.0/24 fd00:2::/64")...), NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.2 2001:db8::2")...), Encap: true},
+		{Name: "stock", NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.3")...)},
 	}
-	four := &netstack.Config{NodeAddrs: addrs("192.0.2.1"), Peers: peers}
-	both := &netstack.Config{NodeAddrs: addrs("192.0.2.1 2001:db8::1"), Peers: peers}
+	four := &netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1")...), Peers: peers}
+	both := &netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1 2001:db8::1")...), Peers: peers}
 	const kernel, gateway = "kernel", ""
 	for _, c := range []struct {
 		name       string
@@ -79,8 +65,8 @@ func TestReach(t *testing.T) {
 // Whose an address cannot be.
 func TestClaimed(t *testing.T) {
 	c := &netstack.Config{
-		NodeAddrs:    addrs("192.0.2.1"),
-		ClusterCIDRs: prefixes("10.244.0.0/16 fd00:10:244::/56"), ServiceCIDRs: prefixes("10.96.0.0/12 fd00:10:96::/112"),
+		NodeAddrs:    addresstest.Addrs(strings.Fields("192.0.2.1")...),
+		ClusterCIDRs: addresstest.Prefixes(strings.Fields("10.244.0.0/16 fd00:10:244::/56")...), ServiceCIDRs: addresstest.Prefixes(strings.Fields("10.96.0.0/12 fd00:10:96::/112")...),
 	}
 	for a, want := range map[string]bool{
 		"10.244.9.9": true, "10.245.0.1": false, "10.96.0.10": true, "10.112.0.0": false,
@@ -94,13 +80,13 @@ func TestClaimed(t *testing.T) {
 }
 
 func TestNodeAddr(t *testing.T) {
-	c := &netstack.Config{NodeAddrs: addrs("192.0.2.1 192.0.2.9 2001:db8::1")}
+	c := &netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1 192.0.2.9 2001:db8::1")...)}
 	for like, want := range map[string]string{"0.0.0.0": "192.0.2.1", "10.244.1.5": "192.0.2.1", "::": "2001:db8::1"} {
 		if got := nodeAddr(c, netip.MustParseAddr(like)); got != netip.MustParseAddr(want) {
 			t.Errorf("like %s: %s, want %s", like, got, want)
 		}
 	}
-	if got := nodeAddr(&netstack.Config{NodeAddrs: addrs("192.0.2.1")}, netip.IPv6Unspecified()); got.IsValid() {
+	if got := nodeAddr(&netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1")...)}, netip.IPv6Unspecified()); got.IsValid() {
 		t.Errorf("a node of one family has %s of the other", got)
 	}
 }
@@ -115,7 +101,7 @@ func TestSameRanges(t *testing.T) {
 		{"10.1.0.0/24", "10.2.0.0/24", true},
 		{"10.1.0.0/24", "10.1.0.0/24 fd00::/64", true},
 	} {
-		if err := sameRanges(&netstack.Config{PodCIDRs: prefixes(c.before)}, &netstack.Config{PodCIDRs: prefixes(c.now)}); (err != nil) != c.anew {
+		if err := sameRanges(&netstack.Config{PodCIDRs: addresstest.Prefixes(strings.Fields(c.before)...)}, &netstack.Config{PodCIDRs: addresstest.Prefixes(strings.Fields(c.now)...)}); (err != nil) != c.anew {
 			t.Errorf("%q, then %q: %v", c.before, c.now, err)
 		}
 	}

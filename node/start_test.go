@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
@@ -43,7 +44,7 @@ func held(t *testing.T) Held {
 }
 
 func config() Config {
-	return Config{Netstack: netstack.Config{Node: "n1", PodCIDRs: prefixes("10.244.1.0/24"), LocalAddrs: addrs("10.96.0.10"), MTU: 1420}}
+	return Config{Netstack: netstack.Config{Node: "n1", PodCIDRs: addresstest.Prefixes("10.244.1.0/24"), LocalAddrs: addresstest.Addrs("10.96.0.10"), MTU: 1420}}
 }
 
 // with runs a test with other parts.
@@ -145,7 +146,7 @@ func TestStartAnew(t *testing.T) {
 	}
 	was := n.Config()
 	c := config()
-	c.Netstack.PodCIDRs = prefixes("10.244.9.0/24")
+	c.Netstack.PodCIDRs = addresstest.Prefixes("10.244.9.0/24")
 	if err := n.Set(c); !errors.Is(err, ErrStartAnew) || !strings.Contains(err.Error(), "[10.244.9.0/24] and were [10.244.1.0/24]") || n.Config() != was {
 		t.Errorf("got %v; the node has %v", err, n.Config().Netstack.PodCIDRs)
 	}
@@ -159,7 +160,7 @@ func TestHoldsStill(t *testing.T) {
 	}
 	defer n.Close()
 	dev, mac := netstacktest.NewDevice(), packet.MAC{2, 0, 0, 0, 0, 1}
-	if err := n.Attach(netstack.PortConfig{Name: "d/p", MAC: mac, Addrs: addrs("10.244.1.3")}, dev); err != nil {
+	if err := n.Attach(netstack.PortConfig{Name: "d/p", MAC: mac, Addrs: addresstest.Addrs("10.244.1.3")}, dev); err != nil {
 		t.Fatal(err)
 	}
 	read := func() uint64 { return n.Ports()[0].FromPackets }
@@ -187,7 +188,7 @@ func TestStranded(t *testing.T) {
 	}
 	defer n.Close()
 	for name, a := range map[string]string{"d/old": "10.244.7.3", "d/new": "10.244.1.3"} {
-		if err := n.Attach(netstack.PortConfig{Name: name, Addrs: addrs(a)}, netstacktest.NewDevice()); err != nil {
+		if err := n.Attach(netstack.PortConfig{Name: name, Addrs: addresstest.Addrs(a)}, netstacktest.NewDevice()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // quietMesh is a Mesh as far as the glue needs it: no device, no goroutine, one peer with a session.
@@ -101,7 +102,7 @@ func TestCongestion(t *testing.T) {
 	for range 30 {
 		m.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380), 2, nil)
 	}
-	eventually(t, "a waiting reader", func() bool { return m.inflight.Load() >= inflightMax && readerWaits(m) })
+	await.Until(t, "a waiting reader", func() bool { return m.inflight.Load() >= inflightMax && readerWaits(m) })
 	held := m.inflight.Load()
 	if held > inflightMax+tunnelBatch {
 		t.Errorf("%d packets inside WireGuard", held)

@@ -8,11 +8,11 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -126,20 +126,9 @@ func (d *node) set(peers ...Peer) {
 	}
 }
 
-// eventually waits until ok holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
-}
-
 func (d *node) awaitSession(peer uint64) {
 	d.t.Helper()
-	eventually(d.t, "session", func() bool { return d.table.Load().byID[peer].confirmed.Load() != 0 })
+	await.Until(d.t, "session", func() bool { return d.table.Load().byID[peer].confirmed.Load() != 0 })
 }
 
 // frame makes a parsed superframe as a TAP gives it, with n bytes of payload and, when they are more than mss, GSO.

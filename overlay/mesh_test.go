@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // pair is two nodes that know each other over loopback.
@@ -48,7 +49,7 @@ func TestSuperframes(t *testing.T) {
 			if &p.Buf[0] == &full[0] || cap(p.Buf) < packet.MaxFrame {
 				t.Error("the buffer was not exchanged for one that holds any superframe")
 			}
-			eventually(t, "all packets", func() bool { return len(b.received(1)) == c.packets })
+			await.Until(t, "all packets", func() bool { return len(b.received(1)) == c.packets })
 			if !bytes.Equal(payloads(t, b.received(1)), want) {
 				t.Error("the payload is not what was sent")
 			}
@@ -67,7 +68,7 @@ func TestSendBorrowed(t *testing.T) {
 	p.IP, p.Buf = append([]byte(nil), p.IP[:cut]...), nil
 	a.Send(&p, 2, nil)
 	clear(p.IP)
-	eventually(t, "all packets", func() bool { return len(b.received(1)) == 3 })
+	await.Until(t, "all packets", func() bool { return len(b.received(1)) == 3 })
 	if !bytes.Equal(payloads(t, b.received(1)), want) {
 		t.Error("the payload is not what was sent")
 	}
@@ -87,7 +88,7 @@ func TestEncapsulated(t *testing.T) {
 			p := frame(t, packet.TCP, c.src, c.dst, 5000, 1300)
 			want := append([]byte(nil), p.IP[p.Payload:]...)
 			a.Send(p, 2, &via)
-			eventually(t, "all packets", func() bool { return len(b.received(1)) == 4 })
+			await.Until(t, "all packets", func() bool { return len(b.received(1)) == 4 })
 			var inner [][]byte
 			for _, ip := range b.received(1) {
 				in, outer, ok := packet.Decap(ip)
@@ -140,7 +141,7 @@ func TestPartialChecksums(t *testing.T) {
 				full := frame(t, c.proto, c.src, c.dst, 10, 1000)
 				full.CompleteChecksum()
 				a.Send(full, 2, c.via)
-				eventually(t, "all packets", func() bool { return len(b.received(1)) == count+1 })
+				await.Until(t, "all packets", func() bool { return len(b.received(1)) == count+1 })
 				got := b.received(1)
 				for i := range got {
 					if c.via != nil {
@@ -169,9 +170,9 @@ func TestUnderlayIPv6(t *testing.T) {
 	b.set(a.as(a.loopback6()))
 	b.awaitSession(1)
 	a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 30000, 1300), 2, nil)
-	eventually(t, "all packets", func() bool { return len(b.received(1)) == 24 })
+	await.Until(t, "all packets", func() bool { return len(b.received(1)) == 24 })
 	payloads(t, b.received(1))
-	eventually(t, "MTU of an IPv6 underlay", func() bool { return a.MTU(2) == 1420 })
+	await.Until(t, "MTU of an IPv6 underlay", func() bool { return a.MTU(2) == 1420 })
 	if s := a.Status(); s[0].Endpoint != b.loopback6() {
 		t.Errorf("endpoint %s, want %s", s[0].Endpoint, b.loopback6())
 	}
@@ -196,7 +197,7 @@ func TestRestart(t *testing.T) {
 	began := time.Now()
 	a.start(1, useSocket)
 	a.set(b.as(b.loopback()))
-	eventually(t, "packets from the peer", func() bool {
+	await.Until(t, "packets from the peer", func() bool {
 		b.Send(frame(t, packet.UDP, pod4(2, 5), pod4(1, 5), 100, 1000), 1, nil)
 		return len(a.received(2)) > 0
 	})
@@ -204,7 +205,7 @@ func TestRestart(t *testing.T) {
 		t.Errorf("no packets for %v after the restart", stall)
 	}
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 100, 1000), 2, nil)
-	eventually(t, "packets to the peer", func() bool { return len(b.received(1)) > 0 })
+	await.Until(t, "packets to the peer", func() bool { return len(b.received(1)) > 0 })
 }
 
 func TestGarbageOnThePort(t *testing.T) {
@@ -225,7 +226,7 @@ func TestGarbageOnThePort(t *testing.T) {
 		}
 	}
 	a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 30000, 1300), 2, nil)
-	eventually(t, "all packets", func() bool { return len(b.received(1)) == 24 })
+	await.Until(t, "all packets", func() bool { return len(b.received(1)) == 24 })
 	payloads(t, b.received(1))
 }
 
@@ -239,7 +240,7 @@ func TestSpoofedSource(t *testing.T) {
 		a.Send(frame(t, packet.UDP, src, pod4(2, 5), 100, 1000), 2, nil)
 	}
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 7, 1000), 2, nil) // in order: when it is here, the others are not
-	eventually(t, "the honest packet", func() bool { return len(b.received(1)) > 0 })
+	await.Until(t, "the honest packet", func() bool { return len(b.received(1)) > 0 })
 	if got := b.received(1); len(got) != 1 || len(payloads(t, got)) != 7 {
 		t.Errorf("%d packets, want the honest one", len(got))
 	}
@@ -281,7 +282,7 @@ func TestForbiddenEndpoint(t *testing.T) {
 	// To b, a's datagrams come from a pod range; an endpoint inside it would make it none.
 	b.set(a.as(netip.AddrPort{}), third)
 	a.set(b.as(b.loopback()))
-	eventually(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 2 })
+	await.Until(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 2 })
 	if s := b.Status(); s[0].HandshakeAge >= 0 || s[0].Endpoint.IsValid() {
 		t.Errorf("the peer got through: %+v", s[0])
 	}
@@ -294,7 +295,7 @@ func TestForbiddenOption(t *testing.T) {
 	b := startNode(t, 2, func(o *Options) { o.Forbidden = netip.Addr.IsLoopback })
 	b.set(a.as(netip.AddrPort{}))
 	a.set(b.as(b.loopback()))
-	eventually(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 1 })
+	await.Until(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 1 })
 }
 
 func TestSetRefuses(t *testing.T) {
@@ -345,7 +346,7 @@ func TestSetChanges(t *testing.T) {
 	c.awaitSession(1)
 	a.set(b.as(b.loopback()), c.as(c.loopback()))
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 3, nil)
-	eventually(t, "packet to the new peer", func() bool { return len(c.received(1)) == 1 })
+	await.Until(t, "packet to the new peer", func() bool { return len(c.received(1)) == 1 })
 	if d := age().Sub(before).Abs(); d > 300*time.Millisecond {
 		t.Errorf("the other peer's session is %v younger", d)
 	}
@@ -354,7 +355,7 @@ func TestSetChanges(t *testing.T) {
 	moved.Prefixes = append(moved.Prefixes, podCIDRs(3)...)
 	a.set(moved) // c's prefixes are b's now
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 2, nil)
-	eventually(t, "packet to the new owner", func() bool { return len(b.received(1)) == 1 })
+	await.Until(t, "packet to the new owner", func() bool { return len(b.received(1)) == 1 })
 
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 3, nil)
 	if s := a.Stats(); s.DropNoPeer != 1 {
@@ -369,7 +370,7 @@ func TestSetChanges(t *testing.T) {
 	b.awaitSession(1)
 	b.forget()
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 10, 1000), 2, nil)
-	eventually(t, "packet to the new key", func() bool { return len(b.received(1)) == 1 })
+	await.Until(t, "packet to the new key", func() bool { return len(b.received(1)) == 1 })
 }
 
 // A Send that waits for room ends with the Mesh.
@@ -387,7 +388,7 @@ func TestCloseUnblocksSend(t *testing.T) {
 		}
 		sent <- n
 	}()
-	eventually(t, "a sender that waits", func() bool {
+	await.Until(t, "a sender that waits", func() bool {
 		a.ring.mu.Lock()
 		defer a.ring.mu.Unlock()
 		a.inflight.Add(1) // the prober resets an account that stands still
@@ -406,7 +407,7 @@ func TestFloodWithoutSession(t *testing.T) {
 	for range 100 {
 		a.Send(frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 60000, 1380), 2, nil)
 	}
-	eventually(t, "drops", func() bool { return a.Stats().DropNoSession > 50 })
+	await.Until(t, "drops", func() bool { return a.Stats().DropNoSession > 50 })
 	if n := a.Stats().SentPackets; n > 2*stagedMax {
 		t.Errorf("WireGuard keeps %d packets for a peer that is away", n)
 	}
@@ -415,7 +416,7 @@ func TestFloodWithoutSession(t *testing.T) {
 func TestStatus(t *testing.T) {
 	a, b := pair(t, nil)
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 1000, 1200), 2, nil)
-	eventually(t, "packet", func() bool { return len(b.received(1)) == 1 })
+	await.Until(t, "packet", func() bool { return len(b.received(1)) == 1 })
 	s := a.Status()
 	if len(s) != 1 || s[0].ID != 2 || s[0].Name != "b" || s[0].PublicKey != b.key.Public() || s[0].Endpoint != b.loopback() ||
 		s[0].HandshakeAge < 0 || s[0].HandshakeAge > time.Minute || s[0].SentBytes < 1000 || s[0].MTU != 1440 {

@@ -8,12 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // manyService is a Service of n backends.
 func manyService(n int) Service {
-	s := Service{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}
+	s := Service{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}
 	for i := range n {
 		s.Endpoints = append(s.Endpoints, Endpoint{
 			Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), ID: fmt.Sprintf("uid-%d", i),
@@ -225,7 +226,7 @@ func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, nod
 
 // randomConfig draws from few addresses and ports, so that they meet.
 func randomConfig(r *rand.Rand) Config {
-	pool := addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1")
+	pool := addresstest.Addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1")
 	protos := []packet.Proto{packet.TCP, packet.UDP, packet.SCTP}
 	some := func(n int) (out []netip.Addr) {
 		for range r.IntN(n + 1) {
@@ -238,8 +239,8 @@ func randomConfig(r *rand.Rand) Config {
 		c.NodeNames = append(c.NodeNames, string(rune('a'+r.IntN(2))))
 	}
 	if r.IntN(2) == 0 {
-		c.ServiceCIDRs = prefixes("10.96.0.0/16", "fd96::/64")
-		c.ClusterCIDRs = prefixes("10.0.0.0/31")
+		c.ServiceCIDRs = addresstest.Prefixes("10.96.0.0/16", "fd96::/64")
+		c.ClusterCIDRs = addresstest.Prefixes("10.0.0.0/31")
 	}
 	for i := range r.IntN(5) {
 		s := Service{Namespace: "d", Name: fmt.Sprint("s", i), ClusterIPs: some(2), ExternalIPs: some(1),
@@ -296,7 +297,7 @@ func FuzzPickTwin(f *testing.F) {
 }
 
 func cluster(services, endpoints int) Config {
-	c := Config{Node: "a", ServiceCIDRs: prefixes("10.96.0.0/12"), NodeAddrs: addrs("192.0.2.1", "192.0.2.2")}
+	c := Config{Node: "a", ServiceCIDRs: addresstest.Prefixes("10.96.0.0/12"), NodeAddrs: addresstest.Addrs("192.0.2.1", "192.0.2.2")}
 	for i := range services {
 		s := manyService(endpoints)
 		s.Name = fmt.Sprint("s", i)

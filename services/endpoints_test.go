@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -16,11 +17,11 @@ func TestEndpoints(t *testing.T) {
 	hinted := eps("10.0.0.1 a rs", "10.0.0.2 b rs")
 	hinted[0].ForZone, hinted[1].ForZone = Here, Elsewhere
 	c := Config{Node: "a", Services: []*Service{
-		{Namespace: "d", Name: "dual", ClusterIPs: addrs("10.96.0.1"), Ports: both, Endpoints: eps("fd00::1 a rs", "10.0.0.2 b rs", "10.0.0.1 a rs", "10.0.0.3 a")},
+		{Namespace: "d", Name: "dual", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: both, Endpoints: eps("fd00::1 a rs", "10.0.0.2 b rs", "10.0.0.1 a rs", "10.0.0.3 a")},
 		{Namespace: "d", Name: "headless", Ports: both, Endpoints: eps("10.0.0.4 a rs")},
-		{Namespace: "d", Name: "hinted", ClusterIPs: addrs("10.96.0.3"), Ports: both, Endpoints: hinted},
-		{Namespace: "d", Name: "leaving", ClusterIPs: addrs("10.96.0.2"), Ports: both, Endpoints: eps("10.0.0.5 a st", "10.0.0.6 a t")},
-		{Namespace: "d", Name: "local", ClusterIPs: addrs("10.96.0.4"), Ports: both, InternalLocal: true, Endpoints: eps("10.0.0.7 b rs")},
+		{Namespace: "d", Name: "hinted", ClusterIPs: addresstest.Addrs("10.96.0.3"), Ports: both, Endpoints: hinted},
+		{Namespace: "d", Name: "leaving", ClusterIPs: addresstest.Addrs("10.96.0.2"), Ports: both, Endpoints: eps("10.0.0.5 a st", "10.0.0.6 a t")},
+		{Namespace: "d", Name: "local", ClusterIPs: addresstest.Addrs("10.96.0.4"), Ports: both, InternalLocal: true, Endpoints: eps("10.0.0.7 b rs")},
 		{Namespace: "d", Name: "unready", Ports: both, PublishNotReady: true, Endpoints: eps("10.0.0.8 a")},
 	}}
 	table, _ := NewTable(c)
@@ -88,7 +89,7 @@ func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		c := randomConfig(r)
 		for _, s := range c.Services {
-			s.ClusterIPs, s.InternalLocal = addrs("10.96.0.1"), false
+			s.ClusterIPs, s.InternalLocal = addresstest.Addrs("10.96.0.1"), false
 			s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Is6() })
 			for i := range s.Endpoints {
 				s.Endpoints[i].ForZone = Hint(r.IntN(3))

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -116,15 +117,15 @@ func TestSourceRanges(t *testing.T) {
 		want   packet.ChoiceKind
 	}{
 		"no ranges":                {nil, "203.0.113.1", packet.Picked},
-		"inside":                   {prefixes("192.0.2.0/24", "203.0.113.0/24"), "203.0.113.1", packet.Picked},
-		"outside":                  {prefixes("192.0.2.0/24"), "203.0.113.1", packet.DropSource},
-		"a pod outside":            {prefixes("203.0.113.0/24"), "10.0.0.7", packet.DropSource},
-		"only of the other family": {prefixes("2001:db8::/32"), "203.0.113.1", packet.DropSource},
+		"inside":                   {addresstest.Prefixes("192.0.2.0/24", "203.0.113.0/24"), "203.0.113.1", packet.Picked},
+		"outside":                  {addresstest.Prefixes("192.0.2.0/24"), "203.0.113.1", packet.DropSource},
+		"a pod outside":            {addresstest.Prefixes("203.0.113.0/24"), "10.0.0.7", packet.DropSource},
+		"only of the other family": {addresstest.Prefixes("2001:db8::/32"), "203.0.113.1", packet.DropSource},
 		"none that can be read":    {[]netip.Prefix{}, "203.0.113.1", packet.DropSource},
 	} {
 		c := testConfig()
 		s := c.Services[0]
-		s.ExternalIPs, s.SourceRanges = addrs("198.51.100.9"), tt.ranges
+		s.ExternalIPs, s.SourceRanges = addresstest.Addrs("198.51.100.9"), tt.ranges
 		table, _ := NewTable(c)
 		if got := table.Pick(tuple("tcp " + tt.client + ":999 198.51.100.9:80")).Kind; got != tt.want {
 			t.Errorf("%s: %d, want %d", name, got, tt.want)
@@ -160,7 +161,7 @@ func TestHealthChecks(t *testing.T) {
 func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}
-	s := &Service{Namespace: "d", Name: "balanced", ClusterIPs: addrs("10.96.0.9", "fd96::9"), ExternalIPs: addrs("192.0.2.2", "2001:db8::2"), ExternalLocal: true,
+	s := &Service{Namespace: "d", Name: "balanced", ClusterIPs: addresstest.Addrs("10.96.0.9", "fd96::9"), ExternalIPs: addresstest.Addrs("192.0.2.2", "2001:db8::2"), ExternalLocal: true,
 		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 4443}},
 		Endpoints: eps("10.0.0.7 a rs", "fd00::7 a rs", "10.0.1.7 b rs", "fd00:1::7 b rs")}
 	c.Services = append(slices.Clone(c.Services), s)
@@ -188,7 +189,7 @@ func TestLocalPolicyAtAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}
 	c.Services[6].Ports = nil
-	c.Services = append(c.Services, &Service{Namespace: "d", Name: "no-more", ClusterIPs: addrs("10.96.0.9"), ExternalLocal: true,
+	c.Services = append(c.Services, &Service{Namespace: "d", Name: "no-more", ClusterIPs: addresstest.Addrs("10.96.0.9"), ExternalLocal: true,
 		Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30089}}})
 	table, _ := NewTable(c)
 	for _, tt := range []struct {

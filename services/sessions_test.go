@@ -7,13 +7,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // sticky is a Table with one Service of several backends and ClientIP affinity for ten seconds.
 func sticky() (*Table, Config) {
 	c := Config{Services: []*Service{{
-		Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Affinity: 10 * time.Second,
+		Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: 10 * time.Second,
 		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 80}},
 		Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 b rs"),
 	}}}

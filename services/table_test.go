@@ -11,22 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
-
-func addrs(ss ...string) (out []netip.Addr) {
-	for _, s := range ss {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
-}
-
-func prefixes(ss ...string) (out []netip.Prefix) {
-	for _, s := range ss {
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
-}
 
 // tuple makes one out of "proto src dst".
 func tuple(s string) *packet.Tuple {
@@ -45,20 +32,20 @@ func testConfig() Config {
 	dual := eps("10.0.0.1 a rs", "fd00::1 a rs")
 	return Config{
 		Node:         "a",
-		NodeAddrs:    addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"),
-		OwnAddrs:     addrs("192.0.2.1", "2001:db8::1"),
-		ServiceCIDRs: prefixes("10.96.0.0/16", "fd96::/112"),
-		ClusterCIDRs: prefixes("10.0.0.0/16", "fd00::/48"),
-		DNSAddrs:     addrs("10.96.0.10", "fd96::a"),
+		NodeAddrs:    addresstest.Addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"),
+		OwnAddrs:     addresstest.Addrs("192.0.2.1", "2001:db8::1"),
+		ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16", "fd96::/112"),
+		ClusterCIDRs: addresstest.Prefixes("10.0.0.0/16", "fd00::/48"),
+		DNSAddrs:     addresstest.Addrs("10.96.0.10", "fd96::a"),
 		Services: []*Service{
-			{Namespace: "d", Name: "dual", ClusterIPs: addrs("10.96.0.1", "fd96::1"), Ports: web, Endpoints: dual},
-			{Namespace: "d", Name: "none", ClusterIPs: addrs("10.96.0.2"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30082}}, Endpoints: eps("10.0.0.3 a")},
-			{Namespace: "d", Name: "local", ClusterIPs: addrs("10.96.0.3"), ExternalIPs: addrs("198.51.100.3"),
+			{Namespace: "d", Name: "dual", ClusterIPs: addresstest.Addrs("10.96.0.1", "fd96::1"), Ports: web, Endpoints: dual},
+			{Namespace: "d", Name: "none", ClusterIPs: addresstest.Addrs("10.96.0.2"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30082}}, Endpoints: eps("10.0.0.3 a")},
+			{Namespace: "d", Name: "local", ClusterIPs: addresstest.Addrs("10.96.0.3"), ExternalIPs: addresstest.Addrs("198.51.100.3"),
 				Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30083}}, InternalLocal: true, ExternalLocal: true, Endpoints: eps("10.0.1.4 b rs")},
-			{Namespace: "d", Name: "here", ClusterIPs: addrs("10.96.0.4"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30084}},
+			{Namespace: "d", Name: "here", ClusterIPs: addresstest.Addrs("10.96.0.4"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30084}},
 				ExternalLocal: true, Endpoints: eps("10.0.0.5 a rs", "10.0.1.5 b rs")},
-			{Namespace: "d", Name: "empty-local", ClusterIPs: addrs("10.96.0.5"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, InternalLocal: true},
-			{Namespace: "kube-system", Name: "kube-dns", ClusterIPs: addrs("10.96.0.10"), Endpoints: eps("10.0.0.9 a rs"),
+			{Namespace: "d", Name: "empty-local", ClusterIPs: addresstest.Addrs("10.96.0.5"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, InternalLocal: true},
+			{Namespace: "kube-system", Name: "kube-dns", ClusterIPs: addresstest.Addrs("10.96.0.10"), Endpoints: eps("10.0.0.9 a rs"),
 				Ports: []Port{{Name: "dns", Protocol: packet.UDP, Port: 53}, {Name: "web", Protocol: packet.TCP, Port: 9153}}},
 			{Namespace: "d", Name: "headless", Ports: web[:1:1], Endpoints: dual},
 		},
@@ -134,7 +121,7 @@ func TestPick(t *testing.T) {
 
 func TestBackend(t *testing.T) {
 	service := func(endpoints ...Endpoint) Config {
-		return Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Endpoints: endpoints,
+		return Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Endpoints: endpoints,
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}}}
 	}
 	before, _ := NewTable(service(ep("10.0.0.1 a rs")))
@@ -148,7 +135,7 @@ func TestBackend(t *testing.T) {
 	hinted.ForZone = Elsewhere
 	near := ep("10.0.0.2 a rs")
 	near.ForZone = Here
-	onlyPod := Config{Pods: []Pod{{ID: "uid-10.0.0.1", Addrs: addrs("10.0.0.1")}}}
+	onlyPod := Config{Pods: []Pod{{ID: "uid-10.0.0.1", Addrs: addresstest.Addrs("10.0.0.1")}}}
 	otherService := service(ep("10.0.0.1 a rs"))
 	otherService.Services[0].Name = "other"
 	tests := []struct {
@@ -196,7 +183,7 @@ func TestAffinity(t *testing.T) {
 		endpoints = append(endpoints, ep(fmt.Sprintf("10.0.0.%d a rs", i+1)))
 	}
 	for _, n := range []int{3, 40} {
-		table, _ := NewTable(Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Affinity: time.Hour,
+		table, _ := NewTable(Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: time.Hour,
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: endpoints[:n]}}})
 		seen := map[uint64]bool{}
 		for client := range 100 {
@@ -230,27 +217,27 @@ func TestProblems(t *testing.T) {
 		services []*Service
 		want     []string // object, then a part of the message
 	}{
-		{"fine", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)}}, nil},
-		{"no ports", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1")}}, []string{"Service d/s", "no ports"}},
+		{"fine", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(80, 0)}}, nil},
+		{"no ports", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1")}}, []string{"Service d/s", "no ports"}},
 		{"headless without ports is fine", []*Service{{Namespace: "d", Name: "s"}}, nil},
-		{"port 0", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(0, 0)}}, []string{"Service d/s", "is 0"}},
-		{"protocol", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Protocol: packet.ICMPv4, Port: 5}}}},
+		{"port 0", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(0, 0)}}, []string{"Service d/s", "is 0"}},
+		{"protocol", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: []Port{{Protocol: packet.ICMPv4, Port: 5}}}},
 			[]string{"Service d/s", "only TCP, UDP and SCTP"}},
-		{"port twice", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0, 80, 0)}}, []string{"Service d/s", "twice"}},
-		{"no endpoint matches", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "x", Protocol: packet.TCP, Port: 5}},
+		{"port twice", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(80, 0, 80, 0)}}, []string{"Service d/s", "twice"}},
+		{"no endpoint matches", []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: []Port{{Name: "x", Protocol: packet.TCP, Port: 5}},
 			Endpoints: eps("10.0.0.1 a rs")}}, []string{"Service d/s", "no endpoint serves port 5/TCP"}},
 		{"ClusterIP twice", []*Service{
-			{Namespace: "d", Name: "t", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)},
-			{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 0)},
+			{Namespace: "d", Name: "t", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(80, 0)},
+			{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(80, 0)},
 		}, []string{"Service d/t", "belongs to Service d/s"}},
 		{"node port twice", []*Service{
-			{Namespace: "d", Name: "t", ClusterIPs: addrs("10.96.0.1"), Ports: tcp(80, 30000)},
-			{Namespace: "d", Name: "s", ClusterIPs: addrs("10.96.0.2"), Ports: tcp(80, 30000)},
+			{Namespace: "d", Name: "t", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: tcp(80, 30000)},
+			{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.2"), Ports: tcp(80, 30000)},
 		}, []string{"Service d/t", "NodePort 30000/TCP belongs to Service d/s"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, problems := NewTable(Config{NodeAddrs: addrs("192.0.2.1"), Services: tt.services})
+			_, problems := NewTable(Config{NodeAddrs: addresstest.Addrs("192.0.2.1"), Services: tt.services})
 			if tt.want == nil {
 				if len(problems) != 0 {
 					t.Errorf("got %v", problems)
@@ -309,9 +296,9 @@ func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()
 		c.NodeNames = []string{"a", "b", "a", "b"}
-		c.Pods = []Pod{{ID: "u", Addrs: addrs("10.0.0.1")}}
+		c.Pods = []Pod{{ID: "u", Addrs: addresstest.Addrs("10.0.0.1")}}
 		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}
-		c.Services[0].SourceRanges = prefixes("10.0.0.0/8")
+		c.Services[0].SourceRanges = addresstest.Prefixes("10.0.0.0/8")
 		return c
 	}
 	one, other := full(), full()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -24,7 +25,7 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	case 2:
 		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
 	case 3:
-		c.Pods = []Pod{{ID: fmt.Sprint(r.IntN(20)), Addrs: addrs("10.0.0.3", "10.0.0.4")}}
+		c.Pods = []Pod{{ID: fmt.Sprint(r.IntN(20)), Addrs: addresstest.Addrs("10.0.0.3", "10.0.0.4")}}
 	case 5:
 		c.HostPorts = []HostPort{hostPort(fmt.Sprintf("0.0.0.0:%d 10.0.0.3:80", 52+r.IntN(4))), hostPort("127.0.0.1:53 10.0.0.4:80")}
 	case 4:
@@ -72,7 +73,7 @@ func FuzzUpdateTwin(f *testing.F) {
 					t.Fatalf("backend %x is %v, want %v", id, got.Backend(id), want.Backend(id))
 				}
 			}
-			for _, dst := range addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1") {
+			for _, dst := range addresstest.Addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1") {
 				tu := packet.Tuple{Src: packet.AddrFrom(netip.MustParseAddr("10.0.0.1")), SrcPort: uint16(r.Uint32()),
 					Dst: packet.AddrFrom(dst), DstPort: uint16(52 + r.IntN(4)), Proto: packet.TCP}
 				if got.PickOnHost(&tu) != want.PickOnHost(&tu) {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,7 +170,7 @@ func TestReuse(t *testing.T) {
 			c := client(t, Options{})
 			do(t, c, s.addr, get("first"))
 			if strings.HasSuffix(tt.first, "!close") { // the end may still be on its way
-				waitFor(t, "the server's end is seen", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 })
+				await.Until(t, "the server's end is seen", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 })
 			}
 			if code, body := do(t, c, s.addr, get("second")); code != 200 || body != "ok" {
 				t.Errorf("got %d %q", code, body)
@@ -177,15 +179,6 @@ func TestReuse(t *testing.T) {
 				t.Errorf("%d connections were made, want %d", n, tt.conns)
 			}
 		})
-	}
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not within 20 s: " + what)
-		}
 	}
 }
 
@@ -422,7 +415,7 @@ func TestIdle(t *testing.T) {
 	s := serve(t, []step{{until: "\r\n\r\n", answer: ok}}, []step{{until: "\r\n\r\n", answer: ok}})
 	c := client(t, Options{IdleTimeout: 10 * time.Millisecond})
 	do(t, c, s.addr, get("h"))
-	waitFor(t, "the idle connection is closed", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 && len(c.idle) == 0 })
+	await.Until(t, "the idle connection is closed", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 && len(c.idle) == 0 })
 
 	c = client(t, Options{MaxIdlePerAddr: 1})
 	s = serve(t, []step{{until: "\r\n\r\n", answer: ok}}, []step{{until: "\r\n\r\n", answer: ok}})

@@ -20,9 +20,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) {
@@ -114,22 +116,6 @@ func names(objs *kube.Objects) string {
 	return strings.Join(list, ", ")
 }
 
-// eventually waits for what no snapshot tells.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not so: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func service(name string) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: name},
@@ -182,7 +168,7 @@ func TestSnapshots(t *testing.T) {
 		}
 		s.Delete(service("a"), service("b"))
 		v.untilNames("Node n1, Namespace x, Pod x/here, x/c")
-		eventually(t, "all watches are open", func() bool { return v.State().Age == 0 })
+		await.Until(t, "all watches are open", func() bool { return v.State().Age == 0 })
 		if h := v.State(); !h.Synced || h.Age != 0 || h.Err != nil || h.Server != strings.TrimPrefix(s.URL, "http://") || len(h.Waiting) > 0 {
 			t.Errorf("health %+v", h)
 		}
@@ -199,7 +185,7 @@ func TestWaitsForAll(t *testing.T) {
 			s.Put(service("a"))
 			s.Answer(resource, http.StatusInternalServerError)
 			v := see(t, s)
-			eventually(t, "waiting", func() bool {
+			await.Until(t, "waiting", func() bool {
 				waiting := v.State().Waiting
 				return len(waiting) == 1 && strings.Contains(strings.ToLower(waiting[0]), resource) && strings.Contains(waiting[0], "answered by the test")
 			})
@@ -296,7 +282,7 @@ func TestUnauthorized(t *testing.T) {
 	s.Put(service("a"))
 	s.Answer("servicecidrs", http.StatusUnauthorized)
 	v := see(t, s)
-	eventually(t, "waiting", func() bool {
+	await.Until(t, "waiting", func() bool {
 		waiting := v.State().Waiting
 		return len(waiting) == 1 && strings.HasPrefix(waiting[0], "ServiceCIDRs: ")
 	})
@@ -313,7 +299,7 @@ func TestRefusedNodes(t *testing.T) {
 	s := clustertest.New(t)
 	s.Answer("nodes", http.StatusForbidden)
 	v := see(t, s)
-	eventually(t, "waiting", func() bool {
+	await.Until(t, "waiting", func() bool {
 		waiting := v.State().Waiting
 		return len(waiting) == 1 && strings.HasPrefix(waiting[0], "Nodes: ") && strings.Contains(waiting[0], "forbidden")
 	})
@@ -324,7 +310,7 @@ func TestRefusedNodes(t *testing.T) {
 func TestConfiguredRanges(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
-	v := see(t, s, func(o *Options) { o.ServiceCIDRs = prefixes("10.43.0.0/16") })
+	v := see(t, s, func(o *Options) { o.ServiceCIDRs = addresstest.Prefixes("10.43.0.0/16") })
 	v.untilNames("ServiceCIDR configured")
 	s.Put(&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"127.0.0.0/8"}}})
 	v.until("the server's own range, in which the configured address lies", func(objs *kube.Objects, problems []kube.Problem) bool {

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,15 +12,8 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/test/await"
 )
-
-func prefixes(list ...string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range list {
-		out = append(out, netip.MustParsePrefix(s))
-	}
-	return out
-}
 
 // A server that is gone for a while changes nothing, but for what Health says; when it is back, what has happened
 // meanwhile is told, and what has not changed is the same.
@@ -30,11 +22,11 @@ func TestServerGone(t *testing.T) {
 		s.Put(service("a"), service("b"), node("n1"))
 		v := see(t, s)
 		before := v.untilNames("Node n1, x/a, x/b")
-		eventually(t, "all watches are open", func() bool { return v.State().Age == 0 })
+		await.Until(t, "all watches are open", func() bool { return v.State().Age == 0 })
 		s.Stop()
-		eventually(t, "age", func() bool { h := v.State(); return h.Age > 0 && h.Err != nil && h.Synced })
+		await.Until(t, "age", func() bool { h := v.State(); return h.Age > 0 && h.Err != nil && h.Synced })
 		age := v.State().Age
-		eventually(t, "more age", func() bool { return v.State().Age > age })
+		await.Until(t, "more age", func() bool { return v.State().Age > age })
 		s.Put(service("c"))
 		s.Delete(service("b"))
 		s.Compact()
@@ -47,7 +39,7 @@ func TestServerGone(t *testing.T) {
 		if n := v.count() - count; n != 1 {
 			t.Errorf("%d snapshots since", n)
 		}
-		eventually(t, "no age", func() bool { return v.State().Age == 0 })
+		await.Until(t, "no age", func() bool { return v.State().Age == 0 })
 	})
 }
 
@@ -58,7 +50,7 @@ func TestServerNotReady(t *testing.T) {
 	s.SetReady(false)
 	s.Put(service("a"))
 	v := see(t, s)
-	eventually(t, "an error", func() bool { return v.State().Err != nil })
+	await.Until(t, "an error", func() bool { return v.State().Err != nil })
 	if requests := s.Requests(); len(requests) > 0 {
 		t.Errorf("requests %q", requests)
 	}
@@ -213,7 +205,7 @@ func TestSlowReceiver(t *testing.T) {
 	for _, name := range []string{"b", "c", "d"} {
 		s.Put(service(name))
 	}
-	eventually(t, "the store has them", func() bool { list, _ := storeOf[*corev1.Service](c).snapshot(); return len(list) == 4 })
+	await.Until(t, "the store has them", func() bool { list, _ := storeOf[*corev1.Service](c).snapshot(); return len(list) == 4 })
 	leave <- struct{}{}
 	if n := <-entered; n != 4 {
 		t.Errorf("the second snapshot has %d Services, want 4", n)

@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func status() kube.NodeStatus {
@@ -63,7 +64,7 @@ func TestPublish(t *testing.T) {
 	}
 	st := status()
 	v.Publish(st)
-	eventually(t, "published", said(st))
+	await.Until(t, "published", said(st))
 	now := get()
 	if now.Annotations["other"] != "stays" || now.Annotations[kube.PublicKeyAnnotation] != "one" || now.Annotations[kube.FeaturesAnnotation] != "x,y" ||
 		now.Annotations[kube.EndpointAnnotation] != "192.0.2.1:51820" || !strings.Contains(now.Annotations[kube.ProblemsAnnotation], "is wrong") {
@@ -78,7 +79,7 @@ func TestPublish(t *testing.T) {
 	v.Publish(st)
 	st.Features, st.Problems = nil, nil
 	v.Publish(st) // says less
-	eventually(t, "published", said(st))
+	await.Until(t, "published", said(st))
 	if _, there := get().Annotations[kube.FeaturesAnnotation]; there {
 		t.Error("a feature that is gone is still said")
 	}
@@ -90,14 +91,14 @@ func TestPublish(t *testing.T) {
 	st.Ready, st.Reason = false, "no path"
 	v.Publish(st)
 	s.Start()
-	eventually(t, "published", said(st))
+	await.Until(t, "published", said(st))
 	if c := get().Status.Conditions[1]; c.Status != corev1.ConditionTrue || c.Message != "no path" {
 		t.Errorf("condition %+v", c)
 	}
 	// An agent that starts does not know yet, and leaves what is said.
 	st.Ready, st.Reason, st.PublicKey = false, "", "two"
 	v.Publish(st)
-	eventually(t, "published", func() bool { return get().Annotations[kube.PublicKeyAnnotation] == "two" })
+	await.Until(t, "published", func() bool { return get().Annotations[kube.PublicKeyAnnotation] == "two" })
 	if c := get().Status.Conditions[1]; c.Status != corev1.ConditionTrue || c.Message != "no path" {
 		t.Errorf("condition %+v", c)
 	}
@@ -105,7 +106,7 @@ func TestPublish(t *testing.T) {
 	broken := get().DeepCopy()
 	broken.Annotations[kube.PublicKeyAnnotation] = "another's"
 	s.Put(broken)
-	eventually(t, "put right", func() bool { return get() != nil && said(st)() && get().ResourceVersion != broken.ResourceVersion })
+	await.Until(t, "put right", func() bool { return get() != nil && said(st)() && get().ResourceVersion != broken.ResourceVersion })
 }
 
 // A server that refuses is asked again, and not all the time.
@@ -119,9 +120,9 @@ func TestPublishRefused(t *testing.T) {
 	s.Answer("nodes", http.StatusForbidden)
 	v.Publish(status())
 	tries := 0
-	eventually(t, "three tries", func() bool { tries += len(patchesIn(s)); return tries >= 3 })
+	await.Until(t, "three tries", func() bool { tries += len(patchesIn(s)); return tries >= 3 })
 	s.Answer("nodes", 0)
-	eventually(t, "published", func() bool {
+	await.Until(t, "published", func() bool {
 		return clustertest.Get[*corev1.Node](s, "", "n1").Annotations[kube.PublicKeyAnnotation] == "one"
 	})
 	if tries += len(patchesIn(s)); tries > 12 {
@@ -175,11 +176,11 @@ func TestEvents(t *testing.T) {
 		[]kube.Problem{of("Service", "b", "no port here")})
 	want := "Ingress i NotServed spec: is odd\nNetworkPolicy p NotEnforced NetworkPolicies are not enforced yet: traffic is let through as if there were none\n" +
 		"Service a NotServed spec: is wrong\nService b NotServed spec: no port here"
-	eventually(t, "events", func() bool { return events() == want })
+	await.Until(t, "events", func() bool { return events() == want })
 	// The same again is nothing new; a problem that changes is.
 	s.Requests()
 	v.Report(&objs, []kube.Problem{of("Service", "a", "is wrong"), of("Ingress", "i", "is odder")}, nil)
-	eventually(t, "the other", func() bool { return strings.Contains(events(), "is odder") })
+	await.Until(t, "the other", func() bool { return strings.Contains(events(), "is odder") })
 	posts := slices.DeleteFunc(s.Requests(), func(r string) bool { return r != "POST events" })
 	if len(posts) != 1 {
 		t.Errorf("%d events were made for one that is new", len(posts))
@@ -187,7 +188,7 @@ func TestEvents(t *testing.T) {
 	// One that comes back is told of the Event that is there.
 	v.Report(&objs, nil, nil)
 	v.Report(&objs, nil, []kube.Problem{of("Service", "b", "no port here"), of("Service", "a", "of n2's only")})
-	eventually(t, "events", func() bool { return strings.Contains(events(), "of n2's only") })
+	await.Until(t, "events", func() bool { return strings.Contains(events(), "of n2's only") })
 	if n := strings.Count(events(), "no port here"); n != 1 {
 		t.Errorf("%d events of one problem", n)
 	}
@@ -196,7 +197,7 @@ func TestEvents(t *testing.T) {
 	second := see(t, s, func(o *Options) { o.Node = "n2" })
 	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
 	second.Report(&objs, []kube.Problem{of("Service", "a", "seen by both")}, []kube.Problem{of("Service", "a", "seen by n2")})
-	eventually(t, "its own", func() bool { return strings.Contains(events(), "seen by n2") })
+	await.Until(t, "its own", func() bool { return strings.Contains(events(), "seen by n2") })
 	if strings.Contains(events(), "seen by both") {
 		t.Error("an agent that is not the first has told what all see")
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // wire carries TCP connections to a server, until it is cut: what was open stays open and carries nothing, as when
@@ -119,12 +120,12 @@ func TestPartition(t *testing.T) {
 	s.Put(service("a"))
 	v := see(t, s, func(o *Options) { o.Servers = []string{"https://" + w.Addr().String()} })
 	v.untilNames("x/a")
-	eventually(t, "all watches are open", func() bool { return v.State().Age == 0 })
+	await.Until(t, "all watches are open", func() bool { return v.State().Age == 0 })
 	w.cut()
 	s.Put(service("b"))
-	eventually(t, "the state is old", func() bool { return v.State().Age > 0 })
+	await.Until(t, "the state is old", func() bool { return v.State().Age > 0 })
 	v.untilNames("x/a")
 	w.mend()
 	v.untilNames("x/a, x/b")
-	eventually(t, "the state is fresh", func() bool { return v.State().Age == 0 })
+	await.Until(t, "the state is fresh", func() bool { return v.State().Age == 0 })
 }

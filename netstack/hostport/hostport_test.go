@@ -3,7 +3,6 @@ package hostport_test
 import (
 	"encoding/json"
 	"errors"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/hostport"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -19,17 +19,9 @@ import (
 
 func TestMain(m *testing.M) { userns.Main(m) }
 
-func prefixes(texts ...string) []netip.Prefix {
-	var list []netip.Prefix
-	for _, s := range texts {
-		list = append(list, netip.MustParsePrefix(s))
-	}
-	return list
-}
-
 var both = hostport.Config{
-	PodCIDRs: prefixes("10.244.1.0/24", "fd00:244:1::/64"),
-	Ranges:   prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
+	PodCIDRs: addresstest.Prefixes("10.244.1.0/24", "fd00:244:1::/64"),
+	Ranges:   addresstest.Prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
 	MTU:      1420, Owner: userns.Mapped(65532),
 }
 
@@ -139,7 +131,7 @@ func TestEnsure(t *testing.T) {
 	}
 
 	// The node has another range, and nothing of IPv6 any more.
-	w.ensure(t, hostport.Config{PodCIDRs: prefixes("10.244.7.0/24"), Ranges: prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
+	w.ensure(t, hostport.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Ranges: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
 	changed := w.device(t)
 	if changed.index != first.index || changed.mtu != 1300 || int(changed.owner) != userns.Mapped(1000) ||
 		!slices.Equal(changed.addrs, []string{"10.244.7.2/32"}) || !slices.Equal(changed.routes, []string{"10.244.0.0/16 via 169.254.1.1 src 10.244.7.2"}) {

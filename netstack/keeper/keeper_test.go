@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/fdpass"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // start runs a keeper on a socket of its own.
@@ -96,7 +97,7 @@ func openFiles(t *testing.T) map[string]int {
 // meanwhile.
 func nothingLeaked(t *testing.T, before map[string]int) {
 	t.Helper()
-	eventually(t, "every descriptor is closed", func() bool {
+	await.Until(t, "every descriptor is closed", func() bool {
 		for target, n := range openFiles(t) {
 			if n > before[target] {
 				return false
@@ -104,16 +105,6 @@ func nothingLeaked(t *testing.T, before map[string]int) {
 		}
 		return true
 	})
-}
-
-// eventually waits until a level is reached.
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
 }
 
 func TestPutGetListDelete(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // link joins two pods' devices: what one sends arrives at the other. observe sees each superframe and says whether it
@@ -275,7 +276,7 @@ func TestClose(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "writers write", func() bool { return wrote.Load() > 100 })
+	await.Until(t, "writers write", func() bool { return wrote.Load() > 100 })
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
@@ -286,7 +287,7 @@ func TestClose(t *testing.T) {
 	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("second Close: %v", err)
 	}
-	eventually(t, "the device goes", func() bool { return !contains(linkNames(t, ns), "eth0") })
+	await.Until(t, "the device goes", func() bool { return !contains(linkNames(t, ns), "eth0") })
 }
 
 func TestRunEndsWithDevice(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func newPoller(t *testing.T, loops int) *poll.Poller {
@@ -100,7 +101,7 @@ func TestPollerKeepsOrder(t *testing.T) {
 	}
 	sending.Wait()
 	for i := range counts {
-		eventually(t, "all frames arrive", func() bool { return counts[i].Load() == frames })
+		await.Until(t, "all frames arrive", func() bool { return counts[i].Load() == frames })
 	}
 	for _, x := range pods {
 		x.close(t)
@@ -130,10 +131,10 @@ func TestPollerWaiting(t *testing.T) {
 	for n := range uint32(50) {
 		other.say(t, n)
 	}
-	eventually(t, "the other pod is served meanwhile", func() bool { return count.Load() == 50 })
+	await.Until(t, "the other pod is served meanwhile", func() bool { return count.Load() == 50 })
 	close(release)
 	other.say(t, 50)
-	eventually(t, "and after", func() bool { return count.Load() == 51 })
+	await.Until(t, "and after", func() bool { return count.Load() == 51 })
 	stuck.close(t)
 	other.close(t)
 	if err := p.Close(); err != nil {

@@ -7,13 +7,13 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 var (
@@ -127,7 +127,7 @@ func TestCreatePod(t *testing.T) {
 	}
 
 	f.Close()
-	eventually(t, "the device goes with its descriptor", func() bool { return !contains(linkNames(t, ns), "eth0") })
+	await.Until(t, "the device goes with its descriptor", func() bool { return !contains(linkNames(t, ns), "eth0") })
 }
 
 func TestCreateIPv4Only(t *testing.T) {
@@ -311,15 +311,6 @@ func TestSelfTest(t *testing.T) {
 		// Before Linux 6.2 there is no USO.
 		if got != tc.got && got != tc.got&^tap.USO {
 			t.Errorf("asked for %s, works: %s", tc.want, got)
-		}
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
 		}
 	}
 }

@@ -13,19 +13,11 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // patience is for what must happen and takes long on a busy machine.
 const patience = 30 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
 
 // inMemory dials an upstream that is a goroutine, over UDP, for tests in which time is their own.
 func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, string) (net.Conn, error) {
@@ -67,7 +59,7 @@ func TestLoop(t *testing.T) {
 	pc, l, addr := listen(t)
 	s := answering(Options{Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
 	serveOn(t, s, pc, l)
-	eventually(t, "the loop is found", func() bool { return ask(t, addr, "udp", "example.com.", dns.TypeA).Rcode == dns.RcodeRefused })
+	await.Until(t, "the loop is found", func() bool { return ask(t, addr, "udp", "example.com.", dns.TypeA).Rcode == dns.RcodeRefused })
 }
 
 // One client's idle connections are as many as there may be. Another is answered at once, and the first loses the one

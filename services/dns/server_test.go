@@ -17,6 +17,7 @@ import (
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/dns/forward"
 )
@@ -283,7 +284,7 @@ func TestSet(t *testing.T) {
 	if m := s.reply(t.Context(), forward.Client{}, r); m.Rcode != dns.RcodeNameError {
 		t.Fatal(m)
 	}
-	c := Config{Services: []*Service{{Namespace: "default", Name: "new", ClusterIPs: addrs("10.96.0.77")}}}
+	c := Config{Services: []*Service{{Namespace: "default", Name: "new", ClusterIPs: addresstest.Addrs("10.96.0.77")}}}
 	s.Set(c)
 	if m := s.reply(t.Context(), forward.Client{}, r); text(m.Answer) != "new.default.svc.cluster.local. A 10.96.0.77" {
 		t.Error(m)

@@ -8,16 +8,10 @@ import (
 
 	"github.com/miekg/dns"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/dns/forward"
 )
-
-func addrs(ss ...string) (out []netip.Addr) {
-	for _, s := range ss {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
-}
 
 func endpointAt(addr, hostname string, port uint16) Endpoint {
 	return Endpoint{Addr: netip.MustParseAddr(addr), Hostname: hostname, Ports: []Port{{Name: "db", Protocol: packet.TCP, Port: port}}}
@@ -26,24 +20,24 @@ func endpointAt(addr, hostname string, port uint16) Endpoint {
 func testConfig() Config {
 	db := []Port{{Name: "db", Protocol: packet.TCP, Port: 5432}}
 	return Config{
-		Addrs: addrs("10.96.0.10", "fd96::a"),
+		Addrs: addresstest.Addrs("10.96.0.10", "fd96::a"),
 		Services: []*Service{
-			{Namespace: "default", Name: "kubernetes", ClusterIPs: addrs("10.96.0.1"), Ports: []Port{{Name: "https", Protocol: packet.TCP, Port: 443}}},
-			{Namespace: "default", Name: "dual", ClusterIPs: addrs("10.96.0.2", "fd96::2"),
+			{Namespace: "default", Name: "kubernetes", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: []Port{{Name: "https", Protocol: packet.TCP, Port: 443}}},
+			{Namespace: "default", Name: "dual", ClusterIPs: addresstest.Addrs("10.96.0.2", "fd96::2"),
 				Ports: []Port{{Name: "http", Protocol: packet.TCP, Port: 80}, {Name: "http", Protocol: packet.UDP, Port: 81}, {Protocol: packet.TCP, Port: 82}}},
 			{Namespace: "data", Name: "db", Ports: db, Endpoints: []Endpoint{
 				endpointAt("10.0.0.1", "db-0", 5432), endpointAt("fd00::1", "db-0", 5432), endpointAt("10.0.1.2", "", 5433)}},
 			{Namespace: "data", Name: "down", Ports: db},
 			{Namespace: "data", Name: "early", Ports: db, Endpoints: []Endpoint{endpointAt("10.0.2.2", "e", 1)}},
-			{Namespace: "data", Name: "named", ClusterIPs: addrs("10.96.0.3"), Ports: db, Endpoints: []Endpoint{endpointAt("10.0.3.1", "boss", 5432)}},
+			{Namespace: "data", Name: "named", ClusterIPs: addresstest.Addrs("10.96.0.3"), Ports: db, Endpoints: []Endpoint{endpointAt("10.0.3.1", "boss", 5432)}},
 			{Namespace: "default", Name: "ext", ExternalName: "www.example.com"},
 			{Namespace: "default", Name: "alias", ExternalName: "dual.default.svc.cluster.local"},
 			{Namespace: "default", Name: "circle", ExternalName: "circle.default.svc.cluster.local."},
 		},
 		Pods: []Pod{
-			{Namespace: "data", Addrs: addrs("10.0.0.1", "fd00::1")},
-			{Namespace: "lone", Addrs: addrs("10.0.9.9", "fd00::9")},
-			{Namespace: "lone", Addrs: addrs("192.0.2.1"), HostNetwork: true},
+			{Namespace: "data", Addrs: addresstest.Addrs("10.0.0.1", "fd00::1")},
+			{Namespace: "lone", Addrs: addresstest.Addrs("10.0.9.9", "fd00::9")},
+			{Namespace: "lone", Addrs: addresstest.Addrs("192.0.2.1"), HostNetwork: true},
 		},
 	}
 }
@@ -51,7 +45,7 @@ func testConfig() Config {
 // answering gives a Server that has testConfig. The endpoints of data/named are 10.0.3.1 and 10.0.3.2.
 func answering(o Options) *Server {
 	o.Serves = func(namespace, name string, a netip.Addr) bool {
-		return namespace == "data" && name == "named" && slices.Contains(addrs("10.0.3.1", "10.0.3.2"), a)
+		return namespace == "data" && name == "named" && slices.Contains(addresstest.Addrs("10.0.3.1", "10.0.3.2"), a)
 	}
 	s := New(o)
 	s.Set(testConfig())

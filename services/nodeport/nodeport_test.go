@@ -18,6 +18,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -55,7 +56,7 @@ func TestTCP(t *testing.T) {
 			t.Errorf("%s: %d bytes came back, want %d", host, len(got), len(want))
 		}
 	}
-	eventually(t, "connections are released", func() bool { return p.Stats().Conns == 0 })
+	await.Until(t, "connections are released", func() bool { return p.Stats().Conns == 0 })
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if got, want := w.dials[0], "tcp "+node4.String()+":0"; got != want {
@@ -228,7 +229,7 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("set again: %v", again)
 		}
 		other.Close()
-		eventually(t, "the port is opened once it is free", func() bool { return len(p.Problems()) == 0 })
+		await.Until(t, "the port is opened once it is free", func() bool { return len(p.Problems()) == 0 })
 		if proto == packet.TCP {
 			dialTCP(t, "127.0.0.1", taken)
 		}
@@ -313,7 +314,7 @@ func TestFamilies(t *testing.T) {
 		}
 	})
 	p.Set([]PortSpec{spec(freePort(t), packet.TCP)})
-	eventually(t, "only the node's family is listened on", func() bool { return p.Stats().Sockets == 1 })
+	await.Until(t, "only the node's family is listened on", func() bool { return p.Stats().Sockets == 1 })
 }
 
 func TestCloseCuts(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func dialUDP(t *testing.T, host string, port uint16) net.Conn {
@@ -81,7 +82,7 @@ func TestUDPMoves(t *testing.T) {
 	w.choose(0, nil)
 	w.state(2, packet.BackendGone)
 	c.Write([]byte("lost"))
-	eventually(t, "a session without backend ends", func() bool { return p.Stats().Sessions == 0 })
+	await.Until(t, "a session without backend ends", func() bool { return p.Stats().Sessions == 0 })
 }
 
 func TestUDPIdle(t *testing.T) {
@@ -92,14 +93,14 @@ func TestUDPIdle(t *testing.T) {
 	c := dialUDP(t, "127.0.0.1", port)
 	for range 2 {
 		// A session may end before its answer comes, on a busy machine.
-		eventually(t, "the backend answers", func() bool {
+		await.Until(t, "the backend answers", func() bool {
 			c.Write([]byte("a"))
 			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 			buf := make([]byte, 16)
 			n, _ := c.Read(buf)
 			return string(buf[:n]) == "one:a"
 		})
-		eventually(t, "the session ends", func() bool { return p.Stats().Sessions == 0 })
+		await.Until(t, "the session ends", func() bool { return p.Stats().Sessions == 0 })
 	}
 }
 

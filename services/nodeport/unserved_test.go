@@ -13,6 +13,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // both are the protocols that host sockets have.
@@ -178,7 +179,7 @@ func TestOpenWhileServed(t *testing.T) {
 	}
 	served(t, "udp", "127.0.0.1", port)
 	other.Close()
-	eventually(t, "the port is had again", func() bool { return len(p.Problems()) == 0 })
+	await.Until(t, "the port is had again", func() bool { return len(p.Problems()) == 0 })
 	served(t, "tcp", "127.0.0.1", port)
 }
 

@@ -189,15 +189,6 @@ func spec(port uint16, proto packet.Proto) PortSpec {
 	return PortSpec{Owner: "Service d/web", Port: port, Protocol: proto}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-	}
-}
-
 func dialTCP(t *testing.T, host string, port uint16) *net.TCPConn {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), 5*time.Second)

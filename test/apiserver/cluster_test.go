@@ -25,6 +25,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // agent is the part of one that talks to the cluster.
@@ -229,7 +230,7 @@ func TestCluster(t *testing.T) {
 	st := kube.NodeStatus{Name: "n1", PublicKey: "key", Endpoint: netip.MustParseAddrPort("192.0.2.1:51820"), Features: []string{"partial-checksums"}, Ready: true}
 	a.Publish(st)
 	var n corev1.Node
-	until(t, "published", func() bool {
+	await.Until(t, "published", func() bool {
 		n = corev1.Node{} // lists in JSON are filled up
 		p.must(http.MethodGet, "/api/v1/nodes/n1", nil, &n)
 		return n.Annotations[kube.PublicKeyAnnotation] == "key" && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
@@ -284,7 +285,7 @@ func TestCluster(t *testing.T) {
 	// Events, which the API server finds good and shows with the object.
 	a.Report(&objs, []kube.Problem{{Severity: kube.Error, Object: kube.Ref{Kind: "Service", Namespace: "default", Name: "web"}, Field: "spec.x", Message: "cannot be served"}}, nil)
 	var events corev1.EventList
-	until(t, "events", func() bool {
+	await.Until(t, "events", func() bool {
 		events = corev1.EventList{}
 		p.must(http.MethodGet, "/api/v1/namespaces/default/events", nil, &events)
 		events.Items = slices.DeleteFunc(events.Items, func(e corev1.Event) bool { return e.Source.Component != "tapestry" })
@@ -324,7 +325,7 @@ func TestRights(t *testing.T) {
 			return err != nil && strings.Contains(err.Error(), why)
 		}
 	}
-	until(t, "another node's key cannot be changed", refused(http.MethodPatch, "/api/v1/nodes/n2", keyPatch("stolen"), "an agent may change its own Node, n1, and no other"))
+	await.Until(t, "another node's key cannot be changed", refused(http.MethodPatch, "/api/v1/nodes/n2", keyPatch("stolen"), "an agent may change its own Node, n1, and no other"))
 	for what, ok := range map[string]func() bool{
 		"the spec cannot":        refused(http.MethodPatch, "/api/v1/nodes/n1", map[string]any{"spec": map[string]any{"unschedulable": true}}, "neither spec nor labels"),
 		"labels cannot":          refused(http.MethodPatch, "/api/v1/nodes/n1", map[string]any{"metadata": map[string]any{"labels": map[string]string{"a": "b"}}}, "neither spec nor labels"),
@@ -370,7 +371,7 @@ func TestRestarts(t *testing.T) {
 	if err := os.CopyFS(backup, os.DirFS(p.dir)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the agent has noticed", func() bool { h := a.State(); return h.Age > 0 && h.Err != nil && h.Synced })
+	await.Until(t, "the agent has noticed", func() bool { h := a.State(); return h.Age > 0 && h.Err != nil && h.Synced })
 	a.Publish(kube.NodeStatus{Name: "n1", PublicKey: "said while nobody listened", Ready: true})
 	p.start()
 	began := time.Now()
@@ -382,12 +383,12 @@ func TestRestarts(t *testing.T) {
 	if hasService(&before, "old") != hasService(&after, "old") {
 		t.Error("a Service that has not changed is not the same object any more")
 	}
-	until(t, "what was said meanwhile is there", func() bool {
+	await.Until(t, "what was said meanwhile is there", func() bool {
 		var n corev1.Node
 		p.must(http.MethodGet, "/api/v1/nodes/n1", nil, &n)
 		return n.Annotations[kube.PublicKeyAnnotation] == "said while nobody listened"
 	})
-	until(t, "the state is fresh again", func() bool { return a.State().Age == 0 })
+	await.Until(t, "the state is fresh again", func() bool { return a.State().Age == 0 })
 
 	p.stop()
 	if err := os.RemoveAll(filepath.Join(p.dir, "etcd")); err != nil {
@@ -407,7 +408,7 @@ func TestRestarts(t *testing.T) {
 	}
 	p.must(http.MethodPost, services, service("later"), nil)
 	a.sees("what comes after", func(objs *kube.Objects, _ []kube.Problem) bool { return hasService(objs, "later") != nil })
-	until(t, "the key is said again", func() bool {
+	await.Until(t, "the key is said again", func() bool {
 		var n corev1.Node
 		p.must(http.MethodGet, "/api/v1/nodes/n1", nil, &n)
 		return n.Annotations[kube.PublicKeyAnnotation] == "said while nobody listened"

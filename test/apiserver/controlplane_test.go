@@ -24,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // controlPlane is a program that a test starts and stops.
@@ -75,7 +77,7 @@ func (p *controlPlane) start() {
 		p.t.Fatal(err)
 	}
 	ready := filepath.Join(p.dir, "ready")
-	until(p.t, "the control plane is ready", func() bool { _, err := os.Stat(ready); return err == nil })
+	await.Until(p.t, "the control plane is ready", func() bool { _, err := os.Stat(ready); return err == nil })
 	p.t.Logf("control plane ready after %v", time.Since(began).Round(10*time.Millisecond))
 	var err error
 	if p.config, err = clientcmd.BuildConfigFromFlags("", p.kubeconfig()); err != nil {
@@ -184,21 +186,5 @@ func (p *controlPlane) apply(kinds ...string) {
 	}
 	if applied < len(kinds) {
 		p.t.Fatalf("of %q there are %d in our manifests", kinds, applied)
-	}
-}
-
-// until waits for what nobody tells.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not so: %s", what)
-		case <-tick.C:
-		}
 	}
 }

@@ -5,35 +5,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube/stage"
 )
-
-func addrs(ss ...string) (out []netip.Addr) {
-	for _, s := range ss {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
-}
 
 // twoNodes is a stage on two nodes, whose pods have both families and whose nodes have IPv4.
 func twoNodes() *stage.Stage {
 	return &stage.Stage{
 		Namespace: "t",
-		Nodes:     []stage.Node{{Name: "n1", Addrs: addrs("192.0.2.1")}, {Name: "n2", Addrs: addrs("192.0.2.2")}},
+		Nodes:     []stage.Node{{Name: "n1", Addrs: addresstest.Addrs("192.0.2.1")}, {Name: "n2", Addrs: addresstest.Addrs("192.0.2.2")}},
 		Pods: map[string]stage.Pod{
-			"client": {Node: "n1", Addrs: addrs("10.244.1.3", "fd00::1:3")}, "near": {Node: "n1", Addrs: addrs("10.244.1.4", "fd00::1:4")},
-			"far": {Node: "n2", Addrs: addrs("10.244.2.3", "fd00::2:3")}, "host": {Node: "n1", Addrs: addrs("192.0.2.1"), HostNetwork: true},
+			"client": {Node: "n1", Addrs: addresstest.Addrs("10.244.1.3", "fd00::1:3")}, "near": {Node: "n1", Addrs: addresstest.Addrs("10.244.1.4", "fd00::1:4")},
+			"far": {Node: "n2", Addrs: addresstest.Addrs("10.244.2.3", "fd00::2:3")}, "host": {Node: "n1", Addrs: addresstest.Addrs("192.0.2.1"), HostNetwork: true},
 		},
 		Services: map[string]stage.Service{
-			"near": {Addrs: addrs("10.96.0.3", "fd96::3"), TCP: 30001, UDP: 30002}, "far": {Addrs: addrs("10.96.0.4", "fd96::4"), TCP: 30003, UDP: 30004},
-			"both": {Addrs: addrs("10.96.0.5", "fd96::5"), TCP: 30005, UDP: 30006},
+			"near": {Addrs: addresstest.Addrs("10.96.0.3", "fd96::3"), TCP: 30001, UDP: 30002}, "far": {Addrs: addresstest.Addrs("10.96.0.4", "fd96::4"), TCP: 30003, UDP: 30004},
+			"both": {Addrs: addresstest.Addrs("10.96.0.5", "fd96::5"), TCP: 30005, UDP: 30006},
 		},
 	}
 }

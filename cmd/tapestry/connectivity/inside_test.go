@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube/stage"
 )
 
@@ -40,7 +41,7 @@ func TestInside(t *testing.T) {
 	s.Nodes = nil
 	delete(s.Pods, "far")
 	for name, p := range s.Pods {
-		p.Addrs = addrs("127.0.0.1", "::1")
+		p.Addrs = addresstest.Addrs("127.0.0.1", "::1")
 		s.Pods[name] = p
 	}
 	asked := map[string]int{}

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube"
 )
 
@@ -111,11 +112,11 @@ func TestLies(t *testing.T) {
 		// Which addresses nodes may have.
 		{what: "public among public", self: "self S 10.244.1.0/24 203.0.113.1", states: []state{{made(1, "pub P 10.244.2.0/24 198.51.100.2 192.168.0.2 2001:db8::2")}},
 			want: []string{"pub P 10.244.2.0/24 198.51.100.2 192.168.0.2"}, told: "Node pub: status.addresses[2].address: 2001:db8::2 is a public address"},
-		{what: "inside of the list", rules: prefixes("192.168.0.0/24", "8.8.0.0/16"), states: []state{{made(1, "web W 10.244.2.0/24 192.168.0.2 8.8.8.8")}},
+		{what: "inside of the list", rules: addresstest.Prefixes("192.168.0.0/24", "8.8.0.0/16"), states: []state{{made(1, "web W 10.244.2.0/24 192.168.0.2 8.8.8.8")}},
 			want: []string{"web W 10.244.2.0/24 192.168.0.2 8.8.8.8"}},
-		{what: "outside of the list", rules: prefixes("192.168.0.0/24", "fd01::/64"), states: []state{{made(1, "web W 10.244.2.0/24 192.168.1.2 fd01::2")}},
+		{what: "outside of the list", rules: addresstest.Prefixes("192.168.0.0/24", "fd01::/64"), states: []state{{made(1, "web W 10.244.2.0/24 192.168.1.2 fd01::2")}},
 			want: []string{"web W 10.244.2.0/24 fd01::2"}, told: "192.168.1.2 lies in none of the ranges of nodes (--node-cidr: 192.168.0.0/24, fd01::/64)"},
-		{what: "in the list and special", rules: prefixes("0.0.0.0/0", "::/0"), states: []state{{made(1, "liar L 10.244.2.0/24 168.63.129.16")}},
+		{what: "in the list and special", rules: addresstest.Prefixes("0.0.0.0/0", "::/0"), states: []state{{made(1, "liar L 10.244.2.0/24 168.63.129.16")}},
 			want: []string{"liar L 10.244.2.0/24"}, told: "168.63.129.16 is where a cloud hands out credentials"},
 
 		// What another has.
@@ -175,7 +176,7 @@ func TestLies(t *testing.T) {
 				nodes = append(slices.Clone(nodes), made(3, own))
 				sortNodes(nodes)
 				problems = nil
-				got = p.Judge(Question{Nodes: nodes, Services: prefixes("10.96.0.0/12"), Servers: []netip.Addr{netip.MustParseAddr("192.168.0.100")}}, &problems)
+				got = p.Judge(Question{Nodes: nodes, Services: addresstest.Prefixes("10.96.0.0/12"), Servers: []netip.Addr{netip.MustParseAddr("192.168.0.100")}}, &problems)
 				test.want = append(slices.DeleteFunc(test.want, func(s string) bool { return s == own }), own)
 			}
 			var lines []string
@@ -193,14 +194,6 @@ func TestLies(t *testing.T) {
 			}
 		})
 	}
-}
-
-func prefixes(texts ...string) []netip.Prefix {
-	var list []netip.Prefix
-	for _, text := range texts {
-		list = append(list, netip.MustParsePrefix(text))
-	}
-	return list
 }
 
 // TestDecideTwin compares with the obvious way: a claim is kept when it overlaps none of those kept before it.

@@ -1,0 +1,20 @@
+// Package addresstest writes lists of addresses and ranges as tests like them. What is no address ends the test with a panic.
+package addresstest
+
+import "net/netip"
+
+// Addrs parses addresses.
+func Addrs(texts ...string) (list []netip.Addr) {
+	for _, s := range texts {
+		list = append(list, netip.MustParseAddr(s))
+	}
+	return list
+}
+
+// Prefixes parses ranges.
+func Prefixes(texts ...string) (list []netip.Prefix) {
+	for _, s := range texts {
+		list = append(list, netip.MustParsePrefix(s))
+	}
+	return list
+}
