@@ -24,7 +24,7 @@ import (
 
 const (
 	// patience is how long anything that has to come about may take.
-	patience = 15 * time.Second
+	patience = time.Minute
 	// testTime is how long a test on one lab may take.
 	testTime = 90 * time.Second
 )

@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("XDG_RUNTIME_DIR", dir)
-	exe := filepath.Join(dir, "tapestry")
+	exe := filepath.Join(dir, "bin", "tapestry") // tapestry itself is the folder of the labs
 	if out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the product: %v: %s\n", err, out)
 		return 1
