@@ -58,6 +58,29 @@ func TestEgressPing(t *testing.T) {
 			}
 		}
 	}
+	// One that may not be fragmented and does not fit the path is told the size that does.
+	outsideMTU(t, 1300)
+	for _, to := range outsideAddrs {
+		fd, sa := pingSocket(t, ns, to)
+		level, opt, value := unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO
+		if to.Is4() {
+			level, opt, value = unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO
+		}
+		if err := unix.SetsockoptInt(fd, level, opt, value); err != nil {
+			t.Fatal(err)
+		}
+		echo := make([]byte, 1360)
+		if echo[0] = 8; !to.Is4() {
+			echo[0] = 128
+		}
+		if err := unix.Sendto(fd, echo, 0, sa); err != nil {
+			t.Fatalf("%s: %v", to, err)
+		}
+		if err := failure(t, fd); err != unix.EMSGSIZE {
+			t.Errorf("%s: the pod heard %v, want %v", to, err, unix.EMSGSIZE)
+		}
+	}
+	outsideMTU(t, 65536)
 	// Why somebody is not reached is told of small and large pings.
 	waysOutside(t)
 	for _, w := range ways {

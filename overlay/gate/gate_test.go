@@ -28,6 +28,18 @@ func (g *Gate) passed(n int, from string, msg []byte) (passed int) {
 	return passed
 }
 
+// apart gives n addresses of strangers that share no rate with one another.
+func (g *Gate) apart(n int) (all []string) {
+	used := map[*charges]bool{}
+	for a := netip.MustParseAddr("203.0.113.1"); len(all) < n; a = a.Next() {
+		if who := g.stranger(a); !used[who] {
+			used[who] = true
+			all = append(all, netip.AddrPortFrom(a, 7).String())
+		}
+	}
+	return all
+}
+
 func initiation() []byte {
 	msg := make([]byte, device.MessageInitiationSize)
 	msg[0], msg[4] = initiationMessage, 77
@@ -80,10 +92,11 @@ func TestGateProof(t *testing.T) {
 	g, _ := stopped(key)
 	var peer device.CookieGenerator
 	peer.Init(key)
-	const from = "203.0.113.1:7"
+	strangers := g.apart(5)
+	from := strangers[0]
 	msg := initiation()
-	g.passed(strangerRate/2, "203.0.113.5:7", msg)
-	if pass, answer := g.Admit(msg, netip.MustParseAddrPort("203.0.113.5:7")); pass || answer != nil {
+	g.passed(strangerRate/2, strangers[4], msg)
+	if pass, answer := g.Admit(msg, netip.MustParseAddrPort(strangers[4])); pass || answer != nil {
 		t.Fatalf("without the first MAC: passes %v, answer %x", pass, answer)
 	}
 	peer.AddMacs(msg)
@@ -103,19 +116,19 @@ func TestGateProof(t *testing.T) {
 	if pass, _ := g.Admit(msg, netip.MustParseAddrPort(from)); !pass {
 		t.Error("a handshake with proof does not pass")
 	}
-	if pass, _ := g.Admit(msg, netip.MustParseAddrPort("203.0.113.2:7")); !pass {
+	if pass, _ := g.Admit(msg, netip.MustParseAddrPort(strangers[1])); !pass {
 		t.Error("a stranger's first does not pass")
 	}
-	g.passed(100, "203.0.113.3:7", msg)
-	if pass, _ := g.Admit(msg, netip.MustParseAddrPort("203.0.113.3:7")); pass {
+	g.passed(100, strangers[2], msg)
+	if pass, _ := g.Admit(msg, netip.MustParseAddrPort(strangers[2])); pass {
 		t.Error("a proof is good for another address")
 	}
 	if n := g.passed(5000, from, msg); n > provenRate {
 		t.Errorf("%d with proof pass at once", n)
 	}
 	other := append([]byte{cookieMessage, 0, 0, 0}, make([]byte, 60)...)
-	g.passed(100, "203.0.113.4:7", other)
-	if pass, answer := g.Admit(other, netip.MustParseAddrPort("203.0.113.4:7")); pass || answer != nil {
+	g.passed(100, strangers[3], other)
+	if pass, answer := g.Admit(other, netip.MustParseAddrPort(strangers[3])); pass || answer != nil {
 		t.Errorf("a flood of cookies: passes %v, answer %x", pass, answer)
 	}
 }
