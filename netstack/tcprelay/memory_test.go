@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // open opens a connection from a pod's address and port to a server that is there already. It gives the numbers both
@@ -44,11 +45,13 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 	if got := s.r.Stats(); got.Conns != n || got.Opening != 0 || got.Bytes != 0 {
 		t.Fatalf("%+v", got)
 	}
-	each := (heap() - before) / n
+	// Of what tests before left to their goroutines, some is freed late on a busy machine.
+	var each int64
+	await.Until(t, "an idle connection takes 2500 bytes at most", func() bool {
+		each = (int64(heap()) - int64(before)) / n
+		return each <= 2500
+	})
 	t.Logf("%d bytes each", each)
-	if each > 2500 {
-		t.Errorf("an idle connection takes %d bytes", each)
-	}
 }
 
 // What a pod does not acknowledge, or a server does not read, is bounded, and costs others nothing.
