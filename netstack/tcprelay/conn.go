@@ -27,13 +27,16 @@ const (
 // Notes left for the one that pumps. Those that end the connection come first.
 const (
 	podGone   uint32 = 1 << iota // the pod reset it, or is no more
-	hostGone                     // the host's socket failed
+	hostGone                     // the host's socket failed, and has nothing for the pod any more
 	aborted                      // we end it
 	hostReady                    // connect(2) is done
 	asked                        // the pod's SYN came again
 	probed                       // the pod asks whether the far end lives
 	lostOne                      // three duplicate acknowledgements
 	podDeaf                      // the pod hears no more, and has said everything
+	podFull                      // the pod has no room for what is on its way, and says so
+	hostDeaf                     // the host's socket takes nothing any more
+	broken                       // the host's socket has an error, or has ended both ways
 	stale                        // the pod answered our SYN for an older connection
 	timeUp                       // the timer went off
 	fatal     = podGone | hostGone | aborted
@@ -135,6 +138,7 @@ func (c *conn) Ready(events uint32, buf []byte) []byte {
 	c.armed.Lock()
 	if events&poll.Fail != 0 {
 		events |= c.armed.events
+		c.note(broken)
 	}
 	if c.armed.events &^= events; c.armed.events != 0 {
 		c.armed.watch.Arm(c.armed.events)
@@ -218,6 +222,9 @@ func (c *conn) step() bool {
 	if notes&asked != 0 {
 		c.to.deadline = c.r.now() + openTimeout
 	}
+	if notes&podFull != 0 {
+		c.to.deadline = c.r.now() + giveUp
+	}
 	if notes&timeUp != 0 && !c.overdue() {
 		return c.end(aborted)
 	}
@@ -246,6 +253,9 @@ func (c *conn) step() bool {
 		if !c.podLives(notes) {
 			return c.end(aborted)
 		}
+		if c.lost(notes) {
+			return c.end(hostGone)
+		}
 		if errno := c.carry(); errno != 0 {
 			return c.end(hostGone)
 		}
@@ -254,6 +264,14 @@ func (c *conn) step() bool {
 		}
 	}
 	return true
+}
+
+// lost reports whether the socket can no longer end as streams should, and the pod has heard all it had. Where there is
+// more, carry finds out when it has read that.
+func (c *conn) lost(notes uint32) bool {
+	t := &c.to
+	t.cut = t.cut || notes&hostDeaf != 0
+	return t.fin && (t.cut || notes&broken != 0 && connected(c.fd) != 0)
 }
 
 // hush gives up what the pod should still hear.
@@ -330,7 +348,8 @@ func (c *conn) unreachable(kind packet.ICMPError) {
 	}
 }
 
-// reset tells the pod. A SYN that was not answered yet is refused (RFC 9293 3.10.7.1).
+// reset tells the pod. A SYN that was not answered yet is refused (RFC 9293 3.10.7.1). A pod that had no room for what
+// is on its way believes a reset only before that, any other only behind it (RFC 5961 3.2).
 func (c *conn) reset(was state) {
 	h := packet.TCPHeader{Seq: c.next.Load(), Ack: uint32(c.received.Load() >> 32), Flags: packet.RST | packet.ACK}
 	switch was {
@@ -338,6 +357,12 @@ func (c *conn) reset(was state) {
 		h.Seq = 0
 	case greeting:
 		h.Flags = packet.RST
+	case open:
+		if acked := uint32(c.acked.Load() >> 32); acked != h.Seq {
+			before := h
+			before.Seq = acked
+			c.emit(c.to.head[:], 0, &before)
+		}
 	}
 	c.emit(c.to.head[:], 0, &h)
 }

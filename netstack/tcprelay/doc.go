@@ -42,6 +42,13 @@
 // other way round nothing is seen of the far end's probes, which the host's kernel answers: here a pod that says
 // nothing for half a minute is asked, and given up when it does not answer for two.
 //
+// # How it ends
+//
+// The end of a stream is passed on as that, and a reset as a reset, also one that comes after the end. A far end that
+// takes no more has perhaps said something before: that comes to the pod, as it makes room for it, and then the reset.
+// Until then nothing of what the pod says is acknowledged. A pod that has no room is asked for ever, as long as it
+// answers.
+//
 // # Who may have how much
 //
 // Each connection is charged to who began it, a pod or a client's network, and so is the memory of what its receiver

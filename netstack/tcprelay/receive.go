@@ -42,6 +42,7 @@ type podStream struct {
 	kept    []*chunk
 	keptLen int
 	short   bool // there was no memory for more
+	deaf    bool // the socket takes nothing any more: what the pod says is lost, and not acknowledged
 
 	// What the pod acknowledged last.
 	lastAck, lastWindow uint32
@@ -135,6 +136,9 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		}
 		return do
 	}
+	if f.deaf {
+		return do
+	}
 	fin := flags&packet.FIN != 0
 	bulk := !fin && p.Buf != nil && c.bulk(seq, len(payload))
 	if bulk {
@@ -145,7 +149,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	if len(f.gathered) > 0 {
 		do |= answer
 		if !c.flush(turn) {
-			c.note(hostGone)
+			c.deafen()
 			return do | work
 		}
 	}
@@ -203,7 +207,14 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 		}
 		c.opened()
 	}
+	full := wnd == 0 && ack != c.next.Load()
+	if full { // it lives, and will make room when it likes (RFC 9293 3.8.6.1)
+		c.note(podFull)
+	}
 	if ack == f.lastAck && wnd == f.lastWindow {
+		if full {
+			return work
+		}
 		if !bare || ack == c.next.Load() {
 			return 0
 		}
@@ -230,7 +241,7 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	}
 	before := f.next
 	if !c.takeNext(seq, b, fin) {
-		c.note(hostGone)
+		c.deafen()
 		return work
 	}
 	late := len(f.early) > 0
@@ -240,7 +251,7 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 		f.earlyLen -= len(e.b)
 		c.account.give(len(e.b))
 		if !c.takeNext(e.seq, e.b, e.fin) {
-			c.note(hostGone)
+			c.deafen()
 			return work
 		}
 	}
@@ -398,10 +409,11 @@ func (c *conn) drain() {
 		if errno != 0 {
 			if errno == unix.EAGAIN {
 				c.arm(poll.Out)
-			} else {
-				c.note(hostGone)
+				break
 			}
-			break
+			c.deafen()
+			c.mu.Unlock()
+			return // to who pumps
 		}
 		k.done += n
 		f.keptLen -= n
@@ -431,6 +443,15 @@ func (c *conn) finish() todo {
 	_ = unix.Shutdown(c.fd, unix.SHUT_WR) // it fails where the far end was faster, and that is heard of by reading
 	c.shut.Store(true)
 	return work
+}
+
+// deafen notes that the socket takes nothing any more, and gives up what it did not take. What it has is still brought
+// to the pod, which is reset then: a far end that hangs up may have answered before. The caller holds mu, and has who
+// pumps see to it.
+func (c *conn) deafen() {
+	c.releaseFrom()
+	c.from.deaf = true
+	c.note(hostDeaf)
 }
 
 // releaseFrom gives the memory of the pod's stream back.

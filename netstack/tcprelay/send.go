@@ -39,6 +39,7 @@ type hostStream struct {
 	room       uint32 // the pod's window
 	mss, limit int    // what a segment and a superframe carry at most
 	fin        bool   // the stream ended, and the pod was told: with nxt-1
+	cut        bool   // the socket takes nothing any more; when it has nothing any more either, the pod is reset
 	recover    uint32 // where nxt was when something was lost
 	recovering bool
 
@@ -88,7 +89,7 @@ func (c *conn) carry() unix.Errno {
 		switch {
 		case errno == unix.EINTR:
 			continue
-		case errno == unix.EAGAIN:
+		case errno == unix.EAGAIN && !t.cut:
 			c.arm(poll.In)
 			return 0
 		case errno == noMemory:
@@ -96,6 +97,8 @@ func (c *conn) carry() unix.Errno {
 			return 0
 		case errno != 0:
 			return errno
+		case n == 0 && t.cut:
+			return unix.ECONNRESET
 		case n == 0:
 			c.bye()
 			return 0
@@ -236,6 +239,7 @@ func (c *conn) bye() {
 	c.next.Store(t.nxt)
 	c.await(minTimeout)
 	c.sendFin()
+	c.arm(0) // the far end may reset the connection still
 }
 
 func (c *conn) sendFin() {

@@ -74,14 +74,17 @@ func (c *conn) flush(t *Turn) bool {
 		n, errno = sendmsg(c.fd, &t.msg)
 	}
 	t.iov = [maxGathered]unix.Iovec{}
+	if errno != 0 {
+		n = 0
+	}
 	if errno == unix.EAGAIN {
-		n, errno = 0, 0
+		errno = 0
 	}
 	for i, g := range f.gathered {
 		done := min(n, len(g.b))
 		n -= done
-		if lost := len(g.b) - done; errno == 0 && lost > 0 {
-			if !f.short {
+		if lost := len(g.b) - done; lost > 0 {
+			if errno == 0 && !f.short {
 				lost -= c.keep(g.b[done:])
 			}
 			f.next -= uint32(lost) // the pod says it again
@@ -105,10 +108,13 @@ func (t *Turn) End() {
 		c.mu.Lock()
 		some := len(c.from.gathered) > 0 // nothing when it ended meanwhile
 		good := c.flush(t)
+		if !good {
+			c.deafen()
+		}
 		c.mu.Unlock()
 		switch {
 		case !good:
-			c.kill(hostGone)
+			c.pump()
 		case some:
 			c.acknowledge()
 		}
