@@ -23,10 +23,10 @@
 //
 // TCP. A client that comes just as the last backend goes, before the socket is closed, is reset, not closed, for an
 // orderly close would look like an answer. Both directions are copied until both are at their end; the end of one is
-// passed on as a half-close, a failure as a reset.
+// passed on as a half-close, a failure as a reset, behind what the end that failed had said before.
 //
 // UDP. One session per client and local address: a connected socket in the cluster and a goroutine for the replies,
-// which leave from the local address that the client wrote to (IP_PKTINFO). Before each datagram the session's backend
+// which leave from the local address that the client wrote to (IP_PKTINFO), if that names one host. Before each datagram the session's backend
 // is looked at, and one that is not ready is left for a fresh choice. Sessions end when idle, and the one idle for
 // longest makes room when there are too many. They end with their socket, too: without it no reply could leave.
 //

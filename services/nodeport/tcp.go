@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,27 +81,45 @@ func addrPort(a net.Addr) (netip.AddrPort, error) {
 	return netip.ParseAddrPort(a.String())
 }
 
-// splice copies both ways until both directions ended, and closes both connections.
+// lastWords bounds how long a connection that takes no more is still read. One that is gone ends by itself.
+const lastWords = time.Minute
+
+// splice copies both ways until both directions ended, and closes both connections: with resets, unless both ends were
+// orderly.
 func splice(a, b net.Conn) {
 	var wg sync.WaitGroup
-	wg.Go(func() { forward(a, b) })
-	forward(b, a)
+	end, back := abort, false
+	wg.Go(func() { back = forward(a, b) })
+	forth := forward(b, a)
 	wg.Wait()
-	a.Close()
-	b.Close()
+	if back && forth {
+		end = func(c io.Closer) { c.Close() }
+	}
+	end(a)
+	end(b)
 }
 
-// forward copies to dst what src says. An orderly end is passed on as such, anything else resets both.
-func forward(dst, src net.Conn) {
-	if err := copyConn(dst, src); err != nil {
+// forward copies to dst what src says. An orderly end is passed on as such, and reported. Where src failed, both are
+// reset at once. A dst that takes no more has perhaps said something before, which the other direction brings to src.
+func forward(dst, src net.Conn) (orderly bool) {
+	switch err := copyConn(dst, src); {
+	case err == nil:
+		if c, ok := dst.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+			dst.Close()
+		}
+		return true
+	case isWrite(err) && dst.SetReadDeadline(time.Now().Add(lastWords)) == nil:
+	default:
 		abort(dst)
 		abort(src)
-		return
 	}
-	if c, ok := dst.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
-		return
-	}
-	dst.Close()
+	return false
+}
+
+// isWrite tells the errors of writing from those of reading.
+func isWrite(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "write"
 }
 
 // abort closes with a reset where the connection knows how to.

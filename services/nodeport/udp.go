@@ -50,8 +50,9 @@ func newUDPSocket(pc net.PacketConn, local netip.AddrPort) (socket, error) {
 	return u, nil
 }
 
-// localAddr takes the address a datagram was sent to out of its control messages (ip(7), RFC 3542 6.2). The parsers of
-// x/net would allocate for each datagram.
+// localAddr takes the address of ours that answers a datagram out of its control messages (ip(7), RFC 3542 6.2): the
+// one it was sent to, or, where that is a broadcast or multicast address, one of the same interface, or none. The
+// parsers of x/net would allocate for each datagram.
 func (u *udpSocket) localAddr(oob []byte) netip.Addr {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
@@ -60,9 +61,11 @@ func (u *udpSocket) localAddr(oob []byte) netip.Addr {
 		}
 		switch {
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			return netip.AddrFrom4([4]byte(data[8:12])) // ipi_addr
+			return netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			return netip.AddrFrom16([16]byte(data[:16])).Unmap() // ipi6_addr
+			if a := netip.AddrFrom16([16]byte(data[:16])).Unmap(); !a.IsMulticast() { // ipi6_addr
+				return a
+			}
 		}
 		oob = rest
 	}
@@ -80,7 +83,7 @@ func (u *udpSocket) from(a netip.Addr) []byte {
 	return (&ipv6.ControlMessage{Src: a.AsSlice()}).Marshal()
 }
 
-// sessionKey names a session: the client, and the local address it wrote to.
+// sessionKey names a session: the client, and the local address that answers it.
 type sessionKey struct {
 	client netip.AddrPort
 	local  netip.Addr

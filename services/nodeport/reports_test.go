@@ -1,0 +1,140 @@
+package nodeport
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// Who asks by broadcast, as a DHCP client does, is answered from an address of the node: of a broadcast address nothing
+// can be sent.
+func TestUDPBroadcast(t *testing.T) {
+	w, p := newWorld(t)
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // Go's sockets may broadcast
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	for _, to := range []string{"127.255.255.255", "127.0.0.1"} {
+		if _, err := c.WriteToUDPAddrPort([]byte(to), netip.AddrPortFrom(netip.MustParseAddr(to), port)); err != nil {
+			t.Fatal(err)
+		}
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		buf := make([]byte, 64)
+		n, from, err := c.ReadFromUDPAddrPort(buf)
+		if err != nil || string(buf[:n]) != "one:"+to || from.Addr() != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("to %s: %q came from %s, %v", to, buf[:n], from, err)
+		}
+	}
+}
+
+// Which address an answer may leave from.
+func TestReplyAddress(t *testing.T) {
+	u4, u6 := &udpSocket{is4: true}, &udpSocket{}
+	to4 := func(to string) []byte {
+		return unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: 1, Spec_dst: [4]byte{192, 0, 2, 1}, Addr: netip.MustParseAddr(to).As4()})
+	}
+	to6 := func(to string) []byte {
+		return unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: 1, Addr: netip.MustParseAddr(to).As16()})
+	}
+	for _, c := range []struct {
+		name string
+		u    *udpSocket
+		oob  []byte
+		want string
+	}{
+		{"unicast", u4, to4("192.0.2.1"), "192.0.2.1"},
+		{"broadcast", u4, to4("255.255.255.255"), "192.0.2.1"},
+		{"multicast", u4, to4("224.0.0.1"), "192.0.2.1"},
+		{"IPv6", u6, to6("2001:db8::1"), "2001:db8::1"},
+		{"IPv6 multicast", u6, to6("ff02::1"), "invalid IP"},
+		{"nothing", u4, nil, "invalid IP"},
+	} {
+		if got := c.u.localAddr(c.oob).String(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// A backend that takes no more has perhaps answered before: its answer arrives, and the reset after it.
+func TestAnswerBeforeReset(t *testing.T) { synctest.Test(t, answerBeforeReset) }
+
+func answerBeforeReset(t *testing.T) {
+	failed := make(chan struct{})
+	backend := &scripted{write: func([]byte) (int, error) {
+		close(failed)
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: unix.ECONNRESET}
+	}}
+	client := &scripted{}
+	said := 0
+	backend.read = func(b []byte) (int, error) {
+		<-failed
+		switch said++; {
+		case said == 1:
+			synctest.Wait() // the other direction has done what it does
+			if backend.isClosed() {
+				return 0, net.ErrClosed
+			}
+			return copy(b, "413 too large"), nil
+		default:
+			return 0, &net.OpError{Op: "read", Net: "tcp", Err: unix.ECONNRESET}
+		}
+	}
+	client.read = func(b []byte) (int, error) { return copy(b, "much"), nil }
+	var got []byte
+	client.write = func(b []byte) (int, error) { got = append(got, b...); return len(b), nil }
+	splice(client, backend)
+	if string(got) != "413 too large" {
+		t.Errorf("the client heard %q", got)
+	}
+	if !client.isReset() || !backend.isReset() {
+		t.Error("the end was passed on as if it were orderly")
+	}
+}
+
+// scripted is a connection of which the test says everything.
+type scripted struct {
+	net.Conn
+	read, write   func([]byte) (int, error)
+	mu            sync.Mutex
+	reset, closed bool
+}
+
+var _ io.ReadWriteCloser = (*scripted)(nil)
+
+func (s *scripted) Read(b []byte) (int, error)  { return s.read(b) }
+func (s *scripted) Write(b []byte) (int, error) { return s.write(b) }
+
+func (s *scripted) SetReadDeadline(time.Time) error { return nil }
+
+func (s *scripted) SetLinger(sec int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("closed")
+	}
+	s.reset = sec == 0
+	return nil
+}
+
+func (s *scripted) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	return nil
+}
+
+func (s *scripted) isReset() bool  { s.mu.Lock(); defer s.mu.Unlock(); return s.reset }
+func (s *scripted) isClosed() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.closed }
