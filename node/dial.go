@@ -2,21 +2,28 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 )
 
-// dial reaches an endpoint as nobody in particular.
+// dial reaches an endpoint for Ingress, as nobody in particular.
 func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, err
+	}
+	if isOwn(&n.Config().Netstack, *n.hostAddrs.Load(), to.Addr()) && n.ingressAt.at(to) {
+		return nil, fmt.Errorf("connect to endpoint %s: it is where this node serves Ingress itself", to)
 	}
 	return n.dialAs(ctx, network, netip.AddrPort{}, to)
 }
 
 // dialAs reaches an endpoint as client, by the rules of reach.
 func (n *Node) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	if why := tail(&n.Config().Netstack, *n.hostAddrs.Load(), n.table.Load(), network, to); why != "" {
+		return nil, fmt.Errorf("connect to endpoint %s: %s", to, why)
+	}
 	w := reach(&n.Config().Netstack, client, to)
 	if w.kernel {
 		return new(net.Dialer).DialContext(ctx, network, to.String())
@@ -39,10 +46,12 @@ func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.Add
 
 // ServeHTTP serves Ingress on l until ctx ends, and closes l.
 func (n *Node) ServeHTTP(ctx context.Context, l net.Listener) error {
+	defer n.ingressAt.add(l)()
 	return n.ingress.ServeHTTP(ctx, l)
 }
 
 // ServeHTTPS is ServeHTTP with TLS in front.
 func (n *Node) ServeHTTPS(ctx context.Context, l net.Listener) error {
+	defer n.ingressAt.add(l)()
 	return n.ingress.ServeHTTPS(ctx, l)
 }

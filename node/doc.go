@@ -20,5 +20,5 @@
 // # Who sees whom
 //
 // Where a connection from a host socket goes, and as whom, is decided by reach.go alone (docs/architecture.md,
-// decision 6).
+// decision 6). Where none may go, since an EndpointSlice leads it back to where it came from, tail.go says.
 package node

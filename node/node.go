@@ -105,6 +105,8 @@ type Node struct {
 	table     atomic.Pointer[services.Table]
 	hostAddrs atomic.Pointer[[]netip.Addr]
 
+	ingressAt listeners
+
 	setting sync.Mutex // held by all that sets a part, and by Close; guards inForce and closed
 	inForce bool       // Set has been called
 	closed  bool

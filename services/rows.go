@@ -61,6 +61,11 @@ func (t *Table) NodePorts() []NodePort {
 	return ports
 }
 
+// HasNodePort reports whether a Service has the node port in a family, whoever it serves.
+func (t *Table) HasNodePort(is4 bool, port uint16, proto packet.Proto) bool {
+	return t.find(nodePortKey(is4, port, proto)) != nil
+}
+
 func (t *Table) served(f *front) Served {
 	sets := t.units[f.service].sets
 	switch {

@@ -1,0 +1,100 @@
+package node_test
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/node/nodetest"
+	"tapestry.dev/tapestry/services"
+)
+
+// endpointAt has a Service with a NodePort whose one endpoint is at an address that somebody wrote.
+func endpointAt(name string, nodePort uint16, to netip.AddrPort) *services.Service {
+	s := web(nodePort)
+	s.Name, s.ClusterIPs = name, []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 1, byte(nodePort)})}
+	s.Endpoints = []services.Endpoint{{
+		Addr: to.Addr(), ID: to.Addr().String(), Ready: true, Serving: true,
+		Ports: []services.EndpointPort{{Name: "p", Protocol: packet.TCP, Port: to.Port()}, {Name: "p", Protocol: packet.UDP, Port: to.Port()}},
+	}}
+	return s
+}
+
+// converseWith says hello at a host socket, and gives what comes back.
+func converseWith(at netip.AddrPort) ([]byte, error) {
+	conn, err := net.DialTimeout("tcp", at.String(), patience)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Write([]byte("hello\x00")); err != nil {
+		return nil, err
+	}
+	got := make([]byte, 100)
+	n, err := conn.Read(got)
+	return got[:n], err
+}
+
+// Whoever comes by a NodePort gets no further by an endpoint that is a Service's address, and none leads back to a
+// NodePort: the client is cut off, and nothing is sent on.
+func TestEndpointsOfUsers(t *testing.T) {
+	c := nodetest.New(t, 2)
+	m := c.Members[0]
+	p := c.Members[1].Pod(3)
+	serve(t, p, 8080)
+	host := m.HostPort()
+	m.SetHostAddrs(m.Addr, netip.MustParseAddr("172.17.0.1"))
+	c.Serve(
+		endpointAt("a", 30081, netip.MustParseAddrPort("10.96.0.80:80")), // web's
+		endpointAt("b", 30082, netip.MustParseAddrPort("10.96.0.10:53")),
+		endpointAt("c", 30083, netip.MustParseAddrPort("10.244.1.2:30083")), // this host, by its host Port
+		endpointAt("d", 30084, netip.MustParseAddrPort("172.17.0.1:30083")), // and by an interface of its own
+		endpointAt("e", 30085, netip.MustParseAddrPort("192.0.2.2:30080")),  // another node
+		web(30080, p),
+	)
+	for _, port := range []uint16{30081, 30082, 30083, 30084, 30085} {
+		at, ok := m.HostSocket("tcp", port)
+		if !ok {
+			t.Fatalf("nobody listens at %d", port)
+		}
+		if got, err := converseWith(at); len(got) > 0 || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("NodePort %d: got %q, %v; want to be cut off", port, got, err)
+		}
+		at, ok = m.HostSocket("udp", port)
+		if !ok {
+			t.Fatalf("nobody listens at %d/UDP", port)
+		}
+		conn, err := net.Dial("udp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("hello")); err != nil {
+			t.Error(err)
+		}
+		_ = conn.Close()
+	}
+	// What is served is, after all that.
+	for _, network := range []string{"tcp", "udp"} {
+		at, ok := m.HostSocket(network, 30080)
+		if !ok {
+			t.Fatalf("nobody listens for the NodePort, %s", network)
+		}
+		answersOutside(t, m, network, at, p.Name)
+	}
+	for {
+		select {
+		case f := <-host.Frames():
+			var got packet.Packet
+			if got.ParseFrame(f) == packet.Good && (got.Tuple.DstPort == 30083 || got.Tuple.DstPort == 30080) {
+				t.Errorf("the host got %v", got.Tuple)
+			}
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package node
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
+)
+
+// Endpoints are what a namespace's user writes (EndpointSlice), and an address that he names may be one at which this
+// very node takes connections for Services: each connection would become the next one's client, without an end, and a
+// datagram would go round for ever.
+
+// tail says why no connection from a host socket goes to an endpoint; "" when one may. host are the addresses of the
+// host's interfaces.
+//
+//   - A Service's address is translated for pods alone, and once: whoever comes by a NodePort or Ingress would otherwise
+//     get to Services past what they ask of their own clients.
+//   - A node port of a node is where Tapestry takes connections. One that another node's agent makes is refused there.
+func tail(c *netstack.Config, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
+	proto := packet.TCP
+	if network == "udp" {
+		proto = packet.UDP
+	}
+	switch {
+	case addressing.Contains(c.ServiceCIDRs, to.Addr()):
+		return "it lies in a service range, and nothing is translated twice"
+	case (isOwn(c, host, to.Addr()) || isPeer(c, to.Addr())) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
+		return "it is a node port, to which Tapestry itself listens"
+	}
+	return ""
+}
+
+// isOwn reports whether an address is this host's, by any of its interfaces.
+func isOwn(c *netstack.Config, host []netip.Addr, a netip.Addr) bool {
+	return slices.Contains(c.NodeAddrs, a) || slices.Contains(host, a) ||
+		slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return addressing.Host(p) == a })
+}
+
+// isPeer reports whether an address is that of another node with an agent.
+func isPeer(c *netstack.Config, a netip.Addr) bool {
+	return slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return p.Encap && slices.Contains(p.NodeAddrs, a) })
+}
+
+// listeners are those on which a Node serves Ingress.
+type listeners struct {
+	mu   sync.Mutex
+	list []netip.AddrPort // guarded by mu; the unspecified address is every one of the host
+}
+
+// add has l in the list until the func that it returns is called.
+func (ls *listeners) add(l net.Listener) (remove func()) {
+	tcp, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return func() {} // no address of a host
+	}
+	at := tcp.AddrPort()
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.list = append(ls.list, at)
+	return func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		if i := slices.Index(ls.list, at); i >= 0 {
+			ls.list = slices.Delete(ls.list, i, i+1)
+		}
+	}
+}
+
+// at reports whether one of them listens at an address of the host.
+func (ls *listeners) at(to netip.AddrPort) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return slices.ContainsFunc(ls.list, func(l netip.AddrPort) bool {
+		return l.Port() == to.Port() && (l.Addr() == to.Addr() || l.Addr().IsUnspecified())
+	})
+}
