@@ -16,12 +16,12 @@ import (
 const module = "tapestry.dev/tapestry/"
 
 // stackRoom is where the gVisor stack of a node is.
-const stackRoom = "netstack/gateway"
+const stackRoom = "netstack/stack"
 
 // owners says which folder alone may import what, and why. Heavy dependencies each belong to one top-level folder, so
 // that the layout is the architecture.
 var owners = []struct{ path, folder, why string }{
-	{"gvisor.dev/gvisor", stackRoom, "the stack is one Port of the packet path, and no other knows what it is made of"},
+	{"gvisor.dev/gvisor", stackRoom, "no other package knows what the stack is made of"},
 	{"github.com/vishvananda/netlink", "netstack/tap", "interfaces, addresses and routes are made in one place"},
 	{"github.com/songgao/water", "netstack/tap", "TAPs are made in one place, with their ioctls"},
 	{"golang.zx2c4.com/wireguard", "overlay", "the seam netstack.Link knows nothing of the engine"},
@@ -186,12 +186,12 @@ func TestForbidden(t *testing.T) {
 		path, imported string
 		allowed        bool
 	}{
-		{stackRoom + "/gateway.go", "gvisor.dev/gvisor/pkg/tcpip", true},
+		{stackRoom + "/stack.go", "gvisor.dev/gvisor/pkg/tcpip", true},
 		{"netstack/node.go", "gvisor.dev/gvisor/pkg/tcpip", false},
 		{"netstack/node_test.go", "gvisor.dev/gvisor/pkg/tcpip", false},
 		{"netstack/tap/create.go", "github.com/vishvananda/netlink", true},
-		{"netstack/hostport/hostport.go", "github.com/vishvananda/netlink", false},
-		{"netstack/hostport/hostport_test.go", "github.com/vishvananda/netlink", true},
+		{"netstack/hosttap/hosttap.go", "github.com/vishvananda/netlink", false},
+		{"netstack/hosttap/hosttap_test.go", "github.com/vishvananda/netlink", true},
 		{"test/userns/init.go", "github.com/vishvananda/netlink", true},
 		{"overlay/mesh.go", "gvisor.dev/gvisor/pkg/tcpip", false},
 		{"overlay/mesh.go", module + "netstack/packet", true},

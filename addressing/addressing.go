@@ -2,7 +2,7 @@
 // addresses of a pod range have a meaning, what the tunnel adds to a packet, and by which number a node is known. It is
 // a leaf: it imports nothing of ours, and everyone may import it.
 //
-// Of a pod range, the first address after the network's own is the gateway's, the second is the host Port's, and pods
+// Of a pod range, the first address after the network's own is the stack's, the second is the host TAP's, and pods
 // have the rest, but for the broadcast address of IPv4.
 package addressing
 
@@ -11,16 +11,16 @@ import (
 	"net/netip"
 )
 
-// Gateway returns the gateway's address in a pod range.
-func Gateway(podCIDR netip.Prefix) netip.Addr { return podCIDR.Masked().Addr().Next() }
+// Stack returns the stack's address in a pod range.
+func Stack(podCIDR netip.Prefix) netip.Addr { return podCIDR.Masked().Addr().Next() }
 
-// Host returns the host Port's address in a pod range.
-func Host(podCIDR netip.Prefix) netip.Addr { return Gateway(podCIDR).Next() }
+// Host returns the host TAP's address in a pod range.
+func Host(podCIDR netip.Prefix) netip.Addr { return Stack(podCIDR).Next() }
 
 // FirstPod returns the lowest address in a pod range that a pod may have. It lies outside of a range that has none.
 func FirstPod(podCIDR netip.Prefix) netip.Addr { return Host(podCIDR).Next() }
 
-// Reserved reports whether an address of a pod range is no pod's: the network's own, the gateway's, the host Port's, or
+// Reserved reports whether an address of a pod range is no pod's: the network's own, the stack's, the host TAP's, or
 // IPv4's broadcast address.
 func Reserved(podCIDR netip.Prefix, a netip.Addr) bool {
 	return a.Compare(Host(podCIDR)) <= 0 || a.Is4() && !podCIDR.Contains(a.Next())

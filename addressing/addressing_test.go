@@ -7,8 +7,8 @@ import (
 
 func TestPlan(t *testing.T) {
 	for _, c := range []struct {
-		cidr, gateway, host, pod string
-		capacity                 int
+		cidr, stack, host, pod string
+		capacity               int
 	}{
 		{"10.244.1.0/24", "10.244.1.1", "10.244.1.2", "10.244.1.3", 252},
 		{"10.244.1.77/24", "10.244.1.1", "10.244.1.2", "10.244.1.3", 252}, // bits of the host are passed over
@@ -19,8 +19,8 @@ func TestPlan(t *testing.T) {
 		{"fd00::/126", "fd00::1", "fd00::2", "fd00::3", 1},
 	} {
 		p := netip.MustParsePrefix(c.cidr)
-		if g, h, f := Gateway(p).String(), Host(p).String(), FirstPod(p).String(); g != c.gateway || h != c.host || f != c.pod {
-			t.Errorf("%s: gateway %s, host %s, first pod %s; want %s, %s, %s", p, g, h, f, c.gateway, c.host, c.pod)
+		if g, h, f := Stack(p).String(), Host(p).String(), FirstPod(p).String(); g != c.stack || h != c.host || f != c.pod {
+			t.Errorf("%s: stack %s, host %s, first pod %s; want %s, %s, %s", p, g, h, f, c.stack, c.host, c.pod)
 		}
 		if got := Capacity(p); got != c.capacity {
 			t.Errorf("Capacity(%s) = %d, want %d", p, got, c.capacity)

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// BenchmarkRequest is a small request through a Gateway that needs no network to its client; plain is the same through
-// a bare ReverseProxy, for comparison: what the Gateway allocates beyond it is its own.
+// BenchmarkRequest is a small request through a Server that needs no network to its client; plain is the same through
+// a bare ReverseProxy, for comparison: what the Server allocates beyond it is its own.
 func BenchmarkRequest(b *testing.B) {
 	for name, handler := range handlers(b, frugal(b)) {
 		b.Run(name, func(b *testing.B) {
@@ -31,9 +31,9 @@ func BenchmarkRequest(b *testing.B) {
 }
 
 func handlers(tb testing.TB, backend netip.AddrPort) map[string]http.Handler {
-	g := New(Options{Endpoints: endpointsIn})
-	tb.Cleanup(func() { g.Shutdown(context.Background()) })
-	if err := g.Set(Config{Routes: []Route{{Host: "shop.example", Path: "/cart", Backend: portOf(backend)}}}); err != nil {
+	s := New(Options{Endpoints: endpointsIn})
+	tb.Cleanup(func() { s.Shutdown(context.Background()) })
+	if err := s.Set(Config{Routes: []Route{{Host: "shop.example", Path: "/cart", Backend: portOf(backend)}}}); err != nil {
 		tb.Fatal(err)
 	}
 	target := &url.URL{Scheme: "http", Host: backend.String()}
@@ -43,7 +43,7 @@ func handlers(tb testing.TB, backend netip.AddrPort) map[string]http.Handler {
 		Transport: transport,
 		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = target.Scheme, target.Host },
 	}
-	return map[string]http.Handler{"gateway": http.HandlerFunc(g.serve), "plain": plain}
+	return map[string]http.Handler{"ingress": http.HandlerFunc(s.serve), "plain": plain}
 }
 
 // frugal is a backend that allocates nothing itself.
@@ -78,7 +78,7 @@ func frugal(tb testing.TB) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// The Gateway allocates no more than a bare ReverseProxy, which has neither routes nor headers of its own.
+// The Server allocates no more than a bare ReverseProxy, which has neither routes nor headers of its own.
 func TestRequestAllocations(t *testing.T) {
 	allocs := map[string]float64{}
 	for name, handler := range handlers(t, frugal(t)) {
@@ -88,8 +88,8 @@ func TestRequestAllocations(t *testing.T) {
 		r := httptest.NewRequestWithContext(withClient(t.Context(), near), "GET", "http://shop.example/cart", nil)
 		allocs[name] = testing.AllocsPerRun(200, func() { handler.ServeHTTP(discard{http.Header{}}, r) })
 	}
-	if allocs["gateway"] > allocs["plain"] {
-		t.Errorf("the Gateway allocates %v times a request, ReverseProxy %v", allocs["gateway"], allocs["plain"])
+	if allocs["ingress"] > allocs["plain"] {
+		t.Errorf("the Server allocates %v times a request, ReverseProxy %v", allocs["ingress"], allocs["plain"])
 	}
 }
 

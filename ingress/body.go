@@ -48,7 +48,7 @@ type clientBody struct {
 
 func newClientBody(rq *request) *clientBody {
 	b := &clientBody{rq: rq, expects: expectsContinue(rq.in) && !isGRPC(rq.in)}
-	b.reading = stall{limit: rq.g.stallTimeout, cut: func() {
+	b.reading = stall{limit: rq.s.stallTimeout, cut: func() {
 		b.stalled.Store(true)
 		_ = rq.control.SetReadDeadline(longAgo)
 	}}
@@ -98,7 +98,7 @@ func (b *clientBody) wait() error {
 		unasked, end = b.rq.client.sending()
 		defer end()
 	}
-	limit := time.NewTimer(b.rq.g.responseTimeout)
+	limit := time.NewTimer(b.rq.s.responseTimeout)
 	defer limit.Stop()
 	select {
 	case <-b.allowed:

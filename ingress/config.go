@@ -4,7 +4,7 @@ package ingress
 
 import "crypto/tls"
 
-// Config is the whole desired state of a Gateway.
+// Config is the whole desired state of a Server.
 type Config struct {
 	// Routes of every Ingress, in no particular order: match decides precedence.
 	Routes []Route

@@ -111,15 +111,15 @@ func TestConnectionsAreShared(t *testing.T) {
 // The connection that is ended is the one whose last byte is the oldest.
 func TestIdleConnectionsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(Options{MaxConns: 3})
-		defer g.Shutdown(t.Context())
+		s := New(Options{MaxConns: 3})
+		defer s.Shutdown(t.Context())
 		var near [3]*conn
 		var far [3]net.Conn
 		greedy, modest := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:1")), net.TCPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.2:1"))
 		for i := range near {
 			a, b := net.Pipe()
 			far[i] = b
-			near[i], _ = g.guests.admit(addressed{a, nil, greedy})
+			near[i], _ = s.guests.admit(addressed{a, nil, greedy})
 		}
 		time.Sleep(2 * touchEvery)
 		go far[0].Write([]byte("x"))
@@ -130,7 +130,7 @@ func TestIdleConnectionsGoFirst(t *testing.T) {
 		synctest.Wait()
 
 		a, _ := net.Pipe()
-		newest, ok := g.guests.admit(addressed{a, nil, modest})
+		newest, ok := s.guests.admit(addressed{a, nil, modest})
 		if !ok {
 			t.Fatal("the modest client was refused")
 		}
@@ -138,7 +138,7 @@ func TestIdleConnectionsGoFirst(t *testing.T) {
 			t.Errorf("the connection that was never used is still there: %v", err)
 		}
 		for _, c := range []*conn{near[0], near[1], newest} {
-			if g.guests.limit.Release(&c.claim) == false {
+			if s.guests.limit.Release(&c.claim) == false {
 				t.Error("a connection lost its place that had to keep it")
 			}
 			c.Conn.Close()

@@ -1,12 +1,12 @@
 /*
 # Theory of operation
 
-A Gateway is given its whole desired state by Set and compiles it into an immutable snapshot: the match.Table of all
+A Server is given its whole desired state by Set and compiles it into an immutable snapshot: the match.Table of all
 routes, one upstream per Service port, the certificates by name. What is the same as before is not compiled again. The
 snapshot is swapped atomically. A request reads it once, when it begins, and keeps what it found.
 
 A Config knows no endpoint. Options.Endpoints is asked with every request, so that what is ready is decided in one place for
-L4 and L7. While it gives the very same list, an upstream goes on with what it made of it, its endpoints' health among it; no
+L4 and L7. While it gives the very same list, an upstream goes on with what it made of it, which endpoints did not answer among it; no
 lock is taken then.
 
 	listener ─ TLS by SNI ─ HTTP/1.1 or HTTP/2 ─ match host, path ─ upstream ─ ready endpoint ─ Dial
@@ -24,7 +24,7 @@ but for those that are ours (headers.go). Both directions flow as they come: bef
 has been sent (request.copy).
 
 Headers. What the client says in Forwarded, X-Real-Ip or any X-Forwarded-*, however it spells them, is thrown away, not
-appended to, since nothing stands between the client and the Gateway whose word could be trusted. The Gateway then sets
+appended to, since nothing stands between the client and the Server whose word could be trusted. The Server then sets
 X-Forwarded-For and X-Real-Ip (the address of the client's connection), -Host, -Proto and -Port (the port it was
 reached on). Host stays as it was.
 
@@ -44,7 +44,7 @@ nothing. A request that has begun to flow is never sent twice, but for a harmles
 of an answer over a connection that was kept.
 
 TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, then a certificate that was given without
-hosts, and at last one that the Gateway signs itself, so that the client shows a warning instead of a reset.
+hosts, and at last one that the Server signs itself, so that the client shows a warning instead of a reset.
 
 Restart and drain. Shutdown stops accepting, lets requests finish, and cuts what is still there when its context ends,
 upgraded connections among them; Stats counts those.

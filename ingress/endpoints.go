@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// endpoint is one address of an upstream, with its health.
+// endpoint is one address of an upstream, and until when it is left alone.
 type endpoint struct {
 	addr      string
 	downUntil atomic.Int64 // Unix nanoseconds
@@ -20,7 +20,7 @@ type resolved struct {
 // endpoints gives those that serve u's Service port at the moment. While their list is the very same, so is the
 // result.
 func (u *upstream) endpoints() []*endpoint {
-	addrs := u.gateway.resolve(u.port)
+	addrs := u.server.resolve(u.port)
 	if r := u.resolved.Load(); r != nil && identical(r.addrs, addrs) {
 		return r.endpoints
 	}

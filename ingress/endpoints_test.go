@@ -70,11 +70,11 @@ func TestEndpointsChange(t *testing.T) {
 
 // An endpoint that was not reached is left out also when another joins it.
 func TestHealthOutlivesAChange(t *testing.T) {
-	g := New(Options{})
-	u := g.newUpstream(ServicePort{})
+	s := New(Options{})
+	u := s.newUpstream(ServicePort{})
 	first := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")}
 	list := first
-	g.resolve = func(ServicePort) []netip.AddrPort { return list }
+	s.resolve = func(ServicePort) []netip.AddrPort { return list }
 	before := u.endpoints()
 	before[1].downUntil.Store(7)
 	if again := u.endpoints(); &again[0] != &before[0] {
@@ -131,12 +131,12 @@ func TestSetCompilesWhatChanged(t *testing.T) {
 		Routes:       []Route{{Source: "default/a", Path: "/a", Backend: ServicePort{"default", "web", "80"}}},
 		Certificates: []Certificate{cert}, Default: &fallback,
 	}
-	g := New(Options{})
+	s := New(Options{})
 	set := func(c Config) *state {
-		if err := g.Set(c); err != nil {
+		if err := s.Set(c); err != nil {
 			t.Fatal(err)
 		}
-		return g.state.Load()
+		return s.state.Load()
 	}
 	first := set(c)
 	if same := set(c); same.table != first.table || fmt.Sprintf("%p", same.certs) != fmt.Sprintf("%p", first.certs) {
@@ -184,9 +184,9 @@ func BenchmarkManyPaths(b *testing.B) {
 		return list
 	}
 	list := endpoints()
-	g := New(Options{Endpoints: func(ServicePort) []netip.AddrPort { return list }})
+	s := New(Options{Endpoints: func(ServicePort) []netip.AddrPort { return list }})
 	set := func(c Config) {
-		if err := g.Set(c); err != nil {
+		if err := s.Set(c); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -207,7 +207,7 @@ func BenchmarkManyPaths(b *testing.B) {
 	})
 	b.Run("endpoint", func(b *testing.B) {
 		b.ReportAllocs()
-		u := g.state.Load().upstream("shop.example", "/7")
+		u := s.state.Load().upstream("shop.example", "/7")
 		for b.Loop() {
 			list = slices.Clone(list)
 			u.endpoints()
@@ -217,7 +217,7 @@ func BenchmarkManyPaths(b *testing.B) {
 		b.ReportAllocs()
 		r := httptest.NewRequest("GET", "http://shop.example/7", nil)
 		for b.Loop() {
-			if len(g.state.Load().upstream(r.Host, r.URL.Path).endpoints()) != n {
+			if len(s.state.Load().upstream(r.Host, r.URL.Path).endpoints()) != n {
 				b.Fatal("no endpoints")
 			}
 		}

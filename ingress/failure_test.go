@@ -151,22 +151,22 @@ func TestBackendTooSlow(t *testing.T) {
 // A dial that never answers is given up, and counts as a timeout.
 func TestDialTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := New(Options{Endpoints: endpointsIn, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		s := New(Options{Endpoints: endpointsIn, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}})
-		if err := g.Set(anyRoute(netip.MustParseAddrPort("192.0.2.1:80"))); err != nil {
+		if err := s.Set(anyRoute(netip.MustParseAddrPort("192.0.2.1:80"))); err != nil {
 			t.Fatal(err)
 		}
 		near, _ := net.Pipe()
 		ctx := withClient(t.Context(), near)
 		w := httptest.NewRecorder()
 		start := time.Now()
-		g.serve(w, httptest.NewRequestWithContext(ctx, "GET", "http://any.test/", nil))
+		s.serve(w, httptest.NewRequestWithContext(ctx, "GET", "http://any.test/", nil))
 		if w.Code != 504 || time.Since(start) != dialTimeout {
 			t.Errorf("got %d after %v, want 504 after %v", w.Code, time.Since(start), dialTimeout)
 		}
-		g.Shutdown(t.Context())
+		s.Shutdown(t.Context())
 	})
 }
 
@@ -174,7 +174,7 @@ func TestClientLeaves(t *testing.T) {
 	arrived, left := make(chan struct{}), make(chan struct{})
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		close(arrived)
-		<-r.Context().Done() // the Gateway must not hold the backend when the client has gone
+		<-r.Context().Done() // the Server must not hold the backend when the client has gone
 		close(left)
 	})
 	r := newRig(t, Options{}, anyRoute(addr))

@@ -21,7 +21,7 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// Frames that make the Gateway keep something for the connection that sends them, and those that are against the
+// Frames that make the Server keep something for the connection that sends them, and those that are against the
 // protocol, end it. Those that cost nothing but their own reading do not. Others are served meanwhile. In memory the
 // client reads nothing, and no kernel keeps what it does not read.
 func TestFloods(t *testing.T) {
@@ -267,13 +267,13 @@ func TestSlowConnections(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := New(Options{})
+				s := New(Options{})
 				l := make(pipes)
 				served := make(chan error, 1)
 				go func() {
-					serve := g.ServeHTTP
+					serve := s.ServeHTTP
 					if tt.secure {
-						serve = g.ServeHTTPS
+						serve = s.ServeHTTPS
 					}
 					served <- serve(t.Context(), l)
 				}()
@@ -296,7 +296,7 @@ func TestSlowConnections(t *testing.T) {
 				near.Close()
 				client.Wait()
 				close(l)
-				g.Shutdown(context.Background())
+				s.Shutdown(context.Background())
 				<-served
 			})
 		})

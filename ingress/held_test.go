@@ -263,16 +263,16 @@ func BenchmarkLargeResponse(b *testing.B) {
 			})}
 			go back.Serve(l)
 			defer back.Close()
-			g := New(Options{Endpoints: endpointsIn})
-			defer g.Shutdown(b.Context())
-			if err := g.Set(anyRoute(mustAddr(l))); err != nil {
+			s := New(Options{Endpoints: endpointsIn})
+			defer s.Shutdown(b.Context())
+			if err := s.Set(anyRoute(mustAddr(l))); err != nil {
 				b.Fatal(err)
 			}
 			front, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				b.Fatal(err)
 			}
-			go g.ServeHTTP(b.Context(), front)
+			go s.ServeHTTP(b.Context(), front)
 			b.SetBytes(size)
 			for b.Loop() {
 				resp, err := http.Get("http://" + front.Addr().String() + "/")

@@ -19,7 +19,7 @@ import (
 // crowdVar in the environment makes the test program a crowd of clients: its value is what they speak.
 const crowdVar = "TAPESTRY_TEST_CROWD"
 
-// BenchmarkConnection says what a client's connection costs the Gateway while nothing happens on it. The clients are
+// BenchmarkConnection says what a client's connection costs the Server while nothing happens on it. The clients are
 // another process.
 func BenchmarkConnection(b *testing.B) {
 	const conns = 1000
@@ -50,16 +50,16 @@ func BenchmarkConnection(b *testing.B) {
 			backend := listen()
 			go back.Serve(backend)
 			defer back.Close()
-			g := New(Options{Endpoints: endpointsIn})
-			defer g.Shutdown(b.Context())
+			s := New(Options{Endpoints: endpointsIn})
+			defer s.Shutdown(b.Context())
 			config := anyRoute(mustAddr(backend))
 			config.Certificates = []Certificate{{Name: "a", Cert: *cert}}
-			if err := g.Set(config); err != nil {
+			if err := s.Set(config); err != nil {
 				b.Fatal(err)
 			}
 			plain, secure := listen(), listen()
-			go g.ServeHTTP(b.Context(), plain)
-			go g.ServeHTTPS(b.Context(), secure)
+			go s.ServeHTTP(b.Context(), plain)
+			go s.ServeHTTPS(b.Context(), secure)
 			for b.Loop() {
 				before := inUse()
 				end := crowd(b, kind, conns, plain.Addr(), secure.Addr())

@@ -20,9 +20,9 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// request is one request on its way through the Gateway.
+// request is one request on its way through the Server.
 type request struct {
-	g       *Gateway
+	s       *Server
 	u       *upstream
 	client  *client
 	target  target.Target
@@ -33,9 +33,9 @@ type request struct {
 	writing stall
 }
 
-func newRequest(g *Gateway, w http.ResponseWriter, r *http.Request) *request {
-	rq := &request{g: g, client: r.Context().Value(clientKey{}).(*client), in: r, w: w, control: http.NewResponseController(w)}
-	rq.writing = stall{limit: g.stallTimeout, cut: func() { _ = rq.control.SetWriteDeadline(longAgo) }}
+func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {
+	rq := &request{s: s, client: r.Context().Value(clientKey{}).(*client), in: r, w: w, control: http.NewResponseController(w)}
+	rq.writing = stall{limit: s.stallTimeout, cut: func() { _ = rq.control.SetWriteDeadline(longAgo) }}
 	if r.ContentLength != 0 {
 		rq.body = newClientBody(rq)
 	}
@@ -63,12 +63,12 @@ func (rq *request) guard() {
 
 // takePlace charges a request in HTTP/2 to its client: one connection may have many at once. end gives the place back.
 func (rq *request) takePlace() (end func(), ok bool) {
-	g, c, outer, began := rq.g, rq.client, rq.in.Context(), time.Now()
+	s, c, outer, began := rq.s, rq.client, rq.in.Context(), time.Now()
 	ctx, cancel := context.WithCancelCause(outer)
 	claim := &share.Claim[netip.Prefix, context.CancelCauseFunc]{Value: cancel}
-	lost, ok := g.streams.Acquire(claim, c.owner)
+	lost, ok := s.streams.Acquire(claim, c.owner)
 	if lost != nil {
-		g.stats.shed.Add(1)
+		s.stats.shed.Add(1)
 		lost.Value(errShare)
 	}
 	if !ok {
@@ -77,9 +77,9 @@ func (rq *request) takePlace() (end func(), ok bool) {
 	}
 	rq.in = rq.in.WithContext(ctx)
 	return func() {
-		g.streams.Release(claim)
+		s.streams.Release(claim)
 		if c.takenBack(began, outer.Err() != nil) && c.flooded.CompareAndSwap(false, true) {
-			g.stats.flooded.Add(1)
+			s.stats.flooded.Add(1)
 			c.conn.Close()
 		}
 		cancel(nil)
@@ -98,7 +98,7 @@ func (rq *request) pass() {
 		return
 	}
 	defer resp.Body.Close()
-	rq.g.stats.class(resp.StatusCode)
+	rq.s.stats.class(resp.StatusCode)
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		rq.upgrade(resp)
 		return
@@ -137,7 +137,7 @@ func (rq *request) answer(resp *http.Response) {
 	}
 	rq.w.WriteHeader(resp.StatusCode)
 	if err := rq.copy(resp.Body); err != nil {
-		rq.g.stats.broken.Add(1)
+		rq.s.stats.broken.Add(1)
 		panic(http.ErrAbortHandler)
 	}
 	if len(resp.Trailer) == 0 {
@@ -202,7 +202,7 @@ func (rq *request) flush() error {
 
 // fail answers for a backend that did not.
 func (rq *request) fail(err error) {
-	stats := &rq.g.stats
+	stats := &rq.s.stats
 	var timeout net.Error
 	switch {
 	case errors.Is(context.Cause(rq.in.Context()), errShare):
@@ -232,7 +232,7 @@ func (rq *request) fail(err error) {
 		stats.badGateway.Add(1)
 		http.Error(rq.w, "the backend could not be reached or broke off", http.StatusBadGateway)
 	}
-	rq.g.log.LogAttrs(rq.in.Context(), slog.LevelDebug, "backend failed",
+	rq.s.log.LogAttrs(rq.in.Context(), slog.LevelDebug, "backend failed",
 		slog.String("service", rq.u.port.String()), slog.String("err", fmt.Sprint(err)))
 }
 

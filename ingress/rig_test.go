@@ -30,9 +30,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// rig is a running Gateway on loopback.
+// rig is a running Server on loopback.
 type rig struct {
-	*Gateway
+	*Server
 	t           *testing.T
 	http, https string // address:port
 }
@@ -42,7 +42,7 @@ func newRig(t *testing.T, o Options, c Config) *rig {
 	if o.Endpoints == nil {
 		o.Endpoints = endpointsIn
 	}
-	r := &rig{Gateway: New(o), t: t}
+	r := &rig{Server: New(o), t: t}
 	r.set(c)
 	done := make(chan error, 2)
 	listen := func(serve func(context.Context, net.Listener) error) string {

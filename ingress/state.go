@@ -26,45 +26,45 @@ func (s *state) upstream(host, path string) *upstream {
 }
 
 // compile builds c's state out of the last one.
-func (g *Gateway) compile(c Config, old *state) (*state, error) {
-	s := *old
-	s.config = c
+func (s *Server) compile(c Config, old *state) (*state, error) {
+	next := *old
+	next.config = c
 	if !identical(c.Certificates, old.config.Certificates) {
 		certs, err := newCertificates(c.Certificates)
 		if err != nil {
 			return nil, err
 		}
-		s.certs = certs
+		next.certs = certs
 	}
 	if old.table != nil && identical(c.Routes, old.config.Routes) && c.Default == old.config.Default {
-		return &s, nil
+		return &next, nil
 	}
 	rules := make([]match.Rule, len(c.Routes))
 	for i, r := range c.Routes {
 		rules[i] = match.Rule{Host: r.Host, Path: r.Path, Exact: r.Type == Exact, Source: r.Source}
 	}
 	var err error
-	if s.table, err = match.Compile(rules); err != nil {
+	if next.table, err = match.Compile(rules); err != nil {
 		return nil, err
 	}
-	s.shared, s.routes, s.fallback = map[ServicePort]*upstream{}, make([]*upstream, len(c.Routes)), nil
+	next.shared, next.routes, next.fallback = map[ServicePort]*upstream{}, make([]*upstream, len(c.Routes)), nil
 	share := func(p ServicePort) *upstream {
-		u := s.shared[p]
+		u := next.shared[p]
 		if u == nil {
 			if u = old.shared[p]; u == nil {
-				u = g.newUpstream(p)
+				u = s.newUpstream(p)
 			}
-			s.shared[p] = u
+			next.shared[p] = u
 		}
 		return u
 	}
 	for i := range c.Routes {
-		s.routes[i] = share(c.Routes[i].Backend)
+		next.routes[i] = share(c.Routes[i].Backend)
 	}
 	if c.Default != nil {
-		s.fallback = share(*c.Default)
+		next.fallback = share(*c.Default)
 	}
-	return &s, nil
+	return &next, nil
 }
 
 // identical reports whether two lists are one, without looking at what is in them.

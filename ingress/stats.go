@@ -30,20 +30,20 @@ type Stats struct {
 }
 
 // Stats returns the counters. They are read one by one: sums may be off by what happens meanwhile.
-func (g *Gateway) Stats() Stats {
-	c := &g.stats
-	s := Stats{
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	sum := Stats{
 		Requests: c.requests.Load(), InFlight: c.inFlight.Load(), BadRequest: c.badRequest.Load(),
 		NoRoute: c.noRoute.Load(), NoEndpoint: c.noEndpoint.Load(), BadGateway: c.badGateway.Load(),
 		Timeout: c.timeout.Load(), ClientGone: c.clientGone.Load(), ClientBroke: c.clientBroke.Load(), Broken: c.broken.Load(),
 		Retries: c.retries.Load(), FallbackTLS: c.fallbackTLS.Load(), Cut: c.cut.Load(),
-		Conns:   int64(g.guests.limit.Stats().Held),
+		Conns:   int64(s.guests.limit.Stats().Held),
 		Evicted: c.evicted.Load(), Shed: c.shed.Load(), Refused: c.refused.Load(), Flooded: c.flooded.Load(),
 	}
-	for i := range s.Responses {
-		s.Responses[i] = c.responses[i].Load()
+	for i := range sum.Responses {
+		sum.Responses[i] = c.responses[i].Load()
 	}
-	return s
+	return sum
 }
 
 type counters struct {

@@ -73,12 +73,12 @@ func (cs certificates) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
 }
 
 // certificate is tls.Config.GetCertificate.
-func (g *Gateway) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := g.state.Load().certs.choose(hello); c != nil {
+func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := s.state.Load().certs.choose(hello); c != nil {
 		return c, nil
 	}
-	g.stats.fallbackTLS.Add(1)
-	return g.fallback()
+	s.stats.fallbackTLS.Add(1)
+	return s.fallback()
 }
 
 // newFallback returns a func that makes the self-signed certificate when first asked, and says so.

@@ -48,7 +48,7 @@ func signed(t *testing.T, key crypto.Signer, hosts ...string) Certificate {
 	return Certificate{Name: "default/" + hosts[0], Hosts: hosts, Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
 }
 
-// handshake returns the names in the certificate that the Gateway serves for sni, and the protocol agreed on.
+// handshake returns the names in the certificate that the Server serves for sni, and the protocol agreed on.
 func (r *rig) handshake(sni string, c *tls.Config) (names, alpn string, err error) {
 	c.ServerName, c.InsecureSkipVerify = sni, true
 	conn, err := tls.Dial("tcp", r.https, c)

@@ -41,7 +41,7 @@ func (rq *request) upgrade(resp *http.Response) {
 		err = join(raw, backend)
 	}
 	if err != nil {
-		rq.g.log.LogAttrs(context.Background(), slog.LevelDebug, "an upgraded connection broke off",
+		rq.s.log.LogAttrs(context.Background(), slog.LevelDebug, "an upgraded connection broke off",
 			slog.String("service", rq.u.port.String()), slog.String("err", err.Error()))
 	}
 }

@@ -81,13 +81,13 @@ func (e *dialError) Unwrap() error { return e.err }
 // upstream is the endpoints of one Service port.
 type upstream struct {
 	port      ServicePort
-	gateway   *Gateway
+	server    *Server
 	next      atomic.Uint32
 	resolved  atomic.Pointer[resolved]
 	resolving sync.Mutex // held while resolved is made
 }
 
-func (g *Gateway) newUpstream(port ServicePort) *upstream { return &upstream{port: port, gateway: g} }
+func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port: port, server: s} }
 
 // ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked.
 func (rq *request) ask() (*http.Response, error) {
@@ -107,7 +107,7 @@ func (rq *request) ask() (*http.Response, error) {
 			continue
 		}
 		if err != nil {
-			u.gateway.stats.retries.Add(1)
+			u.server.stats.retries.Add(1)
 		}
 		var resp *http.Response
 		if resp, err = send(e.addr); err == nil {
@@ -148,7 +148,7 @@ func (rq *request) sender() func(addr string) (*http.Response, error) {
 		Method: rq.in.Method, Target: rq.target.Raw, Host: rq.in.Host, Header: header,
 		Body: body, Length: rq.in.ContentLength, Trailer: rq.in.Trailer, Interim: rq.interim,
 	}
-	return func(addr string) (*http.Response, error) { return rq.g.backends.http1.Do(ctx, addr, r) }
+	return func(addr string) (*http.Response, error) { return rq.s.backends.http1.Do(ctx, addr, r) }
 }
 
 func (rq *request) sendH2C(addr string, header http.Header, body io.Reader) (*http.Response, error) {
@@ -169,7 +169,7 @@ func (rq *request) sendH2C(addr string, header http.Header, body io.Reader) (*ht
 	if body != nil {
 		r.Body = io.NopCloser(body) // the next endpoint needs it after a failed dial
 	}
-	return rq.g.backends.h2c.RoundTrip(r.WithContext(rq.in.Context()))
+	return rq.s.backends.h2c.RoundTrip(r.WithContext(rq.in.Context()))
 }
 
 // isGRPC: gRPC needs HTTP/2 from end to end (gRPC over HTTP2, "Requests": content type application/grpc[+proto, ...]).

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// settingsWindow lets the Gateway send a megabyte on a stream before it waits for more room.
+// settingsWindow lets the Server send a megabyte on a stream before it waits for more room.
 var settingsWindow = http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}
 
 // patience ends what a test waits for in vain.

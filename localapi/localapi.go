@@ -30,8 +30,8 @@ type Node struct {
 	Updated time.Time `json:"updated,omitzero"`
 	// APIServer is the URL of the API server that answered last; "" without one.
 	APIServer string `json:"apiServer,omitempty"`
-	// HostPort: the node was given a host Port, which takes NET_ADMIN once.
-	HostPort bool `json:"hostPort"`
+	// HostPort: the node was given a host TAP, which takes NET_ADMIN once.
+	HostTAP bool `json:"hostPort"`
 	// Addresses are the node's on the underlay, PodCIDRs its pods'; MTU in bytes is the pods'.
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs,omitempty"`

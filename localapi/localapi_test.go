@@ -47,7 +47,7 @@ func serve(t *testing.T, s *Server) *Client {
 func TestNode(t *testing.T) {
 	want := Node{
 		Name: "n1", Version: "v1", Started: time.Unix(1000, 0).UTC(), PublicKey: "key=", Missing: []string{"packets: lost"}, Source: "manifests in /m",
-		HostPort: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420,
+		HostTAP: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420,
 	}
 	c := serve(t, &Server{Node: func(context.Context) Node { return want }})
 	if got, err := c.Node(t.Context()); err != nil || !reflect.DeepEqual(got, want) {

@@ -28,7 +28,7 @@ var (
 		[]string{"PEER", "ENDPOINT", "HANDSHAKE", "ANSWERED", "MTU", "RECEIVED", "SENT"}, (*Peer).cells,
 	}
 	Pods = Table[Pod]{
-		"pods", "pods of this node and the host, as Ports of the switch",
+		"pods", "pods of this node and the host, as attached to the packet path",
 		[]string{"POD", "ADDRESSES", "SENT", "RECEIVED", "LOST", "OVER LIMIT", "OFFLOADS"}, (*Pod).cells,
 	}
 	Problems = Table[Problem]{
@@ -127,7 +127,7 @@ func (p *Peer) cells() []string {
 	return []string{p.Name, endpoint, ago(p.HandshakeAge), ago(p.AnswerAge), strconv.Itoa(p.MTU), size(p.Received), size(p.Sent)}
 }
 
-// Pod is a pod of this node, or the host, as a Port of the switch.
+// Pod is a pod of this node, or the host, as what is attached to the packet path.
 type Pod struct {
 	Name  string       `json:"name"` // "namespace/name", or "host"
 	Addrs []netip.Addr `json:"addrs,omitempty"`

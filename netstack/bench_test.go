@@ -20,8 +20,8 @@ const clients = 256
 // 1 in the specs.
 type walk struct {
 	name    string
-	from    string              // the Port that reads them
-	opening []netstacktest.Spec // sent once for every client, from the Port of their source address
+	from    string              // the attachment that reads them
+	opening []netstacktest.Spec // sent once for every client, from the attachment of their source address
 	packets []netstacktest.Spec // sent in turn
 	verdict Verdict             // theirs
 	reason  DropReason          // theirs, if any
@@ -42,12 +42,12 @@ func walks() []walk {
 	syn.TCPFlags, rst.TCPFlags = packet.SYN, packet.RST
 	one := func(s netstacktest.Spec) []netstacktest.Spec { return []netstacktest.Spec{s} }
 	return []walk{
-		{name: "hit", from: podA, opening: one(direct), packets: one(direct), verdict: ToPort},
-		{name: "translated", from: podA, opening: one(cluster), packets: one(cluster), verdict: ToPort},
-		{name: "translated reply", from: podB, opening: one(cluster), packets: one(reply), verdict: ToPort},
+		{name: "hit", from: podA, opening: one(direct), packets: one(direct), verdict: ToTAP},
+		{name: "translated", from: podA, opening: one(cluster), packets: one(cluster), verdict: ToTAP},
+		{name: "translated reply", from: podB, opening: one(cluster), packets: one(reply), verdict: ToTAP},
 		{name: "other node", from: podA, opening: one(remote), packets: one(remote), verdict: ToLink},
 		// Two packets: the reset ends the flow, so that the next SYN begins one.
-		{name: "new flow and reset", from: podA, packets: []netstacktest.Spec{syn, rst}, verdict: ToPort},
+		{name: "new flow and reset", from: podA, packets: []netstacktest.Spec{syn, rst}, verdict: ToTAP},
 		{name: "refused", from: podA, packets: one(segment(podA+":1", "10.96.0.2:80", packet.SYN)), verdict: Answered, reason: UnknownPort},
 		{name: "spoofed", from: podA, packets: one(segment("10.244.1.99:1", podB+":80", packet.ACK)), verdict: Dropped, reason: Spoofed},
 	}
@@ -56,9 +56,9 @@ func walks() []walk {
 // ready prepares the walk. Each call of the function it returns sends the next packet, of n bytes.
 func (wk *walk) ready(t testing.TB) (w *worker, n int, send func()) {
 	w, _ = hotNode(t)
-	w.node.snapshot.Load().balancer = hotBalancer{}
+	w.path.snapshot.Load().balancer = hotBalancer{}
 	buf := make([]byte, packet.MaxFrame)
-	ports := w.node.ports.table.Load().byName
+	ports := w.path.attachments.table.Load().byName
 	frames := func(specs []netstacktest.Spec) (fs [][]byte) {
 		for i := range clients {
 			for _, s := range specs {
@@ -71,23 +71,23 @@ func (wk *walk) ready(t testing.TB) (w *worker, n int, send func()) {
 				if s.TCPFlags&(packet.SYN|packet.RST) != 0 {
 					s.Payload = nil
 				}
-				fs = append(fs, s.Frame(packet.MAC{2, 1}, tap.GatewayMAC))
+				fs = append(fs, s.Frame(packet.MAC{2, 1}, tap.RouterMAC))
 			}
 		}
 		return fs
 	}
 	for _, f := range frames(wk.opening) {
-		w.port = ports[wk.opening[0].Src.Addr().String()]
-		buf = w.fromPort(buf[:copy(buf, f)])
+		w.from = ports[wk.opening[0].Src.Addr().String()]
+		buf = w.fromTAP(buf[:copy(buf, f)])
 	}
-	w.port = ports[wk.from]
+	w.from = ports[wk.from]
 	fs, i := frames(wk.packets), 0
 	return w, len(fs[0]), func() {
 		n := copy(buf[:cap(buf)], fs[i])
 		if i++; i == len(fs) {
 			i = 0
 		}
-		buf = w.fromPort(buf[:n])
+		buf = w.fromTAP(buf[:n])
 	}
 }
 
@@ -101,10 +101,10 @@ func TestWalksAllocateNothing(t *testing.T) {
 			}
 			const sent = 2*clients + 1 // AllocsPerRun warms up with one
 			if n := w.verdicts[wk.verdict].Load() - before; n != sent {
-				t.Errorf("%d of %d packets are %v: %+v", n, sent, wk.verdict, w.node.Stats())
+				t.Errorf("%d of %d packets are %v: %+v", n, sent, wk.verdict, w.path.Stats())
 			}
 			if n := w.drops[wk.reason].Load() - why; wk.reason != NotDropped && n != sent {
-				t.Errorf("%d of %d packets are %v: %+v", n, sent, wk.reason, w.node.Stats())
+				t.Errorf("%d of %d packets are %v: %+v", n, sent, wk.reason, w.path.Stats())
 			}
 		})
 	}
@@ -128,7 +128,7 @@ func BenchmarkHotPath(b *testing.B) {
 // BenchmarkAdmit is the step that judges whether a pod's packet may enter at all.
 func BenchmarkAdmit(b *testing.B) {
 	w, _ := hotNode(b)
-	s := w.node.snapshot.Load()
+	s := w.path.snapshot.Load()
 	for _, c := range []struct {
 		name, src string
 		stopped   bool
@@ -137,11 +137,11 @@ func BenchmarkAdmit(b *testing.B) {
 			var pkts [clients]packet.Packet
 			for i := range pkts {
 				src := netip.AddrPortFrom(netip.MustParseAddr(c.src), uint16(20000+i)).String()
-				if f := pkts[i].ParseFrame(segment(src, podB+":80", packet.ACK).Frame(packet.MAC{2, 1}, tap.GatewayMAC)); f != packet.Good {
+				if f := pkts[i].ParseFrame(segment(src, podB+":80", packet.ACK).Frame(packet.MAC{2, 1}, tap.RouterMAC)); f != packet.Good {
 					b.Fatal(f)
 				}
 			}
-			j := &journey{origin: origin{from: w.port}}
+			j := &journey{origin: origin{from: w.from}}
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
@@ -185,8 +185,8 @@ func TestFromLinkAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, receive); n != 0 {
 		t.Errorf("%v allocations per batch", n)
 	}
-	if got := w.verdicts[ToPort].Load(); got != 101 {
-		t.Errorf("101 batches became %d frames, want one each: %+v", got, w.node.Stats())
+	if got := w.verdicts[ToTAP].Load(); got != 101 {
+		t.Errorf("101 batches became %d frames, want one each: %+v", got, w.path.Stats())
 	}
 }
 
@@ -230,7 +230,7 @@ func BenchmarkFromLinkFlows(b *testing.B) {
 					receive(func(int) uint32 { return r.Uint32N(flows) })
 				}
 			}
-			if s := w.node.flows.Stats(); s.Len != int(flows) || s.Full != 0 {
+			if s := w.path.flows.Stats(); s.Len != int(flows) || s.Full != 0 {
 				b.Errorf("%+v", s)
 			}
 		})

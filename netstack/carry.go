@@ -13,16 +13,16 @@ import (
 // carry does what the steps decided. What comes in its way may still change the verdict.
 func (w *worker) carry(s *snapshot, j *journey) {
 	switch j.verdict {
-	case ToPort:
-		if j.port.limit != nil && w.wait(j) {
+	case ToTAP:
+		if j.to.limit != nil && w.wait(j) {
 			return
 		}
-		if !w.write(j.packet, j.port) {
-			j.drop(PortDown)
+		if !w.write(j.packet, j.to) {
+			j.drop(TAPDown)
 		}
 	case ToLink:
 		w.toLink(j)
-	case ToGateway:
+	case ToStack:
 		if j.outside {
 			w.toHostSocket(j)
 		} else {
@@ -34,41 +34,41 @@ func (w *worker) carry(s *snapshot, j *journey) {
 	}
 }
 
-// wait has the packet wait for its Port's limit, unless there is room now or its sender has waited already. It reports
-// whether it does, or was dropped as too much waits.
+// wait has the packet wait for its attachment's limit, unless there is room now or its sender has waited already. It
+// reports whether it does, or was dropped as too much waits.
 func (w *worker) wait(j *journey) bool {
-	l := j.port.limit
+	l := j.to.limit
 	if l.Pass(j.packet.Len(), j.paced) {
 		return false
 	}
-	if !l.Enqueue(j.packet, j.port.MAC) {
-		j.port.overLimit.Add(1)
+	if !l.Enqueue(j.packet, j.to.MAC) {
+		j.to.overLimit.Add(1)
 		j.drop(OverLimit)
 	}
 	return true
 }
 
-// write writes the packet to a TAP, whatever its Port's limit, and reports whether the TAP took it. The virtio-net
-// header goes along: it was checked, or made by us.
-func (w *worker) write(p *packet.Packet, port *Port) bool {
-	if port.lacks != 0 && countsOn(&p.VNet)&port.lacks != 0 {
-		return w.toPlainPort(p, port)
+// write writes the packet to a TAP, whatever its attachment's limit, and reports whether the TAP took it. The
+// virtio-net header goes along: it was checked, or made by us.
+func (w *worker) write(p *packet.Packet, att *Attachment) bool {
+	if att.lacks != 0 && countsOn(&p.VNet)&att.lacks != 0 {
+		return w.toPlainTAP(p, att)
 	}
 	var err error
 	if p.Buf != nil {
-		p.PutHead(p.Buf, tap.GatewayMAC, port.MAC)
-		err = port.dev.Write(p.Buf[:packet.HeadLen+len(p.IP)])
+		p.PutHead(p.Buf, tap.RouterMAC, att.MAC)
+		err = att.dev.Write(p.Buf[:packet.HeadLen+len(p.IP)])
 	} else {
-		p.PutHead(w.head[:], tap.GatewayMAC, port.MAC)
+		p.PutHead(w.head[:], tap.RouterMAC, att.MAC)
 		w.iov = append(append(w.iov[:0], w.head[:], p.IP), p.Tail...)
-		err = port.dev.Writev(w.iov)
+		err = att.dev.Writev(w.iov)
 		clear(w.iov)
 	}
 	if err != nil {
-		port.down.Add(1)
+		att.down.Add(1)
 		return false
 	}
-	port.toPort.add(p.Len())
+	att.toTAP.add(p.Len())
 	return true
 }
 
@@ -80,7 +80,7 @@ func (w *worker) toLink(j *journey) {
 		encap = j.peer.encap
 	}
 	if segmentLen(p) <= mtu {
-		w.node.link.Send(p, to, encap)
+		w.path.link.Send(p, to, encap)
 		return
 	}
 	if len(w.fragment) < mtu {
@@ -88,19 +88,19 @@ func (w *worker) toLink(j *journey) {
 	}
 	p.Fragment(mtu, w.fragment, func(ip []byte) {
 		if w.answer.ParseIP(ip) == packet.Good {
-			w.node.link.Send(&w.answer, to, encap)
+			w.path.link.Send(&w.answer, to, encap)
 		}
 	})
 }
 
-// toStack hands the packet to the gateway, whose stack does not verify checksums.
+// toStack hands the packet to the stack, which does not verify checksums.
 func (w *worker) toStack(j *journey) {
 	p := j.packet
 	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
 		j.drop(Malformed)
 		return
 	}
-	w.node.gateway.Deliver(p, &w.turn, j.fromGateway())
+	w.path.stack.Deliver(p, &w.turn, j.fromStack())
 }
 
 // toHostSocket sends the packet on its way over host sockets, once all of its fragments are there.
@@ -109,7 +109,7 @@ func (w *worker) toHostSocket(j *journey) {
 	switch proto := p.Tuple.Proto; {
 	case p.Frag == packet.LaterFrag && (proto == packet.ICMPv4 || proto == packet.ICMPv6),
 		p.Frag != packet.NoFrag && (proto == packet.TCP || proto == packet.UDP || p.IsEchoRequest()):
-		w.node.gateway.Fragment(p, &w.turn)
+		w.path.stack.Fragment(p, &w.turn)
 	case proto == packet.TCP:
 		w.toStack(j)
 	case proto != packet.UDP && !p.IsEchoRequest():
@@ -117,9 +117,9 @@ func (w *worker) toHostSocket(j *journey) {
 	case !p.ChecksumOK():
 		j.drop(Malformed)
 	case proto == packet.UDP:
-		j.sent(w.node.gateway.Datagram(p))
+		j.sent(w.path.stack.Datagram(p))
 	default:
-		j.sent(w.node.gateway.Ping(p))
+		j.sent(w.path.stack.Ping(p))
 	}
 }
 

@@ -74,7 +74,7 @@ func TestDatagramsOverRestart(t *testing.T) {
 	w := newWorldOver(t, nil, memory)
 	w.exchange(there)
 	w.exchange(back)
-	if err := w.node.Close(); err != nil {
+	if err := w.path.Close(); err != nil {
 		t.Fatal(err)
 	}
 	w = newWorldOver(t, nil, memory)

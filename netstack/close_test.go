@@ -14,7 +14,7 @@ func TestCloseRefusesNothing(t *testing.T) {
 	segment := netstacktest.Spec{Src: ap("10.244.2.10:1000"), Dst: ap("10.244.1.10:8080"), Proto: packet.TCP, TCPFlags: 0x10, Payload: []byte("data")}
 	w.from("node-2", segment)
 	w.expect("a", "tcp 10.244.2.10:1000 > 10.244.1.10:8080 A")
-	if err := w.node.Close(); err != nil {
+	if err := w.path.Close(); err != nil {
 		t.Fatal(err)
 	}
 	w.from("node-2", segment) // FromLink is done when it returns
@@ -23,7 +23,7 @@ func TestCloseRefusesNothing(t *testing.T) {
 		t.Errorf("the other end was sent %s", w.describeSent(s))
 	default:
 	}
-	if got := w.node.Stats().Drops["port-down"]; got != 1 {
-		t.Errorf("%d packets were lost at the Port, want 1: %v", got, w.node.Stats())
+	if got := w.path.Stats().Drops["tap-down"]; got != 1 {
+		t.Errorf("%d packets were lost at the attachment, want 1: %v", got, w.path.Stats())
 	}
 }

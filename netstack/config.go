@@ -7,25 +7,25 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Config is everything a Node needs to know of the cluster to move packets. It is the whole desired state: Set
+// Config is everything a Path needs to know of the cluster to move packets. It is the whole desired state: Set
 // compiles it into an immutable snapshot and swaps it in; flows survive.
 type Config struct {
 	// Node is this node's name.
 	Node string
-	// PodCIDRs are this node's pod prefixes, at most one per family. The first address of each is the gateway's, the
-	// second the host Port's.
+	// PodCIDRs are this node's pod prefixes, at most one per family. The first address of each is the stack's, the
+	// second the host TAP's.
 	PodCIDRs []netip.Prefix
 	// NodeAddrs are this node's own addresses on the underlay, primary first.
 	NodeAddrs []netip.Addr
 	// HostAddrs are all addresses of the host's interfaces, those in NodeAddrs among them. Pods reach the others through
-	// the host Port alone, since over a host socket they would come to them as a process of the host.
+	// the host TAP alone, since over a host socket they would come to them as a process of the host.
 	HostAddrs []netip.Addr
 	// DenyEgress is what pods may not dial over host sockets. Addresses of the cluster are not meant.
 	DenyEgress []Destination
 	// ClusterCIDRs are all pod ranges and ServiceCIDRs all service ranges of the cluster: addresses that no outside
 	// client may claim.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
-	// LocalAddrs are further addresses that the gateway answers on this node, the cluster DNS address among them.
+	// LocalAddrs are further addresses that the stack answers on this node, the cluster DNS address among them.
 	LocalAddrs []netip.Addr
 	// Peers are the other nodes.
 	Peers []PeerRoute
@@ -39,7 +39,7 @@ type PeerRoute struct {
 	Name      string
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
-	// Encap is set when the peer is a Tapestry node, that is, takes IP-in-IP at its gateway address.
+	// Encap is set when the peer is a Tapestry node, that is, takes IP-in-IP at its stack address.
 	Encap bool
 	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node.
 	// Such a one may have read that we take them before we read anything of it.
@@ -101,7 +101,7 @@ type Observer interface {
 
 // Flow is a flow as a Policy judges it and an Observer hears of it.
 type Flow struct {
-	// Orig is the tuple of the first packet as it arrived. To is what it becomes; the same without translation, its zone
+	// Orig is the tuple of the first packet as it arrived. To is what it becomes; the same without translation, its space
 	// always 0.
 	Orig, To packet.Tuple
 	// From has the address Orig.Src, and began the flow. Toward has the address To.Dst.
@@ -113,8 +113,8 @@ type Flow struct {
 // End is who is at an end of a flow, as this node sees it.
 type End struct {
 	Kind EndKind
-	// Port is the name of the Port of a Pod, and of the Host where it has one.
-	Port string
+	// Attachment is the name of that of a Pod, and of the Host where it has one.
+	Attachment string
 	// Peer is the OtherNode, or the one whose host socket a client Outside came in by. 0 for none.
 	Peer uint64
 }
@@ -127,7 +127,7 @@ const (
 	Nobody    EndKind = iota // an address of the cluster that nobody has
 	Pod                      // a pod of this node
 	Host                     // this node's own processes
-	Gateway                  // this node's gateway: Ingress, DNS
+	Stack                    // this node's stack: Ingress, DNS
 	OtherNode                // a pod or process of another node
 	Outside                  // beyond the cluster
 )
@@ -135,7 +135,7 @@ const (
 // Link is the way to other nodes; *overlay.Mesh is one.
 type Link interface {
 	// Send takes one packet (a superframe perhaps) to the peer that owns its destination address, or, with a non-zero
-	// via, encapsulated to that peer's gateway. It may block while the link is busy. Send may exchange p.Buf for
+	// via, encapsulated to that peer's stack. It may block while the link is busy. Send may exchange p.Buf for
 	// another buffer of the same capacity, which the caller then owns; p.IP is invalid afterwards.
 	// Packets that do not fit the peer's path must not be given to Send: see MTU.
 	Send(p *packet.Packet, peer uint64, via *packet.Encap)

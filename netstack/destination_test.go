@@ -127,7 +127,7 @@ func TestMetadataServers(t *testing.T) {
 }
 
 // TestHostAddrs: an address that the host has and its Node does not name is the host's, whoever else claims it. Pods
-// come to it as themselves, through the host Port, and not at all where there is none.
+// come to it as themselves, through the host TAP, and not at all where there is none.
 func TestHostAddrs(t *testing.T) {
 	const S, SA = packet.SYN, packet.SYN | packet.ACK
 	with := func(t *testing.T) *world {
@@ -176,9 +176,9 @@ func TestHostAddrs(t *testing.T) {
 			w.silent()
 		})
 	}
-	t.Run("without a host Port", func(t *testing.T) {
+	t.Run("without a host TAP", func(t *testing.T) {
 		w := with(t)
-		w.node.Detach("host")
+		w.path.Detach("host")
 		w.from("a", datagram("10.244.1.10:1000", "172.17.0.1:22"))
 		w.expect("a", "icmp 3/1 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 172.17.0.1:22")
 		w.dropped(NoRoute)
@@ -187,7 +187,7 @@ func TestHostAddrs(t *testing.T) {
 		w := with(t)
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		conn, err := w.node.Gateway().Dial(ctx, "udp", ap("172.17.0.1:5000"), ap("10.244.2.10:80"))
+		conn, err := w.path.Stack().Dial(ctx, "udp", ap("172.17.0.1:5000"), ap("10.244.2.10:80"))
 		if err != nil {
 			t.Fatal(err)
 		}

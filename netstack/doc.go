@@ -3,17 +3,17 @@
 //
 // # Theory of operation
 //
-// A Node has Ports, tables, a gateway and a Link.
+// A Path has attachments, tables, a stack and a Link.
 //
-//	pod A ─TAP─ Port ┐                                    ┌ Port ─TAP─ pod B
-//	pod C ─TAP─ Port ┼ steps: admit, bind, translate, ... ┼ Link ─ WireGuard ─ other nodes
-//	host  ─TAP─ Port ┘                                    └ gateway (gVisor, relays) ─ host sockets ─ outside
+//	pod A ─ TAP ┐                                    ┌ TAP ─ pod B
+//	pod C ─ TAP ┼ steps: admit, bind, translate, ... ┼ Link ─ WireGuard ─ other nodes
+//	host  ─ TAP ┘                                    └ stack (gVisor, relays) ─ host sockets ─ outside
 //
-// The goroutine that reads a Port's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the steps
-// and writes it to where it goes, all by itself. A few goroutines read all Ports (poll.Poller), each Port one at a
-// time. The Link's goroutines call FromLink with batches of decrypted packets, the gateway's call WritePackets; both
-// run the same steps. A packet waits in two places: in the backlog of a Port with a limit, and in the Link while that
-// is busy.
+// The goroutine that reads an attachment's superframe (up to 64 KiB, as the pod's kernel made it) takes it through the
+// steps and writes it to where it goes, all by itself. A few goroutines read all attachments (poll.Poller), each
+// attachment one at a time. The Link's goroutines call FromLink with batches of decrypted packets, the stack's call
+// WritePackets; both run the same steps. A packet waits in two places: in the backlog of an attachment with a limit,
+// and in the Link while that is busy.
 //
 // # The steps
 //
@@ -21,12 +21,12 @@
 // parse. A journey is one packet on its way through the steps, and all that is known of it: who sent it, its flow, how
 // it ends. All steps have one shape; walk is the list of them.
 //
-//  1. admit: source MAC and address must be the Port's own; a peer's must be the peer's.
+//  1. admit: source MAC and address must be the attachment's own; a peer's must be the peer's.
 //  2. bind: look the flow up. A new one is what the Balancer says, if the Policy lets it be, and is inserted atomically for
 //     both directions. An ICMP error has the flow of the packet it quotes, if its sender was sent that, and a later fragment
 //     that of its first.
 //  3. translate, in place, with incremental checksums.
-//  4. forward: find out who gets it: a local Port, a peer, the gateway, the host, the outside.
+//  4. forward: find out who gets it: a TAP of this node, a peer, the stack, the host, the outside.
 //
 // The package is larger than others: the steps share the journey, which as a package of its own would have to export
 // all it has.
@@ -37,8 +37,8 @@
 // journey.
 //
 // What came from a pod, or from a peer that may send so, with a partial checksum keeps it, through translation too, up
-// to whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainPort), for fragments and for
-// the quotes of ICMP errors. The gateway's stack verifies none, so toStack verifies full ones. Package packet has the
+// to whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainTAP), for fragments and for
+// the quotes of ICMP errors. The stack verifies none, so toStack verifies full ones. Package packet has the
 // form.
 //
 // Each packet gets exactly one Verdict. What cannot be served is refused at once (a reset, an ICMP error), and counted
@@ -48,9 +48,9 @@
 //
 // It happens once, on the node where the flow enters, so that no two nodes share state. A flow's entry holds both
 // tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when that is not
-// where their destination address says: to the gateway, for connections that it opened as somebody else's address, or
+// where their destination address says: to the stack, for connections that it opened as somebody else's address, or
 // to the peer through whose host socket a client came in. Such a client's packets cross the Link as IP-in-IP between
-// the two gateway addresses; admitWrapped has the rules.
+// the two stack addresses; admitWrapped has the rules.
 //
 // # What changes for flows that are known
 //
@@ -67,22 +67,22 @@
 //
 // # Who owns what
 //
-// A frame's buffer belongs to the Port's device and is borrowed until the handler returns. The Link may keep it, giving
-// another one in exchange (Packet.Buf changes). What FromLink gets is borrowed until it returns. The gateway copies, or
-// keeps a frame in the same way as the Link.
+// A frame's buffer belongs to the attachment's device and is borrowed until the handler returns. The Link may keep it,
+// giving another one in exchange (Packet.Buf changes). What FromLink gets is borrowed until it returns. The stack
+// copies, or keeps a frame in the same way as the Link.
 //
 // # Locking
 //
 // What a packet of a known flow needs is read without locks: the Config is an immutable snapshot behind an atomic
-// pointer, so is the table of Ports, and the flow table has sequence numbers. A new flow takes two of the flow table's
-// many locks. Fragments, ICMP limits, backlogs and the lending of workers have mutexes, and none of all these is held
-// for I/O. A worker is the scratch memory of one goroutine; its counters are summed on demand.
+// pointer, so is the table of attachments, and the flow table has sequence numbers. A new flow takes two of the flow
+// table's many locks. Fragments, ICMP limits, backlogs and the lending of workers have mutexes, and none of all these
+// is held for I/O. A worker is the scratch memory of one goroutine; its counters are summed on demand.
 //
-// The gateway's stack calls WritePackets while it holds locks of its own, so nothing is delivered to it on that way
-// back in the same goroutine (Gateway.Deliver).
+// The stack calls WritePackets while it holds locks of its own, so nothing is delivered to it on that way
+// back in the same goroutine (Stack.Deliver).
 //
 // # Start and restart
 //
-// Nothing is read from a Port before the first Set: packets wait in the TAP. The flow table lives in memory of the
-// caller's, and goes on in the next process; descriptors are the keeper's business.
+// Nothing is read from an attachment before the first Set: packets wait in the TAP. The flow table lives in memory of
+// the caller's, and goes on in the next process; descriptors are the keeper's business.
 package netstack

@@ -16,21 +16,21 @@ import (
 func TestFloodedFlows(t *testing.T) {
 	const capacity = 4096
 	w, toB := hotNodeOf(t, capacity)
-	w.node.snapshot.Load().balancer = &hotBalancer{}
-	toA := w.port.dev.(*sink)
+	w.path.snapshot.Load().balancer = &hotBalancer{}
+	toA := w.from.dev.(*sink)
 	toC, toHost := &sink{}, &sink{}
 	for name, c := range map[string]struct {
-		kind PortKind
+		kind AttachmentKind
 		dev  *sink
-	}{"10.244.1.12": {PodPort, toC}, "10.244.1.2": {HostPort, toHost}} {
-		if err := w.node.Attach(PortConfig{Name: name, Kind: c.kind, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, c.dev); err != nil {
+	}{"10.244.1.12": {PodTAP, toC}, "10.244.1.2": {HostTAP, toHost}} {
+		if err := w.path.Attach(AttachmentConfig{Name: name, Kind: c.kind, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, c.dev); err != nil {
 			t.Fatal(err)
 		}
 	}
 	buf := make([]byte, packet.MaxFrame)
 	send := func(port string, s netstacktest.Spec) {
-		w.port = w.node.ports.table.Load().byName[port]
-		buf = w.fromPort(buf[:copy(buf[:cap(buf)], s.Frame(w.port.MAC, tap.GatewayMAC))])
+		w.from = w.path.attachments.table.Load().byName[port]
+		buf = w.fromTAP(buf[:copy(buf[:cap(buf)], s.Frame(w.from.MAC, tap.RouterMAC))])
 	}
 	const a, b, c = "10.244.1.10", "10.244.1.11", "10.244.1.12"
 	at := func(host string, port int) string { return fmt.Sprintf("%s:%d", host, port) }
@@ -43,7 +43,7 @@ func TestFloodedFlows(t *testing.T) {
 		send(from, datagram(at(from, port), at(to, there)))
 		send(to, datagram(at(to, there), at(from, port))) // the echo
 	}
-	if s := w.node.flows.Stats(); s.Len != capacity || toA.frames != 2*capacity || toB.frames != 2*capacity {
+	if s := w.path.flows.Stats(); s.Len != capacity || toA.frames != 2*capacity || toB.frames != 2*capacity {
 		t.Fatalf("the table is not full, or the pods did not get their own: %d and %d frames, %+v", toA.frames, toB.frames, s)
 	}
 
@@ -60,7 +60,7 @@ func TestFloodedFlows(t *testing.T) {
 		try(toC, func() { w.fromLink(node2, [][]byte{datagram(at("10.244.2.20", 40000+i), at(c, 53)).IP()}) })
 	}
 	if through != 15 {
-		t.Errorf("%d of 15 new requests got through; drops: %v", through, w.node.Stats().Drops)
+		t.Errorf("%d of 15 new requests got through; drops: %v", through, w.path.Stats().Drops)
 	}
 	// And they have not lost it again to what the two do next.
 	for n := range capacity {
@@ -78,7 +78,7 @@ func TestFloodedFlows(t *testing.T) {
 			answered++
 		}
 	}
-	s := w.node.flows.Stats()
+	s := w.path.flows.Stats()
 	if answered != 10 || s.Full != 0 || s.Owners != 5 || s.Evicted.FromMost == 0 {
 		t.Errorf("%d of 10 answers got back; %+v", answered, s)
 	}

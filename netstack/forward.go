@@ -9,8 +9,8 @@ import (
 func (w *worker) forward(s *snapshot, j *journey) bool {
 	switch j.via {
 	case viaRoute:
-	case viaGateway:
-		return j.toGateway()
+	case viaStack:
+		return j.toStack()
 	default:
 		peer := s.peers[j.via]
 		if peer == nil || peer.encap == nil {
@@ -22,7 +22,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	r := w.route(s, &p.Tuple.Dst)
 	switch r.kind {
 	case toPod, toHost:
-		if r.port == nil {
+		if r.pod == nil {
 			if r.unnamed {
 				return j.refuse(noHost, NoRoute)
 			}
@@ -31,18 +31,18 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		if j.wrapped && r.kind != toPod {
 			return j.drop(BadEncap)
 		}
-		j.verdict, j.port = ToPort, r.port
+		j.verdict, j.to = ToTAP, r.pod
 		return false
 	case toSelf:
-		return j.toGateway()
+		return j.toStack()
 	case toPeer:
 		if j.sender != nil {
 			return j.drop(NoRoute) // never from one peer to another
 		}
-		if j.from != nil && j.from.Kind == HostPort && s.hosts[p.Tuple.Src].unnamed {
+		if j.from != nil && j.from.Kind == HostTAP && s.hosts[p.Tuple.Src].unnamed {
 			return j.drop(NoRoute) // the other node does not know the address as ours
 		}
-		if j.fromGateway() && s.foreign(p.Tuple.Src) {
+		if j.fromStack() && s.foreign(p.Tuple.Src) {
 			if r.peer.encap == nil {
 				return j.drop(NoRoute)
 			}
@@ -57,7 +57,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	case nowhere:
 		return j.refuse(noHost, NoRoute)
 	}
-	// Our own Ports reach the outside. Node addresses without a host Port are reached the same way, by peers as well.
+	// Our own attachments reach the outside. Node addresses without a host TAP are reached the same way, by peers as well.
 	if j.from == nil && (j.sender == nil || j.wrapped || r.kind != toHost) {
 		return j.drop(NoRoute)
 	}
@@ -67,25 +67,25 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	return j.toOutside()
 }
 
-// route adds the local pods and the host Port to what the snapshot knows.
+// route adds the local pods and the host TAP to what the snapshot knows.
 func (w *worker) route(s *snapshot, dst *packet.Addr) route {
-	t := w.node.ports.table.Load()
-	if port := t.byAddr[*dst]; port != nil {
-		return route{kind: toPod, port: port}
+	t := w.path.attachments.table.Load()
+	if att := t.byAddr[*dst]; att != nil {
+		return route{kind: toPod, pod: att}
 	}
 	r := s.route(dst)
 	if r.kind == toHost {
-		r.port = t.host
+		r.pod = t.host
 	}
 	return r
 }
 
 // toPeer sends the packet to another node, if it fits the way there (RFC 1191, RFC 8201).
 func (w *worker) toPeer(j *journey, to *peer, wrap bool) bool {
-	if w.node.link == nil {
+	if w.path.link == nil {
 		return j.drop(NoRoute)
 	}
-	p, mtu := j.packet, w.node.link.MTU(to.ID)
+	p, mtu := j.packet, w.path.link.MTU(to.ID)
 	if wrap {
 		mtu -= addressing.Encap(!to.encap.Dst.Is4())
 	}

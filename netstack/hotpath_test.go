@@ -35,26 +35,26 @@ func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := New(Options{Flows: flows, Link: &null{}})
+	path, err := New(Options{Flows: flows, Link: &null{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = n.Close() })
+	t.Cleanup(func() { _ = path.Close() })
 	b := &sink{}
 	for name, dev := range map[string]*sink{"10.244.1.10": {}, "10.244.1.11": b} {
-		if err := n.Attach(PortConfig{Name: name, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, dev); err != nil {
+		if err := path.Attach(AttachmentConfig{Name: name, MAC: packet.MAC{2, 1}, Addrs: addresstest.Addrs(name)}, dev); err != nil {
 			t.Fatal(err)
 		}
 	}
-	err = n.Set(Config{
+	err = path.Set(Config{
 		PodCIDRs: addresstest.Prefixes("10.244.1.0/24"), ClusterCIDRs: addresstest.Prefixes("10.244.0.0/16"), ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16"), MTU: 1420,
 		NodeAddrs: addresstest.Addrs("172.31.0.11"), Peers: []PeerRoute{{ID: node2, PodCIDRs: addresstest.Prefixes("10.244.2.0/24"), Encap: true, SendsPartial: true}},
 	}, &balancer{picks: nil}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := n.workers.get()
-	w.port = n.ports.table.Load().byName["10.244.1.10"]
+	w := path.workers.get()
+	w.from = path.attachments.table.Load().byName["10.244.1.10"]
 	return w, b
 }
 
@@ -70,14 +70,14 @@ var paths = []struct {
 
 func established(t testing.TB, spec netstacktest.Spec) (*worker, []byte, func()) {
 	w, _ := hotNode(t)
-	s := w.node.snapshot.Load()
+	s := w.path.snapshot.Load()
 	s.balancer = &hotBalancer{}
 	spec.Payload = make([]byte, 1200)
-	frame := spec.Frame(w.port.MAC, tap.GatewayMAC)
+	frame := spec.Frame(w.from.MAC, tap.RouterMAC)
 	buf := make([]byte, packet.MaxFrame)
 	return w, buf, func() {
 		n := copy(buf[:cap(buf)], frame)
-		buf = w.fromPort(buf[:n])
+		buf = w.fromTAP(buf[:n])
 	}
 }
 
@@ -108,7 +108,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 				t.Errorf("%v allocations per packet", n)
 			}
 			if d := w.verdicts[Dropped].Load(); d != 0 {
-				t.Errorf("%d packets were dropped: %v", d, w.node.Stats())
+				t.Errorf("%d packets were dropped: %v", d, w.path.Stats())
 			}
 		})
 	}
@@ -116,11 +116,11 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 
 // FuzzFromPort gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under
 // exactly one verdict, and let nothing through that claims another's address.
-func FuzzFromPort(f *testing.F) {
+func FuzzFromTAP(f *testing.F) {
 	for _, p := range paths {
-		f.Add(p.spec.Frame(packet.MAC{2, 1}, tap.GatewayMAC))
+		f.Add(p.spec.Frame(packet.MAC{2, 1}, tap.RouterMAC))
 	}
-	f.Add(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2, 1}, tap.GatewayMAC)[:40])
+	f.Add(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2, 1}, tap.RouterMAC)[:40])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) > packet.MaxFrame {
@@ -128,13 +128,13 @@ func FuzzFromPort(f *testing.F) {
 		}
 		w, b := hotNode(t)
 		buf := make([]byte, packet.MaxFrame)
-		w.fromPort(buf[:copy(buf, frame)])
+		w.fromTAP(buf[:copy(buf, frame)])
 		total := uint64(0)
 		for v := range w.verdicts {
 			total += w.verdicts[v].Load()
 		}
 		if total != 1 {
-			t.Fatalf("one frame got %d verdicts: %v", total, w.node.Stats())
+			t.Fatalf("one frame got %d verdicts: %v", total, w.path.Stats())
 		}
 		var p packet.Packet
 		if p.ParseFrame(buf[:copy(buf, frame)]) == packet.Good && p.Tuple.Src != packet.AddrFrom(addresstest.Addrs("10.244.1.10")[0]) && b.frames > 0 {

@@ -66,7 +66,7 @@ func TestLinkOnly(t *testing.T) {
 	}
 	w.counted(LinkOnly, sent)
 	w.silent()
-	if n := w.node.flows.Stats().Len; n != 1 {
+	if n := w.path.flows.Stats().Len; n != 1 {
 		t.Errorf("%d flows are in the table, want the first one alone", n)
 	}
 }
@@ -98,12 +98,12 @@ func TestSourceRoute(t *testing.T) {
 	for _, opt := range bad {
 		frame := datagram("10.244.1.10:1000", "10.244.1.11:80").Frame(w.macs["a"], packet.MAC{})[:packet.HeadLen]
 		w.devices["a"].Send(append(frame, option(datagram("10.244.1.10:1000", "10.244.1.11:80"), opt...)...))
-		w.node.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), opt...)})
+		w.path.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), opt...)})
 	}
 	w.counted(Malformed, uint64(2*len(bad)))
 	w.silent()
 	// Another option is no reason.
-	w.node.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), 148, 4, 0, 0)})
+	w.path.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), 148, 4, 0, 0)})
 	w.expect("b", "udp 10.244.2.10:1000 > 10.244.1.11:80")
 }
 
@@ -207,7 +207,7 @@ func TestErrorsOfEnds(t *testing.T) {
 			"a", "icmp %s 172.31.0.11 > 10.244.1.10 about 10.244.1.10:1000 > 172.31.0.11:22"},
 		{"node-2", about("10.244.2.10", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80")),
 			"a", "icmp %s 10.244.2.10 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.2.10:80"},
-		{"node-2", about("10.244.2.1", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80")), // its gateway, for the pod
+		{"node-2", about("10.244.2.1", "10.244.1.10", datagram("10.244.1.10:1000", "10.244.2.10:80")), // its stack, for the pod
 			"a", "icmp %s 10.244.2.1 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.2.10:80"},
 		{"node-2", about("fd00:10:244:2::10", "fd00:10:244:1::10", datagram("[fd00:10:244:1::10]:1000", "[fd00:10:244:2::10]:80")),
 			"a", "icmp %s fd00:10:244:2::10 > fd00:10:244:1::10 about [fd00:10:244:1::10]:1000 > [fd00:10:244:2::10]:80"},
@@ -226,13 +226,13 @@ func TestErrorsOfEnds(t *testing.T) {
 	}
 }
 
-// TestForgedErrorToGateway: what the gateway sends for a client outside is refused by the pod it was sent to, and by no
+// TestForgedErrorToStack: what the stack sends for a client outside is refused by the pod it was sent to, and by no
 // other.
-func TestForgedErrorToGateway(t *testing.T) {
+func TestForgedErrorToStack(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := w.node.Gateway().Dial(ctx, "udp", ap("198.51.100.9:5000"), ap("10.244.1.10:7000"))
+	conn, err := w.path.Stack().Dial(ctx, "udp", ap("198.51.100.9:5000"), ap("10.244.1.10:7000"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,36 +15,36 @@ type journey struct {
 	verdict Verdict
 	reason  DropReason
 	answer  answer // Answered
-	outside bool   // ToGateway: on, over host sockets
+	outside bool   // ToStack: on, over host sockets
 	wrap    bool   // ToLink: encapsulated
 	// quoted is the packet that an ICMP error speaks of; nil for any other packet.
 	quoted *packet.Packet
-	// orig is the packet's tuple as it was admitted, with its zone: before translation.
+	// orig is the packet's tuple as it was admitted, with its space: before translation.
 	orig packet.Tuple
 	mtu  int32 // ToLink, and tooBig: the largest IP packet in bytes that fits there
 	// hit is the packet's flow, found or begun. Its To is what the packet becomes when Translate is set.
 	hit flow.Hit
 	// via says where the flow sends the packet when that is not where its destination address leads, as flow.Entry.Via.
 	via  uint64
-	rule uint64 // of the Policy's ruling, when it was asked
-	port *Port  // ToPort
-	peer *peer  // ToLink
+	rule uint64      // of the Policy's ruling, when it was asked
+	to   *Attachment // ToPort
+	peer *peer       // ToLink
 }
 
 // origin says where a packet came from.
 type origin struct {
-	from    *Port // a pod's or the host's; nil for the gateway and the Link
-	sender  *peer // the Link's; nil otherwise
-	wrapped bool  // it came encapsulated from the peer
-	paced   bool  // the sender waits by itself until a Port's limit has room
+	from    *Attachment // a pod's or the host's; nil for the stack and the Link
+	sender  *peer       // the Link's; nil otherwise
+	wrapped bool        // it came encapsulated from the peer
+	paced   bool        // the sender waits by itself until an attachment's limit has room
 }
 
-func (o *origin) fromGateway() bool { return o.from == nil && o.sender == nil }
+func (o *origin) fromStack() bool { return o.from == nil && o.sender == nil }
 
 // Values of flow.Entry.Via that are no peer's id: peers' ids are hashes and practically never this small.
 const (
-	viaRoute   uint64 = 0
-	viaGateway uint64 = 1
+	viaRoute uint64 = 0
+	viaStack uint64 = 1
 )
 
 // answer is what the sender is sent.
@@ -59,7 +59,7 @@ const (
 	prohibited        // it may not go there
 	denied            // the Policy says so: a reset for TCP, else an ICMP error
 	tooBig            // it does not fit where it would go
-	neighbor          // a neighbour solicitation's: the gateway's Ethernet address
+	neighbor          // a neighbour solicitation's: the router's Ethernet address
 )
 
 // drop ends the journey without a word to the sender. Like every end it gives false: no step follows.
@@ -74,22 +74,22 @@ func (j *journey) refuse(a answer, why DropReason) bool {
 	return false
 }
 
-// toGateway ends the journey on this node.
-func (j *journey) toGateway() bool {
-	j.verdict = ToGateway
+// toStack ends the journey on this node.
+func (j *journey) toStack() bool {
+	j.verdict = ToStack
 	return false
 }
 
 // toOutside ends the journey at a host socket.
 func (j *journey) toOutside() bool {
-	j.verdict, j.outside = ToGateway, true
+	j.verdict, j.outside = ToStack, true
 	return false
 }
 
 // walk takes a packet from its sender to its one Verdict. The steps are the life of a packet, top to bottom. Each goes
 // by what those before it found out, and gives false when it knows how the journey ends. They decide; only carry acts.
 func (w *worker) walk(j *journey) {
-	s := w.node.snapshot.Load()
+	s := w.path.snapshot.Load()
 	if s == nil {
 		w.count(Dropped, NotReady)
 		return
@@ -100,7 +100,7 @@ func (w *worker) walk(j *journey) {
 		w.forward(s, j) // Who gets it?
 	w.carry(s, j)
 	w.count(j.verdict, j.reason)
-	if w.node.observer != nil && (j.begun || j.reason != NotDropped) {
+	if w.path.observer != nil && (j.begun || j.reason != NotDropped) {
 		w.tell(s, j)
 	}
 }

@@ -39,7 +39,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 	}
 	opening := j.packet.TCPFlags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
 	if w.serves(s, j, opening) {
-		w.node.flows.SetChecked(j.hit.Ref, s.generation)
+		w.path.flows.SetChecked(j.hit.Ref, s.generation)
 		return goOn
 	}
 	if j.hit.Dir == flow.Reply {
@@ -63,7 +63,7 @@ func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 			return true
 		}
 		kind := w.pick(s, j).Kind
-		return kind == packet.NotFrontend || kind == packet.ToGateway
+		return kind == packet.NotFrontend || kind == packet.ToStack
 	}
 	backend := &j.hit.To.Dst
 	if j.hit.Dir == flow.Reply {
@@ -81,7 +81,7 @@ func (w *worker) forget(j *journey) {
 	if j.hit.Dir == flow.Reply {
 		orig = j.hit.To.Reverse()
 	}
-	w.node.flows.Delete(j.hit.Ref, &orig)
+	w.path.flows.Delete(j.hit.Ref, &orig)
 }
 
 // permit asks the Policy whether the journey's flow may be, and ends the journey if not.
@@ -106,10 +106,10 @@ func (w *worker) tell(s *snapshot, j *journey) {
 	}
 	w.describe(s, j)
 	if j.begun {
-		w.node.observer.Begun(&w.told, j.rule)
+		w.path.observer.Begun(&w.told, j.rule)
 	}
 	if refuses {
-		w.node.observer.Refused(&w.told, j.reason, j.rule)
+		w.path.observer.Refused(&w.told, j.reason, j.rule)
 	}
 }
 
@@ -123,14 +123,14 @@ func (w *worker) describe(s *snapshot, j *journey) {
 	} else {
 		f.Orig, f.To = j.orig, j.hit.To
 	}
-	f.To.Zone = 0
+	f.To.Space = 0
 	f.Toward = w.endAt(s, &f.To.Dst)
 	switch j.hit.Via {
 	case viaRoute:
 		f.From = w.endAt(s, &f.Orig.Src)
-	case viaGateway:
+	case viaStack:
 		f.From = w.endAt(s, &f.Orig.Src)
-		if f.From.Kind != Gateway && f.From.Kind != Host {
+		if f.From.Kind != Stack && f.From.Kind != Host {
 			f.From = End{Kind: Outside} // a client of this node's host sockets
 		}
 	default:
@@ -143,14 +143,14 @@ func (w *worker) endAt(s *snapshot, a *packet.Addr) End {
 	r := w.route(s, a)
 	switch r.kind {
 	case toPod:
-		return End{Kind: Pod, Port: r.port.Name}
+		return End{Kind: Pod, Attachment: r.pod.Name}
 	case toHost:
-		if r.port != nil {
-			return End{Kind: Host, Port: r.port.Name}
+		if r.pod != nil {
+			return End{Kind: Host, Attachment: r.pod.Name}
 		}
 		return End{Kind: Host}
 	case toSelf:
-		return End{Kind: Gateway}
+		return End{Kind: Stack}
 	case toPeer:
 		return End{Kind: OtherNode, Peer: r.peer.ID}
 	case vacant, nowhere:

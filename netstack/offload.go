@@ -22,26 +22,26 @@ func countsOn(v *packet.VNetHdr) tap.Offloads {
 	return 0
 }
 
-// toPlainPort does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent
+// toPlainTAP does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent
 // by a pod with all offloads, or was coalesced off the Link, thus reaches one without. It is false when a segment was
 // refused, after which the rest is not tried.
-func (w *worker) toPlainPort(p *packet.Packet, port *Port) bool {
+func (w *worker) toPlainTAP(p *packet.Packet, att *Attachment) bool {
 	w.segments.Reset(p, nil)
 	if need := packet.HeadLen + w.segments.Size(); len(w.segment) < need {
 		w.segment = make([]byte, need)
 	}
 	plain := packet.Packet{EtherType: p.EtherType}
-	plain.PutHead(w.segment, tap.GatewayMAC, port.MAC)
+	plain.PutHead(w.segment, tap.RouterMAC, att.MAC)
 	for {
 		n := w.segments.Next(w.segment[packet.HeadLen:])
 		if n == 0 {
 			break
 		}
-		if port.dev.Write(w.segment[:packet.HeadLen+n]) != nil {
-			port.down.Add(1)
+		if att.dev.Write(w.segment[:packet.HeadLen+n]) != nil {
+			att.down.Add(1)
 			return false
 		}
 	}
-	port.toPort.add(p.Len())
+	att.toTAP.add(p.Len())
 	return true
 }

@@ -33,7 +33,7 @@ func TestCountsOn(t *testing.T) {
 
 // super turns a packet into a superframe with segments of size bytes, as a pod's kernel would have made it.
 func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
-	f := s.Frame(src, tap.GatewayMAC)
+	f := s.Frame(src, tap.RouterMAC)
 	var p packet.Packet
 	if p.ParseFrame(f) != packet.Good {
 		panic("not a good packet")
@@ -63,8 +63,8 @@ func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
 	return f
 }
 
-// TestPlainPort sends superframes and partial checksums to Ports that lack what they count on.
-func TestPlainPort(t *testing.T) {
+// TestPlainPort sends superframes and partial checksums to attachments that lack what they count on.
+func TestPlainTAP(t *testing.T) {
 	payload := make([]byte, 3000)
 	for i := range payload {
 		payload[i] = byte(i * 7)
@@ -98,8 +98,8 @@ func TestPlainPort(t *testing.T) {
 			w := newWorld(t)
 			w.macs["c"] = packet.MAC{2, 0, 0, 0, 0, 0xc}
 			w.devices["c"] = netstacktest.NewDeviceWith(tc.has)
-			c := PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12", "fd00:10:244:1::12")}
-			if err := w.node.Attach(c, w.devices["c"]); err != nil {
+			c := AttachmentConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12", "fd00:10:244:1::12")}
+			if err := w.path.Attach(c, w.devices["c"]); err != nil {
 				t.Fatal(err)
 			}
 			w.devices["a"].Send(super(tc.spec, w.macs["a"], tc.size))
@@ -109,7 +109,7 @@ func TestPlainPort(t *testing.T) {
 				select {
 				case f = <-w.devices["c"].Frames():
 				case <-time.After(patience):
-					t.Fatalf("%d frames arrived, want %d; %v", i, tc.segments, w.node.Stats())
+					t.Fatalf("%d frames arrived, want %d; %v", i, tc.segments, w.path.Stats())
 				}
 				var p packet.Packet
 				if fault := p.ParseFrame(f); fault != packet.Good || p.DstMAC() != w.macs["c"] {
@@ -134,12 +134,12 @@ func TestPlainPort(t *testing.T) {
 	}
 }
 
-// TestPlainPortFromLink sends packets of one flow off the Link, which are coalesced, to a Port without offloads.
+// TestPlainPortFromLink sends packets of one flow off the Link, which are coalesced, to an attachment without offloads.
 func TestPlainPortFromLink(t *testing.T) {
 	w := newWorld(t)
 	w.devices["c"] = netstacktest.NewDeviceWith(0)
 	w.macs["c"] = packet.MAC{2, 0, 0, 0, 0, 0xc}
-	if err := w.node.Attach(PortConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12")}, w.devices["c"]); err != nil {
+	if err := w.path.Attach(AttachmentConfig{Name: "c", MAC: w.macs["c"], Addrs: addresstest.Addrs("10.244.1.12")}, w.devices["c"]); err != nil {
 		t.Fatal(err)
 	}
 	var batch [][]byte
@@ -157,11 +157,11 @@ func TestPlainPortFromLink(t *testing.T) {
 		p.CompleteChecksum()
 		batch = append(batch, ip)
 	}
-	w.node.FromLink(node2, batch)
+	w.path.FromLink(node2, batch)
 	for range batch {
 		w.expect("c", "tcp 10.244.2.10:1000 > 10.244.1.12:80 A")
 	}
-	if s := w.node.Stats(); s.Verdicts["to-port"] != 1 {
+	if s := w.path.Stats(); s.Verdicts["to-tap"] != 1 {
 		t.Errorf("verdicts %v, want one for what was coalesced", s.Verdicts)
 	}
 }

@@ -27,12 +27,12 @@ func ownerAt(a packet.Addr) uint64 {
 }
 
 // FlowOwner says who began a flow, by its entry alone: for flows of agents that did not note it. A client by way of
-// this node's gateway is taken for one from outside, and a pod's second address for another owner.
+// this node's stack is taken for one from outside, and a pod's second address for another owner.
 func FlowOwner(e *flow.Entry) uint64 {
 	switch e.Via {
 	case viaRoute:
 		return ownerAt(e.Orig.Src)
-	case viaGateway:
+	case viaStack:
 		return flow.OwnerOutside
 	}
 	return e.Via

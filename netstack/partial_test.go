@@ -20,13 +20,13 @@ func (w *world) frame(where string) *packet.Packet {
 			w.t.Fatalf("%s got a packet with fault %d", where, fault)
 		}
 	case <-time.After(patience):
-		w.t.Fatalf("%s got nothing; %v", where, w.node.Stats())
+		w.t.Fatalf("%s got nothing; %v", where, w.path.Stats())
 	}
 	return p
 }
 
-// TestPartialFromLink sends packets with partial checksums off the Link to Ports with and without offloads, translated
-// on the way and not. Whoever completes the checksum must get the right one.
+// TestPartialFromLink sends packets with partial checksums off the Link to attachments with and without offloads,
+// translated on the way and not. Whoever completes the checksum must get the right one.
 func TestPartialFromLink(t *testing.T) {
 	reply := segment("10.244.2.10:8080", "10.244.1.10:1000", packet.SYN|packet.ACK)
 	for _, c := range []struct {
@@ -50,8 +50,8 @@ func TestPartialFromLink(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.devices["plain"], w.macs["plain"] = netstacktest.NewDeviceWith(0), packet.MAC{2, 0, 0, 0, 0, 9}
-			plain := PortConfig{Name: "plain", MAC: w.macs["plain"], Addrs: addresstest.Addrs("10.244.1.12")}
-			if err := w.node.Attach(plain, w.devices["plain"]); err != nil {
+			plain := AttachmentConfig{Name: "plain", MAC: w.macs["plain"], Addrs: addresstest.Addrs("10.244.1.12")}
+			if err := w.path.Attach(plain, w.devices["plain"]); err != nil {
 				t.Fatal(err)
 			}
 			if c.answers != nil {
@@ -156,7 +156,7 @@ func TestPartialFromLinkAllocatesNothing(t *testing.T) {
 	if n != 0 {
 		t.Errorf("%v allocations per packet", n)
 	}
-	if got := w.verdicts[ToPort].Load(); got != 101 {
-		t.Errorf("101 packets became %d frames: %+v", got, w.node.Stats())
+	if got := w.verdicts[ToTAP].Load(); got != 101 {
+		t.Errorf("101 packets became %d frames: %+v", got, w.path.Stats())
 	}
 }

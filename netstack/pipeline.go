@@ -5,13 +5,13 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// fromPort takes one superframe from the worker's Port. It returns the buffer to read the next one into.
-func (w *worker) fromPort(buf []byte) []byte {
+// fromTAP takes one superframe from the worker's attachment. It returns the buffer to read the next one into.
+func (w *worker) fromTAP(buf []byte) []byte {
 	p := &w.pkt
 	switch fault := p.ParseFrame(buf); fault {
 	case packet.Good:
 		w.took(len(p.IP))
-		w.walk(&journey{packet: p, origin: origin{from: w.port}})
+		w.walk(&journey{packet: p, origin: origin{from: w.from}})
 		return p.Buf[:cap(p.Buf)] // the Link may have exchanged it
 	case packet.NotIP:
 		w.count(w.answerARP(p, buf))
@@ -31,8 +31,8 @@ func faultReason(f packet.Fault) DropReason {
 	return Malformed
 }
 
-// fromGateway takes one superframe that the node's stack sent. It returns the buffer in exchange.
-func (w *worker) fromGateway(buf []byte) []byte {
+// fromStack takes one superframe that the node's stack sent. It returns the buffer in exchange.
+func (w *worker) fromStack(buf []byte) []byte {
 	p := &w.pkt
 	if fault := p.ParseFrame(buf); fault != packet.Good {
 		w.count(Dropped, faultReason(fault))
@@ -42,7 +42,7 @@ func (w *worker) fromGateway(buf []byte) []byte {
 	return p.Buf[:cap(p.Buf)]
 }
 
-// fromRelay takes one packet that the gateway made without its stack.
+// fromRelay takes one packet that a relay made, past gVisor's stack.
 func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	p := &w.pkt
 	if fault := p.ParseIP(ip); fault != packet.Good {
@@ -56,7 +56,7 @@ func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 // fromLink takes a decrypted batch of one peer: packets of one flow are coalesced first, so that every step after is
 // paid once for many.
 func (w *worker) fromLink(id uint64, batch [][]byte) {
-	s := w.node.snapshot.Load()
+	s := w.path.snapshot.Load()
 	if s == nil {
 		w.drops[NotReady].Add(uint64(len(batch)))
 		w.verdicts[Dropped].Add(uint64(len(batch)))
@@ -75,7 +75,7 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 	for _, ip := range batch {
 		into := &w.plain
 		if inner, outer, ok := packet.Decap(ip); ok {
-			if !s.isOwnGateway(outer.Dst) || !peer.isGateway(outer.Src) {
+			if !s.isOwnStack(outer.Dst) || !peer.isStack(outer.Src) {
 				w.count(Dropped, BadEncap)
 				continue
 			}
@@ -85,9 +85,9 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 			w.count(Dropped, faultReason(fault))
 		}
 	}
-	// Those that come encapsulated are few, and get the zone in which they are looked up only later.
+	// Those that come encapsulated are few, and get the space in which they are looked up only later.
 	if several := w.plain.Pending(); len(several) > 1 {
-		w.node.flows.Prefetch(several)
+		w.path.flows.Prefetch(several)
 	}
 	for p := w.plain.Next(); p != nil; p = w.plain.Next() {
 		w.walk(&journey{packet: p, origin: origin{sender: peer}})
@@ -140,7 +140,7 @@ func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 		if s.claims(p.Tuple.Src) {
 			return j.drop(BadEncap)
 		}
-		p.Tuple.Zone = j.sender.zone
+		p.Tuple.Space = j.sender.space
 		return true
 	}
 	if !j.sender.ownsPod(p.Tuple.Src) {
@@ -156,7 +156,7 @@ func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 		}
 		t = j.quoted.Tuple.Reverse()
 	}
-	if !w.node.flows.Peek(&t, &j.hit) || j.hit.Dir != flow.Reply || j.hit.Via != viaGateway {
+	if !w.path.flows.Peek(&t, &j.hit) || j.hit.Dir != flow.Reply || j.hit.Via != viaStack {
 		return j.drop(BadEncap)
 	}
 	return true

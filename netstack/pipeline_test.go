@@ -88,7 +88,7 @@ func TestPacketFlows(t *testing.T) {
 		"a peer does not have its Services translated": {
 			{"node-2", segment("10.244.2.10:1000", "10.96.0.1:80", S), "", "", NoRoute},
 		},
-		"the host Port": {
+		"the host TAP": {
 			{"host", segment("10.244.1.2:1000", "10.96.0.1:80", S), "b", "tcp 10.244.1.2:1000 > 10.244.1.11:8080 S", 0},
 			{"b", segment("10.244.1.11:8080", "10.244.1.2:1000", SA), "host", "tcp 10.96.0.1:80 > 10.244.1.2:1000 SA", 0},
 			{"a", segment("10.244.1.10:1000", "172.31.0.11:22", S), "host", "tcp 10.244.1.10:1000 > 172.31.0.11:22 S", 0},
@@ -229,14 +229,14 @@ func TestTwoFirstDatagrams(t *testing.T) {
 		ip := datagram(client, "172.31.0.11:54323").IP()
 		var both sync.WaitGroup
 		for range 2 {
-			both.Go(func() { w.node.FromLink(node2, [][]byte{bytes.Clone(ip)}) })
+			both.Go(func() { w.path.FromLink(node2, [][]byte{bytes.Clone(ip)}) })
 		}
 		both.Wait()
 		for range 2 {
 			w.expect("b", "udp "+client+" > 10.244.1.11:8080")
 		}
 	}
-	if n := w.node.flows.Stats().Len; n != 500 {
+	if n := w.path.flows.Stats().Len; n != 500 {
 		t.Errorf("%d flows, want 500", n)
 	}
 }
@@ -271,7 +271,7 @@ func TestTwoIngressNodesOneClientPort(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	go func() {
-		c, err := w.node.Gateway().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.11:8080"))
+		c, err := w.path.Stack().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.11:8080"))
 		if c != nil {
 			_ = c.Close()
 		}
@@ -381,20 +381,20 @@ func TestNothingBeforeTheFirstConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := New(Options{Flows: flows})
+	path, err := New(Options{Flows: flows})
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := netstacktest.NewDevice()
-	if err := n.Attach(PortConfig{Name: "a", MAC: packet.MAC{2}, Addrs: addresstest.Addrs("10.244.1.10")}, d); err != nil {
+	if err := path.Attach(AttachmentConfig{Name: "a", MAC: packet.MAC{2}, Addrs: addresstest.Addrs("10.244.1.10")}, d); err != nil {
 		t.Fatal(err)
 	}
-	d.Send(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2}, tap.GatewayMAC))
-	n.FromLink(node2, [][]byte{segment("10.244.2.1:1", "10.244.1.10:2", packet.SYN).IP()})
-	if s := n.Stats(); s.Drops["not-ready"] != 1 || len(s.Verdicts) != 1 {
+	d.Send(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2}, tap.RouterMAC))
+	path.FromLink(node2, [][]byte{segment("10.244.2.1:1", "10.244.1.10:2", packet.SYN).IP()})
+	if s := path.Stats(); s.Drops["not-ready"] != 1 || len(s.Verdicts) != 1 {
 		t.Errorf("stats %v, want one packet dropped as not-ready and the pod's still waiting", s)
 	}
-	if err := n.Close(); err != nil {
+	if err := path.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -14,7 +14,7 @@ const (
 	ndpSolicitation   = 135
 )
 
-// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the gateway:
+// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the router:
 // whoever else sends them would make itself a pod's router or neighbour.
 func isLinkOnly(p *packet.Packet) bool {
 	switch p.Tuple.Proto {
@@ -51,17 +51,17 @@ func isLinkLocal(a *packet.Addr) bool {
 	return !a.Is4() && (a[0] == 0xfe && a[1]&0xc0 == 0x80 || *a == packet.Addr{})
 }
 
-// answerARP answers for every address: the gateway is the pods' only neighbour.
+// answerARP answers for every address: the router is the pods' only neighbour.
 func (w *worker) answerARP(p *packet.Packet, buf []byte) (Verdict, DropReason) {
 	if p.EtherType != packet.EtherARP {
 		return Dropped, NotIP
 	}
-	n := packet.AnswerARP(buf, tap.GatewayMAC)
+	n := packet.AnswerARP(buf, tap.RouterMAC)
 	if n == 0 {
 		return Dropped, NotIP
 	}
-	if w.port.dev.Write(buf[:n]) != nil {
-		return Dropped, PortDown
+	if w.from.dev.Write(buf[:n]) != nil {
+		return Dropped, TAPDown
 	}
 	return Answered, NotDropped
 }
@@ -81,7 +81,7 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	switch {
 	case j.answer == cut, whole && (j.answer == refused || j.answer == denied):
 		n = packet.PutRST(w.answered[packet.HeadLen:], p)
-	case w.node.refusals.Allow(j.orig.Src):
+	case w.path.refusals.Allow(j.orig.Src):
 		n = w.putError(s, j)
 	}
 	if n == 0 {
@@ -96,7 +96,7 @@ func (w *worker) putError(s *snapshot, j *journey) int {
 	p := j.packet
 	from, kind := p.Tuple.Dst, packet.PortUnreachable
 	if j.answer != refused {
-		gate, ok := s.gateway(&p.Tuple.Src)
+		gate, ok := s.stackAddr(&p.Tuple.Src)
 		if !ok {
 			return 0
 		}
@@ -124,27 +124,27 @@ func (w *worker) sendBack(j *journey, n int) {
 	}
 	switch {
 	case j.from != nil:
-		a.PutHead(w.answered[:], tap.GatewayMAC, j.from.MAC)
+		a.PutHead(w.answered[:], tap.RouterMAC, j.from.MAC)
 		if j.from.dev.Write(w.answered[:packet.HeadLen+n]) != nil {
-			j.drop(PortDown)
+			j.drop(TAPDown)
 		}
 	case j.wrapped:
-		w.node.link.Send(a, j.sender.ID, j.sender.encap)
+		w.path.link.Send(a, j.sender.ID, j.sender.encap)
 	case j.sender != nil:
-		w.node.link.Send(a, j.sender.ID, nil)
+		w.path.link.Send(a, j.sender.ID, nil)
 	default:
-		w.node.gateway.Deliver(a, &w.turn, true)
+		w.path.stack.Deliver(a, &w.turn, true)
 	}
 }
 
 // answerNS answers a neighbour solicitation for every address, as answerARP does.
 func (w *worker) answerNS(j *journey) {
 	p := j.packet
-	n := packet.AnswerNS(p, tap.GatewayMAC)
+	n := packet.AnswerNS(p, tap.RouterMAC)
 	switch {
 	case n == 0:
 		j.drop(LinkOnly) // a probe for duplicates, as a rule
 	case j.from.dev.Write(p.Buf[:n]) != nil:
-		j.drop(PortDown)
+		j.drop(TAPDown)
 	}
 }

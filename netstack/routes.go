@@ -15,9 +15,9 @@ type routeKind uint8
 
 const (
 	outside routeKind = iota // nobody of ours: egress through host sockets
-	toPod                    // a local pod's Port
+	toPod                    // a local pod's attachment
 	toHost                   // this node's own addresses
-	toSelf                   // the gateway's own addresses
+	toSelf                   // the stack's own addresses
 	toPeer                   // another node, its pods and its addresses
 	vacant                   // for a pod of this node, and no pod has it
 	nowhere                  // inside the cluster's ranges, or not to be reached, but owned by nobody
@@ -27,20 +27,20 @@ type route struct {
 	kind routeKind
 	// unnamed is set for the node's own addresses that no other node knows as its: those of Config.HostAddrs alone.
 	unnamed bool
-	port    *Port
+	pod     *Attachment
 	peer    *peer
 }
 
 // peer is a PeerRoute, compiled.
 type peer struct {
 	PeerRoute
-	zone  uint32 // Tuple.Zone of what arrives encapsulated from it; never 0
-	gates []packet.Addr
-	encap *packet.Encap // how to wrap for it; nil when it does not take encapsulated packets
+	space      uint32 // Tuple.Space of what arrives encapsulated from it; never 0
+	stackAddrs []packet.Addr
+	encap      *packet.Encap // how to wrap for it; nil when it does not take encapsulated packets
 }
 
-func (p *peer) isGateway(a packet.Addr) bool {
-	for _, g := range p.gates {
+func (p *peer) isStack(a packet.Addr) bool {
+	for _, g := range p.stackAddrs {
 		if g == a {
 			return true
 		}
@@ -61,9 +61,9 @@ type snapshot struct {
 	balancer   Balancer
 	policy     Policy // nil permits everything
 	generation uint32
-	gates      []packet.Addr // own gateway addresses
+	stackAddrs []packet.Addr // own stack addresses
 	peers      map[uint64]*peer
-	hosts      map[packet.Addr]route // single addresses: gateway, host, peers' node addresses
+	hosts      map[packet.Addr]route // single addresses: stack, host, peers' node addresses
 	lengths    []int                 // distinct lengths of the prefixes below, longest first, of 128
 	prefixes   map[netip.Prefix]route
 	claimed    []netip.Prefix // pod and service ranges: no outside client may come from there
@@ -71,9 +71,9 @@ type snapshot struct {
 }
 
 // compile turns a Config into a snapshot.
-func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
+func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	s := &snapshot{
-		Config: c, balancer: b, policy: p, generation: generation,
+		Config: c, balancer: b, policy: policy, generation: generation,
 		peers:    make(map[uint64]*peer, len(c.Peers)),
 		hosts:    make(map[packet.Addr]route),
 		prefixes: make(map[netip.Prefix]route),
@@ -86,9 +86,9 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 		}
 	}
 	for _, pr := range c.Peers {
-		p := &peer{PeerRoute: pr, zone: zoneOf(pr.ID)}
+		p := &peer{PeerRoute: pr, space: spaceOf(pr.ID)}
 		for _, cidr := range pr.PodCIDRs {
-			p.gates = append(p.gates, packet.AddrFrom(addressing.Gateway(cidr)))
+			p.stackAddrs = append(p.stackAddrs, packet.AddrFrom(addressing.Stack(cidr)))
 			s.addPrefix(cidr, route{kind: toPeer, peer: p})
 		}
 		for _, a := range pr.NodeAddrs {
@@ -104,8 +104,8 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 	}
 	for _, cidr := range c.PodCIDRs {
 		s.addPrefix(cidr, route{kind: vacant})
-		gate := addressing.Gateway(cidr)
-		s.gates = append(s.gates, packet.AddrFrom(gate))
+		gate := addressing.Stack(cidr)
+		s.stackAddrs = append(s.stackAddrs, packet.AddrFrom(gate))
 		s.hosts[packet.AddrFrom(gate)] = route{kind: toSelf}
 		s.hosts[packet.AddrFrom(addressing.Host(cidr))] = route{kind: toHost}
 	}
@@ -122,15 +122,15 @@ func compile(c Config, b Balancer, p Policy, generation uint32) *snapshot {
 	}
 	for _, p := range s.peers {
 		if p.Encap {
-			p.encap = encapFor(s.gates, p.gates)
+			p.encap = encapFor(s.stackAddrs, p.stackAddrs)
 		}
 	}
 	return s
 }
 
 // isOf reports whether compile would give the same again.
-func (s *snapshot) isOf(c *Config, b Balancer, p Policy) bool {
-	return same(s.balancer, b) && same(s.policy, p) && reflect.DeepEqual(&s.Config, c)
+func (s *snapshot) isOf(c *Config, b Balancer, policy Policy) bool {
+	return same(s.balancer, b) && same(s.policy, policy) && reflect.DeepEqual(&s.Config, c)
 }
 
 // same reports whether two values of an interface are one. Those that cannot be compared are not.
@@ -160,7 +160,7 @@ func encapFor(own, theirs []packet.Addr) *packet.Encap {
 	return nil
 }
 
-func zoneOf(id uint64) uint32 {
+func spaceOf(id uint64) uint32 {
 	if z := uint32(id) ^ uint32(id>>32); z != 0 {
 		return z
 	}
@@ -184,7 +184,7 @@ func (s *snapshot) addPrefix(cidr netip.Prefix, r route) {
 	s.prefixes[m] = r
 }
 
-// route finds what owns dst, the local pods apart, which live in Node.ports.
+// route finds what owns dst, the local pods apart, which live in Path.attachments.
 func (s *snapshot) route(dst *packet.Addr) route {
 	if r, ok := s.hosts[*dst]; ok {
 		return r
@@ -212,8 +212,8 @@ func unreachable(a netip.Addr) bool {
 // claims reports whether a lies in a pod or service range.
 func (s *snapshot) claims(a packet.Addr) bool { return addressing.Contains(s.claimed, a.Netip()) }
 
-func (s *snapshot) isOwnGateway(a packet.Addr) bool {
-	for _, g := range s.gates {
+func (s *snapshot) isOwnStack(a packet.Addr) bool {
+	for _, g := range s.stackAddrs {
 		if g == a {
 			return true
 		}
@@ -226,9 +226,9 @@ func (s *snapshot) isNodeAddr(a packet.Addr) bool {
 	return ok && r.kind == toHost
 }
 
-// mayUse reports whether packets of a Port may come from a, and packets for it go to a.
-func (s *snapshot) mayUse(p *Port, a *packet.Addr) bool {
-	return p.owns(a) || p.Kind == HostPort && s.isNodeAddr(*a)
+// mayUse reports whether packets of an attachment may come from a, and packets for it go to a.
+func (s *snapshot) mayUse(att *Attachment, a *packet.Addr) bool {
+	return att.owns(a) || att.Kind == HostTAP && s.isNodeAddr(*a)
 }
 
 // foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's
@@ -238,11 +238,11 @@ func (s *snapshot) foreign(a packet.Addr) bool {
 	return !ok || r.kind == toPeer || r.unnamed
 }
 
-// gateway gives the gateway address of the family of like; ok is false when this node has none.
-func (s *snapshot) gateway(like *packet.Addr) (packet.Addr, bool) {
-	for i := range s.gates {
-		if s.gates[i].Is4() == like.Is4() {
-			return s.gates[i], true
+// stackAddr gives the stack address of the family of like; ok is false when this node has none.
+func (s *snapshot) stackAddr(like *packet.Addr) (packet.Addr, bool) {
+	for i := range s.stackAddrs {
+		if s.stackAddrs[i].Is4() == like.Is4() {
+			return s.stackAddrs[i], true
 		}
 	}
 	return packet.Addr{}, false

@@ -90,49 +90,49 @@ var kinds = []struct {
 		"between pods",
 		exchange{"a", datagram("10.244.1.10:1000", "10.244.1.11:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:80"},
 		exchange{"b", datagram("10.244.1.11:80", "10.244.1.10:1000"), "a", "udp 10.244.1.11:80 > 10.244.1.10:1000"},
-		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "b"}},
+		Flow{From: End{Kind: Pod, Attachment: "a"}, Toward: End{Kind: Pod, Attachment: "b"}},
 		"10.244.1.10:1000 > 10.244.1.11:80", "10.244.1.10:1000 > 10.244.1.11:80",
 	},
 	{
 		"translated",
 		exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"},
 		exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"},
-		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "b"}, Backend: 1},
+		Flow{From: End{Kind: Pod, Attachment: "a"}, Toward: End{Kind: Pod, Attachment: "b"}, Backend: 1},
 		"10.244.1.10:1000 > 10.96.0.1:80", "10.244.1.10:1000 > 10.244.1.11:8080",
 	},
 	{
 		"masqueraded",
 		exchange{"a", datagram("10.244.1.10:1000", "10.96.0.4:80"), "a", "udp 10.244.1.1:1000 > 10.244.1.10:8080"},
 		exchange{"a", datagram("10.244.1.10:8080", "10.244.1.1:1000"), "a", "udp 10.96.0.4:80 > 10.244.1.10:1000"},
-		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: Pod, Port: "a"}, Backend: 3},
+		Flow{From: End{Kind: Pod, Attachment: "a"}, Toward: End{Kind: Pod, Attachment: "a"}, Backend: 3},
 		"10.244.1.10:1000 > 10.96.0.4:80", "10.244.1.1:1000 > 10.244.1.10:8080",
 	},
 	{
 		"to another node",
 		exchange{"a", datagram("10.244.1.10:1000", "10.244.2.10:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80"},
 		exchange{"node-2", datagram("10.244.2.10:80", "10.244.1.10:1000"), "a", "udp 10.244.2.10:80 > 10.244.1.10:1000"},
-		Flow{From: End{Kind: Pod, Port: "a"}, Toward: End{Kind: OtherNode, Peer: node2}},
+		Flow{From: End{Kind: Pod, Attachment: "a"}, Toward: End{Kind: OtherNode, Peer: node2}},
 		"10.244.1.10:1000 > 10.244.2.10:80", "10.244.1.10:1000 > 10.244.2.10:80",
 	},
 	{
 		"from another node",
 		exchange{"node-2", datagram("10.244.2.10:1000", "10.244.1.11:80"), "b", "udp 10.244.2.10:1000 > 10.244.1.11:80"},
 		exchange{"b", datagram("10.244.1.11:80", "10.244.2.10:1000"), "link", "node-2 udp 10.244.1.11:80 > 10.244.2.10:1000"},
-		Flow{From: End{Kind: OtherNode, Peer: node2}, Toward: End{Kind: Pod, Port: "b"}},
+		Flow{From: End{Kind: OtherNode, Peer: node2}, Toward: End{Kind: Pod, Attachment: "b"}},
 		"10.244.2.10:1000 > 10.244.1.11:80", "10.244.2.10:1000 > 10.244.1.11:80",
 	},
 	{
 		"of a client of another node's sockets",
 		exchange{"node-2 encap", datagram("198.51.100.7:4000", "10.244.1.11:8080"), "b", "udp 198.51.100.7:4000 > 10.244.1.11:8080"},
 		exchange{"b", datagram("10.244.1.11:8080", "198.51.100.7:4000"), "link", "node-2 encap 10.244.1.1 > 10.244.2.1: udp 10.244.1.11:8080 > 198.51.100.7:4000"},
-		Flow{From: End{Kind: Outside, Peer: node2}, Toward: End{Kind: Pod, Port: "b"}},
+		Flow{From: End{Kind: Outside, Peer: node2}, Toward: End{Kind: Pod, Attachment: "b"}},
 		"198.51.100.7:4000 > 10.244.1.11:8080", "198.51.100.7:4000 > 10.244.1.11:8080",
 	},
 	{
 		"of the host",
 		exchange{"host", datagram("172.31.0.11:1000", "10.244.1.11:80"), "b", "udp 172.31.0.11:1000 > 10.244.1.11:80"},
 		exchange{"b", datagram("10.244.1.11:80", "172.31.0.11:1000"), "host", "udp 10.244.1.11:80 > 172.31.0.11:1000"},
-		Flow{From: End{Kind: Host, Port: "host"}, Toward: End{Kind: Pod, Port: "b"}},
+		Flow{From: End{Kind: Host, Attachment: "host"}, Toward: End{Kind: Pod, Attachment: "b"}},
 		"172.31.0.11:1000 > 10.244.1.11:80", "172.31.0.11:1000 > 10.244.1.11:80",
 	},
 }
@@ -216,7 +216,7 @@ func TestPolicyDenies(t *testing.T) {
 			if n := len(w.devices["b"].Frames()); n != 0 {
 				t.Errorf("pod b got %d frames", n)
 			}
-			if n := w.node.flows.Stats().Len; n != 1 {
+			if n := w.path.flows.Stats().Len; n != 1 {
 				t.Errorf("%d flows are in the table, want that of the permitted packets alone", n)
 			}
 		})
@@ -251,7 +251,7 @@ func TestPolicyEndsFlow(t *testing.T) {
 				if h.what != "denied" || h.rule != 9 || describeTuple(&h.flow.Orig) != f.orig || describeTuple(&h.flow.To) != f.to {
 					t.Errorf("heard %s by rule %d of %s as %s", h.what, h.rule, describeTuple(&h.flow.Orig), describeTuple(&h.flow.To))
 				}
-				if n := w.node.flows.Stats().Len; n != 0 {
+				if n := w.path.flows.Stats().Len; n != 0 {
 					t.Errorf("%d flows are left in the table", n)
 				}
 			})
@@ -270,7 +270,7 @@ func TestPolicyCutsConnection(t *testing.T) {
 	w.set()
 	w.exchange(exchange{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", packet.ACK), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 R"})
 	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK), "a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 R"})
-	if got := w.node.Stats().Drops[Denied.String()]; got != 2 {
+	if got := w.path.Stats().Drops[Denied.String()]; got != 2 {
 		t.Errorf("%d packets were counted as denied, want 2", got)
 	}
 }
@@ -278,10 +278,10 @@ func TestPolicyCutsConnection(t *testing.T) {
 // TestReplyDoesNotSettle: what a backend still sends after it is gone does not let its client's flow go on, with a
 // Policy or without.
 func TestReplyDoesNotSettle(t *testing.T) {
-	for name, p := range map[string]Policy{"without a Policy": nil, "with a Policy": &rules{}} {
+	for name, policy := range map[string]Policy{"without a Policy": nil, "with a Policy": &rules{}} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.policy = p
+			w.policy = policy
 			w.set()
 			w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"})
 			w.balancer = &balancer{picks: w.balancer.picks, states: map[uint64]packet.BackendState{1: packet.BackendGone, 2: packet.BackendReady}}
@@ -319,7 +319,7 @@ func TestObserverHears(t *testing.T) {
 			for _, want := range c.heard {
 				h := hears.next(t)
 				rule := map[string]uint64{"denied": 4}[want]
-				if h.what != want || h.rule != rule || describeTuple(&h.flow.To) != c.to || h.flow.From != (End{Kind: Pod, Port: "a"}) {
+				if h.what != want || h.rule != rule || describeTuple(&h.flow.To) != c.to || h.flow.From != (End{Kind: Pod, Attachment: "a"}) {
 					t.Errorf("heard %s by rule %d of a flow to %s from %+v, want %s by rule %d of one to %s",
 						h.what, h.rule, describeTuple(&h.flow.To), h.flow.From, want, rule, c.to)
 				}
@@ -363,7 +363,7 @@ func TestObserverHearsOfEnd(t *testing.T) {
 	w.exchange(exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"})
 	w.clock.Add(1000)
 	for range 60 { // as many steps as a round of the table takes
-		w.node.flows.Sweep()
+		w.path.flows.Sweep()
 	}
 	if h := hears.next(t); h.what != "begun" {
 		t.Fatalf("heard %+v", h)
@@ -382,7 +382,7 @@ func TestObserverHearsOfEnd(t *testing.T) {
 // TestSetMovesTheGenerationOnlyForChanges: every flow is looked at anew when the generation moves.
 func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 	w := newWorld(t)
-	generation := func() uint32 { return w.node.snapshot.Load().generation }
+	generation := func() uint32 { return w.path.snapshot.Load().generation }
 	before := generation()
 	w.config.PodCIDRs = addresstest.Prefixes("10.244.1.0/24", "fd00:10:244:1::/64") // equal
 	w.set()
@@ -413,11 +413,11 @@ func TestUncomparable(t *testing.T) {
 	}
 	w := newWorld(t)
 	for range 2 {
-		before := w.node.snapshot.Load().generation
-		if err := w.node.Set(w.config, uncomparable{}, nil); err != nil {
+		before := w.path.snapshot.Load().generation
+		if err := w.path.Set(w.config, uncomparable{}, nil); err != nil {
 			t.Fatal(err)
 		}
-		if w.node.snapshot.Load().generation == before {
+		if w.path.snapshot.Load().generation == before {
 			t.Error("the generation did not move")
 		}
 	}
@@ -440,9 +440,9 @@ func TestSeamsAllocateNothing(t *testing.T) {
 		t.Run(wk.name, func(t *testing.T) {
 			w, _, send := wk.ready(t)
 			p, o := &permitAll{}, &tallies{}
-			s := w.node.snapshot.Load()
-			s.policy, w.node.observer = p, o
-			w.node.flows.OnEnd(o.Ended)
+			s := w.path.snapshot.Load()
+			s.policy, w.path.observer = p, o
+			w.path.flows.OnEnd(o.Ended)
 			if n := testing.AllocsPerRun(2*clients, send); n != 0 {
 				t.Errorf("%v allocations per packet", n)
 			}

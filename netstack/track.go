@@ -19,7 +19,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 		return w.follow(j)
 	}
 	for range 4 {
-		known := w.node.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit)
+		known := w.path.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit)
 		if known && !s.vouches(&j.hit) {
 			switch w.judge(s, j) {
 			case goOn:
@@ -30,7 +30,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 			}
 		}
 		if known {
-			w.node.flows.Count(&j.hit, p.Len())
+			w.path.flows.Count(&j.hit, p.Len())
 			if j.hit.Dir == flow.Reply {
 				j.via = j.hit.Via
 			}
@@ -58,10 +58,10 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 		Counts:   [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
 		TCPFlags: p.TCPFlags, Checked: s.generation,
 	}
-	switch ref, result := w.node.flows.Insert(&e); result {
+	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:
 		h.Ref, h.To, j.begun = ref, e.Reply.Reverse(), true
-		h.Translate = h.To != withoutZone(j.orig)
+		h.Translate = h.To != withoutSpace(j.orig)
 		return true, true
 	case flow.Full:
 		return true, j.drop(FlowsFull)
@@ -71,17 +71,17 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	return false, false
 }
 
-func withoutZone(t packet.Tuple) packet.Tuple {
-	t.Zone = 0
+func withoutSpace(t packet.Tuple) packet.Tuple {
+	t.Space = 0
 	return t
 }
 
 // choose fills in j.hit as the packet's flow will be: what the Balancer makes of it, and whether the Policy lets it be.
 func (w *worker) choose(s *snapshot, j *journey) bool {
-	j.hit = flow.Hit{To: withoutZone(j.orig), Checked: s.generation}
+	j.hit = flow.Hit{To: withoutSpace(j.orig), Checked: s.generation}
 	switch {
-	case j.fromGateway():
-		j.hit.Via = viaGateway
+	case j.fromStack():
+		j.hit.Via = viaStack
 	case j.wrapped:
 		j.hit.Via = j.sender.ID
 	}
@@ -100,7 +100,7 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 		return j.drop(SourceRange)
 	}
 	if w.mustMasquerade(s, j) {
-		gate, ok := s.gateway(&to.Src)
+		gate, ok := s.stackAddr(&to.Src)
 		if !ok {
 			return j.drop(NoRoute)
 		}
@@ -120,21 +120,21 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 		return packet.Choice{}
 	}
 	choice := s.balancer.Pick(t)
-	if choice.Kind == packet.Picked && w.node.ports.table.Load().byAddr[choice.To.Addr] == nil {
+	if choice.Kind == packet.Picked && w.path.attachments.table.Load().byAddr[choice.To.Addr] == nil {
 		return packet.Choice{}
 	}
 	return choice
 }
 
-// mustMasquerade tells the flows whose backend must see the gateway's address instead of the sender's: what goes back
-// into the Port it came from (a kernel drops packets from its own address as martians), and clients of ours whose
+// mustMasquerade tells the flows whose backend must see the stack's address instead of the sender's: what goes back
+// into the attachment it came from (a kernel drops packets from its own address as martians), and clients of ours whose
 // answers could not come back from a node that takes no encapsulated packets.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	r := w.route(s, &j.hit.To.Dst)
 	if j.from != nil {
-		return r.port == j.from
+		return r.pod == j.from
 	}
-	return j.fromGateway() && r.kind == toPeer && r.peer.encap == nil && s.foreign(j.hit.To.Src)
+	return j.fromStack() && r.kind == toPeer && r.peer.encap == nil && s.foreign(j.hit.To.Src)
 }
 
 // quote looks into an ICMP error for the packet that it speaks of.
@@ -154,8 +154,8 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 		return false
 	}
 	t := j.quoted.Tuple.Reverse()
-	t.Zone = j.orig.Zone
-	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.node.flows.Peek(&t, &j.hit) {
+	t.Space = j.orig.Space
+	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.path.flows.Peek(&t, &j.hit) {
 		return j.drop(StrayError)
 	}
 	if j.hit.Dir == flow.Reply {
@@ -170,17 +170,17 @@ func (s *snapshot) mayQuote(j *journey) bool {
 	switch {
 	case j.from != nil:
 		return s.mayUse(j.from, to)
-	case j.wrapped && j.orig.Zone != 0:
-		return true // of a client of the peer's; the zone keeps it to those
+	case j.wrapped && j.orig.Space != 0:
+		return true // of a client of the peer's; the space keeps it to those
 	case j.sender != nil:
 		return j.sender.owns(*to)
 	}
-	return true // of our own gateway
+	return true // of our own stack
 }
 
 // follow finds the way of a later fragment: that of its first.
 func (w *worker) follow(j *journey) bool {
-	way, ok := w.node.fragments.Find(&j.orig, j.packet.FragID)
+	way, ok := w.path.fragments.Find(&j.orig, j.packet.FragID)
 	if !ok {
 		return j.drop(LostFragment)
 	}
@@ -208,7 +208,7 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
 	}
 	if p.Frag == packet.FirstFrag {
-		w.node.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})
+		w.path.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})
 	}
 	return true
 }

@@ -5,16 +5,16 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Dropped   Verdict = iota // see DropReason
-	ToPort                   // written to a pod's TAP, or the host's
-	ToLink                   // handed to the Link for another node
-	ToGateway                // ends in this node's stack
-	Answered                 // consumed, and answered by the pipeline itself (ARP, refusals, resets)
+	Dropped  Verdict = iota // see DropReason
+	ToTAP                   // written to a pod's TAP, or the host's
+	ToLink                  // handed to the Link for another node
+	ToStack                 // ends in this node's stack
+	Answered                // consumed, and answered by the pipeline itself (ARP, refusals, resets)
 	numVerdicts
 )
 
 func (v Verdict) String() string {
-	return [...]string{"dropped", "to-port", "to-link", "to-gateway", "answered"}[v]
+	return [...]string{"dropped", "to-tap", "to-link", "to-stack", "answered"}[v]
 }
 
 // DropReason says why a packet was dropped. The text is the log key and metric label.
@@ -27,7 +27,7 @@ const (
 	BadOffload              // the virtio-net header disagrees with the packet
 	NotIP                   // neither IP nor ARP, or ARP that wants no answer
 	Multicast               // multicast and broadcast are not forwarded
-	Spoofed                 // source MAC or address is not the Port's own
+	Spoofed                 // source MAC or address is not the attachment's own
 	SpoofedPeer             // source is outside the peer's prefixes
 	BadEncap                // encapsulated packet that decapsulation rules refuse
 	NotReady                // no Config yet
@@ -41,9 +41,9 @@ const (
 	FlowsFull               // no room in the flow table
 	NoSourcePort            // no free port to tell two flows apart
 	LostFragment            // later fragment whose first was not seen
-	PortDown                // the TAP did not take it
+	TAPDown                 // the TAP did not take it
 	HostBusy                // the host's socket had no room
-	OverLimit               // the Port is sent more than its limit allows
+	OverLimit               // the attachment is sent more than its limit allows
 	Denied                  // the Policy does not permit the flow
 	LinkOnly                // meant for one link: neighbour discovery, router discovery, redirects
 	StrayError              // an ICMP error about what its sender was not sent
@@ -54,7 +54,7 @@ const (
 var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
-	"lost-fragment", "port-down", "host-busy", "over-limit",
+	"lost-fragment", "tap-down", "host-busy", "over-limit",
 	"denied", "link-only", "stray-error", "egress-denied",
 }
 

@@ -4,18 +4,18 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/stack"
 )
 
 // worker is the scratch memory of one goroutine that carries packets through the pipeline, and its counters, so that
 // nothing is allocated or shared per packet.
 type worker struct {
-	node *Node
-	port *Port // whose frames it reads; nil for the gateway's and the Link's workers
+	path *Path
+	from *Attachment // whose frames it reads; nil for the stack's and the Link's workers
 
 	pkt, inner, answer packet.Packet
-	packets, bytes     uint64 // taken from port and not yet in its counters
+	packets, bytes     uint64 // taken from its attachment and not yet in its counters
 	told               Flow   // what Policy and Observer are given
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
@@ -23,7 +23,7 @@ type worker struct {
 	segment            []byte // holds a frame, once something was cut for a TAP without offloads
 	iov                [][]byte
 	segments           packet.Segmenter
-	turn               gateway.Turn
+	turn               stack.Turn
 	plain, wrapped     packet.Coalescer
 
 	verdicts [numVerdicts]tally
@@ -32,7 +32,7 @@ type worker struct {
 
 // workers lends workers. A sync.Pool would forget them, and their counters, at every collection.
 type workers struct {
-	node *Node
+	path *Path
 	mu   sync.Mutex
 	free []*worker
 	all  []*worker
@@ -46,14 +46,14 @@ func (ws *workers) get() *worker {
 		ws.free = ws.free[:n-1]
 		return w
 	}
-	w := &worker{node: ws.node, iov: make([][]byte, 0, 130)}
+	w := &worker{path: ws.path, iov: make([][]byte, 0, 130)}
 	ws.all = append(ws.all, w)
 	return w
 }
 
 func (ws *workers) put(w *worker) {
 	w.rest()
-	w.port = nil
+	w.from = nil
 	ws.mu.Lock()
 	ws.free = append(ws.free, w)
 	ws.mu.Unlock()
@@ -63,7 +63,7 @@ func (ws *workers) put(w *worker) {
 // pipeline costs.
 const mostTaken = 64
 
-// took counts a packet of the worker's Port.
+// took counts a packet of the worker's attachment.
 func (w *worker) took(bytes int) {
 	w.packets++
 	w.bytes += uint64(bytes)
@@ -74,8 +74,8 @@ func (w *worker) took(bytes int) {
 
 func (w *worker) tally() {
 	if w.packets > 0 {
-		w.port.fromPort.packets.Add(w.packets)
-		w.port.fromPort.bytes.Add(w.bytes)
+		w.from.fromTAP.packets.Add(w.packets)
+		w.from.fromTAP.bytes.Add(w.bytes)
 		w.packets, w.bytes = 0, 0
 	}
 }

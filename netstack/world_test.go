@@ -44,11 +44,11 @@ const (
 	stock uint64 = 0x9999999999999999
 )
 
-// world is one node with two pods and the host Port, a peer that is Tapestry's and one that is stock WireGuard.
+// world is one node with two pods and the host TAP, a peer that is Tapestry's and one that is stock WireGuard.
 type world struct {
 	t        *testing.T
 	clock    *atomic.Uint32 // of the flows
-	node     *Node
+	path     *Path
 	link     *netstacktest.Link
 	balancer *balancer
 	policy   Policy
@@ -74,11 +74,11 @@ func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, clock: clock, link: netstacktest.NewLink(1440), devices: map[string]*netstacktest.Device{}, macs: map[string]packet.MAC{}}
-	w.node, err = New(Options{Flows: flows, Link: w.link, Observer: o})
+	w.path, err = New(Options{Flows: flows, Link: w.link, Observer: o})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.node.Close() })
+	t.Cleanup(func() { _ = w.path.Close() })
 	w.config = Config{
 		Node:         "node-1",
 		PodCIDRs:     addresstest.Prefixes("10.244.1.0/24", "fd00:10:244:1::/64"),
@@ -110,26 +110,26 @@ func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 		},
 		states: map[uint64]packet.BackendState{1: packet.BackendReady, 2: packet.BackendReady, 3: packet.BackendReady, 4: packet.BackendReady, 5: packet.BackendReady},
 	}
-	w.attach("a", PodPort, "10.244.1.10", "fd00:10:244:1::10")
-	w.attach("b", PodPort, "10.244.1.11", "fd00:10:244:1::11")
-	w.attach("host", HostPort, "10.244.1.2")
+	w.attach("a", PodTAP, "10.244.1.10", "fd00:10:244:1::10")
+	w.attach("b", PodTAP, "10.244.1.11", "fd00:10:244:1::11")
+	w.attach("host", HostTAP, "10.244.1.2")
 	w.set()
 	return w
 }
 
 func (w *world) set() {
 	w.t.Helper()
-	if err := w.node.Set(w.config, w.balancer, w.policy); err != nil {
+	if err := w.path.Set(w.config, w.balancer, w.policy); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *world) attach(name string, kind PortKind, ips ...string) {
+func (w *world) attach(name string, kind AttachmentKind, ips ...string) {
 	w.t.Helper()
 	d := netstacktest.NewDevice()
 	mac := packet.MAC{2, 0, 0, 0, 0, byte(len(w.devices) + 1)}
 	w.devices[name], w.macs[name] = d, mac
-	if err := w.node.Attach(PortConfig{Name: name, Kind: kind, MAC: mac, Addrs: addresstest.Addrs(ips...)}, d); err != nil {
+	if err := w.path.Attach(AttachmentConfig{Name: name, Kind: kind, MAC: mac, Addrs: addresstest.Addrs(ips...)}, d); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -138,16 +138,16 @@ func (w *world) attach(name string, kind PortKind, ips ...string) {
 func (w *world) from(who string, s netstacktest.Spec) {
 	w.t.Helper()
 	if d := w.devices[who]; d != nil {
-		d.Send(s.Frame(w.macs[who], tap.GatewayMAC))
+		d.Send(s.Frame(w.macs[who], tap.RouterMAC))
 		return
 	}
 	switch who {
 	case "node-2":
-		w.node.FromLink(node2, [][]byte{s.IP()})
+		w.path.FromLink(node2, [][]byte{s.IP()})
 	case "node-2 encap":
-		w.node.FromLink(node2, [][]byte{encapsulate(s, "10.244.2.1", "10.244.1.1")})
+		w.path.FromLink(node2, [][]byte{encapsulate(s, "10.244.2.1", "10.244.1.1")})
 	case "stock":
-		w.node.FromLink(stock, [][]byte{s.IP()})
+		w.path.FromLink(stock, [][]byte{s.IP()})
 	default:
 		w.t.Fatalf("nobody is called %s", who)
 	}
@@ -182,19 +182,19 @@ func (w *world) expect(where, want string) {
 			if fault := p.ParseFrame(f); fault != packet.Good {
 				w.t.Fatalf("%s got a packet with fault %d", where, fault)
 			}
-			if p.DstMAC() != w.macs[where] || p.SrcMAC() != tap.GatewayMAC {
+			if p.DstMAC() != w.macs[where] || p.SrcMAC() != tap.RouterMAC {
 				w.t.Fatalf("%s got a frame from %x for %x", where, p.SrcMAC(), p.DstMAC())
 			}
 			got = describe(w.t, &p)
 		case <-time.After(patience):
-			w.t.Fatalf("%s got nothing, want %s; %v", where, want, w.node.Stats())
+			w.t.Fatalf("%s got nothing, want %s; %v", where, want, w.path.Stats())
 		}
 	} else {
 		select {
 		case s := <-w.link.Sent():
 			got = w.describeSent(s)
 		case <-time.After(patience):
-			w.t.Fatalf("the link got nothing, want %s; %v", want, w.node.Stats())
+			w.t.Fatalf("the link got nothing, want %s; %v", want, w.path.Stats())
 		}
 	}
 	if got != want {
@@ -258,7 +258,7 @@ func (w *world) dropped(reason DropReason) {
 // counted waits until n packets were dropped or answered for a reason.
 func (w *world) counted(reason DropReason, n uint64) {
 	w.t.Helper()
-	w.until(func() bool { return w.node.Stats().Drops[reason.String()] >= n })
+	w.until(func() bool { return w.path.Stats().Drops[reason.String()] >= n })
 }
 
 // until waits for something to be so.
@@ -272,7 +272,7 @@ func (w *world) until(so func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			w.t.Fatalf("it did not come to be: %v", w.node.Stats())
+			w.t.Fatalf("it did not come to be: %v", w.path.Stats())
 		}
 	}
 }

@@ -28,7 +28,7 @@ func (n *Node) dialAs(ctx context.Context, network string, client, to netip.Addr
 	if w.kernel {
 		return new(net.Dialer).DialContext(ctx, network, to.String())
 	}
-	return n.path.Gateway().Dial(ctx, network, w.as, to)
+	return n.path.Stack().Dial(ctx, network, w.as, to)
 }
 
 // join carries a client's connection to a pod of this node, without a stack. It reports false at once when it knows no
@@ -37,7 +37,7 @@ func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.Add
 	if !n.path.Local(to.Addr()) {
 		return false
 	}
-	if err := n.path.Gateway().Join(ctx, conn, reach(&n.Config().Netstack, client, to).as, to); err != nil {
+	if err := n.path.Stack().Join(ctx, conn, reach(&n.Config().Netstack, client, to).as, to); err != nil {
 		n.log.Debug("a connection goes through the stack", "err", err)
 		return false
 	}

@@ -13,7 +13,7 @@ import (
 // dnsPort is where cluster DNS answers.
 const dnsPort = 53
 
-// resolvers answer cluster DNS on the gateway's addresses. One goroutine at a time changes them.
+// resolvers answer cluster DNS on the stack's addresses. One goroutine at a time changes them.
 type resolvers struct {
 	node      *Node
 	upstreams []netip.AddrPort
@@ -66,12 +66,12 @@ func (r *resolvers) set(c *Config) error {
 
 func (r *resolvers) listen(addr netip.Addr) error {
 	at := netip.AddrPortFrom(addr, dnsPort)
-	gateway := r.node.path.Gateway()
-	pc, err := gateway.ListenPacket(at)
+	stack := r.node.path.Stack()
+	pc, err := stack.ListenPacket(at)
 	if err != nil {
 		return fmt.Errorf("cluster DNS on %s: %w", at, err)
 	}
-	l, err := gateway.Listen(at)
+	l, err := stack.Listen(at)
 	if err != nil {
 		_ = pc.Close()
 		return fmt.Errorf("cluster DNS on %s: %w", at, err)

@@ -10,12 +10,12 @@
 //	                          │ AttachTAP: what was attached before this process
 //	              Config ──Set──> in force; again with every snapshot of the cluster
 //
-// Start makes every part or none. A started Node holds still: nothing is read from a Port, nobody is listened to and no
-// other node is known before the first Set. Ports that were there before the process are attached in between, since a
-// packet to an address that is nobody's is refused.
+// Start makes every part or none. A started Node holds still: nothing is read from an attachment, nobody is listened to
+// and no other node is known before the first Set. Attachments that were there before the process are attached in
+// between, since a packet to an address that is nobody's is refused.
 //
 // Set takes the whole state. Each part takes what concerns it; one that fails keeps what it had, and the others go on.
-// The pod ranges are a Node's for life: the gateway and the tunnel have their addresses in them.
+// The pod ranges are a Node's for life: the stack and the tunnel have their addresses in them.
 //
 // # Who sees whom
 //

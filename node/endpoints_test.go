@@ -47,7 +47,7 @@ func TestEndpointsOfUsers(t *testing.T) {
 	m := c.Members[0]
 	p := c.Members[1].Pod(3)
 	serve(t, p, 8080)
-	host := m.HostPort()
+	host := m.AttachHostTAP()
 	m.SetHostAddrs(m.Addr, netip.MustParseAddr("172.17.0.1"))
 	c.Serve(
 		endpointAt("a", 30081, netip.MustParseAddrPort("10.96.0.80:80")), // web's

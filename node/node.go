@@ -74,7 +74,7 @@ type Held struct {
 	// Listen opens the host sockets of NodePorts and host ports; nil is the kernel.
 	Listen nodeport.Listener
 	// ListenHealth opens the host sockets of Services' health checks; nil is the kernel.
-	ListenHealth func(port uint16) (net.Listener, error)
+	ListenHealthCheck func(port uint16) (net.Listener, error)
 	// Log gets what happens asynchronously; nil discards.
 	Log *slog.Logger
 }
@@ -94,10 +94,10 @@ type Node struct {
 
 	// Made by Start, in this order, and not changed after.
 	mesh      *overlay.Mesh
-	path      *netstack.Node
+	path      *netstack.Path
 	nodePorts *nodeport.Proxy
 	balancers *healthcheck.Server
-	ingress   *ingress.Gateway
+	ingress   *ingress.Server
 	parts     []part // all of them, those that are made
 
 	// Never nil.
@@ -162,7 +162,7 @@ func (n *Node) Set(c Config) error {
 	return errors.Join(errs...)
 }
 
-// sameRanges gives an error when the node's pod ranges are not those that the gateway and the tunnel were made for. A
+// sameRanges gives an error when the node's pod ranges are not those that the stack and the tunnel were made for. A
 // Node without any has not been given them again yet.
 func sameRanges(before, now *netstack.Config) error {
 	if len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {

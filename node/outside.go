@@ -4,7 +4,7 @@ import "tapestry.dev/tapestry/counter"
 
 // countOutside counts what pods, and clients outside, have of the host's sockets. All of it is shared out among them.
 func (n *Node) countOutside() counter.List {
-	s := n.path.Gateway().Stats()
+	s := n.path.Stack().Stats()
 	udp, ports, pings, dials, pieces := s.UDP.Conversations, s.UDP.Sockets, s.Pings, s.Dials, s.Pieces
 	return counter.List{
 		counter.By(counter.Gauge, "tapestry_outside",

@@ -23,11 +23,11 @@ var parts = []maker{
 	{"services", makeServices},          // frontends and backends, which the others ask
 	{"mesh", makeMesh},                  // the way to other nodes
 	{"host addresses", makeHostAddrs},   // those of the host's interfaces
-	{"packet path", makePath},           // Ports, flows and the gateway
+	{"packet path", makePath},           // attachments, flows and the stack
 	{"node ports", makeNodePorts},       // host sockets of NodePorts and host ports
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
 	{"ingress", makeIngress},            // HTTP from outside
-	{"resolvers", makeResolvers},        // cluster DNS, on the gateway's addresses
+	{"resolvers", makeResolvers},        // cluster DNS, on the stack's addresses
 }
 
 // maker makes one of them, which refers to those before it by their fields of the Node.
@@ -76,7 +76,7 @@ func makeServices(n *Node) (part, error) {
 
 func makeMesh(n *Node) (p part, err error) {
 	n.mesh, err = overlay.New(overlay.Options{
-		PrivateKey: n.held.Key, Socket: n.held.Socket, Bind: n.held.Bind, Gateway: gateways(n.Config().Netstack.PodCIDRs),
+		PrivateKey: n.held.Key, Socket: n.held.Socket, Bind: n.held.Bind, StackAddrs: stackAddrs(n.Config().Netstack.PodCIDRs),
 		UnderlayMTU: n.held.UnderlayMTU, Logger: n.log,
 		// Nobody is a peer before Set, when there is a packet path.
 		Receive:   func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) },
@@ -90,9 +90,9 @@ func makeMesh(n *Node) (p part, err error) {
 	return p, err
 }
 
-func gateways(podCIDRs []netip.Prefix) (list []netip.Addr) {
+func stackAddrs(podCIDRs []netip.Prefix) (list []netip.Addr) {
 	for _, cidr := range podCIDRs {
-		list = append(list, addressing.Gateway(cidr))
+		list = append(list, addressing.Stack(cidr))
 	}
 	return list
 }
@@ -130,7 +130,7 @@ func makeNodePorts(n *Node) (part, error) {
 }
 
 func makeHealthChecks(n *Node) (part, error) {
-	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealth, Healthy: n.held.Healthy, Logger: n.log})
+	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log})
 	p := quiet
 	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil } // failures are problems
 	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{}) }

@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Probe sends a packet through the node's own pipeline and waits for the answer: from the gateway to cluster DNS, by
-// the flow table and the Table of Services; and where there is a host Port once more from the host's kernel, by the
+// Probe sends a packet through the node's own pipeline and waits for the answer: from the stack to cluster DNS, by
+// the flow table and the Table of Services; and where there is a host TAP once more from the host's kernel, by the
 // host TAP and the poller that reads all TAPs.
 func (n *Node) Probe(ctx context.Context) error {
 	c := &n.Config().Netstack
@@ -20,21 +20,21 @@ func (n *Node) Probe(ctx context.Context) error {
 			continue
 		}
 		to := netip.AddrPortFrom(addr, dnsPort)
-		conn, err := n.path.Gateway().Dial(ctx, "udp", netip.AddrPort{}, to)
+		conn, err := n.path.Stack().Dial(ctx, "udp", netip.AddrPort{}, to)
 		if err == nil {
 			err = ask(ctx, conn)
 		}
 		if err != nil {
-			return fmt.Errorf("through the gateway: %w", err)
+			return fmt.Errorf("through the stack: %w", err)
 		}
-		if !n.HasHostPort(addr) {
+		if !n.HasHostTAP(addr) {
 			continue
 		}
 		if conn, err = new(net.Dialer).DialContext(ctx, "udp", to.String()); err == nil {
 			err = ask(ctx, conn)
 		}
 		if err != nil {
-			return fmt.Errorf("from the host, which has a host Port: %w", err)
+			return fmt.Errorf("from the host, which has a host TAP: %w", err)
 		}
 	}
 	return nil

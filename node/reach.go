@@ -10,16 +10,16 @@ import (
 
 // way is how an endpoint is reached from a host socket.
 type way struct {
-	// kernel: through a socket of the host, with whatever address the kernel gives it; else through the gateway.
+	// kernel: through a socket of the host, with whatever address the kernel gives it; else through the stack.
 	kernel bool
-	// as is the address that the endpoint sees. Port 0 is any, the zero AddrPort is the gateway's own address.
+	// as is the address that the endpoint sees. Port 0 is any, the zero AddrPort is the stack's own address.
 	as netip.AddrPort
 }
 
 // reach says how the connection of a client is carried to an endpoint; the zero client is nobody in particular. These
 // are the rules of decision 6 in docs/architecture.md:
 //
-//   - This node's own address is the kernel's: it would drop a packet from itself that comes by the host Port as martian.
+//   - This node's own address is the kernel's: it would drop a packet from itself that comes by the host TAP as martian.
 //   - An endpoint at another node's own address does not see clients: the kernel there would answer them past us, over the
 //     network between the nodes, as it would answer a node.
 //   - Localhost clients are this node to a pod, which could not answer 127.0.0.1.

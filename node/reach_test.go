@@ -25,7 +25,7 @@ func TestReach(t *testing.T) {
 	}
 	four := &netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1")...), Peers: peers}
 	both := &netstack.Config{NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.1 2001:db8::1")...), Peers: peers}
-	const kernel, gateway = "kernel", ""
+	const kernel, stack = "kernel", ""
 	for _, c := range []struct {
 		name       string
 		node       *netstack.Config
@@ -36,19 +36,19 @@ func TestReach(t *testing.T) {
 		{"a client outside, to a pod of another node", both, "203.0.113.7:999", "10.244.2.5:80", "203.0.113.7:999"},
 		{"a client outside, IPv6", both, "[2001:db8:9::7]:999", "[fd00::5]:80", "[2001:db8:9::7]:999"},
 		{"a client whose port is of no matter", four, "203.0.113.7:0", "10.244.1.5:80", "203.0.113.7:0"},
-		{"nobody in particular", four, "", "10.244.1.5:80", gateway},
+		{"nobody in particular", four, "", "10.244.1.5:80", stack},
 		{"localhost", four, "127.0.0.1:999", "10.244.1.5:80", "192.0.2.1:0"},
 		{"another localhost", four, "127.8.8.8:999", "10.244.1.5:80", "192.0.2.1:0"},
 		{"localhost, to a pod of another node", both, "[::1]:999", "[fd00:2::5]:80", "[2001:db8::1]:0"},
-		{"localhost, no address of its own", four, "[::1]:999", "[fd00::5]:80", gateway},
+		{"localhost, no address of its own", four, "[::1]:999", "[fd00::5]:80", stack},
 		{"the node itself", four, "192.0.2.1:999", "10.244.1.5:80", "192.0.2.1:999"},
 		{"to this node's host", four, "203.0.113.7:999", "192.0.2.1:80", kernel},
 		{"localhost to this node's host", both, "[::1]:999", "[2001:db8::1]:80", kernel},
 		{"nobody in particular to this node's host", both, "", "192.0.2.1:80", kernel},
-		{"to the host of another node", four, "203.0.113.7:999", "192.0.2.2:80", gateway},
-		{"to the host of a stock peer", four, "203.0.113.7:999", "192.0.2.3:80", gateway},
-		{"the node to another's host", four, "192.0.2.1:999", "192.0.2.2:80", gateway},
-		{"localhost to another's host", four, "[::1]:999", "[2001:db8::2]:80", gateway},
+		{"to the host of another node", four, "203.0.113.7:999", "192.0.2.2:80", stack},
+		{"to the host of a stock peer", four, "203.0.113.7:999", "192.0.2.3:80", stack},
+		{"the node to another's host", four, "192.0.2.1:999", "192.0.2.2:80", stack},
+		{"localhost to another's host", four, "[::1]:999", "[2001:db8::2]:80", stack},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			want := way{kernel: c.want == kernel}

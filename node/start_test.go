@@ -152,7 +152,7 @@ func TestStartAnew(t *testing.T) {
 	}
 }
 
-// Nothing is read from a Port before the first Set.
+// Nothing is read from an attachment before the first Set.
 func TestHoldsStill(t *testing.T) {
 	n, err := Start(t.Context(), held(t), config())
 	if err != nil {
@@ -160,13 +160,13 @@ func TestHoldsStill(t *testing.T) {
 	}
 	defer n.Close()
 	dev, mac := netstacktest.NewDevice(), packet.MAC{2, 0, 0, 0, 0, 1}
-	if err := n.Attach(netstack.PortConfig{Name: "d/p", MAC: mac, Addrs: addresstest.Addrs("10.244.1.3")}, dev); err != nil {
+	if err := n.Attach(netstack.AttachmentConfig{Name: "d/p", MAC: mac, Addrs: addresstest.Addrs("10.244.1.3")}, dev); err != nil {
 		t.Fatal(err)
 	}
-	read := func() uint64 { return n.Ports()[0].FromPackets }
+	read := func() uint64 { return n.Attachments()[0].FromPackets }
 	ping := netstacktest.Spec{
 		Src: netip.MustParseAddrPort("10.244.1.3:7"), Dst: netip.MustParseAddrPort("10.244.1.1:0"), Proto: packet.ICMPv4, ICMPType: 8,
-	}.Frame(mac, tap.GatewayMAC)
+	}.Frame(mac, tap.RouterMAC)
 	dev.Send(ping)
 	if got := read(); got != 0 {
 		t.Errorf("%d packets were read before there was anything to do with them", got)
@@ -188,7 +188,7 @@ func TestStranded(t *testing.T) {
 	}
 	defer n.Close()
 	for name, a := range map[string]string{"d/old": "10.244.7.3", "d/new": "10.244.1.3"} {
-		if err := n.Attach(netstack.PortConfig{Name: name, Addrs: addresstest.Addrs(a)}, netstacktest.NewDevice()); err != nil {
+		if err := n.Attach(netstack.AttachmentConfig{Name: name, Addrs: addresstest.Addrs(a)}, netstacktest.NewDevice()); err != nil {
 			t.Fatal(err)
 		}
 	}

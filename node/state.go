@@ -15,8 +15,8 @@ func (n *Node) WireGuardPort() uint16 { return n.mesh.Port() }
 // Peers are the other nodes, as the tunnel sees them.
 func (n *Node) Peers() []overlay.PeerStatus { return n.mesh.Status() }
 
-// Ports are the attachments to the switch, with what went through them.
-func (n *Node) Ports() []netstack.PortStats { return n.path.Ports() }
+// Attachments are what is attached to the switch, with what went through them.
+func (n *Node) Attachments() []netstack.AttachmentStats { return n.path.Attachments() }
 
 // Packets counts by verdict and by reason of a drop.
 func (n *Node) Packets() netstack.Stats { return n.path.Stats() }

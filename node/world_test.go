@@ -411,12 +411,12 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// A pod comes to every address of the host as itself, by the host Port: to one that the host had at the start, and to
+// A pod comes to every address of the host as itself, by the host TAP: to one that the host had at the start, and to
 // one that it got since. What is neither the host's nor the cluster's it is refused where that is denied.
 func TestHostAddrs(t *testing.T) {
 	c := nodetest.New(t, 1)
 	m := c.Members[0]
-	p, host := m.Pod(3), m.HostPort()
+	p, host := m.Pod(3), m.AttachHostTAP()
 	arrives := func(to string) {
 		t.Helper()
 		dst := netip.MustParseAddrPort(to)
@@ -462,6 +462,6 @@ func TestHostAddrs(t *testing.T) {
 		t.Errorf("%d packets were denied", got)
 	}
 	m.Restart()
-	host = m.HostPort()
+	host = m.AttachHostTAP()
 	arrives("10.99.0.1:22")
 }

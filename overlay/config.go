@@ -18,8 +18,8 @@ type Peer struct {
 	Endpoint netip.AddrPort
 	// Prefixes are the addresses the peer may use inside the tunnel: its podCIDRs and node addresses.
 	Prefixes []netip.Prefix
-	// Gateway are the peer's gateway addresses (first of its podCIDRs), at most one per family.
-	Gateway []netip.Addr
+	// StackAddrs are the peer's stack addresses (first of its podCIDRs), at most one per family.
+	StackAddrs []netip.Addr
 	// Tapestry is set for a node that runs this agent, false for a stock WireGuard peer.
 	Tapestry bool
 	// TakesPartial is set for a node that announced that it takes partial checksums (packet.Coalescer.Partial).

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// A path probe is an ICMP echo request between two gateway addresses, padded to the size in question, inside the
+// A path probe is an ICMP echo request between two stack addresses, padded to the size in question, inside the
 // tunnel. A Tapestry peer's Mesh answers it with a short reply, so that only the way there is measured; a stock
 // peer's kernel answers as it answers any ping, and then the way back counts too.
 const (
@@ -119,7 +119,7 @@ func (e *echo) parse(ip []byte) bool {
 // takeEcho consumes ip when it is a probe for us, which it has answered, or the answer to one of ours.
 func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 	var e echo
-	if !e.parse(ip) || !slices.Contains(m.gateway, e.dst) {
+	if !e.parse(ip) || !slices.Contains(m.stackAddrs, e.dst) {
 		return false
 	}
 	if e.reply {

@@ -42,7 +42,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(i int) {
 	w.t.Helper()
 	m, err := overlay.New(overlay.Options{
-		PrivateKey: w.keys[i], Bind: w.under.Bind(addrs[i]), Gateway: []netip.Addr{cidrs[i].Addr().Next()},
+		PrivateKey: w.keys[i], Bind: w.under.Bind(addrs[i]), StackAddrs: []netip.Addr{cidrs[i].Addr().Next()},
 		Logger: slog.New(slog.DiscardHandler),
 		Receive: func(_ uint64, packets [][]byte) {
 			w.got[i].Add(int64(len(packets)))
@@ -58,7 +58,7 @@ func (w *world) start(i int) {
 	far := 1 - i
 	err = m.Set(overlay.Config{Peers: []overlay.Peer{{
 		ID: uint64(far + 1), Name: "far", PublicKey: w.keys[far].Public(), Endpoint: addrs[far],
-		Prefixes: []netip.Prefix{cidrs[far]}, Gateway: []netip.Addr{cidrs[far].Addr().Next()}, Tapestry: true,
+		Prefixes: []netip.Prefix{cidrs[far]}, StackAddrs: []netip.Addr{cidrs[far].Addr().Next()}, Tapestry: true,
 	}}})
 	if err != nil {
 		w.t.Fatal(err)

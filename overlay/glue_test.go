@@ -14,7 +14,7 @@ func quietMesh(receive func(uint64, [][]byte)) *Mesh {
 	p := &peer{id: 2, key: PublicKey{1}}
 	p.live.Store(true)
 	m.table.Store(newTable([]*peer{p}, []Peer{{ID: 2, Prefixes: podCIDRs(2)}}))
-	m.gateway = []packet.Addr{packet.AddrFrom(gateways(1)[0])}
+	m.stackAddrs = []packet.Addr{packet.AddrFrom(stackAddrs(1)[0])}
 	m.tun = newTunnel(m)
 	return m
 }
@@ -129,7 +129,7 @@ func readerWaits(m *Mesh) bool {
 func TestEchoComesBack(t *testing.T) {
 	for _, gw := range []int{0, 1} {
 		e := echo{
-			src: packet.AddrFrom(gateways(1)[gw]), dst: packet.AddrFrom(gateways(2)[gw]),
+			src: packet.AddrFrom(stackAddrs(1)[gw]), dst: packet.AddrFrom(stackAddrs(2)[gw]),
 			size: 1420, path: 1500, id: 3, seq: 4, cookie: newCookie(),
 		}
 		buf := make([]byte, 2000)
@@ -157,10 +157,10 @@ func TestEchoComesBack(t *testing.T) {
 }
 
 func FuzzEchoParse(f *testing.F) {
-	e := echo{src: packet.AddrFrom(gateways(1)[0]), dst: packet.AddrFrom(gateways(2)[0])}
+	e := echo{src: packet.AddrFrom(stackAddrs(1)[0]), dst: packet.AddrFrom(stackAddrs(2)[0])}
 	buf := make([]byte, 200)
 	f.Add(append([]byte(nil), buf[:e.put(buf)]...))
-	e.src, e.dst = packet.AddrFrom(gateways(1)[1]), packet.AddrFrom(gateways(2)[1])
+	e.src, e.dst = packet.AddrFrom(stackAddrs(1)[1]), packet.AddrFrom(stackAddrs(2)[1])
 	f.Add(append([]byte(nil), buf[:e.put(buf)]...))
 	m := quietMesh(func(uint64, [][]byte) {})
 	f.Fuzz(func(t *testing.T, ip []byte) {

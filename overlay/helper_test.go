@@ -46,7 +46,7 @@ func podCIDRs(n int) []netip.Prefix {
 	}
 }
 
-func gateways(n int) []netip.Addr {
+func stackAddrs(n int) []netip.Addr {
 	c := podCIDRs(n)
 	return []netip.Addr{c[0].Addr().Next(), c[1].Addr().Next()}
 }
@@ -68,7 +68,7 @@ func startNode(t testing.TB, n int, change func(*Options)) *node {
 func (d *node) start(n int, change func(*Options)) {
 	d.t.Helper()
 	o := Options{
-		PrivateKey: d.key, Gateway: gateways(n), Receive: d.receive, Socket: d.sock,
+		PrivateKey: d.key, StackAddrs: stackAddrs(n), Receive: d.receive, Socket: d.sock,
 		Logger: slog.New(slog.NewTextHandler(d.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if change != nil {
@@ -106,8 +106,8 @@ func (d *node) as(ep netip.AddrPort) Peer {
 	n := int(d.id)
 	return Peer{
 		ID: d.id, Name: string(rune('a' - 1 + n)), PublicKey: d.key.Public(), Endpoint: ep,
-		Prefixes: append(podCIDRs(n), netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 32)),
-		Gateway:  gateways(n), Tapestry: true,
+		Prefixes:   append(podCIDRs(n), netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}), 32)),
+		StackAddrs: stackAddrs(n), Tapestry: true,
 	}
 }
 

@@ -36,8 +36,8 @@ type Options struct {
 	// Waiting, if not nil, is told when a Send begins to wait for room (true) and when it is over (false). It must not
 	// block.
 	Waiting func(begin bool)
-	// Gateway are this node's gateway addresses, at most one per family; path probes go from and to them.
-	Gateway []netip.Addr
+	// StackAddrs are this node's stack addresses, at most one per family; path probes go from and to them.
+	StackAddrs []netip.Addr
 	// UnderlayMTU is the MTU in bytes of the underlay's interface; 0: 1500.
 	UnderlayMTU int
 	// Forbidden says which addresses besides the peers' pod ranges no WireGuard datagram may come from, so that a peer's
@@ -74,7 +74,7 @@ type Mesh struct {
 	ring   *ring
 	cookie [8]byte // marks this Mesh's probes
 
-	gateway []packet.Addr
+	stackAddrs []packet.Addr
 
 	// inflight counts data packets handed to WireGuard and not yet sent.
 	inflight atomic.Int64
@@ -115,8 +115,8 @@ func New(o Options) (*Mesh, error) {
 		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
 		applied: make(map[PublicKey]Peer), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
-	for _, a := range o.Gateway {
-		m.gateway = append(m.gateway, packet.AddrFrom(a))
+	for _, a := range o.StackAddrs {
+		m.stackAddrs = append(m.stackAddrs, packet.AddrFrom(a))
 	}
 	m.table.Store(newTable(nil, nil))
 	m.gate = gate.New(m.own)

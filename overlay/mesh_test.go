@@ -57,7 +57,7 @@ func TestSuperframes(t *testing.T) {
 	}
 }
 
-// Packets from the tunnel or the gateway's short buffers are copied, not kept.
+// Packets from the tunnel or the stack's short buffers are copied, not kept.
 func TestSendBorrowed(t *testing.T) {
 	a, b := pair(t, nil)
 	whole := frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 3000, 1000)
@@ -84,7 +84,7 @@ func TestEncapsulated(t *testing.T) {
 	}{{"v4", client4, pod4(2, 5), 0}, {"v6", client6, pod6(2, 5), 1}} {
 		t.Run(c.name, func(t *testing.T) {
 			b.forget()
-			via := packet.Encap{Src: packet.AddrFrom(gateways(1)[c.gw]), Dst: packet.AddrFrom(gateways(2)[c.gw])}
+			via := packet.Encap{Src: packet.AddrFrom(stackAddrs(1)[c.gw]), Dst: packet.AddrFrom(stackAddrs(2)[c.gw])}
 			p := frame(t, packet.TCP, c.src, c.dst, 5000, 1300)
 			want := append([]byte(nil), p.IP[p.Payload:]...)
 			a.Send(p, 2, &via)
@@ -111,7 +111,7 @@ func TestPartialChecksums(t *testing.T) {
 	takes := b.as(b.loopback())
 	takes.TakesPartial = true
 	client := netip.MustParseAddr("203.0.113.9")
-	via := packet.Encap{Src: packet.AddrFrom(gateways(1)[0]), Dst: packet.AddrFrom(gateways(2)[0])}
+	via := packet.Encap{Src: packet.AddrFrom(stackAddrs(1)[0]), Dst: packet.AddrFrom(stackAddrs(2)[0])}
 	for _, c := range []struct {
 		name     string
 		proto    packet.Proto
@@ -277,7 +277,7 @@ func TestForbiddenEndpoint(t *testing.T) {
 	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
 	third := Peer{
 		ID: 3, Name: "c", PublicKey: NewPrivateKey().Public(),
-		Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Gateway: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, StackAddrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
 	}
 	// To b, a's datagrams come from a pod range; an endpoint inside it would make it none.
 	b.set(a.as(netip.AddrPort{}), third)
@@ -319,8 +319,8 @@ func TestSetRefuses(t *testing.T) {
 		{"nested in one peer", "overlap", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/8"), pre("10.1.0.0/24")}}}},
 		{"endpoint without port", "expected a port", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("192.0.2.1:0")}}},
 		{"endpoint in pods", "pod range", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("10.0.0.7:51820"),
-			Prefixes: []netip.Prefix{pre("10.0.0.0/24")}, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
-		{"gateway elsewhere", "in none of its prefixes", []Peer{{ID: 2, Gateway: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+			Prefixes: []netip.Prefix{pre("10.0.0.0/24")}, StackAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+		{"stack elsewhere", "in none of its prefixes", []Peer{{ID: 2, StackAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
 		{"mapped prefix", "expected an IPv4", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("::ffff:10.0.0.0/104")}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -185,15 +185,15 @@ func (p Peer) check(own PublicKey) error {
 		if !pre.IsValid() || pre.Addr().Is4In6() || pre.Addr().Zone() != "" {
 			return fmt.Errorf("prefix %s: expected an IPv4 or IPv6 prefix", pre)
 		}
-		for _, gw := range p.Gateway {
+		for _, gw := range p.StackAddrs {
 			if pre.Contains(gw) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
 				return fmt.Errorf("endpoint %s lies in its own pod range %s", p.Endpoint, pre)
 			}
 		}
 	}
-	for _, gw := range p.Gateway {
+	for _, gw := range p.StackAddrs {
 		if !addressing.Contains(p.Prefixes, gw) {
-			return fmt.Errorf("gateway address %s is in none of its prefixes", gw)
+			return fmt.Errorf("stack address %s is in none of its prefixes", gw)
 		}
 	}
 	return nil

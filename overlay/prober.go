@@ -292,10 +292,10 @@ func (m *Mesh) distrust(p *peer, now time.Time) {
 	p.shake = shake{active: true, next: now.Add(m.deference(p))}
 }
 
-// probeAddrs finds gateway addresses of one family on both sides.
+// probeAddrs finds stack addresses of one family on both sides.
 func (m *Mesh) probeAddrs(cfg *Peer) (own, theirs packet.Addr, ok bool) {
-	for _, a := range m.gateway {
-		for _, b := range cfg.Gateway {
+	for _, a := range m.stackAddrs {
+		for _, b := range cfg.StackAddrs {
 			if theirs = packet.AddrFrom(b); a.Is4() == theirs.Is4() {
 				return a, theirs, true
 			}

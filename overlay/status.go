@@ -18,7 +18,7 @@ type PeerStatus struct {
 	// HandshakeAge is the time since the last handshake; negative when there was none.
 	HandshakeAge time.Duration
 	// AnswerAge is the time since a probe came back through the tunnel; negative when none did, as with a peer that has
-	// no gateway address.
+	// no stack address.
 	AnswerAge time.Duration
 	// ReceivedBytes and SentBytes count WireGuard payload and overhead.
 	ReceivedBytes, SentBytes uint64

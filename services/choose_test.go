@@ -146,7 +146,7 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 	ping := t.Proto == packet.ICMPv4 || t.Proto == packet.ICMPv6
 	dns := slices.Contains(c.DNSAddrs, dst)
 	if dns && (ping || t.DstPort == 53 && (t.Proto == packet.TCP || t.Proto == packet.UDP)) {
-		return packet.Choice{Kind: packet.ToGateway}
+		return packet.Choice{Kind: packet.ToStack}
 	}
 	inside := slices.Contains(c.OwnAddrs, src) || slices.ContainsFunc(c.ClusterCIDRs, func(p netip.Prefix) bool { return p.Contains(src) })
 	onNode, vip := slices.Contains(c.NodeAddrs, dst), false

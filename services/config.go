@@ -62,8 +62,8 @@ type Service struct {
 	PublishNotReady              bool
 	// HealthPort is the port of every node on which load balancers ask whether it has endpoints
 	// (healthCheckNodePort); 0: none.
-	HealthPort uint16
-	Endpoints  []Endpoint
+	HealthCheckNodePort uint16
+	Endpoints           []Endpoint
 }
 
 // Port is one port of a Service.

@@ -17,7 +17,7 @@
 // two lookups and the comparison with the service ranges.
 //
 //	address is ...              port known      port unknown
-//	cluster DNS                 53: ToGateway   ICMP: ToGateway, others as below
+//	cluster DNS                 53: ToStack   ICMP: ToStack, others as below
 //	ClusterIP, ExternalIP       choose          UnknownPort
 //	a node's                    choose          NotFrontend: the node's own business
 //	within a service range      -               UnknownPort

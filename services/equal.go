@@ -48,7 +48,7 @@ func equalFronts(a, b *Service) bool {
 		equalLists(a.Ports, b.Ports, same) &&
 		a.Affinity == b.Affinity &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
-		a.PublishNotReady == b.PublishNotReady && a.HealthPort == b.HealthPort &&
+		a.PublishNotReady == b.PublishNotReady && a.HealthCheckNodePort == b.HealthCheckNodePort &&
 		(a.SourceRanges == nil) == (b.SourceRanges == nil) && equalLists(a.SourceRanges, b.SourceRanges, same)
 }
 

@@ -13,7 +13,7 @@ type HealthCheck struct {
 func (t *Table) HealthChecks() []HealthCheck {
 	var checks []HealthCheck
 	for _, s := range t.config.Services {
-		if s.HealthPort == 0 {
+		if s.HealthCheckNodePort == 0 {
 			continue
 		}
 		local := map[string]bool{}
@@ -24,7 +24,7 @@ func (t *Table) HealthChecks() []HealthCheck {
 				local[e.ID] = true
 			}
 		}
-		checks = append(checks, HealthCheck{s.Namespace, s.Name, s.HealthPort, len(local)})
+		checks = append(checks, HealthCheck{s.Namespace, s.Name, s.HealthCheckNodePort, len(local)})
 	}
 	return checks
 }

@@ -141,14 +141,14 @@ func TestSourceRanges(t *testing.T) {
 func TestHealthChecks(t *testing.T) {
 	c := testConfig()
 	c.Services = []*Service{
-		{Namespace: "d", Name: "some", HealthPort: 31000, Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 a st", "10.0.0.5 a")},
-		{Namespace: "d", Name: "none", HealthPort: 31001, Endpoints: eps("10.0.0.3 b rs")},
-		{Namespace: "d", Name: "unready", HealthPort: 31002, PublishNotReady: true, Endpoints: eps("10.0.0.3 a")},
+		{Namespace: "d", Name: "some", HealthCheckNodePort: 31000, Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 a st", "10.0.0.5 a")},
+		{Namespace: "d", Name: "none", HealthCheckNodePort: 31001, Endpoints: eps("10.0.0.3 b rs")},
+		{Namespace: "d", Name: "unready", HealthCheckNodePort: 31002, PublishNotReady: true, Endpoints: eps("10.0.0.3 a")},
 		{Namespace: "d", Name: "without"},
 	}
 	dual := eps("10.0.0.6 a rs", "fd00::6 a rs")
 	dual[0].ID, dual[1].ID = "pod", "pod"
-	c.Services = append(c.Services, &Service{Namespace: "d", Name: "dual", HealthPort: 31004, Endpoints: dual})
+	c.Services = append(c.Services, &Service{Namespace: "d", Name: "dual", HealthCheckNodePort: 31004, Endpoints: dual})
 	table, _ := NewTable(c)
 	want := []HealthCheck{{"d", "some", 31000, 2}, {"d", "none", 31001, 0}, {"d", "unready", 31002, 1}, {"d", "dual", 31004, 1}}
 	if got := table.HealthChecks(); !slices.Equal(got, want) {

@@ -105,7 +105,7 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 		}
 		return packet.Choice{Kind: packet.NotFrontend}
 	case kind&dnsAddr != 0 && (tuple.Proto == packet.ICMPv4 || tuple.Proto == packet.ICMPv6):
-		return packet.Choice{Kind: packet.ToGateway}
+		return packet.Choice{Kind: packet.ToStack}
 	case kind&node != 0:
 		if len(t.hosts.fronts) > 0 && t.isOwn(&tuple.Dst) {
 			if c, ok := t.hosts.pick(tuple); ok {
@@ -191,7 +191,7 @@ func (t *Table) makeIndex() {
 
 func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.service == noService {
-		return packet.Choice{Kind: packet.ToGateway}
+		return packet.Choice{Kind: packet.ToStack}
 	}
 	if f.guarded && !addressing.Contains(t.config.Services[f.service].SourceRanges, tuple.Src.Netip()) {
 		return packet.Choice{Kind: packet.DropSource}

@@ -1,4 +1,5 @@
-// Package addresstest writes lists of addresses and ranges as tests like them. What is no address ends the test with a panic.
+// Package addresstest writes lists of addresses and ranges as tests like them. What is no address ends the test with a
+// panic.
 package addresstest
 
 import "net/netip"

@@ -158,5 +158,5 @@ func wire(mtu int, a, b side) error {
 
 // defaultRoute sends what ns knows no other way for to a gateway on its eth0.
 func defaultRoute(ns *tap.Namespace, gateway netip.Prefix) error {
-	return tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: gateway.Addr()})
+	return tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: gateway.Addr()})
 }

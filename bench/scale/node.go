@@ -96,7 +96,7 @@ func (n *node) underlay() (err error) {
 			return tap.AddRoute(n.beyond, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.MustParseAddr(nodeAddress), 32)})
 		},
 		func() error {
-			return tap.AddRoute(n.ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("198.18.0.0/15"), Gateway: via, OnLink: true})
+			return tap.AddRoute(n.ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("198.18.0.0/15"), Via: via, OnLink: true})
 		},
 	}
 	for _, step := range steps {

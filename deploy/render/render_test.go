@@ -129,7 +129,7 @@ var variants = map[string][]string{
 	"plain":             {"-f", "../plain.yaml"},
 	"uninstall":         {"--set", "uninstall=true"},
 	"no ingress":        {"-f", "../plain.yaml", "--set", "ingress.enabled=false"},
-	"no host port":      {"-f", "../plain.yaml", "--set", "hostPort.enabled=false,ingress.http=:8080,ingress.https="},
+	"no host port":      {"-f", "../plain.yaml", "--set", "hostTAP.enabled=false,ingress.http=:8080,ingress.https="},
 	"few secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={shop,blog},ingress.default=true"},
 	"all secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={*}"},
 	"high ports":        {"-f", "../plain.yaml", "--set", "ingress.http=127.0.0.1:8080,ingress.https=:8443"},
@@ -154,15 +154,15 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := map[string]rights{
-		"tapestry/host-port":           {capabilities: []string{"NET_ADMIN", "NET_BIND_SERVICE"}, root: true},
-		"tapestry/directories":         {root: true},
-		"tapestry/cni":                 {root: true},
-		"tapestry/agent":               {},
-		"tapestry-keeper/directories":  {root: true},
-		"tapestry-keeper/keeper":       {},
-		"tapestry-uninstall/cni":       {root: true},
-		"tapestry-uninstall/host-port": {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
-		"tapestry-uninstall/done":      {},
+		"tapestry/host-tap":           {capabilities: []string{"NET_ADMIN", "NET_BIND_SERVICE"}, root: true},
+		"tapestry/directories":        {root: true},
+		"tapestry/cni":                {root: true},
+		"tapestry/agent":              {},
+		"tapestry-keeper/directories": {root: true},
+		"tapestry-keeper/keeper":      {},
+		"tapestry-uninstall/cni":      {root: true},
+		"tapestry-uninstall/host-tap": {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
+		"tapestry-uninstall/done":     {},
 	}
 	seen := map[string]bool{}
 	for name, args := range variants {
@@ -389,7 +389,7 @@ func TestRefused(t *testing.T) {
 		good + ",ingress.secretNamespaces={*,shop}":    `"*" stands for all namespaces`,
 		good + ",ingress.http=80":                      `ingress.http: "80" is not an address to listen on`,
 		good + ",ingress.http=,ingress.https=":         "neither ingress.http nor ingress.https",
-		good + ",hostPort.enabled=false":               "ingress is to be served on :80, a port which takes a capability",
+		good + ",hostTAP.enabled=false":                "ingress is to be served on :80, a port which takes a capability",
 		good + ",wireguardPort=0":                      "wireguardPort: 0 is not a port",
 		good + ",wireguardPort=500":                    "wireguardPort: 500 is not a port that takes no capability",
 		good + ",healthAddress=10.0.0.1:1":             `healthAddress: "10.0.0.1:1" must have the loopback address in it`,

@@ -14,7 +14,7 @@
 //
 // # When the API server is gone
 //
-// What is known stays in force, and Health says how old it is. One goroutine looks for a server, on every address
+// What is known stays in force, and SourceState says how old it is. One goroutine looks for a server, on every address
 // that is known (package servers), with growing pauses and jitter; all requests wait for it and go on where they
 // were. A server whose history ends before what we have seen (its etcd was restored) would take our watches and
 // keep silent, so after a watch was cut its version is looked at, and everything is listed anew. Where etcd was

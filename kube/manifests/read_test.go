@@ -86,7 +86,7 @@ func TestPublish(t *testing.T) {
 		Name: "n1", PublicKey: "a-key", Endpoint: netip.MustParseAddrPort("10.0.0.1:51820"),
 		Features: []string{kube.PartialChecksums, "another"},
 		Addrs:    []netip.Addr{netip.MustParseAddr("10.9.9.9")},
-		Reason:   "the host Port is missing",
+		Reason:   "the host TAP is missing",
 		Problems: []kube.Problem{{Severity: kube.Warning, Object: kube.Ref{Kind: "Pod", Namespace: "d", Name: "p"}, Message: "m"}},
 	}
 	if changed, err := Publish(dir, status); err != nil || !changed {

@@ -52,7 +52,7 @@ func TestValidate(t *testing.T) {
 		"outside of all ranges": {pod("b", "10.9.9.9", ""), []string{
 			"error: lab.yaml:22: Pod default/b: " + ips + "10.9.9.9 is outside of the podCIDRs of any Node (10.244.1.0/24, fd00:10:244:1::/64, 10.244.2.0/24): choose an address inside of them"}},
 		"a host pod has none": {pod("b", "10.9.9.9", "hostNetwork: true"), nil},
-		"the gateway's": {pod("b", "10.244.1.1", "nodeName: n1"), []string{
+		"the stack's": {pod("b", "10.244.1.1", "nodeName: n1"), []string{
 			"error: lab.yaml:22: Pod default/b: " + ips + "10.244.1.1 is kept for Node n1 itself, like the ends and the first two addresses of every podCIDR: choose another"}},
 		"the broadcast address": {pod("b", "10.244.1.255", "nodeName: n1"), []string{
 			"error: lab.yaml:22: Pod default/b: " + ips + "10.244.1.255 is kept for Node n1 itself, like the ends and the first two addresses of every podCIDR: choose another"}},

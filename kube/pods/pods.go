@@ -38,15 +38,15 @@ const (
 	reviewTime = 20 * time.Second
 )
 
-// Ports is what the packet path does for pods, whose Ports have the name of cni.Pod.String; *node.Node is one.
-type Ports interface {
-	// AttachTAP makes a Port, which owns f unless there is an error.
-	AttachTAP(c netstack.PortConfig, f *os.File) error
-	// Detach takes a Port away, and reports whether there was one.
+// Attacher is what the packet path does for pods, whose attachments have the name of cni.Pod.String; *node.Node is one.
+type Attacher interface {
+	// AttachTAP makes an attachment, which owns f unless there is an error.
+	AttachTAP(c netstack.AttachmentConfig, f *os.File) error
+	// Detach takes an attachment away, and reports whether there was one.
 	Detach(name string) bool
-	// Attached reports whether a Port of that name is there; one whose device has gone is not.
+	// Attached reports whether an attachment of that name is there; one whose device has gone is not.
 	Attached(name string) bool
-	// Local reports whether some Port has the address.
+	// Local reports whether some attachment has the address.
 	Local(a netip.Addr) bool
 	// PodRanges are those that new pods get addresses of, at most one per family, and their MTU in bytes.
 	PodRanges() (podCIDRs []netip.Prefix, mtu int)
@@ -84,9 +84,9 @@ type Registry struct {
 	leases *ipam.Leases
 
 	mu       sync.Mutex // held over each change as a whole
-	ports    Ports      // nil before Restore
+	attacher Attacher   // nil before Restore
 	attached map[string]cni.Pod
-	prepared map[ipam.Key]time.Time // since when a lease waits for its Port
+	prepared map[ipam.Key]time.Time // since when a lease waits for its attachment
 	changed  bool                   // attached pods with port mappings have
 }
 
@@ -96,8 +96,8 @@ func New(o Options) (*Registry, error) {
 	var damage string
 	var err error
 	p.leases, damage, err = ipam.Open(o.Journal, ipam.Options{
-		Ranges: func() []netip.Prefix { ranges, _ := p.ports.PodRanges(); return ranges },
-		Rest:   o.Rest, InUse: func(a netip.Addr) bool { return p.ports.Local(a) }, Now: o.Now,
+		Ranges: func() []netip.Prefix { ranges, _ := p.attacher.PodRanges(); return ranges },
+		Rest:   o.Rest, InUse: func(a netip.Addr) bool { return p.attacher.Local(a) }, Now: o.Now,
 	})
 	if err != nil {
 		return nil, err
@@ -124,10 +124,10 @@ func keptKey(pod *cni.Pod) string {
 
 // Restore joins the Registry to the packet path: it attaches the TAPs that the agent before had, and makes the journal
 // agree with them.
-func (p *Registry) Restore(ports Ports, items []keeper.Item) {
+func (p *Registry) Restore(ports Attacher, items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ports = ports
+	p.attacher = ports
 	var known []ipam.Lease
 	for _, it := range items {
 		var pod cni.Pod
@@ -170,17 +170,17 @@ func (p *Registry) Restore(ports Ports, items []keeper.Item) {
 	}
 }
 
-// attachLocked makes the pod's Port, which owns f unless there is an error.
+// attachLocked makes the pod's attachment, which owns f unless there is an error.
 func (p *Registry) attachLocked(pod *cni.Pod, f *os.File) error {
 	mac, err := net.ParseMAC(pod.MAC)
 	if err != nil || len(mac) != len(packet.MAC{}) {
 		return fmt.Errorf("attach pod %s: %q is no Ethernet address", pod.String(), pod.MAC)
 	}
-	c := netstack.PortConfig{Name: pod.String(), Kind: netstack.PodPort, MAC: packet.MAC(mac), Addrs: pod.Addrs}
+	c := netstack.AttachmentConfig{Name: pod.String(), Kind: netstack.PodTAP, MAC: packet.MAC(mac), Addrs: pod.Addrs}
 	if b := pod.Bandwidth; b != nil {
 		c.Limit = tap.Rate{Bits: b.IngressRate, Burst: b.IngressBurst}
 	}
-	return p.ports.AttachTAP(c, f)
+	return p.attacher.AttachTAP(c, f)
 }
 
 // findLocked gives the pod that is attached with this container's interface.
@@ -215,7 +215,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 			return cni.Prepared{}, fmt.Errorf("the container is attached already, with %s as pod %s: a pod has one interface of this network", pod.IfName, pod.String())
 		}
 	}
-	ranges, mtu := p.ports.PodRanges()
+	ranges, mtu := p.attacher.PodRanges()
 	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(ranges, l.Addrs)) {
 		// The node's range changed since, so they would lead to another node.
 		if err := p.leases.Release(key); err != nil {
@@ -274,7 +274,7 @@ func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
 func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	p.mu.Lock()
 	defer p.unlock()
-	if ranges, _ := p.ports.PodRanges(); !within(ranges, pod.Addrs) {
+	if ranges, _ := p.attacher.PodRanges(); !within(ranges, pod.Addrs) {
 		return fmt.Errorf("%w: of the addresses %v some are outside of this node's pod ranges %v", cni.ErrTryLater, pod.Addrs, ranges)
 	}
 	key := leaseKey(&pod)
@@ -323,10 +323,10 @@ func (p *Registry) unlock() {
 	}
 }
 
-// dropLocked takes the Port from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL is
-// still to come.
+// dropLocked takes the attachment from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL
+// is still to come.
 func (p *Registry) dropLocked(name string) {
-	p.ports.Detach(name)
+	p.attacher.Detach(name)
 	old, ok := p.attached[name]
 	p.forgetLocked(name)
 	if !ok {
@@ -355,7 +355,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 		if !ok {
 			cur = *pod // the keeper may have what was not attached
 		}
-		p.ports.Detach(cur.String())
+		p.attacher.Detach(cur.String())
 		p.forgetLocked(cur.String())
 		if err = p.o.Keeper.Delete(keptKey(&cur)); err != nil {
 			err = fmt.Errorf("have the keeper let go: %w", err)
@@ -378,7 +378,7 @@ func (p *Registry) Check(_ context.Context, pod cni.Pod) (cni.Pod, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cur, ok := p.findLocked(leaseKey(&pod))
-	if !ok || !p.ports.Attached(cur.String()) {
+	if !ok || !p.attacher.Attached(cur.String()) {
 		return cni.Pod{}, cni.ErrNotAttached
 	}
 	if l, ok := p.leases.Get(leaseKey(&cur)); cur.Network != "" && (!ok || !slices.Equal(l.Addrs, cur.Addrs)) {
@@ -439,7 +439,7 @@ func (p *Registry) review() {
 	p.mu.Lock()
 	defer p.unlock()
 	for _, pod := range p.listLocked() {
-		if p.ports.Attached(pod.String()) {
+		if p.attacher.Attached(pod.String()) {
 			continue
 		}
 		p.o.Log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)

@@ -26,7 +26,7 @@ type desk struct {
 	t         *testing.T
 	now       time.Time
 	fixed     string
-	there     map[string]netstack.PortConfig
+	there     map[string]netstack.AttachmentConfig
 	kept      map[string]string // the container, by key
 	attachErr error
 	putErr    error
@@ -34,7 +34,7 @@ type desk struct {
 	changed   func()
 }
 
-func (d *desk) AttachTAP(c netstack.PortConfig, f *os.File) error {
+func (d *desk) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 	if d.attachErr != nil {
 		return d.attachErr
 	}
@@ -80,7 +80,7 @@ func (d *desk) Delete(key string) error {
 }
 
 func newDesk(t *testing.T) *desk {
-	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), there: map[string]netstack.PortConfig{}, kept: map[string]string{}, changed: func() {}}
+	d := &desk{t: t, now: time.Unix(1_800_000_000, 0), there: map[string]netstack.AttachmentConfig{}, kept: map[string]string{}, changed: func() {}}
 	var err error
 	d.Registry, err = New(Options{
 		Journal: filepath.Join(t.TempDir(), "addresses"), Rest: time.Minute, Keeper: d,
@@ -128,7 +128,7 @@ func (d *desk) tap() *os.File {
 func (d *desk) has(ports, kept, leases int) {
 	d.t.Helper()
 	if len(d.there) != ports || len(d.kept) != kept || len(d.leases.Held()) != leases {
-		d.t.Errorf("%d Ports, %d kept, %d leases; want %d, %d, %d", len(d.there), len(d.kept), len(d.leases.Held()), ports, kept, leases)
+		d.t.Errorf("%d attachments, %d kept, %d leases; want %d, %d, %d", len(d.there), len(d.kept), len(d.leases.Held()), ports, kept, leases)
 	}
 }
 
@@ -145,7 +145,7 @@ func TestReview(t *testing.T) {
 	d.now = d.now.Add(prepareTime - time.Second)
 	d.review()
 	d.has(2, 2, 3)
-	// Whose TAP was deleted has no Port any more.
+	// Whose TAP was deleted has no attachment any more.
 	delete(d.there, goes.String())
 	if _, err := d.Check(t.Context(), goes.Pod); !errors.Is(err, cni.ErrNotAttached) {
 		t.Errorf("got %v", err)
@@ -221,7 +221,7 @@ func TestAddFails(t *testing.T) {
 	}
 	d.putErr, d.attachErr = nil, errors.New("no Port")
 	if err := d.Add(p.Pod, d.tap()); err == nil {
-		t.Error("attached without a Port")
+		t.Error("attached without an attachment")
 	}
 	d.has(0, 0, 1)
 	d.attachErr = nil

@@ -168,7 +168,7 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 	e.Serving = deref(obj.Conditions.Serving, e.Ready)
 	if h := obj.Hints; h != nil {
 		e.ForNode = hintOf(h.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == at.Node })
-		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == at.zone })
+		e.ForZone = hintOf(h.ForZones, func(z discoveryv1.ForZone) bool { return z.Name == at.topologyZone })
 	}
 	return e, true
 }

@@ -71,7 +71,7 @@ func render(r translate.Result) any {
 			key = base64.StdEncoding.EncodeToString(p.PublicKey[:])
 		}
 		peers = append(peers, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "key": key, "endpoint": p.Endpoint.String(),
-			"prefixes": texts(p.Prefixes), "gateway": texts(p.Gateway), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial})
+			"prefixes": texts(p.Prefixes), "stack": texts(p.StackAddrs), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial})
 	}
 	for _, p := range r.Netstack.Peers {
 		route := m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),
@@ -164,8 +164,8 @@ func service(s services.Service) any {
 	if s.SourceRanges != nil { // these are rare
 		m["sourceRanges"] = fmt.Sprint(s.SourceRanges)
 	}
-	if s.HealthPort != 0 {
-		m["healthPort"] = s.HealthPort
+	if s.HealthCheckNodePort != 0 {
+		m["healthPort"] = s.HealthCheckNodePort
 	}
 	return m
 }

@@ -18,18 +18,18 @@ import (
 
 // node is a corev1.Node as far as the data plane cares.
 type node struct {
-	ref      kube.Ref
-	name     string
-	zone     string
-	podCIDRs []netip.Prefix // at most one per family
-	addrs    []netip.Addr   // internal addresses, primary first
-	key      overlay.PublicKey
-	endpoint netip.AddrPort
-	stock    bool
-	partial  bool // takes partial checksums
-	unready  bool
-	leaving  bool
-	made     time.Time
+	ref          kube.Ref
+	name         string
+	topologyZone string
+	podCIDRs     []netip.Prefix // at most one per family
+	addrs        []netip.Addr   // internal addresses, primary first
+	key          overlay.PublicKey
+	endpoint     netip.AddrPort
+	stock        bool
+	partial      bool // takes partial checksums
+	unready      bool
+	leaving      bool
+	made         time.Time
 	// cidrFields and addrFields are the fields that podCIDRs and addrs stand in, by the same index.
 	cidrFields, addrFields []string
 }
@@ -60,7 +60,7 @@ func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes 
 
 // parseNode reads a Node by itself: podCIDRs and addrs are what it asks for.
 func parseNode(obj *corev1.Node, say *kube.Report) *node {
-	n := &node{ref: kube.RefOf(obj), name: obj.Name, zone: obj.Labels[corev1.LabelTopologyZone], made: obj.CreationTimestamp.Time}
+	n := &node{ref: kube.RefOf(obj), name: obj.Name, topologyZone: obj.Labels[corev1.LabelTopologyZone], made: obj.CreationTimestamp.Time}
 	n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
 	n.partial = !n.stock && hasFeature(obj, kube.PartialChecksums)
 	n.unready = slices.ContainsFunc(obj.Status.Conditions, func(c corev1.NodeCondition) bool {
@@ -110,7 +110,7 @@ func (n *node) parsePodCIDRs(obj *corev1.Node, say *kube.Report) {
 	}
 }
 
-// maxBits is the longest podCIDR with room for a pod: beside the network's address, the gateway's and the host
+// maxBits is the longest podCIDR with room for a pod: beside the network's address, the stack's and the host
 // Port's, in IPv4 also the broadcast address is taken.
 func maxBits(a netip.Addr) int {
 	if a.Is4() {

@@ -74,7 +74,7 @@ func (n *node) peer() overlay.Peer {
 	for _, cidr := range n.podCIDRs {
 		p.Prefixes = append(p.Prefixes, cidr)
 		if !n.stock {
-			p.Gateway = append(p.Gateway, addressing.Gateway(cidr))
+			p.StackAddrs = append(p.StackAddrs, addressing.Stack(cidr))
 		}
 	}
 	for _, a := range n.addrs {
@@ -112,7 +112,7 @@ func onlyIPv6(podCIDRs []netip.Prefix) bool {
 }
 
 // podOverhead is what the pods' MTU leaves room for, in bytes: a tunnel over IPv6 takes more, and so does the
-// encapsulation of clients where gateways have IPv6 addresses alone.
+// encapsulation of clients where stacks have IPv6 addresses alone.
 func podOverhead(tunnel6, only6 bool) int {
 	return addressing.Tunnel(tunnel6) + addressing.Encap(only6)
 }

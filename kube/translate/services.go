@@ -49,7 +49,7 @@ type serviceList struct {
 // site is what Services look different from: the node that serves them, and where it is.
 type site struct {
 	Options
-	zone string
+	topologyZone string
 }
 
 // front is a Service without its endpoints.
@@ -181,7 +181,7 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 	}
 	out := f.Service
 	if f.namesOnly { // its endpoints may be referred to all the same
-		out.ClusterIPs, out.ExternalIPs, out.HealthPort = nil, nil, 0
+		out.ClusterIPs, out.ExternalIPs, out.HealthCheckNodePort = nil, nil, 0
 		out.Ports = slices.Clone(out.Ports)
 		for i := range out.Ports {
 			out.Ports[i].NodePort = 0
@@ -229,7 +229,7 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	f.ExternalIPs = parseExternalIPs(obj, externalIPs, say)
 	f.SourceRanges = sourceRanges(obj, say)
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal {
-		f.HealthPort, _ = portOf(obj.Spec.HealthCheckNodePort)
+		f.HealthCheckNodePort, _ = portOf(obj.Spec.HealthCheckNodePort)
 	}
 	return f
 }

@@ -35,7 +35,7 @@ func TestAllocs(t *testing.T) {
 		"clash": func() {
 			n++
 			e := churnEntry(1)
-			e.Orig.Zone = 55
+			e.Orig.Space = 55
 			r, _ := table.Insert(&e)
 			table.Delete(r, &e.Orig)
 		},
@@ -259,7 +259,7 @@ func BenchmarkMiss(b *testing.B) {
 	for _, flows := range benchFlows {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
 			table, g := benchTable(b, flows, flows), newTraffic(flows, 1)
-			g.tuple.Zone = 7 // the flows' are 0
+			g.tuple.Space = 7 // the flows' are 0
 			var hit Hit
 			b.ReportAllocs()
 			for b.Loop() {

@@ -19,7 +19,7 @@ import (
 
 // churnEntry makes a flow whose every field follows from n, so that a mixture of two is recognised.
 func churnEntry(n uint64) Entry {
-	tp := packet.Tuple{Proto: packet.UDP, SrcPort: uint16(n), DstPort: 80, Zone: uint32(n % 3)}
+	tp := packet.Tuple{Proto: packet.UDP, SrcPort: uint16(n), DstPort: 80, Space: uint32(n % 3)}
 	tp.Src, tp.Dst = packet.Addr{0: 0xfd, 14: byte(n >> 8), 15: byte(n)}, packet.Addr{0: 0xfd, 1: 1, 15: byte(n)}
 	e := Entry{Orig: tp, Reply: tp.Reverse(), Backend: n * 3, Via: n * 5, Kind: uint8(n)}
 	e.Reply.Src[2], e.Reply.SrcPort = 2, 8080
@@ -165,7 +165,7 @@ func TestOneWinner(t *testing.T) {
 				}
 				// Own original, common reply.
 				e := churnEntry(uint64(round))
-				e.Orig.Zone, e.Reply.Zone = uint32(10+g), 9
+				e.Orig.Space, e.Reply.Space = uint32(10+g), 9
 				if _, res := table.Insert(&e); res != Inserted {
 					t.Errorf("got %v", res)
 				}

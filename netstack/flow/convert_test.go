@@ -51,7 +51,7 @@ func aligned(size int) []byte {
 func goldenLine(e *Entry, i Info) string {
 	end := func(a packet.Addr, port uint16) string { return fmt.Sprintf("%s %d", a.Netip(), port) }
 	side := func(t *packet.Tuple) string {
-		return fmt.Sprintf("%s %s zone %x", end(t.Src, t.SrcPort), end(t.Dst, t.DstPort), t.Zone)
+		return fmt.Sprintf("%s %s zone %x", end(t.Src, t.SrcPort), end(t.Dst, t.DstPort), t.Space)
 	}
 	return fmt.Sprintf("%d | %s | %s | backend %x via %x kind %d | %s age %d idle %d",
 		e.Orig.Proto, side(&e.Orig), side(&e.Reply), e.Backend, e.Via, e.Kind, i.State, i.Age, i.Idle)

@@ -170,5 +170,5 @@ func (h *hasher) clientOf(orig *packet.Tuple) slots.Client {
 	if w0 != 0 { // not of IPv4
 		w1 = 0
 	}
-	return slots.ClientOf(mum(w0^h.seed2, w1^h.seed3^bits.RotateLeft64(uint64(orig.Zone), 32)))
+	return slots.ClientOf(mum(w0^h.seed2, w1^h.seed3^bits.RotateLeft64(uint64(orig.Space), 32)))
 }

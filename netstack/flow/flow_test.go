@@ -57,10 +57,10 @@ func mustInsert(t testing.TB, table *Table, e *Entry) uint32 {
 
 func TestBothDirections(t *testing.T) {
 	for _, c := range []struct {
-		name          string
-		orig, reply   packet.Tuple
-		translate     bool
-		zoneO, zoneRe uint32
+		name            string
+		orig, reply     packet.Tuple
+		translate       bool
+		spaceO, spaceRe uint32
 	}{
 		{"direct", tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"), tuple(packet.TCP, "10.0.0.2:80", "10.0.0.1:1000"), false, 0, 0},
 		{"service", tuple(packet.TCP, "10.0.0.1:1000", "10.96.0.1:80"), tuple(packet.TCP, "10.0.0.2:8080", "10.0.0.1:1000"), true, 0, 0},
@@ -72,7 +72,7 @@ func TestBothDirections(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			table, _, _ := newTable(t, 100)
-			c.orig.Zone, c.reply.Zone = c.zoneO, c.zoneRe
+			c.orig.Space, c.reply.Space = c.spaceO, c.spaceRe
 			e := Entry{Orig: c.orig, Reply: c.reply, Backend: 0xbac4e7d, Via: 99, Kind: 3, Checked: 5, TCPFlags: packet.SYN}
 			ref := mustInsert(t, table, &e)
 			var hit Hit
@@ -88,9 +88,9 @@ func TestBothDirections(t *testing.T) {
 				}
 			}
 			other := c.orig
-			other.Zone++
+			other.Space++
 			if table.Peek(&other, &hit) {
-				t.Error("found in another zone")
+				t.Error("found in another space")
 			}
 			other = c.orig
 			other.Proto = packet.SCTP
@@ -417,7 +417,7 @@ func TestPrefetch(t *testing.T) {
 		for i := range batch {
 			e := benchEntry(i * 50)
 			batch[i].Tuple = [...]packet.Tuple{e.Orig, e.Reply}[i&1]
-			batch[i].Tuple.Zone = uint32(i % 3 / 2) // every third is unknown
+			batch[i].Tuple.Space = uint32(i % 3 / 2) // every third is unknown
 		}
 		before := table.Stats()
 		table.Prefetch(batch)

@@ -111,7 +111,7 @@ func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l
 	setAddr(&to.Src, other[2].Load(), other[3].Load())
 	setAddr(&to.Dst, other[0].Load(), other[1].Load())
 	ports, meta := other[4].Load(), s.meta.Load()
-	to.SrcPort, to.DstPort, to.Zone, to.Proto = uint16(ports>>16), uint16(ports), uint32(ports>>32), proto
+	to.SrcPort, to.DstPort, to.Space, to.Proto = uint16(ports>>16), uint16(ports), uint32(ports>>32), proto
 	hit.Dir, hit.Kind, hit.Backend, hit.Via = keyDir(k), uint8(meta>>metaKind), s.backend.Load(), s.via.Load()
 	hit.Translate = meta&metaTranslate != 0
 	seen, l = s.seen.Load(), s.loadLive()

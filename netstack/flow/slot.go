@@ -21,11 +21,11 @@ func setAddr(a *packet.Addr, w0, w1 uint64) {
 // wordPorts reads each field by itself: the compiler would join two 16-bit ports to one read of 32 bits, which has to
 // wait until both have left the store buffer when they have just been written, as by a parser.
 func wordPorts(t *packet.Tuple) uint64 {
-	return (uint64(t.Zone)<<16|uint64(t.DstPort))<<16 | uint64(t.SrcPort)
+	return (uint64(t.Space)<<16|uint64(t.DstPort))<<16 | uint64(t.SrcPort)
 }
 
 func setPorts(t *packet.Tuple, w uint64) {
-	t.SrcPort, t.DstPort, t.Zone = uint16(w), uint16(w>>16), uint32(w>>32)
+	t.SrcPort, t.DstPort, t.Space = uint16(w), uint16(w>>16), uint32(w>>32)
 }
 
 // The odd constants of wyhash, which have as many ones as zeros.
@@ -160,7 +160,7 @@ func (r *record) entry() Entry {
 // translates tells whether a packet of tuple tp changes its addresses or ports when it becomes to.
 func translates(tp, to *packet.Tuple) bool {
 	t := *to
-	t.Zone, t.Proto = tp.Zone, tp.Proto
+	t.Space, t.Proto = tp.Space, tp.Proto
 	return t != *tp
 }
 

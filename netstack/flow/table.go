@@ -33,7 +33,7 @@ const (
 // Entry is one flow, as it is inserted and shown.
 type Entry struct {
 	// Orig is the tuple of the first packet as it arrived. Reply is that of the packets that answer it, as they
-	// arrive, before translation; without translation Reply is Orig.Reverse(). Both have one Proto; zones may differ.
+	// arrive, before translation; without translation Reply is Orig.Reverse(). Both have one Proto; spaces may differ.
 	Orig, Reply packet.Tuple
 	// Backend is the stable identity of the chosen backend, 0 for none.
 	Backend uint64
@@ -70,7 +70,7 @@ type Hit struct {
 	Checked   uint32
 	Backend   uint64
 	Via       uint64
-	// To is what the packet's tuple becomes: Reply.Reverse() for Original, Orig.Reverse() for Reply. Its zone is that
+	// To is what the packet's tuple becomes: Reply.Reverse() for Original, Orig.Reverse() for Reply. Its space is that
 	// of the tuple it comes from, and no part of Translate.
 	To packet.Tuple
 }

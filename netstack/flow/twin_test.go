@@ -158,7 +158,7 @@ func (s *script) upTo(n int) int {
 func (s *script) tuple() packet.Tuple {
 	protos := [...]packet.Proto{packet.TCP, packet.UDP, packet.TCP, packet.ICMPv4, 47}
 	ports := [...]uint16{53, 80, 4000}
-	tp := packet.Tuple{Proto: protos[s.upTo(len(protos))], Zone: uint32(s.upTo(8) / 7)}
+	tp := packet.Tuple{Proto: protos[s.upTo(len(protos))], Space: uint32(s.upTo(8) / 7)}
 	tp.Src, tp.Dst = packet.Addr{15: byte(s.upTo(3))}, packet.Addr{10: 0xff, 11: 0xff, 15: byte(s.upTo(3))}
 	if s.upTo(2) == 0 {
 		tp.Src, tp.Dst = tp.Dst, tp.Src
@@ -291,7 +291,7 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint
 		to = f.e.Orig.Reverse()
 	}
 	same := to
-	same.Zone = tp.Zone
+	same.Space = tp.Space
 	if hit.Dir != d || hit.To != to || hit.Translate != (same != tp) || hit.Backend != f.e.Backend || hit.Via != f.e.Via ||
 		hit.Kind != f.e.Kind || hit.Checked != f.checked || (hit.State == Closed) != closed {
 		t.Fatalf("lookup %v flags %#x: %+v, want %v of %+v", tp, flags, hit, d, f)

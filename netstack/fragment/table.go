@@ -42,11 +42,11 @@ type Table struct {
 	spare []*datagram
 }
 
-// key names a datagram: whatever fragments have in common (RFC 791 3.2, RFC 8200 4.5), within their zone.
+// key names a datagram: whatever fragments have in common (RFC 791 3.2, RFC 8200 4.5), within their space.
 type key struct {
 	src, dst packet.Addr
 	id       uint32
-	zone     uint32
+	space    uint32
 	proto    packet.Proto
 }
 
@@ -68,7 +68,7 @@ func New(o Options) *Table {
 	}
 }
 
-func keyOf(t *packet.Tuple, id uint32) key { return key{t.Src, t.Dst, id, t.Zone, t.Proto} }
+func keyOf(t *packet.Tuple, id uint32) key { return key{t.Src, t.Dst, id, t.Space, t.Proto} }
 
 // Remember keeps the way of the datagram whose first fragment arrived with the tuple t and this identification, and
 // charges it to owner.

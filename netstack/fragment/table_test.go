@@ -31,7 +31,7 @@ func TestFind(t *testing.T) {
 		"of another datagram":    {func(*packet.Tuple) {}, 8, 0, false},
 		"of another sender":      {func(t *packet.Tuple) { t.Src[15] = 2 }, 7, 0, false},
 		"for another receiver":   {func(t *packet.Tuple) { t.Dst[15] = 2 }, 7, 0, false},
-		"of another zone":        {func(t *packet.Tuple) { t.Zone = 2 }, 7, 0, false},
+		"of another space":       {func(t *packet.Tuple) { t.Space = 2 }, 7, 0, false},
 		"of another protocol":    {func(t *packet.Tuple) { t.Proto = packet.ICMPv4 }, 7, 0, false},
 		"again, with other ones": {func(*packet.Tuple) {}, 7, 0, true},
 	} {

@@ -13,9 +13,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"tapestry.dev/tapestry/netstack/gateway"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -115,7 +115,7 @@ func tcpInfo(t *testing.T, c *net.TCPConn) (info *unix.TCPInfo) {
 // A pod that asks whether its far end lives asks the far end, which answers; and when it has vanished, the pod finds
 // out by its own schedule, for connections that it opened, and for those of clients.
 func TestKeepAlive(t *testing.T) {
-	n, ns, addrs := egressPod(t, 0)
+	path, ns, addrs := egressPod(t, 0)
 	for i, name := range []string{"egress", "joined", "through the stack"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
@@ -127,11 +127,11 @@ func TestKeepAlive(t *testing.T) {
 				pod = dial(t, ns, l.Addr())
 				end = accept(t, l)
 			case "joined":
-				pod, end = f.client(t, ns, addrs[0], n.Gateway().Join)
+				pod, end = f.client(t, ns, addrs[0], path.Stack().Join)
 			default: // as to a pod of another node
-				g, ns, addr := stackAlone(t)
+				s, ns, addr := stackAlone(t)
 				pod, end = f.client(t, ns, addr, func(ctx context.Context, c *net.TCPConn, client, to netip.AddrPort) error {
-					gate, err := g.Dial(ctx, "tcp", client, to)
+					gate, err := s.Dial(ctx, "tcp", client, to)
 					if err != nil {
 						return err
 					}
@@ -178,8 +178,8 @@ func (f *far) client(t *testing.T, ns *tap.Namespace, addr netip.Addr, join func
 	return pod, end
 }
 
-// stackAlone is a gateway's stack that is wired to a pod without a pipeline and without the relay.
-func stackAlone(t *testing.T) (*gateway.Gateway, *tap.Namespace, netip.Addr) {
+// stackAlone is a stack that is wired to a pod without a pipeline and without the relay.
+func stackAlone(t *testing.T) (*stack.Stack, *tap.Namespace, netip.Addr) {
 	t.Helper()
 	ns, err := tap.NewNamespace()
 	if err != nil {
@@ -196,10 +196,10 @@ func stackAlone(t *testing.T) (*gateway.Gateway, *tap.Namespace, netip.Addr) {
 		f.Close()
 		t.Fatal(err)
 	}
-	g, err := gateway.New(gateway.Options{MTU: 1420, SendIP: func([]byte, packet.VNetHdr) {}, Send: func(frame []byte) []byte {
+	s, err := stack.New(stack.Options{MTU: 1420, SendIP: func([]byte, packet.VNetHdr) {}, Send: func(frame []byte) []byte {
 		var p packet.Packet
 		if p.ParseFrame(frame) == packet.Good {
-			p.PutHead(frame, tap.GatewayMAC, mac)
+			p.PutHead(frame, tap.RouterMAC, mac)
 			_ = dev.Write(frame)
 		}
 		return frame[:cap(frame)]
@@ -211,10 +211,10 @@ func stackAlone(t *testing.T) (*gateway.Gateway, *tap.Namespace, netip.Addr) {
 	ran := make(chan error, 1)
 	go func() {
 		var p packet.Packet
-		var turn gateway.Turn
+		var turn stack.Turn
 		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good {
-				g.Deliver(&p, &turn, false)
+				s.Deliver(&p, &turn, false)
 			}
 			return frame[:cap(frame)]
 		}, turn.End)
@@ -224,7 +224,7 @@ func stackAlone(t *testing.T) (*gateway.Gateway, *tap.Namespace, netip.Addr) {
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		g.Close()
+		s.Close()
 	})
-	return g, ns, addr
+	return s, ns, addr
 }

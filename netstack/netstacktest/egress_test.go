@@ -37,31 +37,31 @@ func outsideMTU(t *testing.T, mtu int) {
 }
 
 // egress is a pod on a real TAP, whose kernel lacks some offloads, on a node with an outside.
-func egress(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace) {
+func egress(t *testing.T, without tap.Offloads) (*netstack.Path, *tap.Namespace) {
 	t.Helper()
-	n, ns, _ := egressPod(t, without)
-	return n, ns
+	path, ns, _ := egressPod(t, without)
+	return path, ns
 }
 
 // egressPod also gives the pod's addresses.
-func egressPod(t *testing.T, without tap.Offloads) (*netstack.Node, *tap.Namespace, []netip.Addr) {
+func egressPod(t *testing.T, without tap.Offloads) (*netstack.Path, *tap.Namespace, []netip.Addr) {
 	t.Helper()
 	flows, err := flow.Open(make([]byte, flow.Size(64)), flow.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := netstack.New(netstack.Options{Flows: flows, MTU: 1420})
+	path, err := netstack.New(netstack.Options{Flows: flows, MTU: 1420})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.Close() })
-	ns, _, addrs := pod(t, n, 10, without)
+	t.Cleanup(func() { path.Close() })
+	ns, _, addrs := pod(t, path, 10, without)
 	ranges := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
-	if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
+	if err := path.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	outsideMTU(t, 65536)
-	return n, ns, addrs
+	return path, ns, addrs
 }
 
 // listenOutside opens a socket outside.

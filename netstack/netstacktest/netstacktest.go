@@ -1,5 +1,5 @@
-// Package netstacktest gives tests a Port's device in memory, a Link that only records, and packets to send through
-// them.
+// Package netstacktest gives tests an attachment's device in memory, a Link that only records, and packets to send
+// through them.
 package netstacktest
 
 import (
@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Device is a Port's device in memory. What the node writes is kept for Next; Send is what the pod sends.
+// Device is an attachment's device in memory. What the node writes is kept for Next; Send is what the pod sends.
 type Device struct {
 	offloads tap.Offloads
 

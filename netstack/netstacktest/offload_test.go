@@ -60,7 +60,7 @@ func (nothing) Backend(uint64) packet.BackendState       { return packet.Backend
 func (nothing) Leads(*packet.Tuple, uint64, uint16) bool { return false }
 
 // pod makes a namespace with a TAP that has all offloads but those.
-func pod(t *testing.T, n *netstack.Node, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {
+func pod(t *testing.T, path *netstack.Path, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {
 	t.Helper()
 	ns, err := tap.NewNamespace()
 	if err != nil {
@@ -80,7 +80,7 @@ func pod(t *testing.T, n *netstack.Node, last byte, without tap.Offloads) (*tap.
 	}
 	o := &observed{Device: dev}
 	name := addrs[0].String()
-	if err := n.Attach(netstack.PortConfig{Name: name, MAC: mac, Addrs: addrs}, o); err != nil {
+	if err := path.Attach(netstack.AttachmentConfig{Name: name, MAC: mac, Addrs: addrs}, o); err != nil {
 		dev.Close()
 		t.Fatal(err)
 	}
@@ -96,18 +96,18 @@ func TestOffloadsOff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n, err := netstack.New(netstack.Options{Flows: flows, MTU: 1420})
+			path, err := netstack.New(netstack.Options{Flows: flows, MTU: 1420})
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { n.Close() })
-			nsA, a, addrsA := pod(t, n, 10, 0)
-			nsB, b, addrsB := pod(t, n, 11, without)
+			t.Cleanup(func() { path.Close() })
+			nsA, a, addrsA := pod(t, path, 10, 0)
+			nsB, b, addrsB := pod(t, path, 11, without)
 			if a.Offloads() != tap.AllOffloads {
 				t.Logf("this kernel has no more than %s: %v", a.Offloads(), a.Refused())
 			}
 			ranges := []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}
-			if err := n.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
+			if err := path.Set(netstack.Config{PodCIDRs: ranges, ClusterCIDRs: ranges, MTU: 1420}, nothing{}, nil); err != nil {
 				t.Fatal(err)
 			}
 			for i := range addrsA {
@@ -120,7 +120,7 @@ func TestOffloadsOff(t *testing.T) {
 			if want := b.Offloads()&(tap.TSO4|tap.TSO6) != 0; (b.super.Load() > 0) != want {
 				t.Errorf("superframes to a TAP with %s: %d", b.Offloads(), b.super.Load())
 			}
-			if down := n.Stats().Drops["port-down"]; down > 0 {
+			if down := path.Stats().Drops["tap-down"]; down > 0 {
 				t.Errorf("%d packets were refused by a TAP", down)
 			}
 		})

@@ -109,10 +109,10 @@ func sum(b []byte, acc uint32) uint16 {
 	return uint16(acc)
 }
 
-// Frame builds the superframe that a pod with this MAC would send to the gateway.
-func (s Spec) Frame(src, gateway packet.MAC) []byte {
+// Frame builds the superframe that a pod with this MAC would send to the router.
+func (s Spec) Frame(src, router packet.MAC) []byte {
 	f := make([]byte, packet.HeadLen)
-	copy(f[packet.VNetHdrLen:], gateway[:])
+	copy(f[packet.VNetHdrLen:], router[:])
 	copy(f[packet.VNetHdrLen+6:], src[:])
 	ether := packet.EtherIPv4
 	if !s.Src.Addr().Is4() {

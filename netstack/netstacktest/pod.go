@@ -31,7 +31,7 @@ type Pod struct {
 }
 
 // NewPod starts a pod on dev with these addresses.
-func NewPod(dev *Device, mac, gateway packet.MAC, mtu int, addrs ...netip.Addr) (*Pod, error) {
+func NewPod(dev *Device, mac, router packet.MAC, mtu int, addrs ...netip.Addr) (*Pod, error) {
 	p := &Pod{link: channel.New(1024, uint32(mtu), "")}
 	p.stack = stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -54,7 +54,7 @@ func NewPod(dev *Device, mac, gateway packet.MAC, mtu int, addrs ...netip.Addr) 
 		defer p.done.Done()
 		for pkt := p.link.ReadContext(ctx); pkt != nil; pkt = p.link.ReadContext(ctx) {
 			f := make([]byte, packet.HeadLen)
-			copy(f[packet.VNetHdrLen:], gateway[:])
+			copy(f[packet.VNetHdrLen:], router[:])
 			copy(f[packet.VNetHdrLen+6:], mac[:])
 			binary.BigEndian.PutUint16(f[packet.HeadLen-2:], uint16(pkt.NetworkProtocolNumber))
 			view := pkt.ToView()

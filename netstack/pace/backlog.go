@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// queueTime is how long a packet waits for a Port's limit at most; leastQueue and mostQueue bound the memory for that,
-	// in bytes.
+	// queueTime is how long a packet waits for an attachment's limit at most; leastQueue and mostQueue bound the memory
+	// for that, in bytes.
 	queueTime  = 25 * time.Millisecond
 	leastQueue = 4 * packet.MaxFrame
 	mostQueue  = 8 << 20
@@ -49,7 +49,7 @@ func (l *Limit) Enqueue(p *packet.Packet, to packet.MAC) bool {
 	for _, part := range p.Tail {
 		n += copy(frame[n:], part)
 	}
-	p.PutHead(frame, tap.GatewayMAC, to)
+	p.PutHead(frame, tap.RouterMAC, to)
 	if q.waiting.Add(1) > 1 {
 		return true // the timer is set
 	}

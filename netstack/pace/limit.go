@@ -1,5 +1,5 @@
-// Package pace keeps what a Port is sent to a rate: what comes faster waits for a moment, and what is more than that is
-// not taken.
+// Package pace keeps what an attachment is sent to a rate: what comes faster waits for a moment, and what is more than
+// that is not taken.
 package pace
 
 import (

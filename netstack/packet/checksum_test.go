@@ -156,7 +156,7 @@ func TestAddr(t *testing.T) {
 }
 
 func TestHash(t *testing.T) {
-	base := Tuple{Src: addr(podA4), Dst: addr(podB4), SrcPort: 40000, DstPort: 80, Zone: 0, Proto: TCP}
+	base := Tuple{Src: addr(podA4), Dst: addr(podB4), SrcPort: 40000, DstPort: 80, Space: 0, Proto: TCP}
 	variants := []Tuple{base, base.Reverse()}
 	for i := range 16 {
 		v := base
@@ -170,7 +170,7 @@ func TestHash(t *testing.T) {
 	w := base
 	w.DstPort++
 	x := base
-	x.Zone++
+	x.Space++
 	y := base
 	y.Proto = UDP
 	variants = append(variants, v, w, x, y)

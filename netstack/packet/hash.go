@@ -16,7 +16,7 @@ const (
 func (t *Tuple) Hash(seed uint64) uint64 {
 	a := mix(le.Uint64(t.Src[:8])^hashK0^seed, le.Uint64(t.Src[8:])^hashK1)
 	b := mix(le.Uint64(t.Dst[:8])^hashK2, le.Uint64(t.Dst[8:])^hashK3^seed)
-	ports := uint64(t.SrcPort)<<48 | uint64(t.DstPort)<<32 | uint64(t.Zone)
+	ports := uint64(t.SrcPort)<<48 | uint64(t.DstPort)<<32 | uint64(t.Space)
 	return mix(a^bits.RotateLeft64(b, 32)^hashK0, mix(ports^hashK2^seed, uint64(t.Proto)^hashK4)^b)
 }
 

@@ -57,12 +57,12 @@ func (a Addr) String() string { return a.Netip().String() }
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// Tuple names one direction of a flow. For an ICMP echo both ports are the identifier. Zone separates address spaces:
+// Tuple names one direction of a flow. For an ICMP echo both ports are the identifier. Space separates address spaces:
 // 0 for packets of this node's ports, the ingress peer's id folded for what came encapsulated from one.
 type Tuple struct {
 	Src, Dst         Addr
 	SrcPort, DstPort uint16
-	Zone             uint32
+	Space            uint32
 	Proto            Proto
 	_                [3]byte
 }
@@ -103,8 +103,8 @@ const (
 	DropLocal
 	// DropSource: the Service does not let this client in (Service.spec.loadBalancerSourceRanges): drop.
 	DropSource
-	// ToGateway: an address this node answers itself (cluster DNS): deliver to the gateway, untranslated.
-	ToGateway
+	// ToStack: an address this node answers itself (cluster DNS): deliver to the stack, untranslated.
+	ToStack
 )
 
 // Choice is a Balancer's answer for a new flow.

@@ -11,7 +11,7 @@ const (
 	extDestOpts = 60
 )
 
-// ParseFrame makes p a view of a superframe that came from a TAP or the gateway; buf is borrowed. A fault other than
+// ParseFrame makes p a view of a superframe that came from a TAP or the stack; buf is borrowed. A fault other than
 // NotIP leaves the other fields without meaning. Nothing in buf is believed: neither lengths, nor the virtio-net
 // header, which the sender writes. p.VNet is what remains of it, normalised; PutHead brings it back into the bytes.
 func (p *Packet) ParseFrame(buf []byte) Fault {

@@ -1,15 +1,15 @@
 package packet
 
 // Rewrite changes the addresses and ports of p (for an ICMP echo the identifier: to.SrcPort) in place to those of to,
-// with their checksums, and p.Tuple with them; zone and protocol stay. to is of p's family. Checksums are updated,
+// with their checksums, and p.Tuple with them; space and protocol stay. to is of p's family. Checksums are updated,
 // never computed anew, so that a packet which came damaged leaves damaged (RFC 1624 eqn. 3). The ports of a fragmented
 // SCTP packet cannot be translated: its checksum is a CRC of what only the receiver has.
 func (p *Packet) Rewrite(to *Tuple) {
 	addrs := p.putAddrs(to)
 	p.rewriteL4(to, addrs)
-	zone, proto := p.Tuple.Zone, p.Tuple.Proto
+	space, proto := p.Tuple.Space, p.Tuple.Proto
 	p.Tuple = *to
-	p.Tuple.Zone, p.Tuple.Proto = zone, proto
+	p.Tuple.Space, p.Tuple.Proto = space, proto
 }
 
 // putAddrs writes the addresses of to over those of p.Tuple and gives what that adds to a sum which covers them.

@@ -93,16 +93,16 @@ func TestRewrite(t *testing.T) {
 						buf = s.super(0)
 					}
 					p := mustParse(t, buf)
-					p.Tuple.Zone = 7
+					p.Tuple.Space = 7
 					to := randomTuple(r, p.Tuple)
-					to.Zone, to.Proto = 9, 99 // stay what they are
+					to.Space, to.Proto = 9, 99 // stay what they are
 					want := bytes.Clone(p.IP)
 					apply(want, p, &to)
 					p.Rewrite(&to)
 					if !bytes.Equal(p.IP, want) {
 						t.Fatalf("%s, partial %v, to %+v:\ngot  % x\nwant % x", name, partial, to, p.IP, want)
 					}
-					to.Zone, to.Proto = 7, s.proto
+					to.Space, to.Proto = 7, s.proto
 					if p.Tuple != to {
 						t.Fatalf("Tuple %+v, want %+v", p.Tuple, to)
 					}

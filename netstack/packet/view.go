@@ -53,7 +53,7 @@ const (
 
 // Packet is a parsed view of one packet or superframe; the bytes are borrowed.
 //
-// Two forms exist. From a TAP or the gateway the bytes are contiguous: Buf is the whole superframe and IP is
+// Two forms exist. From a TAP or the stack the bytes are contiguous: Buf is the whole superframe and IP is
 // Buf[HeadLen:]. From the Link, Buf is nil, IP is one packet in the tunnel's buffer, and Tail holds the payloads of the
 // packets that were coalesced behind it.
 type Packet struct {
@@ -86,7 +86,7 @@ func (p *Packet) Len() int {
 	return n
 }
 
-// Encap says how to wrap packets for another node's gateway (RFC 2003, RFC 2473): both addresses of one family.
+// Encap says how to wrap packets for another node's stack (RFC 2003, RFC 2473): both addresses of one family.
 type Encap struct {
 	Src, Dst Addr
 }

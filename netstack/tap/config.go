@@ -6,19 +6,19 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// GatewayMAC is the Ethernet address that every pod and the host Port know their gateway by. It is the same on all
+// RouterMAC is the Ethernet address that every pod and the host TAP know their router by. It is the same on all
 // nodes.
-var GatewayMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x01}
+var RouterMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x01}
 
 // HostMAC is the Ethernet address of the host's own TAP, the same on all nodes, since it is seen only by its own
-// gateway.
+// router.
 var HostMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x02}
 
 // The next hops that pods and the host send everything to. They are never resolved: a permanent neighbour entry with
-// GatewayMAC goes with them.
+// RouterMAC goes with them.
 var (
-	Gateway4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
-	Gateway6 = netip.MustParseAddr("fe80::1")
+	Router4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
+	Router6 = netip.MustParseAddr("fe80::1")
 )
 
 // DefaultTxQueueLen is how many frames wait in a TAP for its reader before the kernel drops.
@@ -50,11 +50,11 @@ type Config struct {
 // Route is a route through the device.
 type Route struct {
 	Dst netip.Prefix
-	// Gateway is the next hop; the zero Addr for a destination on the link.
-	Gateway netip.Addr
+	// Via is the next hop; the zero Addr for a destination on the link.
+	Via netip.Addr
 	// Src is the preferred source address; the zero Addr for the kernel's choice.
 	Src netip.Addr
-	// OnLink says the gateway is reachable though no address of the interface covers it.
+	// OnLink says the next hop is reachable though no address of the interface covers it.
 	OnLink bool
 }
 
@@ -64,19 +64,19 @@ type Neighbor struct {
 	MAC  packet.MAC
 }
 
-// PodConfig is the eth0 of a pod: its addresses as host prefixes and everything else by way of the gateway.
+// PodConfig is the eth0 of a pod: its addresses as host prefixes and everything else by way of the router.
 func PodConfig(addrs []netip.Addr, mac packet.MAC, mtu int) Config {
 	c := Config{Name: "eth0", MAC: mac, MTU: mtu, Owner: -1}
 	for _, a := range addrs {
 		c.addAddr(a)
-		gw := gatewayFor(a)
-		c.Routes = append(c.Routes, Route{Dst: netip.PrefixFrom(unspecified(a), 0), Gateway: gw, OnLink: true})
+		gw := routerFor(a)
+		c.Routes = append(c.Routes, Route{Dst: netip.PrefixFrom(unspecified(a), 0), Via: gw, OnLink: true})
 	}
 	return c
 }
 
-// HostConfig is the host's own Port: addrs are its addresses (one per family), and traffic to the ranges, those of
-// pods and Services, goes through it with the address of the same family as source. Ranges of a family without an
+// HostConfig is the host's own attachment: addrs are its addresses (one per family), and traffic to the ranges, those
+// of pods and Services, goes through it with the address of the same family as source. Ranges of a family without an
 // address are left out. owner is the uid of the agent that will open it.
 func HostConfig(name string, addrs []netip.Addr, ranges []netip.Prefix, mtu, owner int) Config {
 	c := Config{Name: name, MAC: HostMAC, MTU: mtu, Owner: owner, Persist: true, Reuse: true}
@@ -84,17 +84,17 @@ func HostConfig(name string, addrs []netip.Addr, ranges []netip.Prefix, mtu, own
 		c.addAddr(a)
 		for _, r := range ranges {
 			if r.Addr().Is4() == a.Is4() {
-				c.Routes = append(c.Routes, Route{Dst: r.Masked(), Gateway: gatewayFor(a), Src: a, OnLink: true})
+				c.Routes = append(c.Routes, Route{Dst: r.Masked(), Via: routerFor(a), Src: a, OnLink: true})
 			}
 		}
 	}
 	return c
 }
 
-// addAddr gives the device one more address, and its family's gateway a neighbour entry.
+// addAddr gives the device one more address, and its family's router a neighbour entry.
 func (c *Config) addAddr(a netip.Addr) {
 	c.Addrs = append(c.Addrs, netip.PrefixFrom(a, a.BitLen()))
-	n := Neighbor{Addr: gatewayFor(a), MAC: GatewayMAC}
+	n := Neighbor{Addr: routerFor(a), MAC: RouterMAC}
 	for _, have := range c.Neighbors {
 		if have == n {
 			return
@@ -112,11 +112,11 @@ func (c *Config) has6() bool {
 	return false
 }
 
-func gatewayFor(a netip.Addr) netip.Addr {
+func routerFor(a netip.Addr) netip.Addr {
 	if a.Is4() {
-		return Gateway4
+		return Router4
 	}
-	return Gateway6
+	return Router6
 }
 
 func unspecified(a netip.Addr) netip.Addr {

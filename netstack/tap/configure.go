@@ -132,8 +132,8 @@ func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
 
 func addRoute(h *netlink.Handle, index int, r Route) error {
 	route := &netlink.Route{LinkIndex: index, Dst: ipNet(r.Dst), Src: r.Src.AsSlice()}
-	if r.Gateway.IsValid() {
-		route.Gw = r.Gateway.AsSlice()
+	if r.Via.IsValid() {
+		route.Gw = r.Via.AsSlice()
 	} else if r.Dst.Addr().Is4() {
 		route.Scope = netlink.SCOPE_LINK
 	}

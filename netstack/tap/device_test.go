@@ -26,7 +26,7 @@ func link(t testing.TB, a, b *tap.Device, observe func(frame []byte) bool) {
 	forward := func(from, to *tap.Device, mac packet.MAC) {
 		err := from.Run(func(frame []byte) []byte {
 			copy(frame[packet.VNetHdrLen:], mac[:])
-			copy(frame[packet.VNetHdrLen+6:], tap.GatewayMAC[:])
+			copy(frame[packet.VNetHdrLen+6:], tap.RouterMAC[:])
 			if observe(frame) {
 				if err := to.Write(frame); err != nil && !errors.Is(err, os.ErrClosed) {
 					t.Errorf("write: %v", err)
@@ -199,7 +199,7 @@ func listenUDP(t testing.TB, ns *tap.Namespace, addr netip.Addr) *net.UDPConn {
 func udpFrame(to packet.MAC, src, dst netip.Addr, port int, payload []byte) []byte {
 	f := make([]byte, packet.HeadLen+28, packet.HeadLen+28+len(payload))
 	copy(f[10:], to[:])
-	copy(f[16:], tap.GatewayMAC[:])
+	copy(f[16:], tap.RouterMAC[:])
 	f[22], f[23] = 8, 0
 	ip := f[packet.HeadLen:]
 	ip[0], ip[8], ip[9] = 0x45, 64, byte(packet.UDP)

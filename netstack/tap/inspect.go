@@ -74,11 +74,11 @@ func inspectRoutes(h *netlink.Handle, link netlink.Link, c Config) error {
 	var errs []error
 	for _, want := range c.Routes {
 		found := slices.ContainsFunc(have, func(r netlink.Route) bool {
-			return sameDst(&r, want) && (!want.Gateway.IsValid() || r.Gw.Equal(want.Gateway.AsSlice())) &&
+			return sameDst(&r, want) && (!want.Via.IsValid() || r.Gw.Equal(want.Via.AsSlice())) &&
 				(!want.Src.IsValid() || r.Src.Equal(want.Src.AsSlice()))
 		})
 		if !found {
-			errs = append(errs, fmt.Errorf("there is no route to %s through it by way of %s", want.Dst, want.Gateway))
+			errs = append(errs, fmt.Errorf("there is no route to %s through it by way of %s", want.Dst, want.Via))
 		}
 	}
 	return errors.Join(errs...)

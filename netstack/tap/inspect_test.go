@@ -38,11 +38,11 @@ func TestInspect(t *testing.T) {
 		},
 		"there is no permanent neighbour entry of 169.254.1.1 with 02:54:41:50:00:01": func(h *netlink.Handle, l netlink.Link) error {
 			return h.NeighSet(&netlink.Neigh{
-				LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: tap.Gateway4.AsSlice(), HardwareAddr: macB[:],
+				LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT, IP: tap.Router4.AsSlice(), HardwareAddr: macB[:],
 			})
 		},
 		"there is no permanent neighbour entry of fe80::1": func(h *netlink.Handle, l netlink.Link) error {
-			return h.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: tap.Gateway6.AsSlice(), State: netlink.NUD_PERMANENT})
+			return h.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: tap.Router6.AsSlice(), State: netlink.NUD_PERMANENT})
 		},
 		"it is down": func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) },
 	} {

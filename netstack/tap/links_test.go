@@ -36,7 +36,7 @@ func TestUnderlay(t *testing.T) {
 		check(t, tap.SetBridge(wire, port, "br0"))
 		check(t, tap.AddAddr(ns, "eth0", netip.MustParsePrefix(fmt.Sprintf("192.168.9.%d/24", i+1))))
 		check(t, tap.AddAddr(ns, "eth0", netip.MustParsePrefix(fmt.Sprintf("fd09::%d/64", i+1))))
-		check(t, tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Gateway: netip.MustParseAddr("192.168.9.9")}))
+		check(t, tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: netip.MustParseAddr("192.168.9.9")}))
 		link, err := handle(t, ns).LinkByName("eth0")
 		check(t, err)
 		if a := link.Attrs(); a.MTU != 9000 || packet.MAC(a.HardwareAddr) != mac {

@@ -100,7 +100,7 @@ func (p probe) frame() []byte {
 
 	eth := b[packet.VNetHdrLen:]
 	copy(eth, []byte{0x02, 0x54, 0x41, 0x50, 0xff, 0xff})
-	copy(eth[6:], GatewayMAC[:])
+	copy(eth[6:], RouterMAC[:])
 	ip := b[packet.HeadLen:]
 	l4 := ip[ipLen:]
 	if p.v6 {

@@ -113,7 +113,7 @@ func TestCreatePod(t *testing.T) {
 		}
 		permanent := 0
 		for _, n := range neighs {
-			if n.State == netlink.NUD_PERMANENT && packet.MAC(n.HardwareAddr) == tap.GatewayMAC {
+			if n.State == netlink.NUD_PERMANENT && packet.MAC(n.HardwareAddr) == tap.RouterMAC {
 				permanent++
 			}
 		}
@@ -222,8 +222,8 @@ func TestCreateFails(t *testing.T) {
 		{"name in use", tap.Config{Name: "used", Owner: -1}, "exists already"},
 		{"not a tap", tap.Config{Name: "br0", Reuse: true, Owner: -1}, "is a bridge"},
 		{"mtu", tap.Config{Name: "x", MTU: 1 << 20, Owner: -1}, "set mtu"},
-		{"gateway out of reach", tap.Config{Name: "x", Owner: -1,
-			Routes: []tap.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: bad}}}, "add route"},
+		{"next hop out of reach", tap.Config{Name: "x", Owner: -1,
+			Routes: []tap.Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: bad}}}, "add route"},
 		{"source not ours", tap.Config{Name: "x", Owner: -1, Persist: true,
 			Routes: []tap.Route{{Dst: netip.MustParsePrefix("10.0.0.0/8"), Src: bad}}}, "add route"},
 	} {

@@ -20,7 +20,7 @@
 // Between a pod and its node there is no network: a write to a TAP hands the frame to the pod's kernel before it
 // returns. Nothing is reordered and next to nothing lost, so there is no congestion window, no SACK and no estimate of
 // round-trip times, only the pod's own window, a timer and the third duplicate acknowledgement. Pods of other nodes,
-// behind a tunnel over a real network, are the business of the gateway's stack. What a pod is sent may be limited; then
+// behind a tunnel over a real network, are the business of the stack. What a pod is sent may be limited; then
 // a conn asks before each superframe (Options.Pace), and waits, with the rest left in the socket. What it sends is
 // never held back by the limit.
 //

@@ -44,7 +44,7 @@ const (
 
 	defaultConns = 4096
 	defaultBytes = 128 << 20
-	// Ports that Join takes when the client's own is in use already: not those that the gateway's stack takes.
+	// Ports that Join takes when the client's own is in use already: not those that the stack takes.
 	FirstPort, LastPort = 49152, 65535
 )
 

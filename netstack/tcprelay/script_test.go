@@ -116,8 +116,8 @@ func (s *script) say(x segment, options ...byte) {
 	}
 }
 
-// hear gives the next segment of the present connection, which has to have these flags. It leaves out what was heard before: that is
-// hearAgain's.
+// hear gives the next segment of the present connection, which has to have these flags. It leaves out what was heard
+// before: that is hearAgain's.
 func (s *script) hear(flags uint8) segment {
 	s.t.Helper()
 	return s.next(flags, func(x *arrival) bool {
@@ -233,7 +233,8 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// What the pod does not acknowledge is repeated: after a while, and at once when it acknowledges the same thing three times.
+// What the pod does not acknowledge is repeated: after a while, and at once when it acknowledges the same thing three
+// times.
 func TestRepeats(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)

@@ -73,11 +73,11 @@ func newWorld(t *testing.T) *world {
 			}
 			frame := make([]byte, packet.HeadLen+len(ip))
 			copy(frame[packet.HeadLen:], ip)
-			p.PutHead(frame, tap.GatewayMAC, podMAC)
+			p.PutHead(frame, tap.RouterMAC, podMAC)
 			_ = dev.Write(frame) // a full queue loses frames
 		},
 	})
-	if w.pod, err = netstacktest.NewPod(dev, podMAC, tap.GatewayMAC, mtu, podIPs...); err != nil {
+	if w.pod, err = netstacktest.NewPod(dev, podMAC, tap.RouterMAC, mtu, podIPs...); err != nil {
 		t.Fatal(err)
 	}
 	ran := make(chan error, 1)
@@ -137,7 +137,7 @@ func (w *world) notePace(p *packet.Packet) {
 	w.data.Add(1)
 }
 
-// refuse answers a segment that belongs to nobody, as the gateway's stack does.
+// refuse answers a segment that belongs to nobody, as the stack does.
 func (w *world) refuse(t *testing.T, dev *netstacktest.Device, p *packet.Packet) {
 	swap(p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
 	frame := make([]byte, packet.HeadLen+60)
@@ -149,7 +149,7 @@ func (w *world) refuse(t *testing.T, dev *netstacktest.Device, p *packet.Packet)
 	if rst.ParseIP(frame[packet.HeadLen:packet.HeadLen+n]) != packet.Good {
 		t.Error("a malformed reset")
 	}
-	rst.PutHead(frame, tap.GatewayMAC, podMAC)
+	rst.PutHead(frame, tap.RouterMAC, podMAC)
 	_ = dev.Write(frame[:packet.HeadLen+n])
 }
 

@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -183,7 +183,7 @@ func (m *Member) Config() node.Config {
 			Prefixes: append(ranges, netip.PrefixFrom(other.Addr, 32)), Tapestry: true, TakesPartial: true,
 		}
 		for _, r := range ranges {
-			p.Gateway = append(p.Gateway, addressing.Gateway(r))
+			p.StackAddrs = append(p.StackAddrs, addressing.Stack(r))
 		}
 		c.Overlay.Peers = append(c.Overlay.Peers, p)
 	}
@@ -202,7 +202,7 @@ func (m *Member) Pod(last byte) *Pod {
 		p.Addrs = append(p.Addrs, a)
 	}
 	var err error
-	if p.Pod, err = netstacktest.NewPod(p.dev, p.mac, tap.GatewayMAC, mtu, p.Addrs...); err != nil {
+	if p.Pod, err = netstacktest.NewPod(p.dev, p.mac, tap.RouterMAC, mtu, p.Addrs...); err != nil {
 		t.Fatal(err)
 	}
 	m.pods = append(m.pods, p)
@@ -212,7 +212,7 @@ func (m *Member) Pod(last byte) *Pod {
 
 func (m *Member) attach(p *Pod) {
 	m.cluster.t.Helper()
-	if err := m.Attach(netstack.PortConfig{Name: "default/" + p.Name, MAC: p.mac, Addrs: p.Addrs}, p.dev); err != nil {
+	if err := m.Attach(netstack.AttachmentConfig{Name: "default/" + p.Name, MAC: p.mac, Addrs: p.Addrs}, p.dev); err != nil {
 		m.cluster.t.Fatal(err)
 	}
 }
@@ -244,11 +244,11 @@ func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) 
 	return at, ok
 }
 
-// HostPort attaches a host Port, and gives what the host gets.
-func (m *Member) HostPort() *netstacktest.Device {
+// HostPort attaches a host TAP, and gives what the host gets.
+func (m *Member) AttachHostTAP() *netstacktest.Device {
 	m.cluster.t.Helper()
 	dev := netstacktest.NewDevice()
-	if err := m.Attach(netstack.PortConfig{Name: hostport.Key, Kind: netstack.HostPort, MAC: tap.HostMAC, Addrs: hostport.Addrs(m.podCIDRs())}, dev); err != nil {
+	if err := m.Attach(netstack.AttachmentConfig{Name: hosttap.Key, Kind: netstack.HostTAP, MAC: tap.HostMAC, Addrs: hosttap.Addrs(m.podCIDRs())}, dev); err != nil {
 		m.cluster.t.Fatal(err)
 	}
 	return dev

@@ -43,7 +43,7 @@ func TestInteroperates(t *testing.T) {
 	ours, theirs := overlay.NewPrivateKey(), overlay.NewPrivateKey()
 	got := make(chan []byte, 64)
 	mesh, err := overlay.New(overlay.Options{
-		PrivateKey: ours, Gateway: []netip.Addr{ourPods.Addr().Next()}, Logger: slog.New(slog.DiscardHandler),
+		PrivateKey: ours, StackAddrs: []netip.Addr{ourPods.Addr().Next()}, Logger: slog.New(slog.DiscardHandler),
 		Receive: func(_ uint64, packets [][]byte) {
 			for _, p := range packets {
 				got <- bytes.Clone(p)
@@ -78,7 +78,7 @@ func TestInteroperates(t *testing.T) {
 	}
 	err = mesh.Set(overlay.Config{Peers: []overlay.Peer{{
 		ID: 2, Name: "stock", PublicKey: theirs.Public(), Endpoint: loopback(dev.Port),
-		Prefixes: []netip.Prefix{theirPods}, Gateway: []netip.Addr{theirPods.Addr().Next()},
+		Prefixes: []netip.Prefix{theirPods}, StackAddrs: []netip.Addr{theirPods.Addr().Next()},
 	}}})
 	if err != nil {
 		t.Fatal(err)

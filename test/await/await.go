@@ -1,5 +1,5 @@
-// Package await is how tests wait for what another goroutine, process or kernel does: for as long as it takes, on a busy
-// machine too.
+// Package await is how tests wait for what another goroutine, process or kernel does: for as long as it takes, on a
+// busy machine too.
 package await
 
 import (

@@ -203,9 +203,9 @@ func spoofFrames(_ context.Context, args []string) error {
 		victim := netip.MustParseAddr(v)
 		own := a.own(victim)
 		frames := [][]byte{
-			udp(own, victim, "e2e:mac-random").Frame(packet.MAC{2, 1, 2, 3, 4, 5}, tap.GatewayMAC),
-			udp(own, victim, "e2e:mac-gateway").Frame(tap.GatewayMAC, tap.GatewayMAC),
-			udp(own, victim, "e2e:mac-other").Frame(packet.MAC(otherMAC), tap.GatewayMAC),
+			udp(own, victim, "e2e:mac-random").Frame(packet.MAC{2, 1, 2, 3, 4, 5}, tap.RouterMAC),
+			udp(own, victim, "e2e:mac-router").Frame(tap.RouterMAC, tap.RouterMAC),
+			udp(own, victim, "e2e:mac-other").Frame(packet.MAC(otherMAC), tap.RouterMAC),
 		}
 		for _, s := range strings.Split(args[2], ",") {
 			src := netip.MustParseAddr(s)
@@ -213,16 +213,16 @@ func spoofFrames(_ context.Context, args []string) error {
 				continue
 			}
 			frames = append(frames,
-				udp(src, victim, "e2e:source").Frame(a.mac, tap.GatewayMAC),
-				udp(src, victim, "e2e:source-and-mac").Frame(packet.MAC(otherMAC), tap.GatewayMAC))
+				udp(src, victim, "e2e:source").Frame(a.mac, tap.RouterMAC),
+				udp(src, victim, "e2e:source-and-mac").Frame(packet.MAC(otherMAC), tap.RouterMAC))
 			for _, g := range strings.Split(args[4], ",") {
-				gateway := netip.MustParseAddr(g)
-				if gateway.Is4() == victim.Is4() {
-					frames = append(frames, encapsulated(own, gateway, udp(src, victim, "e2e:encapsulated")).Frame(a.mac, tap.GatewayMAC))
+				stack := netip.MustParseAddr(g)
+				if stack.Is4() == victim.Is4() {
+					frames = append(frames, encapsulated(own, stack, udp(src, victim, "e2e:encapsulated")).Frame(a.mac, tap.RouterMAC))
 				}
 			}
 		}
-		frames = append(frames, udp(own, victim, "e2e:honest").Frame(a.mac, tap.GatewayMAC))
+		frames = append(frames, udp(own, victim, "e2e:honest").Frame(a.mac, tap.RouterMAC))
 		for _, f := range frames {
 			if err := a.send(f); err != nil {
 				return err
@@ -249,10 +249,10 @@ type rawSpec struct {
 	body     []byte
 }
 
-func (r rawSpec) Frame(src, gateway packet.MAC) []byte {
+func (r rawSpec) Frame(src, router packet.MAC) []byte {
 	// A fragment's payload follows its IP header at once; made whole again, it is any payload.
 	s := netstacktest.Spec{Src: netip.AddrPortFrom(r.src, 0), Dst: netip.AddrPortFrom(r.dst, 0), Proto: packet.Proto(r.proto), FragAt: 8, Payload: r.body}
-	f := s.Frame(src, gateway)
+	f := s.Frame(src, router)
 	if ip := f[packet.HeadLen:]; ip[0]>>4 == 4 {
 		binary.BigEndian.PutUint16(ip[6:], 0)
 		binary.BigEndian.PutUint16(ip[10:], 0)
@@ -325,7 +325,7 @@ func (a *attack) template(rnd *rand.Rand, targets []netip.Addr) []byte {
 			h.GSOType, h.HdrLen, h.CsumStart = 4, 74, 54
 		}
 	}
-	f := s.Frame(a.mac, tap.GatewayMAC)
+	f := s.Frame(a.mac, tap.RouterMAC)
 	h.Encode(f[:packet.VNetHdrLen])
 	return f
 }

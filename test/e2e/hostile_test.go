@@ -92,8 +92,8 @@ func watch(t *testing.T, c *cluster, pod string) *helper {
 	known := both(t, c, "client", "near", "far", "attacker", "svc/near", "svc/far", "node-1", "node-2", "outside")
 	for _, n := range c.status(t).Nodes {
 		for _, cidr := range n.PodCIDRs {
-			gateway := cidr.Addr().Next()
-			known += "," + gateway.String() + "," + gateway.Next().String()
+			stack := cidr.Addr().Next()
+			known += "," + stack.String() + "," + stack.Next().String()
 		}
 	}
 	return c.begin(t, lab.Pod(pod), "capture", known)

@@ -78,7 +78,7 @@ func TestOffloadsOff(t *testing.T) {
 			for _, node := range []string{"node-1", "node-2"} {
 				list := c.counters(t, node)
 				drops, link := list.Of("tapestry_drops_total"), list.Of("tapestry_link_total")
-				if drops["port-down"] > 0 || drops["bad-offload"] > 0 || link["send-errors"] > 0 {
+				if drops["tap-down"] > 0 || drops["bad-offload"] > 0 || link["send-errors"] > 0 {
 					t.Errorf("%s dropped packets: %v %v", node, drops, link)
 				}
 				// Most of what went there and back across nodes, in both families, is payload in segments of full size.

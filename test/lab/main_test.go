@@ -46,12 +46,12 @@ func TestMain(m *testing.M) {
 }
 
 var programs = map[string]func([]string) error{
-	"agent":     fakeAgent,
-	"keeper":    productProgram,
-	"host-port": productProgram,
-	"serve":     serveProgram,
-	"get":       getProgram,
-	"lookup":    lookupProgram,
+	"agent":    fakeAgent,
+	"keeper":   productProgram,
+	"host-tap": productProgram,
+	"serve":    serveProgram,
+	"get":      getProgram,
+	"lookup":   lookupProgram,
 }
 
 // productProgram is what of the product's the tests need as it is.

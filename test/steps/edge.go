@@ -312,9 +312,9 @@ func (c *Cluster) learnMTU(ctx context.Context, underlay impair.Config) (mtu int
 	return got.MTU, nil
 }
 
-func hostPort(ctx context.Context, c *Cluster) (string, error) {
+func hostTAP(ctx context.Context, c *Cluster) (string, error) {
 	err := families(func(v6 bool) error {
-		// A process in the node's namespace has the host Port's address: the second of the node's range.
+		// A process in the node's namespace has the host TAP's address: the second of the node's range.
 		own, err := c.hostAddr(ctx, "node-1", v6)
 		if err != nil {
 			return err

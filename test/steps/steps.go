@@ -41,7 +41,7 @@ func All() []Step {
 		{"node-port", "NodePort on every node, the pod sees the outside client's own address", nodePort},
 		{"ingress", "Ingress over HTTP and HTTPS: hosts, paths, SNI, WebSocket, HTTP/2", ingressStep},
 		{"path-mtu", "a smaller underlay is answered with ICMP, not with silence", pathMTU},
-		{"host-port", "a process on the node reaches pods and Services, pods reach nodes", hostPort},
+		{"host-tap", "a process on the node reaches pods and Services, pods reach nodes", hostTAP},
 		{"no-rules", "no iptables or nftables rule exists in any namespace", noRules},
 	}
 }

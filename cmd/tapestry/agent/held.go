@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// socketKey is the key under which the keeper holds the tunnel's socket. Others are flowsKey, hostport.Key and those of
+// socketKey is the key under which the keeper holds the tunnel's socket. Others are flowsKey, hosttap.Key and those of
 // pods.KeyPrefix.
 const socketKey = "wireguard"
 

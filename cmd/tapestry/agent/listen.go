@@ -25,7 +25,7 @@ func (c *agentConfig) listensApart() error {
 }
 
 // quarterOfDescriptors is how many descriptors clients of Ingress may take. Egress and NodePorts may take almost two
-// thirds (package gateway), the rest is the node's own.
+// thirds (package stack), the rest is the node's own.
 func quarterOfDescriptors() int {
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {

@@ -28,7 +28,7 @@ func Commands() []*cli.Command {
 	return []*cli.Command{
 		agent.Command(),
 		keeper.Command(),
-		nodeinit.HostPort(),
+		nodeinit.HostTAP(),
 		nodeinit.Directories(),
 		nodeinit.Pause(),
 		cniCommand(),

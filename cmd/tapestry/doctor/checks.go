@@ -209,7 +209,7 @@ func checkDNS(f *Facts) []Finding {
 	for _, d := range f.DNS {
 		if d.Error != "" {
 			list = append(list, Finding{check, Error, fmt.Sprintf("cluster DNS at %s does not answer this host: %s", d.Addr, d.Error),
-				"check that the service range is routed into the host Port (ip route get " + d.Addr.String() + "), and the kernel's rules below"})
+				"check that the service range is routed into the host TAP (ip route get " + d.Addr.String() + "), and the kernel's rules below"})
 		}
 	}
 	if len(f.Upstreams) == 0 {
@@ -225,7 +225,7 @@ func checkDNS(f *Facts) []Finding {
 		return list
 	}
 	if len(f.DNS) == 0 {
-		return ok(check, "there are servers for names outside; cluster DNS is not reached by the host without a host Port")
+		return ok(check, "there are servers for names outside; cluster DNS is not reached by the host without a host TAP")
 	}
 	return ok(check, "answers this host, and there are servers for names outside")
 }

@@ -46,7 +46,7 @@ type Facts struct {
 	Group uint32
 	// API is how talking to the API server went; nil when none was named.
 	API *API
-	// DNS are the answers of cluster DNS to this host, where there is a host Port.
+	// DNS are the answers of cluster DNS to this host, where there is a host TAP.
 	DNS []DNS
 	// Upstreams are the servers in /etc/resolv.conf.
 	Upstreams []netip.Addr

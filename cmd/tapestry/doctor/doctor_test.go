@@ -16,7 +16,7 @@ func healthy() *Facts {
 	return &Facts{
 		Agent: &Agent{
 			Node: localapi.Node{
-				Name: "n1", PublicKey: "key1", HostPort: true, Addresses: []netip.Addr{addr("192.0.2.1")},
+				Name: "n1", PublicKey: "key1", HostTAP: true, Addresses: []netip.Addr{addr("192.0.2.1")},
 				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{addr("10.96.0.10")},
 			},
 			Peers: []localapi.Peer{{Name: "n2", PublicKey: "key2", HandshakeAge: time.Second, MTU: 1440, Endpoint: netip.MustParseAddrPort("192.0.2.2:51820")}},

@@ -47,7 +47,7 @@ func Gather(ctx context.Context, o Options) *Facts {
 			f.Upstreams = append(f.Upstreams, a.Addr())
 		}
 	}
-	if f.Agent != nil && f.Agent.HostPort {
+	if f.Agent != nil && f.Agent.HostTAP {
 		for _, a := range f.Agent.DNS {
 			f.DNS = append(f.DNS, DNS{a, text(askDNS(ctx, a))})
 		}

@@ -1,5 +1,5 @@
 // Package nodeinit is what a node is given before its agent runs, by steps that have the rights for it and end:
-// directories that the agent may write, the host Port, and listening sockets on privileged ports.
+// directories that the agent may write, the host TAP, and listening sockets on privileged ports.
 package nodeinit
 
 import (
@@ -21,12 +21,12 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster"
 	"tapestry.dev/tapestry/kube/translate"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// config is what the flags of host-port say.
+// config is what the flags of host-tap say.
 type config struct {
 	node         string
 	apiServers   []string
@@ -46,13 +46,13 @@ type config struct {
 // rangeFlags are flags whose values are prefixes.
 var rangeFlags = []string{"pod-cidr", "cluster-cidr", "service-cidr"}
 
-// HostPort is "tapestry host-port".
-func HostPort() *cli.Command {
+// HostPort is "tapestry host-tap".
+func HostTAP() *cli.Command {
 	var c config
 	return &cli.Command{
-		Name:  "host-port",
-		Usage: "give this node its host Port, before the agent starts",
-		Description: "Makes the TAP " + hostport.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods and\n" +
+		Name:  "host-tap",
+		Usage: "give this node its host TAP, before the agent starts",
+		Description: "Makes the TAP " + hosttap.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods and\n" +
 			"Services through it, and leaves its descriptor with the keeper, for the agent. What is there already is changed to what the\n" +
 			"flags say. It needs CAP_NET_ADMIN, for --listen on ports below 1024 CAP_NET_BIND_SERVICE as well, and ends when all is done.\n\n" +
 			"With --remove it takes away the TAP, what the keeper holds of it, and each --directory with all that is in it.",
@@ -74,7 +74,7 @@ func HostPort() *cli.Command {
 		},
 		Action: func(ctx *cli.Context) error {
 			if ctx.Args().Present() {
-				return cli.Exit("host-port takes no arguments: see 'tapestry host-port --help'", 2)
+				return cli.Exit("host-tap takes no arguments: see 'tapestry host-tap --help'", 2)
 			}
 			c.apiServers, c.listen, c.directories = ctx.StringSlice("api-server"), ctx.StringSlice("listen"), ctx.StringSlice("directory")
 			for i, into := range []*[]netip.Prefix{&c.podCIDRs, &c.clusterCIDRs, &c.serviceCIDRs} {
@@ -132,7 +132,7 @@ func (c *config) check() error {
 	return nil
 }
 
-// step is one run of host-port.
+// step is one run of host-tap.
 type step struct {
 	config
 	log   *slog.Logger
@@ -166,10 +166,10 @@ func (s *step) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := hostport.Ensure(nil, kept, host); err != nil {
-		return fmt.Errorf("make the host Port: %w", err)
+	if err := hosttap.Ensure(nil, kept, host); err != nil {
+		return fmt.Errorf("make the host TAP: %w", err)
 	}
-	s.log.Info("the host Port is there", "interface", hostport.Name, "addrs", hostport.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", host.Ranges)
+	s.log.Info("the host TAP is there", "interface", hosttap.Name, "addrs", hosttap.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", host.Ranges)
 	return s.listeners(kept)
 }
 
@@ -187,9 +187,9 @@ func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 	return kept, err
 }
 
-// waitForRanges gives what the host Port has to be, when the node has got its ranges.
-func (s *step) waitForRanges(ctx context.Context) (hostport.Config, error) {
-	host := hostport.Config{PodCIDRs: s.podCIDRs, Ranges: slices.Concat(s.clusterCIDRs, s.serviceCIDRs), Owner: s.owner}
+// waitForRanges gives what the host TAP has to be, when the node has got its ranges.
+func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
+	host := hosttap.Config{PodCIDRs: s.podCIDRs, Ranges: slices.Concat(s.clusterCIDRs, s.serviceCIDRs), Owner: s.owner}
 	if len(s.podCIDRs) > 0 {
 		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
 		return host, s.inside(s.podCIDRs)
@@ -216,7 +216,7 @@ func (s *step) waitForRanges(ctx context.Context) (hostport.Config, error) {
 	return host, err
 }
 
-// inside makes sure that the node's own range is routed through the host Port.
+// inside makes sure that the node's own range is routed through the host TAP.
 func (s *step) inside(podCIDRs []netip.Prefix) error {
 	for _, p := range podCIDRs {
 		if !slices.ContainsFunc(s.clusterCIDRs, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
@@ -289,12 +289,12 @@ func (s *step) remove(ctx context.Context) error {
 	if err == nil { // without, there is nothing to take from it
 		defer kept.Close()
 		s.listen = nil
-		if err := errors.Join(kept.Delete(hostport.Key), s.listeners(kept)); err != nil {
+		if err := errors.Join(kept.Delete(hosttap.Key), s.listeners(kept)); err != nil {
 			return err
 		}
 	}
-	if err := hostport.Remove(nil); err != nil {
-		return fmt.Errorf("remove the host Port: %w", err)
+	if err := hosttap.Remove(nil); err != nil {
+		return fmt.Errorf("remove the host TAP: %w", err)
 	}
 	for _, dir := range s.all() {
 		if filepath.Clean(dir) == "/" || !filepath.IsAbs(dir) {
@@ -304,7 +304,7 @@ func (s *step) remove(ctx context.Context) error {
 			return fmt.Errorf("remove the directory: %w", err)
 		}
 	}
-	s.log.Info("the host Port is gone", "interface", hostport.Name, "directories", s.all())
+	s.log.Info("the host TAP is gone", "interface", hosttap.Name, "directories", s.all())
 	return nil
 }
 

@@ -19,7 +19,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/test/userns"
 )
@@ -76,7 +76,7 @@ func newStep(t *testing.T) (*step, *log) {
 		log: slog.New(slog.NewTextHandler(l, nil)), retry: time.Millisecond,
 	}
 	t.Cleanup(func() {
-		if err := hostport.Remove(nil); err != nil {
+		if err := hosttap.Remove(nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -84,7 +84,7 @@ func newStep(t *testing.T) (*step, *log) {
 }
 
 // TestHostPort goes through the life of a node: made before its keeper is there, made again, and removed.
-func TestHostPort(t *testing.T) {
+func TestHostTAP(t *testing.T) {
 	s, l := newStep(t)
 	done := make(chan error, 1)
 	go func() { done <- s.run(t.Context()) }()
@@ -106,7 +106,7 @@ func TestHostPort(t *testing.T) {
 	if b, err := os.ReadFile(pingGroupRange); err != nil || !strings.HasPrefix(string(b), "0\t") {
 		t.Errorf("ping_group_range is %q, %v", b, err)
 	}
-	if ifc, err := net.InterfaceByName(hostport.Name); err != nil || ifc.MTU != 1420 {
+	if ifc, err := net.InterfaceByName(hosttap.Name); err != nil || ifc.MTU != 1420 {
 		t.Errorf("%+v, %v", ifc, err)
 	}
 
@@ -144,7 +144,7 @@ func TestHostPort(t *testing.T) {
 	if items, err := kept.List(); err != nil || len(items) != 0 {
 		t.Errorf("the keeper still holds %v, %v", items, err)
 	}
-	if _, err := net.InterfaceByName(hostport.Name); err == nil {
+	if _, err := net.InterfaceByName(hosttap.Name); err == nil {
 		t.Error("the interface is still there")
 	}
 	for _, dir := range s.directories {

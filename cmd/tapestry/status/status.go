@@ -190,8 +190,8 @@ func section[T any](w io.Writer, t localapi.Table[T], rows []T) error {
 
 // privileges says what the node was given (design decision 14), and what follows.
 func privileges(n *localapi.Node) string {
-	if n.HostPort {
-		return "host Port: processes of the host reach pods and Services"
+	if n.HostTAP {
+		return "host TAP: processes of the host reach pods and Services"
 	}
 	return "none: processes of the host do not reach pods and Services"
 }

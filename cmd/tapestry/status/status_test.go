@@ -72,9 +72,9 @@ func TestPrint(t *testing.T) {
 
 func TestPrivileges(t *testing.T) {
 	for _, host := range []bool{false, true} {
-		got := privileges(&localapi.Node{HostPort: host})
+		got := privileges(&localapi.Node{HostTAP: host})
 		if strings.Contains(got, "none") != !host || strings.Contains(got, "do not reach") == host {
-			t.Errorf("host Port %v: %s", host, got)
+			t.Errorf("host TAP %v: %s", host, got)
 		}
 	}
 }

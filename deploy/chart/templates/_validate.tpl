@@ -51,8 +51,8 @@
       {{- fail "ingress.secretNamespaces: \"*\" stands for all namespaces: name no other beside it" }}
     {{- end }}
     {{- $privileged := include "tapestry.privilegedAddrs" . | fromJsonArray }}
-    {{- if and $privileged (not $v.hostPort.enabled) }}
-      {{- fail (printf "ingress is to be served on %s, a port which takes a capability, and hostPort.enabled=false leaves no step that has one: choose ports from 1024 on, or ingress.enabled=false" (first $privileged)) }}
+    {{- if and $privileged (not $v.hostTAP.enabled) }}
+      {{- fail (printf "ingress is to be served on %s, a port which takes a capability, and hostTAP.enabled=false leaves no step that has one: choose ports from 1024 on, or ingress.enabled=false" (first $privileged)) }}
     {{- end }}
   {{- end }}
   {{- if or (lt (int $v.wireguardPort) 1024) (gt (int $v.wireguardPort) 65535) }}

@@ -93,7 +93,7 @@ func (c *call) result() (*types100.Result, error) {
 		return nil, err
 	}
 	for i, a := range conf.Addrs {
-		gateway := conf.Routes[i].Gateway.AsSlice()
+		gateway := conf.Routes[i].Via.AsSlice()
 		r.IPs = append(r.IPs, &types100.IPConfig{
 			Interface: types100.Int(index),
 			Address:   net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())},

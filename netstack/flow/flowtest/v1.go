@@ -76,7 +76,7 @@ func putTuple(b []byte, t *packet.Tuple) {
 	copy(b[16:], t.Dst[:])
 	binary.LittleEndian.PutUint16(b[32:], t.SrcPort)
 	binary.LittleEndian.PutUint16(b[34:], t.DstPort)
-	binary.LittleEndian.PutUint32(b[36:], t.Zone)
+	binary.LittleEndian.PutUint32(b[36:], t.Space)
 }
 
 const (

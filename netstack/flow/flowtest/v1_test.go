@@ -24,12 +24,12 @@ func TestWriteV1(t *testing.T) {
 	want := map[packet.Tuple]flow.Entry{}
 	var hit flow.Hit
 	for n := range flows {
-		orig := packet.Tuple{Proto: packet.TCP, Src: packet.Addr{15: 1}, Dst: packet.Addr{15: 2}, SrcPort: uint16(1024 + n), DstPort: 80, Zone: uint32(n % 2)}
+		orig := packet.Tuple{Proto: packet.TCP, Src: packet.Addr{15: 1}, Dst: packet.Addr{15: 2}, SrcPort: uint16(1024 + n), DstPort: 80, Space: uint32(n % 2)}
 		if n%3 == 0 {
 			orig.Proto = packet.UDP
 		}
 		e := flow.Entry{Orig: orig, Reply: orig.Reverse(), Backend: uint64(n), Via: uint64(n % 5), Kind: uint8(n), TCPFlags: packet.SYN}
-		e.Reply.Zone, e.Reply.Src[15] = 0, byte(2+n%2)
+		e.Reply.Space, e.Reply.Src[15] = 0, byte(2+n%2)
 		if _, res := table.Insert(&e); res != flow.Inserted {
 			t.Fatal(res)
 		}

@@ -10,7 +10,7 @@
 // but for the id and the spelling of the name are one flight, which is asked once; it goes on while somebody waits for
 // it.
 //
-// Health. An upstream is judged by what it answers and not by what it does not: one name may have no server that
+// Who works. An upstream is judged by what it answers and not by what it does not: one name may have no server that
 // works, and anybody may ask for that one. When it was silent to everybody for a while it is probed, with a question
 // that every server can answer, and fails until it answers something.
 //

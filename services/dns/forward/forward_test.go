@@ -140,7 +140,7 @@ func TestHealth(t *testing.T) {
 		time.Sleep(time.Minute)
 		expect("d.example.com.", "203.0.113.2", 0)
 		deaf.Store(false)
-		time.Sleep(healthPause + f.opts.Timeout)
+		time.Sleep(probePause + f.opts.Timeout)
 		expect("e.example.com.", "203.0.113.1", 0)
 		if n := f.Counters().Get("coredns_forward_healthcheck_failures_total"); n < 30 || n > 60 {
 			t.Errorf("%v probes failed in a minute", n)

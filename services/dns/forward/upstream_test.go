@@ -35,7 +35,7 @@ func (h heard) probe() bool {
 }
 
 // rawUpstream is a server that answers byte by byte as a test wants, over UDP and TCP, each message by itself. Probes
-// for loops are not told of; those of health are.
+// for loops are not told of; the probes that find out who works are.
 type rawUpstream struct {
 	addr netip.AddrPort
 	pc   *net.UDPConn

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// healthPause is how long an upstream that did not answer a probe is left alone before the next.
-	healthPause = time.Second
+	// probePause is how long an upstream that did not answer a probe is left alone before the next.
+	probePause = time.Second
 	// loopRetry is how long an upstream that led back here is not asked.
 	loopRetry = 30 * time.Second
 	// probeSuffix is a name that no one else asks for.
@@ -149,7 +149,7 @@ func (f *upstreams) watch(life context.Context, u netip.AddrPort, st *upstream) 
 		}
 		select {
 		case <-life.Done():
-		case <-time.After(healthPause):
+		case <-time.After(probePause):
 		}
 	}
 }

@@ -23,7 +23,7 @@ var (
 const (
 	// firstNode is the place in the underlay's subnet before the first node's.
 	firstNode = 10
-	// firstPod is the place of the first pod in a pod range: the gateway and the host Port are before it, and some
+	// firstPod is the place of the first pod in a pod range: the stack and the host TAP are before it, and some
 	// room.
 	firstPod = 10
 	// dnsPlace is the place of the cluster DNS in a service range, as kubeadm has it.
@@ -276,7 +276,7 @@ func (w *work) askedAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 		if i < 0 {
 			w.fail(pod, field, "%s is not in the podCIDRs %v of Node %s: choose one of there", a, node.PodCIDRs, node.Name)
 		} else if addressing.Reserved(node.PodCIDRs[i], a) {
-			w.fail(pod, field, "%s is reserved (network, gateway, host Port or broadcast): choose another", a)
+			w.fail(pod, field, "%s is reserved (network, stack, host TAP or broadcast): choose another", a)
 		}
 		taken[a] = "Pod " + podKey(pod)
 	}

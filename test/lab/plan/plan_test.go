@@ -417,7 +417,7 @@ func TestRefused(t *testing.T) {
 		{"duplicate address", doc(node("n1"),
 			simplePod("a", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.1.10"}`),
 			simplePod("b", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.1.10"}`)), "10.244.1.10"},
-		{"host Port's address", doc(node("n1"), simplePod("a", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.1.2"}`)), "10.244.1.2"},
+		{"host TAP's address", doc(node("n1"), simplePod("a", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.1.2"}`)), "10.244.1.2"},
 		{"address of another node", doc(node("n1"), node("n2"), simplePod("a", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.2.10"}`)), "10.244.2.10"},
 		{"overlapping ranges", doc(node("n1", "spec: {podCIDRs: [10.1.0.0/16]}"), node("n2", "spec: {podCIDRs: [10.1.1.0/24]}")), "overlap"},
 		{"a service without ports", doc(node("n1"), service("s", "selector: {a: b}")), "ports"},

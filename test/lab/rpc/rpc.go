@@ -115,7 +115,7 @@ func PodLog(dir, namespace, name string) string {
 	return filepath.Join(dir, "pods", namespace+"_"+name+".log")
 }
 
-// NodeLog is what a program of a node writes: its agent, keeper or host-port.
+// NodeLog is what a program of a node writes: its agent, keeper or host-tap.
 func NodeLog(dir, node, program string) string {
 	return filepath.Join(NodeDir(dir, node), program+".log")
 }

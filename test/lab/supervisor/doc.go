@@ -29,7 +29,7 @@
 //
 // # What lives where
 //
-// What a node runs is the executable tapestry, as in a cluster: "tapestry keeper", then the step "tapestry host-port",
+// What a node runs is the executable tapestry, as in a cluster: "tapestry keeper", then the step "tapestry host-tap",
 // which makes the host's TAP and has to have NET_ADMIN for it, then "tapestry agent". Keeper and agent have no
 // capability.
 //

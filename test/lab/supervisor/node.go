@@ -151,25 +151,25 @@ func (n *node) route(l *lab, ranges []netip.Prefix) error {
 	if n.External || len(n.ranges) == before {
 		return nil
 	}
-	p, err := n.start(l, "host-port", shim.Spec{Argv: n.hostPort(l), Env: l.cfg.Env})
+	p, err := n.start(l, "host-tap", shim.Spec{Argv: n.hostTAP(l), Env: l.cfg.Env})
 	if err == nil {
 		if code := p.Wait(); code != 0 {
-			err = errors.New(n.said(l, "host-port"))
+			err = errors.New(n.said(l, "host-tap"))
 		}
 	}
 	if err != nil {
 		n.ranges = n.ranges[:before]
-		return fmt.Errorf("node %s: make the host Port: %w", n.Name, err)
+		return fmt.Errorf("node %s: make the host TAP: %w", n.Name, err)
 	}
 	return nil
 }
 
 // hostPort is the command line of the step.
-func (n *node) hostPort(l *lab) []string {
+func (n *node) hostTAP(l *lab) []string {
 	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges'
 	// families.
 	underlay := l.cfg.MTU + n.mtu - translate.PodMTU(l.cfg.MTU, nil, n.PodCIDRs)
-	argv := []string{l.cfg.Product, "host-port", "--node", n.Name, "--keeper", n.socket("keeper"), "--underlay-mtu", fmt.Sprint(underlay)}
+	argv := []string{l.cfg.Product, "host-tap", "--node", n.Name, "--keeper", n.socket("keeper"), "--underlay-mtu", fmt.Sprint(underlay)}
 	for _, c := range n.PodCIDRs {
 		argv = append(argv, "--pod-cidr", c.String())
 	}

@@ -113,7 +113,7 @@ func (u *Underlay) addDefaults(m *member) error {
 		if gw.Is4() {
 			everything = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		}
-		if err := tap.AddRoute(m.ns, "eth0", tap.Route{Dst: everything, Gateway: gw}); err != nil {
+		if err := tap.AddRoute(m.ns, "eth0", tap.Route{Dst: everything, Via: gw}); err != nil {
 			return err
 		}
 	}

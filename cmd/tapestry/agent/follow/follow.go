@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/node"
@@ -239,7 +239,7 @@ func (f *Follower) attachKept() {
 	var ofPods []keeper.Item
 	for _, it := range f.o.Kept {
 		switch {
-		case it.Key == hostport.Key:
+		case it.Key == hosttap.Key:
 			if err := f.node.AttachHost(it.Meta, it.File); err != nil {
 				f.o.Log.Error("the host's TAP was not attached", "err", err)
 				_ = it.File.Close()

@@ -117,7 +117,7 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 	}
 	if t.o.Follower.HasStarted() {
 		c := &t.o.Follower.Node().Config().Netstack
-		n.HostPort, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostPort(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
+		n.HostTAP, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostTAP(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
 	}
 	return n
 }
@@ -159,7 +159,7 @@ func (t *Teller) podRows(context.Context) (rows []localapi.Pod, _ error) {
 	if !t.o.Follower.HasStarted() {
 		return nil, nil
 	}
-	for _, p := range t.o.Follower.Node().Ports() {
+	for _, p := range t.o.Follower.Node().Attachments() {
 		rows = append(rows, localapi.Pod{
 			Name: p.Name, Addrs: p.Addrs, FromPackets: p.FromPackets, FromBytes: p.FromBytes, ToPackets: p.ToPackets, ToBytes: p.ToBytes,
 			Lost: p.Down, OverLimit: p.OverLimit, Offloads: p.Offloads,

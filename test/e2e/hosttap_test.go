@@ -189,7 +189,7 @@ func TestStatus(t *testing.T) {
 		Counters counter.List
 	}](t, got.stdout)
 	d := s.Node
-	if d.Name != "node-1" || !d.HostPort || len(d.Missing) != 0 || len(s.Peers) != 1 || s.Peers[0].Name != "node-2" {
+	if d.Name != "node-1" || !d.HostTAP || len(d.Missing) != 0 || len(s.Peers) != 1 || s.Peers[0].Name != "node-2" {
 		t.Errorf("got %+v, %+v", d, s.Peers)
 	}
 	if known, ports := s.Counters.Get("tapestry_services"), s.Counters.Get("tapestry_node_ports"); known < 2 || ports != 4 {

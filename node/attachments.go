@@ -9,13 +9,13 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/services"
 )
 
-// AttachTAP makes a Port of a TAP. The Node owns f unless there is an error.
-func (n *Node) AttachTAP(c netstack.PortConfig, f *os.File) error {
+// AttachTAP makes an attachment of a TAP. The Node owns f unless there is an error.
+func (n *Node) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 	dev, err := tap.NewDevice(f, tap.Options{Disable: n.held.NoOffloads, Poller: n.held.Poller})
 	if err != nil {
 		return fmt.Errorf("attach %s: %w", c.Name, err)
@@ -30,32 +30,34 @@ func (n *Node) AttachTAP(c netstack.PortConfig, f *os.File) error {
 	return nil
 }
 
-// Attach makes a Port of a device, which the Node closes. After an error dev is the caller's.
-func (n *Node) Attach(c netstack.PortConfig, dev netstack.Device) error { return n.path.Attach(c, dev) }
+// Attach makes an attachment of a device, which the Node closes. After an error dev is the caller's.
+func (n *Node) Attach(c netstack.AttachmentConfig, dev netstack.Device) error {
+	return n.path.Attach(c, dev)
+}
 
-// AttachHost makes the host Port of the TAP that an init step left; meta is its hostport.Meta. The Node owns f unless
+// AttachHost makes the host TAP of the TAP that an init step left; meta is its hosttap.Meta. The Node owns f unless
 // there is an error.
 func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
-	var m hostport.Meta
+	var m hosttap.Meta
 	if err := json.Unmarshal(meta, &m); err != nil {
 		return err
 	}
-	want := hostport.Addrs(n.Config().Netstack.PodCIDRs)
+	want := hosttap.Addrs(n.Config().Netstack.PodCIDRs)
 	slices.SortFunc(want, netip.Addr.Compare)
 	slices.SortFunc(m.Addrs, netip.Addr.Compare)
 	if !slices.Equal(m.Addrs, want) {
-		return fmt.Errorf("the host Port has the addresses %v, and the node's ranges are such that it should have %v: let the init step put it right, by deleting the agent's pod", m.Addrs, want)
+		return fmt.Errorf("the host TAP has the addresses %v, and the node's ranges are such that it should have %v: let the init step put it right, by deleting the agent's pod", m.Addrs, want)
 	}
-	return n.AttachTAP(netstack.PortConfig{Name: hostport.Key, Kind: netstack.HostPort, MAC: tap.HostMAC, Addrs: m.Addrs}, f)
+	return n.AttachTAP(netstack.AttachmentConfig{Name: hosttap.Key, Kind: netstack.HostTAP, MAC: tap.HostMAC, Addrs: m.Addrs}, f)
 }
 
-// Detach takes away the Port of that name. It reports whether there was one.
+// Detach takes away the attachment of that name. It reports whether there was one.
 func (n *Node) Detach(name string) bool { return n.path.Detach(name) }
 
-// Attached reports whether there is a Port of that name; one whose device has gone is not.
+// Attached reports whether there is an attachment of that name; one whose device has gone is not.
 func (n *Node) Attached(name string) bool { return n.path.Attached(name) }
 
-// Local reports whether some pod's Port has the address.
+// Local reports whether some pod's attachment has the address.
 func (n *Node) Local(a netip.Addr) bool { return n.path.Local(a) }
 
 // PodRanges are those that new pods get addresses of, and their MTU in bytes.
@@ -66,9 +68,9 @@ func (n *Node) PodRanges() ([]netip.Prefix, int) {
 
 // HasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the
 // zero Addr is any.
-func (n *Node) HasHostPort(like netip.Addr) bool {
-	for _, p := range n.path.Ports() {
-		if p.Name == hostport.Key {
+func (n *Node) HasHostTAP(like netip.Addr) bool {
+	for _, p := range n.path.Attachments() {
+		if p.Name == hosttap.Key {
 			return !like.IsValid() || slices.ContainsFunc(p.Addrs, func(own netip.Addr) bool { return own.Is4() == like.Is4() })
 		}
 	}
@@ -79,8 +81,8 @@ func (n *Node) HasHostPort(like netip.Addr) bool {
 func (n *Node) strandedPorts() []Problem {
 	var list []Problem
 	ranges, _ := n.PodRanges()
-	for _, p := range n.path.Ports() {
-		if p.Name == hostport.Key {
+	for _, p := range n.path.Attachments() {
+		if p.Name == hosttap.Key {
 			continue
 		}
 		for _, a := range p.Addrs {

@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"encoding/binary"
@@ -8,7 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tcprelay"
@@ -19,13 +19,13 @@ import (
 type linkEndpoint struct {
 	send       func([]byte) []byte
 	mtu        atomic.Uint32
-	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	dispatcher atomic.Pointer[gvisor.NetworkDispatcher]
 	buffers    sync.Pool // *[packet.MaxFrame]byte; what the stack sends at once is bounded by its own windows
 }
 
 var (
-	_ stack.LinkEndpoint = (*linkEndpoint)(nil)
-	_ stack.GSOEndpoint  = (*linkEndpoint)(nil)
+	_ gvisor.LinkEndpoint = (*linkEndpoint)(nil)
+	_ gvisor.GSOEndpoint  = (*linkEndpoint)(nil)
 )
 
 // gsoMaxSize is what the stack may make a superframe's headers and payload together: below 64 KiB with an Ethernet
@@ -46,19 +46,19 @@ func (e *linkEndpoint) LinkAddress() tcpip.LinkAddress          { return "" }
 func (e *linkEndpoint) SetLinkAddress(tcpip.LinkAddress)        {}
 func (e *linkEndpoint) Wait()                                   {}
 func (e *linkEndpoint) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
-func (e *linkEndpoint) AddHeader(*stack.PacketBuffer)           {}
-func (e *linkEndpoint) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (e *linkEndpoint) AddHeader(*gvisor.PacketBuffer)          {}
+func (e *linkEndpoint) ParseHeader(*gvisor.PacketBuffer) bool   { return true }
 func (e *linkEndpoint) Close()                                  {}
 func (e *linkEndpoint) SetOnCloseAction(func())                 {}
 func (e *linkEndpoint) IsAttached() bool                        { return e.dispatcher.Load() != nil }
 func (e *linkEndpoint) GSOMaxSize() uint32                      { return gsoMaxSize }
-func (e *linkEndpoint) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
+func (e *linkEndpoint) SupportedGSO() gvisor.SupportedGSO       { return gvisor.HostGSOSupported }
 
-func (e *linkEndpoint) Capabilities() stack.LinkEndpointCapabilities {
-	return stack.CapabilityRXChecksumOffload
+func (e *linkEndpoint) Capabilities() gvisor.LinkEndpointCapabilities {
+	return gvisor.CapabilityRXChecksumOffload
 }
 
-func (e *linkEndpoint) Attach(d stack.NetworkDispatcher) {
+func (e *linkEndpoint) Attach(d gvisor.NetworkDispatcher) {
 	if d == nil {
 		e.dispatcher.Store(nil)
 		return
@@ -67,7 +67,7 @@ func (e *linkEndpoint) Attach(d stack.NetworkDispatcher) {
 }
 
 // WritePackets carries what the stack sends through the pipeline, in the stack's goroutine.
-func (e *linkEndpoint) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
+func (e *linkEndpoint) WritePackets(list gvisor.PacketBufferList) (int, tcpip.Error) {
 	buf := e.buffers.Get().(*[packet.MaxFrame]byte)
 	n := 0
 	for _, pkt := range list.AsSlice() {
@@ -94,10 +94,10 @@ func (e *linkEndpoint) carry(buf *[packet.MaxFrame]byte, size int, vnet packet.V
 }
 
 // vnetOf says in virtio terms what the stack left to be done.
-func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
+func vnetOf(pkt *gvisor.PacketBuffer) packet.VNetHdr {
 	var h packet.VNetHdr
 	o := &pkt.GSOOptions
-	if o.Type == stack.GSONone || !o.NeedsCsum {
+	if o.Type == gvisor.GSONone || !o.NeedsCsum {
 		return h
 	}
 	h.Flags = packet.NeedsCsum
@@ -107,7 +107,7 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 	if pkt.Data().Size() > int(o.MSS) {
 		h.GSOSize = o.MSS
 		h.GSOType = packet.GSOTCPv4
-		if o.Type == stack.GSOTCPv6 {
+		if o.Type == gvisor.GSOTCPv6 {
 			h.GSOType = packet.GSOTCPv6
 		}
 	}
@@ -116,17 +116,17 @@ func vnetOf(pkt *stack.PacketBuffer) packet.VNetHdr {
 
 // Deliver takes a packet whose checksum was verified, or a fragment; it is borrowed. TCP with the outside goes to the
 // relay, the rest to the stack by copy, and whole. UDP superframes are segmented: the stack has no UDP offload. later
-// is for packets that answer one of the gateway's own, whose sender may hold locks now: it hears of them in a moment.
+// is for packets that answer one of the stack's own, whose sender may hold locks now: it hears of them in a moment.
 // The caller ends the turn when it has no more frames at hand.
-func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
+func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	if later {
 		view := flatten(p)
-		g.spawn(func() {
+		s.spawn(func() {
 			var q packet.Packet
 			var turn Turn
 			defer turn.End()
-			if q.ParseIP(view.AsSlice()) != packet.Good || !g.relayed(&q, &turn) {
-				g.receive(view)
+			if q.ParseIP(view.AsSlice()) != packet.Good || !s.relayed(&q, &turn) {
+				s.receive(view)
 				return
 			}
 			view.Release()
@@ -134,15 +134,15 @@ func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 		return
 	}
 	if p.Frag != packet.NoFrag {
-		g.gather(p, func(whole *packet.Packet) { g.receive(flatten(whole)) })
+		s.gather(p, func(whole *packet.Packet) { s.receive(flatten(whole)) })
 		return
 	}
-	if g.relayed(p, turn) || g.keeping.hold(g, p) {
+	if s.relayed(p, turn) || s.keeping.hold(s, p) {
 		return
 	}
 	cut := &turn.cut
 	if p.VNet.GSOType&^packet.GSOECN != packet.GSOUDPL4 {
-		g.receive(flatten(p))
+		s.receive(flatten(p))
 		return
 	}
 	cut.Reset(p, nil)
@@ -154,7 +154,7 @@ func (g *Gateway) Deliver(p *packet.Packet, turn *Turn, later bool) {
 			return
 		}
 		view.CapLength(n)
-		g.receive(view)
+		s.receive(view)
 	}
 }
 
@@ -169,9 +169,9 @@ func (t *Turn) End() { t.tcp.End() }
 
 // relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not
 // talk.
-func (g *Gateway) relayed(p *packet.Packet, turn *Turn) bool {
-	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Zone == 0 &&
-		g.relay.Deliver(p, &turn.tcp, !g.owns(p.Tuple.Dst))
+func (s *Stack) relayed(p *packet.Packet, turn *Turn) bool {
+	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Space == 0 &&
+		s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))
 }
 
 func flatten(p *packet.Packet) *buffer.View {
@@ -184,8 +184,8 @@ func flatten(p *packet.Packet) *buffer.View {
 }
 
 // receive takes ownership of view.
-func (g *Gateway) receive(view *buffer.View) {
-	d := g.link.dispatcher.Load()
+func (s *Stack) receive(view *buffer.View) {
+	d := s.link.dispatcher.Load()
 	if d == nil {
 		view.Release()
 		return
@@ -194,7 +194,7 @@ func (g *Gateway) receive(view *buffer.View) {
 	if view.AsSlice()[0]>>4 == 6 {
 		proto = header.IPv6ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	pkt := gvisor.NewPacketBuffer(gvisor.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
 	(*d).DeliverNetworkPacket(proto, pkt)
 	pkt.DecRef()
 }

@@ -1,4 +1,4 @@
-package hostport_test
+package hosttap_test
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
-	"tapestry.dev/tapestry/netstack/hostport"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/userns"
@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { userns.Main(m) }
 
-var both = hostport.Config{
+var both = hosttap.Config{
 	PodCIDRs: addresstest.Prefixes("10.244.1.0/24", "fd00:244:1::/64"),
 	Ranges:   addresstest.Prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
 	MTU:      1420, Owner: userns.Mapped(65532),
@@ -41,14 +41,14 @@ func newWorld(t *testing.T) world {
 	return w
 }
 
-func (w world) ensure(t *testing.T, c hostport.Config) {
+func (w world) ensure(t *testing.T, c hosttap.Config) {
 	t.Helper()
-	if err := hostport.Ensure(w.ns, w.keeper, c); err != nil {
+	if err := hosttap.Ensure(w.ns, w.keeper, c); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// device is what the kernel says of the host Port.
+// device is what the kernel says of the host TAP.
 type device struct {
 	index, mtu    int
 	owner         uint32
@@ -62,7 +62,7 @@ func (w world) device(t *testing.T) device {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	l, err := h.LinkByName(hostport.Name)
+	l, err := h.LinkByName(hosttap.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,14 +91,14 @@ func (w world) device(t *testing.T) device {
 }
 
 // meta is what the keeper would tell the agent.
-func (w world) meta(t *testing.T) hostport.Meta {
+func (w world) meta(t *testing.T) hosttap.Meta {
 	t.Helper()
-	it, err := w.keeper.Get(hostport.Key)
+	it, err := w.keeper.Get(hosttap.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer it.File.Close()
-	var m hostport.Meta
+	var m hosttap.Meta
 	if err := json.Unmarshal(it.Meta, &m); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestEnsure(t *testing.T) {
 	if first.mtu != 1420 || int(first.owner) != both.Owner || !slices.Equal(first.addrs, wantAddrs) || !slices.Equal(first.routes, wantRoutes) {
 		t.Errorf("got %+v, want addresses %v, routes %v", first, wantAddrs, wantRoutes)
 	}
-	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hostport.Addrs(both.PodCIDRs)) {
+	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hosttap.Addrs(both.PodCIDRs)) {
 		t.Errorf("the agent would learn %+v", m)
 	}
 
@@ -131,7 +131,7 @@ func TestEnsure(t *testing.T) {
 	}
 
 	// The node has another range, and nothing of IPv6 any more.
-	w.ensure(t, hostport.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Ranges: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
+	w.ensure(t, hosttap.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Ranges: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
 	changed := w.device(t)
 	if changed.index != first.index || changed.mtu != 1300 || int(changed.owner) != userns.Mapped(1000) ||
 		!slices.Equal(changed.addrs, []string{"10.244.7.2/32"}) || !slices.Equal(changed.routes, []string{"10.244.0.0/16 via 169.254.1.1 src 10.244.7.2"}) {
@@ -147,7 +147,7 @@ func TestDeviceRemoved(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
 	first := w.device(t)
-	if err := tap.DeleteLink(w.ns, hostport.Name); err != nil {
+	if err := tap.DeleteLink(w.ns, hosttap.Name); err != nil {
 		t.Fatal(err)
 	}
 	w.ensure(t, both)
@@ -162,13 +162,13 @@ func TestKeeperLost(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
 	first := w.device(t)
-	agent, err := w.keeper.Get(hostport.Key)
+	agent, err := w.keeper.Get(hosttap.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.keeper.Close()
 	w.keeper = keeper.New()
-	err = hostport.Ensure(w.ns, w.keeper, both)
+	err = hosttap.Ensure(w.ns, w.keeper, both)
 	if !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "stop it") {
 		t.Errorf("while an agent has the device open: %v", err)
 	}
@@ -184,7 +184,7 @@ func TestRemove(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
 	for range 2 { // the second time there is none
-		if err := hostport.Remove(w.ns); err != nil {
+		if err := hosttap.Remove(w.ns); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -193,7 +193,7 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	if _, err := h.LinkByName(hostport.Name); err == nil {
+	if _, err := h.LinkByName(hosttap.Name); err == nil {
 		t.Error("the device is still there")
 	}
 }

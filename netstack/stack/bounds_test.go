@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"context"
@@ -37,11 +37,11 @@ func TestSharesOf(t *testing.T) {
 
 // A client's network that wants all connections of the stack leaves half to others, and the node's own are not counted.
 func TestDialsAreShared(t *testing.T) {
-	g, pod := wired(t)
+	s, pod := wired(t)
 	limit := func(n int) *share.Limit[packet.Addr, struct{}] {
 		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: n, Keep: true})
 	}
-	g.dials = dials{limit(8), limit(2)}
+	s.dials = dials{limit(8), limit(2)}
 	at := netip.AddrPortFrom(podAddr, 80)
 	l, err := pod.Listen(at)
 	if err != nil {
@@ -55,7 +55,7 @@ func TestDialsAreShared(t *testing.T) {
 		if client != "" {
 			from = netip.MustParseAddrPort(client)
 		}
-		c, err := g.Dial(ctx, "tcp", from, at)
+		c, err := s.Dial(ctx, "tcp", from, at)
 		if err == nil {
 			t.Cleanup(func() { _ = c.Close() })
 		}
@@ -80,7 +80,7 @@ func TestDialsAreShared(t *testing.T) {
 			t.Errorf("as %q: %v", client, err)
 		}
 	}
-	if s := g.Stats().Dials; s.Held != 6 || s.Owners != 3 || s.Refused != 1 {
+	if s := s.Stats().Dials; s.Held != 6 || s.Owners != 3 || s.Refused != 1 {
 		t.Errorf("%+v", s)
 	}
 	_ = greedy[0].Close()
@@ -88,7 +88,7 @@ func TestDialsAreShared(t *testing.T) {
 	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) { // it has three, and no more than three are free
 		t.Errorf("%v", err)
 	}
-	if s := g.Stats().Dials; s.Held != 5 {
+	if s := s.Stats().Dials; s.Held != 5 {
 		t.Errorf("%+v", s)
 	}
 }

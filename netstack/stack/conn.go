@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"context"
@@ -31,14 +31,14 @@ var _ io.ReaderFrom = (*conn)(nil)
 var errPortInUse = errors.New("the local port is in use")
 
 // dialTCP connects from local to remote, for the node itself or for a client who is charged for it.
-func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
+func (s *Stack) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
 	var wq waiter.Queue
-	ep, terr := g.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(fromAddress(remote.Addr)), &wq)
+	ep, terr := s.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(fromAddress(remote.Addr)), &wq)
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
 	c := &conn{ep: ep, wq: &wq}
-	if err := g.prepare(ctx, c, local, remote, own); err != nil {
+	if err := s.prepare(ctx, c, local, remote, own); err != nil {
 		c.kept.release()
 		c.claim.release()
 		ep.Close()
@@ -49,9 +49,9 @@ func (g *Gateway) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, 
 }
 
 // prepare charges and connects the endpoint of c.
-func (g *Gateway) prepare(ctx context.Context, c *conn, local, remote tcpip.FullAddress, own bool) (err error) {
+func (s *Stack) prepare(ctx context.Context, c *conn, local, remote tcpip.FullAddress, own bool) (err error) {
 	if !own {
-		if err := g.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
+		if err := s.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
 			return err
 		}
 	}
@@ -61,7 +61,7 @@ func (g *Gateway) prepare(ctx context.Context, c *conn, local, remote tcpip.Full
 	if terr := keepAlive(c.ep); terr != nil {
 		return toError(terr)
 	}
-	if c.kept, err = g.keep(c.ep, remote); err != nil {
+	if c.kept, err = s.keep(c.ep, remote); err != nil {
 		return err
 	}
 	return connect(ctx, c.ep, c.wq, remote)

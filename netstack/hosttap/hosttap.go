@@ -1,7 +1,7 @@
-// Package hostport makes the host Port's device: the persistent TAP through which processes of a node reach pods and
+// Package hostport makes the host TAP's device: the persistent TAP through which processes of a node reach pods and
 // Services. That takes NET_ADMIN, which the agent has not. So an init step makes the device and leaves its descriptor
 // with the keeper, where the agent finds it.
-package hostport
+package hosttap
 
 import (
 	"encoding/json"
@@ -50,7 +50,7 @@ type Store interface {
 	Put(key string, meta json.RawMessage, f *os.File) error
 }
 
-// Addrs are the host Port's addresses on a node with these ranges.
+// Addrs are the host TAP's addresses on a node with these ranges.
 func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 	var list []netip.Addr
 	for _, p := range podCIDRs {

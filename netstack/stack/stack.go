@@ -1,10 +1,10 @@
-// Package gateway ends connections on a node, in a gVisor stack that is one more Port of the switch: it listens on the
+// Package stack ends connections on a node, in the node's gVisor stack: it listens on the
 // node's own addresses, and dials pods, also with a client's address. What goes between a pod of this node and a host
 // socket comes past the stack: it sorts that to the relays for TCP, UDP and echoes.
 //
 // The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It
 // knows nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
-package gateway
+package stack
 
 import (
 	"cmp"
@@ -26,7 +26,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	gvisor "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
@@ -53,7 +53,7 @@ const maxPieces = 128
 // firstPort is the first one that the stack takes by itself; gVisor's own default.
 const firstPort = 16000
 
-// Options are what a Gateway needs for its life.
+// Options are what a Stack needs for its life.
 type Options struct {
 	// Send carries a superframe that the stack sent through the pipeline. The frame is Send's; it returns a buffer of the
 	// same capacity in exchange.
@@ -64,10 +64,10 @@ type Options struct {
 	MTU int
 	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
 	Idle time.Duration
-	// Poller watches host sockets. It stays the caller's, who closes it after the Gateway; nil makes one of a single loop,
-	// which is the Gateway's own.
+	// Poller watches host sockets. It stays the caller's, who closes it after the Stack; nil makes one of a single loop,
+	// which is the Stack's own.
 	Poller *poll.Poller
-	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Gateway's own.
+	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Stack's own.
 	Refusals *refusal.Limit
 	// Pace is tcprelay.Options.Pace.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
@@ -75,18 +75,18 @@ type Options struct {
 
 // Config is the whole desired state.
 type Config struct {
-	// Gateway are the node's gateway addresses, at most one per family: where dialling without a client comes from.
-	Gateway []netip.Addr
+	// Addrs are the node's stack addresses, at most one per family: where dialling without a client comes from.
+	Addrs []netip.Addr
 	// Local are further addresses to listen on, that of cluster DNS among them.
 	Local []netip.Addr
 	MTU   int
 }
 
-// Gateway is the stack with what hangs on it. Its methods are safe for concurrent use.
-type Gateway struct {
+// Stack is the node's gVisor stack with what hangs on it. Its methods are safe for concurrent use.
+type Stack struct {
 	// sendIP carries an IP packet that it borrows through the pipeline.
 	sendIP func(ip []byte, vnet packet.VNetHdr)
-	stack  *stack.Stack
+	stack  *gvisor.Stack
 	link   *linkEndpoint
 	relay  *tcprelay.Relay
 	udp    *udprelay.Relay
@@ -101,7 +101,7 @@ type Gateway struct {
 	ownPoller bool                                 // to be closed
 	addrs     atomic.Pointer[map[packet.Addr]bool] // those of the stack; replaced by Set
 
-	ctx    context.Context // ends with the gateway: stops every relay
+	ctx    context.Context // ends with the stack: stops every relay
 	cancel context.CancelFunc
 	relays sync.WaitGroup
 
@@ -110,106 +110,106 @@ type Gateway struct {
 	closed bool
 }
 
-// New makes a Gateway without addresses.
-func New(o Options) (*Gateway, error) {
+// New makes a Stack without addresses.
+func New(o Options) (*Stack, error) {
 	if o.Send == nil || o.SendIP == nil {
-		return nil, errors.New("gateway: Options.Send and SendIP are required")
+		return nil, errors.New("stack: Options.Send and SendIP are required")
 	}
-	g := &Gateway{sendIP: o.SendIP, poller: o.Poller}
-	if g.poller == nil {
+	s := &Stack{sendIP: o.SendIP, poller: o.Poller}
+	if s.poller == nil {
 		var err error
-		if g.poller, err = poll.New(1); err != nil {
-			return nil, fmt.Errorf("gateway: %w", err)
+		if s.poller, err = poll.New(1); err != nil {
+			return nil, fmt.Errorf("stack: %w", err)
 		}
-		g.ownPoller = true
+		s.ownPoller = true
 	}
-	g.addrs.Store(&map[packet.Addr]bool{})
-	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.link = newLinkEndpoint(o.Send, cmp.Or(o.MTU, header.IPv6MinimumMTU))
-	g.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	s.addrs.Store(&map[packet.Addr]bool{})
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.link = newLinkEndpoint(o.Send, cmp.Or(o.MTU, header.IPv6MinimumMTU))
+	s.stack = gvisor.New(gvisor.Options{
+		NetworkProtocols:   []gvisor.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []gvisor.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
-	if err := g.configure(); err != nil {
-		g.cancel()
-		g.closePoller()
-		return nil, fmt.Errorf("gateway: %w", err)
+	if err := s.configure(); err != nil {
+		s.cancel()
+		s.closePoller()
+		return nil, fmt.Errorf("stack: %w", err)
 	}
 	shares := sharesOf(descriptors())
-	g.dials = newDials(shares.dials)
-	g.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
-	g.relay = tcprelay.New(tcprelay.Options{
-		Poller: g.poller, Send: o.SendIP, MTU: func() int { return int(g.link.MTU()) }, Refuse: g.refuse, Pace: o.Pace,
+	s.dials = newDials(shares.dials)
+	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
+	s.relay = tcprelay.New(tcprelay.Options{
+		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
 		MaxConns: shares.tcp,
 	})
-	g.udp = udprelay.New(udprelay.Options{
-		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
+	s.udp = udprelay.New(udprelay.Options{
+		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
 		MaxSockets: shares.udp,
 	})
-	g.spawn(func() { g.udp.Run(g.ctx) })
-	g.pings = pingrelay.New(pingrelay.Options{
-		Poller: g.poller, Send: o.SendIP, Refuse: g.refuse, MTU: func() int { return int(g.link.MTU()) }, Max: shares.pings,
+	s.spawn(func() { s.udp.Run(s.ctx) })
+	s.pings = pingrelay.New(pingrelay.Options{
+		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Max: shares.pings,
 	})
-	g.spawn(func() { g.pings.Run(g.ctx) })
-	g.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
-	return g, nil
+	s.spawn(func() { s.pings.Run(s.ctx) })
+	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
+	return s, nil
 }
 
-func (g *Gateway) configure() error {
-	s := g.stack
+func (s *Stack) configure() error {
+	g := s.stack
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	linger := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	for _, o := range []tcpip.SettableTransportProtocolOption{&receive, &send, &sack, &moderate, &linger} {
-		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+		if err := g.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %s", o, err)
 		}
 	}
-	if err := s.CreateNIC(nic, g.link); err != nil {
+	if err := g.CreateNIC(nic, s.link); err != nil {
 		return fmt.Errorf("create the NIC: %s", err)
 	}
 	// Promiscuous and spoofing: it accepts whatever the pipeline routes here and dials pods as their client.
-	if err := s.SetPromiscuousMode(nic, true); err != nil {
+	if err := g.SetPromiscuousMode(nic, true); err != nil {
 		return fmt.Errorf("set promiscuous mode: %s", err)
 	}
-	if err := s.SetSpoofing(nic, true); err != nil {
+	if err := g.SetSpoofing(nic, true); err != nil {
 		return fmt.Errorf("set spoofing: %s", err)
 	}
-	s.SetRouteTable([]tcpip.Route{
+	g.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: nic},
 		{Destination: header.IPv6EmptySubnet, NIC: nic},
 	})
 	// The others are tcprelay's.
-	if err := s.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
+	if err := g.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
 		return fmt.Errorf("set the range of ports: %s", err)
 	}
 	return nil
 }
 
 // Set brings the stack's addresses and MTU to those of c. Calling it again with the same is harmless.
-func (g *Gateway) Set(c Config) error {
+func (s *Stack) Set(c Config) error {
 	want := map[packet.Addr]bool{}
-	for _, a := range append(slices.Clone(c.Gateway), c.Local...) {
+	for _, a := range append(slices.Clone(c.Addrs), c.Local...) {
 		want[packet.AddrFrom(a)] = true
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.own = slices.Clone(c.Gateway)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own = slices.Clone(c.Addrs)
 	if c.MTU > 0 {
-		g.link.SetMTU(uint32(c.MTU))
+		s.link.SetMTU(uint32(c.MTU))
 	}
-	has := maps.Clone(*g.addrs.Load())
-	defer func() { g.addrs.Store(&has) }()
+	has := maps.Clone(*s.addrs.Load())
+	defer func() { s.addrs.Store(&has) }()
 	for key := range want {
 		if has[key] {
 			continue
 		}
 		a := key.Netip()
 		pa := tcpip.ProtocolAddress{Protocol: protocolOf(a), AddressWithPrefix: toAddress(a).WithPrefix()}
-		if err := g.stack.AddProtocolAddress(nic, pa, stack.AddressProperties{}); err != nil {
-			return fmt.Errorf("add the gateway's address %s: %s", a, err)
+		if err := s.stack.AddProtocolAddress(nic, pa, gvisor.AddressProperties{}); err != nil {
+			return fmt.Errorf("add the stack's address %s: %s", a, err)
 		}
 		has[key] = true
 	}
@@ -217,103 +217,103 @@ func (g *Gateway) Set(c Config) error {
 		if want[key] {
 			continue
 		}
-		if err := g.stack.RemoveAddress(nic, toAddress(key.Netip())); err != nil {
-			return fmt.Errorf("remove the gateway's address %s: %s", key, err)
+		if err := s.stack.RemoveAddress(nic, toAddress(key.Netip())); err != nil {
+			return fmt.Errorf("remove the stack's address %s: %s", key, err)
 		}
 		delete(has, key)
 	}
 	return nil
 }
 
-// owns reports whether a is one of the gateway's own addresses. It takes no lock.
-func (g *Gateway) owns(a packet.Addr) bool { return (*g.addrs.Load())[a] }
+// owns reports whether a is one of the stack's own addresses. It takes no lock.
+func (s *Stack) owns(a packet.Addr) bool { return (*s.addrs.Load())[a] }
 
-// spawn runs f beside, unless the gateway is closing, which waits for it.
-func (g *Gateway) spawn(f func()) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
+// spawn runs f beside, unless the stack is closing, which waits for it.
+func (s *Stack) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return false
 	}
-	g.relays.Add(1)
+	s.relays.Add(1)
 	go func() {
-		defer g.relays.Done()
+		defer s.relays.Done()
 		f()
 	}()
 	return true
 }
 
 // Close cuts every connection and waits for what runs.
-func (g *Gateway) Close() {
-	g.mu.Lock()
-	g.closed = true
-	g.mu.Unlock()
-	g.cancel()
-	_ = g.relay.Close()
-	g.udp.Close()
-	g.pings.Close()
-	g.relays.Wait()
-	g.stack.Close()
-	g.stack.Wait()
-	g.closePoller()
+func (s *Stack) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	_ = s.relay.Close()
+	s.udp.Close()
+	s.pings.Close()
+	s.relays.Wait()
+	s.stack.Close()
+	s.stack.Wait()
+	s.closePoller()
 }
 
-func (g *Gateway) closePoller() {
-	if g.ownPoller {
-		_ = g.poller.Close()
+func (s *Stack) closePoller() {
+	if s.ownPoller {
+		_ = s.poller.Close()
 	}
 }
 
 // Forget ends what was relayed for a pod that is gone.
-func (g *Gateway) Forget(pod netip.Addr) {
-	g.relay.Forget(pod)
-	g.udp.Forget(pod)
-	g.pings.Forget(pod)
+func (s *Stack) Forget(pod netip.Addr) {
+	s.relay.Forget(pod)
+	s.udp.Forget(pod)
+	s.pings.Forget(pod)
 }
 
 // Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx
-// did. An invalid client means the gateway's own address. The connection is taken over, unless Join returns an error.
-func (g *Gateway) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) error {
-	client, err := g.clientFor(client, to)
+// did. An invalid client means the stack's own address. The connection is taken over, unless Join returns an error.
+func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) error {
+	client, err := s.clientFor(client, to)
 	if err != nil {
 		return err
 	}
-	err = g.relay.Join(ctx, conn, client, to)
+	err = s.relay.Join(ctx, conn, client, to)
 	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {
-		err = g.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to)
+		err = s.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to)
 	}
 	return err
 }
 
-// Listen opens a TCP listener on one of the gateway's addresses.
-func (g *Gateway) Listen(addr netip.AddrPort) (net.Listener, error) {
+// Listen opens a TCP listener on one of the stack's addresses.
+func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {
 	if !addr.Addr().IsValid() || addr.Addr().IsUnspecified() {
-		return nil, fmt.Errorf("listen on %s: name one of the gateway's addresses; any would also catch what pods send outside", addr)
+		return nil, fmt.Errorf("listen on %s: name one of the stack's addresses; any would also catch what pods send outside", addr)
 	}
-	return gonet.ListenTCP(g.stack, toFullAddress(addr), protocolOf(addr.Addr()))
+	return gonet.ListenTCP(s.stack, toFullAddress(addr), protocolOf(addr.Addr()))
 }
 
-// ListenPacket opens a UDP socket on one of the gateway's addresses.
-func (g *Gateway) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
+// ListenPacket opens a UDP socket on one of the stack's addresses.
+func (s *Stack) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 	if !addr.Addr().IsValid() || addr.Addr().IsUnspecified() {
-		return nil, fmt.Errorf("listen on %s: name one of the gateway's addresses; any would also catch what pods send outside", addr)
+		return nil, fmt.Errorf("listen on %s: name one of the stack's addresses; any would also catch what pods send outside", addr)
 	}
 	local := toFullAddress(addr)
-	return gonet.DialUDP(g.stack, &local, nil, protocolOf(addr.Addr()))
+	return gonet.DialUDP(s.stack, &local, nil, protocolOf(addr.Addr()))
 }
 
 // Dial connects to a pod, "tcp" or "udp". client is the address the pod is to see: its port is used when it is free,
-// else another one. An invalid client means the gateway's own address.
-func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+// else another one. An invalid client means the stack's own address.
+func (s *Stack) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	to = unmap(to)
 	own := !client.Addr().IsValid() // what the node itself opens is bounded by whoever has it do so
-	client, err := g.clientFor(client, to)
+	client, err := s.clientFor(client, to)
 	if err != nil {
 		return nil, err
 	}
-	c, err := g.dial(ctx, network, client, to, own)
+	c, err := s.dial(ctx, network, client, to, own)
 	if err != nil && client.Port() != 0 && ctx.Err() == nil && isPortInUse(err) {
-		c, err = g.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to, own)
+		c, err = s.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to, own)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s as %s: %w", to, client, err)
@@ -321,11 +321,11 @@ func (g *Gateway) Dial(ctx context.Context, network string, client, to netip.Add
 	return c, nil
 }
 
-// clientFor is the address that to shall see: client's, or the gateway's own.
-func (g *Gateway) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
+// clientFor is the address that to shall see: client's, or the stack's own.
+func (s *Stack) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
 	to = unmap(to)
 	if !client.Addr().IsValid() {
-		gate := g.ownAddr(to.Addr())
+		gate := s.ownAddr(to.Addr())
 		if !gate.IsValid() {
 			return client, fmt.Errorf("dial %s: this node has no pod range of that family", to)
 		}
@@ -338,11 +338,11 @@ func (g *Gateway) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
 	return client, nil
 }
 
-// ownAddr is the gateway address of the family of like, or invalid.
-func (g *Gateway) ownAddr(like netip.Addr) netip.Addr {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, a := range g.own {
+// ownAddr is the stack address of the family of like, or invalid.
+func (s *Stack) ownAddr(like netip.Addr) netip.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.own {
 		if a.Is4() == like.Is4() {
 			return a
 		}
@@ -350,17 +350,17 @@ func (g *Gateway) ownAddr(like netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-func (g *Gateway) dial(ctx context.Context, network string, client, to netip.AddrPort, own bool) (net.Conn, error) {
+func (s *Stack) dial(ctx context.Context, network string, client, to netip.AddrPort, own bool) (net.Conn, error) {
 	local, remote := toFullAddress(client), toFullAddress(to)
 	switch network {
 	case "tcp", "tcp4", "tcp6":
-		c, err := g.dialTCP(ctx, local, remote, own)
+		c, err := s.dialTCP(ctx, local, remote, own)
 		if err != nil {
 			return nil, err
 		}
 		return c, nil
 	case "udp", "udp4", "udp6":
-		c, err := gonet.DialUDP(g.stack, &local, &remote, protocolOf(to.Addr()))
+		c, err := gonet.DialUDP(s.stack, &local, &remote, protocolOf(to.Addr()))
 		if err != nil {
 			return nil, err
 		}

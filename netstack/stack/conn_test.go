@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"bytes"
@@ -19,11 +19,11 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 )
 
-// relayed is a connection from a kernel's socket through the gateway to a pod, joined by ReadFrom.
+// relayed is a connection from a kernel's socket through the stack to a pod, joined by ReadFrom.
 type relayed struct {
 	client   *net.TCPConn // says what the pod hears
 	accepted *net.TCPConn // its other end, which ReadFrom reads
-	gate     net.Conn     // the gateway's end
+	gate     net.Conn     // the stack's end
 	pod      net.Conn
 	sent     int64
 	finished chan error // what ReadFrom returned
@@ -31,7 +31,7 @@ type relayed struct {
 
 func relay(t *testing.T) *relayed {
 	t.Helper()
-	g, pod := wired(t)
+	s, pod := wired(t)
 	inside, err := pod.Listen(netip.AddrPortFrom(podAddr, 80))
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func relay(t *testing.T) *relayed {
 		t.Fatal(err)
 	}
 	r.accepted = accepted.(*net.TCPConn)
-	if r.gate, err = g.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
+	if r.gate, err = s.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
 		t.Fatal(err)
 	}
 	if r.pod, err = inside.Accept(); err != nil {

@@ -18,7 +18,7 @@ import (
 func (w *world) pod(name string) *netstacktest.Pod {
 	w.t.Helper()
 	ips := map[string][]string{"a": {"10.244.1.10", "fd00:10:244:1::10"}, "b": {"10.244.1.11", "fd00:10:244:1::11"}}[name]
-	p, err := netstacktest.NewPod(w.devices[name], w.macs[name], tap.GatewayMAC, 1420, addresstest.Addrs(ips...)...)
+	p, err := netstacktest.NewPod(w.devices[name], w.macs[name], tap.RouterMAC, 1420, addresstest.Addrs(ips...)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -60,9 +60,9 @@ func readLine(t *testing.T, c net.Conn) string {
 	}
 }
 
-func TestGatewayDial(t *testing.T) {
+func TestStackDial(t *testing.T) {
 	for _, c := range []struct{ name, client, to, seen string }{
-		{"as the gateway", "", "10.244.1.10:80", "10.244.1.1"},
+		{"as the stack", "", "10.244.1.10:80", "10.244.1.1"},
 		{"as a client", "198.51.100.7:4000", "10.244.1.10:80", "198.51.100.7:4000"},
 		{"as a client, IPv6", "[2001:db8::7]:4000", "[fd00:10:244:1::10]:80", "[2001:db8::7]:4000"},
 		{"as a node", "172.31.0.11:0", "10.244.1.10:80", "172.31.0.11"},
@@ -80,7 +80,7 @@ func TestGatewayDial(t *testing.T) {
 			if c.client != "" {
 				client = ap(c.client)
 			}
-			conn, err := w.node.Gateway().Dial(ctx, "tcp", client, ap(c.to))
+			conn, err := w.path.Stack().Dial(ctx, "tcp", client, ap(c.to))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +100,7 @@ func TestGatewayDial(t *testing.T) {
 	}
 }
 
-func TestGatewayDialTwiceFromOneClientPort(t *testing.T) {
+func TestStackDialTwiceFromOneClientPort(t *testing.T) {
 	w := newWorld(t)
 	l, err := w.pod("a").Listen(ap("10.244.1.10:80"))
 	if err != nil {
@@ -110,7 +110,7 @@ func TestGatewayDialTwiceFromOneClientPort(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for i, want := range []bool{true, false} {
-		conn, err := w.node.Gateway().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.10:80"))
+		conn, err := w.path.Stack().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.10:80"))
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
@@ -122,9 +122,9 @@ func TestGatewayDialTwiceFromOneClientPort(t *testing.T) {
 	}
 }
 
-func TestGatewayListens(t *testing.T) {
+func TestStackListens(t *testing.T) {
 	w := newWorld(t)
-	l, err := w.node.Gateway().Listen(ap("10.96.0.10:53"))
+	l, err := w.path.Stack().Listen(ap("10.96.0.10:53"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,21 +138,21 @@ func TestGatewayListens(t *testing.T) {
 	}
 	defer conn.Close()
 	if seen := readLine(t, conn); ap(seen).Addr().String() != "10.244.1.11" {
-		t.Errorf("the gateway saw %s, want the pod's address", seen)
+		t.Errorf("the stack saw %s, want the pod's address", seen)
 	}
 	if _, err := pod.Dial(ctx, "tcp", ap("10.244.1.1:9")); err == nil {
-		t.Error("a port of the gateway on which nobody listens took a connection")
+		t.Error("a port of the stack on which nobody listens took a connection")
 	}
-	if _, err := w.node.Gateway().Listen(ap("0.0.0.0:53")); err == nil {
+	if _, err := w.path.Stack().Listen(ap("0.0.0.0:53")); err == nil {
 		t.Error("a listener on any address would catch what pods send outside")
 	}
 }
 
-// TestPeerReachesNodeWithoutHostPort: where a node has no host Port, pods of other nodes reach its own addresses as its
+// TestPeerReachesNodeWithoutHostPort: where a node has no host TAP, pods of other nodes reach its own addresses as its
 // own pods do, by host sockets; an encapsulated client does not, and nothing beyond the node is reached.
-func TestPeerReachesNodeWithoutHostPort(t *testing.T) {
+func TestPeerReachesNodeWithoutHostTAP(t *testing.T) {
 	w := newWorld(t)
-	w.node.Detach("host")
+	w.path.Detach("host")
 	host, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

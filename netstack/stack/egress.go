@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"tapestry.dev/tapestry/netstack/packet"
@@ -8,33 +8,33 @@ import (
 // What pods send outside, over host sockets. Packets are those of pods, with verified checksums, and borrowed.
 
 // Datagram sends the datagrams of p, which is whole. The errors are those of udprelay.Relay.Send.
-func (g *Gateway) Datagram(p *packet.Packet) (mtu int, err error) { return g.udp.Send(p) }
+func (s *Stack) Datagram(p *packet.Packet) (mtu int, err error) { return s.udp.Send(p) }
 
 // Ping sends an echo request, which is whole. The errors are those of pingrelay.Relay.Send.
-func (g *Gateway) Ping(p *packet.Packet) (mtu int, err error) { return g.pings.Send(p) }
+func (s *Stack) Ping(p *packet.Packet) (mtu int, err error) { return s.pings.Send(p) }
 
 // Fragment takes a fragment of UDP, TCP or ICMP. When all are there, they go the way of whole packets.
-func (g *Gateway) Fragment(p *packet.Packet, turn *Turn) {
-	g.gather(p, func(whole *packet.Packet) {
+func (s *Stack) Fragment(p *packet.Packet, turn *Turn) {
+	s.gather(p, func(whole *packet.Packet) {
 		whole.DontFragment = false // the pod cut it itself
 		var err error
 		switch {
 		case whole.Tuple.Proto == packet.UDP:
-			_, err = g.udp.Send(whole)
+			_, err = s.udp.Send(whole)
 		case whole.Tuple.Proto == packet.TCP:
-			g.relay.Deliver(whole, &turn.tcp, true)
+			s.relay.Deliver(whole, &turn.tcp, true)
 		case whole.IsEchoRequest():
-			_, err = g.pings.Send(whole)
+			_, err = s.pings.Send(whole)
 		}
 		if why, ok := refusal.Kind(err); ok {
-			g.refuse(whole, why)
+			s.refuse(whole, why)
 		}
 	})
 }
 
 // gather takes a fragment and calls use with the packet when that is complete and has a right checksum.
-func (g *Gateway) gather(p *packet.Packet, use func(whole *packet.Packet)) {
-	g.pieces.Add(p, func(ip []byte) {
+func (s *Stack) gather(p *packet.Packet, use func(whole *packet.Packet)) {
+	s.pieces.Add(p, func(ip []byte) {
 		var whole packet.Packet
 		if whole.ParseIP(ip) == packet.Good && whole.ChecksumOK() {
 			use(&whole)

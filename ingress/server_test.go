@@ -62,11 +62,11 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestBeforeSet(t *testing.T) {
-	g := New(Options{})
-	defer g.Shutdown(context.Background())
+	s := New(Options{})
+	defer s.Shutdown(context.Background())
 	w := httptest.NewRecorder()
 	near, _ := net.Pipe()
-	g.serve(w, httptest.NewRequestWithContext(withClient(t.Context(), near), "GET", "http://any.test/", nil))
+	s.serve(w, httptest.NewRequestWithContext(withClient(t.Context(), near), "GET", "http://any.test/", nil))
 	if w.Code != 404 {
 		t.Errorf("got %d, want 404", w.Code)
 	}
@@ -267,15 +267,15 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 func TestListenerEndsWithContext(t *testing.T) {
-	g := New(Options{})
-	defer g.Shutdown(context.Background())
+	s := New(Options{})
+	defer s.Shutdown(context.Background())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- g.ServeHTTP(ctx, l) }()
+	go func() { done <- s.ServeHTTP(ctx, l) }()
 	cancel()
 	select {
 	case err := <-done:
@@ -288,14 +288,14 @@ func TestListenerEndsWithContext(t *testing.T) {
 }
 
 func TestBrokenListenerIsAnError(t *testing.T) {
-	g := New(Options{})
-	defer g.Shutdown(context.Background())
+	s := New(Options{})
+	defer s.Shutdown(context.Background())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := g.ServeHTTP(t.Context(), l); err == nil {
+	if err := s.ServeHTTP(t.Context(), l); err == nil {
 		t.Error("a closed listener was no error")
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"errors"
@@ -100,6 +100,6 @@ type Stats struct {
 }
 
 // Stats tells the state and the counters.
-func (g *Gateway) Stats() Stats {
-	return Stats{g.relay.Stats(), g.udp.Stats(), g.pings.Stats(), g.pieces.Stats(), g.dials.all.Stats()}
+func (s *Stack) Stats() Stats {
+	return Stats{s.relay.Stats(), s.udp.Stats(), s.pings.Stats(), s.pieces.Stats(), s.dials.all.Stats()}
 }

@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"encoding/binary"
@@ -27,7 +27,7 @@ type keeping struct {
 
 // kept is one connection. All its methods do nothing for nil.
 type kept struct {
-	g     *Gateway
+	s     *Stack
 	tuple packet.Tuple
 	next  atomic.Uint32 // the sequence number that is expected from the pod
 
@@ -39,22 +39,22 @@ type kept struct {
 }
 
 // keep enters a connection that is bound and about to connect to remote.
-func (g *Gateway) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error) {
+func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error) {
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
 		return nil, errors.New(terr.String())
 	}
 	pod, us := toEndpoint(remote), toEndpoint(local)
-	k := &kept{g: g, tuple: packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: us.Addr, DstPort: us.Port, Proto: packet.TCP}}
-	g.keeping.mu.Lock()
-	defer g.keeping.mu.Unlock()
-	if g.keeping.conns == nil {
-		g.keeping.conns = map[packet.Tuple]*kept{}
+	k := &kept{s: s, tuple: packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: us.Addr, DstPort: us.Port, Proto: packet.TCP}}
+	s.keeping.mu.Lock()
+	defer s.keeping.mu.Unlock()
+	if s.keeping.conns == nil {
+		s.keeping.conns = map[packet.Tuple]*kept{}
 	}
-	if g.keeping.conns[k.tuple] == nil { // a second one with the same addresses and ports is about to fail
-		g.keeping.conns[k.tuple] = k
+	if s.keeping.conns[k.tuple] == nil { // a second one with the same addresses and ports is about to fail
+		s.keeping.conns[k.tuple] = k
 	}
-	g.keeping.n.Store(int32(len(g.keeping.conns)))
+	s.keeping.n.Store(int32(len(s.keeping.conns)))
 	return k, nil
 }
 
@@ -66,13 +66,13 @@ func (k *kept) release() {
 	if k == nil {
 		return
 	}
-	g := k.g
-	g.keeping.mu.Lock()
-	defer g.keeping.mu.Unlock()
-	if g.keeping.conns[k.tuple] == k {
-		delete(g.keeping.conns, k.tuple)
+	s := k.s
+	s.keeping.mu.Lock()
+	defer s.keeping.mu.Unlock()
+	if s.keeping.conns[k.tuple] == k {
+		delete(s.keeping.conns, k.tuple)
 	}
-	g.keeping.n.Store(int32(len(g.keeping.conns)))
+	s.keeping.n.Store(int32(len(s.keeping.conns)))
 }
 
 // joined says which host socket the connection is joined with.
@@ -87,7 +87,7 @@ func (k *kept) joined(raw syscall.RawConn) {
 
 // hold looks at a pod's segment. It keeps one that is a probe to be answered by somebody else, and reports whether it
 // did.
-func (ks *keeping) hold(g *Gateway, p *packet.Packet) bool {
+func (ks *keeping) hold(s *Stack, p *packet.Packet) bool {
 	if ks.n.Load() == 0 || p.Tuple.Proto != packet.TCP || p.Frag != packet.NoFrag {
 		return false
 	}
@@ -127,7 +127,7 @@ func (k *kept) ask(p *packet.Packet) bool {
 		return true // the one that is held will do
 	}
 	k.probe, k.running = flatten(p), true
-	if !k.g.spawn(k.wait) {
+	if !k.s.spawn(k.wait) {
 		k.done()
 	}
 	return true
@@ -140,12 +140,12 @@ func (k *kept) wait() {
 	for {
 		select {
 		case <-timer.C:
-		case <-k.g.ctx.Done():
+		case <-k.s.ctx.Done():
 		}
 		probe, pause := k.look()
 		switch {
 		case probe != nil:
-			k.g.receive(probe)
+			k.s.receive(probe)
 			return
 		case pause == 0:
 			return
@@ -164,7 +164,7 @@ func (k *kept) look() (probe *buffer.View, pause time.Duration) {
 	switch {
 	case answered:
 		probe, k.probe = k.probe, nil
-	case err == nil && k.asked.Open() && k.g.ctx.Err() == nil:
+	case err == nil && k.asked.Open() && k.s.ctx.Err() == nil:
 		return nil, k.asked.Pause()
 	}
 	k.done()

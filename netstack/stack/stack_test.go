@@ -1,4 +1,4 @@
-package gateway
+package stack
 
 import (
 	"context"
@@ -17,20 +17,20 @@ var (
 	podAddr = netip.MustParseAddr("10.244.1.10")
 	podMAC  = packet.MAC{2, 1}
 	config  = Config{
-		Gateway: []netip.Addr{netip.MustParseAddr("10.244.1.1")},
-		Local:   []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		MTU:     1420,
+		Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.1")},
+		Local: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+		MTU:   1420,
 	}
 )
 
-// wired joins a gateway and one pod, with no pipeline in between.
-func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
+// wired joins a stack and one pod, with no pipeline in between.
+func wired(t *testing.T) (*Stack, *netstacktest.Pod) {
 	t.Helper()
 	dev := netstacktest.NewDevice()
-	g, err := New(Options{Send: func(frame []byte) []byte {
+	s, err := New(Options{Send: func(frame []byte) []byte {
 		var p packet.Packet
 		if p.ParseFrame(frame) == packet.Good {
-			p.PutHead(frame, tap.GatewayMAC, podMAC)
+			p.PutHead(frame, tap.RouterMAC, podMAC)
 			_ = dev.Write(frame) // a full queue loses frames, as a TAP's does
 		}
 		return frame[:cap(frame)]
@@ -38,10 +38,10 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Set(config); err != nil {
+	if err := s.Set(config); err != nil {
 		t.Fatal(err)
 	}
-	pod, err := netstacktest.NewPod(dev, podMAC, tap.GatewayMAC, config.MTU, podAddr)
+	pod, err := netstacktest.NewPod(dev, podMAC, tap.RouterMAC, config.MTU, podAddr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 		var turn Turn
 		ran <- dev.Run(func(frame []byte) []byte {
 			if p.ParseFrame(frame) == packet.Good {
-				g.Deliver(&p, &turn, false)
+				s.Deliver(&p, &turn, false)
 			}
 			return frame
 		}, turn.End)
@@ -62,9 +62,9 @@ func wired(t *testing.T) (*Gateway, *netstacktest.Pod) {
 		if err := <-ran; err != nil {
 			t.Error(err)
 		}
-		g.Close()
+		s.Close()
 	})
-	return g, pod
+	return s, pod
 }
 
 // greet accepts one connection at a time and says the client's address.
@@ -84,7 +84,7 @@ func greet(t *testing.T, l net.Listener) {
 }
 
 func TestDialAsClient(t *testing.T) {
-	g, pod := wired(t)
+	s, pod := wired(t)
 	at := netip.AddrPortFrom(podAddr, 80)
 	l, err := pod.Listen(at)
 	if err != nil {
@@ -102,7 +102,7 @@ func TestDialAsClient(t *testing.T) {
 		if c.client != "" {
 			client = netip.MustParseAddrPort(c.client)
 		}
-		conn, err := g.Dial(ctx, "tcp", client, at)
+		conn, err := s.Dial(ctx, "tcp", client, at)
 		cancel()
 		if err != nil {
 			t.Fatalf("as %q: %v", c.client, err)
@@ -117,7 +117,7 @@ func TestDialAsClient(t *testing.T) {
 }
 
 func TestDialRefuses(t *testing.T) {
-	g, _ := wired(t)
+	s, _ := wired(t)
 	for _, c := range []struct{ network, client, to, want string }{
 		{"tcp", "[2001:db8::1]:1", "10.244.1.10:80", "different families"},
 		{"tcp", "", "[fd00::1]:80", "no pod range of that family"},
@@ -127,25 +127,25 @@ func TestDialRefuses(t *testing.T) {
 		if c.client != "" {
 			client = netip.MustParseAddrPort(c.client)
 		}
-		_, err := g.Dial(context.Background(), c.network, client, netip.MustParseAddrPort(c.to))
+		_, err := s.Dial(context.Background(), c.network, client, netip.MustParseAddrPort(c.to))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	if _, err := g.ListenPacket(netip.MustParseAddrPort("0.0.0.0:53")); err == nil {
+	if _, err := s.ListenPacket(netip.MustParseAddrPort("0.0.0.0:53")); err == nil {
 		t.Error("a socket on any address would catch what pods send outside")
 	}
 }
 
 func TestSetIsTheWholeState(t *testing.T) {
-	g, pod := wired(t)
+	s, pod := wired(t)
 	dns := netip.AddrPortFrom(config.Local[0], 53)
-	l, err := g.Listen(dns)
+	l, err := s.Listen(dns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	greet(t, l)
-	if err := g.Set(config); err != nil {
+	if err := s.Set(config); err != nil {
 		t.Fatalf("the same again: %v", err)
 	}
 	dial := func() error {
@@ -162,20 +162,20 @@ func TestSetIsTheWholeState(t *testing.T) {
 	}
 	moved := config
 	moved.Local = []netip.Addr{netip.MustParseAddr("10.96.0.11")}
-	if err := g.Set(moved); err != nil {
+	if err := s.Set(moved); err != nil {
 		t.Fatal(err)
 	}
-	owns := func(a netip.Addr) bool { return g.owns(packet.AddrFrom(a)) }
-	if owns(config.Local[0]) || !owns(moved.Local[0]) || !owns(config.Gateway[0]) {
-		t.Errorf("the gateway owns %v", *g.addrs.Load())
+	owns := func(a netip.Addr) bool { return s.owns(packet.AddrFrom(a)) }
+	if owns(config.Local[0]) || !owns(moved.Local[0]) || !owns(config.Addrs[0]) {
+		t.Errorf("the stack owns %v", *s.addrs.Load())
 	}
 }
 
 // The stack has no UDP offload: it must get the datagrams of a superframe one by one.
 func TestUDPSuperframeIsSegmented(t *testing.T) {
-	g, _ := wired(t)
+	s, _ := wired(t)
 	at := netip.AddrPortFrom(config.Local[0], 53)
-	pc, err := g.ListenPacket(at)
+	pc, err := s.ListenPacket(at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 	const size = 1000
 	frame := netstacktest.Spec{
 		Src: netip.AddrPortFrom(podAddr, 5353), Dst: at, Proto: packet.UDP, Payload: make([]byte, 2*size+500),
-	}.Frame(podMAC, tap.GatewayMAC)
+	}.Frame(podMAC, tap.RouterMAC)
 	packet.VNetHdr{
 		Flags: packet.NeedsCsum, GSOType: packet.GSOUDPL4, GSOSize: size,
 		HdrLen: packet.EthLen + 28, CsumStart: packet.EthLen + 20, CsumOffset: 6,
@@ -192,7 +192,7 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 	if fault := p.ParseFrame(frame); fault != packet.Good {
 		t.Fatalf("fault %d", fault)
 	}
-	g.Deliver(&p, new(Turn), false)
+	s.Deliver(&p, new(Turn), false)
 	buf := make([]byte, 65535)
 	for _, want := range []int{size, size, 500} {
 		_ = pc.SetReadDeadline(netstacktest.Until(t))
@@ -204,7 +204,7 @@ func TestUDPSuperframeIsSegmented(t *testing.T) {
 }
 
 func TestCloseEndsWhatRuns(t *testing.T) {
-	g, err := New(Options{
+	s, err := New(Options{
 		Send:   func(frame []byte) []byte { return frame[:cap(frame)] },
 		SendIP: func([]byte, packet.VNetHdr) {},
 	})
@@ -212,12 +212,12 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := false
-	g.spawn(func() { <-g.ctx.Done(); ended = true })
-	g.Close()
+	s.spawn(func() { <-s.ctx.Done(); ended = true })
+	s.Close()
 	if !ended {
 		t.Error("Close did not wait")
 	}
-	if g.spawn(func() {}) {
+	if s.spawn(func() {}) {
 		t.Error("something was started after Close")
 	}
 }

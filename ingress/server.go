@@ -24,7 +24,7 @@ const (
 	maxStreams     = 250              // requests under way in one HTTP/2 connection
 )
 
-// Options are what a Gateway needs from its surroundings.
+// Options are what a Server needs from its surroundings.
 type Options struct {
 	// Dial connects to endpoints; network is "tcp". nil is net.Dialer's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -47,9 +47,9 @@ type Options struct {
 	MaxConns int
 }
 
-// Gateway serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
+// Server serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
 // ServeHTTPS.
-type Gateway struct {
+type Server struct {
 	log             *slog.Logger
 	server          *http.Server
 	backends        backends
@@ -65,8 +65,8 @@ type Gateway struct {
 	stats           counters
 }
 
-// New returns a Gateway that answers 404 until Set is called.
-func New(o Options) *Gateway {
+// New returns a Server that answers 404 until Set is called.
+func New(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -86,23 +86,23 @@ func New(o Options) *Gateway {
 		o.MaxConns = 4096
 	}
 	base, cut := context.WithCancel(context.Background())
-	g := &Gateway{
+	s := &Server{
 		log: o.Logger, cut: cut, resolve: o.Endpoints, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
-	g.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &g.stats}
-	g.fallback = newFallback(o.Logger)
-	g.state.Store(&state{})
+	s.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}
+	s.fallback = newFallback(o.Logger)
+	s.state.Store(&state{})
 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	g.server = &http.Server{
-		Handler:           http.HandlerFunc(g.serve),
+	s.server = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, WriteByteTimeout: o.StallTimeout, SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.certificate},
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -114,20 +114,20 @@ func New(o Options) *Gateway {
 		// Handshake errors and broken requests are the clients' and come at their will: not above debug.
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
-	return g
+	return s
 }
 
 // Set makes c the whole state. It may be called again and again: routes that are those of the last Config, the very
 // same list, are not compiled again, and so with certificates. Requests under way finish as they began. On error,
-// which names the bad route, nothing is changed. The Gateway keeps c's slices: do not write to them afterwards.
-func (g *Gateway) Set(c Config) error {
+// which names the bad route, nothing is changed. The Server keeps c's slices: do not write to them afterwards.
+func (s *Server) Set(c Config) error {
 	for {
-		old := g.state.Load()
-		next, err := g.compile(c, old)
+		old := s.state.Load()
+		next, err := s.compile(c, old)
 		if err != nil {
 			return fmt.Errorf("ingress: %w", err)
 		}
-		if g.state.CompareAndSwap(old, next) {
+		if s.state.CompareAndSwap(old, next) {
 			return nil
 		}
 	}
@@ -135,19 +135,19 @@ func (g *Gateway) Set(c Config) error {
 
 // ServeHTTP accepts HTTP connections on l until ctx ends or Shutdown is called, and returns nil then. It closes l.
 // Connections that were accepted are served on until Shutdown.
-func (g *Gateway) ServeHTTP(ctx context.Context, l net.Listener) error {
-	return g.accept(ctx, l, g.server.Serve)
+func (s *Server) ServeHTTP(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, s.server.Serve)
 }
 
 // ServeHTTPS is ServeHTTP with TLS in front.
-func (g *Gateway) ServeHTTPS(ctx context.Context, l net.Listener) error {
-	return g.accept(ctx, l, func(l net.Listener) error { return g.server.ServeTLS(l, "", "") })
+func (s *Server) ServeHTTPS(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, func(l net.Listener) error { return s.server.ServeTLS(l, "", "") })
 }
 
-func (g *Gateway) accept(ctx context.Context, l net.Listener, serve func(net.Listener) error) error {
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Listener) error) error {
 	defer l.Close() // serve returns early, without closing, once the server is shut down
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	err := serve(guestListener{l, &g.guests})
+	err := serve(guestListener{l, &s.guests})
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -155,39 +155,39 @@ func (g *Gateway) accept(ctx context.Context, l net.Listener, serve func(net.Lis
 }
 
 // Shutdown stops accepting and waits for the requests and upgraded connections under way. When ctx ends first, the rest
-// is cut and ctx's error returned. The Gateway cannot be used again.
-func (g *Gateway) Shutdown(ctx context.Context) error {
-	err := g.server.Shutdown(ctx)
+// is cut and ctx's error returned. The Server cannot be used again.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.server.Shutdown(ctx)
 	if err == nil {
-		err = g.upgrades.wait(ctx)
+		err = s.upgrades.wait(ctx)
 	}
 	if err != nil {
-		g.stats.cut.Add(uint64(max(0, g.stats.inFlight.Load())))
+		s.stats.cut.Add(uint64(max(0, s.stats.inFlight.Load())))
 		err = fmt.Errorf("ingress: shutdown: connections were cut: %w", err)
 	}
-	g.cut()
-	g.server.Close()
-	g.upgrades.close()
-	g.upgrades.wait(context.Background()) // they end now: both sides are closed
-	g.backends.close()
+	s.cut()
+	s.server.Close()
+	s.upgrades.close()
+	s.upgrades.wait(context.Background()) // they end now: both sides are closed
+	s.backends.close()
 	return err
 }
 
 // serve is every request's way.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
-	g.stats.requests.Add(1)
-	g.stats.inFlight.Add(1)
-	defer g.stats.inFlight.Add(-1)
-	rq := newRequest(g, w, r)
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.stats.requests.Add(1)
+	s.stats.inFlight.Add(1)
+	defer s.stats.inFlight.Add(-1)
+	rq := newRequest(s, w, r)
 	// What net/http still writes when this has returned must not wait for the client without end.
-	defer func() { _ = rq.control.SetWriteDeadline(time.Now().Add(g.stallTimeout)) }()
+	defer func() { _ = rq.control.SetWriteDeadline(time.Now().Add(s.stallTimeout)) }()
 	if rq.body != nil {
 		defer rq.body.finish()
 	}
 	if r.ProtoMajor == 2 {
 		end, ok := rq.takePlace()
 		if !ok {
-			g.stats.refused.Add(1)
+			s.stats.refused.Add(1)
 			http.Error(w, "as many requests are under way as there may be", http.StatusServiceUnavailable)
 			return
 		}
@@ -198,19 +198,19 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := rq.parse(); err != nil {
-		g.stats.badRequest.Add(1)
+		s.stats.badRequest.Add(1)
 		w.Header()["Connection"] = []string{"close"}
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	rq.u = g.state.Load().upstream(r.Host, rq.target.Path)
+	rq.u = s.state.Load().upstream(r.Host, rq.target.Path)
 	switch {
 	case rq.u == nil:
-		g.stats.noRoute.Add(1)
+		s.stats.noRoute.Add(1)
 		http.Error(w, "no route for this host and path", http.StatusNotFound)
 	case upgradeOf(r) != "":
-		g.upgrades.begin(rq.client)
-		defer g.upgrades.end(rq.client)
+		s.upgrades.begin(rq.client)
+		defer s.upgrades.end(rq.client)
 		rq.pass()
 	default:
 		rq.pass()

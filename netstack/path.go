@@ -1,0 +1,289 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/fragment"
+	"tapestry.dev/tapestry/netstack/pace"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/refusal"
+	"tapestry.dev/tapestry/netstack/stack"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// Options are what a Path needs for its life.
+type Options struct {
+	// Flows is the flow table, usually in memory that outlives the process.
+	Flows *flow.Table
+	// Link is the way to other nodes; nil for a node alone.
+	Link Link
+	// Observer is told of flows, of their ends by Flows; nil tells nobody.
+	Observer Observer
+	// Logger gets what happens asynchronously; nil discards.
+	Logger *slog.Logger
+	// MTU is the pods' MTU until the first Config says otherwise.
+	MTU int
+	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes.
+	EgressIdle time.Duration
+	// Poller watches the stack's host sockets. It stays the caller's, who closes it after the Path; nil: the stack
+	// makes one.
+	Poller *poll.Poller
+	// Now is the clock of attachments' limits, monotonic; nil is time.Now.
+	Now func() time.Time
+}
+
+// maxFragmented is how many fragmented datagrams a node knows the ways of at once.
+const maxFragmented = 4096
+
+// Path is the packet path of one node: attachments, tables, the stack and the Link. Its methods are safe for concurrent
+// use.
+type Path struct {
+	log      *slog.Logger
+	flows    *flow.Table
+	link     Link
+	observer Observer
+
+	now         func() time.Time
+	attachments attachments
+	snapshot    atomic.Pointer[snapshot]
+	ready       chan struct{} // closed by the first Set: nothing is read from an attachment before (fail closed)
+	stack       *stack.Stack
+	fragments   *fragment.Table
+	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
+	refusals *refusal.Limit
+
+	workers workers
+	running sync.WaitGroup
+
+	mu     sync.Mutex // guards below and Set
+	closed bool
+}
+
+// New makes a Path. It forwards nothing before the first Set.
+func New(o Options) (*Path, error) {
+	if o.Flows == nil {
+		return nil, errors.New("netstack: Options.Flows is required")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	path := &Path{
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
+		refusals: refusal.NewLimit(o.Now, rand.Uint64()), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
+	}
+	if o.Observer != nil {
+		o.Flows.OnEnd(o.Observer.Ended)
+	}
+	path.attachments.table.Store(&attachmentTable{})
+	path.workers.path = path
+	var err error
+	if path.stack, err = stack.New(stack.Options{
+		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
+		Refusals: path.refusals,
+	}); err != nil {
+		return nil, err
+	}
+	return path, nil
+}
+
+// Stack is the part of the node that ends connections.
+func (p *Path) Stack() *stack.Stack { return p.stack }
+
+// Set replaces what the node knows of the cluster; p is nil where everything may be. Flows survive: one that may go on
+// no longer is found at its next packet. What is equal to what was set before, Balancer and Policy by ==, changes
+// nothing, and no flow is looked at anew. Nothing that c holds may be changed afterwards.
+func (p *Path) Set(c Config, b Balancer, policy Policy) error {
+	if b == nil {
+		return errors.New("netstack: Set needs a Balancer")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.snapshot.Load()
+	generation := uint32(1)
+	if before != nil {
+		if before.isOf(&c, b, policy) {
+			return nil
+		}
+		generation = before.generation + 1
+	}
+	s := compile(c, b, policy, generation)
+	g := stack.Config{Local: c.LocalAddrs, MTU: c.MTU}
+	for _, a := range s.stackAddrs {
+		g.Addrs = append(g.Addrs, a.Netip())
+	}
+	if err := p.stack.Set(g); err != nil {
+		return fmt.Errorf("netstack: %w", err)
+	}
+	p.snapshot.Store(s)
+	if before == nil {
+		close(p.ready)
+	}
+	return nil
+}
+
+// Attach adds an attachment and starts reading from its device, which the Path closes at Detach or Close.
+func (p *Path) Attach(c AttachmentConfig, dev Device) error {
+	att := &Attachment{AttachmentConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads()}
+	att.limit = pace.New(c.Limit, p.now, func(frame []byte) { p.write(att, frame) })
+	for _, a := range c.Addrs {
+		att.addrs = append(att.addrs, packet.AddrFrom(a))
+	}
+	att.owner = flow.OwnerNode
+	if c.Kind == PodTAP && len(att.addrs) > 0 {
+		att.owner = ownerAt(att.addrs[0])
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return fmt.Errorf("attach %s: the node is closed", c.Name)
+	}
+	if err := p.attachments.add(att); err != nil {
+		return err
+	}
+	p.running.Add(1)
+	go p.read(att)
+	return nil
+}
+
+// write writes a frame that has waited for att's limit.
+func (p *Path) write(att *Attachment, frame []byte) {
+	w := p.workers.get()
+	defer p.workers.put(w)
+	if fault := w.pkt.ParseFrame(frame); fault != packet.Good {
+		w.drops[faultReason(fault)].Add(1)
+	} else if !w.write(&w.pkt, att) {
+		w.drops[TAPDown].Add(1)
+	}
+}
+
+func (p *Path) read(att *Attachment) {
+	defer p.running.Done()
+	<-p.ready
+	w := p.workers.get()
+	defer p.workers.put(w)
+	w.from = att
+	if err := att.dev.Run(w.fromTAP, w.rest); err != nil {
+		p.log.Error("an attachment stopped", "attachment", att.Name, "err", err)
+		if _, still := p.attachments.remove(att.Name, att); still {
+			att.close()
+		}
+	}
+}
+
+// Detach removes an attachment and closes its device. It reports whether there was one.
+func (p *Path) Detach(name string) bool {
+	att, ok := p.attachments.remove(name, nil)
+	if !ok {
+		return false
+	}
+	att.close()
+	for _, a := range att.Addrs {
+		p.stack.Forget(a)
+	}
+	return true
+}
+
+// Attachments gives the counters of every attachment, sorted by name.
+func (p *Path) Attachments() []AttachmentStats {
+	t := p.attachments.table.Load()
+	out := make([]AttachmentStats, 0, len(t.byName))
+	for _, att := range t.byName {
+		out = append(out, AttachmentStats{
+			Name: att.Name, Addrs: att.Addrs,
+			ToPackets: att.toTAP.packets.Load(), ToBytes: att.toTAP.bytes.Load(),
+			FromPackets: att.fromTAP.packets.Load(), FromBytes: att.fromTAP.bytes.Load(),
+			Down: att.down.Load(), OverLimit: att.overLimit.Load(), Offloads: att.dev.Offloads().String(),
+		})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// Stats counts packets by Verdict and drops by DropReason, since start.
+type Stats struct {
+	Verdicts map[string]uint64
+	Drops    map[string]uint64
+}
+
+// Stats sums the workers' counters. Reasons and verdicts that did not occur are left out.
+func (p *Path) Stats() Stats { return p.workers.stats() }
+
+// FromLink takes a batch of decrypted packets that came from one peer, in order. packets is borrowed.
+func (p *Path) FromLink(id uint64, packets [][]byte) {
+	w := p.workers.get()
+	w.fromLink(id, packets)
+	p.workers.put(w)
+}
+
+// fromStack takes a superframe that the stack sent, and gives a buffer in exchange.
+func (p *Path) fromStack(frame []byte) []byte {
+	w := p.workers.get()
+	defer p.workers.put(w)
+	return w.fromStack(frame)
+}
+
+// fromRelay takes an IP packet that one of the stack's relays made. It is borrowed.
+func (p *Path) fromRelay(ip []byte, vnet packet.VNetHdr) {
+	w := p.workers.get()
+	defer p.workers.put(w)
+	w.fromRelay(ip, vnet)
+}
+
+// pace tells a sender inside of the node, which can wait, whether a pod of this node is limited, and how long to wait
+// now.
+func (p *Path) pace(pod packet.Addr) (limited bool, wait time.Duration) {
+	att := p.attachments.table.Load().byAddr[pod]
+	if att == nil || att.limit == nil {
+		return false, 0
+	}
+	return true, att.limit.Wait()
+}
+
+// Local reports whether a pod of this node has the address.
+func (p *Path) Local(a netip.Addr) bool {
+	return p.attachments.table.Load().byAddr[packet.AddrFrom(a)] != nil
+}
+
+// Attached reports whether there is an attachment of that name. One whose device has gone is there no longer.
+func (p *Path) Attached(name string) bool {
+	return p.attachments.table.Load().byName[name] != nil
+}
+
+// Run keeps the flow table's clock and sweeps it until ctx ends.
+func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }
+
+// Close closes the devices of all attachments and stops the stack. The flow table stays whole for the next agent. The
+// attachments keep their addresses, so that what the Link still brings for them is lost and not refused: connections
+// are to go on in the next agent.
+func (p *Path) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	if p.snapshot.Load() == nil {
+		close(p.ready)
+	}
+	p.mu.Unlock()
+	for _, att := range p.attachments.table.Load().byName {
+		att.close()
+	}
+	p.running.Wait()
+	p.stack.Close()
+	return nil
+}
