@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// These tests prove what this package takes for granted of the kernel (drivers/net/tun.c).
+// These tests prove what this package assumes about the kernel (drivers/net/tun.c).
 
 // The namespace of a TAP is that of the thread that opened /dev/net/tun, wherever TUNSETIFF is called.
 func TestAssumeNamespaceOfOpen(t *testing.T) {
@@ -47,7 +47,7 @@ func TestAssumeNamespaceOfOpen(t *testing.T) {
 	}
 }
 
-// While a queue is attached, a second attachment cannot bring in IFF_VNET_HDR: it is refused.
+// A second attachment is refused while a queue is attached, so it cannot bring in IFF_VNET_HDR.
 func TestAssumeOneQueue(t *testing.T) {
 	first := attachRaw(t, "single0", unix.IFF_TAP|unix.IFF_NO_PI)
 	if _, err := tap.Open("single0", nil); !errors.Is(err, unix.EBUSY) {
@@ -82,16 +82,16 @@ func control(f *os.File, g func(fd int) error) error {
 	return err
 }
 
-// Set in the environment of the other process that holds a descriptor.
+// holderVar is set in the environment of the other process, which holds a descriptor.
 const holderVar = "TAPESTRY_TEST_HOLDER"
 
-// A descriptor that another process received needs no capability there, keeps the device alive when its first holder
-// is killed, and the frames sent meanwhile wait in the queue.
+// A process that receives a descriptor needs no capability to use it. The device stays when its first holder is killed,
+// and frames sent meanwhile wait in the queue.
 func TestAssumeHolder(t *testing.T) {
 	ns, f := newPod(t, podA, macA)
 	first := hold(t, f)
 	f.Close()
-	// Only the holder has it now. What the pod sends waits.
+	// Only the holder has the descriptor now. What the pod sends waits in the queue.
 	c := listenUDP(t, ns, podA[0])
 	const frames = 100
 	for i := range frames {
@@ -172,7 +172,8 @@ func (h *holder) kill(t *testing.T) {
 	_ = h.cmd.Wait()
 }
 
-// TestHolderProcess is the other process; by itself it shows that its checks pass without a capability.
+// TestHolderProcess is the other process of TestAssumeHolder. Run on its own, it starts that process and shows that its
+// checks pass without a capability.
 func TestHolderProcess(t *testing.T) {
 	if os.Getenv(holderVar) == "" {
 		_, f := newPod(t, podA, macA)
@@ -228,8 +229,8 @@ func receiveFile(t *testing.T, c *net.UnixConn) *os.File {
 // attachVar names the device that another process is to attach to.
 const attachVar = "TAPESTRY_TEST_ATTACH"
 
-// The owner of a persistent device attaches without a capability, and so does anybody where no owner is set. Somebody
-// else's device is refused, and an owner that the user namespace does not map cannot be set.
+// The owner of a persistent device attaches without a capability, and so does anybody if no owner is set. Another
+// user's device is refused, and an owner that the user namespace does not map cannot be set.
 func TestAssumeOwner(t *testing.T) {
 	const stranger = 1
 	for _, tc := range []struct {
@@ -238,7 +239,7 @@ func TestAssumeOwner(t *testing.T) {
 	}{{os.Getuid(), false}, {-1, false}, {stranger, true}} {
 		f, err := tap.Create(nil, tap.Config{Name: "owned0", Owner: tc.owner, Persist: true})
 		if tc.owner == stranger && errors.Is(err, unix.EINVAL) {
-			continue // we are an ordinary user's root
+			continue // the test runs as root of an ordinary user's namespace
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -258,7 +259,7 @@ func TestAssumeOwner(t *testing.T) {
 	}
 }
 
-// TestAttachProcess is the other process; by itself it attaches as the maker of the device.
+// TestAttachProcess is the other process of TestAssumeOwner. Run on its own, it attaches to a device that it has made.
 func TestAttachProcess(t *testing.T) {
 	name := os.Getenv(attachVar)
 	if name == "" {
@@ -280,8 +281,8 @@ func TestAttachProcess(t *testing.T) {
 	}
 }
 
-// other prepares a process that runs one test in a user namespace below ours, where it has the same user but no
-// capability over any of our namespaces.
+// other prepares a process that runs one test in a child user namespace. There it has the same user but no capability
+// over any namespace of the parent.
 func other(test, env string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+test+"$")
 	cmd.Env = append(os.Environ(), env, "GORACE=atexit_sleep_ms=0")

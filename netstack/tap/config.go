@@ -6,55 +6,54 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// RouterMAC is the Ethernet address that every pod and the host TAP know their router by. It is the same on all
-// nodes.
+// RouterMAC is the Ethernet address of the router, as every pod and the host TAP know it. It is the same on all nodes.
 var RouterMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x01}
 
-// HostMAC is the Ethernet address of the host's own TAP, the same on all nodes, since it is seen only by its own
-// router.
+// HostMAC is the Ethernet address of the host TAP. It is the same on all nodes, because only that node's router sees
+// it.
 var HostMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x02}
 
-// The next hops that pods and the host send everything to. They are never resolved: a permanent neighbour entry with
-// RouterMAC goes with them.
+// Router4 and Router6 are the next hops of everything that pods and the host TAP send. They are never resolved: a
+// permanent neighbour entry maps them to RouterMAC.
 var (
 	Router4 = netip.AddrFrom4([4]byte{169, 254, 1, 1})
 	Router6 = netip.MustParseAddr("fe80::1")
 )
 
-// DefaultTxQueueLen is how many frames wait in a TAP for its reader before the kernel drops.
+// DefaultTxQueueLen is the number of frames that wait in a TAP for its reader before the kernel drops further ones.
 const DefaultTxQueueLen = 1000
 
 // Config describes a TAP device as its namespace sees it.
 type Config struct {
-	// Name of the interface, 1 to 15 bytes.
+	// Name of the interface, 1 to 15 bytes long.
 	Name string
-	// MAC of the interface; zero leaves it to the kernel.
+	// MAC of the interface. The zero MAC leaves the choice to the kernel.
 	MAC packet.MAC
-	// MTU in bytes, 0 for 1500.
+	// MTU in bytes; 0 means 1500.
 	MTU int
 	// Addrs are the interface's addresses, usually host prefixes (/32, /128).
 	Addrs     []netip.Prefix
 	Routes    []Route
 	Neighbors []Neighbor
-	// TxQueueLen in frames (superframes count one); 0 is DefaultTxQueueLen.
+	// TxQueueLen in frames, where a superframe counts as one; 0 means DefaultTxQueueLen.
 	TxQueueLen int
-	// Owner is the uid that may attach without a capability; -1 leaves it open to everybody who can open /dev/net/tun
-	// in that namespace, or, with Reuse, as it was.
+	// Owner is the uid that may attach without a capability. With -1, everybody who can open /dev/net/tun in that
+	// namespace may attach, or, with Reuse, whoever could before.
 	Owner int
-	// Persist keeps the device when its last descriptor is closed.
+	// Persist keeps the device after its last descriptor is closed.
 	Persist bool
-	// Reuse takes over a TAP of this name when there is one and makes it as described, so that Create is idempotent.
+	// Reuse takes over an existing TAP of this name and configures it as described, so that Create is idempotent.
 	Reuse bool
 }
 
 // Route is a route through the device.
 type Route struct {
 	Dst netip.Prefix
-	// Via is the next hop; the zero Addr for a destination on the link.
+	// Via is the next hop; the zero Addr means a destination on the link.
 	Via netip.Addr
-	// Src is the preferred source address; the zero Addr for the kernel's choice.
+	// Src is the preferred source address; the zero Addr leaves the choice to the kernel.
 	Src netip.Addr
-	// OnLink says the next hop is reachable though no address of the interface covers it.
+	// OnLink says that the next hop is reachable although no address of the interface covers it.
 	OnLink bool
 }
 
@@ -64,7 +63,8 @@ type Neighbor struct {
 	MAC  packet.MAC
 }
 
-// PodConfig is the eth0 of a pod: its addresses as host prefixes and everything else by way of the router.
+// PodConfig returns the configuration of a pod's eth0: its addresses as host prefixes, and default routes through the
+// router. mtu is in bytes.
 func PodConfig(addrs []netip.Addr, mac packet.MAC, mtu int) Config {
 	c := Config{Name: "eth0", MAC: mac, MTU: mtu, Owner: -1}
 	for _, a := range addrs {
@@ -75,9 +75,9 @@ func PodConfig(addrs []netip.Addr, mac packet.MAC, mtu int) Config {
 	return c
 }
 
-// HostConfig is the host's own attachment: addrs are its addresses (one per family), and traffic to the ranges, those
-// of pods and Services, goes through it with the address of the same family as source. Ranges of a family without an
-// address are left out. owner is the uid of the agent that will open it.
+// HostConfig returns the configuration of the host TAP. addrs are its addresses, one per family. ranges are those of
+// pods and Services: the host routes them through the TAP, with the address of the same family as source. Ranges of a
+// family without an address are left out. mtu is in bytes, and owner is the uid of the agent that will open the TAP.
 func HostConfig(name string, addrs []netip.Addr, ranges []netip.Prefix, mtu, owner int) Config {
 	c := Config{Name: name, MAC: HostMAC, MTU: mtu, Owner: owner, Persist: true, Reuse: true}
 	for _, a := range addrs {
@@ -91,7 +91,7 @@ func HostConfig(name string, addrs []netip.Addr, ranges []netip.Prefix, mtu, own
 	return c
 }
 
-// addAddr gives the device one more address, and its family's router a neighbour entry.
+// addAddr adds an address to the device, and a neighbour entry for the router of its family.
 func (c *Config) addAddr(a netip.Addr) {
 	c.Addrs = append(c.Addrs, netip.PrefixFrom(a, a.BitLen()))
 	n := Neighbor{Addr: routerFor(a), MAC: RouterMAC}

@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// configure makes the device look as c says. It runs inside the namespace, for /proc/sys/net shows that of the
-// reader.
+// configure brings the device into the state that c describes. It runs inside the namespace, because /proc/sys/net
+// shows the settings of the reader's namespace.
 func configure(h *netlink.Handle, c Config) error {
 	link, err := h.LinkByName(c.Name)
 	if err != nil {
@@ -60,12 +60,12 @@ func configure(h *netlink.Handle, c Config) error {
 	return nil
 }
 
-// localTime is how long the kernel may take to hear on an address.
+// localTime is the longest time that awaitLocal waits for one address.
 const localTime = time.Second
 
-// awaitLocal returns when the kernel takes packets to an IPv6 address in, or after localTime: it sends from one that
-// was added without detection of duplicates at once, but makes the route by which it hears on it in a work queue
-// (addrconf_dad_work, net/ipv6/addrconf.c). On a busy machine the first answer to a pod was lost by that.
+// awaitLocal returns when the kernel accepts packets to an IPv6 address, or after localTime. The kernel sends from an
+// address without duplicate detection at once, but makes the route for packets to that address later, in a work queue
+// (addrconf_dad_work in net/ipv6/addrconf.c). Without this wait the first answer to a pod was lost on a busy machine.
 func awaitLocal(h *netlink.Handle, a netip.Addr) {
 	for end := time.Now().Add(localTime); a.Is6() && time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
 		routes, err := h.RouteGet(a.AsSlice())
@@ -96,8 +96,9 @@ func configureLink(h *netlink.Handle, link netlink.Link, c Config) error {
 	return nil
 }
 
-// quietIPv6 switches IPv6 on the interface on or off, and off what it would send on its own. Where /proc/sys is
-// read-only (a container) the kernel's defaults remain: addresses are added without detection of duplicates anyway.
+// quietIPv6 switches IPv6 on the interface on or off. When it is on, duplicate detection and router advertisements are
+// off. Where /proc/sys is read-only (in a container) the kernel's defaults remain, which does little harm: every
+// address is added without duplicate detection anyway.
 func quietIPv6(name string, on bool) error {
 	dir := "net/ipv6/conf/" + name + "/"
 	if _, err := os.Stat("/proc/sys/" + dir); err != nil {
@@ -122,7 +123,7 @@ func quietIPv6(name string, on bool) error {
 func addAddr(h *netlink.Handle, link netlink.Link, p netip.Prefix) error {
 	a := &netlink.Addr{IPNet: ipNet(p)}
 	if p.Addr().Is6() {
-		a.Flags = unix.IFA_F_NODAD // usable at once, and nobody else can have it
+		a.Flags = unix.IFA_F_NODAD // the address is usable at once; no other host can have it
 	}
 	if err := h.AddrReplace(link, a); err != nil {
 		return fmt.Errorf("add address %s: %w", p, err)
@@ -150,7 +151,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// prune removes the addresses and routes of an earlier configuration; what the kernel made itself stays.
+// prune removes the addresses and routes of an earlier configuration. What the kernel added by itself stays.
 func prune(h *netlink.Handle, link netlink.Link, c Config) error {
 	wanted := map[string]bool{}
 	for _, p := range c.Addrs {

@@ -14,12 +14,12 @@ import (
 
 const device = "/dev/net/tun"
 
-// ErrExists tells that there is an interface of that name already.
+// ErrExists says that an interface of that name exists already.
 var ErrExists = errors.New("an interface of that name exists already")
 
-// Create makes a TAP in ns, brings it up with all that c says, and returns a descriptor with virtio-net header and
-// offloads on. The caller owns it; without c.Persist the device goes with its last duplicate. It needs CAP_NET_ADMIN
-// over the namespace. On an error nothing new is left behind.
+// Create makes a TAP in ns, configures it as c says and brings it up. It returns a descriptor with virtio-net header
+// and offloads on, which the caller owns. Without c.Persist the device is deleted when the last duplicate of the
+// descriptor is closed. Create needs CAP_NET_ADMIN over the namespace. After an error no new device is left behind.
 func Create(ns *Namespace, c Config) (*os.File, error) {
 	if c.Name == "" || len(c.Name) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("create tap: the name %q must have 1 to %d bytes", c.Name, unix.IFNAMSIZ-1)
@@ -79,8 +79,8 @@ func create(c Config) (f *os.File, err error) {
 	return f, nil
 }
 
-// makeDevice makes a persistent TAP. When an ioctl fails water leaks its descriptor, which is why the device file is
-// tried first: what remains is a missing capability.
+// makeDevice makes a persistent TAP. It opens the device file itself first, because water leaks its descriptor when an
+// ioctl fails. After that the only likely error is a missing capability.
 func makeDevice(name string) error {
 	fd, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -100,15 +100,16 @@ func makeDevice(name string) error {
 	return ifce.Close()
 }
 
-// remove deletes the device, which is persistent from water's hand until own said otherwise.
+// remove deletes a device after a failed Create. water made it persistent, so closing its descriptor would not delete
+// it.
 func remove(h *netlink.Handle, name string) {
 	if l, err := h.LinkByName(name); err == nil {
 		_ = h.LinkDel(l)
 	}
 }
 
-// Open attaches to a TAP that exists in ns. No capability is needed when the device's owner is the caller. One
-// descriptor, with its duplicates, can be attached at a time; otherwise the error is EBUSY.
+// Open attaches to an existing TAP in ns. It needs no capability when the caller is the device's owner. Only one
+// descriptor, with its duplicates, can be attached at a time; while another one is, the error is EBUSY.
 func Open(name string, ns *Namespace) (*os.File, error) {
 	var f *os.File
 	err := ns.Do(func() (err error) {
@@ -128,16 +129,16 @@ func Open(name string, ns *Namespace) (*os.File, error) {
 	return f, nil
 }
 
-// ErrNoDevice tells that an interface is not there.
+// ErrNoDevice says that an interface does not exist.
 var ErrNoDevice = errors.New("there is no such interface")
 
-// Configure makes the TAP that f is attached to, in ns, look as c says, as Create with c.Reuse does. It is for a
-// persistent device whose only queue is in use. The error wraps ErrNoDevice when c.Name is not the name of f's device
-// or not in ns.
+// Configure brings the TAP that f is attached to, in ns, into the state that c describes, as Create does with c.Reuse.
+// It is for a persistent device whose only queue is in use. The error wraps ErrNoDevice when c.Name is not the name of
+// f's device, or is not in ns.
 func Configure(ns *Namespace, f *os.File, c Config) error {
 	err := ns.Do(func() error {
 		info, err := Check(f)
-		if errors.Is(err, unix.EBADFD) || err == nil && info.Name != c.Name { // the device was deleted, or is another
+		if errors.Is(err, unix.EBADFD) || err == nil && info.Name != c.Name { // the device was deleted, or has another name
 			return ErrNoDevice
 		}
 		if err != nil {
@@ -163,7 +164,7 @@ func Configure(ns *Namespace, f *os.File, c Config) error {
 	return nil
 }
 
-// attach opens the queue of an existing TAP in the thread's namespace.
+// attach opens the queue of an existing TAP in the thread's namespace, with the virtio-net header.
 func attach(name string) (*os.File, error) {
 	fd, err := unix.Open(device, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// link joins two pods' devices: what one sends arrives at the other. observe sees each superframe and says whether it
-// goes on.
+// link joins two pods' devices: each gets what the other sends. observe sees each superframe and returns whether it is
+// passed on.
 func link(t testing.TB, a, b *tap.Device, observe func(frame []byte) bool) {
 	t.Helper()
 	var running sync.WaitGroup
@@ -48,7 +48,7 @@ func link(t testing.TB, a, b *tap.Device, observe func(frame []byte) bool) {
 	})
 }
 
-// pods are two namespaces whose TAPs are joined.
+// pods makes two namespaces whose TAPs are joined.
 func pods(t testing.TB, o tap.Options, observe func([]byte) bool) (a, b *tap.Namespace) {
 	t.Helper()
 	nsA, fA := newPod(t, podA, macA)
@@ -85,7 +85,8 @@ func listen(t testing.TB, ns *tap.Namespace, addr netip.Addr) net.Listener {
 	return l
 }
 
-// transfer sends n bytes, one MiB or several, from a to b's address and waits until all arrived.
+// transfer sends n bytes, a multiple of 1 MiB if more than that, from a to b's address and waits until all have
+// arrived.
 func transfer(t testing.TB, a, b *tap.Namespace, addr netip.Addr, n int) {
 	t.Helper()
 	l := listen(t, b, addr)
@@ -313,7 +314,7 @@ func TestNoAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(200, func() { d.Write(frame) }); n != 0 {
 		t.Errorf("Write: %v allocations", n)
 	}
-	// Under -race a sync.Pool forgets on purpose.
+	// Under -race a sync.Pool drops some values on purpose.
 	if n := testing.AllocsPerRun(200, func() { d.Writev(pieces) }); n != 0 && !raceEnabled {
 		t.Errorf("Writev: %v allocations", n)
 	}
@@ -322,7 +323,8 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("failing Write: %v allocations", n)
 	}
 
-	// Reading: each datagram the pod sends comes out of Run, on another goroutine, whose allocations count as well.
+	// Run is measured too: it reads every datagram of the pod on another goroutine, whose allocations are counted as
+	// well.
 	got := make(chan struct{})
 	go d.Run(func(b []byte) []byte {
 		if len(b) == packet.HeadLen+28+1000 {

@@ -12,9 +12,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Inspect compares a TAP in ns with what c says, and tells all that differs; nil for nothing. What c leaves to the
-// kernel may be anything, and what the interface has besides is not looked at. A TAP of which nobody holds a descriptor
-// differs, too.
+// Inspect compares a TAP in ns with c. The error names every difference; nil means there is none. Fields of c that
+// leave a choice to the kernel match anything, and addresses and routes beyond those in c are ignored. A TAP of which
+// nobody holds a descriptor counts as different.
 func Inspect(ns *Namespace, c Config) error {
 	return withLink(ns, "inspect", c.Name, func(h *netlink.Handle, link netlink.Link) error {
 		return errors.Join(
@@ -84,7 +84,7 @@ func inspectRoutes(h *netlink.Handle, link netlink.Link, c Config) error {
 	return errors.Join(errs...)
 }
 
-// sameDst compares destinations; that of a default route may be left out by the kernel.
+// sameDst compares destinations. The kernel may leave out the destination of a default route.
 func sameDst(r *netlink.Route, want Route) bool {
 	if r.Dst == nil {
 		family := unix.AF_INET6
@@ -113,8 +113,8 @@ func inspectNeighbors(h *netlink.Handle, link netlink.Link, c Config) error {
 	return errors.Join(errs...)
 }
 
-// Remove deletes a TAP from ns, whoever holds its descriptors. It is no error when there is none of that name; an
-// interface of another kind is left alone, which is one.
+// Remove deletes a TAP from ns, whoever holds its descriptors. It returns nil when no interface has that name. It
+// leaves an interface of another kind alone and returns an error.
 func Remove(ns *Namespace, name string) error {
 	err := withLink(ns, "delete", name, func(h *netlink.Handle, l netlink.Link) error {
 		if l.Type() != "tuntap" {

@@ -11,10 +11,11 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Offloads is what the kernel may leave undone in the frames it hands over, and what it does for those it is given.
+// Offloads is a set of tasks that the kernel may leave undone in the frames it hands over, and does itself for the
+// frames it is given.
 type Offloads uint8
 
-// The offloads. Segmentation depends on Csum (drivers/net/tun.c, set_offload).
+// The single offloads. Segmentation depends on Csum (set_offload in drivers/net/tun.c).
 const (
 	Csum Offloads = unix.TUN_F_CSUM // checksums left partial
 	TSO4 Offloads = unix.TUN_F_TSO4 // TCP superframes
@@ -43,21 +44,21 @@ func (o Offloads) String() string {
 // Refusal says why an offload that was wanted is not in use.
 type Refusal struct {
 	Offload Offloads
-	// Err is the kernel's: it did not accept TUNSETOFFLOAD, or a frame of the self-test.
+	// Err is the kernel's error, either for TUNSETOFFLOAD or for a frame of the self-test.
 	Err error
 }
 
-// Info is what the kernel says of a TAP descriptor.
+// Info describes a TAP descriptor, as the kernel reports it.
 type Info struct {
 	Name     string   // the interface's name in its own namespace
 	Flags    uint16   // IFF_TAP, IFF_VNET_HDR, IFF_PERSIST, ...
-	Offloads Offloads // accepted
+	Offloads Offloads // accepted by the kernel
 	Refused  []Refusal
 }
 
-// Check makes sure that f, which may come from another process, is an attached TAP with virtio-net header, and brings
-// it into the state this package works with: non-blocking, 10-byte little-endian header, all offloads the kernel
-// accepts. f stays the caller's.
+// Check verifies that f, which may come from another process, is an attached TAP with virtio-net header. It brings f
+// into the state this package works with: non-blocking, a 10-byte little-endian header, and all offloads that the
+// kernel accepts. f stays the caller's.
 func Check(f *os.File) (Info, error) {
 	var info Info
 	var err error
@@ -75,8 +76,8 @@ func check(fd int, want Offloads) (Info, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return Info{}, err
 	}
-	// 10:200 is /dev/net/tun (Documentation/admin-guide/devices.txt). Asked first: an ioctl number means something
-	// else to another driver.
+	// 10:200 is /dev/net/tun (Documentation/admin-guide/devices.txt). This is checked before any ioctl, because an
+	// ioctl number means something else to another driver.
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(10, 200) {
 		return Info{}, errors.New("it must be a descriptor of " + device)
 	}
@@ -101,7 +102,7 @@ func check(fd int, want Offloads) (Info, error) {
 	return info, err
 }
 
-// setFlags attaches fd to the TAP called name.
+// setFlags attaches fd to the TAP called name, with the virtio-net header and all offloads that the kernel accepts.
 func setFlags(fd int, name string) error {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
@@ -125,7 +126,7 @@ func setHeader(fd int) error {
 	return os.NewSyscallError("TUNSETVNETLE", unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1))
 }
 
-// setOffloads asks for want and, one by one, for less until the kernel accepts.
+// setOffloads asks the kernel for want, and leaves out one offload after the other until the kernel accepts the rest.
 func setOffloads(fd int, want Offloads) (Offloads, []Refusal, error) {
 	if want&Csum == 0 {
 		want = 0
@@ -144,7 +145,7 @@ func setOffloads(fd int, want Offloads) (Offloads, []Refusal, error) {
 	return 0, nil, err
 }
 
-// own sets who may attach later and whether the device outlives its descriptors.
+// own sets which user may attach later, and whether the device outlives its descriptors.
 func own(f *os.File, c Config) error {
 	persist := 0
 	if c.Persist {

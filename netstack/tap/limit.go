@@ -9,29 +9,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rate limits what an interface sends, or is sent.
+// Rate is a limit on what an interface sends or is sent.
 type Rate struct {
-	// Bits per second, at least 8.
+	// Bits is the rate in bits per second, at least 8.
 	Bits uint64
-	// Burst in bits is what may be sent at once after a silence. Less than two superframes, or more than a second's worth,
-	// is brought within: with less nothing would ever be sent, and with more there would be no limit to speak of.
+	// Burst is how many bits may be sent at once after a silence. It is raised to two superframes, since with less
+	// nothing would ever be sent, and lowered to what Bits allows in a second, since with more there would hardly be a
+	// limit.
 	Burst uint64
 }
 
-// queueTime is how long a packet waits for its turn at most before it is dropped.
+// queueTime is the longest time that a packet waits for its turn. Then it is dropped.
 const queueTime = 0.025 // seconds
 
-// minBurst in bytes lets a superframe through in one piece.
+// minBurst is in bytes. It lets a superframe through in one piece.
 const minBurst = 2 * 64 << 10
 
-// limits are what the kernel's token bucket (tc-tbf(8)) is told.
+// limits are the parameters of the kernel's token bucket (tc-tbf(8)).
 type limits struct {
 	rate   uint64 // bytes per second
-	buffer uint32 // in the kernel's ticks: how long the burst takes at that rate
+	buffer uint32 // how long the burst takes at that rate, in the kernel's ticks
 	queue  uint32 // bytes that may wait
 }
 
-// BurstBytes is how many bytes may come at once.
+// BurstBytes returns how many bytes may be sent at once, after the bounds of Burst.
 func (r Rate) BurstBytes() uint64 {
 	return min(max(minBurst, min(r.Burst, r.Bits)/8), math.MaxUint32/2)
 }
@@ -43,8 +44,8 @@ func (r Rate) limits() limits {
 	return limits{rate, uint32(min(ticks, math.MaxUint32)), uint32(min(queue, math.MaxUint32))}
 }
 
-// Limit has the kernel hold back what an interface in ns sends beyond a rate, in place of an earlier limit. It counts
-// bytes of Ethernet frames.
+// Limit makes the kernel hold back what an interface in ns sends beyond a rate. It replaces an earlier limit. It counts
+// the bytes of Ethernet frames.
 func Limit(ns *Namespace, name string, r Rate) error {
 	if r.Bits < 8 {
 		return fmt.Errorf("limit interface %s: %d bits per second are less than a byte", name, r.Bits)
@@ -63,7 +64,7 @@ func Limit(ns *Namespace, name string, r Rate) error {
 	})
 }
 
-// Limited tells the limit in bits per second that Limit gave an interface in ns; 0 for none.
+// Limited returns the limit, in bits per second, that Limit set on an interface in ns; 0 means none.
 func Limited(ns *Namespace, name string) (bits uint64, err error) {
 	err = withLink(ns, "inspect", name, func(h *netlink.Handle, l netlink.Link) error {
 		list, err := h.QdiscList(l)

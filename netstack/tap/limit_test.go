@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// What a pod sends comes no faster than its limit says.
+// Packets of a pod arrive no faster than its limit allows.
 func TestLimit(t *testing.T) {
 	ns, f := newPod(t, podA, macA)
 	if bits, err := tap.Limited(ns, "eth0"); bits != 0 || err != nil {

@@ -12,8 +12,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// NewBridge makes a kernel bridge in ns and brings it up. It has no IPv6 of its own, so it sends nothing by itself.
-// Without multicast snooping, neighbour discovery works from the first frame. mtu is in bytes, 0 for 1500.
+// NewBridge makes a kernel bridge in ns and brings it up. The bridge has no IPv6 address, so it sends nothing by
+// itself. It has no multicast snooping, so neighbour discovery works from the first frame. mtu is in bytes; 0 means
+// 1500.
 func NewBridge(ns *Namespace, name string, mtu int) error {
 	err := withHandle(ns, func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
@@ -38,11 +39,11 @@ func NewBridge(ns *Namespace, name string, mtu int) error {
 type End struct {
 	Namespace *Namespace
 	Name      string
-	// MAC of the interface; zero leaves it to the kernel.
+	// MAC of the interface. The zero MAC leaves the choice to the kernel.
 	MAC packet.MAC
 }
 
-// NewVeth makes a pair of joined interfaces and brings both up. mtu is in bytes, 0 for 1500.
+// NewVeth makes a veth pair and brings both ends up. mtu is in bytes; 0 means 1500.
 func NewVeth(a, b End, mtu int) error {
 	err := withHandle(a.Namespace, func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
@@ -83,7 +84,7 @@ type VXLAN struct {
 	Local, Remote netip.Addr
 	// Port is the UDP port of both sides.
 	Port uint16
-	// MTU in bytes, 0 for 1500. The tunnel adds 50 over IPv4, 70 over IPv6.
+	// MTU in bytes; 0 means 1500. The tunnel adds 50 bytes over IPv4 and 70 over IPv6.
 	MTU int
 }
 
@@ -119,8 +120,8 @@ func SetMTU(ns *Namespace, name string, mtu int) error {
 	return withLink(ns, "set mtu of", name, func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, mtu) })
 }
 
-// SetBridge makes the interface a port of the bridge, moving it there from another; the empty name takes it out. A
-// port has no IPv6 of its own.
+// SetBridge makes the interface a port of the bridge, and moves it there if it is in another one. The empty name takes
+// it out of its bridge. A port has no IPv6 of its own.
 func SetBridge(ns *Namespace, name, bridge string) error {
 	return withLink(ns, "set bridge of", name, func(h *netlink.Handle, l netlink.Link) error {
 		if bridge == "" {
@@ -154,7 +155,7 @@ func AddRoute(ns *Namespace, name string, r Route) error {
 	})
 }
 
-// MTUOf is the MTU in bytes of the interface in ns that has one of the addresses; 0 when none has.
+// MTUOf returns the MTU, in bytes, of the interface in ns that has one of the addresses; 0 when no interface has.
 func MTUOf(ns *Namespace, addrs []netip.Addr) (int, error) {
 	mtu := 0
 	err := withHandle(ns, func(h *netlink.Handle) error {

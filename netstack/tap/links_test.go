@@ -119,7 +119,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestCongestionControl asks for what no kernel has, and for what every kernel grants to everybody.
+// TestCongestionControl asks for an algorithm that no kernel has, and for one that every kernel allows everywhere.
 func TestCongestionControl(t *testing.T) {
 	ns := newNamespace(t)
 	check(t, tap.SetCongestionControl(ns, "no-such", "reno"))

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Namespace is a network namespace, held by a descriptor only. Its methods may be called concurrently. Where a
-// *Namespace is a parameter, nil is the caller's own namespace.
+// Namespace is a network namespace, held by a descriptor only. Its methods may be called concurrently. Where a function
+// takes a *Namespace, nil means the caller's own namespace.
 type Namespace struct {
 	file *os.File
 }
 
-// NewNamespace makes an empty network namespace, its loopback interface down. It needs CAP_SYS_ADMIN.
+// NewNamespace makes an empty network namespace, whose loopback interface is down. It needs CAP_SYS_ADMIN.
 func NewNamespace() (*Namespace, error) {
 	var ns *Namespace
 	err := onThread(func() (err error) {
@@ -47,7 +47,8 @@ func OpenNamespace(path string) (*Namespace, error) {
 	return ns, err
 }
 
-// NamespaceFromFile makes a Namespace of a descriptor received from elsewhere, and owns it unless it is refused.
+// NamespaceFromFile makes a Namespace from a descriptor that was received from elsewhere. The Namespace owns f; on an
+// error f stays the caller's.
 func NamespaceFromFile(f *os.File) (*Namespace, error) {
 	typ, err := -1, error(nil)
 	if cerr := control(f, func(fd int) { typ, err = unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE) }); cerr != nil {
@@ -64,15 +65,15 @@ func CurrentNamespace() (*Namespace, error) {
 	return OpenNamespace("/proc/thread-self/ns/net")
 }
 
-// File is the descriptor, which stays the Namespace's.
+// File returns the descriptor, which the Namespace still owns.
 func (ns *Namespace) File() *os.File { return ns.file }
 
-// Close lets go of the namespace. The kernel takes it down, with all its interfaces, when nobody else holds it.
+// Close closes the descriptor. The kernel deletes the namespace with all its interfaces when nobody else holds it.
 func (ns *Namespace) Close() error { return ns.file.Close() }
 
 // Do calls f on an operating system thread that is inside the namespace. Files, sockets and processes that f makes
-// belong to the namespace for good; goroutines that f starts run outside. When the thread cannot be brought back it
-// is thrown away with its goroutine, and Do returns an error.
+// belong to the namespace for good, but goroutines that f starts run outside. If the thread cannot return to its own
+// namespace, Do returns an error, and the thread ends with its goroutine.
 func (ns *Namespace) Do(f func() error) error {
 	if ns == nil {
 		return f()
@@ -96,8 +97,8 @@ func (ns *Namespace) enter() error {
 	return nil
 }
 
-// onThread calls f on a locked thread and then restores the thread's network namespace. The thread of the caller is
-// used, not one made for the purpose: a thread that ends would fire the Pdeathsig of all children it ever started.
+// onThread calls f on a locked thread and then restores the thread's network namespace. It uses the caller's thread
+// instead of a new one: when a thread ends, the kernel sends the Pdeathsig to all children that the thread started.
 func onThread(f func() error) (err error) {
 	runtime.LockOSThread()
 	home, err := CurrentNamespace()
@@ -107,7 +108,7 @@ func onThread(f func() error) (err error) {
 	}
 	defer func() {
 		if back := home.enter(); back != nil {
-			// Still locked: the runtime ends the thread when the goroutine ends.
+			// The goroutine stays locked to the thread, so the runtime ends the thread with it.
 			err = errors.Join(err, fmt.Errorf("leave network namespace: %w", back))
 		} else {
 			runtime.UnlockOSThread()
@@ -122,7 +123,7 @@ func (ns *Namespace) Start(cmd *exec.Cmd) error {
 	return ns.Do(cmd.Start)
 }
 
-// Handle opens a netlink socket (NETLINK_ROUTE) that speaks for the namespace. The caller closes it.
+// Handle opens a netlink socket (NETLINK_ROUTE) in the namespace. The caller closes it.
 func (ns *Namespace) Handle() (*netlink.Handle, error) {
 	var h *netlink.Handle
 	err := ns.Do(func() (err error) {
@@ -138,7 +139,7 @@ func (ns *Namespace) Handle() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// control calls f with f's descriptor without touching its O_NONBLOCK flag, as Fd would.
+// control calls f with the file's descriptor. Unlike (*os.File).Fd, it does not clear O_NONBLOCK.
 func control(file *os.File, f func(fd int)) error {
 	rc, err := file.SyscallConn()
 	if err != nil {

@@ -28,8 +28,8 @@ func newPoller(t *testing.T, loops int) *poll.Poller {
 	return p
 }
 
-// polled is a pod whose TAP a Poller reads: what it sends to podB's port 9 comes to seen, the first four bytes of the
-// payload.
+// polled is a pod whose TAP a Poller reads. seen gets the first four bytes of the payload of every datagram that the
+// pod sends to podB's port 9.
 type polled struct {
 	dev  *tap.Device
 	conn *net.UDPConn
@@ -70,7 +70,8 @@ func (x *polled) close(t *testing.T) {
 	}
 }
 
-// More Devices than loops: every frame arrives, each Device's in order and by one goroutine at a time.
+// With more Devices than goroutines every frame arrives, and each Device's frames are handled in order by one goroutine
+// at a time.
 func TestPollerKeepsOrder(t *testing.T) {
 	const frames = 300 // fewer than fit into a TAP's queue
 	p := newPoller(t, 3)
@@ -114,7 +115,7 @@ func TestPollerKeepsOrder(t *testing.T) {
 	}
 }
 
-// A handler that waits for something else gets another loop to take its place, which goes when it is over.
+// While a handler waits, another goroutine takes its place, and ends when the handler goes on.
 func TestPollerWaiting(t *testing.T) {
 	p := newPoller(t, 1)
 	release, blocked := make(chan struct{}), make(chan struct{})
@@ -142,7 +143,8 @@ func TestPollerWaiting(t *testing.T) {
 	}
 }
 
-// A TAP whose descriptor somebody else holds, as a keeper does, can be closed and opened again on the same Poller.
+// A TAP of which another process holds a descriptor, as a keeper does, can be closed and opened again on the same
+// Poller.
 func TestPollerForgetsClosedDevices(t *testing.T) {
 	ns, f := newPod(t, podA, macA)
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -190,7 +192,7 @@ func TestPollerForgetsClosedDevices(t *testing.T) {
 	}
 }
 
-// Closing a Device before, while and after Run begins ends Run each time.
+// Close ends Run whether it is called before, during or after the start of Run.
 func TestPollerCloseRaces(t *testing.T) {
 	p := newPoller(t, 2)
 	for range 50 {

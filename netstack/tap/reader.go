@@ -10,15 +10,16 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// turn is how many frames of one Device are handled before others get theirs: a millisecond of superframes at most.
+// turn is the number of frames of one Device that are handled before other Devices get their turn. A turn takes a
+// millisecond at most.
 const turn = 16
 
-// reader is a Device's Run.
+// reader is the state of a Device's Run.
 type reader struct {
 	d      *Device
 	handle func([]byte) []byte
 	rest   func()
-	done   chan error // gets the end
+	done   chan error // receives the result of Run
 
 	mu    sync.Mutex // held while frames are handled; guards what follows
 	iov   unix.Iovec
@@ -33,7 +34,7 @@ func (r *reader) Ready(_ uint32, buf []byte) []byte {
 	d := r.d
 	for range turn {
 		if r.ended || d.users.Load()&closed != 0 {
-			return buf // Close is on its way and waits for mu, or was here
+			return buf // Close has run, or waits for mu
 		}
 		buf = buf[:cap(buf)]
 		r.iov.Base = unsafe.SliceData(buf)
@@ -53,12 +54,12 @@ func (r *reader) Ready(_ uint32, buf []byte) []byte {
 	if r.rest != nil {
 		r.rest()
 	}
-	r.iov.Base = nil // the buffer is another's now
+	r.iov.Base = nil // the buffer now belongs to another Device
 	r.watch.Arm(poll.In)
 	return buf
 }
 
-// start has p watch the Device, unless it was closed already.
+// start makes p watch the Device, unless the Device was closed already.
 func (r *reader) start(p *poll.Poller) (err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,7 +71,7 @@ func (r *reader) start(p *poll.Poller) (err error) {
 	return err
 }
 
-// end gives Run its result, once. The caller holds mu.
+// end passes the result to Run, once. The caller holds mu.
 func (r *reader) end(err error) {
 	if !r.ended {
 		r.ended = true

@@ -11,11 +11,11 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// SelfTest finds out which of the wanted offloads work on f, leaves those on, and returns them. Accepting
-// TUNSETOFFLOAD says only that the kernel will produce such frames; that it also takes them is tried by writing one
-// of each kind, to an Ethernet address that is nobody's, so that the kernel drops it behind the checks in question.
-// (Linux 6.6.48 and its siblings refused valid superframes: commits e269d79c7d35 and 89add40066f9.) While the
-// interface is down nothing can be tried, and what was accepted counts.
+// SelfTest finds out which of the wanted offloads work on f, leaves those on, and returns them. A successful
+// TUNSETOFFLOAD says only that the kernel will produce such frames. To find out whether the kernel also accepts them,
+// SelfTest writes one of each kind to an Ethernet address that nobody has, so that the kernel drops the frame after the
+// checks in question. (Linux 6.6.48 and its siblings refused valid superframes: commits e269d79c7d35 and 89add40066f9.)
+// While the interface is down nothing can be written, and the answer to TUNSETOFFLOAD counts.
 func SelfTest(f *os.File, want Offloads) (Offloads, error) {
 	var got Offloads
 	var err error
@@ -40,7 +40,7 @@ func selfTest(fd int, accepted Offloads) (Offloads, []Refusal, error) {
 	return works, append(refused, more...), err
 }
 
-// try gives the offloads of which the kernel takes every frame, and says why not the others.
+// try returns the offloads of which the kernel accepts every frame, and the refusals of the others.
 func try(accepted Offloads, write func(frame []byte) unix.Errno) (works Offloads, refused []Refusal) {
 	works = accepted
 	for _, p := range probes {

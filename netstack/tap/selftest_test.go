@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// TestTry plays kernels that refuse some superframes.
+// TestTry simulates kernels that refuse some superframes.
 func TestTry(t *testing.T) {
 	all := func([]byte) unix.Errno { return 0 }
 	refuse := func(errno unix.Errno, gso ...uint8) func([]byte) unix.Errno {
@@ -52,7 +52,7 @@ func TestTry(t *testing.T) {
 	}
 }
 
-// Every probe is a frame that our own parser believes.
+// Package packet accepts every probe as a valid frame.
 func TestProbes(t *testing.T) {
 	for _, p := range probes {
 		var v packet.Packet

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// SetSysctl writes a kernel setting below net. in ns; the key is in dotted or slashed form, "net.ipv4.ip_forward".
-// Interface names with a dot need the slashed form.
+// SetSysctl writes a kernel setting below net. in ns. The key is dotted or slashed, such as "net.ipv4.ip_forward". A
+// key with an interface name that contains a dot has to be slashed.
 func SetSysctl(ns *Namespace, key, value string) error {
 	if !strings.Contains(key, "/") {
 		key = strings.ReplaceAll(key, ".", "/")
@@ -16,9 +16,9 @@ func SetSysctl(ns *Namespace, key, value string) error {
 	return ns.Do(func() error { return writeSysctl(key, value) })
 }
 
-// SetCongestionControl has ns use the first of names, TCP congestion controls, which this kernel has and grants a
-// namespace that is not the machine's: it grants those of net.ipv4.tcp_allowed_congestion_control
-// (tcp_set_default_congestion_control in net/ipv4/tcp_cong.c). Where it grants none of them, the namespace keeps the
+// SetCongestionControl sets the TCP congestion control of ns to the first of names that this kernel has and allows
+// here. Outside of the machine's own namespace the kernel allows those in net.ipv4.tcp_allowed_congestion_control
+// (tcp_set_default_congestion_control in net/ipv4/tcp_cong.c). If it allows none of names, the namespace keeps the
 // machine's.
 func SetCongestionControl(ns *Namespace, names ...string) error {
 	for _, name := range names {
@@ -30,8 +30,8 @@ func SetCongestionControl(ns *Namespace, names ...string) error {
 	return nil
 }
 
-// EnableUnprivilegedPing lets processes in ns open ICMP echo sockets without a capability (icmp(7),
-// ping_group_range): those of all groups or, where the user namespace does not map all, of its own.
+// EnableUnprivilegedPing lets processes in ns open ICMP echo sockets without a capability (icmp(7), ping_group_range).
+// It does so for all groups or, where the user namespace does not map all, for the caller's group.
 func EnableUnprivilegedPing(ns *Namespace) error {
 	const key = "net/ipv4/ping_group_range"
 	return ns.Do(func() error {

@@ -8,12 +8,13 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// bounds share out what all connections need, by the rule of package share for what cannot be taken away: nobody gets
-// more of anything than is left to others. Each is charged to whoever began a connection: a pod, or a client's network.
+// bounds distributes connections and memory among owners, by the rule of package share for what cannot be taken back:
+// no owner gets more of anything than is left to the others. An owner is whoever began a connection: a pod, or a
+// client's network.
 type bounds struct {
 	maxConns, maxOpening, maxBytes int
 
-	bytes atomic.Int64 // of all accounts
+	bytes atomic.Int64 // the sum over all accounts
 
 	mu             sync.Mutex // guards what follows, and the counts of accounts
 	accounts       map[packet.Addr]*account
@@ -25,9 +26,9 @@ type bounds struct {
 type account struct {
 	of             *bounds
 	owner          packet.Addr
-	conns, opening int // opening of the conns do not exist yet
+	conns, opening int // opening counts those of conns that are not open yet
 
-	bytes atomic.Int64 // of streams that wait for somebody to take them
+	bytes atomic.Int64 // memory for data that its receiver has not accepted yet
 }
 
 func newBounds(maxConns, maxBytes int) bounds {
@@ -36,8 +37,7 @@ func newBounds(maxConns, maxBytes int) bounds {
 	}
 }
 
-// begin counts a connection that is to be opened, and gives the account that it is charged to; nil when there may be no
-// more.
+// begin counts a new connection and returns the account that it is charged to, or nil when the owner may have no more.
 func (b *bounds) begin(owner packet.Addr) *account {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,7 +57,7 @@ func (b *bounds) begin(owner packet.Addr) *account {
 	return a
 }
 
-// opened says that a connection that began is open now.
+// opened records that a connection is open now.
 func (a *account) opened() {
 	a.of.mu.Lock()
 	defer a.of.mu.Unlock()
@@ -65,7 +65,7 @@ func (a *account) opened() {
 	a.of.opening--
 }
 
-// end gives up a connection that was open, or one that never was.
+// end removes a connection from the account. open says whether the connection was open.
 func (a *account) end(open bool) {
 	b := a.of
 	b.mu.Lock()
@@ -81,7 +81,8 @@ func (a *account) end(open bool) {
 	}
 }
 
-// take charges n bytes, if there are as many. Several at once may get a few more than there are.
+// take charges n bytes, and returns false when the owner may not have as many. Concurrent calls may together exceed the
+// bound a little.
 func (a *account) take(n int) bool {
 	free := a.of.maxBytes - int(a.of.bytes.Load())
 	if share.DecideKept(int(a.bytes.Load())+n-1, free) != share.Free {
@@ -97,12 +98,12 @@ func (a *account) give(n int) {
 	a.of.bytes.Add(int64(-n))
 }
 
-// Stats are what is in use now, and counters since New.
+// Stats holds what is in use now, and counters since New.
 type Stats struct {
-	// Conns is how many connections there are, Opening how many of them do not exist yet, Owners whose they are: pods, and
-	// clients' networks. Most is how many the one with the most has.
+	// Conns is the number of connections, Opening the number of those that are not open yet, and Owners the number of
+	// pods and clients' networks that have any. Most is the largest number that one owner has.
 	Conns, Opening, Owners, Most int
-	// Bytes wait for somebody to take them.
+	// Bytes is the memory for data that its receiver has not accepted yet.
 	Bytes int
 	// Refused counts connections for which there was no room.
 	Refused uint64

@@ -3,13 +3,13 @@ package tcprelay
 import "time"
 
 const (
-	// look is how often it is looked whether something came from the pod, and lookMost how often in a row nothing may
-	// have.
+	// look is the interval at which a conn checks whether the pod has sent anything. lookMost is how many checks in a
+	// row may find nothing.
 	look     = 30 * time.Second
 	lookMost = 4
 )
 
-// inquire passes a pod's keep-alive probe on to the far end, and answers the pod when that has answered.
+// inquire passes a pod's keep-alive probe on to the far end, and answers the pod when the far end has answered.
 func (c *conn) inquire(notes uint32) {
 	far := &c.to.far
 	answered := false
@@ -28,8 +28,8 @@ func (c *conn) inquire(notes uint32) {
 	}
 }
 
-// podLives reports whether the pod's end of an open connection is there still. One that is silent is asked. The far
-// end's own probes are answered by the host's kernel, whatever became of the pod.
+// podLives reports whether the pod's end of an open connection still exists. It probes a silent pod. The far end cannot
+// find this out, because the host's kernel answers its probes whatever happened to the pod.
 func (c *conn) podLives(notes uint32) bool {
 	t := &c.to
 	if t.lookAt != 0 && notes&timeUp == 0 {
@@ -37,7 +37,7 @@ func (c *conn) podLives(notes uint32) bool {
 	}
 	now := c.r.now()
 	switch {
-	case t.lookAt == 0: // it has just been opened
+	case t.lookAt == 0: // the connection has just been opened
 		t.lookAt = now + look
 	case now < t.lookAt:
 	case c.heard.Swap(false):

@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// A pod's end that is silent is asked, and given up when it does not answer.
+// A silent pod is probed, and given up when it does not answer.
 func TestPodLives(t *testing.T) {
 	probes := 0
 	r := New(Options{MTU: func() int { return 1420 }, Send: func([]byte, packet.VNetHdr) { probes++ }})

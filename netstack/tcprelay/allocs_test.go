@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// A turn of superframes from a pod to a socket allocates nothing, nor does its answer.
+// A turn of superframes from a pod to a socket allocates nothing, and neither does its acknowledgement.
 func TestTurnAllocatesNothing(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)
@@ -18,7 +18,7 @@ func TestTurnAllocatesNothing(t *testing.T) {
 	frame := make([]byte, packet.HeadLen+40+size, packet.MaxFrame)
 	h := packet.TCPHeader{Seq: mine, Ack: theirs, Flags: packet.ACK, Window: 65535}
 	packet.PutTCP(frame[packet.HeadLen:], &s.tuple, &h, size, 1380)
-	// The packet is parsed once and its number changed: the buffer it comes back with is filled from it.
+	// Deliver exchanges the packet's buffer, so the frame is copied to a new buffer, with a new number, each time.
 	var turn tcprelay.Turn
 	var p packet.Packet
 	buf := make([]byte, packet.MaxFrame)
@@ -44,7 +44,7 @@ func TestTurnAllocatesNothing(t *testing.T) {
 	for range 20 {
 		send() // pools and slices grow
 	}
-	// Under -race a sync.Pool forgets on purpose.
+	// Under -race a sync.Pool drops some values on purpose.
 	if n := testing.AllocsPerRun(50, send); n != 0 && !raceEnabled {
 		t.Errorf("%v allocations for a turn of 4 superframes", n)
 	}

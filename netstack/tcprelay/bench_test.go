@@ -17,7 +17,7 @@ func cpuNanos() int64 {
 	return u.Utime.Nano() + u.Stime.Nano()
 }
 
-// BenchmarkToPod is a stream from a host's socket, of which the pod acknowledges each superframe.
+// BenchmarkToPod measures a stream from a host socket, of which the pod acknowledges each superframe.
 func BenchmarkToPod(b *testing.B) {
 	for _, size := range []int{100, 60000} {
 		b.Run(map[int]string{100: "small", 60000: "superframe"}[size], func(b *testing.B) {
@@ -50,7 +50,7 @@ func BenchmarkToPod(b *testing.B) {
 	}
 }
 
-// BenchmarkFromPod is a stream of superframes to a host's socket, in turns of four.
+// BenchmarkFromPod measures a stream of superframes to a host socket, in turns of four.
 func BenchmarkFromPod(b *testing.B) {
 	s := newScript(b)
 	server, mine, theirs := s.egress(65535)

@@ -3,9 +3,9 @@ package tcprelay
 import "sync"
 
 const (
-	// headroom is what stands before each payload: headers of either family with the options of a SYN.
+	// headroom is the room for headers before each payload. It fits those of either family with the options of a SYN.
 	headroom = 72
-	// maxPayload is what one superframe carries at most, with the headers of either family.
+	// maxPayload is the largest payload of one superframe with the headers of either family.
 	maxPayload = 65535 - 60
 	chunkSize  = headroom + maxPayload
 )
@@ -13,15 +13,15 @@ const (
 // chunk is memory for a stream's bytes: one superframe, or several small segments.
 type chunk struct {
 	buf  [chunkSize]byte
-	used int // of buf
-	done int // written, from the front; for what a pod said
-	refs int // segments in it; for what a socket said
+	used int // bytes of buf in use
+	done int // bytes at the front that were written to the socket; for the pod's stream
+	refs int // segments in the chunk; for the socket's stream
 }
 
-// The pool is LIFO per processor: a chunk that comes back goes out while it is still in the cache.
+// The pool is LIFO on each processor, so a chunk is used again while it is still in the cache.
 var chunks = sync.Pool{New: func() any { return new(chunk) }}
 
-// newChunk gives a chunk that c is charged for, nil when there is no memory for it.
+// newChunk returns a chunk and charges it to c's account. It returns nil when there is no memory for it.
 func (c *conn) newChunk() *chunk {
 	if !c.account.take(chunkSize) {
 		return nil

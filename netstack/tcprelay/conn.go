@@ -13,55 +13,56 @@ import (
 
 var be = binary.BigEndian
 
-// state is how far a connection is. It is changed with mu held.
+// state is the state of a connection. It changes only with mu held.
 type state = int32
 
 const (
-	connecting state = iota // the pod's SYN is here, the host's connect under way
-	answering               // our SYN-ACK is under way
-	greeting                // our SYN is under way
+	connecting state = iota // the pod has sent a SYN, and the host socket is connecting
+	answering               // we have sent a SYN-ACK
+	greeting                // we have sent a SYN
 	open
 	dead
 )
 
-// Notes left for the one that pumps. Those that end the connection come first.
+// The notes that other goroutines leave for the one that pumps. Those that end the connection come first.
 const (
-	podGone   uint32 = 1 << iota // the pod reset it, or is no more
-	hostGone                     // the host's socket failed, and has nothing for the pod any more
-	aborted                      // we end it
-	hostReady                    // connect(2) is done
-	asked                        // the pod's SYN came again
-	probed                       // the pod asks whether the far end lives
+	podGone   uint32 = 1 << iota // the pod reset the connection, or was removed
+	hostGone                     // the host socket failed, and has no more data for the pod
+	aborted                      // we abort the connection
+	hostReady                    // connect(2) has ended
+	asked                        // the pod repeated its SYN
+	probed                       // the pod sent a keep-alive probe
 	lostOne                      // three duplicate acknowledgements
-	podDeaf                      // the pod hears no more, and has said everything
-	podFull                      // the pod has no room for what is on its way, and says so
-	hostDeaf                     // the host's socket takes nothing any more
-	broken                       // the host's socket has an error, or has ended both ways
-	stale                        // the pod answered our SYN for an older connection
+	podDeaf                      // the pod reset the connection after the end of its stream
+	podFull                      // the pod announces no room for the data that is on its way
+	hostDeaf                     // the host socket accepts no more data
+	broken                       // the host socket has an error, or both its directions have ended
+	stale                        // the pod answered our SYN as part of an older connection
 	timeUp                       // the timer went off
 	fatal     = podGone | hostGone | aborted
 )
 
-// conn is one connection. See the package on who may touch what.
+// conn is one connection. The package documentation says which goroutine may access what.
 type conn struct {
 	r         *Relay
-	key, back packet.Tuple // of the pod's segments, and of ours
+	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
-	account   *account // of who began it
-	failed    error    // why there was no connection to the host's side; set before hostGone is noted
+	account   *account // of the owner that began it
+	failed    error    // why the host socket was not connected; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
 	pumping   atomic.Int32
 	timer     alarm
 
-	// next is our next sequence number. received is what we acknowledge and the window field with it: number<<32 | window.
-	// acked is what the pod acknowledged and its window in bytes, in the same way.
+	// next is our next sequence number, and replies counts our segments with data. received is the number that we
+	// acknowledge and the window field that goes with it: number<<32 | window. acked is the number that the pod
+	// acknowledged and its window in bytes, in the same form.
 	next, replies   atomic.Uint32
 	received, acked atomic.Uint64
-	shut            atomic.Bool   // the pod's stream has ended, and the socket was told
-	heard           atomic.Bool   // something came from the pod since it was last looked
-	forgotten       atomic.Uint32 // what the pod expects of an older connection
+	shut            atomic.Bool   // the pod's stream has ended, and the socket was shut down for writing
+	heard           atomic.Bool   // the pod has sent something since the last check of podLives
+	forgotten       atomic.Uint32 // the number that the pod expects next in an older connection
 
 	armed struct {
 		sync.Mutex
@@ -72,7 +73,7 @@ type conn struct {
 	mu   sync.Mutex // guards what follows
 	from podStream
 
-	to hostStream // belongs to the one that pumps
+	to hostStream // belongs to the goroutine that pumps
 }
 
 func newConn(r *Relay, key packet.Tuple, s state) *conn {
@@ -88,7 +89,7 @@ func newConn(r *Relay, key packet.Tuple, s state) *conn {
 	return c
 }
 
-// accept takes what the pod's SYN says.
+// accept records what the pod's SYN says.
 func (c *conn) accept(o offer, seq uint32) {
 	own := c.r.o.MTU() - packet.TCPHeadLen(&c.key.Src)
 	c.to.mss = min(o.mss, own)
@@ -98,10 +99,10 @@ func (c *conn) accept(o offer, seq uint32) {
 		c.from.podScale, c.from.ourScale = o.scale, ourScale
 	}
 	c.from.next = seq + 1
-	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the windows of SYNs are not scaled
+	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the window field of a SYN is not scaled
 }
 
-// begin goes on once there is a socket, or none to be had.
+// begin continues when the host socket exists, or could not be made (err).
 func (c *conn) begin(fd int, err error, events uint32) {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
@@ -126,7 +127,7 @@ func (c *conn) begin(fd int, err error, events uint32) {
 }
 
 func (c *conn) watch(events uint32) (err error) {
-	c.armed.Lock() // for which Ready waits
+	c.armed.Lock() // makes Ready wait until watch is set
 	defer c.armed.Unlock()
 	c.armed.events = events
 	c.armed.watch, err = c.r.o.Poller.Add(c.fd, c, events)
@@ -155,7 +156,7 @@ func (c *conn) Ready(events uint32, buf []byte) []byte {
 	return buf
 }
 
-// arm asks for events besides those that are asked for.
+// arm adds events to those that are waited for.
 func (c *conn) arm(events uint32) {
 	c.armed.Lock()
 	defer c.armed.Unlock()
@@ -174,21 +175,21 @@ func (c *conn) unwatch() {
 
 func (c *conn) note(n uint32) { c.notes.Or(n) }
 
-// kill ends the connection, now or by whoever pumps. The caller does not hold mu.
+// kill ends the connection, or leaves this to the goroutine that pumps. The caller does not hold mu.
 func (c *conn) kill(why uint32) {
 	c.note(why)
 	c.pump()
 }
 
-// The values of pumping.
+// The values of conn.pumping.
 const (
 	idle int32 = iota
 	busy
 	again
 )
 
-// pump does what there is to do for the socket's stream and for the connection as a whole, or has it done by the
-// goroutine that is at it already. The caller does not hold mu.
+// pump does the outstanding work for the socket's stream and for the connection as a whole. If another goroutine is
+// pumping, that one does it. The caller does not hold mu.
 func (c *conn) pump() {
 	for !c.pumping.CompareAndSwap(idle, busy) {
 		if c.pumping.Load() == again || c.pumping.CompareAndSwap(busy, again) {
@@ -197,7 +198,7 @@ func (c *conn) pump() {
 	}
 	for {
 		if !c.step() {
-			return // it ended, and nobody shall pump again
+			return // the connection has ended; pumping stays busy, so that nobody pumps again
 		}
 		if c.pumping.CompareAndSwap(busy, idle) {
 			return
@@ -206,7 +207,7 @@ func (c *conn) pump() {
 	}
 }
 
-// step does everything once. It is false when that ended the connection.
+// step does all outstanding work once. It returns false when this has ended the connection.
 func (c *conn) step() bool {
 	notes := c.notes.Swap(0)
 	if notes&fatal != 0 {
@@ -266,15 +267,15 @@ func (c *conn) step() bool {
 	return true
 }
 
-// lost reports whether the socket can no longer end as streams should, and the pod has heard all it had. Where there is
-// more, carry finds out when it has read that.
+// lost reports whether the socket has failed and the pod has been sent everything up to the end of the socket's stream.
+// Before that end, carry finds the error after it has read the rest.
 func (c *conn) lost(notes uint32) bool {
 	t := &c.to
 	t.cut = t.cut || notes&hostDeaf != 0
 	return t.fin && (t.cut || notes&broken != 0 && connected(c.fd) != 0)
 }
 
-// hush gives up what the pod should still hear.
+// hush marks everything sent to the pod as acknowledged, because the pod will not receive it any more.
 func (c *conn) hush() {
 	c.to.fin = true
 	c.mu.Lock()
@@ -283,7 +284,7 @@ func (c *conn) hush() {
 	c.acked.Store(uint64(c.to.nxt) << 32)
 }
 
-// end tears everything down: cleanly without a reason in why. It returns false.
+// end ends the connection and releases all it has. If why is 0, the end is clean. It returns false.
 func (c *conn) end(why uint32) bool {
 	c.mu.Lock()
 	was := c.stage.Swap(dead)
@@ -307,18 +308,18 @@ func (c *conn) end(why uint32) bool {
 	return false
 }
 
-// What a pod is told at last.
+// lastWord is what a pod is sent when a connection ends.
 type lastWord uint8
 
 const (
 	nothing lastWord = iota
 	aReset
-	anError // of ICMP
+	anError // an ICMP error
 )
 
-// farewell decides what a pod is told when a connection ends that was in state was. failed is how a connect ended that
-// came to nothing: what the far end or a router said of it is said to the pod, and of a time-out nothing is, since
-// nothing was heard.
+// farewell decides what a pod is sent when a connection in state was ends because of why. failed is the error of a
+// failed connect. If the far end or a router refused, the pod is told so. After a time-out the pod is sent nothing,
+// because nothing was received.
 func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) {
 	if why&(hostGone|aborted) == 0 || why&podGone != 0 {
 		return nothing, 0
@@ -348,8 +349,9 @@ func (c *conn) unreachable(kind packet.ICMPError) {
 	}
 }
 
-// reset tells the pod. A SYN that was not answered yet is refused (RFC 9293 3.10.7.1). A pod that had no room for what
-// is on its way believes a reset only before that, any other only behind it (RFC 5961 3.2).
+// reset resets the pod's end. An unanswered SYN is refused (RFC 9293 3.10.7.1). The pod accepts a reset only at the
+// number that it expects next (RFC 5961 3.2). That is the number before the unacknowledged data if the pod had no room
+// for it, and the number after it otherwise. So both are sent.
 func (c *conn) reset(was state) {
 	h := packet.TCPHeader{Seq: c.next.Load(), Ack: uint32(c.received.Load() >> 32), Flags: packet.RST | packet.ACK}
 	switch was {
@@ -367,20 +369,20 @@ func (c *conn) reset(was state) {
 	c.emit(c.to.head[:], 0, &h)
 }
 
-// emit sends a segment with n bytes of payload, which stand in b behind room for the headers.
+// emit sends a segment with n bytes of payload. The payload stands in b after room for the headers.
 func (c *conn) emit(b []byte, n int, h *packet.TCPHeader) {
 	mss := 0
 	if n > 0 {
-		mss = c.to.mss // only who pumps sends data
+		mss = c.to.mss // only the goroutine that pumps sends data
 	}
 	head, vnet := packet.PutTCP(b, &c.back, h, n, mss)
 	c.r.o.Send(b[:head+n], vnet)
 }
 
-// heads is memory for segments without payload.
+// heads holds memory for segments without payload.
 var heads = sync.Pool{New: func() any { return new([headroom]byte) }}
 
-// acknowledge sends a segment that only says what we received.
+// acknowledge sends a segment that only acknowledges what was received.
 func (c *conn) acknowledge() {
 	b := heads.Get().(*[headroom]byte)
 	defer heads.Put(b)
@@ -389,18 +391,18 @@ func (c *conn) acknowledge() {
 	c.emit(b[:], 0, &packet.TCPHeader{Seq: seq, Ack: uint32(got >> 32), Window: uint16(got), Flags: packet.ACK})
 }
 
-// alarm is a timer that keeps the earliest time it was set to.
+// alarm is a timer that goes off at the earliest time it was set to.
 type alarm struct {
 	r  *Relay
 	mu sync.Mutex
-	at time.Duration // 0: not set
+	at time.Duration // since r.start; 0: not set
 	t  *time.Timer
 	f  func()
 }
 
 func (a *alarm) init(r *Relay, f func()) { a.r, a.f = r, f }
 
-// set has f called after d, unless it is to be called before that anyway.
+// set makes f run after d, unless it is due earlier anyway.
 func (a *alarm) set(d time.Duration) {
 	at := a.r.now() + d
 	a.mu.Lock()
@@ -426,7 +428,7 @@ func (a *alarm) fire() {
 func (a *alarm) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.at = 1 // earlier than whatever is set
+	a.at = 1 // earlier than any other time, so that set does nothing
 	if a.t != nil {
 		a.t.Stop()
 	}

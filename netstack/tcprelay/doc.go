@@ -3,14 +3,28 @@
 //
 // # Theory of operation
 //
-// A conn stands between a pod, which sends and gets segments, and a host socket, which has a stream:
+// A conn stands between a pod, with which it exchanges segments, and a host socket, which has a byte stream:
 //
 //	pod ─segments─ TAP ─ pipeline ─ conn ─stream─ host socket ─ outside
 //
-// It begins in one of two ways. A pod's SYN for the outside (Deliver) makes a host socket, which connects; the pod is
-// answered when that is done, so that what is refused to us is refused to the pod, an unreachable network or host is
-// one to it (an ICMP error), and of a time-out it hears nothing and goes on asking as long as it likes. Or a client of
-// the host's, accepted on a NodePort, is given to a pod (Join); then we send the SYN.
+// A conn begins in one of two ways. When a pod sends a SYN to the outside (Deliver), the Relay makes a host socket and
+// connects it. It answers the pod only when the connect has ended. So a refused connection is refused to the pod as
+// well, and an unreachable network or host becomes an ICMP error to the pod. After a time-out the pod gets no answer,
+// and may repeat its SYN as long as it likes. When a client of the host was accepted on a NodePort (Join), the Relay
+// sends a SYN to the pod.
+//
+// Bytes from a pod are written to the socket straight from its frames, several superframes of one turn of the poller at
+// once (Turn), and then acknowledged. What the socket does not accept is kept, and the window announced to the pod
+// shrinks by that size. Bytes from the socket are read to memory with room for headers before them, one superframe or
+// several at once. They are sent from there and kept until the pod acknowledges them. So the two system calls copy a
+// byte, and nothing else does.
+//
+// There is no network between a pod and its node: a write to a TAP hands the frame to the pod's kernel before it
+// returns. Frames are not reordered and hardly ever lost. So there is no congestion window, no SACK and no estimate of
+// round-trip times, only the pod's own window, a retransmission timer and the third duplicate acknowledgement. Pods of
+// other nodes, behind a tunnel over a real network, are served by package stack instead. The rate at which a pod is
+// sent data may be limited. A conn then asks before each superframe (Options.Pace), and leaves the rest in the socket
+// while it waits. What the conn sends is therefore never delayed by the limit again.
 //
 // What a pod says is written to the socket straight from its frames, several superframes of one turn of the poller
 // together (Turn), and acknowledged; what the socket does not take is kept, and the window announced to the pod shrinks
@@ -26,40 +40,43 @@
 //
 // # Who may do what
 //
-// The two directions meet as little as possible, since a pod's frames and a socket's readiness come to different
-// goroutines. conn.mu guards what concerns the pod's stream (receive.go). What concerns the socket's stream (send.go)
-// belongs to whoever pumps: one goroutine at a time, the others leave it a note and go on (conn.pump). They share a few
-// atomics: what the pod acknowledged, what we do. A conn ends only in the hands of the one that pumps, with mu held,
-// and only there is its descriptor closed.
+// The two directions share as little as possible, because a pod's frames and a socket's readiness come to different
+// goroutines. conn.mu guards the state of the pod's stream (receive.go). The state of the socket's stream (send.go)
+// belongs to the goroutine that pumps (conn.pump). Only one goroutine pumps a conn at a time; others leave it a note
+// and go on. The two directions share a few atomics: what the pod has acknowledged, and what we acknowledge and send. A
+// conn ends only in the goroutine that pumps, with mu held, and its descriptor is closed only there.
 //
-// A segment carries the number that is to be acknowledged last, loaded after our own next number was published. So of
-// two goroutines that send at the same time, one has both in their newest form.
+// A sender of a segment first publishes our next sequence number and then loads the number to acknowledge. So of two
+// goroutines that send at the same time, at least one sends the newest value of both.
 //
 // # Who lives
 //
-// A pod's keep-alive probe is for the far end: the host's kernel is made to send one of its own, and the pod is
-// answered when the far end has (package alive). So a far end that is gone is found out by the pod's schedule. The
-// other way round nothing is seen of the far end's probes, which the host's kernel answers: here a pod that says
-// nothing for half a minute is asked, and given up when it does not answer for two.
+// A pod's keep-alive probe is meant for the far end. The host's kernel is made to send a probe of its own, and the pod
+// is answered when the far end has answered (package alive). So a far end that is gone is noticed at the pace of the
+// pod's probes. Probes of the far end are answered by the host's kernel and are not visible here. Instead, a pod that
+// has sent nothing for half a minute is probed, and the connection is aborted when the pod does not answer for two
+// minutes.
 //
 // # How it ends
 //
-// The end of a stream is passed on as that, and a reset as a reset, also one that comes after the end. A far end that
-// takes no more has perhaps said something before: that comes to the pod, as it makes room for it, and then the reset.
-// Until then nothing of what the pod says is acknowledged. A pod that has no room is asked for ever, as long as it
+// The end of a stream is passed on as an end, and a reset as a reset, even a reset after the end. A far end that
+// accepts no more data may have sent some before. The pod gets this data first, as it makes room for it, and then the
+// reset. Until then nothing that the pod sends is acknowledged. A pod without room is probed for ever, as long as it
 // answers.
 //
 // # Who may have how much
 //
-// Each connection is charged to who began it, a pod or a client's network, and so is the memory of what its receiver
-// does not take (bounds). Nobody gets more of either than is left to others. Without memory, the socket is not read,
-// and of what the pod says no more is taken than the socket takes: its window is closed, and what was on its way is
-// said again.
+// Each connection is charged to the one who began it: a pod, or a client's network. So is the memory for data that its
+// receiver does not accept (bounds). Nobody gets more connections or memory than is left to all others. When there is
+// no memory, the socket is not read. From the pod then only as much is accepted as the socket accepts: the window
+// closes, and the pod retransmits what was on its way.
 //
 // # Not here
 //
-// No TIME_WAIT: a late segment of an ended connection is answered with a reset, by the stack. Urgent data is data, in
-// its place (RFC 6093 6). A SYN's own data is not looked at, so Fast Open falls back.
+// There is no TIME_WAIT: the stack answers a late segment of an ended connection with a reset. Urgent data is treated
+// as ordinary data in its place (RFC 6093 6). Data in a SYN is ignored, so TCP Fast Open falls back to a normal
+// handshake.
 //
-// The package is longer than others: the two directions of a connection share a lock, a few atomics and their ends.
+// The package is larger than others because the two directions of a connection share a lock, a few atomics and the way
+// they end.
 package tcprelay

@@ -10,9 +10,9 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// A pod that has no room for what is on its way, be it the end of the stream alone, is asked as long as it answers (RFC
-// 9293 3.8.6.1): its reader may sleep for hours. One that says nothing is given up, and so is one that has room and
-// acknowledges nothing.
+// A pod that has no room for what is on its way, even if that is only the end of the stream, is probed as long as it
+// answers (RFC 9293 3.8.6.1), because its reader may sleep for hours. A pod that does not answer is given up. So is a
+// pod that has room and acknowledges nothing.
 func TestFullPodIsNotGivenUp(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -27,7 +27,7 @@ func TestFullPodIsNotGivenUp(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			conn := waiting(t)
 			for range 10 {
-				// As if it had been waited in vain since the pod last answered.
+				// The deadline passes, as if the pod had not been heard since its last answer.
 				conn.to.deadline, conn.to.resendAt = conn.r.now(), conn.r.now()
 				if !c.silent {
 					conn.mu.Lock()
@@ -49,7 +49,8 @@ func TestFullPodIsNotGivenUp(t *testing.T) {
 	}
 }
 
-// waiting is an open connection in the test's hands, whose pod was told the end of the stream, and did not acknowledge.
+// waiting returns an open connection that only the test pumps. The pod was sent the end of the stream and has not
+// acknowledged it.
 func waiting(t *testing.T) *conn {
 	t.Helper()
 	poller, err := poll.New(1)
@@ -86,7 +87,7 @@ func waiting(t *testing.T) *conn {
 	return c
 }
 
-// fromPod is a segment that acknowledges nothing new.
+// fromPod returns a segment that acknowledges nothing new.
 func fromPod(t *testing.T, c *conn, window uint16) *packet.Packet {
 	t.Helper()
 	b := make([]byte, 60)

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// open opens a connection from a pod's address and port to a server that is there already. It gives the numbers both
-// sides go on with.
+// open opens a connection from a pod's address and port to a listening server. It returns the next sequence numbers of
+// both sides.
 func (s *script) open(pod packet.Addr, from, to uint16) (mine, theirs uint32) {
 	s.t.Helper()
 	s.tuple = packet.Tuple{Src: pod, SrcPort: from, Proto: packet.TCP, Dst: packet.AddrFrom(host[0]), DstPort: to}
@@ -26,7 +26,7 @@ func (s *script) open(pod packet.Addr, from, to uint16) (mine, theirs uint32) {
 
 var podAddrs = []packet.Addr{packet.AddrFrom(podIPs[0]), {10: 0xff, 11: 0xff, 12: 10, 13: 244, 14: 1, 15: 11}}
 
-// An idle connection costs little.
+// An idle connection needs 2,500 bytes at most.
 func TestMemoryOfIdleConnections(t *testing.T) {
 	s := newScript(t)
 	l := listen(t, 0)
@@ -37,7 +37,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	const n = 1000 // fewer than wait to be accepted
+	const n = 1000 // fewer than a listener's backlog
 	before := heap()
 	for i := range uint16(n) {
 		s.open(podAddrs[0], 1000+i, port(l.Addr()))
@@ -45,7 +45,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 	if got := s.r.Stats(); got.Conns != n || got.Opening != 0 || got.Bytes != 0 {
 		t.Fatalf("%+v", got)
 	}
-	// Of what tests before left to their goroutines, some is freed late on a busy machine.
+	// Goroutines of earlier tests may free their memory late on a busy machine.
 	var each int64
 	await.Until(t, "an idle connection takes 2500 bytes at most", func() bool {
 		each = (int64(heap()) - int64(before)) / n
@@ -54,7 +54,8 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 	t.Logf("%d bytes each", each)
 }
 
-// What a pod does not acknowledge, or a server does not read, is bounded, and costs others nothing.
+// Data that a pod does not acknowledge, or that a server does not read, takes bounded memory, and other pods do not
+// notice.
 func TestMemoryIsBounded(t *testing.T) {
 	const most = 8 << 20
 	for _, c := range []struct {
@@ -65,7 +66,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			go func() { _, _ = c.Write(make([]byte, 4<<20)) }()
 		}},
 		{"a server that does not read", func(s *script, c net.Conn, mine, theirs uint32) {
-			for range 200 { // more than sockets hold
+			for range 200 { // more than the socket buffers hold
 				s.say(segment{mine, theirs, ack, 65535, make([]byte, 60000)})
 				mine += 60000
 			}
@@ -96,7 +97,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			for s.r.Stats().Bytes < most/3 {
 				time.Sleep(time.Millisecond)
 			}
-			// The greedy pod has half, and the other one has what it needs.
+			// The greedy pod has half of the memory, and the other one gets what it needs.
 			mine, theirs := s.open(podAddrs[1], 1000, port(l.Addr()))
 			server := accept(t, l)
 			if _, err := io.WriteString(server, "for you"); err != nil {

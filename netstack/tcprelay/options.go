@@ -2,25 +2,25 @@ package tcprelay
 
 import "encoding/binary"
 
-// What a SYN says of its sender, by its options.
+// offer is what the options of a SYN say about its sender.
 type offer struct {
 	mss    int
 	scale  uint8
-	scales bool // it has the option at all; else neither side scales (RFC 7323 2.2)
+	scales bool // the option is present; otherwise neither side scales (RFC 7323 2.2)
 }
 
 const (
-	// ourScale lets the window field count in 256 bytes.
+	// ourScale makes the window field count units of 256 bytes.
 	ourScale = 8
-	// maxScale is RFC 7323 2.3's.
+	// maxScale is the largest scale (RFC 7323 2.3).
 	maxScale = 14
-	// defaultMSS4 and defaultMSS6 are those of a sender that says nothing (RFC 9293 3.7.1).
+	// defaultMSS4 and defaultMSS6 apply to a sender that does not announce its MSS (RFC 9293 3.7.1).
 	defaultMSS4, defaultMSS6 = 536, 1220
-	// minMSS is Linux' TCP_MIN_SND_MSS less 40 bytes of options.
+	// minMSS is TCP_MIN_SND_MSS of Linux, less 40 bytes of options.
 	minMSS = 8
 )
 
-// readOffer reads a SYN's options. What is malformed ends the list.
+// readOffer reads a SYN's options. It stops at a malformed one.
 func readOffer(o []byte, is4 bool) offer {
 	got := offer{mss: defaultMSS6}
 	if is4 {

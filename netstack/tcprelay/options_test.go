@@ -34,7 +34,7 @@ func FuzzReadOffer(f *testing.F) {
 	})
 }
 
-// Our own offer is understood.
+// readOffer reads back what putOffer writes.
 func TestPutOffer(t *testing.T) {
 	for _, want := range []offer{{1380, ourScale, true}, {1380, 0, false}} {
 		if got := readOffer(putOffer(nil, want.mss, want.scales), true); got != want {

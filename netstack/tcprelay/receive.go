@@ -11,58 +11,60 @@ import (
 )
 
 const (
-	// window is how much of what a pod says is kept while the socket takes no more.
+	// window is how many bytes of a pod's stream are kept while the socket accepts no more.
 	window = 1 << 20
-	// maxWindowField is the window of a segment whose window is not scaled.
+	// maxWindowField is the largest value of a segment's window field.
 	maxWindowField = 65535
-	// ackDelay is how long an acknowledgement waits for a reply to travel with. RFC 9293 3.8.6.3 allows 500 ms; this is
-	// Linux' TCP_DELACK_MIN.
+	// ackDelay is how long an acknowledgement waits to be sent together with a reply. RFC 9293 3.8.6.3 allows 500 ms;
+	// this is TCP_DELACK_MIN of Linux.
 	ackDelay = 40 * time.Millisecond
-	// maxResets is how often a pod is told to forget an older connection.
+	// maxResets is how often one connection tells the pod to forget an older connection.
 	maxResets = 3
-	// maxEarly bounds the segments behind a hole; a window of the smallest that are worth it.
+	// maxEarly bounds the number of segments kept behind a hole: about a window of the smallest ones that are worth
+	// keeping.
 	maxEarly = 1024
 )
 
-// podStream is what the pod says, guarded by conn.mu.
+// podStream is the state of the pod's stream, guarded by conn.mu.
 type podStream struct {
-	next               uint32 // the number that is expected
+	next               uint32 // the sequence number that is expected next
 	scales             bool
 	podScale, ourScale uint8
-	fin                bool // it was said to the end
+	fin                bool // the stream has ended, and all of it was received
 
-	resets int // of older connections
+	resets int // sent to older connections
 
-	early    []early // what came before its turn, because something was lost; by number
-	earlyLen int     // bytes in them, which may be the same ones several times
+	early    []early // segments after a hole, which a lost one left; in the order of their numbers
+	earlyLen int     // bytes in early; overlapping ones count more than once
 
-	gathered []part // in the present turn, to be written together
+	gathered []part // payloads of the present turn, to be written at once
 
-	// The bytes that the socket did not take yet.
+	// The bytes that the socket has not accepted yet.
 	kept    []*chunk
 	keptLen int
-	short   bool // there was no memory for more
-	deaf    bool // the socket takes nothing any more: what the pod says is lost, and not acknowledged
+	short   bool // there was no memory to keep more
+	deaf    bool // the socket accepts no more data; what the pod sends is dropped and not acknowledged
 
-	// What the pod acknowledged last.
+	// The pod's last acknowledgement and window, and how many duplicates of it came.
 	lastAck, lastWindow uint32
 	dups                int
 
-	// A pod that asks and waits for the reply gets its acknowledgement with it. replies are those sent before its last
-	// word.
+	// A pod that sends a request and waits for the reply gets the acknowledgement with the reply. replies is the value
+	// of conn.replies when the pod's last data came. converse says that the pod has been sent replies between its
+	// requests.
 	due      time.Duration // when an acknowledgement must leave; 0 for none
 	replies  uint32
 	converse bool
 }
 
-// early is a segment behind a hole.
+// early is a segment after a hole in the stream.
 type early struct {
 	seq uint32
 	b   []byte
 	fin bool
 }
 
-// What is to be done when mu is free again.
+// todo is what has to be done after mu is released.
 type todo uint8
 
 const (
@@ -70,7 +72,7 @@ const (
 	work                    // pump
 )
 
-// receive takes a segment of the pod's. It is false when the connection is over.
+// receive handles a segment from the pod. It returns false when the connection is over.
 func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
@@ -91,7 +93,7 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	return true
 }
 
-// take is RFC 9293 3.10.7 for what a pod can send here.
+// take handles a segment by the rules of RFC 9293 3.10.7, as far as a pod can meet them here. The caller holds mu.
 func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	h := p.IP[p.L4:p.Payload]
 	seq, ack, flags := be.Uint32(h[4:]), be.Uint32(h[8:]), p.TCPFlags
@@ -100,22 +102,23 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	case stage == greeting:
 		return c.greeted(p, seq, ack)
 	case flags&packet.RST != 0:
-		// Exactly the expected number, or any in the window: who sends it is the pod and nobody else.
+		// RFC 5961 3.2 demands exactly the expected number. Any number in the window is accepted here, because only the
+		// pod itself can send the segment.
 		if seq-f.next > window {
 			return 0
 		}
-		if f.fin { // what it said is on its way still, to a client that may be slow
+		if f.fin { // the pod's data may still be on its way to a slow client
 			c.note(podDeaf)
 		} else {
 			c.note(podGone)
 		}
 		return work
-	case stage == connecting: // its SYN again: it waits as long as the pod asks
+	case stage == connecting: // the SYN again: the conn waits as long as the pod repeats it
 		c.note(asked)
 		return work
 	case flags&packet.SYN != 0:
 		if stage == answering {
-			return 0 // the timer repeats the answer
+			return 0 // the timer repeats the SYN-ACK
 		}
 		return answer
 	case flags&packet.ACK == 0:
@@ -128,7 +131,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	do := c.takeAck(ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
 	if len(payload) == 0 && flags&packet.FIN == 0 {
 		if seq == f.next-1 && f.keptLen == 0 && !f.short && c.stage.Load() == open {
-			c.note(probed) // of an idle connection (RFC 9293 3.8.4)
+			c.note(probed) // a keep-alive probe of an idle connection (RFC 9293 3.8.4)
 			return do | work
 		}
 		if seq != f.next {
@@ -162,14 +165,14 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 // ahead reports whether sequence number a comes after b.
 func ahead(a, b uint32) bool { return int32(a-b) > 0 }
 
-// greeted is for what comes in answer to our SYN.
+// greeted handles a segment that answers our SYN.
 func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
 	const synAck = packet.SYN | packet.ACK
 	switch {
 	case p.TCPFlags&packet.ACK == 0:
 		return 0
 	case ack != c.next.Load():
-		// It remembers an older connection, in TIME_WAIT for instance (RFC 9293 3.10.7.3, first).
+		// The pod still has an older connection, in TIME_WAIT for instance (RFC 9293 3.10.7.3, first check).
 		if p.TCPFlags&packet.RST != 0 || c.from.resets == maxResets {
 			return 0
 		}
@@ -195,7 +198,7 @@ func (c *conn) opened() {
 	c.account.opened()
 }
 
-// takeAck notes what the pod acknowledges. bare says that the segment has nothing else.
+// takeAck records what the pod acknowledges. bare says that the segment has neither payload nor FIN.
 func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 	f := &c.from
 	if ahead(f.lastAck, ack) {
@@ -208,7 +211,7 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 		c.opened()
 	}
 	full := wnd == 0 && ack != c.next.Load()
-	if full { // it lives, and will make room when it likes (RFC 9293 3.8.6.1)
+	if full { // the pod lives, and makes room when it likes (RFC 9293 3.8.6.1)
 		c.note(podFull)
 	}
 	if ack == f.lastAck && wnd == f.lastWindow {
@@ -229,7 +232,7 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 	return work
 }
 
-// takeData takes what of a segment is new, and what waited for it.
+// takeData accepts what is new in a segment, and the kept segments that follow it without a hole.
 func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	f := &c.from
 	if c.stage.Load() != open || f.fin {
@@ -262,8 +265,8 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	return c.ackNow(int(f.next - before))
 }
 
-// takeNext takes what is new of a segment that leaves no hole, as far as there is room for it. It is false when the
-// socket takes nothing any more.
+// takeNext accepts what is new in a segment that leaves no hole, as far as there is room. It returns false when the
+// socket accepts no more data.
 func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 	f := &c.from
 	old := int(f.next - seq)
@@ -286,7 +289,8 @@ func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 	return true
 }
 
-// hold keeps a segment until what is missing before it comes, within the window, and as far as there is memory.
+// hold keeps a segment until the missing data before it arrives. It does so within the window, and as far as there is
+// memory.
 func (c *conn) hold(seq uint32, b []byte, fin bool) {
 	f := &c.from
 	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly || f.earlyLen+len(b) > window {
@@ -294,7 +298,7 @@ func (c *conn) hold(seq uint32, b []byte, fin bool) {
 	}
 	i, _ := slices.BinarySearchFunc(f.early, seq, func(e early, seq uint32) int { return int(int32(e.seq - seq)) })
 	if i < len(f.early) && f.early[i].seq == seq && len(f.early[i].b) >= len(b) {
-		return // it came twice
+		return // it came before
 	}
 	if !c.account.take(len(b)) {
 		return
@@ -303,8 +307,8 @@ func (c *conn) hold(seq uint32, b []byte, fin bool) {
 	f.earlyLen += len(b)
 }
 
-// ackNow decides about the acknowledgement of n bytes: at once, unless the pod seems to wait for a reply that will take
-// it along.
+// ackNow decides when n bytes are acknowledged: at once, unless the pod seems to wait for a reply that will carry the
+// acknowledgement.
 func (c *conn) ackNow(n int) todo {
 	f := &c.from
 	replies := c.replies.Load()
@@ -319,7 +323,7 @@ func (c *conn) ackNow(n int) todo {
 	return 0
 }
 
-// late reports whether an acknowledgement that waited must leave now.
+// late reports whether a delayed acknowledgement must be sent now.
 func (f *podStream) late(now time.Duration, c *conn) bool {
 	if f.due == 0 {
 		return false
@@ -336,7 +340,7 @@ func (f *podStream) late(now time.Duration, c *conn) bool {
 	return true
 }
 
-// publish makes what segments of ours say of the pod's stream what it is now.
+// publish updates the acknowledgement and window that our segments carry.
 func (c *conn) publish() {
 	f := &c.from
 	room := window - f.keptLen
@@ -346,8 +350,8 @@ func (c *conn) publish() {
 	c.received.Store(uint64(f.next)<<32 | uint64(min(room>>f.ourScale, maxWindowField)))
 }
 
-// write gives b to the socket, keeps what it does not take as far as there is memory, and tells how much of b that was.
-// It is false when the socket takes nothing any more.
+// write writes b to the socket and keeps what the socket does not accept, as far as there is memory. taken is how many
+// bytes of b were written or kept. good is false when the socket accepts no more data.
 func (c *conn) write(b []byte) (taken int, good bool) {
 	f, size := &c.from, len(b)
 	for len(b) > 0 && f.keptLen == 0 {
@@ -368,14 +372,14 @@ func (c *conn) write(b []byte) (taken int, good bool) {
 	return size - len(b) + c.keep(b), true
 }
 
-// keep keeps b for later, as far as there is memory, and tells how much it did.
+// keep keeps b for later, as far as there is memory, and returns how many bytes it kept.
 func (c *conn) keep(b []byte) (kept int) {
 	f := &c.from
 	for len(b) > 0 {
 		if n := len(f.kept); n == 0 || f.kept[n-1].used == chunkSize {
 			k := c.newChunk()
 			if k == nil {
-				f.short = true // until the socket takes what there is
+				f.short = true // until the socket accepts data again
 				break
 			}
 			f.kept = append(f.kept, k)
@@ -390,7 +394,7 @@ func (c *conn) keep(b []byte) (kept int) {
 	return kept
 }
 
-// drain gives the socket what was kept, and tells the pod of the room that makes.
+// drain writes what was kept to the socket, and announces to the pod the room that this makes.
 func (c *conn) drain() {
 	c.mu.Lock()
 	f := &c.from
@@ -413,7 +417,7 @@ func (c *conn) drain() {
 			}
 			c.deafen()
 			c.mu.Unlock()
-			return // to who pumps
+			return // Ready pumps next
 		}
 		k.done += n
 		f.keptLen -= n
@@ -423,8 +427,8 @@ func (c *conn) drain() {
 		}
 	}
 	c.publish()
-	// Small steps of the window are not worth a segment (RFC 9293 3.8.6.2.2), unless the pod can say next to nothing. A
-	// pod that ended its stream may be gone altogether.
+	// Small steps of the window are not worth a segment (RFC 9293 3.8.6.2.2), unless the window is fully open again. A
+	// pod that has ended its stream may not exist any more.
 	tell := !f.fin && (f.keptLen == 0 || before-f.keptLen >= window/4)
 	if f.keptLen == 0 {
 		c.finish()
@@ -435,26 +439,26 @@ func (c *conn) drain() {
 	}
 }
 
-// finish ends the socket's side of the pod's stream when everything was written.
+// finish shuts the socket down for writing when everything of an ended stream was written.
 func (c *conn) finish() todo {
 	if !c.from.fin || c.from.keptLen > 0 || c.shut.Load() {
 		return 0
 	}
-	_ = unix.Shutdown(c.fd, unix.SHUT_WR) // it fails where the far end was faster, and that is heard of by reading
+	_ = unix.Shutdown(c.fd, unix.SHUT_WR) // fails if the far end was faster, which reading finds out
 	c.shut.Store(true)
 	return work
 }
 
-// deafen notes that the socket takes nothing any more, and gives up what it did not take. What it has is still brought
-// to the pod, which is reset then: a far end that hangs up may have answered before. The caller holds mu, and has who
-// pumps see to it.
+// deafen records that the socket accepts no more data, and drops what it did not accept. What the socket has read is
+// still sent to the pod, and then the pod is reset, because a far end that hangs up may have answered before. The
+// caller holds mu, and pumps after releasing it.
 func (c *conn) deafen() {
 	c.releaseFrom()
 	c.from.deaf = true
 	c.note(hostDeaf)
 }
 
-// releaseFrom gives the memory of the pod's stream back.
+// releaseFrom releases the memory of the pod's stream.
 func (c *conn) releaseFrom() {
 	f := &c.from
 	for _, k := range f.kept {

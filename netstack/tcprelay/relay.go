@@ -18,47 +18,50 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// Options of a Relay. Pace alone is not required.
+// Options of a Relay. Poller, Send, MTU and Refuse are required.
 type Options struct {
 	// Poller watches the host sockets.
 	Poller *poll.Poller
-	// Send carries an IP packet, a superframe maybe, to the pod it is for. ip is borrowed. It must not come back with an
-	// answer in the same goroutine.
+	// Send sends an IP packet, which may be a superframe, to the pod that it is addressed to. It must not keep ip. It
+	// must not call the Relay with an answer in the same goroutine.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// MTU is the pods'.
+	// MTU returns the MTU of the pods, in bytes.
 	MTU func() int
-	// Refuse tells the sender of p, a SYN, that it cannot reach whom it calls, and why. p is borrowed. As Send, it must
-	// not come back with an answer in the same goroutine.
+	// Refuse tells the sender of p, a SYN, that its destination cannot be reached, and why. It must not keep p. Like
+	// Send, it must not call the Relay with an answer in the same goroutine.
 	Refuse func(p *packet.Packet, why packet.ICMPError)
-	// MaxConns bounds the connections, each of which has a descriptor; 0 is 4,096.
+	// MaxConns bounds the number of connections, each of which has a descriptor; 0 means 4,096.
 	MaxConns int
-	// MaxBytes bounds what is kept of streams that their receivers do not take, in bytes; 0 is 128 MiB.
+	// MaxBytes bounds the memory for data that receivers do not accept yet, in bytes; 0 means 128 MiB.
 	MaxBytes int
-	// Pace tells whether what a pod is sent is limited, and how long to wait before it is sent more. Nil: no pod is.
+	// Pace returns whether the rate at which a pod is sent data is limited, and how long to wait before it is sent
+	// more. If Pace is nil, no pod is limited.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
 
 const (
-	// maxOpening bounds the connections that are not open yet. Beyond it, SYNs are dropped and tried again by the pod.
+	// maxOpening bounds the number of connections that are not open yet. Beyond it SYNs are dropped, and the pod
+	// repeats them.
 	maxOpening = 4096
 
 	defaultConns = 4096
 	defaultBytes = 128 << 20
-	// Ports that Join takes when the client's own is in use already: not those that the stack takes.
+	// FirstPort and LastPort bound the ports that Join uses when the client's own port is in use already. The stack
+	// uses others.
 	FirstPort, LastPort = 49152, 65535
 )
 
 // Relay holds the connections of a node. Its methods are safe for concurrent use.
 type Relay struct {
 	o      Options
-	start  time.Time // times are counted from it
-	secret uint64    // of the sequence numbers that connections begin with
+	start  time.Time // times of connections are counted from here
+	secret uint64    // of the initial sequence numbers
 	bounds bounds
 	shards [64]shard
 	closed atomic.Bool
 }
 
-// shard is a part of the connections, by the tuple of the pod's segments.
+// shard holds those connections whose tuples, of the pod's segments, have one hash.
 type shard struct {
 	mu    sync.RWMutex
 	conns map[packet.Tuple]*conn
@@ -82,7 +85,7 @@ func (r *Relay) find(t *packet.Tuple) *conn {
 	return s.conns[*t]
 }
 
-// add enters c unless its tuple is taken or the Relay closed.
+// add enters c unless its tuple is in use or the Relay is closed.
 func (r *Relay) add(c *conn) bool {
 	s := r.shard(&c.key)
 	s.mu.Lock()
@@ -103,9 +106,10 @@ func (r *Relay) remove(c *conn) {
 	}
 }
 
-// Deliver takes a pod's TCP segment, contiguous and with a checksum known to be right. It is borrowed. It reports
-// whether the segment was one of the Relay's connections or, if it may, began one. The caller ends turn when it has no
-// more frames at hand.
+// Deliver handles a TCP segment of a pod. The segment is contiguous and its checksum is known to be right. Deliver does
+// not keep p, but turn may take over its buffer and give it another. Deliver reports whether the segment belongs to one
+// of the Relay's connections, or has begun one, which it does only if mayBegin is set. The caller ends turn when it has
+// no more frames at hand.
 func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 	c := r.find(&p.Tuple)
 	if c != nil && c.receive(p, turn) {
@@ -115,13 +119,13 @@ func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 		return false
 	}
 	if c != nil {
-		r.remove(c) // it has ended, and is about to do so itself
+		r.remove(c) // c has ended, and has not removed itself yet
 	}
 	r.open(p)
 	return true
 }
 
-// open begins the connection that a pod's SYN asks for.
+// open begins the connection that a pod's SYN asks for. If the pod may have no more connections, it drops the SYN.
 func (r *Relay) open(p *packet.Packet) {
 	a := r.bounds.begin(p.Tuple.Src)
 	if a == nil {
@@ -139,9 +143,9 @@ func (r *Relay) open(p *packet.Packet) {
 	c.begin(fd, err, poll.Out)
 }
 
-// Join gives client, whose descriptor it takes over, a connection to a pod, as from, and carries it until it ended or
-// ctx did; then it returns nil. Before the client is taken over, it returns an error: one that wraps ErrInUse when from
-// is the address of another connection to the pod (a port of 0 stands for any), or ErrTooMany.
+// Join connects client to the pod at to, from the address from, and carries the connection until it ends or ctx does.
+// Then it returns nil. A port of 0 in from stands for any port. Join takes over the client's descriptor. It returns an
+// error if it could not: one that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
@@ -164,13 +168,14 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 }
 
 var (
-	// ErrInUse says that an address and port has a connection already.
+	// ErrInUse says that a connection to the pod uses this address and port already.
 	ErrInUse error = syscall.EADDRINUSE
-	// ErrTooMany says that the client's network has as many connections as it may have, or as many that are not open yet.
+	// ErrTooMany says that the client's network may have no more connections, or no more that are not open yet.
 	ErrTooMany = errors.New("the client has too many connections")
 )
 
-// Network is who a client is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has at least.
+// Network returns the network that a client's connections are charged to: an IPv4 address itself, or the first 64 bits
+// of an IPv6 address, since each subscriber has at least those.
 func Network(a packet.Addr) packet.Addr {
 	if !a.Is4() {
 		clear(a[8:])
@@ -178,7 +183,7 @@ func Network(a packet.Addr) packet.Addr {
 	return a
 }
 
-// reserve enters c, with a port of ours where it has none.
+// reserve enters c. If c has no port on the client's side, it picks one.
 func (r *Relay) reserve(c *conn) bool {
 	if c.key.DstPort != 0 {
 		return r.add(c)
@@ -193,7 +198,7 @@ func (r *Relay) reserve(c *conn) bool {
 	return false
 }
 
-// Forget resets the connections of a pod that is gone, on the host's side.
+// Forget resets the host's side of all connections of a pod that was removed.
 func (r *Relay) Forget(pod netip.Addr) {
 	a := packet.AddrFrom(pod)
 	r.each(func(c *conn) {
@@ -203,7 +208,7 @@ func (r *Relay) Forget(pod netip.Addr) {
 	})
 }
 
-// Close resets every connection, on both sides, takes no more, and waits until all are gone.
+// Close resets every connection on both sides and waits until all have ended. It accepts no new ones.
 func (r *Relay) Close() error {
 	if r.closed.Swap(true) {
 		return os.ErrClosed
@@ -229,17 +234,17 @@ func (r *Relay) each(f func(*conn)) {
 	}
 }
 
-// Stats tells the state and the counters.
+// Stats returns the current use and the counters.
 func (r *Relay) Stats() Stats { return r.bounds.stats() }
 
-// Len is how many connections there are.
+// Len returns the number of connections.
 func (r *Relay) Len() (n int) {
 	r.each(func(*conn) { n++ })
 	return n
 }
 
-// isn is where a connection's numbers begin (RFC 6528): the same addresses and ports later begin later, so that a pod
-// in TIME_WAIT takes the SYN for a new one. The clock ticks every 64 ns, as Linux' does.
+// isn returns the initial sequence number of a connection (RFC 6528). For the same addresses and ports it grows with
+// time, so that a pod in TIME_WAIT accepts the SYN for a new connection. The clock ticks every 64 ns, as in Linux.
 func (r *Relay) isn(t *packet.Tuple) uint32 {
 	return uint32(t.Hash(r.secret)) + uint32(time.Now().UnixNano()>>6)
 }

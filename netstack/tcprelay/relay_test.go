@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// noise gives n bytes that are the same for the same seed.
+// noise returns n pseudo-random bytes that depend only on the seed.
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	r := rand.NewChaCha8([32]byte{seed})
@@ -28,7 +28,7 @@ func noise(seed byte, n int) []byte {
 	return b
 }
 
-// exchange has both ends say and hear everything at once, and close in turn.
+// exchange makes both ends send and read everything at the same time, and then close one after the other.
 func exchange(t *testing.T, a, b net.Conn, n int) {
 	t.Helper()
 	said := [2][]byte{noise(1, n), noise(2, n+7)}
@@ -93,7 +93,7 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// Lost frames are repeated, at the beginning, in the middle and at the end.
+// Lost frames are retransmitted, whether they are lost at the beginning, in the middle or at the end.
 func TestLoss(t *testing.T) {
 	for seed := range 4 {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -108,7 +108,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// Small messages go back and forth, each acknowledged with the reply or soon.
+// Small messages go back and forth, and each is acknowledged with the reply or soon after.
 func TestConversation(t *testing.T) {
 	w := newWorld(t)
 	pod, server := w.egress(t, 0)
@@ -125,7 +125,8 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-// A pod that is done, with everything acknowledged, has no connection any more while a slow client still reads.
+// A pod that has sent everything and got all acknowledgements needs no connection any more while a slow client still
+// reads.
 func TestPodIsDoneFirst(t *testing.T) {
 	w := newWorld(t)
 	j := w.join(t, 0)
@@ -142,7 +143,7 @@ func TestPodIsDoneFirst(t *testing.T) {
 		_, err := j.server.Write(noise(4, size))
 		said <- errors.Join(err, j.server.Close())
 	}()
-	// All but what the relay alone has room for: the pod has written the rest and is gone.
+	// The client reads all but what fits into the relay alone. Then the pod has written the rest and is gone.
 	got := make([]byte, size, size+1)
 	if n, err := io.ReadFull(j.client, got[:size-512<<10]); err != nil {
 		t.Fatalf("after %d bytes: %v", n, err)
@@ -161,7 +162,7 @@ func TestPodIsDoneFirst(t *testing.T) {
 	}
 }
 
-// One that does not listen makes the other wait, not lose anything.
+// An end that does not read makes the other one wait, and nothing is lost.
 func TestBackPressure(t *testing.T) {
 	w := newWorld(t)
 	pod, server := w.egress(t, 0)
@@ -170,7 +171,7 @@ func TestBackPressure(t *testing.T) {
 		say, hear net.Conn
 		noRoom    chan struct{}
 	}{{"the server is slow", pod, server, w.noRoomHere}, {"the pod is slow", server, pod, w.noRoomInPod}} {
-		const most = 64 << 20 // more than all buffers between the two
+		const most = 64 << 20 // more than all buffers between the two hold
 		var enough atomic.Bool
 		said := make(chan [sha256.Size]byte, 1)
 		go func() {
@@ -193,7 +194,7 @@ func TestBackPressure(t *testing.T) {
 			said <- [sha256.Size]byte(sum.Sum(nil))
 		}()
 		select {
-		case <-c.noRoom: // it stands still until somebody listens
+		case <-c.noRoom: // the stream stands still until the other end reads
 		case sum := <-said:
 			said <- sum
 		}
@@ -205,7 +206,7 @@ func TestBackPressure(t *testing.T) {
 	}
 }
 
-// A pod that is limited is sent one superframe each time that it has room, and gets everything in the end.
+// A limited pod is sent one superframe each time that Pace allows it, and gets everything in the end.
 func TestPace(t *testing.T) {
 	w := newWorld(t)
 	pod, server := w.egress(t, 0)
@@ -249,7 +250,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A reset of either end reaches the other one as such.
+// A reset by either end reaches the other one as a reset.
 func TestReset(t *testing.T) {
 	w := newWorld(t)
 	pod, server := w.egress(t, 0)
@@ -274,7 +275,7 @@ func TestReset(t *testing.T) {
 	w.gone(t)
 }
 
-// What ends from within resets both sides.
+// The client of a connection that the node itself ends gets a reset, and other connections go on.
 func TestEnds(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -311,7 +312,7 @@ func TestJoinInUse(t *testing.T) {
 	if !errors.Is(err, tcprelay.ErrInUse) {
 		t.Fatalf("%v, want ErrInUse", err)
 	}
-	// The client is whole still, and another port will do.
+	// The client is still usable, and another port will do.
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
 	ran := make(chan error, 1)

@@ -12,10 +12,10 @@ import (
 
 const rstAck = packet.RST | packet.ACK
 
-// A far end that takes no more may have answered before: its answer arrives whole, and the reset after it, however late
-// the pod makes room and however much it says meanwhile. An HTTP server that refuses an upload does so.
+// A far end that accepts no more data may have answered before. Its whole answer arrives, and then the reset, however
+// late the pod makes room and however much it sends meanwhile. An HTTP server that refuses an upload behaves like this.
 func TestAnswerBeforeReset(t *testing.T) {
-	for _, size := range []int{1, 9000} { // 9000 are gathered in a turn
+	for _, size := range []int{1, 9000} { // 9000 bytes are gathered in a turn, 1 is not
 		s := newScript(t)
 		server, mine, theirs := s.egress(5)
 		s.say(segment{mine, theirs, psh, 5, []byte("x")})
@@ -26,7 +26,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		if got := s.hear(ack); string(got.payload) != "01234" {
 			t.Fatalf("heard %q, want as much as there is room for", got.payload)
 		}
-		if err := server.Close(); err != nil { // with something that it has not read: a reset
+		if err := server.Close(); err != nil { // with unread data, which makes it a reset
 			t.Fatal(err)
 		}
 		s.say(segment{mine + 1, theirs, ack, 5, noise(1, size)})
@@ -40,7 +40,8 @@ func TestAnswerBeforeReset(t *testing.T) {
 	}
 }
 
-// A far end that has said everything may reset the connection still, and the pod hears of it without asking.
+// A far end that has ended its stream may still reset the connection, and the pod gets the reset without sending
+// anything.
 func TestResetAfterEnd(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)
@@ -60,8 +61,8 @@ func TestResetAfterEnd(t *testing.T) {
 	}
 }
 
-// A pod believes a reset only at the number that it expects (RFC 5961 3.2): behind what it acknowledged, if it had no
-// room for the rest, and behind the rest, if it had.
+// A pod accepts a reset only at the number that it expects (RFC 5961 3.2). That is the number after what it
+// acknowledged if it had no room for the rest, and the number after the rest otherwise.
 func TestResetIsBelieved(t *testing.T) {
 	s := newScript(t)
 	client, accepted := dialHost(t, 0)
@@ -93,7 +94,7 @@ func TestResetIsBelieved(t *testing.T) {
 	}
 }
 
-// A health check that resets what it opened may come again from the same port, as often as it likes.
+// A health check that resets its connection may come again from the same port, as often as it likes.
 func TestHalfOpenChecks(t *testing.T) {
 	s := newScript(t)
 	l := listen(t, 0)

@@ -14,20 +14,20 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// script is a Relay whose pod is played by the test, segment by segment.
+// script is a Relay. The test plays its pod, segment by segment.
 type script struct {
 	t     testing.TB
 	r     *tcprelay.Relay
 	turn  tcprelay.Turn
 	heard chan arrival
-	known map[repeated]bool           // what was heard
-	tuple packet.Tuple                // of the pod's segments
-	only  atomic.Pointer[packet.Addr] // what is for other pods is not heard; nil: all is
-	// urgent is the urgent pointer of what the pod says.
+	known map[repeated]bool           // segments that were heard before
+	tuple packet.Tuple                // of the pod's segments in the present connection
+	only  atomic.Pointer[packet.Addr] // only segments to this pod are heard; nil: all are
+	// urgent is the urgent pointer of the segments that the pod sends.
 	urgent uint16
 }
 
-// segment is what the pod says or hears.
+// segment is a segment that the pod sends or receives.
 type segment struct {
 	seq, ack uint32
 	flags    uint8
@@ -35,13 +35,13 @@ type segment struct {
 	payload  []byte
 }
 
-// arrival is what comes for the end of a connection whose segments have that tuple.
+// arrival is a segment for the pod's end of a connection. of is the tuple of that end's own segments.
 type arrival struct {
 	segment
 	of packet.Tuple
 }
 
-// repeated is what is the same when a segment comes again, as it does on a busy machine when the pod was late.
+// repeated identifies a segment and its retransmissions, which a busy machine causes when the test answers late.
 type repeated struct {
 	of    packet.Tuple
 	seq   uint32
@@ -79,7 +79,7 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 			binary.BigEndian.Uint32(h[4:]), binary.BigEndian.Uint32(h[8:]), h[13], binary.BigEndian.Uint16(h[14:]),
 			append([]byte(nil), p.IP[p.Payload:]...),
 		}, p.Tuple.Reverse()}:
-		default: // nobody listens
+		default: // the test does not read
 		}
 	}
 	s.r = tcprelay.New(o)
@@ -94,7 +94,7 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 	return s
 }
 
-// say gives the relay a segment of the pod's, in a turn that goes on.
+// say passes a segment of the pod to the relay, in a turn that is not ended.
 func (s *script) say(x segment, options ...byte) {
 	s.t.Helper()
 	h := packet.TCPHeader{Seq: x.seq, Ack: x.ack, Flags: x.flags, Window: x.window, Options: options}
@@ -116,8 +116,8 @@ func (s *script) say(x segment, options ...byte) {
 	}
 }
 
-// hear gives the next segment of the present connection, which has to have these flags. It leaves out what was heard
-// before: that is hearAgain's.
+// hear returns the next segment of the present connection, which must have these flags. It skips segments that were
+// heard before; hearAgain does not.
 func (s *script) hear(flags uint8) segment {
 	s.t.Helper()
 	return s.next(flags, func(x *arrival) bool {
@@ -126,7 +126,7 @@ func (s *script) hear(flags uint8) segment {
 	})
 }
 
-// hearAgain gives the next segment of the present connection whether it was heard before or not.
+// hearAgain returns the next segment of the present connection, whether it was heard before or not.
 func (s *script) hearAgain(flags uint8) segment {
 	s.t.Helper()
 	return s.next(flags, func(x *arrival) bool { return x.of != s.tuple })
@@ -151,7 +151,7 @@ func (s *script) next(flags uint8, skip func(*arrival) bool) segment {
 	}
 }
 
-// silent checks that nothing has come that was not heard before.
+// silent checks that no new segment has come.
 func (s *script) silent() {
 	s.t.Helper()
 	for {
@@ -166,7 +166,7 @@ func (s *script) silent() {
 	}
 }
 
-// quiet has nothing be heard any more that is for other pods.
+// quiet makes the test hear only what is sent to pod but.
 func (s *script) quiet(but packet.Addr) {
 	s.only.Store(&but)
 	for len(s.heard) > 0 {
@@ -183,7 +183,7 @@ const (
 	fin    = packet.FIN | packet.ACK
 )
 
-// egress opens a connection to a server on the host. It gives the numbers both sides go on with.
+// egress opens a connection to a server on the host. It returns the next sequence numbers of both sides.
 func (s *script) egress(window uint16) (server net.Conn, mine, theirs uint32) {
 	s.t.Helper()
 	l := listen(s.t, 0)
@@ -200,7 +200,7 @@ func (s *script) egress(window uint16) (server net.Conn, mine, theirs uint32) {
 	return accept(s.t, l), 1000, got.seq + 1
 }
 
-// Superframes are written and acknowledged several at a time, and what follows them finds them written.
+// Superframes are written and acknowledged several at a time, before the segments that follow them.
 func TestBulk(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)
@@ -218,8 +218,8 @@ func TestBulk(t *testing.T) {
 	if got := s.hear(ack); got.ack != mine {
 		t.Errorf("acknowledged %d bytes at the end of the turn, want %d", got.ack-1000, mine-1000)
 	}
-	// A superframe and the end of the stream in one turn.
-	s.say(segment{mine - size, theirs, ack, 65535, said[:size]}) // it was here
+	// A superframe and the end of the stream come in one turn.
+	s.say(segment{mine - size, theirs, ack, 65535, said[:size]}) // came before
 	s.hear(ack)
 	s.say(segment{mine, theirs, fin, 65535, said[frames*size:]})
 	if got := s.hear(ack); got.ack != mine+11 {
@@ -233,8 +233,8 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// What the pod does not acknowledge is repeated: after a while, and at once when it acknowledges the same thing three
-// times.
+// What the pod does not acknowledge is retransmitted: after a timeout, and at once after three duplicate
+// acknowledgements.
 func TestRepeats(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)
@@ -253,7 +253,7 @@ func TestRepeats(t *testing.T) {
 	// "two" is missing.
 	again := func() string {
 		for {
-			if got := s.hearAgain(psh); got.seq != theirs { // on a busy machine the first comes more than once
+			if got := s.hearAgain(psh); got.seq != theirs { // on a busy machine the first one comes more than once
 				return string(got.payload)
 			}
 		}
@@ -272,7 +272,7 @@ func TestRepeats(t *testing.T) {
 	s.silent()
 }
 
-// Never more is sent than the pod has room for; a pod without room is asked again.
+// The relay never sends more than the pod has room for, and probes a pod without room.
 func TestPodsWindow(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(5)
@@ -292,7 +292,7 @@ func TestPodsWindow(t *testing.T) {
 	}
 }
 
-// A pod that remembers an older connection of the same ports is told to forget it.
+// A pod that still has an older connection on the same ports is told to forget it.
 func TestOlderConnection(t *testing.T) {
 	s := newScript(t)
 	_, accepted := dialHost(t, 0)
@@ -320,7 +320,7 @@ func TestOlderConnection(t *testing.T) {
 	}
 }
 
-// Nothing that a pod can send does harm: neither before the connection is open nor with numbers that make no sense.
+// No segment of a pod does harm: neither before the connection is open nor with senseless numbers.
 func FuzzPod(f *testing.F) {
 	f.Add(uint32(1000), uint32(0), uint8(ack), uint16(1000), []byte("hello"), uint8(1))
 	f.Add(uint32(1000), uint32(0), uint8(ack), uint16(1000), make([]byte, 9000), uint8(5))

@@ -12,51 +12,52 @@ import (
 )
 
 const (
-	// turn is how many superframes of one connection are sent before others get theirs.
+	// turn is the number of superframes of one connection that are sent before other connections get their turn.
 	turn = 32
-	// A timeout begins at minTimeout, Linux' TCP_RTO_MIN, and doubles up to maxTimeout; a pod that acknowledges nothing
-	// for giveUp is given up. openTimeout is for connections that do not come about, since the pod asked last.
+	// A retransmission timeout begins at minTimeout (TCP_RTO_MIN of Linux) and doubles up to maxTimeout. A pod that
+	// acknowledges nothing for giveUp is given up. openTimeout bounds how long a connection may take to open, counted
+	// from the pod's last SYN.
 	minTimeout  = 200 * time.Millisecond
 	synTimeout  = time.Second
 	maxTimeout  = 20 * time.Second
 	giveUp      = 2 * time.Minute
 	openTimeout = 20 * time.Second
-	// maxGulp is how many superframes are read at once.
+	// maxGulp is how many superframes are read at once at most.
 	maxGulp = 8
-	// maxFlight bounds what is kept for a pod that does not acknowledge it, whatever window it announces.
+	// maxFlight bounds the bytes that are kept for a pod until it acknowledges them, whatever window it announces.
 	maxFlight = 4 << 20
-	// memoryWait is how long it takes until it is looked for memory again.
+	// memoryWait is the time between two attempts to get memory.
 	memoryWait = 20 * time.Millisecond
-	// noMemory is a read for which there was none.
+	// noMemory is the result of a read for which there was no memory.
 	noMemory = unix.ENOMEM
-	// small is the room that makes it worth to read into the rest of a chunk.
+	// small is the least room, in bytes, for which the rest of a chunk is used for another read.
 	small = 16 << 10
 )
 
-// hostStream is what the host's socket says, in the hands of the one that pumps.
+// hostStream is the state of the host socket's stream. It belongs to the goroutine that pumps.
 type hostStream struct {
 	una, nxt   uint32 // the oldest number that is not acknowledged, and the next one (RFC 9293 3.3.1)
 	room       uint32 // the pod's window
-	mss, limit int    // what a segment and a superframe carry at most
-	fin        bool   // the stream ended, and the pod was told: with nxt-1
-	cut        bool   // the socket takes nothing any more; when it has nothing any more either, the pod is reset
-	recover    uint32 // where nxt was when something was lost
+	mss, limit int    // the largest payload of a segment and of a superframe
+	fin        bool   // the stream has ended, and the pod was sent a FIN with number nxt-1
+	cut        bool   // the socket accepts no more data; when everything was read from it, the pod is reset
+	recover    uint32 // the value of nxt when a loss was noticed
 	recovering bool
 
-	flows bool // there was as much as could be read
+	flows bool // the last read was filled
 
-	segs []sent // not acknowledged yet, oldest first
-	last *chunk // where the next segment may go
+	segs []sent // unacknowledged segments, oldest first
+	last *chunk // the chunk into which the next segment may be read
 
-	timeout  time.Duration // the present one, doubled from time to time
-	resendAt time.Duration // 0: there is nothing to wait for
-	deadline time.Duration // when it is given up
+	timeout  time.Duration // the present one, which doubles each time it passes
+	resendAt time.Duration // 0: no acknowledgement is awaited
+	deadline time.Duration // when the pod is given up
 
-	far    alive.Question // the pod's, whether the far end lives
-	lookAt time.Duration  // when it is looked whether the pod lives
-	silent int            // looks for which nothing had come from it
+	far    alive.Question // the pod's keep-alive probe, passed on to the far end
+	lookAt time.Duration  // when podLives checks next; 0: not yet set
+	silent int            // checks in a row for which the pod had sent nothing
 
-	told atomic.Uint32 // the acknowledgement that our last segment with data took along
+	told atomic.Uint32 // the number that our last segment with data or FIN acknowledged
 	head [headroom]byte
 }
 
@@ -67,7 +68,7 @@ type sent struct {
 	seq    uint32
 }
 
-// carry reads what the socket has and sends it, as far as the pod's window lets it. The error is the socket's.
+// carry reads data from the socket and sends it, as far as the pod's window allows. The error is the socket's.
 func (c *conn) carry() unix.Errno {
 	t := &c.to
 	for done := 0; done < turn; {
@@ -78,7 +79,7 @@ func (c *conn) carry() unix.Errno {
 		room := int(t.room) - int(flight)
 		if room <= 0 || room < t.mss && flight > 0 {
 			c.blocked(flight)
-			return 0 // an acknowledgement goes on
+			return 0 // the next acknowledgement continues
 		}
 		limited, wait := c.pace()
 		if wait > 0 {
@@ -104,7 +105,7 @@ func (c *conn) carry() unix.Errno {
 			return 0
 		}
 		if t.flows = n == asked; !t.flows {
-			break // that was all
+			break // the socket has no more
 		}
 		done += (n + t.limit - 1) / t.limit
 	}
@@ -112,8 +113,8 @@ func (c *conn) carry() unix.Errno {
 	return 0
 }
 
-// pace asks whether the pod is limited, and how long it has to be waited before the next superframe. A sender without
-// congestion control would otherwise lose nearly all that it sends beyond the limit.
+// pace returns whether the pod is limited, and how long to wait before the next superframe. Without it a sender that
+// has no congestion control would lose nearly everything it sends beyond the limit.
 func (c *conn) pace() (limited bool, wait time.Duration) {
 	if c.r.o.Pace == nil {
 		return false, 0
@@ -121,8 +122,8 @@ func (c *conn) pace() (limited bool, wait time.Duration) {
 	return c.r.o.Pace(c.key.Src)
 }
 
-// read reads the socket once, up to room bytes of what was asked for, and sends what it had: one superframe, or, if it
-// may, many.
+// read reads the socket once, at most room bytes, and sends what it got: one superframe, or several if many allows it.
+// asked is the number of bytes it asked for.
 func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	t := &c.to
 	if many && t.flows && room >= 2*t.limit {
@@ -141,7 +142,8 @@ func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	return len(b), n, 0
 }
 
-// gulp reads several superframes at once: each read has the far end told of the room it made, and costs it a segment.
+// gulp reads several superframes with one system call. Each read makes room, which the host's kernel announces to the
+// far end in a segment, so fewer reads cost fewer segments.
 func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 	t := &c.to
 	var ks [maxGulp]*chunk
@@ -176,7 +178,8 @@ func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 	return count * t.limit, n, errno
 }
 
-// space is where to read the next up to n bytes, with room for headers before; nil when there is no memory.
+// space returns where to read the next n bytes or fewer, with room for headers before them. It returns nil when there
+// is no memory.
 func (c *conn) space(n int) []byte {
 	t := &c.to
 	if t.last == nil || chunkSize-t.last.used < headroom+min(n, small) {
@@ -190,7 +193,7 @@ func (c *conn) space(n int) []byte {
 	return t.last.buf[off:min(off+n, chunkSize)]
 }
 
-// tidy gives an unused chunk back.
+// tidy frees the last chunk if it is unused.
 func (c *conn) tidy() {
 	if t := &c.to; t.last != nil && t.last.refs == 0 {
 		c.free(t.last)
@@ -198,7 +201,7 @@ func (c *conn) tidy() {
 	}
 }
 
-// say sends the n bytes that were read into space.
+// say sends the n bytes that were read into space, as one superframe.
 func (c *conn) say(n int, push bool) {
 	t := &c.to
 	k := t.last
@@ -207,7 +210,7 @@ func (c *conn) say(n int, push bool) {
 	k.refs++
 	t.segs = append(t.segs, s)
 	t.nxt += uint32(n)
-	c.next.Store(t.nxt) // before received is looked at
+	c.next.Store(t.nxt) // before received is loaded
 	if t.resendAt == 0 {
 		c.await(minTimeout)
 	}
@@ -224,14 +227,14 @@ func (c *conn) sendData(s *sent, push bool) {
 	c.emit(s.k.buf[s.off-packet.TCPHeadLen(&c.key.Src):], s.n, &h)
 }
 
-// fresh fills in what we acknowledge.
+// fresh fills in the acknowledgement and the window.
 func (c *conn) fresh(h *packet.TCPHeader) {
 	got := c.received.Load()
 	h.Ack, h.Window = uint32(got>>32), uint16(got)
 	c.to.told.Store(h.Ack)
 }
 
-// bye tells the pod that the socket's stream ended.
+// bye tells the pod that the socket's stream has ended.
 func (c *conn) bye() {
 	t := &c.to
 	t.fin = true
@@ -239,7 +242,7 @@ func (c *conn) bye() {
 	c.next.Store(t.nxt)
 	c.await(minTimeout)
 	c.sendFin()
-	c.arm(0) // the far end may reset the connection still
+	c.arm(0) // the far end may still reset the connection
 }
 
 func (c *conn) sendFin() {
@@ -248,7 +251,7 @@ func (c *conn) sendFin() {
 	c.emit(c.to.head[:], 0, &h)
 }
 
-// greet sends our SYN, or the SYN-ACK.
+// greet sends our SYN or SYN-ACK.
 func (c *conn) greet() {
 	t := &c.to
 	c.next.Store(t.nxt)
@@ -258,7 +261,7 @@ func (c *conn) greet() {
 	if c.stage.Load() == answering {
 		h.Flags |= packet.ACK
 		c.fresh(&h)
-		scales = c.from.scales // does not change any more
+		scales = c.from.scales // does not change after accept
 	}
 	h.Options = putOffer(options[:0], c.r.o.MTU()-packet.TCPHeadLen(&c.key.Src), scales)
 	if t.resendAt == 0 {
@@ -269,7 +272,7 @@ func (c *conn) greet() {
 	c.emit(t.head[:], 0, &h)
 }
 
-// takeAcks notes what the pod acknowledged since.
+// takeAcks handles what the pod has acknowledged since the last call.
 func (c *conn) takeAcks() {
 	t := &c.to
 	acked := c.acked.Load()
@@ -284,7 +287,7 @@ func (c *conn) takeAcks() {
 	for i := range t.segs {
 		s := &t.segs[i]
 		if over := ack - s.seq; over < uint32(s.n) || ahead(s.seq, ack) {
-			if !ahead(s.seq, ack) { // the headers of what is left may be written over what is not
+			if !ahead(s.seq, ack) { // the acknowledged part makes room for the headers of the rest
 				s.off, s.n, s.seq = s.off+int(over), s.n-int(over), ack
 			}
 			break
@@ -306,12 +309,12 @@ func (c *conn) takeAcks() {
 	c.await(minTimeout)
 	if t.recovering {
 		if t.recovering = ahead(t.recover, ack); t.recovering {
-			c.sendFirst() // RFC 6582: a partial acknowledgement says that the next one is missing, too
+			c.sendFirst() // RFC 6582: a partial acknowledgement means that the next segment is lost too
 		}
 	}
 }
 
-// await begins to wait for an acknowledgement, or begins again because there was one.
+// await starts waiting for an acknowledgement, or starts again after one.
 func (c *conn) await(d time.Duration) {
 	t := &c.to
 	now := c.r.now()
@@ -319,14 +322,14 @@ func (c *conn) await(d time.Duration) {
 	c.timer.set(d)
 }
 
-// blocked sees to it that a pod that announced no window is asked again: its next announcement could be lost.
+// blocked makes sure that a pod that has announced no window is probed, because its next announcement could be lost.
 func (c *conn) blocked(flight uint32) {
 	if flight == 0 && c.to.resendAt == 0 {
 		c.await(minTimeout)
 	}
 }
 
-// overdue looks whether a timeout has passed and repeats what was lost. It is false when the pod is given up.
+// overdue retransmits what is lost when a timeout has passed. It returns false when the pod is given up.
 func (c *conn) overdue() bool {
 	t := &c.to
 	now := c.r.now()
@@ -361,14 +364,14 @@ func (c *conn) overdue() bool {
 	return true
 }
 
-// probe asks for the pod's window by a segment that it must answer, since it has been through that number.
+// probe asks for the pod's window with an old sequence number, which the pod must answer.
 func (c *conn) probe() {
 	h := packet.TCPHeader{Seq: c.to.una - 1, Flags: packet.ACK}
 	c.fresh(&h)
 	c.emit(c.to.head[:], 0, &h)
 }
 
-// resend begins again at the oldest number that is not acknowledged.
+// resend retransmits the oldest unacknowledged segment, and starts a recovery up to nxt.
 func (c *conn) resend() {
 	t := &c.to
 	if c.stage.Load() != open || t.una == t.nxt {
@@ -386,7 +389,7 @@ func (c *conn) sendFirst() {
 	}
 }
 
-// releaseTo gives the memory of the socket's stream back.
+// releaseTo releases the memory of the socket's stream.
 func (c *conn) releaseTo() {
 	t := &c.to
 	for i := range t.segs {

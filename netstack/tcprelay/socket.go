@@ -12,8 +12,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// send, recv and readv are raw system calls on sockets that do not block: the runtime, were it told, would take one
-// that does the receiver's softirq work for blocked and hand its processor to another thread (as in package tap).
+// send, recv, readv and sendmsg are raw system calls on sockets that do not block. The Go runtime is not told of them:
+// it would take a call that runs the receiver's softirq work for a blocked one, and hand its processor to another
+// thread (as in package tap).
 func recv(fd int, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
@@ -34,7 +35,8 @@ func sendmsg(fd int, m *unix.Msghdr) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// connect makes a socket and has it connect to e. An error that came at once is returned like one that comes later.
+// connect makes a socket and begins to connect it to e. It returns the error of a connect that fails at once; connected
+// returns that of a connect that fails later.
 func connect(e packet.Endpoint) (fd int, err error) {
 	family := unix.AF_INET6
 	if e.Addr.Is4() {
@@ -58,8 +60,8 @@ func connect(e packet.Endpoint) (fd int, err error) {
 	return fd, nil
 }
 
-// hasSource reports whether the host has an address from which it can reach e: a UDP socket, which has another set of
-// ports, finds one.
+// hasSource reports whether the host has an address from which it can reach e. It tries with a UDP socket, whose ports
+// are separate from those of TCP.
 func hasSource(family int, e packet.Endpoint) bool {
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
 	if err != nil {
@@ -69,8 +71,8 @@ func hasSource(family int, e packet.Endpoint) bool {
 	return unix.Connect(fd, sockaddr(e)) != unix.EADDRNOTAVAIL
 }
 
-// tune sets what every host socket here has: no delay for small writes, a far end that is gone is found out, and urgent
-// data stays in the stream (RFC 6093 6).
+// tune sets the options of every host socket here: small writes are not delayed, keep-alive probes detect a far end
+// that is gone, and urgent data stays in the stream (RFC 6093 6).
 func tune(fd int) error {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
@@ -90,7 +92,7 @@ func sockaddr(e packet.Endpoint) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(e.Port), Addr: e.Addr}
 }
 
-// connected is how a connect ended.
+// connected returns the pending error of the socket, which after a connect is its result; 0 means success.
 func connected(fd int) unix.Errno {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
@@ -99,7 +101,8 @@ func connected(fd int) unix.Errno {
 	return unix.Errno(n)
 }
 
-// detach takes the descriptor out of a connection of the standard library's, whose poller then knows it no longer.
+// detach takes the descriptor of a connection away from the standard library: it returns a duplicate that the runtime's
+// poller does not know, and closes c.
 func detach(c *net.TCPConn) (fd int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -119,7 +122,7 @@ func detach(c *net.TCPConn) (fd int, err error) {
 	return fd, c.Close()
 }
 
-// hangUp closes a socket, with a reset where the stream is not whole.
+// hangUp closes a socket, with a reset unless the end is clean.
 func hangUp(fd int, clean bool) {
 	if !clean {
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

@@ -10,32 +10,33 @@ import (
 )
 
 const (
-	// bulkSize is the payload from which a segment is worth to wait for others.
+	// bulkSize is the smallest payload, in bytes, of a segment that waits for others to be written with it.
 	bulkSize = 8 << 10
-	// maxGathered is how many of them are written at once: more would leave the cache before they are.
+	// maxGathered is how many segments are written at once. More would leave the cache before they are written.
 	maxGathered = 8
 )
 
-// Turn is what a goroutine does once for all frames of a pod that it has at hand. A pod's bulk is written to the
-// socket, and acknowledged, several superframes at a time: the one who reads it is woken once, and so is the pod. The
-// zero value is ready.
+// Turn collects what a goroutine does once for all frames that it has at hand. Large payloads of a pod are written to
+// the socket, and acknowledged, several superframes at a time. So the reader of the socket is woken once, and so is the
+// pod. The zero value is ready.
 type Turn struct {
-	conns []*conn // that gathered something
+	conns []*conn // those with gathered payloads
 	spare [][]byte
 	iov   [maxGathered]unix.Iovec
 	msg   unix.Msghdr
 }
 
-// part is the payload of a frame which the Turn took over.
+// part is a payload, and the frame around it, which the Turn has taken over.
 type part struct{ frame, b []byte }
 
-// bulk reports whether n bytes at seq are the next ones of a stream that flows. The caller holds mu.
+// bulk reports whether n bytes at seq are the next ones of a stream that is not held up, and enough to be gathered. The
+// caller holds mu.
 func (c *conn) bulk(seq uint32, n int) bool {
 	f := &c.from
 	return n >= bulkSize && seq == f.next && c.stage.Load() == open && !f.fin && f.keptLen == 0 && len(f.early) == 0
 }
 
-// gather takes the frame of p over, giving another buffer in exchange. The caller holds c.mu.
+// gather takes over the frame of p and gives p another buffer. The caller holds c.mu.
 func (t *Turn) gather(c *conn, p *packet.Packet) {
 	f := &c.from
 	b := p.IP[p.Payload:]
@@ -56,8 +57,8 @@ func (t *Turn) buffer(size int) []byte {
 	return make([]byte, size)
 }
 
-// flush writes what was gathered and keeps what the socket does not take. It is false when that takes nothing any more.
-// The caller holds mu.
+// flush writes what was gathered and keeps what the socket does not accept. It returns false when the socket accepts no
+// more data. The caller holds mu.
 func (c *conn) flush(t *Turn) bool {
 	f := &c.from
 	if len(f.gathered) == 0 {
@@ -87,7 +88,7 @@ func (c *conn) flush(t *Turn) bool {
 			if errno == 0 && !f.short {
 				lost -= c.keep(g.b[done:])
 			}
-			f.next -= uint32(lost) // the pod says it again
+			f.next -= uint32(lost) // the pod retransmits it
 		}
 		t.spare = append(t.spare, g.frame)
 		f.gathered[i] = part{}
@@ -106,7 +107,7 @@ func (t *Turn) End() {
 	for i, c := range t.conns {
 		t.conns[i] = nil
 		c.mu.Lock()
-		some := len(c.from.gathered) > 0 // nothing when it ended meanwhile
+		some := len(c.from.gathered) > 0 // false when the connection has ended meanwhile
 		good := c.flush(t)
 		if !good {
 			c.deafen()

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// sayUrgently has a kernel's socket send b with its last byte marked as urgent.
+// sayUrgently sends b from a socket of the kernel, with its last byte marked as urgent.
 func sayUrgently(t *testing.T, c net.Conn, b string) {
 	t.Helper()
 	raw, err := c.(*net.TCPConn).SyscallConn()
@@ -37,7 +37,7 @@ func TestUrgent(t *testing.T) {
 				name      string
 				say, hear net.Conn
 			}{{"egress", server, pod}, {"join", j.client, j.server}} {
-				sayUrgently(t, c.say, "before!") // and once more before the first was read
+				sayUrgently(t, c.say, "before!") // and a second time before the first is read
 				sayUrgently(t, c.say, "between!")
 				if _, err := io.WriteString(c.say, "after"); err != nil {
 					t.Fatal(err)
@@ -53,7 +53,7 @@ func TestUrgent(t *testing.T) {
 	}
 }
 
-// What a pod marks as urgent reaches the host's socket in its place.
+// Data that a pod marks as urgent reaches the host socket in its place.
 func TestUrgentFromPod(t *testing.T) {
 	s := newScript(t)
 	server, mine, theirs := s.egress(65535)

@@ -30,13 +30,13 @@ var (
 type world struct {
 	*tcprelay.Relay
 	pod *netstacktest.Pod
-	// loss is how many frames of a thousand are lost, each way.
+	// loss is how many of a thousand frames are lost, in each direction.
 	loss atomic.Int64
-	// pause is how long the pod is not to be sent more after each segment with data, in nanoseconds; 0: it is not limited.
-	// early counts those that did not wait, of those with new data.
+	// pause is how long the pod is sent nothing after each segment with data, in nanoseconds; 0 means no limit. data
+	// counts the segments with new data, and early those of them that did not wait.
 	pause, ready, early, data atomic.Int64
 	highest                   atomic.Uint32 // sequence number sent to the pod
-	// noRoomHere and noRoomInPod are told when the relay, or the pod, announces a window of 0.
+	// noRoomHere gets a value when the relay announces a window of 0, noRoomInPod when the pod does.
 	noRoomHere, noRoomInPod chan struct{}
 }
 
@@ -112,7 +112,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// tellFull tells to when p announces a window of 0.
+// tellFull sends to the channel when p announces a window of 0.
 func tellFull(p *packet.Packet, to chan<- struct{}) {
 	if p.TCPFlags&(packet.ACK|packet.SYN|packet.RST) != packet.ACK || binary.BigEndian.Uint16(p.IP[p.L4+14:]) != 0 {
 		return
@@ -123,7 +123,7 @@ func tellFull(p *packet.Packet, to chan<- struct{}) {
 	}
 }
 
-// notePace looks whether a segment for the pod waited, where the pod is limited. What is sent again does not wait.
+// notePace counts whether a segment for a limited pod waited. Retransmissions do not wait.
 func (w *world) notePace(p *packet.Packet) {
 	n, pause := p.Len()-p.Payload, w.pause.Load()
 	end := binary.BigEndian.Uint32(p.IP[p.L4+4:]) + uint32(n)
@@ -137,7 +137,7 @@ func (w *world) notePace(p *packet.Packet) {
 	w.data.Add(1)
 }
 
-// refuse answers a segment that belongs to nobody, as the stack does.
+// refuse answers a segment without a connection, as the stack does.
 func (w *world) refuse(t *testing.T, dev *netstacktest.Device, p *packet.Packet) {
 	swap(p, host, outside, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
 	frame := make([]byte, packet.HeadLen+60)
