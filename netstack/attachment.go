@@ -35,7 +35,7 @@ const (
 	HostTAP
 )
 
-// PortConfig describes an attachment.
+// AttachmentConfig describes an attachment.
 type AttachmentConfig struct {
 	Name  string // "namespace/name" of the pod, or "host"
 	Kind  AttachmentKind
@@ -46,7 +46,7 @@ type AttachmentConfig struct {
 	Limit tap.Rate
 }
 
-// Attachment is a TAP on the switch: a pod's or the host's.
+// Attachment is a TAP that the Path reads and writes: a pod's or the host's.
 type Attachment struct {
 	AttachmentConfig
 	addrs []packet.Addr

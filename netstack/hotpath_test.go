@@ -114,7 +114,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzFromPort gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under
+// FuzzFromTAP gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under
 // exactly one verdict, and let nothing through that claims another's address.
 func FuzzFromTAP(f *testing.F) {
 	for _, p := range paths {

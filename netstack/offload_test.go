@@ -63,7 +63,7 @@ func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
 	return f
 }
 
-// TestPlainPort sends superframes and partial checksums to attachments that lack what they count on.
+// TestPlainTAP sends superframes and partial checksums to attachments that lack what they count on.
 func TestPlainTAP(t *testing.T) {
 	payload := make([]byte, 3000)
 	for i := range payload {
@@ -134,7 +134,7 @@ func TestPlainTAP(t *testing.T) {
 	}
 }
 
-// TestPlainPortFromLink sends packets of one flow off the Link, which are coalesced, to an attachment without offloads.
+// TestPlainTAPFromLink sends packets of one flow off the Link, which are coalesced, to an attachment without offloads.
 func TestPlainPortFromLink(t *testing.T) {
 	w := newWorld(t)
 	w.devices["c"] = netstacktest.NewDeviceWith(0)

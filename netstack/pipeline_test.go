@@ -71,15 +71,15 @@ func TestPacketFlows(t *testing.T) {
 		"a client that a load balancer's address is not for": {
 			{"a", segment("10.244.1.10:1000", "10.96.0.8:80", S), "", "", SourceRange},
 		},
-		"a host port, from a pod of another node": {
+		"a hostPort, from a pod of another node": {
 			{"node-2", segment("10.244.2.10:1000", "172.31.0.11:54323", S), "b", "tcp 10.244.2.10:1000 > 10.244.1.11:8080 S", 0},
 			{"b", segment("10.244.1.11:8080", "10.244.2.10:1000", SA), "link", "node-2 tcp 172.31.0.11:54323 > 10.244.2.10:1000 SA", 0},
 		},
-		"a host port, from a pod of this node": {
+		"a hostPort, from a pod of this node": {
 			{"a", segment("10.244.1.10:1000", "172.31.0.11:54323", S), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
 			{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", SA), "a", "tcp 172.31.0.11:54323 > 10.244.1.10:1000 SA", 0},
 		},
-		"a pod reaches itself through its host port": {
+		"a pod reaches itself through its hostPort": {
 			{"b", segment("10.244.1.11:1000", "172.31.0.11:54323", S), "b", "tcp 10.244.1.1:1000 > 10.244.1.11:8080 S", 0},
 		},
 		"a node port whose backend is elsewhere is not translated a second time": {

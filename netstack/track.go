@@ -109,7 +109,7 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	return s.policy == nil || w.permit(s, j)
 }
 
-// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for host ports: the one node
+// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for hostPorts: the one node
 // that knows of them is the one whose address it is, and they lead to its own pods only.
 func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 	t := &j.packet.Tuple

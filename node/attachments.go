@@ -21,7 +21,7 @@ func (n *Node) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 		return fmt.Errorf("attach %s: %w", c.Name, err)
 	}
 	for _, r := range dev.Refused() {
-		n.log.Warn("a TAP goes without an offload that this kernel refused", "port", c.Name, "offload", r.Offload, "err", r.Err)
+		n.log.Warn("a TAP goes without an offload that this kernel refused", "attachment", c.Name, "offload", r.Offload, "err", r.Err)
 	}
 	if err := n.Attach(c, dev); err != nil {
 		_ = dev.Close()
@@ -66,7 +66,7 @@ func (n *Node) PodRanges() ([]netip.Prefix, int) {
 	return c.PodCIDRs, c.MTU
 }
 
-// HasHostPort reports whether the host's processes reach pods through a TAP of their own, over the family of like; the
+// HasHostTAP reports whether the host's processes reach pods through a TAP of their own, over the family of like; the
 // zero Addr is any.
 func (n *Node) HasHostTAP(like netip.Addr) bool {
 	for _, p := range n.path.Attachments() {

@@ -28,7 +28,7 @@ func (n *Node) countServices() counter.List {
 		counter.One(counter.Gauge, "tapestry_services", "Services known.", len(t.Services())),
 		counter.One(counter.Gauge, "tapestry_endpoints", "Endpoints of these Services, ready or not.", endpoints),
 		counter.One(counter.Gauge, "tapestry_node_ports", "NodePorts of these Services.", len(t.NodePorts())),
-		counter.One(counter.Gauge, "tapestry_host_ports", "Host ports of this node's pods.", len(t.HostPorts())),
+		counter.One(counter.Gauge, "tapestry_host_ports", "hostPorts of this node's pods.", len(t.HostPorts())),
 	}
 }
 
@@ -100,7 +100,7 @@ func (n *Node) countPath() counter.List {
 func (n *Node) countNodePorts() counter.List {
 	s := n.nodePorts.Stats()
 	return counter.List{
-		counter.One(counter.Gauge, "tapestry_host_port_sockets", "Sockets that listen for NodePorts and host ports.", s.Sockets),
+		counter.One(counter.Gauge, "tapestry_host_port_sockets", "Sockets that listen for NodePorts and hostPorts.", s.Sockets),
 		counter.By(counter.Gauge, "tapestry_host_port_conversations", "Open ends of TCP connections, and UDP conversations, through them.", "protocol",
 			map[string]int64{"tcp": s.Conns, "udp": s.Sessions}),
 	}
@@ -119,7 +119,7 @@ func (n *Node) countIngress() counter.List {
 		counter.One(counter.Gauge, "tapestry_ingress_in_flight", "Requests and upgraded connections through Ingress at the moment.", s.InFlight),
 		counter.By(counter.Total, "tapestry_ingress_responses_total", "Responses that came from backends of Ingress, by class of their status.", "class", classes),
 		counter.By(counter.Total, "tapestry_ingress_failures_total", "Requests to Ingress that got no response of a backend, by reason.", "reason", map[string]uint64{
-			"bad-request": s.BadRequest, "no-route": s.NoRoute, "no-endpoint": s.NoEndpoint, "bad-stack": s.BadGateway,
+			"bad-request": s.BadRequest, "no-route": s.NoRoute, "no-endpoint": s.NoEndpoint, "bad-gateway": s.BadGateway,
 			"timeout": s.Timeout, "client-gone": s.ClientGone, "client-broke": s.ClientBroke,
 		}),
 		counter.One(counter.Total, "tapestry_ingress_broken_total",

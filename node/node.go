@@ -71,9 +71,9 @@ type Held struct {
 	Upstreams func() ([]netip.AddrPort, error)
 	// Healthy reports whether load balancers may send new connections to this node; nil: always.
 	Healthy func() bool
-	// Listen opens the host sockets of NodePorts and host ports; nil is the kernel.
+	// Listen opens the host sockets of NodePorts and hostPorts; nil is the kernel.
 	Listen nodeport.Listener
-	// ListenHealth opens the host sockets of Services' health checks; nil is the kernel.
+	// ListenHealthCheck opens the host sockets of Services' health checks; nil is the kernel.
 	ListenHealthCheck func(port uint16) (net.Listener, error)
 	// Log gets what happens asynchronously; nil discards.
 	Log *slog.Logger

@@ -24,7 +24,7 @@ var parts = []maker{
 	{"mesh", makeMesh},                  // the way to other nodes
 	{"host addresses", makeHostAddrs},   // those of the host's interfaces
 	{"packet path", makePath},           // attachments, flows and the stack
-	{"node ports", makeNodePorts},       // host sockets of NodePorts and host ports
+	{"node ports", makeNodePorts},       // host sockets of NodePorts and hostPorts
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
 	{"ingress", makeIngress},            // HTTP from outside
 	{"resolvers", makeResolvers},        // cluster DNS, on the stack's addresses

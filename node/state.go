@@ -15,7 +15,7 @@ func (n *Node) WireGuardPort() uint16 { return n.mesh.Port() }
 // Peers are the other nodes, as the tunnel sees them.
 func (n *Node) Peers() []overlay.PeerStatus { return n.mesh.Status() }
 
-// Attachments are what is attached to the switch, with what went through them.
+// Attachments are what is attached to the packet path, with what went through them.
 func (n *Node) Attachments() []netstack.AttachmentStats { return n.path.Attachments() }
 
 // Packets counts by verdict and by reason of a drop.

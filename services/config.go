@@ -60,7 +60,7 @@ type Service struct {
 	// InternalLocal, ExternalLocal: the traffic policies are Local.
 	InternalLocal, ExternalLocal bool
 	PublishNotReady              bool
-	// HealthPort is the port of every node on which load balancers ask whether it has endpoints
+	// HealthCheckNodePort is the port of every node on which load balancers ask whether it has endpoints
 	// (healthCheckNodePort); 0: none.
 	HealthCheckNodePort uint16
 	Endpoints           []Endpoint

@@ -92,7 +92,7 @@ func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	return t.Pick(tuple)
 }
 
-// HostPorts are the host ports of this node that can be served. Borrowed: they must not be changed.
+// HostPorts are the hostPorts of this node that can be served. Borrowed: they must not be changed.
 func (t *Table) HostPorts() []HostPort { return t.hosts.served }
 
 // isOwn reports whether a is one of this node's own addresses.

@@ -29,7 +29,7 @@ func hostPortConfig() Config {
 	return c
 }
 
-// Same port, other address and other protocol: that is what the conformance test of host ports has.
+// Same port, other address and other protocol: that is what the conformance test of hostPorts has.
 func TestHostPorts(t *testing.T) {
 	table, problems := NewTable(hostPortConfig())
 	for _, p := range problems {
@@ -84,7 +84,7 @@ func TestHostPortBackend(t *testing.T) {
 	c.HostPorts[1].ID = "successor"
 	table, _ = table.Update(c)
 	if table.Backend(id) != packet.BackendGone {
-		t.Error("the pod has gone, its host port has not")
+		t.Error("the pod has gone, its hostPort has not")
 	}
 	if again := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")).Backend; again == id || table.Backend(again) != packet.BackendReady {
 		t.Error("the successor is taken for the pod before, or is not ready")

@@ -129,7 +129,7 @@ var variants = map[string][]string{
 	"plain":             {"-f", "../plain.yaml"},
 	"uninstall":         {"--set", "uninstall=true"},
 	"no ingress":        {"-f", "../plain.yaml", "--set", "ingress.enabled=false"},
-	"no host port":      {"-f", "../plain.yaml", "--set", "hostTAP.enabled=false,ingress.http=:8080,ingress.https="},
+	"no host TAP":       {"-f", "../plain.yaml", "--set", "hostTAP.enabled=false,ingress.http=:8080,ingress.https="},
 	"few secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={shop,blog},ingress.default=true"},
 	"all secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={*}"},
 	"high ports":        {"-f", "../plain.yaml", "--set", "ingress.http=127.0.0.1:8080,ingress.https=:8443"},
@@ -238,7 +238,7 @@ func exceeds(c corev1.Container, want rights) string {
 // TestCapabilitiesFollowValues: what values switch off needs no right any more.
 func TestCapabilitiesFollowValues(t *testing.T) {
 	for name, want := range map[string]string{
-		"plain": "NET_ADMIN NET_BIND_SERVICE", "high ports": "NET_ADMIN", "no ingress": "NET_ADMIN", "no host port": "",
+		"plain": "NET_ADMIN NET_BIND_SERVICE", "high ports": "NET_ADMIN", "no ingress": "NET_ADMIN", "no host TAP": "",
 	} {
 		var got []string
 		for _, ds := range of[*appsv1.DaemonSet](decode(t, rendered(t, variants[name]...))) {

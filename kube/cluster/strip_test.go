@@ -75,7 +75,7 @@ func TestStripKeepsMeaning(t *testing.T) {
 	}
 }
 
-// withHostPorts is a Pod that asks for a host port, in a sidecar too.
+// withHostPorts is a Pod that asks for a hostPort, in a sidecar too.
 func withHostPorts() *corev1.Pod {
 	always := corev1.ContainerRestartPolicyAlways
 	ports := func(n int32) []corev1.ContainerPort {

@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// HostPorts gives all host ports of the node: those that its Pod objects name, and then those that a runtime asked for
+// HostPorts gives all hostPorts of the node: those that its Pod objects name, and then those that a runtime asked for
 // with a pod that is attached. One that both name is one. A Problem tells of a port that another pod has.
 func (p *Registry) HostPorts(named []services.HostPort) ([]services.HostPort, []services.Problem) {
 	p.mu.Lock()
@@ -27,7 +27,7 @@ func (p *Registry) HostPorts(named []services.HostPort) ([]services.HostPort, []
 	return merge(named, asking)
 }
 
-// merge adds what pods ask for to the host ports that are named, which it leaves as they are.
+// merge adds what pods ask for to the hostPorts that are named, which it leaves as they are.
 func merge(named []services.HostPort, pods []cni.Pod) ([]services.HostPort, []services.Problem) {
 	all := slices.Clone(named)
 	var problems []services.Problem
@@ -52,7 +52,7 @@ func takenText(h *services.HostPort, owner string) string {
 	if !h.Addr.IsUnspecified() {
 		at = " at " + h.Addr.String()
 	}
-	return fmt.Sprintf("portMappings: host port %d%s belongs to Pod %s on this node already: give one of them another", h.Port, at, owner)
+	return fmt.Sprintf("portMappings: hostPort %d%s belongs to Pod %s on this node already: give one of them another", h.Port, at, owner)
 }
 
 // ownerOf finds the pod that has what h asks for. Every address includes each one.

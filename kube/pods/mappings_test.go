@@ -31,7 +31,7 @@ func TestMerge(t *testing.T) {
 		"one address":     {asking(stranger, cni.PortMapping{HostPort: 81, ContainerPort: 1, Protocol: "tcp", HostIP: "127.0.0.1"}), []string{"127.0.0.1:81>10.244.1.3:1"}, ""},
 		"another proto":   {asking(stranger, cni.PortMapping{HostPort: 80, ContainerPort: 1, Protocol: "udp", HostIP: "0.0.0.0"}), []string{"0.0.0.0:80>10.244.1.3:1"}, ""},
 		"named already":   {asking(web, cni.PortMapping{HostPort: 80, ContainerPort: 8080, Protocol: "tcp", HostIP: "0.0.0.0"}), nil, ""},
-		"of another":      {asking(stranger, cni.PortMapping{HostPort: 80, ContainerPort: 1, Protocol: "tcp", HostIP: "172.31.0.1"}), nil, "host port 80 at 172.31.0.1 belongs to Pod default/web"},
+		"of another":      {asking(stranger, cni.PortMapping{HostPort: 80, ContainerPort: 1, Protocol: "tcp", HostIP: "172.31.0.1"}), nil, "hostPort 80 at 172.31.0.1 belongs to Pod default/web"},
 		"of a Pod object": {asking(cni.Pod{Namespace: "default", Name: "next"}, cni.PortMapping{HostPort: 80, ContainerPort: 1, HostIP: "0.0.0.0"}), nil, ""},
 		"not the node's":  {asking(stranger, cni.PortMapping{ContainerPort: 80, Protocol: "tcp"}), nil, ""},
 		"the same twice": {asking(stranger, cni.PortMapping{HostPort: 81, ContainerPort: 1, HostIP: "::"}, cni.PortMapping{HostPort: 81, ContainerPort: 1, HostIP: "::"}),
@@ -104,7 +104,7 @@ func TestMappingsChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	has(1, 1)
-	if err := add("b", m); err == nil || !strings.Contains(err.Error(), "host port 8080 belongs to Pod cni.net/p-a") {
+	if err := add("b", m); err == nil || !strings.Contains(err.Error(), "hostPort 8080 belongs to Pod cni.net/p-a") {
 		t.Errorf("got %v", err)
 	}
 	has(1, 1)

@@ -45,7 +45,7 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// eachHostPort yields the host ports of the containers that run as long as the pod does: sidecars are init containers
+// eachHostPort yields the hostPorts of the containers that run as long as the pod does: sidecars are init containers
 // which are always restarted (KEP-753); the other init containers have ended when anyone could want them.
 func eachHostPort(obj *corev1.Pod, yield func(field string, p *corev1.ContainerPort)) {
 	containers := func(field string, list []corev1.Container, take func(*corev1.Container) bool) {

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// podStage turns Pods into who lives, their names, and the host ports of this node.
+// podStage turns Pods into who lives, their names, and the hostPorts of this node.
 type podStage struct {
 	parsed memo[*corev1.Pod, *pod]
 	listed memo[list[*pod], pods]

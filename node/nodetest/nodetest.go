@@ -244,7 +244,7 @@ func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) 
 	return at, ok
 }
 
-// HostPort attaches a host TAP, and gives what the host gets.
+// AttachHostTAP attaches a host TAP and returns what the host gets.
 func (m *Member) AttachHostTAP() *netstacktest.Device {
 	m.cluster.t.Helper()
 	dev := netstacktest.NewDevice()
@@ -263,7 +263,7 @@ func (m *Member) SetHostAddrs(list ...netip.Addr) {
 	changed(list)
 }
 
-// Squat takes a host port of IPv4, "tcp" or "udp", before the node can have it, until leave is called.
+// Squat takes a hostPort of IPv4, "tcp" or "udp", before the node can have it, until leave is called.
 func (m *Member) Squat(network string, port uint16) (leave func()) {
 	t := m.cluster.t
 	t.Helper()

@@ -1,4 +1,4 @@
-// Package nodeport listens on the host for NodePorts and host ports of pods, and passes what arrives on to the
+// Package nodeport listens on the host for NodePorts and hostPorts of pods, and passes what arrives on to the
 // backends that the Service Table chooses, from the client's own address.
 //
 // # Theory of operation
@@ -26,9 +26,10 @@
 // passed on as a half-close, a failure as a reset, behind what the end that failed had said before.
 //
 // UDP. One session per client and local address: a connected socket in the cluster and a goroutine for the replies,
-// which leave from the local address that the client wrote to (IP_PKTINFO), if that names one host. Before each datagram the session's backend
-// is looked at, and one that is not ready is left for a fresh choice. Sessions end when idle, and the one idle for
-// longest makes room when there are too many. They end with their socket, too: without it no reply could leave.
+// which leave from the local address that the client wrote to (IP_PKTINFO), if that names one host. Before each
+// datagram the session's backend is looked at, and one that is not ready is left for a fresh choice. Sessions end when
+// idle, and the one idle for longest makes room when there are too many. They end with their socket, too: without it no
+// reply could leave.
 //
 // Locks. Proxy.mu guards the set of ports and connections, server.mu the sessions of one socket; neither is held while
 // anything is read, written or dialled.

@@ -69,7 +69,7 @@ type PortSpec struct {
 	Protocol packet.Proto // TCP or UDP
 }
 
-// Ports gives the node ports and host ports of a Table, for Set. A node port is listened on where it serves somebody:
+// Ports gives the node ports and hostPorts of a Table, for Set. A node port is listened on where it serves somebody:
 // in the families in which there is a backend, and on loopback alone where the backends are for clients inside the
 // cluster.
 func Ports(t *services.Table) []PortSpec {

@@ -34,7 +34,7 @@ func hostPortYAML(name, node string, ports ...string) string {
 	return before + "    ports: [" + strings.Join(list, ", ") + "]\n" + after
 }
 
-// TestHostPorts is the conformance test of host ports, and then some: three pods on one node with the same port, told
+// TestHostPorts is the conformance test of hostPorts, and then some: three pods on one node with the same port, told
 // apart by address and protocol, and asked from everywhere.
 func TestHostPorts(t *testing.T) {
 	c := up(t, "hostports", nodesYAML+podYAML("client", "node-1")+podYAML("stranger", "node-2"))

@@ -46,7 +46,7 @@ type config struct {
 // rangeFlags are flags whose values are prefixes.
 var rangeFlags = []string{"pod-cidr", "cluster-cidr", "service-cidr"}
 
-// HostPort is "tapestry host-tap".
+// HostTAP is "tapestry host-tap".
 func HostTAP() *cli.Command {
 	var c config
 	return &cli.Command{

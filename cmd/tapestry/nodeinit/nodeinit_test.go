@@ -83,7 +83,7 @@ func newStep(t *testing.T) (*step, *log) {
 	return s, l
 }
 
-// TestHostPort goes through the life of a node: made before its keeper is there, made again, and removed.
+// TestHostTAP goes through the life of a node: made before its keeper is there, made again, and removed.
 func TestHostTAP(t *testing.T) {
 	s, l := newStep(t)
 	done := make(chan error, 1)

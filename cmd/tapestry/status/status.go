@@ -151,7 +151,7 @@ func (r *report) print(w io.Writer, now time.Time) error {
 	row("Pod ranges", "%s, MTU %d", join(n.PodCIDRs), n.MTU)
 	row("Cluster DNS", "%s", join(n.DNS))
 	get := r.Counters.Get
-	row("Services", "%.0f with %.0f endpoints, %.0f node ports, %.0f host ports",
+	row("Services", "%.0f with %.0f endpoints, %.0f node ports, %.0f hostPorts",
 		get("tapestry_services"), get("tapestry_endpoints"), get("tapestry_node_ports"), get("tapestry_host_ports"))
 	row("Flows", "%s", counts(r.Counters.Of("tapestry_flows")))
 	row("Flows freed", "%s", counts(r.Counters.Of("tapestry_flows_freed_total")))

@@ -51,7 +51,7 @@ func TestPrint(t *testing.T) {
 	for _, want := range []string{
 		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s", "from manifests in /m, in force for 3s",
 		"Privileges none: processes of the host do not reach pods", "10.244.1.0/24, MTU 1420", "Cluster DNS 10.96.0.10",
-		"3 with 5 endpoints, 2 node ports, 1 host ports", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
+		"3 with 5 endpoints, 2 node ports, 1 hostPorts", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
 		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",
 		"d/p 10.244.1.3 2.5 MB 0 B 0 0 csum", "PROBLEMS Service d/s: spec.ports: is empty",
 	} {

@@ -135,7 +135,7 @@ func Node(own string) func(*corev1.Node) {
 	}
 }
 
-// Pod keeps where it runs, its names and addresses, and host ports.
+// Pod keeps where it runs, its names and addresses, and hostPorts.
 func Pod(p *corev1.Pod) {
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
@@ -147,7 +147,7 @@ func Pod(p *corev1.Pod) {
 	}
 }
 
-// onlyPorts keeps of containers what host ports need: nothing when there are none. A container keeps its number.
+// onlyPorts keeps of containers what hostPorts need: nothing when there are none. A container keeps its number.
 func onlyPorts(list []corev1.Container) []corev1.Container {
 	hasHostPort := func(p corev1.ContainerPort) bool { return p.HostPort != 0 }
 	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, hasHostPort) }) {

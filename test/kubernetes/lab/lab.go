@@ -51,8 +51,8 @@ type Node struct {
 const (
 	// ClusterDNS is where pods ask.
 	ClusterDNS = "10.96.0.10"
-	// Gateway is the address of the host outside.
-	Gateway = "172.30.0.1"
+	// Outside is the address of the host outside.
+	Outside = "172.30.0.1"
 	// APIPort is the API server's on the first node.
 	APIPort = 6443
 

@@ -96,7 +96,7 @@ func connect(outside *namespace, bridge netlink.Link, n Node) error {
 		return err
 	}
 	for _, a := range n.Addrs {
-		gw := Gateway
+		gw := Outside
 		if strings.Contains(a, ":") {
 			gw = gateway6
 		}
@@ -114,7 +114,7 @@ func makeBridge(outside *namespace, dual bool) (netlink.Link, error) {
 	if err := outside.LinkAdd(bridge); err != nil {
 		return nil, fmt.Errorf("make a bridge: %w", err)
 	}
-	addrs := []string{Gateway}
+	addrs := []string{Outside}
 	if dual {
 		addrs = append(addrs, gateway6)
 	}

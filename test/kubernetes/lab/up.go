@@ -136,7 +136,7 @@ func (u *upping) nodes() error {
 			Dir: u.nodeDir(n.Name), Images: u.imagesOf(n),
 			Bin: u.Bin, ControlPlane: u.credentials(n),
 			Cgroup: "/" + filepath.Join(u.cgroup(), n.Name), Archives: []string{u.archive},
-			ClusterDNS: ClusterDNS, Upstream: Gateway, Forward: u.options.Forward,
+			ClusterDNS: ClusterDNS, Upstream: Outside, Forward: u.options.Forward,
 		})
 		if err != nil {
 			return fmt.Errorf("begin %s: %w", n.Name, err)

@@ -164,7 +164,7 @@ func (n *node) route(l *lab, ranges []netip.Prefix) error {
 	return nil
 }
 
-// hostPort is the command line of the step.
+// hostTAP is the command line of the step.
 func (n *node) hostTAP(l *lab) []string {
 	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges'
 	// families.

@@ -142,7 +142,7 @@ type inForce struct {
 	taken     []services.Problem
 }
 
-// withPods adds the host ports that runtimes asked for to what a snapshot says.
+// withPods adds the hostPorts that runtimes asked for to what a snapshot says.
 func (s inForce) withPods(p *pods.Registry) inForce {
 	s.hostPorts, s.taken = p.HostPorts(s.config.Services.HostPorts)
 	return s
@@ -165,7 +165,7 @@ func (f *Follower) bring(s inForce) error {
 	return err
 }
 
-// Remap serves the host ports that there are now that pods have come or gone.
+// Remap serves the hostPorts that there are now that pods have come or gone.
 func (f *Follower) Remap() {
 	f.applying.Lock()
 	defer f.applying.Unlock()
@@ -174,7 +174,7 @@ func (f *Follower) Remap() {
 		return // Pod objects name the same
 	}
 	if err := f.bring(next); err != nil {
-		f.o.Log.Error("host ports of a pod were not applied", "err", err)
+		f.o.Log.Error("hostPorts of a pod were not applied", "err", err)
 	}
 	f.publish(func(*said) {})
 }
