@@ -60,8 +60,9 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	}
 	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:
-		h.Ref, h.To, j.begun = ref, e.Reply.Reverse(), true
-		h.Translate = h.To != withoutSpace(j.orig)
+		h.Ref, j.begun = ref, true
+		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have found others
+		h.Translate = flow.Translates(&e.Orig, &e.Reply)
 		return true, true
 	case flow.Full:
 		return true, j.drop(FlowsFull)

@@ -222,9 +222,9 @@ func TestAttach(t *testing.T) {
 	table.slots[1].seq.Add(1)
 	table.slots[2].live.Store(0)
 	table.slots[2].seq.Add(1)
-	table.slots[3].tuple[0][2].Add(1)
+	table.slots[3].tuple[0][2]++
 	table.slots[4].live.Store(uint64(table.slots[4].loadLive().with(200)))
-	table.slots[5].backend.Add(1)
+	table.slots[5].backend++
 	table.slots[6].seen.Store(clock.now + 500)
 
 	clock.now += 5

@@ -103,7 +103,8 @@ func (t *Table) copy(r *record, state State, seen uint32) {
 		return
 	}
 	t.use(i)
-	t.slots[i].write(&t.ledgers[i], r, r.sum(&t.hasher), state, notAfter(seen, t.now.Load()), 0)
+	orig, reply := r.hashes(&t.hasher)
+	t.slots[i].write(&t.ledgers[i], r, r.sum(&t.hasher, orig, reply), state, notAfter(seen, t.now.Load()), 0)
 	if !t.adopt(i, r) {
 		// It was not whole after all: one of its tuples is another flow's, or no key finds room.
 		t.slots[i].retire()

@@ -27,10 +27,11 @@
 // Readers take no lock. A slot has a sequence number, the low bits of which are repeated in its live word beside the
 // state; that word is 0 before any other of the slot changes and is written after them. A reader that sees a live
 // word of 0 or of another number at the end, or another tuple, takes the slot for none of its own. The words of a
-// slot are read and written through sync/atomic, counts apart; those of a ledger are ordered by its slot's sequence
-// number. A slot is whole before the index names it, and the index forgets it before it is emptied. What a packet
-// changes (last seen, state, counts) may change under one number: last seen is a plain store once per second and
-// flow; the state is exchanged together with the number, so that a late reader cannot touch a successor.
+// slot are read through sync/atomic, and those that packets change are written so, counts apart; the constant ones,
+// and those of a ledger, are ordered by the sequence number. A slot is whole before the index names it, and the index
+// forgets it before it is emptied. What a packet changes (last seen, state, counts) may change under one number: last
+// seen is a plain store once per second and flow; the state is exchanged together with the number, so that a late
+// reader cannot touch a successor.
 //
 // Writers (insert, delete, expiry) lock the stripes of both keys, in order. Keys with one hash share a stripe, which
 // makes insertion atomic for both; keys of a bucket are claimed by compare-and-swap, as stripes share buckets.

@@ -101,5 +101,9 @@ func (m *image) load(i uint32, r *record, seq uint32) bool {
 func (m *image) whole(i uint32, r *record, h *hasher) bool {
 	s := &m.slots[i]
 	seq, l := s.seq.Load(), s.loadLive()
-	return m.load(i, r, seq) && l.of(seq) && l.state() != free && l.state() < Closed && r.sum(h) == m.ledgers[i].load(r)
+	if !m.load(i, r, seq) || !l.of(seq) || l.state() == free || l.state() >= Closed {
+		return false
+	}
+	orig, reply := r.hashes(h)
+	return r.sum(h, orig, reply) == m.ledgers[i].load(r)
 }

@@ -99,8 +99,8 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 		owner: e.Owner, cluster: e.Cluster, policy: e.Policy, counts: e.Counts,
 	}
 	r.tuple[Reply].Proto = e.Orig.Proto
-	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
-	sum := r.sum(&t.hasher)
+	ho, hr := r.hashes(&t.hasher)
+	sum := r.sum(&t.hasher, ho, hr)
 
 	t.lock(ho, hr)
 	defer t.unlock(ho, hr)
@@ -183,7 +183,7 @@ func (t *Table) remove(i, seq uint32) bool {
 	if !s.load(&r, seq) {
 		return false
 	}
-	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
+	ho, hr := r.hashes(&t.hasher)
 	t.lock(ho, hr)
 	if s.seq.Load() != seq {
 		t.unlock(ho, hr)

@@ -1,6 +1,10 @@
 package flow
 
-import "tapestry.dev/tapestry/netstack/packet"
+import (
+	"sync/atomic"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
 
 // Lookup finds the flow of a packet, in either direction, and fills hit. It counts as a sign of life of the flow:
 // last seen and state advance, by the TCP flags for TCP. Expired flows are not found; without one, hit means nothing.
@@ -104,15 +108,15 @@ func (t *Table) search(h uint64, tp *packet.Tuple, hit *Hit) (s *slot, l live, s
 // guessed wrong, it would cost as much as everything else here.
 func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l live, seen uint32) {
 	before, proto := s.loadLive(), tp.Proto
-	differ := ((mine[0].Load() ^ word0(&tp.Src)) | (mine[1].Load() ^ word1(&tp.Src))) |
-		((mine[2].Load() ^ word0(&tp.Dst)) | (mine[3].Load() ^ word1(&tp.Dst))) | (mine[4].Load() ^ wordPorts(tp))
+	differ := ((mine.at(0) ^ word0(&tp.Src)) | (mine.at(1) ^ word1(&tp.Src))) |
+		((mine.at(2) ^ word0(&tp.Dst)) | (mine.at(3) ^ word1(&tp.Dst))) | (mine.at(4) ^ wordPorts(tp))
 	// To is the other tuple reversed.
 	to := &hit.To
-	setAddr(&to.Src, other[2].Load(), other[3].Load())
-	setAddr(&to.Dst, other[0].Load(), other[1].Load())
-	ports, meta := other[4].Load(), s.meta.Load()
+	setAddr(&to.Src, other.at(2), other.at(3))
+	setAddr(&to.Dst, other.at(0), other.at(1))
+	ports, meta := other.at(4), atomic.LoadUint32(&s.meta)
 	to.SrcPort, to.DstPort, to.Space, to.Proto = uint16(ports>>16), uint16(ports), uint32(ports>>32), proto
-	hit.Dir, hit.Kind, hit.Backend, hit.Via = keyDir(k), uint8(meta>>metaKind), s.backend.Load(), s.via.Load()
+	hit.Dir, hit.Kind, hit.Backend, hit.Via = keyDir(k), uint8(meta>>metaKind), atomic.LoadUint64(&s.backend), atomic.LoadUint64(&s.via)
 	hit.Translate = meta&metaTranslate != 0
 	seen, l = s.seen.Load(), s.loadLive()
 	hit.Ref, hit.State, hit.Checked = ref(keySlot(k), uint32(l>>8)), l.state(), l.checked()

@@ -256,7 +256,7 @@ func notAfter(seen, now uint32) uint32 {
 
 // adopt indexes a slot that was found whole, unless one of its keys is there already.
 func (t *Table) adopt(i uint32, r *record) bool {
-	ho, hr := t.hash(&r.tuple[Original]), t.hash(&r.tuple[Reply])
+	ho, hr := r.hashes(&t.hasher)
 	if _, taken := t.find(&r.tuple[Original], ho); taken {
 		return false
 	}
