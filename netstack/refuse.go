@@ -41,10 +41,7 @@ func isICMPError(p *packet.Packet) bool {
 }
 
 func isMulticast(a *packet.Addr) bool {
-	if a.Is4() {
-		return a[12] >= 224 // with class E and broadcast: nobody of ours lives there
-	}
-	return a[0] == 0xff
+	return a[0] == 0xff || a[12] >= 224 && a.Is4() // with class E and broadcast: nobody of ours lives there
 }
 
 func isLinkLocal(a *packet.Addr) bool {

@@ -49,7 +49,7 @@ func (a Addr) Netip() netip.Addr { return netip.AddrFrom16(a).Unmap() }
 
 // Is4 reports whether a is an IPv4 address.
 func (a *Addr) Is4() bool {
-	return a[0]|a[1]|a[2]|a[3]|a[4]|a[5]|a[6]|a[7]|a[8]|a[9] == 0 && a[10]&a[11] == 0xff
+	return be.Uint64(a[:8]) == 0 && be.Uint32(a[8:12]) == 0xffff
 }
 
 func (a Addr) String() string { return a.Netip().String() }
