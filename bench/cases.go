@@ -11,12 +11,12 @@ func micros(ns int64) float64 { return float64(ns) / 1e3 }
 // The figures that cases share.
 var (
 	gigabits = Metric{Unit: "Gbit/s", Higher: true, Value: func(s Sample) float64 { return s.BitsPerSecond / 1e9 }}
-	// cost is what a path takes from the machine, ends included, whatever speed it reaches.
+	// cost is the processor time that a path takes per Gbit, ends included. It does not depend on the speed reached.
 	cost = Metric{Name: CostName, Unit: "s/Gbit", Value: func(s Sample) float64 {
 		return ratio(s.Busy.Seconds(), float64(s.Bytes)*8/1e9)
 	}}
 	rate = Metric{Name: RateName, Unit: "1/s", Higher: true, Value: func(s Sample) float64 { return s.PerSecond }}
-	// costEach is what a transaction, or a packet that arrived, takes from the machine.
+	// costEach is the processor time of a transaction, or of a packet that arrived.
 	costEach = Metric{Name: CostName, Unit: "us", Value: func(s Sample) float64 {
 		return ratio(float64(s.Busy.Microseconds()), float64(s.Transactions))
 	}}
@@ -24,13 +24,13 @@ var (
 	loss    = Metric{Name: LossName, Unit: "%", Value: func(s Sample) float64 { return s.Loss() * 100 }}
 )
 
-// What web and name servers are asked for. Topologies that have them answer for these names.
+// What the cases ask web and name servers for. Topologies that have such servers answer for these names.
 const (
 	HTTPHost = "bench.example"
 	DNSName  = "near.default.svc.cluster.local"
 )
 
-// quantiles are the figures of a latency histogram.
+// quantiles returns the figures of a latency histogram.
 func quantiles() []Metric {
 	return []Metric{
 		{Name: P50, Unit: "us", Value: func(s Sample) float64 { return micros(s.Latency.P50) }},
@@ -40,7 +40,7 @@ func quantiles() []Metric {
 	}
 }
 
-// TCPCases are the usual ones over TCP, each measurement taking d.
+// TCPCases returns the usual cases over TCP. Each measurement takes d.
 func TCPCases(d time.Duration) []Case {
 	stream := func(name string, n int, direction load.Direction) Case {
 		return Case{name, Load, "stream", load.Options{Streams: n, Time: d, Direction: direction}, []Metric{gigabits, cost}}
@@ -54,13 +54,14 @@ func TCPCases(d time.Duration) []Case {
 	}
 }
 
-// transactions are the figures of many at once: the rate, what one costs, and the latencies.
+// transactions returns the figures of transactions: the rate, the cost of one, and the latencies.
 func transactions() []Metric { return append([]Metric{rate, costEach}, quantiles()...) }
 
-// UDPCases are the usual ones over UDP, each measurement taking d. The sizes are those of the payload; what is called
-// 1400 is an IPv4 packet of that size, so that it fits into any MTU that pods have. More is sent than gets through:
-// packets/s are those that arrive, and the loss says how much more. Where none is lost the sender was the limit; over
-// a path of the kernel's that is the path itself, which sendmmsg(2) walks to the other end.
+// UDPCases returns the usual cases over UDP. Each measurement takes d. The sizes are those of the payload. The case
+// called 1400 has IPv4 packets of that size, which fit into any MTU that pods have. The sender sends more than gets
+// through: packets/s counts the packets that arrive, and the loss says how many did not. Where no packet is lost the
+// sender was the limit. On a path of the kernel the sender and the path are one, since sendmmsg(2) carries the packets
+// to the other end.
 func UDPCases(d time.Duration) []Case {
 	datagrams := func(name string, payload int) Case {
 		return Case{name, Load, "udp", load.Options{Streams: 1, Time: d, Request: payload}, []Metric{packets, loss, costEach}}
@@ -72,11 +73,12 @@ func UDPCases(d time.Duration) []Case {
 	}
 }
 
-// httpStreams is how many requests are under way at once, wrk's -c in its manual's smaller examples.
+// httpStreams is how many requests are under way at once: wrk's -c in the smaller examples of its manual.
 const httpStreams = 8
 
-// HTTPCases are requests to web servers, eight at a time, each measurement taking d: all bodies over HTTP/1.1 with
-// keep-alive, one of 1 KiB in the other ways. TLS with HTTP/1.1 and HTTP/2 is kept alive.
+// HTTPCases returns cases with requests to web servers, eight at a time. Each measurement takes d. HTTP/1.1 with
+// keep-alive is measured with all body sizes, the other ways with a body of 1 KiB. Both TLS cases (HTTP/1.1 and HTTP/2)
+// use keep-alive.
 func HTTPCases(d time.Duration) []Case {
 	get := func(name string, s Service, body int, h load.HTTP) Case {
 		h.Host = HTTPHost
@@ -93,7 +95,7 @@ func HTTPCases(d time.Duration) []Case {
 	}
 }
 
-// DNSCases are queries for DNSName, each measurement taking d: one at a time, and eight.
+// DNSCases returns cases with queries for DNSName: one at a time, and eight. Each measurement takes d.
 func DNSCases(d time.Duration) []Case {
 	return []Case{
 		{"dns x1", DNS, "dns", load.Options{Streams: 1, Time: d, Name: DNSName}, transactions()},
@@ -101,8 +103,8 @@ func DNSCases(d time.Duration) []Case {
 	}
 }
 
-// IPerf3Cases are TCPCases' streams and UDPCases' packets as iperf3 measures them, for at least a second each. See
-// package programs for whether it is installed.
+// IPerf3Cases returns the streams of TCPCases and the packets of UDPCases as iperf3 measures them. Each measurement
+// takes at least a second. Package programs tells whether iperf3 is installed.
 func IPerf3Cases(d time.Duration) []Case {
 	one := []Metric{gigabits, cost}
 	return []Case{
@@ -112,8 +114,8 @@ func IPerf3Cases(d time.Duration) []Case {
 	}
 }
 
-// WrkCases are HTTPCases' three bodies as wrk measures them, for at least a second each. See package programs for
-// whether it is installed.
+// WrkCases returns the three bodies of HTTPCases as wrk measures them. Each measurement takes at least a second.
+// Package programs tells whether wrk is installed.
 func WrkCases(d time.Duration) []Case {
 	get := func(name string, body int) Case {
 		return Case{name, HTTP, "wrk", load.Options{Streams: httpStreams, Time: d, Response: body, HTTP: load.HTTP{Host: HTTPHost}}, transactions()}

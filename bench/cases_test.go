@@ -33,7 +33,7 @@ func TestCases(t *testing.T) {
 				}
 				figures[m.Name] = true
 			}
-			// Whatever has a latency has its quantiles, whatever has a throughput its cost.
+			// A case with a latency has its quantiles, a case with a throughput has its cost.
 			if figures[" p50"] != figures[" p99.9"] || figures[" p50"] == figures[""] || figures[""] != (figures[" cpu"] && !figures[" p50"]) {
 				t.Errorf("%s: figures %v", c.Name, figures)
 			}

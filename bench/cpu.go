@@ -11,9 +11,9 @@ import (
 // userHZ is the unit of /proc/stat, 1/100 s on every architecture that Go knows (USER_HZ).
 const userHZ = 100
 
-// busyTime is how long the machine's processors were busy since it started, all of them together. It counts the
-// kernel's work as well as everybody's programs, which is the only way to compare a path through the kernel with one
-// through a process; the machine should have nothing else to do.
+// busyTime returns how long the machine's processors were busy since it started, summed over all of them. It counts the
+// kernel's work as well as that of every program, which is the only way to compare a path through the kernel with one
+// through a process. The machine should do nothing else meanwhile.
 func busyTime() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -23,7 +23,7 @@ func busyTime() (time.Duration, error) {
 }
 
 // parseBusy reads the first line of /proc/stat (proc_stat(5)): user, nice, system, idle, iowait, irq, softirq, steal.
-// Guests' time is part of user's. Stolen time is no work of ours.
+// Guests' time is part of user's. Stolen time is not counted, since other machines used it.
 func parseBusy(stat string) (time.Duration, error) {
 	line, _, _ := strings.Cut(stat, "\n")
 	fields := strings.Fields(line)

@@ -25,7 +25,7 @@ func TestParseBusy(t *testing.T) {
 	}
 }
 
-// Work that is done shows.
+// The busy time grows while the processor works.
 func TestBusyTimeAdvances(t *testing.T) {
 	before, err := busyTime()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/version"
 )
 
-// Machine is what figures depend on besides what is measured.
+// Machine describes the machine and the program that figures depend on.
 type Machine struct {
 	When   time.Time
 	Kernel string // its release
@@ -22,7 +22,7 @@ type Machine struct {
 	MTU    int    // of pods and of what they are compared with, in bytes
 }
 
-// ThisMachine looks at this machine, now.
+// ThisMachine describes this machine as it is now.
 func ThisMachine() Machine {
 	m := Machine{When: time.Now(), Kernel: "unknown", CPU: "unknown", CPUs: runtime.NumCPU(), Commit: version.String(), MTU: DefaultMTU}
 	var u unix.Utsname
@@ -35,13 +35,13 @@ func ThisMachine() Machine {
 	return m
 }
 
-// String is a line for people.
+// String returns a line for people.
 func (m Machine) String() string {
 	return fmt.Sprintf("%s, commit %s, Linux %s, %d x %s, MTU %d", m.When.Format(time.DateOnly), m.Commit, m.Kernel, m.CPUs, m.CPU, m.MTU)
 }
 
-// cpuModel finds the first processor's model in /proc/cpuinfo, which calls it differently on each architecture or, on
-// some, does not say it.
+// cpuModel finds the first processor's model in /proc/cpuinfo. The name of the line depends on the architecture, and
+// some architectures have no such line.
 func cpuModel(cpuinfo string) string {
 	for line := range strings.Lines(cpuinfo) {
 		key, value, _ := strings.Cut(line, ":")

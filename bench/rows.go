@@ -13,13 +13,13 @@ type Row struct {
 	Suite   string `json:"suite"`
 	Case    string `json:"case"`
 	Subject string `json:"subject"`
-	// Value is the median of N rounds, Min and Max their extremes.
+	// Value is the median of N rounds; Min and Max are the extremes.
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
 	// Higher says that more is better.
 	Higher bool `json:"higher_is_better"`
-	// Ratio is Value over BaselineValue, the median of the Baseline's rounds in the same run. Without Baseline all are
-	// zero.
+	// Ratio is Value over BaselineValue, which is the median of the Baseline's rounds in the same run. Without a
+	// Baseline all three are zero.
 	Baseline      string  `json:"baseline"`
 	BaselineValue float64 `json:"baseline_value"`
 	Ratio         float64 `json:"ratio"`
@@ -28,7 +28,7 @@ type Row struct {
 	N             int     `json:"n"`
 }
 
-// samples are the figures of a run's rounds.
+// samples has the figures of each round of a run.
 type samples map[sampleKey][]float64
 
 type sampleKey struct{ topology, figure string }
@@ -40,7 +40,7 @@ func (s samples) add(topology string, c Case, sample Sample) {
 	}
 }
 
-// rows has a figure's subjects together, in the plan's order.
+// rows returns the rows in the plan's order, all rows of a figure together.
 func (s samples) rows(p Plan) []Row {
 	var rows []Row
 	for _, c := range p.Cases {
@@ -53,8 +53,8 @@ func (s samples) rows(p Plan) []Row {
 	return rows
 }
 
-// compare gives a row for each baseline of the subject that has the figure, or the one without any; none when the
-// subject itself does not have it.
+// compare returns a row for each of the subject's baselines that has the figure, or one row without a baseline. It
+// returns no rows when the subject itself does not have the figure.
 func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	v := s[sampleKey{subject, figure}]
 	if len(v) == 0 {
@@ -74,8 +74,8 @@ func (s samples) compare(p Plan, subject, figure string, m Metric) []Row {
 	return rows
 }
 
-// Summarize makes the Row of what was measured more than once: the median of values, of which there is at least one,
-// with the least and the largest. head says what they are of; its Baseline, if any, is compared by BaselineValue.
+// Summarize makes the Row of several measurements: the median of values (at least one), the least and the largest. head
+// says what they measure. If it has a Baseline, the Row is compared with BaselineValue.
 func Summarize(head Row, values []float64) Row {
 	head.Value, head.Min, head.Max, head.N = median(values), slices.Min(values), slices.Max(values), len(values)
 	if head.Baseline != "" {
@@ -84,7 +84,7 @@ func Summarize(head Row, values []float64) Row {
 	return head
 }
 
-// median of at least one value; of an even number, the mean of the middle two.
+// median returns the median of at least one value. For an even number of values it is the mean of the middle two.
 func median(v []float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	n := len(v)
@@ -94,7 +94,7 @@ func median(v []float64) float64 {
 	return (v[n/2-1] + v[n/2]) / 2
 }
 
-// ratio is 0 when there is nothing to compare with: JSON knows no infinity.
+// ratio returns 0 when there is nothing to compare with, since JSON has no infinity.
 func ratio(value, baseline float64) float64 {
 	if baseline == 0 {
 		return 0
@@ -102,7 +102,7 @@ func ratio(value, baseline float64) float64 {
 	return value / baseline
 }
 
-// WriteJSON writes an object per row, each on its own line.
+// WriteJSON writes each row as an object on a line of its own.
 func WriteJSON(w io.Writer, rows []Row) error {
 	e := json.NewEncoder(w)
 	for _, r := range rows {
@@ -113,7 +113,7 @@ func WriteJSON(w io.Writer, rows []Row) error {
 	return nil
 }
 
-// WriteCSV writes a header and a line per row, with the names of WriteJSON.
+// WriteCSV writes a header and a line for each row, with the names of WriteJSON.
 func WriteCSV(w io.Writer, rows []Row) error {
 	c := csv.NewWriter(w)
 	c.Write([]string{"suite", "case", "subject", "value", "unit", "higher_is_better", "baseline", "baseline_value", "ratio", "min", "max", "n"})

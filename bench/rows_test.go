@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// paper is a Topology by name only.
+// paper is a Topology that has only a name.
 type paper string
 
 func (p paper) Name() string         { return string(p) }
@@ -46,7 +46,7 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// plan has two subjects with known figures, and one without baseline.
+// sampleRows returns rows of two subjects with known figures, and of one without a baseline.
 func sampleRows() []Row {
 	c := Case{Name: "rr", Metrics: []Metric{
 		{Name: " p50", Unit: "us", Value: func(r Sample) float64 { return float64(r.Latency.P50) / 1e3 }},

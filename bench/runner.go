@@ -14,11 +14,11 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 )
 
-// Case is one kind of measurement with what is read off it.
+// Case is one kind of measurement, with the metrics that are read from it.
 type Case struct {
 	Name    string
 	Service Service
-	Command string // the load generator's: stream, rr, ...
+	Command string // a command of the load generator: stream, rr, ...
 	Options load.Options
 	Metrics []Metric
 }
@@ -26,44 +26,44 @@ type Case struct {
 // Sample is one measurement.
 type Sample struct {
 	load.Result
-	// Busy is the time that all of the machine's processors worked meanwhile.
+	// Busy is how long all of the machine's processors worked during the measurement.
 	Busy time.Duration
 }
 
 // Metric is one figure of a Sample.
 type Metric struct {
-	Name string // appended to the Case's
+	Name string // appended to the name of the Case
 	Unit string
 	// Higher says that more is better.
 	Higher bool
 	Value  func(Sample) float64
 }
 
-// Plan is a run: every Case on every Topology that has its Service, in turn, Rounds times.
+// Plan is a run: Rounds times, every Case is measured on every Topology in turn that has its Service.
 type Plan struct {
 	Suite      string
 	Topologies []Topology
 	Cases      []Case
-	// Baselines says by name which Topologies another one is compared with; those that are not in it are only shown.
+	// Baselines says by name which Topologies a Topology is compared with. Without an entry it is only shown.
 	Baselines map[string][]string
-	// Rounds that count; 0 is DefaultRounds. One more, which does not, goes before: neighbours get resolved, tunnels
-	// shake hands, caches and clocks warm up.
+	// Rounds is how many rounds count; 0 is DefaultRounds. One more round goes before them and does not count: in it
+	// neighbours are resolved, tunnels shake hands, and caches and clocks warm up.
 	Rounds int
 	Spawn  process.Spawn // nil is process.Self
-	// Failed is told of a measurement that failed, and says whether to go on without it; nil: the run ends.
+	// Failed is told about a failed measurement, and decides whether the run goes on without it; nil: the run ends.
 	Failed func(topology string, err error) bool
-	// Progress is told before every measurement; nil: nobody is.
+	// Progress is told before every measurement; nil: nobody is told.
 	Progress func(done, all int, topology, name string)
 }
 
-// DefaultRounds is enough for a median and extremes that say something.
+// DefaultRounds is enough for a meaningful median and extremes.
 const DefaultRounds = 5
 
-// WarmUp is the longest a measurement of the round before the first takes.
+// WarmUp is the longest that a measurement of the first round, which does not count, takes.
 const WarmUp = 500 * time.Millisecond
 
-// Run carries the plan out. The Topologies stay the caller's. On an error, which says what failed where, there are no
-// rows.
+// Run carries the plan out. The Topologies stay the caller's. An error says which case failed on which Topology; Run
+// then returns no rows.
 func Run(ctx context.Context, p Plan) (rows []Row, err error) {
 	if err := p.complete(); err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ type step struct {
 	target   netip.AddrPort
 }
 
-// steps are the measurements of a round, in their order.
+// steps returns the measurements of a round in their order.
 func (p *Plan) steps() []step {
 	var steps []step
 	for _, c := range p.Cases {
@@ -132,7 +132,7 @@ func (p *Plan) steps() []step {
 	return steps
 }
 
-// complete fills in the defaults, or says what is wrong.
+// complete fills in the defaults, or returns an error that says what is wrong.
 func (p *Plan) complete() error {
 	if p.Rounds == 0 {
 		p.Rounds = DefaultRounds
@@ -168,7 +168,7 @@ func (p *Plan) complete() error {
 	return nil
 }
 
-// servers are the commands of those that t needs.
+// servers returns the commands of the servers that t needs.
 func (p *Plan) servers(t Topology) [][]string {
 	services := []Service{Load}
 	_, reached := t.Target(IPerf3)
@@ -182,8 +182,8 @@ func (p *Plan) servers(t Topology) [][]string {
 	return servers
 }
 
-// ServeArgs are the arguments of the server for a service: the load generator's own, which has all of its services, or
-// that of IPerf3. It says a line when it is ready, and ends with its standard input.
+// ServeArgs returns the arguments of the server for a service: iperf3's for IPerf3, otherwise the load generator's own,
+// which serves all other services. The server prints a line when it is ready, and ends when its standard input ends.
 func ServeArgs(s Service) []string {
 	port := func(n int) string { return fmt.Sprintf(":%d", n) }
 	if s == IPerf3 {
@@ -192,7 +192,7 @@ func ServeArgs(s Service) []string {
 	return []string{"serve", "--until-eof", "--listen", port(LoadPort), "--http", port(HTTPPort)}
 }
 
-// measure runs a client process.
+// measure runs a client process and measures how busy the machine is meanwhile.
 func (p *Plan) measure(ctx context.Context, s step) (Sample, error) {
 	if err := ctx.Err(); err != nil {
 		return Sample{}, err

@@ -9,17 +9,17 @@ import (
 	"text/tabwriter"
 )
 
-// Line is what people read of one case and subject: a figure with what stands beside it.
+// Line is a line of the table: one figure of one case and subject, with the figures that stand beside it.
 type Line struct {
 	Row
-	// Beside are figures of the same measurements, by what their Case has at its end: CostName and LossName for a
-	// throughput or rate, the other quantiles for P50.
+	// Beside has figures of the same measurements, by the suffix of their name: CostName and LossName beside a
+	// throughput or rate, the other quantiles beside P50.
 	Beside map[string]Row
-	// Against are the comparisons, a row each. They are empty when there is none.
+	// Against has the comparisons, one row for each baseline. It is empty without baselines.
 	Against []Row
 }
 
-// What a case's figures are called behind its name.
+// The suffixes of a case's figures.
 const (
 	CostName  = " cpu"
 	LossName  = " loss"
@@ -28,7 +28,7 @@ const (
 	P99, P999 = " p99", " p99.9"
 )
 
-// bases says beside which figures of its case one with this suffix stands: the first that there is.
+// bases says beside which figure of its case a figure with this suffix stands: the first of them that the case has.
 var bases = []struct {
 	suffix string
 	bases  []string
@@ -37,7 +37,7 @@ var bases = []struct {
 // lineKey identifies a line.
 type lineKey struct{ suite, figure, subject string }
 
-// beside finds the line that a figure stands beside, and the suffix by which it does.
+// beside finds the line that a figure stands beside, and returns the figure's suffix.
 func beside(at map[lineKey]int, r Row) (i int, suffix string, ok bool) {
 	for _, of := range bases {
 		name, has := strings.CutSuffix(r.Case, of.suffix)
@@ -53,7 +53,7 @@ func beside(at map[lineKey]int, r Row) (i int, suffix string, ok bool) {
 	return 0, "", false
 }
 
-// Lines puts rows together, in their order.
+// Lines makes lines of rows, in their order.
 func Lines(rows []Row) []Line {
 	var lines []Line
 	at := map[lineKey]int{}
@@ -76,8 +76,8 @@ func Lines(rows []Row) []Line {
 	return lines
 }
 
-// WriteTable prints rows for people: a heading for each suite, a line for each subject of a case, with the cost beside
-// a throughput, the quantiles side by side, and the ratios with their baselines last.
+// WriteTable prints rows for people: a heading for each suite, and a line for each subject of a case. A line has the
+// cost beside a throughput, the quantiles side by side, and last the ratios with their baselines.
 func WriteTable(w io.Writer, rows []Row) error {
 	lines := Lines(rows)
 	for len(lines) > 0 {
@@ -95,7 +95,7 @@ func WriteTable(w io.Writer, rows []Row) error {
 	return nil
 }
 
-// besides are the columns for what stands beside a figure, which only suites that have it get.
+// besides lists the columns for figures that stand beside another. Only suites with such a figure have its column.
 var besides = []struct{ suffix, title string }{{CostName, "cpu"}, {LossName, "loss"}, {P90, "p90"}, {P99, "p99"}, {P999, "p99.9"}}
 
 func writeSuite(w io.Writer, lines []Line) error {
@@ -135,7 +135,7 @@ func writeSuite(w io.Writer, lines []Line) error {
 	return t.Flush()
 }
 
-// Short keeps what a reader can use of a figure: three significant digits, more only before the point.
+// Short formats a figure with what a reader can use: three significant digits, more only before the point.
 func Short(v float64) string {
 	switch {
 	case v >= 100:

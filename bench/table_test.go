@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// tableRows are two suites, with everything that a line can hold.
+// tableRows returns rows of two suites, with everything that a line can hold.
 func tableRows() []Row {
 	row := func(suite, figure, subject string, value float64, unit string) Row {
 		return Row{Suite: suite, Case: figure, Subject: subject, Value: value, Unit: unit, Min: value / 2, Max: value * 2, N: 5}
@@ -52,7 +52,7 @@ dns
 	}
 }
 
-// No figure gets lost on the way to people.
+// No row gets lost in the lines.
 func TestLinesKeepEverything(t *testing.T) {
 	rows := tableRows()
 	kept := 0
@@ -64,7 +64,7 @@ func TestLinesKeepEverything(t *testing.T) {
 			}
 		}
 	}
-	// A cost that is compared stands beside without its comparison, the row itself is there.
+	// A cost that is compared stands beside another figure without its comparison. The row itself is there as well.
 	if kept != len(rows) {
 		t.Errorf("%d of %d rows are in the lines", kept, len(rows))
 	}

@@ -18,7 +18,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// baselines are all that there are, by name.
+// baselines returns all baselines by name.
 func baselines() map[string]func() (bench.Topology, error) {
 	return map[string]func() (bench.Topology, error){
 		"kernel-bridge":           func() (bench.Topology, error) { return KernelBridge() },
@@ -40,7 +40,7 @@ func baselines() map[string]func() (bench.Topology, error) {
 	}
 }
 
-// missing are the programs behind baselines that have one, and what brings it.
+// missing lists the programs behind baselines, and the command that installs each.
 var missing = map[string]process.MissingError{
 	"kube-proxy-iptables-200": {Program: "iptables-restore", Package: "apt-get install iptables"},
 	"kube-proxy-nftables-200": {Program: "nft", Package: "apt-get install nftables"},
@@ -54,7 +54,8 @@ var missing = map[string]process.MissingError{
 	"coredns":                 {Program: "coredns", Package: "make peers"},
 }
 
-// made is the baseline, or nil where a program is missing and the error says which, and how to get it.
+// made returns the baseline, or nil when its program is missing. The error must then name the program and how to
+// install it.
 func made(t *testing.T, name string) bench.Topology {
 	t.Helper()
 	topology, err := baselines()[name]()
@@ -70,7 +71,7 @@ func made(t *testing.T, name string) bench.Topology {
 	return topology
 }
 
-// Bytes flow through each baseline, in real namespaces and between real processes. How many is not a test's business.
+// Bytes flow through each baseline, in real namespaces and between real processes. The test does not judge the figures.
 func TestBaselines(t *testing.T) {
 	for name := range baselines() {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +91,7 @@ func TestBaselines(t *testing.T) {
 			cases := slices.Concat(bench.TCPCases(length), bench.UDPCases(length), bench.HTTPCases(length), bench.DNSCases(length))
 			plan := bench.Plan{Suite: "test", Topologies: []bench.Topology{topology}, Cases: cases, Rounds: 1, Spawn: spawn}
 			rows, err := bench.Run(t.Context(), plan)
-			// slirp4netns now and then keeps the end of a connection to itself when the machine is busy.
+			// On a busy machine slirp4netns sometimes does not pass the end of a connection on.
 			if _, others := missing[name]; err != nil && others {
 				t.Logf("once more, after: %v", err)
 				rows, err = bench.Run(t.Context(), plan)
@@ -108,8 +109,7 @@ func TestBaselines(t *testing.T) {
 				t.Errorf("%d rows, want %d", len(rows), want)
 			}
 			for _, r := range rows {
-				// The processors' time is counted in hundredths of a second, of which a short measurement may take
-				// none.
+				// Processor time is counted in hundredths of a second. A short measurement may take none.
 				mayBeZero := strings.HasSuffix(r.Case, " cpu") || strings.HasSuffix(r.Case, " loss")
 				if r.Value <= 0 && !mayBeZero || r.N != 1 {
 					t.Errorf("%+v", r)
@@ -119,7 +119,7 @@ func TestBaselines(t *testing.T) {
 	}
 }
 
-// Two at once, as a real run has them, with a ratio; and the order of measurements is A B A B.
+// Two topologies are measured at once, like in a real run, with a ratio. The order of measurements is A B A B.
 func TestInterleaved(t *testing.T) {
 	bridge, err := KernelBridge()
 	if err != nil {
@@ -155,7 +155,7 @@ func TestInterleaved(t *testing.T) {
 	}
 }
 
-// A failure in a child is the run's error, with what the child said.
+// A failure in a child becomes the run's error, with what the child wrote.
 func TestRunSaysWhatFailed(t *testing.T) {
 	bridge, err := KernelBridge()
 	if err != nil {
@@ -195,7 +195,7 @@ func TestRunEndsWithContext(t *testing.T) {
 		Rounds:     1,
 		Spawn:      spawn,
 		Progress: func(done, _ int, _, _ string) {
-			if done == 1 { // the warm-up is over, the hour begins
+			if done == 1 { // the warm-up is over; the measurement of an hour begins
 				time.AfterFunc(50*time.Millisecond, cancel)
 			}
 		},
@@ -205,7 +205,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	}
 }
 
-// Nothing is left behind: neither processes and files nor, once they are gone, what held the namespaces.
+// Close leaves nothing behind: no processes, no files, and no namespaces.
 func TestCloseLeavesNothing(t *testing.T) {
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
@@ -245,7 +245,7 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// A measurement that fails can be left out: the others have their rounds all the same.
+// A measurement that fails can be left out. The others have all their rounds.
 func TestRunGoesOn(t *testing.T) {
 	bridge, err := KernelBridge()
 	if err != nil {

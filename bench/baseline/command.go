@@ -9,8 +9,8 @@ import (
 // Commands are the names that Command knows.
 var Commands = []string{nullLoopCommand, wireGuardCommand}
 
-// Command is the main function of the processes behind the baselines, which only their Topologies start. They may leave
-// threads in system calls: end the process afterwards.
+// Command is the main function of the processes behind the baselines. Only the baselines' Topologies start these
+// processes. Command may leave threads blocked in system calls: the process should end when it returns.
 func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) != 1 {
 		return fmt.Errorf("expected one of the commands %q", Commands)

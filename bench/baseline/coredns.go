@@ -20,15 +20,15 @@ import (
 const (
 	dnsPort     = 53
 	clusterZone = "cluster.local"
-	// resolveTimeout is how long an answer is waited for before the question is asked again.
+	// resolveTimeout is how long resolves waits for an answer. The question is asked again after that.
 	resolveTimeout = 250 * time.Millisecond
 )
 
-// CoreDNS is CoreDNS on a veth pair, with as many names (1 to 65536) as a cluster has Services, one of them
-// bench.DNSName. "make peers" builds it. Its configuration is that of Kubernetes without what observes it (metrics,
-// health) and with another source: the kubernetes plugin needs an API server, so the zone is a file, with the same
-// names and time to live. With the cache in front, a name that is asked for again and again comes from there with
-// either.
+// CoreDNS returns a Topology with CoreDNS at the other end of a veth pair. CoreDNS has as many names (1 to 65536) as a
+// cluster has Services, and bench.DNSName is one of them. "make peers" builds the program. Its configuration is that of
+// Kubernetes, with two differences: metrics and health are left out, and the zone is a file, since the kubernetes
+// plugin needs an API server. The names and their time to live are the same. Both plugins have the cache before them,
+// so a name that is asked for repeatedly is answered from the cache.
 func CoreDNS(names int) (bench.Topology, error) {
 	if names < 1 || names > maxServices {
 		return nil, fmt.Errorf("baseline: %d names, expected 1 to %d", names, maxServices)
@@ -57,7 +57,7 @@ func CoreDNS(names int) (bench.Topology, error) {
 		target := netip.AddrPortFrom(serverAddr.Addr(), dnsPort)
 		p.targets = map[bench.Service]netip.AddrPort{bench.DNS: target}
 		return p.daemon(ns, exec.Command(path, "-conf", config, "-quiet"), func(ctx context.Context) error {
-			// It listens on TCP as well, where a refusal comes at once: the kernel soon holds back those for UDP.
+			// CoreDNS listens on TCP as well. TCP is refused at once; the kernel rate-limits refusals of UDP.
 			if err := process.Listening(p.client, target)(ctx); err != nil {
 				return err
 			}
@@ -78,7 +78,7 @@ func corefile(zone string) string {
 `, dnsPort, zone, clusterZone)
 }
 
-// zoneFile has bench.DNSName and other Services' names, all in all n.
+// zoneFile returns a zone with n names of Services, bench.DNSName among them.
 func zoneFile(n int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "$ORIGIN %s.\n$TTL 5\n@ SOA ns.dns hostmaster 1 7200 1800 86400 5\n@ NS ns.dns\nns.dns A %s\n",
@@ -90,7 +90,7 @@ func zoneFile(n int) string {
 	return b.String()
 }
 
-// resolves asks once for bench.DNSName.
+// resolves asks for bench.DNSName once.
 func resolves(ctx context.Context, ns *tap.Namespace, server netip.AddrPort) error {
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (c net.Conn, err error) {
 		err = ns.Do(func() error {

@@ -7,12 +7,12 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// KernelBridge is the kernel alone: two veth pairs and a bridge.
+// KernelBridge returns a Topology of the kernel alone: two veth pairs and a bridge.
 func KernelBridge() (bench.Topology, error) {
 	return build("kernel-bridge", func(p *pair) error { return p.bridge(bench.DefaultMTU, clientAddr, serverAddr) })
 }
 
-// Veth is the least there is between two namespaces: one veth pair.
+// Veth returns the shortest way between two namespaces: one veth pair.
 func Veth() (bench.Topology, error) { return build("veth", (*pair).wire) }
 
 const (
@@ -20,9 +20,9 @@ const (
 	vxlanPort = 4789 // IANA's
 )
 
-// VXLAN is what joins nodes where the kernel may do it and nothing is encrypted: a kernel VXLAN device on each side,
-// over KernelBridge's topology with an MTU of 1500. The tunnel has bench.DefaultMTU, which is 30 less than would fit,
-// so that packets are cut as all others are.
+// VXLAN returns what joins nodes where the kernel may do it and nothing is encrypted: a kernel VXLAN device on each
+// side, over KernelBridge's topology with an MTU of 1500. The tunnel's MTU is bench.DefaultMTU, 30 bytes less than
+// fits, so that packets are as large as in the other topologies.
 func VXLAN() (bench.Topology, error) {
 	return build("vxlan", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {

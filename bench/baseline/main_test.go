@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// commandVar makes the test's executable one of bench's programs instead of the tests.
+// commandVar, when set, makes the test's executable run one of bench's programs in place of the tests.
 const commandVar = "BENCH_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	// What "make peers" built, if it did.
+	// The programs that "make peers" builds, if they were built.
 	if peers, err := filepath.Abs("../../bin/peers"); err == nil {
 		os.Setenv("PATH", peers+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	}
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 func spawn(args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
-	// The race detector sleeps a second at a process's end, once per measurement here.
+	// The race detector sleeps for a second when a process ends, which here is after every measurement.
 	cmd.Env = append(os.Environ(), commandVar+"=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }

@@ -19,8 +19,8 @@ import (
 
 const nullLoopCommand = "null-loop"
 
-// NullLoop is the least that a userspace network has to do: superframes copied between two TAPs by a process that
-// does nothing else. What Tapestry adds on one node shows against it.
+// NullLoop returns the least that a userspace network has to do: a process copies superframes between two TAPs and does
+// nothing else. Comparing with NullLoop shows what Tapestry adds on one node.
 func NullLoop(spawn process.Spawn) (bench.Topology, error) {
 	return build("null-loop", func(p *pair) error {
 		var files []*os.File
@@ -50,7 +50,7 @@ func NullLoop(spawn process.Spawn) (bench.Topology, error) {
 	})
 }
 
-// nullLoop is the process: descriptors 3 and 4 are the TAPs.
+// nullLoop is the main function of that process. Descriptors 3 and 4 are the TAPs.
 func nullLoop(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	const a, b = 3, 4
 	for _, fd := range []int{a, b} {
@@ -72,8 +72,8 @@ func nullLoop(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	}
 }
 
-// copyFrames blocks in read(2) on a thread of its own: the shortest way from one TAP to the other, without the
-// runtime's poller.
+// copyFrames blocks in read(2) on a thread of its own. This is the shortest way from one TAP to the other, since it
+// does not use the runtime's poller.
 func copyFrames(to, from int) error {
 	runtime.LockOSThread()
 	buf := make([]byte, packet.MaxFrame)
@@ -85,6 +85,6 @@ func copyFrames(to, from int) error {
 		if err != nil {
 			return fmt.Errorf("%s: read: %w", nullLoopCommand, err)
 		}
-		unix.Write(to, buf[:n]) // a frame that the kernel does not take is lost, as on any wire
+		unix.Write(to, buf[:n]) // a frame that the kernel refuses is lost, as on any wire
 	}
 }

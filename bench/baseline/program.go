@@ -9,10 +9,10 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// makePeers brings the programs that are not packages of Debian.
+// makePeers is the command that builds the programs that Debian has no package of.
 const makePeers = "make peers"
 
-// daemon starts a program that ends with p.
+// daemon starts a program that ends when p is closed.
 func (p *pair) daemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) error) error {
 	d, err := process.StartDaemon(ns, cmd, ready)
 	if err != nil {
@@ -22,7 +22,7 @@ func (p *pair) daemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Conte
 	return nil
 }
 
-// tempDir makes a directory that ends with p.
+// tempDir makes a directory that is removed when p is closed.
 func (p *pair) tempDir() (string, error) {
 	dir, err := os.MkdirTemp("", "tapestry-bench-*")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// Direct is the load generator's web server without any proxy before it, over one veth pair.
+// Direct returns the load generator's web server without a proxy before it, over one veth pair.
 func Direct() (bench.Topology, error) {
 	return build("direct", func(p *pair) error {
 		p.targets = map[bench.Service]netip.AddrPort{bench.HTTP: netip.AddrPortFrom(serverAddr.Addr(), bench.HTTPPort)}
@@ -23,10 +23,10 @@ func Direct() (bench.Topology, error) {
 	})
 }
 
-// Nginx is nginx as an ingress: bench.HTTPHost and the path prefix / lead to the load generator's web server, over
-// HTTP and, with a certificate made for the occasion, HTTPS and HTTP/2. So it is with HAProxy and Caddy. Proxies have
-// a namespace of their own between client and server, as many workers as there are processors, connections to the
-// backend that are kept, no access log, and the client's address in X-Forwarded-For.
+// Nginx returns nginx as an ingress: bench.HTTPHost with the path prefix / leads to the load generator's web server,
+// over HTTP and, with a self-signed certificate, over HTTPS and HTTP/2. The other proxies are set up in the same way:
+// each has a namespace of its own between client and server, as many workers as there are processors, persistent
+// connections to the backend, no access log, and the client's address in X-Forwarded-For.
 func Nginx() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "nginx", install: "apt-get install nginx-light", config: nginxConfig,
@@ -34,7 +34,7 @@ func Nginx() (bench.Topology, error) {
 	})
 }
 
-// HAProxy is HAProxy as an ingress; see Nginx.
+// HAProxy returns HAProxy as an ingress; see Nginx.
 func HAProxy() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "haproxy", install: "apt-get install haproxy", config: haproxyConfig,
@@ -42,7 +42,7 @@ func HAProxy() (bench.Topology, error) {
 	})
 }
 
-// Caddy is Caddy, a peer written in Go, as an ingress; see Nginx. "make peers" builds it.
+// Caddy returns Caddy, a proxy written in Go, as an ingress; see Nginx. "make peers" builds it.
 func Caddy() (bench.Topology, error) {
 	return proxied(proxy{
 		name: "caddy", install: makePeers, config: caddyConfig,
@@ -59,20 +59,20 @@ type proxy struct {
 	args          func(proxyPaths) []string
 }
 
-// proxyPaths are the files of a proxy: its own directory, its configuration, and a certificate with its key, in two
-// files and in one.
+// proxyPaths lists the files of a proxy: its own directory, its configuration, and a certificate with its key, both as
+// two files and as one.
 type proxyPaths struct {
 	dir, config            string
 	certificate, key, both string
 }
 
-// keptIdle is how many connections a proxy may keep to the backend: what ingress-nginx has by default.
+// keptIdle is how many idle connections a proxy may keep to the backend: the default of ingress-nginx.
 const keptIdle = 320
 
 // backend is the web server behind a proxy.
 var backend = netip.AddrPortFrom(behindAddr.Addr(), bench.HTTPPort)
 
-// proxied makes client, proxy and server.
+// proxied makes a client, the proxy, and a server behind it.
 func proxied(x proxy) (bench.Topology, error) {
 	path, err := process.Find(x.name, x.install)
 	if err != nil {
@@ -96,7 +96,7 @@ func proxied(x proxy) (bench.Topology, error) {
 		}
 		cmd := exec.Command(path, x.args(paths)...)
 		cmd.Dir = dir
-		// Caddy keeps files there.
+		// Caddy keeps files in these directories.
 		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 		return p.daemon(middle, cmd, func(ctx context.Context) error {
 			return errors.Join(
@@ -106,7 +106,7 @@ func proxied(x proxy) (bench.Topology, error) {
 	})
 }
 
-// write makes the files.
+// write writes the proxy's files into dir.
 func (x proxy) write(dir string) (proxyPaths, error) {
 	certificate, key, err := lab.SelfSigned(bench.HTTPHost)
 	if err != nil {
@@ -123,7 +123,7 @@ func (x proxy) write(dir string) (proxyPaths, error) {
 		os.WriteFile(paths.both, append(certificate, key...), 0o600))
 }
 
-// nginxConfig keeps bodies of up to 128 KiB out of temporary files, and connections for as long as a measurement takes.
+// nginxConfig keeps bodies of up to 128 KiB in memory, and keeps connections for as long as a measurement takes.
 func nginxConfig(path proxyPaths) string {
 	return fmt.Sprintf(`user root;
 daemon off;
@@ -171,7 +171,7 @@ http {
 `, runtime.NumCPU(), path.certificate, path.key, backend, keptIdle, bench.HTTPHost)
 }
 
-// haproxyConfig lets a request use any idle connection to the backend, also the first of a client's connection.
+// haproxyConfig lets every request use any idle connection to the backend, even a client's first request.
 func haproxyConfig(path proxyPaths) string {
 	return fmt.Sprintf(`global
 	nbthread %[1]d
@@ -195,8 +195,8 @@ backend backend
 `, runtime.NumCPU(), path.both, bench.HTTPHost, backend, keptIdle)
 }
 
-// caddyConfig has Caddy neither ask for certificates nor listen for administrators nor keep what it was configured
-// with.
+// caddyConfig turns off Caddy's requests for certificates, its administration endpoint, and the saving of its
+// configuration.
 func caddyConfig(path proxyPaths) string {
 	return fmt.Sprintf(`{
 	admin off

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 )
 
-// A proxy chooses by the Host header, as an ingress does: for another host there is nothing.
+// A proxy routes by the Host header, like an ingress: a request for another host gets status 404.
 func TestProxiesRouteByHost(t *testing.T) {
 	for _, name := range []string{"nginx", "haproxy", "caddy"} {
 		topology := made(t, name)
@@ -35,7 +35,7 @@ func TestProxiesRouteByHost(t *testing.T) {
 	}
 }
 
-// With no backend a proxy's errors are the measurement's, not figures.
+// Without a backend a proxy answers with errors. They fail the measurement and do not become figures.
 func TestProxyWithoutBackend(t *testing.T) {
 	for _, name := range []string{"nginx", "haproxy", "caddy"} {
 		topology := made(t, name)

@@ -10,20 +10,20 @@ import (
 // Mode is how kube-proxy tells the kernel about Services.
 type Mode string
 
-// The modes of kube-proxy that are documented for Linux and current.
+// The current modes of kube-proxy that are documented for Linux.
 const (
 	IPTables Mode = "iptables"
 	NFTables Mode = "nftables"
 )
 
-// clusterRange are the addresses of pods, as kube-proxy's --cluster-cidr has them; who is not among them is
-// masqueraded.
+// clusterRange is the range of the pods' addresses, as in kube-proxy's --cluster-cidr. kube-proxy masquerades clients
+// outside of this range.
 var clusterRange = netip.MustParsePrefix("198.18.0.0/15")
 
-// masquerade is the bit of a packet's mark that kube-proxy uses.
+// masquerade is the bit of the packet mark that kube-proxy uses to ask for masquerading.
 const masquerade = "0x4000"
 
-// servicePort is one port of a Service, which is what kube-proxy makes rules for.
+// servicePort is one Service port, the unit for which kube-proxy makes rules.
 type servicePort struct {
 	name      string // unique, of letters, digits and dashes
 	protocol  string // tcp or udp
@@ -31,11 +31,12 @@ type servicePort struct {
 	endpoints []netip.AddrPort
 }
 
-// hash stands for the hash with which kube-proxy names its chains.
+// hash stands for the hash that kube-proxy puts into the names of its chains.
 func (s servicePort) hash() string { return strings.ToUpper(s.name + "-" + s.protocol[:1]) }
 
-// loadedServices are n Services, the measured one, with TCP and UDP, in the middle: a list that is searched from its
-// beginning is then searched half through, as it is on average. The others have two endpoints each that nobody has.
+// loadedServices returns the ports of n Services. The measured Service, with TCP and UDP, is in the middle, so that a
+// linear search from the beginning goes through half of the list, which is the average. The other Services have two
+// endpoints each, at addresses that nobody has.
 func loadedServices(n int, frontend netip.AddrPort, endpoints []netip.AddrPort) []servicePort {
 	var out []servicePort
 	for i := range n {
@@ -59,13 +60,13 @@ func loadedServices(n int, frontend netip.AddrPort, endpoints []netip.AddrPort) 
 	return out
 }
 
-// transaction is how many ports of Services are loaded at a time. A transaction is one netlink message, which must fit
-// into the sender's buffer: without privileges that is twice net.core.wmem_max, 416 KiB by default.
+// transaction is how many Service ports are loaded at a time. A transaction is one netlink message, which must fit into
+// the sender's buffer: twice net.core.wmem_max without privileges, 416 KiB by default.
 const transaction = 64
 
-// iptablesRules are the input of iptables-restore. The chains are those of kube-proxy; the comments that it writes
-// into small clusters' rules it leaves out of large ones', as is done here. KUBE-SERVICES has one rule per port of a
-// Service, in the order of services; kube-proxy's own order is that of a Go map.
+// iptablesRules returns inputs of iptables-restore. The chains are those of kube-proxy. Comments are left out, as
+// kube-proxy does in large clusters. KUBE-SERVICES has one rule for each Service port, in the order of services;
+// kube-proxy's own order is that of a Go map.
 func iptablesRules(services []servicePort) []string {
 	var b strings.Builder
 	b.WriteString(`*filter
@@ -119,12 +120,12 @@ func (s servicePort) iptables(b *strings.Builder) {
 	}
 }
 
-// elements is how many of a map are added at a time, which take less room than rules.
+// elements is how many map elements are added at a time. Elements take less room than rules.
 const elements = 500
 
-// nftablesRules are inputs of nft, one transaction each: kube-proxy's table, in which one lookup in a verdict map
-// finds a Service's chain. The map is filled last: with every transaction the kernel checks all chains that can be
-// reached.
+// nftablesRules returns inputs of nft, one transaction each. They make kube-proxy's table, in which one lookup in a
+// verdict map finds a Service's chain. The map is filled last, since the kernel checks all reachable chains in every
+// transaction.
 func nftablesRules(services []servicePort) []string {
 	out := []string{`table ip kube-proxy {
 	set cluster-ips { type ipv4_addr; }

@@ -14,19 +14,19 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// maxServices is how many Services the addresses that are used here are enough for.
+// maxServices is how many Services fit into the address ranges used here.
 const maxServices = 1 << 16
 
-// serviceFrontend is the ClusterIP that is measured.
+// serviceFrontend is the ClusterIP of the measured Service.
 var serviceFrontend = netip.AddrPortFrom(netip.MustParseAddr("10.97.255.254"), bench.LoadPort)
 
-// loadTimeout is how long the kernel may take for the rules.
+// loadTimeout limits how long the kernel may take to load the rules.
 const loadTimeout = 5 * time.Minute
 
-// ServiceNAT is what kube-proxy makes of services Services (1 to 65536): a node that routes between the client's and
-// the server's veth pairs and translates a ClusterIP, which is where Target points to. The measured Service stands in
-// the middle of the rules and has two endpoints as all have, but both are the one server; see loadedServices for what
-// is beside it.
+// ServiceNAT returns a node with the rules that kube-proxy makes for services Services (1 to 65536). The node routes
+// between the client's and the server's veth pairs and translates a ClusterIP, which is the Target. The measured
+// Service stands in the middle of the rules. Like every Service it has two endpoints, but both lead to the same server.
+// See loadedServices for the other Services.
 func ServiceNAT(mode Mode, services int) (bench.Topology, error) {
 	if services < 1 || services > maxServices {
 		return nil, fmt.Errorf("baseline: %d Services, expected 1 to %d", services, maxServices)
@@ -45,7 +45,7 @@ func ServiceNAT(mode Mode, services int) (bench.Topology, error) {
 	})
 }
 
-// loader finds the program that loads the mode's rules.
+// loader returns the function that loads the mode's rules into a namespace. It finds the program for that.
 func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
 	var name, debian string
 	var args []string
@@ -76,7 +76,7 @@ func (m Mode) loader() (func(*tap.Namespace, []servicePort) error, error) {
 	}, nil
 }
 
-// node makes a namespace that routes between client and server, and says where the server is reached.
+// node makes a namespace that routes between client and server, and returns the server's address and port.
 func (p *pair) node() (*tap.Namespace, netip.AddrPort, error) {
 	node, err := p.middle()
 	if err == nil {

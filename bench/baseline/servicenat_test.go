@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// The measured Service has TCP and UDP and stands in the middle; no two share an address.
+// The measured Service has TCP and UDP and stands in the middle. No two Services share an address.
 func TestLoadedServices(t *testing.T) {
 	endpoints := []netip.AddrPort{netip.MustParseAddrPort("198.18.2.2:5201"), netip.MustParseAddrPort("198.18.2.3:5201")}
 	for _, tc := range []struct{ n, at int }{{1, 0}, {2, 1}, {1000, 500}, {maxServices, maxServices / 2}} {

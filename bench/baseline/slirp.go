@@ -27,16 +27,16 @@ const (
 )
 
 const (
-	// outsideMTU is that of the wire between host and outside.
+	// outsideMTU is the MTU of the wire between host and outside.
 	outsideMTU = 1500
-	// slirpMTU is the pod's with pasta and slirp4netns: pasta's default, and what slirp4netns is advised to be set to.
-	// It is their superframe, and what makes them fast.
+	// slirpMTU is the pod's MTU with pasta and slirp4netns: pasta's default, and what the manual of slirp4netns
+	// advises. Such packets are their form of a superframe, and the reason why they are fast.
 	slirpMTU = "65520"
 )
 
-// Pasta is a pod that is joined to its host by pasta (passt.top). The host is joined to the outside by a veth pair.
-// Pasta has its own defaults, of which the MTU of 65520 is the one that counts. What it recommends beyond, larger
-// net.core.rmem_max and wmem_max, are settings of the whole machine, and stay as they are for everyone.
+// Pasta returns a pod that pasta (passt.top) joins to its host. A veth pair joins the host to the outside. Pasta keeps
+// its defaults, of which the MTU of 65520 matters most. Its manual also recommends larger net.core.rmem_max and
+// wmem_max. Those are settings of the whole machine, and stay the same for every topology.
 func Pasta(d Direction) (bench.Topology, error) {
 	path, err := process.Find("pasta", "apt-get install passt")
 	if err != nil {
@@ -54,9 +54,10 @@ func Pasta(d Direction) (bench.Topology, error) {
 		pidFile := filepath.Join(dir, "pid")
 		cmd := exec.Command(path, "--foreground", "--quiet", "--ipv4-only", "--config-net", "--mtu", slirpMTU,
 			"--no-map-gw", "--ns-ifname", "eth0", "--tcp-ports", ports, "--udp-ports", ports, "--tcp-ns", "none", "--udp-ns", "none",
-			// It would become nobody, who may not enter the namespace, and who does not exist in a user namespace.
+			// pasta would become the user nobody, who may not enter the namespace and does not exist in a user
+			// namespace.
 			"--runas", "0",
-			// Newer versions close all descriptors but the standard ones.
+			// Newer versions close all descriptors except the standard ones.
 			"--netns", "/proc/self/fd/0", "--no-netns-quit", "--pid", pidFile)
 		cmd.Stdin = pod.File()
 		return p.daemon(host, cmd, func(ctx context.Context) error {
@@ -70,12 +71,12 @@ func Pasta(d Direction) (bench.Topology, error) {
 	})
 }
 
-// slirpPodAddr is what slirp4netns gives the pod.
+// slirpPodAddr is the address that slirp4netns gives the pod.
 const slirpPodAddr = "10.0.2.100"
 
-// Slirp4netns is a pod that is joined to its host by slirp4netns, as rootless containers are. The host is joined to
-// the outside by a veth pair. The settings are those that its manual advises: an MTU of 65520, and a tcp_rmem that
-// does not slow port forwarding down. It has neither of its sandboxes.
+// Slirp4netns returns a pod that slirp4netns joins to its host, as rootless containers have it. A veth pair joins the
+// host to the outside. The settings are those that the manual advises: an MTU of 65520, and a tcp_rmem that does not
+// slow port forwarding down. Neither of its sandboxes is on.
 func Slirp4netns(d Direction) (bench.Topology, error) {
 	path, err := process.Find("slirp4netns", "apt-get install slirp4netns")
 	if err != nil {
@@ -113,7 +114,7 @@ func Slirp4netns(d Direction) (bench.Topology, error) {
 	})
 }
 
-// forwardPort has slirp4netns forward the host's LoadPort to the pod's.
+// forwardPort makes slirp4netns forward the host's LoadPort to the pod's.
 func forwardPort(socket, protocol string) error {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
@@ -140,7 +141,7 @@ func forwardPort(socket, protocol string) error {
 	return nil
 }
 
-// behindHost joins a host to the outside by a wire, and has join join the pod to the host.
+// behindHost joins a host to the outside by a wire, and calls join to join the pod to the host.
 func behindHost(name string, d Direction, join func(p *pair, host, pod *tap.Namespace) error) (bench.Topology, error) {
 	if d != Egress && d != Port {
 		return nil, fmt.Errorf("baseline: direction %q, expected %s or %s", d, Egress, Port)
@@ -159,7 +160,7 @@ func behindHost(name string, d Direction, join func(p *pair, host, pod *tap.Name
 		if err != nil {
 			return err
 		}
-		// pasta copies the addresses of the interface that has a default route.
+		// pasta copies the addresses of the interface with the default route.
 		if err := defaultRoute(host, outsideAddr); err != nil {
 			return err
 		}

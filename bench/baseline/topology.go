@@ -1,5 +1,5 @@
-// Package baseline makes what Tapestry is compared with: the kernel's own paths, raw wireguard-go, and other programs,
-// each a bench.Topology in network namespaces of its own.
+// Package baseline makes what Tapestry is compared with: the kernel's own paths, stock wireguard-go, and other
+// programs. Each is a bench.Topology in network namespaces of its own.
 package baseline
 
 import (
@@ -13,19 +13,19 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// The addresses of baselines lie in the range set aside for this (RFC 2544 appendix C.2.2).
+// The addresses of baselines lie in the range that RFC 2544 (appendix C.2.2) reserves for benchmarks.
 var (
 	clientAddr     = netip.MustParsePrefix("198.18.0.1/24")
 	serverAddr     = netip.MustParsePrefix("198.18.0.2/24")
 	clientUnderlay = netip.MustParsePrefix("198.18.1.1/24")
 	serverUnderlay = netip.MustParsePrefix("198.18.1.2/24")
-	// What stands between has an address on both sides, and the server is behind it then.
+	// A namespace in the middle has an address on both sides. The server then has behindAddr.
 	middleAddr       = netip.MustParsePrefix("198.18.0.254/24")
 	middleBehindAddr = netip.MustParsePrefix("198.18.2.254/24")
 	behindAddr       = netip.MustParsePrefix("198.18.2.2/24")
 )
 
-// pair is what the baselines have in common.
+// pair is what all baselines have in common: a client's and a server's namespace.
 type pair struct {
 	name           string
 	client, server *tap.Namespace
@@ -53,8 +53,8 @@ func (p *pair) Close() error {
 	return errors.Join(errs...)
 }
 
-// build makes the two namespaces and has join join them, which may change what the targets are: the load generator's
-// and iperf3's servers at serverAddr. On an error nothing is left behind.
+// build makes the two namespaces and calls join, which joins them and may change the targets. The targets are the load
+// generator's and iperf3's servers at serverAddr unless join changes them. On an error nothing is left behind.
 func build(name string, join func(*pair) error) (bench.Topology, error) {
 	p := &pair{name: name, targets: map[bench.Service]netip.AddrPort{
 		bench.Load:   netip.AddrPortFrom(serverAddr.Addr(), bench.LoadPort),
@@ -75,15 +75,15 @@ func build(name string, join func(*pair) error) (bench.Topology, error) {
 	return p, nil
 }
 
-// namespace makes one that ends with p.
+// namespace makes a namespace that is closed when p is closed.
 func (p *pair) namespace() (*tap.Namespace, error) {
 	ns, err := tap.NewNamespace()
 	if err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, ns)
-	// As in a lab. Where the machine's default is BBR, its pacing and not the path would decide: the kernel bridge
-	// measured 11 to 42 Gbit/s then, from one run to the next.
+	// The congestion control is that of a lab. With BBR, which some machines have as the default, its pacing and not
+	// the path would decide: the kernel bridge then measured 11 to 42 Gbit/s from one run to the next.
 	if err := tap.SetCongestionControl(ns, "cubic", "reno"); err != nil {
 		return nil, err
 	}
@@ -124,7 +124,8 @@ func (p *pair) wire() error {
 		side{tap.End{Namespace: p.server, Name: "eth0"}, serverAddr})
 }
 
-// middle makes a namespace between client and server, with a veth pair to each: they reach it, and not one another.
+// middle makes a namespace between client and server, with a veth pair to each. Both reach the namespace, but not one
+// another.
 func (p *pair) middle() (*tap.Namespace, error) {
 	ns, err := p.namespace()
 	if err != nil {
@@ -156,7 +157,7 @@ func wire(mtu int, a, b side) error {
 	return nil
 }
 
-// defaultRoute sends what ns knows no other way for to a gateway on its eth0.
+// defaultRoute gives ns a default route to a gateway on its eth0.
 func defaultRoute(ns *tap.Namespace, gateway netip.Prefix) error {
 	return tap.AddRoute(ns, "eth0", tap.Route{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: gateway.Addr()})
 }

@@ -16,8 +16,8 @@ import (
 
 const wireGuardCommand = "wireguard"
 
-// tunPeer is what one of the two processes is told of the other. Private keys are made where they are used and never
-// leave.
+// tunPeer is what each of the two processes is told about the other. Private keys are made where they are used and
+// never leave their process.
 type tunPeer struct {
 	PublicKey  overlay.PublicKey
 	Listen     uint16
@@ -28,8 +28,8 @@ type tunPeer struct {
 
 const wireGuardPort = 51820
 
-// WireGuard is raw wireguard-go: a stock device on a TUN on each side, a process each, over KernelBridge's topology
-// with an MTU of 1500. What Tapestry adds across nodes shows against it.
+// WireGuard returns stock wireguard-go: a process on each side with a device on a TUN, over KernelBridge's topology
+// with an MTU of 1500. Comparing with WireGuard shows what Tapestry adds across nodes.
 func WireGuard(spawn process.Spawn) (bench.Topology, error) {
 	return build("wireguard-go", func(p *pair) error {
 		if err := p.bridge(1500, clientUnderlay, serverUnderlay); err != nil {
@@ -62,7 +62,7 @@ type tunEnd struct {
 	key      overlay.PublicKey
 }
 
-// start starts the process, which says its public key.
+// start starts the process, which prints its public key.
 func (e *tunEnd) start(p *pair, spawn process.Spawn) error {
 	proc, line, err := process.Start(e.ns, spawn(wireGuardCommand))
 	if err != nil {
@@ -74,7 +74,7 @@ func (e *tunEnd) start(p *pair, spawn process.Spawn) error {
 	return err
 }
 
-// join tells the process of the other one and configures the interface it makes.
+// join tells the process about the other side and configures the interface that the process makes.
 func (e *tunEnd) join(other *tunEnd) error {
 	config, err := json.Marshal(tunPeer{
 		PublicKey:  other.key,
@@ -96,8 +96,8 @@ func (e *tunEnd) join(other *tunEnd) error {
 	return tap.SetUp(e.ns, name)
 }
 
-// wireGuard is the process: it says its public key, is told of its peer, says the name of its interface, and runs until
-// the end of stdin.
+// wireGuard is the main function of that process. It prints its public key, reads its peer's configuration, prints the
+// name of its interface, and runs until its standard input ends.
 func wireGuard(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	key := overlay.NewPrivateKey()
 	fmt.Fprintln(stdout, key.Public())

@@ -1,6 +1,6 @@
-// Package chart draws the rows of a suite: a panel for each figure with a bar for each subject, its length the median,
-// a whisker from the least to the largest of the rounds, and beside the name what the table says. A whisker without an
-// end goes on beyond the panel.
+// Package chart draws the rows of a suite. A chart has a panel for each figure. A panel has a bar for each subject: its
+// length is the median, its whisker goes from the least to the largest of the rounds, and its text repeats what the
+// table says. A whisker without an end goes on beyond the panel.
 package chart
 
 import (
@@ -28,14 +28,15 @@ type Chart struct {
 	Title string
 	About string // a line below the title
 	Rows  []bench.Row
-	// Colour gives a subject's, the same in every chart of a run; see Palette.
+	// Colour returns a subject's colour, the same in every chart of a run; see Palette.
 	Colour func(subject string) color.Color
 }
 
 // Formats are the names of the formats that Write knows.
 var Formats = []string{"svg", "png"}
 
-// Write draws the chart. It is about a thousand pixels wide at 96 pixels to the inch, as high as it takes.
+// Write draws the chart in one of Formats. The picture is about a thousand pixels wide at 96 pixels to the inch, and as
+// high as its panels need.
 func (c Chart) Write(w io.Writer, format string) error {
 	panels := c.panels()
 	if len(panels) == 0 {
@@ -61,7 +62,7 @@ func (c Chart) Write(w io.Writer, format string) error {
 	return err
 }
 
-// Measures of the page in points, of 96/72 pixels.
+// Measures of the page in points. A point is 96/72 pixels.
 const (
 	width      vg.Length = 750
 	head       vg.Length = 46 // for title and About
@@ -73,7 +74,7 @@ const (
 	textSize             = 8.5
 )
 
-// sans is the typeface in a size.
+// sans returns the typeface in a size given in points.
 func sans(size float64) font.Font {
 	return font.From(font.Font{Typeface: "Liberation", Variant: "Sans"}, vg.Points(size))
 }
@@ -88,20 +89,20 @@ var (
 	line = color.Gray{Y: 0xdd}
 )
 
-// page has a place for each panel.
+// page is where the panels stand.
 type page struct {
 	places []place
 	height vg.Length
 }
 
-// place is where a panel is: in a column, from the page's top.
+// place is where one panel stands: its column, and its distance from the page's top.
 type place struct {
 	panel  panel
 	column int
 	top    vg.Length
 }
 
-// arrange puts each panel below the last one in the column that ends first.
+// arrange puts each panel into the column that ends first, below the column's last panel.
 func arrange(panels []panel) page {
 	var ends [columns]vg.Length
 	p := page{}
@@ -132,7 +133,7 @@ func (c Chart) draw(dc draw.Canvas, p page) error {
 	return nil
 }
 
-// panel draws one. A unit of its vertical axis is a line: of text, or a bar below its text.
+// panel draws one panel. A unit of its vertical axis is a line: a line of text, or a bar.
 func (c Chart) panel(dc draw.Canvas, p panel) error {
 	pl := plot.New()
 	pl.Title.Text, pl.Title.TextStyle = p.title, style(10.5, ink)
@@ -171,7 +172,8 @@ func (c Chart) panel(dc draw.Canvas, p panel) error {
 	return nil
 }
 
-// span is how much an axis shows: the longest whisker, but no disturbed round that would leave nothing of the bars.
+// span returns how much an axis shows: the longest whisker, but at most twice the longest bar, so that one disturbed
+// round does not make all bars tiny.
 func span(longest, whisker float64) float64 {
 	if longest == 0 {
 		return max(1, whisker)
@@ -179,8 +181,8 @@ func span(longest, whisker float64) float64 {
 	return 1.02 * max(longest, min(whisker, 2*longest))
 }
 
-// ticks stand at multiples of 1, 2 or 5 times a power of ten, four to nine of them besides the one at 0, each with its
-// number.
+// ticks returns the ticks of an axis from 0 to high. They stand at multiples of 1, 2 or 5 times a power of ten, with
+// four to nine of them besides the one at 0. Each has its number as a label.
 func ticks(_, high float64) []plot.Tick {
 	step := math.Pow(10, math.Floor(math.Log10(high/4)))
 	for _, factor := range []float64{5, 2} {
@@ -197,8 +199,8 @@ func ticks(_, high float64) []plot.Tick {
 	return all
 }
 
-// caption is the text above a bar, from the left. Unlike plotter.Labels it asks for no room beside the bars: it has
-// been wrapped.
+// caption is the text above a bar, left-aligned. Unlike plotter.Labels it takes no room beside the bars, since its
+// lines are wrapped already.
 type caption struct {
 	lines []string
 	top   float64

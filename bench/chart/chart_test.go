@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/bench"
 )
 
-// example has shared cases, one with a cost, one with quantiles, and two cases of a single subject.
+// example returns a chart with shared cases, one with a cost and one with quantiles, and two cases of a single subject.
 func example() Chart {
 	row := func(figure, subject string, value float64, unit, baseline string) bench.Row {
 		r := bench.Row{Suite: "pod", Case: figure, Subject: subject, Value: value, Unit: unit, Min: value * 0.8, Max: value * 1.3, N: 5}
@@ -53,7 +53,7 @@ func render(t *testing.T, c Chart, format string) []byte {
 	return b.Bytes()
 }
 
-// The SVG is XML, in which every subject stands with its figure and its ratio.
+// The SVG is well-formed XML, and has every subject with its figure and its ratio.
 func TestSVG(t *testing.T) {
 	var said []string
 	for d := xml.NewDecoder(bytes.NewReader(render(t, example(), "svg"))); ; {
@@ -80,7 +80,7 @@ func TestSVG(t *testing.T) {
 	}
 }
 
-// However long a line of text is, it takes no room from the bars.
+// A long line of text takes no room from the bars.
 func TestLongWords(t *testing.T) {
 	c := example()
 	c.Rows = c.Rows[:3]
@@ -125,7 +125,7 @@ func TestPNG(t *testing.T) {
 	}
 }
 
-// longest is the length of the longest horizontal run of a colour.
+// longest returns the length of the longest horizontal run of a colour, in pixels.
 func longest(img image.Image, c color.Color) int {
 	best := 0
 	for y := range img.Bounds().Dy() {

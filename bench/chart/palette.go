@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// Palette gives every subject a colour of its own: cool ones for ours, warm ones for the others. Who is in neither is
-// one of ours that needs no telling apart. The same lists give the same colours.
+// Palette returns a function that gives every subject a colour of its own: cool colours for ours, warm ones for the
+// others. A subject in neither list gets the first colour of ours. The same lists give the same colours.
 func Palette(ours, others []string) func(subject string) color.Color {
 	return func(subject string) color.Color {
 		if i := slices.Index(others, subject); i >= 0 {
@@ -17,14 +17,14 @@ func Palette(ours, others []string) func(subject string) color.Color {
 	}
 }
 
-// between gives hue number i: each lies in the widest gap that those before it left, by the golden ratio.
+// between returns hue number i. Each hue lies in the widest gap between the earlier ones, by the golden ratio.
 func between(low, high float64, i int) float64 {
 	const golden = 0.6180339887
 	_, part := math.Modf(0.35 + float64(i)*golden)
 	return low + (high-low)*part
 }
 
-// hsl converts a hue in degrees, saturation and lightness of 0 to 1.
+// hsl converts a colour; h is in degrees, s and l are 0 to 1.
 func hsl(h, s, l float64) color.Color {
 	channel := func(n float64) uint8 {
 		k := math.Mod(n+h/30, 12)

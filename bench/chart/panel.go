@@ -16,17 +16,17 @@ type panel struct {
 	bars        []bar
 }
 
-// bar is a line of the table, by the name that its panel calls it, with the lines of text above it.
+// bar is a line of the table with the name that its panel gives it, and the lines of text above it.
 type bar struct {
 	bench.Line
 	name string
 	text []string
 }
 
-// height is a panel's: a line's for each bar and each line of text, and the frame.
+// height returns a panel's height: that of its frame and of all its lines.
 func (p panel) height() vg.Length { return frame + vg.Length(p.units())*lineHeight }
 
-// units counts the lines.
+// units counts a panel's lines: one for each bar and each line of text.
 func (p panel) units() int {
 	n := 0
 	for _, b := range p.bars {
@@ -35,8 +35,8 @@ func (p panel) units() int {
 	return n
 }
 
-// panels has one for each case that several subjects share. Cases of a single subject say something beside each other,
-// so those of one unit are a panel.
+// panels returns one panel for each case that several subjects share. Cases of a single subject are worth seeing beside
+// each other, so all of them with the same unit share one panel.
 func (c Chart) panels() []panel {
 	lines := bench.Lines(c.Rows)
 	shared := map[string]int{}
@@ -64,7 +64,7 @@ func (c Chart) panels() []panel {
 	return panels
 }
 
-// words are what stands at a bar, the most important first: name and value, what stands beside it, comparisons.
+// words returns what stands at a bar, the most important first: name and value, the figures beside it, the comparisons.
 func (b bar) words() []string {
 	words := []string{b.name + "  " + bench.Short(b.Value)}
 	if r, ok := b.Beside[bench.P99]; ok {
@@ -82,7 +82,7 @@ func (b bar) words() []string {
 	return words
 }
 
-// wrap puts words into lines of at most the width that there is room for, as many to a line as fit.
+// wrap puts words into lines of at most the width room, as many words to a line as fit.
 func wrap(words []string, room vg.Length, f font.Font) []string {
 	face := font.DefaultCache.Lookup(f, f.Size)
 	lines := []string{words[0]}

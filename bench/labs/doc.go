@@ -1,6 +1,6 @@
-// Package labs brings up labs of Tapestry's own and hands out paths through them as Topologies, to be measured beside
-// baselines. A lab is a real cluster on this machine, see package lab: what is measured is the agent as it is
-// deployed, a process per node.
+// Package labs brings up labs of Tapestry and returns paths through them as Topologies, which are measured beside
+// baselines. A lab is a real cluster on this machine (package lab), so what is measured is the agent as it is deployed,
+// one process per node.
 //
-// The process must be in the user namespace that owns the labs', see userns.
+// The process must be in the user namespace that owns the labs' namespaces; see package userns.
 package labs

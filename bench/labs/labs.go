@@ -18,8 +18,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// Spec says what is in a lab. On its first node are the pods client and near, on the second, if there is one, far. The
-// Services near and far have load.Serve's ports, and node ports, see NearPort.
+// Spec says what is in a lab. Its first node has the pods client and near, its second node, if there is one, the pod
+// far. The Services near and far have load.Serve's ports, and node ports; see NearPort.
 type Spec struct {
 	Name     string // tells the labs of a run apart
 	Nodes    int    // 1 or 2
@@ -27,7 +27,7 @@ type Spec struct {
 	Ingress  bool   // to near, for bench.HTTPHost
 }
 
-// The node ports of near and far, TCP and UDP, and of near's web server.
+// The node ports of near and far, for TCP and UDP, and that of near's web server.
 const (
 	NearPort     = 30201
 	FarPort      = 30202
@@ -46,12 +46,13 @@ type Lab struct {
 	closed func() error
 	addrs  map[string]netip.Addr // by End.Host
 
-	// What paths share: a namespace for each place, the servers in it.
+	// What paths share: a namespace for each place, and the servers running there.
 	places  map[lab.Target]*tap.Namespace
 	servers map[served]*process.Process
 }
 
-// Up brings a lab up and waits until it is ready. spawn starts the programs inside, nil is process.Self.
+// Up brings a lab up and waits until it is ready. spawn makes the commands that run inside of the lab; nil is
+// process.Self.
 func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -76,7 +77,8 @@ func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	if err := s.write(files); err != nil {
 		return l, err
 	}
-	// Not the process's number: a run has a process namespace of its own, and so has another one beside it.
+	// The name does not contain the process's ID: a run has a PID namespace of its own, so another run may have the
+	// same ID.
 	name := fmt.Sprintf("bench-%s-%06d", s.Name, rand.IntN(1e6))
 	if l.client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{files}}); err != nil {
 		return l, err
@@ -90,7 +92,7 @@ func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	return l, l.serveNamespaces(ctx)
 }
 
-// Down takes the lab down, with all paths through it.
+// Down takes the lab down, and all paths through it.
 func (l *Lab) Down(ctx context.Context) error {
 	var errs []error
 	for _, p := range l.servers {
@@ -132,7 +134,7 @@ func (l *Lab) learn(ctx context.Context) error {
 	return nil
 }
 
-// serveNamespaces lets processes inside the lab hand their namespaces over.
+// serveNamespaces opens the socket over which processes inside the lab send the descriptors of their namespaces.
 func (l *Lab) serveNamespaces(ctx context.Context) error {
 	l.keep = keeper.New()
 	ln, err := keeper.Listen(l.socket())
@@ -151,7 +153,7 @@ func (l *Lab) serveNamespaces(ctx context.Context) error {
 
 func (l *Lab) socket() string { return filepath.Join(l.dir, "namespaces.sock") }
 
-// namespace gets a place's namespace: a process inside sends the descriptor.
+// namespace returns a place's namespace. A process inside sends its descriptor.
 func (l *Lab) namespace(ctx context.Context, where lab.Target) (*tap.Namespace, error) {
 	if ns, ok := l.places[where]; ok {
 		return ns, nil
@@ -177,7 +179,7 @@ func (l *Lab) namespace(ctx context.Context, where lab.Target) (*tap.Namespace, 
 	return ns, nil
 }
 
-// serve has the server for a service running in a place.
+// serve makes sure that the server for a service runs in a place.
 func (l *Lab) serve(ctx context.Context, where lab.Target, s bench.Service) error {
 	args := bench.ServeArgs(s)
 	key := served{where, args[0]}
@@ -196,7 +198,7 @@ func (l *Lab) serve(ctx context.Context, where lab.Target, s bench.Service) erro
 	return nil
 }
 
-// served tells servers apart: one command serves several services.
+// served identifies a server. One command serves several services.
 type served struct {
 	where   lab.Target
 	command string

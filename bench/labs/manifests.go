@@ -20,7 +20,7 @@ var (
 	ingress string
 )
 
-// check refuses what no lab can be.
+// check refuses a Spec that no lab can have.
 func (s Spec) check() error {
 	if s.Name == "" || s.Nodes < 1 || s.Nodes > 2 || s.Services < 0 || s.Services > maxServices {
 		return fmt.Errorf("lab %q: expected a name, 1 or 2 nodes and 0 to %d other Services, got %d and %d", s.Name, maxServices, s.Nodes, s.Services)
@@ -28,7 +28,7 @@ func (s Spec) check() error {
 	return nil
 }
 
-// maxServices leaves room in the range of Service addresses, a /16.
+// maxServices leaves room in the lab's range of Service addresses, a /16.
 const maxServices = 60000
 
 // write writes the manifests into dir.
@@ -55,7 +55,7 @@ func (s Spec) write(dir string) error {
 	return nil
 }
 
-// others are n Services that nobody uses. Each has two endpoints, which are written down: no pods are needed for them.
+// others returns n Services that nobody uses. Each has an EndpointSlice with two endpoints, so no pods are needed.
 func others(n int) string {
 	var b strings.Builder
 	for i := range n {

@@ -6,7 +6,7 @@ import (
 	"tapestry.dev/tapestry/kube/manifests"
 )
 
-// What is written is what the lab can read, and holds what the Spec says.
+// The lab can read the manifests, and they hold what the Spec says.
 func TestManifests(t *testing.T) {
 	for _, tt := range []struct {
 		spec                                 Spec

@@ -16,20 +16,20 @@ import (
 // Path is a way through a lab.
 type Path struct {
 	Name string
-	// Client and Server are where the load generator and its server run. The zero Server means that it is there
+	// Client and Server are where the load generator and its server run. With a zero Server the lab has a server
 	// already.
 	Client, Server lab.Target
-	// To is what the client reaches by it.
+	// To lists what the client reaches over the path.
 	To map[bench.Service]End
 }
 
-// End is an address that a client uses: Host is pod/NAME, service/NAME, node/NAME, or outside.
+// End is an address that a client uses. Host is pod/NAME, service/NAME, node/NAME, or outside.
 type End struct {
 	Host string
 	Port uint16
 }
 
-// topology is a Path that is open. Its namespaces and its server are the lab's.
+// topology is an open Path. Its namespaces and its server belong to the lab.
 type topology struct {
 	name    string
 	client  *tap.Namespace
@@ -48,7 +48,7 @@ func (t *topology) Target(s bench.Service) (netip.AddrPort, bool) {
 	return target, ok
 }
 
-// Open starts the path's server and hands the path out. It is good until the lab goes down; closing it does nothing.
+// Open starts the path's server and returns the path. The path works until the lab goes down; closing it does nothing.
 func (l *Lab) Open(ctx context.Context, p Path) (bench.Topology, error) {
 	t := &topology{name: p.Name, targets: map[bench.Service]netip.AddrPort{}}
 	for service, end := range p.To {
@@ -68,7 +68,7 @@ func (l *Lab) Open(ctx context.Context, p Path) (bench.Topology, error) {
 				return nil, fmt.Errorf("path %s: %w", p.Name, err)
 			}
 		}
-		if service == bench.IPerf3 { // which nothing short can be asked; who reaches its neighbour reaches it
+		if service == bench.IPerf3 { // no short case asks iperf3; its neighbour, which starts with it, is asked instead
 			continue
 		}
 		if err := l.await(ctx, t.client, service, target); err != nil {
@@ -78,7 +78,7 @@ func (l *Lab) Open(ctx context.Context, p Path) (bench.Topology, error) {
 	return t, nil
 }
 
-// firstWords gives a Case that shows whether a service is there.
+// firstWords returns a short Case that shows whether a service answers.
 func firstWords(s bench.Service) (bench.Case, error) {
 	const short = time.Millisecond
 	all := slices.Concat(bench.TCPCases(short), bench.HTTPCases(short), bench.DNSCases(short))
@@ -91,8 +91,8 @@ func firstWords(s bench.Service) (bench.Case, error) {
 	return all[i], err
 }
 
-// await waits until a service answers. A lab that is ready has written down what there is; of ten thousand Services an
-// agent needs some time to read it.
+// await waits until a service answers. A lab is ready when its manifests are written, and an agent needs some time to
+// read ten thousand Services.
 func (l *Lab) await(ctx context.Context, client *tap.Namespace, s bench.Service, target netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()

@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/bench/load/pace"
 )
 
-// Stream sends as fast as TCP lets it.
+// Stream sends as fast as TCP allows.
 func Stream(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := o.Complete()
 	if err != nil {
@@ -60,7 +60,8 @@ func stream(c net.Conn, k kind, d time.Duration) (report, error) {
 	return readReport(c)
 }
 
-// RequestResponse sends requests and reads responses on connections that stay open, one at a time on each.
+// RequestResponse sends requests and reads responses on connections that stay open. Each connection has one request at
+// a time.
 func RequestResponse(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := completeMessages(o)
 	if err != nil {
@@ -111,7 +112,7 @@ func ConnectRequestClose(ctx context.Context, addr string, o Options) (Result, e
 	return transactions("crr", o, loop.Tally())
 }
 
-// completeMessages completes o for messages over TCP.
+// completeMessages fills in o's defaults for messages over TCP.
 func completeMessages(o Options) (Options, error) {
 	o, err := o.Complete()
 	if err != nil {
@@ -143,7 +144,7 @@ func oneRequest(ctx context.Context, addr string, o Options, deadline time.Time)
 	return nil
 }
 
-// dialAll makes n connections, which are the caller's to close.
+// dialAll makes n connections. The caller closes them.
 func dialAll(ctx context.Context, addr string, n int) ([]net.Conn, error) {
 	conns := make([]net.Conn, 0, n)
 	for range n {
@@ -163,7 +164,7 @@ func closeAll(conns []net.Conn) {
 	}
 }
 
-// onConns makes n connections and, when all are there, calls f with each at once.
+// onConns makes n connections and, when all of them are there, calls f for all of them concurrently.
 func onConns(ctx context.Context, addr string, n int, f func(i int, c net.Conn) error) error {
 	conns, err := dialAll(ctx, addr, n)
 	if err != nil {
@@ -173,7 +174,7 @@ func onConns(ctx context.Context, addr string, n int, f func(i int, c net.Conn) 
 	return together(ctx, conns, func(_ context.Context, i int, c net.Conn) error { return f(i, c) })
 }
 
-// together calls f with each connection at once. When one fails or ctx ends, the others are closed.
+// together calls f for all connections concurrently. When one call fails or ctx ends, it closes the connections.
 func together(ctx context.Context, conns []net.Conn, f func(ctx context.Context, i int, c net.Conn) error) error {
 	return inParallel(ctx, len(conns), func(ctx context.Context, i int) error {
 		defer context.AfterFunc(ctx, func() { conns[i].Close() })()
@@ -181,12 +182,13 @@ func together(ctx context.Context, conns []net.Conn, f func(ctx context.Context,
 	})
 }
 
-// inParallel calls f for 0 to n-1 at once, and returns the first error. Then, or when ctx ends, f's context does.
+// inParallel calls f for 0 to n-1 concurrently, and returns the first error. f's context ends with the first error and
+// with ctx.
 func inParallel(ctx context.Context, n int, f func(ctx context.Context, i int) error) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i := range n {
 		group.Go(func() error { return f(groupCtx, i) })
 	}
 	err := group.Wait()
-	return cmp.Or(ctx.Err(), err) // a cancelled measurement fails for that reason, not for its closed connections
+	return cmp.Or(ctx.Err(), err) // a cancelled measurement fails as cancelled, not for its closed connections
 }

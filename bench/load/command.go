@@ -55,7 +55,7 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 
 func newFlags(name string) *flag.FlagSet {
 	f := flag.NewFlagSet(name, flag.ContinueOnError)
-	f.SetOutput(io.Discard) // Command's error says it
+	f.SetOutput(io.Discard) // Command's error includes the usage
 	return f
 }
 
@@ -84,11 +84,11 @@ func serveCommand(ctx context.Context, args []string, stdin io.Reader, stdout io
 	return s.Serve(ctx)
 }
 
-// Measurement takes the server's address, as host:port.
+// Measurement measures with the server at an address, as host:port.
 type Measurement func(context.Context, string, Options) (Result, error)
 
-// Measure is the main function of a command that measures: args are an address and flags for Options. It prints the
-// Result, with --json as one object.
+// Measure is the main function of a command that measures. args are an address and flags for Options. Measure prints
+// the Result, with --json as one JSON object.
 func Measure(ctx context.Context, measure Measurement, args []string, stdout io.Writer) error {
 	var o Options
 	f := newFlags("")

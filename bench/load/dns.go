@@ -17,9 +17,9 @@ import (
 // dnsTries is how often a query is sent before the name server counts as gone.
 const dnsTries = 5
 
-// DNSQueries asks a name server for Name over UDP, on each of Streams sockets one at a time. A query that nothing
-// comes back for within 500 ms is sent again, up to 5 times, and counts as lost each time; the time is that of all
-// tries. Every answer must have a record of the type asked for.
+// DNSQueries asks a name server for Name over UDP, one query at a time on each of Streams sockets. A query without an
+// answer within 500 ms is sent again, up to 5 times, and counts as lost each time. The time of a transaction is that of
+// all its tries. Every answer must have a record of the type asked for.
 func DNSQueries(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := o.Complete()
 	if err != nil {
@@ -61,7 +61,7 @@ func DNSQueries(ctx context.Context, addr string, o Options) (Result, error) {
 // resolver is one socket's client.
 type resolver struct {
 	c        net.Conn
-	query    []byte // packed once, but for its id
+	query    []byte // packed once; only its ID changes
 	question dns.Question
 	response []byte
 	cutoff   time.Time
@@ -93,7 +93,7 @@ func (r *resolver) resolve() error {
 	return fmt.Errorf("no answer to %d queries within %v each", dnsTries, lossTimeout)
 }
 
-// try sends the query once. Answers to earlier tries are passed over.
+// try sends the query once. It ignores answers to earlier tries.
 func (r *resolver) try() error {
 	id := uint16(rand.Uint32())
 	r.query[0], r.query[1] = byte(id>>8), byte(id)
@@ -118,7 +118,7 @@ func (r *resolver) try() error {
 	}
 }
 
-// check says what is wrong with an answer.
+// check returns an error that says what is wrong with an answer.
 func (r *resolver) check(b []byte) error {
 	var m dns.Msg
 	if err := m.Unpack(b); err != nil {

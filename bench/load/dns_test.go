@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// nameServer runs a DNS server on loopback for the test's length.
+// nameServer runs a DNS server on loopback until the test ends.
 func nameServer(t *testing.T, h dns.HandlerFunc) string {
 	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -27,7 +27,7 @@ func nameServer(t *testing.T, h dns.HandlerFunc) string {
 	return c.LocalAddr().String()
 }
 
-// answering makes an answer out of records in a zone file's form.
+// answering returns a handler that answers with records, which are in the form of a zone file.
 func answering(t *testing.T, records ...string) dns.HandlerFunc {
 	var answer []dns.RR
 	for _, r := range records {
@@ -84,7 +84,7 @@ func TestDNSAnswersAreChecked(t *testing.T) {
 	}
 }
 
-// What is lost is asked for again, and the time counts from the first try. An answer to something else does not count.
+// A lost query is sent again, and its time counts from the first try. An answer to another query does not count.
 func TestDNSLoss(t *testing.T) {
 	var asked atomic.Int64
 	answer := answering(t, "web.bench.example. A 192.0.2.1")

@@ -1,5 +1,5 @@
 /*
-Package load is the load generator: clients that measure, and the server that they talk to.
+Package load is the load generator: clients that measure, and their server.
 
 # Theory of operation
 
@@ -16,11 +16,12 @@ One server process serves every kind of measurement but DNS, which asks name ser
 	          packets sent ───────────────────────>  waits for what is under way
 	          <──── report {packets, bytes, reordered, duplicates, nanoseconds}
 
-Bytes and packets are counted, and timed, where they are received. In connect-request-close the server closes first, so that the
-TIME_WAIT states, of which a run leaves tens of thousands, are in its namespace and cost the client no ports.
+The receiver counts and times bytes and packets. In connect-request-close the server closes first: a run leaves tens of
+thousands of TIME_WAIT states, which are then in the server's namespace and cost the client no ports.
 
-HTTP is served on a port of its own, for proxies in front of it, too: GET /bytes/N.
+HTTP is served on a port of its own, where proxies reach it as well: GET /bytes/N.
 
-Transactions run in a closed loop or, with a Rate, an open one: see package pace. Package datagram is the part over UDP.
+Transactions run in a closed loop or, with a Rate, in an open one; see package pace. Package datagram is the part over
+UDP.
 */
 package load

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/bench/load/pace"
 )
 
-// zeros are what bodies consist of.
+// zeros is the content of all bodies.
 var zeros [maxMessage]byte
 
 // serveHTTP answers GET /bytes/N with a body of N bytes, over HTTP/1.1 and HTTP/2 with prior knowledge, until ctx ends.
@@ -31,7 +31,7 @@ func serveHTTP(ctx context.Context, l net.Listener) error {
 		}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Content-Length", strconv.Itoa(n))
-		_, _ = w.Write(zeros[:n]) // the client sees what is missing
+		_, _ = w.Write(zeros[:n]) // the client notices a short body
 	})
 	s := &http.Server{Handler: mux, Protocols: &protocols, ReadHeaderTimeout: helloTimeout}
 	defer context.AfterFunc(ctx, func() { s.Close() })()
@@ -41,11 +41,11 @@ func serveHTTP(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// HTTPRequests gets /bytes/Response, Streams at a time. With keep-alive the connections are made before the time
-// begins. A status other than 200, or a body of another length, is an error.
+// HTTPRequests gets /bytes/Response, Streams requests at a time. With keep-alive the connections are made before the
+// time begins. A status other than 200, or a body of another length, is an error.
 //
-// The client is net/http's, which takes about twice the processor time for a request that wrk does (20 us and 9 us,
-// where that was measured); the cost of a request includes it.
+// The client is net/http's. It takes about twice the processor time that wrk takes for a request (20 us against 9 us
+// where that was measured), and the cost of a request includes this time.
 func HTTPRequests(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := o.Complete()
 	if err != nil {

@@ -16,7 +16,7 @@ func TestHTTPRequests(t *testing.T) {
 		for _, o := range []Options{{}, {Streams: 4, Response: 70000}, {Rate: 500, Streams: 2, Response: 1024}} {
 			o.Time, o.HTTP = short20, h
 			if o.Rate > 0 {
-				o.Time = 10 * short20 // what a busy machine begins too late is not begun
+				o.Time = 10 * short20 // a busy machine does not begin transactions that it is too late for
 			}
 			r, err := HTTPRequests(t.Context(), web, o)
 			if err != nil {
@@ -29,7 +29,7 @@ func TestHTTPRequests(t *testing.T) {
 	}
 }
 
-// What is asked for is what the options say: protocol, name, connections.
+// A request has the protocol and the name that the options ask for, and there are as many connections as they imply.
 func TestHTTPSRequests(t *testing.T) {
 	for version, want := range map[string]string{"1.1": "HTTP/1.1", "2": "HTTP/2.0"} {
 		for _, noKeepAlive := range []bool{false, true} {
@@ -72,7 +72,7 @@ func TestHTTPSRequests(t *testing.T) {
 	}
 }
 
-// An answer that is not the one asked for fails the measurement, however fast it came.
+// A wrong answer fails the measurement, however fast it came.
 func TestHTTPAnswersAreChecked(t *testing.T) {
 	for want, handler := range map[string]http.HandlerFunc{
 		"503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },

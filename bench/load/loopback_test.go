@@ -19,14 +19,14 @@ import (
 
 const short20 = 20 * time.Millisecond
 
-// server runs a Server on loopback for the test's length.
+// server runs a Server on loopback until the test ends.
 func server(t *testing.T) string {
 	t.Helper()
 	addr, _ := servers(t, "")
 	return addr
 }
 
-// servers has one with HTTP, too, unless httpAddr is empty.
+// servers runs a Server on loopback, with HTTP unless httpAddr is empty.
 func servers(t *testing.T, httpAddr string) (addr, web string) {
 	t.Helper()
 	s, err := Listen(t.Context(), "127.0.0.1:0", httpAddr)
@@ -57,7 +57,7 @@ func TestStream(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Even a sender that gets in one block a stream moves that much.
+			// Each stream moves at least one block.
 			if r.Bytes < uint64(streams)*blockBytes || r.BitsPerSecond <= 0 || r.Streams != streams || r.Direction != direction {
 				t.Errorf("%s x%d: %+v", direction, streams, r)
 			}
@@ -65,7 +65,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// What the sender wrote and what the receiver reports is the same to the byte.
+// The receiver reports exactly as many bytes as the sender wrote.
 func TestStreamCountsEveryByte(t *testing.T) {
 	addr := server(t)
 	c, err := net.Dial("tcp", addr)
@@ -147,8 +147,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// A server that answers 50 requests and never again. In a closed loop that is an error; in an open loop it is the
-// result, in which everything shows that was due since.
+// The server answers 50 requests and then stops. In a closed loop that is an error. In an open loop it is the result,
+// in which every transaction shows that was due since.
 func TestStallShowsInTheOpenLoop(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -176,7 +176,7 @@ func TestStallShowsInTheOpenLoop(t *testing.T) {
 	if r.Due != 200 || r.Transactions != 50 || r.Rate != 1000 || !strings.Contains(r.String(), "150 of 200 unanswered") {
 		t.Errorf("%+v, %s: expected 50 of 200 answered", r, r)
 	}
-	// The 51st waited from the 50th ms to the cut-off, a second after the end.
+	// Transaction 51 waited from the 50th ms to the cut-off, a second after the end.
 	if got := time.Duration(r.Latency.Max); got < time.Second {
 		t.Errorf("max %v, expected more than a second", got)
 	}
@@ -260,7 +260,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-// Args make the options again, whichever they are.
+// The options made from Args are equal to the original options.
 func TestArgs(t *testing.T) {
 	for _, o := range []Options{{}, {
 		Streams: 3, Time: time.Second, Direction: Both, Request: 4, Response: 5, Rate: 6, Name: "web.bench.example", QueryType: "AAAA",

@@ -7,49 +7,51 @@ import (
 	"time"
 )
 
-// Direction of a stream, seen from the client.
+// Direction is the direction of a stream, seen from the client.
 type Direction string
 
-// The directions. Both are as many streams again, at the same time.
+// The directions. Both doubles the number of streams: as many in each direction, at the same time.
 const (
 	Up   Direction = "up"
 	Down Direction = "down"
 	Both Direction = "both"
 )
 
-// Options of a measurement. Zero fields take the defaults.
+// Options are the options of a measurement. Zero fields take the defaults.
 type Options struct {
-	// Streams is how many connections, sockets for DNS, or HTTP requests are under way at once, 1 to 1024; 1.
+	// Streams is how many connections, sockets (DNS), or HTTP requests are under way at once, 1 to 1024. The default is
+	// 1.
 	Streams   int
-	Time      time.Duration // up to an hour; 2 s
-	Direction Direction     // Stream only; Up
-	// Request and Response are message sizes in bytes, up to 1 MiB; at least 1, over UDP 16 (a header) to 65507. Not
-	// for Stream. Of HTTP, Response is the body's size, which may be 0. Datagrams makes packets of Request bytes of
-	// payload.
+	Time      time.Duration // up to an hour; the default is 2 s
+	Direction Direction     // only for Stream; the default is Up
+	// Request and Response are message sizes in bytes, up to 1 MiB; at least 1, over UDP 16 (a header) to 65507. Stream
+	// does not use them. For HTTP, Response is the size of the body, and may be 0. For Datagrams, Request is the
+	// payload of a packet.
 	Request, Response int
-	// Rate is transactions (Datagrams: packets) per second over all streams, up to 10 million, sent on schedule
-	// whatever comes back: an open loop, see package pace. 0: each stream waits for its last transaction, or sends as
-	// fast as it can.
+	// Rate is how many transactions (Datagrams: packets) per second all streams together begin, up to 10 million. They
+	// begin on schedule whatever comes back: an open loop, see package pace. With 0 each stream waits for its last
+	// transaction, or sends as fast as it can.
 	Rate int
 	HTTP HTTP
-	// Name is what is asked for, QueryType A or AAAA; A. DNS only.
+	// Name is what DNSQueries asks for. QueryType is A, the default, or AAAA.
 	Name, QueryType string
 }
 
-// HTTP is what sets HTTP measurements apart.
+// HTTP has the options of HTTP measurements alone.
 type HTTP struct {
-	// TLS without looking at the server's certificate: this is a benchmark.
+	// TLS does not verify the server's certificate: this is a benchmark.
 	TLS bool
-	// Version is "1.1", the default, or "2": with TLS negotiated by ALPN, otherwise with prior knowledge (h2c). Over
-	// HTTP/1.1 each stream has a connection of its own, over HTTP/2 all share one, as clients do that can.
+	// Version is "1.1", the default, or "2". With TLS, HTTP/2 is negotiated by ALPN; without TLS the client uses it
+	// with prior knowledge (h2c). Over HTTP/1.1 each stream has a connection of its own. Over HTTP/2 all streams share
+	// one, as usual.
 	Version string
 	// NoKeepAlive makes a connection for every request. HTTP/1.1 only.
 	NoKeepAlive bool
-	// Host is the Host header, and the name in TLS's SNI; the server's address.
+	// Host is the Host header, and the name in TLS's SNI. The default is the server's address.
 	Host string
 }
 
-// Complete fills in the defaults that do not depend on the measurement, or says which field is out of range.
+// Complete fills in the defaults that do not depend on the measurement. Its error names the field that is out of range.
 func (o Options) Complete() (Options, error) {
 	o.Streams = cmp.Or(o.Streams, 1)
 	o.Time = cmp.Or(o.Time, 2*time.Second)
@@ -77,7 +79,7 @@ func (o Options) Complete() (Options, error) {
 	return o, nil
 }
 
-// messages fills in the sizes for a protocol whose messages have least to most bytes.
+// messages fills in the message sizes for a protocol whose messages have least to most bytes.
 func (o Options) messages(least, most int) (Options, error) {
 	o.Request, o.Response = max(o.Request, least), max(o.Response, least)
 	if o.Request > most || o.Response > most {
@@ -86,7 +88,7 @@ func (o Options) messages(least, most int) (Options, error) {
 	return o, nil
 }
 
-// flags has o's fields set by the command line.
+// flags registers a command-line flag for each of o's fields.
 func (o *Options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.Streams, "streams", 0, "")
 	f.DurationVar(&o.Time, "time", 0, "")
@@ -102,7 +104,7 @@ func (o *Options) flags(f *flag.FlagSet) {
 	f.StringVar(&o.QueryType, "type", "", "")
 }
 
-// Args are the arguments of a measurement's command that make o again.
+// Args returns the command-line arguments from which a measurement's command makes o again.
 func (o Options) Args() []string {
 	return []string{
 		"--streams", fmt.Sprint(o.Streams), "--time", o.Time.String(), "--direction", string(o.Direction),

@@ -20,13 +20,13 @@ const (
 	maxRate     = 10_000_000
 )
 
-// grace is how long the last bytes and answers may take after a measurement's time is up.
+// grace is how much longer the last bytes and answers may take when a measurement's time is up.
 const grace = 10 * time.Second
 
-// blockBytes is how much is written and read at a time: what iperf3 uses for TCP.
+// blockBytes is how much is written and read at a time: the default of iperf3 for TCP.
 const blockBytes = 128 << 10
 
-// kind of measurement, on the wire.
+// kind is the kind of a measurement, on the wire.
 type kind uint8
 
 const (
@@ -38,7 +38,7 @@ const (
 	datagramExchange
 )
 
-// hello opens every connection.
+// hello is the first message of every connection.
 type hello struct {
 	kind              kind
 	request, response uint32        // bytes; exchange, exchangeOnce and datagramExchange
@@ -107,7 +107,7 @@ func readReport(r io.Reader) (report, error) {
 	return report{binary.BigEndian.Uint64(b[:]), time.Duration(binary.BigEndian.Uint64(b[8:]))}, nil
 }
 
-// bitsPerSecond is 0 when nothing was received.
+// bitsPerSecond returns the rate, or 0 when nothing was received.
 func (r report) bitsPerSecond() float64 {
 	if r.elapsed <= 0 {
 		return 0
@@ -115,7 +115,7 @@ func (r report) bitsPerSecond() float64 {
 	return float64(r.bytes) * 8 / r.elapsed.Seconds()
 }
 
-// sendFor writes until time is up, then sends a FIN.
+// sendFor writes until d has passed, then sends a FIN.
 func sendFor(c net.Conn, d time.Duration) error {
 	block := make([]byte, blockBytes)
 	if err := c.SetWriteDeadline(time.Now().Add(d)); err != nil {
@@ -141,7 +141,7 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// receive counts until the FIN. Time runs from the call to the last byte.
+// receive counts bytes until the FIN. Its time runs from the call to the last byte.
 func receive(c net.Conn) (report, error) {
 	block := make([]byte, blockBytes)
 	var r report

@@ -8,32 +8,33 @@ import (
 	"tapestry.dev/tapestry/bench/load/pace"
 )
 
-// Result of one measurement.
+// Result is the result of one measurement.
 type Result struct {
 	Kind    string  `json:"kind"` // the command's name: stream, rr, ...
 	Streams int     `json:"streams"`
 	Seconds float64 `json:"seconds"` // as asked for
-	// Bytes received, and the sum of the streams' rates; of udp, payload. Stream and udp only.
+	// Bytes received, and the sum of the streams' rates; for udp, of payload. Only stream and udp have them.
 	Direction     Direction `json:"direction,omitempty"`
 	Bytes         uint64    `json:"bytes,omitempty"`
 	BitsPerSecond float64   `json:"bits_per_second,omitempty"`
-	// Transactions answered, and what one took; of udp, packets received. Not for stream.
+	// Transactions that were answered, and how long one took; for udp, packets received. stream does not have them.
 	Transactions uint64   `json:"transactions,omitempty"`
 	PerSecond    float64  `json:"per_second,omitempty"`
 	Latency      *Latency `json:"latency_ns,omitempty"`
-	// Of an open loop, the rate asked for and how many transactions were due. Those that were not answered (Due less
-	// Transactions) are in Latency with what they had waited.
+	// In an open loop, the rate asked for and how many transactions were due. Transactions without an answer (Due less
+	// Transactions) are in Latency with the time that they waited.
 	Rate int    `json:"rate,omitempty"`
 	Due  uint64 `json:"due,omitempty"`
-	// Sent counts packets of udp. Lost ones did not arrive; of udprr and dns, nothing came back for them in time.
+	// Sent counts the packets of udp. Lost counts packets that did not arrive (udp), or for which nothing came back in
+	// time (udprr and dns).
 	Sent uint64 `json:"sent,omitempty"`
 	Lost uint64 `json:"lost,omitempty"`
-	// Reordered packets of udp came after a later one, Duplicates again.
+	// Reordered counts packets of udp that came after a later one, Duplicates those that came again.
 	Reordered  uint64 `json:"reordered,omitempty"`
 	Duplicates uint64 `json:"duplicates,omitempty"`
 }
 
-// Latency is in nanoseconds, with three significant digits.
+// Latency has the quantiles in nanoseconds, with three significant digits.
 type Latency struct {
 	Min  int64   `json:"min"`
 	Mean float64 `json:"mean"`
@@ -44,7 +45,7 @@ type Latency struct {
 	Max  int64   `json:"max"`
 }
 
-// transactions is the Result of a loop that has ended.
+// transactions makes the Result of a loop that has ended.
 func transactions(kind string, o Options, t pace.Tally) (Result, error) {
 	if t.Answered == 0 {
 		return Result{}, fmt.Errorf("load: %s: not one transaction was answered", kind)
@@ -65,7 +66,7 @@ func transactions(kind string, o Options, t pace.Tally) (Result, error) {
 	return r, nil
 }
 
-// Loss is the part of the packets sent that did not arrive, 0 to 1; udp only.
+// Loss returns the part of the sent packets that did not arrive, 0 to 1; udp only.
 func (r Result) Loss() float64 {
 	if r.Sent == 0 {
 		return 0
@@ -73,7 +74,7 @@ func (r Result) Loss() float64 {
 	return float64(r.Lost) / float64(r.Sent)
 }
 
-// String is a line for people.
+// String returns a line for people.
 func (r Result) String() string {
 	var b strings.Builder
 	switch {

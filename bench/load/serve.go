@@ -15,16 +15,17 @@ import (
 	"tapestry.dev/tapestry/bench/load/datagram"
 )
 
-// helloTimeout is how long a client may take to say what it wants.
+// helloTimeout limits how long a client may take to send its hello.
 const helloTimeout = 10 * time.Second
 
-// Server is the server of every kind of measurement, DNS apart.
+// Server is the server of every kind of measurement except DNS.
 type Server struct {
 	tcp, http net.Listener // http may be nil
 	datagrams *datagram.Server
 }
 
-// Listen takes a port, such as ":5201", for TCP and UDP, and one for HTTP unless that is empty. Serve gives them back.
+// Listen listens at addr, such as ":5201", for TCP and UDP, and at httpAddr for HTTP unless that is empty. Serve closes
+// the sockets.
 func Listen(ctx context.Context, addr, httpAddr string) (*Server, error) {
 	s := new(Server)
 	var err error
@@ -45,10 +46,10 @@ func Listen(ctx context.Context, addr, httpAddr string) (*Server, error) {
 	return s, nil
 }
 
-// Addr is that for TCP and UDP.
+// Addr returns the address for TCP and UDP.
 func (s *Server) Addr() net.Addr { return s.tcp.Addr() }
 
-// HTTPAddr is nil without HTTP.
+// HTTPAddr returns the address for HTTP, or nil without HTTP.
 func (s *Server) HTTPAddr() net.Addr {
 	if s.http == nil {
 		return nil
@@ -56,8 +57,8 @@ func (s *Server) HTTPAddr() net.Addr {
 	return s.http.Addr()
 }
 
-// Serve serves any number of clients at once until ctx ends, and returns nil then. A client that speaks something else
-// is hung up on. It may be called once.
+// Serve serves any number of clients at once until ctx ends, and then returns nil. It closes the connection of a client
+// that does not speak the protocol. It may be called once.
 func (s *Server) Serve(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.serveTCP(groupCtx) })
@@ -94,7 +95,7 @@ func (s *Server) serveTCP(ctx context.Context) error {
 		handlers.Go(func() {
 			defer c.Close()
 			defer context.AfterFunc(ctx, func() { c.Close() })()
-			s.handle(ctx, c) // what goes wrong here, the client sees and reports
+			s.handle(ctx, c) // the client sees and reports what goes wrong here
 		})
 	}
 }
@@ -118,7 +119,7 @@ func (s *Server) handle(ctx context.Context, c net.Conn) error {
 		if err := sendFor(c, h.duration); err != nil {
 			return err
 		}
-		// The client closes when it has all.
+		// The client closes the connection when it has everything.
 		c.SetReadDeadline(time.Now().Add(grace))
 		_, err := io.Copy(io.Discard, c)
 		return err
@@ -129,7 +130,7 @@ func (s *Server) handle(ctx context.Context, c net.Conn) error {
 	}
 }
 
-// handleDatagrams has a stream open as long as c is.
+// handleDatagrams keeps a stream open as long as c is open.
 func (s *Server) handleDatagrams(ctx context.Context, c net.Conn, h hello) error {
 	size := 0
 	if h.kind == datagramExchange {
@@ -140,7 +141,7 @@ func (s *Server) handleDatagrams(ctx context.Context, c net.Conn, h hello) error
 	if _, err := c.Write(binary.BigEndian.AppendUint64(nil, stream.ID)); err != nil {
 		return err
 	}
-	// Of datagrams, the client says how many it sent; of an exchange, it only hangs up.
+	// The client of a datagram stream says how many it sent. The client of an exchange only closes the connection.
 	var sent [8]byte
 	if _, err := io.ReadFull(c, sent[:]); err != nil {
 		return err

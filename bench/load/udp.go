@@ -16,12 +16,12 @@ import (
 	"tapestry.dev/tapestry/bench/load/pace"
 )
 
-// lossTimeout is how long nothing may come back for a datagram before it counts as lost.
+// lossTimeout is how long a datagram waits for its answer before it counts as lost.
 const lossTimeout = 500 * time.Millisecond
 
-// Datagrams sends packets of Request bytes of payload one way, over UDP, at Rate or as fast as the kernel takes them,
-// and counts what the server received. What is measured without a Rate is therefore how many get through of more than
-// do.
+// Datagrams sends packets of Request bytes of payload one way over UDP, at Rate or as fast as the kernel takes them,
+// and counts what the server received. Without a Rate more is sent than gets through, so the result is how many packets
+// get through.
 func Datagrams(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := completeDatagrams(o)
 	if err != nil {
@@ -67,7 +67,7 @@ func Datagrams(ctx context.Context, addr string, o Options) (Result, error) {
 	return r, nil
 }
 
-// flood sends stream i's datagrams until end. With a Rate, of all streams' packets every Streams-th is its.
+// flood sends stream i's datagrams until end. With a Rate, every Streams-th packet of the schedule is stream i's.
 func flood(sender *datagram.Sender, i int, o Options, end time.Time) error {
 	if o.Rate == 0 {
 		for time.Now().Before(end) {
@@ -82,7 +82,7 @@ func flood(sender *datagram.Sender, i int, o Options, end time.Time) error {
 		return err
 	}
 	defer timer.Close()
-	due := func(n int) time.Duration { // when the n-th from now is
+	due := func(n int) time.Duration { // when the n-th from now is due
 		return pace.Offset((sender.Sent()+uint64(n))*uint64(o.Streams)+uint64(i), o.Rate)
 	}
 	for start := end.Add(-o.Time); due(0) < o.Time; {
@@ -105,7 +105,7 @@ func flood(sender *datagram.Sender, i int, o Options, end time.Time) error {
 	return nil
 }
 
-// unlessDeadline takes the end of the time for what it is.
+// unlessDeadline returns err, or nil when err says that the time is up.
 func unlessDeadline(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
@@ -113,8 +113,8 @@ func unlessDeadline(err error) error {
 	return err
 }
 
-// DatagramResponse sends requests and waits for responses over UDP, one at a time on each of Streams sockets. A
-// request that nothing comes back for within 500 ms is lost; it counts with that time.
+// DatagramResponse sends requests and waits for responses over UDP, one at a time on each of Streams sockets. A request
+// without a response within 500 ms is lost; it counts with that time.
 func DatagramResponse(ctx context.Context, addr string, o Options) (Result, error) {
 	o, err := completeDatagrams(o)
 	if err != nil {
@@ -141,7 +141,7 @@ func DatagramResponse(ctx context.Context, addr string, o Options) (Result, erro
 	return r, err
 }
 
-// asker is one socket's side of a request-response.
+// asker is one socket of a request-response.
 type asker struct {
 	c                 *net.UDPConn
 	id, sequence      uint64
@@ -150,7 +150,7 @@ type asker struct {
 	lost              uint64
 }
 
-// ask does one transaction. Answers to earlier ones that were lost to it, late or twice, are passed over.
+// ask does one transaction. It ignores answers to earlier requests, which come late or twice.
 func (a *asker) ask(size int) error {
 	a.sequence++
 	want := datagram.Header{Stream: a.id, Sequence: a.sequence}
@@ -197,8 +197,8 @@ type datagramStream struct {
 	id      uint64
 }
 
-// onDatagramStreams opens n streams with h and, when all are there, calls f with each at once. Their control
-// connections are over TCP, so that what is lost is only what is measured.
+// onDatagramStreams opens n streams with h and, when all of them are open, calls f for all of them concurrently. The
+// control connections use TCP, so that only the measured packets can be lost.
 func onDatagramStreams(ctx context.Context, addr string, h hello, n int, f func(context.Context, int, datagramStream) error) error {
 	controls, err := dialAll(ctx, addr, n)
 	if err != nil {
@@ -232,7 +232,7 @@ func openDatagramStream(ctx context.Context, control net.Conn, h hello) (datagra
 	if _, err := io.ReadFull(control, id[:]); err != nil {
 		return datagramStream{}, fmt.Errorf("read the stream's number: %w", err)
 	}
-	// The address that TCP reached: a name may have several.
+	// The stream uses the address that TCP reached, since a name may have several.
 	c, err := new(net.Dialer).DialContext(ctx, "udp", control.RemoteAddr().String())
 	if err != nil {
 		return datagramStream{}, err

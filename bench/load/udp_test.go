@@ -23,14 +23,14 @@ func TestDatagrams(t *testing.T) {
 		if r.Kind != "udp" || r.Transactions == 0 || r.Sent != r.Transactions+r.Lost || r.Bytes != size*r.Transactions || r.PerSecond <= 0 || r.BitsPerSecond <= 0 {
 			t.Errorf("%+v: %+v", o, r)
 		}
-		// The schedule is kept to the packet, but for what a machine that is busy leaves undone at the end.
+		// No packet is sent before it is due. A busy machine may leave some unsent at the end.
 		if want := uint64(o.Rate) * uint64(o.Time) / uint64(time.Second); o.Rate > 0 && r.Sent > want {
 			t.Errorf("%+v: %d sent, expected at most %d", o, r.Sent, want)
 		}
 	}
 }
 
-// lossy passes UDP on to the server at addr without every 10th datagram of each direction, and TCP untouched.
+// lossy forwards UDP to the server at addr but drops every 10th datagram in each direction. It forwards all of TCP.
 func lossy(t *testing.T, addr string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -45,7 +45,7 @@ func lossy(t *testing.T, addr string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var client net.Addr // one at a time, and it speaks first
+	var client net.Addr // one client at a time; it sends first
 	known := make(chan struct{})
 	pass := func(read func([]byte) (int, error), write func([]byte) (int, error)) {
 		b := make([]byte, datagram.MaxLen)
@@ -104,7 +104,7 @@ func TestDatagramsCountLoss(t *testing.T) {
 	}
 }
 
-// What is lost is waited for, counted, and does not end the measurement.
+// A lost request is waited for and counted, and does not end the measurement.
 func TestDatagramResponseCountsLoss(t *testing.T) {
 	addr := server(t)
 	for _, rate := range []int{0, 100} {
@@ -121,7 +121,7 @@ func TestDatagramResponseCountsLoss(t *testing.T) {
 	}
 }
 
-// A server that UDP does not reach.
+// UDP does not reach the server.
 func TestNoDatagramArrives(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -158,7 +158,7 @@ func TestNoDatagramArrives(t *testing.T) {
 	}
 }
 
-// A stream lasts as long as its control connection: afterwards its datagrams are a stranger's.
+// A stream ends with its control connection. After that its datagrams get no answer.
 func TestDatagramStreamEndsWithControl(t *testing.T) {
 	addr := server(t)
 	control, err := net.Dial("tcp", addr)
@@ -178,7 +178,7 @@ func TestDatagramStreamEndsWithControl(t *testing.T) {
 	if n, err := s.Read(question); n != len(question) || err != nil {
 		t.Fatalf("got %d bytes, %v", n, err)
 	}
-	// The server hangs up when it has closed the stream.
+	// The server closes the connection when it has closed the stream.
 	control.Write(binary.BigEndian.AppendUint64(nil, 0))
 	if _, err := io.ReadAll(control); err != nil {
 		t.Fatal(err)

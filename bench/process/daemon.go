@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Daemon is a program of others, with the processes it starts. It runs until Close.
+// Daemon is a program of others with all processes that it starts. It runs until Close.
 type Daemon struct {
 	cmd    *exec.Cmd
 	stderr bytes.Buffer // valid after ended
@@ -24,13 +24,13 @@ type Daemon struct {
 	close  func() error
 }
 
-// StartDaemon starts cmd inside ns (nil: here) and returns when ready does without an error. The context of ready ends
-// with the program or when that takes too long.
+// StartDaemon starts cmd inside ns (nil: here) and returns when ready returns nil. The context of ready ends when the
+// program ends, or when it takes too long to become ready.
 func StartDaemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) error) (*Daemon, error) {
 	d := &Daemon{cmd: cmd, ended: make(chan struct{})}
 	d.close = sync.OnceValue(d.stop)
 	cmd.Stderr = &d.stderr
-	// A process group of its own: what it started ends with it.
+	// The program has a process group of its own, so that the processes it starts end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = stopTimeout
 	if err := ns.Start(cmd); err != nil {
@@ -49,10 +49,11 @@ func StartDaemon(ns *tap.Namespace, cmd *exec.Cmd, ready func(context.Context) e
 	return d, nil
 }
 
-// said is what the program complained about.
+// said returns what the program wrote to its standard error.
 func (d *Daemon) said() string { return strings.TrimSpace(d.stderr.String()) }
 
-// Close ends the program, by force if it does not go by itself. It is an error when it was gone before.
+// Close ends the program, by force if it does not end on request. Close returns an error when the program ended
+// earlier.
 func (d *Daemon) Close() error { return d.close() }
 
 func (d *Daemon) stop() error {
@@ -70,7 +71,7 @@ func (d *Daemon) stop() error {
 	return nil
 }
 
-// retryInterval is how often a server that is not there yet is looked for.
+// retryInterval is how often Eventually tries.
 const retryInterval = 5 * time.Millisecond
 
 // Eventually calls try until it succeeds or ctx ends, and returns the last error.
@@ -88,7 +89,7 @@ func Eventually(ctx context.Context, try func(context.Context) error) error {
 	}
 }
 
-// Listening waits until a TCP server accepts connections at addr inside ns.
+// Listening returns a function that waits until a TCP server accepts connections at addr inside ns.
 func Listening(ns *tap.Namespace, addr netip.AddrPort) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return Eventually(ctx, func(ctx context.Context) error {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shell runs a script that writes a process number into a file when it is ready, which then is returned.
+// shell runs a script, and returns the process ID that the script writes into a file when it is ready.
 func shell(t *testing.T, script string) (d *Daemon, pid int) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "pid")
@@ -34,7 +34,7 @@ func shell(t *testing.T, script string) (d *Daemon, pid int) {
 	return d, pid
 }
 
-// gone waits for the end of a process that is not a child of ours.
+// gone waits for the end of a process that is not a child of this one.
 func gone(t *testing.T, pid int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -51,7 +51,7 @@ func gone(t *testing.T, pid int) {
 	}
 }
 
-// What the program started ends with it, as does a program that does not listen.
+// The processes that the program started end with it. So does a program that never listens.
 func TestDaemonEnds(t *testing.T) {
 	for name, script := range map[string]string{
 		"with its children": `sleep 100 & echo $! >$0; wait`,
@@ -87,7 +87,7 @@ func TestDaemonThatDoesNotStart(t *testing.T) {
 	}
 }
 
-// A program that is gone before Close cannot have been measured.
+// A program that ended before Close cannot have been measured.
 func TestDaemonThatEndsByItself(t *testing.T) {
 	d, pid := shell(t, `trap "echo tired >&2; exit 4" TERM; echo $$ >$0; while :; do sleep 0.1; done`)
 	if err := unix.Kill(pid, unix.SIGTERM); err != nil {

@@ -1,5 +1,5 @@
-// Package process starts the children of a benchmark: servers and load generators inside of network namespaces. None
-// outlives this process, however that ends.
+// Package process starts the children of a benchmark: servers and load generators inside network namespaces. No child
+// outlives this process, however this process ends.
 package process
 
 import (
@@ -22,26 +22,26 @@ const (
 	stopTimeout  = 3 * time.Second
 )
 
-// Spawn makes the command that runs one of bench's own programs with these arguments, of which the first is its name.
+// Spawn makes the command that runs one of bench's own programs. The first argument is the program's name.
 type Spawn func(args ...string) *exec.Cmd
 
-// Self is the usual Spawn: this very executable with "bench" before the arguments.
+// Self is the usual Spawn: it runs this executable with "bench" before the arguments.
 func Self(args ...string) *exec.Cmd {
 	return exec.Command("/proc/self/exe", append([]string{"bench"}, args...)...)
 }
 
-// UntilEOF is ctx until in ends, too: the part of the child in the agreement that its standard input keeps it running.
-// The goroutine that reads goes with the process.
+// UntilEOF returns a context that ends with ctx and when in ends. It is the child's side of a rule: a child runs as
+// long as its standard input is open. The goroutine that reads in ends with the process.
 func UntilEOF(ctx context.Context, in io.Reader) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		defer cancel()
-		_, _ = io.Copy(io.Discard, in) // a standard input that cannot be read has ended
+		_, _ = io.Copy(io.Discard, in) // an error means that the standard input has ended
 	}()
 	return ctx, cancel
 }
 
-// Process is a child that says a line when it is ready and ends with its standard input.
+// Process is a child that prints a line when it is ready and ends when its standard input ends.
 type Process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -50,7 +50,7 @@ type Process struct {
 	close  func() error
 }
 
-// Start starts cmd inside ns (nil: here) and returns it with the first line it says.
+// Start starts cmd inside ns (nil: here), waits for its first line, and returns both.
 func Start(ns *tap.Namespace, cmd *exec.Cmd) (*Process, string, error) {
 	p := &Process{cmd: cmd}
 	p.close = sync.OnceValue(p.stop)
@@ -74,7 +74,7 @@ func Start(ns *tap.Namespace, cmd *exec.Cmd) (*Process, string, error) {
 	return p, line, nil
 }
 
-// Tell writes to the process and returns the line that it answers. On an error the process is gone.
+// Tell writes to the process and returns the line that it answers. On an error the process has ended.
 func (p *Process) Tell(message []byte) (string, error) {
 	late := time.AfterFunc(startTimeout, func() { p.cmd.Process.Kill() })
 	defer late.Stop()
@@ -91,7 +91,7 @@ func (p *Process) Tell(message []byte) (string, error) {
 
 func (p *Process) name() string { return strings.Join(p.cmd.Args, " ") }
 
-// Close ends the process, by force if it does not go by itself.
+// Close ends the process, by force if it does not end on request.
 func (p *Process) Close() error { return p.close() }
 
 func (p *Process) stop() error {
@@ -104,7 +104,7 @@ func (p *Process) stop() error {
 	return nil
 }
 
-// Output runs cmd inside ns to its end, or ctx's, and returns what it printed.
+// Output runs cmd inside ns until it or ctx ends, and returns what it printed.
 func Output(ctx context.Context, ns *tap.Namespace, cmd *exec.Cmd) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

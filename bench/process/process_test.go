@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A child that ends without a word is an error that names it, whatever its exit status.
+// A child that ends without a line is an error that names the child, whatever its exit status.
 func TestStartOfAProcessThatSaysNothing(t *testing.T) {
 	for script, want := range map[string]string{
 		"exit 0":                    "did not answer with a line: EOF",

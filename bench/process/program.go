@@ -7,10 +7,10 @@ import (
 	"path/filepath"
 )
 
-// MissingError says that a program to measure, or to measure with, is not installed.
+// MissingError says that a program is not installed that is to be measured, or to measure with.
 type MissingError struct {
 	Program string
-	// Package is the command that brings it.
+	// Package is the command that installs it.
 	Package string
 }
 
@@ -18,12 +18,12 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is not installed: %s", e.Program, e.Package)
 }
 
-// peersDir is where "make peers" puts programs, seen from the directory of the executable.
+// peersDir is where "make peers" puts programs, relative to the directory of the executable.
 const peersDir = "peers"
 
-// Find looks for a program beside the executable, where "make peers" builds some, and then where programs are
-// installed. It returns a *MissingError with install, the command that brings the program, when there is none. An
-// ordinary user's PATH often lacks the directories of the administrator's.
+// Find looks for a program beside the executable, where "make peers" puts some, and then where programs are installed,
+// including the administrator's directories, which an ordinary user's PATH often lacks. If there is none it returns a
+// *MissingError with install, the command that installs the program.
 func Find(name, install string) (string, error) {
 	var dirs []string
 	if self, err := os.Executable(); err == nil {

@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 )
 
-// iperf3TCP measures the throughput of TCP. The server's address is that of an iperf3 server.
+// iperf3TCP measures the throughput of TCP. addr is the address of an iperf3 server.
 func iperf3TCP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
 	o, err := o.Complete()
 	if err != nil {
@@ -42,7 +42,8 @@ func iperf3TCP(ctx context.Context, addr string, o load.Options) (load.Result, e
 	return end.tcp(o)
 }
 
-// iperf3UDP sends packets of Request bytes of payload as fast as the kernel takes them or, in all, Rate per second.
+// iperf3UDP sends packets of Request bytes of payload, as fast as the kernel takes them or at Rate per second over all
+// streams.
 func iperf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, error) {
 	o, err := o.Complete()
 	if err != nil {
@@ -52,7 +53,7 @@ func iperf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, e
 		return load.Result{}, unsupported("iperf3-udp", "another direction than up")
 	}
 	o.Request = max(o.Request, datagram.HeaderLen)
-	// The bit rate is a stream's; 0 is none.
+	// --bitrate is the rate of each stream; 0 means unlimited.
 	bits := o.Rate * o.Request * 8 / o.Streams
 	end, err := iperf3(ctx, addr, o, "--udp", "--length", strconv.Itoa(o.Request), "--bitrate", strconv.Itoa(bits))
 	if err != nil {
@@ -61,7 +62,7 @@ func iperf3UDP(ctx context.Context, addr string, o load.Options) (load.Result, e
 	return end.udp(o)
 }
 
-// iperf3 runs the client.
+// iperf3 runs iperf3's client.
 func iperf3(ctx context.Context, addr string, o load.Options, args ...string) (ending, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -78,22 +79,23 @@ func iperf3(ctx context.Context, addr string, o load.Options, args ...string) (e
 		return ending{}, ctx.Err()
 	}
 	end, unreadable := parseIPerf3(out)
-	if err != nil && len(bytes.TrimSpace(out)) == 0 { // it did not come as far as JSON
+	if err != nil && len(bytes.TrimSpace(out)) == 0 { // iperf3 ended before it wrote JSON
 		return ending{}, err
 	}
 	return end, unreadable
 }
 
-// sum is what iperf3 says of all streams together, as one end has it.
+// sum is what iperf3 says about all streams together, as one end counted it.
 type sum struct {
 	Seconds float64 `json:"seconds"`
 	Bytes   uint64  `json:"bytes"`
 	Bits    float64 `json:"bits_per_second"`
 	Packets uint64  `json:"packets"`
-	Lost    int64   `json:"lost_packets"` // iperf3 takes reordered ones back, sometimes too many
+	Lost    int64   `json:"lost_packets"` // reordered packets are subtracted again, sometimes too many
 }
 
-// ending is the part "end" of iperf3's JSON. Of UDP, versions up to 3.11 have only sum, with the receiver's loss in it.
+// ending is the "end" part of iperf3's JSON. For UDP, versions up to 3.11 have only sum, with the receiver's loss in
+// it.
 type ending struct {
 	Received *sum `json:"sum_received"`
 	Reverse  *sum `json:"sum_received_bidir_reverse"`
@@ -133,7 +135,7 @@ func (e ending) udp(o load.Options) (load.Result, error) {
 	if e.Sum == nil || e.Sum.Seconds <= 0 {
 		return load.Result{}, fmt.Errorf("iperf3-udp: %w", errNothing)
 	}
-	// Packets are those sent.
+	// Packets counts the packets that were sent.
 	lost := uint64(max(e.Sum.Lost, 0))
 	received := e.Sum.Packets - min(lost, e.Sum.Packets)
 	if received == 0 {
@@ -146,7 +148,8 @@ func (e ending) udp(o load.Options) (load.Result, error) {
 	}, nil
 }
 
-// serveIPerf3 runs the server until ctx or, with --until-eof, the standard input ends, and says a line when it listens.
+// serveIPerf3 runs the server until ctx or, with --until-eof, the standard input ends. It prints a line when the server
+// listens.
 func serveIPerf3(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	f := flag.NewFlagSet(serveCommand, flag.ContinueOnError)
 	f.SetOutput(io.Discard)
@@ -181,7 +184,7 @@ func serveIPerf3(ctx context.Context, args []string, stdin io.Reader, stdout io.
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread() // a thread that ends would take the server with it
+	runtime.LockOSThread() // the end of the thread would end the server
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return err

@@ -1,9 +1,9 @@
 /*
-Package programs measures with programs that people know, iperf3 and wrk, and gives their results the load generator's form: what
-its own figures are worth shows beside them.
+Package programs measures with two well-known programs, iperf3 and wrk, and converts their results to the load
+generator's form. Comparing the two shows how far the load generator's own figures can be trusted.
 
-Its commands take the load generator's options, as far as the programs have them, and refuse the others. The programs measure whole
-seconds, so that shorter times are a second.
+The commands take those of the load generator's options that the programs have, and refuse the others. The programs
+measure whole seconds, so shorter times become a second.
 */
 package programs
 
@@ -25,7 +25,7 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 )
 
-// serveCommand is iperf3's server; wrk asks any web server.
+// serveCommand runs iperf3's server. wrk needs no server of its own.
 const serveCommand = "iperf3-serve"
 
 var measurements = map[string]load.Measurement{"iperf3": iperf3TCP, "iperf3-udp": iperf3UDP, "wrk": wrk}
@@ -33,7 +33,7 @@ var measurements = map[string]load.Measurement{"iperf3": iperf3TCP, "iperf3-udp"
 // Commands are the names that Command knows.
 var Commands = append([]string{serveCommand}, slices.Sorted(maps.Keys(measurements))...)
 
-// Command is the main function of the processes that run the programs. args do not include this one's name.
+// Command is the main function of the processes that run the programs. args do not include its own name.
 func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	if len(args) == 0 {
 		return fmt.Errorf("expected one of the commands %q", Commands)
@@ -47,10 +47,10 @@ func Command(ctx context.Context, args []string, stdin io.Reader, stdout io.Writ
 	return fmt.Errorf("unknown command %q: expected one of %q", args[0], Commands)
 }
 
-// Find returns the path of iperf3 or wrk, or a *process.MissingError. Debian's packages are called like the programs.
+// Find returns the path of iperf3 or wrk, or a *process.MissingError. Debian's packages have the names of the programs.
 func Find(program string) (string, error) { return process.Find(program, "apt-get install "+program) }
 
-// prepare makes the command of a program that ends with ctx and with the thread that starts it.
+// prepare makes the command that runs a program. The program ends with ctx, and with the thread that starts it.
 func prepare(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
 	path, err := Find(program)
 	if err != nil {
@@ -61,11 +61,11 @@ func prepare(ctx context.Context, program string, args ...string) (*exec.Cmd, er
 	return cmd, nil
 }
 
-// output runs cmd. Programs that fail may have said why on their standard output: it is returned in any case.
+// output runs cmd and returns its standard output, even on an error, since some programs explain errors there.
 func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	runtime.LockOSThread() // a thread that ends would take the program with it
+	runtime.LockOSThread() // the end of the thread would end the program
 	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if ctx.Err() != nil {
@@ -77,7 +77,7 @@ func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
 	return stdout.Bytes(), err
 }
 
-// seconds is d in the programs' unit, rounded up.
+// seconds returns d in whole seconds, the programs' unit, rounded up.
 func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
 // unsupported refuses an option that a program does not have.

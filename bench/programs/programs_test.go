@@ -19,7 +19,7 @@ import (
 
 const mebibyte = 1 << 20
 
-// installed says whether what follows must work; where a program is missing, its command must say so.
+// installed reports whether a program is installed. Where it is missing, its command must say so.
 func installed(t *testing.T, program, command string) bool {
 	t.Helper()
 	if _, err := Find(program); err == nil {
@@ -44,7 +44,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// iperf3 runs a server of it, for the test's length.
+// iperf3Server runs an iperf3 server until the test ends.
 func iperf3Server(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -141,7 +141,7 @@ func TestWrk(t *testing.T) {
 	if _, err := wrk(t.Context(), web, load.Options{Time: time.Second, Response: 1<<20 + 1}); err == nil || !strings.Contains(err.Error(), "expected at most") {
 		t.Errorf("got %v", err)
 	}
-	// Not our server's path: every answer is a 404.
+	// The load generator's server answers this path with 404.
 	if _, err := wrk(t.Context(), web+"/elsewhere", load.Options{Time: time.Second}); err == nil || !strings.Contains(err.Error(), "another status") {
 		t.Errorf("got %v", err)
 	}

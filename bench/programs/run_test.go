@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// commandVar makes the test's executable one of bench's programs instead of the tests.
+// commandVar, when set, makes the test's executable run one of bench's programs in place of the tests.
 const commandVar = "BENCH_TEST_COMMAND"
 
 func TestMain(m *testing.M) {
@@ -40,7 +40,7 @@ func spawn(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// web makes the load generator's web server a target.
+// web is a Topology whose HTTP service is the load generator's web server.
 type web struct{ bench.Topology }
 
 func (w web) Target(s bench.Service) (netip.AddrPort, bool) {
@@ -54,8 +54,8 @@ func (w web) Target(s bench.Service) (netip.AddrPort, bool) {
 	return w.Topology.Target(s)
 }
 
-// Cases of every kind are run, in real namespaces, and each figure that they promise is there: ours, and those of the
-// programs that are installed.
+// Cases of every kind run in real namespaces, and each figure that they promise is there: the load generator's, and
+// those of the programs that are installed.
 func TestCasesRun(t *testing.T) {
 	veth, err := baseline.Veth()
 	if err != nil {
@@ -84,7 +84,7 @@ func TestCasesRun(t *testing.T) {
 		t.Errorf("%d rows, want %d", len(rows), want)
 	}
 	for _, r := range rows {
-		// The processors' time is counted in hundredths of a second; and nothing may be lost.
+		// Processor time is counted in hundredths of a second. No loss is a good value.
 		if r.Value < 0 || r.Value == 0 && r.Unit != "%" && r.Case[max(0, len(r.Case)-4):] != " cpu" {
 			t.Errorf("%+v", r)
 		}

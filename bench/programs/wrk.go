@@ -61,7 +61,7 @@ func wrk(ctx context.Context, addr string, o load.Options) (load.Result, error) 
 	return s.result(o)
 }
 
-// memoryFile is a file without a name. wrk opens it several times, by way of its descriptor.
+// memoryFile makes a file without a name. wrk opens it several times, through its descriptor.
 func memoryFile(name string, content []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
@@ -75,7 +75,7 @@ func memoryFile(name string, content []byte) (*os.File, error) {
 	return f, nil
 }
 
-// summary is what the script prints. Times are in microseconds.
+// summary is what the script prints. Its times are in microseconds.
 type summary struct {
 	Duration  float64 `json:"duration"`
 	Requests  uint64  `json:"requests"`

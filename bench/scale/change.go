@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// change measures, among count Services, the time from a change of one EndpointSlice to the first packet that goes
-// by it. The slice moves its Service from one backend to another and back; the clock starts when the
-// new file is renamed into place, and stops when the client has the first answer by the new backend.
+// change measures the time from a change of one EndpointSlice to the first packet that follows it, with count Services
+// in the cluster. The slice moves its Service from one backend to another and back. The clock starts when the new file
+// is renamed into place, and stops when the client has the first answer of the new backend.
 func change(ctx context.Context, o Options, count int, name string, f *figures) error {
 	n, t, err := talkingNode(ctx, o)
 	if err != nil {
@@ -35,7 +35,7 @@ func change(ctx context.Context, o Options, count int, name string, f *figures) 
 			if err != nil {
 				return err
 			}
-			// The hidden file is an event, too: let it pass.
+			// The hidden file is an event as well. The pause lets the agent handle it.
 			if err := pause(ctx, 20*time.Millisecond); err != nil {
 				return err
 			}

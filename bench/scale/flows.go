@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// fill measures a flow table that is filled to the brim: the cost of an insert on the way, of a lookup once it is
-// full, and the memory of a flow. Tuples come in an order that caches cannot foresee, as packets do.
+// fill measures a flow table that is filled to the brim: the cost of an insert while it fills, the cost of a lookup
+// when it is full, and the memory of a flow. Tuples come in an order that caches cannot foresee, like packets.
 func fill(ctx context.Context, o Options, flows int, name string, f *figures) error {
 	for range o.Rounds {
 		if err := ctx.Err(); err != nil {
@@ -30,12 +30,12 @@ func fill(ctx context.Context, o Options, flows int, name string, f *figures) er
 }
 
 func fillOnce(flows int, name string, f *figures) error {
-	debug.FreeOSMemory() // what earlier rounds left must not shrink while this one grows
+	debug.FreeOSMemory() // so that memory of earlier rounds does not shrink during this one
 	before, err := memoryOf(os.Getpid())
 	if err != nil {
 		return err
 	}
-	// Room to spare, since a table that is nearly full evicts: fill is to measure flows that stay.
+	// The table has some spare room: a table that is nearly full evicts flows, and fill measures flows that stay.
 	file, err := keeper.NewMemory("tapestry-bench-flows", flow.Size(flows+flows/8))
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func fillOnce(flows int, name string, f *figures) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
+	defer func() { _ = unix.Munmap(mem) }() // cannot fail for memory that was mapped
 	table, err := flow.Open(mem, flow.Options{})
 	if err != nil {
 		return err
@@ -77,8 +77,8 @@ func fillOnce(flows int, name string, f *figures) error {
 	return nil
 }
 
-// lookups looks count connections up, from number first on, and gives how many were found and the time of one lookup in
-// nanoseconds. The tuples are there before the clock starts, in the order in which they are wanted.
+// lookups looks up count connections, beginning with number first. It returns how many were found and the time of one
+// lookup in nanoseconds. The tuples are made before the clock starts, in the order of the lookups.
 func lookups(table *flow.Table, count, first int) (found int, each float64) {
 	tuples := make([]packet.Tuple, count)
 	for i := range tuples {
@@ -96,7 +96,8 @@ func lookups(table *flow.Table, count, first int) (found int, each float64) {
 
 func perItem(d time.Duration, n int) float64 { return float64(d.Nanoseconds()) / float64(n) }
 
-// scatter gives the numbers below n in an order without pattern, each once: a step that has no factor in common with n.
+// scatter returns number i of the numbers below n in an order without pattern, each once. Its step has no factor in
+// common with n.
 func scatter(i, n int) int {
 	step := 1
 	for _, prime := range []int{7_368_787, 1_299_709, 104_729, 7_919} {
@@ -113,7 +114,7 @@ var (
 	backendAddr  = packet.AddrFrom(netip.MustParseAddr("10.244.1.11"))
 )
 
-// tuple is that of connection number i: clients of 10.0.0.0/8, each with 16,384 ports.
+// tuple returns the tuple of connection number i. Its clients are of 10.0.0.0/8, with 16,384 ports each.
 func tuple(i int) packet.Tuple {
 	const ports = 1 << 14
 	client := i / ports

@@ -11,7 +11,8 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// load measures how a cluster of many Services is loaded: by an agent from its start, and step by step in this process.
+// load measures how long a cluster with many Services takes to load: in an agent from its start, and step by step in
+// this process.
 func load(ctx context.Context, o Options, count int, name string, f *figures) error {
 	n, p, err := talkingNode(ctx, o)
 	if err != nil {
@@ -50,7 +51,7 @@ func load(ctx context.Context, o Options, count int, name string, f *figures) er
 	return nil
 }
 
-// firstAnswer is the time from the start of an agent to the first answer through the Service that comes last.
+// firstAnswer returns the time from the start of an agent to the first answer through the Service that is read last.
 func firstAnswer(ctx context.Context, n *node, p *talk) (time.Duration, error) {
 	if err := p.redial(); err != nil {
 		return 0, err
@@ -66,7 +67,7 @@ func firstAnswer(ctx context.Context, n *node, p *talk) (time.Duration, error) {
 	return at.Sub(begin), n.ready(ctx)
 }
 
-// loadHere takes the agent's steps one by one.
+// loadHere carries the agent's steps out in this process, one by one.
 func loadHere(dir, name string, f *figures) error {
 	before := heap()
 	begin := time.Now()
@@ -88,7 +89,7 @@ func loadHere(dir, name string, f *figures) error {
 	return nil
 }
 
-// heap is what lives on the heap, in bytes.
+// heap returns the live memory of the heap, in bytes.
 func heap() int {
 	runtime.GC()
 	var m runtime.MemStats

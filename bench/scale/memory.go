@@ -21,14 +21,14 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// flowCapacity is the room that the agent is given for flows; nine tenths of it are used, which is as full as a table
-// gets without evicting.
+// flowCapacity is how many flows the agent has room for. The test uses nine tenths of it: a fuller table evicts flows.
 const flowCapacity = 1 << 17
 
-// peerPatience is how many times Options.Watch an agent takes to give up calling a new peer that does not answer.
+// peerPatience is after how many times Options.Watch an agent gives up calling a new peer that does not answer.
 const peerPatience = 3
 
-// Memory measures the suite "memory". The process must be root of a user namespace that owns its network, see userns.
+// Memory measures the suite "memory". The process must be root of a user namespace that owns its network namespace; see
+// package userns.
 func Memory(ctx context.Context, o Options) ([]bench.Row, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -67,7 +67,7 @@ func quietNode(ctx context.Context, o Options, args ...string) (n *node, r resid
 	return n, r, nil
 }
 
-// settled is the agent's memory once it has stopped changing.
+// settled returns the agent's memory once it has stopped changing.
 func (n *node) settled(ctx context.Context) (resident, error) {
 	if err := n.settle(ctx); err != nil {
 		return resident{}, err
@@ -75,7 +75,7 @@ func (n *node) settled(ctx context.Context) (resident, error) {
 	return n.memory()
 }
 
-// pods measures an agent without and with pods that are silent, and the processor time that the latter takes.
+// pods measures an agent without pods and with silent pods, and the processor time that it takes with them.
 func pods(ctx context.Context, o Options, f *figures) error {
 	name := fmt.Sprintf("idle, %d pods", o.Pods)
 	o.Progress(name)
@@ -99,7 +99,7 @@ func pods(ctx context.Context, o Options, f *figures) error {
 	return n.idle(ctx, name, f)
 }
 
-// resident adds the figures of a process.
+// resident adds the figures of a process's memory.
 func (f *figures) resident(name string, r resident) {
 	f.add(name+" RSS", "agent", "MB", megabytes(r.rss))
 	f.add(name+" anonymous", "agent", "MB", megabytes(r.anon))
@@ -107,7 +107,7 @@ func (f *figures) resident(name string, r resident) {
 	f.add(name+" shared", "agent", "MB", megabytes(r.shmem))
 }
 
-// idle measures the share of one processor that the agent takes.
+// idle measures the share of one processor that the agent takes while nothing happens.
 func (n *node) idle(ctx context.Context, name string, f *figures) error {
 	before, err := processorTime(n.cmd.Process.Pid)
 	if err != nil {
@@ -125,8 +125,8 @@ func (n *node) idle(ctx context.Context, name string, f *figures) error {
 	return nil
 }
 
-// flows measures what a flow takes, with flows that a pod begins by sending to as many ports. How many there are is
-// counted in the memory that the agent leaves behind.
+// flows measures the memory of a flow. A pod begins the flows by sending to as many ports. Their number is counted in
+// the memory that the agent leaves behind.
 func flows(ctx context.Context, o Options, f *figures) error {
 	o.Progress("per flow")
 	n, _, err := quietNode(ctx, o, "--flows", strconv.Itoa(flowCapacity))
@@ -158,7 +158,7 @@ func flows(ctx context.Context, o Options, f *figures) error {
 	return nil
 }
 
-// send has a pod send a datagram from one port to each of count ports and addresses of a node that does not listen.
+// send makes a pod send a datagram from one port to each of count ports and addresses of a node that does not listen.
 func send(ctx context.Context, p *pod, count int) error {
 	conn, err := listen(p.ns, 0)
 	if err != nil {
@@ -174,7 +174,7 @@ func send(ctx context.Context, p *pod, count int) error {
 		if _, err := conn.WriteToUDPAddrPort([]byte("!"), netip.AddrPortFrom(to, uint16(1024+i%ports))); err != nil {
 			return fmt.Errorf("begin a flow: %w", err)
 		}
-		if i%burst == 0 { // the queue of the TAP takes a thousand
+		if i%burst == 0 { // the queue of the TAP holds a thousand packets
 			if err := pause(ctx, time.Millisecond); err != nil {
 				return err
 			}
@@ -183,7 +183,7 @@ func send(ctx context.Context, p *pod, count int) error {
 	return nil
 }
 
-// flows counts those that the agent which was killed had.
+// flows counts the flows of the agent that was killed.
 func (n *node) flows() (int, error) {
 	item, err := n.keep.Get("flows")
 	if err != nil {
@@ -194,7 +194,7 @@ func (n *node) flows() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
+	defer func() { _ = unix.Munmap(mem) }() // cannot fail for memory that was mapped
 	t, err := flow.Open(mem, flow.Options{})
 	if err != nil {
 		return 0, err
@@ -205,8 +205,8 @@ func (n *node) flows() (int, error) {
 	return 0, fmt.Errorf("the agent has tracked no flow; it says:\n%s", n.said())
 }
 
-// peers measures what another node takes that is known, with its key, and does not answer: while it is called, and
-// after the agent has given up to call it unasked.
+// peers measures the memory and processor time that another node takes which is known with its key and does not answer:
+// while the agent calls it, and after the agent has given up calling it.
 func peers(ctx context.Context, o Options, f *figures) error {
 	name := fmt.Sprintf("idle, %d peers", o.Peers)
 	o.Progress(name)
@@ -241,7 +241,7 @@ func peers(ctx context.Context, o Options, f *figures) error {
 	return n.idle(ctx, name, f)
 }
 
-// peerNodes are Nodes with keys, podCIDRs and endpoints of their own.
+// peerNodes returns Nodes with keys, podCIDRs and endpoints of their own.
 func peerNodes(count int) ([]byte, error) {
 	const nodeYAML = `apiVersion: v1
 kind: Node

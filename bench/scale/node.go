@@ -21,7 +21,7 @@ import (
 
 const (
 	podMTU = 1420
-	// How long an agent may take for whatever it is asked for, and how often it is looked at.
+	// patience is how long an agent may take for anything it is asked for, lookEach how often the suite looks.
 	patience = 60 * time.Second
 	lookEach = time.Millisecond
 )
@@ -32,10 +32,10 @@ type node struct {
 	dir       string
 	manifests string
 	ns        *tap.Namespace
-	beyond    *tap.Namespace // what the underlay leads to: nobody
+	beyond    *tap.Namespace // the underlay leads here; nobody answers
 	keep      *keeper.Keeper
 	pods      []*pod
-	talk      *talk // nil when nobody talks
+	talk      *talk // nil when there is none
 
 	stopKeeper context.CancelFunc
 	keeping    sync.WaitGroup
@@ -44,7 +44,7 @@ type node struct {
 	log *os.File
 }
 
-// newNode makes a node without agent, whose directory of manifests is empty.
+// newNode makes a node without an agent. Its directory of manifests is empty.
 func newNode(o Options) (n *node, err error) {
 	n = &node{o: o, keep: keeper.New()}
 	defer func() {
@@ -77,7 +77,7 @@ func newNode(o Options) (n *node, err error) {
 	return n, nil
 }
 
-// underlay gives the node its address, and a way to the addresses of other nodes on which everything is lost.
+// underlay gives the node its address, and a route to the addresses of other nodes on which every packet is lost.
 func (n *node) underlay() (err error) {
 	if n.ns, err = tap.NewNamespace(); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (n *node) underlay() (err error) {
 
 func (n *node) socket(name string) string { return filepath.Join(n.dir, name+".sock") }
 
-// start starts an agent, which is not ready yet.
+// start starts an agent. It does not wait until the agent is ready.
 func (n *node) start(args ...string) error {
 	n.cmd = n.o.Agent(append([]string{
 		"--node", nodeName, "--manifests", n.manifests, "--state", filepath.Join(n.dir, "state"),
@@ -133,7 +133,7 @@ func (n *node) ready(ctx context.Context) error {
 	})
 }
 
-// until waits for what cannot be waited for otherwise.
+// until polls done where no event can be waited for.
 func (n *node) until(ctx context.Context, what string, done func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -149,18 +149,18 @@ func (n *node) until(ctx context.Context, what string, done func() bool) error {
 	return nil
 }
 
-// said is the end of the agent's log.
+// said returns the end of the agent's log.
 func (n *node) said() string {
 	const most = 2000
-	data, _ := os.ReadFile(n.log.Name()) // without it the error says less
+	data, _ := os.ReadFile(n.log.Name()) // without the log the error only says less
 	return strings.TrimSpace(string(data[max(0, len(data)-most):]))
 }
 
-// kill ends the agent as a crash would.
+// kill ends the agent like a crash.
 func (n *node) kill() {
 	if n.cmd != nil {
-		_ = n.cmd.Process.Kill() // it may have ended
-		_ = n.cmd.Wait()         // by the signal
+		_ = n.cmd.Process.Kill() // the agent may have ended already
+		_ = n.cmd.Wait()         // fails with the signal
 		n.cmd = nil
 	}
 }
@@ -200,7 +200,7 @@ type pod struct {
 	tap  *os.File
 }
 
-// addPod makes a pod and attaches it; number is the last byte of its address.
+// addPod makes a pod and attaches it. number is the last byte of its address.
 func (n *node) addPod(ctx context.Context, number byte) (*pod, error) {
 	base := netip.MustParsePrefix(podRange).Addr().As4()
 	base[3] = number

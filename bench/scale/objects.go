@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// The cluster of the suites. Its Services lead to pods of another node, which is known and never answers; the one that
-// is talked to leads to a pod of this node.
+// The cluster of the suites. Its Services lead to pods of another node, which is known and never answers. One Service,
+// the target, leads to a pod of this node.
 const (
 	nodeName    = "node-1"
 	nodeAddress = "198.18.0.1"
@@ -41,15 +41,15 @@ status:
 )
 
 const (
-	targetPort = 80   // of the Service that is talked to, UDP
+	targetPort = 80   // of the target Service, UDP
 	serverPort = 9000 // of the pods behind it
 	targetFile = "zz-target.yaml"
 )
 
-// targetAddr is the ClusterIP of the Service that is talked to.
+// targetAddr is the ClusterIP of the target Service.
 var targetAddr = netip.MustParseAddr("10.96.255.1")
 
-// serviceYAML and sliceYAML are what kubectl get -o yaml prints, without managedFields.
+// serviceYAML and sliceYAML have the form that kubectl get -o yaml prints, without managedFields.
 const serviceYAML = `apiVersion: v1
 kind: Service
 metadata:
@@ -125,8 +125,8 @@ const endpointYAML = `- addresses:
     uid: 99999999-2222-3333-4444-%012[3]d
 `
 
-// writeCluster fills dir with the nodes and services Services of endpoints each, a file for every Service with its
-// EndpointSlice.
+// writeCluster fills dir with the Nodes and with services Services, each with its EndpointSlice of endpoints endpoints
+// in one file.
 func writeCluster(dir string, services, endpoints int) error {
 	if err := os.WriteFile(filepath.Join(dir, "nodes.yaml"), []byte(nodesYAML), 0o644); err != nil {
 		return err
@@ -149,7 +149,7 @@ func writeCluster(dir string, services, endpoints int) error {
 	return nil
 }
 
-// target is the file of the Service that is talked to while it leads to backend.
+// target returns the file of the target Service, which leads to backend.
 func target(backend netip.Addr) []byte {
 	const number = 999_999_999
 	var b strings.Builder
@@ -160,8 +160,8 @@ func target(backend netip.Addr) []byte {
 	return []byte(b.String())
 }
 
-// put swaps data in as the file name of dir, as tools that write configurations do: readers see the old file or the new
-// one. The rename is left to the caller, for whom it may be the moment from which time counts.
+// put prepares the replacement of file name in dir, as tools that write configurations do: readers see the old file or
+// the new one. The caller does the rename, since its time may count from there.
 func put(dir, name string, data []byte) (rename func() error, err error) {
 	next := filepath.Join(dir, "."+name+".tmp")
 	if err := os.WriteFile(next, data, 0o644); err != nil {

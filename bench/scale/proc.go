@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// resident is what a process has in memory, in bytes: private, of files, and shared (the flow memory).
+// resident is the resident memory of a process, in bytes: in all, private, of files, and shared (the flow memory).
 type resident struct{ rss, anon, file, shmem int }
 
 func megabytes(bytes int) float64 { return float64(bytes) / 1e6 }
 
-// memory reads the agent's.
+// memory returns the agent's resident memory.
 func (n *node) memory() (resident, error) { return memoryOf(n.cmd.Process.Pid) }
 
 func memoryOf(pid int) (resident, error) {
@@ -42,13 +42,13 @@ func memoryOf(pid int) (resident, error) {
 	return r, nil
 }
 
-// processorTime is what a process has used so far, in user and kernel mode, in steps of 10 ms.
+// processorTime returns how much processor time a process has used so far, in user and kernel mode, in steps of 10 ms.
 func processorTime(pid int) (time.Duration, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The name of the program, in parentheses, may contain anything; utime and stime are fields 14 and 15.
+	// The program's name, in parentheses, may contain anything. utime and stime are fields 14 and 15.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	var ticks time.Duration
 	for _, f := range fields[11:13] {
@@ -58,11 +58,11 @@ func processorTime(pid int) (time.Duration, error) {
 		}
 		ticks += time.Duration(n)
 	}
-	const perSecond = 100 // USER_HZ, the same on every architecture that Go knows
+	const perSecond = 100 // USER_HZ, the same on every architecture that Go supports
 	return ticks * time.Second / perSecond, nil
 }
 
-// settle waits until the agent's memory has stopped changing: after a load the runtime gives back what it does not
+// settle waits until the agent's memory has stopped changing. After a load the runtime gives back what it does not
 // need.
 func (n *node) settle(ctx context.Context) error {
 	const slack = 1 << 20

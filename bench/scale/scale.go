@@ -11,26 +11,26 @@ import (
 	"tapestry.dev/tapestry/test/product"
 )
 
-// Options of the suites. The zero value is a full run.
+// Options are the options of the suites. The zero value is a full run.
 type Options struct {
-	// Rounds that each figure is measured in; 0 is 5.
+	// Rounds is how many rounds each figure is measured in; 0 is 5.
 	Rounds int
-	// Services are the numbers of Services to load, each of Endpoints endpoints; none is 100, 1,000 and 10,000, 0 is
-	// 10.
+	// Services lists the numbers of Services to load; an empty list is 100, 1,000 and 10,000. Each Service has
+	// Endpoints endpoints; 0 is 10.
 	Services  []int
 	Endpoints int
-	// Changes of an object in each round, of which the quantiles are taken; 0 is 100.
+	// Changes is how many changes of an object each round makes, over which the quantiles are taken; 0 is 100.
 	Changes int
-	// Flows is how many a flow table is filled with; 0 is 1,000,000.
+	// Flows is how many flows a table is filled with; 0 is 1,000,000.
 	Flows int
-	// Pods and Peers are how many the memory suite adds to an agent; 0 is 50 and 1,000.
+	// Pods and Peers are how many of them the suite "memory" adds to an agent; 0 is 50 and 1,000.
 	Pods, Peers int
-	// Watch is how long an idle agent is watched for the processor time that it takes; 0 is 5 s.
+	// Watch is how long an idle agent is watched for its processor time; 0 is 5 s.
 	Watch time.Duration
-	// Agent makes the command of an agent with these arguments; nil is the executable of product.Find with "agent"
+	// Agent makes the command of an agent with these arguments; nil runs the executable of product.Find with "agent"
 	// before them.
 	Agent func(args ...string) *exec.Cmd
-	// Progress is told what is about to be measured; nil: nobody is.
+	// Progress is told what is about to be measured; nil: nobody is told.
 	Progress func(what string)
 }
 
@@ -65,7 +65,8 @@ func (o Options) complete() (Options, error) {
 	return o, nil
 }
 
-// Run measures the suite "scale". The process must be root of a user namespace that owns its network, see userns.
+// Run measures the suite "scale". The process must be root of a user namespace that owns its network namespace; see
+// package userns.
 func Run(ctx context.Context, o Options) ([]bench.Row, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -73,7 +74,7 @@ func Run(ctx context.Context, o Options) ([]bench.Row, error) {
 	}
 	f := newFigures("scale")
 	for _, part := range []struct {
-		name   string // completed by a count
+		name   string // a count is added
 		counts []int
 		run    func(ctx context.Context, o Options, count int, name string, f *figures) error
 	}{
@@ -92,7 +93,7 @@ func Run(ctx context.Context, o Options) ([]bench.Row, error) {
 	return f.rows(), nil
 }
 
-// figures gathers what the rounds measure, in the order in which it first comes.
+// figures gathers what the rounds measure. Each figure stands where it came first.
 type figures struct {
 	suite  string
 	heads  []bench.Row

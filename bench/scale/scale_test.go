@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The agents that the suites start are this program, too.
+// The suites start this program as their agents, too.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "agent" {
 		os.Exit(app.Run(os.Args))
@@ -32,7 +32,7 @@ func small() scale.Options {
 	}
 }
 
-// Every figure is there, of as many rounds as were asked for. How large it is is not a test's business.
+// Every figure is there, with as many rounds as asked for. The test does not judge the figures.
 func TestSuites(t *testing.T) {
 	rows, err := scale.Run(t.Context(), small())
 	if err != nil {
@@ -57,7 +57,7 @@ func TestSuites(t *testing.T) {
 	check(t, rows, "memory", want)
 }
 
-// Whatever goes wrong on the way to a node is told, and nothing of it stays.
+// A failure on the way to a node is reported, and leaves nothing behind.
 func TestNoAgent(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	o := small()
@@ -74,7 +74,7 @@ func TestNoAgent(t *testing.T) {
 	}
 }
 
-// check compares the cases of rows; those of time and of whole processes cannot be nothing.
+// check compares the cases of rows. Figures of time and of whole processes must not be zero.
 func check(t *testing.T, rows []bench.Row, suite string, want []string) {
 	t.Helper()
 	if len(rows) != len(want) {

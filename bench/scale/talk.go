@@ -17,12 +17,13 @@ import (
 
 const (
 	askEach = 200 * time.Microsecond
-	// A question fits into a datagram of this size; answers are as long.
+	// questionSize is the size of a question and of an answer, in bytes.
 	questionSize = 64
 )
 
-// talk is a client pod that asks the target Service over and over, and the pods that answer: each echoes what it gets
-// and adds its own address. The client counts time by its own clock and is told by whom it was answered.
+// talk is a client pod that asks the target Service again and again, and the pods that answer. Each server echoes what
+// it gets and adds its own address, so that the client knows who answered. The client takes all times with its own
+// clock.
 type talk struct {
 	client  *pod
 	servers []*pod
@@ -30,7 +31,7 @@ type talk struct {
 
 	mu      sync.Mutex
 	conn    *net.UDPConn
-	sockets []*net.UDPConn // the servers'
+	sockets []*net.UDPConn // of the servers
 	stop    chan struct{}
 	asked   atomic.Uint64
 	done    sync.WaitGroup
@@ -43,7 +44,7 @@ type answer struct {
 }
 
 // talkingNode makes a node with an agent, a cluster without other Services, a client and two servers that answer. The
-// target leads to the first.
+// target leads to the first server.
 func talkingNode(ctx context.Context, o Options) (*node, *talk, error) {
 	n, err := newNode(o)
 	if err != nil {
@@ -90,7 +91,7 @@ func (n *node) beginTalk(ctx context.Context, t *talk) (err error) {
 	return err
 }
 
-// serve has p answer.
+// serve makes p answer.
 func (t *talk) serve(p *pod) error {
 	conn, err := listen(p.ns, serverPort)
 	if err != nil {
@@ -106,7 +107,7 @@ func (t *talk) serve(p *pod) error {
 			if err != nil {
 				return // closed
 			}
-			_, _ = conn.WriteToUDPAddrPort(append(buf[:k:k], own...), from) // lost, like any datagram
+			_, _ = conn.WriteToUDPAddrPort(append(buf[:k:k], own...), from) // a failure loses one answer
 		}
 	})
 	return nil
@@ -120,7 +121,7 @@ func listen(ns *tap.Namespace, port int) (conn *net.UDPConn, err error) {
 	return conn, err
 }
 
-// redial goes on from another port: as a new flow.
+// redial makes the client ask from another port, which begins a new flow.
 func (t *talk) redial() error {
 	conn, err := listen(t.client.ns, 0)
 	if err != nil {
@@ -168,12 +169,12 @@ func (t *talk) ask() {
 		t.mu.Unlock()
 		if conn != nil {
 			t.asked.Add(1)
-			_, _ = conn.WriteToUDPAddrPort([]byte("?"), to) // refused while the agent does not know the Service
+			_, _ = conn.WriteToUDPAddrPort([]byte("?"), to) // fails while the agent does not know the Service
 		}
 	}
 }
 
-// await gives the time of the first answer by server that came after begin.
+// await returns the time of the first answer by server that came after begin.
 func (t *talk) await(ctx context.Context, server netip.Addr, begin time.Time) (time.Time, error) {
 	late := time.NewTimer(patience)
 	defer late.Stop()

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// All are the suites, in the order in which they run.
+// All returns all suites, in the order in which they run.
 func All() []Suite {
 	all := []Suite{pod(), service(), crossNode(), nodePort(), egress(), ingress(), dns(), scaleSuite(), memory()}
 	for i := range all {
@@ -37,7 +37,7 @@ func (s *Suite) complete() {
 	}
 }
 
-// ours is a path through a lab.
+// ours is a subject that is a path through a lab.
 func ours(spec labs.Spec, path labs.Path) Subject {
 	return Subject{Name: path.Name, Ours: true, open: func(ctx context.Context, s *site) (bench.Topology, error) {
 		l, err := s.lab(ctx, spec)
@@ -50,7 +50,7 @@ func ours(spec labs.Spec, path labs.Path) Subject {
 	}}
 }
 
-// other is a baseline.
+// other is a subject that is a baseline.
 func other(name string, make func(process.Spawn) (bench.Topology, error)) Subject {
 	return Subject{
 		Name: name,
@@ -65,7 +65,7 @@ func other(name string, make func(process.Spawn) (bench.Topology, error)) Subjec
 	}
 }
 
-// unspawned is for baselines that start no programs of bench's own.
+// unspawned adapts baselines that start no programs of bench's own.
 func unspawned(make func() (bench.Topology, error)) func(process.Spawn) (bench.Topology, error) {
 	return func(process.Spawn) (bench.Topology, error) { return make() }
 }
@@ -79,7 +79,7 @@ var (
 	wireGuard    = other("wireguard-go", baseline.WireGuard)
 )
 
-// behindHost are what rootless containers have instead of us.
+// behindHost returns the programs that rootless containers use in place of Tapestry.
 func behindHost(d baseline.Direction) []Subject {
 	return []Subject{
 		other("pasta-"+string(d), unspawned(func() (bench.Topology, error) { return baseline.Pasta(d) })),
@@ -87,19 +87,19 @@ func behindHost(d baseline.Direction) []Subject {
 	}
 }
 
-// kubeProxy is what kube-proxy makes of 10,000 Services.
+// kubeProxy is a node with the rules that kube-proxy makes for 10,000 Services.
 func kubeProxy(mode baseline.Mode) Subject {
 	const services = 10000
 	of := func(n int) func(process.Spawn) (bench.Topology, error) {
 		return unspawned(func() (bench.Topology, error) { return baseline.ServiceNAT(mode, n) })
 	}
 	s := other(fmt.Sprintf("kube-proxy-%s-%d", mode, services), of(services))
-	// So many rules take the kernel long; one shows as well that they can be had.
+	// The kernel takes long to load all rules. One Service is enough to find out whether they can be loaded.
 	s.try = other(s.Name, of(1)).try
 	return s
 }
 
-// Where clients and servers are, as labs has them.
+// Where clients and servers are, in the terms of package labs.
 var (
 	client  = lab.Pod("client")
 	near    = lab.Pod("near")
@@ -107,19 +107,19 @@ var (
 	outside = lab.Outside()
 )
 
-// loadAt is the load generator's server at an address.
+// loadAt leads to the load generator's server at an address.
 func loadAt(host string, port uint16) map[bench.Service]labs.End {
 	return map[bench.Service]labs.End{bench.Load: {Host: host, Port: port}}
 }
 
-// podAt is what loadAt is, and iperf3's server.
+// podAt leads to the load generator's server and to iperf3's.
 func podAt(host string) map[bench.Service]labs.End {
 	to := loadAt(host, bench.LoadPort)
 	to[bench.IPerf3] = labs.End{Host: host, Port: bench.IPerf3Port}
 	return to
 }
 
-// transport are the cases of everything below L7.
+// transport returns the cases of everything below L7.
 func transport(d time.Duration) []bench.Case {
 	return append(bench.TCPCases(d), bench.UDPCases(d)...)
 }
@@ -138,7 +138,8 @@ func pod() Suite {
 	}
 }
 
-// service has a lab for each number of Services, all up at once: measurements of different numbers alternate, too.
+// service has a lab for each number of Services. All labs are up at once, so that measurements of different numbers
+// alternate.
 func service() Suite {
 	s := Suite{
 		Name: "service", About: "pod to pod through a ClusterIP, with 1, 1,000 and 10,000 other Services", Time: 200 * time.Millisecond,
@@ -216,7 +217,7 @@ func ingress() Suite {
 			ours(spec, labs.Path{Name: "ingress", Client: outside, Server: near, To: map[bench.Service]labs.End{
 				bench.HTTP: {Host: "node/node-1", Port: 80}, bench.HTTPS: {Host: "node/node-1", Port: 443},
 			}}),
-			// Without a proxy, and otherwise the same way.
+			// The same way without a proxy.
 			ours(spec, labs.Path{Name: "node-port", Client: outside, Server: near, To: map[bench.Service]labs.End{
 				bench.HTTP: {Host: "node/node-1", Port: labs.NearHTTPPort},
 			}}),
@@ -256,7 +257,8 @@ func memory() Suite {
 	}
 }
 
-// scale are the options of the suites that measure agents alone. Their measurements take as long as what they measure.
+// scale returns the options of the suites that measure agents alone. Each of their measurements takes as long as the
+// thing it measures.
 func (o Options) scale(suite string) scale.Options {
 	return scale.Options{Rounds: o.Rounds, Progress: func(what string) { o.Progress(suite, 0, 0, what, "") }}
 }

@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/bench/programs"
 )
 
-// List prints suites with their subjects and cases, and which programs are missing. Like Run it needs a user namespace
-// of its own.
+// List prints suites with their subjects and cases, and which programs are missing. Like Run it must run in a user
+// namespace of its own.
 func List(w io.Writer, suites []Suite, spawn process.Spawn) error {
 	var b strings.Builder
 	missing := map[string]error{}
@@ -42,7 +42,7 @@ func List(w io.Writer, suites []Suite, spawn process.Spawn) error {
 	return err
 }
 
-// missing adds what cannot be measured, and why.
+// missing adds to to what cannot be measured, and why.
 func (s Suite) missing(to map[string]error, spawn process.Spawn) {
 	for _, subject := range s.Subjects {
 		if subject.try == nil {
@@ -62,7 +62,7 @@ func (s Suite) missing(to map[string]error, spawn process.Spawn) {
 	}
 }
 
-// Names are those of all subjects, each once, ours apart from the others.
+// Names returns the names of all subjects, each once, ours apart from the others.
 func Names(suites []Suite) (ours, others []string) {
 	for _, s := range suites {
 		for _, subject := range s.Subjects {

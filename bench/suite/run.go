@@ -14,22 +14,22 @@ import (
 	"tapestry.dev/tapestry/bench/programs"
 )
 
-// Options of Run. What is left zero has a default.
+// Options are the options of Run. Zero fields have defaults.
 type Options struct {
 	Rounds int           // of every measurement; 0 is bench.DefaultRounds
 	Time   time.Duration // of one measurement; 0 is the suite's
 	Spawn  process.Spawn // nil is process.Self
-	// Required are the baselines and cases, by name, that must be measured: where they cannot be it is an error.
-	// Others are left out then.
+	// Required lists the baselines and cases, by name, whose absence is an error. Other baselines and cases are left
+	// out when they cannot be measured.
 	Required []string
-	// Notice is told, in a sentence, what is left out; nil: nobody is.
+	// Notice is told, in a sentence, what is left out; nil: nobody is told.
 	Notice func(string)
-	// Progress is told before every measurement, and, with all of 0, what is being brought up; nil: nobody is.
+	// Progress is told before every measurement and, with all = 0, what is being brought up; nil: nobody is told.
 	Progress func(suite string, done, all int, topology, name string)
 }
 
-// Run carries suites out one after the other, each with its labs up only meanwhile: what idles costs, too. On an error
-// the rows are those of the suites before it.
+// Run carries suites out one after the other. A suite's labs are up only while it runs, since idle labs take processor
+// time as well. On an error Run returns the rows of the suites before it.
 func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 	var rows []bench.Row
 	if o.Notice == nil {
@@ -59,7 +59,7 @@ func Run(ctx context.Context, suites []Suite, o Options) ([]bench.Row, error) {
 	return rows, nil
 }
 
-// run measures the suite's subjects. tell is told of those that are left out, and of cases.
+// run measures the suite's subjects. It calls tell for each subject and case that is left out.
 func (s Suite) run(ctx context.Context, o Options, tell func(name string, why error)) (rows []bench.Row, err error) {
 	length := o.Time
 	if length == 0 {
@@ -105,7 +105,7 @@ func (s Suite) run(ctx context.Context, o Options, tell func(name string, why er
 		return nil, nil
 	}
 	plan.Progress = func(done, all int, topology, name string) { o.Progress(s.Name, done, all, topology, name) }
-	// What goes wrong with a peer is shown, as fewer rounds; what goes wrong with us is an error.
+	// A failure of a baseline is shown as fewer rounds. A failure of ours is an error.
 	plan.Failed = func(topology string, err error) bool {
 		theirs := !slices.ContainsFunc(s.Subjects, func(t Subject) bool { return t.Ours && t.Name == topology })
 		if theirs {
@@ -116,7 +116,7 @@ func (s Suite) run(ctx context.Context, o Options, tell func(name string, why er
 	return bench.Run(ctx, plan)
 }
 
-// plan gives the suite's cases, without those whose programs are not installed.
+// plan returns the suite's cases, without those whose programs are not installed.
 func (s Suite) plan(length time.Duration, o Options, tell func(name string, why error)) ([]bench.Case, error) {
 	var out []bench.Case
 	for _, c := range s.all(length) {
@@ -138,7 +138,7 @@ func (s Suite) plan(length time.Duration, o Options, tell func(name string, why 
 	return out, nil
 }
 
-// all are the cases that there are.
+// all returns all cases of the suite.
 func (s Suite) all(length time.Duration) []bench.Case {
 	all := s.cases(length)
 	if s.programs != nil {
@@ -147,13 +147,13 @@ func (s Suite) all(length time.Duration) []bench.Case {
 	return all
 }
 
-// programOf is the program that measures a case: the first word of what the command is called.
+// programOf returns the program that measures a case: the first word of the case's command.
 func programOf(c bench.Case) string {
 	program, _, _ := strings.Cut(c.Command, "-")
 	return program
 }
 
-// present keeps the comparisons with topologies that there are.
+// present keeps the comparisons with topologies that are there.
 func present(baselines map[string][]string, topologies []bench.Topology) map[string][]string {
 	out := map[string][]string{}
 	for subject, names := range baselines {
@@ -164,15 +164,15 @@ func present(baselines map[string][]string, topologies []bench.Topology) map[str
 	return out
 }
 
-// site is what is up while a suite is measured.
+// site has what is up while a suite is measured.
 type site struct {
 	spawn      process.Spawn
-	services   map[bench.Service]bool // those that are measured
+	services   map[bench.Service]bool // that are measured
 	labs       map[string]*labs.Lab
 	topologies []bench.Topology
 }
 
-// lab gives the lab of that name, and brings it up first if need be.
+// lab returns the lab of that name, and brings it up first if it is not up.
 func (s *site) lab(ctx context.Context, spec labs.Spec) (*labs.Lab, error) {
 	if l, ok := s.labs[spec.Name]; ok {
 		return l, nil

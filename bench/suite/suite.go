@@ -1,5 +1,5 @@
-// Package suite says what 'tapestry-lab bench' measures, and carries it out: for each suite, which paths of ours,
-// beside which baselines, with which cases.
+// Package suite says what 'tapestry-lab bench' measures, and carries it out. For each suite it lists Tapestry's paths,
+// the baselines beside them, and the cases.
 package suite
 
 import (
@@ -18,44 +18,44 @@ type Suite struct {
 	Name string
 	// About is a line for people.
 	About string
-	// Subjects are measured in turn. They are ours first.
+	// Subjects are measured in turn. Ours come first.
 	Subjects []Subject
-	// Cases are the names of what is measured of each. Those of Programs are measured by programs of others, for at
-	// least a second each, which only who asks for them gets.
+	// Cases lists the names of what is measured for each subject. Programs lists the cases that programs of others
+	// measure, for at least a second each. They run only on request.
 	Cases, Programs []string
-	// Time is how long one measurement takes when nobody says otherwise.
+	// Time is the default length of one measurement.
 	Time time.Duration
 
 	cases     func(time.Duration) []bench.Case
 	programs  func(time.Duration) []bench.Case
 	baselines map[string][]string // what each subject is compared with, by name
-	setUp     time.Duration       // what it takes to bring up beyond the usual
-	// alone measures a suite that is not of clients and servers. It has no subjects, cases or baselines, and Time is
-	// how long the whole takes with the default number of rounds.
+	setUp     time.Duration       // beyond what every suite takes
+	// alone measures a suite without clients and servers. The suite has no subjects, cases or baselines, and Time is
+	// how long the whole suite takes with the default number of rounds.
 	alone func(context.Context, Options) ([]bench.Row, error)
 }
 
 // Subject is something to measure.
 type Subject struct {
 	Name string
-	// Ours is set for paths of Tapestry, not for what they are compared with.
+	// Ours is set for paths of Tapestry, and not for baselines.
 	Ours bool
 
 	open func(context.Context, *site) (bench.Topology, error)
-	// try fails when the programs that it needs are not installed; nil: it needs none of others.
+	// try fails when programs that the subject needs are not installed; nil: it needs none of others.
 	try func(process.Spawn) error
 }
 
-// Selection is what a caller wants of All, by name. Empty lists mean everything; suites without subjects and cases of
-// their own are measured only then.
+// Selection is what a caller chooses from All, by name. Empty lists mean everything. Suites without subjects and cases
+// of their own are measured only when Subjects and Cases are empty.
 type Selection struct {
 	Suites, Subjects, Cases []string
-	// Programs asks for the cases of other programs, too, where Cases does not say what is wanted.
+	// Programs adds the cases of other programs. It matters only when Cases is empty.
 	Programs bool
 }
 
-// Select narrows the suites down. A suite without any subject or case that is wanted is left out; a name that no suite
-// knows is an error.
+// Select narrows the suites down. It leaves out a suite without any chosen subject or case. A name that no suite knows
+// is an error.
 func (s Selection) Select(all []Suite) ([]Suite, error) {
 	var chosen []Suite
 	var names, subjects, cases []string
@@ -99,7 +99,7 @@ func (s Selection) Select(all []Suite) ([]Suite, error) {
 
 func wanted(list []string, name string) bool { return len(list) == 0 || slices.Contains(list, name) }
 
-// unique keeps the first of equal names.
+// unique returns names with the first of equal names only.
 func unique(names []string) []string {
 	var out []string
 	for _, n := range names {
@@ -110,14 +110,15 @@ func unique(names []string) []string {
 	return out
 }
 
-// What a run takes beyond its measurements, roughly: processes to start for each, topologies for each subject, a lab.
+// What a run takes beyond its measurements, roughly: starting processes for each measurement, making topologies for
+// each subject, bringing up a lab.
 const (
 	perMeasurement = 50 * time.Millisecond
 	perSubject     = 200 * time.Millisecond
 	perSuite       = 2 * time.Second
 )
 
-// Estimate is about how long the suite takes; zero arguments mean its defaults.
+// Estimate returns about how long the suite takes. Zero arguments mean its defaults.
 func (s Suite) Estimate(rounds int, length time.Duration) time.Duration {
 	if rounds == 0 {
 		rounds = bench.DefaultRounds
@@ -131,7 +132,7 @@ func (s Suite) Estimate(rounds int, length time.Duration) time.Duration {
 	var round, warmUp time.Duration
 	for _, c := range s.Cases {
 		each, first := length, min(length, bench.WarmUp)
-		if slices.Contains(s.Programs, c) { // they know whole seconds only
+		if slices.Contains(s.Programs, c) { // which measure whole seconds only
 			each, first = max(length, time.Second), time.Second
 		}
 		round += each + perMeasurement

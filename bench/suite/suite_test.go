@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/bench/process"
 )
 
-// names shows a choice as suite: subjects / cases.
+// names returns each suite of a choice as "suite: subjects / cases".
 func names(suites []Suite) []string {
 	var out []string
 	for _, s := range suites {
@@ -70,7 +70,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// What is defined holds together.
+// The definitions of the suites are consistent.
 func TestAll(t *testing.T) {
 	all := All()
 	var whole time.Duration
@@ -121,13 +121,13 @@ func TestEstimate(t *testing.T) {
 	if got, want := alone.Estimate(2, time.Minute), 20*time.Second; got != want {
 		t.Errorf("two rounds of a whole: %v, want %v", got, want)
 	}
-	// The warm-up is no longer than it has to be.
+	// The warm-up is no longer than WarmUp.
 	if got, want := s.Estimate(1, time.Minute), perSuite+2*perSubject+6*(2*perMeasurement+time.Minute+bench.WarmUp); got != want {
 		t.Errorf("one long round: %v, want %v", got, want)
 	}
 }
 
-// failing is a suite of which nothing can be brought up.
+// failing returns a suite whose subject cannot be brought up.
 func failing(ours bool) Suite {
 	return Suite{
 		Name: "failing", Cases: []string{"tcp rr"}, Time: time.Millisecond, cases: bench.TCPCases,
@@ -153,7 +153,7 @@ func TestWhatCannotBeBroughtUp(t *testing.T) {
 	}
 }
 
-// A run that fails later gives what it has.
+// A run that fails later returns the rows that it has.
 func TestRunKeepsRows(t *testing.T) {
 	good := Suite{Name: "good", alone: func(context.Context, Options) ([]bench.Row, error) {
 		return []bench.Row{{Suite: "good"}}, nil

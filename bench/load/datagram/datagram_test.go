@@ -67,7 +67,7 @@ func serve(t *testing.T) (*Server, *net.UDPConn) {
 	return s, c
 }
 
-// Two streams on one socket are told apart, and what belongs to none is not counted.
+// Two streams on one socket are counted apart. Datagrams of no stream are not counted.
 func TestServerCounts(t *testing.T) {
 	s, c := serve(t)
 	a, b := s.Open(0), s.Open(0)
@@ -89,7 +89,7 @@ func TestServerCounts(t *testing.T) {
 			t.Errorf("got %+v, %v; want %d packets", r, err, want)
 		}
 	}
-	// What is missing is waited for, but not for ever.
+	// Finish waits for missing datagrams, but not for ever.
 	if r, err := a.Finish(t.Context(), 6); err != nil || r.Packets != 5 {
 		t.Errorf("got %+v, %v; want 5 packets", r, err)
 	}
@@ -100,7 +100,7 @@ func TestServerCounts(t *testing.T) {
 	}
 }
 
-// Only open streams are answered, with the size that was agreed on and the header of the question.
+// Only datagrams of open streams are answered, with the size that was agreed on and the header of the question.
 func TestServerAnswers(t *testing.T) {
 	s, c := serve(t)
 	const size = 3000
@@ -112,7 +112,7 @@ func TestServerAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ask(Header{stream.ID + 1, 1}) // a stranger
+	ask(Header{stream.ID + 1, 1}) // belongs to no stream
 	ask(Header{stream.ID, 2})
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
 	n, err := c.Read(answer)
@@ -129,8 +129,8 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
-// An answer comes from the address that was asked, also where that is not the machine's first: the client takes no
-// other.
+// An answer comes from the address that was asked, even when that is not the machine's first address. The client takes
+// no answer from another.
 func TestServerAnswersFromWhereItWasAsked(t *testing.T) {
 	for _, network := range []string{"udp", "udp4"} {
 		listener, err := net.ListenUDP(network, nil)

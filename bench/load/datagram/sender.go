@@ -10,17 +10,18 @@ import (
 // Batch is the number of datagrams that one system call moves.
 const Batch = 64
 
-// socketBuffer is what is asked of the kernel, in bytes, for both directions: what many programs use that send packets
-// in bulk. Without privilege it gives net.core.wmem_max and rmem_max at most, 208 KiB by default.
+// socketBuffer is the buffer size, in bytes, that is asked of the kernel for both directions. Many programs that send
+// packets in bulk ask for this size. An unprivileged process gets at most net.core.wmem_max and rmem_max, 208 KiB by
+// default.
 const socketBuffer = 4 << 20
 
-// SetBuffers makes c's buffers as large as the kernel lets it.
+// SetBuffers makes c's buffers as large as the kernel allows.
 func SetBuffers(c *net.UDPConn) {
 	_ = c.SetReadBuffer(socketBuffer)
 	_ = c.SetWriteBuffer(socketBuffer)
 }
 
-// Sender sends a stream's datagrams, each with the next sequence number. Not for concurrent use.
+// Sender sends a stream's datagrams with consecutive sequence numbers. It is not for concurrent use.
 type Sender struct {
 	conn   *ipv4.PacketConn // its batches serve IPv6 as well
 	stream uint64
@@ -28,7 +29,8 @@ type Sender struct {
 	msgs   []ipv4.Message
 }
 
-// NewSender sends datagrams of size bytes, HeaderLen to MaxLen, on a connected socket, which stays the caller's.
+// NewSender returns a Sender of datagrams of size bytes (HeaderLen to MaxLen). c must be connected, and stays the
+// caller's.
 func NewSender(c *net.UDPConn, stream uint64, size int) *Sender {
 	s := &Sender{conn: ipv4.NewPacketConn(c), stream: stream, msgs: make([]ipv4.Message, Batch)}
 	for i := range s.msgs {
@@ -37,7 +39,7 @@ func NewSender(c *net.UDPConn, stream uint64, size int) *Sender {
 	return s
 }
 
-// Send sends n datagrams, 1 to Batch. It waits while the socket's buffer is full, to its deadline.
+// Send sends n datagrams, 1 to Batch. While the socket's buffer is full it waits, up to the socket's deadline.
 func (s *Sender) Send(n int) error {
 	for i := range s.msgs[:n] {
 		Header{s.stream, s.next + uint64(i)}.Put(s.msgs[i].Buffers[0])
@@ -53,5 +55,5 @@ func (s *Sender) Send(n int) error {
 	return nil
 }
 
-// Sent is how many datagrams the kernel took.
+// Sent returns how many datagrams the kernel took.
 func (s *Sender) Sent() uint64 { return s.next }

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// quiet is how long nothing must have come for what is missing to be lost. No path that is measured holds packets
+	// quiet is how long no datagram may arrive before the missing ones count as lost. No measured path holds packets
 	// that long.
 	quiet = 250 * time.Millisecond
-	// poll is how often that is looked at.
+	// poll is how often Finish checks for quiet.
 	poll = 10 * time.Millisecond
 )
 
@@ -27,18 +27,18 @@ type Server struct {
 	streams map[uint64]*Stream
 }
 
-// NewServer takes c over; Serve closes it.
+// NewServer takes ownership of c. Serve closes it.
 func NewServer(c *net.UDPConn) *Server {
 	SetBuffers(c)
 	return &Server{conn: c, streams: map[uint64]*Stream{}}
 }
 
-// Serve receives until ctx ends, and returns nil then.
+// Serve receives until ctx ends, and then returns nil.
 func (s *Server) Serve(ctx context.Context) error {
 	defer s.conn.Close()
 	defer context.AfterFunc(ctx, func() { s.conn.Close() })()
 	conn := ipv4.NewPacketConn(s.conn)
-	// Asked for on a socket of both families this tells of IPv4. A socket of IPv6 alone refuses it.
+	// On a socket of both families this option covers IPv4. A socket of IPv6 alone refuses it.
 	_ = conn.SetControlMessage(ipv4.FlagDst, true)
 	in, out := make([]ipv4.Message, Batch), make([]ipv4.Message, 0, Batch)
 	for i := range in {
@@ -56,7 +56,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		for len(out) > 0 {
 			sent, err := conn.WriteBatch(out, 0)
 			if err != nil {
-				sent = 1 // what cannot be sent is lost, and the client counts it
+				sent = 1 // skips a datagram that cannot be sent; the client counts it as lost
 			}
 			out = out[sent:]
 		}
@@ -83,15 +83,15 @@ func (s *Server) take(in, out []ipv4.Message) []ipv4.Message {
 			last.tally.add(h.Sequence, m.N, now)
 			continue
 		}
-		// The header is in its place already; what else was received goes back as filling.
+		// The header is in place already. The rest of the answer is filling that the client does not read.
 		out = append(out, ipv4.Message{Buffers: [][]byte{m.Buffers[0][:last.answer]}, Addr: m.Addr, OOB: back(m.OOB[:m.NN])})
 	}
 	return out
 }
 
-// back is the control message that sends an answer from the address that was asked: of a machine with several the
-// kernel would take another one, from which a connected socket and a NAT take nothing. It is nil when the address is
-// not known.
+// back returns the control message that sends an answer from the address that was asked. On a machine with several
+// addresses the kernel might choose another source address, and a connected socket or a NAT would drop the answer. back
+// returns nil when the address is not known.
 func back(received []byte) []byte {
 	var asked ipv4.ControlMessage
 	if asked.Parse(received) != nil || asked.Dst == nil {
@@ -100,9 +100,9 @@ func back(received []byte) []byte {
 	return (&ipv4.ControlMessage{Src: asked.Dst}).Marshal()
 }
 
-// Stream is one that the server knows.
+// Stream is a stream that the server knows.
 type Stream struct {
-	// ID is what its datagrams begin with.
+	// ID is the number that the stream's datagrams begin with.
 	ID     uint64
 	answer int
 
@@ -110,8 +110,8 @@ type Stream struct {
 	tally  tally // guarded by the server's mu
 }
 
-// Open makes a stream whose datagrams are answered with as many bytes, HeaderLen to MaxLen; 0: counted. The caller
-// closes it.
+// Open makes a stream. Its datagrams are answered with answer bytes, HeaderLen to MaxLen; with 0 they are only counted.
+// The caller closes the stream.
 func (s *Server) Open(answer int) *Stream {
 	st := &Stream{ID: rand.Uint64(), answer: answer, server: s}
 	s.mu.Lock()
@@ -127,7 +127,7 @@ func (st *Stream) Close() {
 	delete(st.server.streams, st.ID)
 }
 
-// Finish returns what arrived once all of sent did, or nothing has come for a while.
+// Finish waits until all sent datagrams have arrived or none has for a while, and returns what arrived.
 func (st *Stream) Finish(ctx context.Context, sent uint64) (Report, error) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()

@@ -13,18 +13,18 @@ const (
 	MaxLen    = 65507 // over IPv4
 )
 
-// Header is what a datagram begins with.
+// Header is the beginning of every datagram.
 type Header struct {
 	Stream, Sequence uint64
 }
 
-// Put writes h to b, which has at least HeaderLen bytes.
+// Put writes h to b, which must have at least HeaderLen bytes.
 func (h Header) Put(b []byte) {
 	binary.BigEndian.PutUint64(b, h.Stream)
 	binary.BigEndian.PutUint64(b[8:], h.Sequence)
 }
 
-// ParseHeader is false when b is too short.
+// ParseHeader returns false when b is too short.
 func ParseHeader(b []byte) (Header, bool) {
 	if len(b) < HeaderLen {
 		return Header{}, false
@@ -32,7 +32,7 @@ func ParseHeader(b []byte) (Header, bool) {
 	return Header{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}, true
 }
 
-// Report is what arrived of a stream.
+// Report says what arrived of a stream.
 type Report struct {
 	Packets, Bytes uint64 // each datagram once; bytes of payload
 	Reordered      uint64 // of Packets, those that came after a later one
@@ -42,7 +42,7 @@ type Report struct {
 
 const reportLen = 40
 
-// Append adds r in wire form.
+// Append appends r in wire form.
 func (r Report) Append(b []byte) []byte {
 	for _, v := range []uint64{r.Packets, r.Bytes, r.Reordered, r.Duplicates, uint64(r.Elapsed)} {
 		b = binary.BigEndian.AppendUint64(b, v)
@@ -50,7 +50,7 @@ func (r Report) Append(b []byte) []byte {
 	return b
 }
 
-// ReadReport reads the wire form. It refuses what no server counts.
+// ReadReport reads the wire form. It refuses values that no server can have counted.
 func ReadReport(r io.Reader) (Report, error) {
 	var b [reportLen]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
@@ -64,10 +64,10 @@ func ReadReport(r io.Reader) (Report, error) {
 	return report, nil
 }
 
-// window is how far back duplicates are told apart, in sequence numbers.
+// window is how far back duplicates are recognised, in sequence numbers.
 const window = 4096
 
-// tally counts one stream.
+// tally counts the datagrams of one stream.
 type tally struct {
 	Report
 	first, last time.Time
@@ -96,7 +96,8 @@ func (t *tally) add(sequence uint64, n int, now time.Time) {
 	t.Elapsed = now.Sub(t.first)
 }
 
-// forget clears the bits between highest and sequence: those of numbers one window before.
+// forget clears the bits of the numbers after highest up to sequence, which still stand for numbers of the previous
+// window.
 func (t *tally) forget(sequence uint64) {
 	if sequence-t.highest >= window {
 		t.seen = [window / 64]uint64{}

@@ -1,15 +1,17 @@
 /*
-Package pace runs transactions, each when the one before has ended or on a schedule, and keeps how long they took.
+Package pace runs transactions, either one after the other or on a schedule, and records how long they take.
 
 # Theory of operation
 
-In a closed loop a stream begins a transaction when its last one has ended. A server that stalls then stalls the client, too: it
-is asked nothing meanwhile, so that one long wait stands for all that would have happened (coordinated omission).
+In a closed loop a stream begins a transaction when its last one has ended. A server that stalls also stalls the client,
+which sends nothing meanwhile. One long wait then hides all the transactions that would have waited (coordinated
+omission).
 
-In an open loop the k-th transaction is due at start + k/rate, whatever comes back. Whichever stream is free takes the next one,
-sleeps until it is due, and its time counts from when it was due, not from when it could be sent. A stall therefore shows in
-every transaction that was due in it. Streams bound how many are under way at once: when all are busy, what is due waits, and
-the wait counts. How late the client itself wakes up (tens of microseconds) counts as well.
+In an open loop transaction number k is due at start + k/rate, whatever comes back. The next free stream takes it and
+sleeps until it is due. Its time counts from when it was due, not from when it was sent, so a stall shows in every
+transaction that was due during the stall. The number of streams limits how many transactions are under way at once.
+When all streams are busy, due transactions wait, and the wait counts. The client's own delay in waking up (tens of
+microseconds) counts as well.
 */
 package pace
 
@@ -24,19 +26,19 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// ErrUnanswered is what a transaction returns, wrapped or not, that gave up. Its time counts like another's, and its
-// stream goes on.
+// ErrUnanswered is what a transaction returns, wrapped or not, when it gives up. Its time counts like any other, and
+// its stream goes on.
 var ErrUnanswered = errors.New("unanswered")
 
-// How long transactions that are under way when the time is up may still take.
+// How much longer a transaction that is under way when the time is up may take.
 const (
-	closedGrace = 10 * time.Second // then the measurement fails
-	openGrace   = time.Second      // then they are unanswered
+	closedGrace = 10 * time.Second // after this the measurement fails
+	openGrace   = time.Second      // after this the transaction counts as unanswered
 )
 
 // Loop is one measurement.
 type Loop struct {
-	// Cutoff is when a transaction must have given up.
+	// Cutoff is when every transaction must have ended or given up.
 	Cutoff time.Time
 
 	rate       int
@@ -48,18 +50,18 @@ type Loop struct {
 	tally Tally
 }
 
-// Tally is what became of all streams' transactions.
+// Tally is the outcome of all streams' transactions.
 type Tally struct {
-	// Times are in nanoseconds, with three significant digits. Those that were not answered count with what they had
-	// waited.
+	// Times are in nanoseconds, with three significant digits. A transaction without an answer counts with the time
+	// that it waited.
 	Times    *hdrhistogram.Histogram
 	Answered uint64
-	// Due were to be begun; more than were answered when some were given up, or not even begun for lack of a free
-	// stream.
+	// Due counts the transactions that were to begin. It is more than Answered when some gave up, or did not begin for
+	// lack of a free stream.
 	Due uint64
 }
 
-// clock is the time, and timers that wait for it.
+// clock tells the time and makes timers. Tests have a clock of their own.
 type clock struct {
 	now      func() time.Time
 	newTimer func() (waiter, error)
@@ -71,8 +73,8 @@ type waiter interface {
 	Close() error
 }
 
-// Start begins a measurement that takes d from now on. rate is transactions per second over all streams; 0 is a closed
-// loop.
+// Start begins a measurement that takes d from now on. rate is how many transactions per second all streams together
+// begin; 0 means a closed loop.
 func Start(d time.Duration, rate int) *Loop {
 	return start(d, rate, clock{time.Now, func() (waiter, error) { return NewTimer() }})
 }
@@ -92,12 +94,11 @@ func (l *Loop) newTimes() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, int64(l.Cutoff.Sub(l.start)), 3)
 }
 
-// Tally is valid when every Stream has returned.
+// Tally returns the outcome. It is valid when every Stream has returned.
 func (l *Loop) Tally() Tally { return l.tally }
 
-// Stream does transactions one at a time until the time is up. Any number of Streams may run at once. It returns the
-// first error of transact, but for ErrUnanswered and, in an open loop, whatever a transaction fails with after the
-// Cutoff.
+// Stream does transactions one at a time until the time is up. Any number of Streams may run at once. Stream returns
+// the first error of transact, except ErrUnanswered and, in an open loop, errors after the Cutoff.
 func (l *Loop) Stream(ctx context.Context, transact func() error) error {
 	s := stream{Loop: l, times: l.newTimes()}
 	run := s.closed
@@ -113,7 +114,7 @@ func (l *Loop) Stream(ctx context.Context, transact func() error) error {
 	return err
 }
 
-// stream counts on its own: histograms are not safe for concurrent use.
+// stream counts for itself, since histograms are not safe for concurrent use.
 type stream struct {
 	*Loop
 	times         *hdrhistogram.Histogram
@@ -146,7 +147,7 @@ func (s *stream) open(ctx context.Context, transact func() error) error {
 			return nil
 		}
 		now := s.clock.now()
-		if !now.Before(s.end) { // too late to begin: no stream was free in all the time since it was due
+		if !now.Before(s.end) { // too late to begin: no stream was free after it was due
 			s.record(now.Sub(due), false)
 			continue
 		}
@@ -170,11 +171,12 @@ func (s *stream) record(d time.Duration, answered bool) {
 	if answered {
 		s.answered++
 	}
-	// A few transactions may end after the Cutoff; the histogram does not.
+	// A few transactions may end after the Cutoff, which is the highest value of the histogram.
 	_ = s.times.RecordValue(min(int64(d), s.times.HighestTrackableValue()))
 }
 
-// Offset is when the k-th of rate per second is due. It does not drift, and does not overflow within 2^64 transactions.
+// Offset returns when transaction number k is due at rate per second. It does not drift, and does not overflow within
+// 2^64 transactions.
 func Offset(k uint64, rate int) time.Duration {
 	whole, part := k/uint64(rate), k%uint64(rate)
 	return time.Duration(whole)*time.Second + time.Duration(part*uint64(time.Second)/uint64(rate))

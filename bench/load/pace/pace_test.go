@@ -30,8 +30,8 @@ func (t Tally) atLeast(d time.Duration) (n int64) {
 	return n
 }
 
-// A server answers in 1 ms but for one second in the middle, in which it stalls. In a closed loop that is one
-// transaction among thousands; in an open loop everything that was due meanwhile shows how long it waited.
+// The server answers in 1 ms, except during one second in the middle, in which it stalls. In a closed loop the stall
+// shows in one transaction among thousands. In an open loop it shows in every transaction that was due meanwhile.
 func TestStallShowsInTheOpenLoop(t *testing.T) {
 	measure := func(t *testing.T, rate int) Tally {
 		l := start(3*time.Second, rate, virtual)
@@ -59,18 +59,19 @@ func TestStallShowsInTheOpenLoop(t *testing.T) {
 		if open.Due != 1500 || open.Answered != 1500 {
 			t.Errorf("open loop: %d due, %d answered, expected 1500", open.Due, open.Answered)
 		}
-		// Those due in it wait for its end, and for those before them: 1 ms each, when they are due every 2 ms.
+		// Transactions due in the stall wait for its end and for those before them, which take 1 ms each and are due
+		// every 2 ms.
 		if n := open.atLeast(500 * time.Millisecond); n < 500 || n > 505 {
 			t.Errorf("open loop: %d transactions waited half of the stall, expected 500", n)
 		}
-		// Then it catches up at twice the rate: another second in which each is late.
+		// Then the server catches up at twice the rate. In this second every transaction is late.
 		if n := open.atLeast(2 * time.Millisecond); n < 950 || n > 1000 {
 			t.Errorf("open loop: %d transactions were late, expected 1000", n)
 		}
 	})
 }
 
-// A server that is asked more than it can do: what is not answered by the end is counted, with its waiting time.
+// The server is asked for more than it can do. Transactions without an answer are counted, with their waiting time.
 func TestOverloadShowsInTheOpenLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := start(time.Second, 1000, virtual)
@@ -82,15 +83,15 @@ func TestOverloadShowsInTheOpenLoop(t *testing.T) {
 		if got.Due != 1000 || got.Answered != 100 || got.Times.TotalCount() != 1000 {
 			t.Errorf("%d due, %d answered, %d times; expected 1000, 100, 1000", got.Due, got.Answered, got.Times.TotalCount())
 		}
-		// Of the first 100, which were answered, the second half waited for 450 ms and more; of the others, to the
-		// end, those due before 550 ms.
+		// Of the first 100 transactions, which were answered, the second half waited for 450 ms or more. Of the others,
+		// those due before 550 ms did, since they waited to the end.
 		if n := got.atLeast(450 * time.Millisecond); n < 495 || n > 505 {
 			t.Errorf("%d waited for 450 ms, expected 500", n)
 		}
 	})
 }
 
-// Never answered at all: cut off, and still no error in an open loop, as the stall is the result.
+// Transactions that never end are cut off. In an open loop this is no error, since the stall is the result.
 func TestStallToTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := errors.New("deadline")
@@ -111,7 +112,7 @@ func TestStallToTheEnd(t *testing.T) {
 	})
 }
 
-// Transactions of several streams are on one schedule, and one that hangs does not hold up the others.
+// Transactions of several streams share one schedule, and one that hangs does not hold up the others.
 func TestStreamsShareTheSchedule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := start(time.Second, 100, virtual)

@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Timer waits more exactly than the time package, whose sleeps end up to a millisecond late when nothing else happens,
-// as epoll_wait(2) counts in milliseconds: it is a descriptor, which wakes its goroutine as a packet would.
+// Timer is more exact than the time package. Sleeps of the time package end up to a millisecond late on an idle
+// machine, since epoll_wait(2) counts in milliseconds. A Timer is a descriptor, which wakes its goroutine as a packet
+// does.
 type Timer struct {
 	file *os.File
 	raw  syscall.RawConn
 }
 
-// NewTimer makes one, for one goroutine at a time.
+// NewTimer makes a Timer for one goroutine at a time.
 func NewTimer() (*Timer, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 	if err != nil {
@@ -31,7 +32,7 @@ func NewTimer() (*Timer, error) {
 	return t, nil
 }
 
-// Wait returns after d; with an error when the Timer is closed, which another goroutine may do meanwhile.
+// Wait returns after d, or with an error when another goroutine closes the Timer meanwhile.
 func (t *Timer) Wait(d time.Duration) error {
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(int64(d), 1))} // 0 would disarm it
 	var failed error
@@ -39,11 +40,11 @@ func (t *Timer) Wait(d time.Duration) error {
 	if err := cmp.Or(err, failed); err != nil {
 		return fmt.Errorf("set a timer: %w", err)
 	}
-	if _, err := t.file.Read(make([]byte, 8)); err != nil { // how often it went off
+	if _, err := t.file.Read(make([]byte, 8)); err != nil { // the value read says how often the timer went off
 		return fmt.Errorf("wait for a timer: %w", err)
 	}
 	return nil
 }
 
-// Close ends a Wait, too.
+// Close ends a Wait as well.
 func (t *Timer) Close() error { return t.file.Close() }
