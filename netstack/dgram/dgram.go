@@ -1,7 +1,7 @@
 // Package dgram has the host's datagram sockets as the relays use them: unconnected, so that one serves all
-// destinations, and with a queue of errors that says whom each is about. Its calls are raw: they do not block, and the
-// runtime, told of them, would take their tens of microseconds, in which they may run the receiver's side, for
-// blocking.
+// destinations, with what IP headers say, and with a queue of errors that says whom each is about, and who says it. Its
+// calls are raw: they do not block, and the runtime, told of them, would take their tens of microseconds, in which they
+// may run the receiver's side, for blocking.
 package dgram
 
 import (
@@ -23,15 +23,16 @@ const (
 	Echo      // ICMP echoes, which the kernel allows to groups in net.ipv4.ping_group_range
 )
 
-// Open opens a socket that does not block, on a port, or an identifier, of its own. It has all the host's addresses:
-// the kernel takes the one that the route to each destination has.
+// Open opens a socket that does not block, on a port, or an identifier, of its own, and that tells the Head of what
+// comes. It has all the host's addresses: the kernel takes the one that the route to each destination has.
 func Open(kind Kind, is4 bool) (fd int, err error) {
 	type option struct{ level, name int }
 	family, everywhere, proto := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{}), [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}[kind]
-	needed := []option{{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR}}
+	needed := []option{{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, {unix.IPPROTO_IPV6, unix.IPV6_RECVERR},
+		{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT}, {unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS}}
 	if is4 {
 		family, everywhere, proto = unix.AF_INET, &unix.SockaddrInet4{}, [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMP}[kind]
-		needed = []option{{unix.IPPROTO_IP, unix.IP_RECVERR}}
+		needed = []option{{unix.IPPROTO_IP, unix.IP_RECVERR}, {unix.IPPROTO_IP, unix.IP_RECVTTL}, {unix.IPPROTO_IP, unix.IP_RECVTOS}}
 	}
 	fd, err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
@@ -50,8 +51,8 @@ func Open(kind Kind, is4 bool) (fd int, err error) {
 	return fd, nil
 }
 
-// SetDF makes a socket set Don't Fragment, and refuse what does not fit, or do as the host does.
-func SetDF(fd int, is4, on bool) {
+// setDF makes a socket set Don't Fragment, and refuse what does not fit, or do as the host does.
+func setDF(fd int, is4, on bool) {
 	mode := unix.IP_PMTUDISC_WANT
 	if on {
 		mode = unix.IP_PMTUDISC_DO

@@ -36,7 +36,7 @@ type pinger struct {
 
 	used  atomic.Int64 // when last, by Relay.now
 	users atomic.Int32 // being known is one; whoever makes it zero closes fd
-	df    atomic.Bool  // the socket sets Don't Fragment
+	says  dgram.Says
 }
 
 func newPinger(r *Relay, k key) *pinger {
@@ -93,10 +93,7 @@ func (s *pinger) touch() {
 // send sends an echo request. The socket is acquired.
 func (s *pinger) send(p *packet.Packet) (mtu int, err error) {
 	s.touch()
-	if s.df.Load() != p.DontFragment {
-		dgram.SetDF(s.fd, s.key.to.Is4(), p.DontFragment)
-		s.df.Store(p.DontFragment)
-	}
+	s.says.Set(s.fd, s.key.to.Is4(), dgram.HeadOf(p))
 	var errno unix.Errno
 	for range tries {
 		if errno = sendTo(s.fd, &s.addr, p.IP[p.L4:]); errno == 0 {
@@ -127,7 +124,7 @@ func (s *pinger) Ready(events uint32, buf []byte) []byte {
 	}
 	for range turn {
 		var from dgram.Addr
-		n, errno := receive(s.fd, &from, buf[head:cap(buf)])
+		n, came, errno := receive(s.fd, &from, buf[head:cap(buf)])
 		if errno == unix.EAGAIN {
 			break
 		}
@@ -137,7 +134,7 @@ func (s *pinger) Ready(events uint32, buf []byte) []byte {
 		}
 		if e, ok := from.Endpoint(); ok && e.Addr == s.key.to {
 			s.touch()
-			s.answer(buf[:head+n])
+			s.answer(buf[:head+n], came)
 		}
 	}
 	if w := s.watch.Load(); w != nil {
@@ -152,13 +149,14 @@ const (
 	request6, reply6 = 128, 129
 )
 
-// answer makes the packet that the pod gets out of an echo reply, which stands behind room for the IP header.
-func (s *pinger) answer(ip []byte) {
+// answer makes the packet that the pod gets out of an echo reply, which stands behind room for the IP header and whose
+// own said what came says.
+func (s *pinger) answer(ip []byte, came dgram.Head) {
 	reply := byte(reply6)
 	if s.key.to.Is4() {
 		reply = reply4
 	}
-	echo := ip[s.putHead(ip, &s.key.to, &s.key.pod):]
+	echo := ip[putHead(ip, &s.key.to, &s.key.pod, came):]
 	if len(echo) < echoLen || echo[0] != reply {
 		return
 	}
@@ -173,7 +171,7 @@ func (s *pinger) answer(ip []byte) {
 }
 
 // putHead writes the IP header of the packet that fills ip and returns its length.
-func (s *pinger) putHead(ip []byte, src, dst *packet.Addr) int {
+func putHead(ip []byte, src, dst *packet.Addr, h dgram.Head) int {
 	head := 40
 	if src.Is4() {
 		head = 20
@@ -187,6 +185,7 @@ func (s *pinger) putHead(ip []byte, src, dst *packet.Addr) int {
 		copy(ip[8:], src[:])
 		copy(ip[24:], dst[:])
 	}
+	h.Put(ip)
 	packet.PutLength(ip)
 	return head
 }
@@ -214,14 +213,14 @@ func (s *pinger) hearErrors() {
 			head, kind = 20, request4
 		}
 		whole := ip[:head+echoLen]
-		s.putHead(whole, &s.key.pod, &s.key.to)
+		putHead(whole, &s.key.pod, &s.key.to, dgram.Head{})
 		whole[head] = kind
 		be.PutUint16(whole[head+4:], s.key.id)
 		copy(whole[head+6:], e.Data[6:8]) // the number
 		putChecksum(whole, head)
 		var p packet.Packet
 		if p.ParseIP(whole) == packet.Good {
-			s.r.o.Refuse(&p, e.Why)
+			s.r.o.Refuse(&p, e.Why, e.By)
 		}
 	})
 }
@@ -238,15 +237,21 @@ func sendTo(fd int, to *dgram.Addr, b []byte) unix.Errno {
 	return errno
 }
 
-func receive(fd int, from *dgram.Addr, b []byte) (int, unix.Errno) {
+func receive(fd int, from *dgram.Addr, b []byte) (int, dgram.Head, unix.Errno) {
 	var msg unix.Msghdr
+	var ctl dgram.Control
+	ctl.For(&msg)
 	iov := unix.Iovec{Base: unsafe.SliceData(b)}
 	iov.SetLen(len(b))
 	from.From(&msg)
 	msg.Iov = &iov
 	msg.SetIovlen(1)
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT, 0, 0, 0)
-	return int(n), errno
+	if errno != 0 {
+		return 0, dgram.Head{}, errno
+	}
+	came, _ := ctl.Read(&msg)
+	return int(n), came, 0
 }
 
 var _ poll.Handler = (*pinger)(nil)

@@ -22,9 +22,9 @@ type Options struct {
 	Poller *poll.Poller
 	// Send carries an IP packet for a pod through the pipeline. It is borrowed.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// Refuse tells the sender of p, an echo request like one that was sent before, that it is not answered, and why. p is
-	// borrowed.
-	Refuse func(p *packet.Packet, why packet.ICMPError)
+	// Refuse tells the sender of p, an echo request like one that was sent before, that it is not answered, and why. by
+	// is who says so, a router or a host outside, or zero. p is borrowed.
+	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
 	// MTU is the pods' MTU in bytes, now.
 	MTU func() int
 	// Idle is how long an idle socket is kept; 0 is 30 s.

@@ -68,7 +68,7 @@ func newWorld(t *testing.T, o Options) *world {
 	}
 	o.MTU = func() int { return podMTU }
 	o.Send = func(ip []byte, _ packet.VNetHdr) { w.toPod <- bytes.Clone(ip) }
-	o.Refuse = func(p *packet.Packet, why packet.ICMPError) {
+	o.Refuse = func(p *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 		ip := make([]byte, 1280)
 		w.toPod <- ip[:packet.PutICMPError(ip, p, why, p.Tuple.Dst, 0)]
 	}

@@ -27,7 +27,7 @@ func (s *Stack) Fragment(p *packet.Packet, turn *Turn) {
 			_, err = s.pings.Send(whole)
 		}
 		if why, ok := refusal.Kind(err); ok {
-			s.refuse(whole, why)
+			s.refuse(whole, why, packet.Addr{})
 		}
 	})
 }

@@ -2,6 +2,7 @@ package tcprelay
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,7 @@ type conn struct {
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
 	account   *account // of the owner that began it
+	head      head     // of the pod's SYN
 	failed    error    // why the host socket was not connected; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
@@ -235,8 +237,7 @@ func (c *conn) step() bool {
 		if notes&hostReady == 0 {
 			break
 		}
-		if errno := connected(c.fd); errno != 0 {
-			c.failed = errno
+		if c.failed = connected(c.fd, c.head); c.failed != nil {
 			return c.end(hostGone)
 		}
 		c.mu.Lock()
@@ -272,7 +273,7 @@ func (c *conn) step() bool {
 func (c *conn) lost(notes uint32) bool {
 	t := &c.to
 	t.cut = t.cut || notes&hostDeaf != 0
-	return t.fin && (t.cut || notes&broken != 0 && connected(c.fd) != 0)
+	return t.fin && (t.cut || notes&broken != 0 && pending(c.fd) != nil)
 }
 
 // hush marks everything sent to the pod as acknowledged, because the pod will not receive it any more.
@@ -302,7 +303,9 @@ func (c *conn) end(why uint32) bool {
 	case aReset:
 		c.reset(was)
 	case anError:
-		c.unreachable(kind)
+		var by saidBy
+		errors.As(c.failed, &by)
+		c.unreachable(kind, by.router)
 	}
 	close(c.ended)
 	return false
@@ -327,7 +330,10 @@ func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) 
 	if was != connecting {
 		return aReset, 0
 	}
+	var by saidBy
 	switch kind, ok := refusal.Kind(failed); {
+	case errors.As(failed, &by):
+		return anError, by.why
 	case !ok:
 		return nothing, 0
 	case kind == packet.PortUnreachable:
@@ -338,14 +344,14 @@ func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) 
 }
 
 // unreachable answers the pod's SYN with an ICMP error.
-func (c *conn) unreachable(kind packet.ICMPError) {
+func (c *conn) unreachable(kind packet.ICMPError, by packet.Addr) {
 	h := packet.TCPHeader{Seq: uint32(c.received.Load()>>32) - 1, Flags: packet.SYN}
 	b := c.to.head[:]
 	head, vnet := packet.PutTCP(b, &c.key, &h, 0, 0)
 	var p packet.Packet
 	if p.ParseIP(b[:head]) == packet.Good {
 		p.VNet = vnet
-		c.r.o.Refuse(&p, kind)
+		c.r.o.Refuse(&p, kind, by)
 	}
 }
 

@@ -18,6 +18,7 @@ func TestFarewell(t *testing.T) {
 	}{
 		"a clean end":                    {open, 0, nil, nothing, 0},
 		"the pod reset it":               {open, podGone, nil, nothing, 0},
+		"a router says why":              {connecting, hostGone, saidBy{unix.EHOSTUNREACH, packet.TimeExceeded, packet.Addr{1}}, anError, packet.TimeExceeded},
 		"the pod reset it first":         {open, podGone | hostGone, nil, nothing, 0},
 		"the host's side reset it":       {open, hostGone, nil, aReset, 0},
 		"we end it":                      {open, aborted, nil, aReset, 0},

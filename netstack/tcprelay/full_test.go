@@ -60,7 +60,7 @@ func waiting(t *testing.T) *conn {
 	t.Cleanup(func() { _ = poller.Close() })
 	r := New(Options{
 		Poller: poller, Send: func([]byte, packet.VNetHdr) {}, MTU: func() int { return 1420 },
-		Refuse: func(*packet.Packet, packet.ICMPError) {},
+		Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
 	})
 	t.Cleanup(func() { _ = r.Close() })
 	pod, far := packet.AddrFrom(netip.MustParseAddr("10.244.1.10")), packet.AddrFrom(netip.MustParseAddr("192.0.2.1"))

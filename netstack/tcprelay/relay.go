@@ -27,9 +27,10 @@ type Options struct {
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// MTU returns the MTU of the pods, in bytes.
 	MTU func() int
-	// Refuse tells the sender of p, a SYN, that its destination cannot be reached, and why. It must not keep p. Like
-	// Send, it must not call the Relay with an answer in the same goroutine.
-	Refuse func(p *packet.Packet, why packet.ICMPError)
+	// Refuse tells the sender of p, a SYN, that its destination cannot be reached, and why. by is the router or host
+	// outside that says so; the zero address stands for none. Refuse must not keep p. Like Send, it must not call the
+	// Relay with an answer in the same goroutine.
+	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
 	// MaxConns bounds the number of connections, each of which has a descriptor; 0 means 4,096.
 	MaxConns int
 	// MaxBytes bounds the memory for data that receivers do not accept yet, in bytes; 0 means 128 MiB.
@@ -139,7 +140,8 @@ func (r *Relay) open(p *packet.Packet) {
 		a.end(false)
 		return
 	}
-	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort})
+	c.head = headOf(p)
+	fd, err := connect(packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort}, c.head)
 	c.begin(fd, err, poll.Out)
 }
 

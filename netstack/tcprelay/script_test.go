@@ -63,7 +63,7 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 		t.Fatal(err)
 	}
 	s := &script{t: t, heard: make(chan arrival, 100), known: map[repeated]bool{}}
-	o.Poller, o.MTU, o.Refuse = poller, func() int { return mtu }, func(*packet.Packet, packet.ICMPError) {}
+	o.Poller, o.MTU, o.Refuse = poller, func() int { return mtu }, func(*packet.Packet, packet.ICMPError, packet.Addr) {}
 	o.Send = func(ip []byte, vnet packet.VNetHdr) {
 		var p packet.Packet
 		if fault := p.ParseIP(ip); fault != packet.Good {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/alive"
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -35,9 +36,9 @@ func sendmsg(fd int, m *unix.Msghdr) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// connect makes a socket and begins to connect it to e. It returns the error of a connect that fails at once; connected
-// returns that of a connect that fails later.
-func connect(e packet.Endpoint) (fd int, err error) {
+// connect makes a socket and begins to connect it to e, with segments as h says. It returns the error of a connect that
+// fails at once; connected returns that of a connect that fails later.
+func connect(e packet.Endpoint, h head) (fd int, err error) {
 	family := unix.AF_INET6
 	if e.Addr.Is4() {
 		family = unix.AF_INET
@@ -50,6 +51,7 @@ func connect(e packet.Endpoint) (fd int, err error) {
 		unix.Close(fd)
 		return -1, err
 	}
+	h.apply(fd)
 	if err = unix.Connect(fd, sockaddr(e)); err != nil && err != unix.EINPROGRESS {
 		unix.Close(fd)
 		if err == unix.EADDRNOTAVAIL && hasSource(family, e) {
@@ -92,11 +94,28 @@ func sockaddr(e packet.Endpoint) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(e.Port), Addr: e.Addr}
 }
 
-// connected returns the pending error of the socket, which after a connect is its result; 0 means success.
-func connected(fd int) unix.Errno {
+// connected returns the result of a connect with segments as h says; nil means success.
+func connected(fd int, h head) error {
+	err := pending(fd)
+	if h.usual() {
+		return err
+	}
+	if err == nil {
+		h.hear(fd, false)
+		return nil
+	}
+	dgram.Hear(fd, func(e dgram.Error) { err = saidBy{err, e.Why, e.By} })
+	return err
+}
+
+// pending returns the pending error of the socket; nil means none.
+func pending(fd int) error {
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {
 		return unix.EIO
+	}
+	if n == 0 {
+		return nil
 	}
 	return unix.Errno(n)
 }

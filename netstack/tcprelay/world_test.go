@@ -51,7 +51,9 @@ func newWorld(t *testing.T) *world {
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
 		MTU:    func() int { return mtu },
-		Refuse: func(_ *packet.Packet, why packet.ICMPError) { t.Errorf("the pod was told of ICMP error %d", why) },
+		Refuse: func(_ *packet.Packet, why packet.ICMPError, _ packet.Addr) {
+			t.Errorf("the pod was told of ICMP error %d", why)
+		},
 		Pace: func(pod packet.Addr) (bool, time.Duration) {
 			if pod != packet.AddrFrom(podIPs[0]) {
 				return false, 0

@@ -34,7 +34,7 @@ func benched(b *testing.B) (r *Relay, s *sink) {
 	}
 	s = &sink{more: make(chan struct{}, 1)}
 	r = New(Options{
-		Poller: poller, MTU: func() int { return podMTU }, Idle: time.Minute, Refuse: func(*packet.Packet, packet.ICMPError) {},
+		Poller: poller, MTU: func() int { return podMTU }, Idle: time.Minute, Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
 		Send: func(ip []byte, _ packet.VNetHdr) {
 			s.bytes.Add(int64(len(ip) - 28))
 			select {

@@ -51,10 +51,7 @@ func (c *conversation) touch() {
 
 // send sends the datagrams of p. The mapping is acquired.
 func (c *conversation) send(p *packet.Packet) (mtu int, err error) {
-	if c.m.df.Load() != p.DontFragment {
-		dgram.SetDF(c.m.fd, c.m.pod.Addr.Is4(), p.DontFragment)
-		c.m.df.Store(p.DontFragment)
-	}
+	c.m.says.Set(c.m.fd, c.m.pod.Addr.Is4(), dgram.HeadOf(p))
 	data := payload(p)
 	if p.VNet.GSOType == packet.GSONone {
 		return c.put(p, data, 0)
@@ -109,11 +106,11 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 	return 0, errno
 }
 
-// refuse tells the pod that its datagrams do not arrive, quoting one like the pod's.
-func (c *conversation) refuse(why packet.ICMPError) {
+// refuse tells the pod that its datagrams do not arrive, and who says so, quoting one like the pod's.
+func (c *conversation) refuse(why packet.ICMPError, by packet.Addr) {
 	var p packet.Packet
 	if p.ParseIP(c.head.quote()) == packet.Good {
-		c.m.r.o.Refuse(&p, why)
+		c.m.r.o.Refuse(&p, why, by)
 	}
 }
 

@@ -21,9 +21,10 @@
 // pods' MTU becomes fragments.
 //
 // The pod's Don't Fragment is the socket's: what does not fit the path is told to the pod with the MTU that does, as a
-// router would (RFC 1191, RFC 8201). What ICMP errors say of a destination is heard from the socket's queue of errors
-// (IP_RECVERR), which names the destination, and is told to the pod: that it refuses, and that it or its network is not
-// reached.
+// router would (RFC 1191, RFC 8201). TTL and traffic class are passed on in both directions (package dgram). What ICMP
+// errors say of a destination is heard from the socket's queue of errors (IP_RECVERR), which names the destination, and
+// is told to the pod in the name of who says it: that it refuses, that it or its network is not reached, that the TTL
+// ran out.
 //
 // # Finding and ending conversations
 //

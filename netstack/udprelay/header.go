@@ -3,6 +3,7 @@ package udprelay
 import (
 	"encoding/binary"
 
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -62,10 +63,11 @@ func headLen(is4 bool) int {
 	return 40 + udpLen
 }
 
-// put writes the headers of ip, which has its data: datagrams of size bytes each but for the last. The checksum is left
-// to whoever takes the packet with the virtio-net header that is returned.
-func (h *header) put(ip []byte, size int) packet.VNetHdr {
+// put writes the headers of ip, which has its data: datagrams of size bytes each but for the last, whose own IP headers
+// said what came says. The checksum is left to whoever takes the packet with the virtio-net header that is returned.
+func (h *header) put(ip []byte, size int, came dgram.Head) packet.VNetHdr {
 	copy(ip, h.bytes[:h.len()])
+	came.Put(ip)
 	h.lengths(ip)
 	be.PutUint16(ip[h.ip+6:], h.pseudo(ip))
 	v := packet.VNetHdr{
@@ -115,11 +117,19 @@ func (h *header) quote() []byte {
 	return b
 }
 
-// fragments cuts a datagram that does not fit mtu into IP fragments and hands each to emit, which may change it.
-// scratch holds the packet and a fragment.
-func (h *header) fragments(data []byte, mtu int, id uint32, scratch []byte, emit func(ip []byte)) {
+// cut is how a datagram that does not fit is cut.
+type cut struct {
+	mtu  int
+	id   uint32
+	came dgram.Head // what its own IP header said
+}
+
+// fragments cuts a datagram into IP fragments and hands each to emit, which may change it. scratch holds the packet and
+// a fragment.
+func (h *header) fragments(data []byte, c cut, scratch []byte, emit func(ip []byte)) {
 	ip := scratch[:h.len()+len(data)]
 	copy(ip, h.bytes[:h.len()])
+	c.came.Put(ip)
 	copy(ip[h.len():], data)
 	h.lengths(ip)
 	sum := ^packet.Checksum(ip[h.ip:], uint32(h.pseudo(ip)))
@@ -127,5 +137,5 @@ func (h *header) fragments(data []byte, mtu int, id uint32, scratch []byte, emit
 		sum = 0xffff // 0 is "none" (RFC 768)
 	}
 	be.PutUint16(ip[h.ip+6:], sum)
-	packet.PutFragments(ip, mtu, id, scratch[len(ip):], emit)
+	packet.PutFragments(ip, c.mtu, c.id, scratch[len(ip):], emit)
 }

@@ -57,7 +57,7 @@ func newWorld(t *testing.T, o Options) *world {
 		w.toPod <- asFrame(ip, vnet)
 		clear(ip) // it was borrowed
 	}
-	o.Refuse = func(p *packet.Packet, why packet.ICMPError) {
+	o.Refuse = func(p *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 		ip := make([]byte, 1280)
 		w.toPod <- asFrame(ip[:packet.PutICMPError(ip, p, why, p.Tuple.Dst, 0)], packet.VNetHdr{})
 	}

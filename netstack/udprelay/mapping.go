@@ -20,8 +20,8 @@ type mapping struct {
 	claim share.Claim[packet.Addr, *mapping]
 
 	users atomic.Int32 // being in use by the relay is one; whoever makes it zero closes fd
-	df    atomic.Bool  // the socket sets Don't Fragment
-	bulk  atomic.Bool  // the kernel coalesced what came last
+	says  dgram.Says
+	bulk  atomic.Bool // the kernel coalesced what came last
 
 	// Guarded by Relay.mu.
 	talks []*conversation
@@ -79,7 +79,7 @@ func (m *mapping) hearErrors() {
 	dgram.Hear(m.fd, func(e dgram.Error) {
 		t := m.tuple(e.About)
 		if c := m.r.table.find(&t); c != nil && c.m == m {
-			c.refuse(e.Why)
+			c.refuse(e.Why, e.By)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -44,27 +45,29 @@ func TestRunJoins(t *testing.T) {
 		want    bool
 	}{
 		"the first":              {run{}, 100, 100, false},
-		"an equal one":           {run{one, 0, 100, 100}, 100, 100, true},
-		"a shorter one":          {run{one, 0, 200, 100}, 1, 1, true},
-		"after a shorter one":    {run{one, 0, 250, 100}, 100, 100, false},
-		"as short as the last":   {run{one, 0, 250, 100}, 50, 50, false},
-		"a longer one":           {run{one, 0, 100, 100}, 101, 101, false},
-		"an empty one":           {run{one, 0, 100, 100}, 0, 0, false},
-		"after an empty one":     {run{one, 0, 0, 0}, 0, 0, false},
-		"several":                {run{one, 0, 100, 100}, 250, 100, true},
-		"several of other size":  {run{one, 0, 100, 100}, 90, 50, false},
-		"the 64th":               {run{one, 0, 6300, 100}, 100, 100, true},
-		"the 65th":               {run{one, 0, 6400, 100}, 100, 100, false},
-		"more than fits":         {run{one, 0, 59000, 1000}, 1001, 1000, false},
-		"as much as fits":        {run{one, 0, 59000, 1000}, 1000, 1000, true},
-		"several beyond the max": {run{one, 0, 6000, 100}, 500, 100, false},
+		"an equal one":           {run{of: one, n: 100, size: 100}, 100, 100, true},
+		"a shorter one":          {run{of: one, n: 200, size: 100}, 1, 1, true},
+		"after a shorter one":    {run{of: one, n: 250, size: 100}, 100, 100, false},
+		"as short as the last":   {run{of: one, n: 250, size: 100}, 50, 50, false},
+		"a longer one":           {run{of: one, n: 100, size: 100}, 101, 101, false},
+		"an empty one":           {run{of: one, n: 100, size: 100}, 0, 0, false},
+		"after an empty one":     {run{of: one, n: 0, size: 0}, 0, 0, false},
+		"several":                {run{of: one, n: 100, size: 100}, 250, 100, true},
+		"several of other size":  {run{of: one, n: 100, size: 100}, 90, 50, false},
+		"the 64th":               {run{of: one, n: 6300, size: 100}, 100, 100, true},
+		"the 65th":               {run{of: one, n: 6400, size: 100}, 100, 100, false},
+		"more than fits":         {run{of: one, n: 59000, size: 1000}, 1001, 1000, false},
+		"as much as fits":        {run{of: one, n: 59000, size: 1000}, 1000, 1000, true},
+		"several beyond the max": {run{of: one, n: 6000, size: 100}, 500, 100, false},
 	} {
-		if got := c.r.joins(one, c.n, c.size, room); got != c.want {
+		if got := c.r.joins(&run{of: one, n: c.n, size: c.size}, room); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if r := (run{one, 0, 100, 100}); r.joins(other, 100, 100, room) {
+	if r := (run{of: one, n: 100, size: 100}); r.joins(&run{of: other, n: 100, size: 100}, room) {
 		t.Error("a datagram joined those of another conversation")
+	} else if r.joins(&run{of: one, n: 100, size: 100, came: dgram.Head{Class: 3}}, room) {
+		t.Error("a datagram that met congestion joined one that did not")
 	}
 }
 
@@ -133,7 +136,7 @@ func TestHeader(t *testing.T) {
 			for i := range ip {
 				ip[i] = 0xa5 // what was there before
 			}
-			vnet := h.put(ip, c.size)
+			vnet := h.put(ip, c.size, dgram.Head{})
 			var p packet.Packet
 			fault := p.ParseFrame(asFrame(ip, vnet))
 			if fault != packet.Good || p.Tuple != out.Reverse() || len(payload(&p)) != c.n || p.VNet != vnet {

@@ -26,18 +26,11 @@ type mmsghdr struct {
 	_ [4]byte
 }
 
-// sizeControl has room for the control message of UDP_GRO, padded as CMSG_SPACE pads.
-type sizeControl struct {
-	hdr  unix.Cmsghdr
-	size int32
-	_    [4]byte
-}
-
 // receiver is the memory of one turn.
 type receiver struct {
 	msgs  [width]mmsghdr
 	iovs  [width]unix.Iovec
-	ctls  [width]sizeControl
+	ctls  [width]dgram.Control
 	names [width]dgram.Addr // whom they are from
 	// slots take the messages of a call; of each, only pages that datagrams filled are backed by memory.
 	slots []byte
@@ -107,8 +100,7 @@ func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 		rx.names[i].From(&m.Msghdr)
 		m.Iov = &rx.iovs[i]
 		m.SetIovlen(1)
-		m.Control = (*byte)(unsafe.Pointer(&rx.ctls[i]))
-		m.SetControllen(int(unsafe.Sizeof(rx.ctls[i])))
+		rx.ctls[i].For(&m.Msghdr)
 	}
 	// Raw, as in sendmsg.
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&rx.msgs[0])), uintptr(want), unix.MSG_DONTWAIT, 0, 0)
@@ -120,25 +112,29 @@ func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 
 func (rx *receiver) slot(i int) []byte { return rx.slots[i*slot : (i+1)*slot] }
 
-// size is the length of each datagram of message i, which is n bytes long, but for the last.
-func (rx *receiver) size(i, n int) int {
-	c := &rx.ctls[i]
-	if int(rx.msgs[i].Controllen) >= unix.CmsgLen(4) && c.hdr.Level == unix.SOL_UDP && c.hdr.Type == unix.UDP_GRO && c.size > 0 {
-		return int(c.size)
+// message describes message i: its conversation is still to be found.
+func (rx *receiver) message(i int) run {
+	came, size := rx.ctls[i].Read(&rx.msgs[i].Msghdr)
+	n := int(rx.msgs[i].n)
+	if size <= 0 {
+		size = n
 	}
-	return n
+	return run{slot: i, n: n, size: size, came: came}
 }
 
-// run is a superframe that comes to be in a slot: n bytes of datagrams of one conversation, of size bytes each but for
-// the last. It is none without a conversation.
+// run is a message, or a superframe that comes to be in its slot: n bytes of datagrams of one conversation, of size
+// bytes each but for the last. It is none without a conversation.
 type run struct {
 	of            *conversation
 	slot, n, size int
+	came          dgram.Head // what their IP headers said
 }
 
-// joins reports whether a message of n bytes, in datagrams of size, may follow within room.
-func (r *run) joins(of *conversation, n, size, room int) bool {
-	if r.of != of || n == 0 || r.size == 0 || r.n%r.size != 0 || r.n+n > room || (r.n+n-1)/r.size >= maxSegments {
+// joins reports whether m may follow within room.
+func (r *run) joins(m *run, room int) bool {
+	n, size := m.n, m.size
+	if r.of != m.of || r.came != m.came || n == 0 || r.size == 0 || r.n%r.size != 0 || r.n+n > room ||
+		(r.n+n-1)/r.size >= maxSegments {
 		return false
 	}
 	return size == r.size || n == size && n < r.size
@@ -149,26 +145,24 @@ func (m *mapping) deliver(rx *receiver, n int) {
 	head, mtu := headLen(m.pod.Addr.Is4()), m.r.o.MTU()
 	var r run
 	for i := range n {
-		of := m.from(&rx.names[i])
-		if of == nil {
+		msg := rx.message(i)
+		if msg.of = m.from(&rx.names[i]); msg.of == nil {
 			m.r.strange.Add(1)
 			continue
 		}
-		length := int(rx.msgs[i].n)
-		size := rx.size(i, length)
 		if i == 0 {
-			m.bulk.Store(length > size)
+			m.bulk.Store(msg.n > msg.size)
 		}
 		switch {
-		case r.joins(of, length, size, maxIP-head):
-			copy(rx.slot(r.slot)[head+r.n:], rx.slot(i)[head:head+length])
-			r.n += length
-		case head+min(size, length) > mtu:
+		case r.joins(&msg, maxIP-head):
+			copy(rx.slot(r.slot)[head+r.n:], rx.slot(i)[head:head+msg.n])
+			r.n += msg.n
+		case head+min(msg.size, msg.n) > mtu:
 			m.flush(rx, &r)
-			of.cut(rx, rx.slot(i)[head:head+length], size)
+			msg.cut(rx)
 		default:
 			m.flush(rx, &r)
-			r = run{of, i, length, size}
+			r = msg
 		}
 	}
 	m.flush(rx, &r)
@@ -195,20 +189,21 @@ func (m *mapping) flush(rx *receiver, r *run) {
 	if r.of != nil {
 		h := &r.of.head
 		ip := rx.slot(r.slot)[:h.len()+r.n]
-		m.r.o.Send(ip, h.put(ip, r.size))
+		m.r.o.Send(ip, h.put(ip, r.size, r.came))
 	}
 	*r = run{}
 }
 
-// cut sends datagrams of size bytes that do not fit the pods' MTU, in fragments.
-func (c *conversation) cut(rx *receiver, data []byte, size int) {
-	r := c.m.r
+// cut sends datagrams that do not fit the pods' MTU, in fragments.
+func (m *run) cut(rx *receiver) {
+	h, r := &m.of.head, m.of.m.r
 	if rx.whole == nil {
 		rx.whole = make([]byte, 2*slot)
 	}
-	for len(data) > 0 {
-		n := min(size, len(data))
-		c.head.fragments(data[:n], r.o.MTU(), r.fragID.Add(1), rx.whole, func(ip []byte) { r.o.Send(ip, packet.VNetHdr{}) })
+	for data := rx.slot(m.slot)[h.len():][:m.n]; len(data) > 0; {
+		n := min(m.size, len(data))
+		c := cut{r.o.MTU(), r.fragID.Add(1), m.came}
+		h.fragments(data[:n], c, rx.whole, func(ip []byte) { r.o.Send(ip, packet.VNetHdr{}) })
 		data = data[n:]
 	}
 }

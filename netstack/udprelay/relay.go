@@ -27,9 +27,9 @@ type Options struct {
 	// Send carries an IP packet for a pod, a superframe perhaps, through the pipeline, with its virtio-net header. It is
 	// borrowed.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. p is
-	// borrowed.
-	Refuse func(p *packet.Packet, why packet.ICMPError)
+	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. by is who
+	// says so, a router or a host outside, or zero. p is borrowed.
+	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
 	// MTU is the pods' MTU in bytes, now.
 	MTU func() int
 	// Idle is how long an idle conversation is kept.
