@@ -73,6 +73,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"counters":       counters,
 	"crowd":          crowd,
 	"new-flows":      newFlows,
+	"ask-in-vain":    askInVain,
+	"resolve":        resolve,
 }
 
 func help(name string, args []string) int {

@@ -10,8 +10,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// outsideDomain is the only name the resolver outside of the cluster knows: that of the outside's addresses.
-const outsideDomain = "outside.example."
+// The resolver outside of the cluster knows one name, that of the outside's addresses. Below another one it says
+// nothing at all, as where the servers of a name do not answer.
+const (
+	outsideDomain = "outside.example."
+	silentDomain  = "silent.example."
+)
 
 // ServeDNS answers at Resolvers until ctx is done.
 func (u *Underlay) ServeDNS(ctx context.Context, log *slog.Logger) error {
@@ -50,6 +54,9 @@ func answerDNS(w dns.ResponseWriter, query *dns.Msg) {
 		return
 	}
 	q := query.Question[0]
+	if dns.IsSubDomain(silentDomain, q.Name) {
+		return
+	}
 	if dns.CanonicalName(q.Name) != outsideDomain {
 		reply.Rcode = dns.RcodeNameError
 	}

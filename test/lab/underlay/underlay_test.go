@@ -43,6 +43,10 @@ func TestAnswerDNS(t *testing.T) {
 			t.Errorf("%s %s: %s %q, want %q", test.name, dns.TypeToString[test.kind], dns.RcodeToString[r.msg.Rcode], text, test.want)
 		}
 	}
+	var r recorder
+	if answerDNS(&r, new(dns.Msg).SetQuestion("www.Silent.example.", dns.TypeA)); r.msg != nil {
+		t.Errorf("a name that is not answered was: %v", r.msg)
+	}
 }
 
 func TestImpairmentString(t *testing.T) {
