@@ -58,6 +58,8 @@ type Balancer interface {
 	// Leads reports whether t's destination is still one of the Service port for which a backend was chosen that serves
 	// it at port, and not another's or nobody's by now. t is borrowed.
 	Leads(t *packet.Tuple, backend uint64, port uint16) bool
+	// IsEndpoint reports whether a Service has an endpoint there, ready or not. It need not know those of other nodes.
+	IsEndpoint(to packet.Endpoint, proto packet.Proto) bool
 }
 
 // Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are

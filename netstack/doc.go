@@ -21,7 +21,8 @@
 // parse. A journey is one packet on its way through the steps, and all that is known of it: who sent it, its flow, how
 // it ends. All steps have one shape; walk is the list of them.
 //
-//  1. admit: source MAC and address must be the attachment's own; a peer's must be the peer's.
+//  1. admit: source MAC and address must be the attachment's own; a peer's must be the peer's (the Link looks at each
+//     packet, and bind again when a flow begins).
 //  2. bind: look the flow up. A new one is what the Balancer says, if the Policy lets it be, and is inserted atomically for
 //     both directions. An ICMP error has the flow of the packet it quotes, if its sender was sent that, and a later fragment
 //     that of its first.
@@ -40,6 +41,9 @@
 // to whoever completes it: the kernel behind the TAP, or we for a TAP that cannot (toPlainTAP), for fragments and for
 // the quotes of ICMP errors. The stack verifies none, so toStack verifies full ones. Package packet has the
 // form.
+//
+// What senders share is charged to whoever sends: a pod, by its attachment, and another node as one, whatever
+// addresses it sends from, its clients' among them (Path.ownerOf).
 //
 // Each packet gets exactly one Verdict. What cannot be served is refused at once (a reset, an ICMP error), and counted
 // under its DropReason. The answer is about the packet as its sender sent it: translation is undone for it.

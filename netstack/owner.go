@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"net/netip"
+
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -18,6 +20,27 @@ func (s *snapshot) owner(j *journey) uint64 {
 		return flow.OwnerNode
 	}
 	return flow.OwnerOutside
+}
+
+// ownerOf is who is charged for what a sender's address takes: a pod by its first address and another node, however
+// many addresses it has, by one of its own. Others are charged themselves.
+func (p *Path) ownerOf(a packet.Addr) packet.Addr {
+	if att := p.attachments.table.Load().byAddr[a]; att != nil {
+		return att.addrs[0]
+	}
+	if s := p.snapshot.Load(); s != nil {
+		if r := s.route(&a); r.kind == toPeer {
+			return r.peer.owner
+		}
+	}
+	return a
+}
+
+// Owner is who is charged for what somebody takes who is known by an address of the cluster: the same for all
+// addresses of a pod of this node, and for all of another node.
+func (p *Path) Owner(a netip.Addr) netip.Addr {
+	owner := p.ownerOf(packet.AddrFrom(a))
+	return owner.Netip()
 }
 
 // ownerAt is the owner that a pod is, by its first address.

@@ -41,7 +41,7 @@ func TestPartialFromLink(t *testing.T) {
 		{"TCP, IPv6", "node-2", nil, segment("[fd00:10:244:2::10]:1", "[fd00:10:244:1::10]:2", packet.SYN), "a", true},
 		{"translated back", "node-2", new(segment("10.244.1.10:1000", "10.96.0.2:80", packet.SYN)), reply, "a", true},
 		{"UDP, translated back", "node-2", new(datagram("10.244.1.10:1000", "10.96.0.5:53")), datagram("10.244.2.10:5353", "10.244.1.10:1000"), "a", true},
-		{"encapsulated", "node-2 encap", nil, datagram("198.51.100.7:4000", "10.244.1.10:2"), "a", true},
+		{"encapsulated", "node-2 encap", nil, datagram("198.51.100.7:4000", "10.244.1.10:8080"), "a", true},
 		{"to the host", "node-2", nil, segment("10.244.2.10:1", "172.31.0.11:2", packet.SYN), "host", true},
 		{"to a TAP that cannot", "node-2", nil, segment("10.244.2.10:1", "10.244.1.12:2", packet.SYN), "plain", false},
 		{"translated, to a TAP that cannot", "node-2", new(datagram("10.244.1.12:1000", "10.96.0.5:53")),

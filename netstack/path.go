@@ -93,7 +93,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals,
+		Refusals: path.refusals, Owner: path.ownerOf,
 	}); err != nil {
 		return nil, err
 	}

@@ -137,7 +137,7 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 	p := j.packet
 	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
-		if s.claims(p.Tuple.Src) {
+		if s.claims(p.Tuple.Src) || noClient(&p.Tuple.Src) {
 			return j.drop(BadEncap)
 		}
 		p.Tuple.Space = j.sender.space

@@ -78,7 +78,7 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	switch {
 	case j.answer == cut, whole && (j.answer == refused || j.answer == denied):
 		n = packet.PutRST(w.answered[packet.HeadLen:], p)
-	case w.path.refusals.Allow(j.orig.Src):
+	case w.path.refusals.Allow(j.answeree()):
 		n = w.putError(s, j)
 	}
 	if n == 0 {
@@ -86,6 +86,14 @@ func (w *worker) reply(s *snapshot, j *journey) {
 		return
 	}
 	w.sendBack(j, n)
+}
+
+// answeree is who is charged for an error that the journey's sender is sent: a peer for all who send through it.
+func (j *journey) answeree() packet.Addr {
+	if j.sender != nil {
+		return j.sender.owner
+	}
+	return j.orig.Src
 }
 
 // putError writes the ICMP error that is j's answer to w.reply and returns its length, 0 for none.

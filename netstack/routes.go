@@ -36,6 +36,7 @@ type peer struct {
 	PeerRoute
 	space      uint32 // Tuple.Space of what arrives encapsulated from it; never 0
 	stackAddrs []packet.Addr
+	owner      packet.Addr   // see Path.ownerOf
 	encap      *packet.Encap // how to wrap for it; nil when it does not take encapsulated packets
 }
 
@@ -96,6 +97,10 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 			if key := packet.AddrFrom(a); s.hosts[key].kind != toHost {
 				s.hosts[key] = route{kind: toPeer, peer: p}
 			}
+			p.owner = packet.AddrFrom(pr.NodeAddrs[0])
+		}
+		if len(p.stackAddrs) > 0 {
+			p.owner = p.stackAddrs[0]
 		}
 		s.peers[pr.ID] = p
 	}
@@ -207,6 +212,12 @@ func (s *snapshot) route(dst *packet.Addr) route {
 func unreachable(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() ||
 		a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
+
+// noClient tells addresses that no client of a host socket has: it would be on the other node itself, or nobody.
+func noClient(a *packet.Addr) bool {
+	n := a.Netip()
+	return n.IsLoopback() || n.IsUnspecified() || isMulticast(a)
 }
 
 // claims reports whether a lies in a pod or service range.

@@ -46,7 +46,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 // begin begins the packet's flow, if it may be. It is not done when another goroutine was first; ok says whether steps
 // follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
-	if !w.choose(s, j) {
+	if j.sender != nil && !s.mayBegin(j) || !w.choose(s, j) {
 		return true, false
 	}
 	p, h := j.packet, &j.hit
@@ -70,6 +70,25 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 		return true, j.drop(NoSourcePort)
 	}
 	return false, false
+}
+
+// mayBegin reports whether a peer may begin the journey's flow; otherwise it ends the journey. The Link has looked at
+// the source, by the addresses that the peer is said to have; those that this node has are not the peer's. A client of
+// the peer's host sockets comes to an endpoint. Elsewhere it would begin, in a resolver's name, the flows in which a pod
+// asks that resolver, and the peer would get the questions.
+func (s *snapshot) mayBegin(j *journey) bool {
+	if j.wrapped {
+		to := packet.Endpoint{Addr: j.orig.Dst, Port: j.orig.DstPort}
+		switch {
+		case s.balancer.IsEndpoint(to, j.orig.Proto):
+			return true
+		case j.orig.Proto == packet.TCP && j.packet.TCPFlags&packet.SYN == 0:
+			return j.refuse(cut, NoRoute) // a connection whose endpoint is gone
+		}
+		return j.drop(BadEncap)
+	}
+	r := s.route(&j.orig.Src)
+	return r.kind == toPeer && r.peer == j.sender || j.drop(SpoofedPeer)
 }
 
 func withoutSpace(t packet.Tuple) packet.Tuple {

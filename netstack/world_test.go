@@ -33,6 +33,15 @@ func (b *balancer) Leads(t *packet.Tuple, _ uint64, _ uint16) bool {
 	return b.picks[a].Kind == packet.Picked && !b.moved[a]
 }
 
+func (b *balancer) IsEndpoint(to packet.Endpoint, _ packet.Proto) bool {
+	for _, c := range b.picks {
+		if c.To == to {
+			return true
+		}
+	}
+	return false
+}
+
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func picked(id uint64, to string) packet.Choice {
@@ -153,13 +162,15 @@ func (w *world) from(who string, s netstacktest.Spec) {
 	}
 }
 
-func encapsulate(s netstacktest.Spec, src, dst string) []byte {
+func encapsulate(s netstacktest.Spec, src, dst string) []byte { return encapsulateIP(s.IP(), src, dst) }
+
+func encapsulateIP(inner []byte, src, dst string) []byte {
 	proto := packet.IPIP
-	if s.Src.Addr().Is6() {
+	if inner[0]>>4 == 6 {
 		proto = packet.IPv6IP
 	}
 	// A fragment has no L4 header of its own: exactly what an outer packet needs.
-	outer := netstacktest.Spec{Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0), Proto: proto, FragAt: 8, Payload: s.IP()}
+	outer := netstacktest.Spec{Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0), Proto: proto, FragAt: 8, Payload: inner}
 	ip := outer.IP()
 	ip[6], ip[7] = 0x40, 0
 	ip[10], ip[11] = 0, 0

@@ -26,6 +26,7 @@ func makeResolvers(n *Node) (part, error) {
 	r := &resolvers{node: n, running: map[netip.Addr]context.CancelFunc{}}
 	r.server = dns.New(dns.Options{
 		Serves:    func(namespace, name string, a netip.Addr) bool { return n.table.Load().Serves(namespace, name, a) },
+		Owner:     func(a netip.Addr) netip.Addr { return n.path.Owner(a) },
 		Upstreams: func() []netip.AddrPort { return r.upstreams },
 		Dial:      new(net.Dialer).DialContext,
 		Logger:    n.log,

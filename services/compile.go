@@ -29,7 +29,8 @@ type unit struct {
 	sets     []set
 	states   []state
 	problems []Problem
-	reach    sync.Map // Endpoints of ports, by their index, []netip.AddrPort
+	here     []frontKey // where its endpoints serve that are on this node, or may be
+	reach    sync.Map   // Endpoints of ports, by their index, []netip.AddrPort
 }
 
 // state is what a port of the Service knows of a backend; one backend may stand there several times.
@@ -88,6 +89,7 @@ func newUnit(s *Service, p place) *unit {
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
 	}
+	b.here = endpointsAt(s, p.node)
 	for j := range s.Ports {
 		if !b.usable(j) {
 			continue
@@ -105,6 +107,20 @@ func newUnit(s *Service, p place) *unit {
 		}
 	}
 	return b.unit
+}
+
+// endpointsAt finds where endpoints serve that are on a node. Those that are on no node may be anywhere.
+func endpointsAt(s *Service, node string) (list []frontKey) {
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if e.Node != node && e.Node != "" {
+			continue
+		}
+		for _, p := range e.Ports {
+			list = append(list, addrKey(packet.AddrFrom(e.Addr), p.Port, p.Protocol))
+		}
+	}
+	return list
 }
 
 func (b *unitBuilder) problem(format string, args ...any) {

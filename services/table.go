@@ -24,7 +24,8 @@ type Table struct {
 	conflicts []conflict
 
 	states states
-	pods   map[uint64]struct{} // podID of every pod with an ID
+	here   map[frontKey]struct{} // units' here
+	pods   map[uint64]struct{}   // podID of every pod with an ID
 	own    []packet.Addr
 	others map[packet.Addr]string // names of the other nodes
 	hosts  hostPorts
@@ -152,6 +153,12 @@ func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
 	}
 	s := t.config.Services[f.service]
 	return backend&^podMask == backendID(0, portID(s, &s.Ports[f.port]), port)
+}
+
+// IsEndpoint reports whether a Service has an endpoint there, ready or not. Of other nodes' endpoints it knows nothing.
+func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
+	_, is := t.here[addrKey(to.Addr, to.Port, proto)]
+	return is
 }
 
 // Services are those that the Table was made of. Borrowed: they must not be changed.

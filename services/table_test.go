@@ -389,6 +389,48 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
+// TestIsEndpoint: where a Service has an endpoint on this node, or on none that is named, ready or not, and as long.
+func TestIsEndpoint(t *testing.T) {
+	at := func(addr string, port uint16, proto packet.Proto) (packet.Endpoint, packet.Proto) {
+		return packet.EndpointFrom(netip.AddrPortFrom(netip.MustParseAddr(addr), port)), proto
+	}
+	endpoint := func(addr, node string, ready bool) Endpoint {
+		return Endpoint{Addr: netip.MustParseAddr(addr), ID: addr, Node: node, Ready: ready, Ports: []EndpointPort{{Name: "p", Protocol: packet.UDP, Port: 8080}}}
+	}
+	service := func(name string, endpoints ...Endpoint) *Service {
+		return &Service{Namespace: "default", Name: name, Ports: []Port{{Name: "p", Protocol: packet.UDP, Port: 80, NodePort: 30080}}, Endpoints: endpoints}
+	}
+	c := Config{Node: "here", Services: []*Service{
+		service("a", endpoint("10.0.0.1", "here", true), endpoint("10.0.0.2", "here", false), endpoint("10.0.1.1", "there", true)),
+		service("b", endpoint("10.0.0.3", "", true), endpoint("fd00::3", "here", true)),
+	}}
+	table, _ := NewTable(c)
+	expect := func(table *Table, addr string, port uint16, proto packet.Proto, want bool) {
+		t.Helper()
+		if got := table.IsEndpoint(at(addr, port, proto)); got != want {
+			t.Errorf("%s %d/%d: %v, want %v", addr, port, proto, got, want)
+		}
+	}
+	for _, addr := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::3"} {
+		expect(table, addr, 8080, packet.UDP, true)
+		expect(table, addr, 8080, packet.TCP, false)
+		expect(table, addr, 80, packet.UDP, false)
+		expect(table, addr, 8080, packet.ICMPv4, false)
+	}
+	expect(table, "10.0.1.1", 8080, packet.UDP, false)
+	expect(table, "10.0.0.9", 8080, packet.UDP, false)
+	c.Services = []*Service{service("a", endpoint("10.0.0.4", "here", true)), c.Services[1]}
+	next, _ := table.Update(c)
+	expect(next, "10.0.0.1", 8080, packet.UDP, false)
+	expect(next, "10.0.0.4", 8080, packet.UDP, true)
+	expect(next, "10.0.0.3", 8080, packet.UDP, true)
+	expect(table, "10.0.0.4", 8080, packet.UDP, false)
+	c.Services = c.Services[1:]
+	next, _ = next.Update(c)
+	expect(next, "10.0.0.4", 8080, packet.UDP, false)
+	expect(next, "fd00::3", 8080, packet.UDP, true)
+}
+
 // TestLeads: whether an address is still the Service port's that a backend was chosen for, whatever became of the
 // backend.
 func TestLeads(t *testing.T) {

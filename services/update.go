@@ -46,6 +46,10 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		}
 	}
 	next.states = t.states.with(gone, come)
+	next.here = t.here
+	if slices.ContainsFunc(slices.Concat(gone, come), func(u *unit) bool { return len(u.here) > 0 }) {
+		next.here = endpointsOf(next.units)
+	}
 	if sameFronts {
 		next.addrs, next.fronts, next.index, next.conflicts, next.own, next.others = t.addrs, t.fronts, t.index, t.conflicts, t.own, t.others
 	} else {
@@ -185,6 +189,17 @@ func (t *Table) problems() []Problem {
 	out = append(out, t.hosts.problems...)
 	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(a.Object, b.Object) })
 	return out
+}
+
+// endpointsOf are the endpoints of all units on this node.
+func endpointsOf(units []*unit) map[frontKey]struct{} {
+	here := map[frontKey]struct{}{}
+	for _, u := range units {
+		for _, at := range u.here {
+			here[at] = struct{}{}
+		}
+	}
+	return here
 }
 
 func podIDs(pods []Pod) map[uint64]struct{} {

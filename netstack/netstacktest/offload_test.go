@@ -59,6 +59,8 @@ func (nothing) Pick(*packet.Tuple) packet.Choice         { return packet.Choice{
 func (nothing) Backend(uint64) packet.BackendState       { return packet.BackendGone }
 func (nothing) Leads(*packet.Tuple, uint64, uint16) bool { return false }
 
+func (nothing) IsEndpoint(packet.Endpoint, packet.Proto) bool { return false }
+
 // pod makes a namespace with a TAP that has all offloads but those.
 func pod(t *testing.T, path *netstack.Path, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {
 	t.Helper()

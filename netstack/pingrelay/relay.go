@@ -31,6 +31,8 @@ type Options struct {
 	Idle time.Duration
 	// Max bounds the sockets; 0 is 1,024.
 	Max int
+	// Owner says who is charged for what an address sends; nil: each address by itself.
+	Owner func(packet.Addr) packet.Addr
 }
 
 // Errors of Send. Others say why a socket could not be had, or why the host would not send.
@@ -62,6 +64,9 @@ type key struct {
 
 // New makes a Relay without sockets. Somebody must call Run, or Sweep from time to time.
 func New(o Options) *Relay {
+	if o.Owner == nil {
+		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
 	o.Idle, o.Max = cmp.Or(o.Idle, 30*time.Second), cmp.Or(o.Max, 1024)
 	return &Relay{
 		o: o, start: time.Now(), known: map[key]*pinger{},
@@ -86,7 +91,7 @@ func (r *Relay) pinger(k key) (*pinger, error) {
 		return s, err
 	}
 	s := newPinger(r, k)
-	lost, ok := r.share.Acquire(&s.claim, k.pod)
+	lost, ok := r.share.Acquire(&s.claim, r.o.Owner(k.pod))
 	if lost != nil {
 		r.end(lost.Value)
 	}

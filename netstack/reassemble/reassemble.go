@@ -32,6 +32,8 @@ const (
 type Options struct {
 	// Max is how many packets may be incomplete at once, at least 1. Each takes 72 KiB.
 	Max int
+	// Owner says who is charged for the packets of a source address; nil: each address by itself.
+	Owner func(packet.Addr) packet.Addr
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -39,6 +41,7 @@ type Options struct {
 // Table has the incomplete packets. Its methods are safe for concurrent use.
 type Table struct {
 	now   func() time.Time
+	owner func(packet.Addr) packet.Addr
 	share *share.Limit[packet.Addr, *whole]
 
 	mu    sync.Mutex // guards below
@@ -71,8 +74,11 @@ func New(o Options) *Table {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Owner == nil {
+		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
 	return &Table{
-		now: o.Now, known: map[key]*whole{},
+		now: o.Now, owner: o.Owner, known: map[key]*whole{},
 		share: share.New[packet.Addr, *whole](share.Options[packet.Addr]{Total: o.Max}),
 	}
 }
@@ -81,7 +87,7 @@ func New(o Options) *Table {
 func (t *Table) Stats() share.Stats { return t.share.Stats() }
 
 // Add takes a fragment, which is borrowed, and calls done with the packet when it is complete; done borrows it. It is
-// charged to its source address.
+// charged to its source address's owner.
 func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
 	w := t.add(p)
 	if w == nil {
@@ -136,7 +142,7 @@ func (t *Table) begin(k key) *whole {
 	}
 	w.key, w.head, w.size, w.got = k, 0, 0, 0
 	clear(w.have[:])
-	lost, ok := t.share.Acquire(&w.claim, k.src)
+	lost, ok := t.share.Acquire(&w.claim, t.owner(k.src))
 	if lost != nil {
 		delete(t.known, lost.Value.key)
 		t.spare = append(t.spare, lost.Value)

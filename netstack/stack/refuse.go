@@ -17,7 +17,7 @@ func (s *Stack) refuse(p *packet.Packet, why packet.ICMPError, by packet.Addr) {
 		}
 		from = packet.AddrFrom(own)
 	}
-	if !s.refusals.Allow(p.Tuple.Src) {
+	if !s.refusals.Allow(s.owner(p.Tuple.Src)) {
 		return
 	}
 	var ip [1280]byte

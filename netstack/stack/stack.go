@@ -69,6 +69,8 @@ type Options struct {
 	Poller *poll.Poller
 	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Stack's own.
 	Refusals *refusal.Limit
+	// Owner says who is charged for what an address has of the Stack's; nil: each address by itself.
+	Owner func(packet.Addr) packet.Addr
 	// Pace is tcprelay.Options.Pace.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
@@ -93,6 +95,7 @@ type Stack struct {
 	pings  *pingrelay.Relay
 	pieces *reassemble.Table
 
+	owner    func(packet.Addr) packet.Addr
 	refusals *refusal.Limit
 	keeping  keeping
 	dials    dials
@@ -115,7 +118,10 @@ func New(o Options) (*Stack, error) {
 	if o.Send == nil || o.SendIP == nil {
 		return nil, errors.New("stack: Options.Send and SendIP are required")
 	}
-	s := &Stack{sendIP: o.SendIP, poller: o.Poller}
+	s := &Stack{sendIP: o.SendIP, poller: o.Poller, owner: o.Owner}
+	if s.owner == nil {
+		s.owner = func(a packet.Addr) packet.Addr { return a }
+	}
 	if s.poller == nil {
 		var err error
 		if s.poller, err = poll.New(1); err != nil {
@@ -140,18 +146,19 @@ func New(o Options) (*Stack, error) {
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.tcp,
+		MaxConns: shares.tcp, Owner: s.owner,
 	})
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
-		MaxSockets: shares.udp,
+		MaxSockets: shares.udp, Owner: s.owner,
 	})
 	s.spawn(func() { s.udp.Run(s.ctx) })
 	s.pings = pingrelay.New(pingrelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Max: shares.pings,
+		Owner: s.owner,
 	})
 	s.spawn(func() { s.pings.Run(s.ctx) })
-	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
+	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces, Owner: s.owner})
 	return s, nil
 }
 

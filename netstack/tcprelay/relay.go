@@ -33,6 +33,9 @@ type Options struct {
 	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
 	// MaxConns bounds the number of connections, each of which has a descriptor; 0 means 4,096.
 	MaxConns int
+	// Owner says who is charged for the connections that an address begins; nil: each address by itself. A client is
+	// charged by Network.
+	Owner func(packet.Addr) packet.Addr
 	// MaxBytes bounds the memory for data that receivers do not accept yet, in bytes; 0 means 128 MiB.
 	MaxBytes int
 	// Pace returns whether the rate at which a pod is sent data is limited, and how long to wait before it is sent
@@ -70,6 +73,9 @@ type shard struct {
 
 // New makes a Relay.
 func New(o Options) *Relay {
+	if o.Owner == nil {
+		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
 	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), bounds: newBounds(cmp.Or(o.MaxConns, defaultConns), cmp.Or(o.MaxBytes, defaultBytes))}
 	for i := range r.shards {
 		r.shards[i].conns = map[packet.Tuple]*conn{}
@@ -128,7 +134,7 @@ func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 
 // open begins the connection that a pod's SYN asks for. If the pod may have no more connections, it drops the SYN.
 func (r *Relay) open(p *packet.Packet) {
-	a := r.bounds.begin(p.Tuple.Src)
+	a := r.bounds.begin(r.o.Owner(p.Tuple.Src))
 	if a == nil {
 		return
 	}

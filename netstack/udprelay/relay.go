@@ -34,6 +34,8 @@ type Options struct {
 	MTU func() int
 	// Idle is how long an idle conversation is kept.
 	Idle time.Duration
+	// Owner says who is charged for what an address sends; nil: each address by itself.
+	Owner func(packet.Addr) packet.Addr
 	// MaxSockets bounds the host sockets, one for each address and port of a pod; 0 is 4,096.
 	MaxSockets int
 	// MaxConversations bounds the addresses and ports outside that pods talk to; 0 is twice MaxSockets.
@@ -63,7 +65,7 @@ type Relay struct {
 	// strange counts datagrams from whom the pod has not sent to.
 	strange atomic.Uint64
 
-	// Who may have how many; charged to pods' addresses.
+	// Who may have how many; charged by Options.Owner.
 	sockets *share.Limit[packet.Addr, *mapping]
 	talks   *share.Limit[packet.Addr, *conversation]
 
@@ -81,6 +83,9 @@ type Relay struct {
 // New makes a Relay without conversations. Somebody must call Run, or Sweep from time to time.
 func New(o Options) *Relay {
 	o.MaxSockets = cmp.Or(o.MaxSockets, defaultSockets)
+	if o.Owner == nil {
+		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
 	o.MaxConversations = cmp.Or(o.MaxConversations, 2*o.MaxSockets)
 	return &Relay{
 		o: o, table: newTable(o.MaxConversations), start: time.Now(), mappings: map[packet.Endpoint]*mapping{},
@@ -118,7 +123,7 @@ func (r *Relay) open(t *packet.Tuple) (*conversation, error) {
 			return nil, err
 		}
 		c := newConversation(m, t)
-		lost, ok := r.talks.Acquire(&c.claim, t.Src)
+		lost, ok := r.talks.Acquire(&c.claim, r.o.Owner(t.Src))
 		if lost != nil {
 			r.end(lost.Value)
 		}
@@ -209,7 +214,7 @@ func (r *Relay) mapped(pod packet.Endpoint) *mapping {
 func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
 	m := &mapping{r: r, pod: pod}
 	m.claim.Value = m
-	lost, ok := r.sockets.Acquire(&m.claim, pod.Addr)
+	lost, ok := r.sockets.Acquire(&m.claim, r.o.Owner(pod.Addr))
 	if lost != nil {
 		r.endMapping(lost.Value)
 	}
@@ -218,7 +223,7 @@ func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
 	}
 	err := m.open()
 	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.ENOBUFS) {
-		if lost, ok = r.sockets.Take(pod.Addr); ok && lost != &m.claim {
+		if lost, ok = r.sockets.Take(r.o.Owner(pod.Addr)); ok && lost != &m.claim {
 			r.endMapping(lost.Value)
 			err = m.open()
 		}

@@ -182,3 +182,39 @@ type writer struct {
 
 func (w *writer) RemoteAddr() net.Addr    { return &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: 7} }
 func (w *writer) WriteMsg(*dns.Msg) error { w.written++; return nil }
+
+// Addresses of one owner are one client: its connections from two addresses take the places of one another, and not of
+// somebody else's. Its questions do, too.
+func TestOwnersOfAddresses(t *testing.T) {
+	owner := func(a netip.Addr) netip.Addr {
+		if netip.MustParsePrefix("127.0.2.0/24").Contains(a) {
+			return netip.MustParseAddr("127.0.2.1")
+		}
+		return a
+	}
+	s := New(Options{MaxConns: 8, Owner: owner})
+	s.Set(Config{})
+	server := start(t, s)
+	connect := func(local string) net.Conn {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(local)}}
+		c, err := d.DialContext(t.Context(), "tcp", server.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	others := []net.Conn{connect("127.0.3.1"), connect("127.0.3.1"), connect("127.0.3.1")}
+	await.Until(t, "the other's connections are there", func() bool { return s.conns.Held(netip.MustParseAddr("127.0.3.1")) == len(others) })
+	for i := range 40 {
+		connect(netip.AddrFrom4([4]byte{127, 0, 2, byte(2 + i)}).String())
+	}
+	await.Until(t, "the owner's connections were taken", func() bool { return s.Counters().Get("tapestry_dns_connections_lost_total") == 35 })
+	if held := s.conns.Held(netip.MustParseAddr("127.0.3.1")); held != 3 {
+		t.Errorf("the other has %d connections left of 3", held)
+	}
+	if stats := s.conns.Stats(); stats.Owners != 2 || stats.Most != 5 {
+		t.Errorf("the addresses are not one client: %+v", stats)
+	}
+}

@@ -11,10 +11,11 @@ import (
 // one on which nothing has been said for the longest time.
 type conns struct {
 	*share.Limit[netip.Addr, net.Conn]
+	owner func(netip.Addr) netip.Addr // Options.Owner
 }
 
-func newConns(total int) conns {
-	return conns{share.New[netip.Addr, net.Conn](share.Options[netip.Addr]{Total: total})}
+func newConns(total int, owner func(netip.Addr) netip.Addr) conns {
+	return conns{share.New[netip.Addr, net.Conn](share.Options[netip.Addr]{Total: total}), owner}
 }
 
 // over has l give only connections that have a share.
@@ -34,7 +35,7 @@ func (l fairListener) Accept() (net.Conn, error) {
 		}
 		held := &fairConn{Conn: c, conns: l.conns}
 		held.claim.Value = c
-		lost, ok := l.conns.Acquire(&held.claim, clientOf(c.RemoteAddr()))
+		lost, ok := l.conns.Acquire(&held.claim, l.conns.owner(clientOf(c.RemoteAddr())))
 		if lost != nil {
 			lost.Value.Close()
 		}
@@ -73,7 +74,7 @@ func (c *fairConn) Close() error {
 	return c.Conn.Close()
 }
 
-// clientOf is the address of a client, which is what it is known by: a pod has few of them.
+// clientOf is the address of a client.
 func clientOf(a net.Addr) netip.Addr {
 	if a, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
 		return a.AddrPort().Addr().Unmap()

@@ -35,6 +35,8 @@ type Options struct {
 	// share them: with one more, the client with the most loses its oldest question, which gets SERVFAIL, or the
 	// connection that was idle for longest. 0 is 1000 and 256.
 	MaxForwards, MaxConns int
+	// Owner says which client an address is of; nil: each is a client by itself.
+	Owner func(netip.Addr) netip.Addr
 	// Logger gets a line when an upstream fails or leads back here. Nil discards.
 	Logger *slog.Logger
 }
@@ -75,10 +77,13 @@ func New(opts Options) *Server {
 	if opts.Serves == nil {
 		opts.Serves = func(string, string, netip.Addr) bool { return false }
 	}
+	if opts.Owner == nil {
+		opts.Owner = func(a netip.Addr) netip.Addr { return a }
+	}
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 256
 	}
-	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: newConns(opts.MaxConns), counts: newCounts()}
+	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: newConns(opts.MaxConns, opts.Owner), counts: newCounts()}
 	s.forward = forward.New(forward.Options{
 		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards, Logger: opts.Logger,
 	})
@@ -157,7 +162,7 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 	began := time.Now()
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
 	from := forward.Client{Addr: clientOf(w.RemoteAddr()), TCP: tcp}
-	m := s.reply(ctx, from, r)
+	m := s.reply(ctx, forward.Client{Addr: s.opts.Owner(from.Addr), TCP: tcp}, r)
 	// An answer that cannot be written is the client's loss only; it asks again.
 	_ = w.WriteMsg(m)
 	s.counts.note(from, r, m, time.Since(began))
