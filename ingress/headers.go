@@ -3,6 +3,7 @@ package ingress
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -94,27 +95,61 @@ func folded(name, want string) bool {
 	return true
 }
 
-// upgradeOf is the protocol that the client asks to change to, "" when it does not. "h2c" is not heard: inside such a
-// tunnel a client could send requests that no route was asked about.
+// upgradeOf is what the client asks to change to, a list of protocols by its preference; "" when it does not. "h2c" is
+// not heard: inside such a tunnel a client could send requests that no route was asked about.
 func upgradeOf(r *http.Request) string {
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade") {
 		return ""
 	}
-	protocol := r.Header.Get("Upgrade")
-	if httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "h2c") {
-		return ""
-	}
-	return protocol
+	return strings.Join(heard(protocols(r.Header["Upgrade"])), ", ")
 }
 
-// fromBackend puts a response's header into the client's, which is empty. What the backend did not say stays unsaid:
-// without an entry net/http would make up a Content-Type out of the body.
-func fromBackend(to, from http.Header) {
-	removeHopByHop(from)
-	for name, values := range from {
+// protocols are those that Upgrade headers name.
+func protocols(upgrade []string) []string {
+	var names []string
+	for _, list := range upgrade {
+		for name := range strings.SplitSeq(list, ",") {
+			if name = textproto.TrimString(name); name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// heard leaves "h2c" out of names, which it writes to.
+func heard(names []string) []string {
+	return slices.DeleteFunc(names, func(name string) bool { return strings.EqualFold(name, "h2c") })
+}
+
+// agreed reports whether a backend changes to nothing but what it was asked for: to one of several protocols, or to
+// some in layers (RFC 9110 section 7.8).
+func agreed(asked, got []string) bool {
+	for _, name := range got {
+		if !slices.ContainsFunc(asked, func(a string) bool { return strings.EqualFold(a, name) }) {
+			return false
+		}
+	}
+	return len(got) > 0
+}
+
+// fromBackend puts a response's header into the client's, which is empty but for a Connection of ours. What the backend
+// did not say stays unsaid: without an entry net/http would make up a Content-Type out of the body.
+func fromBackend(to http.Header, resp *http.Response, clientMajor int) {
+	wanted := heard(protocols(resp.Header["Upgrade"]))
+	removeHopByHop(resp.Header)
+	for name, values := range resp.Header {
 		to[name] = values
 	}
-	if _, ok := from["Content-Type"]; !ok {
+	if _, ok := resp.Header["Content-Type"]; !ok {
 		to["Content-Type"] = nil
+	}
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+		delete(to, "Content-Length") // RFC 9110 section 8.6
+	case http.StatusUpgradeRequired:
+		if clientMajor == 1 && len(wanted) > 0 { // RFC 9110 section 15.5.22; in HTTP/2 there is no such header
+			to["Upgrade"], to["Connection"] = []string{strings.Join(wanted, ", ")}, append(to["Connection"], "Upgrade")
+		}
 	}
 }

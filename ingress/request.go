@@ -126,7 +126,8 @@ func (rq *request) interim(code int, from http.Header) {
 // answer passes the response on.
 func (rq *request) answer(resp *http.Response) {
 	h := rq.w.Header()
-	fromBackend(h, resp.Header)
+	fromBackend(h, resp, rq.in.ProtoMajor)
+	removeHopByHop(resp.Trailer)
 	announced := len(resp.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
@@ -144,6 +145,7 @@ func (rq *request) answer(resp *http.Response) {
 		return
 	}
 	_ = rq.flush() // else a short body would get a Content-Length, which leaves no room for a trailer
+	removeHopByHop(resp.Trailer)
 	prefix := ""
 	if len(resp.Trailer) != announced {
 		prefix = http.TrailerPrefix

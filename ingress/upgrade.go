@@ -15,9 +15,9 @@ import (
 
 // upgrade joins client and backend, which have agreed on another protocol, until both directions have ended.
 func (rq *request) upgrade(resp *http.Response) {
-	asked, got := upgradeOf(rq.in), resp.Header.Get("Upgrade")
+	asked, got := upgradeOf(rq.in), protocols(resp.Header["Upgrade"])
 	backend, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || asked == "" || !strings.EqualFold(asked, got) {
+	if !ok || !agreed(protocols([]string{asked}), got) {
 		rq.fail(fmt.Errorf("the backend changes to protocol %q, and %q was asked for", got, asked))
 		return
 	}
@@ -31,7 +31,7 @@ func (rq *request) upgrade(resp *http.Response) {
 	var head bytes.Buffer
 	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	removeHopByHop(resp.Header)
-	resp.Header["Connection"], resp.Header["Upgrade"] = []string{"Upgrade"}, []string{got}
+	resp.Header["Connection"], resp.Header["Upgrade"] = []string{"Upgrade"}, []string{strings.Join(got, ", ")}
 	_ = resp.Header.Write(&head)
 	head.WriteString("\r\n")
 	if _, err = raw.Write(head.Bytes()); err == nil && len(early) > 0 {

@@ -3,7 +3,7 @@
 //
 // It exists because net/http's Transport writes its own encoding of the path, holds a chunk of a response back until
 // it is whole, cannot say whether a read would wait, and sends the body unasked when an answer to "Expect:
-// 100-continue" takes its time or is none. The heads of responses are parsed by net/http.
+// 100-continue" takes its time or is none.
 //
 // # One exchange
 //

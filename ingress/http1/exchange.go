@@ -40,8 +40,7 @@ type conn struct {
 type exchange struct {
 	conn    *conn
 	request *Request
-	asked   http.Request // what net/http needs to know to read a response
-	stop    func() bool  // stop closing the connection when the context ends
+	stop    func() bool // stop closing the connection when the context ends
 	in      *bufio.Reader
 	left    int64         // bytes that in may still take from the connection
 	failed  error         // of the last read from the connection
@@ -64,7 +63,7 @@ var (
 
 // exchange sends r and reads the head of its response. On error the connection is closed.
 func (cn *conn) exchange(ctx context.Context, r *Request) (*http.Response, error) {
-	x := &exchange{conn: cn, request: r, asked: http.Request{Method: r.Method}}
+	x := &exchange{conn: cn, request: r}
 	x.stop = context.AfterFunc(ctx, func() { cn.Conn.Close() })
 	x.in = readers.Get().(*bufio.Reader)
 	x.in.Reset(source{x})
@@ -89,7 +88,7 @@ func (x *exchange) run() (*http.Response, error) {
 	} else {
 		x.awaitResponse()
 	}
-	resp, err := x.readHead()
+	h, err := x.readHead()
 	x.mu.Lock()
 	x.answered = err == nil
 	sendErr := x.sendErr
@@ -102,18 +101,27 @@ func (x *exchange) run() (*http.Response, error) {
 		return nil, err
 	}
 	x.left = 1<<63 - 1
-	x.keep = !resp.Close
+	x.keep = h.keep
+	resp := h.Response
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
+		// The time that the server had to take the request is over, and no time of the new protocol's.
+		_ = x.conn.SetDeadline(time.Time{})
 		resp.Body = upgraded{x}
-	case resp.Body == http.NoBody:
-		x.end(true)
-	case len(resp.TransferEncoding) > 0: // net/http knows only chunked
+		return resp, nil
+	case h.chunked:
 		x.chunked = &chunked{in: x.in, trailer: func() error { return x.readTrailer(resp) }}
-		x.body, resp.Body = x.chunked, x
+		x.body = x.chunked
+	case h.length == untilClose:
+		x.body = x.in
+	case h.length == 0:
+		resp.Body = http.NoBody
+		x.end(true)
+		return resp, nil
 	default:
-		x.body, resp.Body = resp.Body, x
+		x.body = &sized{x.in, h.length}
 	}
+	resp.Body = x
 	return resp, nil
 }
 
@@ -141,7 +149,7 @@ func (s source) Read(p []byte) (int, error) {
 }
 
 // readHead reads responses up to the first one that is no interim one.
-func (x *exchange) readHead() (*http.Response, error) {
+func (x *exchange) readHead() (*head, error) {
 	x.left = maxHead
 	if _, err := x.in.Peek(1); err != nil {
 		if timedOut(err) {
@@ -150,18 +158,18 @@ func (x *exchange) readHead() (*http.Response, error) {
 		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	for {
-		resp, err := http.ReadResponse(x.in, &x.asked)
+		h, err := parseHead(x.in, x.request.Method)
 		if err != nil {
 			if x.failed != nil { // which is why the head makes no sense
 				err = x.failed
 			}
 			return nil, fmt.Errorf("read the head of the response: %w", err)
 		}
-		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
-			return resp, nil
+		if h.StatusCode >= 200 || h.StatusCode == http.StatusSwitchingProtocols {
+			return h, nil
 		}
 		if x.request.Interim != nil {
-			x.request.Interim(resp.StatusCode, resp.Header)
+			x.request.Interim(h.StatusCode, h.Header)
 		}
 		x.left = maxHead
 	}

@@ -1,0 +1,71 @@
+package ingress
+
+import (
+	"strings"
+	"testing"
+)
+
+// A client may offer several protocols, of which the backend takes one, and may send a body with its request.
+func TestUpgrades(t *testing.T) {
+	for _, tt := range []struct {
+		name, sent     string
+		offered, taken string // towards the backend and by it
+		refused        bool
+	}{
+		{"one", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "echo", false},
+		{"case", "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, upgrade\r\nUpgrade: ECHO\r\n\r\n", "ECHO", "Echo", false},
+		{"the second", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other/2, echo\r\n\r\n", "other/2, echo", "echo", false},
+		{"two lines", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other/2\r\nUpgrade: echo\r\n\r\n", "other/2, echo", "echo", false},
+		{"layers", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo, tls\r\n\r\n", "echo, tls", "tls, echo", false},
+		{"h2c apart", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, echo\r\n\r\n", "echo", "echo", false},
+		{"h2c after all", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, echo\r\n\r\n", "echo", "h2c", true},
+		{"h2c as well", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "echo, h2c", true},
+		{"another", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "other", true},
+		{"with a body", "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Length: 5\r\n\r\nbody\n", "echo", "echo", false},
+		{"with a chunked body", "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbody\n\r\n0\r\n\r\n", "echo", "echo", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			heads := make(chan string, 1)
+			r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {
+				heads <- head
+				switch {
+				case strings.Contains(head, "Content-Length: 5"):
+					w.until("body\n")
+				case strings.Contains(head, "chunked"):
+					w.until("0\r\n\r\n")
+				}
+				w.say("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: " + tt.taken + "\r\n\r\n")
+				for !w.closed {
+					line, err := w.until("\n")
+					if err != nil {
+						w.hangUp()
+						return
+					}
+					w.say("echo " + line)
+				}
+			})))
+			w := r.dial()
+			w.say(tt.sent)
+			head, err := w.until("\r\n\r\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := <-heads; !strings.Contains(got, "\r\nConnection: Upgrade\r\n") || !strings.Contains(got, "\r\nUpgrade: "+tt.offered+"\r\n") {
+				t.Errorf("the backend got %q", got)
+			}
+			if tt.refused {
+				if !strings.HasPrefix(head, "HTTP/1.1 502 ") {
+					t.Errorf("got %q", head)
+				}
+				return
+			}
+			if !strings.HasPrefix(head, "HTTP/1.1 101 ") || !strings.Contains(head, "\r\nUpgrade: "+tt.taken+"\r\n") {
+				t.Fatalf("got %q", head)
+			}
+			w.say("hello\n")
+			if got, err := w.until("\n"); got != "echo hello\n" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+		})
+	}
+}
