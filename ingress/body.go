@@ -48,10 +48,12 @@ type clientBody struct {
 
 func newClientBody(rq *request) *clientBody {
 	b := &clientBody{rq: rq, expects: expectsContinue(rq.in) && !isGRPC(rq.in)}
-	b.reading = stall{limit: rq.s.stallTimeout, cut: func() {
-		b.stalled.Store(true)
-		_ = rq.control.SetReadDeadline(longAgo)
-	}}
+	if !isGRPC(rq.in) { // whose streams may say nothing for hours, while a client waits for what happens
+		b.reading = stall{limit: rq.s.stallTimeout, cut: func() {
+			b.stalled.Store(true)
+			_ = rq.control.SetReadDeadline(longAgo)
+		}}
+	}
 	b.allowed, b.done = make(chan struct{}), make(chan struct{})
 	b.allow = sync.OnceFunc(func() { close(b.allowed) })
 	b.final = sync.OnceFunc(func() { close(b.done) })
@@ -82,6 +84,9 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Close ends a Read that waits for more of a body in HTTP/2, of which no more is wanted then.
+func (b *clientBody) Close() error { return b.rq.in.Body.Close() }
 
 // wait returns nil when the backend wants the body, or the client sends it without being asked to.
 func (b *clientBody) wait() error {

@@ -40,13 +40,18 @@ that stops in the middle of a body or a response is cut off (stall).
 
 Endpoints are used round robin. A failed dial has sent nothing, so the request goes on to the next endpoint, and
 the failed one is left out for a second: a backend that just died costs the first request one failed dial, and the others
-nothing. A request that has begun to flow is never sent twice, but for a harmless one without a body that got no byte
-of an answer over a connection that was kept.
+nothing. A request that has begun to flow is never sent twice, but for two kinds. A
+harmless one without a body that got no byte of an answer goes from a connection that was kept to a new one, and once from
+there to another endpoint. A gRPC stream whose backend says that it did not begin it goes to another connection, with what was
+sent of it (package replay).
 
 TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, then a certificate that was given without
 hosts, and at last one that the Server signs itself, so that the client shows a warning instead of a reset.
 
 Restart and drain. Shutdown stops accepting, lets requests finish, and cuts what is still there when its context ends,
 upgraded connections among them; Stats counts those.
+
+The package has more than 1,500 lines because a request is one thing from its connection to its response: what is refused,
+counted and cut at one end depends on how far it got at the other.
 */
 package ingress

@@ -16,7 +16,7 @@ type Stats struct {
 	ClientGone  uint64 // the client left before the backend answered
 	ClientBroke uint64 // the client's body was broken off, or stalled, before the backend answered
 	Broken      uint64 // responses that were cut: the backend or the client broke off, or the client stalled
-	Retries     uint64 // requests passed on to another endpoint, after a failed dial
+	Retries     uint64 // requests passed on to another endpoint: the dial failed, or a harmless one got no answer
 	// FallbackTLS counts handshakes with the self-signed certificate.
 	FallbackTLS uint64
 	// Cut are requests and upgraded connections that were still there when Shutdown ran out of time.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/ingress/http1"
+	"tapestry.dev/tapestry/ingress/replay"
 )
 
 // Limits of the backend side.
@@ -28,6 +29,8 @@ const (
 	idleConnTimeout = time.Minute
 	pingTimeout     = 15 * time.Second // of silence on an h2c connection, before it is asked
 	bufferBytes     = 32 << 10
+	// replayBytes of a gRPC stream are kept until its backend begins to answer: more than most messages are long.
+	replayBytes = 16 << 10
 )
 
 // backends are the pooled connections, shared by all upstreams and states.
@@ -89,14 +92,15 @@ type upstream struct {
 
 func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port: port, server: s} }
 
-// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked.
+// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked. So is it, once,
+// for a harmless request that an endpoint did not begin to answer: a pod that ends may still take connections.
 func (rq *request) ask() (*http.Response, error) {
 	u := rq.u
 	endpoints := u.endpoints()
 	if len(endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
-	send := rq.sender()
+	send, harmless := rq.sender()
 	now := time.Now().UnixNano()
 	start := int(u.next.Add(1) % uint32(len(endpoints)))
 	allDown := allDown(endpoints, now)
@@ -113,10 +117,16 @@ func (rq *request) ask() (*http.Response, error) {
 		if resp, err = send(e.addr); err == nil {
 			return resp, nil
 		}
-		if !errors.As(err, new(*dialError)) || rq.in.Context().Err() != nil {
+		switch {
+		case rq.in.Context().Err() != nil:
+			return nil, err
+		case errors.As(err, new(*dialError)):
+			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
+		case harmless && errors.Is(err, http1.ErrUnanswered):
+			harmless = false // a request that ends its server is to end no more than two
+		default:
 			return nil, err
 		}
-		e.downUntil.Store(time.Now().Add(downFor).UnixNano())
 	}
 	return nil, err
 }
@@ -131,15 +141,19 @@ func allDown(endpoints []*endpoint, now int64) bool {
 	return true
 }
 
-// sender gives a func that sends the request to an address.
-func (rq *request) sender() func(addr string) (*http.Response, error) {
+// sender gives a func that sends the request to an address, and whether it may be sent twice.
+func (rq *request) sender() (send func(addr string) (*http.Response, error), harmless bool) {
 	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client)
 	var body io.Reader
 	if rq.body != nil {
 		body = rq.body
 	}
 	if isGRPC(rq.in) {
-		return func(addr string) (*http.Response, error) { return rq.sendH2C(addr, header, body) }
+		var again *replay.Body
+		if body != nil {
+			again = replay.New(rq.body, replayBytes)
+		}
+		return func(addr string) (*http.Response, error) { return rq.sendH2C(addr, header, again) }, false
 	}
 	if rq.body != nil && rq.body.expects {
 		header["Expect"] = []string{"100-continue"}
@@ -148,10 +162,12 @@ func (rq *request) sender() func(addr string) (*http.Response, error) {
 		Method: rq.in.Method, Target: rq.target.Raw, Host: rq.in.Host, Header: header,
 		Body: body, Length: rq.in.ContentLength, Trailer: rq.in.Trailer, Interim: rq.interim,
 	}
-	return func(addr string) (*http.Response, error) { return rq.s.backends.http1.Do(ctx, addr, r) }
+	return func(addr string) (*http.Response, error) { return rq.s.backends.http1.Do(ctx, addr, r) }, r.Replayable()
 }
 
-func (rq *request) sendH2C(addr string, header http.Header, body io.Reader) (*http.Response, error) {
+// sendH2C sends the request, again over another connection when the backend says that it did not begin it (RFC 9113
+// sections 6.8 and 8.7), as it does when it shuts down. net/http knows when that is; it needs the body once more.
+func (rq *request) sendH2C(addr string, header http.Header, body *replay.Body) (*http.Response, error) {
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // else net/http would name itself
 	}
@@ -167,9 +183,20 @@ func (rq *request) sendH2C(addr string, header http.Header, body io.Reader) (*ht
 		r.URL.Opaque = "//" + host + rq.target.Raw
 	}
 	if body != nil {
-		r.Body = io.NopCloser(body) // the next endpoint needs it after a failed dial
+		r.GetBody = func() (io.ReadCloser, error) {
+			b, err := body.Reader()
+			return b, err
+		}
+		var err error
+		if r.Body, err = r.GetBody(); err != nil {
+			return nil, err
+		}
 	}
-	return rq.s.backends.h2c.RoundTrip(r.WithContext(rq.in.Context()))
+	resp, err := rq.s.backends.h2c.RoundTrip(r.WithContext(rq.in.Context()))
+	if err == nil && body != nil {
+		body.Settle()
+	}
+	return resp, err
 }
 
 // isGRPC: gRPC needs HTTP/2 from end to end (gRPC over HTTP2, "Requests": content type application/grpc[+proto, ...]).

@@ -15,7 +15,8 @@
 // closing is noticed before the next request and not by it.
 //
 // A request that was sent over an idle connection and got no byte of an answer is sent again, over a new one, if that
-// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2).
+// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Others go only over connections
+// that were in use a moment ago: servers close idle ones after seconds, and their closing may cross the request.
 package http1
 
 import (
@@ -63,8 +64,8 @@ type Request struct {
 // hasBody reports whether anything follows the head.
 func (r *Request) hasBody() bool { return r.Body != nil && r.Length != 0 }
 
-// replayable reports whether the request may be sent twice.
-func (r *Request) replayable() bool {
+// Replayable reports whether the request may be sent twice: it is harmless and has no body.
+func (r *Request) Replayable() bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return !r.hasBody()
@@ -106,7 +107,11 @@ func New(o Options) *Client {
 // closed; when its status is 101, the Body is the connection: an io.ReadWriteCloser with CloseWrite. When ctx ends, the
 // connection is closed, whatever state the exchange is in.
 func (c *Client) Do(ctx context.Context, addr string, r *Request) (*http.Response, error) {
-	cn := c.take(addr)
+	fresh := freshFor
+	if r.Replayable() {
+		fresh = c.o.IdleTimeout
+	}
+	cn := c.take(addr, fresh)
 	for {
 		reused := cn != nil
 		if !reused {
@@ -117,7 +122,7 @@ func (c *Client) Do(ctx context.Context, addr string, r *Request) (*http.Respons
 			cn = &conn{Conn: raw, client: c, addr: addr}
 		}
 		resp, err := cn.exchange(ctx, r)
-		if err == nil || !reused || !errors.Is(err, errUnanswered) || !r.replayable() || ctx.Err() != nil {
+		if err == nil || !reused || !errors.Is(err, ErrUnanswered) || !r.Replayable() || ctx.Err() != nil {
 			return resp, err
 		}
 		cn = nil

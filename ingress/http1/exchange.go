@@ -23,17 +23,18 @@ const (
 )
 
 var (
-	// errUnanswered: the connection ended before the first byte of a response.
-	errUnanswered = errors.New("the server closed the connection without an answer")
+	// ErrUnanswered: the connection ended before the first byte of a response. The server may have done what it was asked.
+	ErrUnanswered = errors.New("the server closed the connection without an answer")
 	errHead       = fmt.Errorf("the head of the response is larger than %d bytes", maxHead)
 )
 
 // conn is a connection, used for one exchange at a time.
 type conn struct {
 	net.Conn
-	client  *Client
-	addr    string
-	watched chan bool // while idle: gets whether it is still fit for use
+	client    *Client
+	addr      string
+	idleSince time.Time
+	watched   chan bool // while idle: gets whether it is still fit for use
 }
 
 // exchange is one request and its response. It is the response's Body.
@@ -80,7 +81,7 @@ func (cn *conn) exchange(ctx context.Context, r *Request) (*http.Response, error
 
 func (x *exchange) run() (*http.Response, error) {
 	if err := x.writeHead(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnanswered, err)
 	}
 	if x.request.hasBody() {
 		x.sending = make(chan struct{})
@@ -155,7 +156,7 @@ func (x *exchange) readHead() (*head, error) {
 		if timedOut(err) {
 			return nil, err
 		}
-		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnanswered, err)
 	}
 	for {
 		h, err := parseHead(x.in, x.request.Method)

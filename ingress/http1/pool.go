@@ -7,12 +7,17 @@ import (
 	"time"
 )
 
-// take gives a connection to addr that was idle and still is as it should be, or nil. The one used last comes first.
-func (c *Client) take(addr string) *conn {
+// freshFor is how long a connection may have been idle that gets a request which may not be sent twice. Servers close
+// idle ones after 2 seconds at the earliest (gunicorn's default; 5 are usual).
+const freshFor = time.Second
+
+// take gives a connection to addr that was idle for no longer than fresh and still is as it should be, or nil. The one
+// used last comes first.
+func (c *Client) take(addr string, fresh time.Duration) *conn {
 	for {
 		c.mu.Lock()
 		list := c.idle[addr]
-		if len(list) == 0 {
+		if len(list) == 0 || time.Since(list[len(list)-1].idleSince) > fresh {
 			c.mu.Unlock()
 			return nil
 		}
@@ -35,7 +40,8 @@ func (c *Client) put(cn *conn) {
 		return
 	}
 	// The deadline of wake, which may come at once, must be the later one.
-	_ = cn.SetReadDeadline(time.Now().Add(c.o.IdleTimeout))
+	cn.idleSince = time.Now()
+	_ = cn.SetReadDeadline(cn.idleSince.Add(c.o.IdleTimeout))
 	cn.watched = make(chan bool, 1)
 	c.idle[cn.addr] = append(list, cn)
 	c.kept++
