@@ -15,9 +15,20 @@ var Metadata = []netip.Prefix{
 	netip.MustParsePrefix("fd00:42::42/128"),        // Scaleway
 }
 
-// reserved are ranges of which no address is a host's: "this network" (RFC 791, section 3.2), and class E with the
-// limited broadcast address (RFC 1112, section 4).
-var reserved = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4")}
+// reserved are ranges of which no address is a host's: "this network" (RFC 791, section 3.2), class E with the limited
+// broadcast address (RFC 1112, section 4), and IPv4-compatible addresses (RFC 4291, section 2.5.5.1).
+var reserved = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("::/96")}
+
+// translated are the ranges of IPv6 in which an address stands for one of IPv4, to which a translator or a tunnel takes
+// what is sent there.
+var translated = []struct {
+	netip.Prefix
+	at int // where in it the four bytes are
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64 (RFC 6052, section 2.1)
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // SIIT (RFC 2765, section 2.1)
+	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4 (RFC 3056, section 2)
+}
 
 // private are the ranges that belong to no one: RFC 1918, RFC 6598 and RFC 4193.
 var private = []netip.Prefix{
@@ -42,6 +53,12 @@ func Special(a netip.Addr) string {
 		return "a link-local address"
 	case Contains(reserved, a):
 		return "a reserved address"
+	}
+	for _, t := range translated {
+		if t.Contains(a) {
+			b := a.As16()
+			return Special(netip.AddrFrom4([4]byte(b[t.at : t.at+4])))
+		}
 	}
 	return ""
 }

@@ -13,7 +13,10 @@ func TestSpecial(t *testing.T) {
 		"224.0.0.1": "a multicast address", "239.255.255.250": "a multicast address", "ff02::1": "a multicast address", "ff05::2": "a multicast address",
 		"169.254.169.254": "a link-local address", "fe80::1": "a link-local address", "fe80::1%eth0": "a link-local address",
 		"::ffff:169.254.169.254": "a link-local address",
-		"240.0.0.1":              "a reserved address", "255.255.255.255": "a reserved address",
+		"::127.0.0.1":            "a reserved address", "::10.0.0.1": "a reserved address",
+		"64:ff9b::8.8.8.8": "", "64:ff9b::127.0.0.1": "a loopback address", "64:ff9b::169.254.169.254": "a link-local address",
+		"::ffff:0:10.0.0.1": "", "::ffff:0:0.0.0.1": "a reserved address", "2002:808:808::1": "", "2002:7f00:1::1": "a loopback address",
+		"240.0.0.1": "a reserved address", "255.255.255.255": "a reserved address",
 	} {
 		if got := Special(netip.MustParseAddr(text)); got != want {
 			t.Errorf("%s is %q, want %q", text, got, want)

@@ -70,7 +70,7 @@ func hostnamesOf(list []*discoveryv1.EndpointSlice) map[spot]string {
 
 // dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
 func dnsAddrs(names []*dns.Service, ranges []netip.Prefix) []netip.Addr {
-	i, found := slices.BinarySearchFunc(names, objectName{"kube-system", "kube-dns"}, func(s *dns.Service, n objectName) int {
+	i, found := slices.BinarySearchFunc(names, kubeDNS, func(s *dns.Service, n objectName) int {
 		return objectName{s.Namespace, s.Name}.compare(n)
 	})
 	if found && len(names[i].ClusterIPs) > 0 {

@@ -17,5 +17,5 @@
 // changed. An empty Translator is the function Translate; a test compares the two over random sequences of snapshots.
 //
 // The package has more than 1,500 lines because it is the meaning of every kind of object that is read; none of its
-// files knows of more than one kind.
+// files knows of more than one kind, those apart that say whose an address is (free.go, claims.go, leads.go).
 package translate

@@ -36,7 +36,8 @@ func (c *churn) service() *corev1.Service {
 	s.Namespace, s.Name = "default", fmt.Sprintf("s%02d", c.pick(12))
 	s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", 1+c.pick(40)) // now and then somebody else's
 	s.Spec.Ports = []corev1.ServicePort{{Name: "p", Port: 80}}
-	switch c.pick(8) {
+	s.CreationTimestamp = metav1.Unix(int64(c.pick(3)), 0)
+	switch c.pick(12) {
 	case 0:
 		s.Spec.Type, s.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, int32(30000+c.pick(10))
 	case 1:
@@ -47,9 +48,22 @@ func (c *churn) service() *corev1.Service {
 		s.Spec.ClusterIP = corev1.ClusterIPNone
 	case 4:
 		s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, []string{"", "a.example"}[c.pick(2)]
+	case 5:
+		s.Namespace, s.Name = "kube-system", "kube-dns"
+	case 6, 7, 8:
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal, int32(30000+c.pick(20))
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: c.anyAddr()}, {IP: c.anyAddr()}}
 	}
 	s.Spec.PublishNotReadyAddresses = c.pick(6) == 0
 	return s
+}
+
+// anyAddr is an address that may be anybody's.
+func (c *churn) anyAddr() string {
+	return []string{
+		fmt.Sprintf("10.96.0.%d", 1+c.pick(40)), fmt.Sprintf("10.98.0.%d", 1+c.pick(40)), fmt.Sprintf("192.0.2.%d", c.pick(3)),
+		fmt.Sprintf("10.244.%d.%d", c.pick(4), 1+c.pick(9)), fmt.Sprintf("203.0.113.%d", c.pick(4)),
+	}[c.pick(5)]
 }
 
 func (c *churn) slice() *discoveryv1.EndpointSlice {
@@ -57,6 +71,9 @@ func (c *churn) slice() *discoveryv1.EndpointSlice {
 	s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
 	s.Namespace, s.Name = "default", fmt.Sprintf("e%02d", c.pick(20))
 	s.Labels = map[string]string{discoveryv1.LabelServiceName: fmt.Sprintf("s%02d", c.pick(12))}
+	if c.pick(20) == 0 {
+		s.Labels[discoveryv1.LabelServiceName] = "kubernetes"
+	}
 	if c.pick(10) == 0 {
 		port = 70000
 	}
@@ -64,6 +81,10 @@ func (c *churn) slice() *discoveryv1.EndpointSlice {
 	for range c.pick(4) {
 		node := fmt.Sprintf("n%d", c.pick(3))
 		e := discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.244.0.%d", 1+c.pick(9))}, NodeName: &node}
+		if c.pick(3) == 0 {
+			e.Addresses[0] = c.anyAddr()
+			port = int32(30000 + c.pick(20))
+		}
 		if c.pick(5) == 0 {
 			e.Hostname = new(fmt.Sprint("h", c.pick(3)))
 		}
@@ -81,6 +102,7 @@ func (c *churn) node() *corev1.Node {
 	n.Labels = map[string]string{corev1.LabelTopologyZone: fmt.Sprintf("z%d", c.pick(2))}
 	n.CreationTimestamp = metav1.Unix(int64(c.pick(3)), 0)
 	n.Spec.PodCIDRs = []string{fmt.Sprintf("10.244.%d.0/24", c.pick(4))}
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.0.2.%d", c.pick(3))}}
 	return n
 }
 
@@ -243,7 +265,7 @@ func BenchmarkTranslate(b *testing.B) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(5, 6))}
 	for i := range 10_000 {
 		s := c.service()
-		s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 1+i%200), "", nil
+		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 1+i%200), "", nil
 		objs.Services = append(objs.Services, s)
 		e := c.slice()
 		port := int32(9000)

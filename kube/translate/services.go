@@ -31,10 +31,12 @@ const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySecon
 type serviceStage struct {
 	site    site
 	parsed  memo[*corev1.Service, *front]
-	claims  groups[claim, *front]
-	settled memo[*front, *front]
 	slices  groups[objectName, *discoveryv1.EndpointSlice]
+	free    freeStage
+	claims  claims
+	settled memo[*front, *front]
 	joined  memo[*front, *services.Service]
+	leading leadStage
 	served  memo[list[*services.Service], []*services.Service]
 	named   memo[*front, *dns.Service]
 	names   memo[list[*dns.Service], []*dns.Service]
@@ -52,28 +54,23 @@ type site struct {
 	topologyZone string
 }
 
+// around is what there is besides Services that has addresses.
+type around struct {
+	site   site
+	ranges []netip.Prefix // the service ranges
+	nodes  *nodes
+}
+
 // front is a Service without its endpoints.
 type front struct {
 	services.Service
+	made         time.Time
 	headless     bool
 	externalName string // what the Service is another name of; it has nothing else then
 	// namesOnly is set for a Service that another proxy serves, or nobody: DNS answers for it, no packet is
 	// translated.
 	namesOnly bool
 	claims    []claimed
-}
-
-// claim is what one Service alone may have: a cluster address, or a port of all nodes.
-type claim struct {
-	addr  netip.Addr // invalid for a node port
-	port  uint16
-	proto packet.Proto
-}
-
-// claimed is a claim and the field that says so.
-type claimed struct {
-	claim
-	field string
 }
 
 func (f *front) ref() kube.Ref {
@@ -84,18 +81,28 @@ func (f *front) name() objectName { return objectName{f.Namespace, f.Name} }
 
 func compareFronts(a, b *front) int { return a.name().compare(b.name()) }
 
-func (s *serviceStage) of(objs []*corev1.Service, list []*discoveryv1.EndpointSlice, at site, say *kube.Report) serviceList {
-	if s.site != at {
-		*s = serviceStage{site: at} // hints and the addresses from outside hang on it
+func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) serviceList {
+	if s.site != a.site {
+		*s = serviceStage{site: a.site} // hints and the addresses from outside hang on it
 	}
-	parsed := s.parsed.each(objs, compareNames, nil, say, s.parse)
-	settled := s.settled.each(parsed, compareFronts, s.contested(parsed), say, s.settle)
-	moved, renamed := s.moved(settled, list)
+	parsed := s.parsed.each(objs.Services, compareNames, nil, say, s.parse)
+	were := s.slices.set(objs.EndpointSlices, compareNames, serviceOf)
+	free := s.free.of(parsed, taken{a, s.slices.of[apiServer]}, say)
+	settled := s.settled.each(free, compareFronts, s.claims.set(free), say, s.claims.settle)
+	moved, renamed := s.moved(settled, were)
 	joined := s.joined.each(settled, compareFronts, moved, say, s.join)
 	named := s.named.each(settled, compareFronts, renamed, say, s.name)
+	served := s.served.once(identity(joined), say, func(*kube.Report) []*services.Service { return without(joined, nil) })
 	return serviceList{
-		list:  s.served.once(identity(joined), say, func(*kube.Report) []*services.Service { return without(joined, nil) }),
+		list:  s.leading.of(served, leads{a, &s.claims}, say),
 		names: s.names.once(identity(named), say, func(*kube.Report) []*dns.Service { return without(named, nil) }),
+	}
+}
+
+// serviceOf yields the name of the Service that a slice has endpoints of.
+func serviceOf(es *discoveryv1.EndpointSlice, yield func(objectName)) {
+	if name := es.Labels[discoveryv1.LabelServiceName]; name != "" {
+		yield(objectName{es.Namespace, name})
 	}
 }
 
@@ -107,65 +114,17 @@ func without[T comparable](list []T, x T) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
 }
 
-// contested gives the Services that have, or had, to do with others that want the same.
-func (s *serviceStage) contested(parsed []*front) []*front {
-	var out []*front
-	for c, were := range s.claims.set(parsed, compareFronts, func(f *front, yield func(claim)) {
-		for i := range f.claims {
-			yield(f.claims[i].claim)
-		}
-	}) {
-		if now := s.claims.of[c]; len(now) > 1 || len(were) > 1 {
-			out = append(out, now...)
-		}
-	}
-	slices.SortFunc(out, compareFronts)
-	return slices.Compact(out)
-}
-
-// settle takes from a Service what others have: of those that claim the same, the least name gets it, so that all
-// nodes agree.
-func (s *serviceStage) settle(f *front, say *kube.Report) *front {
-	kept := f
-	for _, c := range f.claims {
-		owner := s.claims.of[c.claim][0]
-		if owner == f {
-			continue
-		}
-		if kept == f {
-			own := *f
-			own.ClusterIPs, own.Ports = slices.Clone(f.ClusterIPs), slices.Clone(f.Ports)
-			kept = &own
-		}
-		if c.addr.IsValid() {
-			say.Errorf(f.ref(), c.field, "%s belongs to %s already: choose another address", c.addr, owner.ref())
-			kept.ClusterIPs = slices.DeleteFunc(kept.ClusterIPs, func(a netip.Addr) bool { return a == c.addr })
-			continue
-		}
-		say.Errorf(f.ref(), c.field, "%d/%s belongs to %s already: choose another", c.port, protoName(c.proto), owner.ref())
-		for i := range kept.Ports {
-			if p := &kept.Ports[i]; p.NodePort == c.port && p.Protocol == c.proto {
-				p.NodePort = 0
-			}
-		}
-	}
-	return kept
-}
-
-// moved gives the Services whose EndpointSlices are others now, and those of them whose endpoints have, or had, names.
-func (s *serviceStage) moved(settled []*front, list []*discoveryv1.EndpointSlice) (moved, renamed []*front) {
-	for name, were := range s.slices.set(list, compareNames, func(es *discoveryv1.EndpointSlice, yield func(objectName)) {
-		if name := es.Labels[discoveryv1.LabelServiceName]; name != "" {
-			yield(objectName{es.Namespace, name})
-		}
-	}) {
-		i, found := slices.BinarySearchFunc(settled, name, func(f *front, n objectName) int { return f.name().compare(n) })
+// moved gives the Services whose EndpointSlices are others now, and those of them whose endpoints have, or had, names;
+// were are the slices of each, as they were.
+func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved, renamed []*front) {
+	for name, were := range were {
+		i, found := slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
 		if !found {
 			continue
 		}
-		moved = append(moved, settled[i])
-		if settled[i].headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
-			renamed = append(renamed, settled[i])
+		moved = append(moved, fronts[i])
+		if fronts[i].headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
+			renamed = append(renamed, fronts[i])
 		}
 	}
 	slices.SortFunc(moved, compareFronts)
@@ -205,7 +164,7 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 		Namespace:       obj.Namespace,
 		Name:            obj.Name,
 		PublishNotReady: obj.Spec.PublishNotReadyAddresses,
-	}, namesOnly: namesOnly(obj)}
+	}, made: obj.CreationTimestamp.Time, namesOnly: namesOnly(obj)}
 	if obj.Spec.Type == corev1.ServiceTypeExternalName {
 		f.externalName = obj.Spec.ExternalName
 		if f.externalName == "" {
@@ -226,10 +185,10 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	}
 	f.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	f.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	f.ExternalIPs = parseExternalIPs(obj, externalIPs, say)
+	f.parseExternalIPs(obj, externalIPs, say)
 	f.SourceRanges = sourceRanges(obj, say)
-	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal {
-		f.HealthCheckNodePort, _ = portOf(obj.Spec.HealthCheckNodePort)
+	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal && obj.Spec.HealthCheckNodePort != 0 {
+		f.HealthCheckNodePort = f.parseNodePort(obj.Spec.HealthCheckNodePort, packet.TCP, healthPortField, say)
 	}
 	return f
 }
@@ -286,7 +245,7 @@ func (f *front) parseClusterIPs(obj *corev1.Service, say *kube.Report) {
 			continue
 		}
 		f.ClusterIPs = append(f.ClusterIPs, addr)
-		f.claims = append(f.claims, claimed{claim{addr: addr}, field})
+		f.claims = append(f.claims, claimed{claim: claim{addr: addr}, field: field})
 	}
 }
 
@@ -345,7 +304,7 @@ func (f *front) parseNodePort(number int32, proto packet.Proto, field string, sa
 		say.Errorf(f.ref(), field, "%d/%s is in the list already: choose another", port, protoName(proto))
 		return 0
 	}
-	f.claims = append(f.claims, claimed{c, field})
+	f.claims = append(f.claims, claimed{claim: c, field: field})
 	return port
 }
 
@@ -387,15 +346,19 @@ func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// parseExternalIPs gives the addresses from outside of the cluster: what a load balancer assigned, and
+// parseExternalIPs reads the addresses from outside of the cluster: what a load balancer assigned, and
 // spec.externalIPs where they are honoured. An ingress with ipMode Proxy is not one of them: packets to it have to
 // pass the load balancer (KEP-1860).
-func parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) []netip.Addr {
-	ref := kube.RefOf(obj)
-	var list []netip.Addr
+func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	add := func(text, field string) {
-		if a, ok := serviceAddr(text, ref, field, say); ok && !slices.Contains(list, a) {
-			list = append(list, a)
+		a, ok := serviceAddr(text, f.ref(), field, say)
+		if !ok || slices.Contains(f.ExternalIPs, a) {
+			return
+		}
+		f.ExternalIPs = append(f.ExternalIPs, a)
+		f.claims = append(f.claims, claimed{claim{addr: a}, field, true})
+		for _, p := range f.Ports {
+			f.claims = append(f.claims, claimed{claim{a, p.Port, p.Protocol}, field, true})
 		}
 	}
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer {
@@ -406,12 +369,11 @@ func parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) []ne
 		}
 	}
 	if len(obj.Spec.ExternalIPs) > 0 && !honoured {
-		say.Warnf(ref, "spec.externalIPs", "is not honoured, since whoever may write a Service could take over any address with it: "+
+		say.Warnf(f.ref(), "spec.externalIPs", "is not honoured, since whoever may write a Service could take over any address with it: "+
 			"use a Service of type LoadBalancer, or start the agents with --external-ips")
-		return list
+		return
 	}
 	for i, text := range obj.Spec.ExternalIPs {
 		add(text, index("spec.externalIPs", i))
 	}
-	return list
 }

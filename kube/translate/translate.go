@@ -39,7 +39,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	say := new(kube.Report)
 	ranges := t.ranges.of(objs.ServiceCIDRs, say)
 	nodes := t.nodes.of(objs.Nodes, o, say)
-	served := t.services.of(objs.Services, objs.EndpointSlices, site{o, nodes.self.topologyZone}, say)
+	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, ranges, nodes}, say)
 	pods := t.pods.of(objs.Pods, o, say)
 	routes := t.ingress.of(&objs, say)
 	dnsAddrs := dnsAddrs(served.names, ranges)

@@ -1,0 +1,150 @@
+package translate
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/services"
+)
+
+var (
+	// apiServer is the Service whose endpoints are the API servers.
+	apiServer = objectName{"default", "kubernetes"}
+	// kubeDNS is the Service at whose addresses pods ask for names.
+	kubeDNS = objectName{"kube-system", "kube-dns"}
+)
+
+// freeStage takes from Services the addresses that are somebody's who is no Service. Packets for an address of a
+// Service go to its endpoints, wherever they would go otherwise, so whoever has a pod's, a node's or cluster DNS's gets
+// what is meant for those. An API server gives cluster addresses out of the service ranges; a load balancer's stand in
+// the status, where everybody with a right on services/status writes what he likes.
+type freeStage struct {
+	key    takenKey
+	fronts memo[*front, *front]
+}
+
+// taken are the addresses that are taken.
+type taken struct {
+	around
+	servers []*discoveryv1.EndpointSlice // of the API servers
+}
+
+// takenKey is what taken addresses hang on.
+type takenKey struct {
+	ranges, pods list[netip.Prefix]
+	nodes        list[netip.Addr]
+	servers      list[*discoveryv1.EndpointSlice]
+	dns          *front // nil: there is no such Service
+}
+
+func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
+	dns := findFront(parsed, kubeDNS)
+	key := takenKey{identity(t.ranges), identity(t.nodes.netstack.ClusterCIDRs), identity(t.nodes.addrs), identity(t.servers), dns}
+	if s.key != key {
+		*s = freeStage{key: key}
+	}
+	at := DefaultDNSAddrs(t.ranges)
+	if dns != nil && len(dns.ClusterIPs) > 0 {
+		at = dns.ClusterIPs
+	}
+	servers := endpoints(t.servers, t.site, new(kube.Report)) // told where the Service is joined with them
+	return s.fronts.each(parsed, compareFronts, nil, say, func(f *front, say *kube.Report) *front {
+		kept := f
+		for i := range f.claims {
+			k := &f.claims[i]
+			if !k.addr.IsValid() || k.port != 0 {
+				continue
+			}
+			why := t.taken(f, k, at)
+			if why == "" && k.outside {
+				why = listening(f, k.addr, servers)
+			}
+			if why == "" {
+				continue
+			}
+			if kept == f {
+				kept = f.clone()
+			}
+			say.Errorf(f.ref(), k.field, "%s %s", k.addr, why)
+			kept.leave(k)
+		}
+		return kept
+	})
+}
+
+// taken says whose an address is; "" when it is nobody's besides Services. dns are those of cluster DNS.
+func (t *taken) taken(f *front, k *claimed, dns []netip.Addr) string {
+	in, inRange := serviceRange(t.ranges, k.addr)
+	pods, inPods := containing(t.nodes.netstack.ClusterCIDRs, k.addr)
+	_, isNode := slices.BinarySearchFunc(t.nodes.addrs, k.addr, netip.Addr.Compare)
+	switch {
+	case slices.Contains(dns, k.addr) && f.Namespace != kubeDNS.namespace:
+		return fmt.Sprintf("is where pods ask for names, and only a Service in namespace %s may have it: choose another address", kubeDNS.namespace)
+	case k.outside && inRange:
+		return fmt.Sprintf("lies in the service range %s, where only cluster addresses are: have the load balancer give another", in)
+	case inPods && !inRange:
+		return fmt.Sprintf("lies in the range of pods %s: choose an address outside of it", pods)
+	case isNode && !k.outside:
+		return "is an address of a node: choose an address out of the service range"
+	}
+	return ""
+}
+
+// listening says that an API server listens at an address and port that f has from outside. Load balancers that run on
+// nodes give nodes' addresses, so that an address as a whole may be a Service's.
+func listening(f *front, a netip.Addr, servers []services.Endpoint) string {
+	for i := range servers {
+		for _, sp := range servers[i].Ports {
+			if servers[i].Addr == a && slices.ContainsFunc(f.Ports, func(p services.Port) bool { return p.Port == sp.Port && p.Protocol == sp.Protocol }) {
+				return fmt.Sprintf("%d/%s is where an API server listens: choose another port or address", sp.Port, protoName(sp.Protocol))
+			}
+		}
+	}
+	return ""
+}
+
+// leave takes an address from a Service, with all that it claims there.
+func (f *front) leave(k *claimed) {
+	is := func(a netip.Addr) bool { return a == k.addr }
+	f.claims = slices.DeleteFunc(f.claims, func(c claimed) bool { return c.addr == k.addr && c.outside == k.outside })
+	if k.outside {
+		f.ExternalIPs = slices.DeleteFunc(f.ExternalIPs, is)
+	} else {
+		f.ClusterIPs = slices.DeleteFunc(f.ClusterIPs, is)
+	}
+}
+
+// findFront gives the Service of that name, or nil.
+func findFront(sorted []*front, name objectName) *front {
+	i, found := slices.BinarySearchFunc(sorted, name, func(f *front, n objectName) int { return f.name().compare(n) })
+	if !found {
+		return nil
+	}
+	return sorted[i]
+}
+
+// serviceRange gives the service range that an address lies in. They are few, and may lie in one another.
+func serviceRange(ranges []netip.Prefix, a netip.Addr) (netip.Prefix, bool) {
+	for _, p := range ranges {
+		if p.Contains(a) {
+			return p, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// containing gives the range that an address lies in, out of sorted ones of which no two overlap.
+func containing(ranges []netip.Prefix, a netip.Addr) (netip.Prefix, bool) {
+	i, found := slices.BinarySearchFunc(ranges, a, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
+	if !found {
+		i--
+	}
+	if i < 0 || !ranges[i].Contains(a) {
+		return netip.Prefix{}, false
+	}
+	return ranges[i], true
+}
