@@ -38,29 +38,34 @@ type Conn struct {
 	conn *net.UnixConn
 	peer Cred
 	buf  []byte
-	oob  []byte
+	oob  []byte // nil: no descriptors are taken
 }
 
-// Dial connects to the socket at path.
+// Dial connects to the socket at path. In a directory that everybody may write it believes nobody but root and this
+// process's own user, for anybody may have put a socket there.
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unixpacket", path)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(c.(*net.UnixConn))
+	uc := c.(*net.UnixConn)
+	peer, err := peerOf(uc)
+	if err == nil {
+		err = believe(path, peer)
+	}
+	if err != nil {
+		uc.Close()
+		return nil, err
+	}
+	return newConn(uc, peer), nil
 }
 
-func newConn(c *net.UnixConn) (*Conn, error) {
-	peer, err := peerOf(c)
-	if err != nil {
-		c.Close()
-		return nil, fmt.Errorf("ask who is at the other end: %w", err)
-	}
+func newConn(c *net.UnixConn, peer Cred) *Conn {
 	// One byte and one descriptor more than allowed, so that too much is noticed and what came is closed.
 	return &Conn{
 		conn: c, peer: peer,
 		buf: make([]byte, MaxMessage+1), oob: make([]byte, unix.CmsgSpace(4*(MaxFiles+1))),
-	}, nil
+	}
 }
 
 func peerOf(c *net.UnixConn) (Cred, error) {
@@ -70,7 +75,7 @@ func peerOf(c *net.UnixConn) (Cred, error) {
 		return err
 	})
 	if err != nil {
-		return Cred{}, err
+		return Cred{}, fmt.Errorf("ask who is at the other end: %w", err)
 	}
 	return Cred{int(u.Pid), u.Uid, u.Gid}, nil
 }
@@ -153,6 +158,9 @@ func (c *Conn) Send(v any, fds ...int) error {
 func (c *Conn) Receive(v any) ([]int, error) {
 	n, oobn, flags, _, err := c.conn.ReadMsgUnix(c.buf, c.oob)
 	fds, perr := parseRights(c.oob[:oobn])
+	if c.oob == nil {
+		flags &^= unix.MSG_CTRUNC // it tells of descriptors that were left to the kernel
+	}
 	switch {
 	case err != nil:
 	case perr != nil:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -26,19 +27,13 @@ type Options = fdpass.Options
 // Listen makes the socket at path; that of an agent that died is replaced. It is for this user alone, and for others
 // too when Options names some: Serve asks the kernel who they are.
 func Listen(path string, o Options) (*net.UnixListener, error) {
-	l, err := fdpass.Listen(path)
-	if err != nil {
-		return nil, err
-	}
+	mode := fs.FileMode(0o600)
 	for _, uid := range o.UIDs {
 		if uid != 0 && int(uid) != os.Geteuid() { // root needs no permission
-			if err := os.Chmod(path, 0o666); err != nil {
-				_ = l.Close()
-				return nil, err
-			}
+			mode = 0o666
 		}
 	}
-	return l, nil
+	return fdpass.Listen(path, mode)
 }
 
 // Server answers on the socket. Both fields are required.
@@ -52,15 +47,16 @@ type Server struct {
 
 // Serve answers clients on l, which Listen made, until ctx is done, and closes l.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
-	return fdpass.Serve(ctx, l, s.Options, s.serve)
+	o := s.Options
+	o.NoFiles = true // nothing here is about any
+	return fdpass.Serve(ctx, l, o, s.serve)
 }
 
 func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	var rest []json.RawMessage // of the table asked for last
 	for {
 		var r request
-		fds, err := c.Receive(&r)
-		fdpass.CloseAll(fds)
+		_, err := c.Receive(&r)
 		if err != nil {
 			if errors.Is(err, fdpass.ErrBad) {
 				_ = c.Answer(answer{Error: err.Error()})

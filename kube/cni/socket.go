@@ -61,7 +61,7 @@ const addTime = 30 * time.Second
 type Options = fdpass.Options
 
 // Listen makes the attach socket at path, for this user only; that of an agent that died is replaced.
-func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path) }
+func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path, 0o600) }
 
 // Server answers on the socket.
 type Server struct {

@@ -48,7 +48,7 @@ type answerItem struct {
 type Options = fdpass.Options
 
 // Listen makes the keeper's socket at path, for this user only; that of a keeper that died is replaced.
-func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path) }
+func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path, 0o600) }
 
 // Serve answers clients on ln, which Listen made, until ctx is done. What is kept stays kept.
 func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/fdpass"
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
@@ -53,16 +55,13 @@ func runKeeper(ctx context.Context, path string, uids []uint32) error {
 		return err
 	}
 	defer lock.Close()
-	ln, err := keeper.Listen(path)
+	mode := fs.FileMode(0o600)
+	if len(uids) > 0 {
+		mode = 0o660 // others must get as far as being asked who they are: those who share this process's group
+	}
+	ln, err := fdpass.Listen(path, mode)
 	if err != nil {
 		return err
-	}
-	if len(uids) > 0 {
-		// Others than this user must get as far as being asked who they are. They are those who share its group.
-		if err := os.Chmod(path, 0o660); err != nil {
-			ln.Close()
-			return err
-		}
 	}
 	k := keeper.New()
 	defer k.Close()
@@ -78,7 +77,7 @@ func runKeeper(ctx context.Context, path string, uids []uint32) error {
 // lockKeeper makes this process the only keeper at its socket. Taking over a dead one's socket, two that start at once
 // could take away each other's.
 func lockKeeper(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o640)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", err)
 	}

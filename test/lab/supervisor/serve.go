@@ -22,7 +22,7 @@ import (
 
 // serve answers clients until stop is called or ctx is done.
 func (l *lab) serve(ctx context.Context) (stop func(), err error) {
-	ln, err := fdpass.Listen(rpc.Socket(l.cfg.Dir))
+	ln, err := fdpass.Listen(rpc.Socket(l.cfg.Dir), 0o600)
 	if err != nil {
 		return nil, err
 	}
