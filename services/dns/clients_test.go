@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -118,11 +119,11 @@ func TestClientOf(t *testing.T) {
 	for _, a := range []net.Addr{
 		&net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 8}, otherAddr("10.0.0.1:9"), otherAddr("[::ffff:10.0.0.1]:9"),
 	} {
-		if got := clientOf(a); got.String() != "10.0.0.1" {
+		if got := conns.ClientOf(a); got.String() != "10.0.0.1" {
 			t.Errorf("%T: %s", a, got)
 		}
 	}
-	if got := clientOf(otherAddr("@")); got.IsValid() {
+	if got := conns.ClientOf(otherAddr("@")); got.IsValid() {
 		t.Errorf("got %s of an address that is none", got)
 	}
 }

@@ -20,5 +20,5 @@
 // Of the reverse zones only the names of known addresses are ours; private ranges reach beyond the cluster.
 //
 // Every other question goes to the upstreams (package forward). TCP connections are shared out among clients by the
-// rule of package share: one that holds many and says nothing loses them to those who come (conns).
+// rule of package share: one that holds many and says nothing loses them to those who come (share/conns).
 package dns

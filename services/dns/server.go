@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/share/conns"
 )
 
 // Options of a Server.
@@ -55,7 +56,7 @@ type Server struct {
 	opts    Options
 	zone    string
 	forward *forward.Forwarder
-	conns   conns
+	conns   conns.Conns
 	counts  counts
 	config  atomic.Pointer[Config]
 	current atomic.Pointer[indexed]
@@ -83,7 +84,7 @@ func New(opts Options) *Server {
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 256
 	}
-	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: newConns(opts.MaxConns, opts.Owner), counts: newCounts()}
+	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: conns.New(opts.MaxConns, opts.Owner), counts: newCounts()}
 	s.forward = forward.New(forward.Options{
 		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards, Logger: opts.Logger,
 	})
@@ -123,7 +124,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 		servers = append(servers, &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize})
 	}
 	if l != nil {
-		servers = append(servers, &dns.Server{Listener: s.conns.over(l), MaxTCPQueries: -1,
+		servers = append(servers, &dns.Server{Listener: s.conns.Over(l), MaxTCPQueries: -1,
 			IdleTimeout: func() time.Duration { return idleTimeout }})
 	}
 	done := make(chan error, len(servers))
@@ -161,7 +162,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 	began := time.Now()
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	from := forward.Client{Addr: clientOf(w.RemoteAddr()), TCP: tcp}
+	from := forward.Client{Addr: conns.ClientOf(w.RemoteAddr()), TCP: tcp}
 	m := s.reply(ctx, forward.Client{Addr: s.opts.Owner(from.Addr), TCP: tcp}, r)
 	// An answer that cannot be written is the client's loss only; it asks again.
 	_ = w.WriteMsg(m)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/share/conns"
 )
 
 // Options of a Server.
@@ -34,9 +35,13 @@ const retryPause = 5 * time.Second
 // requestTime bounds a request, so that nobody holds a connection open for longer.
 const requestTime = 5 * time.Second
 
+// maxConns is how many connections there are at most, to all ports together.
+const maxConns = 256
+
 // Server answers load balancers. Its methods may be called concurrently.
 type Server struct {
-	opts Options
+	opts  Options
+	conns conns.Conns
 
 	setting sync.Mutex // held by Set, Close and what is tried again; guards these two
 	checks  []services.HealthCheck
@@ -63,7 +68,7 @@ func New(o Options) *Server {
 	if o.Listen == nil {
 		o.Listen = func(p uint16) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(int(p))) }
 	}
-	return &Server{opts: o, ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
+	return &Server{opts: o, conns: conns.New(maxConns, nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
 // Set makes checks the whole of what is answered. A port that cannot be had is a Problem and is tried again until it
@@ -152,7 +157,7 @@ func (s *Server) open(c services.HealthCheck) error {
 	s.ports[c.Port] = p
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		if err := p.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.opts.Logger.Warn("load balancers cannot ask any more", "addr", l.Addr(), "err", err)
 		}
 	})

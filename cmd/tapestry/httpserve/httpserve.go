@@ -8,10 +8,16 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"tapestry.dev/tapestry/share/conns"
 )
 
+// maxConns is how many connections there are at most: a few who ask every few seconds need a few.
+const maxConns = 64
+
 // Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection waits longer
-// for one.
+// for one. Connections are shared out among the clients: whoever opens many loses its own, and the node's descriptors
+// are not spent on them.
 func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Duration) error {
 	srv := http.Server{
 		Handler: h, ReadHeaderTimeout: limit, ReadTimeout: limit, WriteTimeout: limit, IdleTimeout: limit,
@@ -24,7 +30,7 @@ func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Durat
 		defer close(closed)
 		_ = srv.Close()
 	})
-	err := srv.Serve(l)
+	err := srv.Serve(conns.New(maxConns, nil).Over(l))
 	if !stop() {
 		<-closed
 	}

@@ -1,0 +1,79 @@
+package httpserve
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience is for what must happen, and takes long on a busy machine.
+const patience = 30 * time.Second
+
+// Another user of this machine opens connections by the hundred, that say nothing or half a request: who asks is
+// answered, and the node's descriptors are not spent on them.
+func TestFlood(t *testing.T) {
+	for name, says := range map[string]string{
+		"nothing":        "",
+		"half a line":    "GET /he",
+		"half a request": "GET / HTTP/1.1\r\nHost: x\r\nCookie: " + strings.Repeat("y", 1000),
+		"half a body":    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			// The limit is so long that it ends no connection of the flood.
+			go func() {
+				done <- Until(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					_, _ = io.WriteString(w, "well")
+				}), 10*patience)
+			}()
+			before := openFiles(t)
+			const flood = 300
+			for range flood {
+				c, err := net.Dial("tcp", l.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				_, _ = io.WriteString(c, says) // which was closed already, perhaps
+			}
+			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			res, err := client.Get("http://" + l.Addr().String() + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || string(body) != "well" {
+				t.Errorf("got %q, %v", body, err)
+			}
+			// All that came before who was answered were accepted before.
+			if n := openFiles(t) - before - flood; n > maxConns {
+				t.Errorf("the server has %d descriptors, want %d at most", n, maxConns)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}

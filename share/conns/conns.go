@@ -1,0 +1,94 @@
+// Package conns shares out the connections of a listener among its clients: when there are as many as may be, the
+// client with the most loses the one on which nothing was said for the longest time (package share). So connections
+// that say nothing shut nobody out.
+package conns
+
+import (
+	"net"
+	"net/netip"
+
+	"tapestry.dev/tapestry/share"
+)
+
+// Conns are those of one or several listeners together. Its Limit is for who counts them.
+type Conns struct {
+	*share.Limit[netip.Addr, net.Conn]
+	owner func(netip.Addr) netip.Addr
+}
+
+// New gives Conns of which there may be total, at least 1. owner says which address a client's connections are charged
+// to; nil is the client's own.
+func New(total int, owner func(netip.Addr) netip.Addr) Conns {
+	if owner == nil {
+		owner = func(a netip.Addr) netip.Addr { return a }
+	}
+	return Conns{share.New[netip.Addr, net.Conn](share.Options[netip.Addr]{Total: total}), owner}
+}
+
+// Over has l give only connections that have a share.
+func (s Conns) Over(l net.Listener) net.Listener { return listener{l, s} }
+
+type listener struct {
+	net.Listener
+	conns Conns
+}
+
+// Accept implements net.Listener.
+func (l listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		held := &conn{Conn: c, conns: l.conns}
+		held.claim.Value = c
+		lost, ok := l.conns.Acquire(&held.claim, l.conns.owner(ClientOf(c.RemoteAddr())))
+		if lost != nil {
+			lost.Value.Close()
+		}
+		if ok {
+			return held, nil
+		}
+		c.Close()
+	}
+}
+
+// conn is a connection with its share.
+type conn struct {
+	net.Conn
+	conns Conns
+	claim share.Claim[netip.Addr, net.Conn]
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.conns.Touch(&c.claim)
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	c.conns.Touch(&c.claim)
+	return c.Conn.Write(b)
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.conns.Release(&c.claim)
+	return c.Conn.Close()
+}
+
+// ClientOf is the address of a client.
+func ClientOf(a net.Addr) netip.Addr {
+	if a, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
+		return a.AddrPort().Addr().Unmap()
+	}
+	ap, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{} // whoever has no address shares with all such
+	}
+	return ap.Addr().Unmap()
+}

@@ -1,0 +1,83 @@
+package conns
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+)
+
+// patience is for what must happen, and takes long on a busy machine.
+const patience = 30 * time.Second
+
+// serve echoes what connections of l say.
+func serve(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
+
+func dial(t *testing.T, from string, to net.Addr) net.Conn {
+	t.Helper()
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(t.Context(), "tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// says reports whether c is served.
+func says(c net.Conn) error {
+	if _, err := c.Write([]byte{1}); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 1))
+	return err
+}
+
+// A client that holds many and says nothing loses its own, while others are served on theirs, old and new.
+func TestSilentFlood(t *testing.T) {
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(8, nil)
+	l := s.Over(plain)
+	defer l.Close()
+	go serve(l)
+	old := dial(t, "127.0.0.2", l.Addr())
+	if err := says(old); err != nil {
+		t.Fatal(err)
+	}
+	var flood []net.Conn
+	for range 50 {
+		c := dial(t, "127.0.0.3", l.Addr())
+		if err := says(c); err != nil { // so that it was accepted
+			t.Fatal(err)
+		}
+		flood = append(flood, c)
+	}
+	if err := says(old); err != nil {
+		t.Errorf("the old connection of another: %v", err)
+	}
+	if err := says(dial(t, "127.0.0.2", l.Addr())); err != nil {
+		t.Errorf("a new connection of another: %v", err)
+	}
+	if n := s.Stats().Held; n > 8 {
+		t.Errorf("%d connections are held, of 8", n)
+	}
+	if _, err := flood[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the flood's oldest still has its place: %v", err)
+	}
+}
