@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"tapestry.dev/tapestry/visible"
 )
 
 // Severity says whether something cannot work as written or only looks wrong.
@@ -28,7 +30,7 @@ type Problem struct {
 	Message string `json:"message"`
 }
 
-// String gives "lab.yaml:14: Pod default/web: spec.nodeName: message".
+// String gives "lab.yaml:14: Pod default/web: spec.nodeName: message", on one line and visible.
 func (p Problem) String() string {
 	var b strings.Builder
 	for _, part := range []string{p.Origin, p.Object.String(), p.Field} {
@@ -38,11 +40,20 @@ func (p Problem) String() string {
 		}
 	}
 	b.WriteString(p.Message)
-	return b.String()
+	return visible.Text(b.String())
 }
 
 // Error gives String, so that a Problem can be returned as an error.
 func (p Problem) Error() string { return p.String() }
+
+// Visible gives the Problem with nothing in it that a terminal obeys: objects that it quotes are others'.
+func (p Problem) Visible() Problem {
+	for _, s := range []*string{&p.Object.Kind, &p.Object.Namespace, &p.Object.Name, &p.Origin, &p.Field, &p.Message} {
+		*s = visible.Text(*s)
+	}
+	p.Severity = Severity(visible.Text(string(p.Severity)))
+	return p
+}
 
 // SortProblems orders errors before warnings, then by object and field.
 func SortProblems(list []Problem) {

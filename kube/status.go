@@ -32,7 +32,11 @@ var StatusAnnotations = []string{PublicKeyAnnotation, EndpointAnnotation, Featur
 
 // Annotations are what s comes to on a Node. Those of StatusAnnotations that are not in there must not be on it.
 func (s *NodeStatus) Annotations() map[string]string {
-	problems, _ := json.Marshal(append([]Problem{}, s.Problems...)) // strings alone; an empty list, not null
+	list := make([]Problem, len(s.Problems)) // an empty list, not null
+	for i, p := range s.Problems {
+		list[i] = p.Visible()
+	}
+	problems, _ := json.Marshal(list) // strings alone
 	m := map[string]string{ProblemsAnnotation: string(problems)}
 	if s.PublicKey != "" {
 		m[PublicKeyAnnotation] = s.PublicKey

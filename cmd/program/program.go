@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"tapestry.dev/tapestry/version"
+	"tapestry.dev/tapestry/visible"
 )
 
 // Run carries out one command line of app, whose name begins every error, until it ends or SIGINT or SIGTERM comes,
@@ -36,10 +37,13 @@ func Run(app *cli.App, args []string) int {
 		return 130 // whoever pressed ^C knows
 	case errors.As(err, &exit) && !errors.As(err, &child):
 		if msg := exit.Error(); msg != "" {
-			fmt.Fprintln(os.Stderr, app.Name+":", msg)
+			say(app, msg)
 		}
 		return exit.ExitCode()
 	}
-	fmt.Fprintln(os.Stderr, app.Name+":", err)
+	say(app, err.Error())
 	return 1
 }
+
+// say prints an error, which may quote what others wrote.
+func say(app *cli.App, text string) { fmt.Fprintln(os.Stderr, app.Name+":", visible.Lines(text)) }

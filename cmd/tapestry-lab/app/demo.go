@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"tapestry.dev/tapestry/test/steps"
+	"tapestry.dev/tapestry/visible"
 )
 
 // demoCommand shows everything on real packets.
@@ -210,7 +211,7 @@ func (v *plainView) end(r result) {
 	if !r.OK {
 		mark = "FAIL"
 	}
-	fmt.Fprintf(v.out, "%s %-16s %6d ms  %s\n", mark, r.Name, r.Millis, r.Detail)
+	fmt.Fprintf(v.out, "%s %-16s %6d ms  %s\n", mark, r.Name, r.Millis, visible.Text(r.Detail))
 }
 
 func (v *plainView) table(rows [][]string) { printTable(v.out, rows) }
@@ -240,7 +241,7 @@ func (v *terminalView) end(r result) {
 	if !r.OK {
 		mark = red + "✘" + plain
 	}
-	fmt.Fprintf(v.out, "%s%s %2d  %-16s %s%6d ms%s  %s\n", clearLine, mark, v.done, r.Name, dim, r.Millis, plain, r.Detail)
+	fmt.Fprintf(v.out, "%s%s %2d  %-16s %s%6d ms%s  %s\n", clearLine, mark, v.done, r.Name, dim, r.Millis, plain, visible.Text(r.Detail))
 }
 
 func (v *terminalView) table(rows [][]string) { printTable(v.out, rows) }

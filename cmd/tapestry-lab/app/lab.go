@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/impair"
 )
@@ -122,9 +122,7 @@ func psCommand() *cli.Command {
 				return err
 			}
 			if c.Bool("json") {
-				out := json.NewEncoder(c.App.Writer)
-				out.SetIndent("", "  ")
-				return out.Encode(st)
+				return output.JSON(c.App.Writer, st)
 			}
 			return printStatus(c.App.Writer, st)
 		},

@@ -4,44 +4,48 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
+	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/test/lab"
 )
 
 // printStatus shows a lab as aligned tables.
 func printStatus(w io.Writer, st *lab.Status) error {
-	t := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(t, "NODE\tAGENT\tRESTARTS\tADDRESSES\tPOD RANGES")
+	t := output.Columns(w)
+	t.Row("NODE", "AGENT", "RESTARTS", "ADDRESSES", "POD RANGES")
 	for _, n := range st.Nodes {
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", n.Name, n.Agent, n.Restarts, joinAddrs(n.Addrs), joinPrefixes(n.PodCIDRs))
+		t.Row(n.Name, n.Agent, strconv.Itoa(n.Restarts), joinAddrs(n.Addrs), joinPrefixes(n.PodCIDRs))
 	}
-	fmt.Fprintf(t, "outside\t-\t-\t%s\t\n", joinAddrs(st.Outside))
+	t.Row("outside", "-", "-", joinAddrs(st.Outside), "")
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	if len(st.Pods) > 0 {
-		fmt.Fprintln(t, "\nPOD\tREADY\tSTATUS\tRESTARTS\tAGE\tNODE\tADDRESSES")
+		fmt.Fprintln(w)
+		t.Row("POD", "READY", "STATUS", "RESTARTS", "AGE", "NODE", "ADDRESSES")
 		for _, p := range st.Pods {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", shortKey(p.Namespace, p.Name), yes(p.Ready), podState(p), p.Restarts, age(p.Started), p.Node, joinAddrs(p.Addrs))
+			t.Row(shortKey(p.Namespace, p.Name), yes(p.Ready), podState(p), strconv.Itoa(p.Restarts), age(p.Started), p.Node, joinAddrs(p.Addrs))
 		}
 		if err := t.Flush(); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintln(t, "\nSERVICE\tTYPE\tENDPOINTS\tPORTS\tADDRESSES")
+	fmt.Fprintln(w)
+	t.Row("SERVICE", "TYPE", "ENDPOINTS", "PORTS", "ADDRESSES")
 	for _, s := range st.Services {
-		fmt.Fprintf(t, "%s\t%s\t%d/%d\t%s\t%s\n", shortKey(s.Namespace, s.Name), s.Type, s.Ready, s.Endpoints, strings.Join(s.Ports, ","), strings.Join(s.ClusterIPs, ","))
+		t.Row(shortKey(s.Namespace, s.Name), s.Type, fmt.Sprintf("%d/%d", s.Ready, s.Endpoints), strings.Join(s.Ports, ","), strings.Join(s.ClusterIPs, ","))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	if len(st.Ingresses) > 0 {
-		fmt.Fprintln(t, "\nINGRESS\tHOSTS\tADDRESSES")
+		fmt.Fprintln(w)
+		t.Row("INGRESS", "HOSTS", "ADDRESSES")
 		for _, i := range st.Ingresses {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", shortKey(i.Namespace, i.Name), strings.Join(i.Hosts, ","), strings.Join(i.Addrs, ","))
+			t.Row(shortKey(i.Namespace, i.Name), strings.Join(i.Hosts, ","), strings.Join(i.Addrs, ","))
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -61,7 +65,7 @@ func printList(w io.Writer, title string, lines []string) {
 	}
 	fmt.Fprintln(w, "\n"+title)
 	for _, line := range lines {
-		fmt.Fprintln(w, "  "+line)
+		output.Line(w, "  "+line)
 	}
 }
 

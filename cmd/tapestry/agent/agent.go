@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -108,10 +109,16 @@ func Command() *cli.Command {
 			if err := c.listensApart(); err != nil {
 				return err
 			}
-			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("node", c.node)
+			log := newLog(os.Stderr, level, c.node)
+			slog.SetDefault(log) // libraries that use package log are heard, too, one line each
 			return runAgent(ctx.Context, c, log)
 		},
 	}
+}
+
+// newLog gives the log of the agent of a node. The handler quotes whatever is not printable, wherever it stands.
+func newLog(w io.Writer, level slog.Level, node string) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("node", node)
 }
 
 // agent keeps a node.

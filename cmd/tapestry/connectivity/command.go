@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/cmd/tapestry/output"
+	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/kube/stage"
 )
 
@@ -34,7 +34,7 @@ func Command() *cli.Command {
 		},
 		Subcommands: inside(),
 		Action: func(ctx *cli.Context) error {
-			o.Say = func(s string) { fmt.Fprintln(ctx.App.ErrWriter, s) }
+			o.Say = func(s string) { output.Line(ctx.App.ErrWriter, s) }
 			run, cancel := context.WithTimeout(ctx.Context, limit)
 			defer cancel()
 			results, err := test(run, o, outside, keep)
@@ -72,7 +72,7 @@ func test(ctx context.Context, o stage.Options, outside string, keep bool) (resu
 
 func printResults(w io.Writer, results []Result) error {
 	t := output.Columns(w)
-	fmt.Fprintln(t, "WAY\tFROM\tTO\tRESULT")
+	t.Row("WAY", "FROM", "TO", "RESULT")
 	for _, r := range results {
 		result := "ok"
 		switch {
@@ -81,7 +81,7 @@ func printResults(w io.Writer, results []Result) error {
 		case r.Tries > 1:
 			result = fmt.Sprintf("ok at try %d", r.Tries)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Group, r.From, r.Name, result)
+		t.Row(r.Group, r.From, r.Name, result)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -1,12 +1,11 @@
 package doctor
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/cmd/tapestry/output"
+	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/cmd/tapestry/status"
 )
 
@@ -43,9 +42,9 @@ func Command() *cli.Command {
 func printFindings(w io.Writer, findings []Finding) error {
 	t := output.Columns(w)
 	for _, f := range findings {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Severity, f.Check, f.Message)
+		t.Row(string(f.Severity), f.Check, f.Message)
 		if f.Remedy != "" {
-			fmt.Fprintf(t, "\t\t-> %s\n", f.Remedy)
+			t.Row("", "", "-> "+f.Remedy)
 		}
 	}
 	return t.Flush()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/cmd/tapestry/httpserve"
+	"tapestry.dev/tapestry/visible"
 )
 
 const (
@@ -142,7 +143,7 @@ func (h *Health) readyz(w http.ResponseWriter, r *http.Request) {
 	for i, err := range h.run(r.Context()) {
 		if err != nil {
 			status = http.StatusServiceUnavailable
-			fmt.Fprintf(&text, "[-]%s failed: %v\n", h.opts.Ready[i].Name, err)
+			fmt.Fprintf(&text, "[-]%s failed: %s\n", h.opts.Ready[i].Name, visible.Text(err.Error()))
 			continue
 		}
 		fmt.Fprintf(&text, "[+]%s ok\n", h.opts.Ready[i].Name)

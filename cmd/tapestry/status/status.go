@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"tapestry.dev/tapestry/cmd/tapestry/output"
+	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/localapi"
 )
@@ -119,7 +119,7 @@ func showTable(ctx context.Context, w io.Writer, c *localapi.Client, name, forma
 func printTable(w io.Writer, headings []string, rows [][]string) error {
 	t := output.Columns(w)
 	for _, cells := range append([][]string{headings}, rows...) {
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
+		t.Row(cells...)
 	}
 	return t.Flush()
 }
@@ -128,7 +128,7 @@ func printTable(w io.Writer, headings []string, rows [][]string) error {
 func (r *report) print(w io.Writer, now time.Time) error {
 	n := &r.Node
 	t := output.Columns(w)
-	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) { t.Row(name, fmt.Sprintf(format, args...)) }
 	row("Node", "%s (%s)", n.Name, join(n.Addresses))
 	if len(n.Missing) == 0 {
 		row("Ready", "yes")
@@ -170,7 +170,7 @@ func (r *report) print(w io.Writer, now time.Time) error {
 		fmt.Fprintln(w, "\nPROBLEMS")
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintln(w, "  "+p.Text)
+		output.Line(w, "  "+p.Text)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/visible"
 )
 
 // Publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the
@@ -193,7 +194,7 @@ func condition(s *kube.NodeStatus) corev1.NodeCondition {
 		}
 	}
 	return corev1.NodeCondition{
-		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: "TapestryIsNotReady", Message: s.Reason,
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: "TapestryIsNotReady", Message: visible.Text(s.Reason),
 	}
 }
 

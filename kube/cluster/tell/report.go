@@ -20,6 +20,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/visible"
 )
 
 // Reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for
@@ -114,6 +115,7 @@ func reference(ref kube.Ref, uid types.UID) corev1.ObjectReference {
 }
 
 func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message string) *corev1.Event {
+	message = visible.Text(message)
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%s/%s/%s", object.Kind, object.UID, reason, message)
 	return &corev1.Event{

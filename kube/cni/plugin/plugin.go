@@ -13,6 +13,7 @@ import (
 
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/visible"
 )
 
 // Name is what the executable's file and the type in a network configuration are called.
@@ -41,6 +42,7 @@ func Main() int {
 	if err == nil {
 		return 0
 	}
+	err.Msg, err.Details = visible.Text(err.Msg), visible.Text(err.Details) // they quote what the runtime gave
 	if perr := err.Print(); perr != nil {
 		fmt.Fprintln(os.Stderr, perr)
 	}
@@ -159,7 +161,7 @@ func del(args *skel.CmdArgs) error {
 	defer cancel()
 	err = patiently(ctx, min(c.conf.patience(), delPatience), func() error { return c.agent.Del(ctx, c.pod) })
 	if errors.Is(err, cni.ErrUnavailable) {
-		fmt.Fprintf(os.Stderr, "delete pod %s: %v; the next agent will find out that it is gone\n", &c.pod, err)
+		fmt.Fprintln(os.Stderr, visible.Text(fmt.Sprintf("delete pod %s: %v; the next agent will find out that it is gone", &c.pod, err)))
 		err = nil
 	}
 	return explain("delete pod "+c.pod.String(), errors.Join(err, c.removeTAP()))

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
@@ -179,7 +180,7 @@ func (t *Teller) problemRows(context.Context) (rows []localapi.Problem, _ error)
 	for _, p := range append(shared, own...) {
 		text := p.String()
 		if len(text) > longestText {
-			text = text[:longestText] + "..."
+			text = strings.ToValidUTF8(text[:longestText], "") + "..."
 		}
 		rows = append(rows, localapi.Problem{Severity: string(p.Severity), Text: text})
 	}

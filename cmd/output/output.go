@@ -1,0 +1,68 @@
+// Package output is how commands print: as a table for people, or as JSON for programs. What others wrote is made
+// visible on the way (package visible), so that no name or message reaches a terminal as it is.
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"tapestry.dev/tapestry/visible"
+)
+
+// Flag is --output.
+func Flag(to *string) cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table", Destination: to,
+		Action: func(_ *cli.Context, format string) error {
+			if format != "table" && format != "json" {
+				return fmt.Errorf("--output %q: expected table or json", format)
+			}
+			return nil
+		}}
+}
+
+// Write prints v as JSON, or what table prints.
+func Write(w io.Writer, format string, v any, table func(io.Writer) error) error {
+	if format != "json" {
+		return table(w)
+	}
+	return JSON(w, v)
+}
+
+// JSON prints v as indented JSON.
+func JSON(w io.Writer, v any) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(visible.JSON(b.Bytes()))
+	return err
+}
+
+// Line prints one line.
+func Line(w io.Writer, text string) { fmt.Fprintln(w, visible.Text(text)) }
+
+// Table is columns that are aligned. Flush it.
+type Table struct{ w *tabwriter.Writer }
+
+// Columns begins a Table.
+func Columns(w io.Writer) Table { return Table{tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)} }
+
+// Row adds a row.
+func (t Table) Row(cells ...string) {
+	shown := make([]string, len(cells))
+	for i, c := range cells {
+		shown[i] = visible.Text(c)
+	}
+	fmt.Fprintln(t.w, strings.Join(shown, "\t"))
+}
+
+// Flush prints what was added.
+func (t Table) Flush() error { return t.w.Flush() }
