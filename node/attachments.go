@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// AttachTAP makes an attachment of a TAP. The Node owns f unless there is an error.
+// AttachTAP attaches a TAP. The Node owns f unless there is an error.
 func (n *Node) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 	dev, err := tap.NewDevice(f, tap.Options{Disable: n.held.NoOffloads, Poller: n.held.Poller})
 	if err != nil {
@@ -30,13 +30,13 @@ func (n *Node) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 	return nil
 }
 
-// Attach makes an attachment of a device, which the Node closes. After an error dev is the caller's.
+// Attach attaches a device. The Node owns dev unless there is an error.
 func (n *Node) Attach(c netstack.AttachmentConfig, dev netstack.Device) error {
 	return n.path.Attach(c, dev)
 }
 
-// AttachHost makes the host TAP of the TAP that an init step left; meta is its hosttap.Meta. The Node owns f unless
-// there is an error.
+// AttachHost attaches the host TAP that an init step made; meta is its hosttap.Meta. The Node owns f unless there is an
+// error.
 func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
 	var m hosttap.Meta
 	if err := json.Unmarshal(meta, &m); err != nil {
@@ -46,28 +46,27 @@ func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
 	slices.SortFunc(want, netip.Addr.Compare)
 	slices.SortFunc(m.Addrs, netip.Addr.Compare)
 	if !slices.Equal(m.Addrs, want) {
-		return fmt.Errorf("the host TAP has the addresses %v, and the node's ranges are such that it should have %v: let the init step put it right, by deleting the agent's pod", m.Addrs, want)
+		return fmt.Errorf("the host TAP has the addresses %v, but the node's podCIDRs need %v: delete the agent's pod, so that its init step sets them", m.Addrs, want)
 	}
 	return n.AttachTAP(netstack.AttachmentConfig{Name: hosttap.Key, Kind: netstack.HostTAP, MAC: tap.HostMAC, Addrs: m.Addrs}, f)
 }
 
-// Detach takes away the attachment of that name. It reports whether there was one.
+// Detach removes the attachment of that name, and reports whether there was one.
 func (n *Node) Detach(name string) bool { return n.path.Detach(name) }
 
-// Attached reports whether there is an attachment of that name; one whose device has gone is not.
+// Attached reports whether there is an attachment of that name whose device still exists.
 func (n *Node) Attached(name string) bool { return n.path.Attached(name) }
 
-// Local reports whether some pod's attachment has the address.
+// Local reports whether a pod's attachment has the address.
 func (n *Node) Local(a netip.Addr) bool { return n.path.Local(a) }
 
-// PodRanges are those that new pods get addresses of, and their MTU in bytes.
+// PodRanges returns the ranges in which new pods get addresses, and the pods' MTU in bytes.
 func (n *Node) PodRanges() ([]netip.Prefix, int) {
 	c := &n.Config().Netstack
 	return c.PodCIDRs, c.MTU
 }
 
-// HasHostTAP reports whether the host's processes reach pods through a TAP of their own, over the family of like; the
-// zero Addr is any.
+// HasHostTAP reports whether there is a host TAP with an address of like's family. The zero Addr means any family.
 func (n *Node) HasHostTAP(like netip.Addr) bool {
 	for _, p := range n.path.Attachments() {
 		if p.Name == hosttap.Key {
@@ -77,8 +76,8 @@ func (n *Node) HasHostTAP(like netip.Addr) bool {
 	return false
 }
 
-// strandedPorts tells of pods with addresses of another time.
-func (n *Node) strandedPorts() []Problem {
+// strandedPods returns a problem for each pod whose address lies outside of the node's present ranges.
+func (n *Node) strandedPods() []Problem {
 	var list []Problem
 	ranges, _ := n.PodRanges()
 	for _, p := range n.path.Attachments() {

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/overlay"
 )
 
-// Counters are what all parts count.
+// Counters returns the counters of all parts.
 func (n *Node) Counters() counter.List {
 	var list counter.List
 	for _, p := range n.parts {
@@ -35,7 +35,7 @@ func (n *Node) countServices() counter.List {
 // rejectTime is how long a WireGuard session is used without a new handshake (WireGuard paper, 6.1: Reject-After-Time).
 const rejectTime = 180 * time.Second
 
-// peerState tells how it stands with another node: up, quiet or keyless.
+// peerState returns the state of the tunnel to another node: up, quiet or keyless.
 func peerState(p *overlay.PeerStatus) string {
 	switch {
 	case p.PublicKey.IsZero():

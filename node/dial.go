@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// dial reaches an endpoint for Ingress, as nobody in particular.
+// dial connects Ingress to an endpoint, which sees no particular client.
 func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
@@ -19,7 +19,7 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return n.dialAs(ctx, network, netip.AddrPort{}, to)
 }
 
-// dialAs reaches an endpoint as client, by the rules of reach.
+// dialAs connects to an endpoint that sees client, by the rules of reach and tail.
 func (n *Node) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	if why := tail(&n.Config().Netstack, *n.hostAddrs.Load(), n.table.Load(), network, to); why != "" {
 		return nil, fmt.Errorf("connect to endpoint %s: %s", to, why)
@@ -31,8 +31,8 @@ func (n *Node) dialAs(ctx context.Context, network string, client, to netip.Addr
 	return n.path.Stack().Dial(ctx, network, w.as, to)
 }
 
-// join carries a client's connection to a pod of this node, without a stack. It reports false at once when it knows no
-// way.
+// join carries a client's connection to a pod of this node without the stack. It returns false at once when it cannot, and
+// leaves conn to the caller.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
 	if !n.path.Local(to.Addr()) {
 		return false

@@ -10,14 +10,14 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// dnsPort is where cluster DNS answers.
+// dnsPort is the port of cluster DNS.
 const dnsPort = 53
 
-// resolvers answer cluster DNS on the stack's addresses. One goroutine at a time changes them.
+// resolvers serve cluster DNS on the stack's addresses. One goroutine at a time changes them.
 type resolvers struct {
 	node      *Node
 	upstreams []netip.AddrPort
-	known     bool // upstreams have been found
+	known     bool // upstreams are set
 	server    *dns.Server
 	running   map[netip.Addr]context.CancelFunc
 }
@@ -38,7 +38,7 @@ func makeResolvers(n *Node) (part, error) {
 	return p, nil
 }
 
-// set listens on exactly the addresses that c names. Nobody is answered before the upstreams are known.
+// set listens on exactly the addresses that c names. No query is answered before the upstreams are known.
 func (r *resolvers) set(c *Config) error {
 	r.server.Set(c.DNS)
 	if !r.known {

@@ -1,5 +1,5 @@
-// Package node is the network of one node, assembled: the mesh, the packet path, Services and the edges, none of which
-// knows the others. What joins them stands here, and nothing else does.
+// Package node assembles the network of one node out of the mesh, the packet path, Services and the edges. These packages
+// do not know one another. Only what joins them stands here.
 //
 // # Theory of operation
 //
@@ -10,15 +10,17 @@
 //	                          │ AttachTAP: what was attached before this process
 //	              Config ──Set──> in force; again with every snapshot of the cluster
 //
-// Start makes every part or none. A started Node holds still: nothing is read from an attachment, nobody is listened to
-// and no other node is known before the first Set. Attachments that were there before the process are attached in
-// between, since a packet to an address that is nobody's is refused.
+// Start makes all parts, or none and an error. A started Node does nothing before the first Set: it reads no attachment,
+// listens on no socket and knows no other node. TAPs that an earlier process left are attached between Start and Set,
+// because from Set on the Node refuses packets to pod addresses that no attachment has.
 //
-// Set takes the whole state. Each part takes what concerns it; one that fails keeps what it had, and the others go on.
-// The pod ranges are a Node's for life: the stack and the tunnel have their addresses in them.
+// Set takes the whole desired state. Each part applies what concerns it. A part that fails keeps its former state, and the
+// other parts go on. The pod ranges cannot change during the life of a Node, because the stack and the tunnel have
+// addresses in them.
 //
 // # Who sees whom
 //
-// Where a connection from a host socket goes, and as whom, is decided by reach.go alone (docs/architecture.md,
-// decision 6). Where none may go, since an EndpointSlice leads it back to where it came from, tail.go says.
+// reach.go alone decides how a connection from a host socket reaches an endpoint, and which client address the endpoint
+// sees (docs/architecture.md, decision 6). tail.go decides which endpoints must not be connected to, because an
+// EndpointSlice would lead the connection back to where it came from.
 package node

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// makeHostAddrs follows the addresses of the host's interfaces. The first list is there when it returns.
+// makeHostAddrs follows the addresses of the host's interfaces. It returns after the first list has come.
 func makeHostAddrs(n *Node) (part, error) {
 	n.hostAddrs.Store(new([]netip.Addr))
 	if n.held.HostAddrs == nil {
@@ -14,7 +14,7 @@ func makeHostAddrs(n *Node) (part, error) {
 	known := make(chan struct{})
 	listed := sync.OnceFunc(func() { close(known) })
 	go func() {
-		defer listed() // or there is none
+		defer listed() // also when no list ever comes
 		err := n.held.HostAddrs(n.ctx, func(list []netip.Addr) {
 			n.hostAddrs.Store(&list)
 			listed()
@@ -28,19 +28,19 @@ func makeHostAddrs(n *Node) (part, error) {
 	return quiet, nil
 }
 
-// hostChanged has the packet path know of the host's addresses.
+// hostChanged tells the packet path the host's new addresses.
 func (n *Node) hostChanged() {
 	n.setting.Lock()
 	defer n.setting.Unlock()
 	if n.closed || !n.inForce {
-		return // Set will tell it
+		return // the first Set tells the packet path
 	}
 	if err := n.setPath(n.Config()); err != nil {
 		n.log.Error("new addresses of the host were not applied", "err", err)
 	}
 }
 
-// setPath brings the packet path to c, and to what the host is.
+// setPath applies c and the host's addresses to the packet path.
 func (n *Node) setPath(c *Config) error {
 	path := c.Netstack
 	path.HostAddrs, path.DenyEgress = *n.hostAddrs.Load(), n.held.DenyEgress

@@ -25,7 +25,7 @@ import (
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
-// Config is everything that a snapshot of the cluster says to a node.
+// Config is the desired state of a node, compiled from one snapshot of the cluster.
 type Config struct {
 	Netstack netstack.Config
 	Overlay  overlay.Config
@@ -34,53 +34,52 @@ type Config struct {
 	Ingress  ingress.Config
 }
 
-// Held is what outlives a Node, and what is fixed for its life. Everything in it stays the caller's. Required are
-// Flows, Key, Poller and Upstreams.
+// Held is what outlives a Node, and the settings that are fixed for its life. The caller keeps and closes everything in
+// it. Flows, Key, Poller and Upstreams are required.
 type Held struct {
-	// Flows is the table of flows, usually in memory that outlives the process.
+	// Flows is the flow table. Its memory usually outlives the process.
 	Flows *flow.Table
-	// Key is the node's in the mesh.
+	// Key is the node's private key in the mesh.
 	Key overlay.PrivateKey
-	// Socket is the mesh's UDP socket. Bind takes its place where there is one; with neither a socket is opened on any
-	// port.
+	// Socket is the mesh's UDP socket. Bind replaces it when set. With neither, the Node opens a socket on any port.
 	Socket *os.File
 	// Bind is an underlay in memory, for several Nodes in one process; see overlaytest.
 	Bind overlay.Bind
 	// Poller reads TAPs and host sockets.
 	Poller *poll.Poller
 
-	// UnderlayMTU is that of the network between the nodes in bytes; 0: 1500.
+	// UnderlayMTU is the MTU of the network between the nodes, in bytes; 0 means 1500.
 	UnderlayMTU int
-	// NoGSO and NoGRO keep the kernel from cutting and coalescing the tunnel's datagrams.
+	// NoGSO and NoGRO stop the kernel from segmenting and coalescing the tunnel's datagrams.
 	NoGSO, NoGRO bool
-	// NoOffloads are those that TAPs are to do without.
+	// NoOffloads are offloads that TAPs must not use.
 	NoOffloads tap.Offloads
-	// UDPIdle is how long a UDP conversation through host sockets lives without a datagram; 0: two minutes.
+	// UDPIdle is how long a UDP conversation through host sockets is kept without a datagram; 0 means two minutes.
 	UDPIdle time.Duration
 
-	// IngressConns is how many connections Ingress serves at most; 0: 4096.
+	// IngressConns is the largest number of client connections that Ingress serves; 0 means 4096.
 	IngressConns int
 
-	// HostAddrs gives changed the addresses of the host's interfaces at once, and again when they are others, until ctx
-	// ends. nil: the host has the addresses of the Config, and no others.
+	// HostAddrs calls changed with the addresses of the host's interfaces at once, and again after each change, until ctx
+	// ends. nil means that the host has only the addresses in the Config.
 	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error
-	// DenyEgress is what pods may not dial outside.
+	// DenyEgress lists outside destinations that pods must not dial.
 	DenyEgress []netstack.Destination
 
-	// Upstreams gives the DNS servers for names outside of the cluster, best first. It is asked until it succeeds once.
+	// Upstreams returns the DNS servers for names outside of the cluster, best first. It is called until it succeeds once.
 	Upstreams func() ([]netip.AddrPort, error)
-	// Healthy reports whether load balancers may send new connections to this node; nil: always.
+	// Healthy reports whether load balancers may send new connections to this node; nil means always.
 	Healthy func() bool
-	// Listen opens the host sockets of NodePorts and hostPorts; nil is the kernel.
+	// Listen opens the host sockets of NodePorts and hostPorts; nil means the kernel's.
 	Listen nodeport.Listener
-	// ListenHealthCheck opens the host sockets of Services' health checks; nil is the kernel.
+	// ListenHealthCheck opens the host sockets of Services' health checks; nil means the kernel's.
 	ListenHealthCheck func(port uint16) (net.Listener, error)
-	// Log gets what happens asynchronously; nil discards.
+	// Log receives what happens outside of calls; nil discards it.
 	Log *slog.Logger
 }
 
-// ErrStartAnew tells that a Node cannot become what a Config says: it has to be closed, and another be started. What
-// the Held holds outlives both, so that nothing translated is cut.
+// ErrStartAnew means that a Node cannot take a Config: close it and start another one. Flows and sockets in Held outlive
+// both, so no translated connection is cut.
 var ErrStartAnew = errors.New("start the agent anew")
 
 var errClosed = errors.New("the node is closed")
@@ -89,16 +88,16 @@ var errClosed = errors.New("the node is closed")
 type Node struct {
 	held Held
 	log  *slog.Logger
-	ctx  context.Context // of what the parts serve; done when the Node closes
+	ctx  context.Context // for everything that the parts serve; done when the Node closes
 	stop context.CancelFunc
 
-	// Made by Start, in this order, and not changed after.
+	// Start sets these in this order, and nothing changes them afterwards.
 	mesh      *overlay.Mesh
 	path      *netstack.Path
 	nodePorts *nodeport.Proxy
 	balancers *healthcheck.Server
 	ingress   *ingress.Server
-	parts     []part // all of them, those that are made
+	parts     []part // those that are made so far; after Start all of them
 
 	// Never nil.
 	config    atomic.Pointer[Config]
@@ -107,14 +106,14 @@ type Node struct {
 
 	ingressAt listeners
 
-	setting sync.Mutex // held by all that sets a part, and by Close; guards inForce and closed
+	setting sync.Mutex // held while a part is set, and by Close; guards inForce and closed
 	inForce bool       // Set has been called
 	closed  bool
 }
 
-// Start makes a Node for the cluster that c describes; its pod ranges are the Node's for life. Nothing is in force
-// before the first Set. When a part cannot be made, those before it are closed and there is no Node. What the parts
-// serve ends with ctx as well as with Close, which is called in any case.
+// Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set. When a part cannot be made,
+// Start closes the parts before it and returns an error. Everything that the parts serve ends with ctx or with Close. The
+// caller must call Close in both cases.
 func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")
@@ -135,15 +134,15 @@ func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 		made, err := p.make(n)
 		if err != nil {
 			n.Close()
-			return nil, err // it says what it is about
+			return nil, err // it names the part
 		}
 		n.parts = append(n.parts, made)
 	}
 	return n, nil
 }
 
-// Set brings the node to c. What cannot be applied is returned, the rest is in force. A c that this Node cannot become
-// changes nothing; the error wraps ErrStartAnew then.
+// Set applies c. It returns the errors of parts that failed; the rest of c is in force. When c needs another Node, Set
+// changes nothing and returns an error that wraps ErrStartAnew.
 func (n *Node) Set(c Config) error {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -162,8 +161,8 @@ func (n *Node) Set(c Config) error {
 	return errors.Join(errs...)
 }
 
-// sameRanges gives an error when the node's pod ranges are not those that the stack and the tunnel were made for. A
-// Node without any has not been given them again yet.
+// sameRanges returns an error when the pod ranges differ from those that the stack and the tunnel were made for. A Node
+// object without ranges is accepted: it was made anew and has not got its ranges yet.
 func sameRanges(before, now *netstack.Config) error {
 	if len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {
 		return nil
@@ -172,14 +171,14 @@ func sameRanges(before, now *netstack.Config) error {
 		now.Node, now.PodCIDRs, before.PodCIDRs, ErrStartAnew)
 }
 
-// Config is what was set last, and before the first Set what the Node was started with. It is not to be changed.
+// Config returns what was set last, or before the first Set what Start was given. The caller must not change it.
 func (n *Node) Config() *Config { return n.config.Load() }
 
-// Run keeps the clock of the flows until ctx is done.
+// Run keeps the flow table's clock until ctx is done.
 func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 
-// Close ends the Node. Requests through Ingress get drainTime to finish; what is translated goes on in the next Node
-// with the same Flows.
+// Close ends the Node. Requests through Ingress get drainTime to finish. Translated connections go on in the next Node that
+// has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()

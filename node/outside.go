@@ -2,7 +2,8 @@ package node
 
 import "tapestry.dev/tapestry/counter"
 
-// countOutside counts what pods, and clients outside, have of the host's sockets. All of it is shared out among them.
+// countOutside counts the host sockets and memory that pods and outside clients use. All of these are shared out among
+// them.
 func (n *Node) countOutside() counter.List {
 	s := n.path.Stack().Stats()
 	udp, ports, pings, dials, pieces := s.UDP.Conversations, s.UDP.Sockets, s.Pings, s.Dials, s.Pieces

@@ -17,10 +17,10 @@ import (
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
-// parts are what a Node is made of. They are made and set in this order, so that each finds what it refers to, and
+// parts lists what a Node is made of. Parts are made and set in this order, so that each finds those it refers to, and
 // closed in the reverse order.
 var parts = []maker{
-	{"services", makeServices},          // frontends and backends, which the others ask
+	{"services", makeServices},          // frontends and backends, which the other parts ask for
 	{"mesh", makeMesh},                  // the way to other nodes
 	{"host addresses", makeHostAddrs},   // those of the host's interfaces
 	{"packet path", makePath},           // attachments, flows and the stack
@@ -30,25 +30,25 @@ var parts = []maker{
 	{"resolvers", makeResolvers},        // cluster DNS, on the stack's addresses
 }
 
-// maker makes one of them, which refers to those before it by their fields of the Node.
+// maker makes one part. The part finds earlier parts in the fields of the Node.
 type maker struct {
 	name string // for the reader
 	make func(*Node) (part, error)
 }
 
-// part is one of them. Its funcs are never nil; quiet has those that do nothing. All but set may be called
+// part is one part of a Node. Its funcs are never nil; quiet has funcs that do nothing. All funcs but set may be called
 // concurrently.
 type part struct {
-	// set brings the part to a Config, which it may keep but not change. It is called by one goroutine at a time.
+	// set applies a Config, which the part may keep but must not change. One goroutine at a time calls it.
 	set func(*Config) error
-	// problems are those there are at the moment.
+	// problems returns the present problems.
 	problems func() []Problem
-	// counters give what it counts. Each counter is named here and nowhere else.
+	// counters returns what the part counts. Counters get their names here and nowhere else.
 	counters func() counter.List
 	close    func()
 }
 
-// quiet is a part that has nothing to do.
+// quiet is a part that does nothing.
 var quiet = part{
 	set:      func(*Config) error { return nil },
 	problems: func() []Problem { return nil },
@@ -78,7 +78,7 @@ func makeMesh(n *Node) (p part, err error) {
 	n.mesh, err = overlay.New(overlay.Options{
 		PrivateKey: n.held.Key, Socket: n.held.Socket, Bind: n.held.Bind, StackAddrs: stackAddrs(n.Config().Netstack.PodCIDRs),
 		UnderlayMTU: n.held.UnderlayMTU, Logger: n.log,
-		// Nobody is a peer before Set, when there is a packet path.
+		// There is no peer before Set, and by then there is a packet path.
 		Receive:   func(peer uint64, packets [][]byte) { n.path.FromLink(peer, packets) },
 		Forbidden: func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) }, Waiting: n.held.Poller.Waiting,
 		NoGSO: n.held.NoGSO, NoGRO: n.held.NoGRO,
@@ -103,7 +103,7 @@ func makePath(n *Node) (p part, err error) {
 	})
 	p = quiet
 	p.set = n.setPath
-	p.problems = n.strandedPorts
+	p.problems = n.strandedPods
 	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
 	p.close = func() { _ = n.path.Close() }
 	return p, err
@@ -122,7 +122,7 @@ func makeNodePorts(n *Node) (part, error) {
 		Logger:      n.log,
 	})
 	p := quiet
-	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil } // failures are problems
+	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil } // its failures become problems
 	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
 	p.counters = n.countNodePorts
 	p.close = func() { _ = n.nodePorts.Close() }
@@ -132,13 +132,13 @@ func makeNodePorts(n *Node) (part, error) {
 func makeHealthChecks(n *Node) (part, error) {
 	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log})
 	p := quiet
-	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil } // failures are problems
+	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil } // its failures become problems
 	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{}) }
 	p.close = func() { _ = n.balancers.Close() }
 	return p, nil
 }
 
-// drainTime is how long requests through Ingress may take to finish when the Node closes.
+// drainTime is how long requests through Ingress may take to finish after Close is called.
 const drainTime = 5 * time.Second
 
 func makeIngress(n *Node) (part, error) {
@@ -161,16 +161,16 @@ func makeIngress(n *Node) (part, error) {
 	return p, nil
 }
 
-// Problem is something wrong with an object, as this node finds it.
+// Problem is a fault of an object, as this node finds it.
 type Problem struct {
 	services.Problem
-	// Warning: it works, though not as its author may have meant; else it does not work.
+	// Warning is set when the object works, but perhaps not as its author meant. Otherwise it does not work.
 	Warning bool
-	// Shared: every node finds it.
+	// Shared is set when every node finds this problem.
 	Shared bool
 }
 
-// problemsOf gives problems of the kind of like.
+// problemsOf turns problems of Services into Problems with the flags of like.
 func problemsOf(list []services.Problem, like Problem) []Problem {
 	var out []Problem
 	for _, p := range list {
@@ -180,7 +180,7 @@ func problemsOf(list []services.Problem, like Problem) []Problem {
 	return out
 }
 
-// Problems are those there are at the moment, in the order of the parts.
+// Problems returns the present problems, in the order of the parts.
 func (n *Node) Problems() []Problem {
 	var list []Problem
 	for _, p := range n.parts {

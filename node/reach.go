@@ -10,20 +10,21 @@ import (
 
 // way is how an endpoint is reached from a host socket.
 type way struct {
-	// kernel: through a socket of the host, with whatever address the kernel gives it; else through the stack.
+	// kernel is set when the way is a socket of the host, with an address that the kernel chooses. Otherwise it is the stack.
 	kernel bool
-	// as is the address that the endpoint sees. Port 0 is any, the zero AddrPort is the stack's own address.
+	// as is the client address that the endpoint sees. Port 0 means any port, the zero AddrPort the stack's own address.
 	as netip.AddrPort
 }
 
-// reach says how the connection of a client is carried to an endpoint; the zero client is nobody in particular. These
-// are the rules of decision 6 in docs/architecture.md:
+// reach decides how a client's connection is carried to an endpoint. The zero client means no particular one. The rules
+// are those of decision 6 in docs/architecture.md:
 //
-//   - This node's own address is the kernel's: it would drop a packet from itself that comes by the host TAP as martian.
-//   - An endpoint at another node's own address does not see clients: the kernel there would answer them past us, over the
-//     network between the nodes, as it would answer a node.
-//   - Localhost clients are this node to a pod, which could not answer 127.0.0.1.
-//   - Every other client is seen by its own address.
+//   - This node's own address is reached through the kernel, which drops packets from its own address that come by the
+//     host TAP as martians.
+//   - An endpoint at another node's own address does not see the client's address. The kernel there would answer the client
+//     directly over the underlay, past the tunnel.
+//   - A pod sees a client on localhost as this node, because it could not answer 127.0.0.1.
+//   - An endpoint sees every other client by the client's own address.
 func reach(c *netstack.Config, client, to netip.AddrPort) way {
 	switch {
 	case slices.Contains(c.NodeAddrs, to.Addr()):
@@ -39,12 +40,12 @@ func reach(c *netstack.Config, client, to netip.AddrPort) way {
 	return way{as: client}
 }
 
-// claimed reports whether an address lies in a pod or service range, so that nobody outside may have it.
+// claimed reports whether an address lies in a pod or service range. No client outside may have such an address.
 func claimed(c *netstack.Config, a netip.Addr) bool {
 	return addressing.Contains(c.ClusterCIDRs, a) || addressing.Contains(c.ServiceCIDRs, a)
 }
 
-// nodeAddr is this node's address of the family of like, or invalid.
+// nodeAddr returns this node's address of like's family, or the zero Addr.
 func nodeAddr(c *netstack.Config, like netip.Addr) netip.Addr {
 	for _, n := range c.NodeAddrs {
 		if n.Is4() == like.Is4() {

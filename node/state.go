@@ -6,17 +6,17 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// Table is what is in force of Services.
+// Table returns the frontends and backends that are in force.
 func (n *Node) Table() *services.Table { return n.table.Load() }
 
-// WireGuardPort is the UDP port that the tunnel listens on.
+// WireGuardPort returns the UDP port on which the tunnel listens.
 func (n *Node) WireGuardPort() uint16 { return n.mesh.Port() }
 
-// Peers are the other nodes, as the tunnel sees them.
+// Peers returns the state of the tunnel to each other node.
 func (n *Node) Peers() []overlay.PeerStatus { return n.mesh.Status() }
 
 // Attachments are what is attached to the packet path, with what went through them.
 func (n *Node) Attachments() []netstack.AttachmentStats { return n.path.Attachments() }
 
-// Packets counts by verdict and by reason of a drop.
+// Packets returns packet counts by verdict, and drops by reason.
 func (n *Node) Packets() netstack.Stats { return n.path.Stats() }

@@ -12,16 +12,15 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// Endpoints are what a namespace's user writes (EndpointSlice), and an address that he names may be one at which this
-// very node takes connections for Services: each connection would become the next one's client, without an end, and a
-// datagram would go round for ever.
+// A namespace's user writes EndpointSlices, and may name an address at which this node itself takes connections for
+// Services. Each connection would then open the next one without end, and a datagram would go round for ever.
 
-// tail says why no connection from a host socket goes to an endpoint; "" when one may. host are the addresses of the
-// host's interfaces.
+// tail returns why a connection from a host socket must not go to an endpoint, or "" when it may. host lists the addresses
+// of the host's interfaces.
 //
-//   - A Service's address is translated for pods alone, and once: whoever comes by a NodePort or Ingress would otherwise
-//     get to Services past what they ask of their own clients.
-//   - A node port of a node is where Tapestry takes connections. One that another node's agent makes is refused there.
+//   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would reach
+//     a Service past its own rules for clients.
+//   - At a node port of a node Tapestry itself takes connections.
 func tail(c *netstack.Config, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP
 	if network == "udp" {
@@ -42,22 +41,22 @@ func isOwn(c *netstack.Config, host []netip.Addr, a netip.Addr) bool {
 		slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return addressing.Host(p) == a })
 }
 
-// isPeer reports whether an address is that of another node with an agent.
+// isPeer reports whether an address belongs to another node that has an agent.
 func isPeer(c *netstack.Config, a netip.Addr) bool {
 	return slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return p.Encap && slices.Contains(p.NodeAddrs, a) })
 }
 
-// listeners are those on which a Node serves Ingress.
+// listeners are the addresses on which a Node serves Ingress.
 type listeners struct {
 	mu   sync.Mutex
-	list []netip.AddrPort // guarded by mu; the unspecified address is every one of the host
+	list []netip.AddrPort // guarded by mu; the unspecified address stands for all addresses of the host
 }
 
-// add has l in the list until the func that it returns is called.
+// add puts l into the list, until the func that it returns is called.
 func (ls *listeners) add(l net.Listener) (remove func()) {
 	tcp, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
-		return func() {} // no address of a host
+		return func() {} // it has no address of a host
 	}
 	at := tcp.AddrPort()
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
@@ -73,7 +72,7 @@ func (ls *listeners) add(l net.Listener) (remove func()) {
 	}
 }
 
-// at reports whether one of them listens at an address of the host.
+// at reports whether one of the listeners takes connections to an address of the host.
 func (ls *listeners) at(to netip.AddrPort) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
