@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
+	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -116,5 +118,35 @@ func TestHalfOpenChecks(t *testing.T) {
 	}
 	if n := s.r.Len(); n != 0 {
 		t.Errorf("%d connections are left", n)
+	}
+}
+
+// A pod that has closed its socket costs nothing for long, whatever the far end does: its kernel answers what still
+// comes with a reset, and the connection is over.
+func TestPodClosesFirst(t *testing.T) {
+	for _, more := range []string{"", "late"} {
+		s := newScript(t)
+		server, mine, theirs := s.egress(65535)
+		s.say(segment{mine, theirs, fin, 65535, nil})
+		if got := s.hear(ack); got.ack != mine+1 {
+			t.Fatalf("the end is acknowledged as %d, want %d", got.ack, mine+1)
+		}
+		if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("the server heard %v, want the end", err)
+		}
+		if more != "" {
+			if _, err := io.WriteString(server, more); err != nil {
+				t.Fatal(err)
+			}
+			s.hear(psh)
+		}
+		s.say(segment{seq: mine + 1, flags: rst}) // to that, or to the question whether it lives
+		for giveUp := netstacktest.GiveUp(t); s.r.Len() > 0; {
+			select {
+			case <-giveUp:
+				t.Fatalf("%d connections are left", s.r.Len())
+			case <-time.After(time.Millisecond):
+			}
+		}
 	}
 }
