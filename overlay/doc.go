@@ -42,6 +42,8 @@ is repeated after a quarter of a second instead of 5 s. The end with the larger 
 handshakes that cross destroy each other; when it happens all the same, the session carries no probe, is distrusted
 and replaced.
 
+What answers a peer leaves from the address that the peer wrote to, as long as that is ours; with several addresses the
+route could choose another, and a firewall on the way, or a stock WireGuard behind a NAT, would know nothing of it.
 An endpoint roams to wherever authenticated datagrams come from, but datagrams from a pod range or from what
 Options.Forbidden names are dropped unread: a tunnel whose outside runs through its own inside never recovers.
 
@@ -67,7 +69,6 @@ by the kernel and counted.
 
 # Not done here
 
-Policy, decapsulation and coalescing are the receiver's business, as is choosing the peer. Replies leave from the
-address that the route chooses, not from the one that was asked (no IP_PKTINFO): peers follow by roaming.
+Policy, decapsulation and coalescing are the receiver's business, as is choosing the peer.
 */
 package overlay

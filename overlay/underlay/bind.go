@@ -65,7 +65,7 @@ type Bind struct {
 	senders sync.Pool // *sender
 
 	epMu      sync.Mutex // guards endpoints
-	endpoints map[netip.AddrPort]*endpoint
+	endpoints map[way]*endpoint
 }
 
 // socket is one opening of the Bind.
@@ -82,7 +82,7 @@ func New(o Options) (*Bind, error) {
 	if o.Socket == nil {
 		return nil, errors.New("underlay: no socket")
 	}
-	b := &Bind{o: o, file: o.Socket, endpoints: make(map[netip.AddrPort]*endpoint)}
+	b := &Bind{o: o, file: o.Socket, endpoints: make(map[way]*endpoint)}
 	b.noGSO.Store(o.NoGSO)
 	b.senders.New = func() any { return newSender(b) }
 	var err error

@@ -179,7 +179,7 @@ func TestSwitchedOff(t *testing.T) {
 // More segments in one message than a group has buffers: newer kernels send up to 128.
 func TestReceiveManySegments(t *testing.T) {
 	for _, guess := range []int{50, 1 << 16, 33} {
-		r := newReceiver(&Bind{endpoints: map[netip.AddrPort]*endpoint{}}, nil)
+		r := newReceiver(&Bind{endpoints: map[way]*endpoint{}}, nil)
 		r.seen = guess
 		bufs, sizes, eps := make([][]byte, 128), make([]int, 128), make([]conn.Endpoint, 128)
 		for i := range bufs {
@@ -308,7 +308,7 @@ func TestPathMTU(t *testing.T) {
 }
 
 func TestEndpointsAreBounded(t *testing.T) {
-	b := &Bind{endpoints: map[netip.AddrPort]*endpoint{}}
+	b := &Bind{endpoints: map[way]*endpoint{}}
 	for i := range 3 * maxEndpoints {
 		b.endpoint(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), uint16(1+i>>16)))
 	}

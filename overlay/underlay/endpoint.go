@@ -12,28 +12,41 @@ import (
 // maxEndpoints bounds how many addresses are kept: anyone can send from ever new ones.
 const maxEndpoints = 4096
 
-// endpoint is a far address, made once per address and never changed.
+// way names an endpoint: a far address, and the address of ours that it wrote to, invalid where it did not.
+type way struct {
+	ap    netip.AddrPort // IPv4 unmapped
+	local netip.Addr
+}
+
+// endpoint is a far address, made once per way and never changed but for what is known of its source.
 type endpoint struct {
-	ap netip.AddrPort // IPv4 unmapped
-	v4 unix.RawSockaddrInet4
-	v6 unix.RawSockaddrInet6 // IPv4 mapped
+	ap     netip.AddrPort // IPv4 unmapped
+	v4     unix.RawSockaddrInet4
+	v6     unix.RawSockaddrInet6 // IPv4 mapped
+	source source
 }
 
 var _ conn.Endpoint = (*endpoint)(nil)
 
-// endpoint interns ap, so that a datagram from a known address allocates nothing.
-func (b *Bind) endpoint(ap netip.AddrPort) *endpoint {
-	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+// endpoint is that of a far address which is written to from whatever address of ours the route has.
+func (b *Bind) endpoint(ap netip.AddrPort) *endpoint { return b.endpointAt(ap, netip.Addr{}) }
+
+// endpointAt is that of a far address which wrote to local. It is interned, so that a datagram from a known address
+// allocates nothing.
+func (b *Bind) endpointAt(ap netip.AddrPort, local netip.Addr) *endpoint {
+	w := way{netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), local}
 	b.epMu.Lock()
 	defer b.epMu.Unlock()
-	if e := b.endpoints[ap]; e != nil {
+	if e := b.endpoints[w]; e != nil {
+		e.source.gone.Store(false)
 		return e
 	}
 	if len(b.endpoints) >= maxEndpoints {
 		clear(b.endpoints) // those in use stay alive with their peers
 	}
-	e := newEndpoint(ap)
-	b.endpoints[ap] = e
+	e := newEndpoint(w.ap)
+	e.source.init(local)
+	b.endpoints[w] = e
 	return e
 }
 
@@ -88,14 +101,24 @@ func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
 
 func networkPort(p *uint16) uint16 { return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(p))[:]) }
 
-// ClearSrc implements conn.Endpoint; the kernel chooses the source by route.
-func (e *endpoint) ClearSrc() {}
+// ClearSrc implements conn.Endpoint: from now on the kernel chooses the source by route.
+func (e *endpoint) ClearSrc() { e.source.gone.Store(true) }
 
 // SrcToString implements conn.Endpoint.
-func (e *endpoint) SrcToString() string { return "" }
+func (e *endpoint) SrcToString() string {
+	if a := e.SrcIP(); a.IsValid() {
+		return a.String()
+	}
+	return ""
+}
 
 // SrcIP implements conn.Endpoint.
-func (e *endpoint) SrcIP() netip.Addr { return netip.Addr{} }
+func (e *endpoint) SrcIP() netip.Addr {
+	if e.source.gone.Load() {
+		return netip.Addr{}
+	}
+	return e.source.addr
+}
 
 // DstIP implements conn.Endpoint.
 func (e *endpoint) DstIP() netip.Addr { return e.ap.Addr() }

@@ -32,8 +32,8 @@ type receiver struct {
 	guess int // segment size in bytes that lay counts on
 	seen  int // the latest size seen; the next guess
 
-	last   *endpoint // of the last datagram
-	lastAP netip.AddrPort
+	last    *endpoint // of the last datagram
+	lastWay way
 
 	used  int // messages to read into
 	got   int
@@ -121,6 +121,7 @@ func (r *receiver) answer(b []byte, to *endpoint) {
 	if msg.Name, msg.Namelen = to.sockaddr(r.sock.is6); msg.Name == nil {
 		return
 	}
+	setControl(&msg, to.source.control(r.sock.is6))
 	_ = r.sock.raw.Control(func(fd uintptr) {
 		_, _, _ = unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT)
 	})
@@ -161,11 +162,11 @@ func (r *receiver) lay(bufs [][]byte) {
 func (r *receiver) take(i int, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	m := &r.msgs[i]
 	total := int(m.n)
-	segment := controlInt(r.ctls[i][:m.Controllen])
+	segment, local := arrived(r.ctls[i][:m.Controllen])
 	if segment == 0 {
 		segment = total
 	}
-	from := r.from(&r.names[i])
+	from := r.from(&r.names[i], local)
 	if from == nil || total == 0 || m.Flags&unix.MSG_TRUNC != 0 {
 		return 0
 	}
@@ -241,14 +242,14 @@ func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	return n
 }
 
-// from finds the endpoint of a message; nil when datagrams from there are not taken.
-func (r *receiver) from(sa *unix.RawSockaddrInet6) *endpoint {
+// from finds the endpoint of a message to local; nil when datagrams from there are not taken.
+func (r *receiver) from(sa *unix.RawSockaddrInet6, local netip.Addr) *endpoint {
 	ap := addrPort(sa)
-	if ap != r.lastAP || r.last == nil {
+	if w := (way{ap, local}); w != r.lastWay || r.last == nil || r.last.source.gone.Load() {
 		if !ap.IsValid() {
 			return nil
 		}
-		r.lastAP, r.last = ap, r.b.endpoint(ap)
+		r.lastWay, r.last = w, r.b.endpointAt(ap, local)
 	}
 	if r.b.o.Forbidden != nil && r.b.o.Forbidden(ap.Addr()) {
 		r.b.forbidden.Add(1)

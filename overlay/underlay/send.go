@@ -1,7 +1,6 @@
 package underlay
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"unsafe"
@@ -35,10 +34,22 @@ type segmentControl struct {
 	_    [6]byte
 }
 
+// control is that one, and what stands behind it: a source.
+type control struct {
+	segmentControl
+	source [sourceLen]byte
+}
+
+// setControl has m carry a control message, which is only read, or none.
+func setControl(m *unix.Msghdr, ctl []byte) {
+	m.Control = unsafe.SliceData(ctl)
+	m.SetControllen(len(ctl))
+}
+
 // sender is what one Send needs; pooled. Its functions are made once, because a closure per call would allocate.
 type sender struct {
 	msgs [conn.IdealBatchSize]mmsghdr
-	ctls [conn.IdealBatchSize]segmentControl
+	ctls [conn.IdealBatchSize]control
 	iovs [conn.IdealBatchSize]unix.Iovec
 
 	pending []mmsghdr // what is still to be sent
@@ -87,8 +98,10 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		batch := bufs[:min(len(bufs), len(s.iovs))]
 		bufs = bufs[len(batch):]
 		n := s.gather(batch, !b.noGSO.Load())
+		from := e.source.control(sock.is6)
 		for i := range s.msgs[:n] {
 			s.msgs[i].Name, s.msgs[i].Namelen = name, nameLen
+			s.from(i, from)
 		}
 		err := b.flush(sock, s, n, e)
 		clear(s.iovs[:len(batch)]) // the buffers are WireGuard's again
@@ -130,17 +143,28 @@ func (s *sender) gather(bufs [][]byte, gso bool) (messages int) {
 		m := &s.msgs[messages]
 		m.Iov = &s.iovs[first]
 		m.SetIovlen(i - first)
-		m.Control, m.Controllen = nil, 0
+		setControl(&m.Msghdr, nil)
 		if i-first > 1 {
 			c := &s.ctls[messages]
 			c.hdr.Level, c.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 			c.hdr.SetLen(unix.CmsgLen(2))
 			c.size = uint16(size)
 			m.Control = (*byte)(unsafe.Pointer(c))
-			m.SetControllen(int(unsafe.Sizeof(*c)))
+			m.SetControllen(int(unsafe.Sizeof(c.segmentControl)))
 		}
 	}
 	return messages
+}
+
+// from has message i leave from a source.
+func (s *sender) from(i int, source []byte) {
+	switch m := &s.msgs[i]; {
+	case source == nil:
+	case m.Controllen == 0:
+		setControl(&m.Msghdr, source)
+	default:
+		m.SetControllen(int(m.Controllen) + copy(s.ctls[i].source[:], source))
+	}
 }
 
 // flush sends the first n messages of s to e.
@@ -173,6 +197,11 @@ func (b *Bind) refused(sock *socket, s *sender, e *endpoint) error {
 	rest := s.pending[1:]
 	segments := unsafe.Slice(m.Iov, m.Iovlen)
 	if len(segments) == 1 {
+		if isOfSource(errno) && m.Controllen > 0 {
+			e.ClearSrc()
+			setControl(&s.pending[0].Msghdr, nil)
+			return nil // it is sent again
+		}
 		b.count(errno, e)
 		s.pending = rest
 		return nil
@@ -182,9 +211,9 @@ func (b *Bind) refused(sock *socket, s *sender, e *endpoint) error {
 	}
 	// One by one: some may fit where the longest does not. EINVAL is what kernels before 6.14 say to that.
 	for i := range segments {
-		m.Iov, m.Control = &segments[i], nil
+		m.Iov = &segments[i]
 		m.SetIovlen(1)
-		m.SetControllen(0)
+		setControl(&m.Msghdr, e.source.control(sock.is6))
 		one := [1]mmsghdr{m}
 		if err := b.sendOne(sock, s, one[:], e); err != nil {
 			return err
@@ -198,6 +227,11 @@ func (b *Bind) sendOne(sock *socket, s *sender, one []mmsghdr, e *endpoint) erro
 	s.pending = one
 	if err := sock.raw.Write(s.wait); err != nil {
 		return net.ErrClosed
+	}
+	if isOfSource(s.errno) && one[0].Controllen > 0 {
+		e.ClearSrc()
+		setControl(&one[0].Msghdr, nil)
+		return b.sendOne(sock, s, one, e)
 	}
 	if s.errno != 0 {
 		b.count(s.errno, e)
@@ -215,20 +249,4 @@ func (b *Bind) count(errno unix.Errno, e *endpoint) {
 	if b.o.TooBig != nil {
 		b.o.TooBig(e.ap)
 	}
-}
-
-// controlInt finds the UDP_GRO size among the control messages of a received message; 0 when there is none.
-func controlInt(ctl []byte) int {
-	for len(ctl) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))
-		n := int(h.Len)
-		if n < unix.SizeofCmsghdr || n > len(ctl) {
-			return 0
-		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && n >= unix.CmsgLen(4) {
-			return int(binary.NativeEndian.Uint32(ctl[unix.CmsgLen(0):]))
-		}
-		ctl = ctl[min(len(ctl), unix.CmsgSpace(n-unix.SizeofCmsghdr)):]
-	}
-	return 0
 }

@@ -56,8 +56,8 @@ func open4(port uint16) (int, error) {
 	return fd, nil
 }
 
-// tune sets what the data path likes to have. Every refusal costs speed or early knowledge of the path MTU, nothing
-// else, so all errors are ignored: old kernels lack some, an unprivileged agent may not have *FORCE, a socket of one
+// tune sets what the data path likes to have. Every refusal costs speed, early knowledge of the path MTU, or the
+// address that answers leave from, nothing else, so all errors are ignored: old kernels lack some, an unprivileged agent may not have *FORCE, a socket of one
 // family refuses the other's options.
 func tune(fd int) {
 	for _, o := range [...]struct{ level, name, value int }{
@@ -70,6 +70,10 @@ func tune(fd int) {
 		{unix.IPPROTO_UDP, unix.UDP_GRO, 1},
 	} {
 		_ = unix.SetsockoptInt(fd, o.level, o.name, o.value)
+	}
+	// A socket for both families tells of IPv4 in the same way.
+	if unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) != nil {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	}
 }
 
