@@ -1,9 +1,9 @@
 // Package alive asks the far end of a host socket's TCP connection whether it lives, when a pod asks.
 //
-// A pod that sends keep-alive probes (RFC 9293 3.8.4) on a connection that is joined with a host socket means the far
-// end, and must not be answered by whoever is in between. So the kernel is made to send a probe of its own at once, by
-// an idle time that has passed already, and the pod is answered when the kernel has heard of the far end since. A far
-// end that is gone is silent, and the pod finds out by its own schedule.
+// A pod sends keep-alive probes (RFC 9293 3.8.4) on a connection that is joined with a host socket. These probes are
+// meant for the far end, and nobody in between must answer them. So the kernel is made to send a probe of its own at
+// once, by an idle time that has already passed, and the pod is answered when the kernel has heard from the far end
+// since. A far end that is gone stays silent, and the pod notices at its own pace.
 package alive
 
 import (
@@ -14,24 +14,24 @@ import (
 )
 
 const (
-	// idle is how long a host socket is silent before its kernel asks by itself, interval how long it waits for an answer,
-	// in seconds, and count how often it asks: the standard library's values.
+	// By itself the kernel probes a host socket that has been silent for idle, in seconds, waits for interval between
+	// probes, in seconds, and gives up after count of them. These are the values of the standard library.
 	idle, interval, count = 15, 15, 9
-	// most is the largest count: when to give up is then the pod's to say.
+	// most is the largest count the kernel accepts. With it the pod decides when to give up.
 	most = 127
-	// now is an idle time that has passed: the shortest that the kernel takes. Pods' cannot be shorter.
+	// now is an idle time, in seconds, that has passed already: it is the shortest that the kernel accepts, and pods
+	// cannot probe earlier.
 	now = 1
-	// fresh is how long what was heard of the far end is answer enough, and slack what the kernel's clock is behind (a
-	// jiffy of 10 ms at most).
+	// If the far end was heard within fresh, this is answer enough. slack is how far the kernel's clock may be behind
+	// (a jiffy, 10 ms at most).
 	fresh, slack = 500 * time.Millisecond, 20 * time.Millisecond
-	// first and last are how long it takes until it is looked for an answer at first, and from one look to the next in the
-	// end.
+	// first is the time until the first look for an answer. The time between looks doubles up to last.
 	first, last = 2 * time.Millisecond, 500 * time.Millisecond
-	// patience is how long it is looked for: a pod asks anew at the end of its own.
+	// patience is how long an answer is awaited. A pod asks again when its own time is up.
 	patience = 10 * time.Second
 )
 
-// Keep has a host socket find out by itself that its far end is gone.
+// Keep makes the kernel detect by itself when the far end of a host socket is gone.
 func Keep(fd int) error {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
@@ -46,13 +46,13 @@ func Keep(fd int) error {
 	return nil
 }
 
-// Question is one that was asked. The zero Question was not.
+// Question is a question to the far end. The zero Question was not asked.
 type Question struct {
 	asked time.Time
 	pause time.Duration
 }
 
-// Ask asks the far end of fd. It reports whether the answer is known: then there is nothing to wait for.
+// Ask asks the far end of fd. If it reports true, the far end was heard just now, and there is nothing to wait for.
 func (q *Question) Ask(fd int, at time.Time) (answered bool) {
 	if silence, ok := silentFor(fd); ok && silence < fresh {
 		*q = Question{}
@@ -64,14 +64,14 @@ func (q *Question) Ask(fd int, at time.Time) (answered bool) {
 	return false
 }
 
-// Open reports whether an answer is waited for.
+// Open reports whether the question waits for an answer.
 func (q *Question) Open() bool { return !q.asked.IsZero() }
 
-// Pause is how long to wait before the next look.
+// Pause returns how long to wait before the next Look.
 func (q *Question) Pause() time.Duration { return q.pause }
 
-// Look reports whether the far end has answered. The question is no longer open then, or when there is nothing to be
-// hoped for.
+// Look reports whether the far end has answered. It closes the question when there is an answer, or none is to be
+// expected any more.
 func (q *Question) Look(fd int, at time.Time) (answered bool) {
 	since := at.Sub(q.asked)
 	silence, ok := silentFor(fd)
@@ -91,7 +91,7 @@ func (q *Question) Look(fd int, at time.Time) (answered bool) {
 	return answered
 }
 
-// silentFor is how long nothing was heard of the far end.
+// silentFor returns how long ago the far end was last heard.
 func silentFor(fd int) (time.Duration, bool) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {

@@ -7,19 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Control is memory for the control messages with which the kernel hands over a datagram, or an error.
+// Control is memory for the control messages that the kernel adds to a datagram or an error.
 type Control struct {
-	raw [20]uint64 // of the alignment that they have
+	raw [20]uint64 // aligned as control messages are
 }
 
-// For has the kernel write them there.
+// For makes the kernel write the control messages of m to c.
 func (c *Control) For(m *unix.Msghdr) {
 	m.Control = (*byte)(unsafe.Pointer(&c.raw))
 	m.SetControllen(int(unsafe.Sizeof(c.raw)))
 }
 
-// next takes the first of the control messages in b: what it is, its data, and those behind it. Without one, data is
-// nil.
+// next returns level, type and data of the first control message in b, and the messages after it. If there is none,
+// data is nil.
 func next(b []byte) (level, kind int32, data, rest []byte) {
 	if len(b) < unix.SizeofCmsghdr {
 		return 0, 0, nil, nil
@@ -32,17 +32,17 @@ func next(b []byte) (level, kind int32, data, rest []byte) {
 	return h.Level, h.Type, b[unix.CmsgLen(0):n:n], b[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(b)):]
 }
 
-// written is what the kernel wrote there for m.
+// written returns what the kernel has written to c for m.
 func (c *Control) written(m *unix.Msghdr) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&c.raw)), min(uintptr(m.Controllen), unsafe.Sizeof(c.raw)))
 }
 
-// Read reads what came with the message m: what its IP header says, and the size of each datagram but the last where
-// the kernel coalesced several (UDP_GRO), else 0.
+// Read reads the control messages of m. It returns what the IP header of the message says. If the kernel has coalesced
+// several datagrams (UDP_GRO), size is the length of each, where the last may be shorter; otherwise size is 0.
 func (c *Control) Read(m *unix.Msghdr) (h Head, size int) {
 	for level, kind, data, rest := next(c.written(m)); data != nil; level, kind, data, rest = next(rest) {
 		if level == unix.IPPROTO_IP && kind == unix.IP_TOS && len(data) > 0 {
-			h.Class = data[0] // the only one that is no int
+			h.Class = data[0] // the only value that is not an int
 			continue
 		}
 		if len(data) < 4 {

@@ -20,7 +20,8 @@ type message struct {
 
 func number(n uint32) []byte { return binary.NativeEndian.AppendUint32(nil, n) }
 
-// control is what a kernel would write; the length of the last message is off by wrong.
+// control returns memory with control messages as a kernel writes them. wrong is added to the length field of the last
+// one.
 func control(wrong int, messages ...message) (*Control, *unix.Msghdr) {
 	c, m := new(Control), new(unix.Msghdr)
 	c.For(m)
@@ -70,7 +71,7 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// Of an error, what is said and by whom is found behind other messages.
+// The content and the sender of an error are found after other control messages.
 func TestExtended(t *testing.T) {
 	said := append(number(uint32(unix.EHOSTUNREACH)), fromICMP, timeExceeded, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	router := binary.NativeEndian.AppendUint16(nil, unix.AF_INET)
@@ -88,7 +89,7 @@ func TestExtended(t *testing.T) {
 	}
 }
 
-// What a packet says is what is written to another one.
+// HeadOf reads back what Put has written.
 func TestHead(t *testing.T) {
 	for _, addrs := range [][2]string{{"10.244.1.10:1", "192.0.2.1:2"}, {"[fd00::1]:1", "[2001:db8::1]:2"}} {
 		for _, want := range []Head{{64, 0, true}, {1, 0xff, true}, {255, 0x03, true}} {

@@ -1,7 +1,9 @@
-// Package dgram has the host's datagram sockets as the relays use them: unconnected, so that one serves all
-// destinations, with what IP headers say, and with a queue of errors that says whom each is about, and who says it. Its
-// calls are raw: they do not block, and the runtime, told of them, would take their tens of microseconds, in which they
-// may run the receiver's side, for blocking.
+// Package dgram opens and handles the host's datagram sockets for the relays. The sockets are not connected, so one
+// serves all destinations. They pass on what the IP headers of datagrams say (Head). Each has an error queue that says
+// which destination an error is about, and who sent the error.
+//
+// System calls on them are raw, since they do not block. They may run the receiver's softirq work, which takes tens of
+// microseconds, and the Go runtime, were it told, would take them for blocked calls.
 package dgram
 
 import (
@@ -14,17 +16,18 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Kind is what a socket carries.
+// Kind is the protocol that a socket carries.
 type Kind uint8
 
 // The kinds.
 const (
 	UDP  Kind = iota
-	Echo      // ICMP echoes, which the kernel allows to groups in net.ipv4.ping_group_range
+	Echo      // ICMP echoes, which the kernel allows the groups in net.ipv4.ping_group_range
 )
 
-// Open opens a socket that does not block, on a port, or an identifier, of its own, and that tells the Head of what
-// comes. It has all the host's addresses: the kernel takes the one that the route to each destination has.
+// Open opens a non-blocking socket with a port, or an ICMP identifier, of its own. It is bound to the unspecified
+// address: the kernel chooses the source address by the route to each destination. The socket reports the Head of each
+// datagram that arrives.
 func Open(kind Kind, is4 bool) (fd int, err error) {
 	type option struct{ level, name int }
 	family, everywhere, proto := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{}), [...]int{unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}[kind]
@@ -51,7 +54,8 @@ func Open(kind Kind, is4 bool) (fd int, err error) {
 	return fd, nil
 }
 
-// setDF makes a socket set Don't Fragment, and refuse what does not fit, or do as the host does.
+// setDF makes a socket set Don't Fragment and refuse datagrams that do not fit, or, if on is false, follow the host's
+// default.
 func setDF(fd int, is4, on bool) {
 	mode := unix.IP_PMTUDISC_WANT
 	if on {
@@ -64,8 +68,8 @@ func setDF(fd int, is4, on bool) {
 	_ = unix.SetsockoptInt(fd, level, opt, mode)
 }
 
-// PathMTU is the MTU of the way to a destination as far as the host knows it, 0 when it does not. Only a connected
-// socket can be asked.
+// PathMTU returns the path MTU to a destination as far as the host knows it, and 0 otherwise. It opens a socket and
+// connects it, because only a connected socket can be asked.
 func PathMTU(to packet.Addr) int {
 	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
 	if to.Is4() {
@@ -87,13 +91,13 @@ func PathMTU(to packet.Addr) int {
 	return n
 }
 
-// Addr is an address and port as the kernel has it.
+// Addr is an address and port in the kernel's form.
 type Addr struct {
-	raw unix.RawSockaddrInet6 // whose beginning is a RawSockaddrInet4 where its family says so
+	raw unix.RawSockaddrInet6 // with family AF_INET its beginning is a RawSockaddrInet4
 	len uint32
 }
 
-// AddrOf is e for the kernel.
+// AddrOf returns e in the kernel's form.
 func AddrOf(e packet.Endpoint) (a Addr) {
 	if e.Addr.Is4() {
 		a.len = unix.SizeofSockaddrInet4
@@ -108,18 +112,18 @@ func AddrOf(e packet.Endpoint) (a Addr) {
 
 func (a *Addr) v4() *unix.RawSockaddrInet4 { return (*unix.RawSockaddrInet4)(unsafe.Pointer(&a.raw)) }
 
-// port is in network byte order, and in one place for both families.
+// port returns the port in network byte order. It stands in the same place in both families.
 func (a *Addr) port() []byte { return (*[2]byte)(unsafe.Pointer(&a.raw.Port))[:] }
 
-// To has a message go to the address.
+// To sets the address as the destination of a message.
 func (a *Addr) To(m *unix.Msghdr) { m.Name, m.Namelen = (*byte)(unsafe.Pointer(&a.raw)), a.len }
 
-// From has the kernel write there whom a message is from.
+// From makes the kernel write the sender of a received message to the address.
 func (a *Addr) From(m *unix.Msghdr) {
 	m.Name, m.Namelen = (*byte)(unsafe.Pointer(&a.raw)), uint32(unsafe.Sizeof(a.raw))
 }
 
-// Endpoint is the address and port that the kernel wrote. It is false for no address of IP.
+// Endpoint returns the address and port that the kernel wrote. ok is false if it is not an IP address.
 func (a *Addr) Endpoint() (e packet.Endpoint, ok bool) {
 	e.Port = binary.BigEndian.Uint16(a.port())
 	switch a.raw.Family {

@@ -9,15 +9,15 @@ import (
 	"tapestry.dev/tapestry/netstack/refusal"
 )
 
-// Error is what an ICMP error says of something that was sent.
+// Error is an ICMP error about a packet that was sent.
 type Error struct {
-	About packet.Endpoint // whom it was for
-	By    packet.Addr     // who says so; of the family of About, or zero
+	About packet.Endpoint // the destination of the packet
+	By    packet.Addr     // the sender of the error; of the same family as About, or zero
 	Why   packet.ICMPError
-	Data  []byte // the beginning of what was sent, from its L4 header on for Echo, from its data on for UDP
+	Data  []byte // the beginning of the packet, from its L4 header on for Echo, from its data on for UDP
 }
 
-// extended is struct sock_extended_err, behind which stands the address of who sent the error.
+// extended is struct sock_extended_err and the address of the error's sender that follows it.
 type extended struct {
 	errno              uint32
 	origin, kind, code uint8
@@ -35,11 +35,11 @@ const (
 	timeExceeded6 = 3
 )
 
-// mostErrors bounds what is heard at once.
+// mostErrors bounds how many errors one call of Hear reads.
 const mostErrors = 16
 
-// Hear takes the errors that wait in a socket, and hands them to tell, which borrows what it gets. What is said of a
-// path's MTU is left out: it is told by the call that sends something that does not fit.
+// Hear reads the error queue of a socket and passes each error to tell, which must not keep its Data. Errors about a
+// path's MTU are left out, because the next send that does not fit returns them.
 func Hear(fd int, tell func(Error)) {
 	var data [64]byte
 	for range mostErrors {
@@ -71,7 +71,7 @@ func Hear(fd int, tell func(Error)) {
 	}
 }
 
-// error reads the control message of IP_RECVERR or IPV6_RECVERR.
+// error returns the content of a control message IP_RECVERR or IPV6_RECVERR in m.
 func (c *Control) error(m *unix.Msghdr) (e extended) {
 	for level, kind, data, rest := next(c.written(m)); data != nil; level, kind, data, rest = next(rest) {
 		if level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR {
@@ -81,7 +81,8 @@ func (c *Control) error(m *unix.Msghdr) (e extended) {
 	return e
 }
 
-// why is false for errors of the socket's own calls, which were told there, and for what has nothing to tell.
+// why returns the kind of the error. ok is false for errors that a system call on the socket has returned already, and
+// for those that say nothing to the sender.
 func (e *extended) why() (packet.ICMPError, bool) {
 	switch {
 	case e.origin == fromICMP && e.kind == timeExceeded, e.origin == fromICMP6 && e.kind == timeExceeded6:

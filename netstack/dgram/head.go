@@ -8,20 +8,21 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Head is what the IP header of a datagram says besides addresses and lengths. It goes along from pods to the outside
-// and back: traceroute counts by TTL, networks and far ends go by the traffic class. The node is no hop on the way.
+// Head is what the IP header of a datagram says besides addresses and lengths. It is passed on from pods to the outside
+// and back: traceroute counts by the TTL, and networks and far ends use the traffic class. The node does not count as a
+// hop.
 type Head struct {
 	TTL, Class   uint8
-	DontFragment bool // of what is sent
+	DontFragment bool // of sent datagrams only
 }
 
-// HeadOf is what a pod's packet says.
+// HeadOf returns the Head of a pod's packet.
 func HeadOf(p *packet.Packet) Head {
-	return Head{max(p.TTL(), 1), p.TrafficClass(), p.DontFragment} // nobody sends a TTL of 0 (RFC 1122 3.2.1.7)
+	return Head{max(p.TTL(), 1), p.TrafficClass(), p.DontFragment} // a TTL of 0 must not be sent (RFC 1122 3.2.1.7)
 }
 
-// Put writes h to the IP packet ip, whose IPv4 checksum is still to be made. Without a TTL it is of no packet, and
-// nothing is written.
+// Put writes h to the IP packet ip. The caller computes the IPv4 checksum afterwards. If h has no TTL it comes from no
+// packet, and Put writes nothing.
 func (h Head) Put(ip []byte) {
 	if h.TTL != 0 {
 		packet.PutFields(ip, h.TTL, h.Class)
@@ -36,11 +37,11 @@ func (h Head) pack() uint32 {
 	return n
 }
 
-// Says is what the datagrams of a socket say now. The zero Says is a new socket's. When several goroutines send with
-// different Heads, a datagram may leave with another's.
+// Says records the Head with which a socket sends at present. The zero Says is that of a new socket. If several
+// goroutines send with different Heads, a datagram may leave with the Head of another.
 type Says struct{ last atomic.Uint32 }
 
-// Set has the datagrams of fd say h from now on.
+// Set makes fd send with h from now on.
 func (s *Says) Set(fd int, is4 bool, h Head) {
 	now, was := h.pack(), s.last.Load()
 	if now == was {

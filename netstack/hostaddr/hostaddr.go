@@ -1,5 +1,6 @@
-// Package hostaddr tells which addresses the host's interfaces have, and when they change. It needs no capability: the
-// kernel lets everybody listen to that (rtnetlink(7), RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR).
+// Package hostaddr lists the addresses of the host's interfaces and reports when they change. It needs no capability,
+// because the kernel lets everybody subscribe to address changes (rtnetlink(7), RTMGRP_IPV4_IFADDR and
+// RTMGRP_IPV6_IFADDR).
 package hostaddr
 
 import (
@@ -14,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// List gives the addresses of all interfaces of the network namespace that this process began in, sorted, each once and
-// without a zone.
+// List returns the addresses of all interfaces in the network namespace in which this process started. They are sorted,
+// each occurs once, and none has an IPv6 zone.
 func List() ([]netip.Addr, error) {
 	all, err := net.InterfaceAddrs()
 	if err != nil {
@@ -33,8 +34,8 @@ func List() ([]netip.Addr, error) {
 	return slices.Compact(list), nil
 }
 
-// Watch gives changed the addresses at once, and again whenever they are others, until ctx ends, whose error it
-// returns.
+// Watch calls changed with the addresses at once, and again whenever they have changed, until ctx ends. Then it returns
+// the error of ctx.
 func Watch(ctx context.Context, changed func([]netip.Addr)) error {
 	socket, err := subscribe() // before the first list, so that no change is missed
 	if err != nil {
@@ -75,8 +76,8 @@ func subscribe() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "rtnetlink"), nil
 }
 
-// wait returns when something may have changed. What the messages say does not matter, as all addresses are listed
-// anew, and neither does that some were lost.
+// wait returns when the addresses may have changed. The contents of the messages, and lost messages, do not matter,
+// because all addresses are listed anew.
 func wait(socket *os.File) error {
 	conn, err := socket.SyscallConn()
 	if err != nil {

@@ -27,8 +27,8 @@ func must(t *testing.T, err error) {
 
 const patience = 10 * time.Second
 
-// TestWatch: addresses that come and go on any interface, a loopback alias and one on a dummy interface among them, are
-// told, and those of an interface that vanishes.
+// TestWatch expects to be told of addresses that come and go on any interface, such as a loopback alias or one on a
+// dummy interface, and of those of an interface that is deleted.
 func TestWatch(t *testing.T) {
 	lists, ended := make(chan []netip.Addr, 100), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())

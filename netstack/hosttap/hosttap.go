@@ -1,6 +1,6 @@
-// Package hostport makes the host TAP's device: the persistent TAP through which processes of a node reach pods and
-// Services. That takes NET_ADMIN, which the agent has not. So an init step makes the device and leaves its descriptor
-// with the keeper, where the agent finds it.
+// Package hosttap makes the device of the host TAP: the persistent TAP through which processes of a node reach pods and
+// Services. This needs NET_ADMIN, which the agent does not have. So an init step makes the device and leaves its
+// descriptor with the keeper, where the agent gets it.
 package hosttap
 
 import (
@@ -20,37 +20,37 @@ import (
 const (
 	// Name of the interface.
 	Name = "tapestry0"
-	// Key under which the keeper holds the descriptor; its meta is a Meta.
+	// Key is the keeper's key for the descriptor, whose meta is a Meta.
 	Key = "host"
 )
 
-// Meta describes the device, whose Ethernet address is tap.HostMAC, to the agent.
+// Meta describes the device to the agent. The device's Ethernet address is tap.HostMAC.
 type Meta struct {
 	Name  string       `json:"name"`
 	Addrs []netip.Addr `json:"addrs"`
 	MTU   int          `json:"mtu"` // in bytes
 }
 
-// Config says what the device is to look like.
+// Config describes the device.
 type Config struct {
 	// PodCIDRs are the node's ranges, at most one per family. The device has the second address of each.
 	PodCIDRs []netip.Prefix
-	// Ranges, those of pods and Services in the whole cluster, are routed through the device. Those of a family without a
+	// Ranges of pods and Services in the whole cluster are routed through the device. Those of a family without a
 	// PodCIDR are left out.
 	Ranges []netip.Prefix
-	// MTU in bytes, that of pods.
+	// MTU of pods, in bytes.
 	MTU int
 	// Owner is the uid of the agent.
 	Owner int
 }
 
-// Store is where the descriptor is left: a *keeper.Client or a *keeper.Keeper.
+// Store holds the descriptor: a *keeper.Client or a *keeper.Keeper.
 type Store interface {
 	Get(key string) (keeper.Item, error)
 	Put(key string, meta json.RawMessage, f *os.File) error
 }
 
-// Addrs are the host TAP's addresses on a node with these ranges.
+// Addrs returns the host TAP's addresses on a node with these ranges.
 func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 	var list []netip.Addr
 	for _, p := range podCIDRs {
@@ -59,8 +59,8 @@ func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 	return list
 }
 
-// Ensure makes the device in ns as c says and has store hold it. Where both are there already, the device is changed to
-// what c says, and nothing that uses it is disturbed unless its addresses change. It needs CAP_NET_ADMIN over the
+// Ensure makes the device in ns as c says and has store hold its descriptor. If both exist already, it changes the
+// device to what c says, which disturbs its users only if its addresses change. Ensure needs CAP_NET_ADMIN over the
 // namespace.
 func Ensure(ns *tap.Namespace, store Store, c Config) error {
 	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU}
@@ -76,7 +76,7 @@ func Ensure(ns *tap.Namespace, store Store, c Config) error {
 	if f == nil {
 		f, err = tap.Create(ns, device)
 		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("%w: a process that the keeper knows nothing of has it open, such as an agent that runs on after its keeper ended: stop it", err)
+			return fmt.Errorf("%w: a process unknown to the keeper has it open, such as an agent whose keeper has ended: stop it", err)
 		}
 		if err != nil {
 			return err
@@ -86,7 +86,8 @@ func Ensure(ns *tap.Namespace, store Store, c Config) error {
 	return store.Put(Key, text, f)
 }
 
-// kept takes what store holds, if that is still the device, and changes it to what c says. It gives nil when it is not.
+// kept returns the descriptor that store holds, and changes the device to what c says. It returns nil when store has
+// none, or the device was deleted.
 func kept(ns *tap.Namespace, store Store, c tap.Config) (*os.File, error) {
 	it, err := store.Get(Key)
 	if errors.Is(err, keeper.ErrNotFound) {
@@ -97,7 +98,7 @@ func kept(ns *tap.Namespace, store Store, c tap.Config) (*os.File, error) {
 	}
 	if err := tap.Configure(ns, it.File, c); err != nil {
 		it.File.Close()
-		if errors.Is(err, tap.ErrNoDevice) { // somebody has removed it
+		if errors.Is(err, tap.ErrNoDevice) { // the device was deleted
 			return nil, nil
 		}
 		return nil, err
@@ -105,7 +106,7 @@ func kept(ns *tap.Namespace, store Store, c tap.Config) (*os.File, error) {
 	return it.File, nil
 }
 
-// Remove takes the device away. None is no error.
+// Remove deletes the device. It returns nil if there is none.
 func Remove(ns *tap.Namespace) error {
 	if err := tap.DeleteLink(ns, Name); err != nil && !errors.Is(err, tap.ErrNoDevice) {
 		return err

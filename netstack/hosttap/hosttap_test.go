@@ -48,7 +48,7 @@ func (w world) ensure(t *testing.T, c hosttap.Config) {
 	}
 }
 
-// device is what the kernel says of the host TAP.
+// device describes the host TAP as the kernel reports it.
 type device struct {
 	index, mtu    int
 	owner         uint32
@@ -90,7 +90,7 @@ func (w world) device(t *testing.T) device {
 	return d
 }
 
-// meta is what the keeper would tell the agent.
+// meta returns what the keeper tells the agent.
 func (w world) meta(t *testing.T) hosttap.Meta {
 	t.Helper()
 	it, err := w.keeper.Get(hosttap.Key)
@@ -130,7 +130,7 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("the second time %+v, the first time %+v", again, first)
 	}
 
-	// The node has another range, and nothing of IPv6 any more.
+	// The node gets another range, and none of IPv6.
 	w.ensure(t, hosttap.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Ranges: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
 	changed := w.device(t)
 	if changed.index != first.index || changed.mtu != 1300 || int(changed.owner) != userns.Mapped(1000) ||
@@ -142,7 +142,7 @@ func TestEnsure(t *testing.T) {
 	}
 }
 
-// TestDeviceRemoved: somebody deletes the interface while the keeper holds its descriptor.
+// TestDeviceRemoved deletes the interface while the keeper holds its descriptor.
 func TestDeviceRemoved(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
@@ -157,7 +157,7 @@ func TestDeviceRemoved(t *testing.T) {
 	w.meta(t)
 }
 
-// TestKeeperLost: the device outlives its keeper, and is taken over when nobody has it open any more.
+// TestKeeperLost shows that the device outlives its keeper, and is taken over when nobody has it open any more.
 func TestKeeperLost(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
@@ -183,7 +183,7 @@ func TestKeeperLost(t *testing.T) {
 func TestRemove(t *testing.T) {
 	w := newWorld(t)
 	w.ensure(t, both)
-	for range 2 { // the second time there is none
+	for range 2 { // the second time there is no device
 		if err := hosttap.Remove(w.ns); err != nil {
 			t.Fatal(err)
 		}

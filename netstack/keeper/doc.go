@@ -1,12 +1,13 @@
 // Package keeper holds descriptors while agents come and go.
 //
 // A TAP cannot be opened again without the pod's namespace and CAP_SYS_ADMIN, and flow memory is gone with its last
-// descriptor. So a process that never restarts (a supervisor, or a tiny one of its own) keeps a duplicate of each, and
-// hands them to the next agent. An agent dials, claims the lease, which exactly one agent has at a time and which
-// the kernel ends with the agent's connection, lists what is there, and from then on puts every new descriptor before
-// it tells anybody that it has it. The lease is what makes the agent the only writer of the flow memory.
+// descriptor. So a process that never restarts (a supervisor, or a small process of its own) keeps a duplicate of each
+// descriptor and hands them to the next agent. An agent connects to it, claims the lease and lists what is there. From
+// then on it puts every new descriptor before it tells anybody that it has it. Only one agent has the lease at a time,
+// and the kernel ends the lease with the agent's connection. The lease makes the agent the only writer of the flow
+// memory.
 //
-// The protocol is package fdpass's: JSON in SOCK_SEQPACKET, one request and one answer at a time. A list is asked for
-// in pages of at most 128 descriptors, each after the last was taken, as the kernel limits how many a user may have
-// under way. Each client has a goroutine; a slow or broken one delays nobody.
+// The protocol is that of package fdpass: JSON over SOCK_SEQPACKET, one request and one answer at a time. A list is
+// read in pages of at most 128 descriptors, each after the one before was received, because the kernel limits how many
+// descriptors a user may have in flight. Each client has a goroutine, so a slow or broken client delays nobody.
 package keeper

@@ -14,27 +14,29 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Holdings is the agent's side: what the keeper holds for it. The agent has a duplicate of each descriptor, and gives
-// all of them to the next keeper when one has ended. They are lost only when both are gone at once. Its methods are
-// safe for concurrent use.
+// Holdings is the agent's side of the keeper. The agent has a duplicate of each descriptor that the keeper holds for
+// it, and gives all of them to the next keeper when one has ended. They are lost only when both end at once. Its
+// methods are safe for concurrent use.
 type Holdings struct {
 	path, node string
 	log        *slog.Logger
 
 	mu sync.Mutex
-	// mu guards the rest, and is held while the keeper is asked, so that what is asked last is what is so.
+	// mu guards what follows. It is held during requests to the keeper, so that items and the keeper change in the same
+	// order.
 	client *Client
 	items  map[string]holding
 }
 
-// holding is one duplicate. It is a plain descriptor: that of a TAP must not be registered with the runtime's poller.
+// holding is one duplicate. It is a plain descriptor, because a TAP's descriptor must not be registered with the
+// runtime's poller.
 type holding struct {
 	meta json.RawMessage
 	fd   int
 }
 
-// Hold connects to the keeper at path and claims the lease of the agent of a node. log is told when the keeper goes and
-// comes.
+// Hold connects to the keeper at path and claims the lease of the agent of a node. It logs to log when the keeper goes
+// and comes back.
 func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, error) {
 	h := &Holdings{path: path, node: node, log: log, items: map[string]holding{}}
 	var err error
@@ -48,7 +50,7 @@ func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, 
 	return h, nil
 }
 
-// Close ends the lease. What the keeper holds stays.
+// Close ends the lease. The keeper goes on holding what it has.
 func (h *Holdings) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -59,7 +61,8 @@ func (h *Holdings) Close() {
 	clear(h.items)
 }
 
-// List takes stock of everything that the keeper has; the files belong to the caller.
+// List returns everything that the keeper has, and keeps a duplicate of each descriptor. The files belong to the
+// caller.
 func (h *Holdings) List() ([]Item, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -93,14 +96,14 @@ func (h *Holdings) forget(key string) {
 	}
 }
 
-// Get gives what the keeper has under key; the error wraps ErrNotFound when that is nothing.
+// Get returns what the keeper has under key. The error wraps ErrNotFound when there is nothing.
 func (h *Holdings) Get(key string) (Item, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.client.Get(key)
 }
 
-// Put has both the keeper and the agent hold a duplicate of f. When it returns nil, the keeper has it.
+// Put makes both the keeper and the agent hold a duplicate of f. When it returns nil, the keeper has it.
 func (h *Holdings) Put(key string, meta json.RawMessage, f *os.File) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -110,36 +113,38 @@ func (h *Holdings) Put(key string, meta json.RawMessage, f *os.File) error {
 	return h.remember(key, meta, f)
 }
 
-// Delete lets go of what is under key. A keeper that is gone has let go already, and the next will not get it.
+// Delete drops what is under key. If the keeper cannot be told, it has ended and dropped it already, and the next
+// keeper does not get it.
 func (h *Holdings) Delete(key string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.forget(key)
 	if err := h.client.Delete(key); err != nil {
-		h.log.Debug("the keeper was not told to let go", "key", key, "err", err)
+		h.log.Debug("the keeper was not told to drop a descriptor", "key", key, "err", err)
 	}
 	return nil
 }
 
-// reconnectTime is between two attempts to reach a keeper: one that is replaced is back within seconds.
+// reconnectTime is the time between two attempts to reach a keeper. A keeper that is replaced is back within seconds.
 const reconnectTime = 200 * time.Millisecond
 
-// Run gives the next keeper everything back whenever one has ended, until ctx is done.
+// Run gives everything back to the next keeper whenever one has ended, until ctx ends.
 func (h *Holdings) Run(ctx context.Context) {
 	for ctx.Err() == nil {
-		// That our own connection is good when the watching one is made tells that both are to the same keeper.
+		// Wait makes a connection that only watches. When the claim on h's own connection succeeds after that, both are
+		// connected to the same keeper.
 		err := Wait(ctx, h.path, func() error { return h.claim(ctx) })
 		if ctx.Err() != nil {
 			return
 		}
-		h.log.Warn("the keeper is gone; the next one gets back what it held, if this agent does not end before", "err", err)
+		h.log.Warn("the keeper is gone; the next one gets back what it held, unless this agent ends first", "err", err)
 		if !h.untilGivenBack(ctx) {
 			return
 		}
 	}
 }
 
-// untilGivenBack tries until there is a keeper that has everything. It reports false when ctx was done before.
+// untilGivenBack tries until a keeper has everything. It returns false when ctx ends first.
 func (h *Holdings) untilGivenBack(ctx context.Context) bool {
 	tick := time.NewTicker(reconnectTime)
 	defer tick.Stop()
@@ -155,7 +160,7 @@ func (h *Holdings) untilGivenBack(ctx context.Context) bool {
 		}
 		if err.Error() != said && ctx.Err() == nil {
 			said = err.Error()
-			h.log.Warn("no keeper holds what this node would lose with its agent", "err", err)
+			h.log.Warn("no keeper holds the descriptors that this node loses if its agent ends", "err", err)
 		}
 	}
 }
@@ -166,7 +171,7 @@ func (h *Holdings) claim(ctx context.Context) error {
 	return h.client.Claim(ctx, h.node)
 }
 
-// giveBack connects to a new keeper and has it hold everything.
+// giveBack connects to a new keeper and makes it hold everything.
 func (h *Holdings) giveBack(ctx context.Context) error {
 	client, err := Dial(ctx, h.path)
 	if err != nil {

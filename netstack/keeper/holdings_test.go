@@ -45,8 +45,8 @@ func text(t *testing.T, content string) *os.File {
 	return f
 }
 
-// TestKeeperReplaced: a keeper ends and another takes its place, which gets from the agent what the first one held, as
-// it is now.
+// TestKeeperReplaced ends a keeper and starts another, which gets from the agent what the first one held, with the
+// changes since.
 func TestKeeperReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keeper.sock")
 	first, stop := startKeeper(t, path)
@@ -101,7 +101,7 @@ func TestKeeperReplaced(t *testing.T) {
 			case <-time.After(time.Millisecond):
 			}
 		}
-		// Once a put gets through, everything before it has.
+		// Once a put succeeds, everything before it has been given back.
 		for h.Put("pod/c", nil, text(t, "c")) != nil {
 			time.Sleep(time.Millisecond)
 		}
@@ -123,7 +123,7 @@ func TestKeeperReplaced(t *testing.T) {
 	defer stop()
 }
 
-// TestHostListener: the init step's socket is used, and outlives the agent's use of it.
+// TestHostListener shows that the init step's socket is used, and outlives each agent's use of it.
 func TestHostListener(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keeper.sock")
 	k, stop := startKeeper(t, path)

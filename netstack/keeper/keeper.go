@@ -26,20 +26,20 @@ const (
 	maxItems = 16384
 )
 
-// ErrNotFound tells that nothing is kept under a key.
+// ErrNotFound says that nothing is kept under a key.
 var ErrNotFound = errors.New("nothing is kept under this key")
 
 // Item is one kept descriptor.
 type Item struct {
 	Key string
-	// Meta is what Put was told, JSON that means nothing to the keeper.
+	// Meta is the meta that was given to Put: JSON that means nothing to the keeper.
 	Meta json.RawMessage
-	// File is a duplicate, close-on-exec, which belongs to whoever got the Item.
+	// File is a duplicate, close-on-exec. It belongs to whoever got the Item.
 	File *os.File
 }
 
-// kept holds a plain descriptor: an os.File of a TAP would be registered with this process's poller, and every packet
-// wake it.
+// kept is one kept descriptor. It is a plain one: an os.File of a TAP would be registered with this process's poller,
+// and every packet would wake it.
 type kept struct {
 	meta json.RawMessage
 	fd   int
@@ -49,8 +49,8 @@ type kept struct {
 type Keeper struct {
 	mu     sync.Mutex
 	items  map[string]kept
-	holder *fdpass.Conn // has the lease
-	node   string       // what the holder said it is the agent of
+	holder *fdpass.Conn // the client that has the lease
+	node   string       // the node whose agent the holder is, as it said
 }
 
 // New makes an empty Keeper.
@@ -67,7 +67,7 @@ func (k *Keeper) Close() error {
 	return nil
 }
 
-// Put keeps a duplicate of f, which stays the caller's, in place of what was under key.
+// Put keeps a duplicate of f in place of what was under key. f stays the caller's.
 func (k *Keeper) Put(key string, meta json.RawMessage, f *os.File) error {
 	fd, err := fdpass.Dup(f)
 	if err != nil {
@@ -80,7 +80,7 @@ func (k *Keeper) Put(key string, meta json.RawMessage, f *os.File) error {
 	return nil
 }
 
-// put takes fd over unless it fails.
+// put takes over fd unless it fails.
 func (k *Keeper) put(key string, meta json.RawMessage, fd int) error {
 	if err := checkItem(key, meta); err != nil {
 		return err
@@ -114,7 +114,7 @@ func checkItem(key string, meta json.RawMessage) error {
 	return nil
 }
 
-// Get gives what is kept under key, or ErrNotFound.
+// Get returns what is kept under key. The error wraps ErrNotFound when there is nothing.
 func (k *Keeper) Get(key string) (Item, error) {
 	items, fds, err := k.dup([]string{key})
 	if err != nil {
@@ -123,7 +123,7 @@ func (k *Keeper) Get(key string) (Item, error) {
 	return withFiles(items, fds)[0], nil
 }
 
-// List gives everything that is kept, sorted by key.
+// List returns everything that is kept, sorted by key.
 func (k *Keeper) List() ([]Item, error) {
 	var list []Item
 	for after, more := "", true; more; {
@@ -152,7 +152,7 @@ func (k *Keeper) Delete(key string) {
 	}
 }
 
-// page gives the next items after a key, as many as go into one message, with their duplicates.
+// page returns the next items after a key, as many as fit into one message, with their duplicates.
 func (k *Keeper) page(after string) (items []Item, fds []int, more bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -163,7 +163,7 @@ func (k *Keeper) page(after string) (items []Item, fds []int, more bool, err err
 	}
 	size, n := 0, 0
 	for _, key := range keys[from:] {
-		// Six bytes for a byte of the key, which JSON may escape, and some for the names around.
+		// JSON may escape a byte of the key to six bytes, and needs some for the names of fields.
 		size += len(k.items[key].meta) + 6*len(key) + 64
 		if n == fdpass.MaxFiles || size > fdpass.MaxMessage-1024 {
 			break
@@ -217,8 +217,8 @@ func closeItems(items []Item) {
 func (k *Keeper) claim(c *fdpass.Conn, node string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	// The kernel closes a killed agent's sockets before its parent learns of its death, but our reading goroutine
-	// may not have run since.
+	// The kernel closes a killed agent's sockets before its parent learns of its death, but the goroutine that reads
+	// the socket here may not have run since.
 	if k.holder != nil && k.holder != c && !k.holder.Gone() {
 		return fmt.Errorf("an agent for node %s is already running (pid %d); stop it first", k.node, k.holder.Peer().PID)
 	}

@@ -52,7 +52,7 @@ func dial(t *testing.T, path string) *Client {
 	return c
 }
 
-// memory makes a descriptor that is told apart by what it holds.
+// memory makes a descriptor that can be recognised by its content.
 func memory(t *testing.T, content string) *os.File {
 	t.Helper()
 	f, err := NewMemory("test", 4096)
@@ -85,7 +85,7 @@ func openFiles(t *testing.T) map[string]int {
 	}
 	open := map[string]int{}
 	for _, e := range entries {
-		// One that is closed by now, as the directory's own is.
+		// A descriptor may be closed by now, as the directory's own is.
 		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
 			open[target]++
 		}
@@ -93,8 +93,8 @@ func openFiles(t *testing.T) map[string]int {
 	return open
 }
 
-// nothingLeaked waits until nothing is open that was not before. Fewer may be: what an earlier test left may be closed
-// meanwhile.
+// nothingLeaked waits until no more descriptors are open than before. Fewer may be open, because descriptors of earlier
+// tests may have been closed meanwhile.
 func nothingLeaked(t *testing.T, before map[string]int) {
 	t.Helper()
 	await.Until(t, "every descriptor is closed", func() bool {
@@ -147,7 +147,7 @@ func TestPutGetListDelete(t *testing.T) {
 			t.Errorf("%s: %v, want ErrNotFound", name, err)
 		}
 	}
-	for range 2 { // the second finds nothing
+	for range 2 { // the second Delete finds nothing
 		if err := c.Delete("a"); err != nil {
 			t.Error(err)
 		}
@@ -174,7 +174,7 @@ func checkCloexec(t *testing.T, f *os.File) {
 	})
 }
 
-// TestHeldTwice: when Put has returned, the keeper has it, even if everybody else lets go.
+// TestHeldTwice shows that the keeper has a descriptor when Put has returned, even if everybody else closes it.
 func TestHeldTwice(t *testing.T) {
 	_, path := start(t, Options{})
 	before := openFiles(t)
@@ -204,7 +204,7 @@ func TestHeldTwice(t *testing.T) {
 	if _, err := io.ReadFull(r, got); err != nil || string(got) != "alive" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	// And after Delete it is gone for good.
+	// After Delete it is gone for good.
 	if err := c.Delete("pipe"); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +220,7 @@ func TestManyDescriptors(t *testing.T) {
 	const n = 600
 	_, path := start(t, Options{})
 	c := dial(t, path)
-	// Large metas on some, so that pages end for either reason.
+	// Some metas are large, so that both limits end pages.
 	big := json.RawMessage(`"` + strings.Repeat("<", MaxMeta-2) + `"`)
 	for i := range n {
 		f := memory(t, fmt.Sprint(i))
@@ -272,7 +272,7 @@ func TestBadPut(t *testing.T) {
 	}
 }
 
-// TestHostile speaks the protocol badly; nothing may be lost, leak, or disturb another client.
+// TestHostile violates the protocol. Nothing may be lost or leak, and no other client may be disturbed.
 func TestHostile(t *testing.T) {
 	k, path := start(t, Options{})
 	good := dial(t, path)
@@ -348,7 +348,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestSilentClient asks for much and never reads.
+// TestSilentClient sends many requests and never reads an answer.
 func TestSilentClient(t *testing.T) {
 	_, path := start(t, Options{})
 	c := dial(t, path)
@@ -367,7 +367,7 @@ func TestSilentClient(t *testing.T) {
 	uc.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 	for {
 		if _, err := uc.Write([]byte(`{"op":"list"}`)); err != nil {
-			break // both directions are full
+			break // the buffers of both directions are full
 		}
 	}
 	start := time.Now()
@@ -384,7 +384,7 @@ func TestSilentClient(t *testing.T) {
 func TestClaim(t *testing.T) {
 	_, path := start(t, Options{})
 	a, b := dial(t, path), dial(t, path)
-	for range 2 { // the holder may ask again
+	for range 2 { // the holder may claim again
 		if err := a.Claim(t.Context(), "n1"); err != nil {
 			t.Fatal(err)
 		}
@@ -432,7 +432,7 @@ func TestListenTwice(t *testing.T) {
 	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another process listens there") {
 		t.Errorf("got %v", err)
 	}
-	// As a killed process leaves it.
+	// The socket file stays, as after a killed process.
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
 	if ln, err = Listen(path); err != nil {

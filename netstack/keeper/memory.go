@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NewMemory makes size bytes of zeroed anonymous shared memory, whose size can change no more: a shorter file would
-// kill whoever has it mapped. The name is for /proc only.
+// NewMemory makes size bytes of zeroed anonymous shared memory. Its size is sealed, because a file that shrinks would
+// kill every process that has it mapped. The name is shown in /proc only.
 func NewMemory(name string, size int) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -25,8 +25,8 @@ func NewMemory(name string, size int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// Map maps memory that NewMemory made, for reading and writing, shared with everyone who maps it. f may be closed
-// afterwards. Memory whose size is not sealed is refused. Unmap it with unix.Munmap.
+// Map maps memory that NewMemory made, for reading and writing. The mapping is shared with everyone who maps the
+// memory. f may be closed afterwards. Memory whose size is not sealed is refused. Unmap it with unix.Munmap.
 func Map(f *os.File) ([]byte, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 
 const childEnv = "KEEPER_TEST_CHILD"
 
-// TestMain is also the agent that gets killed, and the other user.
+// TestMain also plays the agent that is killed, and the other user.
 func TestMain(m *testing.M) {
 	if path := os.Getenv(childEnv); path != "" {
 		child(path)
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child claims, puts one descriptor, tells how that went, and stays.
+// child claims the lease, puts one descriptor, prints the result, and goes on listing.
 func child(path string) {
 	c, err := Dial(context.Background(), path)
 	if err == nil {
@@ -45,7 +45,7 @@ func child(path string) {
 		}
 	}
 	fmt.Println("result:", err)
-	// In the middle of much, when the kill comes.
+	// The kill comes in the middle of requests.
 	for err == nil {
 		var items []Item
 		if items, err = c.List(); err == nil {
@@ -55,7 +55,7 @@ func child(path string) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// spawn runs child and returns what it told.
+// spawn runs child and returns what it printed.
 func spawn(t *testing.T, exe, path string, attr *syscall.SysProcAttr) (*exec.Cmd, string, error) {
 	t.Helper()
 	cmd := exec.Command(exe)
@@ -123,7 +123,7 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
-// TestRefusedUser: not we are another user, but the keeper is for one.
+// TestRefusedUser runs a keeper for a user that is not the test's.
 func TestRefusedUser(t *testing.T) {
 	var log logBuffer
 	k, path := start(t, Options{UIDs: []uint32{uint32(os.Geteuid()) + 1}, Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -152,7 +152,7 @@ func TestRefusedUser(t *testing.T) {
 	}
 }
 
-// TestAnotherUser has a process of another user try, where we may start one; TestRefusedUser covers the same
+// TestAnotherUser lets a process of another user try, where the test may start one. TestRefusedUser covers the same
 // refusal everywhere.
 func TestAnotherUser(t *testing.T) {
 	_, path := start(t, Options{})
@@ -169,7 +169,7 @@ func TestAnotherUser(t *testing.T) {
 	if err := os.WriteFile(exe, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// Whoever gets past the modes of files is still refused.
+	// A process that gets past the file modes is still refused.
 	for _, p := range []string{path, filepath.Dir(path), filepath.Dir(filepath.Dir(path)), dir} {
 		if err := os.Chmod(p, 0o777); err != nil {
 			t.Fatal(err)
@@ -178,7 +178,7 @@ func TestAnotherUser(t *testing.T) {
 	_, line, err := spawn(t, exe, path, &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65533, Gid: 65533}})
 	want := "user 65533 may not use"
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
-		_, line, err = spawn(t, exe, path, nil) // we have but one user
+		_, line, err = spawn(t, exe, path, nil) // the test has only one user
 		want = "result: <nil>"
 	}
 	if err != nil || !strings.Contains(line, want) {

@@ -27,11 +27,11 @@ const (
 type request struct {
 	Op   string          `json:"op"`
 	Node string          `json:"node,omitempty"`
-	Key  string          `json:"key,omitempty"` // of list: the last one known
+	Key  string          `json:"key,omitempty"` // of list: the last key of the page before
 	Meta json.RawMessage `json:"meta,omitempty"`
 }
 
-// answer comes with one descriptor for each item, in order.
+// answer is sent with one descriptor for each item, in order.
 type answer struct {
 	Error    string       `json:"error,omitempty"`
 	NotFound bool         `json:"notFound,omitempty"`
@@ -47,10 +47,11 @@ type answerItem struct {
 // Options are the choices for Serve.
 type Options = fdpass.Options
 
-// Listen makes the keeper's socket at path, for this user only; that of a keeper that died is replaced.
+// Listen makes the keeper's socket at path, which only this user may use. It replaces the socket of a keeper that has
+// ended.
 func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path, 0o600) }
 
-// Serve answers clients on ln, which Listen made, until ctx is done. What is kept stays kept.
+// Serve answers clients on ln, which Listen made, until ctx ends. What is kept stays kept.
 func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) error {
 	return fdpass.Serve(ctx, ln, o, k.serve)
 }
@@ -75,7 +76,7 @@ func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 	}
 }
 
-// answer does what r asks for. It takes the descriptors over.
+// answer does what r asks for. It takes over the descriptors. The caller closes those in out.
 func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []int) {
 	var items []Item
 	err := func() (err error) {
@@ -118,10 +119,10 @@ func (k *Keeper) answerPut(r *request, fds []int) error {
 	return err
 }
 
-// callTime is how long a keeper may take for an answer.
+// callTime is how long the keeper may take to answer.
 const callTime = 10 * time.Second
 
-// Client is a connection to a Keeper. Its methods are safe for concurrent use. After a failure of the connection, every
+// Client is a connection to a Keeper. Its methods are safe for concurrent use. After the connection has failed, every
 // call fails.
 type Client struct {
 	mu   sync.Mutex
@@ -140,15 +141,15 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 // Close ends the connection, and with it the lease. What was put stays.
 func (c *Client) Close() error { return c.conn.Close() }
 
-// Claim takes the lease of the agent of a node. It is refused, with a sentence that names the process, while another
-// agent has it. The lease lasts until the connection ends, by Close or by death.
+// Claim claims the lease of the agent of a node. While another agent has it, the claim is refused with an error that
+// names that process. The lease lasts until the connection is closed, also by the end of the process.
 func (c *Client) Claim(ctx context.Context, node string) error {
 	_, _, err := c.call(ctx, request{Op: opClaim, Node: node})
 	return err
 }
 
-// Put has the keeper hold a duplicate of f in place of what was under key. When it returns nil, the keeper has it. f
-// stays the caller's. The meta is JSON or empty.
+// Put makes the keeper hold a duplicate of f in place of what was under key. When it returns nil, the keeper has it. f
+// stays the caller's. meta is JSON or empty.
 func (c *Client) Put(key string, meta json.RawMessage, f *os.File) error {
 	err := checkItem(key, meta)
 	if err != nil {
@@ -165,7 +166,7 @@ func (c *Client) Put(key string, meta json.RawMessage, f *os.File) error {
 	return nil
 }
 
-// Get gives what is kept under key; the error wraps ErrNotFound when that is nothing.
+// Get returns what is kept under key. The error wraps ErrNotFound when there is nothing.
 func (c *Client) Get(key string) (Item, error) {
 	items, _, err := c.call(context.Background(), request{Op: opGet, Key: key})
 	if err != nil {
@@ -178,7 +179,7 @@ func (c *Client) Get(key string) (Item, error) {
 	return items[0], nil
 }
 
-// List gives everything that is kept, sorted by key.
+// List returns everything that is kept, sorted by key.
 func (c *Client) List() ([]Item, error) {
 	var list []Item
 	for after, more := "", true; more; {
@@ -195,7 +196,7 @@ func (c *Client) List() ([]Item, error) {
 	return list, nil
 }
 
-// Delete has the keeper close what is under key, if anything.
+// Delete makes the keeper close what is under key, if anything.
 func (c *Client) Delete(key string) error {
 	_, _, err := c.call(context.Background(), request{Op: opDelete, Key: key})
 	return err

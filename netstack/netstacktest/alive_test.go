@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// far is a machine outside, joined with the node by a cable.
+// far is a machine outside, connected to the node by a cable.
 type far struct {
 	ns   *tap.Namespace
 	near string // the node's end of the cable
@@ -46,7 +46,7 @@ func newFar(t *testing.T, i byte) *far {
 	return f
 }
 
-// vanish has nothing reach the machine any more, and nobody be told.
+// vanish makes the machine unreachable without any notice.
 func (f *far) vanish(t *testing.T) {
 	t.Helper()
 	link, err := netlink.LinkByName(f.near)
@@ -97,7 +97,7 @@ func accept(t *testing.T, l net.Listener) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// tcpInfo is what the kernel knows of a connection.
+// tcpInfo returns what the kernel knows of a connection.
 func tcpInfo(t *testing.T, c *net.TCPConn) (info *unix.TCPInfo) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -112,8 +112,8 @@ func tcpInfo(t *testing.T, c *net.TCPConn) (info *unix.TCPInfo) {
 	return info
 }
 
-// A pod that asks whether its far end lives asks the far end, which answers; and when it has vanished, the pod finds
-// out by its own schedule, for connections that it opened, and for those of clients.
+// A pod's keep-alive probes reach the far end, which answers. When the far end has vanished, the pod notices at its own
+// pace. Both hold for connections that the pod has opened, and for those of clients.
 func TestKeepAlive(t *testing.T) {
 	path, ns, addrs := egressPod(t, 0)
 	for i, name := range []string{"egress", "joined", "through the stack"} {
@@ -128,7 +128,7 @@ func TestKeepAlive(t *testing.T) {
 				end = accept(t, l)
 			case "joined":
 				pod, end = f.client(t, ns, addrs[0], path.Stack().Join)
-			default: // as to a pod of another node
+			default: // as for a pod of another node
 				s, ns, addr := stackAlone(t)
 				pod, end = f.client(t, ns, addr, func(ctx context.Context, c *net.TCPConn, client, to netip.AddrPort) error {
 					gate, err := s.Dial(ctx, "tcp", client, to)
@@ -144,7 +144,7 @@ func TestKeepAlive(t *testing.T) {
 			if err := pod.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}); err != nil {
 				t.Fatal(err)
 			}
-			// Probes reach the far end, which has nothing else to hear, and come back answered.
+			// Probes reach the far end, which receives nothing else, and are answered.
 			before := tcpInfo(t, end).Segs_in
 			for tcpInfo(t, end).Segs_in < before+2 || tcpInfo(t, pod).Last_ack_recv > 1000 {
 				time.Sleep(10 * time.Millisecond)
@@ -160,7 +160,8 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// client is a connection of the machine's to the node, which join joins with one to a server in a pod.
+// client opens a connection from the machine to the node, which join joins with a connection to a server in a pod. It
+// returns both ends.
 func (f *far) client(t *testing.T, ns *tap.Namespace, addr netip.Addr, join func(ctx context.Context, c *net.TCPConn, client, to netip.AddrPort) error) (pod, end *net.TCPConn) {
 	t.Helper()
 	l, outside := listen(t, ns, addr), listen(t, nil, f.addr.Prev())
@@ -178,7 +179,7 @@ func (f *far) client(t *testing.T, ns *tap.Namespace, addr netip.Addr, join func
 	return pod, end
 }
 
-// stackAlone is a stack that is wired to a pod without a pipeline and without the relay.
+// stackAlone returns a stack that is wired to a pod without a pipeline and without the relay.
 func stackAlone(t *testing.T) (*stack.Stack, *tap.Namespace, netip.Addr) {
 	t.Helper()
 	ns, err := tap.NewNamespace()

@@ -18,10 +18,10 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// outsideAddrs are on the loopback interface of the tests' own network, which is the pods' outside.
+// outsideAddrs are addresses of the loopback interface in the tests' own network, which is the outside for the pods.
 var outsideAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 
-// outsideMTU sets the MTU of the way outside, where both addresses are.
+// outsideMTU sets the MTU of the path to the outside, and adds outsideAddrs to it.
 func outsideMTU(t *testing.T, mtu int) {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
@@ -36,14 +36,14 @@ func outsideMTU(t *testing.T, mtu int) {
 	}
 }
 
-// egress is a pod on a real TAP, whose kernel lacks some offloads, on a node with an outside.
+// egress makes a node, and a pod on a real TAP whose kernel lacks some offloads.
 func egress(t *testing.T, without tap.Offloads) (*netstack.Path, *tap.Namespace) {
 	t.Helper()
 	path, ns, _ := egressPod(t, without)
 	return path, ns
 }
 
-// egressPod also gives the pod's addresses.
+// egressPod also returns the pod's addresses.
 func egressPod(t *testing.T, without tap.Offloads) (*netstack.Path, *tap.Namespace, []netip.Addr) {
 	t.Helper()
 	flows, err := flow.Open(make([]byte, flow.Size(64)), flow.Options{})
@@ -76,7 +76,7 @@ func listenOutside(t *testing.T, a netip.Addr) *net.UDPConn {
 	return c
 }
 
-// dialOutside opens a pod's socket to c.
+// dialOutside opens a socket in a pod, connected to c.
 func dialOutside(t *testing.T, ns *tap.Namespace, c *net.UDPConn) (pod *net.UDPConn) {
 	t.Helper()
 	err := ns.Do(func() (err error) {
@@ -91,8 +91,8 @@ func dialOutside(t *testing.T, ns *tap.Namespace, c *net.UDPConn) (pod *net.UDPC
 	return pod
 }
 
-// Datagrams of all sizes, those that the pod's kernel sends in fragments too, arrive outside from one port, and their
-// echo at the pod.
+// Datagrams of all sizes arrive outside from one port, and their echo at the pod, also those that the pod's kernel
+// sends in fragments.
 func TestEgressUDP(t *testing.T) {
 	for _, without := range []tap.Offloads{0, tap.USO, tap.AllOffloads} {
 		for _, addr := range outsideAddrs {
@@ -127,7 +127,8 @@ func TestEgressUDP(t *testing.T) {
 	}
 }
 
-// Many datagrams sent by one call, which the pod's kernel and the relay keep together as far as they can.
+// Datagrams that are sent by one call arrive one by one. The pod's kernel and the relay keep them together as far as
+// they can.
 func TestEgressUDPSuperframes(t *testing.T) {
 	for _, without := range []tap.Offloads{0, tap.USO, tap.AllOffloads} {
 		_, ns := egress(t, without)
@@ -160,7 +161,7 @@ func TestEgressUDPSuperframes(t *testing.T) {
 	}
 }
 
-// same reads what was sent, in datagrams of size, and gives the sender.
+// same expects what was sent, in datagrams of size bytes, and returns the sender.
 func same(t *testing.T, c *net.UDPConn, sent []byte, size int) (from netip.AddrPort) {
 	t.Helper()
 	buf := make([]byte, 65535)
@@ -174,7 +175,7 @@ func same(t *testing.T, c *net.UDPConn, sent []byte, size int) (from netip.AddrP
 	return from
 }
 
-// The pod's kernel hears what the host's did: a refusal, and the path's MTU.
+// The pod's kernel gets the errors of the host's socket: a refusal, and the path's MTU.
 func TestEgressUDPErrors(t *testing.T) {
 	_, ns := egress(t, 0)
 	for _, addr := range outsideAddrs {

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// options are those of a family about what IP headers say.
+// options are the socket options and control messages of a family that concern IP headers.
 type options struct {
 	level, ttl, class, recvTTL, recvClass, recvErr int
 	toldTTL, toldClass                             int32 // types of control messages
@@ -30,7 +30,7 @@ func optionsOf(a netip.Addr) options {
 	}
 }
 
-// set sets options of a socket to values.
+// set sets options of a socket.
 func set(t *testing.T, c *net.UDPConn, level int, values map[int]int) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -45,7 +45,7 @@ func set(t *testing.T, c *net.UDPConn, level int, values map[int]int) {
 	}
 }
 
-// says reads a datagram and gives what its IP header said.
+// says reads a datagram and returns what its IP header said.
 func says(t *testing.T, c *net.UDPConn, o options) (ttl, class int, from netip.AddrPort) {
 	t.Helper()
 	oob := make([]byte, 256)
@@ -68,8 +68,7 @@ func says(t *testing.T, c *net.UDPConn, o options) (ttl, class int, from netip.A
 	return ttl, class, from
 }
 
-// What a pod's IP headers say of hops, priority and congestion is said outside, and what is said there is said to the
-// pod.
+// TTL and traffic class of a pod's packets are passed on to the outside, and those of the answers to the pod.
 func TestEgressHead(t *testing.T) {
 	_, ns := egress(t, 0)
 	for _, addr := range outsideAddrs {
@@ -99,8 +98,8 @@ func TestEgressHead(t *testing.T) {
 	}
 }
 
-// A pod's connections say of hops and priority what the pod says: protocols whose neighbours must be one hop away (RFC
-// 5082) look at the TTL of every segment.
+// A pod's connections keep the pod's TTL and traffic class outside. Protocols whose neighbours must be one hop away
+// (RFC 5082) check the TTL of every segment.
 func TestEgressHeadTCP(t *testing.T) {
 	_, ns := egress(t, 0)
 	if err := tap.SetSysctl(nil, "net.ipv4.tcp_reflect_tos", "1"); err != nil { // of both families
@@ -150,7 +149,8 @@ func TestEgressHeadTCP(t *testing.T) {
 	}
 }
 
-// router makes a router outside, behind which nobody answers, and gives its addresses and those of somebody behind.
+// router makes a router outside, behind which nobody answers. It returns the router's addresses and addresses behind
+// it.
 func router(t *testing.T) (near, behind [2]netip.Addr) {
 	t.Helper()
 	ns, err := tap.NewNamespace()
@@ -180,7 +180,7 @@ func router(t *testing.T) (near, behind [2]netip.Addr) {
 	return near, behind
 }
 
-// A pod finds out the way to the outside, hop by hop, as traceroute does with datagrams, pings and connections.
+// A pod can trace the path to the outside hop by hop, as traceroute does with datagrams, pings and connections.
 func TestTraceroute(t *testing.T) {
 	_, ns := egress(t, 0)
 	for _, where := range []*tap.Namespace{nil, ns} {
@@ -221,7 +221,7 @@ func TestTraceroute(t *testing.T) {
 	}
 }
 
-// unopened is a pod's TCP socket, and what it is to connect to.
+// unopened returns a TCP socket in a pod, and the address to connect it to.
 func unopened(t *testing.T, ns *tap.Namespace, to netip.AddrPort) (fd int, sa unix.Sockaddr) {
 	t.Helper()
 	family := unix.AF_INET6
@@ -239,7 +239,7 @@ func unopened(t *testing.T, ns *tap.Namespace, to netip.AddrPort) (fd int, sa un
 	return fd, sa
 }
 
-// errorOf waits for an ICMP error about what a socket sent, and gives its type and who sent it.
+// errorOf waits for an ICMP error about a packet of a socket, and returns its type and its sender.
 func errorOf(t *testing.T, fd int) (kind uint8, by netip.Addr) {
 	t.Helper()
 	fds := []unix.PollFd{{Fd: int32(fd)}}
@@ -266,7 +266,7 @@ func errorOf(t *testing.T, fd int) (kind uint8, by netip.Addr) {
 		if m.Header.Type != unix.IP_RECVERR && m.Header.Type != unix.IPV6_RECVERR || len(m.Data) < 16+16 {
 			continue
 		}
-		kind = m.Data[5] // of struct sock_extended_err, behind which stands a sockaddr
+		kind = m.Data[5] // of struct sock_extended_err, which a sockaddr follows
 		if binary.NativeEndian.Uint16(m.Data[16:]) == unix.AF_INET {
 			return kind, netip.AddrFrom4([4]byte(m.Data[20:]))
 		}

@@ -1,5 +1,5 @@
-// Package netstacktest gives tests an attachment's device in memory, a Link that only records, and packets to send
-// through them.
+// Package netstacktest provides, for tests, an attachment's device in memory, a Link that only records, packets to send
+// through them, and a pod with a stack of its own.
 package netstacktest
 
 import (
@@ -10,7 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Device is an attachment's device in memory. What the node writes is kept for Next; Send is what the pod sends.
+// Device is an attachment's device in memory. Frames lists what the node has written, and Send sends a frame as the
+// pod.
 type Device struct {
 	offloads tap.Offloads
 
@@ -20,7 +21,7 @@ type Device struct {
 	once   sync.Once
 }
 
-// NewDevice makes a device with all offloads that holds up to 1024 frames each way.
+// NewDevice makes a device with all offloads. It holds up to 1024 frames in each direction.
 func NewDevice() *Device { return NewDeviceWith(tap.AllOffloads) }
 
 // NewDeviceWith makes a device with some of the offloads.
@@ -44,7 +45,7 @@ func (d *Device) Run(handle func([]byte) []byte, rest func()) error {
 	}
 }
 
-// Write implements netstack.Device. When nobody takes the frames, the device refuses more, as a TAP does.
+// Write implements netstack.Device. When too many frames wait to be read, the device refuses more, as a TAP does.
 func (d *Device) Write(frame []byte) error { return d.Writev([][]byte{frame}) }
 
 // Writev implements netstack.Device.
@@ -75,18 +76,18 @@ func (d *Device) Close() error {
 	return nil
 }
 
-// Again is the device after d was closed, for the next node: what waits in d, either way, waits in it.
+// Again returns a device for the next node after d was closed. Frames that wait in d, in both directions, wait in it.
 func (d *Device) Again() *Device {
 	return &Device{offloads: d.offloads, toNode: d.toNode, toPod: d.toPod, done: make(chan struct{})}
 }
 
-// Send gives the node a superframe of the pod.
+// Send sends a superframe of the pod to the node.
 func (d *Device) Send(frame []byte) { d.toNode <- frame }
 
-// Frames is what the node wrote to the pod.
+// Frames returns the frames that the node has written to the pod.
 func (d *Device) Frames() <-chan []byte { return d.toPod }
 
-// Sent is one packet a Link was given.
+// Sent is one packet that a Link was given.
 type Sent struct {
 	Peer uint64
 	Via  *packet.Encap
@@ -101,10 +102,10 @@ type Link struct {
 	sent chan Sent
 }
 
-// NewLink makes a Link through which packets of at most mtu bytes fit.
+// NewLink makes a Link with an MTU of mtu bytes.
 func NewLink(mtu int) *Link { return &Link{size: mtu, sent: make(chan Sent, 1024)} }
 
-// SetMTU changes the path to every peer.
+// SetMTU changes the MTU to every peer.
 func (l *Link) SetMTU(mtu int) {
 	l.mu.Lock()
 	l.size = mtu
@@ -133,5 +134,5 @@ func (l *Link) Send(p *packet.Packet, peer uint64, via *packet.Encap) {
 	l.sent <- s
 }
 
-// Sent is what the Link was given.
+// Sent returns the packets that the Link was given.
 func (l *Link) Sent() <-chan Sent { return l.sent }

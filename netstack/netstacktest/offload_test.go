@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { userns.Main(m) }
 
-// observed is a real TAP; broken counts the frames written to it that count on what it lacks, super all
+// observed is a real TAP. broken counts the frames written to it that need offloads it lacks, and super counts all
 // superframes.
 type observed struct {
 	*tap.Device
@@ -61,7 +61,7 @@ func (nothing) Leads(*packet.Tuple, uint64, uint16) bool { return false }
 
 func (nothing) IsEndpoint(packet.Endpoint, packet.Proto) bool { return false }
 
-// pod makes a namespace with a TAP that has all offloads but those.
+// pod makes a namespace with a TAP that has all offloads except without.
 func pod(t *testing.T, path *netstack.Path, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {
 	t.Helper()
 	ns, err := tap.NewNamespace()
@@ -89,8 +89,8 @@ func pod(t *testing.T, path *netstack.Path, last byte, without tap.Offloads) (*t
 	return ns, o, addrs
 }
 
-// TestOffloadsOff sends between a pod with all offloads and one that lacks some, on real TAPs through a node, both
-// ways.
+// TestOffloadsOff sends in both directions between a pod with all offloads and one that lacks some, on real TAPs
+// through a node.
 func TestOffloadsOff(t *testing.T) {
 	for _, without := range []tap.Offloads{0, tap.TSO4, tap.TSO6, tap.TSO4 | tap.TSO6, tap.USO, tap.Csum, tap.AllOffloads} {
 		t.Run("without "+without.String(), func(t *testing.T) {
@@ -129,7 +129,7 @@ func TestOffloadsOff(t *testing.T) {
 	}
 }
 
-// transfer sends a MiB from one namespace to a listener in another and compares.
+// transfer sends a MiB from one namespace to a listener in another and compares what arrives.
 func transfer(t *testing.T, from, to *tap.Namespace, addr netip.Addr) {
 	t.Helper()
 	var l net.Listener

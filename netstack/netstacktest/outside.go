@@ -9,9 +9,9 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Outside gives the loopback interface of a test's own network addresses that pods may call outside: of loopback
-// addresses no ICMP error may speak. It waits until what is sent to them arrives, since the kernel makes the way to a
-// new IPv6 address a moment later.
+// Outside adds addresses that pods may call as the outside to the loopback interface of a test's own network. Loopback
+// addresses would not do, because ICMP errors must not come from them. Outside waits until packets to the addresses
+// arrive, because the kernel makes the route to a new IPv6 address a moment later.
 func Outside(addrs ...netip.Addr) error {
 	for _, a := range addrs {
 		if err := tap.AddAddr(nil, "lo", netip.PrefixFrom(a, a.BitLen())); err != nil {

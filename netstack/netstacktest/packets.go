@@ -7,7 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Spec describes a packet. Proto, addresses and ports as in the tuple; for ICMP the Src port is the echo identifier.
+// Spec describes a packet. Proto, addresses and ports are those of its tuple. For ICMP the port of Src is the echo
+// identifier.
 type Spec struct {
 	Src, Dst  netip.AddrPort
 	Proto     packet.Proto
@@ -18,9 +19,9 @@ type Spec struct {
 	ICMPCode  uint8
 	MayFrag   bool // clear DF
 	FragFirst bool // set More Fragments
-	FragAt    int  // offset in bytes, of a later fragment: Payload follows the IP header at once
+	FragAt    int  // offset in bytes of a later fragment, whose Payload directly follows the IP header
 	ID        uint16
-	Partial   bool // the checksum field holds the folded sum of the pseudo header only
+	Partial   bool // the checksum field holds only the folded sum of the pseudo header
 }
 
 // IP builds the IP packet, with right checksums.
@@ -109,7 +110,7 @@ func sum(b []byte, acc uint32) uint16 {
 	return uint16(acc)
 }
 
-// Frame builds the superframe that a pod with this MAC would send to the router.
+// Frame builds the superframe that a pod with Ethernet address src sends to the router.
 func (s Spec) Frame(src, router packet.MAC) []byte {
 	f := make([]byte, packet.HeadLen)
 	copy(f[packet.VNetHdrLen:], router[:])

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// pingSocket opens a ping socket in a pod that hears ICMP errors.
+// pingSocket opens a ping socket in a pod, which receives ICMP errors.
 func pingSocket(t *testing.T, ns *tap.Namespace, to netip.Addr) (fd int, sa unix.Sockaddr) {
 	t.Helper()
 	family, proto, level, opt := unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.IPPROTO_IPV6, unix.IPV6_RECVERR
@@ -33,7 +33,7 @@ func pingSocket(t *testing.T, ns *tap.Namespace, to netip.Addr) (fd int, sa unix
 	return fd, sa
 }
 
-// Pings of all sizes come back, also those that the pod's kernel sends in fragments.
+// Pings of all sizes are answered, also those that the pod's kernel sends in fragments.
 func TestEgressPing(t *testing.T) {
 	_, ns := egress(t, 0)
 	for _, where := range []*tap.Namespace{nil, ns} {
@@ -58,7 +58,7 @@ func TestEgressPing(t *testing.T) {
 			}
 		}
 	}
-	// One that may not be fragmented and does not fit the path is told the size that does.
+	// The sender of a ping that must not be fragmented and does not fit the path is told the size that does.
 	outsideMTU(t, 1300)
 	for _, to := range outsideAddrs {
 		fd, sa := pingSocket(t, ns, to)
@@ -81,7 +81,7 @@ func TestEgressPing(t *testing.T) {
 		}
 	}
 	outsideMTU(t, 65536)
-	// Why somebody is not reached is told of small and large pings.
+	// The reason why a destination is unreachable is told for small and large pings.
 	waysOutside(t)
 	for _, w := range ways {
 		for i, to := range w.to {

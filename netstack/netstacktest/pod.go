@@ -22,7 +22,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Pod is a pod's kernel behind a Device: another gVisor stack, without offloads.
+// Pod plays a pod's kernel behind a Device: another gVisor stack, without offloads.
 type Pod struct {
 	stack *stack.Stack
 	link  *channel.Endpoint
@@ -30,7 +30,7 @@ type Pod struct {
 	done  sync.WaitGroup
 }
 
-// NewPod starts a pod on dev with these addresses.
+// NewPod starts a pod on dev with these addresses. mtu is in bytes.
 func NewPod(dev *Device, mac, router packet.MAC, mtu int, addrs ...netip.Addr) (*Pod, error) {
 	p := &Pod{link: channel.New(1024, uint32(mtu), "")}
 	p.stack = stack.New(stack.Options{
@@ -77,7 +77,7 @@ func NewPod(dev *Device, mac, router packet.MAC, mtu int, addrs ...netip.Addr) (
 	return p, nil
 }
 
-// inject gives the pod a superframe as its kernel would take it: whole segments, checksums completed.
+// inject passes a superframe to the pod in whole segments with complete checksums, as its kernel would see them.
 func (p *Pod) inject(f []byte) {
 	var parsed packet.Packet
 	if parsed.ParseFrame(f) != packet.Good {
@@ -112,7 +112,7 @@ func (p *Pod) ListenPacket(at netip.AddrPort) (net.PacketConn, error) {
 	return c, nil
 }
 
-// Dial connects from the pod, "tcp" or "udp".
+// Dial connects from the pod over network, "tcp" or "udp".
 func (p *Pod) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	if network == "udp" {
 		remote := full(to)

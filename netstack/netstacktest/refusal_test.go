@@ -13,18 +13,18 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// way is somewhere outside, and why the node does not get there.
+// way is a destination outside that the node cannot reach, and the reason.
 type way struct {
 	name   string
 	to     [2]netip.Addr // of each family
-	route  int           // that the node has there; 0 for none
-	errors [2]error      // what the pod's kernel makes of what it is told, nil where it is told nothing
+	route  int           // the type of the node's route to it; 0 for none
+	errors [2]error      // the error in the pod; nil where the pod is told nothing
 }
 
 var ways = []way{
 	{"no route", addrs2("198.51.100.1", "2001:db8:100::1"), 0, [2]error{unix.ENETUNREACH, unix.ENETUNREACH}},
 	{"unreachable", addrs2("198.51.101.1", "2001:db8:101::1"), unix.RTN_UNREACHABLE, [2]error{unix.EHOSTUNREACH, unix.EHOSTUNREACH}},
-	// Linux takes ICMP code 13 for an unreachable host (icmp_err_convert).
+	// Linux treats ICMP code 13 as an unreachable host (icmp_err_convert).
 	{"prohibited", addrs2("198.51.102.1", "2001:db8:102::1"), unix.RTN_PROHIBIT, [2]error{unix.EHOSTUNREACH, unix.EACCES}},
 	{"black hole", addrs2("198.51.103.1", "2001:db8:103::1"), unix.RTN_BLACKHOLE, [2]error{}},
 }
@@ -33,7 +33,7 @@ func addrs2(a, b string) [2]netip.Addr {
 	return [2]netip.Addr{netip.MustParseAddr(a), netip.MustParseAddr(b)}
 }
 
-// waysOutside makes the node's routes.
+// waysOutside adds the node's routes to all ways.
 func waysOutside(t *testing.T) {
 	t.Helper()
 	for _, w := range ways {
@@ -50,7 +50,7 @@ func waysOutside(t *testing.T) {
 	}
 }
 
-// socket opens a socket in a pod that hears all ICMP errors, and has it connect.
+// socket opens a socket in a pod, which receives all ICMP errors, and connects it.
 func socket(t *testing.T, ns *tap.Namespace, kind int, to netip.AddrPort) (fd int, connectErr error) {
 	t.Helper()
 	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
@@ -75,7 +75,7 @@ func socket(t *testing.T, ns *tap.Namespace, kind int, to netip.AddrPort) (fd in
 	return fd, unix.Connect(fd, sa)
 }
 
-// failure waits until a socket has something to tell and gives its error.
+// failure waits until a socket has a result and returns its error.
 func failure(t *testing.T, fd int) error {
 	t.Helper()
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
@@ -91,7 +91,7 @@ func failure(t *testing.T, fd int) error {
 	return pending(t, fd)
 }
 
-// pending is the error that a socket has now.
+// pending returns the error that a socket has now.
 func pending(t *testing.T, fd int) error {
 	t.Helper()
 	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
@@ -104,8 +104,8 @@ func pending(t *testing.T, fd int) error {
 	return unix.Errno(n)
 }
 
-// A pod is told why it cannot reach somebody as a router on the way would tell it, and told nothing where there is
-// nothing to tell.
+// A pod is told why a destination is unreachable, as by a router on the path. It is told nothing where the node knows
+// no reason.
 func TestWhyUnreachable(t *testing.T) {
 	_, ns := egress(t, 0)
 	waysOutside(t)
@@ -135,7 +135,7 @@ func TestWhyUnreachable(t *testing.T) {
 					t.Errorf("%s: the pod heard %v, want %v", name, err, w.errors[i])
 				}
 			}
-			// What comes after it has been answered, and it has not.
+			// A later request has been answered, and the one to the black hole has not.
 			sure, _ = socket(t, ns, unix.SOCK_STREAM, netip.AddrPortFrom(ways[0].to[i], port))
 			if err := failure(t, sure); err != unix.ENETUNREACH {
 				t.Errorf("the pod heard %v", err)
@@ -147,7 +147,7 @@ func TestWhyUnreachable(t *testing.T) {
 	}
 }
 
-// A time-out outside is one for the pod, after as many SYNs as it likes to send.
+// A time-out outside is a time-out for the pod, after as many SYNs as the pod likes to send.
 func TestTimeOut(t *testing.T) {
 	_, ns := egress(t, 0)
 	const name = "hole"
@@ -171,7 +171,7 @@ func TestTimeOut(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	// The node gives up after 3 s, while the pod still asks.
+	// The node's kernel gives up after 3 s, while the pod still repeats its SYN.
 	if err := tap.SetSysctl(nil, "net.ipv4.tcp_syn_retries", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestTimeOut(t *testing.T) {
 	if err := failure(t, fd); err != unix.ETIMEDOUT {
 		t.Errorf("the pod heard %v, want %v", err, unix.ETIMEDOUT)
 	}
-	// Nobody answers for the address: the kernel finds out, and says so.
+	// No neighbour answers for the address. The kernel notices and reports it.
 	absent := netip.MustParseAddr("198.51.104.3")
 	for key, value := range map[string]string{"net.ipv4.tcp_syn_retries": "6", "net.ipv4.neigh.hole.retrans_time_ms": "50"} {
 		if err := tap.SetSysctl(nil, key, value); err != nil {

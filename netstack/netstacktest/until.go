@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Until is when a test gives up what it waits for: shortly before go test gives up the test. A test on a busy machine
-// is slow and not wrong, so nothing but a fault may use up that time.
+// Until returns the time at which a test gives up waiting: shortly before go test ends the test. A test on a busy
+// machine is slow and not wrong, so only a fault may use up that time.
 func Until(t testing.TB) time.Time {
-	const rest = 5 * time.Second // for the test's message, and for what it has to close
+	const rest = 5 * time.Second // for the test's message and its cleanups
 	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
 		if at, limited := d.Deadline(); limited {
 			return at.Add(-rest)
@@ -17,5 +17,5 @@ func Until(t testing.TB) time.Time {
 	return time.Now().Add(time.Hour)
 }
 
-// GiveUp is a channel that is ready at Until.
+// GiveUp returns a channel that is ready at Until.
 func GiveUp(t testing.TB) <-chan time.Time { return time.After(time.Until(Until(t))) }

@@ -16,26 +16,27 @@ import (
 var be = binary.BigEndian
 
 const (
-	echoLen = 8 // type, code, checksum, identifier, number
+	echoLen = 8 // type, code, checksum, identifier, sequence number
 	ttl     = 64
-	// turn is how many echoes of one socket are brought before others get theirs.
+	// turn is how many replies of one socket are handled before other sockets get their turn.
 	turn = 16
-	// tries is how often an echo is given to the kernel: an error that was waiting in the socket is about an earlier one.
+	// tries is how often a request is given to the kernel. If an error about an earlier request is pending on the
+	// socket, the call returns it and sends nothing.
 	tries = 3
 )
 
-// pinger is one socket.
+// pinger is one socket, and the exchange that it carries.
 type pinger struct {
 	r     *Relay
 	key   key
 	fd    int
-	addr  dgram.Addr // of key.to
+	addr  dgram.Addr // key.to, for the kernel
 	watch atomic.Pointer[poll.Watch]
 	claim share.Claim[packet.Addr, *pinger]
 	gone  bool // guarded by Relay.mu
 
-	used  atomic.Int64 // when last, by Relay.now
-	users atomic.Int32 // being known is one; whoever makes it zero closes fd
+	used  atomic.Int64 // the time of the last use, by Relay.now
+	users atomic.Int32 // an entry in Relay.known counts as one; whoever makes it zero closes fd
 	says  dgram.Says
 }
 
@@ -46,7 +47,7 @@ func newPinger(r *Relay, k key) *pinger {
 	return s
 }
 
-// open opens the socket, in the use of the caller.
+// open opens the socket. The caller is its first user.
 func (s *pinger) open() error {
 	fd, err := dgram.Open(dgram.Echo, s.key.to.Is4())
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *pinger) touch() {
 	}
 }
 
-// send sends an echo request. The socket is acquired.
+// send sends an echo request. The caller has acquired the pinger.
 func (s *pinger) send(p *packet.Packet) (mtu int, err error) {
 	s.touch()
 	s.says.Set(s.fd, s.key.to.Is4(), dgram.HeadOf(p))
@@ -109,7 +110,7 @@ func (s *pinger) send(p *packet.Packet) (mtu int, err error) {
 	return 0, errno
 }
 
-// Ready implements poll.Handler: it brings the answers that arrived.
+// Ready implements poll.Handler. It passes the replies that have arrived to the pod.
 func (s *pinger) Ready(events uint32, buf []byte) []byte {
 	if !s.acquire() {
 		return buf
@@ -149,8 +150,8 @@ const (
 	request6, reply6 = 128, 129
 )
 
-// answer makes the packet that the pod gets out of an echo reply, which stands behind room for the IP header and whose
-// own said what came says.
+// answer makes a packet of an echo reply and sends it to the pod. In ip the reply stands after room for the IP header.
+// came is what the reply's own IP header said.
 func (s *pinger) answer(ip []byte, came dgram.Head) {
 	reply := byte(reply6)
 	if s.key.to.Is4() {
@@ -201,7 +202,7 @@ func putChecksum(ip []byte, l4 int) {
 	be.PutUint16(b[2:], ^packet.Checksum(b, initial))
 }
 
-// hearErrors tells the pod of the errors that wait in the socket.
+// hearErrors reads the socket's error queue and tells the pod of the errors.
 func (s *pinger) hearErrors() {
 	dgram.Hear(s.fd, func(e dgram.Error) {
 		if e.About.Addr != s.key.to || len(e.Data) < echoLen {
@@ -216,7 +217,7 @@ func (s *pinger) hearErrors() {
 		putHead(whole, &s.key.pod, &s.key.to, dgram.Head{})
 		whole[head] = kind
 		be.PutUint16(whole[head+4:], s.key.id)
-		copy(whole[head+6:], e.Data[6:8]) // the number
+		copy(whole[head+6:], e.Data[6:8]) // the sequence number
 		putChecksum(whole, head)
 		var p packet.Packet
 		if p.ParseIP(whole) == packet.Good {
@@ -225,7 +226,7 @@ func (s *pinger) hearErrors() {
 	})
 }
 
-// sendTo and receive are raw system calls, for which package dgram says why.
+// sendTo and receive are raw system calls; package dgram says why.
 func sendTo(fd int, to *dgram.Addr, b []byte) unix.Errno {
 	var msg unix.Msghdr
 	iov := unix.Iovec{Base: unsafe.SliceData(b)}

@@ -16,53 +16,53 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Options are what a Relay needs.
+// Options of a Relay. Poller, Send, Refuse and MTU are required.
 type Options struct {
 	// Poller watches the sockets. It must outlive the Relay.
 	Poller *poll.Poller
-	// Send carries an IP packet for a pod through the pipeline. It is borrowed.
+	// Send sends an IP packet through the pipeline to a pod. It must not keep ip.
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// Refuse tells the sender of p, an echo request like one that was sent before, that it is not answered, and why. by
-	// is who says so, a router or a host outside, or zero. p is borrowed.
+	// is the router or host outside that says so; the zero address stands for none. Refuse must not keep p.
 	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
-	// MTU is the pods' MTU in bytes, now.
+	// MTU returns the present MTU of the pods, in bytes.
 	MTU func() int
-	// Idle is how long an idle socket is kept; 0 is 30 s.
+	// Idle is how long an idle socket is kept; 0 means 30 s.
 	Idle time.Duration
-	// Max bounds the sockets; 0 is 1,024.
+	// Max bounds the number of sockets; 0 means 1,024.
 	Max int
-	// Owner says who is charged for what an address sends; nil: each address by itself.
+	// Owner returns the owner that is charged for what an address sends. If it is nil, each address is its own owner.
 	Owner func(packet.Addr) packet.Addr
 }
 
-// Errors of Send. Others say why a socket could not be had, or why the host would not send.
+// Errors of Send. Other errors say why a socket could not be opened, or why the host did not send.
 var (
-	// ErrTooBig: the echo may not be fragmented, and the way is narrower.
+	// ErrTooBig says that the request must not be fragmented and does not fit the path.
 	ErrTooBig = errors.New("the echo does not fit the path")
-	// ErrTooMany: all sockets are others', and no pod has two.
+	// ErrTooMany says that other owners have all sockets, and none of them has two.
 	ErrTooMany = errors.New("there are too many pings")
 )
 
-// Relay has the sockets. Its methods are safe for concurrent use.
+// Relay holds the sockets. Its methods are safe for concurrent use.
 type Relay struct {
 	o     Options
 	start time.Time
-	now   atomic.Int64 // since start, as of the last Sweep
-	id    atomic.Uint32
+	now   atomic.Int64  // since start, as of the last Sweep
+	id    atomic.Uint32 // the identification of the last reply that was cut
 	share *share.Limit[packet.Addr, *pinger]
 
-	mu     sync.Mutex // guards below
+	mu     sync.Mutex // guards what follows
 	known  map[key]*pinger
 	closed bool
 }
 
-// key is whose echoes a socket carries: the request's source, destination and identifier.
+// key identifies the echoes that a socket carries, by the request's source, destination and identifier.
 type key struct {
 	pod, to packet.Addr
 	id      uint16
 }
 
-// New makes a Relay without sockets. Somebody must call Run, or Sweep from time to time.
+// New makes a Relay without sockets. The caller must call Run, or Sweep from time to time.
 func New(o Options) *Relay {
 	if o.Owner == nil {
 		o.Owner = func(a packet.Addr) packet.Addr { return a }
@@ -74,8 +74,8 @@ func New(o Options) *Relay {
 	}
 }
 
-// Send sends a pod's echo request, whole and with a right checksum. It is borrowed. With ErrTooBig comes the largest IP
-// packet, in bytes, that fits.
+// Send sends a pod's echo request, which is unfragmented and has a right checksum. It does not keep p. mtu is set with
+// ErrTooBig only: it is the size of the largest IP packet that fits, in bytes.
 func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	s, err := r.pinger(key{p.Tuple.Src, p.Tuple.Dst, p.Tuple.SrcPort})
 	if err != nil {
@@ -85,7 +85,7 @@ func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	return s.send(p)
 }
 
-// pinger finds the socket of k, or opens one, and gives it acquired.
+// pinger returns the socket of k, acquired, and opens it if there is none.
 func (r *Relay) pinger(k key) (*pinger, error) {
 	if s, err := r.find(k); s != nil || err != nil {
 		return s, err
@@ -131,12 +131,12 @@ func (r *Relay) find(k key) (*pinger, error) {
 	}
 	s := r.known[k]
 	if s != nil {
-		s.users.Add(1) // one that ends leaves known first
+		s.users.Add(1) // s is in use: a socket that ends is removed from known first
 	}
 	return s, nil
 }
 
-// end ends s, once. Who uses it at this moment may finish.
+// end ends s, once. A goroutine that is using s may finish.
 func (r *Relay) end(s *pinger) {
 	r.mu.Lock()
 	there := r.known[s.key] == s
@@ -151,7 +151,7 @@ func (r *Relay) end(s *pinger) {
 	}
 }
 
-// endAll ends those sockets of which f is true.
+// endAll ends the sockets for which f returns true.
 func (r *Relay) endAll(f func(*pinger) bool) {
 	r.mu.Lock()
 	var gone []*pinger
@@ -166,7 +166,7 @@ func (r *Relay) endAll(f func(*pinger) bool) {
 	}
 }
 
-// Forget ends the sockets of a pod that is gone.
+// Forget ends the sockets of a pod that was removed.
 func (r *Relay) Forget(pod netip.Addr) {
 	a := packet.AddrFrom(pod)
 	r.endAll(func(s *pinger) bool { return s.key.pod == a })
@@ -193,10 +193,10 @@ func (r *Relay) Run(ctx context.Context) {
 	}
 }
 
-// Stats tells who has how many sockets.
+// Stats returns how the sockets are shared.
 func (r *Relay) Stats() share.Stats { return r.share.Stats() }
 
-// Close ends all sockets and lets none begin.
+// Close ends all sockets. No new one can be opened.
 func (r *Relay) Close() {
 	r.mu.Lock()
 	r.closed = true

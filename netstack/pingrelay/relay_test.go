@@ -27,7 +27,8 @@ var families = []struct{ name, pod, outside, nowhere string }{
 	{"IPv6", "fd00:10:244:1::10", "2001:db8::1", "2001:db8:100::1"},
 }
 
-// The tests' network is a loopback interface with two addresses that are no loopback addresses, whose kernel answers.
+// The tests' network is a loopback interface with one address of each family outside of the loopback ranges. Its kernel
+// answers pings.
 func TestMain(m *testing.M) {
 	userns.Maybe()
 	if userns.Inside() {
@@ -51,7 +52,7 @@ func outside() error {
 	return netstacktest.Outside(netip.MustParseAddr(families[0].outside), netip.MustParseAddr(families[1].outside))
 }
 
-// world is a relay and what it sends to pods.
+// world is a relay, and the packets that it sends to pods.
 type world struct {
 	t      *testing.T
 	relay  *Relay
@@ -82,7 +83,7 @@ func newWorld(t *testing.T, o Options) *world {
 	return w
 }
 
-// echo is a pod's echo request.
+// echo returns a pod's echo request.
 func echo(t *testing.T, pod, to string, id uint16, data []byte) *packet.Packet {
 	t.Helper()
 	s := netstacktest.Spec{
@@ -101,7 +102,7 @@ func echo(t *testing.T, pod, to string, id uint16, data []byte) *packet.Packet {
 	return p
 }
 
-// hear gives the next whole packet for a pod.
+// hear returns the next packet for a pod, reassembled.
 func (w *world) hear() *packet.Packet {
 	w.t.Helper()
 	for {
@@ -167,9 +168,9 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// What a router says of an echo is told to the pod, about its own echo.
+// An ICMP error from a router reaches the pod as an error about the pod's own request.
 func TestErrorIsTold(t *testing.T) {
-	// A route to the host itself through a device that nobody answers on.
+	// The address is on the link of a bridge without ports, so the host itself reports that it is unreachable.
 	const name = "hole"
 	if err := errors.Join(tap.NewBridge(nil, name, 1500), tap.SetUp(nil, name), tap.AddAddr(nil, name, netip.MustParsePrefix("198.51.104.1/24")),
 		tap.SetSysctl(nil, "net.ipv4.neigh.hole.retrans_time_ms", "50")); err != nil {
@@ -178,7 +179,7 @@ func TestErrorIsTold(t *testing.T) {
 	t.Cleanup(func() { _ = tap.DeleteLink(nil, name) })
 	w := newWorld(t, Options{})
 	p := echo(t, families[0].pod, "198.51.104.9", 99, []byte("anybody there?"))
-	p.IP[p.L4+6], p.IP[p.L4+7] = 0, 5 // the number
+	p.IP[p.L4+6], p.IP[p.L4+7] = 0, 5 // the sequence number
 	w.ping(p)
 	e := w.hear()
 	var quoted packet.Packet
@@ -190,7 +191,7 @@ func TestErrorIsTold(t *testing.T) {
 	}
 }
 
-// A pod that pings with ever new identifiers costs another pod nothing.
+// A pod that pings with ever new identifiers takes nothing from another pod.
 func TestFairShares(t *testing.T) {
 	w := newWorld(t, Options{Max: 16})
 	modest := echo(t, "10.244.1.11", "192.0.2.1", 5, []byte("live"))

@@ -7,23 +7,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loop that sleeps is woken by another processor, which takes as long as all that it then does: 15 to 40 us on a
-// virtual machine whose processor was halted. Where events come one by one and often, as requests and replies do, one
-// loop looks for the next one a moment longer. Where there is much to do nobody does: pods and loops share the
-// processors. A node at rest has no events, and so nobody lingers there.
+// Another processor has to wake a loop that sleeps. On a virtual machine whose processor was halted this takes 15 to 40
+// us, as long as the work that follows. So where events come singly and often, as requests and replies do, one loop
+// looks for the next event a moment longer before it sleeps (it lingers). Where there is much to do no loop lingers,
+// because pods and loops share the processors. A node at rest has no events, so no loop lingers there either.
 const (
-	// lingering is how long a loop looks before it sleeps.
+	// lingering is how long a loop looks for an event before it sleeps.
 	lingering = 40 * time.Microsecond
-	// often is how soon one event follows the other then.
+	// often is the longest time between two events that come often.
 	often = 150 * time.Microsecond
-	// long is what handling takes when there is much to do, and busy how long that is remembered.
+	// An event that takes more than long to handle means that there is much to do. The Poller remembers this for busy.
 	long = 40 * time.Microsecond
 	busy = 2 * time.Millisecond
 )
 
-// rhythm is how events come to a loop.
+// rhythm describes how events come to a loop: brisk if the last one came soon after the one before, long if handling it
+// took long.
 type rhythm struct {
-	last        time.Duration // when it woke, or had handled what it woke for
+	last        time.Duration // when the loop last woke, or finished handling an event
 	brisk, long bool
 }
 
@@ -39,10 +40,10 @@ func (r *rhythm) handled(now time.Duration) {
 
 func (p *Poller) now() time.Duration { return time.Since(p.start) }
 
-// calm reports whether no loop had much to do of late.
+// calm reports whether no loop had much to do lately.
 func (p *Poller) calm() bool { return p.now()-time.Duration(p.busyAt.Load()) > busy }
 
-// linger looks for an event without sleeping, unless another loop does already.
+// linger looks for an event without sleeping, unless another loop is doing this.
 func (p *Poller) linger(event *unix.EpollEvent) (n int, errno unix.Errno) {
 	if !p.lingers.CompareAndSwap(false, true) {
 		return 0, 0

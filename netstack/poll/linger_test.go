@@ -26,7 +26,7 @@ func TestRhythm(t *testing.T) {
 	}
 }
 
-// Nobody lingers after a time in which there was much to do, and two loops never do so at once.
+// No loop lingers shortly after there was much to do, and two loops never linger at once.
 func TestLinger(t *testing.T) {
 	p, err := New(1)
 	if err != nil {

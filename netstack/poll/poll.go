@@ -1,9 +1,9 @@
-// Package poll waits for any number of descriptors, TAPs and sockets, with a few goroutines.
+// Package poll waits for any number of descriptors (of TAPs and sockets) with a few goroutines, its loops.
 //
-// Each goroutine takes whichever descriptor is ready next, so that busy ones spread over the processors by themselves
-// and idle ones cost a table entry. A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler arms
-// it again: what arrives meanwhile wakes nobody, which the runtime's poller, edge-triggered, cannot be told. With that
-// one, a flood of packets woke a second thread for nothing thousands of times a second.
+// Each loop takes whichever descriptor is ready next. So busy descriptors spread over the processors by themselves, and
+// an idle one costs only a table entry. A descriptor that was found ready is disarmed (EPOLLONESHOT) until its Handler
+// arms it again, and what arrives meanwhile wakes nobody. The runtime's own poller is edge-triggered and cannot do
+// this: with it a flood of packets woke a second thread for nothing thousands of times a second.
 package poll
 
 import (
@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Events of a descriptor, as epoll_ctl(2) has them. Fail comes whether it is asked for or not.
+// Events of a descriptor (epoll_ctl(2)). Fail is reported whether it is asked for or not.
 const (
 	In  uint32 = unix.EPOLLIN | unix.EPOLLRDHUP
 	Out uint32 = unix.EPOLLOUT
@@ -28,42 +28,43 @@ const (
 	Fail uint32 = unix.EPOLLERR | unix.EPOLLHUP
 )
 
-// Handler is told that a descriptor is ready.
+// Handler handles a descriptor that is ready.
 type Handler interface {
-	// Ready handles what events say and arms the Watch again, now or later. buf, of packet.MaxFrame bytes, is the
-	// handler's until it returns one of the same capacity, usually the same. Ready must not block; what has to wait says
-	// so to Poller.Waiting.
+	// Ready handles the events and arms the Watch again, now or later. buf has packet.MaxFrame bytes and belongs to the
+	// handler until it returns a buffer of the same capacity, usually the same one. Ready must not block. If it has to
+	// wait, it calls Poller.Waiting.
 	//
-	// It may be called without need, and then beside another call, for a moment after its Watch was closed.
+	// For a moment after its Watch was closed, Ready may be called without an event, and at the same time as another
+	// call.
 	Ready(events uint32, buf []byte) []byte
 }
 
 // Poller watches descriptors. Its methods are safe for concurrent use.
 type Poller struct {
 	loops int
-	fd    int // the epoll's
+	fd    int // the epoll instance
 
 	mu    sync.Mutex // guards changes of table, and what follows
 	table atomic.Pointer[[]atomic.Pointer[Watch]]
-	free  []int32  // places in the table
-	spare [][]byte // buffers of loops that ended
+	free  []int32  // unused slots of the table
+	spare [][]byte // buffers of loops that have ended
 	gone  bool     // fd is closed
 
 	start   time.Time
-	busyAt  atomic.Int64 // when a loop last had much to do, since start
+	busyAt  atomic.Int64 // when a loop last had much to do, in nanoseconds since start
 	lingers atomic.Bool  // a loop is in linger
 
-	running atomic.Int32 // loops that do not wait in a handler
-	idle    atomic.Int32 // of these, those that wait for a descriptor
+	running atomic.Int32 // loops whose handler is not waiting (Waiting)
+	idle    atomic.Int32 // those of running that wait for a descriptor
 	closing atomic.Bool
 	ended   sync.WaitGroup
 }
 
-// wakeSlot is the epoll data of the descriptor that ends all loops; a Watch's is its place in the table.
+// wakeSlot is the epoll data of the descriptor that ends all loops. The epoll data of a Watch is its slot in the table.
 const wakeSlot = -1
 
-// New starts a Poller of so many loops, at least one. A loop that sleeps keeps one of the runtime's processors
-// (GOMAXPROCS) for up to 10 ms: where other goroutines matter, too, there should be more of them than loops.
+// New starts a Poller with this number of loops, at least one. A loop that sleeps keeps one of the runtime's processors
+// (GOMAXPROCS) for up to 10 ms. So there should be more processors than loops if other goroutines matter, too.
 func New(loops int) (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -78,12 +79,12 @@ func New(loops int) (*Poller, error) {
 	return p, nil
 }
 
-// Close ends the loops and waits for them. Watches must be closed before.
+// Close ends the loops and waits for them. All Watches must be closed before.
 func (p *Poller) Close() error {
 	if p.closing.Swap(true) {
 		return os.ErrClosed
 	}
-	// A level-triggered descriptor that is always ready: every loop finds it, and it is never read.
+	// The eventfd is level-triggered and always ready, because it is never read. So every loop finds it.
 	wake, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err == nil {
 		defer unix.Close(wake)
@@ -99,8 +100,8 @@ func (p *Poller) Close() error {
 	return unix.Close(p.fd)
 }
 
-// Waiting tells the Poller that a handler begins, or ended, to wait for something that is no descriptor of the
-// Poller's. Another loop then takes its place. It does not block and may be called under locks.
+// Waiting tells the Poller that a handler begins (or has ended) to wait for something other than a descriptor of the
+// Poller. Another loop takes its place meanwhile. Waiting does not block and may be called under locks.
 func (p *Poller) Waiting(begin bool) {
 	if !begin {
 		p.running.Add(1)
@@ -113,19 +114,19 @@ func (p *Poller) Waiting(begin bool) {
 	}
 }
 
-// Watch is a descriptor that a Poller knows.
+// Watch is a descriptor that a Poller watches.
 type Watch struct {
 	p       *Poller
 	handler Handler
 	fd      int
 	slot    int32
 
-	mu     sync.Mutex // keeps Arm from a descriptor that Close gave up
+	mu     sync.Mutex // keeps Arm from using the descriptor after Close
 	closed bool
 }
 
-// Add watches fd, which stays the caller's and must be open until the Watch is closed, and arms it for events. The
-// handler may be called before Add returns.
+// Add watches fd and arms it for events. fd stays the caller's and must be open until the Watch is closed. The handler
+// may be called before Add returns.
 func (p *Poller) Add(fd int, h Handler, events uint32) (*Watch, error) {
 	w := &Watch{p: p, handler: h, fd: fd}
 	p.mu.Lock()
@@ -142,7 +143,7 @@ func (p *Poller) Add(fd int, h Handler, events uint32) (*Watch, error) {
 	return w, nil
 }
 
-// place gives w a slot. The caller holds mu.
+// place gives w a slot in the table. The caller holds mu.
 func (p *Poller) place(w *Watch) {
 	t := *p.table.Load()
 	if len(p.free) == 0 {
@@ -166,21 +167,22 @@ func (p *Poller) vacate(w *Watch) {
 	p.free = append(p.free, w.slot)
 }
 
-// Arm has the handler called once when one of events, or Fail, occurs, or at once where it did. A second Arm before
-// that replaces the first. After Close it does nothing.
+// Arm makes the Poller call the handler once, when one of events or Fail occurs, or at once if it has. Another Arm
+// before that replaces this one. After Close it does nothing.
 func (w *Watch) Arm(events uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return
 	}
-	// The event stays on the stack. It cannot fail in a way that is of interest: the descriptor is open, and was added.
+	// A raw call keeps the event on the stack. Its error does not matter: the descriptor is open and was added.
 	event := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: w.slot}
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.p.fd), unix.EPOLL_CTL_MOD, uintptr(w.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
 }
 
-// Close makes the Poller forget the descriptor, which must still be open: an epoll does not forget one of which others
-// hold duplicates. It does not wait for a call of the handler in progress. Closing twice is harmless.
+// Close makes the Poller forget the descriptor, which must still be open, because an epoll instance does not forget a
+// descriptor of which others hold duplicates. It does not wait for a call of the handler in progress. Closing twice is
+// harmless.
 func (w *Watch) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,8 +209,8 @@ func (p *Poller) loop() {
 	event := new(unix.EpollEvent)
 	var r rhythm
 	for !p.surplus() {
-		// What a handler readied, the tunnel's reader for one, runs now and on this thread. Otherwise another thread would
-		// have to be woken for it: half as long again for a round trip between nodes.
+		// Goroutines that a handler has made ready, such as the tunnel's reader, run now and on this thread. Otherwise
+		// another thread would have to be woken for them, which made a round trip between nodes half as long again.
 		runtime.Gosched()
 		n, errno := 0, unix.Errno(0)
 		if r.brisk && p.calm() {
@@ -229,7 +231,7 @@ func (p *Poller) loop() {
 		if event.Fd == wakeSlot {
 			return
 		}
-		if w := p.watch(event.Fd); w != nil { // nil: closed a moment ago
+		if w := p.watch(event.Fd); w != nil { // nil: just closed
 			buf = w.handler.Ready(event.Events, buf)
 			buf = buf[:cap(buf)]
 		}
@@ -239,7 +241,7 @@ func (p *Poller) loop() {
 	}
 }
 
-// forever has wait wait until there is an event.
+// forever is the timeout with which wait waits until there is an event.
 const forever = ^uintptr(0)
 
 func (p *Poller) wait(event *unix.EpollEvent, timeout uintptr) (int, unix.Errno) {
@@ -260,7 +262,7 @@ func (p *Poller) watch(slot int32) *Watch {
 	return nil
 }
 
-// surplus reports whether the calling loop should end, since one that waited in a handler is back.
+// surplus reports whether the calling loop should end, because a loop whose handler was waiting is back.
 func (p *Poller) surplus() bool {
 	for {
 		n := p.running.Load()

@@ -12,7 +12,8 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// end is one end of a socket pair, watched. It passes on what it reads, and arms itself again only when told.
+// end is one end of a socket pair, which a Poller watches. It passes on what it reads. It arms itself again if again is
+// set.
 type end struct {
 	fd    int
 	again bool
@@ -27,7 +28,7 @@ func (e *end) Ready(_ uint32, buf []byte) []byte {
 	defer e.mu.Unlock()
 	n, err := unix.Read(e.fd, buf)
 	if err != nil {
-		return buf // nothing there: called without need
+		return buf // called without an event
 	}
 	e.heard <- string(buf[:n])
 	if e.again {
@@ -36,7 +37,7 @@ func (e *end) Ready(_ uint32, buf []byte) []byte {
 	return buf
 }
 
-// newEnd gives a watched end and what to write to for it.
+// newEnd returns a watched end, and the other end to write to.
 func newEnd(t *testing.T, p *poll.Poller, again bool) (e *end, far *os.File) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
@@ -79,11 +80,11 @@ func newPoller(t *testing.T, loops int) *poll.Poller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = p.Close() }) // after the ends' own
+	t.Cleanup(func() { _ = p.Close() }) // runs after the cleanups of the ends
 	return p
 }
 
-// What comes while a descriptor is disarmed is heard of once it is armed again, and not before.
+// Data that arrives while a descriptor is disarmed is reported when it is armed again, and not before.
 func TestOneShot(t *testing.T) {
 	p := newPoller(t, 1)
 	e, far := newEnd(t, p, false)
@@ -92,7 +93,7 @@ func TestOneShot(t *testing.T) {
 	say(t, far, "two")
 	other, otherFar := newEnd(t, p, true)
 	say(t, otherFar, "other")
-	other.want(t, "other") // the only loop has been through what was ready before
+	other.want(t, "other") // the only loop has handled what was ready before
 	select {
 	case got := <-e.heard:
 		t.Errorf("heard %q, though disarmed", got)
@@ -102,7 +103,7 @@ func TestOneShot(t *testing.T) {
 	e.want(t, "two")
 }
 
-// Places of closed Watches are used again, and many descriptors are told apart.
+// Slots of closed Watches are used again, and many descriptors are not confused.
 func TestManyAndReused(t *testing.T) {
 	p := newPoller(t, 3)
 	for range 3 {

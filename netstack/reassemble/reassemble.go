@@ -1,11 +1,11 @@
-// Package reassemble puts the fragments of IP packets together that pods send to the outside: a host socket takes whole
-// datagrams.
+// Package reassemble reassembles IP packets that pods send to the outside in fragments, because a host socket accepts
+// only whole datagrams.
 //
-// What is incomplete is kept for a while in memory that is bounded and shared out among the senders by package share:
-// who sends more first fragments than there is room for loses its own, and nobody else's.
+// Incomplete packets are kept for a while in bounded memory, which package share divides among the senders: a sender of
+// more first fragments than there is room for loses its own packets only.
 //
-// A fragment that overlaps another one in part says that somebody plays tricks, and its packet is given up (RFC 5722,
-// and Linux for IPv4, too). One that came twice is left out (RFC 8200 4.5).
+// A packet with fragments that overlap in part is dropped as an attack (RFC 5722; Linux does so for IPv4, too). A
+// repeated fragment is ignored (RFC 8200 4.5).
 package reassemble
 
 import (
@@ -18,55 +18,57 @@ import (
 )
 
 const (
-	// life is how long a packet may be incomplete, from its first fragment on: Linux' net.ipv4.ipfrag_time. RFC 8200 4.5
-	// says 60 s.
+	// life is how long a packet may be incomplete, counted from its first fragment. It is net.ipv4.ipfrag_time of
+	// Linux; RFC 8200 4.5 says 60 s.
 	life = 30 * time.Second
-	// headroom has room for the header of an IPv4 packet with options, and for one of IPv6 with a few.
+	// headroom is room for the header of an IPv4 packet with options, or of an IPv6 packet with a few extension
+	// headers.
 	headroom = 128
-	// unit is what fragments but for the last are multiples of.
+	// unit is the number of bytes of which every fragment but the last is a multiple.
 	unit = 8
-	most = 65535
+	most = 65535 // bytes of an IP packet
 )
 
-// Options are what a Table needs.
+// Options of a Table.
 type Options struct {
 	// Max is how many packets may be incomplete at once, at least 1. Each takes 72 KiB.
 	Max int
-	// Owner says who is charged for the packets of a source address; nil: each address by itself.
+	// Owner returns the owner that is charged for the packets of a source address. If it is nil, each address is its
+	// own owner.
 	Owner func(packet.Addr) packet.Addr
-	// Now is the clock; nil is time.Now.
+	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Table has the incomplete packets. Its methods are safe for concurrent use.
+// Table holds the incomplete packets. Its methods are safe for concurrent use.
 type Table struct {
 	now   func() time.Time
 	owner func(packet.Addr) packet.Addr
 	share *share.Limit[packet.Addr, *whole]
 
-	mu    sync.Mutex // guards below
+	mu    sync.Mutex // guards what follows
 	known map[key]*whole
 	spare []*whole
 }
 
-// key names a packet: whatever its fragments have in common.
+// key identifies a packet: it is what all its fragments have in common.
 type key struct {
 	src, dst packet.Addr
 	id       uint32
 	proto    packet.Proto
 }
 
-// whole is a packet that comes to be.
+// whole is a packet that is being reassembled.
 type whole struct {
 	key
 	end   time.Time
 	claim share.Claim[packet.Addr, *whole]
 
-	buf  [headroom + most + unit]byte // what was fragmented, from headroom on; before it the header, at the end of that room
-	head int                          // length of the header, 0 until the first fragment came
-	size int                          // of what was fragmented, 0 until the last fragment came
-	got  int                          // bytes of it that are there
-	have [(most + unit) / unit]bool   // which units are
+	buf  [headroom + most + unit]byte // the fragmented data from headroom on, and the header just before it
+	head int                          // length of the header; 0 until the first fragment has come
+	size int                          // length of the data; 0 until the last fragment has come
+	got  int                          // bytes of data that have come
+	have [(most + unit) / unit]bool   // which units have come
 }
 
 // New makes an empty Table.
@@ -83,11 +85,11 @@ func New(o Options) *Table {
 	}
 }
 
-// Stats tells who has how many.
+// Stats returns how the incomplete packets are shared.
 func (t *Table) Stats() share.Stats { return t.share.Stats() }
 
-// Add takes a fragment, which is borrowed, and calls done with the packet when it is complete; done borrows it. It is
-// charged to its source address's owner.
+// Add adds a fragment, which is charged to the owner of its source address, and calls done with the packet if that is
+// complete. Add does not keep p, and done must not keep ip.
 func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
 	w := t.add(p)
 	if w == nil {
@@ -99,11 +101,11 @@ func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
 	t.mu.Unlock()
 }
 
-// add gives the packet that is complete by p and no longer in the Table, nil when none is.
+// add adds a fragment. If this completes a packet, add returns it, removed from the Table, and nil otherwise.
 func (t *Table) add(p *packet.Packet) *whole {
 	k := key{p.Tuple.Src, p.Tuple.Dst, p.FragID, p.Tuple.Proto}
 	if p.EtherType == packet.EtherIPv6 {
-		k.proto = 0 // later fragments may name another one (RFC 8200 4.5)
+		k.proto = 0 // later fragments may have another protocol (RFC 8200 4.5)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -131,7 +133,7 @@ func (t *Table) add(p *packet.Packet) *whole {
 	return w
 }
 
-// begin enters a packet of which nothing is there yet. The caller holds mu.
+// begin adds a packet of which nothing has come yet. It returns nil when there is no room for it. The caller holds mu.
 func (t *Table) begin(k key) *whole {
 	var w *whole
 	if n := len(t.spare); n > 0 {
@@ -155,14 +157,14 @@ func (t *Table) begin(k key) *whole {
 	return w
 }
 
-// forget gives up an incomplete packet. The caller holds mu.
+// forget drops an incomplete packet. The caller holds mu.
 func (t *Table) forget(w *whole) {
 	delete(t.known, w.key)
 	t.share.Release(&w.claim)
 	t.spare = append(t.spare, w)
 }
 
-// take takes a fragment. It is false when the packet cannot become one.
+// take adds a fragment. It returns false when the packet cannot be completed any more.
 func (w *whole) take(p *packet.Packet) bool {
 	f := p.Piece()
 	end := f.At + len(f.Data)
@@ -178,7 +180,7 @@ func (w *whole) take(p *packet.Packet) bool {
 	}
 	switch {
 	case there == last-first:
-		return bytes.Equal(w.buf[headroom+f.At:headroom+end], f.Data) // it came twice, or is somebody else's
+		return bytes.Equal(w.buf[headroom+f.At:headroom+end], f.Data) // repeated, or overlapping with other data
 	case there > 0:
 		return false
 	}

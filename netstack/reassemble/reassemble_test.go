@@ -14,7 +14,7 @@ import (
 
 var pods = [][2]string{{"10.244.1.10", "198.51.100.1"}, {"fd00::10", "2001:db8::1"}}
 
-// udp is a whole packet of n bytes of data.
+// udp returns an unfragmented packet with n bytes of data.
 func udp(family int, pod byte, n int) []byte {
 	src := netip.MustParseAddr(pods[family][0]).AsSlice()
 	src[len(src)-1] = pod
@@ -28,7 +28,7 @@ func udp(family int, pod byte, n int) []byte {
 	}.IP()
 }
 
-// cut gives the fragments of a packet.
+// cut returns the fragments of a packet.
 func cut(t testing.TB, ip []byte, mtu int, id uint32) (parts [][]byte) {
 	packet.PutFragments(ip, mtu, id, make([]byte, mtu), func(f []byte) { parts = append(parts, bytes.Clone(f)) })
 	return parts
@@ -43,7 +43,7 @@ func parse(t testing.TB, ip []byte) *packet.Packet {
 	return p
 }
 
-// add gives the packets that come to be whole by parts.
+// add adds parts and returns the packets that they complete.
 func add(t testing.TB, table *Table, parts ...[]byte) (done [][]byte) {
 	t.Helper()
 	for _, f := range parts {
@@ -52,7 +52,7 @@ func add(t testing.TB, table *Table, parts ...[]byte) (done [][]byte) {
 	return done
 }
 
-// same compares packets but for the identification of IPv4, which only fragments have.
+// same compares packets, except for the identification of IPv4, which only fragments have.
 func same(a, b []byte) bool {
 	if a[0]>>4 == 4 && len(a) == len(b) {
 		a, b = bytes.Clone(a), bytes.Clone(b)
@@ -95,7 +95,7 @@ func TestWhole(t *testing.T) {
 	}
 }
 
-// The header's options of IPv4, and extension headers of IPv6 before that of the fragment, stay.
+// IPv4 options, and IPv6 extension headers before the fragment header, are kept.
 func TestHeaders(t *testing.T) {
 	ip := udp(1, 10, 3000)
 	parts := cut(t, ip, 1420, 7)
@@ -158,7 +158,7 @@ func TestTooLate(t *testing.T) {
 	}
 }
 
-// A pod that never sends the last fragment loses its own packets only.
+// A pod that never sends the last fragment loses only packets of its own.
 func TestFairShares(t *testing.T) {
 	table := New(Options{Max: 16})
 	modest := cut(t, udp(0, 11, 2000), 1420, 1)
@@ -177,8 +177,8 @@ func TestFairShares(t *testing.T) {
 	}
 }
 
-// Whatever fragments come, what is made of them is what somebody sent: with one sender's fragments in any order,
-// repeated, left out and mixed with others', only whole packets of that sender's come out.
+// Every reassembled packet is one that was sent, whatever fragments come: the fragments of several packets are mixed,
+// repeated, left out and in any order.
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5})
 	f.Add([]byte{5, 4, 3, 2, 1, 0, 0, 1, 2})

@@ -1,5 +1,5 @@
-// Package refusal says how a pod is told that somebody outside cannot be reached: as a router on the way would tell it.
-// What the node knows of it are the errors of its host sockets.
+// Package refusal decides how a pod is told that a destination outside cannot be reached: by the ICMP error that a
+// router on the path would send. The node learns of it from the errors of its host sockets.
 package refusal
 
 import (
@@ -10,9 +10,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Kind gives the ICMP error that says the same as an error of a host socket. It is false for what is nobody's fault but
-// the node's or says nothing of the way, as a time-out: then the pod is told nothing, and tries again.
-func Kind(err error) (packet.ICMPError, bool) {
+// Kind returns the ICMP error that corresponds to an error of a host socket. ok is false for errors that concern only
+// the node itself, or say nothing of the path, such as a time-out. Then the pod is told nothing and tries again.
+func Kind(err error) (kind packet.ICMPError, ok bool) {
 	var errno unix.Errno
 	if !errors.As(err, &errno) {
 		return 0, false
@@ -21,7 +21,7 @@ func Kind(err error) (packet.ICMPError, bool) {
 	case unix.ECONNREFUSED, unix.ENOPROTOOPT:
 		return packet.PortUnreachable, true
 	case unix.ENETUNREACH, unix.ENETDOWN, unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT:
-		// The last two are of hosts without an address of the family, and without the family.
+		// The last two mean that the host has no address of the family, or does not support the family.
 		return packet.NetUnreachable, true
 	case unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.ENONET:
 		return packet.HostUnreachable, true

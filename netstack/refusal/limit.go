@@ -9,25 +9,26 @@ import (
 )
 
 const (
-	// buckets is how many rates are kept. Pods that share one by chance share its rate, and nobody else's.
+	// buckets is the number of rates that are kept. Addresses that share a bucket by chance share one rate, and do not
+	// affect other buckets.
 	buckets = 256
-	// interval and burst bound what one bucket lets through: 100 errors a second, 50 at once.
+	// interval and burst bound what one bucket allows: 100 errors a second, and 50 at once.
 	interval = 10 * time.Millisecond
 	burst    = 50
 )
 
-// Limit bounds the ICMP errors that are sent to each address (RFC 1812 4.3.2.8, RFC 4443 2.4 f), so that nobody who
-// asks for many costs others theirs. It takes no lock and allocates nothing.
+// Limit bounds the rate of ICMP errors to each address (RFC 1812 4.3.2.8, RFC 4443 2.4 f), so that an address that
+// provokes many does not take those of others. It takes no lock and allocates nothing.
 type Limit struct {
 	now  func() time.Time // monotonic
 	from time.Time
 	seed uint64
-	paid [buckets]atomic.Int64 // until when what was sent is paid for, in nanoseconds since from
+	paid [buckets]atomic.Int64 // the time up to which the bucket is used up, in nanoseconds since from
 }
 
-// NewLimit makes a Limit. seed has no one know which addresses share a bucket.
+// NewLimit makes a Limit. seed should be random, so that nobody knows which addresses share a bucket.
 func NewLimit(now func() time.Time, seed uint64) *Limit {
-	// The clock begins with all buckets full.
+	// from lies in the past by a whole burst, so all buckets begin full.
 	return &Limit{now: now, from: now().Add(-burst * interval), seed: seed}
 }
 

@@ -46,7 +46,7 @@ func TestKind(t *testing.T) {
 	}
 }
 
-// One address gets a burst and then the rate; others are not affected.
+// One address is allowed a burst and then the rate; others are not affected.
 func TestLimit(t *testing.T) {
 	now := time.Now()
 	l := NewLimit(func() time.Time { return now }, 1)
@@ -74,7 +74,7 @@ func TestLimit(t *testing.T) {
 	for i := range byte(200) {
 		others += count(1, packet.AddrFrom(netip.AddrFrom4([4]byte{10, 244, 2, i})))
 	}
-	if others < 195 { // but for those that share the bucket
+	if others < 195 { // a few share the bucket
 		t.Errorf("%d of 200 others got theirs", others)
 	}
 	now = now.Add(time.Hour)

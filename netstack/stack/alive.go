@@ -16,29 +16,29 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// keeping knows the connections that were dialled to pods. A pod's keep-alive probe on one that is joined with a host
-// socket is for whoever is behind that one: it is held back from the stack, which would answer it, until the far end
-// has.
+// keeping holds the connections that were dialled to pods. If such a connection is joined with a host socket, a pod's
+// keep-alive probe is meant for the far end of that socket. The probe is held back from the stack, which would answer
+// it, until the far end has answered.
 type keeping struct {
 	n     atomic.Int32
 	mu    sync.RWMutex
-	conns map[packet.Tuple]*kept // by what the pod sends
+	conns map[packet.Tuple]*kept // by the tuple of the pod's packets
 }
 
-// kept is one connection. All its methods do nothing for nil.
+// kept is one connection. A nil *kept is valid: joined and release then do nothing.
 type kept struct {
 	s     *Stack
 	tuple packet.Tuple
-	next  atomic.Uint32 // the sequence number that is expected from the pod
+	next  atomic.Uint32 // the sequence number that is expected next from the pod
 
 	mu      sync.Mutex      // guards what follows
-	raw     syscall.RawConn // of the host socket; nil while there is none
+	raw     syscall.RawConn // the host socket; nil while there is none
 	asked   alive.Question
-	running bool         // answers are looked for
-	probe   *buffer.View // the pod's
+	running bool         // wait is running
+	probe   *buffer.View // the pod's probe
 }
 
-// keep enters a connection that is bound and about to connect to remote.
+// keep adds a connection that is bound and about to connect to remote.
 func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error) {
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
@@ -51,7 +51,7 @@ func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error)
 	if s.keeping.conns == nil {
 		s.keeping.conns = map[packet.Tuple]*kept{}
 	}
-	if s.keeping.conns[k.tuple] == nil { // a second one with the same addresses and ports is about to fail
+	if s.keeping.conns[k.tuple] == nil { // a second connection with the same addresses and ports is about to fail
 		s.keeping.conns[k.tuple] = k
 	}
 	s.keeping.n.Store(int32(len(s.keeping.conns)))
@@ -75,7 +75,7 @@ func (k *kept) release() {
 	s.keeping.n.Store(int32(len(s.keeping.conns)))
 }
 
-// joined says which host socket the connection is joined with.
+// joined records the host socket with which the connection is joined.
 func (k *kept) joined(raw syscall.RawConn) {
 	if k == nil {
 		return
@@ -85,8 +85,7 @@ func (k *kept) joined(raw syscall.RawConn) {
 	k.raw = raw
 }
 
-// hold looks at a pod's segment. It keeps one that is a probe to be answered by somebody else, and reports whether it
-// did.
+// hold inspects a pod's segment. It holds back a probe that the far end has to answer, and reports whether it did.
 func (ks *keeping) hold(s *Stack, p *packet.Packet) bool {
 	if ks.n.Load() == 0 || p.Tuple.Proto != packet.TCP || p.Frag != packet.NoFrag {
 		return false
@@ -115,7 +114,7 @@ func (ks *keeping) hold(s *Stack, p *packet.Packet) bool {
 	return false
 }
 
-// ask asks the far end what the pod asks. It is false when the stack may answer.
+// ask passes the pod's probe on to the far end. It returns false when the stack may answer.
 func (k *kept) ask(p *packet.Packet) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -124,7 +123,7 @@ func (k *kept) ask(p *packet.Packet) bool {
 		return false
 	}
 	if k.running {
-		return true // the one that is held will do
+		return true // the probe that is held already suffices
 	}
 	k.probe, k.running = flatten(p), true
 	if !k.s.spawn(k.wait) {
@@ -133,7 +132,7 @@ func (k *kept) ask(p *packet.Packet) bool {
 	return true
 }
 
-// wait waits for the far end's answer, and then has the stack answer the pod.
+// wait waits for the far end's answer and then has the stack answer the pod.
 func (k *kept) wait() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -154,8 +153,8 @@ func (k *kept) wait() {
 	}
 }
 
-// look looks for the far end's answer. It gives the probe when it is to be answered, or how long to wait before the
-// next look, or nothing when there is none to wait for.
+// look checks whether the far end has answered. If so, it returns the probe. If not yet, it returns how long to wait
+// before the next look. If no answer is expected any more, it returns neither.
 func (k *kept) look() (probe *buffer.View, pause time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -171,7 +170,7 @@ func (k *kept) look() (probe *buffer.View, pause time.Duration) {
 	return probe, 0
 }
 
-// done forgets what was asked. The caller holds mu.
+// done forgets the question and the probe. The caller holds mu.
 func (k *kept) done() {
 	if k.probe != nil {
 		k.probe.Release()
@@ -179,7 +178,8 @@ func (k *kept) done() {
 	k.probe, k.running, k.asked = nil, false, alive.Question{}
 }
 
-// How a pod is found out that is gone without a word: what the relay does for those of this node.
+// A pod that is gone without closing its connection is detected by keep-alive probes, as package tcprelay does for pods
+// of this node.
 const (
 	podIdle   = 30 * time.Second
 	podProbes = 4

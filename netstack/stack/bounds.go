@@ -13,21 +13,21 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// shares are how many descriptors of the process each kind of host socket may have that somebody else asks for. What is
-// left, a third at least, is the node's own: TAPs, listeners, DNS, Ingress, the API.
+// shares holds how many descriptors of the process each kind of host socket may use on behalf of pods and clients. The
+// rest, at least a third, is for the node itself: TAPs, listeners, DNS, Ingress, the API.
 type shares struct{ tcp, udp, pings, dials int }
 
 func sharesOf(descriptors uint64) shares {
 	n := int(min(descriptors, 1<<21))
 	return shares{
 		tcp:   max(1, n*3/8),
-		udp:   max(1, min(n/8, 16384)), // their ports come from the host's range of some 28,000
+		udp:   max(1, min(n/8, 16384)), // their ports come from the host's range, which has some 28,000
 		pings: max(1, min(n/64, 1024)),
-		dials: max(2, min(n/8, maxDials)), // each has a client's socket beside it
+		dials: max(2, min(n/8, maxDials)), // each is joined with a client's host socket
 	}
 }
 
-// descriptors is how many the process may have.
+// descriptors returns how many descriptors the process may have.
 func descriptors() uint64 {
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
@@ -37,16 +37,17 @@ func descriptors() uint64 {
 }
 
 const (
-	// maxDials bounds the stack's connections to pods that it opened for clients, however many descriptors there are.
+	// maxDials bounds the connections to pods that the stack opens for clients, however many descriptors there are.
 	maxDials = 4096
-	// roomyDials of them have the stack's buffers, which grow to 4 MiB each way with what flows; the others have
-	// slimBuffer bytes each way: 64 KiB are 500 Mbit/s at a millisecond.
+	// roomyDials of these connections have the stack's own buffers, which grow with the traffic to 4 MiB in each
+	// direction. The others have slimBuffer bytes in each direction: 64 KiB allow 500 Mbit/s at a round trip of a
+	// millisecond.
 	roomyDials = 64
 	slimBuffer = 64 << 10
 )
 
-// dials share out the stack's connections, and the memory that they take, among clients' networks. They cannot be taken
-// away.
+// dials divides the stack's connections, and the memory that they take, among clients' networks. They cannot be taken
+// back.
 type dials struct {
 	all, roomy *share.Limit[packet.Addr, struct{}]
 }
@@ -58,16 +59,16 @@ func newDials(most int) dials {
 	return dials{limit(most), limit(min(most, roomyDials))}
 }
 
-// dialClaim is what one connection holds.
+// dialClaim is the share of one connection.
 type dialClaim struct {
 	of         *dials // nil: nothing
 	all, roomy share.Claim[packet.Addr, struct{}]
 }
 
-// ErrTooMany says that a client's network has as many connections as it may have.
+// ErrTooMany says that a client's network may have no more connections.
 var ErrTooMany = errors.New("the client has too many connections")
 
-// acquire charges a connection to its client, and makes its buffers those that it may have.
+// acquire charges a connection to its client, and shrinks its buffers if the client may have no more large ones.
 func (d *dials) acquire(c *dialClaim, client netip.Addr, ep tcpip.Endpoint) error {
 	owner := tcprelay.Network(packet.AddrFrom(client))
 	if _, ok := d.all.Acquire(&c.all, owner); !ok {
@@ -88,18 +89,18 @@ func (c *dialClaim) release() {
 	}
 }
 
-// Stats tell who has how much of what is shared out.
+// Stats holds the use of everything that is shared.
 type Stats struct {
 	TCP   tcprelay.Stats
 	UDP   udprelay.Stats
 	Pings share.Stats
-	// Pieces are packets of which not all fragments are there.
+	// Pieces counts packets of which some fragments are missing.
 	Pieces share.Stats
-	// Dials are the stack's connections for clients.
+	// Dials counts the stack's connections for clients.
 	Dials share.Stats
 }
 
-// Stats tells the state and the counters.
+// Stats returns the current use and the counters.
 func (s *Stack) Stats() Stats {
 	return Stats{s.relay.Stats(), s.udp.Stats(), s.pings.Stats(), s.pieces.Stats(), s.dials.all.Stats()}
 }

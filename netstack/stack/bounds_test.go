@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// A third of all descriptors stays the node's own, however many there are.
+// A third of all descriptors is left to the node itself, however many there are.
 func TestSharesOf(t *testing.T) {
 	for _, c := range []struct {
 		descriptors uint64
@@ -35,7 +35,8 @@ func TestSharesOf(t *testing.T) {
 	}
 }
 
-// A client's network that wants all connections of the stack leaves half to others, and the node's own are not counted.
+// A client's network that wants all connections of the stack leaves half of them to others, and the node's own
+// connections are not counted.
 func TestDialsAreShared(t *testing.T) {
 	s, pod := wired(t)
 	limit := func(n int) *share.Limit[packet.Addr, struct{}] {
@@ -85,7 +86,7 @@ func TestDialsAreShared(t *testing.T) {
 	}
 	_ = greedy[0].Close()
 	_ = greedy[0].Close()
-	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) { // it has three, and no more than three are free
+	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) { // the network has three, and no more than three are free
 		t.Errorf("%v", err)
 	}
 	if s := s.Stats().Dials; s.Held != 5 {

@@ -27,10 +27,11 @@ type conn struct {
 
 var _ io.ReaderFrom = (*conn)(nil)
 
-// errPortInUse is what dialTCP says of a local address and port that another connection has to the same remote one.
+// errPortInUse says that another connection to the same remote address uses the local address and port.
 var errPortInUse = errors.New("the local port is in use")
 
-// dialTCP connects from local to remote, for the node itself or for a client who is charged for it.
+// dialTCP connects from local to remote. own says that the connection is the node's own; otherwise it is charged to its
+// client.
 func (s *Stack) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
 	var wq waiter.Queue
 	ep, terr := s.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(fromAddress(remote.Addr)), &wq)
@@ -48,7 +49,7 @@ func (s *Stack) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, ow
 	return c, nil
 }
 
-// prepare charges and connects the endpoint of c.
+// prepare charges the connection and connects the endpoint of c.
 func (s *Stack) prepare(ctx context.Context, c *conn, local, remote tcpip.FullAddress, own bool) (err error) {
 	if !own {
 		if err := s.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
@@ -100,12 +101,13 @@ func toError(terr tcpip.Error) error {
 	return errors.New(terr.String())
 }
 
-// superframePayload is what the stack puts into one superframe at most (tcp.sender.sendData): what is given in
-// multiples of it leaves no small rest for a superframe of its own.
+// superframePayload is the largest payload of a superframe of the stack (tcp.sender.sendData). Data in multiples of it
+// leaves no small rest that would need a superframe of its own.
 const superframePayload = gsoMaxSize - header.TCPTotalHeaderMaximumSize - 1
 
-// ReadFrom implements io.ReaderFrom: it sends what r says until r ends. From a kernel's TCP connection the bytes go
-// straight into the stack's buffers, as many at a time as are there. Deadlines for writing are not looked at.
+// ReadFrom implements io.ReaderFrom: it sends what it reads from r until r ends. From a TCP connection of the kernel it
+// reads straight into the stack's buffers, each time as many bytes as are available. Write deadlines have no effect on
+// it.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	if k, ok := r.(*net.TCPConn); ok {
 		return c.readFromKernel(k)
@@ -149,29 +151,30 @@ func (c *conn) readFromKernel(k *net.TCPConn) (sent int64, err error) {
 	}
 }
 
-// inline has a kernel's socket leave urgent data in the stream, where it would else be taken out (RFC 6093 6).
+// inline makes a kernel socket leave urgent data in the stream, from which the kernel would otherwise remove it (RFC
+// 6093 6).
 func inline(raw syscall.RawConn) error {
 	var serr error
 	err := raw.Control(func(fd uintptr) { serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
 	return errors.Join(err, os.NewSyscallError("setsockopt", serr))
 }
 
-// kernelReader reads what a kernel's TCP socket has received. It is a tcpip.Payloader whose length never is more than
-// is there, because the stack takes a short read for a failure and drops what it read before.
+// kernelReader reads what a TCP socket of the kernel has received. It is a tcpip.Payloader. Its length is never more
+// than what is available, because the stack treats a short read as a failure and drops what it has read before.
 type kernelReader struct {
 	raw  syscall.RawConn
-	left int // bytes that are there and not read yet; set by wait
+	left int // bytes that are available and not read yet; set by wait
 	err  error
 
-	p     []byte // what Read reads into
+	p     []byte // where Read puts the data
 	n     int
-	ready func(fd uintptr) bool // looks for bytes, false when there are none
+	ready func(fd uintptr) bool // sets left; false when no bytes are available
 	read  func(fd uintptr) bool
 }
 
 var _ tcpip.Payloader = (*kernelReader)(nil)
 
-// newKernelReader makes its functions once: a closure per call would allocate.
+// newKernelReader makes the reader's functions once, because a closure for each call would allocate.
 func newKernelReader(raw syscall.RawConn) *kernelReader {
 	r := &kernelReader{raw: raw}
 	r.ready = func(fd uintptr) bool {
@@ -188,8 +191,8 @@ func newKernelReader(raw syscall.RawConn) *kernelReader {
 	return r
 }
 
-// pending is how many bytes wait in a socket, in whole superframes if there are so many; 0 for none yet, io.EOF for the
-// end.
+// pending returns how many bytes a socket has received: a multiple of whole superframes if there is at least one, 0
+// when nothing has come yet, and io.EOF at the end of the stream.
 func pending(fd int) (int, error) {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	if err != nil {
@@ -214,7 +217,7 @@ func pending(fd int) (int, error) {
 	return n, nil
 }
 
-// wait waits until there is something to read. It returns io.EOF at the end of the stream.
+// wait waits until data is available. It returns io.EOF at the end of the stream.
 func (r *kernelReader) wait() error {
 	if err := r.raw.Read(r.ready); err != nil {
 		return err
@@ -236,7 +239,7 @@ func (r *kernelReader) Read(p []byte) (int, error) {
 	}
 	r.p = nil
 	if r.err == nil && r.n == 0 {
-		r.err = io.ErrUnexpectedEOF // SIOCINQ promised more
+		r.err = io.ErrUnexpectedEOF // SIOCINQ has reported more
 	}
 	if r.err != nil {
 		return 0, r.err

@@ -19,11 +19,11 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 )
 
-// relayed is a connection from a kernel's socket through the stack to a pod, joined by ReadFrom.
+// relayed is a connection from a kernel socket through the stack to a pod, joined by ReadFrom.
 type relayed struct {
-	client   *net.TCPConn // says what the pod hears
+	client   *net.TCPConn // sends to the pod
 	accepted *net.TCPConn // its other end, which ReadFrom reads
-	gate     net.Conn     // the stack's end
+	dialled  net.Conn     // the stack's end
 	pod      net.Conn
 	sent     int64
 	finished chan error // what ReadFrom returned
@@ -53,26 +53,26 @@ func relay(t *testing.T) *relayed {
 		t.Fatal(err)
 	}
 	r.accepted = accepted.(*net.TCPConn)
-	if r.gate, err = s.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
+	if r.dialled, err = s.Dial(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(podAddr, 80)); err != nil {
 		t.Fatal(err)
 	}
 	if r.pod, err = inside.Accept(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, c := range []io.Closer{r.client, accepted, r.gate, r.pod, inside, outside} {
+		for _, c := range []io.Closer{r.client, accepted, r.dialled, r.pod, inside, outside} {
 			_ = c.Close()
 		}
 	})
 	go func() {
 		var err error
-		r.sent, err = r.gate.(io.ReaderFrom).ReadFrom(accepted)
+		r.sent, err = r.dialled.(io.ReaderFrom).ReadFrom(accepted)
 		r.finished <- err
 	}()
 	return r
 }
 
-// end is what ReadFrom returned.
+// end returns what ReadFrom has returned.
 func (r *relayed) end(t *testing.T) error {
 	t.Helper()
 	select {
@@ -84,7 +84,7 @@ func (r *relayed) end(t *testing.T) error {
 	}
 }
 
-// Pieces of all sizes arrive whole and in order, and the end of the stream is no error.
+// Data in pieces of all sizes arrives whole and in order, and the end of the stream is not an error.
 func TestReadFromKernel(t *testing.T) {
 	r := relay(t)
 	random := rand.NewChaCha8([32]byte{1})
@@ -111,7 +111,7 @@ func TestReadFromKernel(t *testing.T) {
 	if err := r.end(t); err != nil {
 		t.Fatal(err)
 	}
-	_ = r.gate.(interface{ CloseWrite() error }).CloseWrite()
+	_ = r.dialled.(interface{ CloseWrite() error }).CloseWrite()
 	if err := <-heard; err != nil {
 		t.Fatal(err)
 	}
@@ -140,14 +140,15 @@ func TestReadFromUrgent(t *testing.T) {
 	if err := r.end(t); err != nil {
 		t.Fatal(err)
 	}
-	_ = r.gate.(interface{ CloseWrite() error }).CloseWrite()
+	_ = r.dialled.(interface{ CloseWrite() error }).CloseWrite()
 	_ = r.pod.SetReadDeadline(netstacktest.Until(t))
 	if got, err := io.ReadAll(r.pod); err != nil || string(got) != "before!between!after" {
 		t.Errorf("the pod heard %q, %v", got, err)
 	}
 }
 
-// A client that is cut off is an error: what is missing must not look like an end.
+// A reset of the client's connection is an error of ReadFrom, because incomplete data must not look like the end of the
+// stream.
 func TestReadFromReset(t *testing.T) {
 	r := relay(t)
 	if _, err := r.client.Write([]byte("half a")); err != nil {
@@ -163,7 +164,7 @@ func TestReadFromReset(t *testing.T) {
 	}
 }
 
-// A connection closed under a ReadFrom that waits for room, since the pod reads nothing, ends it.
+// Close ends a ReadFrom that waits for room because the pod reads nothing.
 func TestReadFromClosed(t *testing.T) {
 	r := relay(t)
 	ended := make(chan struct{})
@@ -176,8 +177,8 @@ func TestReadFromClosed(t *testing.T) {
 		_ = r.client.Close()
 		<-ended
 	})
-	// Until nothing is taken any more out of the kernel's socket, which the client keeps full. On a busy machine it may
-	// only seem so; then ReadFrom ends at its next write, as it must.
+	// Wait until ReadFrom takes no more data from the kernel socket, which the client keeps full. On a busy machine it
+	// may take more later; then it fails at its next write, as it must.
 	raw, err := r.accepted.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +192,7 @@ func TestReadFromClosed(t *testing.T) {
 			still, last = 0, there
 		}
 	}
-	_ = r.gate.Close()
+	_ = r.dialled.Close()
 	if err := r.end(t); err == nil || !strings.Contains(err.Error(), "write") {
 		t.Errorf("got %v, want that it cannot write", err)
 	}

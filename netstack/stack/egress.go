@@ -5,18 +5,19 @@ import (
 	"tapestry.dev/tapestry/netstack/refusal"
 )
 
-// What pods send outside, over host sockets. Packets are those of pods, with verified checksums, and borrowed.
+// The methods in this file send packets of pods to the outside over host sockets. The packets' checksums are verified,
+// and the methods do not keep them.
 
-// Datagram sends the datagrams of p, which is whole. The errors are those of udprelay.Relay.Send.
+// Datagram sends the datagrams of p, which is unfragmented. Its results are those of udprelay.Relay.Send.
 func (s *Stack) Datagram(p *packet.Packet) (mtu int, err error) { return s.udp.Send(p) }
 
-// Ping sends an echo request, which is whole. The errors are those of pingrelay.Relay.Send.
+// Ping sends an echo request, which is unfragmented. Its results are those of pingrelay.Relay.Send.
 func (s *Stack) Ping(p *packet.Packet) (mtu int, err error) { return s.pings.Send(p) }
 
-// Fragment takes a fragment of UDP, TCP or ICMP. When all are there, they go the way of whole packets.
+// Fragment adds a fragment of a UDP, TCP or ICMP packet. A packet that it completes is sent like an unfragmented one.
 func (s *Stack) Fragment(p *packet.Packet, turn *Turn) {
 	s.gather(p, func(whole *packet.Packet) {
-		whole.DontFragment = false // the pod cut it itself
+		whole.DontFragment = false // the pod has fragmented it
 		var err error
 		switch {
 		case whole.Tuple.Proto == packet.UDP:
@@ -32,7 +33,7 @@ func (s *Stack) Fragment(p *packet.Packet, turn *Turn) {
 	})
 }
 
-// gather takes a fragment and calls use with the packet when that is complete and has a right checksum.
+// gather adds a fragment, and calls use with the packet if it is complete and its checksum is right.
 func (s *Stack) gather(p *packet.Packet, use func(whole *packet.Packet)) {
 	s.pieces.Add(p, func(ip []byte) {
 		var whole packet.Packet

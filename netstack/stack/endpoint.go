@@ -14,13 +14,14 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// linkEndpoint joins the stack to the switch. It lets the stack send superframes (HostGSO) and spares it checksums that
-// were verified here. It declares no TX checksum offload: packets without GSOOptions would then leave without one.
+// linkEndpoint joins the stack to the pipeline. It lets the stack send superframes (HostGSO) and skip the verification
+// of checksums, which were verified before. It does not declare TX checksum offload, because packets without GSOOptions
+// would then leave without a checksum.
 type linkEndpoint struct {
 	send       func([]byte) []byte
 	mtu        atomic.Uint32
 	dispatcher atomic.Pointer[gvisor.NetworkDispatcher]
-	buffers    sync.Pool // *[packet.MaxFrame]byte; what the stack sends at once is bounded by its own windows
+	buffers    sync.Pool // *[packet.MaxFrame]byte; the stack's windows bound how many are in use
 }
 
 var (
@@ -28,8 +29,8 @@ var (
 	_ gvisor.GSOEndpoint  = (*linkEndpoint)(nil)
 )
 
-// gsoMaxSize is what the stack may make a superframe's headers and payload together: below 64 KiB with an Ethernet
-// header, too.
+// gsoMaxSize is the largest size of headers and payload of a superframe that the stack makes. With an Ethernet header
+// it is still below 64 KiB.
 const gsoMaxSize = 65000
 
 func newLinkEndpoint(send func([]byte) []byte, mtu int) *linkEndpoint {
@@ -66,7 +67,7 @@ func (e *linkEndpoint) Attach(d gvisor.NetworkDispatcher) {
 	e.dispatcher.Store(&d)
 }
 
-// WritePackets carries what the stack sends through the pipeline, in the stack's goroutine.
+// WritePackets sends the stack's packets through the pipeline, in the stack's goroutine.
 func (e *linkEndpoint) WritePackets(list gvisor.PacketBufferList) (int, tcpip.Error) {
 	buf := e.buffers.Get().(*[packet.MaxFrame]byte)
 	n := 0
@@ -82,7 +83,8 @@ func (e *linkEndpoint) WritePackets(list gvisor.PacketBufferList) (int, tcpip.Er
 	return n, nil
 }
 
-// carry completes the head of the superframe in buf[:size] and sends it. It returns the buffer it got in exchange.
+// carry completes the headers of the superframe in buf[:size] and sends it. It returns the buffer that it gets in
+// exchange.
 func (e *linkEndpoint) carry(buf *[packet.MaxFrame]byte, size int, vnet packet.VNetHdr) *[packet.MaxFrame]byte {
 	vnet.Encode(buf[:])
 	ether := packet.EtherIPv4
@@ -93,7 +95,7 @@ func (e *linkEndpoint) carry(buf *[packet.MaxFrame]byte, size int, vnet packet.V
 	return (*[packet.MaxFrame]byte)(e.send(buf[:size]))
 }
 
-// vnetOf says in virtio terms what the stack left to be done.
+// vnetOf returns the virtio-net header for the work that the stack left undone in pkt.
 func vnetOf(pkt *gvisor.PacketBuffer) packet.VNetHdr {
 	var h packet.VNetHdr
 	o := &pkt.GSOOptions
@@ -114,10 +116,11 @@ func vnetOf(pkt *gvisor.PacketBuffer) packet.VNetHdr {
 	return h
 }
 
-// Deliver takes a packet whose checksum was verified, or a fragment; it is borrowed. TCP with the outside goes to the
-// relay, the rest to the stack by copy, and whole. UDP superframes are segmented: the stack has no UDP offload. later
-// is for packets that answer one of the stack's own, whose sender may hold locks now: it hears of them in a moment.
-// The caller ends the turn when it has no more frames at hand.
+// Deliver passes a packet to the relay or to the stack. p is a fragment, or its checksum was verified. Deliver does not
+// keep p, but turn may take over its buffer. TCP with the outside goes to the relay. The rest is copied to the stack,
+// after reassembly, and after segmentation of UDP superframes, because the stack has no UDP offload. later is for
+// packets that answer a packet of the stack, whose sender may still hold locks: they are delivered in another
+// goroutine. The caller ends the turn when it has no more frames at hand.
 func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	if later {
 		view := flatten(p)
@@ -158,17 +161,18 @@ func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	}
 }
 
-// Turn is scratch memory of a goroutine that delivers packets, and what it does once for many. The zero value is ready.
+// Turn is scratch memory of a goroutine that delivers packets, and collects what it does once for many packets. The
+// zero value is ready.
 type Turn struct {
 	cut packet.Segmenter
 	tcp tcprelay.Turn
 }
 
-// End does what waited for the end of the turn.
+// End does the work that waited for the end of the turn.
 func (t *Turn) End() { t.tcp.End() }
 
-// relayed gives the relay what is its business: TCP, whole and of a pod of this node's, with whom the stack does not
-// talk.
+// relayed passes a packet to the relay if the relay handles it, and reports whether it did. The relay handles
+// unfragmented TCP of this node's pods that is not with the stack itself.
 func (s *Stack) relayed(p *packet.Packet, turn *Turn) bool {
 	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Space == 0 &&
 		s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))

@@ -2,8 +2,9 @@ package stack
 
 import "tapestry.dev/tapestry/netstack/packet"
 
-// refuse tells the sender of p, a pod, that it cannot reach whom it sent p to: in the name of by, who said so outside;
-// without one as a router would, from the stack's own address; or, when that one has no such port, in its name.
+// refuse tells the sender of p, a pod, that the destination cannot be reached. The ICMP error comes from by, the router
+// or host outside that says so. If by is zero, it comes from the stack's own address, as from a router. If the
+// destination has no such port, it comes from the destination's address.
 func (s *Stack) refuse(p *packet.Packet, why packet.ICMPError, by packet.Addr) {
 	from := p.Tuple.Dst
 	switch router := by.Netip(); {

@@ -1,9 +1,9 @@
-// Package stack ends connections on a node, in the node's gVisor stack: it listens on the
-// node's own addresses, and dials pods, also with a client's address. What goes between a pod of this node and a host
-// socket comes past the stack: it sorts that to the relays for TCP, UDP and echoes.
+// Package stack ends connections on a node, in the node's gVisor stack: it listens on the node's own addresses, and
+// dials pods, also from a client's address. Traffic between a pod of this node and a host socket does not pass through
+// the gVisor stack. The package hands it to the relays for TCP, UDP and echoes.
 //
-// The stack sends superframes and gets them (HostGSO), so that TCP through it costs per 64 KiB, not per segment. It
-// knows nothing of Services or routes: packets go to the pipeline by Options.Send, and come by Deliver.
+// The stack sends and receives superframes (HostGSO), so that TCP through it costs work for each 64 KiB, not for each
+// segment. It does not know Services or routes: packets leave to the pipeline by Options.Send and arrive by Deliver.
 package stack
 
 import (
@@ -43,50 +43,51 @@ import (
 const nic tcpip.NICID = 1
 
 // timeWait is how long the stack keeps the addresses and ports of a connection that it ended first. A client that comes
-// back from the same port in that time would be seen with another one. What the time is for (RFC 9293 3.6.1), late
-// segments of the old connection, the pod's own kernel sorts out by their numbers.
+// back from the same port within this time would appear to the pod with another port. TIME_WAIT protects from late
+// segments of the old connection (RFC 9293 3.6.1), which the pod's own kernel recognises by their numbers.
 const timeWait = time.Millisecond
 
-// maxPieces is how many packets that pods send outside in fragments may be incomplete at once: 9 MiB of them.
+// maxPieces is how many fragmented packets of pods may be incomplete at once. They take 9 MiB.
 const maxPieces = 128
 
-// firstPort is the first one that the stack takes by itself; gVisor's own default.
+// firstPort is the first port that the stack picks by itself, as by gVisor's default.
 const firstPort = 16000
 
-// Options are what a Stack needs for its life.
+// Options of a Stack. Send and SendIP are required.
 type Options struct {
-	// Send carries a superframe that the stack sent through the pipeline. The frame is Send's; it returns a buffer of the
-	// same capacity in exchange.
+	// Send sends a superframe of the stack through the pipeline. Send owns the frame, and returns a buffer of the same
+	// capacity in exchange.
 	Send func(frame []byte) []byte
-	// SendIP does the same with an IP packet that is borrowed.
+	// SendIP sends an IP packet through the pipeline. It must not keep ip.
 	SendIP func(ip []byte, vnet packet.VNetHdr)
-	// MTU is the pods' MTU until Set says otherwise; 0 is IPv6's minimum.
+	// MTU is the pods' MTU, in bytes, until Set changes it; 0 means the minimum of IPv6.
 	MTU int
-	// Idle is how long an idle UDP conversation with the outside is kept; 0 is two minutes (RFC 4787 REQ-5).
+	// Idle is how long an idle UDP conversation with the outside is kept; 0 means two minutes (RFC 4787 REQ-5).
 	Idle time.Duration
-	// Poller watches host sockets. It stays the caller's, who closes it after the Stack; nil makes one of a single loop,
-	// which is the Stack's own.
+	// Poller watches host sockets. The caller closes it after the Stack. If it is nil, the Stack makes a Poller of one
+	// loop and closes it.
 	Poller *poll.Poller
-	// Refusals bounds the ICMP errors that are sent; nil makes a bound of the Stack's own.
+	// Refusals bounds the ICMP errors that are sent. If it is nil, the Stack makes a Limit.
 	Refusals *refusal.Limit
-	// Owner says who is charged for what an address has of the Stack's; nil: each address by itself.
+	// Owner returns the owner that is charged for what an address uses of the Stack. If it is nil, each address is its
+	// own owner.
 	Owner func(packet.Addr) packet.Addr
-	// Pace is tcprelay.Options.Pace.
+	// Pace is the Pace of tcprelay.Options.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
 
-// Config is the whole desired state.
+// Config is the whole desired state of a Stack.
 type Config struct {
-	// Addrs are the node's stack addresses, at most one per family: where dialling without a client comes from.
+	// Addrs are the node's stack addresses, at most one per family. Connections without a client are dialled from them.
 	Addrs []netip.Addr
-	// Local are further addresses to listen on, that of cluster DNS among them.
+	// Local are further addresses to listen on, such as that of cluster DNS.
 	Local []netip.Addr
-	MTU   int
+	MTU   int // of pods, in bytes; 0 leaves it as it is
 }
 
-// Stack is the node's gVisor stack with what hangs on it. Its methods are safe for concurrent use.
+// Stack is the node's gVisor stack with the relays beside it. Its methods are safe for concurrent use.
 type Stack struct {
-	// sendIP carries an IP packet that it borrows through the pipeline.
+	// sendIP sends an IP packet through the pipeline and does not keep it.
 	sendIP func(ip []byte, vnet packet.VNetHdr)
 	stack  *gvisor.Stack
 	link   *linkEndpoint
@@ -101,10 +102,10 @@ type Stack struct {
 	dials    dials
 
 	poller    *poll.Poller
-	ownPoller bool                                 // to be closed
-	addrs     atomic.Pointer[map[packet.Addr]bool] // those of the stack; replaced by Set
+	ownPoller bool                                 // Close closes poller
+	addrs     atomic.Pointer[map[packet.Addr]bool] // the stack's addresses; replaced by Set
 
-	ctx    context.Context // ends with the stack: stops every relay
+	ctx    context.Context // ends with the Stack and stops every relay
 	cancel context.CancelFunc
 	relays sync.WaitGroup
 
@@ -177,7 +178,8 @@ func (s *Stack) configure() error {
 	if err := g.CreateNIC(nic, s.link); err != nil {
 		return fmt.Errorf("create the NIC: %s", err)
 	}
-	// Promiscuous and spoofing: it accepts whatever the pipeline routes here and dials pods as their client.
+	// Promiscuous mode lets the stack accept whatever the pipeline sends here. Spoofing lets it dial pods from a
+	// client's address.
 	if err := g.SetPromiscuousMode(nic, true); err != nil {
 		return fmt.Errorf("set promiscuous mode: %s", err)
 	}
@@ -188,14 +190,14 @@ func (s *Stack) configure() error {
 		{Destination: header.IPv4EmptySubnet, NIC: nic},
 		{Destination: header.IPv6EmptySubnet, NIC: nic},
 	})
-	// The others are tcprelay's.
+	// Package tcprelay uses the other ports.
 	if err := g.SetPortRange(firstPort, tcprelay.FirstPort-1); err != nil {
 		return fmt.Errorf("set the range of ports: %s", err)
 	}
 	return nil
 }
 
-// Set brings the stack's addresses and MTU to those of c. Calling it again with the same is harmless.
+// Set changes the stack's addresses and MTU to those of c. It may be called again with the same Config.
 func (s *Stack) Set(c Config) error {
 	want := map[packet.Addr]bool{}
 	for _, a := range append(slices.Clone(c.Addrs), c.Local...) {
@@ -235,7 +237,7 @@ func (s *Stack) Set(c Config) error {
 // owns reports whether a is one of the stack's own addresses. It takes no lock.
 func (s *Stack) owns(a packet.Addr) bool { return (*s.addrs.Load())[a] }
 
-// spawn runs f beside, unless the stack is closing, which waits for it.
+// spawn runs f in a goroutine, for which Close waits. It returns false, and does not run f, after Close has begun.
 func (s *Stack) spawn(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -250,7 +252,7 @@ func (s *Stack) spawn(f func()) bool {
 	return true
 }
 
-// Close cuts every connection and waits for what runs.
+// Close ends every connection and waits for all goroutines of the Stack.
 func (s *Stack) Close() {
 	s.mu.Lock()
 	s.closed = true
@@ -271,15 +273,15 @@ func (s *Stack) closePoller() {
 	}
 }
 
-// Forget ends what was relayed for a pod that is gone.
+// Forget ends what is relayed for a pod that was removed.
 func (s *Stack) Forget(pod netip.Addr) {
 	s.relay.Forget(pod)
 	s.udp.Forget(pod)
 	s.pings.Forget(pod)
 }
 
-// Join carries an accepted connection to a pod of this node, which sees it come from client, until either ended or ctx
-// did. An invalid client means the stack's own address. The connection is taken over, unless Join returns an error.
+// Join joins an accepted connection to a pod of this node, which sees it come from client, and carries it until it ends
+// or ctx does. An invalid client means the stack's own address. Join takes over conn unless it returns an error.
 func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) error {
 	client, err := s.clientFor(client, to)
 	if err != nil {
@@ -309,11 +311,11 @@ func (s *Stack) ListenPacket(addr netip.AddrPort) (net.PacketConn, error) {
 	return gonet.DialUDP(s.stack, &local, nil, protocolOf(addr.Addr()))
 }
 
-// Dial connects to a pod, "tcp" or "udp". client is the address the pod is to see: its port is used when it is free,
-// else another one. An invalid client means the stack's own address.
+// Dial connects to a pod over network, "tcp" or "udp". client is the address that the pod sees. Its port is used if it
+// is free, and another one otherwise. An invalid client means the stack's own address.
 func (s *Stack) Dial(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
 	to = unmap(to)
-	own := !client.Addr().IsValid() // what the node itself opens is bounded by whoever has it do so
+	own := !client.Addr().IsValid() // connections of the node itself are bounded by their callers
 	client, err := s.clientFor(client, to)
 	if err != nil {
 		return nil, err
@@ -328,15 +330,15 @@ func (s *Stack) Dial(ctx context.Context, network string, client, to netip.AddrP
 	return c, nil
 }
 
-// clientFor is the address that to shall see: client's, or the stack's own.
+// clientFor returns the address that the pod at to sees: client, or the stack's own address if client is invalid.
 func (s *Stack) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
 	to = unmap(to)
 	if !client.Addr().IsValid() {
-		gate := s.ownAddr(to.Addr())
-		if !gate.IsValid() {
+		own := s.ownAddr(to.Addr())
+		if !own.IsValid() {
 			return client, fmt.Errorf("dial %s: this node has no pod range of that family", to)
 		}
-		client = netip.AddrPortFrom(gate, 0)
+		client = netip.AddrPortFrom(own, 0)
 	}
 	client = unmap(client)
 	if client.Addr().Is4() != to.Addr().Is4() {
@@ -345,7 +347,7 @@ func (s *Stack) clientFor(client, to netip.AddrPort) (netip.AddrPort, error) {
 	return client, nil
 }
 
-// ownAddr is the stack address of the family of like, or invalid.
+// ownAddr returns the stack address of the same family as like, or an invalid Addr.
 func (s *Stack) ownAddr(like netip.Addr) netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -376,7 +378,8 @@ func (s *Stack) dial(ctx context.Context, network string, client, to netip.AddrP
 	return nil, net.UnknownNetworkError(network)
 }
 
-// isPortInUse also recognises gVisor's error where gonet gives it only as text.
+// isPortInUse reports whether err says that the local port is in use. gonet returns gVisor's error for this only as
+// text.
 func isPortInUse(err error) bool {
 	return errors.Is(err, errPortInUse) || strings.HasSuffix(err.Error(), (&tcpip.ErrPortInUse{}).String())
 }

@@ -23,7 +23,7 @@ var (
 	}
 )
 
-// wired joins a stack and one pod, with no pipeline in between.
+// wired joins a stack and one pod without a pipeline in between.
 func wired(t *testing.T) (*Stack, *netstacktest.Pod) {
 	t.Helper()
 	dev := netstacktest.NewDevice()
@@ -67,7 +67,7 @@ func wired(t *testing.T) (*Stack, *netstacktest.Pod) {
 	return s, pod
 }
 
-// greet accepts one connection at a time and says the client's address.
+// greet accepts connections one at a time and writes the client's address to each.
 func greet(t *testing.T, l net.Listener) {
 	t.Helper()
 	t.Cleanup(func() { _ = l.Close() })
@@ -171,7 +171,7 @@ func TestSetIsTheWholeState(t *testing.T) {
 	}
 }
 
-// The stack has no UDP offload: it must get the datagrams of a superframe one by one.
+// The stack has no UDP offload, so it gets the datagrams of a superframe one by one.
 func TestUDPSuperframeIsSegmented(t *testing.T) {
 	s, _ := wired(t)
 	at := netip.AddrPortFrom(config.Local[0], 53)

@@ -9,7 +9,7 @@ import (
 // RouterMAC is the Ethernet address of the router, as every pod and the host TAP know it. It is the same on all nodes.
 var RouterMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x01}
 
-// HostMAC is the Ethernet address of the host TAP. It is the same on all nodes, because only that node's router sees
+// HostMAC is the Ethernet address of the host TAP. All nodes have the same one, because only a node's own router sees
 // it.
 var HostMAC = packet.MAC{0x02, 0x54, 0x41, 0x50, 0x00, 0x02}
 

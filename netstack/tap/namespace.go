@@ -34,7 +34,7 @@ func NewNamespace() (*Namespace, error) {
 	return ns, err
 }
 
-// OpenNamespace opens the network namespace behind a path such as /proc/1/ns/net.
+// OpenNamespace opens the network namespace at a path such as /proc/1/ns/net.
 func OpenNamespace(path string) (*Namespace, error) {
 	f, err := os.Open(path)
 	if err != nil {

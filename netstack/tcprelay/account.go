@@ -22,7 +22,7 @@ type bounds struct {
 	refused        uint64
 }
 
-// account is what one owner is charged.
+// account counts what one owner is charged for.
 type account struct {
 	of             *bounds
 	owner          packet.Addr

@@ -343,7 +343,7 @@ func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) 
 	}
 }
 
-// unreachable answers the pod's SYN with an ICMP error.
+// unreachable answers the pod's SYN with an ICMP error from by; the zero address stands for no sender outside.
 func (c *conn) unreachable(kind packet.ICMPError, by packet.Addr) {
 	h := packet.TCPHeader{Seq: uint32(c.received.Load()>>32) - 1, Flags: packet.SYN}
 	b := c.to.head[:]

@@ -7,11 +7,11 @@
 //
 //	pod ─segments─ TAP ─ pipeline ─ conn ─stream─ host socket ─ outside
 //
-// A conn begins in one of two ways. When a pod sends a SYN to the outside (Deliver), the Relay makes a host socket and
-// connects it. It answers the pod only when the connect has ended. So a refused connection is refused to the pod as
-// well, and an unreachable network or host becomes an ICMP error to the pod. After a time-out the pod gets no answer,
-// and may repeat its SYN as long as it likes. The host socket has TTL and DSCP of the pod's SYN. When a client of the
-// host was accepted on a NodePort (Join), the Relay sends a SYN to the pod.
+// A conn begins in one of two ways. When a pod sends a SYN to the outside (Deliver), the Relay makes a host socket with
+// the TTL and DSCP of that SYN and connects it. It answers the pod only when the connect has ended. So a refused
+// connection is refused to the pod as well, and an unreachable network or host becomes an ICMP error to the pod. After
+// a time-out the pod gets no answer, and may repeat its SYN as long as it likes. When a client of the host was accepted
+// on a NodePort (Join), the Relay sends a SYN to the pod.
 //
 // Bytes from a pod are written to the socket straight from its frames, several superframes of one turn of the poller at
 // once (Turn), and then acknowledged. What the socket does not accept is kept, and the window announced to the pod
@@ -25,18 +25,6 @@
 // other nodes, behind a tunnel over a real network, are served by package stack instead. The rate at which a pod is
 // sent data may be limited. A conn then asks before each superframe (Options.Pace), and leaves the rest in the socket
 // while it waits. What the conn sends is therefore never delayed by the limit again.
-//
-// What a pod says is written to the socket straight from its frames, several superframes of one turn of the poller
-// together (Turn), and acknowledged; what the socket does not take is kept, and the window announced to the pod shrinks
-// by it. What the socket has is read to behind the room for headers, a superframe or several at once, sent from there,
-// and kept until the pod acknowledged it. So a byte is copied by the two system calls and by nothing else.
-//
-// Between a pod and its node there is no network: a write to a TAP hands the frame to the pod's kernel before it
-// returns. Nothing is reordered and next to nothing lost, so there is no congestion window, no SACK and no estimate of
-// round-trip times, only the pod's own window, a timer and the third duplicate acknowledgement. Pods of other nodes,
-// behind a tunnel over a real network, are the business of the stack. What a pod is sent may be limited; then
-// a conn asks before each superframe (Options.Pace), and waits, with the rest left in the socket. What it sends is
-// never held back by the limit.
 //
 // # Who may do what
 //

@@ -6,15 +6,15 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// head is what the IP header of a pod's SYN says of hops and priority. The host's socket says the same: networks go by
-// the traffic class, some protocols ask that their neighbour be one hop away (RFC 5082), and traceroute counts.
-// Congestion is each connection's own.
+// head is what the IP header of a pod's SYN says of hops and priority. The host socket sends with the same values:
+// networks use the traffic class, some protocols demand that their neighbour is one hop away (RFC 5082), and traceroute
+// counts hops. The congestion bits are left to each connection itself.
 type head struct {
 	ttl, class uint8
 	is4        bool
 }
 
-// usualTTL is Linux' for pods and, as a rule, for their node, where nothing has to be set.
+// usualTTL is the default of Linux. Pods, and as a rule their node, use it, so it need not be set.
 const usualTTL = 64
 
 func headOf(p *packet.Packet) head {
@@ -24,7 +24,8 @@ func headOf(p *packet.Packet) head {
 
 func (h head) usual() bool { return h.ttl == 0 || h.ttl == usualTTL && h.class == 0 }
 
-// apply has a socket say it. Who sets a TTL may want to know where it ran out.
+// apply makes a socket send with h. A pod that sets a TTL may want to know where it ran out, so the socket also keeps
+// ICMP errors.
 func (h head) apply(fd int) {
 	if h.usual() {
 		return
@@ -38,7 +39,8 @@ func (h head) apply(fd int) {
 	h.hear(fd, true)
 }
 
-// hear has a socket keep the ICMP errors that it hears, or not: a connection that is open ends by none.
+// hear makes a socket keep the ICMP errors that it receives, or not. An open connection must not end by such an error,
+// so it keeps none.
 func (h head) hear(fd int, on bool) {
 	level, name, value := unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 0
 	if h.is4 {
@@ -50,7 +52,7 @@ func (h head) hear(fd int, on bool) {
 	_ = unix.SetsockoptInt(fd, level, name, value)
 }
 
-// saidBy is why a connect came to nothing as an ICMP error said it, and who that was from.
+// saidBy is the error of a connect that failed because of an ICMP error, with the kind and the sender of that.
 type saidBy struct {
 	error
 	why    packet.ICMPError

@@ -33,8 +33,8 @@ type Options struct {
 	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
 	// MaxConns bounds the number of connections, each of which has a descriptor; 0 means 4,096.
 	MaxConns int
-	// Owner says who is charged for the connections that an address begins; nil: each address by itself. A client is
-	// charged by Network.
+	// Owner returns the owner that is charged for the connections of a pod's address. If it is nil, each address is its
+	// own owner. Connections of clients are charged by Network.
 	Owner func(packet.Addr) packet.Addr
 	// MaxBytes bounds the memory for data that receivers do not accept yet, in bytes; 0 means 128 MiB.
 	MaxBytes int

@@ -329,7 +329,8 @@ func (c *conn) blocked(flight uint32) {
 	}
 }
 
-// overdue retransmits what is lost when a timeout has passed. It returns false when the pod is given up.
+// overdue retransmits what is lost, or probes the pod, when a timeout has passed. It returns false when the pod is
+// given up.
 func (c *conn) overdue() bool {
 	t := &c.to
 	now := c.r.now()

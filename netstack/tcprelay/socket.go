@@ -36,8 +36,8 @@ func sendmsg(fd int, m *unix.Msghdr) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// connect makes a socket and begins to connect it to e, with segments as h says. It returns the error of a connect that
-// fails at once; connected returns that of a connect that fails later.
+// connect makes a socket and begins to connect it to e. Its segments have the TTL and traffic class of h. It returns
+// the error of a connect that fails at once; connected returns that of a connect that fails later.
 func connect(e packet.Endpoint, h head) (fd int, err error) {
 	family := unix.AF_INET6
 	if e.Addr.Is4() {
@@ -94,7 +94,7 @@ func sockaddr(e packet.Endpoint) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(e.Port), Addr: e.Addr}
 }
 
-// connected returns the result of a connect with segments as h says; nil means success.
+// connected returns the result of a connect of a socket that sends with h; nil means success.
 func connected(fd int, h head) error {
 	err := pending(fd)
 	if h.usual() {

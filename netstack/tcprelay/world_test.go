@@ -157,7 +157,7 @@ func (w *world) refuse(t *testing.T, dev *netstacktest.Device, p *packet.Packet)
 
 func (w *world) lose() bool { return rand.Int64N(1000) < w.loss.Load() }
 
-// swap puts to's address in the place of from's, at one end of p.
+// swap replaces from's address by to's at one end of p.
 func swap(p *packet.Packet, from, to []netip.Addr, end func(*packet.Tuple) *packet.Addr) {
 	t := p.Tuple
 	for i := range from {
@@ -224,16 +224,16 @@ func (w *world) egress(t *testing.T, i int) (pod, server net.Conn) {
 	return pod, accept(t, l)
 }
 
-// joined is a client of the host's that was joined to a server in the pod.
+// joined is a client of the host that was joined to a server in the pod.
 type joined struct {
 	client, server net.Conn
 	end            context.CancelFunc
-	err            chan error // gets what Join returned
+	err            chan error // receives the result of Join
 }
 
 var seenAs = []netip.AddrPort{netip.MustParseAddrPort("203.0.113.7:4000"), netip.MustParseAddrPort("[2001:db8::7]:4000")}
 
-// dialHost gives both ends of a connection of the host's.
+// dialHost returns both ends of a connection to the host.
 func dialHost(t *testing.T, i int) (client net.Conn, accepted *net.TCPConn) {
 	t.Helper()
 	l := listen(t, i)

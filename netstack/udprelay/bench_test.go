@@ -13,13 +13,13 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// sink is where what a relay sends to pods is only counted.
+// sink counts what a relay sends to pods, and drops it.
 type sink struct {
 	bytes atomic.Int64
 	more  chan struct{}
 }
 
-// wait waits until so many bytes of data have come.
+// wait waits until n bytes of data have come.
 func (s *sink) wait(n int64) {
 	for s.bytes.Load() < n {
 		<-s.more
@@ -50,7 +50,8 @@ func benched(b *testing.B) (r *Relay, s *sink) {
 	return r, s
 }
 
-// cpuTime is what the process has used. It says more than time on a machine with other work.
+// cpuTime returns the processor time that the process has used. On a machine with other work it says more than elapsed
+// time.
 func cpuTime() time.Duration {
 	var u unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
@@ -59,14 +60,14 @@ func cpuTime() time.Duration {
 
 var benchSizes = []struct {
 	name   string
-	n, gso int // bytes of data, and of each datagram of a superframe
+	n, gso int // bytes of data in all, and in each datagram of a superframe
 }{{"small", 100, 0}, {"datagram", 1372, 0}, {"superframe", 40 * 1372, 1372}}
 
 func BenchmarkSend(b *testing.B) {
 	for _, s := range benchSizes {
 		b.Run(s.name, func(b *testing.B) {
 			r, _ := benched(b)
-			out := server(b, families[0].outside) // whose buffer is full soon
+			out := server(b, families[0].outside) // its buffer is soon full
 			p := from(b, netstacktest.Spec{Src: netip.MustParseAddrPort(families[0].pod), Dst: at(out), Payload: pattern(s.n, 1)}, s.gso)
 			b.SetBytes(int64(s.n))
 			began := cpuTime()
@@ -99,7 +100,7 @@ func BenchmarkReceive(b *testing.B) {
 				b.Fatal(err)
 			}
 			data, want := pattern(s.n, 2), int64(0)
-			const several = 2 // at a time, so that nothing is lost
+			const several = 2 // sent at a time, so that none is lost
 			b.SetBytes(int64(several * s.n))
 			began := cpuTime()
 			for b.Loop() {
@@ -116,7 +117,7 @@ func BenchmarkReceive(b *testing.B) {
 	}
 }
 
-// BenchmarkOpen is the first datagram to an address and port.
+// BenchmarkOpen measures the first datagram to an address and port.
 func BenchmarkOpen(b *testing.B) {
 	r, _ := benched(b)
 	out := server(b, families[0].outside)

@@ -11,25 +11,25 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// conversation is one pod's port talking with one address and port outside. What comes from there is for the pod.
+// conversation is the exchange between one address and port of a pod and one address and port outside.
 type conversation struct {
 	m     *mapping
-	tuple packet.Tuple // of what the pod sends
-	to    dgram.Addr   // the far end's
+	tuple packet.Tuple // of the packets that the pod sends
+	to    dgram.Addr   // the address of the far end
 	head  header
 
-	next  atomic.Pointer[conversation] // of the table's chain
-	used  atomic.Int64                 // when last, by Relay.now
-	known int64                        // used, as of when the heap looked; guarded by Relay.mu, like place
+	next  atomic.Pointer[conversation] // in the table's chain
+	used  atomic.Int64                 // the time of the last use, by Relay.now
+	known int64                        // the value of used when the heap last read it; guarded by Relay.mu, like place
 	place int
-	at    int  // in the mapping's talks; guarded by Relay.mu
-	gone  bool // it has ended; guarded by Relay.mu
+	at    int  // index in the mapping's talks; guarded by Relay.mu
+	gone  bool // the conversation has ended; guarded by Relay.mu
 	claim share.Claim[packet.Addr, *conversation]
 
-	noGSO atomic.Bool // the device takes no UDP_SEGMENT
+	noGSO atomic.Bool // the device refuses UDP_SEGMENT
 }
 
-// newConversation makes one that is in no table yet.
+// newConversation makes a conversation that is not in the table yet.
 func newConversation(m *mapping, t *packet.Tuple) *conversation {
 	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: newHeader(t)}
 	c.claim.Value = c
@@ -38,8 +38,8 @@ func newConversation(m *mapping, t *packet.Tuple) *conversation {
 	return c
 }
 
-// touch notes that the conversation is in use. The time is written only when it changed, so that both directions may
-// keep its line.
+// touch records that the conversation is in use. It writes the time only when the time has changed, so that goroutines
+// of both directions can keep the cache line.
 func (c *conversation) touch() {
 	r := c.m.r
 	if now := r.now.Load(); c.used.Load() != now {
@@ -49,7 +49,7 @@ func (c *conversation) touch() {
 	}
 }
 
-// send sends the datagrams of p. The mapping is acquired.
+// send sends the datagrams of p. The caller has acquired the mapping.
 func (c *conversation) send(p *packet.Packet) (mtu int, err error) {
 	c.m.says.Set(c.m.fd, c.m.pod.Addr.Is4(), dgram.HeadOf(p))
 	data := payload(p)
@@ -72,16 +72,16 @@ func (c *conversation) send(p *packet.Packet) (mtu int, err error) {
 	return 0, nil
 }
 
-// payload is the data of p's datagrams; an IP packet may be longer than its datagram.
+// payload returns the data of p's datagrams. An IP packet may be longer than its datagram.
 func payload(p *packet.Packet) []byte {
 	return p.IP[p.Payload : p.L4+int(p.IP[p.L4+4])<<8+int(p.IP[p.L4+5])]
 }
 
-// tries is how often a datagram is given to the kernel: an error that was waiting in the socket is about an earlier
-// one, maybe to somebody else, and the call that hears of it sends nothing. Two may be waiting.
+// tries is how often put gives a datagram to the kernel. If an error is pending on the socket, the call returns it and
+// sends nothing. That error is about an earlier datagram, maybe to another destination. Two errors may be pending.
 const tries = 3
 
-// put sends one datagram of p, or several of size bytes each.
+// put sends one datagram of p, or several of size bytes each if size is not 0.
 func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, err error) {
 	var errno unix.Errno
 	for range tries {
@@ -93,7 +93,7 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 			return 0, ErrBusy
 		case notWhole:
 			if errno == unix.EIO {
-				c.noGSO.Store(true) // a device that cannot checksum (udp(7), UDP_SEGMENT)
+				c.noGSO.Store(true) // the device has no checksum offload (udp(7), UDP_SEGMENT)
 			}
 			return 0, errNotWhole
 		case tooBig:
@@ -106,7 +106,8 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 	return 0, errno
 }
 
-// refuse tells the pod that its datagrams do not arrive, and who says so, quoting one like the pod's.
+// refuse tells the pod that its datagrams do not arrive, and that by says so. The error quotes a datagram like the
+// pod's.
 func (c *conversation) refuse(why packet.ICMPError, by packet.Addr) {
 	var p packet.Packet
 	if p.ParseIP(c.head.quote()) == packet.Good {
@@ -114,15 +115,16 @@ func (c *conversation) refuse(why packet.ICMPError, by packet.Addr) {
 	}
 }
 
-// segmentControl is a control message with one UDP_SEGMENT in it, padded as CMSG_SPACE pads.
+// segmentControl is a control message with one UDP_SEGMENT, padded as by CMSG_SPACE.
 type segmentControl struct {
 	hdr  unix.Cmsghdr
 	size uint16
 	_    [6]byte
 }
 
-// sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw: it does not block, and the
-// runtime, told of it, would take its tens of microseconds, in which it may run the receiver's side, for blocking.
+// sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw, since it does not block. It
+// may run the receiver's softirq work, which takes tens of microseconds, and the Go runtime would take it for a blocked
+// call.
 func sendmsg(fd int, to *dgram.Addr, data []byte, size int) unix.Errno {
 	var msg unix.Msghdr
 	var ctl segmentControl

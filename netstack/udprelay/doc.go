@@ -3,46 +3,46 @@
 // # Theory of operation
 //
 // A conversation is what a pod sends from one port to one address and port outside, and what comes back. All
-// conversations of one address and port of a pod have one host socket, their mapping: so everybody outside sees one
-// port (RFC 4787 REQ-1, endpoint-independent mapping), as STUN and what builds upon it need. Only those whom the pod
-// has sent to may send to it from outside, each from the address and port that was sent to (RFC 4787 5): what comes
-// from others is dropped and counted. On a host with several addresses the kernel takes the one that the route to each
-// destination has; the port is the same.
+// conversations of one address and port of a pod share one host socket, their mapping. So everybody outside sees the
+// pod at one port (RFC 4787 REQ-1, endpoint-independent mapping), as STUN and protocols built upon it need. Only an
+// address and port that the pod has sent to may send to the pod (RFC 4787 5). Datagrams from others are dropped and
+// counted. On a host with several addresses the kernel chooses the source address by the route to each destination; the
+// port is the same.
 //
 //	pod ─TAP─ pipeline ─ Relay.Send ── sendmsg ──▶ socket ─▶ outside
 //	pod ◀TAP─ pipeline ◀ Options.Send ◀ Ready ◀─── recvmmsg
 //
-// To the outside, a datagram is sent by the goroutine that read it, straight out of the frame. A superframe (USO) stays
-// one for the kernel, too (UDP_SEGMENT); where a route or device refuses that, its segments are sent one by one.
+// Towards the outside, the goroutine that reads a datagram sends it, straight out of the frame. A superframe (USO) is
+// passed to the kernel as one (UDP_SEGMENT). Where a route or device refuses it, its segments are sent one by one.
 //
-// From the outside, a poll.Poller tells of readiness. One call brings several datagrams, or several that the kernel
-// coalesced (UDP_GRO), each to where its headers fit before it. Equal ones that follow one another become one
-// superframe: the pipeline pays once for all, and cuts it for pods that cannot take one. A datagram larger than the
-// pods' MTU becomes fragments.
+// From the outside, a poll.Poller reports that a socket is readable. One call reads several datagrams, or several that
+// the kernel has coalesced (UDP_GRO), each to a place with room for its headers. Datagrams of equal size that follow
+// one another become one superframe. So the pipeline handles them once, and cuts the superframe for pods that cannot
+// accept one. A datagram larger than the pods' MTU is sent in fragments.
 //
-// The pod's Don't Fragment is the socket's: what does not fit the path is told to the pod with the MTU that does, as a
-// router would (RFC 1191, RFC 8201). TTL and traffic class are passed on in both directions (package dgram). What ICMP
-// errors say of a destination is heard from the socket's queue of errors (IP_RECVERR), which names the destination, and
-// is told to the pod in the name of who says it: that it refuses, that it or its network is not reached, that the TTL
-// ran out.
+// The socket's Don't Fragment flag follows the pod's. If a datagram does not fit the path, the pod is told the MTU that
+// does, as by a router (RFC 1191, RFC 8201). TTL and traffic class are passed on in both directions (package dgram).
+// ICMP errors about a destination are read from the socket's error queue (IP_RECVERR), which names the destination and
+// the sender of the error. The pod gets an error from that sender when the destination refuses, when the destination or
+// its network is unreachable, or when the TTL ran out.
 //
 // # Finding and ending conversations
 //
-// The table is a hash table of fixed size with chains. Readers take no lock and may stand on a conversation that is
-// just removed: it still leads to the rest of its chain. A mapping that has ended cannot be used any more, as its count
-// of users is zero. The last user closes the descriptor, so that nobody sends through a number that is another socket's
-// already.
+// The table is a hash table of fixed size with chains. Readers take no lock. A reader may stand on a conversation that
+// has just been removed, which still leads to the rest of its chain. A mapping that has ended cannot be used any more,
+// because its count of users is zero. The last user closes the descriptor, so nobody sends through a number that
+// belongs to another socket already.
 //
-// Conversations end when they were idle for Options.Idle, found by Sweep in a heap that is ordered by when each
-// conversation was last used as far as the heap knows: a packet only writes the time, and the heap learns of it when it
-// looks. Times come from Sweep, so the order is as fine as its calls are frequent. A mapping ends with its last
-// conversation.
+// A conversation ends after it has been idle for Options.Idle. Sweep finds it in a heap ordered by the last use of each
+// conversation, as far as the heap knows it: a packet only writes the time, and the heap reads it when it looks. The
+// clock advances only in Sweep, so the order is as fine as the calls of Sweep are frequent. A mapping ends with its
+// last conversation.
 //
-// Sockets and conversations are shared out among pods by the rule of package share: a pod that talks to everybody, or
-// from all its ports, loses its own, the one idle for longest first, and costs the others nothing.
+// Sockets and conversations are divided among pods by the rule of package share. A pod that talks to everybody, or from
+// all its ports, loses its own conversations, the longest idle one first, and costs other pods nothing.
 //
 // # Locking
 //
-// Relay.mu guards the heap, the mappings and changes of the table, and is held for no system call. For a packet of a
-// known conversation nothing is locked, but the bounds once between two Sweeps.
+// Relay.mu guards the heap, the mappings and changes of the table, and is never held over a system call. A packet of a
+// known conversation takes no lock, except that of the bounds once between two Sweeps.
 package udprelay

@@ -6,21 +6,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fate is what became of a datagram given to the kernel.
+// fate is the result of giving a datagram to the kernel.
 type fate uint8
 
 const (
 	sent     fate = iota
-	busy          // no room
-	tooBig        // this one, or an earlier one on the way
-	notWhole      // not as a superframe
-	failed        // this one, or an earlier one
+	busy          // no room in the socket or the queue
+	tooBig        // this datagram, or an earlier one on its path
+	notWhole      // refused as a superframe
+	failed        // this datagram, or an earlier one
 )
 
-// errNotWhole asks for the segments of a superframe one by one.
-var errNotWhole = errors.New("no superframes on this way")
+// errNotWhole says that the segments of a superframe have to be sent one by one.
+var errNotWhole = errors.New("the route or device accepts no superframes")
 
-// fateOf reads the result of sendmsg, of a superframe or not.
+// fateOf interprets the result of sendmsg. super says whether a superframe was sent.
 func fateOf(errno unix.Errno, super bool) fate {
 	switch errno {
 	case 0:

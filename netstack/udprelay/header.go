@@ -12,21 +12,22 @@ var be = binary.BigEndian
 const (
 	udpLen = 8
 	ttl    = 64
-	// maxSegments is how many datagrams every kernel with USO takes in one superframe (UDP_MAX_SEGMENTS before Linux 6.9).
+	// maxSegments is the number of datagrams in one superframe that every kernel with USO accepts (UDP_MAX_SEGMENTS
+	// before Linux 6.9).
 	maxSegments = 64
-	// maxIP bounds a superframe for a pod.
+	// maxIP is the largest size of a superframe for a pod, in bytes.
 	maxIP = packet.MaxFrame - packet.HeadLen
-	// maxHead is the length of the longest header.
+	// maxHead is the length of the longest headers.
 	maxHead = 40 + udpLen
 )
 
-// header is what stands before the data of every packet for the pod, but for lengths and checksums.
+// header holds the headers of every packet for the pod, without lengths and checksums.
 type header struct {
 	bytes [maxHead]byte
 	ip    int // length of the IP header, 20 or 40
 }
 
-// newHeader makes the header of what answers t.
+// newHeader makes the headers of the answers to packets of t.
 func newHeader(t *packet.Tuple) (h header) {
 	if h.ip = 40; t.Src.Is4() {
 		h.ip = 20
@@ -63,8 +64,8 @@ func headLen(is4 bool) int {
 	return 40 + udpLen
 }
 
-// put writes the headers of ip, which has its data: datagrams of size bytes each but for the last, whose own IP headers
-// said what came says. The checksum is left to whoever takes the packet with the virtio-net header that is returned.
+// put writes the headers of ip, which holds its data already: datagrams of size bytes each, where the last may be
+// shorter. came is what their own IP headers said. The UDP checksum is partial, as the returned virtio-net header says.
 func (h *header) put(ip []byte, size int, came dgram.Head) packet.VNetHdr {
 	copy(ip, h.bytes[:h.len()])
 	came.Put(ip)
@@ -79,7 +80,7 @@ func (h *header) put(ip []byte, size int, came dgram.Head) packet.VNetHdr {
 	return v
 }
 
-// lengths completes the headers of the packet ip, but for the UDP checksum.
+// lengths completes the headers of the packet ip, except for the UDP checksum.
 func (h *header) lengths(ip []byte) {
 	if h.is4() {
 		be.PutUint16(ip[2:], uint16(len(ip)))
@@ -91,7 +92,7 @@ func (h *header) lengths(ip []byte) {
 	be.PutUint16(ip[h.ip+4:], uint16(len(ip)-h.ip))
 }
 
-// pseudo is the folded sum of the pseudo header of the packet ip (RFC 768, RFC 8200 8.1).
+// pseudo returns the folded sum of the pseudo header of the packet ip (RFC 768, RFC 8200 8.1).
 func (h *header) pseudo(ip []byte) uint16 {
 	s := uint32(packet.UDP) + uint32(len(ip)-h.ip)
 	if h.is4() {
@@ -100,7 +101,7 @@ func (h *header) pseudo(ip []byte) uint16 {
 	return packet.Checksum(ip[8:40], s)
 }
 
-// quote is a datagram without data as the pod sends them.
+// quote returns a datagram without data, with the headers that the pod's datagrams have.
 func (h *header) quote() []byte {
 	b, answer := make([]byte, h.len()), &h.bytes
 	copy(b, answer[:])
@@ -117,15 +118,15 @@ func (h *header) quote() []byte {
 	return b
 }
 
-// cut is how a datagram that does not fit is cut.
+// cut says how a datagram is cut into fragments.
 type cut struct {
 	mtu  int
 	id   uint32
-	came dgram.Head // what its own IP header said
+	came dgram.Head // what the datagram's own IP header said
 }
 
-// fragments cuts a datagram into IP fragments and hands each to emit, which may change it. scratch holds the packet and
-// a fragment.
+// fragments cuts a datagram into IP fragments and passes each to emit, which may change it. scratch has room for the
+// packet and one fragment.
 func (h *header) fragments(data []byte, c cut, scratch []byte, emit func(ip []byte)) {
 	ip := scratch[:h.len()+len(data)]
 	copy(ip, h.bytes[:h.len()])
@@ -134,7 +135,7 @@ func (h *header) fragments(data []byte, c cut, scratch []byte, emit func(ip []by
 	h.lengths(ip)
 	sum := ^packet.Checksum(ip[h.ip:], uint32(h.pseudo(ip)))
 	if sum == 0 {
-		sum = 0xffff // 0 is "none" (RFC 768)
+		sum = 0xffff // 0 means no checksum (RFC 768)
 	}
 	be.PutUint16(ip[h.ip+6:], sum)
 	packet.PutFragments(ip, c.mtu, c.id, scratch[len(ip):], emit)

@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The tests' network is a loopback interface with two addresses that are no loopback addresses: of those no ICMP error
-// may speak.
+// The tests' network is a loopback interface with one address of each family outside of the loopback ranges, because
+// ICMP errors must not come from loopback addresses.
 func TestMain(m *testing.M) {
 	userns.Maybe()
 	if userns.Inside() {
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	userns.Main(m)
 }
 
-// podMTU is smaller than the loopback's, as a pod's is smaller than its node's.
+// podMTU is smaller than the MTU of the loopback, as a pod's MTU is smaller than its node's.
 const podMTU = 1420
 
 var families = []struct{ name, pod, outside string }{
@@ -35,7 +35,7 @@ var families = []struct{ name, pod, outside string }{
 	{"IPv6", "[fd00:10:244:1::10]:5000", "2001:db8::1"},
 }
 
-// world is a relay and what it sends to pods.
+// world is a relay, and the frames that it sends to pods.
 type world struct {
 	t     *testing.T
 	relay *Relay
@@ -55,7 +55,7 @@ func newWorld(t *testing.T, o Options) *world {
 	o.MTU = func() int { return podMTU }
 	o.Send = func(ip []byte, vnet packet.VNetHdr) {
 		w.toPod <- asFrame(ip, vnet)
-		clear(ip) // it was borrowed
+		clear(ip) // the relay must not rely on ip's bytes after Send
 	}
 	o.Refuse = func(p *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 		ip := make([]byte, 1280)
@@ -71,7 +71,7 @@ func newWorld(t *testing.T, o Options) *world {
 	return w
 }
 
-// asFrame puts a packet as the pipeline would.
+// asFrame makes a frame of a packet, as the pipeline does.
 func asFrame(ip []byte, vnet packet.VNetHdr) []byte {
 	head := make([]byte, packet.HeadLen)
 	vnet.Encode(head)
@@ -83,7 +83,7 @@ func asFrame(ip []byte, vnet packet.VNetHdr) []byte {
 	return append(head, ip...)
 }
 
-// from makes what the pod sends; size is that of a superframe's datagrams, 0 for one datagram.
+// from makes a packet that the pod sends. size is the size of the datagrams in a superframe; 0 means one datagram.
 func from(t testing.TB, s netstacktest.Spec, size int) *packet.Packet {
 	t.Helper()
 	s.Proto, s.Partial = packet.UDP, true
@@ -111,7 +111,7 @@ func (w *world) send(p *packet.Packet) {
 	}
 }
 
-// frame waits for the next frame for a pod and checks what every one must be.
+// frame waits for the next frame for a pod and checks what must hold for every frame.
 func (w *world) frame() *packet.Packet {
 	w.t.Helper()
 	select {
@@ -130,7 +130,7 @@ func (w *world) frame() *packet.Packet {
 	}
 }
 
-// datagrams takes frames until n datagrams came, and gives their data.
+// datagrams reads frames until n datagrams have come, and returns their data.
 func (w *world) datagrams(tuple packet.Tuple, n int) [][]byte {
 	w.t.Helper()
 	var out [][]byte
@@ -160,7 +160,7 @@ func (w *world) datagrams(tuple packet.Tuple, n int) [][]byte {
 	return out
 }
 
-// server is a socket outside.
+// server opens a socket outside.
 func server(t testing.TB, addr string) *net.UDPConn {
 	t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(addr), 0)))
@@ -174,7 +174,7 @@ func server(t testing.TB, addr string) *net.UDPConn {
 
 func at(c net.PacketConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
-// hear gives the next datagram at c.
+// hear returns the next datagram that arrives at c, and its sender.
 func hear(t testing.TB, c *net.UDPConn) ([]byte, netip.AddrPort) {
 	t.Helper()
 	b := make([]byte, 65535)

@@ -11,34 +11,34 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// mapping is the host socket of one address and port of a pod, whomever the pod talks to from there.
+// mapping is the host socket of one address and port of a pod, for all destinations of that port.
 type mapping struct {
 	r     *Relay
 	pod   packet.Endpoint
 	fd    int
-	watch atomic.Pointer[poll.Watch] // a stale event may call Ready before it is there
+	watch atomic.Pointer[poll.Watch] // nil until open has stored it: a stale event may call Ready before
 	claim share.Claim[packet.Addr, *mapping]
 
-	users atomic.Int32 // being in use by the relay is one; whoever makes it zero closes fd
+	users atomic.Int32 // the Relay counts as one; whoever makes it zero closes fd
 	says  dgram.Says
-	bulk  atomic.Bool // the kernel coalesced what came last
+	bulk  atomic.Bool // the last message was coalesced by the kernel
 
 	// Guarded by Relay.mu.
 	talks []*conversation
-	gone  bool // it has ended
+	gone  bool // the mapping has ended
 }
 
-// open opens the socket, in the use of the caller.
+// open opens the socket. The caller is its first user.
 func (m *mapping) open() error {
 	fd, err := dgram.Open(dgram.UDP, m.pod.Addr.Is4())
 	if err != nil {
 		return err
 	}
-	// Kernels before 5.0 have no UDP_GRO: datagrams come one by one.
+	// Kernels before 5.0 have no UDP_GRO; with them datagrams come one by one.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	m.fd = fd
 	m.users.Store(1)
-	// For nothing at first: the handler needs the Watch.
+	// It waits for no events at first, because the handler needs the Watch.
 	w, err := m.r.o.Poller.Add(fd, m, 0)
 	if err != nil {
 		_ = unix.Close(fd)
@@ -49,7 +49,7 @@ func (m *mapping) open() error {
 	return nil
 }
 
-// acquire keeps the socket open until release. It is false when the mapping ended.
+// acquire keeps the socket open until release. It returns false when the mapping has ended.
 func (m *mapping) acquire() bool {
 	for {
 		n := m.users.Load()
@@ -69,12 +69,13 @@ func (m *mapping) release() {
 	}
 }
 
-// tuple is that of what the pod sends from here to e.
+// tuple returns the tuple of packets that the pod sends from here to e.
 func (m *mapping) tuple(e packet.Endpoint) packet.Tuple {
 	return packet.Tuple{Src: m.pod.Addr, SrcPort: m.pod.Port, Dst: e.Addr, DstPort: e.Port, Proto: packet.UDP}
 }
 
-// hearErrors tells the pod of the errors that wait in the socket, about datagrams that were sent earlier.
+// hearErrors reads the socket's error queue and tells the pod of the errors, which are about datagrams that were sent
+// earlier.
 func (m *mapping) hearErrors() {
 	dgram.Hear(m.fd, func(e dgram.Error) {
 		t := m.tuple(e.About)

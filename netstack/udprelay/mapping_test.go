@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// One address and port of a pod is one port outside, to whomever it sends (RFC 4787 REQ-1), and is reached from there
-// by nobody else.
+// One address and port of a pod has one port outside, whatever its destinations (RFC 4787 REQ-1). Through it only these
+// destinations reach the pod.
 func TestEndpointIndependentMapping(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -37,7 +37,7 @@ func TestEndpointIndependentMapping(t *testing.T) {
 			if n := w.relay.Stats(); n.Sockets.Held != 1 || n.Conversations.Held != 2 {
 				t.Errorf("%d sockets, %d conversations", n.Sockets.Held, n.Conversations.Held)
 			}
-			// Answers come from both, each in its own name, and nothing comes from others in between.
+			// Answers arrive from both servers, each with its own address, and nothing from others arrives in between.
 			for i := range 10 {
 				msg := fmt.Appendf(nil, "answer %d", i)
 				for _, c := range []struct {
@@ -64,7 +64,7 @@ func TestEndpointIndependentMapping(t *testing.T) {
 	}
 }
 
-// Another of the pod's ports is another one outside, and so is the same port of another pod.
+// Another port of the pod has another port outside, and so has the same port of another pod.
 func TestMappingsDiffer(t *testing.T) {
 	w, out := newWorld(t, Options{}), server(t, families[0].outside)
 	seen := map[uint16]bool{}
@@ -78,7 +78,7 @@ func TestMappingsDiffer(t *testing.T) {
 	}
 }
 
-// That one destination refuses is told of that one, and costs the others nothing.
+// A refusal by one destination is told to the pod with that destination, and does not affect the others.
 func TestErrorsAreOfOneDestination(t *testing.T) {
 	for _, f := range families {
 		w, gone, out := newWorld(t, Options{}), server(t, f.outside), server(t, f.outside)
@@ -101,7 +101,7 @@ func TestErrorsAreOfOneDestination(t *testing.T) {
 	}
 }
 
-// A pod that talks to everybody, or from every port, loses its own conversations, and nobody else does.
+// A pod that talks to everybody, or from every port, loses only conversations of its own.
 func TestFairShares(t *testing.T) {
 	w, out := newWorld(t, Options{MaxSockets: 64, MaxConversations: 128}), server(t, families[0].outside)
 	modest := from(t, netstacktest.Spec{Src: netip.MustParseAddrPort("10.244.1.11:53"), Dst: at(out), Payload: []byte("live")}, 0)
@@ -117,7 +117,7 @@ func TestFairShares(t *testing.T) {
 			w.relay.Sweep(w.relay.start.Add(time.Duration(i) * time.Millisecond))
 			_, _ = w.relay.Send(flood)
 			for len(w.toPod) > 0 {
-				<-w.toPod // it is refused
+				<-w.toPod // ICMP errors about the flood
 			}
 		}
 		if _, err := out.WriteToUDPAddrPort([]byte("answer"), client); err != nil {
@@ -138,7 +138,7 @@ func TestFairShares(t *testing.T) {
 	if s.Conversations.Held > 128 || s.Sockets.Held > 64 || s.Sockets.TakenFromOwn == 0 || s.Conversations.TakenFromOwn == 0 {
 		t.Errorf("%+v", s)
 	}
-	// Another newcomer gets its own from the one who holds most.
+	// A new pod gets its conversation from the pod that has the most.
 	w.send(from(t, netstacktest.Spec{Src: netip.MustParseAddrPort("10.244.1.12:53"), Dst: at(out), Payload: []byte("new")}, 0))
 	if got, _ := hear(t, out); string(got) != "new" {
 		t.Errorf("%q arrived", got)

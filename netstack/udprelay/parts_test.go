@@ -71,7 +71,7 @@ func TestRunJoins(t *testing.T) {
 	}
 }
 
-// The table and a map, told the same, know the same.
+// The table holds the same conversations as a map after the same changes.
 func TestTableTwin(t *testing.T) {
 	tab, twin := newTable(4), map[packet.Tuple]*conversation{} // small, so that chains are long
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -96,7 +96,7 @@ func TestTableTwin(t *testing.T) {
 	}
 }
 
-// The oldest is always the one that was used longest ago, though the heap is not told of uses.
+// oldest always returns the conversation whose last use is longest ago, although the heap is not told of uses.
 func TestOldest(t *testing.T) {
 	var o order
 	all := map[*conversation]bool{}
@@ -134,7 +134,7 @@ func TestHeader(t *testing.T) {
 		for _, c := range []struct{ n, size int }{{0, 0}, {1, 1}, {1000, 1000}, {3500, 1000}, {maxIP - h.len(), 1400}} {
 			ip := make([]byte, h.len()+c.n)
 			for i := range ip {
-				ip[i] = 0xa5 // what was there before
+				ip[i] = 0xa5 // leftovers of earlier packets
 			}
 			vnet := h.put(ip, c.size, dgram.Head{})
 			var p packet.Packet

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// width is how many messages one call takes. Each may be 64 KiB of datagrams that the kernel coalesced.
+	// width is how many messages one call reads at most. Each may be 64 KiB of datagrams that the kernel has coalesced.
 	width = 16
-	// turn is how many calls are made for one conversation before others get theirs.
+	// turn is how many calls are made for one socket before other sockets get their turn.
 	turn = 4
-	// slot is room for the largest message, with the headers before it.
+	// slot is the size of the largest message with the headers before it.
 	slot = maxHead + 1<<16
 )
 
@@ -31,10 +31,10 @@ type receiver struct {
 	msgs  [width]mmsghdr
 	iovs  [width]unix.Iovec
 	ctls  [width]dgram.Control
-	names [width]dgram.Addr // whom they are from
-	// slots take the messages of a call; of each, only pages that datagrams filled are backed by memory.
+	names [width]dgram.Addr // senders of the messages
+	// slots receive the messages of a call. Only those pages that datagrams have filled are backed by memory.
 	slots []byte
-	whole []byte // for a datagram to be cut into fragments, and one of these
+	whole []byte // room for a datagram that is cut into fragments, and for one fragment
 }
 
 func (r *Relay) receiver() *receiver {
@@ -54,7 +54,7 @@ func (r *Relay) putBack(rx *receiver) {
 	r.spare.Unlock()
 }
 
-// Ready implements poll.Handler: it brings to the pod what arrived, for a turn, and arms the socket again.
+// Ready implements poll.Handler. It passes one turn of what has arrived to the pod, and arms the socket again.
 func (m *mapping) Ready(events uint32, buf []byte) []byte {
 	if !m.acquire() {
 		return buf
@@ -66,7 +66,7 @@ func (m *mapping) Ready(events uint32, buf []byte) []byte {
 	rx := m.r.receiver()
 	defer m.r.putBack(rx)
 	for range turn {
-		// One message of coalesced datagrams fills a superframe by itself, and need not be copied.
+		// Coalesced datagrams of one message fill a superframe by themselves and need not be copied.
 		want := width
 		if m.bulk.Load() {
 			want = 1
@@ -90,7 +90,7 @@ func (m *mapping) Ready(events uint32, buf []byte) []byte {
 	return buf
 }
 
-// receive takes up to want messages, each into its slot from at on.
+// receive reads up to want messages. Each is written to its slot from offset at on.
 func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 	for i := range rx.msgs[:want] {
 		room := rx.slot(i)[at:]
@@ -112,7 +112,7 @@ func (rx *receiver) receive(fd, at, want int) (int, unix.Errno) {
 
 func (rx *receiver) slot(i int) []byte { return rx.slots[i*slot : (i+1)*slot] }
 
-// message describes message i: its conversation is still to be found.
+// message returns message i as a run without its conversation.
 func (rx *receiver) message(i int) run {
 	came, size := rx.ctls[i].Read(&rx.msgs[i].Msghdr)
 	n := int(rx.msgs[i].n)
@@ -122,15 +122,15 @@ func (rx *receiver) message(i int) run {
 	return run{slot: i, n: n, size: size, came: came}
 }
 
-// run is a message, or a superframe that comes to be in its slot: n bytes of datagrams of one conversation, of size
-// bytes each but for the last. It is none without a conversation.
+// run is a message, or a superframe that is being collected in the message's slot: n bytes of datagrams of one
+// conversation, of size bytes each, where the last may be shorter. If of is nil, there is no run.
 type run struct {
 	of            *conversation
 	slot, n, size int
-	came          dgram.Head // what their IP headers said
+	came          dgram.Head // what the datagrams' own IP headers said
 }
 
-// joins reports whether m may follow within room.
+// joins reports whether m may be appended to the run, of room bytes at most.
 func (r *run) joins(m *run, room int) bool {
 	n, size := m.n, m.size
 	if r.of != m.of || r.came != m.came || n == 0 || r.size == 0 || r.n%r.size != 0 || r.n+n > room ||
@@ -168,8 +168,8 @@ func (m *mapping) deliver(rx *receiver, n int) {
 	m.flush(rx, &r)
 }
 
-// from finds the conversation of what came from an address. Nobody but whom the pod has sent to may send to it (RFC
-// 4787 5, address and port dependent filtering).
+// from returns the conversation of messages from an address, or nil. Only an address and port that the pod has sent to
+// may send to it (RFC 4787 5, address and port dependent filtering).
 func (m *mapping) from(name *dgram.Addr) *conversation {
 	e, ok := name.Endpoint()
 	if !ok {
@@ -184,7 +184,7 @@ func (m *mapping) from(name *dgram.Addr) *conversation {
 	return c
 }
 
-// flush sends a run, if there is one, and ends it.
+// flush sends the run, if there is one, and clears it.
 func (m *mapping) flush(rx *receiver, r *run) {
 	if r.of != nil {
 		h := &r.of.head
@@ -194,7 +194,7 @@ func (m *mapping) flush(rx *receiver, r *run) {
 	*r = run{}
 }
 
-// cut sends datagrams that do not fit the pods' MTU, in fragments.
+// cut sends datagrams that do not fit the pods' MTU in fragments.
 func (m *run) cut(rx *receiver) {
 	h, r := &m.of.head, m.of.m.r
 	if rx.whole == nil {

@@ -20,52 +20,53 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Options are what a Relay needs.
+// Options of a Relay. Poller, Send, Refuse and MTU are required.
 type Options struct {
 	// Poller watches the sockets. It must outlive the Relay.
 	Poller *poll.Poller
-	// Send carries an IP packet for a pod, a superframe perhaps, through the pipeline, with its virtio-net header. It is
-	// borrowed.
+	// Send sends an IP packet, which may be a superframe, through the pipeline to a pod, with its virtio-net header. It
+	// must not keep ip.
 	Send func(ip []byte, vnet packet.VNetHdr)
-	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. by is who
-	// says so, a router or a host outside, or zero. p is borrowed.
+	// Refuse tells the sender of p, a datagram like one that was sent before, that it did not arrive, and why. by is
+	// the router or host outside that says so; the zero address stands for none. Refuse must not keep p.
 	Refuse func(p *packet.Packet, why packet.ICMPError, by packet.Addr)
-	// MTU is the pods' MTU in bytes, now.
+	// MTU returns the present MTU of the pods, in bytes.
 	MTU func() int
 	// Idle is how long an idle conversation is kept.
 	Idle time.Duration
-	// Owner says who is charged for what an address sends; nil: each address by itself.
+	// Owner returns the owner that is charged for what an address sends. If it is nil, each address is its own owner.
 	Owner func(packet.Addr) packet.Addr
-	// MaxSockets bounds the host sockets, one for each address and port of a pod; 0 is 4,096.
+	// MaxSockets bounds the number of host sockets, one for each address and port of a pod; 0 means 4,096.
 	MaxSockets int
-	// MaxConversations bounds the addresses and ports outside that pods talk to; 0 is twice MaxSockets.
+	// MaxConversations bounds the number of conversations; 0 means twice MaxSockets.
 	MaxConversations int
 }
 
 const defaultSockets = 4096
 
-// Errors of Send. Others say why a host socket could not be had, or why the host would not send.
+// Errors of Send. Other errors say why a host socket could not be opened, or why the host did not send.
 var (
-	// ErrTooBig: the datagram may not be fragmented, and the way is narrower.
+	// ErrTooBig says that the datagram must not be fragmented and does not fit the path.
 	ErrTooBig = errors.New("the datagram does not fit the path")
-	// ErrBusy: the host's socket has no room. Datagrams are lost where there is no room.
+	// ErrBusy says that the host's socket has no room, so the datagram is lost.
 	ErrBusy = errors.New("the host's socket has no room for the datagram")
-	// ErrTooMany: all conversations, or sockets, are others', and no pod has two.
+	// ErrTooMany says that other owners have all conversations or sockets, and none of them has two.
 	ErrTooMany = errors.New("there are too many conversations")
 )
 
-// Relay has the conversations. Its methods are safe for concurrent use.
+// Relay holds the conversations. Its methods are safe for concurrent use.
 type Relay struct {
 	o     Options
 	table table
 	start time.Time
 	now   atomic.Int64 // since start, as of the last Sweep
-	// fragID is the identification of the last datagram that was cut: no two of one pod and one address may have the same.
+	// fragID is the identification of the last datagram that was cut. Datagrams of one pod and one address must not
+	// share one.
 	fragID atomic.Uint32
-	// strange counts datagrams from whom the pod has not sent to.
+	// strange counts datagrams from senders that the pod has not sent to.
 	strange atomic.Uint64
 
-	// Who may have how many; charged by Options.Owner.
+	// The shares of sockets and conversations, charged to Options.Owner of the pods' addresses.
 	sockets *share.Limit[packet.Addr, *mapping]
 	talks   *share.Limit[packet.Addr, *conversation]
 
@@ -80,7 +81,7 @@ type Relay struct {
 	}
 }
 
-// New makes a Relay without conversations. Somebody must call Run, or Sweep from time to time.
+// New makes a Relay without conversations. The caller must call Run, or Sweep from time to time.
 func New(o Options) *Relay {
 	o.MaxSockets = cmp.Or(o.MaxSockets, defaultSockets)
 	if o.Owner == nil {
@@ -94,9 +95,9 @@ func New(o Options) *Relay {
 	}
 }
 
-// Send sends the datagrams of p, which a pod sent, on their way. p is UDP and whole, its checksum right or partial; it
-// is borrowed. Without DontFragment the host may fragment. With ErrTooBig comes the largest IP packet, in bytes, that
-// fits.
+// Send sends the datagrams of p, which a pod sent, to the outside. p is UDP and unfragmented, and its checksum is right
+// or partial. Send does not keep p. Without p.DontFragment the host may fragment the datagram. mtu is set with
+// ErrTooBig only: it is the size of the largest IP packet that fits, in bytes.
 func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	c := r.table.find(&p.Tuple)
 	known := c != nil && c.m.acquire()
@@ -109,13 +110,13 @@ func (r *Relay) Send(p *packet.Packet) (mtu int, err error) {
 	c.touch()
 	mtu, err = c.send(p)
 	if err != nil && !known && err != ErrBusy && err != ErrTooBig {
-		r.end(c) // nothing was sent, so nothing comes back
+		r.end(c) // nothing was sent, so no answer can come
 	}
 	return mtu, err
 }
 
-// open begins a conversation, or finds one that somebody else begins at this moment, and gives it with its mapping
-// acquired.
+// open begins a conversation, or finds one that another goroutine has just begun. It returns the conversation with its
+// mapping acquired.
 func (r *Relay) open(t *packet.Tuple) (*conversation, error) {
 	for {
 		m, err := r.mapping(packet.Endpoint{Addr: t.Src, Port: t.SrcPort})
@@ -146,8 +147,8 @@ func (r *Relay) open(t *packet.Tuple) (*conversation, error) {
 	}
 }
 
-// insert adds c, or gives the other one of the same tuple that is there already, acquired. It gives nil when c or
-// its mapping has ended.
+// insert adds c and returns it. If a conversation with the same tuple exists already, insert returns that one,
+// acquired. It returns nil when c or its mapping has ended.
 func (r *Relay) insert(c *conversation) (there *conversation) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -165,7 +166,7 @@ func (r *Relay) insert(c *conversation) (there *conversation) {
 	return c
 }
 
-// mapping gives the mapping of an address and port of a pod, acquired. A new one has no conversations yet.
+// mapping returns the mapping of an address and port of a pod, acquired. A new one has no conversations yet.
 func (r *Relay) mapping(pod packet.Endpoint) (*mapping, error) {
 	if m := r.mapped(pod); m != nil {
 		return m, nil
@@ -196,7 +197,7 @@ func (r *Relay) mapping(pod packet.Endpoint) (*mapping, error) {
 	case other != nil:
 		return other, nil
 	}
-	return nil, ErrTooMany // it lost its place before it was used
+	return nil, ErrTooMany // the new socket was taken away again before it was used
 }
 
 func (r *Relay) mapped(pod packet.Endpoint) *mapping {
@@ -204,13 +205,13 @@ func (r *Relay) mapped(pod packet.Endpoint) *mapping {
 	defer r.mu.Unlock()
 	m := r.mappings[pod]
 	if m != nil {
-		m.users.Add(1) // one that ends leaves mappings first
+		m.users.Add(1) // m is in use: a mapping that ends is removed from mappings first
 	}
 	return m
 }
 
-// newMapping opens a socket within the bound. Where descriptors or ports have run out before that, a pod that has many
-// gives one.
+// newMapping opens a socket within the bound. If descriptors or ports run out before the bound is reached, a pod that
+// has many gives one up.
 func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
 	m := &mapping{r: r, pod: pod}
 	m.claim.Value = m
@@ -235,7 +236,7 @@ func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
 	return m, nil
 }
 
-// end ends c, once, and its mapping with the last. Who uses it at this moment may finish.
+// end ends c, once, and its mapping with the last conversation. A goroutine that is using c may finish.
 func (r *Relay) end(c *conversation) {
 	r.mu.Lock()
 	there := c.place < len(r.order) && r.order[c.place] == c
@@ -253,7 +254,7 @@ func (r *Relay) end(c *conversation) {
 	}
 }
 
-// remove takes c out of everything but the bounds. The caller holds mu.
+// remove removes c from everything but the bounds. The caller holds mu.
 func (r *Relay) remove(c *conversation) {
 	heap.Remove(&r.order, c.place)
 	r.table.remove(c)
@@ -265,7 +266,8 @@ func (r *Relay) remove(c *conversation) {
 	c.m.talks = talks[:last]
 }
 
-// vacate takes m out of the mappings if it is there and has no conversations. The caller holds mu, and drops m then.
+// vacate removes m from the mappings if it has no conversations, and reports whether it did. The caller holds mu, and
+// drops m after releasing it.
 func (r *Relay) vacate(m *mapping) bool {
 	if m.gone || len(m.talks) > 0 {
 		return false
@@ -275,7 +277,7 @@ func (r *Relay) vacate(m *mapping) bool {
 	return true
 }
 
-// drop gives up what vacate took out.
+// drop releases a mapping that vacate has removed.
 func (r *Relay) drop(m *mapping) {
 	r.sockets.Release(&m.claim)
 	m.release()
@@ -291,7 +293,7 @@ func (r *Relay) endVacant(m *mapping) {
 	}
 }
 
-// endMapping ends all conversations of m, and m.
+// endMapping ends m and all its conversations.
 func (r *Relay) endMapping(m *mapping) {
 	r.mu.Lock()
 	was := m.gone
@@ -313,7 +315,8 @@ func (r *Relay) endMapping(m *mapping) {
 	}
 }
 
-// endIdle ends the conversation idle for longest if it was last used before that time. It reports whether it did.
+// endIdle ends the conversation that has been idle for longest, if its last use was before that time since start. It
+// reports whether it did.
 func (r *Relay) endIdle(before time.Duration) bool {
 	r.mu.Lock()
 	c := r.order.oldest()
@@ -325,7 +328,7 @@ func (r *Relay) endIdle(before time.Duration) bool {
 	return found
 }
 
-// endAll ends the mappings that have the address, or all.
+// endAll ends the mappings of those pods for which of returns true.
 func (r *Relay) endAll(of func(packet.Addr) bool) {
 	r.mu.Lock()
 	var gone []*mapping
@@ -340,13 +343,13 @@ func (r *Relay) endAll(of func(packet.Addr) bool) {
 	}
 }
 
-// Forget ends the conversations of a pod that is gone.
+// Forget ends the conversations of a pod that was removed.
 func (r *Relay) Forget(pod netip.Addr) {
 	gone := packet.AddrFrom(pod)
 	r.endAll(func(a packet.Addr) bool { return a == gone })
 }
 
-// Sweep sets the Relay's clock and ends the conversations that have been idle for too long.
+// Sweep sets the Relay's clock and ends the conversations that have been idle for longer than Options.Idle.
 func (r *Relay) Sweep(now time.Time) {
 	t := now.Sub(r.start)
 	r.now.Store(int64(t))
@@ -368,27 +371,27 @@ func (r *Relay) Run(ctx context.Context) {
 	}
 }
 
-// Stats are what is in use now, and counters since New.
+// Stats holds what is in use now, and counters since New.
 type Stats struct {
-	// Sockets is one for each address and port of a pod, and Conversations are with whom they talk.
+	// Sockets counts one for each address and port of a pod. Conversations counts whom these talk to.
 	Sockets, Conversations share.Stats
-	// Strange counts datagrams for a pod from somebody whom it has not sent to. They are dropped.
+	// Strange counts datagrams for a pod from senders that it has not sent to. They are dropped.
 	Strange uint64
 }
 
-// Stats tells the state and the counters.
+// Stats returns the current use and the counters.
 func (r *Relay) Stats() Stats {
 	return Stats{Sockets: r.sockets.Stats(), Conversations: r.talks.Stats(), Strange: r.strange.Load()}
 }
 
-// Len is the number of conversations.
+// Len returns the number of conversations.
 func (r *Relay) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.order)
 }
 
-// Close ends all conversations and lets none begin.
+// Close ends all conversations. No new one can begin.
 func (r *Relay) Close() {
 	r.mu.Lock()
 	r.closed = true

@@ -43,7 +43,7 @@ func TestThereAndBack(t *testing.T) {
 			if ports = slices.Compact(ports); len(ports) != 1 || w.relay.Len() != 1 {
 				t.Errorf("one conversation used ports %v", ports)
 			}
-			// Another of the pod's ports is another conversation.
+			// Another port of the pod has another conversation.
 			spec.Src = netip.AddrPortFrom(spec.Src.Addr(), 5001)
 			w.send(from(t, spec, 0))
 			if _, client := hear(t, out); client.Port() == ports[0] {
@@ -53,7 +53,7 @@ func TestThereAndBack(t *testing.T) {
 	}
 }
 
-// What stands behind a datagram in its packet does not belong to it, and IPv4 allows a datagram without checksum.
+// Bytes after a datagram in its packet do not belong to it, and IPv4 allows a datagram without checksum.
 func TestOddPackets(t *testing.T) {
 	w, out := newWorld(t, Options{}), server(t, families[0].outside)
 	ip := netstacktest.Spec{
@@ -93,7 +93,7 @@ func TestSuperframes(t *testing.T) {
 					rest = rest[min(size, len(rest)):]
 				}
 				sendMany(t, out, client, spec.Payload, size)
-				// On the loopback they stay one message.
+				// On the loopback they stay one coalesced message.
 				back := w.frame()
 				if !bytes.Equal(back.IP[back.Payload:], spec.Payload) || back.VNet.GSOType != packet.GSOUDPL4 || back.VNet.GSOSize != size {
 					t.Errorf("what came back is %d bytes of GSO size %d", back.Len(), back.VNet.GSOSize)
@@ -103,7 +103,7 @@ func TestSuperframes(t *testing.T) {
 	}
 }
 
-// sendMany sends data in datagrams of size bytes by one call.
+// sendMany sends data in datagrams of size bytes, with one system call.
 func sendMany(t *testing.T, c *net.UDPConn, to netip.AddrPort, data []byte, size uint16) {
 	t.Helper()
 	ctl := make([]byte, unix.CmsgSpace(2))
@@ -116,7 +116,7 @@ func sendMany(t *testing.T, c *net.UDPConn, to netip.AddrPort, data []byte, size
 	}
 }
 
-// Datagrams of all sizes come back in order, whether they came together or not.
+// Datagrams of all sizes come back in order, whether they arrived together or not.
 func TestManyComeBack(t *testing.T) {
 	for _, f := range families {
 		w, out := newWorld(t, Options{}), server(t, f.outside)
@@ -127,7 +127,7 @@ func TestManyComeBack(t *testing.T) {
 		for i, n := range []int{100, 100, 100, 50, 50, 0, 0, 1200, 7, 1372, 1372, 1372, 3, 100, 200} {
 			want = append(want, pattern(n, byte(i)))
 		}
-		for range 4 { // the socket's buffer holds as many
+		for range 4 { // as many as the socket's buffer holds
 			for _, b := range want {
 				if _, err := out.WriteToUDPAddrPort(b, client); err != nil {
 					t.Fatal(err)
@@ -140,7 +140,7 @@ func TestManyComeBack(t *testing.T) {
 	}
 }
 
-// A datagram larger than the pods' MTU comes in fragments, coalesced by the kernel or not.
+// A datagram larger than the pods' MTU arrives in fragments, whether the kernel has coalesced it with others or not.
 func TestFragmentsForThePod(t *testing.T) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestFragmentsForThePod(t *testing.T) {
 	}
 }
 
-// reassembled takes the fragments of one datagram, which come in order, and gives its data.
+// reassembled reads the fragments of one datagram, which come in order, and returns its data.
 func (w *world) reassembled() []byte {
 	w.t.Helper()
 	var ip []byte
@@ -229,7 +229,7 @@ func TestRefusedIsTold(t *testing.T) {
 	}
 }
 
-// What the host knows of the path's MTU is the pod's to respect, unless it lets others fragment.
+// A datagram larger than the path MTU that the host knows is refused with that MTU, unless it may be fragmented.
 func TestPathMTU(t *testing.T) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -294,7 +294,7 @@ func TestIdleConversationsEnd(t *testing.T) {
 	_, client := hear(t, out)
 	hear(t, out)
 	after(40 * time.Second)
-	// An answer keeps the conversation, too.
+	// An answer keeps the conversation as well.
 	if _, err := out.WriteToUDPAddrPort([]byte("answer"), client); err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// With no room, the conversation idle for longest goes.
+// When there is no room, the longest idle conversation ends.
 func TestBound(t *testing.T) {
 	w, out := newWorld(t, Options{MaxSockets: 3}), server(t, families[1].outside)
 	of := func(port uint16) *packet.Packet {
@@ -356,7 +356,7 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// Without descriptors, a new conversation takes the place of the oldest.
+// When descriptors run out, a new conversation takes the place of the oldest.
 func TestDescriptorsRunOut(t *testing.T) {
 	w, out := newWorld(t, Options{}), server(t, families[0].outside)
 	of := func(port uint16) *packet.Packet {
@@ -376,7 +376,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
 	}
-	// Below the limit no number is free, but the socket that made room had another.
+	// No number below the limit is free: the socket that was closed to make room had a higher one.
 	if !errors.Is(err, unix.EMFILE) || w.relay.Len() != 0 {
 		t.Errorf("%v with %d conversations", err, w.relay.Len())
 	}
@@ -397,7 +397,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// Pods send while conversations end of all causes.
+// Pods send while conversations end for every possible reason.
 func TestConcurrent(t *testing.T) {
 	w, out := newWorld(t, Options{MaxSockets: 4, Idle: time.Millisecond}), server(t, families[0].outside)
 	ctx, stop := context.WithCancel(context.Background())

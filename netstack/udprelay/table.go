@@ -9,13 +9,14 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// table finds conversations by what their pod sends. find may be called at any time, add and remove by one at a time.
+// table finds conversations by the tuple of what their pod sends. find may be called at any time; calls of add and
+// remove must not overlap.
 type table struct {
 	seed    uint64
 	buckets []atomic.Pointer[conversation] // a power of two of them
 }
 
-// newTable makes a table that is fast for up to n conversations.
+// newTable makes a table with enough buckets for n conversations.
 func newTable(n int) table {
 	return table{seed: rand.Uint64(), buckets: make([]atomic.Pointer[conversation], 1<<bits.Len(uint(n)))}
 }
@@ -38,7 +39,7 @@ func (t *table) add(c *conversation) {
 	b.Store(c)
 }
 
-// remove takes out c, which is in the table. c.next stays: a reader may be standing there.
+// remove removes c, which is in the table. c.next stays set, because a reader may be standing on c.
 func (t *table) remove(c *conversation) {
 	at := t.bucket(&c.tuple)
 	for at.Load() != c {
@@ -47,7 +48,7 @@ func (t *table) remove(c *conversation) {
 	at.Store(c.next.Load())
 }
 
-// order is a heap of conversations by known, which is when each was last used or a time before that.
+// order is a heap of conversations by known, which is the time of a conversation's last use or an earlier one.
 type order []*conversation
 
 func (o order) Len() int           { return len(o) }
@@ -71,8 +72,8 @@ func (o *order) Pop() any {
 	return c
 }
 
-// oldest gives the conversation that has been idle for longest, nil when there is none: the first of which what is
-// known is true, since all others were last used after what is known of them.
+// oldest returns the conversation that has been idle for longest, or nil when there is none. It is the first one whose
+// known time is up to date, because all others were last used no earlier than their known times, which are later.
 func (o *order) oldest() *conversation {
 	for len(*o) > 0 {
 		c := (*o)[0]
