@@ -10,7 +10,7 @@ type Config struct {
 	Routes []Route
 	// Default answers what no route matches; nil answers 404.
 	Default *ServicePort
-	// Certificates by SNI name.
+	// Certificates by SNI name. Of several for one host the first is served that is valid and that the client can use.
 	Certificates []Certificate
 }
 

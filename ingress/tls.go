@@ -1,7 +1,6 @@
 package ingress
 
 import (
-	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,17 +19,23 @@ import (
 )
 
 // certificates by lower-case host: "a.example", ".example" for "*.example", "" for those given without hosts. The
-// several of one host are ordered by name.
+// several of one host are in the order of the Config. Each has its Leaf.
 type certificates map[string][]*tls.Certificate
 
 func newCertificates(list []Certificate) (certificates, error) {
 	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b Certificate) int { return cmp.Compare(a.Name, b.Name) })
 	byHost := certificates{}
 	for i := range list {
 		c := &list[i]
 		if len(c.Cert.Certificate) == 0 || c.Cert.PrivateKey == nil {
 			return nil, fmt.Errorf("certificate %s: expected a certificate and its private key", c.Name)
+		}
+		if c.Cert.Leaf == nil {
+			leaf, err := x509.ParseCertificate(c.Cert.Certificate[0])
+			if err != nil {
+				return nil, fmt.Errorf("certificate %s: %w", c.Name, err)
+			}
+			c.Cert.Leaf = leaf
 		}
 		hosts := c.Hosts
 		if len(hosts) == 0 {
@@ -47,34 +52,43 @@ func newCertificates(list []Certificate) (certificates, error) {
 	return byHost, nil
 }
 
-// choose returns nil when there is no certificate for the client's SNI. Of several, the first whose key and
-// signature algorithm the client can use.
-func (cs certificates) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
+// choose returns nil when there is no certificate for the client's SNI. The first is taken that is valid now and that the
+// client can use, by its host and algorithms; those of the exact host come before those of a wildcard. When none is
+// valid, the client is to see one that is not.
+func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Certificate {
 	name := strings.ToLower(match.Hostname(hello.ServerName))
-	var list []*tls.Certificate
+	var exact, wildcard []*tls.Certificate
 	if name != "" {
-		list = cs[name]
-		if dot := strings.IndexByte(name, '.'); list == nil && dot > 0 {
-			list = cs[name[dot:]]
+		exact = cs[name]
+		if dot := strings.IndexByte(name, '.'); dot > 0 {
+			wildcard = cs[name[dot:]]
 		}
 	}
-	if list == nil {
-		list = cs[""]
+	if len(exact)+len(wildcard) == 0 {
+		exact = cs[""]
 	}
-	for _, c := range list {
-		if hello.SupportsCertificate(c) == nil {
-			return c
+	var best *tls.Certificate
+	rank := 0
+	for _, list := range [...][]*tls.Certificate{exact, wildcard} {
+		for _, c := range list {
+			n := 1
+			if hello.SupportsCertificate(c) == nil {
+				n = 2
+				if !now.Before(c.Leaf.NotBefore) && !now.After(c.Leaf.NotAfter) {
+					return c
+				}
+			}
+			if n > rank {
+				best, rank = c, n
+			}
 		}
 	}
-	if len(list) > 0 {
-		return list[0]
-	}
-	return nil
+	return best
 }
 
 // certificate is tls.Config.GetCertificate.
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := s.state.Load().certs.choose(hello); c != nil {
+	if c := s.state.Load().certs.choose(hello, time.Now()); c != nil {
 		return c, nil
 	}
 	s.stats.fallbackTLS.Add(1)

@@ -119,7 +119,7 @@ func TestTLSVersionsAndALPN(t *testing.T) {
 	}
 }
 
-// Of two certificates for one host, the first by name whose key the client can use.
+// Of two certificates for one host, the first whose key the client can use.
 func TestCertificateByKeyType(t *testing.T) {
 	ec, _ := certificate(t, "shop.example")
 	ec.Name = "default/a"
@@ -129,7 +129,7 @@ func TestCertificateByKeyType(t *testing.T) {
 	}
 	old := signed(t, key, "shop.example", "rsa.example")
 	old.Name = "default/b"
-	r := newRig(t, Options{}, Config{Certificates: []Certificate{old, ec}})
+	r := newRig(t, Options{}, Config{Certificates: []Certificate{ec, old}})
 	for suite, want := range map[uint16]string{
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256: "shop.example",
 		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256:   "shop.example rsa.example",

@@ -114,13 +114,13 @@ func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 	return nil, fmt.Sprintf("there is no Secret %s: create it, with tls.crt and tls.key", name)
 }
 
-// certificates joins what Ingresses say of their Secrets. A Secret that several entries name becomes one certificate
-// with the hosts of all.
+// certificates joins what Ingresses say of their Secrets, the older Ingress first: of several certificates for one host
+// that one is served, so that nobody takes it from others. The younger is there for when the older's cannot be used.
 func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
 	var list []ingress.Certificate
-	at := map[objectName]int{} // index in list
+	first := map[string]*tlsOwner{} // by host
 	seen := map[tlsName]bool{}
-	for _, r := range all {
+	for _, r := range byAge(all) {
 		for i := range r.tls {
 			entry := &r.tls[i]
 			pair, wrong := known.of(entry.secret)
@@ -130,25 +130,35 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 			if pair == nil {
 				continue
 			}
-			k, there := at[entry.secret]
-			if !there {
-				k = len(list)
-				at[entry.secret] = k
-				list = append(list, ingress.Certificate{Name: entry.secret.String(), Cert: *pair})
-			}
+			cert := ingress.Certificate{Name: entry.secret.String(), Cert: *pair}
 			for _, h := range hostsOf(entry, pair) {
 				if !forHost(pair, h.name) {
 					say.Warnf(r.ref, h.field, "the certificate in Secret %s is not for %s, so that clients will refuse it: it is for %s",
 						entry.secret, h.name, cmp.Or(strings.Join(pair.Leaf.DNSNames, ", "), "no host"))
 				}
+				if owner := first[h.name]; owner == nil {
+					first[h.name] = &tlsOwner{r.ref, entry.secret}
+				} else if owner.secret.namespace != entry.secret.namespace {
+					say.Warnf(r.ref, h.field, "%s has a certificate by %s already, which is older or of the lesser name, and clients get that while it can be used: leave the host to it",
+						h.name, owner.ingress)
+				}
 				if name := (tlsName{entry.secret, h.name}); !seen[name] {
 					seen[name] = true
-					list[k].Hosts = append(list[k].Hosts, h.name)
+					cert.Hosts = append(cert.Hosts, h.name)
 				}
+			}
+			if len(cert.Hosts) > 0 {
+				list = append(list, cert)
 			}
 		}
 	}
 	return list
+}
+
+// tlsOwner is who named a certificate for a host first.
+type tlsOwner struct {
+	ingress kube.Ref
+	secret  objectName
 }
 
 // tlsName is a host that the certificate of a Secret is served for.

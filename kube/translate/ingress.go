@@ -179,16 +179,21 @@ func parseBackend(obj *networkingv1.Ingress, field string, b *networkingv1.Ingre
 	return backend{field, ingress.ServicePort{Namespace: obj.Namespace, Name: b.Service.Name, Port: port}}
 }
 
+// byAge gives all, the older first, and of the same age the lesser name.
+func byAge(all []*rules) []*rules {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b *rules) int { return cmp.Or(a.created.Compare(b.created), a.ref.Compare(b.ref)) })
+	return all
+}
+
 // joinRoutes gives the routes of all Ingresses, and the default backend of one of them. Of two that want the same
 // host and path, or to be the default, the older has it, so that nobody takes from others what they had; of the same
 // age, the lesser name.
 func joinRoutes(parsed []*rules, say *kube.Report) *routes {
-	byAge := slices.Clone(parsed)
-	slices.SortStableFunc(byAge, func(a, b *rules) int { return cmp.Or(a.created.Compare(b.created), a.ref.Compare(b.ref)) })
 	var fallback *rules
 	owners := map[place]*rules{}
 	lost := map[*path]bool{}
-	for _, r := range byAge {
+	for _, r := range byAge(parsed) {
 		switch {
 		case r.fallback == nil:
 		case fallback != nil:

@@ -1,0 +1,53 @@
+package ingress
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What arrives of headers that come more than once, or in the pieces of HTTP/2, and of a Host in any form. The order of
+// values is kept, that of different headers means nothing (RFC 9110 section 5.3).
+func TestRequestsArriveAsSent(t *testing.T) {
+	var seen capture
+	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
+	const get = "GET / HTTP/1.1\r\n"
+	for _, tt := range []struct {
+		name, sent string
+		want       []string // lines
+	}{
+		{"host with a port", get + "Host: Shop.Example:8080\r\n\r\n", []string{"Host: Shop.Example:8080", "X-Forwarded-Host: Shop.Example:8080"}},
+		{"host with a dot", get + "Host: shop.example.\r\n\r\n", []string{"Host: shop.example.", "X-Forwarded-Host: shop.example."}},
+		{"host in IPv6", get + "Host: [::1]:8080\r\n\r\n", []string{"Host: [::1]:8080"}},
+		{"host with an underscore", get + "Host: my_shop.example\r\n\r\n", []string{"Host: my_shop.example"}},
+		{"empty host", get + "Host: \r\n\r\n", []string{"Host: "}},
+		{"HTTP/1.0 without a host", "GET / HTTP/1.0\r\n\r\n", []string{"Host: "}},
+		{"one header several times", get + "Host: a\r\nX-B: 2\r\nX-A: 0\r\nX-B: 1\r\nx-b: 3, 4\r\n\r\n", []string{"X-B: 2", "X-B: 1", "X-B: 3, 4"}},
+		{"credentials", get + "Host: a\r\nAuthorization: Basic eA==\r\n\r\n", []string{"Authorization: Basic eA=="}},
+		{"a range", get + "Host: a\r\nRange: bytes=0-1\r\nIf-Range: \"x\"\r\n\r\n", []string{"If-Range: \"x\"", "Range: bytes=0-1"}},
+		{"coding", get + "Host: a\r\nAccept-Encoding: br;q=1, *;q=0\r\n\r\n", []string{"Accept-Encoding: br;q=1, *;q=0"}},
+	} {
+		w := r.dial()
+		w.say(tt.sent)
+		if resp := w.answer(t, "GET"); resp.StatusCode != 200 {
+			t.Errorf("%s: got %d", tt.name, resp.StatusCode)
+		}
+		got := lines(seen.take()[0])
+		at := 0
+		for _, want := range tt.want {
+			i := slices.Index(got[at:], want)
+			if i < 0 {
+				t.Errorf("%s: the backend did not get %q in its place: %q", tt.name, want, got)
+				break
+			}
+			at += i + 1
+		}
+	}
+	// RFC 9113 section 8.2.3: the pieces of a cookie are one header in HTTP/1.1.
+	if a := r.dialH2(nil).get("/", "cookie", "a=1", "cookie", "b=2", "cookie", "c=3"); a.status != "200" {
+		t.Errorf("HTTP/2: got %+v", a)
+	}
+	if got := seen.take()[0]; !strings.Contains(got, "\r\nCookie: a=1; b=2; c=3\r\n") {
+		t.Errorf("HTTP/2: the backend got %q", got)
+	}
+}
