@@ -13,19 +13,19 @@ import (
 	"strings"
 )
 
-// arches are the architectures, as Go calls them.
+// arches lists the architectures of a release, with Go's names.
 var arches = []string{"amd64", "arm64"}
 
-// program is one of the release.
+// program is one program of the release.
 type program struct {
 	name string
-	// module is the directory of the module that it is built in, and pkg its package.
+	// module is the directory of the module in which the program is built. pkg is its package.
 	module, pkg string
-	// license is that of what is ours.
+	// license is the license of Tapestry's own programs; it is empty for others.
 	license string
 }
 
-// programs are all there are; inImage those that a node needs.
+// inImage lists the programs that a node needs, programs all of them.
 var (
 	inImage = []program{
 		{"loopback", "deploy/plugins", "github.com/containernetworking/plugins/plugins/main/loopback", ""},
@@ -35,7 +35,7 @@ var (
 	programs = append(slices.Clip(inImage), program{"tapestry-lab", ".", "./cmd/tapestry-lab", "Apache-2.0"})
 )
 
-// executable is a program that was built.
+// executable is a built program.
 type executable struct {
 	program
 	content []byte
@@ -69,8 +69,8 @@ func (r *release) build(ctx context.Context, list []program) (map[string][]execu
 }
 
 func (r *release) buildOne(ctx context.Context, p program, arch, path string) error {
-	// Without -trimpath the directory is in the program, and with a build id, which is a hash of inputs, so is what
-	// the cache was like.
+	// -trimpath keeps the directory out of the program. The empty build ID keeps out a hash of inputs, which depends on
+	// the state of the cache.
 	cmd := exec.CommandContext(ctx, r.golang, "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -buildid= -X tapestry.dev/tapestry/version.stamped="+r.version, "-o", path, p.pkg)
 	cmd.Dir = filepath.Join(r.root, p.module)
@@ -81,7 +81,7 @@ func (r *release) buildOne(ctx context.Context, p program, arch, path string) er
 	return nil
 }
 
-// environment is that of a build: nothing that whoever makes the release may have set changes what comes out.
+// environment returns the environment of a build. No setting of whoever makes the release changes the result.
 func environment(env []string, arch string) []string {
 	fixed := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off"}
 	out := slices.DeleteFunc(slices.Clone(env), func(e string) bool {
@@ -90,7 +90,7 @@ func environment(env []string, arch string) []string {
 	return append(out, fixed...)
 }
 
-// static sees to it that a program is for an architecture and needs nothing of the system it runs on.
+// static returns an error unless a program is for arch and is linked statically.
 func static(content []byte, arch string) error {
 	f, err := elf.NewFile(bytes.NewReader(content))
 	if err != nil {

@@ -18,11 +18,11 @@ import (
 	"tapestry.dev/tapestry/deploy/release/tarball"
 )
 
-// chart is the Helm chart as it lies in the repository.
+// chart is the Helm chart in the repository.
 type chart struct {
-	// version is that of the chart and of the image it names (appVersion).
+	// version is the version of the chart and of the image that it names (appVersion).
 	version string
-	// files are all of it, by the path in the chart, in the order in which helm packs them.
+	// files lists the chart's files in the order in which helm packs them. Names are paths inside the chart.
 	files []chartFile
 }
 
@@ -33,10 +33,10 @@ type chartFile struct {
 
 const chartMeta = "Chart.yaml"
 
-// versionLines are those of Chart.yaml that tell a version.
+// versionLines matches the lines of Chart.yaml that have a version.
 var versionLines = regexp.MustCompile(`(?m)^(version|appVersion): *(\S+)$`)
 
-// readChart reads the chart. Names that begin with a dot are no part of it.
+// readChart reads the chart. It leaves out names that begin with a dot.
 func readChart(dir string) (chart, error) {
 	var c chart
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -64,7 +64,7 @@ func readChart(dir string) (chart, error) {
 		return c, fmt.Errorf("read the chart: %w", err)
 	}
 	slices.SortFunc(c.files, func(a, b chartFile) int {
-		// Helm finds what a package is without reading all of it.
+		// Chart.yaml comes first, so that Helm need not read the whole package to find it.
 		return cmp.Or(-compareBool(a.name == chartMeta, b.name == chartMeta), cmp.Compare(a.name, b.name))
 	})
 	if len(c.files) == 0 || c.files[0].name != chartMeta {
@@ -88,20 +88,20 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// called is the chart under another version.
+// called returns the chart with another version.
 func (c chart) called(version string) chart {
 	out := chart{version: version, files: slices.Clone(c.files)}
 	out.files[0].content = versionLines.ReplaceAll(c.files[0].content, []byte("$1: "+version))
 	return out
 }
 
-// A version is a release's when it is a semantic one and not what git describe says of a commit behind one.
+// A version is a release's when it is a semantic version and not what git describe prints for a commit after a release.
 var (
 	released = regexp.MustCompile(`^v?([0-9]+\.[0-9]+\.[0-9]+(?:-[0-9A-Za-z.-]+)?)$`)
 	between  = regexp.MustCompile(`-[0-9]+-g[0-9a-f]+(-dirty)?$|-dirty$`)
 )
 
-// releaseName is what image and chart are called.
+// releaseName returns the version of the image and the chart.
 func releaseName(version, ofChart string) string {
 	if m := released.FindStringSubmatch(version); m != nil && !between.MatchString(version) {
 		return m[1]
@@ -109,7 +109,7 @@ func releaseName(version, ofChart string) string {
 	return ofChart
 }
 
-// pack makes a package as helm package does: everything in a directory with the chart's name.
+// pack makes a package like helm package: all files in a directory with the chart's name.
 func (c chart) pack(r *release) ([]byte, error) {
 	var out bytes.Buffer
 	z, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
@@ -126,13 +126,13 @@ func (c chart) pack(r *release) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// manifests are the plain ones, by the arguments of deploy/render that make them.
+// manifests lists the plain manifests, with the arguments of deploy/render that make each.
 var manifests = map[string][]string{
 	"tapestry.yaml":  {"-f", "../plain.yaml"},
 	"uninstall.yaml": {"--set", "uninstall=true"},
 }
 
-// writeChart writes the chart's package and the manifests, and gives the files' names.
+// writeChart writes the chart's package and the manifests, and returns the names of the files.
 func (r *release) writeChart(ctx context.Context) ([]string, error) {
 	c := r.chart.called(r.name)
 	packed, err := c.pack(r)

@@ -1,6 +1,6 @@
-// Command release makes what is given away, without Docker, a registry or Helm: the container image, the programs, the
-// chart and the manifests, their bill of materials and their checksums. The same tree and version give the same files,
-// byte for byte, wherever and whenever they are made.
+// Command release makes the files of a release without Docker, a registry or Helm: the container image, the programs,
+// the chart and the manifests, their bill of materials and their checksums. The same tree and version give the same
+// files, byte for byte, wherever and whenever they are made.
 //
 //	go run ./deploy/release [-version VERSION] [-out DIR] image|chart|all
 package main
@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-// epochVariable is where reproducible builds have the time of everything in them
+// epochVariable has the time that reproducible builds give to everything in them
 // (https://reproducible-builds.org/specs/source-date-epoch/).
 const epochVariable = "SOURCE_DATE_EPOCH"
 
@@ -65,8 +65,7 @@ type release struct {
 	root, out, version, golang string
 	time                       time.Time
 
-	// name is what image and chart are called: the version where it is that of a release, and otherwise what the chart
-	// says.
+	// name is the version of the image and the chart: the version of a release, otherwise the version in the chart.
 	name  string
 	chart chart
 }
@@ -86,7 +85,7 @@ func (r *release) complete() error {
 	return nil
 }
 
-// image makes the image alone, under a name that does not tell the version.
+// image makes only the image, in a file whose name does not contain the version.
 func (r *release) image(ctx context.Context) error {
 	built, err := r.build(ctx, inImage)
 	if err != nil {
@@ -101,7 +100,7 @@ func (r *release) chartAndManifests(ctx context.Context) error {
 	return err
 }
 
-// all makes everything, and last the checksums.
+// all makes everything, the checksums last.
 func (r *release) all(ctx context.Context) error {
 	if err := removeOld(r.out); err != nil {
 		return err

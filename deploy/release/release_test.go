@@ -29,7 +29,7 @@ func TestReleaseName(t *testing.T) {
 	}
 }
 
-// newRelease is a release of this repository.
+// newRelease returns a release of this repository.
 func newRelease(t *testing.T, version string) *release {
 	t.Helper()
 	r := &release{root: "../..", out: t.TempDir(), version: version, golang: "go", time: time.Unix(1767225600, 0)}
@@ -63,8 +63,8 @@ func packedFiles(t *testing.T, content []byte) map[string]string {
 	}
 }
 
-// TestChart: the package is the chart under the release's version, whatever is in the directory besides it and
-// whenever it was written. That Helm reads it is a test of deploy/render.
+// TestChart: the package is the chart with the release's version. It does not depend on other files in the directory or
+// on times of files. A test of deploy/render checks that Helm can read it.
 func TestChart(t *testing.T) {
 	r := newRelease(t, "v9.8.7")
 	first, err := r.chart.called(r.name).pack(r)
@@ -82,7 +82,7 @@ func TestChart(t *testing.T) {
 	if files["tapestry/.helmignore"] != "" {
 		t.Error("hidden files are in the package")
 	}
-	// Constants that values of the chart have to agree with.
+	// Values of the chart that must agree with constants.
 	uid, gid, _ := strings.Cut(user, ":")
 	for _, want := range []string{"  repository: " + repository + "\n", "\nuser: " + uid + "\n", "\ngroup: " + gid + "\n"} {
 		if !strings.Contains(files["tapestry/values.yaml"], want) {
@@ -111,8 +111,7 @@ func TestChart(t *testing.T) {
 	}
 }
 
-// TestBuildOne builds a program as a release does, in spite of what this process's environment says, and from two
-// directories.
+// TestBuildOne builds a program like a release, from two directories. The environment of this process must not matter.
 func TestBuildOne(t *testing.T) {
 	if !slices.Contains(arches, runtime.GOARCH) {
 		t.Skip("no release is for " + runtime.GOARCH)

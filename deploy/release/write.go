@@ -23,13 +23,14 @@ import (
 const (
 	// repository is the image's name; the chart's value image.repository is the same.
 	repository = "tapestry.dev/tapestry"
-	// user is whom containers run as where nobody says otherwise; the chart's values user and group are the same.
+	// user is the user and group of containers by default; the chart's values user and group are the same.
 	user = "65532:65532"
-	// sums is the file with the checksums, of the kind that sha256sum -c reads.
+	// sums is the file with the checksums, in the format of sha256sum -c.
 	sums = "SHA256SUMS"
 )
 
-// writeImage packs the image. Each program is a layer of its own: an update carries those that are others.
+// writeImage packs the image. Each program is a layer of its own, so that an update transfers only the programs that
+// changed.
 func (r *release) writeImage(path string, built map[string][]executable) error {
 	im := oci.Image{
 		Name: repository, Tag: r.name, Created: r.time,
@@ -56,7 +57,7 @@ func (r *release) writeImage(path string, built map[string][]executable) error {
 	return writeFile(path, out.Bytes())
 }
 
-// writePrograms packs the programs of an architecture, in a directory of that name.
+// writePrograms packs the programs of an architecture into a directory named dir.
 func (r *release) writePrograms(path, dir string, list []executable) error {
 	license, err := os.ReadFile(filepath.Join(r.root, "LICENSE"))
 	if err != nil {
@@ -79,7 +80,7 @@ func (r *release) writePrograms(path, dir string, list []executable) error {
 	return writeFile(path, out.Bytes())
 }
 
-// writeBill writes of what the programs are made.
+// writeBill writes the bill of materials of the programs.
 func (r *release) writeBill(path string, built map[string][]executable) error {
 	bill := sbom.Release{Name: "tapestry", Version: r.version, Created: r.time}
 	for _, arch := range arches {
@@ -113,7 +114,7 @@ func writeSums(dir string, files []string) error {
 	return writeFile(filepath.Join(dir, sums), out.Bytes())
 }
 
-// removeOld removes from dir what an earlier release left there, and nothing else.
+// removeOld removes the files of an earlier release from dir, and nothing else.
 func removeOld(dir string) error {
 	text, err := os.ReadFile(filepath.Join(dir, sums))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -134,7 +135,7 @@ func removeOld(dir string) error {
 	return os.Remove(filepath.Join(dir, sums))
 }
 
-// writeFile makes the file at path whole or not at all, with its directory.
+// writeFile writes the file at path whole or not at all. It makes the directory.
 func writeFile(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -143,7 +144,7 @@ func writeFile(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone once it is renamed
+	defer os.Remove(f.Name()) // fails after the rename
 	_, err = f.Write(content)
 	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Command render renders the chart as helm template does, for whoever has no helm: into the plain manifests of this
-// repository, and into those of a cluster with other values.
+// Command render renders the chart like helm template, for those who have no helm. It makes the plain manifests of this
+// repository, and manifests with other values.
 //
 //	go -C deploy/render run . -f values.yaml --set 'apiServers={https://192.168.1.10:6443}' >tapestry.yaml
 package main
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// several is a flag that may be given several times.
+// several is a flag that may be given more than once.
 type several []string
 
 func (s *several) String() string { return strings.Join(*s, " ") }
@@ -51,7 +51,7 @@ func run(args []string, out io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("read values from %s: %w", f, err)
 		}
-		values = chartutil.CoalesceTables(v, values) // the first goes before the second
+		values = chartutil.CoalesceTables(v, values) // the first argument takes precedence
 	}
 	for _, s := range sets {
 		if err := strvals.ParseInto(s, values); err != nil {
@@ -61,7 +61,7 @@ func run(args []string, out io.Writer) error {
 	return render(*chart, *namespace, values, out)
 }
 
-// render writes the objects of the chart in dir, in the order in which helm would make them.
+// render writes the objects of the chart in dir, in the order in which helm creates them.
 func render(dir, namespace string, values map[string]any, out io.Writer) error {
 	c, err := loader.Load(dir)
 	if err != nil {

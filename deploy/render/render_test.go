@@ -24,7 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
-// committed are the manifests of this repository, and the arguments that make them.
+// committed lists the manifests of this repository, and the arguments that make each.
 var committed = map[string][]string{
 	"../tapestry.yaml":  {"-f", "../plain.yaml"},
 	"../uninstall.yaml": {"--set", "uninstall=true"},
@@ -39,7 +39,7 @@ func rendered(t *testing.T, args ...string) []byte {
 	return out.Bytes()
 }
 
-// TestCommitted: whoever changes the chart commits what follows from it.
+// TestCommitted: the committed manifests are what the chart makes.
 func TestCommitted(t *testing.T) {
 	for file, args := range committed {
 		want, err := os.ReadFile(file)
@@ -52,8 +52,8 @@ func TestCommitted(t *testing.T) {
 	}
 }
 
-// TestPackage: Helm takes a release's package for the chart, under the release's version, and the release's manifests
-// are what it renders.
+// TestPackage: Helm reads a release's package as the chart with the release's version. The release's manifests are what
+// Helm renders from it.
 func TestPackage(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command("go", "run", "./deploy/release", "-version", "v9.8.7", "-out", dir, "chart")
@@ -89,7 +89,7 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-// decode reads manifests as strictly as an API server that is told to.
+// decode reads manifests with an API server's strict validation.
 func decode(t *testing.T, manifests []byte) []runtime.Object {
 	t.Helper()
 	codec := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
@@ -124,7 +124,7 @@ func of[T runtime.Object](list []runtime.Object) []T {
 	return out
 }
 
-// variants are values that change which objects there are.
+// variants lists values that change which objects there are.
 var variants = map[string][]string{
 	"plain":             {"-f", "../plain.yaml"},
 	"uninstall":         {"--set", "uninstall=true"},
@@ -139,15 +139,15 @@ var variants = map[string][]string{
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }
 
-// rights is everything that a container is allowed and most are not.
+// rights lists what a container is allowed that most containers are not.
 type rights struct {
 	container    string
 	capabilities []string
 	root         bool
 }
 
-// TestRights: which container may do what, in every variant. Every line that is added here is explained in
-// deploy/README.md.
+// TestRights: which container may do what, in every variant. deploy/README.md must explain every line that is added
+// here.
 func TestRights(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -208,7 +208,7 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// exceeds says in what a container may do more than it should; "" when in nothing.
+// exceeds returns a sentence that says where a container may do more than wanted; "" when nowhere.
 func exceeds(c corev1.Container, want rights) string {
 	s := c.SecurityContext
 	switch {
@@ -235,7 +235,7 @@ func exceeds(c corev1.Container, want rights) string {
 	return ""
 }
 
-// TestCapabilitiesFollowValues: what values switch off needs no right any more.
+// TestCapabilitiesFollowValues: a feature that values switch off needs no capability.
 func TestCapabilitiesFollowValues(t *testing.T) {
 	for name, want := range map[string]string{
 		"plain": "NET_ADMIN NET_BIND_SERVICE", "high ports": "NET_ADMIN", "no ingress": "NET_ADMIN", "no host TAP": "",
@@ -254,7 +254,7 @@ func TestCapabilitiesFollowValues(t *testing.T) {
 	}
 }
 
-// TestRBAC lists everything the service account may do. What is added here is explained in deploy/README.md.
+// TestRBAC lists everything that the service account may do. deploy/README.md must explain every addition.
 func TestRBAC(t *testing.T) {
 	read := "get list watch"
 	for name, want := range map[string]map[string]string{
@@ -293,7 +293,7 @@ func TestRBAC(t *testing.T) {
 	}
 }
 
-// TestSecrets: no Secret may be read but in the namespaces that are named.
+// TestSecrets: only Secrets in the named namespaces may be read.
 func TestSecrets(t *testing.T) {
 	for name := range variants {
 		var in []string // namespaces, "*" for all
@@ -327,7 +327,7 @@ func readsSecrets(r rbacv1.PolicyRule) bool {
 	return slices.Contains(r.Resources, "secrets") || slices.Contains(r.Resources, "*")
 }
 
-// TestObjects: what else has to be so.
+// TestObjects checks the other properties of the objects.
 func TestObjects(t *testing.T) {
 	for name, args := range variants {
 		objs := decode(t, rendered(t, args...))
@@ -372,7 +372,7 @@ func TestObjects(t *testing.T) {
 	}
 }
 
-// TestRefused: every wrong value is told in a sentence.
+// TestRefused: every wrong value gets a sentence that explains it.
 func TestRefused(t *testing.T) {
 	good := "apiServers={https://10.0.0.1:6443}"
 	for set, want := range map[string]string{
@@ -412,7 +412,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestValuesGoBefore: a later file before an earlier one, --set before files.
+// TestValuesGoBefore: a later file takes precedence over an earlier one, and --set over files.
 func TestValuesGoBefore(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{"a": "wireguardPort: 1111\nhealthAddress: \":1111\"\nlogLevel: warn\n", "b": "healthAddress: \":2222\"\nlogLevel: error\n"} {

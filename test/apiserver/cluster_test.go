@@ -28,21 +28,21 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// agent is the part of one that talks to the cluster.
+// agent is the part of an agent that talks to the cluster.
 type agent struct {
 	*cluster.Cluster
 	t    *testing.T
 	stop func()
 
 	mu sync.Mutex
-	// mu guards the rest.
+	// mu guards the fields below.
 	changed  *sync.Cond
 	objs     kube.Objects
 	problems []kube.Problem
 	count    int
 }
 
-// newAgent starts one, with the rights of a real one: the token of a pod of the DaemonSet's service account on that
+// newAgent starts an agent with the rights of a real one: the token of a pod of the DaemonSet's service account on that
 // node.
 func newAgent(t *testing.T, p *controlPlane, node string) *agent {
 	t.Helper()
@@ -72,7 +72,7 @@ func newAgent(t *testing.T, p *controlPlane, node string) *agent {
 	return a
 }
 
-// sees waits for a snapshot, and gives it.
+// sees waits for a snapshot that ok accepts, and returns it.
 func (a *agent) sees(what string, ok func(objs *kube.Objects, problems []kube.Problem) bool) kube.Objects {
 	a.t.Helper()
 	start := time.Now()
@@ -97,7 +97,7 @@ func hasService(objs *kube.Objects, name string) *corev1.Service {
 	return objs.Services[i]
 }
 
-// node makes a Node whose kubelet nobody misses for some time.
+// node makes a Node. No controller misses its kubelet for some time.
 func (p *controlPlane) node(name, address string) {
 	p.t.Helper()
 	p.must(http.MethodPost, "/api/v1/nodes", corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, nil)
@@ -108,7 +108,7 @@ func (p *controlPlane) node(name, address string) {
 	}}, nil)
 }
 
-// pod makes a pod on a node, which runs when it has an address.
+// pod makes a pod on a node. The pod runs when it has an address.
 func (p *controlPlane) pod(node string, pod *corev1.Pod, address string) *corev1.Pod {
 	p.t.Helper()
 	pod.Spec.NodeName = node
@@ -125,7 +125,7 @@ func (p *controlPlane) pod(node string, pod *corev1.Pod, address string) *corev1
 	return out
 }
 
-// credentials gives a directory as Kubernetes mounts it into an agent's pod on a node.
+// credentials returns a directory like the one that Kubernetes mounts into an agent's pod on that node.
 func (p *controlPlane) credentials(node string) string {
 	p.t.Helper()
 	name := "agent-" + node
@@ -166,13 +166,13 @@ func service(name string) *corev1.Service {
 
 const services = "/api/v1/namespaces/default/services"
 
-// rights are what an agent is given by our manifests.
+// rights applies the rights that Tapestry's manifests give to agents.
 func (p *controlPlane) rights() {
 	p.t.Helper()
 	p.apply("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 }
 
-// mayRead lets agents read the Secrets of a namespace, as the chart does and deploy/README.md says.
+// mayRead lets agents read the Secrets of a namespace, in the way of the chart and of deploy/README.md.
 func (p *controlPlane) mayRead(namespace string) {
 	p.t.Helper()
 	const path = "/apis/rbac.authorization.k8s.io/v1/namespaces/"
@@ -187,8 +187,7 @@ func (p *controlPlane) mayRead(namespace string) {
 	}, nil)
 }
 
-// TestCluster: an agent with the rights that our manifests give it sees a real cluster whole, and says of itself
-// what it has to.
+// TestCluster: an agent with the rights of the manifests sees all of a real cluster, and publishes its own state.
 func TestCluster(t *testing.T) {
 	p := start(t)
 	p.rights()
@@ -204,7 +203,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("ServiceCIDRs %v, %d namespaces", objs.ServiceCIDRs, len(objs.Namespaces))
 	}
 
-	// A pod becomes an endpoint, by the real controllers.
+	// The real controllers make the pod an endpoint.
 	address := netip.MustParsePrefix(objs.Nodes[1].Spec.PodCIDRs[0]).Addr().Next().Next().Next().String()
 	began := time.Now()
 	p.pod("n2", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{"app": "web"}}}, address)
@@ -226,12 +225,12 @@ func TestCluster(t *testing.T) {
 		t.Errorf("the Service came to %+v", r.Services.Services)
 	}
 
-	// What it says of itself is there, once, and the node may take pods.
+	// The agent's state is published once, and the node accepts pods.
 	st := kube.NodeStatus{Name: "n1", PublicKey: "key", Endpoint: netip.MustParseAddrPort("192.0.2.1:51820"), Features: []string{"partial-checksums"}, Ready: true}
 	a.Publish(st)
 	var n corev1.Node
 	await.Until(t, "published", func() bool {
-		n = corev1.Node{} // lists in JSON are filled up
+		n = corev1.Node{} // decoding JSON into an old object would merge the two
 		p.must(http.MethodGet, "/api/v1/nodes/n1", nil, &n)
 		return n.Annotations[kube.PublicKeyAnnotation] == "key" && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionFalse
@@ -249,7 +248,7 @@ func TestCluster(t *testing.T) {
 		t.Error("the Node was changed though there was nothing new to say")
 	}
 
-	// An Ingress with its Secret, which no agent may read before it is let, a policy, and an address that a pod
+	// An Ingress with its Secret, which no agent may read before it is allowed to, a policy, and an address that a pod
 	// asks for.
 	p.must(http.MethodPost, "/api/v1/namespaces/default/secrets", corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "cert"}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": []byte("c"), "tls.key": []byte("k")},
@@ -272,7 +271,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("the Ingress has the problems %v", told)
 	}
 	p.mayRead("default")
-	a.stop() // the next one asks at once
+	a.stop() // the next agent asks at once
 	a = newAgent(t, p, "n1")
 	objs = a.sees("Secret and policy", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return len(objs.Secrets) == 1 && len(objs.Withheld) == 0 && string(objs.Secrets[0].Data["tls.key"]) == "k" && len(problems) == 1 && strings.Contains(problems[0].Message, "not enforced")
@@ -282,7 +281,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("the pod asks for %q, %v", ips, err)
 	}
 
-	// Events, which the API server finds good and shows with the object.
+	// The API server accepts events and shows them with the object.
 	a.Report(&objs, []kube.Problem{{Severity: kube.Error, Object: kube.Ref{Kind: "Service", Namespace: "default", Name: "web"}, Field: "spec.x", Message: "cannot be served"}}, nil)
 	var events corev1.EventList
 	await.Until(t, "events", func() bool {
@@ -302,8 +301,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// TestRights: the rights of an agent end at its own Node, and a changed key of another Node is believed because of
-// that.
+// TestRights: an agent may change only its own Node. Therefore a changed key of another Node is believed.
 func TestRights(t *testing.T) {
 	p := start(t)
 	p.rights()
@@ -317,7 +315,7 @@ func TestRights(t *testing.T) {
 	a.sees("the key", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return objs.Nodes[1].Annotations[kube.PublicKeyAnnotation] == "two" && len(problems) == 0
 	})
-	// What n1's token may do: a policy takes a moment to be in force.
+	// What n1's token may do. A policy takes a moment to take effect.
 	thief := p.as(p.credentials("n1"))
 	refused := func(verb, path string, body any, why string) func() bool {
 		return func() bool {
@@ -357,7 +355,7 @@ func keyPatch(key string) any {
 	return map[string]any{"metadata": map[string]any{"annotations": map[string]string{kube.PublicKeyAnnotation: key}}}
 }
 
-// TestRestarts: the control plane is killed and comes back, then comes back with what its etcd held before.
+// TestRestarts: the control plane is killed and restarted, and then restarted with an older state of its etcd.
 func TestRestarts(t *testing.T) {
 	p := start(t)
 	p.rights()

@@ -1,7 +1,7 @@
-// Package apiserver_test has package kube/cluster talk to a real control plane: etcd, API server and controllers of
-// Kubernetes, in one process that needs no root. Nodes and pods are made up; what follows from them is not.
+// Package apiserver_test runs package kube/cluster against a real control plane: etcd, API server and controllers of
+// Kubernetes in one process that needs no root. Nodes and pods are made up; the controllers' reactions are real.
 //
-// "make api-test" builds the control plane and runs them. Without it they are skipped.
+// "make api-test" builds the control plane and runs the tests. Without it they are skipped.
 package apiserver_test
 
 import (
@@ -28,7 +28,7 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// controlPlane is a program that a test starts and stops.
+// controlPlane is the control plane's process, which a test starts and stops.
 type controlPlane struct {
 	t    testing.TB
 	dir  string
@@ -40,10 +40,10 @@ type controlPlane struct {
 	client
 }
 
-// client does requests with somebody's rights.
+// client makes requests with the rights of one user.
 type client struct{ rest *rest.RESTClient }
 
-// program is the control plane's, or the test is skipped.
+// program returns the path of the control plane's program. Without it the test is skipped.
 func program(t testing.TB) string {
 	path := os.Getenv("TAPESTRY_CONTROL_PLANE")
 	if path == "" {
@@ -52,7 +52,7 @@ func program(t testing.TB) string {
 	return path
 }
 
-// start begins a cluster of its own for the test.
+// start starts a cluster for the test alone.
 func start(t testing.TB) *controlPlane {
 	program(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -91,7 +91,7 @@ func (p *controlPlane) start() {
 	}
 }
 
-// as gives a client with the token in a directory.
+// as returns a client with the token in a directory.
 func (p *controlPlane) as(credentials string) client {
 	c := rest.AnonymousClientConfig(p.config)
 	c.BearerTokenFile = filepath.Join(credentials, "token")
@@ -102,7 +102,7 @@ func (p *controlPlane) as(credentials string) client {
 	return client{r}
 }
 
-// stop ends it as a machine does that loses its power: what is written is written.
+// stop ends the control plane like a power failure: only what is written to disk is kept.
 func (p *controlPlane) stop() {
 	if p.run == nil {
 		return
@@ -121,7 +121,7 @@ func (p *controlPlane) kubeconfig() string { return filepath.Join(p.dir, "admin.
 
 func (p *controlPlane) url() string { return fmt.Sprintf("https://127.0.0.1:%d", p.port) }
 
-// call does a request with body as JSON or, if it is bytes, as an apply patch; out may be nil.
+// call makes a request. body is sent as JSON or, if it is bytes, as an apply patch. out may be nil.
 func (p client) call(verb, path string, body, out any) error {
 	r := p.rest.Verb(verb).AbsPath(path)
 	switch b := body.(type) {
@@ -156,7 +156,7 @@ func (p *controlPlane) must(verb, path string, body, out any) {
 	}
 }
 
-// paths are where the kinds of our own manifests are.
+// paths has the request path of each kind in Tapestry's manifests.
 var paths = map[string]string{
 	"ServiceAccount":                   "/api/v1/namespaces/kube-system/serviceaccounts/",
 	"ClusterRole":                      "/apis/rbac.authorization.k8s.io/v1/clusterroles/",
@@ -165,7 +165,7 @@ var paths = map[string]string{
 	"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/",
 }
 
-// apply applies the objects of those kinds out of the manifests that we ship.
+// apply applies the objects of those kinds from Tapestry's manifests.
 func (p *controlPlane) apply(kinds ...string) {
 	p.t.Helper()
 	data, err := os.ReadFile("../../deploy/tapestry.yaml")

@@ -1,5 +1,5 @@
-// Package await is how tests wait for what another goroutine, process or kernel does: for as long as it takes, on a
-// busy machine too.
+// Package await lets tests wait for another goroutine, a process or the kernel. A wait takes as long as it needs, also
+// on a busy machine.
 package await
 
 import (
@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// patience is how long a test waits before it takes what it waits for to be missing. It is no measure of speed: only a
-// test that fails takes so long.
+// patience is how long a test waits before it fails. It is no measure of speed: only a failing test takes so long.
 const patience = time.Minute
 
-// pause lies between two looks. Nothing tells when it is time to look again.
+// pause is the time between two checks. Nothing signals when to check again.
 const pause = time.Millisecond
 
-// Until returns when ok does. It ends the test when that does not happen; what says what was waited for.
+// Until returns when ok returns true. If that takes too long it ends the test; what names what the test waited for.
 func Until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(pause) {

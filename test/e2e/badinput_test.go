@@ -19,12 +19,13 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// mistake is a file that has to be refused.
+// mistake is a file that must be refused.
 type mistake struct {
 	name string
-	// yaml has the mistake in the line that says "# here", or in an object that begins there.
+	// yaml has the mistake in the line with "# here", or in an object that begins there.
 	yaml string
-	// says are the object, the field, what is wrong and what to do. The file and the line are always wanted.
+	// says lists what the message must contain: the object, the field, what is wrong and what to do. The file and the
+	// line are always wanted.
 	says []string
 }
 
@@ -32,7 +33,7 @@ func pinned(name, node, addr string) string {
 	return strings.Replace(podYAML(name, node), "annotations: {", "annotations: {tapestry.dev/pod-ips: \""+addr+"\", ", 1)
 }
 
-// here marks the first line after the document's separator.
+// here marks the first line after the document separator.
 func here(yaml string) string {
 	return strings.Replace(yaml, "\n", "\n# here\n", 1)
 }
@@ -58,7 +59,7 @@ func mistakes(t *testing.T) []mistake {
 	}
 }
 
-// mismatchedSecret has a good certificate and a good key that do not belong together.
+// mismatchedSecret returns a Secret with a valid certificate and a valid key of different key pairs.
 func mismatchedSecret(t *testing.T) string {
 	t.Helper()
 	var keys [2]*ecdsa.PrivateKey
@@ -87,13 +88,13 @@ func mismatchedSecret(t *testing.T) string {
 		text("CERTIFICATE", cert), text("PRIVATE KEY", key))
 }
 
-// told checks a sentence about the mistake, in the file at path.
+// told checks the sentence about the mistake in the file at path.
 func (m *mistake) told(t *testing.T, sentence, path string) {
 	t.Helper()
 	contains(t, sentence, m.says...)
 	line := 1 + strings.Count(m.yaml[:strings.Index(m.yaml, "# here")], "\n")
-	// Where an object begins is the line after the mark, which is a line of its own then. What does not parse is told
-	// with the line where the parser gave up, which may be the next.
+	// An object begins in the line after the mark, which is then a line of its own. A syntax error is reported with the
+	// line at which the parser gave up, which may be the next line.
 	for _, l := range []int{line, line + 1} {
 		if strings.Contains(sentence, fmt.Sprintf("%s:%d: ", path, l)) {
 			return
@@ -102,7 +103,8 @@ func (m *mistake) told(t *testing.T, sentence, path string) {
 	t.Errorf("%q does not say %s:%d", sentence, path, line)
 }
 
-// TestRefusedAtStart starts labs with mistakes from the command line: one sentence, exit status 1, nothing left.
+// TestRefusedAtStart starts labs with mistakes from the command line. Each prints one sentence, exits with status 1,
+// and leaves nothing behind.
 func TestRefusedAtStart(t *testing.T) {
 	for _, m := range mistakes(t) {
 		t.Run(m.name, func(t *testing.T) {
@@ -129,7 +131,7 @@ func TestRefusedAtStart(t *testing.T) {
 	}
 }
 
-// TestRefusedWhileRunning makes the same mistakes in the file of a lab under traffic: nothing of the version with the
+// TestRefusedWhileRunning puts the same mistakes into the file of a lab under traffic. Nothing of the version with the
 // mistake is applied, nobody is harmed, and a good version afterwards is applied.
 func TestRefusedWhileRunning(t *testing.T) {
 	c := up(t, "edited", baseYAML)
@@ -138,7 +140,7 @@ func TestRefusedWhileRunning(t *testing.T) {
 	pods := len(before.Pods)
 	for i, m := range mistakes(t) {
 		t.Run(m.name, func(t *testing.T) {
-			// Every version also has a good pod, which must not come.
+			// Every version also has a good pod, which must not be started.
 			m.yaml += podYAML("half", "node-1")
 			c.write(t, m.yaml)
 			st := c.until(t, "the mistake is told", func(st *lab.Status) bool {
@@ -154,7 +156,7 @@ func TestRefusedWhileRunning(t *testing.T) {
 					t.Errorf("pod %s was harmed: %+v became %+v", p.Name, p, *now)
 				}
 			}
-			// A good version is applied, and the next mistake is told anew.
+			// A good version is applied. The next mistake is then reported again.
 			c.edit(t, baseYAML+podYAML(fmt.Sprintf("good-%d", i), "node-2"))
 			before = c.until(t, "the good pod of the version before is gone", func(st *lab.Status) bool { return len(st.Pods) == pods+1 })
 			c.answered(t, lab.Pod("client"), "tcp", at(c.addr(t, fmt.Sprintf("good-%d", i), false), 9000), fmt.Sprintf("good-%d", i))
@@ -163,14 +165,14 @@ func TestRefusedWhileRunning(t *testing.T) {
 	talking.unharmed(t)
 }
 
-// TestOnlyWarned brings up what works in part: the sentence says what does not, and the rest works.
+// TestOnlyWarned brings up a lab that works in part. The sentence says what does not work, and the rest works.
 func TestOnlyWarned(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lab.yaml")
 	yaml := nodesYAML + podYAML("client", "node-1") + podYAML("near", "node-1") + serviceYAML("nobody", "nobody", 0)
 	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The lab is in the background, as a user has it who goes on in the same terminal.
+	// The lab is in the background, like that of a user who continues in the same terminal.
 	if got := tapestryLab(t, "up", "--name", "warned", "-f", path, "--detach", "--wait"); got.code != 0 {
 		t.Fatalf("exit status %d: %s", got.code, got.stderr)
 	} else {
@@ -186,7 +188,7 @@ func TestOnlyWarned(t *testing.T) {
 		t.Errorf("the Service of nobody: %q, want it refused", a.Error)
 	}
 
-	// A pod whose command does not exist stays unready, alone.
+	// Only the pod whose command does not exist stays unready.
 	c.write(t, yaml+strings.NewReplacer("args:", "command: [no-such-program]\n    args:").Replace(podYAML("bad", "node-1"))+podYAML("late", "node-1"))
 	st := c.until(t, "the command is told", func(st *lab.Status) bool {
 		return podOf(st, "late").Ready && problem(st, "pod default/bad", "container server", `command "no-such-program" not found`, "a program of this machine in PATH")
@@ -199,7 +201,7 @@ func TestOnlyWarned(t *testing.T) {
 	}
 }
 
-// TestAgentTwice starts the command line of a node's agent once more.
+// TestAgentTwice starts the command line of a node's agent a second time.
 func TestAgentTwice(t *testing.T) {
 	c := up(t, "twice", baseYAML)
 	pid := nodeOf(c.status(t), "node-1").PID

@@ -14,11 +14,11 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// mayBeNothing tells the figures that can be 0 in a short measurement: what was lost, and the processors' time, which
-// is counted in hundredths of a second.
+// mayBeNothing reports whether a figure may be 0 in a short measurement: loss, and processor time, which is counted in
+// hundredths of a second.
 func mayBeNothing(r bench.Row) bool { return r.Unit == "%" || strings.HasSuffix(r.Case, " cpu") }
 
-// benchRows runs the benchmark and gives what it printed, by subject.
+// benchRows runs the benchmark and returns the rows that it printed, by subject.
 func benchRows(t *testing.T, args ...string) map[string][]bench.Row {
 	t.Helper()
 	got := tapestryLab(t, append(append([]string{"bench"}, args...), "--rounds", "1", "--time", "50ms", "--json")...)
@@ -40,7 +40,7 @@ func benchRows(t *testing.T, args ...string) map[string][]bench.Row {
 	return rows
 }
 
-// TestBench measures our paths beside a baseline, from the command line.
+// TestBench measures paths of Tapestry beside a baseline, from the command line.
 func TestBench(t *testing.T) {
 	pod := benchRows(t, "pod", "--subject", "same-node", "--subject", "null-loop")
 	if len(pod) != 2 || len(pod["same-node"]) != len(pod["null-loop"]) {
@@ -57,7 +57,7 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestBenchEdges measures what goes through host sockets and our own servers.
+// TestBenchEdges measures what goes through host sockets and Tapestry's own servers.
 func TestBenchEdges(t *testing.T) {
 	for _, test := range []struct {
 		suite, subject string
@@ -79,7 +79,7 @@ func TestBenchEdges(t *testing.T) {
 	}
 }
 
-// TestBenchCharts draws what was measured.
+// TestBenchCharts draws the measurements.
 func TestBenchCharts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "charts")
 	got := tapestryLab(t, "bench", "pod", "--subject", "kernel-bridge", "--case", "tcp rr", "--rounds", "1", "--time", "10ms", "--chart", dir, "--chart-format", "both")
@@ -94,7 +94,7 @@ func TestBenchCharts(t *testing.T) {
 	}
 }
 
-// TestBenchList says what there is. What is missing depends on the machine.
+// TestBenchList lists suites. Which programs are missing depends on the machine.
 func TestBenchList(t *testing.T) {
 	got := tapestryLab(t, "bench", "--list", "pod", "ingress", "scale")
 	if got.code != 0 || got.stderr != "" {
@@ -106,7 +106,7 @@ func TestBenchList(t *testing.T) {
 	}
 }
 
-// TestBenchRefuses what it does not know, before anything is started.
+// TestBenchRefuses: unknown names are refused before anything is started.
 func TestBenchRefuses(t *testing.T) {
 	for _, test := range []struct {
 		args []string
@@ -128,7 +128,7 @@ func TestBenchRefuses(t *testing.T) {
 	}
 }
 
-// TestBenchInterrupted takes everything down.
+// TestBenchInterrupted: an interrupted benchmark takes everything down.
 func TestBenchInterrupted(t *testing.T) {
 	state, err := lab.DefaultStateDir()
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/test/steps"
 )
 
-// line is one of 'demo --json'.
+// line is a line of 'demo --json'.
 type line struct {
 	Name   string
 	OK     *bool
@@ -57,7 +57,7 @@ func noLab(t *testing.T, name string) {
 	}
 }
 
-// TestDemo runs the demo as it is: every step is a line of JSON, the exit status is 0, and it takes less than 30
+// TestDemo runs the whole demo. Every step is a line of JSON, the exit status is 0, and the demo takes less than 30
 // seconds.
 func TestDemo(t *testing.T) {
 	start := time.Now()
@@ -86,7 +86,7 @@ func TestDemo(t *testing.T) {
 	noLab(t, "demo-json")
 }
 
-// TestDemoFails takes an agent away from a demo that runs: the step that needs it fails, and so does the command.
+// TestDemoFails stops an agent during a demo. The step that needs the agent fails, and so does the command.
 func TestDemoFails(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), self(t), "demo", "--json", "--name", "demo-fails", "--step", "pod-to-pod", "--step", "node-port")
 	stdout, err := cmd.StdoutPipe()
@@ -123,7 +123,7 @@ func TestDemoFails(t *testing.T) {
 	noLab(t, "demo-fails")
 }
 
-// TestDemoUnknownStep asks for a step that does not exist, before anything is started.
+// TestDemoUnknownStep: a step that does not exist is refused before anything is started.
 func TestDemoUnknownStep(t *testing.T) {
 	got := tapestryLab(t, "demo", "--json", "--name", "demo-unknown", "--step", "pod-to-moon")
 	if got.code != 1 || got.stdout != "" {
@@ -171,7 +171,8 @@ func TestExec(t *testing.T) {
 	t.Run("terminal", func(t *testing.T) { execTerminal(t, c) })
 }
 
-// execTerminal runs a shell on a terminal: it has one of its own, of the same size, and its status is passed on.
+// execTerminal runs a shell on a terminal. The shell has a terminal of its own, of the same size, and its exit status
+// is passed on.
 func execTerminal(t *testing.T, c *cluster) {
 	cmd := exec.CommandContext(t.Context(), self(t), "exec", "--name", c.Name, "near", "--", "sh", "-c", "test -t 0 && test -t 1 && stty size && read word && echo you said $word && exit 5")
 	ours, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 31, Cols: 99})
@@ -217,7 +218,7 @@ func execTerminal(t *testing.T, c *cluster) {
 	}
 }
 
-// TestLogsAndPS look at a lab from the command line.
+// TestLogsAndPS looks at a lab from the command line.
 func TestLogsAndPS(t *testing.T) {
 	c := up(t, "shown", nodesYAML+podYAML("near", "node-1")+serviceYAML("near", "near", 30081))
 	ps := tapestryLab(t, "ps", "--name", c.Name)
@@ -229,7 +230,7 @@ func TestLogsAndPS(t *testing.T) {
 	contains(t, tapestryLab(t, "logs", "--name", c.Name, "near").stdout, "serving", "near")
 	contains(t, tapestryLab(t, "logs", "--name", c.Name, "node/node-2").stdout, "the node is ready", "node=node-2")
 	contains(t, tapestryLab(t, "logs", "--name", c.Name).stdout, "lab is up")
-	// The private key is in its file and in no log.
+	// The private key is in its file, and in no log.
 	key, err := os.ReadFile(c.Dir + "/nodes/node-2/wireguard.key")
 	if err != nil {
 		t.Fatal(err)

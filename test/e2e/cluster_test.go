@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// patience is how long anything that has to come about may take.
+	// patience limits how long a test waits for anything.
 	patience = time.Minute
-	// testTime is how long a test on one lab may take.
+	// testTime limits how long a test on one lab may take.
 	testTime = 90 * time.Second
 )
 
@@ -38,7 +38,7 @@ kind: Node
 metadata: {name: node-2}
 `
 
-// podYAML is a pod of the built-in server.
+// podYAML returns a pod that runs the built-in server.
 func podYAML(name, node string) string {
 	return fmt.Sprintf(`---
 apiVersion: v1
@@ -54,7 +54,7 @@ spec:
 `, name, name, node)
 }
 
-// serviceYAML is a NodePort Service over the pods of one app, or with port 0 a ClusterIP.
+// serviceYAML returns a NodePort Service for the pods of one app, or with port 0 a ClusterIP Service.
 func serviceYAML(name, app string, port int) string {
 	kind, node := "ClusterIP", ""
 	if port != 0 {
@@ -72,24 +72,24 @@ spec:
 `, name, kind, app, node, node)
 }
 
-// baseYAML is two nodes, a client, a server on each node, and Services over both.
+// baseYAML has two nodes, a client, a server on each node, and Services for both servers.
 var baseYAML = nodesYAML + podYAML("client", "node-1") + podYAML("near", "node-1") + podYAML("far", "node-2") +
 	serviceYAML("near", "near", 30081) + serviceYAML("far", "far", 30082)
 
-// cluster is a lab under test and its file.
+// cluster is a lab under test with its file.
 type cluster struct {
 	*lab.Client
 	file string
 	ctx  context.Context
 }
 
-// up brings up a lab and waits until it is ready. It goes down with the test.
+// up brings up a lab and waits until it is ready. The lab goes down when the test ends.
 func up(t *testing.T, name, yaml string, agentFlags ...string) *cluster {
 	t.Helper()
 	return upFor(t, testTime, name, yaml, agentFlags...)
 }
 
-// upFor is up for a test that takes its time.
+// upFor is up for a test that may take up to limit.
 func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...string) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -106,8 +106,8 @@ func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...s
 	return c
 }
 
-// down takes the lab down. It shows what its processes logged when the test failed, and fails it when one of them
-// crashed or, under the race detector, raced.
+// down takes the lab down. If the test failed, down shows the logs of its processes. down fails the test when a process
+// crashed or, under the race detector, had a race.
 func (c *cluster) down(t *testing.T) {
 	logs, _ := filepath.Glob(filepath.Join(c.Dir, "nodes", "*", "agent.log"))
 	for _, path := range append(logs, rpc.LogFile(c.Dir)) {
@@ -152,7 +152,7 @@ func (c *cluster) status(t *testing.T) *lab.Status {
 	return st
 }
 
-// until waits for a status.
+// until waits for a status that ok accepts.
 func (c *cluster) until(t *testing.T, what string, ok func(*lab.Status) bool) *lab.Status {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(c.ctx, patience)
@@ -164,7 +164,7 @@ func (c *cluster) until(t *testing.T, what string, ok func(*lab.Status) bool) *l
 	return last
 }
 
-// edit applies another version of the file and waits until it is ready.
+// edit applies another version of the file and waits until the lab is ready.
 func (c *cluster) edit(t *testing.T, yaml string) *lab.Status {
 	t.Helper()
 	before := c.status(t)
@@ -179,7 +179,7 @@ func (c *cluster) edit(t *testing.T, yaml string) *lab.Status {
 	return c.status(t)
 }
 
-// addr is the address of a pod, a node or, with "svc/" before its name, a Service.
+// addr returns the address of a pod, a node or, with "svc/" before the name, a Service.
 func (c *cluster) addr(t *testing.T, name string, v6 bool) netip.Addr {
 	t.Helper()
 	st := c.status(t)
@@ -242,7 +242,7 @@ func self(t *testing.T) string {
 	return exe
 }
 
-// theProduct is the executable that agents are of.
+// theProduct returns the executable that the agents run.
 func theProduct(t *testing.T) string {
 	t.Helper()
 	exe, err := product.Find("")
@@ -252,7 +252,7 @@ func theProduct(t *testing.T) string {
 	return exe
 }
 
-// run runs a helper to its end, which has to be a good one, and returns the last line it printed.
+// run runs a helper, which must succeed, and returns the last line that it printed.
 func (c *cluster) run(t *testing.T, where lab.Target, args ...string) string {
 	t.Helper()
 	stdout, stderr, code, err := c.Output(c.ctx, where, append([]string{self(t), "e2e-helper"}, args...)...)
@@ -274,7 +274,7 @@ func (c *cluster) ask(t *testing.T, where lab.Target, network, addr string, flag
 	return decode[probe.Answer](t, stdout)
 }
 
-// answered asks a server, which has to be that pod, once.
+// answered asks a server once. The answer must come from that pod.
 func (c *cluster) answered(t *testing.T, where lab.Target, network, addr, pod string) {
 	t.Helper()
 	if a := c.ask(t, where, network, addr); a.Error != "" || a.Pod != pod {
@@ -290,18 +290,18 @@ func decode[T any](t *testing.T, text string) (v T) {
 	return v
 }
 
-// helper is a helper that runs beside the test.
+// helper is a helper that runs during a test.
 type helper struct {
 	name    string
 	stdin   *os.File
 	started chan struct{}
-	done    chan struct{} // closed when all it printed was read
+	done    chan struct{} // closed when all output was read
 	last    string
 	stderr  bytes.Buffer
 	code    chan error
 }
 
-// begin starts a helper and returns when it has begun. It ends with end, or with the test.
+// begin starts a helper and returns when the helper has begun. The helper ends with end, or with the test.
 func (c *cluster) begin(t *testing.T, where lab.Target, args ...string) *helper {
 	t.Helper()
 	stdinR, stdinW := pipe(t)
@@ -343,7 +343,7 @@ func (c *cluster) begin(t *testing.T, where lab.Target, args ...string) *helper 
 	return h
 }
 
-// end ends a helper and returns the last line it printed.
+// end ends a helper and returns the last line that it printed.
 func (h *helper) end(t *testing.T) string {
 	t.Helper()
 	h.stdin.Close()
@@ -367,16 +367,16 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// conversations are TCP connections that go on beside a test.
+// conversations are TCP connections that go on during a test.
 type conversations struct{ *helper }
 
-// talk holds a connection to each address, with a round trip every few milliseconds.
+// talk keeps a connection to each address, with a round trip every few milliseconds.
 func (c *cluster) talk(t *testing.T, where lab.Target, addrs ...string) conversations {
 	t.Helper()
 	return conversations{c.begin(t, where, append([]string{"talk"}, addrs...)...)}
 }
 
-// unharmed ends the conversations, none of which may have broken, and returns the longest silence.
+// unharmed ends the conversations and returns the longest silence. None of them may have broken.
 func (c conversations) unharmed(t *testing.T) time.Duration {
 	t.Helper()
 	var worst float64
@@ -389,13 +389,13 @@ func (c conversations) unharmed(t *testing.T) time.Duration {
 	return time.Duration(worst * float64(time.Millisecond))
 }
 
-// outcome is how a command ended.
+// outcome is the result of a command.
 type outcome struct {
 	stdout, stderr string
 	code           int
 }
 
-// tapestryLab runs its command line as a user does.
+// tapestryLab runs a command line of tapestry-lab like a user.
 func tapestryLab(t *testing.T, args ...string) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTime)
@@ -411,7 +411,7 @@ func tapestryLab(t *testing.T, args ...string) outcome {
 	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// contains checks that a sentence has all that it has to say.
+// contains checks that a sentence contains all parts.
 func contains(t *testing.T, sentence string, parts ...string) {
 	t.Helper()
 	for _, p := range parts {
@@ -421,7 +421,7 @@ func contains(t *testing.T, sentence string, parts ...string) {
 	}
 }
 
-// problem reports whether the lab tells of a problem that says all of these.
+// problem reports whether the lab has a problem whose sentence contains all parts.
 func problem(st *lab.Status, parts ...string) bool {
 	return slices.ContainsFunc(st.Problems, func(p string) bool {
 		return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(p, part) })

@@ -1,7 +1,7 @@
-// Package e2e proves the whole of Tapestry on real namespaces: the steps of the demo, what is done about bad input and
-// hostile packets, faults, what a dead or a deaf one does to others, a soak, and the command line as a user sees it.
+// Package e2e tests all of Tapestry in real namespaces: the steps of the demo, bad input and hostile packets, faults,
+// the effects of a dead or stuck process on others, a soak, and the command line as a user sees it.
 //
-// The test binary plays every program: it is the tapestry executable of its labs, with its agents and servers, and the
-// helpers that the tests run inside of pods and nodes. It runs as root and as an ordinary user; where an ordinary user
-// cannot do what a test is about, the test asserts what holds instead, and nothing is skipped.
+// The test binary is every program in turn: the executable tapestry of its labs, with agents and servers, and the
+// helpers that the tests run inside of pods and nodes. The tests run as root and as an ordinary user. Where an ordinary
+// user cannot do what a test is about, the test asserts what holds then. No test is skipped.
 package e2e

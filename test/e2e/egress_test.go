@@ -9,8 +9,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// TestEgressPortsAgain has a pod with two hundred ports make many more connections than that to one server outside,
-// which closes each first: the ports come around again and again, soon after their last connection ended.
+// TestEgressPortsAgain: a pod with two hundred client ports makes many more connections than that to one server
+// outside, which closes each of them first. Each port is used again soon after its last connection ended.
 func TestEgressPortsAgain(t *testing.T) {
 	c := up(t, "e2e-ports-again", nodesYAML+podYAML("client", "node-1"))
 	c.begin(t, lab.Outside(), "load-serve", ":"+strconv.Itoa(loadPort))

@@ -34,7 +34,7 @@ func newFlows(ctx context.Context, args []string) error {
 		from, to := 1024+n%ports, servers[n/ports%len(servers)]
 		c, err := net.DialUDP("udp", &net.UDPAddr{Port: from}, net.UDPAddrFromAddrPort(to))
 		if err != nil {
-			continue // somebody has the port
+			continue // somebody else has the port
 		}
 		if _, err := c.Write([]byte("a new flow\n")); err == nil {
 			sent++
@@ -47,8 +47,8 @@ func newFlows(ctx context.Context, args []string) error {
 	return print(sent)
 }
 
-// floodedFlows is the size of the flow table that TestFlowFlood fills: TAPESTRY_FLOOD_FLOWS, such as 262144, which is the
-// agent's own, or else 4,096.
+// floodedFlows returns the size of the flow table that TestFlowFlood fills: TAPESTRY_FLOOD_FLOWS, such as 262144, which
+// is the agent's default, or else 4,096.
 func floodedFlows(t *testing.T) int {
 	text := os.Getenv("TAPESTRY_FLOOD_FLOWS")
 	if text == "" {
@@ -61,7 +61,7 @@ func floodedFlows(t *testing.T) int {
 	return n
 }
 
-// total is the sum of a counter's values.
+// total returns the sum of a counter's values.
 func total(list counter.List, name string) (n float64) {
 	for _, v := range list.Find(name).Values {
 		n += v.N
@@ -69,13 +69,13 @@ func total(list counter.List, name string) (n float64) {
 	return n
 }
 
-// greedyYAML is a pod with three UDP servers, so that another one has flows for the largest table.
+// greedyYAML returns a pod with three UDP servers. Another pod can begin enough flows to them for the largest table.
 func greedyYAML(name string) string {
 	return strings.Replace(podYAML(name, "node-1"), `--udp, "9000"`, `--udp, "9000", --udp, "9001", --udp, "9002"`, 1)
 }
 
-// TestFlowFlood: two pods of a node begin flows without end, all of which are answered, and use the flow table up. What
-// another pod begins meanwhile succeeds at once, and what it holds goes on.
+// TestFlowFlood: two pods of a node keep beginning flows, all of which are answered, and fill the flow table. Meanwhile
+// a flow that another pod begins succeeds at once, and that pod's existing flows go on.
 func TestFlowFlood(t *testing.T) {
 	flows := floodedFlows(t)
 	c := upFor(t, testTime+time.Duration(flows)*time.Millisecond, "flow-flood", baseYAML+greedyYAML("greedy-1")+greedyYAML("greedy-2"), "--flows", fmt.Sprint(flows))

@@ -18,10 +18,10 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// stall is how long a connection may be silent over the restart of an agent.
+// stall limits how long a connection may be silent while an agent restarts.
 const stall = time.Second
 
-// TestFaults kills agents and spoils the underlay of one lab under traffic.
+// TestFaults kills agents and impairs the underlay of one lab under traffic.
 func TestFaults(t *testing.T) {
 	c := up(t, "faults", baseYAML)
 	for _, test := range []struct {
@@ -38,7 +38,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// noCapability reads what the kernel says of the agents.
+// noCapability checks in /proc that the agents have no capabilities.
 func noCapability(t *testing.T, c *cluster) {
 	for _, n := range c.status(t).Nodes {
 		out, _, code, err := c.Output(c.ctx, lab.Node(n.Name), "cat", fmt.Sprintf("/proc/%d/status", n.PID))
@@ -56,7 +56,7 @@ func noCapability(t *testing.T, c *cluster) {
 	}
 }
 
-// everywhere are a server on each node, as pod and as Service, in both families.
+// everywhere returns the addresses of a server on each node, as pod and as Service, in both families.
 func everywhere(t *testing.T, c *cluster) []string {
 	t.Helper()
 	var addrs []string
@@ -68,7 +68,7 @@ func everywhere(t *testing.T, c *cluster) []string {
 	return addrs
 }
 
-// killed kills agents and waits until others are there and ready.
+// killed kills agents and waits until their successors are ready.
 func (c *cluster) killed(t *testing.T, nodes ...string) {
 	t.Helper()
 	before := c.status(t)
@@ -98,7 +98,7 @@ func killedTenTimes(t *testing.T, c *cluster) {
 	}
 	worst := talking.unharmed(t)
 	t.Logf("the longest silence was %s", worst)
-	// One whose retransmission falls into the next restart has to wait for that as well.
+	// A connection whose retransmission falls into the next restart waits for that restart as well.
 	if worst > 2*stall {
 		t.Errorf("a connection was silent for %s, want at most %s", worst, 2*stall)
 	}
@@ -109,7 +109,7 @@ func killedTenTimes(t *testing.T, c *cluster) {
 func bothKilled(t *testing.T, c *cluster) {
 	talking := c.talk(t, lab.Pod("client"), everywhere(t, c)...)
 	c.killed(t, "node-1", "node-2")
-	// Whoever was ready first had nobody to shake hands with; a little later all is as before.
+	// The agent that was ready first had no peer to shake hands with. A little later everything works as before.
 	for _, addr := range everywhere(t, c) {
 		if a := c.ask(t, lab.Pod("client"), "tcp", addr, "--timeout", "8s"); a.Error != "" {
 			t.Errorf("%s: %s", addr, a.Error)
@@ -118,7 +118,7 @@ func bothKilled(t *testing.T, c *cluster) {
 	t.Logf("the longest silence was %s", talking.unharmed(t))
 }
 
-// badUnderlay transfers over a path that loses, delays, reorders and doubles, and compares hashes.
+// badUnderlay transfers data over a path that loses, delays, reorders and duplicates, and compares hashes.
 func badUnderlay(t *testing.T, c *cluster) {
 	if got := tapestryLab(t, "impair", "--name", c.Name, "node-1", "node-2",
 		"--loss", "1%", "--delay", "2ms", "--jitter", "1ms", "--reorder", "2%", "--duplicate", "2%", "--seed", "42"); got.code != 0 {
@@ -140,7 +140,7 @@ func badUnderlay(t *testing.T, c *cluster) {
 	}
 }
 
-// edits adds and removes a pod, a node and a Service, while the connections of others go on.
+// edits adds and removes a pod, a node and a Service. The connections of others go on.
 func edits(t *testing.T, c *cluster) {
 	talking := c.talk(t, lab.Pod("client"), everywhere(t, c)...)
 	pids := func(st *lab.Status) (all []int) {
@@ -161,7 +161,7 @@ func edits(t *testing.T, c *cluster) {
 	c.answered(t, lab.Outside(), "tcp", at(c.addr(t, "node-2", false), 30083), "guest")
 	c.answered(t, lab.Pod("guest"), "tcp", at(c.addr(t, "svc/near", true), 81), "near")
 
-	// The pod goes first, then the rest.
+	// The pod is removed first, then the rest.
 	c.edit(t, baseYAML+strings.Replace(more, podYAML("guest", "node-3"), "", 1))
 	c.until(t, "the pod is gone", func(st *lab.Status) bool { return podOf(st, "guest").Name == "" })
 	if a := c.ask(t, lab.Pod("client"), "tcp", at(service, 81)); a.Error != "refused" {
@@ -183,8 +183,8 @@ func edits(t *testing.T, c *cluster) {
 	talking.unharmed(t)
 }
 
-// TestSupervisorKilled ends the supervisor of one lab and the init of another with SIGKILL: nothing of theirs is left,
-// and 'lab down' removes their folders.
+// TestSupervisorKilled ends the supervisor of one lab and the init of another with SIGKILL. Nothing of these labs is
+// left, and 'lab down' removes their folders.
 func TestSupervisorKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
@@ -211,7 +211,7 @@ func TestSupervisorKilled(t *testing.T) {
 		}
 		contains(t, got.stderr, "lab \""+name+"\" has crashed", "'tapestry-lab down' removes its folder", dir)
 	}
-	// One that lives: all of them go down.
+	// One lab is alive, and without a name all labs go down.
 	if got := tapestryLab(t, "down", "--name", "killed-1"); got.code != 0 || got.stderr != "" {
 		t.Errorf("exit status %d: %s", got.code, got.stderr)
 	}
@@ -231,7 +231,7 @@ func TestSupervisorKilled(t *testing.T) {
 	}
 }
 
-// TestForegroundKilled ends 'up' and 'demo' in the foreground, by ^C and by SIGKILL: their labs end with them.
+// TestForegroundKilled ends 'up' and 'demo' in the foreground, by ^C and by SIGKILL. Their labs end with them.
 func TestForegroundKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lab.yaml")
 	if err := os.WriteFile(path, []byte(nodesYAML+podYAML("near", "node-1")), 0o600); err != nil {
@@ -245,7 +245,7 @@ func TestForegroundKilled(t *testing.T) {
 		name   string
 		args   []string
 		signal syscall.Signal
-		until  string // what it prints when it is up
+		until  string // what the command prints when it is up
 	}{
 		{"up-int", []string{"up", "--name", "up-int", "-f", path, "--wait"}, syscall.SIGINT, "lab up-int is up"},
 		{"up-kill", []string{"up", "--name", "up-kill", "-f", path, "--wait"}, syscall.SIGKILL, "lab up-kill is up"},
@@ -254,7 +254,7 @@ func TestForegroundKilled(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), self(t), test.args...)
-			cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // what SIGKILL keeps the demo from removing
+			cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir()) // a folder that a killed demo cannot remove
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -284,7 +284,7 @@ func TestForegroundKilled(t *testing.T) {
 	}
 }
 
-// processOf finds the init of a lab, which is the process in its pid file, or its supervisor, the only child of that.
+// processOf returns a lab's init, the process in the lab's pid file, or its supervisor, the init's only child.
 func processOf(t *testing.T, dir, which string) int {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, "pid"))
@@ -307,14 +307,14 @@ func processOf(t *testing.T, dir, which string) int {
 	return 0
 }
 
-// TestKeeperKilled ends the keeper of a node under traffic, and when the agent has given the next keeper everything
-// back, the agent: no connection breaks.
+// TestKeeperKilled kills the keeper of a node under traffic. When the agent has given the next keeper everything back,
+// the test kills the agent. No connection breaks.
 func TestKeeperKilled(t *testing.T) {
 	c := up(t, "keeper", baseYAML)
 	held := func() (keys []string) {
 		kept, err := keeper.Dial(c.ctx, filepath.Join(c.Dir, "nodes", "node-1", "keeper.sock"))
 		if err != nil {
-			return nil // it is being started
+			return nil // the keeper is being started
 		}
 		defer kept.Close()
 		items, err := kept.List()

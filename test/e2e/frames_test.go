@@ -24,10 +24,10 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// A marker in a payload tells where it came from: "e2e:honest".
+// A marker in a payload tells where the payload came from, such as "e2e:honest".
 var marker = regexp.MustCompile(`e2e:[a-z0-9-]+`)
 
-// packetSocket is a raw socket on eth0. With vnet, a virtio-net header is before every frame.
+// packetSocket opens a raw socket on eth0. With vnet, every frame begins with a virtio-net header.
 func packetSocket(vnet bool) (int, error) {
 	i, err := net.InterfaceByName("eth0")
 	if err != nil {
@@ -64,8 +64,8 @@ func mac(context.Context, []string) error {
 	return nil
 }
 
-// capture counts what eth0 gets, by marker and source, until the input ends: KNOWN,ADDRESSES. What has no marker is
-// counted when its source is none of those.
+// capture counts what eth0 receives, by marker and source, until the input ends: KNOWN,ADDRESSES. A frame without a
+// marker is counted if its source is not a known address.
 func capture(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	known := strings.Split(args[0], ",")
@@ -78,7 +78,7 @@ func capture(ctx context.Context, args []string) error {
 	seen := map[string]int{}
 	buf := make([]byte, 1<<17)
 	for {
-		// What is there when the input ends is counted too.
+		// Frames that are there when the input ends are counted, too.
 		flags, ended := 0, ctx.Err() != nil
 		if ended {
 			flags = unix.MSG_DONTWAIT
@@ -122,7 +122,7 @@ func source(frame []byte) string {
 	return fmt.Sprintf("%d bytes of type %x", len(ip), frame[12:14])
 }
 
-// attack is a sender of raw frames on eth0 with its own addresses.
+// attack sends raw frames on eth0. It knows the interface's own addresses.
 type attack struct {
 	fd     int
 	mac    packet.MAC
@@ -159,7 +159,8 @@ func (a *attack) own(like netip.Addr) netip.Addr {
 	return a.v6
 }
 
-// send sends one frame with its virtio-net header. What the kernel refuses is counted; a full queue is waited for.
+// send sends one frame with its virtio-net header. It counts frames that the kernel refuses, and waits while the queue
+// is full.
 func (a *attack) send(frame []byte) error {
 	for {
 		switch _, err := unix.Write(a.fd, frame); {
@@ -180,14 +181,14 @@ func (a *attack) send(frame []byte) error {
 	}
 }
 
-// udp is a datagram to a closed port: what answers, an ICMP error, goes to its source and not back again.
+// udp returns a datagram to a closed port. The answer, an ICMP error, goes to its source and is not answered itself.
 func udp(src, dst netip.Addr, payload string) netstacktest.Spec {
 	return netstacktest.Spec{
 		Src: netip.AddrPortFrom(src, 40000), Dst: netip.AddrPortFrom(dst, 9), Proto: packet.UDP, Payload: []byte(payload),
 	}
 }
 
-// spoofFrames sends frames that are not the pod's to send, and one of each family that is: OWN,OWN VICTIM,VICTIM
+// spoofFrames sends frames with forged addresses, and one honest frame of each family: OWN,OWN VICTIM,VICTIM
 // SOURCE,SOURCE... OTHERMAC GATEWAY,GATEWAY.
 func spoofFrames(_ context.Context, args []string) error {
 	a, err := newAttack(args[0])
@@ -232,7 +233,7 @@ func spoofFrames(_ context.Context, args []string) error {
 	return print(a)
 }
 
-// encapsulated is a packet in a packet, as only nodes may send them.
+// encapsulated returns a packet in a packet, which only nodes may send.
 func encapsulated(src, dst netip.Addr, inner netstacktest.Spec) rawSpec {
 	ip := inner.IP()
 	proto := byte(unix.IPPROTO_IPIP)
@@ -250,7 +251,7 @@ type rawSpec struct {
 }
 
 func (r rawSpec) Frame(src, router packet.MAC) []byte {
-	// A fragment's payload follows its IP header at once; made whole again, it is any payload.
+	// A fragment's payload follows its IP header directly. Without the fragmentation it is any payload.
 	s := netstacktest.Spec{Src: netip.AddrPortFrom(r.src, 0), Dst: netip.AddrPortFrom(r.dst, 0), Proto: packet.Proto(r.proto), FragAt: 8, Payload: r.body}
 	f := s.Frame(src, router)
 	if ip := f[packet.HeadLen:]; ip[0]>>4 == 4 {
@@ -261,7 +262,8 @@ func (r rawSpec) Frame(src, router packet.MAC) []byte {
 	return f
 }
 
-// fuzzFrames sends frames that are wrong in every way, virtio-net header included: COUNT SEED OWN,OWN TARGET,TARGET...
+// fuzzFrames sends frames with all kinds of mistakes, also in the virtio-net header: COUNT SEED OWN,OWN
+// TARGET,TARGET...
 func fuzzFrames(_ context.Context, args []string) error {
 	count, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -293,7 +295,7 @@ func fuzzFrames(_ context.Context, args []string) error {
 	return print(a)
 }
 
-// template is a good frame of any kind.
+// template returns a valid frame of a random kind.
 func (a *attack) template(rnd *rand.Rand, targets []netip.Addr) []byte {
 	dst := targets[rnd.IntN(len(targets))]
 	ports := []uint16{9000, 81, 53, 8080, 30081, 51820, uint16(rnd.Uint32())}
@@ -370,7 +372,7 @@ func mutate(rnd *rand.Rand, f []byte) []byte {
 	return f
 }
 
-// wireguardJunk sends to a WireGuard port what is no good message, the costly kinds included: ADDR COUNT SEED KEY.
+// wireguardJunk sends invalid messages to a WireGuard port, the expensive kinds included: ADDR COUNT SEED KEY.
 func wireguardJunk(ctx context.Context, args []string) error {
 	count, err := strconv.Atoi(args[1])
 	if err != nil {
@@ -400,7 +402,7 @@ func wireguardJunk(ctx context.Context, args []string) error {
 	return print(sent)
 }
 
-// junk is one datagram.
+// junk returns one datagram.
 func junk(rnd *rand.Rand, public []byte) []byte {
 	random := func(n int) []byte {
 		b := make([]byte, n)
@@ -423,7 +425,7 @@ func junk(rnd *rand.Rand, public []byte) []byte {
 		return typed(byte(k+1), kinds[k])
 	case 2: // of the wrong size
 		return typed(byte(rnd.IntN(6)), 4+rnd.IntN(300))
-	case 3: // an initiation whose first MAC is right, so that the keys have to be computed
+	case 3: // an initiation with a valid first MAC, so that the keys must be computed
 		b := typed(1, 148)
 		key := blake2s.Sum256(append([]byte("mac1----"), public...))
 		mac, err := blake2s.New128(key[:])

@@ -15,17 +15,17 @@ import (
 const (
 	loadPort   = 5201
 	victimPort = 9999
-	// window is how long each thing is measured at a time. What is compared takes turns, for the machine has other
-	// things to do.
+	// window is how long each thing is measured at a time. The compared things take turns, since the machine also does
+	// other work.
 	window = 600 * time.Millisecond
 	rounds = 3
-	// What has to be left of a bystander's throughput and of its transactions, compared with the same load without the
-	// fault. Both are far from 1 because of what else a machine does, transactions the more so: a tunnel that is full
-	// adds the time of inflightMax packets to each. Behind a queue that stands, nothing is left.
+	// The shares that must remain of a bystander's throughput and transactions, compared with the same load without the
+	// fault. Both are far below 1 because of what else the machine does, transactions more so: a full tunnel adds the
+	// time of inflightMax packets to each. Behind a blocked queue nothing would remain.
 	sparedBytes, sparedTransactions = 0.1, 0.05
 )
 
-// bystander is what a pod that has no part in it gets under each condition.
+// bystander measures what an uninvolved pod gets under each condition.
 type bystander struct {
 	c        *cluster
 	from     lab.Target
@@ -46,7 +46,7 @@ func (b *bystander) look(t *testing.T, condition string) {
 	b.requests[condition] += b.c.measure(t, b.from, "rr", b.to, load.Options{Time: window}).Transactions
 }
 
-// spared compares a condition with the one that differs from it by the fault alone.
+// spared compares a condition with one that differs from it only by the fault.
 func (b *bystander) spared(t *testing.T, fault, without string) {
 	t.Helper()
 	bytes := float64(b.bytes[fault]) / float64(b.bytes[without])
@@ -58,7 +58,7 @@ func (b *bystander) spared(t *testing.T, fault, without string) {
 	}
 }
 
-// attack runs a helper while f does something, and checks that it was not idle.
+// attack runs a helper while f runs, and checks that the helper was not idle.
 func (c *cluster) attack(t *testing.T, f func(), from lab.Target, args ...string) {
 	t.Helper()
 	h := c.begin(t, from, args...)
@@ -68,15 +68,15 @@ func (c *cluster) attack(t *testing.T, f func(), from lab.Target, args ...string
 	}
 }
 
-// TestDeadPeer floods a pod on a node that lives, on one whose agent is stopped, and on one that is cut off, while a
-// pod beside the flooding one talks to a third node. The flood takes its part of the processors whether its far end
-// lives or not, so the three are compared with each other.
+// TestDeadPeer floods a pod on a live node, a pod on a node whose agent is stopped, and a pod on a node that is cut
+// off. Meanwhile a pod beside the flooding pod talks to a third node. The flood takes processor time whether its far
+// end is alive or not, so the three cases are compared with each other.
 func TestDeadPeer(t *testing.T) {
 	c := up(t, "dead-peer", nodesYAML+"---\napiVersion: v1\nkind: Node\nmetadata: {name: node-3}\n"+podYAML("client", "node-1")+
 		podYAML("flooder", "node-1")+podYAML("far", "node-2")+podYAML("third", "node-3"))
 	b := c.bystander(t, "client", "far")
 	third := at(c.addr(t, "third", false), victimPort)
-	c.answered(t, lab.Pod("flooder"), "tcp", at(c.addr(t, "third", false), 9000), "third") // there is a session
+	c.answered(t, lab.Pod("flooder"), "tcp", at(c.addr(t, "third", false), 9000), "third") // a session exists now
 	c.begin(t, lab.Pod("third"), "sink", fmt.Sprintf(":%d", victimPort), "unchecked")
 	flooded := func(condition string) {
 		t.Helper()
@@ -103,8 +103,8 @@ func (c *cluster) signal(t *testing.T, node string, s syscall.Signal) {
 	}
 }
 
-// TestDeafPods has pods that do not read: one with closed windows, one that is stopped, and one that is flooded,
-// beside two that talk to each other.
+// TestDeafPods: some pods do not read. One has closed windows, one is stopped, and one is flooded. Two other pods talk
+// to each other meanwhile.
 func TestDeafPods(t *testing.T) {
 	c := up(t, "deaf-pods", nodesYAML+podYAML("client", "node-1")+podYAML("near", "node-1")+podYAML("attacker", "node-1")+
 		podYAML("reader", "node-1")+podYAML("deaf", "node-1")+podYAML("stopped", "node-1")+podYAML("far", "node-2"))
@@ -113,7 +113,7 @@ func TestDeafPods(t *testing.T) {
 	c.begin(t, lab.Pod("reader"), "sink", listen, "unchecked")
 	c.begin(t, lab.Pod("deaf"), "deaf", listen)
 	victim := func(pod string, port uint16) string { return at(c.addr(t, pod, false), port) }
-	// Its server, with connections in the backlog that nobody accepts.
+	// Its server is stopped with connections in the backlog that nobody accepts.
 	stopped := podOf(c.status(t), "stopped")
 	for _, pid := range stopped.PIDs {
 		if _, stderr, code, err := c.Output(c.ctx, lab.Outside(), "kill", "-STOP", strconv.Itoa(pid)); err != nil || code != 0 {
@@ -137,14 +137,14 @@ func TestDeafPods(t *testing.T) {
 	b.spared(t, "a flood at a stopped process", "a flood that is read")
 }
 
-// TestFairness has pods send at once, from one node, and compares what each of them gets.
+// TestFairness: pods of one node send at the same time, and the test compares what each of them gets.
 func TestFairness(t *testing.T) {
 	c := up(t, "fairness", nodesYAML+podYAML("a", "node-1")+podYAML("b", "node-1")+podYAML("near", "node-1")+podYAML("near-2", "node-1")+
 		podYAML("far", "node-2")+podYAML("far-2", "node-2"))
 	for _, pod := range []string{"near", "near-2", "far", "far-2"} {
 		c.begin(t, lab.Pod(pod), "load-serve", ":"+strconv.Itoa(loadPort))
 	}
-	const least = 0.33 // of what the other one gets
+	const least = 0.33 // of what the other pod gets
 	for _, test := range []struct {
 		name string
 		to   [2]string // of a and b

@@ -31,7 +31,7 @@ func print(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
 
 func started() { fmt.Println("started") }
 
-// untilInputEnds is ctx until the standard input ends.
+// untilInputEnds returns a context that ends with ctx or with the standard input.
 func untilInputEnds(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
@@ -41,7 +41,7 @@ func untilInputEnds(ctx context.Context) context.Context {
 	return ctx
 }
 
-// talk holds a TCP connection to each address until the input ends.
+// talk keeps a TCP connection to each address until the input ends.
 func talk(ctx context.Context, addrs []string) error {
 	ctx = untilInputEnds(ctx)
 	out := map[string]probe.Held{}
@@ -53,7 +53,7 @@ func talk(ctx context.Context, addrs []string) error {
 			once := sync.OnceFunc(begun.Done)
 			h := probe.Hold(ctx, probe.Request{Network: "tcp", Addr: addr}, time.Hour, 2*time.Millisecond, once)
 			if ctx.Err() != nil && h.Error == context.Canceled.Error() {
-				h.Error = "" // as it was told
+				h.Error = "" // it ended because it was told to
 			}
 			mu.Lock()
 			out[addr] = h
@@ -67,7 +67,7 @@ func talk(ctx context.Context, addrs []string) error {
 	return print(out)
 }
 
-// askAs takes an address for its own and asks a TCP and a UDP server from there: ADDRESS ADDR TEXT TIMEOUT.
+// askAs takes an address as its own and asks a TCP and a UDP server from there: ADDRESS ADDR TEXT TIMEOUT.
 func askAs(ctx context.Context, args []string) error {
 	own, err := netip.ParseAddr(args[0])
 	if err != nil {
@@ -88,7 +88,7 @@ func askAs(ctx context.Context, args []string) error {
 	switch err := netlink.AddrAdd(lo, a); {
 	case err == nil:
 		defer netlink.AddrDel(lo, a)
-	case errors.Is(err, unix.EEXIST): // it has it anyway
+	case errors.Is(err, unix.EEXIST): // the machine has the address already
 	default:
 		return fmt.Errorf("take the address %s: %w", own, err)
 	}
@@ -122,15 +122,14 @@ func askAs(ctx context.Context, args []string) error {
 	return print(answers)
 }
 
-// stream is a repeatable sequence of bytes.
+// stream returns a repeatable sequence of bytes.
 func stream(seed uint64, n int64) io.Reader {
 	var key [32]byte
 	binary.BigEndian.PutUint64(key[:], seed)
 	return io.LimitReader(rand.NewChaCha8(key), n)
 }
 
-// transferServe takes what each connection sends, answers with the hash of it, and sends as much of a stream of its
-// own.
+// transferServe reads what each connection sends, answers with its hash, and sends as many bytes of its own stream.
 func transferServe(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", args[0])
@@ -161,14 +160,14 @@ func transferServe(ctx context.Context, args []string) error {
 	}
 }
 
-// transferred is how a transfer went.
+// transferred is the result of a transfer.
 type transferred struct {
 	Bytes        int64
-	There, Back  bool // what arrived is what was sent
+	There, Back  bool // the received bytes are those sent
 	Milliseconds int64
 }
 
-// transfer sends a stream and gets one: ADDR BYTES.
+// transfer sends a stream and receives one: ADDR BYTES.
 func transfer(ctx context.Context, args []string) error {
 	size, err := strconv.ParseInt(args[1], 10, 64)
 	if err != nil {
@@ -208,20 +207,20 @@ func transferOnce(ctx context.Context, addr string, seed uint64, size int64) (ou
 	if out.Bytes, err = io.Copy(got, in); err != nil {
 		return out, err
 	}
-	_, _ = io.Copy(back, stream(2, size)) // a hash takes everything
+	_, _ = io.Copy(back, stream(2, size)) // a hash returns no errors
 	out.Back = string(got.Sum(nil)) == string(back.Sum(nil))
 	out.Milliseconds = time.Since(start).Milliseconds()
 	return out, nil
 }
 
-// attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor of no TAP: UID
+// attachAs becomes another user and asks the agent at a socket to attach a pod, with a descriptor that is no TAP's: UID
 // SOCKET.
 func attachAs(ctx context.Context, args []string) error {
 	uid, err := strconv.Atoi(args[0])
 	if err != nil {
 		return err
 	}
-	// An open file of its own, before it loses the right to open some.
+	// The file is opened before the process loses the right to open it.
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
 		return err

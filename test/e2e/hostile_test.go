@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// TestHostile lets one pod, strangers on the underlay and other users do what they must not, while the connections of
-// others go on and no agent ends.
+// TestHostile: a pod, strangers on the underlay and other users try what they must not do. The connections of others go
+// on, and no agent ends.
 func TestHostile(t *testing.T) {
 	c := up(t, "hostile", baseYAML+podYAML("attacker", "node-1"))
 	before := c.status(t)
@@ -38,7 +38,7 @@ func TestHostile(t *testing.T) {
 					t.Errorf("the agent of %s did not live through it: %+v", n.Name, *now)
 				}
 			}
-			// Nor was the attacker's own pod cut off.
+			// The attacker's own pod was not cut off either.
 			for _, v6 := range []bool{false, true} {
 				c.answered(t, lab.Pod("attacker"), "udp", at(c.addr(t, "near", v6), 9000), "near")
 				c.answered(t, lab.Pod("attacker"), "tcp", at(c.addr(t, "far", v6), 9000), "far")
@@ -47,8 +47,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// junkOnWireGuard sends thousands of datagrams from outside to both nodes, a part of them handshakes that only the key
-// of the sender is wrong in.
+// junkOnWireGuard sends thousands of datagrams from outside to both nodes. Some are handshakes in which only the
+// sender's key is wrong.
 func junkOnWireGuard(t *testing.T, c *cluster) {
 	const count = 6000
 	for i, node := range []string{"node-1", "node-2"} {
@@ -59,7 +59,7 @@ func junkOnWireGuard(t *testing.T, c *cluster) {
 	}
 }
 
-// publicKey is what a node's agent published.
+// publicKey returns the public key that a node's agent published.
 func publicKey(t *testing.T, c *cluster, node string) string {
 	t.Helper()
 	objs, err := manifests.Read(rpc.ObjectsDir(c.Dir))
@@ -75,7 +75,7 @@ func publicKey(t *testing.T, c *cluster, node string) string {
 	return ""
 }
 
-// both are the IPv4 and the IPv6 address of something, with commas.
+// both returns the IPv4 and IPv6 addresses of the named things, separated by commas.
 func both(t *testing.T, c *cluster, names ...string) string {
 	t.Helper()
 	var out []string
@@ -85,8 +85,8 @@ func both(t *testing.T, c *cluster, names ...string) string {
 	return strings.Join(out, ",")
 }
 
-// watch captures at a pod. Known sources are all pods and Services, and the addresses that every node has in its pod
-// ranges.
+// watch captures at a pod. The known sources are all pods and Services, and the addresses that every node has in its
+// pod ranges.
 func watch(t *testing.T, c *cluster, pod string) *helper {
 	t.Helper()
 	known := both(t, c, "client", "near", "far", "attacker", "svc/near", "svc/far", "node-1", "node-2", "outside")
@@ -99,8 +99,8 @@ func watch(t *testing.T, c *cluster, pod string) *helper {
 	return c.begin(t, lab.Pod(pod), "capture", known)
 }
 
-// fuzzedFrames sends thousands of frames with everything wrong from a pod, the virtio-net header included: what arrives
-// at others comes from the pod's own addresses.
+// fuzzedFrames sends thousands of frames with all kinds of mistakes from a pod, also in the virtio-net header. Frames
+// that reach other pods must come from the pod's own addresses.
 func fuzzedFrames(t *testing.T, c *cluster) {
 	victims := map[string]*helper{"near": watch(t, c, "near"), "far": watch(t, c, "far"), "client": watch(t, c, "client")}
 	targets := both(t, c, "near", "far", "client", "svc/near", "svc/far", "node-1", "node-2", "outside") + ",10.96.0.10,10.244.1.1,10.244.2.1"
@@ -109,7 +109,7 @@ func fuzzedFrames(t *testing.T, c *cluster) {
 	if a.Sent < 2000 {
 		t.Errorf("the kernel refused most frames: %+v", a)
 	}
-	// What the pod sends now comes after all of them.
+	// The pod sends this after all of the frames.
 	for _, v6 := range []bool{false, true} {
 		for name := range victims {
 			c.answered(t, lab.Pod("attacker"), "udp", at(c.addr(t, name, v6), 9000), name)
@@ -119,7 +119,7 @@ func fuzzedFrames(t *testing.T, c *cluster) {
 	for name, capture := range victims {
 		arrived := 0
 		for what, n := range decode[map[string]int](t, capture.end(t)) {
-			// The marker itself may have been hit.
+			// The mistake may be in the marker itself.
 			if strings.HasSuffix(what, " from "+own[0]) || strings.HasSuffix(what, " from "+own[1]) {
 				arrived += n
 				continue
@@ -132,7 +132,8 @@ func fuzzedFrames(t *testing.T, c *cluster) {
 	}
 }
 
-// spoofedFrames sends what is another's: source addresses, Ethernet addresses, packets in packets.
+// spoofedFrames sends frames that claim to be another's: by source addresses, Ethernet addresses, and packets in
+// packets.
 func spoofedFrames(t *testing.T, c *cluster) {
 	victims := []string{"near", "far"}
 	var captures []*helper
@@ -165,8 +166,8 @@ func spoofedFrames(t *testing.T, c *cluster) {
 	}
 }
 
-// spoofedNodePort has the client outside take addresses of pods and Services for its own: the node answers it nothing,
-// and no pod gets to see it.
+// spoofedNodePort gives addresses of pods and Services to the client outside. The node does not answer it, and no pod
+// sees its packets.
 func spoofedNodePort(t *testing.T, c *cluster) {
 	captures := map[string]*helper{"near": watch(t, c, "near"), "far": watch(t, c, "far")}
 	for _, v6 := range []bool{false, true} {
@@ -203,7 +204,7 @@ func spoofedNodePort(t *testing.T, c *cluster) {
 	}
 }
 
-// othersDescriptors has another user send a descriptor to the agent's socket.
+// othersDescriptors makes another user send a descriptor to the agent's socket.
 func othersDescriptors(t *testing.T, c *cluster) {
 	dir := rpc.NodeDir(c.Dir, "node-1")
 	socket := filepath.Join(dir, "agent.sock")
@@ -214,8 +215,8 @@ func othersDescriptors(t *testing.T, c *cluster) {
 		}
 	}
 	if os.Geteuid() != 0 {
-		// An ordinary user has one user to offer, and in the namespaces of its lab there is no other: the kernel does
-		// not let a process become one.
+		// An ordinary user has only one user ID, and the namespaces of its lab have no other. The kernel does not let a
+		// process become another user there.
 		_, stderr, code, err := c.Output(c.ctx, lab.Node("node-1"), self(t), "e2e-helper", "attach-as", "65534", socket)
 		if err != nil || code == 0 || !strings.Contains(stderr, "invalid argument") {
 			t.Errorf("a process became another user: exit status %d, %v: %s", code, err, stderr)
@@ -225,7 +226,7 @@ func othersDescriptors(t *testing.T, c *cluster) {
 	const nobody = "65534"
 	answer := c.run(t, lab.Node("node-1"), "attach-as", nobody, socket)
 	contains(t, answer, "the agent of this node cannot be reached", "permission denied")
-	// Where the modes would let it through, the agent asks the kernel who it is.
+	// If the file modes let the other user through, the agent still asks the kernel who it is.
 	for path := dir; ; path = filepath.Dir(path) {
 		if info, err := os.Stat(path); err != nil {
 			t.Fatal(err)
@@ -245,7 +246,7 @@ func othersDescriptors(t *testing.T, c *cluster) {
 	defer os.Chmod(socket, 0o600)
 	answer = c.run(t, lab.Node("node-1"), "attach-as", nobody, socket)
 	contains(t, answer, "user "+nobody+" may not use", "only user [0] may")
-	// The lab's own user is heard, and told what is wrong with the descriptor.
+	// The agent accepts the lab's own user, and says what is wrong with the descriptor.
 	answer = c.run(t, lab.Node("node-1"), "attach-as", "0", socket)
 	contains(t, answer, "attach pod default/intruder")
 	if strings.Contains(answer, "may not use") {

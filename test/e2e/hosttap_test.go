@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// hostPortYAML is a pod of the built-in server with ports of its node, "127.0.0.1:54323:9000/TCP" each.
+// hostPortYAML returns a pod of the built-in server with host ports, each as in "127.0.0.1:54323:9000/TCP".
 func hostPortYAML(name, node string, ports ...string) string {
 	var list []string
 	for i, p := range ports {
@@ -28,14 +28,14 @@ func hostPortYAML(name, node string, ports ...string) string {
 		}
 		list = append(list, entry+"}")
 	}
-	// The server listens where its container's ports say.
+	// The server listens on the container's ports.
 	before, after, _ := strings.Cut(podYAML(name, node), "    args:")
 	_, after, _ = strings.Cut(after, "\n")
 	return before + "    ports: [" + strings.Join(list, ", ") + "]\n" + after
 }
 
-// TestHostPorts is the conformance test of hostPorts, and then some: three pods on one node with the same port, told
-// apart by address and protocol, and asked from everywhere.
+// TestHostPorts is the conformance test of hostPorts with more cases: three pods on one node have the same port with
+// different addresses and protocols, and clients everywhere ask them.
 func TestHostPorts(t *testing.T) {
 	c := up(t, "hostports", nodesYAML+podYAML("client", "node-1")+podYAML("stranger", "node-2"))
 	node := c.addr(t, "node-1", false)
@@ -58,7 +58,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	for _, from := range []struct {
 		where lab.Target
-		sees  string // whom the pod sees; "" for whoever
+		sees  string // the client address that the pod sees; "" for any
 	}{
 		{lab.Node("node-1"), node.String()}, {lab.Node("node-2"), c.addr(t, "node-2", false).String()},
 		{lab.Pod("client"), c.addr(t, "client", false).String()}, {lab.Pod("stranger"), c.addr(t, "stranger", false).String()},
@@ -78,20 +78,20 @@ func TestHostPorts(t *testing.T) {
 			}
 		}
 	}
-	// Only for the host itself.
+	// The port of 127.0.0.1 is for the host alone.
 	for _, where := range []lab.Target{lab.Node("node-1"), lab.Pod("client"), lab.Pod("stranger"), lab.Outside()} {
 		if a := c.ask(t, where, "tcp", at(node, port)); a.Pod == "one" {
 			t.Errorf("from %v: the port of 127.0.0.1 is open to others", where)
 		}
 	}
-	// Another pod wants what one has.
+	// Another pod asks for a host port that is taken.
 	c.edit(t, base+pods+hostPortYAML("zero", "node-1", fmt.Sprintf("0.0.0.0:%d:9000/TCP", open)))
 	c.until(t, "the conflict is told", func(s *lab.Status) bool {
 		return problem(s, "node node-1", "Pod default/zero", "54324/TCP belongs to Pod default/three")
 	})
 	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
 
-	// What goes is closed.
+	// Ports of removed pods are closed.
 	c.edit(t, base)
 	c.until(t, "the pods are gone", func(s *lab.Status) bool { return len(s.Pods) == 2 })
 	for _, addr := range []string{at(loopback, port), at(node, port), at(node, open)} {
@@ -115,7 +115,7 @@ func hostOf(addr string) string {
 	return a.Addr().Unmap().String()
 }
 
-// TestHealth asks the agents' health endpoints, and what load balancers ask.
+// TestHealth asks the agents' health endpoints, and the health checks of load balancers.
 func TestHealth(t *testing.T) {
 	c := up(t, "health", baseYAML+`---
 apiVersion: v1
@@ -175,7 +175,7 @@ spec:
 	}
 }
 
-// TestStatus asks an agent what 'tapestry status' and 'tapestry doctor' show, without its socket being named.
+// TestStatus asks an agent for what 'tapestry status' and 'tapestry doctor' show. The agent's socket is not named.
 func TestStatus(t *testing.T) {
 	c := up(t, "status", baseYAML)
 	got := tapestryLab(t, "status", "--name", c.Name, "node-1", "-o", "json")

@@ -13,14 +13,14 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// traces are what a lab has made, and what is outside of it.
+// traces lists what a lab has made, and what exists outside of it.
 type traces struct {
 	dir        string
-	processes  []string // "/proc/123 456": a process and when it started, since numbers are used again
+	processes  []string // "/proc/123 456": a process and its start time, since IDs are used again
 	interfaces []string
 }
 
-// tracesOf looks at all processes in the process namespace of the lab in dir.
+// tracesOf looks at all processes in the PID namespace of the lab in dir.
 func tracesOf(t *testing.T, dir string) traces {
 	t.Helper()
 	b, err := os.ReadFile(rpc.PIDFile(dir))
@@ -42,19 +42,19 @@ func tracesOf(t *testing.T, dir string) traces {
 			networks = append(networks, ns)
 		}
 	}
-	// The supervisor and its init, two agents, and a server, and a network namespace for each but the init.
+	// A lab has the supervisor and its init, two agents and a server. All but the init have a network namespace.
 	if len(out.processes) < 5 || len(networks) < 4 {
 		t.Fatalf("a lab that is up has more than %+v in %v", out, networks)
 	}
 	return out
 }
 
-// startOf is the start time of a process, in clock ticks.
+// startOf returns the start time of a process, in clock ticks.
 func startOf(p string) string {
 	b, _ := os.ReadFile(p + "/stat")
 	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	if len(f) < 20 {
-		return "" // it has ended
+		return "" // the process has ended
 	}
 	return f[19]
 }
@@ -85,9 +85,9 @@ func interfaces(t *testing.T) []string {
 	return names
 }
 
-// gone checks that nothing is left: no process of the lab's, nor another one that knows its folder, no interface, and
-// no namespace, which would have to be held by this process or by a mount. The kernel may need a moment for processes
-// that were killed.
+// gone checks that nothing is left: no process of the lab and no other process that knows the lab's folder, no
+// interface, and no namespace, which this process or a mount would have to hold. The kernel may need a moment for
+// killed processes.
 func (tr traces) gone(t *testing.T) {
 	t.Helper()
 	var left []string

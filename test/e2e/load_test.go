@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// loadServe serves the load generator until the input ends: ADDR.
+// loadServe runs the load generator's server until the input ends: ADDR.
 func loadServe(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	server, err := load.Listen(ctx, args[0], "")
@@ -52,7 +52,7 @@ func (c *cluster) tryMeasure(t *testing.T, where lab.Target, kind, addr string, 
 	return decode[load.Result](t, stdout), nil
 }
 
-// A datagram of the tests: a number, and a hash over it and what follows, so that what arrives is known to be whole.
+// A datagram of the tests has a number, and a hash over the number and the payload, so that damage is noticed.
 const (
 	datagramLen    = 1200
 	datagramHeader = 8 + sha256.Size
@@ -74,11 +74,11 @@ func datagramSum(b []byte) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// flooded is what a flood came to.
+// flooded is the result of a flood.
 type flooded struct{ Sent uint64 }
 
-// flood sends so many datagrams as UDP superframes, or with 0 until the input ends, at so many Mbit/s, or with 0
-// without a limit: ADDR MBITS COUNT. What cannot be sent is not a failure: the far end may be dead.
+// flood sends COUNT datagrams, or with 0 datagrams until the input ends, as UDP superframes at MBITS Mbit/s, or with 0
+// without a limit: ADDR MBITS COUNT. It ignores send errors, since the far end may be dead.
 func flood(ctx context.Context, args []string) error {
 	rate, err := strconv.ParseFloat(args[1], 64)
 	if err != nil {
@@ -127,10 +127,10 @@ func flood(ctx context.Context, args []string) error {
 	return print(out)
 }
 
-// drained is what a sink got.
+// drained is what a sink received.
 type drained struct{ Datagrams, Distinct, Broken uint64 }
 
-// sink takes the datagrams of a flood until the input ends: ADDR. With another argument it only counts them.
+// sink receives the datagrams of a flood until the input ends: ADDR. With another argument it only counts them.
 func sink(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", args[0])
@@ -141,7 +141,7 @@ func sink(ctx context.Context, args []string) error {
 	_ = conn.(*net.UDPConn).SetReadBuffer(8 << 20) // as much as the machine allows
 	started()
 	var out drained
-	// What is late of a flood before, from another port, is not the same again.
+	// Late datagrams of an earlier flood come from another port and are counted apart.
 	type datagram struct {
 		from   netip.AddrPort
 		number uint64
@@ -164,7 +164,7 @@ func sink(ctx context.Context, args []string) error {
 	}
 }
 
-// deaf opens a TCP and a UDP port, accepts, and never reads, until the input ends: ADDR.
+// deaf opens a TCP and a UDP port, accepts connections, and never reads, until the input ends: ADDR.
 func deaf(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	var lc net.ListenConfig
@@ -188,7 +188,7 @@ func deaf(ctx context.Context, args []string) error {
 	}
 }
 
-// pushed is how much a far end that may not read has let us write.
+// pushed is how much a far end that does not read let the sender write.
 type pushed struct{ Bytes int64 }
 
 // push writes to TCP connections as long as they take something, until the input ends: ADDR CONNECTIONS.

@@ -16,10 +16,10 @@ import (
 	"tapestry.dev/tapestry/test/product"
 )
 
-// The test binary is the laboratory, and what the tests run inside of it. The product is built.
+// The test binary is tapestry-lab and the helpers that the tests run. The product is built.
 func TestMain(m *testing.M) {
 	lab.Maybe()
-	// Under the race detector every process would otherwise sleep for a second at its end.
+	// Under the race detector every process would otherwise sleep for a second when it ends.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) > 2 && os.Args[1] == "e2e-helper" {
 		os.Exit(help(os.Args[2], os.Args[3:]))
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run runs the tests with a place of their own for the labs, so that "all labs" are those of the tests.
+// run runs the tests with a folder of their own for the labs, so that "all labs" means those of the tests.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "e2e-")
 	if err != nil {
@@ -40,7 +40,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	os.Setenv("XDG_RUNTIME_DIR", dir)
-	exe := filepath.Join(dir, "bin", "tapestry") // tapestry itself is the folder of the labs
+	exe := filepath.Join(dir, "bin", "tapestry") // the name tapestry in dir is taken by the folder of the labs
 	if out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the product: %v: %s\n", err, out)
 		return 1
@@ -49,8 +49,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// helpers are what the tests run inside of namespaces. What lasts until its standard input ends prints "started" when
-// it has begun, and its last line is the result.
+// helpers lists what the tests run inside of namespaces. A helper that lasts until its standard input ends prints
+// "started" when it has begun. Its last line is the result.
 var helpers = map[string]func(ctx context.Context, args []string) error{
 	"talk":           talk,
 	"capture":        capture,

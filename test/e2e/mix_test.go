@@ -16,9 +16,9 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// mixed is what a mix of traffic came to.
+// mixed is the result of a mix of traffic.
 type mixed struct {
-	Connections, Bytes  int64 // of transfers, each with its hash compared there and here
+	Connections, Bytes  int64 // of transfers, whose hashes are compared at both ends
 	Asked, Answered     int64 // datagrams
 	Resolved            int64
 	Held                map[string]probe.Held
@@ -28,7 +28,7 @@ type mixed struct {
 	LongestTransferAddr string
 }
 
-// mixer makes a mix. Its workers pause a little after each thing, to leave the machine to what is tried.
+// mixer makes a mix. Its workers pause a little after each action, to leave processor time to what is tested.
 type mixer struct {
 	mu  sync.Mutex
 	out mixed
@@ -44,8 +44,8 @@ func (m *mixer) failed(format string, args ...any) {
 	}
 }
 
-// mix makes traffic of several kinds at once until the input ends: KIND=ADDR..., where a kind is transfer, hold, ask,
-// or resolve=NAME.
+// mix makes several kinds of traffic at once until the input ends: KIND=ADDR..., where KIND is transfer, hold, ask, or
+// resolve=NAME.
 func mix(ctx context.Context, args []string) error {
 	end := untilInputEnds(ctx)
 	m := &mixer{out: mixed{Held: map[string]probe.Held{}}}
@@ -59,7 +59,7 @@ func mix(ctx context.Context, args []string) error {
 				return
 			}
 			for i := 0; end.Err() == nil; i++ {
-				work(ctx, addr, i) // to its end
+				work(ctx, addr, i) // each ends by itself
 				select {
 				case <-end.Done():
 				case <-time.After(mixPause):
@@ -72,7 +72,7 @@ func mix(ctx context.Context, args []string) error {
 	return print(m.out)
 }
 
-// transfer makes mostly short connections, and every now and then a long one.
+// transfer makes mostly short connections, and sometimes a long one.
 func (m *mixer) transfer(ctx context.Context, addr string, i int) {
 	size := rand.Int64N(64 << 10)
 	if i%40 == 0 {
@@ -92,7 +92,7 @@ func (m *mixer) transfer(ctx context.Context, addr string, i int) {
 	}
 }
 
-// ask sends a datagram, which may be lost, and compares what the server says it got.
+// ask sends a datagram, which may be lost, and checks that the server received what was sent.
 func (m *mixer) ask(ctx context.Context, addr string, i int) {
 	body := fmt.Sprintf("%d %s", i, strings.Repeat("x", rand.IntN(900)))
 	a := probe.Ask(ctx, probe.Request{Network: "udp", Addr: addr, Body: body, Timeout: time.Second})
@@ -122,17 +122,17 @@ func (m *mixer) resolve(ctx context.Context, name string, _ int) {
 func (m *mixer) hold(end context.Context, addr string) {
 	h := probe.Hold(end, probe.Request{Network: "tcp", Addr: addr}, 1000*time.Hour, mixPause, func() {})
 	if end.Err() != nil && h.Error == context.Canceled.Error() {
-		h.Error = "" // as it was told
+		h.Error = "" // it ended because it was told to
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.out.Held[addr] = h
 }
 
-// used is what the kernel says a process has.
+// used is what a process uses, according to the kernel.
 type used struct{ Descriptors, Threads, RSSKiB int }
 
-// usage looks at a process from outside: PID.
+// usage reports what a process uses, from outside: PID.
 func usage(_ context.Context, args []string) error {
 	dir := filepath.Join("/proc", args[0])
 	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
@@ -156,7 +156,7 @@ func usage(_ context.Context, args []string) error {
 	return print(out)
 }
 
-// open are the states of flows that have not ended: they stay until somebody closes them, or for a day.
+// open counts the flows that have not ended. They stay until somebody closes them, or for a day.
 func open(flows map[string]float64) (n int) {
 	for state, count := range flows {
 		if slices.Contains([]string{"SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_ORIGINAL", "FIN_REPLY"}, state) {

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// counters prints what the agent behind a socket counts: SOCKET.
+// counters prints the counters of the agent behind a socket: SOCKET.
 func counters(ctx context.Context, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -31,13 +31,13 @@ func (c *cluster) counters(t *testing.T, node string) counter.List {
 	return decode[counter.List](t, c.run(t, lab.Node(node), "counters", filepath.Join(rpc.NodeDir(c.Dir, node), "api.sock")))
 }
 
-// transferPort is where transfers and sinks listen in pods, and servicePort where Services have it.
+// transferPort is the port of transfers and sinks in pods, and servicePort the port of their Services.
 const (
 	transferPort = 7000
 	servicePort  = 82
 )
 
-// transferService is a NodePort Service over one pod's transferPort.
+// transferService returns a NodePort Service for one pod's transferPort.
 func transferService(pod string, nodePort int) string {
 	return fmt.Sprintf(`---
 apiVersion: v1
@@ -53,7 +53,7 @@ spec:
 `, pod, pod, servicePort, transferPort, nodePort, servicePort, transferPort, nodePort)
 }
 
-// TestOffloadsOff has agents that do without what the kernel offers, and compares what arrives on every kind of path.
+// TestOffloadsOff runs agents without the kernel's offloads, and compares what arrives on every kind of path.
 func TestOffloadsOff(t *testing.T) {
 	const size = 2 << 20
 	for _, test := range []struct {
@@ -81,7 +81,8 @@ func TestOffloadsOff(t *testing.T) {
 				if drops["tap-down"] > 0 || drops["bad-offload"] > 0 || link["send-errors"] > 0 {
 					t.Errorf("%s dropped packets: %v %v", node, drops, link)
 				}
-				// Most of what went there and back across nodes, in both families, is payload in segments of full size.
+				// Most packets that cross nodes, there and back and in both families, are full-size segments of
+				// payload.
 				sent := link["sent-partial"]
 				if test.partial && sent < 4*size/1420 || !test.partial && sent > 0 {
 					t.Errorf("%s sent %v packets with partial checksums, want many: %v", node, sent, test.partial)
@@ -91,7 +92,7 @@ func TestOffloadsOff(t *testing.T) {
 	}
 }
 
-// transfersEverywhere sends and gets that many bytes over every kind of path in both families.
+// transfersEverywhere sends and receives size bytes over every kind of path, in both families.
 func (c *cluster) transfersEverywhere(t *testing.T, size int) {
 	t.Helper()
 	listen := ":" + strconv.Itoa(transferPort)
@@ -122,7 +123,8 @@ func (c *cluster) transfersEverywhere(t *testing.T, size int) {
 	}
 }
 
-// datagramsArrive sends UDP superframes here, there and through Services. A few may be lost, none broken.
+// datagramsArrive sends UDP superframes on the same node, across nodes, and through Services. A few may be lost, but
+// none may be damaged.
 func (c *cluster) datagramsArrive(t *testing.T) {
 	t.Helper()
 	const count = 2000

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/impair"
 )
 
-// soakTime is how long TestSoak makes traffic: TAPESTRY_SOAK, such as 24h, or else 100 s, with -short 20 s. A longer
-// one needs a longer -timeout, too.
+// soakTime returns how long TestSoak makes traffic: TAPESTRY_SOAK, such as 24h, by default 100 s, with -short 20 s. A
+// longer time needs a longer -timeout, too.
 func soakTime(t *testing.T) time.Duration {
 	t.Helper()
 	if text := os.Getenv("TAPESTRY_SOAK"); text != "" {
@@ -30,7 +30,7 @@ func soakTime(t *testing.T) time.Duration {
 	return 100 * time.Second
 }
 
-// weather is what the underlay goes through, again and again.
+// weather lists the conditions of the underlay, which take turns.
 var weather = []struct {
 	name string
 	impair.Config
@@ -42,7 +42,7 @@ var weather = []struct {
 	{"narrow, in silence", impair.Config{MTU: 1360, Reorder: 0.02, Delay: time.Millisecond}},
 }
 
-// seasonTime is how long the underlay stays as it is.
+// seasonTime is how long a condition of the underlay lasts.
 const seasonTime = 8 * time.Second
 
 // held is what an agent holds, seen from inside and from outside.
@@ -65,8 +65,8 @@ func (h held) String() string {
 	return fmt.Sprintf("%.0f goroutines, %d descriptors, %d threads, %d MiB resident, flows %v", h.goroutines, h.Descriptors, h.Threads, h.RSSKiB>>10, h.flows)
 }
 
-// TestSoak makes every kind of traffic over a bad underlay for a while, kills an agent in the middle, and looks at
-// what came of the traffic and at what the agents hold afterwards.
+// TestSoak makes every kind of traffic over a bad underlay for a while and kills an agent in the middle. Then it checks
+// the results of the traffic, and what the agents still hold.
 func TestSoak(t *testing.T) {
 	length := soakTime(t)
 	c := upFor(t, length+2*testTime, "soak", baseYAML+podYAML("other", "node-2")+transferService("near", 30091)+transferService("far", 30092),
@@ -96,7 +96,7 @@ func TestSoak(t *testing.T) {
 		case <-c.ctx.Done():
 			t.Fatal(c.ctx.Err())
 		}
-		if season == 1 { // the next one, too, has to carry on what is translated
+		if season == 1 { // the next agent must carry on what is translated
 			c.killed(t, "node-2")
 		}
 		if middle == nil && time.Until(end) < length/2 {
@@ -137,7 +137,7 @@ func (c *cluster) traffic(t *testing.T) map[string]*helper {
 			"transfer="+at(c.addr(t, "outside", v6), transferPort))
 		there = append(there, services...)
 		there = append(there, "transfer="+at(near, transferPort), "ask="+at(near, 9000))
-		// On the node whose agent is not killed: what ends in netstack is cut.
+		// This is the node whose agent is not killed, since flows that end in netstack would be cut.
 		node := c.addr(t, "node-1", v6)
 		outside = append(outside, "transfer="+at(node, 30091), "transfer="+at(node, 30092), "hold="+at(node, 30082), "ask="+at(node, 30081), "ask="+at(node, 30082))
 	}
@@ -149,7 +149,7 @@ func (c *cluster) traffic(t *testing.T) map[string]*helper {
 	}
 }
 
-// check asserts that nothing went wrong but for lost datagrams.
+// check asserts that nothing but datagrams was lost.
 func (m *mixed) check(t *testing.T, name string) {
 	t.Helper()
 	t.Logf("%s: %d connections, %d MB, the longest transfer took %d ms (%s); %d of %d datagrams answered; %d names resolved", name,
@@ -167,7 +167,7 @@ func (m *mixed) check(t *testing.T, name string) {
 	}
 }
 
-// established are the TCP connections that the kernels of a node's pods have.
+// established returns the TCP connections that the kernels of a node's pods have.
 func (c *cluster) established(t *testing.T, node string) (conns []string) {
 	t.Helper()
 	const state, isEstablished = 3, "01" // of proc_pid_net(5)
@@ -188,7 +188,8 @@ func (c *cluster) established(t *testing.T, node string) (conns []string) {
 	return conns
 }
 
-// leaksNothing waits until an agent holds what it held before the traffic, flows apart, of which none may be open.
+// leaksNothing waits until an agent holds what it held before the traffic. Flows may remain, but none of them may be
+// open.
 func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, opened int) {
 	t.Helper()
 	const grace = 30 * time.Second
@@ -217,8 +218,8 @@ func (c *cluster) leaksNothing(t *testing.T, node string, before, middle held, o
 		t.Errorf("%s: %.0f flows found no room", node, full)
 	}
 	if left := open(now.flows) - open(before.flows); left > 0 {
-		// The bad underlay loses resets, too. Who should have heard one has a connection until it says something
-		// (RFC 9293 3.5.1), and so has the flow table.
+		// The bad underlay also loses resets. A connection whose reset was lost stays until its owner sends something
+		// (RFC 9293 3.5.1), and so does its flow.
 		half := c.established(t, node)
 		t.Logf("%s: open in its pods' kernels: %q", node, half)
 		if left > len(half) {

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/test/steps"
 )
 
-// TestSteps plays every step of the demo on one lab, takes it down, and finds nothing of it left.
+// TestSteps plays every step of the demo on one lab, takes the lab down, and checks that nothing of it is left.
 func TestSteps(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTime)
 	defer cancel()
@@ -39,7 +39,7 @@ func TestSteps(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Log(detail)
-			// Not one packet filter rule, throughout.
+			// There is not one packet filter rule at any time.
 			if _, err := noRules.Run(ctx, s); err != nil {
 				t.Error(err)
 			}

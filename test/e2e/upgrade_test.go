@@ -22,17 +22,17 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// crowded is what became of many connections.
+// crowded is the result of many connections.
 type crowded struct {
 	Connections, Rounds int
-	// Broken are those that ended by themselves. One has told why.
+	// Broken counts the connections that ended by themselves. Error is the error of one of them.
 	Broken      int
 	Error       string
 	WorstMillis float64 // the longest time between two answers
 }
 
-// crowd holds so many TCP connections to each address until the input ends: COUNT ADDR... Each is asked and answers
-// ten times a second, and once more at the end.
+// crowd keeps COUNT TCP connections to each address until the input ends: COUNT ADDR... Each connection has a round
+// trip ten times a second, and a last one at the end.
 func crowd(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	count, err := strconv.Atoi(args[0])
@@ -65,7 +65,7 @@ func crowd(ctx context.Context, args []string) error {
 	return print(out)
 }
 
-// holdOne holds one connection. begun is called once it has begun, or failed.
+// holdOne keeps one connection. begun is called once the connection has begun, or failed.
 func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst time.Duration, err error) {
 	defer begun()
 	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", addr)
@@ -107,10 +107,9 @@ func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst 
 	}
 }
 
-// TestUpgrade: 1,000 connections to Services go on when the agent that carries them is replaced by one whose flow
-// memory is of a later version. The flows of the agent before are written down as one of version 1 would have left
-// them. The Services have got more endpoints meanwhile: without its flow, every second connection would go to another
-// pod and be reset.
+// TestUpgrade: 1,000 connections to Services go on when their agent is replaced by one whose flow memory has a later
+// version. The test rewrites the old agent's flows as version 1 would have left them. Meanwhile the Services get more
+// endpoints: without its flow, every second connection would go to another pod and be reset.
 func TestUpgrade(t *testing.T) {
 	c := up(t, "upgrade", baseYAML)
 	held := c.begin(t, lab.Pod("client"), "crowd", "250",
@@ -150,8 +149,7 @@ func TestUpgrade(t *testing.T) {
 	contains(t, string(after[len(before):]), "found the flows of the agent before", fmt.Sprintf("kept=%d", written), "lost=false")
 }
 
-// leaveV1 writes down the flows that a node's agent has left as one of version 1 would have left them, and returns
-// how many.
+// leaveV1 rewrites the flows that a node's agent has left into the form of version 1, and returns how many there are.
 func (c *cluster) leaveV1(t *testing.T, node string) int {
 	t.Helper()
 	kept, err := keeper.Dial(c.ctx, filepath.Join(c.Dir, "nodes", node, "keeper.sock"))
@@ -171,7 +169,7 @@ func (c *cluster) leaveV1(t *testing.T, node string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Munmap(mem) }() // fails for nothing that was mapped
+	defer func() { _ = unix.Munmap(mem) }() // cannot fail for memory that was mapped
 	table, err := flow.Open(mem, flow.Options{})
 	if err != nil {
 		t.Fatal(err)

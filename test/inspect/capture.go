@@ -14,23 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Traffic is what a capture saw, by kind. A superframe counts as the packets it becomes on a wire.
+// Traffic is what a capture saw, by kind. A superframe counts as the number of packets that it becomes on a wire.
 type Traffic struct {
-	// WireGuardData are WireGuard transport messages, WireGuardOther handshakes and cookies.
+	// WireGuardData counts WireGuard's transport messages, WireGuardOther its handshakes and cookies.
 	WireGuardData, WireGuardOther int
-	// ARP and ND are address resolution.
+	// ARP and ND count address resolution.
 	ARP, ND int
-	// Other is everything else; Samples describes the first few.
+	// Other counts everything else; Samples describes the first few.
 	Other   int
 	Samples []string
-	// Canaries is how many frames held the canary in clear text.
+	// Canaries counts the frames that held the canary in clear text.
 	Canaries int
 }
 
 const vnetHdrLen = 10
 
-// Capture reads what crosses the interface until ctx is done. ready is called when it listens. port is WireGuard's UDP
-// port; canary is looked for in every frame.
+// Capture reads what crosses the interface until ctx ends. It calls ready when it listens. port is WireGuard's UDP
+// port. Every frame is searched for canary.
 func Capture(ctx context.Context, iface string, port uint16, canary []byte, ready func()) (Traffic, error) {
 	var t Traffic
 	fd, err := open(iface)
@@ -66,11 +66,12 @@ func open(iface string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// A burst must fit. Beyond the system's limit needs a capability that an ordinary user lacks, and is not needed.
+	// The buffer must hold a burst. Exceeding the system's limit needs a capability that an ordinary user lacks; the
+	// limit is enough then.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<20)
 	}
-	// The virtio-net header tells how many packets a superframe stands for.
+	// The virtio-net header says how many packets a superframe stands for.
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: int64(20 * time.Millisecond / time.Microsecond)}),
@@ -83,7 +84,7 @@ func open(iface string) (int, error) {
 	return fd, nil
 }
 
-// add counts one frame, its virtio-net header in front.
+// add counts one frame, which begins with its virtio-net header.
 func (t *Traffic) add(frame []byte, port uint16, canary []byte) {
 	segment := int(binary.LittleEndian.Uint16(frame[4:]))
 	eth := frame[vnetHdrLen:]
@@ -117,8 +118,8 @@ func (t *Traffic) add(frame []byte, port uint16, canary []byte) {
 	}
 }
 
-// isND recognises neighbour discovery, and the multicast reports that come with joining a solicited-node group (RFC
-// 4861, RFC 3810).
+// isND reports whether a packet is neighbour discovery, or a multicast report, which nodes send when they join a
+// solicited-node group (RFC 4861, RFC 3810).
 func isND(ip []byte) bool {
 	next, rest := ip[6], ip[40:]
 	if next == 0 && len(rest) > 8 { // hop-by-hop options, before multicast reports

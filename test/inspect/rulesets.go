@@ -11,8 +11,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// Rulesets names every packet filter table of the calling thread's network namespace, of nftables and of the older
-// iptables. None is what Tapestry promises.
+// Rulesets returns the name of every packet filter table in the calling thread's network namespace, of nftables and of
+// the older iptables. Tapestry promises that there is none.
 func Rulesets() ([]string, error) {
 	var out []string
 	conn, err := nftables.New()
@@ -40,8 +40,8 @@ func Rulesets() ([]string, error) {
 
 func lines(file string) ([]string, error) {
 	f, err := os.Open(file)
-	// The kernel has no such tables; or the namespace is older than the mapping of its user namespace, so that the file
-	// belongs to nobody there (the lab's outermost one without root; as root it is read).
+	// The kernel may lack such tables. The namespace may also be older than the mapping of its user namespace: then the
+	// file belongs to nobody. That is so for the lab's outermost namespace without root; as root the file is read.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil, nil
 	}

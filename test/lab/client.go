@@ -18,19 +18,19 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// answerTime is how long a supervisor may take for what it does at once.
+// answerTime limits how long a supervisor may take for a request that needs no waiting.
 const answerTime = 10 * time.Second
 
-// Client speaks to a lab. Every call is a connection of its own, so its methods may be called concurrently.
+// Client talks to a lab. Every call has a connection of its own, so the methods may be called concurrently.
 type Client struct {
 	Name string
 	// Dir is the lab's folder.
 	Dir string
 
-	ended <-chan struct{} // of the process that Up started; nil after Dial
+	ended <-chan struct{} // closed with the process that Up started; nil after Dial
 }
 
-// What a lab tells of itself.
+// The parts of a lab's status.
 type (
 	Status        = rpc.Status
 	NodeStatus    = rpc.NodeStatus
@@ -39,7 +39,7 @@ type (
 	IngressStatus = rpc.IngressStatus
 )
 
-// Status asks how the lab is.
+// Status returns the lab's status.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	var answer rpc.Answer
 	fds, err := c.ask(ctx, rpc.Request{Op: rpc.OpStatus}, &answer)
@@ -59,7 +59,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return &st, nil
 }
 
-// Wait waits until every agent and every pod is ready. After the timeout the error says what is not.
+// Wait waits until every agent and every pod is ready. When the timeout passes, the error says what is not ready.
 func (c *Client) Wait(ctx context.Context, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout+answerTime)
 	defer cancel()
@@ -69,7 +69,7 @@ func (c *Client) Wait(ctx context.Context, timeout time.Duration) error {
 	return err
 }
 
-// WaitFor waits until the status satisfies ok, looking again every few milliseconds.
+// WaitFor waits until ok accepts the status. It asks every few milliseconds.
 func (c *Client) WaitFor(ctx context.Context, ok func(*Status) bool) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -89,7 +89,7 @@ func (c *Client) WaitFor(ctx context.Context, ok func(*Status) bool) error {
 	}
 }
 
-// Impair makes the path between two nodes, or a node and "outside", as bad as cfg says.
+// Impair makes the path between two nodes, or between a node and "outside", as bad as cfg says.
 func (c *Client) Impair(ctx context.Context, a, b string, cfg impair.Config) error {
 	body, err := json.Marshal(cfg)
 	if err != nil {
@@ -103,12 +103,13 @@ func (c *Client) Unimpair(ctx context.Context, a, b string) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpUnimpair, Impair: &rpc.Impair{A: a, B: b}})
 }
 
-// KillAgent sends a node's agent a signal. The supervisor starts the agent again when it ends, unless stayDown.
+// KillAgent sends a signal to a node's agent. When the agent ends the supervisor starts it again, unless stayDown is
+// set.
 func (c *Client) KillAgent(ctx context.Context, node string, s syscall.Signal, stayDown bool) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpSignalAgent, Agent: &rpc.Agent{Node: node, Signal: int(s), StayDown: stayDown}})
 }
 
-// KillKeeper sends a node's keeper a signal. The supervisor starts it again when it ends.
+// KillKeeper sends a signal to a node's keeper. When the keeper ends the supervisor starts it again.
 func (c *Client) KillKeeper(ctx context.Context, node string, s syscall.Signal) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpSignalAgent, Agent: &rpc.Agent{Node: node, Signal: int(s), Keeper: true}})
 }
@@ -118,13 +119,13 @@ func (c *Client) StartAgent(ctx context.Context, node string) error {
 	return c.do(ctx, rpc.Request{Op: rpc.OpStartAgent, Agent: &rpc.Agent{Node: node}})
 }
 
-// Down takes the lab down, in whatever state it is, and returns when nothing is left.
+// Down takes the lab down in whatever state the lab is, and returns when nothing is left.
 func (c *Client) Down(ctx context.Context) error {
 	fd, lives := openPID(c.Dir)
 	if lives {
 		defer unix.Close(fd)
 		if err := c.askDown(ctx); err != nil {
-			// It does not listen: its first process takes everything with it.
+			// The supervisor does not listen. The end of the lab's first process ends everything else.
 			if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("end lab %s: %w", c.Name, err)
 			}
@@ -155,10 +156,10 @@ func (c *Client) askDown(ctx context.Context) error {
 	return conn.Send(rpc.Request{Op: rpc.OpDown})
 }
 
-// Ended is closed when a lab that Up of this process started has ended. It is nil for others.
+// Ended returns a channel that is closed when the lab has ended. It is nil unless Up of this process started the lab.
 func (c *Client) Ended() <-chan struct{} { return c.ended }
 
-// do makes a request that is answered with nothing but perhaps an error.
+// do makes a request. Its answer has no content except perhaps an error.
 func (c *Client) do(ctx context.Context, r rpc.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -168,7 +169,7 @@ func (c *Client) do(ctx context.Context, r rpc.Request) error {
 	return err
 }
 
-// ask makes one request. The descriptors that come with the answer are the caller's.
+// ask makes one request. The caller owns the descriptors that come with the answer.
 func (c *Client) ask(ctx context.Context, r rpc.Request, answer *rpc.Answer) ([]int, error) {
 	conn, err := fdpass.Dial(ctx, rpc.Socket(c.Dir))
 	if err != nil {

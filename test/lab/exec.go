@@ -24,7 +24,7 @@ type Target struct {
 	kind, name string
 }
 
-// Pod is inside of a pod, given as "namespace/name", or as "name" for one in namespace default.
+// Pod is a pod, given as "namespace/name", or as "name" in the namespace default.
 func Pod(name string) Target {
 	if !strings.Contains(name, "/") {
 		name = "default/" + name
@@ -32,25 +32,25 @@ func Pod(name string) Target {
 	return Target{rpc.Pod, name}
 }
 
-// Node is in a node's namespace.
+// Node is a node's namespace.
 func Node(name string) Target { return Target{rpc.Node, name} }
 
-// Outside is in the namespace of the client on the underlay that is no cluster member.
+// Outside is the namespace of the client on the underlay that is no cluster member.
 func Outside() Target { return Target{rpc.Outside, "outside"} }
 
-// Stdio are the standard streams of a command; a nil one is /dev/null. With Terminal, In has to be a terminal, and the
-// command gets one of its own, which is joined to In and Out.
+// Stdio has the standard streams of a command; a nil stream is /dev/null. With Terminal, In must be a terminal. The
+// command then gets a terminal of its own, which is connected to In and Out.
 type Stdio struct {
 	In, Out, Err *os.File
 	Terminal     bool
-	// Signals, if set, are passed on to the command.
+	// Signals, if set, are forwarded to the command.
 	Signals <-chan os.Signal
 }
 
 // Command is what to run.
 type Command struct {
 	Argv []string
-	// Env is added to the environment that the target's processes have.
+	// Env is added to the environment of the target's processes.
 	Env []string
 	Dir string
 }
@@ -59,8 +59,8 @@ func (cmd Command) at(where Target) *rpc.Exec {
 	return &rpc.Exec{Kind: where.kind, Name: where.name, Argv: cmd.Argv, Env: cmd.Env, Dir: cmd.Dir}
 }
 
-// Exec runs a command and returns its exit code, 128+n when signal n ended it. The error says why it could not be run.
-// When ctx is done first the command is ended.
+// Exec runs a command and returns its exit code; 128+n when signal n ended it. The error says why the command could not
+// be run. When ctx ends the command is ended.
 func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
 	if s.Terminal {
 		return c.execTerminal(ctx, where, cmd, s)
@@ -85,8 +85,8 @@ func (c *Client) Exec(ctx context.Context, where Target, cmd Command, s Stdio) (
 	return c.exec(ctx, cmd.at(where), s.Signals, fds)
 }
 
-// blocking duplicates a descriptor for a command. Go makes pipes and terminals non-blocking, which duplicates share
-// and which a shell's read takes for an error.
+// blocking duplicates a descriptor and makes it blocking. Go makes pipes and terminals non-blocking, duplicates share
+// this mode, and a shell's read takes EAGAIN for an error.
 func blocking(f *os.File) (int, error) {
 	fd, err := fdpass.Dup(f)
 	if err != nil {
@@ -99,7 +99,7 @@ func blocking(f *os.File) (int, error) {
 	return fd, nil
 }
 
-// Output runs a command and returns what it wrote to stdout and, apart from it, to stderr.
+// Output runs a command and returns what it wrote to stdout and to stderr.
 func (c *Client) Output(ctx context.Context, where Target, argv ...string) (stdout, stderr string, code int, err error) {
 	var files [2]*os.File
 	var texts [2]chan string
@@ -112,7 +112,7 @@ func (c *Client) Output(ctx context.Context, where Target, argv ...string) (stdo
 		defer w.Close()
 		files[i], texts[i] = w, make(chan string, 1)
 		go func() {
-			b, _ := io.ReadAll(r) // what there is until it is closed
+			b, _ := io.ReadAll(r) // reads until the other side is closed
 			texts[i] <- string(b)
 		}()
 	}
@@ -147,7 +147,7 @@ func (c *Client) exec(ctx context.Context, request *rpc.Exec, signals <-chan os.
 			return r.code, r.err
 		case s, ok := <-signals:
 			if n, isNumber := s.(syscall.Signal); ok && isNumber {
-				_ = conn.Send(rpc.Signal{Number: int(n)}) // it may just have ended
+				_ = conn.Send(rpc.Signal{Number: int(n)}) // the command may just have ended
 			} else if !ok {
 				signals = nil
 			}
@@ -174,8 +174,8 @@ func awaitExit(conn *fdpass.Conn) (int, error) {
 	}
 }
 
-// execTerminal gives the command a terminal of its own and joins it to ours, which is in raw mode meanwhile: what is
-// typed, ^C included, is for the command's terminal to interpret.
+// execTerminal gives the command a terminal of its own and connects it with the caller's, which is in raw mode
+// meanwhile. The command's terminal interprets all input, ^C included.
 func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s Stdio) (int, error) {
 	ptmx, tty, err := pty.Open()
 	if err != nil {
@@ -213,7 +213,7 @@ func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s 
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		_, _ = io.Copy(s.Out, ptmx) // ends with EIO when the last of the other side is closed
+		_, _ = io.Copy(s.Out, ptmx) // ends with EIO when the last descriptor of the other side is closed
 	}()
 	if name := os.Getenv("TERM"); name != "" {
 		cmd.Env = append([]string{"TERM=" + name}, cmd.Env...)
@@ -224,15 +224,15 @@ func (c *Client) execTerminal(ctx context.Context, where Target, cmd Command, s 
 	}
 	select {
 	case <-copied:
-	case <-time.After(lingering): // something in the background keeps the terminal
+	case <-time.After(lingering): // a background process keeps the terminal open
 	}
 	return code, nil
 }
 
-// lingering is how long the last output of a command on a terminal may take.
+// lingering limits how long the last output of a command on a terminal may take.
 const lingering = 500 * time.Millisecond
 
-// execOwning is exec with one terminal, which it closes: what is left open here would keep the terminal from ending.
+// execOwning is exec with one terminal, which it closes. A descriptor left open here would keep the terminal alive.
 func (c *Client) execOwning(ctx context.Context, where Target, cmd Command, signals <-chan os.Signal, fd int) (int, error) {
 	defer unix.Close(fd)
 	request := cmd.at(where)

@@ -1,10 +1,10 @@
-// Package lab is a small real cluster on this machine: every node a network namespace with an agent process of its own,
-// every pod a network namespace with a TAP, joined by a kernel bridge. It starts the supervisor that is the lab and
-// speaks to it.
+// Package lab runs a small real cluster on this machine. Every node is a network namespace with an agent process, every
+// pod is a network namespace with a TAP, and a kernel bridge joins the nodes. The package starts the supervisor, which
+// is the process behind a lab, and talks to it.
 //
-// The supervisor (package supervisor) lives in network, mount and process namespaces of its own, and without root in a
-// user namespace of its own. A process with threads cannot enter such a namespace, so commands are not started
-// from outside: the supervisor starts them and is given the descriptors of their standard streams.
+// The supervisor (package supervisor) lives in network, mount and PID namespaces of its own, and without root in a user
+// namespace of its own. A process with threads cannot enter such a user namespace. Commands are therefore not started
+// from outside: the supervisor starts them, and gets the descriptors of their standard streams.
 package lab
 
 import (
@@ -32,37 +32,37 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// DefaultName is the lab that commands mean when they name none.
+// DefaultName is the lab that commands use when they name none.
 const DefaultName = "lab"
 
-// superviseArg is the argument by which the executable knows that it is to be a supervisor.
+// superviseArg is the argument that makes the executable a supervisor.
 const superviseArg = "lab-supervise"
 
-// Options of Up.
+// Options are the options of Up.
 type Options struct {
-	// Name tells labs on one machine apart; "" is DefaultName.
+	// Name distinguishes labs on one machine; "" is DefaultName.
 	Name string
-	// Files are the YAML files, and folders of them, that say what the lab is. They are watched.
+	// Files are YAML files, and folders of them, that describe the lab. The supervisor watches them.
 	Files []string
-	// StateDir is where labs have their folders; "" is DefaultStateDir.
+	// StateDir is the folder that has the labs' folders; "" is DefaultStateDir.
 	StateDir string
 	// UnderlayMTU in bytes; 0 is 1500.
 	UnderlayMTU int
-	// Exe is the program that is the shim and the built-in server; "" is this program.
+	// Exe is the program that acts as the shim and as the built-in server; "" is this program.
 	Exe string
-	// Product is the executable tapestry; "" is the one that product.Find finds.
+	// Product is the executable tapestry; "" is the executable that product.Find finds.
 	Product string
-	// AgentFlags are further flags of all agents.
+	// AgentFlags are more flags for all agents.
 	AgentFlags []string
-	// KeepCapabilities leaves agents with the capabilities of root.
+	// KeepCapabilities leaves the capabilities of root to the agents.
 	KeepCapabilities bool
 	// Detach lets the lab live on when this process ends.
 	Detach bool
 	Logger *slog.Logger
 }
 
-// Maybe becomes one of the processes of a lab, and does not return, when this process was started to be one. A program
-// that calls Up calls it first thing in main.
+// Maybe turns this process into a process of a lab if it was started as one; then it does not return. A program that
+// calls Up must call Maybe first in main.
 func Maybe() {
 	userns.Maybe()
 	switch {
@@ -74,7 +74,7 @@ func Maybe() {
 	}
 }
 
-// Supervise is the supervisor; args are what Up gave it. It returns the exit status.
+// Supervise is the main function of the supervisor. args are what Up passed. It returns the exit status.
 func Supervise(args []string) int {
 	if err := supervise(args); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -109,13 +109,13 @@ func supervise(args []string) (err error) {
 	return os.RemoveAll(dir)
 }
 
-// failureFile is where a supervisor that could not start says why.
+// failureFile returns the file in which a supervisor that could not start says why.
 func failureFile(dir string) string { return filepath.Join(dir, "failure") }
 
 var validName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$`)
 
-// Up starts a lab and returns when its supervisor answers: everything is then being started, and Wait waits for it.
-// What is wrong with the files is an error, and nothing is left.
+// Up starts a lab and returns when its supervisor answers. Nodes and pods are then still starting; Wait waits for them.
+// Mistakes in the files are an error, and then nothing is left.
 func Up(ctx context.Context, o Options) (*Client, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -181,7 +181,7 @@ func (o Options) complete() (Options, error) {
 	return o, nil
 }
 
-// claim makes the lab's folder, if need be in place of one that a crash left.
+// claim makes the lab's folder. It replaces a folder that a crash left.
 func claim(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
@@ -221,9 +221,9 @@ func start(ctx context.Context, dir string, o Options) (*Client, error) {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	// ^C is for the client, who then takes the lab down. A group is enough for that. A session of its own would be
-	// scheduled as one, against that of the client with all it runs (sched(7), autogroup): half the processors for a
-	// node's agent, however many clients and servers it stands between.
+	// ^C must reach only the client, which then takes the lab down. A process group is enough for this. The scheduler
+	// would weigh a session of its own against the session of the client and all its programs (sched(7), autogroup),
+	// and a node's agent would get half the processors however many clients and servers it serves.
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = o.Detach, !o.Detach
 	ended, err := run(cmd)
 	if err != nil {
@@ -243,7 +243,7 @@ func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	return c, nil
 }
 
-// run starts cmd from a thread that lives until cmd ends: the kernel ties a parent-death signal to the thread.
+// run starts cmd from a thread that lives until cmd ends, since the kernel ties a parent-death signal to the thread.
 func run(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
 	started, done := make(chan error), make(chan struct{})
 	go func() {
@@ -253,7 +253,7 @@ func run(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = cmd.Wait() // how it ended is in its folder
+			_ = cmd.Wait() // the lab's folder says how it ended
 		}
 	}()
 	if err := <-started; err != nil {
@@ -262,7 +262,7 @@ func run(cmd *exec.Cmd) (ended <-chan struct{}, err error) {
 	return done, nil
 }
 
-// awaitAnswer waits for the supervisor's socket.
+// awaitAnswer waits until the supervisor listens on its socket.
 func (c *Client) awaitAnswer(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -280,7 +280,7 @@ func (c *Client) awaitAnswer(ctx context.Context) error {
 	}
 }
 
-// failure is why the supervisor ended.
+// failure returns why the supervisor ended.
 func (c *Client) failure() error {
 	if b, err := os.ReadFile(failureFile(c.Dir)); err == nil {
 		return errors.New(string(b))
@@ -292,7 +292,7 @@ func (c *Client) failure() error {
 	return fmt.Errorf("lab %s: the supervisor has ended: %s", c.Name, strings.TrimSpace(string(b[max(0, len(b)-2000):])))
 }
 
-// environment is what agents and containers start from. The programs can be called by their names there.
+// environment returns the base environment of agents and containers. Its PATH contains the directories of programs.
 func environment(programs ...string) []string {
 	path := os.Getenv("PATH")
 	if path == "" {

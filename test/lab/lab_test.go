@@ -330,7 +330,7 @@ func TestAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.until("the agent to be down", func(st *Status) bool { return st.Nodes[0].Agent == "down" })
-	// A pod that comes meanwhile waits for it.
+	// A pod that is added meanwhile waits for the agent.
 	l.edit(nodes + shell + strings.Replace(shell, "name: shell", "name: late", 1))
 	l.until("the pod to wait", func(st *Status) bool { return strings.Contains(pod(st, "default/late").Message, "agent") })
 	if err := l.StartAgent(l.ctx, "n1"); err != nil {
@@ -354,7 +354,7 @@ func TestImpair(t *testing.T) {
 		}
 		return time.Duration(ms * float64(time.Millisecond))
 	}
-	roundTrip() // neighbours know each other then
+	roundTrip() // makes neighbours known
 	if err := l.Impair(l.ctx, "n2", "n1", impair.Config{Delay: 30 * time.Millisecond, Seed: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestImpair(t *testing.T) {
 	}
 }
 
-// processes lists all processes but this one and its init, which are alone in their namespace when no lab is up.
+// processes lists all processes except this one and its init. Without a lab there are no others in the namespace.
 func processes(t *testing.T) []string {
 	t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -414,7 +414,7 @@ func TestCrashLeavesNothing(t *testing.T) {
 	l.ready()
 	supervisor := 0
 	for _, p := range processes(t) {
-		// The init has the same command line and is the elder; it ends with its child.
+		// The init has the same command line and the lower ID. It ends with its child.
 		if pid, cmd, _ := strings.Cut(p, " "); strings.Contains(cmd, superviseArg) {
 			n, err := strconv.Atoi(pid)
 			if err != nil {
@@ -458,7 +458,7 @@ func TestTwoLabs(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is up already") {
 		t.Errorf("a second lab of one name: %v", err)
 	}
-	a.run(Pod("shell"), 0, "true") // it was not harmed
+	a.run(Pod("shell"), 0, "true") // the first lab was not harmed
 }
 
 func TestUpRefuses(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// Logs reads a log: of a pod ("name" or "namespace/name"), of a node's agent ("node/NAME"), or with "" the
-// supervisor's. With follow it goes on until ctx is done, which is its end, not an error.
+// Logs reads a log: of a pod ("name" or "namespace/name"), of a node's agent ("node/NAME"), or with "" of the
+// supervisor. With follow it continues until ctx ends, which then is the log's end and not an error.
 func (c *Client) Logs(ctx context.Context, of string, follow bool) (io.ReadCloser, error) {
 	path := rpc.LogFile(c.Dir)
 	namespace, name, qualified := strings.Cut(of, "/")
@@ -53,10 +53,10 @@ func (f *follower) Read(b []byte) (int, error) {
 		if n > 0 || !errors.Is(err, io.EOF) {
 			return n, err
 		}
-		// A file that was made shorter was begun again.
+		// A file that became shorter was begun again.
 		if info, serr := f.Stat(); serr == nil {
 			if at, _ := f.Seek(0, io.SeekCurrent); info.Size() < at {
-				_, _ = f.Seek(0, io.SeekStart) // a regular file
+				_, _ = f.Seek(0, io.SeekStart) // cannot fail for a regular file
 				continue
 			}
 		}

@@ -27,11 +27,11 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The test binary is all programs of the labs under test, the product included. Its agent attaches pods and moves no
-// packet.
+// The test binary is every program of the labs under test, the product included. Its agent attaches pods, but carries
+// no packets.
 func TestMain(m *testing.M) {
 	Maybe()
-	// Under the race detector every process would otherwise sleep for a second at its end.
+	// Under the race detector every process would otherwise sleep for a second when it ends.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) > 1 {
 		if run, ok := programs[os.Args[1]]; ok {
@@ -54,13 +54,13 @@ var programs = map[string]func([]string) error{
 	"lookup":   lookupProgram,
 }
 
-// productProgram is what of the product's the tests need as it is.
+// productProgram runs the commands of the product that the tests need unchanged.
 func productProgram([]string) error {
 	os.Exit(app.Run(os.Args))
 	return nil
 }
 
-// fakeAgent does with descriptors what an agent does.
+// fakeAgent handles descriptors like an agent.
 func fakeAgent(args []string) error {
 	flags := map[string]string{}
 	for i := 0; i+1 < len(args); i += 2 {
@@ -164,7 +164,7 @@ func lookupProgram(args []string) error {
 
 const testTime = 20 * time.Second
 
-// testLab is a lab whose one file can be edited.
+// testLab is a lab with one file that the test can edit.
 type testLab struct {
 	*Client
 	t    *testing.T
@@ -210,7 +210,7 @@ func (l *testLab) edit(yaml string) {
 	}
 }
 
-// ready waits for everything to be ready.
+// ready waits until everything is ready.
 func (l *testLab) ready() {
 	l.t.Helper()
 	if err := l.Wait(l.ctx, testTime); err != nil {
@@ -218,7 +218,7 @@ func (l *testLab) ready() {
 	}
 }
 
-// until waits for a status.
+// until waits for a status that ok accepts.
 func (l *testLab) until(what string, ok func(*Status) bool) *Status {
 	l.t.Helper()
 	var last *Status
@@ -229,7 +229,7 @@ func (l *testLab) until(what string, ok func(*Status) bool) *Status {
 	return last
 }
 
-// run runs a command that has to end with the wanted code, and returns what it wrote to stdout.
+// run runs a command that must end with the wanted code, and returns what it wrote to stdout.
 func (l *testLab) run(where Target, wantCode int, argv ...string) string {
 	l.t.Helper()
 	out, errout, code, err := l.Output(l.ctx, where, argv...)
@@ -251,7 +251,7 @@ func pod(st *Status, key string) *PodStatus {
 	return &PodStatus{}
 }
 
-// program is the path of a program of the test binary, for use in a lab.
+// program returns the path of a program of the test binary, for use in a lab.
 func program(t *testing.T) string {
 	t.Helper()
 	exe, err := os.Executable()

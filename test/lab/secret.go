@@ -13,8 +13,7 @@ import (
 	"time"
 )
 
-// SelfSigned makes a certificate that signs itself for host, good for a day, with an ECDSA key as most have by now,
-// both in PEM.
+// SelfSigned makes a self-signed certificate for host, valid for a day, with an ECDSA key. Both are in PEM.
 func SelfSigned(host string) (certificate, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -36,8 +35,8 @@ func SelfSigned(host string) (certificate, key []byte, err error) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), nil
 }
 
-// TLSSecret is the manifest of a Secret with a fresh certificate for host, see SelfSigned. It starts with a document
-// separator.
+// TLSSecret returns the manifest of a Secret with a new certificate for host; see SelfSigned. The manifest starts with
+// a document separator.
 func TLSSecret(name, host string) (string, error) {
 	certificate, key, err := SelfSigned(host)
 	if err != nil {

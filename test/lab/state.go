@@ -17,8 +17,8 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// DefaultStateDir is where the labs of this user have their folders: below $XDG_RUNTIME_DIR, for root in /run, or in
-// /tmp.
+// DefaultStateDir returns the folder that has the folders of this user's labs: below $XDG_RUNTIME_DIR, in /run for
+// root, or in /tmp.
 func DefaultStateDir() (string, error) {
 	var tried []error
 	candidates := []string{"/tmp/tapestry-" + strconv.Itoa(os.Getuid())}
@@ -42,7 +42,8 @@ func DefaultStateDir() (string, error) {
 	return "", fmt.Errorf("no place for the folder of a lab: %w: set XDG_RUNTIME_DIR to a folder of yours", errors.Join(tried...))
 }
 
-// ours makes sure that nobody else owns a folder, which in /tmp anybody could have made, and that we may write there.
+// ours returns an error unless a folder belongs to this user, who can write there, and to nobody else. In /tmp anybody
+// could have made the folder.
 func ours(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
@@ -54,7 +55,7 @@ func ours(dir string) error {
 	return unix.Access(dir, unix.W_OK)
 }
 
-// Dial speaks to a lab that is up.
+// Dial connects to a lab that is up.
 func Dial(name string) (*Client, error) {
 	dir, err := DefaultStateDir()
 	if err != nil {
@@ -63,7 +64,7 @@ func Dial(name string) (*Client, error) {
 	return DialIn(dir, name)
 }
 
-// DialIn is Dial for a lab with its folder in stateDir.
+// DialIn is Dial for a lab whose folder is in stateDir.
 func DialIn(stateDir, name string) (*Client, error) {
 	if name == "" {
 		name = DefaultName
@@ -85,7 +86,7 @@ func DialIn(stateDir, name string) (*Client, error) {
 	return c, nil
 }
 
-// Names lists the labs with a folder in stateDir, those that a crash left included.
+// Names lists the labs with a folder in stateDir, including those that a crash left.
 func Names(stateDir string) ([]string, error) {
 	entries, err := os.ReadDir(stateDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +101,7 @@ func Names(stateDir string) ([]string, error) {
 	return names, err
 }
 
-// DownIn takes a lab down, one whose supervisor crashed included, and removes its folder.
+// DownIn takes a lab down and removes its folder, even after a crash of its supervisor.
 func DownIn(ctx context.Context, stateDir, name string) error {
 	dir := filepath.Join(stateDir, name)
 	if _, err := os.Stat(dir); err != nil {
@@ -109,7 +110,7 @@ func DownIn(ctx context.Context, stateDir, name string) error {
 	return (&Client{Name: name, Dir: dir}).Down(ctx)
 }
 
-// The first process of a lab is named by its number and its start time, since numbers are used again.
+// The first process of a lab is identified by its ID and its start time, since IDs are used again.
 
 func writePID(dir string, pid int) error {
 	start, err := startTime(pid)
@@ -119,8 +120,8 @@ func writePID(dir string, pid int) error {
 	return os.WriteFile(rpc.PIDFile(dir), []byte(fmt.Sprintf("%d %s\n", pid, start)), 0o600)
 }
 
-// openPID gives a descriptor of the lab's first process (pidfd_open(2)), which is readable when it has ended. ok is
-// false when there is no such process any more.
+// openPID returns a descriptor of the lab's first process (pidfd_open(2)), which becomes readable when the process has
+// ended. ok is false when the process is gone.
 func openPID(dir string) (fd int, ok bool) {
 	b, err := os.ReadFile(rpc.PIDFile(dir))
 	if err != nil {
@@ -137,7 +138,7 @@ func openPID(dir string) (fd int, ok bool) {
 	if fd, err = unix.PidfdOpen(pid, 0); err != nil {
 		return -1, false
 	}
-	// After the open: the number cannot have been used again in between.
+	// The start time is read after the open, so the ID cannot have been used again in between.
 	if start, err := startTime(pid); err != nil || start != f[1] {
 		unix.Close(fd)
 		return -1, false
@@ -145,7 +146,7 @@ func openPID(dir string) (fd int, ok bool) {
 	return fd, true
 }
 
-// startTime is field 22 of /proc/pid/stat; the second field may hold anything.
+// startTime returns field 22 of /proc/pid/stat. The second field may contain anything.
 func startTime(pid int) (string, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
@@ -158,13 +159,13 @@ func startTime(pid int) (string, error) {
 	return f[19], nil
 }
 
-// alive reports whether the lab in dir, or one that is just being started there, lives.
+// alive reports whether the lab in dir is alive or just being started.
 func alive(dir string) bool {
 	if fd, ok := openPID(dir); ok {
 		unix.Close(fd)
 		return true
 	}
-	// Between its folder and its process a lab is young.
+	// A lab that has its folder but no process yet must be young.
 	info, err := os.Stat(dir)
 	_, perr := os.Stat(rpc.PIDFile(dir))
 	return err == nil && errors.Is(perr, fs.ErrNotExist) && time.Since(info.ModTime()) < 2*time.Second

@@ -19,14 +19,14 @@ import (
 // Fetch is one HTTP request.
 type Fetch struct {
 	URL string
-	// Connect is the address to connect to whatever the URL says, as curl --connect-to; "" for the URL's.
+	// Connect is the address to connect to in place of the URL's, as in curl --connect-to; "" is the URL's.
 	Connect string
-	// HTTP2 asks for HTTP/2: by ALPN for https, by prior knowledge for http.
+	// HTTP2 asks for HTTP/2: by ALPN for https, with prior knowledge for http.
 	HTTP2  bool
 	Header map[string]string
 }
 
-// Fetched is its response.
+// Fetched is the response to a Fetch.
 type Fetched struct {
 	Status int    `json:"status"`
 	Proto  string `json:"proto"`
@@ -40,7 +40,7 @@ const fetchTime = 10 * time.Second
 
 func (f Fetch) client() *http.Client {
 	t := &http.Transport{
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the demo's certificates are its own
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the demo makes its own certificates
 		DisableKeepAlives: true,
 		Protocols:         new(http.Protocols),
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -87,7 +87,7 @@ func Get(ctx context.Context, f Fetch) Fetched {
 	return out
 }
 
-// WebSocket opens one, sends a message and reports what came back.
+// WebSocket opens a WebSocket, sends a message and returns the answer.
 func WebSocket(ctx context.Context, f Fetch, message string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()

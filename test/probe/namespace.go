@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// GiveNamespace puts this process's network namespace into a keeper's hands, so that a process elsewhere can enter it.
+// GiveNamespace gives this process's network namespace to a keeper, so that a process elsewhere can enter it.
 func GiveNamespace(ctx context.Context, path, key string) error {
 	ns, err := os.Open("/proc/self/ns/net")
 	if err != nil {

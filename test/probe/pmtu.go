@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PathMTU sends UDP datagrams with DF set, of the size or the largest that the kernel believes in, until the kernel
-// has learned a smaller path MTU from an ICMP error or the time is over. It returns the MTU the kernel believes in
-// then, in bytes.
+// PathMTU sends UDP datagrams with DF set until the kernel has learned a smaller path MTU from an ICMP error, or the
+// timeout has passed. A datagram has size bytes of payload, or fewer if the kernel's path MTU allows no more. PathMTU
+// returns the kernel's path MTU in bytes.
 func PathMTU(ctx context.Context, to netip.AddrPort, size int, timeout time.Duration) (int, error) {
 	c, err := net.Dial("udp", to.String())
 	if err != nil {

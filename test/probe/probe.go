@@ -1,5 +1,5 @@
-// Package probe is the client side of the demo and the end-to-end tests: it runs inside a pod, asks a server and says
-// what it saw. Its counterpart is package serve.
+// Package probe is the client side of the demo and the end-to-end tests. It runs inside a pod, asks a server and
+// reports what it saw. Package serve is the server side.
 package probe
 
 import (
@@ -17,33 +17,33 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 )
 
-// What is asked once is asked and told as in a connectivity test.
+// Single questions and their answers are those of a connectivity test.
 type (
 	// Request is one question.
 	Request = talk.Request
-	// Answer is what came back: what the server said, and what the client saw.
+	// Answer is the result: what the server said, and what the client saw.
 	Answer = talk.Asked
 )
 
 // Ask asks once. A failure is part of the Answer.
 func Ask(ctx context.Context, r Request) Answer { return talk.Ask(ctx, r) }
 
-// Resolve asks the pod's resolver, search path and all, for "host", "srv", "ptr", "cname" or "txt".
+// Resolve asks the pod's resolver, with its search path, for "host", "srv", "ptr", "cname" or "txt".
 func Resolve(ctx context.Context, kind, name string) ([]string, error) {
 	return talk.Resolve(ctx, kind, name)
 }
 
-// Held is what a held conversation went through.
+// Held is the result of a held connection.
 type Held struct {
 	Rounds int `json:"rounds"`
 	// WorstMillis is the longest time between two answers.
 	WorstMillis float64 `json:"worstMs"`
-	// Error ended it early.
+	// Error is why the connection ended early.
 	Error string `json:"error,omitempty"`
 }
 
-// Hold keeps one TCP connection for the time, asking and being answered every interval, and measures the longest
-// silence. started is called after the first answer.
+// Hold keeps one TCP connection open for d. It sends a question every interval, and measures the longest time between
+// answers. started is called after the first answer.
 func Hold(ctx context.Context, r Request, d, interval time.Duration, started func()) Held {
 	var h Held
 	h.Error = talk.Why(h.hold(ctx, r, d, interval, started))
@@ -87,20 +87,20 @@ func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration,
 	return nil
 }
 
-// Spread is where new connections went over a time.
+// Spread says where new connections went over some time.
 type Spread struct {
-	// Counts are the answers by pod.
+	// Counts has the number of answers by pod.
 	Counts map[string]int `json:"counts"`
-	// Last is when the last connection that a pod answered was begun, by pod; "" stands for those that failed.
+	// Last has, by pod, when the last connection began that the pod answered. The key "" stands for failed connections.
 	Last map[string]time.Time `json:"last"`
-	// Errors are what the failed ones said, each once.
+	// Errors has the errors of the failed connections, and how often each came.
 	Errors map[string]int `json:"errors,omitempty"`
 }
 
-// watchPause leaves the machine time for what is watched.
+// watchPause leaves processor time for what is watched.
 const watchPause = 2 * time.Millisecond
 
-// Watch asks again and again, on a new connection each time, for d. started is called after the first answer.
+// Watch asks again and again for d, each time on a new connection. started is called after the first answer.
 func Watch(ctx context.Context, r Request, d time.Duration, started func()) Spread {
 	s := Spread{Counts: map[string]int{}, Last: map[string]time.Time{}, Errors: map[string]int{}}
 	first := true
@@ -123,18 +123,18 @@ func Watch(ctx context.Context, r Request, d time.Duration, started func()) Spre
 	return s
 }
 
-// Followed is how a UDP client that keeps its port fared.
+// Followed is the result of a UDP client that keeps its port.
 type Followed struct {
-	// Moved is set when another pod than the first answered, To.
+	// Moved is set when a pod other than the first answered. To is that pod.
 	Moved bool   `json:"moved"`
 	To    string `json:"to,omitempty"`
-	// Lost counts datagrams without answer.
+	// Lost counts datagrams without an answer.
 	Lost  int    `json:"lost"`
 	Error string `json:"error,omitempty"`
 }
 
-// Follow finds a port whose datagrams from goes to, and goes on sending from it until another pod answers or the time
-// is over. started is called when it is found.
+// Follow finds a client port whose datagrams go to the pod from. It then sends from this port until another pod answers
+// or the time is over. started is called when the port is found.
 func Follow(ctx context.Context, addr, from string, d time.Duration, started func()) Followed {
 	var f Followed
 	f.Error = talk.Why(f.follow(ctx, addr, from, d, started))
@@ -178,7 +178,7 @@ func (f *Followed) follow(ctx context.Context, addr, from string, d time.Duratio
 	return ctx.Err()
 }
 
-// exchange sends one datagram and says which pod answered.
+// exchange sends one datagram and returns which pod answered.
 func exchange(c net.Conn) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(50 * time.Millisecond))
 	if _, err := io.WriteString(c, "where are you"); err != nil {
@@ -194,7 +194,7 @@ func exchange(c net.Conn) (string, error) {
 	return a.Pod, err
 }
 
-// Echo sends ICMP echoes through an unprivileged ping socket and reports whether one came back.
+// Echo sends ICMP echo requests through an unprivileged ping socket. The Answer says whether one was answered.
 func Echo(ctx context.Context, to netip.Addr, timeout time.Duration) Answer {
 	start := time.Now()
 	err := echo(ctx, to, timeout)

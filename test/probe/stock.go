@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/test/serve"
 )
 
-// StockConfig describes a stock device in words of the command line.
+// StockConfig describes a stock device in terms of the command line.
 type StockConfig struct {
 	Key            string // file with the private key
 	Peer, Endpoint string
@@ -22,7 +22,7 @@ type StockConfig struct {
 }
 
 // StockWireGuard runs an unmodified wireguard-go device in this namespace, with addresses and routes. started is called
-// when it is up.
+// when the device is up.
 func StockWireGuard(ctx context.Context, c StockConfig, started func()) error {
 	key, err := overlay.LoadOrCreateKey(c.Key)
 	if err != nil {
@@ -85,7 +85,7 @@ func configure(name string, addrs []string, routes []netip.Prefix) error {
 	return nil
 }
 
-// Serve runs the built-in server on a TCP and UDP port. started is called when it answers.
+// Serve runs the built-in server on a TCP and UDP port. started is called when the server answers.
 func Serve(ctx context.Context, name string, port int, started func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

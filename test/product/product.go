@@ -1,4 +1,4 @@
-// Package product finds what is tried and measured: the executable tapestry.
+// Package product finds the executable tapestry, which tests and benchmarks run.
 package product
 
 import (
@@ -8,14 +8,14 @@ import (
 	"path/filepath"
 )
 
-// Variable is the environment variable that names the executable for whoever does not give a path.
+// Variable is the environment variable that names the executable where no path is given.
 const Variable = "TAPESTRY_EXECUTABLE"
 
-// name is what the executable is called.
+// name is the file name of the executable.
 const name = "tapestry"
 
-// Find gives the absolute path of the executable: path, or that of Variable when path is "", or else the one beside
-// this program.
+// Find returns the absolute path of the executable: path, or else the value of Variable, or else the file beside this
+// program.
 func Find(path string) (string, error) {
 	if path == "" {
 		path = os.Getenv(Variable)

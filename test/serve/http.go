@@ -54,7 +54,7 @@ func (s *server) echo(w http.ResponseWriter, r *http.Request, status int) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Pod", s.name)
 	w.WriteHeader(status)
-	_, _ = w.Write(talk.Encode(s.answer(r))) // the client may have gone
+	_, _ = w.Write(talk.Encode(s.answer(r))) // the client may be gone
 }
 
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +83,7 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 	s.echo(w, r, code)
 }
 
-// stream sends bytes, flushed piece by piece where they are spread over time.
+// stream sends bytes. It flushes them piece by piece when they are spread over time.
 func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 	total, ok1 := number(w, r, "bytes", 1<<20)
 	if !ok1 {
@@ -114,13 +114,13 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request) {
 		}
 		total -= int64(n)
 		if ms > 0 {
-			_ = flush.Flush() // without it the client only sees it later
+			_ = flush.Flush() // a failure only delays what the client sees
 			pause(r.Context(), gap)
 		}
 	}
 }
 
-// number reads a parameter that is not negative.
+// number reads a parameter that must not be negative.
 func number(w http.ResponseWriter, r *http.Request, name string, otherwise int64) (int64, bool) {
 	text := r.URL.Query().Get(name)
 	if text == "" {
@@ -138,9 +138,9 @@ func number(w http.ResponseWriter, r *http.Request, name string, otherwise int64
 func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
 	answer := s.answer(r)
 	answer.Proto = "websocket"
-	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // any origin
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // from any origin
 	if err != nil {
-		return // Accept has answered
+		return // Accept has answered already
 	}
 	defer c.CloseNow()
 	for {

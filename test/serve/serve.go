@@ -1,5 +1,5 @@
-// Package serve is the built-in program of a lab's pods: it answers TCP, UDP and HTTP with who it is, who asked, and
-// what it got, so that a test or a person sees at once where a connection went.
+// Package serve is the built-in program of a lab's pods. It answers TCP, UDP and HTTP with its own name, the client's
+// address and what it received, so that a test or a person sees at once where a connection went.
 package serve
 
 import (
@@ -21,11 +21,11 @@ import (
 
 // Config is what to serve.
 type Config struct {
-	// Name is who answers; "" is the host name.
+	// Name is the name in answers; "" is the host name.
 	Name string
-	// Address to listen on; "" is all.
+	// Address is the address to listen on; "" is all addresses.
 	Address string
-	// The ports of each kind. Without any, HTTP on 8080.
+	// The ports of each kind. If all are empty, HTTP is served on port 8080.
 	HTTP, TCP, UDP []int
 	Log            *slog.Logger
 }
@@ -34,7 +34,7 @@ type Config struct {
 type Answer struct {
 	talk.Answer
 
-	// Of HTTP only.
+	// Only in answers over HTTP.
 	Method string      `json:"method,omitempty"`
 	Host   string      `json:"host,omitempty"`
 	Path   string      `json:"path,omitempty"`
@@ -48,7 +48,7 @@ type server struct {
 	failing atomic.Bool // /health
 }
 
-// Run serves until ctx is done. It fails when a port cannot be had.
+// Run serves until ctx ends. It returns an error when a port cannot be used.
 func Run(ctx context.Context, c Config) error {
 	s := &server{name: c.Name, log: c.Log}
 	if s.log == nil {

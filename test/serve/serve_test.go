@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// A network of our own makes every port ours.
+// The tests have a network of their own, in which every port is free.
 func TestMain(m *testing.M) { userns.Main(m) }
 
 func run(t *testing.T, c Config) {
@@ -90,8 +90,8 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// The answer comes from the address that was asked, also where the machine has several: a connected socket takes no
-// other.
+// The answer comes from the address that was asked, even on a machine with several addresses. A connected socket
+// accepts no other.
 func TestUDP(t *testing.T) {
 	run(t, Config{UDP: []int{9000}})
 	for _, addr := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "[::1]:9000"} {
@@ -243,7 +243,7 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// freePort is a port that nobody listens on.
+// freePort returns a port that nobody listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
 	ln, err := net.Listen("tcp", ":0")

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// pair is an IPv4 and an IPv6 address of one thing.
+// pair is an IPv4 and an IPv6 address of the same thing.
 type pair struct{ v4, v6 netip.Addr }
 
 func (p *pair) add(a netip.Addr) {
@@ -26,7 +26,7 @@ func (p *pair) add(a netip.Addr) {
 	}
 }
 
-// of gives the address of a family.
+// of returns the address of a family.
 func (p pair) of(v6 bool) netip.Addr {
 	if v6 {
 		return p.v6
@@ -80,13 +80,13 @@ func (c *Cluster) learn(ctx context.Context) error {
 		}
 	}
 	add("outside", st.Outside...)
-	// Addresses behind the outside's, which no node has a route of its own to.
+	// Addresses behind the outside. No node has a route of its own to them.
 	add("beyond", netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10"))
 	c.ips = ips
 	return nil
 }
 
-// probe runs this program's probe somewhere and decodes the last line it prints.
+// probe runs this program's probe at a target and decodes the last line that it prints.
 func (c *Cluster) probe(ctx context.Context, where lab.Target, out any, args ...string) error {
 	stdout, stderr, code, err := c.Output(ctx, where, append([]string{c.exe, "probe"}, args...)...)
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *Cluster) ask(ctx context.Context, where lab.Target, network, addr strin
 	return a, err
 }
 
-// askMany asks a server often, each time on a new connection, and counts the answers by pod.
+// askMany asks a server several times, each time on a new connection, and counts the answers by pod.
 func (c *Cluster) askMany(ctx context.Context, where lab.Target, network, addr string, times int) (map[string]int, error) {
 	stdout, stderr, code, err := c.Output(ctx, where, c.exe, "probe", "ask", "--times", fmt.Sprint(times), network, addr)
 	if err != nil || code != 0 {
@@ -132,13 +132,13 @@ func (c *Cluster) askMany(ctx context.Context, where lab.Target, network, addr s
 	return count, nil
 }
 
-// seen is what a server should say: its name, "" for any, and the address of whoever asked.
+// seen is what a server should say: its name ("" for any), and the address of the client.
 type seen struct {
 	pod    string
 	client netip.Addr
 }
 
-// sees asks and checks which pod answers and whose address it sees.
+// sees asks a server, and checks which pod answers and which address it sees.
 func (c *Cluster) sees(ctx context.Context, where lab.Target, network, addr string, want seen) error {
 	a, err := c.ask(ctx, where, network, addr)
 	if err != nil {
@@ -157,15 +157,15 @@ func (c *Cluster) sees(ctx context.Context, where lab.Target, network, addr stri
 	return nil
 }
 
-// background is a probe that runs beside a step.
+// background is a probe that runs during a step.
 type background struct {
 	started chan struct{}
-	done    chan struct{} // closed when the probe ended and all it printed was read
+	done    chan struct{} // closed when the probe has ended and its output was read
 	last    string
 	err     error
 }
 
-// start runs a probe beside, and returns when it printed "started".
+// start starts a probe in the background, and returns when it has printed "started".
 func (c *Cluster) start(ctx context.Context, where lab.Target, args ...string) (*background, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -200,7 +200,7 @@ func (c *Cluster) start(ctx context.Context, where lab.Target, args ...string) (
 	}
 }
 
-// wait waits for the probe's end and decodes what it printed last.
+// wait waits until the probe ends, and decodes the last line that it printed.
 func (b *background) wait(ctx context.Context, out any) error {
 	select {
 	case <-b.done:
@@ -213,13 +213,13 @@ func (b *background) wait(ctx context.Context, out any) error {
 	return nil
 }
 
-// stop ends a probe that would go on.
+// stop ends a probe that would otherwise go on.
 func (b *background) stop(cancel context.CancelFunc) {
 	cancel()
 	<-b.done
 }
 
-// edit replaces text in the lab's file and waits until the lab applied it.
+// edit changes the text of the lab's file and waits until the lab has applied it.
 func (c *Cluster) edit(ctx context.Context, change func(string) string) error {
 	before, err := c.Status(ctx)
 	if err != nil {

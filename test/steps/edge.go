@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/test/serve"
 )
 
-// answers is what 'probe resolve' prints.
+// answers is the output of 'probe resolve'.
 type answers struct {
 	Answers []string
 	Error   string
@@ -64,7 +64,7 @@ func egress(ctx context.Context, c *Cluster) (string, error) {
 	}
 	defer server.stop(cancel)
 	for _, network := range []string{"tcp", "udp"} {
-		// From outside, everything of a node comes from the node's address.
+		// Outside, all traffic of a node's pods comes from the node's address.
 		if err := c.sees(ctx, lab.Pod("client"), network, at(c.ips["beyond"].v4, 9000), seen{"outside", c.ips["node-1"].v4}); err != nil {
 			return "", err
 		}
@@ -80,7 +80,7 @@ func egress(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("client reaches %s, which sees node-1's address; ping answered in %.1f ms", c.ips["beyond"].v4, ping.Millis), nil
 }
 
-// stall is how long a connection may be silent over an agent's restart.
+// stall limits how long a connection may be silent while an agent restarts.
 const stall = time.Second
 
 func restart(ctx context.Context, c *Cluster) (string, error) {
@@ -183,7 +183,7 @@ func nodePort(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("ports 30081 (pod on node-1) and 30082 (pod on node-2), on both nodes and localhost: the pod sees %s", c.ips["outside"].v4), err
 }
 
-// sameClientPort holds connections from one client port through both nodes to one pod.
+// sameClientPort holds connections from one client port through both nodes to the same pod.
 func (c *Cluster) sameClientPort(ctx context.Context, v6 bool) error {
 	var held []*background
 	for _, node := range []string{"node-1", "node-2"} {
@@ -279,8 +279,8 @@ func (c *Cluster) get(ctx context.Context, url string, node netip.Addr, http2 bo
 }
 
 func pathMTU(ctx context.Context, c *Cluster) (detail string, err error) {
-	// The second one is smaller, so that what was learned of the first does not help: without ICMP the mesh has to find
-	// out by itself.
+	// The second MTU is smaller, so that the first one's result does not help. Without ICMP the mesh must find the MTU
+	// itself.
 	with, err := c.learnMTU(ctx, impair.Config{MTU: 1400, ICMP: true})
 	if err != nil {
 		return "", err
@@ -289,8 +289,8 @@ func pathMTU(ctx context.Context, c *Cluster) (detail string, err error) {
 	return fmt.Sprintf("underlay of 1400 with ICMP: the pod learned %d; of 1360 without: %d", with, without), err
 }
 
-// learnMTU shrinks the underlay, sends large DF packets from a pod across it, and returns the path MTU that the pod's
-// kernel was told.
+// learnMTU reduces the underlay's MTU, sends large DF packets across it from a pod, and returns the path MTU that the
+// pod's kernel then has.
 func (c *Cluster) learnMTU(ctx context.Context, underlay impair.Config) (mtu int, err error) {
 	if err := c.Impair(ctx, "node-1", "node-2", underlay); err != nil {
 		return 0, err
@@ -314,7 +314,7 @@ func (c *Cluster) learnMTU(ctx context.Context, underlay impair.Config) (mtu int
 
 func hostTAP(ctx context.Context, c *Cluster) (string, error) {
 	err := families(func(v6 bool) error {
-		// A process in the node's namespace has the host TAP's address: the second of the node's range.
+		// A process in the node's namespace uses the host TAP's address, which is the second of the node's pod range.
 		own, err := c.hostAddr(ctx, "node-1", v6)
 		if err != nil {
 			return err
@@ -395,7 +395,7 @@ func noRules(ctx context.Context, c *Cluster) (string, error) {
 			return "", err
 		}
 	}
-	// The bridge between the nodes is in the supervisor's own.
+	// The bridge between the nodes is in the supervisor's own namespace.
 	if err := empty("the underlay", lab.Outside(), "--pid", strconv.Itoa(st.PID)); err != nil {
 		return "", err
 	}

@@ -12,8 +12,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// Measure takes a short look at speed: a stream and request-response on the paths of the demo. For figures that can be
-// compared there is 'tapestry-lab bench'.
+// Measure takes a quick measurement: a TCP stream and request-response on the paths of the demo. 'tapestry-lab bench'
+// makes figures that can be compared.
 func (c *Cluster) Measure(ctx context.Context) ([][]string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

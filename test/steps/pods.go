@@ -74,7 +74,7 @@ func acrossNodes(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("%d WireGuard data packets on the wire, %d ARP and ND, nothing else, canary not seen", seen.WireGuardData, seen.ARP+seen.ND), err
 }
 
-// bracket is how an address begins in "address:port".
+// bracket returns the beginning of an "address:port" with this address.
 func bracket(a netip.Addr) string {
 	if a.Is6() {
 		return "[" + a.String() + "]:"
@@ -167,7 +167,7 @@ func refused(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("TCP reset and ICMP unreachable within %.1f ms", slowest), err
 }
 
-// newConnections is how long new connections may go on to a backend that is no longer ready.
+// newConnections limits how long new connections may still go to a backend that is no longer ready.
 const newConnections = 100 * time.Millisecond
 
 func failover(ctx context.Context, c *Cluster) (string, error) {
@@ -189,8 +189,8 @@ func failover(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("last new connection to it %d ms after it was known to be unready, TCP and UDP; last failure %d ms after it was killed", slowest.Milliseconds(), took.Milliseconds()), err
 }
 
-// unready makes web-2 unready, and measures from the moment the lab knows to the last new connection that still went
-// there.
+// unready makes web-2 unready. It returns the time from the moment when the lab knows to the last new connection that
+// still went to web-2.
 func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took time.Duration, err error) {
 	vip := at(c.ips["svc/web"].of(v6), 81)
 	health := func(path string) error {
@@ -201,7 +201,7 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 	if err != nil {
 		return 0, err
 	}
-	// One UDP client that keeps its port, so that its flow has to move.
+	// This UDP client keeps its port, so its flow has to move.
 	var moving *background
 	if network == "udp" {
 		if moving, err = c.start(ctx, lab.Pod("client"), "follow", "--for", "3s", "--until-not", "web-2", vip); err != nil {
@@ -241,7 +241,7 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 	return took, nil
 }
 
-// served waits until new connections reach a pod: the agents hear of it a moment after the lab knows.
+// served waits until new connections reach a pod, since the agents learn about it a moment after the lab.
 func (c *Cluster) served(ctx context.Context, network, addr, pod string) error {
 	for end := time.Now().Add(5 * time.Second); ; {
 		count, err := c.askMany(ctx, lab.Pod("client"), network, addr, 20)
@@ -254,8 +254,8 @@ func (c *Cluster) served(ctx context.Context, network, addr, pod string) error {
 	}
 }
 
-// dies kills the server of web-2, which the lab starts again, and measures from its death to the last connection that
-// failed for it.
+// dies kills the server of web-2, which the lab starts again. It returns the time from the server's death to the last
+// connection that failed because of it.
 func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 	st, err := c.Status(ctx)
 	if err != nil {
@@ -275,7 +275,7 @@ func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Pods share the lab's process namespace.
+	// Pods share the lab's PID namespace.
 	if _, stderr, code, err := c.Output(ctx, lab.Outside(), kill...); err != nil || code != 0 {
 		return 0, errors.Join(err, fmt.Errorf("kill web-2: exit status %d: %s", code, stderr))
 	}

@@ -1,5 +1,5 @@
-// Package steps is what Tapestry can do, one thing at a time, on a real cluster of two nodes. The demo shows the
-// steps, the end-to-end tests assert them: they are the same code.
+// Package steps shows what Tapestry can do, one thing at a time, on a real cluster of two nodes. The demo shows the
+// steps and the end-to-end tests assert them with the same code.
 package steps
 
 import (
@@ -16,15 +16,15 @@ import (
 //go:embed cluster.yaml
 var clusterYAML string
 
-// Step is one thing shown.
+// Step is one thing that is shown.
 type Step struct {
-	// Name is short and stable, Title one line for people.
+	// Name is short and stable. Title is one line for people.
 	Name, Title string
-	// Run does it and says what was seen. The error says what went wrong.
+	// Run carries the step out and returns what was seen. The error says what went wrong.
 	Run func(context.Context, *Cluster) (detail string, err error)
 }
 
-// All are the steps in order.
+// All returns the steps in order.
 func All() []Step {
 	return []Step{
 		{"pod-to-pod", "pod to pod on one node, the server sees the client's own address", podToPod},
@@ -46,20 +46,20 @@ func All() []Step {
 	}
 }
 
-// Cluster is the lab the steps run on.
+// Cluster is the lab in which the steps run.
 type Cluster struct {
 	*lab.Client
-	// file is the lab's file: a step changes the cluster by writing it.
+	// file is the lab's file. A step changes the cluster by writing this file.
 	file string
 	exe  string
 	ips  map[string]pair // addresses of pods, of ClusterIPs as "svc/name", of nodes
 }
 
-// Options of Up.
+// Options are the options of Up.
 type Options struct {
 	Name string // of the lab
-	Dir  string // where its file goes
-	// Product is the executable tapestry; "" is the one that product.Find finds.
+	Dir  string // folder for the lab's file
+	// Product is the executable tapestry; "" is the executable that product.Find finds.
 	Product string
 	// Detach lets the lab live on when this process ends.
 	Detach bool
@@ -90,5 +90,5 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// File is the YAML file of the cluster.
+// File returns the path of the cluster's YAML file.
 func (c *Cluster) File() string { return c.file }

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
 
-// stockNode is a third node whose tunnel is not ours. It is added by hand, as an operator would add one.
+// stockNode is a third node, whose tunnel is stock WireGuard. It is added by hand, as an operator would do it.
 const stockNode = `---
 apiVersion: v1
 kind: Node
@@ -76,7 +76,7 @@ func stockWireGuard(ctx context.Context, c *Cluster) (detail string, err error) 
 	return fmt.Sprintf("unmodified wireguard-go at %s and client talk both ways, TCP and UDP", own.v4), err
 }
 
-// publicKey is what a node's agent published.
+// publicKey returns the public key that a node's agent published.
 func (c *Cluster) publicKey(node string) (string, error) {
 	objs, err := manifests.Read(rpc.ObjectsDir(c.Dir))
 	if err != nil {

@@ -39,7 +39,7 @@ func Explain(err error) error {
 	return refused("make namespaces", err)
 }
 
-// A setting is a kernel switch that forbids user namespaces when it has the value bad.
+// setting is a kernel setting that forbids user namespaces when it has the value bad.
 type setting struct{ key, bad, good string }
 
 var settings = []setting{
@@ -51,7 +51,7 @@ var settings = []setting{
 	{"kernel.apparmor_restrict_unprivileged_userns", "1", "0"},
 }
 
-// refused explains why the kernel did not let us do what.
+// refused explains why the kernel refused what this process tried to do.
 func refused(what string, err error) error {
 	return refusedBy(what, err, func(key string) string {
 		b, _ := os.ReadFile("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runInit is process 1: it makes the namespaces usable, starts this executable again with the same arguments,
-// standard streams and the given number of extra files, reaps what is orphaned, passes signals on, and returns the
-// status of the child.
+// runInit is the init, process 1. It makes the namespaces usable, and starts this executable again with the same
+// arguments, standard streams and the given number of extra files. It reaps orphans, passes signals on, and returns the
+// child's exit status.
 func runInit(s stage) int {
 	signals := newRelay()
 	defer signals.stop()
@@ -47,8 +47,8 @@ func prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return refused("change mounts in the new namespaces", err)
 	}
-	// A container with a masked /proc may not mount one (fs/namespace.c, mount_too_revealing). The old one
-	// still answers for /proc/self, and for the network of the reader.
+	// A container with a masked /proc may not mount another one (fs/namespace.c, mount_too_revealing). The old /proc
+	// still answers for /proc/self, and for the reader's network namespace.
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		fmt.Fprintf(os.Stderr, "cannot mount /proc for the new process namespace (%v): process numbers seen there are those outside\n", err)
 	}
@@ -62,7 +62,7 @@ func prepare() error {
 	return nil
 }
 
-// spawn uses syscall.ForkExec because os.StartProcess would make the files blocking, for all who share them.
+// spawn uses syscall.ForkExec because os.StartProcess would make the files blocking for every process that shares them.
 func spawn(files int) (*os.Process, error) {
 	next, err := stage{}.env(stageChild)
 	if err != nil {

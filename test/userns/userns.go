@@ -1,13 +1,13 @@
-// Package userns runs a program inside namespaces of its own, so that what it does to the kernel's network can
-// neither need root nor leak into the machine. The program starts itself twice more: once as a small init, which is
-// process 1 of the new namespaces, and once, below it, as itself. When the init ends, the kernel ends everything
-// inside; the init ends with the program's own process and with its starter.
+// Package userns runs a program inside namespaces of its own. Its changes to the kernel's network then need no root and
+// cannot affect the machine. The program starts itself twice more: once as a small init, which is process 1 of the new
+// namespaces, and once as the init's child, which does the program's work. When the init ends, the kernel ends
+// everything inside. The init ends when its child or its starter ends.
 //
 // Tests use it as
 //
 //	func TestMain(m *testing.M) { userns.Main(m) }
 //
-// and a program calls Maybe first thing in main and starts itself with Command.
+// A program calls Maybe first in main, and starts itself with Command.
 package userns
 
 import (
@@ -24,19 +24,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The environment says which of the three a process is. The value ends with the executable's identity: another
-// program that inherits the variable takes no notice of it.
+// The environment variable says which of the three a process is. Its value ends with the executable's identity, so that
+// another program which inherits the variable ignores it.
 const (
 	stageVar   = "TAPESTRY_NAMESPACES"
 	stageInit  = "init"
 	stageChild = "inside"
 )
 
-// Options of Command.
+// Options are the options of Command.
 type Options struct {
 	// Args are the arguments, without the program's name.
 	Args []string
-	// Env is the environment, nil for that of this process.
+	// Env is the environment; nil is that of this process.
 	Env []string
 	// Files become descriptors 3, 4, ... of the program inside.
 	Files []*os.File
@@ -44,8 +44,8 @@ type Options struct {
 	Detach bool
 }
 
-// Main runs a package's tests (m is a *testing.M) inside namespaces and ends the process with their status. Tests are
-// root there, with a network of their own that has only a loopback interface, which is up.
+// Main runs a package's tests (m is a *testing.M) inside namespaces and ends the process with their status. The tests
+// are root there. Their network has only a loopback interface, which is up.
 func Main(m interface{ Run() int }) {
 	Maybe()
 	if Inside() {
@@ -54,7 +54,7 @@ func Main(m interface{ Run() int }) {
 	os.Exit(Run(Options{Args: os.Args[1:]}))
 }
 
-// Maybe becomes the init, and does not return, when this process was started to be it. It has to be called before
+// Maybe turns this process into the init if it was started as one; then it does not return. It must be called before
 // anything else.
 func Maybe() {
 	if s, ok := parseStage(stageInit); ok {
@@ -69,8 +69,8 @@ func Inside() bool {
 }
 
 // Run starts this executable inside namespaces with the standard streams of this process, passes signals on, and
-// returns the status to exit with: that of the program, 128 and the signal's number when a signal ended it, or 1
-// after one sentence on the standard error when namespaces are not to be had.
+// returns an exit status: that of the program, or 128 and the signal's number when a signal ended it. When namespaces
+// cannot be had it writes one sentence to the standard error and returns 1.
 func Run(o Options) int {
 	// The kernel sends the parent-death signal when the starting thread ends.
 	runtime.LockOSThread()
@@ -97,10 +97,10 @@ func Run(o Options) int {
 	return status(cmd.ProcessState.Sys().(syscall.WaitStatus))
 }
 
-// Command prepares the start of this executable inside new network, mount and process namespaces and, unless the
-// capabilities for them are there, a new user namespace in which the caller is root. It fails with one sentence that
-// says what is missing when /dev/net/tun is not to be had; give an error of cmd.Start to Explain for the same. Unless
-// o.Detach, start it from a goroutine that is locked to its thread and lives until the end: see exec.Cmd.SysProcAttr.
+// Command prepares the start of this executable inside new network, mount and PID namespaces. Without the capabilities
+// for these it also makes a new user namespace, in which the caller is root. When /dev/net/tun cannot be used the error
+// says in one sentence what is missing; Explain does the same for an error of cmd.Start. Unless o.Detach is set, call
+// cmd.Start in a goroutine that is locked to its thread and lives until the program ends: see exec.Cmd.SysProcAttr.
 func Command(o Options) (*exec.Cmd, error) {
 	if err := checkTUN(); err != nil {
 		return nil, err
@@ -125,13 +125,13 @@ func Command(o Options) (*exec.Cmd, error) {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-		// setgroups stays denied, without which an ordinary user may not map a group (user_namespaces(7)).
+		// setgroups stays denied. Otherwise an ordinary user may not map a group (user_namespaces(7)).
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = false
 	}
 	return cmd, nil
 }
 
-// stage is what a starter tells the process it starts.
+// stage is what a starter tells the process that it starts.
 type stage struct {
 	files    int  // how many from descriptor 3 on
 	terminal bool // ^C reaches all processes without being passed on
@@ -142,7 +142,7 @@ func (s stage) env(name string) (string, error) {
 	return fmt.Sprintf("%s=%s:%d:%t:%s", stageVar, name, s.files, s.terminal, id), err
 }
 
-// parseStage reports whether this process is at the stage of that name, and what it was told.
+// parseStage reports whether this process is at the stage of that name, and returns what its starter said.
 func parseStage(name string) (s stage, ok bool) {
 	f := strings.SplitN(os.Getenv(stageVar), ":", 4)
 	if len(f) != 4 || f[0] != name {
@@ -157,7 +157,7 @@ func parseStage(name string) (s stage, ok bool) {
 	return s, err == nil && s.files >= 0
 }
 
-// identity names the executable file that runs here.
+// identity returns a text that identifies the executable file of this process.
 func identity() (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/exe", &st); err != nil {
@@ -180,9 +180,9 @@ func privileged() bool {
 	return data[0].Effective&need == need
 }
 
-// A relay catches the signals that ask for an end. It is made before there is a process to pass them on to, for one
-// that came in between would end us: the runtime makes process 1 exit on a signal which the kernel would keep from
-// it.
+// relay catches the signals that ask for an end. It must exist before the process that it passes them on to. A signal
+// that comes in between would end this process, since the Go runtime makes process 1 exit on signals that the kernel
+// would keep from it.
 type relay chan os.Signal
 
 func newRelay() relay {
@@ -191,8 +191,8 @@ func newRelay() relay {
 	return r
 }
 
-// to passes signals on to p, except those that the terminal sends on ^C and ^\, which reach the whole process group,
-// and so the processes inside, without us.
+// to passes signals on to p. It leaves out those that the terminal sends on ^C and ^\, since they reach the whole
+// process group, and so the processes inside, anyway.
 func (r relay) to(p *os.Process, terminal bool) {
 	for s := range r {
 		if terminal && (s == syscall.SIGINT || s == syscall.SIGQUIT) {
@@ -235,8 +235,8 @@ func status(w syscall.WaitStatus) int {
 	return w.ExitStatus()
 }
 
-// Mapped gives uid where this user namespace knows it, and otherwise the user's own: that of an ordinary user knows no
-// other (user_namespaces(7), uid_map).
+// Mapped returns uid if this user namespace has it, and otherwise the user's own. The namespace of an ordinary user has
+// no other (user_namespaces(7), uid_map).
 func Mapped(uid int) int {
 	b, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programVar names the one of programs that this test binary is to be, instead of running tests.
+// programVar names the program that this test binary runs in place of the tests.
 const programVar = "TAPESTRY_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if p, ok := programs[os.Getenv(programVar)]; ok {
 		os.Exit(p())
 	}
-	// The programs need not wait a second at their end for reports of the race detector.
+	// The programs need not wait a second when they end for reports of the race detector.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	os.Exit(m.Run())
 }
@@ -50,14 +50,14 @@ var programs = map[string]func() int{
 		<-c
 		return 3
 	},
-	// leaves a process behind that would run on, and ends
+	// abandon leaves a process behind that would run on, and ends.
 	"abandon": func() int {
 		if err := exec.Command("sleep", "60").Start(); err != nil {
 			return 1
 		}
 		return 0
 	},
-	// makes an orphan that ends at once, and waits until nobody is left of it
+	// orphan makes an orphan that ends at once, and waits until it is gone.
 	"orphan": func() int {
 		if err := exec.Command("sh", "-c", "sh -c 'sleep 0.01' &").Run(); err != nil {
 			return 1
@@ -135,7 +135,7 @@ func launch() int {
 	return Run(Options{Env: append(os.Environ(), programVar+"=wait")})
 }
 
-// command prepares a program inside; the test's thread stays locked for the parent-death signal.
+// command prepares a program inside. The test's thread stays locked because of the parent-death signal.
 func command(t *testing.T, program string, o Options) *exec.Cmd {
 	t.Helper()
 	runtime.LockOSThread()
@@ -240,8 +240,8 @@ func TestSignal(t *testing.T) {
 	}
 }
 
-// TestDiesWithStarter kills the process that called Run, and waits for the end of the program inside, which holds
-// the other end of a pipe.
+// TestDiesWithStarter kills the process that called Run, and waits until the program inside ends, which holds the other
+// end of a pipe.
 func TestDiesWithStarter(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -303,7 +303,7 @@ func TestInitRefusesElsewhere(t *testing.T) {
 	}
 }
 
-// A variable inherited from another executable means nothing.
+// A variable inherited from another executable is ignored.
 func TestForeignStage(t *testing.T) {
 	t.Setenv(stageVar, stageChild+":0:false:1.2")
 	if Inside() {

@@ -1,9 +1,9 @@
 // Package oci packs a container image for several architectures into one archive, without a daemon, a registry, or a
 // base image.
 //
-// The archive is an OCI image layout (image-spec 1.0, image-layout.md), which containerd and newer Dockers read, with
-// the manifest.json of "docker save" beside it, which older ones read. Both name the same blobs. What is packed
-// depends on the arguments alone: the same image is the same archive, byte for byte.
+// The archive is an OCI image layout (image-spec 1.0, image-layout.md), which containerd and newer Dockers read. It
+// also has the manifest.json of "docker save", which older Dockers read. Both name the same blobs. The archive depends
+// on the arguments alone: the same image makes the same archive, byte for byte.
 package oci
 
 import (
@@ -24,21 +24,21 @@ import (
 	"tapestry.dev/tapestry/deploy/release/tarball"
 )
 
-// Image is what to pack.
+// Image is what Write packs.
 type Image struct {
 	// Name and Tag are its full name: "tapestry.dev/tapestry" and "v1.2.0".
 	Name, Tag string
-	// Created is the time of everything in it.
+	// Created is the time of everything in the image.
 	Created time.Time
 	Config  Config
-	// Platforms are the architectures. The first is the one that a Docker which knows no image indexes takes for Tag;
-	// it has each of them as Tag-ARCH.
+	// Platforms lists the architectures. A Docker without support for image indexes uses the first one as Tag. Such a
+	// Docker also has each of them as Tag-ARCH.
 	Platforms []Platform
 }
 
 // Config is how a container starts (image-spec, config.md).
 type Config struct {
-	// User is "uid:gid". It has to be numeric and not root.
+	// User is "uid:gid". Both must be numeric, and neither may be root's.
 	User       string            `json:"User"`
 	Entrypoint []string          `json:"Entrypoint"`
 	Labels     map[string]string `json:"Labels,omitempty"`
@@ -47,11 +47,11 @@ type Config struct {
 // Platform is the content for one architecture, as Go calls it.
 type Platform struct {
 	Arch string
-	// Layers are on top of each other.
+	// Layers are stacked, the first one at the bottom.
 	Layers []Layer
 }
 
-// Layer is some files, all of them root's. A name without directory is in the root.
+// Layer has files that belong to root. A name without a directory is in the root directory.
 type Layer []File
 
 // File is an executable in the image.
@@ -68,7 +68,7 @@ const (
 	typeLayer    = "application/vnd.oci.image.layer.v1.tar+gzip"
 )
 
-// Annotations of the index by which containerd and others name what they import.
+// The annotations of the index from which containerd and others take the name of an image that they import.
 const (
 	containerdName = "io.containerd.image.name"
 	refName        = "org.opencontainers.image.ref.name"
@@ -108,7 +108,7 @@ type platform struct {
 	Variant      string `json:"variant,omitempty"`
 }
 
-// platformOf is what an architecture is called in indexes. All of arm64 is v8 there.
+// platformOf returns an architecture as indexes name it. They name arm64 with the variant v8.
 func platformOf(arch string) *platform {
 	p := &platform{Architecture: arch, OS: "linux"}
 	if arch == "arm64" {
@@ -117,7 +117,7 @@ func platformOf(arch string) *platform {
 	return p
 }
 
-// blobs are the content of the archive, by digest.
+// blobs has the content of the archive, by digest.
 type blobs map[string][]byte
 
 func (b blobs) add(mediaType string, content []byte) descriptor {
@@ -135,7 +135,7 @@ func (b blobs) addJSON(mediaType string, v any) (descriptor, error) {
 	return b.add(mediaType, text), nil
 }
 
-// blobPath is where a blob is in the archive.
+// blobPath returns a blob's path in the archive.
 func blobPath(d descriptor) string { return "blobs/sha256/" + d.Digest[len("sha256:"):] }
 
 // dockerEntry is one image in the manifest.json of "docker save".
@@ -210,7 +210,7 @@ type history struct {
 	CreatedBy string    `json:"created_by"`
 }
 
-// platform adds what an architecture consists of, and gives its manifest.
+// platform adds the blobs of one architecture, and returns its manifest.
 func (b blobs) platform(im *Image, p Platform) (descriptor, dockerEntry, error) {
 	var layers []descriptor
 	var entry dockerEntry
@@ -248,7 +248,7 @@ func (b blobs) platform(im *Image, p Platform) (descriptor, dockerEntry, error) 
 	return manifest, entry, err
 }
 
-// pack makes a layer's blob, and the digest of it before it was compressed, by which configurations know layers.
+// pack returns a layer's blob and its diff ID, the digest of the uncompressed layer, which configurations refer to.
 func pack(l Layer, created time.Time) (packed []byte, diffID string, err error) {
 	if len(l) == 0 {
 		return nil, "", errors.New("a layer without files")

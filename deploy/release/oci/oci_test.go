@@ -40,7 +40,7 @@ func packed(t *testing.T, im Image) []byte {
 	return out.Bytes()
 }
 
-// entries reads a tar file, and sees to it that nothing in it tells of this machine or this moment.
+// entries reads a tar file, and checks that nothing in it depends on this machine or this moment.
 func entries(t *testing.T, r io.Reader) map[string][]byte {
 	t.Helper()
 	all := map[string][]byte{}
@@ -64,7 +64,7 @@ func entries(t *testing.T, r io.Reader) map[string][]byte {
 	}
 }
 
-// reader follows descriptors, as whoever imports an archive does.
+// reader follows descriptors, like a program that imports an archive.
 type reader struct {
 	t     *testing.T
 	files map[string][]byte
@@ -112,7 +112,7 @@ type config struct {
 	RootFS                    rootFS
 }
 
-// platform reads an architecture's manifest, and gives the files of its image.
+// platform reads an architecture's manifest, and returns the files of its image.
 func (r *reader) platform(d descriptor, arch string) map[string]string {
 	r.t.Helper()
 	var m manifest
@@ -145,7 +145,7 @@ func (r *reader) platform(d descriptor, arch string) map[string]string {
 	return files
 }
 
-// TestWrite reads an archive twice, as containerd and as an old Docker does, and finds the same.
+// TestWrite reads an archive twice, like containerd and like an old Docker, and finds the same content.
 func TestWrite(t *testing.T) {
 	r := &reader{t, entries(t, bytes.NewReader(packed(t, image()))), map[string]bool{}}
 	var layout struct{ ImageLayoutVersion string }
@@ -190,11 +190,11 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// TestSame: the same image is the same archive, and another tag is another one.
+// TestSame: the same image makes the same archive, and another tag makes another archive.
 func TestSame(t *testing.T) {
 	first := packed(t, image())
 	im := image()
-	slices.Reverse(im.Platforms[0].Layers[1]) // the order in which files of a layer are named
+	slices.Reverse(im.Platforms[0].Layers[1]) // the order in which a layer's files are named does not matter
 	if !bytes.Equal(first, packed(t, im)) {
 		t.Error("the same image is packed otherwise")
 	}

@@ -1,5 +1,5 @@
-// Package sbom writes a bill of materials: of which modules the programs of a release are made, as the go command
-// wrote it into them. The format is SPDX 2.3 in JSON (https://spdx.github.io/spdx-spec/v2.3/).
+// Package sbom writes a bill of materials. It lists the modules that the programs of a release are made of, as the go
+// command recorded them in the programs. The format is SPDX 2.3 in JSON (https://spdx.github.io/spdx-spec/v2.3/).
 package sbom
 
 import (
@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// Release is what to write of.
+// Release is the release that the bill describes.
 type Release struct {
-	// Name and Version are the release's; Created its time.
+	// Name and Version are those of the release. Created is its time.
 	Name, Version string
 	Created       time.Time
 	Programs      []Program
@@ -26,11 +26,11 @@ type Release struct {
 
 // Program is one executable file.
 type Program struct {
-	// File is its path in the release, such as "linux-amd64/tapestry".
+	// File is the path in the release, such as "linux-amd64/tapestry".
 	File   string
 	SHA256 [sha256.Size]byte
 	Info   *debug.BuildInfo
-	// License is an SPDX expression; "" when nothing is claimed of it.
+	// License is an SPDX expression; "" makes no statement about the license.
 	License string
 }
 
@@ -87,16 +87,16 @@ type relationship struct {
 	To   string `json:"relatedSpdxElement"`
 }
 
-// module is one that programs are made of: those of the build, and the standard library.
+// module is a module that programs are made of: a dependency, or the standard library.
 type module struct{ path, version string }
 
-// Write writes the bill. It is the same for the same release.
+// Write writes the bill. The same release always gives the same bill.
 func Write(w io.Writer, r Release) error {
 	doc := spdx{
 		Version: "SPDX-2.3", DataLicense: "CC0-1.0", ID: document, Name: r.Name + "-" + r.Version,
 		Creation: creation{r.Created.UTC().Format(time.RFC3339), []string{"Tool: " + r.Name + "-release"}},
 	}
-	uses := map[module][]string{} // by which programs
+	uses := map[module][]string{} // by which programs use them
 	for _, p := range slices.SortedFunc(slices.Values(r.Programs), func(a, b Program) int { return cmp.Compare(a.File, b.File) }) {
 		if p.Info == nil {
 			return fmt.Errorf("%s says nothing of how it was built", p.File)
@@ -127,7 +127,7 @@ func Write(w io.Writer, r Release) error {
 			doc.Relationships = append(doc.Relationships, relationship{program, "DEPENDS_ON", id})
 		}
 	}
-	// A document's namespace has to be its alone (6.5), so it follows from what is in it.
+	// A document's namespace must be unique (6.5), so it is made from the document's content.
 	body, err := json.Marshal(doc)
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func Write(w io.Writer, r Release) error {
 	return out.Encode(doc)
 }
 
-// modules are those that a program is linked with.
+// modules returns the modules that a program is linked with.
 func modules(info *debug.BuildInfo) []module {
 	out := []module{{"stdlib", strings.TrimPrefix(info.GoVersion, "go")}}
 	for _, m := range info.Deps {
@@ -153,7 +153,7 @@ func modules(info *debug.BuildInfo) []module {
 
 var notInIDs = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 
-// ref is an identifier, of which only these characters are (3.2).
+// ref returns an identifier. Identifiers have only these characters (3.2).
 func ref(kind, name string) string {
 	return "SPDXRef-" + kind + "-" + notInIDs.ReplaceAllString(name, "-")
 }

@@ -91,7 +91,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// TestOwn: a real program says what it is made of.
+// TestOwn: a real program contains the list of its modules.
 func TestOwn(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {

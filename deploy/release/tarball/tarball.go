@@ -1,5 +1,5 @@
-// Package tarball writes tar files of which nothing depends on the machine or the moment: everything belongs to root
-// and is of one time.
+// Package tarball writes tar files that do not depend on the machine or the time: all entries belong to root and have
+// the same time.
 package tarball
 
 import (
@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Writer writes one. The first error is that of Close; what follows it does nothing.
+// Writer writes one tar file. After an error all further calls do nothing, and Close returns the error.
 type Writer struct {
 	tar  *tar.Writer
 	time time.Time
 	err  error
 }
 
-// New begins a tar file whose entries are of that time, which is cut to seconds.
+// New begins a tar file. All entries have the time t, truncated to seconds.
 func New(w io.Writer, t time.Time) *Writer {
 	return &Writer{tar: tar.NewWriter(w), time: t.Truncate(time.Second)}
 }
@@ -25,7 +25,7 @@ func (w *Writer) File(name string, mode int64, content []byte) {
 	w.add(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(content))}, content)
 }
 
-// Directory adds a directory. Its name ends in a slash.
+// Directory adds a directory. The name must end in a slash.
 func (w *Writer) Directory(name string) {
 	w.add(&tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, nil)
 }
@@ -40,7 +40,7 @@ func (w *Writer) add(h *tar.Header, content []byte) {
 	}
 }
 
-// Close ends the file.
+// Close ends the file, and returns the first error of all calls.
 func (w *Writer) Close() error {
 	if w.err != nil {
 		return w.err

@@ -45,7 +45,7 @@ func TestWriter(t *testing.T) {
 	}
 }
 
-// The error of the first entry that cannot be written is Close's.
+// Close returns the error of the first entry that cannot be written.
 func TestWriterFails(t *testing.T) {
 	w := New(io.Discard, time.Unix(0, 0))
 	w.File(strings.Repeat("n", 300), 0o644, nil) // longer than a name may be (ustar)

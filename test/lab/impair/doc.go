@@ -1,5 +1,5 @@
 // Package impair makes the underlay between two nodes of a lab worse: loss, delay, jitter, reordering, duplication, a
-// rate limit and a smaller MTU, in userspace, for many kernels have no netem.
+// rate limit and a smaller MTU. It does so in userspace, since many kernels have no netem.
 //
 // # Theory of operation
 //

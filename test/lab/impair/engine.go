@@ -9,21 +9,22 @@ import (
 
 // Config says how bad the path is, in each direction. The zero value is a good path.
 type Config struct {
-	// Loss, Duplicate and Reorder are the parts of the frames, 0 to 1, that are lost, arrive twice, or are held back
-	// for HoldBack so that others overtake them.
+	// Loss, Duplicate and Reorder are parts of the frames, 0 to 1: those that are lost, those that arrive twice, and
+	// those that are held back for HoldBack so that others overtake them.
 	Loss, Duplicate, Reorder float64
-	// Delay is added to every frame, and Jitter varies it by up to so much more or less. Jitter alone keeps the
-	// order.
+	// Delay is added to every frame. Jitter varies the delay by up to its own amount in both directions. Jitter alone
+	// keeps the order.
 	Delay, Jitter time.Duration
-	// Rate in bits per second of Ethernet frames, 0 for no limit. What would wait longer than QueueLimit is dropped.
+	// Rate is in bits per second of Ethernet frames; 0 means no limit. A frame that would wait longer than QueueLimit
+	// is dropped.
 	Rate int64
-	// MTU is the largest IP packet in bytes, 0 for no limit. Larger ones with DF, and IPv6, are dropped; those
-	// without DF are fragmented, as a router would.
+	// MTU is the largest IP packet in bytes; 0 means no limit. Larger packets are dropped when they have DF or are
+	// IPv6. Others are fragmented, as a router does.
 	MTU int
-	// ICMP answers what MTU drops with "fragmentation needed" or "packet too big" from the packet's destination.
-	// Without it the path is a black hole.
+	// ICMP answers packets that MTU drops with "fragmentation needed" or "packet too big", sent from the packet's
+	// destination. Without ICMP the path is a black hole.
 	ICMP bool
-	// Seed repeats a run: equal seeds make equal decisions.
+	// Seed makes a run repeatable: equal seeds make equal decisions.
 	Seed uint64
 }
 
@@ -33,10 +34,10 @@ const (
 	QueueLimit = 100 * time.Millisecond
 )
 
-// minMTU is what every IPv4 module must be able to forward (RFC 791 3.2).
+// minMTU is the size that every IPv4 module must be able to forward (RFC 791 3.2).
 const minMTU = 68
 
-// check reports the first setting that makes no sense.
+// check returns an error for the first setting that makes no sense.
 func (c *Config) check() error {
 	for _, p := range []struct {
 		name  string
@@ -71,7 +72,7 @@ const (
 // Verdict is what becomes of a frame.
 type Verdict struct {
 	Outcome Outcome
-	// Copies arrive At, a time on the clock given to Decide.
+	// Copies is how many copies arrive, At is when. At is a time on the clock given to Decide.
 	Copies int
 	At     time.Duration
 }
@@ -84,10 +85,10 @@ const (
 	Passed Outcome = iota
 	Reordered
 	Lost
-	Overflowed // longer than QueueLimit in the queue of the rate limit
+	Overflowed // it would wait longer than QueueLimit for the rate limit
 )
 
-// Engine decides about frames. One goroutine per direction may use it.
+// Engine decides about frames. One goroutine per direction may use it at a time.
 type Engine struct {
 	cfg   Config
 	lanes [2]lane
@@ -95,11 +96,11 @@ type Engine struct {
 
 type lane struct {
 	rand *rand.Rand
-	free time.Duration // when the wire has sent what it was given
-	last time.Duration // when the last frame that kept the order arrives
+	free time.Duration // when the wire has sent everything it was given
+	last time.Duration // when the last frame arrives that kept the order
 }
 
-// NewEngine starts a run from its seed.
+// NewEngine makes an Engine at the beginning of its random numbers.
 func NewEngine(c Config) *Engine {
 	e := &Engine{cfg: c}
 	for d := range e.lanes {
@@ -108,10 +109,10 @@ func NewEngine(c Config) *Engine {
 	return e
 }
 
-// Decide says what becomes of a frame of size bytes that is sent at now, which must not go back.
+// Decide returns what becomes of a frame of size bytes that is sent at now. now must not decrease.
 func (e *Engine) Decide(d Direction, now time.Duration, size int) Verdict {
 	c, l := &e.cfg, &e.lanes[d]
-	// Always the same draws, so that no setting changes what another one does.
+	// Every frame draws the same numbers, so that no setting changes the effect of another one.
 	loss, duplicate, reorder, jitter := l.rand.Float64(), l.rand.Float64(), l.rand.Float64(), l.rand.Float64()
 	if loss < c.Loss {
 		return Verdict{Outcome: Lost}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// decide sends n frames of size bytes, one every interval, and gives the verdicts.
+// decide sends n frames of size bytes, one every interval, and returns the verdicts.
 func decide(c Config, d Direction, n, size int, interval time.Duration) []Verdict {
 	e := NewEngine(c)
 	var v []Verdict
@@ -35,7 +35,7 @@ func TestSeed(t *testing.T) {
 	}
 }
 
-// What is lost stays lost whatever else is switched on.
+// A frame that is lost stays lost whatever else is switched on.
 func TestIndependence(t *testing.T) {
 	plain := decide(Config{Loss: 0.3, Seed: 7}, AToB, 1000, 100, time.Millisecond)
 	full := decide(Config{Loss: 0.3, Duplicate: 0.5, Reorder: 0.5, Delay: time.Second, Jitter: time.Second, Seed: 7}, AToB, 1000, 100, time.Millisecond)
@@ -58,7 +58,7 @@ func TestRatios(t *testing.T) {
 			count[v.Outcome]++
 			twice += v.Copies - 1
 		}
-		// four standard deviations of a binomial distribution
+		// The bound is four standard deviations of a binomial distribution.
 		bound := 4 * math.Sqrt(n*p*(1-p))
 		for what, got := range map[string]int{"lost": count[Lost], "reordered": count[Reordered], "duplicated": twice} {
 			if math.Abs(float64(got)-n*p) > bound {

@@ -9,13 +9,13 @@ import (
 // maxQueued bounds the bytes held back in one direction: a second at 0.5 Gb/s.
 const maxQueued = 64 << 20
 
-// queue holds frames until their time has come and writes them in the order of their times; frames of one
-// time in the order they came.
+// queue holds frames until their time has come and writes them in the order of their times. Frames with equal times are
+// written in the order in which they came.
 type queue struct {
 	write func(frame []byte)
-	wake  chan struct{} // capacity 1: something changed
+	wake  chan struct{} // has room for one: something changed
 	mu    sync.Mutex
-	// mu guards the rest
+	// mu guards the fields below.
 	frames frames
 	bytes  int
 	next   uint64
@@ -32,7 +32,7 @@ func newQueue(write func([]byte)) *queue {
 	return &queue{write: write, wake: make(chan struct{}, 1)}
 }
 
-// push takes a copy of frame to be written at the given time; false when the queue is full.
+// push adds a copy of frame, to be written at the given time. It returns false when the queue is full.
 func (q *queue) push(at time.Duration, frame []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -55,7 +55,7 @@ func (q *queue) signal() {
 	}
 }
 
-// close makes run return; what is held is dropped.
+// close makes run return. Frames still in the queue are dropped.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -63,7 +63,7 @@ func (q *queue) close() {
 	q.signal()
 }
 
-// run writes frames, whose times count from start, until close.
+// run writes frames until close. Their times count from start.
 func (q *queue) run(start time.Time) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -84,7 +84,7 @@ func (q *queue) run(start time.Time) {
 	}
 }
 
-// pop gives the next frame that is due, or nil and how long to wait; false after close.
+// pop returns the next frame that is due, or nil and how long to wait. ok is false after close.
 func (q *queue) pop(now time.Duration) (frame []byte, wait time.Duration, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -102,7 +102,7 @@ func (q *queue) pop(now time.Duration) (frame []byte, wait time.Duration, ok boo
 	return f, 0, true
 }
 
-// frames is a heap by time and arrival (container/heap).
+// frames is a heap (container/heap), ordered by time and then by arrival.
 type frames []held
 
 func (f frames) Len() int { return len(f) }

@@ -13,15 +13,15 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Options of a Segment.
+// Options are the options of Insert.
 type Options struct {
-	// Namespace holds the underlay's bridge, nil for the caller's.
+	// Namespace has the underlay's bridge; nil means the caller's namespace.
 	Namespace *tap.Namespace
-	// Port is the interface in that bridge behind which node A is.
+	// Port is the interface of that bridge that leads to node A.
 	Port string
 	// A and B are the Ethernet addresses of the two nodes on the underlay.
 	A, B packet.MAC
-	// Config is what to begin with.
+	// Config is the first configuration; Set changes it.
 	Config Config
 }
 
@@ -34,8 +34,8 @@ type Stats struct {
 type Segment struct {
 	ns     *tap.Namespace
 	a, b   packet.MAC
-	bridge string // the port's own bridge while we are there
-	inner  string // our TAP in it; the other one is in the underlay's
+	bridge string // the port's bridge while the Segment is in place
+	inner  string // the Segment's TAP in it; the other TAP is in the underlay's bridge
 	outer  string
 	engine atomic.Pointer[Engine]
 	start  time.Time
@@ -45,7 +45,7 @@ type Segment struct {
 	err    error // of Remove
 }
 
-// side is where frames of one direction come in.
+// side is one end of the Segment, where the frames of one direction come in.
 type side struct {
 	dev      *tap.Device
 	from, to packet.MAC
@@ -54,10 +54,10 @@ type side struct {
 	frag     []byte
 }
 
-// insertion keeps two Segments from taking one name.
+// insertion keeps two Segments from choosing the same names.
 var insertion sync.Mutex
 
-// Insert puts a Segment between the port and its bridge. Frames on their way at that moment may be lost.
+// Insert puts a Segment between the port and its bridge. Frames that are under way at that moment may be lost.
 func Insert(o Options) (*Segment, error) {
 	if err := o.Config.check(); err != nil {
 		return nil, fmt.Errorf("impair: %w", err)
@@ -94,14 +94,14 @@ func (s *Segment) insert(port string) error {
 	for d := range s.sides {
 		side, out := &s.sides[d], s.sides[1-d].dev
 		side.frag = make([]byte, packet.MaxFrame)
-		side.queue = newQueue(func(frame []byte) { _ = out.Write(frame) }) // the wire has no one to tell
+		side.queue = newQueue(func(frame []byte) { _ = out.Write(frame) }) // a wire reports no errors
 		s.done.Go(func() { side.queue.run(s.start) })
 		s.done.Go(func() { s.run(Direction(d)) })
 	}
 	return tap.SetBridge(s.ns, port, s.bridge)
 }
 
-// place finds the port's bridge and MTU, and free names for our own interfaces.
+// place finds the port's bridge and MTU, and free names for the Segment's own interfaces.
 func (s *Segment) place(port string) (underlay string, mtu int, err error) {
 	err = s.withNetlink(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(port)
@@ -156,7 +156,7 @@ func (s *Segment) newDevice(name, bridge string, mtu int) (*tap.Device, error) {
 	return dev, nil
 }
 
-// Set changes how bad the path is from the next frame on, and starts again from the seed.
+// Set changes the configuration for the next frames, and starts the random numbers again from the seed.
 func (s *Segment) Set(c Config) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("impair: %w", err)
@@ -165,10 +165,10 @@ func (s *Segment) Set(c Config) error {
 	return nil
 }
 
-// Config is what Insert or Set was given last.
+// Config returns the configuration of the last Insert or Set.
 func (s *Segment) Config() Config { return s.engine.Load().cfg }
 
-// Stats counts one direction.
+// Stats returns the counts of one direction.
 func (s *Segment) Stats(d Direction) Stats {
 	c := &s.sides[d].stats
 	return Stats{
@@ -177,7 +177,7 @@ func (s *Segment) Stats(d Direction) Stats {
 	}
 }
 
-// Remove restores the direct path and waits until the Segment has ended. What it still held back is lost.
+// Remove restores the direct path and waits until the Segment has ended. Frames that it held back are lost.
 func (s *Segment) Remove() error {
 	s.once.Do(func() {
 		insertion.Lock()
@@ -204,7 +204,7 @@ func (s *Segment) tearDown() error {
 		}
 	}
 	s.done.Wait()
-	// The TAPs go by themselves, for nobody holds them any more.
+	// The TAPs vanish by themselves, since nobody holds their descriptors any more.
 	return errors.Join(err, s.withNetlink(func(h *netlink.Handle) error {
 		br, err := h.LinkByName(s.bridge)
 		if err != nil {
@@ -217,14 +217,14 @@ func (s *Segment) tearDown() error {
 	}))
 }
 
-// restore moves what is behind us, the port or another Segment's TAP, to the bridge in front of us. That
-// is not always the one it came from: Segments may have been removed in between.
+// restore moves the interface behind the Segment, which is the port or another Segment's TAP, to the bridge in front.
+// That may be another bridge than before, since Segments may have been removed meanwhile.
 func (s *Segment) restore() error {
 	return s.withNetlink(func(h *netlink.Handle) error {
 		outer, err := h.LinkByName(s.outer)
 		if err != nil {
 			if errors.As(err, &netlink.LinkNotFoundError{}) {
-				return nil // Insert did not come that far
+				return nil // Insert failed before this point
 			}
 			return err
 		}
@@ -275,7 +275,7 @@ func isIP(frame []byte) bool {
 	return t == packet.EtherIPv4 || t == packet.EtherIPv6
 }
 
-// pass asks the engine what becomes of a frame. frame is borrowed.
+// pass carries out the engine's decision about a frame. frame is borrowed.
 func (s *Segment) pass(e *Engine, d Direction, frame []byte) {
 	side := &s.sides[d]
 	v := e.Decide(d, time.Since(s.start), len(frame)-packet.VNetHdrLen)
@@ -299,7 +299,7 @@ func (s *Segment) pass(e *Engine, d Direction, frame []byte) {
 	}
 }
 
-// fit does what a router does with a packet that is larger than the MTU of the next wire.
+// fit does what a router does with a packet larger than the MTU of the next wire.
 func (s *Segment) fit(e *Engine, d Direction, frame []byte) {
 	side := &s.sides[d]
 	var p packet.Packet
@@ -307,7 +307,7 @@ func (s *Segment) fit(e *Engine, d Direction, frame []byte) {
 		side.stats.tooBig.Add(1)
 		return
 	}
-	if len(p.IP) <= e.cfg.MTU { // the rest is padding
+	if len(p.IP) <= e.cfg.MTU { // the frame was only padded
 		s.pass(e, d, frame)
 		return
 	}

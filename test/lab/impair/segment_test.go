@@ -105,7 +105,7 @@ func (n *node) dial(t *testing.T, to netip.AddrPort) *net.UDPConn {
 	return c
 }
 
-// ping sends size bytes and waits for the echo: how long it took, false when none came.
+// ping sends size bytes and waits for the echo. It returns the round-trip time, and false when no echo came.
 func ping(t *testing.T, c *net.UDPConn, size int, wait time.Duration) (time.Duration, bool) {
 	t.Helper()
 	b := make([]byte, size)
@@ -121,13 +121,13 @@ func ping(t *testing.T, c *net.UDPConn, size int, wait time.Duration) (time.Dura
 		if err != nil {
 			return 0, false
 		}
-		if string(in[:n]) == string(b) { // not the echo of an earlier one
+		if string(in[:n]) == string(b) { // not the echo of an earlier ping
 			return time.Since(sent), true
 		}
 	}
 }
 
-// reach pings until an echo comes, over the resolution of neighbours and the learning of bridges.
+// reach pings until an echo comes, since neighbours are resolved and bridges learn addresses first.
 func reach(t *testing.T, c *net.UDPConn) time.Duration {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
@@ -209,12 +209,12 @@ func TestSegment(t *testing.T) {
 			for _, conn := range []*net.UDPConn{ab, ba, ac} {
 				reach(t, conn)
 			}
-			must(t, s.Remove()) // again is no error
+			must(t, s.Remove()) // a second Remove is no error
 		})
 	}
 }
 
-// TestOrder sends a numbered burst: in order without reordering, out of order with it.
+// TestOrder sends a numbered burst. It arrives in order without reordering, and out of order with it.
 func TestOrder(t *testing.T) {
 	ns, n := underlay(t, 2)
 	c := n[0].dial(t, n[1].echo[0])
@@ -264,7 +264,7 @@ func TestMTU(t *testing.T) {
 			s := insert(t, ns, a, b, impair.Config{MTU: mtu})
 			reach(t, c)
 
-			// A black hole: nothing comes, and nobody says why.
+			// A black hole: no packet arrives, and no ICMP error comes back.
 			if _, ok := ping(t, c, mtu, 100*time.Millisecond); ok {
 				t.Error("a packet larger than the MTU passed")
 			}
@@ -298,7 +298,7 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// TestFragments sends what may be fragmented over a path with a small MTU.
+// TestFragments sends packets without DF over a path with a small MTU.
 func TestFragments(t *testing.T) {
 	ns, n := underlay(t, 2)
 	insert(t, ns, n[0], n[1], impair.Config{MTU: 600})
@@ -353,7 +353,7 @@ func pathMTU(t *testing.T, c *net.UDPConn, v6 bool) (mtu int) {
 	return mtu
 }
 
-// TestStream sends superframes into a segment, which must come out whole at the other end of the path.
+// TestStream sends superframes into a segment. The data must arrive whole at the other end of the path.
 func TestStream(t *testing.T) {
 	ns, n := underlay(t, 2)
 	s := insert(t, ns, n[0], n[1], impair.Config{Loss: 0.001, Delay: time.Millisecond, Reorder: 0.001, Seed: 1})

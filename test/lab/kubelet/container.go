@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// How long the waits are. Kubernetes begins with 10 s and ends with 5 min, which nobody at a lab's terminal wants.
+// How long restarts wait. Kubernetes begins with 10 s and ends with 5 min, which is too long for a person at a lab.
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 10 * time.Second
-	// lastSandboxRetry is shorter: what a sandbox waits for is the agent, which comes back soon.
+	// lastSandboxRetry is shorter: a sandbox waits for the agent, which comes back soon.
 	lastSandboxRetry = time.Second
-	// steady is how long a container has to run for its next end to count as the first.
+	// steady is how long a container must run for the waits to begin again with firstRetry.
 	steady = 10 * time.Second
 )
 
-// startFailed is the exit code of a command that could not be started, as shells have it.
+// startFailed is the exit code of a command that could not be started, as in shells.
 const startFailed = 127
 
 // container runs one container of a worker over all its restarts.
@@ -37,7 +37,7 @@ func (c *container) update(change func(*ContainerStatus)) {
 	c.worker.update(func(s *Status) { change(&s.Containers[c.at]) })
 }
 
-// loop runs the container until it has not to be started again, and reports whether its last end was a good one.
+// loop runs the container until it must not be started again. It reports whether the last run ended with exit code 0.
 func (c *container) loop(policy RestartPolicy) bool {
 	wait := firstRetry
 	for {
@@ -65,7 +65,7 @@ func (c *container) loop(policy RestartPolicy) bool {
 	}
 }
 
-// once runs the command from its start to its end and returns the exit code and what there is to say of it.
+// once runs the command from its start to its end. It returns the exit code and a message about it.
 func (c *container) once() (code int, message string) {
 	p, err := c.sb.Start(Command{Argv: c.spec.Argv, Env: c.spec.Env, Dir: c.spec.Dir})
 	if err != nil {
@@ -79,7 +79,7 @@ func (c *container) once() (code int, message string) {
 	go func() {
 		defer close(ended)
 		code = p.Wait()
-		// At once, before the probes are stopped: endpoints hang on it.
+		// This comes before the probes are stopped, since endpoints depend on it.
 		c.update(func(s *ContainerStatus) { s.Running, s.Ready, s.PID = false, false, 0 })
 	}()
 	probing, stopProbes := context.WithCancel(c.ctx)
@@ -106,9 +106,9 @@ func (c *container) once() (code int, message string) {
 	return code, message
 }
 
-// terminate asks the process to end, and after the pod's grace makes it.
+// terminate asks the process to end, and kills it after the pod's grace.
 func (c *container) terminate(p Process, ended <-chan struct{}) {
-	_ = p.Signal(syscall.SIGTERM) // it may have ended by itself
+	_ = p.Signal(syscall.SIGTERM) // the process may have ended by itself
 	t := time.NewTimer(c.pod.Grace)
 	defer t.Stop()
 	select {
@@ -123,7 +123,7 @@ func (c *container) readiness(ctx context.Context, pid int) {
 	c.watch(ctx, c.spec.Readiness, true, func(ok bool, err error) bool {
 		c.update(func(s *ContainerStatus) {
 			if s.PID != pid {
-				return // ended meanwhile
+				return // the container has ended
 			}
 			s.Ready, s.Message = ok, ""
 			if err != nil {

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// Sandbox is where a pod lives: its namespaces, with its network attached.
+// Sandbox is the place of a pod: its namespaces, with its network attached.
 type Sandbox interface {
-	// Start starts a command; its output goes to the pod's log.
+	// Start starts a command. Its output goes to the pod's log.
 	Start(Command) (Process, error)
 	// Dial connects from inside of the pod.
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
-	// Close ends whatever still runs inside and takes the sandbox down.
+	// Close ends what still runs inside and takes the sandbox down.
 	Close() error
 }
 
@@ -25,20 +25,20 @@ type Command struct {
 	Dir       string
 }
 
-// Process is one started command with all that it started in its session.
+// Process is a started command, with all processes in its session.
 type Process interface {
 	PID() int
-	// Signal signals all of its process group.
+	// Signal sends a signal to the whole process group.
 	Signal(syscall.Signal) error
-	// Wait waits for its end and returns the exit code, 128+n for signal n. It is called once.
+	// Wait waits until the command ends and returns its exit code; 128+n for signal n. It may be called once.
 	Wait() int
 }
 
-// Options are what a Kubelet needs.
+// Options are the options of a Kubelet.
 type Options struct {
-	// Sandbox makes a pod's sandbox. It is called again, later, when it fails.
+	// Sandbox makes a pod's sandbox. After a failure it is called again later.
 	Sandbox func(context.Context, *Pod) (Sandbox, error)
-	// Changed is told of every change of a pod's status, in order. It must not block and not call the Kubelet.
+	// Changed is told every change of a pod's status, in order. It must not block, and must not call the Kubelet.
 	Changed func(uid string, s Status)
 	Log     *slog.Logger
 }
@@ -49,15 +49,15 @@ type Kubelet struct {
 
 	mu      sync.Mutex
 	workers map[string]*worker // by UID
-	latest  map[string]*worker // by key: the next incarnation waits for this one's end
+	latest  map[string]*worker // by key: the next incarnation waits until this one has ended
 }
 
-// New makes a Kubelet without pods.
+// New returns a Kubelet without pods.
 func New(opts Options) *Kubelet {
 	return &Kubelet{opts: opts, workers: map[string]*worker{}, latest: map[string]*worker{}}
 }
 
-// Set makes the pods, and no others, run. It does not wait.
+// Set makes exactly these pods run. It does not wait.
 func (k *Kubelet) Set(pods []*Pod) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -82,7 +82,7 @@ func (k *Kubelet) Set(pods []*Pod) {
 	}
 }
 
-// Sandbox gives the sandbox of a running pod by its key, nil while there is none.
+// Sandbox returns the sandbox of a running pod by its key, or nil while there is none.
 func (k *Kubelet) Sandbox(key string) Sandbox {
 	k.mu.Lock()
 	w := k.latest[key]
@@ -141,7 +141,7 @@ func (w *worker) stop() {
 	w.end()
 }
 
-// update changes the status and tells about it when it is another one then.
+// update changes the status, and tells about it if the new status differs.
 func (w *worker) update(change func(*Status)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -176,7 +176,7 @@ func (w *worker) run(before *worker) {
 	w.update(func(s *Status) { s.Gone = true })
 }
 
-// makeSandbox tries until it works. It returns nil when the pod was told to stop first.
+// makeSandbox tries until it succeeds. It returns nil when the pod was told to stop first.
 func (w *worker) makeSandbox() Sandbox {
 	for wait := firstRetry; ; wait = min(2*wait, lastSandboxRetry) {
 		sb, err := w.opts.Sandbox(w.ctx, w.pod)
@@ -213,8 +213,8 @@ func (w *worker) runContainers(sb Sandbox) {
 	all.Wait()
 }
 
-// initRestart is when init containers are started again: also in a pod that is always restarted only until they end
-// well.
+// initRestart returns the restart policy of init containers. In a pod with policy Always they are restarted only until
+// they succeed.
 func (w *worker) initRestart() RestartPolicy {
 	if w.pod.Restart == Never {
 		return Never
@@ -222,7 +222,7 @@ func (w *worker) initRestart() RestartPolicy {
 	return OnFailure
 }
 
-// sleep reports whether the time passed before the context was done.
+// sleep waits for d. It reports false when ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -234,7 +234,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// derive computes what follows from the containers.
+// derive computes the fields that follow from the containers.
 func (s *Status) derive(pod *Pod) {
 	ready, started, ended, failed := true, false, true, false
 	for _, c := range s.Containers {

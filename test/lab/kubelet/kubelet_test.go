@@ -15,14 +15,14 @@ import (
 	"time"
 )
 
-// machine is a Sandbox in memory: commands are processes that end when the test says so.
+// machine is a Sandbox in memory. Its processes end when the test says so.
 type machine struct {
 	t *testing.T
 
 	mu        sync.Mutex
-	refuse    error // of the next sandboxes
+	refuse    error // error of the next sandboxes
 	missing   map[string]bool
-	deaf      bool // processes do not end by SIGTERM
+	deaf      bool // processes ignore SIGTERM
 	listening bool
 	running   map[*fakeProcess]bool
 	started   []string
@@ -122,7 +122,7 @@ func (p *fakeProcess) Wait() int {
 	return code
 }
 
-// fixture is a Kubelet on a machine in a bubble of synctest.
+// fixture is a Kubelet on a machine in a synctest bubble.
 type fixture struct {
 	*machine
 	k *Kubelet
@@ -152,9 +152,9 @@ func run(t *testing.T, test func(*fixture)) {
 	})
 }
 
-// after lets time pass and gives the status of pod "p".
+// after lets time pass and returns the status of pod "p".
 func (f *fixture) after(d time.Duration) Status {
-	time.Sleep(d) // of the bubble
+	time.Sleep(d) // the bubble's time
 	synctest.Wait()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -188,8 +188,8 @@ func TestRuns(t *testing.T) {
 	})
 }
 
-// An end makes the container unready in the same instant, and it is started again after longer and longer pauses, which
-// become short again after a long life.
+// The end of a container makes it unready in the same instant. It is started again after longer and longer pauses,
+// which become short again after a long run.
 func TestRestart(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.k.Set([]*Pod{pod(nil)})
@@ -263,7 +263,7 @@ func TestSandboxIsTriedAgain(t *testing.T) {
 	})
 }
 
-// What waits for something is stopped at once.
+// A pod that waits for something stops at once.
 func TestStopWhileWaiting(t *testing.T) {
 	for name, prepare := range map[string]func(*fixture, *Pod){
 		"for the agent":    func(f *fixture, _ *Pod) { f.refuse = errors.New("down") },
@@ -302,7 +302,7 @@ func TestGrace(t *testing.T) {
 	})
 }
 
-// The next incarnation of a name starts when nothing is left of the last.
+// The next incarnation of a name starts when nothing is left of the last one.
 func TestIncarnations(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.deaf = true
@@ -360,7 +360,7 @@ func TestReadiness(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		f.set(func() { f.listening = true })
-		// It is seen long before the first period is over.
+		// The change is seen long before the first period is over.
 		if s := f.after(2 * eager); !s.Ready || s.Containers[0].Message != "" {
 			t.Errorf("%+v", s)
 		}
@@ -375,7 +375,7 @@ func TestReadiness(t *testing.T) {
 		if s := f.after(10 * time.Second); !s.Ready {
 			t.Errorf("%+v", s)
 		}
-		// A new process has to prove itself.
+		// A new process must pass its probes again.
 		f.set(func() { f.listening = false })
 		f.kill("server", 1)
 		if s := f.after(time.Second); s.Ready || !s.Containers[0].Running {
@@ -408,7 +408,7 @@ func TestLiveness(t *testing.T) {
 	})
 }
 
-// What hangs on a container's readiness learns of its end before it learns anything else.
+// Whoever depends on a container's readiness learns about its end before anything else.
 func TestEndIsTheFirstNews(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.k.Set([]*Pod{pod(nil)})
@@ -422,7 +422,7 @@ func TestEndIsTheFirstNews(t *testing.T) {
 	})
 }
 
-// A probe that hangs is a probe that fails.
+// A probe that hangs counts as failed.
 func TestProbeTimeout(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.k.Set([]*Pod{pod(func(p *Pod) {

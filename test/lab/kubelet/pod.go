@@ -1,6 +1,6 @@
-// Package kubelet runs the pods of a lab: it makes a pod's sandbox, starts its containers' commands in there, probes
-// them, restarts them and stops them, and tells about every change at once. It knows neither Kubernetes types nor
-// namespaces: a Sandbox is given to it.
+// Package kubelet runs the pods of a lab. It makes a pod's sandbox, starts the commands of its containers there,
+// probes, restarts and stops them, and tells about every change at once. It knows neither Kubernetes types nor
+// namespaces: its caller supplies the Sandbox.
 package kubelet
 
 import (
@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Pod is what is to run, completely resolved.
+// Pod is a pod to run, with all references resolved.
 type Pod struct {
 	Namespace, Name string
-	// UID is another one for every incarnation of the name.
+	// UID differs for every incarnation of the name.
 	UID   string
 	Node  string
 	Addrs []netip.Addr
@@ -20,16 +20,16 @@ type Pod struct {
 	Hostname    string
 	// ResolvConf and Hosts are the contents of the two files in /etc.
 	ResolvConf, Hosts string
-	// Init run one after the other to their end before the Containers are started together.
+	// The Init containers run one after the other, each to its end. Then the Containers start together.
 	Init, Containers []Container
 	Restart          RestartPolicy
 	// Grace is how long a container may take to end after SIGTERM.
 	Grace time.Duration
-	// Problem keeps the pod from being started, and says why; "" when there is none.
+	// Problem says why the pod cannot be started; "" when there is no problem.
 	Problem string
 }
 
-// Key names a pod over its incarnations: "namespace/name".
+// Key returns "namespace/name", which all incarnations of a pod share.
 func (p *Pod) Key() string { return p.Namespace + "/" + p.Name }
 
 // RestartPolicy says when a container that ended is started again.
@@ -48,22 +48,22 @@ type Container struct {
 	Argv []string
 	Env  []string
 	Dir  string
-	// Readiness and Liveness may be nil: ready as soon as it runs, alive as long as it runs.
+	// Readiness and Liveness may be nil. Then a container is ready as soon as it runs, and alive as long as it runs.
 	Readiness, Liveness *Probe
 }
 
-// Probe is how to find out whether a container is well. Exactly one of HTTP, TCP and Exec is set.
+// Probe says how to check a container. Exactly one of HTTP, TCP and Exec is set.
 type Probe struct {
 	HTTP *HTTPProbe
 	TCP  netip.AddrPort
 	Exec []string
 
 	InitialDelay, Period, Timeout time.Duration
-	// Success and Failure are how many equal results in a row change the state.
+	// Success and Failure are how many equal results in a row are needed to change the state.
 	Success, Failure int
 }
 
-// HTTPProbe is a GET that a status of 200 to 399 answers well.
+// HTTPProbe is a GET request. A status of 200 to 399 is a success.
 type HTTPProbe struct {
 	URL    string
 	Header map[string][]string
@@ -80,39 +80,39 @@ const (
 	Failed    Phase = "Failed"
 )
 
-// Status is how a pod is. A Status that was handed out does not change.
+// Status is the status of a pod. A Status that was handed out does not change.
 type Status struct {
 	Phase Phase
-	// Initialized: every init container has ended well.
+	// Initialized: every init container has succeeded.
 	Initialized bool
-	// Ready: every container runs and its readiness probe is content.
+	// Ready: every container runs, and its readiness probe succeeds.
 	Ready bool
 	// Terminating: the pod was told to stop.
 	Terminating bool
-	// Gone: nothing is left of it.
+	// Gone: nothing is left of the pod.
 	Gone bool
-	// Started and Stopped are when it was first worked on and when it was told to stop; zero before.
+	// Started is when work on the pod began, and Stopped when the pod was told to stop; zero before.
 	Started, Stopped time.Time
-	// Message says what the pod waits for or what went wrong; "" when all is well.
+	// Message says what the pod waits for or what went wrong; "" when there is nothing to say.
 	Message    string
 	Containers []ContainerStatus
 }
 
-// ContainerStatus is how a container is.
+// ContainerStatus is the status of a container.
 type ContainerStatus struct {
 	Name    string
 	Init    bool
 	Running bool
 	Ready   bool
-	// PID is that of the running process, in the supervisor's process namespace.
+	// PID is the ID of the running process in the supervisor's PID namespace.
 	PID      int
 	Started  time.Time
 	Restarts int
-	// Exited is set once it has run; ExitCode is then that of the last run, 128+n when signal n ended it.
+	// Exited is set once the container has run. ExitCode is then that of the last run; 128+n when signal n ended it.
 	Exited   bool
 	ExitCode int
-	// Retry: it does not run now and will be started again.
+	// Retry: the container does not run now and will be started again.
 	Retry bool
-	// Message says why it does not run or is not ready; "" when all is well.
+	// Message says why the container does not run or is not ready; "" when there is nothing to say.
 	Message string
 }

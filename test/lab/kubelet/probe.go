@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// eager is the first pause between probes of a container that has just been started: it usually listens long before the
-// first period is over.
+// eager is the first pause between probes of a container that was just started. Such a container usually listens long
+// before the first period is over.
 const eager = 50 * time.Millisecond
 
-// watch probes until ctx is done and tells decide about the first verdict and every change of it: ok, or why not. It
-// ends when decide says so. With impatience, the probes of a starting container come faster than its period.
+// watch probes until ctx ends or decide returns false. It tells decide the first result and every change: ok, or the
+// reason why not. With impatient set, it probes a starting container more often than the period says.
 func (c *container) watch(ctx context.Context, p *Probe, impatient bool, decide func(ok bool, err error) bool) {
 	if !sleep(ctx, p.InitialDelay) {
 		return
@@ -94,7 +94,7 @@ func (c *container) probeHTTP(ctx context.Context, p *HTTPProbe) error {
 	transport := &http.Transport{
 		DialContext:       c.sb.Dial,
 		DisableKeepAlives: true,
-		// Kubernetes does not verify certificates here either: the probe asks whether it answers.
+		// Kubernetes does not verify certificates here either. The probe only asks whether the server answers.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
 	}
 	resp, err := transport.RoundTrip(req)

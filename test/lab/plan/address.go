@@ -14,19 +14,19 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// What the lab gives out where the file says nothing.
+// What the lab uses where the files say nothing.
 var (
 	defaultUnderlay = []netip.Prefix{netip.MustParsePrefix("172.31.0.0/24"), netip.MustParsePrefix("fd00:172:31::/64")}
 	defaultServices = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 )
 
 const (
-	// firstNode is the place in the underlay's subnet before the first node's.
+	// firstNode is the place in the underlay's subnet just before the first node's.
 	firstNode = 10
-	// firstPod is the place of the first pod in a pod range: the stack and the host TAP are before it, and some
-	// room.
+	// firstPod is the place of the first pod in a pod range. The stack, the host TAP and some spare room come before
+	// it.
 	firstPod = 10
-	// dnsPlace is the place of the cluster DNS in a service range, as kubeadm has it.
+	// dnsPlace is the place of the cluster DNS in a service range, as in kubeadm.
 	dnsPlace = 10
 )
 
@@ -39,7 +39,7 @@ func (w *work) nodes() {
 		taken[a] = "the outside client"
 		taken[w.next.underlay.Prefixes[i].Masked().Addr()] = "the subnet itself"
 	}
-	for _, obj := range w.objects.Nodes { // what was asked for comes first
+	for _, obj := range w.objects.Nodes { // what Nodes ask for comes first
 		for _, a := range internalIPs(obj) {
 			if owner, dup := taken[a]; dup {
 				w.fail(obj, "status.addresses", "%s belongs to %s already: choose another", a, owner)
@@ -78,7 +78,7 @@ func (w *work) nodes() {
 	}
 }
 
-// places numbers the nodes from 1; a node keeps its number.
+// places numbers the nodes from 1. A node keeps its number.
 func (w *work) places() {
 	used := map[int]bool{}
 	for _, obj := range w.objects.Nodes {
@@ -100,8 +100,8 @@ func (w *work) places() {
 	}
 }
 
-// subnets decides, once for the life of the lab, on the underlay: the subnets of the first addresses that Nodes ask
-// for.
+// subnets chooses the underlay's subnets, once in the life of a lab. They are the subnets of the first addresses that
+// Nodes ask for.
 func (w *work) subnets() {
 	if len(w.next.underlay.Prefixes) > 0 {
 		return
@@ -129,8 +129,8 @@ func (w *work) subnets() {
 	}
 }
 
-// podCIDRs are the ranges that a Node was written with, those it has, or the first free ones of 10.244.0.0/16 and
-// fd00:10:244::/48.
+// podCIDRs returns the ranges that the Node's object names, else those that it already has, else the first free ones of
+// 10.244.0.0/16 and fd00:10:244::/48.
 func (w *work) podCIDRs(obj *corev1.Node, place int, taken []netip.Prefix) []netip.Prefix {
 	if cidrs := writtenCIDRs(obj); len(cidrs) > 0 {
 		return cidrs
@@ -170,11 +170,11 @@ func writtenCIDRs(obj *corev1.Node) []netip.Prefix {
 	return cidrs
 }
 
-// completeNode writes what was decided into the object.
+// completeNode writes the decisions into the object.
 func completeNode(obj *corev1.Node, n Node) {
 	setLabel(obj, corev1.LabelHostname, obj.Name)
 	switch {
-	case len(obj.Spec.PodCIDRs) > 0: // right or wrong, it was written
+	case len(obj.Spec.PodCIDRs) > 0: // right or wrong, the file says so
 	case obj.Spec.PodCIDR != "":
 		obj.Spec.PodCIDRs = []string{obj.Spec.PodCIDR}
 	default:
@@ -201,7 +201,7 @@ func internalIPs(obj *corev1.Node) []netip.Addr {
 	return out
 }
 
-// kubePodIPs are the addresses a pod asks for.
+// kubePodIPs returns the addresses that a pod asks for.
 func kubePodIPs(pod *corev1.Pod) ([]netip.Addr, error) {
 	written := pod.Annotations[kube.PodIPsAnnotation]
 	if written == "" {
@@ -218,7 +218,8 @@ func kubePodIPs(pod *corev1.Pod) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// podAddrs gives every pod its addresses: first to those that ask, then to those that have some, then to the rest.
+// podAddrs gives every pod its addresses: first to pods that ask for some, then to pods that have some, then to the
+// rest.
 func (w *work) podAddrs() {
 	w.podIPs = map[string][]netip.Addr{}
 	taken := map[netip.Addr]string{}
@@ -285,7 +286,7 @@ func (w *work) askedAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 	}
 }
 
-// keepAddrs leaves a running pod its addresses, unless it moved or somebody asked for them.
+// keepAddrs keeps a running pod's addresses, unless the pod moved or another pod asks for them.
 func (w *work) keepAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 	old, ok := w.old.pods[podKey(pod)]
 	if !ok || old.pod.Spec.HostNetwork || old.pod.Annotations[kube.PodIPsAnnotation] != "" {
@@ -309,7 +310,7 @@ func (w *work) keepAddrs(pod *corev1.Pod, taken map[netip.Addr]string) {
 	w.podIPs[podKey(pod)] = kept
 }
 
-// serviceRanges takes the file's ServiceCIDRs, or the usual ranges.
+// serviceRanges takes the ServiceCIDRs of the files, or the default ranges.
 func (w *work) serviceRanges() {
 	for _, obj := range w.objects.ServiceCIDRs {
 		for i, s := range obj.Spec.CIDRs {
@@ -339,7 +340,7 @@ func family(a netip.Addr) int {
 	return 1
 }
 
-// nth is the address n places after the network address.
+// nth returns the address n places after the network address.
 func nth(p netip.Prefix, n int) netip.Addr {
 	b := p.Masked().Addr().As16()
 	for i := 15; n > 0 && i >= 0; i-- {
@@ -354,7 +355,8 @@ func nth(p netip.Prefix, n int) netip.Addr {
 	return a
 }
 
-// freeFrom finds the next free address of a range, wrapping around to its firstPod-th. Not valid when it is full.
+// freeFrom finds the next free address of a range. It wraps around to place firstPod. The result is invalid when the
+// range is full.
 func freeFrom(p netip.Prefix, from netip.Addr, taken map[netip.Addr]string) netip.Addr {
 	first := nth(p, firstPod)
 	if !from.IsValid() || !p.Contains(from) {

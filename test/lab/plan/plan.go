@@ -23,9 +23,9 @@ import (
 	"tapestry.dev/tapestry/test/lab/plan/container"
 )
 
-// Options are what a Planner needs to know of the lab.
+// Options are what a Planner must know about the lab.
 type Options struct {
-	// Server is the command of a container that has none of its own.
+	// Server is the command of a container that has no command of its own.
 	Server []string
 	// Env is what every container's environment starts with.
 	Env []string
@@ -33,14 +33,14 @@ type Options struct {
 	Upstreams []netip.Addr
 }
 
-// Planner turns what was written into what is to be. It remembers what it gave out, so that an edit moves nothing that
-// it does not have to. It is not safe for concurrent use.
+// Planner makes plans from the objects that were written. It remembers the addresses and ports that it gave out, so
+// that an edit moves as little as possible. It is not safe for concurrent use.
 type Planner struct {
 	opts  Options
 	state state
 }
 
-// state is what a Planner remembers; every Plan makes a new one out of the last.
+// state is what a Planner remembers. Every Plan makes a new state from the last one.
 type state struct {
 	underlay Underlay
 	nodes    map[string]Node
@@ -48,10 +48,10 @@ type state struct {
 	pods     map[string]*podState
 	services map[string]*corev1.Service
 	lastPod  map[netip.Prefix]netip.Addr // where the search for the next pod address starts
-	runs     map[string]int              // incarnations of a pod so far, also of deleted ones
+	runs     map[string]int              // how many incarnations of a pod there were, deleted pods included
 	created  map[kube.Ref]metav1.Time
 	turn     int // of the scheduler
-	// leaving are the pods that were told to stop and are not gone, by UID.
+	// leaving has the pods that were told to stop and are not gone yet, by UID.
 	leaving map[string]*corev1.Pod
 }
 
@@ -62,17 +62,17 @@ type podState struct {
 	run  *kubelet.Pod
 }
 
-// Node is a node to make.
+// Node is a node that the lab is to make.
 type Node struct {
 	Name string
-	// Addrs are its underlay addresses, primary first, and PodCIDRs its pod ranges, at most one per family each.
+	// Addrs are its underlay addresses, primary first. PodCIDRs are its pod ranges. Each has at most one per family.
 	Addrs    []netip.Addr
 	PodCIDRs []netip.Prefix
-	// External is set for a node that somebody else runs: it gets a namespace and no agent.
+	// External is set for a node that somebody else runs. It gets a namespace but no agent.
 	External bool
 }
 
-// Equal reports whether a running node can stay as it is.
+// Equal reports whether a running node can stay unchanged.
 func (n Node) Equal(m Node) bool {
 	return n.Name == m.Name && n.External == m.External && slices.Equal(n.Addrs, m.Addrs) &&
 		slices.Equal(n.PodCIDRs, m.PodCIDRs)
@@ -80,7 +80,7 @@ func (n Node) Equal(m Node) bool {
 
 // Underlay is the network between the nodes.
 type Underlay struct {
-	// Prefixes are its subnets, at most one per family.
+	// Prefixes are the subnets, at most one per family.
 	Prefixes []netip.Prefix
 	// Outside are the addresses of the client namespace, one per prefix.
 	Outside []netip.Addr
@@ -92,22 +92,22 @@ type Cluster struct {
 	Nodes        []Node
 	Pods         []*kubelet.Pod
 	ServiceCIDRs []netip.Prefix
-	// Warnings are sentences on what looks wrong in what was written.
+	// Warnings are sentences about what looks wrong in the objects.
 	Warnings []string
 
-	objects kube.Objects // complete, but for what only running things know
+	objects kube.Objects // complete, except for what only running things know
 	current map[string]*corev1.Pod
 	leaving map[string]*corev1.Pod
 }
 
-// New makes a Planner that has given out nothing yet.
+// New returns a Planner that has given out nothing yet.
 func New(opts Options) *Planner { return &Planner{opts: opts} }
 
-// Forget tells that nothing is left of a pod's incarnation.
+// Forget tells the Planner that nothing is left of a pod's incarnation.
 func (p *Planner) Forget(uid string) { delete(p.state.leaving, uid) }
 
-// Plan makes a plan for what was written. When there is something wrong with it, the error says all of it and the
-// Planner remembers nothing of this call.
+// Plan makes a plan for the objects that were written. When something is wrong with them, the error lists all problems,
+// and the Planner remembers nothing of this call.
 func (p *Planner) Plan(written kube.Objects) (*Cluster, error) {
 	w := &work{
 		opts: p.opts, old: &p.state, objects: deepCopy(written),
@@ -128,7 +128,7 @@ func (p *Planner) Plan(written kube.Objects) (*Cluster, error) {
 		}
 	}
 	c := w.cluster()
-	// What was left out is there now, and what was given out may clash with what was written.
+	// Fields that were left out are filled in now, and values given out may conflict with values in the files.
 	var err error
 	if c.Warnings, err = judge(c.Snapshot(nil)); err != nil {
 		return nil, err
@@ -137,14 +137,14 @@ func (p *Planner) Plan(written kube.Objects) (*Cluster, error) {
 	return c, nil
 }
 
-// check judges what was written once the nodes have their ranges, which pods may refer to. The later steps rely on it.
+// check judges the objects once the nodes have their ranges, which pods may refer to. The later steps rely on it.
 func (w *work) check() {
 	if _, err := judge(w.objects); err != nil {
 		w.errs = append(w.errs, err)
 	}
 }
 
-// judge finds what is wrong with objects before anything is made of them.
+// judge returns what is wrong with objects, before anything is made from them.
 func judge(objects kube.Objects) (warnings []string, err error) {
 	var errs []error
 	for _, p := range manifests.Validate(objects) {
@@ -172,7 +172,7 @@ type work struct {
 	podIPs   map[string][]netip.Addr
 }
 
-// fail notes a problem with an object.
+// fail records a problem with an object.
 func (w *work) fail(obj metav1.Object, field, format string, args ...any) {
 	ref := kube.RefOf(obj)
 	w.errs = append(w.errs, kube.Problem{
@@ -181,14 +181,14 @@ func (w *work) fail(obj metav1.Object, field, format string, args ...any) {
 	})
 }
 
-// deepCopy gives objects of our own, which may be completed.
+// deepCopy returns a copy of objects that may be changed.
 func deepCopy(in kube.Objects) kube.Objects {
 	out := in.Map(func(obj kube.Object) kube.Object { return obj.DeepCopyObject().(kube.Object) })
 	out.Origin = maps.Clone(in.Origin)
 	return out
 }
 
-// defaults adds the objects that every cluster has and fills in what an API server fills in.
+// defaults adds the objects that every cluster has, and fills in what an API server fills in.
 func (w *work) defaults() {
 	o := &w.objects
 	w.addDNSService()
@@ -251,8 +251,8 @@ func setLabel(obj metav1.Object, key, value string) {
 	obj.SetLabels(labels)
 }
 
-// uid derives a UID, so that an object keeps its own for as long as the lab lives. It looks like a version 8 UUID
-// (RFC 9562, section 5.8).
+// uid derives a UID, so that an object keeps it as long as the lab lives. The UID looks like a version 8 UUID (RFC
+// 9562, section 5.8).
 func uid(ref kube.Ref, run int) types.UID {
 	h := sha256.Sum256([]byte(ref.String() + "#" + strconv.Itoa(run)))
 	h[6] = h[6]&0x0f | 0x80
@@ -260,8 +260,8 @@ func uid(ref kube.Ref, run int) types.UID {
 	return types.UID(fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16]))
 }
 
-// schedule gives every pod a node: the one it names, else the one whose range holds the address it asks for, else where
-// it was, else the next in turn.
+// schedule gives every pod a node: the node it names, else the node whose range has the address it asks for, else the
+// node where it was, else the next in turn.
 func (w *work) schedule() {
 	w.podNode = map[string]string{}
 	for _, pod := range w.objects.Pods {
@@ -294,7 +294,7 @@ func (w *work) schedule() {
 	}
 }
 
-// nodesFor lists the nodes a pod without nodeName may go to, by name.
+// nodesFor lists, by name, the nodes that a pod without nodeName may run on.
 func (w *work) nodesFor(pod *corev1.Pod) []string {
 	var names []string
 	asked, _ := kubePodIPs(pod)
@@ -317,7 +317,7 @@ func (w *work) nodesFor(pod *corev1.Pod) []string {
 	return names
 }
 
-// pods decides which pods stay, which are new and which have to go, and says what is to run.
+// pods decides which pods stay, which are new and which have to end, and what is to run.
 func (w *work) pods() {
 	for _, pod := range w.objects.Pods {
 		key := podKey(pod)
@@ -345,8 +345,8 @@ func (w *work) pods() {
 	}
 }
 
-// fingerprint changes when a running pod has to be replaced. Labels and most annotations may change under it; what
-// kept it from being started may not.
+// fingerprint returns a value that changes when a running pod has to be replaced. Labels and most annotations may
+// change without that. A pod that could not be started is replaced when the reason changes.
 func (w *work) fingerprint(pod *corev1.Pod, problem string) [sha256.Size]byte {
 	b, err := json.Marshal(struct {
 		Spec            corev1.PodSpec

@@ -125,12 +125,12 @@ func TestSchedule(t *testing.T) {
 			t.Errorf("%s is on %s, want %s", name, got, want)
 		}
 	}
-	// Without its elder, a pod stays where it is.
+	// Without the pod before it, a pod stays where it is.
 	c = mustPlan(t, p, doc(nodes, simplePod("b", "")))
 	if got := c.pod(t, "default/b").Node; got != "n2" {
 		t.Errorf("b moved to %s", got)
 	}
-	// Without its node it moves.
+	// Without its node, a pod moves.
 	c = mustPlan(t, p, doc(node("n1"), simplePod("b", "")))
 	if got := c.pod(t, "default/b").Node; got != "n1" {
 		t.Errorf("b is on %s, want n1", got)
@@ -150,7 +150,7 @@ func TestPodAddresses(t *testing.T) {
 	}
 	first := c.pod(t, "default/a").UID
 
-	// Addresses go on from the last one; who has one keeps it.
+	// Addresses continue after the last one. A pod with an address keeps it.
 	c = mustPlan(t, p, doc(node("n1"), simplePod("new", ""), simplePod("a", "")))
 	if got := text(c.pod(t, "default/new").Addrs); got != "10.244.1.12 fd00:10:244:1::b" {
 		t.Errorf("a new pod has %s", got)
@@ -158,7 +158,7 @@ func TestPodAddresses(t *testing.T) {
 	if a := c.pod(t, "default/a"); text(a.Addrs) != "10.244.1.11 fd00:10:244:1::a" || a.UID != first {
 		t.Errorf("a changed: %+v", a)
 	}
-	// Who asks for it gets it, and the other is replaced.
+	// A pod that asks for an address gets it, and the pod that had it is replaced.
 	thief := simplePod("thief", "nodeName: n1, ", `annotations: {tapestry.dev/pod-ips: "10.244.1.11"}`)
 	c = mustPlan(t, p, doc(node("n1"), simplePod("a", ""), thief))
 	if got := text(c.pod(t, "default/thief").Addrs); got != "10.244.1.11" {
@@ -181,7 +181,7 @@ func TestPodAddressesRunOut(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "full") {
 		t.Errorf("one pod too many: %v", err)
 	}
-	// The failed plan left nothing: the others are what they were.
+	// The failed plan left no trace: the other pods are unchanged.
 	c := mustPlan(t, p, doc(yaml...))
 	if got := text(c.pod(t, "default/e").Addrs); got != "10.1.0.14" {
 		t.Errorf("e has %s", got)
@@ -204,7 +204,7 @@ func TestIncarnations(t *testing.T) {
 	if fresh.UID == old.UID {
 		t.Error("another spec made no other pod")
 	}
-	// The old one has the name until it is gone.
+	// The old incarnation keeps the name until it is gone.
 	running := map[string]kubelet.Status{old.UID: {Phase: kubelet.Running, Terminating: true}}
 	if pods := PodList(c.Snapshot(running)); len(pods) != 1 || pods[0].UID != old.UID {
 		t.Errorf("while the old one ends: %+v", pods)
@@ -265,7 +265,7 @@ func TestServices(t *testing.T) {
 			t.Errorf("no node port in %s", port)
 		}
 	}
-	// What is there stays as others come and go.
+	// A Service keeps its addresses when others come and go.
 	after := snapshot(mustPlan(t, p, doc(append(slices.Delete(slices.Clone(yaml), 1, 2), service("aaa", "ports: [{port: 1}], selector: {a: b}"))...)))
 	for name, s := range before {
 		if name != "default/plain" && (!slices.Equal(s.ClusterIPs, after[name].ClusterIPs) || !slices.Equal(s.Ports, after[name].Ports)) {
@@ -274,7 +274,7 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// What a Service was once given it keeps, also when it does not ask for it any more.
+// A Service keeps what it was given, even when it no longer asks for it.
 func TestServiceKeeps(t *testing.T) {
 	p := newPlanner()
 	const rest = "selector: {a: b}, ipFamilyPolicy: PreferDualStack"
@@ -285,7 +285,7 @@ func TestServiceKeeps(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	}
-	// Unless another asks for it.
+	// It loses them only to a Service that asks for them.
 	c = mustPlan(t, p, doc(node("n1"), service("s", "type: NodePort, ports: [{port: 80}], "+rest),
 		service("thief", "type: NodePort, clusterIP: 10.96.0.99, ports: [{port: 80, nodePort: 30080}], selector: {a: b}")))
 	for _, s := range ServiceList(c.Snapshot(nil)) {
@@ -391,7 +391,7 @@ func TestDNSPolicies(t *testing.T) {
 	}
 }
 
-// What is wrong with one pod does not keep the others from running.
+// A mistake in one pod does not keep the others from running.
 func TestPodProblems(t *testing.T) {
 	p := newPlanner()
 	yaml := doc(node("n1"), `
@@ -459,7 +459,7 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// The lab plays the controller that says where an Ingress is served.
+// The lab plays the controller that records where an Ingress is served.
 func TestIngressStatus(t *testing.T) {
 	ingress := func(name, class, spec string) string {
 		return "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: " + name + "}, spec: {ingressClassName: " + class + ", " + spec + "}}"

@@ -17,7 +17,7 @@ import (
 // clusterDomain is the zone of the cluster DNS.
 const clusterDomain = "cluster.local"
 
-// defaultPod fills in what an API server does, as far as the lab has a use for it.
+// defaultPod fills in what an API server fills in, as far as the lab uses it.
 func defaultPod(pod *corev1.Pod) {
 	spec := &pod.Spec
 	setDefault(&spec.RestartPolicy, corev1.RestartPolicyAlways)
@@ -46,7 +46,7 @@ func completePodStatus(pod *corev1.Pod, node Node, ips []netip.Addr) {
 	}
 }
 
-// kubeletPod says what is to run for a complete pod.
+// kubeletPod returns what is to run for a complete pod.
 func (w *work) kubeletPod(pod *corev1.Pod, node Node) *kubelet.Pod {
 	run := &kubelet.Pod{
 		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), Node: node.Name,
@@ -73,14 +73,14 @@ func hostname(pod *corev1.Pod) string {
 	if pod.Spec.Hostname != "" {
 		name = pod.Spec.Hostname
 	}
-	// As kubelet does: the kernel takes no more (HOST_NAME_MAX).
+	// kubelet does the same: the kernel accepts no longer names (HOST_NAME_MAX).
 	if len(name) > 63 {
 		name = strings.TrimRight(name[:63], "-.")
 	}
 	return name
 }
 
-// container resolves one container. What is wrong with it goes into run.Problem: the other pods do not suffer from it.
+// container resolves one container. It puts mistakes into run.Problem, so that they do not affect other pods.
 func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod) kubelet.Container {
 	sources := container.Sources{Env: w.opts.Env, ConfigMaps: w.objects.ConfigMaps, Secrets: w.objects.Secrets}
 	vars, err := sources.Of(pod, c, hostname(pod))
@@ -112,7 +112,7 @@ func (w *work) container(pod *corev1.Pod, c *corev1.Container, run *kubelet.Pod)
 	return out
 }
 
-// resolvConf writes a pod's /etc/resolv.conf (k8s.io/kubernetes/pkg/kubelet/network/dns).
+// resolvConf returns a pod's /etc/resolv.conf (k8s.io/kubernetes/pkg/kubelet/network/dns).
 func (w *work) resolvConf(pod *corev1.Pod, node Node) string {
 	var servers []netip.Addr
 	var searches, options []string
@@ -155,7 +155,7 @@ func (w *work) resolvConf(pod *corev1.Pod, node Node) string {
 	return b.String()
 }
 
-// dnsFor are the cluster DNS addresses of the families that a pod has; one is enough where it has both.
+// dnsFor returns the cluster DNS addresses for a pod. One address is enough for a pod with both families.
 func (w *work) dnsFor(pod []netip.Addr) []netip.Addr {
 	for _, dns := range w.dnsAddrs() {
 		for _, a := range pod {
@@ -167,7 +167,8 @@ func (w *work) dnsFor(pod []netip.Addr) []netip.Addr {
 	return nil
 }
 
-// dnsAddrs are the addresses of the DNS Service: the file's own may have others than the usual.
+// dnsAddrs returns the addresses of the DNS Service. A DNS Service in the files may have other addresses than the
+// default.
 func (w *work) dnsAddrs() []netip.Addr {
 	for _, s := range w.objects.Services {
 		if s.Namespace == metav1.NamespaceSystem && s.Name == dnsService {
@@ -183,7 +184,7 @@ func (w *work) dnsAddrs() []netip.Addr {
 	return w.dns
 }
 
-// mergeOptions lets an option of dnsConfig replace the one of its name.
+// mergeOptions lets an option of dnsConfig replace the option with the same name.
 func mergeOptions(options []string, extra []corev1.PodDNSConfigOption) []string {
 	for _, o := range extra {
 		text := o.Name
@@ -199,7 +200,7 @@ func mergeOptions(options []string, extra []corev1.PodDNSConfigOption) []string 
 	return options
 }
 
-// hosts writes a pod's /etc/hosts, as kubelet does.
+// hosts returns a pod's /etc/hosts in the form that kubelet writes.
 func hosts(pod *corev1.Pod, addrs []netip.Addr) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")

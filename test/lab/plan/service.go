@@ -14,10 +14,11 @@ import (
 	"tapestry.dev/tapestry/kube/controller"
 )
 
-// dnsService is where the cluster DNS has its address. The node agents answer it; it has no pods.
+// dnsService is the Service that has the cluster DNS address. The agents answer at that address; the Service has no
+// pods.
 const dnsService = "kube-dns"
 
-// addDNSService adds the Service that takes the DNS address, unless the file has it.
+// addDNSService adds the Service for the DNS address, unless the files have it.
 func (w *work) addDNSService() {
 	for _, s := range w.objects.Services {
 		if s.Namespace == metav1.NamespaceSystem && s.Name == dnsService {
@@ -39,7 +40,8 @@ func (w *work) addDNSService() {
 	})
 }
 
-// defaultService fills in what an API server does (k8s.io/kubernetes/pkg/apis/core/v1/defaults.go), addresses apart.
+// defaultService fills in what an API server fills in (k8s.io/kubernetes/pkg/apis/core/v1/defaults.go), except
+// addresses.
 func defaultService(s *corev1.Service) {
 	spec := &s.Spec
 	setDefault(&spec.Type, corev1.ServiceTypeClusterIP)
@@ -102,8 +104,8 @@ func defaultIngress(ing *networkingv1.Ingress) {
 	}
 }
 
-// services gives every Service its cluster addresses and node ports: what it asks for, what it has, or what
-// controller.Allocate chooses.
+// services gives every Service its cluster addresses and node ports: those that it asks for, else those that it has,
+// else those that controller.Allocate chooses.
 func (w *work) services() {
 	taken := map[any]bool{}
 	for _, s := range w.objects.Services {
@@ -136,13 +138,13 @@ func (w *work) services() {
 	}
 }
 
-// nodePort is what a Service takes on every node.
+// nodePort is a port and protocol that a Service has on every node.
 type nodePort struct {
 	port     int32
 	protocol corev1.Protocol
 }
 
-// giveDNS gives the DNS Service the usual addresses, unless it asks for others.
+// giveDNS gives the DNS Service the default addresses, unless it asks for others.
 func (w *work) giveDNS(s *corev1.Service, taken map[any]bool) {
 	if len(s.Spec.ClusterIPs) > 0 {
 		return
@@ -163,7 +165,7 @@ func serviceKey(s *corev1.Service) string { return s.Namespace + "/" + s.Name }
 
 func headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
 
-// families settles spec.ipFamilies and spec.ipFamilyPolicy (KEP-563).
+// families sets spec.ipFamilies and spec.ipFamilyPolicy (KEP-563).
 func (w *work) families(s *corev1.Service) {
 	spec := &s.Spec
 	if spec.Type == corev1.ServiceTypeExternalName {
@@ -201,7 +203,7 @@ func (w *work) families(s *corev1.Service) {
 	}
 }
 
-// offered are the families of the service ranges, in their order.
+// offered returns the families of the service ranges, in their order.
 func (w *work) offered() []corev1.IPFamily {
 	var out []corev1.IPFamily
 	for _, r := range w.ranges {
@@ -219,7 +221,7 @@ func familyOf(a netip.Addr) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// keepIPs gives a Service the addresses it had, where it has to have some and asks for none.
+// keepIPs gives a Service the addresses that it had, if it needs addresses and asks for none.
 func (w *work) keepIPs(s, old *corev1.Service, taken map[any]bool) {
 	if s.Spec.Type == corev1.ServiceTypeExternalName || headless(s) || len(s.Spec.ClusterIPs) > 0 {
 		return

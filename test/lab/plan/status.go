@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
 
-// Service is what there is to show of one.
+// Service has what a status shows of a Service.
 type Service struct {
 	Namespace, Name, Type string
 	ClusterIPs            []string
@@ -24,20 +24,20 @@ type Service struct {
 	Ready, Endpoints      int
 }
 
-// Ingress is what there is to show of one.
+// Ingress has what a status shows of an Ingress.
 type Ingress struct {
 	Namespace, Name string
 	Hosts           []string // "*" for any
-	Addrs           []string // where it is served; none for one of another class
+	Addrs           []string // where it is served; none when it has another class
 }
 
-// Snapshot gives the objects as they are while the pods are as statuses, by UID, says.
+// Snapshot returns the objects with the pods in the states of statuses, whose keys are UIDs.
 func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 	out := c.objects.Clone()
 	out.Pods = out.Pods[:0:0]
 	shown := map[string]bool{}
 	for id, pod := range c.leaving {
-		// Until nothing is left of it, the old incarnation has the name.
+		// The old incarnation keeps the name until nothing is left of it.
 		if st, ok := statuses[id]; ok && !st.Gone {
 			out.Pods = append(out.Pods, withStatus(pod, st))
 			shown[podKey(pod)] = true
@@ -54,7 +54,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 	return controller.IngressStatus(out)
 }
 
-// MTU is what pods get over an underlay of the given MTU, both in bytes.
+// MTU returns the MTU of pods over an underlay of the given MTU, both in bytes.
 func (c *Cluster) MTU(underlay int) int {
 	for _, n := range c.Nodes {
 		if !n.External {
@@ -64,7 +64,7 @@ func (c *Cluster) MTU(underlay int) int {
 	return underlay
 }
 
-// ClusterCIDRs are all pod and service ranges.
+// ClusterCIDRs returns all pod and service ranges.
 func (c *Cluster) ClusterCIDRs() []netip.Prefix {
 	out := slices.Clone(c.ServiceCIDRs)
 	for _, n := range c.Nodes {
@@ -73,7 +73,7 @@ func (c *Cluster) ClusterCIDRs() []netip.Prefix {
 	return out
 }
 
-// withStatus gives a copy of the pod that is as st says.
+// withStatus returns a copy of the pod with the state st.
 func withStatus(pod *corev1.Pod, st kubelet.Status) *corev1.Pod {
 	out := *pod
 	s := *pod.Status.DeepCopy()
@@ -129,7 +129,7 @@ func containerStatus(cs kubelet.ContainerStatus) corev1.ContainerStatus {
 	return out
 }
 
-// Pod is what there is to show of one.
+// Pod has what a status shows of a pod.
 type Pod struct {
 	Namespace, Name, UID, Node string
 	Addrs                      []netip.Addr
@@ -162,7 +162,7 @@ func ServiceList(snapshot kube.Objects) []Service {
 			counts[key] = c
 		}
 		for _, e := range s.Endpoints {
-			// A dual-stack pod is one endpoint to a reader.
+			// To a reader a dual-stack pod is one endpoint.
 			name := e.Addresses[0]
 			if e.TargetRef != nil {
 				name = string(e.TargetRef.UID)

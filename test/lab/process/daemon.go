@@ -10,26 +10,26 @@ import (
 )
 
 const (
-	// A daemon that ends is started again at once; one that ends before it worked waits longer and longer.
+	// A daemon that ends is started again at once. A daemon that ends before it worked waits longer each time.
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 5 * time.Second
 )
 
-// Options of a Daemon.
+// Options are the options of a Daemon.
 type Options struct {
-	// Name is what it is called in sentences: "the agent".
+	// Name is the daemon's name in sentences, such as "the agent".
 	Name string
 	Log  *slog.Logger
-	// Start begins a life.
+	// Start starts the process.
 	Start func() (*Process, error)
-	// Worked reports whether the life that is over was of use.
+	// Worked reports whether the process that has ended was of use.
 	Worked func() bool
-	// Began and Ended are told of each life; the latter why it is over.
+	// Began is told that a process has started, and Ended why it has ended.
 	Began func()
 	Ended func(why string)
 }
 
-// Daemon is a process that is started again whenever it ends, over all its lives.
+// Daemon is a process that is started again whenever it ends.
 type Daemon struct {
 	o    Options
 	ctx  context.Context
@@ -37,34 +37,34 @@ type Daemon struct {
 	done sync.WaitGroup
 
 	mu sync.Mutex
-	// mu guards the rest.
+	// mu guards the fields below.
 	process  *Process // nil while it is down
 	stayDown bool
 	wake     chan struct{} // closed when stayDown ends
 	restarts int
 }
 
-// NewDaemon gives one that does not live yet.
+// NewDaemon returns a Daemon that is not running yet.
 func NewDaemon(o Options) *Daemon {
 	d := &Daemon{o: o, wake: make(chan struct{})}
 	d.ctx, d.end = context.WithCancel(context.Background())
 	return d
 }
 
-// Run lets it live until Close.
+// Run keeps the daemon running until Close.
 func (d *Daemon) Run() { d.done.Go(d.live) }
 
-// Close ends it for good.
+// Close ends the daemon for good.
 func (d *Daemon) Close() {
 	d.end()
-	_ = d.Signal(syscall.SIGKILL, true) // down is fine
+	_ = d.Signal(syscall.SIGKILL, true) // an error means that it is down already
 	d.done.Wait()
 }
 
-// Context is done when it is closed.
+// Context returns a context that ends with Close.
 func (d *Daemon) Context() context.Context { return d.ctx }
 
-// Signal sends it a signal. With stayDown it is not started again when it ends.
+// Signal sends a signal to the process. With stayDown it is not started again when it ends.
 func (d *Daemon) Signal(s syscall.Signal, stayDown bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -75,7 +75,7 @@ func (d *Daemon) Signal(s syscall.Signal, stayDown bool) error {
 	return d.process.cmd.Process.Signal(s)
 }
 
-// Resume starts one that was told to stay down.
+// Resume starts a daemon again that was told to stay down.
 func (d *Daemon) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +86,7 @@ func (d *Daemon) Resume() {
 	}
 }
 
-// Running gives the number of its process, 0 while it is down, and how often it was started again.
+// Running returns the ID of the process, 0 while it is down, and how often it was restarted.
 func (d *Daemon) Running() (pid, restarts int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -96,7 +96,7 @@ func (d *Daemon) Running() (pid, restarts int) {
 	return pid, d.restarts
 }
 
-// live starts it again and again.
+// live starts the process again and again.
 func (d *Daemon) live() {
 	wait := firstRetry
 	for first := true; ; first = false {
@@ -132,7 +132,7 @@ func (d *Daemon) live() {
 	}
 }
 
-// awaitUp waits while it is to stay down; false when it is to end.
+// awaitUp waits while the daemon must stay down. It returns false when the daemon is closed.
 func (d *Daemon) awaitUp() bool {
 	for {
 		d.mu.Lock()
@@ -149,7 +149,7 @@ func (d *Daemon) awaitUp() bool {
 	}
 }
 
-// once is one life.
+// once runs the process once, from its start to its end.
 func (d *Daemon) once() (code int, err error) {
 	p, err := d.o.Start()
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// life starts a command as Start does, in this namespace and without a shim.
+// life returns a Start function that runs a command in this namespace and without a shim.
 func life(argv ...string) func() (*Process, error) {
 	return func() (*Process, error) {
 		cmd := exec.Command(argv[0], argv[1:]...)
@@ -20,7 +20,7 @@ func life(argv ...string) func() (*Process, error) {
 	}
 }
 
-// TestDaemon goes through all that may happen to a daemon that works.
+// TestDaemon goes through everything that may happen to a daemon that works.
 func TestDaemon(t *testing.T) {
 	began, ended := make(chan struct{}, 8), make(chan string, 8)
 	d := NewDaemon(Options{
@@ -65,7 +65,7 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// TestDaemonThatFails: one that cannot be started is tried ever less often.
+// TestDaemonThatFails: a daemon that cannot be started is tried less and less often.
 func TestDaemonThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries atomic.Int64
@@ -79,7 +79,7 @@ func TestDaemonThatFails(t *testing.T) {
 			},
 		})
 		d.Run()
-		// 50 ms, 100 ms, ... 3.2 s are 6.35 s, and 5 s each from then on.
+		// 50 ms, 100 ms, ... 3.2 s add up to 6.35 s. After that each wait is 5 s.
 		time.Sleep(6300 * time.Millisecond)
 		synctest.Wait()
 		if n := tries.Load(); n != 7 {

@@ -1,4 +1,4 @@
-// Package process starts the processes of a lab: each in its place, each by a shim.
+// Package process starts the processes of a lab. Each runs in its own place, and is started through a shim.
 package process
 
 import (
@@ -17,19 +17,19 @@ import (
 	"tapestry.dev/tapestry/test/lab/shim"
 )
 
-// hangup is how long a command may take to end after its terminal went away.
+// hangup is how long a command may take to end after its terminal is gone.
 const hangup = time.Second
 
 // Place is where a process runs.
 type Place struct {
 	Namespace *tap.Namespace
 	Hostname  string
-	// Mounts are files bound over others: target to source.
+	// Mounts has files that are bound over others: from target to source.
 	Mounts map[string]string
 }
 
-// Stdio are a new process's streams; a nil one is /dev/null. A Terminal, which all three are, becomes its controlling
-// terminal.
+// Stdio has a new process's streams; a nil stream is /dev/null. With Terminal all three streams are one terminal, which
+// becomes the controlling terminal.
 type Stdio struct {
 	In, Out, Err *os.File
 	Terminal     bool
@@ -37,48 +37,47 @@ type Stdio struct {
 
 // Process is a started command, leader of a group of its own.
 type Process struct {
-	// Whole ends with its leader what is left of the group.
+	// Whole makes Wait end the rest of the process group when the leader has ended.
 	Whole bool
 
 	cmd *exec.Cmd
 }
 
-// Start starts a command and returns when it runs, or why it does not. exe is the program that is the shim.
+// Start starts a command and returns when it runs, or why it does not run. exe is the program that acts as the shim.
 func Start(exe string, at Place, spec shim.Spec, io Stdio) (*Process, error) {
 	spec.Hostname, spec.Mounts = at.Hostname, at.Mounts
 	cmd, report, err := shim.Command(exe, spec)
 	if err != nil {
 		return nil, err
 	}
-	// A nil *os.File must not become an io.Reader that is not nil.
+	// A nil *os.File would become an io.Reader that is not nil.
 	if io.In != nil {
 		cmd.Stdin = io.In
 	}
 	cmd.Stdout, cmd.Stderr = io.Out, io.Err
-	// Sessions are what the scheduler divides processors among (sched(7), autogroup). Where no terminal asks for one,
-	// pods and agents share the lab's.
+	// The scheduler divides processors among sessions (sched(7), autogroup). Without a terminal, pods and agents share
+	// the lab's session.
 	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setpgid = io.Terminal, !io.Terminal
-	cmd.SysProcAttr.Setctty = io.Terminal // of descriptor 0, the default
+	cmd.SysProcAttr.Setctty = io.Terminal // descriptor 0 is the terminal
 	err = at.Namespace.Start(cmd)
 	why := report.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Argv[0], err)
 	}
 	if why != nil {
-		_ = cmd.Wait() // its status says no more than why
+		_ = cmd.Wait() // the error says more than the exit status
 		return nil, why
 	}
 	return &Process{cmd: cmd}, nil
 }
 
-// PID is the process's number, which is also that of its group.
+// PID returns the process ID, which is also the ID of the process group.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Signal signals the process's group.
+// Signal sends a signal to the process group.
 func (p *Process) Signal(s syscall.Signal) error { return unix.Kill(-p.PID(), s) }
 
-// Wait waits for the process and returns its exit code as shells have it: 128 and the signal's number where one ended
-// it.
+// Wait waits until the process ends and returns its exit code as in shells: 128+n when signal n ended it.
 func (p *Process) Wait() int {
 	err := p.cmd.Wait()
 	var exit *exec.ExitError
@@ -86,12 +85,12 @@ func (p *Process) Wait() int {
 		return 1
 	}
 	if p.Whole {
-		_ = p.Signal(syscall.SIGKILL) // nobody may be left
+		_ = p.Signal(syscall.SIGKILL) // the group may be empty
 	}
 	return exitCode(p.cmd.ProcessState)
 }
 
-// HangUp ends a command as the end of its terminal does. ended is closed when it has ended.
+// HangUp ends a command like the loss of its terminal does. ended is closed when the command has ended.
 func (p *Process) HangUp(ended <-chan struct{}) {
 	_ = p.Signal(syscall.SIGHUP)
 	select {
@@ -112,7 +111,7 @@ func exitCode(s *os.ProcessState) int {
 
 // KillInside ends every process in a network namespace.
 func KillInside(ns *tap.Namespace) error {
-	// Where /proc is not that of our process namespace, its numbers are others.
+	// If /proc belongs to another PID namespace, its process IDs mean other processes.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
 		return nil
 	}
@@ -131,7 +130,7 @@ func KillInside(ns *tap.Namespace) error {
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(link))))
 		if err == nil && pid > 1 && pid != os.Getpid() {
-			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended by itself
+			_ = unix.Kill(pid, unix.SIGKILL) // the process may have ended by itself
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package rpc is what a lab's supervisor and its clients say to each other over the supervisor's socket: one request
-// to a connection, then its answers.
+// Package rpc is the protocol between a lab's supervisor and its clients over the supervisor's socket. A connection
+// carries one request and its answers.
 package rpc
 
 import (
@@ -9,23 +9,24 @@ import (
 
 // The requests.
 const (
-	// OpStatus is answered with a Status, in the memory file that comes along: it may be larger than a message.
+	// OpStatus is answered with a Status in a memory file that comes with the answer, since a Status may be larger than
+	// a message.
 	OpStatus = "status"
-	// OpWait is answered as soon as everything is ready, and after Timeout with what is not.
+	// OpWait is answered as soon as everything is ready, or after Timeout with what is not ready.
 	OpWait = "wait"
-	// OpExec starts a command. It comes with stdin, stdout and stderr, or with one terminal.
+	// OpExec starts a command. With the request come stdin, stdout and stderr, or one terminal.
 	OpExec = "exec"
 	// OpImpair and OpUnimpair change the underlay between two nodes.
 	OpImpair   = "impair"
 	OpUnimpair = "unimpair"
-	// OpSignalAgent sends a signal to a node's agent; OpStartAgent starts one that was told to stay down.
+	// OpSignalAgent sends a signal to a node's agent. OpStartAgent starts an agent that was told to stay down.
 	OpSignalAgent = "signal-agent"
 	OpStartAgent  = "start-agent"
-	// OpDown ends the lab. The connection ends with it.
+	// OpDown ends the lab. The end of the connection is the answer.
 	OpDown = "down"
 )
 
-// Request opens a conversation.
+// Request is the first message of a connection.
 type Request struct {
 	Op      string
 	Exec    *Exec         `json:",omitempty"`
@@ -36,13 +37,13 @@ type Request struct {
 
 // Exec is a command to run.
 type Exec struct {
-	// Kind is one of the kinds of target, and Name says which: a pod as "namespace/name", a node by name.
+	// Kind is one of the kinds of target. Name is "namespace/name" for a pod, or a node's name.
 	Kind, Name string
 	Argv       []string
 	// Env is added to the environment of the target.
 	Env []string
 	Dir string `json:",omitempty"`
-	// Terminal says that one descriptor came, which becomes the controlling terminal.
+	// Terminal says that one descriptor came, which becomes the command's controlling terminal.
 	Terminal bool
 }
 
@@ -60,24 +61,24 @@ type Impair struct {
 	Config []byte `json:",omitempty"`
 }
 
-// Agent is what to do with a node's agent.
+// Agent says what to do with a node's agent.
 type Agent struct {
 	Node   string
 	Signal int `json:",omitempty"`
-	// Keeper means the node's keeper instead.
+	// Keeper chooses the node's keeper in place of its agent.
 	Keeper bool `json:",omitempty"`
-	// StayDown keeps the supervisor from starting it again when it ends.
+	// StayDown keeps the supervisor from starting the process again when it ends.
 	StayDown bool `json:",omitempty"`
 }
 
-// Answer is what the supervisor says; Exec gets two, one when the command has started and one with Exit.
+// Answer is an answer of the supervisor. Exec gets two: one when the command has started, and one with Exit.
 type Answer struct {
 	Error string `json:",omitempty"`
 	Exit  *int   `json:",omitempty"`
 	PID   int    `json:",omitempty"`
 }
 
-// Signal is what the client of an Exec may say while the command runs.
+// Signal is what the client of an Exec may send while the command runs.
 type Signal struct {
 	Number int
 }
@@ -90,35 +91,36 @@ const (
 	logName    = "supervisor.log"
 )
 
-// Socket is where the supervisor of the lab in dir listens.
+// Socket returns the socket of the supervisor of the lab in dir.
 func Socket(dir string) string { return filepath.Join(dir, socketName) }
 
-// ConfigFile is what the supervisor is to do.
+// ConfigFile returns the file with the supervisor's configuration.
 func ConfigFile(dir string) string { return filepath.Join(dir, configName) }
 
-// PIDFile names the first process of the lab's namespaces, as its starter sees it.
+// PIDFile returns the file with the ID of the first process of the lab's namespaces, as seen by the process that
+// started it.
 func PIDFile(dir string) string { return filepath.Join(dir, pidName) }
 
-// LogFile is what the supervisor logs.
+// LogFile returns the supervisor's log.
 func LogFile(dir string) string { return filepath.Join(dir, logName) }
 
-// PodDir is where what belongs to a pod is; NodeDir the same for a node.
+// PodDir returns the folder of a pod.
 func PodDir(dir, namespace, name string) string {
 	return filepath.Join(dir, "pods", namespace+"_"+name)
 }
 
-// NodeDir is where what belongs to a node is.
+// NodeDir returns the folder of a node.
 func NodeDir(dir, name string) string { return filepath.Join(dir, "nodes", name) }
 
-// PodLog is what the containers of a pod write.
+// PodLog returns the log of a pod's containers.
 func PodLog(dir, namespace, name string) string {
 	return filepath.Join(dir, "pods", namespace+"_"+name+".log")
 }
 
-// NodeLog is what a program of a node writes: its agent, keeper or host-tap.
+// NodeLog returns the log of a node's program: agent, keeper or host-tap.
 func NodeLog(dir, node, program string) string {
 	return filepath.Join(NodeDir(dir, node), program+".log")
 }
 
-// ObjectsDir is where the agents find the objects.
+// ObjectsDir returns the folder from which the agents read objects.
 func ObjectsDir(dir string) string { return filepath.Join(dir, "objects") }

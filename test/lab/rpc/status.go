@@ -5,34 +5,34 @@ import (
 	"time"
 )
 
-// Status is how a lab is.
+// Status is the status of a lab.
 type Status struct {
 	Name, Dir string
 	Files     []string
 	// Product is the executable that nodes run.
 	Product string
-	// PID is that of the supervisor, inside of its process namespace.
+	// PID is the supervisor's process ID inside of its PID namespace.
 	PID int
-	// Underlay and Outside are the network between the nodes and the addresses of the client on it.
+	// Underlay is the network between the nodes. Outside has the addresses of the outside client on it.
 	Underlay []netip.Prefix
 	Outside  []netip.Addr
 	MTU      int
 	Nodes    []NodeStatus
 	Pods     []PodStatus
 	Services []ServiceStatus
-	// Ingresses are all of them, those of other controllers too.
+	// Ingresses lists all Ingresses, those of other controllers included.
 	Ingresses []IngressStatus
-	// Impairments are the impaired pairs, as sentences.
+	// Impairments has a sentence for each impaired path.
 	Impairments []string
-	// Applied counts the versions of the files that were applied. ApplyError is what is wrong with the present one; the
-	// last good one stays applied.
+	// Applied counts the versions of the files that were applied. ApplyError says what is wrong with the present
+	// version; the last good version then stays applied.
 	Applied    int
 	ApplyError string
-	// Problems are sentences on what does not work.
+	// Problems are sentences about what does not work.
 	Problems []string
 }
 
-// NodeStatus is how a node is.
+// NodeStatus is the status of a node.
 type NodeStatus struct {
 	Name     string
 	Addrs    []netip.Addr
@@ -43,12 +43,12 @@ type NodeStatus struct {
 	PID      int // of the agent, inside of the lab
 	Restarts int
 	Dir      string
-	// Socket is that of the agent's local API; "" for an external node.
+	// Socket is the path of the agent's local API; "" for an external node.
 	Socket   string
 	Problems []string
 }
 
-// PodStatus is how a pod is.
+// PodStatus is the status of a pod.
 type PodStatus struct {
 	Namespace, Name, UID, Node string
 	Addrs                      []netip.Addr
@@ -60,10 +60,10 @@ type PodStatus struct {
 	Message                    string
 }
 
-// Key is "namespace/name".
+// Key returns "namespace/name".
 func (p *PodStatus) Key() string { return p.Namespace + "/" + p.Name }
 
-// ServiceStatus is how a Service is.
+// ServiceStatus is the status of a Service.
 type ServiceStatus struct {
 	Namespace, Name, Type string
 	ClusterIPs            []string
@@ -71,14 +71,14 @@ type ServiceStatus struct {
 	Ready, Endpoints      int
 }
 
-// IngressStatus is how an Ingress is.
+// IngressStatus is the status of an Ingress.
 type IngressStatus struct {
 	Namespace, Name string
 	Hosts           []string // "*" for any
 	Addrs           []string // where it is served
 }
 
-// NotReady lists what is not as it should be, as sentences; none when everything is.
+// NotReady returns a sentence for each thing that is not ready; none when everything is.
 func (s *Status) NotReady() []string {
 	var out []string
 	if s.ApplyError != "" {

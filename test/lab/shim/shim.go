@@ -1,5 +1,5 @@
-// Package shim prepares a process of the lab from the inside: a process that was just started in its namespaces mounts
-// its own resolv.conf and hosts, takes its host name, gives up its capabilities when told to, and becomes the command.
+// Package shim prepares a process of the lab from the inside. The process was just started in its namespaces. It mounts
+// its own resolv.conf and hosts, sets its host name, gives up its capabilities when told to, and becomes the command.
 package shim
 
 import (
@@ -17,16 +17,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Arg is the argument by which the executable knows that it is to be the shim: Main.
+// Arg is the argument that makes the executable call Main.
 const Arg = "lab-shim"
 
-// The descriptors that the shim inherits beside stdio.
+// The descriptors that the shim inherits in addition to stdio.
 const (
 	specFD   = 3
 	reportFD = 4
 )
 
-// Spec is what a process needs.
+// Spec describes a process.
 type Spec struct {
 	// Argv is the command. Its first element is looked up in the PATH of Env.
 	Argv []string
@@ -34,16 +34,17 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory; "" is the supervisor's.
 	Dir string `json:",omitempty"`
-	// Hostname is set when not empty; it needs a UTS namespace of its own.
+	// Hostname is set when not empty. That needs a UTS namespace of the process's own.
 	Hostname string `json:",omitempty"`
-	// Mounts are files bound over others: target to source. They need a mount namespace of its own.
+	// Mounts has files that are bound over others: from target to source. That needs a mount namespace of the process's
+	// own.
 	Mounts map[string]string `json:",omitempty"`
-	// DropCapabilities gives up every capability for good, as an ordinary container does.
+	// DropCapabilities gives up every capability for good, like an ordinary container.
 	DropCapabilities bool `json:",omitempty"`
 }
 
-// Command gives a command that is not started yet: exe, as the shim, will become what spec says. Stdio and the session
-// are the caller's to set. After Start, whether it worked or not, Wait for the Report.
+// Command returns a command that is not started yet. It runs exe as the shim, which becomes what spec says. The caller
+// sets stdio and the session. After Start, even a failed one, the caller must call Wait of the Report.
 func Command(exe string, spec Spec) (*exec.Cmd, *Report, error) {
 	body, err := json.Marshal(spec)
 	if err != nil {
@@ -65,13 +66,14 @@ func Command(exe string, spec Spec) (*exec.Cmd, *Report, error) {
 	return cmd, &Report{r: r, ours: []*os.File{specFile, w}}, nil
 }
 
-// Report is how a started shim tells whether it became the command.
+// Report tells whether a started shim became the command.
 type Report struct {
 	r    *os.File
 	ours []*os.File
 }
 
-// Wait blocks until the shim became the command, nil, or says why it could not. It must be called once, after Start.
+// Wait waits until the shim became the command and returns nil, or returns why it could not. It must be called once,
+// after Start.
 func (r *Report) Wait() error {
 	for _, f := range r.ours {
 		f.Close()
@@ -100,7 +102,7 @@ func memFile(body []byte) (*os.File, error) {
 	return f, nil
 }
 
-// Main is the shim. It returns, with an exit status, only when the command could not be started.
+// Main is the shim. It returns an exit status only when the command could not be started.
 func Main() int {
 	// Capabilities belong to threads, and exec keeps those of the thread that calls it.
 	runtime.LockOSThread()
@@ -152,7 +154,7 @@ func become() error {
 	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, spec.Argv, spec.Env))
 }
 
-// mountAll binds the files and shows the namespace's own devices in /sys.
+// mountAll binds the files, and mounts /sys so that it shows the namespace's own devices.
 func mountAll(mounts map[string]string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -166,13 +168,13 @@ func mountAll(mounts map[string]string) error {
 			return fmt.Errorf("mount %s over %s: %w", source, target, err)
 		}
 	}
-	// A machine that hides parts of /sys refuses this (mount_too_revealing, fs/namespace.c); only /sys/class/net is
-	// then another namespace's, which few programs look at.
+	// A machine that hides parts of /sys refuses this mount (mount_too_revealing, fs/namespace.c). Only /sys/class/net
+	// is then another namespace's, and few programs read it.
 	_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 	return nil
 }
 
-// lookPath finds a command in the PATH of env: the shim's own environment is empty.
+// lookPath finds a command in the PATH of env, since the shim's own environment is empty.
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, executable(name)
@@ -180,7 +182,7 @@ func lookPath(name string, env []string) (string, error) {
 	path := ""
 	for _, kv := range env {
 		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			path = v // the last one counts
+			path = v // the last PATH counts
 		}
 	}
 	for _, dir := range filepath.SplitList(path) {
@@ -208,8 +210,8 @@ func executable(file string) error {
 	return nil
 }
 
-// dropCapabilities leaves the thread, and whatever it executes, without any capability: user 0 would otherwise get back
-// what the bounding set allows at exec (capabilities(7)).
+// dropCapabilities leaves the thread, and what it executes, without any capability. User 0 would otherwise get back at
+// exec what the bounding set allows (capabilities(7)).
 func dropCapabilities() error {
 	for c := uintptr(0); c <= lastCap(); c++ {
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
@@ -227,7 +229,7 @@ func dropCapabilities() error {
 	return unix.Capset(&header, &none[0])
 }
 
-// lastCap is the highest capability that this kernel knows: above it PR_CAPBSET_READ says EINVAL.
+// lastCap returns the highest capability that this kernel knows. For a higher one PR_CAPBSET_READ fails with EINVAL.
 func lastCap() uintptr {
 	last := uintptr(0)
 	for c := uintptr(0); c < 64; c++ {

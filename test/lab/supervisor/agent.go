@@ -14,13 +14,13 @@ import (
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
-// How often an agent is asked how it is, while it starts and after.
+// How often an agent is asked for its state, while it starts and later.
 const (
 	eagerAsk  = 20 * time.Millisecond
 	steadyAsk = time.Second
 )
 
-// agent is the agent process of a node, over all its lives.
+// agent is the agent process of a node, across restarts.
 type agent struct {
 	*process.Daemon
 	lab  *lab
@@ -28,7 +28,7 @@ type agent struct {
 	done sync.WaitGroup
 
 	mu sync.Mutex
-	// mu guards the rest.
+	// mu guards the fields below.
 	ready    bool
 	problems []string
 }
@@ -45,7 +45,7 @@ func newAgent(l *lab, n *node) *agent {
 	return a
 }
 
-// start lets the agent live until close.
+// start keeps the agent running until close.
 func (a *agent) start() {
 	a.Run()
 	a.done.Go(a.ask)
@@ -88,10 +88,10 @@ func (a *agent) argv() []string {
 	return append(argv, a.lab.cfg.AgentFlags...)
 }
 
-// askTime is how long an agent may take for an answer.
+// askTime limits how long an agent may take to answer.
 const askTime = 2 * time.Second
 
-// askOnce asks the agent whether pods can be attached, and what is wrong.
+// askOnce asks the agent whether pods can be attached, and for its problems.
 func (a *agent) askOnce() (ready bool, problems []string, err error) {
 	ctx, cancel := context.WithTimeout(a.Context(), askTime)
 	defer cancel()
@@ -106,7 +106,7 @@ func (a *agent) askOnce() (ready bool, problems []string, err error) {
 	return st.Ready, problems, err
 }
 
-// ask keeps asking the agent how it is.
+// ask asks the agent for its state again and again.
 func (a *agent) ask() {
 	for {
 		pause := eagerAsk

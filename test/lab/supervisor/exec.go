@@ -15,15 +15,15 @@ import (
 	"tapestry.dev/tapestry/test/lab/shim"
 )
 
-// exec runs a command for a client, with the descriptors that came along, and tells how it ends. A client that goes
-// away takes the command with it.
+// exec runs a command for a client, with the descriptors that came with the request, and tells how the command ends.
+// The command is ended when its client goes away.
 func (l *lab) exec(ctx context.Context, c *fdpass.Conn, r *rpc.Exec, files []*os.File) {
 	p, err := l.startExec(r, files)
 	if err != nil {
 		_ = c.Answer(rpc.Answer{Error: err.Error()})
 		return
 	}
-	// The command has duplicates; ours would keep a pipe open that the command has closed.
+	// The command has duplicates. The originals would keep a pipe open that the command has closed.
 	for _, f := range files {
 		f.Close()
 	}
@@ -44,7 +44,7 @@ func (l *lab) exec(ctx context.Context, c *fdpass.Conn, r *rpc.Exec, files []*os
 			if err != nil {
 				return
 			}
-			_ = p.Signal(syscall.Signal(s.Number)) // it may have ended
+			_ = p.Signal(syscall.Signal(s.Number)) // the command may have ended
 		}
 	}()
 	select {
@@ -79,7 +79,7 @@ func (l *lab) startExec(r *rpc.Exec, files []*os.File) (*process.Process, error)
 	return process.Start(l.cfg.Exe, at, shim.Spec{Argv: r.Argv, Env: append(slices.Clone(env), r.Env...), Dir: r.Dir}, streams)
 }
 
-// target finds out where a command is to run, and with which environment.
+// target returns where a command is to run, and with which environment.
 func (l *lab) target(r *rpc.Exec) (process.Place, []string, error) {
 	switch r.Kind {
 	case rpc.Outside:
@@ -105,7 +105,7 @@ func (l *lab) target(r *rpc.Exec) (process.Place, []string, error) {
 	return process.Place{}, nil, fmt.Errorf("unknown kind of target %q", r.Kind)
 }
 
-// noPod says why there is no sandbox to run in.
+// noPod returns an error that says why there is no sandbox to run in.
 func (l *lab) noPod(key string) error {
 	st := l.status()
 	var keys []string

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// maxLog is the size in bytes at which a log is begun again: a lab may be up for days beside a pod that prints all
-	// the time.
+	// maxLog is the size in bytes at which a log is emptied. A lab may be up for days with a pod that prints all the
+	// time.
 	maxLog      = 64 << 20
 	logInterval = 5 * time.Second
 )
 
-// limitLogs empties logs in dir that have become too long, until ctx is done. All are written with O_APPEND, so that
-// whoever writes one goes on at its new end.
+// limitLogs empties logs in dir that have become too long, until ctx ends. All logs are opened with O_APPEND, so their
+// writers continue at the new end.
 func limitLogs(ctx context.Context, dir string, log *slog.Logger) {
 	tick := time.NewTicker(logInterval)
 	defer tick.Stop()
@@ -37,7 +37,7 @@ func limitLogs(ctx context.Context, dir string, log *slog.Logger) {
 func emptyLogs(dir string, limit int64) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(path, ".log") {
-			return nil // what is gone has no size
+			return nil // the file is gone
 		}
 		if info, err := d.Info(); err == nil && info.Size() > limit {
 			return os.Truncate(path, 0)

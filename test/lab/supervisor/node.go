@@ -21,15 +21,15 @@ import (
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
-// How long a keeper may take to answer, how often it is tried, and after how long a life it has worked.
+// How long a keeper may take to answer, how often it is asked, and after how long a run it counts as having worked.
 const (
 	keeperTime = 10 * time.Second
 	keeperTry  = 2 * time.Millisecond
 	keeperLife = time.Second
 )
 
-// node is a running node. Its programs are the product's, as on a node of a cluster: a keeper, a step with NET_ADMIN
-// that makes the host's TAP, and an agent without any capability.
+// node is a running node. Like a node of a cluster it runs the product's programs: a keeper, a step with NET_ADMIN that
+// makes the host TAP, and an agent without any capability.
 type node struct {
 	plan.Node
 	ns     *tap.Namespace
@@ -38,11 +38,11 @@ type node struct {
 	keeper *process.Daemon // nil for an external node
 	agent  *agent          // nil for an external node
 
-	ranges []netip.Prefix // routed through the host's TAP
+	ranges []netip.Prefix // routed through the host TAP
 	mtu    int            // of pods, when the node was made
 }
 
-// newNode makes the node's namespace, with nothing in it.
+// newNode makes the node's namespace. Nothing runs in it yet.
 func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
 	ns, err := l.underlay.Add(n.Name, n.Addrs)
 	if err != nil {
@@ -59,7 +59,7 @@ func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
 	return out, nil
 }
 
-// prepare starts the keeper and makes the host's TAP, so that the agent can start.
+// prepare starts the keeper and makes the host TAP, so that the agent can start.
 func (n *node) prepare(ctx context.Context, l *lab, ranges []netip.Prefix) error {
 	if n.External {
 		return nil
@@ -71,7 +71,8 @@ func (n *node) prepare(ctx context.Context, l *lab, ranges []netip.Prefix) error
 	return n.route(l, ranges)
 }
 
-// nodePlace is where the processes of a node's or the outside's namespace run: resolved by the outside resolvers.
+// nodePlace returns the place of the processes in a node's or the outside's namespace. They resolve names with the
+// outside resolvers.
 func (l *lab) nodePlace(name string, ns *tap.Namespace, dir string) (process.Place, error) {
 	var resolv string
 	for _, a := range underlay.Resolvers() {
@@ -82,7 +83,7 @@ func (l *lab) nodePlace(name string, ns *tap.Namespace, dir string) (process.Pla
 
 func (n *node) socket(name string) string { return n.dir + "/" + name + ".sock" }
 
-// daemon is a process of the node that needs no capability. o is completed.
+// daemon returns a process of the node that needs no capability. It completes o.
 func (n *node) daemon(l *lab, name string, argv func() []string, o process.Options) *process.Daemon {
 	o.Name, o.Log = "the "+name, l.log.With("node", n.Name)
 	o.Start = func() (*process.Process, error) {
@@ -91,7 +92,7 @@ func (n *node) daemon(l *lab, name string, argv func() []string, o process.Optio
 	return process.NewDaemon(o)
 }
 
-// start starts a process of the node, which writes to a log of that name.
+// start starts a process of the node. Its output goes to the log of that name.
 func (n *node) start(l *lab, name string, spec shim.Spec) (*process.Process, error) {
 	log, err := os.OpenFile(rpc.NodeLog(l.cfg.Dir, n.Name, name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -133,14 +134,14 @@ func (n *node) awaitKeeper(ctx context.Context, l *lab) error {
 	}
 }
 
-// said is the end of what a process of the node wrote.
+// said returns the end of a process's log.
 func (n *node) said(l *lab, name string) string {
 	const most = 1000
-	b, _ := os.ReadFile(rpc.NodeLog(l.cfg.Dir, n.Name, name)) // without it the error says less
+	b, _ := os.ReadFile(rpc.NodeLog(l.cfg.Dir, n.Name, name)) // without the log the error only says less
 	return strings.TrimSpace(string(b[max(0, len(b)-most):]))
 }
 
-// route has the step make the host's TAP, or add what is new among the cluster's ranges to its routes.
+// route runs the step that makes the host TAP, or that adds new ranges of the cluster to its routes.
 func (n *node) route(l *lab, ranges []netip.Prefix) error {
 	before := len(n.ranges)
 	for _, r := range ranges {
@@ -164,17 +165,18 @@ func (n *node) route(l *lab, ranges []netip.Prefix) error {
 	return nil
 }
 
-// hostTAP is the command line of the step.
+// hostTAP returns the command line of that step.
 func (n *node) hostTAP(l *lab) []string {
-	// Told the ranges and not the addresses, the step works out the MTU as if the addresses were of the ranges'
-	// families.
+	// The step gets the ranges and not the addresses. It computes the MTU as if the addresses had the families of the
+	// ranges.
 	underlay := l.cfg.MTU + n.mtu - translate.PodMTU(l.cfg.MTU, nil, n.PodCIDRs)
 	argv := []string{l.cfg.Product, "host-tap", "--node", n.Name, "--keeper", n.socket("keeper"), "--underlay-mtu", fmt.Sprint(underlay)}
 	for _, c := range n.PodCIDRs {
 		argv = append(argv, "--pod-cidr", c.String())
 	}
 	for _, r := range n.ranges {
-		// Both are routed alike; what counts is that the pods' are among the former.
+		// The step routes both kinds of range in the same way. It only matters that the pod ranges are among the
+		// cluster CIDRs.
 		argv = append(argv, "--cluster-cidr", r.String(), "--service-cidr", r.String())
 	}
 	return argv

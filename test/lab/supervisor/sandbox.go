@@ -19,13 +19,13 @@ import (
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
-// How long an agent may take for an ADD or DEL, and how long to wait before DEL is tried again.
+// How long an agent may take for an ADD or DEL, and how long to wait before a DEL is repeated.
 const (
 	attachTime  = 10 * time.Second
 	detachRetry = 200 * time.Millisecond
 )
 
-// files are what processes see in /etc.
+// files has the contents of files in /etc.
 type files struct {
 	hostname, resolv, hosts string
 }
@@ -46,7 +46,7 @@ func (l *lab) place(ns *tap.Namespace, dir string, f files) (process.Place, erro
 	return p, nil
 }
 
-// sandbox is a running pod's.
+// sandbox is the sandbox of a running pod.
 type sandbox struct {
 	lab   *lab
 	pod   *kubelet.Pod
@@ -57,7 +57,7 @@ type sandbox struct {
 
 var _ kubelet.Sandbox = (*sandbox)(nil)
 
-// newSandbox makes a pod's namespace and has the node's agent attach its TAP.
+// newSandbox makes a pod's namespace and asks the node's agent to attach its TAP.
 func (l *lab) newSandbox(ctx context.Context, pod *kubelet.Pod) (_ kubelet.Sandbox, err error) {
 	n := l.node(pod.Node)
 	if n == nil {
@@ -91,8 +91,8 @@ func (l *lab) newSandbox(ctx context.Context, pod *kubelet.Pod) (_ kubelet.Sandb
 	return s, nil
 }
 
-// attach makes eth0 and hands it to the agent, who hands a duplicate to the keeper before it answers. The descriptor
-// here is not needed then.
+// attach makes eth0 and hands it to the agent. The agent hands a duplicate to the keeper before it answers. The
+// descriptor here is not needed after that.
 func (s *sandbox) attach(ctx context.Context, ns *tap.Namespace) error {
 	mac := podMAC(s.pod.UID)
 	mtu := s.lab.podMTU()
@@ -106,7 +106,7 @@ func (s *sandbox) attach(ctx context.Context, ns *tap.Namespace) error {
 	pod := s.cniPod()
 	pod.Addrs, pod.MAC, pod.MTU = s.pod.Addrs, net.HardwareAddr(mac[:]).String(), mtu
 	if err := s.agent().Add(ctx, pod, f); err != nil {
-		// The agent may have attached it and only its answer be missing; the next attempt is another TAP.
+		// The agent may have attached the TAP while its answer got lost. The next attempt uses another TAP.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = s.agent().Del(ctx, pod)
@@ -121,7 +121,7 @@ func (s *sandbox) cniPod() cni.Pod {
 	return cni.Pod{Namespace: s.pod.Namespace, Name: s.pod.Name, UID: s.pod.UID, ContainerID: s.pod.UID}
 }
 
-// podMAC derives a locally administered unicast address.
+// podMAC derives a locally administered unicast address from a UID.
 func podMAC(uid string) packet.MAC {
 	h := sha256.Sum256([]byte(uid))
 	return packet.MAC{h[0]&^0x01 | 0x02, h[1], h[2], h[3], h[4], h[5]}
@@ -139,7 +139,7 @@ func (s *sandbox) Start(c kubelet.Command) (kubelet.Process, error) {
 
 // Dial implements kubelet.Sandbox.
 func (s *sandbox) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
-	// The address is numeric, so Dial resolves nothing, and makes the socket on this very thread.
+	// The address is numeric, so Dial resolves nothing and makes the socket on this thread.
 	err = s.place.Namespace.Do(func() error {
 		c, err = new(net.Dialer).DialContext(ctx, network, address)
 		return err
@@ -147,7 +147,7 @@ func (s *sandbox) Dial(ctx context.Context, network, address string) (c net.Conn
 	return c, err
 }
 
-// Close implements kubelet.Sandbox. It waits for the agent: one that is down would find a pod again that is no more.
+// Close implements kubelet.Sandbox. It waits for the agent, since an agent that is down would later find the pod again.
 func (s *sandbox) Close() error {
 	if s.pod.HostNetwork {
 		return s.release(s.place.Namespace)
@@ -161,7 +161,7 @@ func (s *sandbox) Close() error {
 			break
 		}
 		select {
-		case <-s.node.agent.Context().Done(): // the node goes, and the agent with it
+		case <-s.node.agent.Context().Done(): // the node is removed together with its agent
 		case <-time.After(detachRetry):
 		}
 	}
@@ -171,7 +171,7 @@ func (s *sandbox) Close() error {
 	return err
 }
 
-// release lets go of what the sandbox holds.
+// release closes what the sandbox holds.
 func (s *sandbox) release(ns *tap.Namespace) error {
 	if s.log != nil {
 		s.log.Close()

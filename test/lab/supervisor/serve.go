@@ -37,7 +37,7 @@ func (l *lab) serve(ctx context.Context) (stop func(), err error) {
 	return func() { cancel(); done.Wait() }, nil
 }
 
-// converse does what one client asks for.
+// converse carries out one client's request.
 func (l *lab) converse(ctx context.Context, c *fdpass.Conn) {
 	var r rpc.Request
 	fds, err := c.Receive(&r)
@@ -82,7 +82,7 @@ func (l *lab) converse(ctx context.Context, c *fdpass.Conn) {
 	if err != nil {
 		answer.Error = err.Error()
 	}
-	// A client that went away does not want its answer.
+	// A client that went away does not need its answer.
 	if err := c.Answer(answer, out...); err != nil && !errors.Is(err, syscall.EPIPE) {
 		l.log.Warn("a request was not answered", "request", r.Op, "err", err)
 	}
@@ -110,7 +110,7 @@ func (l *lab) doAgent(r *rpc.Request) error {
 	return nil
 }
 
-// doImpair changes or ends the impairment of a pair.
+// doImpair changes or ends the impairment of a path.
 func (l *lab) doImpair(r *rpc.Request) error {
 	if r.Impair == nil {
 		return fmt.Errorf("%s: no pair was named", r.Op)
@@ -126,11 +126,12 @@ func (l *lab) doImpair(r *rpc.Request) error {
 	return l.underlay.Impair(r.Impair.A, r.Impair.B, config)
 }
 
-// wait returns when everything is ready, or with what is not when the time is over or the client goes away.
+// wait returns when everything is ready. When the time is over or the client goes away, the error says what is not
+// ready.
 func (l *lab) wait(ctx context.Context, c *fdpass.Conn, timeout time.Duration) error {
 	over := time.NewTimer(timeout)
 	defer over.Stop()
-	// Changes wake; the ticker only finds out that the client is gone.
+	// Changes wake this loop. The ticker only serves to notice that the client is gone.
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -156,7 +157,7 @@ func (l *lab) wait(ctx context.Context, c *fdpass.Conn, timeout time.Duration) e
 	}
 }
 
-// statusFile is the status in a memory file.
+// statusFile writes the status into a memory file.
 func (l *lab) statusFile() (*os.File, error) {
 	b, err := json.Marshal(l.status())
 	if err != nil {
@@ -174,7 +175,7 @@ func (l *lab) statusFile() (*os.File, error) {
 	return f, nil
 }
 
-// status is how the lab is.
+// status returns the status of the lab.
 func (l *lab) status() rpc.Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -227,7 +228,7 @@ func (l *lab) nodeStatusLocked(name string) rpc.NodeStatus {
 	return st
 }
 
-// podStatusesLocked lists the pods as the objects show them, and beside it what only the kubelet knows.
+// podStatusesLocked lists the pods as the objects show them, with what only the kubelet knows.
 func (l *lab) podStatusesLocked() []rpc.PodStatus {
 	var out []rpc.PodStatus
 	for _, pod := range plan.PodList(l.shown) {

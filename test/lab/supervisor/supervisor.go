@@ -21,23 +21,23 @@ import (
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
-// Config is what a supervisor is to do.
+// Config says what a supervisor is to do.
 type Config struct {
 	Name string
-	// Dir is the lab's folder. It exists.
+	// Dir is the lab's folder, which exists already.
 	Dir string
-	// Files are the files and folders of manifests.
+	// Files are the files and folders with the manifests.
 	Files []string
-	// MTU of the underlay, in bytes.
+	// MTU is that of the underlay, in bytes.
 	MTU int
-	// Exe is this program, which is also the shim and the built-in server.
+	// Exe is this program, which also acts as the shim and as the built-in server.
 	Exe string
-	// Product is the executable that is agent, keeper and step. AgentFlags are further flags of agents.
+	// Product is the executable of agent, keeper and step. AgentFlags are more flags for agents.
 	Product    string
 	AgentFlags []string
-	// Env is the environment that agents and containers start from.
+	// Env is the base environment of agents and containers.
 	Env []string
-	// KeepCapabilities leaves agents what they would have by being root. They need none.
+	// KeepCapabilities leaves agents the capabilities of root. They need none.
 	KeepCapabilities bool
 }
 
@@ -50,22 +50,22 @@ type lab struct {
 	underlay *underlay.Underlay
 	outside  process.Place
 
-	kick chan struct{} // something changed; holds one
+	kick chan struct{} // something changed; has room for one
 	quit context.CancelFunc
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	nodes    map[string]*node
 	cluster  *plan.Cluster
 	mtu      int // of pods
 	shown    kube.Objects
 	statuses map[string]kubelet.Status // by pod UID
 	applied  int
-	failed   error         // of the present version of the files
+	failed   error         // what is wrong with the present version of the files
 	news     chan struct{} // closed at the next change
 }
 
-// Run is the life of a lab. It returns when ctx is done or a client says so, and after that there is nothing left but
-// processes that the end of the process namespace ends.
+// Run runs a lab. It returns when ctx ends or a client asks for it. Only processes are then left that the end of the
+// PID namespace ends.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
@@ -108,7 +108,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 }
 
-// read reads the files.
+// read reads the files with the manifests.
 func read(paths []string) (kube.Objects, error) {
 	objects, err := manifests.Read(paths...)
 	if err != nil {
@@ -144,7 +144,7 @@ func (l *lab) bringUp(ctx context.Context, objects kube.Objects) error {
 	return l.apply(ctx, cluster)
 }
 
-// reload applies another version of the files, or keeps the last good one.
+// reload applies a new version of the files, or keeps the last good one.
 func (l *lab) reload(ctx context.Context) {
 	objects, err := read(l.cfg.Files)
 	var cluster *plan.Cluster
@@ -163,7 +163,7 @@ func (l *lab) reload(ctx context.Context) {
 	}
 }
 
-// apply makes the lab what the plan says: nodes, objects, pods.
+// apply makes the lab match the plan: nodes, objects, pods.
 func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 	mtu := c.MTU(l.cfg.MTU)
 	ranges := c.ClusterCIDRs()
@@ -203,7 +203,7 @@ func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 	}
 	l.cluster = c
 	l.mu.Unlock()
-	// What agents read is there before they start, and before there are pods to attach.
+	// The objects are written before agents start, and before there are pods to attach.
 	l.publish()
 	for _, n := range fresh {
 		if n.agent != nil {
@@ -211,7 +211,8 @@ func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 		}
 	}
 	l.kubelet.Set(c.Pods)
-	// Last: who sees the count grow, and then waits until all is ready, waits for this version's pods.
+	// This comes last: a client that sees the count grow and then waits until everything is ready waits for the pods of
+	// this version.
 	l.mu.Lock()
 	l.applied++
 	l.failed = nil
@@ -220,7 +221,7 @@ func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 	return errors.Join(errs...)
 }
 
-// prepare has all nodes made ready for their agents at once, and gives those that are.
+// prepare prepares all nodes for their agents concurrently, and returns the nodes that are prepared.
 func (l *lab) prepare(ctx context.Context, fresh []*node, ranges []netip.Prefix) ([]*node, error) {
 	errs := make([]error, len(fresh))
 	var all sync.WaitGroup
@@ -252,7 +253,7 @@ func (l *lab) removeNode(n *node) {
 	}
 }
 
-// node gives a running node, nil when there is none of that name.
+// node returns a running node, or nil when there is none of that name.
 func (l *lab) node(name string) *node {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -265,7 +266,7 @@ func (l *lab) podMTU() int {
 	return l.mtu
 }
 
-// podChanged takes a pod's new status.
+// podChanged records a pod's new status.
 func (l *lab) podChanged(uid string, s kubelet.Status) {
 	l.mu.Lock()
 	l.statuses[uid] = s
@@ -273,7 +274,7 @@ func (l *lab) podChanged(uid string, s kubelet.Status) {
 	l.changed()
 }
 
-// changed has the objects written again and wakes who waits.
+// changed makes Run write the objects again, and wakes those who wait.
 func (l *lab) changed() {
 	l.mu.Lock()
 	close(l.news)
@@ -281,11 +282,11 @@ func (l *lab) changed() {
 	l.mu.Unlock()
 	select {
 	case l.kick <- struct{}{}:
-	default: // one is under way
+	default: // a write is pending already
 	}
 }
 
-// publish writes the objects as they are now. It is called by the main goroutine only.
+// publish writes the objects as they are now. Only the main goroutine calls it.
 func (l *lab) publish() {
 	l.mu.Lock()
 	statuses := maps.Clone(l.statuses)
@@ -306,14 +307,14 @@ func (l *lab) publish() {
 	}
 }
 
-// objectFile is a file into which objects of some kinds are written.
+// objectFile is a file for objects of some kinds.
 type objectFile struct {
 	name  string
 	kinds []string
 }
 
-// objectFiles are written in this order: what others refer to comes first. Kinds that change together are in one file,
-// so that a small change is a small file. The first one has all kinds that no other has.
+// objectFiles are written in this order, so that objects come before those that refer to them. Kinds that change
+// together share a file, so that a small change is a small file. The first file has all kinds that no other file has.
 var objectFiles = []objectFile{
 	{"cluster.yaml", nil},
 	{"config.yaml", []string{"Secret", "ConfigMap"}},

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// settle is how long the files have to be quiet before they are read.
+	// settle is how long the files must be unchanged before they are read.
 	settle = 20 * time.Millisecond
-	// emptyPatience is how long an empty file may be one that an editor is about to fill.
+	// emptyPatience is how long an empty file is taken for one that an editor is about to fill.
 	emptyPatience = 200 * time.Millisecond
 )
 
-// watch tells, on a channel that holds one value, that something about the files may have changed. Unlike
-// manifests.Watch it takes single files too, and what it leads to is all or nothing.
+// watch returns a channel that holds one value and signals that the files may have changed. Unlike manifests.Watch it
+// also accepts single files, and its caller applies all files or none.
 func watch(ctx context.Context, paths []string, log *slog.Logger) (<-chan struct{}, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -37,7 +37,7 @@ func watch(ctx context.Context, paths []string, log *slog.Logger) (<-chan struct
 		}
 		dir := path
 		if !info.IsDir() {
-			dir = filepath.Dir(path) // an editor may put another file in its place
+			dir = filepath.Dir(path) // an editor may replace the file with another one
 		}
 		if err := w.Add(dir); err != nil {
 			w.Close()

@@ -10,8 +10,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The resolver outside of the cluster knows one name, that of the outside's addresses. Below another one it says
-// nothing at all, as where the servers of a name do not answer.
+// The resolver outside of the cluster knows only the name outsideDomain, which has the outside's addresses. It does not
+// answer questions below silentDomain, like a zone whose servers do not answer.
 const (
 	outsideDomain = "outside.example."
 	silentDomain  = "silent.example."

@@ -17,7 +17,7 @@ type impairment struct {
 	config  impair.Config
 }
 
-// String describes what is bad.
+// String describes the impairment.
 func (i *impairment) String() string {
 	c := i.config
 	var parts []string
@@ -38,13 +38,13 @@ func (i *impairment) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// memberMAC is the Ethernet address of a member's eth0.
+// memberMAC returns the Ethernet address of a member's eth0.
 func memberMAC(name string) packet.MAC {
 	h := sha256.Sum256([]byte("underlay " + name))
 	return packet.MAC{h[0]&^0x01 | 0x02, h[1], h[2], h[3], h[4], h[5]}
 }
 
-// pairOf names a path, whichever end is said first.
+// pairOf names the path between two members, in whichever order they are given.
 func pairOf(a, b string) [2]string { return [2]string{min(a, b), max(a, b)} }
 
 // Impair makes the path between two members as bad as config says.
@@ -98,7 +98,7 @@ func (u *Underlay) restore(name string) error {
 	return errors.Join(errs...)
 }
 
-// Impairments describes the bad paths, in order.
+// Impairments describes the impaired paths, sorted.
 func (u *Underlay) Impairments() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -1,6 +1,6 @@
 // Package underlay is the network between a lab's nodes: a bridge in the namespace of the process that makes it, a
-// namespace with an eth0 on it for each member, a client outside of the cluster with a resolver, and bad paths between
-// any two.
+// namespace with an eth0 for each member, a client outside of the cluster with a resolver, and impaired paths between
+// any two members.
 package underlay
 
 import (
@@ -15,30 +15,30 @@ import (
 	"tapestry.dev/tapestry/test/lab/plan"
 )
 
-// The addresses outside of the cluster, all of them ranges for documentation (RFC 5737, RFC 3849). The second of each
-// family answers DNS.
+// The addresses outside of the cluster. All of them are in ranges for documentation (RFC 5737, RFC 3849). The second
+// address of each family answers DNS.
 var (
 	externalAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8:113::10")}
 	resolverAddrs = []netip.Addr{netip.MustParseAddr("203.0.113.53"), netip.MustParseAddr("2001:db8:113::53")}
 )
 
-// Resolvers are the addresses that answer DNS outside of the cluster.
+// Resolvers returns the addresses that answer DNS outside of the cluster.
 func Resolvers() []netip.Addr { return slices.Clone(resolverAddrs) }
 
-// bridge is the underlay's name in the namespace of who makes it.
+// bridge is the name of the underlay's bridge in the namespace of the process that makes it.
 const bridge = "underlay"
 
-// Outside is the member that is no node: a client, through which everything is reached that is not on the underlay.
+// Outside is the member that is no node: a client. Everything that is not on the underlay is reached through it.
 const Outside = "outside"
 
-// Underlay is the network. Its methods may be called concurrently, but for Add.
+// Underlay is the network. Its methods may be called concurrently, except Add.
 type Underlay struct {
 	plan  plan.Underlay
 	mtu   int
 	ports int // made so far
 
 	mu sync.Mutex
-	// mu guards the rest.
+	// mu guards the fields below.
 	members  map[string]*member
 	impaired map[[2]string]*impairment
 }
@@ -50,7 +50,7 @@ type member struct {
 	addrs []netip.Addr
 }
 
-// New makes an underlay in this process's namespace with that MTU in bytes, and Outside on it.
+// New makes an underlay with that MTU, in bytes, in this process's namespace. Outside is its first member.
 func New(p plan.Underlay, mtu int) (*Underlay, error) {
 	if err := tap.NewBridge(nil, bridge, mtu); err != nil {
 		return nil, err
@@ -68,8 +68,8 @@ func New(p plan.Underlay, mtu int) (*Underlay, error) {
 	return u, nil
 }
 
-// Add makes a namespace with an eth0 on the underlay. It is the underlay's, until Remove. What is not on the underlay
-// is reached by way of Outside.
+// Add makes a namespace with an eth0 on the underlay. The namespace belongs to the underlay until Remove. Its default
+// routes lead through Outside.
 func (u *Underlay) Add(name string, addrs []netip.Addr) (ns *tap.Namespace, err error) {
 	ns, err = NewNamespace()
 	if err != nil {
@@ -120,7 +120,7 @@ func (u *Underlay) addDefaults(m *member) error {
 	return nil
 }
 
-// Namespace gives a member's namespace, nil when there is none of that name.
+// Namespace returns a member's namespace, or nil when there is none of that name.
 func (u *Underlay) Namespace(name string) *tap.Namespace {
 	if m := u.member(name); m != nil {
 		return m.ns
@@ -134,7 +134,7 @@ func (u *Underlay) member(name string) *member {
 	return u.members[name]
 }
 
-// bits is the length of the underlay's prefix that holds a.
+// bits returns the length of the underlay's prefix that contains a.
 func (u *Underlay) bits(a netip.Addr) int {
 	for _, p := range u.plan.Prefixes {
 		if p.Contains(a) {
@@ -144,7 +144,7 @@ func (u *Underlay) bits(a netip.Addr) int {
 	return a.BitLen()
 }
 
-// Remove takes a member out, and restores its paths. Its namespace lives on until the last process in it ends.
+// Remove removes a member and restores its paths. The namespace lives until the last process in it ends.
 func (u *Underlay) Remove(name string) error {
 	m := u.member(name)
 	if m == nil {
@@ -157,8 +157,8 @@ func (u *Underlay) Remove(name string) error {
 	return errors.Join(err, tap.DeleteLink(nil, m.port), m.ns.Close())
 }
 
-// NewNamespace makes a network namespace as nodes and pods want it: loopback up, nothing forwarded or filtered, no
-// waiting for duplicate address detection, every port and ping for everybody.
+// NewNamespace makes a network namespace as nodes and pods need it: loopback is up, nothing is forwarded or filtered,
+// duplicate address detection does not delay, and every user may use every port and ping.
 func NewNamespace() (*tap.Namespace, error) {
 	ns, err := tap.NewNamespace()
 	if err != nil {
@@ -176,13 +176,13 @@ func NewNamespace() (*tap.Namespace, error) {
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.ip_unprivileged_port_start", "0"},
 	} {
-		// A kernel without IPv6 does not have all of them.
+		// A kernel without IPv6 lacks some of these.
 		if err := tap.SetSysctl(ns, s.key, s.value); err != nil && !errors.Is(err, os.ErrNotExist) {
 			ns.Close()
 			return nil, err
 		}
 	}
-	// Linux' own default, whatever this machine's is: a lab should be as fast as another one.
+	// This is Linux's own default, whatever this machine's default is, so that labs are equally fast on all machines.
 	if err := errors.Join(tap.SetCongestionControl(ns, "cubic", "reno"), tap.SetUp(ns, "lo"), tap.EnableUnprivilegedPing(ns)); err != nil {
 		ns.Close()
 		return nil, err

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/test/lab/impair"
 )
 
-// recorder is a dns.ResponseWriter that keeps the answer.
+// recorder is a dns.ResponseWriter that records the answer.
 type recorder struct {
 	dns.ResponseWriter
 	msg *dns.Msg

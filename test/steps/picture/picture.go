@@ -1,4 +1,4 @@
-// Package picture draws what a demo printed, as an SVG that any browser shows: text on paper, a line for each step.
+// Package picture draws the output of a demo as an SVG that any browser shows: text on paper, a line for each step.
 package picture
 
 import (
@@ -10,12 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// Demo is what there was to see.
+// Demo is the output of a demo.
 type Demo struct {
-	// Command is what was typed.
+	// Command is the command line that was typed.
 	Command string
 	Steps   []Step
-	// Table is what was measured, its head first; nil for nothing.
+	// Table has the measurements, with its head as the first row; nil when there are none.
 	Table [][]string
 	// Closing is the last sentence.
 	Closing string
@@ -39,10 +39,10 @@ const (
 	width    = 1000
 )
 
-// Columns, counted in characters: of a step's name, its time and its detail; and how many there are.
+// Columns, counted in characters: where a step's name and detail begin, where its time ends, and the number of columns.
 const (
 	nameColumn   = 2
-	millisColumn = 27 // its end: numbers are flush right
+	millisColumn = 27 // where the right-aligned numbers end
 	detailColumn = 29
 	columns      = 123
 )
@@ -108,7 +108,7 @@ func (p *page) number(column int, text string) {
 	fmt.Fprintf(&p.out, "<text x=\"%g\" y=\"%d\" class=\"num\">%s</text>\n", margin+float64(column)*glyph, p.y(), escape(text))
 }
 
-// table writes rows whose columns are as wide as they have to be.
+// table writes rows. Each column is as wide as its longest text.
 func (p *page) table(rows [][]string) {
 	var widths []int
 	for _, r := range rows {
@@ -136,7 +136,7 @@ func (p *page) table(rows [][]string) {
 	}
 }
 
-// wrap cuts text at spaces into parts of at most n characters; a word that is longer is cut.
+// wrap cuts text at spaces into parts of at most n characters. It cuts longer words, too.
 func wrap(text string, n int) []string {
 	var parts []string
 	part := ""
@@ -162,6 +162,6 @@ func wrap(text string, n int) []string {
 
 func escape(text string) string {
 	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(text)) // a Builder takes everything
+	_ = xml.EscapeText(&b, []byte(text)) // a Builder returns no errors
 	return b.String()
 }

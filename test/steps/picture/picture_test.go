@@ -15,13 +15,13 @@ import (
 	"tapestry.dev/tapestry/test/steps"
 )
 
-// drawn is a text of a picture, at its left or, for numbers, right end.
+// drawn is a text of a picture with the position of its left end or, for numbers, its right end.
 type drawn struct {
 	x, y        float64
 	class, text string
 }
 
-// read gives the texts of a picture, all of which have to be inside of it.
+// read returns the texts of a picture. All of them must be inside of the picture.
 func read(t *testing.T, picture io.Reader) []drawn {
 	t.Helper()
 	var all []drawn
@@ -127,7 +127,7 @@ func TestWrap(t *testing.T) {
 	}
 }
 
-// TestReadme: the picture in the README is of a demo that plays all the steps there are, and all of them worked.
+// TestReadme: the README's picture shows a demo with all current steps, all of which worked.
 func TestReadme(t *testing.T) {
 	f, err := os.Open("../../../docs/demo.svg")
 	if err != nil {

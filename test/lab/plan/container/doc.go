@@ -1,2 +1,2 @@
-// Package container says of a container what its process gets: its environment, and how it is probed.
+// Package container derives from a container's spec what its process gets: the environment, and the probes.
 package container

@@ -9,15 +9,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Sources are what environments are put together from.
+// Sources has what environments are made from.
 type Sources struct {
-	// Env is what all of them start with.
+	// Env is the beginning of every environment.
 	Env        []string
 	ConfigMaps []*corev1.ConfigMap
 	Secrets    []*corev1.Secret
 }
 
-// Environment is a container's environment while it is put together: later entries replace earlier ones.
+// Environment is a container's environment. Later entries replace earlier ones.
 type Environment struct {
 	names  []string
 	values map[string]string
@@ -30,7 +30,7 @@ func (e *Environment) set(name, value string) {
 	e.values[name] = value
 }
 
-// List gives the environment as a process gets it.
+// List returns the environment in the form that a process gets.
 func (e *Environment) List() []string {
 	out := make([]string, len(e.names))
 	for i, name := range e.names {
@@ -39,8 +39,8 @@ func (e *Environment) List() []string {
 	return out
 }
 
-// Of puts together what a container of a pod with that host name sees: the lab's own variables, envFrom, then env.
-// With an error it is what could be put together.
+// Of makes the environment of a container of a pod with that host name: the lab's own variables, then envFrom, then
+// env. With an error it also returns the part that it could make.
 func (s *Sources) Of(pod *corev1.Pod, c *corev1.Container, hostname string) (*Environment, error) {
 	e := &Environment{values: map[string]string{}}
 	for _, kv := range s.Env {
@@ -97,7 +97,7 @@ func (s *Sources) envFrom(e *Environment, namespace string, from corev1.EnvFromS
 	return nil
 }
 
-// valueFrom looks a value up. ok is false when an optional one is missing.
+// valueFrom looks up a value. ok is false when an optional value is missing.
 func (s *Sources) valueFrom(pod *corev1.Pod, from *corev1.EnvVarSource) (value string, ok bool, err error) {
 	var data map[string]string
 	var what, key string
@@ -149,7 +149,7 @@ func (s *Sources) secret(namespace, name string) (map[string]string, bool) {
 	return nil, false
 }
 
-// podField is the downward API (k8s.io/kubernetes/pkg/fieldpath).
+// podField returns a field of the pod (the downward API, k8s.io/kubernetes/pkg/fieldpath).
 func podField(pod *corev1.Pod, path string) (string, error) {
 	switch path {
 	case "metadata.name":
@@ -187,7 +187,8 @@ func podField(pod *corev1.Pod, path string) (string, error) {
 	return "", fmt.Errorf("fieldPath %q is none that an environment may have", path)
 }
 
-// Expand replaces $(NAME) by its value and $$ by $; what names no variable stays (Container.command in k8s.io/api).
+// Expand replaces $(NAME) by its value and $$ by $. A name of no variable stays as it is (Container.command in
+// k8s.io/api).
 func (e *Environment) Expand(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -14,11 +14,12 @@ import (
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
 
-// ProbePeriodAnnotation of a Pod overrides the period of its probes, which Kubernetes counts in seconds: "50ms".
+// ProbePeriodAnnotation of a Pod overrides the period of its probes, such as "50ms". Kubernetes counts periods in
+// seconds.
 const ProbePeriodAnnotation = "tapestry.dev/probe-period"
 
-// ServerFlags tells the built-in server which ports a container without command has: UDP, plain TCP where the name
-// starts with "tcp", and HTTP.
+// ServerFlags returns the built-in server's flags for the ports of a container without a command: UDP, plain TCP where
+// the port's name starts with "tcp", and HTTP for the others.
 func ServerFlags(c *corev1.Container) []string {
 	var flags []string
 	for _, p := range c.Ports {
@@ -34,7 +35,7 @@ func ServerFlags(c *corev1.Container) []string {
 	return flags
 }
 
-// Probe says what a probe of a container asks, at an address of its pod.
+// Probe translates a container's probe. addr is an address of its pod.
 func Probe(in *corev1.Probe, pod *corev1.Pod, c *corev1.Container, addr netip.Addr) (*kubelet.Probe, error) {
 	out := &kubelet.Probe{
 		InitialDelay: seconds(in.InitialDelaySeconds, 0), Period: seconds(in.PeriodSeconds, 10),
