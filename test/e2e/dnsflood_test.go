@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// dnsFlood is how many questions a second TestDNSFlood asks in vain.
+// dnsFlood is how many questions TestDNSFlood asks per second that nobody answers.
 const dnsFlood = 1800
 
 // resolve asks a DNS server for the address of a name, once: ADDR NAME.
@@ -32,8 +32,8 @@ func resolve(_ context.Context, args []string) error {
 	return nil
 }
 
-// askInVain asks a DNS server for names that are never answered, each for another one, until the input ends:
-// ADDR QUESTIONS-PER-SECOND. It says how many it asked in how many seconds.
+// askInVain asks a DNS server for names that are never answered, a new name each time, until the input ends:
+// ADDR QUESTIONS-PER-SECOND. It prints how many questions it asked, and in how many seconds.
 func askInVain(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	rate, err := strconv.Atoi(args[1])
@@ -69,8 +69,8 @@ func askInVain(ctx context.Context, args []string) error {
 	}
 }
 
-// TestDNSFlood: a pod asks for names that nobody answers, 1,800 times a second. Lookups of another pod of that node are
-// answered all the same, of names outside and of the cluster's own.
+// TestDNSFlood: a pod asks for names that nobody answers, 1,800 times a second. Lookups by another pod of that node are
+// still answered, both of names outside and of the cluster's own.
 func TestDNSFlood(t *testing.T) {
 	c := up(t, "dns-flood", baseYAML+podYAML("greedy", "node-1"))
 	api := &localapi.Client{Path: filepath.Join(c.Dir, "nodes", "node-1", "api.sock")}

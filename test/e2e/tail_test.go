@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// tails are Services that lead back to themselves or to others, and an Ingress that leads to Ingress.
+// tails has a Service that leads back to its own NodePort, and an Ingress that leads back to the Ingress ports.
 const tails = `---
 apiVersion: v1
 kind: Service
@@ -42,12 +42,12 @@ metadata: {name: round}
 spec: {rules: [{host: round.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: round, port: {number: 80}}}}]}}]}
 `
 
-// TestTails: endpoints that a namespace's user wrote lead back to the NodePort or the Ingress that they are of. Nothing
-// goes round, and what others have goes on.
+// TestTails: endpoints that a namespace's user wrote lead back to the NodePort or the Ingress that they belong to. No
+// connection or request goes round in a circle.
 func TestTails(t *testing.T) {
 	c := up(t, "tails", baseYAML)
 	node := c.addr(t, "node-1", false)
-	host := addressing.Host(nodeOf(c.status(t), "node-1").PodCIDRs[0]) // of which the control plane knows nothing
+	host := addressing.Host(nodeOf(c.status(t), "node-1").PodCIDRs[0]) // which the control plane does not know
 	c.edit(t, baseYAML+strings.NewReplacer("NODE", node.String(), "HOST", host.String()).Replace(tails))
 	for _, network := range []string{"tcp", "udp"} {
 		if got := c.ask(t, lab.Outside(), network, at(node, 30181), "--timeout", "2s"); got.Error == "" {

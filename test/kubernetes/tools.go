@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools keeps what is built from other modules, but imported by nothing here, in go.mod and go.sum.
+// Package tools keeps modules in go.mod and go.sum whose programs are built but which no package here imports.
 package tools
 
 import (

@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// A Report is what became of the tests that were selected.
+// A Report is the result of the selected tests.
 type Report struct {
 	Tests []Test
 	// Took is the time of the whole run.
 	Took time.Duration
 }
 
-// A Test is one that was selected.
+// A Test is a selected test.
 type Test struct {
 	Name    string
 	Outcome Outcome
 	Took    time.Duration
-	// Why it was skipped or failed, in one line.
+	// Why is the reason for a skip or a failure, in one line.
 	Why string
 }
 
@@ -33,11 +33,11 @@ type Outcome string
 const (
 	Passed Outcome = "pass"
 	Failed Outcome = "FAIL"
-	// Skipped are those that decided themselves not to run.
+	// Skipped is the outcome of a test that decided itself not to run.
 	Skipped Outcome = "skip"
 )
 
-// junit is what ginkgo writes: of every test of the suite, selected or not, and of the steps around them.
+// junit is ginkgo's report. It has all tests of the suite, selected or not, and the steps around them.
 type junit struct {
 	Suites []struct {
 		Cases []junitCase `xml:"testcase"`
@@ -82,10 +82,10 @@ func parse(text []byte) (Report, error) {
 	return r, nil
 }
 
-// labels are what ginkgo appends to a name, and the name has in it already.
+// labels matches what ginkgo appends to a name that already contains it.
 var labels = regexp.MustCompile(` \[sig-[^\[\]]*\]$`)
 
-// test gives nothing for what was not selected. Steps around the tests are of interest when they failed.
+// test returns false for a test that was not selected. Steps around the tests count only when they failed.
 func (c junitCase) test() (Test, bool) {
 	name, isTest := strings.CutPrefix(c.Name, "[It] ")
 	name = labels.ReplaceAllString(name, "")
@@ -96,7 +96,7 @@ func (c junitCase) test() (Test, bool) {
 	case c.Error != nil:
 		t.Outcome, t.Why = Failed, c.Error.line()
 	case c.Skipped != nil:
-		// A test that was not selected has no reason: "skipped", and not "skipped - because".
+		// A test that was not selected has no reason: its message is "skipped", without " - REASON".
 		reason, ok := strings.CutPrefix(c.Skipped.Message, "skipped - ")
 		if !ok {
 			return t, false
@@ -120,7 +120,7 @@ func (r Report) count(o Outcome) int {
 	return n
 }
 
-// String has a line for each test, and one for all.
+// String returns a line for each test, and one for all.
 func (r Report) String() string {
 	var b strings.Builder
 	var sum time.Duration
@@ -136,7 +136,7 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Err says whether the run was good: all that was selected has passed, and nothing was left out that should not be.
+// Err returns nil if the run was good: all selected tests have passed, and no test was left out that must run.
 func (r Report) Err(run Run) error {
 	if n := r.count(Failed); n > 0 {
 		return fmt.Errorf("%d of %d tests failed", n, len(r.Tests))

@@ -1,5 +1,5 @@
-// Package conformance runs Kubernetes' own end-to-end tests against a cluster, and says of each one that was asked for
-// how it went.
+// Package conformance runs Kubernetes' own end-to-end tests against a cluster, and reports the result of each selected
+// test.
 package conformance
 
 import (
@@ -15,34 +15,33 @@ import (
 	"time"
 )
 
-// Network are the tests that every cluster's network has to pass; NetworkCount is how many there are in Kubernetes
-// 1.34.
+// Network matches the tests that every cluster's network must pass. NetworkCount is how many Kubernetes 1.34 has.
 const (
 	Network      = `\[sig-network\].*\[Conformance\]`
 	NetworkCount = 45
 )
 
-// Harmful are tests that break the cluster for others, or fail now and then on every cluster.
+// Harmful matches tests that break the cluster for others, or fail sometimes on every cluster.
 const Harmful = `\[Disruptive\]|\[Flaky\]`
 
-// A Run is one of the suite.
+// A Run is one run of the suite.
 type Run struct {
 	// Bin has ginkgo, e2e.test and kubectl.
 	Bin string
-	// Kubeconfig is the administrator's, and In the command that runs another one where its server is reached.
+	// Kubeconfig is the administrator's. In is a command that runs another command where the API server can be reached.
 	Kubeconfig string
 	In         []string
-	// Nodes is how many the cluster has.
+	// Nodes is the number of nodes in the cluster.
 	Nodes int
 	// Focus and Skip are regular expressions for the tests' names.
 	Focus, Skip string
-	// Procs is how many tests run at one time.
+	// Procs is how many tests run at the same time.
 	Procs int
-	// Out is the directory of the reports.
+	// Out is the directory for the reports.
 	Out string
 }
 
-// Do runs the suite, which prints to standard output. That tests fail is no error: the report says so.
+// Do runs the suite, which prints to standard output. Failing tests are no error; the Report lists them.
 func (r Run) Do(ctx context.Context) (Report, error) {
 	if _, err := regexp.Compile(r.Focus); err != nil {
 		return Report{}, fmt.Errorf("-focus: %w", err)
@@ -67,7 +66,7 @@ func (r Run) Do(ctx context.Context) (Report, error) {
 	// Tests call kubectl.
 	cmd.Env = append(os.Environ(), "PATH="+r.Bin+":"+os.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	// The tests' own processes are ginkgo's children: all of them end on a signal to the group.
+	// The tests' own processes are ginkgo's children. A signal to the group ends all of them.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 30 * time.Second

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 	logsapi "k8s.io/component-base/logs/api/v1"
-	_ "k8s.io/component-base/logs/json/register"          // as the components' own main packages have it
+	_ "k8s.io/component-base/logs/json/register"          // as in the components' own main packages
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // likewise
 	_ "k8s.io/component-base/metrics/prometheus/version"  // likewise
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
@@ -16,27 +16,28 @@ import (
 	scheduleroptions "k8s.io/kubernetes/cmd/kube-scheduler/app/options"
 )
 
-// frontProxy is the name by which the API server calls extension API servers.
+// frontProxy is the API server's name towards extension API servers.
 const frontProxy = "front-proxy-client"
 
-// components are the commands of one control plane, all made before the first one runs.
+// components has the commands of one control plane. All are made before the first one runs.
 type components struct {
 	apiserver, manager, scheduler *cobra.Command
 }
 
 func newComponents() components {
-	// Each component configures logging, in the same way, and the second would be refused.
+	// Each component configures logging in the same way. The second attempt would be refused.
 	logsapi.ReapplyHandling = logsapi.ReapplyHandlingIgnoreUnchanged
 	var c components
-	// The controller manager first: making its command overrides the default of a feature gate, which panics once any
-	// command has put the gates on a flag set.
+	// The controller manager comes first: making its command overrides the default of a feature gate. That panics once
+	// any command has put the gates on a flag set.
 	c.manager = manager.NewControllerManagerCommand()
 	c.apiserver = apiserver.NewAPIServerCommand()
 	c.scheduler = schedulerCommand()
 	return c
 }
 
-// schedulerCommand is kube-scheduler's without its handling of signals, which panics as the second in one process.
+// schedulerCommand returns kube-scheduler's command without its signal handling, which panics when a process uses it
+// twice.
 func schedulerCommand() *cobra.Command {
 	opts := scheduleroptions.NewOptions()
 	c := &cobra.Command{Use: "kube-scheduler", RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,7 +56,7 @@ func schedulerCommand() *cobra.Command {
 	return c
 }
 
-// run starts the command. A value on died says that it has ended.
+// run runs the command. It sends on died when the command has ended.
 func run(c *cobra.Command, args []string, died chan<- error) {
 	c.SetArgs(args)
 	c.SilenceUsage = true
@@ -92,7 +93,7 @@ func (o options) apiserverFlags(etcd string) []string {
 		"--kubelet-client-key=" + o.pki("apiserver-kubelet.key"),
 		"--kubelet-certificate-authority=" + o.pki("ca.crt"),
 		"--kubelet-preferred-address-types=InternalIP,Hostname",
-		// Extension API servers are part of the official tests.
+		// The official tests include extension API servers.
 		"--requestheader-client-ca-file=" + o.pki("front-ca.crt"),
 		"--requestheader-allowed-names=" + frontProxy,
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
@@ -100,13 +101,14 @@ func (o options) apiserverFlags(etcd string) []string {
 		"--requestheader-username-headers=X-Remote-User",
 		"--proxy-client-cert-file=" + o.pki("front-client.crt"),
 		"--proxy-client-key-file=" + o.pki("front-client.key"),
-		// To pods directly: nothing serves ClusterIPs where the API server runs until there is a network.
+		// The API server connects to pods directly, since nothing serves ClusterIPs on its host until there is a
+		// network.
 		"--enable-aggregator-routing=true",
 		"--shutdown-delay-duration=0s",
 	}, o.apiserverArgs...)
 }
 
-// managerFlags let the controller manager act as administrator: with a service account for each controller it would
+// managerFlags lets the controller manager act as administrator. With a service account for each controller it would
 // wait more than 4 s for their tokens.
 func (o options) managerFlags(port int) []string {
 	flags := append(o.controllerFlags("admin", port),
@@ -134,7 +136,7 @@ func (o options) managerFlags(port int) []string {
 
 func (o options) schedulerFlags(port int) []string { return o.controllerFlags("scheduler", port) }
 
-// controllerFlags are what controller manager and scheduler have in common.
+// controllerFlags returns the flags that controller manager and scheduler share.
 func (o options) controllerFlags(user string, port int) []string {
 	kubeconfig := o.kubeconfig(user)
 	return []string{

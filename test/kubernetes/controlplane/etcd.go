@@ -11,7 +11,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
-// startEtcd gives the URL at which etcd serves clients. A value on died says that it has ended.
+// startEtcd starts etcd and returns the URL for clients. It sends on died when etcd has ended.
 func startEtcd(dir string, died chan<- error) (string, error) {
 	client, err := freeURL()
 	if err != nil {
@@ -28,7 +28,7 @@ func startEtcd(dir string, died chan<- error) (string, error) {
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	c.InitialCluster = c.InitialClusterFromName(c.Name)
 	c.LogLevel = "error" // "warn" has a line for each slow request
-	// Only the end of the machine itself loses what is not synced, and the cluster with it.
+	// Data that is not synced is lost only when the whole machine ends, and then the cluster ends as well.
 	c.UnsafeNoFsync = true
 	e, err := embed.StartEtcd(c)
 	if err != nil {

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// options are what the command line says.
+// options has the options of the command line.
 type options struct {
 	dir       string // absolute
 	bind      string
 	advertise string
 	port      int
-	// serviceCIDRs and podCIDRs have one prefix, or one of each family.
+	// serviceCIDRs and podCIDRs have one prefix, or one for each family.
 	serviceCIDRs, podCIDRs []netip.Prefix
 	sans                   []string
 	nodes                  []node
@@ -24,7 +24,7 @@ type options struct {
 	controllerArgs         []string
 }
 
-// A node is one whose kubelet gets certificates.
+// A node is a node whose kubelet gets certificates.
 type node struct {
 	name  string
 	addrs []string

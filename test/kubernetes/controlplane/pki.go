@@ -21,14 +21,14 @@ import (
 
 const lifetime = 5 * 365 * 24 * time.Hour
 
-// A pki makes the certificates and kubeconfigs of a cluster, in dir and dir/pki. The first error stays, and makes what
-// follows do nothing.
+// A pki makes the certificates and kubeconfigs of a cluster, in dir and dir/pki. It keeps the first error. After an
+// error all further calls do nothing.
 type pki struct {
 	dir string
 	err error
 }
 
-// makePKI does nothing where there is a complete one already.
+// makePKI does nothing if there is a complete pki already.
 func makePKI(o options, local, remote string) error {
 	p := &pki{dir: o.dir}
 	done := p.path("complete")
@@ -86,7 +86,7 @@ func (p *pki) writeKey(name string, key any) []byte {
 	return text
 }
 
-// certify signs template and writes name.crt.
+// certify signs template and writes the certificate to name.crt.
 func (p *pki) certify(name string, template, parent *x509.Certificate, public, signer any) []byte {
 	if p.err != nil {
 		return nil
@@ -141,7 +141,7 @@ func (p *pki) authority(name string) *authority {
 	return a
 }
 
-// issue writes a certificate for clients and servers, and its key; sans are addresses and names.
+// issue writes a certificate for clients and servers, and its key. sans are addresses and names.
 func (p *pki) issue(a *authority, name string, subject pkix.Name, sans []string) (cert, key []byte) {
 	k := p.newKey()
 	if p.err != nil {
@@ -162,7 +162,8 @@ func (p *pki) issue(a *authority, name string, subject pkix.Name, sans []string)
 	return p.certify(name, template, a.cert, &k.PublicKey, a.key), p.writeKey(name, k)
 }
 
-// serviceAccountKey is RSA, as in every other cluster: not everybody who verifies tokens takes other kinds.
+// serviceAccountKey makes an RSA key, as in every other cluster, since not every program that verifies tokens accepts
+// others.
 func (p *pki) serviceAccountKey() {
 	if p.err != nil {
 		return

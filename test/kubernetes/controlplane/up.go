@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// up returns when a component ended, with why, or nil after a signal.
+// up returns the reason when a component has ended, or nil after a signal.
 func up(o options) error {
 	began := time.Now()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -66,7 +66,7 @@ func up(o options) error {
 	if o.scheduler {
 		run(c.scheduler, o.schedulerFlags(*ports[2]), died)
 	}
-	// Without it no pod can be made; and that it is there says that controllers work.
+	// No pod can be made without this account. Its existence also shows that the controllers work.
 	if err := wait(ctx, client, local+"/api/v1/namespaces/default/serviceaccounts/default", died); err != nil {
 		return interrupted(ctx, err)
 	}
@@ -82,7 +82,7 @@ func up(o options) error {
 	}
 }
 
-// reachable is the address at which a listener on bind is found from this machine.
+// reachable returns the address at which a listener on bind can be reached from this machine.
 func reachable(bind string) string {
 	if a, err := netip.ParseAddr(bind); err == nil && a.IsUnspecified() {
 		return "127.0.0.1"
@@ -114,7 +114,7 @@ func adminClient(o options) (*http.Client, error) {
 	}, nil
 }
 
-// wait returns when a GET of url succeeds.
+// wait returns nil when a GET of url succeeds.
 func wait(ctx context.Context, client *http.Client, url string, died <-chan error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -138,7 +138,7 @@ func wait(ctx context.Context, client *http.Client, url string, died <-chan erro
 	}
 }
 
-// writeWhole never lets a reader see half of the content.
+// writeWhole writes a file. No reader ever sees a part of the content.
 func writeWhole(path, content string) error {
 	if err := os.WriteFile(path+".new", []byte(content), 0o644); err != nil {
 		return err

@@ -22,7 +22,7 @@ var (
 	churnRounds = flag.Int("rounds", 3, "how many `times` TestChurn does it")
 )
 
-// TestChurn: many pods come and go, several times, and nothing of them stays.
+// TestChurn: many pods come and go, several times, and leave nothing behind.
 func TestChurn(t *testing.T) {
 	ns := namespace(t)
 	var starts []time.Duration
@@ -58,7 +58,7 @@ func TestChurn(t *testing.T) {
 		shortest = min(shortest, time.Since(began))
 		t.Logf("%d pods ready after %v, gone after %v", len(pods), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
 	}
-	round() // lazily made things are made
+	round() // makes what is made on first use
 	before := counts(t)
 	for range *churnRounds {
 		round()
@@ -75,8 +75,8 @@ func TestChurn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// It is written anew when twice as many as are in force, and 128, are there. In force are those of one round,
-		// and the resting ones of those rounds that were in the last minute.
+		// The journal is rewritten when it has twice as many lines as there are entries in force, and 128 more. In
+		// force are the entries of one round, and the resting ones of the rounds in the last minute.
 		if most := 2*(3+int(time.Minute/shortest))*perNode + 128; lines < 2 || lines > most {
 			t.Errorf("%s: the journal of addresses has %d lines, want from 2 to %d", n.Name, lines, most)
 		}
@@ -86,14 +86,14 @@ func TestChurn(t *testing.T) {
 	figure(t, "%d pods at once are Ready after %v (median of %d, %v at most)", *churnPods, median(starts), len(starts), slices.Max(starts).Round(time.Millisecond))
 }
 
-// A count is of something that must not grow, but for what always comes and goes.
+// A count is a number that must not grow, apart from a tolerance for what always comes and goes.
 type count struct{ value, tolerance int }
 
-// resting are the addresses that no pod is given yet: none when a minute has passed, whatever was before.
+// resting counts the addresses that are not given out again yet. It is zero when a minute has passed.
 const resting = "addresses resting"
 
-// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes, files; descriptors
-// of Tapestry's processes; addresses, pods, flows and goroutines of the agent.
+// counts counts what pods may leave behind on each node: network namespaces, interfaces, sandboxes, and files;
+// descriptors of Tapestry's processes; addresses, pods, flows and goroutines of the agent.
 func counts(t *testing.T) map[string]count {
 	t.Helper()
 	all := map[string]count{}
@@ -134,9 +134,9 @@ func counts(t *testing.T) map[string]count {
 	return all
 }
 
-// asBefore waits until nothing that was counted is more than it was. Kubelet collects what is left of pods once a
-// minute; flows of closed connections take about as long, addresses rest for a minute, and those that were prepared
-// for a pod in vain are released after two.
+// asBefore waits until no count is higher than before. That takes minutes: kubelet collects the remains of pods once a
+// minute, flows of closed connections last about as long, addresses rest for a minute, and addresses that were prepared
+// for a pod in vain are released after two minutes.
 func asBefore(t *testing.T, before map[string]count) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Second)
@@ -162,7 +162,7 @@ func asBefore(t *testing.T, before map[string]count) {
 	}
 }
 
-// status is a part of what "tapestry status" says.
+// status is a part of the output of "tapestry status".
 type status struct {
 	Pods     []struct{ Name string }
 	Counters []struct {
@@ -171,10 +171,10 @@ type status struct {
 	}
 }
 
-// value is one of a counter's.
+// value is one value of a counter.
 type value struct{ N float64 }
 
-// values are those of the counter of that name; none when there is none.
+// values returns the values of the counter with that name; none when there is no such counter.
 func (s *status) values(name string) []value {
 	for _, c := range s.Counters {
 		if c.Name == name {
@@ -184,7 +184,7 @@ func (s *status) values(name string) []value {
 	return nil
 }
 
-// value is that of a counter which has one.
+// value returns the value of a counter that has exactly one.
 func (s *status) value(t *testing.T, name string) int {
 	t.Helper()
 	list := s.values(name)

@@ -18,10 +18,10 @@ import (
 
 const agnhost = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 
-// soon is how long anything may take that needs a pod to start.
+// soon limits how long anything may take that includes the start of a pod.
 const soon = time.Minute
 
-// eventually tries until it works.
+// eventually tries until it succeeds.
 func eventually(t *testing.T, timeout time.Duration, what string, try func() error) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -37,13 +37,13 @@ func eventually(t *testing.T, timeout time.Duration, what string, try func() err
 	}
 }
 
-// figure logs what belongs into the record of a run: test/kubernetes/full looks for it.
+// figure logs a line for the record of a run. test/kubernetes/full looks for such lines.
 func figure(t *testing.T, format string, args ...any) {
 	t.Helper()
 	t.Logf("figure: "+format, args...)
 }
 
-// namespace makes one for the test, and removes it afterwards.
+// namespace makes a namespace for the test, and removes it afterwards.
 func namespace(t *testing.T) string {
 	t.Helper()
 	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tapestry-e2e-"}}, metav1.CreateOptions{})
@@ -51,12 +51,12 @@ func namespace(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// The test's own context has ended.
+		// The test's own context has ended already.
 		if err := client.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
 	})
-	// Pods need it.
+	// Pods need this account.
 	eventually(t, soon, "default service account of "+ns.Name, func() error {
 		_, err := client.CoreV1().ServiceAccounts(ns.Name).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
@@ -64,7 +64,7 @@ func namespace(t *testing.T) string {
 	return ns.Name
 }
 
-// netexec is a pod that serves on port 8080: /hostname, /clientip, /shell and more.
+// netexec returns a pod that serves on port 8080: /hostname, /clientip, /shell and more.
 func netexec(ns, name, node string) *corev1.Pod {
 	now := int64(0)
 	return &corev1.Pod{
@@ -116,7 +116,7 @@ func ready(p *corev1.Pod) bool {
 	return false
 }
 
-// describe says what is known of why a pod is not ready.
+// describe returns what is known about why a pod is not ready.
 func describe(p *corev1.Pod) string {
 	var all []string
 	for _, s := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
@@ -134,7 +134,7 @@ func describe(p *corev1.Pod) string {
 	return strings.Join(all, "; ")
 }
 
-// onEachNode starts one netexec for each node: a on node-1, b on node-2.
+// onEachNode starts one netexec on each node: a on node-1, b on node-2.
 func onEachNode(t *testing.T, ns string) []*corev1.Pod {
 	t.Helper()
 	var pods []*corev1.Pod
@@ -144,7 +144,7 @@ func onEachNode(t *testing.T, ns string) []*corev1.Pod {
 	return start(t, pods...)
 }
 
-// service makes one for all netexec pods, and returns it when it has so many ready endpoints.
+// service makes a Service for all netexec pods, and returns it when it has so many ready endpoints.
 func service(t *testing.T, ns string, endpoints int, change ...func(*corev1.Service)) *corev1.Service {
 	t.Helper()
 	s := &corev1.Service{
@@ -182,7 +182,7 @@ func service(t *testing.T, ns string, endpoints int, change ...func(*corev1.Serv
 	return s
 }
 
-// run gives what the command prints.
+// run runs a command and returns what it prints.
 func run(ctx context.Context, argv ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var out, problems bytes.Buffer
@@ -193,12 +193,12 @@ func run(ctx context.Context, argv ...string) (string, error) {
 	return out.String(), nil
 }
 
-// inPod gives what the command prints in the pod's first container.
+// inPod runs a command in the pod's first container and returns what it prints.
 func inPod(ctx context.Context, p *corev1.Pod, argv ...string) (string, error) {
 	return run(ctx, append([]string{theLab.Kubectl(), "--kubeconfig", theLab.Kubeconfig(), "--namespace", p.Namespace, "exec", p.Name, "--"}, argv...)...)
 }
 
-// onNode gives what the command prints in all namespaces of a node, or in the network outside.
+// onNode runs a command in all namespaces of a node, or in the network outside, and returns what it prints.
 func onNode(ctx context.Context, name string, argv ...string) (string, error) {
 	argv, err := state.Inside(name, argv...)
 	if err != nil {
@@ -207,12 +207,12 @@ func onNode(ctx context.Context, name string, argv ...string) (string, error) {
 	return run(ctx, argv...)
 }
 
-// curl are the arguments of one request. A slow answer is an error.
+// curl returns the command line of one request. A slow answer is an error.
 func curl(url string) []string {
 	return []string{"curl", "--silent", "--show-error", "--fail", "--max-time", "3", url}
 }
 
-// hold starts a program in the network outside, or that of a node, until the test ends.
+// hold runs a program in the network outside, or in that of a node, until the test ends.
 func hold(t *testing.T, name string, argv ...string) {
 	t.Helper()
 	argv, err := state.In(name, argv...)

@@ -21,8 +21,8 @@ import (
 
 const keepers = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=keeper"
 
-// TestRights: no process of Tapestry that runs on has a capability or a way to one, as the kernel says. Containers'
-// security contexts are looked at where they are rendered (deploy/render).
+// TestRights: according to the kernel, no long-running process of Tapestry has a capability or a way to get one.
+// deploy/render checks the containers' security contexts.
 func TestRights(t *testing.T) {
 	for _, n := range state.Nodes {
 		out, err := onNode(t.Context(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
@@ -50,8 +50,8 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// TestKeeperReplaced: when the keepers' pods are deleted, the agents give the next ones everything back; so the agents
-// may be replaced after it, and connections that there were before both go on.
+// TestKeeperReplaced: when the keepers' pods are deleted, the agents give everything back to the next keepers. The
+// agents may be replaced after that. Connections that began before go on through both.
 func TestKeeperReplaced(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
@@ -92,8 +92,8 @@ func TestKeeperReplaced(t *testing.T) {
 	}
 }
 
-// replace deletes the pods of a DaemonSet of ours, all or those on these nodes, and returns when others are ready in
-// their place.
+// replace deletes the pods of one of Tapestry's DaemonSets, all of them or those on these nodes. It returns when their
+// replacements are ready.
 func replace(t *testing.T, selector string, on ...lab.Node) {
 	t.Helper()
 	if len(on) == 0 {
@@ -136,7 +136,7 @@ func replace(t *testing.T, selector string, on ...lab.Node) {
 				n++
 			}
 		}
-		// Those that end are still there for a moment.
+		// Pods that are ending are still listed for a moment.
 		if n != len(on) || len(now) != len(on) {
 			return fmt.Errorf("%d of %d pods are new and ready, want %d", n, len(now), len(on))
 		}
@@ -144,7 +144,7 @@ func replace(t *testing.T, selector string, on ...lab.Node) {
 	})
 }
 
-// TestOwnNodeOnly: an agent's token is good for its own Node, and there for what is Tapestry's.
+// TestOwnNodeOnly: an agent's token can change only its own Node, and there only what is Tapestry's.
 func TestOwnNodeOnly(t *testing.T) {
 	list, err := client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: agents, FieldSelector: "spec.nodeName=" + state.Nodes[0].Name})
 	if err != nil || len(list.Items) != 1 {
@@ -187,12 +187,12 @@ func TestOwnNodeOnly(t *testing.T) {
 			t.Errorf("%s of %s: %v, want it forbidden with %q", c.patch, c.node, err, c.want)
 		}
 	}
-	// A token that is not a pod's.
+	// A token that does not belong to a pod.
 	_, err = as(t, nil).CoreV1().Nodes().Patch(t.Context(), own, types.MergePatchType, []byte(any), metav1.PatchOptions{})
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("a token without a node: %v", err)
 	}
-	// What nobody needs it must not do.
+	// The token must not allow what no agent needs.
 	if _, err := agent.CoreV1().ConfigMaps("kube-system").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("ConfigMaps: %v", err)
 	}
@@ -201,7 +201,7 @@ func TestOwnNodeOnly(t *testing.T) {
 	}
 }
 
-// as gives a client with a token of the agents' service account, bound to what is given.
+// as returns a client with a token of the agents' service account that is bound to the given object.
 func as(t *testing.T, bound *authenticationv1.BoundObjectReference) kubernetes.Interface {
 	t.Helper()
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
@@ -218,8 +218,8 @@ func as(t *testing.T, bound *authenticationv1.BoundObjectReference) kubernetes.I
 	return out
 }
 
-// TestIngressPort: Ingress is served on port 80 of every node by an agent that may not bind it, the sockets being the
-// init step's. They wait while the agent is replaced.
+// TestIngressPort: an agent that may not bind port 80 serves Ingress there on every node, since the init step makes the
+// sockets. Connections wait in the sockets while the agent is replaced.
 func TestIngressPort(t *testing.T) {
 	for _, n := range state.Nodes {
 		url := "http://" + net.JoinHostPort(n.Addrs[0], "80") + "/"

@@ -14,8 +14,8 @@ import (
 
 const agents = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=agent"
 
-// TestAgentPodDeleted: connections through a Service, to a pod of the same node and to one of another, go on when the
-// agent pods of both nodes are deleted.
+// TestAgentPodDeleted: connections through a Service go on when the agent pods of both nodes are deleted. One leads to
+// a pod of the same node, one to a pod of another node.
 func TestAgentPodDeleted(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
@@ -35,7 +35,7 @@ func TestAgentPodDeleted(t *testing.T) {
 	results := make(chan result)
 	for to, addr := range targets {
 		go func() {
-			// A small rate: it is about every segment, not about many.
+			// The rate is small, since every segment matters and not their number.
 			report, err := inPod(t.Context(), pods[0], "iperf", "--client", addr, "--time", "25", "--interval", "1", "--bandwidth", "20M", "--reportstyle", "C")
 			results <- result{to, report, err}
 		}()
@@ -78,8 +78,8 @@ func TestAgentPodDeleted(t *testing.T) {
 	}
 }
 
-// transferred reads iperf's report, one line for each second and one for all: date, addresses, ports, id, seconds,
-// bytes, rate. It says whether bytes went in the last seconds.
+// transferred reads iperf's report. The report has one line for each second and one for all, with date, addresses,
+// ports, ID, seconds, bytes and rate. transferred reports whether bytes were transferred in the last seconds.
 func transferred(report string) (atEnd bool, lines int) {
 	all := strings.Split(strings.TrimSpace(report), "\n")
 	for i, line := range all {
@@ -95,7 +95,7 @@ func transferred(report string) (atEnd bool, lines int) {
 	return atEnd, lines
 }
 
-// TestControlPlaneGone: what is there goes on without the API server, and what comes afterwards is served.
+// TestControlPlaneGone: existing traffic goes on without the API server, and later changes are served.
 func TestControlPlaneGone(t *testing.T) {
 	ns := namespace(t)
 	pods := onEachNode(t, ns)
@@ -103,7 +103,7 @@ func TestControlPlaneGone(t *testing.T) {
 	url := "http://" + net.JoinHostPort(s.Spec.ClusterIP, "80") + "/hostname"
 	eventually(t, soon, "the Service", func() error { _, err := inPod(t.Context(), pods[0], curl(url)...); return err })
 
-	// kubectl exec needs the API server: the pod itself writes down what it gets.
+	// kubectl exec needs the API server, so the pod itself records the answers.
 	script := fmt.Sprintf("for i in $(seq 1 100); do curl -s -f --max-time 2 %s >/dev/null && echo ok || echo bad; sleep 0.1; done >/tmp/result 2>&1; echo done >>/tmp/result", url)
 	if _, err := inPod(t.Context(), pods[0], "sh", "-c", "("+script+") >/dev/null 2>&1 &"); err != nil {
 		t.Fatal(err)

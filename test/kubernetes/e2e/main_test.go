@@ -1,6 +1,6 @@
-// Package e2e tests Tapestry on the cluster that klab has brought up and applied it to: "make e2e" does all of it.
-// The official conformance tests say whether a Service does what it should; these say what they leave out: the client's
-// address, what comes from a node, restarts under load, leaks.
+// Package e2e tests Tapestry on the cluster that klab has brought up and applied it to. "make e2e" does all of that.
+// The official conformance tests check what a Service must do. These tests check what the official ones leave out: the
+// client's address, traffic from nodes, restarts under load, leaks.
 package e2e
 
 import (
@@ -18,7 +18,7 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/lab"
 )
 
-// The cluster of all tests. The process is in the network of its first node.
+// The cluster of all tests. The process runs in the network of the first node.
 var (
 	theLab lab.Lab
 	state  lab.State
@@ -28,7 +28,7 @@ var (
 
 func TestMain(m *testing.M) {
 	if err := prepare(); err != nil {
-		// Not skipped: who runs these wants to know.
+		// The tests are not skipped: whoever runs them wants to know.
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
@@ -53,13 +53,13 @@ func prepare() error {
 	if config, err = clientcmd.BuildConfigFromFlags("", theLab.Kubeconfig()); err != nil {
 		return err
 	}
-	config.WarningHandler = rest.NoWarnings{} // about Endpoints, each time one is read
-	config.QPS, config.Burst = 1000, 1000     // 5 a second is for guests
+	config.WarningHandler = rest.NoWarnings{} // one for each read of Endpoints
+	config.QPS, config.Burst = 1000, 1000     // the default of 5 a second is too slow
 	client, err = kubernetes.NewForConfig(config)
 	return err
 }
 
-// enter starts this program again, in the network of the node, unless it is there.
+// enter starts this program again in the network of the node, unless it runs there already.
 func enter(n lab.Node) error {
 	there, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.PID))
 	if err != nil {

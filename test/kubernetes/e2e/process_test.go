@@ -16,11 +16,10 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/lab"
 )
 
-// program is the directory in /proc of one of Tapestry's processes.
+// program is the /proc directory of one of Tapestry's processes.
 type program string
 
-// tapestryOn finds the agent and the keeper of a node, which are the processes in its process namespace with those
-// names.
+// tapestryOn finds the agent and the keeper of a node: the processes with these names in the node's PID namespace.
 func tapestryOn(t *testing.T, n lab.Node) map[string]program {
 	t.Helper()
 	all := map[string]program{}
@@ -41,7 +40,7 @@ func tapestryOn(t *testing.T, n lab.Node) map[string]program {
 	return all
 }
 
-// descriptors counts all of them, and those that are TAPs, as the kernel says.
+// descriptors counts a process's descriptors, and those of them that are TAPs, according to the kernel.
 func (p program) descriptors(t *testing.T) (all, taps int) {
 	t.Helper()
 	fds, err := os.ReadDir(filepath.Join(string(p), "fdinfo"))
@@ -60,7 +59,7 @@ func (p program) descriptors(t *testing.T) (all, taps int) {
 	return len(fds), taps
 }
 
-// memory gives what is resident of it at the moment, and was at the most, in bytes.
+// memory returns the resident memory of a process now, and its highest value, in bytes.
 func (p program) memory(t *testing.T) (now, most int64) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(string(p), "status"))
@@ -85,14 +84,14 @@ func (p program) memory(t *testing.T) (now, most int64) {
 	return now, most
 }
 
-// began is when the process was started, which the kernel knows to 10 ms.
+// began returns when the process was started. The kernel knows this to 10 ms.
 func (p program) began(t *testing.T) time.Time {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(string(p), "stat"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What follows the name is the third field on; the 22nd counts hundredths of seconds since the boot.
+	// The text after the name begins with the third field. Field 22 counts hundredths of a second since the boot.
 	_, after, _ := strings.Cut(string(text), ") ")
 	f := strings.Fields(after)
 	if len(f) < 20 {
@@ -109,7 +108,7 @@ func (p program) began(t *testing.T) time.Time {
 	return time.Now().Add(-time.Duration(now.Nano() - ticks*int64(10*time.Millisecond)))
 }
 
-// memories says how much the agent and the keeper of a node have.
+// memories says how much memory the agent and the keeper of a node use.
 func memories(t *testing.T, n lab.Node) string {
 	t.Helper()
 	all := tapestryOn(t, n)

@@ -17,17 +17,17 @@ import (
 var restarts = flag.Int("restarts", 5, "how many `times` TestAddWhileAgentRestarts replaces the agent")
 
 // TestAddWhileAgentRestarts: pods come and go on a node while its agent's pod is deleted again and again. All of them
-// become Ready, which kubelet finds out through the network, and nothing of them stays.
+// become Ready, which kubelet checks over the network, and none of them leaves anything behind.
 func TestAddWhileAgentRestarts(t *testing.T) {
 	const makers = 4
 	n := state.Nodes[len(state.Nodes)-1]
 	ns := namespace(t)
-	// What is made with a node's first pod is made.
+	// The first pod makes what every node makes once.
 	if _, err := comeAndGo(t.Context(), netexec(ns, "first", n.Name)); err != nil {
 		t.Fatal(err)
 	}
 	before := counts(t)
-	maps.DeleteFunc(before, func(what string, _ count) bool { // of a process that is not there any more
+	maps.DeleteFunc(before, func(what string, _ count) bool { // of a process that no longer exists
 		return strings.HasSuffix(what, "goroutines") || strings.Contains(what, "descriptors")
 	})
 	type result struct {
@@ -81,7 +81,7 @@ func TestAddWhileAgentRestarts(t *testing.T) {
 	asBefore(t, before)
 }
 
-// comeAndGo makes a pod, and deletes it when it is Ready. It gives how long that took.
+// comeAndGo makes a pod, and deletes it when it is Ready. It returns how long the pod took to become Ready.
 func comeAndGo(ctx context.Context, p *corev1.Pod) (time.Duration, error) {
 	pods := client.CoreV1().Pods(p.Namespace)
 	began := time.Now()

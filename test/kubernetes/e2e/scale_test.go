@@ -31,12 +31,12 @@ var manyServices = flag.Int("services", 500, "`number` of Services of TestManySe
 
 const (
 	mostMemory = 150e6            // of an agent, in bytes, with 5,000 Services and 50,000 endpoints
-	longStart  = 10 * time.Second // five times what it may take on a machine that does nothing else
+	longStart  = 10 * time.Second // five times what an idle machine needs
 )
 
-// TestManyServices measures an agent that knows many Services and endpoints: its memory, and how long it takes from
-// the start of its process until a new conversation through a Service gets its answer, from a pod of the same node and
-// from one of another.
+// TestManyServices measures an agent that knows many Services and endpoints. It measures the agent's memory, and the
+// time from the start of its process until a new flow through a Service gets its answer, from a pod of the same node
+// and from a pod of another node.
 func TestManyServices(t *testing.T) {
 	if *manyServices < 1 || *manyServices > 5000 {
 		t.Fatalf("-services is %d, and has to be from 1 to 5000", *manyServices)
@@ -56,14 +56,13 @@ func TestManyServices(t *testing.T) {
 		if err := parallel(*manyServices, func(i int) error { return made.remove(context.Background(), number(i)) }); err != nil {
 			t.Error(err)
 		}
-		// The control plane's controllers have seen each Service come and go, and take their time: tests after this
-		// one need them.
+		// The controllers have seen each Service come and go, and need time to catch up. Later tests need them.
 		caughtUp(t, ns)
 	})
 	err = parallel(*manyServices, func(i int) error {
 		var addrs []string
 		for j := i * 10; j < i*10+10; j++ {
-			addrs = append(addrs, fmt.Sprintf("10.244.%d.%d", 10+j/250, 1+j%250)) // nobody is there
+			addrs = append(addrs, fmt.Sprintf("10.244.%d.%d", 10+j/250, 1+j%250)) // nobody has these addresses
 		}
 		_, err := made.add(t.Context(), number(i), addrs...)
 		return err
@@ -72,7 +71,7 @@ func TestManyServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d Services were made in %v", *manyServices, time.Since(began).Round(time.Millisecond))
-	// After all the others: who knows these knows all.
+	// These Services come after all others: an agent that knows them knows all.
 	inside := processIn(t, pods[0])
 	var askers []*asker
 	for _, p := range pods[1:] {
@@ -128,7 +127,7 @@ func TestManyServices(t *testing.T) {
 	memory()
 }
 
-// caughtUp waits until controllers have worked off what there was before: they take Services in turn.
+// caughtUp waits until the controllers have handled everything before. They handle Services in turn.
 func caughtUp(t *testing.T, ns string) {
 	t.Helper()
 	ctx := context.Background()
@@ -151,7 +150,7 @@ func caughtUp(t *testing.T, ns string) {
 
 func number(i int) string { return fmt.Sprintf("many-%04d", i) }
 
-// parallel does it for 0 to n-1, many at a time, and gives the first errors.
+// parallel calls do for 0 to n-1, many at a time, and returns the first errors.
 func parallel(n int, do func(i int) error) error {
 	const workers = 32
 	var next atomic.Int64
@@ -170,14 +169,14 @@ func parallel(n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// services are those without a selector in a namespace.
+// services makes Services without a selector in a namespace.
 type services struct {
 	api kubernetes.Interface
 	ns  string
 }
 
-// add makes a Service of port 80, by UDP, and gives its address. The pods at addrs are its endpoints, by netexec's
-// port 8081.
+// add makes a Service with UDP port 80 and returns its address. Its endpoints are netexec's port 8081 of the pods at
+// addrs.
 func (s services) add(ctx context.Context, name string, addrs ...string) (string, error) {
 	made, err := s.api.CoreV1().Services(s.ns).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name, "team": "many"}},
@@ -199,11 +198,11 @@ func (s services) add(ctx context.Context, name string, addrs ...string) (string
 	return made.Spec.ClusterIP, err
 }
 
-// remove removes what add has made, as far as it has.
+// remove removes what add has made, even if add failed in between.
 func (s services) remove(ctx context.Context, name string) error {
 	err := s.api.CoreV1().Services(s.ns).Delete(ctx, name, metav1.DeleteOptions{})
 	err2 := s.api.DiscoveryV1().EndpointSlices(s.ns).Delete(ctx, name, metav1.DeleteOptions{})
-	// The slice of a Service that is gone may have been collected.
+	// The slice of a removed Service may already be gone.
 	for _, e := range []*error{&err, &err2} {
 		if apierrors.IsNotFound(*e) {
 			*e = nil
@@ -212,7 +211,7 @@ func (s services) remove(ctx context.Context, name string) error {
 	return errors.Join(err, err2)
 }
 
-// knows asks the node's agent whether it has so many Services.
+// knows returns an error unless the node's agent knows so many Services.
 func knows(n lab.Node, services int) error {
 	out, err := onNode(context.Background(), n.Name, curl("http://127.0.0.1:10249/metrics")...)
 	if err != nil {
@@ -231,7 +230,7 @@ func knows(n lab.Node, services int) error {
 	return fmt.Errorf("%s does not say how many Services it knows", n.Name)
 }
 
-// processIn is one of the pod's first container.
+// processIn returns a process of the pod's first container.
 func processIn(t *testing.T, p *corev1.Pod) int {
 	t.Helper()
 	_, container, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
@@ -244,10 +243,10 @@ func processIn(t *testing.T, p *corev1.Pod) int {
 	return 0
 }
 
-// An asker asks a netexec for its name by UDP, each time as a new conversation, from the network of a process.
+// An asker asks a netexec for its name over UDP from the network of a process, each time as a new flow.
 type asker struct {
 	want string
-	stop func() // returns when it has ended; again is fine
+	stop func() // returns when the asker has ended; may be called again
 
 	mu      sync.Mutex
 	answers []time.Time
@@ -278,7 +277,7 @@ func ask(pid int, addr, want string) *asker {
 	return a
 }
 
-// inNetwork does it in the network of a process.
+// inNetwork calls do in the network of a process.
 func inNetwork(pid int, do func() error) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {
@@ -287,7 +286,7 @@ func inNetwork(pid int, do func() error) error {
 	defer f.Close()
 	done := make(chan error)
 	go func() {
-		// Never unlocked: the thread, which is in that network then, ends with the goroutine.
+		// The thread is never unlocked: it stays in the other network, and ends with its goroutine.
 		runtime.LockOSThread()
 		err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
 		if err == nil {
@@ -327,7 +326,7 @@ func (a *asker) note(answer string, err error) {
 	}
 }
 
-// since gives the time of the first correct answer after that one.
+// since returns the time of the first correct answer after when.
 func (a *asker) since(when time.Time) (time.Time, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// TestPodStart measures how long pods take, one after the other, until they have their network and until they are
-// Ready. What is reached depends on the machine: the figures of the bridge plugin, in a lab with "klab apply
-// -reference", are what to compare with.
+// TestPodStart measures how long pods, started one after the other, take until they have their network and until they
+// are Ready. The figures depend on the machine. The bridge plugin's figures, in a lab with "klab apply -reference", are
+// for comparison.
 func TestPodStart(t *testing.T) {
 	const count = 10
 	ns := namespace(t)
@@ -40,7 +40,7 @@ func TestPodStart(t *testing.T) {
 	}
 }
 
-// starting gives the times at which the pod had its network, and was Ready.
+// starting returns the times at which the pod had its network, and at which it was Ready.
 func starting(t *testing.T, w watch.Interface) (network, isReady time.Time) {
 	t.Helper()
 	defer w.Stop()

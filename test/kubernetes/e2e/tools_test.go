@@ -11,8 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestConnectivity: every way through the network that the connectivity test knows works, over every family the
-// cluster has.
+// TestConnectivity: every path that the connectivity test knows works, in every family that the cluster has.
 func TestConnectivity(t *testing.T) {
 	program := filepath.Join(filepath.Dir(theLab.Bin), "tapestry") // beside the directory of Kubernetes' programs
 	hold(t, "outside", filepath.Join(theLab.Bin, "agnhost"), "netexec", "--http-port=9000", "--udp-port=9001")
@@ -54,7 +53,7 @@ func hasIPv6(t *testing.T) bool {
 	return false
 }
 
-// TestDoctor: where nothing is wrong, doctor and status say so.
+// TestDoctor: when nothing is wrong, doctor and status say so.
 func TestDoctor(t *testing.T) {
 	list, err := client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: agents})
 	if err != nil || len(list.Items) != len(state.Nodes) {

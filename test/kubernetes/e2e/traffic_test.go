@@ -71,7 +71,7 @@ func TestPodToPod(t *testing.T) {
 	}
 }
 
-// reached asks for the host name until all of the pods have answered.
+// reached asks for the host name until every pod has answered.
 func reached(pods []*corev1.Pod, ask func() (string, error)) error {
 	missing := map[string]bool{}
 	for _, p := range pods {
@@ -95,7 +95,7 @@ func TestClusterIP(t *testing.T) {
 	pods := onEachNode(t, ns)
 	s := service(t, ns, len(pods))
 	url := "http://" + net.JoinHostPort(s.Spec.ClusterIP, "80") + "/hostname"
-	for _, from := range pods { // each of them reaches itself, too
+	for _, from := range pods { // each pod reaches itself as well
 		t.Run("from "+from.Name, func(t *testing.T) {
 			eventually(t, soon, "the Service", func() error { _, err := inPod(t.Context(), from, curl(url)...); return err })
 			if err := reached(pods, func() (string, error) { return inPod(t.Context(), from, curl(url)...) }); err != nil {
@@ -125,7 +125,7 @@ func TestNodePort(t *testing.T) {
 			if err := reached(pods, func() (string, error) { return ask("/hostname") }); err != nil {
 				t.Error(err)
 			}
-			for range 4 { // pods here and there
+			for range 4 { // pods on this node and on others
 				got, err := ask("/clientip")
 				if err != nil {
 					t.Fatal(err)
@@ -228,7 +228,7 @@ func TestAPIServerToPod(t *testing.T) {
 	}
 }
 
-// onHosts are netexecs on the networks of all nodes, on port 18080, not started.
+// onHosts returns netexec pods, not started yet, on the networks of all nodes, on port 18080.
 func onHosts(ns string) (pods []*corev1.Pod) {
 	for _, n := range state.Nodes {
 		p := netexec(ns, "host-"+n.Name, n.Name)
@@ -242,8 +242,8 @@ func onHosts(ns string) (pods []*corev1.Pod) {
 	return pods
 }
 
-// TestHostNetworkBackends: a Service whose pods are on the network of their nodes, as many Ingress controllers are,
-// from everywhere.
+// TestHostNetworkBackends: a Service whose pods are on their nodes' networks, like many Ingress controllers, can be
+// reached from everywhere.
 func TestHostNetworkBackends(t *testing.T) {
 	ns := namespace(t)
 	client := start(t, netexec(ns, "client", state.Nodes[0].Name))[0]
@@ -255,7 +255,7 @@ func TestHostNetworkBackends(t *testing.T) {
 	})
 	hosts = start(t, hosts...)
 	for _, p := range hosts {
-		p.Name = p.Spec.NodeName // which is the name it answers with
+		p.Name = p.Spec.NodeName // which is the name in its answers
 	}
 	urls := map[string]string{"ClusterIP": "http://" + net.JoinHostPort(s.Spec.ClusterIP, "80") + "/hostname"}
 	for _, n := range state.Nodes {

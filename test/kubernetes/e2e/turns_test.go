@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// TestServiceTurns: a Service turns from blue to green, as deployments do. New connections are for green pods, and
-// those to blue pods go on until the pods are gone, of which their clients hear.
+// TestServiceTurns: a Service turns from blue to green, as deployments do. New connections go to green pods.
+// Connections to blue pods go on until the pods are gone, and then their clients are told.
 func TestServiceTurns(t *testing.T) {
 	ns := namespace(t)
 	inside := processIn(t, start(t, netexec(ns, "client", state.Nodes[0].Name))[0])
@@ -54,7 +54,8 @@ func TestServiceTurns(t *testing.T) {
 	if _, err := client.CoreV1().Services(ns).Patch(t.Context(), s.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// One after the other, since the agent may hear of the new pod before it hears that the old ones are not meant.
+	// The connections are made one after the other, since the agent may learn of the new pod before it learns that the
+	// old ones no longer count.
 	eventually(t, soon, "twenty connections to the green pod", func() error {
 		for range 20 {
 			c, err := dialIn(inside, addr)

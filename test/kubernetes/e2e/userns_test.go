@@ -13,9 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// TestUserNS: on a node inside a user namespace ("klab up --userns node-2") everything is: containerd, kubelet,
-// Tapestry, pods, and the network namespaces in which the TAPs are. That pods have a network there is what all other
-// tests say.
+// TestUserNS: on a node inside a user namespace ("klab up --userns node-2") everything is inside: containerd, kubelet,
+// Tapestry, pods, and the network namespaces with the TAPs. All other tests check that pods have a network there.
 func TestUserNS(t *testing.T) {
 	tested := false
 	for _, n := range state.Nodes {
@@ -33,7 +32,7 @@ func TestUserNS(t *testing.T) {
 			}
 			pod := start(t, netexec(namespace(t), "inside", n.Name))[0]
 			_, container, _ := strings.Cut(pod.Status.ContainerStatuses[0].ContainerID, "://")
-			ofNode := "/" + filepath.Base(theLab.Work) + "/" + n.Name // kubelet and containerd, and below it the pods
+			ofNode := "/" + filepath.Base(theLab.Work) + "/" + n.Name // has kubelet and containerd, and the pods below
 			found := map[string]int{}
 			for pid, what := range processes(t) {
 				switch cgroup := what.cgroup; {
@@ -63,7 +62,7 @@ func TestUserNS(t *testing.T) {
 			if got := strings.Join(strings.Fields(ids), " "); err != nil || got != "0 100000 65536" {
 				t.Errorf("ids of the pod: %q (%v), want 65536 from 100000 on", got, err)
 			}
-			// Not the usual range: groups that are not mapped cannot be in it.
+			// The range differs from the usual one, since it cannot contain groups that are not mapped.
 			pings, err := onNode(t.Context(), n.Name, "cat", "/proc/sys/net/ipv4/ping_group_range")
 			if got := strings.Join(strings.Fields(pings), " "); err != nil || got != "65532 65532" {
 				t.Errorf("groups that may ping: %q (%v), want the agent's, 65532", got, err)
@@ -76,7 +75,7 @@ func TestUserNS(t *testing.T) {
 	}
 }
 
-// tellsReady asks the node's agent how it is, as an operator would.
+// tellsReady asks the node's agent for its state, like an operator.
 func tellsReady(t *testing.T, node string) {
 	t.Helper()
 	list, err := client.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{LabelSelector: agents, FieldSelector: "spec.nodeName=" + node})
@@ -92,13 +91,13 @@ func tellsReady(t *testing.T, node string) {
 	})
 }
 
-// A process is one of the machine.
+// A process is a process of the machine.
 type process struct {
 	program, cgroup string
 	argv            []string
 }
 
-// processes are all of the machine, this test being in its process namespace.
+// processes returns all processes of the machine; the test runs in the machine's PID namespace.
 func processes(t *testing.T) map[int]process {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
@@ -126,14 +125,14 @@ func processes(t *testing.T) map[int]process {
 	return all
 }
 
-// namespaceOf is the number of a namespace of the process.
+// namespaceOf returns the inode number of a namespace of the process.
 func namespaceOf(pid int, kind string) (uint64, error) {
 	var s unix.Stat_t
 	err := unix.Stat(fmt.Sprintf("/proc/%d/ns/%s", pid, kind), &s)
 	return s.Ino, err
 }
 
-// ownerOfNetwork is the number of the user namespace whose root may do anything with the network of the process.
+// ownerOfNetwork returns the inode number of the user namespace that owns the process's network namespace.
 func ownerOfNetwork(pid int) (uint64, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {

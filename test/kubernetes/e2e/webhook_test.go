@@ -13,8 +13,8 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// TestWebhook: the API server asks an admission webhook in a pod, of its own node and of another one, through a
-// Service.
+// TestWebhook: the API server calls an admission webhook through a Service. The webhook runs in a pod on the same node,
+// and in one on another node.
 func TestWebhook(t *testing.T) {
 	for _, n := range state.Nodes {
 		t.Run(n.Name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestWebhook(t *testing.T) {
 	}
 }
 
-// deny has the Service web of the namespace asked about new ConfigMaps there.
+// deny makes the API server ask the Service web about new ConfigMaps in the namespace.
 func deny(t *testing.T, ns string, ca []byte) {
 	t.Helper()
 	path, none, fail, seconds := "/always-deny", admissionv1.SideEffectClassNone, admissionv1.Fail, int32(5)

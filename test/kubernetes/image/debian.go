@@ -12,8 +12,8 @@ import (
 // suite is the Debian release of the images' userland.
 const suite = "bookworm"
 
-// Debian gives a layer with a small Debian and these packages in it. Making it takes a minute or two, and needs
-// debootstrap and the mirror that apt uses.
+// Debian returns a layer with a small Debian that has these packages. Making it takes a minute or two, and needs
+// debootstrap and the mirror of apt's sources.
 func (c Cache) Debian(packages ...string) (Layer, error) {
 	include := strings.Join(packages, ",")
 	root := filepath.Join(string(c), "debian")
@@ -30,7 +30,7 @@ func (c Cache) Debian(packages ...string) (Layer, error) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("debootstrap: %w: %s", err, lastLines(out))
 		}
-		// What no container reads is half of it.
+		// These files, which no container reads, are half of the layer.
 		for _, dir := range []string{"var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"} {
 			if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
 				return "", err
@@ -40,7 +40,7 @@ func (c Cache) Debian(packages ...string) (Layer, error) {
 	})
 }
 
-// mirror is the first one in apt's sources that has Debian itself.
+// mirror returns the first mirror in apt's sources that has Debian itself.
 func mirror(etc string) (string, error) {
 	var files []string
 	for _, pattern := range []string{"sources.list", "sources.list.d/*.list", "sources.list.d/*.sources"} {

@@ -1,6 +1,6 @@
-// Package image packs container images without a registry and without a daemon: layers are tar files in a cache, named
-// by what they are made of, and an archive of several images (of the kind that "docker save" writes and "ctr images
-// import" reads) has each layer once.
+// Package image packs container images without a registry and without a daemon. Layers are tar files in a cache, named
+// by what they are made of. An archive of several images, in the format of "docker save" and "ctr images import", has
+// each layer once.
 package image
 
 import (
@@ -17,7 +17,7 @@ import (
 
 // An Image is a stack of layers under one or several names.
 type Image struct {
-	// Tags are full names: registry.k8s.io/pause:3.10.1.
+	// Tags are full names, such as registry.k8s.io/pause:3.10.1.
 	Tags   []string
 	Layers []Layer
 	Config Config
@@ -31,11 +31,11 @@ type Config struct {
 	User       string   `json:",omitempty"`
 }
 
-// created is the time at which everything was made, so that the same input gives the same image.
+// created is the creation time of all images, so that the same input makes the same image.
 const created = "2026-01-01T00:00:00Z"
 
-// Archive writes the images into dir, as one file, and gives its path. The file's name is that of its content: a path
-// that was seen before has the same images. Older archives of the same name are removed.
+// Archive writes the images into one file in dir and returns its path. The file name depends on the content: the same
+// path always has the same images. Archive removes older archives of the same name.
 func Archive(dir, name string, images []Image) (string, error) {
 	type entry struct {
 		Config   string
@@ -75,7 +75,7 @@ func Archive(dir, name string, images []Image) (string, error) {
 	}
 	path := filepath.Join(dir, fmt.Sprintf("%s-%s.tar", name, digest(text)[:16]))
 	if _, err := os.Stat(path); err == nil {
-		return path, os.Chmod(path, 0o644) // a node inside a user namespace is not root here
+		return path, os.Chmod(path, 0o644) // root of a node's user namespace is not root here
 	}
 	err = whole(path, func(w io.Writer) error {
 		t := tar.NewWriter(w)
@@ -132,7 +132,7 @@ func digest(b []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// whole makes the file at path only when write succeeds.
+// whole writes the file at path. The file appears only when write succeeds.
 func whole(path string, write func(io.Writer) error) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

@@ -21,7 +21,7 @@ func write1(t *testing.T, path, content string) string {
 	return path
 }
 
-// entries reads a tar file: name to content, link or "/".
+// entries reads a tar file. It returns from each name to the content, the link, or "/" for a directory.
 func entries(t *testing.T, path string) map[string]string {
 	t.Helper()
 	f, err := os.Open(path)

@@ -15,13 +15,14 @@ const tests = "registry.k8s.io/e2e-test-images/"
 
 var path = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
-// tools are the Debian packages that the official tests call in their containers. wget has to be the real one.
+// tools lists the Debian packages whose programs the official tests call in their containers. wget must be the real
+// one.
 var tools = []string{
 	"bind9-dnsutils", "ca-certificates", "curl", "iperf", "iproute2", "iputils-ping", "netcat-openbsd", "procps", "wget",
 }
 
-// Kubernetes gives what every cluster and the official tests of its network need: pause, busybox, agnhost, and what
-// stands in for two web servers, whose content no test looks at. bin has the programs that test/kubernetes/build
+// Kubernetes returns the images that every cluster and the official network tests need: pause, busybox, agnhost, and
+// substitutes for two web servers, whose content no test looks at. bin has the programs that test/kubernetes/build
 // makes.
 func (c Cache) Kubernetes(bin string) ([]Image, error) {
 	pause, err := c.Files(File{Name: "pause", Source: filepath.Join(bin, "pause")})
@@ -88,7 +89,7 @@ func (c Cache) busybox() (Layer, error) {
 	return c.Files(files...)
 }
 
-// static says whether the program runs in an image without libraries.
+// static returns an error unless the program runs in an image without libraries.
 func static(program string) error {
 	f, err := elf.Open(program)
 	if err != nil {
@@ -103,7 +104,7 @@ func static(program string) error {
 	return nil
 }
 
-// Program gives an image of one static program.
+// Program returns an image of one static program.
 func (c Cache) Program(tag, program string) (Image, error) {
 	l, err := c.Files(File{Name: "etc/"}, File{Name: "tmp/", Mode: 0o1777}, File{Name: "program", Source: program})
 	return Image{Tags: []string{tag}, Layers: []Layer{l}, Config: Config{Entrypoint: []string{"/program"}, Env: path}}, err

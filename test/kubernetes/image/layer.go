@@ -23,20 +23,20 @@ type Cache string
 
 // A File is one entry of a layer.
 type File struct {
-	// Name is the path in the image, without a leading slash; with one at the end it is a directory.
+	// Name is the path in the image, without a leading slash. A name with a slash at the end is a directory.
 	Name string
 	// Source is the file with the content.
 	Source string
-	// Link, when not empty, makes this a symbolic link to it.
+	// Link, when not empty, makes the entry a symbolic link to this path.
 	Link string
-	// Body is the content where there is no Source.
+	// Body is the content when there is no Source.
 	Body string
-	// Mode is that of the entry; 0 is 0755.
+	// Mode is the mode of the entry; 0 is 0755.
 	Mode int64
 }
 
-// Files gives the layer that has these files, in this order, all of them owned by root. A directory has to come before
-// what is in it.
+// Files returns the layer with these files in this order. All of them belong to root. A directory must come before its
+// content.
 func (c Cache) Files(files ...File) (Layer, error) {
 	key := sha256.New()
 	for _, f := range files {
@@ -95,7 +95,7 @@ func readFile(w io.Writer, path string) error {
 	return err
 }
 
-// Tree gives the layer known as key. When there is none yet, fill gives the directory of which to make it.
+// Tree returns the layer known as key. If there is none yet, it makes one of the directory that fill returns.
 func (c Cache) Tree(key string, fill func() (root string, err error)) (Layer, error) {
 	return c.layer("tree-"+digest([]byte(key)), func(t *tar.Writer) error {
 		root, err := fill()
@@ -106,9 +106,9 @@ func (c Cache) Tree(key string, fill func() (root string, err error)) (Layer, er
 	})
 }
 
-// tree adds all below root, with owners, modes and hard links, but for sockets and devices.
+// tree adds everything below root, with owners, modes and hard links, except sockets and devices.
 func tree(t *tar.Writer, root string) error {
-	linked := map[uint64]string{} // inode to the name under which it was added
+	linked := map[uint64]string{} // from inode to the name under which it was added
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -139,7 +139,7 @@ func tree(t *tar.Writer, root string) error {
 		if d.IsDir() {
 			h.Name += "/"
 		}
-		// Names would be looked up in the machine's own files.
+		// Names would be looked up in this machine's own files.
 		h.Uname, h.Gname = "", ""
 		s := info.Sys().(*syscall.Stat_t)
 		if h.Typeflag == tar.TypeReg && s.Nlink > 1 {
@@ -158,7 +158,7 @@ func tree(t *tar.Writer, root string) error {
 	})
 }
 
-// layer gives the one called name, which it makes with fill when there is none.
+// layer returns the layer called name. If there is none it makes one with fill.
 func (c Cache) layer(name string, fill func(*tar.Writer) error) (Layer, error) {
 	path := filepath.Join(string(c), name+".tar")
 	known, err := os.ReadFile(path + ".sha256")
@@ -180,7 +180,7 @@ func (c Cache) layer(name string, fill func(*tar.Writer) error) (Layer, error) {
 		return Layer{}, fmt.Errorf("make a layer: %w", err)
 	}
 	l := Layer{path, hex.EncodeToString(sum.Sum(nil))}
-	// Last, since it says that the layer is complete.
+	// This comes last, since the file says that the layer is complete.
 	return l, whole(path+".sha256", func(w io.Writer) error {
 		_, err := io.WriteString(w, l.digest)
 		return err

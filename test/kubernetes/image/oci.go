@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// Packed is an image in an archive that somebody else packed: an OCI layout with one image.
+// Packed is an image in an archive that another program packed: an OCI layout with one image.
 type Packed struct {
 	Path string
-	// Name is its full name, and ID is short and the same for the same content.
+	// Name is the full name. ID is short, and the same for the same content.
 	Name, ID string
 }
 
-// Open reads what an archive has.
+// Open reads an archive's index.
 func Open(path string) (Packed, error) {
 	p := Packed{Path: path}
 	f, err := os.Open(path)
@@ -59,8 +59,8 @@ func Open(path string) (Packed, error) {
 	}
 }
 
-// CopyTo copies the archive into dir, where others than its owner may read it, and gives the copy. Older ones of the
-// same name are removed.
+// CopyTo copies the archive into dir, where other users may read it, and returns the copy. It removes older copies of
+// the same name.
 func (p Packed) CopyTo(dir, name string) (Packed, error) {
 	out := p
 	out.Path = filepath.Join(dir, name+"-"+p.ID+".tar")

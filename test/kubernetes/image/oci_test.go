@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// layout writes a tar file with an index.json, behind a file that comes first.
+// layout writes a tar file with an index.json after another file.
 func layout(t *testing.T, index string) string {
 	t.Helper()
 	var b bytes.Buffer

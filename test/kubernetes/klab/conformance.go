@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/lab"
 )
 
-// conform runs the official tests, as the suite prints them, and fails when one of those in focus did not pass.
+// conform runs the official tests, whose output it shows, and fails when a test in focus did not pass.
 func conform(ctx context.Context, l lab.Lab, args []string) error {
 	r := conformance.Run{Bin: l.Bin, Kubeconfig: l.Kubeconfig(), Out: filepath.Join(l.Work, "conformance")}
 	fs := flag.NewFlagSet("conformance", flag.ExitOnError)

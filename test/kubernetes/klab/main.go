@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 	return command(ctx, l, args)
 }
 
-// theLab is the one in TAPESTRY_KLAB, with the programs that are beside this one.
+// theLab returns the lab in TAPESTRY_KLAB, with the programs beside this one.
 func theLab() (lab.Lab, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -91,7 +91,7 @@ func theLab() (lab.Lab, error) {
 	return l, nil
 }
 
-// hold keeps this process, with its namespaces, until it is ended.
+// hold keeps this process and its namespaces until the process is ended.
 func hold() error {
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 		return err
@@ -102,7 +102,7 @@ func hold() error {
 	return nil
 }
 
-// parse is for commands without arguments of their own.
+// parse parses the flags of a command that takes no arguments.
 func parse(fs *flag.FlagSet, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -159,7 +159,7 @@ func restart(ctx context.Context, l lab.Lab, args []string) error {
 	return l.StartControlPlane(ctx)
 }
 
-// kubectl becomes kubectl.
+// kubectl replaces this process with kubectl.
 func kubectl(_ context.Context, l lab.Lab, args []string) error {
 	s, err := l.State()
 	if err != nil {
@@ -172,7 +172,7 @@ func kubectl(_ context.Context, l lab.Lab, args []string) error {
 	return become(argv)
 }
 
-// execute becomes a command in a node.
+// execute replaces this process with a command in a node.
 func execute(_ context.Context, l lab.Lab, args []string) error {
 	if len(args) < 2 {
 		return errors.New("klab exec needs a node, or outside, and a command")
@@ -218,7 +218,7 @@ func status(ctx context.Context, l lab.Lab, args []string) error {
 }
 
 func apply(ctx context.Context, l lab.Lab, args []string) error {
-	beside := filepath.Dir(l.Bin) // what make builds of this repository
+	beside := filepath.Dir(l.Bin) // what make builds from this repository
 	a := lab.Apply{Image: filepath.Join(beside, "tapestry-image.tar")}
 	fs := flag.NewFlagSet("apply", flag.ExitOnError)
 	reference := fs.Bool("reference", false, "not Tapestry, but what it is compared with: bridge plugin, kube-proxy, CoreDNS; needs \"up -forward\"")

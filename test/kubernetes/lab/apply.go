@@ -18,20 +18,20 @@ import (
 
 // Apply deploys Tapestry.
 type Apply struct {
-	// Image is the archive that "make image" packs.
+	// Image is the archive that "make image" makes.
 	Image string
-	// Manifest is the file that the cluster gets, as a user would apply it, but for the API server's address.
+	// Manifest is the file that is applied, as a user would apply it, with the API server's address replaced.
 	Manifest string
-	// Timeout is how long the nodes may take until they are Ready.
+	// Timeout limits how long the nodes may take to become Ready.
 	Timeout time.Duration
 }
 
-// DefaultTimeout is generous: it takes seconds.
+// DefaultTimeout is generous: it normally takes seconds.
 func (Apply) DefaultTimeout() time.Duration { return 2 * time.Minute }
 
-// Apply gives all nodes the image as it is, applies the manifest, and returns when all nodes and all agents are Ready.
-// The manifest gets a tag that tells what is in the image: a later Apply of another one is an update, which replaces
-// the agents' pods.
+// Apply gives all nodes the image, applies the manifest, and returns when all nodes and all agents are Ready. The
+// manifest gets a tag that depends on the image's content. A later Apply with another image is therefore an update,
+// which replaces the agents' pods.
 func (l Lab) Apply(ctx context.Context, a Apply) error {
 	s, err := l.State()
 	if err != nil {
@@ -64,7 +64,7 @@ func (l Lab) Apply(ctx context.Context, a Apply) error {
 	if err := l.ctr(ctx, s, "import", packed.Path); err != nil {
 		return err
 	}
-	// The manifest that uninstalls names the image by its own tag.
+	// The uninstall manifest names the image by its own tag.
 	if err := l.ctr(ctx, s, "tag", "--force", tag, called); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (l Lab) Apply(ctx context.Context, a Apply) error {
 	return nil
 }
 
-// give packs the image, into an archive of that name, and imports it on every node.
+// give packs the image into an archive with that name, and imports the archive on every node.
 func (l Lab) give(ctx context.Context, s State, name string, im image.Image) error {
 	archive, err := image.Archive(l.Images(), name, []image.Image{im})
 	if err != nil {
@@ -110,7 +110,7 @@ func (l Lab) ctr(ctx context.Context, s State, args ...string) error {
 
 var imageLine = regexp.MustCompile(`(?m)^\s*(?:- )?image:\s*"?([^"\s]+)"?\s*$`)
 
-// imageOf is the one image that the manifest names.
+// imageOf returns the only image that the manifest names.
 func imageOf(manifest []byte) (string, error) {
 	found := ""
 	for _, m := range imageLine.FindAllSubmatch(manifest, -1) {
@@ -127,7 +127,7 @@ func imageOf(manifest []byte) (string, error) {
 	return found, nil
 }
 
-// placeholder is the API server's address in the manifest, which everybody has to replace by their own.
+// placeholder matches the API server's address in the manifest, which every user must replace.
 var placeholder = regexp.MustCompile(`--api-server=[^\s"']+`)
 
 func forThisCluster(manifest []byte, server string) ([]byte, error) {
@@ -137,7 +137,7 @@ func forThisCluster(manifest []byte, server string) ([]byte, error) {
 	return placeholder.ReplaceAll(manifest, []byte("--api-server="+server)), nil
 }
 
-// kubectl runs it, with in as its standard input, and its output here.
+// kubectl runs kubectl with in as its standard input, and shows its output.
 func (l Lab) kubectl(ctx context.Context, s State, in []byte, args ...string) error {
 	argv, err := l.KubectlCommand(s, args...)
 	if err != nil {
@@ -151,7 +151,7 @@ func (l Lab) kubectl(ctx context.Context, s State, in []byte, args ...string) er
 	return nil
 }
 
-// explain shows why nodes may not be Ready. What it returns is no more than that it could not.
+// explain shows why nodes may not be Ready. Its error only means that it could not show this.
 func (l Lab) explain(ctx context.Context, s State) error {
 	return errors.Join(
 		l.kubectl(ctx, s, nil, "get", "nodes,pods", "--all-namespaces", "--output=wide"),

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// cgroups are the machine's hierarchies, and the lab's own group in each of them.
+// cgroups has the machine's hierarchies, and the name of the lab's own group in each of them.
 type cgroups struct {
 	dirs []string
 	root string
@@ -36,7 +36,7 @@ func (l Lab) cgroups() (cgroups, error) {
 	return c, nil
 }
 
-// make makes the group below the lab's own in every hierarchy.
+// make makes a group below the lab's own in every hierarchy.
 func (c cgroups) make(name string) error {
 	for _, dir := range c.dirs {
 		path := dir
@@ -46,7 +46,7 @@ func (c cgroups) make(name string) error {
 			if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
-			// A new cpuset is empty, and takes no process.
+			// A new cpuset is empty and accepts no process.
 			for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 				value, err := os.ReadFile(filepath.Join(parent, file))
 				if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +64,7 @@ func (c cgroups) make(name string) error {
 	return nil
 }
 
-// join moves the process, with what it starts from now on, into the group.
+// join moves the process into the group. Processes that it starts later are in the group as well.
 func (c cgroups) join(pid int, name string) error {
 	for _, dir := range c.dirs {
 		file := filepath.Join(dir, c.root, name, "cgroup.procs")
@@ -75,7 +75,7 @@ func (c cgroups) join(pid int, name string) error {
 	return nil
 }
 
-// processes lists all in the lab's groups.
+// processes lists all processes in the lab's groups.
 func (c cgroups) processes() (map[int]bool, error) {
 	pids := map[int]bool{}
 	err := c.walk(func(dir string) error {
@@ -95,7 +95,7 @@ func (c cgroups) processes() (map[int]bool, error) {
 	return pids, err
 }
 
-// kill ends every process in the lab's groups, and returns when there is none.
+// kill ends every process in the lab's groups, and returns when there is none left.
 func (c cgroups) kill() error {
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		pids, err := c.processes()
@@ -113,7 +113,7 @@ func (c cgroups) kill() error {
 	}
 }
 
-// remove removes the lab's groups, which have no process any more.
+// remove removes the lab's groups, which must have no processes.
 func (c cgroups) remove() error {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		var dirs []string
@@ -124,12 +124,12 @@ func (c cgroups) remove() error {
 			return nil
 		}
 		var failed error
-		for i := len(dirs) - 1; i >= 0; i-- { // a group comes before those in it
+		for i := len(dirs) - 1; i >= 0; i-- { // a group comes before its subgroups
 			if err := syscall.Rmdir(dirs[i]); err != nil && !errors.Is(err, syscall.ENOENT) {
 				failed = fmt.Errorf("remove the cgroup %s: %w", dirs[i], err)
 			}
 		}
-		// A process that has ended is in its group until it is buried.
+		// A process that has ended stays in its group until its parent reaps it.
 		if failed != nil && time.Now().After(deadline) {
 			return failed
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// DefaultWork is the directory of the lab when nobody says otherwise: that of the variable TAPESTRY_KLAB, or a
-// directory that survives the cluster, since packing the images takes minutes.
+// DefaultWork returns the lab's default directory: that of the variable TAPESTRY_KLAB, or a directory that outlives the
+// cluster, since packing the images takes minutes.
 func DefaultWork() string {
 	if dir := os.Getenv("TAPESTRY_KLAB"); dir != "" {
 		return dir
@@ -20,7 +20,7 @@ func DefaultWork() string {
 	return "/var/tmp/tapestry-kubernetes"
 }
 
-// StopControlPlane ends the control plane of the lab, as a power failure would. Its data stays.
+// StopControlPlane ends the lab's control plane like a power failure. Its data stays.
 func (l Lab) StopControlPlane() error {
 	s, err := l.State()
 	if err != nil {
@@ -41,7 +41,7 @@ func (l Lab) StopControlPlane() error {
 	return l.write(s)
 }
 
-// StartControlPlane starts it again, and returns when it is ready.
+// StartControlPlane starts the control plane again, and returns when it is ready.
 func (l Lab) StartControlPlane(ctx context.Context) error {
 	s, err := l.State()
 	if err != nil {

@@ -12,27 +12,28 @@ import (
 
 // A Lab is a cluster with its files. At most one can be up for each Work.
 type Lab struct {
-	// Work is the directory of all its files: caches, images, the state of the cluster, logs. It is absolute.
+	// Work is the directory of all its files: caches, images, the state of the cluster, logs. The path is absolute.
 	Work string
-	// Bin has the programs that test/kubernetes/build makes. It is absolute.
+	// Bin has the programs that test/kubernetes/build makes. The path is absolute.
 	Bin string
 }
 
-// Options are of one cluster.
+// Options are the options of one cluster.
 type Options struct {
-	// Nodes is how many there are.
+	// Nodes is the number of nodes.
 	Nodes int
 	// DualStack gives nodes, pods and Services addresses of both families.
 	DualStack bool
-	// Forward makes the nodes' kernels forward packets, as most CNI plugins need it.
+	// Forward makes the nodes' kernels forward packets. Most CNI plugins need that.
 	Forward bool
-	// UserNS names the node that is inside a user namespace, as a rootless one is; empty: none is.
+	// UserNS names the node that is inside a user namespace, like a rootless node; "" is none.
 	UserNS string
 }
 
-// State is what is known of a lab that is up.
+// State is what is known about a lab that is up.
 type State struct {
-	// Outside is the process that holds the namespace of what is no node; ControlPlane is that of the control plane.
+	// Outside is the process that holds the namespace of the host outside. ControlPlane is the process of the control
+	// plane.
 	Outside, ControlPlane int
 	Nodes                 []Node
 }
@@ -41,19 +42,19 @@ type State struct {
 type Node struct {
 	Name  string
 	Addrs []string
-	// PID is its first process.
+	// PID is the node's first process.
 	PID int
-	// UserNS says that its namespaces belong to a user namespace of its own.
+	// UserNS says that the node's namespaces belong to a user namespace of its own.
 	UserNS bool
 }
 
 // Addresses and ranges of every lab.
 const (
-	// ClusterDNS is where pods ask.
+	// ClusterDNS is the address of the name server for pods.
 	ClusterDNS = "10.96.0.10"
 	// Outside is the address of the host outside.
 	Outside = "172.30.0.1"
-	// APIPort is the API server's on the first node.
+	// APIPort is the API server's port on the first node.
 	APIPort = 6443
 
 	serviceCIDR, serviceCIDR6 = "10.96.0.0/12", "fd00:10:96::/112"
@@ -61,7 +62,7 @@ const (
 	gateway6                  = "fd00:172:30::1"
 )
 
-// nodeAddrs are those of node i, counted from 1.
+// nodeAddrs returns the addresses of node i, counted from 1.
 func nodeAddrs(i int, dual bool) []string {
 	addrs := []string{fmt.Sprintf("172.30.0.%d", 10+i)}
 	if dual {
@@ -70,10 +71,10 @@ func nodeAddrs(i int, dual bool) []string {
 	return addrs
 }
 
-// Dir is what belongs to the cluster that is up, or was the last one to be.
+// Dir is the directory of the cluster that is up, or was up last.
 func (l Lab) Dir() string { return filepath.Join(l.Work, "cluster") }
 
-// Kubeconfig is the administrator's. Its address is that of the first node's own loopback.
+// Kubeconfig is the administrator's kubeconfig. The address in it is on the first node's loopback.
 func (l Lab) Kubeconfig() string { return filepath.Join(l.controlPlaneDir(), "admin.kubeconfig") }
 
 // Cache is the directory of the images' layers.
@@ -82,7 +83,7 @@ func (l Lab) Cache() string { return filepath.Join(l.Work, "cache") }
 // Images is the directory of the packed images.
 func (l Lab) Images() string { return filepath.Join(l.Work, "images") }
 
-// Kubectl is the path of that program.
+// Kubectl is the path of kubectl.
 func (l Lab) Kubectl() string { return filepath.Join(l.Bin, "kubectl") }
 
 func (l Lab) controlPlaneDir() string { return filepath.Join(l.Dir(), "controlplane") }
@@ -91,10 +92,10 @@ func (l Lab) nodeDir(name string) string { return filepath.Join(l.Dir(), name) }
 
 func (l Lab) stateFile() string { return filepath.Join(l.Dir(), "state.json") }
 
-// cgroup is that of the whole lab, without a slash at its beginning.
+// cgroup is the name of the lab's cgroup, without a leading slash.
 func (l Lab) cgroup() string { return strings.ReplaceAll(filepath.Base(l.Work), ".", "-") }
 
-// State reads that of the lab, which has to be up.
+// State reads the state of the lab, which must be up.
 func (l Lab) State() (State, error) {
 	var s State
 	text, err := os.ReadFile(l.stateFile())
@@ -118,7 +119,7 @@ func (l Lab) write(s State) error {
 	return os.WriteFile(l.stateFile(), text, 0o644)
 }
 
-// PID gives the process whose namespaces are those of the node, or of the host outside.
+// PID returns the process whose namespaces are those of the node, or of the host outside.
 func (s State) PID(name string) (int, error) {
 	names := []string{"outside"}
 	if name == "outside" {

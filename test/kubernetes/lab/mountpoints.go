@@ -13,12 +13,12 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// mountPointsFile lists the directories which labs had to make on the machine to mount over them. Each lab that is up
-// holds a shared lock on it: removing a directory takes away what is mounted there in other namespaces, so the last
-// lab does it.
+// mountPointsFile lists the directories that labs made on the machine to mount over them. Each lab that is up holds a
+// shared lock on this file. Removing a directory also removes what is mounted there in other namespaces, so only the
+// last lab removes the directories.
 const mountPointsFile = "/run/lock/tapestry-klab"
 
-// makeMountPoints makes them. The file has to stay open, in some process, as long as the lab is up.
+// makeMountPoints makes these directories. Some process must keep the file open as long as the lab is up.
 func makeMountPoints() (*os.File, error) {
 	f, err := os.OpenFile(mountPointsFile, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
@@ -42,7 +42,8 @@ func makeMountPoints() (*os.File, error) {
 	return f, nil
 }
 
-// removeMountPoints removes them, unless another lab is up. What others have put there since stays.
+// removeMountPoints removes these directories, unless another lab is up. It keeps directories in which others have put
+// something.
 func removeMountPoints() error {
 	f, err := os.OpenFile(mountPointsFile, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,7 +64,7 @@ func removeMountPoints() error {
 		return err
 	}
 	dirs := strings.Fields(string(text))
-	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) }) // what is in a directory goes before it
+	slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) }) // subdirectories first
 	for _, dir := range dirs {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 			slog.Warn("a mount point stays", "error", err)

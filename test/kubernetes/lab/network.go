@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A namespace is the network namespace of a process, and a connection to the kernel in it.
+// A namespace is the network namespace of a process, with a netlink connection inside of it.
 type namespace struct {
 	ns netns.NsHandle
 	*netlink.Handle
@@ -34,7 +34,7 @@ func (n *namespace) close() {
 	n.ns.Close()
 }
 
-// up gives the interface the addresses and sets it up.
+// up gives the interface its addresses and sets it up.
 func (n *namespace) up(name string, addrs ...string) error {
 	link, err := n.LinkByName(name)
 	if err != nil {
@@ -46,7 +46,7 @@ func (n *namespace) up(name string, addrs ...string) error {
 			return err
 		}
 		if strings.Contains(a, ":") {
-			addr.Flags = unix.IFA_F_NODAD // nobody else is there
+			addr.Flags = unix.IFA_F_NODAD // nobody else can have the address
 		}
 		if err := n.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("address %s of %s: %w", a, name, err)
@@ -58,7 +58,7 @@ func (n *namespace) up(name string, addrs ...string) error {
 	return nil
 }
 
-// prefixed are the addresses with the length of the underlay's prefix.
+// prefixed returns the addresses with the length of the underlay's prefix.
 func prefixed(addrs []string) []string {
 	var out []string
 	for _, a := range addrs {
@@ -71,7 +71,7 @@ func prefixed(addrs []string) []string {
 	return out
 }
 
-// connect gives the node's namespace its interface, on the bridge of the namespace outside.
+// connect gives the node's namespace an interface that is connected to the bridge outside.
 func connect(outside *namespace, bridge netlink.Link, n Node) error {
 	in, err := namespaceOf(n.PID)
 	if err != nil {
@@ -107,7 +107,7 @@ func connect(outside *namespace, bridge netlink.Link, n Node) error {
 	return nil
 }
 
-// bridge makes the namespace outside, which all nodes are connected to.
+// makeBridge makes the bridge in the namespace outside. All nodes are connected to it.
 func makeBridge(outside *namespace, dual bool) (netlink.Link, error) {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = "nodes"

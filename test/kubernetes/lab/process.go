@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// HoldArgument tells the program that runs the labs to hold its namespaces until its standard input ends and it is
-// ended.
+// HoldArgument makes the program that runs the labs hold its namespaces until its standard input ends and the process
+// is ended.
 const HoldArgument = "hold"
 
 // A waiting process was started in its namespaces, and begins when it is told to.
@@ -24,7 +24,8 @@ type waiting struct {
 	in   *os.File
 }
 
-// hold starts this program in new namespaces, in the cgroup, with its output in the file log. It keeps the files open.
+// hold starts this program in new namespaces, in the cgroup, with its output in the log. The process keeps the files
+// open.
 func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAttr, files ...*os.File) (*waiting, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -47,13 +48,14 @@ func (l Lab) hold(group cgroups, name, argument string, attr *syscall.SysProcAtt
 	return &waiting{cmd: cmd, done: done, in: w}, nil
 }
 
-// begin tells it what it waits for.
+// begin sends the process what it waits for.
 func (w *waiting) begin(what any) error {
 	defer w.in.Close()
 	return json.NewEncoder(w.in).Encode(what)
 }
 
-// start starts the command in the cgroup, with its output in the log of that name. When it ends, done says how.
+// start starts the command in the cgroup, with its output in the log of that name. When the command ends, done gets the
+// reason.
 func (l Lab) start(cmd *exec.Cmd, group cgroups, name string) (done <-chan error, err error) {
 	path := filepath.Join(l.Dir(), name+".log")
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -81,7 +83,7 @@ func (l Lab) start(cmd *exec.Cmd, group cgroups, name string) (done <-chan error
 	return ended, nil
 }
 
-// tail are the last lines of a file, as one.
+// tail returns the last lines of a file as one line.
 func tail(path string) string {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -91,7 +93,8 @@ func tail(path string) string {
 	return strings.Join(lines[max(0, len(lines)-3):], "; ") + " (" + path + ")"
 }
 
-// In gives a command that runs in the network namespace of a node, or of the host outside, and otherwise here.
+// In returns a command that runs in the network namespace of a node or of the host outside, and in this process's other
+// namespaces.
 func (s State) In(name string, argv ...string) ([]string, error) {
 	pid, err := s.PID(name)
 	if err != nil {
@@ -100,7 +103,7 @@ func (s State) In(name string, argv ...string) ([]string, error) {
 	return append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", pid), "--"}, argv...), nil
 }
 
-// Inside gives a command that runs in all namespaces of a node.
+// Inside returns a command that runs in all namespaces of a node.
 func (s State) Inside(name string, argv ...string) ([]string, error) {
 	if name == "outside" {
 		return s.In(name, argv...)
@@ -117,7 +120,7 @@ func (s State) Inside(name string, argv ...string) ([]string, error) {
 	return append(append(enter, "--"), argv...), nil
 }
 
-// startNode starts the node's first process, which waits.
+// startNode starts the node's first process, which then waits.
 func (l Lab) startNode(group cgroups, name string, userNS bool) (*waiting, error) {
 	attr := &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET,

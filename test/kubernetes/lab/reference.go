@@ -22,11 +22,12 @@ import (
 //go:embed coredns.yaml
 var corednsManifest []byte
 
-// corednsImage is the name in that manifest.
+// corednsImage is the image's name in that manifest.
 const corednsImage = "registry.k8s.io/coredns/coredns:v1.15.0"
 
 // ApplyReference deploys what Tapestry is compared with: the bridge plugin with static routes between the nodes,
-// kube-proxy with nftables, and CoreDNS, which coredns is the program of. The lab was brought up with Forward.
+// kube-proxy with nftables, and CoreDNS. coredns is the path of the program CoreDNS. The lab must have been brought up
+// with Forward.
 func (l Lab) ApplyReference(ctx context.Context, coredns string) error {
 	s, err := l.State()
 	if err != nil {
@@ -90,7 +91,7 @@ func (l Lab) podCIDR(ctx context.Context, s State, n Node) (*net.IPNet, error) {
 	return cidr, nil
 }
 
-// routes leads the other nodes' pods to their nodes.
+// routes makes routes to the other nodes' pods through their nodes.
 func routes(n Node, nodes []Node, cidrs map[string]*net.IPNet) error {
 	ns, err := namespaceOf(n.PID)
 	if err != nil {
@@ -108,7 +109,7 @@ func routes(n Node, nodes []Node, cidrs map[string]*net.IPNet) error {
 	return nil
 }
 
-// kubeProxy starts it in the node's namespaces. It ends with the lab.
+// kubeProxy starts kube-proxy in the node's namespaces. It ends with the lab.
 func (l Lab) kubeProxy(group cgroups, s State, n Node) error {
 	config := filepath.Join(l.nodeDir(n.Name), "kube-proxy.yaml")
 	text := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
@@ -133,7 +134,7 @@ detectLocalMode: ClusterCIDR
 	return err
 }
 
-// bridgePlugin installs it, the configuration last: with that the node is Ready.
+// bridgePlugin installs the bridge plugin. The configuration comes last, since it makes the node Ready.
 func (l Lab) bridgePlugin(ctx context.Context, s State, n Node, cidr *net.IPNet) error {
 	for _, plugin := range []string{"bridge", "host-local", "loopback", "portmap"} {
 		argv, err := s.Inside(n.Name, "cp", filepath.Join(l.Bin, plugin), node.CNIBin)

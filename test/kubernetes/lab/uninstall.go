@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Uninstall removes Tapestry as deploy/README.md says, with the manifest that Apply got and the one for what is left
-// on the nodes, and fails when something is left all the same.
+// Uninstall removes Tapestry as deploy/README.md says: with the manifest that Apply got, and the one for what remains
+// on the nodes. It fails when something is left after that.
 func (l Lab) Uninstall(ctx context.Context, manifest, uninstall string) error {
 	s, err := l.State()
 	if err != nil {
@@ -49,7 +49,7 @@ func (l Lab) Uninstall(ctx context.Context, manifest, uninstall string) error {
 	return nil
 }
 
-// leftovers prints what is left of Tapestry on a node, one thing a line.
+// leftovers prints what is left of Tapestry on a node, one line for each thing.
 const leftovers = `ls -d /run/tapestry /opt/cni/bin/tapestry-cni /opt/cni/bin/loopback /opt/cni/bin/.tapestry* /etc/cni/net.d/*tapestry* 2>/dev/null
 ls -A /var/lib/tapestry 2>/dev/null # the directory is a mount point of the lab's
 ls -d /sys/class/net/tapestry0 2>/dev/null
@@ -59,7 +59,7 @@ ss -Hlntu | grep -E ':(80|443|10249|10256|51820)\s'
 pgrep -a tapestry
 true`
 
-// left fails when nodes or cluster have something of Tapestry left.
+// left fails when something of Tapestry is left on the nodes or in the cluster.
 func (l Lab) left(ctx context.Context, s State) error {
 	var errs []error
 	for _, n := range s.Nodes {

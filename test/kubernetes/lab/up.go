@@ -18,8 +18,8 @@ import (
 	"tapestry.dev/tapestry/test/kubernetes/node"
 )
 
-// Up brings up a new cluster, and returns when all nodes are registered. They are not Ready: there is no network yet.
-// After an error nothing is left but the logs.
+// Up brings up a new cluster, and returns when all nodes are registered. They are not Ready, since there is no network
+// yet. After an error only the logs are left.
 func (l Lab) Up(ctx context.Context, o Options) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("nodes with their own containerd need root: run this as root")
@@ -68,7 +68,7 @@ func (l Lab) Up(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// pack gives the archive of the images that every cluster needs.
+// pack returns the archive of the images that every cluster needs.
 func (l Lab) pack() (string, error) {
 	images, err := image.Cache(l.Cache()).Kubernetes(l.Bin)
 	if err != nil {
@@ -77,19 +77,19 @@ func (l Lab) pack() (string, error) {
 	return image.Archive(l.Images(), "kubernetes", images)
 }
 
-// upping is a lab on its way up.
+// upping is a lab that is being brought up.
 type upping struct {
 	Lab
 	options Options
 	group   cgroups
 	archive string
 	state   State
-	// ended are all processes that should not end.
+	// ended has a channel for each process that should not end.
 	ended []<-chan error
 }
 
-// nodes starts what holds the namespaces, connects these, and lets the nodes begin: they make ready while the control
-// plane starts, and then wait for it.
+// nodes starts the processes that hold the namespaces, connects the namespaces, and lets the nodes begin. The nodes
+// prepare while the control plane starts, and then wait for it.
 func (u *upping) nodes() error {
 	lock, err := makeMountPoints()
 	if err != nil {
@@ -114,7 +114,7 @@ func (u *upping) nodes() error {
 		u.ended = append(u.ended, w.done)
 		u.state.Nodes = append(u.state.Nodes, Node{Name: name, Addrs: nodeAddrs(i, u.options.DualStack), PID: w.cmd.Process.Pid, UserNS: userNS})
 	}
-	// Before anything takes time: Down and the other commands go by it.
+	// This comes before anything takes time, since Down and the other commands read the state.
 	if err := u.write(u.state); err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (u *upping) nodes() error {
 	return outside.begin(nil)
 }
 
-// controlPlane starts it, and waits until its controllers work.
+// controlPlane starts the control plane, and waits until its controllers work.
 func (u *upping) controlPlane() error {
 	cmd, err := u.controlPlaneCommand(u.state, u.options.DualStack)
 	if err != nil {
@@ -197,8 +197,9 @@ func (l Lab) controlPlaneCommand(s State, dual bool) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// registered waits for the Nodes of all kubelets, and says on the first that the API server is there, as kubeadm does:
-// no kubelet may, and without it agents do not believe that the API server's address is a node's.
+// registered waits for the Nodes of all kubelets. It also marks the first Node as the one with the API server, as
+// kubeadm does. Kubelets may not do this themselves, and without the mark agents do not believe that a node has the API
+// server's address.
 func (u *upping) registered(ctx context.Context) error {
 	args := []string{"get", "--output=name"}
 	for _, n := range u.state.Nodes {
@@ -223,7 +224,7 @@ func (u *upping) try(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// until tries every 100 ms, as long as all processes live.
+// until calls try every 100 ms until it succeeds. It fails as soon as a process has ended.
 func (u *upping) until(timeout time.Duration, what string, try func() error) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -245,14 +246,14 @@ func (u *upping) until(timeout time.Duration, what string, try func() error) err
 	}
 }
 
-// KubectlCommand runs kubectl as administrator, in the first node's network.
+// KubectlCommand returns the command that runs kubectl as administrator, in the first node's network.
 func (l Lab) KubectlCommand(s State, args ...string) ([]string, error) {
 	return s.In(s.Nodes[0].Name, append([]string{l.Kubectl(), "--kubeconfig", l.Kubeconfig()}, args...)...)
 }
 
-// Down ends all processes of the lab, and removes its cgroups and what else it made outside of Work. Logs stay until
-// the next Up, the images of the nodes and the caches longer. It works after whatever has happened, and on a lab that
-// is not up.
+// Down ends all processes of the lab, and removes its cgroups and everything else that it made outside of Work. Logs
+// stay until the next Up; the images of the nodes and the caches stay longer. Down works whatever happened before, also
+// on a lab that is not up.
 func (l Lab) Down() error {
 	group, err := l.cgroups()
 	if err != nil {
@@ -270,7 +271,7 @@ func (l Lab) Down() error {
 	if err := os.Remove(l.stateFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Large, or with secrets in it.
+	// These directories are large, or have secrets in them.
 	dirs, err := filepath.Glob(filepath.Join(l.Dir(), "node-*", "var-lib-*"))
 	if err != nil {
 		return err

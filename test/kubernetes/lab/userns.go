@@ -9,10 +9,11 @@ import (
 	"syscall"
 )
 
-// A node inside a user namespace has the ids from firstID on, which are nobody's on the machine; root's is the first.
+// A node inside a user namespace has the IDs from firstID on, which nobody has on the machine. The first one is its
+// root.
 const firstID, ids = 100000, 65536
 
-// Names are those of the nodes.
+// Names returns the names of the nodes.
 func (o Options) Names() []string {
 	var names []string
 	for i := 1; i <= o.Nodes; i++ {
@@ -21,7 +22,7 @@ func (o Options) Names() []string {
 	return names
 }
 
-// inUserNS lets a process begin as root of a new user namespace, which owns its other new namespaces.
+// inUserNS makes a process begin as root of a new user namespace, which owns its other new namespaces.
 func inUserNS(attr *syscall.SysProcAttr) {
 	attr.Cloneflags |= syscall.CLONE_NEWUSER
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstID, Size: ids}}
@@ -30,7 +31,7 @@ func inUserNS(attr *syscall.SysProcAttr) {
 	attr.Credential = &syscall.Credential{}
 }
 
-// imagesOf is the directory of what the node's containerd keeps. Its files belong to the node's root.
+// imagesOf returns the directory of the node's containerd. Its files belong to the node's root.
 func (l Lab) imagesOf(n Node) string {
 	name := n.Name
 	if n.UserNS {
@@ -39,7 +40,7 @@ func (l Lab) imagesOf(n Node) string {
 	return filepath.Join(l.Work, "containerd", name)
 }
 
-// credentials is the directory with what the node may have of the control plane's.
+// credentials returns the directory with the credentials of the control plane that the node may read.
 func (l Lab) credentials(n Node) string {
 	if n.UserNS {
 		return filepath.Join(l.nodeDir(n.Name), "controlplane")
@@ -47,8 +48,8 @@ func (l Lab) credentials(n Node) string {
 	return l.controlPlaneDir()
 }
 
-// lend makes the node's directories and cgroups, and gives them to the root of its user namespace: what a service
-// manager does when it delegates a cgroup.
+// lend makes the node's directories and cgroups, and gives them to the root of its user namespace, like a service
+// manager that delegates a cgroup.
 func (l Lab) lend(group cgroups, name string) error {
 	n := Node{Name: name, UserNS: true}
 	for _, dir := range []string{l.nodeDir(name), l.imagesOf(n), l.credentials(n)} {
@@ -72,7 +73,7 @@ func (l Lab) lend(group cgroups, name string) error {
 	return nil
 }
 
-// lendCredentials copies what kubelet reads, and says that the control plane is ready.
+// lendCredentials copies what kubelet reads, and marks the control plane as ready.
 func (l Lab) lendCredentials(n Node) error {
 	to := l.credentials(n)
 	pki := filepath.Join(to, "pki")

@@ -1,9 +1,9 @@
 // Package node is one node of a cluster on this machine: the first process of its namespaces, which runs containerd and
 // kubelet in them.
 //
-// Those two have many paths built in. A node has a mount namespace of its own, where directories of the node lie over
-// these paths, and a process namespace of its own, so that the end of its first process is the end of everything in
-// it: kubelet, containerd, shims and containers.
+// Many paths are built into these two programs. A node therefore has a mount namespace of its own, in which directories
+// of the node lie over these paths. It also has a PID namespace of its own, so that everything in it (kubelet,
+// containerd, shims and containers) ends with its first process.
 package node
 
 import (
@@ -14,45 +14,46 @@ import (
 	"text/template"
 )
 
-// Config says what a node is.
+// Config describes a node.
 type Config struct {
 	Name string
-	// Addrs are those of the node, one or one of each family.
+	// Addrs are the node's addresses, one or one of each family.
 	Addrs []string
-	// Dir has what is of this cluster's life only, and the logs. Images has what containerd keeps from one to the next.
+	// Dir has what lasts as long as this cluster, and the logs. Images has what containerd keeps for the next cluster.
 	Dir, Images string
-	// Bin has kubelet.
+	// Bin has the program kubelet.
 	Bin string
 	// ControlPlane is the directory of the control plane. Kubelet is started when it is ready.
 	ControlPlane string
-	// Cgroup is that of the node, below which its pods have theirs: /name/node-1.
+	// Cgroup is the node's cgroup, such as /name/node-1. The cgroups of its pods are below it.
 	Cgroup string
-	// Archives are the images which the node shall have.
+	// Archives are the images that the node must have.
 	Archives []string
-	// ClusterDNS is the address at which pods ask. Upstream is where the node itself asks.
+	// ClusterDNS is the name server of pods. Upstream is the name server of the node itself.
 	ClusterDNS, Upstream string
-	// Forward makes the node's kernel forward packets between interfaces, and kubelet make its iptables chains.
+	// Forward makes the node's kernel forward packets between interfaces, and makes kubelet add its iptables chains.
 	Forward bool
-	// UserNS says that the node is inside a user namespace of 65,536 ids, whose root owns Dir, Images and the
+	// UserNS says that the node is inside a user namespace of 65,536 IDs, whose root owns Dir, Images and the
 	// directories of Cgroup.
 	UserNS bool
 }
 
-// CNIBin is the directory, empty at first, of CNI plugins: a bind mount of the same name in the node's Dir.
+// CNIBin is the directory of CNI plugins, which is empty at first. It is a bind mount of the same directory in the
+// node's Dir.
 const CNIBin = "/opt/cni/bin"
 
 // CNIConf is the directory of CNI's configuration.
 const CNIConf = "/etc/cni/net.d"
 
-// Socket is containerd's.
+// Socket is containerd's socket.
 const Socket = "/run/containerd/containerd.sock"
 
-// own are the paths that each node has for itself. They exist on the machine while a lab is up.
+// own lists the paths that each node has for itself. They exist on the machine while a lab is up.
 var own = []string{
 	CNIBin, CNIConf, "/var/lib/cni", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/tapestry", "/var/log/containers", "/var/log/pods",
 }
 
-// MakeMountPoints makes the directories that nodes mount over, and gives those that were not there before, deepest
+// MakeMountPoints makes the directories that nodes mount over. It returns those that did not exist before, deepest
 // first.
 func MakeMountPoints() ([]string, error) {
 	var made []string
@@ -70,7 +71,7 @@ func MakeMountPoints() ([]string, error) {
 	return made, nil
 }
 
-// source is what lies over the path on this node.
+// source returns the directory that lies over the path on this node.
 func (c Config) source(path string) string {
 	if path == "/var/lib/containerd" {
 		return c.Images
@@ -80,7 +81,8 @@ func (c Config) source(path string) string {
 
 func (c Config) file(name string) string { return filepath.Join(c.Dir, name) }
 
-// containerdConfig: restrict_oom_score_adj lets pods start where we lack CAP_SYS_RESOURCE.
+// containerdConfig is containerd's configuration. restrict_oom_score_adj lets pods start where this process lacks
+// CAP_SYS_RESOURCE.
 var containerdConfig = template.Must(template.New("containerd").Parse(`version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -100,10 +102,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
       SystemdCgroup = false
 `))
 
-// kubeletConfig: a small machine is no reason to evict, and a lab's images are not to be collected.
-// makeIPTablesUtilChains is for networks that translate in iptables: its KUBE-FIREWALL drops what processes of the
-// node send from the node's address to 127.0.0.1, unless iptables has translated it, and so keeps them from a host
-// port of that address which a process serves.
+// kubeletConfig is kubelet's configuration. It turns off eviction, since the machine may be small, and image
+// collection, since the lab needs its images. makeIPTablesUtilChains is for networks that translate in iptables. Its
+// chain KUBE-FIREWALL drops packets from the node's address to 127.0.0.1 that iptables has not translated. Processes of
+// the node would then not reach a host port of 127.0.0.1 that a process serves.
 var kubeletConfig = template.Must(template.New("kubelet").Parse(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: {{.PKI}}/ca.crt}}
@@ -126,7 +128,7 @@ makeIPTablesUtilChains: {{.Forward}}
 syncFrequency: 10s
 `))
 
-// writeConfigs writes what containerd and kubelet read.
+// writeConfigs writes the files that containerd and kubelet read.
 func (c Config) writeConfigs(pause string) error {
 	values := struct {
 		Config

@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// Argument tells the program that runs the labs that it is to be the first process of a node: Main.
+// Argument makes the program that runs the labs the first process of a node: it calls Main.
 const Argument = "node-init"
 
-// Main is a node's life. It gets its Config through r, when its network and its cgroups are ready, and returns only
-// when it cannot go on. pause is the name of that image.
+// Main is the main function of a node's first process. It reads its Config from r, which comes when its network and its
+// cgroups are ready. It returns only when it cannot continue. pause is the name of the pause image.
 func Main(r io.Reader, pause string) error {
 	var c Config
 	if err := json.NewDecoder(r).Decode(&c); err != nil {
@@ -31,7 +31,7 @@ func Main(r io.Reader, pause string) error {
 	if os.Getpid() != 1 {
 		return errors.New("a node's first process needs a process namespace of its own")
 	}
-	// Not the proxies and kubeconfigs of who runs the lab.
+	// The proxies and kubeconfigs of whoever runs the lab must not matter.
 	os.Clearenv()
 	for name, value := range map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"} {
 		if err := os.Setenv(name, value); err != nil {
@@ -73,8 +73,8 @@ func Main(r io.Reader, pause string) error {
 	return reap(containerd, kubelet)
 }
 
-// containerd is started, with the images that the node shall have, and without the containers of a cluster that is
-// gone.
+// containerd starts containerd with the images that the node must have. It removes the containers of an earlier
+// cluster.
 func (c Config) containerd() (*daemon, error) {
 	d := &daemon{name: "containerd", log: c.file("containerd.log"), argv: []string{"containerd", "-c", c.file("containerd.toml")}}
 	if err := d.start(); err != nil {
@@ -92,7 +92,7 @@ func (c Config) containerd() (*daemon, error) {
 		if _, err := ctr(append([]string{"containers", "rm"}, names...)...); err != nil {
 			return nil, err
 		}
-		// It has read them into its memory.
+		// containerd has these containers in its memory.
 		if err := d.stop(); err != nil {
 			return nil, err
 		}
@@ -131,7 +131,7 @@ func (c Config) importImages() error {
 	return nil
 }
 
-// controlPlane waits until it is ready: kubelet's own attempts come ever more rarely.
+// controlPlane waits until the control plane is ready, since kubelet's own attempts become less and less frequent.
 func (c Config) controlPlane() error {
 	ready := filepath.Join(c.ControlPlane, "ready")
 	return poll(2*time.Minute, func() error {
@@ -150,7 +150,7 @@ func answered(d *daemon) error {
 	})
 }
 
-// ctr runs containerd's command in the namespace in which the runtime interface has everything.
+// ctr runs containerd's command ctr in the namespace of the container runtime interface.
 func ctr(args ...string) (string, error) {
 	cmd := exec.Command("ctr", append([]string{"--address", Socket, "--namespace", "k8s.io"}, args...)...)
 	var out, problems bytes.Buffer
@@ -161,7 +161,7 @@ func ctr(args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// poll tries until it works. The error is that of the last attempt.
+// poll calls try until it succeeds. The error is that of the last attempt.
 func poll(timeout time.Duration, try func() error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -180,7 +180,8 @@ func poll(timeout time.Duration, try func() error) error {
 	}
 }
 
-// A daemon is a program that runs as long as the node. It is not an exec.Cmd, whose Wait would be in the way of reap.
+// A daemon is a program that runs as long as the node. It is not an exec.Cmd, since the Wait of an exec.Cmd would
+// compete with reap.
 type daemon struct {
 	name, log string
 	argv      []string
@@ -209,7 +210,7 @@ func (d *daemon) start() error {
 	return nil
 }
 
-// running says whether it is not even a zombie.
+// running reports whether the process exists and is no zombie.
 func (d *daemon) running() bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.process.Pid))
 	if err != nil {
@@ -227,7 +228,7 @@ func (d *daemon) stop() error {
 	return err
 }
 
-// reap takes leave of every process that ends, and starts a daemon again.
+// reap reaps every process that ends, and starts daemons again.
 func reap(daemons ...*daemon) error {
 	for {
 		var status syscall.WaitStatus
@@ -244,7 +245,7 @@ func reap(daemons ...*daemon) error {
 		}
 		d := daemons[i]
 		slog.Error("a daemon has ended and is started again", "daemon", d.name, "status", int(status), "log", d.log)
-		time.Sleep(time.Second) // as its service manager would: it may end at once again
+		time.Sleep(time.Second) // like a service manager, since it may end again at once
 		if err := d.start(); err != nil {
 			return err
 		}

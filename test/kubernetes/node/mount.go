@@ -14,13 +14,13 @@ import (
 
 // A Hierarchy is one of the machine's cgroup v1 hierarchies.
 type Hierarchy struct {
-	// Dir is where it is mounted.
+	// Dir is where the hierarchy is mounted.
 	Dir string
 	// Options are those of its mount: "cpu", "cpu,cpuacct", "none,name=systemd".
 	Options string
 }
 
-// Hierarchies lists the machine's. There are none where it has cgroup v2 alone.
+// Hierarchies lists the machine's hierarchies. A machine with cgroup v2 alone has none.
 func Hierarchies() ([]Hierarchy, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -37,8 +37,8 @@ func Hierarchies() ([]Hierarchy, error) {
 	return all, s.Err()
 }
 
-// hierarchy reads one line of mountinfo: "33 32 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu". A mount
-// of some cgroup other than the root is of no use.
+// hierarchy reads one line of mountinfo: "33 32 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu". It
+// ignores mounts of a cgroup other than the root.
 func hierarchy(line string) (Hierarchy, bool) {
 	before, after, ok := strings.Cut(line, " - ")
 	where, what := strings.Fields(before), strings.Fields(after)
@@ -89,8 +89,8 @@ func (c Config) mounts() error {
 		}
 	}
 	if c.UserNS {
-		// A hierarchy can be mounted by who has the machine's CAP_SYS_ADMIN alone, but one that is mounted may be
-		// mounted elsewhere.
+		// Only a process with CAP_SYS_ADMIN on the machine can mount a hierarchy. A mounted hierarchy can be mounted
+		// elsewhere as well.
 		if err := rbind(saved, "/sys/fs/cgroup"); err != nil {
 			return err
 		}
@@ -121,14 +121,14 @@ func (c Config) mounts() error {
 			return fmt.Errorf("mount %s on %s: %w", source, path, err)
 		}
 	}
-	// Volumes are mounted by kubelet, and seen by containers.
+	// Kubelet mounts volumes, and containers must see them.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share the mounts: %w", err)
 	}
 	return c.tunDevice()
 }
 
-// rbind mounts what is at from, with all that is mounted below it, on the directory to as well.
+// rbind mounts from, and everything that is mounted below it, on the directory to as well.
 func rbind(from, to string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err
@@ -139,11 +139,11 @@ func rbind(from, to string) error {
 	return nil
 }
 
-// TunDevice is the path of the device.
+// TunDevice is the path of the TUN/TAP device file.
 const TunDevice = "/dev/net/tun"
 
-// tunDevice makes the device as distributions have it; containers and small machines often lack it, or keep it to root.
-// Nobody makes devices inside a user namespace.
+// tunDevice makes the device file as distributions have it. Containers and small machines often lack it or reserve it
+// for root. Inside a user namespace nobody can make device files.
 func (c Config) tunDevice() error {
 	if c.UserNS {
 		return nil
@@ -151,7 +151,7 @@ func (c Config) tunDevice() error {
 	return MakeTunDevice()
 }
 
-// MakeTunDevice makes it on the machine.
+// MakeTunDevice makes the device file on the machine.
 func MakeTunDevice() error {
 	const path = TunDevice
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -164,10 +164,10 @@ func MakeTunDevice() error {
 	return os.Chmod(path, 0o666)
 }
 
-// sysctls sets what distributions set, and a new network namespace has not.
+// sysctls sets what distributions set and a new network namespace lacks.
 func (c Config) sysctls() error {
 	values := map[string]string{}
-	if !c.UserNS { // there it stays as it is in every new network namespace: nobody may
+	if !c.UserNS { // there nobody may change what a new network namespace has
 		values["net/ipv4/ping_group_range"] = "0 2147483647"
 	}
 	if c.Forward {

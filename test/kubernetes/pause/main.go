@@ -1,5 +1,5 @@
-// Command pause holds a pod's namespaces: it does nothing but take leave of processes that have lost their parent,
-// when it is the first one of a pod's process namespace, until it is told to end.
+// Command pause holds a pod's namespaces until it is told to end. As the first process of a pod's PID namespace it only
+// reaps orphans.
 package main
 
 import (
