@@ -52,8 +52,7 @@ func (c *claims) set(fronts []*front) (contested []*front) {
 	if moved {
 		c.version++
 	}
-	slices.SortFunc(contested, compareFronts)
-	return slices.Compact(contested)
+	return contested
 }
 
 // sameOwner reports whether two owners of a claim, nil for none, are one Service, which has it in the same way.

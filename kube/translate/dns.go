@@ -13,6 +13,10 @@ import (
 
 // name gives what the name of a Service leads to; nil for one that leads nowhere.
 func (s *serviceStage) name(f *front, say *kube.Report) *dns.Service {
+	return s.named.kept(f, compareFronts, s.leadsTo(f, say))
+}
+
+func (s *serviceStage) leadsTo(f *front, say *kube.Report) *dns.Service {
 	if !f.usable() {
 		return nil
 	}

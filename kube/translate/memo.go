@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"reflect"
 	"slices"
 
 	"tapestry.dev/tapestry/kube"
@@ -23,8 +24,8 @@ type remark struct {
 
 // each gives what every one of a sorted list of inputs comes to, in their order: what work says of those that were
 // not there last time and of those that are stale, and of the others what it said then. The list stale is a part of
-// inputs in the same order. The result belongs to the memo and must not be changed; when nothing has changed it is
-// that of last time.
+// inputs in any order. The result belongs to the memo and must not be changed; when nothing comes to anything else
+// it is that of last time.
 func (m *memo[K, R]) each(inputs []K, compare func(a, b K) int, stale []K, say *kube.Report, work func(K, *kube.Report) R) []R {
 	if len(stale) > 0 || !kube.Same(m.inputs, inputs) {
 		*m = m.next(inputs, compare, stale, work)
@@ -41,19 +42,19 @@ func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work 
 	if len(inputs) == 0 {
 		return next // no list is nil, whatever was there before
 	}
-	next.results = make([]R, len(inputs))
-	anew := make([]int, 0, 8) // indexes of inputs, sorted
+	var anew []int // indexes of inputs
 	for _, k := range stale {
 		i, _ := slices.BinarySearchFunc(inputs, k, compare)
 		anew = append(anew, i)
 	}
+	var runs []run
 	remarks := m.remarks
 	walk(m.inputs, inputs, compare, func(old, now, n int) {
 		switch {
 		case old < 0:
 			anew = append(anew, now)
 		case now >= 0:
-			copy(next.results[now:now+n], m.results[old:])
+			runs = append(runs, run{old, now, n})
 			for ; len(remarks) > 0 && remarks[0].input < old+n; remarks = remarks[1:] {
 				if r := remarks[0]; r.input >= old {
 					next.remarks = append(next.remarks, remark{now + r.input - old, r.problems})
@@ -61,17 +62,67 @@ func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work 
 			}
 		}
 	})
-	if len(anew) == 0 && len(m.inputs) == len(inputs) {
-		next.results = m.results // the same in another list
-	}
 	slices.Sort(anew)
+	anew = slices.Compact(anew)
+	fresh := make([]R, len(anew))
 	var say kube.Report
-	for _, i := range slices.Compact(anew) {
-		next.results[i] = work(inputs[i], &say)
+	for n, i := range anew {
+		fresh[n] = work(inputs[i], &say)
 		next.remark(i, say.Problems)
 		say.Problems = nil
 	}
+	next.results = m.merged(inputs, runs, anew, fresh)
 	return next
+}
+
+// run is n inputs one after the other, from index old on in the last list, from now on in the next one.
+type run struct{ old, now, n int }
+
+// merged gives the results of the next inputs: those of last time for the runs, and fresh ones for the inputs at the
+// indexes anew. It makes no list where there is one already: that of last time, or that of the inputs where each
+// comes to itself.
+func (m *memo[K, R]) merged(inputs []K, runs []run, anew []int, fresh []R) []R {
+	asLast := len(m.inputs) == len(inputs) && !slices.ContainsFunc(runs, func(r run) bool { return r.old != r.now })
+	for n, i := range anew {
+		asLast = asLast && identical(fresh[n], m.results[i])
+	}
+	if asLast {
+		return m.results
+	}
+	if last, ok := any(m.results).([]K); ok {
+		fresh, _ := any(fresh).([]K)
+		itself := !slices.ContainsFunc(runs, func(r run) bool { return !slices.Equal(last[r.old:r.old+r.n], inputs[r.now:r.now+r.n]) })
+		for n, i := range anew {
+			itself = itself && fresh[n] == inputs[i]
+		}
+		if itself {
+			list, _ := any(inputs).([]R)
+			return list
+		}
+	}
+	list := make([]R, len(inputs))
+	for _, r := range runs {
+		copy(list[r.now:r.now+r.n], m.results[r.old:])
+	}
+	for n, i := range anew {
+		list[i] = fresh[n]
+	}
+	return list
+}
+
+// identical reports whether two results are one and the same thing.
+func identical[R any](a, b R) bool {
+	return reflect.TypeFor[R]().Kind() == reflect.Pointer && any(a) == any(b)
+}
+
+// kept gives result, or the equal one that an input of the same name came to last time: what follows from one that only
+// looks new need not be worked out again. It is called by the work of the memo itself.
+func (m *memo[K, R]) kept(input K, compare func(a, b K) int, result R) R {
+	i, known := slices.BinarySearchFunc(m.inputs, input, compare)
+	if known && reflect.DeepEqual(m.results[i], result) {
+		return m.results[i]
+	}
+	return result
 }
 
 // remark has it that these problems, and no others, were said about the input of that index.

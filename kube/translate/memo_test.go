@@ -265,7 +265,7 @@ func BenchmarkTranslate(b *testing.B) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(5, 6))}
 	for i := range 10_000 {
 		s := c.service()
-		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 1+i%200), "", nil
+		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 11+i%200), "", nil // 10 is for DNS
 		objs.Services = append(objs.Services, s)
 		e := c.slice()
 		port := int32(9000)
@@ -299,6 +299,24 @@ func BenchmarkTranslate(b *testing.B) {
 	})
 	b.Run("one Service", func(b *testing.B) {
 		change(b, func(o *kube.Objects) { o.Services[5000] = o.Services[5000].DeepCopy() })
+	})
+	at := int32(0)
+	b.Run("one Service's affinity", func(b *testing.B) { // which its name has nothing to do with
+		change(b, func(o *kube.Objects) {
+			at++
+			s := o.Services[5000].DeepCopy()
+			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(1 + at%2)}}
+			o.Services[5000] = s
+		})
+	})
+	b.Run("one Service's port", func(b *testing.B) {
+		change(b, func(o *kube.Objects) {
+			at++
+			s := o.Services[5000].DeepCopy()
+			s.Spec.Ports[0].Port = 100 + at%2
+			o.Services[5000] = s
+		})
 	})
 }
 

@@ -127,8 +127,6 @@ func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1
 			renamed = append(renamed, fronts[i])
 		}
 	}
-	slices.SortFunc(moved, compareFronts)
-	slices.SortFunc(renamed, compareFronts)
 	return moved, renamed
 }
 
@@ -155,7 +153,7 @@ func (f *front) usable() bool { return f.externalName != "" || f.headless || len
 
 // parse reads a Service by itself.
 func (s *serviceStage) parse(obj *corev1.Service, say *kube.Report) *front {
-	return parseService(obj, s.site.ExternalIPs, say)
+	return s.parsed.kept(obj, compareNames, parseService(obj, s.site.ExternalIPs, say))
 }
 
 func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *front {
