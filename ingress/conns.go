@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/share"
 )
 
@@ -33,17 +34,6 @@ var (
 	errShare = errors.New("the client has more requests under way than its share")
 	longAgo  = time.Unix(1, 0) // a deadline that has passed
 )
-
-// owner is whom a connection or a request is charged to: the client's address, or the network of 64 bits that it can
-// take its IPv6 addresses from.
-func owner(addr netip.Addr) netip.Prefix {
-	bits := 32
-	if addr = addr.Unmap().WithZone(""); addr.Is6() {
-		bits = 64
-	}
-	p, _ := addr.Prefix(bits) // of the zero Addr: the zero Prefix
-	return p
-}
 
 // guests are the connections of all clients, of which there are so many at most. Each is charged to its owner.
 type guests struct {
@@ -83,7 +73,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	cn := &conn{Conn: c, guests: g}
 	cn.claim.Value = cn
-	lost, ok := g.limit.Acquire(&cn.claim, owner(remote(c)))
+	lost, ok := g.limit.Acquire(&cn.claim, addressing.Client(remote(c)))
 	if lost != nil {
 		g.stats.evicted.Add(1)
 		lost.Value.Conn.Close()
@@ -170,7 +160,7 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 	if a := remote(c); a.IsValid() {
 		addr = a.WithZone("").String()
 	}
-	cl.addr, cl.port, cl.owner = []string{addr}, []string{port}, owner(remote(c))
+	cl.addr, cl.port, cl.owner = []string{addr}, []string{port}, addressing.Client(remote(c))
 	return context.WithValue(ctx, clientKey{}, cl)
 }
 

@@ -53,6 +53,8 @@ func TestPeerSources(t *testing.T) {
 		{"224.0.0.1", "a group", SpoofedPeer, BadEncap},
 		{"ff02::1", "a group, IPv6", SpoofedPeer, BadEncap},
 		{"255.255.255.255", "everybody", SpoofedPeer, BadEncap},
+		{"169.254.169.254", "a neighbour on a link", SpoofedPeer, BadEncap},
+		{"fe80::1", "a neighbour on a link, IPv6", SpoofedPeer, BadEncap},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			source, to := netip.MustParseAddr(c.source), netip.MustParseAddr("10.244.1.11")
@@ -329,7 +331,7 @@ func mayArrive(src, dst netip.Addr, encapsulated, atHost bool) bool {
 		return in(src, "10.244.2.0/24", "fd00:10:244:2::/64", "172.31.0.12/32")
 	}
 	return !atHost && !in(src, "10.244.0.0/16", "fd00:10:244::/48", "10.96.0.0/16", "fd00:10:96::/112") &&
-		!src.IsLoopback() && !src.IsUnspecified() && !src.IsMulticast() && src != netip.MustParseAddr("255.255.255.255")
+		!src.IsLoopback() && !src.IsLinkLocalUnicast() && !src.IsUnspecified() && !src.IsMulticast() && src != netip.MustParseAddr("255.255.255.255")
 }
 
 // TestPeerSaysAnything: of packets out of all addresses, kinds and encapsulations, whole, in pieces and damaged, only

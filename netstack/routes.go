@@ -214,11 +214,9 @@ func unreachable(a netip.Addr) bool {
 		a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// noClient tells addresses that no client of a host socket has: it would be on the other node itself, or nobody.
-func noClient(a *packet.Addr) bool {
-	n := a.Netip()
-	return n.IsLoopback() || n.IsUnspecified() || isMulticast(a)
-}
+// noClient tells addresses that no client of another node's host sockets has: he would be that node itself, whom pods
+// see by its own address, its neighbour on a link, or nobody.
+func noClient(a *packet.Addr) bool { return isMulticast(a) || unreachable(a.Netip()) }
 
 // claims reports whether a lies in a pod or service range.
 func (s *snapshot) claims(a packet.Addr) bool { return addressing.Contains(s.claimed, a.Netip()) }

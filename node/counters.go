@@ -99,10 +99,17 @@ func (n *Node) countPath() counter.List {
 
 func (n *Node) countNodePorts() counter.List {
 	s := n.nodePorts.Stats()
+	sessions, conns := n.nodePorts.Shares()
 	return counter.List{
 		counter.One(counter.Gauge, "tapestry_host_port_sockets", "Sockets that listen for NodePorts and hostPorts.", s.Sockets),
 		counter.By(counter.Gauge, "tapestry_host_port_conversations", "Open ends of TCP connections, and UDP conversations, through them.", "protocol",
 			map[string]int64{"tcp": s.Conns, "udp": s.Sessions}),
+		counter.By(counter.Gauge, "tapestry_host_port_most",
+			"How many connections that pods of this node do not have themselves (tcp), and UDP conversations (udp), the client has that has the most.",
+			"protocol", map[string]int{"tcp": conns.Most, "udp": sessions.Most}),
+		counter.By(counter.Total, "tapestry_host_port_lost_total",
+			"Connections refused (tcp), and UDP conversations ended before their time (udp), as their client had its share.",
+			"protocol", map[string]uint64{"tcp": conns.Refused, "udp": sessions.TakenFromMost + sessions.TakenFromOwn + sessions.Refused}),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/healthcheck"
@@ -113,6 +114,7 @@ func makeNodePorts(n *Node) (part, error) {
 	n.nodePorts = nodeport.New(nodeport.Options{
 		Listen:      n.held.Listen,
 		IdleTimeout: n.held.UDPIdle,
+		MaxConns:    stack.MaxDials(),
 		Dial:        n.dialAs,
 		Join:        n.join,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },

@@ -36,6 +36,9 @@ func descriptors() uint64 {
 	return lim.Cur
 }
 
+// MaxDials is how many connections a Stack may open for clients. Each has a client's descriptor beside it.
+func MaxDials() int { return sharesOf(descriptors()).dials }
+
 const (
 	// maxDials bounds the connections to pods that the stack opens for clients, however many descriptors there are.
 	maxDials = 4096

@@ -28,9 +28,12 @@
 // UDP. One session per client and local address: a connected socket in the cluster and a goroutine for the replies,
 // which leave from the local address that the client wrote to (IP_PKTINFO), if that names one host. Before each
 // datagram the session's backend is looked at, and one that is not ready is left for a fresh choice. Sessions end when
-// idle, and the one idle for longest makes room when there are too many. They end with their socket, too: without it no
-// reply could leave.
+// idle. When there are too many, clients share them (guests). They end with their socket, too: without it no reply could
+// leave.
 //
-// Locks. Proxy.mu guards the set of ports and connections, server.mu the sessions of one socket; neither is held while
-// anything is read, written or dialled.
+// Fair shares. What a client takes is charged to its address (addressing.Client, package share): UDP sessions, and
+// connections that Dial makes, each of which has two descriptors.
+//
+// Locks. Proxy.mu guards the set of ports and connections, server.mu the sessions of one socket, guests.mu the order of
+// all; none is held while anything is read, written or dialled.
 package nodeport

@@ -18,6 +18,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/share"
 )
 
 // Listener opens sockets on the host; *net.ListenConfig is one. Networks are tcp4, tcp6, udp4 and udp6.
@@ -47,8 +48,12 @@ type Options struct {
 	NodeAddr func(family netip.Addr) netip.Addr
 	// IdleTimeout ends a UDP session without datagrams in either direction; 0 is 120 seconds.
 	IdleTimeout time.Duration
-	// MaxSessions bounds the UDP sessions of one socket; 0 is 4096.
+	// MaxSessions bounds the UDP sessions of all sockets; 0 is 16384. Clients share them, so that nobody loses his to one
+	// who has more.
 	MaxSessions int
+	// MaxConns bounds the TCP connections to backends that Dial makes; 0 is 4096. A client gets no more than are left to
+	// others. Join has bounds of its own.
+	MaxConns int
 	// Logger gets a line when a socket fails or works again. Nil discards.
 	Logger *slog.Logger
 }
@@ -131,6 +136,9 @@ type Proxy struct {
 	closed   bool
 
 	sockets, sessions atomic.Int64
+
+	guests  *guests
+	dialled *share.Limit[netip.Prefix, struct{}] // what connections that Dial makes are charged to
 }
 
 // key names one socket.
@@ -154,12 +162,18 @@ func New(opts Options) *Proxy {
 		opts.IdleTimeout = 120 * time.Second
 	}
 	if opts.MaxSessions == 0 {
-		opts.MaxSessions = 4096
+		opts.MaxSessions = 16384
+	}
+	if opts.MaxConns == 0 {
+		opts.MaxConns = 4096
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{opts: opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}}
+	p := &Proxy{
+		opts: opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}, guests: newGuests(opts.MaxSessions),
+		dialled: share.New[netip.Prefix, struct{}](share.Options[netip.Prefix]{Total: opts.MaxConns, Keep: true}),
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -266,6 +280,11 @@ func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: p.sessions.Load()}
+}
+
+// Shares tells who has how many UDP sessions, and how many connections that Dial made.
+func (p *Proxy) Shares() (sessions, conns share.Stats) {
+	return p.guests.limit.Stats(), p.dialled.Stats()
 }
 
 // Close closes all sockets and cuts all connections, and waits for what it started. Set does nothing afterwards.

@@ -25,11 +25,11 @@ type server struct {
 	mu       sync.Mutex // guards what follows
 	spec     PortSpec
 	err      error // why the socket is not open
-	sessions sessions
+	sessions map[sessionKey]*session
 }
 
 func newServer(p *Proxy, k key, spec PortSpec) *server {
-	s := &server{p: p, key: k, spec: spec, done: make(chan struct{}), sessions: newSessions()}
+	s := &server{p: p, key: k, spec: spec, done: make(chan struct{}), sessions: map[sessionKey]*session{}}
 	s.ctx, s.cancel = context.WithCancel(p.ctx)
 	return s
 }

@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/share"
 )
 
 type tcpSocket struct{ net.Listener }
@@ -53,6 +55,12 @@ func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
 	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend) {
 		return
 	}
+	var claim share.Claim[netip.Prefix, struct{}]
+	if _, ok := p.dialled.Acquire(&claim, addressing.Client(from.Addr())); !ok {
+		abort(client)
+		return
+	}
+	defer p.dialled.Release(&claim)
 	backend, err := p.dial(f)
 	if err != nil {
 		abort(client)

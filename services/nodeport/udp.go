@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/share"
 )
 
 // maxDatagram is the largest UDP payload there can be.
@@ -91,12 +92,15 @@ type sessionKey struct {
 
 // session is one client's way to its backend.
 type session struct {
-	key     sessionKey
-	id      uint64 // of the backend
-	conn    net.Conn
-	oob     []byte       // for replies
-	active  atomic.Int64 // last datagram in either direction, in nanoseconds since start
-	element *list.Element
+	key    sessionKey
+	id     uint64 // of the backend
+	conn   net.Conn
+	oob    []byte       // for replies
+	active atomic.Int64 // last datagram in either direction, in nanoseconds since start
+	server *server
+
+	claim   share.Claim[netip.Prefix, *session]
+	element *list.Element // in guests.order; nil: it has no place
 }
 
 // start is what session times count from: monotonic, unlike a wall clock.
@@ -106,21 +110,11 @@ func (s *session) touch() { s.active.Store(int64(time.Since(start))) }
 
 func (s *session) idle() time.Duration { return time.Since(start) - time.Duration(s.active.Load()) }
 
-// sessions are those of one socket, by key and by when their client last said something.
-type sessions struct {
-	byKey map[sessionKey]*session
-	order *list.List // front: longest ago
-}
-
-func newSessions() sessions {
-	return sessions{map[sessionKey]*session{}, list.New()}
-}
-
 func (u *udpSocket) serve(s *server) {
 	var wg sync.WaitGroup
 	defer func() {
 		s.mu.Lock()
-		for _, sess := range s.sessions.byKey {
+		for _, sess := range s.sessions {
 			sess.conn.Close()
 		}
 		s.mu.Unlock()
@@ -151,14 +145,12 @@ func (u *udpSocket) serve(s *server) {
 // session gives the session for a datagram, made now if need be, or nil when there is no backend for it.
 func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *session {
 	s.mu.Lock()
-	sess := s.sessions.byKey[k]
-	if sess != nil {
-		s.sessions.order.MoveToBack(sess.element)
-	}
+	sess := s.sessions[k]
 	s.mu.Unlock()
 	if sess != nil {
 		if s.p.opts.Backend(sess.id) == packet.BackendReady {
 			sess.touch()
+			s.p.guests.touch(sess)
 			return sess
 		}
 		s.drop(sess)
@@ -171,7 +163,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	if err != nil {
 		return nil
 	}
-	sess = &session{key: k, id: f.id, conn: conn, oob: u.from(k.local)}
+	sess = &session{key: k, id: f.id, conn: conn, oob: u.from(k.local), server: s}
 	sess.touch()
 	s.add(sess)
 	wg.Go(func() { s.replies(u, sess) })
@@ -180,30 +172,25 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 
 // add makes room for sess and adds it.
 func (s *server) add(sess *session) {
-	var oldest *session
 	s.mu.Lock()
-	if s.sessions.order.Len() >= s.p.opts.MaxSessions {
-		oldest = s.sessions.order.Front().Value.(*session)
-	}
-	s.sessions.byKey[sess.key] = sess
-	sess.element = s.sessions.order.PushBack(sess)
+	s.sessions[sess.key] = sess
 	s.mu.Unlock()
 	s.p.sessions.Add(1)
-	if oldest != nil {
-		s.drop(oldest)
+	if lost := s.p.guests.admit(sess); lost != nil {
+		lost.server.drop(lost)
 	}
 }
 
 // drop ends a session, if that did not happen yet.
 func (s *server) drop(sess *session) {
 	s.mu.Lock()
-	present := s.sessions.byKey[sess.key] == sess
+	present := s.sessions[sess.key] == sess
 	if present {
-		delete(s.sessions.byKey, sess.key)
-		s.sessions.order.Remove(sess.element)
+		delete(s.sessions, sess.key)
 	}
 	s.mu.Unlock()
 	if present {
+		s.p.guests.leave(sess)
 		s.p.sessions.Add(-1)
 		sess.conn.Close()
 	}

@@ -1,0 +1,98 @@
+package nodeport
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
+)
+
+// dialFrom connects to a port of this host from an address of it.
+func dialFrom(t *testing.T, network, from string, port uint16) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	if network == "udp" {
+		d.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
+	}
+	c, err := d.Dial(network, net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// A client that comes from ever new ports loses its own sessions, at whichever socket, and nobody else's.
+func TestUDPSessionsAreShared(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
+	w.choose(1, udpBackend(t, "one"))
+	ports := []uint16{freePort(t), freePort(t)}
+	p.Set([]PortSpec{spec(ports[0], packet.UDP), spec(ports[1], packet.UDP)})
+	var quiet []net.Conn
+	for i := range 3 {
+		quiet = append(quiet, dialFrom(t, "udp", "127.0.0.2", ports[i%2]))
+		exchange(t, quiet[i], "x")
+	}
+	for i := range 50 {
+		exchange(t, dialFrom(t, "udp", "127.0.0.3", ports[i%2]), "x")
+	}
+	if n := p.Stats().Sessions; n != 8 {
+		t.Errorf("%d sessions at two sockets, want 8", n)
+	}
+	dialled := func() int { w.mu.Lock(); defer w.mu.Unlock(); return len(w.dials) }
+	before := dialled()
+	for _, c := range quiet {
+		exchange(t, c, "x")
+	}
+	if n := dialled() - before; n != 0 {
+		t.Errorf("another client cost %d of 3 sessions", n)
+	}
+}
+
+// More clients than sessions are served all the same, each for as long as it is not the one idle for longest.
+func TestUDPManyClients(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
+	w.choose(1, udpBackend(t, "one"))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.UDP)})
+	for i := range 30 {
+		exchange(t, dialFrom(t, "udp", netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i)}).String(), port), "x")
+	}
+	if n := p.Stats().Sessions; n != 8 {
+		t.Errorf("%d sessions, want 8", n)
+	}
+}
+
+// A client that opens connections without end gets half of them at most, and another one still gets its own. Those that
+// Join carries are its business.
+func TestTCPConnectionsAreShared(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.MaxConns = 8 })
+	w.choose(1, tcpBackend(t, echo("one")))
+	port := freePort(t)
+	p.Set([]PortSpec{spec(port, packet.TCP)})
+	held, refused := 0, 0
+	for range 20 {
+		c := dialFrom(t, "tcp", "127.0.0.3", port)
+		c.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
+			refused++
+		} else {
+			held++
+		}
+	}
+	if held != 4 || refused != 16 {
+		t.Errorf("a client has %d connections and was refused %d, want 4 and 16", held, refused)
+	}
+	c := dialFrom(t, "tcp", "127.0.0.2", port)
+	c.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
+		t.Errorf("another client got none: %v", err)
+	}
+	c.Close()
+	await.Until(t, "its place is free again", func() bool { return p.Stats().Conns == 8 })
+}
