@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -321,7 +320,7 @@ func (s *Stack) Dial(ctx context.Context, network string, client, to netip.AddrP
 		return nil, err
 	}
 	c, err := s.dial(ctx, network, client, to, own)
-	if err != nil && client.Port() != 0 && ctx.Err() == nil && isPortInUse(err) {
+	if err != nil && client.Port() != 0 && ctx.Err() == nil && errors.Is(err, errPortInUse) {
 		c, err = s.dial(ctx, network, netip.AddrPortFrom(client.Addr(), 0), to, own)
 	}
 	if err != nil {
@@ -369,19 +368,9 @@ func (s *Stack) dial(ctx context.Context, network string, client, to netip.AddrP
 		}
 		return c, nil
 	case "udp", "udp4", "udp6":
-		c, err := gonet.DialUDP(s.stack, &local, &remote, protocolOf(to.Addr()))
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
+		return s.dialUDP(local, remote, to.Addr())
 	}
 	return nil, net.UnknownNetworkError(network)
-}
-
-// isPortInUse reports whether err says that the local port is in use. gonet returns gVisor's error for this only as
-// text.
-func isPortInUse(err error) bool {
-	return errors.Is(err, errPortInUse) || strings.HasSuffix(err.Error(), (&tcpip.ErrPortInUse{}).String())
 }
 
 func unmap(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()) }

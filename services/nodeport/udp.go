@@ -21,7 +21,7 @@ import (
 // maxDatagram is the largest UDP payload there can be.
 const maxDatagram = 65535
 
-// replyBufs hold replies on their way. Of each, only the pages that datagrams filled are ever backed by memory.
+// replyBufs hold replies on their way.
 var replyBufs = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
 // udpSocket is a socket that tells and chooses the local address of each datagram.
@@ -196,21 +196,35 @@ func (s *server) drop(sess *session) {
 	}
 }
 
+// reply passes on the next thing that the backend says. It has a buffer only once there is something for it: thousands
+// of sessions wait.
+func (sess *session) reply(u *udpSocket, wait waiter, until time.Time) error {
+	if wait != nil {
+		if err := wait.WaitRead(until); err != nil {
+			return err
+		}
+	}
+	if err := sess.conn.SetReadDeadline(until); err != nil {
+		return err
+	}
+	buf := replyBufs.Get().(*[maxDatagram]byte)
+	defer replyBufs.Put(buf)
+	n, err := sess.conn.Read(buf[:])
+	if err == nil {
+		sess.touch()
+		_, _, _ = u.WriteMsgUDPAddrPort(buf[:n], sess.oob, sess.key.client)
+	}
+	return err
+}
+
 // replies passes on what the backend says, until the session is idle for too long or dropped.
 func (s *server) replies(u *udpSocket, sess *session) {
 	defer s.drop(sess)
-	buf := replyBufs.Get().(*[maxDatagram]byte)
-	defer replyBufs.Put(buf)
-	limit := s.p.opts.IdleTimeout
+	wait, limit := waiterOf(sess.conn), s.p.opts.IdleTimeout
 	for left := limit; ; {
-		if sess.conn.SetReadDeadline(time.Now().Add(left)) != nil {
-			return
-		}
-		n, err := sess.conn.Read(buf[:])
+		err := sess.reply(u, wait, time.Now().Add(left))
 		switch {
 		case err == nil:
-			sess.touch()
-			_, _, _ = u.WriteMsgUDPAddrPort(buf[:n], sess.oob, sess.key.client)
 			left = limit
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if left = limit - sess.idle(); left <= 0 {

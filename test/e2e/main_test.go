@@ -75,6 +75,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"new-flows":      newFlows,
 	"ask-in-vain":    askInVain,
 	"resolve":        resolve,
+	"idle":           idle,
 }
 
 func help(name string, args []string) int {
