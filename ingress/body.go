@@ -16,7 +16,8 @@ import (
 )
 
 // What of a request still comes after its response is read for lingerTime and lingerBytes: clients may look for the
-// response only then, and can send their next request over the same connection.
+// response only then, and can send their next request over the same connection. A connection for which that does not
+// suffice is read from for as long again, and closed.
 const (
 	lingerTime  = 5 * time.Second
 	lingerBytes = 256 << 10

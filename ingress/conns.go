@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -37,8 +38,9 @@ var (
 
 // guests are the connections of all clients, of which there are so many at most. Each is charged to its owner.
 type guests struct {
-	limit *share.Limit[netip.Prefix, *conn]
-	stats *counters
+	limit  *share.Limit[netip.Prefix, *conn]
+	stats  *counters
+	ending atomic.Bool // nobody is waited for any more
 }
 
 // conn is a client's connection.
@@ -49,6 +51,7 @@ type conn struct {
 	touched atomic.Int64 // Unix nanoseconds
 	rest    bool         // what was read last did not end as a request's head ends
 	lost    atomic.Bool  // in HTTP/1: it is not known where the next request begins
+	closing atomic.Bool  // Close has been called on a lost one
 }
 
 // guestListener gives connections that have found a place.
@@ -118,7 +121,14 @@ func (c *conn) touch() {
 	}
 }
 
+// Close waits for the client when it may still be sending; a second Close ends that. Closed at once the connection would be
+// reset, and many clients lose the response with that: they look for it when they have sent everything (RFC 9112
+// section 9.6).
 func (c *conn) Close() error {
+	if c.lost.Load() && !c.guests.ending.Load() && c.closing.CompareAndSwap(false, true) && c.CloseWrite() == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.Copy(io.Discard, c.Conn)
+	}
 	c.guests.limit.Release(&c.claim)
 	return c.Conn.Close()
 }

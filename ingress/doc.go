@@ -33,7 +33,7 @@ backend (clientBody.wait).
 
 Where a request ends. Full duplex keeps net/http from reading a body that the backend is to get, and from noticing that
 one is broken. So a connection whose last body is not whole is marked, and ended before anything behind it is taken for a
-request (conn.lost).
+request (conn.lost). What the client still sends is read for a while, so that it does not lose the response (conn.Close).
 
 Fair shares. Connections, and requests in HTTP/2, are charged to the client's address (conns.go, package share). A client
 that stops in the middle of a body or a response is cut off (stall).

@@ -1,6 +1,8 @@
 package ingress
 
 import (
+	"crypto/tls"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -49,5 +51,40 @@ func TestRequestsArriveAsSent(t *testing.T) {
 	}
 	if got := seen.take()[0]; !strings.Contains(got, "\r\nCookie: a=1; b=2; c=3\r\n") {
 		t.Errorf("HTTP/2: the backend got %q", got)
+	}
+}
+
+// A client that sends its whole body before it looks for a response gets the one that came early, though its backend has
+// closed the connection.
+func TestEarlyAnswerReachesWhoSendsOn(t *testing.T) {
+	const size = 32 << 20
+	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
+		w.say("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+		w.hangUp()
+	})))
+	for _, scheme := range []string{"http", "https"} {
+		w := r.dial()
+		if scheme == "https" {
+			c, err := tls.Dial("tcp", r.https, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			w = newWire(c)
+		}
+		w.say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 33554432\r\n\r\n")
+		piece := make([]byte, 64<<10)
+		for sent := 0; sent < size; sent += len(piece) {
+			if _, err := w.Write(piece); err != nil {
+				t.Fatalf("%s: cut after %d bytes: %v", scheme, sent, err)
+			}
+		}
+		resp := w.answer(t, "POST")
+		if body := readAll(t, resp); resp.StatusCode != 413 || body != "no" {
+			t.Errorf("%s: got %d %q", scheme, resp.StatusCode, body)
+		}
+		if _, err := w.in.ReadByte(); err != io.EOF {
+			t.Errorf("%s: the connection ends with %v", scheme, err)
+		}
 	}
 }

@@ -157,6 +157,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.List
 // Shutdown stops accepting and waits for the requests and upgraded connections under way. When ctx ends first, the rest
 // is cut and ctx's error returned. The Server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.guests.ending.Store(true)
 	err := s.server.Shutdown(ctx)
 	if err == nil {
 		err = s.upgrades.wait(ctx)
