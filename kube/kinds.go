@@ -12,19 +12,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Kind is a kind of Kubernetes objects that Tapestry knows by name.
+// Kind is a kind of Kubernetes object that Tapestry knows by name.
 type Kind struct {
-	// Name is "EndpointSlice". No two kinds have the same, of other groups neither: a Ref says no more.
+	// Name is the kind's name, like "EndpointSlice". It is unique among all kinds, of whatever group, because a Ref
+	// holds nothing else.
 	Name string
-	// Plural is "EndpointSlices", as people are told of them.
+	// Plural is the name in messages for several objects, like "EndpointSlices".
 	Plural string
 	Group  Group
-	// ClusterScoped: the objects are in no namespace.
+	// ClusterScoped is set when the objects belong to no namespace.
 	ClusterScoped bool
 	Use           Use
 
 	new   func() Object
-	lists lists // where Objects has them; nil for a kind with none of InFiles and InCluster
+	lists lists // where Objects keeps them; nil for a kind that Objects does not hold
 }
 
 // Use says what Tapestry does with the objects of a kind.
@@ -35,18 +36,18 @@ const (
 	InFiles Use = 1 << iota
 	// InCluster: they are read from an API server.
 	InCluster
-	// NotServed: what they ask for is not done yet, and whoever writes one is told so.
+	// NotServed: Tapestry does not implement the kind yet, and tells whoever writes such an object.
 	NotServed
 )
 
 // Group is an API group in one version.
 type Group struct {
-	// Version is what objects have in apiVersion: "v1" or "networking.k8s.io/v1".
+	// Version is the apiVersion of its objects: "v1" or "networking.k8s.io/v1".
 	Version     string
-	addToScheme func(*runtime.Scheme) error // nil: none of its Go types is held
+	addToScheme func(*runtime.Scheme) error // nil when Tapestry holds none of its Go types
 }
 
-// Name is "networking.k8s.io", or "" for the core's.
+// Name returns the group's name: "networking.k8s.io", or "" for the core group.
 func (g Group) Name() string {
 	if name, _, named := strings.Cut(g.Version, "/"); named {
 		return name
@@ -54,7 +55,7 @@ func (g Group) Name() string {
 	return ""
 }
 
-// Path is where an API server has the group: "/api/v1" or "/apis/networking.k8s.io/v1".
+// Path returns the group's path on an API server: "/api/v1" or "/apis/networking.k8s.io/v1".
 func (g Group) Path() string {
 	if g.Name() == "" {
 		return "/api/" + g.Version
@@ -72,9 +73,9 @@ var (
 	clusterSet = Group{"multicluster.x-k8s.io/v1alpha1", nil}
 )
 
-// kinds is the one list of what Tapestry knows, in the order in which All yields objects. Everything that goes
-// through the kinds goes through it, and tests hold against it what cannot be: package cluster has a row of its
-// own for each kind InCluster, deploy/ a right, and package codec an example for each kind InFiles.
+// kinds is the one list of the kinds Tapestry knows, in the order in which All yields objects. Code that handles
+// every kind loops over it. What cannot be generated from it is compared with it by tests: package cluster has a row
+// for each kind InCluster, deploy/ a right, and package codec an example for each kind InFiles.
 var kinds = []*Kind{
 	kindOf(func(o *Objects) *[]*corev1.Node { return &o.Nodes },
 		Kind{Name: "Node", Plural: "Nodes", Group: core, ClusterScoped: true, Use: InFiles | InCluster}),
@@ -118,14 +119,14 @@ var kinds = []*Kind{
 	{Name: "ServiceImport", Plural: "ServiceImports", Group: clusterSet, Use: NotServed},
 }
 
-// kindOf gives k with what needs the type of its objects.
+// kindOf returns k, completed with the functions that depend on the Go type of its objects.
 func kindOf[P pointer[T], T any](at listAt[P], k Kind) *Kind {
 	k.new = func() Object { return P(new(T)) }
 	k.lists = at
 	return &k
 }
 
-// pointer is *T, when that is an object.
+// pointer is the constraint for *T where *T is an object.
 type pointer[T any] interface {
 	*T
 	object
@@ -144,28 +145,28 @@ func index() (map[string]*Kind, map[reflect.Type]*Kind) {
 	return names, types
 }
 
-// Kinds gives all kinds, in the order in which All yields objects. The list must not be changed.
+// Kinds returns all kinds, in the order in which All yields objects. The caller must not change the list.
 func Kinds() []*Kind { return kinds }
 
-// KindNamed gives the kind of that name, nil for one that is not known.
+// KindNamed returns the kind of that name, or nil when Tapestry does not know it.
 func KindNamed(name string) *Kind { return byName[name] }
 
-// KindOf gives the kind of an object, nil when Objects has no place for it.
+// KindOf returns the kind of an object, or nil when Objects has no list for it.
 func KindOf(obj metav1.Object) *Kind { return byType[reflect.TypeOf(obj)] }
 
-// KindFor gives the kind of objects of type T, nil when Objects has no place for them.
+// KindFor returns the kind of objects of type T, or nil when Objects has no list for them.
 func KindFor[T Object]() *Kind { return byType[reflect.TypeFor[T]()] }
 
-// Resource is the name of the kind in paths of the API and in rights: "endpointslices".
+// Resource returns the kind's name in API paths and in RBAC rules, like "endpointslices".
 func (k *Kind) Resource() string { return strings.ToLower(k.Plural) }
 
-// Held reports whether Objects has a place for the objects.
+// Held reports whether Objects has a list for the objects.
 func (k *Kind) Held() bool { return k.lists != nil }
 
-// New gives an empty object. The kind must be held.
+// New returns an empty object. The kind must be held.
 func (k *Kind) New() Object { return k.new() }
 
-// AddToScheme has s know the groups of all kinds that are held.
+// AddToScheme registers the groups of all kinds that are held with s.
 func AddToScheme(s *runtime.Scheme) error {
 	done := map[string]bool{}
 	for _, k := range kinds {
@@ -179,12 +180,12 @@ func AddToScheme(s *runtime.Scheme) error {
 	return nil
 }
 
-// GroupVersionKind is how apimachinery names the kind.
+// GroupVersionKind returns the kind in the form that apimachinery uses.
 func (k *Kind) GroupVersionKind() schema.GroupVersionKind {
 	return schema.FromAPIVersionAndKind(k.Group.Version, k.Name)
 }
 
-// NewList makes an empty list of objects of a kind, of a type that s knows. It panics when s does not know it.
+// NewList returns an empty list for objects of kind k. It panics when s does not know the list's type.
 func NewList(s *runtime.Scheme, k *Kind) runtime.Object {
 	gvk := k.GroupVersionKind()
 	gvk.Kind += "List"
@@ -195,7 +196,7 @@ func NewList(s *runtime.Scheme, k *Kind) runtime.Object {
 	return list
 }
 
-// PolicyBinding is a ValidatingAdmissionPolicyBinding, of which nobody reads more than the name.
+// PolicyBinding is a ValidatingAdmissionPolicyBinding, of which only the name is read.
 type PolicyBinding struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta

@@ -14,34 +14,37 @@ type Object interface {
 	runtime.Object
 }
 
-// object is a type of such pointers.
+// object is a type constraint: a comparable Object.
 type object interface {
 	comparable
 	Object
 }
 
-// lists does with the objects of one kind what needs their type. None of its methods changes a list that is there,
-// apart from add.
+// lists has the operations on the objects of one kind that depend on their Go type. Only add changes an existing
+// list.
 type lists interface {
-	// add puts one object in.
+	// add appends one object.
 	add(o *Objects, obj metav1.Object)
-	// each calls yield with every object until it gives false, and gives what it gave last.
+	// each calls yield with every object until yield returns false. It returns the last result of yield, true for an
+	// empty list.
 	each(o *Objects, yield func(Object) bool) bool
-	// mapped gives out a list of what f makes of the objects of o; no f: of the objects themselves.
+	// mapped sets the list of out to a new list of f applied to the objects of o, or of the objects themselves when f
+	// is nil.
 	mapped(out, o *Objects, f func(Object) Object)
-	// sorted gives out the list of o sorted by namespace and name. It is shared when it is sorted; the one of
-	// known is.
+	// sorted sets the list of out to the list of o in order of namespace and name. A list that is sorted already is
+	// shared. The list of known must be sorted.
 	sorted(out, o, known *Objects)
-	// replaced gives out the list of o, which is sorted, with now in place of old; false when that cannot be.
+	// replaced sets the list of out to the list of o, which must be sorted, with the objects of now in place of those
+	// of old. It reports false when that is impossible (see Objects.Replace).
 	replaced(out, o, old, now *Objects) bool
 }
 
-// listAt is where Objects has the objects of type T.
+// listAt returns the list for objects of type T in an Objects.
 type listAt[T object] func(*Objects) *[]T
 
 var _ lists = listAt[*PolicyBinding](nil)
 
-// ListOf gives the place of the objects of type T in o. T must be the type of a kind that is held.
+// ListOf returns the list for objects of type T in o. T must be the type of a kind that is held.
 func ListOf[T object](o *Objects) *[]T { return KindFor[T]().lists.(listAt[T])(o) }
 
 func (at listAt[T]) add(o *Objects, obj metav1.Object) {
@@ -83,7 +86,7 @@ func (at listAt[T]) replaced(out, o, old, now *Objects) bool {
 	return ok
 }
 
-// patch gives list, which is sorted, with now in place of old. It is list itself when there is nothing to do.
+// patch returns list, which must be sorted, with now in place of old. It returns list itself when both are empty.
 func patch[T object](list, old, now []T) ([]T, bool) {
 	if len(old) == 0 && len(now) == 0 {
 		return list, true
@@ -107,7 +110,8 @@ func patch[T object](list, old, now []T) ([]T, bool) {
 	return out, true
 }
 
-// isSorted compares no names of neighbours that are neighbours in known, which is sorted, too.
+// isSorted reports whether list is sorted, given that known is. It does not compare the names of two neighbours that
+// are neighbours in known too.
 func isSorted[T object](list, known []T) bool {
 	k := 0 // list[i] should be known[k]
 	joined := false
@@ -134,5 +138,5 @@ func compareNames[T metav1.Object](a, b T) int {
 	return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 }
 
-// Same reports whether two lists are one, without looking at what is in it.
+// Same reports whether a and b are the same memory, without comparing elements.
 func Same[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }

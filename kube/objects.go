@@ -13,35 +13,35 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Annotations and labels that Tapestry gives a meaning.
+// The annotations and labels to which Tapestry gives a meaning.
 const (
-	// PublicKeyAnnotation of a Node is its WireGuard public key in base64.
+	// PublicKeyAnnotation of a Node holds its WireGuard public key in base64.
 	PublicKeyAnnotation = "tapestry.dev/wireguard-public-key"
-	// EndpointAnnotation of a Node is where its WireGuard listens, "address:port".
+	// EndpointAnnotation of a Node holds the address where its WireGuard listens, "address:port".
 	EndpointAnnotation = "tapestry.dev/wireguard-endpoint"
-	// FeaturesAnnotation of a Node lists, separated by commas, what its agent can do that others must know of
-	// before they count on it. Names that are not known are passed over: they are those of a newer agent.
+	// FeaturesAnnotation of a Node lists, separated by commas, the features of its agent that other agents must know
+	// of before they rely on them. Readers ignore unknown names, which a newer agent may have written.
 	FeaturesAnnotation = "tapestry.dev/features"
-	// ProblemsAnnotation of a Node holds the problems its agent sees, a JSON list of Problem.
+	// ProblemsAnnotation of a Node holds the problems that its agent sees, as a JSON list of Problem.
 	ProblemsAnnotation = "tapestry.dev/problems"
 	// StockAnnotation of a Node is "true" when it runs stock WireGuard and no agent.
 	StockAnnotation = "tapestry.dev/stock"
-	// ExternalLabel of a Node is "true" when whoever wrote it runs it, so that a lab starts no agent there. Its
-	// peers take it for stock WireGuard.
+	// ExternalLabel of a Node is "true" when whoever wrote the Node also runs it, so a lab starts no agent for it.
+	// Its peers treat it as stock WireGuard.
 	ExternalLabel = "tapestry.dev/external"
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
 )
 
-// ToBeDeletedTaint is put on a Node that the cluster autoscaler is about to take away; kube-proxy looks at the same
-// (KEP-3836).
+// ToBeDeletedTaint is the taint of a Node that the cluster autoscaler is about to remove. kube-proxy looks at the
+// same taint (KEP-3836).
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 
-// PartialChecksums is the feature of a node that takes packets with partial checksums through the tunnel.
+// PartialChecksums is the feature of a node that accepts packets with partial checksums from the tunnel.
 const PartialChecksums = "partial-checksums"
 
-// Objects is a snapshot of a cluster: everything Tapestry wants to know of it. The zero value is an empty cluster.
-// The objects are shared and must not be changed. Each list is the place of one of Kinds.
+// Objects is a snapshot of a cluster: every object Tapestry reads. The zero value is an empty cluster. The objects
+// are shared and must not be changed. Each list belongs to one of Kinds.
 type Objects struct {
 	Nodes          []*corev1.Node
 	Namespaces     []*corev1.Namespace
@@ -53,15 +53,15 @@ type Objects struct {
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Secrets        []*corev1.Secret
 	ConfigMaps     []*corev1.ConfigMap
-	// NetworkPolicies have metadata alone: they are not served yet.
+	// NetworkPolicies have metadata only: they are not served yet.
 	NetworkPolicies []*networkingv1.NetworkPolicy
-	// PolicyBindings are those of the ValidatingAdmissionPolicies that concern us.
+	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.
 	PolicyBindings []*PolicyBinding
 
-	// Withheld are objects that somebody refers to and the API server does not show us, sorted.
+	// Withheld lists, sorted, the objects that others refer to and that the API server does not let the agent read.
 	Withheld []Ref
 
-	// Origin says where objects were written, "file:line". An object of an API server has none.
+	// Origin maps objects to where they were written, "file:line". Objects of an API server have no entry.
 	Origin map[Ref]string
 }
 
@@ -72,7 +72,7 @@ type Ref struct {
 	Name      string `json:"name"`
 }
 
-// String gives "Pod default/web" or "Node n1".
+// String returns "Pod default/web" or "Node n1".
 func (r Ref) String() string {
 	if r.Namespace == "" {
 		return r.Kind + " " + r.Name
@@ -85,7 +85,7 @@ func (r Ref) Compare(s Ref) int {
 	return cmp.Or(cmp.Compare(r.Kind, s.Kind), cmp.Compare(r.Namespace, s.Namespace), cmp.Compare(r.Name, s.Name))
 }
 
-// RefOf names an object. Its kind is "" when Objects has no place for it.
+// RefOf returns the Ref of an object. Its Kind is "" when Objects has no list for the object.
 func RefOf(obj metav1.Object) Ref {
 	ref := Ref{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	if k := KindOf(obj); k != nil {
@@ -94,8 +94,8 @@ func RefOf(obj metav1.Object) Ref {
 	return ref
 }
 
-// Add puts one object in; origin may be "". It reports false, and does nothing, when Objects has no place for its
-// type.
+// Add appends one object; origin may be "". It does nothing and returns false when Objects has no list for the
+// object's type.
 func (o *Objects) Add(obj metav1.Object, origin string) bool {
 	k := KindOf(obj)
 	if k == nil {
@@ -122,7 +122,7 @@ func (o *Objects) All() iter.Seq[Object] {
 	}
 }
 
-// Len counts the objects.
+// Len returns the number of objects.
 func (o *Objects) Len() int {
 	n := 0
 	for range o.All() {
@@ -131,20 +131,21 @@ func (o *Objects) Len() int {
 	return n
 }
 
-// Sort orders every kind by namespace and name. It changes the lists of o, but not what they share with others.
+// Sort orders every list by namespace and name. Lists that o shares with other snapshots stay as they are: o gets
+// sorted copies.
 func (o *Objects) Sort() { *o = o.Sorted(&nothing) }
 
-var nothing Objects // is never written to
+var nothing Objects // never written to
 
-// Clone copies the lists, not the objects, so that the copy can be added to.
+// Clone returns a copy with lists of its own and the same objects, so that objects can be added to it.
 func (o *Objects) Clone() Objects {
 	out := o.Map(nil)
 	out.Origin = maps.Clone(o.Origin)
 	return out
 }
 
-// Map gives what f makes of every object, which must be of the same type and name, in lists of its own; no f: the
-// objects themselves. Origin is shared.
+// Map returns a snapshot whose lists hold f of every object. f must return an object of the same type and name; a nil
+// f keeps the objects. Origin is shared.
 func (o *Objects) Map(f func(Object) Object) Objects {
 	out := o.bare()
 	for _, k := range kinds {
@@ -155,11 +156,11 @@ func (o *Objects) Map(f func(Object) Object) Objects {
 	return out
 }
 
-// bare gives o without its objects.
+// bare returns o without its objects.
 func (o *Objects) bare() Objects { return Objects{Withheld: o.Withheld, Origin: o.Origin} }
 
-// Sorted gives o with every list sorted by namespace and name; o stays as it is, and lists that are sorted are
-// shared. Those that known has, too, need no look: known is sorted.
+// Sorted returns o with every list sorted by namespace and name. o stays as it is, and lists that are sorted already
+// are shared. known is an earlier snapshot, which must be sorted: what o has in common with it is not compared again.
 func (o *Objects) Sorted(known *Objects) Objects {
 	out := o.bare()
 	for _, k := range kinds {
@@ -170,9 +171,9 @@ func (o *Objects) Sorted(known *Objects) Objects {
 	return out
 }
 
-// Replace gives a copy of o, which is sorted, with now in place of old. Lists and objects that stay the same are
-// shared. It reports false when that cannot be: an object of old is not in o (that very object, not one of its
-// name), or a name of now is taken.
+// Replace returns a copy of o, which must be sorted, with the objects of now in place of those of old. Lists and
+// objects that stay the same are shared. It reports false when that is impossible: an object of old is not in o (the
+// same pointer, not only the same name), or a name of now is taken.
 func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
 	out := o.bare()
 	for _, k := range kinds {
@@ -193,8 +194,8 @@ func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
 	return out, true
 }
 
-// Merge joins snapshots into a new, sorted one. An object that is in there twice is an error, which names both
-// places; of the two the first is kept.
+// Merge joins snapshots into a new, sorted one. An object that occurs twice is an error, which names both places; the
+// first of the two is kept.
 func Merge(parts ...Objects) (Objects, error) {
 	var all Objects
 	var errs []error
@@ -222,7 +223,7 @@ func duplicate(ref Ref, first, second string) error {
 	return fmt.Errorf("%s: %s: already defined at %s: keep one of the two", second, ref, first)
 }
 
-// PodIPs are the addresses that a pod has been given, as they are written.
+// PodIPs returns the addresses that a pod has been given, as they are written in its status.
 func PodIPs(obj *corev1.Pod) []string {
 	var list []string
 	for _, ip := range obj.Status.PodIPs {

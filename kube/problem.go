@@ -20,17 +20,17 @@ const (
 // Problem is something wrong with one object.
 type Problem struct {
 	Severity Severity `json:"severity"`
-	// Object is what it is about.
+	// Object is the object with the problem.
 	Object Ref `json:"object"`
-	// Origin is where the object was written, "file:line", or "".
+	// Origin says where the object was written, "file:line", or is "".
 	Origin string `json:"origin,omitempty"`
-	// Field is the path of the field inside of the object, or "".
+	// Field is the path of the field in the object, or "".
 	Field string `json:"field,omitempty"`
 	// Message is one sentence: what was found, what was expected, what to do.
 	Message string `json:"message"`
 }
 
-// String gives "lab.yaml:14: Pod default/web: spec.nodeName: message", on one line and visible.
+// String returns "lab.yaml:14: Pod default/web: spec.nodeName: message" on one line, passed through visible.Text.
 func (p Problem) String() string {
 	var b strings.Builder
 	for _, part := range []string{p.Origin, p.Object.String(), p.Field} {
@@ -43,10 +43,10 @@ func (p Problem) String() string {
 	return visible.Text(b.String())
 }
 
-// Error gives String, so that a Problem can be returned as an error.
+// Error returns String, so that a Problem can be returned as an error.
 func (p Problem) Error() string { return p.String() }
 
-// Visible gives the Problem with nothing in it that a terminal obeys: objects that it quotes are others'.
+// Visible returns the Problem without characters that a terminal obeys. It quotes objects that others wrote.
 func (p Problem) Visible() Problem {
 	for _, s := range []*string{&p.Object.Kind, &p.Object.Namespace, &p.Object.Name, &p.Origin, &p.Field, &p.Message} {
 		*s = visible.Text(*s)

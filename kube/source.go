@@ -2,16 +2,16 @@ package kube
 
 import "time"
 
-// SourceState is how it stands with where Objects come from.
+// SourceState describes how well a source of Objects works.
 type SourceState struct {
-	// Synced: everything has been read once.
+	// Synced is set once everything has been read.
 	Synced bool
-	// Waiting names what has not, and why.
+	// Waiting lists what has not been read yet, and why.
 	Waiting []string
-	// Server is the API server that answered last, "host:port"; "" for a source that is none.
+	// Server is the API server that answered last, "host:port"; "" for a source without one.
 	Server string
-	// Age is how old the state in force may be: 0 while it is up to date.
+	// Age is how old the objects in use may be, 0 while they are up to date.
 	Age time.Duration
-	// Err is why it is so old, or nil.
+	// Err is why they are old, or nil.
 	Err error
 }

@@ -6,31 +6,32 @@ import (
 	"strings"
 )
 
-// NodeStatus is what an agent knows of its own node and the others need to know.
+// NodeStatus is what an agent knows of its own node and tells the other nodes.
 type NodeStatus struct {
-	// Name is that of the Node.
+	// Name is the name of the Node.
 	Name string
 	// PublicKey is the WireGuard public key in base64.
 	PublicKey string
-	// Endpoint is where WireGuard listens; invalid when that is unknown.
+	// Endpoint is the address where WireGuard listens; invalid when it is unknown.
 	Endpoint netip.AddrPort
-	// Features are what the node can do that others must know of before they count on it, by the names that kube
-	// gives.
+	// Features lists the features that other nodes must know of before they rely on them, by their names in package
+	// kube.
 	Features []string
-	// Addrs are the node's addresses, for a Node that was written without.
+	// Addrs are the node's addresses, for a Node that was written without any.
 	Addrs []netip.Addr
-	// Ready says whether the node's network works; Reason is one sentence when it does not. Neither: that is not
-	// known yet.
+	// Ready says whether the node's network works. When it does not, Reason says why in one sentence. When Ready is
+	// false and Reason empty, the state is not known yet.
 	Ready  bool
 	Reason string
-	// Problems are what the agent sees wrong.
+	// Problems are the problems that the agent sees.
 	Problems []Problem
 }
 
-// StatusAnnotations are those that an agent writes on its own Node, and nobody else does.
+// StatusAnnotations lists the annotations that an agent, and nobody else, writes on its own Node.
 var StatusAnnotations = []string{PublicKeyAnnotation, EndpointAnnotation, FeaturesAnnotation, ProblemsAnnotation}
 
-// Annotations are what s comes to on a Node. Those of StatusAnnotations that are not in there must not be on it.
+// Annotations returns the annotations that express s on a Node. An annotation of StatusAnnotations that is not in the
+// result must be removed from the Node.
 func (s *NodeStatus) Annotations() map[string]string {
 	list := make([]Problem, len(s.Problems)) // an empty list, not null
 	for i, p := range s.Problems {

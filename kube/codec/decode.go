@@ -18,15 +18,15 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// kindIn gives the kind of that name in that version, if a file may hold it.
+// kindIn returns the kind of that name and version, and whether a file may hold it.
 func kindIn(name, version string) (*kube.Kind, bool) {
 	k := kube.KindNamed(name)
 	return k, k != nil && k.Use&kube.InFiles != 0 && k.Group.Version == version
 }
 
-// Decode gives the objects of one file, sorted by namespace and name. The error joins all mistakes that were
-// found, each a kube.Problem with file and line; the objects without mistakes are returned along with it. name is
-// used in messages only.
+// Decode returns the objects of one file, sorted by namespace and name. The error joins all mistakes that were found,
+// each a kube.Problem with file and line; the objects without mistakes are returned along with it. name appears in
+// messages only.
 func Decode(name string, data []byte) (kube.Objects, error) {
 	for _, read := range []func(*parser, []byte) bool{(*parser).jsonStream, (*parser).plainStream, (*parser).yamlStream} {
 		p := parser{name: name, seen: map[kube.Ref]string{}}
@@ -53,7 +53,7 @@ func (p *parser) fail(line int, ref kube.Ref, path, format string, args ...any) 
 
 func (p *parser) at(line int) string { return p.name + ":" + strconv.Itoa(line) }
 
-// mistakeError is a Problem that may be about no object.
+// mistakeError is a Problem that need not belong to an object.
 type mistakeError struct{ kube.Problem }
 
 func (e mistakeError) Error() string {
@@ -65,8 +65,8 @@ func (e mistakeError) Error() string {
 
 func (e mistakeError) Unwrap() error { return e.Problem }
 
-// jsonStream reads what Encode wrote: one object of JSON per document. It is many times faster than YAML. It
-// reports false when the file is something else, or has any mistake: then the other way explains it.
+// jsonStream reads what Encode writes: one JSON object per document, many times faster than YAML. It returns false
+// when the file is something else or has any mistake, which another reader then explains.
 func (p *parser) jsonStream(data []byte) bool {
 	line := 1
 	for doc := range bytes.SplitSeq(data, []byte("\n---\n")) {
@@ -95,8 +95,8 @@ func (p *parser) jsonObject(line int, data []byte) bool {
 	return ok && p.strictly(line, k, data)
 }
 
-// jsonHead finds kind and version where our own writer puts them: at the beginning, which saves a pass over the
-// rest.
+// jsonHead finds kind and apiVersion at the beginning of an object, where Encode puts them. That saves a pass over
+// the rest.
 func jsonHead(data []byte) (name, version string, ok bool) {
 	word := func(before string) string {
 		rest, found := bytes.CutPrefix(data, []byte(before))
@@ -115,7 +115,7 @@ func jsonHead(data []byte) (name, version string, ok bool) {
 	return name, version, name != "" && version != ""
 }
 
-// strictly decodes JSON of that kind and puts the object in; false when there is anything wrong with it.
+// strictly decodes JSON of kind k and adds the object; it returns false when anything is wrong with the JSON.
 func (p *parser) strictly(line int, k *kube.Kind, data []byte) bool {
 	obj := k.New()
 	strict, err := json.UnmarshalStrict(data, obj)
@@ -126,7 +126,7 @@ func (p *parser) strictly(line int, k *kube.Kind, data []byte) bool {
 	return true
 }
 
-// yamlStream reads everything, and explains what is wrong.
+// yamlStream reads every file and explains every mistake.
 func (p *parser) yamlStream(data []byte) bool {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
@@ -161,7 +161,7 @@ func (p *parser) document(n *yaml.Node) {
 	}
 }
 
-// refOf names an object as well as its text allows.
+// refOf names an object as precisely as its text allows.
 func refOf(v *value) kube.Ref {
 	meta := v.get("metadata")
 	ref := kube.Ref{Kind: v.get("kind").text(), Namespace: meta.get("namespace").text(), Name: meta.get("name").text()}
@@ -223,7 +223,7 @@ func (p *parser) list(v, items *value) {
 		p.fail(v.line, kube.Ref{}, "", "kind %s needs a list of items", v.get("kind").text())
 		return
 	}
-	// The items of a PodList say nothing of their kind: the list does.
+	// The items of a PodList have no kind of their own: it follows from the list's.
 	k := kube.KindNamed(strings.TrimSuffix(v.get("kind").text(), "List"))
 	for _, item := range items.items {
 		if k != nil && item.kind == mapValue && item.get("kind") == nil && item.get("apiVersion") == nil {
@@ -251,7 +251,7 @@ func (p *parser) decode(v *value, k *kube.Kind) {
 	p.add(v.line, k, obj)
 }
 
-// add puts a decoded object in, after what an API server would have done to it.
+// add adds a decoded object, after the conversions that an API server would make.
 func (p *parser) add(line int, k *kube.Kind, obj kube.Object) {
 	if s, ok := obj.(*corev1.Secret); ok && len(s.StringData) > 0 {
 		if s.Data == nil {

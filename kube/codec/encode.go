@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// Encode gives the text of a file with these objects, kind by kind, sorted by namespace and name: one document of
-// JSON each, which is YAML too and much faster to decode. objs stay as they are.
+// Encode returns the text of a file with objs, kind by kind, sorted by namespace and name. Each object is a document
+// of JSON, which is valid YAML and much faster to decode. Encode does not change objs.
 func Encode(objs kube.Objects) ([]byte, error) {
 	objs = objs.Clone()
 	objs.Sort()
@@ -26,7 +26,7 @@ func Encode(objs kube.Objects) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// marshal writes one object as JSON with apiVersion and kind, which objects of client-go are often without.
+// marshal returns one object as JSON with apiVersion and kind, which objects of client-go often lack.
 func marshal(obj kube.Object) ([]byte, error) {
 	doc, err := json.Marshal(obj)
 	if err != nil || !obj.GetObjectKind().GroupVersionKind().Empty() {
@@ -34,5 +34,5 @@ func marshal(obj kube.Object) ([]byte, error) {
 	}
 	k := kube.KindOf(obj)
 	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,`, k.Group.Version, k.Name)
-	return append([]byte(head), doc[1:]...), nil // there is always a field to follow: metadata
+	return append([]byte(head), doc[1:]...), nil // a field always follows: metadata
 }

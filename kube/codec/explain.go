@@ -135,7 +135,7 @@ func (e *explainer) number(v *value, t reflect.Type, path string) {
 	}
 }
 
-// jsonFields collects the fields of a struct by their JSON names, embedded ones included.
+// jsonFields collects the fields of a struct by their JSON names, including the fields of embedded structs.
 func jsonFields(t reflect.Type, into map[string]reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -155,7 +155,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// suggest names the known field that was probably meant: at most two edits away, or one third of a long name.
+// suggest names the known field that was probably meant: at most two edits away, or a third of the length of a long
+// name.
 func suggest(key string, known map[string]reflect.Type) string {
 	best, least := "", max(2, len(key)/3)+1
 	names := make([]string, 0, len(known))
@@ -174,7 +175,8 @@ func suggest(key string, known map[string]reflect.Type) string {
 	return fmt.Sprintf(" (did you mean %q?)", best)
 }
 
-// distance is the number of insertions, deletions and replacements (Levenshtein) between two words.
+// distance returns the Levenshtein distance of two words: the number of insertions, deletions and replacements
+// between them.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

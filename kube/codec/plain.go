@@ -6,25 +6,25 @@ import (
 )
 
 // plain turns the YAML that programs print (and most people write) into JSON in one pass over the text, many times
-// faster than a complete parser: blocks of mappings and lists by indentation, plain and simply quoted scalars of ASCII
-// on one line, {} and []. It never guesses: at whatever is not certain to mean the same to a complete parser it gives
-// up, mistakes included, and the complete parser reads the file from its beginning.
+// faster than a complete parser. It understands blocks of mappings and lists by indentation, plain and simply quoted
+// ASCII scalars on one line, {} and []. It never guesses: it gives up, also at mistakes, wherever a complete parser
+// might read something else, and then the complete parser reads the file from its beginning.
 type plain struct {
 	rest   []byte // after the current line
-	number int    // of the current line, from 1
+	number int    // of the current line, counted from 1
 	indent int
-	text   []byte // of the current line without indentation; empty at the end of a document
-	end    bool   // of the file
+	text   []byte // the current line without indentation; empty at the end of a document
+	end    bool   // the file has ended
 	out    []byte
 	nodes  int
-	// kind and version are those of the document's object.
+	// kind and version are the kind and apiVersion of the document's object.
 	kind, version string
 }
 
-// maxKeys is the largest mapping whose keys are compared with one another.
+// maxKeys is the number of keys up to which a mapping is plain. Each key is compared with all others.
 const maxKeys = 64
 
-// plainStream reads a whole file; false when it is not plain or has any mistake.
+// plainStream reads a whole file; it returns false when the file is not plain or has any mistake.
 func (p *parser) plainStream(data []byte) bool {
 	d := plain{rest: data, out: make([]byte, 0, len(data))}
 	for !d.end {
@@ -47,7 +47,8 @@ func (p *parser) plainStream(data []byte) bool {
 	return len(p.errs) == 0
 }
 
-// advance goes to the next line that has something in it. Between documents, and at the end of the file, text is empty.
+// advance goes to the next line that is not blank or a comment. text is empty between documents and at the end of the
+// file.
 func (d *plain) advance() bool {
 	for len(d.rest) > 0 {
 		line := d.rest
@@ -91,13 +92,13 @@ func printable(text []byte) bool {
 
 func (d *plain) item() bool { return d.text[0] == '-' && (len(d.text) == 1 || d.text[1] == ' ') }
 
-// count bounds what a document may hold, as the complete parser does.
+// count enforces the limits of a document, as the complete parser does.
 func (d *plain) count(depth int) bool {
 	d.nodes++
 	return d.nodes <= maxNodes && depth <= maxDepth
 }
 
-// mapping reads one whose keys stand at indent, from the current line on.
+// mapping reads, from the current line on, a mapping whose keys stand at indent.
 func (d *plain) mapping(indent, depth int) bool {
 	if !d.count(depth) {
 		return false
@@ -129,14 +130,14 @@ func (d *plain) mapping(indent, depth int) bool {
 			return false
 		}
 		if len(d.text) > 0 && d.indent > indent {
-			return false // the scalar goes on, or the indentation is off
+			return false // the scalar continues, or the indentation is wrong
 		}
 	}
 	d.out = append(d.out, '}')
 	return n > 0
 }
 
-// nested reads what belongs to a key at indent that has nothing on its own line.
+// nested reads the value of a key at indent, when it does not stand on the key's own line.
 func (d *plain) nested(indent, depth int) bool {
 	switch {
 	case len(d.text) > 0 && d.indent > indent && !d.item():
@@ -148,7 +149,7 @@ func (d *plain) nested(indent, depth int) bool {
 	return d.count(depth)
 }
 
-// list reads one whose dashes stand at indent.
+// list reads a list whose dashes stand at indent.
 func (d *plain) list(indent, depth int) bool {
 	if !d.count(depth) {
 		return false
@@ -180,9 +181,10 @@ func (d *plain) list(indent, depth int) bool {
 	return true
 }
 
-// splitKey gives the key that a line begins with, and what follows it; no key when the line is anything else.
+// splitKey returns the key that a line begins with and the text after it, or no key when the line begins with
+// anything else.
 func splitKey(text []byte) (key, rest []byte) {
-	const longest = 256 // a key of more than 1024 bytes is none
+	const longest = 256 // YAML has a limit too: a key of more than 1024 bytes is an error
 	for i, c := range text[:min(len(text), longest)] {
 		switch {
 		case 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9':
@@ -237,11 +239,11 @@ type plainScalar uint8
 
 const (
 	unclearScalar plainScalar = iota
-	literalScalar             // is JSON as it stands
+	literalScalar             // valid JSON as it stands
 	textScalar
 )
 
-// judgePlain says what a scalar without quotes is (YAML 1.2 as go.yaml.in/yaml/v3 has it, which knows some of 1.1).
+// judgePlain classifies a scalar without quotes, by YAML 1.2 with the parts of 1.1 that go.yaml.in/yaml/v3 keeps.
 func judgePlain(text []byte) plainScalar {
 	if bytes.ContainsAny(text, `"\`) || bytes.Contains(text, []byte(": ")) || bytes.Contains(text, []byte(" #")) ||
 		text[len(text)-1] == ':' {
@@ -264,9 +266,9 @@ func judgePlain(text []byte) plainScalar {
 	return unclearScalar
 }
 
-// judgeNumber is about what begins with a digit.
+// judgeNumber classifies a scalar that begins with a digit.
 func judgeNumber(text []byte) plainScalar {
-	const safe = 15 // digits, of which every number fits everywhere
+	const safe = 15 // a number with so few digits fits every type
 	dots, digits := 0, 0
 	for i, c := range text {
 		switch {
@@ -277,7 +279,7 @@ func judgeNumber(text []byte) plainScalar {
 				return textScalar // an address or a version
 			}
 		case c == '-' && text[i-1] != 'e' && text[i-1] != 'E':
-			return textScalar // no number has it there: a UID
+			return textScalar // a number has no minus sign there: this is a UID
 		}
 	}
 	if digits == len(text) && digits <= safe && (text[0] != '0' || digits == 1) {

@@ -12,34 +12,34 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The errors of the YAML parser are mere strings. Those of its scanner say in which line they are. Those of its grammar
-// say where the list or mapping begins in which they are, and count lines from 0.
+// The YAML parser returns errors as text. An error of its scanner names the line of the mistake. An error of its
+// grammar names the line where the enclosing list or mapping begins, counted from 0.
 var (
 	yamlError    = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 	grammarError = regexp.MustCompile(`^did not find expected (',' or|node content|<)`)
 	indentError  = regexp.MustCompile(`^did not find expected (key|'-' indicator)`)
 )
 
-// syntaxError finds the line of an error of the YAML parser.
+// syntaxError returns the line and the message of an error of the YAML parser.
 func syntaxError(data []byte, err error) (line int, msg string) {
 	m := yamlError.FindStringSubmatch(strings.ReplaceAll(err.Error(), "\n", " "))
 	if m == nil {
 		return 1, err.Error()
 	}
-	line, _ = strconv.Atoi(m[1]) // no number: the first line
+	line, _ = strconv.Atoi(m[1]) // without a number, the first line
 	switch msg = m[2]; {
 	case indentError.MatchString(msg):
 		line = firstBadLine(data, msg)
 	case grammarError.MatchString(msg):
 		line++
 	}
-	// The end of the file is where the parser misses things, and may be behind the last line.
+	// The parser reports what is missing at the end of the file, possibly behind the last line.
 	lines := bytes.Count(bytes.TrimRight(data, "\n"), []byte("\n")) + 1
 	return min(max(line, 1), lines), msg
 }
 
-// firstBadLine searches the shortest beginning of data that has the error already. That is the line of the error
-// because any beginning of a good block of YAML, cut between lines, does not have one of this sort.
+// firstBadLine searches the shortest beginning of data that has the error. Its last line is the line of the mistake,
+// because a beginning of a correct block of YAML, cut between lines, never has an error of this sort.
 func firstBadLine(data []byte, msg string) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {
@@ -48,7 +48,7 @@ func firstBadLine(data []byte, msg string) int {
 	})
 }
 
-// syntaxOf gives the first syntax error of a stream.
+// syntaxOf returns the first syntax error of a stream, or nil.
 func syntaxOf(data []byte) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {

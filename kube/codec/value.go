@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is one YAML node with its aliases and merge keys resolved: what JSON can say, with lines.
+// value is one YAML node with its aliases and merge keys resolved: what JSON can express, with line numbers.
 type value struct {
 	line   int
 	kind   valueKind
@@ -33,7 +33,7 @@ type field struct {
 	value *value
 }
 
-// get gives a field of a mapping, nil when there is none.
+// get returns a field of a mapping, or nil when there is none.
 func (v *value) get(key string) *value {
 	if v == nil {
 		return nil
@@ -46,7 +46,7 @@ func (v *value) get(key string) *value {
 	return nil
 }
 
-// text gives a string scalar, "" for everything else.
+// text returns a string scalar, or "" for everything else.
 func (v *value) text() string {
 	if v == nil {
 		return ""
@@ -55,7 +55,7 @@ func (v *value) text() string {
 	return s
 }
 
-// Limits of one document. An alias is repeated wherever it is used, so that a few lines can mean gigabytes.
+// The limits of one document. Every use of an alias counts again, because a few lines can otherwise mean gigabytes.
 const (
 	maxNodes = 1 << 18
 	maxDepth = 200
@@ -139,7 +139,7 @@ func (r *resolver) mapping(n *yaml.Node, v *value, depth int) error {
 	return nil
 }
 
-// merge adds the fields of a merge key ("<<"): what the mapping says itself, or an earlier merge said, goes first.
+// merge adds the fields of a merge key ("<<"). Fields of the mapping itself, and of earlier merges, take precedence.
 func (r *resolver) merge(n *yaml.Node, v *value, seen map[string]int, depth int) error {
 	from, err := r.value(n, depth+1)
 	if err != nil {
@@ -231,7 +231,7 @@ func appendString(b []byte, s string) []byte {
 	return append(b, quoted...)
 }
 
-// describe says what v is, for messages.
+// describe returns a description of v for messages.
 func (v *value) describe() string {
 	switch v.kind {
 	case mapValue:

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// IngressSecrets names the Secrets that the Ingresses we serve get their certificates from.
+// IngressSecrets returns the Secrets that hold the certificates of the Ingresses Tapestry serves.
 func IngressSecrets(objs *kube.Objects) []kube.Ref {
 	var list []kube.Ref
 	for _, obj := range Ingresses(objs) {
@@ -27,7 +27,7 @@ func IngressSecrets(objs *kube.Objects) []kube.Ref {
 	return list
 }
 
-// certificateStage turns the Secrets that Ingresses name into certificates. A key pair is parsed once.
+// certificateStage turns the Secrets that Ingresses name into certificates. It parses each key pair once.
 type certificateStage struct {
 	used   memo[certificateKey, []*corev1.Secret]
 	parsed memo[*corev1.Secret, *tls.Certificate]
@@ -40,11 +40,11 @@ type certificateKey struct {
 	withheld list[kube.Ref]
 }
 
-// tlsEntry is one of spec.tls.
+// tlsEntry is one entry of spec.tls.
 type tlsEntry struct {
 	field  string
 	secret objectName
-	hosts  []tlsHost // none: all that the certificate is for
+	hosts  []tlsHost // none means all hosts of the certificate
 }
 
 type tlsHost struct{ field, name string }
@@ -69,7 +69,7 @@ func (r *rules) parseTLS(obj *networkingv1.Ingress, i int, say *kube.Report) {
 	}
 }
 
-// of gives the certificates. withheld are Secrets, among others, that nobody shows us.
+// of returns the certificates. withheld holds, among others, the Secrets that the agent may not read.
 func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, withheld []kube.Ref, say *kube.Report) []ingress.Certificate {
 	used := s.used.once(certificateKey{rules: identity(all), secrets: identity(secrets)}, say, func(*kube.Report) []*corev1.Secret {
 		return usedSecrets(all, secrets)
@@ -80,7 +80,7 @@ func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, withheld [
 	})
 }
 
-// usedSecrets gives those of the sorted Secrets that are named, in their order.
+// usedSecrets returns the Secrets that Ingresses name, in the order of secrets, which must be sorted.
 func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
 	var used []*corev1.Secret
 	for _, r := range all {
@@ -94,14 +94,14 @@ func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
 	return slices.Compact(used)
 }
 
-// knownPairs are the key pairs of the Secrets that are used, by the same index; nil is one that cannot be used.
+// knownPairs holds the used Secrets and their key pairs, by the same index; a pair is nil when it cannot be used.
 type knownPairs struct {
 	secrets  []*corev1.Secret
 	pairs    []*tls.Certificate
 	withheld []kube.Ref
 }
 
-// of gives the key pair of a Secret, and what is wrong where there is no such Secret.
+// of returns the key pair of a Secret, or says what is wrong when the Secret does not exist or may not be read.
 func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 	i, found := slices.BinarySearchFunc(p.secrets, name, func(s *corev1.Secret, n objectName) int { return nameOf(s).compare(n) })
 	switch {
@@ -114,8 +114,9 @@ func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 	return nil, fmt.Sprintf("there is no Secret %s: create it, with tls.crt and tls.key", name)
 }
 
-// certificates joins what Ingresses say of their Secrets, the older Ingress first: of several certificates for one host
-// that one is served, so that nobody takes it from others. The younger is there for when the older's cannot be used.
+// certificates returns the certificates that Ingresses name, those of the oldest Ingress first. Of several
+// certificates for one host the first is served, so that nobody takes a host from others. A later one is there for
+// when the first cannot be used.
 func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
 	var list []ingress.Certificate
 	first := map[string]*tlsOwner{} // by host
@@ -155,19 +156,19 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 	return list
 }
 
-// tlsOwner is who named a certificate for a host first.
+// tlsOwner says which Ingress first named a certificate for a host.
 type tlsOwner struct {
 	ingress kube.Ref
 	secret  objectName
 }
 
-// tlsName is a host that the certificate of a Secret is served for.
+// tlsName is a host for which the certificate of a Secret is served.
 type tlsName struct {
 	secret objectName
 	host   string
 }
 
-// hostsOf gives the hosts of an entry: as written, else those of its certificate.
+// hostsOf returns the hosts of an entry, or those of its certificate when the entry names none.
 func hostsOf(entry *tlsEntry, cert *tls.Certificate) []tlsHost {
 	if len(entry.hosts) > 0 {
 		return entry.hosts
@@ -186,7 +187,7 @@ func forHost(cert *tls.Certificate, host string) bool {
 	return cert.Leaf.VerifyHostname(strings.Replace(host, "*", "wildcard", 1)) == nil
 }
 
-// keyPair parses a TLS Secret; nil when it cannot be used.
+// keyPair parses a TLS Secret. It returns nil when the key pair cannot be used.
 func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {
 	ref := kube.RefOf(secret)
 	for _, field := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
@@ -199,8 +200,8 @@ func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {
 	if err == nil {
 		return &pair
 	}
-	// Which of the two is bad: the error of crypto/tls says "certificate input" for one, "key" or a mismatch for
-	// the other.
+	// The error of crypto/tls tells which of the two is bad: it has "certificate input" for the certificate, and
+	// "key" or a mismatch for the key.
 	field := corev1.TLSPrivateKeyKey
 	if strings.Contains(err.Error(), "certificate input") || strings.Contains(err.Error(), "x509") {
 		field = corev1.TLSCertKey

@@ -12,29 +12,32 @@ import (
 
 const healthPortField = "spec.healthCheckNodePort"
 
-// claim is what one Service alone may have: an address, a port of all nodes, or a port at an address from outside.
+// claim is something that only one Service may have: an address, a port on all nodes, or a port at an external
+// address.
 type claim struct {
 	addr  netip.Addr // invalid for a node port
 	port  uint16     // 0 for an address with all of its ports
 	proto packet.Proto
 }
 
-// claimed is a claim and the field that says so.
+// claimed is a claim and the field that makes it.
 type claimed struct {
 	claim
 	field string
-	// outside is set when the address is one from outside: a load balancer's, or of spec.externalIPs. Services share
-	// those, on different ports; a cluster address goes before them.
+	// outside is set when the address is an external one: a load balancer's, or one of spec.externalIPs. Several
+	// Services may share an external address on different ports. A cluster address takes precedence over an external
+	// one.
 	outside bool
 }
 
-// claims are those of all Services.
+// claims holds the claims of all Services.
 type claims struct {
 	groups[claim, *front]
-	version int // another one when something has another owner
+	version int // changes whenever a claim changes its owner
 }
 
-// set brings them up to date, and gives the Services that have, or had, to do with others that want the same.
+// set replaces the Services whose claims are held. It returns the Services that share, or shared, a changed claim
+// with others.
 func (c *claims) set(fronts []*front) (contested []*front) {
 	changed := c.groups.set(fronts, compareFronts, func(f *front, yield func(claim)) {
 		for i := range f.claims {
@@ -55,7 +58,8 @@ func (c *claims) set(fronts []*front) (contested []*front) {
 	return contested
 }
 
-// sameOwner reports whether two owners of a claim, nil for none, are one Service, which has it in the same way.
+// sameOwner reports whether two owners of a claim (nil for none) are the same Service and have the claim in the same
+// way.
 func sameOwner(k claim, a, b *front) bool {
 	if a == nil || b == nil {
 		return a == b
@@ -63,9 +67,9 @@ func sameOwner(k claim, a, b *front) bool {
 	return a.name() == b.name() && a.hasNodePort(k.port, k.proto) == b.hasNodePort(k.port, k.proto)
 }
 
-// owner gives the Service that has what is claimed; nil: nobody alone. A cluster address goes before one from outside.
-// Of two that are alike the older Service has it, so that nobody takes from others what they had, and of two as old
-// the lesser name, so that all nodes agree.
+// owner returns the Service that has a claim, or nil when no Service does. A cluster address takes precedence over an
+// external one. Otherwise the older Service wins, so that nobody takes what others have already. Of two Services of
+// the same age the lesser name wins, so that all nodes agree.
 func (c *claims) owner(k claim) *front { return ownerOf(k, c.of[k]) }
 
 func ownerOf(k claim, group []*front) (owner *front) {
@@ -80,17 +84,17 @@ func ownerOf(k claim, group []*front) (owner *front) {
 	return owner
 }
 
-// isAt reports whether a Service asks for a cluster address.
+// isAt reports whether a Service claims a as a cluster address.
 func (f *front) isAt(a netip.Addr) bool {
 	return slices.ContainsFunc(f.claims, func(c claimed) bool { return !c.outside && c.claim == claim{addr: a} })
 }
 
-// hasNodePort reports whether a Service asks for a node port, by which it is served.
+// hasNodePort reports whether a Service claims port as a node port of one of its ports.
 func (f *front) hasNodePort(port uint16, proto packet.Proto) bool {
 	return port != 0 && slices.ContainsFunc(f.Ports, func(p services.Port) bool { return p.NodePort == port && p.Protocol == proto })
 }
 
-// settle takes from a Service what others have.
+// settle returns f without the claims that other Services own, and reports each of them.
 func (c *claims) settle(f *front, say *kube.Report) *front {
 	kept := f
 	for i := range f.claims {
@@ -107,7 +111,7 @@ func (c *claims) settle(f *front, say *kube.Report) *front {
 	return kept
 }
 
-// clone gives a copy of which addresses, ports and claims may be changed.
+// clone returns a copy whose addresses, ports and claims may be changed.
 func (f *front) clone() *front {
 	own := *f
 	own.claims = slices.Clone(f.claims)
@@ -115,7 +119,7 @@ func (f *front) clone() *front {
 	return &own
 }
 
-// lose takes from a Service what another has.
+// lose takes the claim k from a Service, because owner has it, and reports that.
 func (f *front) lose(k *claimed, owner kube.Ref, say *kube.Report) {
 	switch {
 	case k.outside && k.port == 0:

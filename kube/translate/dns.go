@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// name gives what the name of a Service leads to; nil for one that leads nowhere.
+// name returns what the name of a Service leads to, or nil when the Service leads nowhere.
 func (s *serviceStage) name(f *front, say *kube.Report) *dns.Service {
 	return s.named.kept(f, compareFronts, s.leadsTo(f, say))
 }
@@ -47,12 +47,12 @@ func dnsPorts(list []services.EndpointPort) []dns.Port {
 	return out
 }
 
-// hasHostnames reports whether an endpoint of a slice was given a name.
+// hasHostnames reports whether an endpoint of a slice has a hostname.
 func hasHostnames(s *discoveryv1.EndpointSlice) bool {
 	return slices.ContainsFunc(s.Endpoints, func(e discoveryv1.Endpoint) bool { return deref(e.Hostname, "") != "" })
 }
 
-// hostnamesOf gives the names that endpoints were given. Of several for one spot the first counts.
+// hostnamesOf returns the hostnames of endpoints. When a spot has several, the first counts.
 func hostnamesOf(list []*discoveryv1.EndpointSlice) map[spot]string {
 	names := map[spot]string{}
 	for _, s := range list {
@@ -72,7 +72,8 @@ func hostnamesOf(list []*discoveryv1.EndpointSlice) map[spot]string {
 	return names
 }
 
-// dnsAddrs are where pods ask for names: the addresses of the Service kube-system/kube-dns, else the usual ones.
+// dnsAddrs returns the addresses where pods ask for names: those of the Service kube-system/kube-dns, or else the
+// default ones.
 func dnsAddrs(names []*dns.Service, ranges []netip.Prefix) []netip.Addr {
 	i, found := slices.BinarySearchFunc(names, kubeDNS, func(s *dns.Service, n objectName) int {
 		return objectName{s.Namespace, s.Name}.compare(n)

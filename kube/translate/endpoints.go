@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// spot is an address and who serves there. Several pods may have one address: those on the network of one node for
-// good, and for a while one that terminates and the one that got its address (discovery/v1 Endpoint.targetRef).
+// spot is an address and the pod that serves there. Several pods may have one address: permanently on the network of
+// their node, and for a while when one terminates and another has got its address (discovery/v1 Endpoint.targetRef).
 type spot struct {
 	addr netip.Addr
 	id   string
@@ -27,16 +27,17 @@ type standing struct {
 	ready, serving, terminating bool
 }
 
-// endpoints joins the EndpointSlices of one Service. A spot may be in several of them, for good when its pod has
-// target ports the others have not, and for a moment when the controller moves it (KEP-752: consumers must merge). It
-// stays several endpoints where they disagree: whoever chooses takes the one in the best state.
+// endpoints joins the EndpointSlices of one Service. A spot may be in several slices: permanently when its pod has
+// target ports that the others lack, and for a moment when the controller moves it (KEP-752: consumers must merge).
+// Where the slices disagree about its state, the spot stays several endpoints, and the backend choice takes the one
+// in the best state.
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
 	var all []services.Endpoint
 	known := map[standing]int{}
-	several := map[int]*layers{} // those that were met again
+	several := map[int]*layers{} // the endpoints of known that occur in several slices, by index in all
 	for _, s := range list {
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
-			continue // deprecated, and of no use to a packet
+			continue // deprecated, and no packet can use a name
 		}
 		ports := endpointPorts(s, say)
 		for i := range s.Endpoints {
@@ -68,11 +69,12 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 	return all
 }
 
-// layers joins endpoints of one standing: of each name and protocol one port to a layer. Slices that name no pod may
-// have an address serve one port of the Service at several numbers.
+// layers joins endpoints of one standing. A layer has at most one port of each name and protocol. There may be
+// several layers, because slices that name no pod may have one address serve a port of the Service at several
+// numbers.
 type layers struct {
 	list []services.Endpoint
-	of   map[namedPort]map[uint16]int // the layer of each number
+	of   map[namedPort]map[uint16]int // the layer of each port number
 }
 
 // namedPort is a port's name and protocol.
@@ -83,14 +85,14 @@ type namedPort struct {
 
 func newLayers(first services.Endpoint) *layers {
 	ports := first.Ports
-	first.Ports = make([]services.EndpointPort, 0, 2*len(ports)) // endpoints of a slice share theirs
+	first.Ports = make([]services.EndpointPort, 0, 2*len(ports)) // the endpoints of a slice share their list
 	l := &layers{list: []services.Endpoint{first}, of: make(map[namedPort]map[uint16]int, len(ports))}
 	first.Ports = ports
 	l.add(first)
 	return l
 }
 
-// add joins the ports of one more endpoint.
+// add adds the ports of one more endpoint.
 func (l *layers) add(e services.Endpoint) {
 	for _, p := range e.Ports {
 		k := namedPort{p.Name, p.Protocol}
@@ -115,7 +117,7 @@ func endpointPorts(s *discoveryv1.EndpointSlice, say *kube.Report) []services.En
 	var list []services.EndpointPort
 	for i, p := range s.Ports {
 		if p.Port == nil {
-			continue // "all ports" has no meaning for a Service, whose ports are all numbered
+			continue // nil means "all ports", which no Service can use: its ports all have numbers
 		}
 		ep := services.EndpointPort{}
 		if p.Name != nil {
@@ -145,14 +147,14 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 		say.Errorf(kube.RefOf(s), field, "is empty: expected one address")
 		return services.Endpoint{}, false
 	}
-	// The addresses of one endpoint are alternatives, and the first is as good as any (discovery/v1
-	// Endpoint.addresses).
+	// The addresses of one endpoint are alternatives: any of them will do (discovery/v1 Endpoint.addresses).
 	addr, err := netip.ParseAddr(obj.Addresses[0])
 	if err != nil || addr.Is4In6() || addr.Is4() != (s.AddressType == discoveryv1.AddressTypeIPv4) {
 		say.Errorf(kube.RefOf(s), field, "%q is no %s address: expected one like those of pods", obj.Addresses[0], s.AddressType)
 		return services.Endpoint{}, false
 	}
-	// What means something to the host itself must never get a packet; the API server refuses it for the same reason.
+	// An address with a meaning to the host itself must never get a packet. The API server refuses it for the same
+	// reason.
 	if what := addressing.Special(addr); what != "" {
 		say.Errorf(kube.RefOf(s), field, "%s is %s, which no backend can have: name the address of a pod or of a host", addr, what)
 		return services.Endpoint{}, false
@@ -173,7 +175,7 @@ func parseEndpoint(s *discoveryv1.EndpointSlice, i int, at site, say *kube.Repor
 	return e, true
 }
 
-// idOf is who serves at an endpoint's address: the pod, else whoever has the address.
+// idOf identifies who serves at an endpoint's address: the pod by its UID, or else the address itself.
 func idOf(obj *discoveryv1.Endpoint, addr netip.Addr) string {
 	if ref := obj.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
 		return string(ref.UID)

@@ -14,31 +14,31 @@ import (
 var (
 	// apiServer is the Service whose endpoints are the API servers.
 	apiServer = objectName{"default", "kubernetes"}
-	// kubeDNS is the Service at whose addresses pods ask for names.
+	// kubeDNS is the Service that pods ask for names.
 	kubeDNS = objectName{"kube-system", "kube-dns"}
 )
 
-// freeStage takes from Services the addresses that are somebody's who is no Service. Packets for an address of a
-// Service go to its endpoints, wherever they would go otherwise, so whoever has a pod's, a node's or cluster DNS's gets
-// what is meant for those. An API server gives cluster addresses out of the service ranges; a load balancer's stand in
-// the status, where everybody with a right on services/status writes what he likes.
+// freeStage takes from Services the addresses that belong to something else. Packets for an address of a Service go
+// to its endpoints instead of to the address's owner. So a Service with the address of a pod, a node or cluster DNS
+// would receive what is meant for the owner. An API server assigns cluster addresses from the service ranges only. A
+// load balancer's addresses stand in the status, where everybody with a right on services/status may write anything.
 type freeStage struct {
 	key    takenKey
 	fronts memo[*front, *front]
 }
 
-// taken are the addresses that are taken.
+// taken has the inputs that say which addresses are taken.
 type taken struct {
 	around
 	servers []*discoveryv1.EndpointSlice // of the API servers
 }
 
-// takenKey is what taken addresses hang on.
+// takenKey identifies the inputs on which the stage's results depend.
 type takenKey struct {
 	ranges, pods list[netip.Prefix]
 	nodes        list[netip.Addr]
 	servers      list[*discoveryv1.EndpointSlice]
-	dns          *front // nil: there is no such Service
+	dns          *front // nil when there is no such Service
 }
 
 func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
@@ -51,7 +51,7 @@ func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 	if dns != nil && len(dns.ClusterIPs) > 0 {
 		at = dns.ClusterIPs
 	}
-	servers := endpoints(t.servers, t.site, new(kube.Report)) // told where the Service is joined with them
+	servers := endpoints(t.servers, t.site, new(kube.Report)) // reported where the Service is joined
 	return s.fronts.each(parsed, compareFronts, nil, say, func(f *front, say *kube.Report) *front {
 		kept := f
 		for i := range f.claims {
@@ -76,7 +76,8 @@ func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 	})
 }
 
-// taken says whose an address is; "" when it is nobody's besides Services. dns are those of cluster DNS.
+// taken says what owns the address that f claims with k, or returns "" when only Services may. dns holds the
+// addresses of cluster DNS.
 func (t *taken) taken(f *front, k *claimed, dns []netip.Addr) string {
 	in, inRange := serviceRange(t.ranges, k.addr)
 	pods, inPods := containing(t.nodes.netstack.ClusterCIDRs, k.addr)
@@ -94,8 +95,8 @@ func (t *taken) taken(f *front, k *claimed, dns []netip.Addr) string {
 	return ""
 }
 
-// listening says that an API server listens at an address and port that f has from outside. Load balancers that run on
-// nodes give nodes' addresses, so that an address as a whole may be a Service's.
+// listening returns a message when an API server listens on the external address a at a port of f, and "" otherwise.
+// Only address and port together are refused, because load balancers that run on nodes hand out the nodes' addresses.
 func listening(f *front, a netip.Addr, servers []services.Endpoint) string {
 	for i := range servers {
 		for _, sp := range servers[i].Ports {
@@ -107,7 +108,7 @@ func listening(f *front, a netip.Addr, servers []services.Endpoint) string {
 	return ""
 }
 
-// leave takes an address from a Service, with all that it claims there.
+// leave removes the address of k from a Service, with all claims on it.
 func (f *front) leave(k *claimed) {
 	is := func(a netip.Addr) bool { return a == k.addr }
 	f.claims = slices.DeleteFunc(f.claims, func(c claimed) bool { return c.addr == k.addr && c.outside == k.outside })
@@ -118,7 +119,7 @@ func (f *front) leave(k *claimed) {
 	}
 }
 
-// findFront gives the Service of that name, or nil.
+// findFront returns the Service of that name, or nil.
 func findFront(sorted []*front, name objectName) *front {
 	i, found := slices.BinarySearchFunc(sorted, name, func(f *front, n objectName) int { return f.name().compare(n) })
 	if !found {
@@ -127,7 +128,8 @@ func findFront(sorted []*front, name objectName) *front {
 	return sorted[i]
 }
 
-// serviceRange gives the service range that an address lies in. They are few, and may lie in one another.
+// serviceRange returns the first service range that contains the address. The ranges are few, and may contain one
+// another.
 func serviceRange(ranges []netip.Prefix, a netip.Addr) (netip.Prefix, bool) {
 	for _, p := range ranges {
 		if p.Contains(a) {
@@ -137,7 +139,7 @@ func serviceRange(ranges []netip.Prefix, a netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// containing gives the range that an address lies in, out of sorted ones of which no two overlap.
+// containing returns the range that contains the address. ranges must be sorted, and no two may overlap.
 func containing(ranges []netip.Prefix, a netip.Addr) (netip.Prefix, bool) {
 	i, found := slices.BinarySearchFunc(ranges, a, func(p netip.Prefix, a netip.Addr) int { return p.Addr().Compare(a) })
 	if !found {

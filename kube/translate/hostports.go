@@ -12,9 +12,9 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// hostPorts are the ports of a node's addresses that its pods ask for. The pods are walked in the order in which they
-// get what they ask for: those that stay before those that go, then the older ones. The scheduler sees to it that no
-// two ask for the same, unless somebody names the node himself or a pod has not gone yet.
+// hostPorts returns the hostPorts that the pods of a node ask for. Earlier pods win: those that stay before those
+// that terminate, then the older ones. The scheduler prevents that two pods ask for the same port, unless somebody
+// sets spec.nodeName himself or a pod has not terminated yet.
 func hostPorts(all []*corev1.Pod, node string, say *kube.Report) []services.HostPort {
 	var pods []*corev1.Pod
 	for _, obj := range all {
@@ -45,8 +45,9 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// eachHostPort yields the hostPorts of the containers that run as long as the pod does: sidecars are init containers
-// which are always restarted (KEP-753); the other init containers have ended when anyone could want them.
+// eachHostPort yields the hostPorts of the containers that run as long as the pod does. A sidecar is an init
+// container that is always restarted (KEP-753). All other init containers have ended before anyone could use their
+// ports.
 func eachHostPort(obj *corev1.Pod, yield func(field string, p *corev1.ContainerPort)) {
 	containers := func(field string, list []corev1.Container, take func(*corev1.Container) bool) {
 		for i := range list {
@@ -63,7 +64,8 @@ func eachHostPort(obj *corev1.Pod, yield func(field string, p *corev1.ContainerP
 	containers("spec.containers", obj.Spec.Containers, func(*corev1.Container) bool { return true })
 }
 
-// hostPort gives what one port comes to: one for each address family of the pod that the port is asked for.
+// hostPort returns the entries for one port: one for each of the pod's address families in which the port is asked
+// for.
 func hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []services.HostPort, say *kube.Report) []services.HostPort {
 	ref := kube.RefOf(obj)
 	proto, ok := protoOf(p.Protocol)
@@ -90,7 +92,7 @@ func hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []s
 	for _, text := range kube.PodIPs(obj) {
 		pod, err := netip.ParseAddr(text)
 		if err != nil {
-			continue // said where pods are looked at
+			continue // reported where pods are parsed
 		}
 		pod = pod.Unmap()
 		at := host
@@ -106,7 +108,7 @@ func hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []s
 		}
 		if owner, taken := hostPortOwner(&h, before); taken {
 			if obj.DeletionTimestamp != nil {
-				return nil // that is what a successor is for
+				return nil // the successor of this pod has the port
 			}
 			say.Errorf(ref, field+".hostPort", "%s belongs to Pod %s on this node already: give one of them another hostPort or hostIP",
 				hostPortText(port, p.Protocol, host), owner)
@@ -117,7 +119,8 @@ func hostPort(obj *corev1.Pod, field string, p *corev1.ContainerPort, before []s
 	return list
 }
 
-// hostPortOwner finds the pod that has what h asks for. Every address includes each one.
+// hostPortOwner returns the pod that has what h asks for. An unspecified address includes every address of its
+// family.
 func hostPortOwner(h *services.HostPort, before []services.HostPort) (owner string, taken bool) {
 	for i := range before {
 		b := &before[i]

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// IngressClass is the name of the class that is always ours, IngressController the controller of others that
-	// are.
+	// IngressClass is the name of the class that Tapestry always serves. IngressController is the controller of the
+	// other classes that it serves.
 	IngressClass      = "tapestry"
 	IngressController = "tapestry.dev/ingress"
 
-	// classAnnotation is how the class was named before spec.ingressClassName; it is still in use.
+	// classAnnotation names the class in older Ingresses, without spec.ingressClassName; it is still in use.
 	classAnnotation = "kubernetes.io/ingress.class"
 )
 
-// ingressStage turns the Ingresses that are ours into routes and certificates.
+// ingressStage turns the Ingresses that Tapestry serves into routes and certificates.
 type ingressStage struct {
 	ours   memo[ingressKey, []*networkingv1.Ingress]
 	parsed memo[*networkingv1.Ingress, *rules]
@@ -36,7 +36,7 @@ type ingressStage struct {
 	certs  certificateStage
 }
 
-// routes is what all Ingresses together come to, certificates apart.
+// routes is the result of all Ingresses together, without certificates.
 type routes struct {
 	list     []ingress.Route
 	fallback *ingress.ServicePort
@@ -61,17 +61,17 @@ type rules struct {
 	tls      []tlsEntry
 }
 
-// path is one host and path, with what serves it.
+// path is one host and path, with the backend that serves it.
 type path struct {
 	field string
 	route ingress.Route
 	backend
 }
 
-// backend names a Service port, and the field that does.
+// backend is a Service port, and the field that names it.
 type backend struct {
 	field string
-	port  ingress.ServicePort // its zero value for none
+	port  ingress.ServicePort // the zero value for none
 }
 
 func (s *ingressStage) of(objs *kube.Objects, say *kube.Report) ingress.Config {
@@ -87,8 +87,8 @@ func (s *ingressStage) of(objs *kube.Objects, say *kube.Report) ingress.Config {
 	return ingress.Config{Routes: joined.list, Default: joined.fallback, Certificates: s.certs.of(parsed, objs.Secrets, objs.Withheld, say)}
 }
 
-// Ingresses gives those that are ours to serve: those of the class "tapestry", of a class whose controller is
-// Tapestry's, and those without a class, unless the default class of the cluster is somebody else's.
+// Ingresses returns the Ingresses that Tapestry serves: those of the class "tapestry", those of a class with
+// Tapestry's controller, and those without a class unless the cluster's default class belongs to another controller.
 func Ingresses(objs *kube.Objects) []*networkingv1.Ingress {
 	ours := map[string]bool{IngressClass: true, "": true}
 	for _, c := range objs.IngressClasses {
@@ -132,7 +132,7 @@ func (r *rules) parseRule(obj *networkingv1.Ingress, i int, say *kube.Report) {
 	}
 	source := nameOf(obj).String()
 	if rule.HTTP == nil {
-		// Everything of that host goes to the default backend (networking/v1 IngressRule).
+		// The whole host goes to the default backend (networking/v1 IngressRule).
 		if r.fallback != nil {
 			r.paths = append(r.paths, path{field, ingress.Route{Source: source, Host: host, Path: "/", Backend: r.fallback.port}, *r.fallback})
 		}
@@ -179,16 +179,16 @@ func parseBackend(obj *networkingv1.Ingress, field string, b *networkingv1.Ingre
 	return backend{field, ingress.ServicePort{Namespace: obj.Namespace, Name: b.Service.Name, Port: port}}
 }
 
-// byAge gives all, the older first, and of the same age the lesser name.
+// byAge returns all rules, the older ones first, and those of the same age by name.
 func byAge(all []*rules) []*rules {
 	all = slices.Clone(all)
 	slices.SortStableFunc(all, func(a, b *rules) int { return cmp.Or(a.created.Compare(b.created), a.ref.Compare(b.ref)) })
 	return all
 }
 
-// joinRoutes gives the routes of all Ingresses, and the default backend of one of them. Of two that want the same
-// host and path, or to be the default, the older has it, so that nobody takes from others what they had; of the same
-// age, the lesser name.
+// joinRoutes returns the routes of all Ingresses, and the default backend of one of them. When two Ingresses want the
+// same host and path, or both want to be the default, the older one wins, so that nobody takes what others have
+// already. Of two of the same age the lesser name wins.
 func joinRoutes(parsed []*rules, say *kube.Report) *routes {
 	var fallback *rules
 	owners := map[place]*rules{}
@@ -230,13 +230,13 @@ func joinRoutes(parsed []*rules, say *kube.Report) *routes {
 	return out
 }
 
-// place is what one route alone may have.
+// place is something that only one route may have.
 type place struct {
 	host, path string
 	kind       ingress.PathType
 }
 
-// placeOf is that of a route. A slash at the end of a prefix says nothing.
+// placeOf returns the place of a route. A slash at the end of a prefix makes no difference.
 func placeOf(r *ingress.Route) place {
 	p := place{r.Host, r.Path, r.Type}
 	if r.Type == ingress.Prefix {
@@ -253,13 +253,13 @@ func (p place) String() string {
 	return kind + " " + cmp.Or(p.host, "*") + p.path
 }
 
-// checkBackends tells which backends are not there. Their routes are there all the same, and are served as soon as
-// the Service port is. The Services are sorted.
+// checkBackends reports the backends that do not exist. Their routes exist all the same, and work as soon as the
+// Service port does. services must be sorted.
 func checkBackends(parsed []*rules, services []*corev1.Service, say *kube.Report) {
-	missing := map[ingress.ServicePort]*kube.Problem{} // nil: it is there
+	missing := map[ingress.ServicePort]*kube.Problem{} // nil when the port exists
 	check := func(r *rules, b *backend) {
 		if b.port == (ingress.ServicePort{}) {
-			return // told where it was read
+			return // reported where it was parsed
 		}
 		p, known := missing[b.port]
 		if !known {
@@ -282,8 +282,8 @@ func checkBackends(parsed []*rules, services []*corev1.Service, say *kube.Report
 	}
 }
 
-// missingPort gives what is wrong with a Service port, and the field below the backend that says so; nil when it is
-// there.
+// missingPort returns what is wrong with a Service port, with the field relative to the backend's. It returns nil
+// when the port exists.
 func missingPort(services []*corev1.Service, p ingress.ServicePort) *kube.Problem {
 	name := objectName{p.Namespace, p.Name}
 	s := find(services, name)

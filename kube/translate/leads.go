@@ -10,27 +10,27 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// leadStage takes from Services the endpoints that lead nowhere, or back to a Service: EndpointSlices are written by
-// users, and an endpoint may be at any address. A pod's is one, also of another namespace, and a node's.
+// leadStage takes from Services the endpoints that lead nowhere, or back to a Service. Users write EndpointSlices,
+// and an endpoint may have any address. Addresses of pods, also of another namespace, and of nodes are allowed.
 type leadStage struct {
 	key      leadKey
 	services memo[*services.Service, *services.Service]
 }
 
-// leads says where endpoints lead.
+// leads has the inputs that say where an endpoint leads.
 type leads struct {
 	around
 	claims *claims
 }
 
-// leadKey is what that hangs on.
+// leadKey identifies the inputs on which the stage's results depend.
 type leadKey struct {
 	ranges list[netip.Prefix]
 	nodes  list[netip.Addr]
 	claims int
 }
 
-// mostTold bounds what is told of one object that has any number of mistakes of one kind.
+// mostTold is how many problems of one sort are reported of one object.
 const mostTold = 5
 
 func (s *leadStage) of(joined []*services.Service, l leads, say *kube.Report) []*services.Service {
@@ -45,7 +45,7 @@ func compareServices(a, b *services.Service) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// leading gives a Service without the endpoints that lead nowhere.
+// leading returns a Service without the endpoints that lead nowhere.
 func (l *leads) leading(s *services.Service, say *kube.Report) *services.Service {
 	out, wrong := s, 0
 	for i := range s.Endpoints {
@@ -74,7 +74,7 @@ func (l *leads) leading(s *services.Service, say *kube.Report) *services.Service
 	return out
 }
 
-// leadingPorts gives the ports of an endpoint that lead somewhere, and what is wrong with the others; "" for nothing.
+// leadingPorts returns the ports of an endpoint that lead somewhere, and what is wrong with the others, or "".
 func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPort, why string) {
 	const advice = "and no packet is translated twice: name the addresses of its endpoints"
 	if owner := l.claims.owner(claim{addr: e.Addr}); owner != nil {
@@ -88,7 +88,7 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 	}
 	for i, p := range e.Ports {
 		owner := l.claims.owner(claim{port: p.Port, proto: p.Protocol})
-		if owner == nil || !owner.hasNodePort(p.Port, p.Protocol) { // somebody's health checks, perhaps
+		if owner == nil || !owner.hasNodePort(p.Port, p.Protocol) { // the claim may be a port for health checks
 			if why != "" {
 				ports = append(ports, p)
 			}

@@ -8,24 +8,25 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// memo remembers what followed from inputs, by their identity, and what was said about them. An input is a pointer to
-// what never changes, or a comparable value with such pointers in it. The zero value remembers nothing.
+// memo remembers the results of inputs, and the problems reported of them. It identifies an input by pointer, so an
+// input is a pointer to something that never changes, or a comparable value that contains such pointers. The zero
+// value remembers nothing.
 type memo[K comparable, R any] struct {
 	inputs  []K
 	results []R
 	remarks []remark // sorted by input
 }
 
-// remark is what was said about one input.
+// remark holds the problems of one input.
 type remark struct {
-	input    int // its index
+	input    int // its index in inputs
 	problems []kube.Problem
 }
 
-// each gives what every one of a sorted list of inputs comes to, in their order: what work says of those that were
-// not there last time and of those that are stale, and of the others what it said then. The list stale is a part of
-// inputs in any order. The result belongs to the memo and must not be changed; when nothing comes to anything else
-// it is that of last time.
+// each returns the results of a sorted list of inputs, in the same order. It calls work for the inputs that are new
+// since the last call and for those in stale, and repeats the result and the problems of the others. stale is a part
+// of inputs, in any order. The memo owns the list of results, which must not be changed. When no result has changed,
+// the list is the same slice as last time.
 func (m *memo[K, R]) each(inputs []K, compare func(a, b K) int, stale []K, say *kube.Report, work func(K, *kube.Report) R) []R {
 	if len(stale) > 0 || !kube.Same(m.inputs, inputs) {
 		*m = m.next(inputs, compare, stale, work)
@@ -36,11 +37,11 @@ func (m *memo[K, R]) each(inputs []K, compare func(a, b K) int, stale []K, say *
 	return m.results
 }
 
-// next gives the memo of the next inputs.
+// next returns the memo for the next inputs.
 func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work func(K, *kube.Report) R) memo[K, R] {
 	next := memo[K, R]{inputs: inputs}
 	if len(inputs) == 0 {
-		return next // no list is nil, whatever was there before
+		return next // the results of no inputs are nil, whatever was there before
 	}
 	var anew []int // indexes of inputs
 	for _, k := range stale {
@@ -75,12 +76,13 @@ func (m *memo[K, R]) next(inputs []K, compare func(a, b K) int, stale []K, work 
 	return next
 }
 
-// run is n inputs one after the other, from index old on in the last list, from now on in the next one.
+// run stands for n consecutive inputs that were there last time too: old is the index of the first in the last list,
+// now its index in the next one.
 type run struct{ old, now, n int }
 
-// merged gives the results of the next inputs: those of last time for the runs, and fresh ones for the inputs at the
-// indexes anew. It makes no list where there is one already: that of last time, or that of the inputs where each
-// comes to itself.
+// merged returns the results of the next inputs: last time's for the runs, and the fresh ones for the inputs at the
+// indexes in anew. It makes no new list when an existing one is equal: the list of last time, or that of the inputs
+// when each input is its own result.
 func (m *memo[K, R]) merged(inputs []K, runs []run, anew []int, fresh []R) []R {
 	asLast := len(m.inputs) == len(inputs) && !slices.ContainsFunc(runs, func(r run) bool { return r.old != r.now })
 	for n, i := range anew {
@@ -110,13 +112,13 @@ func (m *memo[K, R]) merged(inputs []K, runs []run, anew []int, fresh []R) []R {
 	return list
 }
 
-// identical reports whether two results are one and the same thing.
+// identical reports whether two results are the same pointer.
 func identical[R any](a, b R) bool {
 	return reflect.TypeFor[R]().Kind() == reflect.Pointer && any(a) == any(b)
 }
 
-// kept gives result, or the equal one that an input of the same name came to last time: what follows from one that only
-// looks new need not be worked out again. It is called by the work of the memo itself.
+// kept returns the last result of an input with the same name when it equals result, and result otherwise. So nothing
+// is computed anew from an object that changed only where nobody looks. The memo's own work function calls it.
 func (m *memo[K, R]) kept(input K, compare func(a, b K) int, result R) R {
 	i, known := slices.BinarySearchFunc(m.inputs, input, compare)
 	if known && reflect.DeepEqual(m.results[i], result) {
@@ -125,7 +127,7 @@ func (m *memo[K, R]) kept(input K, compare func(a, b K) int, result R) R {
 	return result
 }
 
-// remark has it that these problems, and no others, were said about the input of that index.
+// remark sets the problems of the input with that index.
 func (m *memo[K, R]) remark(input int, problems []kube.Problem) {
 	i, known := slices.BinarySearchFunc(m.remarks, input, func(r remark, input int) int { return cmp.Compare(r.input, input) })
 	switch {
@@ -138,7 +140,7 @@ func (m *memo[K, R]) remark(input int, problems []kube.Problem) {
 	}
 }
 
-// once gives what a single input comes to.
+// once returns the result of a single input.
 func (m *memo[K, R]) once(input K, say *kube.Report, work func(*kube.Report) R) R {
 	list := []K{input}
 	if len(m.inputs) == 1 && m.inputs[0] == input {
@@ -148,15 +150,15 @@ func (m *memo[K, R]) once(input K, say *kube.Report, work func(*kube.Report) R) 
 	return m.each(list, alike, nil, say, func(_ K, say *kube.Report) R { return work(say) })[0]
 }
 
-// groups has the members of a sorted list by what they have to do with, kept from one snapshot to the next. The zero
-// value is empty.
+// groups sorts the members of a list into groups by key, and keeps them from one snapshot to the next. The zero value
+// is empty.
 type groups[K, T comparable] struct {
 	list []T
-	of   map[K][]T // each in the order of the list; replaced, not changed
+	of   map[K][]T // each in the order of list; replaced, never changed in place
 }
 
-// set brings the groups up to date with list, whose members belong to the groups that keys yields. It gives the
-// groups that have changed, as they were; none the first time, when all members are new.
+// set replaces the list. Its members belong to the groups whose keys the function keys yields. It returns the groups
+// that have changed, with their former members; it returns none the first time, when all members are new.
 func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func(K))) map[K][]T {
 	if kube.Same(g.list, list) && g.of != nil {
 		return nil
@@ -194,9 +196,9 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 	return were
 }
 
-// walk goes along two sorted lists and visits the runs of n members that are in both, with the index of the first in
-// either, and each of the others, with -1 as its index in the list that does not have it. Members are the same when
-// they are identical.
+// walk goes along two sorted lists in parallel. It visits every run of n members that are in both lists, with the
+// index of the first of them in each list. It visits each of the other members alone, with -1 as its index in the
+// list that lacks it. Members are equal when they are identical (==).
 func walk[T comparable](old, now []T, compare func(a, b T) int, visit func(old, now, n int)) {
 	for i, j := 0, 0; i < len(old) || j < len(now); {
 		n := 0
@@ -217,7 +219,7 @@ func walk[T comparable](old, now []T, compare func(a, b T) int, visit func(old, 
 	}
 }
 
-// list is the identity of a list.
+// list is the identity of a slice.
 type list[T any] struct {
 	first *T
 	n     int

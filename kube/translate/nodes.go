@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/overlay"
 )
 
-// node is a corev1.Node as far as the data plane cares.
+// node is what the data plane needs of a corev1.Node.
 type node struct {
 	ref          kube.Ref
 	name         string
@@ -26,11 +26,11 @@ type node struct {
 	key          overlay.PublicKey
 	endpoint     netip.AddrPort
 	stock        bool
-	partial      bool // takes partial checksums
+	partial      bool // accepts partial checksums
 	unready      bool
 	leaving      bool
 	made         time.Time
-	// cidrFields and addrFields are the fields that podCIDRs and addrs stand in, by the same index.
+	// cidrFields and addrFields are the fields of podCIDRs and addrs, by the same index.
 	cidrFields, addrFields []string
 }
 
@@ -40,13 +40,13 @@ type nodeStage struct {
 	settled memo[list[*node], *nodes]
 }
 
-// nodes is what all Nodes together come to.
+// nodes is the result of all Nodes together.
 type nodes struct {
-	// self is this node, as far as there is one; its name is always there.
+	// self is this node. When there is no such Node, only its name is set.
 	self     node
-	netstack netstack.Config // without what Services have to do with
+	netstack netstack.Config // without the parts that come from Services
 	overlay  overlay.Config
-	// addrs are the addresses on which nodes answer, sorted, and names their nodes by the same index.
+	// addrs are the addresses on which nodes answer, sorted; names are the names of their nodes, by the same index.
 	addrs []netip.Addr
 	names []string
 }
@@ -58,7 +58,7 @@ func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes 
 	})
 }
 
-// parseNode reads a Node by itself: podCIDRs and addrs are what it asks for.
+// parseNode reads a Node by itself. podCIDRs and addrs are what the Node asks for, whoever else does.
 func parseNode(obj *corev1.Node, say *kube.Report) *node {
 	n := &node{ref: kube.RefOf(obj), name: obj.Name, topologyZone: obj.Labels[corev1.LabelTopologyZone], made: obj.CreationTimestamp.Time}
 	n.stock = obj.Annotations[kube.StockAnnotation] == "true" || obj.Labels[kube.ExternalLabel] == "true"
@@ -75,7 +75,8 @@ func parseNode(obj *corev1.Node, say *kube.Report) *node {
 	return n
 }
 
-// hasFeature reports whether a node's agent announced that it can do something. Unknown names are a newer agent's.
+// hasFeature reports whether a node's agent announced a feature. Unknown names may come from a newer agent, and are
+// ignored.
 func hasFeature(obj *corev1.Node, feature string) bool {
 	for name := range strings.SplitSeq(obj.Annotations[kube.FeaturesAnnotation], ",") {
 		if strings.TrimSpace(name) == feature {
@@ -110,8 +111,8 @@ func (n *node) parsePodCIDRs(obj *corev1.Node, say *kube.Report) {
 	}
 }
 
-// maxBits is the longest podCIDR with room for a pod: beside the network's address, the stack's and the host
-// Port's, in IPv4 also the broadcast address is taken.
+// maxBits returns the longest podCIDR with room for a pod. The network's address, the stack's and the host TAP's are
+// taken, and in IPv4 the broadcast address too.
 func maxBits(a netip.Addr) int {
 	if a.Is4() {
 		return 29
@@ -153,7 +154,7 @@ func publicKey(obj *corev1.Node, say *kube.Report) overlay.PublicKey {
 	return overlay.PublicKey(raw)
 }
 
-// endpointOf is where the Node says that it listens; invalid when it does not.
+// endpointOf returns where the Node says that its WireGuard listens; invalid when it does not say so.
 func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 	text := obj.Annotations[kube.EndpointAnnotation]
 	if text == "" {
@@ -167,13 +168,14 @@ func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// settleNodes decides between nodes that ask for the same: the oldest keeps it, of two as old the first by name.
-// Package cluster, which remembers who had it before, has decided already where there is an API server.
+// settleNodes decides between nodes that ask for the same thing: the oldest node keeps it, of equally old nodes the
+// first by name. Where there is an API server, package cluster has decided already, because it remembers who had it
+// before.
 func settleNodes(parsed []*node, say *kube.Report) []node {
 	var taken ranges
 	addrs, keys := map[netip.Addr]string{}, map[overlay.PublicKey]string{}
 	out := make([]node, 0, len(parsed))
-	order := slices.Clone(parsed) // by name
+	order := slices.Clone(parsed) // this keeps the order by name for equal ages
 	slices.SortStableFunc(order, func(a, b *node) int { return a.made.Compare(b.made) })
 	for _, asks := range order {
 		n := *asks
@@ -211,7 +213,7 @@ func settleNodes(parsed []*node, say *kube.Report) []node {
 	return out
 }
 
-// ranges are prefixes of which no two overlap, sorted.
+// ranges holds prefixes, sorted, no two of which overlap.
 type ranges []ownedRange
 
 type ownedRange struct {
@@ -219,7 +221,7 @@ type ownedRange struct {
 	owner string // the name of a node
 }
 
-// place is where p stands, or would.
+// place returns the index at which p is, or would be inserted.
 func (r ranges) place(p netip.Prefix) int {
 	i, _ := slices.BinarySearchFunc(r, p, func(x ownedRange, p netip.Prefix) int { return x.Addr().Compare(p.Addr()) })
 	return i
@@ -229,9 +231,10 @@ func (r *ranges) add(p netip.Prefix, owner string) {
 	*r = slices.Insert(*r, r.place(p), ownedRange{p, owner})
 }
 
-// overlapping gives a prefix that overlaps p, and its owner: of several, the owner of the least name.
+// overlapping returns a prefix that overlaps p, and its owner. When several overlap, it returns that of the owner
+// with the least name.
 func (r ranges) overlapping(p netip.Prefix) (owner string, other netip.Prefix) {
-	// One that contains p begins before it, and all between the two would overlap that one.
+	// A prefix that contains p begins before p, and every prefix between the two would overlap it.
 	for _, x := range r[max(r.place(p)-1, 0):] {
 		switch {
 		case x.Overlaps(p):
@@ -239,7 +242,7 @@ func (r ranges) overlapping(p netip.Prefix) (owner string, other netip.Prefix) {
 				owner, other = x.owner, x.Prefix
 			}
 		case x.Addr().Compare(p.Addr()) > 0:
-			return owner, other // what follows begins behind the end of p
+			return owner, other // this and all later prefixes begin behind the end of p
 		}
 	}
 	return owner, other

@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/overlay"
 )
 
-// joinNodes gives what the packet path, the mesh and the Services have to know of the nodes, all of them with what is
-// theirs.
+// joinNodes returns what the packet path, the mesh and the Services have to know of the nodes. all holds every node,
+// after settleNodes.
 func joinNodes(all []node, o Options, say *kube.Report) *nodes {
 	r := &nodes{self: node{name: o.Node}, netstack: netstack.Config{Node: o.Node, MTU: mtu(all, o, say)}}
 	found := false
@@ -35,8 +35,8 @@ func joinNodes(all []node, o Options, say *kube.Report) *nodes {
 	return r
 }
 
-// answering gives the addresses of the nodes that answer NodePorts, sorted, and the names of the nodes by the same
-// index.
+// answering returns the addresses of the nodes that answer NodePorts, sorted, and the names of their nodes by the
+// same index.
 func answering(all []node) (addrs []netip.Addr, names []string) {
 	type nodeAddr struct {
 		addr netip.Addr
@@ -45,7 +45,7 @@ func answering(all []node) (addrs []netip.Addr, names []string) {
 	var list []nodeAddr
 	for i := range all {
 		for _, a := range all[i].addrs {
-			if !all[i].stock { // nobody would answer there
+			if !all[i].stock { // stock WireGuard does not answer NodePorts
 				list = append(list, nodeAddr{a, all[i].name})
 			}
 		}
@@ -57,7 +57,7 @@ func answering(all []node) (addrs []netip.Addr, names []string) {
 	return addrs, names
 }
 
-// id is the number by which the other nodes know it.
+// id returns the number by which the other nodes know n.
 func (n *node) id() uint64 { return addressing.Node{Name: n.name}.ID() }
 
 func (n *node) route() netstack.PeerRoute {
@@ -83,7 +83,8 @@ func (n *node) peer() overlay.Peer {
 	return p
 }
 
-// mtu is the pods' MTU. It is the same on all nodes because it depends on nothing that differs between them.
+// mtu returns the pods' MTU in bytes. It depends on nothing that differs between nodes, so it is the same on all of
+// them.
 func mtu(all []node, o Options, say *kube.Report) int {
 	tunnel6, only6 := false, false
 	for i := range all {
@@ -99,8 +100,9 @@ func mtu(all []node, o Options, say *kube.Report) int {
 	return underlay - overhead
 }
 
-// PodMTU returns the MTU in bytes of pods on an underlay of that MTU (0 for addressing.DefaultUnderlayMTU), where all
-// nodes have addresses and ranges like these. Without addresses they are taken to be of the ranges' families.
+// PodMTU returns the MTU in bytes of pods on an underlay of that MTU (0 for addressing.DefaultUnderlayMTU), when all
+// nodes have addresses and ranges like these. Without addrs, the nodes' addresses are assumed to be of the ranges'
+// families.
 func PodMTU(underlay int, addrs []netip.Addr, podCIDRs []netip.Prefix) int {
 	only6 := onlyIPv6(podCIDRs)
 	tunnel6 := len(addrs) == 0 && only6 || len(addrs) > 0 && addrs[0].Is6()
@@ -111,8 +113,8 @@ func onlyIPv6(podCIDRs []netip.Prefix) bool {
 	return len(podCIDRs) > 0 && !slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() })
 }
 
-// podOverhead is what the pods' MTU leaves room for, in bytes: a tunnel over IPv6 takes more, and so does the
-// encapsulation of clients where stacks have IPv6 addresses alone.
+// podOverhead returns the number of bytes by which the pods' MTU is smaller than the underlay's. A tunnel over IPv6
+// takes more than one over IPv4, and so does the encapsulation of clients where stacks have IPv6 addresses only.
 func podOverhead(tunnel6, only6 bool) int {
 	return addressing.Tunnel(tunnel6) + addressing.Encap(only6)
 }

@@ -10,20 +10,20 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// podStage turns Pods into who lives, their names, and the hostPorts of this node.
+// podStage turns Pods into the pods that are alive, their DNS names, and the hostPorts of this node.
 type podStage struct {
 	parsed memo[*corev1.Pod, *pod]
 	listed memo[list[*pod], pods]
 	ports  memo[list[*corev1.Pod], []services.HostPort]
 }
 
-// pod is a corev1.Pod as far as the data plane cares.
+// pod is what the data plane needs of a corev1.Pod.
 type pod struct {
 	alive services.Pod
 	named dns.Pod
 }
 
-// pods is what all Pods together come to.
+// pods is the result of all Pods together.
 type pods struct {
 	alive     []services.Pod
 	named     []dns.Pod
@@ -44,12 +44,12 @@ func (s *podStage) of(objs []*corev1.Pod, o Options, say *kube.Report) pods {
 	return out
 }
 
-// ended reports whether nothing of a pod will run again.
+// ended reports whether a pod has ended for good.
 func ended(obj *corev1.Pod) bool {
 	return obj.Status.Phase == corev1.PodSucceeded || obj.Status.Phase == corev1.PodFailed
 }
 
-// parsePod gives nil for a pod that has ended or has no address yet.
+// parsePod returns nil for a pod that has ended or has no address yet.
 func parsePod(obj *corev1.Pod, say *kube.Report) *pod {
 	if ended(obj) {
 		return nil

@@ -9,10 +9,10 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// The service ranges of a cluster that has no ServiceCIDR objects.
+// defaultServiceCIDRs are the service ranges of a cluster without ServiceCIDR objects.
 var defaultServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 
-// dnsIndex is the number of the address in a service range that serves DNS, as kubeadm counts.
+// dnsIndex is the index, in a service range, of the address that serves DNS. kubeadm uses the same index.
 const dnsIndex = 10
 
 // rangeStage turns ServiceCIDRs into the service ranges.
@@ -24,7 +24,8 @@ func (s *rangeStage) of(objs []*networkingv1.ServiceCIDR, say *kube.Report) []ne
 	return s.joined.once(identity(objs), say, func(say *kube.Report) []netip.Prefix { return serviceRanges(objs, say) })
 }
 
-// ServiceRanges gives the service ranges of a cluster: those of its ServiceCIDR objects, else the usual ones.
+// ServiceRanges returns the service ranges of a cluster: those of its ServiceCIDR objects, or the default ones when
+// it has none.
 func ServiceRanges(objs kube.Objects) []netip.Prefix {
 	return serviceRanges(objs.ServiceCIDRs, new(kube.Report))
 }
@@ -50,8 +51,8 @@ func serviceRanges(objs []*networkingv1.ServiceCIDR, say *kube.Report) []netip.P
 	return list
 }
 
-// DefaultDNSAddrs are where pods ask for names, unless a Service says otherwise: an address in each of the service
-// ranges.
+// DefaultDNSAddrs returns the addresses where pods ask for names unless a Service says otherwise: one address in each
+// service range.
 func DefaultDNSAddrs(ranges []netip.Prefix) []netip.Addr {
 	var addrs []netip.Addr
 	for _, p := range ranges {

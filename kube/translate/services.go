@@ -16,18 +16,18 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Labels of Services that are not to be proxied; DNS answers for them all the same.
+// These labels of Services forbid to proxy them; DNS answers for them all the same.
 const (
 	// proxyNameLabel says that another proxy serves the Service (KEP-2447).
 	proxyNameLabel = "service.kubernetes.io/service-proxy-name"
-	// headlessLabel says that the ClusterIP is to lead nowhere, as kube-proxy takes it.
+	// headlessLabel says that the ClusterIP is to lead nowhere. kube-proxy understands it in the same way.
 	headlessLabel = corev1.IsHeadlessService
 )
 
-// defaultAffinity is how long ClientIP affinity lasts unless the Service says otherwise (v1 ClientIPConfig).
+// defaultAffinity is the duration of ClientIP affinity unless the Service says otherwise (v1 ClientIPConfig).
 const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
 
-// serviceStage turns Services and their EndpointSlices into what there is to serve, and into names.
+// serviceStage turns Services and their EndpointSlices into the Services to serve, and into DNS names.
 type serviceStage struct {
 	site    site
 	parsed  memo[*corev1.Service, *front]
@@ -42,19 +42,19 @@ type serviceStage struct {
 	names   memo[list[*dns.Service], []*dns.Service]
 }
 
-// serviceList is what all Services together come to.
+// serviceList is the result of all Services together.
 type serviceList struct {
 	list  []*services.Service
 	names []*dns.Service
 }
 
-// site is what Services look different from: the node that serves them, and where it is.
+// site is the place from which Services are seen: the serving node and its topology zone.
 type site struct {
 	Options
 	topologyZone string
 }
 
-// around is what there is besides Services that has addresses.
+// around has the owners of addresses other than Services.
 type around struct {
 	site   site
 	ranges []netip.Prefix // the service ranges
@@ -66,8 +66,8 @@ type front struct {
 	services.Service
 	made         time.Time
 	headless     bool
-	externalName string // what the Service is another name of; it has nothing else then
-	// namesOnly is set for a Service that another proxy serves, or nobody: DNS answers for it, no packet is
+	externalName string // the DNS name for which this Service is an alias; such a Service has nothing else
+	// namesOnly is set for a Service that another proxy serves, or nobody: DNS answers for it, but no packet is
 	// translated.
 	namesOnly bool
 	claims    []claimed
@@ -83,7 +83,7 @@ func compareFronts(a, b *front) int { return a.name().compare(b.name()) }
 
 func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) serviceList {
 	if s.site != a.site {
-		*s = serviceStage{site: a.site} // hints and the addresses from outside hang on it
+		*s = serviceStage{site: a.site} // topology hints and external addresses depend on it
 	}
 	parsed := s.parsed.each(objs.Services, compareNames, nil, say, s.parse)
 	were := s.slices.set(objs.EndpointSlices, compareNames, serviceOf)
@@ -99,14 +99,14 @@ func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) servic
 	}
 }
 
-// serviceOf yields the name of the Service that a slice has endpoints of.
+// serviceOf yields the name of the Service to which a slice belongs.
 func serviceOf(es *discoveryv1.EndpointSlice, yield func(objectName)) {
 	if name := es.Labels[discoveryv1.LabelServiceName]; name != "" {
 		yield(objectName{es.Namespace, name})
 	}
 }
 
-// without gives the list itself when x is not in it.
+// without returns list without x. It returns the list itself when x is not in it.
 func without[T comparable](list []T, x T) []T {
 	if !slices.Contains(list, x) {
 		return list
@@ -114,8 +114,8 @@ func without[T comparable](list []T, x T) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
 }
 
-// moved gives the Services whose EndpointSlices are others now, and those of them whose endpoints have, or had, names;
-// were are the slices of each, as they were.
+// moved returns the Services whose EndpointSlices have changed, and those of them whose endpoints have, or had,
+// names. were holds the former slices of each Service.
 func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved, renamed []*front) {
 	for name, were := range were {
 		i, found := slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
@@ -130,14 +130,14 @@ func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1
 	return moved, renamed
 }
 
-// join gives a Service its endpoints; nil for one that nobody could use, which is told where it was found, or that is
-// a name alone.
+// join returns a Service with its endpoints. It returns nil for a Service that is only another name, or that nobody
+// could use; the latter has been reported already.
 func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 	if !f.usable() || f.externalName != "" {
 		return nil
 	}
 	out := f.Service
-	if f.namesOnly { // its endpoints may be referred to all the same
+	if f.namesOnly { // an Ingress may refer to its endpoints all the same
 		out.ClusterIPs, out.ExternalIPs, out.HealthCheckNodePort = nil, nil, 0
 		out.Ports = slices.Clone(out.Ports)
 		for i := range out.Ports {
@@ -148,7 +148,8 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 	return &out
 }
 
-// usable reports whether a Service leads anywhere. One that lost its addresses would pass for headless.
+// usable reports whether a Service leads anywhere. A Service that lost its addresses does not: it would look like a
+// headless one.
 func (f *front) usable() bool { return f.externalName != "" || f.headless || len(f.ClusterIPs) > 0 }
 
 // parse reads a Service by itself.
@@ -197,8 +198,8 @@ func namesOnly(obj *corev1.Service) bool {
 	return other || headless
 }
 
-// sourceRanges are the clients that the load balancer's addresses are for; nil for all. When none of what is written
-// can be read, nobody is let in.
+// sourceRanges returns the clients that may use the load balancer's addresses, or nil for all. When none of the
+// ranges can be parsed, nobody is let in.
 func sourceRanges(obj *corev1.Service, say *kube.Report) []netip.Prefix {
 	if obj.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil
@@ -247,7 +248,7 @@ func (f *front) parseClusterIPs(obj *corev1.Service, say *kube.Report) {
 	}
 }
 
-// serviceAddr parses an address that clients may use for a Service.
+// serviceAddr parses an address by which clients use a Service.
 func serviceAddr(text string, ref kube.Ref, field string, say *kube.Report) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(text)
 	if err != nil || addressing.Special(addr) != "" {
@@ -344,9 +345,9 @@ func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// parseExternalIPs reads the addresses from outside of the cluster: what a load balancer assigned, and
-// spec.externalIPs where they are honoured. An ingress with ipMode Proxy is not one of them: packets to it have to
-// pass the load balancer (KEP-1860).
+// parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
+// are honoured. It leaves out ingress points with ipMode Proxy, because packets to those have to pass the load
+// balancer (KEP-1860).
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	add := func(text, field string) {
 		a, ok := serviceAddr(text, f.ref(), field, say)

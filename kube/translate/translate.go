@@ -10,13 +10,13 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Translator translates one snapshot of a cluster after the other. Every Result is the one that Translate gives; but
-// what follows from objects that were in the snapshot before, the very same objects, is remembered and not worked out
-// again. The zero value is ready. It is for one goroutine.
+// Translator translates successive snapshots of a cluster. Every Result equals that of the function Translate, but
+// what follows from objects that were in the last snapshot too (the same pointers) is not computed again. The zero
+// value is ready. It is not safe for concurrent use.
 type Translator struct {
-	options  Options      // of the last Result
-	begun    bool         // there was one
-	objs     kube.Objects // of the last snapshot, sorted
+	options  Options      // those of the last Result
+	begun    bool         // there was a Result
+	objs     kube.Objects // the last snapshot, sorted
 	triggers []time.Time
 
 	nodes    nodeStage
@@ -26,11 +26,11 @@ type Translator struct {
 	ingress  ingressStage
 }
 
-// Translate gives what follows from objs for the node of o.
+// Translate returns the configurations that follow from objs for the node of o.
 func Translate(objs kube.Objects, o Options) Result { return new(Translator).Translate(objs, o) }
 
-// Translate gives what follows from objs for the node of o. It is the list of the stages, each of which takes what it
-// needs of those before it.
+// Translate returns the configurations that follow from objs for the node of o. Each stage takes what it needs from
+// the stages before it.
 func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	if t.options != o {
 		*t = Translator{options: o}
@@ -58,7 +58,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	return r
 }
 
-// Check gives the problems of objs that are the same for every node, those of TLS Secrets nobody uses included.
+// Check returns the problems of objs that do not depend on the node, including those of TLS Secrets that nobody uses.
 func Check(objs kube.Objects) []kube.Problem {
 	say := &kube.Report{Problems: Translate(objs, Options{}).Problems}
 	for _, s := range objs.Secrets {

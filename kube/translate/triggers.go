@@ -12,7 +12,7 @@ import (
 // Service changed. Not every slice has one. The first snapshot has none.
 func (t *Translator) Triggers() []time.Time { return t.triggers }
 
-// since gives the Triggers of objs, which are sorted, after the last snapshot.
+// since returns the Triggers of objs, which must be sorted.
 func (t *Translator) since(objs *kube.Objects) (list []time.Time) {
 	now := objs.EndpointSlices
 	if kube.Same(t.objs.EndpointSlices, now) || !t.begun {
