@@ -136,7 +136,7 @@ func forwardPort(socket, protocol string) error {
 		err = fmt.Errorf("it answered %s", answer.Error)
 	}
 	if err != nil {
-		return fmt.Errorf("have slirp4netns forward %s port %d: %w", protocol, bench.LoadPort, err)
+		return fmt.Errorf("make slirp4netns forward %s port %d: %w", protocol, bench.LoadPort, err)
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (l *Lab) Open(ctx context.Context, p Path) (bench.Topology, error) {
 				return nil, fmt.Errorf("path %s: %w", p.Name, err)
 			}
 		}
-		if service == bench.IPerf3 { // no short case asks iperf3; its neighbour, which starts with it, is asked instead
+		if service == bench.IPerf3 { // no short case asks iperf3; the load generator beside it is asked
 			continue
 		}
 		if err := l.await(ctx, t.client, service, target); err != nil {

@@ -185,7 +185,7 @@ func (t *talk) await(ctx context.Context, server netip.Addr, begin time.Time) (t
 				return a.at, nil
 			}
 		case <-late.C:
-			return time.Time{}, fmt.Errorf("no answer by %s within %s to %d questions", server, patience, t.asked.Load())
+			return time.Time{}, fmt.Errorf("no answer from %s within %s to %d questions", server, patience, t.asked.Load())
 		case <-ctx.Done():
 			return time.Time{}, ctx.Err()
 		}

@@ -72,7 +72,7 @@ func readChart(dir string) (chart, error) {
 	}
 	lines := versionLines.FindAllSubmatch(c.files[0].content, -1)
 	if len(lines) != 2 || !bytes.Equal(lines[0][2], lines[1][2]) {
-		return c, fmt.Errorf("%s has to have a version and an appVersion that are the same", chartMeta)
+		return c, fmt.Errorf("%s: expected a version and an appVersion that are the same", chartMeta)
 	}
 	c.version = string(lines[0][2])
 	return c, nil

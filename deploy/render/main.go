@@ -70,7 +70,7 @@ func render(dir, namespace string, values map[string]any, out io.Writer) error {
 	release := chartutil.ReleaseOptions{Name: "tapestry", Namespace: namespace, IsInstall: true, Revision: 1}
 	all, err := chartutil.ToRenderValues(c, values, release, chartutil.DefaultCapabilities)
 	if err != nil {
-		return fmt.Errorf("put the values together: %w", err)
+		return fmt.Errorf("merge the values: %w", err)
 	}
 	all["Release"].(map[string]any)["Service"] = "manifests"
 	texts, err := engine.Render(c, all)

@@ -140,7 +140,7 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%q is no name for a lab: expected up to 32 small letters, digits and dashes", o.Name)
 	}
 	if len(o.Files) == 0 {
-		return o, errors.New("no files: name a YAML file with at least one Node, or a folder of such")
+		return o, errors.New("no files: name a YAML file with at least one Node, or a folder of such files")
 	}
 	o.Files = slices.Clone(o.Files)
 	for i, f := range o.Files {

@@ -83,7 +83,7 @@ func (s *Server) take(in, out []ipv4.Message) []ipv4.Message {
 			last.tally.add(h.Sequence, m.N, now)
 			continue
 		}
-		// The header is in place already. The rest of the answer is filling that the client does not read.
+		// The header is in place already. The other bytes received go back as filling.
 		out = append(out, ipv4.Message{Buffers: [][]byte{m.Buffers[0][:last.answer]}, Addr: m.Addr, OOB: back(m.OOB[:m.NN])})
 	}
 	return out

@@ -59,7 +59,7 @@ func ReadReport(r io.Reader) (Report, error) {
 	field := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
 	report := Report{field(0), field(1), field(2), field(3), time.Duration(field(4))}
 	if report.Elapsed < 0 || report.Reordered > report.Packets {
-		return Report{}, fmt.Errorf("read the server's report: %+v cannot be", report)
+		return Report{}, fmt.Errorf("read the server's report: %+v has impossible counts", report)
 	}
 	return report, nil
 }

@@ -99,7 +99,7 @@ func Write(w io.Writer, r Release) error {
 	uses := map[module][]string{} // by which programs use them
 	for _, p := range slices.SortedFunc(slices.Values(r.Programs), func(a, b Program) int { return cmp.Compare(a.File, b.File) }) {
 		if p.Info == nil {
-			return fmt.Errorf("%s says nothing of how it was built", p.File)
+			return fmt.Errorf("%s says nothing about how it was built", p.File)
 		}
 		id := ref("File", p.File)
 		doc.Packages = append(doc.Packages, spdxPackage{

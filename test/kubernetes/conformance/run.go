@@ -81,7 +81,7 @@ func (r Run) Do(ctx context.Context) (Report, error) {
 	}
 	report, err := read(junit)
 	if err != nil {
-		return Report{}, fmt.Errorf("what the suite reports: %w", err)
+		return Report{}, fmt.Errorf("read the suite's report: %w", err)
 	}
 	report.Took = time.Since(began)
 	return report, nil

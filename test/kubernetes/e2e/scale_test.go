@@ -39,7 +39,7 @@ const (
 // and from a pod of another node.
 func TestManyServices(t *testing.T) {
 	if *manyServices < 1 || *manyServices > 5000 {
-		t.Fatalf("-services is %d, and has to be from 1 to 5000", *manyServices)
+		t.Fatalf("-services is %d: expected 1 to 5000", *manyServices)
 	}
 	ns := namespace(t)
 	n := state.Nodes[len(state.Nodes)-1]

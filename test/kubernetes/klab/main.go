@@ -86,7 +86,7 @@ func theLab() (lab.Lab, error) {
 	}
 	l := lab.Lab{Work: lab.DefaultWork(), Bin: filepath.Dir(self)}
 	if !filepath.IsAbs(l.Work) {
-		return l, fmt.Errorf("TAPESTRY_KLAB is %q, and has to be an absolute path", l.Work)
+		return l, fmt.Errorf("TAPESTRY_KLAB is %q: expected an absolute path", l.Work)
 	}
 	return l, nil
 }
@@ -124,10 +124,10 @@ func up(ctx context.Context, l lab.Lab, args []string) error {
 		return err
 	}
 	if o.Nodes < 1 || o.Nodes > 100 {
-		return fmt.Errorf("-nodes is %d, and has to be from 1 to 100", o.Nodes)
+		return fmt.Errorf("-nodes is %d: expected 1 to 100", o.Nodes)
 	}
 	if o.UserNS != "" && !slices.Contains(o.Names(), o.UserNS) {
-		return fmt.Errorf("-userns is %q, and has to be a node: %s", o.UserNS, strings.Join(o.Names(), ", "))
+		return fmt.Errorf("-userns is %q: expected a node: %s", o.UserNS, strings.Join(o.Names(), ", "))
 	}
 	return l.Up(ctx, o)
 }

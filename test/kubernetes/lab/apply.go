@@ -132,7 +132,7 @@ var placeholder = regexp.MustCompile(`--api-server=[^\s"']+`)
 
 func forThisCluster(manifest []byte, server string) ([]byte, error) {
 	if !placeholder.Match(manifest) {
-		return nil, errors.New("no container has --api-server=ADDRESS, where this cluster's address has to be")
+		return nil, errors.New("no container has --api-server=ADDRESS, where this cluster's address must be")
 	}
 	return placeholder.ReplaceAll(manifest, []byte("--api-server="+server)), nil
 }

@@ -48,7 +48,7 @@ func (l Lab) StartControlPlane(ctx context.Context) error {
 		return err
 	}
 	if s.ControlPlane != 0 && syscall.Kill(s.ControlPlane, 0) == nil {
-		return fmt.Errorf("the control plane runs, as process %d", s.ControlPlane)
+		return fmt.Errorf("the control plane runs already, as process %d", s.ControlPlane)
 	}
 	group, err := l.cgroups()
 	if err != nil {

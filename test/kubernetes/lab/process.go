@@ -129,7 +129,7 @@ func (l Lab) startNode(group cgroups, name string, userNS bool) (*waiting, error
 		return l.hold(group, name, node.Argument, attr)
 	}
 	if err := l.lend(group, name); err != nil {
-		return nil, fmt.Errorf("give %s what a user namespace's root has to own: %w", name, err)
+		return nil, fmt.Errorf("give %s the directories and cgroups of its root: %w", name, err)
 	}
 	inUserNS(attr)
 	return l.hold(group, name, node.Argument, attr)

@@ -115,7 +115,7 @@ func read(paths []string) (kube.Objects, error) {
 		return objects, err
 	}
 	if len(objects.Nodes) == 0 {
-		return objects, fmt.Errorf("%v: no Node in there: a lab needs at least one, as little as {apiVersion: v1, kind: Node, metadata: {name: n1}}", paths)
+		return objects, fmt.Errorf("%v: there is no Node: a lab needs at least one, such as {apiVersion: v1, kind: Node, metadata: {name: n1}}", paths)
 	}
 	return objects, nil
 }
