@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Is4 says what netip says, also where a single bit is another.
+// Is4 agrees with netip, also when one bit is different.
 func TestIs4(t *testing.T) {
 	check := func(a Addr) {
 		if got, want := a.Is4(), netip.AddrFrom16(a).Is4In6(); got != want {

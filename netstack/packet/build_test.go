@@ -20,7 +20,7 @@ var (
 
 func addr(s string) Addr { return AddrFrom(netip.MustParseAddr(s)) }
 
-// spec describes a packet that ip builds with checksums computed the slow way.
+// spec describes a packet. Its method ip builds the bytes, with checksums computed the slow way.
 type spec struct {
 	src, dst     string
 	proto        Proto
@@ -32,9 +32,9 @@ type spec struct {
 	code         uint8
 	payload      []byte
 	ipOpts       []byte // IPv4 options
-	ext          []byte // IPv6 extension headers, the last one's next header still to be set
-	extFirst     uint8  // the first one's number
-	extLast      int    // where in ext the last one starts
+	ext          []byte // IPv6 extension headers; ip sets the next header of the last one
+	extFirst     uint8  // number of the first extension header
+	extLast      int    // offset in ext of the last extension header
 	id           uint16
 	frag         uint16 // IPv4 flags and offset
 	class        uint8
@@ -44,7 +44,7 @@ type spec struct {
 
 func (s spec) v6() bool { return netip.MustParseAddr(s.src).Is6() }
 
-// l4 is the L4 header and payload with a zero checksum.
+// l4 returns the L4 header and payload with a zero checksum.
 func (s spec) l4() []byte {
 	var b []byte
 	switch s.proto {
@@ -128,7 +128,7 @@ func frame(v VNetHdr, ip []byte) []byte {
 	return append(b, ip...)
 }
 
-// offload is the header that a kernel gives for s, as superframe when gso is not 0.
+// offload returns the virtio-net header that a kernel writes for s, of a superframe when gso is not 0.
 func (s spec) offload(gso int) VNetHdr {
 	l3, l4, off := 20+len(s.ipOpts), 8, uint16(6)
 	if s.v6() {
@@ -152,7 +152,7 @@ func (s spec) offload(gso int) VNetHdr {
 	return v
 }
 
-// super is the superframe of s as a kernel gives it.
+// super returns the superframe of s as a kernel writes it.
 func (s spec) super(gso int) []byte {
 	s.partial = true
 	return frame(s.offload(gso), s.ip())
@@ -176,7 +176,7 @@ func mustParseIP(t testing.TB, ip []byte) *Packet {
 	return p
 }
 
-// pattern is n bytes that no checksum error hides in.
+// pattern returns n bytes in which no checksum error stays hidden.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -185,7 +185,7 @@ func pattern(n int) []byte {
 	return b
 }
 
-// The slow twins: the RFCs word for word, sharing nothing with the code under test.
+// The slow twins of the checksums follow the RFCs word for word and share nothing with the code under test.
 
 func slowSum(b []byte) (s uint64) {
 	for i := range b {
@@ -275,5 +275,5 @@ func families(t *testing.T, f func(t *testing.T, a, b string)) {
 	t.Run("IPv6", func(t *testing.T) { f(t, podA6, podB6) })
 }
 
-// timestamps is the usual option of TCP segments.
+// timestamps holds the usual option of TCP segments.
 var timestamps = []byte{1, 1, 8, 10, 0, 1, 2, 3, 4, 5, 6, 7}

@@ -11,17 +11,18 @@ var (
 	le = binary.LittleEndian
 )
 
-// castagnoli is the polynomial of SCTP's checksum (RFC 9260 appendix A), noCRC what its field counts as.
+// castagnoli is the table for SCTP's checksum (RFC 9260 appendix A). noCRC takes the place of the checksum field while
+// the CRC is computed.
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	noCRC      [4]byte
 )
 
-// Checksum is the ones' complement sum of b as big-endian 16-bit words, on top of initial (RFC 1071). The result is
+// Checksum returns the ones' complement sum of b as big-endian 16-bit words, added to initial (RFC 1071). The result is
 // folded and not complemented: a header with its checksum in place sums up to 0xffff. An odd last byte counts as if a
 // zero followed it.
 func Checksum(b []byte, initial uint32) uint16 {
-	// The sum does not care in which byte order the words are added, as long as the result is swapped back (RFC 1071 2.B).
+	// The words may be added in any byte order, as long as the result is swapped back (RFC 1071 2.B).
 	var sum, c uint64
 	for len(b) >= 128 {
 		w := (*[128]byte)(b)
@@ -67,7 +68,7 @@ func Checksum(b []byte, initial uint32) uint16 {
 	return fold(uint64(bits.ReverseBytes16(fold(sum))) + uint64(initial))
 }
 
-// fold brings a sum to 16 bits with end-around carry.
+// fold reduces a sum to 16 bits with end-around carry.
 func fold(s uint64) uint16 {
 	s = s>>32 + s&0xffffffff
 	s = s>>32 + s&0xffffffff
@@ -76,7 +77,8 @@ func fold(s uint64) uint16 {
 	return uint16(s>>16 + s&0xffff)
 }
 
-// pseudoSum is the folded sum of the pseudo header of ip's packet (RFC 9293 3.1, RFC 8200 8.1), for n bytes of L4.
+// pseudoSum returns the folded sum of the pseudo header of the packet ip with n bytes of L4 (RFC 9293 3.1, RFC 8200
+// 8.1).
 func pseudoSum(ip []byte, proto Proto, n int) uint16 {
 	s := uint32(proto) + uint32(n)>>16 + uint32(n)&0xffff
 	if ip[0]>>4 == 4 {
@@ -85,30 +87,30 @@ func pseudoSum(ip []byte, proto Proto, n int) uint16 {
 	return Checksum(ip[8:40], s)
 }
 
-// putPartial writes the checksum field of a TCP or UDP packet whose checksum somebody else completes: ip holds at least
-// its headers, n is its length from L4 on. A sum that has the protocol's number in it never folds to 0, so that the
+// putPartial writes the partial checksum of a TCP or UDP packet; somebody else completes it. ip holds at least the
+// headers, n is the length in bytes from L4 on. A sum that contains the protocol's number never folds to 0, so the
 // field of a datagram never says "no checksum" (RFC 768).
 func putPartial(ip []byte, l4 int, proto Proto, n int) {
 	off, _ := csumOffset(proto)
 	be.PutUint16(ip[l4+off:], pseudoSum(ip, proto, n))
 }
 
-// offloadChecksum makes p.VNet leave the checksum of p, TCP or UDP, to the receiver of the frame.
+// offloadChecksum sets p.VNet so that the receiver of the frame completes the checksum of p, which is TCP or UDP.
 func (p *Packet) offloadChecksum() {
 	off, _ := csumOffset(p.Tuple.Proto)
 	p.VNet = VNetHdr{Flags: NeedsCsum, HdrLen: uint16(EthLen + p.Payload), CsumStart: uint16(EthLen + p.L4), CsumOffset: uint16(off)}
 }
 
-// detectPartial finds out whether a packet from a peer that may send such has a partial checksum, and says so in
-// p.VNet.
+// detectPartial finds out whether p, which came from a peer that may send partial checksums, has one, and sets p.VNet
+// accordingly.
 //
-// The field alone tells. One full checksum in 65,535 is the same as the pseudo header's sum; that does no harm. When it
-// is right, completing it gives it back. When it is wrong, damage that happened before the peer encrypted the packet
-// stays unseen, which is as likely as with a full checksum that happens to fit; on the way here the AEAD sees all
-// damage.
+// The checksum field alone decides. One full checksum in 65,535 equals the sum of the pseudo header by chance, which
+// does no harm. When that checksum is right, completing it computes the same value again. When it is wrong, damage that
+// happened before the peer encrypted the packet stays unnoticed; that is as likely as a full checksum that happens to
+// fit damaged data. The AEAD of the tunnel notices all damage on the way here.
 func (p *Packet) detectPartial() {
 	proto, n := p.Tuple.Proto, len(p.IP)-p.L4
-	// What ParseFrame does not let through as partial is never sent as such.
+	// A peer sends as partial only what its ParseFrame admits as partial.
 	if proto != TCP && proto != UDP || p.Frag != NoFrag || p.fragAt != 0 {
 		return
 	}
@@ -121,7 +123,8 @@ func (p *Packet) detectPartial() {
 	}
 }
 
-// csumOffset is where proto keeps its Internet checksum in the L4 header; ok is false for those without one.
+// csumOffset returns the offset of the Internet checksum in the L4 header of proto; ok is false for protocols without
+// one.
 func csumOffset(proto Proto) (off int, ok bool) {
 	switch proto {
 	case TCP:
@@ -134,13 +137,13 @@ func csumOffset(proto Proto) (off int, ok bool) {
 	return 0, false
 }
 
-// setHeaderChecksum computes the checksum of an IPv4 header.
+// setHeaderChecksum computes and writes the checksum of an IPv4 header.
 func setHeaderChecksum(hdr []byte) {
 	hdr[10], hdr[11] = 0, 0
 	be.PutUint16(hdr[10:], ^Checksum(hdr, 0))
 }
 
-// setL4Checksum computes the full checksum of the contiguous packet ip, whose L4 header starts at l4.
+// setL4Checksum computes and writes the full checksum of the contiguous packet ip, whose L4 header starts at l4.
 func setL4Checksum(ip []byte, l4 int, proto Proto) {
 	off, ok := csumOffset(proto)
 	if !ok {
@@ -155,7 +158,8 @@ func setL4Checksum(ip []byte, l4 int, proto Proto) {
 	putL4Checksum(b[off:], proto, ^Checksum(b, uint32(seed)))
 }
 
-// putL4Checksum writes a computed checksum. For UDP 0 means "none", so its twin is sent (RFC 768).
+// putL4Checksum writes a computed checksum. In UDP 0 means "none", so 0xffff, which is the same number, is written
+// instead (RFC 768).
 func putL4Checksum(field []byte, proto Proto, sum uint16) {
 	if sum == 0 && proto == UDP {
 		sum = 0xffff
@@ -163,18 +167,18 @@ func putL4Checksum(field []byte, proto Proto, sum uint16) {
 	be.PutUint16(field, sum)
 }
 
-// sctpSum is the CRC32c of an SCTP packet with its checksum field taken as zero (RFC 9260 6.8).
+// sctpSum returns the CRC32c of an SCTP packet, with its checksum field taken as zero (RFC 9260 6.8).
 func sctpSum(b []byte) uint32 {
 	c := crc32.Update(0, castagnoli, b[:8])
 	c = crc32.Update(c, castagnoli, noCRC[:])
 	return crc32.Update(c, castagnoli, b[12:])
 }
 
-// isPartial reports whether the L4 checksum field holds the folded pseudo-header sum only.
+// isPartial reports whether the L4 checksum field holds only the folded sum of the pseudo header.
 func (p *Packet) isPartial() bool { return p.VNet.Flags&NeedsCsum != 0 }
 
-// CompleteChecksum turns the partial checksum of a packet that is no superframe into a full one, in place. It does
-// nothing when there is nothing to complete.
+// CompleteChecksum turns a partial checksum into a full one, in place. It does nothing for a superframe, and for a
+// checksum that is full already.
 func (p *Packet) CompleteChecksum() {
 	if !p.isPartial() || p.VNet.GSOType != GSONone {
 		return
@@ -183,8 +187,9 @@ func (p *Packet) CompleteChecksum() {
 	p.VNet = VNetHdr{}
 }
 
-// ChecksumOK verifies the full L4 checksum, Tail included. It is true where there is nothing to verify: a fragment, a
-// protocol without a known checksum, UDP over IPv4 without one, a partial checksum.
+// ChecksumOK reports whether the full L4 checksum is right, Tail included. It returns true where there is nothing to
+// verify: for a fragment, a protocol without a known checksum, UDP over IPv4 without a checksum, and a partial
+// checksum.
 func (p *Packet) ChecksumOK() bool {
 	if p.Frag != NoFrag || p.isPartial() {
 		return true
@@ -198,7 +203,7 @@ func (p *Packet) ChecksumOK() bool {
 			return p.EtherType == EtherIPv4
 		}
 		if n := int(be.Uint16(b[4:])); len(p.Tail) == 0 && n < len(b) {
-			b = b[:n] // what follows is not the datagram's
+			b = b[:n] // bytes after the datagram do not count
 		}
 	case TCP:
 	case ICMPv4, ICMPv6:
@@ -220,7 +225,8 @@ func (p *Packet) ChecksumOK() bool {
 	return fold(sum) == 0xffff
 }
 
-// sumAt is the sum of b where it stands at offset at of a longer run: at an odd one every byte changes its weight.
+// sumAt returns what b adds to the sum of a longer run of bytes in which it stands at offset at. At an odd offset the
+// two bytes of each word change places.
 func sumAt(b []byte, at int) uint16 {
 	s := Checksum(b, 0)
 	if at&1 != 0 {

@@ -64,18 +64,18 @@ func TestChecksumOK(t *testing.T) {
 	})
 }
 
-// A datagram may end before the IP packet does; what follows is not covered.
+// A datagram may end before the IP packet does; the checksum does not cover the bytes after it.
 func TestChecksumOKSurplus(t *testing.T) {
 	ip := spec{src: podA4, dst: podB4, proto: UDP, payload: pattern(20)}.ip()
 	ip = append(ip, 1, 2, 3)
 	be.PutUint16(ip[2:], uint16(len(ip)))
 	slowIPChecksum(ip[:20])
 	if !mustParseIP(t, ip).ChecksumOK() {
-		t.Error("bytes behind the datagram were summed")
+		t.Error("the checksum covers bytes after the datagram")
 	}
 }
 
-// The payload may lie in pieces, of odd lengths too.
+// The payload may lie in pieces, also of odd lengths.
 func TestChecksumOKTail(t *testing.T) {
 	families(t, func(t *testing.T, a, b string) {
 		for _, proto := range []Proto{TCP, UDP} {
@@ -97,7 +97,7 @@ func TestChecksumOKTail(t *testing.T) {
 	})
 }
 
-// ICMP of the other family is some unknown protocol: nothing to verify, nothing to translate but addresses.
+// ICMP of the other family counts as an unknown protocol: nothing is verified, and only addresses are translated.
 func TestForeignICMP(t *testing.T) {
 	for _, s := range []spec{
 		{src: podA4, dst: podB4, proto: ICMPv6, icmp: 128, sport: 5, payload: pattern(8), noCsum: true},
@@ -179,7 +179,7 @@ func TestHash(t *testing.T) {
 		for seed := range uint64(4) {
 			h := v.Hash(seed)
 			if h != v.Hash(seed) {
-				t.Fatal("Hash is not a function")
+				t.Fatal("two calls of Hash with equal arguments differ")
 			}
 			if o, dup := seen[h]; dup {
 				t.Errorf("%+v and %+v have one hash", o, v)
@@ -189,7 +189,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// Every bit of the hash is worth using, for tuples and for seeds that differ little.
+// Every bit of the hash is equally distributed, also for tuples and seeds that differ little.
 func TestHashSpread(t *testing.T) {
 	const n = 1 << 16
 	tests := map[string]func(i int) uint64{

@@ -1,32 +1,32 @@
 package packet
 
-// maxTail is how many packets may follow the first of a superframe: with the head they are the 64 segments that kernels
-// before 6.9 take of UDP (UDP_MAX_SEGMENTS), and more than 64 KiB need at any usual MTU.
+// maxTail is how many packets may follow the first of a superframe. Together they are the 64 UDP segments that kernels
+// before 6.9 accept (UDP_MAX_SEGMENTS), and more than 64 KiB need at any usual MTU.
 const maxTail = 63
 
-// Coalescer joins the packets of one batch that came out of the tunnel into superframes, without copying: the inverse
-// of Segmenter. Use: Reset, Add for each packet in the order of arrival, Next until it gives nil. The packets of one
-// flow stay in order; flows may pass one another. The zero value is ready; after the first batches nothing is
-// allocated.
+// Coalescer joins the packets of one batch from the tunnel into superframes, without copying. It is the inverse of
+// Segmenter. Call Reset, Add for each packet in the order of arrival, then Next until it returns nil. The packets of
+// one flow stay in order; those of different flows may change their order. The zero value is ready. After the first
+// batches nothing is allocated.
 type Coalescer struct {
-	// UDP allows UDP superframes (GSOUDPL4), for receivers that take them: TAPs with USO.
+	// UDP allows UDP superframes (GSOUDPL4), for receivers that accept them: TAPs with USO.
 	UDP bool
-	// Partial recognises partial checksums as a Segmenter with Partial writes them, for peers that may send such. What has
-	// one is joined, and given, with a partial checksum. It may change at Reset.
+	// Partial makes Add recognise partial checksums that a Segmenter with Partial wrote, for peers that may send them.
+	// Such packets are joined and returned with a partial checksum. Partial may change at Reset.
 	Partial bool
 
 	packets []Packet
 	runs    []run
 	next    int
-	heads   [256]int32 // by hash: 1 + index of the newest packet of that chain, 0 for none
+	heads   [256]int32 // by hash: 1 + index of the newest packet of the chain, 0 for none
 }
 
-// run is what the next packet of packets[i] must match.
+// run holds what the next packet that joins packets[i] must match.
 type run struct {
 	hash    uint64
 	older   int32 // 1 + index of the next older packet of the chain
-	size    int   // payload of every packet but the last
-	total   int   // IP packet with all tails
+	size    int   // payload in bytes of every packet but the last
+	total   int   // length in bytes of the IP packet with all tails
 	seq     uint32
 	id      uint16
 	open    bool // more may follow
@@ -40,10 +40,10 @@ func (c *Coalescer) Reset() {
 	c.closeAll()
 }
 
-// closeAll ends all runs: nothing may be joined across this point.
+// closeAll ends all runs: later packets do not join those before.
 func (c *Coalescer) closeAll() { clear(c.heads[:]) }
 
-// Add takes one packet, borrowed until Reset; its header bytes may be changed. A faulty one is not taken.
+// Add takes one packet, borrowed until Reset; its header bytes may be changed. A packet with a fault is left out.
 func (c *Coalescer) Add(ip []byte) Fault {
 	p := c.grow()
 	if f := p.ParseIP(ip); f != Good {
@@ -54,7 +54,7 @@ func (c *Coalescer) Add(ip []byte) Fault {
 		p.detectPartial()
 	}
 	if p.Frag != NoFrag {
-		// A fragment does not name its flow, so it stays behind all that came before it and ahead of all to come.
+		// A fragment does not name its flow, so it stays after all packets before it and ahead of all that follow.
 		c.closeAll()
 		c.runs = append(c.runs, run{})
 		return Good
@@ -75,7 +75,7 @@ func (c *Coalescer) Add(ip []byte) Fault {
 	return Good
 }
 
-// grow gives room for one more packet, with the Tail of the one that was there before.
+// grow returns room for one more packet, with the memory of the Tail that was there before.
 func (c *Coalescer) grow() *Packet {
 	if n := len(c.packets); n < cap(c.packets) {
 		c.packets = c.packets[:n+1]
@@ -85,7 +85,7 @@ func (c *Coalescer) grow() *Packet {
 	return &c.packets[len(c.packets)-1]
 }
 
-// newest finds the newest packet of p's flow, -1 for none.
+// newest returns the index of the newest packet of p's flow in the chain, -1 for none.
 func (c *Coalescer) newest(head int32, p *Packet, hash uint64) int {
 	for i := int(head) - 1; i >= 0; i = int(c.runs[i].older) - 1 {
 		if c.runs[i].hash == hash && c.packets[i].Tuple == p.Tuple {
@@ -95,7 +95,7 @@ func (c *Coalescer) newest(head int32, p *Packet, hash uint64) int {
 	return -1
 }
 
-// eligible reports whether p may be part of a superframe at all, and makes r that of p alone.
+// eligible reports whether p may be part of a superframe at all, and makes r the run of p alone.
 func (c *Coalescer) eligible(p *Packet, r *run) bool {
 	want := 40
 	if p.EtherType == EtherIPv4 {
@@ -104,7 +104,7 @@ func (c *Coalescer) eligible(p *Packet, r *run) bool {
 	}
 	r.size, r.total = len(p.IP)-p.Payload, len(p.IP)
 	if p.L4 != want || r.size == 0 {
-		return false // IP options and extension headers
+		return false // IP options, extension headers, or no payload
 	}
 	b := p.IP[p.L4:]
 	switch p.Tuple.Proto {
@@ -121,7 +121,7 @@ func (c *Coalescer) eligible(p *Packet, r *run) bool {
 	return false
 }
 
-// join appends q, whose own run would be r, to packet i when a segmentation of the result would give both back.
+// join appends q to packet i when segmentation of the result would reproduce both. r is the run of q alone.
 func (c *Coalescer) join(i int, q *Packet, r *run) bool {
 	p, to := &c.packets[i], &c.runs[i]
 	switch {
@@ -150,7 +150,7 @@ func (c *Coalescer) join(i int, q *Packet, r *run) bool {
 	return true
 }
 
-// sameIP compares what segmentation repeats of the IP header: class, flow label, TTL, DF.
+// sameIP compares the fields of the IP header that segmentation repeats: class, flow label, TTL, DF.
 func sameIP(p, q *Packet) bool {
 	a, b := p.IP, q.IP
 	if p.EtherType == EtherIPv6 {
@@ -159,17 +159,19 @@ func sameIP(p, q *Packet) bool {
 	return a[1] == b[1] && a[6] == b[6] && a[8] == b[8]
 }
 
-// sameTCP compares what segmentation repeats of the TCP header: acknowledgement, window, urgent pointer, options.
+// sameTCP compares the fields of the TCP header that segmentation repeats: acknowledgement, window, urgent pointer,
+// options. It also checks that q continues at seq.
 func sameTCP(p, q *Packet, seq uint32) bool {
 	a, b := p.IP[p.L4:p.Payload], q.IP[q.L4:q.Payload]
 	return be.Uint32(b[4:]) == seq && len(a) == len(b) && a[12] == b[12] &&
 		string(a[8:12]) == string(b[8:12]) && string(a[14:16]) == string(b[14:16]) && string(a[18:]) == string(b[18:])
 }
 
-// Pending is what Next has yet to give, for looking at it in advance. It is borrowed until Add or Reset.
+// Pending returns the packets that Next has not returned yet, so that a caller can prefetch for them. The slice is
+// borrowed until Add or Reset.
 func (c *Coalescer) Pending() []Packet { return c.packets[c.next:] }
 
-// Next gives the next packet or superframe, nil when all were given. It is borrowed until Reset.
+// Next returns the next packet or superframe, nil when there is none left. It is borrowed until Reset.
 func (c *Coalescer) Next() *Packet {
 	if c.next == len(c.packets) {
 		return nil
@@ -182,7 +184,7 @@ func (c *Coalescer) Next() *Packet {
 	return p
 }
 
-// finish makes the headers of p those of a superframe with a partial checksum.
+// finish gives p the headers of a superframe with a partial checksum.
 func (p *Packet) finish(r *run) {
 	ip, b := p.IP, p.IP[p.L4:]
 	n := r.total - p.L4

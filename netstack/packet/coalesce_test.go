@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// contiguous is p as the kernel sees it when head and tail are written with one writev.
+// contiguous returns p as the kernel sees it when head and tail are written with one writev.
 func (p *Packet) contiguous() []byte { return slices.Concat(append([][]byte{p.IP}, p.Tail...)...) }
 
-// superframe is the bytes that go to a TAP for p.
+// superframe returns the bytes that are written to a TAP for p.
 func superframe(p *Packet) []byte {
 	head := make([]byte, HeadLen)
 	p.PutHead(head, macA, macB)
@@ -29,7 +29,7 @@ func coalesce(t testing.TB, c *Coalescer, ips ...[]byte) (out []*Packet) {
 	for p := c.Next(); p != nil; p = c.Next() {
 		out = append(out, p)
 		if n := len(out); n > len(pending) || p != &pending[n-1] || len(c.Pending()) != len(pending)-n {
-			t.Fatalf("packet %d of %d pending is another, and %d are left", n, len(pending), len(c.Pending()))
+			t.Fatalf("packet %d of %d pending packets is not the one of Next, or %d are left", n, len(pending), len(c.Pending()))
 		}
 	}
 	if len(out) != len(pending) {
@@ -38,7 +38,8 @@ func coalesce(t testing.TB, c *Coalescer, ips ...[]byte) (out []*Packet) {
 	return out
 }
 
-// withoutID is a copy of ip, with identification 0 where DF is set: it means nothing there (RFC 6864).
+// withoutID returns a copy of ip, with identification 0 where DF is set: there the identification has no meaning (RFC
+// 6864).
 func withoutID(ip []byte) []byte {
 	ip = bytes.Clone(ip)
 	if ip[0]>>4 == 4 && ip[6]&0x40 != 0 {
@@ -74,7 +75,7 @@ func TestSegmentThenCoalesce(t *testing.T) {
 							if got[0].Len() != len(p.IP) || got[0].TCPFlags != p.TCPFlags || got[0].Tuple != p.Tuple {
 								t.Errorf("view %+v of %+v", got[0].Tuple, p.Tuple)
 							}
-							// And the view can be segmented again, e.g. for another node.
+							// The view can be segmented again, for example for another node.
 							if again := segments(t, got[0], nil); !slices.EqualFunc(again, segments(t, p, nil), bytes.Equal) {
 								t.Fatal("segments of the coalesced superframe differ")
 							}
@@ -90,7 +91,7 @@ func TestCoalesceRules(t *testing.T) {
 	families(t, func(t *testing.T, a, b string) {
 		tcp := spec{src: a, dst: b, proto: TCP, sport: 9, dport: 80, seq: 1000, ack: 7, flags: ACK, frag: 0x4000, payload: pattern(500)}
 		udp := spec{src: a, dst: b, proto: UDP, sport: 9, dport: 80, frag: 0x4000, payload: pattern(500)}
-		// after is tcp n segments later.
+		// after returns tcp as it is n segments later.
 		after := func(n int, change ...func(*spec)) spec {
 			s := tcp
 			s.seq += uint32(500 * n)
@@ -122,7 +123,7 @@ func TestCoalesceRules(t *testing.T) {
 		tests := []struct {
 			name string
 			in   [][]byte
-			want []int // tails of each packet given
+			want []int // number of tails of each packet that Next returns
 		}{
 			{"three", [][]byte{tcp.ip(), after(1).ip(), after(2).ip()}, []int{2}},
 			{"smaller last", [][]byte{tcp.ip(), after(1, size(20)).ip(), after(2).ip()}, []int{1, 0}},
@@ -169,7 +170,7 @@ func TestCoalesceRules(t *testing.T) {
 				if !slices.Equal(tails, tt.want) {
 					t.Errorf("tails %v, want %v", tails, tt.want)
 				}
-				// Nothing is lost, damage least of all, and each flow is in order.
+				// Nothing is lost, damaged packets included, and each flow is in order.
 				for _, proto := range []Proto{TCP, UDP} {
 					of := func(all [][]byte) (out [][]byte) {
 						for _, ip := range all {
@@ -263,7 +264,7 @@ func TestCoalesceFault(t *testing.T) {
 	}
 }
 
-// Many flows at once, interleaved, more than a batch and with colliding chains.
+// Many interleaved flows, more than in one batch, with colliding chains.
 func TestCoalesceManyFlows(t *testing.T) {
 	var c Coalescer
 	for _, flows := range []int{1, 60, 300} {
@@ -284,7 +285,7 @@ func TestCoalesceManyFlows(t *testing.T) {
 	}
 }
 
-// Whatever a batch holds, every flow comes out as it went in.
+// Every flow comes out of a batch as it went in, whatever else the batch holds.
 func TestCoalesceRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	c := Coalescer{UDP: true}

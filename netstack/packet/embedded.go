@@ -1,8 +1,8 @@
 package packet
 
-// Embedded makes inner a view of the packet that p, an ICMP error, quotes: its tuple, and L4 and Payload as far as the
-// quote goes (at least 8 bytes of L4). It is false when p is no error, or quotes too little, another family, a later
-// fragment, or an ICMP error.
+// Embedded makes inner a view of the packet that the ICMP error p quotes: its tuple, and L4 and Payload as far as the
+// quote goes. Embedded returns false when p is no ICMP error, and when the quoted packet has less than 8 bytes of L4,
+// is of another family, is a later fragment, or is an ICMP error itself.
 func (p *Packet) Embedded(inner *Packet) bool {
 	if p.Frag != NoFrag || !p.isICMPError() || p.EtherType == EtherIPv6 && p.ICMPType >= 128 {
 		return false
@@ -29,15 +29,16 @@ func (p *Packet) Embedded(inner *Packet) bool {
 	return true
 }
 
-// RewriteEmbedded translates p, an ICMP error for which Embedded is true: its own addresses, and addresses and ports
-// (or echo identifier) of the packet it quotes, which become those of inner, with all checksums. Quoted checksums that
-// were cut off stay, and so does the CRC of an SCTP packet not quoted whole.
+// RewriteEmbedded translates p, an ICMP error for which Embedded returns true. It changes p's own addresses to outerSrc
+// and outerDst, and the addresses and ports (or echo identifier) of the quoted packet to those of inner, with all
+// checksums. A quoted checksum that was cut off stays as it is, and so does the CRC of an SCTP packet that is not
+// quoted whole.
 func (p *Packet) RewriteEmbedded(outerSrc, outerDst Addr, inner *Tuple) {
 	var in Packet
 	if !p.Embedded(&in) {
 		return
 	}
-	// The changed bytes lie in here; the region starts at an even offset of the ICMP message.
+	// All changed bytes lie in this region, which starts at an even offset of the ICMP message.
 	region := in.IP[:min(len(in.IP), in.L4+20)]
 	before := Checksum(region, 0)
 	in.rewriteL4(inner, in.putAddrs(inner))

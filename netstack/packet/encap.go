@@ -1,14 +1,13 @@
 package packet
 
-// Bits of the traffic class that are ECN (RFC 3168 5).
+// The ECN bits of the traffic class (RFC 3168 5).
 const (
 	ecnMask = 3
 	ecnCE   = 3
 )
 
-// putOuter writes an outer header of n bytes before the IP packet that stands at dst[n:]. The outer is never
-// fragmented: whoever sizes the tunnel leaves room for it. The traffic class is the inner one, ECN included (RFC 6040
-// normal mode).
+// putOuter writes an outer header of n bytes before the IP packet at dst[n:]. The outer packet is never fragmented: the
+// tunnel's MTU leaves room for it. Its traffic class is that of the inner packet, ECN included (RFC 6040 normal mode).
 func putOuter(dst []byte, n int, via *Encap) {
 	inner := dst[n:]
 	proto, class := IPIP, inner[1]
@@ -26,7 +25,8 @@ func putOuter(dst []byte, n int, via *Encap) {
 	dst[1] |= class << 4
 }
 
-// put4 writes a 20-byte IPv4 header with DF, and so no identification (RFC 6864 4.1), for a packet of total bytes.
+// put4 writes a 20-byte IPv4 header for a packet of total bytes. DF is set, so the packet needs no identification (RFC
+// 6864 4.1).
 func put4(b []byte, total int, proto Proto, src, dst *Addr) {
 	clear(b[:20])
 	b[0], b[8], b[9] = 0x45, 64, byte(proto)
@@ -48,8 +48,8 @@ func put6(b []byte, total int, proto Proto, src, dst *Addr) {
 
 func trafficClass(ip []byte) byte { return ip[0]<<4 | ip[1]>>4 }
 
-// Decap takes the outer header off an IP-in-IP packet of any pair of families. inner is a part of ip and still to be
-// parsed; a congestion mark of the outer header is carried over to it in place. ok is false for anything else, for
+// Decap removes the outer header of an IP-in-IP packet of any pair of families. inner is a part of ip and is not parsed
+// yet. Decap copies a congestion mark of the outer header to inner, in place. ok is false for other packets, for
 // fragments, and for a mark that the inner packet cannot carry (RFC 6040 4.2).
 func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 	var p Packet
@@ -76,7 +76,7 @@ func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 	return inner, Encap{p.Tuple.Src, p.Tuple.Dst}, true
 }
 
-// markCE sets "congestion experienced"; it gives false when the packet's ends do not know ECN.
+// markCE sets "congestion experienced" in ip. It returns false when the ends of the packet do not support ECN.
 func markCE(ip []byte) bool {
 	if ip[0]>>4 == 6 {
 		if ip[1]>>4&ecnMask == 0 {

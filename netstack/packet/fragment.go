@@ -1,9 +1,9 @@
 package packet
 
 // Fragment cuts an IPv4 packet without DF into packets of at most mtu bytes (RFC 791 3.2; a fragment may be cut again)
-// and hands each to emit, borrowed until it returns. A partial checksum is completed first; a packet that fits is
-// emitted as it is. dst holds mtu bytes. Nothing is emitted for what a router may not fragment, for a superframe
-// (segment it first), and for an mtu that leaves no room for data.
+// and passes each to emit, which borrows it until it returns. A partial checksum is completed first; a packet that fits
+// is emitted as it is. dst holds mtu bytes. Nothing is emitted for a packet that a router may not fragment, for a
+// superframe (segment it first), and for an mtu that leaves no room for data.
 func (p *Packet) Fragment(mtu int, dst []byte, emit func(ip []byte)) {
 	if p.VNet.GSOType != GSONone || len(p.Tail) != 0 {
 		return
@@ -39,7 +39,7 @@ func (p *Packet) Fragment(mtu int, dst []byte, emit func(ip []byte)) {
 	}
 }
 
-// keepCopied turns those options into no-operations that only the first fragment carries (RFC 791 3.1), so that the
+// keepCopied overwrites with no-operations the options that only the first fragment carries (RFC 791 3.1), so that the
 // header keeps its length.
 func keepCopied(opts []byte) {
 	for len(opts) > 0 && opts[0] != 0 {

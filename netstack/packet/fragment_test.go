@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// reassemble is RFC 791 3.2 for fragments that are all there, in any order.
+// reassemble joins fragments as in RFC 791 3.2; all of them are there, in any order.
 func reassemble(t *testing.T, parts [][]byte) []byte {
 	t.Helper()
 	var data []byte
@@ -57,7 +57,7 @@ func TestFragment(t *testing.T) {
 				t.Errorf("%d bytes, MTU %d: %d fragments", n, mtu, len(parts))
 			}
 			if got := reassemble(t, parts); !bytes.Equal(got, whole) {
-				t.Errorf("%d bytes, MTU %d: reassembled to something else", n, mtu)
+				t.Errorf("%d bytes, MTU %d: the reassembled packet differs", n, mtu)
 			}
 			// Fragments may have to be cut once more.
 			var again [][]byte
@@ -65,19 +65,19 @@ func TestFragment(t *testing.T) {
 				again = append(again, fragments(t, mustParseIP(t, ip), 68)...)
 			}
 			if got := reassemble(t, again); !bytes.Equal(got, whole) {
-				t.Errorf("%d bytes, MTU %d then 68: reassembled to something else", n, mtu)
+				t.Errorf("%d bytes, MTU %d then 68: the reassembled packet differs", n, mtu)
 			}
 		}
 	}
 }
 
 func TestFragmentOptions(t *testing.T) {
-	// No-operation, record route (first only), stream id (copied), end.
+	// No-operation, record route (in the first fragment only), stream id (copied), end.
 	opts := []byte{1, 7, 7, 4, 0, 0, 0, 0, 0x88, 4, 1, 2}
 	s := spec{src: podA4, dst: podB4, proto: UDP, payload: pattern(500), ipOpts: opts}
 	parts := fragments(t, mustParseIP(t, s.ip()), 200)
 	if got := reassemble(t, parts); !bytes.Equal(got, s.ip()) {
-		t.Error("reassembled to something else")
+		t.Error("the reassembled packet differs")
 	}
 	for i, ip := range parts {
 		want := opts

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// seeds are good superframes of every kind, and then what happens to be wrong with them.
+// seeds are good superframes of every kind; the fuzzer makes them wrong.
 func seeds() (out [][]byte) {
 	for _, fam := range [][2]string{{podA4, podB4}, {podA6, podB6}} {
 		for _, s := range rewriteSpecs(fam[0], fam[1]) {
@@ -40,14 +40,15 @@ func seeds() (out [][]byte) {
 	return append(out, frame(VNetHdr{}, wrapped))
 }
 
-// FuzzParse: whatever a pod writes, nothing panics, and all that is done with a good packet works on it.
+// FuzzParse checks that nothing panics, whatever a pod writes, and that every operation works on each good packet.
 func FuzzParse(f *testing.F) {
 	for _, b := range seeds() {
 		f.Add(b, false)
 		f.Add(b, true)
 	}
 	f.Fuzz(func(t *testing.T, in []byte, repair bool) {
-		// Mutations seldom keep the checksum of the IPv4 header, which hides all that comes after it.
+		// A mutation seldom keeps the checksum of the IPv4 header right, and with a wrong one nothing after it is
+		// parsed.
 		if ip := in[min(HeadLen, len(in)):]; repair && len(ip) >= 20 && ip[0]>>4 == 4 {
 			in = bytes.Clone(in)
 			ip = in[HeadLen:]
@@ -92,7 +93,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// fuzzRewrite goes there and back: the packet must be what it was, but for twins of zero in checksums that were wrong.
+// fuzzRewrite rewrites a packet there and back. A right checksum stays right and a wrong one wrong; a packet with a
+// right one is afterwards what it was. (A wrong one may change between the two forms of zero.)
 func fuzzRewrite(t *testing.T, p *Packet) {
 	orig, back := bytes.Clone(p.IP), p.Tuple
 	ok := p.ChecksumOK()
@@ -118,7 +120,7 @@ func fuzzSegment(t *testing.T, p *Packet) {
 	}
 }
 
-// fuzzThere takes p through a tunnel in which checksums are partial, or are not.
+// fuzzThere sends p through a tunnel with partial or with full checksums.
 func fuzzThere(t *testing.T, p *Packet, via *Encap, between bool) {
 	partial := p.isPartial()
 	c, n := Coalescer{UDP: true, Partial: between}, 0
@@ -126,7 +128,7 @@ func fuzzThere(t *testing.T, p *Packet, via *Encap, between bool) {
 		if via != nil {
 			inner, _, ok := Decap(ip)
 			if !ok {
-				t.Fatal("own wrapping is not decapsulated")
+				t.Fatal("Decap refuses what Segmenter wrapped")
 			}
 			ip = inner
 		}

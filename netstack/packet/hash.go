@@ -2,7 +2,7 @@ package packet
 
 import "math/bits"
 
-// Odd constants without pattern: the fractional digits of pi, as Blowfish uses them.
+// Constants without a pattern: fractional digits of pi, as Blowfish uses them.
 const (
 	hashK0 = 0x243f6a8885a308d3
 	hashK1 = 0x13198a2e03707345
@@ -11,8 +11,8 @@ const (
 	hashK4 = 0x452821e638d01377
 )
 
-// Hash mixes every field of t with seed: for tables (seed kept secret) and for rendezvous choice (seed = who competes).
-// It is not cryptographic. The value for a given tuple and seed may be kept across processes of one machine.
+// Hash mixes every field of t with seed. Tables use a secret seed; rendezvous hashing uses the candidate as seed. Hash
+// is not cryptographic. Its value for a given tuple and seed may be kept by several processes of one machine.
 func (t *Tuple) Hash(seed uint64) uint64 {
 	a := mix(le.Uint64(t.Src[:8])^hashK0^seed, le.Uint64(t.Src[8:])^hashK1)
 	b := mix(le.Uint64(t.Dst[:8])^hashK2, le.Uint64(t.Dst[8:])^hashK3^seed)
@@ -20,7 +20,7 @@ func (t *Tuple) Hash(seed uint64) uint64 {
 	return mix(a^bits.RotateLeft64(b, 32)^hashK0, mix(ports^hashK2^seed, uint64(t.Proto)^hashK4)^b)
 }
 
-// mix folds the 128-bit product of a and b.
+// mix multiplies a and b and folds the 128-bit product to 64 bits.
 func mix(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo

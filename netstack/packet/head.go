@@ -1,12 +1,13 @@
 package packet
 
-// What the kernel allows in one superframe, and what a pod may make us do with one read.
+// Limits of one superframe: what the kernel allows, and how much work a pod may cause with one frame.
 const (
-	// minGSOSize is the smallest payload Linux's TCP puts into a segment (TCP_MIN_SND_MSS 48 minus 40 of options).
+	// minGSOSize is the smallest payload in bytes that Linux's TCP puts into a segment (TCP_MIN_SND_MSS 48 minus 40 of
+	// options).
 	minGSOSize = 8
 	// maxTCPSegments keeps one superframe of a hostile pod from becoming thousands of tunnel packets.
 	maxTCPSegments = 1024
-	// maxUDPSegments is UDP_MAX_SEGMENTS (include/linux/udp.h), 64 before Linux 6.9.
+	// maxUDPSegments is UDP_MAX_SEGMENTS (include/linux/udp.h). It is 64 before Linux 6.9.
 	maxUDPSegments = 128
 )
 
@@ -28,14 +29,14 @@ func (h VNetHdr) Encode(b []byte) {
 	le.PutUint16(b[8:], h.CsumOffset)
 }
 
-// SrcMAC is the Ethernet source address. p has a Buf.
+// SrcMAC returns the Ethernet source address. p must have a Buf.
 func (p *Packet) SrcMAC() MAC { return MAC(p.Buf[VNetHdrLen+6 : VNetHdrLen+12]) }
 
-// DstMAC is the Ethernet destination address. p has a Buf.
+// DstMAC returns the Ethernet destination address. p must have a Buf.
 func (p *Packet) DstMAC() MAC { return MAC(p.Buf[VNetHdrLen : VNetHdrLen+6]) }
 
-// PutHead writes what stands before the IP header of a superframe to dst[:HeadLen]: p.VNet and an Ethernet header.
-// dst may be p.Buf.
+// PutHead writes to dst[:HeadLen] the headers before the IP header of a superframe: p.VNet and an Ethernet header. dst
+// may be p.Buf.
 func (p *Packet) PutHead(dst []byte, srcMAC, dstMAC MAC) {
 	dst = dst[:HeadLen]
 	v := p.VNet
@@ -49,8 +50,8 @@ func (p *Packet) PutHead(dst []byte, srcMAC, dstMAC MAC) {
 	be.PutUint16(dst[VNetHdrLen+12:], p.EtherType)
 }
 
-// checkOffload holds the virtio-net header that came with the frame, which its sender was free to make up, against what
-// was parsed, and brings it to the one form the rest of the code knows: zero, or partial checksum, or superframe.
+// checkOffload compares the virtio-net header of the frame, whose sender may have written anything there, with what was
+// parsed, and normalises it to one of the forms that the package documentation lists.
 func (p *Packet) checkOffload() Fault {
 	v := &p.VNet
 	if v.Flags&^(NeedsCsum|DataValid) != 0 {
@@ -60,12 +61,12 @@ func (p *Packet) checkOffload() Fault {
 		if v.GSOType != GSONone {
 			return BadOffload
 		}
-		*v = VNetHdr{} // DataValid is the sender's word only: the receiver shall verify
+		*v = VNetHdr{} // DataValid is only the sender's claim: the receiver verifies
 		return Good
 	}
 	v.Flags = NeedsCsum
 	proto := p.Tuple.Proto
-	// fragAt: with a fragment header of any kind the kernel has completed the checksum.
+	// With a fragment header of any kind (fragAt) the sender's kernel has completed the checksum.
 	if p.Frag != NoFrag || p.fragAt != 0 || proto != TCP && proto != UDP {
 		return BadOffload
 	}
@@ -74,7 +75,7 @@ func (p *Packet) checkOffload() Fault {
 		return BadOffload
 	}
 	if proto == UDP && int(be.Uint16(p.IP[p.L4+4:])) != len(p.IP)-p.L4 {
-		return BadOffload // the kernel would sum up to the end of the packet
+		return BadOffload // the kernel sums up to the end of the packet, not of the datagram
 	}
 	v.HdrLen = uint16(EthLen + p.Payload)
 	if v.GSOType == GSONone {
@@ -84,7 +85,7 @@ func (p *Packet) checkOffload() Fault {
 	return p.checkGSO()
 }
 
-// checkGSO judges the segmentation fields of a packet whose checksum fields were found right.
+// checkGSO checks the segmentation fields of a packet whose checksum fields are right.
 func (p *Packet) checkGSO() Fault {
 	v := &p.VNet
 	size, n := int(v.GSOSize), len(p.IP)-p.Payload
@@ -99,14 +100,14 @@ func (p *Packet) checkGSO() Fault {
 		}
 		limit = maxUDPSegments
 	case v.GSOType&^GSOECN == GSOTCPv4 && p.EtherType == EtherIPv4, v.GSOType&^GSOECN == GSOTCPv6 && p.EtherType == EtherIPv6:
-		// Every segment repeats the flags: these two would change the meaning of the sequence numbers.
+		// Every segment repeats the flags. SYN or RST in all of them would change the meaning of the sequence numbers.
 		if p.TCPFlags&(SYN|RST) != 0 || size < minGSOSize {
 			return BadOffload
 		}
 	default:
 		return BadOffload
 	}
-	if n <= size { // not really one: the kernel ignores the fields too (virtio_net_hdr_to_skb)
+	if n <= size { // one segment: the kernel ignores the GSO fields too (virtio_net_hdr_to_skb)
 		v.GSOType, v.GSOSize = GSONone, 0
 		return Good
 	}

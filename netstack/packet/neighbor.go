@@ -1,8 +1,8 @@
 package packet
 
-// AnswerARP turns the ARP request in the superframe buf in place into the reply that gives mac for whatever was asked
-// (we are the way to everything), and returns its length. It is 0 for anything but a request, and for one about the
-// sender's own address: announcements and probes for duplicates (RFC 5227).
+// AnswerARP turns the ARP request in the superframe buf in place into a reply that names mac for whatever address was
+// asked, since the node is the next hop to everything. It returns the length of the reply. It returns 0 for anything
+// but a request, and for a request about the sender's own address: announcements and probes for duplicates (RFC 5227).
 func AnswerARP(buf []byte, mac MAC) (n int) {
 	const size = HeadLen + 28
 	if len(buf) < size || be.Uint16(buf[VNetHdrLen+12:]) != EtherARP {
@@ -35,10 +35,10 @@ const (
 	ndAdvertiseAll = 0xe0000000 // flags: router, solicited, override
 )
 
-// AnswerNS turns the neighbour solicitation in p.Buf in place into the advertisement that gives mac for whatever was
-// asked, and returns the length of the superframe, after which p is void. It is 0 for anything but a valid solicitation
-// (RFC 4861 7.1.1), for a probe for duplicates, and where Buf has no capacity for the 8 bytes of option it may have to
-// grow by.
+// AnswerNS turns the neighbour solicitation in p.Buf in place into an advertisement that names mac for whatever address
+// was asked. It returns the length of the superframe; p must not be used afterwards. It returns 0 for anything but a
+// valid solicitation (RFC 4861 7.1.1), for a probe for duplicates, and where Buf lacks the capacity for an option of 8
+// bytes, which the solicitation may have lacked.
 func AnswerNS(p *Packet, mac MAC) (n int) {
 	const size = HeadLen + 40 + 32
 	if p.Buf == nil || cap(p.Buf) < size || !p.isSolicitation() {
@@ -62,7 +62,7 @@ func AnswerNS(p *Packet, mac MAC) (n int) {
 	return size
 }
 
-// isSolicitation reports whether p asks for a neighbour other than the asker.
+// isSolicitation reports whether p is a valid solicitation about somebody other than its sender.
 func (p *Packet) isSolicitation() bool {
 	if p.EtherType != EtherIPv6 || p.Tuple.Proto != ICMPv6 || p.ICMPType != ndSolicit || p.ICMPCode != 0 ||
 		p.L4 != 40 || p.Frag != NoFrag || p.IP[7] != 255 || len(p.IP) < 64 || p.isPartial() {

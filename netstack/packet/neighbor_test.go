@@ -74,7 +74,7 @@ func solicit(src, dst, target string, opts ...byte) []byte {
 }
 
 func TestAnswerNS(t *testing.T) {
-	node := "ff02::1:ff00:9" // solicited-node address of podB6
+	node := "ff02::1:ff00:9" // the solicited-node address of podB6
 	link := []byte{1, 1, 2, 1, 1, 1, 1, 1}
 	nonce := append([]byte{14, 1, 9, 9, 9, 9, 9, 9}, link...)
 	for name, ip := range map[string][]byte{

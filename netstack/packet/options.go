@@ -9,11 +9,12 @@ const (
 	optLooseRoute    = 131
 	optStrictRoute   = 137
 	leastRecordRoute = 3 // type, length, pointer
-	leastTimestamp   = 4 // and overflow with flags
+	leastTimestamp   = 4 // the same, and overflow with flags
 )
 
-// goodOptions reports whether the options of an IPv4 header are well formed, and none of them routes the packet: with a
-// source route the destination is not what Tuple says, and routers drop it by default (RFC 7126 4.3, 4.4).
+// goodOptions reports whether the options of an IPv4 header are well formed and none of them routes the packet. With a
+// source route the final destination is not the one in Tuple, and routers drop such packets by default (RFC 7126 4.3,
+// 4.4).
 func goodOptions(opts []byte) bool {
 	for len(opts) > 0 {
 		switch opts[0] {
@@ -33,7 +34,7 @@ func goodOptions(opts []byte) bool {
 		switch opts[0] {
 		case optLooseRoute, optStrictRoute:
 			return false
-		case optRecordRoute: // the pointer is past the three octets before the data
+		case optRecordRoute: // the pointer must point past these three octets
 			if n < leastRecordRoute || opts[2] < leastRecordRoute+1 {
 				return false
 			}

@@ -4,13 +4,13 @@ import (
 	"net/netip"
 )
 
-// Layout of a superframe as a TAP gives and takes it: virtio-net header, Ethernet header, network packet.
+// Layout of a superframe as a TAP delivers and takes it: virtio-net header, Ethernet header, network packet.
 const (
 	// VNetHdrLen is the length in bytes of the legacy virtio_net_hdr (TUNSETVNETHDRSZ 10).
 	VNetHdrLen = 10
 	// EthLen is the length of an Ethernet header without VLAN tag.
 	EthLen = 14
-	// HeadLen is where the IP header of a superframe starts.
+	// HeadLen is the offset of the IP header in a superframe.
 	HeadLen = VNetHdrLen + EthLen
 	// MaxFrame is the size of a buffer that holds any superframe.
 	MaxFrame = HeadLen + 65535
@@ -37,14 +37,14 @@ const (
 	SCTP   Proto = 132
 )
 
-// Addr is an IPv4 or IPv6 address without pointers, so that tables of them cost the garbage collector nothing. IPv4 is
-// kept as ::ffff:a.b.c.d; a real IPv6 packet with such an address is malformed.
+// Addr is an IPv4 or IPv6 address without pointers, so that tables of addresses cost the garbage collector nothing.
+// IPv4 is kept as ::ffff:a.b.c.d; an IPv6 packet that carries such an address is malformed.
 type Addr [16]byte
 
-// AddrFrom converts from netip. The zone is dropped.
+// AddrFrom converts an address from netip. The IPv6 zone is dropped.
 func AddrFrom(a netip.Addr) Addr { return Addr(a.As16()) }
 
-// Netip converts to netip; IPv4 comes back as IPv4.
+// Netip converts a to netip; IPv4 comes back as IPv4.
 func (a Addr) Netip() netip.Addr { return netip.AddrFrom16(a).Unmap() }
 
 // Is4 reports whether a is an IPv4 address.
@@ -57,8 +57,9 @@ func (a Addr) String() string { return a.Netip().String() }
 // MAC is an Ethernet address.
 type MAC [6]byte
 
-// Tuple names one direction of a flow. For an ICMP echo both ports are the identifier. Space separates address spaces:
-// 0 for packets of this node's ports, the ingress peer's id folded for what came encapsulated from one.
+// Tuple names one direction of a flow. For an ICMP echo both ports hold the identifier. Space keeps equal addresses of
+// different owners apart: it is 0 for the cluster's addresses, and for clients whose packets came encapsulated from a
+// peer it is that peer's ID, folded.
 type Tuple struct {
 	Src, Dst         Addr
 	SrcPort, DstPort uint16
@@ -67,7 +68,7 @@ type Tuple struct {
 	_                [3]byte
 }
 
-// Reverse gives the tuple of the packets that answer t.
+// Reverse returns the tuple of the packets that answer t.
 func (t Tuple) Reverse() Tuple {
 	t.Src, t.Dst = t.Dst, t.Src
 	t.SrcPort, t.DstPort = t.DstPort, t.SrcPort
@@ -91,19 +92,22 @@ type ChoiceKind uint8
 
 // The kinds of a Choice.
 const (
-	// NotFrontend: the destination is no Service address; route it as it is.
+	// NotFrontend: the destination is no Service address. The packet is routed as it is.
 	NotFrontend ChoiceKind = iota
-	// Picked: translate to Choice.To, which is served by Choice.Backend.
+	// Picked: the packet is translated to Choice.To, which Choice.Backend serves.
 	Picked
-	// NoEndpoints: a Service without an endpoint that could serve: refuse at once.
+	// NoEndpoints: the Service has no endpoint that could serve. The packet is refused at once.
 	NoEndpoints
-	// UnknownPort: a Service address, or an address of a service range, that has no such port: refuse at once.
+	// UnknownPort: the address is a Service's or lies in a service range, and has no such port. The packet is refused
+	// at once.
 	UnknownPort
-	// DropLocal: the traffic policy is Local and this node has no endpoint: drop (KEP-2086, Service.spec).
+	// DropLocal: the traffic policy is Local and this node has no endpoint. The packet is dropped (KEP-2086,
+	// Service.spec).
 	DropLocal
-	// DropSource: the Service does not let this client in (Service.spec.loadBalancerSourceRanges): drop.
+	// DropSource: the Service does not admit this client (Service.spec.loadBalancerSourceRanges). The packet is
+	// dropped.
 	DropSource
-	// ToStack: an address this node answers itself (cluster DNS): deliver to the stack, untranslated.
+	// ToStack: this node answers the address itself (cluster DNS). The packet is delivered to the stack, untranslated.
 	ToStack
 )
 
@@ -114,15 +118,17 @@ type Choice struct {
 	To      Endpoint
 }
 
-// BackendState says what a flow that was given a backend earlier may do now.
+// BackendState says what may become of a flow that was given a backend earlier.
 type BackendState uint8
 
 // The states of a backend, worst first.
 const (
-	// BackendGone: no longer in the table. TCP is reset, unless another node knows better; anything else picks again.
+	// BackendGone: the backend is no longer in the table. TCP is reset, unless another node knows better; any other
+	// flow gets another backend.
 	BackendGone BackendState = iota
-	// BackendDraining: known but not to be given new flows (unready or terminating). TCP goes on, UDP picks again.
+	// BackendDraining: the backend is unready or terminating and gets no new flows. TCP goes on; UDP gets another
+	// backend.
 	BackendDraining
-	// BackendReady: serves.
+	// BackendReady: the backend serves.
 	BackendReady
 )

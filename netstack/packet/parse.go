@@ -1,9 +1,9 @@
 package packet
 
-// maxExtHeaders bounds the walk along IPv6 extension headers; RFC 8200 4.1 gives at most seven.
+// maxExtHeaders bounds the walk along IPv6 extension headers. RFC 8200 4.1 lists at most seven.
 const maxExtHeaders = 7
 
-// IPv6 extension headers that are walked over to the L4 header.
+// IPv6 extension headers that the parser skips to reach the L4 header.
 const (
 	extHopByHop = 0
 	extRouting  = 43
@@ -11,9 +11,9 @@ const (
 	extDestOpts = 60
 )
 
-// ParseFrame makes p a view of a superframe that came from a TAP or the stack; buf is borrowed. A fault other than
-// NotIP leaves the other fields without meaning. Nothing in buf is believed: neither lengths, nor the virtio-net
-// header, which the sender writes. p.VNet is what remains of it, normalised; PutHead brings it back into the bytes.
+// ParseFrame makes p a view of a superframe that came from a TAP or the stack; buf is borrowed. After a fault the other
+// fields have no meaning, except EtherType after NotIP. Nothing in buf is believed: neither lengths nor the virtio-net
+// header, both of which the sender writes. p.VNet is that header, checked and normalised; PutHead writes it back.
 func (p *Packet) ParseFrame(buf []byte) Fault {
 	p.reset()
 	p.Buf = buf
@@ -39,7 +39,7 @@ func (p *Packet) ParseFrame(buf []byte) Fault {
 	return p.checkOffload()
 }
 
-// ParseIP makes p a view of one bare IP packet; ip is borrowed. Its checksum is full: p.VNet is zero.
+// ParseIP makes p a view of one bare IP packet; ip is borrowed. p.VNet becomes zero: the checksum counts as full.
 func (p *Packet) ParseIP(ip []byte) Fault {
 	p.reset()
 	return p.parse(ip)
@@ -52,7 +52,7 @@ func (p *Packet) isICMP() bool {
 	return p.Tuple.Proto == ICMPv4 && p.EtherType == EtherIPv4 || p.Tuple.Proto == ICMPv6 && p.EtherType == EtherIPv6
 }
 
-// isEcho reports whether p is an ICMP echo request or reply, whose identifier stands for the ports.
+// isEcho reports whether p is an ICMP echo request or reply. Their identifier takes the place of the ports.
 func (p *Packet) isEcho() bool {
 	if p.EtherType == EtherIPv4 {
 		return p.Tuple.Proto == ICMPv4 && (p.ICMPType == 8 || p.ICMPType == 0)
@@ -75,7 +75,8 @@ func (p *Packet) parse(ip []byte) Fault {
 	return p.parseL4()
 }
 
-// parseNet reads the IP header. cut allows the packet to be shorter than it says, as those embedded in ICMP are.
+// parseNet reads the IP header. cut allows the packet to be shorter than its header says, as packets quoted in ICMP
+// errors are.
 func (p *Packet) parseNet(ip []byte, cut bool) Fault {
 	if len(ip) == 0 {
 		return Malformed
@@ -138,7 +139,7 @@ func (p *Packet) parse6(ip []byte, cut bool) Fault {
 			if next == extHopByHop && at != 40 || at+8 > len(ip) {
 				return Malformed
 			}
-			// A routing header with segments left: the destination is not what Tuple says (RFC 5095).
+			// A routing header has segments left: the final destination is not the one in Tuple (RFC 5095).
 			if next == extRouting && ip[at+3] != 0 {
 				return Malformed
 			}
@@ -174,7 +175,7 @@ func (p *Packet) parse6(ip []byte, cut bool) Fault {
 	return Malformed
 }
 
-// fragment notes a fragment with n bytes of data at offset off and refuses impossible ones.
+// fragment records that p is a fragment with n bytes of data at offset off, and refuses impossible ones.
 func (p *Packet) fragment(off int, more bool, n int) Fault {
 	if more && n%8 != 0 || off+n > 65535 || n <= 0 {
 		return Malformed
@@ -204,7 +205,7 @@ func (p *Packet) overlap(ip []byte) Fault {
 	return Good
 }
 
-// minL4 is the length of the fixed part of the L4 header, 0 where it is not known.
+// minL4 returns the length of the fixed part of the L4 header in bytes, 0 where it is not known.
 func minL4(proto Proto) int {
 	switch proto {
 	case TCP:
@@ -217,7 +218,7 @@ func minL4(proto Proto) int {
 	return 0
 }
 
-// parseL4 reads the L4 header behind a good IP header.
+// parseL4 reads the L4 header that follows a valid IP header.
 func (p *Packet) parseL4() Fault {
 	if p.Frag == LaterFrag {
 		p.Payload = p.L4
@@ -246,7 +247,7 @@ func (p *Packet) parseL4() Fault {
 	return Good
 }
 
-// ports reads those L4 fields that stand in the first eight bytes, and the TCP flags where they are there.
+// ports reads the L4 fields that stand in the first eight bytes of b, and the TCP flags if b is long enough.
 func (p *Packet) ports(b []byte) {
 	switch p.Tuple.Proto {
 	case TCP, UDP, SCTP:
@@ -266,7 +267,7 @@ func (p *Packet) ports(b []byte) {
 	}
 }
 
-// addr4 reads an IPv4 address.
+// addr4 returns the IPv4 address in the first four bytes of b.
 func addr4(b []byte) Addr {
 	return Addr{10: 0xff, 11: 0xff, 12: b[0], 13: b[1], 14: b[2], 15: b[3]}
 }

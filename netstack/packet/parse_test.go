@@ -112,7 +112,7 @@ func TestParse(t *testing.T) {
 				}
 			}
 			compare(mustParseIP(t, ip))
-			// Ethernet pads short frames, and there may be more: the padding is not part of the packet.
+			// Ethernet pads short frames, with any number of bytes: the padding is not part of the packet.
 			p := mustParse(t, append(frame(VNetHdr{}, ip), 0, 0, 0, 0, 0))
 			compare(p)
 			if len(p.Buf) != HeadLen+len(ip) || p.SrcMAC() != macA || p.DstMAC() != macB {
@@ -186,7 +186,7 @@ func TestParseMalformed(t *testing.T) {
 		"too many extensions":         many.ip(),
 		"jumbogram":                   with(tcp6, set(4, 0, 0)),
 	}
-	// spec.ip sets the next header of the last extension at extLast; these two have theirs in the first.
+	// spec.ip sets the next header of the last extension at extLast; these two specs name theirs in the first one.
 	tests["hop-by-hop not first"][40] = 0
 	tests["two fragment headers"][40] = 44
 	for name, ip := range tests {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// fromPod is what the pod's kernel makes of p when it forwards it: segments, each with the checksum summed up from what
-// stands in the field on, as its virtio-net header asks for.
+// fromPod returns what the pod's kernel makes of p when it forwards it: segments with full checksums, summed up as the
+// virtio-net header asks, from the value that stands in the checksum field.
 func fromPod(t testing.TB, p *Packet) [][]byte {
 	t.Helper()
 	ip := p.contiguous()
@@ -30,7 +30,7 @@ func fromPod(t testing.TB, p *Packet) [][]byte {
 	return [][]byte{ip}
 }
 
-// Each segment has the sum of its own pseudo header, in which its own length is.
+// Each segment has the sum of its own pseudo header, which holds its own length.
 func TestSegmentPartial(t *testing.T) {
 	vias := []*Encap{nil, {addr("10.1.0.1"), addr("10.2.0.1")}, {addr("fd00:1::1"), addr("fd00:2::1")}}
 	seg := Segmenter{Partial: true}
@@ -62,7 +62,7 @@ func TestSegmentPartial(t *testing.T) {
 				}
 			}
 		}
-		// What came with a full checksum, or none, stays as it is.
+		// A packet with a full checksum, or none, stays as it is.
 		for name, s := range rewriteSpecs(a, b) {
 			if got := cut(t, &seg, mustParse(t, frame(VNetHdr{}, s.ip())), nil); len(got) != 1 || !bytes.Equal(got[0], s.ip()) {
 				t.Errorf("%s: changed", name)
@@ -71,7 +71,7 @@ func TestSegmentPartial(t *testing.T) {
 	})
 }
 
-// A field of 0 means "no checksum" in UDP. No pseudo header sums up to it, not even to a multiple of 0xffff.
+// In UDP a field of 0 means "no checksum". No pseudo header sums up to 0 or to a multiple of 0xffff.
 func TestPartialIsNeverNone(t *testing.T) {
 	s := spec{src: "10.0.0.1", proto: UDP, partial: true}
 	for last := range 0x10000 {
@@ -181,7 +181,7 @@ func TestCoalescePartial(t *testing.T) {
 			name  string
 			takes bool
 			in    [][]byte
-			want  []int // tails of each packet given
+			want  []int // number of tails of each packet that Next returns
 		}{
 			{"partial", true, [][]byte{seg(0, true), seg(1, true), seg(2, true)}, []int{2}},
 			{"full", true, [][]byte{seg(0, false), seg(1, false), seg(2, false)}, []int{2}},
@@ -203,8 +203,8 @@ func TestCoalescePartial(t *testing.T) {
 	})
 }
 
-// Superframes of several flows, cut with partial and with full checksums, wrapped and not, some damaged on the way: the
-// pod gets what was sent, and damage stays to be seen.
+// Superframes of several flows are cut with partial and with full checksums, wrapped and not, and some are damaged on
+// the way. The pod gets what was sent, and damage stays visible.
 func TestPartialThereAndBack(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 15))
 	type flow struct {
@@ -239,7 +239,7 @@ func TestPartialThereAndBack(t *testing.T) {
 				if f.via != nil {
 					ip, _, _ = Decap(ip)
 				}
-				// Payload that is not what its sender summed up, or a field that is neither sum.
+				// The payload is not what its sender summed up, or the field is neither of the two sums.
 				if q := mustParseIP(t, ip); r.IntN(50) == 0 {
 					damaged++
 					at := len(ip) - 1

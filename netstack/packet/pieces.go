@@ -1,13 +1,13 @@
 package packet
 
-// Piece is what a fragment holds of its packet.
+// Piece is the part of a packet that one fragment carries.
 type Piece struct {
-	At   int    // where in what is fragmented Data begins, in bytes
+	At   int    // offset of Data in the fragmented part of the packet, in bytes
 	Data []byte // borrowed
-	More bool   // there is more behind it
+	More bool   // later fragments follow
 }
 
-// Piece gives what p, a fragment, holds.
+// Piece returns the part that p carries. p must be a fragment.
 func (p *Packet) Piece() Piece {
 	if p.EtherType == EtherIPv4 {
 		word := be.Uint16(p.IP[6:])
@@ -19,8 +19,8 @@ func (p *Packet) Piece() Piece {
 
 func (p *Packet) ihl() int { return int(p.IP[0]&15) * 4 }
 
-// PutWholeHead writes to dst the IP header of the packet that p is the first fragment of, but for its length, and
-// returns its own. It is 0 when dst is too short.
+// PutWholeHead writes to dst the IP header of the packet whose first fragment is p, and returns the header's length.
+// The length field of that header is not yet right; see PutLength. PutWholeHead returns 0 when dst is too short.
 func (p *Packet) PutWholeHead(dst []byte) int {
 	if p.EtherType == EtherIPv4 {
 		hl := p.ihl()
@@ -35,7 +35,7 @@ func (p *Packet) PutWholeHead(dst []byte) int {
 		return 0
 	}
 	copy(dst, p.IP[:p.fragAt])
-	// The header before that of the fragment names what followed it.
+	// The header before the fragment header must now name what followed the fragment header.
 	next := 6
 	for at := 40; at < p.fragAt; at += (int(p.IP[at+1]) + 1) * 8 {
 		next = at
@@ -44,7 +44,8 @@ func (p *Packet) PutWholeHead(dst []byte) int {
 	return p.fragAt
 }
 
-// PutLength writes the length of the packet ip into its IP header. It is false when there is no room for such a number.
+// PutLength writes the length of the packet ip into its IP header. It returns false when the length does not fit the
+// field.
 func PutLength(ip []byte) bool {
 	if ip[0]>>4 == 6 {
 		be.PutUint16(ip[4:], uint16(len(ip)-40))
@@ -55,9 +56,9 @@ func PutLength(ip []byte) bool {
 	return len(ip) <= 65535
 }
 
-// PutFragments cuts ip, a packet that we made ourselves, whole and without options, into fragments of at most mtu bytes
-// with the identification id (RFC 791 3.2, RFC 8200 4.5), and hands each to emit, borrowed until it returns. dst holds
-// mtu bytes. Nothing is emitted for an mtu that leaves no room for data.
+// PutFragments cuts ip into fragments of at most mtu bytes with the identification id (RFC 791 3.2, RFC 8200 4.5), and
+// passes each to emit, which borrows it until it returns. ip must be a whole packet that this node made, without
+// options. dst holds mtu bytes. Nothing is emitted for an mtu that leaves no room for data.
 func PutFragments(ip []byte, mtu int, id uint32, dst []byte, emit func(ip []byte)) {
 	head, l4 := 20, 20
 	if ip[0]>>4 == 6 {
@@ -80,7 +81,7 @@ func PutFragments(ip []byte, mtu int, id uint32, dst []byte, emit func(ip []byte
 	}
 }
 
-// putFragment4 makes the header of f that of a fragment.
+// putFragment4 turns the IPv4 header of f into that of a fragment.
 func putFragment4(f []byte, at int, more bool, id uint16) {
 	word := uint16(at / 8)
 	if more {
@@ -92,7 +93,7 @@ func putFragment4(f []byte, at int, more bool, id uint16) {
 	setHeaderChecksum(f[:20])
 }
 
-// putFragment6 writes the fragment header of f behind its IPv6 header.
+// putFragment6 writes a fragment header into f after its IPv6 header, which it updates.
 func putFragment6(f []byte, at int, more bool, id uint32) {
 	word := uint16(at)
 	if more {

@@ -1,6 +1,6 @@
 package packet
 
-// ICMPError names an ICMP error for both families.
+// ICMPError is a kind of ICMP error, the same for both families.
 type ICMPError uint8
 
 // The errors a node answers with.
@@ -13,7 +13,8 @@ const (
 	NetUnreachable
 )
 
-// icmpErrors gives type and code, [0] of ICMPv4 (RFC 792, RFC 1812 5.2.7.1), [1] of ICMPv6 (RFC 4443).
+// icmpErrors lists type and code of each error: first for ICMPv4 (RFC 792, RFC 1812 5.2.7.1), then for ICMPv6 (RFC
+// 4443).
 var icmpErrors = [...][2][2]uint8{
 	PortUnreachable: {{3, 3}, {1, 4}},
 	HostUnreachable: {{3, 1}, {1, 3}},
@@ -23,17 +24,20 @@ var icmpErrors = [...][2][2]uint8{
 	NetUnreachable:  {{3, 0}, {1, 0}},
 }
 
-// How long an ICMP error may be: RFC 1812 4.3.2.3; RFC 4443 2.4 (c).
+// The largest lengths of an ICMP error in bytes (RFC 1812 4.3.2.3; RFC 4443 2.4 (c)).
 const (
 	maxError4 = 576
 	maxError6 = 1280
 )
 
-// PutICMPError writes to dst the IP packet that answers p with e, from the address from to p's source, and returns its
-// length. mtu is for TooBig. It is 0 when none may be sent (RFC 1812 4.3.2.7, RFC 4443 2.4 (e)): in answer to an ICMP
-// error, a later fragment, a packet from or to no single host; and when from is of the other family. dst holds 1280
-// bytes. What is quoted of a superframe is its first segment, and a partial checksum is quoted completed, as neither
-// was ever on a wire.
+// PutICMPError writes to dst the IP packet that answers p with the error e, from the address from to p's source, and
+// returns its length. mtu is used for TooBig only. dst holds 1280 bytes.
+//
+// It returns 0 when no error may be sent (RFC 1812 4.3.2.7, RFC 4443 2.4 (e)): in answer to an ICMP error, a later
+// fragment, or a packet whose source or destination is not a single host; and when from is of the other family.
+//
+// Of a superframe the first segment is quoted, and a partial checksum is quoted completed, since a wire never carried
+// either.
 func PutICMPError(dst []byte, p *Packet, e ICMPError, from Addr, mtu int) int {
 	v6 := p.EtherType == EtherIPv6
 	if int(e) >= len(icmpErrors) || from.Is4() == v6 || p.Frag == LaterFrag || p.isICMPError() || !p.answerable() {
@@ -59,7 +63,7 @@ func PutICMPError(dst []byte, p *Packet, e ICMPError, from Addr, mtu int) int {
 	return n
 }
 
-// putIP writes the header of a packet that fills b, of the family of its addresses.
+// putIP writes the IP header, of the family of src and dst, for a packet that fills b.
 func putIP(b []byte, proto Proto, src, dst *Addr) {
 	if src.Is4() {
 		put4(b, len(b), proto, src, dst)
@@ -68,7 +72,7 @@ func putIP(b []byte, proto Proto, src, dst *Addr) {
 	}
 }
 
-// isICMPError reports whether p is an ICMP error or redirect, which nobody answers with an error.
+// isICMPError reports whether p is an ICMP error or redirect. No error may answer those.
 func (p *Packet) isICMPError() bool {
 	if !p.isICMP() || p.Frag == LaterFrag {
 		return false
@@ -83,7 +87,7 @@ func (p *Packet) isICMPError() bool {
 	return false
 }
 
-// answerable reports whether both addresses of p name one host each, on the link too.
+// answerable reports whether both addresses of p, and its Ethernet destination, name one host each.
 func (p *Packet) answerable() bool {
 	if p.Buf != nil && p.Buf[VNetHdrLen]&1 != 0 {
 		return false
@@ -91,7 +95,7 @@ func (p *Packet) answerable() bool {
 	return p.Tuple.Src.isHost() && p.Tuple.Dst.isHost()
 }
 
-// isHost reports whether a may be the address of one host other than the one we run on.
+// isHost reports whether a may be the address of a single host other than the local one.
 func (a *Addr) isHost() bool {
 	if a.Is4() {
 		return a[12] != 0 && a[12] != 127 && a[12] < 224
@@ -99,7 +103,7 @@ func (a *Addr) isHost() bool {
 	return a[0] != 0xff && *a != (Addr{}) && *a != (Addr{15: 1})
 }
 
-// quote copies to b as much of p as fits, as it looks on a wire, and returns how much.
+// quote copies to b as much of p as fits, in the form it would have on a wire, and returns the number of bytes.
 func (p *Packet) quote(b []byte) int {
 	end := len(p.IP)
 	if p.VNet.GSOType != GSONone {
@@ -113,7 +117,7 @@ func (p *Packet) quote(b []byte) int {
 		s := Segmenter{p: p, size: end - p.Payload, done: end == p.Len()}
 		s.fix(b[:n], end)
 	}
-	// The checksum of the whole segment, of which b may hold the beginning only.
+	// The checksum covers the whole segment, of which b may hold only the beginning.
 	off, _ := csumOffset(p.Tuple.Proto)
 	l4 := b[p.L4:p.Payload]
 	l4[off], l4[off+1] = 0, 0
@@ -123,8 +127,9 @@ func (p *Packet) quote(b []byte) int {
 	return n
 }
 
-// PutRST writes to dst the TCP segment that refuses p (RFC 9293 3.10.7.1) and returns its length, 0 in answer to an
-// RST, a fragment, anything but TCP, or a packet from or to no single host. dst holds 60 bytes.
+// PutRST writes to dst the TCP segment that refuses p (RFC 9293 3.10.7.1) and returns its length. It returns 0 in
+// answer to an RST, a fragment, a packet other than TCP, or a packet whose source or destination is not a single host.
+// dst holds 60 bytes.
 func PutRST(dst []byte, p *Packet) int {
 	if p.Tuple.Proto != TCP || p.Frag != NoFrag || p.TCPFlags&RST != 0 || !p.answerable() {
 		return 0

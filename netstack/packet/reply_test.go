@@ -60,7 +60,7 @@ func TestPutICMPError(t *testing.T) {
 	})
 }
 
-// Of a superframe or a partial checksum the sender is shown what would have been on a wire.
+// An error about a superframe or a partial checksum quotes to the sender what would have been on a wire.
 func TestPutICMPErrorQuotesSegment(t *testing.T) {
 	families(t, func(t *testing.T, a, b string) {
 		for _, proto := range []Proto{TCP, UDP} {
@@ -136,7 +136,7 @@ func TestNoAnswer(t *testing.T) {
 	if PutICMPError(dst, p, HostUnreachable, addr(node4), 0) != 0 || PutRST(dst, p) != 0 {
 		t.Error("answer to a link broadcast")
 	}
-	for _, s := range []spec{icmp(8), icmp6(128)} { // an echo is no error
+	for _, s := range []spec{icmp(8), icmp6(128)} { // an echo is no error, so it may be answered with one
 		p := mustParse(t, frame(VNetHdr{}, s.ip()))
 		from := addr(node4)
 		if s.v6() {
@@ -205,7 +205,7 @@ func TestPutRSTCountsTail(t *testing.T) {
 	}
 }
 
-// icmpError builds the error that some router or host sends about the packet quoted.
+// icmpError builds the error that a router or host on the way sends about the packet quoted.
 func icmpError(src, dst string, typ uint8, quoted []byte) []byte {
 	s := spec{src: src, dst: dst, proto: ICMPv4, icmp: typ, code: 1, payload: quoted}
 	if s.v6() {
@@ -241,7 +241,7 @@ func TestRewriteEmbedded(t *testing.T) {
 				}
 				outerSrc, outerDst := to.Dst, to.Src
 				p.RewriteEmbedded(outerSrc, outerDst, &to)
-				checkSums(t, p.IP) // that of the error, over all it quotes
+				checkSums(t, p.IP) // the checksum of the error covers the whole quote
 				if p.Tuple.Src != outerSrc || p.Tuple.Dst != outerDst {
 					t.Fatalf("%s: outer tuple %+v", name, p.Tuple)
 				}
@@ -252,9 +252,9 @@ func TestRewriteEmbedded(t *testing.T) {
 				want := bytes.Clone(whole)
 				apply(want, full, &to)
 				switch {
-				case s.proto == SCTP && cut < len(whole): // a CRC needs all it covers
+				case s.proto == SCTP && cut < len(whole): // the CRC cannot be updated without the whole packet
 					copy(want[full.L4+8:], whole[full.L4+8:full.L4+12])
-				case s.proto == TCP && cut == full.L4+17: // half a checksum stays
+				case s.proto == TCP && cut == full.L4+17: // a checksum that is cut in half stays
 					want[full.L4+16] = whole[full.L4+16]
 				}
 				if !bytes.Equal(again.IP, want[:cut]) {

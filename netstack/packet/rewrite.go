@@ -1,9 +1,9 @@
 package packet
 
-// Rewrite changes the addresses and ports of p (for an ICMP echo the identifier: to.SrcPort) in place to those of to,
-// with their checksums, and p.Tuple with them; space and protocol stay. to is of p's family. Checksums are updated,
-// never computed anew, so that a packet which came damaged leaves damaged (RFC 1624 eqn. 3). The ports of a fragmented
-// SCTP packet cannot be translated: its checksum is a CRC of what only the receiver has.
+// Rewrite changes the addresses and ports of p in place to those of to, updates the checksums, and updates p.Tuple
+// except for Space and Proto. For an ICMP echo it changes the identifier to to.SrcPort. to must be of p's family.
+// Checksums are updated, never computed anew, so a packet that arrived damaged leaves damaged (RFC 1624 eqn. 3). The
+// ports of a fragmented SCTP packet cannot be translated: its checksum is a CRC over data that only the receiver has.
 func (p *Packet) Rewrite(to *Tuple) {
 	addrs := p.putAddrs(to)
 	p.rewriteL4(to, addrs)
@@ -12,7 +12,8 @@ func (p *Packet) Rewrite(to *Tuple) {
 	p.Tuple.Space, p.Tuple.Proto = space, proto
 }
 
-// putAddrs writes the addresses of to over those of p.Tuple and gives what that adds to a sum which covers them.
+// putAddrs writes the addresses of to over those of p.Tuple. It returns what this adds to a sum that covers the
+// addresses.
 func (p *Packet) putAddrs(to *Tuple) (delta uint64) {
 	var src, dst uint64
 	if p.Tuple.Src != to.Src {
@@ -33,7 +34,7 @@ func (p *Packet) putAddrs(to *Tuple) (delta uint64) {
 	return src + dst
 }
 
-// addrDelta is ~m + m' over the words of an address.
+// addrDelta returns the sum of ~m + m' over the words m of from and m' of to (RFC 1624).
 func addrDelta(from, to *Addr) (sum uint64) {
 	for i := 0; i < 16; i += 4 {
 		sum += uint64(^be.Uint32(from[i:])) + uint64(be.Uint32(to[i:]))
@@ -41,7 +42,7 @@ func addrDelta(from, to *Addr) (sum uint64) {
 	return sum
 }
 
-// portDelta is ~m + m' for one 16-bit field, 0 when it does not change.
+// portDelta returns ~m + m' for one 16-bit field, 0 when the field does not change.
 func portDelta(from, to uint16) uint64 {
 	if from == to {
 		return 0
@@ -56,8 +57,8 @@ func update(b []byte, delta uint64) {
 	}
 }
 
-// rewriteL4 writes the ports of to and updates the L4 checksum for them and for addrs. It looks where each field is,
-// since the packet in an ICMP error may end anywhere behind its eighth byte.
+// rewriteL4 writes the ports of to and updates the L4 checksum for them and for addrs. It checks that each field is
+// there, since a packet quoted in an ICMP error may end anywhere after its eighth byte.
 func (p *Packet) rewriteL4(to *Tuple, addrs uint64) {
 	if p.Frag == LaterFrag {
 		return
@@ -102,8 +103,8 @@ func putPorts(b []byte, from, to *Tuple) (delta uint64) {
 	return portDelta(from.SrcPort, to.SrcPort) + portDelta(from.DstPort, to.DstPort)
 }
 
-// updateL4 updates a checksum field of TCP or UDP. A partial one is the sum itself, not its complement, and covers the
-// pseudo header only: the ports are added by whoever completes it.
+// updateL4 updates a checksum field of TCP or UDP. A partial checksum is the sum itself, not its complement, and covers
+// only the pseudo header; whoever completes it adds the ports.
 func (p *Packet) updateL4(field []byte, addrs, ports uint64) {
 	if !p.isPartial() {
 		update(field, addrs+ports)
@@ -112,8 +113,8 @@ func (p *Packet) updateL4(field []byte, addrs, ports uint64) {
 	}
 }
 
-// rewriteSCTP writes ports, which the CRC covers, while addresses are not covered. A packet whose CRC is wrong keeps it
-// (RFC 9653's zero among them).
+// rewriteSCTP writes the ports of to. The CRC covers ports but not addresses. A packet whose CRC is wrong keeps it; the
+// zero of RFC 9653 counts as wrong.
 func (p *Packet) rewriteSCTP(to *Tuple) {
 	b := p.IP[p.L4:]
 	if p.Tuple.SrcPort == to.SrcPort && p.Tuple.DstPort == to.DstPort {

@@ -22,7 +22,8 @@ func rewriteSpecs(a, b string) map[string]spec {
 	}
 }
 
-// randomTuple is of the family of a; one time in four a field stays.
+// randomTuple returns a tuple of the family of from. Each byte of the addresses, and each port, stays the same in one
+// case of four.
 func randomTuple(r *rand.Rand, from Tuple) Tuple {
 	to := from
 	at := 0
@@ -51,7 +52,7 @@ func randomTuple(r *rand.Rand, from Tuple) Tuple {
 	return to
 }
 
-// apply is the slow twin of Rewrite: writes the fields, then sums everything anew.
+// apply is the slow twin of Rewrite: it writes the fields, then sums up everything anew.
 func apply(ip []byte, p *Packet, to *Tuple) {
 	if p.EtherType == EtherIPv4 {
 		copy(ip[12:], to.Src[12:])
@@ -95,7 +96,7 @@ func TestRewrite(t *testing.T) {
 					p := mustParse(t, buf)
 					p.Tuple.Space = 7
 					to := randomTuple(r, p.Tuple)
-					to.Space, to.Proto = 9, 99 // stay what they are
+					to.Space, to.Proto = 9, 99 // Rewrite ignores them
 					want := bytes.Clone(p.IP)
 					apply(want, p, &to)
 					p.Rewrite(&to)
@@ -106,7 +107,7 @@ func TestRewrite(t *testing.T) {
 					if p.Tuple != to {
 						t.Fatalf("Tuple %+v, want %+v", p.Tuple, to)
 					}
-					// What was rewritten parses as what it was rewritten to.
+					// The rewritten packet parses as the tuple to which it was rewritten.
 					if q := mustParseIP(t, p.IP); q.Tuple.Src != to.Src || q.Tuple.SrcPort != to.SrcPort || q.Tuple.DstPort != to.DstPort {
 						t.Fatalf("parsed again: %+v, want %+v", q.Tuple, to)
 					}
@@ -116,7 +117,7 @@ func TestRewrite(t *testing.T) {
 	})
 }
 
-// Whatever value a UDP checksum passes through, 0 is never sent for "computed to be zero".
+// A computed UDP checksum of 0 is never sent as 0, whatever values it passes through.
 func TestRewriteUDPZero(t *testing.T) {
 	s := spec{src: podA4, dst: podB4, proto: UDP, sport: 1, dport: 2, payload: pattern(8)}
 	seen := false
@@ -137,7 +138,7 @@ func TestRewriteUDPZero(t *testing.T) {
 		}
 	}
 	if !seen {
-		t.Error("no port made the checksum 0xffff")
+		t.Error("no port made the checksum 0xffff: the test tests nothing")
 	}
 }
 
@@ -153,7 +154,7 @@ func TestRewriteUDPWithoutChecksum(t *testing.T) {
 	}
 }
 
-// A packet that came damaged must not leave repaired.
+// A packet that arrived damaged must leave damaged.
 func TestRewriteKeepsDamage(t *testing.T) {
 	families(t, func(t *testing.T, a, b string) {
 		for name, s := range rewriteSpecs(a, b) {
@@ -240,7 +241,7 @@ func BenchmarkParseFrame(b *testing.B) {
 		run(name, kinds[i:i+1])
 	}
 	mixed := make([][]byte, 1<<12)
-	for i := range mixed { // in an order that is not learned
+	for i := range mixed { // in an order that a branch predictor does not learn
 		mixed[i] = kinds[uint32(i)*2654435761>>13&3]
 	}
 	run("mixed", mixed)

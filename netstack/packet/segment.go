@@ -1,27 +1,28 @@
 package packet
 
 // Segmenter cuts a superframe into IP packets with full checksums, as a network card would, and passes other packets
-// through. Use: Reset, then Next until it gives 0. The zero value is ready for Reset; nothing is allocated.
+// through. Call Reset, then Next until it returns 0. The zero value is ready for Reset; nothing is allocated.
 type Segmenter struct {
-	// Partial leaves partial what came partial: each packet's checksum field is the folded sum of that very packet's
-	// pseudo header, for receivers that look for it there (Coalescer.Partial). Set it before Reset, which keeps it.
+	// Partial makes Next leave partial checksums partial: the checksum field of each packet holds the folded sum of
+	// that packet's own pseudo header, for receivers that expect it (Coalescer.Partial). Set Partial before Reset,
+	// which keeps it.
 	Partial bool
 
 	p    *Packet
 	via  Encap
-	cur  []byte // payload left of the piece being read
-	tail int    // next piece of p.Tail
+	cur  []byte // unread rest of the current piece of the payload
+	tail int    // index of the next piece in p.Tail
 
 	outer int // length of the outer IP header, 0 for none
-	head  int // length of the IP and L4 headers each segment repeats
+	head  int // length of the IP and L4 headers, which each segment repeats
 	size  int // payload of each segment but the last
 	rest  int // payload not yet emitted
 	count int // packets emitted
 	done  bool
 }
 
-// Reset starts on p, which is borrowed and must not change until Next has given 0. With via, which is not kept, each
-// packet is wrapped in an outer header (RFC 2003, RFC 2473).
+// Reset starts on p, which is borrowed and must not change until Next has returned 0. With a non-nil via, which is not
+// kept, each packet gets an outer header (RFC 2003, RFC 2473).
 func (s *Segmenter) Reset(p *Packet, via *Encap) {
 	*s = Segmenter{Partial: s.Partial, p: p, head: p.Payload, cur: p.IP[p.Payload:], rest: p.Len() - p.Payload}
 	s.size = s.rest
@@ -34,15 +35,15 @@ func (s *Segmenter) Reset(p *Packet, via *Encap) {
 		if via.Src.Is4() {
 			s.outer = 20
 		}
-		// An outer header counts its length in 16 bits: there is no way to send more.
+		// The length field of the outer header has 16 bits, so a larger packet cannot be sent.
 		s.done = s.Size() > 65535
 	}
 }
 
-// Size is the length of the largest packet that Next emits; dst must hold as much.
+// Size returns the length in bytes of the largest packet that Next writes. dst of Next must hold it.
 func (s *Segmenter) Size() int { return s.outer + s.head + min(s.size, s.p.Len()-s.head) }
 
-// Next writes the next packet to dst and returns its length, 0 when all has been emitted.
+// Next writes the next packet to dst and returns its length, 0 when there is none left.
 func (s *Segmenter) Next(dst []byte) int {
 	if s.done {
 		return 0
@@ -82,7 +83,8 @@ func (s *Segmenter) copyPayload(b []byte) {
 	}
 }
 
-// fix makes the copied headers those of this segment of n bytes, checksum apart; ip holds at least the headers.
+// fix adapts the copied headers to the current segment, whose length is n bytes; it leaves the L4 checksum alone. ip
+// holds at least the headers.
 func (s *Segmenter) fix(ip []byte, n int) {
 	if s.p.EtherType == EtherIPv4 {
 		be.PutUint16(ip[2:], uint16(n))
@@ -101,6 +103,6 @@ func (s *Segmenter) fix(ip []byte, n int) {
 		b[13] &^= FIN | PSH
 	}
 	if s.count > 0 {
-		b[13] &^= CWR // says once that the window was reduced (RFC 3168 6.1.2)
+		b[13] &^= CWR // only the first segment reports the reduced window (RFC 3168 6.1.2)
 	}
 }

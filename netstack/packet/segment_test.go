@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// segments gives what a Segmenter makes of p.
+// segments returns what a Segmenter makes of p.
 func segments(t testing.TB, p *Packet, via *Encap) [][]byte {
 	t.Helper()
 	return cut(t, new(Segmenter), p, via)
 }
 
-// cut runs a Segmenter to its end.
+// cut calls Next of a Segmenter until its end.
 func cut(t testing.TB, s *Segmenter, p *Packet, via *Encap) (out [][]byte) {
 	t.Helper()
 	s.Reset(p, via)
@@ -91,7 +91,7 @@ func TestSegmentExtensionHeaders(t *testing.T) {
 	}
 }
 
-// What is no superframe passes as it is, a partial checksum completed.
+// A packet that is no superframe passes as it is; a partial checksum is completed.
 func TestSegmentOne(t *testing.T) {
 	families(t, func(t *testing.T, a, b string) {
 		for name, s := range rewriteSpecs(a, b) {
@@ -153,7 +153,7 @@ func TestEncap(t *testing.T) {
 	}
 }
 
-// A packet that an outer header cannot count is not emitted at all.
+// A packet whose length does not fit the outer header is not emitted at all.
 func TestEncapTooLong(t *testing.T) {
 	s := spec{src: podA4, dst: podB4, proto: UDP, payload: pattern(65535 - 28)}
 	via := Encap{addr("10.1.0.1"), addr("10.2.0.1")}
@@ -176,7 +176,7 @@ func TestDecap(t *testing.T) {
 	in6 := func(class uint8) []byte {
 		return spec{src: podA6, dst: podB6, proto: UDP, payload: pattern(9), class: class}.ip()
 	}
-	mark := func(outer []byte) []byte { // a router on the way met congestion
+	mark := func(outer []byte) []byte { // as a router with congestion marks it
 		if outer[0]>>4 == 4 {
 			outer[1] |= ecnCE
 			slowIPChecksum(outer[:20])
@@ -221,7 +221,7 @@ func TestDecap(t *testing.T) {
 	}
 	for name, ip := range bad {
 		if _, _, ok := Decap(ip); ok {
-			t.Errorf("%s: accepted", name)
+			t.Errorf("%s: Decap accepted it", name)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package packet
 
-// TCPHeader is what changes from one segment of a connection to the next (RFC 9293 3.1). Options fill whole words.
+// TCPHeader holds the fields that change from one segment of a connection to the next (RFC 9293 3.1). The length of
+// Options is a multiple of 4.
 type TCPHeader struct {
 	Seq, Ack uint32
 	Flags    uint8
@@ -8,7 +9,7 @@ type TCPHeader struct {
 	Options  []byte
 }
 
-// TCPHeadLen is what PutTCP writes for a packet without options from or to a.
+// TCPHeadLen returns the length of the headers that PutTCP writes without options, for the family of a.
 func TCPHeadLen(a *Addr) int {
 	if a.Is4() {
 		return 40
@@ -16,9 +17,9 @@ func TCPHeadLen(a *Addr) int {
 	return 60
 }
 
-// PutTCP writes the IP and TCP headers of a segment from t.Src to t.Dst whose payload of n bytes follows, and returns
-// their length. The checksum is partial. vnet says so, and where the payload is longer than mss that the packet is a
-// superframe. dst holds TCPHeadLen and the options; headers and payload together fit into an IP packet.
+// PutTCP writes the IP and TCP headers of a segment from t.Src to t.Dst, and returns their length. The caller puts the
+// payload of n bytes after them. The checksum is partial, and vnet says so; where the payload is longer than mss, vnet
+// makes the packet a superframe. dst holds TCPHeadLen and the options. Headers and payload must fit into one IP packet.
 func PutTCP(dst []byte, t *Tuple, h *TCPHeader, n, mss int) (head int, vnet VNetHdr) {
 	head = TCPHeadLen(&t.Src) + len(h.Options)
 	l4 := TCPHeadLen(&t.Src) - 20

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// What PutTCP writes is what ParseFrame takes from a pod, and its completed checksum is right.
+// ParseFrame accepts from a pod what PutTCP writes, and the completed checksum is right.
 func TestPutTCP(t *testing.T) {
 	for _, c := range []struct {
 		name, src, dst string

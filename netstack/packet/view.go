@@ -1,6 +1,6 @@
 package packet
 
-// VNetHdr is a virtio_net_hdr, in host order (include/uapi/linux/virtio_net.h). The wire form is little-endian.
+// VNetHdr is a virtio_net_hdr in host byte order (include/uapi/linux/virtio_net.h). The wire form is little-endian.
 type VNetHdr struct {
 	Flags, GSOType                         uint8
 	HdrLen, GSOSize, CsumStart, CsumOffset uint16
@@ -18,18 +18,18 @@ const (
 	GSOECN   uint8 = 0x80 // may be or'ed in
 )
 
-// Fault is what Parse found wrong with a frame.
+// Fault is what ParseFrame or ParseIP found wrong with a packet.
 type Fault uint8
 
 // The faults. The zero value is a good packet.
 const (
 	Good       Fault = iota
-	NotIP            // ARP or another EtherType: look at EtherType
-	Malformed        // truncated or inconsistent headers, or a route that the sender made up
-	BadOffload       // the virtio-net header disagrees with our own parse
+	NotIP            // ARP or something else; Packet.EtherType says which
+	Malformed        // truncated or inconsistent headers, or a route chosen by the sender
+	BadOffload       // the virtio-net header disagrees with the packet
 )
 
-// FragKind tells fragments apart (RFC 791, RFC 8200 4.5).
+// FragKind says whether a packet is a fragment, and which kind (RFC 791, RFC 8200 4.5).
 type FragKind uint8
 
 // The kinds of fragments.
@@ -53,31 +53,32 @@ const (
 
 // Packet is a parsed view of one packet or superframe; the bytes are borrowed.
 //
-// Two forms exist. From a TAP or the stack the bytes are contiguous: Buf is the whole superframe and IP is
-// Buf[HeadLen:]. From the Link, Buf is nil, IP is one packet in the tunnel's buffer, and Tail holds the payloads of the
-// packets that were coalesced behind it.
+// It has one of two forms. From a TAP or the stack the bytes are contiguous: Buf is the whole superframe and IP is
+// Buf[HeadLen:]. From the Link Buf is nil, IP is one packet in the tunnel's buffer, and Tail holds the payloads of the
+// packets that were coalesced with it.
 type Packet struct {
 	Buf  []byte
 	IP   []byte
 	Tail [][]byte
 
 	VNet      VNetHdr
-	EtherType uint16 // EtherIPv4, EtherIPv6, or what the frame said when the fault is NotIP
+	EtherType uint16 // EtherIPv4, EtherIPv6, or the frame's own when the fault is NotIP
 	Frag      FragKind
 	FragID    uint32
 	TCPFlags  uint8
-	// ICMPType and ICMPCode are those of an ICMPv4 or ICMPv6 packet.
+	// ICMPType and ICMPCode are set for ICMPv4 and ICMPv6 packets.
 	ICMPType, ICMPCode uint8
-	// DontFragment: the DF bit, always true for IPv6.
+	// DontFragment is the DF bit. It is always true for IPv6.
 	DontFragment bool
-	// L4 is the offset of the L4 header in IP; Payload that of the L4 payload (== len(IP) when unknown).
+	// L4 and Payload are the offsets in IP of the L4 header and of the L4 payload. Payload is len(IP) when it is not
+	// known.
 	L4, Payload int
 	Tuple       Tuple
 
-	fragAt int // where IP has an IPv6 fragment header, also that of an atomic fragment; 0 for none
+	fragAt int // offset of the IPv6 fragment header in IP, also of an atomic fragment; 0 for none
 }
 
-// Len is the length of the IP packet in bytes, Tail included.
+// Len returns the length of the IP packet in bytes, Tail included.
 func (p *Packet) Len() int {
 	n := len(p.IP)
 	for _, t := range p.Tail {
@@ -86,7 +87,7 @@ func (p *Packet) Len() int {
 	return n
 }
 
-// Encap says how to wrap packets for another node's stack (RFC 2003, RFC 2473): both addresses of one family.
+// Encap holds the outer addresses of packets for another node's stack (RFC 2003, RFC 2473). Both are of one family.
 type Encap struct {
 	Src, Dst Addr
 }
