@@ -25,7 +25,8 @@ func (n *Node) countServices() counter.List {
 		endpoints += len(s.Endpoints)
 	}
 	return counter.List{
-		counter.One(counter.Gauge, "tapestry_services", "Services known.", len(t.Services())),
+		counter.One(counter.Gauge, "tapestry_services", "Services that lead somewhere, headless ones and names of others (ExternalName) among them.",
+			len(n.Config().DNS.Services)),
 		counter.One(counter.Gauge, "tapestry_endpoints", "Endpoints of these Services, ready or not.", endpoints),
 		counter.One(counter.Gauge, "tapestry_node_ports", "NodePorts of these Services.", len(t.NodePorts())),
 		counter.One(counter.Gauge, "tapestry_host_ports", "hostPorts of this node's pods.", len(t.HostPorts())),

@@ -21,10 +21,10 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 
 // dialAs connects to an endpoint that sees client, by the rules of reach and tail.
 func (n *Node) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
-	if why := tail(&n.Config().Netstack, *n.hostAddrs.Load(), n.table.Load(), network, to); why != "" {
+	if why := tail(n.cluster.Load(), *n.hostAddrs.Load(), n.table.Load(), network, to); why != "" {
 		return nil, fmt.Errorf("connect to endpoint %s: %s", to, why)
 	}
-	w := reach(&n.Config().Netstack, client, to)
+	w := reach(n.cluster.Load(), client, to)
 	if w.kernel {
 		return new(net.Dialer).DialContext(ctx, network, to.String())
 	}
@@ -37,7 +37,7 @@ func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.Add
 	if !n.path.Local(to.Addr()) {
 		return false
 	}
-	if err := n.path.Stack().Join(ctx, conn, reach(&n.Config().Netstack, client, to).as, to); err != nil {
+	if err := n.path.Stack().Join(ctx, conn, reach(n.cluster.Load(), client, to).as, to); err != nil {
 		n.log.Debug("a connection goes through the stack", "err", err)
 		return false
 	}

@@ -101,6 +101,7 @@ type Node struct {
 
 	// Never nil.
 	config    atomic.Pointer[Config]
+	cluster   atomic.Pointer[cluster] // of config
 	table     atomic.Pointer[services.Table]
 	hostAddrs atomic.Pointer[[]netip.Addr]
 
@@ -129,7 +130,7 @@ func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	}
 	n := &Node{held: held, log: held.Log}
 	n.ctx, n.stop = context.WithCancel(ctx)
-	n.config.Store(&c)
+	n.know(&c)
 	for _, p := range parts {
 		made, err := p.make(n)
 		if err != nil {
@@ -152,7 +153,7 @@ func (n *Node) Set(c Config) error {
 	if err := sameRanges(&n.config.Load().Netstack, &c.Netstack); err != nil {
 		return err
 	}
-	n.config.Store(&c)
+	n.know(&c)
 	n.inForce = true
 	var errs []error
 	for _, p := range n.parts {
@@ -169,6 +170,12 @@ func sameRanges(before, now *netstack.Config) error {
 	}
 	return fmt.Errorf("the pod ranges of Node %s are %v and were %v: %w; its pods keep their addresses until they are restarted, and are reached on this node alone",
 		now.Node, now.PodCIDRs, before.PodCIDRs, ErrStartAnew)
+}
+
+// know notes what the Node is told of the cluster, before its parts are.
+func (n *Node) know(c *Config) {
+	n.config.Store(c)
+	n.cluster.Store(clusterOf(&c.Netstack))
 }
 
 // Config returns what was set last, or before the first Set what Start was given. The caller must not change it.

@@ -16,6 +16,28 @@ type way struct {
 	as netip.AddrPort
 }
 
+// cluster is the Config of the packet path, with what is looked up in it for each connection from a host socket.
+type cluster struct {
+	netstack.Config
+	hosts map[netip.Addr]bool // the own addresses of other nodes; true for a node that has an agent
+}
+
+func clusterOf(c *netstack.Config) *cluster {
+	hosts := make(map[netip.Addr]bool, len(c.Peers))
+	for i := range c.Peers {
+		for _, a := range c.Peers[i].NodeAddrs {
+			hosts[a] = hosts[a] || c.Peers[i].Encap
+		}
+	}
+	return &cluster{*c, hosts}
+}
+
+// isHost reports whether an address is another node's own.
+func (c *cluster) isHost(a netip.Addr) bool {
+	_, found := c.hosts[a]
+	return found
+}
+
 // reach decides how a client's connection is carried to an endpoint. The zero client means no particular one. The rules
 // are those of decision 6 in docs/architecture.md:
 //
@@ -25,14 +47,14 @@ type way struct {
 //     directly over the underlay, past the tunnel.
 //   - A pod sees a client on localhost as this node, because it could not answer 127.0.0.1.
 //   - An endpoint sees every other client by the client's own address.
-func reach(c *netstack.Config, client, to netip.AddrPort) way {
+func reach(c *cluster, client, to netip.AddrPort) way {
 	switch {
 	case slices.Contains(c.NodeAddrs, to.Addr()):
 		return way{kernel: true}
-	case slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return slices.Contains(p.NodeAddrs, to.Addr()) }):
+	case c.isHost(to.Addr()):
 		return way{}
 	case client.IsValid() && client.Addr().IsLoopback():
-		if own := nodeAddr(c, to.Addr()); own.IsValid() {
+		if own := nodeAddr(&c.Config, to.Addr()); own.IsValid() {
 			return way{as: netip.AddrPortFrom(own, 0)}
 		}
 		return way{}

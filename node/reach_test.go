@@ -55,7 +55,7 @@ func TestReach(t *testing.T) {
 			if !want.kernel {
 				want.as = addrPort(c.want)
 			}
-			if got := reach(c.node, addrPort(c.client), addrPort(c.to)); got != want {
+			if got := reach(clusterOf(c.node), addrPort(c.client), addrPort(c.to)); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
 		})

@@ -21,7 +21,7 @@ import (
 //   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would reach
 //     a Service past its own rules for clients.
 //   - At a node port of a node Tapestry itself takes connections.
-func tail(c *netstack.Config, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
+func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP
 	if network == "udp" {
 		proto = packet.UDP
@@ -29,7 +29,7 @@ func tail(c *netstack.Config, host []netip.Addr, t *services.Table, network stri
 	switch {
 	case addressing.Contains(c.ServiceCIDRs, to.Addr()):
 		return "it lies in a service range, and nothing is translated twice"
-	case (isOwn(c, host, to.Addr()) || isPeer(c, to.Addr())) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
+	case (isOwn(&c.Config, host, to.Addr()) || c.hosts[to.Addr()]) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
 		return "it is a node port, to which Tapestry itself listens"
 	}
 	return ""
@@ -39,11 +39,6 @@ func tail(c *netstack.Config, host []netip.Addr, t *services.Table, network stri
 func isOwn(c *netstack.Config, host []netip.Addr, a netip.Addr) bool {
 	return slices.Contains(c.NodeAddrs, a) || slices.Contains(host, a) ||
 		slices.ContainsFunc(c.PodCIDRs, func(p netip.Prefix) bool { return addressing.Host(p) == a })
-}
-
-// isPeer reports whether an address belongs to another node that has an agent.
-func isPeer(c *netstack.Config, a netip.Addr) bool {
-	return slices.ContainsFunc(c.Peers, func(p netstack.PeerRoute) bool { return p.Encap && slices.Contains(p.NodeAddrs, a) })
 }
 
 // listeners are the addresses on which a Node serves Ingress.

@@ -55,7 +55,7 @@ func TestTail(t *testing.T) {
 		{"tcp", "192.0.2.3:30080", ""}, // no agent there
 		{"tcp", "[2001:db8::1]:30080", ""},
 	} {
-		got := tail(c, host, table, test.network, netip.MustParseAddrPort(test.to))
+		got := tail(clusterOf(c), host, table, test.network, netip.MustParseAddrPort(test.to))
 		if test.want == "" && got != "" || !strings.Contains(got, test.want) {
 			t.Errorf("%s %s: got %q, want %q", test.network, test.to, got, test.want)
 		}
