@@ -80,7 +80,7 @@ var kinds = []*Kind{
 	kindOf(func(o *Objects) *[]*corev1.Node { return &o.Nodes },
 		Kind{Name: "Node", Plural: "Nodes", Group: core, ClusterScoped: true, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*corev1.Namespace { return &o.Namespaces },
-		Kind{Name: "Namespace", Plural: "Namespaces", Group: core, ClusterScoped: true, Use: InFiles | InCluster}),
+		Kind{Name: "Namespace", Plural: "Namespaces", Group: core, ClusterScoped: true, Use: InFiles}),
 	kindOf(func(o *Objects) *[]*networkingv1.ServiceCIDR { return &o.ServiceCIDRs },
 		Kind{Name: "ServiceCIDR", Plural: "ServiceCIDRs", Group: networking, ClusterScoped: true, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*corev1.Pod { return &o.Pods },

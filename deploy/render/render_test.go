@@ -259,14 +259,14 @@ func TestRBAC(t *testing.T) {
 	read := "get list watch"
 	for name, want := range map[string]map[string]string{
 		"plain": {
-			"nodes": read + " patch", "namespaces": read, "pods": read, "services": read,
+			"nodes": read + " patch", "pods": read, "services": read,
 			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
 			"nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 		"no ingress": {
-			"nodes": read + " patch", "namespaces": read, "pods": read, "services": read,
+			"nodes": read + " patch", "pods": read, "services": read,
 			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
 			"nodes/status": "patch", "events": "create patch",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,

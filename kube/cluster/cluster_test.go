@@ -145,14 +145,14 @@ func both(t *testing.T, f func(*testing.T, *clustertest.Server)) {
 
 func TestSnapshots(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
-		s.Put(service("b"), service("a"), node("n1"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "x"}})
+		s.Put(service("b"), service("a"), node("n1"))
 		other := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "elsewhere"}, Spec: corev1.PodSpec{NodeName: "n2"}}
 		here := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "here"}, Spec: corev1.PodSpec{NodeName: "n1"}}
 		s.Put(other, here)
 		v := see(t, s)
-		first := v.untilNames("Node n1, Namespace x, Pod x/here, x/a, x/b")
+		first := v.untilNames("Node n1, Pod x/here, x/a, x/b")
 		s.Put(service("c"))
-		second := v.untilNames("Node n1, Namespace x, Pod x/here, x/a, x/b, x/c")
+		second := v.untilNames("Node n1, Pod x/here, x/a, x/b, x/c")
 		if !kube.Same(first.Nodes, second.Nodes) || first.Services[0] != second.Services[0] || first.Services[1] != second.Services[1] {
 			t.Error("what has not changed is not shared")
 		}
@@ -167,7 +167,7 @@ func TestSnapshots(t *testing.T) {
 			t.Error("a change of one Service has changed another, or a snapshot that was given out")
 		}
 		s.Delete(service("a"), service("b"))
-		v.untilNames("Node n1, Namespace x, Pod x/here, x/c")
+		v.untilNames("Node n1, Pod x/here, x/c")
 		await.Until(t, "all watches are open", func() bool { return v.State().Age == 0 })
 		if h := v.State(); !h.Synced || h.Age != 0 || h.Err != nil || h.Server != strings.TrimPrefix(s.URL, "http://") || len(h.Waiting) > 0 {
 			t.Errorf("health %+v", h)

@@ -4,7 +4,7 @@
 // # What is watched
 //
 // One watch per kind, through client-go's reflectors: Services, EndpointSlices, Nodes, the Pods of this node,
-// Ingresses and their classes, ServiceCIDRs, Namespaces; of NetworkPolicies, which are not enforced yet, the
+// Ingresses and their classes, ServiceCIDRs; of NetworkPolicies, which are not enforced yet, the
 // names; and one watch for each Secret that an Ingress of ours refers to. Objects are reduced to what Tapestry
 // uses as they arrive. Lists come streamed where the server can (KEP-3157), else in pages. Nothing is polled.
 //

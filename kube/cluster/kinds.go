@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,7 +56,6 @@ func (c *Cluster) rows() []row {
 		whole(strip.EndpointSlice),
 		whole(strip.Node(c.Node)),
 		whole(strip.Pod).where("spec.nodeName", c.Node),
-		namesOf[*corev1.Namespace]().orWithout(),
 		whole(strip.Ingress).orWithout().unless(noIngress),
 		whole(strip.IngressClass).orWithout().unless(noIngress),
 		whole(strip.ServiceCIDR).orWithout(),
