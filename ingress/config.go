@@ -14,7 +14,8 @@ type Config struct {
 	Certificates []Certificate
 }
 
-// Certificate is a parsed key pair and the host names (exact or one-label wildcard "*.x") it was given for.
+// Certificate is a parsed key pair and the host names (exact or one-label wildcard "*.x") it was given for. It is shown to
+// clients of these alone.
 type Certificate struct {
 	Name  string // namespace/name of the Secret
 	Hosts []string

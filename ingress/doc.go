@@ -45,10 +45,9 @@ harmless one without a body that got no byte of an answer goes from a connection
 there to another endpoint. A gRPC stream whose backend says that it did not begin it goes to another connection, with what was
 sent of it (package replay).
 
-TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, then a certificate that was given without
-hosts, and at last one that the Server signs itself, so that the client shows a warning instead of a reset. Of several
-for one host the first of the Config is served that is valid and that the client can use. A connection is good for all
-hosts, whatever its SNI.
+TLS. A certificate is chosen by SNI: exact host, then one-label wildcard, and at last one that the Server signs itself, so
+that the client shows a warning instead of a reset. Of several for one host the first of the Config is served that is
+valid and that the client can use. A connection is good for all hosts, whatever its SNI.
 
 Restart and drain. Shutdown stops accepting, lets requests finish, and cuts what is still there when its context ends,
 upgraded connections among them; Stats counts those.

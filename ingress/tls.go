@@ -18,8 +18,8 @@ import (
 	"tapestry.dev/tapestry/ingress/match"
 )
 
-// certificates by lower-case host: "a.example", ".example" for "*.example", "" for those given without hosts. The
-// several of one host are in the order of the Config. Each has its Leaf.
+// certificates by lower-case host: "a.example", ".example" for "*.example". The several of one host are in the order of
+// the Config. Each has its Leaf. One without hosts is nobody's.
 type certificates map[string][]*tls.Certificate
 
 func newCertificates(list []Certificate) (certificates, error) {
@@ -37,11 +37,7 @@ func newCertificates(list []Certificate) (certificates, error) {
 			}
 			c.Cert.Leaf = leaf
 		}
-		hosts := c.Hosts
-		if len(hosts) == 0 {
-			hosts = []string{""}
-		}
-		for _, h := range hosts {
+		for _, h := range c.Hosts {
 			key := strings.TrimSuffix(strings.ToLower(h), ".")
 			if rest, ok := strings.CutPrefix(key, "*"); ok {
 				key = rest
@@ -63,9 +59,6 @@ func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Ce
 		if dot := strings.IndexByte(name, '.'); dot > 0 {
 			wildcard = cs[name[dot:]]
 		}
-	}
-	if len(exact)+len(wildcard) == 0 {
-		exact = cs[""]
 	}
 	var best *tls.Certificate
 	rank := 0

@@ -63,8 +63,8 @@ func (r *rig) handshake(sni string, c *tls.Config) (names, alpn string, err erro
 func TestSNI(t *testing.T) {
 	shop, _ := certificate(t, "shop.example", "Www.Shop.example")
 	wild, _ := certificate(t, "*.example")
-	deflt, _ := certificate(t, "default.test")
-	deflt.Hosts = nil
+	nobodys, _ := certificate(t, "nobody.test")
+	nobodys.Hosts = nil
 
 	var log lockedBuffer
 	r := newRig(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}, Config{Certificates: []Certificate{wild, shop}})
@@ -88,10 +88,13 @@ func TestSNI(t *testing.T) {
 		t.Errorf("FallbackTLS is %d, want 3", n)
 	}
 
-	r.set(Config{Certificates: []Certificate{shop, deflt}})
-	for sni, want := range map[string]string{"a.example": "default.test", "": "default.test", "shop.example": "shop.example Www.Shop.example"} {
+	// A certificate that was given for no host is not shown to those whose host has none.
+	r.set(Config{Certificates: []Certificate{shop, nobodys}})
+	for sni, want := range map[string]string{
+		"a.example": "fallback.invalid", "": "fallback.invalid", "nobody.test": "fallback.invalid", "shop.example": "shop.example Www.Shop.example",
+	} {
 		if got, _, err := r.handshake(sni, &tls.Config{}); err != nil || got != want {
-			t.Errorf("with a default, SNI %q: got certificate of %q, %v; want %q", sni, got, err, want)
+			t.Errorf("with one for no host, SNI %q: got certificate of %q, %v; want %q", sni, got, err, want)
 		}
 	}
 }

@@ -1,0 +1,97 @@
+package translate
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// tlsSecret is a Secret with a certificate for these names.
+func tlsSecret(t *testing.T, namespace, name string, hosts ...string) *corev1.Secret {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: hosts}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &corev1.Secret{Type: corev1.SecretTypeTLS, Data: map[string][]byte{
+		corev1.TLSCertKey:       pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		corev1.TLSPrivateKeyKey: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	}}
+	s.Namespace, s.Name = namespace, name
+	return s
+}
+
+// tlsIngress is an Ingress made at a time, with a certificate for hosts; "" among them leaves them out.
+func tlsIngress(namespace, name string, made int64, secret string, hosts ...string) *networkingv1.Ingress {
+	i := &networkingv1.Ingress{}
+	i.Namespace, i.Name, i.CreationTimestamp = namespace, name, metav1.Unix(made, 0)
+	i.Spec.TLS = []networkingv1.IngressTLS{{SecretName: secret, Hosts: hosts}}
+	return i
+}
+
+// Whose certificate is shown to whom: the first that a host has, while it can be used. What the namespace "evil" writes
+// comes after what "shop" had, and is nobody's where it is for no name.
+func TestCertificatesOfOthers(t *testing.T) {
+	secrets := []*corev1.Secret{
+		tlsSecret(t, "evil", "any"), // for no name at all
+		tlsSecret(t, "evil", "stolen", "shop.example"),
+		tlsSecret(t, "shop", "own", "shop.example", "*.shop.example"),
+		tlsSecret(t, "shop", "second", "shop.example"),
+	}
+	for _, test := range []struct {
+		name      string
+		ingresses []*networkingv1.Ingress
+		want      []string // Secret: hosts
+		told      []string // what stands in problems, in their order
+	}{
+		{"one for no name, for no host", []*networkingv1.Ingress{tlsIngress("evil", "a", 1, "any")},
+			nil, []string{"Ingress evil/a: spec.tls[0]: the certificate in Secret evil/any is for no host"}},
+		{"beside others", []*networkingv1.Ingress{tlsIngress("evil", "a", 1, "any"), tlsIngress("shop", "b", 2, "own")},
+			[]string{"shop/own: shop.example *.shop.example"}, []string{"evil/any is for no host"}},
+		{"a host that another has", []*networkingv1.Ingress{tlsIngress("evil", "a", 2, "stolen", "shop.example"), tlsIngress("shop", "b", 1, "own", "shop.example")},
+			[]string{"shop/own: shop.example", "evil/stolen: shop.example"}, []string{"Ingress evil/a: spec.tls[0].hosts[0]: shop.example has a certificate by Ingress shop/b"}},
+		{"by the names of the certificate", []*networkingv1.Ingress{tlsIngress("evil", "a", 2, "stolen"), tlsIngress("shop", "b", 1, "own")},
+			[]string{"shop/own: shop.example *.shop.example", "evil/stolen: shop.example"}, []string{"Ingress evil/a: spec.tls[0].hosts[0]: shop.example has a certificate by Ingress shop/b"}},
+		{"an older one whose Secret is not there", []*networkingv1.Ingress{tlsIngress("evil", "a", 1, "none", "shop.example"), tlsIngress("shop", "b", 2, "own", "shop.example")},
+			[]string{"shop/own: shop.example"}, []string{"there is no Secret evil/none"}},
+		{"two of one namespace", []*networkingv1.Ingress{tlsIngress("shop", "a", 2, "second", "shop.example"), tlsIngress("shop", "b", 1, "own", "shop.example")},
+			[]string{"shop/own: shop.example", "shop/second: shop.example"}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := Translate(kube.Objects{Ingresses: test.ingresses, Secrets: secrets}, Options{})
+			var got []string
+			for _, c := range r.Ingress.Certificates {
+				got = append(got, fmt.Sprintf("%s: %s", c.Name, strings.Join(c.Hosts, " ")))
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("served, -want +got:\n%s", diff)
+			}
+			if len(r.Problems) != len(test.told) || !slices.EqualFunc(r.Problems, test.told, func(p kube.Problem, want string) bool { return strings.Contains(p.String(), want) }) {
+				t.Errorf("told is %v, want %q", r.Problems, test.told)
+			}
+		})
+	}
+}
