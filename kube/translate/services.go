@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
@@ -165,10 +166,7 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 		PublishNotReady: obj.Spec.PublishNotReadyAddresses,
 	}, made: obj.CreationTimestamp.Time, namesOnly: namesOnly(obj)}
 	if obj.Spec.Type == corev1.ServiceTypeExternalName {
-		f.externalName = obj.Spec.ExternalName
-		if f.externalName == "" {
-			say.Errorf(ref, "spec.externalName", "is missing: a Service of type ExternalName needs a DNS name")
-		}
+		f.externalName = externalName(obj, say)
 		return f
 	}
 	f.headless = obj.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(obj.Spec.ClusterIPs, corev1.ClusterIPNone)
@@ -190,6 +188,29 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 		f.HealthCheckNodePort = f.parseNodePort(obj.Spec.HealthCheckNodePort, packet.TCP, healthPortField, say)
 	}
 	return f
+}
+
+// externalName gives the name that a Service stands for; "" when it is none that DNS could tell. An API server looks at
+// neither the length of its labels nor whether it is a name.
+func externalName(obj *corev1.Service, say *kube.Report) string {
+	const field = "spec.externalName"
+	text := obj.Spec.ExternalName
+	name := strings.ToLower(strings.TrimSuffix(text, "."))
+	long := func(label string) bool { return len(label) > validation.DNS1123LabelMaxLength }
+	switch _, err := netip.ParseAddr(text); {
+	case text == "":
+		say.Errorf(kube.RefOf(obj), field, "is missing: a Service of type ExternalName needs a DNS name")
+		return ""
+	case err == nil:
+		say.Errorf(kube.RefOf(obj), field, "%s is an address, and DNS would take it for a name: make the Service headless, with an EndpointSlice that has the address", text)
+		return ""
+	case len(validation.IsDNS1123Subdomain(name)) > 0 || slices.ContainsFunc(strings.Split(name, "."), long):
+		say.Errorf(kube.RefOf(obj), field, "%.300q is no DNS name: expected labels of at most %d letters, digits and dashes, like db.example.com", text, validation.DNS1123LabelMaxLength)
+		return ""
+	case name == "localhost" || strings.HasSuffix(name, ".localhost"):
+		say.Warnf(kube.RefOf(obj), field, "%s is each client itself (RFC 6761): is that what is meant?", text)
+	}
+	return text
 }
 
 func namesOnly(obj *corev1.Service) bool {

@@ -164,8 +164,12 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 	_, tcp := w.RemoteAddr().(*net.TCPAddr)
 	from := forward.Client{Addr: conns.ClientOf(w.RemoteAddr()), TCP: tcp}
 	m := s.reply(ctx, forward.Client{Addr: s.opts.Owner(from.Addr), TCP: tcp}, r)
-	// An answer that cannot be written is the client's loss only; it asks again.
-	_ = w.WriteMsg(m)
+	if err := w.WriteMsg(m); err != nil {
+		// A name in it may fit no message (RFC 1035, section 2.3.4), and the client is not to wait for that. What the network
+		// does not take is the client's loss only; it asks again.
+		m = new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
+		_ = w.WriteMsg(m)
+	}
 	s.counts.note(from, r, m, time.Since(began))
 }
 

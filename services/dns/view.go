@@ -197,6 +197,9 @@ func (v *view) svc(q dns.Question, labels []string) result {
 func (v *view) service(q dns.Question, s *Service) result {
 	if s.ExternalName != "" {
 		target := dns.Fqdn(s.ExternalName)
+		if _, ok := dns.IsDomainName(target); !ok {
+			return result{rcode: dns.RcodeServerFailure} // no message has room for it
+		}
 		r := result{answer: []dns.RR{&dns.CNAME{Hdr: header(q.Name, dns.TypeCNAME), Target: target}}}
 		if q.Qtype != dns.TypeCNAME && q.Qtype != dns.TypeANY {
 			r.target = target
