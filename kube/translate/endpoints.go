@@ -39,6 +39,7 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 		if s.AddressType == discoveryv1.AddressTypeFQDN {
 			continue // deprecated, and no packet can use a name
 		}
+		said := len(say.Problems)
 		ports := endpointPorts(s, say)
 		for i := range s.Endpoints {
 			e, ok := parseEndpoint(s, i, at, say)
@@ -58,6 +59,7 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 			}
 			several[i].add(e)
 		}
+		fewer(say, said, kube.RefOf(s))
 	}
 	for _, i := range slices.Sorted(maps.Keys(several)) {
 		all[i] = several[i].list[0]
@@ -67,6 +69,17 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.ID, b.ID))
 	})
 	return all
+}
+
+// mostTold is how many problems of one sort are reported of one object.
+const mostTold = 5
+
+// fewer cuts the problems of ref, those of say from that index on, to mostTold and one that counts the others.
+func fewer(say *kube.Report, from int, ref kube.Ref) {
+	if more := len(say.Problems) - from - mostTold; more > 1 {
+		say.Problems = say.Problems[:from+mostTold]
+		say.Errorf(ref, "", "%d more of its addresses and ports cannot be used and are left out, too", more)
+	}
 }
 
 // layers joins endpoints of one standing. A layer has at most one port of each name and protocol. There may be

@@ -30,9 +30,6 @@ type leadKey struct {
 	claims int
 }
 
-// mostTold is how many problems of one sort are reported of one object.
-const mostTold = 5
-
 func (s *leadStage) of(joined []*services.Service, l leads, say *kube.Report) []*services.Service {
 	key := leadKey{identity(l.ranges), identity(l.nodes.addrs), l.claims.version}
 	if s.key != key {

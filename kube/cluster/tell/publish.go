@@ -228,13 +228,22 @@ func (p *Publisher) send(ctx context.Context, next *patches) (*corev1.Node, erro
 
 // shorten cuts a list that would not fit.
 func shorten(list []kube.Problem) []kube.Problem {
+	if fitting(list) == len(list) {
+		return list
+	}
+	list = inTurns(list)
+	more := kube.Problem{Severity: kube.Warning, Object: kube.Ref{Kind: "Node"}, Message: "there are more problems than fit here: ask the agent for all of them"}
+	return append(list[:fitting(list):fitting(list)], more)
+}
+
+// fitting gives how many of the problems fit.
+func fitting(list []kube.Problem) int {
 	size := 0
 	for i := range list {
 		data, _ := json.Marshal(list[i]) // strings alone
 		if size += len(data) + 1; size > problemBytes {
-			more := kube.Problem{Severity: kube.Warning, Object: kube.Ref{Kind: "Node"}, Message: "there are more problems than fit here: ask the agent for all of them"}
-			return append(slices.Clone(list[:i]), more)
+			return i
 		}
 	}
-	return list
+	return len(list)
 }

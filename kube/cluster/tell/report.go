@@ -65,7 +65,7 @@ func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 			events[e.Name] = e
 		}
 	}
-	for _, p := range list {
+	for _, p := range inTurns(list) {
 		if e := r.event(objs, p); e != nil && len(events) < mostEvents {
 			events[e.Name] = e
 		}
@@ -77,6 +77,26 @@ func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// inTurns gives problems of the namespaces in turns, so that the many of one keep nobody else's from being told.
+func inTurns(list []kube.Problem) []kube.Problem {
+	type turn struct {
+		kube.Problem
+		n int // of its namespace
+	}
+	told := map[string]int{}
+	turns := make([]turn, len(list))
+	for i, p := range list {
+		turns[i] = turn{p, told[p.Object.Namespace]}
+		told[p.Object.Namespace]++
+	}
+	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
+	out := make([]kube.Problem, len(turns))
+	for i := range turns {
+		out[i] = turns[i].Problem
+	}
+	return out
 }
 
 // firstAgent is the first of the nodes that run an agent: that one speaks for all.
@@ -97,6 +117,8 @@ func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 		uid = uidOf(objs.Services, p.Object)
 	case "Ingress":
 		uid = uidOf(objs.Ingresses, p.Object)
+	case "EndpointSlice":
+		uid = uidOf(objs.EndpointSlices, p.Object)
 	}
 	if uid == "" {
 		return nil
