@@ -146,6 +146,27 @@ func (m *Member) Restart() {
 	m.start()
 }
 
+// Capture ends the Node and gives a Mesh with its key in its place, which sends the others whatever it is told. got is
+// given what they send, which is borrowed. The member is of no further use.
+func (m *Member) Capture(got func(peer uint64, packets [][]byte)) *overlay.Mesh {
+	t := m.cluster.t
+	t.Helper()
+	m.Close()
+	var stack []netip.Addr
+	for _, r := range m.podCIDRs() {
+		stack = append(stack, addressing.Stack(r))
+	}
+	mesh, err := overlay.New(overlay.Options{PrivateKey: m.held.Key, Bind: m.cluster.Underlay.Bind(m.endpoint()), StackAddrs: stack, Receive: got})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mesh.Close() })
+	if err := mesh.Set(m.Config().Overlay); err != nil {
+		t.Fatal(err)
+	}
+	return mesh
+}
+
 func (m *Member) set() {
 	m.cluster.t.Helper()
 	if err := m.Set(m.Config()); err != nil {
