@@ -30,9 +30,15 @@ func DefaultStateDir() (string, error) {
 	}
 	for _, dir := range candidates {
 		labs := filepath.Join(dir, "labs")
-		err := os.MkdirAll(labs, 0o700)
+		err := os.MkdirAll(filepath.Dir(dir), 0o700)
 		if err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
+		if err == nil || errors.Is(err, fs.ErrExist) {
 			err = ours(dir)
+		}
+		if err == nil {
+			err = os.MkdirAll(labs, 0o700)
 		}
 		if err == nil {
 			return labs, nil
@@ -46,8 +52,11 @@ func DefaultStateDir() (string, error) {
 // could have made the folder.
 func ours(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	if err := unix.Lstat(dir, &st); err != nil {
 		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR { // a link may lead to a folder of ours now, and elsewhere next
+		return fmt.Errorf("%s is no folder", dir)
 	}
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return fmt.Errorf("%s belongs to somebody else or is open to others", dir)
