@@ -130,7 +130,8 @@ var (
 	ErrNotAttached = errors.New("the pod is not attached")
 )
 
-func (p *Pod) checkNames() error {
+// checkNamed judges a pod that is to be let go, whatever it is called: an earlier agent may have attached it.
+func (p *Pod) checkNamed() error {
 	if p.Namespace == "" || p.Name == "" {
 		return errors.New("a pod needs a namespace and a name")
 	}
@@ -139,7 +140,7 @@ func (p *Pod) checkNames() error {
 
 // checkAttachment judges a pod whose container has to be named.
 func (p *Pod) checkAttachment() error {
-	if err := p.checkNames(); err != nil {
+	if err := p.CheckNames(); err != nil {
 		return err
 	}
 	if p.ContainerID == "" || p.IfName == "" || p.Network == "" {
@@ -150,7 +151,7 @@ func (p *Pod) checkAttachment() error {
 
 // check judges a pod to be attached.
 func (p *Pod) check() error {
-	if err := p.checkNames(); err != nil {
+	if err := p.CheckNames(); err != nil {
 		return err
 	}
 	if len(p.Addrs) < 1 || len(p.Addrs) > 2 {

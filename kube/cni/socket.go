@@ -142,7 +142,7 @@ func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, err
 		if r.Pod == nil {
 			return answer{}, errors.New("detach: no pod was named")
 		}
-		if err := r.Pod.checkNames(); err != nil {
+		if err := r.Pod.checkNamed(); err != nil {
 			return answer{}, fmt.Errorf("detach: %w", err)
 		}
 		if err := s.Attacher.Del(ctx, *r.Pod); err != nil {

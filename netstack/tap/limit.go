@@ -41,7 +41,7 @@ func (r Rate) limits() limits {
 	rate, burst := r.Bits/8, r.BurstBytes()
 	ticks := float64(burst) / float64(rate) * netlink.TIME_UNITS_PER_SEC * netlink.TickInUsec()
 	queue := float64(rate)*queueTime + float64(burst)
-	return limits{rate, uint32(min(ticks, math.MaxUint32)), uint32(min(queue, math.MaxUint32))}
+	return limits{rate, uint32(min(max(ticks, 1), math.MaxUint32)), uint32(min(queue, math.MaxUint32))}
 }
 
 // Limit makes the kernel hold back what an interface in ns sends beyond a rate. It replaces an earlier limit. It counts

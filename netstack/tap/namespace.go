@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -34,9 +35,10 @@ func NewNamespace() (*Namespace, error) {
 	return ns, err
 }
 
-// OpenNamespace opens the network namespace at a path such as /proc/1/ns/net.
+// OpenNamespace opens the network namespace at a path such as /proc/1/ns/net. Whatever else is there is not opened:
+// to open a FIFO waits for its other end, and to open a device may do things.
 func OpenNamespace(path string) (*Namespace, error) {
-	f, err := os.Open(path)
+	f, err := openInNSFS(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
@@ -45,6 +47,27 @@ func OpenNamespace(path string) (*Namespace, error) {
 		f.Close()
 	}
 	return ns, err
+}
+
+// openInNSFS opens a file of the kernel's file system of namespaces.
+func openInNSFS(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	if st.Type != unix.NSFS_MAGIC {
+		return nil, fmt.Errorf("%s is no namespace", path)
+	}
+	f, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(f), path), nil
 }
 
 // NamespaceFromFile makes a Namespace from a descriptor that was received from elsewhere. The Namespace owns f; on an

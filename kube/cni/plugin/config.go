@@ -93,11 +93,14 @@ func (c *config) pod(args *skel.CmdArgs) (cni.Pod, error) {
 	}
 	if ns, name := given["K8S_POD_NAMESPACE"], given["K8S_POD_NAME"]; ns != "" && name != "" {
 		p.Namespace, p.Name, p.UID = ns, name, given["K8S_POD_UID"]
+		if !p.OfKubernetes() { // a namespace of Kubernetes has no dot
+			return p, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: K8S_POD_NAMESPACE %q is no namespace of Kubernetes", ns), "")
+		}
 	}
 	for _, text := range c.RuntimeConfig.IPs {
 		text, _, _ := strings.Cut(text, "/") // some give a prefix length, which is always that of one address here
 		a, err := netip.ParseAddr(text)
-		if err != nil {
+		if err != nil || a.Zone() != "" {
 			return p, invalid("runtimeConfig.ips", "%q is not an address: expected one like 10.244.1.5", text)
 		}
 		p.Addrs = append(p.Addrs, a.Unmap())

@@ -22,20 +22,24 @@ var errNoNamespace = errors.New("there is no network namespace")
 
 // namespace opens the pod's, which must not be our own: an eth0 there would be the node's.
 func (c *call) namespace() (*tap.Namespace, error) {
-	st, err := os.Stat(c.args.Netns)
-	if err != nil {
-		return nil, fmt.Errorf("CNI_NETNS: %w", err)
-	}
-	own, err := os.Stat("/proc/self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	if os.SameFile(st, own) {
-		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+c.args.Netns+" is the namespace that this plugin runs in, and should be the pod's", "")
-	}
 	ns, err := tap.OpenNamespace(c.args.Netns)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("CNI_NETNS: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("%w at %s: %w", errNoNamespace, c.args.Netns, err)
+	}
+	// What was opened is looked at: the path may lead somewhere else by now.
+	st, err := ns.File().Stat()
+	if err == nil {
+		var own os.FileInfo
+		if own, err = os.Stat("/proc/self/ns/net"); err == nil && os.SameFile(st, own) {
+			err = types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+c.args.Netns+" is the namespace that this plugin runs in, and should be the pod's", "")
+		}
+	}
+	if err != nil {
+		ns.Close()
+		return nil, err
 	}
 	return ns, nil
 }
@@ -114,11 +118,37 @@ func (c *call) prevResult() (*types100.Result, error) {
 	if len(c.conf.PrevResult) == 0 || string(c.conf.PrevResult) == "null" {
 		return nil, nil
 	}
-	prev, err := version.NewResult(c.conf.CNIVersion, c.conf.PrevResult)
+	err := checkNulls(c.conf.PrevResult)
+	var prev types.Result
+	if err == nil {
+		prev, err = version.NewResult(c.conf.CNIVersion, c.conf.PrevResult)
+	}
 	if err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "prevResult cannot be read", err.Error())
 	}
-	return types100.NewResultFromResult(prev)
+	r, err := types100.NewResultFromResult(prev)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "prevResult cannot be read", err.Error())
+	}
+	return r, nil
+}
+
+// checkNulls finds null in the lists of a result, which the library takes for what is there.
+func checkNulls(text []byte) error {
+	var r map[string]json.RawMessage
+	if err := json.Unmarshal(text, &r); err != nil {
+		return err
+	}
+	for _, field := range []string{"interfaces", "ips", "routes"} {
+		var list []any
+		if err := json.Unmarshal(r[field], &list); err != nil || len(r[field]) == 0 {
+			continue // none, or what the library complains of
+		}
+		if i := slices.Index(list, nil); i >= 0 {
+			return fmt.Errorf("%s[%d] is null", field, i)
+		}
+	}
+	return nil
 }
 
 func (c *call) print() error {

@@ -72,6 +72,9 @@ func add(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	if err := c.pod.CheckNames(); err != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "what is to be attached cannot be called so: "+err.Error(), "")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), addTime)
 	defer cancel()
 	if err := c.add(ctx); err != nil {
