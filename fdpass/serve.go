@@ -69,6 +69,7 @@ func newServer(o Options, handle func(context.Context, *Conn)) *server {
 	if len(s.UIDs) == 0 {
 		s.UIDs = []uint32{uint32(os.Geteuid())}
 	}
+	s.UIDs = slices.Compact(slices.Sorted(slices.Values(s.UIDs))) // each has a share
 	if s.Log == nil {
 		s.Log = slog.Default()
 	}

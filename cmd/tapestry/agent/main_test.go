@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	case "plugin":
 		os.Exit(plugin.Main())
+	case "stranger":
+		stranger(os.Args[1:])
+		os.Exit(0)
 	}
 	userns.Main(tests{m})
 }
