@@ -2,7 +2,12 @@
 // them to backends. It knows neither Kubernetes nor the network stack: it is given listeners and a dial function.
 package ingress
 
-import "crypto/tls"
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+)
 
 // Config is the whole desired state of a Server.
 type Config struct {
@@ -21,6 +26,20 @@ type Certificate struct {
 	Hosts []string
 	Cert  tls.Certificate
 }
+
+var (
+	_ fmt.Formatter  = Certificate{}
+	_ slog.LogValuer = Certificate{}
+)
+
+// String names the certificate.
+func (c Certificate) String() string { return fmt.Sprintf("certificate %q for %q", c.Name, c.Hosts) }
+
+// Format never shows the private key, whatever the verb.
+func (c Certificate) Format(s fmt.State, _ rune) { io.WriteString(s, c.String()) }
+
+// LogValue never shows the private key.
+func (c Certificate) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // PathType is how a path is compared (networking.k8s.io/v1 PathType).
 type PathType uint8

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,6 +33,8 @@ const (
 	// keepAlive finds out that a server's machine is gone where HTTP/2's own pings are off.
 	keepAlive = 15 * time.Second
 )
+
+var unknownAnchor = regexp.MustCompile(`unknown anchor '[^']*'`)
 
 // Only the groups we speak are known to the decoder: those of a whole clientset cost ten megabytes in every agent.
 var (
@@ -87,7 +90,8 @@ func restConfig(o *Options) (*rest.Config, error) {
 	if o.Kubeconfig != "" {
 		c, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 		if err != nil {
-			return nil, fmt.Errorf("kubeconfig %s: %w", o.Kubeconfig, err)
+			// An unquoted token that begins with an asterisk is an alias to YAML, whose error names it.
+			return nil, fmt.Errorf("kubeconfig %s: %s", o.Kubeconfig, unknownAnchor.ReplaceAllString(err.Error(), "unknown anchor"))
 		}
 		return c, nil
 	}

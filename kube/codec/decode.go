@@ -243,7 +243,11 @@ func (p *parser) decode(v *value, k *kube.Kind) {
 		for _, m := range found {
 			p.fail(m.line, refOf(v), m.path, "%s", m.msg)
 		}
-		if len(found) == 0 {
+		switch _, secret := obj.(*corev1.Secret); {
+		case len(found) > 0:
+		case secret: // the error may quote it
+			p.fail(v.line, refOf(v), "", "cannot be decoded")
+		default:
 			p.fail(v.line, refOf(v), "", "cannot be decoded: %v", errors.Join(append(strict, err)...))
 		}
 		return

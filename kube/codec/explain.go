@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // mistake is one place in a document that does not fit the Go type it is decoded into.
@@ -19,12 +21,23 @@ type mistake struct {
 
 // explain walks v along the type t and finds everything that the strict decoder would refuse.
 func explain(v *value, t reflect.Type) []mistake {
-	var e explainer
+	e := explainer{secret: t == reflect.TypeFor[*corev1.Secret]()}
 	e.walk(v, t, "")
 	return e.found
 }
 
-type explainer struct{ found []mistake }
+type explainer struct {
+	found  []mistake
+	secret bool // nothing of what stands there may be told
+}
+
+// describe says what v is; of a Secret no more than of which sort.
+func (e *explainer) describe(v *value) string {
+	if e.secret {
+		return v.sort()
+	}
+	return v.describe()
+}
 
 func (e *explainer) add(line int, path, format string, args ...any) {
 	e.found = append(e.found, mistake{line, path, fmt.Sprintf(format, args...)})
@@ -40,8 +53,12 @@ func (e *explainer) walk(v *value, t reflect.Type, path string) {
 		return // null is the zero value of everything
 	}
 	if reflect.PointerTo(t).Implements(unmarshaler) {
-		if err := json.Unmarshal(v.appendJSON(nil), reflect.New(t).Interface()); err != nil {
-			e.add(v.line, path, "expected a value of type %s, got %s: %v", t.Name(), v.describe(), err)
+		switch err := json.Unmarshal(v.appendJSON(nil), reflect.New(t).Interface()); {
+		case err == nil:
+		case e.secret:
+			e.add(v.line, path, "expected a value of type %s, got %s", t.Name(), e.describe(v))
+		default:
+			e.add(v.line, path, "expected a value of type %s, got %s: %v", t.Name(), e.describe(v), err)
 		}
 		return
 	}
@@ -56,7 +73,7 @@ func (e *explainer) walk(v *value, t reflect.Type, path string) {
 		e.text(v, path)
 	case reflect.Bool:
 		if _, ok := v.scalar.(bool); !ok {
-			e.add(v.line, path, "expected true or false, got %s", v.describe())
+			e.add(v.line, path, "expected true or false, got %s", e.describe(v))
 		}
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64,
@@ -67,7 +84,7 @@ func (e *explainer) walk(v *value, t reflect.Type, path string) {
 
 func (e *explainer) structure(v *value, t reflect.Type, path string) {
 	if v.kind != mapValue {
-		e.add(v.line, path, "expected a mapping, got %s", v.describe())
+		e.add(v.line, path, "expected a mapping, got %s", e.describe(v))
 		return
 	}
 	types := map[string]reflect.Type{}
@@ -85,7 +102,7 @@ func (e *explainer) structure(v *value, t reflect.Type, path string) {
 
 func (e *explainer) mapping(v *value, t reflect.Type, path string) {
 	if v.kind != mapValue {
-		e.add(v.line, path, "expected a mapping, got %s", v.describe())
+		e.add(v.line, path, "expected a mapping, got %s", e.describe(v))
 		return
 	}
 	for _, f := range v.fields {
@@ -97,14 +114,14 @@ func (e *explainer) list(v *value, t reflect.Type, path string) {
 	if t.Elem().Kind() == reflect.Uint8 {
 		s, ok := v.scalar.(string)
 		if !ok {
-			e.add(v.line, path, "expected a string in base64, got %s", v.describe())
+			e.add(v.line, path, "expected a string in base64, got %s", e.describe(v))
 		} else if _, err := base64.StdEncoding.DecodeString(s); err != nil {
 			e.add(v.line, path, "not base64: %v: encode the value, or write it as it is under stringData", err)
 		}
 		return
 	}
 	if v.kind != listValue {
-		e.add(v.line, path, "expected a list, got %s: begin each item with a dash", v.describe())
+		e.add(v.line, path, "expected a list, got %s: begin each item with a dash", e.describe(v))
 		return
 	}
 	for i, item := range v.items {
@@ -120,14 +137,14 @@ func (e *explainer) text(v *value, path string) {
 	if v.kind == scalarValue {
 		hint = ": put it in quotes"
 	}
-	e.add(v.line, path, "expected a string, got %s%s", v.describe(), hint)
+	e.add(v.line, path, "expected a string, got %s%s", e.describe(v), hint)
 }
 
 func (e *explainer) number(v *value, t reflect.Type, path string) {
 	switch v.scalar.(type) {
 	case int, int64, uint64, float64:
 	default:
-		e.add(v.line, path, "expected a number, got %s", v.describe())
+		e.add(v.line, path, "expected a number, got %s", e.describe(v))
 		return
 	}
 	if err := json.Unmarshal(v.appendJSON(nil), reflect.New(t).Interface()); err != nil {

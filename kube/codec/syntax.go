@@ -17,6 +17,7 @@ import (
 var (
 	yamlError    = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 	grammarError = regexp.MustCompile(`^did not find expected (',' or|node content|<)`)
+	anchorError  = regexp.MustCompile(`^unknown anchor '`)
 	indentError  = regexp.MustCompile(`^did not find expected (key|'-' indicator)`)
 )
 
@@ -28,6 +29,9 @@ func syntaxError(data []byte, err error) (line int, msg string) {
 	}
 	line, _ = strconv.Atoi(m[1]) // without a number, the first line
 	switch msg = m[2]; {
+	case anchorError.MatchString(msg): // a password may begin with an asterisk
+		msg = "an alias (*) of an anchor (&) that is not there: put text that begins with an asterisk in quotes"
+		line = firstBadLineOf(data, anchorError.MatchString)
 	case indentError.MatchString(msg):
 		line = firstBadLine(data, msg)
 	case grammarError.MatchString(msg):
@@ -41,10 +45,15 @@ func syntaxError(data []byte, err error) (line int, msg string) {
 // firstBadLine searches the shortest beginning of data that has the error. Its last line is the line of the mistake,
 // because a beginning of a correct block of YAML, cut between lines, never has an error of this sort.
 func firstBadLine(data []byte, msg string) int {
+	return firstBadLineOf(data, func(text string) bool { return strings.HasSuffix(text, msg) })
+}
+
+// firstBadLineOf is firstBadLine for the error that is meant.
+func firstBadLineOf(data []byte, meant func(text string) bool) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {
 		err := syntaxOf(bytes.Join(lines[:i+1], nil))
-		return err != nil && strings.HasSuffix(err.Error(), msg)
+		return err != nil && meant(strings.TrimPrefix(err.Error(), "yaml: "))
 	})
 }
 

@@ -170,7 +170,7 @@ func (r *resolver) scalar(n *yaml.Node) *value {
 	case "!!null", "!!bool", "!!int", "!!float":
 		var x any
 		if err := n.Decode(&x); err != nil {
-			r.fail(n.Line, "cannot read %q as %s", n.Value, n.ShortTag())
+			r.fail(n.Line, "the value cannot be read as %s", n.ShortTag()) // it may be a Secret's
 			return v
 		}
 		if f, ok := x.(float64); ok && (math.IsNaN(f) || math.IsInf(f, 0)) {
@@ -229,6 +229,20 @@ func appendString(b []byte, s string) []byte {
 		return append(b, `""`...)
 	}
 	return append(b, quoted...)
+}
+
+// sort returns which sort of value v is, and nothing of its content.
+func (v *value) sort() string {
+	if v.kind != scalarValue || v.scalar == nil {
+		return v.describe()
+	}
+	switch v.scalar.(type) {
+	case bool:
+		return "a boolean"
+	case string:
+		return "a string"
+	}
+	return "a number"
 }
 
 // describe returns a description of v for messages.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -46,6 +47,7 @@ type machine struct {
 	api    *localapi.Client
 	exe    string   // the CNI plugin
 	source []string // the agent's flags that say where the objects come from
+	stderr io.Writer
 
 	mu    sync.Mutex
 	agent *exec.Cmd
@@ -53,7 +55,7 @@ type machine struct {
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	n := &machine{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin()}
+	n := &machine{t: t, dir: t.TempDir(), keeper: keeper.New(), exe: buildPlugin(), stderr: os.Stderr}
 	n.source = []string{"--manifests", filepath.Join(n.dir, "manifests")}
 	n.client = &cni.Client{Path: filepath.Join(n.dir, "agent.sock")}
 	n.api = &localapi.Client{Path: filepath.Join(n.dir, "api.sock")}
@@ -114,7 +116,7 @@ func (n *machine) start() {
 		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--local-api", n.api.Path, "--flows", "4096",
 		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--metrics-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...)...)
 	cmd.Env = append(os.Environ(), roleVar+"=agent")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Stdout, cmd.Stderr = n.stderr, n.stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"tapestry.dev/tapestry/addressing"
@@ -62,6 +63,9 @@ func New(configured []string, file string) (*Servers, error) {
 
 func parse(text string) (url.URL, error) {
 	u, err := url.Parse(text)
+	if at := strings.LastIndexByte(text, '@'); at >= 0 { // what stands before it may be a password, and is not quoted
+		return url.URL{}, fmt.Errorf("the address of an API server, ...%q, has a user or password: leave it away, tokens and certificates say who asks", text[at:])
+	}
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return url.URL{}, fmt.Errorf("%q is no address of an API server: expected one like https://10.0.0.1:6443", text)
 	}
