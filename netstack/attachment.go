@@ -12,16 +12,16 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Device is what an attachment reads and writes superframes through; *tap.Device is one.
+// Device is how an attachment reads and writes superframes; *tap.Device is one.
 type Device interface {
-	// Run reads superframes until Close and hands each to handle, one at a time. The frame is handle's, which returns a
-	// buffer of the same capacity for another one. rest is called when no more frames are at hand for the moment, or
-	// others get their turn; nil for nothing. It returns nil after Close.
+	// Run reads superframes until Close and passes each to handle, one at a time. handle owns the frame and returns
+	// another buffer of the same capacity in exchange. Run calls rest, unless it is nil, when no more frames are at
+	// hand for the moment, and when it gives way to others. Run returns nil after Close.
 	Run(handle func(frame []byte) []byte, rest func()) error
-	// Write and Writev write one superframe. Safe for concurrent use.
+	// Write and Writev write one superframe. They are safe for concurrent use.
 	Write(frame []byte) error
 	Writev(iov [][]byte) error
-	// Offloads are what a written frame may count on. They do not change.
+	// Offloads returns the offloads that a written frame may rely on. They do not change.
 	Offloads() tap.Offloads
 	Close() error
 }
@@ -41,8 +41,8 @@ type AttachmentConfig struct {
 	Kind  AttachmentKind
 	MAC   packet.MAC
 	Addrs []netip.Addr // addresses the pod may send from; for the host TAP, those besides the node's own
-	// Limit is that of what the attachment is sent, in bytes of IP; what comes faster waits, and is dropped when too much
-	// does. The zero Rate is none.
+	// Limit is the largest rate at which the attachment is sent packets; the bytes of IP count. Packets that come
+	// faster wait; when too many wait, further ones are dropped. The zero Rate is no limit.
 	Limit tap.Rate
 }
 
@@ -50,10 +50,10 @@ type AttachmentConfig struct {
 type Attachment struct {
 	AttachmentConfig
 	addrs []packet.Addr
-	owner uint64 // see journey.owner
+	owner uint64 // who is charged for its flows and fragments; see snapshot.owner
 	dev   Device
-	lacks tap.Offloads // what dev cannot do, or shall not
-	// toPort and fromTAP count packets (a superframe is one) and bytes of IP.
+	lacks tap.Offloads // offloads that dev does not do
+	// toTAP and fromTAP count packets (a superframe is one) and bytes of IP.
 	toTAP, fromTAP counter
 	down           atomic.Uint64
 	limit          *pace.Limit   // nil for none
@@ -67,15 +67,15 @@ func (c *counter) add(n int) {
 	c.bytes.Add(uint64(n))
 }
 
-// AttachmentStats are an attachment's counters; a superframe counts as one packet.
+// AttachmentStats holds an attachment's counters; a superframe counts as one packet.
 type AttachmentStats struct {
 	Name                   string
 	Addrs                  []netip.Addr
 	ToPackets, ToBytes     uint64
 	FromPackets, FromBytes uint64
-	Down                   uint64 // writes the TAP refused
+	Down                   uint64 // writes that the TAP refused
 	OverLimit              uint64 // packets that Limit did not allow
-	Offloads               string // of its device, that are in use
+	Offloads               string // the offloads of its device that are in use
 }
 
 func (att *Attachment) close() {
@@ -94,14 +94,15 @@ func (att *Attachment) owns(a *packet.Addr) bool {
 	return false
 }
 
-// attachmentTable is the immutable set of attachments by address; it is copied on every change, which is rare.
+// attachmentTable is the immutable set of attachments, by name and by address. It is copied on every change, which is
+// rare.
 type attachmentTable struct {
 	byName map[string]*Attachment
 	byAddr map[packet.Addr]*Attachment
 	host   *Attachment
 }
 
-// attachments guards the table against concurrent changes; readers only load.
+// attachments holds the current table. mu keeps changes apart; readers only load the pointer.
 type attachments struct {
 	mu    sync.Mutex
 	table atomic.Pointer[attachmentTable]
@@ -155,7 +156,7 @@ func (ps *attachments) add(att *Attachment) error {
 	})
 }
 
-// remove takes out the attachment of that name; only, when only is not nil, if it is that one.
+// remove removes the attachment with this name. With a non-nil only it does so only if that is the one.
 func (ps *attachments) remove(name string, only *Attachment) (*Attachment, bool) {
 	var att *Attachment
 	_ = ps.change(func(t *attachmentTable) error {

@@ -13,18 +13,19 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// clients is how many connections the packets below belong to: a single one's flow would be in registers nearly.
+// clients is the number of connections to which the packets below belong: a single flow would stay in the nearest
+// cache.
 const clients = 256
 
-// walk is one way through the pipeline, for packets of many connections in turn. The client's port is
-// 1 in the specs.
+// walk is one kind of packets on their way through the pipeline, from many connections in turn. In the specs the
+// client's port is 1.
 type walk struct {
 	name    string
-	from    string              // the attachment that reads them
-	opening []netstacktest.Spec // sent once for every client, from the attachment of their source address
+	from    string              // the attachment from which the packets are read
+	opening []netstacktest.Spec // sent once for every client, from the attachment with their source address
 	packets []netstacktest.Spec // sent in turn
-	verdict Verdict             // theirs
-	reason  DropReason          // theirs, if any
+	verdict Verdict             // of the packets
+	reason  DropReason          // of the packets, if any
 }
 
 const (
@@ -32,8 +33,8 @@ const (
 	payload    = 1200
 )
 
-// walks are what the pipeline does with packets of pods. There is no policy in it yet: whether a packet may go on is
-// judged by the first step (admit) and by its flow.
+// walks lists what the pipeline does with packets of pods. Without a Policy, the first step (admit) and the packet's
+// flow decide whether the packet may go on.
 func walks() []walk {
 	cluster, direct := segment(podA+":1", "10.96.0.1:80", packet.ACK), segment(podA+":1", podB+":80", packet.ACK)
 	reply := segment(podB+":8080", podA+":1", packet.ACK)
@@ -46,7 +47,7 @@ func walks() []walk {
 		{name: "translated", from: podA, opening: one(cluster), packets: one(cluster), verdict: ToTAP},
 		{name: "translated reply", from: podB, opening: one(cluster), packets: one(reply), verdict: ToTAP},
 		{name: "other node", from: podA, opening: one(remote), packets: one(remote), verdict: ToLink},
-		// Two packets: the reset ends the flow, so that the next SYN begins one.
+		// The reset ends the flow, so that the next SYN begins one.
 		{name: "new flow and reset", from: podA, packets: []netstacktest.Spec{syn, rst}, verdict: ToTAP},
 		{name: "refused", from: podA, packets: one(segment(podA+":1", "10.96.0.2:80", packet.SYN)), verdict: Answered, reason: UnknownPort},
 		{name: "spoofed", from: podA, packets: one(segment("10.244.1.99:1", podB+":80", packet.ACK)), verdict: Dropped, reason: Spoofed},
@@ -99,7 +100,7 @@ func TestWalksAllocateNothing(t *testing.T) {
 			if n := testing.AllocsPerRun(2*clients, send); n != 0 {
 				t.Errorf("%v allocations per packet", n)
 			}
-			const sent = 2*clients + 1 // AllocsPerRun warms up with one
+			const sent = 2*clients + 1 // AllocsPerRun first warms up with one run
 			if n := w.verdicts[wk.verdict].Load() - before; n != sent {
 				t.Errorf("%d of %d packets are %v: %+v", n, sent, wk.verdict, w.path.Stats())
 			}
@@ -110,8 +111,8 @@ func TestWalksAllocateNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkHotPath is one frame through the whole pipeline, from the buffer it was read into to the write. Filling that
-// buffer is in it (a copy of 1.2 kB, in place of the system call).
+// BenchmarkHotPath takes one frame through the whole pipeline, from the buffer into which it was read to the write. The
+// time includes filling that buffer (a copy of 1.2 kB instead of the system call).
 func BenchmarkHotPath(b *testing.B) {
 	for _, wk := range walks() {
 		b.Run(wk.name, func(b *testing.B) {
@@ -125,7 +126,7 @@ func BenchmarkHotPath(b *testing.B) {
 	}
 }
 
-// BenchmarkAdmit is the step that judges whether a pod's packet may enter at all.
+// BenchmarkAdmit measures the step that judges whether a pod's packet may enter at all.
 func BenchmarkAdmit(b *testing.B) {
 	w, _ := hotNode(b)
 	s := w.path.snapshot.Load()
@@ -155,7 +156,7 @@ func BenchmarkAdmit(b *testing.B) {
 	}
 }
 
-// linkBatch is what WireGuard decrypted at once: 44 packets of one connection from another node, which is known.
+// linkBatch is a batch as WireGuard decrypts it: 44 packets of one known connection from another node.
 func linkBatch(t testing.TB) (w *worker, size int, receive func()) {
 	w, _ = hotNode(t)
 	var orig [][]byte
@@ -163,7 +164,7 @@ func linkBatch(t testing.TB) (w *worker, size int, receive func()) {
 		s := segment("10.244.2.11:80", podA+":20000", packet.ACK)
 		s.Payload = make([]byte, 1380)
 		ip := s.IP()
-		// Sequence numbers that follow one another, which Spec has not, make them fit to be joined.
+		// Consecutive sequence numbers, which Spec does not have, let the packets be joined.
 		seq, head := uint32(i*1380), ip[20:]
 		sum := uint32(head[16])<<8 | uint32(head[17])
 		head[4], head[5], head[6], head[7] = byte(seq>>24), byte(seq>>16), byte(seq>>8), byte(seq)
@@ -190,7 +191,7 @@ func TestFromLinkAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkFromLink is a batch of 44 packets from the Link, joined into one superframe for a pod.
+// BenchmarkFromLink takes a batch of 44 packets from the Link, which are joined into one superframe for a pod.
 func BenchmarkFromLink(b *testing.B) {
 	_, size, receive := linkBatch(b)
 	b.SetBytes(int64(size))
@@ -200,7 +201,7 @@ func BenchmarkFromLink(b *testing.B) {
 	}
 }
 
-// BenchmarkFromLinkFlows is one packet of a batch of 64 from the Link, each of another flow, which are chosen at
+// BenchmarkFromLinkFlows measures one packet of a batch of 64 from the Link; each packet is of another flow, chosen at
 // random.
 func BenchmarkFromLinkFlows(b *testing.B) {
 	for _, flows := range []uint32{1000, 1 << 20} {

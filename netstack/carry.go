@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/udprelay"
 )
 
-// carry does what the steps decided. What comes in its way may still change the verdict.
+// carry does what the steps decided. If that fails, it changes the verdict.
 func (w *worker) carry(s *snapshot, j *journey) {
 	switch j.verdict {
 	case ToTAP:
@@ -29,13 +29,13 @@ func (w *worker) carry(s *snapshot, j *journey) {
 			w.toStack(j)
 		}
 	}
-	if j.verdict == Answered { // toHostSocket may have found out
+	if j.verdict == Answered { // also by toHostSocket
 		w.reply(s, j)
 	}
 }
 
-// wait has the packet wait for its attachment's limit, unless there is room now or its sender has waited already. It
-// reports whether it does, or was dropped as too much waits.
+// wait queues the packet when its attachment's limit has no room now and its sender has not waited already. It returns
+// false when the packet may be written at once, and true when it was queued, or dropped because too many wait.
 func (w *worker) wait(j *journey) bool {
 	l := j.to.limit
 	if l.Pass(j.packet.Len(), j.paced) {
@@ -48,8 +48,8 @@ func (w *worker) wait(j *journey) bool {
 	return true
 }
 
-// write writes the packet to a TAP, whatever its attachment's limit, and reports whether the TAP took it. The
-// virtio-net header goes along: it was checked, or made by us.
+// write writes the packet to a TAP, regardless of its attachment's limit, and reports whether the TAP took it. The
+// virtio-net header goes along: it was checked, or this node made it.
 func (w *worker) write(p *packet.Packet, att *Attachment) bool {
 	if att.lacks != 0 && countsOn(&p.VNet)&att.lacks != 0 {
 		return w.toPlainTAP(p, att)
@@ -72,7 +72,7 @@ func (w *worker) write(p *packet.Packet, att *Attachment) bool {
 	return true
 }
 
-// toLink hands the packet to another node, in fragments where it is too big and may be cut.
+// toLink sends the packet to another node, in fragments if it is too big and may be fragmented.
 func (w *worker) toLink(j *journey) {
 	p, to, mtu := j.packet, j.peer.ID, int(j.mtu)
 	var encap *packet.Encap
@@ -93,7 +93,7 @@ func (w *worker) toLink(j *journey) {
 	})
 }
 
-// toStack hands the packet to the stack, which does not verify checksums.
+// toStack passes the packet to the stack, which does not verify checksums.
 func (w *worker) toStack(j *journey) {
 	p := j.packet
 	if p.VNet.Flags&(packet.NeedsCsum|packet.DataValid) == 0 && p.Frag == packet.NoFrag && !p.ChecksumOK() {
@@ -103,7 +103,7 @@ func (w *worker) toStack(j *journey) {
 	w.path.stack.Deliver(p, &w.turn, j.fromStack())
 }
 
-// toHostSocket sends the packet on its way over host sockets, once all of its fragments are there.
+// toHostSocket sends the packet over host sockets. A fragment first waits for the rest of its packet.
 func (w *worker) toHostSocket(j *journey) {
 	p := j.packet
 	switch proto := p.Tuple.Proto; {
@@ -123,7 +123,7 @@ func (w *worker) toHostSocket(j *journey) {
 	}
 }
 
-// sent notes what became of a packet that a host socket was to send.
+// sent records the outcome of sending a packet through a host socket.
 func (j *journey) sent(mtu int, err error) {
 	switch {
 	case err == nil:
@@ -142,7 +142,7 @@ func (j *journey) fail(err error) {
 	kind, ok := refusal.Kind(err)
 	switch {
 	case !ok:
-		j.drop(HostBusy) // there is none to be had, for instance: the pod may try again
+		j.drop(HostBusy) // no socket is to be had, for instance: the pod may try again
 	case kind == packet.NetUnreachable:
 		j.refuse(noNet, NoRoute)
 	case kind == packet.AdminProhibited:

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// leads makes an address of the world lead to what c says from now on; everything else stays.
+// leads makes an address of the world lead to what c says from now on; nothing else changes.
 func (w *world) leads(to string, c packet.Choice, moved bool) {
 	w.t.Helper()
 	b := &balancer{picks: map[netip.AddrPort]packet.Choice{}, states: w.balancer.states, moved: map[netip.AddrPort]bool{}}
@@ -21,8 +21,8 @@ func (w *world) leads(to string, c packet.Choice, moved bool) {
 	w.set()
 }
 
-// TestServiceComesLate: what was sent before there was a Service at the address went elsewhere; what is sent again goes
-// to the Service, on the same ports and without a pause (kubernetes/kubernetes#48719).
+// TestServiceComesLate: packets that were sent before a Service had the address went elsewhere. Packets that are sent
+// again go to the Service, with the same ports and without a pause (kubernetes/kubernetes#48719).
 func TestServiceComesLate(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	const client, node, port = "10.244.1.10:1000", "172.31.0.11:30053", "172.31.0.11:30053"
@@ -63,8 +63,8 @@ func TestServiceComesLate(t *testing.T) {
 	}
 }
 
-// TestDatagramsOverRestart: an agent that starts anew leaves datagrams with the backend they had, though others are
-// there by now and another would be chosen: what is built on UDP, as QUIC, has connections too
+// TestDatagramsOverRestart: after a restart of the agent, datagrams still go to their flow's backend, even if other
+// backends are there by now and another would be chosen: protocols on UDP, such as QUIC, have connections too
 // (kubernetes/kubernetes#122740).
 func TestDatagramsOverRestart(t *testing.T) {
 	const client, vip = "10.244.1.10:1000", "10.96.0.1:80"
@@ -84,8 +84,9 @@ func TestDatagramsOverRestart(t *testing.T) {
 	w.exchange(exchange{"a", datagram("10.244.1.10:1001", vip), "link", "node-2 udp 10.244.1.10:1001 > 10.244.2.10:8080"})
 }
 
-// TestServiceChanges: an address or port that a Service gave up, or that became another's, has no traffic of the old
-// one, though the backend lives and is served elsewhere. Connections go on (kubernetes/kubernetes#126130).
+// TestServiceChanges: when a Service gives up an address or port, or another Service gets it, new traffic there no
+// longer reaches the old backend, even if that lives and serves elsewhere. Connections go on
+// (kubernetes/kubernetes#126130).
 func TestServiceChanges(t *testing.T) {
 	const S, A, SA = packet.SYN, packet.ACK, packet.SYN | packet.ACK
 	const client, vip = "10.244.1.10:1000", "10.96.0.1:80"

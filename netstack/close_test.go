@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// What still comes for a pod while the node closes, and after, is not refused: the connection goes on in the next
-// agent.
+// A packet that comes for a pod while the node closes, or afterwards, is not refused: the connection goes on in the
+// next agent.
 func TestCloseRefusesNothing(t *testing.T) {
 	w := newWorld(t)
 	segment := netstacktest.Spec{Src: ap("10.244.2.10:1000"), Dst: ap("10.244.1.10:8080"), Proto: packet.TCP, TCPFlags: 0x10, Payload: []byte("data")}
@@ -17,7 +17,7 @@ func TestCloseRefusesNothing(t *testing.T) {
 	if err := w.path.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.from("node-2", segment) // FromLink is done when it returns
+	w.from("node-2", segment) // synchronous: FromLink has handled the packet when it returns
 	select {
 	case s := <-w.link.Sent():
 		t.Errorf("the other end was sent %s", w.describeSent(s))

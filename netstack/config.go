@@ -7,27 +7,28 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Config is everything a Path needs to know of the cluster to move packets. It is the whole desired state: Set
-// compiles it into an immutable snapshot and swaps it in; flows survive.
+// Config is everything a Path needs to know of the cluster to move packets. It is the whole desired state: Set compiles
+// it into an immutable snapshot and replaces the previous one. Flows survive.
 type Config struct {
 	// Node is this node's name.
 	Node string
-	// PodCIDRs are this node's pod prefixes, at most one per family. The first address of each is the stack's, the
+	// PodCIDRs lists this node's pod prefixes, at most one per family. The first address of each is the stack's, the
 	// second the host TAP's.
 	PodCIDRs []netip.Prefix
-	// NodeAddrs are this node's own addresses on the underlay, primary first.
+	// NodeAddrs lists this node's own addresses on the underlay, primary first.
 	NodeAddrs []netip.Addr
-	// HostAddrs are all addresses of the host's interfaces, those in NodeAddrs among them. Pods reach the others through
-	// the host TAP alone, since over a host socket they would come to them as a process of the host.
+	// HostAddrs lists all addresses of the host's interfaces, NodeAddrs included. Pods reach those that are not in
+	// NodeAddrs through the host TAP only, since over a host socket their packets would arrive as those of a process of
+	// the host.
 	HostAddrs []netip.Addr
-	// DenyEgress is what pods may not dial over host sockets. Addresses of the cluster are not meant.
+	// DenyEgress lists where pods may not dial over host sockets. It does not apply to addresses of the cluster.
 	DenyEgress []Destination
-	// ClusterCIDRs are all pod ranges and ServiceCIDRs all service ranges of the cluster: addresses that no outside
-	// client may claim.
+	// ClusterCIDRs lists all pod ranges and ServiceCIDRs all service ranges of the cluster. No outside client may claim
+	// an address in them.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
-	// LocalAddrs are further addresses that the stack answers on this node, the cluster DNS address among them.
+	// LocalAddrs lists further addresses at which the stack answers on this node, the cluster DNS address among them.
 	LocalAddrs []netip.Addr
-	// Peers are the other nodes.
+	// Peers lists the other nodes.
 	Peers []PeerRoute
 	// MTU is the pods' MTU in bytes.
 	MTU int
@@ -39,43 +40,45 @@ type PeerRoute struct {
 	Name      string
 	PodCIDRs  []netip.Prefix
 	NodeAddrs []netip.Addr
-	// Encap is set when the peer is a Tapestry node, that is, takes IP-in-IP at its stack address.
+	// Encap is set when the peer accepts IP-in-IP at its stack address, that is, when it is a Tapestry node.
 	Encap bool
-	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial): when it is a Tapestry node.
-	// Such a one may have read that we take them before we read anything of it.
+	// SendsPartial is set when the peer may send partial checksums (packet.Coalescer.Partial), that is, when it is a
+	// Tapestry node. Such a peer may have read this node's announcement before this node reads the peer's.
 	SendsPartial bool
-	// Unready is set while the cluster knows that the node does not answer: nothing is to be expected of it.
+	// Unready is set while the cluster knows that the node does not answer.
 	Unready bool
 }
 
-// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing. What it
-// answers never changes, session affinity apart: a Table that changed is another one.
+// Balancer chooses backends; *services.Table is one. It must be safe for concurrent use and allocate nothing. The
+// answers of one Balancer never change, session affinity apart: a Table with other contents is another Balancer.
 type Balancer interface {
-	// Pick answers for the first packet of a flow. t is borrowed.
+	// Pick says what to do with the first packet of a flow, whose tuple is t. t is borrowed.
 	Pick(t *packet.Tuple) packet.Choice
-	// Backend says what became of a backend chosen earlier.
+	// Backend says what became of a backend that was chosen earlier.
 	Backend(id uint64) packet.BackendState
-	// Leads reports whether t's destination is still one of the Service port for which a backend was chosen that serves
-	// it at port, and not another's or nobody's by now. t is borrowed.
+	// Leads reports whether t's destination still belongs to the Service port for which backend was chosen, at which
+	// backend serves on port. It returns false when the destination now belongs to another Service port or to none. t
+	// is borrowed.
 	Leads(t *packet.Tuple, backend uint64, port uint16) bool
-	// IsEndpoint reports whether a Service has an endpoint there, ready or not. It need not know those of other nodes.
+	// IsEndpoint reports whether to is an endpoint of a Service, ready or not. It need not know endpoints on other
+	// nodes.
 	IsEndpoint(to packet.Endpoint, proto packet.Proto) bool
 }
 
-// Policy says which flows may be. Like a Balancer it is compiled rules that do not change: rules that changed are
-// another Policy.
+// Policy says which flows are permitted. Like a Balancer it is compiled and does not change: other rules are another
+// Policy.
 type Policy interface {
-	// Judge is asked when a flow begins, translated or not, and once more for each flow that has a packet after something
-	// changed: this Policy, the Balancer or the Config. There is no scan; packets in between are not judged. Two packets
-	// that begin one flow at the same time may both ask. It must be safe for concurrent use, allocate nothing and not
+	// Judge is called when a flow begins, translated or not, and again at a flow's first packet after the Policy, the
+	// Balancer or the Config changed. Packets in between are not judged, and there is no scan. Two packets that begin
+	// one flow at the same time may both be judged. Judge must be safe for concurrent use, allocate nothing and not
 	// block. f is borrowed.
 	Judge(f *Flow) Ruling
 }
 
-// Ruling is what a Policy says of a flow. The zero value permits it.
+// Ruling is what a Policy decides about a flow. The zero value permits it.
 type Ruling struct {
 	Action Action
-	Rule   uint64 // which rule says so, for the Observer; 0 for none
+	Rule   uint64 // the rule that decided, for the Observer; 0 for none
 }
 
 // Action is what becomes of a flow.
@@ -88,40 +91,42 @@ const (
 	Drop          // the sender is not told
 )
 
-// Observer is told of flows, for records of them. It is called in the packet path by many goroutines at once, so it
-// must be quick: never block, never allocate. What it is given is borrowed until it returns.
+// Observer is told of flows, so that it can record them. Many goroutines of the packet path call it at once, so it must
+// be quick, never block and never allocate. Its arguments are borrowed until it returns.
 type Observer interface {
-	// Begun tells of a flow that is new in the flow table, and of the rule by which the Policy permitted it.
+	// Begun is called for a flow that is new in the flow table. rule is the one by which the Policy permitted it.
 	Begun(f *Flow, rule uint64)
-	// Refused tells of a packet whose flow may not be, or not go on. why is the DropReason under which it is counted; rule
-	// is the Policy's for Denied. It follows Begun for a flow to where nobody is, which is found out last.
+	// Refused is called for a packet whose flow may not be, or may not go on. why is the DropReason under which the
+	// packet is counted; for Denied, rule is the Policy's. Refused follows Begun for a flow to an address that nobody
+	// has, since that is found out last.
 	Refused(f *Flow, why DropReason, rule uint64)
-	// Ended tells of a flow that left the flow table: it was over, made room, or may not go on. It may be one of an agent
-	// before, and of a short one it may come before Begun.
+	// Ended is called for a flow that left the flow table: it was over, made room for others, or may not go on. A
+	// previous agent may have begun the flow. For a short flow Ended may come before Begun.
 	Ended(e flow.Entry, was flow.Info)
 }
 
 // Flow is a flow as a Policy judges it and an Observer hears of it.
 type Flow struct {
-	// Orig is the tuple of the first packet as it arrived. To is what it becomes; the same without translation, its space
-	// always 0.
+	// Orig is the tuple of the first packet as it arrived. To is that tuple after translation; without translation the
+	// two are equal, except that To.Space is always 0.
 	Orig, To packet.Tuple
-	// From has the address Orig.Src, and began the flow. Toward has the address To.Dst.
+	// From is the end with the address Orig.Src, which began the flow. Toward is the end with the address To.Dst.
 	From, Toward End
-	// Backend is the one the Balancer chose, 0 for none.
+	// Backend is the backend that the Balancer chose, 0 for none.
 	Backend uint64
 }
 
-// End is who is at an end of a flow, as this node sees it.
+// End says who is at one end of a flow, as this node sees it.
 type End struct {
 	Kind EndKind
-	// Attachment is the name of that of a Pod, and of the Host where it has one.
+	// Attachment is the name of the attachment of a Pod, and of the Host if it has one.
 	Attachment string
-	// Peer is the OtherNode, or the one whose host socket a client Outside came in by. 0 for none.
+	// Peer is the ID of an OtherNode, or, for a client Outside, of the node through whose host socket it came in. 0 for
+	// none.
 	Peer uint64
 }
 
-// EndKind tells ends apart.
+// EndKind is a kind of End.
 type EndKind uint8
 
 // The kinds of ends.
@@ -136,11 +141,12 @@ const (
 
 // Link is the way to other nodes; *overlay.Mesh is one.
 type Link interface {
-	// Send takes one packet (a superframe perhaps) to the peer that owns its destination address, or, with a non-zero
-	// via, encapsulated to that peer's stack. It may block while the link is busy. Send may exchange p.Buf for
-	// another buffer of the same capacity, which the caller then owns; p.IP is invalid afterwards.
-	// Packets that do not fit the peer's path must not be given to Send: see MTU.
+	// Send sends one packet, which may be a superframe, to the peer that owns its destination address, or, with a
+	// non-nil via, encapsulated to that peer's stack. It may block while the link is busy. Send may exchange p.Buf for
+	// another buffer of the same capacity, which the caller then owns; p.IP is invalid afterwards. The caller must not
+	// give Send packets that do not fit the peer's path: see MTU.
 	Send(p *packet.Packet, peer uint64, via *packet.Encap)
-	// MTU is the largest IP packet in bytes that fits through the tunnel to the peer, before encapsulation.
+	// MTU returns the length in bytes of the largest IP packet, before encapsulation, that fits through the tunnel to
+	// the peer.
 	MTU(peer uint64) int
 }

@@ -11,11 +11,10 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Destination is a range of addresses outside of the cluster, of which one port or all are meant. Its text is RANGE or
-// RANGE:PORT.
+// Destination is a range of addresses outside the cluster, with one port or all ports. Its text is RANGE or RANGE:PORT.
 type Destination struct {
 	Range netip.Prefix
-	Port  uint16 // of TCP and UDP; 0 for all, and all protocols
+	Port  uint16 // of TCP and UDP; 0 for all ports and all protocols
 }
 
 func (d Destination) String() string {
@@ -25,12 +24,12 @@ func (d Destination) String() string {
 	return fmt.Sprintf("%s:%d", d.Range, d.Port)
 }
 
-// azureWireServer is the address of Azure's metadata, which is also the resolver that pods with dnsPolicy Default ask:
-// of it only the ports are meant that AKS keeps from pods.
+// azureWireServer is the address of Azure's metadata server. Pods with dnsPolicy Default also use it as resolver, so
+// only the ports that AKS keeps from pods are denied.
 var azureWireServer = netip.MustParsePrefix("168.63.129.16/32")
 
-// MetadataServers are addressing.Metadata, as far as pods have no business there. (Those that are link-local, pods do
-// not reach anyway.)
+// MetadataServers lists the destinations in addressing.Metadata that pods must not reach. (Pods cannot reach the
+// link-local ones anyway.)
 var MetadataServers = metadataServers()
 
 func metadataServers() []Destination {
@@ -45,8 +44,8 @@ func metadataServers() []Destination {
 	return list
 }
 
-// ParseDestination reads a Destination. An address stands for the range of it alone, but with a port it must be a
-// range.
+// ParseDestination parses a Destination. A single address means the range that holds only that address; with a port, a
+// range must be written.
 func ParseDestination(text string) (Destination, error) {
 	addr, rest, isRange := strings.Cut(text, "/")
 	if !isRange {
@@ -78,10 +77,10 @@ func ParseDestination(text string) (Destination, error) {
 	return d, nil
 }
 
-// destinations finds out whether a packet goes to one of many Destinations. The zero value has none.
+// destinations is a compiled list of Destinations. The zero value is an empty list.
 type destinations struct {
-	lengths []int                     // distinct lengths of the ranges, of 128
-	ports   map[netip.Prefix][]uint16 // of the ranges; 0 for all
+	lengths []int                     // distinct lengths of the ranges, in bits of 128
+	ports   map[netip.Prefix][]uint16 // of each range; 0 for all ports
 }
 
 func destinationsOf(list []Destination) destinations {
@@ -96,7 +95,7 @@ func destinationsOf(list []Destination) destinations {
 	return ds
 }
 
-// has reports whether one of them is where packets of the tuple go.
+// has reports whether packets with this tuple go to one of the destinations.
 func (ds *destinations) has(t *packet.Tuple) bool {
 	a := netip.AddrFrom16(t.Dst)
 	for _, n := range ds.lengths {

@@ -44,7 +44,7 @@ func TestParseDestination(t *testing.T) {
 	}
 }
 
-// TestDestinations holds the compiled form against going through the list.
+// TestDestinations compares the compiled form with a search through the list.
 func TestDestinations(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	addr := func() netip.Addr {
@@ -82,7 +82,7 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
-// TestDenyEgress: pods are refused what the node denies them, at once, and nothing else.
+// TestDenyEgress: packets of pods to denied destinations are refused at once, and no other packets are.
 func TestDenyEgress(t *testing.T) {
 	const S = packet.SYN
 	for _, c := range []struct {
@@ -104,14 +104,14 @@ func TestDenyEgress(t *testing.T) {
 			w.from("a", c.packet)
 			w.expect("a", c.answer)
 			w.dropped(EgressDenied)
-			// Pods inside of a range are not outside.
+			// Pods with an address in a denied range are not outside.
 			w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.244.1.11:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:80"})
 			w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.244.2.10:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80"})
 		})
 	}
 }
 
-// TestMetadataServers: what is beside them is not meant.
+// TestMetadataServers: neighbouring addresses and ports are not denied.
 func TestMetadataServers(t *testing.T) {
 	ds := destinationsOf(MetadataServers)
 	for _, s := range []netstacktest.Spec{
@@ -127,7 +127,7 @@ func TestMetadataServers(t *testing.T) {
 }
 
 // TestHostAddrs: an address that the host has and its Node does not name is the host's, whoever else claims it. Pods
-// come to it as themselves, through the host TAP, and not at all where there is none.
+// reach it through the host TAP, with their own address, and not at all where there is no host TAP.
 func TestHostAddrs(t *testing.T) {
 	const S, SA = packet.SYN, packet.SYN | packet.ACK
 	with := func(t *testing.T) *world {
@@ -199,7 +199,7 @@ func TestHostAddrs(t *testing.T) {
 	})
 }
 
-// Every address at which a cloud hands out credentials is kept from pods, Azure's at the ports where it does.
+// Pods cannot reach the addresses at which clouds hand out credentials; of Azure's, the ports that do so are denied.
 func TestAllMetadataServers(t *testing.T) {
 	ds := destinationsOf(MetadataServers)
 	for _, p := range addressing.Metadata {

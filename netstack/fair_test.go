@@ -10,9 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// TestFloodedFlows: two pods send one another datagrams from all ports and echo them, until they have filled the flow
-// table with flows that are answered. What others begin then gets through at once: of another pod, of the host, of
-// another node.
+// TestFloodedFlows: two pods send one another datagrams from all ports and echo them, until the flow table is full of
+// answered flows. Then a flow that somebody else begins gets through at once: another pod, the host, another node.
 func TestFloodedFlows(t *testing.T) {
 	const capacity = 4096
 	w, toB := hotNodeOf(t, capacity)
@@ -62,7 +61,7 @@ func TestFloodedFlows(t *testing.T) {
 	if through != 15 {
 		t.Errorf("%d of 15 new requests got through; drops: %v", through, w.path.Stats().Drops)
 	}
-	// And they have not lost it again to what the two do next.
+	// Nor do they lose these flows to what the two pods send next.
 	for n := range capacity {
 		send(a, datagram(at(a, 1024+n), at(b, 9)))
 		send(b, datagram(at(b, 9), at(a, 1024+n)))

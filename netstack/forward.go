@@ -5,7 +5,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// forward is the step that finds out who gets the packet, translated, and whether it may.
+// forward is the step that finds out who gets the translated packet, and whether it may go there.
 func (w *worker) forward(s *snapshot, j *journey) bool {
 	switch j.via {
 	case viaRoute:
@@ -40,7 +40,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 			return j.drop(NoRoute) // never from one peer to another
 		}
 		if j.from != nil && j.from.Kind == HostTAP && s.hosts[p.Tuple.Src].unnamed {
-			return j.drop(NoRoute) // the other node does not know the address as ours
+			return j.drop(NoRoute) // the other node does not know that this node has the address
 		}
 		if j.fromStack() && s.foreign(p.Tuple.Src) {
 			if r.peer.encap == nil {
@@ -51,13 +51,14 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		return w.toPeer(j, r.peer, false)
 	case vacant:
 		if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
-			return j.refuse(cut, NoRoute) // to the kernel an ICMP error would be no reason to give up
+			return j.refuse(cut, NoRoute) // the sender's kernel would not give up for an ICMP error
 		}
 		return j.refuse(noHost, NoRoute)
 	case nowhere:
 		return j.refuse(noHost, NoRoute)
 	}
-	// Our own attachments reach the outside. Node addresses without a host TAP are reached the same way, by peers as well.
+	// Attachments of this node reach the outside. Node addresses without a host TAP are reached the same way, also by
+	// peers.
 	if j.from == nil && (j.sender == nil || j.wrapped || r.kind != toHost) {
 		return j.drop(NoRoute)
 	}
@@ -67,7 +68,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	return j.toOutside()
 }
 
-// route adds the local pods and the host TAP to what the snapshot knows.
+// route finds what owns dst. It adds the local pods and the host TAP to what the snapshot knows.
 func (w *worker) route(s *snapshot, dst *packet.Addr) route {
 	t := w.path.attachments.table.Load()
 	if att := t.byAddr[*dst]; att != nil {
@@ -80,7 +81,7 @@ func (w *worker) route(s *snapshot, dst *packet.Addr) route {
 	return r
 }
 
-// toPeer sends the packet to another node, if it fits the way there (RFC 1191, RFC 8201).
+// toPeer ends the journey at another node, if the packet fits the way there (RFC 1191, RFC 8201).
 func (w *worker) toPeer(j *journey, to *peer, wrap bool) bool {
 	if w.path.link == nil {
 		return j.drop(NoRoute)
@@ -97,7 +98,7 @@ func (w *worker) toPeer(j *journey, to *peer, wrap bool) bool {
 	return false
 }
 
-// segmentLen is the length of the largest IP packet that p becomes on a wire.
+// segmentLen returns the length in bytes of the largest IP packet that p becomes on a wire.
 func segmentLen(p *packet.Packet) int {
 	if p.VNet.GSOType == packet.GSONone {
 		return p.Len()

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// sink is a Device that takes everything and keeps nothing.
+// sink is a Device that accepts all frames and keeps none.
 type sink struct{ frames int }
 
 func (s *sink) Run(func([]byte) []byte, func()) error { return nil }
@@ -19,16 +19,16 @@ func (s *sink) Writev([][]byte) error                 { s.frames++; return nil }
 func (s *sink) Offloads() tap.Offloads                { return tap.AllOffloads }
 func (s *sink) Close() error                          { return nil }
 
-// null is a Link that takes everything and keeps nothing.
+// null is a Link that accepts all packets and keeps none.
 type null struct{ sent int }
 
 func (l *null) Send(*packet.Packet, uint64, *packet.Encap) { l.sent++ }
 func (l *null) MTU(uint64) int                             { return 1440 }
 
-// hotNode is a node with pods a and b on sinks, and a worker that reads for a.
+// hotNode returns a node with pods a and b on sinks, and a worker that reads for a.
 func hotNode(t testing.TB) (*worker, *sink) { return hotNodeOf(t, 1024) }
 
-// hotNodeOf is a hotNode with room for so many flows.
+// hotNodeOf is hotNode with room for that many flows.
 func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	t.Helper()
 	flows, err := flow.Open(make([]byte, flow.Size(capacity)), flow.Options{})
@@ -58,7 +58,7 @@ func hotNodeOf(t testing.TB, capacity int) (*worker, *sink) {
 	return w, b
 }
 
-// paths are the packets of established flows that the hot path must carry without an allocation.
+// paths lists packets of established flows that the hot path must carry without an allocation.
 var paths = []struct {
 	name string
 	spec netstacktest.Spec
@@ -81,7 +81,7 @@ func established(t testing.TB, spec netstacktest.Spec) (*worker, []byte, func())
 	}
 }
 
-// hotBalancer sends one address to pod b, and knows another without any port.
+// hotBalancer leads one address to pod b, and knows another one that has no ports.
 type hotBalancer struct{}
 
 var hotVIP, closedVIP = packet.AddrFrom(addresstest.Addrs("10.96.0.1")[0]), packet.AddrFrom(addresstest.Addrs("10.96.0.2")[0])
@@ -115,8 +115,8 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzFromTAP gives the pipeline whatever a pod may write into its TAP. It must survive, count every frame under
-// exactly one verdict, and let nothing through that claims another's address.
+// FuzzFromTAP gives the pipeline whatever a pod may write into its TAP. The pipeline must survive, count every frame
+// under exactly one verdict, and let no packet through that claims another's address.
 func FuzzFromTAP(f *testing.F) {
 	for _, p := range paths {
 		f.Add(p.spec.Frame(packet.MAC{2, 1}, tap.RouterMAC))

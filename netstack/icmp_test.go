@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// icmp is an ICMP message of the family of src.
+// icmp returns an ICMP message of the family of src.
 func icmp(src, dst string, kind, code uint8, body []byte) netstacktest.Spec {
 	s := netstacktest.Spec{
 		Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0),
@@ -24,7 +24,7 @@ func icmp(src, dst string, kind, code uint8, body []byte) netstacktest.Spec {
 	return s
 }
 
-// silent fails when anybody gets anything, now that all that was sent has been counted.
+// silent fails the test when anybody got a packet. All packets that were sent must have been counted before.
 func (w *world) silent() {
 	w.t.Helper()
 	for name, d := range w.devices {
@@ -39,8 +39,8 @@ func (w *world) silent() {
 	}
 }
 
-// TestLinkOnly: what hosts believe of neighbours alone passes between no two ends: neither pods here, nor the host, nor
-// other nodes.
+// TestLinkOnly: messages that hosts believe only from neighbours pass between no two ends: neither pods of this node,
+// nor the host, nor other nodes.
 func TestLinkOnly(t *testing.T) {
 	w := newWorld(t)
 	w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.244.1.11:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:80"})
@@ -67,21 +67,21 @@ func TestLinkOnly(t *testing.T) {
 	w.counted(LinkOnly, sent)
 	w.silent()
 	if n := w.path.flows.Stats().Len; n != 1 {
-		t.Errorf("%d flows are in the table, want the first one alone", n)
+		t.Errorf("%d flows are in the table, want only the first one", n)
 	}
 }
 
-// TestNeighborSolicitation: a pod's own question is still answered, for every address.
+// TestNeighborSolicitation: a pod's own solicitation is still answered, for every address.
 func TestNeighborSolicitation(t *testing.T) {
 	w := newWorld(t)
 	body := append(netip.MustParseAddr("fd00:10:244:1::11").AsSlice(), 1, 1, 2, 0, 0, 0, 0, 1)
 	frame := icmp("fd00:10:244:1::10", "ff02::1:ff00:11", 135, 0, body).Frame(w.macs["a"], packet.MAC{0x33, 0x33, 0xff, 0, 0, 0x11})
-	frame[packet.HeadLen+7] = 255 // the hop limit that says that no router was in between
+	frame[packet.HeadLen+7] = 255 // the hop limit that shows that no router was in between
 	w.devices["a"].Send(frame)
 	w.expect("a", "icmp 136 fd00:10:244:1::11 > fd00:10:244:1::10 id 0")
 }
 
-// TestSourceRoute: packets that carry a route of their sender's go nowhere, from pods and other nodes.
+// TestSourceRoute: packets with a source route are dropped, both from pods and from other nodes.
 func TestSourceRoute(t *testing.T) {
 	w := newWorld(t)
 	option := func(s netstacktest.Spec, opt ...byte) []byte {
@@ -102,12 +102,12 @@ func TestSourceRoute(t *testing.T) {
 	}
 	w.counted(Malformed, uint64(2*len(bad)))
 	w.silent()
-	// Another option is no reason.
+	// Another option is no reason to drop a packet.
 	w.path.FromLink(node2, [][]byte{option(datagram("10.244.2.10:1000", "10.244.1.11:80"), 148, 4, 0, 0)})
 	w.expect("b", "udp 10.244.2.10:1000 > 10.244.1.11:80")
 }
 
-// about is an ICMP error from src for dst, of every kind in turn, about a packet.
+// about returns ICMP errors of every kind from src to dst about a packet.
 func about(src, dst string, quoted netstacktest.Spec) (all []netstacktest.Spec) {
 	kinds := [][2]uint8{{3, 1}, {3, 3}, {3, 4}, {3, 13}, {11, 0}, {12, 0}}
 	if netip.MustParseAddr(src).Is6() {
@@ -119,7 +119,7 @@ func about(src, dst string, quoted netstacktest.Spec) (all []netstacktest.Spec) 
 	return all
 }
 
-// known are flows of all kinds, so that there is something to speak of.
+// known lists flows of all kinds, about which errors can be sent.
 var known = []exchange{
 	{"a", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:80 S"},
 	{"a", datagram("10.244.1.10:1000", "10.244.2.10:80"), "link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80"},
@@ -136,8 +136,8 @@ var known = []exchange{
 	{"node-2", datagram("[fd00:10:244:2::10]:1000", "[fd00:10:244:1::10]:80"), "a", "udp [fd00:10:244:2::10]:1000 > [fd00:10:244:1::10]:80"},
 }
 
-// TestForgedErrors: an ICMP error of somebody who is no end of the flow it speaks of, or that is not for the other end,
-// is believed by nobody.
+// TestForgedErrors: an ICMP error is dropped when its sender is no end of the flow of the quoted packet, and when its
+// destination is not the other end.
 func TestForgedErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, from string
@@ -180,7 +180,8 @@ func TestForgedErrors(t *testing.T) {
 	}
 }
 
-// TestErrorsOfEnds: an ICMP error of the end that got the packet reaches the end that sent it, as its own packet's.
+// TestErrorsOfEnds: an ICMP error from the end that got the packet reaches the end that sent it, and quotes the packet
+// as it was sent.
 func TestErrorsOfEnds(t *testing.T) {
 	w := newWorld(t)
 	for _, e := range known {
@@ -189,7 +190,7 @@ func TestErrorsOfEnds(t *testing.T) {
 	for _, c := range []struct {
 		from      string
 		errors    []netstacktest.Spec
-		at, wants string // with the kind in place of %s
+		at, wants string // %s stands for the kind of error
 	}{
 		{"b", about("10.244.1.11", "10.244.1.10", segment("10.244.1.10:1000", "10.244.1.11:80", packet.SYN)),
 			"a", "icmp %s 10.244.1.11 > 10.244.1.10 about 10.244.1.10:1000 > 10.244.1.11:80"},
@@ -226,8 +227,8 @@ func TestErrorsOfEnds(t *testing.T) {
 	}
 }
 
-// TestForgedErrorToStack: what the stack sends for a client outside is refused by the pod it was sent to, and by no
-// other.
+// TestForgedErrorToStack: only the pod to which the stack sent a packet for a client outside can refuse it, and no
+// other pod.
 func TestForgedErrorToStack(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -250,11 +251,11 @@ func TestForgedErrorToStack(t *testing.T) {
 	w.from("a", datagram("10.244.1.10:7000", "198.51.100.9:5000"))
 	_ = conn.SetReadDeadline(time.Now().Add(patience))
 	if _, err := conn.Read(make([]byte, 100)); err != nil {
-		t.Fatalf("after forged errors, the answer was not received: %v", err)
+		t.Fatalf("the answer was not received after forged errors: %v", err)
 	}
 	w.from("a", icmp("10.244.1.10", "198.51.100.9", 3, 3, quoted.IP()))
 	w.from("a", datagram("10.244.1.10:7000", "198.51.100.9:5000")) // an error alone does not wake a reader
 	if _, err := conn.Read(make([]byte, 100)); err == nil || os.IsTimeout(err) {
-		t.Fatalf("the pod's own error was not told: %v", err)
+		t.Fatalf("the pod's own error did not reach the client: %v", err)
 	}
 }

@@ -5,29 +5,30 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// judgement is what to do with a packet whose flow is known.
+// judgement says what to do with a packet of a known flow.
 type judgement uint8
 
 const (
 	goOn  judgement = iota
-	again           // the flow was dropped: begin a new one
-	ended           // the flow was dropped, and the journey ends
+	again           // the flow was deleted: begin a new one
+	ended           // the flow was deleted, and the journey ends
 )
 
-// vouches reports whether a flow may go on without being judged: nothing changed since it was the last time, or nothing
-// could have changed for it.
+// vouches reports whether a flow may go on without being judged: nothing changed since it was last judged, or the
+// changes cannot concern it.
 func (s *snapshot) vouches(h *flow.Hit) bool {
 	return h.State != flow.Closed &&
 		(h.Checked == s.generation || s.policy == nil && (h.Dir == flow.Reply || h.Backend == 0 && isBound(h.State)))
 }
 
-// isBound reports whether the flow's ends have met, or can have nothing in common with Services. What was sent before
-// a Service had its address or port went where the address led then, and whoever sends it again means the Service.
+// isBound reports whether the two ends of the flow have met, or the protocol has nothing to do with Services. Packets
+// that were sent before a Service had its address or port went where the address led then; whoever sends them again
+// means the Service.
 func isBound(s flow.State) bool {
 	return s != flow.SynSent && (s < flow.Unreplied || s > flow.Answered)
 }
 
-// judge decides whether a known flow may go on for which the snapshot does not vouch.
+// judge decides whether a known flow may go on when the snapshot does not vouch for it.
 func (w *worker) judge(s *snapshot, j *journey) judgement {
 	if j.hit.State == flow.Closed {
 		w.forget(j)
@@ -43,7 +44,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 		return goOn
 	}
 	if j.hit.Dir == flow.Reply {
-		return goOn // the backend still answers; what becomes of the flow is decided when its client sends again
+		return goOn // the backend still answers; the client's next packet decides
 	}
 	w.forget(j)
 	if j.packet.Tuple.Proto == packet.TCP && !opening {
@@ -53,8 +54,9 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 	return again
 }
 
-// serves reports whether the flow's backend may go on serving it, or, when it has none, whether it would have none now.
-// Connections outlive that a Service no longer has the address or port, datagrams and attempts to connect do not.
+// serves reports whether the flow's backend may go on serving it. For a flow without a backend, it reports whether the
+// Balancer would choose none now either. Connections go on when a Service no longer has the address or port; datagrams
+// and attempts to connect do not.
 func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 	knocks := opening && j.hit.State == flow.SynSent || j.hit.State == flow.Unreplied
 	moves := (knocks || j.orig.Proto == packet.UDP) && j.hit.Dir == flow.Original
@@ -75,7 +77,7 @@ func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 		(!moves || s.balancer.Leads(&j.packet.Tuple, j.hit.Backend, j.hit.To.DstPort))
 }
 
-// forget drops the journey's flow.
+// forget deletes the journey's flow from the flow table.
 func (w *worker) forget(j *journey) {
 	orig := j.orig
 	if j.hit.Dir == flow.Reply {
@@ -84,7 +86,7 @@ func (w *worker) forget(j *journey) {
 	w.path.flows.Delete(j.hit.Ref, &orig)
 }
 
-// permit asks the Policy whether the journey's flow may be, and ends the journey if not.
+// permit asks the Policy whether the journey's flow is permitted, and ends the journey if not.
 func (w *worker) permit(s *snapshot, j *journey) bool {
 	w.describe(s, j)
 	ruling := s.policy.Judge(&w.told)
@@ -98,7 +100,7 @@ func (w *worker) permit(s *snapshot, j *journey) bool {
 	return j.drop(Denied)
 }
 
-// tell gives the Observer the news of the journey's flow, if it has one.
+// tell tells the Observer what happened to the journey's flow, if it has one.
 func (w *worker) tell(s *snapshot, j *journey) {
 	refuses := j.reason.refusesFlow() && j.quoted == nil && j.packet.Frag != packet.LaterFrag
 	if !j.begun && !refuses {
@@ -113,7 +115,7 @@ func (w *worker) tell(s *snapshot, j *journey) {
 	}
 }
 
-// describe fills in w.told for the journey's flow. It goes by the flow and not by the packet, which may be of either
+// describe fills in w.told for the journey's flow. It describes the flow and not the packet, which may be of either
 // direction.
 func (w *worker) describe(s *snapshot, j *journey) {
 	f := &w.told
@@ -138,7 +140,7 @@ func (w *worker) describe(s *snapshot, j *journey) {
 	}
 }
 
-// endAt is who has an address.
+// endAt returns who has an address.
 func (w *worker) endAt(s *snapshot, a *packet.Addr) End {
 	r := w.route(s, a)
 	switch r.kind {

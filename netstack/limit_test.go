@@ -12,12 +12,12 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// hands is a clock that is set by hand.
+// hands is a clock that the test sets.
 type hands struct{ at time.Time }
 
 func (h *hands) now() time.Time { return h.at }
 
-// limitedNode is a hotNode whose pod b is limited, by a clock that stands still.
+// limitedNode is a hotNode whose pod b has a limit, with a clock that stands still.
 func limitedNode(t *testing.T, r tap.Rate) (*worker, *sink) {
 	w, b := hotNode(t)
 	w.path.snapshot.Load().balancer = hotBalancer{}
@@ -36,7 +36,7 @@ func TestOverLimit(t *testing.T) {
 	for range sent {
 		send()
 	}
-	const once = 129 // what the bucket holds
+	const once = 129 // packets that the bucket holds
 	waiting := w.path.attachments.table.Load().byName[podB].limit.Waiting()
 	dropped := uint64(sent - once - waiting)
 	if b.frames != once || waiting != 4*packet.MaxFrame/(4+packet.HeadLen+1024) || w.drops[OverLimit].Load() != dropped || w.verdicts[Dropped].Load() != dropped {
@@ -50,7 +50,7 @@ func TestOverLimit(t *testing.T) {
 	if n := testing.AllocsPerRun(100, send); n != 0 {
 		t.Errorf("%v allocations per packet", n)
 	}
-	// TCP of the relay has waited by itself. Its datagrams have not.
+	// A TCP packet of the relay has waited before; its datagrams have not.
 	before := b.frames
 	w.fromRelay(segment("198.51.100.1:80", podB+":1000", packet.ACK).IP(), packet.VNetHdr{})
 	w.fromRelay(datagram("198.51.100.1:80", podB+":1000").IP(), packet.VNetHdr{})
@@ -63,7 +63,7 @@ func TestOverLimit(t *testing.T) {
 	}
 }
 
-// What has waited comes in order, and goes on to an attachment without offloads in segments.
+// Packets that waited arrive in order; at an attachment without offloads they arrive as segments.
 func TestBacklog(t *testing.T) {
 	w := newWorld(t)
 	w.attach("c", PodTAP, "10.244.1.12")
@@ -75,7 +75,7 @@ func TestBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		for i := range 300 { // twice as much as may come at once
+		for i := range 300 { // twice as many as may be sent at once
 			s := datagram("10.244.1.10:1000", fmt.Sprint("10.244.1.12:", 2000+i))
 			s.Payload = make([]byte, 1300)
 			w.from("a", s)
@@ -86,7 +86,7 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
-// BenchmarkLimited is what a limit costs per packet.
+// BenchmarkLimited measures what a limit costs per packet.
 func BenchmarkLimited(b *testing.B) {
 	for name, r := range map[string]tap.Rate{"none": {}, "never reached": {Bits: 1e15, Burst: 1e15}} {
 		b.Run(name, func(b *testing.B) {

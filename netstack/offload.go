@@ -5,8 +5,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// countsOn says which offloads a frame with this virtio-net header leaves work to. The header was checked, or made by
-// us.
+// countsOn returns the offloads that a frame with this virtio-net header relies on. The header was checked, or this
+// node made it.
 func countsOn(v *packet.VNetHdr) tap.Offloads {
 	switch v.GSOType &^ packet.GSOECN {
 	case packet.GSOTCPv4:
@@ -22,9 +22,9 @@ func countsOn(v *packet.VNetHdr) tap.Offloads {
 	return 0
 }
 
-// toPlainTAP does by itself what the TAP cannot do: it writes segments with full checksums, one by one. What is sent
-// by a pod with all offloads, or was coalesced off the Link, thus reaches one without. It is false when a segment was
-// refused, after which the rest is not tried.
+// toPlainTAP does in software what the TAP cannot do: it writes segments with full checksums, one by one. So frames of
+// a pod with all offloads, and those coalesced from the Link, reach a TAP without them. It returns false when the TAP
+// refused a segment; the rest is then not tried.
 func (w *worker) toPlainTAP(p *packet.Packet, att *Attachment) bool {
 	w.segments.Reset(p, nil)
 	if need := packet.HeadLen + w.segments.Size(); len(w.segment) < need {

@@ -31,7 +31,7 @@ func TestCountsOn(t *testing.T) {
 	}
 }
 
-// super turns a packet into a superframe with segments of size bytes, as a pod's kernel would have made it.
+// super turns a packet into a superframe with segments of size bytes, as a pod's kernel would make it.
 func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
 	f := s.Frame(src, tap.RouterMAC)
 	var p packet.Packet
@@ -52,7 +52,7 @@ func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
 		v.GSOType = packet.GSONone
 	}
 	v.Encode(f)
-	// The field of a partial checksum is the pseudo-header's sum.
+	// The field of a partial checksum holds the sum of the pseudo header.
 	l4 := p.IP[p.L4:]
 	addresses := p.IP[12:20]
 	if s.Src.Addr().Is6() {
@@ -63,7 +63,7 @@ func super(s netstacktest.Spec, src packet.MAC, size int) []byte {
 	return f
 }
 
-// TestPlainTAP sends superframes and partial checksums to attachments that lack what they count on.
+// TestPlainTAP sends superframes and partial checksums to attachments that lack the offloads these rely on.
 func TestPlainTAP(t *testing.T) {
 	payload := make([]byte, 3000)
 	for i := range payload {
@@ -80,7 +80,7 @@ func TestPlainTAP(t *testing.T) {
 		spec     netstacktest.Spec
 		size     int
 		segments int  // frames expected
-		left     bool // the frame goes on as it came
+		left     bool // the frame passes unchanged
 	}{
 		{"all", tap.AllOffloads, tcp4, 1000, 1, true},
 		{"no tso4", tap.AllOffloads &^ tap.TSO4, tcp4, 1000, 3, false},
@@ -128,13 +128,13 @@ func TestPlainTAP(t *testing.T) {
 				t.Errorf("%d bytes arrived, not those that were sent", len(got))
 			}
 			if n := len(w.devices["c"].Frames()); n > 0 {
-				t.Errorf("%d frames too many", n)
+				t.Errorf("%d further frames arrived", n)
 			}
 		})
 	}
 }
 
-// TestPlainTAPFromLink sends packets of one flow off the Link, which are coalesced, to an attachment without offloads.
+// TestPlainTAPFromLink sends packets of one flow from the Link, which are coalesced, to an attachment without offloads.
 func TestPlainPortFromLink(t *testing.T) {
 	w := newWorld(t)
 	w.devices["c"] = netstacktest.NewDeviceWith(0)

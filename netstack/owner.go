@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// owner is who is charged for what a packet takes of things that all senders share. It is a number that no sender
-// chooses, and the same after a restart.
+// owner returns who is charged for what a packet takes of resources that all senders share. The number is not chosen by
+// the sender, and is the same after a restart.
 func (s *snapshot) owner(j *journey) uint64 {
 	switch {
 	case j.from != nil:
@@ -22,8 +22,8 @@ func (s *snapshot) owner(j *journey) uint64 {
 	return flow.OwnerOutside
 }
 
-// ownerOf is who is charged for what a sender's address takes: a pod by its first address and another node, however
-// many addresses it has, by one of its own. Others are charged themselves.
+// ownerOf returns who is charged for what the sender with address a takes: a pod as its first address, another node as
+// one of its own addresses, however many it has, and anybody else as a.
 func (p *Path) ownerOf(a packet.Addr) packet.Addr {
 	if att := p.attachments.table.Load().byAddr[a]; att != nil {
 		return att.addrs[0]
@@ -36,21 +36,22 @@ func (p *Path) ownerOf(a packet.Addr) packet.Addr {
 	return a
 }
 
-// Owner is who is charged for what somebody takes who is known by an address of the cluster: the same for all
-// addresses of a pod of this node, and for all of another node.
+// Owner returns who is charged for what is done at the address a. The result is the same for all addresses of a pod of
+// this node, and for all addresses of another node.
 func (p *Path) Owner(a netip.Addr) netip.Addr {
 	owner := p.ownerOf(packet.AddrFrom(a))
 	return owner.Netip()
 }
 
-// ownerAt is the owner that a pod is, by its first address.
+// ownerAt returns the number by which a pod with the first address a is charged.
 func ownerAt(a packet.Addr) uint64 {
 	t := packet.Tuple{Src: a}
 	return t.Hash(0)
 }
 
-// FlowOwner says who began a flow, by its entry alone: for flows of agents that did not note it. A client by way of
-// this node's stack is taken for one from outside, and a pod's second address for another owner.
+// FlowOwner returns the owner of a flow from its entry alone, for flows of agents that did not record it. It takes a
+// process of this node that sent through the stack for a client from outside, and the second address of a pod for
+// another owner.
 func FlowOwner(e *flow.Entry) uint64 {
 	switch e.Via {
 	case viaRoute:

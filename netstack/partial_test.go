@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// frame is the next frame that a pod gets.
+// frame returns the next frame that a pod gets.
 func (w *world) frame(where string) *packet.Packet {
 	w.t.Helper()
 	p := new(packet.Packet)
@@ -25,13 +25,13 @@ func (w *world) frame(where string) *packet.Packet {
 	return p
 }
 
-// TestPartialFromLink sends packets with partial checksums off the Link to attachments with and without offloads,
-// translated on the way and not. Whoever completes the checksum must get the right one.
+// TestPartialFromLink sends packets with partial checksums from the Link to attachments with and without offloads, with
+// and without translation. Completing the checksum must give the right one.
 func TestPartialFromLink(t *testing.T) {
 	reply := segment("10.244.2.10:8080", "10.244.1.10:1000", packet.SYN|packet.ACK)
 	for _, c := range []struct {
 		name, from string
-		answers    *netstacktest.Spec // a pod's packet before
+		answers    *netstacktest.Spec // a pod's packet that is sent first
 		spec       netstacktest.Spec
 		to         string
 		partial    bool
@@ -67,7 +67,7 @@ func TestPartialFromLink(t *testing.T) {
 			if c.answers != nil && (p.Tuple.Src != packet.AddrFrom(c.answers.Dst.Addr()) || p.Tuple.SrcPort != c.answers.Dst.Port()) {
 				t.Errorf("from %s:%d, want the Service's %s", p.Tuple.Src, p.Tuple.SrcPort, c.answers.Dst)
 			}
-			// What the kernel does: sum up from csum_start on, the field as it stands in it.
+			// As the kernel does: sum up from csum_start, with the field as it is.
 			if c.partial {
 				field := p.IP[p.L4+int(p.VNet.CsumOffset):]
 				sum := ^packet.Checksum(p.IP[p.L4:], 0)
@@ -81,7 +81,7 @@ func TestPartialFromLink(t *testing.T) {
 	}
 }
 
-// A peer that runs no agent knows nothing of partial checksums: what looks like one is wrong.
+// A peer without an agent sends no partial checksums: a checksum that looks partial is wrong.
 func TestPartialFromStock(t *testing.T) {
 	w := newWorld(t)
 	s := segment("10.244.9.7:1", "10.244.1.10:2", packet.SYN)
@@ -97,7 +97,7 @@ func TestPartialFromStock(t *testing.T) {
 	w.expect("link", "node-2 tcp 10.96.0.10:53 > 10.244.2.7:1 RA")
 }
 
-// withTo is s to another destination, and perhaps from another source.
+// withTo returns s with another destination, and with another source if one is given.
 func withTo(s netstacktest.Spec, dst string, src ...string) netstacktest.Spec {
 	s.Dst = ap(dst)
 	for _, from := range src {
@@ -106,7 +106,7 @@ func withTo(s netstacktest.Spec, dst string, src ...string) netstacktest.Spec {
 	return s
 }
 
-// What leaves for a network that completes nothing has a full checksum: fragments, and what an ICMP error quotes.
+// What leaves for a network that completes no checksums has full ones: fragments, and packets quoted in ICMP errors.
 func TestPartialIsCompleted(t *testing.T) {
 	w := newWorld(t)
 	w.link.SetMTU(1300)
@@ -141,7 +141,7 @@ func TestPartialIsCompleted(t *testing.T) {
 	}
 }
 
-// Frames from the Link allocate nothing when their checksums are partial, and become the same number of frames.
+// Packets with partial checksums from the Link cause no allocation, and become the same number of frames as others.
 func TestPartialFromLinkAllocatesNothing(t *testing.T) {
 	w, _ := hotNode(t)
 	s := datagram("10.244.2.11:80", podA+":20000")

@@ -22,28 +22,28 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Options are what a Path needs for its life.
+// Options configures a Path for its whole life.
 type Options struct {
 	// Flows is the flow table, usually in memory that outlives the process.
 	Flows *flow.Table
 	// Link is the way to other nodes; nil for a node alone.
 	Link Link
-	// Observer is told of flows, of their ends by Flows; nil tells nobody.
+	// Observer is told of flows; Flows tells it of their ends. nil for none.
 	Observer Observer
-	// Logger gets what happens asynchronously; nil discards.
+	// Logger gets events that no caller waits for; nil discards them.
 	Logger *slog.Logger
 	// MTU is the pods' MTU until the first Config says otherwise.
 	MTU int
-	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 is two minutes.
+	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 means two minutes.
 	EgressIdle time.Duration
-	// Poller watches the stack's host sockets. It stays the caller's, who closes it after the Path; nil: the stack
-	// makes one.
+	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
+	// makes one of its own.
 	Poller *poll.Poller
-	// Now is the clock of attachments' limits, monotonic; nil is time.Now.
+	// Now is the monotonic clock of the attachments' limits; nil means time.Now.
 	Now func() time.Time
 }
 
-// maxFragmented is how many fragmented datagrams a node knows the ways of at once.
+// maxFragmented is the number of fragmented datagrams whose ways a node remembers at once.
 const maxFragmented = 4096
 
 // Path is the packet path of one node: attachments, tables, the stack and the Link. Its methods are safe for concurrent
@@ -57,7 +57,7 @@ type Path struct {
 	now         func() time.Time
 	attachments attachments
 	snapshot    atomic.Pointer[snapshot]
-	ready       chan struct{} // closed by the first Set: nothing is read from an attachment before (fail closed)
+	ready       chan struct{} // closed by the first Set; before, no attachment is read (fail closed)
 	stack       *stack.Stack
 	fragments   *fragment.Table
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
@@ -66,7 +66,7 @@ type Path struct {
 	workers workers
 	running sync.WaitGroup
 
-	mu     sync.Mutex // guards below and Set
+	mu     sync.Mutex // guards the fields below, and Set
 	closed bool
 }
 
@@ -100,12 +100,13 @@ func New(o Options) (*Path, error) {
 	return path, nil
 }
 
-// Stack is the part of the node that ends connections.
+// Stack returns the part of the node that ends connections.
 func (p *Path) Stack() *stack.Stack { return p.stack }
 
-// Set replaces what the node knows of the cluster; p is nil where everything may be. Flows survive: one that may go on
-// no longer is found at its next packet. What is equal to what was set before, Balancer and Policy by ==, changes
-// nothing, and no flow is looked at anew. Nothing that c holds may be changed afterwards.
+// Set replaces what the node knows of the cluster. policy is nil where everything is permitted. Flows survive; one that
+// may no longer go on is found at its next packet. Set does nothing when all its arguments equal the previous ones
+// (Balancer and Policy are compared by ==): then no flow is judged again. The caller must not change anything that c
+// refers to afterwards.
 func (p *Path) Set(c Config, b Balancer, policy Policy) error {
 	if b == nil {
 		return errors.New("netstack: Set needs a Balancer")
@@ -135,7 +136,7 @@ func (p *Path) Set(c Config, b Balancer, policy Policy) error {
 	return nil
 }
 
-// Attach adds an attachment and starts reading from its device, which the Path closes at Detach or Close.
+// Attach adds an attachment and starts reading from its device. The Path closes the device at Detach or Close.
 func (p *Path) Attach(c AttachmentConfig, dev Device) error {
 	att := &Attachment{AttachmentConfig: c, dev: dev, lacks: tap.AllOffloads &^ dev.Offloads()}
 	att.limit = pace.New(c.Limit, p.now, func(frame []byte) { p.write(att, frame) })
@@ -159,7 +160,7 @@ func (p *Path) Attach(c AttachmentConfig, dev Device) error {
 	return nil
 }
 
-// write writes a frame that has waited for att's limit.
+// write writes a frame that waited for att's limit.
 func (p *Path) write(att *Attachment, frame []byte) {
 	w := p.workers.get()
 	defer p.workers.put(w)
@@ -197,7 +198,7 @@ func (p *Path) Detach(name string) bool {
 	return true
 }
 
-// Attachments gives the counters of every attachment, sorted by name.
+// Attachments returns the counters of every attachment, sorted by name.
 func (p *Path) Attachments() []AttachmentStats {
 	t := p.attachments.table.Load()
 	out := make([]AttachmentStats, 0, len(t.byName))
@@ -213,7 +214,7 @@ func (p *Path) Attachments() []AttachmentStats {
 	return out
 }
 
-// Stats counts packets by Verdict and drops by DropReason, since start.
+// Stats holds the numbers of packets since start, by Verdict, and of dropped ones by DropReason.
 type Stats struct {
 	Verdicts map[string]uint64
 	Drops    map[string]uint64
@@ -222,29 +223,29 @@ type Stats struct {
 // Stats sums the workers' counters. Reasons and verdicts that did not occur are left out.
 func (p *Path) Stats() Stats { return p.workers.stats() }
 
-// FromLink takes a batch of decrypted packets that came from one peer, in order. packets is borrowed.
+// FromLink takes a batch of decrypted packets from one peer, in order. packets is borrowed.
 func (p *Path) FromLink(id uint64, packets [][]byte) {
 	w := p.workers.get()
 	w.fromLink(id, packets)
 	p.workers.put(w)
 }
 
-// fromStack takes a superframe that the stack sent, and gives a buffer in exchange.
+// fromStack takes a superframe that the stack sent, and returns a buffer in exchange.
 func (p *Path) fromStack(frame []byte) []byte {
 	w := p.workers.get()
 	defer p.workers.put(w)
 	return w.fromStack(frame)
 }
 
-// fromRelay takes an IP packet that one of the stack's relays made. It is borrowed.
+// fromRelay takes an IP packet that one of the stack's relays made. ip is borrowed.
 func (p *Path) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	w := p.workers.get()
 	defer p.workers.put(w)
 	w.fromRelay(ip, vnet)
 }
 
-// pace tells a sender inside of the node, which can wait, whether a pod of this node is limited, and how long to wait
-// now.
+// pace tells a sender inside the node, which can wait, whether the pod with this address has a limit, and how long to
+// wait now.
 func (p *Path) pace(pod packet.Addr) (limited bool, wait time.Duration) {
 	att := p.attachments.table.Load().byAddr[pod]
 	if att == nil || att.limit == nil {
@@ -258,7 +259,7 @@ func (p *Path) Local(a netip.Addr) bool {
 	return p.attachments.table.Load().byAddr[packet.AddrFrom(a)] != nil
 }
 
-// Attached reports whether there is an attachment of that name. One whose device has gone is there no longer.
+// Attached reports whether there is an attachment with this name. An attachment whose device failed is removed.
 func (p *Path) Attached(name string) bool {
 	return p.attachments.table.Load().byName[name] != nil
 }
@@ -266,9 +267,9 @@ func (p *Path) Attached(name string) bool {
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }
 
-// Close closes the devices of all attachments and stops the stack. The flow table stays whole for the next agent. The
-// attachments keep their addresses, so that what the Link still brings for them is lost and not refused: connections
-// are to go on in the next agent.
+// Close closes the devices of all attachments and stops the stack. The flow table stays as it is, for the next agent.
+// The attachments keep their addresses, so that packets which the Link still brings for them are dropped and not
+// refused: their connections go on in the next agent.
 func (p *Path) Close() error {
 	p.mu.Lock()
 	if p.closed {

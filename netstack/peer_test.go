@@ -12,9 +12,10 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// What another node can do whose key is right and whose program is not ours.
+// These tests say what another node can do whose key is right and whose program is not Tapestry's.
 
-// hasDropped asserts that n packets were dropped or answered for a reason. FromLink returns when it is known.
+// hasDropped asserts that n packets were dropped or answered for a reason. It need not wait, since FromLink is
+// synchronous.
 func (w *world) hasDropped(reason DropReason, n uint64) {
 	w.t.Helper()
 	if s := w.path.Stats(); s.Drops[reason.String()] != n {
@@ -22,8 +23,8 @@ func (w *world) hasDropped(reason DropReason, n uint64) {
 	}
 }
 
-// TestPeerSources: a peer sends as its own pods and itself, and encapsulated as who may be a client of its host sockets.
-// All else goes nowhere, whatever the Link lets through.
+// TestPeerSources: a peer sends from its pods and its own addresses, and encapsulated from addresses that clients of
+// its host sockets may have. All other packets are dropped, whatever the Link lets through.
 func TestPeerSources(t *testing.T) {
 	for _, c := range []struct {
 		source, what string
@@ -35,7 +36,7 @@ func TestPeerSources(t *testing.T) {
 		{"172.31.0.12", "its node's address", NotDropped, NotDropped},
 		{"198.51.100.7", "a client outside", SpoofedPeer, NotDropped},
 		{"2001:db8::7", "a client outside, IPv6", SpoofedPeer, NotDropped},
-		{"172.31.0.11", "this node's address", SpoofedPeer, NotDropped}, // whose processes are clients of its host sockets, too
+		{"172.31.0.11", "this node's address", SpoofedPeer, NotDropped}, // it is a client of the peer's sockets, too
 		{"192.168.7.1", "an address that only the host knows", SpoofedPeer, NotDropped},
 		{"10.244.1.10", "a pod here", SpoofedPeer, BadEncap},
 		{"fd00:10:244:1::10", "a pod here, IPv6", SpoofedPeer, BadEncap},
@@ -65,7 +66,7 @@ func TestPeerSources(t *testing.T) {
 			for way, why := range map[string]DropReason{"node-2": c.plain, "node-2 encap": c.encap} {
 				w := newWorld(t)
 				w.config.HostAddrs = addresstest.Addrs("172.31.0.11", "192.168.7.1")
-				w.config.Peers[0].NodeAddrs = addresstest.Addrs("172.31.0.12", "192.168.7.1") // a lie: this host has that one
+				w.config.Peers[0].NodeAddrs = addresstest.Addrs("172.31.0.12", "192.168.7.1") // the second is a lie: this host has it
 				w.set()
 				w.from(way, datagram(from, at))
 				if why == NotDropped {
@@ -79,12 +80,12 @@ func TestPeerSources(t *testing.T) {
 	}
 }
 
-// TestPeerReach: where a peer gets to with its own addresses, and as a client of its host sockets.
+// TestPeerReach: which destinations a peer reaches from its own addresses, and as a client of its host sockets.
 func TestPeerReach(t *testing.T) {
 	for _, c := range []struct {
 		to, what     string
-		plain, encap string     // what arrives, "" for nothing
-		why, whyNot  DropReason // plain, encap
+		plain, encap string     // the packet that arrives, "" for none
+		why, whyNot  DropReason // for plain and encap
 	}{
 		{"10.244.1.11:8080", "an endpoint", "b", "b", 0, 0},
 		{"10.244.1.11:40000", "another port of the pod", "b", "", 0, BadEncap},
@@ -112,11 +113,11 @@ func TestPeerReach(t *testing.T) {
 				}
 				w.from(way, datagram(source, c.to))
 				switch at {
-				case "link": // it is refused
+				case "link": // the packet is refused
 					w.expect("link", "node-2 icmp 3/1 10.244.1.1 > 10.244.2.20 about 10.244.2.20:4000 > "+c.to)
 				case "stack":
 					w.until(func() bool { return w.path.Stats().Verdicts[ToStack.String()] == 1 })
-					continue // which answers
+					continue // it answers
 				case "":
 					w.hasDropped(why, 1)
 				default:
@@ -128,11 +129,11 @@ func TestPeerReach(t *testing.T) {
 	}
 }
 
-// TestPeerTakesNoConversation: a peer sends to all ports of a pod as if it had clients with a resolver's address, and
+// TestPeerTakesNoConversation: a peer sends to all ports of a pod as if it had clients with a resolver's address. It
 // gets nothing of what the pod sends to that resolver afterwards.
 func TestPeerTakesNoConversation(t *testing.T) {
 	w := newWorld(t)
-	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("198.51.100.0/24")}} // its packets go no further
+	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("198.51.100.0/24")}} // of the resolver: its packets go no further
 	w.set()
 	const ports = 200
 	for port := 40000; port < 40000+ports; port++ {
@@ -151,8 +152,8 @@ func TestPeerTakesNoConversation(t *testing.T) {
 	}
 }
 
-// TestPeerIsOneOwner: a peer has as much as one pod of what senders share, from however many addresses it sends, and
-// even as other people's.
+// TestPeerIsOneOwner: a peer gets as much of shared resources as one pod, from however many addresses it sends, even if
+// they are not its own.
 func TestPeerIsOneOwner(t *testing.T) {
 	t.Run("answers to what is refused", func(t *testing.T) {
 		for _, way := range []string{"node-2", "node-2 encap"} {
@@ -170,7 +171,7 @@ func TestPeerIsOneOwner(t *testing.T) {
 				}
 			}
 			w.hasDropped(NoRoute, tries)
-			// 50 at once and 100 a second; the pods have theirs.
+			// The limit is 50 at once and 100 a second; pods have limits of their own.
 			if answered := w.path.Stats().Verdicts[Answered.String()]; answered > 1000 {
 				t.Errorf("%s: %d of %d packets were answered", way, answered, tries)
 			}
@@ -212,14 +213,14 @@ func TestPeerIsOneOwner(t *testing.T) {
 		if s.UDP.Sockets.Owners > 1 || s.UDP.Conversations.Owners > 1 || s.Pings.Owners > 1 || s.TCP.Owners > 1 {
 			t.Errorf("the peer is not one owner: %+v", s)
 		}
-		if s.UDP.Sockets.Most != 40 || s.UDP.Conversations.Most != 40 { // pings are not everybody's to send
-			t.Errorf("not all was had: %+v", s)
+		if s.UDP.Sockets.Most != 40 || s.UDP.Conversations.Most != 40 { // not every host lets the test send pings
+			t.Errorf("not all of it was used: %+v", s)
 		}
 	})
 }
 
 // TestPeerFloodsFlows: a peer begins 20,000 flows that are answered, from all its addresses and as clients of its host
-// sockets, in a table that has room for 4,096. What others begin gets through, and what they have goes on.
+// sockets, in a table for 4,096. Flows that others begin get through, and flows that others have go on.
 func TestPeerFloodsFlows(t *testing.T) {
 	const capacity, count = 1 << 12, 20_000
 	w, toB := hotNodeOf(t, capacity)
@@ -267,7 +268,7 @@ func TestPeerFloodsFlows(t *testing.T) {
 	}
 }
 
-// TestPeerOddPackets: packets at the edges of what is allowed pass, or are dropped, without a word to anybody else.
+// TestPeerOddPackets: packets at the limits of what is allowed pass or are dropped, and nobody else is sent anything.
 func TestPeerOddPackets(t *testing.T) {
 	change := func(s netstacktest.Spec, f func(ip []byte) []byte) []byte {
 		ip := f(s.IP())
@@ -285,7 +286,7 @@ func TestPeerOddPackets(t *testing.T) {
 	for _, c := range []struct {
 		what string
 		ip   []byte
-		why  DropReason // NotDropped: it arrives at pod b as it is
+		why  DropReason // NotDropped: the packet arrives at pod b unchanged
 	}{
 		{"TTL 0", change(ordinary, func(ip []byte) []byte { ip[8] = 0; return ip }), NotDropped},
 		{"TTL 1", change(ordinary, func(ip []byte) []byte { ip[8] = 1; return ip }), NotDropped},
@@ -316,8 +317,8 @@ func TestPeerOddPackets(t *testing.T) {
 	}
 }
 
-// mayArrive is the slow twin of the rules for what a peer sends: whether a packet, before encapsulation was taken off,
-// may arrive at a pod or the host of this world.
+// mayArrive is the slow twin of the rules for packets of a peer: it reports whether a packet, given with its
+// encapsulation, may arrive at a pod or the host of this world.
 func mayArrive(src, dst netip.Addr, encapsulated, atHost bool) bool {
 	in := func(a netip.Addr, ranges ...string) bool {
 		for _, p := range addresstest.Prefixes(ranges...) {
@@ -334,8 +335,8 @@ func mayArrive(src, dst netip.Addr, encapsulated, atHost bool) bool {
 		!src.IsLoopback() && !src.IsLinkLocalUnicast() && !src.IsUnspecified() && !src.IsMulticast() && src != netip.MustParseAddr("255.255.255.255")
 }
 
-// TestPeerSaysAnything: of packets out of all addresses, kinds and encapsulations, whole, in pieces and damaged, only
-// those arrive that may, and each is counted once.
+// TestPeerSaysAnything sends packets from all kinds of addresses, of all kinds and encapsulations, whole, in fragments
+// and damaged. Only those that may arrive do, and each is counted once.
 func TestPeerSaysAnything(t *testing.T) {
 	w := newWorld(t)
 	addrs := addresstest.Addrs("10.244.2.20", "10.244.2.1", "172.31.0.12", "10.244.1.10", "10.244.1.11", "10.244.1.1", "10.244.1.2", "172.31.0.11",
@@ -385,7 +386,7 @@ func TestPeerSaysAnything(t *testing.T) {
 		}
 		for len(w.link.Sent()) > 0 {
 			if s := <-w.link.Sent(); s.Peer != node2 {
-				t.Fatalf("a packet of the peer's had another peer be sent something: %s", w.describeSent(s))
+				t.Fatalf("because of a packet of the peer another peer was sent %s", w.describeSent(s))
 			}
 		}
 	}

@@ -31,7 +31,7 @@ func faultReason(f packet.Fault) DropReason {
 	return Malformed
 }
 
-// fromStack takes one superframe that the node's stack sent. It returns the buffer in exchange.
+// fromStack takes one superframe that the node's stack sent. It returns a buffer in exchange.
 func (w *worker) fromStack(buf []byte) []byte {
 	p := &w.pkt
 	if fault := p.ParseFrame(buf); fault != packet.Good {
@@ -42,7 +42,7 @@ func (w *worker) fromStack(buf []byte) []byte {
 	return p.Buf[:cap(p.Buf)]
 }
 
-// fromRelay takes one packet that a relay made, past gVisor's stack.
+// fromRelay takes one packet that a relay made without gVisor's stack.
 func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	p := &w.pkt
 	if fault := p.ParseIP(ip); fault != packet.Good {
@@ -53,8 +53,8 @@ func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 	w.walk(&journey{packet: p, origin: origin{paced: p.Tuple.Proto == packet.TCP}})
 }
 
-// fromLink takes a decrypted batch of one peer: packets of one flow are coalesced first, so that every step after is
-// paid once for many.
+// fromLink takes a decrypted batch of one peer. It first coalesces the packets of each flow, so that every later step
+// is paid once for many packets.
 func (w *worker) fromLink(id uint64, batch [][]byte) {
 	s := w.path.snapshot.Load()
 	if s == nil {
@@ -85,7 +85,7 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 			w.count(Dropped, faultReason(fault))
 		}
 	}
-	// Those that come encapsulated are few, and get the space in which they are looked up only later.
+	// Encapsulated packets are few, and the space in which they are looked up is set later; so they are not prefetched.
 	if several := w.plain.Pending(); len(several) > 1 {
 		w.path.flows.Prefetch(several)
 	}
@@ -100,7 +100,8 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 	}
 }
 
-// admit is the step that checks that the sender may use the source address, and takes out what is not forwarded at all.
+// admit is the step that checks whether the sender may use the source address. It also drops what is not forwarded at
+// all.
 func (w *worker) admit(s *snapshot, j *journey) bool {
 	p := j.packet
 	src, dst := &p.Tuple.Src, &p.Tuple.Dst
@@ -114,7 +115,7 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 		}
 		if !s.mayUse(j.from, src) {
 			if isMulticast(dst) || isLinkLocal(src) {
-				return j.drop(Multicast) // router solicitations, MLD: a pod's kernel sends them unasked
+				return j.drop(Multicast) // router solicitations, MLD: a pod's kernel sends these by itself
 			}
 			return j.drop(Spoofed)
 		}
@@ -132,8 +133,9 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 	return true
 }
 
-// admitWrapped applies the rules for what came IP-in-IP: either a client of the peer's host sockets on its way to one
-// of our pods, or the answer of one of the peer's pods to a client of ours.
+// admitWrapped applies the rules for packets that came as IP-in-IP. Such a packet is either from a client of the peer's
+// host sockets, on its way to a pod of this node, or the answer of one of the peer's pods to a client of this node's
+// host sockets.
 func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 	p := j.packet
 	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {

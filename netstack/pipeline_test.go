@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// step is one line of a packet-flow table: a packet goes in at from, and either want arrives at where, or reason is
+// step is one line of a packet-flow table: a packet enters at from, and either want arrives at where, or reason is
 // counted.
 type step struct {
 	from   string
@@ -180,7 +180,7 @@ func TestPacketFlows(t *testing.T) {
 			{"a", netstacktest.Spec{Src: ap("10.244.1.10:0"), Dst: ap("10.244.1.11:0"), Proto: packet.ICMPv4, FragAt: 1400, ID: 79, Payload: []byte{1}},
 				"b", "icmp 0 10.244.1.10 > 10.244.1.11 id 0", 0},
 		},
-		// IPsec between pods: an authentication header is a protocol like others (cilium/cilium#24187).
+		// IPsec between pods: the authentication header is treated as any other protocol (cilium/cilium#24187).
 		"an IPv6 packet with an authentication header": {
 			{"a", netstacktest.Spec{Src: ap("[fd00:10:244:1::10]:0"), Dst: ap("[fd00:10:244:1::11]:0"), Proto: 51, FragAt: 8, Payload: make([]byte, 44)},
 				"b", "icmp 0 fd00:10:244:1::10 > fd00:10:244:1::11 id 0", 0},
@@ -191,7 +191,7 @@ func TestPacketFlows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			for _, s := range steps {
-				if s.want == "tcp" { // only the reason matters
+				if s.want == "tcp" { // the test looks only at the reason
 					s.where = ""
 				}
 				w.from(s.from, s.packet)
@@ -206,7 +206,7 @@ func TestPacketFlows(t *testing.T) {
 	}
 }
 
-// TestFragmentsOfOnePod: first fragments without end of one pod do not cost another the rest of its datagram.
+// TestFragmentsOfOnePod: endless first fragments of one pod do not cost another pod the rest of its datagram.
 func TestFragmentsOfOnePod(t *testing.T) {
 	w := newWorld(t)
 	first := func(pod string, id uint16) netstacktest.Spec {
@@ -220,8 +220,8 @@ func TestFragmentsOfOnePod(t *testing.T) {
 	w.exchange(exchange{"a", later, "link", "node-2 udp 10.244.1.10:0 > 10.244.2.10:0"})
 }
 
-// TestTwoFirstDatagrams: both questions of a resolver leave one port at once, and may be handled by two processors.
-// Both are the flow's first, and both arrive, at one backend (kubernetes/kubernetes#56903).
+// TestTwoFirstDatagrams: a resolver sends two questions from one port at once, and two processors may handle them. Each
+// may be the first packet of the flow, and both arrive, at one backend (kubernetes/kubernetes#56903).
 func TestTwoFirstDatagrams(t *testing.T) {
 	w := newWorld(t)
 	for port := 2000; port < 2500; port++ {
@@ -254,7 +254,7 @@ func TestOneClientPortToManyServicesOverOneBackend(t *testing.T) {
 		t.Fatal("the second connection did not arrive")
 	}
 	if p.Tuple.SrcPort == 1000 {
-		t.Fatal("the second connection arrived with the first one's tuple")
+		t.Fatal("the second connection arrived with the tuple of the first one")
 	}
 	w.from("b", segment("10.244.1.11:8080", fmt.Sprintf("10.244.1.10:%d", p.Tuple.SrcPort), packet.SYN|packet.ACK))
 	w.expect("a", "tcp 10.96.0.6:80 > 10.244.1.10:1000 SA")
@@ -337,7 +337,7 @@ func TestBackendLost(t *testing.T) {
 	}
 }
 
-// Whose node cannot say so, or is this one, is known to be gone: TCP is reset.
+// A backend on this node, or on one that cannot answer for it, is known to be gone: TCP is reset.
 func TestBackendLostForGood(t *testing.T) {
 	for name, c := range map[string]struct {
 		to, at, first string
@@ -392,7 +392,7 @@ func TestNothingBeforeTheFirstConfig(t *testing.T) {
 	d.Send(segment("10.244.1.10:1", "10.244.1.11:2", packet.SYN).Frame(packet.MAC{2}, tap.RouterMAC))
 	path.FromLink(node2, [][]byte{segment("10.244.2.1:1", "10.244.1.10:2", packet.SYN).IP()})
 	if s := path.Stats(); s.Drops["not-ready"] != 1 || len(s.Verdicts) != 1 {
-		t.Errorf("stats %v, want one packet dropped as not-ready and the pod's still waiting", s)
+		t.Errorf("stats %v, want one packet dropped as not-ready, and the pod's packet still waiting", s)
 	}
 	if err := path.Close(); err != nil {
 		t.Fatal(err)

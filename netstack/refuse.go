@@ -5,7 +5,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// ICMP types the pipeline looks at (RFC 792, RFC 1256, RFC 4443, RFC 4861).
+// ICMP types that the pipeline looks at (RFC 792, RFC 1256, RFC 4443, RFC 4861).
 const (
 	icmpRedirect4     = 5
 	icmpRouterAd4     = 9
@@ -14,8 +14,8 @@ const (
 	ndpSolicitation   = 135
 )
 
-// isLinkOnly tells messages that hosts believe of their neighbours on a link, who are nobody here but the router:
-// whoever else sends them would make itself a pod's router or neighbour.
+// isLinkOnly reports whether p is a message that hosts believe from a neighbour on their link. A pod's only neighbour
+// is the router: anybody else who sent such messages could make itself the pod's router or neighbour.
 func isLinkOnly(p *packet.Packet) bool {
 	switch p.Tuple.Proto {
 	case packet.ICMPv4:
@@ -26,7 +26,7 @@ func isLinkOnly(p *packet.Packet) bool {
 	return false
 }
 
-// isICMPError tells errors, which quote a packet, from queries.
+// isICMPError reports whether p is an ICMP error, which quotes a packet, and not a query.
 func isICMPError(p *packet.Packet) bool {
 	if p.Frag == packet.LaterFrag {
 		return false
@@ -41,14 +41,14 @@ func isICMPError(p *packet.Packet) bool {
 }
 
 func isMulticast(a *packet.Addr) bool {
-	return a[0] == 0xff || a[12] >= 224 && a.Is4() // with class E and broadcast: nobody of ours lives there
+	return a[0] == 0xff || a[12] >= 224 && a.Is4() // class E and broadcast as well: the cluster uses no such addresses
 }
 
 func isLinkLocal(a *packet.Addr) bool {
 	return !a.Is4() && (a[0] == 0xfe && a[1]&0xc0 == 0x80 || *a == packet.Addr{})
 }
 
-// answerARP answers for every address: the router is the pods' only neighbour.
+// answerARP answers an ARP request for any address: the router is the pods' only neighbour.
 func (w *worker) answerARP(p *packet.Packet, buf []byte) (Verdict, DropReason) {
 	if p.EtherType != packet.EtherARP {
 		return Dropped, NotIP
@@ -63,7 +63,7 @@ func (w *worker) answerARP(p *packet.Packet, buf []byte) (Verdict, DropReason) {
 	return Answered, NotDropped
 }
 
-// reply sends the answer that the steps decided on. Where none may be sent, the packet is dropped.
+// reply sends the answer that the steps decided on. Where no answer may be sent, the packet is dropped.
 func (w *worker) reply(s *snapshot, j *journey) {
 	if j.answer == neighbor {
 		w.answerNS(j)
@@ -88,7 +88,7 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	w.sendBack(j, n)
 }
 
-// answeree is who is charged for an error that the journey's sender is sent: a peer for all who send through it.
+// answeree returns who is charged for an error that the journey's sender gets: the peer, for all who send through it.
 func (j *journey) answeree() packet.Addr {
 	if j.sender != nil {
 		return j.sender.owner
@@ -96,7 +96,8 @@ func (j *journey) answeree() packet.Addr {
 	return j.orig.Src
 }
 
-// putError writes the ICMP error that is j's answer to w.reply and returns its length, 0 for none.
+// putError writes the ICMP error that is j's answer to w.answered, after the room for a head, and returns its length, 0
+// for none.
 func (w *worker) putError(s *snapshot, j *journey) int {
 	p := j.packet
 	from, kind := p.Tuple.Dst, packet.PortUnreachable
@@ -120,7 +121,7 @@ func (w *worker) putError(s *snapshot, j *journey) int {
 	return packet.PutICMPError(w.answered[packet.HeadLen:], p, kind, from, int(j.mtu))
 }
 
-// sendBack sends the n bytes of IP packet in w.reply to where the journey's packet came from.
+// sendBack sends the IP packet of n bytes in w.answered to where the journey's packet came from.
 func (w *worker) sendBack(j *journey, n int) {
 	a := &w.answer
 	if a.ParseIP(w.answered[packet.HeadLen:packet.HeadLen+n]) != packet.Good {
@@ -142,13 +143,13 @@ func (w *worker) sendBack(j *journey, n int) {
 	}
 }
 
-// answerNS answers a neighbour solicitation for every address, as answerARP does.
+// answerNS answers a neighbour solicitation for any address, as answerARP does for ARP.
 func (w *worker) answerNS(j *journey) {
 	p := j.packet
 	n := packet.AnswerNS(p, tap.RouterMAC)
 	switch {
 	case n == 0:
-		j.drop(LinkOnly) // a probe for duplicates, as a rule
+		j.drop(LinkOnly) // usually a probe for duplicate addresses
 	case j.from.dev.Write(p.Buf[:n]) != nil:
 		j.drop(TAPDown)
 	}

@@ -10,22 +10,23 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// routeKind says what owns an address.
+// routeKind says who owns an address.
 type routeKind uint8
 
 const (
-	outside routeKind = iota // nobody of ours: egress through host sockets
+	outside routeKind = iota // not of the cluster: egress through host sockets
 	toPod                    // a local pod's attachment
 	toHost                   // this node's own addresses
 	toSelf                   // the stack's own addresses
-	toPeer                   // another node, its pods and its addresses
-	vacant                   // for a pod of this node, and no pod has it
-	nowhere                  // inside the cluster's ranges, or not to be reached, but owned by nobody
+	toPeer                   // another node: its pods and its own addresses
+	vacant                   // in this node's pod ranges, and no pod has it
+	nowhere                  // in the cluster's ranges, or never to be dialled, and nobody's
 )
 
 type route struct {
 	kind routeKind
-	// unnamed is set for the node's own addresses that no other node knows as its: those of Config.HostAddrs alone.
+	// unnamed is set for addresses of this node that no other node knows as this node's: those that only
+	// Config.HostAddrs has.
 	unnamed bool
 	pod     *Attachment
 	peer    *peer
@@ -34,10 +35,10 @@ type route struct {
 // peer is a PeerRoute, compiled.
 type peer struct {
 	PeerRoute
-	space      uint32 // Tuple.Space of what arrives encapsulated from it; never 0
+	space      uint32 // Tuple.Space of clients whose packets it sends encapsulated; never 0
 	stackAddrs []packet.Addr
 	owner      packet.Addr   // see Path.ownerOf
-	encap      *packet.Encap // how to wrap for it; nil when it does not take encapsulated packets
+	encap      *packet.Encap // outer addresses; nil when it accepts no encapsulated packets
 }
 
 func (p *peer) isStack(a packet.Addr) bool {
@@ -51,7 +52,7 @@ func (p *peer) isStack(a packet.Addr) bool {
 
 func (p *peer) ownsPod(a packet.Addr) bool { return addressing.Contains(p.PodCIDRs, a.Netip()) }
 
-// owns reports whether a is the peer's: of its pods, or its own.
+// owns reports whether a belongs to the peer or to one of its pods.
 func (p *peer) owns(a packet.Addr) bool {
 	return p.ownsPod(a) || slices.Contains(p.NodeAddrs, a.Netip())
 }
@@ -65,9 +66,9 @@ type snapshot struct {
 	stackAddrs []packet.Addr // own stack addresses
 	peers      map[uint64]*peer
 	hosts      map[packet.Addr]route // single addresses: stack, host, peers' node addresses
-	lengths    []int                 // distinct lengths of the prefixes below, longest first, of 128
+	lengths    []int                 // distinct lengths of the prefixes below, longest first, in bits of 128
 	prefixes   map[netip.Prefix]route
-	claimed    []netip.Prefix // pod and service ranges: no outside client may come from there
+	claimed    []netip.Prefix // pod and service ranges: no outside client may have such an address
 	denied     destinations
 }
 
@@ -93,7 +94,7 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 			s.addPrefix(cidr, route{kind: toPeer, peer: p})
 		}
 		for _, a := range pr.NodeAddrs {
-			// What this host has is not elsewhere, whatever the other node says.
+			// An address that this host has is not elsewhere, whatever the other node says.
 			if key := packet.AddrFrom(a); s.hosts[key].kind != toHost {
 				s.hosts[key] = route{kind: toPeer, peer: p}
 			}
@@ -133,25 +134,25 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	return s
 }
 
-// isOf reports whether compile would give the same again.
+// isOf reports whether compile would return an equal snapshot for these arguments.
 func (s *snapshot) isOf(c *Config, b Balancer, policy Policy) bool {
 	return same(s.balancer, b) && same(s.policy, policy) && reflect.DeepEqual(&s.Config, c)
 }
 
-// same reports whether two values of an interface are one. Those that cannot be compared are not.
+// same reports whether two interface values are equal. Values that cannot be compared are not.
 func same(a, b any) bool {
 	return a == nil && b == nil || reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.ValueOf(a).Comparable() && a == b
 }
 
-// judgedAt reports whether the node that has the address knows best whether somebody is there, and says so with a
-// reset: a pod of another node may have left its Service, as when that turns from blue to green, and its connections
-// are to go on.
+// judgedAt reports whether the backend belongs to another node which can tell best whether the backend lives, and which
+// resets connections to one that is gone. A pod of another node may have left its Service, as when that turns from blue
+// to green, and its connections should go on.
 func (s *snapshot) judgedAt(backend *packet.Addr) bool {
 	r := s.route(backend)
 	return r.kind == toPeer && r.peer.Encap && !r.peer.Unready
 }
 
-// encapFor chooses the outer addresses: IPv4 where both have it, since its header is smaller.
+// encapFor chooses the outer addresses: IPv4 if both nodes have it, since its header is smaller.
 func encapFor(own, theirs []packet.Addr) *packet.Encap {
 	for _, want4 := range []bool{true, false} {
 		for _, a := range own {
@@ -172,7 +173,7 @@ func spaceOf(id uint64) uint32 {
 	return 1
 }
 
-// mapped brings a prefix to the 128-bit form of packet.Addr.
+// mapped converts a prefix to the 128-bit form of packet.Addr.
 func mapped(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4() {
@@ -189,14 +190,14 @@ func (s *snapshot) addPrefix(cidr netip.Prefix, r route) {
 	s.prefixes[m] = r
 }
 
-// route finds what owns dst, the local pods apart, which live in Path.attachments.
+// route finds what owns dst, local pods excepted: Path.attachments has those.
 func (s *snapshot) route(dst *packet.Addr) route {
 	if r, ok := s.hosts[*dst]; ok {
 		return r
 	}
 	a := netip.AddrFrom16(*dst)
 	for _, n := range s.lengths {
-		// Prefix cannot fail: n is within 0..128.
+		// This cannot fail: n is within 0..128.
 		p, _ := a.Prefix(n)
 		if r, ok := s.prefixes[p]; ok {
 			return r
@@ -208,14 +209,13 @@ func (s *snapshot) route(dst *packet.Addr) route {
 	return route{kind: outside}
 }
 
-// unreachable tells addresses that must never be dialled for a pod: they would mean the node itself or nobody.
+// unreachable reports whether a must never be dialled for a pod, since it would mean the node itself or nobody.
 func unreachable(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() ||
 		a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
-// noClient tells addresses that no client of another node's host sockets has: he would be that node itself, whom pods
-// see by its own address, its neighbour on a link, or nobody.
+// noClient reports whether a can be no client of a host socket: such an address means the other node itself, or nobody.
 func noClient(a *packet.Addr) bool { return isMulticast(a) || unreachable(a.Netip()) }
 
 // claims reports whether a lies in a pod or service range.
@@ -235,19 +235,19 @@ func (s *snapshot) isNodeAddr(a packet.Addr) bool {
 	return ok && r.kind == toHost
 }
 
-// mayUse reports whether packets of an attachment may come from a, and packets for it go to a.
+// mayUse reports whether the attachment may send packets from a, and so may get packets for a.
 func (s *snapshot) mayUse(att *Attachment, a *packet.Addr) bool {
 	return att.owns(a) || att.Kind == HostTAP && s.isNodeAddr(*a)
 }
 
-// foreign tells source addresses that only an encapsulated packet may carry to another node: a client's. This node's
-// own are inside of what the peer expects from us.
+// foreign reports whether a is a client's address, which only an encapsulated packet may carry to another node. The
+// peer expects plain packets from this node's own addresses.
 func (s *snapshot) foreign(a packet.Addr) bool {
 	r, ok := s.hosts[a]
 	return !ok || r.kind == toPeer || r.unnamed
 }
 
-// stackAddr gives the stack address of the family of like; ok is false when this node has none.
+// stackAddr returns the stack address of the family of like; ok is false when this node has none.
 func (s *snapshot) stackAddr(like *packet.Addr) (packet.Addr, bool) {
 	for i := range s.stackAddrs {
 		if s.stackAddrs[i].Is4() == like.Is4() {

@@ -11,10 +11,11 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// rules is a Policy that gives one ruling, about flows to one address or about all, and remembers what it was asked.
+// rules is a Policy with one ruling, about flows to one address or about all. It remembers for which flows it was
+// called.
 type rules struct {
 	Ruling
-	to string // Flow.To.Dst; "" for all
+	to string // compared with Flow.To.Dst; "" for all
 
 	mu    sync.Mutex
 	asked []Flow
@@ -45,7 +46,7 @@ type heard struct {
 	was  flow.Info
 }
 
-// witness is an Observer that passes on what it hears.
+// witness is an Observer that sends its calls to a channel.
 type witness chan heard
 
 func (w witness) Begun(f *Flow, rule uint64) { w <- heard{what: "begun", flow: *f, rule: rule} }
@@ -66,7 +67,7 @@ func (w witness) next(t *testing.T) heard {
 	}
 }
 
-// exchange sends a packet, which must arrive.
+// exchange sends a packet and asserts that it arrives.
 type exchange struct {
 	from      string
 	packet    netstacktest.Spec
@@ -79,11 +80,11 @@ func (w *world) exchange(e exchange) {
 	w.expect(e.at, e.wants)
 }
 
-// kinds are flows of every kind of origin, and how a packet of each direction goes.
+// kinds lists flows of every kind of origin, with a packet of each direction.
 var kinds = []struct {
 	name        string
 	there, back exchange
-	want        Flow // but for the tuples
+	want        Flow // without the tuples
 	orig, to    string
 }{
 	{
@@ -137,8 +138,8 @@ var kinds = []struct {
 	},
 }
 
-// TestPolicyJudgesOnce: a Policy is asked once for a flow whatever it is, and once more after the rules changed, by a
-// packet of either direction; not when equal rules are set again.
+// TestPolicyJudgesOnce: a Policy is asked once for a flow of any kind, and once more after the rules changed, at a
+// packet of either direction. It is not asked when equal rules are set again.
 func TestPolicyJudgesOnce(t *testing.T) {
 	for _, f := range kinds {
 		for _, first := range []struct {
@@ -183,7 +184,7 @@ func TestPolicyJudgesOnce(t *testing.T) {
 	}
 }
 
-// TestPolicyDenies: a denied flow does not come into being, and its sender is told if the ruling says so.
+// TestPolicyDenies: a denied flow does not begin, and its sender is told if the ruling says so.
 func TestPolicyDenies(t *testing.T) {
 	syn, ack := segment("10.244.1.10:1000", "10.96.0.1:80", packet.SYN), segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK)
 	for _, c := range []struct {
@@ -208,7 +209,7 @@ func TestPolicyDenies(t *testing.T) {
 				w.expect("a", c.answer)
 			}
 			w.dropped(Denied)
-			// What is permitted gets through, and is the first thing that does.
+			// A permitted packet gets through, and is the first that arrives.
 			w.from("a", datagram("10.244.1.10:1000", "10.244.2.10:80"))
 			w.expect("link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:80")
 			w.from("node-2", datagram("10.244.2.10:80", "10.244.1.10:1000"))
@@ -217,13 +218,13 @@ func TestPolicyDenies(t *testing.T) {
 				t.Errorf("pod b got %d frames", n)
 			}
 			if n := w.path.flows.Stats().Len; n != 1 {
-				t.Errorf("%d flows are in the table, want that of the permitted packets alone", n)
+				t.Errorf("%d flows are in the table, want only that of the permitted packets", n)
 			}
 		})
 	}
 }
 
-// TestPolicyEndsFlow: a flow that the rules permit no longer ends with its next packet, in whichever direction.
+// TestPolicyEndsFlow: a flow that the rules no longer permit ends with its next packet, in whichever direction.
 func TestPolicyEndsFlow(t *testing.T) {
 	for _, f := range kinds {
 		for _, next := range []struct {
@@ -259,7 +260,7 @@ func TestPolicyEndsFlow(t *testing.T) {
 	}
 }
 
-// TestPolicyCutsConnection: both ends of an established connection hear that it is gone where the rules say so.
+// TestPolicyCutsConnection: both ends of an established connection are told that it is gone, if the ruling says so.
 func TestPolicyCutsConnection(t *testing.T) {
 	w := newWorld(t)
 	w.policy = &rules{}
@@ -275,8 +276,8 @@ func TestPolicyCutsConnection(t *testing.T) {
 	}
 }
 
-// TestReplyDoesNotSettle: what a backend still sends after it is gone does not let its client's flow go on, with a
-// Policy or without.
+// TestReplyDoesNotSettle: packets that a backend still sends after it is gone do not let its client's flow go on, with
+// or without a Policy.
 func TestReplyDoesNotSettle(t *testing.T) {
 	for name, policy := range map[string]Policy{"without a Policy": nil, "with a Policy": &rules{}} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +294,7 @@ func TestReplyDoesNotSettle(t *testing.T) {
 	}
 }
 
-// TestObserverHears: an Observer hears of every flow when it begins, and of every packet that is refused one, with the
+// TestObserverHears: an Observer is told of every flow that begins, and of every packet whose flow is refused, with the
 // reason.
 func TestObserverHears(t *testing.T) {
 	for _, c := range []struct {
@@ -336,7 +337,7 @@ func TestObserverHears(t *testing.T) {
 	}
 }
 
-// TestObserverHearsOfCut: a flow whose backend is gone for good is told as refused.
+// TestObserverHearsOfCut: an Observer is told that a flow is refused when its backend is gone for good.
 func TestObserverHearsOfCut(t *testing.T) {
 	hears := make(witness, 16)
 	w := newWorldWith(t, hears)
@@ -355,14 +356,14 @@ func TestObserverHearsOfCut(t *testing.T) {
 	}
 }
 
-// TestObserverHearsOfEnd: a flow whose time is over is told as it was at last.
+// TestObserverHearsOfEnd: an Observer is told of a flow that expired, with its last state.
 func TestObserverHearsOfEnd(t *testing.T) {
 	hears := make(witness, 16)
 	w := newWorldWith(t, hears)
 	w.exchange(exchange{"a", datagram("10.244.1.10:1000", "10.96.0.1:80"), "b", "udp 10.244.1.10:1000 > 10.244.1.11:8080"})
 	w.exchange(exchange{"b", datagram("10.244.1.11:8080", "10.244.1.10:1000"), "a", "udp 10.96.0.1:80 > 10.244.1.10:1000"})
 	w.clock.Add(1000)
-	for range 60 { // as many steps as a round of the table takes
+	for range 60 { // Sweep takes that many calls for the whole table
 		w.path.flows.Sweep()
 	}
 	if h := hears.next(t); h.what != "begun" {
@@ -379,7 +380,7 @@ func TestObserverHearsOfEnd(t *testing.T) {
 	}
 }
 
-// TestSetMovesTheGenerationOnlyForChanges: every flow is looked at anew when the generation moves.
+// TestSetMovesTheGenerationOnlyForChanges: only a change moves the generation, since every flow is judged again then.
 func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 	w := newWorld(t)
 	generation := func() uint32 { return w.path.snapshot.Load().generation }
@@ -405,7 +406,7 @@ func TestSetMovesTheGenerationOnlyForChanges(t *testing.T) {
 	}
 }
 
-// TestUncomparable: what cannot be compared is taken for changed.
+// TestUncomparable: a value that cannot be compared counts as changed.
 func TestUncomparable(t *testing.T) {
 	type uncomparable struct {
 		hotBalancer
@@ -423,7 +424,7 @@ func TestUncomparable(t *testing.T) {
 	}
 }
 
-// permitAll is a Policy without rules, and counter an Observer that only counts.
+// permitAll is a Policy that permits everything, and counter an Observer that only counts.
 type permitAll struct{ judged int }
 
 func (p *permitAll) Judge(*Flow) Ruling { p.judged++; return Ruling{} }
@@ -434,7 +435,7 @@ func (c *tallies) Begun(*Flow, uint64)               { c.begun++ }
 func (c *tallies) Refused(*Flow, DropReason, uint64) { c.refused++ }
 func (c *tallies) Ended(flow.Entry, flow.Info)       { c.ended++ }
 
-// TestSeamsAllocateNothing: a Policy and an Observer cost no memory, and a packet of a known flow asks neither.
+// TestSeamsAllocateNothing: a Policy and an Observer cause no allocation, and a packet of a known flow calls neither.
 func TestSeamsAllocateNothing(t *testing.T) {
 	for _, wk := range walks() {
 		t.Run(wk.name, func(t *testing.T) {
@@ -449,8 +450,8 @@ func TestSeamsAllocateNothing(t *testing.T) {
 			judged, begun, refused, ended := 0, 0, 0, 0
 			switch wk.name {
 			case "new flow and reset":
-				judged, begun = clients+1, clients+1 // half of 2*clients+1 packets begin one
-				ended = 1                            // the first one is begun again, after its reset
+				judged, begun = clients+1, clients+1 // half of the 2*clients+1 packets begin a flow
+				ended = 1                            // the first flow begins again, after its reset
 			case "refused":
 				refused = 2*clients + 1
 			}

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// pod puts a real stack behind one of the world's devices.
+// pod puts a real gVisor stack behind one of the world's devices.
 func (w *world) pod(name string) *netstacktest.Pod {
 	w.t.Helper()
 	ips := map[string][]string{"a": {"10.244.1.10", "fd00:10:244:1::10"}, "b": {"10.244.1.11", "fd00:10:244:1::11"}}[name]
@@ -26,7 +26,7 @@ func (w *world) pod(name string) *netstacktest.Pod {
 	return p
 }
 
-// echoServer sends every connection's bytes back and its client's address first.
+// echoServer sends its client's address on every connection, and then the bytes that it gets.
 func echoServer(t *testing.T, l net.Listener) {
 	t.Helper()
 	t.Cleanup(func() { _ = l.Close() })
@@ -88,7 +88,7 @@ func TestStackDial(t *testing.T) {
 			if seen := readLine(t, conn); len(seen) < len(c.seen) || seen[:len(c.seen)] != c.seen {
 				t.Errorf("the pod saw %s, want %s", seen, c.seen)
 			}
-			// More than any window and superframe, so that segmentation both ways is in it.
+			// This is more than any window and superframe holds, so that both directions are segmented.
 			sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 			go func() { _, _ = conn.Write(sent) }()
 			got := make([]byte, len(sent))
@@ -144,12 +144,12 @@ func TestStackListens(t *testing.T) {
 		t.Error("a port of the stack on which nobody listens took a connection")
 	}
 	if _, err := w.path.Stack().Listen(ap("0.0.0.0:53")); err == nil {
-		t.Error("a listener on any address would catch what pods send outside")
+		t.Error("a listener on any address was allowed; it would catch what pods send outside")
 	}
 }
 
-// TestPeerReachesNodeWithoutHostPort: where a node has no host TAP, pods of other nodes reach its own addresses as its
-// own pods do, by host sockets; an encapsulated client does not, and nothing beyond the node is reached.
+// TestPeerReachesNodeWithoutHostPort: where a node has no host TAP, pods of other nodes reach its own addresses over
+// host sockets, as its own pods do. An encapsulated client does not, and nothing beyond the node is reached.
 func TestPeerReachesNodeWithoutHostTAP(t *testing.T) {
 	w := newWorld(t)
 	w.path.Detach("host")

@@ -15,7 +15,7 @@ const (
 	vipOfB                     = "10.96.0.1:80"
 )
 
-// opened are a handshake of pod a with pod b through a Service.
+// opened lists the packets of a handshake of pod a with pod b through a Service.
 func opened() []exchange {
 	return []exchange{
 		{"a", segment(clientA, vipOfB, syn), "b", "tcp " + clientA + " > " + atB + " S"},
@@ -24,14 +24,14 @@ func opened() []exchange {
 	}
 }
 
-// seq gives a segment other sequence numbers.
+// seq returns a segment with other sequence numbers.
 func seq(s netstacktest.Spec, seq, ack uint32) netstacktest.Spec {
 	s.Seq, s.Ack = seq, ack
 	return s
 }
 
-// TestOutOfWindow: a segment outside of the window is translated as any other. One that passes as it is reaches the
-// client from an address that it knows nothing of, and resets the connection (kubernetes/kubernetes#74839).
+// TestOutOfWindow: a segment outside the window is translated like any other. If it passed untranslated, it would reach
+// the client from an unknown address, and the client would reset the connection (kubernetes/kubernetes#74839).
 func TestOutOfWindow(t *testing.T) {
 	w := newWorld(t)
 	for _, e := range opened() {
@@ -41,14 +41,14 @@ func TestOutOfWindow(t *testing.T) {
 		w.exchange(exchange{"b", seq(segment(atB, clientA, ack), n, ^n), "a", "tcp " + vipOfB + " > " + clientA + " A"})
 		w.exchange(exchange{"a", seq(segment(clientA, vipOfB, ack), ^n, n), "b", "tcp " + clientA + " > " + atB + " A"})
 	}
-	// A reset there is the receiver's to judge, and the connection goes on (projectcalico/calico#9605).
+	// The receiver judges a reset outside the window, and the connection goes on (projectcalico/calico#9605).
 	w.exchange(exchange{"b", seq(segment(atB, clientA, rst), 1<<31, 0), "a", "tcp " + vipOfB + " > " + clientA + " R"})
 	w.exchange(exchange{"a", segment(clientA, vipOfB, ack), "b", "tcp " + clientA + " > " + atB + " A"})
 	w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
 }
 
-// TestRepeatedSYN: a SYN that is repeated since its answer was lost goes to the backend that was asked first, though by
-// now there are others, and another would be chosen (projectcalico/calico#4290).
+// TestRepeatedSYN: a SYN that is repeated because its answer was lost goes to the backend that got the first one, even
+// if there are other backends by now and another would be chosen (projectcalico/calico#4290).
 func TestRepeatedSYN(t *testing.T) {
 	for name, before := range map[string][]exchange{"not answered": opened()[:1], "the answer was lost": opened()[:2]} {
 		t.Run(name, func(t *testing.T) {
@@ -63,9 +63,9 @@ func TestRepeatedSYN(t *testing.T) {
 	}
 }
 
-// TestPortUsedAgain: a client that uses its port again after a connection ended has a new connection, at once and with
-// whoever is chosen then: neither a pause, nor the old backend, which leaves the Service (kubernetes/kubernetes#81775,
-// cloudnativelabs/kube-router#544).
+// TestPortUsedAgain: a client that uses its port again after a connection ended gets a new connection at once, with
+// whichever backend is chosen then. There is no pause, and the old backend, which leaves the Service, gets nothing
+// (kubernetes/kubernetes#81775, cloudnativelabs/kube-router#544).
 func TestPortUsedAgain(t *testing.T) {
 	for name, end := range map[string][]exchange{
 		"closed by the client": {
@@ -93,8 +93,8 @@ func TestPortUsedAgain(t *testing.T) {
 	}
 }
 
-// TestServiceAndEndpointFromOnePort: a client talks from one port to a Service and to the endpoint that the Service
-// leads to, in either order. Both work, and the endpoint can tell them apart (kubernetes/kubernetes#90042).
+// TestServiceAndEndpointFromOnePort: a client connects from one port to a Service and to the endpoint that the Service
+// leads to, in either order. Both connections work, and the endpoint can tell them apart (kubernetes/kubernetes#90042).
 func TestServiceAndEndpointFromOnePort(t *testing.T) {
 	for name, order := range map[string][2]string{"the Service first": {vipOfB, atB}, "the endpoint first": {atB, vipOfB}} {
 		t.Run(name, func(t *testing.T) {

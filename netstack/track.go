@@ -6,9 +6,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// bind is the step that finds the packet's flow or begins one, and with it what the packet becomes and where it goes.
-// An ICMP error goes with the flow of the packet it speaks of, a later fragment with its first. Insert is atomic: when
-// two packets of a new flow race, the loser finds the winner's entry in the next round.
+// bind is the step that finds the packet's flow or begins one, and so determines what the packet becomes and where it
+// goes. An ICMP error belongs to the flow of the packet that it quotes, a later fragment to that of its first fragment.
+// Insert is atomic: when two packets of a new flow race, the loser finds the winner's entry in the next round.
 func (w *worker) bind(s *snapshot, j *journey) bool {
 	p := j.packet
 	j.orig = p.Tuple
@@ -43,8 +43,8 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 	return j.drop(FlowsFull)
 }
 
-// begin begins the packet's flow, if it may be. It is not done when another goroutine was first; ok says whether steps
-// follow.
+// begin begins the packet's flow, if it is permitted. done is false when another goroutine began it first; ok says
+// whether further steps follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	if j.sender != nil && !s.mayBegin(j) || !w.choose(s, j) {
 		return true, false
@@ -61,7 +61,7 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:
 		h.Ref, j.begun = ref, true
-		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have found others
+		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have chosen other ports
 		h.Translate = flow.Translates(&e.Orig, &e.Reply)
 		return true, true
 	case flow.Full:
@@ -72,10 +72,10 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	return false, false
 }
 
-// mayBegin reports whether a peer may begin the journey's flow; otherwise it ends the journey. The Link has looked at
-// the source, by the addresses that the peer is said to have; those that this node has are not the peer's. A client of
-// the peer's host sockets comes to an endpoint. Elsewhere it would begin, in a resolver's name, the flows in which a pod
-// asks that resolver, and the peer would get the questions.
+// mayBegin reports whether a peer may begin the journey's flow; if not, it ends the journey. The Link has compared the
+// source with the addresses that the peer is said to have; an address that this node has itself is not the peer's. A
+// client of the peer's host sockets may only reach an endpoint. Otherwise it could take the address of a resolver and
+// begin flows to the pods that use that resolver; the pods' queries would then match those flows and go to the peer.
 func (s *snapshot) mayBegin(j *journey) bool {
 	if j.wrapped {
 		to := packet.Endpoint{Addr: j.orig.Dst, Port: j.orig.DstPort}
@@ -96,7 +96,8 @@ func withoutSpace(t packet.Tuple) packet.Tuple {
 	return t
 }
 
-// choose fills in j.hit as the packet's flow will be: what the Balancer makes of it, and whether the Policy lets it be.
+// choose fills in j.hit for the packet's new flow: what the Balancer makes of the packet, and whether the Policy
+// permits the flow.
 func (w *worker) choose(s *snapshot, j *journey) bool {
 	j.hit = flow.Hit{To: withoutSpace(j.orig), Checked: s.generation}
 	switch {
@@ -129,8 +130,8 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	return s.policy == nil || w.permit(s, j)
 }
 
-// pick asks the Balancer. Translation happens once, on the node where the flow enters, but for hostPorts: the one node
-// that knows of them is the one whose address it is, and they lead to its own pods only.
+// pick asks the Balancer. Packets are translated once, on the node where the flow enters. hostPorts are the exception:
+// only the node whose address it is knows them, and they lead to its own pods only.
 func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 	t := &j.packet.Tuple
 	if j.sender == nil {
@@ -146,9 +147,10 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 	return choice
 }
 
-// mustMasquerade tells the flows whose backend must see the stack's address instead of the sender's: what goes back
-// into the attachment it came from (a kernel drops packets from its own address as martians), and clients of ours whose
-// answers could not come back from a node that takes no encapsulated packets.
+// mustMasquerade reports whether the backend must see the stack's address instead of the sender's. That is so for flows
+// that go back into the attachment they came from, since a kernel drops packets from its own address as martians, and
+// for clients of this node's host sockets whose answers could not come back, since the other node accepts no
+// encapsulated packets.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	r := w.route(s, &j.hit.To.Dst)
 	if j.from != nil {
@@ -157,7 +159,7 @@ func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	return j.fromStack() && r.kind == toPeer && r.peer.encap == nil && s.foreign(j.hit.To.Src)
 }
 
-// quote looks into an ICMP error for the packet that it speaks of.
+// quote parses the packet that an ICMP error quotes.
 func (w *worker) quote(j *journey) bool {
 	if !j.packet.Embedded(&w.inner) {
 		return j.drop(Malformed)
@@ -166,9 +168,9 @@ func (w *worker) quote(j *journey) bool {
 	return true
 }
 
-// related finds the flow of the packet that an ICMP error speaks of (RFC 5508). Whoever is believed here may have
-// connections given up and paths made narrow, so an error counts only from the end of the flow that got the packet, and
-// for the end that sent it. That every packet has a flow makes sure that there was one.
+// related finds the flow of the packet that an ICMP error quotes (RFC 5508). An error that is believed can end
+// connections and reduce the path MTU. So it counts only if it comes from the end of the flow that got the quoted
+// packet, and goes to the end that sent it. Since every packet has a flow, a quoted packet without one was never sent.
 func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.quoted == nil && !w.quote(j) {
 		return false
@@ -184,21 +186,21 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 	return true
 }
 
-// mayQuote reports whether the packet that an ICMP error quotes may have been sent to who sends the error.
+// mayQuote reports whether the packet that an ICMP error quotes may have been sent to the sender of the error.
 func (s *snapshot) mayQuote(j *journey) bool {
 	to := &j.quoted.Tuple.Dst
 	switch {
 	case j.from != nil:
 		return s.mayUse(j.from, to)
 	case j.wrapped && j.orig.Space != 0:
-		return true // of a client of the peer's; the space keeps it to those
+		return true // from a client of the peer; the space limits it to flows of such clients
 	case j.sender != nil:
 		return j.sender.owns(*to)
 	}
-	return true // of our own stack
+	return true // from this node's stack
 }
 
-// follow finds the way of a later fragment: that of its first.
+// follow finds the way of a later fragment: it is that of its first fragment.
 func (w *worker) follow(j *journey) bool {
 	way, ok := w.path.fragments.Find(&j.orig, j.packet.FragID)
 	if !ok {
@@ -223,7 +225,7 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 	default:
 		quoted, src := j.hit.To.Reverse(), p.Tuple.Src
 		if src == j.quoted.Tuple.Dst {
-			src = j.hit.To.Src // the target itself complains: it goes by its frontend's address
+			src = j.hit.To.Src // the target itself sends the error: its client knows it by the frontend's address
 		}
 		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
 	}

@@ -8,19 +8,19 @@ import (
 	"tapestry.dev/tapestry/netstack/stack"
 )
 
-// worker is the scratch memory of one goroutine that carries packets through the pipeline, and its counters, so that
+// worker is the scratch memory of one goroutine that carries packets through the pipeline, with its counters, so that
 // nothing is allocated or shared per packet.
 type worker struct {
 	path *Path
-	from *Attachment // whose frames it reads; nil for the stack's and the Link's workers
+	from *Attachment // the attachment it reads; nil for the stack's and the Link's workers
 
 	pkt, inner, answer packet.Packet
-	packets, bytes     uint64 // taken from its attachment and not yet in its counters
-	told               Flow   // what Policy and Observer are given
+	packets, bytes     uint64 // read from its attachment, and not yet in the attachment's counters
+	told               Flow   // passed to Policy and Observer
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
-	fragment           []byte // as large as the MTU, once something was fragmented
-	segment            []byte // holds a frame, once something was cut for a TAP without offloads
+	fragment           []byte // as large as the MTU, after the first fragmentation
+	segment            []byte // holds a frame, after the first segmentation for a TAP without offloads
 	iov                [][]byte
 	segments           packet.Segmenter
 	turn               stack.Turn
@@ -59,11 +59,11 @@ func (ws *workers) put(w *worker) {
 	ws.mu.Unlock()
 }
 
-// mostTaken is how many packets are counted at once: an atomic addition for each would be a good part of what the
-// pipeline costs.
+// mostTaken is how many packets are added to the counters at once: an atomic addition for each packet would be a good
+// part of the pipeline's cost.
 const mostTaken = 64
 
-// took counts a packet of the worker's attachment.
+// took counts a packet that was read from the worker's attachment.
 func (w *worker) took(bytes int) {
 	w.packets++
 	w.bytes += uint64(bytes)
@@ -80,7 +80,7 @@ func (w *worker) tally() {
 	}
 }
 
-// rest does what waited for the moment in which no more packets are at hand.
+// rest does the work that was put off until no more packets are at hand.
 func (w *worker) rest() {
 	w.tally()
 	w.turn.End()
@@ -112,8 +112,8 @@ func (w *worker) count(v Verdict, r DropReason) {
 	}
 }
 
-// tally is a counter of which one goroutine at a time is the writer, while any may read. It does without the bus lock
-// of an atomic addition, which costs a packet of a known flow a twentieth.
+// tally is a counter that one goroutine at a time writes and any may read. It does without the bus lock of an atomic
+// addition, which takes a twentieth of the time that a packet of a known flow takes.
 type tally struct{ n uint64 }
 
 // Add counts, unseen by the race detector: the word is aligned, so what a reader gets was the count at some time.

@@ -15,11 +15,11 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// balancer is a Balancer out of two maps.
+// balancer is a Balancer made of two maps.
 type balancer struct {
 	picks  map[netip.AddrPort]packet.Choice
 	states map[uint64]packet.BackendState
-	moved  map[netip.AddrPort]bool // frontends that are another Service's than before
+	moved  map[netip.AddrPort]bool // frontends that belong to another Service than before
 }
 
 func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
@@ -53,10 +53,10 @@ const (
 	stock uint64 = 0x9999999999999999
 )
 
-// world is one node with two pods and the host TAP, a peer that is Tapestry's and one that is stock WireGuard.
+// world is one node with two pods and the host TAP, a peer that is a Tapestry node and one that is stock WireGuard.
 type world struct {
 	t        *testing.T
-	clock    *atomic.Uint32 // of the flows
+	clock    *atomic.Uint32 // of the flow table
 	path     *Path
 	link     *netstacktest.Link
 	balancer *balancer
@@ -68,12 +68,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world { return newWorldWith(t, nil) }
 
-// newWorldWith is a newWorld with an Observer.
+// newWorldWith is newWorld with an Observer.
 func newWorldWith(t *testing.T, o Observer) *world {
 	return newWorldOver(t, o, make([]byte, flow.Size(4096)))
 }
 
-// newWorldOver is a newWorldWith whose node has the flow memory of one before.
+// newWorldOver is newWorldWith over the flow memory of an earlier node.
 func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 	t.Helper()
 	clock := &atomic.Uint32{} // seconds
@@ -107,13 +107,13 @@ func newWorldOver(t *testing.T, o Observer, memory []byte) *world {
 			ap("10.96.0.2:80"):       picked(2, "10.244.2.10:8080"),
 			ap("10.96.0.3:80"):       {Kind: packet.NoEndpoints},
 			ap("10.96.0.1:81"):       {Kind: packet.UnknownPort},
-			ap("10.96.0.4:80"):       picked(3, "10.244.1.10:8080"), // pod a's own
+			ap("10.96.0.4:80"):       picked(3, "10.244.1.10:8080"), // pod a itself
 			ap("10.96.0.5:53"):       picked(2, "10.244.2.10:5353"),
 			ap("[fd00:10:96::1]:80"): picked(4, "[fd00:10:244:1::11]:8080"),
-			ap("10.96.0.6:80"):       picked(1, "10.244.1.11:8080"), // same backend as 10.96.0.1
+			ap("10.96.0.6:80"):       picked(1, "10.244.1.11:8080"), // the same backend as 10.96.0.1
 			ap("10.96.0.7:80"):       {Kind: packet.DropLocal},
 			ap("10.96.0.8:80"):       {Kind: packet.DropSource},
-			ap("10.96.0.9:80"):       picked(5, "10.244.1.99:8080"), // nobody's
+			ap("10.96.0.9:80"):       picked(5, "10.244.1.99:8080"), // an address that nobody has
 			ap("172.31.0.11:54323"):  picked(1, "10.244.1.11:8080"),
 			ap("172.31.0.11:30080"):  picked(2, "10.244.2.10:8080"),
 		},
@@ -143,7 +143,7 @@ func (w *world) attach(name string, kind AttachmentKind, ips ...string) {
 	}
 }
 
-// from sends a packet of a pod, of the host, or of a peer ("node-2", or "node-2 encap" for encapsulated).
+// from sends a packet from a pod, from the host, or from a peer ("node-2", or "node-2 encap" for encapsulated).
 func (w *world) from(who string, s netstacktest.Spec) {
 	w.t.Helper()
 	if d := w.devices[who]; d != nil {
@@ -169,7 +169,7 @@ func encapsulateIP(inner []byte, src, dst string) []byte {
 	if inner[0]>>4 == 6 {
 		proto = packet.IPv6IP
 	}
-	// A fragment has no L4 header of its own: exactly what an outer packet needs.
+	// Fragment needs no L4 header, and so fits an outer packet.
 	outer := netstacktest.Spec{Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0), Proto: proto, FragAt: 8, Payload: inner}
 	ip := outer.IP()
 	ip[6], ip[7] = 0x40, 0
@@ -181,8 +181,8 @@ func encapsulateIP(inner []byte, src, dst string) []byte {
 
 const patience = 5 * time.Second
 
-// expect waits for what arrives at a pod, the host or a peer, and describes it as
-// "proto src > dst [flags]".
+// expect waits for the packet that arrives at a pod, the host or a peer, and compares its description with want: "proto
+// src > dst [flags]".
 func (w *world) expect(where, want string) {
 	w.t.Helper()
 	got := ""
@@ -260,7 +260,7 @@ func describeTuple(t *packet.Tuple) string {
 	return fmt.Sprintf("%s > %s", packet.Endpoint{Addr: t.Src, Port: t.SrcPort}.AddrPort(), packet.Endpoint{Addr: t.Dst, Port: t.DstPort}.AddrPort())
 }
 
-// dropped waits until a reason was counted.
+// dropped waits until a drop for this reason was counted.
 func (w *world) dropped(reason DropReason) {
 	w.t.Helper()
 	w.counted(reason, 1)
@@ -272,7 +272,7 @@ func (w *world) counted(reason DropReason, n uint64) {
 	w.until(func() bool { return w.path.Stats().Drops[reason.String()] >= n })
 }
 
-// until waits for something to be so.
+// until waits for a condition.
 func (w *world) until(so func() bool) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -283,7 +283,7 @@ func (w *world) until(so func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			w.t.Fatalf("it did not come to be: %v", w.path.Stats())
+			w.t.Fatalf("the condition did not become true: %v", w.path.Stats())
 		}
 	}
 }

@@ -60,7 +60,7 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-// TestFill fills a table to the last slot: the index must not give out first.
+// TestFill fills a table to the last slot: the index must not run out of room first.
 func TestFill(t *testing.T) {
 	for _, capacity := range []int{1, 2, 7, 100, 5000, 30000} {
 		table, _, _ := newTable(t, capacity)
@@ -80,7 +80,7 @@ func TestFill(t *testing.T) {
 	}
 }
 
-// benchEntry is a flow from a pod to a Service, translated.
+// benchEntry returns a flow from a pod to a Service, translated.
 func benchEntry(n int) Entry {
 	tp := packet.Tuple{Proto: packet.TCP, SrcPort: uint16(n>>8 | 1<<15), DstPort: 80}
 	tp.Src = packet.Addr{10: 0xff, 11: 0xff, 12: 10, 14: byte(n >> 20), 15: byte(n)}
@@ -90,7 +90,7 @@ func benchEntry(n int) Entry {
 	return e
 }
 
-// benchTable is n established flows in shared memory.
+// benchTable returns a table with n established flows in shared memory.
 func benchTable(b *testing.B, n, capacity int) *Table {
 	b.Helper()
 	mem, err := unix.Mmap(-1, 0, Size(capacity), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANON)
@@ -111,8 +111,8 @@ func benchTable(b *testing.B, n, capacity int) *Table {
 	return table
 }
 
-// traffic yields the packets of benchTable's flows in random order and random direction, from arithmetic alone: a
-// list of tuples would itself be what fills the caches.
+// traffic yields packets of benchTable's flows in random order and direction. It computes them, since a list of tuples
+// would itself fill the caches.
 type traffic struct {
 	x     uint64
 	flows uint64
@@ -124,12 +124,12 @@ func newTraffic(flows int, seed uint64) *traffic {
 	return &traffic{x: seed, flows: uint64(flows), tuple: e.Orig}
 }
 
-// next gives the next packet's tuple, borrowed until the call after. It has no branch that could be guessed wrong.
+// next returns the next packet's tuple, borrowed until the next call. It has no branch that could be mispredicted.
 func (g *traffic) next() *packet.Tuple {
 	g.x = g.x*6364136223846793005 + 1442695040888963407
 	n, _ := bits.Mul64(g.x, g.flows)
 	reply := g.x >> 20 & 1
-	client := uint64(10)<<32 | 0xffff<<16 | n>>20<<48 | n&0xff<<56 // in the byte order of the memory: benchEntry's client
+	client := uint64(10)<<32 | 0xffff<<16 | n>>20<<48 | n&0xff<<56 // benchEntry's client, in memory order
 	server := [2]uint64{10<<32 | 0xffff<<16 | 96<<40 | 1<<56, 10<<32 | 0xffff<<16 | 1<<40 | 1<<56}[reply]
 	ends := [2]uint64{client, server}
 	ports := [2]uint16{uint16(n>>8 | 1<<15), [2]uint16{80, 8080}[reply]}
@@ -139,7 +139,7 @@ func (g *traffic) next() *packet.Tuple {
 	return &g.tuple
 }
 
-// TestTraffic: the packets that the benchmarks look up are those of the flows that they inserted.
+// TestTraffic: the packets that the benchmarks look up belong to the flows that the benchmarks inserted.
 func TestTraffic(t *testing.T) {
 	const flows = 3000
 	known := map[packet.Tuple]bool{}
@@ -156,11 +156,11 @@ func TestTraffic(t *testing.T) {
 		seen[tp] = true
 	}
 	if len(seen) < 2*flows*99/100 {
-		t.Errorf("%d tuples of %d were met", len(seen), 2*flows)
+		t.Errorf("%d of %d tuples occurred", len(seen), 2*flows)
 	}
 }
 
-// BenchmarkTraffic is what the packets themselves cost in the benchmarks below.
+// BenchmarkTraffic measures what making the packets costs in the benchmarks below.
 func BenchmarkTraffic(b *testing.B) {
 	g := newTraffic(1000, 1)
 	b.ReportAllocs()
@@ -171,7 +171,7 @@ func BenchmarkTraffic(b *testing.B) {
 
 var benchFlows = []int{64, 10_000, 1_000_000}
 
-// BenchmarkHit looks up packets of random flows, one after the other; with 64 flows everything is in the nearest cache.
+// BenchmarkHit looks up packets of random flows, one after the other. With 64 flows everything is in the nearest cache.
 func BenchmarkHit(b *testing.B) {
 	for _, flows := range benchFlows {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
@@ -187,8 +187,8 @@ func BenchmarkHit(b *testing.B) {
 	}
 }
 
-// BenchmarkHitAlone is BenchmarkHit with every lookup depending on the one before, so that the processor cannot overlap
-// their cache misses: what a packet waits for its flow when nothing else is going on.
+// BenchmarkHitAlone is BenchmarkHit with each lookup depending on the one before, so that the processor cannot overlap
+// their cache misses. It measures how long a packet waits for its flow when nothing else is going on.
 func BenchmarkHitAlone(b *testing.B) {
 	for _, flows := range benchFlows {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
@@ -199,13 +199,13 @@ func BenchmarkHitAlone(b *testing.B) {
 				if !table.Lookup(g.next(), packet.ACK, &hit) {
 					b.Fatal("miss")
 				}
-				g.x += uint64(hit.Kind) // 0 always, which the processor learns only from the slot
+				g.x += uint64(hit.Kind) // always 0, but the processor learns that only from the slot
 			}
 		})
 	}
 }
 
-// BenchmarkHitParallel is BenchmarkHit on all processors at once: the time is that of all of them together.
+// BenchmarkHitParallel is BenchmarkHit on all processors at once; the time is that of all lookups together.
 func BenchmarkHitParallel(b *testing.B) {
 	for _, flows := range benchFlows {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
@@ -254,12 +254,12 @@ func BenchmarkHitChurn(b *testing.B) {
 	writer.Wait()
 }
 
-// BenchmarkMiss looks up packets of no flow, all different, in a full table.
+// BenchmarkMiss looks up packets that belong to no flow, all different, in a full table.
 func BenchmarkMiss(b *testing.B) {
 	for _, flows := range benchFlows {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
 			table, g := benchTable(b, flows, flows), newTraffic(flows, 1)
-			g.tuple.Space = 7 // the flows' are 0
+			g.tuple.Space = 7 // the flows have 0
 			var hit Hit
 			b.ReportAllocs()
 			for b.Loop() {

@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// churnEntry makes a flow whose every field follows from n, so that a mixture of two is recognised.
+// churnEntry returns a flow all of whose fields follow from n, so that a mixture of two flows is recognised.
 func churnEntry(n uint64) Entry {
 	tp := packet.Tuple{Proto: packet.UDP, SrcPort: uint16(n), DstPort: 80, Space: uint32(n % 3)}
 	tp.Src, tp.Dst = packet.Addr{0: 0xfd, 14: byte(n >> 8), 15: byte(n)}, packet.Addr{0: 0xfd, 1: 1, 15: byte(n)}
@@ -30,7 +30,7 @@ func (e *Entry) sameChurn(o *Entry) bool {
 	return e.Orig == o.Orig && e.Reply == o.Reply && e.Backend == o.Backend && e.Via == o.Via && e.Kind == o.Kind
 }
 
-// TestConcurrent has readers and writers fight over few flows and fewer slots; what is found must be whole.
+// TestConcurrent lets readers and writers compete for few flows and fewer slots; every result must be whole.
 func TestConcurrent(t *testing.T) {
 	t.Run("many", func(t *testing.T) { testConcurrent(t, 64, 48) })
 	t.Run("few", func(t *testing.T) { testConcurrent(t, 8, 2) })
@@ -53,7 +53,7 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 				if r.Uint32N(2) == 0 {
 					tp, to = e.Reply, e.Orig.Reverse()
 				}
-				table.prefetch([]packet.Packet{{Tuple: tp}}) // must bear whatever the index holds
+				table.prefetch([]packet.Packet{{Tuple: tp}}) // must not fail, whatever the index holds
 				if !table.Lookup(&tp, 0, &hit) {
 					continue
 				}
@@ -82,7 +82,7 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 	for g := range 3 {
 		writers.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(g), 2))
-			// On few cores the writers might be done before a reader has run at all.
+			// On few cores the writers might end before a reader has run at all.
 			for i := 0; i < 8000 || hits.Load() == 0 && !t.Failed(); i++ {
 				e := churnEntry(r.Uint64N(flows))
 				want := e
@@ -111,7 +111,7 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 	checkIndexEmpty(t, table)
 }
 
-// checkIndexEmpty asserts that nothing is left of any key: neither itself, nor its tag, nor its count.
+// checkIndexEmpty asserts that the index holds nothing: no key, no tag and no count.
 func checkIndexEmpty(t *testing.T, table *Table) {
 	t.Helper()
 	for i := range table.index {
@@ -129,7 +129,7 @@ func checkIndexEmpty(t *testing.T, table *Table) {
 	}
 }
 
-// checkWhole asserts that every flow is found by both tuples and follows from its number.
+// checkWhole asserts that every flow is found by both tuples and that all its fields follow from its number.
 func checkWhole(t *testing.T, table *Table) (n int) {
 	t.Helper()
 	table.Range(func(e *Entry, info Info) bool {
@@ -148,7 +148,8 @@ func checkWhole(t *testing.T, table *Table) (n int) {
 	return n
 }
 
-// TestOneWinner: of many that insert one tuple at once exactly one is first, and none gets another's reply tuple.
+// TestOneWinner: of many goroutines that insert one tuple at once exactly one is first, and none gets another's reply
+// tuple.
 func TestOneWinner(t *testing.T) {
 	table, _, _ := newTable(t, 4096)
 	for round := range 100 {
@@ -163,7 +164,7 @@ func TestOneWinner(t *testing.T) {
 				} else if res != Exists {
 					t.Errorf("got %v", res)
 				}
-				// Own original, common reply.
+				// The originals differ, the reply is the same.
 				e := churnEntry(uint64(round))
 				e.Orig.Space, e.Reply.Space = uint32(10+g), 9
 				if _, res := table.Insert(&e); res != Inserted {
@@ -176,7 +177,7 @@ func TestOneWinner(t *testing.T) {
 		}
 		wg.Wait()
 		if n := inserted.Load(); n != 1 {
-			t.Fatalf("%d were first", n)
+			t.Fatalf("%d goroutines were first, want 1", n)
 		}
 	}
 }
@@ -218,7 +219,7 @@ func TestAttach(t *testing.T) {
 	table.Peek(&gone.Orig, &hit)
 	table.Delete(hit.Ref, &gone.Orig)
 
-	// What a kill leaves: in the middle of writing, of emptying, and not of ours.
+	// A kill leaves slots in the middle of writing, in the middle of emptying, and with nonsense.
 	table.slots[1].seq.Add(1)
 	table.slots[2].live.Store(0)
 	table.slots[2].seq.Add(1)
@@ -247,7 +248,7 @@ func TestAttach(t *testing.T) {
 		}
 		return true
 	})
-	// All discarded slots are of use again.
+	// All discarded slots can be used again.
 	for n := range uint64(56) {
 		e := churnEntry(1000 + n)
 		mustInsert(t, again, &e)
@@ -287,7 +288,7 @@ const (
 	crashEnv      = "FLOW_TEST_CRASH_CHILD"
 )
 
-// TestMain is also the processes that get killed.
+// TestMain also runs the processes that get killed.
 func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crashChild()
@@ -326,7 +327,7 @@ func crashChild() {
 	select {}
 }
 
-// TestSIGKILL kills a writer at random again and again, and attaches each time.
+// TestSIGKILL kills a writer at random moments again and again, and opens its memory each time.
 func TestSIGKILL(t *testing.T) {
 	fd, err := unix.MemfdCreate("flow-test", unix.MFD_CLOEXEC)
 	if err != nil {

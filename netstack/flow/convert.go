@@ -4,8 +4,8 @@ import (
 	"unsafe"
 )
 
-// Serves reports whether Open takes mem over as it is, for so many flows: it is that of a table of this version and
-// capacity, or nothing is in it. Otherwise Convert saves the flows in other memory.
+// Serves reports whether Open would take mem over as it is, for this capacity: because mem belongs to a table of this
+// version and capacity, or because it is empty. Otherwise Convert can save the flows in other memory.
 func Serves(mem []byte, capacity int) bool {
 	if capacity < 1 || len(mem) < Size(capacity) {
 		return false
@@ -14,12 +14,12 @@ func Serves(mem []byte, capacity int) bool {
 	return h.magic.Load() == 0 || h.fits(capacity)
 }
 
-// Convert makes a table of mem, which has nothing in it yet, with every whole flow of old, the memory of an earlier
-// table of any version up to this one and of any capacity. Stats tells how many those are, and Reformatted when old
-// is none that it knows. Where mem has too little room, flows that would be evicted last are taken first.
+// Convert makes a table of mem, which must be empty, with every whole flow of old, the memory of an earlier table of
+// any version up to this one and of any capacity. Stats says how many flows those are; Reformatted is set when Convert
+// does not know old. Where mem has too little room, the flows that would be evicted last take precedence.
 //
-// Convert only reads old. So old is whole until the caller has put mem in its place, which is what makes a conversion
-// safe against being killed: keep old until mem is kept, and let go of it in the same step.
+// Convert only reads old, so old stays whole until the caller has replaced it. That makes a conversion safe against
+// being killed: keep old until mem is kept, and drop old in the same step.
 func Convert(old, mem []byte, o Options) (*Table, error) {
 	t, err := lay(mem, &o)
 	if err != nil {
@@ -27,7 +27,7 @@ func Convert(old, mem []byte, o Options) (*Table, error) {
 	}
 	from := openRecords(old, o.Owner)
 	if from != nil && o.Seed == 0 {
-		o.Seed = from.header().seed.Load() // it is as secret as before
+		o.Seed = from.header().seed.Load() // as secret as a new one
 	}
 	t.format(mem, o.Seed)
 	if t.reformatted = from == nil; from != nil {
@@ -36,15 +36,15 @@ func Convert(old, mem []byte, o Options) (*Table, error) {
 	return t, nil
 }
 
-// records reads the memory of a table of one version. Everything in it may be torn or nonsense.
+// records reads the memory of a table of one version. Anything in it may be torn or nonsense.
 type records interface {
 	header() *header
-	// read copies slot i; there is one for each number below the header's used and capacity. whole is false for what
-	// is to be discarded, and for a slot that is empty.
+	// read copies slot i, which is below the header's used and capacity. whole is false for a slot that must be
+	// discarded and for an empty one.
 	read(i uint32, h *hasher, r *record) (state State, seen uint32, whole, empty bool)
 }
 
-// openRecords finds out what memory holds; nil when it is no table's, or one of a version to come.
+// openRecords finds out what memory holds. It returns nil when that is no table, or one of a later version.
 func openRecords(mem []byte, owner func(*Entry) uint64) records {
 	if len(mem) < headerSize || uintptr(unsafe.Pointer(&mem[0]))%8 != 0 {
 		return nil
@@ -74,7 +74,7 @@ func (m *image) read(i uint32, h *hasher, r *record) (state State, seen uint32, 
 	return l.state(), s.seen.Load(), m.whole(i, r, h), s.seq.Load()&3 == 0 && l == 0
 }
 
-// convert copies the whole flows of another table. It goes over them twice: first come those that are hard to replace.
+// convert copies the whole flows of another table. It goes over them twice: flows that are hard to replace come first.
 func (t *Table) convert(from records) {
 	head := from.header()
 	h := newHasher(head.seed.Load())
@@ -106,7 +106,7 @@ func (t *Table) copy(r *record, state State, seen uint32) {
 	orig, reply := r.hashes(&t.hasher)
 	t.slots[i].write(&t.ledgers[i], r, r.sum(&t.hasher, orig, reply), state, notAfter(seen, t.now.Load()), 0)
 	if !t.adopt(i, r) {
-		// It was not whole after all: one of its tuples is another flow's, or no key finds room.
+		// The flow was not whole after all: one of its tuples is another flow's, or a key finds no room.
 		t.slots[i].retire()
 		t.discarded++
 		return

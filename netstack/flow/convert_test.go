@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// golden gives memory that an agent of version 1 left. testdata/v1_golden_test.go.txt made it.
+// golden returns memory that an agent of version 1 left. testdata/v1_golden_test.go.txt made it.
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open("testdata/" + name)
@@ -41,7 +41,7 @@ func golden(t testing.TB, name string) []byte {
 	return mem
 }
 
-// aligned gives zeroed memory of the alignment that a mapping has.
+// aligned returns zeroed memory with the alignment of a mapping.
 func aligned(size int) []byte {
 	words := make([]uint64, (size+7)/8)
 	return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
@@ -57,7 +57,7 @@ func goldenLine(e *Entry, i Info) string {
 		e.Orig.Proto, side(&e.Orig), side(&e.Reply), e.Backend, e.Via, e.Kind, i.State, i.Age, i.Idle)
 }
 
-// TestConvertGolden: every flow that version 1 would have taken over from its memory is taken over, and nothing else.
+// TestConvertGolden: every flow that version 1 would have kept from its memory is kept, and no other.
 func TestConvertGolden(t *testing.T) {
 	text, err := os.ReadFile("testdata/v1.flows")
 	if err != nil {
@@ -74,7 +74,7 @@ func TestConvertGolden(t *testing.T) {
 		t.Run(fmt.Sprint(capacity), func(t *testing.T) {
 			before := bytes.Clone(old)
 			if Serves(old, capacity) {
-				t.Fatal("Open is said to take it as it is")
+				t.Fatal("Serves says that Open takes it as it is")
 			}
 			clock := &fakeClock{1008}
 			table, err := Convert(old, newMem(capacity), Options{Clock: clock.read, Owner: func(e *Entry) uint64 { return uint64(e.Orig.SrcPort) }})
@@ -88,9 +88,9 @@ func TestConvertGolden(t *testing.T) {
 			if !bytes.Equal(old, before) {
 				t.Error("the old memory was changed")
 			}
-			// It serves as any other: the next process takes it over, and every flow lives on.
+			// The new memory serves as any other: the next process takes it over, and every flow lives on.
 			if !Serves(table.mem(), capacity) {
-				t.Fatal("Open is said not to take what Convert made")
+				t.Fatal("Serves says that Open does not take what Convert made")
 			}
 			again, err := Open(table.mem(), Options{Clock: clock.read})
 			if err != nil {
@@ -120,8 +120,8 @@ func checkGolden(t *testing.T, table *Table, want []string) {
 	}
 }
 
-// TestConvertThousand: 1,000 connections to Services, begun by an agent of version 1, have the same backend and the
-// same rewrite in both directions.
+// TestConvertThousand: 1,000 connections to Services that began under an agent of version 1 keep their backend, and
+// their rewrite in both directions.
 func TestConvertThousand(t *testing.T) {
 	clock := &fakeClock{1010}
 	table, err := Convert(golden(t, "v1.thousand.gz"), newMem(1000), Options{Clock: clock.read})
@@ -154,7 +154,7 @@ func TestConvertThousand(t *testing.T) {
 	t.Logf("%d of 1000 flows of version 1 go on", found)
 }
 
-// TestConvertSelf: tables of this version and another size are converted with all they know, counters too.
+// TestConvertSelf: tables of this version and another size are converted with all their contents, counters included.
 func TestConvertSelf(t *testing.T) {
 	table, clock, mem := newTable(t, 100)
 	want := map[packet.Tuple]Entry{}
@@ -202,7 +202,7 @@ func TestConvertSelf(t *testing.T) {
 	}
 }
 
-// TestConvertStrange: memory that is no table's gives an empty one, and says so. None of it is believed.
+// TestConvertStrange: memory that is no flow table's becomes an empty table, and Stats says so. None of it is believed.
 func TestConvertStrange(t *testing.T) {
 	spoilt := func(f func(h *header)) []byte {
 		mem := golden(t, "v1.image.gz")
@@ -255,7 +255,8 @@ func TestServes(t *testing.T) {
 
 const convertEnv = "FLOW_TEST_CONVERT_CHILD"
 
-// convertChild converts what is in descriptor 3 into 4, and says so.
+// convertChild converts the memory in descriptor 3 into that in descriptor 4, and writes a line when it begins and when
+// it is done.
 func convertChild() {
 	old := mapping(3, len1000)
 	mem := mapping(4, Size(1000))
@@ -277,8 +278,8 @@ func mapping(fd, size int) []byte {
 	return mem
 }
 
-// TestConvertSIGKILL kills an agent at any moment of a conversion. Old memory is the same afterwards, and gives the
-// next agent every flow; new memory, from when Convert has returned on, is whole.
+// TestConvertSIGKILL kills an agent at any moment of a conversion. The old memory is unchanged afterwards and gives the
+// next agent every flow; the new memory is whole once Convert has returned.
 func TestConvertSIGKILL(t *testing.T) {
 	image := golden(t, "v1.thousand.gz")
 	memfd := func(size int) (*os.File, []byte) {

@@ -3,21 +3,22 @@ package flow
 import "sync/atomic"
 
 // Counters are written by plain additions, not through sync/atomic. Nearly always one goroutine at a time has the
-// packets of a flow's direction; where two have, a packet may go uncounted. An atomic addition would make a packet of
-// a known flow dearer by a twentieth. All counters are aligned, so none is ever half written.
+// packets of a flow's direction; where two have, a packet may go uncounted. An atomic addition would make a packet of a
+// known flow a twentieth more expensive. All counters are aligned, so none is ever half written.
 //
-// A slot has room for little, beside what a lookup has just read: counting takes no cache line more. When that is
-// full it goes over to the ledger. A process killed in that moment may leave it counted twice.
+// A slot has only small counters, beside what a lookup has just read, so that counting touches no further cache line. A
+// counter that is full is moved to the ledger. A process killed at that moment may leave packets counted twice.
 
-// packetsMany is how many packets a slot has room for, and, as none has more than 64 KiB and a header, their bytes.
+// packetsMany is how many packets a slot can count. Its byte counter holds their bytes, since no packet has more than
+// 64 KiB and a header.
 const packetsMany = 1 << 15
 
-// Count is what went in one direction of a flow, in bytes of IP; a superframe is one packet. Later fragments are not
-// counted.
+// Count is what was sent in one direction of a flow, in bytes of IP; a superframe is one packet. Later fragments are
+// not counted.
 type Count struct{ Bytes, Packets uint64 }
 
-// Count notes that the packet of a hit went on with so many bytes of IP. A hit whose flow is gone counts for nobody,
-// or for the next flow in its slot.
+// Count counts the packet of a hit, with its bytes of IP. If the flow is gone, the packet counts for nobody, or for the
+// next flow in the slot.
 func (t *Table) Count(hit *Hit, bytes int) {
 	if i := hit.Ref & (maxSlots - 1); int(i) < len(t.slots) {
 		if s := &t.slots[i]; s.count(hit.Dir&1, uint32(bytes)) {
@@ -26,7 +27,7 @@ func (t *Table) Count(hit *Hit, bytes int) {
 	}
 }
 
-// count adds a packet, and reports whether the slot is full.
+// count adds a packet, and reports whether the slot's counter is full.
 //
 //go:norace
 func (s *slot) count(d Dir, bytes uint32) bool {
@@ -35,7 +36,7 @@ func (s *slot) count(d Dir, bytes uint32) bool {
 	return s.packets[d] >= packetsMany
 }
 
-// spill has what the slot counted go over to the ledger.
+// spill moves the slot's counts to the ledger.
 //
 //go:norace
 func (s *slot) spill(l *ledger, d Dir) {
@@ -45,12 +46,12 @@ func (s *slot) spill(l *ledger, d Dir) {
 	s.packets[d] %= packetsMany
 }
 
-// counts gives what slot and ledger have together.
+// counts returns the sums of slot and ledger.
 //
 //go:norace
 func (s *slot) counts(l *ledger) (c [2]Count) {
 	for d := range c {
-		for { // what the slot has grows, but when it goes over
+		for { // a count in the slot gets smaller only by spill: then read again
 			b, p := atomic.LoadUint32(&s.bytes[d]), s.packets[d]
 			c[d].Bytes = atomic.LoadUint64(&l.bytes[d]) + uint64(b)
 			c[d].Packets = uint64(atomic.LoadUint32(&l.packets[d]))*packetsMany + uint64(p)
@@ -62,7 +63,7 @@ func (s *slot) counts(l *ledger) (c [2]Count) {
 	return c
 }
 
-// setCounts begins with some counts.
+// setCounts sets the counts of a new flow.
 //
 //go:norace
 func (s *slot) setCounts(l *ledger, c *[2]Count) {

@@ -6,7 +6,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// TestOnEnd: every flow that leaves the table is told once, as it was at last, for whatever reason it leaves.
+// TestOnEnd: the end of every flow is told once, with its last state, for whatever reason it leaves the table.
 func TestOnEnd(t *testing.T) {
 	type told struct {
 		Entry

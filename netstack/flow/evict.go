@@ -9,15 +9,16 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// A search for what goes takes so many rounds at most, each of which looks at 16 flows at most. Among flows that were
-// worth keeping, established connections apart, the first round finds one; among the connections of an owner who has
-// nothing else, the fourth. More than that are rare: a flow that is not cheap is put aside when it was seen.
+// evictRounds bounds the rounds of a search for a flow that may go; each round looks at up to 16 flows. Among flows
+// other than established connections the first round finds a flow; among the connections of an owner who has nothing
+// else, the fourth (lastRounds). More rounds are rare, since a flow that is worth keeping is put aside when it was
+// seen.
 const (
 	evictRounds = 64
 	lastRounds  = 4
 )
 
-// take gives a slot to an owner, for a client: a free one, or that of a flow that may go by the rule of package share.
+// take gets a slot for an owner and client: a free one, or that of a flow that may go by the rule of package share.
 func (t *Table) take(owner uint64, client slots.Client) (uint32, bool) {
 	var c slots.Candidates
 	last := 0
@@ -51,7 +52,7 @@ func (t *Table) take(owner uint64, client slots.Client) (uint32, bool) {
 	return 0, false
 }
 
-// use notes that slot i is going to be written, before it is.
+// use records that slot i is about to be written.
 func (t *Table) use(i uint32) {
 	for used := t.head.used.Load(); uint64(i) >= used; used = t.head.used.Load() {
 		t.head.used.CompareAndSwap(used, uint64(i+1))
@@ -61,13 +62,14 @@ func (t *Table) use(i uint32) {
 	}
 }
 
-// release gives back a slot that take gave.
+// release returns a slot that take returned.
 func (t *Table) release(i uint32) {
 	t.owned.Release(i)
 	t.len.Add(-1)
 }
 
-// makeRoom evicts a flow from the buckets near either key of e. It may be of e's owner, or of one who has as many.
+// makeRoom evicts flows from the buckets near the keys of e. Each belongs to an owner who has at least as many flows as
+// e's owner, who may be that owner. It reports whether there is room now.
 func (t *Table) makeRoom(e *Entry) bool {
 	found, mine := false, t.owned.Charged(e.Owner)
 	for _, tp := range [2]*packet.Tuple{&e.Orig, &e.Reply} {
@@ -79,7 +81,7 @@ func (t *Table) makeRoom(e *Entry) bool {
 				switch {
 				case k == 0:
 					found = true
-				case t.owned.Charge(keySlot(k)) >= mine: // e's owner is charged for the slot that e is to be in
+				case t.owned.Charge(keySlot(k)) >= mine: // e's owner is charged already for e's slot
 					v.consider(t, keySlot(k), 0)
 				}
 			}
@@ -90,18 +92,18 @@ func (t *Table) makeRoom(e *Entry) bool {
 	return found
 }
 
-// victim is the best flow to evict of those that were considered: one whose time is over, or else one of the client
-// who has the most, the cheapest of those, the one that has been idle for longest.
+// victim is the best flow to evict among those considered: an expired one; else one of the client who has the most; of
+// those the cheapest; of those the one that has been idle for longest.
 type victim struct {
 	now               uint32
 	found             bool
 	slot, seq         uint32
-	late              bool // its time is over
+	late              bool // expired
 	crowd, rank, idle uint32
-	fewest            uint32 // the smallest crowd of those considered
+	fewest            uint32 // the smallest crowd among those considered
 }
 
-// consider looks at a flow, of a client who has a crowd of them. It reports whether the flow is cheap, by itself.
+// consider considers a flow of a client with this crowd. It reports whether the flow itself is cheap.
 func (v *victim) consider(t *Table, i, crowd uint32) bool {
 	s := &t.slots[i]
 	seq, l, seen := s.seq.Load(), s.loadLive(), s.seen.Load()
@@ -128,12 +130,13 @@ func (v *victim) consider(t *Table, i, crowd uint32) bool {
 	return c.cheap()
 }
 
-// pressedRank is that of a flow that has been idle for longer than pressed allows. From there on a flow is cheap.
+// pressedRank is the rank of a flow that has been idle for longer than pressed allows. Flows of this rank and higher
+// are cheap.
 const pressedRank = 3
 
 func (v *victim) cheap() bool { return v.found && (v.late || v.rank >= pressedRank) }
 
-// before reports whether v goes rather than o.
+// before reports whether v should go rather than o.
 func (v *victim) before(o *victim) bool {
 	switch {
 	case v.late != o.late:
@@ -146,7 +149,7 @@ func (v *victim) before(o *victim) bool {
 	return v.idle > o.idle
 }
 
-// evict removes the flow and counts it; false when there was none.
+// evict removes the flow and counts it. It returns false when there was none.
 func (v *victim) evict(t *Table, reason *atomic.Uint64) bool {
 	if !v.found || !t.remove(v.slot, v.seq) {
 		return false
@@ -158,13 +161,15 @@ func (v *victim) evict(t *Table, reason *atomic.Uint64) bool {
 	return true
 }
 
-// fewFlows is how many flows a client may have without being preferred as one to lose some.
+// fewFlows is how many flows a client may have before it is preferred when a flow has to go.
 const fewFlows = 64
 
-// crowd is a number of flows by powers of two from fewFlows on: a small difference is none.
+// crowd returns the magnitude of a number of flows in powers of two from fewFlows on, so that small differences do not
+// count.
 func crowd(n int) uint32 { return uint32(bits.Len32(uint32(n / fewFlows))) }
 
-// clientOf gives who sent the first packet of a flow. A client of IPv6 is a whole /64, which one can have for oneself.
+// clientOf returns the client that sent the first packet of a flow. An IPv6 client is a whole /64, since one person can
+// have that many addresses.
 func (h *hasher) clientOf(orig *packet.Tuple) slots.Client {
 	w0, w1 := word0(&orig.Src), word1(&orig.Src)
 	if w0 != 0 { // not of IPv4

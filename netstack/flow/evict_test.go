@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// firstOwner is the first of those who have no reserve, in the tests.
+// firstOwner is the first owner without a reserve in the tests.
 const firstOwner = 16
 
 // flood makes flows of one owner, all different.
@@ -23,7 +23,7 @@ func (f *flood) next(proto packet.Proto) Entry {
 	return Entry{Orig: o, Reply: o.Reverse(), Owner: f.owner, TCPFlags: packet.SYN}
 }
 
-// echoed inserts a flow of UDP that is answered.
+// echoed inserts a UDP flow that is answered.
 func (f *flood) echoed(t testing.TB, table *Table) {
 	e := f.next(packet.UDP)
 	mustInsert(t, table, &e)
@@ -45,9 +45,9 @@ func (f *flood) connected(t testing.TB, table *Table) Entry {
 	return e
 }
 
-// TestEchoFlood: owners whose flows are all answered, and who want the whole table, cost the others nothing, neither
-// what they have nor what they begin. Before flows had owners, nothing that was answered gave way, and the others got
-// none.
+// TestEchoFlood: owners whose flows are all answered, and who try to fill the whole table, cost others nothing: neither
+// flows that those have nor flows that they begin. Before flows had owners, no answered flow gave way, and others got
+// no room.
 func TestEchoFlood(t *testing.T) {
 	const capacity = 2048
 	for _, floods := range []int{1, 2, 10} {
@@ -96,7 +96,7 @@ func TestEchoFlood(t *testing.T) {
 	}
 }
 
-// TestOwnConnectionsStay: an owner who floods loses what it floods with before its connections.
+// TestOwnConnectionsStay: an owner who floods loses flows of the flood before its connections.
 func TestOwnConnectionsStay(t *testing.T) {
 	const capacity = 2048
 	table, clock, _ := newTable(t, capacity)
@@ -128,7 +128,7 @@ func TestOwnConnectionsStay(t *testing.T) {
 	}
 }
 
-// TestReserve: the node gets its reserve among more owners than there are fair shares for.
+// TestReserve: the node gets its reserve even if there are more owners than fair shares.
 func TestReserve(t *testing.T) {
 	const capacity = 4096
 	table, _, _ := newTable(t, capacity)
@@ -150,7 +150,7 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// TestClients: of the clients that one owner stands for, the one with the most flows loses.
+// TestClients: of the clients of one owner, the one with the most flows loses.
 func TestClients(t *testing.T) {
 	const capacity = 2048
 	table, _, _ := newTable(t, capacity)
@@ -161,7 +161,7 @@ func TestClients(t *testing.T) {
 			kept = append(kept, f.connected(t, table))
 		}
 	}
-	// One client is a whole /64.
+	// A whole /64 is one client.
 	greedy := &flood{owner: OwnerOutside, client: packet.Addr{0: 0x20, 1: 0x01, 7: 1}}
 	for i := range 4 * capacity {
 		greedy.client[15], greedy.client[14] = byte(i), byte(i>>8)
@@ -180,7 +180,7 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// TestOwnersSurvive: the next process charges flows to the same owners, and takes from the one who has the most.
+// TestOwnersSurvive: the next process charges flows to the same owners, and evicts flows of the one who has the most.
 func TestOwnersSurvive(t *testing.T) {
 	const capacity = 1000
 	table, clock, mem := newTable(t, capacity)
@@ -204,7 +204,7 @@ func TestOwnersSurvive(t *testing.T) {
 	}
 }
 
-// TestCount: bytes and packets of both directions, from the first packet on, through the next process.
+// TestCount: bytes and packets of both directions are counted from the first packet on, also in the next process.
 func TestCount(t *testing.T) {
 	table, clock, mem := newTable(t, 10)
 	e := *direct(tuple(packet.UDP, "10.0.0.1:1000", "10.0.0.2:80"))
@@ -216,7 +216,7 @@ func TestCount(t *testing.T) {
 		table.Count(&hit, 1000)
 	}
 	table.Lookup(&e.Orig, 0, &hit)
-	const many = 100_000 // more of both than a slot has room for
+	const many = 100_000 // more packets and bytes than a slot can count
 	for range many {
 		table.Count(&hit, 65535)
 	}
@@ -242,7 +242,7 @@ func TestCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(again)
-	// The next flow in the slot begins anew.
+	// The next flow in the slot begins with zero.
 	again.Lookup(&e.Orig, 0, &hit)
 	again.Delete(hit.Ref, &e.Orig)
 	e.Counts[Original] = Count{50, 1}
@@ -251,7 +251,7 @@ func TestCount(t *testing.T) {
 	check(again)
 }
 
-// BenchmarkInsertFull inserts into a full table, where each flow takes another's place.
+// BenchmarkInsertFull inserts into a full table, where each flow replaces another.
 func BenchmarkInsertFull(b *testing.B) {
 	table := benchTable(b, 0, 1<<18)
 	f := &flood{owner: firstOwner, client: packet.Addr{15: 1}}

@@ -9,7 +9,7 @@ import (
 )
 
 func Example() {
-	mem := make([]byte, flow.Size(1000)) // keeper.Map of a keeper.NewMemory, to survive a restart
+	mem := make([]byte, flow.Size(1000)) // with keeper.Map of a keeper.NewMemory the flows survive a restart
 	table, err := flow.Open(mem, flow.Options{Capacity: 1000})
 	if err != nil {
 		panic(err)

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// newMem gives zeroed memory for a table.
+// newMem returns zeroed memory for a table.
 func newMem(capacity int) []byte {
 	return aligned(Size(capacity))
 }
@@ -17,7 +17,7 @@ type fakeClock struct{ now uint32 }
 
 func (c *fakeClock) read() uint32 { return c.now }
 
-// newTable makes a table with a clock that stands still until advance.
+// newTable returns a table whose clock stands still until advance.
 func newTable(t testing.TB, capacity int) (*Table, *fakeClock, []byte) {
 	t.Helper()
 	mem, c := newMem(capacity), &fakeClock{1000}
@@ -124,7 +124,7 @@ func TestSelfFlow(t *testing.T) {
 	checkIndexEmpty(t, table)
 }
 
-// TestThreeServicesOneBackend is one client port to three Services over one backend.
+// TestThreeServicesOneBackend connects from one client port to three Services with the same backend.
 func TestThreeServicesOneBackend(t *testing.T) {
 	for _, proto := range []packet.Proto{packet.TCP, packet.UDP, packet.ICMPv4} {
 		table, _, _ := newTable(t, 100)
@@ -137,7 +137,7 @@ func TestThreeServicesOneBackend(t *testing.T) {
 			mustInsert(t, table, &e)
 			ports[e.Reply.DstPort] = true
 			if i > 0 && (e.Reply.DstPort < firstPort || e.Reply.DstPort > lastPort) {
-				t.Errorf("proto %d: port %d is not of the usual range", proto, e.Reply.DstPort)
+				t.Errorf("proto %d: port %d is not in the usual range", proto, e.Reply.DstPort)
 			}
 			if echo := proto == packet.ICMPv4; echo != (e.Reply.SrcPort == e.Reply.DstPort) && i > 0 {
 				t.Errorf("proto %d: reply %v", proto, e.Reply)
@@ -204,13 +204,13 @@ func TestStates(t *testing.T) {
 		{"half closed, other", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Reply, F | A, FinReply}), 3600},
 		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 62},
 		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 10},
-		// A reset outside of the window, which its receiver drops (projectcalico/calico#9605).
+		// A reset outside the window, which its receiver drops (projectcalico/calico#9605).
 		{"reset in vain", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Reply, A, Reset}, pkt{Original, A, SynSent}, pkt{Reply, A, Established}), 86400},
 		{"reset, and the opener knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Original, A, SynSent}, pkt{Reply, R, Reset}), 10},
 		{"reset, and the other knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}, pkt{Reply, A, Reset}), 10},
 		// Both ends open the connection at once (RFC 9293 figure 7, smoltcp-rs/smoltcp#1001).
 		{"opened by both", packet.TCP, 80, []pkt{{Original, S, SynSent}, {Reply, S, SynReceived}, {Original, S | A, SynReceived}, {Reply, S | A, SynReceived}, {Original, A, Established}}, 86400},
-		// The answer takes its time after the request's end (kubernetes/kubernetes#32551), and then comes for long.
+		// The answer comes long after the end of the request, and then goes on for long (kubernetes/kubernetes#32551).
 		{"half closed for hours", packet.TCP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}, pkt{Reply, A, FinOriginal}, pkt{Original, A, FinOriginal}), 3600},
 		{"udp", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Original, 0, Unreplied}}, 30},
 		{"udp replied", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Reply, 0, Replied}, {Original, 0, Replied}}, 120},
@@ -232,16 +232,16 @@ func TestStates(t *testing.T) {
 					t.Fatalf("packet %d: state %v, want %v", i, hit.State, p.want)
 				}
 			}
-			// Every packet renews it, but Peek does not.
+			// Every packet refreshes the flow, but Peek does not.
 			advance(table, clock, c.timeout)
 			last := c.packets[len(c.packets)-1]
 			tp := [2]packet.Tuple{e.Orig, e.Reply}[last.dir]
 			if !table.Lookup(&tp, last.flags, &hit) || hit.State != last.want {
-				t.Fatal("gone too early")
+				t.Fatal("the flow expired too early")
 			}
 			advance(table, clock, c.timeout-1)
 			if !table.Peek(&e.Orig, &hit) {
-				t.Fatal("not renewed")
+				t.Fatal("Lookup did not refresh the flow")
 			}
 			clock.now += 2
 			table.now.Store(clock.now) // not swept yet
@@ -249,7 +249,7 @@ func TestStates(t *testing.T) {
 				t.Fatal("found after its time")
 			}
 			if advance(table, clock, 0) != 1 || table.Stats().Len != 0 {
-				t.Fatal("not swept")
+				t.Fatal("Sweep did not free the flow")
 			}
 		})
 	}
@@ -317,7 +317,7 @@ func TestStaleRef(t *testing.T) {
 	}
 }
 
-// TestExpiredInTheWay: what Lookup does not find must not keep Insert from adding it.
+// TestExpiredInTheWay: a flow that Lookup no longer finds must not keep Insert from adding it.
 func TestExpiredInTheWay(t *testing.T) {
 	table, clock, _ := newTable(t, 10)
 	old := direct(tuple(packet.UDP, "10.0.0.1:1000", "10.0.0.2:80"))
@@ -380,7 +380,7 @@ func TestPressure(t *testing.T) {
 		table.Lookup(&e.Orig, packet.ACK, &hit)
 	}
 	for i := range 3 * capacity {
-		mustInsert(t, table, flow(packet.UDP, i)) // unreplied ones give way
+		mustInsert(t, table, flow(packet.UDP, i)) // evicts an unreplied one
 	}
 	if s := table.Stats(); s.Len != capacity || s.Evicted != (Evicted{FromOwn: 5 * capacity / 2}) || s.Full != 0 {
 		t.Errorf("stats %+v", s)
@@ -400,11 +400,11 @@ func TestPressure(t *testing.T) {
 		t.Errorf("Sweep freed %d under pressure, %+v", freed, table.Stats())
 	}
 	if !table.Peek(&other.Orig, &hit) {
-		t.Error("the flow of an owner who has only one was not let be")
+		t.Error("the only flow of its owner was evicted")
 	}
 }
 
-// TestPrefetch: a batch of any length, of known and unknown packets, is found as without it.
+// TestPrefetch: Prefetch of a batch of any length, with known and unknown packets, does not change what Lookup finds.
 func TestPrefetch(t *testing.T) {
 	const flows = 2 * fetchFrom
 	table, _, _ := newTable(t, flows)
@@ -417,7 +417,7 @@ func TestPrefetch(t *testing.T) {
 		for i := range batch {
 			e := benchEntry(i * 50)
 			batch[i].Tuple = [...]packet.Tuple{e.Orig, e.Reply}[i&1]
-			batch[i].Tuple.Space = uint32(i % 3 / 2) // every third is unknown
+			batch[i].Tuple.Space = uint32(i % 3 / 2) // every third packet is unknown
 		}
 		before := table.Stats()
 		table.Prefetch(batch)

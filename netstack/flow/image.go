@@ -15,31 +15,31 @@ const (
 	version    = 2
 )
 
-// header is the start of the shared memory. Its words mean the same in every version, and none ever moves.
+// header is the start of the shared memory. Its words mean the same in every version, and no word ever moves.
 type header struct {
 	magic    atomic.Uint64 // written last
 	version  atomic.Uint32
 	slotSize atomic.Uint32
 	capacity atomic.Uint64
 	seed     atomic.Uint64
-	used     atomic.Uint64 // slots from here on were never written
+	used     atomic.Uint64 // slots from this number on were never written
 }
 
-// Size is the number of bytes of memory that a table of capacity flows needs. About 30 more for each flow are private
-// to the process.
+// Size returns the number of bytes of memory that a table of capacity flows needs. The process needs about 30 more
+// bytes of private memory for each flow.
 func Size(capacity int) int { return headerSize + capacity*(slotSize+ledgerSize) }
 
-// capacityOf is the number of flows that fit into so many bytes.
+// capacityOf returns the number of flows that fit into size bytes.
 func capacityOf(size int) int { return max(0, min((size-headerSize)/(slotSize+ledgerSize), maxSlots)) }
 
-// image is a table's memory: what is in it stands in the doc of the package.
+// image is a table's memory; the documentation of the package describes it.
 type image struct {
 	head    *header
 	slots   []slot
 	ledgers []ledger // one for each slot
 }
 
-// imageOf lays an image over memory that is large enough.
+// imageOf makes an image over memory, which must be large enough.
 func imageOf(mem []byte, capacity int) image {
 	return image{
 		head:    (*header)(unsafe.Pointer(&mem[0])),
@@ -48,23 +48,22 @@ func imageOf(mem []byte, capacity int) image {
 	}
 }
 
-// fits reports whether the memory is that of a table of this version and capacity.
+// fits reports whether the memory belongs to a table of this version and capacity.
 func (h *header) fits(capacity int) bool {
 	return h.magic.Load() == magic && h.version.Load() == version && h.slotSize.Load() == slotSize &&
 		h.capacity.Load() == uint64(capacity)
 }
 
-// ledger is what nobody needs to know of a flow for each packet. What is constant goes into the sum. Its words are
-// written without sync/atomic, whose stores cost as much as the rest of an insert: the sequence number of the slot,
-// which is odd meanwhile, has them in order. Nobody believes what he read before he has seen that number stay the
-// same.
+// ledger holds the part of a flow that most packets do not need. Its constant words go into the sum. Its words are
+// written without sync/atomic, whose stores cost as much as the rest of an insert; the sequence number of the slot,
+// which is odd meanwhile, orders them. A reader believes what it read only when it has seen that number stay the same.
 type ledger struct {
 	sum, created          uint32 // created: seconds of the boot-time clock
 	owner, cluster, spare uint64 // spare: 0
-	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8, so that it can be
-	// exchanged as the live word is.
+	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8. So it can be exchanged in
+	// the same way as the live word.
 	policy  uint64
-	bytes   [2]uint64 // by Dir, what went over from the slot; see count
+	bytes   [2]uint64 // by Dir, moved here from the slot; see spill
 	packets [2]uint32 // likewise, in units of packetsMany
 }
 
@@ -77,7 +76,7 @@ func (l *ledger) write(r *record, sum, seq uint32) {
 	l.policy = uint64(makeLive(seq, 0, r.policy))
 }
 
-// load copies the ledger but for its sum, which it gives.
+// load copies the ledger, and returns its sum.
 //
 //go:norace
 func (l *ledger) load(r *record) (sum uint32) {
@@ -86,7 +85,7 @@ func (l *ledger) load(r *record) (sum uint32) {
 	return l.sum
 }
 
-// load copies slot i with its ledger, as slot.load does.
+// load copies slot i with its ledger, in the same way as slot.load.
 func (m *image) load(i uint32, r *record, seq uint32) bool {
 	s, l := &m.slots[i], &m.ledgers[i]
 	if !s.load(r, seq) {
@@ -97,7 +96,7 @@ func (m *image) load(i uint32, r *record, seq uint32) bool {
 	return s.seq.Load() == seq
 }
 
-// whole judges a slot that another process left behind, and copies it.
+// whole reports whether a slot that another process left is whole, and copies it.
 func (m *image) whole(i uint32, r *record, h *hasher) bool {
 	s := &m.slots[i]
 	seq, l := s.seq.Load(), s.loadLive()

@@ -9,14 +9,14 @@ import (
 
 const (
 	bucketKeys = 12
-	maxProbe   = 16 // buckets that a key may be in, its home first
+	maxProbe   = 16 // number of buckets in which a key may be, its home first
 	stripes    = 256
 )
 
-// bucket is one cache line of the index. Byte j of tags is the tag of key j, or 0 when there is none; four bytes are
-// over, and hold the count of the keys that have their home here and live in a later bucket (bits 48 to 63 of
-// tags[1]), and how many buckets later at most (bits 40 to 47). A key is slot << 8 | direction << 7 | six more bits
-// of the hash << 1 | 1, and 0 when there is none. It is there before its tag is, and goes after it.
+// bucket is one cache line of the index. Byte j of tags is the tag of key j, or 0 when there is no key. The last four
+// bytes of tags are no tags: bits 48 to 63 of tags[1] count the keys whose home is this bucket but which are in a later
+// one, and bits 40 to 47 say how many buckets later at most. A key is slot << 8 | direction << 7 | six more bits of the
+// hash << 1 | 1, and 0 when there is none. A key is stored before its tag and removed after it.
 type bucket struct {
 	tags [2]atomic.Uint64
 	keys [bucketKeys]atomic.Uint32
@@ -34,40 +34,41 @@ const (
 	farShift   = 40
 )
 
-// indexLen is the number of buckets for capacity flows: 8 of their 12 keys are taken when the table is full.
+// indexLen returns the number of buckets for capacity flows. When the table is full, 8 of the 12 keys of a bucket are
+// taken on average.
 func indexLen(capacity int) int { return max((capacity+3)/4, maxProbe) }
 
-// The bucket is found by the high bits of the hash, so the tag is of low ones.
+// tag takes low bits of the hash, since the high bits choose the bucket.
 func tag(h uint64) uint64 { return max(h&0xff, 1) }
 
-// key is what the index knows of a tuple.
+// key returns what the index stores of a tuple with the hash h.
 func key(h uint64, i uint32, d Dir) uint32 { return i<<slotShift | uint32(d)<<dirShift | more(h) }
 
-// more is what a key holds of the hash, besides the tag.
+// more returns the bits of the hash that a key holds besides the tag.
 func more(h uint64) uint32 { return uint32(h>>8)&moreTag | taken }
 
 func keySlot(k uint32) uint32 { return k >> slotShift }
 
 func keyDir(k uint32) Dir { return Dir(k >> dirShift & 1) }
 
-// keyFits tells whether a key found by its tag may be that of hash h.
+// keyFits reports whether a key that was found by its tag may be that of hash h.
 func keyFits(k uint32, h uint64) bool { return (k^more(h))&(moreTag|taken) == 0 }
 
-// candidates marks the keys whose tag is the one that is in every byte of tags, and rarely one more. It looks at all
-// of them without a branch: where in its bucket a key is cannot be foretold, and a branch on it would be guessed
-// wrong, which costs more than the whole comparison, and keeps the processor from beginning with the next packet
-// meanwhile.
+// candidates marks the keys whose tag equals the byte that fills tags, and rarely one more. It looks at all keys
+// without a branch. Where a key is in its bucket cannot be predicted; a mispredicted branch costs more than the whole
+// comparison, and keeps the processor from beginning the next packet meanwhile.
 func (b *bucket) candidates(tags uint64) candidates {
 	lo, hi := b.tags[0].Load()^tags, b.tags[1].Load()^tags
-	// A byte that is 0 borrows, which sets its high bit; one after it which is 1 may be taken for 0.
+	// A byte of 0 borrows, which sets its high bit. A byte of 1 after it may then be taken for 0.
 	return candidates((lo-eachByte)&^lo&highBits>>7 | (hi-eachByte)&^hi&(highBits&0xffffffff)>>3)
 }
 
-// candidates has bit 8*j set for key j up to 7, and bit 8*(j-8) + 4 for a later one.
+// candidates is a set of keys: bit 8*j for key j up to 7, and bit 8*(j-8) + 4 for a later key.
 type candidates uint64
 
-// first gives the number of a key that is marked, by a product that brings it into the high bits: of the constant's
-// digits, j is 8*j bits below the highest one when j is up to 7, and 4 bits more when it is j-8.
+// first returns the number of the first key in the set. The product shifts a hexadecimal digit of the constant into the
+// high bits: for j up to 7 the digit j is 8*j bits below the highest one, and the digit j+8 is 4 bits below the digit
+// j.
 func (c candidates) first() int { return int(uint64(c&-c) * 0x08192a3b40506070 >> 60) }
 
 func (c candidates) rest() candidates { return c & (c - 1) }
@@ -84,14 +85,14 @@ func (t *Table) after(b uint64) uint64 {
 	return b
 }
 
-// place is where a key was found: the slot, its sequence number then, and the key's direction.
+// place says where a key was found: the slot, the slot's sequence number at that time, and the key's direction.
 type place struct {
 	slot, seq uint32
 	dir       Dir
 }
 
-// find looks a tuple up for a writer, expired or not. It takes no lock; under the stripe of h the answer stays true.
-// It searches as get does, which readers use.
+// find looks a tuple up for a writer, whether expired or not. It takes no lock itself; the answer stays true as long as
+// the caller holds the stripe of h. It searches in the same way as get, which readers use.
 func (t *Table) find(tp *packet.Tuple, h uint64) (p place, ok bool) {
 	tags, n := tag(h)*eachByte, t.home(h)
 	for d, last := uint32(0), uint32(0); ; d++ {
@@ -116,10 +117,10 @@ func (t *Table) find(tp *packet.Tuple, h uint64) (p place, ok bool) {
 	}
 }
 
-// farthest says how many buckets after b, their home, keys live at most.
+// farthest returns how many buckets after b keys with the home b are at most.
 func (b *bucket) farthest() uint32 { return uint32(b.tags[1].Load()>>farShift) & 0xff }
 
-// link adds a key; false when all its buckets are full. The caller holds the stripe of h.
+// link adds a key. It returns false when all buckets of the key are full. The caller holds the stripe of h.
 func (t *Table) link(h uint64, k uint32) bool {
 	home := t.home(h)
 	n := home
@@ -129,7 +130,7 @@ func (t *Table) link(h uint64, k uint32) bool {
 			if b.keys[j].Load() != 0 {
 				continue
 			}
-			// Counted before it is there: a reader that finds no count looks no further than its home.
+			// The count comes before the key, since a reader that finds no count looks no further than the home bucket.
 			t.index[home].overflow(1, d)
 			if b.keys[j].CompareAndSwap(0, k) {
 				b.tags[j>>3].Or(tag(h) << (j & 7 * 8))
@@ -142,7 +143,7 @@ func (t *Table) link(h uint64, k uint32) bool {
 	return false
 }
 
-// unlink removes the key of slot i and direction d, if it is there. The caller holds the stripe of h.
+// unlink removes the key of slot i and direction d, if there is one. The caller holds the stripe of h.
 func (t *Table) unlink(h uint64, i uint32, d Dir) {
 	home := t.home(h)
 	n := home
@@ -160,7 +161,7 @@ func (t *Table) unlink(h uint64, i uint32, d Dir) {
 	}
 }
 
-// overflow counts a key, or one less, that lives d buckets after its home b.
+// overflow adds change to the number of keys that are d buckets after their home b.
 func (b *bucket) overflow(change int32, d uint64) {
 	if d == 0 {
 		return
@@ -177,7 +178,7 @@ func (b *bucket) overflow(change int32, d uint64) {
 	}
 }
 
-// lock takes the stripes of two hashes.
+// lock locks the stripes of two hashes.
 func (t *Table) lock(a, b uint64) {
 	i, j := a%stripes, b%stripes
 	if i > j {

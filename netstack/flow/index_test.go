@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// TestCandidates compares the search of a bucket for a tag with one that looks at each key.
+// TestCandidates compares the search of a bucket for a tag with a search that looks at each key.
 func TestCandidates(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 20_000 {
 		var b bucket
 		var tags [bucketKeys]uint64
 		for j := range tags {
-			if tags[j] = r.Uint64N(6); tags[j] == 5 { // few, so that they are often equal or neighbours; 0 is none
+			if tags[j] = r.Uint64N(6); tags[j] == 5 { // few values, so often equal or adjacent; 0 is no tag
 				tags[j] = 0xff
 			}
 			b.tags[j>>3].Or(tags[j] << (j & 7 * 8))
@@ -39,7 +39,7 @@ func TestCandidates(t *testing.T) {
 	}
 }
 
-// TestKey: a key gives back what it was made of, whatever the hash, and is never 0, which is none.
+// TestKey: slot and direction can be read from a key, whatever the hash; a key is never 0, which means none.
 func TestKey(t *testing.T) {
 	for _, h := range []uint64{0, 1, 0xff, 0x3f00, ^uint64(0), 0x123456789abcdef} {
 		for _, i := range []uint32{0, 1, maxSlots - 1} {

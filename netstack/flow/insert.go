@@ -6,21 +6,21 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Result is what became of an Insert.
+// Result is the outcome of an Insert.
 type Result uint8
 
 // The results.
 const (
 	Inserted Result = iota
-	Exists          // Orig is in the table already: somebody was first, look up again
-	Full            // no room, and nobody has more flows than Owner
+	Exists          // Orig is in the table already: another insert was first, so look up again
+	Full            // no room, and no flow was found that may go
 	NoPort          // Reply is taken, and so are the ports that were tried instead
 )
 
 func (r Result) String() string { return [...]string{"inserted", "exists", "full", "no-port"}[r&3] }
 
-// Ports that are tried in place of a taken one: first those of Linux (net.ipv4.ip_local_port_range), where a random
-// start meets few others, then the rest of the unprivileged ones.
+// Ports that are tried in place of a taken one: first the range of Linux (net.ipv4.ip_local_port_range), where a random
+// start meets few taken ones, then the other unprivileged ports.
 const (
 	firstPort, lastPort   = 32768, 60999
 	firstMore, lastMore   = 1024, 32767
@@ -28,9 +28,9 @@ const (
 	insertAttempts        = 8
 )
 
-// Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, its DstPort (both
-// ports for an ICMP echo) is replaced by one that is free, in *e too. The ref is that of the flow which now holds
-// Orig, for Inserted and Exists. Other results leave *e as it was.
+// Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, Insert replaces its
+// DstPort (both ports for an ICMP echo) by a free one, also in *e. For Inserted and Exists it returns the ref of the
+// flow that holds Orig. Other results leave *e unchanged.
 func (t *Table) Insert(e *Entry) (uint32, Result) {
 	i, ok := t.take(e.Owner, t.clientOf(&e.Orig))
 	if !ok {
@@ -84,12 +84,12 @@ type tried uint8
 
 const (
 	tryInserted tried = iota
-	tryOrig           // place holds Orig
-	tryReply          // place holds Reply
+	tryOrig           // the returned place holds Orig
+	tryReply          // the returned place holds Reply
 	tryRoom           // the index has no room near one of the keys
 )
 
-// try is one attempt with the tuples as they are.
+// try makes one attempt with the tuples as they are.
 func (t *Table) try(i uint32, e *Entry) (place, tried) {
 	r := record{
 		tuple:   [2]packet.Tuple{e.Orig, e.Reply},
@@ -119,7 +119,7 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 	return place{slot: i, seq: s.seq.Load()}, tryInserted
 }
 
-// linkBoth adds both keys to the index, or none. A flow between a port and itself has one key.
+// linkBoth adds both keys to the index, or none. A flow from a port to itself has only one key.
 func (t *Table) linkBoth(i uint32, r *record, ho, hr uint64) bool {
 	if !t.link(ho, key(ho, i, Original)) {
 		return false
@@ -131,14 +131,14 @@ func (t *Table) linkBoth(i uint32, r *record, ho, hr uint64) bool {
 	return true
 }
 
-// portSearch walks the ports that may stand in for a taken one.
+// portSearch goes through the ports that may replace a taken one.
 type portSearch struct {
 	proto packet.Proto
 	tries int
 	at    uint32
 }
 
-// next sets another port in the reply tuple; false when there is none left to try.
+// next sets another port in the reply tuple. It returns false when there is none left to try.
 func (p *portSearch) next(reply *packet.Tuple) bool {
 	from, to := uint32(firstPort), uint32(lastPort)
 	if p.tries >= firstTries {
@@ -166,7 +166,7 @@ func (p *portSearch) next(reply *packet.Tuple) bool {
 	return true
 }
 
-// Delete removes the flow that ref names if it still has orig.
+// Delete removes the flow that ref names if its original tuple is still orig, and reports whether it did.
 func (t *Table) Delete(ref uint32, orig *packet.Tuple) bool {
 	s, seq := t.deref(ref)
 	if s == nil {
@@ -193,7 +193,7 @@ func (t *Table) remove(i, seq uint32) bool {
 	t.unlink(hr, i, Reply)
 	ended, state, seen := t.ended, s.loadLive().state(), s.seen.Load()
 	if ended != nil {
-		t.load(i, &r, seq) // with what its packets counted
+		t.load(i, &r, seq) // again, for the latest counts
 	}
 	s.retire()
 	t.unlock(ho, hr)
@@ -204,7 +204,8 @@ func (t *Table) remove(i, seq uint32) bool {
 	return true
 }
 
-// removeExpired removes the flow at p when its time is over: it is a miss for Lookup and must not stand in the way.
+// removeExpired removes the flow at p when its time is over: Lookup does not find it, so it must not stand in the way
+// of an Insert. It reports whether the flow is gone.
 func (t *Table) removeExpired(p place) bool {
 	s := &t.slots[p.slot]
 	l, seen := s.loadLive(), s.seen.Load()

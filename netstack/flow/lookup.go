@@ -6,10 +6,10 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Lookup finds the flow of a packet, in either direction, and fills hit. It counts as a sign of life of the flow:
-// last seen and state advance, by the TCP flags for TCP. Expired flows are not found; without one, hit means nothing.
-// When hit.State is Closed, the packet opens a new connection on the tuples of an ended one: Delete the flow and go
-// on as after a miss.
+// Lookup finds the flow of a packet, in either direction, and fills hit. It refreshes the flow: last seen and, for TCP
+// by the flags, the state advance. It returns false for expired flows; hit then means nothing. When hit.State is
+// Closed, the packet opens a new connection with the tuples of an ended one: the caller deletes the flow and goes on as
+// after a miss.
 func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	if s == nil {
@@ -32,7 +32,7 @@ func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 	return true
 }
 
-// advance stores the state after a packet, unless the slot has got another flow since it was l.
+// advance stores the state after a packet, unless the slot holds another flow than that of l.
 func (s *slot) advance(l live, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	for was := l; ; {
 		then := next(l.state(), d, tp, tcpFlags)
@@ -45,17 +45,17 @@ func (s *slot) advance(l live, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	}
 }
 
-// Peek finds the flow of a packet as Lookup does, without being a sign of life: for packets that speak of others (ICMP
-// errors) and for showing.
+// Peek finds the flow of a packet as Lookup does, without refreshing it. It serves packets that quote others (ICMP
+// errors), and display.
 func (t *Table) Peek(tp *packet.Tuple, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	return s != nil && !expired(t.now.Load(), seen, l.state())
 }
 
-// get fills hit with a consistent view of the flow of tp, expired or not, and gives its slot; nil when there is none.
-// Nearly always that is what the first key with the tag in the home bucket says. All else is left to search, so that
-// little is kept in hand for it: the fewer instructions, the more of the next packet's the processor has begun with
-// when this one waits for memory.
+// get fills hit with a consistent view of the flow of tp, expired or not, and returns its slot; nil when there is none.
+// Nearly always the first key with the right tag in the home bucket leads to it. All other cases are left to search, so
+// that get needs few instructions: the fewer there are, the further the processor gets with the next packet while this
+// one waits for memory.
 func (t *Table) get(tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
 	h := t.hash(tp)
 	b := &t.index[t.home(h)]
@@ -76,13 +76,13 @@ func (t *Table) get(tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
 	return t.search(h, tp, hit)
 }
 
-// search is get for a tuple of hash h, from the beginning.
+// search is get for a tuple of hash h, without the short cut.
 func (t *Table) search(h uint64, tp *packet.Tuple, hit *Hit) (s *slot, l live, seen uint32) {
 	n, tags := t.home(h), tag(h)*eachByte
 	for far, last := uint32(0), uint32(0); ; far++ {
 		b := &t.index[n]
 		for c := b.candidates(tags); c != 0; c = c.rest() {
-			k := b.keys[c.first()].Load() // may have become another since its tag was seen, even 0
+			k := b.keys[c.first()].Load() // may have changed since its tag was seen, even to 0
 			if !keyFits(k, h) {
 				continue
 			}
@@ -102,10 +102,10 @@ func (t *Table) search(h uint64, tp *packet.Tuple, hit *Hit) (s *slot, l live, s
 	}
 }
 
-// read fills hit if the slot holds tp in the direction of k, its key. It returns 0 for l when it does not, or when
-// the slot is emptied or reused under our eyes: its live word is 0 while its other words change, and has another
-// sequence number then. It is one straight piece, with a branch neither on the direction nor on a single word:
-// guessed wrong, it would cost as much as everything else here.
+// read fills hit if the slot holds tp in the direction of k, its key. It returns 0 for l when the slot does not, and
+// when the slot is emptied or reused meanwhile: its live word is 0 while its other words change, and has another
+// sequence number afterwards. The code has no branch on the direction or on a single word: a mispredicted one would
+// cost as much as all the rest.
 func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l live, seen uint32) {
 	before, proto := s.loadLive(), tp.Proto
 	differ := ((mine.at(0) ^ word0(&tp.Src)) | (mine.at(1) ^ word1(&tp.Src))) |
@@ -126,8 +126,8 @@ func (s *slot) read(k uint32, mine, other *words, tp *packet.Tuple, hit *Hit) (l
 	return l, seen
 }
 
-// SetChecked notes that the flow's backend was found valid in the caller's table of that generation. A flow that is
-// gone is left alone.
+// SetChecked records that the flow's backend was found valid in this generation of the caller's table. It does nothing
+// when the flow is gone.
 func (t *Table) SetChecked(r uint32, generation uint32) {
 	s, seq := t.deref(r)
 	if s == nil {
@@ -140,7 +140,7 @@ func (t *Table) SetChecked(r uint32, generation uint32) {
 	}
 }
 
-// deref gives the slot of a ref and its sequence number, or nil when the ref is stale.
+// deref returns the slot of a ref and its sequence number, or nil when the ref is stale.
 func (t *Table) deref(r uint32) (*slot, uint32) {
 	i := r & (maxSlots - 1)
 	if int(i) >= len(t.slots) {

@@ -7,16 +7,15 @@ import (
 )
 
 const (
-	// fetchFrom is the size from which on Prefetch does anything: smaller tables stay in the cache of the core.
+	// fetchFrom is the number of flows from which on Prefetch does anything: smaller tables stay in the core's cache.
 	fetchFrom = 4096
-	// fetchBatch is the number of packets that are fetched for at once, about as many as a core has reads under way.
+	// fetchBatch is the number of packets that are prefetched at once: about as many reads as a core has in flight.
 	fetchBatch = 32
 )
 
-// Prefetch brings into the cache what Lookup needs for each packet of a batch that is about to be looked up one by
-// one. A lookup waits for memory twice in a large table, for the index and then for the slot; the lookups of a batch
-// that was fetched for wait about twice altogether. It changes nothing, and is of no use for fewer than a few
-// packets.
+// Prefetch brings into the cache what Lookup needs for each packet of a batch that is about to be looked up. In a large
+// table a lookup waits for memory twice, for the index and then for the slot; the lookups of a prefetched batch wait
+// about twice altogether. Prefetch changes nothing, and does not pay for fewer than a few packets.
 func (t *Table) Prefetch(batch []packet.Packet) {
 	if t.len.Load() < fetchFrom {
 		return

@@ -4,7 +4,7 @@ package flow
 
 import "unsafe"
 
-// fetch begins to read two cache lines, and does not wait for them.
+// fetch begins to read two cache lines without waiting for them.
 //
 //go:noescape
 func fetch(line, next unsafe.Pointer)

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// fetch reads of two cache lines. Other processors wait for them no longer than their reads go on at once.
+// fetch reads from two cache lines. It waits for the reads, but most processors do several reads at once.
 func fetch(line, next unsafe.Pointer) {
 	atomic.LoadUint64((*uint64)(line))
 	atomic.LoadUint64((*uint64)(next))

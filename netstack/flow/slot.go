@@ -18,8 +18,9 @@ func setAddr(a *packet.Addr, w0, w1 uint64) {
 	binary.NativeEndian.PutUint64(a[8:], w1)
 }
 
-// wordPorts reads each field by itself: the compiler would join two 16-bit ports to one read of 32 bits, which has to
-// wait until both have left the store buffer when they have just been written, as by a parser.
+// wordPorts reads each field by itself. The compiler would otherwise combine the reads of two 16-bit ports to one of 32
+// bits. When a parser has just written the ports, that read would have to wait until both writes have left the store
+// buffer.
 func wordPorts(t *packet.Tuple) uint64 {
 	return (uint64(t.Space)<<16|uint64(t.DstPort))<<16 | uint64(t.SrcPort)
 }
@@ -28,7 +29,7 @@ func setPorts(t *packet.Tuple, w uint64) {
 	t.SrcPort, t.DstPort, t.Space = uint16(w), uint16(w>>16), uint32(w>>32)
 }
 
-// The odd constants of wyhash, which have as many ones as zeros.
+// The odd constants of wyhash, which have as many one bits as zero bits.
 const (
 	mix0 = 0xa0761d6478bd642f
 	mix1 = 0xe7037ed1a0b428db
@@ -41,16 +42,16 @@ func mum(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// hasher is the secret seed, and what it gives with the constants. A pod chooses its own tuples and must not be able to
-// choose its bucket.
+// hasher holds the secret seed and its combinations with the constants. A pod chooses its own tuples and must not be
+// able to choose their bucket.
 type hasher struct{ seed, seed0, seed1, seed2, seed3 uint64 }
 
 func newHasher(seed uint64) hasher {
 	return hasher{seed, seed ^ mix0, seed ^ mix1, seed ^ mix2, seed ^ mix3}
 }
 
-// hash makes a product of the ports too: where they joined later, with one multiplication less, the ports of one client
-// lay too regularly, and a table with the flows of few clients had to evict some.
+// hash multiplies the ports, too. A variant with one multiplication less, which added the ports later, spread the ports
+// of one client too regularly: a table with the flows of few clients had to evict some.
 func (h *hasher) hash(t *packet.Tuple) uint64 {
 	a := mum(word0(&t.Src)^h.seed, word1(&t.Src)^h.seed0)
 	b := mum(word0(&t.Dst)^h.seed1, word1(&t.Dst)^h.seed2)
@@ -58,8 +59,8 @@ func (h *hasher) hash(t *packet.Tuple) uint64 {
 	return mum(a^mix0^bits.RotateLeft64(c, 32), b^c^h.seed)
 }
 
-// slot is one flow in the shared memory, what a packet needs of it: two cache lines. The tuples, meta, backend and
-// via are constant while the sequence number stays; see write.
+// slot holds the part of a flow that packets need: two cache lines of the shared memory. The tuples, meta, backend and
+// via are constant while the sequence number stays the same; see write.
 type slot struct {
 	seq     atomic.Uint32 // a multiple of 4: free; 4n+2: in use; odd: being written
 	seen    atomic.Uint32 // seconds of the boot-time clock
@@ -72,7 +73,7 @@ type slot struct {
 	live    atomic.Uint64 // see live
 }
 
-// words are those of a tuple, without its protocol.
+// words is a tuple without its protocol.
 type words [5]uint64
 
 //go:norace
@@ -91,8 +92,8 @@ func (w *words) load(t *packet.Tuple, proto packet.Proto) {
 	t.Proto = proto
 }
 
-// tuples gives the tuple of a direction and the other one. The compiler makes the sum of shifts shorter than the choice
-// between two numbers which it makes of an index.
+// tuples returns the tuple of a direction and the other one. The compiler makes shorter code of the sum of shifts than
+// of an index, which it turns into a choice between two numbers.
 func (s *slot) tuples(d Dir) (mine, other *words) {
 	const size = unsafe.Sizeof(words{}) // 32 + 8
 	at, first := uintptr(d)<<5+uintptr(d)<<3, unsafe.Pointer(&s.tuple)
@@ -113,8 +114,8 @@ func makeMeta(orig, reply *packet.Tuple, kind uint8) uint32 {
 	return m
 }
 
-// live is the word of a slot that packets change: state, low bits of the slot's sequence number << 8, checked << 32.
-// It is exchanged whole, so that what is meant for one flow never reaches its successor in the slot.
+// live is the word of a slot that packets change: state, low bits of the slot's sequence number << 8, checked << 32. It
+// is exchanged as a whole, so that a change meant for one flow never reaches the next flow in the slot.
 type live uint64
 
 const liveSeq = 1<<24 - 1
@@ -132,9 +133,9 @@ func (l live) with(s State) live    { return l&^0xff | live(s) }
 func (s *slot) loadLive() live      { return live(s.live.Load()) }
 func (s *slot) swap(l, m live) bool { return s.live.CompareAndSwap(uint64(l), uint64(m)) }
 
-// record is what a slot and its ledger say of a flow, but for what every packet changes.
+// record is the content of a slot and its ledger, without what every packet changes.
 type record struct {
-	tuple                 [2]packet.Tuple // constant, as are the words up to spare
+	tuple                 [2]packet.Tuple // this and the words up to spare are constant
 	meta, created         uint32
 	backend, via          uint64
 	owner, cluster, spare uint64
@@ -142,12 +143,12 @@ type record struct {
 	counts                [2]Count
 }
 
-// hashes gives those of the tuples, by Dir.
+// hashes returns the hashes of both tuples.
 func (r *record) hashes(s *hasher) (orig, reply uint64) {
 	return s.hash(&r.tuple[Original]), s.hash(&r.tuple[Reply])
 }
 
-// sum is over the constant words, the tuples of which have those hashes.
+// sum returns the checksum of the constant words. orig and reply are the hashes of the tuples.
 func (r *record) sum(s *hasher, orig, reply uint64) uint32 {
 	h := mum(orig^mix2, reply^mix3)
 	h = mum(h^uint64(r.meta)^uint64(r.created)<<32, s.seed0) ^ mum(r.backend^s.seed1, r.via^s.seed2)
@@ -155,7 +156,7 @@ func (r *record) sum(s *hasher, orig, reply uint64) uint32 {
 	return uint32(h ^ h>>32)
 }
 
-// entry is what a record says to the caller.
+// entry returns the record as the caller sees it.
 func (r *record) entry() Entry {
 	return Entry{
 		Orig: r.tuple[Original], Reply: r.tuple[Reply], Backend: r.backend, Via: r.via, Kind: uint8(r.meta >> metaKind),
@@ -163,16 +164,15 @@ func (r *record) entry() Entry {
 	}
 }
 
-// Translates reports whether the packets of a flow with these tuples change their addresses or ports. Spaces do not
-// count.
+// Translates reports whether packets of a flow with these tuples change their addresses or ports. Spaces do not count.
 func Translates(orig, reply *packet.Tuple) bool {
 	return orig.Src != reply.Dst || orig.Dst != reply.Src || orig.SrcPort != reply.DstPort || orig.DstPort != reply.SrcPort
 }
 
 // write fills a free slot and its ledger. It stores constant words without sync/atomic, since an atomic store costs as
-// much as ten others and a flow has twelve such words. Nobody believes them before the live word and the sequence
-// number name the new flow. A late reader of the flow before sees by those that it was retired: that was before a
-// mutex which the writer has held since.
+// much as ten plain ones and a flow has twelve such words. No reader believes them before the live word and the
+// sequence number name the new flow. A late reader of the slot's previous flow sees by these two that the slot was
+// retired, since that happened before a mutex was released that the writer has acquired since.
 //
 //go:norace
 func (s *slot) write(l *ledger, r *record, sum uint32, state State, seen, checked uint32) {
@@ -188,14 +188,15 @@ func (s *slot) write(l *ledger, r *record, sum uint32, state State, seen, checke
 	s.seq.Store(seq + 1)
 }
 
-// retire empties a slot in use.
+// retire empties a slot that is in use.
 func (s *slot) retire() {
 	seq := s.seq.Add(1)
 	s.live.Store(0)
 	s.seq.Store(seq + 1)
 }
 
-// load copies the constant words of the slot; false when the slot is not in use under seq, or changes meanwhile.
+// load copies the constant words of the slot. It returns false when the slot is not in use under seq, or changes
+// meanwhile.
 func (s *slot) load(r *record, seq uint32) bool {
 	if s.seq.Load() != seq || seq&3 != 2 {
 		return false
@@ -208,7 +209,7 @@ func (s *slot) load(r *record, seq uint32) bool {
 	return s.seq.Load() == seq
 }
 
-// matches reports whether the slot holds t in direction d, and the sequence number under which it does.
+// matches reports whether the slot holds t in direction d, and returns the sequence number under which it does.
 func (s *slot) matches(t *packet.Tuple, d Dir) (seq uint32, ok bool) {
 	seq = s.seq.Load()
 	w := &s.tuple[d&1]
@@ -219,5 +220,5 @@ func (s *slot) matches(t *packet.Tuple, d Dir) (seq uint32, ok bool) {
 	return seq, seq&3 == 2 && s.seq.Load() == seq
 }
 
-// ref names a slot together with a part of its sequence number, so that a stale one is recognised.
+// ref names a slot together with a part of its sequence number, so that a stale ref is recognised.
 func ref(i, seq uint32) uint32 { return i | seq>>2<<refBits }

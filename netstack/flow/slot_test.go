@@ -7,10 +7,10 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Translates says what comparing the original tuple with the reply's, reversed, says.
+// Translates agrees with comparing the original tuple with the reversed reply.
 func TestTranslates(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	tuple := func() packet.Tuple { // of few values, so that many are equal
+	tuple := func() packet.Tuple { // few values, so that many tuples are equal
 		return packet.Tuple{
 			Src: packet.Addr{15: byte(r.IntN(2))}, Dst: packet.Addr{15: byte(r.IntN(2))},
 			SrcPort: uint16(r.IntN(2)), DstPort: uint16(r.IntN(2)), Space: r.Uint32N(2), Proto: packet.TCP,
@@ -28,6 +28,6 @@ func TestTranslates(t *testing.T) {
 		seen[want]++
 	}
 	if seen[true] == 0 || seen[false] == 0 {
-		t.Fatalf("one of the answers never came: %v", seen)
+		t.Fatalf("the tuples never led to one of the two answers: %v", seen)
 	}
 }

@@ -8,21 +8,21 @@ type State uint8
 // The states of a flow.
 const (
 	free        State = iota
-	SynSent           // TCP: nothing came back
+	SynSent           // TCP: no answer yet
 	SynReceived       // TCP: answered, handshake not complete
 	Established       // TCP
 	FinOriginal       // TCP, half closed by the side that opened it
 	FinReply          // TCP, half closed by the other side
 	TimeWait          // TCP, closed by both
 	Reset             // TCP, RST seen
-	Unreplied         // UDP and SCTP: nothing came back
-	Replied           // UDP and SCTP
+	Unreplied         // UDP and SCTP: no answer yet
+	Replied           // UDP and SCTP: answered
 	Answered          // UDP to port 53, answer seen
 	Echo              // ICMP
 	Other             // any other protocol
 
-	// Closed is never stored: Lookup reports it for a SYN that hits an ended flow. The caller deletes that flow (its
-	// Orig is the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first one of a
+	// Closed is never stored: Lookup reports it for a SYN that belongs to an ended flow. The caller deletes that flow
+	// (its Orig is the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first of a
 	// new flow.
 	Closed
 )
@@ -37,29 +37,31 @@ func (s State) String() string {
 	return "invalid"
 }
 
-// timeouts are seconds a flow may idle in a state: those of nf_conntrack
-// (Documentation/networking/nf_conntrack-sysctl.rst) with kube-proxy's established time, less patience after the end,
-// and 10 s for an answered DNS query. An ended flow keeps its reply tuple for longer than the backend's own TIME_WAIT
-// (TCP_TIMEWAIT_LEN, 60 s): a client that comes to the same backend by way of another Service with the same port gets
-// another one then, and no silence from a socket that still waits.
+// timeouts lists how many seconds a flow may be idle in each state. The values are those of nf_conntrack
+// (Documentation/networking/nf_conntrack-sysctl.rst) with kube-proxy's time for established connections. They are
+// shorter for ended flows, and 10 s for an answered DNS query. An ended flow keeps its reply tuple for longer than the
+// backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s). So a client that reaches the same backend through another Service
+// with the same port gets another reply tuple meanwhile, and does not meet a silent socket that still waits.
 var timeouts = [Closed + 1]uint32{
 	SynSent: 60, SynReceived: 60, Established: 86400, FinOriginal: 3600, FinReply: 3600, TimeWait: 62, Reset: 10,
 	Unreplied: 30, Replied: 120, Answered: 10, Echo: 30, Other: 600,
 }
 
-// pressed are the seconds that remain when the table is nearly full.
+// pressed lists how many seconds a flow may be idle when the table is nearly full.
 var pressed = [Closed + 1]uint32{
 	SynSent: 10, SynReceived: 10, Established: 7200, FinOriginal: 300, FinReply: 300, TimeWait: 5, Reset: 1,
 	Unreplied: 5, Replied: 60, Answered: 2, Echo: 5, Other: 60,
 }
 
-// cheap ranks the states in which a flow goes first when one of its owner's has to go, most willing last.
+// cheap ranks the states by how readily a flow is given up when one of its owner's flows has to go; the highest goes
+// first.
 var cheap = [Closed + 1]uint8{
 	Established: 0, FinOriginal: 1, FinReply: 1, Replied: 2, Other: 2, SynSent: 3, Unreplied: 3, Echo: 3, SynReceived: 4,
 	TimeWait: 5, Answered: 6, Reset: 7,
 }
 
-// idle is the time since seen in seconds. A reader's clock may be one tick behind the one that refreshed the entry.
+// idle returns the time since seen in seconds. now may be one tick older than seen, since another reader may have
+// refreshed the entry by a newer clock.
 func idle(now, seen uint32) uint32 {
 	if d := int32(now - seen); d > 0 {
 		return uint32(d)
@@ -67,10 +69,10 @@ func idle(now, seen uint32) uint32 {
 	return 0
 }
 
-// expired tells whether a flow's time is over.
+// expired reports whether a flow's time is over.
 func expired(now, seen uint32, s State) bool { return idle(now, seen) > timeouts[s] }
 
-// first gives the state of a new flow.
+// first returns the state of a new flow.
 func first(proto packet.Proto, tcpFlags uint8) State {
 	switch proto {
 	case packet.TCP:
@@ -83,8 +85,8 @@ func first(proto packet.Proto, tcpFlags uint8) State {
 	return Other
 }
 
-// next gives the state after one more packet. Windows and sequence numbers are not looked at: a table that judges
-// packets invalid lets them bypass translation, and connections break.
+// next returns the state after one more packet. It ignores windows and sequence numbers: a table that judges packets
+// invalid lets them bypass translation, and connections break.
 func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	switch {
 	case tp.Proto == packet.TCP:
@@ -98,7 +100,8 @@ func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	return s
 }
 
-// settled tells the packets, nearly all, that leave their flow in its state. It is next's answer without asking it.
+// settled reports whether the packet leaves its flow in its state, as nearly all packets do. It agrees with next, and
+// is cheaper.
 func settled(s State, tcpFlags uint8) bool {
 	return s == Established && tcpFlags&(packet.FIN|packet.RST) == 0 || s > Unreplied
 }
@@ -126,10 +129,10 @@ func nextTCP(s State, d Dir, flags uint8) State {
 	return s
 }
 
-// revived gives the state of a flow after one more packet since a reset. The receiver of a reset that is outside of
-// its window drops it, and the connection goes on (RFC 9293 3.10.7.4, RFC 5961 3.2). That shows when both ends still
-// send: the one that opened it, and then the other. An end that is closed answers with another reset, and what was
-// under way to an end that is gone comes from one end alone.
+// revived returns the state of a flow after one more packet following a reset. The receiver of a reset that is outside
+// its window drops the reset, and the connection goes on (RFC 9293 3.10.7.4, RFC 5961 3.2). The connection is known to
+// live when both ends still send: first the end that opened it, then the other. A closed end answers with another
+// reset; after one end is gone, packets still under way come from the other end only.
 func revived(d Dir, flags uint8) State {
 	if d == Original && flags&packet.SYN == 0 {
 		return SynSent
@@ -148,7 +151,7 @@ func fin(s State, d Dir) State {
 	return mine
 }
 
-// pureSYN tells the first packet of a connection.
+// pureSYN reports whether these are the flags of the first packet of a connection.
 func pureSYN(flags uint8) bool {
 	return flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
 }

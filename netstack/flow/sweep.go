@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sweepParts is the number of steps in which Sweep sees every slot.
+// sweepParts is how many calls of Sweep it takes to see every slot.
 const sweepParts = 60
 
 // Run advances the clock and sweeps, once per second, until ctx is done.
@@ -22,14 +22,14 @@ func (t *Table) Run(ctx context.Context) {
 	}
 }
 
-// Sweep reads the clock and frees what has expired in the next sixtieth of the table. It returns how many flows that
-// were.
+// Sweep reads the clock and frees the expired flows in the next sixtieth of the table. It returns how many flows it
+// freed.
 func (t *Table) Sweep() int {
 	t.sweepMu.Lock()
 	defer t.sweepMu.Unlock()
 	now := t.clock()
 	t.now.Store(now)
-	fair := len(t.slots) // what an owner may have without being pressed
+	fair := len(t.slots) // flows that an owner may have before the shorter times apply to it
 	if 10*int(t.len.Load()) > 9*len(t.slots) {
 		fair = t.owned.Fair()
 	}
@@ -60,7 +60,7 @@ func (t *Table) Sweep() int {
 	return freed
 }
 
-// Info is what Range and OnEnd tell of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for one that
+// Info is what Range and OnEnd say of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for a flow that
 // has ended.
 type Info struct {
 	Ref                  uint32
@@ -68,9 +68,9 @@ type Info struct {
 	Age, Idle, ExpiresIn uint32
 }
 
-// OnEnd has ended told of every flow that leaves the table from now on, for whatever reason, once and as it was at
-// last. What tells it holds no lock, and is a packet's goroutine as often as Sweep, so ended must neither block nor
-// allocate. OnEnd is called before the table is shared.
+// OnEnd makes the table call ended once for every flow that leaves it from now on, for whatever reason, with the flow's
+// last state. No lock is held during the call. The caller is as often a packet's goroutine as it is Sweep, so ended
+// must neither block nor allocate. OnEnd must be called before the table is shared.
 func (t *Table) OnEnd(ended func(Entry, Info)) { t.ended = ended }
 
 // Range calls f for every flow until f returns false. Flows that come or go meanwhile may be missed. The entry is

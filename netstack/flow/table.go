@@ -23,44 +23,47 @@ const (
 	Reply
 )
 
-// Owners that have a reserve of a thirty-second of the capacity each, which they get whoever has it. Others are
-// numbers that nobody can choose for himself, and practically never this small.
+// Owners with a reserve of a thirty-second of the capacity each, which they get even when others are using it. All
+// other owners are numbers that nobody can choose for himself, and practically never this small.
 const (
 	OwnerNode    uint64 = 1 // the node itself: its processes, probes, DNS, Ingress
-	OwnerOutside uint64 = 2 // all clients outside of the cluster who come by this node's sockets
+	OwnerOutside uint64 = 2 // all clients outside the cluster who come in by this node's sockets
 )
 
 // Entry is one flow, as it is inserted and shown.
 type Entry struct {
-	// Orig is the tuple of the first packet as it arrived. Reply is that of the packets that answer it, as they
-	// arrive, before translation; without translation Reply is Orig.Reverse(). Both have one Proto; spaces may differ.
+	// Orig is the tuple of the first packet as it arrived. Reply is the tuple of the packets that answer it, as they
+	// arrive, before translation. Without translation Reply is Orig.Reverse(). Both have one Proto; their spaces may
+	// differ.
 	Orig, Reply packet.Tuple
 	// Backend is the stable identity of the chosen backend, 0 for none.
 	Backend uint64
-	// Via, when not 0, names the peer or port to which answers go instead of by route. It means nothing here.
+	// Via, when not 0, names the peer or the stack to which answers go instead of by route. This package does not
+	// interpret it.
 	Via uint64
-	// Kind is the caller's and means nothing here.
+	// Kind belongs to the caller. This package does not interpret it.
 	Kind uint8
-	// Owner is who began the flow: a stable number, 0 where it is not known. When the table is full, owners with few
+	// Owner says who began the flow: a stable number, 0 where it is not known. When the table is full, owners with few
 	// flows get room from the one who has the most; see package share.
 	Owner uint64
-	// Cluster is the stable identity of the cluster to which Backend belongs, 0 for the node's own. It means nothing
-	// here.
+	// Cluster is the stable identity of the cluster to which Backend belongs, 0 for the node's own. This package does
+	// not interpret it.
 	Cluster uint64
-	// Policy is the version of the rules by which the caller let the flow be, 0 for none. It means nothing here.
+	// Policy is the version of the rules by which the caller permitted the flow, 0 for none. This package does not
+	// interpret it.
 	Policy uint32
-	// Counts are by Dir. Insert begins with them.
+	// Counts holds the counts by Dir. A flow begins with those that Insert is given.
 	Counts [2]Count
-	// TCPFlags are those of the first packet. Range does not fill it.
+	// TCPFlags are the TCP flags of the first packet. Range does not fill them in.
 	TCPFlags uint8
-	// Checked is the generation of the caller's table in which Backend was found valid last, 0 for never. It does not
+	// Checked is the generation of the caller's table in which Backend was last found valid, 0 for never. It does not
 	// survive the process.
 	Checked uint32
 }
 
-// Hit is what Lookup found.
+// Hit is the result of a Lookup.
 type Hit struct {
-	// Ref names the flow for SetChecked and Delete, until the flow is gone.
+	// Ref names the flow for SetChecked, Count and Delete, as long as the flow exists.
 	Ref uint32
 	Dir Dir
 	// Translate is set when the addresses or ports of To differ from those of the packet.
@@ -71,48 +74,51 @@ type Hit struct {
 	Backend   uint64
 	Via       uint64
 	// To is what the packet's tuple becomes: Reply.Reverse() for Original, Orig.Reverse() for Reply. Its space is that
-	// of the tuple it comes from, and no part of Translate.
+	// of the tuple it is made from, and does not affect Translate.
 	To packet.Tuple
 }
 
-// Options are the choices for Open. The zero value serves.
+// Options configures Open and Convert. The zero value is valid.
 type Options struct {
-	// Capacity is the largest number of flows, at most 1<<24; 0 is as many as the memory holds.
+	// Capacity is the largest number of flows, at most 1<<24; 0 means as many as the memory holds.
 	Capacity int
-	// Clock gives seconds of a clock that goes on across processes; nil is BootClock.
+	// Clock returns the seconds of a clock that goes on across processes; nil means BootClock.
 	Clock func() uint32
-	// Seed is the secret of the hash for newly formatted memory; 0 is a random one.
+	// Seed is the secret of the hash for newly formatted memory; 0 means a random one, or for Convert that of the old
+	// memory.
 	Seed uint64
-	// Owner says who began a flow that Convert finds in memory which does not say. nil: it is not known.
+	// Owner returns who began a flow, for flows that Convert finds in memory without owners. nil: no owner is known.
 	Owner func(*Entry) uint64
 }
 
-// Stats are counters since Open, and the size now.
+// Stats holds counters since Open, and the present size.
 type Stats struct {
 	Len, Capacity int
-	// Owners have flows in the table; Most is the number of flows of the one who has the most.
+	// Owners is the number of owners with flows in the table. Most is the number of flows of the owner who has the
+	// most.
 	Owners, Most int
-	// Kept and Discarded count what Open or Convert found: whole entries, and torn ones which it dropped. Unfit is
-	// how many whole ones Convert had no room for.
+	// Kept and Discarded count what Open or Convert found: whole entries, and torn ones, which were dropped. Unfit
+	// counts the whole ones for which Convert had no room.
 	Kept, Discarded, Unfit int
-	// Reformatted: the memory was of another version, layout or capacity (or none of ours), and its flows are lost.
+	// Reformatted is set when the memory was of another version, layout or capacity, or no flow table's, and its flows
+	// are lost.
 	Reformatted bool
-	// Expired flows were freed in time. Those in Evicted were freed before their time.
+	// Expired counts flows that were freed when their time was over. Evicted counts those that were freed earlier.
 	Expired uint64
 	Evicted Evicted
 	// Full and NoPort count failed inserts.
 	Full, NoPort uint64
 }
 
-// Evicted counts flows that ended before their time, by what for.
+// Evicted counts flows that were freed before their time, by cause.
 type Evicted struct {
-	// Pressed were idle, of an owner with more than an equal share while the table was nearly full.
+	// Pressed flows were idle, and their owner had more than an equal share while the table was nearly full.
 	Pressed uint64
-	// FromMost made room for somebody else's, and were of the owner who had the most.
+	// FromMost flows made room for another owner's flow; their owner had the most flows.
 	FromMost uint64
-	// FromOwn made room for one of their own owner's.
+	// FromOwn flows made room for another flow of their own owner.
 	FromOwn uint64
-	// Crowded were in the way in the index.
+	// Crowded flows made room in the index.
 	Crowded uint64
 }
 
@@ -122,9 +128,9 @@ type Table struct {
 	index []bucket
 	image
 	clock func() uint32
-	_     [64]byte // keeps the words below, which are written, out of the line that every lookup reads
+	_     [64]byte // keeps the words below, which are written, out of the cache line that every lookup reads
 
-	now  atomic.Uint32 // of clock, at the last Sweep
+	now  atomic.Uint32 // the time of clock at the last Sweep
 	used atomic.Uint32 // mirrors head.used
 	len  atomic.Int64
 	_    [64]byte
@@ -146,7 +152,8 @@ type Table struct {
 	reformatted                         bool
 }
 
-// BootClock gives seconds of CLOCK_BOOTTIME, which all processes share and which goes on while the machine sleeps.
+// BootClock returns the seconds of CLOCK_BOOTTIME, which all processes share and which goes on while the machine
+// sleeps.
 func BootClock() uint32 {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
@@ -155,9 +162,9 @@ func BootClock() uint32 {
 	return uint32(ts.Sec)
 }
 
-// Open makes a table of mem, which must stay mapped as long as the table is used and belongs to the table alone.
-// Zeroed memory is formatted; memory of an earlier table of this version and capacity is attached to with its flows;
-// anything else is formatted anew, which Stats tells. Where Serves says no, Convert saves the flows.
+// Open makes a table of mem. mem must stay mapped as long as the table is used, and belongs to the table alone. Open
+// formats zeroed memory, and takes over memory of an earlier table of this version and capacity with its flows. It
+// formats anything else anew and reports that in Stats. Where Serves returns false, Convert saves the flows.
 func Open(mem []byte, o Options) (*Table, error) {
 	t, err := lay(mem, &o)
 	if err != nil {
@@ -171,7 +178,7 @@ func Open(mem []byte, o Options) (*Table, error) {
 	return t, nil
 }
 
-// lay makes a table over memory whose content was not looked at yet.
+// lay makes a table over memory whose content is not yet looked at.
 func lay(mem []byte, o *Options) (*Table, error) {
 	if o.Capacity == 0 {
 		o.Capacity = capacityOf(len(mem))
@@ -204,7 +211,7 @@ const reservePart = 32
 func (t *Table) format(mem []byte, seed uint64) {
 	h := t.head
 	if h.magic.Load() != 0 {
-		// Should we die in the middle, the next process formats again.
+		// If this process dies before the end, the next one formats the memory again.
 		h.magic.Store(^uint64(0))
 		clear(mem[headerSize:Size(len(t.slots))])
 		t.reformatted = true
@@ -221,7 +228,7 @@ func (t *Table) format(mem []byte, seed uint64) {
 	h.magic.Store(magic)
 }
 
-// attach takes over what an earlier process left, and trusts none of it before it was looked at.
+// attach takes over what an earlier process left. It checks every slot before it trusts it.
 func (t *Table) attach() {
 	t.hasher = newHasher(t.head.seed.Load())
 	used := uint32(min(t.head.used.Load(), uint64(len(t.slots))))
@@ -246,7 +253,7 @@ func (t *Table) attach() {
 	t.len.Store(int64(t.kept))
 }
 
-// notAfter gives a time that does not lie in the future.
+// notAfter returns seen, or now if seen lies in the future.
 func notAfter(seen, now uint32) uint32 {
 	if idle(now, seen) == 0 {
 		return now
@@ -254,7 +261,7 @@ func notAfter(seen, now uint32) uint32 {
 	return seen
 }
 
-// adopt indexes a slot that was found whole, unless one of its keys is there already.
+// adopt indexes a whole slot. It returns false when one of its keys is in the index already, or has no room there.
 func (t *Table) adopt(i uint32, r *record) bool {
 	ho, hr := r.hashes(&t.hasher)
 	if _, taken := t.find(&r.tuple[Original], ho); taken {
@@ -270,7 +277,7 @@ func (t *Table) adopt(i uint32, r *record) bool {
 	return true
 }
 
-// Stats tells the size and the counters.
+// Stats returns the size and the counters.
 func (t *Table) Stats() Stats {
 	owners, most := t.owned.Stats()
 	return Stats{

@@ -10,8 +10,8 @@ import (
 // twin is the slow, obviously right flow table.
 type twin struct {
 	now   uint32
-	flows map[packet.Tuple]*twinFlow // by both tuples
-	seen  []packet.Tuple             // of every reply so far, with the ports that were chosen
+	flows map[packet.Tuple]*twinFlow // each flow by both of its tuples
+	seen  []packet.Tuple             // every reply tuple so far, with the chosen ports
 }
 
 type twinFlow struct {
@@ -57,7 +57,7 @@ func (f *twinFlow) packet(d Dir, flags uint8) {
 	}
 	switch {
 	case f.rst:
-		if d == Original && flags&(packet.RST|packet.SYN) == 0 { // whoever opened it lives: as if it were opened anew
+		if d == Original && flags&(packet.RST|packet.SYN) == 0 { // the opening end lives: as if opened anew
 			f.synAck, f.established, f.rst, f.fin = false, false, false, [2]bool{}
 		}
 		return
@@ -100,7 +100,7 @@ func (w *twin) lookup(tp packet.Tuple, flags uint8) (f *twinFlow, d Dir, closed,
 	return f, d, false, true
 }
 
-// insert follows the table's choice of another port, after judging it.
+// insert uses the port that the table chose, after checking it.
 func (w *twin) insert(t *testing.T, asked, got Entry, res Result) {
 	_, origTaken := w.flows[asked.Orig]
 	_, replyTaken := w.flows[asked.Reply]
@@ -142,7 +142,7 @@ func (w *twin) remove(f *twinFlow) {
 	delete(w.flows, f.e.Reply)
 }
 
-// script reads choices from fuzz data.
+// script makes choices from fuzz data.
 type script struct{ data []byte }
 
 func (s *script) upTo(n int) int {
@@ -154,7 +154,7 @@ func (s *script) upTo(n int) int {
 	return int(b) % n
 }
 
-// tuple is one of few, so that they clash often.
+// tuple returns one of few tuples, so that they clash often.
 func (s *script) tuple() packet.Tuple {
 	protos := [...]packet.Proto{packet.TCP, packet.UDP, packet.TCP, packet.ICMPv4, 47}
 	ports := [...]uint16{53, 80, 4000}
@@ -189,7 +189,7 @@ func FuzzAgainstTwin(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const capacity = 512
-		if len(data) > 10*capacity { // each insert takes more than ten bytes: never full
+		if len(data) > 10*capacity { // each insert takes more than ten bytes of data: the table never gets full
 			data = data[:10*capacity]
 		}
 		s := script{data}
@@ -256,7 +256,7 @@ func FuzzAgainstTwin(f *testing.F) {
 			shown++
 			f := w.flows[e.Orig]
 			if f == nil {
-				t.Fatalf("%v is in the table only", e.Orig)
+				t.Fatalf("%v is in the table, but not in the twin", e.Orig)
 			}
 			want := f.e
 			want.TCPFlags, want.Checked = 0, f.checked
@@ -275,7 +275,7 @@ func FuzzAgainstTwin(f *testing.F) {
 	})
 }
 
-// twinLookup compares one lookup, and sometimes checks or deletes what it found.
+// twinLookup compares one lookup with the twin's, and sometimes sets Checked of the flow or deletes it.
 func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint8, s *script) {
 	var hit Hit
 	ok := table.Lookup(&tp, flags, &hit)

@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// slotV1 is a slot of version 1, the only thing in its memory after the header. The words up to via were constant.
+// slotV1 is a slot of version 1, whose memory has only slots after the header. The words up to via were constant.
 type slotV1 struct {
 	seq     atomic.Uint32
 	sum     atomic.Uint32
@@ -15,7 +15,7 @@ type slotV1 struct {
 	meta    atomic.Uint64 // proto, kind << 8, judged << 16, translated << 17 if judged, created << 32
 	backend atomic.Uint64
 	via     atomic.Uint64
-	live    atomic.Uint64 // as today
+	live    atomic.Uint64 // as in version 2
 	seen    atomic.Uint32
 	_       uint32
 }

@@ -1,4 +1,4 @@
-// Package flowtest makes flow memory as agents of earlier versions left it, for tests of upgrades.
+// Package flowtest writes flow memory as agents of earlier versions left it, for tests of upgrades.
 package flowtest
 
 import (
@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// The layout and the sums of version 1 are written down here once more, so that they do not change with package flow.
+// The layout and the sums of version 1 are repeated here, so that they do not change with package flow.
 const (
 	headerSize  = 4096
 	slotSize    = 128
@@ -19,11 +19,11 @@ const (
 	replied     = 9
 )
 
-// SizeV1 is the number of bytes of memory of version 1 for so many flows.
+// SizeV1 returns the number of bytes of version 1 memory for capacity flows.
 func SizeV1(capacity int) int { return headerSize + capacity*slotSize }
 
-// WriteV1 fills mem, of SizeV1(capacity) zero bytes, with the table's flows as an agent of version 1 would have left
-// them. It returns how many those are: what has come to an end or was never answered is left out.
+// WriteV1 writes the table's flows to mem, which has SizeV1(capacity) zero bytes, as an agent of version 1 would have
+// left them. It returns how many it wrote: flows that have ended or were never answered are left out.
 func WriteV1(mem []byte, capacity int, table *flow.Table) int {
 	n := 0
 	now := flow.BootClock()
@@ -90,7 +90,7 @@ func mum(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// hash is that of a tuple's words and its protocol.
+// hash returns the hash of a tuple's words and its protocol.
 func hash(b []byte, proto packet.Proto) uint64 {
 	w := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
 	x := mum(w(0)^seed, w(1)^seed^mix0)

@@ -14,7 +14,7 @@ func memory(size int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
 }
 
-// TestWriteV1: what is written is taken over from as memory of version 1.
+// TestWriteV1: package flow takes over what WriteV1 writes as memory of version 1.
 func TestWriteV1(t *testing.T) {
 	const flows = 500
 	table, err := flow.Open(memory(flow.Size(1000)), flow.Options{})
@@ -46,7 +46,7 @@ func TestWriteV1(t *testing.T) {
 		t.Fatalf("%d flows were written, want %d", n, flows)
 	}
 	if flow.Serves(mem, 500) {
-		t.Error("memory of version 1 is said to serve as it is")
+		t.Error("Serves returns true for memory of version 1")
 	}
 	again, err := flow.Convert(mem, memory(flow.Size(1000)), flow.Options{})
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// owner is somebody who has a slot at least.
+// owner is somebody who has at least one slot.
 type owner struct {
 	account share.Account[*owner]
 	id      uint64
@@ -22,36 +22,36 @@ const (
 	settled         // slots that were worth keeping when they were looked at
 )
 
-// list has slots in any order.
+// list holds slots in any order.
 type list []uint32
 
-// muchRoom is the capacity from which on a list is given back once it is empty.
+// muchRoom is the capacity above which the memory of an empty list is given back.
 const muchRoom = 1 << 12
 
-// link says whose a slot is.
+// link says who has a slot.
 type link struct {
-	at     uint32 // its place in the list; of a free slot, the next free one plus 1
+	at     uint32 // index in the owner's list; for a free slot, the next free one plus 1
 	owner  uint16 // number of the owner plus 1; 0 for a free slot
-	client Client // and settledBit, when it is in that list
+	client Client // with settledBit when the slot is in the settled list
 }
 
-// settledBit is what a Client leaves.
+// settledBit is the bit that a Client does not use.
 const settledBit = 1 << 15
 
-// in is the number of the owner's list that has the slot.
+// in returns which of the owner's lists has the slot.
 func (l *link) in() int { return int(l.client >> 15) }
 
-// of is the client for whom the slot is.
+// of returns the client that has the slot.
 func (l *link) of() Client { return l.client &^ settledBit }
 
-// maxOwners is how many owners are told apart. All further ones are one: on no node there are nearly as many pods and
+// maxOwners is how many owners are told apart. All further ones count as one owner. No node has nearly as many pods and
 // peers.
 const (
 	maxOwners = 1<<16 - 2
 	theRest   = ^uint64(0)
 )
 
-// owner gives the owner of that id, which is made if it has no slot yet.
+// owner returns the owner with that id, which is made if it has no slot yet.
 func (s *Slots) owner(id uint64) *owner {
 	if o := s.known(id); o != nil {
 		return o
@@ -76,7 +76,7 @@ func (s *Slots) owner(id uint64) *owner {
 	return o
 }
 
-// known gives the owner of that id, nil when it has no slot.
+// known returns the owner with that id, nil when it has no slot.
 func (s *Slots) known(id uint64) *owner {
 	if o := s.byID[id]; o != nil || !s.crowded() {
 		return o
@@ -109,7 +109,7 @@ func (s *Slots) put(o *owner, which int, slot uint32) {
 	*l = append(*l, slot)
 }
 
-// take takes a slot out of its owner's list.
+// take removes a slot from its owner's list.
 func (s *Slots) take(o *owner, slot uint32) {
 	l, at := &o.lists[s.links[slot].in()], s.links[slot].at
 	last := len(*l) - 1

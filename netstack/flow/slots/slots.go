@@ -1,15 +1,15 @@
-// Package slots hands out the numbers of a table's slots to owners, fairly.
+// Package slots assigns the numbers of a table's slots to owners, fairly.
 //
-// Each slot in use is charged to the owner who began what is in it. When none is free, the rule of package share says
-// whose slot goes. Which one that is, the table decides among a few of that owner's that are taken at random: so what
-// a search finds depends neither on how many there are nor on the order in which they came. What the table would
-// rather keep is settled: it is looked at again only when its owner has nothing else left.
+// Each slot in use is charged to the owner who began its flow. When no slot is free, the rule of package share says
+// whose slot goes. The table chooses among a few slots of that owner which are taken at random, so the result of a
+// search depends neither on their number nor on the order in which they came. Slots that the table would rather keep
+// are settled: they are offered again only when their owner has no others left.
 //
-// An owner may stand for many clients. So slots are counted for each client too, about: clients share a counter by
-// chance.
+// An owner may stand for many clients. So slots are also counted for each client, approximately: several clients may
+// share a counter by chance.
 //
-// Nothing here is shared with other processes. It takes one mutex for each slot that is handed out or given back, and
-// none of it is asked for a packet of a known flow.
+// Nothing here is shared with other processes. Assigning or releasing a slot takes one mutex. A packet of a known flow
+// needs nothing of this package.
 package slots
 
 import (
@@ -20,34 +20,34 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Slots says which slots are free, and whose the others are. Its methods are safe for concurrent use.
+// Slots knows which slots are free, and who has the others. Its methods are safe for concurrent use.
 type Slots struct {
 	own     []uint64
 	reserve int
 
-	mu     sync.Mutex             // guards below
-	counts [1 << clientBits]int32 // slots by client
+	mu     sync.Mutex             // guards the fields below
+	counts [1 << clientBits]int32 // number of slots by client
 	random rand.PCG
 	links  []link // by slot
-	free   uint32 // the first free slot, plus 1; the others hang on it by at
-	fresh  uint32 // slots from here on were never handed out
+	free   uint32 // the first free slot, plus 1; link.at leads to the next
+	fresh  uint32 // slots from here on were never assigned
 	inUse  int
 	owners []*owner // by number
 	byID   map[uint64]*owner
 	order  share.Ranking[*owner]
-	spare  []*owner // owners without slots, to be used again
+	spare  []*owner // owners without slots, for reuse
 }
 
-// Client names a client of an owner: some bits of a hash of its own, which nobody can choose.
+// Client names a client of an owner by some bits of a hash, which nobody can choose.
 type Client uint16
 
 const clientBits = 14
 
-// ClientOf gives the client that has a hash.
+// ClientOf returns the client with this hash.
 func ClientOf(hash uint64) Client { return Client(hash >> (64 - clientBits)) }
 
-// New makes Slots for a capacity, all of them free. Each of the owners own gets reserve slots whoever has them; all
-// reserves together must be less than the capacity.
+// New makes Slots for a capacity, all of them free. Each of the owners in own has a reserve of so many slots, which it
+// gets even when others are using them. All reserves together must be less than the capacity.
 func New(capacity, reserve int, own ...uint64) *Slots {
 	return &Slots{
 		own: own, reserve: reserve, links: make([]link, capacity), byID: map[uint64]*owner{},
@@ -64,21 +64,21 @@ type Candidates struct {
 	last bool
 }
 
-// List gives the candidates. They may have been released since.
+// List returns the candidates. They may have been released since.
 func (c *Candidates) List() []uint32 { return c.list[:c.n] }
 
-// Many says how many slots the client has, about, whose candidate has that number in List.
+// Many returns approximately how many slots the client has whose candidate has that number in List.
 func (c *Candidates) Many(number int) int { return int(c.many[number]) }
 
-// Last reports whether the candidates' owner has no others left than such that were worth keeping.
+// Last reports whether the candidates' owner has only slots left that were worth keeping.
 func (c *Candidates) Last() bool { return c.last }
 
-// Keep notes that the candidate of that number in List is worth keeping.
+// Keep records that the candidate with that number in List is worth keeping.
 func (c *Candidates) Keep(number int) { c.keep[number] = true }
 
-// Take gives a slot to an owner, for a client. When none is free, the decision says whose should go, and c has some
-// of those: the caller releases one, or notes those that it would rather keep, and tries again with the same c; or it
-// gives up, as it must when the decision is share.Refuse. c is the zero value at first.
+// Take gets a slot for an owner, for a client. When none is free, the decision says whose should go, and c lists some
+// of those. The caller then releases one, or calls Keep for those that it would rather keep, and tries again with the
+// same c. Or it gives up, as it must when the decision is share.Refuse. c must be the zero value at first.
 func (s *Slots) Take(id uint64, client Client, c *Candidates) (slot uint32, from share.Decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +106,7 @@ func (s *Slots) decide(o *owner) share.Decision {
 	return share.Decide(o.account.Charge(), s.order.Most().Charge(), free)
 }
 
-// nominate takes some slots of an owner at random, perhaps one of them more than once.
+// nominate chooses some slots of an owner at random, perhaps one of them more than once.
 func (s *Slots) nominate(o *owner, c *Candidates) {
 	l := o.lists[settling]
 	if c.last = len(l) == 0; c.last {
@@ -119,7 +119,7 @@ func (s *Slots) nominate(o *owner, c *Candidates) {
 	}
 }
 
-// settle puts those aside that were worth keeping.
+// settle puts aside the candidates that were worth keeping.
 func (s *Slots) settle(c *Candidates) {
 	for number, slot := range c.List() {
 		if l := &s.links[slot]; c.keep[number] && l.owner != 0 && l.in() == settling {
@@ -133,7 +133,8 @@ func (s *Slots) settle(c *Candidates) {
 	}
 }
 
-// Adopt notes that a slot is in use already. Slots are adopted or left out in ascending order, before any is taken.
+// Adopt records that a slot is in use already. All slots that are adopted or left out come in ascending order, before
+// the first Take.
 func (s *Slots) Adopt(slot uint32, id uint64, client Client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +142,7 @@ func (s *Slots) Adopt(slot uint32, id uint64, client Client) {
 	s.give(s.owner(id), client, slot)
 }
 
-// LeaveOut notes that a slot is free though there may be slots after it in use.
+// LeaveOut records that a slot is free although later ones may be in use.
 func (s *Slots) LeaveOut(slot uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -162,7 +163,7 @@ func (s *Slots) Release(slot uint32) {
 	s.dropIfEmpty(o)
 }
 
-// Charge says how many slots the owner of a slot is charged; 0 for a slot that is free.
+// Charge returns how many slots the owner of a slot is charged for; 0 for a free slot.
 func (s *Slots) Charge(slot uint32) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,7 +173,7 @@ func (s *Slots) Charge(slot uint32) int {
 	return 0
 }
 
-// Charged says how many slots an owner is charged.
+// Charged returns how many slots an owner is charged for.
 func (s *Slots) Charged(id uint64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,14 +183,15 @@ func (s *Slots) Charged(id uint64) int {
 	return 0
 }
 
-// Fair is the number of slots that each owner would have if all were divided evenly among those who have some.
+// Fair returns the number of slots that each owner would have if all slots were divided evenly among the present
+// owners.
 func (s *Slots) Fair() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.links) / max(1, s.order.Len())
 }
 
-// Stats says how many owners have slots, and how many the one with the most is charged.
+// Stats returns how many owners have slots, and how many slots the one with the most is charged for.
 func (s *Slots) Stats() (owners, most int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,7 +201,7 @@ func (s *Slots) Stats() (owners, most int) {
 	return owners, most
 }
 
-// pop gives a free slot. The caller has seen that there is one.
+// pop returns a free slot. The caller has checked that there is one.
 func (s *Slots) pop() uint32 {
 	if s.free == 0 {
 		s.fresh++

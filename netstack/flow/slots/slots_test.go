@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-const own = 1 // who has a reserve in the tests
+const own = 1 // the owner with a reserve in the tests
 
 // twin is the slow, obviously right Slots.
 type twin struct {
@@ -61,7 +61,7 @@ func (w *twin) decide(id uint64) share.Decision {
 	return share.Decide(w.charge(id), most, free)
 }
 
-// candidates gives those of one owner: settled ones only where there are no others.
+// candidates returns the slots of one owner that may be nominated: settled ones only where there are no others.
 func (w *twin) candidates(id uint64) []uint32 {
 	var list [2][]uint32
 	for slot, o := range w.of {
@@ -97,7 +97,7 @@ func (w *twin) release(slot uint32) {
 	delete(w.settled, slot)
 }
 
-// take compares one Take, and what follows it.
+// take compares one call of Take, and what follows from it, with the twin.
 func (w *twin) take(t *testing.T, s *Slots, id uint64, client Client, random *rand.Rand) {
 	t.Helper()
 	var c Candidates
@@ -262,7 +262,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// TestRoomGivenBack: the list of an owner that had many slots does not stay.
+// TestRoomGivenBack: the list of an owner that had many slots gives its memory back.
 func TestRoomGivenBack(t *testing.T) {
 	s := New(2*muchRoom, 0)
 	var slots []uint32
@@ -279,7 +279,7 @@ func TestRoomGivenBack(t *testing.T) {
 	}
 }
 
-// TestManyOwners: more owners than can be told apart are served too, the last of them as one.
+// TestManyOwners: more owners than can be told apart are served too; the last of them count as one.
 func TestManyOwners(t *testing.T) {
 	const n = maxOwners + 5000
 	s := New(n, 0)
