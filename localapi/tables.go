@@ -31,6 +31,10 @@ var (
 		"pods", "pods of this node and the host, as attached to the packet path",
 		[]string{"POD", "ADDRESSES", "SENT", "RECEIVED", "LOST", "OVER LIMIT", "OFFLOADS"}, (*Pod).cells,
 	}
+	Frontends = Table[Frontend]{
+		"frontends", "addresses and ports of Services, and the backends that they lead to from this node",
+		[]string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "BACKENDS"}, (*Frontend).cells,
+	}
 	Problems = Table[Problem]{
 		"problems", "what is wrong with objects of the cluster",
 		[]string{"SEVERITY", "PROBLEM"}, func(p *Problem) []string { return []string{p.Severity, p.Text} },
@@ -42,7 +46,7 @@ var (
 )
 
 // All are the tables, in the order in which they are told of.
-var All = []Shown{Peers, Pods, Problems, Counters}
+var All = []Shown{Peers, Pods, Frontends, Problems, Counters}
 
 // Shown is a Table of any kind, for who shows it to people.
 type Shown interface {
@@ -147,6 +151,22 @@ func (p *Pod) cells() []string {
 		addrs = append(addrs, a.String())
 	}
 	return []string{p.Name, strings.Join(addrs, ","), size(p.FromBytes), size(p.ToBytes), fmt.Sprint(p.Lost), fmt.Sprint(p.OverLimit), p.Offloads}
+}
+
+// Frontend is an address and port of a Service.
+type Frontend struct {
+	Service  string `json:"service"` // "namespace/name"
+	Port     string `json:"port"`    // its name, or its number where it has none
+	Frontend string `json:"frontend"`
+	Protocol string `json:"protocol"`
+	Policy   string `json:"policy,omitempty"`
+	Affinity string `json:"affinity,omitempty"`
+	// Backends are some of those that it leads to, or why there are none.
+	Backends string `json:"backends"`
+}
+
+func (f *Frontend) cells() []string {
+	return []string{f.Service, f.Port, f.Frontend, f.Protocol, f.Policy, f.Affinity, f.Backends}
 }
 
 // Problem is something wrong with an object of the cluster.

@@ -2,6 +2,7 @@ package services
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -77,25 +78,25 @@ func (t *Table) served(f *front) Served {
 	return ServedNone
 }
 
-// TableHeader names the columns of Rows.
-func TableHeader() []string {
-	return []string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "BACKENDS"}
-}
+// Row is a frontend as people are shown it. Affinity is None or ClientIP, Policy is Cluster or Local. Backends says why
+// there are none.
+type Row struct{ Service, Port, Frontend, Protocol, Policy, Affinity, Backends string }
 
-// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend. Where a Local policy
-// leaves no backend, the column says so.
-func (t *Table) Rows() [][]string {
-	rows := make([][]string, 0, len(t.fronts))
+// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend.
+func (t *Table) Rows() []Row {
+	rows := make([]Row, 0, len(t.fronts))
 	for i := range t.fronts {
 		rows = append(rows, t.row(t.fronts[i].key, &t.fronts[i]))
 	}
-	slices.SortFunc(rows, func(a, b []string) int { return slices.Compare(a, b) })
+	slices.SortFunc(rows, func(a, b Row) int {
+		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Frontend, b.Frontend), cmp.Compare(a.Protocol, b.Protocol))
+	})
 	return rows
 }
 
-func (t *Table) row(k frontKey, f *front) []string {
+func (t *Table) row(k frontKey, f *front) Row {
 	if f.service == noService {
-		return []string{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "this node"}
+		return Row{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "this node"}
 	}
 	s := t.config.Services[f.service]
 	p := &s.Ports[f.port]
@@ -114,7 +115,7 @@ func (t *Table) row(k frontKey, f *front) []string {
 	if f.affinity {
 		affinity = "ClientIP"
 	}
-	return []string{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.units[f.service].sets[f.set].String()}
+	return Row{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.units[f.service].sets[f.set].String()}
 }
 
 func (k frontKey) String() string {
@@ -128,6 +129,9 @@ func (k frontKey) String() string {
 	}
 }
 
+// mostShown is how many backends of a frontend people are shown.
+const mostShown = 20
+
 func (s *set) String() string {
 	switch {
 	case len(s.backends) > 0:
@@ -136,6 +140,9 @@ func (s *set) String() string {
 			out = append(out, b.to.AddrPort().String())
 		}
 		slices.Sort(out)
+		if more := len(out) - mostShown; more > 0 {
+			out = append(out[:mostShown], fmt.Sprintf("and %d more", more))
+		}
 		return strings.Join(out, ",")
 	case s.empty == packet.DropLocal:
 		return "none here (dropped)"

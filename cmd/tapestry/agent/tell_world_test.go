@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +62,12 @@ func TestTold(t *testing.T) {
 	pods, err := localapi.Pods.Ask(t.Context(), n.api)
 	if err != nil || len(pods) != 1 || pods[0].Name != "default/web" {
 		t.Errorf("pods: %+v, %v", pods, err)
+	}
+	frontends, err := localapi.Frontends.Ask(t.Context(), n.api)
+	if err != nil || !slices.ContainsFunc(frontends, func(f localapi.Frontend) bool {
+		return f.Service == "(cluster DNS)" && f.Frontend == "10.96.0.10:53" && f.Backends == "this node"
+	}) {
+		t.Errorf("frontends: %+v, %v", frontends, err)
 	}
 	told, err := n.api.Node(t.Context())
 	if err != nil || told.Name != "n1" || told.PublicKey == "" || told.Updated.IsZero() || told.MTU != 1420 || len(told.PodCIDRs) != 2 {

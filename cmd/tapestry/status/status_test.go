@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/visible/visibletest"
 )
 
 func sample(now time.Time) report {
@@ -90,6 +91,11 @@ func run(t *testing.T, r report, args ...string) (string, error) {
 	s := &localapi.Server{Node: func(context.Context) localapi.Node { return r.Node }, Tables: []localapi.Source{
 		localapi.Peers.From(func(context.Context) ([]localapi.Peer, error) { return r.Peers, nil }),
 		localapi.Pods.From(func(context.Context) ([]localapi.Pod, error) { return r.Pods, nil }),
+		localapi.Frontends.From(func(context.Context) ([]localapi.Frontend, error) {
+			list := make([]localapi.Frontend, 1)
+			visibletest.Fill(&list[0])
+			return list, nil
+		}),
 		localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return r.Problems, nil }),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return r.Counters, nil }),
 	}}

@@ -102,6 +102,7 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 	return &localapi.Server{Node: t.describe, Options: o, Tables: []localapi.Source{
 		localapi.Peers.From(t.peerRows),
 		localapi.Pods.From(t.podRows),
+		localapi.Frontends.From(t.frontendRows),
 		localapi.Problems.From(t.problemRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
 	}}
@@ -165,6 +166,16 @@ func (t *Teller) podRows(context.Context) (rows []localapi.Pod, _ error) {
 			Name: p.Name, Addrs: p.Addrs, FromPackets: p.FromPackets, FromBytes: p.FromBytes, ToPackets: p.ToPackets, ToBytes: p.ToBytes,
 			Lost: p.Down, OverLimit: p.OverLimit, Offloads: p.Offloads,
 		})
+	}
+	return rows, nil
+}
+
+func (t *Teller) frontendRows(context.Context) (rows []localapi.Frontend, _ error) {
+	if !t.o.Follower.HasStarted() {
+		return nil, nil
+	}
+	for _, r := range t.o.Follower.Node().Table().Rows() {
+		rows = append(rows, localapi.Frontend(r))
 	}
 	return rows, nil
 }

@@ -1,0 +1,25 @@
+package services
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// A row says of a frontend with any number of backends only so much that it fits where rows are sent.
+func TestRowsAreShort(t *testing.T) {
+	s := &Service{Namespace: "d", Name: "web", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []Port{{Protocol: packet.TCP, Port: 80}}}
+	for i := range 5000 {
+		s.Endpoints = append(s.Endpoints, Endpoint{
+			Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Ready: true, Serving: true,
+			Ports: []EndpointPort{{Protocol: packet.TCP, Port: 8080}},
+		})
+	}
+	table, problems := NewTable(Config{Services: []*Service{s}})
+	rows := table.Rows()
+	if len(problems) > 0 || len(rows) != 1 || len(rows[0].Backends) > 500 || !strings.HasSuffix(rows[0].Backends, ",and 4980 more") {
+		t.Errorf("got %+v", rows)
+	}
+}
