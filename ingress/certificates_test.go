@@ -67,8 +67,8 @@ func TestCertificateOfSeveral(t *testing.T) {
 	}
 }
 
-// A client may use one connection for all hosts that its certificate is for (RFC 9113 section 9.1.1): each request goes to
-// its own host's backend, whatever name the connection began with. 421 would be for those that are not served here.
+// A client may use one connection for all hosts that its certificate is for (RFC 9113 section 9.1.1): each request goes
+// to its own host's backend, whatever name the connection began with. 421 would be for those that are not served here.
 func TestOneConnectionForManyHosts(t *testing.T) {
 	cert, _ := certificate(t, "*.shop.example")
 	r := newRig(t, Options{}, Config{Certificates: []Certificate{cert}, Routes: []Route{

@@ -121,8 +121,8 @@ func (c *conn) touch() {
 	}
 }
 
-// Close waits for the client when it may still be sending; a second Close ends that. Closed at once the connection would be
-// reset, and many clients lose the response with that: they look for it when they have sent everything (RFC 9112
+// Close waits for the client when it may still be sending; a second Close ends that. Closed at once the connection would
+// be reset, and many clients lose the response with that: they look for it when they have sent everything (RFC 9112
 // section 9.6).
 func (c *conn) Close() error {
 	if c.lost.Load() && !c.guests.ending.Load() && c.closing.CompareAndSwap(false, true) && c.CloseWrite() == nil {

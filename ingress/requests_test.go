@@ -54,8 +54,8 @@ func TestRequestsArriveAsSent(t *testing.T) {
 	}
 }
 
-// A client that sends its whole body before it looks for a response gets the one that came early, though its backend has
-// closed the connection.
+// A client that sends its whole body before it looks for a response gets the one that came early, though its backend
+// has closed the connection.
 func TestEarlyAnswerReachesWhoSendsOn(t *testing.T) {
 	const size = 32 << 20
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A pod that ends takes connections for a moment, and resets them. A request that does no harm when it is sent twice goes
-// to another endpoint then, once; others are told (RFC 9110 section 9.2.2).
+// A pod that ends takes connections for a moment, and resets them. A request that does no harm when it is sent twice
+// goes to another endpoint then, once; others are told (RFC 9110 section 9.2.2).
 func TestUnansweredTriesAnother(t *testing.T) {
 	for _, tt := range []struct {
 		request  string

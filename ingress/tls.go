@@ -48,8 +48,8 @@ func newCertificates(list []Certificate) (certificates, error) {
 	return byHost, nil
 }
 
-// choose returns nil when there is no certificate for the client's SNI. The first is taken that is valid now and that the
-// client can use, by its host and algorithms; those of the exact host come before those of a wildcard. When none is
+// choose returns nil when there is no certificate for the client's SNI. The first is taken that is valid now and that
+// the client can use, by its host and algorithms; those of the exact host come before those of a wildcard. When none is
 // valid, the client is to see one that is not.
 func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Certificate {
 	name := strings.ToLower(match.Hostname(hello.ServerName))

@@ -92,8 +92,8 @@ type upstream struct {
 
 func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port: port, server: s} }
 
-// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked. So is it, once,
-// for a harmless request that an endpoint did not begin to answer: a pod that ends may still take connections.
+// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked. So is it,
+// once, for a harmless request that an endpoint did not begin to answer: a pod that ends may still take connections.
 func (rq *request) ask() (*http.Response, error) {
 	u := rq.u
 	endpoints := u.endpoints()

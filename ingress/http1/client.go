@@ -15,8 +15,9 @@
 // closing is noticed before the next request and not by it.
 //
 // A request that was sent over an idle connection and got no byte of an answer is sent again, over a new one, if that
-// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Others go only over connections
-// that were in use a moment ago: servers close idle ones after seconds, and their closing may cross the request.
+// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Others go only over
+// connections that were in use a moment ago: servers close idle ones after seconds, and their closing may cross the
+// request.
 package http1
 
 import (

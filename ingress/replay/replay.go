@@ -3,8 +3,8 @@
 //
 // A Body is read by one Reader after another. What from gives is read in a goroutine that outlives a Reader which is
 // closed, or replaced by another, while it waits; what comes then is kept for the next, however much it is. When there
-// can be no next one, since Settle was called or too much was read, the last Reader reads by itself, and takes the Body's
-// source with it when it is closed.
+// can be no next one, since Settle was called or too much was read, the last Reader reads by itself, and takes the
+// Body's source with it when it is closed.
 package replay
 
 import (
