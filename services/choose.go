@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Every constant here is part of the choice of backends, which must be the same on all nodes, after a restart and
-// across versions: changing one moves running connections whose flow entry was lost.
+// All constants here are part of the choice of backends, which must be the same on all nodes, after a restart and
+// across versions. Changing one moves running connections whose flow entry was lost.
 const (
 	mixA = 0x9e3779b97f4a7c15
 	mixB = 0xbf58476d1ce4e5b9
@@ -35,14 +35,15 @@ func finish(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// flowHash is what the choice for a flow hangs on: the client and the two ports, but not the frontend's address, so
-// that a client which an outside load balancer moves to another node keeps its backend.
+// flowHash returns the hash that decides the backend of a flow. It covers the client's address, the two ports and the
+// protocol. It leaves out the frontend's address, so that a client keeps its backend when an outside load balancer
+// moves it to another node.
 func flowHash(t *packet.Tuple) uint64 {
 	ports := uint64(t.SrcPort)<<32 | uint64(t.DstPort)<<16 | uint64(t.Proto)
 	return mix(clientHash(&t.Src)^ports, mixC)
 }
 
-// clientHash is flowHash under ClientIP session affinity: the client's address alone.
+// clientHash takes the place of flowHash under ClientIP session affinity. It covers only the client's address.
 func clientHash(a *packet.Addr) uint64 {
 	hi := binary.LittleEndian.Uint64(a[:8])
 	lo := binary.LittleEndian.Uint64(a[8:])
@@ -54,14 +55,14 @@ func score(h, id uint64) uint64 {
 	return mix(mix(h^id, mixA)^id, mixB)
 }
 
-// Layout of a backend's id: who serves above, for which Service port below. The upper part alone tells whether the pod
-// still lives when no Service leads to it any longer.
+// A backend's id has two parts: the upper says who serves, the lower says for which Service port. The upper part alone
+// shows whether the pod still lives when no Service leads to it any longer.
 const (
 	podShift = 24
 	podMask  = ^uint64(1<<podShift - 1)
 )
 
-// podID is the upper part of the ids of all backends that (id, addr) serves; the lower part is zero.
+// podID returns the upper part of the ids of all backends that the server (id, addr) has. The lower part is zero.
 func podID(id string, addr netip.Addr) uint64 {
 	h := hashString(fnvOffset, id)
 	b := addr.As16()
@@ -74,7 +75,7 @@ func podID(id string, addr netip.Addr) uint64 {
 	return h
 }
 
-// portID names a Service port for the lower part of an id. The target port comes in later, see backendID.
+// portID returns the hash of a Service port, for the lower part of an id. backendID adds the target port.
 func portID(s *Service, p *Port) uint64 {
 	h := hashString(fnvOffset, s.Namespace)
 	h = hashString(h, s.Name)
@@ -82,8 +83,8 @@ func portID(s *Service, p *Port) uint64 {
 	return (h ^ uint64(p.Protocol)) * fnvPrime
 }
 
-// backendID is the stable identity of one backend: same on every node and after a restart; different for another pod
-// at the same address, another Service port, another target port.
+// backendID returns the stable identity of one backend. It is the same on every node and after a restart. Another pod
+// at the same address, another Service port or another target port has another id.
 func backendID(pod, port uint64, target uint16) uint64 {
 	return pod | finish(port^uint64(target)*mixA)&^podMask
 }
@@ -96,14 +97,15 @@ func hashString(h uint64, s string) uint64 {
 	return (h ^ 0xff) * fnvPrime
 }
 
-// rendezvousMax is the largest set for which every backend is weighed at each choice: that moves the fewest flows and
-// needs no memory, and for this many costs about as much as the cache misses of a table.
+// rendezvousMax is the size of the largest set in which every backend is weighed at each choice (rendezvous hashing).
+// This moves the fewest flows and needs no memory. At this size it costs about as much as the cache misses of a Maglev
+// table.
 const rendezvousMax = 16
 
-// maglevPrimes are the table sizes to choose from.
+// maglevPrimes are the possible sizes of a Maglev table.
 var maglevPrimes = []uint32{2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139, 524287, 1048573, 4194301, 16777213}
 
-// maglevLoad is the least number of slots per backend: the share of a backend is off by about 1/maglevLoad at most
+// maglevLoad is the least number of slots per backend. The shares of backends differ by about 1/maglevLoad at most
 // (Eisenbud et al., "Maglev", NSDI 2016, 3.4).
 const maglevLoad = 64
 
@@ -116,7 +118,7 @@ func maglevSize(n int) uint32 {
 	return maglevPrimes[len(maglevPrimes)-1]
 }
 
-// walk is where a backend stands in its own permutation of the slots.
+// walk is a backend's position in its own permutation of the slots.
 type walk struct{ at, skip uint32 }
 
 func (w *walk) step(m uint32) {
@@ -125,7 +127,8 @@ func (w *walk) step(m uint32) {
 	}
 }
 
-// fillMaglev fills slots, whose length is a prime larger than len(bs), with indexes into bs, which is sorted by id.
+// fillMaglev fills slots with indexes into bs. The length of slots is a prime greater than len(bs); bs is sorted by
+// id.
 func fillMaglev(slots []uint32, bs []backend) {
 	const empty = ^uint32(0)
 	for i := range slots {

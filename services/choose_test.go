@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// manyService is a Service of n backends.
+// manyService returns a Service with n backends.
 func manyService(n int) Service {
 	s := Service{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}
 	for i := range n {
@@ -33,7 +33,7 @@ func tableOf(ss ...Service) *Table {
 	return t
 }
 
-// flows are n tuples as a few clients make them: consecutive ports, neighbouring addresses.
+// flows returns n tuples like those of a few clients: consecutive ports, neighbouring addresses.
 func flows(n int) []packet.Tuple {
 	out := make([]packet.Tuple, n)
 	first := *tuple("tcp 10.9.0.1:30000 10.96.0.1:80")
@@ -50,7 +50,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 		a := tableOf(manyService(n))
 		s := manyService(n)
 		rand.New(rand.NewPCG(1, 2)).Shuffle(n, func(i, j int) { s.Endpoints[i], s.Endpoints[j] = s.Endpoints[j], s.Endpoints[i] })
-		s.Endpoints = append(s.Endpoints, s.Endpoints[0]) // one twice, as while slices are rebalanced
+		s.Endpoints = append(s.Endpoints, s.Endpoints[0]) // one endpoint twice, as while EndpointSlices are rebalanced
 		b := tableOf(s)
 		for _, f := range flows(2000) {
 			if a.Pick(&f) != b.Pick(&f) {
@@ -85,7 +85,7 @@ func TestMinimalDisruption(t *testing.T) {
 	}
 }
 
-// TestSpread is a chi-square test against even shares, with room for the unevenness of Maglev.
+// TestSpread is a chi-square test against equal shares, with tolerance for the unevenness of Maglev.
 func TestSpread(t *testing.T) {
 	const perBackend = 400
 	for _, n := range []int{2, 3, 8, rendezvousMax, rendezvousMax + 1, 100, 1000} {
@@ -101,15 +101,15 @@ func TestSpread(t *testing.T) {
 		if len(count) != n {
 			t.Errorf("%d of %d backends are used", len(count), n)
 		}
-		// The mean of chi is the degrees of freedom and its deviation the root of twice that; 1000 flows over
-		// 2 backends with chi above 12 happen once in 2000 hashes.
+		// The mean of chi-square is the degrees of freedom, and its standard deviation is the square root of twice
+		// that. With 1000 flows over 2 backends, chi-square above 12 happens once in 2000 hashes.
 		if dof := float64(n - 1); chi > dof*1.5+11 {
 			t.Errorf("%d backends: chi-square %.1f for %.0f degrees of freedom", n, chi, dof)
 		}
 	}
 }
 
-// TestMaglevTwin compares the table with one built as the paper writes it.
+// TestMaglevTwin compares the table with one that is built as the paper describes.
 func TestMaglevTwin(t *testing.T) {
 	table := tableOf(manyService(40))
 	s := table.units[0].sets[0]
@@ -140,7 +140,7 @@ func TestMaglevTwin(t *testing.T) {
 	}
 }
 
-// slowPick is Pick by scanning the Config, for sets of at most rendezvousMax.
+// slowPick is Pick by a scan of the Config, for sets of at most rendezvousMax backends.
 func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 	dst, src := t.Dst.Netip(), t.Src.Netip()
 	ping := t.Proto == packet.ICMPv4 || t.Proto == packet.ICMPv6
@@ -168,7 +168,7 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 					nodePorts && onNode && p.NodePort != 0 && p.NodePort == t.DstPort && slowHasFamily(s, dst):
 					node := c.Node
 					if at := slowNodeAt(c, dst); inside && at != "" {
-						node = at // what would serve the client there, where it is external
+						node = at // the endpoints that serve external clients at that node
 					}
 					return slowChoose(c, s, p, t, s.ExternalLocal && (!inside || node != c.Node), node)
 				}
@@ -184,12 +184,12 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 	return packet.Choice{Kind: packet.NotFrontend}
 }
 
-// slowHasFamily reports whether a Service is of the family of an address.
+// slowHasFamily reports whether a Service has the family of an address.
 func slowHasFamily(s *Service, a netip.Addr) bool {
 	return len(s.ClusterIPs) == 0 || slices.ContainsFunc(s.ClusterIPs, func(ip netip.Addr) bool { return ip.Is4() == a.Is4() })
 }
 
-// slowNodeAt is the name of the other node that has the address; of several, the last.
+// slowNodeAt returns the name of the other node that has the address. If several have it, it returns the last.
 func slowNodeAt(c *Config, a netip.Addr) (name string) {
 	for i, x := range c.NodeAddrs {
 		if x == a && c.NodeNames[i] != c.Node {
@@ -199,7 +199,7 @@ func slowNodeAt(c *Config, a netip.Addr) (name string) {
 	return name
 }
 
-// slowChoose chooses among all endpoints, or among those of the node when the policy is Local.
+// slowChoose chooses among all endpoints, or among the node's endpoints when the policy is Local.
 func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, node string) packet.Choice {
 	targets := Select(s, p, Scope{Family: familyOf(t.Dst.Is4())})
 	if len(targets) == 0 {
@@ -224,7 +224,7 @@ func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, nod
 	return best
 }
 
-// randomConfig draws from few addresses and ports, so that they meet.
+// randomConfig draws from few addresses and ports, so that Services often claim the same ones.
 func randomConfig(r *rand.Rand) Config {
 	pool := addresstest.Addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1")
 	protos := []packet.Proto{packet.TCP, packet.UDP, packet.SCTP}
@@ -287,7 +287,7 @@ func FuzzPickTwin(f *testing.F) {
 			if got != want {
 				t.Fatalf("%v:%d -> %v:%d/%d: got %+v, want %+v\n%+v", tu.Src, tu.SrcPort, tu.Dst, tu.DstPort, tu.Proto, got, want, c)
 			}
-			// What terminates on another node is ready there alone.
+			// The fallback to terminating endpoints is decided per node, so such a backend is draining in this Table.
 			state := table.Backend(got.Backend)
 			if there := slowNodeAt(&c, tu.Dst.Netip()) != "" && state == packet.BackendDraining; got.Kind == packet.Picked && state != packet.BackendReady && !there {
 				t.Fatalf("picked a backend that is not ready, but %v", state)
@@ -329,8 +329,8 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
-// BenchmarkPickMiss is what every flow between pods pays: its destination is no frontend. The last is an address of a
-// Service without that port.
+// BenchmarkPickMiss measures what every flow between pods costs: its destination is no frontend. The last case is an
+// address of a Service, but not a port of it.
 func BenchmarkPickMiss(b *testing.B) {
 	for _, bb := range []struct {
 		services int
@@ -372,9 +372,9 @@ func BenchmarkNewTable(b *testing.B) {
 	}
 }
 
-// BenchmarkManyPorts is what it costs to find the endpoints of every port, none of which is ready so that no table is
-// made: one step for each pair of the two. With own, endpoints share no list of ports, as when they are in several
-// EndpointSlices.
+// BenchmarkManyPorts measures the search for the endpoints of every port: one step for each pair of a port and an
+// endpoint. No endpoint is ready, so that no Maglev table is made. With own, endpoints share no list of ports, as when
+// they are in several EndpointSlices.
 func BenchmarkManyPorts(b *testing.B) {
 	for _, bb := range []struct{ ports, endpoints int }{{10, 1000}, {100, 1000}, {1000, 1000}} {
 		for _, own := range []bool{false, true} {

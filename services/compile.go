@@ -9,10 +9,10 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Problem is something odd in a Config that leaves part of it without effect.
+// Problem is a mistake in a Config because of which a part of the Config has no effect.
 type Problem struct {
 	Object  string // "Service namespace/name"
-	Message string // one sentence: what was expected, and what to do
+	Message string // one sentence: what is wrong, and what to do
 }
 
 func (p Problem) String() string { return p.Object + ": " + p.Message }
@@ -21,19 +21,19 @@ func problemOf(s *Service, format string, args ...any) Problem {
 	return Problem{Object: "Service " + s.Namespace + "/" + s.Name, Message: fmt.Sprintf(format, args...)}
 }
 
-// unit is what one Service comes to by itself, whatever others there are. It never changes, but for what is made when
-// somebody asks.
+// unit is one Service, compiled without regard to other Services. It never changes, except for reach, which is filled
+// on demand.
 type unit struct {
-	fronts []front // as it would have them; service is not filled in
-	// sets has four for every port: of the whole cluster and of this node, each for IPv4 and IPv6. See setIndex.
+	fronts []front // the frontends that the Service asks for; service is not filled in
+	// sets has four sets per port: the whole cluster's and this node's, each for IPv4 and IPv6. See setIndex.
 	sets     []set
 	states   []state
 	problems []Problem
-	here     []frontKey // where its endpoints serve that are on this node, or may be
-	reach    sync.Map   // Endpoints of ports, by their index, []netip.AddrPort
+	here     []frontKey // where endpoints on this node serve, or endpoints without a known node
+	reach    sync.Map   // results of Endpoints: []netip.AddrPort, by port index
 }
 
-// state is what a port of the Service knows of a backend; one backend may stand there several times.
+// state is the state of a backend as one port of the Service sees it. A unit may list one backend several times.
 type state struct {
 	id    uint64
 	ready bool
@@ -52,7 +52,7 @@ func setIndex(port int, local, is4 bool) uint32 {
 	return i
 }
 
-// place is what a unit hangs on besides its Service: the node the Table is for, and the families of node addresses.
+// place is what a unit depends on besides its Service: the Table's node, and the families of the node addresses.
 type place struct {
 	node         string
 	node4, node6 bool
@@ -68,13 +68,13 @@ func placeOf(c *Config) place {
 
 func (p place) hasNodes(is4 bool) bool { return is4 && p.node4 || !is4 && p.node6 }
 
-// unitBuilder is a unit being made.
+// unitBuilder compiles one unit.
 type unitBuilder struct {
 	*unit
 	place   place
 	s       *Service
 	serving serving
-	first   map[portKey]int // index of the first port of a number
+	first   map[portKey]int // index of the first port with that number and protocol
 }
 
 // portKey is a port's number and protocol.
@@ -109,7 +109,8 @@ func newUnit(s *Service, p place) *unit {
 	return b.unit
 }
 
-// endpointsAt finds where endpoints serve that are on a node. Those that are on no node may be anywhere.
+// endpointsAt returns the addresses and ports of the endpoints on a node. It includes endpoints without a node, since
+// they may be anywhere.
 func endpointsAt(s *Service, node string) (list []frontKey) {
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
@@ -127,7 +128,7 @@ func (b *unitBuilder) problem(format string, args ...any) {
 	b.problems = append(b.problems, problemOf(b.s, format, args...))
 }
 
-// usable reports whether port j can be served at all.
+// usable reports whether port j can be served at all. If not, it records a problem.
 func (b *unitBuilder) usable(j int) bool {
 	s, p := b.s, &b.s.Ports[j]
 	if p.Port == 0 {
@@ -153,23 +154,23 @@ func (b *unitBuilder) usable(j int) bool {
 	return true
 }
 
-// headless reports whether only DNS leads to s.
+// headless reports whether s has no address of its own, so that clients find it only through DNS.
 func headless(s *Service) bool { return len(s.ClusterIPs) == 0 && len(s.ExternalIPs) == 0 }
 
-// fronted reports whether p has a frontend of the family.
+// fronted reports whether p has a frontend in the family.
 func (b *unitBuilder) fronted(p *Port, is4 bool) bool {
 	of := familyOf(is4).has
 	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) || b.nodePorted(p, is4)
 }
 
-// nodePorted reports whether p is answered at node addresses of the family: a NodePort is of the families of its
-// Service's ClusterIPs (Service.spec.ipFamilies), and of all where it has none.
+// nodePorted reports whether p is answered at node addresses of the family. A NodePort has the families of its
+// Service's ClusterIPs (Service.spec.ipFamilies), or both families if the Service has no ClusterIP.
 func (b *unitBuilder) nodePorted(p *Port, is4 bool) bool {
 	ips := b.s.ClusterIPs
 	return p.NodePort != 0 && b.place.hasNodes(is4) && (len(ips) == 0 || slices.ContainsFunc(ips, familyOf(is4).has))
 }
 
-// port adds the frontends of one Service port and family, and its backends out of the endpoints that serve it.
+// port adds the frontends and backends of one Service port in one family. serving are the endpoints that serve it.
 func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
 	s, p := b.s, &b.s.Ports[j]
 	b.portSets(j, is4, serving)
@@ -198,13 +199,14 @@ func (b *unitBuilder) front(f front, k frontKey) {
 	b.fronts = append(b.fronts, f)
 }
 
-// portSets fills in the sets of backends in the whole cluster and on this node, and records every backend's state.
+// portSets fills in the port's sets of backends of the whole cluster and of this node, and records the state of every
+// backend.
 func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	s := b.s
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
 		if e := t.Endpoint; familyOf(is4).has(e.Addr) {
-			// Ready also for whom new flows do not come to, as with hints for others.
+			// A backend is ready even if it gets no new flows, for example because its hints are for others.
 			b.states = append(b.states, state{backendID(podID(e.ID, e.Addr), id, t.Port), e.Ready || s.PublishNotReady})
 		}
 	}
@@ -218,8 +220,8 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	}
 }
 
-// set makes a set of backends, whose order does not depend on that of the targets; empty is the answer when it has
-// none.
+// set returns the set of backends that serve targets. The order of targets does not matter. empty is the answer to
+// clients if there are no targets.
 func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind) set {
 	if len(targets) == 0 {
 		return set{empty: empty}
@@ -231,7 +233,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 		bs = append(bs, backend{id, packet.Endpoint{Addr: packet.AddrFrom(t.Endpoint.Addr), Port: t.Port}})
 	}
 	slices.SortFunc(bs, func(x, y backend) int { return cmp.Compare(x.id, y.id) })
-	// One endpoint stands in two slices for a moment while its controller moves it.
+	// An endpoint is in two EndpointSlices for a moment while its controller moves it.
 	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id })}
 	if len(s.backends) > rendezvousMax {
 		s.slots = make([]uint32, maglevSize(len(s.backends)))
@@ -240,7 +242,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 	return s
 }
 
-// protoName is as Kubernetes writes it; "" for a protocol that Services do not have.
+// protoName returns the protocol's name in Kubernetes, or "" for a protocol that Services do not have.
 func protoName(p packet.Proto) string {
 	switch p {
 	case packet.TCP:

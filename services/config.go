@@ -7,61 +7,62 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Config is the whole desired state: every Service with its endpoints, as one node sees it.
+// Config is the desired state: every Service with its endpoints, as one node sees it.
 type Config struct {
-	// Node is the node that the Table is for.
+	// Node is the name of the node that the Table is for.
 	Node string
-	// NodeAddrs are the addresses on which NodePorts are answered: all nodes', since a pod may use any of them.
+	// NodeAddrs are the addresses on which NodePorts are answered. They include every node's addresses, since a pod
+	// may use any of them.
 	NodeAddrs []netip.Addr
-	// NodeNames are the nodes that have them, by the same index; none: nodes other than this one have no names.
+	// NodeNames[i] is the node that has NodeAddrs[i]. If the list is empty, no other node is known by name.
 	NodeNames []string
 	// OwnAddrs are this node's own addresses among NodeAddrs.
 	OwnAddrs []netip.Addr
-	// ServiceCIDRs are the service ranges: an address inside that is no frontend is refused, not routed.
+	// ServiceCIDRs are the service ranges. An address inside them that is no frontend is refused, not routed.
 	ServiceCIDRs []netip.Prefix
-	// ClusterCIDRs are the pod ranges. A client there, or at one of OwnAddrs, reaches NodePorts and ExternalIPs
-	// under the Cluster policy even where the external policy is Local, since its traffic never was external
-	// (KEP-1669, as kube-proxy does).
+	// ClusterCIDRs are the pod ranges. A client in them, or at one of OwnAddrs, reaches NodePorts and ExternalIPs
+	// under the Cluster policy even if the external policy is Local, because its traffic does not come from outside
+	// (KEP-1669; kube-proxy does the same).
 	ClusterCIDRs []netip.Prefix
 	// DNSAddrs are the cluster DNS addresses, answered by the node itself.
 	DNSAddrs []netip.Addr
-	// Services are sorted by namespace and name. None is nil, and none is changed: Configs that follow one
-	// another share them.
+	// Services are sorted by namespace and name. No element is nil. A Service must not be changed after it is here,
+	// because successive Configs share Services.
 	Services []*Service
-	// Pods are all pods with an address that this node knows of, its own at least: who lives on when no Service
-	// leads to it.
+	// Pods are all pods with an address that this node knows of; its own pods are always among them. A TCP flow to one
+	// of them continues when no Service leads to the pod any longer.
 	Pods []Pod
-	// HostPorts are those of this node's pods. Where two want the same, the first has it.
+	// HostPorts are the hostPorts of this node's pods. If two want the same port, the first gets it.
 	HostPorts []HostPort
 }
 
-// Pod is one that lives.
+// Pod is a pod that is alive.
 type Pod struct {
-	// ID is the pod's UID, as in Endpoint.ID: while such a pod lives, a TCP flow to it goes on even when no
-	// Service leads to it any longer. May be empty.
+	// ID is the pod's UID, as in Endpoint.ID. While the pod lives, a TCP flow to it continues even if no Service leads
+	// to it any longer. ID may be empty.
 	ID    string
 	Addrs []netip.Addr
 }
 
-// Service is one v1.Service, without what the data path does not need. One without addresses and node ports is there
-// for its Endpoints alone.
+// Service is one v1.Service, reduced to what the data path needs. A Service without addresses and node ports is listed
+// only for its Endpoints.
 type Service struct {
 	Namespace, Name string
 	// ClusterIPs are empty for a headless Service.
 	ClusterIPs []netip.Addr
-	// ExternalIPs are load balancer ingress addresses, and spec.externalIPs where they are honoured.
+	// ExternalIPs are load balancer ingress addresses, and spec.externalIPs if the cluster honours them.
 	ExternalIPs []netip.Addr
-	// SourceRanges are the clients that ExternalIPs are for; nil for all. Ranges of another family alone let
-	// nobody in.
+	// SourceRanges are the clients that may use ExternalIPs; nil allows all. If no range has the client's family, the
+	// client is not allowed.
 	SourceRanges []netip.Prefix
 	Ports        []Port
-	// Affinity is the ClientIP session affinity timeout; 0 for none.
+	// Affinity is the timeout of ClientIP session affinity; 0 means no affinity.
 	Affinity time.Duration
-	// InternalLocal, ExternalLocal: the traffic policies are Local.
+	// InternalLocal and ExternalLocal report that the internal or external traffic policy is Local.
 	InternalLocal, ExternalLocal bool
 	PublishNotReady              bool
-	// HealthCheckNodePort is the port of every node on which load balancers ask whether it has endpoints
-	// (healthCheckNodePort); 0: none.
+	// HealthCheckNodePort is the port on every node at which load balancers ask whether the node has endpoints of the
+	// Service (spec.healthCheckNodePort); 0 means none.
 	HealthCheckNodePort uint16
 	Endpoints           []Endpoint
 }
@@ -74,26 +75,26 @@ type Port struct {
 	NodePort uint16 // 0: none
 }
 
-// Endpoint is one endpoint of a Service, out of its EndpointSlices.
+// Endpoint is one endpoint of a Service, from its EndpointSlices.
 type Endpoint struct {
-	// Addr is one address; a dual-stack pod is two Endpoints.
+	// Addr is the endpoint's address. A dual-stack pod has two Endpoints.
 	Addr netip.Addr
-	// ID is the identity of what serves behind the address: the pod's UID, else the address itself.
+	// ID identifies the server behind the address: the pod's UID, or the address itself if there is no pod.
 	ID   string
 	Node string
 	// Ready, Serving, Terminating are the EndpointSlice conditions (KEP-1672).
 	Ready, Serving, Terminating bool
-	// ForNode and ForZone say whether the endpoint is meant for clients on this node and in its zone (KEP-2433,
-	// KEP-3015).
+	// ForNode and ForZone say whether the endpoint is meant for clients on this node and for clients in this node's
+	// zone (KEP-2433, KEP-3015).
 	ForNode, ForZone Hint
-	// Ports are the target ports by Service port name and protocol.
+	// Ports are the target ports, by the Service port's name and protocol.
 	Ports []EndpointPort
 }
 
-// Hint says whom an endpoint is meant for.
+// Hint says whether an endpoint is meant for clients here.
 type Hint uint8
 
-// The hints.
+// NoHint means that the endpoint carries no hint; Elsewhere and Here say for whom the hint is.
 const (
 	NoHint Hint = iota
 	Elsewhere

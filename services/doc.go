@@ -1,56 +1,58 @@
-// Package services turns the Services of a cluster into an immutable Table of frontends and backends and chooses the
-// backend of every new flow.
+// Package services compiles the Services of a cluster into an immutable Table of frontends and backends, and chooses
+// the backend of every new flow.
 //
 // # Theory of operation
 //
-// A Config says everything about the Services of a cluster as one node sees them. NewTable compiles it once into a
-// Table that never changes; whoever holds the current Table swaps in a new one, and flows survive, because a flow
-// keeps the identity of its backend and asks Backend what became of it, and Leads whether its frontend still means it.
+// A Config describes all Services of a cluster as one node sees them. NewTable compiles a Config into a Table that
+// never changes. The holder of the current Table replaces it with a new one when the Config changes. Flows survive
+// the replacement: a flow remembers the id of its backend, asks Backend for the backend's present state, and asks
+// Leads whether its frontend still belongs to the same Service port.
 //
-// From one Table to the next. Every Service is compiled by itself, to a unit. Update takes over the units of Services
-// that are the same, and when no frontend has changed also the index that finds them; what is known of backends lies
-// in 256 parts, of which those with a change are copied. So among 10,000 Services a new endpoint costs its own
-// Service and a comparison of the lists, which share most of their memory with those of before.
+// Updates. Each Service is compiled by itself into a unit. Update reuses the units of unchanged Services, and reuses
+// the index of frontends when no frontend has changed. The states of backends are kept in 256 parts, and Update copies
+// only the parts with a change. So one new endpoint among 10,000 Services costs the compilation of its own Service,
+// and a comparison of lists that mostly share their memory with the previous ones.
 //
-// Finding a frontend. Two hash tables: one of address, port and protocol, and one of every address that is anything
-// special. NodePorts stand in the first once per family of their Service, not once per node. What is in neither costs
-// two lookups and the comparison with the service ranges.
+// Finding a frontend. There are two hash tables: one by address, port and protocol, and one by address for all
+// addresses with a special meaning. A NodePort is in the first table once per family of its Service, not once per
+// node. A destination in neither table costs two lookups and a comparison with the service ranges.
 //
 //	address is ...              port known      port unknown
-//	cluster DNS                 53: ToStack   ICMP: ToStack, others as below
+//	cluster DNS                 53: ToStack     ICMP: ToStack, others as below
 //	ClusterIP, ExternalIP       choose          UnknownPort
-//	a node's                    choose          NotFrontend: the node's own business
+//	a node's                    choose          NotFrontend: the node handles it
 //	within a service range      -               UnknownPort
 //	anything else               -               NotFrontend
 //
-// Host ports of this node's pods stand beside, by address or for all addresses of a family, and only this node has
-// them: its own pods, clients of its sockets (PickOnHost) and what the Link brings for its addresses find them. A
-// NodePort of that number wins.
+// The hostPorts of this node's pods are kept in a separate table, by address or for all addresses of a family. Only
+// this node has them. They serve this node's pods, clients of this node's sockets (PickOnHost), and packets that the
+// Link brings for this node's addresses. A NodePort with the same number takes precedence.
 //
-// Which endpoints. Select is the rule, one pure function, for packets and for whoever makes connections of his own to
-// a ServicePort (Endpoints). A ClusterIP follows the internal traffic policy; NodePorts and ExternalIPs follow the
-// external one, except for clients inside the cluster, for whom that is Cluster at this node's addresses, and the
-// other node's own endpoints at another node's (setAt). An empty set refuses the client (NoEndpoints), unless only
-// the Local policy made it empty (DropLocal): then the client is to try another node, and silence is what the health
-// checks of load balancers and kube-proxy agree on.
+// Which endpoints. Select is the rule: one pure function, used for packets, and (by way of Endpoints) for callers that
+// connect to a ServicePort themselves. A ClusterIP follows the internal traffic policy. NodePorts and ExternalIPs
+// follow the external policy. If that is Local, clients inside the cluster are an exception: at this node's addresses
+// they get any endpoint of the cluster, and at another node's address they get that node's own endpoints (setAt). An
+// empty set refuses the client (NoEndpoints), unless only the Local policy made it empty (DropLocal). DropLocal
+// answers nothing, so that the client tries another node; kube-proxy does the same, and health checks of load
+// balancers expect it.
 //
 // Which backend. The choice is a pure function of the client's address, the two ports, the protocol and the set of
-// backends: not of their order, not of the frontend's address, not of the past. Up to rendezvousMax backends every
-// one is weighed (rendezvous hashing); beyond, a Maglev table is built, whose lookup takes the same time for any
-// size. Both move few flows when the set changes by one: rendezvous only those of the backend that left, Maglev about
-// one percent more. A set that grows or shrinks past rendezvousMax is dealt anew. None of this moves a flow that the
-// flow table knows.
+// backends. It does not depend on the order of the backends, on the frontend's address, or on earlier choices. Up to
+// rendezvousMax backends are all weighed (rendezvous hashing). Larger sets get a Maglev table, whose lookup takes the
+// same time for any size. Both move few flows when one backend is added or removed: rendezvous hashing moves only the
+// flows of the removed backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
+// distributes all flows anew. None of this moves a flow that the flow table knows.
 //
-// Session affinity. With ClientIP affinity the client's address alone is hashed. Hence affinity holds on every node
-// and over restarts, as long as the set of backends stays the same; when the set changes, a client whose backend
-// stays may be moved only within the bounds above. What is remembered is when a client came last (sessions): after
-// the Service's timeout without a new connection its next session is dealt anew. Who was forgotten has the backend of
-// a first session.
+// Session affinity. With ClientIP affinity only the client's address is hashed. So affinity holds on every node and
+// across restarts while the set of backends stays the same. When the set changes, a client whose backend remains moves
+// only as rarely as described above. The Table remembers when each client last made a connection (sessions): after
+// the Service's timeout without a new connection, the client's next session is distributed anew. A client that was
+// forgotten gets the backend of a first session.
 //
-// Identity. A backend's id is 64 bits: the upper 40 a hash of the pod's UID and address, the lower 24 a hash of the
-// Service port and target port. So a reused address gets another id; two Services over one pod are told apart (one
-// may drop the pod while the other keeps it); and the upper part alone shows that a pod still lives though no Service
-// leads to it any longer, in which case its connections may end in peace (BackendDraining).
+// Identity. A backend's id has 64 bits. The upper 40 are a hash of the pod's UID and address, the lower 24 a hash of
+// the Service port and target port. So a reused address gets another id. Two Services over one pod have different
+// ids, because one may drop the pod while the other keeps it. The upper part alone shows that a pod still lives
+// although no Service leads to it; its connections then continue until they end (BackendDraining).
 //
-// The package has more than 1,500 lines because making, asking and showing a Table share what it consists of.
+// The package has more than 1,500 lines because compiling, querying and printing a Table all need its internal layout.
 package services

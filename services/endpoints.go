@@ -9,17 +9,17 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// ServicePort names a port of a Service that is reached over TCP, as whoever makes connections of his own refers to
-// it: by the port's name or by its number in decimal, which no name looks like (RFC 6335, section 5.1).
+// ServicePort names a TCP port of a Service for callers that make connections themselves. Port is the port's name, or
+// its number in decimal. No name consists of digits alone (RFC 6335, section 5.1).
 type ServicePort struct {
 	Namespace, Name string
 	Port            string
 }
 
-// Endpoints returns the addresses at which a Service port is served, sorted: those that a ClusterIP of either family
-// leads to under the Cluster policy, by Select, whether or not the Service has one. None when there is no such port.
-// It is the very same list until the Service changes, is borrowed, and costs a search by name when it has been asked
-// for before.
+// Endpoints returns the addresses at which a Service port is served, sorted. They are the endpoints that Select
+// returns for both families under the Cluster policy, whether or not the Service has a ClusterIP. The list is empty
+// when there is no such port. Until the Service changes, each call returns the same slice, which the caller must not
+// change. After the first call the cost is one search by name.
 func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 	i, s := t.service(p.Namespace, p.Name)
 	if s == nil {
@@ -44,13 +44,13 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 	return first.([]netip.AddrPort)
 }
 
-// Serves reports whether a is the address of an endpoint of the Service that is ready.
+// Serves reports whether a is the address of a ready endpoint of the Service.
 func (t *Table) Serves(namespace, name string, a netip.Addr) bool {
 	_, s := t.service(namespace, name)
 	return s != nil && slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a && (e.Ready || s.PublishNotReady) })
 }
 
-// service finds a Service and its index; nil when there is none.
+// service returns a Service and its index, or -1 and nil when there is none.
 func (t *Table) service(namespace, name string) (int, *Service) {
 	want := &Service{Namespace: namespace, Name: name}
 	i, found := slices.BinarySearchFunc(t.config.Services, want, compareServices)
@@ -60,7 +60,7 @@ func (t *Table) service(namespace, name string) (int, *Service) {
 	return i, t.config.Services[i]
 }
 
-// portOf returns the index of the TCP port with that name or number, -1 when there is none.
+// portOf returns the index of the TCP port with that name or number, or -1 when there is none.
 func (s *Service) portOf(port string) int {
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 		return slices.IndexFunc(s.Ports, func(p Port) bool { return uint64(p.Port) == n && p.Protocol == packet.TCP })

@@ -28,12 +28,12 @@ func TestEndpoints(t *testing.T) {
 	for _, tt := range []struct{ service, port, want string }{
 		{"dual", "web", "[10.0.0.1:8080 10.0.0.2:8080 [fd00::1]:8080]"},
 		{"dual", "80", "[10.0.0.1:8080 10.0.0.2:8080 [fd00::1]:8080]"},
-		{"dual", "dns", "[]"},   // not over TCP
-		{"dual", "53", "[]"},    // the same
-		{"dual", "81", "[]"},    // no endpoint has it
+		{"dual", "dns", "[]"},   // not TCP
+		{"dual", "53", "[]"},    // not TCP
+		{"dual", "81", "[]"},    // no endpoint has this port
 		{"dual", "82", "[]"},    // no such port
-		{"dual", "", "[]"},      // no port has no name
-		{"dual", "other", "[]"}, // nor this one
+		{"dual", "", "[]"},      // the empty name matches no port
+		{"dual", "other", "[]"}, // no such port
 		{"headless", "web", "[10.0.0.4:8080]"},
 		{"hinted", "web", "[10.0.0.1:8080]"},
 		{"leaving", "web", "[10.0.0.5:8080]"},
@@ -42,7 +42,7 @@ func TestEndpoints(t *testing.T) {
 		{"unready", "web", "[10.0.0.8:8080]"},
 	} {
 		p := ServicePort{"d", tt.service, tt.port}
-		for range 2 { // made, then found
+		for range 2 { // the first round makes the list, the second finds it
 			if got := fmt.Sprint(table.Endpoints(p)); got != tt.want {
 				t.Errorf("%v: got %s, want %s", p, got, tt.want)
 			}
@@ -54,7 +54,7 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// Whoever keeps the list knows by its identity that nothing has changed.
+// The holder of the list can tell by the slice's identity that nothing has changed.
 func TestEndpointsAreShared(t *testing.T) {
 	c := cluster(100, 10)
 	slices.SortFunc(c.Services, compareServices)
@@ -80,7 +80,7 @@ func TestEndpointsAreShared(t *testing.T) {
 	}
 }
 
-// FuzzEndpointsAreThoseOfClusterIPs: of one family, L7 goes where L4 goes.
+// FuzzEndpointsAreThoseOfClusterIPs checks that, in one family, L7 uses the same endpoints as L4.
 func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
 	for i := range uint64(500) {
 		f.Add(i)

@@ -2,8 +2,8 @@ package services
 
 import "slices"
 
-// equalConfigs reports whether Tables made of the two would be the same. The order of lists counts: translation gives
-// them sorted.
+// equalConfigs reports whether the Tables of x and y would be the same. The order of lists counts; kube/translate
+// sorts them.
 func equalConfigs(x, y *Config) bool {
 	return equalNodes(x, y) && equalLists(x.HostPorts, y.HostPorts, same) && equalLists(x.Pods, y.Pods, equalPods) &&
 		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })
@@ -11,7 +11,7 @@ func equalConfigs(x, y *Config) bool {
 
 func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && equalBacks(a, b) }
 
-// equalNodes compares all but Services, Pods and HostPorts.
+// equalNodes compares everything except Services, Pods and HostPorts.
 func equalNodes(x, y *Config) bool {
 	return x.Node == y.Node &&
 		slices.Equal(x.NodeAddrs, y.NodeAddrs) && slices.Equal(x.NodeNames, y.NodeNames) &&
@@ -21,8 +21,8 @@ func equalNodes(x, y *Config) bool {
 		slices.Equal(x.DNSAddrs, y.DNSAddrs)
 }
 
-// equalLists takes a list for equal to itself without a look: Configs that follow one another share most of what they
-// have.
+// equalLists compares two lists. It does not look at the elements when both are the same slice, since successive
+// Configs share most of their memory.
 func equalLists[T any](a, b []T, equal func(a, b *T) bool) bool {
 	if len(a) != len(b) {
 		return false
@@ -40,7 +40,7 @@ func equalLists[T any](a, b []T, equal func(a, b *T) bool) bool {
 
 func same[T comparable](a, b *T) bool { return *a == *b }
 
-// equalFronts compares all but the Endpoints.
+// equalFronts compares everything except the Endpoints.
 func equalFronts(a, b *Service) bool {
 	return a == b || a.Namespace == b.Namespace && a.Name == b.Name &&
 		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&

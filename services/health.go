@@ -3,13 +3,13 @@ package services
 // HealthCheck is what a load balancer is told about one Service whose external traffic policy is Local.
 type HealthCheck struct {
 	Namespace, Name string
-	// Port is the node's port on which it is told.
+	// Port is the node's port at which load balancers ask.
 	Port uint16
-	// Local counts the ready endpoints on this node; a dual-stack pod is one.
+	// Local counts the pods with a ready endpoint on this node. A dual-stack pod counts once.
 	Local int
 }
 
-// HealthChecks are those of all Services that have one, in the order of the Config.
+// HealthChecks returns the health checks of all Services that have one, in the order of the Config.
 func (t *Table) HealthChecks() []HealthCheck {
 	var checks []HealthCheck
 	for _, s := range t.config.Services {
@@ -18,7 +18,7 @@ func (t *Table) HealthChecks() []HealthCheck {
 		}
 		local := map[string]bool{}
 		for i := range s.Endpoints {
-			// Not those that terminate: the load balancer is to look elsewhere while they still serve
+			// Terminating endpoints do not count, although they still serve: load balancers are to use another node
 			// (KEP-1669).
 			if e := &s.Endpoints[i]; e.Node == t.config.Node && (e.Ready || s.PublishNotReady) {
 				local[e.ID] = true

@@ -7,30 +7,30 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// HostPort is a port of this node's addresses that leads to a pod of this node (containers[].ports[].hostPort, or what
-// a container runtime asks for).
+// HostPort is a port on this node's addresses that leads to a pod of this node (containers[].ports[].hostPort, or a
+// port that a container runtime asks for).
 type HostPort struct {
 	Pod string // "namespace/name"
 	ID  string // as Pod.ID
-	// Addr is the node's address. The unspecified one of a family stands for every address of the node of that
-	// family, loopback included.
+	// Addr is the node's address. The unspecified address of a family stands for all addresses of the node in that
+	// family, including loopback.
 	Addr     netip.Addr
 	Port     uint16
 	Protocol packet.Proto
-	// To is the pod's address, of the same family, and the container's port.
+	// To is the pod's address, of the same family as Addr, and the container's port.
 	To netip.AddrPort
 }
 
-// hostPorts are the HostPorts of a Config, compiled.
+// hostPorts holds the HostPorts of a Config, compiled.
 type hostPorts struct {
 	served   []HostPort
-	fronts   map[frontKey]backend // by address, or by nodePortKey for all of a family
+	fronts   map[frontKey]backend // by address, or by nodePortKey for all addresses of a family
 	ids      map[uint64]struct{}
 	problems []Problem
 }
 
-// hostPortsOf compiles the HostPorts of t.config. Whoever comes later loses what another has; a NodePort comes before
-// all, for it is the same on every node.
+// hostPortsOf compiles the HostPorts of t.config. The first HostPort to claim a port gets it. A NodePort takes
+// precedence over HostPorts, since it is the same on every node.
 func (t *Table) hostPortsOf() hostPorts {
 	var h hostPorts
 	if len(t.config.HostPorts) == 0 {
@@ -51,7 +51,7 @@ func (t *Table) hostPortsOf() hostPorts {
 			continue
 		}
 		if _, taken := h.fronts[k]; taken {
-			continue // said by whoever made the Config, which knows the fields
+			continue // reported by the maker of the Config, who knows the fields of the object
 		}
 		id := backendID(podID(p.ID, p.To.Addr()), hostPortID(p.Port, p.Protocol), p.To.Port())
 		h.fronts[k] = backend{id, packet.Endpoint{Addr: packet.AddrFrom(p.To.Addr()), Port: p.To.Port()}}
@@ -61,12 +61,12 @@ func (t *Table) hostPortsOf() hostPorts {
 	return h
 }
 
-// hostPortID stands in ids of backends where portID does for a Service port.
+// hostPortID takes the place of portID in the backend ids of hostPorts.
 func hostPortID(port uint16, proto packet.Proto) uint64 {
 	return (hashString(fnvOffset, "hostPort") ^ uint64(port)<<8 ^ uint64(proto)) * fnvPrime
 }
 
-// pick finds the pod behind a port of the node.
+// pick returns the pod behind a hostPort; ok is false when the destination is no hostPort.
 func (h *hostPorts) pick(tuple *packet.Tuple) (packet.Choice, bool) {
 	if len(h.fronts) == 0 {
 		return packet.Choice{}, false
@@ -78,8 +78,8 @@ func (h *hostPorts) pick(tuple *packet.Tuple) (packet.Choice, bool) {
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}, ok
 }
 
-// PickOnHost is Pick for a client of a socket on this host, whose tuple.Dst is an address of the host, loopback
-// perhaps.
+// PickOnHost is Pick for a client of a socket on this host. tuple.Dst is an address of the host, and may be a loopback
+// address.
 func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	if c, ok := t.hosts.pick(tuple); ok {
 		return c
@@ -92,7 +92,7 @@ func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	return t.Pick(tuple)
 }
 
-// HostPorts are the hostPorts of this node that can be served. Borrowed: they must not be changed.
+// HostPorts returns the HostPorts that take effect. The caller must not change the list.
 func (t *Table) HostPorts() []HostPort { return t.hosts.served }
 
 // isOwn reports whether a is one of this node's own addresses.

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// hostPort makes a TCP one out of "host pod".
+// hostPort makes a TCP HostPort from "host pod".
 func hostPort(s string) HostPort {
 	var host, pod string
 	fmt.Sscan(s, &host, &pod)
@@ -29,7 +29,7 @@ func hostPortConfig() Config {
 	return c
 }
 
-// Same port, other address and other protocol: that is what the conformance test of hostPorts has.
+// The conformance test of hostPorts uses the same port on another address and with another protocol.
 func TestHostPorts(t *testing.T) {
 	table, problems := NewTable(hostPortConfig())
 	for _, p := range problems {
@@ -42,7 +42,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	tests := []struct {
 		name, tuple    string
-		packet, onHost string // where a packet, and a client of a socket, goes; "" not to a pod
+		packet, onHost string // where a packet and a client of a socket go; "" if not to a pod
 	}{
 		{"loopback", "tcp 127.0.0.1:999 127.0.0.1:8080", "", "10.0.0.31:80"},
 		{"the node's address", "tcp 10.0.0.7:999 192.0.2.1:8080", "10.0.0.32:80", "10.0.0.32:80"},
@@ -51,8 +51,8 @@ func TestHostPorts(t *testing.T) {
 		{"every address", "tcp 203.0.113.1:999 192.0.2.1:9090", "10.0.0.34:80", "10.0.0.34:80"},
 		{"every address, IPv6", "tcp [2001:db8:f::1]:999 [2001:db8::1]:9090", "[fd00::34]:80", "[fd00::34]:80"},
 		{"every address, loopback", "tcp 127.0.0.1:999 127.0.0.1:9090", "", "10.0.0.34:80"},
-		{"another node", "tcp 10.0.0.7:999 192.0.2.2:9090", "", "10.0.0.34:80"}, // no socket of ours has its address
-		{"a ClusterIP", "tcp 10.0.0.7:999 10.96.0.1:9090", "", "10.0.0.34:80"},  // nor that
+		{"another node", "tcp 10.0.0.7:999 192.0.2.2:9090", "", "10.0.0.34:80"}, // not an address of this node
+		{"a ClusterIP", "tcp 10.0.0.7:999 10.96.0.1:9090", "", "10.0.0.34:80"},  // nor this one
 		{"a node port", "tcp 203.0.113.1:999 192.0.2.1:30080", "10.0.0.1:8080", "10.0.0.1:8080"},
 	}
 	for _, tt := range tests {
@@ -75,7 +75,7 @@ func TestHostPorts(t *testing.T) {
 	}
 }
 
-// A flow of a pod that is gone must be found stale, and that of another pod at the same address is another one.
+// A flow whose pod is gone must be found stale. A flow to another pod at the same address is a different flow.
 func TestHostPortBackend(t *testing.T) {
 	c := hostPortConfig()
 	table, _ := NewTable(c)
@@ -104,7 +104,7 @@ func TestHostPortProblems(t *testing.T) {
 	if served := table.HostPorts(); len(served) != 1 || served[0].Port != 30081 {
 		t.Errorf("served are %v", served)
 	}
-	c.Services = c.Services[1:] // without the Service the port is the pod's
+	c.Services = c.Services[1:] // without the Service, the pod gets the port
 	if table, _ = table.Update(c); len(table.HostPorts()) != 3 {
 		t.Errorf("served are %v", table.HostPorts())
 	}
@@ -130,7 +130,7 @@ func TestSourceRanges(t *testing.T) {
 		if got := table.Pick(tuple("tcp " + tt.client + ":999 198.51.100.9:80")).Kind; got != tt.want {
 			t.Errorf("%s: %d, want %d", name, got, tt.want)
 		}
-		for _, open := range []string{"10.96.0.1:80", "192.0.2.1:30080"} { // as kube-proxy does it
+		for _, open := range []string{"10.96.0.1:80", "192.0.2.1:30080"} { // kube-proxy leaves these open too
 			if got := table.Pick(tuple("tcp " + tt.client + ":999 " + open)).Kind; got != packet.Picked {
 				t.Errorf("%s: %s is closed, too: %d", name, open, got)
 			}
@@ -156,8 +156,8 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
-// An address that a load balancer gave may be a node's own. The family is the packet's, and the endpoint one of that
-// node.
+// An address that a load balancer assigned may be a node's own. The endpoint must have the packet's family and be on
+// that node.
 func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}
@@ -184,7 +184,7 @@ func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 	}
 }
 
-// A pod is external to other nodes, and not to its own.
+// A pod counts as external at other nodes' addresses, but not at its own node's.
 func TestLocalPolicyAtAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}
@@ -197,13 +197,13 @@ func TestLocalPolicyAtAnotherNode(t *testing.T) {
 		kind  packet.ChoiceKind
 		to    string
 	}{
-		{"tcp 10.0.0.7:999 192.0.2.2:30083", packet.Picked, "10.0.1.4:8080"}, // its one endpoint is there
-		{"tcp 10.0.0.7:999 192.0.2.1:30083", packet.Picked, "10.0.1.4:8080"}, // and may be used from here
-		{"tcp 10.0.0.7:999 192.0.2.2:30084", packet.Picked, "10.0.1.5:8080"}, // of two endpoints, the one there
+		{"tcp 10.0.0.7:999 192.0.2.2:30083", packet.Picked, "10.0.1.4:8080"}, // that node has the only endpoint
+		{"tcp 10.0.0.7:999 192.0.2.1:30083", packet.Picked, "10.0.1.4:8080"}, // this node may use it, too
+		{"tcp 10.0.0.7:999 192.0.2.2:30084", packet.Picked, "10.0.1.5:8080"}, // of two endpoints, the one on that node
 		{"tcp 10.0.0.7:999 192.0.2.2:30080", packet.Picked, "10.0.0.1:8080"}, // policy Cluster
 		{"tcp 10.0.0.7:999 192.0.2.2:30089", packet.NoEndpoints, ""},         // none anywhere
 	} {
-		for range 2 { // made, then found
+		for range 2 { // the first round makes the set, the second finds it
 			got := table.Pick(tuple(tt.tuple))
 			if got.Kind != tt.kind || tt.to != "" && got.To.AddrPort().String() != tt.to {
 				t.Errorf("%s: %+v, want %s", tt.tuple, got, tt.to)

@@ -16,22 +16,22 @@ type NodePort struct {
 	Service  string // "namespace/name"
 	Port     uint16
 	Protocol packet.Proto
-	// IPv4 and IPv6 say whom it serves at node addresses of the family.
+	// IPv4 and IPv6 say which clients are served at node addresses of that family.
 	IPv4, IPv6 Served
 }
 
-// Served says which clients of a NodePort are given a backend.
+// Served says which clients of a NodePort get a backend.
 type Served uint8
 
-// Whom a NodePort serves. ServedInside are clients inside the cluster alone, this node's own processes among them: the
-// traffic policy is Local, and no backend is here.
+// ServedInside means that only clients inside the cluster get a backend, this node's own processes among them: the
+// traffic policy is Local, and this node has no backend.
 const (
 	ServedNone Served = iota
 	ServedInside
 	ServedAll
 )
 
-// NodePorts are the node ports of the Table, sorted by port and protocol: what a host has to listen on.
+// NodePorts returns the node ports of the Table, sorted by port and protocol. The host has to listen on them.
 func (t *Table) NodePorts() []NodePort {
 	at := map[portKey]*NodePort{}
 	for i := range t.fronts {
@@ -62,7 +62,7 @@ func (t *Table) NodePorts() []NodePort {
 	return ports
 }
 
-// HasNodePort reports whether a Service has the node port in a family, whoever it serves.
+// HasNodePort reports whether a Service has the node port in that family, even if nobody is served there.
 func (t *Table) HasNodePort(is4 bool, port uint16, proto packet.Proto) bool {
 	return t.find(nodePortKey(is4, port, proto)) != nil
 }
@@ -78,11 +78,11 @@ func (t *Table) served(f *front) Served {
 	return ServedNone
 }
 
-// Row is a frontend as people are shown it. Affinity is None or ClientIP, Policy is Cluster or Local. Backends says why
-// there are none.
+// Row describes a frontend for people. Policy is Cluster or Local, Affinity is None or ClientIP. If there are no backends,
+// Backends says why.
 type Row struct{ Service, Port, Frontend, Protocol, Policy, Affinity, Backends string }
 
-// Rows shows the Table to people: one row per frontend, sorted by Service, port and frontend.
+// Rows returns one row per frontend, sorted by Service, port and frontend.
 func (t *Table) Rows() []Row {
 	rows := make([]Row, 0, len(t.fronts))
 	for i := range t.fronts {

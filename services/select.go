@@ -6,11 +6,11 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Scope narrows the endpoints of a Service to those that one kind of frontend may use.
+// Scope says which endpoints of a Service one kind of frontend may use.
 type Scope struct {
-	// Node keeps only endpoints on that node (traffic policy Local). "" is the whole cluster.
+	// Node keeps only endpoints on that node (traffic policy Local). "" keeps the endpoints of the whole cluster.
 	Node string
-	// Family is that of the frontend's address: there is no translation between families.
+	// Family is the family of the frontend's address. Addresses are not translated between families.
 	Family Family
 }
 
@@ -19,7 +19,7 @@ type Family uint8
 
 // The families.
 const (
-	AnyFamily Family = iota // for whoever makes connections of its own
+	AnyFamily Family = iota // for callers that make connections themselves
 	IPv4
 	IPv6
 )
@@ -31,7 +31,7 @@ func familyOf(is4 bool) Family {
 	return IPv6
 }
 
-// has reports whether a is an address of the family that something can be reached at.
+// has reports whether a is a usable address of the family.
 func (f Family) has(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && (f == AnyFamily || f == familyOf(a.Unmap().Is4()))
 }
@@ -42,19 +42,19 @@ type Target struct {
 	Port     uint16
 }
 
-// Select gives the endpoints of s that new flows to its port p may go to, in the order of s.Endpoints.
+// Select returns the endpoints of s to which new flows to its port p may go, in the order of s.Endpoints.
 //
 //   - An endpoint serves p when it has a port of the same name and protocol, and an address of the scope's family.
-//   - Ready endpoints are taken; with PublishNotReady all are ready.
-//   - Of ready ones in the whole cluster, those meant for this node are taken, when all have a hint and one is; else those meant
-//     for its zone, under the same condition (Service.spec.trafficDistribution, which makes the hints).
-//   - Only when the scope has no ready one, those that are terminating but still serving are (KEP-1669). The fallback is
-//     decided within the scope: a node may serve from its terminating endpoint while other nodes have ready ones.
+//   - Ready endpoints are used. With PublishNotReady all endpoints count as ready.
+//   - If the scope is the whole cluster, every ready endpoint has a node hint and one or more are meant for this node,
+//     only those are used. Otherwise the same rule applies to zone hints (Service.spec.trafficDistribution makes the hints).
+//   - If the scope has no ready endpoint, endpoints that are terminating but still serving are used (KEP-1669). This is
+//     decided within the scope: a node may use its terminating endpoint although other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {
 	return choose((&serving{endpoints: s.Endpoints}).port(p), s.PublishNotReady, scope)
 }
 
-// choose is Select among the endpoints that serve a port.
+// choose is Select among the endpoints that serve the port.
 func choose(serving []Target, publishNotReady bool, scope Scope) []Target {
 	ready := make([]Target, 0, len(serving))
 	var fallback []Target
@@ -85,8 +85,8 @@ func choose(serving []Target, publishNotReady bool, scope Scope) []Target {
 func forNode(e *Endpoint) Hint { return e.ForNode }
 func forZone(e *Endpoint) Hint { return e.ForZone }
 
-// hinted gives the targets that are meant for here; ok is false when there is none, or one has no hint: then whoever
-// makes hints has not come to it yet, and somebody would be overloaded.
+// hinted returns the targets that are meant for here. ok is false when there is none, or when any target has no hint:
+// then the control plane has not yet distributed hints to all, and the others would be overloaded.
 func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool) {
 	for _, t := range targets {
 		switch hint(t.Endpoint) {
@@ -99,30 +99,30 @@ func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool
 	return near, len(near) > 0
 }
 
-// serving finds where the endpoints of a Service serve its ports, in time linear in endpoints and ports: endpoints
-// share their lists of ports, and a list is searched once per port.
+// serving finds the endpoints of a Service that serve each of its ports, in time linear in endpoints and ports.
+// Endpoints share their lists of ports, and each list is searched once per port.
 type serving struct {
 	endpoints []Endpoint
-	indexes   map[portList]map[portName]uint16 // of long lists
+	indexes   map[portList]map[portName]uint16 // only of lists longer than searchMax
 	found     []Target
 }
 
-// portList is the identity of a list of ports.
+// portList identifies a list of ports by its memory.
 type portList struct {
 	first *EndpointPort
 	n     int
 }
 
-// portName is what joins a port of a Service and one of an endpoint.
+// portName is the name and protocol by which a port of a Service and a port of an endpoint match.
 type portName struct {
 	name  string
 	proto packet.Proto
 }
 
-// searchMax is the length up to which a list of ports is searched from its beginning.
+// searchMax is the length up to which a list of ports is searched linearly.
 const searchMax = 8
 
-// port returns the endpoints that serve p, whatever their state, in their order. They are valid until the next call.
+// port returns the endpoints that serve p, in any state, in their order. The list is valid until the next call.
 func (s *serving) port(p *Port) []Target {
 	if s.found == nil {
 		s.found = make([]Target, 0, len(s.endpoints))
@@ -146,7 +146,7 @@ func (s *serving) port(p *Port) []Target {
 	return s.found
 }
 
-// target returns the number of a port in a list that is not empty.
+// target returns the number of the wanted port in a list. The list must not be empty.
 func (s *serving) target(list []EndpointPort, want portName) (port uint16, ok bool) {
 	if len(list) <= searchMax {
 		for i := range list {

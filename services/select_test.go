@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// ep makes an endpoint out of "address node conditions", where the conditions are letters of r(eady), s(erving) and
-// t(erminating). It serves the port "web" on 8080/TCP.
+// ep makes an Endpoint from "address node conditions". The conditions are the letters r(eady), s(erving) and
+// t(erminating). The endpoint serves the port "web" on 8080/TCP.
 func ep(spec string) Endpoint {
 	f := append(strings.Fields(spec), "")
 	return Endpoint{
@@ -76,7 +76,7 @@ func TestSelect(t *testing.T) {
 
 func TestHints(t *testing.T) {
 	web := Port{Name: "web", Protocol: packet.TCP, Port: 80}
-	// Hints of each endpoint as two letters, of its node and its zone: h(ere), e(lsewhere) or - for none.
+	// The hints of each endpoint, as two letters for its node and its zone: h(ere), e(lsewhere) or - for none.
 	hint := map[byte]Hint{'-': NoHint, 'e': Elsewhere, 'h': Here}
 	for name, tt := range map[string]struct {
 		endpoints []Endpoint
@@ -107,7 +107,7 @@ func TestHints(t *testing.T) {
 	}
 }
 
-// TestServingTwin compares with a search of every endpoint's list.
+// TestServingTwin compares serving with a search of every endpoint's list.
 func TestServingTwin(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))
 	protos := []packet.Proto{packet.TCP, packet.UDP}

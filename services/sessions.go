@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// sessionShards spreads clients over locks.
+	// sessionShards is the number of locks among which clients are spread.
 	sessionShards = 64
-	// maxSessions bounds the clients that are remembered in one shard, 65,536 in all. Beyond, somebody is
-	// forgotten, whose session then does not end, or starts over.
+	// maxSessions is the number of clients that one shard remembers; all shards together remember 65,536. When a shard
+	// is full, a random client is forgotten. The session of a forgotten client either does not end or starts over.
 	maxSessions = 1024
 )
 
-// sessions remembers when clients with ClientIP affinity were seen last, so that a session ends after the Service's
-// timeout without a new connection, as with kube-proxy. The choice itself needs no memory: who is not known here,
-// after a restart for example, has the backend that everyone's first session has.
+// sessions remembers when clients with ClientIP affinity last made a connection, so that a session ends after the
+// Service's timeout without a new connection, as in kube-proxy. The choice itself needs no memory: a client that is
+// not known here, for example after a restart, gets the backend of a first session.
 type sessions struct {
 	shards [sessionShards]struct {
 		mu    sync.Mutex
@@ -30,16 +30,16 @@ type sessionKey struct {
 	port   uint64 // portID of the Service port
 }
 
-// session has no pointers, so that the garbage collector need not look at any.
+// session has no pointers, so that the garbage collector does not scan the maps.
 type session struct {
 	last time.Duration // since start
-	turn uint32        // counts the sessions of this client
+	turn uint32        // how many sessions of this client have ended
 }
 
-// start is what times count from: monotonic, unlike a wall clock.
+// start is the origin of session times. It carries a monotonic clock reading.
 var start = time.Now()
 
-// turn tells which session of a client this is, 0 for the first, and that the client was seen.
+// turn returns the number of the client's present session, 0 for the first, and records that the client was seen.
 func (s *sessions) turn(k sessionKey, timeout time.Duration) uint32 {
 	now := time.Since(start)
 	shard := &s.shards[finish(clientHash(&k.client)^k.port)%sessionShards]
@@ -54,7 +54,7 @@ func (s *sessions) turn(k sessionKey, timeout time.Duration) uint32 {
 			shard.known = map[sessionKey]session{}
 		}
 		if len(shard.known) >= maxSessions {
-			for other := range shard.known { // whoever comes first in no order
+			for other := range shard.known { // the first in map order, which is random
 				delete(shard.known, other)
 				break
 			}

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// sticky is a Table with one Service of several backends and ClientIP affinity for ten seconds.
+// sticky returns a Table with one Service that has several backends and ClientIP affinity for ten seconds.
 func sticky() (*Table, Config) {
 	c := Config{Services: []*Service{{
 		Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: 10 * time.Second,
@@ -26,14 +26,14 @@ func from(table *Table, client string, port int) uint64 {
 	return table.Pick(tuple(fmt.Sprintf("tcp %s:%d 10.96.0.1:80", client, port))).Backend
 }
 
-// The end-to-end tests of Kubernetes ask sixteen times and want one backend, then wait for twice the timeout, ten
-// times at most, and want another one.
+// The end-to-end tests of Kubernetes ask sixteen times and expect one backend. Then they wait for twice the timeout,
+// at most ten times, and expect another backend.
 func TestSessionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, c := sticky()
 		first := from(table, "10.0.0.9", 1000)
 		for i := range 16 {
-			time.Sleep(9 * time.Second) // each connection makes the session last
+			time.Sleep(9 * time.Second) // each connection extends the session
 			if got := from(table, "10.0.0.9", 1001+i); got != first {
 				t.Fatalf("connection %d within the session went elsewhere", i)
 			}
@@ -50,7 +50,7 @@ func TestSessionTimeout(t *testing.T) {
 		if len(seen) < 2 {
 			t.Error("every session had the same backend")
 		}
-		// A new Table knows what was remembered.
+		// A new Table keeps the sessions.
 		before := from(table, "10.0.0.9", 4000)
 		next := *c.Services[0]
 		next.PublishNotReady = true
@@ -87,9 +87,9 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 }
 
-// TestSessionEndsWithEndpoint: a client that keeps coming is not kept with an endpoint that is no longer ready, but for
-// one that terminates where nobody is ready (KEP-1669); all of its later connections have one new endpoint
-// (kubernetes/kubernetes#110302).
+// TestSessionEndsWithEndpoint checks that a client that keeps coming leaves an endpoint that is no longer ready. The
+// exception is an endpoint that terminates when none is ready (KEP-1669). All later connections of the client have one
+// new endpoint (kubernetes/kubernetes#110302).
 func TestSessionEndsWithEndpoint(t *testing.T) {
 	for name, change := range map[string]func(*Endpoint){
 		"not ready":               func(e *Endpoint) { e.Ready, e.Serving = false, false },

@@ -9,47 +9,50 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Table is a compiled Config. It never changes, but for remembering clients with session affinity; all methods may be
-// called concurrently, and Pick and Backend allocate nothing. What a flow needs is kept with few pointers, so that a
-// large Table costs the garbage collector little.
+// Table is a compiled Config. It never changes, except for two things: it remembers clients with session affinity, and
+// it makes some sets of backends on demand. All methods may be called concurrently. Backend allocates nothing, and Pick
+// allocates nothing apart from these two. The data that flows need contains few pointers, so that a large Table costs
+// the garbage collector little.
 type Table struct {
 	config Config
-	// units are what each of config.Services comes to, by the same index.
+	// units[i] is config.Services[i], compiled.
 	units []*unit
 
 	addrs  map[packet.Addr]addrKind
 	fronts []front
-	// index finds fronts: open addressing with linear probing, at most half full; 0 is empty, else 1 + index.
+	// index finds fronts: open addressing with linear probing, at most half full. 0 is an empty slot; any other value
+	// is 1 + an index into fronts.
 	index     []uint32
 	conflicts []conflict
 
 	states states
-	here   map[frontKey]struct{} // units' here
-	pods   map[uint64]struct{}   // podID of every pod with an ID
+	here   map[frontKey]struct{} // the union of all units' here
+	pods   map[uint64]struct{}   // podID of every Pod that has an ID
 	own    []packet.Addr
-	others map[packet.Addr]string // names of the other nodes
+	others map[packet.Addr]string // addresses of the other nodes, and their names
 	hosts  hostPorts
-	// atNodes are the sets of backends on other nodes that somebody asked for, *set by atNode.
+	// atNodes maps atNode to *set: the sets of backends on other nodes that were needed so far.
 	atNodes sync.Map
 
-	sessions *sessions // of all Tables that follow one another
+	sessions *sessions // shared by all Tables that follow one another
 }
 
-// addrKind says what is known of an address; kinds add up.
+// addrKind says what is known of an address. It is a set of bits.
 type addrKind uint8
 
 const (
 	virtual addrKind = 1 << iota // ClusterIP or ExternalIP: nothing but frontends
-	node                         // a node's: has NodePorts, and everything else is the node's own business
+	node                         // a node's address: has NodePorts, and the node handles all other ports
 	dnsAddr                      // cluster DNS
 )
 
-// frontKey finds a frontend. NodePorts are kept once per family, at the unspecified address, and not once per node.
+// frontKey identifies a frontend. A NodePort is kept once per family, under the unspecified address, and not once per
+// node.
 type frontKey struct {
 	addr  packet.Addr
 	port  uint16
 	proto packet.Proto
-	is4   uint8 // for the unspecified address; also keeps the struct free of padding, which makes == cheap
+	is4   uint8 // 1: IPv4, when addr is unspecified; also avoids padding, which makes == cheap
 }
 
 func addrKey(addr packet.Addr, port uint16, proto packet.Proto) frontKey {
@@ -67,8 +70,8 @@ func nodePortKey(is4 bool, port uint16, proto packet.Proto) frontKey {
 // front is a frontend.
 type front struct {
 	key frontKey
-	// set serves clients outside of the cluster, inside those within (see Config.ClusterCIDRs). The same for
-	// ClusterIPs. They are indexes into the sets of the Service's unit.
+	// set serves clients outside the cluster, inside serves clients within it (see Config.ClusterCIDRs). For
+	// ClusterIPs both are the same. They are indexes into the sets of the Service's unit.
 	set, inside uint32
 	service     uint32 // index into config.Services and units, or noService
 	port        uint16 // index into the Service's Ports
@@ -79,7 +82,7 @@ type front struct {
 // noService marks a frontend that the node answers itself.
 const noService = ^uint32(0)
 
-// set is a set of backends to choose from, or the answer when there is none.
+// set is a set of backends to choose from, or the answer to clients when there is none.
 type set struct {
 	backends []backend // sorted by id
 	slots    []uint32  // Maglev table: indexes into backends; nil: rendezvous
@@ -91,9 +94,9 @@ type backend struct {
 	to packet.Endpoint
 }
 
-// Pick chooses the backend for the first packet of a flow. The choice is a function of the Table and of t.Src, its
-// ports and its protocol, so that it is the same again after the flow table is lost. Under session affinity it is one
-// of t.Src alone, until the client has not come for the Service's timeout.
+// Pick chooses the backend for the first packet of a flow. The choice depends only on the Table, the tuple's source
+// address, its ports and its protocol, so that it is the same after the flow table is lost. With session affinity it
+// depends only on the Table and the source address, until the client has made no connection for the Service's timeout.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	if f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); f != nil {
 		return t.choose(f, tuple)
@@ -121,8 +124,8 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	return packet.Choice{Kind: packet.UnknownPort}
 }
 
-// Backend says what became of a backend that Pick gave out, perhaps on another node or before a restart. A pod that no
-// Service port leads to any longer is draining while it lives.
+// Backend returns the present state of a backend that Pick returned, perhaps on another node or before a restart. A
+// pod to which no Service port leads any longer is draining while it lives.
 func (t *Table) Backend(id uint64) packet.BackendState {
 	if s := t.states.of(id); s != packet.BackendGone {
 		return s
@@ -136,8 +139,8 @@ func (t *Table) Backend(id uint64) packet.BackendState {
 	return packet.BackendGone
 }
 
-// Leads reports whether the tuple's destination still leads to the Service port for which Pick gave out a backend that
-// serves it at port. The backend itself may be gone.
+// Leads reports whether the tuple's destination still leads to the Service port for which Pick returned the backend.
+// port is the backend's target port. The backend itself may be gone.
 func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
 	f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto))
 	if f == nil && t.addrs[tuple.Dst]&node != 0 {
@@ -155,13 +158,14 @@ func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
 	return backend&^podMask == backendID(0, portID(s, &s.Ports[f.port]), port)
 }
 
-// IsEndpoint reports whether a Service has an endpoint there, ready or not. Of other nodes' endpoints it knows nothing.
+// IsEndpoint reports whether a Service has an endpoint at that address and port, ready or not. It knows only endpoints
+// on this node and endpoints without a node.
 func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
 	_, is := t.here[addrKey(to.Addr, to.Port, proto)]
 	return is
 }
 
-// Services are those that the Table was made of. Borrowed: they must not be changed.
+// Services returns the Services of the Config. The caller must not change the list.
 func (t *Table) Services() []*Service { return t.config.Services }
 
 func (t *Table) find(k frontKey) *front {
@@ -183,7 +187,7 @@ func (k *frontKey) hash() uint64 {
 	return finish(mix(hi^mixA, mixB) ^ lo ^ (uint64(k.port)<<16|uint64(k.proto)<<8|uint64(k.is4))*mixD)
 }
 
-// makeIndex is called once all fronts are there.
+// makeIndex builds the index. All fronts must be there.
 func (t *Table) makeIndex() {
 	t.index = make([]uint32, 1<<bits.Len(uint(2*len(t.fronts))))
 	mask := uint64(len(t.index) - 1)
@@ -228,14 +232,14 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
 }
 
-// atNode names a set of backends on another node.
+// atNode identifies a set of backends on another node.
 type atNode struct {
 	front *front
 	node  string
 }
 
-// setAt returns what clients in the cluster may use at another node's address of that family, where they are
-// external: what would serve them there. Few ask, so that it is made when somebody does.
+// setAt returns the backends that another node would offer external clients at its addresses of that family. Clients
+// in the cluster use them at that node's addresses. Few clients need such a set, so it is made on demand.
 func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	k := atNode{f, node}
 	if s, ok := t.atNodes.Load(k); ok {

@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// tuple makes one out of "proto src dst".
+// tuple makes a Tuple from "proto src dst".
 func tuple(s string) *packet.Tuple {
 	var proto, src, dst string
 	fmt.Sscan(s, &proto, &src, &dst)
@@ -131,7 +131,7 @@ func TestBackend(t *testing.T) {
 	reused.ID = "another pod"
 	moved := ep("10.0.0.1 a rs")
 	moved.Ports[0].Port = 8081
-	hinted := ep("10.0.0.1 b rs") // to be used in another zone, where others are for this one
+	hinted := ep("10.0.0.1 b rs") // meant for another zone, while the others are meant for this zone
 	hinted.ForZone = Elsewhere
 	near := ep("10.0.0.2 a rs")
 	near.ForZone = Here
@@ -145,7 +145,8 @@ func TestBackend(t *testing.T) {
 	}{
 		{"unchanged", service(ep("10.0.0.1 b rs")), packet.BackendReady},
 		{"among others", service(ep("10.0.0.2 b rs"), ep("10.0.0.1 a rs")), packet.BackendReady},
-		// Hints say where new flows go (KEP-2433); one that comes or goes moves nobody (kubernetes/kubernetes#106507).
+		// Hints say where new flows go (KEP-2433). A hint that is added or removed moves no present flow
+		// (kubernetes/kubernetes#106507).
 		{"meant for another zone by now", service(hinted, near), packet.BackendReady},
 		{"unready", service(ep("10.0.0.1 a s"), ep("10.0.0.2 a rs")), packet.BackendDraining},
 		{"alone and unready", service(ep("10.0.0.1 a")), packet.BackendDraining},
@@ -168,7 +169,8 @@ func TestBackend(t *testing.T) {
 	}
 }
 
-// TestBackendIDIsStable holds ids to the values of the first version: nodes of different versions must agree on them.
+// TestBackendIDIsStable compares ids with the values of the first version, since nodes of different versions must
+// agree on them.
 func TestBackendIDIsStable(t *testing.T) {
 	table, _ := NewTable(testConfig())
 	got := table.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80")).Backend
@@ -285,8 +287,7 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestEqual changes every field of a Config, one after the other, so that a new field cannot be forgotten in
-// equalConfigs.
+// TestEqual changes every field of a Config, one after the other, so that no new field is forgotten in equalConfigs.
 func TestEqual(t *testing.T) {
 	full := func() Config {
 		c := testConfig()
@@ -318,7 +319,8 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// change changes the leaf numbered *n below v, which counts down, and tells which one that was.
+// change changes the leaf number *n below v and returns its path, or "" when there are fewer leaves. It counts *n
+// down.
 func change(v reflect.Value, path string, n *int) string {
 	switch {
 	case v.Type() == reflect.TypeFor[netip.Addr]() || v.Type() == reflect.TypeFor[netip.Prefix]():
@@ -384,7 +386,8 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
-// TestIsEndpoint: where a Service has an endpoint on this node, or on none that is named, ready or not, and as long.
+// TestIsEndpoint checks that IsEndpoint knows endpoints on this node and endpoints without a node, ready or not, for
+// as long as a Service has them.
 func TestIsEndpoint(t *testing.T) {
 	at := func(addr string, port uint16, proto packet.Proto) (packet.Endpoint, packet.Proto) {
 		return packet.EndpointFrom(netip.AddrPortFrom(netip.MustParseAddr(addr), port)), proto
@@ -426,8 +429,8 @@ func TestIsEndpoint(t *testing.T) {
 	expect(next, "fd00::3", 8080, packet.UDP, true)
 }
 
-// TestLeads: whether an address is still the Service port's that a backend was chosen for, whatever became of the
-// backend.
+// TestLeads checks whether an address still leads to the Service port for which a backend was chosen, whatever the
+// state of the backend.
 func TestLeads(t *testing.T) {
 	c := testConfig()
 	table, _ := NewTable(c)

@@ -9,13 +9,14 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// NewTable compiles c, which is borrowed for the life of the Table and must not be changed. Problems are reported and
-// left out; everything else of c takes effect. Where two Services claim one frontend, the lesser namespace/name has
-// it, so that all nodes agree.
+// NewTable compiles c. The Table borrows c for its whole life, so c must not be changed. Parts of c with a problem
+// have no effect, and the problems are returned; everything else takes effect. If two Services claim one frontend, the
+// one with the lesser namespace and name gets it, so that all nodes agree.
 func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
 
-// Update gives what NewTable gives, but takes over from t, which stays as it is, what has not changed: the cost of a
-// new endpoint hangs on its Service alone. It returns t itself when nothing has changed. t may be nil.
+// Update returns the same Table as NewTable(c), but reuses the parts of t that have not changed. The cost of a new
+// endpoint then depends on its Service alone, apart from the comparison of the Configs. Update returns t itself when
+// nothing has changed. t does not change, and may be nil.
 func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
@@ -62,8 +63,8 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	return next, next.problems()
 }
 
-// knownUnits gives a function that finds the index in t of the Service that is number i of c, -1 when there is none.
-// It is called with growing numbers. Units serve again only at the same place.
+// knownUnits returns a function that returns the index in t of the Service number i of c, or -1 when there is none.
+// The function must be called with growing numbers. Units are reused only if the place is the same.
 func (t *Table) knownUnits(c *Config) func(i int) int {
 	if placeOf(&t.config) != placeOf(c) {
 		return func(int) int { return -1 }
@@ -87,13 +88,13 @@ func compareServices(a, b *Service) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// conflict is a frontend that a Service does not get, since another has it.
+// conflict is a frontend that a Service does not get because another Service has it.
 type conflict struct {
 	service uint32 // index into config.Services
 	problem Problem
 }
 
-// claim gives the frontends to the Services, and the addresses their meaning.
+// claim assigns the frontends to the Services, and records the meaning of addresses.
 func (t *Table) claim() {
 	c := &t.config
 	n := len(c.Services)
@@ -103,7 +104,7 @@ func (t *Table) claim() {
 	for _, a := range c.NodeAddrs {
 		t.addr(a, node)
 	}
-	// The node's own server goes before what a Service says of its address.
+	// Cluster DNS takes precedence over a Service that has the same address.
 	for _, a := range c.DNSAddrs {
 		t.addr(a, dnsAddr)
 		for _, proto := range [...]packet.Proto{packet.UDP, packet.TCP} {
@@ -130,7 +131,8 @@ func (t *Table) claim() {
 	t.makeIndex()
 }
 
-// claimFor adds the frontends of one Service, unless an earlier one has them. taken has 1 + the index of the Service.
+// claimFor adds the frontends of one Service, except those that an earlier Service has. taken maps a frontend to 1 +
+// the index of its Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 	s := t.config.Services[i]
 	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
@@ -163,7 +165,7 @@ func (t *Table) addr(a netip.Addr, k addrKind) {
 	}
 }
 
-// order is that in which Services claim frontends.
+// order returns the indexes of the Services in the order in which they claim frontends.
 func (t *Table) order() []int {
 	ss := t.config.Services
 	order := make([]int, len(ss))
@@ -174,7 +176,7 @@ func (t *Table) order() []int {
 	return order
 }
 
-// problems of all Services, sorted by Service.
+// problems returns the problems of all Services and hostPorts, sorted by object.
 func (t *Table) problems() []Problem {
 	conflicts := map[uint32][]Problem{}
 	for _, c := range t.conflicts {
@@ -191,7 +193,7 @@ func (t *Table) problems() []Problem {
 	return out
 }
 
-// endpointsOf are the endpoints of all units on this node.
+// endpointsOf returns the endpoints of all units on this node.
 func endpointsOf(units []*unit) map[frontKey]struct{} {
 	here := map[frontKey]struct{}{}
 	for _, u := range units {
@@ -214,12 +216,13 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 	return ids
 }
 
-// states knows every backend, by the last byte of its id, which hangs on the Service port and the target port alone:
-// the backends of a Service are together. Parts that are the same are shared by the Tables that follow one another.
+// states counts all backends. The index is the last byte of the backend's id, which depends only on the Service port
+// and the target port, so the backends of a Service port are together. Successive Tables share the parts that are the
+// same.
 type states [256]map[uint64]tally
 
-// tally counts how often a backend stands in units, and how often ready. Two Services count one backend only if their
-// ids collide, or when a Config has a Service twice.
+// tally counts how often the units list a backend, and how often as ready. Different Services count the same backend
+// only if their ids collide, or if a Config lists a Service twice.
 type tally struct{ all, ready int32 }
 
 func part(id uint64) int { return int(id & 0xff) }
@@ -234,7 +237,7 @@ func (s *states) of(id uint64) packet.BackendState {
 	return packet.BackendGone
 }
 
-// with gives s without what the units that are gone said, and with what those that come say.
+// with returns s without the states of the units in gone, and with the states of the units in come.
 func (s *states) with(gone, come []*unit) states {
 	out := *s
 	var mine [256]bool

@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// nextConfig changes something of c, in a copy.
+// nextConfig returns a copy of c with one random change.
 func nextConfig(r *rand.Rand, c Config) Config {
 	other := randomConfig(r)
 	c.Services = slices.Clone(c.Services)
@@ -21,7 +21,7 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	case 0:
 		c.NodeAddrs, c.OwnAddrs = other.NodeAddrs, other.OwnAddrs
 	case 1:
-		c.Services = slices.Insert(c.Services, i, other.Services...) // names may be there twice
+		c.Services = slices.Insert(c.Services, i, other.Services...) // a name may be there twice
 	case 2:
 		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
 	case 3:
@@ -40,7 +40,7 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	return c
 }
 
-// Whatever went before, an updated Table is like a new one.
+// An updated Table is like a new one, whatever changes came before.
 func FuzzUpdateTwin(f *testing.F) {
 	for i := range uint64(200) {
 		f.Add(i, i*5)
@@ -68,7 +68,7 @@ func FuzzUpdateTwin(f *testing.F) {
 					ids[s.id] = true
 				}
 			}
-			for id := range ids { // of all times
+			for id := range ids { // all ids that any Table had
 				if got.Backend(id) != want.Backend(id) {
 					t.Fatalf("backend %x is %v, want %v", id, got.Backend(id), want.Backend(id))
 				}
@@ -88,7 +88,7 @@ func FuzzUpdateTwin(f *testing.F) {
 	})
 }
 
-// A new endpoint costs what its Service does: everything else is the Table's of before.
+// A new endpoint costs only its Service: everything else is reused from the previous Table.
 func TestUpdateShares(t *testing.T) {
 	c := cluster(100, 3)
 	slices.SortFunc(c.Services, compareServices)
@@ -114,7 +114,7 @@ func TestUpdateShares(t *testing.T) {
 	}
 }
 
-// fewer is s without its first endpoint.
+// fewer returns s without its first endpoint.
 func fewer(s *Service) *Service {
 	out := *s
 	out.Endpoints = s.Endpoints[1:]
