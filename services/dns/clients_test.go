@@ -17,10 +17,10 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// patience is for what must happen and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = 30 * time.Second
 
-// inMemory dials an upstream that is a goroutine, over UDP, for tests in which time is their own.
+// inMemory dials an upstream over UDP that is a goroutine, for tests in a synctest bubble.
 func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, string) (net.Conn, error) {
 	return func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -34,13 +34,13 @@ func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, stri
 			}
 			b, _ := answer(r).Pack()
 			far.Write(b)
-			far.Read(buf) // until whoever asked is gone
+			far.Read(buf) // until the client has closed
 		}()
 		return near, nil
 	}
 }
 
-// ends has the life of a Server end before the bubble of a test does.
+// ends returns a context for a Server that ends before the test's bubble does.
 func ends(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -55,7 +55,7 @@ func TestOwnAddressIsNoUpstream(t *testing.T) {
 	}
 }
 
-// TestLoop has the server as its own upstream, under an address that it cannot know as its own.
+// TestLoop makes the server its own upstream, under an address that it cannot recognise as its own.
 func TestLoop(t *testing.T) {
 	pc, l, addr := listen(t)
 	s := answering(Options{Upstreams: fixed(addr), Timeout: time.Second, MaxForwards: 50})
@@ -63,8 +63,8 @@ func TestLoop(t *testing.T) {
 	await.Until(t, "the loop is found", func() bool { return ask(t, addr, "udp", "example.com.", dns.TypeA).Rcode == dns.RcodeRefused })
 }
 
-// One client's idle connections are as many as there may be. Another is answered at once, and the first loses the one
-// that was idle for longest.
+// One client holds the maximum number of connections, all idle. Another client is answered at once, and the first
+// loses the connection that was idle for longest.
 func TestIdleConnections(t *testing.T) {
 	s := New(Options{MaxConns: 8})
 	s.Set(Config{})
@@ -155,7 +155,7 @@ func TestCounters(t *testing.T) {
 		if want := map[string]float64{"udp 2 A": 2, "udp 2 other": 1, "udp 2 SOA": 1}; !maps.Equal(got, want) {
 			t.Errorf("requests: %v, want %v", got, want)
 		}
-		// Before there is a Config the zone is a failure.
+		// Before there is a Config, a question about the zone fails.
 		if got, want := list.Of("coredns_dns_responses_total"), map[string]float64{"NOERROR": 0, "NXDOMAIN": 3, "SERVFAIL": 1}; !maps.Equal(got, want) {
 			t.Errorf("responses: %v, want %v", got, want)
 		}
@@ -175,7 +175,7 @@ func TestCounters(t *testing.T) {
 	})
 }
 
-// writer is a client over UDP of IPv6.
+// writer is a ResponseWriter for a client over UDP and IPv6.
 type writer struct {
 	dns.ResponseWriter
 	written int
@@ -184,8 +184,8 @@ type writer struct {
 func (w *writer) RemoteAddr() net.Addr    { return &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: 7} }
 func (w *writer) WriteMsg(*dns.Msg) error { w.written++; return nil }
 
-// Addresses of one owner are one client: its connections from two addresses take the places of one another, and not of
-// somebody else's. Its questions do, too.
+// The addresses of one owner are one client: connections from two of its addresses replace each other, not those of
+// another client. The same holds for its questions.
 func TestOwnersOfAddresses(t *testing.T) {
 	owner := func(a netip.Addr) netip.Addr {
 		if netip.MustParsePrefix("127.0.2.0/24").Contains(a) {

@@ -6,52 +6,54 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Config is everything that the zone of a cluster says. It holds names and what they lead to, and nothing of who is
-// served how: an endpoint that no name leads to is not in it.
+// Config is everything that a cluster's zone contains. It holds names and what they lead to. It does not hold
+// endpoints that have no name.
 type Config struct {
-	// Addrs are those that this server answers at.
+	// Addrs are the addresses at which this server answers.
 	Addrs []netip.Addr
-	// Services are all those with a name. None is nil, and none is changed: Configs that follow one another share
-	// them.
+	// Services are all Services. No element is nil. A Service must not be changed after it is here, because successive
+	// Configs share Services.
 	Services []*Service
-	// Pods are those with an address that this node knows of, its own at least.
+	// Pods are the pods with an address that this node knows of; its own pods are always among them.
 	Pods []Pod
 }
 
-// Service is what the name of a Service leads to.
+// Service is a Service's name and what it leads to.
 type Service struct {
 	Namespace, Name string
-	// ExternalName is the target of a CNAME; "" for none. A Service that has one has nothing else.
+	// ExternalName is the target of a CNAME; "" means none. A Service with an ExternalName has no other records.
 	ExternalName string
-	// ClusterIPs are the Service's addresses. Without any it is headless: its name leads to its Endpoints.
+	// ClusterIPs are the Service's addresses. If there are none, the Service is headless and its name leads to its
+	// Endpoints.
 	ClusterIPs []netip.Addr
-	// Ports are those of the Service, for SRV records.
+	// Ports are the Service's ports, for SRV records.
 	Ports []Port
-	// Endpoints are the published ones that have names of their own: all of a headless Service, of others those
-	// with a Hostname.
+	// Endpoints are the published endpoints with names of their own: all endpoints of a headless Service, and those
+	// with a Hostname of other Services.
 	Endpoints []Endpoint
 }
 
-// Port is a port by its name, "" for none.
+// Port is a port and its name; the name may be "".
 type Port struct {
 	Name     string
 	Protocol packet.Proto
 	Port     uint16
 }
 
-// Endpoint is one address of what serves. A dual-stack pod is two.
+// Endpoint is one address of an endpoint. A dual-stack pod has two Endpoints.
 type Endpoint struct {
 	Addr netip.Addr
-	// Hostname is its name below the Service's; "": its address with dashes.
+	// Hostname is the label of the endpoint below the Service's name. If it is "", the label is the address with
+	// dashes.
 	Hostname string
-	// Ports are its own, by the names of the Service's ports.
+	// Ports are the endpoint's own ports, by the names of the Service's ports.
 	Ports []Port
 }
 
-// Pod is one with names after its addresses.
+// Pod is a pod whose addresses have names.
 type Pod struct {
 	Namespace string
 	Addrs     []netip.Addr
-	// HostNetwork is set when the addresses are the node's, which are not to be known by a pod's name.
+	// HostNetwork is set when the addresses are the node's. They get no reverse name of a pod then.
 	HostNetwork bool
 }

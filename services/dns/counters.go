@@ -11,13 +11,13 @@ import (
 	"tapestry.dev/tapestry/services/dns/forward"
 )
 
-// monitored are the types that CoreDNS tells apart in its metrics; the others are one, "other".
+// monitored are the types that CoreDNS distinguishes in its metrics. All other types are counted as "other".
 var monitored = [...]uint16{
 	dns.TypeA, dns.TypeAAAA, dns.TypeMX, dns.TypeSOA, dns.TypeCNAME, dns.TypePTR, dns.TypeTXT, dns.TypeNS, dns.TypeSRV, dns.TypeDS,
 	dns.TypeDNSKEY, dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNSEC3, dns.TypeHTTPS, dns.TypeIXFR, dns.TypeAXFR, dns.TypeANY,
 }
 
-// counts are what is counted of clients' questions.
+// counts holds the counters of clients' questions.
 type counts struct {
 	requests  [2][2][len(monitored) + 1]atomic.Uint64 // TCP, IPv6, type
 	responses forward.Rcodes
@@ -54,7 +54,7 @@ func (c *counts) requestsCounter() counter.Counter {
 		Name: "coredns_dns_requests_total", Help: "Questions to cluster DNS.", Kind: counter.Total, Labels: []string{"proto", "family", "type"},
 	}
 	for tcp, proto := range [...]string{"udp", "tcp"} {
-		for v6, family := range [...]string{"1", "2"} { // CoreDNS has the numbers of address families (IANA)
+		for v6, family := range [...]string{"1", "2"} { // CoreDNS uses IANA's numbers of address families
 			for i := range c.requests[tcp][v6] {
 				n := c.requests[tcp][v6][i].Load()
 				if n == 0 {
@@ -71,7 +71,7 @@ func (c *counts) requestsCounter() counter.Counter {
 	return list
 }
 
-// Counters are what the Server counts, by CoreDNS's names where it counts the same.
+// Counters returns the Server's counters, under CoreDNS's names if CoreDNS counts the same.
 func (s *Server) Counters() counter.List {
 	tcp := s.conns.Stats()
 	return append(counter.List{

@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/services/dns/forward"
 )
 
-// raw sends a question over UDP and gives the answer's bytes, too.
+// raw sends a question over UDP. It returns the answer as a message and as bytes.
 func raw(t *testing.T, addr netip.AddrPort, m *dns.Msg) (*dns.Msg, []byte) {
 	t.Helper()
 	conn, err := net.Dial("udp", addr.String())
@@ -41,9 +41,8 @@ func raw(t *testing.T, addr netip.AddrPort, m *dns.Msg) (*dns.Msg, []byte) {
 	return got, b[:n]
 }
 
-// TestUnknownVersionOfEDNS: BADVERS with the question, an OPT record of version 0 and nothing else (RFC 6891 6.1.3),
-// whatever options came with it. A forwarder in between cannot match an answer without its question
-// (coredns/coredns#5785).
+// TestUnknownVersionOfEDNS expects BADVERS with the question, an OPT record of version 0 and nothing else (RFC 6891
+// 6.1.3), for any options. A forwarder in between cannot match an answer without its question (coredns/coredns#5785).
 func TestUnknownVersionOfEDNS(t *testing.T) {
 	addr := start(t, answering(Options{}))
 	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com.", "cluster.local."} {
@@ -60,8 +59,9 @@ func TestUnknownVersionOfEDNS(t *testing.T) {
 	}
 }
 
-// TestCompressedBeforeTruncated: an answer that fits when names are compressed is whole, also for a client without
-// EDNS, and one that does not is cut at 512 bytes, with TC set (RFC 1035 4.2.1; coredns/coredns#2224).
+// TestCompressedBeforeTruncated checks that an answer that fits when names are compressed is complete, also for a
+// client without EDNS. An answer that does not fit is cut at 512 bytes and has TC set (RFC 1035 4.2.1;
+// coredns/coredns#2224).
 func TestCompressedBeforeTruncated(t *testing.T) {
 	s := New(Options{})
 	var list []*Service
@@ -84,8 +84,9 @@ func TestCompressedBeforeTruncated(t *testing.T) {
 	}
 }
 
-// TestClientWithoutEDNS: whoever asks without EDNS gets no OPT record (RFC 6891 7) and at most 512 bytes, also where
-// the server itself asks upstream with EDNS for the target of an ExternalName (coredns/coredns#5366).
+// TestClientWithoutEDNS checks that a client without EDNS gets no OPT record (RFC 6891 7) and at most 512 bytes. This
+// also holds if the server itself uses EDNS to ask an upstream for the target of an ExternalName
+// (coredns/coredns#5366).
 func TestClientWithoutEDNS(t *testing.T) {
 	up, _ := upstreamServer(t)
 	s := New(Options{Upstreams: fixed(up)})
@@ -112,8 +113,9 @@ func TestClientWithoutEDNS(t *testing.T) {
 	}
 }
 
-// TestNoSuchNameOfAnyType: whether a name exists does not hang on the type asked for (RFC 8020), or a client ends its
-// search too early (coredns/coredns#5736), or gives up a name that exists with other types.
+// TestNoSuchNameOfAnyType checks that the existence of a name does not depend on the type asked for (RFC 8020).
+// Otherwise a client would end its search too early (coredns/coredns#5736), or give up a name that exists with other
+// types.
 func TestNoSuchNameOfAnyType(t *testing.T) {
 	s := answering(Options{})
 	for name, want := range map[string]int{

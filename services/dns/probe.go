@@ -9,9 +9,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Probe asks the server at the other end of conn, over UDP, for the version of the zone, which a Server always knows,
-// and reports what is wrong with the answer. An empty zone is cluster.local. It returns when ctx ends; conn is of no
-// more use then.
+// Probe asks the server at the other end of conn, over UDP, for the version of the zone, and returns an error if the
+// answer is wrong. A Server knows the version as soon as it has a Config. An empty zone means cluster.local. Probe
+// returns when ctx ends; conn cannot be used after that.
 func Probe(ctx context.Context, conn net.Conn, zone string) error {
 	if zone == "" {
 		zone = "cluster.local"
@@ -26,7 +26,7 @@ func Probe(ctx context.Context, conn net.Conn, zone string) error {
 		return fmt.Errorf("ask %s for %s: %w", conn.RemoteAddr(), ask.Question[0].Name, err)
 	}
 	if got.Rcode != dns.RcodeSuccess || len(got.Answer) != 1 {
-		return fmt.Errorf("ask %s for %s: expected one record, got %s with %d: is another DNS server there?",
+		return fmt.Errorf("ask %s for %s: expected one record, got %s with %d; check that no other DNS server answers at this address",
 			conn.RemoteAddr(), ask.Question[0].Name, dns.RcodeToString[got.Rcode], len(got.Answer))
 	}
 	return nil

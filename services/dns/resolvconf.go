@@ -7,7 +7,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// ResolvConf gives the nameservers of a resolv.conf(5), for Options.Upstreams.
+// ResolvConf returns the nameservers in a resolv.conf(5) file, for Options.Upstreams.
 func ResolvConf(path string) ([]netip.AddrPort, error) {
 	c, err := dns.ClientConfigFromFile(path)
 	if err != nil {

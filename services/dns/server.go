@@ -19,39 +19,41 @@ import (
 	"tapestry.dev/tapestry/share/conns"
 )
 
-// Options of a Server.
+// Options are the settings of a Server.
 type Options struct {
-	// Zone is the cluster's domain; "" is cluster.local.
+	// Zone is the cluster's domain; "" means cluster.local.
 	Zone string
-	// Serves reports whether an address is that of a ready endpoint of a Service with ClusterIPs: such an
-	// endpoint has a name after its address. Nil: none has.
+	// Serves reports whether an address is that of a ready endpoint of a Service with ClusterIPs. Such an endpoint has
+	// a name made of its address. Nil means that no endpoint has.
 	Serves func(namespace, name string, a netip.Addr) bool
-	// Upstreams gives the servers that other questions go to, best first. Nil or none: they get REFUSED.
+	// Upstreams returns the servers for all other questions, best first. If it is nil or returns none, those questions
+	// get REFUSED.
 	Upstreams func() []netip.AddrPort
 	// Dial connects to an upstream ("udp" or "tcp"). Nil uses host sockets.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
+	// Timeout is how long one upstream may take before the next is asked; 0 means 2 seconds.
 	Timeout time.Duration
-	// MaxForwards bounds the questions that wait for an upstream at once, and MaxConns the TCP connections. Clients
-	// share them: with one more, the client with the most loses its oldest question, which gets SERVFAIL, or the
-	// connection that was idle for longest. 0 is 1000 and 256.
+	// MaxForwards limits the questions that wait for an upstream at the same time, and MaxConns the TCP connections.
+	// Clients share these limits. When a limit is exceeded, the client with the most loses its oldest question, which
+	// gets SERVFAIL, or its connection that was idle for longest. 0 means 1000 questions and 256 connections.
 	MaxForwards, MaxConns int
-	// Owner says which client an address is of; nil: each is a client by itself.
+	// Owner returns the address that stands for the client who has the given address. Nil means that each address is a
+	// client by itself.
 	Owner func(netip.Addr) netip.Addr
-	// Logger gets a line when an upstream fails or leads back here. Nil discards.
+	// Logger is told when an upstream fails or forwards back to this server. Nil discards messages.
 	Logger *slog.Logger
 }
 
 const (
-	// idleTimeout closes a TCP connection without questions (RFC 7766 6.2.3).
+	// idleTimeout is the time after which a TCP connection without questions is closed (RFC 7766 6.2.3).
 	idleTimeout = 10 * time.Second
-	// maxChase bounds a chain of ExternalName Services that name one another.
+	// maxChase limits the length of a chain of ExternalName Services that name one another.
 	maxChase = 8
-	// drainTimeout is how long Serve waits for questions under way when it ends.
+	// drainTimeout is how long Serve waits, when it ends, for questions under way.
 	drainTimeout = 2 * time.Second
 )
 
-// Server answers DNS questions. It holds no socket: Serve is given them.
+// Server answers DNS questions. It opens no sockets; the caller passes them to Serve.
 type Server struct {
 	opts    Options
 	zone    string
@@ -63,14 +65,14 @@ type Server struct {
 	mu      sync.Mutex // held while a view is made
 }
 
-// indexed is a view and the Config it was made of.
+// indexed is a view and the Config from which it was made.
 type indexed struct {
 	config *Config
 	view   *view
 }
 
-// New makes a Server. Before the first Set, questions about the cluster get SERVFAIL: a name that does not exist
-// would be believed.
+// New returns a Server. Before the first Set, questions about the cluster get SERVFAIL, because clients would believe
+// an answer that a name does not exist.
 func New(opts Options) *Server {
 	if opts.Zone == "" {
 		opts.Zone = "cluster.local"
@@ -91,22 +93,22 @@ func New(opts Options) *Server {
 	return s
 }
 
-// Set makes c what is answered from. It may be called again and again; a c that shares its lists with the last one
-// costs nothing. The Server keeps c's lists: they must not be changed afterwards.
+// Set replaces the Config. It may be called repeatedly; a Config with the same lists as the last one costs nothing.
+// The Server keeps c's lists, so they must not be changed afterwards.
 func (s *Server) Set(c Config) {
 	if last := s.config.Load(); last == nil || !last.shares(&c) {
 		s.config.Store(&c)
 	}
 }
 
-// shares reports whether c and d are the same by the identity of their lists.
+// shares reports whether c and d have the same addresses, and the same lists in memory.
 func (c *Config) shares(d *Config) bool {
 	return slices.Equal(c.Addrs, d.Addrs) && identical(c.Services, d.Services) && identical(c.Pods, d.Pods)
 }
 
 func identical[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
-// own are the addresses this very server answers at.
+// own returns the addresses at which this server itself answers.
 func (s *Server) own() []netip.Addr {
 	if c := s.config.Load(); c != nil {
 		return c.Addrs
@@ -114,8 +116,8 @@ func (s *Server) own() []netip.Addr {
 	return nil
 }
 
-// Serve answers on pc (UDP) and l (TCP), either of which may be nil, until ctx ends; then it closes both and returns
-// nil. It may be called several times at once, with other sockets.
+// Serve answers on pc (UDP) and l (TCP) until ctx ends. Then it closes both and returns nil. Either may be nil. Serve
+// may run several times concurrently with different sockets.
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -136,7 +138,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 		go func() {
 			defer close(ended)
 			done <- srv.ActivateAndServe()
-			cancel() // one socket without the other is half a server
+			cancel() // a server with only one of its sockets is of no use
 		}()
 		stop := context.AfterFunc(ctx, func() {
 			select {
@@ -165,15 +167,15 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 	from := forward.Client{Addr: conns.ClientOf(w.RemoteAddr()), TCP: tcp}
 	m := s.reply(ctx, forward.Client{Addr: s.opts.Owner(from.Addr), TCP: tcp}, r)
 	if err := w.WriteMsg(m); err != nil {
-		// A name in it may fit no message (RFC 1035, section 2.3.4), and the client is not to wait for that. What the network
-		// does not take is the client's loss only; it asks again.
+		// The answer may contain a name that fits no message (RFC 1035, section 2.3.4). The client then gets an error at once
+		// and need not wait. If the network does not take the answer, only this client is affected, and it asks again.
 		m = new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
 		_ = w.WriteMsg(m)
 	}
 	s.counts.note(from, r, m, time.Since(began))
 }
 
-// reply is the whole answer to r, fit for the transport.
+// reply returns the complete answer to r, cut to what the transport carries.
 func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dns.Msg {
 	m := s.resolve(ctx, from, r)
 	m.Compress = true
@@ -227,7 +229,7 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg) *
 	return m
 }
 
-// local answers a question about the zone into m, following the CNAMEs of ExternalName Services.
+// local writes the answer to a question about the zone into m. It follows the CNAMEs of ExternalName Services.
 func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question) {
 	v := s.view()
 	if v == nil {
@@ -238,7 +240,7 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 	for range maxChase {
 		res := v.answer(q)
 		if q.Qtype == dns.TypeANY && res.rcode == dns.RcodeSuccess && len(res.answer) == 0 {
-			// RFC 8482 4.2: one made-up record instead of everything.
+			// RFC 8482 4.2: one made-up record instead of all records.
 			res.answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
 		}
 		s.fill(m, v, res)
@@ -251,7 +253,7 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 			return
 		}
 	}
-	m.Rcode = dns.RcodeServerFailure // a circle
+	m.Rcode = dns.RcodeServerFailure // the chain is too long, or a circle
 }
 
 // chase asks the upstreams for the target of a CNAME. The code of the answer is that of the last name (RFC 6604).
@@ -270,10 +272,10 @@ func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q d
 	}
 }
 
-// fill adds what the zone says to m.
+// fill adds the records of res to m.
 func (s *Server) fill(m *dns.Msg, v *view, res result) {
 	if len(res.answer) > 1 {
-		// Many clients use the first address only.
+		// The order is random, since many clients use only the first address.
 		rand.Shuffle(len(res.answer), func(i, j int) { res.answer[i], res.answer[j] = res.answer[j], res.answer[i] })
 	}
 	m.Rcode = res.rcode
@@ -284,7 +286,7 @@ func (s *Server) fill(m *dns.Msg, v *view, res result) {
 	}
 }
 
-// view is that of the Config in force, made at its first question.
+// view returns the view of the present Config, or nil before the first. It makes the view when it is first needed.
 func (s *Server) view() *view {
 	c := s.config.Load()
 	if c == nil {
@@ -295,7 +297,7 @@ func (s *Server) view() *view {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c = s.config.Load() // it may be another by now
+	c = s.config.Load() // it may have changed meanwhile
 	if i := s.current.Load(); i != nil && i.config == c {
 		return i.view
 	}

@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// listen opens UDP and TCP on one loopback port.
+// listen opens a UDP socket and a TCP socket on the same loopback port.
 func listen(t *testing.T) (net.PacketConn, net.Listener, netip.AddrPort) {
 	t.Helper()
 	for range 20 {
@@ -43,7 +43,7 @@ func listen(t *testing.T) (net.PacketConn, net.Listener, netip.AddrPort) {
 	return nil, nil, netip.AddrPort{}
 }
 
-// start serves s on loopback until the test ends.
+// start serves s on loopback until the test ends, and returns its address.
 func start(t *testing.T, s *Server) netip.AddrPort {
 	t.Helper()
 	pc, l, addr := listen(t)
@@ -63,7 +63,7 @@ func serveOn(t *testing.T, s *Server, pc net.PacketConn, l net.Listener) {
 	})
 }
 
-// upstreamServer is a resolver that knows a few names, and counts questions about others than the probe.
+// upstreamServer starts a resolver that knows a few names. The counter counts its questions, except probes.
 func upstreamServer(t *testing.T) (netip.AddrPort, *atomic.Int64) {
 	t.Helper()
 	pc, l, addr := listen(t)
@@ -166,7 +166,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestServeOtherStack serves on a socket that is not the kernel's.
+// TestServeOtherStack serves on sockets that are not the kernel's.
 func TestServeOtherStack(t *testing.T) {
 	pc, l, addr := listen(t)
 	serveOn(t, answering(Options{}), struct{ net.PacketConn }{pc}, struct{ net.Listener }{l})
@@ -329,7 +329,8 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
-// BenchmarkReply is one question from its bytes to those of the answer, as miekg/dns's server does it around us.
+// BenchmarkReply measures one question, from its bytes to the bytes of the answer, including the parsing and packing
+// that miekg/dns's server does.
 func BenchmarkReply(b *testing.B) {
 	s := answering(Options{})
 	for _, c := range []struct {

@@ -11,15 +11,16 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// ttl of every record of ours in seconds: short, since clients see changes no sooner (CoreDNS uses the same).
+// ttl is the TTL of all records in the zone, in seconds. It is short, because clients do not see changes sooner.
+// CoreDNS uses the same value.
 const ttl = 5
 
-// specVersion is the version of the Kubernetes DNS specification that is served.
+// specVersion is the version of the Kubernetes DNS specification that the zone follows.
 const specVersion = "1.1.0"
 
 // view is a Config, indexed by name. It never changes.
 type view struct {
-	addrs      []netip.Addr // the server's own
+	addrs      []netip.Addr // of the server itself
 	zone       string       // canonical, with the final dot
 	serves     func(namespace, name string, a netip.Addr) bool
 	services   map[nsName]*Service
@@ -73,7 +74,8 @@ func (v *view) addReverse(s *Service) {
 	}
 }
 
-// addPod comes after the Services: a pod that an endpoint names better has no reverse name as a pod.
+// addPod must be called after all Services were added: a pod that has a name as an endpoint gets no reverse name as a
+// pod.
 func (v *view) addPod(p *Pod) {
 	v.namespaces[p.Namespace] = true
 	for _, a := range p.Addrs {
@@ -92,7 +94,7 @@ func (v *view) serviceName(s *Service) string {
 	return s.Name + "." + s.Namespace + ".svc." + v.zone
 }
 
-// endpointLabel is the endpoint's hostname, else its address with dashes.
+// endpointLabel returns the endpoint's hostname, or its address with dashes if it has none.
 func endpointLabel(e *Endpoint) string {
 	if e.Hostname != "" {
 		return strings.ToLower(e.Hostname)
@@ -104,7 +106,7 @@ func dashed(a netip.Addr) string {
 	return strings.NewReplacer(".", "-", ":", "-").Replace(a.Unmap().String())
 }
 
-// undashed parses what dashed gives.
+// undashed parses the result of dashed.
 func undashed(label string) (netip.Addr, bool) {
 	if a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", ".")); err == nil {
 		return a, true
@@ -117,7 +119,7 @@ func undashed(label string) (netip.Addr, bool) {
 type result struct {
 	rcode         int
 	answer, extra []dns.RR
-	// target is the name that still has to be asked for: that of a CNAME.
+	// target is the target of a CNAME that still has to be looked up, or "".
 	target string
 }
 
@@ -126,7 +128,7 @@ var (
 	nxDomain = result{rcode: dns.RcodeNameError}
 )
 
-// answer answers a question for a name in the zone. The order of records follows that of the Config.
+// answer answers a question for a name in the zone. The records are in the order of the Config.
 func (v *view) answer(q dns.Question) result {
 	labels := dns.SplitDomainName(strings.TrimSuffix(dns.CanonicalName(q.Name), v.zone))
 	if len(labels) == 0 {
@@ -167,7 +169,7 @@ func (v *view) apex(q dns.Question) result {
 	return noData
 }
 
-// svc answers for what stands before ".svc.<zone>".
+// svc answers for the labels before ".svc.<zone>".
 func (v *view) svc(q dns.Question, labels []string) result {
 	if len(labels) == 0 {
 		return noData
@@ -212,8 +214,8 @@ func (v *view) service(q dns.Question, s *Service) result {
 	return endpointAddresses(q, s, func(*Endpoint) bool { return true })
 }
 
-// endpoint answers for one endpoint's name. Those of a Service with addresses that have none are known by their own
-// address, as with CoreDNS; which they are, whoever serves says.
+// endpoint answers for the name of one endpoint. An endpoint without a hostname, of a Service with ClusterIPs, has its
+// address as its name, as in CoreDNS. Options.Serves says which addresses are such endpoints.
 func (v *view) endpoint(q dns.Question, s *Service, label string) result {
 	if a, ok := undashed(label); ok && dashed(a) == label && len(s.ClusterIPs) > 0 && v.serves(s.Namespace, s.Name, a) &&
 		!slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a }) {
@@ -222,7 +224,7 @@ func (v *view) endpoint(q dns.Question, s *Service, label string) result {
 	return endpointAddresses(q, s, func(e *Endpoint) bool { return endpointLabel(e) == label })
 }
 
-// endpointAddresses answers with the endpoints of s that match; without any there is no such name.
+// endpointAddresses answers with the matching endpoints of s. If none matches, the name does not exist.
 func endpointAddresses(q dns.Question, s *Service, match func(*Endpoint) bool) result {
 	var as []netip.Addr
 	for i := range s.Endpoints {
@@ -261,7 +263,7 @@ func (v *view) ports(q dns.Question, s *Service, labels []string) result {
 	return result{answer: srv, extra: extra}
 }
 
-// headlessSRV gives one record per endpoint name and port, and the addresses of those names.
+// headlessSRV returns one SRV record per endpoint name and port, and the addresses of those names.
 func (v *view) headlessSRV(owner string, s *Service, p *Port) (srv, extra []dns.RR) {
 	type target struct {
 		name string
@@ -275,7 +277,7 @@ func (v *view) headlessSRV(owner string, s *Service, p *Port) (srv, extra []dns.
 			if ep.Name != p.Name || ep.Protocol != p.Protocol {
 				continue
 			}
-			if !seen[target{name, ep.Port}] { // both families of a dual-stack pod have one name
+			if !seen[target{name, ep.Port}] { // both addresses of a dual-stack pod have one name
 				seen[target{name, ep.Port}] = true
 				srv = append(srv, &dns.SRV{Hdr: header(owner, dns.TypeSRV), Port: ep.Port, Target: name})
 			}
@@ -288,8 +290,8 @@ func (v *view) headlessSRV(owner string, s *Service, p *Port) (srv, extra []dns.
 	return srv, dns.Dedup(extra, nil)
 }
 
-// pod answers for what stands before ".pod.<zone>". Only pods that exist have a name: an address that anyone could
-// make up would let a certificate for such a name prove nothing.
+// pod answers for the labels before ".pod.<zone>". Only pods that exist have a name. If any address had one, a
+// certificate for such a name would prove nothing.
 func (v *view) pod(q dns.Question, labels []string) result {
 	switch len(labels) {
 	case 0:
@@ -306,7 +308,7 @@ func (v *view) pod(q dns.Question, labels []string) result {
 	return nxDomain
 }
 
-// ptr answers for a reverse name; ok is false when it is not one of an address we know.
+// ptr answers for a reverse name. ok is false when the name is not that of a known address.
 func (v *view) ptr(q dns.Question) (result, bool) {
 	a, ok := reverseAddr(dns.CanonicalName(q.Name))
 	if !ok || len(v.reverse[a]) == 0 {
@@ -347,7 +349,7 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	return a, err == nil && a.Is6() && a.Zone() == ""
 }
 
-// soa stands in the authority section of every negative answer (RFC 2308).
+// soa returns the record in the authority section of every negative answer (RFC 2308).
 func (v *view) soa() *dns.SOA {
 	return &dns.SOA{
 		Hdr: header(v.zone, dns.TypeSOA), Ns: "ns.dns." + v.zone, Mbox: "hostmaster." + v.zone,
@@ -359,7 +361,7 @@ func header(name string, qtype uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: qtype, Class: dns.ClassINET, Ttl: ttl}
 }
 
-// only answers with rr when its type was asked for.
+// only answers with rr if its type was asked for.
 func only(q dns.Question, rr dns.RR) result {
 	if q.Qtype != rr.Header().Rrtype {
 		return noData
@@ -367,7 +369,7 @@ func only(q dns.Question, rr dns.RR) result {
 	return result{answer: []dns.RR{rr}}
 }
 
-// addresses answers with those of the family asked for.
+// addresses answers with the addresses of the family asked for.
 func addresses(q dns.Question, as []netip.Addr) result {
 	var r result
 	for _, rr := range records(q.Name, as) {
@@ -378,7 +380,7 @@ func addresses(q dns.Question, as []netip.Addr) result {
 	return r
 }
 
-// records are A and AAAA records, IPv4 first.
+// records returns A and AAAA records for the addresses, IPv4 first.
 func records(name string, as []netip.Addr) []dns.RR {
 	var rrs []dns.RR
 	for _, a := range as {

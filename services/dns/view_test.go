@@ -42,7 +42,7 @@ func testConfig() Config {
 	}
 }
 
-// answering gives a Server that has testConfig. The endpoints of data/named are 10.0.3.1 and 10.0.3.2.
+// answering returns a Server with testConfig. The endpoints of data/named are 10.0.3.1 and 10.0.3.2.
 func answering(o Options) *Server {
 	o.Serves = func(namespace, name string, a netip.Addr) bool {
 		return namespace == "data" && name == "named" && slices.Contains(addresstest.Addrs("10.0.3.1", "10.0.3.2"), a)
@@ -52,7 +52,7 @@ func answering(o Options) *Server {
 	return s
 }
 
-// text gives records without header details, sorted: "name TYPE data".
+// text returns the records as sorted lines without header details: "name TYPE data".
 func text(rrs []dns.RR) string {
 	var out []string
 	for _, rr := range rrs {
@@ -88,7 +88,7 @@ func TestAnswers(t *testing.T) {
 		{name: "none.default.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		{name: "dual.none.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		{name: "a.b.dual.default.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
-		// Empty names between.
+		// Names without records of their own, between the zone and the Services.
 		{name: "cluster.local.", qtype: dns.TypeA},
 		{name: "svc.cluster.local.", qtype: dns.TypeA},
 		{name: "default.svc.cluster.local.", qtype: dns.TypeA},

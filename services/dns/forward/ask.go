@@ -14,16 +14,17 @@ import (
 )
 
 const (
-	// wrongMax is how many wrong answers may come before an upstream is asked over TCP, where nobody can forge one
-	// without seeing the connection. Each is one more guess.
+	// wrongMax is the number of wrong answers after which an upstream is asked over TCP. Each wrong answer may be one
+	// guess of a forger. Over TCP nobody can forge an answer without seeing the connection.
 	wrongMax = 8
-	// answerMax is the largest UDP answer that is read, in bytes; upstreams are told to send no more than UDPSize.
+	// answerMax is the size in bytes of the largest UDP answer that is read. Upstreams are told to send at most
+	// UDPSize.
 	answerMax = 4096
-	// caseRetry is how long an upstream that does not keep the spelling of a name is not sent mixed ones.
+	// caseRetry is how long questions to an upstream that does not keep the spelling of a name are sent in lower case.
 	caseRetry = time.Hour
 )
 
-// way is a question and the transport it goes by.
+// way is a question and its transport.
 type way struct {
 	*question
 	tcp bool
@@ -31,15 +32,14 @@ type way struct {
 
 var (
 	errOtherCase = errors.New("the answer has another spelling of the name")
-	errForged    = errors.New("too many answers are to other questions")
+	errForged    = errors.New("too many answers did not match the question")
 )
 
-// ask asks one upstream, for no longer than the timeout of one. What it gives is a whole message and an answer to the
-// question.
+// ask asks one upstream, for at most Options.Timeout. It returns a complete message that answers the question.
 //
-// Over UDP it asks from a socket of its own, so that the kernel drops what comes from elsewhere, and the port, the id
-// and the spelling of the name are what a forger has to guess (RFC 5452). Whatever leaves a doubt, it asks again over
-// TCP: a truncated answer, one in another spelling, and many wrong ones.
+// Over UDP it uses a new socket for each question, so that the kernel drops packets from other addresses. A forger
+// then has to guess the port, the id and the spelling of the name (RFC 5452). ask asks again over TCP whenever it has
+// a doubt: after a truncated answer, after an answer in another spelling, and after many wrong answers.
 func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()
@@ -73,7 +73,7 @@ func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte,
 	case errors.Is(err, errOtherCase):
 		answer, kept, err := f.overTCP(ctx, u, w.question)
 		if err == nil && kept {
-			return answer, nil // the upstream is none of those, so the first answer was not its own
+			return answer, nil // the upstream keeps the spelling, so the first answer was forged
 		}
 		f.upstreams.losesCase(u, time.Now())
 		if err == nil {
@@ -88,7 +88,7 @@ func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte,
 	return first, err
 }
 
-// overUDP sends one datagram and waits for the answer to it. Others are passed over.
+// overUDP sends one datagram and waits for its answer. It ignores answers that do not match.
 func (f *Forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, mixed bool) ([]byte, error) {
 	conn, err := f.dial(ctx, "udp", u)
 	if err != nil {
@@ -112,7 +112,7 @@ func (f *Forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, 
 			return got, nil
 		}
 		if m == bareError {
-			return nil, fmt.Errorf("%s says %s, and no more", u, dns.RcodeToString[rcodeOf(got)])
+			return nil, fmt.Errorf("%s answers with the code %s only", u, dns.RcodeToString[rcodeOf(got)])
 		}
 		f.counts.wrong[m-1].Add(1)
 		if m == otherCase {
@@ -122,7 +122,7 @@ func (f *Forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, 
 	return nil, errForged
 }
 
-// overTCP asks over a connection. kept reports whether the upstream kept the spelling of the name.
+// overTCP asks over a new connection. kept reports whether the upstream kept the spelling of the name.
 func (f *Forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) (answer []byte, kept bool, err error) {
 	conn, err := f.dial(ctx, "tcp", u)
 	if err != nil {

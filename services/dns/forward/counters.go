@@ -9,16 +9,18 @@ import (
 	"tapestry.dev/tapestry/counter"
 )
 
-// NewSeconds observes how long questions take, in CoreDNS's buckets: from a quarter of a millisecond to 8 seconds.
+// NewSeconds returns a histogram for the durations of questions, with CoreDNS's buckets: from a quarter of a
+// millisecond to 8 seconds.
 func NewSeconds() *counter.Histogram { return counter.NewHistogram(0.00025, 16) }
 
-// Rcodes count answers by their code: those of a message's header and EDNS (RFC 6895 2.3), and one for all above.
+// Rcodes counts answers by their code: one counter for each code of the message header and of EDNS (RFC 6895 2.3), and
+// a last one for all higher codes.
 type Rcodes [25]atomic.Uint64
 
 // Note counts an answer.
 func (c *Rcodes) Note(rcode int) { c[min(max(rcode, 0), len(c)-1)].Add(1) }
 
-// Counter is what was counted, by the label rcode.
+// Counter returns the counts, with the label rcode.
 func (c *Rcodes) Counter(name, help string) counter.Counter {
 	m := map[string]uint64{}
 	for i := range c {
@@ -33,7 +35,7 @@ func (c *Rcodes) Counter(name, help string) counter.Counter {
 	return counter.By(counter.Total, name, help, "rcode", m)
 }
 
-// counts are what is counted of questions to upstreams.
+// counts holds the counters of questions to upstreams.
 type counts struct {
 	requests, shared atomic.Uint64
 	wrong            [otherCase]atomic.Uint64 // by mismatch-1
@@ -48,7 +50,7 @@ func (c *counts) answer(answer []byte, took time.Duration) {
 	c.seconds.Observe(took.Seconds())
 }
 
-// Counters are what the Forwarder counts, by CoreDNS's names where it counts the same.
+// Counters returns the Forwarder's counters, under CoreDNS's names if CoreDNS counts the same.
 func (f *Forwarder) Counters() counter.List {
 	waiting := f.waiting.Stats()
 	return counter.List{

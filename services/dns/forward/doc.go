@@ -1,27 +1,28 @@
-// Package forward asks the DNS servers of a node what its own zone does not answer.
+// Package forward asks the node's DNS servers the questions that the cluster's own zone does not answer.
 //
 // # Theory of operation
 //
-// Exchange hands the message on and the answer back, over the transport that the client uses and with its EDNS
-// options. Upstreams are asked in order, those that fail last.
+// Exchange passes the message to an upstream and the answer back. It uses the client's transport and keeps the
+// client's EDNS options. Upstreams are asked in order; failing ones come last.
 //
-// Shares. A question that waits is charged to the address that asks, by the rule of package share. A client that asks
-// for more than there may be loses its own oldest questions, and others notice nothing. Questions that are the same
-// but for the id and the spelling of the name are one flight, which is asked once; it goes on while somebody waits for
-// it.
+// Shares. A waiting question is charged to its client, by the rule of package share. A client with too many questions
+// loses its own oldest ones, and other clients are not affected. Questions that differ only in the id and in the
+// spelling of the name form one flight, which is asked once. It continues while somebody waits for it.
 //
-// Who works. An upstream is judged by what it answers and not by what it does not: one name may have no server that
-// works, and anybody may ask for that one. When it was silent to everybody for a while it is probed, with a question
-// that every server can answer, and fails until it answers something.
+// Which upstreams work. An upstream does not fail because it leaves a question unanswered: a name may have no working
+// server, and anybody may ask for that name. If an upstream has answered nothing at all for a while, it gets a probe,
+// a question that every server can answer. If the probe stays without an answer, the upstream is failing until it
+// answers anything.
 //
-// Forged answers. A forger who does not see the question has to guess the port of a socket that is used once, the id,
-// and the spelling of the name. What does not fit is passed over and counted, and the right answer is still waited
-// for. After a few that do not fit, the upstream is asked over TCP, as it is when an answer is truncated or in another
-// spelling. Upstreams that do not keep the spelling are found out by that, and are trusted without.
+// Forged answers. A forger who does not see the question has to guess three things: the port of a socket that is used
+// once, the id, and the spelling of the name. An answer that does not match is ignored and counted, and the right
+// answer is still waited for. After a few wrong answers, the upstream is asked over TCP. This also happens after a
+// truncated answer, and after an answer in another spelling. In this way upstreams that do not keep the spelling are
+// detected, and their answers are then accepted in any spelling.
 //
-// Loops. An upstream that forwards to this server would multiply every question: each new one is sent a name made up
-// for it, and when that name arrives here (IsProbe), the upstream is left alone.
+// Loops. An upstream that forwards to this server would multiply every question. So each new upstream is asked for a
+// name made up for it. If that name arrives here (IsProbe), the upstream is not used.
 //
-// Locks. Forwarder.mu guards the flights, upstreams.mu what is known of upstreams; neither is held while anything is
-// dialled, read or written.
+// Locks. Forwarder.mu guards the flights, upstreams.mu guards what is known of upstreams. Neither is held while
+// something is dialled, read or written.
 package forward

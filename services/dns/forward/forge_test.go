@@ -15,7 +15,7 @@ const (
 	forged = "198.51.100.66"
 )
 
-// changed is the forged answer to h, as edit leaves its bytes.
+// changed returns the forged answer to h, changed by edit.
 func changed(h heard, edit func(b []byte)) []byte {
 	b := says(h, forged)
 	edit(b)
@@ -24,7 +24,7 @@ func changed(h heard, edit func(b []byte)) []byte {
 
 func otherID(b []byte) { b[0] ^= 1 }
 
-// respelled has another spelling of the name than was sent.
+// respelled changes the spelling of the name.
 func respelled(b []byte) {
 	for i := headerLen; b[i] != 0; i++ {
 		if c := b[i] | 0x20; 'a' <= c && c <= 'z' {
@@ -33,15 +33,15 @@ func respelled(b []byte) {
 	}
 }
 
-// lowered has the name in lower case, as servers do that do not keep its spelling.
+// lowered changes the name to lower case, like servers that do not keep its spelling.
 func lowered(b []byte) []byte {
 	name := b[headerLen : headerLen+bytes.IndexByte(b[headerLen:], 0)]
 	copy(name, lower(name))
 	return b
 }
 
-// TestForged has somebody answer before the upstream does, with what a forger could send who does not see the
-// question. Before, an answer to another question made the lookup fail, and one in another spelling was believed.
+// TestForged sends answers before the upstream does. They are what a forger who does not see the question could send.
+// An earlier version failed on an answer to another question, and believed an answer in another spelling.
 func TestForged(t *testing.T) {
 	tests := map[string]struct {
 		udp func(h heard) [][]byte
@@ -62,7 +62,7 @@ func TestForged(t *testing.T) {
 			for range wrongMax {
 				list = append(list, changed(h, otherID))
 			}
-			return append(list, says(h, forged)) // the guess that hits comes too late
+			return append(list, says(h, forged)) // the right guess comes too late
 		}, true},
 		"truncated": {func(h heard) [][]byte { return [][]byte{says(h, forged, func(m *dns.Msg) { m.Truncated = true })} }, true},
 	}
@@ -90,7 +90,7 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// What comes from another address than the upstream's does not arrive at all.
+// An answer from another address than the upstream's is never received.
 func TestForgedFromElsewhere(t *testing.T) {
 	elsewhere, err := net.ListenPacket("udp", "127.0.0.3:0")
 	if err != nil {
@@ -110,8 +110,7 @@ func TestForgedFromElsewhere(t *testing.T) {
 	}
 }
 
-// Servers that give every name in lower case are used all the same, with TCP or without, and are asked over TCP only
-// once.
+// Servers that return every name in lower case can be used, with TCP or without, and are asked over TCP only once.
 func TestCaseNotKept(t *testing.T) {
 	for name, overTCP := range map[string]bool{"with TCP": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
@@ -123,7 +122,7 @@ func TestCaseNotKept(t *testing.T) {
 			})
 			f := New(Options{Upstreams: fixed(up.addr), Timeout: 4 * time.Second})
 			for range 3 {
-				// Long enough not to come out in lower case by chance.
+				// The name is so long that it does not come out in lower case by chance.
 				const name = "A-Name-Of-Many-Letters.Example.com."
 				m := lookup(t.Context(), f, client(1), name)
 				if len(m.Answer) != 1 || m.Answer[0].(*dns.A).A.String() != right || m.Question[0].Name != name {
@@ -147,7 +146,7 @@ func TestCaseNotKept(t *testing.T) {
 	}
 }
 
-// A client sees its own spelling of a name, also from a server that does not compress names.
+// A client gets its own spelling of a name back, also from a server that does not compress names.
 func TestSpellingIsTheClients(t *testing.T) {
 	up := newRawUpstream(t, func(h heard) [][]byte {
 		m := new(dns.Msg)
@@ -163,14 +162,14 @@ func TestSpellingIsTheClients(t *testing.T) {
 		return [][]byte{wire}
 	})
 	f := New(Options{Upstreams: fixed(up.addr)})
-	// Long enough not to come out in this spelling by chance.
+	// The name is so long that it does not come out in this spelling by chance.
 	const name = "a-name-of-many-letters.example.com."
 	if m := lookup(t.Context(), f, client(1), name); len(m.Answer) != 1 || m.Answer[0].Header().Name != name {
 		t.Errorf("got %v", m)
 	}
 }
 
-// Each question has another port, id and spelling.
+// Each question has a new port, id and spelling.
 func TestNothingToGuess(t *testing.T) {
 	up := newRawUpstream(t, func(h heard) [][]byte { return [][]byte{says(h, right)} })
 	f := New(Options{Upstreams: fixed(up.addr)})
@@ -187,13 +186,13 @@ func TestNothingToGuess(t *testing.T) {
 			t.Errorf("asked for %s", h.name())
 		}
 	}
-	// Two of 50 random ids are equal once in 50 runs, two of 50 ports in 25.
+	// Two of 50 random ids are equal in one of 50 runs, two of 50 ports in one of 25.
 	if len(ports) < n-3 || len(ids) < n-3 || len(names) < n-3 {
 		t.Errorf("%d ports, %d ids and %d spellings for %d questions", len(ports), len(ids), len(names), n)
 	}
 }
 
-// FuzzCheck: nothing but an answer to the question fits.
+// FuzzCheck checks that only an answer to the question fits.
 func FuzzCheck(f *testing.F) {
 	q, err := newQuestion(new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA))
 	if err != nil {
@@ -209,7 +208,7 @@ func FuzzCheck(f *testing.F) {
 		}
 		m := new(dns.Msg)
 		if m.Unpack(got) != nil {
-			return // what fits need not be whole
+			return // an answer that fits may still be malformed
 		}
 		ask := new(dns.Msg)
 		if err := ask.Unpack(sent); err != nil {

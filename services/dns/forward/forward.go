@@ -14,39 +14,38 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// forwardTimeout bounds all upstreams together; stub resolvers wait for 5 seconds.
+// forwardTimeout limits the time for all upstreams together. Stub resolvers wait for 5 seconds.
 const forwardTimeout = 4500 * time.Millisecond
 
-// UDPSize is the largest UDP answer in bytes that upstreams are asked for: what fits unfragmented through any path
-// (DNS flag day 2020).
+// UDPSize is the size in bytes of the largest UDP answer that upstreams are asked to send. This size passes any path
+// without fragmentation (DNS flag day 2020).
 const UDPSize = 1232
 
-// Options of a Forwarder.
+// Options are the settings of a Forwarder.
 type Options struct {
-	// Upstreams gives the servers to ask, best first. Nil or none: questions get REFUSED.
+	// Upstreams returns the servers to ask, best first. If it is nil or returns none, questions get REFUSED.
 	Upstreams func() []netip.AddrPort
-	// Own gives the addresses at which whoever uses the Forwarder answers itself, so that they are no upstreams. Nil:
-	// none.
+	// Own returns the addresses at which the caller itself answers; they are not used as upstreams. Nil means none.
 	Own func() []netip.Addr
-	// Dial connects to an upstream ("udp" or "tcp"), each time from another port. Nil uses host sockets.
+	// Dial connects to an upstream ("udp" or "tcp"), each time from a new port. Nil uses host sockets.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Timeout is how long one upstream may take before the next is asked; 0 is 2 seconds.
+	// Timeout is how long one upstream may take before the next is asked; 0 means 2 seconds.
 	Timeout time.Duration
-	// MaxWaiting bounds the questions that are waited for at once. Clients share them: with one more, the client with
-	// the most loses its oldest, which gets SERVFAIL. 0 is 1000.
+	// MaxWaiting limits the questions that clients wait for at the same time. Clients share this limit. When it is
+	// exceeded, the client with the most questions loses its oldest, which gets SERVFAIL. 0 means 1000.
 	MaxWaiting int
-	// Logger gets a line when an upstream fails or leads back here. Nil discards.
+	// Logger is told when an upstream fails or forwards back to this server. Nil discards messages.
 	Logger *slog.Logger
 }
 
-// Client is who asks, and by which transport.
+// Client says who asks, and over which transport.
 type Client struct {
 	Addr netip.Addr
 	TCP  bool
 }
 
-// Forwarder asks upstreams on behalf of clients, who share what may be under way at once. Its methods may be called
-// concurrently.
+// Forwarder asks upstreams on behalf of clients. Clients share the limit of questions under way. Its methods may be
+// called concurrently.
 type Forwarder struct {
 	opts      Options
 	upstreams *upstreams
@@ -58,7 +57,7 @@ type Forwarder struct {
 	flights map[string]*flight
 }
 
-// flight is a question under way, asked once for everybody who asks it at the same time.
+// flight is a question under way. It is asked once for all clients that wait for it.
 type flight struct {
 	key    string
 	cancel context.CancelFunc
@@ -66,12 +65,12 @@ type flight struct {
 
 	waiters int // guarded by Forwarder.mu
 
-	// What came of it, to be read when done is closed: the answer's bytes, or else the code to give.
+	// The result, to be read after done is closed: the bytes of the answer, or the code for clients if there is none.
 	answer []byte
 	rcode  int
 }
 
-// New makes a Forwarder. What it starts ends with the contexts of those who ask.
+// New returns a Forwarder. The goroutines that it starts end with the contexts passed to Exchange.
 func New(opts Options) *Forwarder {
 	if opts.Own == nil {
 		opts.Own = func() []netip.Addr { return nil }
@@ -94,12 +93,13 @@ func New(opts Options) *Forwarder {
 	return f
 }
 
-// IsProbe reports whether a name is one that the Forwarder made up to find out whether an upstream forwards back to
-// it. If so, that upstream is left alone.
+// IsProbe reports whether the Forwarder made up the name to find out whether an upstream forwards back to it. If so,
+// IsProbe stops the use of that upstream.
 func (f *Forwarder) IsProbe(name string) bool { return f.upstreams.isProbe(name) }
 
-// Exchange forwards r and gives the answer with r's id, or one of its own making when there is none. ctx is the life
-// of whoever uses the Forwarder: what is learned of upstreams meanwhile goes on until it ends.
+// Exchange forwards r and returns the answer, with r's id. If there is no answer, it returns a message with an error
+// code. Probes of upstreams that Exchange starts go on after it returns, until ctx ends; so ctx should live as long as
+// the caller's server.
 func (f *Forwarder) Exchange(ctx context.Context, from Client, r *dns.Msg) *dns.Msg {
 	waiting, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
@@ -140,8 +140,8 @@ func failure(r *dns.Msg, rcode int) *dns.Msg {
 	return m
 }
 
-// join gives the flight of a question, which begins unless it is under way. What it learns of upstreams it goes on to
-// learn until life ends. Every join has its leave.
+// join returns the flight of a question, and starts it if it is not under way. Probes of upstreams that the flight
+// starts go on until life ends. The caller must call leave once.
 func (f *Forwarder) join(life context.Context, q *question, tcp bool) *flight {
 	key := q.key(tcp)
 	f.mu.Lock()
@@ -158,7 +158,7 @@ func (f *Forwarder) join(life context.Context, q *question, tcp bool) *flight {
 	return fl
 }
 
-// leave gives up waiting for a flight. With the last who does it is over.
+// leave stops waiting for a flight. When nobody waits any more, the flight is cancelled.
 func (f *Forwarder) leave(fl *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -168,14 +168,14 @@ func (f *Forwarder) leave(fl *flight) {
 	}
 }
 
-// forget has the next who asks begin anew. mu is held.
+// forget removes a flight, so that the next client with this question starts a new one. The caller holds mu.
 func (f *Forwarder) forget(fl *flight) {
 	if f.flights[fl.key] == fl {
 		delete(f.flights, fl.key)
 	}
 }
 
-// fly asks one upstream after the other.
+// fly asks the upstreams one after the other.
 func (f *Forwarder) fly(ctx, life context.Context, fl *flight, w way) {
 	defer fl.cancel()
 	fl.answer, fl.rcode = f.askAll(ctx, life, w)
@@ -185,19 +185,20 @@ func (f *Forwarder) fly(ctx, life context.Context, fl *flight, w way) {
 	close(fl.done)
 }
 
-// askAll gives the first answer that is of use. Without any answer it gives the code to tell the client.
+// askAll returns the first useful answer, or else the last one. If there is no answer, it returns the code for
+// clients.
 func (f *Forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rcode int) {
-	rcode = dns.RcodeRefused // nobody to ask
+	rcode = dns.RcodeRefused // if there is no upstream
 	for _, u := range f.upstreams.order(life, time.Now()) {
 		rcode = dns.RcodeServerFailure
 		began := time.Now()
-		// A name that nobody answers for is no reason to think ill of an upstream; only its silence to everybody is.
+		// An upstream may leave one question unanswered. It is probed only if it answers nobody for a while.
 		doubt := time.AfterFunc(f.opts.Timeout/4, func() { f.upstreams.doubt(life, u, began) })
 		got, err := f.ask(ctx, u, w)
 		doubt.Stop()
 		switch {
 		case errors.Is(ctx.Err(), context.Canceled):
-			return nil, rcode // nobody waits any more, which is not the upstream's failure
+			return nil, rcode // nobody waits any more; the upstream has not failed
 		case err != nil:
 			f.upstreams.doubt(life, u, began)
 			continue
@@ -206,7 +207,7 @@ func (f *Forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rco
 		if r := rcodeOf(got); r != dns.RcodeServerFailure && r != dns.RcodeRefused {
 			break
 		}
-		// Another upstream may know better.
+		// Another upstream may have a better answer.
 	}
 	return answer, rcode
 }

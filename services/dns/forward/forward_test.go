@@ -23,8 +23,8 @@ func fixed(as ...netip.AddrPort) func() []netip.AddrPort {
 	return func() []netip.AddrPort { return as }
 }
 
-// inMemory dials upstreams that are goroutines, for tests in which time is their own. An upstream that gives no answer
-// is silent.
+// inMemory dials upstreams that are goroutines, for tests in a synctest bubble. An upstream whose answer is nil stays
+// silent.
 func inMemory(answer func(u netip.AddrPort, h heard) []byte) func(context.Context, string, string) (net.Conn, error) {
 	return func(_ context.Context, network, address string) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -39,13 +39,13 @@ func inMemory(answer func(u netip.AddrPort, h heard) []byte) func(context.Contex
 			if b := answer(netip.MustParseAddrPort(address), h); b != nil {
 				far.Write(b)
 			}
-			far.Read(buf) // until whoever asked is gone
+			far.Read(buf) // until the client has closed
 		}()
 		return near, nil
 	}
 }
 
-// ends has the life of a Server end before the bubble of a test does.
+// ends returns a context for a Forwarder that ends before the test's bubble does.
 func ends(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -57,7 +57,7 @@ var (
 	up2 = netip.MustParseAddrPort("192.0.2.2:53")
 )
 
-// client is the n-th of a test's.
+// client returns a test's client number n.
 func client(n byte) Client { return Client{Addr: netip.AddrFrom4([4]byte{10, 0, 0, n})} }
 
 // lookup asks for the address of a name.
@@ -65,8 +65,8 @@ func lookup(ctx context.Context, f *Forwarder, from Client, name string) *dns.Ms
 	return f.Exchange(ctx, from, new(dns.Msg).SetQuestion(name, dns.TypeA))
 }
 
-// One client asks for 300 names that nobody answers for, of which 50 may be under way. Nobody else's lookup fails for
-// that: 10 of 10 are answered, where before 10 of 10 were SERVFAIL.
+// One client asks for 300 names that no upstream answers, and 50 may be under way. The 10 lookups of another client
+// all succeed. In an earlier version all 10 got SERVFAIL.
 func TestFloodOfUnanswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New(Options{Upstreams: fixed(up1), MaxWaiting: 50, Dial: inMemory(func(_ netip.AddrPort, h heard) []byte {
@@ -104,8 +104,8 @@ func TestFloodOfUnanswered(t *testing.T) {
 	})
 }
 
-// A name that an upstream says nothing to tells nothing of the upstream, which is still asked first. Its silence to a
-// probe does, until it answers one.
+// An upstream that leaves one name unanswered is still asked first. An upstream that leaves a probe unanswered is
+// asked last, until it answers one.
 func TestHealth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var deaf atomic.Bool
@@ -135,7 +135,7 @@ func TestHealth(t *testing.T) {
 			expect("a.example.com.", "203.0.113.1", 0)
 		}
 		deaf.Store(true)
-		expect("b.example.com.", "203.0.113.2", 2*time.Second) // which is what it takes to find out
+		expect("b.example.com.", "203.0.113.2", 2*time.Second) // the time it takes to detect the failure
 		expect("c.example.com.", "203.0.113.2", 0)
 		time.Sleep(time.Minute)
 		expect("d.example.com.", "203.0.113.2", 0)
@@ -148,7 +148,7 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// An upstream that refuses is told from one that is there at once.
+// An upstream that refuses connections is detected at once.
 func TestUpstreamRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answer := inMemory(func(_ netip.AddrPort, h heard) []byte { return says(h, "203.0.113.2") })
@@ -184,8 +184,8 @@ func TestNobodyAnswers(t *testing.T) {
 	})
 }
 
-// Whoever asks what is being asked gets that answer, each with an id and a spelling of its own; and who gives up takes
-// it from nobody.
+// Clients that ask a question which is under way get the same answer, each with its own id and spelling. A client that
+// gives up takes the answer from nobody else.
 func TestAskedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -239,7 +239,7 @@ func TestAskedOnce(t *testing.T) {
 	})
 }
 
-// A question that nobody waits for any longer is not asked to the end.
+// A question for which nobody waits any longer is not asked to the end.
 func TestGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := New(Options{Upstreams: fixed(up1), Dial: inMemory(func(netip.AddrPort, heard) []byte { return nil })})
@@ -259,7 +259,7 @@ func TestGivenUp(t *testing.T) {
 	})
 }
 
-// Questions that differ in more than the spelling of the name are not one.
+// Questions that differ in more than the spelling of the name have different keys.
 func TestKey(t *testing.T) {
 	key := func(tcp bool, edit func(*dns.Msg)) string {
 		m := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA)

@@ -13,11 +13,12 @@ const (
 	typeLen   = 4  // bytes of a question's type and class
 )
 
-// question is a message for an upstream: as the client sent it, but without its id, its spelling of the name, and a
-// wish for datagrams that would be fragmented, whose later fragments carry nothing that a forger would have to guess.
+// question is a message for an upstream. It is the client's message without its id and its spelling of the name. It
+// also asks for no larger datagrams than UDPSize, since these would be fragmented: a forger of a later fragment has
+// nothing to guess.
 type question struct {
 	wire []byte // the name is in lower case
-	name []byte // of wire: the name that is asked for
+	name []byte // part of wire: the name asked for
 }
 
 func newQuestion(r *dns.Msg) (*question, error) {
@@ -39,8 +40,8 @@ func newQuestion(r *dns.Msg) (*question, error) {
 	return q, nil
 }
 
-// key is the same for questions to which one answer can be given. What clients sent besides the name counts, for the
-// answer may depend on it.
+// key returns the same string for questions that share one answer. It covers everything that clients sent besides the
+// name, since the answer may depend on it.
 func (q *question) key(tcp bool) string {
 	if tcp {
 		return "tcp" + string(q.wire)
@@ -48,8 +49,8 @@ func (q *question) key(tcp bool) string {
 	return "udp" + string(q.wire)
 }
 
-// disguise gives the bytes to send: with an id that nobody can guess, and when mixed with a spelling of the name that
-// nobody can guess either, which servers repeat (draft-vixie-dnsext-dns0x20).
+// disguise returns the bytes to send, with a random id. If mixed is set, the spelling of the name is random too;
+// servers repeat it in the answer (draft-vixie-dnsext-dns0x20).
 func (q *question) disguise(mixed bool) []byte {
 	b := slices.Clone(q.wire)
 	var random [2 + 256/8]byte
@@ -59,7 +60,7 @@ func (q *question) disguise(mixed bool) []byte {
 		return b
 	}
 	for i := range q.name {
-		// Lengths of labels are below 64, and so no letters.
+		// The lengths of labels are below 64, so they are never taken for letters.
 		if c := &b[headerLen+i]; 'a' <= *c && *c <= 'z' && random[2+i/8]>>(i%8)&1 == 1 {
 			*c &^= 0x20
 		}
@@ -67,26 +68,27 @@ func (q *question) disguise(mixed bool) []byte {
 	return b
 }
 
-// mismatch is what is wrong with an answer.
+// mismatch says how an answer differs from the question.
 type mismatch uint8
 
-// The mismatches, from nothing on.
+// The mismatches. fits means that there is none.
 const (
 	fits          mismatch = iota
-	otherId                // or no answer at all
-	otherQuestion          // than was sent
-	otherCase              // the question, in another spelling
-	bareError              // no question, and a code that says why
+	otherId                // another id, or no answer at all
+	otherQuestion          // another question than was sent
+	otherCase              // the same question in another spelling
+	bareError              // no question, but an error code
 )
 
-// check holds what came against what was sent.
+// check compares a received message with the question that was sent. name is the length of the question's name in
+// bytes.
 func check(sent, got []byte, name int) mismatch {
 	const response, opcode = 0x80, 0x78
 	if len(got) < headerLen || !bytes.Equal(got[:2], sent[:2]) || got[2]&response == 0 || got[2]&opcode != sent[2]&opcode {
 		return otherId
 	}
 	if got[4] == 0 && got[5] == 0 && rcodeOf(got) != dns.RcodeSuccess {
-		return bareError // some servers repeat no question when they cannot read it
+		return bareError // some servers do not repeat a question that they cannot read
 	}
 	end := headerLen + name + typeLen
 	if len(got) < end || got[4] != 0 || got[5] != 1 || !bytes.Equal(got[end-typeLen:end], sent[end-typeLen:end]) {
@@ -102,7 +104,7 @@ func check(sent, got []byte, name int) mismatch {
 	return otherQuestion
 }
 
-// lower gives a name's bytes in lower case.
+// lower returns a copy of a name in lower case.
 func lower(name []byte) []byte {
 	b := slices.Clone(name)
 	for i, c := range b {
@@ -113,20 +115,20 @@ func lower(name []byte) []byte {
 	return b
 }
 
-// truncated reports whether an answer is only the beginning of one.
+// truncated reports whether an answer has TC set.
 func truncated(answer []byte) bool { return answer[2]&0x02 != 0 }
 
-// rcodeOf is the code of an answer, without what EDNS adds to it.
+// rcodeOf returns the code in an answer's header, without the part that EDNS adds.
 func rcodeOf(answer []byte) int { return int(answer[3] & 0xf) }
 
-// answerTo gives r the answer that an upstream gave to the same question in another spelling.
+// answerTo turns an upstream's answer into the answer to r, which is the same question in another spelling.
 func answerTo(r *dns.Msg, answer []byte) (*dns.Msg, error) {
 	sent, _, err := dns.UnpackDomainName(answer, headerLen)
 	if err != nil {
 		return nil, err
 	}
 	b := slices.Clone(answer)
-	// The names in the answer refer to the question's, so that they have the client's spelling, too.
+	// Compressed names in the answer refer to the question's name, so they get the client's spelling too.
 	if _, err := dns.PackDomainName(r.Question[0].Name, b, headerLen, nil, false); err != nil {
 		return nil, err
 	}
@@ -141,8 +143,8 @@ func answerTo(r *dns.Msg, answer []byte) (*dns.Msg, error) {
 	return m, nil
 }
 
-// respell gives the records of a name, in the spelling sent, the client's spelling. Servers that do not compress names
-// write out the one they were asked in.
+// respell replaces the spelling sent by the client's spelling in the records of that name. This is needed for servers
+// that do not compress names and write out the spelling that they received.
 func respell(records []dns.RR, sent, name string) {
 	for _, rr := range records {
 		if h := rr.Header(); h.Name == sent {

@@ -13,29 +13,29 @@ import (
 	"github.com/miekg/dns"
 )
 
-// patience is for what must happen and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = 30 * time.Second
 
-// heard is a message that came to a rawUpstream.
+// heard is a message that a rawUpstream received.
 type heard struct {
 	wire []byte
 	from netip.AddrPort
 	tcp  bool
 }
 
-// name is the name asked for, in the spelling that came.
+// name returns the name asked for, in the spelling of the message.
 func (h heard) name() string {
 	name, _, _ := dns.UnpackDomainName(h.wire, headerLen)
 	return name
 }
 
-// probe reports whether the message is none of a client's.
+// probe reports whether the message is a probe and not a client's question.
 func (h heard) probe() bool {
 	return h.name() == "." || strings.HasSuffix(strings.ToLower(h.name()), probeSuffix)
 }
 
-// rawUpstream is a server that answers byte by byte as a test wants, over UDP and TCP, each message by itself. Probes
-// for loops are not told of; the probes that find out who works are.
+// rawUpstream is a server whose answers are bytes chosen by the test, over UDP and TCP. Its answer function is not
+// called for loop probes, but is called for the other probes.
 type rawUpstream struct {
 	addr netip.AddrPort
 	pc   *net.UDPConn
@@ -44,7 +44,7 @@ type rawUpstream struct {
 	all []heard
 }
 
-// newRawUpstream answers by the messages that answer gives.
+// newRawUpstream starts a server that sends the messages returned by answer.
 func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -53,7 +53,7 @@ func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
 	}
 	addr := netip.MustParseAddrPort(l.Addr().String())
 	pc, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
-	for err != nil { // somebody has that port for UDP
+	for err != nil { // the port is in use for UDP
 		l.Close()
 		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			t.Fatal(err)
@@ -111,7 +111,7 @@ func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
 	return u
 }
 
-// questions are those that came from clients.
+// questions returns the messages that came from clients.
 func (u *rawUpstream) questions() (list []heard) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -123,7 +123,7 @@ func (u *rawUpstream) questions() (list []heard) {
 	return list
 }
 
-// says is the right answer to h: one address.
+// says returns the right answer to h with one address.
 func says(h heard, addr string, edit ...func(*dns.Msg)) []byte {
 	r := new(dns.Msg)
 	if err := r.Unpack(h.wire); err != nil {

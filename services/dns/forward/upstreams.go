@@ -16,47 +16,47 @@ import (
 )
 
 const (
-	// probePause is how long an upstream that did not answer a probe is left alone before the next.
+	// probePause is the pause before the next probe of an upstream that did not answer the last one.
 	probePause = time.Second
-	// loopRetry is how long an upstream that led back here is not asked.
+	// loopRetry is how long an upstream that forwards back to this server is not used.
 	loopRetry = 30 * time.Second
-	// probeSuffix is a name that no one else asks for.
+	// probeSuffix ends the names of loop probes. No client asks for such a name.
 	probeSuffix = ".loop-probe.tapestry."
 )
 
-// upstreams are those of the node, and what is known of each.
+// upstreams are the node's upstreams, and what is known of each.
 //
-// An upstream is taken to work until it does not answer a probe: a question that every server can answer, and that
-// clients have no part in. It is probed when it was silent to everybody while somebody waited, again and again until
-// it answers, whatever it is asked. So a name for which no server answers costs those alone who ask for it.
+// An upstream counts as working until it does not answer a probe. A probe is a question that every server can answer
+// and that no client chooses. An upstream is probed when it has answered nobody while somebody waited. Probes repeat
+// until the upstream answers anything. So a name for which no server answers costs only the clients that ask for it.
 type upstreams struct {
 	opts Options
 	ask  func(ctx context.Context, u netip.AddrPort, w way) ([]byte, error)
 
-	failures, broken atomic.Uint64 // probes without an answer; questions at a time when no upstream worked
+	failures, broken atomic.Uint64 // probes without an answer; questions while no upstream worked
 
 	mu    sync.Mutex // guards what follows
 	state map[netip.AddrPort]*upstream
 }
 
-// upstream is what is known of one.
+// upstream is what is known of one upstream.
 type upstream struct {
-	token  string // label of the probe for loops sent to it
+	token  string // label of the loop probe sent to it
 	looped time.Time
 
 	answered time.Time // its last answer of any kind
-	failing  bool      // it did not answer a probe, and nothing since
-	probing  bool      // watch is at it
+	failing  bool      // it did not answer a probe, and has answered nothing since
+	probing  bool      // watch is running
 
-	losesCase time.Time // when it was found to give names in another spelling
+	losesCase time.Time // when it last answered in another spelling
 }
 
 func newUpstreams(opts Options, ask func(context.Context, netip.AddrPort, way) ([]byte, error)) *upstreams {
 	return &upstreams{opts: opts, ask: ask, state: map[netip.AddrPort]*upstream{}}
 }
 
-// order gives the upstreams to ask: those that work first, none that leads back here. Those that are new are probed
-// meanwhile, until life ends.
+// order returns the upstreams to ask, working ones first. It leaves out those that forward back to this server. It
+// also starts the loop probe of each new upstream, which goes on until life ends.
 func (f *upstreams) order(life context.Context, now time.Time) []netip.AddrPort {
 	if f.opts.Upstreams == nil {
 		return nil
@@ -91,7 +91,7 @@ func (f *upstreams) order(life context.Context, now time.Time) []netip.AddrPort 
 	return append(good, bad...)
 }
 
-// forget drops upstreams that are no longer there. mu is held.
+// forget drops upstreams that are no longer configured. The caller holds mu.
 func (f *upstreams) forget(all []netip.AddrPort) {
 	for u := range f.state {
 		if !slices.Contains(all, u) {
@@ -100,7 +100,7 @@ func (f *upstreams) forget(all []netip.AddrPort) {
 	}
 }
 
-// answered notes that u has answered something.
+// answered records that u has answered something.
 func (f *upstreams) answered(u netip.AddrPort) {
 	f.mu.Lock()
 	st := f.state[u]
@@ -114,7 +114,8 @@ func (f *upstreams) answered(u netip.AddrPort) {
 	}
 }
 
-// doubt has u probed, until life ends, when it has answered nothing since a time at which it was asked something.
+// doubt starts to probe u if it has answered nothing since the given time, at which it was asked something. Probes go
+// on until life ends.
 func (f *upstreams) doubt(life context.Context, u netip.AddrPort, since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +146,7 @@ func (f *upstreams) watch(life context.Context, u netip.AddrPort, st *upstream) 
 		}
 		f.failures.Add(1)
 		if news {
-			f.opts.Logger.Warn("DNS upstream fails", slog.Any("upstream", u), slog.Any("err", err))
+			f.opts.Logger.Warn("DNS upstream does not answer", slog.Any("upstream", u), slog.Any("err", err))
 		}
 		select {
 		case <-life.Done():
@@ -154,12 +155,13 @@ func (f *upstreams) watch(life context.Context, u netip.AddrPort, st *upstream) 
 	}
 }
 
-// probe asks u for what every server can answer. Any answer will do. It gives up before whoever waits for u does.
+// probe asks u a question that every server can answer. Any answer will do. Its timeout is half of that for clients'
+// questions, so that it ends first.
 func (f *upstreams) probe(ctx context.Context, u netip.AddrPort) error {
 	return f.send(ctx, u, f.opts.Timeout/2, new(dns.Msg).SetQuestion(".", dns.TypeNS))
 }
 
-// probeLoop asks u once for a name that only leads here when u forwards to us. Otherwise the answer does not matter.
+// probeLoop asks u once for a name that reaches this server only if u forwards to it. The answer does not matter.
 func (f *upstreams) probeLoop(ctx context.Context, u netip.AddrPort, token string) {
 	_ = f.send(ctx, u, f.opts.Timeout, new(dns.Msg).SetQuestion(token+probeSuffix, dns.TypeHINFO))
 }
@@ -174,7 +176,8 @@ func (f *upstreams) send(ctx context.Context, u netip.AddrPort, timeout time.Dur
 	return err
 }
 
-// isProbe reports whether name is one of our probes for loops, and if so stops using the upstream it came through.
+// isProbe reports whether name is a loop probe of this Forwarder. If so, it stops the use of the upstream that got the
+// probe.
 func (f *upstreams) isProbe(name string) bool {
 	token, ok := strings.CutSuffix(dns.CanonicalName(name), probeSuffix)
 	if !ok {
@@ -193,7 +196,7 @@ func (f *upstreams) isProbe(name string) bool {
 	return true
 }
 
-// keepsCase reports whether u is thought to repeat a name in the spelling it was asked in.
+// keepsCase reports whether u is expected to repeat the spelling of a name.
 func (f *upstreams) keepsCase(u netip.AddrPort, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -201,7 +204,7 @@ func (f *upstreams) keepsCase(u netip.AddrPort, now time.Time) bool {
 	return st == nil || st.losesCase.IsZero() || now.Sub(st.losesCase) >= caseRetry
 }
 
-// losesCase notes that u does not.
+// losesCase records that u does not repeat the spelling of a name.
 func (f *upstreams) losesCase(u netip.AddrPort, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -210,7 +213,7 @@ func (f *upstreams) losesCase(u netip.AddrPort, now time.Time) {
 	}
 }
 
-// working reports how many of the known upstreams work.
+// working returns the number of known upstreams that work.
 func (f *upstreams) working() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
