@@ -26,7 +26,7 @@ func Probe(ctx context.Context, conn net.Conn, zone string) error {
 		return fmt.Errorf("ask %s for %s: %w", conn.RemoteAddr(), ask.Question[0].Name, err)
 	}
 	if got.Rcode != dns.RcodeSuccess || len(got.Answer) != 1 {
-		return fmt.Errorf("ask %s for %s: expected one record, got %s with %d; check that no other DNS server answers at this address",
+		return fmt.Errorf("ask %s for %s: expected one record, got %s with %d; check that no other DNS server is there",
 			conn.RemoteAddr(), ask.Question[0].Name, dns.RcodeToString[got.Rcode], len(got.Answer))
 	}
 	return nil
