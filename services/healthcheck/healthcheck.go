@@ -1,5 +1,5 @@
-// Package healthcheck tells load balancers which nodes have endpoints of a Service whose external traffic policy is
-// Local (Service.spec.healthCheckNodePort), in the words of kube-proxy.
+// Package healthcheck tells load balancers whether this node has endpoints of a Service whose external traffic policy
+// is Local (Service.spec.healthCheckNodePort). Its answers have the same format as kube-proxy's.
 package healthcheck
 
 import (
@@ -19,23 +19,23 @@ import (
 	"tapestry.dev/tapestry/share/conns"
 )
 
-// Options of a Server.
+// Options are the settings of a Server.
 type Options struct {
-	// Listen opens the socket for a port, on every address of the host; nil uses the kernel.
+	// Listen opens the socket for a port, on all addresses of the host; nil uses the kernel.
 	Listen func(port uint16) (net.Listener, error)
 	// Healthy reports whether this node takes new connections at all; required.
 	Healthy func() bool
-	// Logger gets a line when a port cannot be had. Nil discards.
+	// Logger is told when a port cannot be opened. Nil discards messages.
 	Logger *slog.Logger
 }
 
-// retryPause is the time until a port that could not be had is tried again.
+// retryPause is the time after which a port that could not be opened is tried again.
 const retryPause = 5 * time.Second
 
-// requestTime bounds a request, so that nobody holds a connection open for longer.
+// requestTime limits the time of a request, so that no client holds a connection open for longer.
 const requestTime = 5 * time.Second
 
-// maxConns is how many connections there are at most, to all ports together.
+// maxConns limits the number of connections to all ports together.
 const maxConns = 256
 
 // Server answers load balancers. Its methods may be called concurrently.
@@ -43,9 +43,9 @@ type Server struct {
 	opts  Options
 	conns conns.Conns
 
-	setting sync.Mutex // held by Set, Close and what is tried again; guards these two
+	setting sync.Mutex // held by Set, Close and retry; guards checks and again
 	checks  []services.HealthCheck
-	again   *time.Timer // when a port could not be had
+	again   *time.Timer // runs retry; set when a port could not be opened
 
 	mu     sync.Mutex // guards what follows
 	ports  map[uint16]*port
@@ -54,13 +54,13 @@ type Server struct {
 	wg     sync.WaitGroup
 }
 
-// port is one that is listened on.
+// port is a port that is listened on.
 type port struct {
 	http  http.Server
 	check services.HealthCheck // guarded by Server.mu
 }
 
-// New makes a Server that listens nowhere yet. Close it to release everything.
+// New returns a Server that does not listen yet. Close releases everything.
 func New(o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -71,8 +71,8 @@ func New(o Options) *Server {
 	return &Server{opts: o, conns: conns.New(maxConns, nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
-// Set makes checks the whole of what is answered. A port that cannot be had is a Problem and is tried again until it
-// can; of two Services with one port the first has it. It returns what Problems says now.
+// Set replaces the list of checks that are answered. A port that cannot be opened is a Problem, and is tried again
+// until it can. If two Services have one port, the first gets it. Set returns the same as Problems.
 func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
 	s.setting.Lock()
 	defer s.setting.Unlock()
@@ -81,14 +81,14 @@ func (s *Server) Set(checks []services.HealthCheck) []services.Problem {
 	return s.Problems()
 }
 
-// retry has what failed tried again.
+// retry tries again to open the ports that failed.
 func (s *Server) retry() {
 	s.setting.Lock()
 	defer s.setting.Unlock()
 	s.apply()
 }
 
-// apply opens and closes ports for s.checks. setting is held.
+// apply opens and closes ports as s.checks needs them. The caller holds setting.
 func (s *Server) apply() {
 	want := map[uint16]services.HealthCheck{}
 	for _, c := range s.checks {
@@ -138,7 +138,7 @@ func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[ui
 	s.failed[n] = p
 	s.mu.Unlock()
 	if _, known := before[n]; !known {
-		s.opts.Logger.Warn("load balancers cannot ask for a Service", "service", c.Namespace+"/"+c.Name, "err", err)
+		s.opts.Logger.Warn("cannot open a healthCheckNodePort", "service", c.Namespace+"/"+c.Name, "err", err)
 	}
 }
 
@@ -158,13 +158,13 @@ func (s *Server) open(c services.HealthCheck) error {
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		if err := p.http.Serve(s.conns.Over(l)); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			s.opts.Logger.Warn("load balancers cannot ask any more", "addr", l.Addr(), "err", err)
+			s.opts.Logger.Warn("a healthCheckNodePort is no longer served", "addr", l.Addr(), "err", err)
 		}
 	})
 	return nil
 }
 
-// reply has the fields of kube-proxy's, whose readers are load balancers and people.
+// reply has the fields of kube-proxy's answers, which load balancers and people read.
 type reply struct {
 	Service struct {
 		Namespace string `json:"namespace"`
@@ -188,10 +188,10 @@ func (s *Server) answer(w http.ResponseWriter, p *port) {
 	if c.Local == 0 || !r.ServiceProxyHealthy {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(r) // a client that is gone has lost interest
+	_ = json.NewEncoder(w).Encode(r) // if the client is gone, nobody needs the answer
 }
 
-// Problems are the ports that cannot be had at the moment, sorted.
+// Problems returns the ports that cannot be opened at the moment, sorted.
 func (s *Server) Problems() []services.Problem {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +205,7 @@ func (s *Server) Problems() []services.Problem {
 	return list
 }
 
-// Close closes all ports and waits for what was started. Set does nothing afterwards.
+// Close closes all ports and waits until all goroutines have ended. Set does nothing afterwards.
 func (s *Server) Close() error {
 	s.setting.Lock()
 	defer s.setting.Unlock()

@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// loopback listens on a free port whatever is asked for, and remembers where.
+// loopback listens on a free port, whatever port is asked for, and remembers the address.
 type loopback struct {
 	addrs map[uint16]string
 	fail  error
@@ -111,7 +111,7 @@ func TestPortsComeAndGo(t *testing.T) {
 	}
 }
 
-// A port that another program has is told, and is had once that program is gone, without another Set.
+// A port that another program holds is a Problem. When that program is gone, the port is opened without another Set.
 func TestTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var taken atomic.Bool
@@ -140,7 +140,7 @@ func TestTriedAgain(t *testing.T) {
 	})
 }
 
-// silent is a listener that nobody connects to.
+// silent is a listener to which nobody connects.
 type silent struct{ closed chan struct{} }
 
 func (l silent) Accept() (net.Conn, error) { <-l.closed; return nil, net.ErrClosed }

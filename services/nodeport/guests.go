@@ -9,9 +9,10 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// guests share out the UDP sessions of all sockets among clients: with one more than there may be, the client with the
-// most loses its own that was idle for longest. Where no client has two, the one goes that was idle for longest of all:
-// a busy Service has more clients in two minutes than sessions, and most of them have gone.
+// guests shares out the UDP sessions of all sockets among clients. When the limit is exceeded, the client with the
+// most sessions loses the one that was idle for longest. If no client has two, the session that was idle for longest
+// of all ends: a busy Service may have more clients in two minutes than there are sessions, and most of those clients
+// are gone.
 type guests struct {
 	limit *share.Limit[netip.Prefix, *session]
 
@@ -23,7 +24,7 @@ func newGuests(most int) *guests {
 	return &guests{limit: share.New[netip.Prefix, *session](share.Options[netip.Prefix]{Total: most}), order: list.New()}
 }
 
-// admit gives a session a place, and the session that lost it, if one did.
+// admit gives sess a place. It returns the session that lost its place, or nil if none did.
 func (g *guests) admit(sess *session) (lost *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -34,7 +35,7 @@ func (g *guests) admit(sess *session) (lost *session) {
 	case claim != nil:
 		lost = claim.Value
 	case !ok:
-		lost = g.order.Front().Value.(*session) // there is one: all places are taken
+		lost = g.order.Front().Value.(*session) // not nil, since all places are taken
 		g.limit.Release(&lost.claim)
 		g.limit.Acquire(&sess.claim, owner)
 	}
@@ -46,7 +47,7 @@ func (g *guests) admit(sess *session) (lost *session) {
 	return lost
 }
 
-// touch notes that the client said something.
+// touch records that the client sent something.
 func (g *guests) touch(sess *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -56,7 +57,7 @@ func (g *guests) touch(sess *session) {
 	}
 }
 
-// leave gives up a session's place, if it has one.
+// leave gives up the session's place, if it has one.
 func (g *guests) leave(sess *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

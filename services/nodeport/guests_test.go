@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// dialFrom connects to a port of this host from an address of it. A nil Conn was refused.
+// dialFrom connects from an address of this host to a port of this host. It returns nil if the connection was refused.
 func dialFrom(t *testing.T, network, from string, port uint16) net.Conn {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -32,7 +32,7 @@ func dialFrom(t *testing.T, network, from string, port uint16) net.Conn {
 	return c
 }
 
-// isServed reports whether the server behind a connection says its name.
+// isServed reports whether the server behind a connection sends its name.
 func isServed(c net.Conn) bool {
 	if c == nil {
 		return false
@@ -42,7 +42,7 @@ func isServed(c net.Conn) bool {
 	return err == nil
 }
 
-// A client that comes from ever new ports loses its own sessions, at whichever socket, and nobody else's.
+// A client that keeps using new ports loses its own sessions, at any socket, and no other client loses one.
 func TestUDPSessionsAreShared(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
 	w.choose(1, udpBackend(t, "one"))
@@ -69,7 +69,7 @@ func TestUDPSessionsAreShared(t *testing.T) {
 	}
 }
 
-// More clients than sessions are served all the same, each for as long as it is not the one idle for longest.
+// More clients than sessions are all served. Each keeps its session until it is the one that was idle for longest.
 func TestUDPManyClients(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
 	w.choose(1, udpBackend(t, "one"))
@@ -83,8 +83,8 @@ func TestUDPManyClients(t *testing.T) {
 	}
 }
 
-// A client that opens connections without end gets half of them at most, and another one still gets its own. Those that
-// Join carries are its business.
+// A client that keeps opening connections gets at most half of them, and another client still gets one. Connections
+// that Join carries are not counted.
 func TestTCPConnectionsAreShared(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxConns = 8 })
 	w.choose(1, tcpBackend(t, echo("one")))

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// hosts are the loopback addresses of this machine.
+// hosts returns the loopback addresses of this machine.
 func hosts(t *testing.T) []string {
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
@@ -91,12 +91,12 @@ func TestTCPReset(t *testing.T) {
 			tt.set(w)
 			port := freePort(t)
 			p.Set([]PortSpec{spec(port, packet.TCP)})
-			// The reset may come before connect(2) is through.
+			// The reset may come before connect(2) has ended.
 			c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
 			if err == nil {
 				defer c.Close()
 				c.SetDeadline(time.Now().Add(10 * time.Second))
-				// Whichever call comes first after the reset reports it, and only that one.
+				// Only the first call after the reset reports it.
 				if _, err = c.Write([]byte("x")); err == nil {
 					_, err = io.ReadAll(c)
 				}
@@ -108,7 +108,7 @@ func TestTCPReset(t *testing.T) {
 	}
 }
 
-// TestChoose tells who the backend is to see, and what the Table is asked.
+// TestChoose checks which client the backend sees, and what the Table is asked.
 func TestChoose(t *testing.T) {
 	lb := netip.MustParseAddrPort("198.51.100.7:443")
 	tests := []struct {
@@ -138,7 +138,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestTable runs a real Table behind a real NodePort.
+// TestTable uses a real Table with a real NodePort.
 func TestTable(t *testing.T) {
 	backend := netip.MustParseAddrPort(tcpBackend(t, echo("one")).String())
 	port := freePort(t)
@@ -161,7 +161,7 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestHostPorts has two pods on one port number, at different addresses of the host, and a third with the other
+// TestHostPorts has three pods with one port number: two at different addresses of the host, and one with the other
 // protocol.
 func TestHostPorts(t *testing.T) {
 	port := freePort(t)
@@ -194,7 +194,7 @@ func TestHostPorts(t *testing.T) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, d := range w.dials { // a pod cannot answer to loopback
+	for _, d := range w.dials { // a pod cannot answer a loopback address
 		if !strings.HasSuffix(d, " "+node4.String()+":0") {
 			t.Errorf("a client is seen as %s", d)
 		}
@@ -258,7 +258,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// denied is a Listener that may not.
+// denied is a Listener that is not permitted to listen.
 type denied struct{}
 
 func (denied) Listen(context.Context, string, string) (net.Listener, error) {
@@ -335,7 +335,7 @@ func TestCloseCuts(t *testing.T) {
 	}
 }
 
-// TestCopyBuffered reads in pieces of all sizes around the buffers'.
+// TestCopyBuffered uses reads of sizes just below, at and above the sizes of the buffers.
 func TestCopyBuffered(t *testing.T) {
 	for _, piece := range []int{1, idleBuf - 1, idleBuf, idleBuf + 1, bulkBuf, 3*bulkBuf + 1} {
 		data := bytes.Repeat([]byte{1, 2, 3, 4, 5, 6, 7}, 100_000)

@@ -27,41 +27,43 @@ type Listener interface {
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
 }
 
-// Options of a Proxy. Dial, Pick, Backend and NodeAddr are required.
+// Options are the settings of a Proxy. Dial, Pick, Backend and NodeAddr are required.
 type Options struct {
-	// Listen opens sockets on the host; nil is the kernel.
+	// Listen opens sockets on the host; nil uses the kernel.
 	Listen Listener
-	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address where that is possible.
-	// A client port of 0 stands for any. For UDP it must not wait for anything.
+	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address if possible. A client
+	// port of 0 means any port. For UDP it must not block.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
-	// Join carries a TCP connection from client to a backend until either ended or ctx did, if it knows a way that
-	// spares copying; else it reports false at once, and Dial is used. When it reports true, conn is no longer the
-	// caller's. Nil knows none.
+	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It then
+	// returns true, and conn belongs to Join. If it cannot do that, it returns false at once, and Dial is used. Nil is
+	// the same as a Join that always returns false.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
 	// Pick and Backend are PickOnHost and Backend of the current Table.
 	Pick    func(*packet.Tuple) packet.Choice
 	Backend func(id uint64) packet.BackendState
-	// Forbidden reports client addresses that cannot come from outside: those of pods and Services. Nil forbids none.
+	// Forbidden reports whether a client address cannot come from outside, because it belongs to a pod or a Service.
+	// Nil forbids none.
 	Forbidden func(client netip.Addr) bool
-	// NodeAddr gives this node's address of the same family as the given one; invalid when the node has none, in which
-	// case the family is not listened on.
+	// NodeAddr returns this node's address of the same family as the given one. If it is invalid, the node has none,
+	// and there are no sockets of that family.
 	NodeAddr func(family netip.Addr) netip.Addr
-	// IdleTimeout ends a UDP session without datagrams in either direction; 0 is 120 seconds.
+	// IdleTimeout is the time without datagrams in either direction after which a UDP session ends; 0 means 120
+	// seconds.
 	IdleTimeout time.Duration
-	// MaxSessions bounds the UDP sessions of all sockets; 0 is 16384. Clients share them, so that nobody loses his to one
-	// who has more.
+	// MaxSessions limits the UDP sessions of all sockets; 0 means 16384. Clients share them, so that no client loses a
+	// session to one that has more.
 	MaxSessions int
-	// MaxConns bounds the TCP connections to backends that Dial makes; 0 is 4096. A client gets no more than are left to
-	// others. Join has bounds of its own.
+	// MaxConns limits the TCP connections to backends that Dial makes; 0 means 4096. No client gets more of them than
+	// it leaves to others. Join has limits of its own.
 	MaxConns int
-	// Logger gets a line when a socket fails or works again. Nil discards.
+	// Logger is told when a socket fails or works again. Nil discards messages.
 	Logger *slog.Logger
 }
 
 const (
 	// dialTimeout is how long a TCP client waits for its backend.
 	dialTimeout = 10 * time.Second
-	// The pauses before a socket that could not be opened is tried again.
+	// retryMin and retryMax are the shortest and longest pause before another attempt to open a socket.
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
 )
@@ -74,9 +76,8 @@ type PortSpec struct {
 	Protocol packet.Proto // TCP or UDP
 }
 
-// Ports gives the node ports and hostPorts of a Table, for Set. A node port is listened on where it serves somebody:
-// in the families in which there is a backend, and on loopback alone where the backends are for clients inside the
-// cluster.
+// Ports returns the node ports and hostPorts of a Table, for Set. A node port has a socket only in the families in
+// which there is a backend. The socket is on loopback only if the backends are for clients inside the cluster.
 func Ports(t *services.Table) []PortSpec {
 	var specs []PortSpec
 	for _, p := range t.NodePorts() {
@@ -88,11 +89,11 @@ func Ports(t *services.Table) []PortSpec {
 	return specs
 }
 
-// sockets gives the sockets of one node port.
+// sockets returns the sockets of one node port.
 func sockets(p services.NodePort) []PortSpec {
 	spec := PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol}
 	if p.Protocol == packet.SCTP {
-		return []PortSpec{spec} // what cannot be listened on is told, whoever serves
+		return []PortSpec{spec} // Set reports SCTP as a Problem, whether or not there is a backend
 	}
 	var specs []PortSpec
 	for _, f := range [...]struct {
@@ -115,7 +116,7 @@ func sockets(p services.NodePort) []PortSpec {
 	return specs
 }
 
-// Stats count what a Proxy holds at the moment.
+// Stats counts what a Proxy holds at the moment.
 type Stats struct {
 	Sockets, Conns, Sessions int64
 }
@@ -138,16 +139,16 @@ type Proxy struct {
 	sockets, sessions atomic.Int64
 
 	guests  *guests
-	dialled *share.Limit[netip.Prefix, struct{}] // what connections that Dial makes are charged to
+	dialled *share.Limit[netip.Prefix, struct{}] // limits the connections that Dial makes
 }
 
-// key names one socket.
+// key identifies one socket.
 type key struct {
 	network string
 	local   netip.AddrPort
 }
 
-// New makes a Proxy that listens nowhere yet. Close it to release everything.
+// New returns a Proxy that does not listen yet. Close releases everything.
 func New(opts Options) *Proxy {
 	if opts.Listen == nil {
 		opts.Listen = new(net.ListenConfig)
@@ -178,9 +179,9 @@ func New(opts Options) *Proxy {
 	return p
 }
 
-// Set makes ports the whole of what is listened on: sockets are opened and closed as needed, the others are left
-// alone. A port that cannot be listened on is a Problem and is tried again until it can be; the other ports do not
-// wait for it. It returns what Problems says now.
+// Set replaces the list of ports to listen on. It opens and closes sockets as needed and leaves the others alone. A
+// port that cannot be opened is a Problem, and is tried again until it can; the other ports do not wait for it. Set
+// returns the same as Problems.
 func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	p.setting.Lock()
 	defer p.setting.Unlock()
@@ -204,7 +205,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	}
 	p.mu.Unlock()
 
-	// A port that moves from all addresses to one can only be bound once the old socket is closed.
+	// If a port moves from all addresses to one, the new socket can only be bound after the old one is closed.
 	for _, s := range surplus {
 		s.cancel()
 		<-s.done
@@ -221,7 +222,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	return p.Problems()
 }
 
-// expand gives the sockets for ports.
+// expand returns the sockets for ports.
 func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) {
 	want := make(map[key]PortSpec, 2*len(ports))
 	var problems []services.Problem
@@ -258,8 +259,8 @@ func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) 
 	return want, problems
 }
 
-// Problems are the ports that cannot be listened on at the moment, sorted. One that is taken is left out as soon as it
-// could be opened after all.
+// Problems returns the ports that cannot be listened on at the moment, sorted. A port leaves the list as soon as it is
+// open.
 func (p *Proxy) Problems() []services.Problem {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -272,22 +273,23 @@ func (p *Proxy) Problems() []services.Problem {
 	slices.SortFunc(problems, func(a, b services.Problem) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
 	})
-	return slices.Compact(problems) // of both families
+	return slices.Compact(problems) // the two families of a port may have equal Problems
 }
 
-// Stats counts what is open.
+// Stats returns the counts of what is open.
 func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: p.sessions.Load()}
 }
 
-// Shares tells who has how many UDP sessions, and how many connections that Dial made.
+// Shares returns how the UDP sessions, and the connections that Dial made, are shared out.
 func (p *Proxy) Shares() (sessions, conns share.Stats) {
 	return p.guests.limit.Stats(), p.dialled.Stats()
 }
 
-// Close closes all sockets and cuts all connections, and waits for what it started. Set does nothing afterwards.
+// Close closes all sockets, aborts all connections, and waits until all goroutines have ended. Set does nothing
+// afterwards.
 func (p *Proxy) Close() error {
 	p.cancel()
 	p.mu.Lock()
@@ -302,7 +304,7 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// hold registers an end of a connection for Close; false when the Proxy is closed already.
+// hold registers one end of a connection for Close. It returns false if the Proxy is closed already.
 func (p *Proxy) hold(c io.Closer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -319,13 +321,13 @@ func (p *Proxy) release(c io.Closer) {
 	delete(p.conns, c)
 }
 
-// flow is a client with its backend.
+// flow is a client and its backend.
 type flow struct {
 	client, backend netip.AddrPort
 	id              uint64
 }
 
-// choose picks the backend for a client of the socket at local; false when there is none to give it.
+// choose picks the backend for a client of the socket at local. It returns false if the client gets none.
 func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, bool) {
 	if p.opts.Forbidden(client.Addr()) {
 		return flow{}, false
@@ -345,7 +347,7 @@ func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, 
 	return f, choice.Kind == packet.Picked
 }
 
-// explain says in a sentence what is wrong with a port and what to do.
+// explain returns one sentence that says what is wrong with a port and what to do.
 func explain(spec PortSpec, proto string, err error) string {
 	kind, _, _ := strings.Cut(spec.Owner, " ")
 	what := fmt.Sprintf("NodePort %d/%s", spec.Port, proto)

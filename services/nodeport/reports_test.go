@@ -15,14 +15,14 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Who asks by broadcast, as a DHCP client does, is answered from an address of the node: of a broadcast address nothing
-// can be sent.
+// A client that asks by broadcast, as DHCP clients do, gets its answer from an address of the node, since nothing can
+// be sent from a broadcast address.
 func TestUDPBroadcast(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, udpBackend(t, "one"))
 	port := freePort(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // Go's sockets may broadcast
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // Go enables broadcast on its sockets
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestUDPBroadcast(t *testing.T) {
 	}
 }
 
-// Which address an answer may leave from.
+// A reply leaves from the address to which the datagram was sent, if that is the address of one host.
 func TestReplyAddress(t *testing.T) {
 	u4, u6 := &udpSocket{is4: true}, &udpSocket{}
 	to4 := func(to string) []byte {
@@ -68,7 +68,7 @@ func TestReplyAddress(t *testing.T) {
 	}
 }
 
-// A backend that takes no more has perhaps answered before: its answer arrives, and the reset after it.
+// A backend that stops reading may have answered before. Its answer arrives, and the reset after it.
 func TestAnswerBeforeReset(t *testing.T) { synctest.Test(t, answerBeforeReset) }
 
 func answerBeforeReset(t *testing.T) {
@@ -83,7 +83,7 @@ func answerBeforeReset(t *testing.T) {
 		<-failed
 		switch said++; {
 		case said == 1:
-			synctest.Wait() // the other direction has done what it does
+			synctest.Wait() // until the other direction can do no more
 			if backend.isClosed() {
 				return 0, net.ErrClosed
 			}
@@ -104,7 +104,7 @@ func answerBeforeReset(t *testing.T) {
 	}
 }
 
-// scripted is a connection of which the test says everything.
+// scripted is a connection that does what the test says.
 type scripted struct {
 	net.Conn
 	read, write   func([]byte) (int, error)

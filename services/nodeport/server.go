@@ -34,7 +34,7 @@ func newServer(p *Proxy, k key, spec PortSpec) *server {
 	return s
 }
 
-// socket is a listening socket, of either kind.
+// socket is a listening socket, for TCP or UDP.
 type socket interface {
 	io.Closer
 	serve(s *server) // until the socket fails or is closed
@@ -56,7 +56,7 @@ func (s *server) open() (socket, error) {
 	return newUDPSocket(pc, s.key.local)
 }
 
-// run serves the socket, which may be nil, and opens it again until it is no longer wanted.
+// run serves sock, which may be nil. When the socket fails, run opens it again, until the socket is no longer wanted.
 func (s *server) run(sock socket) {
 	defer close(s.done)
 	pause := retryMin
@@ -95,9 +95,9 @@ func (s *server) setSpec(spec PortSpec) {
 	s.spec = spec
 }
 
-// note remembers whether the socket could be opened, and logs when that changed.
+// note records whether the socket could be opened, and logs when that changes.
 func (s *server) note(err error) {
-	// Where a family is switched off there is nobody to miss it.
+	// If the host has switched off a family, no client can miss its socket.
 	if errors.Is(err, syscall.EAFNOSUPPORT) && s.key.local.Addr().IsUnspecified() || s.ctx.Err() != nil {
 		err = nil
 	}
@@ -109,13 +109,13 @@ func (s *server) note(err error) {
 	log := s.p.opts.Logger.With(slog.String("for", spec.Owner), slog.String("network", s.key.network), slog.Any("local", s.key.local))
 	switch {
 	case err != nil && before == nil:
-		log.Warn("cannot listen", slog.Any("err", err))
+		log.Warn("cannot open a socket for a node port or hostPort", slog.Any("err", err))
 	case err == nil && before != nil:
-		log.Info("listening again")
+		log.Info("opened a socket for a node port or hostPort after all")
 	}
 }
 
-// problem tells what keeps the socket from being open.
+// problem returns the reason why the socket is not open, and false if it is open.
 func (s *server) problem() (services.Problem, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,10 +126,10 @@ func (s *server) problem() (services.Problem, bool) {
 	return services.Problem{Object: s.spec.Owner, Message: explain(s.spec, proto, s.err)}, true
 }
 
-// failing paces a loop over a socket that returns errors, as accept(2) does without free descriptors.
+// failing slows down a loop over a socket that returns errors, as accept(2) does when there are no free descriptors.
 type failing struct{ pause time.Duration }
 
-// wait reports whether to go on after err.
+// wait pauses after err. It returns false if the loop must end.
 func (f *failing) wait(s *server, err error) bool {
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || s.ctx.Err() != nil {
 		return false

@@ -30,7 +30,7 @@ func (l tcpSocket) serve(s *server) {
 			continue
 		}
 		f = failing{}
-		// The connection outlives its listener.
+		// The connection may outlive its listener.
 		s.p.wg.Go(func() { s.p.connect(c, s.key.local) })
 	}
 }
@@ -89,11 +89,11 @@ func addrPort(a net.Addr) (netip.AddrPort, error) {
 	return netip.ParseAddrPort(a.String())
 }
 
-// lastWords bounds how long a connection that takes no more is still read. One that is gone ends by itself.
+// lastWords is how long a connection that takes no more data is still read. If its end is gone, reading fails at once.
 const lastWords = time.Minute
 
-// splice copies both ways until both directions ended, and closes both connections: with resets, unless both ends were
-// orderly.
+// splice copies both ways until both directions have ended, and closes both connections. It closes them with resets
+// unless both directions ended in order.
 func splice(a, b net.Conn) {
 	var wg sync.WaitGroup
 	end, back := abort, false
@@ -107,8 +107,9 @@ func splice(a, b net.Conn) {
 	end(b)
 }
 
-// forward copies to dst what src says. An orderly end is passed on as such, and reported. Where src failed, both are
-// reset at once. A dst that takes no more has perhaps said something before, which the other direction brings to src.
+// forward copies from src to dst. If src ends in order, forward closes dst for writing and returns true. If reading
+// fails, it resets both connections at once. If writing fails, dst may have sent something before, so forward leaves
+// time for the other direction to bring this to src.
 func forward(dst, src net.Conn) (orderly bool) {
 	switch err := copyConn(dst, src); {
 	case err == nil:
@@ -124,13 +125,13 @@ func forward(dst, src net.Conn) (orderly bool) {
 	return false
 }
 
-// isWrite tells the errors of writing from those of reading.
+// isWrite reports whether an error comes from writing and not from reading.
 func isWrite(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "write"
 }
 
-// abort closes with a reset where the connection knows how to.
+// abort closes a connection with a reset if it supports that.
 func abort(c io.Closer) {
 	if l, ok := c.(interface{ SetLinger(int) error }); ok {
 		_ = l.SetLinger(0)
@@ -139,10 +140,11 @@ func abort(c io.Closer) {
 }
 
 const (
-	// idleBuf is what a connection holds while it waits; thousands may do so at once.
+	// idleBuf is the size in bytes of the buffer that a connection holds while it waits. Thousands may wait at the
+	// same time.
 	idleBuf = 4 << 10
-	// bulkBuf is what it copies with while there is more than that to read: system calls and wake-ups, not bytes, are
-	// what copying costs.
+	// bulkBuf is the size in bytes of the buffer for copying while there is more than idleBuf to read. The cost of
+	// copying comes from system calls and wake-ups, not from bytes.
 	bulkBuf = 256 << 10
 )
 
@@ -152,8 +154,8 @@ var bulkBufs = sync.Pool{New: func() any { return new([bulkBuf]byte) }}
 func copyConn(dst, src net.Conn) error {
 	kernel, fromKernel := src.(*net.TCPConn)
 	_, toKernel := dst.(*net.TCPConn)
-	// With one kernel socket, its own WriteTo and ReadFrom would copy in steps of 32 KiB; those of other connections
-	// are there because they know better.
+	// If only one end is a kernel socket, its own WriteTo or ReadFrom would copy in steps of 32 KiB. The WriteTo or
+	// ReadFrom of the other end, if it has one, is faster.
 	if w, ok := src.(io.WriterTo); ok && !fromKernel {
 		_, err := w.WriteTo(dst)
 		return err
@@ -162,8 +164,8 @@ func copyConn(dst, src net.Conn) error {
 		_, err := r.ReadFrom(src)
 		return err
 	}
-	// Two kernel sockets could be joined by splice(2), which takes what precedes urgent data for the end of the
-	// stream.
+	// The kernel could join two of its sockets with splice(2), but splice takes the bytes before urgent data for the
+	// end of the stream.
 	if fromKernel {
 		if err := inline(kernel); err != nil {
 			return err
@@ -172,7 +174,8 @@ func copyConn(dst, src net.Conn) error {
 	return copyBuffered(dst, src)
 }
 
-// inline has a kernel's socket leave urgent data in the stream, where it would else be taken out (RFC 6093 6).
+// inline makes a kernel socket leave urgent data in the stream. Without this option the kernel takes the data out (RFC
+// 6093 6).
 func inline(c *net.TCPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {

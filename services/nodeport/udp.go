@@ -18,19 +18,19 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// maxDatagram is the largest UDP payload there can be.
+// maxDatagram is the size in bytes of a buffer that holds any UDP payload.
 const maxDatagram = 65535
 
-// replyBufs hold replies on their way.
+// replyBufs holds buffers for replies.
 var replyBufs = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
-// udpSocket is a socket that tells and chooses the local address of each datagram.
+// udpSocket is a socket that reports the local address of each datagram received and chooses that of each reply.
 type udpSocket struct {
 	*net.UDPConn
 	is4 bool
 }
 
-// newUDPSocket takes over pc.
+// newUDPSocket takes over pc, and closes it on error.
 func newUDPSocket(pc net.PacketConn, local netip.AddrPort) (socket, error) {
 	c, ok := pc.(*net.UDPConn)
 	if !ok {
@@ -51,9 +51,10 @@ func newUDPSocket(pc net.PacketConn, local netip.AddrPort) (socket, error) {
 	return u, nil
 }
 
-// localAddr takes the address of ours that answers a datagram out of its control messages (ip(7), RFC 3542 6.2): the
-// one it was sent to, or, where that is a broadcast or multicast address, one of the same interface, or none. The
-// parsers of x/net would allocate for each datagram.
+// localAddr returns the local address from which a datagram is answered, out of its control messages (ip(7), RFC 3542
+// 6.2). This is the address to which the datagram was sent. For a broadcast address it is an address of the same
+// interface; for an IPv6 multicast address it is invalid, so that the kernel chooses. The parsers of x/net would
+// allocate for each datagram.
 func (u *udpSocket) localAddr(oob []byte) netip.Addr {
 	for len(oob) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
@@ -73,7 +74,7 @@ func (u *udpSocket) localAddr(oob []byte) netip.Addr {
 	return netip.Addr{}
 }
 
-// from is the control message that makes a datagram leave from a.
+// from returns the control message that makes a datagram leave from a.
 func (u *udpSocket) from(a netip.Addr) []byte {
 	if !a.IsValid() {
 		return nil
@@ -84,26 +85,26 @@ func (u *udpSocket) from(a netip.Addr) []byte {
 	return (&ipv6.ControlMessage{Src: a.AsSlice()}).Marshal()
 }
 
-// sessionKey names a session: the client, and the local address that answers it.
+// sessionKey identifies a session by the client and the local address that answers it.
 type sessionKey struct {
 	client netip.AddrPort
 	local  netip.Addr
 }
 
-// session is one client's way to its backend.
+// session is the state of one client and its backend.
 type session struct {
 	key    sessionKey
 	id     uint64 // of the backend
 	conn   net.Conn
 	oob    []byte       // for replies
-	active atomic.Int64 // last datagram in either direction, in nanoseconds since start
+	active atomic.Int64 // time of the last datagram in either direction, in nanoseconds since start
 	server *server
 
 	claim   share.Claim[netip.Prefix, *session]
-	element *list.Element // in guests.order; nil: it has no place
+	element *list.Element // in guests.order; nil: the session has no place
 }
 
-// start is what session times count from: monotonic, unlike a wall clock.
+// start is the origin of session times. It carries a monotonic clock reading.
 var start = time.Now()
 
 func (s *session) touch() { s.active.Store(int64(time.Since(start))) }
@@ -137,12 +138,13 @@ func (u *udpSocket) serve(s *server) {
 		if sess == nil {
 			continue
 		}
-		// A datagram that cannot be delivered is lost, as datagrams are; a refusal ends the session in its reply loop.
+		// A datagram that cannot be delivered is lost, as UDP allows. If the backend refuses it, the reply loop ends
+		// the session.
 		_, _ = sess.conn.Write(buf[:n])
 	}
 }
 
-// session gives the session for a datagram, made now if need be, or nil when there is no backend for it.
+// session returns the session for a datagram, and makes it if there is none. It returns nil if there is no backend.
 func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *session {
 	s.mu.Lock()
 	sess := s.sessions[k]
@@ -170,7 +172,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	return sess
 }
 
-// add makes room for sess and adds it.
+// add adds sess. If there are too many sessions, another one ends.
 func (s *server) add(sess *session) {
 	s.mu.Lock()
 	s.sessions[sess.key] = sess
@@ -181,7 +183,7 @@ func (s *server) add(sess *session) {
 	}
 }
 
-// drop ends a session, if that did not happen yet.
+// drop ends a session if it has not ended yet.
 func (s *server) drop(sess *session) {
 	s.mu.Lock()
 	present := s.sessions[sess.key] == sess
@@ -196,8 +198,8 @@ func (s *server) drop(sess *session) {
 	}
 }
 
-// reply passes on the next thing that the backend says. It has a buffer only once there is something for it: thousands
-// of sessions wait.
+// reply waits for the next datagram of the backend, until a time at the latest, and passes it on. It takes a buffer
+// only when there is a datagram, since thousands of sessions may wait.
 func (sess *session) reply(u *udpSocket, wait waiter, until time.Time) error {
 	if wait != nil {
 		if err := wait.WaitRead(until); err != nil {
@@ -217,7 +219,7 @@ func (sess *session) reply(u *udpSocket, wait waiter, until time.Time) error {
 	return err
 }
 
-// replies passes on what the backend says, until the session is idle for too long or dropped.
+// replies passes on the backend's datagrams until the session has been idle for too long or was dropped.
 func (s *server) replies(u *udpSocket, sess *session) {
 	defer s.drop(sess)
 	wait, limit := waiterOf(sess.conn), s.p.opts.IdleTimeout

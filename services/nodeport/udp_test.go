@@ -41,7 +41,7 @@ func TestUDP(t *testing.T) {
 	w.choose(1, udpBackend(t, "one"))
 	port := freePort(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
-	// A connected socket takes answers from the address it wrote to only.
+	// A connected socket receives answers only from the address to which it wrote.
 	for _, host := range append(hosts(t), "127.0.0.2") {
 		c := dialUDP(t, host, port)
 		for _, say := range []string{"hello", "", strings.Repeat("x", 30000)} {
@@ -92,7 +92,7 @@ func TestUDPIdle(t *testing.T) {
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c := dialUDP(t, "127.0.0.1", port)
 	for range 2 {
-		// A session may end before its answer comes, on a busy machine.
+		// On a busy machine a session may end before its answer comes.
 		await.Until(t, "the backend answers", func() bool {
 			c.Write([]byte("a"))
 			c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))

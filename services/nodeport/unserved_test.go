@@ -16,10 +16,10 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// both are the protocols that host sockets have.
+// both are the protocols that host sockets serve.
 var both = map[string]packet.Proto{"tcp": packet.TCP, "udp": packet.UDP}
 
-// backendAt serves both protocols at one port of a loopback address.
+// backendAt starts a backend for both protocols at one port of a loopback address.
 func backendAt(t *testing.T, host string) netip.AddrPort {
 	t.Helper()
 	tcp := tcpBackendAt(t, host, echo("one"))
@@ -62,7 +62,7 @@ func tableConfig(node string) services.Config {
 	return services.Config{Node: node, NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6}}
 }
 
-// nodePortConfig has a Service with a NodePort of both protocols over one backend on node n.
+// nodePortConfig returns a Config with one Service. It has a NodePort for both protocols and one backend, on node n.
 func nodePortConfig(port uint16, backend netip.AddrPort) services.Config {
 	s := &services.Service{Namespace: "d", Name: "web", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}}
 	if backend.Addr().Is6() {
@@ -79,7 +79,7 @@ func nodePortConfig(port uint16, backend netip.AddrPort) services.Config {
 	return c
 }
 
-// over serves the Table of c.
+// over starts a Proxy that serves the Table of c.
 func over(t *testing.T, c services.Config) *Proxy {
 	t.Helper()
 	table, problems := services.NewTable(c)
@@ -93,7 +93,7 @@ func over(t *testing.T, c services.Config) *Proxy {
 	return p
 }
 
-// A client of the family that a Service or pod lacks is refused, so that it tries the other one.
+// A client of a family that the Service or pod lacks is refused, so that it tries the other family.
 func TestOneFamily(t *testing.T) {
 	all := hosts(t)
 	for i, host := range all {
@@ -129,7 +129,7 @@ func TestOneFamily(t *testing.T) {
 	}
 }
 
-// A NodePort is open while somebody serves it. Connections that are there go on.
+// A NodePort is open while there is a backend. Present connections continue when it closes.
 func TestOpenWhileServed(t *testing.T) {
 	port := freePort(t)
 	c := nodePortConfig(port, backendAt(t, "127.0.0.1"))
@@ -143,7 +143,7 @@ func TestOpenWhileServed(t *testing.T) {
 		s.Endpoints = append([]services.Endpoint(nil), s.Endpoints...)
 		s.Endpoints[0].Ready, s.Endpoints[0].Serving = is, is
 		c.Services = []*services.Service{&s}
-		// No socket is served while the Table changes.
+		// All sockets are closed while the Table changes.
 		p.Set(nil)
 		table, _ = table.Update(c)
 		return p.Set(Ports(table))
@@ -167,7 +167,7 @@ func TestOpenWhileServed(t *testing.T) {
 	if _, err := io.ReadFull(held, got); err != nil || string(got) != "ping" {
 		t.Errorf("the connection from before: %q, %v", got, err)
 	}
-	// Another program has the port by the time there is a backend again.
+	// Another program takes the port before there is a backend again.
 	other, err := net.Listen("tcp4", fmt.Sprint("0.0.0.0:", port))
 	if err != nil {
 		t.Fatal(err)
@@ -183,7 +183,8 @@ func TestOpenWhileServed(t *testing.T) {
 	served(t, "tcp", "127.0.0.1", port)
 }
 
-// Under the Local policy a node without a backend refuses, but for its own processes on localhost, which are inside.
+// Under the Local policy a node without a backend refuses clients, except its own processes on localhost, which are
+// inside the cluster.
 func TestLocalPolicy(t *testing.T) {
 	for node, everywhere := range map[string]bool{"n": true, "other": false} {
 		t.Run(node, func(t *testing.T) {

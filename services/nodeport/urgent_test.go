@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Urgent bytes stay in their place in the stream (RFC 6093 6), and nothing after them is lost, from a client to a
+// Urgent bytes keep their place in the stream (RFC 6093 6), and nothing after them is lost, both from a client to a
 // backend on the host and back.
 func TestUrgent(t *testing.T) {
 	say := func(c *net.TCPConn, b string) {

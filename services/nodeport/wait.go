@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waiter is a connection whose reader need not hold a buffer while nothing comes. WaitRead waits until Read has
-// something to give, and until a time at the latest, after which it is an os.ErrDeadlineExceeded.
+// waiter is a connection whose reader needs no buffer while nothing arrives. WaitRead blocks until Read would not
+// block. If the given time comes first, it returns os.ErrDeadlineExceeded.
 type waiter interface{ WaitRead(until time.Time) error }
 
-// waiterOf gives the waiter that c is, or that the kernel's sockets allow for; nil where there is none.
+// waiterOf returns the waiter that c is, or one for a kernel UDP socket, or nil if there is neither.
 func waiterOf(c net.Conn) waiter {
 	switch c := c.(type) {
 	case waiter:
@@ -31,11 +31,11 @@ func waiterOf(c net.Conn) waiter {
 	return nil
 }
 
-// kernelWaiter waits at a socket of the kernel's.
+// kernelWaiter is a waiter for a socket of the kernel.
 type kernelWaiter struct {
 	*net.UDPConn
 	raw   syscall.RawConn
-	look  func(fd uintptr) bool // peek, made once
+	look  func(fd uintptr) bool // peek as a func value, made once
 	errno unix.Errno
 	first byte
 }
@@ -54,7 +54,8 @@ func (w *kernelWaiter) WaitRead(until time.Time) error {
 	return nil
 }
 
-// peek looks whether there is a datagram, or an error, which it takes.
+// peek reports whether the socket has a datagram or an error. It leaves the datagram in the socket and takes the
+// error.
 func (w *kernelWaiter) peek(fd uintptr) bool {
 	_, _, w.errno = unix.Syscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&w.first)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 	return w.errno != unix.EAGAIN && w.errno != unix.EINTR

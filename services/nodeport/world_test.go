@@ -19,7 +19,7 @@ var (
 	node6 = netip.MustParseAddr("2001:db8::1")
 )
 
-// world is what a Proxy sees of the cluster: backends on loopback.
+// world is the cluster as a Proxy sees it. Its backends are on loopback.
 type world struct {
 	mu     sync.Mutex
 	picked packet.Choice
@@ -36,7 +36,7 @@ func (w *world) pick(t *packet.Tuple) packet.Choice {
 	return w.picked
 }
 
-// choose makes id at addr the ready backend, or none for id 0.
+// choose makes the backend id at addr the ready one. Id 0 means that there is no backend.
 func (w *world) choose(id uint64, addr net.Addr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,7 +103,7 @@ func newWorld(t testing.TB, edit ...func(*Options)) (*world, *Proxy) {
 	return w, p
 }
 
-// tcpBackend runs serve for every connection.
+// tcpBackend starts a server that calls serve for every connection.
 func tcpBackend(t testing.TB, serve func(*net.TCPConn)) net.Addr {
 	t.Helper()
 	return tcpBackendAt(t, "127.0.0.1", serve)
@@ -129,7 +129,7 @@ func tcpBackendAt(t testing.TB, host string, serve func(*net.TCPConn)) net.Addr 
 	return l.Addr()
 }
 
-// echo answers with its name, then with what it got, and ends when its client does.
+// echo returns a server that sends its name, then echoes what it receives, and ends when its client does.
 func echo(name string) func(*net.TCPConn) {
 	return func(c *net.TCPConn) {
 		io.WriteString(c, name+"\n")
@@ -137,7 +137,7 @@ func echo(name string) func(*net.TCPConn) {
 	}
 }
 
-// udpBackend answers each datagram with its name and the datagram.
+// udpBackend starts a server that answers each datagram with its name and the datagram.
 func udpBackend(t testing.TB, name string) net.Addr {
 	t.Helper()
 	return udpBackendAt(t, "127.0.0.1:0", name)
@@ -165,7 +165,7 @@ func udpBackendAt(t testing.TB, address, name string) net.Addr {
 	return c.LocalAddr()
 }
 
-// freePort is a port that nothing listens on, in either family and protocol.
+// freePort returns a port on which nothing listens, in either family and protocol.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
 	for range 50 {
