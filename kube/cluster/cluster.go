@@ -26,39 +26,40 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/tell"
 )
 
-// Options of New.
+// Options configures New.
 type Options struct {
 	// Node is the name of this node.
 	Node string
-	// Servers are where API servers are, "https://10.0.0.1:6443"; none: what the kubeconfig says.
+	// Servers lists the URLs of the API servers, like "https://10.0.0.1:6443". When it is empty, the kubeconfig names
+	// the server.
 	Servers []string
-	// ServerName is what the servers' certificates are for, "" for the address that is used.
+	// ServerName is the name in the servers' certificates, "" for the address that is used.
 	ServerName string
-	// Kubeconfig is a file with credentials. "": those in Credentials.
+	// Kubeconfig is a file with credentials; "" uses Credentials.
 	Kubeconfig string
-	// Credentials is a directory with the files token and ca.crt, "" for where Kubernetes mounts those of a pod. A
-	// token that is replaced there is read anew.
+	// Credentials is a directory with the files token and ca.crt, "" for the one that Kubernetes mounts into a pod. A
+	// token that is replaced there is read again.
 	Credentials string
-	// State is a directory of this node alone, for what has to outlive the agent: learned addresses and pinned keys.
+	// State is a directory of this node only, for what has to outlive the agent: learned addresses and pinned keys.
 	State string
 	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
 	ServiceCIDRs []netip.Prefix
-	// NodeCIDRs are the ranges in which other nodes' addresses may lie: see pins.Rules.
+	// NodeCIDRs are the ranges in which other nodes' addresses must lie: see pins.Rules.
 	NodeCIDRs []netip.Prefix
-	// SecretsOf names the Secrets that a snapshot refers to; those are watched, and no others. nil: Ingress is not
-	// served here, and neither Ingresses nor their classes are read.
+	// SecretsOf returns the Secrets that a snapshot refers to; those are watched, and no others. It is nil when this
+	// agent serves no Ingress: then neither Ingresses nor IngressClasses are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
 	Logger    *slog.Logger
 
-	refusedPause time.Duration // 0 for refusedPause
+	refusedPause time.Duration // 0 for the constant refusedPause
 }
 
 const (
-	// quietTime is how long nothing must come before a snapshot is made, and burstTime how long it is put off at
-	// most.
+	// quietTime is how long no change must arrive before a snapshot is made. burstTime is how long the snapshot is
+	// delayed at most.
 	quietTime = 2 * time.Millisecond
 	burstTime = 20 * time.Millisecond
-	// saysAfter and saysEvery are when it is said what a start waits for.
+	// saysAfter is when an incomplete start is logged first, saysEvery how often after that.
 	saysAfter = 5 * time.Second
 	saysEvery = 30 * time.Second
 )
@@ -87,7 +88,7 @@ type Cluster struct {
 	waiting   []string
 }
 
-// New gives a Cluster that has not begun to talk. It fails when the options cannot be used.
+// New returns a Cluster that does not talk to a server before Run. It fails when the options cannot be used.
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1)}
 	client, list, err := connect(&o)
@@ -107,7 +108,7 @@ func New(o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// probeTimeout is how long a server may take to say that it is ready.
+// probeTimeout limits the time that a server may take to say that it is ready.
 const probeTimeout = 10 * time.Second
 
 func (c *Cluster) probe(ctx context.Context) error {
@@ -116,9 +117,9 @@ func (c *Cluster) probe(ctx context.Context) error {
 	return c.rest.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
 }
 
-// Run calls deliver with the objects of the cluster, and what is wrong with our view of it, once everything has
-// been read and after every change, until ctx is done. It blocks, and calls deliver from its own goroutine: while
-// deliver works changes gather, so that a slow receiver gets fewer snapshots and always the last.
+// Run calls deliver with the objects of the cluster, and with the problems of this node's view of it, once everything
+// has been read and after every change. It blocks until ctx is done, and calls deliver from its own goroutine.
+// Changes gather while deliver works, so a slow receiver gets fewer snapshots, and always the latest.
 func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	defer c.close()
 	var running sync.WaitGroup
@@ -156,7 +157,7 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 
 func (c *Cluster) close() { utilnet.CloseIdleConnectionsFor(c.rest.Client.Transport) }
 
-// settle waits until a burst has ended. It reports false when ctx is done.
+// settle waits until a burst of changes has ended. It returns false when ctx is done.
 func (c *Cluster) settle(ctx context.Context) bool {
 	end := time.NewTimer(burstTime)
 	defer end.Stop()
@@ -180,11 +181,11 @@ func (c *Cluster) settle(ctx context.Context) bool {
 func (c *Cluster) touch() {
 	select {
 	case c.wake <- struct{}{}:
-	default: // it will be looked at anyway
+	default: // the receiver will look anyway
 	}
 }
 
-// snapshot gives the objects; false when some are still to come.
+// snapshot returns the objects and the problems, or false when some kind has not been read yet.
 func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, bool) {
 	var objs kube.Objects
 	var missing []string
@@ -210,7 +211,7 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 	c.learn(objs.EndpointSlices)
 	ranges := serviceRanges(objs.ServiceCIDRs)
 	problems := c.problems(&objs, ranges)
-	objs.Nodes = c.own.in(objs.Nodes, &problems) // before it is judged who has what: this node has what is its own
+	objs.Nodes = c.own.in(objs.Nodes, &problems) // first: its own claims win in Judge
 	objs.Nodes = c.pins.Judge(pins.Question{
 		Nodes: objs.Nodes, Guarded: len(objs.PolicyBindings) > 0, Services: ranges, Servers: c.servers.Addrs(),
 	}, &problems)
@@ -225,7 +226,7 @@ func (c *Cluster) isDelivered() bool {
 	return c.delivered
 }
 
-// configuredRanges stand in for the ServiceCIDRs of an API server that has none.
+// configuredRanges returns the configured service ranges as a ServiceCIDR, for an API server that has none.
 func (c *Cluster) configuredRanges() []*networkingv1.ServiceCIDR {
 	if len(c.ServiceCIDRs) == 0 {
 		return nil
@@ -237,7 +238,8 @@ func (c *Cluster) configuredRanges() []*networkingv1.ServiceCIDR {
 	return []*networkingv1.ServiceCIDR{obj}
 }
 
-// learn remembers where the API servers say they are.
+// learn remembers the addresses of the API servers, as the EndpointSlices of the Service default/kubernetes name
+// them.
 func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 	var addrs []netip.AddrPort
 	at, _ := slices.BinarySearchFunc(list, objectName{metav1.NamespaceDefault, ""}, func(s *discoveryv1.EndpointSlice, n objectName) int { return nameOf(s).compare(n) })
@@ -268,7 +270,7 @@ func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 	}
 }
 
-// problems are what is wrong with our view of the cluster.
+// problems returns what is wrong with this node's view of the cluster.
 func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Problem {
 	var list []kube.Problem
 	add := func(s kube.Severity, ref kube.Ref, format string, args ...any) {
@@ -276,7 +278,7 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 	}
 	own := kube.Ref{Kind: "Node", Name: c.Node}
 	for _, s := range c.sources {
-		if err := s.refused(); err != nil && s.optional && s.kind != guardKind { // no guard is what that comes to
+		if err := s.refused(); err != nil && s.optional && s.kind != guardKind { // unreadable counts as no guard
 			add(kube.Warning, own, "the API server does not let the agent read %s, so that it goes on without them: grant it get, list and watch (%v)", s.name, err)
 		}
 	}
@@ -293,7 +295,7 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 	return list
 }
 
-// serviceRanges parses the ranges of Services.
+// serviceRanges parses the ranges of ServiceCIDRs.
 func serviceRanges(list []*networkingv1.ServiceCIDR) []netip.Prefix {
 	var ranges []netip.Prefix
 	for _, obj := range list {
@@ -306,7 +308,7 @@ func serviceRanges(list []*networkingv1.ServiceCIDR) []netip.Prefix {
 	return ranges
 }
 
-// lacks reports whether the API server does not know a kind, or does not let us read it.
+// lacks reports whether the API server does not know a kind, or does not let the agent read it.
 func (c *Cluster) lacks(k *kube.Kind) bool {
 	for _, s := range c.sources {
 		if _, err := s.state(); s.kind == k && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
@@ -316,9 +318,9 @@ func (c *Cluster) lacks(k *kube.Kind) bool {
 	return false
 }
 
-// PodIPs gives the addresses that a Pod of this node asks for in kube.PodIPsAnnotation, "" when it does not. A Pod
-// that is not known yet is asked for at the API server, as long as ctx allows; one that the server does not know
-// asks for none: it is a static pod, which the kubelet has told nobody of so far.
+// PodIPs returns the addresses that a Pod of this node asks for with kube.PodIPsAnnotation, or "" when it asks for
+// none. It asks the API server, for as long as ctx allows, when the Pod is not known yet. A Pod that the server does
+// not know either asks for none: it is a static pod that the kubelet has not announced yet.
 func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
 	if p := storeOf[*corev1.Pod](c).get(namespace, name); p != nil {
 		return p.Annotations[kube.PodIPsAnnotation], nil
@@ -334,17 +336,17 @@ func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, e
 	return p.Annotations[kube.PodIPsAnnotation], nil
 }
 
-// Publish says what is so on this node, on its Node object: annotations, and the condition NetworkUnavailable. It
-// does not block; what cannot be said now is said when it can be, and only what has changed is.
+// Publish writes the state of this node on its Node object: annotations, and the condition NetworkUnavailable. It
+// does not block. What cannot be written now is written later, and only changes are written.
 func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.Want(s) }
 
-// Report makes Events of problems for the objects they are about. Those of shared every agent finds, and the first
-// of the nodes tells them; those of own are told by this one.
+// Report writes problems as Events on the objects they are about. shared holds the problems that every agent finds:
+// only the first node's agent reports them. own holds those that only this agent reports.
 func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
 	c.reporter.Want(objs, shared, own)
 }
 
-// State gives how the conversation goes.
+// State returns the state of the connection to the API servers.
 func (c *Cluster) State() kube.SourceState {
 	h := kube.SourceState{Server: c.servers.Current()}
 	c.mu.Lock()

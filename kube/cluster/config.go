@@ -24,19 +24,19 @@ import (
 )
 
 const (
-	// serviceAccount is where Kubernetes mounts the token of a pod and the certificate of the cluster.
+	// serviceAccount is the directory where Kubernetes mounts a pod's token and the cluster's certificate.
 	serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 	protobuf = runtime.ContentTypeProtobuf
 
 	dialTimeout = 5 * time.Second
-	// keepAlive finds out that a server's machine is gone where HTTP/2's own pings are off.
+	// keepAlive detects a server whose machine is gone, where HTTP/2's own pings are off.
 	keepAlive = 15 * time.Second
 )
 
 var unknownAnchor = regexp.MustCompile(`unknown anchor '[^']*'`)
 
-// Only the groups we speak are known to the decoder: those of a whole clientset cost ten megabytes in every agent.
+// The decoder knows only the groups that are used here: those of a whole clientset cost ten megabytes in every agent.
 var (
 	scheme     = newScheme()
 	codecs     = serializer.NewCodecFactory(scheme)
@@ -46,13 +46,13 @@ var (
 func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{kube.AddToScheme, metav1.AddMetaToScheme} {
-		utilruntime.Must(add(s)) // fails for a scheme that contradicts itself
+		utilruntime.Must(add(s)) // fails only for a scheme that contradicts itself
 	}
 	metav1.AddToGroupVersion(s, corev1.SchemeGroupVersion)
 	return s
 }
 
-// connect gives a client of the API servers of o.
+// connect returns a client of the API servers of o.
 func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	c, err := restConfig(o)
 	if err != nil {
@@ -72,8 +72,8 @@ func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
 	c.TLSClientConfig.ServerName = cmp.Or(o.ServerName, c.TLSClientConfig.ServerName)
 	c.UserAgent = version.UserAgent()
-	c.WarningHandler = rest.NoWarnings{} // they are for authors of objects
-	c.QPS = -1                           // what we send is bounded where it is sent
+	c.WarningHandler = rest.NoWarnings{} // warnings are for the authors of objects
+	c.QPS = -1                           // no limit here: each sender limits itself
 	c.ContentType = protobuf
 	c.AcceptContentTypes = protobuf + ",application/json"
 	c.NegotiatedSerializer = codecs.WithoutConversion()

@@ -16,39 +16,39 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/strip"
 )
 
-// guardKind is that of pins.Guard.
+// guardKind is the kind of pins.Guard.
 var guardKind = kube.KindFor[*kube.PolicyBinding]()
 
-// row says of one kind how it is watched.
+// row says how one kind is watched.
 type row struct {
 	kind *kube.Kind
 	// strip reduces an object that has just arrived, in place.
 	strip func(runtime.Object)
-	// names: only metadata are asked for.
+	// names is set to ask for metadata only.
 	names bool
-	// selector of fields says which objects are asked for, "" for all.
+	// selector is a field selector for the objects to ask for, "" for all.
 	selector string
-	// optional: the cluster's state is complete without, be it that the API server does not know the kind or that it
-	// refuses us.
+	// optional is set for a kind that the agent can do without, whether the API server does not know the kind or does
+	// not let the agent read it.
 	optional bool
-	// unused: nobody asks for the objects, and there are none.
+	// unused is set for a kind that is not asked for; the snapshot then has no objects of the kind.
 	unused bool
-	// single: an object is watched by itself, when somebody refers to it.
+	// single is set for a kind whose objects are watched one by one, each when something refers to it.
 	single bool
 
 	newStore func(touch func()) holder
 }
 
-// holder is a store of objects of some type.
+// holder is a store for objects of some type.
 type holder interface {
 	cache.ReflectorStore
-	// put gives objs the list of what there is, and reports whether all of it has arrived once.
+	// put sets the list in objs, and reports whether the whole list has arrived once.
 	put(objs *kube.Objects) (synced bool)
-	// pass counts the kind as arrived though it cannot be had.
+	// pass marks the kind as arrived although it cannot be read.
 	pass()
 }
 
-// rows are all kinds of a cluster, each once: a test holds them against kube.Kinds.
+// rows returns the rows of all kinds InCluster, each once. A test compares them with kube.Kinds.
 func (c *Cluster) rows() []row {
 	noIngress := c.SecretsOf == nil
 	return []row{
@@ -65,14 +65,14 @@ func (c *Cluster) rows() []row {
 	}
 }
 
-// secretRow is that of the Secrets: see secrets.
+// secretRow returns the row of Secrets: see secrets.
 func secretRow() row {
 	r := whole(strip.Secret).orWithout()
 	r.single = true
 	return r
 }
 
-// whole is the row of a kind of which all is asked for.
+// whole returns the row of a kind whose objects are asked for in full.
 func whole[T object](reduce func(T)) row {
 	return row{
 		kind: kube.KindFor[T](), strip: func(obj runtime.Object) { reduce(obj.(T)) },
@@ -80,7 +80,7 @@ func whole[T object](reduce func(T)) row {
 	}
 }
 
-// namesOf is the row of a kind of which nobody needs more than the metadata.
+// namesOf returns the row of a kind of which only the metadata is needed.
 func namesOf[T object]() row {
 	kind := kube.KindFor[T]()
 	keep := func(arrived any) T {
@@ -110,7 +110,7 @@ func (r row) unless(unused bool) row {
 	return r
 }
 
-// one makes an object as it arrives.
+// one returns an empty object of the type in which the kind arrives.
 func (r *row) one() runtime.Object {
 	if r.names {
 		return &metav1.PartialObjectMetadata{}
@@ -118,7 +118,7 @@ func (r *row) one() runtime.Object {
 	return r.kind.New()
 }
 
-// list makes a list of objects as it arrives.
+// list returns an empty list of the type in which the kind arrives.
 func (r *row) list() runtime.Object {
 	if r.names {
 		return &metav1.PartialObjectMetadataList{}
@@ -126,8 +126,8 @@ func (r *row) list() runtime.Object {
 	return kube.NewList(scheme, r.kind)
 }
 
-// makeSources makes the stores of what is watched, and the sources that fill them; those of Secrets are made when
-// there is a need.
+// makeSources makes the stores of all kinds, and the sources that fill them. Those of Secrets are made when they are
+// needed.
 func (c *Cluster) makeSources() {
 	c.stores = map[*kube.Kind]holder{}
 	for _, r := range c.rows() {
@@ -151,11 +151,11 @@ func (c *Cluster) newSource(r row, into holder) *source {
 	}
 }
 
-// storeOf gives the store of the objects of type T.
+// storeOf returns the store of the objects of type T.
 func storeOf[T object](c *Cluster) *store[T] { return c.stores[kube.KindFor[T]()].(*store[T]) }
 
-// refused gives the answer of an API server that does not let us read the kind, else nil. That it does not know
-// the kind is none.
+// refused returns the API server's answer when it does not let the agent read the kind, and nil otherwise. A kind
+// that the server does not know is not refused.
 func (s *source) refused() error {
 	if _, err := s.state(); apierrors.IsForbidden(err) {
 		return err

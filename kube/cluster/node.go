@@ -9,8 +9,8 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// NodeReader gives a function that reads this node's Node from the API server, as a snapshot with nothing else in
-// it: for a step that goes before the agent. It fails when the options cannot be used.
+// NodeReader returns a function that reads this node's Node from the API server, as a snapshot with nothing else in
+// it. It is for a step that runs before the agent. NodeReader fails when the options cannot be used.
 func NodeReader(o Options) (func(context.Context) (kube.Objects, error), error) {
 	client, _, err := connect(&o)
 	if err != nil {

@@ -8,13 +8,13 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// own remembers this node's Node. While it is gone, or comes back and has no podCIDR yet, it is used as it was:
-// kubelet will make it anew, and the pods that run here need a network meanwhile.
+// own remembers this node's Node. While the Node is gone, or is back without a podCIDR, its last good version is
+// used: kubelet will create it again, and the pods that run here need a network meanwhile.
 type own struct {
 	name string
-	last *corev1.Node // with a podCIDR
+	last *corev1.Node // the last version with a podCIDR
 
-	// The last answer, for the same question.
+	// The last answer, kept to return the same list for the same nodes.
 	nodes, filled []*corev1.Node
 }
 

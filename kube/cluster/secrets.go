@@ -10,13 +10,13 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// secrets watches the Secrets that somebody refers to, each by itself: so the agent needs no right to read others,
-// and holds none. It is for the goroutine of Run alone.
+// secrets watches the Secrets that something refers to, each by itself. So the agent needs no right to read other
+// Secrets, and holds none. Only the goroutine of Run uses it.
 type secrets struct {
 	cluster *Cluster
 	running *sync.WaitGroup
 	byRef   map[kube.Ref]*secret
-	// list and withheld were given out.
+	// list and withheld are the last results of put.
 	list     []*corev1.Secret
 	withheld []kube.Ref
 }
@@ -27,9 +27,9 @@ type secret struct {
 	stop   context.CancelFunc
 }
 
-// put gives objs those of the Secrets that there are, sorted, and the names of those that may not be read. missing are
-// those of which nothing is known yet. Once a state has been given out a new Secret holds nothing up: the Ingress that
-// has come with it gets its certificate a moment later.
+// put sets, in objs, the referenced Secrets that exist, sorted, and the names of those that the agent may not read.
+// missing names those of which nothing is known yet. When late is set, because a state has been delivered before,
+// missing stays empty: an Ingress with a new Secret gets its certificate a moment later.
 func (s *secrets) put(ctx context.Context, objs *kube.Objects, refs []kube.Ref, late bool) (missing []string) {
 	slices.SortFunc(refs, kube.Ref.Compare)
 	refs = slices.Compact(refs)

@@ -23,36 +23,36 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// pageSize is how many objects one answer holds at most.
+// pageSize is the largest number of objects in one answer.
 const pageSize = 500
 
 // source keeps a store filled with the objects of one kind.
 type source struct {
 	row
-	name  string // as it is told to people
+	name  string // in messages
 	path  string // of the API group, or of a namespace in it
 	rest  rest.Interface
 	link  *servers.Link
 	store holder
-	touch func()        // the state of the source has changed
-	rests time.Duration // how long it pauses at least
+	touch func()        // called when the state of the source changes
+	rests time.Duration // the least pause after a refusal
 
 	mu sync.Mutex
 	// mu guards the rest.
-	err    error     // the API server's last answer, when it was no
-	broken time.Time // since when there is no watch; zero: there is one
-	cut    bool      // the last watch ended before its time
+	err    error     // the API server's last answer, when it was an error
+	broken time.Time // when the watch was lost; zero while there is one
+	cut    bool      // the last watch ended early
 }
 
 // run lists and watches until ctx is done.
 func (s *source) run(ctx context.Context) {
-	ctx = klog.NewContext(ctx, logr.Discard()) // what goes wrong is told by the cluster, once
+	ctx = klog.NewContext(ctx, logr.Discard()) // the cluster reports what goes wrong, once
 	r := cache.NewReflectorWithOptions(s, s.one(), s.store, cache.ReflectorOptions{Name: s.name, TypeDescription: s.name})
 	r.WatchListPageSize = pageSize
 	r.RunWithContext(ctx)
 }
 
-// state gives the answer that keeps the source from being up to date, and since when it has no watch.
+// state returns when the watch was lost, and the answer that keeps the source from being up to date.
 func (s *source) state() (broken time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,8 @@ func (s *source) note(err error, watching bool) {
 		s.broken = time.Time{}
 	}
 	s.mu.Unlock()
-	// A token that is not taken says nothing of the kind: nothing is read with it, and it is waited for another.
+	// A token that is not accepted says nothing about the kind: nothing can be read with it, and the agent waits for
+	// another.
 	if s.optional && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)) {
 		s.store.pass()
 	}
@@ -77,11 +78,11 @@ func (s *source) note(err error, watching bool) {
 	}
 }
 
-// refusedPause is the least time, and half of the longest, for which a Secret that we may not read is not asked for
-// again: there may be many of them, and every agent asks.
+// refusedPause is the shortest, and half of the longest, pause before a Secret is asked for again that the agent may
+// not read. There may be many such Secrets, and every agent asks.
 const refusedPause = 2 * time.Minute
 
-// pause waits before a single object is asked for again that we were refused last time.
+// pause waits before a request for a single object that was refused last time.
 func (s *source) pause(ctx context.Context) {
 	if !s.single || s.refused() == nil {
 		return
@@ -133,7 +134,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 		if w, err = s.request(&o, "").Watch(ctx); err != nil {
 			return err
 		}
-		// A connection that breaks before there is an answer passes for a watch that has ended.
+		// A connection that breaks before the answer looks like a watch that has ended.
 		select {
 		case e, ok := <-w.ResultChan():
 			if !ok {
@@ -145,7 +146,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 		return nil
 	})
 	if err != nil {
-		if !apierrors.IsResourceExpired(err) && !apierrors.IsInvalid(err) { // the reflector knows what to do
+		if !apierrors.IsResourceExpired(err) && !apierrors.IsInvalid(err) { // the reflector handles those two
 			s.note(err, true)
 		}
 		return nil, err
@@ -154,7 +155,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	return s.observe(ctx, w, first, &o), nil
 }
 
-// observe strips what arrives, and notices the end.
+// observe strips the objects that arrive, and notices when the watch ends.
 func (s *source) observe(ctx context.Context, w watch.Interface, first []watch.Event, o *metav1.ListOptions) watch.Interface {
 	due := time.Now()
 	if o.TimeoutSeconds != nil {
@@ -191,7 +192,7 @@ func (s *source) observe(ctx context.Context, w watch.Interface, first []watch.E
 	return out
 }
 
-// observed is a watch that somebody looks through.
+// observed is a watch whose events observe has passed on.
 type observed struct {
 	watch.Interface
 	result chan watch.Event
@@ -208,9 +209,9 @@ func (o *observed) Stop() {
 	o.Interface.Stop()
 }
 
-// wentBack gives an error that has the reflector list anew when the API server's history ends before the version
-// that a watch shall go on from: its etcd was restored. Such a server takes the watch and says nothing of what has
-// changed until it gets there. It is asked only when the watch before was cut, as it is when a server is stopped.
+// wentBack returns an error that makes the reflector list anew when the API server's history ends before the version
+// from which the watch is to continue: its etcd was restored. Such a server accepts the watch, and reports no change
+// until it reaches that version. wentBack asks only when the last watch was cut, as happens when a server is stopped.
 func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 	s.mu.Lock()
 	cut := s.cut
@@ -235,7 +236,7 @@ func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 	return nil
 }
 
-// request is a list when as is "List", else a watch.
+// request returns a request for a list when as is "List", and for a watch when as is "".
 func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
 	o.FieldSelector = s.selector
 	o.Watch = as == ""

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// object is a pointer to one.
+// object is a type constraint: a comparable kube.Object.
 type object interface {
 	comparable
 	kube.Object
@@ -25,18 +25,18 @@ func (n objectName) compare(m objectName) int {
 
 func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace(), obj.GetName()} }
 
-// store holds the objects of one kind. A reflector fills it; a snapshot is a sorted list that shares with the one
-// before the objects that have not changed. An object that comes again and says the same is not a change: after a
-// relist, even from an API server whose history went back, those that are as they were keep their pointers.
+// store holds the objects of one kind. A reflector fills it. A snapshot is a sorted list, which shares unchanged
+// objects with the snapshot before. An object that arrives again with the same content is not a change: after a
+// relist, even from an API server whose history went back, unchanged objects keep their pointers.
 type store[T object] struct {
-	keep  func(any) T // what is held of an object that arrived; nil: the object
-	touch func()      // is told of every change, and of the first Replace
+	keep  func(any) T // what is kept of an object that arrived; nil keeps the object
+	touch func()      // called after every change and after the first Replace
 
 	mu sync.Mutex
 	// mu guards the rest.
 	objects map[objectName]T
-	changed map[objectName]struct{} // since list was made
-	list    []T                     // given out: never written to
+	changed map[objectName]struct{} // the names that have changed since list was made
+	list    []T                     // handed out by snapshot: never written to
 	synced  bool
 }
 
@@ -98,10 +98,10 @@ func (s *store[T]) Replace(list []any, _ string) error {
 // Resync implements cache.ReflectorStore.
 func (s *store[T]) Resync() error { return nil }
 
-// putLocked reports whether obj says something new.
+// putLocked reports whether obj differs from the object that is held.
 func (s *store[T]) putLocked(obj any) bool {
 	now := s.keep(obj)
-	now.SetResourceVersion("") // the reflector has read it
+	now.SetResourceVersion("") // only the reflector needs it, and has read it
 	name := nameOf(now)
 	if old, known := s.objects[name]; known && equality.Semantic.DeepEqual(old, now) {
 		return false
@@ -116,8 +116,8 @@ func (s *store[T]) removeLocked(name objectName) {
 	s.changed[name] = struct{}{}
 }
 
-// snapshot gives the objects sorted by namespace and name, and whether all of them have arrived once. The list
-// must not be changed; it is the one of before when nothing has.
+// snapshot returns the objects sorted by namespace and name, and whether all of them have arrived once. The list must
+// not be changed. When nothing has changed, it is the same slice as last time.
 func (s *store[T]) snapshot() (list []T, synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +155,7 @@ func (s *store[T]) put(objs *kube.Objects) (synced bool) {
 	return synced
 }
 
-// get gives the object of that name, or nil.
+// get returns the object of that name, or nil.
 func (s *store[T]) get(namespace, name string) T {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// events writes a watch.
+// events writes the events of a watch.
 type events struct {
 	a       *answer
 	frames  io.Writer
@@ -30,7 +30,7 @@ func (a *answer) events() *events {
 
 func (e *events) send(kind watch.EventType, obj Object) {
 	var inner bytes.Buffer
-	out := obj.DeepCopyObject() // encoding writes the kind into it
+	out := obj.DeepCopyObject() // encoding sets the kind in the object
 	if e.a.partial {
 		out = asPartial(obj)
 	}
@@ -39,11 +39,11 @@ func (e *events) send(kind watch.EventType, obj Object) {
 	}
 	var outer bytes.Buffer
 	if e.encoder.Encode(&metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: inner.Bytes()}}, &outer) == nil {
-		_, _ = e.frames.Write(outer.Bytes()) // the client may have gone
+		_, _ = e.frames.Write(outer.Bytes()) // an error means that the client has gone
 	}
 }
 
-// mark says that what there was is complete.
+// mark sends the bookmark that ends the initial events.
 func (e *events) mark(list runtime.Object, version int64) {
 	items := reflect.ValueOf(list).Elem().FieldByName("Items").Type().Elem()
 	obj := reflect.New(items).Interface().(Object)

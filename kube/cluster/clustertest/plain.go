@@ -10,9 +10,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// What follows is for tests of those who know no Kubernetes types.
+// The methods below are for tests that know no Kubernetes types.
 
-// Object reads an object of a resource.
+// Object decodes an object of a resource from JSON.
 func (s *Server) Object(resource, text string) Object {
 	s.t.Helper()
 	list := listOf(resource)
@@ -39,7 +39,7 @@ func (s *Server) Watched(resource string) bool {
 	return slices.Contains(s.requests, "GET "+resource+" watch")
 }
 
-// NodeSays gives a Node's annotations, and the status of its condition NetworkUnavailable, "" for none.
+// NodeSays returns a Node's annotations, and the status of its condition NetworkUnavailable, "" when it has none.
 func (s *Server) NodeSays(name string) (annotations map[string]string, unavailable string) {
 	n := Get[*corev1.Node](s, "", name)
 	if n == nil {
@@ -53,7 +53,7 @@ func (s *Server) NodeSays(name string) (annotations map[string]string, unavailab
 	return n.Annotations, unavailable
 }
 
-// Events gives all Events, "Service web: message" on a line each.
+// Events returns all Events, one line "Service web: message" for each.
 func (s *Server) Events() string {
 	var b strings.Builder
 	for _, e := range List[*corev1.Event](s) {

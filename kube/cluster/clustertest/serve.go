@@ -37,7 +37,7 @@ func newScheme() *runtime.Scheme {
 	return s
 }
 
-// answer writes in the form that a client prefers.
+// answer writes responses in the format that the client prefers.
 type answer struct {
 	w       http.ResponseWriter
 	info    runtime.SerializerInfo
@@ -61,7 +61,7 @@ func (a *answer) encoder() runtime.Encoder {
 func (a *answer) object(status int, obj runtime.Object) {
 	a.w.Header().Set("Content-Type", a.info.MediaType)
 	a.w.WriteHeader(status)
-	_ = a.encoder().Encode(obj.DeepCopyObject(), a.w) // encoding writes the kind into it
+	_ = a.encoder().Encode(obj.DeepCopyObject(), a.w) // encoding sets the kind in the object
 }
 
 func (a *answer) fail(err *apierrors.StatusError) {
@@ -69,7 +69,7 @@ func (a *answer) fail(err *apierrors.StatusError) {
 	a.object(int(status.Code), &status)
 }
 
-// request is what a path asks for.
+// request is what the path of a request asks for.
 type request struct {
 	namespace, resource, name, sub string
 }
@@ -112,7 +112,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case q.Get("watch") != "":
 			line += " watch"
 		case q.Get("limit") == "1":
-			line += " version" // nobody reads one object
+			line += " version" // no client lists a single object for another reason
 		default:
 			line += " list"
 		}
@@ -225,8 +225,8 @@ func (s *Server) watch(a *answer, r *http.Request, req request) {
 	s.follow(r, w, req.resource, wanted, from, cut)
 }
 
-// follow sends what happens after a version. As in a real server, nothing tells a client that its version is still
-// to come.
+// follow sends the changes after a version. As in a real server, a client is not told that its version lies in the
+// future.
 func (s *Server) follow(r *http.Request, w *events, resource string, wanted func(Object) bool, from int64, cut <-chan struct{}) {
 	for {
 		s.mu.Lock()

@@ -1,6 +1,6 @@
-// Package clustertest is a small API server in memory, for tests: it lists, in pages or as a stream, watches, and
-// takes patches of Nodes and Events, as a real one does it, in JSON or protobuf. It can be stopped and started,
-// refuse a kind or not know it, forget its history, and go back to an older state.
+// Package clustertest is a small API server in memory, for tests. Like a real one, it lists, in pages or as a stream,
+// watches, and accepts patches of Nodes and Events, in JSON or protobuf. A test can stop and start it, make it refuse
+// a kind or not know it, compact its history, and restore an older state.
 package clustertest
 
 import (
@@ -40,30 +40,30 @@ type Object interface {
 
 // Server is an API server. Make it with New.
 type Server struct {
-	// URL is where it is, over all stops and starts.
+	// URL is the server's address. It stays the same when the server stops and starts.
 	URL string
-	// Streams: lists can be had as a stream of events (KEP-3157). Set it before the server is used.
+	// Streams is set to offer lists as a stream of events (KEP-3157). Set it before the server is used.
 	Streams bool
 
 	t    testing.TB
 	addr string
-	cert *tls.Certificate // nil: it speaks plain HTTP/1.1
+	cert *tls.Certificate // nil for plain HTTP/1.1
 
 	mu sync.Mutex
 	// mu guards the rest.
 	http     *http.Server
 	state    State
-	history  []event // since compacted
+	history  []event // since the last compaction
 	oldest   int64   // the version from which on history is complete
 	changed  chan struct{}
-	cut      chan struct{} // closed: every watch ends
+	cut      chan struct{} // closed to end every watch
 	answers  map[string]int
 	ready    bool
 	requests []string
 	clients  map[string]bool
 }
 
-// State is everything a server keeps. It may be put back.
+// State is everything that a server stores. Restore puts it back.
 type State struct {
 	version int64
 	objects map[string]map[string]Object // by resource, by namespace/name
@@ -77,10 +77,10 @@ type event struct {
 	object   Object
 }
 
-// New starts a server, which ends with the test.
+// New starts a server, which stops when the test ends.
 func New(t testing.TB) *Server { return start(t, nil) }
 
-// NewTLS starts one that speaks HTTP/2, as real ones do.
+// NewTLS starts a server that speaks HTTP/2, as real ones do.
 func NewTLS(t testing.TB) *Server {
 	h := httptest.NewUnstartedServer(nil) // has a certificate for 127.0.0.1
 	h.StartTLS()
@@ -127,7 +127,7 @@ func (s *Server) Start() {
 	go func() { _ = h.ServeTLS(l, "", "") }()
 }
 
-// Stop cuts every connection and refuses others.
+// Stop cuts all connections and refuses new ones.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	h := s.http
@@ -141,7 +141,7 @@ func (s *Server) Stop() {
 	}
 }
 
-// CutWatches ends every watch, as a server does that is told to stop.
+// CutWatches ends every watch, as a server does when it is told to stop.
 func (s *Server) CutWatches() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +149,7 @@ func (s *Server) CutWatches() {
 	s.cut = make(chan struct{})
 }
 
-// Kubeconfig writes a file with which the server is reached.
+// Kubeconfig writes a kubeconfig for the server and returns its path.
 func (s *Server) Kubeconfig() string {
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
 	cluster := "server: " + strconv.Quote(s.URL)
@@ -202,7 +202,7 @@ func (s *Server) logLocked(e event) {
 	s.changed = make(chan struct{})
 }
 
-// Delete removes objects, of which the names are looked at alone.
+// Delete removes objects. Only their names matter.
 func (s *Server) Delete(list ...Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,7 +221,7 @@ func (s *Server) Delete(list ...Object) {
 	}
 }
 
-// Get gives the object of that type and name, or nil.
+// Get returns the object of that type and name, or nil.
 func Get[T Object](s *Server, namespace, name string) T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +231,7 @@ func Get[T Object](s *Server, namespace, name string) T {
 	return obj
 }
 
-// List gives all objects of a type, in no order.
+// List returns all objects of a type, in no order.
 func List[T Object](s *Server) []T {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,28 +244,29 @@ func List[T Object](s *Server) []T {
 	return list
 }
 
-// Answer has every request for a resource ("secrets") answered with an HTTP status, 0 for what there is.
+// Answer makes the server answer every request for a resource ("secrets") with an HTTP status; 0 restores the normal
+// answers.
 func (s *Server) Answer(resource string, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[resource] = status
 }
 
-// SetReady says what the server says of itself.
+// SetReady sets whether the server says that it is ready.
 func (s *Server) SetReady(ready bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ready = ready
 }
 
-// Compact forgets the history: watches from before it are told so.
+// Compact forgets the history: a watch from an earlier version gets the error that its version has expired.
 func (s *Server) Compact() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.history, s.oldest = nil, s.state.version
 }
 
-// Save gives the state, to be put back by Restore.
+// Save returns the state, for Restore.
 func (s *Server) Save() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -276,8 +277,8 @@ func (s *Server) Save() State {
 	return out
 }
 
-// Restore goes back to a state, versions included, and ends every watch: etcd was restored and the API server
-// started anew.
+// Restore goes back to a state, versions included, and ends every watch, as if etcd was restored and the API server
+// restarted.
 func (s *Server) Restore(st State) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,8 +287,8 @@ func (s *Server) Restore(st State) {
 	s.cut = make(chan struct{})
 }
 
-// Requests gives "GET services list", "GET services watch", "GET services version" (a list of one), "PATCH
-// nodes/n1/status" ... as they came, and forgets them.
+// Requests returns the requests so far, in order, and forgets them. They read "GET services list", "GET services
+// watch", "GET services version" (a list of one), "PATCH nodes/n1/status" and so on.
 func (s *Server) Requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -296,14 +297,14 @@ func (s *Server) Requests() []string {
 	return out
 }
 
-// Clients gives the User-Agent of everyone who asked so far, sorted.
+// Clients returns the User-Agents of all requests so far, sorted.
 func (s *Server) Clients() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.clients))
 }
 
-// eventResource is that of the only kind which is written and not read.
+// eventResource is the resource of Events, the only kind that is written and never read.
 const eventResource = "events"
 
 func resourceOf(obj Object) string {
@@ -316,8 +317,8 @@ func resourceOf(obj Object) string {
 	panic(fmt.Sprintf("clustertest: there is no place for %T", obj))
 }
 
-// listOf makes an empty list of a resource, nil for one that is not known. Where clients read no more than names
-// it is a list of those.
+// listOf returns an empty list for a resource, or nil for an unknown one. For kinds of which clients read only the
+// names, it is a list of metadata.
 func listOf(resource string) runtime.Object {
 	if resource == eventResource {
 		return &corev1.EventList{}
@@ -334,7 +335,7 @@ func listOf(resource string) runtime.Object {
 	return nil
 }
 
-// merge is a JSON merge patch (RFC 7386).
+// merge applies a JSON merge patch (RFC 7386).
 func merge(target, patch any) any {
 	p, ok := patch.(map[string]any)
 	if !ok {
@@ -354,7 +355,7 @@ func merge(target, patch any) any {
 	return t
 }
 
-// patched gives obj with a merge patch.
+// patched returns obj with a merge patch applied.
 func patched(obj Object, patch []byte) (Object, error) {
 	data, err := json.Marshal(obj)
 	if err != nil {
@@ -374,7 +375,7 @@ func patched(obj Object, patch []byte) (Object, error) {
 	return out, json.Unmarshal(data, out)
 }
 
-// sorted gives a resource's objects in the order of their keys, and their keys.
+// sorted returns the objects that are wanted, in the order of their keys.
 func sorted(byName map[string]Object, wanted func(Object) bool) []Object {
 	var out []Object
 	for _, key := range slices.Sorted(maps.Keys(byName)) {
@@ -385,7 +386,7 @@ func sorted(byName map[string]Object, wanted func(Object) bool) []Object {
 	return out
 }
 
-// matcher understands the field selectors that we use.
+// matcher returns a filter for a namespace and for the field selectors that package cluster uses.
 func matcher(namespace, selector string) func(Object) bool {
 	field, value, _ := strings.Cut(selector, "=")
 	return func(obj Object) bool {

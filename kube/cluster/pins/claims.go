@@ -15,15 +15,15 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// claim is a range that a Node says is its own: a podCIDR, or an address.
+// claim is a range that a Node claims: a podCIDR, or an address.
 type claim struct {
 	node  *corev1.Node
-	pods  bool // it is a podCIDR
+	pods  bool // the range is a podCIDR
 	index int  // in spec.podCIDRs or status.addresses
 	netip.Prefix
 }
 
-// field is the path of what says so.
+// field returns the path of the field that makes the claim.
 func (c *claim) field() string {
 	if c.pods {
 		return "spec.podCIDRs[" + strconv.Itoa(c.index) + "]"
@@ -31,7 +31,7 @@ func (c *claim) field() string {
 	return "status.addresses[" + strconv.Itoa(c.index) + "].address"
 }
 
-// String gives the range, or the address.
+// String returns the range, or the address when the range has only one.
 func (c *claim) String() string {
 	if c.IsSingleIP() {
 		return c.Addr().String()
@@ -39,10 +39,10 @@ func (c *claim) String() string {
 	return c.Prefix.String()
 }
 
-// said is what a Node claims.
+// said is everything that a Node claims.
 type said struct {
 	claims []*claim
-	text   string // all of them, as a pin has them
+	text   string // all claims, in the form that a pin has
 }
 
 func readNode(n *corev1.Node) *said {
@@ -50,7 +50,7 @@ func readNode(n *corev1.Node) *said {
 	return &said{claims, write(claims)}
 }
 
-// without gives the text of the claims that a verdict leaves.
+// without returns the text of the claims that a verdict leaves.
 func (s *said) without(v *verdict) string {
 	if len(v.cidrs)+len(v.addrs) == 0 {
 		return s.text
@@ -69,7 +69,7 @@ func write(claims []*claim) string {
 	return strings.Join(texts, " ")
 }
 
-// claimsOf reads a Node. What package translate refuses anyway is passed over.
+// claimsOf returns the claims of a Node. It skips what package translate refuses anyway.
 func claimsOf(n *corev1.Node) []*claim {
 	var list []*claim
 	for i, text := range podCIDRs(n) {
@@ -100,8 +100,8 @@ func podCIDRs(n *corev1.Node) []string {
 	return n.Spec.PodCIDRs
 }
 
-// precedence says whose claim goes before whose: this node's own, then those that were believed before, then that
-// of the older Node. The API server writes when a Node was made and its UID, so that nobody can choose them.
+// precedence decides between claims: this node's own come first, then those that were believed before, then those of
+// the older Node. The API server writes a Node's creation time and UID, so nobody can choose them.
 type precedence struct {
 	self   string // the name of this node
 	holds  func(*claim) bool
@@ -132,7 +132,7 @@ func before(a, b bool) int {
 // conflict is a claim that lost to another.
 type conflict struct{ lost, to *claim }
 
-// decide gives the claims that lose to others: of two that overlap, the one that comes later by order.
+// decide returns the claims that lose: of two that overlap, the one that comes later in order.
 func decide(claims []*claim, order func(a, b *claim) int) []conflict {
 	contested := overlapping(claims)
 	slices.SortFunc(contested, order)
@@ -140,7 +140,7 @@ func decide(claims []*claim, order func(a, b *claim) int) []conflict {
 	var kept []*claim // sorted by where they begin; no two overlap
 	for _, c := range contested {
 		at, _ := slices.BinarySearchFunc(kept, c, byBegin)
-		// A range that has c in it begins before it, and all between the two would overlap that range.
+		// A range that contains c begins before c, and every range between the two would overlap it.
 		switch {
 		case at < len(kept) && c.Overlaps(kept[at].Prefix):
 			lost = append(lost, conflict{c, kept[at]})
@@ -157,17 +157,17 @@ func byBegin(a, b *claim) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// overlapping gives the claims that overlap another.
+// overlapping returns the claims that overlap another.
 func overlapping(claims []*claim) []*claim {
 	sorted := slices.Clone(claims)
 	slices.SortFunc(sorted, byBegin)
 	found := map[*claim]bool{}
-	var around []*claim // those that have the present one in them, the widest first
+	var around []*claim // the ranges that contain the present one, the widest first
 	for _, c := range sorted {
 		for len(around) > 0 && !around[len(around)-1].Contains(c.Addr()) {
 			around = around[:len(around)-1]
 		}
-		if len(around) > 0 { // the others are found already
+		if len(around) > 0 { // the wider ones are in found already
 			found[around[len(around)-1]], found[c] = true, true
 		}
 		around = append(around, c)
@@ -175,7 +175,7 @@ func overlapping(claims []*claim) []*claim {
 	return slices.DeleteFunc(sorted, func(c *claim) bool { return !found[c] })
 }
 
-// message says it of the claimer.
+// message describes the conflict to the author of the losing claim.
 func (c conflict) message() string {
 	owner := c.to.node.Name
 	switch {
@@ -193,7 +193,8 @@ func (c conflict) message() string {
 	return c.lost.String() + " overlaps " + c.to.String() + " of Node " + owner + ", which had it first, and is left out: give every node a range of its own"
 }
 
-// keyID is what a public key is in bytes, so that one key in two spellings is one; a text that is none is itself.
+// keyID returns the bytes of a public key, so that two spellings of one key are equal. It returns a text that is not
+// base64 as it is.
 func keyID(text string) string {
 	if raw, err := base64.StdEncoding.DecodeString(text); err == nil {
 		return string(raw)
@@ -201,7 +202,8 @@ func keyID(text string) string {
 	return text
 }
 
-// owners gives by node the one that keeps the key which both say is theirs. keys are by node, "" for none.
+// owners returns, for each node that loses its key, the node that keeps it. keys holds the nodes' keys by index, ""
+// for none.
 func owners(nodes []*corev1.Node, keys []string, p *precedence) map[*corev1.Node]*corev1.Node {
 	first := map[string]int{}
 	lost := map[*corev1.Node]*corev1.Node{}

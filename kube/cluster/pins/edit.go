@@ -9,16 +9,16 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// refused takes the place of the type of an address that is not believed, so that those after it keep their numbers.
+// refused replaces the type of an address that is not believed, so that later addresses keep their index.
 const refused corev1.NodeAddressType = "Refused"
 
-// edited is a Node without what is not believed of it.
+// edited is a copy of a Node without what is not believed, and the verdict that led to it.
 type edited struct {
 	by   verdict
 	node *corev1.Node
 }
 
-// edit gives the nodes as they are believed: always the same copy for the same Node and verdict.
+// edit returns the nodes as they are believed. It returns the same copy for the same Node and verdict.
 func (p *Pins) edit(nodes []*corev1.Node, verdicts []verdict) []*corev1.Node {
 	copies := map[*corev1.Node]edited{}
 	list := nodes
@@ -42,7 +42,7 @@ func (p *Pins) edit(nodes []*corev1.Node, verdicts []verdict) []*corev1.Node {
 	return list
 }
 
-// without gives a copy of n with what is believed.
+// without returns a copy of n with only what is believed.
 func (v *verdict) without(n *corev1.Node) *corev1.Node {
 	c := *n
 	if v.key != n.Annotations[kube.PublicKeyAnnotation] {

@@ -1,18 +1,19 @@
-// Package pins decides what other nodes' Node objects are believed.
+// Package pins decides what is believed of other nodes' Node objects.
 //
-// A kubelet writes its own Node's addresses, and an agent its own Node's key: so whoever takes over a node can
-// claim what is another's, or nobody's. Three things stand against that.
+// A kubelet writes the addresses of its own Node, and an agent writes the key. So whoever takes over a node can claim
+// what belongs to another node, or to none. Three defences stand against that:
 //
-//   - Rules. A range that no node can have is refused whoever claims it: one of Services, an API server's, a cloud's
-//     metadata, a public address among private ones, or one outside of the ranges that the operator named.
-//   - Conflicts. What two nodes claim stays with the one of which it was believed before, else with the older Node. A
-//     claim that comes later, or from a name earlier in the alphabet, takes nothing away.
-//   - Keys. A Node object's key is believed when it is seen first, for the life of the object (its UID). Another one is
-//     believed while the admission policy is in force that lets nobody's token but that node's own agent change it; else
-//     the first stays in use. An agent may delete no Node, so whoever deletes one is a person who may decide it, and the
-//     object that comes after begins anew.
+//   - Rules. A range that no node can have is refused, whoever claims it: a range of Services, an API server's address,
+//     a cloud's metadata address, a public address among private ones, or one outside the ranges that the operator
+//     named.
+//   - Conflicts. What two nodes claim stays with the one that was believed before, else with the older Node. A later
+//     claim, or one of a name earlier in the alphabet, takes nothing away.
+//   - Keys. The first key seen in a Node object is believed for the life of the object (its UID). Another key is
+//     believed only while the admission policy is in force that lets no token but that of the node's own agent change
+//     it; otherwise the first key stays in use. Agents may not delete Nodes. So whoever deletes one is a person who may
+//     decide that, and the Node that is created after it is judged anew.
 //
-// What was believed is kept in a file. What is refused is left out of the Node, and told as a Problem of it.
+// What was believed is kept in a file. What is refused is left out of the Node, and reported as a Problem of it.
 package pins
 
 import (
@@ -31,13 +32,13 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/servers"
 )
 
-// Pins are what is believed of the nodes. Make them with Open.
+// Pins holds what is believed of the nodes. Make it with Open. It is not safe for concurrent use.
 type Pins struct {
 	rules Rules
 	file  string
 	known map[string]pin // by the Node's name
 
-	// The last answer, for the same question.
+	// The last answer, kept to return the same list for the same question.
 	asked    Question
 	judged   []*corev1.Node
 	problems []kube.Problem
@@ -46,17 +47,16 @@ type Pins struct {
 	unsaved  bool
 }
 
-// Guard is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other Nodes than their
-// own.
+// Guard is the name of the ValidatingAdmissionPolicyBinding that keeps agents from changing other nodes' Nodes.
 const Guard = "tapestry-agent-own-node"
 
-// Question is what there is to judge.
+// Question is the input of Judge.
 type Question struct {
-	// Nodes are sorted by name, and are not changed.
+	// Nodes are sorted by name. Judge does not change them.
 	Nodes []*corev1.Node
-	// Guarded: nobody's token but a node's own agent can change its key.
+	// Guarded is set when only a node's own agent can change the node's key.
 	Guarded bool
-	// Services are the ranges of Services, and Servers the addresses of API servers.
+	// Services are the ranges of Services; Servers are the addresses of the API servers.
 	Services []netip.Prefix
 	Servers  []netip.Addr
 }
@@ -66,7 +66,7 @@ func (q *Question) is(other *Question) bool {
 		slices.Equal(q.Services, other.Services) && slices.Equal(q.Servers, other.Servers)
 }
 
-// Open reads what was believed before out of a file, in which it is kept.
+// Open reads from file what was believed before. The returned Pins keeps the file up to date.
 func Open(file string, r Rules) (*Pins, error) {
 	p := &Pins{rules: r, file: file, known: map[string]pin{}}
 	data, err := os.ReadFile(file)
@@ -76,14 +76,14 @@ func Open(file string, r Rules) (*Pins, error) {
 	if err == nil {
 		err = json.Unmarshal(data, &p.known)
 	}
-	if err != nil { // to forget the keys in silence would be what an attacker wishes for
+	if err != nil { // to forget the keys silently is what an attacker would want
 		return nil, fmt.Errorf("read the keys of other nodes: %w: repair or remove %s; removed, each node's key is believed as it is now", err, file)
 	}
 	return p, nil
 }
 
-// Judge gives the nodes with what is believed of them, and adds to problems where that is not what the API server
-// says. Nodes of which all is believed are the same objects.
+// Judge returns the nodes as they are believed, and adds to problems what differs from the API server's objects. A
+// Node that is believed entirely is returned as the same object.
 func (p *Pins) Judge(q Question, problems *[]kube.Problem) []*corev1.Node {
 	if p.judged == nil || p.unsaved || !q.is(&p.asked) {
 		p.readAll(q.Nodes)
@@ -99,7 +99,7 @@ func (p *Pins) Judge(q Question, problems *[]kube.Problem) []*corev1.Node {
 	return p.judged
 }
 
-// readAll brings read up to date.
+// readAll brings p.read up to date.
 func (p *Pins) readAll(nodes []*corev1.Node) {
 	read := make(map[*corev1.Node]*said, len(nodes))
 	for _, n := range nodes {
@@ -112,13 +112,14 @@ func (p *Pins) readAll(nodes []*corev1.Node) {
 
 // verdict is what is not believed of a Node.
 type verdict struct {
-	key      string // the one that is believed, "" for none
-	cidrs    []int  // of spec.podCIDRs
-	addrs    []int  // of status.addresses
+	key      string // the key that is believed, "" for none
+	cidrs    []int  // refused indexes of spec.podCIDRs
+	addrs    []int  // refused indexes of status.addresses
 	problems []kube.Problem
 }
 
-// judge decides what is believed, by what was believed before and what the nodes say. The verdicts are by node.
+// judge decides what is believed, from what was believed before and what the nodes claim. verdicts has the order of
+// q.Nodes.
 func judge(q *Question, r *Rules, known map[string]pin, read map[*corev1.Node]*said) (verdicts []verdict, next map[string]pin) {
 	verdicts = make([]verdict, len(q.Nodes))
 	at := make(map[*corev1.Node]int, len(q.Nodes))
@@ -161,7 +162,7 @@ func judge(q *Question, r *Rules, known map[string]pin, read map[*corev1.Node]*s
 		v.key = keys[i]
 		now := pin{UID: n.UID, Key: keys[i]}
 		if was := known[n.Name]; now.Key == "" && was.UID == n.UID && q.Guarded && lost[n] == nil {
-			now.Key = was.Key // it is what was let through last
+			now.Key = was.Key // the key that was believed last
 		}
 		now.Claims = read[n].without(v)
 		if now.Key != "" || now.Claims != "" {
@@ -171,7 +172,7 @@ func judge(q *Question, r *Rules, known map[string]pin, read map[*corev1.Node]*s
 	return verdicts, next
 }
 
-// believable gives the claims of all nodes that no rule forbids; the others are refused.
+// believable returns the claims of all nodes that no rule forbids. It calls refuse for the others.
 func believable(q *Question, r *Rules, read map[*corev1.Node]*said, refuse func(*claim, string)) []*claim {
 	var own public
 	for _, n := range q.Nodes {
@@ -198,7 +199,7 @@ func believable(q *Question, r *Rules, read map[*corev1.Node]*said, refuse func(
 
 const keyField = "metadata.annotations[" + kube.PublicKeyAnnotation + "]"
 
-// keyOf gives the key that is believed to be n's own, as far as others do not have it.
+// keyOf returns the key that is believed of n, unless another node has the same key.
 func keyOf(n *corev1.Node, guarded bool, was pin, v *verdict) string {
 	said := n.Annotations[kube.PublicKeyAnnotation]
 	if guarded || was.UID != n.UID || was.Key == "" || was.Key == said {

@@ -11,23 +11,23 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// Rules are what an agent was told of whom to believe.
+// Rules configures whom an agent believes.
 type Rules struct {
-	// Self is the name of this node. What its own Node says is believed, and before what others say.
+	// Self is the name of this node. Claims of its own Node are always believed, and take precedence over all others.
 	Self string
-	// NodeCIDRs are the ranges in which other nodes' addresses may lie. None: the private ranges, and others in a
-	// family of which this node's own address is not private.
+	// NodeCIDRs are the ranges in which other nodes' addresses must lie. When there are none, addresses must be
+	// private, except in an address family in which this node's own address is not private.
 	NodeCIDRs []netip.Prefix
 }
 
-// controlPlane are the labels of nodes on which API servers run. The admission plugin NodeRestriction lets no
-// kubelet set them.
+// controlPlane lists the labels of nodes on which API servers run. The admission plugin NodeRestriction does not let
+// kubelets set them.
 var controlPlane = []string{"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"}
 
 // ControlPlaneKey reports whether a label says that API servers run on a node.
 func ControlPlaneKey(key string) bool { return slices.Contains(controlPlane, key) }
 
-// public says in which families this node's own ranges are not private, IPv6 being 1.
+// public says in which families this node's own ranges are not private. Index 0 is IPv4, 1 is IPv6.
 type public struct{ addrs, pods [2]bool }
 
 func publicOf(own []*claim) (p public) {
@@ -43,7 +43,7 @@ func publicOf(own []*claim) (p public) {
 
 func family(c *claim) int { return c.Addr().BitLen() / 128 }
 
-// forbids says why another node cannot have a range, whoever else wants it; "" when it can.
+// forbids says why another node cannot have a range, whoever else claims it; "" when the node can have it.
 func (r *Rules) forbids(c *claim, q *Question, own public) string {
 	overlaps := func(p netip.Prefix) bool { return p.Overlaps(c.Prefix) }
 	if i := slices.IndexFunc(q.Services, overlaps); i >= 0 {

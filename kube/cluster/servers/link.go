@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Link says whether any API server can be reached. Make it with NewLink. While none can, one goroutine tries, with
-// growing pauses, and all requests wait for it: when the server is back they go on at once, each where it was.
+// Link says whether any API server can be reached. Make it with NewLink. While none can be reached, one goroutine
+// tries, with growing pauses, and all requests wait for it. When a server is back, they continue at once.
 type Link struct {
 	probe func(context.Context) error
 	log   *slog.Logger
@@ -22,26 +22,27 @@ type Link struct {
 	mu sync.Mutex
 	// mu guards the rest.
 	up    chan struct{} // closed while a server can be reached
-	since time.Time     // when it was lost
-	err   error         // why
+	since time.Time     // when the last server was lost
+	err   error         // why it was lost
 }
 
 // The pauses between two tries, before jitter.
 const (
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
-	// steadyTime is how long a server must have been there before the pauses begin anew.
+	// steadyTime is how long a server must have been reachable before the pauses start again at firstPause.
 	steadyTime = 30 * time.Second
 )
 
-// NewLink gives a Link that begins to look when it is run. probe gives nil when a server says that it is ready.
+// NewLink returns a Link that starts to probe when Run is called. probe returns nil when a server says that it is
+// ready.
 func NewLink(probe func(context.Context) error, log *slog.Logger) *Link {
 	l := &Link{probe: probe, log: log, broken: make(chan struct{}, 1), up: make(chan struct{}), since: time.Now()}
-	l.broken <- struct{}{} // nothing is asked for before a server has said that it is ready
+	l.broken <- struct{}{} // no request is sent before a server has said that it is ready
 	return l
 }
 
-// Run looks for a server whenever none is known, until ctx is done.
+// Run looks for a server whenever none can be reached, until ctx is done.
 func (l *Link) Run(ctx context.Context) {
 	pause := Pauses()
 	found := time.Time{}
@@ -53,12 +54,12 @@ func (l *Link) Run(ctx context.Context) {
 		}
 		if time.Since(found) > steadyTime {
 			pause = Pauses()
-		} else if !Sleep(ctx, pause.Step()) { // it says it is ready, and is not
+		} else if !Sleep(ctx, pause.Step()) { // a server said that it was ready, and was not
 			return
 		}
 		for {
 			err := l.probe(ctx)
-			if err == nil || !unreachable(err) && !notReady(err) { // a server that refuses us is there
+			if err == nil || !unreachable(err) && !notReady(err) { // a server that refuses the request exists
 				break
 			}
 			l.note(err)
@@ -71,12 +72,12 @@ func (l *Link) Run(ctx context.Context) {
 	}
 }
 
-// Pauses are those between tries, growing and with jitter.
+// Pauses returns the pauses between tries, which grow and have jitter.
 func Pauses() wait.Backoff {
 	return wait.Backoff{Duration: firstPause, Factor: 2, Jitter: 0.5, Steps: 8, Cap: lastPause}
 }
 
-// sleep reports false when ctx is done.
+// Sleep waits for d. It returns false when ctx is done before.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -88,7 +89,7 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// note remembers why there is no server.
+// note remembers why no server can be reached.
 func (l *Link) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,11 +109,11 @@ func (l *Link) found() {
 	close(l.up)
 }
 
-// lost is told of an error of a request that was begun while the link was up.
+// lost handles a failed request that was begun while the link was up.
 func (l *Link) lost(up <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.up != up { // it has been lost and found since
+	if l.up != up { // the link has been lost and found since
 		return
 	}
 	select {
@@ -123,7 +124,7 @@ func (l *Link) lost(up <-chan struct{}) {
 	}
 }
 
-// wait waits until there is a server.
+// wait waits until a server can be reached.
 func (l *Link) wait(ctx context.Context) (up <-chan struct{}, err error) {
 	l.mu.Lock()
 	up = l.up
@@ -136,7 +137,7 @@ func (l *Link) wait(ctx context.Context) (up <-chan struct{}, err error) {
 	}
 }
 
-// Do does a request as soon as there is a server, and again when it was lost on the way.
+// Do calls request as soon as a server can be reached, and again when the server was lost on the way.
 func (l *Link) Do(ctx context.Context, request func() error) error {
 	for {
 		up, err := l.wait(ctx)
@@ -150,7 +151,7 @@ func (l *Link) Do(ctx context.Context, request func() error) error {
 	}
 }
 
-// State gives since when there is no server, and why; a zero time when there is one.
+// State returns since when no server can be reached, and why; a zero time when one can.
 func (l *Link) State() (since time.Time, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -162,13 +163,13 @@ func (l *Link) State() (since time.Time, err error) {
 	}
 }
 
-// unreachable reports whether err is not the answer of an API server.
+// unreachable reports whether err is something other than an API server's answer.
 func unreachable(err error) bool {
 	var status apierrors.APIStatus
 	return err != nil && !errors.As(err, &status)
 }
 
-// notReady reports whether a server has answered that it is not ready to.
+// notReady reports whether a server has answered that it is not ready.
 func notReady(err error) bool {
 	return apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsUnexpectedServerError(err)
 }

@@ -1,6 +1,6 @@
-// Package servers reaches the API server of a cluster at one of several addresses: those that were configured, and
-// those that the cluster itself told and that are kept on disk for the next start. It never uses the ClusterIP of the
-// Service "kubernetes": on a node whose Services are served by us, nobody would answer there before we have talked to
+// Package servers reaches a cluster's API servers at any of several addresses: the configured ones, and those that
+// the cluster itself named, which are kept on disk for the next start. It never uses the ClusterIP of the Service
+// "kubernetes": on a node whose Services Tapestry serves, nobody would answer there before the agent has talked to
 // the API server.
 package servers
 
@@ -21,10 +21,11 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// ProbePath is where a server says whether it is ready. One that answers it with a failure is passed over for the next.
+// ProbePath is the path where a server says whether it is ready. A server that answers with a failure is passed over
+// for the next.
 const ProbePath = "/readyz"
 
-// Servers are the addresses of one cluster's API servers. Its methods may be called from several goroutines.
+// Servers holds the addresses of one cluster's API servers. Its methods are safe for concurrent use.
 type Servers struct {
 	file       string
 	configured []url.URL
@@ -35,8 +36,8 @@ type Servers struct {
 	good    string // host:port of the server that answered last, "" for none
 }
 
-// New gives the servers at these addresses, "https://10.0.0.1:6443", at least one. file is where those that are learned
-// are kept; what is in it already is used, too.
+// New returns the servers with the given URLs, like "https://10.0.0.1:6443"; there must be at least one. Learned
+// addresses are kept in file; those that it holds already are used too.
 func New(configured []string, file string) (*Servers, error) {
 	s := &Servers{file: file}
 	for _, text := range configured {
@@ -56,7 +57,7 @@ func New(configured []string, file string) (*Servers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the API servers' addresses: %w", err)
 	}
-	// What is broken there costs nothing: it is learned again.
+	// Damaged content does no harm: the addresses are learned again.
 	_ = json.Unmarshal(data, &s.learned)
 	return s, nil
 }
@@ -75,8 +76,9 @@ func parse(text string) (url.URL, error) {
 	return url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
-// Learn takes the addresses that the cluster says its API servers have, and writes them down for the next start when
-// they are not those of before. An empty list is passed over: it says that all of them are down, and nothing better.
+// Learn sets the addresses that the cluster names for its API servers. It writes them to the file for the next start
+// when they have changed. An empty list is ignored: all servers are down then, and the known addresses are the best
+// there are.
 func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
@@ -97,8 +99,8 @@ func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	return nil
 }
 
-// WriteFile replaces a file so that it is the old one or the new one whatever happens. Our group may read it: so a step
-// that goes before the agent, which is another user, knows what the agent has learned.
+// WriteFile replaces a file atomically. The file is readable for the group, so that a step before the agent, which
+// runs as another user, can read what the agent has learned.
 func WriteFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -114,14 +116,14 @@ func WriteFile(path string, data []byte) error {
 	return err
 }
 
-// Current is the server that answered last, "host:port"; "" when none has.
+// Current returns the server that answered last, "host:port", or "" when none has.
 func (s *Servers) Current() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.good
 }
 
-// Addrs gives the addresses of the servers, sorted: those learned, and those configured by address.
+// Addrs returns the addresses of the servers, sorted: the learned ones, and those configured as an IP address.
 func (s *Servers) Addrs() []netip.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,7 +140,7 @@ func (s *Servers) Addrs() []netip.Addr {
 	return slices.Compact(list)
 }
 
-// Within gives those of the configured addresses that lie in one of these ranges.
+// Within returns the configured servers whose address lies in one of the ranges.
 func (s *Servers) Within(ranges []netip.Prefix) []string {
 	var list []string
 	for i := range s.configured {
@@ -150,7 +152,8 @@ func (s *Servers) Within(ranges []netip.Prefix) []string {
 	return list
 }
 
-// order is in which order the servers are tried: the one that answered last, those configured, those learned.
+// order returns the servers in the order in which they are tried: the one that answered last, then the configured,
+// then the learned ones.
 func (s *Servers) order() []url.URL {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,9 +176,9 @@ func (s *Servers) answered(host string) {
 	s.good = host
 }
 
-// Wrap gives a RoundTripper that sends a request to the servers in turn until one answers. The host in the request's
-// URL is of no meaning. Requests must be such that doing them twice does no harm: when a connection broke, nobody knows
-// whether the server has done what it was asked.
+// Wrap returns a RoundTripper that sends a request to the servers in turn until one answers. The host in the
+// request's URL is ignored. Requests must be idempotent: when a connection breaks, nobody knows whether the server
+// has executed the request.
 func (s *Servers) Wrap(next http.RoundTripper) http.RoundTripper { return &transport{s, next} }
 
 type transport struct {
@@ -217,5 +220,5 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, errors.Join(errs...)
 }
 
-// WrappedRoundTripper lets client-go look through.
+// WrappedRoundTripper lets client-go see the wrapped transport.
 func (t *transport) WrappedRoundTripper() http.RoundTripper { return t.next }

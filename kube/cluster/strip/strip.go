@@ -1,7 +1,6 @@
-// Package strip reduces objects to what Tapestry uses as they arrive, page by page and event by event: of a Pod
-// that is a fiftieth, and what changes most (heartbeats, managed fields, the states of containers) is no change any
-// more. Package translate makes the same of an object before and after; a test of package cluster holds that for
-// all of its examples.
+// Package strip reduces objects, as they arrive, to what Tapestry uses. That leaves a fiftieth of a Pod, and what
+// changes most often (heartbeats, managed fields, the states of containers) is no longer a change. Package translate
+// makes the same of an object before and after; a test in package cluster verifies that for all of its examples.
 package strip
 
 import (
@@ -17,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/pins"
 )
 
-// meta keeps identity, version, beginning and end, and the labels and annotations that some of us read.
+// meta keeps identity, version, times of creation and deletion, and the labels and annotations that Tapestry reads.
 func meta(m *metav1.ObjectMeta, ours func(key string) bool) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion,
@@ -39,7 +38,7 @@ func only(m map[string]string, ours func(key string) bool) map[string]string {
 	return out
 }
 
-// ourKey reports whether an annotation or label may mean something to us, whatever object it is on.
+// ourKey reports whether Tapestry reads an annotation or label with that key, on any kind of object.
 func ourKey(key string) bool {
 	for _, prefix := range []string{"tapestry.dev/", "service.kubernetes.io/", "ingressclass.kubernetes.io/"} {
 		if strings.HasPrefix(key, prefix) {
@@ -49,13 +48,13 @@ func ourKey(key string) bool {
 	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
 }
 
-// Service keeps what is asked for, and the addresses that a load balancer gave.
+// Service keeps the spec, without its selector, and the addresses that a load balancer assigned.
 func Service(s *corev1.Service) {
 	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
-	s.Spec.Selector = nil // the EndpointSlices say who is selected
+	s.Spec.Selector = nil // the EndpointSlices list what it selects
 }
 
-// yes and no are what all conditions of endpoints point at.
+// yes and no are shared by the conditions of all endpoints.
 var yes, no = true, false
 
 func shared(b *bool) *bool {
@@ -68,8 +67,7 @@ func shared(b *bool) *bool {
 	return &no
 }
 
-// EndpointSlice keeps of each endpoint what backends are made of, and has the endpoints share what is the same in
-// many of them: the names of nodes and zones.
+// EndpointSlice keeps what backends are made of. Equal names of nodes and zones share one string.
 func EndpointSlice(s *discoveryv1.EndpointSlice) {
 	names := map[string]*string{}
 	intern := func(p *string) *string {
@@ -86,7 +84,7 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) {
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		list[i] = discoveryv1.Endpoint{
-			Addresses: e.Addresses[:min(1, len(e.Addresses))], // the others are of no meaning (discovery/v1)
+			Addresses: e.Addresses[:min(1, len(e.Addresses))], // clients use only the first (discovery/v1)
 			Conditions: discoveryv1.EndpointConditions{
 				Ready: shared(e.Conditions.Ready), Serving: shared(e.Conditions.Serving), Terminating: shared(e.Conditions.Terminating),
 			},
@@ -103,13 +101,13 @@ func EndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
-// nodeKey are the labels and annotations of Nodes that mean something to us.
+// nodeKey reports whether Tapestry reads a label or annotation of Nodes with that key.
 func nodeKey(key string) bool {
 	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion || pins.ControlPlaneKey(key)
 }
 
-// Node gives what keeps of a Node its ranges, addresses and state. It keeps the problems of this node alone: those
-// of the others change, and say nothing to us.
+// Node returns a function that keeps the ranges, addresses and state of a Node. Of the nodes' problems it keeps only
+// those of the node named own: those of the others change often, and nobody here reads them.
 func Node(own string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
 		var conditions []corev1.NodeCondition
@@ -135,7 +133,7 @@ func Node(own string) func(*corev1.Node) {
 	}
 }
 
-// Pod keeps where it runs, its names and addresses, and hostPorts.
+// Pod keeps the pod's node, names, addresses and hostPorts.
 func Pod(p *corev1.Pod) {
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
@@ -147,7 +145,8 @@ func Pod(p *corev1.Pod) {
 	}
 }
 
-// onlyPorts keeps of containers what hostPorts need: nothing when there are none. A container keeps its number.
+// onlyPorts keeps what hostPorts need of containers: nothing when there are no hostPorts. Each container keeps its
+// index.
 func onlyPorts(list []corev1.Container) []corev1.Container {
 	hasHostPort := func(p corev1.ContainerPort) bool { return p.HostPort != 0 }
 	if !slices.ContainsFunc(list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Ports, hasHostPort) }) {
@@ -160,7 +159,7 @@ func onlyPorts(list []corev1.Container) []corev1.Container {
 	return out
 }
 
-// Ingress keeps what is asked for.
+// Ingress keeps the spec.
 func Ingress(i *networkingv1.Ingress) {
 	*i = networkingv1.Ingress{ObjectMeta: meta(&i.ObjectMeta, ourKey), Spec: i.Spec}
 }
@@ -186,7 +185,7 @@ func Secret(s *corev1.Secret) {
 	*s = corev1.Secret{ObjectMeta: meta(&s.ObjectMeta, ourKey), Type: s.Type, Data: data}
 }
 
-// Metadata keeps who an object is. It is for kinds of which names are all we need.
+// Metadata keeps the identity of an object. It is for kinds of which only the names are needed.
 func Metadata(m *metav1.PartialObjectMetadata) {
 	*m = metav1.PartialObjectMetadata{ObjectMeta: meta(&m.ObjectMeta, func(string) bool { return false })}
 }

@@ -1,5 +1,5 @@
-// Package tell writes on a cluster's objects what a node knows: of itself, on its Node, and what is wrong with
-// Services and Ingresses, as Events.
+// Package tell writes what a node knows on objects of the cluster: its own state on its Node, and problems of
+// Services and Ingresses as Events.
 package tell
 
 import (
@@ -21,9 +21,8 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// Publisher keeps what this node says of itself on its Node object. It compares what shall be there with what the
-// watch says is there, and sends the difference: so what somebody else changed there is put right, and what an API
-// server lost is said again.
+// Publisher keeps its node's state on the Node object. It compares the desired state with what the watch shows, and
+// sends the difference. So it corrects what somebody else changed, and repeats what an API server lost.
 type Publisher struct {
 	node string
 	rest rest.Interface
@@ -38,22 +37,22 @@ type Publisher struct {
 }
 
 const (
-	// patchEvery is how often a Node is changed at most, after patchBurst at once: somebody else may undo what we
-	// do.
+	// A Node is changed at most every patchEvery, after patchBurst changes at once: somebody else may keep undoing
+	// the changes.
 	patchEvery = 2 * time.Second
 	patchBurst = 4
-	// echoTime is how long the watch may take to tell us what we have changed ourselves.
+	// echoTime is how long the watch may take to show our own change.
 	echoTime = time.Second
-	// problemBytes of problems fit into an annotation; all of a Node's together may have 256 KiB.
+	// problemBytes limits the problems in an annotation. All annotations of a Node together may have 256 KiB.
 	problemBytes = 64 << 10
 )
 
-// NewPublisher gives a Publisher for the Node of that name.
+// NewPublisher returns a Publisher for the Node of that name.
 func NewPublisher(node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Publisher {
 	return &Publisher{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Want says what shall be on the Node. It does not block.
+// Want sets the state that the Node should show. It does not block.
 func (p *Publisher) Want(s kube.NodeStatus) {
 	s.Problems = shorten(s.Problems)
 	p.mu.Lock()
@@ -62,7 +61,7 @@ func (p *Publisher) Want(s kube.NodeStatus) {
 	p.touch()
 }
 
-// See is told what the API server has; nil: no such Node.
+// See sets the Node as the API server has it, nil when there is no such Node.
 func (p *Publisher) See(n *corev1.Node) {
 	p.mu.Lock()
 	changed := n != p.have
@@ -80,12 +79,12 @@ func (p *Publisher) touch() {
 	}
 }
 
-// Run sends what is to be sent, until ctx is done.
+// Run sends the changes until ctx is done.
 func (p *Publisher) Run(ctx context.Context) {
 	limit := rate.NewLimiter(rate.Every(patchEvery), patchBurst)
 	pause := servers.Pauses()
 	var sent patches
-	var at time.Time // when they were sent
+	var at time.Time // when sent was sent
 	for {
 		select {
 		case <-ctx.Done():
@@ -102,7 +101,7 @@ func (p *Publisher) Run(ctx context.Context) {
 		if next.empty() {
 			continue
 		}
-		if wait := echoTime - time.Since(at); wait > 0 && next.drop(&sent) { // what the watch tells may be of before
+		if wait := echoTime - time.Since(at); wait > 0 && next.drop(&sent) { // the watch may lag
 			time.AfterFunc(wait, p.touch)
 			if next.empty() {
 				continue
@@ -124,7 +123,7 @@ func (p *Publisher) Run(ctx context.Context) {
 		}
 		sent, at, pause = next, time.Now(), servers.Pauses()
 		p.mu.Lock()
-		if p.have == have { // the watch has told nothing new meanwhile
+		if p.have == have { // the watch has shown nothing new meanwhile
 			p.have = node
 		}
 		p.mu.Unlock()
@@ -132,15 +131,15 @@ func (p *Publisher) Run(ctx context.Context) {
 	}
 }
 
-// patches are two because a status is a resource of its own.
+// patches holds the changes of a Node. They are two requests, because the status is a subresource.
 type patches struct {
-	annotations map[string]*string // nil removes
+	annotations map[string]*string // a nil value removes the annotation
 	condition   *corev1.NodeCondition
 }
 
 func (p *patches) empty() bool { return len(p.annotations) == 0 && p.condition == nil }
 
-// drop takes out of p what is in q, too, and reports whether there was any.
+// drop removes from p what is also in q, and reports whether it removed anything.
 func (p *patches) drop(q *patches) (dropped bool) {
 	for key, value := range p.annotations {
 		if known, there := q.annotations[key]; there && (value == nil) == (known == nil) && (value == nil || *value == *known) {
@@ -154,7 +153,7 @@ func (p *patches) drop(q *patches) (dropped bool) {
 	return dropped
 }
 
-// patchesFor gives what has to be said so that have says s. Times are left out.
+// patchesFor returns the changes after which have shows s. It ignores the times in conditions.
 func patchesFor(have *corev1.Node, s *kube.NodeStatus) patches {
 	var p patches
 	annotations := s.Annotations()
@@ -186,7 +185,7 @@ func patchesFor(have *corev1.Node, s *kube.NodeStatus) patches {
 	return p
 }
 
-// condition is what a node's NetworkUnavailable has to be; while it is true nothing is scheduled there.
+// condition returns the condition NetworkUnavailable for s. While it is true, nothing is scheduled on the node.
 func condition(s *kube.NodeStatus) corev1.NodeCondition {
 	if s.Ready {
 		return corev1.NodeCondition{
@@ -198,7 +197,7 @@ func condition(s *kube.NodeStatus) corev1.NodeCondition {
 	}
 }
 
-// send gives the Node as it is after that.
+// send sends the patches and returns the Node as it is afterwards.
 func (p *Publisher) send(ctx context.Context, next *patches) (*corev1.Node, error) {
 	node := &corev1.Node{}
 	if len(next.annotations) > 0 {
@@ -226,7 +225,7 @@ func (p *Publisher) send(ctx context.Context, next *patches) (*corev1.Node, erro
 	})
 }
 
-// shorten cuts a list that would not fit.
+// shorten cuts a list of problems that would not fit into the annotation.
 func shorten(list []kube.Problem) []kube.Problem {
 	if fitting(list) == len(list) {
 		return list

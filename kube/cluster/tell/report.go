@@ -23,9 +23,9 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// Reporter makes Events: what the API server has accepted and we cannot serve is told where its author looks for
-// it. An Event's name is a hash of what it says, so that there is one for a problem however many agents tell it
-// and however often they start.
+// Reporter writes Events: problems with objects that the API server has accepted appear where the author of the
+// object looks for them. An Event's name is a hash of its content, so there is one Event for a problem, however many
+// agents report it and however often they start.
 type Reporter struct {
 	node string
 	rest rest.Interface
@@ -35,26 +35,27 @@ type Reporter struct {
 
 	mu sync.Mutex
 	// mu guards the rest.
-	events map[string]*corev1.Event // by name: all there should be
+	events map[string]*corev1.Event // all that should exist, by name
 }
 
 const (
-	// eventEvery is how often an Event is sent, after eventBurst at once.
+	// Events are sent at most every eventEvery, after eventBurst at once.
 	eventEvery = 200 * time.Millisecond
 	eventBurst = 25
-	// eventRenewal is when problems that are still there are told again: an API server forgets Events after an hour.
+	// eventRenewal is when problems that still exist are reported again: an API server forgets Events after an hour.
 	eventRenewal = 50 * time.Minute
-	// mostEvents is how many a node tells at a time.
+	// mostEvents is how many Events a node reports at a time.
 	mostEvents = 500
 )
 
-// NewReporter gives a Reporter of the node of that name.
+// NewReporter returns a Reporter for the node of that name.
 func NewReporter(node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Reporter {
 	return &Reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Want says which problems there are: those of shared every agent finds, and the first of the nodes tells them;
-// those of own are told by this one. Of NetworkPolicies it is told that they are not enforced. It does not block.
+// Want sets the problems to report. shared holds those that every agent finds: the first node reports them. own holds
+// those that only this node reports. The first node also reports, on NetworkPolicies, that they are not enforced.
+// Want does not block.
 func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 	list := own
 	events := map[string]*corev1.Event{}
@@ -79,11 +80,12 @@ func (r *Reporter) Want(objs *kube.Objects, shared, own []kube.Problem) {
 	}
 }
 
-// inTurns gives problems of the namespaces in turns, so that the many of one keep nobody else's from being told.
+// inTurns returns the problems in turns of one for each namespace, so that the many problems of one namespace do not
+// keep those of others from being reported.
 func inTurns(list []kube.Problem) []kube.Problem {
 	type turn struct {
 		kube.Problem
-		n int // of its namespace
+		n int // its number in its namespace
 	}
 	told := map[string]int{}
 	turns := make([]turn, len(list))
@@ -99,7 +101,7 @@ func inTurns(list []kube.Problem) []kube.Problem {
 	return out
 }
 
-// firstAgent is the first of the nodes that run an agent: that one speaks for all.
+// firstAgent returns the first of the nodes that run an agent: its agent speaks for all.
 func firstAgent(nodes []*corev1.Node) string {
 	for _, n := range nodes {
 		if n.Annotations[kube.PublicKeyAnnotation] != "" && n.Annotations[kube.StockAnnotation] != "true" {
@@ -109,7 +111,7 @@ func firstAgent(nodes []*corev1.Node) string {
 	return ""
 }
 
-// event gives nil for a problem of something that has no author to tell.
+// event returns nil for a problem with an object that has no author to inform.
 func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	var uid types.UID
 	switch p.Object.Kind {
@@ -148,7 +150,7 @@ func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message strin
 	}
 }
 
-// uidOf looks in a list that is sorted by namespace and name.
+// uidOf returns the UID of an object in a list that is sorted by namespace and name, or "".
 func uidOf[T metav1.Object](list []T, ref kube.Ref) types.UID {
 	i, found := slices.BinarySearchFunc(list, ref, func(obj T, ref kube.Ref) int {
 		return cmp.Or(cmp.Compare(obj.GetNamespace(), ref.Namespace), cmp.Compare(obj.GetName(), ref.Name))
@@ -159,7 +161,7 @@ func uidOf[T metav1.Object](list []T, ref kube.Ref) types.UID {
 	return list[i].GetUID()
 }
 
-// Run sends what is to be sent, until ctx is done.
+// Run sends the Events until ctx is done.
 func (r *Reporter) Run(ctx context.Context) {
 	limit := rate.NewLimiter(rate.Every(eventEvery), eventBurst)
 	renew := time.NewTicker(eventRenewal)
@@ -179,7 +181,7 @@ func (r *Reporter) Run(ctx context.Context) {
 		r.mu.Unlock()
 		for name := range told {
 			if events[name] == nil {
-				delete(told, name) // should it come again, it is told again
+				delete(told, name) // if it comes back, it is reported again
 			}
 		}
 		for name, e := range events {
@@ -202,7 +204,7 @@ func (r *Reporter) Run(ctx context.Context) {
 	}
 }
 
-// tell creates an Event, or says of the one there is that it is still so.
+// tell creates an Event, or renews the existing one.
 func (r *Reporter) tell(ctx context.Context, e *corev1.Event) error {
 	out := *e
 	out.FirstTimestamp = metav1.Now()
