@@ -11,13 +11,13 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Client speaks to the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent
-// that is there.
+// Client talks to the agent whose socket is at Path. Every call makes a connection of its own, so it reaches
+// whichever agent listens at that moment.
 type Client struct {
 	Path string
 }
 
-// Add has the agent attach a pod. tap stays the caller's, who may close it afterwards.
+// Add asks the agent to attach a pod. The caller keeps tap, and may close it afterwards.
 func (c *Client) Add(ctx context.Context, pod Pod, tap *os.File) error {
 	fd, err := fdpass.Dup(tap)
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *Client) Add(ctx context.Context, pod Pod, tap *os.File) error {
 	return err
 }
 
-// Del has the agent detach a pod.
+// Del asks the agent to detach a pod.
 func (c *Client) Del(ctx context.Context, pod Pod) error {
 	_, err := c.call(ctx, request{Op: opDel, Pod: &pod})
 	return err
@@ -46,12 +46,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return *a.Status, nil
 }
 
-// Prepare asks for addresses, MAC and MTU of a pod, and what Allocator.Prepare says besides.
+// Prepare asks for the addresses, MAC and MTU of a pod: see Allocator.Prepare.
 func (c *Client) Prepare(ctx context.Context, want Pod) (Prepared, error) {
 	return c.pod(ctx, opPrepare, want)
 }
 
-// Check asks for the pod as it was attached; the error wraps ErrNotAttached when it is not.
+// Check asks for the pod as it was attached. The error wraps ErrNotAttached when it is not attached.
 func (c *Client) Check(ctx context.Context, pod Pod) (Pod, error) {
 	p, err := c.pod(ctx, opCheck, pod)
 	return p.Pod, err
@@ -68,8 +68,8 @@ func (c *Client) pod(ctx context.Context, op string, pod Pod) (Prepared, error) 
 	return *a.Pod, nil
 }
 
-// Collect has the agent let go of all attachments of the network but those in valid. What does not fit one message goes
-// before the request, on the same connection: an agent that has not got all of it collects nothing.
+// Collect asks the agent to release all attachments of the network that are not in valid. What does not fit into one
+// message is sent ahead, on the same connection: an agent that has not received all of it collects nothing.
 func (c *Client) Collect(ctx context.Context, network string, valid []Attachment) error {
 	conn, err := c.dial(ctx)
 	if err != nil {
@@ -89,14 +89,14 @@ func (c *Client) Collect(ctx context.Context, network string, valid []Attachment
 	}
 }
 
-// pageSize is how many bytes of attachments, as JSON, go in one message. It leaves room for the rest of the request.
+// pageSize is how many bytes of attachments, as JSON, one message holds. It leaves room for the rest of the request.
 const pageSize = fdpass.MaxMessage / 2
 
-// pageOf is how many attachments at the beginning of list make one page; at least one of those there are.
+// pageOf returns how many attachments at the beginning of list fit one page; at least one, when there are any.
 func pageOf(list []Attachment) int {
 	size := 0
 	for i := range list {
-		// A name may consist of what JSON writes as six bytes each.
+		// JSON may need six bytes for one byte of a name.
 		if size += len(`{"containerID":"","ifname":""},`) + 6*len(list[i].ContainerID) + 6*len(list[i].IfName); size > pageSize && i > 0 {
 			return i
 		}
@@ -126,7 +126,7 @@ func exchange(ctx context.Context, conn *fdpass.Conn, r request, fds ...int) (an
 	got, err := conn.Call(ctx, r, &a, fds...)
 	fdpass.CloseAll(got)
 	switch {
-	case err != nil && ctx.Err() == nil: // it went away while it was asked
+	case err != nil && ctx.Err() == nil: // the agent went away during the call
 		return answer{}, fmt.Errorf("%w: %s: %w", ErrUnavailable, r.Op, err)
 	case err != nil:
 		return answer{}, fmt.Errorf("ask the agent to %s: %w", r.Op, err)
@@ -136,10 +136,10 @@ func exchange(ctx context.Context, conn *fdpass.Conn, r request, fds ...int) (an
 	return a, nil
 }
 
-// remoteError is an error of the agent.
+// remoteError is an error that the agent returned.
 type remoteError struct {
 	message string
-	kind    error // of kinds, or nil
+	kind    error // one of kinds, or nil
 }
 
 func (e *remoteError) Error() string { return e.message }

@@ -1,5 +1,5 @@
-// Package cni is the agent's side of attaching pods: the protocol on the agent's socket, between whoever makes a pod's
-// TAP (the CNI executable, or a lab's supervisor) and the agent that switches its frames.
+// Package cni is the agent's side of attaching pods. It defines the protocol on the agent's socket, between whoever
+// makes a pod's TAP (the CNI executable, or a lab's supervisor) and the agent that switches the TAP's frames.
 package cni
 
 import (
@@ -12,45 +12,45 @@ import (
 	"strings"
 )
 
-// Pod names a pod's sandbox and says how its interface was configured.
+// Pod names a pod's sandbox and describes its interface.
 type Pod struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid,omitempty"`
-	// ContainerID tells sandboxes of one pod apart (CNI_CONTAINERID).
+	// ContainerID tells the sandboxes of one pod apart (CNI_CONTAINERID).
 	ContainerID string `json:"containerID,omitempty"`
 	// Addrs are the pod's addresses, one per family.
 	Addrs []netip.Addr `json:"addrs,omitempty"`
-	// MAC is that of the pod's interface, as net.ParseMAC reads it.
+	// MAC is the Ethernet address of the pod's interface, as net.ParseMAC reads it.
 	MAC string `json:"mac,omitempty"`
-	// MTU is that of the pod's interface, in bytes.
+	// MTU is the MTU of the pod's interface, in bytes.
 	MTU int `json:"mtu,omitempty"`
 
-	// What follows is said by the CNI executable only.
+	// Only the CNI executable sets the fields below.
 
-	// Network is the name of the CNI network. Where it is given, the addresses are those of a lease, which Prepare made.
+	// Network is the name of the CNI network. When it is set, Addrs are those of a lease, which Prepare made.
 	Network string `json:"network,omitempty"`
-	// IfName is the interface's name inside of the sandbox, and Netns the path of its namespace, for the reader of a log.
+	// IfName is the interface's name in the sandbox. Netns is the path of the sandbox's network namespace, for logs.
 	IfName string `json:"ifname,omitempty"`
 	Netns  string `json:"netns,omitempty"`
-	// PortMappings are ports of the node that belong to the pod.
+	// PortMappings are the ports of the node that lead to the pod.
 	PortMappings []PortMapping `json:"portMappings,omitempty"`
-	// Bandwidth is what the runtime asks to limit the pod to.
+	// Bandwidth is the limit that the runtime asks for, or nil.
 	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
 
-// PortMapping is one hostPort, as the capability portMappings of CNI has it.
+// PortMapping is one hostPort, in the form of the CNI capability portMappings.
 type PortMapping struct {
 	HostPort      uint16 `json:"hostPort"`
 	ContainerPort uint16 `json:"containerPort"`
 	// Protocol is "tcp", "udp" or "sctp", in any case.
 	Protocol string `json:"protocol"`
-	// HostIP is the address of the node; empty for all.
+	// HostIP is an address of the node; empty means all of them.
 	HostIP string `json:"hostIP,omitempty"`
 }
 
-// Bandwidth are limits in bits per second, and how many bits may come at once; 0 for no limit. It is the capability
-// bandwidth of CNI, seen from the pod: what it receives is ingress.
+// Bandwidth holds limits in bits per second, and bursts in bits; 0 means no limit. It has the form of the CNI
+// capability bandwidth. Directions are the pod's: ingress is what it receives.
 type Bandwidth struct {
 	IngressRate  uint64 `json:"ingressRate,omitempty"`
 	IngressBurst uint64 `json:"ingressBurst,omitempty"`
@@ -58,7 +58,7 @@ type Bandwidth struct {
 	EgressBurst  uint64 `json:"egressBurst,omitempty"`
 }
 
-// Equal reports whether both are the same limits; nil is a limit of its own.
+// Equal reports whether both have the same limits. nil equals only nil.
 func (b *Bandwidth) Equal(other *Bandwidth) bool {
 	if b == nil || other == nil {
 		return b == other
@@ -72,13 +72,13 @@ type Attachment struct {
 	IfName      string `json:"ifname"`
 }
 
-// Attachment is the pod's.
+// Attachment returns the pod's Attachment.
 func (p *Pod) Attachment() Attachment { return Attachment{p.ContainerID, p.IfName} }
 
-// WithoutObject begins the namespace of pods whose runtime names containers only, so that there is no Pod object.
+// WithoutObject is the prefix of the namespace for pods without a Pod object, whose runtime names only containers.
 const WithoutObject = "cni."
 
-// OfKubernetes reports whether the pod is one of Kubernetes.
+// OfKubernetes reports whether the pod has a Pod object.
 func (p *Pod) OfKubernetes() bool { return !strings.HasPrefix(p.Namespace, WithoutObject) }
 
 func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
@@ -86,47 +86,48 @@ func (p *Pod) String() string { return p.Namespace + "/" + p.Name }
 // Status says whether pods can be attached.
 type Status struct {
 	Ready bool `json:"ready"`
-	// Reason is a sentence that says why not.
+	// Reason says in one sentence why not.
 	Reason string `json:"reason,omitempty"`
 }
 
-// Attacher is what the agent does for its clients. It is called by several goroutines at once. The context ends when
-// the client has waited too long, or the server is stopped; a client that goes away does not end it.
+// Attacher does what clients ask of the agent. Its methods are called concurrently. Their context ends when the
+// client has waited too long or the server is stopped, but not when the client disconnects.
 type Attacher interface {
-	// Add attaches a pod whose TAP is tap; the pod was checked to be complete, the descriptor not at all. Without error
-	// the Attacher owns tap, otherwise the caller closes it. Adding what is attached already is no error.
+	// Add attaches a pod whose TAP is tap. The pod has been checked for completeness, the descriptor not at all.
+	// Without an error the Attacher owns tap; otherwise the caller closes it. Adding an attached pod again is no
+	// error.
 	Add(ctx context.Context, pod Pod, tap *os.File) error
-	// Del detaches a pod, of which only the names are certain to be given. What is not attached is no error.
+	// Del detaches a pod, of which only Namespace and Name are sure to be set. Detaching an unknown pod is no error.
 	Del(ctx context.Context, pod Pod) error
 	Status(ctx context.Context) (Status, error)
 }
 
-// Allocator is what the agent does for the CNI executable besides. It is called like an Attacher.
+// Allocator does what the CNI executable asks for besides attaching. It is called like an Attacher.
 type Allocator interface {
-	// Prepare gives a pod what its interface is to be like: Addrs, MAC and MTU. want.Addrs are fixed ones that the runtime
-	// asks for. Called again it gives the same. What was prepared and is not attached for a while is given up;
-	// Attacher.Del gives it up at once.
+	// Prepare returns want with the properties that its interface is to have: Addrs, MAC and MTU. want.Addrs are
+	// fixed addresses that the runtime asks for. Called again it returns the same. Addresses that are prepared and
+	// not attached are released after a while, or at once by Attacher.Del.
 	Prepare(ctx context.Context, want Pod) (Prepared, error)
-	// Check gives the pod as it was attached. The error wraps ErrNotAttached when it is not.
+	// Check returns the pod as it was attached. The error wraps ErrNotAttached when it is not attached.
 	Check(ctx context.Context, pod Pod) (Pod, error)
-	// Collect detaches, and releases the addresses of, what is on the network and not in valid.
+	// Collect detaches every attachment on the network that is not in valid, and releases its addresses.
 	Collect(ctx context.Context, network string, valid []Attachment) error
 }
 
 // Prepared is the answer of Prepare.
 type Prepared struct {
 	Pod
-	// Attached: the pod is attached already, by an ADD before this one.
+	// Attached is set when an earlier ADD has attached the pod already.
 	Attached bool `json:"attached,omitempty"`
 }
 
-// Errors that mean something to a client. What wraps one in the agent wraps it in the client.
+// These errors mean something to a client. An error of the agent that wraps one of them wraps it in the client too.
 var (
-	// ErrUnavailable tells that the agent cannot be reached at the moment. It comes from the client alone.
+	// ErrUnavailable means that the agent cannot be reached at the moment. Only the client returns it.
 	ErrUnavailable = errors.New("the agent of this node cannot be reached")
-	// ErrTryLater tells of something that passes.
+	// ErrTryLater means that the cause is temporary.
 	ErrTryLater = errors.New("try again later")
-	// ErrNotAttached tells that the agent does not have the pod.
+	// ErrNotAttached means that the agent does not have the pod.
 	ErrNotAttached = errors.New("the pod is not attached")
 )
 
@@ -138,7 +139,7 @@ func (p *Pod) checkNamed() error {
 	return nil
 }
 
-// checkAttachment judges a pod whose container has to be named.
+// checkAttachment checks a pod whose container must be named.
 func (p *Pod) checkAttachment() error {
 	if err := p.CheckNames(); err != nil {
 		return err
@@ -149,7 +150,7 @@ func (p *Pod) checkAttachment() error {
 	return nil
 }
 
-// check judges a pod to be attached.
+// check checks a pod that is to be attached.
 func (p *Pod) check() error {
 	if err := p.CheckNames(); err != nil {
 		return err

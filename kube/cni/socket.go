@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// The requests.
+// The requests of the protocol.
 const (
 	opAdd     = "add"
 	opDel     = "del"
@@ -19,25 +19,25 @@ const (
 	opPrepare = "prepare"
 	opCheck   = "check"
 	opCollect = "gc"
-	// opValid tells of valid attachments that come before those of opCollect on the same connection. It has a name of its
-	// own, so that an agent which does not know it refuses, and collects nothing.
+	// opValid carries valid attachments ahead of the opCollect that follows on the same connection. It is a request
+	// of its own, so that an agent which does not know it refuses and collects nothing.
 	opValid = "gc-valid"
 )
 
-// maxValid is how many attachments a client may have the agent remember, which is far more than one node's.
+// maxValid limits the attachments that the agent remembers for a client. It is far more than one node has.
 const maxValid = 1 << 17
 
 type request struct {
 	Op  string `json:"op"`
 	Pod *Pod   `json:"pod,omitempty"`
-	// Of gc and gc-valid.
+	// Network and Valid belong to gc and gc-valid.
 	Network string       `json:"network,omitempty"`
 	Valid   []Attachment `json:"valid,omitempty"`
 }
 
 type answer struct {
 	Error string `json:"error,omitempty"`
-	// Kind is which error of kinds the error wraps.
+	// Kind is the key in kinds of the error that the error wraps.
 	Kind   string    `json:"kind,omitempty"`
 	Status *Status   `json:"status,omitempty"`
 	Pod    *Prepared `json:"pod,omitempty"`
@@ -54,13 +54,13 @@ func kindOf(err error) string {
 	return ""
 }
 
-// addTime is how long an Attacher may take; kubelet gives a CNI plugin longer.
+// addTime limits each request. kubelet gives a CNI plugin more time.
 const addTime = 30 * time.Second
 
 // Options say which users may connect, and where refused ones are logged.
 type Options = fdpass.Options
 
-// Listen makes the attach socket at path, for this user only; that of an agent that died is replaced.
+// Listen makes the attach socket at path, for this user only. It replaces the socket of an agent that died.
 func Listen(path string) (*net.UnixListener, error) { return fdpass.Listen(path, 0o600) }
 
 // Server answers on the socket.
@@ -71,7 +71,8 @@ type Server struct {
 	Options   Options
 }
 
-// Serve answers clients on ln, which Listen made, until ctx is done. It returns when the last call of the Attacher has.
+// Serve answers clients on ln, which Listen made, until ctx is done. It returns after the last call of the Attacher
+// has returned.
 func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 	return fdpass.Serve(ctx, ln, s.Options, s.serve)
 }
@@ -103,13 +104,13 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	}
 }
 
-// pages are the valid attachments of a connection's next opCollect.
+// pages holds the valid attachments received ahead of a connection's next opCollect.
 type pages struct {
 	network string
 	valid   []Attachment
 }
 
-// add keeps what an opValid brings, and adds it to the opCollect that follows.
+// add keeps the attachments of an opValid, and adds the kept ones to the opCollect that follows.
 func (p *pages) add(r *request) error {
 	if r.Op != opValid && r.Op != opCollect {
 		return nil
@@ -129,7 +130,7 @@ func (p *pages) add(r *request) error {
 	return nil
 }
 
-// answer does what r asks for. It takes the descriptors over.
+// answer executes r. It takes ownership of the descriptors.
 func (s *Server) answer(ctx context.Context, r *request, fds []int) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, addTime)
 	defer cancel()
@@ -180,7 +181,7 @@ func (s *Server) answerAllocator(ctx context.Context, r *request) (answer, error
 		}
 		return answer{Pod: &p}, nil
 	case opValid:
-		return answer{}, nil // it was kept
+		return answer{}, nil // the attachments are in pages
 	case opCollect:
 		if r.Network == "" {
 			return answer{}, errors.New("gc: no network was named")

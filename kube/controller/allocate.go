@@ -14,17 +14,17 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// The node ports that may be given out, as the API server has them by default.
+// The node ports that may be assigned: the API server's default range.
 const (
 	firstNodePort = 30000
 	lastNodePort  = 32767
 )
 
-// Allocate does for Services what an API server does: those that need a cluster address or a node port and have none
-// get one. It returns a new, sorted snapshot with changed copies of these Services. The choice is a hash of the
-// Service's name, so that it stays the same when others come and go, except in the rare case that two choose the
-// same: then the lesser name has it. A Service that asks for both families gets an address of each there is a range
-// for.
+// Allocate does for Services what an API server does: it assigns a cluster address or a node port to those that need
+// one and have none. It returns a new, sorted snapshot with changed copies of these Services. The choice is a hash of
+// the Service's name, so that it stays the same when other Services come and go, except in the rare case that two
+// Services choose the same: then the lesser name gets it. A Service that asks for both families gets an address of
+// each family that has a service range.
 func Allocate(objs kube.Objects) (kube.Objects, []kube.Problem) {
 	out := objs.Sorted(new(kube.Objects))
 	a := allocator{ips: map[netip.Addr]bool{}, ports: map[nodePort]bool{}}
@@ -44,13 +44,13 @@ type allocator struct {
 	say    kube.Report
 }
 
-// nodePort is what one Service alone may have on the nodes.
+// nodePort is something that only one Service may have on the nodes.
 type nodePort struct {
 	port     int32
 	protocol corev1.Protocol
 }
 
-// collect marks everything that is taken already.
+// collect marks everything that is assigned already.
 func (a *allocator) collect(services []*corev1.Service) {
 	for _, addr := range translate.DefaultDNSAddrs(a.ranges) {
 		a.ips[addr] = true
@@ -112,7 +112,7 @@ func (a *allocator) addresses(svc *corev1.Service) (changed bool) {
 	return changed
 }
 
-// missing are the families a Service asks for and has no address of.
+// missing returns the families that a Service asks for and has no address of.
 func (a *allocator) missing(svc *corev1.Service) []corev1.IPFamily {
 	want := slices.Clone(svc.Spec.IPFamilies)
 	if len(want) == 0 {
@@ -145,8 +145,8 @@ func familiesOfIPs(texts []string) []corev1.IPFamily {
 	return list
 }
 
-// address chooses a free address. It leaves alone the first sixteenth of the range, at most 256, where people choose
-// addresses themselves (KEP-3070), and the last, which in IPv4 is a broadcast address.
+// address chooses a free address. It avoids the first sixteenth of the range, at most 256 addresses, where people
+// choose addresses themselves (KEP-3070), and the last address, which in IPv4 is the broadcast address.
 func (a *allocator) address(p netip.Prefix, name string) (netip.Addr, bool) {
 	size := uint64(1) << min(p.Addr().BitLen()-p.Bits(), 32)
 	low := max(min(size/16, 256), 1)
@@ -165,7 +165,7 @@ func (a *allocator) address(p netip.Prefix, name string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// nth is the address number n of a prefix.
+// nth returns address number n of a prefix.
 func nth(p netip.Prefix, n uint64) netip.Addr {
 	b := p.Masked().Addr().As16()
 	carry := uint64(0)
@@ -213,7 +213,7 @@ func (a *allocator) nodePort(protocol corev1.Protocol, name string) (int32, bool
 	return 0, false
 }
 
-// hash is FNV-1a of s.
+// hash returns the FNV-1a hash of s.
 func hash(s string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(s))

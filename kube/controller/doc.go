@@ -1,4 +1,5 @@
-// Package controller does what the control plane of Kubernetes does around a network, where there is none: in a lab,
-// and when manifests are checked. It gives Services their addresses and node ports (Allocate), their endpoints
-// (EndpointSlices), and Ingresses their status (IngressStatus). Each is a pure function of the objects.
+// Package controller does the part of Kubernetes' control plane that a network needs, where there is no control
+// plane: in a lab, and when manifests are checked. It gives Services their addresses and node ports (Allocate) and
+// their endpoints (EndpointSlices), and Ingresses their status (IngressStatus). Each is a pure function of the
+// objects.
 package controller

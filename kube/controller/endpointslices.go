@@ -16,12 +16,12 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// managedBy marks the EndpointSlices made here, as every controller has to (discovery/v1 LabelManagedBy).
+// managedBy marks the EndpointSlices made here, as every controller must do (discovery/v1 LabelManagedBy).
 const managedBy = "tapestry.dev/endpointslices"
 
-// EndpointSlices gives the slices of all Services with a selector, sorted by namespace and name. A Service has one
-// slice per family; pods whose named target ports have different numbers need further ones. A Service that selects
-// nobody has empty slices.
+// EndpointSlices returns the slices of all Services with a selector, sorted by namespace and name. A Service has one
+// slice per family. It has further slices when a named target port has different numbers in its pods. A Service that
+// selects no pod has empty slices.
 func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discoveryv1.EndpointSlice {
 	byNamespace := map[string][]*corev1.Pod{}
 	for _, p := range pods {
@@ -53,7 +53,7 @@ func EndpointSlices(pods []*corev1.Pod, services []*corev1.Service) []*discovery
 	return all
 }
 
-// Selects reports whether the selector of svc matches the pod. An empty selector matches none.
+// Selects reports whether the selector of svc matches the pod. An empty selector matches no pod.
 func Selects(svc *corev1.Service, pod *corev1.Pod) bool {
 	for key, want := range svc.Spec.Selector {
 		if got, ok := pod.Labels[key]; !ok || got != want {
@@ -63,7 +63,7 @@ func Selects(svc *corev1.Service, pod *corev1.Pod) bool {
 	return len(svc.Spec.Selector) > 0 && svc.Namespace == pod.Namespace
 }
 
-// familiesOf are the families of a Service: as written, else those of its addresses, else both.
+// familiesOf returns the families of a Service: those in its spec, else those of its addresses, else both.
 func familiesOf(svc *corev1.Service) []discoveryv1.AddressType {
 	var list []discoveryv1.AddressType
 	add := func(v6 bool) {
@@ -92,7 +92,7 @@ func familiesOf(svc *corev1.Service) []discoveryv1.AddressType {
 	return []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}
 }
 
-// slicesOfFamily groups the pods by what the Service's ports are on them.
+// slicesOfFamily returns one slice for each list of port numbers that the Service has on its pods.
 func slicesOfFamily(svc *corev1.Service, pods []*corev1.Pod, family discoveryv1.AddressType) []*discoveryv1.EndpointSlice {
 	name := svc.Name + "-" + strings.ToLower(string(family))
 	first := newSlice(svc, name, family)
@@ -157,7 +157,7 @@ func podAddr(p *corev1.Pod, family discoveryv1.AddressType) string {
 	return ""
 }
 
-// podPorts resolves the target ports of a Service on one pod. A named port the pod has not got is left out.
+// podPorts returns the target ports of a Service on one pod. It leaves out a named port that the pod does not have.
 func podPorts(svc *corev1.Service, p *corev1.Pod) []discoveryv1.EndpointPort {
 	var list []discoveryv1.EndpointPort
 	for i := range svc.Spec.Ports {
@@ -213,7 +213,7 @@ func portsKey(ports []discoveryv1.EndpointPort) string {
 func podEndpoint(svc *corev1.Service, p *corev1.Pod, addr string) discoveryv1.Endpoint {
 	serving := podReady(p)
 	terminating := p.DeletionTimestamp != nil
-	// A pod on its way out is never ready, unless the Service publishes all (KEP-1672).
+	// A terminating pod is never ready, unless the Service publishes all addresses (KEP-1672).
 	ready := svc.Spec.PublishNotReadyAddresses || serving && !terminating
 	e := discoveryv1.Endpoint{
 		Addresses:  []string{addr},

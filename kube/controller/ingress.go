@@ -10,9 +10,9 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// IngressStatus says of every Ingress that is ours to serve where it is served: at the addresses of all nodes that
-// run an agent, sorted. It returns a new snapshot with changed copies of those that do not say so yet. An Ingress of
-// another class is its own controller's business.
+// IngressStatus sets the status of every Ingress that Tapestry serves: the addresses of all nodes that run an agent,
+// sorted. It returns a new snapshot with changed copies of the Ingresses that have another status. It leaves
+// Ingresses of other classes to their controllers.
 func IngressStatus(objs kube.Objects) kube.Objects {
 	status := networkingv1.IngressLoadBalancerStatus{}
 	for _, a := range translate.Translate(kube.Objects{Nodes: objs.Nodes}, translate.Options{}).Services.NodeAddrs {

@@ -9,8 +9,8 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// ParseAddrs reads addresses separated by commas, at most one of each family, as the annotation tapestry.dev/pod-ips
-// has them.
+// ParseAddrs parses addresses separated by commas, at most one of each family, as in the annotation
+// tapestry.dev/pod-ips.
 func ParseAddrs(text string) ([]netip.Addr, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
@@ -32,18 +32,18 @@ func ParseAddrs(text string) ([]netip.Addr, error) {
 	return list, nil
 }
 
-// chooser is what a choice depends on. Its funcs are pure for the time of a choice.
+// chooser has the inputs of a choice. Its functions must not change their answers during a choice.
 type chooser struct {
 	ranges []netip.Prefix
-	// last is the address of a range that was given out last; the zero Addr when none was.
+	// last returns the address of a range that was assigned last; the zero Addr when none was.
 	last func(netip.Prefix) netip.Addr
-	// held reports that a Lease or somebody else has the address.
+	// held reports whether a Lease, or something else, has the address.
 	held func(netip.Addr) bool
-	// rests is how long the address has to rest still; 0 for not at all.
+	// rests returns how much longer the address has to rest; 0 when it need not.
 	rests func(netip.Addr) time.Duration
 }
 
-// choose gives one address of each range, in their order. want are fixed ones, which need not rest.
+// choose returns one address of each range, in their order. want lists fixed addresses, which need not have rested.
 func (c *chooser) choose(want []netip.Addr) ([]netip.Addr, error) {
 	if len(c.ranges) == 0 {
 		return nil, errNoRange
@@ -72,7 +72,7 @@ func (c *chooser) choose(want []netip.Addr) ([]netip.Addr, error) {
 	return list, nil
 }
 
-// allowed says what is wrong with a fixed address.
+// allowed says why a fixed address cannot be assigned, or returns nil.
 func (c *chooser) allowed(a netip.Addr) error {
 	for _, r := range c.ranges {
 		if !r.Contains(a) {
@@ -89,7 +89,7 @@ func (c *chooser) allowed(a netip.Addr) error {
 	return fmt.Errorf("address %s is outside of this node's pod ranges %v: choose an address inside, and let the pod run on that node only", a, c.ranges)
 }
 
-// next is the first free address behind the last one, around the end of the range.
+// next returns the first free address behind the last assigned one, continuing at the beginning of the range.
 func (c *chooser) next(r netip.Prefix) (netip.Addr, error) {
 	first := addressing.FirstPod(r)
 	start := c.last(r)
@@ -120,10 +120,10 @@ func (c *chooser) next(r netip.Prefix) (netip.Addr, error) {
 	}
 }
 
-// FullError tells that a range has no free address.
+// FullError means that a range has no free address.
 type FullError struct {
 	Range netip.Prefix
-	// Resting counts addresses that were released a moment ago, and the first of them is free again after Wait.
+	// Resting counts the addresses that were released recently. The first of them is free again after Wait.
 	Resting int
 	Wait    time.Duration
 }

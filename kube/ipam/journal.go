@@ -15,19 +15,19 @@ import (
 	"strings"
 )
 
-// header is the first line of a journal. Another version would be read wrong.
+// header is the first line of a journal, with the version of the format.
 const header = "tapestry addresses 1\n"
 
-// spare is how many lines may be out of date besides as many as are not.
+// spare is by how many the out-of-date lines may exceed the others before the file is written anew.
 const spare = 128
 
-// maxLine in bytes bounds what a damaged file can make us hold.
+// maxLine is the longest line in bytes. It limits the memory that a damaged file can take.
 const maxLine = 64 << 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// record is one line: a Lease or, where ContainerID is empty, the addresses that were given out last, which a file that
-// was written anew would not tell otherwise.
+// record is one line: a Lease, or, when ContainerID is empty, the addresses that were assigned last. Without that
+// line a file that was written anew would not tell them.
 type record struct {
 	Lease
 	Last []netip.Addr `json:"last,omitempty"`
@@ -37,18 +37,18 @@ type record struct {
 type journal struct {
 	path string
 	file *os.File // nil until something is written
-	size int64    // of what was written whole
-	// lines counts those of the file.
+	size int64    // of the complete lines, with the header
+	// lines counts the lines of the file.
 	lines int
-	// stale: the file does not say all that it should, or cannot be appended to.
+	// stale is set when the file lacks something, or cannot be appended to.
 	stale bool
 }
 
-// load reads the file. What is damaged is left out, told, and gone with the next write.
+// load reads the file. It leaves out what is damaged, and says so; the next write removes it.
 func (j *journal) load() (list []record, damage string, err error) {
 	b, err := os.ReadFile(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		j.stale = true // to be made whole: with its header, and with its name on the disk
+		j.stale = true // so that a rewrite makes the file, with its header and its directory entry on the disk
 		return nil, "", nil
 	}
 	if err != nil {
@@ -120,7 +120,7 @@ func format(list []record) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// due reports whether the file should be written anew, where live lines are not out of date.
+// due reports whether the file should be written anew, given the number of lines that are up to date.
 func (j *journal) due(live int) bool { return j.stale || j.lines > 2*live+spare }
 
 // append adds lines, all or none. With sync they are on the disk when it returns.
@@ -131,7 +131,7 @@ func (j *journal) append(list []record, sync bool) error {
 	}
 	if j.file == nil {
 		if j.file, err = os.OpenFile(j.path, os.O_WRONLY, 0); err != nil {
-			j.stale = true // next time it is made
+			j.stale = true // the next write makes the file
 			return err
 		}
 	}
@@ -140,8 +140,8 @@ func (j *journal) append(list []record, sync bool) error {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		// After a failed write some of it may be there, after a failed sync none or all of it may come: it is taken back, and
-		// not built upon.
+		// After a failed write, some of the lines may be in the file; after a failed sync, none or all of them may
+		// reach the disk. They are taken back, and nothing is appended to them.
 		j.stale = true
 		return errors.Join(err, j.file.Truncate(j.size))
 	}
@@ -150,8 +150,8 @@ func (j *journal) append(list []record, sync bool) error {
 	return nil
 }
 
-// rewrite replaces the file by one with these lines, which is on the disk when it returns. On an error the old one
-// stays.
+// rewrite replaces the file by one with these lines, which is on the disk when rewrite returns. On an error the old
+// file stays.
 func (j *journal) rewrite(list []record) error {
 	b, err := format(list)
 	if err != nil {
@@ -159,7 +159,7 @@ func (j *journal) rewrite(list []record) error {
 	}
 	dir := filepath.Dir(j.path)
 	if old, err := filepath.Glob(filepath.Join(dir, filepath.Base(j.path)+".new-*")); err == nil {
-		for _, name := range old { // of a rewrite that was cut short
+		for _, name := range old { // left by an interrupted rewrite
 			_ = os.Remove(name)
 		}
 	}
@@ -182,7 +182,7 @@ func (j *journal) rewrite(list []record) error {
 	}
 	_ = j.close()
 	j.file, j.size, j.lines = f, int64(len(header)+len(b)), len(list)
-	// Without it the new file is in place, but its name may be lost with the power, and with it what is said now.
+	// Without this sync the new file is in place, but a power failure may lose its name, and with it these lines.
 	err = syncDir(dir)
 	j.stale = err != nil
 	return err

@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	// ErrTaken tells that a fixed address is somebody else's at the moment.
+	// ErrTaken means that another pod has a fixed address at the moment.
 	ErrTaken = errors.New("is another pod's at the moment")
 
 	errNoRange = errors.New("this node has no podCIDR, so there are no addresses for pods: see Node.spec.podCIDRs")
@@ -19,18 +19,18 @@ var (
 
 // Key names an attachment.
 type Key struct {
-	// ContainerID is the sandbox's, as the runtime names it.
+	// ContainerID is the runtime's name for the sandbox.
 	ContainerID string `json:"container"`
-	// IfName is the interface's name inside.
+	// IfName is the interface's name in the sandbox.
 	IfName string `json:"ifname"`
 }
 
-// Lease is the addresses of one attachment.
+// Lease holds the addresses of one attachment.
 type Lease struct {
 	Key
 	// Network is the name of the CNI network.
 	Network string `json:"network,omitempty"`
-	// Namespace and Name are the pod's.
+	// Namespace and Name name the pod.
 	Namespace string       `json:"namespace"`
 	Name      string       `json:"name"`
 	Addrs     []netip.Addr `json:"addrs"`
@@ -42,18 +42,17 @@ func (l *Lease) pod() string { return l.Namespace + "/" + l.Name }
 
 // Options of Open.
 type Options struct {
-	// Ranges gives the node's podCIDRs as they are at the moment, at most one per family. Leases of other ranges stay
-	// held.
+	// Ranges returns the node's present podCIDRs, at most one per family. Leases of other ranges stay held.
 	Ranges func() []netip.Prefix
-	// Rest is how long a released address is not given out again; 0 for no time.
+	// Rest is how long a released address is not assigned again; 0 means no time.
 	Rest time.Duration
-	// InUse reports that an address is somebody's who has no Lease; nil for never.
+	// InUse reports whether an address belongs to something without a Lease; nil means that none does.
 	InUse func(netip.Addr) bool
-	// Now is the clock; nil is time.Now.
+	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Leases are those of one node. Its methods are safe for concurrent use.
+// Leases holds the leases of one node. Its methods are safe for concurrent use.
 type Leases struct {
 	o       Options
 	journal *journal
@@ -61,21 +60,21 @@ type Leases struct {
 	mu     sync.Mutex
 	held   map[Key]*entry
 	byAddr map[netip.Addr]Key
-	// resting are the released ones, until their rest is over; of an address the last.
+	// resting holds the released leases by address, until their rest is over; for each address the last one.
 	resting map[netip.Addr]*entry
-	// last are the addresses given out last, by family (index 1 is IPv6).
+	// last holds the address that was assigned last in each family (index 1 is IPv6).
 	last [2]netip.Addr
 	seq  uint64 // of the last entry
 }
 
-// entry is a Lease with its place in time, by which the journal is sorted when it is written anew.
+// entry is a Lease with its sequence number, by which the journal is sorted when it is written anew.
 type entry struct {
 	Lease
 	seq uint64
 }
 
-// Open reads the journal at path; where there is none, the first Lease makes it. What was not readable is told by
-// damage, a sentence for people, and left out. There must be one Leases of a journal at a time.
+// Open reads the journal at path; when there is none, the first Lease makes it. It leaves out what cannot be read,
+// and describes that in damage, a sentence for people. Only one Leases may use a journal at a time.
 func Open(path string, o Options) (l *Leases, damage string, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -112,7 +111,7 @@ func (l *Leases) Close() error {
 	return l.journal.close()
 }
 
-// putLocked makes x what counts of its attachment and its addresses.
+// putLocked makes x the valid Lease of its attachment and of its addresses.
 func (l *Leases) putLocked(x *Lease, now time.Time) {
 	l.seq++
 	e := &entry{*x, l.seq}
@@ -128,7 +127,7 @@ func (l *Leases) putLocked(x *Lease, now time.Time) {
 		return
 	}
 	for _, a := range x.Addrs {
-		if other, ok := l.byAddr[a]; ok { // of two the later one counts
+		if other, ok := l.byAddr[a]; ok { // the later of two counts
 			l.dropLocked(l.held[other])
 		}
 		delete(l.resting, a)
@@ -151,10 +150,10 @@ func (l *Leases) restLeft(released, now time.Time) time.Duration {
 	return max(0, l.o.Rest-now.Sub(released))
 }
 
-// Acquire gives want.Key a Lease with one address of every range: those of want.Addrs where it asks for some, whichever
-// is free else. A Key that has a Lease already gets that again, whatever it wants now. A fixed address is taken away
-// from an earlier sandbox of the same pod. The Lease is on the disk when it is given. The error wraps ErrTaken or is a
-// *FullError when later is another matter.
+// Acquire gives want.Key a Lease with one address of every range: those in want.Addrs, and any free address in the
+// other ranges. A Key that has a Lease already gets the same Lease again, whatever it wants now. A fixed address is
+// taken from an earlier sandbox of the same pod. The Lease is on the disk when Acquire returns. When a later attempt
+// may succeed, the error wraps ErrTaken or is a *FullError.
 func (l *Leases) Acquire(want Lease) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -209,8 +208,8 @@ func (l *Leases) Acquire(want Lease) (Lease, error) {
 	return want, nil
 }
 
-// Release ends a Lease; one that is not held is no error. It counts even when the error says that it could not be
-// written: the next write makes up for it.
+// Release ends a Lease. Releasing an unknown Key is no error. The release counts even when the error says that it
+// could not be written: the next write makes up for it.
 func (l *Leases) Release(k Key) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -221,15 +220,15 @@ func (l *Leases) Release(k Key) error {
 	x, now := e.Lease, l.o.Now()
 	x.Released = now
 	l.putLocked(&x, now)
-	// Lost with the machine's power it would be found held by nobody, and released then.
+	// If a power failure loses this line, the lease will be held by no pod, and released after the restart.
 	if err := l.writeLocked([]Lease{x}, false); err != nil {
 		return fmt.Errorf("note that the addresses of pod %s are free: %w", x.pod(), err)
 	}
 	return nil
 }
 
-// Keep makes sure of Leases that are known from elsewhere to be in force; they win over those of the journal. It
-// reports how many the journal did not have. They count even when the error says that they could not be written.
+// Keep adds Leases that are known from elsewhere to be in force; they take precedence over those of the journal. It
+// returns how many the journal did not have. They count even when the error says that they could not be written.
 func (l *Leases) Keep(list []Lease) (missing int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -253,7 +252,7 @@ func (l *Leases) Keep(list []Lease) (missing int, err error) {
 	return len(lines), nil
 }
 
-// Get gives the Lease that k holds.
+// Get returns the Lease of k, if it has one.
 func (l *Leases) Get(k Key) (Lease, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -263,7 +262,7 @@ func (l *Leases) Get(k Key) (Lease, bool) {
 	return Lease{}, false
 }
 
-// Held gives all that are held, the oldest first.
+// Held returns all leases that are held, the oldest first.
 func (l *Leases) Held() []Lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -274,7 +273,7 @@ func (l *Leases) Held() []Lease {
 	return list
 }
 
-// Resting counts the addresses that were released and may not be given out yet.
+// Resting returns how many released addresses may not be assigned yet.
 func (l *Leases) Resting() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -282,7 +281,7 @@ func (l *Leases) Resting() int {
 	return len(l.resting)
 }
 
-// wakeLocked forgets those whose rest is over.
+// wakeLocked forgets the addresses whose rest is over.
 func (l *Leases) wakeLocked(now time.Time) {
 	for a, e := range l.resting {
 		if l.restLeft(e.Released, now) == 0 {
@@ -302,10 +301,10 @@ func (l *Leases) sortedLocked(resting bool) []*entry {
 		}
 	}
 	slices.SortFunc(list, func(a, b *entry) int { return cmp.Compare(a.seq, b.seq) })
-	return slices.Compact(list) // a Lease rests with each of its addresses
+	return slices.Compact(list) // a Lease rests once for each of its addresses
 }
 
-// writeLocked notes lines, by appending or, when that is due, by writing all anew with them.
+// writeLocked writes lines, by appending them or, when that is due, by writing the whole file anew.
 func (l *Leases) writeLocked(lines []Lease, sync bool) error {
 	var all []record
 	due := l.journal.due(len(l.held) + len(l.resting))

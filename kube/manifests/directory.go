@@ -21,33 +21,33 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 )
 
-// file is a file as it was last seen.
+// file is the last known state of a file.
 type file struct {
 	stamp   stamp
 	content content
 	objects kube.Objects
-	failed  string // the error that was reported last for this file, "" when it is good
+	failed  string // the error that was reported last for this file; "" while the file is good
 	parsed  bool   // objects hold a version without mistakes, not necessarily the last one
 }
 
-// stamp tells one version of a file from another without reading it.
+// stamp tells one version of a file from another without reading the file.
 type stamp struct {
 	size     int64
 	modified time.Time
 	inode    uint64
 }
 
-// content tells one version of a file's text from another without keeping it. The zero content is that of no text,
-// not even an empty one.
+// content tells one version of a file's text from another without keeping the text. The zero content belongs to no
+// text, not even to an empty one.
 type content struct {
 	size int
 	sum  [sha256.Size]byte
 }
 
-// reading is what came of reading a file.
+// reading is the result of reading a file.
 type reading struct {
 	content content
-	same    bool // as known before; nothing was parsed
+	same    bool // content is the known one; nothing was parsed
 	objects kube.Objects
 	err     error
 }
@@ -67,7 +67,8 @@ func readFile(path string, known content) reading {
 	return r
 }
 
-// take notes what came of reading f. It reports whether the objects are others now, and an error that is new.
+// take updates f with the result of reading it. It reports whether the objects have changed, and returns an error
+// that has not been reported yet.
 func (f *file) take(r reading) (changed bool, err error) {
 	f.content = r.content
 	switch {
@@ -87,11 +88,11 @@ func (f *file) take(r reading) (changed bool, err error) {
 	return false, r.err
 }
 
-// keepEqual puts the objects of old in the place of those in now that are equal, so that what has not changed in a
-// file stays the same object.
+// keepEqual replaces objects in now by the equal ones in old, so that objects that have not changed keep their
+// pointers.
 func keepEqual(now, old *kube.Objects) {
 	if now.Len() > manyChanges {
-		return // comparing would take as long as what it saves
+		return // comparing would cost as much as it saves
 	}
 	known := map[kube.Ref]kube.Object{}
 	for obj := range old.All() {
@@ -105,28 +106,27 @@ func keepEqual(now, old *kube.Objects) {
 	})
 }
 
-// tree is what is known of a directory of manifests. Only one goroutine may use it.
+// tree is what is known of a directory of manifests. It is not safe for concurrent use.
 type tree struct {
 	dir   string
 	files map[string]*file // by path
-	// linked is set when some file is a symlink: what it leads to may change without anything in dir that has its
-	// name.
+	// linked is set when some file is a symlink. Its target may change without an event for the symlink's name.
 	linked bool
-	// changed is set when the objects are no longer those that were there when it was cleared.
+	// changed is set when the objects have changed since it was last cleared.
 	changed   bool
 	joined    joined
-	published []*corev1.Node // by the agents; nil when it has to be gathered again
+	published []*corev1.Node // the agents' Nodes; nil when they must be gathered again
 }
 
-// scan brings t up to date with the directory and gives the new errors. A file is read when its stamp has changed
-// or when it is in dirty: two writes within one tick of the file system's clock leave the same stamp.
+// scan brings t up to date with the directory, and returns the new errors. It reads a file when its stamp has
+// changed, or when the file is in dirty: two writes within one tick of the file system's clock leave the same stamp.
 func (t *tree) scan(dirty map[string]bool) []error {
 	var paths []string
 	linked := false
 	for _, dir := range []string{t.dir, filepath.Join(t.dir, StatusDir)} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !(dir != t.dir && errors.Is(err, fs.ErrNotExist)) {
-			return []error{fmt.Errorf("read manifests: %w", err)} // what was there is not gone for that
+			return []error{fmt.Errorf("read manifests: %w", err)} // the known files are not gone for that reason
 		}
 		for _, e := range entries {
 			if isManifest(e.Name()) {
@@ -148,8 +148,7 @@ func (t *tree) scan(dirty map[string]bool) []error {
 	return t.refresh(paths, dirty)
 }
 
-// look brings t up to date where something has happened: at the paths in dirty. It scans when they do not say it
-// all.
+// look brings t up to date at the paths in dirty. It scans the directory when those paths do not tell everything.
 func (t *tree) look(dirty map[string]bool) []error {
 	var paths []string
 	for path := range dirty {
@@ -164,7 +163,8 @@ func (t *tree) look(dirty map[string]bool) []error {
 	return t.refresh(paths, dirty)
 }
 
-// concernsMore reports whether an event at path may concern files of other names: a folder or a symlink that comes.
+// concernsMore reports whether an event at path may concern files of other names, as when a folder or a symlink
+// appears.
 func (t *tree) concernsMore(path string) bool {
 	status := filepath.Join(t.dir, StatusDir)
 	if dir := filepath.Dir(path); path == status || dir != t.dir && dir != status {
@@ -174,8 +174,8 @@ func (t *tree) concernsMore(path string) bool {
 	return err == nil && !info.Mode().IsRegular()
 }
 
-// refresh looks at files, reads those that may have changed, several at once, and takes what it read in the order of
-// paths.
+// refresh stats the files at paths, reads those that may have changed, several at once, and takes the results in the
+// order of paths.
 func (t *tree) refresh(paths []string, dirty map[string]bool) (errs []error) {
 	if t.files == nil {
 		t.files = map[string]*file{}
@@ -213,7 +213,7 @@ func (t *tree) refresh(paths []string, dirty map[string]bool) (errs []error) {
 	return errs
 }
 
-// parallel calls f for every number below n, on all processors.
+// parallel calls f for every number from 0 to n-1, on all processors.
 func parallel(n int, f func(i int)) {
 	var next atomic.Int64
 	var done sync.WaitGroup
@@ -227,7 +227,7 @@ func parallel(n int, f func(i int)) {
 	done.Wait()
 }
 
-// forget drops a file that is not there, if it was.
+// forget drops a file that does not exist, if it was known.
 func (t *tree) forget(path string) {
 	if f := t.files[path]; f != nil {
 		delete(t.files, path)
@@ -235,7 +235,7 @@ func (t *tree) forget(path string) {
 	}
 }
 
-// note records that the objects of a file are others now.
+// note records that the objects of a file have changed.
 func (t *tree) note(path string, old, now kube.Objects) {
 	t.changed = true
 	if t.isStatus(path) {
@@ -245,7 +245,7 @@ func (t *tree) note(path string, old, now kube.Objects) {
 	}
 }
 
-// ready reports whether every file of the user has been parsed without mistakes at some time.
+// ready reports whether every file of the user has been parsed without mistakes at least once.
 func (t *tree) ready() bool {
 	for path, f := range t.files {
 		if !f.parsed && !t.isStatus(path) {
@@ -259,7 +259,7 @@ func (t *tree) isStatus(path string) bool {
 	return t.dir != "" && filepath.Dir(path) == filepath.Join(t.dir, StatusDir)
 }
 
-// parts gives the objects of the user's files, in the order of their names.
+// parts returns the objects of the user's files, in the order of the files' names.
 func (t *tree) parts() []kube.Objects {
 	var parts []kube.Objects
 	for _, path := range slices.Sorted(maps.Keys(t.files)) {
@@ -270,7 +270,7 @@ func (t *tree) parts() []kube.Objects {
 	return parts
 }
 
-// status gives the Nodes that agents published.
+// status returns the Nodes that agents published.
 func (t *tree) status() []*corev1.Node {
 	if t.published != nil {
 		return t.published
@@ -289,7 +289,7 @@ func (t *tree) status() []*corev1.Node {
 	return t.published
 }
 
-// objects gives the snapshot of the directory.
+// objects returns the snapshot of the directory.
 func (t *tree) objects() (kube.Objects, error) {
 	objs, err := t.joined.objects(t.parts)
 	if err != nil {

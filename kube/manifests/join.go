@@ -9,21 +9,21 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// manyChanges is how many may change before it is as cheap to join all files anew.
+// manyChanges is the number of changed objects above which it is as cheap to join all files anew.
 const manyChanges = 256
 
-// joined is the snapshot of several files, kept from one to the next, so that a change of one file among thousands
-// costs what that file holds. The zero value has joined nothing yet.
+// joined keeps the joined objects of several files from one snapshot to the next, so that the cost of changing one
+// file among thousands depends only on that file. The zero value has joined nothing yet.
 type joined struct {
 	last    kube.Objects
-	good    bool // last is what the files held before old became now
+	good    bool // last is what the files held before old was replaced by now
 	old     kube.Objects
 	now     kube.Objects
 	waiting int // objects in old and now
 	layers  layers
 }
 
-// replace notes that objects of some file gave way to others.
+// replace notes that the objects of a file were replaced by others.
 func (j *joined) replace(old, now kube.Objects) {
 	j.waiting += old.Len() + now.Len()
 	if j.waiting > manyChanges {
@@ -41,7 +41,7 @@ func concat(a, b kube.Objects) kube.Objects {
 	return a
 }
 
-// objects gives the snapshot; parts are all files, should they be needed.
+// objects returns the snapshot. It calls parts for the objects of all files only when it has to join them anew.
 func (j *joined) objects(parts func() []kube.Objects) (kube.Objects, error) {
 	var err error
 	if j.good {
@@ -55,7 +55,7 @@ func (j *joined) objects(parts func() []kube.Objects) (kube.Objects, error) {
 	return j.last, err
 }
 
-// layers remembers Nodes over which published ones were laid, so that what has not changed stays the same object.
+// layers remembers Nodes with published ones merged into them, so that unchanged Nodes keep their pointers.
 type layers struct {
 	laid map[*corev1.Node]layer
 	last []*corev1.Node
@@ -63,8 +63,8 @@ type layers struct {
 
 type layer struct{ published, result *corev1.Node }
 
-// over lays published Nodes over those of the same name: annotations, conditions by type, and addresses when the Node
-// was written without.
+// over merges each published Node into the Node of the same name: annotations, conditions by type, and addresses when
+// the Node was written without any.
 func (l *layers) over(objs kube.Objects, published []*corev1.Node) kube.Objects {
 	byName := map[string][]*corev1.Node{}
 	for _, p := range published {

@@ -12,11 +12,12 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// StatusDir is the folder of a directory in which the agents publish their Nodes.
+// StatusDir is the folder, in a directory of manifests, in which the agents publish their Nodes.
 const StatusDir = "status"
 
-// Read gives the objects of files and directories, merged and sorted. Of a directory it takes *.yaml, *.yml and *.json,
-// not those in folders below it, except that status/ is laid over the Nodes. The error joins all mistakes in all files.
+// Read returns the objects of files and directories, merged and sorted. In a directory it reads *.yaml, *.yml and
+// *.json. It reads no subdirectories, except status/, which it merges into the Nodes. The error joins all mistakes in
+// all files.
 func Read(paths ...string) (kube.Objects, error) {
 	var parts []kube.Objects
 	var status []*corev1.Node
@@ -45,7 +46,7 @@ func Read(paths ...string) (kube.Objects, error) {
 }
 
 func isManifest(name string) bool {
-	if strings.HasPrefix(name, ".") { // editors' and our own temporary files
+	if strings.HasPrefix(name, ".") { // temporary files of editors and of Write
 		return false
 	}
 	switch filepath.Ext(name) {

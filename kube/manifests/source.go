@@ -9,8 +9,8 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// Directory is the source of a standalone cluster: its agents share a directory of manifests, and tell one another of
-// themselves there. Its methods are safe for concurrent use.
+// Directory is the source of a standalone cluster, whose agents share a directory of manifests and publish their own
+// state there. Its methods are safe for concurrent use.
 type Directory struct {
 	path string
 	log  *slog.Logger
@@ -21,13 +21,13 @@ type Directory struct {
 	last kube.Objects
 }
 
-// NewDirectory gives the directory at path. log is told of manifests that cannot be used.
+// NewDirectory returns the source for the directory at path. Manifests that cannot be used are reported to log.
 func NewDirectory(path string, log *slog.Logger) *Directory { return &Directory{path: path, log: log} }
 
-// Run calls deliver with every state of the manifests that is without mistakes, until ctx is done.
+// Run calls deliver with the objects of the directory, as Watch does, until ctx is done.
 func (d *Directory) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	return Watch(ctx, d.path, Options{
-		// The writer replaces whole files, so there is little to wait for, and a backend that is gone is known sooner.
+		// Write replaces whole files, so there is little to wait for, and the loss of a backend is noticed sooner.
 		Debounce: time.Millisecond,
 		OnError: func(err error) {
 			d.log.Error("the manifests cannot be used; going on with the last good ones", "err", err)
@@ -40,17 +40,17 @@ func (d *Directory) Run(ctx context.Context, deliver func(kube.Objects, []kube.P
 	})
 }
 
-// Publish tells the other agents what they need to know of a node, by a file in the directory.
+// Publish writes the state of a node to a file in the directory, for the other agents.
 func (d *Directory) Publish(s kube.NodeStatus) {
 	if _, err := Publish(d.path, s); err != nil {
 		d.log.Error("other nodes will not learn this node's key", "err", err)
 	}
 }
 
-// Report does nothing: whoever writes manifests reads the problems in the nodes' status.
+// Report does nothing: the authors of manifests read the problems in the nodes' status.
 func (d *Directory) Report(*kube.Objects, []kube.Problem, []kube.Problem) {}
 
-// PodIPs gives the addresses that a pod asks for, as kube.PodIPsAnnotation has them; "" for none.
+// PodIPs returns the addresses that a pod asks for with kube.PodIPsAnnotation, or "" when it asks for none.
 func (d *Directory) PodIPs(_ context.Context, namespace, name string) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -62,7 +62,7 @@ func (d *Directory) PodIPs(_ context.Context, namespace, name string) (string, e
 	return "", nil
 }
 
-// State says whether the manifests have been read once.
+// State reports whether the manifests have been read once.
 func (d *Directory) State() kube.SourceState {
 	d.mu.Lock()
 	defer d.mu.Unlock()

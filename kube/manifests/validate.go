@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// Validate finds what is wrong with a cluster before it is started, errors first. It takes Services without cluster
-// address or node port as they would be after controller.Allocate.
+// Validate returns the problems of a cluster before it is started, errors first. Services without a cluster address
+// or a node port are checked as controller.Allocate would complete them.
 func Validate(objs kube.Objects) []kube.Problem {
 	objs, problems := controller.Allocate(objs)
 	v := validator{objs: &objs, nodes: map[string]*corev1.Node{}}
@@ -49,7 +49,7 @@ func (v *validator) error(ref kube.Ref, field, message string) {
 	v.problem(kube.Error, ref, field, message)
 }
 
-// names applies the rules of apimachinery.
+// names checks names by the rules of apimachinery.
 func (v *validator) names() {
 	for obj := range v.objs.All() {
 		ref := kube.RefOf(obj)
@@ -69,8 +69,8 @@ func (v *validator) names() {
 	}
 }
 
-// ranges compares pod ranges, service ranges and node addresses. That pod ranges do not overlap is checked by
-// translate.
+// ranges checks that pod ranges, service ranges and node addresses do not overlap. Package translate checks that pod
+// ranges do not overlap one another.
 func (v *validator) ranges() {
 	services := translate.ServiceRanges(*v.objs)
 	for _, n := range v.objs.Nodes {
@@ -110,7 +110,8 @@ func (v *validator) clusterRange(addr netip.Addr, services []netip.Prefix) strin
 	return ""
 }
 
-// podCIDRs parses the pod ranges of a node; what is wrong is a zero Prefix, so that indices stay right.
+// podCIDRs parses the pod ranges of a node. A range that cannot be parsed becomes a zero Prefix, so that indexes stay
+// right.
 func podCIDRs(n *corev1.Node) []netip.Prefix {
 	texts := n.Spec.PodCIDRs
 	if len(texts) == 0 && n.Spec.PodCIDR != "" {
@@ -137,7 +138,7 @@ func (v *validator) pods() {
 			v.error(ref, "spec.nodeName", "there is no Node "+p.Spec.NodeName+": add it, or remove the field to let any node run the pod")
 		}
 		if p.Spec.HostNetwork || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-			continue // has no address of its own
+			continue // the pod has no address of its own
 		}
 		if text := p.Annotations[kube.PodIPsAnnotation]; text != "" {
 			v.podAddrs(p, "metadata.annotations["+kube.PodIPsAnnotation+"]", strings.Split(text, ","), owners)
@@ -173,15 +174,15 @@ func (v *validator) podAddrs(p *corev1.Pod, field string, texts []string, owners
 	}
 }
 
-// podAddrPlace checks that the address is out of the range of the pod's node, or of any node while it has none, and not
-// one of those that the node keeps for itself.
+// podAddrPlace checks that the address is in the range of the pod's node (or of any node while the pod has none), and
+// that it is not one of those that the node keeps for itself.
 func (v *validator) podAddrPlace(p *corev1.Pod, field string, addr netip.Addr) {
 	ref := kube.RefOf(p)
 	candidates, where := v.objs.Nodes, "any Node"
 	if p.Spec.NodeName != "" {
 		n, ok := v.nodes[p.Spec.NodeName]
 		if !ok {
-			return // told already
+			return // reported by pods
 		}
 		candidates, where = []*corev1.Node{n}, "Node "+n.Name
 	}
@@ -207,7 +208,8 @@ func (v *validator) podAddrPlace(p *corev1.Pod, field string, addr netip.Addr) {
 	v.error(ref, field, addr.String()+" is outside of the podCIDRs of "+where+" ("+strings.Join(ranges, ", ")+"): choose an address inside of them")
 }
 
-// clusterIPs checks that they are in a service range. That no two Services share one is checked by translate.
+// clusterIPs checks that cluster addresses are in a service range. Package translate checks that no two Services
+// share one.
 func (v *validator) clusterIPs() {
 	ranges := translate.ServiceRanges(*v.objs)
 	var texts []string

@@ -14,28 +14,28 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// Options of Watch. The zero value is good.
+// Options of Watch. The zero value is usable.
 type Options struct {
-	// Debounce is how long the directory must be quiet before it is read, 0 for 5 ms. A directory that is never quiet is
-	// read every ten times that. Where the only change is that a hidden file was renamed to a manifest, which is whole
-	// then, nothing is waited for.
+	// Debounce is how long the directory must be quiet before it is read, 0 for 5 ms. A directory that is never quiet
+	// is read after ten times that. There is no wait when the only change is that a hidden file was renamed to a
+	// manifest: such a file is complete.
 	Debounce time.Duration
-	// OnError, if set, is told once of every mistake when it appears; the objects of the file stay as they were. It is
-	// called by Watch's own goroutine.
+	// OnError, if set, is called once for every new mistake, by Watch's own goroutine. A file with a mistake keeps
+	// its last objects.
 	OnError func(error)
 }
 
 const (
 	defaultDebounce = 5 * time.Millisecond
-	// emptyPatience is how long a file that has become empty may stay so before it is believed: an editor that writes in
-	// place truncates first, and nothing tells when it has finished.
+	// emptyPatience is how long a file must have been empty before Watch believes it. An editor that writes in place
+	// truncates the file first, and nothing tells when it has finished.
 	emptyPatience = 100 * time.Millisecond
 )
 
-// Watch calls deliver with the objects of a directory, as Read gives them, once at the start and after every change,
-// until ctx is done. It blocks, and calls deliver from its own goroutine: while deliver works changes gather, so that a
-// slow receiver gets fewer snapshots and always the last. Nothing is delivered before every file has been without
-// mistakes once. Watch fails when the directory cannot be watched.
+// Watch calls deliver with the objects of a directory, as Read returns them, once at the start and after every
+// change. It blocks until ctx is done, and calls deliver from its own goroutine. Changes gather while deliver works,
+// so a slow receiver gets fewer snapshots, and always the latest. Nothing is delivered before every file of the user
+// has been without mistakes once. Watch fails when the directory cannot be watched.
 func Watch(ctx context.Context, dir string, o Options, deliver func(kube.Objects)) error {
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -62,9 +62,9 @@ type watcher struct {
 	status    string          // path of the status folder
 	dirty     map[string]bool // paths that events named since the last scan
 	lost      bool            // events may be missing in dirty
-	rough     bool            // what dirty names may be in the middle of being written
-	source    string          // what the last event renamed away, "" when it did something else
-	emptied   time.Time       // since when a file waits to be filled again; zero: none does
+	rough     bool            // a file that dirty names may still be being written
+	source    string          // the path that the last event renamed away; "" after any other event
+	emptied   time.Time       // since when a file has been empty and waits for content; zero when none does
 	delivered bool
 	conflict  string // the error of the last merge that was reported
 }
@@ -87,13 +87,13 @@ func (w *watcher) run(ctx context.Context) error {
 			w.scan()
 		case err := <-w.events.Errors:
 			w.report(fmt.Errorf("watch manifests: %w", err))
-			w.lost = true // but the directory tells
+			w.lost = true // the directory tells what the events would have told
 			w.scan()
 		}
 	}
 }
 
-// patience fires when it is time to believe that a file is empty.
+// patience returns a channel that fires when it is time to believe that a file is empty.
 func (w *watcher) patience() <-chan time.Time {
 	if w.emptied.IsZero() {
 		return nil
@@ -101,8 +101,8 @@ func (w *watcher) patience() <-chan time.Time {
 	return time.After(time.Until(w.emptied.Add(emptyPatience)))
 }
 
-// note records what an event names. Files that are no manifests, such as those that a writer is about to rename, are
-// passed over, unless something else may hang on them.
+// note records the path of an event. It ignores files that are not manifests, such as those that a writer is about to
+// rename, unless a manifest may depend on them.
 func (w *watcher) note(e fsnotify.Event) {
 	path, source := filepath.Clean(e.Name), w.source
 	w.source = ""
@@ -114,12 +114,12 @@ func (w *watcher) note(e fsnotify.Event) {
 		return
 	}
 	w.dirty[path] = true
-	// The kernel tells both halves of a rename one after the other.
+	// The kernel reports the two halves of a rename in direct succession.
 	moved := e.Has(fsnotify.Create) && source != "" && !isManifest(filepath.Base(source))
 	w.rough = w.rough || !manifest || !moved || w.tree.linked
 }
 
-// settle waits until no event has come for Debounce, or until it is clear that what has come is whole.
+// settle waits until no event has come for Debounce, or until all changed files are known to be complete.
 func (w *watcher) settle(ctx context.Context) {
 	if len(w.dirty) > 0 && !w.rough {
 		return
@@ -149,10 +149,10 @@ func (w *watcher) settle(ctx context.Context) {
 	}
 }
 
-// scan reads what has changed and delivers.
+// scan reads what has changed, and delivers a snapshot.
 func (w *watcher) scan() {
-	// The status folder may come later, and a new one is a new watch. Adding it again is free. It is added before it is
-	// read, so that nothing falls between.
+	// The status folder may appear later, and a new one needs a new watch. Adding a watch again costs nothing. The
+	// watch is added before the folder is read, so that no change is missed in between.
 	if err := w.events.Add(w.status); err != nil && !errors.Is(err, os.ErrNotExist) {
 		w.report(fmt.Errorf("watch manifests: %w", err))
 	}
@@ -184,7 +184,7 @@ func (w *watcher) scan() {
 	w.deliver(objs)
 }
 
-// waitForContent reports whether a file has just become empty and deserves some time to be filled.
+// waitForContent reports whether a file has just become empty, and should get some time to be filled.
 func (w *watcher) waitForContent() bool {
 	for path := range w.dirty {
 		f := w.tree.files[path]

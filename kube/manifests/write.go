@@ -17,8 +17,9 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 )
 
-// Write replaces the file name in dir by the objects, as codec.Encode has them. Readers see the old file or the new
-// one, never a part. A file that would stay as it is is left alone; Write reports whether it changed anything.
+// Write replaces the file name in dir by the objects, in the format of codec.Encode. Readers see the old file or the
+// new one, never a part. Write does not touch a file that has the right content already; it reports whether it
+// changed anything.
 func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
 	data, err := codec.Encode(objs)
 	if err != nil {
@@ -27,8 +28,8 @@ func Write(dir, name string, objs kube.Objects) (changed bool, err error) {
 	return replace(filepath.Join(dir, name), data, false)
 }
 
-// Publish writes s to status/<name>.yaml in dir, for the other agents. It is on disk when Publish returns. Like Write
-// it replaces the file at once, and leaves it alone when nothing has changed.
+// Publish writes s to status/<name>.yaml in dir, for the other agents. The file is on disk when Publish returns. Like
+// Write, Publish replaces it atomically, and only when it has changed.
 func Publish(dir string, s kube.NodeStatus) (changed bool, err error) {
 	if wrong := validation.NameIsDNSSubdomain(s.Name, false); len(wrong) > 0 {
 		return false, fmt.Errorf("publish node %q: %s", s.Name, wrong[0])
@@ -56,7 +57,7 @@ func Publish(dir string, s kube.NodeStatus) (changed bool, err error) {
 	return replace(filepath.Join(status, s.Name+".yaml"), doc, true)
 }
 
-// replace writes a file beside and swaps it in, with sync also to the disk.
+// replace writes a new file beside path and swaps it in. With sync it also writes it to the disk.
 func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	old, err := os.ReadFile(path)
 	if err == nil && bytes.Equal(old, data) {
@@ -65,7 +66,7 @@ func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("replace manifest: %w", err)
 	}
-	// The leading dot and the ending keep readers off.
+	// Readers ignore a name with a leading dot or with this ending.
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return false, fmt.Errorf("replace manifest: %w", err)
@@ -89,12 +90,12 @@ func replace(path string, data []byte, sync bool) (changed bool, err error) {
 	return true, nil
 }
 
-// swap puts the file next in place of path and removes the old one. The two exchange their names where that is
-// possible: a rename over a file makes ext4 write the new one out first (auto_da_alloc), which now and then takes 100
-// ms, and for so long a backend that died would go on getting connections.
+// swap puts the file next in place of path and removes the old file. Where possible the two exchange their names. A
+// rename over a file would make ext4 write the new file out first (auto_da_alloc), which sometimes takes 100 ms, and
+// for so long a backend that died would still get connections.
 func swap(next, path string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, next, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
-	if err != nil { // there was no old one, or the file system cannot
+	if err != nil { // there was no old file, or the file system cannot exchange names
 		return os.Rename(next, path)
 	}
 	return os.Remove(next)

@@ -12,8 +12,8 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// HostPorts gives all hostPorts of the node: those that its Pod objects name, and then those that a runtime asked for
-// with a pod that is attached. One that both name is one. A Problem tells of a port that another pod has.
+// HostPorts returns all hostPorts of the node: named, from its Pod objects, and then those that a runtime asked for
+// with an attached pod. A port that both name occurs once. A Problem reports a port that another pod has.
 func (p *Registry) HostPorts(named []services.HostPort) ([]services.HostPort, []services.Problem) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -27,24 +27,24 @@ func (p *Registry) HostPorts(named []services.HostPort) ([]services.HostPort, []
 	return merge(named, asking)
 }
 
-// merge adds what pods ask for to the hostPorts that are named, which it leaves as they are.
+// merge adds the port mappings of pods to named, which it does not change.
 func merge(named []services.HostPort, pods []cni.Pod) ([]services.HostPort, []services.Problem) {
 	all := slices.Clone(named)
 	var problems []services.Problem
 	for i := range pods {
 		pod := &pods[i]
-		wanted, _ := hostPortsOf(pod) // they were checked when it was attached
+		wanted, _ := hostPortsOf(pod) // checked when the pod was attached
 		for _, h := range wanted {
 			owner, taken := ownerOf(&h, all)
 			switch {
 			case !taken:
 				all = append(all, h)
-			case owner != h.Pod && !pod.OfKubernetes(): // of other pods the object tells
+			case owner != h.Pod && !pod.OfKubernetes(): // problems of other pods are reported by their objects
 				problems = append(problems, services.Problem{Object: "Pod " + h.Pod, Message: takenText(&h, owner)})
 			}
 		}
 	}
-	return all, slices.Compact(problems) // of both families
+	return all, slices.Compact(problems) // one problem for both families
 }
 
 func takenText(h *services.HostPort, owner string) string {
@@ -55,7 +55,7 @@ func takenText(h *services.HostPort, owner string) string {
 	return fmt.Sprintf("portMappings: hostPort %d%s belongs to Pod %s on this node already: give one of them another", h.Port, at, owner)
 }
 
-// ownerOf finds the pod that has what h asks for. Every address includes each one.
+// ownerOf returns the pod that has what h asks for. An unspecified address includes every address of its family.
 func ownerOf(h *services.HostPort, list []services.HostPort) (owner string, taken bool) {
 	for i := range list {
 		b := &list[i]
@@ -67,8 +67,8 @@ func ownerOf(h *services.HostPort, list []services.HostPort) (owner string, take
 	return "", false
 }
 
-// checkMappingsLocked judges what a pod asks for. In Kubernetes the scheduler keeps pods apart, and the next one may
-// come before the last is gone; elsewhere nobody does, and whoever asks is told.
+// checkMappingsLocked checks a pod's port mappings. In Kubernetes the scheduler prevents conflicts, and a new pod may
+// come before the old one is gone. Elsewhere nobody prevents conflicts, and the runtime gets an error.
 func (p *Registry) checkMappingsLocked(pod *cni.Pod) error {
 	wanted, err := hostPortsOf(pod)
 	if err != nil || pod.OfKubernetes() {
@@ -88,13 +88,14 @@ func (p *Registry) checkMappingsLocked(pod *cni.Pod) error {
 	return nil
 }
 
-// hostPortsOf gives what a pod's port mappings come to: one for each of its addresses that the port is asked for.
+// hostPortsOf returns a pod's port mappings as hostPorts: one for each of the pod's addresses to which the mapping
+// applies.
 func hostPortsOf(pod *cni.Pod) ([]services.HostPort, error) {
 	var list []services.HostPort
 	for i, m := range pod.PortMappings {
 		field := fmt.Sprintf("portMappings[%d]", i)
 		if m.HostPort == 0 {
-			continue // runtimes tell of ports that are not the node's, too
+			continue // runtimes also pass ports that have no hostPort
 		}
 		if m.ContainerPort == 0 {
 			return nil, fmt.Errorf("%s.containerPort: 0 is no port: expected 1 to 65535", field)
@@ -129,5 +130,5 @@ func hostPortsOf(pod *cni.Pod) ([]services.HostPort, error) {
 	return list, nil
 }
 
-// protocols are those of a port mapping, where none is TCP.
+// protocols maps the protocol of a port mapping; "" means TCP.
 var protocols = map[string]packet.Proto{"": packet.TCP, "tcp": packet.TCP, "udp": packet.UDP, "sctp": packet.SCTP}

@@ -1,6 +1,6 @@
-// Package pods is the agent's knowledge of the pods of its node: who is attached, which addresses are whose, and what
-// is on the way. It is what the attach socket (package cni) does, between the runtime, the addresses (package ipam),
-// the keeper and the packet path.
+// Package pods keeps the pods of the agent's node: which are attached, which addresses they have, and which are being
+// attached. It serves the attach socket (package cni), and joins the runtime, the addresses (package ipam), the
+// keeper and the packet path.
 package pods
 
 import (
@@ -30,64 +30,66 @@ import (
 )
 
 const (
-	// prepareTime is how long addresses wait for the interface that was announced.
+	// prepareTime is how long prepared addresses wait for their pod.
 	prepareTime = 2 * time.Minute
-	// lookupTime is for finding out what a pod's annotation says.
+	// lookupTime limits the search for a pod's annotation.
 	lookupTime = 5 * time.Second
-	// reviewTime is how often is looked for what nobody has told of.
+	// reviewTime is the interval between two calls of review.
 	reviewTime = 20 * time.Second
 )
 
-// Attacher is what the packet path does for pods, whose attachments have the name of cni.Pod.String; *node.Node is one.
+// Attacher is what the packet path does for pods. Attachments have the name of cni.Pod.String. *node.Node is an
+// Attacher.
 type Attacher interface {
 	// AttachTAP makes an attachment, which owns f unless there is an error.
 	AttachTAP(c netstack.AttachmentConfig, f *os.File) error
-	// Detach takes an attachment away, and reports whether there was one.
+	// Detach removes an attachment, and reports whether there was one.
 	Detach(name string) bool
-	// Attached reports whether an attachment of that name is there; one whose device has gone is not.
+	// Attached reports whether there is an attachment of that name whose device still exists.
 	Attached(name string) bool
-	// Local reports whether some attachment has the address.
+	// Local reports whether an attachment has the address.
 	Local(a netip.Addr) bool
-	// PodRanges are those that new pods get addresses of, at most one per family, and their MTU in bytes.
+	// PodRanges returns the ranges from which new pods get addresses, at most one per family, and the pods' MTU in
+	// bytes.
 	PodRanges() (podCIDRs []netip.Prefix, mtu int)
 }
 
-// Keeper holds descriptors over the agent's life.
+// Keeper holds descriptors while agents come and go.
 type Keeper interface {
 	Put(key string, meta json.RawMessage, f *os.File) error
 	Delete(key string) error
 }
 
-// KeyPrefix begins the keys under which the keeper holds the TAPs of pods.
+// KeyPrefix is the prefix of the keys under which the keeper holds the TAPs of pods.
 const KeyPrefix = "pod/"
 
-// Options are what a Registry needs of the agent; all are required.
+// Options is what a Registry needs of the agent; all fields are required.
 type Options struct {
-	// Journal is the file of the addresses.
+	// Journal is the path of the journal of addresses.
 	Journal string
-	// Rest is that of an address between two pods.
+	// Rest is how long an address rests between two pods.
 	Rest   time.Duration
 	Keeper Keeper
-	// Fixed looks up the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod without, or that is not known.
+	// Fixed returns the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod that has none or is unknown.
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
 	Now   func() time.Time
 	Log   *slog.Logger
-	// Changed is called after HostPorts began to give something else, before the method returns that changed it. Restore
+	// Changed is called after the result of HostPorts has changed, before the method that changed it returns. Restore
 	// does not call it.
 	Changed func()
 }
 
-// Registry are the node's attached pods, their addresses, and those that are on the way. Its methods are safe for
-// concurrent use, once Restore has returned; before, there are only HostPorts, Counters and Close.
+// Registry holds the node's attached pods, their addresses, and the addresses that are prepared. Its methods are safe
+// for concurrent use after Restore has returned; before, only HostPorts, Counters and Close may be called.
 type Registry struct {
 	o      Options
 	leases *ipam.Leases
 
-	mu       sync.Mutex // held over each change as a whole
+	mu       sync.Mutex // held during each change as a whole
 	attacher Attacher   // nil before Restore
 	attached map[string]cni.Pod
-	prepared map[ipam.Key]time.Time // since when a lease waits for its attachment
-	changed  bool                   // attached pods with port mappings have
+	prepared map[ipam.Key]time.Time // since when a lease has been waiting for its attachment
+	changed  bool                   // the port mappings of attached pods have changed
 }
 
 // New reads the journal. Nothing is attached before Restore.
@@ -112,7 +114,7 @@ func leaseKey(pod *cni.Pod) ipam.Key {
 	return ipam.Key{ContainerID: pod.ContainerID, IfName: pod.IfName}
 }
 
-// kept names a pod's item in the keeper, where its meta tells who it is.
+// keptKey returns the key of a pod in the keeper. The item's meta says which pod it is.
 func keptKey(pod *cni.Pod) string {
 	key := KeyPrefix + pod.String()
 	if len(key) > keeper.MaxKey {
@@ -122,8 +124,8 @@ func keptKey(pod *cni.Pod) string {
 	return key
 }
 
-// Restore joins the Registry to the packet path: it attaches the TAPs that the agent before had, and makes the journal
-// agree with them.
+// Restore connects the Registry to the packet path. It attaches the TAPs that the last agent had, and makes the
+// journal agree with them.
 func (p *Registry) Restore(ports Attacher, items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,7 +146,7 @@ func (p *Registry) Restore(ports Attacher, items []keeper.Item) {
 				})
 			}
 			continue
-		case errors.Is(err, unix.EBADFD): // TUNGETIFF of a device that is no more
+		case errors.Is(err, unix.EBADFD): // from TUNGETIFF, for a device that no longer exists
 			p.o.Log.Info("a pod went while no agent ran", "pod", pod.String(), "container", pod.ContainerID)
 			err = errors.Join(p.o.Keeper.Delete(it.Key), p.leases.Release(leaseKey(&pod)))
 			if err != nil {
@@ -183,7 +185,7 @@ func (p *Registry) attachLocked(pod *cni.Pod, f *os.File) error {
 	return p.attacher.AttachTAP(c, f)
 }
 
-// findLocked gives the pod that is attached with this container's interface.
+// findLocked returns the pod that is attached with this interface of this container.
 func (p *Registry) findLocked(k ipam.Key) (cni.Pod, bool) {
 	for _, pod := range p.attached {
 		if k.ContainerID != "" && leaseKey(&pod) == k {
@@ -217,7 +219,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	}
 	ranges, mtu := p.attacher.PodRanges()
 	if l, ok := p.leases.Get(key); ok && (l.Namespace != want.Namespace || l.Name != want.Name || !within(ranges, l.Addrs)) {
-		// The node's range changed since, so they would lead to another node.
+		// The node's range has changed since, so the addresses would lead to another node.
 		if err := p.leases.Release(key); err != nil {
 			p.o.Log.Error("the journal of addresses is not up to date", "err", err)
 		}
@@ -236,7 +238,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	return cni.Prepared{Pod: want}, nil
 }
 
-// fixedAddrs are those that the runtime or else the pod's annotation asks for.
+// fixedAddrs returns the addresses that the runtime asks for, or else those in the pod's annotation.
 func (p *Registry) fixedAddrs(ctx context.Context, want *cni.Pod) ([]netip.Addr, error) {
 	if len(want.Addrs) > 0 {
 		return want.Addrs, nil
@@ -254,7 +256,7 @@ func (p *Registry) fixedAddrs(ctx context.Context, want *cni.Pod) ([]netip.Addr,
 	return list, nil
 }
 
-// podMAC derives a locally administered unicast address, so that one address of a node always has the same.
+// podMAC derives a locally administered unicast address, so that an address of the node always has the same MAC.
 func podMAC(a netip.Addr) packet.MAC {
 	if a.Is4() {
 		b := a.As4()
@@ -270,7 +272,7 @@ func within(ranges []netip.Prefix, addrs []netip.Addr) bool {
 	})
 }
 
-// Add attaches a pod. The keeper holds a duplicate before the pod is attached, and so before Add is answered.
+// Add attaches a pod. The keeper holds a duplicate of f before the pod is attached, and so before Add returns.
 func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	p.mu.Lock()
 	defer p.unlock()
@@ -280,7 +282,7 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	key := leaseKey(&pod)
 	if pod.Network != "" {
 		if l, ok := p.leases.Get(key); !ok || !slices.Equal(l.Addrs, pod.Addrs) {
-			// A DEL came first, whose ADD was given up; or it took too long.
+			// A DEL, whose ADD had been given up, came first; or this ADD took too long.
 			return fmt.Errorf("%w: its addresses %v were given up meanwhile", cni.ErrTryLater, pod.Addrs)
 		}
 	}
@@ -297,7 +299,7 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	if err := p.o.Keeper.Put(keptKey(&pod), meta, f); err != nil {
 		return err
 	}
-	p.dropLocked(pod.String()) // a sandbox of the pod that was there before
+	p.dropLocked(pod.String()) // an earlier sandbox of the same pod
 	if err := p.attachLocked(&pod, f); err != nil {
 		return errors.Join(err, p.o.Keeper.Delete(keptKey(&pod)))
 	}
@@ -307,13 +309,13 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	return nil
 }
 
-// forgetLocked takes a pod out of those that are attached.
+// forgetLocked removes a pod from the attached ones.
 func (p *Registry) forgetLocked(name string) {
 	p.changed = p.changed || len(p.attached[name].PortMappings) > 0
 	delete(p.attached, name)
 }
 
-// unlock ends a method that may have changed what HostPorts gives.
+// unlock ends a method that may have changed the result of HostPorts.
 func (p *Registry) unlock() {
 	changed := p.changed
 	p.changed = false
@@ -323,8 +325,8 @@ func (p *Registry) unlock() {
 	}
 }
 
-// dropLocked takes the attachment from whichever sandbox of the pod has it. The lease of that, if any, goes on: its DEL
-// is still to come.
+// dropLocked detaches whichever sandbox of the pod is attached. The lease of that sandbox stays: its DEL is still to
+// come.
 func (p *Registry) dropLocked(name string) {
 	p.attacher.Detach(name)
 	old, ok := p.attached[name]
@@ -337,7 +339,7 @@ func (p *Registry) dropLocked(name string) {
 	}
 }
 
-// Del detaches a pod and releases its addresses. It leaves alone a later sandbox of the same pod.
+// Del detaches a pod and releases its addresses. It does not touch a later sandbox of the same pod.
 func (p *Registry) Del(pod cni.Pod) error {
 	p.mu.Lock()
 	defer p.unlock()
@@ -353,7 +355,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 	var err error
 	if !ok || pod.ContainerID == "" || cur.ContainerID == "" || cur.ContainerID == pod.ContainerID {
 		if !ok {
-			cur = *pod // the keeper may have what was not attached
+			cur = *pod // the keeper may hold a TAP that was not attached
 		}
 		p.attacher.Detach(cur.String())
 		p.forgetLocked(cur.String())
@@ -368,7 +370,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 
 func (p *Registry) releaseLocked(k ipam.Key) {
 	delete(p.prepared, k)
-	if err := p.leases.Release(k); err != nil { // it counts, and is written later
+	if err := p.leases.Release(k); err != nil { // the release counts, and is written later
 		p.o.Log.Error("the journal of addresses is not up to date", "err", err)
 	}
 }
@@ -419,7 +421,7 @@ func (p *Registry) listLocked() []cni.Pod {
 	return list
 }
 
-// Counters are how many pods and addresses there are.
+// Counters returns how many pods and addresses there are.
 func (p *Registry) Counters() counter.List {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -430,11 +432,11 @@ func (p *Registry) Counters() counter.List {
 	}
 }
 
-// Close closes the journal. Pods stay as they are.
+// Close closes the journal. Pods stay attached.
 func (p *Registry) Close() error { return p.leases.Close() }
 
-// review lets go of pods whose TAP was deleted, which is how a DEL looks that no agent was there to hear of, and of
-// addresses that were prepared and have waited too long for their pod.
+// review detaches pods whose TAP was deleted, as by a DEL while no agent was running. It releases addresses that were
+// prepared and have waited too long for their pod.
 func (p *Registry) review() {
 	p.mu.Lock()
 	defer p.unlock()
@@ -456,7 +458,7 @@ func (p *Registry) review() {
 	}
 }
 
-// Run reviews from time to time, until ctx is done.
+// Run calls review at intervals until ctx is done.
 func (p *Registry) Run(ctx context.Context) {
 	tick := time.NewTicker(reviewTime)
 	defer tick.Stop()

@@ -19,8 +19,8 @@ import (
 	"tapestry.dev/tapestry/version"
 )
 
-// client talks to an API server about the core group alone: a whole clientset would cost every agent, which is the same
-// program, ten megabytes.
+// client talks to an API server about the core group only. A whole clientset would cost every agent, which is the
+// same program, ten megabytes.
 type client struct {
 	config *rest.Config
 	rest   *rest.RESTClient
@@ -34,7 +34,7 @@ func newClient(kubeconfig string) (*client, error) {
 		return nil, fmt.Errorf("find the cluster: %w: name a file with --kubeconfig, or run in a pod", err)
 	}
 	scheme := runtime.NewScheme()
-	utilruntime.Must(corev1.AddToScheme(scheme)) // fails for a scheme that contradicts itself
+	utilruntime.Must(corev1.AddToScheme(scheme)) // fails only for a scheme that contradicts itself
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.ContentType = runtime.ContentTypeJSON
@@ -50,7 +50,7 @@ func newClient(kubeconfig string) (*client, error) {
 	return client, nil
 }
 
-// create puts obj into the cluster, and what became of it into obj.
+// create creates obj in the cluster, and updates obj with the result.
 func (c *client) create(ctx context.Context, resource string, obj metav1.Object) error {
 	body, ok := obj.(runtime.Object)
 	if !ok {
@@ -73,7 +73,8 @@ func (c *client) list(ctx context.Context, namespace, resource, selector string,
 	return nil
 }
 
-// exec runs a command in the only container of a pod. A command that fails is no error of exec; its output tells.
+// exec runs a command in the only container of a pod. A command that exits with an error is an error too; the output
+// is returned in either case.
 func (c *client) exec(ctx context.Context, namespace, pod string, argv []string) (stdout, stderr string, err error) {
 	r := c.rest.Post().Namespace(namespace).Resource("pods").Name(pod).SubResource("exec").
 		Param("stdout", "true").Param("stderr", "true")
@@ -89,7 +90,7 @@ func (c *client) exec(ctx context.Context, namespace, pod string, argv []string)
 	if err != nil {
 		return "", "", fmt.Errorf("exec in pod %s: %w", pod, err)
 	}
-	// API servers before 1.30 do not take WebSockets for this.
+	// API servers before 1.30 do not accept WebSockets for exec.
 	executor, err := remotecommand.NewFallbackExecutor(ws, spdy, httpstream.IsUpgradeFailure)
 	if err != nil {
 		return "", "", fmt.Errorf("exec in pod %s: %w", pod, err)

@@ -19,27 +19,27 @@ import (
 
 // Ports of the test.
 const (
-	// ServerPort is where the servers answer lines over TCP and datagrams.
+	// ServerPort is the port on which the servers answer, over TCP and UDP.
 	ServerPort = 9000
-	// ServicePort is where the Services have both.
+	// ServicePort is the port of the Services, for TCP and UDP.
 	ServicePort = 81
 )
 
-// agents are the pods whose image is used when none is named.
+// agents selects the pods whose image is used when the options name none.
 const agents = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=agent"
 
 // Options of Setup.
 type Options struct {
-	// Kubeconfig is a file; "" for what KUBECONFIG says, or the pod's own service account.
+	// Kubeconfig is the path of a kubeconfig; "" means KUBECONFIG or the pod's own service account.
 	Kubeconfig string
-	// Image has this program as Program; "" for the agents' image.
+	// Image is an image that contains this program at the path Program; "" means the agents' image.
 	Image   string
 	Program string
-	// Say is told what is waited for; it may be nil.
+	// Say is called with each step that Setup waits for; it may be nil.
 	Say func(string)
 }
 
-// Stage is what is there to be asked. Close takes it away.
+// Stage is a set of pods and Services for a test. Close removes it.
 type Stage struct {
 	Namespace string
 	Nodes     []Node // one or two
@@ -50,26 +50,26 @@ type Stage struct {
 	options Options
 }
 
-// Node is one of the cluster's.
+// Node is a node of the cluster.
 type Node struct {
 	Name  string
 	Addrs []netip.Addr
 }
 
-// Pod is one of the Stage's.
+// Pod is a pod of the Stage.
 type Pod struct {
 	Node        string
 	Addrs       []netip.Addr
 	HostNetwork bool
 }
 
-// Service is one of the Stage's. TCP and UDP are its node ports.
+// Service is a Service of the Stage. TCP and UDP are its node ports.
 type Service struct {
 	Addrs    []netip.Addr
 	TCP, UDP uint16
 }
 
-// Setup makes a Stage and waits until all of it is ready. What was made is taken away again when it fails.
+// Setup makes a Stage and waits until all of its pods are ready. When it fails, it removes what it has made.
 func Setup(ctx context.Context, o Options) (*Stage, error) {
 	c, err := newClient(o.Kubeconfig)
 	if err != nil {
@@ -91,7 +91,7 @@ func Setup(ctx context.Context, o Options) (*Stage, error) {
 	return s, nil
 }
 
-// chooseNodes gives the first two nodes that take pods.
+// chooseNodes returns the first two nodes that accept pods.
 func (s *Stage) chooseNodes(ctx context.Context) ([]Node, error) {
 	var list corev1.NodeList
 	if err := s.client.list(ctx, "", "nodes", "", &list); err != nil {
@@ -127,7 +127,7 @@ func usableNodes(list []corev1.Node) []Node {
 	return nodes
 }
 
-// findImage takes the image of a running agent, and where the program is in it.
+// findImage takes the image of a running agent, and the path of the program in it, unless the options name an image.
 func (s *Stage) findImage(ctx context.Context) error {
 	if s.options.Image == "" {
 		var list corev1.PodList
@@ -152,7 +152,7 @@ func (s *Stage) findImage(ctx context.Context) error {
 func (s *Stage) build(ctx context.Context) error {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		GenerateName: "tapestry-test-",
-		// One of the pods is on the host's network, which the lesser levels forbid.
+		// One of the pods is on the host's network, which the stricter levels forbid.
 		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "privileged"},
 	}}
 	if err := s.client.create(ctx, "namespaces", ns); err != nil {
@@ -195,8 +195,8 @@ func (s *Stage) build(ctx context.Context) error {
 	return s.wait(ctx)
 }
 
-// Arguments are what a pod of that name is started with, after the program: one that serves answers on ServerPort, the
-// others do nothing until they are told what to ask.
+// Arguments returns the arguments, after the program, with which a pod of that name is started. A server answers on
+// ServerPort; the other pods only wait for commands.
 func Arguments(name string, serves bool) []string {
 	if !serves {
 		return []string{"pause"}
@@ -205,7 +205,7 @@ func Arguments(name string, serves bool) []string {
 	return []string{"connectivity-test", "serve", "--name", name, "--tcp", port, "--udp", port}
 }
 
-// pod is one that serves, or only waits to be told what to ask.
+// pod returns a pod that serves, or that only waits for commands.
 func (s *Stage) pod(name, node string, serves bool) *corev1.Pod {
 	no, yes, user := false, true, int64(65532)
 	var ready *corev1.Probe
@@ -240,7 +240,7 @@ func (s *Stage) pod(name, node string, serves bool) *corev1.Pod {
 	}
 }
 
-// service is a NodePort over the pods of that name, or over all servers for "both".
+// service returns a Service of type NodePort over the pods of that name, or over all servers for "both".
 func service(name, namespace string) *corev1.Service {
 	dual, selector := corev1.IPFamilyPolicyPreferDualStack, map[string]string{"app": name}
 	if name == "both" {
@@ -258,10 +258,10 @@ func service(name, namespace string) *corev1.Service {
 	}
 }
 
-// pollTime is how often the pods are looked at while they start.
+// pollTime is the interval at which wait looks at the pods.
 const pollTime = 500 * time.Millisecond
 
-// wait waits until all pods are ready, and learns their addresses.
+// wait waits until all pods are ready, and records their addresses.
 func (s *Stage) wait(ctx context.Context) error {
 	tick := time.NewTicker(pollTime)
 	defer tick.Stop()
@@ -300,7 +300,7 @@ func (s *Stage) learn(obj *corev1.Pod) {
 	s.Pods[obj.Name] = p
 }
 
-// unready names the pods that are not ready, and why; "" for none.
+// unready names the pods that are not ready, and why; "" when there are none.
 func unready(list []corev1.Pod) string {
 	var out []string
 	for i := range list {
@@ -327,7 +327,7 @@ func unready(list []corev1.Pod) string {
 	return strings.Join(out, ", ")
 }
 
-// Exec runs this program with args in a pod, and gives what it printed.
+// Exec runs this program with args in a pod, and returns what it printed.
 func (s *Stage) Exec(ctx context.Context, pod string, args ...string) (string, error) {
 	stdout, stderr, err := s.client.exec(ctx, s.Namespace, pod, append([]string{s.options.Program}, args...))
 	if err != nil {
@@ -336,7 +336,7 @@ func (s *Stage) Exec(ctx context.Context, pod string, args ...string) (string, e
 	return stdout, nil
 }
 
-// Close takes the namespace away. It does not wait until it is gone.
+// Close deletes the namespace. It does not wait for the deletion to finish.
 func (s *Stage) Close(ctx context.Context) error {
 	if s.Namespace == "" {
 		return nil

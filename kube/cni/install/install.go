@@ -1,4 +1,4 @@
-// Package install puts the CNI plugin where a container runtime looks for it, and takes it away again.
+// Package install puts the CNI plugin where a container runtime looks for it, and removes it again.
 package install
 
 import (
@@ -15,33 +15,34 @@ import (
 	"strings"
 )
 
-// The executables. Runtimes start loopback for every pod besides the network's own plugin (containerd up to 1.7 has it
-// built in since 2.0), and so it has to be there; another network's is as good as ours.
+// The names of the executables. Besides the network's own plugin, runtimes start loopback for every pod (containerd
+// has it built in since 2.0), so it must be there. One that another network installed will do.
 const (
 	plugin   = "tapestry-cni"
 	loopback = "loopback"
 )
 
-// ConfigFile is the name of the network configuration. Runtimes take the first of the directory.
+// ConfigFile is the name of the network configuration. Runtimes use the first in the directory by name.
 const ConfigFile = "10-tapestry.conflist"
 
-// marker in BinDir holds the checksum of a loopback that we brought, by which it is known as ours.
+// marker is a file in BinDir with the checksum of a loopback that Install brought. Uninstall recognizes the
+// executable by it.
 const marker = ".tapestry-loopback"
 
-// Options say where.
+// Options of Install and Uninstall.
 type Options struct {
-	// BinDir is the runtime's directory of plugins, ConfDir that of network configurations, as /opt/cni/bin and
-	// /etc/cni/net.d.
+	// BinDir is the runtime's directory of plugins, like /opt/cni/bin; ConfDir is that of network configurations,
+	// like /etc/cni/net.d.
 	BinDir, ConfDir string
-	// Source is the directory that the executables come from. Uninstall needs none.
+	// Source is the directory with the executables to install. Uninstall needs none.
 	Source string
-	// Socket is the agent's, as the runtime sees it; empty leaves it to the plugin.
+	// Socket is the path of the agent's socket, as the runtime sees it; "" is the plugin's default.
 	Socket string
 }
 
-// Install copies the executables and writes the configuration last, since with it the runtime counts the node's network
-// ready. Each is replaced whole or not at all; one that is as it should be is left alone. It returns what the user
-// should know of.
+// Install copies the executables, and then writes the configuration, after which the runtime considers the node's
+// network ready. Each file is replaced atomically; one that has the right content already is left alone. The notes
+// are for the user.
 func Install(o Options) (notes []string, err error) {
 	for _, dir := range []string{o.BinDir, o.ConfDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -66,8 +67,8 @@ func Install(o Options) (notes []string, err error) {
 	return append(notes, shadowedBy(o.ConfDir)...), nil
 }
 
-// configuration is the network configuration. The version is one that containerd 1.6 knows; a runtime that knows
-// cniVersions chooses the latest one it can, and so gets STATUS and GC.
+// configuration returns the network configuration. cniVersion is one that containerd 1.6 knows. A runtime that reads
+// cniVersions chooses the latest version it supports, and so gets STATUS and GC.
 func configuration(socket string) ([]byte, error) {
 	type pluginConfig struct {
 		Type         string          `json:"type"`
@@ -102,7 +103,7 @@ func placeLoopback(o Options) (note string, err error) {
 	have, err := sum(target)
 	switch {
 	case err == nil && have != readMarker(o.BinDir):
-		return "", nil // somebody else's
+		return "", nil // another network installed it
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return "", fmt.Errorf("install the CNI plugin: %w", err)
 	}
@@ -116,7 +117,7 @@ func placeLoopback(o Options) (note string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("install the CNI plugin: %w", err)
 	}
-	// First, for without it the executable would not be known as ours.
+	// The marker is written first: without it the executable would not be recognized as Tapestry's.
 	if err := write(filepath.Join(o.BinDir, marker), []byte(brought+"\n"), 0o644); err != nil {
 		return "", fmt.Errorf("install the CNI plugin: %w", err)
 	}
@@ -137,7 +138,7 @@ func readMarker(dir string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// shadowedBy tells of configurations that a runtime would take before ours.
+// shadowedBy returns a note for each configuration that a runtime would use before Tapestry's.
 func shadowedBy(dir string) (notes []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -151,12 +152,12 @@ func shadowedBy(dir string) (notes []string) {
 	return notes
 }
 
-// isConfig follows libcni.ConfFiles.
+// isConfig reports whether libcni.ConfFiles takes a file of that name.
 func isConfig(name string) bool {
 	return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(name))
 }
 
-// Uninstall removes what Install brought, the configuration first. What is gone already is no error.
+// Uninstall removes what Install brought, the configuration first. Files that are gone already are no error.
 func Uninstall(o Options) error {
 	paths := []string{filepath.Join(o.ConfDir, ConfigFile), filepath.Join(o.BinDir, plugin)}
 	if have, err := sum(filepath.Join(o.BinDir, loopback)); err == nil && have == readMarker(o.BinDir) {
@@ -179,10 +180,10 @@ func Uninstall(o Options) error {
 	return errors.Join(errs...)
 }
 
-// temporary begins the names of files that are not whole yet; they have no suffix that a runtime would look for.
+// temporary is the prefix of incomplete files. Their names end in nothing that a runtime looks for.
 const temporary = ".tapestry-new-"
 
-// write replaces a file, durably, unless it is as it should be.
+// write replaces a file atomically and durably, unless it has the right content and mode already.
 func write(path string, content []byte, mode fs.FileMode) error {
 	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
 		if st, err := os.Stat(path); err == nil && st.Mode().Perm() == mode {

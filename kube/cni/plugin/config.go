@@ -13,20 +13,20 @@ import (
 	"tapestry.dev/tapestry/kube/cni"
 )
 
-// DefaultSocket is where the agent listens unless the network configuration says otherwise.
+// DefaultSocket is the path of the agent's socket unless the network configuration says otherwise.
 const DefaultSocket = "/run/tapestry/agent.sock"
 
 // defaultPatience is how long ADD waits for an agent that is away.
 const defaultPatience = 5 * time.Second
 
-// config is the network configuration, as far as it means something here.
+// config is the network configuration, as far as the plugin uses it.
 type config struct {
 	CNIVersion string    `json:"cniVersion"`
 	Name       string    `json:"name"`
 	DNS        types.DNS `json:"dns"`
-	// Socket is the agent's.
+	// Socket is the path of the agent's socket.
 	Socket string `json:"socket"`
-	// Patience in seconds is how long ADD waits for an agent that is away; nil for the default.
+	// Patience is how many seconds ADD waits for an agent that is away; nil means defaultPatience.
 	Patience      *float64 `json:"patience"`
 	RuntimeConfig struct {
 		PortMappings []cni.PortMapping `json:"portMappings"`
@@ -34,7 +34,8 @@ type config struct {
 		IPs          []string          `json:"ips"`
 	} `json:"runtimeConfig"`
 	PrevResult json.RawMessage `json:"prevResult"`
-	// Valid are the attachments that GC leaves alone. The specification first had the other name.
+	// Valid lists the attachments that GC leaves alone. ValidOld is the same list, under the name that the
+	// specification had first.
 	Valid    *[]cni.Attachment `json:"cni.dev/valid-attachments"`
 	ValidOld *[]cni.Attachment `json:"cni.dev/attachments"`
 }
@@ -74,11 +75,11 @@ func (c *config) valid() ([]cni.Attachment, error) {
 	case c.ValidOld != nil:
 		return *c.ValidOld, nil
 	}
-	// An empty list would be one that says that nothing is left.
+	// A missing list must not be taken for an empty one, which would say that no attachment is left.
 	return nil, invalid("cni.dev/valid-attachments", "the runtime did not say which attachments it has")
 }
 
-// pod is the one that a runtime means. Runtimes other than Kubernetes' name containers only.
+// pod returns the pod that the runtime means. Runtimes other than those of Kubernetes name only containers.
 func (c *config) pod(args *skel.CmdArgs) (cni.Pod, error) {
 	p := cni.Pod{
 		Namespace: cni.WithoutObject + c.Name, Name: args.ContainerID, ContainerID: args.ContainerID,
@@ -98,7 +99,7 @@ func (c *config) pod(args *skel.CmdArgs) (cni.Pod, error) {
 		}
 	}
 	for _, text := range c.RuntimeConfig.IPs {
-		text, _, _ := strings.Cut(text, "/") // some give a prefix length, which is always that of one address here
+		text, _, _ := strings.Cut(text, "/") // some runtimes add a prefix length, which has no meaning here
 		a, err := netip.ParseAddr(text)
 		if err != nil || a.Zone() != "" {
 			return p, invalid("runtimeConfig.ips", "%q is not an address: expected one like 10.244.1.5", text)

@@ -17,10 +17,11 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// errNoNamespace tells that nothing is mounted at the path of a namespace any more.
+// errNoNamespace means that nothing is mounted at the path of a namespace any more.
 var errNoNamespace = errors.New("there is no network namespace")
 
-// namespace opens the pod's, which must not be our own: an eth0 there would be the node's.
+// namespace opens the pod's network namespace. It must not be the plugin's own: an eth0 made there would be the
+// node's.
 func (c *call) namespace() (*tap.Namespace, error) {
 	ns, err := tap.OpenNamespace(c.args.Netns)
 	switch {
@@ -44,7 +45,7 @@ func (c *call) namespace() (*tap.Namespace, error) {
 	return ns, nil
 }
 
-// tap is what the interface shall be like.
+// tap returns the configuration of the pod's interface.
 func (c *call) tap() (tap.Config, error) {
 	mac, err := net.ParseMAC(c.pod.MAC)
 	if err != nil || len(mac) != len(packet.MAC{}) {
@@ -55,7 +56,7 @@ func (c *call) tap() (tap.Config, error) {
 	return conf, nil
 }
 
-// limit is that of what the pod sends.
+// limit returns the limit on what the pod sends.
 func (c *call) limit() tap.Rate {
 	if c.pod.Bandwidth == nil {
 		return tap.Rate{}
@@ -63,7 +64,7 @@ func (c *call) limit() tap.Rate {
 	return tap.Rate{Bits: c.pod.Bandwidth.EgressRate, Burst: c.pod.Bandwidth.EgressBurst}
 }
 
-// inspect tells what is wrong with the interface.
+// inspect returns what is wrong with the pod's interface, or nil.
 func (c *call) inspect(ns *tap.Namespace) error {
 	conf, err := c.tap()
 	if err != nil {
@@ -80,7 +81,7 @@ func (c *call) inspect(ns *tap.Namespace) error {
 	return err
 }
 
-// result is what a runtime is told, by way of what a plugin before this one has made.
+// result returns the result for the runtime, which extends that of the plugin before this one.
 func (c *call) result() (*types100.Result, error) {
 	r := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	prev, err := c.prevResult()
@@ -159,7 +160,8 @@ func (c *call) print() error {
 	return types.PrintResult(r, c.conf.CNIVersion)
 }
 
-// checkCapabilities compares what the runtime asks for with what the agent does; not every runtime asks again.
+// checkCapabilities compares what the runtime asks for with what the agent does. Some runtimes do not repeat their
+// request.
 func (c *call) checkCapabilities(asked *cni.Pod) error {
 	if asked.Bandwidth != nil && !asked.Bandwidth.Equal(c.pod.Bandwidth) {
 		return fmt.Errorf("the agent has the limits %s, and the runtime asks for %s", inJSON(c.pod.Bandwidth), inJSON(asked.Bandwidth))
@@ -170,14 +172,13 @@ func (c *call) checkCapabilities(asked *cni.Pod) error {
 	return nil
 }
 
-// inJSON shows it as the runtime has it.
+// inJSON returns v in the form that the runtime uses.
 func inJSON(v any) []byte {
 	b, _ := json.Marshal(v) // of plain structs
 	return b
 }
 
-// checkResult compares what the runtime was told with what is. What a plugin after this one has made is its own
-// business.
+// checkResult compares what ADD told the runtime with the pod's present state. It ignores what later plugins added.
 func (c *call) checkResult() error {
 	prev, err := c.prevResult()
 	if err != nil {

@@ -16,25 +16,25 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// Name is what the executable's file and the type in a network configuration are called.
+// Name is the file name of the executable, and the type in a network configuration.
 const Name = "tapestry-cni"
 
-// Codes of STATUS (specification 1.1.0, section "Error"), which the library does not name.
+// These codes of STATUS are in the specification (1.1.0, section "Error") but not in the library.
 const (
 	errNotAvailable uint = 50 // pods cannot be added
-	errLimited      uint = 51 // nor may those that there are be reached
+	errLimited      uint = 51 // and existing pods may have lost connectivity
 )
 
-// How long the agent may take, in all.
+// How long the agent may take in all.
 const (
 	addTime   = 25 * time.Second
 	otherTime = 10 * time.Second
 	retry     = 20 * time.Millisecond
-	// delPatience is enough for an agent that is being restarted to hear of a DEL itself.
+	// delPatience is long enough for an agent that is being restarted to receive the DEL itself.
 	delPatience = time.Second
 )
 
-// Main does what the environment says, as the specification has it, and returns the status to exit with.
+// Main executes the operation in the environment, as the specification defines it, and returns the exit status.
 func Main() int {
 	err := skel.PluginMainFuncsWithError(skel.CNIFuncs{
 		Add: add, Del: del, Check: check, GC: collect, Status: status,
@@ -42,7 +42,7 @@ func Main() int {
 	if err == nil {
 		return 0
 	}
-	err.Msg, err.Details = visible.Text(err.Msg), visible.Text(err.Details) // they quote what the runtime gave
+	err.Msg, err.Details = visible.Text(err.Msg), visible.Text(err.Details) // they quote the runtime's input
 	if perr := err.Print(); perr != nil {
 		fmt.Fprintln(os.Stderr, perr)
 	}
@@ -104,7 +104,7 @@ func (c *call) add(ctx context.Context) error {
 		return nil
 	}
 	if err := c.attach(ctx, ns); err != nil {
-		// The agent may have attached it and only its answer be missing; the next attempt is another TAP.
+		// The agent may have attached the pod although its answer is missing; the next attempt makes another TAP.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		_ = c.agent.Del(ctx, c.pod)
@@ -113,7 +113,7 @@ func (c *call) add(ctx context.Context) error {
 	return nil
 }
 
-// attach makes the interface and hands it over.
+// attach makes the interface and hands it to the agent.
 func (c *call) attach(ctx context.Context, ns *tap.Namespace) error {
 	conf, err := c.tap()
 	if err != nil {
@@ -121,7 +121,7 @@ func (c *call) attach(ctx context.Context, ns *tap.Namespace) error {
 	}
 	f, err := tap.Create(ns, conf)
 	if errors.Is(err, tap.ErrExists) {
-		if err = tap.Remove(ns, conf.Name); err == nil { // of an ADD that went half the way
+		if err = tap.Remove(ns, conf.Name); err == nil { // left by an ADD that did not finish
 			f, err = tap.Create(ns, conf)
 		}
 	}
@@ -137,7 +137,7 @@ func (c *call) attach(ctx context.Context, ns *tap.Namespace) error {
 	return patiently(ctx, c.conf.patience(), func() error { return c.agent.Add(ctx, c.pod, f) })
 }
 
-// patiently calls f again while the agent is away, for some time.
+// patiently calls f again while the agent is away, until patience has passed.
 func patiently(ctx context.Context, patience time.Duration, f func() error) error {
 	end := time.Now().Add(patience)
 	tick := time.NewTicker(retry)
@@ -170,7 +170,7 @@ func del(args *skel.CmdArgs) error {
 	return explain("delete pod "+c.pod.String(), errors.Join(err, c.removeTAP()))
 }
 
-// removeTAP deletes what is left in the pod's namespace, if there still is one.
+// removeTAP deletes the interface in the pod's namespace, if the namespace still exists.
 func (c *call) removeTAP() error {
 	if c.args.Netns == "" {
 		return nil
@@ -242,7 +242,7 @@ func collect(args *skel.CmdArgs) error {
 
 const adviceAway = "see that the agent of this node runs; the runtime will try again"
 
-// explain makes an error that the specification has a code for.
+// explain turns err into an error with a code of the specification.
 func explain(what string, err error) error {
 	var known *types.Error
 	switch {
