@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// many gives a sorted snapshot of 5,000 Services with a slice each.
+// many returns a sorted snapshot of 5,000 Services with one slice each.
 func many() Objects {
 	var objs Objects
 	for i := range 5000 {
@@ -21,7 +21,7 @@ func many() Objects {
 	return objs
 }
 
-// BenchmarkReplace changes one slice among all, there and back.
+// BenchmarkReplace replaces one slice among all, and puts it back.
 func BenchmarkReplace(b *testing.B) {
 	objs := many()
 	var old, now Objects
@@ -52,7 +52,7 @@ func BenchmarkMerge(b *testing.B) {
 	}
 }
 
-// BenchmarkRefOf names every object.
+// BenchmarkRefOf calls RefOf for every object.
 func BenchmarkRefOf(b *testing.B) {
 	objs := many()
 	b.ReportAllocs()

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The list of kinds has a row for every list of Objects, each its own, and says the same of a kind everywhere.
+// TestKinds checks that every list of Objects has exactly one row, and that all parts of a row agree.
 func TestKinds(t *testing.T) {
 	var objs Objects
 	places := map[uintptr]string{} // by the address of the list

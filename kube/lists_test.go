@@ -52,7 +52,7 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// Whatever is known, a list is called sorted when it is.
+// isSorted must find out whether a list is sorted, whatever list it knows.
 func TestIsSorted(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))
 	var pods []*corev1.Pod

@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Every function that goes through the kinds must know all of them.
+// Every function that loops over the kinds must handle all of them.
 func TestEveryKind(t *testing.T) {
 	var objs Objects
 	held := 0

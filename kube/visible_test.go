@@ -6,7 +6,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// A Problem quotes objects of others; kubectl shows the annotation as it is.
+// A Problem quotes objects that others wrote, and kubectl prints the annotation as it is.
 func TestHostile(t *testing.T) {
 	var p Problem
 	visibletest.Fill(&p)

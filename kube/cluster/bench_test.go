@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 )
 
-// BenchmarkSnapshot changes one slice among 5,000 and looks at what there is.
+// BenchmarkSnapshot changes one slice among 5,000 and takes a snapshot.
 func BenchmarkSnapshot(b *testing.B) {
 	s := clustertest.New(b)
 	c, err := New(Options{Node: "n1", Kubeconfig: s.Kubeconfig(), State: b.TempDir()})

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/version"
 )
 
-// TestUserAgent: an API server's log tells which build of the agent, and of the step before it, asks.
+// An API server's log tells which build of the agent, and of the step before it, sends requests.
 func TestUserAgent(t *testing.T) {
 	s := clustertest.New(t)
 	s.Put(node("n1"))

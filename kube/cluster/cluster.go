@@ -266,7 +266,7 @@ func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 		}
 	}
 	if err := c.servers.Learn(addrs); err != nil {
-		c.log.Warn("a start without the configured API server may have to wait for it", "err", err)
+		c.log.Warn("learned addresses of API servers are not kept: a start while the configured server is away has to wait for it", "err", err)
 	}
 }
 
@@ -287,10 +287,10 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 			"NetworkPolicies are not enforced yet, and the cluster has %d: traffic is let through as if there were none", n)
 	}
 	if len(objs.ServiceCIDRs) == 0 && c.lacks(kube.KindFor[*networkingv1.ServiceCIDR]()) {
-		add(kube.Warning, own, "the API server tells no range of Services, so that the usual ones are taken for it: name the cluster's with --service-cidr")
+		add(kube.Warning, own, "the API server does not tell the service ranges, so the default ones are used: name the cluster's with --service-cidr")
 	}
 	for _, server := range c.servers.Within(ranges) {
-		add(kube.Error, own, "the API server's address %s is a Service's, which this agent has to serve itself: it finds nothing there when it starts anew. Configure the address of a machine (--api-server)", server)
+		add(kube.Error, own, "the API server's address %s belongs to a Service, which this agent itself has to serve: after a restart it could not reach the API server there. Configure the address of a machine (--api-server)", server)
 	}
 	return list
 }

@@ -9,16 +9,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube"
@@ -31,7 +28,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// view runs a Cluster and remembers what it says.
+// view runs a Cluster and remembers what it delivers.
 type view struct {
 	*Cluster
 	t    *testing.T
@@ -45,7 +42,7 @@ type view struct {
 	delivered int
 }
 
-// see starts a Cluster for the node n1 on a server.
+// see starts a Cluster for node n1 with the server s.
 func see(t *testing.T, s *clustertest.Server, change ...func(*Options)) *view {
 	t.Helper()
 	o := Options{Node: "n1", Kubeconfig: s.Kubeconfig(), State: t.TempDir(), SecretsOf: translate.IngressSecrets, Logger: slog.New(slog.DiscardHandler)}
@@ -79,7 +76,7 @@ func see(t *testing.T, s *clustertest.Server, change ...func(*Options)) *view {
 	return v
 }
 
-// until waits for a snapshot that ok likes, and gives it.
+// until waits for a snapshot for which ok returns true, and returns it.
 func (v *view) until(what string, ok func(objs *kube.Objects, problems []kube.Problem) bool) kube.Objects {
 	v.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -96,7 +93,7 @@ func (v *view) until(what string, ok func(objs *kube.Objects, problems []kube.Pr
 	return v.objs
 }
 
-// count gives how many snapshots there were.
+// count returns the number of snapshots so far.
 func (v *view) count() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -123,7 +120,7 @@ func service(name string) *corev1.Service {
 	}
 }
 
-// node gives the Node n1, n2 ... with a range of its own.
+// node returns a Node with a range of its own. name is n1, n2 and so on.
 func node(name string) *corev1.Node {
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{kube.PublicKeyAnnotation: "key of " + name}},
@@ -131,7 +128,7 @@ func node(name string) *corev1.Node {
 	}
 }
 
-// both runs a test on a server that lists in pages, and on one that streams.
+// both runs a test on a server that lists in pages, and on one that streams lists.
 func both(t *testing.T, f func(*testing.T, *clustertest.Server)) {
 	for _, streams := range []bool{false, true} {
 		t.Run(fmt.Sprintf("streams=%v", streams), func(t *testing.T) {
@@ -175,7 +172,7 @@ func TestSnapshots(t *testing.T) {
 	})
 }
 
-// Nothing is given out before everything is there, and it is said what is missing.
+// Nothing is delivered before everything has been read, and State says what is missing.
 func TestWaitsForAll(t *testing.T) {
 	t.Parallel()
 	for _, resource := range []string{"services", "endpointslices", "nodes", "pods", "ingresses", "servicecidrs", "networkpolicies"} {
@@ -198,7 +195,7 @@ func TestWaitsForAll(t *testing.T) {
 	}
 }
 
-// Pages: more objects than one answer holds.
+// There may be more objects than one answer holds.
 func TestPages(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		const n = 2*pageSize + 7
@@ -222,7 +219,7 @@ func TestPages(t *testing.T) {
 	})
 }
 
-// What we do not look at is no change, and a burst is one.
+// A change of fields that nobody reads is no change, and a burst of changes is delivered together.
 func TestQuiet(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -247,7 +244,7 @@ func TestQuiet(t *testing.T) {
 	n := node("n1")
 	n.Status.Images = []corev1.ContainerImage{{Names: []string{"an image"}}}
 	s.Put(n)
-	s.Put(service("c")) // comes after: when this is there, that was passed over
+	s.Put(service("c")) // changed later: once c is there, the change of n has been handled
 	v.until("c", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.Services) == 202 })
 	if n := v.count() - before; n != 1 {
 		t.Errorf("%d snapshots, want one", n)
@@ -258,7 +255,7 @@ func TestRefusals(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
 	s.Put(service("a"), &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "i"}})
-	s.Answer("servicecidrs", http.StatusNotFound) // before 1.33
+	s.Answer("servicecidrs", http.StatusNotFound) // as before Kubernetes 1.33
 	s.Answer("ingresses", http.StatusForbidden)
 	v := see(t, s)
 	refused := func(problems []kube.Problem) bool {
@@ -275,7 +272,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// A token that is not taken yet is no refusal of a kind: a state without it would be wrong.
+// A token that is not accepted yet is not a refusal of the kind: a snapshot without the kind would be wrong.
 func TestUnauthorized(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -293,7 +290,7 @@ func TestUnauthorized(t *testing.T) {
 	v.untilNames("x/a")
 }
 
-// Without what every node needs there is no state; that it is refused is said.
+// Without a kind that every node needs there is no snapshot, and State says that the kind is refused.
 func TestRefusedNodes(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -318,117 +315,6 @@ func TestConfiguredRanges(t *testing.T) {
 	})
 }
 
-func ingress(name, secret string) *networkingv1.Ingress {
-	return &networkingv1.Ingress{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: name},
-		Spec:       networkingv1.IngressSpec{TLS: []networkingv1.IngressTLS{{SecretName: secret}}},
-	}
-}
-
-func secretOf(name, key string) *corev1.Secret {
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: name}, Type: corev1.SecretTypeTLS,
-		Data: map[string][]byte{"tls.crt": []byte("crt"), "tls.key": []byte(key), "other": []byte("x")},
-	}
-}
-
-// Only the Secrets that are referred to are read, and the first snapshot has them.
-func TestSecrets(t *testing.T) {
-	both(t, func(t *testing.T, s *clustertest.Server) {
-		s.Put(ingress("i", "used"), secretOf("used", "one"), secretOf("unused", "x"))
-		v := see(t, s)
-		objs := v.untilNames("Ingress x/i, Secret x/used")
-		if v.count() != 1 {
-			t.Errorf("the Secret came with snapshot %d", v.count())
-		}
-		if data := objs.Secrets[0].Data; len(data) != 2 || string(data["tls.key"]) != "one" {
-			t.Errorf("the Secret has %v", data)
-		}
-		s.Put(secretOf("used", "two"))
-		v.until("the new key", func(objs *kube.Objects, _ []kube.Problem) bool {
-			return string(objs.Secrets[0].Data["tls.key"]) == "two"
-		})
-		s.Put(ingress("j", "late"))
-		v.untilNames("Ingress x/i, Ingress x/j, Secret x/used")
-		s.Put(secretOf("late", "three"))
-		v.untilNames("Ingress x/i, Ingress x/j, Secret x/late, Secret x/used")
-		s.Delete(ingress("i", ""))
-		v.untilNames("Ingress x/j, Secret x/late")
-		v.stop()
-		if n := len(v.secrets.byRef); n != 1 {
-			t.Errorf("%d Secrets are watched", n)
-		}
-	})
-}
-
-// A Secret that may not be read holds nothing up: the Ingress that refers to it says so, and has its certificate once
-// the right is given.
-func TestRefusedSecret(t *testing.T) {
-	t.Parallel()
-	s := clustertest.New(t)
-	s.Put(ingress("i", "used"), secretOf("used", "one"), service("a"))
-	s.Answer("secrets", http.StatusForbidden)
-	v := see(t, s, func(o *Options) { o.refusedPause = time.Millisecond })
-	objs := v.until("a refusal", func(objs *kube.Objects, problems []kube.Problem) bool {
-		return names(objs) == "x/a, Ingress x/i" && slices.Equal(objs.Withheld, []kube.Ref{{Kind: "Secret", Namespace: "x", Name: "used"}}) && len(problems) == 0
-	})
-	told := func(objs *kube.Objects, what string) bool {
-		return slices.ContainsFunc(translate.Translate(*objs, translate.Options{Node: "n1"}).Problems, func(p kube.Problem) bool {
-			return p.Object == kube.Ref{Kind: "Ingress", Namespace: "x", Name: "i"} && p.Field == "spec.tls[0].secretName" && strings.Contains(p.Message, what)
-		})
-	}
-	if !told(&objs, "may not read Secret x/used") || told(&objs, "there is no Secret") {
-		t.Errorf("the Ingress has the problems %v", translate.Translate(objs, translate.Options{Node: "n1"}).Problems)
-	}
-	s.Answer("secrets", 0)
-	objs = v.until("the right is given", func(objs *kube.Objects, _ []kube.Problem) bool {
-		return names(objs) == "x/a, Ingress x/i, Secret x/used" && len(objs.Withheld) == 0
-	})
-	if told(&objs, "may not read") {
-		t.Error("the Ingress says still that its Secret may not be read")
-	}
-	s.Answer("secrets", http.StatusForbidden) // what is known stays
-	s.CutWatches()
-	s.Put(service("b"))
-	v.untilNames("x/a, x/b, Ingress x/i, Secret x/used")
-}
-
-// A Secret that may not be read is asked for once in some minutes, by each agent at another time.
-func TestRefusedSecretRests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &Cluster{Options: Options{Node: "n1"}, wake: make(chan struct{}, 1)}
-		s := c.newSource(secretRow(), newStore[*corev1.Secret](nil, func() {}))
-		began := time.Now()
-		s.pause(t.Context())
-		if time.Since(began) != 0 {
-			t.Error("nothing was refused, and it waits")
-		}
-		s.note(apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "x", nil), false)
-		s.pause(t.Context())
-		if d := time.Since(began); d < refusedPause || d > 2*refusedPause {
-			t.Errorf("it waits for %v", d)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		began = time.Now()
-		s.pause(ctx)
-		if time.Since(began) != 0 {
-			t.Error("it waits though nobody wants the Secret any more")
-		}
-	})
-}
-
-func TestWithoutIngress(t *testing.T) {
-	t.Parallel()
-	s := clustertest.New(t)
-	s.Put(ingress("i", "used"), service("a"))
-	v := see(t, s, func(o *Options) { o.SecretsOf = nil })
-	v.untilNames("x/a")
-	if requests := s.Requests(); slices.ContainsFunc(requests, func(r string) bool { return strings.Contains(r, "ingress") }) {
-		t.Errorf("requests %q", requests)
-	}
-}
-
 func TestPolicies(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -441,7 +327,7 @@ func TestPolicies(t *testing.T) {
 	})
 }
 
-// The addresses of API servers are learned and outlive the agent.
+// The addresses of API servers are learned, and outlive the agent.
 func TestLearns(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -455,7 +341,7 @@ func TestLearns(t *testing.T) {
 	v := see(t, s, func(o *Options) { o.State = dir })
 	v.until("the slice", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.EndpointSlices) == 1 })
 	v.stop()
-	// The configured address is of a server that is gone; that of the next start is read from disk, and tried.
+	// The configured server is gone. The next agent reads the learned addresses from disk, and tries them.
 	again, err := New(Options{Node: "n1", Kubeconfig: s.Kubeconfig(), Servers: []string{"http://127.0.0.1:1"}, State: dir})
 	if err != nil {
 		t.Fatal(err)

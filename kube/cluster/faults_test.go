@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// A server that is gone for a while changes nothing, but for what Health says; when it is back, what has happened
-// meanwhile is told, and what has not changed is the same.
+// While the server is gone, only State changes. When the server is back, the changes made meanwhile are delivered,
+// and unchanged objects keep their pointers.
 func TestServerGone(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		s.Put(service("a"), service("b"), node("n1"))
@@ -43,7 +43,7 @@ func TestServerGone(t *testing.T) {
 	})
 }
 
-// A server that runs but is not ready is not asked yet.
+// A server that runs but is not ready gets no requests yet.
 func TestServerNotReady(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -61,7 +61,7 @@ func TestServerNotReady(t *testing.T) {
 	v.untilNames("x/a")
 }
 
-// The second server takes over when the first is gone, and nothing is lost.
+// The second server takes over when the first is gone, and no change is lost.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	first, second := clustertest.New(t), clustertest.New(t)
@@ -78,7 +78,7 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// The history that a watch wants to go on from is forgotten (410 Gone).
+// The server has forgotten the history from which a watch wants to continue (410 Gone).
 func TestCompacted(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		s.Put(service("a"))
@@ -93,14 +93,14 @@ func TestCompacted(t *testing.T) {
 	})
 }
 
-// etcd was restored: versions go back, what had been made is gone, and the server says nothing of it to those who
-// watch from a version that is still to come.
+// etcd was restored: versions go back, later objects are gone, and the server does not tell watchers whose version
+// lies in the future.
 func TestRestored(t *testing.T) {
 	both(t, func(t *testing.T, s *clustertest.Server) {
 		s.Put(service("a"), service("b"), node("n1"))
 		old := s.Save()
 		v := see(t, s)
-		v.untilNames("Node n1, x/a, x/b") // a watch that has told nothing in its first second is followed by a list anyway
+		v.untilNames("Node n1, x/a, x/b") // client-go lists again after a watch without an event in its first second
 		s.Put(node("n1"), service("c"))
 		changed := service("b")
 		changed.Spec.Ports[0].Port = 81
@@ -120,7 +120,7 @@ func TestRestored(t *testing.T) {
 	})
 }
 
-// A watch that ends in good order, as servers end them, goes on without a list.
+// A watch that the server ends normally is continued without a list.
 func TestWatchesEnd(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -142,7 +142,7 @@ func TestWatchesEnd(t *testing.T) {
 	}
 }
 
-// This node's Node is used as it was while it is gone.
+// While this node's Node is gone, its last version is used.
 func TestOwnNodeGone(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -156,7 +156,7 @@ func TestOwnNodeGone(t *testing.T) {
 	v.until("a problem", func(objs *kube.Objects, problems []kube.Problem) bool {
 		return gone(problems) && names(objs) == "Node n0, Node n1, Node n2" && objs.Nodes[1] == before.Nodes[1]
 	})
-	thief := node("n2") // what is this node's nobody gets meanwhile
+	thief := node("n2") // nobody else gets this node's range meanwhile
 	thief.Spec.PodCIDRs = []string{"10.244.1.0/24"}
 	s.Put(thief)
 	v.until("it stays this node's", func(objs *kube.Objects, problems []kube.Problem) bool {
@@ -178,7 +178,7 @@ func TestOwnNodeGone(t *testing.T) {
 	})
 }
 
-// A receiver that is slow gets fewer snapshots, and the last.
+// A slow receiver gets fewer snapshots, and always the latest.
 func TestSlowReceiver(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)

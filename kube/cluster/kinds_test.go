@@ -20,7 +20,8 @@ func allRows() []row {
 	return c.rows()
 }
 
-// Every kind of a cluster has one row, whose strip function keeps who an object is and drops what nobody reads.
+// Every kind InCluster has exactly one row. Its strip function keeps the identity of an object and drops what nobody
+// reads.
 func TestEveryKindHasARow(t *testing.T) {
 	rows := map[*kube.Kind]row{}
 	for _, r := range allRows() {
@@ -71,9 +72,9 @@ func TestEveryKindHasARow(t *testing.T) {
 	}
 }
 
-// TestRights: the manifests give an agent the right to read every kind that it watches, and to read nothing else,
-// and the tables for people say so. Of Secrets it may read none; where namespaces are named it may, as a test in
-// deploy/render says.
+// TestRights checks that the manifests let an agent read every kind that it watches, and nothing else, and that the
+// tables in the documents say the same. An agent may read no Secrets, except in named namespaces, which a test in
+// deploy/render checks.
 func TestRights(t *testing.T) {
 	given := map[string][]string{}
 	for doc := range strings.SplitSeq(read(t, "../../deploy/tapestry.yaml"), "\n---\n") {

@@ -34,8 +34,8 @@ func patchesIn(s *clustertest.Server) []string {
 	return slices.DeleteFunc(s.Requests(), func(r string) bool { return !strings.HasPrefix(r, "PATCH") })
 }
 
-// TestPublish: what a node says of itself is on its Node, only what changes is sent, and what others break is put
-// right.
+// TestPublish checks that a node's state appears on its Node, that only changes are sent, and that changes by others
+// are corrected.
 func TestPublish(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -78,7 +78,7 @@ func TestPublish(t *testing.T) {
 	}
 	v.Publish(st)
 	st.Features, st.Problems = nil, nil
-	v.Publish(st) // says less
+	v.Publish(st) // without them
 	await.Until(t, "published", said(st))
 	if _, there := get().Annotations[kube.FeaturesAnnotation]; there {
 		t.Error("a feature that is gone is still said")
@@ -86,7 +86,7 @@ func TestPublish(t *testing.T) {
 	if got := patchesIn(s); !slices.Equal(got, []string{"PATCH nodes/n1"}) {
 		t.Errorf("patches %q", got)
 	}
-	// The server is gone while the node loses its network.
+	// The server is down while the node loses its network.
 	s.Stop()
 	st.Ready, st.Reason = false, "no path"
 	v.Publish(st)
@@ -95,7 +95,7 @@ func TestPublish(t *testing.T) {
 	if c := get().Status.Conditions[1]; c.Status != corev1.ConditionTrue || c.Message != "no path" {
 		t.Errorf("condition %+v", c)
 	}
-	// An agent that starts does not know yet, and leaves what is said.
+	// An agent that has just started does not know its state yet, and leaves the condition as it is.
 	st.Ready, st.Reason, st.PublicKey = false, "", "two"
 	v.Publish(st)
 	await.Until(t, "published", func() bool { return get().Annotations[kube.PublicKeyAnnotation] == "two" })
@@ -109,7 +109,7 @@ func TestPublish(t *testing.T) {
 	await.Until(t, "put right", func() bool { return get() != nil && said(st)() && get().ResourceVersion != broken.ResourceVersion })
 }
 
-// A server that refuses is asked again, and not all the time.
+// A server that refuses is asked again, but not continuously.
 func TestPublishRefused(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -130,7 +130,7 @@ func TestPublishRefused(t *testing.T) {
 	}
 }
 
-// The guard is seen in the cluster.
+// The Cluster notices whether the guard is in the cluster.
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -177,7 +177,7 @@ func TestEvents(t *testing.T) {
 	want := "Ingress i NotServed spec: is odd\nNetworkPolicy p NotEnforced NetworkPolicies are not enforced yet: traffic is let through as if there were none\n" +
 		"Service a NotServed spec: is wrong\nService b NotServed spec: no port here"
 	await.Until(t, "events", func() bool { return events() == want })
-	// The same again is nothing new; a problem that changes is.
+	// An unchanged problem causes no new Event; a changed one does.
 	s.Requests()
 	v.Report(&objs, []kube.Problem{of("Service", "a", "is wrong"), of("Ingress", "i", "is odder")}, nil)
 	await.Until(t, "the other", func() bool { return strings.Contains(events(), "is odder") })
@@ -185,7 +185,7 @@ func TestEvents(t *testing.T) {
 	if len(posts) != 1 {
 		t.Errorf("%d events were made for one that is new", len(posts))
 	}
-	// One that comes back is told of the Event that is there.
+	// A problem that comes back renews the existing Event.
 	v.Report(&objs, nil, nil)
 	v.Report(&objs, nil, []kube.Problem{of("Service", "b", "no port here"), of("Service", "a", "of n2's only")})
 	await.Until(t, "events", func() bool { return strings.Contains(events(), "of n2's only") })
@@ -193,7 +193,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("%d events of one problem", n)
 	}
 
-	// The agent of the second node leaves to the first what both see.
+	// The agent of the second node leaves the shared problems to the first.
 	second := see(t, s, func(o *Options) { o.Node = "n2" })
 	objs = second.untilNames("Node n1, Node n2, x/a, x/b, Ingress x/i, NetworkPolicy x/p")
 	second.Report(&objs, []kube.Problem{of("Service", "a", "seen by both")}, []kube.Problem{of("Service", "a", "seen by n2")})
@@ -203,8 +203,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A node that gets another name and keeps its key is two Nodes for some time. The key is that of the first by
-// name, which is said, until the old Node is deleted.
+// A node that gets another name and keeps its key is two Nodes for some time. The first by name has the key, and the
+// other gets a Problem, until the old Node is deleted.
 func TestRenamedNode(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)
@@ -241,8 +241,8 @@ func TestRenamedNode(t *testing.T) {
 	until("renamed", false)
 }
 
-// A Node that claims what is not its own draws none of it: not the API server's address, which is learned, nor
-// another node's, nor somebody's outside. What is its own it keeps.
+// A Node that claims addresses which are not its own gets none of them: not the API server's address, which is
+// learned, not another node's, not one outside the cluster. It keeps what is its own.
 func TestLyingNode(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)

@@ -29,7 +29,7 @@ func (o *own) in(nodes []*corev1.Node, problems *[]kube.Problem) []*corev1.Node 
 	}
 	*problems = append(*problems, kube.Problem{
 		Severity: kube.Error, Object: kube.Ref{Kind: "Node", Name: o.name},
-		Message: "the Node object is gone, or has lost its podCIDR, while its agent runs: pods go on as they were until there is one again. Restart kubelet if it does not make it",
+		Message: "the Node object is gone, or has lost its podCIDR, while its agent runs: pods keep their network until the Node is back. Restart kubelet if it does not create the Node",
 	})
 	if !kube.Same(o.nodes, nodes) || len(nodes) == 0 {
 		o.nodes, o.filled = nodes, slices.Clone(nodes)

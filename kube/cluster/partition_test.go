@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// wire carries TCP connections to a server, until it is cut: what was open stays open and carries nothing, as when
-// the machine at the other end loses its power, and what is new gets no answer.
+// wire carries TCP connections to a server until it is cut. Then open connections stay open and carry nothing, as
+// when the machine at the other end loses its power, and new ones get no answer.
 type wire struct {
 	net.Listener
 	to string
@@ -67,7 +67,7 @@ func (w *wire) carry(c net.Conn) {
 	both.Wait()
 }
 
-// copy takes what comes, and passes it on unless the wire is cut.
+// copy reads from from, and writes to to unless the wire is cut.
 func (w *wire) copy(to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
@@ -92,7 +92,7 @@ func (w *wire) cut() {
 	w.isCut = true
 }
 
-// mend has new connections carried; those of before are reset.
+// mend lets new connections through again, and resets the old ones.
 func (w *wire) mend() {
 	w.mu.Lock()
 	w.isCut = false
@@ -109,10 +109,10 @@ func (w *wire) closeAll() {
 	w.conns = nil
 }
 
-// A connection that is dead and does not say so is noticed, and what happened behind it is seen when there is a
-// way again.
+// A dead connection that is not closed is noticed, and the changes made meanwhile arrive when the server can be
+// reached again.
 func TestPartition(t *testing.T) {
-	// Of 30 and 15 seconds, which client-go has by default.
+	// client-go's defaults are 30 and 15 seconds.
 	t.Setenv("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "1")
 	t.Setenv("HTTP2_PING_TIMEOUT_SECONDS", "1")
 	s := clustertest.NewTLS(t)

@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// TestNodeReader: a step that goes before the agent learns what the node has got, and nothing of others.
+// A step before the agent can read its node's Node, and nothing else.
 func TestNodeReader(t *testing.T) {
 	t.Parallel()
 	s := clustertest.New(t)

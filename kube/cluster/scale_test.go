@@ -28,11 +28,11 @@ import (
 
 const (
 	scaleServices  = 5000
-	scaleEndpoints = 10 // of each
+	scaleEndpoints = 10 // of each Service
 	scaleEnv       = "TAPESTRY_SCALE_SERVER"
 )
 
-// TestScaleServer is the API server of TestScale, in a process of its own so that its memory is not counted.
+// TestScaleServer is the API server of TestScale. It runs in a process of its own, so that its memory is not counted.
 func TestScaleServer(t *testing.T) {
 	mode := os.Getenv(scaleEnv)
 	if mode == "" {
@@ -47,7 +47,7 @@ func TestScaleServer(t *testing.T) {
 	s.Put(n)
 	fmt.Println("kubeconfig", s.Kubeconfig())
 	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() { // the number of a Service that shall change
+	for in.Scan() { // the number of a Service to change
 		i, _ := strconv.Atoi(in.Text())
 		slice := largeSlice(i)
 		slice.Endpoints = slice.Endpoints[1:]
@@ -133,7 +133,7 @@ func scale(t *testing.T, mode string) {
 	rss0, heap0 := resident(t), heap()
 	peak := make(chan int)
 	quit := make(chan struct{})
-	go func() { // the most there was
+	go func() { // records the peak
 		most := 0
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()

@@ -15,8 +15,7 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// stripped gives copies of objs as they are in a snapshot of a cluster that has them. seen gets the kinds there
-// were.
+// stripped returns copies of objs as they appear in a snapshot of a cluster. It records in seen which kinds occur.
 func stripped(objs *kube.Objects, seen map[string]bool) kube.Objects {
 	out := kube.Objects{Origin: objs.Origin}
 	for _, r := range allRows() {
@@ -31,14 +30,14 @@ func stripped(objs *kube.Objects, seen map[string]bool) kube.Objects {
 				arrived = apimeta.AsPartialObjectMetadata(obj)
 			}
 			r.strip(arrived)
-			_ = s.Add(arrived) // it gives none
+			_ = s.Add(arrived) // Add never fails
 		}
 		s.put(&out)
 	}
 	return out
 }
 
-// What is left of an object means the same as the whole.
+// A stripped object has the same meaning as the complete one.
 func TestStripKeepsMeaning(t *testing.T) {
 	inputs, err := filepath.Glob("../translate/testdata/*.in.yaml")
 	if err != nil || len(inputs) < 5 {
@@ -75,7 +74,7 @@ func TestStripKeepsMeaning(t *testing.T) {
 	}
 }
 
-// withHostPorts is a Pod that asks for a hostPort, in a sidecar too.
+// withHostPorts returns a Pod that asks for hostPorts, one of them in a sidecar.
 func withHostPorts() *corev1.Pod {
 	always := corev1.ContainerRestartPolicyAlways
 	ports := func(n int32) []corev1.ContainerPort {

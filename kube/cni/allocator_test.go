@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// allocator answers with what it is given.
+// allocator answers with what a test has set.
 type allocator struct {
 	mu      sync.Mutex
 	err     error
@@ -84,7 +84,8 @@ func TestAllocator(t *testing.T) {
 		t.Errorf("collected %s but %v", a.network, a.valid)
 	}
 	a.mu.Unlock()
-	// As many as there may be, with names as long as any runtime gives, or with what takes more room as JSON.
+	// Collect as many attachments as there may be, with names as long as any runtime uses, or with names that are
+	// longer in JSON.
 	for name, id := range map[string]string{"long": strings.Repeat("0123456789abcdef", 4), "escaped": strings.Repeat("<\x01", 32)} {
 		many := make([]Attachment, 5000)
 		for i := range many {
@@ -99,7 +100,7 @@ func TestAllocator(t *testing.T) {
 		}
 		a.mu.Unlock()
 	}
-	// What one connection has told of is not known to another, and is for one network.
+	// Attachments sent ahead on one connection are unknown to the others, and belong to one network.
 	conn, err := c.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func TestAllocator(t *testing.T) {
 	}{
 		{request{Op: opValid, Network: "net", Valid: valid}, ""},
 		{request{Op: opCollect, Network: "other"}, `network "other" was named, and "net" before`},
-		{request{Op: opCollect, Network: "other"}, ""}, // what was said before the error counts no longer
+		{request{Op: opCollect, Network: "other"}, ""}, // the attachments sent before the error no longer count
 	} {
 		if _, err := exchange(t.Context(), conn, tc.r); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s of %s: got %v, want %q", tc.r.Op, tc.r.Network, err, tc.want)
@@ -122,7 +123,7 @@ func TestAllocator(t *testing.T) {
 		t.Errorf("collected %s but %v", a.network, a.valid)
 	}
 	a.mu.Unlock()
-	// What an error wraps it wraps on the other side.
+	// An error wraps the same error in the client as in the agent.
 	for _, kind := range []error{ErrTryLater, ErrNotAttached} {
 		failure := fmt.Errorf("%w: so it is", kind)
 		a.mu.Lock()

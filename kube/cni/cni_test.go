@@ -21,7 +21,7 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// agent is an Attacher that remembers.
+// agent is an Attacher that remembers what it was asked.
 type agent struct {
 	mu     sync.Mutex
 	pods   map[string]Pod
@@ -107,7 +107,7 @@ func pipe(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// closed asserts that nobody holds the other end of the pipe.
+// closed asserts that the other end of the pipe is closed.
 func closed(t *testing.T, r *os.File) {
 	t.Helper()
 	r.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -140,7 +140,7 @@ func TestAddDelStatus(t *testing.T) {
 	if _, err := io.ReadFull(r, frame); err != nil || string(frame) != "frame" {
 		t.Errorf("%q, %v", frame, err)
 	}
-	for range 2 { // the second finds nothing
+	for range 2 { // the second detaches nothing
 		if err := c.Del(t.Context(), Pod{Namespace: "default", Name: "web"}); err != nil {
 			t.Error(err)
 		}
@@ -208,7 +208,7 @@ func TestBadPods(t *testing.T) {
 	}
 }
 
-// TestBadRequests speaks below the Client.
+// TestBadRequests sends requests that no Client sends.
 func TestBadRequests(t *testing.T) {
 	a := newAgent()
 	c := start(t, a, Options{})
@@ -253,7 +253,7 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
-// TestRefusedUser: the agent takes descriptors of another user than the one we are.
+// The agent accepts only another user than the test's.
 func TestRefusedUser(t *testing.T) {
 	a := newAgent()
 	c := start(t, a, Options{UIDs: []uint32{uint32(os.Geteuid()) + 1}, Log: slog.New(slog.DiscardHandler)})
@@ -277,7 +277,7 @@ func TestNoAgent(t *testing.T) {
 	if _, err := c.Status(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
-	// One that never answers.
+	// This agent never answers.
 	ln, err := net.Listen("unixpacket", c.Path)
 	if err != nil {
 		t.Fatal(err)

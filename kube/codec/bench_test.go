@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// sliceDocument is an EndpointSlice of ten endpoints as kubectl prints it.
+// sliceDocument returns an EndpointSlice of ten endpoints as kubectl prints it.
 func sliceDocument() []byte {
 	var b bytes.Buffer
 	b.WriteString(`addressType: IPv4

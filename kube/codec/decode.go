@@ -195,9 +195,9 @@ func (p *parser) object(v *value) {
 	case k == nil || k.Use&kube.InFiles == 0 && group != k.Group.Name():
 		p.fail(v.line, refOf(v), "kind", "kind %q is not one Tapestry knows: expected one of %s", name, kindNames())
 	case k.Use&kube.NotServed != 0:
-		p.fail(v.line, refOf(v), "kind", "kind %s is known and not served yet: leave the object away; served are %s", name, kindNames())
+		p.fail(v.line, refOf(v), "kind", "kind %s is known and not served yet: remove the object; served are %s", name, kindNames())
 	case k.Use&kube.InFiles == 0:
-		p.fail(v.line, refOf(v), "kind", "kind %s means something to an API server alone: leave the object away", name)
+		p.fail(v.line, refOf(v), "kind", "only an API server uses kind %s: remove the object", name)
 	default:
 		line := v.line
 		if f := v.get("apiVersion"); f != nil {

@@ -110,13 +110,13 @@ func TestDecodeMistakes(t *testing.T) {
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: c}\n---\n" +
 			"apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\n---\n" +
 			"apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayList\nitems: [{metadata: {name: g}}]\n", []string{
-			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: leave the object away; served are ConfigMap, EndpointSlice, Ingress,`,
-			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: leave the object away; served are`,
+			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: remove the object; served are ConfigMap, EndpointSlice, Ingress,`,
+			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are`,
 			`f.yaml:10: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
-			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of ConfigMap`, // another's
+			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of ConfigMap`, // another group's
 			`f.yaml:20: Gateway default/g: kind: kind Gateway is known and not served yet`}},
 		"for API servers": {"apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {name: p}\n", []string{
-			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: kind ValidatingAdmissionPolicyBinding means something to an API server alone: leave the object away`}},
+			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: only an API server uses kind ValidatingAdmissionPolicyBinding: remove the object`}},
 		"number too large": {pod("  priority: 3000000000\n"), []string{
 			`f.yaml:5: Pod default/web: spec.priority: 3000000000 does not fit: expected a number of type int32`}},
 		"a fraction": {pod("  priority: 1.5\n"), []string{
@@ -186,7 +186,7 @@ func TestDecodeEmpty(t *testing.T) {
 	}
 }
 
-// A few lines of aliases must not become gigabytes.
+// A few lines with aliases must not grow to gigabytes.
 func TestBillionLaughs(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("kind: ConfigMap\nb0: &b0 [x, x, x, x, x, x, x, x, x, x]\n")
@@ -211,7 +211,7 @@ func TestMergeNamesBothPlaces(t *testing.T) {
 	}
 }
 
-// What Encode writes must be read alike by the short way and by the YAML parser.
+// The JSON reader and the YAML parser must read the output of Encode alike.
 func TestJSONStream(t *testing.T) {
 	in, err := Decode("in", []byte(sample))
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// A file may hold every kind for which that is said: its example is read, and the same when it was written by Encode.
+// Every kind InFiles has an example, which is read, and read the same after Encode has written it.
 func TestEveryKindIsDecoded(t *testing.T) {
 	const file = "testdata/kinds.yaml"
 	data, err := os.ReadFile(file)
@@ -45,7 +45,7 @@ func TestEveryKindIsDecoded(t *testing.T) {
 	}
 }
 
-// What is known and cannot be in a file is told apart from what nobody knows.
+// A kind that Tapestry knows but that no file may hold gets another error than an unknown kind.
 func TestEveryOtherKindIsTold(t *testing.T) {
 	told := 0
 	for _, k := range kube.Kinds() {
@@ -53,7 +53,7 @@ func TestEveryOtherKindIsTold(t *testing.T) {
 			continue
 		}
 		_, err := Decode("f.yaml", fmt.Appendf(nil, "# a comment\napiVersion: %s\nkind: %s\nmetadata: {name: x}\n", k.Group.Version, k.Name))
-		want := "means something to an API server alone"
+		want := "only an API server uses kind"
 		if k.Use&kube.NotServed != 0 {
 			want = "is known and not served yet"
 		}

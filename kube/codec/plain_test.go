@@ -11,7 +11,7 @@ import (
 
 const podHead = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: p\n"
 
-// What programs print goes the short way, or it would be of no use.
+// Plain must read what programs print, or it would be useless.
 func TestPlainTakesWhatProgramsPrint(t *testing.T) {
 	for name, text := range map[string]string{
 		"a slice":             string(sliceDocument()),
@@ -31,7 +31,7 @@ func TestPlainTakesWhatProgramsPrint(t *testing.T) {
 	}
 }
 
-// Where a short look could be wrong, the complete parser decides.
+// Where plain might be wrong, the complete parser decides.
 func TestPlainGivesUp(t *testing.T) {
 	for _, rest := range []string{
 		"  labels:\n    a: yes and\n      no\n",          // a scalar of two lines
@@ -43,23 +43,23 @@ func TestPlainGivesUp(t *testing.T) {
 		"  labels:\n    a: 1e3\n",                        // a float
 		"  labels:\n    a: 1.5\n",                        // a float
 		"  labels:\n    a: .inf\n",                       // not a number
-		"  labels:\n    a: -1\n",                         // could be a list
-		"  labels:\n    a: ~\n",                          // nothing
+		"  labels:\n    a: -1\n",                         // could be a list item
+		"  labels:\n    a: ~\n",                          // null
 		"  labels:\n    a: True\n",                       // a boolean
 		"  labels:\n    a: \"\\n\"\n",                    // an escape
 		"  labels:\n    a: 'it''s'\n",                    // a quote
-		"  labels:\n    a: x # comment\n",                // a comment behind
-		"  labels:\n    a: x\n    a: y\n",                // twice
+		"  labels:\n    a: x # comment\n",                // a comment at the end
+		"  labels:\n    a: x\n    a: y\n",                // a key twice
 		"  labels:\n    ? a\n    : b\n",                  // a complex key
 		"  labels:\n    <<: {a: b}\n",                    // a merge
 		"  labels:\n\ta: b\n",                            // a tab
 		"  labels:\n    a: \u00e4\n",                     // not ASCII
-		"  labels:\n    a: b\r\n",                        // the line ends of others
+		"  labels:\n    a: b\r\n",                        // line ends of Windows
 		"  labels:\n      a: b\n    c: d\n",              // indentation that fits nowhere
-		"spec:\n  containers:\n  -\n    name: a\n",       // a dash alone
+		"spec:\n  containers:\n  -\n    name: a\n",       // a dash on its own line
 		"spec:\n  containers:\n  - - a\n",                // a list in a list
 		"unknown: 1\n",                                   // no such field
-		"spec:\n  containers:\n  - name: a\n   - b: c\n", // a dash out of line
+		"spec:\n  containers:\n  - name: a\n   - b: c\n", // a dash at the wrong indentation
 		"...\n", "--- x\n", "%YAML 1.2\n", "- a\n",
 	} {
 		text := podHead + rest
@@ -71,7 +71,7 @@ func TestPlainGivesUp(t *testing.T) {
 	}
 }
 
-// samePlain compares the short way with the complete parser, where the short way is taken.
+// samePlain compares plain with the complete parser, for a text that plain accepts.
 func samePlain(t *testing.T, text string) {
 	t.Helper()
 	short, long := parser{name: "x", seen: map[kube.Ref]string{}}, parser{name: "x", seen: map[kube.Ref]string{}}

@@ -80,7 +80,7 @@ func TestAllocate(t *testing.T) {
 	}
 }
 
-// A tiny range shows collisions and exhaustion.
+// A tiny range has collisions, and no room for all.
 func TestAllocateFull(t *testing.T) {
 	objs, err := codec.Decode("x", []byte("{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: x}, spec: {cidrs: [10.1.1.248/29]}}"))
 	if err != nil {
@@ -104,7 +104,7 @@ func TestAllocateFull(t *testing.T) {
 	}
 }
 
-// allJSON renders every object.
+// allJSON returns every object as JSON.
 func allJSON(t testing.TB, objs kube.Objects) string {
 	var b strings.Builder
 	for obj := range objs.All() {

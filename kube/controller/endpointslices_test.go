@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// newPod gives a ready pod of app=web on n1.
+// newPod returns a ready pod with the label app=web on node n1.
 func newPod(name string, change func(*corev1.Pod), ips ...string) *corev1.Pod {
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name), Labels: map[string]string{"app": "web"}},
@@ -166,7 +166,7 @@ func sliceText(s *discoveryv1.EndpointSlice) string {
 	return strings.TrimSpace(head + ": " + strings.Join(endpoints, ", "))
 }
 
-// The slices made here and the translation of them must agree on what a Service's endpoints are.
+// Package translate must find the same endpoints in the slices made here.
 func TestTranslated(t *testing.T) {
 	svc := newService(func(s *corev1.ServiceSpec) {
 		s.ClusterIP = "10.96.0.7"

@@ -26,7 +26,7 @@ func TestIngressStatus(t *testing.T) {
 	in := kube.Objects{
 		Nodes: []*corev1.Node{
 			node("n1", nil, "192.168.0.1", "fd00::1"), node("n2", nil, "192.168.0.2"),
-			node("stock", map[string]string{kube.StockAnnotation: "true"}, "192.168.0.3"), // nobody serves there
+			node("stock", map[string]string{kube.StockAnnotation: "true"}, "192.168.0.3"), // serves no Ingress
 		},
 		Ingresses: []*networkingv1.Ingress{ingress("ours", "tapestry"), ingress("theirs", "nginx")},
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// state is what a journal said, for comparison.
+// state returns the leases that were read from a journal, as text.
 func state(w *world) string {
 	s := ""
 	for _, l := range w.Held() {
@@ -22,7 +22,7 @@ func state(w *world) string {
 	return s + fmt.Sprint("resting ", w.Resting())
 }
 
-// A journal that was cut anywhere says what it said when it was that long.
+// A journal that was cut anywhere holds what it held when it had that length.
 func TestCutAnywhere(t *testing.T) {
 	w := newWorld(t, "10.1.0.0/24", "fd00:1::/64")
 	states := map[int64]string{}
@@ -75,7 +75,7 @@ func TestCutAnywhere(t *testing.T) {
 		if got := state(cut); got != want {
 			t.Fatalf("cut to %d bytes: %s, want %s", size, got, want)
 		}
-		// It goes on, and the next agent finds nothing wrong.
+		// It can still be written to, and the next agent finds it undamaged.
 		if _, err := cut.acquire("next"); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
-// A bit that turned over costs the line that it is in.
+// A flipped bit costs only the line that contains it.
 func TestDamaged(t *testing.T) {
 	w := newWorld(t, "10.1.0.0/24")
 	w.gets("a", "10.1.0.3")
@@ -113,7 +113,7 @@ func TestDamaged(t *testing.T) {
 	w.open("was not one")
 	w.gets("a", "10.1.0.3")
 	w.open("")
-	// A newer agent's is not touched.
+	// A newer agent's journal is not touched.
 	newer := []byte("tapestry addresses 2\n1234\n")
 	if err := os.WriteFile(w.path, newer, 0o600); err != nil {
 		t.Fatal(err)
@@ -132,7 +132,7 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// The file does not grow with the number of pods that ever were, and rewriting it loses nothing.
+// The file does not grow with the number of past pods, and rewriting it loses nothing.
 func TestRewrite(t *testing.T) {
 	w := newWorld(t, "10.1.0.0/24")
 	w.gets("stays", "10.1.0.3")
@@ -208,7 +208,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	free()
 	w.gets("a", "10.1.0.3")
-	// It grows until it does not.
+	// Leases are added until the disk is full.
 	free = fill(t, dir)
 	n := 0
 	for ; n < 100; n++ {
@@ -223,7 +223,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatalf("%d leases were written to a full disk", n)
 	}
 	before := state(w)
-	for range 3 { // nothing is lost by trying
+	for range 3 { // failed attempts lose nothing
 		if _, err := w.acquire("too much"); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("got %v", err)
 		}
@@ -257,7 +257,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// Two pods never have one address, whatever order their requests come in.
+// Two pods never have the same address, in whatever order their requests come in.
 func TestManyAtOnce(t *testing.T) {
 	w := newWorld(t, "10.1.0.0/24")
 	type result struct {

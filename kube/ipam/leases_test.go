@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// world is a node with Leases, and a clock.
+// world is a node with Leases and a clock.
 type world struct {
 	*Leases
 	t      *testing.T
@@ -38,7 +38,7 @@ func (w *world) setRanges(ranges ...string) {
 	}
 }
 
-// open is what the next agent does. damage is a part of what it has to tell.
+// open opens the journal as the next agent does. The reported damage must contain damage.
 func (w *world) open(damage string) {
 	w.t.Helper()
 	if w.Leases != nil {
@@ -70,7 +70,7 @@ func (w *world) acquire(container string, want ...string) ([]netip.Addr, error) 
 	return got.Addrs, err
 }
 
-// gets asserts the addresses.
+// gets asserts the addresses that container gets.
 func (w *world) gets(container, addrs string, want ...string) {
 	w.t.Helper()
 	got, err := w.acquire(container, want...)
@@ -161,12 +161,12 @@ func TestFixed(t *testing.T) {
 	if _, err := w.acquire("x", "10.1.0.7"); !errors.Is(err, ErrTaken) {
 		t.Errorf("got %v", err)
 	}
-	// It need not rest, since that very address is asked for.
+	// A fixed address need not have rested.
 	w.release("a")
 	w.gets("d", "10.1.0.9 fd00:1::6", "10.1.0.9")
 }
 
-// The next sandbox of a pod takes its fixed address from the one before, of which nobody has told yet that it is gone.
+// The next sandbox of a pod takes the fixed address from the earlier one, which has not been released yet.
 func TestFixedOfEarlierSandbox(t *testing.T) {
 	w := newWorld(t, "10.1.0.0/28")
 	fixed := []netip.Addr{netip.MustParseAddr("10.1.0.9")}
@@ -174,12 +174,12 @@ func TestFixedOfEarlierSandbox(t *testing.T) {
 	if _, err := w.Acquire(l); err != nil {
 		t.Fatal(err)
 	}
-	w.inUse[fixed[0]] = true // its Port
+	w.inUse[fixed[0]] = true // the pod's attachment has the address
 	l.Key = key("b")
 	if got, err := w.Acquire(l); err != nil || text(got.Addrs) != "10.1.0.9" {
 		t.Fatal(got, err)
 	}
-	w.release("a") // comes late, and is nobody's any more
+	w.release("a") // comes late, and changes nothing
 	w.open("")
 	if held := w.Held(); len(held) != 1 || held[0].ContainerID != "b" || text(held[0].Addrs) != "10.1.0.9" {
 		t.Errorf("held: %v", held)
@@ -197,7 +197,7 @@ func TestReopen(t *testing.T) {
 	w.now = w.now.Add(30 * time.Second)
 	w.open("")
 	w.gets("b", "10.1.0.4")
-	w.gets("c", "10.1.0.5") // goes on where it was
+	w.gets("c", "10.1.0.5") // the search continues where it was
 	if n := w.Resting(); n != 1 {
 		t.Errorf("%d addresses rest", n)
 	}
@@ -207,7 +207,7 @@ func TestReopen(t *testing.T) {
 	if _, err := w.acquire("e"); !errors.As(err, &full) || full.Wait != 30*time.Second {
 		t.Errorf("got %v", err)
 	}
-	// The clock was set back by a day: the release has just happened, and its rest ends.
+	// The clock is set back by a day: the release counts as having just happened, and its rest ends.
 	w.now = w.now.Add(-24 * time.Hour)
 	w.open("")
 	if _, err := w.acquire("e"); !errors.As(err, &full) || full.Wait != time.Minute {
@@ -215,7 +215,7 @@ func TestReopen(t *testing.T) {
 	}
 	w.now = w.now.Add(time.Minute)
 	w.gets("e", "10.1.0.3")
-	// Set forward by a year: what rests may be had, what is held is held.
+	// The clock is set forward by a year: resting addresses are free, held ones stay held.
 	w.release("e")
 	w.now = w.now.Add(365 * 24 * time.Hour)
 	w.open("")
@@ -232,11 +232,11 @@ func TestRangeChanges(t *testing.T) {
 	w.gets("a", "10.1.0.3")
 	w.setRanges("10.2.0.0/24", "fd00:2::/120")
 	w.gets("b", "10.2.0.3 fd00:2::3")
-	w.gets("a", "10.1.0.3") // what it has it keeps
+	w.gets("a", "10.1.0.3") // a held lease stays
 	w.release("a")
 	w.gets("a", "10.2.0.4 fd00:2::4")
 	w.setRanges("10.1.0.0/24")
-	w.gets("c", "10.1.0.4") // the other one rests
+	w.gets("c", "10.1.0.4") // the other address rests
 	for _, r := range []string{"10.3.0.0/30", "10.3.0.0/32", "fd00:3::/127", "fd00:3::/128"} {
 		w.setRanges(r)
 		var full *FullError
@@ -254,7 +254,7 @@ func TestKeep(t *testing.T) {
 	w.gets("b", "10.1.0.4")
 	known := []Lease{
 		{Key: key("a"), Namespace: "default", Name: "pod-a", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.3")}},
-		{Key: key("c"), Namespace: "default", Name: "pod-c", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.4")}}, // b is wrong, then
+		{Key: key("c"), Namespace: "default", Name: "pod-c", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.4")}}, // so b is wrong
 		{Key: key("d"), Namespace: "default", Name: "pod-d", Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.9")}},
 	}
 	for i, want := range []int{2, 0} {

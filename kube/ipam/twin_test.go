@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// twin does the same slowly, with the history of each address and nothing else.
+// twin does the same as Leases, but slowly, with only the history of each address.
 type twin struct {
 	world *world
 	owner map[netip.Addr]string
-	left  map[netip.Addr]time.Time // when it was released last
+	left  map[netip.Addr]time.Time // when the address was released last
 	last  map[bool]netip.Addr      // by family
 }
 
@@ -45,7 +45,7 @@ func (w *twin) acquire(container string, want netip.Addr) []netip.Addr {
 	var list []netip.Addr
 	for _, r := range w.world.ranges {
 		pool := w.pool(r)
-		at := 0 // of the first one behind the last
+		at := 0 // the index of the first one behind the last
 		for i, a := range pool {
 			if a == w.last[a.Is4()] {
 				at = i + 1
@@ -88,7 +88,7 @@ func (w *twin) release(container string) {
 	}
 }
 
-// FuzzTwin lets both do the same and compares, over restarts of one of the two.
+// FuzzTwin runs the same operations on both and compares them, with restarts of one of the two.
 func FuzzTwin(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 128, 129, 4, 5, 250, 6, 128, 7})
 	f.Add([]byte{0, 128, 0, 128, 0, 240, 240, 240, 255, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14})
@@ -103,7 +103,7 @@ func FuzzTwin(f *testing.F) {
 			container := fmt.Sprint("c", op%16)
 			want := netip.Addr{}
 			switch {
-			case op >= 252: // somebody's without a lease comes or goes
+			case op >= 252: // something without a lease takes or leaves an address
 				a := netip.AddrFrom4([4]byte{10, 1, 0, 4 + op%4})
 				if slow.owner[a] == "" {
 					w.inUse[a] = !w.inUse[a]

@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// However files change, looking at what events name gives the same as reading the directory anew.
+// However files change, look finds the same as reading the directory anew.
 func TestLookFindsWhatReadDoes(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, StatusDir), 0o755); err != nil {
@@ -24,18 +24,18 @@ func TestLookFindsWhatReadDoes(t *testing.T) {
 		t.Fatal(errs)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	shared := 0 // lists that a snapshot has in common with the one before
+	shared := 0 // the number of lists that a snapshot shares with the one before
 	var before kube.Objects
 	for step := range 400 {
 		name := fmt.Sprintf("f%d.yaml", random.IntN(6))
 		switch random.IntN(6) {
 		case 0:
-			_ = os.Remove(filepath.Join(dir, name)) // it may not be there
+			_ = os.Remove(filepath.Join(dir, name)) // it may not exist
 		case 1:
 			name = fmt.Sprintf("status/n%d.yaml", random.IntN(3))
 			write(t, dir, name, fmt.Sprintf("apiVersion: v1\nkind: Node\nmetadata:\n  name: n%d\n  annotations:\n    step: s%d\n", random.IntN(3), step))
 		case 2:
-			write(t, dir, name, node(fmt.Sprintf("n%d", random.IntN(4)))) // now and then twice the same
+			write(t, dir, name, node(fmt.Sprintf("n%d", random.IntN(4)))) // sometimes a Node that is defined twice
 		default:
 			text := ""
 			for i := range random.IntN(3) {

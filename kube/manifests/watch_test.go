@@ -16,7 +16,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// watched runs Watch over a directory and remembers what it says.
+// watched runs Watch over a directory and remembers what it delivers.
 type watched struct {
 	t  *testing.T
 	mu sync.Mutex
@@ -51,7 +51,7 @@ func watch(t *testing.T, dir string) *watched {
 	return w
 }
 
-// until waits for a state that ok likes and gives how long that took.
+// until waits until ok returns true, and returns how long that took.
 func (w *watched) until(what string, ok func() bool) time.Duration {
 	w.t.Helper()
 	start := time.Now()
@@ -76,14 +76,14 @@ func (w *watched) untilNodes(want string) time.Duration {
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	w := watch(t, dir)
-	w.untilNodes("") // a snapshot at once, even of nothing
+	w.untilNodes("") // a snapshot comes at once, even an empty one
 
 	write(t, dir, "a.yaml", node("a"))
 	w.untilNodes("a")
 	write(t, dir, "b.yaml", node("b"))
 	w.untilNodes("a b")
 
-	// The ways in which editors save.
+	// Editors save in several ways.
 	write(t, dir, "a.yaml", node("a1")) // truncate and write
 	w.untilNodes("a1 b")
 	tmp := write(t, dir, ".a.yaml.swp", node("a2")) // rename over
@@ -91,7 +91,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.untilNodes("a2 b")
-	if err := os.Rename(filepath.Join(dir, "a.yaml"), filepath.Join(dir, "a.yaml~")); err != nil { // keep a backup, write anew
+	if err := os.Rename(filepath.Join(dir, "a.yaml"), filepath.Join(dir, "a.yaml~")); err != nil { // backup, new file
 		t.Fatal(err)
 	}
 	write(t, dir, "a.yaml", node("a3"))
@@ -137,7 +137,7 @@ func TestWatchKeepsTheLastGoodState(t *testing.T) {
 	w.until("an error", func() bool {
 		return len(w.errs) == 1 && strings.Contains(w.errs[0], "a.yaml:4: Node a: spek: unknown field")
 	})
-	write(t, dir, "b.yaml", node("b")) // others go on, and the error is not told again
+	write(t, dir, "b.yaml", node("b")) // other files are read, and the error is not reported again
 	w.untilNodes("a b")
 	write(t, dir, "c.yaml", node("a")) // defined twice
 	w.until("a second error", func() bool { return len(w.errs) == 2 && strings.Contains(w.errs[1], "already defined at") })
@@ -174,13 +174,13 @@ func TestWatchStatus(t *testing.T) {
 	w := watch(t, dir)
 	w.untilNodes("n1")
 	key := func() string { return w.last.Nodes[0].Annotations[kube.PublicKeyAnnotation] }
-	for _, k := range []string{"one", "two"} { // the first makes the folder
+	for _, k := range []string{"one", "two"} { // the first one makes the folder
 		if _, err := Publish(dir, kube.NodeStatus{Name: "n1", PublicKey: k, Endpoint: netip.MustParseAddrPort("1.2.3.4:5")}); err != nil {
 			t.Fatal(err)
 		}
 		w.until("key "+k, func() bool { return key() == k })
 	}
-	write(t, dir, "status/n1.yaml", "kind: [") // a broken status is no reason to stop
+	write(t, dir, "status/n1.yaml", "kind: [") // a broken status file must not stop the rest
 	w.until("an error", func() bool { return len(w.errs) == 1 })
 	write(t, dir, "b.yaml", node("n2"))
 	w.untilNodes("n1 n2")
@@ -201,12 +201,12 @@ func TestWatchIgnoresWhatSaysNothing(t *testing.T) {
 	w.untilNodes("a")
 	write(t, dir, "notes.txt", "x")
 	write(t, dir, ".a.yaml.tmp", "x")
-	write(t, dir, "a.yaml", node("a")) // the same again
+	write(t, dir, "a.yaml", node("a")) // the same content again
 	write(t, dir, "b.yaml", node("b"))
 	w.untilNodes("a b")
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.delivered > 3 { // the writes may be one burst or several, but those to b.yaml alone are news
+	if w.delivered > 3 { // the writes may be one burst or several, but only b.yaml brings news
 		t.Errorf("%d snapshots", w.delivered)
 	}
 }
@@ -218,7 +218,8 @@ func TestWatchNeedsADirectory(t *testing.T) {
 	}
 }
 
-// TestWatchLatency measures file to snapshot with a lab's worth of objects. It is mostly the debounce of 5 ms.
+// TestWatchLatency measures the time from a file to the snapshot, with as many objects as a lab has. Most of it is
+// the debounce of 5 ms.
 func TestWatchLatency(t *testing.T) {
 	dir := t.TempDir()
 	objs := manyObjects(50)

@@ -24,7 +24,7 @@ func TestMerge(t *testing.T) {
 	web, stranger := cni.Pod{Namespace: "default", Name: "web"}, cni.Pod{Namespace: "cni.net", Name: "c1"}
 	for name, tc := range map[string]struct {
 		pod     cni.Pod
-		want    []string // besides what is named
+		want    []string // besides the named ones
 		problem string
 	}{
 		"both families":   {asking(stranger, cni.PortMapping{HostPort: 81, ContainerPort: 8081, Protocol: "TCP"}), []string{"0.0.0.0:81>10.244.1.3:8081", "[::]:81>[fd00::3]:8081"}, ""},
@@ -71,7 +71,7 @@ func TestBadMappings(t *testing.T) {
 	}
 }
 
-// Whoever has to know hears of every change, and what was told last is so.
+// Changed is called for every change, after which HostPorts returns the new state.
 func TestMappingsChange(t *testing.T) {
 	d := newDesk(t)
 	heard := 0
@@ -108,7 +108,7 @@ func TestMappingsChange(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	has(1, 1)
-	// The same again is attached; with other ports it is attached anew.
+	// A repeated ADD with the same ports finds the pod attached; with other ports the pod is attached again.
 	p := podOf("a")
 	p.Namespace, p.PortMappings = "cni.net", []cni.PortMapping{m}
 	if got, err := d.Prepare(t.Context(), p); err != nil || !got.Attached {

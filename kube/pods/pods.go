@@ -147,10 +147,10 @@ func (p *Registry) Restore(ports Attacher, items []keeper.Item) {
 			}
 			continue
 		case errors.Is(err, unix.EBADFD): // from TUNGETIFF, for a device that no longer exists
-			p.o.Log.Info("a pod went while no agent ran", "pod", pod.String(), "container", pod.ContainerID)
+			p.o.Log.Info("a pod was deleted while no agent was running", "pod", pod.String(), "container", pod.ContainerID)
 			err = errors.Join(p.o.Keeper.Delete(it.Key), p.leases.Release(leaseKey(&pod)))
 			if err != nil {
-				p.o.Log.Error("what a pod had was not given back", "pod", pod.String(), "err", err)
+				p.o.Log.Error("the TAP or the addresses of a deleted pod were not released", "pod", pod.String(), "err", err)
 			}
 		default:
 			p.o.Log.Error("a kept TAP was not attached", "key", it.Key, "err", err)
@@ -283,7 +283,7 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	if pod.Network != "" {
 		if l, ok := p.leases.Get(key); !ok || !slices.Equal(l.Addrs, pod.Addrs) {
 			// A DEL, whose ADD had been given up, came first; or this ADD took too long.
-			return fmt.Errorf("%w: its addresses %v were given up meanwhile", cni.ErrTryLater, pod.Addrs)
+			return fmt.Errorf("%w: its addresses %v were released meanwhile", cni.ErrTryLater, pod.Addrs)
 		}
 	}
 	if _, err := tap.Check(f); err != nil {
@@ -360,7 +360,7 @@ func (p *Registry) delLocked(pod *cni.Pod) error {
 		p.attacher.Detach(cur.String())
 		p.forgetLocked(cur.String())
 		if err = p.o.Keeper.Delete(keptKey(&cur)); err != nil {
-			err = fmt.Errorf("have the keeper let go: %w", err)
+			err = fmt.Errorf("have the keeper release the TAP: %w", err)
 		}
 		p.releaseLocked(leaseKey(&cur))
 	}
@@ -446,7 +446,7 @@ func (p *Registry) review() {
 		}
 		p.o.Log.Warn("a pod's TAP is gone, and so is the pod", "pod", pod.String(), "container", pod.ContainerID)
 		if err := p.delLocked(&pod); err != nil {
-			p.o.Log.Error("a pod was not detached whole", "pod", pod.String(), "err", err)
+			p.o.Log.Error("a pod was not detached completely", "pod", pod.String(), "err", err)
 		}
 	}
 	now := p.o.Now()

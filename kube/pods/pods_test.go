@@ -20,14 +20,14 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// desk is pods with a packet path and a keeper that do as they are told, and a clock.
+// desk is a Registry with a fake packet path, a fake keeper and a clock.
 type desk struct {
 	*Registry
 	t         *testing.T
 	now       time.Time
 	fixed     string
 	there     map[string]netstack.AttachmentConfig
-	kept      map[string]string // the container, by key
+	kept      map[string]string // containers by key
 	attachErr error
 	putErr    error
 	fixedErr  error
@@ -39,7 +39,7 @@ func (d *desk) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
 		return d.attachErr
 	}
 	d.there[c.Name] = c
-	return f.Close() // it is the packet path's
+	return f.Close() // the packet path owns it
 }
 
 func (d *desk) Detach(name string) bool {
@@ -109,14 +109,14 @@ func (d *desk) prepare(container string) cni.Prepared {
 	return p
 }
 
-// tap makes one that the packet path may close.
+// tap makes a TAP that the packet path may close.
 func (d *desk) tap() *os.File {
 	d.t.Helper()
 	ns, err := tap.NewNamespace()
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	defer ns.Close() // the TAP holds it
+	defer ns.Close() // the TAP holds the namespace
 	f, err := tap.Create(ns, tap.PodConfig([]netip.Addr{netip.MustParseAddr("10.244.1.3")}, packet.MAC{2, 0, 0, 0, 0, 1}, 1400))
 	if err != nil {
 		d.t.Fatal(err)
@@ -145,14 +145,14 @@ func TestReview(t *testing.T) {
 	d.now = d.now.Add(prepareTime - time.Second)
 	d.review()
 	d.has(2, 2, 3)
-	// Whose TAP was deleted has no attachment any more.
+	// A pod whose TAP was deleted has no attachment any more.
 	delete(d.there, goes.String())
 	if _, err := d.Check(t.Context(), goes.Pod); !errors.Is(err, cni.ErrNotAttached) {
 		t.Errorf("got %v", err)
 	}
 	d.review()
 	d.has(1, 1, 2)
-	// And who did not come has waited long enough.
+	// A pod that did not come has had enough time.
 	d.now = d.now.Add(time.Second)
 	d.review()
 	d.has(1, 1, 1)
@@ -202,7 +202,7 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
-// What fails half-way leaves nothing, and its lease for the next attempt.
+// An Add that fails half-way leaves nothing but its lease, for the next attempt.
 func TestAddFails(t *testing.T) {
 	d := newDesk(t)
 	p := d.prepare("a")
@@ -233,7 +233,7 @@ func TestAddFails(t *testing.T) {
 	if err := d.Add(outside, d.tap()); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "outside") {
 		t.Errorf("got %v", err)
 	}
-	// One that comes with its addresses, and needs no lease.
+	// This pod comes with its addresses, and needs no lease.
 	outside.Addrs[0] = netip.MustParseAddr("10.244.1.4")
 	if err := d.Add(outside, d.tap()); err != nil {
 		t.Error(err)

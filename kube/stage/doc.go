@@ -10,5 +10,6 @@
 //	far          second node, if any         runs the built-in server, behind the Services far and both
 //	host         first node, host network    asks, as a process of the node would
 //
-// A node affinity binds each pod to its node. So the scheduler still takes part, and reports taints that keep a pod away.
+// A node affinity binds each pod to its node. So the scheduler still takes part, and reports taints that keep a pod
+// away.
 package stage

@@ -68,14 +68,14 @@ func TestUnready(t *testing.T) {
 	}
 }
 
-// server is an API server that keeps what is made, and has every pod ready at once.
+// server is an API server that keeps what is created, and makes every pod ready at once.
 type server struct {
 	mu      sync.Mutex
 	pods    map[string]*corev1.Pod
 	agents  []corev1.Pod
 	deleted []string
-	refuse  string // the resource that may not be made
-	client  string // the User-Agent of who asked last
+	refuse  string // the resource that may not be created
+	client  string // the User-Agent of the last request
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -7,8 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// A Service of which only what nobody uses is another leaves everything as it is, and one whose name leads where it
-// led leaves the names: they are the very same lists.
+// A change of a Service that nobody uses keeps both lists: the Services and the names. A change that does not concern
+// the name keeps the list of names.
 func TestServicesThatOnlyLookNew(t *testing.T) {
 	objs := manyPaths(t, 10)
 	o := Options{Node: "n0"}

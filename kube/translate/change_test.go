@@ -9,9 +9,9 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// TestServiceChangesType: a Service that becomes another kind of Service is that, and nothing of what it was, though
-// fields and EndpointSlices of before are still there; and it comes back whole (kubernetes/kubernetes#105986). One
-// Translator sees all.
+// TestServiceChangesType changes the type of a Service back and forth. A Service must have nothing of its former
+// type, though fields and EndpointSlices of it are still there (kubernetes/kubernetes#105986). One Translator sees
+// all states.
 func TestServiceChangesType(t *testing.T) {
 	const rest = `
 apiVersion: v1

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
 
-// TestGolden translates testdata/<case>.in.yaml as node n1 sees it and compares with <case>.out.yaml.
+// TestGolden translates testdata/<case>.in.yaml for node n1 and compares the result with <case>.out.yaml.
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil || len(inputs) == 0 {
@@ -61,7 +61,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// render makes a Result readable, the same for the same Result, and leaves private keys out.
+// render makes a Result readable. Equal Results are rendered equally. It leaves out private keys.
 func render(r translate.Result) any {
 	type m = map[string]any
 	var peers, routes, svcs, names, pods, podNames, hostPorts, certs, ingressRoutes, problems []any
@@ -161,7 +161,7 @@ func service(s services.Service) any {
 		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "internalLocal": s.InternalLocal,
 		"externalLocal": s.ExternalLocal, "publishNotReady": s.PublishNotReady, "endpoints": endpoints,
 	}
-	if s.SourceRanges != nil { // these are rare
+	if s.SourceRanges != nil { // few Services have any
 		m["sourceRanges"] = fmt.Sprint(s.SourceRanges)
 	}
 	if s.HealthCheckNodePort != 0 {

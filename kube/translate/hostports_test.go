@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// A pod that goes leaves its hostPort to the one that stays, whichever is older.
+// A terminating pod loses its hostPort to a pod that stays, whichever is older.
 func TestHostPortOfATerminatingPod(t *testing.T) {
 	pod := func(name, ip string, created int64, going bool) *corev1.Pod {
 		p := &corev1.Pod{

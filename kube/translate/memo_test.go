@@ -22,7 +22,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// churn is a cluster in which things come, go, change and contradict one another.
+// churn is a cluster in which objects come, go, change and contradict one another.
 type churn struct {
 	random *mathrand.Rand
 	objs   kube.Objects
@@ -34,7 +34,7 @@ func (c *churn) pick(n int) int { return c.random.IntN(n) }
 func (c *churn) service() *corev1.Service {
 	s := &corev1.Service{}
 	s.Namespace, s.Name = "default", fmt.Sprintf("s%02d", c.pick(12))
-	s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", 1+c.pick(40)) // now and then somebody else's
+	s.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", 1+c.pick(40)) // sometimes another Service's
 	s.Spec.Ports = []corev1.ServicePort{{Name: "p", Port: 80}}
 	s.CreationTimestamp = metav1.Unix(int64(c.pick(3)), 0)
 	switch c.pick(12) {
@@ -58,7 +58,7 @@ func (c *churn) service() *corev1.Service {
 	return s
 }
 
-// anyAddr is an address that may be anybody's.
+// anyAddr returns an address that may belong to anything.
 func (c *churn) anyAddr() string {
 	return []string{
 		fmt.Sprintf("10.96.0.%d", 1+c.pick(40)), fmt.Sprintf("10.98.0.%d", 1+c.pick(40)), fmt.Sprintf("192.0.2.%d", c.pick(3)),
@@ -110,7 +110,7 @@ func (c *churn) pod() *corev1.Pod {
 	p := &corev1.Pod{}
 	p.Namespace, p.Name = "default", fmt.Sprintf("p%d", c.pick(5))
 	p.Spec.NodeName = fmt.Sprintf("n%d", c.pick(2))
-	p.Status.PodIP = fmt.Sprintf("10.244.0.%d", 1+c.pick(300)) // 256 and more are no addresses
+	p.Status.PodIP = fmt.Sprintf("10.244.0.%d", 1+c.pick(300)) // numbers above 255 make no address
 	if c.pick(2) == 0 {
 		p.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: int32(8080 + c.pick(2))}}}}
 	}
@@ -200,7 +200,7 @@ func (c *churn) step() {
 	}
 }
 
-// keyPairs gives the data of n TLS Secrets.
+// keyPairs returns the data of n TLS Secrets.
 func keyPairs(t testing.TB, n int) (list []map[string][]byte) {
 	for i := range n {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -235,12 +235,12 @@ func exchange[T interface {
 		}
 	}
 	if c.pick(5) > 0 {
-		out = append(out, obj) // where it should be, or not: Translate sorts
+		out = append(out, obj) // at its sorted place or not: Translate sorts
 	}
 	return out
 }
 
-// Whatever came before, a Translator gives what Translate does.
+// Whatever it has translated before, a Translator returns the same as Translate.
 func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(3, 4)), pairs: keyPairs(t, 2)}
 	var m Translator
@@ -248,7 +248,7 @@ func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 		c.step()
 		switch step % 1000 {
 		case 100:
-			c.objs.EndpointSlices = nil // Services stay, and get endpoints later
+			c.objs.EndpointSlices = nil // the Services stay, and get endpoints again later
 		case 200:
 			c.objs = kube.Objects{}
 		}
@@ -265,7 +265,7 @@ func BenchmarkTranslate(b *testing.B) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(5, 6))}
 	for i := range 10_000 {
 		s := c.service()
-		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 11+i%200), "", nil // 10 is for DNS
+		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 11+i%200), "", nil // address .10 is for DNS
 		objs.Services = append(objs.Services, s)
 		e := c.slice()
 		port := int32(9000)
@@ -301,7 +301,7 @@ func BenchmarkTranslate(b *testing.B) {
 		change(b, func(o *kube.Objects) { o.Services[5000] = o.Services[5000].DeepCopy() })
 	})
 	at := int32(0)
-	b.Run("one Service's affinity", func(b *testing.B) { // which its name has nothing to do with
+	b.Run("one Service's affinity", func(b *testing.B) { // on which its name does not depend
 		change(b, func(o *kube.Objects) {
 			at++
 			s := o.Services[5000].DeepCopy()
@@ -320,7 +320,7 @@ func BenchmarkTranslate(b *testing.B) {
 	})
 }
 
-// manyPaths is an Ingress of n paths to one Service of n endpoints, and a certificate.
+// manyPaths returns an Ingress of n paths to one Service of n endpoints, and a certificate.
 func manyPaths(t testing.TB, n int) kube.Objects {
 	s := &corev1.Service{}
 	s.Namespace, s.Name, s.Spec.ClusterIP = "default", "web", "10.96.0.1"
@@ -358,8 +358,8 @@ func manyPaths(t testing.TB, n int) kube.Objects {
 	return objs
 }
 
-// An endpoint that changes leaves alone what does not hang on endpoints: routes, certificates and names are the very
-// same lists.
+// A change of an endpoint leaves everything that does not depend on endpoints: the lists of routes, certificates and
+// names are identical.
 func TestEndpointChangesNothingElse(t *testing.T) {
 	objs := manyPaths(t, 100)
 	var m Translator
@@ -381,7 +381,7 @@ func TestEndpointChangesNothingElse(t *testing.T) {
 	if len(after.Services.Services[1].Endpoints) != 50 || after.Services.Services[0] != before.Services.Services[0] {
 		t.Error("the endpoints did not change, or those of another Service did")
 	}
-	// A Secret that nobody names, and a Service that no route leads to.
+	// Now change a Secret that no Ingress names, and a Service that no route leads to.
 	last := next.Clone()
 	last.Secrets = append(last.Secrets, &corev1.Secret{Type: corev1.SecretTypeTLS})
 	last.Services[0] = last.Services[0].DeepCopy()
@@ -394,7 +394,7 @@ func TestEndpointChangesNothingElse(t *testing.T) {
 	}
 }
 
-// BenchmarkManyPaths is 5,000 paths to one Service of 5,000 endpoints.
+// BenchmarkManyPaths translates 5,000 paths to one Service of 5,000 endpoints.
 func BenchmarkManyPaths(b *testing.B) {
 	objs := manyPaths(b, 5000)
 	o := Options{Node: "n0"}

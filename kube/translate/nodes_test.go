@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestRangesTwin compares with a look at every range.
+// TestRangesTwin compares overlapping with a linear search.
 func TestRangesTwin(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	prefix := func() netip.Prefix {

@@ -94,7 +94,7 @@ func load(t testing.TB, name string) kube.Objects {
 	return objs
 }
 
-// allJSON renders every object.
+// allJSON returns every object as JSON.
 func allJSON(t testing.TB, objs kube.Objects) string {
 	var b strings.Builder
 	for obj := range objs.All() {
@@ -107,8 +107,8 @@ func allJSON(t testing.TB, objs kube.Objects) string {
 	return b.String()
 }
 
-// FuzzTranslate changes one scalar of a good case and asks for what must hold for any input: no panic, the same
-// Result for the same Objects, unchanged Objects, no address or port that a packet must not have.
+// FuzzTranslate changes one scalar of a valid case and checks what must hold for any input: no panic, the same Result
+// for the same Objects, unchanged Objects, and no address or port that must not occur in packets.
 func FuzzTranslate(f *testing.F) {
 	names, err := filepath.Glob("testdata/*.in.yaml")
 	if err != nil || len(names) == 0 {
@@ -190,7 +190,7 @@ func checkInvariants(t *testing.T, r translate.Result) {
 	}
 }
 
-// mutate replaces the scalar number at of one object by a JSON value, by way of JSON.
+// mutate replaces scalar number at of one object by a JSON value.
 func mutate(t *testing.T, seed kube.Objects, at uint, text string) (kube.Objects, bool) {
 	var value any
 	if json.Unmarshal([]byte(text), &value) != nil {
@@ -233,7 +233,7 @@ func mutate(t *testing.T, seed kube.Objects, at uint, text string) (kube.Objects
 	return objs, err == nil
 }
 
-// walk calls f for every scalar and stores what f gives, unless that is nil.
+// walk calls f for every scalar, and stores the result of f unless it is nil.
 func walk(x any, f func(any) any) {
 	visit := func(child any, store func(any)) {
 		switch child.(type) {

@@ -74,7 +74,7 @@ func TestDeletedWhileAdded(t *testing.T) {
 	}
 	defer f.Close()
 	s.works("DEL")
-	if err := n.client.Add(t.Context(), p.Pod, f); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "given up meanwhile") {
+	if err := n.client.Add(t.Context(), p.Pod, f); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "released meanwhile") {
 		t.Errorf("got %v", err)
 	}
 	n.has(0, 0)

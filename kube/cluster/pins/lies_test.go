@@ -18,7 +18,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// made gives a Node as it was made at an hour: "name key range addresses...", a "-" standing for nothing.
+// made returns a Node that was created at that hour. text is "name key range addresses...", where "-" means none.
 func made(hour int, text string) *corev1.Node {
 	words := strings.Fields(text)
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
@@ -37,13 +37,13 @@ func made(hour int, text string) *corev1.Node {
 	return n
 }
 
-// controlPlaneNode gives n with the label of those on which API servers run.
+// controlPlaneNode returns n with the label of nodes that run API servers.
 func controlPlaneNode(n *corev1.Node) *corev1.Node {
 	n.Labels[controlPlane[0]] = ""
 	return n
 }
 
-// believed writes a Node as made reads it.
+// believed returns a Node in the format that made reads.
 func believed(n *corev1.Node) string {
 	or := func(s string) string {
 		if s == "" {
@@ -64,30 +64,30 @@ func sortNodes(list []*corev1.Node) {
 	slices.SortFunc(list, func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// Keys in two spellings that base64 reads as the same bytes.
+// One key in two spellings that base64 decodes to the same bytes.
 const (
 	keyOne      = "HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 	keyOneAgain = "HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh9="
 )
 
-// TestLies: what a node claims that is not its own costs nobody else anything.
+// Whatever a node claims, no other node loses anything by it.
 func TestLies(t *testing.T) {
 	const self, honest = "self S 10.244.1.0/24 192.168.0.1", "web W 10.244.2.0/24 192.168.0.2"
 	type state []*corev1.Node
 	for _, test := range []struct {
 		what   string
-		states []state // one after the other; the last is looked at. This node is added to each
+		states []state // in order; the last is checked. This node is added to each
 		rules  []netip.Prefix
 		self   string // "" for the usual one
 		want   []string
-		told   string // of whom and what; "" for nothing
+		told   string // the problem that is reported; "" for none
 	}{
 		{what: "honest nodes", states: []state{{made(1, honest), made(2, "db D 10.244.3.0/24,fd00:3::/64 192.168.9.3 fd01::3")}},
 			want: []string{honest, "db D 10.244.3.0/24,fd00:3::/64 192.168.9.3 fd01::3"}},
 
-		// What no node can have.
+		// Ranges that no node can have.
 		{what: "the API server", states: []state{{made(1, "liar L 10.244.4.0/24 192.168.0.4 192.168.0.100")}},
-			want: []string{"liar L 10.244.4.0/24 192.168.0.4"}, told: "Node liar: status.addresses[1].address: 192.168.0.100 is or has in it 192.168.0.100, where an API server is"},
+			want: []string{"liar L 10.244.4.0/24 192.168.0.4"}, told: "Node liar: status.addresses[1].address: 192.168.0.100 is or contains 192.168.0.100, where an API server is"},
 		{what: "the API server's own node", states: []state{{controlPlaneNode(made(1, "master M 10.244.4.0/24 192.168.0.100"))}},
 			want: []string{"master M 10.244.4.0/24 192.168.0.100"}},
 		{what: "the API server's, which is a node", states: []state{{made(1, "a A 10.244.5.0/24 192.168.0.100"), controlPlaneNode(made(2, "master M 10.244.4.0/24 192.168.0.100"))}},
@@ -105,11 +105,11 @@ func TestLies(t *testing.T) {
 		{what: "somebody's network", states: []state{{made(1, "liar L 8.8.8.0/24 192.168.0.4")}},
 			want: []string{"liar L - 192.168.0.4"}, told: "Node liar: spec.podCIDRs[0]: 8.8.8.0/24 is not in a private range as this node's own pods are"},
 		{what: "the API server's network", states: []state{{controlPlaneNode(made(1, "liar L 192.168.0.64/26 192.168.9.4"))}},
-			want: []string{"liar L - 192.168.9.4"}, told: "Node liar: spec.podCIDRs[0]: 192.168.0.64/26 is or has in it 192.168.0.100, where an API server is"},
+			want: []string{"liar L - 192.168.9.4"}, told: "Node liar: spec.podCIDRs[0]: 192.168.0.64/26 is or contains 192.168.0.100, where an API server is"},
 		{what: "one of its own pods", states: []state{{made(1, "liar L 10.244.4.0/24 10.244.4.7")}},
 			want: []string{"liar L 10.244.4.0/24"}, told: "Node liar: status.addresses[0].address: 10.244.4.7 lies in the node's own pod range 10.244.4.0/24"},
 
-		// Which addresses nodes may have.
+		// Addresses that nodes may have.
 		{what: "public among public", self: "self S 10.244.1.0/24 203.0.113.1", states: []state{{made(1, "pub P 10.244.2.0/24 198.51.100.2 192.168.0.2 2001:db8::2")}},
 			want: []string{"pub P 10.244.2.0/24 198.51.100.2 192.168.0.2"}, told: "Node pub: status.addresses[2].address: 2001:db8::2 is a public address"},
 		{what: "inside of the list", rules: addresstest.Prefixes("192.168.0.0/24", "8.8.0.0/16"), states: []state{{made(1, "web W 10.244.2.0/24 192.168.0.2 8.8.8.8")}},
@@ -119,7 +119,7 @@ func TestLies(t *testing.T) {
 		{what: "in the list and special", rules: addresstest.Prefixes("0.0.0.0/0", "::/0"), states: []state{{made(1, "liar L 10.244.2.0/24 168.63.129.16")}},
 			want: []string{"liar L 10.244.2.0/24"}, told: "168.63.129.16 is where a cloud hands out credentials"},
 
-		// What another has.
+		// Claims on what another node has.
 		{what: "another's address", states: []state{{made(1, honest), made(2, "a A 10.244.3.0/24 192.168.0.2")}},
 			want: []string{honest, "a A 10.244.3.0/24"}, told: "Node a: status.addresses[0].address: 192.168.0.2 is an address of Node web, which had it first"},
 		{what: "in another spelling", states: []state{{made(1, honest), made(2, "a A 10.244.3.0/24 ::ffff:192.168.0.2")}},
@@ -141,7 +141,7 @@ func TestLies(t *testing.T) {
 		{what: "an address among another's pods", states: []state{{made(1, honest), made(2, "a A 10.244.3.0/24 10.244.2.7")}},
 			want: []string{honest, "a A 10.244.3.0/24"}, told: "Node a: status.addresses[0].address: 10.244.2.7 lies in the pod range 10.244.2.0/24 of Node web"},
 
-		// Who had it first.
+		// Claims of two nodes, of which one was first.
 		{what: "an older node claims a newer one's address later", states: []state{
 			{made(1, "a A 10.244.3.0/24 192.168.0.3"), made(2, honest)}, {made(1, "a A 10.244.3.0/24 192.168.0.3 192.168.0.2"), made(2, honest)}},
 			want: []string{honest, "a A 10.244.3.0/24 192.168.0.3"}, told: "Node a: status.addresses[1].address: 192.168.0.2 is an address of Node web"},
@@ -165,7 +165,7 @@ func TestLies(t *testing.T) {
 			var got []*corev1.Node
 			var problems []kube.Problem
 			for _, nodes := range test.states {
-				p, err := Open(file, Rules{Self: "self", NodeCIDRs: test.rules}) // an agent that has just started
+				p, err := Open(file, Rules{Self: "self", NodeCIDRs: test.rules}) // as an agent that has just started
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -196,7 +196,7 @@ func TestLies(t *testing.T) {
 	}
 }
 
-// TestDecideTwin compares with the obvious way: a claim is kept when it overlaps none of those kept before it.
+// TestDecideTwin compares decide with the obvious way: a claim is kept when it overlaps none of those kept before it.
 func TestDecideTwin(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	lostAny := 0
@@ -238,7 +238,7 @@ func TestDecideTwin(t *testing.T) {
 	}
 }
 
-// BenchmarkJudge looks at 5,000 nodes of which one is another.
+// BenchmarkJudge judges 5,000 nodes of which one has changed.
 func BenchmarkJudge(b *testing.B) {
 	var nodes []*corev1.Node
 	for i := range 5000 {

@@ -22,12 +22,12 @@ func keyed(name string, uid types.UID, key string) *corev1.Node {
 	return n
 }
 
-// TestPins plays one node's history, state by state, and what is believed after each.
+// TestPins plays one node's history, and checks after each state what is believed.
 func TestPins(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys")
 	for _, step := range []struct {
 		what    string
-		node    *corev1.Node // nil: there is none
+		node    *corev1.Node // nil when there is no Node
 		guarded bool
 		want    string // the key that is believed
 		problem string
@@ -46,7 +46,7 @@ func TestPins(t *testing.T) {
 		{"the node is deleted", nil, false, "", ""},
 		{"and made again", keyed("n", "3", "D"), false, "D", ""},
 	} {
-		p, err := Open(file, Rules{Self: "self"}) // an agent that has just started
+		p, err := Open(file, Rules{Self: "self"}) // as an agent that has just started
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestPins(t *testing.T) {
 		if step.problem == "" && len(problems) > 0 || step.problem != "" && (len(problems) != 1 || !strings.Contains(problems[0].Message, step.problem)) {
 			t.Errorf("%s: problems %v, want %q", step.what, problems, step.problem)
 		}
-		// The same question has the same answer, by pointer; another change keeps the copy.
+		// The same question gets the same answer, by pointer; a change of another node keeps the copy.
 		var more []kube.Problem
 		if again := p.Judge(Question{Nodes: nodes, Guarded: step.guarded}, &more); !kube.Same(again, got) || len(more) != len(problems) {
 			t.Errorf("%s: asked again, the answer is another", step.what)
@@ -91,7 +91,7 @@ func TestPins(t *testing.T) {
 	}
 }
 
-// The file of an agent from before it knew of addresses is read, and its keys stay believed.
+// A file of an agent that did not record addresses yet can be read, and its keys stay believed.
 func TestFileOfBefore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(file, []byte(`{"n": {"uid": "1", "key": "A"}}`), 0o600); err != nil {

@@ -53,7 +53,7 @@ func (r *Rules) forbids(c *claim, q *Question, own public) string {
 		return fmt.Sprintf("%s is where a cloud hands out credentials, and is left out: correct it", c)
 	}
 	if i := slices.IndexFunc(q.Servers, c.Contains); i >= 0 && (c.pods || !onControlPlane(c.node)) {
-		return fmt.Sprintf("%s is or has in it %s, where an API server is, and is left out: if that runs on this node, label the node %s", c, q.Servers[i], controlPlane[0])
+		return fmt.Sprintf("%s is or contains %s, where an API server is, and is left out: if that server runs on this node, label the node %s", c, q.Servers[i], controlPlane[0])
 	}
 	switch {
 	case c.pods && !addressing.Private(c.Prefix) && !own.pods[family(c)]:

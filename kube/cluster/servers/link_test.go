@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Ten minutes without a server: it is tried with growing pauses, not in step with other agents, and found within half a
-// minute when it is back.
+// There is no server for ten minutes. The pauses between tries grow and have jitter, and the server is found within
+// half a minute when it is back.
 func TestLinkPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -34,7 +34,7 @@ func TestLinkPauses(t *testing.T) {
 		if tries < 20 || tries > 150 {
 			t.Errorf("%d tries in ten minutes", tries)
 		}
-		// A server that says it is ready and then fails every request is not stormed.
+		// A server that says it is ready and then fails every request is not flooded.
 		start, tries := time.Now(), 0
 		err = l.Do(ctx, func() error {
 			tries++

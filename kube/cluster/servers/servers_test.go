@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// named starts a server that answers its name and what it was sent.
+// named starts a server that answers with its name and the request's body.
 func named(t *testing.T, name string) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -61,7 +61,7 @@ func TestFailover(t *testing.T) {
 	}
 	a.CloseClientConnections()
 	a.Close()
-	// The body is sent again, and the server that answered is the first from now on.
+	// The body is sent again, and the server that answered comes first from now on.
 	if got, want := ask(t, rt, "/", "!"), "b "+hostOf(b)+"!"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -95,7 +95,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// The certificate is checked against the address that is used, not against the first.
+// The certificate is checked against the address in use, not against the first one.
 func TestServerName(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer s.Close()

@@ -1,5 +1,5 @@
-// Package tell writes what a node knows on objects of the cluster: its own state on its Node, and problems of
-// Services and Ingresses as Events.
+// Package tell writes what a node knows on objects of the cluster: its own state on its Node, and problems of Services,
+// Ingresses and EndpointSlices as Events.
 package tell
 
 import (

@@ -26,7 +26,7 @@ func TestShorten(t *testing.T) {
 	}
 }
 
-// TestPatches: what has to be sent so that a Node says what it should.
+// TestPatches checks which changes are sent so that a Node shows the desired state.
 func TestPatches(t *testing.T) {
 	node := func(key, features string, unavailable corev1.ConditionStatus) *corev1.Node {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"other": "x", kube.ProblemsAnnotation: "[]"}}}
@@ -45,7 +45,7 @@ func TestPatches(t *testing.T) {
 	for what, tc := range map[string]struct {
 		have        *corev1.Node
 		want        kube.NodeStatus
-		annotations string // that change, + set, - removed
+		annotations string // the changes: + set, - removed
 		condition   corev1.ConditionStatus
 	}{
 		"nothing":              {node("k", "f", corev1.ConditionFalse), kube.NodeStatus{PublicKey: "k", Features: []string{"f"}, Ready: true}, "", ""},

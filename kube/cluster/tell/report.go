@@ -198,7 +198,7 @@ func (r *Reporter) Run(ctx context.Context) {
 			}
 			if err != nil && err.Error() != complained {
 				complained = err.Error()
-				r.log.Warn("a problem is not told on the object it is about", "object", e.InvolvedObject.Kind+" "+e.Namespace+"/"+e.InvolvedObject.Name, "err", err)
+				r.log.Warn("a problem cannot be reported as an Event on its object", "object", e.InvolvedObject.Kind+" "+e.Namespace+"/"+e.InvolvedObject.Name, "err", err)
 			}
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// Events and conditions are printed by kubectl and collected by logs.
+// kubectl prints Events and conditions, and logs collect them.
 func TestHostile(t *testing.T) {
 	r := NewReporter("n1", nil, nil, slog.New(slog.DiscardHandler))
 	service := &corev1.Service{}

@@ -33,7 +33,7 @@ func (w *world) put(path, content string) {
 	}
 }
 
-// bring is another version of the image.
+// bring puts another version of the image into Source.
 func (w *world) bring(version string) {
 	w.put(filepath.Join(w.Source, plugin), "plugin "+version)
 	w.put(filepath.Join(w.Source, loopback), "loopback "+version)
@@ -55,7 +55,7 @@ func (w *world) uninstall() {
 	}
 }
 
-// has asserts a plugin's content, "" for none.
+// has asserts the content of a plugin; "" means that there is none.
 func (w *world) has(name, want string) {
 	w.t.Helper()
 	path := filepath.Join(w.BinDir, name)
@@ -124,7 +124,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// A running plugin is replaced, not written over.
+// A running plugin is replaced, not overwritten in place.
 func TestReplaces(t *testing.T) {
 	w := newWorld(t)
 	w.install()
@@ -141,7 +141,7 @@ func TestReplaces(t *testing.T) {
 	}
 }
 
-// A loopback of another network stays as it is.
+// A loopback that another network installed stays as it is.
 func TestForeignLoopback(t *testing.T) {
 	w := newWorld(t)
 	w.put(filepath.Join(w.BinDir, loopback), "of the distribution")
@@ -150,7 +150,7 @@ func TestForeignLoopback(t *testing.T) {
 	w.uninstall()
 	w.has(loopback, "of the distribution")
 	w.has(plugin, "")
-	// Ours, and replaced by somebody since.
+	// Now it is Tapestry's, and somebody has replaced it since.
 	if err := os.Remove(filepath.Join(w.BinDir, loopback)); err != nil {
 		t.Fatal(err)
 	}
@@ -188,5 +188,5 @@ func TestNoSource(t *testing.T) {
 	if _, err := Install(w.Options); err == nil || !strings.Contains(err.Error(), "--source must be") {
 		t.Errorf("got %v", err)
 	}
-	w.empty() // no configuration for a plugin that is not there
+	w.empty() // no configuration for a plugin that does not exist
 }

@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// pluginVar in the environment makes the test program the plugin.
+// pluginVar in the environment makes the test program act as the plugin.
 const pluginVar = "TAPESTRY_TEST_PLUGIN"
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	userns.Main(tests{m})
 }
 
-// tests remove the executable that they have built.
+// tests removes, after the tests, the executable that they have built.
 type tests struct{ *testing.M }
 
 func (t tests) Run() int {
@@ -36,8 +36,8 @@ func (t tests) Run() int {
 	return t.M.Run()
 }
 
-// executable is the plugin's own. Where it cannot be built it is this program, which under the race detector takes a
-// second to start.
+// executable is the path of the plugin's executable. Where it cannot be built, the test program takes its place,
+// which needs a second to start under the race detector.
 var executable = sync.OnceValue(func() string {
 	out, err := exec.Command("go", "build", "-o", builtPlugin(), "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()
 	if err != nil {
@@ -51,14 +51,14 @@ func builtPlugin() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("tapestry-cni-plugin-%d", os.Getpid()))
 }
 
-// agent gives addresses and holds TAPs.
+// agent assigns addresses and holds TAPs.
 type agent struct {
 	mu    sync.Mutex
 	next  byte
 	given map[string]cni.Pod // by container
 	taps  map[string]*os.File
 	adds  int
-	// What the next call says, or does.
+	// These set what the next call returns or does.
 	err       error
 	notReady  bool
 	collected []cni.Attachment
@@ -136,7 +136,7 @@ func (a *agent) Status(context.Context) (cni.Status, error) {
 	return cni.Status{Ready: !a.notReady, Reason: "no podCIDR yet"}, nil
 }
 
-// What the agent has, for a test to look at.
+// The methods below let tests look at the agent's state.
 
 func (a *agent) got(container string) cni.Pod { return a.all()[container] }
 func (a *agent) count() int                   { return len(a.all()) }
@@ -153,7 +153,7 @@ func (a *agent) added() int {
 	return a.adds
 }
 
-// gc gives what the last Collect was told, once.
+// gc returns the arguments of the last Collect, once.
 func (a *agent) gc() (network string, valid []cni.Attachment) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -162,14 +162,14 @@ func (a *agent) gc() (network string, valid []cni.Attachment) {
 	return network, valid
 }
 
-// fail has the agent answer everything with err.
+// fail makes the agent answer every request with err.
 func (a *agent) fail(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.err = err
 }
 
-// world is a node with an agent, whose plugin is this program.
+// world is a node with an agent and the plugin.
 type world struct {
 	*agent
 	t      *testing.T
@@ -228,7 +228,7 @@ func (w *world) pod(container string) *pod {
 	return p
 }
 
-// path leads other processes to a namespace.
+// path returns a path by which other processes reach a namespace.
 func path(ns *tap.Namespace) string {
 	rc, err := ns.File().SyscallConn()
 	if err != nil {
@@ -260,7 +260,7 @@ func (p *pod) has(iface string) bool {
 	return false
 }
 
-// fails asserts an error, by its code and a part of what it says.
+// fails asserts an error with that code, whose text contains want.
 func (p *pod) fails(command string, code uint, want string) {
 	p.t.Helper()
 	out, err := p.run(command)

@@ -90,11 +90,11 @@ func TestAdd(t *testing.T) {
 		!reflect.DeepEqual(got.PortMappings, []cni.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp", HostIP: "127.0.0.1"}}) {
 		t.Errorf("%+v", got)
 	}
-	// Again, by a runtime that did not get the answer.
+	// A runtime that did not get the answer repeats the ADD.
 	if again := p.works("ADD"); again != first || w.added() != 1 {
 		t.Errorf("%s after %d adds, first %s", again, w.added(), first)
 	}
-	// And when it is not as it should be.
+	// The interface is no longer as it should be.
 	if err := tap.SetMTU(p.ns, "eth0", 1300); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-// What ADD answers is of the version that was asked for.
+// ADD answers in the version of the request.
 func TestVersions(t *testing.T) {
 	w := newWorld(t)
 	versions := version.All.SupportedVersions()
@@ -148,12 +148,12 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// An ADD that ended anywhere is made up for by the next.
+// The next ADD completes one that was interrupted at any point.
 func TestHalfway(t *testing.T) {
 	w := newWorld(t)
 	for i, left := range []tap.Config{
 		{Name: "eth0", Persist: true, Owner: -1},                                                          // killed before it was configured
-		tap.PodConfig([]netip.Addr{netip.MustParseAddr("10.1.0.99")}, packet.MAC{2, 0, 0, 0, 0, 1}, 1300), // still held by somebody
+		tap.PodConfig([]netip.Addr{netip.MustParseAddr("10.1.0.99")}, packet.MAC{2, 0, 0, 0, 0, 1}, 1300), // still held
 	} {
 		p := w.pod(fmt.Sprint("c", i))
 		f, err := tap.Create(p.ns, left)
@@ -170,7 +170,7 @@ func TestHalfway(t *testing.T) {
 		}
 		p.works("DEL")
 	}
-	// An interface of somebody else is not touched.
+	// An interface that something else made is not touched.
 	p := w.pod("foreign")
 	if err := tap.NewBridge(p.ns, "eth0", 0); err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func TestHalfway(t *testing.T) {
 	p.fails("DEL", types.ErrInternal, "it is a bridge")
 }
 
-// The agent that refuses leaves nothing behind.
+// When the agent refuses, nothing is left behind.
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod("c1")
@@ -214,7 +214,7 @@ func TestAgentAway(t *testing.T) {
 	p.config["cni.dev/valid-attachments"] = []cni.Attachment{}
 	p.fails("GC", types.ErrTryAgainLater, "cannot be reached")
 	p.works("DEL")
-	// One that is being started is waited for.
+	// ADD waits for an agent that is starting.
 	p.config["patience"] = 30
 	added := make(chan *types.Error)
 	go func() {
@@ -224,7 +224,7 @@ func TestAgentAway(t *testing.T) {
 	select {
 	case err := <-added:
 		t.Errorf("ADD did not wait for the agent: %v", err)
-	case <-time.After(200 * time.Millisecond): // it waits, or has not even come to it
+	case <-time.After(200 * time.Millisecond): // the plugin waits, or has not come so far
 	}
 	w.start()
 	if err := <-added; err != nil {
@@ -232,7 +232,7 @@ func TestAgentAway(t *testing.T) {
 	}
 	p.config["prevResult"] = json.RawMessage(p.works("ADD"))
 	p.works("CHECK")
-	// Without it, the TAP goes all the same, though others hold it.
+	// Without the agent DEL still deletes the TAP, though others hold it.
 	w.stop()
 	p.fails("CHECK", types.ErrTryAgainLater, "cannot be reached")
 	if !p.has("eth0") {
@@ -315,7 +315,7 @@ func TestCheck(t *testing.T) {
 	p.fails("CHECK", types.ErrInternal, "the pod is not attached")
 }
 
-// A plugin before us has its interface, and we have ours.
+// A plugin before this one has its interface, and this one adds its own.
 func TestChained(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod("c1")
@@ -371,7 +371,7 @@ func TestConfig(t *testing.T) {
 	}
 	delete(p.config, "runtimeConfig")
 	p.config["runtimeConfig"] = map[string]any{"ips": []string{"10.1.0.7/24", "fd00:1::7"}}
-	// A runtime that knows no pods.
+	// This runtime does not know pods.
 	p.args = "K8S_POD_NAME=;FOO=bar"
 	p.works("ADD")
 	if got := w.got("c1"); got.Namespace != "cni.net" || got.Name != "c1" || got.Addrs[0].String() != "10.1.0.7" || got.Addrs[1].String() != "fd00:1::7" {

@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/kube/cni/install"
 )
 
-// The configuration that the installer writes, in the hands of the library that runtimes use.
+// TestWithLibrary uses the installer's configuration with libcni, the library that runtimes use.
 func TestWithLibrary(t *testing.T) {
 	w := newWorld(t)
 	image, bin, conf := t.TempDir(), t.TempDir(), t.TempDir()
@@ -59,7 +59,7 @@ func TestWithLibrary(t *testing.T) {
 	if got := w.got("c1").PortMappings; len(got) != 1 || got[0].HostPort != 8080 {
 		t.Errorf("%+v", got)
 	}
-	// GC has the library delete what it knows of and is not valid.
+	// With GC, the library deletes the attachments that it knows of and that are not valid.
 	valid := []types.GCAttachment{{ContainerID: "c1", IfName: "eth0"}}
 	if err := runtime.GCNetworkList(t.Context(), list, &libcni.GCArgs{ValidAttachments: valid}); err != nil {
 		t.Fatal(err)
