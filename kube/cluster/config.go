@@ -90,7 +90,7 @@ func restConfig(o *Options) (*rest.Config, error) {
 	if o.Kubeconfig != "" {
 		c, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 		if err != nil {
-			// An unquoted token that begins with an asterisk is an alias to YAML, whose error names it.
+			// To YAML, an unquoted token that begins with an asterisk is an alias, and the error would quote it.
 			return nil, fmt.Errorf("kubeconfig %s: %s", o.Kubeconfig, unknownAnchor.ReplaceAllString(err.Error(), "unknown anchor"))
 		}
 		return c, nil

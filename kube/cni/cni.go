@@ -131,7 +131,7 @@ var (
 	ErrNotAttached = errors.New("the pod is not attached")
 )
 
-// checkNamed judges a pod that is to be let go, whatever it is called: an earlier agent may have attached it.
+// checkNamed checks a pod that is to be detached. It accepts any names: an earlier agent may have attached the pod.
 func (p *Pod) checkNamed() error {
 	if p.Namespace == "" || p.Name == "" {
 		return errors.New("a pod needs a namespace and a name")

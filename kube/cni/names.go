@@ -8,11 +8,11 @@ import (
 	"unicode"
 )
 
-// maxName is the longest name in bytes: Kubernetes' longest.
+// maxName is the longest name in bytes, as in Kubernetes.
 const maxName = 253
 
-// word is what CNI (specification 1.1.0, "Parameters") lets a container and a network be called. Names of Kubernetes
-// are among them. None has a slash: of a pod's namespace and name, joined by one, each is to be told from the other.
+// word matches the names that CNI allows for containers and networks (specification 1.1.0, "Parameters"). Names of
+// Kubernetes match too. A slash does not, because it separates a pod's namespace from its name.
 var word = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 func checkWord(field, value string) error {
@@ -25,7 +25,7 @@ func checkWord(field, value string) error {
 	return nil
 }
 
-// CheckNames judges what a pod that is to be attached is called.
+// CheckNames checks the names of a pod that is to be attached.
 func (p *Pod) CheckNames() error {
 	if err := p.checkNamed(); err != nil {
 		return err
@@ -46,7 +46,7 @@ func (p *Pod) CheckNames() error {
 	return err
 }
 
-// checkIfName is the kernel's rule for names of interfaces (dev_valid_name), and nothing invisible.
+// checkIfName applies the kernel's rule for names of interfaces (dev_valid_name), and refuses invisible characters.
 func checkIfName(name string) error {
 	bad := func(r rune) bool {
 		return r == '/' || r == ':' || r == unicode.ReplacementChar || unicode.IsSpace(r) || !unicode.IsPrint(r)

@@ -19,7 +19,7 @@ func TestCheckNames(t *testing.T) {
 			"uid": {Namespace: "d", Name: "n", UID: bad}, "containerID": {Namespace: "d", Name: "n", ContainerID: bad},
 			"network": {Namespace: "d", Name: "n", Network: bad}, "ifname": {Namespace: "d", Name: "n", IfName: bad},
 		} {
-			if field == "ifname" && (bad == "-a" || bad == "ä") { // which the kernel takes
+			if field == "ifname" && (bad == "-a" || bad == "ä") { // the kernel accepts these
 				continue
 			}
 			if err := p.CheckNames(); err == nil || !strings.Contains(err.Error(), field+": ") || strings.ContainsAny(err.Error(), "\x00\x1b") {
@@ -29,11 +29,11 @@ func TestCheckNames(t *testing.T) {
 	}
 }
 
-// The agent judges names itself: whoever may use the socket need not be the plugin.
+// The agent checks names itself: other programs than the plugin may use the socket.
 func TestNamesOnTheSocket(t *testing.T) {
 	a := newAgent()
 	c := start(t, a, Options{})
-	// Of these two, joined by a slash, one would be the other.
+	// Joined by a slash, both would be the same.
 	for _, tc := range [][2]string{{"default/web", "x"}, {"default", "web/x"}} {
 		r, w := pipe(t)
 		p := pod()

@@ -245,7 +245,7 @@ func (p *parser) decode(v *value, k *kube.Kind) {
 		}
 		switch _, secret := obj.(*corev1.Secret); {
 		case len(found) > 0:
-		case secret: // the error may quote it
+		case secret: // the error may quote its content
 			p.fail(v.line, refOf(v), "", "cannot be decoded")
 		default:
 			p.fail(v.line, refOf(v), "", "cannot be decoded: %v", errors.Join(append(strict, err)...))

@@ -28,10 +28,10 @@ func explain(v *value, t reflect.Type) []mistake {
 
 type explainer struct {
 	found  []mistake
-	secret bool // nothing of what stands there may be told
+	secret bool // messages must not quote the content
 }
 
-// describe says what v is; of a Secret no more than of which sort.
+// describe returns a description of v for messages. For a value of a Secret it names only the type.
 func (e *explainer) describe(v *value) string {
 	if e.secret {
 		return v.sort()

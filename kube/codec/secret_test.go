@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Whatever is wrong with a Secret, nothing of what it holds is in what is said of it.
+// Messages about a Secret, whatever is wrong with it, quote nothing of its content.
 func TestMistakesInSecrets(t *testing.T) {
 	const secret = "hunter2hunter2"
 	for name, text := range map[string]string{
@@ -32,7 +32,7 @@ func TestMistakesInSecrets(t *testing.T) {
 		}
 		_, err := Decode("f.yaml", []byte(head+text+"\n"))
 		if err == nil {
-			if name == "tagged" { // which means nothing to us
+			if name == "tagged" { // tags are ignored
 				continue
 			}
 			t.Errorf("%s: it is no mistake", name)

@@ -48,7 +48,7 @@ func firstBadLine(data []byte, msg string) int {
 	return firstBadLineOf(data, func(text string) bool { return strings.HasSuffix(text, msg) })
 }
 
-// firstBadLineOf is firstBadLine for the error that is meant.
+// firstBadLineOf is like firstBadLine, for the errors that meant accepts.
 func firstBadLineOf(data []byte, meant func(text string) bool) int {
 	lines := bytes.SplitAfter(data, []byte("\n"))
 	return 1 + sort.Search(len(lines)-1, func(i int) bool {

@@ -231,7 +231,7 @@ func appendString(b []byte, s string) []byte {
 	return append(b, quoted...)
 }
 
-// sort returns which sort of value v is, and nothing of its content.
+// sort names the type of v, without its content.
 func (v *value) sort() string {
 	if v.kind != scalarValue || v.scalar == nil {
 		return v.describe()

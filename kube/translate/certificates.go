@@ -148,7 +148,7 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 					cert.Hosts = append(cert.Hosts, h.name)
 				}
 			}
-			if len(hostsOf(entry, pair)) == 0 { // it would be everybody's who asks for a host that has none
+			if len(hostsOf(entry, pair)) == 0 { // it would be served for every host without a certificate
 				say.Warnf(r.ref, entry.field, "the certificate in Secret %s is for no host and hosts are missing, so that it is served to nobody: write hosts", entry.secret)
 			}
 			if len(cert.Hosts) > 0 {

@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// tlsSecret is a Secret with a certificate for these names.
+// tlsSecret returns a Secret with a certificate for these hosts.
 func tlsSecret(t *testing.T, namespace, name string, hosts ...string) *corev1.Secret {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -44,7 +44,7 @@ func tlsSecret(t *testing.T, namespace, name string, hosts ...string) *corev1.Se
 	return s
 }
 
-// tlsIngress is an Ingress made at a time, with a certificate for hosts; "" among them leaves them out.
+// tlsIngress returns an Ingress that was made at that time, with a certificate for hosts. A host "" leaves out hosts.
 func tlsIngress(namespace, name string, made int64, secret string, hosts ...string) *networkingv1.Ingress {
 	i := &networkingv1.Ingress{}
 	i.Namespace, i.Name, i.CreationTimestamp = namespace, name, metav1.Unix(made, 0)
@@ -52,11 +52,11 @@ func tlsIngress(namespace, name string, made int64, secret string, hosts ...stri
 	return i
 }
 
-// Whose certificate is shown to whom: the first that a host has, while it can be used. What the namespace "evil" writes
-// comes after what "shop" had, and is nobody's where it is for no name.
+// A host is served with its first certificate while that can be used. Certificates of the namespace "evil" come after
+// those that "shop" had already, and are not served when they are for no host.
 func TestCertificatesOfOthers(t *testing.T) {
 	secrets := []*corev1.Secret{
-		tlsSecret(t, "evil", "any"), // for no name at all
+		tlsSecret(t, "evil", "any"), // for no host at all
 		tlsSecret(t, "evil", "stolen", "shop.example"),
 		tlsSecret(t, "shop", "own", "shop.example", "*.shop.example"),
 		tlsSecret(t, "shop", "second", "shop.example"),
@@ -65,7 +65,7 @@ func TestCertificatesOfOthers(t *testing.T) {
 		name      string
 		ingresses []*networkingv1.Ingress
 		want      []string // Secret: hosts
-		told      []string // what stands in problems, in their order
+		told      []string // parts of the problems, in their order
 	}{
 		{"one for no name, for no host", []*networkingv1.Ingress{tlsIngress("evil", "a", 1, "any")},
 			nil, []string{"Ingress evil/a: spec.tls[0]: the certificate in Secret evil/any is for no host"}},

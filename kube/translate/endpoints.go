@@ -74,7 +74,8 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 // mostTold is how many problems of one sort are reported of one object.
 const mostTold = 5
 
-// fewer cuts the problems of ref, those of say from that index on, to mostTold and one that counts the others.
+// fewer shortens the problems of ref, which are those of say from index from on, to mostTold and one that counts the
+// others.
 func fewer(say *kube.Report, from int, ref kube.Ref) {
 	if more := len(say.Problems) - from - mostTold; more > 1 {
 		say.Problems = say.Problems[:from+mostTold]

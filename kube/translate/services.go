@@ -190,8 +190,8 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	return f
 }
 
-// externalName gives the name that a Service stands for; "" when it is none that DNS could tell. An API server looks at
-// neither the length of its labels nor whether it is a name.
+// externalName returns the name for which a Service is an alias, or "" when DNS could not answer with the name. An API
+// server checks neither the length of the labels nor whether the text is a name at all.
 func externalName(obj *corev1.Service, say *kube.Report) string {
 	const field = "spec.externalName"
 	text := obj.Spec.ExternalName
@@ -208,7 +208,7 @@ func externalName(obj *corev1.Service, say *kube.Report) string {
 		say.Errorf(kube.RefOf(obj), field, "%.300q is no DNS name: expected labels of at most %d letters, digits and dashes, like db.example.com", text, validation.DNS1123LabelMaxLength)
 		return ""
 	case name == "localhost" || strings.HasSuffix(name, ".localhost"):
-		say.Warnf(kube.RefOf(obj), field, "%s is each client itself (RFC 6761): is that what is meant?", text)
+		say.Warnf(kube.RefOf(obj), field, "%s means each client's own host (RFC 6761): check that this is intended", text)
 	}
 	return text
 }

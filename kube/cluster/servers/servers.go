@@ -64,8 +64,8 @@ func New(configured []string, file string) (*Servers, error) {
 
 func parse(text string) (url.URL, error) {
 	u, err := url.Parse(text)
-	if at := strings.LastIndexByte(text, '@'); at >= 0 { // what stands before it may be a password, and is not quoted
-		return url.URL{}, fmt.Errorf("the address of an API server, ...%q, has a user or password: leave it away, tokens and certificates say who asks", text[at:])
+	if at := strings.LastIndexByte(text, '@'); at >= 0 { // a password may stand before it
+		return url.URL{}, fmt.Errorf("the address of an API server, ...%q, has a user or password: remove it, tokens and certificates authenticate the agent", text[at:])
 	}
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return url.URL{}, fmt.Errorf("%q is no address of an API server: expected one like https://10.0.0.1:6443", text)

@@ -235,7 +235,7 @@ func shorten(list []kube.Problem) []kube.Problem {
 	return append(list[:fitting(list):fitting(list)], more)
 }
 
-// fitting gives how many of the problems fit.
+// fitting returns how many of the problems fit into the annotation.
 func fitting(list []kube.Problem) int {
 	size := 0
 	for i := range list {

@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// One namespace's user makes thousands of mistakes: what another one's Service lacks is told all the same, by an Event
-// and on the Node; and what is wrong with an EndpointSlice is told on it.
+// A user makes thousands of mistakes in one namespace. The problem of a Service in another namespace still appears as
+// an Event and on the Node, and the problem of an EndpointSlice appears on the EndpointSlice.
 func TestInTurns(t *testing.T) {
 	objs := &kube.Objects{Nodes: []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{kube.PublicKeyAnnotation: "k"}}}}}
 	var list []kube.Problem

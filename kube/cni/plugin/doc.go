@@ -11,8 +11,8 @@
 // SIGKILL of the executable, of the agent, or of both may end ADD after any step, and every step may be repeated:
 //   - Prepare returns the same for the same attachment. DEL and GC release what it returned, and so does the agent when
 //     nothing follows.
-//   - Once the executable has exited, nothing holds a TAP that no agent has. The TAP is gone with it. When the executable
-//     died before it had configured the TAP, the next ADD deletes the TAP and makes it anew.
+//   - Once the executable has exited, nothing holds a TAP that no agent has. The TAP is gone with it. When the
+//     executable died before it had configured the TAP, the next ADD deletes the TAP and makes it anew.
 //   - Add of a pod that is attached already attaches the new descriptor in place of the old one.
 //   - A second ADD of an attached pod whose interface is intact changes nothing and answers the same.
 //

@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// Names with which somebody would get out of where names stand: each is refused at ADD, by the specification's code,
-// and nothing is asked for or made.
+// ADD refuses each of these names, which try to escape from the place of a name, with the specification's code. The
+// agent is not asked, and nothing is made.
 func TestNamesWithTricks(t *testing.T) {
 	w := newWorld(t)
 	long := strings.Repeat("x", 4<<10)
@@ -48,14 +48,14 @@ func TestNamesWithTricks(t *testing.T) {
 			}
 		})
 	}
-	// What an earlier agent may have attached is let go, whatever it is called.
+	// DEL accepts any name: an earlier agent may have attached the pod.
 	p := w.pod("c1")
 	p.args = pod("../..", "web\n")
 	p.works("DEL")
 }
 
-// What is at the path of the namespace is looked at before it is opened: a FIFO would be waited for, a device would do
-// things.
+// The plugin checks the file at the namespace's path before it opens the file: opening a FIFO would block, and opening
+// a device may have effects.
 func TestNamespaceThatIsNone(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
@@ -96,7 +96,7 @@ func TestNamespaceThatIsNone(t *testing.T) {
 	if w.count() != 0 {
 		t.Errorf("left: %v", w.all())
 	}
-	// A symbolic link to the pod's own is as good as that.
+	// A symbolic link to the pod's namespace is allowed.
 	p.path = make("link", func(path string) error { return os.Symlink(real, path) })
 	p.works("ADD")
 	if err := p.inspect(); err != nil {
@@ -105,7 +105,7 @@ func TestNamespaceThatIsNone(t *testing.T) {
 	p.works("DEL")
 }
 
-// A result of a plugin before us that lies: an error of the specification's, and no crash.
+// A false result of an earlier plugin leads to an error of the specification, not to a crash.
 func TestPrevResultThatLies(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod("c1")
@@ -122,7 +122,7 @@ func TestPrevResultThatLies(t *testing.T) {
 	} {
 		p.config["prevResult"] = json.RawMessage(lie)
 		for _, command := range []string{"ADD", "CHECK"} {
-			// run fails the test for what is no error of the specification's, such as a panic.
+			// run fails the test for anything but an error of the specification, such as a panic.
 			if _, err := p.run(command); err == nil && command == "CHECK" {
 				t.Errorf("CHECK believes %s", lie)
 			}
@@ -133,7 +133,7 @@ func TestPrevResultThatLies(t *testing.T) {
 	p.works("DEL")
 }
 
-// What a network configuration may say of ports and rates, and what comes of it.
+// Each of these ports and rates in a network configuration has the given result.
 func TestConfigurationWithRubbish(t *testing.T) {
 	w := newWorld(t)
 	p := w.pod("c1")
@@ -163,7 +163,7 @@ func TestConfigurationWithRubbish(t *testing.T) {
 	if p.has("eth0") || w.count() != 0 {
 		t.Errorf("eth0 %v, %v", p.has("eth0"), w.all())
 	}
-	// The largest rate that there is in the configuration is none that the kernel chokes on.
+	// The kernel accepts the largest rate that a configuration can express.
 	p.config["runtimeConfig"] = map[string]any{"bandwidth": map[string]any{"egressRate": uint64(1<<64 - 1), "egressBurst": uint64(1<<64 - 1)}}
 	p.works("ADD")
 	p.works("DEL")

@@ -30,7 +30,7 @@ func (c *call) namespace() (*tap.Namespace, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w at %s: %w", errNoNamespace, c.args.Netns, err)
 	}
-	// What was opened is looked at: the path may lead somewhere else by now.
+	// The opened file is checked, not the path, which may lead somewhere else by now.
 	st, err := ns.File().Stat()
 	if err == nil {
 		var own os.FileInfo
@@ -134,7 +134,7 @@ func (c *call) prevResult() (*types100.Result, error) {
 	return r, nil
 }
 
-// checkNulls finds null in the lists of a result, which the library takes for what is there.
+// checkNulls returns an error for a null in the lists of a result, which the library would use as an element.
 func checkNulls(text []byte) error {
 	var r map[string]json.RawMessage
 	if err := json.Unmarshal(text, &r); err != nil {
@@ -143,7 +143,7 @@ func checkNulls(text []byte) error {
 	for _, field := range []string{"interfaces", "ips", "routes"} {
 		var list []any
 		if err := json.Unmarshal(r[field], &list); err != nil || len(r[field]) == 0 {
-			continue // none, or what the library complains of
+			continue // no list, or an error that the library reports
 		}
 		if i := slices.Index(list, nil); i >= 0 {
 			return fmt.Errorf("%s[%d] is null", field, i)
