@@ -1,9 +1,9 @@
-// Package addressing is the plan of addresses that every node of a cluster works out by itself and alike: which
-// addresses of a pod range have a meaning, what the tunnel adds to a packet, and by which number a node is known. It is
-// a leaf: it imports nothing of ours, and everyone may import it.
+// Package addressing is the address plan, which every node of a cluster computes by itself and all nodes compute alike:
+// which addresses of a pod range have a meaning, what the tunnel adds to a packet, and by which number a node is known.
+// It is a leaf: it imports nothing else of Tapestry, and every package may import it.
 //
-// Of a pod range, the first address after the network's own is the stack's, the second is the host TAP's, and pods
-// have the rest, but for the broadcast address of IPv4.
+// In a pod range, the first address after the network's own is the stack's and the second is the host TAP's. Pods have
+// the rest, except the broadcast address of IPv4.
 package addressing
 
 import (
@@ -17,19 +17,20 @@ func Stack(podCIDR netip.Prefix) netip.Addr { return podCIDR.Masked().Addr().Nex
 // Host returns the host TAP's address in a pod range.
 func Host(podCIDR netip.Prefix) netip.Addr { return Stack(podCIDR).Next() }
 
-// FirstPod returns the lowest address in a pod range that a pod may have. It lies outside of a range that has none.
+// FirstPod returns the lowest address in a pod range that a pod may have. It lies outside a range that has no room for
+// pods.
 func FirstPod(podCIDR netip.Prefix) netip.Addr { return Host(podCIDR).Next() }
 
-// Reserved reports whether an address of a pod range is no pod's: the network's own, the stack's, the host TAP's, or
-// IPv4's broadcast address.
+// Reserved reports whether a, an address of a pod range, cannot be a pod's: the network's own, the stack's, the host
+// TAP's, and IPv4's broadcast address.
 func Reserved(podCIDR netip.Prefix, a netip.Addr) bool {
 	return a.Compare(Host(podCIDR)) <= 0 || a.Is4() && !podCIDR.Contains(a.Next())
 }
 
-// maxCapacity is what Capacity returns at most, so that it fits an int everywhere.
+// maxCapacity is the largest result of Capacity, so that it fits an int everywhere.
 const maxCapacity = 1 << 30
 
-// Capacity returns how many pods a pod range has addresses for, at most 1<<30.
+// Capacity returns for how many pods a pod range has addresses, at most 1<<30.
 func Capacity(podCIDR netip.Prefix) int {
 	bits := podCIDR.Addr().BitLen() - podCIDR.Bits()
 	if bits > 30 {
@@ -42,7 +43,7 @@ func Capacity(podCIDR netip.Prefix) int {
 	return max(0, 1<<bits-reserved)
 }
 
-// Contains reports whether an address lies in one of the ranges.
+// Contains reports whether a lies in one of the ranges.
 func Contains(ranges []netip.Prefix, a netip.Addr) bool {
 	for i := range ranges {
 		if ranges[i].Contains(a) {
@@ -52,21 +53,21 @@ func Contains(ranges []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// Node names a node among all the clusters that know of one another.
+// Node names a node among all clusters that know one another.
 type Node struct {
 	// Cluster is the name of the node's cluster, "" where there is only one.
 	Cluster string
-	// Name is that of the Node object.
+	// Name is the name of the Node object.
 	Name string
 }
 
-// ID returns the number by which other nodes know this one: FNV-1a of the name, and of the cluster before it where
-// there is one. It is never 0, and outlives restarts and upgrades: flows refer to it.
+// ID returns the number by which other nodes know this one: FNV-1a of the name, preceded by the cluster's name where
+// there is one. It is never 0, and stays the same over restarts and upgrades, since flows refer to it.
 func (n Node) ID() uint64 {
 	h := fnv.New64a()
 	if n.Cluster != "" {
 		h.Write([]byte(n.Cluster))
-		h.Write([]byte{'/'}) // a name of a cluster has none (RFC 1123 label)
+		h.Write([]byte{'/'}) // no name of a cluster has a slash (RFC 1123 label)
 	}
 	h.Write([]byte(n.Name))
 	return max(h.Sum64(), 1)

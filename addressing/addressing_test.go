@@ -11,7 +11,7 @@ func TestPlan(t *testing.T) {
 		capacity               int
 	}{
 		{"10.244.1.0/24", "10.244.1.1", "10.244.1.2", "10.244.1.3", 252},
-		{"10.244.1.77/24", "10.244.1.1", "10.244.1.2", "10.244.1.3", 252}, // bits of the host are passed over
+		{"10.244.1.77/24", "10.244.1.1", "10.244.1.2", "10.244.1.3", 252}, // host bits are ignored
 		{"10.244.1.0/29", "10.244.1.1", "10.244.1.2", "10.244.1.3", 4},
 		{"10.244.1.0/30", "10.244.1.1", "10.244.1.2", "10.244.1.3", 0},
 		{"10.0.0.0/1", "0.0.0.1", "0.0.0.2", "0.0.0.3", maxCapacity},
@@ -28,7 +28,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestReserved compares with counting: what is not reserved in a range is what it has room for.
+// TestReserved counts: Capacity is the number of addresses in a range that are not reserved.
 func TestReserved(t *testing.T) {
 	for _, text := range []string{"10.244.1.0/24", "10.244.1.0/28", "10.244.1.0/29", "10.244.1.0/30", "10.244.1.0/31", "fd00::/120", "fd00::/126"} {
 		p, free := netip.MustParsePrefix(text), 0
@@ -38,7 +38,7 @@ func TestReserved(t *testing.T) {
 			}
 		}
 		if free != Capacity(p) {
-			t.Errorf("%s: %d addresses are not reserved, and Capacity is %d", p, free, Capacity(p))
+			t.Errorf("%s: %d addresses are not reserved, but Capacity is %d", p, free, Capacity(p))
 		}
 		if first := FirstPod(p); p.Contains(first) && Capacity(p) > 0 && Reserved(p, first) {
 			t.Errorf("%s: the first pod's address %s is reserved", p, first)
@@ -56,7 +56,7 @@ func TestOverhead(t *testing.T) {
 
 func TestNodeID(t *testing.T) {
 	for n, want := range map[Node]uint64{
-		// These are in the flow memory of running nodes, and must stay.
+		// These IDs are in the flow memory of running nodes, and must not change.
 		{Name: "a"}: 0xaf63dc4c8601ec8c,
 		{Name: ""}:  0xcbf29ce484222325,
 	} {

@@ -23,7 +23,7 @@ func TestSpecial(t *testing.T) {
 		}
 	}
 	if got := Special(netip.Addr{}); got == "" {
-		t.Error("no address passes for one")
+		t.Error("the zero Addr passes for a host's address")
 	}
 	for _, p := range Metadata {
 		if p != p.Masked() || Special(p.Addr()) != "" {

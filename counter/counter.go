@@ -1,6 +1,6 @@
-// Package counter is how the parts of a node tell numbers: each has one name, says what it means, and is given together
-// with its value by whoever counts. Metrics, status and tests read one list of them. It is a leaf, which everyone may
-// import.
+// Package counter is how the parts of a node report numbers. Each number has one name and a sentence with its meaning;
+// whoever counts it provides them together with the value. Metrics, status and tests read one list of all numbers. The
+// package is a leaf, which every package may import.
 package counter
 
 import (
@@ -17,53 +17,53 @@ type Kind string
 
 // The kinds.
 const (
-	Gauge        Kind = "gauge"     // goes up and down
-	Total        Kind = "counter"   // only grows, from the start of the process
-	Distribution Kind = "histogram" // how often values were how large
+	Gauge        Kind = "gauge"     // rises and falls
+	Total        Kind = "counter"   // only rises, from the start of the process
+	Distribution Kind = "histogram" // how many values were of which size
 )
 
-// Counter is a number with a name, or several that labels tell apart.
+// Counter is a number with a name, or several numbers that labels tell apart.
 type Counter struct {
-	// Name is unique in the process, like "tapestry_drops_total", and Prometheus's too.
+	// Name is unique in the process, such as "tapestry_drops_total". It is also the name in Prometheus.
 	Name string `json:"name"`
 	// Help is a sentence that says what is counted.
 	Help string `json:"help"`
 	Kind Kind   `json:"kind"`
-	// Labels are the names of what tells Values apart; none where there is one Value. No label may be an address, a pod or
-	// a Service: there may be any number of those.
+	// Labels names what tells Values apart; it is empty where there is one Value. An address, a pod or a Service cannot
+	// be a label, since there may be any number of those.
 	Labels []string `json:"labels,omitempty"`
 	Values []Value  `json:"values,omitempty"`
 }
 
 // Value is one number of a Counter.
 type Value struct {
-	// Labels are those of this Value, in the order of the Counter's.
+	// Labels holds this Value's labels, in the order of Counter.Labels.
 	Labels []string `json:"labels,omitempty"`
-	// N is the number; of a Distribution the sum of what was observed.
+	// N is the number. For a Distribution it is the sum of all observed values.
 	N float64 `json:"n"`
-	// Count says how often a Distribution was observed, and Buckets how often the value was at most a bound, for growing
-	// bounds.
+	// Count is the number of values that a Distribution observed. Buckets says how many values were at most a bound,
+	// for growing bounds.
 	Count   uint64   `json:"count,omitempty"`
 	Buckets []Bucket `json:"buckets,omitempty"`
 }
 
-// Bucket counts the observations of at most a bound.
+// Bucket is the number of observed values of at most Bound.
 type Bucket struct {
 	Bound float64 `json:"bound"`
 	Count uint64  `json:"count"`
 }
 
-// Number is what can be counted.
+// Number lists the types that can be counted.
 type Number interface {
 	~int | ~int64 | ~uint64 | ~float64
 }
 
-// One is a Counter with a single value.
+// One returns a Counter with a single value.
 func One[N Number](kind Kind, name, help string, n N) Counter {
 	return Counter{Name: name, Help: help, Kind: kind, Values: []Value{{N: float64(n)}}}
 }
 
-// By is a Counter whose values one label tells apart.
+// By returns a Counter whose values are told apart by one label.
 func By[N Number](kind Kind, name, help, label string, values map[string]N) Counter {
 	c := Counter{Name: name, Help: help, Kind: kind, Labels: []string{label}}
 	for _, k := range slices.Sorted(maps.Keys(values)) {
@@ -72,16 +72,16 @@ func By[N Number](kind Kind, name, help, label string, values map[string]N) Coun
 	return c
 }
 
-// Called gives the same Counter under another name.
+// Called returns the same Counter under another name.
 func (c Counter) Called(name, help string) Counter {
 	c.Name, c.Help = name, help
 	return c
 }
 
-// List is everything that somebody counts.
+// List is everything that is counted.
 type List []Counter
 
-// Find gives the Counter of a name, or the zero one.
+// Find returns the Counter with a name, or the zero Counter.
 func (l List) Find(name string) Counter {
 	for i := range l {
 		if l[i].Name == name {
@@ -91,7 +91,7 @@ func (l List) Find(name string) Counter {
 	return Counter{}
 }
 
-// Get gives the value of a Counter that has one; 0 where there is none.
+// Get returns the value of a Counter with one value; 0 where there is no such Counter.
 func (l List) Get(name string) float64 {
 	if c := l.Find(name); len(c.Values) == 1 {
 		return c.Values[0].N
@@ -99,7 +99,7 @@ func (l List) Get(name string) float64 {
 	return 0
 }
 
-// Of gives the values of a Counter by its first label. It is never nil.
+// Of returns the values of a Counter by its first label, summed over the others. The map is never nil.
 func (l List) Of(name string) map[string]float64 {
 	m := map[string]float64{}
 	for _, v := range l.Find(name).Values {
@@ -110,19 +110,19 @@ func (l List) Of(name string) map[string]float64 {
 	return m
 }
 
-// Sort sorts by name.
+// Sort sorts the list by name.
 func (l List) Sort() {
 	slices.SortFunc(l, func(a, b Counter) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// Histogram observes values for a Distribution. Make it with NewHistogram. Its methods may be called concurrently.
+// Histogram collects values for a Distribution. Make it with NewHistogram. Its methods are safe for concurrent use.
 type Histogram struct {
 	bounds []float64
-	counts []atomic.Uint64 // by bucket, and last what is above all bounds; not cumulative
+	counts []atomic.Uint64 // by bucket, the last for values above all bounds; not cumulative
 	sum    atomic.Uint64   // bits of a float64
 }
 
-// NewHistogram makes a Histogram with so many bounds, of which each is twice the one before.
+// NewHistogram returns a Histogram with this number of bounds; each bound is twice the one before.
 func NewHistogram(first float64, bounds int) *Histogram {
 	h := &Histogram{counts: make([]atomic.Uint64, bounds+1)}
 	for range bounds {
@@ -132,7 +132,7 @@ func NewHistogram(first float64, bounds int) *Histogram {
 	return h
 }
 
-// Observe notes a value.
+// Observe adds a value.
 func (h *Histogram) Observe(v float64) {
 	h.counts[sort.SearchFloat64s(h.bounds, v)].Add(1)
 	for {
@@ -143,7 +143,7 @@ func (h *Histogram) Observe(v float64) {
 	}
 }
 
-// Value is what was observed.
+// Value returns what was observed.
 func (h *Histogram) Value(labels ...string) Value {
 	v := Value{Labels: labels, N: math.Float64frombits(h.sum.Load())}
 	for i := range h.counts {
@@ -155,7 +155,7 @@ func (h *Histogram) Value(labels ...string) Value {
 	return v
 }
 
-// Counter is a Distribution with the one value.
+// Counter returns a Distribution with what was observed as its only Value.
 func (h *Histogram) Counter(name, help string) Counter {
 	return Counter{Name: name, Help: help, Kind: Distribution, Values: []Value{h.Value()}}
 }

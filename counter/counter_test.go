@@ -16,7 +16,7 @@ func TestList(t *testing.T) {
 	}
 	l.Sort()
 	if l[0].Name != "a" || l[0].Values[0].Labels[0] != "down" {
-		t.Errorf("not in order: %+v", l)
+		t.Errorf("the list is not sorted: %+v", l)
 	}
 	if l.Get("b_total") != 7 || l.Get("none") != 0 || l.Get("a") != 0 {
 		t.Errorf("got %v, %v, %v", l.Get("b_total"), l.Get("none"), l.Get("a"))
@@ -32,14 +32,14 @@ func TestList(t *testing.T) {
 	}
 }
 
-// A Histogram against one that remembers everything.
+// The Histogram is compared with a list of all values.
 func TestHistogram(t *testing.T) {
 	h := NewHistogram(1, 5) // 1, 2, 4, 8, 16
 	var seen []float64
 	var wg sync.WaitGroup
 	r := rand.New(rand.NewPCG(1, 1))
 	for range 1000 {
-		v := float64(r.IntN(40)) // whole, so that the sum is exact
+		v := float64(r.IntN(40)) // a whole number, so that the sum is exact
 		seen = append(seen, v)
 		wg.Go(func() { h.Observe(v) })
 	}

@@ -1,5 +1,6 @@
-// Package fdpass carries JSON messages together with file descriptors between processes of one user, over unix sockets
-// of type SOCK_SEQPACKET: one message is one packet, so that a peer killed in the middle leaves nothing half said.
+// Package fdpass carries JSON messages with file descriptors between processes over unix sockets of type
+// SOCK_SEQPACKET. It knows who is at the other end. One message is one packet, so that a peer killed in the middle
+// leaves no half message.
 package fdpass
 
 import (
@@ -24,7 +25,8 @@ const (
 	MaxFiles = 128
 )
 
-// ErrBad tells that the peer sent what is no message of this protocol. The connection is good for nothing more.
+// ErrBad says that the peer sent something that is not a message of this protocol. The connection cannot be used any
+// more.
 var ErrBad = errors.New("not a message of this protocol")
 
 // Cred is who is at the other end, as the kernel knows it (SO_PEERCRED): the process that connected or listened.
@@ -38,11 +40,11 @@ type Conn struct {
 	conn *net.UnixConn
 	peer Cred
 	buf  []byte
-	oob  []byte // nil: no descriptors are taken
+	oob  []byte // nil when descriptors are not accepted
 }
 
-// Dial connects to the socket at path. In a directory that everybody may write it believes nobody but root and this
-// process's own user, for anybody may have put a socket there.
+// Dial connects to the socket at path. In a directory that everybody may write, it trusts only sockets of root and of
+// this process's own user, since anybody may have put a socket there.
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, "unixpacket", path)
 	if err != nil {
@@ -61,7 +63,8 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 }
 
 func newConn(c *net.UnixConn, peer Cred) *Conn {
-	// One byte and one descriptor more than allowed, so that too much is noticed and what came is closed.
+	// The buffers hold one byte and one descriptor more than allowed, so that an excess is noticed and the descriptors
+	// are closed.
 	return &Conn{
 		conn: c, peer: peer,
 		buf: make([]byte, MaxMessage+1), oob: make([]byte, unix.CmsgSpace(4*(MaxFiles+1))),
@@ -80,7 +83,7 @@ func peerOf(c *net.UnixConn) (Cred, error) {
 	return Cred{int(u.Pid), u.Uid, u.Gid}, nil
 }
 
-// control runs f with the descriptor. It does not use Fd, which would make the open file blocking, for every process
+// control calls f with the descriptor. It does not use Fd, which would make the open file blocking for every process
 // that shares it.
 func control(c syscall.Conn, f func(fd int) error) error {
 	raw, err := c.SyscallConn()
@@ -94,7 +97,7 @@ func control(c syscall.Conn, f func(fd int) error) error {
 	return ferr
 }
 
-// Dup duplicates f's descriptor, close-on-exec. The caller closes it.
+// Dup duplicates f's descriptor, close-on-exec. The caller must close it.
 func Dup(f *os.File) (int, error) {
 	if f == nil {
 		return -1, os.ErrInvalid
@@ -114,13 +117,13 @@ func CloseAll(fds []int) {
 	}
 }
 
-// Peer tells who is at the other end.
+// Peer returns who is at the other end.
 func (c *Conn) Peer() Cred { return c.peer }
 
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 
-// Gone reports whether the other end has closed, even when what it sent before was not read yet.
+// Gone reports whether the other end has closed, even when data that it sent before was not read yet.
 func (c *Conn) Gone() bool {
 	gone := false
 	err := control(c.conn, func(fd int) error {
@@ -136,7 +139,7 @@ func (c *Conn) Gone() bool {
 func (c *Conn) Send(v any, fds ...int) error {
 	var msg bytes.Buffer
 	enc := json.NewEncoder(&msg)
-	enc.SetEscapeHTML(false) // keeps raw JSON within the limits it was checked for
+	enc.SetEscapeHTML(false) // escaping would make raw JSON longer than the limits it was checked for
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
@@ -152,14 +155,14 @@ func (c *Conn) Send(v any, fds ...int) error {
 	return err
 }
 
-// Receive reads the next message into v. The descriptors that came with it belong to the caller, which closes them. The
-// error is io.EOF when the other end has closed, and wraps ErrBad when it sent garbage. After an error the
-// caller has no descriptors.
+// Receive reads the next message into v. The descriptors that came with the message belong to the caller, who closes
+// them. The error is io.EOF when the other end has closed, and wraps ErrBad when it sent garbage. With an error no
+// descriptors are returned.
 func (c *Conn) Receive(v any) ([]int, error) {
 	n, oobn, flags, _, err := c.conn.ReadMsgUnix(c.buf, c.oob)
 	fds, perr := parseRights(c.oob[:oobn])
 	if c.oob == nil {
-		flags &^= unix.MSG_CTRUNC // it tells of descriptors that were left to the kernel
+		flags &^= unix.MSG_CTRUNC // set for descriptors that were left to the kernel
 	}
 	switch {
 	case err != nil:
@@ -198,8 +201,8 @@ func parseRights(oob []byte) (fds []int, err error) {
 	return fds, err
 }
 
-// Call sends a request and receives its answer. When ctx ends first the connection is closed, as the answer would be
-// taken for that of the next call.
+// Call sends a request and receives its answer. It closes the connection on any error, also when ctx ends first:
+// otherwise the next call would take this answer for its own.
 func (c *Conn) Call(ctx context.Context, request, answer any, fds ...int) ([]int, error) {
 	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listen makes the socket at path. mode says whom the kernel lets connect: 0o600 for this user alone, 0o660 for the
-// group as well, 0o666 for everybody; Serve asks all of them who they are. The socket of a process that died is
-// replaced, and nothing else is.
+// Listen makes the socket at path. mode says whom the kernel lets connect: 0o600 only this user, 0o660 the group as
+// well, 0o666 everybody; Serve checks who each of them is. Listen replaces the socket of a process that died, and
+// nothing else.
 func Listen(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	ln, err := bind(path, mode)
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -34,8 +34,8 @@ func Listen(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// bind makes the socket with no more rights than mode has from its first moment on: the kernel gives the file those of
-// the socket, less the umask (unix(7) does not say so, unix_bind does).
+// bind makes the socket with no more rights than mode, from its first moment on: the kernel gives the file the rights
+// of the socket, less the umask (unix(7) does not say so, but unix_bind in the kernel does it).
 func bind(path string, mode fs.FileMode) (*net.UnixListener, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), uint32(mode.Perm())) }); cerr != nil {
@@ -60,7 +60,7 @@ func removeDead(path string) error {
 		return err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something that is no socket: remove it, or choose another path")
+		return errors.New("what is there is not a socket: remove it, or choose another path")
 	}
 	c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err == nil {
@@ -76,8 +76,8 @@ func removeDead(path string) error {
 	return nil
 }
 
-// widen gives the socket at path the rights that the umask took from it. It changes nothing but a socket of this
-// user's: whoever may write the directory may have put something else there since.
+// widen gives the socket at path the rights that the umask took away. It changes nothing but a socket of this user:
+// somebody who may write the directory may have put something else there meanwhile.
 func widen(path string, mode fs.FileMode) error {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -93,7 +93,7 @@ func widen(path string, mode fs.FileMode) error {
 		return fmt.Errorf("listen on %s: somebody has replaced the socket that was made there", path)
 	case st.Mode&0o777 == want:
 		return nil
-	default: // fchmod(2) takes no descriptor of this kind
+	default: // fchmod(2) does not accept an O_PATH descriptor
 		return os.Chmod("/proc/self/fd/"+strconv.Itoa(fd), fs.FileMode(want))
 	}
 }

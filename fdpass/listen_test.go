@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nobody can connect in the moment before the mode is set: there is none.
+// The socket has its mode from its first moment on, so nobody can connect before the mode is set.
 func TestModeFromTheFirstMomentOn(t *testing.T) {
 	defer unix.Umask(unix.Umask(0))
 	path := filepath.Join(t.TempDir(), "s")
@@ -25,7 +25,7 @@ func TestModeFromTheFirstMomentOn(t *testing.T) {
 	}
 }
 
-// The umask takes nothing from the users that are to connect.
+// The umask does not keep out the users who are to connect.
 func TestListenModes(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	for _, mode := range []fs.FileMode{0o600, 0o660, 0o666} {
@@ -41,7 +41,7 @@ func TestListenModes(t *testing.T) {
 	}
 }
 
-// dead leaves the socket of a process that has died.
+// dead makes a socket whose process has died.
 func dead(t *testing.T, path string) {
 	t.Helper()
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
@@ -52,7 +52,7 @@ func dead(t *testing.T, path string) {
 	ln.Close()
 }
 
-// Only a dead socket is replaced; connect(2) says of a file what it says of a dead socket.
+// Only a dead socket is replaced. connect(2) fails for a file in the same way as for a dead socket.
 func TestListenReplacesNothingElse(t *testing.T) {
 	write := func(t *testing.T, path string) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
@@ -64,18 +64,18 @@ func TestListenReplacesNothingElse(t *testing.T) {
 		want string
 	}{
 		"dead socket": {dead, ""},
-		"file":        {write, "no socket"},
-		"directory":   {func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "no socket"},
-		"fifo":        {func(t *testing.T, path string) { unix.Mkfifo(path, 0o600) }, "no socket"},
+		"file":        {write, "not a socket"},
+		"directory":   {func(t *testing.T, path string) { os.Mkdir(path, 0o700) }, "not a socket"},
+		"fifo":        {func(t *testing.T, path string) { unix.Mkfifo(path, 0o600) }, "not a socket"},
 		"link to a file": {func(t *testing.T, path string) {
 			write(t, path+".file")
 			os.Symlink(path+".file", path)
-		}, "no socket"},
+		}, "not a socket"},
 		"link to a dead socket": {func(t *testing.T, path string) {
 			dead(t, path+".dead")
 			os.Symlink(path+".dead", path)
-		}, "no socket"},
-		"link to nothing": {func(t *testing.T, path string) { os.Symlink(path+".none", path) }, "no socket"},
+		}, "not a socket"},
+		"link to nothing": {func(t *testing.T, path string) { os.Symlink(path+".none", path) }, "not a socket"},
 		"socket that is listened on": {func(t *testing.T, path string) {
 			ln, err := Listen(path, 0o600)
 			if err != nil {
@@ -109,8 +109,8 @@ func TestListenReplacesNothingElse(t *testing.T) {
 	}
 }
 
-// Whoever may write the directory puts a link in place of the socket: nothing gets the rights that the socket was to
-// have.
+// Somebody who may write the directory puts a link in place of the socket: its target must not get the rights that were
+// meant for the socket.
 func TestWidenFollowsNoLink(t *testing.T) {
 	dir := t.TempDir()
 	file, path := filepath.Join(dir, "file"), filepath.Join(dir, "s")

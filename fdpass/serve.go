@@ -15,35 +15,35 @@ import (
 )
 
 const (
-	maxConns    = 256             // shared out evenly among the users that may connect
+	maxConns    = 256             // divided evenly among the users that may connect
 	maxStranger = 8               // connections at once that are told why they are refused
-	patience    = 5 * time.Second // for the first message of one that is refused
+	patience    = 5 * time.Second // for the first message of a refused connection
 	sendTime    = 10 * time.Second
 	acceptPause = 100 * time.Millisecond // while this process has no room for another connection
 )
 
-// Options are the choices for Serve.
+// Options configures Serve.
 type Options struct {
-	// UIDs are the users that may connect; none means the user of this process. Each of them may have the same number of
+	// UIDs lists the users that may connect; none means the user of this process. Each may have the same number of
 	// connections at once, so that none can shut the others out.
 	UIDs []uint32
-	// NoFiles leaves descriptors that come with messages to the kernel, which closes them: they never become this process's.
+	// NoFiles makes the kernel close descriptors that come with messages: they never become this process's.
 	NoFiles bool
-	// Log is told of users who were refused, once for each; nil is slog.Default().
+	// Log gets a warning about each refused user, once per user; nil means slog.Default().
 	Log *slog.Logger
 }
 
-// Refusal is how the answer to a refused user starts, and any other answer that is an error and nothing else.
+// Refusal is the beginning of the answer to a refused user. Any other answer that is only an error has the same form.
 type Refusal struct {
 	Error string `json:"error"`
 }
 
-// server is one Serve.
+// server is the state of one call of Serve.
 type server struct {
 	Options
 	handle   func(context.Context, *Conn)
-	unknown  users                             // whom nobody can tell apart
-	peerOf   func(*net.UnixConn) (Cred, error) // peerOf, but for tests
+	unknown  users                             // users who cannot be told apart
+	peerOf   func(*net.UnixConn) (Cred, error) // peerOf, except in tests
 	stranger chan struct{}
 
 	mu     sync.Mutex
@@ -53,10 +53,10 @@ type server struct {
 	wg     sync.WaitGroup
 }
 
-// Serve accepts connections on ln, a listener of network "unixpacket", until ctx is done, and runs handle for each in a
-// goroutine of its own; the connection is closed when handle returns or ctx is done. Peers of other users, and those who
-// have too many connections already, are answered a Refusal; descriptors that they sent never become this process's. ln
-// is closed when Serve returns, which is after the last handle; the error is nil when ctx ended it.
+// Serve accepts connections on ln, a listener of network "unixpacket", until ctx is done, and calls handle for each in
+// its own goroutine. The connection is closed when handle returns or ctx is done. Peers of other users, and users who
+// have too many connections already, get a Refusal; descriptors that they sent never become this process's. Serve
+// closes ln, and returns after the last handle. The error is nil when ctx ended Serve.
 func Serve(ctx context.Context, ln *net.UnixListener, o Options, handle func(context.Context, *Conn)) error {
 	return newServer(o, handle).serve(ctx, ln)
 }
@@ -98,7 +98,7 @@ func (s *server) serve(ctx context.Context, ln *net.UnixListener) error {
 		case passes(err):
 			level := slog.LevelWarn
 			if full {
-				level = slog.LevelDebug // it was said
+				level = slog.LevelDebug // it was logged as a warning already
 			}
 			full = true
 			s.Log.Log(ctx, level, "cannot accept a connection", "socket", ln.Addr(), "err", err)
@@ -112,7 +112,7 @@ func (s *server) serve(ctx context.Context, ln *net.UnixListener) error {
 	}
 }
 
-// passes reports whether an error of accept(2) is about the moment, and not about the listener.
+// passes reports whether an error of accept(2) is temporary, and not about the listener.
 func passes(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ECONNABORTED, unix.ENOBUFS, unix.ENOMEM} {
 		if errors.Is(err, e) {
@@ -133,7 +133,7 @@ func (s *server) accept(ctx context.Context, uc *net.UnixConn) {
 		return
 	}
 	if s.unknown.has(peer.UID) {
-		s.refuse(ctx, uc, peer, fmt.Sprintf("user %d may not use %s: that is the number of all users whom this namespace does not know; name another", peer.UID, uc.LocalAddr()))
+		s.refuse(ctx, uc, peer, fmt.Sprintf("user %d may not use %s: this number stands for all users whom this namespace does not know; allow another user", peer.UID, uc.LocalAddr()))
 		return
 	}
 	c := newConn(uc, peer)
@@ -150,10 +150,10 @@ func (s *server) accept(ctx context.Context, uc *net.UnixConn) {
 	})
 }
 
-// share is how many connections one user may have.
+// share returns how many connections one user may have.
 func (s *server) share() int { return maxConns / len(s.UIDs) }
 
-// refuse says why, and closes the connection.
+// refuse tells the peer why it is refused, and closes the connection.
 func (s *server) refuse(ctx context.Context, uc *net.UnixConn, peer Cred, why string) {
 	s.mu.Lock()
 	fresh := !slices.Contains(s.logged, peer.UID) && len(s.logged) < 64
@@ -176,9 +176,9 @@ func (s *server) refuse(ctx context.Context, uc *net.UnixConn, peer Cred, why st
 		stop := context.AfterFunc(ctx, func() { uc.Close() })
 		defer stop()
 		uc.SetDeadline(time.Now().Add(patience))
-		// Its message is read first: closing a socket with something unread would reset it, and the answer be lost. A read
-		// without room for descriptors has the kernel close those that came along. To close them here could take as long
-		// as whoever serves their file system likes.
+		// The peer's message is read first: closing a socket with unread data would reset it, and the answer would be
+		// lost. A read without room for descriptors makes the kernel close those that came along. Closing them in this
+		// process could take as long as their file system's server likes.
 		uc.Read(make([]byte, 1))
 		(&Conn{conn: uc}).Send(Refusal{why})
 	})
@@ -211,7 +211,7 @@ func (s *server) closeAll() {
 	}
 }
 
-// Answer sends v as Send does, for a server: a peer that does not read loses its connection.
+// Answer sends v in the same way as Send, for a server: the connection of a peer that does not read is given up.
 func (c *Conn) Answer(v any, fds ...int) error {
 	c.conn.SetWriteDeadline(time.Now().Add(sendTime))
 	return c.Send(v, fds...)

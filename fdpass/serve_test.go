@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is for what must happen, and takes long on a busy machine.
+// patience bounds the wait for what must happen; it is long, for busy machines.
 const testPatience = 30 * time.Second
 
-// logBuffer collects log lines of several goroutines.
+// logBuffer collects the log lines of several goroutines.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -35,27 +35,27 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// count is how many lines have a text.
+// count returns how many lines contain a text.
 func (l *logBuffer) count(text string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Count(l.b.Bytes(), []byte(text))
 }
 
-// world is a server whose clients are whoever the test says.
+// world is a server whose clients belong to whichever user the test says.
 type world struct {
 	t    *testing.T
 	path string
 	log  logBuffer
-	uid  atomic.Uint32 // of who connects next
+	uid  atomic.Uint32 // the user of the next connection
 	s    *server
 	ln   *net.UnixListener
-	// known is how many the server has looked at.
+	// known is the number of connections that the server has looked at.
 	known   atomic.Int32
 	running bool
 }
 
-// echo answers everything with how many descriptors came along.
+// echo answers every message with the number of descriptors that came with it.
 func echo(_ context.Context, c *Conn) {
 	for {
 		var v json.RawMessage
@@ -96,7 +96,7 @@ func (w *world) run() {
 	})
 }
 
-// connect connects as a user, and returns when the server knows.
+// connect connects as a user, and returns when the server has looked at the connection.
 func (w *world) connect(uid uint32) *Conn {
 	w.t.Helper()
 	w.uid.Store(uid)
@@ -112,7 +112,7 @@ func (w *world) connect(uid uint32) *Conn {
 	return c
 }
 
-// ask gives the answer, or what the refusal says.
+// ask returns the answer, or the text of the refusal.
 func (w *world) ask(c *Conn, fds ...int) (int, string) {
 	w.t.Helper()
 	c.conn.SetDeadline(time.Now().Add(testPatience))
@@ -144,12 +144,12 @@ func until(t *testing.T, what string, ok func() bool) {
 	defer tick.Stop()
 	for end := time.Now().Add(testPatience); !ok(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
+			t.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }
 
-// Strangers by the hundred, who say nothing, keep nobody from being served, and cost a bounded number of descriptors.
+// Hundreds of silent strangers keep nobody from being served, and cost a bounded number of descriptors.
 func TestFloodOfStrangers(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1}})
 	w.run()
@@ -173,7 +173,7 @@ func TestFloodOfStrangers(t *testing.T) {
 	until(t, "nothing is left of them", func() bool { return openFiles(t) <= before })
 }
 
-// A stranger's descriptors never become the server's: to close one can take as long as its file system likes.
+// A stranger's descriptors never become the server's: closing one can take as long as its file system likes.
 func TestDescriptorsOfStrangers(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1}})
 	w.run()
@@ -194,24 +194,25 @@ func TestDescriptorsOfStrangers(t *testing.T) {
 	unix.Close(fd)
 	r.SetReadDeadline(time.Now().Add(testPatience))
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-		t.Errorf("somebody has them: %v", err)
+		t.Errorf("somebody has the descriptors open: %v", err)
 	}
 }
 
-// A user who may connect, and holds as many connections as it can, shuts nobody else out, and is told.
+// A user who may connect, and holds as many connections as it can, shuts nobody else out, and is told why further ones
+// are refused.
 func TestShareOfUsers(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1, 2}})
 	w.run()
 	var silent []*Conn
 	for range maxConns / 2 {
 		c := w.connect(1)
-		if _, refused := w.ask(c); refused != "" { // and from now on it is silent
+		if _, refused := w.ask(c); refused != "" { // the connection is silent from now on
 			t.Fatalf("at %d: %s", len(silent), refused)
 		}
 		silent = append(silent, c)
 	}
 	if _, refused := w.ask(w.connect(1)); !strings.Contains(refused, "user 1 has 128 connections") {
-		t.Errorf("one more is told %q", refused)
+		t.Errorf("one connection more is told %q", refused)
 	}
 	if _, refused := w.ask(w.connect(2)); refused != "" {
 		t.Errorf("the other user: %s", refused)
@@ -223,7 +224,7 @@ func TestShareOfUsers(t *testing.T) {
 	})
 }
 
-// Inside of a user namespace all users that it does not know have one number: whoever has it may be anybody.
+// Inside a user namespace all users whom it does not know have one number; a user with that number may be anybody.
 func TestUnknownUser(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1, 65534}})
 	w.s.unknown = users{65534, true}
@@ -236,20 +237,20 @@ func TestUnknownUser(t *testing.T) {
 	}
 }
 
-// A server that wants no descriptors takes none, however many come.
+// A server that wants no descriptors accepts none, however many come.
 func TestNoFiles(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1}, NoFiles: true})
 	w.run()
 	c := w.connect(1)
 	if n, refused := w.ask(c, slices.Repeat([]int{1}, MaxFiles)...); n != 0 || refused != "" {
-		t.Errorf("it took %d: %s", n, refused)
+		t.Errorf("the server accepted %d: %s", n, refused)
 	}
 	if n, refused := w.ask(c); n != 0 || refused != "" {
 		t.Errorf("after that: %d, %s", n, refused)
 	}
 }
 
-// A process that has no descriptor left goes on when it has one, and says so once.
+// A process that has no descriptor left continues when it has one again, and logs one warning.
 func TestOutOfDescriptors(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1}})
 	c := w.connect(1) // nobody accepts yet

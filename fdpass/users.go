@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// users are one user, or none.
+// users is one user, or none.
 type users struct {
 	uid uint32
 	any bool
@@ -17,8 +17,8 @@ type users struct {
 
 func (u users) has(uid uint32) bool { return u.any && u.uid == uid }
 
-// unmapped is the number under which the kernel shows this process the users whom its user namespace does not know
-// (user_namespaces(7), "Unmapped user and group IDs"). Whoever has it may be anybody, so nobody with it is let in.
+// unmapped returns the number under which the kernel shows this process all users whom its user namespace does not know
+// (user_namespaces(7), "Unmapped user and group IDs"). A user with this number may be anybody, so none is admitted.
 func unmapped() users {
 	table, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -28,7 +28,8 @@ func unmapped() users {
 	return unmappedOf(string(table), string(number))
 }
 
-// unmappedOf reads the texts of uid_map and overflowuid. The initial namespace, and whichever knows as many, knows all.
+// unmappedOf parses the texts of uid_map and overflowuid. A namespace that maps as many users as the initial one knows
+// all users.
 func unmappedOf(table, number string) users {
 	known := uint64(0)
 	for line := range strings.Lines(table) {
@@ -38,11 +39,11 @@ func unmappedOf(table, number string) users {
 		}
 	}
 	u := users{uid: 65534, any: known < 1<<32-1}
-	_, _ = fmt.Sscan(number, &u.uid) // or it is the usual one
+	_, _ = fmt.Sscan(number, &u.uid) // otherwise the usual number stays
 	return u
 }
 
-// believe reports an error when whoever listens at path may be a stranger who got there first.
+// believe returns an error when the process that listens at path may be a stranger's that got there first.
 func believe(path string, peer Cred) error {
 	if peer.UID == 0 || int(peer.UID) == os.Geteuid() {
 		return nil

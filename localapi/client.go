@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// Client asks the agent whose socket is at Path. Every call makes its own connection, so that it serves any agent that
-// is there.
+// Client asks the agent whose socket is at Path. Every call makes its own connection, so that a Client outlives
+// restarts of the agent.
 type Client struct {
 	Path string
 }
@@ -68,7 +68,7 @@ func exchange(ctx context.Context, conn *fdpass.Conn, r request) (answer, error)
 	got, err := conn.Call(ctx, r, &a)
 	fdpass.CloseAll(got)
 	switch {
-	case err != nil && ctx.Err() == nil: // it went away while it was asked
+	case err != nil && ctx.Err() == nil: // the agent went away during the request
 		return answer{}, fmt.Errorf("%w: %s: %w", ErrUnavailable, r.Op, err)
 	case err != nil:
 		return answer{}, fmt.Errorf("ask the agent for its %s: %w", r.Op, err)

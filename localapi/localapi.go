@@ -1,12 +1,12 @@
-// Package localapi is what an agent tells whoever asks on its node: how the node is, and tables of what it knows and
-// counts. It is read only, on a socket of its own: the one through which pods are attached (package cni) is for the
-// container runtime alone.
+// Package localapi is what an agent tells whoever asks on its node: how the node is, and tables of what the agent knows
+// and counts. It is read only, on a socket of its own; the socket through which pods are attached (package cni) is for
+// the container runtime only.
 //
 // # Protocol
 //
-// Messages are package fdpass's, one answer for each request. "node" is answered by a Node. "rows" names a table and is
-// answered by its first rows, and "more" by those that follow, as the table was when it was asked for; a table of any
-// length so comes in messages of a bounded one.
+// Messages are those of package fdpass, with one answer for each request. The request "node" is answered by a Node.
+// "rows" names a table and is answered by the table's first rows; each "more" is answered by the rows that follow, as
+// the table was at the time of "rows". So a table of any length comes in messages of bounded length.
 package localapi
 
 import (
@@ -16,34 +16,35 @@ import (
 	"time"
 )
 
-// Node is what there is to tell of a node beside its tables. What the agent does not know before the cluster's first
-// snapshot is zero until then.
+// Node describes a node, apart from its tables. Fields that the agent does not know before the cluster's first snapshot
+// are zero until then.
 type Node struct {
 	Name      string    `json:"name"`
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
 	PublicKey string    `json:"publicKey,omitempty"` // WireGuard's
-	// Missing are sentences that say what keeps the node from being ready; none when it is.
+	// Missing lists, as sentences, what keeps the node from being ready; it is empty when the node is ready.
 	Missing []string `json:"missing,omitempty"`
-	// Source is where the cluster's objects come from, Updated when the last of them were in force.
+	// Source says where the cluster's objects come from. Updated is when the last of them came into force.
 	Source  string    `json:"source"`
 	Updated time.Time `json:"updated,omitzero"`
 	// APIServer is the URL of the API server that answered last; "" without one.
 	APIServer string `json:"apiServer,omitempty"`
-	// HostPort: the node was given a host TAP, which takes NET_ADMIN once.
+	// HostTAP is set when the node has a host TAP, whose creation needs NET_ADMIN once. (Its JSON name is from earlier
+	// versions.)
 	HostTAP bool `json:"hostPort"`
-	// Addresses are the node's on the underlay, PodCIDRs its pods'; MTU in bytes is the pods'.
+	// Addresses lists the node's addresses on the underlay, PodCIDRs its pod ranges. MTU is the pods' MTU in bytes.
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs,omitempty"`
 	MTU       int            `json:"mtu,omitempty"`
-	// DNS are the addresses on which cluster DNS answers.
+	// DNS lists the addresses on which cluster DNS answers.
 	DNS []netip.Addr `json:"dns,omitempty"`
 }
 
-// DefaultSocket is where an agent in a cluster answers.
+// DefaultSocket is the path of the socket of an agent in a cluster.
 const DefaultSocket = "/run/tapestry/api.sock"
 
-// ErrUnavailable tells that the agent cannot be reached at the moment. It comes from the client alone.
+// ErrUnavailable says that the agent cannot be reached at the moment. Only the Client returns it.
 var ErrUnavailable = errors.New("the agent of this node cannot be reached")
 
 // The requests.
@@ -62,6 +63,6 @@ type answer struct {
 	Error string            `json:"error,omitempty"`
 	Node  *Node             `json:"node,omitempty"`
 	Rows  []json.RawMessage `json:"rows,omitempty"`
-	// More rows are there to be asked for.
+	// More is set when further rows can be asked for.
 	More bool `json:"more,omitempty"`
 }

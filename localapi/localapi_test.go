@@ -55,7 +55,7 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// A table of any length comes whole, as it was when it was asked for.
+// A table of any length arrives complete, as it was when it was asked for.
 func TestRows(t *testing.T) {
 	long := strings.Repeat("x", 1000)
 	for _, n := range []int{0, 1, 50, 5000} {
@@ -103,7 +103,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	// What was not asked for has no more rows, and a descriptor that comes along is closed.
+	// Without a table asked for there are no more rows, and a descriptor that comes with a request is closed.
 	conn, err := c.dial(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("got %+v, %v", a, err)
 	}
 	fdpass.CloseAll([]int{fd})
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err == nil { // io.EOF: nobody has the other end
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err == nil { // io.EOF: nobody has the other end open
 		t.Errorf("read %d, %v", n, err)
 	}
 }
@@ -139,7 +139,7 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// The socket is its user's alone, unless others are named.
+// Only the socket's own user may connect, unless others are named.
 func TestListen(t *testing.T) {
 	for _, tc := range []struct {
 		uids []uint32
@@ -158,7 +158,7 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// Who is not named is told, and asks in vain.
+// A user who is not named is told so, and gets no answer.
 func TestStrangers(t *testing.T) {
 	c := serve(t, &Server{Node: func(context.Context) Node { return Node{Name: "n1"} }, Options: Options{UIDs: []uint32{uint32(os.Geteuid()) + 1}}})
 	if n, err := c.Node(t.Context()); err == nil || !strings.Contains(err.Error(), "may not use") {
@@ -207,7 +207,7 @@ func TestAll(t *testing.T) {
 		}
 		seen[name] = true
 	}
-	// Its rows are what another program reads.
+	// Fetch returns the rows in a form that other programs can read.
 	c := serve(t, &Server{Tables: []Source{Peers.From(func(context.Context) ([]Peer, error) { return []Peer{{Name: "n2", AnswerAge: -1}}, nil })}})
 	rows, headings, cells, err := Peers.Fetch(t.Context(), c)
 	text, _ := json.Marshal(rows)

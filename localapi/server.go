@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// answerTime is how long the agent may look for an answer: its checks take a second each.
+	// answerTime bounds the time that the agent takes for an answer: each of its checks takes a second.
 	answerTime = 30 * time.Second
-	// pageSize is how many bytes of rows go in one message, which leaves room for the rest of it.
+	// pageSize is how many bytes of rows go in one message; it leaves room for the rest of the message.
 	pageSize = fdpass.MaxMessage - 1024
 )
 
-// Options say which users may ask, and where refused ones are logged.
+// Options says which users may ask, and where refused ones are logged.
 type Options = fdpass.Options
 
-// Listen makes the socket at path; that of an agent that died is replaced. It is for this user alone, and for others
-// too when Options names some: Serve asks the kernel who they are.
+// Listen makes the socket at path, and replaces that of an agent that died. Only this user may connect, and the users
+// that Options names: Serve asks the kernel who they are.
 func Listen(path string, o Options) (*net.UnixListener, error) {
 	mode := fs.FileMode(0o600)
 	for _, uid := range o.UIDs {
@@ -38,9 +38,9 @@ func Listen(path string, o Options) (*net.UnixListener, error) {
 
 // Server answers on the socket. Both fields are required.
 type Server struct {
-	// Node tells of the node; it may take seconds.
+	// Node returns the state of the node; it may take seconds.
 	Node func(context.Context) Node
-	// Tables are those there are.
+	// Tables lists the tables that clients can ask for.
 	Tables  []Source
 	Options Options
 }
@@ -48,12 +48,12 @@ type Server struct {
 // Serve answers clients on l, which Listen made, until ctx is done, and closes l.
 func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 	o := s.Options
-	o.NoFiles = true // nothing here is about any
+	o.NoFiles = true // no message here carries any
 	return fdpass.Serve(ctx, l, o, s.serve)
 }
 
 func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
-	var rest []json.RawMessage // of the table asked for last
+	var rest []json.RawMessage // rows of the table asked for last that were not sent yet
 	for {
 		var r request
 		_, err := c.Receive(&r)
@@ -71,7 +71,7 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	}
 }
 
-// answer gives the answer to r, and what is left of a table after it.
+// answer returns the answer to r, and the rows of a table that are left after it.
 func (s *Server) answer(ctx context.Context, r *request, rest []json.RawMessage) (answer, []json.RawMessage) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
@@ -99,7 +99,7 @@ func (s *Server) answer(ctx context.Context, r *request, rest []json.RawMessage)
 	return answer{Error: fmt.Sprintf("unknown request %q", r.Op)}, nil
 }
 
-// page gives as many rows as fit a message, one at least, and those left.
+// page returns an answer with as many rows as fit a message, at least one, and the rows that are left.
 func page(rows []json.RawMessage) (answer, []json.RawMessage) {
 	size, n := 0, 0
 	for ; n < len(rows); n++ {

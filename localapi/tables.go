@@ -13,10 +13,10 @@ import (
 	"tapestry.dev/tapestry/counter"
 )
 
-// Table is a list of things of one kind that an agent tells of.
+// Table describes a list of things of one kind that an agent reports.
 type Table[T any] struct {
 	Name, Help string
-	// Columns are the headings under which people are shown rows, and Cells what stands there.
+	// Columns are the headings under which rows are shown to people. Cells returns a row's cells.
 	Columns []string
 	Cells   func(*T) []string
 }
@@ -45,14 +45,14 @@ var (
 	}
 )
 
-// All are the tables, in the order in which they are told of.
+// All lists the tables, in the order in which they are shown.
 var All = []Shown{Peers, Pods, Frontends, Problems, Counters}
 
-// Shown is a Table of any kind, for who shows it to people.
+// Shown is a Table of any kind, for code that shows it to people.
 type Shown interface {
-	// Is gives the table's name and what is in it.
+	// Is returns the table's name and a description of its rows.
 	Is() (name, help string)
-	// Fetch asks c for the rows: as they are, and as cells under headings.
+	// Fetch asks c for the rows, and returns them as they are and as cells under headings.
 	Fetch(ctx context.Context, c *Client) (rows any, headings []string, cells [][]string, err error)
 }
 
@@ -75,7 +75,7 @@ func (t Table[T]) Ask(ctx context.Context, c *Client) ([]T, error) {
 	rows := make([]T, len(raw))
 	for i := 0; err == nil && i < len(raw); i++ {
 		if jerr := json.Unmarshal(raw[i], &rows[i]); jerr != nil {
-			err = fmt.Errorf("table %s: the agent's row %d is none of ours: %w", t.Name, i, jerr)
+			err = fmt.Errorf("table %s: row %d of the agent is not a row of this table: %w", t.Name, i, jerr)
 		}
 	}
 	if err != nil {
@@ -90,7 +90,7 @@ type Source struct {
 	rows func(context.Context) ([]json.RawMessage, error)
 }
 
-// From has rows be those of the table. They are asked for by several goroutines at once.
+// From returns the Source of a table whose rows the func rows returns. Several goroutines may call rows at once.
 func (t Table[T]) From(rows func(context.Context) ([]T, error)) Source {
 	return Source{t.Name, func(ctx context.Context) ([]json.RawMessage, error) {
 		list, err := rows(ctx)
@@ -110,14 +110,15 @@ func (t Table[T]) From(rows func(context.Context) ([]T, error)) Source {
 // Peer is another node, as the tunnel sees it. Ages are in nanoseconds, negative for never.
 type Peer struct {
 	Name      string         `json:"name"`
-	PublicKey string         `json:"publicKey,omitempty"` // "" when it has announced none
-	Endpoint  netip.AddrPort `json:"endpoint,omitzero"`   // where it was heard last; zero when never
-	// HandshakeAge is the time since the last handshake, AnswerAge since a probe through the tunnel came back.
+	PublicKey string         `json:"publicKey,omitempty"` // "" when the node has announced none
+	Endpoint  netip.AddrPort `json:"endpoint,omitzero"`   // the address that was heard last; zero for none
+	// HandshakeAge is the time since the last handshake, AnswerAge the time since a probe through the tunnel was
+	// answered.
 	HandshakeAge time.Duration `json:"handshakeAge"`
 	AnswerAge    time.Duration `json:"answerAge"`
 	Received     uint64        `json:"receivedBytes"`
 	Sent         uint64        `json:"sentBytes"`
-	MTU          int           `json:"mtu"` // the largest packet inside of the tunnel, in bytes
+	MTU          int           `json:"mtu"` // the largest packet inside the tunnel, in bytes
 }
 
 func (p *Peer) cells() []string {
@@ -131,11 +132,12 @@ func (p *Peer) cells() []string {
 	return []string{p.Name, endpoint, ago(p.HandshakeAge), ago(p.AnswerAge), strconv.Itoa(p.MTU), size(p.Received), size(p.Sent)}
 }
 
-// Pod is a pod of this node, or the host, as what is attached to the packet path.
+// Pod is a pod of this node, or the host, as an attachment of the packet path.
 type Pod struct {
 	Name  string       `json:"name"` // "namespace/name", or "host"
 	Addrs []netip.Addr `json:"addrs,omitempty"`
-	// What the pod sent and was sent; what its TAP did not take, and what its limit did not allow.
+	// From counts what the pod sent, and To what it was sent. Lost counts packets that its TAP did not take, and
+	// OverLimit those that its limit did not allow.
 	FromPackets uint64 `json:"fromPackets"`
 	FromBytes   uint64 `json:"fromBytes"`
 	ToPackets   uint64 `json:"toPackets"`
@@ -161,7 +163,7 @@ type Frontend struct {
 	Protocol string `json:"protocol"`
 	Policy   string `json:"policy,omitempty"`
 	Affinity string `json:"affinity,omitempty"`
-	// Backends are some of those that it leads to, or why there are none.
+	// Backends lists some of the backends, or says why there are none.
 	Backends string `json:"backends"`
 }
 
@@ -172,11 +174,11 @@ func (f *Frontend) cells() []string {
 // Problem is something wrong with an object of the cluster.
 type Problem struct {
 	Severity string `json:"severity"` // "error" or "warning"
-	// Text is a sentence for people that begins with the object.
+	// Text is a sentence for people that begins with the object's name.
 	Text string `json:"text"`
 }
 
-// counterCells shows a Counter on one line: of several values those that are not zero.
+// counterCells shows a Counter on one line. Of several values it shows those that are not zero.
 func counterCells(c *counter.Counter) []string {
 	var values []string
 	for _, v := range c.Values {
@@ -204,7 +206,7 @@ func ago(d time.Duration) string {
 	return d.Truncate(time.Second).String() + " ago"
 }
 
-// size gives bytes as people read them.
+// size returns a number of bytes as people read it.
 func size(n uint64) string {
 	units := []string{"kB", "MB", "GB", "TB"}
 	if n < 1000 {

@@ -102,11 +102,11 @@ func (w *worker) putError(s *snapshot, j *journey) int {
 	p := j.packet
 	from, kind := p.Tuple.Dst, packet.PortUnreachable
 	if j.answer != refused {
-		gate, ok := s.stackAddr(&p.Tuple.Src)
+		stackAddr, ok := s.stackAddr(&p.Tuple.Src)
 		if !ok {
 			return 0
 		}
-		from = gate
+		from = stackAddr
 	}
 	switch j.answer {
 	case noNet:

@@ -110,9 +110,9 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	}
 	for _, cidr := range c.PodCIDRs {
 		s.addPrefix(cidr, route{kind: vacant})
-		gate := addressing.Stack(cidr)
-		s.stackAddrs = append(s.stackAddrs, packet.AddrFrom(gate))
-		s.hosts[packet.AddrFrom(gate)] = route{kind: toSelf}
+		stack := addressing.Stack(cidr)
+		s.stackAddrs = append(s.stackAddrs, packet.AddrFrom(stack))
+		s.hosts[packet.AddrFrom(stack)] = route{kind: toSelf}
 		s.hosts[packet.AddrFrom(addressing.Host(cidr))] = route{kind: toHost}
 	}
 	for _, cidr := range c.ClusterCIDRs {

@@ -148,7 +148,7 @@ func TestStackListens(t *testing.T) {
 	}
 }
 
-// TestPeerReachesNodeWithoutHostPort: where a node has no host TAP, pods of other nodes reach its own addresses over
+// TestPeerReachesNodeWithoutHostTAP: where a node has no host TAP, pods of other nodes reach its own addresses over
 // host sockets, as its own pods do. An encapsulated client does not, and nothing beyond the node is reached.
 func TestPeerReachesNodeWithoutHostTAP(t *testing.T) {
 	w := newWorld(t)

@@ -121,11 +121,11 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 		return j.drop(SourceRange)
 	}
 	if w.mustMasquerade(s, j) {
-		gate, ok := s.stackAddr(&to.Src)
+		stackAddr, ok := s.stackAddr(&to.Src)
 		if !ok {
 			return j.drop(NoRoute)
 		}
-		to.Src = gate
+		to.Src = stackAddr
 	}
 	return s.policy == nil || w.permit(s, j)
 }

@@ -1,20 +1,20 @@
 package share
 
-// Decision is who gives a unit to an owner that asks for one.
+// Decision says whose unit an owner gets who asks for one.
 type Decision uint8
 
 // The decisions.
 const (
-	Free   Decision = iota // nobody: one is free
-	Most                   // the owner who holds the most
-	Own                    // the one who asks: it replaces one of its own
-	Refuse                 // nobody: there is none to be had
+	Free   Decision = iota // nobody's: a unit is free
+	Most                   // one of the owner who holds the most
+	Own                    // one of its own, which it replaces
+	Refuse                 // none: there is none to be had
 )
 
 func (d Decision) String() string { return [...]string{"free", "most", "own", "refuse"}[d&3] }
 
-// Decide applies the rule of the package to an owner that holds held units, where most is what the owner with the most
-// holds (held itself when that is the one who asks) and free is the number of units that nobody holds.
+// Decide applies the rule of the package to an owner that holds held units. most is the number of units of the owner
+// with the most (held if that is the one who asks), and free the number of units that nobody holds.
 func Decide(held, most, free int) Decision {
 	switch {
 	case free > 0:
@@ -27,7 +27,7 @@ func Decide(held, most, free int) Decision {
 	return Refuse
 }
 
-// DecideKept is Decide where nothing that is held can be taken away: an owner gets no more than are free.
+// DecideKept is Decide where no unit that is held can be taken away: an owner may hold no more units than are free.
 func DecideKept(held, free int) Decision {
 	if held < free {
 		return Free

@@ -5,38 +5,38 @@ import (
 	"sync"
 )
 
-// Options are the choices for New.
+// Options configures a Limit.
 type Options[K comparable] struct {
 	// Total is the number of units, at least 1.
 	Total int
-	// Reserve is how many of them Own gets in any case: 0 or more, and less than Total.
+	// Reserve is how many units Own gets in any case: at least 0, and less than Total.
 	Reserve int
-	// Own is the owner that Reserve is for. It means nothing when Reserve is 0.
+	// Own is the owner for whom Reserve is. It means nothing when Reserve is 0.
 	Own K
-	// Keep is set when nothing that is held can be taken away.
+	// Keep is set when no unit that is held can be taken away.
 	Keep bool
 }
 
-// Limit shares out units among owners named by K. V is what the caller wants to know of a claim that it lost. Its
+// Limit shares out units among owners named by K. V is what the caller needs to know of a claim that was lost. Its
 // methods are safe for concurrent use.
 type Limit[K comparable, V any] struct {
 	options Options[K]
 
-	mu     sync.Mutex // guards below, and the fields of every Claim but Value
+	mu     sync.Mutex // guards the fields below, and those of every Claim except Value
 	owners map[K]*owner[K, V]
 	order  Ranking[*owner[K, V]]
-	spare  []*owner[K, V] // owners without claims, to be used again
+	spare  []*owner[K, V] // owners without claims, for reuse
 	kept   int            // units of the reserve that are not in use
 	stats  Stats
 }
 
-// Claim is the right to one unit. It belongs to the caller, usually as a field of the thing that the unit is for, and
-// must not be copied or moved while it is held. The zero Claim holds nothing.
+// Claim is the right to one unit. It belongs to the caller, usually as a field of the thing for which the unit is used,
+// and must not be copied or moved while it holds a unit. The zero Claim holds nothing.
 type Claim[K comparable, V any] struct {
-	// Value is the caller's, set before Acquire.
+	// Value belongs to the caller, who sets it before Acquire.
 	Value V
 
-	owner        *owner[K, V] // nil: it holds no unit
+	owner        *owner[K, V] // nil when it holds no unit
 	older, newer *Claim[K, V]
 }
 
@@ -49,18 +49,19 @@ type owner[K comparable, V any] struct {
 	oldest, newest *Claim[K, V]
 }
 
-// Stats are counters since New, and the state now.
+// Stats holds counters since New, and the present state.
 type Stats struct {
-	// Held is the number of units in use, Owners how many owners hold them, and Most how many the largest owner is
-	// charged for.
+	// Held is the number of units in use, Owners the number of owners who hold them, and Most the number of units that
+	// the largest owner is charged for.
 	Held, Owners, Most int
-	// TakenFromMost and TakenFromOwn count claims that were lost, to others and to their own owner.
+	// TakenFromMost counts claims that were lost to another owner, TakenFromOwn those that were lost to a claim of the
+	// same owner.
 	TakenFromMost, TakenFromOwn uint64
-	// Refused counts calls of Acquire that got nothing.
+	// Refused counts calls of Acquire or Take that got nothing.
 	Refused uint64
 }
 
-// New makes a Limit of which nothing is held. It panics when Total or Reserve is out of range.
+// New returns a Limit of which nothing is held. It panics when Total or Reserve is out of range.
 func New[K comparable, V any](o Options[K]) *Limit[K, V] {
 	if o.Total < 1 || o.Reserve < 0 || o.Reserve >= o.Total {
 		panic(fmt.Sprintf("share: Total is %d and Reserve is %d; Total must be at least 1, and Reserve within 0..Total-1", o.Total, o.Reserve))
@@ -68,9 +69,9 @@ func New[K comparable, V any](o Options[K]) *Limit[K, V] {
 	return &Limit[K, V]{options: o, kept: o.Reserve, owners: map[K]*owner[K, V]{}}
 }
 
-// Acquire gets a unit for owner and has c hold it. When that took a unit from another claim, that one is lost: it holds
-// nothing any more, and the caller ends what it was for. ok is false when there was no unit to be had. It panics when c
-// holds a unit already.
+// Acquire gets a unit for the owner key; c then holds it. When the unit was taken from another claim, that claim is
+// returned as lost: it holds nothing any more, and the caller must end the use of its unit. ok is false when no unit
+// was to be had. Acquire panics when c holds a unit already.
 func (l *Limit[K, V]) Acquire(c *Claim[K, V], key K) (lost *Claim[K, V], ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,7 +92,7 @@ func (l *Limit[K, V]) Acquire(c *Claim[K, V], key K) (lost *Claim[K, V], ok bool
 		l.stats.TakenFromOwn++
 	case Free:
 	}
-	// c comes first, so that o is not forgotten in between when lost was its only claim.
+	// c is added first, so that o is not dropped in between when lost is its only claim.
 	l.add(o, c)
 	if lost != nil {
 		l.remove(lost)
@@ -107,14 +108,14 @@ func (l *Limit[K, V]) decide(o *owner[K, V]) Decision {
 	case l.options.Keep:
 		return DecideKept(o.account.Charge(), free-l.kept)
 	case reserved && free == 0:
-		return Most // Reserve is less than Total, so others hold some
+		return Most // Reserve is less than Total, so others hold units
 	}
 	return Decide(o.account.Charge(), l.order.Most().Charge(), free)
 }
 
-// Take takes the claim that Acquire by key would take if no unit were free, and gives its unit to nobody: there
-// turned out to be fewer than Total. ok is false when there is none to be had. The caller ends what the claim was
-// for. It is for a Limit without Keep.
+// Take takes away the claim that an Acquire by key would take if no unit were free, and gives its unit to nobody. It is
+// for a caller who finds that there are fewer units than Total. The caller must end the use of the lost claim's unit.
+// ok is false when there is no claim to take. Take must not be used on a Limit with Keep.
 func (l *Limit[K, V]) Take(key K) (lost *Claim[K, V], ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,7 +141,7 @@ func (l *Limit[K, V]) Take(key K) (lost *Claim[K, V], ok bool) {
 	return lost, true
 }
 
-// Touch notes that what c is for was used just now. It does nothing when c holds no unit.
+// Touch records that the unit of c was used just now. It does nothing when c holds no unit.
 func (l *Limit[K, V]) Touch(c *Claim[K, V]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,7 +151,7 @@ func (l *Limit[K, V]) Touch(c *Claim[K, V]) {
 	}
 }
 
-// Release gives the unit of c back. It reports whether c held one: it does not after it was lost.
+// Release gives back the unit of c. It reports whether c held one; a claim that was lost holds none.
 func (l *Limit[K, V]) Release(c *Claim[K, V]) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,7 +162,7 @@ func (l *Limit[K, V]) Release(c *Claim[K, V]) bool {
 	return true
 }
 
-// Held is the number of units that an owner holds, reserved ones among them.
+// Held returns the number of units that an owner holds, reserved ones included.
 func (l *Limit[K, V]) Held(key K) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,7 +172,7 @@ func (l *Limit[K, V]) Held(key K) int {
 	return 0
 }
 
-// Stats tells the counters and the state.
+// Stats returns the counters and the state.
 func (l *Limit[K, V]) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -183,7 +184,7 @@ func (l *Limit[K, V]) Stats() Stats {
 	return s
 }
 
-// owner gives the owner of that key, which is made if it holds nothing yet.
+// owner returns the owner with that key, which is made if it holds nothing yet.
 func (l *Limit[K, V]) owner(key K) *owner[K, V] {
 	if o := l.owners[key]; o != nil {
 		return o
@@ -215,14 +216,14 @@ func (l *Limit[K, V]) dropIfEmpty(o *owner[K, V]) {
 	l.spare = append(l.spare, o)
 }
 
-// add has c hold a unit of o.
+// add makes c hold a unit of o.
 func (l *Limit[K, V]) add(o *owner[K, V], c *Claim[K, V]) {
 	c.owner = o
 	o.chain(c)
 	l.change(o, 1)
 }
 
-// remove takes its unit from c.
+// remove takes the unit away from c.
 func (l *Limit[K, V]) remove(c *Claim[K, V]) {
 	o := c.owner
 	c.owner = nil
@@ -231,7 +232,7 @@ func (l *Limit[K, V]) remove(c *Claim[K, V]) {
 	l.dropIfEmpty(o)
 }
 
-// change has o hold n units more.
+// change adds n to the number of units that o holds.
 func (l *Limit[K, V]) change(o *owner[K, V], n int) {
 	o.held += n
 	l.stats.Held += n

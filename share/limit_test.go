@@ -19,7 +19,7 @@ func TestDecide(t *testing.T) {
 		{9, 9, 1, share.Free},
 		{0, 9, 0, share.Most},
 		{3, 5, 0, share.Most},
-		{4, 5, 0, share.Own}, // taking it would only turn the two round
+		{4, 5, 0, share.Own}, // the two would only change places
 		{5, 5, 0, share.Own},
 		{1, 1, 0, share.Own},
 		{0, 1, 0, share.Refuse},
@@ -49,7 +49,7 @@ type (
 	claim = share.Claim[string, int]
 )
 
-// acquire gets n claims for an owner, with values that go on from first.
+// acquire gets n claims for an owner, with consecutive values from first.
 func acquire(t *testing.T, l *limit, owner string, first, n int) (held []*claim, lost []int) {
 	t.Helper()
 	for i := range n {
@@ -66,12 +66,12 @@ func acquire(t *testing.T, l *limit, owner string, first, n int) (held []*claim,
 	return held, lost
 }
 
-// TestOneWantsAll: an owner that asks without end costs nobody else anything.
+// TestOneWantsAll: an owner that asks endlessly costs nobody else anything.
 func TestOneWantsAll(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 100})
 	acquire(t, l, "greedy", 0, 1000)
 	if n := l.Held("greedy"); n != 100 {
-		t.Fatalf("it holds %d of 100 while nobody else wants any", n)
+		t.Fatalf("the greedy owner holds %d of 100 while nobody else wants any", n)
 	}
 	_, lost := acquire(t, l, "modest", 5000, 10)
 	if want := []int{900, 901, 902, 903, 904, 905, 906, 907, 908, 909}; !slices.Equal(lost, want) {
@@ -89,7 +89,7 @@ func TestOneWantsAll(t *testing.T) {
 	}
 }
 
-// TestAllWantAll: owners that all ask without end become equal, and stay so.
+// TestAllWantAll: owners that all ask endlessly become equal, and stay equal.
 func TestAllWantAll(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 100})
 	acquire(t, l, "a", 0, 300)
@@ -122,7 +122,7 @@ func TestReserve(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 100, Reserve: 20, Own: "node"})
 	acquire(t, l, "greedy", 0, 1000)
 	if n := l.Held("greedy"); n != 100 {
-		t.Errorf("it holds %d, want all while the node wants nothing", n)
+		t.Errorf("the owner holds %d, want all while the node wants nothing", n)
 	}
 	for i := range 30 {
 		acquire(t, l, fmt.Sprint("pod ", i), 0, 10)
@@ -145,7 +145,7 @@ func TestTouch(t *testing.T) {
 	if _, lost := acquire(t, l, "a", 3, 3); !slices.Equal(lost, []int{1, 2, 0}) {
 		t.Errorf("claims were lost in the order %v, want that of their last use: 1, 2, 0", lost)
 	}
-	l.Touch(held[0]) // lost: nothing happens
+	l.Touch(held[0]) // it was lost, so nothing happens
 	if l.Release(held[0]) || l.Held("a") != 3 {
 		t.Error("a claim that was lost gave a unit back")
 	}
@@ -175,7 +175,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestTake: where there are fewer units than was thought, those go who would lose one to another owner.
+// TestTake: where there are fewer units than expected, Take chooses the claim that would be lost to another owner.
 func TestTake(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 100})
 	if lost, ok := l.Take("new"); ok {
@@ -188,7 +188,7 @@ func TestTake(t *testing.T) {
 			t.Errorf("for %s %v was taken, want the greedy owner's oldest, %d", owner, lost, i)
 		}
 	}
-	if lost, ok := l.Take("modest"); !ok || lost.Value != 100 { // two of the greedy owner's are left
+	if lost, ok := l.Take("modest"); !ok || lost.Value != 100 { // the greedy owner has two left
 		t.Errorf("for the modest owner %v was taken, want its own", lost)
 	}
 	if s := l.Stats(); s.Held != 2 || s.Owners != 1 || s.TakenFromMost != 2 || s.TakenFromOwn != 2 {
@@ -220,8 +220,8 @@ func TestHeldTwice(t *testing.T) {
 	_, _ = l.Acquire(held[0], "a")
 }
 
-// TestConcurrent has many goroutines share few units; the race detector looks on. What was taken away and what was
-// given back add up to what was got.
+// TestConcurrent lets many goroutines share few units, under the race detector. Claims that were lost and claims that
+// were released add up to those that were acquired.
 func TestConcurrent(t *testing.T) {
 	l := share.New[string, int](share.Options[string]{Total: 10})
 	var all sync.WaitGroup
@@ -260,7 +260,7 @@ func TestConcurrent(t *testing.T) {
 	}
 	all.Wait()
 	if s := l.Stats(); s.Held != got-gone || s.Held > 10 {
-		t.Errorf("%d were got, %d are gone, and %d are held", got, gone, s.Held)
+		t.Errorf("%d claims were acquired, %d are gone, and %d are held", got, gone, s.Held)
 	}
 }
 

@@ -1,25 +1,26 @@
 package share
 
-// Ranking keeps accounts in order, so that the one with the largest charge is at hand. The zero Ranking is empty. It is
+// Ranking orders accounts, so that the one with the largest charge is found at once. The zero Ranking is empty. It is
 // not safe for concurrent use.
 type Ranking[T any] struct {
-	heap []*Account[T] // no account has a larger charge than the one at half its place
+	heap []*Account[T] // a heap: no account has a larger charge than the one above it
 }
 
-// Account is what one owner is charged, with whatever else the caller knows of the owner. It is in one Ranking at most.
+// Account holds the charge of one owner, and in Of whatever the caller knows of the owner. It is in one Ranking at
+// most.
 type Account[T any] struct {
 	Of T
 
 	charge, at int
 }
 
-// Charge is the number of units that the account is charged.
+// Charge returns the number of units that the account is charged for.
 func (a *Account[T]) Charge() int { return a.charge }
 
-// Len is the number of accounts.
+// Len returns the number of accounts.
 func (r *Ranking[T]) Len() int { return len(r.heap) }
 
-// Most gives the account with the largest charge, any of them when several have it; nil when there are none.
+// Most returns the account with the largest charge, any of them when several have it; nil when there are none.
 func (r *Ranking[T]) Most() *Account[T] {
 	if len(r.heap) == 0 {
 		return nil
@@ -27,13 +28,13 @@ func (r *Ranking[T]) Most() *Account[T] {
 	return r.heap[0]
 }
 
-// Add takes in an account, which is charged nothing.
+// Add adds an account, with a charge of 0.
 func (r *Ranking[T]) Add(a *Account[T]) {
 	a.charge, a.at = 0, len(r.heap)
-	r.heap = append(r.heap, a) // nobody is charged less, so it is in its place
+	r.heap = append(r.heap, a) // no charge is less, so the last place is right
 }
 
-// Remove forgets an account.
+// Remove removes an account.
 func (r *Ranking[T]) Remove(a *Account[T]) {
 	at, last := a.at, len(r.heap)-1
 	r.swap(at, last)
@@ -45,7 +46,7 @@ func (r *Ranking[T]) Remove(a *Account[T]) {
 	}
 }
 
-// Set changes what an account is charged.
+// Set changes the charge of an account.
 func (r *Ranking[T]) Set(a *Account[T], charge int) {
 	was := a.charge
 	switch a.charge = charge; {

@@ -8,11 +8,11 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// twin is a Limit that looks at every claim for every answer.
+// twin is a Limit that goes through every claim for every answer.
 type twin struct {
 	share.Options[string]
 	claims []*claim          // least recently used first
-	owner  map[*claim]string // of those
+	owner  map[*claim]string // of each claim
 }
 
 func (w *twin) held(owner string) (n int) {
@@ -31,7 +31,7 @@ func (w *twin) charge(owner string) int {
 	return w.held(owner)
 }
 
-// most gives the owners with the largest charge.
+// most returns the owners with the largest charge.
 func (w *twin) most() (owners []string, charge int) {
 	for _, o := range w.owner {
 		switch n := w.charge(o); {
@@ -44,7 +44,7 @@ func (w *twin) most() (owners []string, charge int) {
 	return owners, charge
 }
 
-// decide is the rule. An owner that has its reserve still to get takes it from whoever has the most.
+// decide is the rule. An owner that does not have its whole reserve takes a unit from whoever has the most.
 func (w *twin) decide(owner string) share.Decision {
 	free, kept := w.Total-len(w.claims), max(0, w.Reserve-w.held(w.Own))
 	_, most := w.most()
@@ -69,7 +69,7 @@ func (w *twin) remove(c *claim) {
 	delete(w.owner, c)
 }
 
-// agrees tells whether Acquire may have answered so, and follows it.
+// agrees reports whether Acquire may have answered so, and applies the answer to the twin.
 func (w *twin) agrees(c *claim, owner string, lost *claim, ok bool) bool {
 	owners, _ := w.most()
 	good := false

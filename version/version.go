@@ -1,4 +1,4 @@
-// Package version tells which build a program is.
+// Package version says which build a program is.
 package version
 
 import (
@@ -6,14 +6,14 @@ import (
 	"runtime/debug"
 )
 
-// Unknown is what a build is called that nothing says more about: one out of an archive, or with -buildvcs=false.
+// Unknown is the name of a build that has no version: one from an archive, or with -buildvcs=false.
 const Unknown = "development"
 
-// stamped is set by the linker (-X): what "git describe" said in the tree that was built.
+// stamped is set by the linker (-X) to what "git describe" said in the tree that was built.
 var stamped string
 
-// String is the tag or commit that this program was built from, such as v1.2.0 or 798d9a51f3c2, followed by -dirty
-// when files of it had been changed; Unknown when neither the linker nor the go command knew.
+// String returns the tag or commit from which this program was built, such as v1.2.0 or 798d9a51f3c2, followed by
+// -dirty when files had been changed. It returns Unknown when neither the linker nor the go command knew.
 func String() string {
 	if stamped != "" {
 		return stamped
@@ -25,12 +25,12 @@ func String() string {
 	return of(info)
 }
 
-// UserAgent is what API servers are told of who asks, for their logs.
+// UserAgent returns the name under which this program makes requests to API servers, for their logs.
 func UserAgent() string {
 	return "tapestry/" + String() + " (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
 }
 
-// of is what the go command wrote into a program: the version of a module that was installed by it, or else the commit.
+// of returns what the go command wrote into a program: the version of a module that it installed, or else the commit.
 func of(info *debug.BuildInfo) string {
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return v

@@ -33,7 +33,7 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// What the linker says counts before all else. A test binary says nothing of itself.
+// The linker's stamp precedes everything else. A test binary has no version of its own.
 func TestString(t *testing.T) {
 	if got := String(); got == "" {
 		t.Error("a build has no name")
@@ -45,7 +45,7 @@ func TestString(t *testing.T) {
 	}
 }
 
-// TestStamp builds a program as each of the files says that programs are built, and asks it.
+// TestStamp builds a program in the way that each of these files builds programs, and reads its version.
 func TestStamp(t *testing.T) {
 	flag := regexp.MustCompile(`-X (\S+)=["$]`)
 	for _, file := range []string{"Makefile", "deploy/release/build.go"} {
@@ -63,7 +63,7 @@ func TestStamp(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 		if out, err := exec.Command(exe, "--version").Output(); err != nil || strings.TrimSpace(string(out)) != "tapestry-cni version v9.8.7" {
-			t.Errorf("stamped as %s does: %q, %v", file, out, err)
+			t.Errorf("stamped in the way of %s: %q, %v", file, out, err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package visible makes text of others fit to be shown. Names, annotations, error messages and the like are chosen by
-// whoever wrote the object, sent the packet or runs the server; printed as they are, they could move a terminal's
-// cursor, hide lines, or add lines that look like ours. What is not printable is written as in a Go string instead, so
-// that it can be seen. Text that was made visible stays as it is when that is done again.
+// Package visible makes text from others fit to be shown. Names, annotations, error messages and the like are chosen by
+// whoever wrote the object, sent the packet or runs the server. Printed unchanged, they could move a terminal's cursor,
+// hide lines, or add lines that look like Tapestry's own. Package visible writes characters that are not printable as
+// in a Go string, so that they can be seen. Making text visible twice gives the same as once.
 package visible
 
 import (
@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Text gives s on one line. Printable characters, by the rule of strconv.IsPrint, stay; line breaks, tabs, escape
-// sequences, invisible and direction-changing characters and broken UTF-8 do not.
+// Text returns s on one line. Printable characters, by the rule of strconv.IsPrint, stay; line breaks, tabs, escape
+// sequences, invisible and direction-changing characters and broken UTF-8 are escaped.
 func Text(s string) string {
 	at := 0
 	for at < len(s) {
@@ -39,8 +39,8 @@ func Text(s string) string {
 	return b.String()
 }
 
-// Lines gives a message of several lines, as errors that were joined are, so that no line but the first begins where
-// ours do.
+// Lines returns a message of several lines, such as joined errors. All lines except the first are indented, so that
+// none begins where Tapestry's own lines do.
 func Lines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
@@ -51,8 +51,9 @@ func Lines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// JSON gives the same JSON with what encoding/json leaves as it is, and a terminal does not, written as \uXXXX: DEL, the
-// control characters beyond ASCII, and invisible ones. White space between values stays.
+// JSON returns the same JSON, with characters that encoding/json leaves unescaped and that a terminal interprets or
+// hides written as \uXXXX: DEL, the control characters beyond ASCII, and invisible ones. White space between values
+// stays.
 func JSON(b []byte) []byte {
 	out := make([]byte, 0, len(b))
 	for len(b) > 0 {
@@ -60,7 +61,7 @@ func JSON(b []byte) []byte {
 		switch {
 		case r < 0x20 || strconv.IsPrint(r):
 			out = append(out, b[:n]...)
-		case r > 0xffff: // as two halves (RFC 8259 section 7)
+		case r > 0xffff: // as a surrogate pair (RFC 8259 section 7)
 			r -= 0x10000
 			out = appendUnit(appendUnit(out, 0xd800+r>>10), 0xdc00+r&0x3ff)
 		default:

@@ -32,8 +32,8 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// FuzzVisible: whatever comes in, nothing comes out that a terminal obeys, twice is the same as once, and JSON means
-// the same.
+// FuzzVisible: whatever the input, the output has nothing that a terminal interprets, a second pass changes nothing,
+// and JSON keeps its meaning.
 func FuzzVisible(f *testing.F) {
 	for _, s := range []string{"", "a\x1b[2Jb\n", "\u009b\u202e\U000e0001\x7f", "\xff", `\x1b`, "a\u2028"} {
 		f.Add(s)

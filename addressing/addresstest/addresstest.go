@@ -1,5 +1,5 @@
-// Package addresstest writes lists of addresses and ranges as tests like them. What is no address ends the test with a
-// panic.
+// Package addresstest makes lists of addresses and ranges from texts, for tests. It panics on a text that it cannot
+// parse.
 package addresstest
 
 import "net/netip"

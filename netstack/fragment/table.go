@@ -1,9 +1,9 @@
-// Package fragment remembers the way of first fragments for the later ones, which carry no ports and so belong to no
-// flow by themselves. Datagrams in fragments are rare: TCP does not fragment, and a pod's UDP only above its MTU. A
-// later fragment that overtook its first is not known (RFC 4787 REQ-14 lets it be dropped).
+// Package fragment remembers the ways of first fragments for the later ones. A later fragment carries no ports, so its
+// flow cannot be found from itself. Fragmented datagrams are rare: TCP does not fragment, and a pod's UDP only above
+// its MTU. A later fragment that overtakes its first has no known way (RFC 4787 REQ-14 lets it be dropped).
 //
-// The room is shared out by package share among those who send the first fragments: whoever sends more than fit
-// replaces its own, and when there is no room, whoever has the most there makes room for the others.
+// Package share shares out the room among the senders of first fragments. When there is no room, a sender who has the
+// most gives way to those with fewer; otherwise a sender replaces its own oldest datagram.
 package fragment
 
 import (
@@ -14,35 +14,35 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// life is how long a way is known: RFC 791's reassembly timeout is 15 s, Linux' is 30 s.
+// life is how long a way is remembered. RFC 791's reassembly timeout is 15 s, that of Linux 30 s.
 const life = 30 * time.Second
 
-// Way is what a fragmented packet becomes by translation, and where its flow sends it.
+// Way is what a fragmented packet becomes by translation, and where its flow sends it (flow.Entry.Via).
 type Way struct {
 	To  packet.Tuple
 	Via uint64
 }
 
-// Options are what a Table needs.
+// Options configures a Table.
 type Options struct {
-	// Max is how many datagrams are known at once, at least 1.
+	// Max is how many datagrams are remembered at once, at least 1.
 	Max int
-	// Now is the clock; nil is time.Now.
+	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Table has the ways. Its methods are safe for concurrent use. It allocates for no more datagrams than it has known at
-// once.
+// Table remembers ways. Its methods are safe for concurrent use. It allocates only when it holds more datagrams than
+// ever before.
 type Table struct {
 	now   func() time.Time
 	share *share.Limit[uint64, *datagram]
 
-	mu    sync.Mutex // guards below
+	mu    sync.Mutex // guards the fields below
 	known map[key]*datagram
 	spare []*datagram
 }
 
-// key names a datagram: whatever fragments have in common (RFC 791 3.2, RFC 8200 4.5), within their space.
+// key names a datagram by what all its fragments have in common (RFC 791 3.2, RFC 8200 4.5), and by their space.
 type key struct {
 	src, dst packet.Addr
 	id       uint32
@@ -57,7 +57,7 @@ type datagram struct {
 	claim share.Claim[uint64, *datagram]
 }
 
-// New makes an empty Table.
+// New returns an empty Table.
 func New(o Options) *Table {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -70,7 +70,7 @@ func New(o Options) *Table {
 
 func keyOf(t *packet.Tuple, id uint32) key { return key{t.Src, t.Dst, id, t.Space, t.Proto} }
 
-// Remember keeps the way of the datagram whose first fragment arrived with the tuple t and this identification, and
+// Remember stores the way of a datagram, whose first fragment arrived with the tuple and the identification id, and
 // charges it to owner.
 func (t *Table) Remember(tuple *packet.Tuple, id uint32, owner uint64, w Way) {
 	t.mu.Lock()
@@ -87,7 +87,7 @@ func (t *Table) Remember(tuple *packet.Tuple, id uint32, owner uint64, w Way) {
 	d.way, d.end = w, t.now().Add(life)
 }
 
-// room gives a datagram that holds a unit of owner's, nil when there is none to be had.
+// room returns a datagram that holds a unit of owner's, nil when there is none to be had.
 func (t *Table) room(owner uint64) *datagram {
 	var d *datagram
 	if n := len(t.spare); n > 0 {
@@ -108,7 +108,7 @@ func (t *Table) room(owner uint64) *datagram {
 	return d
 }
 
-// Find gives the way of a later fragment with this tuple and identification.
+// Find returns the way of a later fragment with this tuple and identification.
 func (t *Table) Find(tuple *packet.Tuple, id uint32) (Way, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -45,7 +45,7 @@ func TestFind(t *testing.T) {
 			}
 		})
 	}
-	// The same datagram again, sent anew by a client that came back: the new way counts, and it takes no more room.
+	// A client that came back sends the same datagram again: the new way counts, and it takes no more room.
 	table.Remember(first, 7, 1, way(4))
 	if w, _ := table.Find(tuple(1), 7); w != way(4) {
 		t.Errorf("the way is %+v, want the newer one", w)
@@ -55,7 +55,8 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestOneSendsMany: first fragments without end cost their own sender's datagrams, oldest first, and nobody else's.
+// TestOneSendsMany: endless first fragments of one sender replace that sender's own datagrams, oldest first, and nobody
+// else's.
 func TestOneSendsMany(t *testing.T) {
 	table := New(Options{Max: 100})
 	for id := range uint32(10) {
@@ -85,8 +86,8 @@ func TestOneSendsMany(t *testing.T) {
 	}
 }
 
-// TestRandom holds the Table against a map that forgets nothing: what is found is right, and the most recent of each
-// sender is found.
+// TestRandom compares the Table with a map that forgets nothing: every way that is found is right, and the most recent
+// way of each sender is found.
 func TestRandom(t *testing.T) {
 	table, r := New(Options{Max: 64}), rand.New(rand.NewPCG(1, 2))
 	all := map[key]Way{}

@@ -11,32 +11,33 @@ import (
 )
 
 const (
-	// queueTime is how long a packet waits for an attachment's limit at most; leastQueue and mostQueue bound the memory
-	// for that, in bytes.
+	// queueTime is how long a packet waits at most for an attachment's limit. leastQueue and mostQueue bound the memory
+	// for waiting packets, in bytes.
 	queueTime  = 25 * time.Millisecond
 	leastQueue = 4 * packet.MaxFrame
 	mostQueue  = 8 << 20
 )
 
-// backlog holds what came faster than a limit allows. Without one TCP gets a small part of the rate: whatever it sends
-// at once, beyond what the bucket holds, would be lost, superframes at a time, and it would wait for its timers.
+// backlog holds packets that came faster than a limit allows. Without a backlog TCP would get only a small part of the
+// rate: it sends superframes in bursts, those that the bucket does not hold would be lost, and TCP would wait for its
+// timers.
 type backlog struct {
 	waiting atomic.Int64       // frames
-	write   func(frame []byte) // what has had its turn, one at a time
+	write   func(frame []byte) // writes a frame whose turn has come, one at a time
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	ring    ring
 	timer   *time.Timer // nil before the first frame
 	stopped bool
 }
 
-// Pass reports whether a packet of n bytes may go at once, and pays for it. None does before those that wait, but those
-// that go on credit, whose senders wait by themselves.
+// Pass reports whether a packet of n bytes may go at once, and pays for it. No packet passes those that wait, except
+// packets on credit, whose senders wait by themselves.
 func (l *Limit) Pass(n int, credit bool) bool {
 	return (credit || l.queue.waiting.Load() == 0) && l.take(n, credit)
 }
 
-// Enqueue has a copy of p wait for its turn, as a frame for to. It is false when too much waits already.
+// Enqueue queues a copy of p, as a frame for to. It returns false when too much waits already.
 func (l *Limit) Enqueue(p *packet.Packet, to packet.MAC) bool {
 	q := &l.queue
 	q.mu.Lock()
@@ -51,7 +52,7 @@ func (l *Limit) Enqueue(p *packet.Packet, to packet.MAC) bool {
 	}
 	p.PutHead(frame, tap.RouterMAC, to)
 	if q.waiting.Add(1) > 1 {
-		return true // the timer is set
+		return true // the timer is running already
 	}
 	if q.timer == nil {
 		q.timer = time.AfterFunc(l.Wait(), l.drain)
@@ -61,7 +62,7 @@ func (l *Limit) Enqueue(p *packet.Packet, to packet.MAC) bool {
 	return true
 }
 
-// drain writes what has its turn, in the timer's goroutine.
+// drain writes the frames whose turn has come, in the timer's goroutine.
 func (l *Limit) drain() {
 	q := &l.queue
 	q.mu.Lock()
@@ -75,7 +76,7 @@ func (l *Limit) drain() {
 			q.timer.Reset(l.Wait())
 			return
 		}
-		q.mu.Unlock() // others may push meanwhile; only we take out
+		q.mu.Unlock() // others may push meanwhile; only drain takes frames out
 		q.write(frame)
 		q.mu.Lock()
 		q.ring.pop()
@@ -83,10 +84,10 @@ func (l *Limit) drain() {
 	}
 }
 
-// Waiting is the number of packets that wait.
+// Waiting returns the number of packets that wait.
 func (l *Limit) Waiting() int { return int(l.queue.waiting.Load()) }
 
-// Stop forgets what waits.
+// Stop drops the packets that wait; later ones are not queued.
 func (l *Limit) Stop() {
 	q := &l.queue
 	q.mu.Lock()
@@ -97,26 +98,26 @@ func (l *Limit) Stop() {
 	}
 }
 
-// ring is a queue of frames in memory of a fixed size. Each lies in one piece, behind its length.
+// ring is a queue of frames in memory of a fixed size. Each frame is contiguous, after its length.
 type ring struct {
 	buf        []byte
-	head, tail int // of the oldest frame, and where the next goes; the same when there is none
+	head, tail int // of the oldest frame, and of the next to come; equal when there is none
 }
 
 const (
 	lengthLen = 4
-	// rewound stands for a length where the next frame is at the beginning of the memory.
+	// rewound, in place of a length, means that the next frame is at the beginning of the memory.
 	rewound = 1<<32 - 1
 )
 
-// push makes room for n bytes; nil when there is none.
+// push returns room for n bytes; nil when there is none.
 func (r *ring) push(n int) []byte {
 	need, end := lengthLen+n, len(r.buf)
 	if r.head == r.tail {
 		r.head, r.tail = 0, 0
 	}
 	if r.tail < r.head {
-		end = r.head - 1 // so that full is not empty
+		end = r.head - 1 // so that a full ring does not look empty
 	}
 	if end-r.tail < need {
 		if r.tail < r.head || r.head <= need {
@@ -133,7 +134,7 @@ func (r *ring) push(n int) []byte {
 	return frame
 }
 
-// peek gives the oldest frame; nil when there is none.
+// peek returns the oldest frame; nil when there is none.
 func (r *ring) peek() []byte {
 	if r.head == r.tail {
 		return nil
@@ -145,5 +146,5 @@ func (r *ring) peek() []byte {
 	return r.buf[r.head+lengthLen:][:n:n]
 }
 
-// pop takes out what peek gave.
+// pop removes the frame that peek returned.
 func (r *ring) pop() { r.head += lengthLen + len(r.peek()) }

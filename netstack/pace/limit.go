@@ -1,5 +1,5 @@
-// Package pace keeps what an attachment is sent to a rate: what comes faster waits for a moment, and what is more than
-// that is not taken.
+// Package pace limits the rate at which an attachment is sent packets: packets that come faster wait for a moment, and
+// when too many wait, further ones are not accepted.
 package pace
 
 import (
@@ -9,26 +9,26 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// Limit is a token bucket, with a backlog of what waits for it. Its methods are safe for concurrent use. All that the
-// bucket remembers is one time: until when what was sent so far is paid for. That lies before now by what may be sent
-// at once, at most by a full bucket's worth, and after now when the bucket is in debt. So it needs no lock and nobody
-// who fills it.
+// Limit is a token bucket with a backlog of waiting packets. Its methods are safe for concurrent use. The bucket is one
+// time: until when the packets sent so far are paid for. Before now, it lies as far back as what may be sent at once,
+// at most a full bucket's worth; after now, the bucket is in debt. So the bucket needs no lock, and nobody has to fill
+// it.
 type Limit struct {
 	now   func() time.Time // monotonic
 	start time.Time
 	rate  float64       // bytes per nanosecond
-	full  time.Duration // how long a full bucket lasts at that rate
+	full  time.Duration // how long a full bucket lasts at this rate
 	paid  atomic.Int64  // nanoseconds since start
 
 	queue backlog
 }
 
-// leastFull is what a bucket lasts at least: timers come late by a millisecond, and what does not fit meanwhile is
-// lost.
+// leastFull is how long a full bucket lasts at least: timers fire up to a millisecond late, and packets that do not fit
+// meanwhile are lost.
 const leastFull = 20 * time.Millisecond
 
-// New gives a full bucket; nil for a rate of 0, which is no limit. now is the clock, monotonic. write gets what has
-// waited, one frame at a time; it is borrowed.
+// New returns a Limit with a full bucket; nil for a rate of 0, which means no limit. now is the monotonic clock. write
+// gets the packets that waited, one frame at a time; the frame is borrowed.
 func New(r tap.Rate, now func() time.Time, write func(frame []byte)) *Limit {
 	if r.Bits == 0 {
 		return nil
@@ -41,9 +41,9 @@ func New(r tap.Rate, now func() time.Time, write func(frame []byte)) *Limit {
 	return l
 }
 
-// take pays for n bytes and reports whether they may go. A superframe goes whole as soon as nothing is owed for those
-// before, and leaves debts: so the rate is exact, however large it is beside the bucket. What goes on credit is only
-// paid for: its sender waits by itself.
+// take pays for n bytes and reports whether they may go. A superframe goes as a whole as soon as nothing is owed for
+// earlier packets, and leaves a debt. So the rate is exact, however large a superframe is compared with the bucket. A
+// packet on credit always goes: it is only paid for, since its sender waits by itself.
 func (l *Limit) take(n int, credit bool) bool {
 	now := int64(l.now().Sub(l.start))
 	cost := int64(float64(n) / l.rate)
@@ -58,7 +58,7 @@ func (l *Limit) take(n int, credit bool) bool {
 	}
 }
 
-// Wait is how long it takes until nothing is owed.
+// Wait returns how long it takes until nothing is owed.
 func (l *Limit) Wait() time.Duration {
 	return max(0, time.Duration(l.paid.Load())-l.now().Sub(l.start))
 }

@@ -10,21 +10,21 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// hands is a clock that is set by hand.
+// hands is a clock that the test sets.
 type hands struct{ at time.Time }
 
 func (h *hands) now() time.Time { return h.at }
 
 func TestLimitTakes(t *testing.T) {
-	const least = 128 << 10 // what a bucket holds at least, in bytes
+	const least = 128 << 10 // the least that a bucket holds, in bytes
 	for name, tc := range map[string]struct {
 		rate  tap.Rate
 		size  int           // of each packet, in bytes
-		every time.Duration // between two
-		after int           // as many packets
-		want  int           // are let through, within one
+		every time.Duration // time between two packets
+		after int           // number of packets
+		want  int           // number of packets that may go, within one
 	}{
-		"at once":             {tap.Rate{Bits: 8 << 20}, 1024, 0, 1000, least/1024 + 1}, // the last one leaves debts
+		"at once":             {tap.Rate{Bits: 8 << 20}, 1024, 0, 1000, least/1024 + 1}, // the last one leaves a debt
 		"a larger bucket":     {tap.Rate{Bits: 8 << 20, Burst: 8 * 256 << 10}, 1024, 0, 1000, 2*least/1024 + 1},
 		"a second's at most":  {tap.Rate{Bits: 8 << 20, Burst: math.MaxUint64}, 1024, 0, 5000, 1025},
 		"within the rate":     {tap.Rate{Bits: 8 << 20}, 1 << 10, time.Millisecond, 5000, 5000},
@@ -39,21 +39,21 @@ func TestLimitTakes(t *testing.T) {
 			if l.take(tc.size, false) {
 				passed++
 			} else if l.Wait() <= 0 {
-				t.Errorf("%s: refused, and nothing to wait for", name)
+				t.Errorf("%s: refused, although nothing is owed", name)
 			}
 			clock.at = clock.at.Add(tc.every)
 		}
-		// What a bucket holds comes on top of the rate; beside a long run it is little.
+		// What a bucket holds comes on top of the rate, and is little compared with a long run.
 		if slack := 1 + tc.want/16; passed < tc.want-slack || passed > tc.want+slack {
 			t.Errorf("%s: %d of %d packets were let through, want %d", name, passed, tc.after, tc.want)
 		}
 	}
 	if New(tap.Rate{Burst: 8}, time.Now, nil) != nil {
-		t.Error("a bucket without a rate")
+		t.Error("a rate of 0 gave a limit")
 	}
 }
 
-// Who waits is let through, and the others pay.
+// Packets on credit always go, and the others pay for them.
 func TestLimitOnCredit(t *testing.T) {
 	clock := &hands{time.Unix(1, 0)}
 	l := New(tap.Rate{Bits: 8e6}, clock.now, nil) // a byte each microsecond
@@ -66,11 +66,11 @@ func TestLimitOnCredit(t *testing.T) {
 		t.Errorf("to wait %s, want %s", got, want)
 	}
 	if l.take(1, false) {
-		t.Error("a packet went before the debts were paid")
+		t.Error("a packet went before the debt was paid")
 	}
 	clock.at = clock.at.Add(l.Wait())
 	if l.Wait() != 0 || !l.take(1, false) {
-		t.Error("nothing goes although all was paid")
+		t.Error("nothing goes although the debt is paid")
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package conns shares out the connections of a listener among its clients: when there are as many as may be, the
-// client with the most loses the one on which nothing was said for the longest time (package share). So connections
-// that say nothing shut nobody out.
+// Package conns shares out the connections of a listener among its clients. When there are as many as allowed, the
+// client with the most loses the connection that was silent for the longest time (package share). So silent connections
+// shut nobody out.
 package conns
 
 import (
@@ -10,14 +10,14 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Conns are those of one or several listeners together. Its Limit is for who counts them.
+// Conns are the connections of one or several listeners together. Its Limit is for callers who count them.
 type Conns struct {
 	*share.Limit[netip.Addr, net.Conn]
 	owner func(netip.Addr) netip.Addr
 }
 
-// New gives Conns of which there may be total, at least 1. owner says which address a client's connections are charged
-// to; nil is the client's own.
+// New returns Conns that allow total connections, at least 1. owner returns the address to which a client's connections
+// are charged; nil means the client's own.
 func New(total int, owner func(netip.Addr) netip.Addr) Conns {
 	if owner == nil {
 		owner = func(a netip.Addr) netip.Addr { return a }
@@ -25,7 +25,7 @@ func New(total int, owner func(netip.Addr) netip.Addr) Conns {
 	return Conns{share.New[netip.Addr, net.Conn](share.Options[netip.Addr]{Total: total}), owner}
 }
 
-// Over has l give only connections that have a share.
+// Over returns a listener whose connections are those of l that got a share.
 func (s Conns) Over(l net.Listener) net.Listener { return listener{l, s} }
 
 type listener struct {
@@ -81,14 +81,14 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// ClientOf is the address of a client.
+// ClientOf returns the IP address of a client. It is the zero address when a has none.
 func ClientOf(a net.Addr) netip.Addr {
 	if a, ok := a.(interface{ AddrPort() netip.AddrPort }); ok {
 		return a.AddrPort().Addr().Unmap()
 	}
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
-		return netip.Addr{} // whoever has no address shares with all such
+		return netip.Addr{} // all clients without an address share one owner
 	}
 	return ap.Addr().Unmap()
 }

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// patience is for what must happen, and takes long on a busy machine.
+// patience bounds the wait for what must happen; it is long, for busy machines.
 const patience = 30 * time.Second
 
-// serve echoes what connections of l say.
+// serve echoes what is sent on connections of l.
 func serve(l net.Listener) {
 	for {
 		c, err := l.Accept()
@@ -37,7 +37,7 @@ func dial(t *testing.T, from string, to net.Addr) net.Conn {
 	return c
 }
 
-// says reports whether c is served.
+// says returns an error unless c is served.
 func says(c net.Conn) error {
 	if _, err := c.Write([]byte{1}); err != nil {
 		return err
@@ -46,7 +46,7 @@ func says(c net.Conn) error {
 	return err
 }
 
-// A client that holds many and says nothing loses its own, while others are served on theirs, old and new.
+// A client that holds many silent connections loses its own, while others are served on theirs, old and new.
 func TestSilentFlood(t *testing.T) {
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -63,7 +63,7 @@ func TestSilentFlood(t *testing.T) {
 	var flood []net.Conn
 	for range 50 {
 		c := dial(t, "127.0.0.3", l.Addr())
-		if err := says(c); err != nil { // so that it was accepted
+		if err := says(c); err != nil { // ensures that it was accepted
 			t.Fatal(err)
 		}
 		flood = append(flood, c)
@@ -78,6 +78,6 @@ func TestSilentFlood(t *testing.T) {
 		t.Errorf("%d connections are held, of 8", n)
 	}
 	if _, err := flood[0].Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the flood's oldest still has its place: %v", err)
+		t.Errorf("the oldest connection of the flood is still held: %v", err)
 	}
 }

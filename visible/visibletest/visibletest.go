@@ -1,5 +1,5 @@
-// Package visibletest has the worst that others may write, puts it wherever there is room for text, and finds what came
-// through.
+// Package visibletest has the worst text that others may write. It puts this text wherever there is room for text, and
+// finds what was shown of it.
 package visibletest
 
 import (
@@ -10,18 +10,18 @@ import (
 	"unicode/utf8"
 )
 
-// Mark is in every text of Hostile, so that a test can tell that it was shown at all.
+// Mark is part of Hostile, so that a test can tell that the text was shown at all.
 const Mark = "gotcha"
 
-// Hostile clears the screen, sets the title, moves the cursor, begins a line of its own, a column, turns the direction
-// of writing, is no UTF-8, and ends strings of C.
+// Hostile clears the screen, sets the terminal's title, moves the cursor, begins a line of its own and a column, and
+// changes the direction of writing. It is not valid UTF-8, and has a NUL, which ends strings in C.
 const Hostile = Mark + "\x1b[2J\x1b]0;title\a\r\nNODE   ok\ttab\x00\u009b31m\u202egnp\u2066\u200b\x7f\xff\xfe"
 
-// Fill puts Hostile into every string of what v points to, and an element into every empty slice, map and pointer.
-// Structs of other modules, such as times and addresses, stay as they are.
+// Fill puts Hostile into every string that v points to, and an element into every empty slice, map and pointer. Structs
+// with unexported fields, such as times and addresses, stay as they are.
 func Fill(v any) { fill(reflect.ValueOf(v).Elem(), 0) }
 
-// maxDepth is for types that contain themselves.
+// maxDepth bounds the recursion for types that contain themselves.
 const maxDepth = 8
 
 func fill(v reflect.Value, depth int) {
@@ -50,8 +50,8 @@ func fill(v reflect.Value, depth int) {
 	}
 }
 
-// Check fails the test when shown has anything that a terminal obeys, or a line that begins as Hostile has it, or when
-// nothing of Hostile is there. Line breaks are allowed.
+// Check fails the test when shown has anything that a terminal interprets, a line that begins like the one in Hostile,
+// or nothing of Hostile at all. Line breaks are allowed.
 func Check(t testing.TB, what, shown string) {
 	t.Helper()
 	if !strings.Contains(shown, Mark) {
