@@ -9,20 +9,20 @@ type Config struct {
 
 // Peer is one other node.
 type Peer struct {
-	// ID is the identity the rest of the node knows the peer by, stable over restarts.
+	// ID identifies the peer in the rest of the node. It is the same after restarts.
 	ID   uint64
 	Name string
 	// PublicKey is the peer's WireGuard key. A peer without one (zero) is known but not reachable yet.
 	PublicKey PublicKey
-	// Endpoint is where its WireGuard listens. Invalid: wait until the peer speaks first.
+	// Endpoint is where the peer's WireGuard listens. Invalid: the Mesh waits until the peer speaks first.
 	Endpoint netip.AddrPort
 	// Prefixes are the addresses the peer may use inside the tunnel: its podCIDRs and node addresses.
 	Prefixes []netip.Prefix
-	// StackAddrs are the peer's stack addresses (first of its podCIDRs), at most one per family.
+	// StackAddrs are the peer's stack addresses (the first of each of its podCIDRs), at most one per family.
 	StackAddrs []netip.Addr
-	// Tapestry is set for a node that runs this agent, false for a stock WireGuard peer.
+	// Tapestry is true for a node that runs this agent, and false for a stock WireGuard peer.
 	Tapestry bool
-	// TakesPartial is set for a node that announced that it takes partial checksums (packet.Coalescer.Partial).
+	// TakesPartial is true for a node that announced that it accepts partial checksums (packet.Coalescer.Partial).
 	TakesPartial bool
 }
 

@@ -1,21 +1,23 @@
 /*
 Package overlay is the userspace WireGuard mesh between the nodes: one Mesh per node, one peer per other node.
 
+The package is larger than others because sessions, path MTU and the queue before WireGuard share each peer's state.
+
 # Theory of operation
 
 The engine is the device of golang.zx2c4.com/wireguard: handshakes, timers, replay windows, ciphers and the wire
-format are its own, so a stock WireGuard is as good a peer as another Tapestry. What surrounds it is ours: a
-tun.Device that knows superframes (tunnel), and a conn.Bind that knows batches (package underlay).
+format are its own, so a stock WireGuard can be a peer as well as another Tapestry can. This package adds a
+tun.Device that handles superframes (tunnel), and a conn.Bind that handles batches (package underlay).
 
 A packet to another node
 
- 1. Send swaps the caller's full buffer for a free one and queues it in ring. No byte is copied. What comes from one pod
-    for one peer has a lane of its own there. When that holds its share of the ring, Send waits: the port's goroutine
-    stops reading its TAP, whose queue fills, and the pod's own stack slows down.
- 2. WireGuard's only reader calls tunnel.Read, which takes superframes out of the ring, from each lane in turn the same
-    number of bytes, and has packet.Segmenter cut them straight into WireGuard's buffers, checksums and outer header
-    included. For a peer that takes them (Peer.TakesPartial) partial checksums stay partial. What does not fit waits for
-    the next Read.
+ 1. Send swaps the caller's full buffer for a free one and queues the full one in ring. No byte is copied. The packets
+    from one pod to one peer have a lane of their own there. When the lane holds its share of the ring, Send waits: the
+    pod's TAP is not read meanwhile, its queue fills, and the pod's own stack slows down.
+ 2. WireGuard's only reader calls tunnel.Read. It takes superframes out of the ring, the same number of bytes from each
+    lane in turn, and has packet.Segmenter cut them straight into WireGuard's buffers, checksums and outer header
+    included. Partial checksums stay partial for a peer that takes them (Peer.TakesPartial). Packets that do not fit
+    wait for the next Read.
  3. WireGuard finds the peer by the (outer) destination in its allowed IPs, encrypts on all cores, and hands the batch
     to underlay.Bind.Send: one message per run of equal datagrams, one vector element per datagram, UDP_SEGMENT.
 
@@ -23,52 +25,58 @@ A packet from another node
 
  1. underlay's receiver has the kernel scatter coalesced datagrams (UDP_GRO) over WireGuard's buffers.
  2. WireGuard decrypts, drops replays and sources outside the peer's allowed IPs, and calls tunnel.Write with a batch of
-    one peer. Probes are taken out, the rest goes to Options.Receive, borrowed.
+    one peer. Probes are taken out; the other packets go to Options.Receive, borrowed.
 
-Who runs in parallel: any number of Sends; one Read; one Write per peer; one prober. Send and Read share the ring's
-mutex, held for a few moves of a pointer. The index of peers (table) is immutable and swapped by Set.
+These run in parallel: any number of Sends; one Read; one Write per peer; one prober. Send and Read share the ring's
+mutex, which is held only while pointers are moved. The index of peers (table) is immutable, and Set swaps it.
 
 # Memory and delay
 
-Every packet inside WireGuard occupies a buffer of 64 KiB, and its queues would hold a hundred thousand. So Read counts
-what goes in, Bind.Send what comes out (inflight), and Read waits while that is more than inflightMax. Packets
-for peers without a session are not counted, since they may never come out; of those there may be stagedMax per peer.
+Every packet inside WireGuard occupies a buffer of 64 KiB, and WireGuard's queues hold up to a hundred thousand packets.
+So Read counts the packets that go in, Bind.Send those that come out, and Read waits while the difference (inflight) is
+inflightMax or more. Packets for peers without a session are not counted, since they may never come out; WireGuard gets
+stagedMax of them per peer, and a few more from time to time.
 
 # Sessions
 
-A new peer with an endpoint is greeted with a handshake at once. After a restart this ends the old session, which the
-far side still uses and we cannot read, within a round trip; WireGuard alone would take 15 s to notice. A lost handshake
-is repeated after a quarter of a second instead of 5 s. The end with the larger key lets the other one go first, because
-handshakes that cross destroy each other; when it happens all the same, the session carries no probe, is distrusted
-and replaced.
+The Mesh begins a handshake with a new peer that has an endpoint at once. After a restart the far side still uses the
+old session, which this node can no longer read. The handshake ends that session within a round trip; WireGuard alone
+would take 15 s to notice. A lost handshake is repeated after a quarter of a second instead of 5 s. The end with the
+larger key lets the other one go first, because handshakes that cross destroy each other. When they cross all the same,
+the session carries no probe, and the prober replaces it.
 
-What answers a peer leaves from the address that the peer wrote to, as long as that is ours; with several addresses the
-route could choose another, and a firewall on the way, or a stock WireGuard behind a NAT, would know nothing of it.
-An endpoint roams to wherever authenticated datagrams come from, but datagrams from a pod range or from what
-Options.Forbidden names are dropped unread: a tunnel whose outside runs through its own inside never recovers.
+Answers to a peer leave from the address that the peer wrote to, as long as this node has that address. A node with
+several addresses could otherwise answer from another one, which a firewall on the way, or a stock WireGuard behind a
+NAT, does not know. A peer's endpoint roams to wherever authenticated datagrams come from, but datagrams from a pod
+range or from an address that Options.Forbidden names are dropped unread: a tunnel whose outside runs through its own
+inside never recovers.
 
 # Floods
 
-Whoever knows a node's public key may have it compute handshakes. They come through package gate first, which charges them to the
-addresses that they come from and leaves each peer its own; what exceeds needs proof of its address, WireGuard's cookie. So does
-WireGuard by itself, but only when its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a processor.
-Garbage costs 2 us a datagram, which is the kernel's part.
+Anybody who knows a node's public key can make the node compute handshakes. Handshakes therefore pass package gate first.
+The gate charges them to the addresses that they come from, and each peer's address has a rate of its own. A sender
+above its rate must prove its address with WireGuard's cookie. WireGuard by itself asks for cookies too, but only when
+its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a processor. A datagram of garbage costs 2 us,
+which is the kernel's part.
 
 # Path MTU
 
-The socket never fragments. What fits is known from three sources: the underlay's MTU, the kernel (the interface, and
-what routers said by ICMP; asked for every 10 s and when a send fails with EMSGSIZE), and probes through the tunnel, for
-paths that swallow large packets in silence. pathMTU decides, without clock or socket: the believed size is verified
-every 10 s, every second while large packets flow, and at once when nothing comes back for a quarter of a second;
-when it is lost three times while a small probe is answered, all smaller steps are tried together and the largest
-answered one is taken; every minute the larger ones are tried. A larger size than the kernel's is never tried: after
-an ICMP message it remembers for 10 minutes (net.ipv4.route.mtu_expires).
+The socket never fragments. There are three sources for the size that fits: the underlay's MTU; the kernel, which knows
+the interface and what routers said by ICMP, and is asked every 10 s and when a send fails with EMSGSIZE; and probes
+through the tunnel, for paths that swallow large packets in silence. pathMTU decides, without clock or socket:
 
-MTU tells the pipeline what fits, and the pipeline tells the pods. What is sent larger all the same is dropped
-by the kernel and counted.
+  - The believed size is verified every 10 s, every second while large packets flow, and at once when nothing comes back
+    for a quarter of a second.
+  - When three probes of the believed size are lost while a small probe is answered, all smaller steps are tried
+    together, and the largest answered one is taken.
+  - Every minute the larger steps are tried, but never one above the kernel's size. The kernel remembers an ICMP message
+    for 10 minutes (net.ipv4.route.mtu_expires).
+
+MTU tells the pipeline what fits, and the pipeline tells the pods. The kernel drops datagrams that are too large all the
+same, and they are counted.
 
 # Not done here
 
-Policy, decapsulation and coalescing are the receiver's business, as is choosing the peer.
+The packet path applies policy, decapsulates, coalesces, and chooses the peer of what it sends.
 */
 package overlay

@@ -9,13 +9,13 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// A path probe is an ICMP echo request between two stack addresses, padded to the size in question, inside the
-// tunnel. A Tapestry peer's Mesh answers it with a short reply, so that only the way there is measured; a stock
-// peer's kernel answers as it answers any ping, and then the way back counts too.
+// A path probe is an ICMP echo request inside the tunnel, between two stack addresses, padded to the size in question.
+// A Tapestry peer's Mesh answers with a short reply, so that only the way there is measured. A stock peer's kernel
+// answers as it answers any ping, with a reply of the same size, so that the way back is measured too.
 const (
 	echoMagic  = "tapestry"
 	echoHeader = 8
-	// echoPayload: magic, the asking Mesh's cookie, the path MTU in question.
+	// echoPayload is the length of the magic, the asking Mesh's cookie and the path MTU in question.
 	echoPayload = len(echoMagic) + 8 + 2
 )
 
@@ -40,7 +40,7 @@ func newCookie() (c [8]byte) {
 	return c
 }
 
-// put writes the packet to dst and returns its length.
+// put writes the packet to dst and returns its length in bytes.
 func (e *echo) put(dst []byte) int {
 	head, typ := 40, byte(echoRequest6)
 	if e.src.Is4() {
@@ -82,7 +82,7 @@ func (e *echo) put(dst []byte) int {
 	return n
 }
 
-// parse reads ip when it is a probe or an answer.
+// parse reads ip into e. It reports false when ip is neither a probe nor an answer to one.
 func (e *echo) parse(ip []byte) bool {
 	head := 0
 	switch {
@@ -116,7 +116,8 @@ func (e *echo) parse(ip []byte) bool {
 	return true
 }
 
-// takeEcho consumes ip when it is a probe for us, which it has answered, or the answer to one of ours.
+// takeEcho reports whether ip is a probe to this node, which it then answers, or an answer to a probe, which it then
+// notes. The caller must not deliver such a packet.
 func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 	var e echo
 	if !e.parse(ip) || !slices.Contains(m.stackAddrs, e.dst) {

@@ -93,8 +93,8 @@ func (w *world) send(n int) {
 	w.mesh[0].Send(&p, 2, nil)
 }
 
-// within waits for ok and returns how long it took. Under the race detector everything takes its time, so a test
-// that must be quick says so by comparing the result.
+// within waits until ok reports true, at most d, and returns how long it took. d is generous because of the race
+// detector; a test of something that must be quick compares the result.
 func (w *world) within(d time.Duration, what string, ok func() bool) time.Duration {
 	w.t.Helper()
 	for began := time.Now(); time.Since(began) < d; time.Sleep(5 * time.Millisecond) {
@@ -140,7 +140,7 @@ func TestLossyDelayedPath(t *testing.T) {
 	w.await()
 	for range 500 {
 		w.send(1440)
-		time.Sleep(2 * time.Millisecond) // a stream, not a burst
+		time.Sleep(2 * time.Millisecond) // the packets are a stream and not a burst
 	}
 	w.within(time.Second, "most packets", func() bool { return w.got[1].Load() >= 440 })
 	if mtu := w.mesh[0].MTU(2); mtu != 1440 {
@@ -172,7 +172,7 @@ func TestPartitionHeals(t *testing.T) {
 	}
 }
 
-// Handshakes that are lost are repeated soon, whichever end started.
+// A lost handshake is repeated soon, whichever end started it.
 func TestRestartOnLossyPath(t *testing.T) {
 	w := newWorld(t)
 	defer w.close()

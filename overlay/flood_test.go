@@ -24,14 +24,14 @@ import (
 
 // The kinds of floods.
 const (
-	garbage  = "garbage"  // bytes of no meaning
-	unknown  = "unknown"  // handshake initiations that look right, of keys that nobody knows
+	garbage  = "garbage"  // random bytes
+	unknown  = "unknown"  // handshake initiations with a valid first MAC, from unknown keys
 	replayed = "replayed" // a peer's own initiation, again and again
 )
 
 const initiationSize = device.MessageInitiationSize
 
-// mac1 puts the first MAC in its place: anybody can who knows the public key of whom it is for.
+// mac1 sets a message's first MAC. Anybody who knows the receiver's public key can compute it.
 func mac1(msg []byte, to PublicKey) {
 	key := blake2s.Sum256(append([]byte("mac1----"), to[:]...))
 	mac, _ := blake2s.New128(key[:])
@@ -39,8 +39,8 @@ func mac1(msg []byte, to PublicKey) {
 	copy(msg[len(msg)-32:], mac.Sum(nil))
 }
 
-// floodMain sends datagrams of a kind to an address, so many a second, from several ports: count of them, or until it
-// is killed.
+// floodMain is the process that sends a flood: datagrams of one kind to one address at a rate per second, from several
+// ports. It ends after count datagrams; with 0 it goes on until it is killed.
 func floodMain(args string) error {
 	f := strings.Split(args, " ") // kind, address, public key, rate, count, message, from where
 	to := netip.MustParseAddrPort(f[1])
@@ -59,7 +59,7 @@ func floodMain(args string) error {
 		}
 		socks = append(socks, c)
 	}
-	const several = 64 // are made once: sending is the flood, not making
+	const several = 64 // messages are made beforehand, so that the flood costs the sender little
 	var out [several][initiationSize]byte
 	for i := range out {
 		_, _ = rand.Read(out[i][:])
@@ -76,22 +76,22 @@ func floodMain(args string) error {
 		if due := time.Duration(n) * time.Second / time.Duration(rate); due-time.Since(began) > time.Millisecond {
 			time.Sleep(due - time.Since(began))
 		} else if time.Since(began)-due > 10*time.Millisecond {
-			began = time.Now().Add(-due) // it was stopped for a while
+			began = time.Now().Add(-due) // this process was stopped for a while
 		}
 		_, _ = socks[n%len(socks)].Write(out[n/16%several][:])
 	}
 	return nil
 }
 
-// flood is what startFlood begins.
+// flood describes a flood for startFlood.
 type flood struct {
 	kind        string
-	from        string // address
-	rate, count int
+	from        string // source address
+	rate, count int    // per second, and in all, 0 for no end
 	msg         []byte
 }
 
-// startFlood begins one to an address at which to, or nobody, listens.
+// startFlood starts a process that sends f to the address at, made for the key of to. The end of the test kills it.
 func startFlood(t testing.TB, f flood, to *node, at netip.AddrPort) *exec.Cmd {
 	t.Helper()
 	key := to.key.Public()
@@ -115,7 +115,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkFlood is what a datagram of a flood costs its receiver.
+// BenchmarkFlood measures the processor time that a datagram of a flood costs its receiver.
 func BenchmarkFlood(b *testing.B) {
 	for _, f := range []flood{
 		{garbage, "127.0.0.2", 20_000, 20_000, nil}, {unknown, "127.0.0.2", 20_000, 20_000, nil}, {unknown, "127.0.0.2", 2000, 2000, nil},
@@ -136,8 +136,8 @@ func BenchmarkFlood(b *testing.B) {
 	}
 }
 
-// BenchmarkTransferInFlood is what is left of a transfer while 100,000 datagrams a second come in, as a part of what it
-// is while they go to somebody else.
+// BenchmarkTransferInFlood measures the throughput of a transfer while 100,000 datagrams a second arrive at its
+// receiver, in percent of the throughput while the same datagrams go to another socket.
 func BenchmarkTransferInFlood(b *testing.B) {
 	for _, kind := range []string{garbage, unknown, replayed} {
 		b.Run(kind, func(b *testing.B) {
@@ -161,7 +161,7 @@ func BenchmarkTransferInFlood(b *testing.B) {
 				before := y.Stats().ReceivedBytes
 				for end := time.Now().Add(d); time.Now().Before(end); {
 					p := *frames[0]
-					p.Buf = nil // it is copied
+					p.Buf = nil // Send copies the packet
 					x.Send(&p, 2, nil)
 				}
 				return y.Stats().ReceivedBytes - before
@@ -186,7 +186,7 @@ func BenchmarkTransferInFlood(b *testing.B) {
 	}
 }
 
-// initiation is a handshake initiation of d's for y, as somebody who listens sees it.
+// initiation returns a handshake initiation from d to y, as an eavesdropper sees it.
 func (d *node) initiation(y *node) []byte {
 	d.t.Helper()
 	tap, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
@@ -205,8 +205,8 @@ func (d *node) initiation(y *node) []byte {
 	return msg[:n]
 }
 
-// A peer gets its session while others send handshakes without end: from another address, and in the peer's own name.
-// What they send does not get to WireGuard.
+// A peer gets its session while others send handshakes without end, from another address or from the peer's own.
+// WireGuard does not see most of these handshakes.
 func TestHandshakeInFlood(t *testing.T) {
 	for _, f := range []flood{{unknown, "127.0.0.2", 20_000, 0, nil}, {unknown, "127.0.0.1", 5000, 0, nil}, {replayed, "127.0.0.1", 5000, 0, nil}} {
 		t.Run(f.kind+" from "+f.from, func(t *testing.T) {

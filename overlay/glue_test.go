@@ -8,7 +8,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// quietMesh is a Mesh as far as the glue needs it: no device, no goroutine, one peer with a session.
+// quietMesh returns a Mesh without device and goroutines, with one peer that has a session. It is enough for Send and
+// for the tunnel's Read and Write.
 func quietMesh(receive func(uint64, [][]byte)) *Mesh {
 	m := &Mesh{o: Options{Receive: receive, UnderlayMTU: 1500}, ring: newRing(nil), wakeProber: make(chan struct{}, 1)}
 	p := &peer{id: 2, key: PublicKey{1}}
@@ -19,7 +20,7 @@ func quietMesh(receive func(uint64, [][]byte)) *Mesh {
 	return m
 }
 
-// wireguard plays the device's side of the tunnel.
+// wireguard reads from the tunnel in place of the device.
 type wireguard struct {
 	bufs  [][]byte
 	sizes []int
@@ -33,7 +34,7 @@ func newWireguard() *wireguard {
 	return w
 }
 
-// read reads until n packets came, and reports them as sent.
+// read reads until n packets came, and tells the Mesh that they were sent.
 func (w *wireguard) read(t testing.TB, m *Mesh, n int) {
 	for n > 0 {
 		k, err := m.tun.Read(w.bufs, w.sizes, 16)
@@ -66,7 +67,8 @@ func TestGlueAllocatesNothing(t *testing.T) {
 	}
 }
 
-// received gives a function that plays WireGuard with a batch of 44 packets of peer 2, and their size.
+// received returns a function that writes a batch of 44 packets of peer 2 to the tunnel, as WireGuard does, and their
+// size in bytes.
 func received(t testing.TB, m *Mesh) (write func(), size int) {
 	in := make([][]byte, 44)
 	for i := range in {
@@ -83,7 +85,7 @@ func received(t testing.TB, m *Mesh) (write func(), size int) {
 	}, size
 }
 
-// With no room inside WireGuard the reader waits, and goes on when there is.
+// While WireGuard holds as many packets as it may, the reader waits. It goes on when there is room.
 func TestCongestion(t *testing.T) {
 	m := quietMesh(func(uint64, [][]byte) {})
 	w := newWireguard()
@@ -173,7 +175,7 @@ func FuzzEchoParse(f *testing.F) {
 	})
 }
 
-// The sorted ranges against a look at every prefix.
+// The search in sorted ranges is held against a look at every prefix.
 func TestOwner(t *testing.T) {
 	cfgs := []Peer{
 		{ID: 1, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/25"), netip.MustParsePrefix("fd00::/64")}},
@@ -205,8 +207,8 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// BenchmarkSendRead is a superframe from Send to the 44 packets that WireGuard reads, for a peer that takes partial
-// checksums and for one that does not.
+// BenchmarkSendRead measures a superframe from Send to the 44 packets that WireGuard reads, for a peer that takes
+// partial checksums and for one that does not.
 func BenchmarkSendRead(b *testing.B) {
 	for name, partial := range map[string]bool{"full": false, "partial": true} {
 		b.Run(name, func(b *testing.B) {
@@ -226,7 +228,7 @@ func BenchmarkSendRead(b *testing.B) {
 	}
 }
 
-// BenchmarkWrite is a batch of 44 packets that WireGuard writes, of five pods of one peer, up to Receive.
+// BenchmarkWrite measures a batch of 44 packets, of five pods of one peer, from WireGuard's write to Receive.
 func BenchmarkWrite(b *testing.B) {
 	packets := 0
 	m := quietMesh(func(_ uint64, batch [][]byte) { packets += len(batch) })
@@ -241,7 +243,7 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// BenchmarkLoopback is two whole Meshes: what is left when WireGuard's work is added.
+// BenchmarkLoopback measures two whole Meshes, with WireGuard's work.
 func BenchmarkLoopback(b *testing.B) {
 	a, z := startNode(b, 1, nil), startNode(b, 2, func(o *Options) { o.Receive = func(uint64, [][]byte) {} })
 	a.set(z.as(z.loopback()))

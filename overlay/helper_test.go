@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// node is one Mesh with a memory of what it received.
+// node is one Mesh, and the packets that it received.
 type node struct {
 	*Mesh
 	t    testing.TB
@@ -38,7 +38,7 @@ type node struct {
 	got map[uint64][][]byte // by peer
 }
 
-// The two nodes of most tests: n has the addresses 10.1.n.0/24, fd00:n::/64 for pods and 192.0.2.n for itself.
+// podCIDRs returns the pod ranges of node n: 10.1.n.0/24 and fd00:n::/64. Its own address is 192.0.2.n.
 func podCIDRs(n int) []netip.Prefix {
 	return []netip.Prefix{
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(n), 0}), 24),
@@ -101,7 +101,7 @@ func (d *node) forget() {
 	d.mu.Unlock()
 }
 
-// as describes d to other nodes, listening at ep.
+// as returns d as the Peer of other nodes, with the endpoint ep.
 func (d *node) as(ep netip.AddrPort) Peer {
 	n := int(d.id)
 	return Peer{
@@ -131,7 +131,8 @@ func (d *node) awaitSession(peer uint64) {
 	await.Until(d.t, "session", func() bool { return d.table.Load().byID[peer].confirmed.Load() != 0 })
 }
 
-// frame makes a parsed superframe as a TAP gives it, with n bytes of payload and, when they are more than mss, GSO.
+// frame makes a superframe as it is read from a TAP, and parses it. It has n bytes of payload, with GSO when these are
+// more than mss.
 func frame(t testing.TB, proto packet.Proto, src, dst netip.Addr, n, mss int) *packet.Packet {
 	t.Helper()
 	be := binary.BigEndian
@@ -192,7 +193,7 @@ func frame(t testing.TB, proto packet.Proto, src, dst netip.Addr, n, mss int) *p
 	return p
 }
 
-// pseudo sums the pseudo header, as who asks for a checksum leaves it in the field.
+// pseudo sums the pseudo header. A packet with a partial checksum has this sum in its checksum field.
 func pseudo(ip []byte, head int, proto packet.Proto) uint16 {
 	seed := uint32(proto) + uint32(len(ip)-head)
 	if head == 20 {
@@ -201,7 +202,7 @@ func pseudo(ip []byte, head int, proto packet.Proto) uint16 {
 	return packet.Checksum(ip[8:40], seed)
 }
 
-// complete makes the partial checksum of a packet a full one, as the receiving kernel does: it sums up what is there.
+// complete checks the partial checksum of a packet and makes it a full one, as the receiving kernel does.
 func complete(t testing.TB, ip []byte) {
 	t.Helper()
 	head, proto, at := 40, packet.Proto(ip[6]), 16
@@ -218,7 +219,7 @@ func complete(t testing.TB, ip []byte) {
 	binary.BigEndian.PutUint16(field, ^packet.Checksum(ip[head:], 0))
 }
 
-// payloads checks every packet's length and checksums and joins what they carry.
+// payloads checks every packet's checksums and returns their payloads joined.
 func payloads(t testing.TB, packets [][]byte) []byte {
 	t.Helper()
 	var all []byte

@@ -17,13 +17,13 @@ import (
 // keyLen is the length in bytes of both kinds of Curve25519 key.
 const keyLen = 32
 
-// redacted is what every printer gets for a private key.
+// redacted is printed in place of a private key.
 const redacted = "(private key)"
 
-// PrivateKey is a Curve25519 private key. Every way of printing it gives "(private key)". The zero value is no key.
+// PrivateKey is a Curve25519 private key. It prints as "(private key)", whatever the verb. The zero value is no key.
 type PrivateKey struct {
-	// A function, because fmt reads unexported fields of an enclosing struct past every method, and follows pointers
-	// when the verb is a wrong one.
+	// reveal is a function because fmt can read a field of bytes in spite of the methods below: it calls no methods on
+	// unexported fields of an enclosing struct, and follows pointers when the verb is a wrong one.
 	reveal func() [keyLen]byte
 }
 
@@ -32,11 +32,11 @@ var (
 	_ slog.LogValuer = PrivateKey{}
 )
 
-// NewPrivateKey makes a fresh key.
+// NewPrivateKey returns a new random key.
 func NewPrivateKey() PrivateKey {
 	var k [keyLen]byte
 	rand.Read(k[:]) // never fails (crypto/rand)
-	// RFC 7748 section 5; done here already so that wg(8) accepts the stored form.
+	// The key is clamped (RFC 7748 section 5) already here, so that wg(8) accepts the stored form.
 	k[0] &= 248
 	k[31] = k[31]&127 | 64
 	return hide(k)
@@ -47,7 +47,7 @@ func hide(k [keyLen]byte) PrivateKey { return PrivateKey{func() [keyLen]byte { r
 // IsZero reports whether k holds no key.
 func (k PrivateKey) IsZero() bool { return k.reveal == nil }
 
-// Public gives the public half; zero for the zero PrivateKey.
+// Public returns the public half; zero for the zero PrivateKey.
 func (k PrivateKey) Public() PublicKey {
 	if k.IsZero() {
 		return PublicKey{}
@@ -60,7 +60,7 @@ func (k PrivateKey) Public() PublicKey {
 	return PublicKey(priv.PublicKey().Bytes())
 }
 
-// Reveal gives the key's bytes, for whoever has to hand the key to another WireGuard. Never log them.
+// Reveal returns the key's bytes, for callers that hand the key to a WireGuard device. The bytes must never be logged.
 func (k PrivateKey) Reveal() [keyLen]byte {
 	if k.IsZero() {
 		return [keyLen]byte{}
@@ -83,8 +83,8 @@ func (PrivateKey) MarshalText() ([]byte, error) {
 }
 
 // LoadOrCreateKey reads the private key (base64, as wg genkey writes it) from path. When there is no such file it
-// makes a key and stores it with mode 0600, durably, and so that of two agents started at once both use the same
-// one. A file that others may read or write is refused.
+// makes a key and stores it durably, with mode 0600. Two agents that start at once use the same key. A file that others
+// may read or write is refused.
 func LoadOrCreateKey(path string) (PrivateKey, error) {
 	k, err := loadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -124,14 +124,14 @@ func loadKey(path string) (PrivateKey, error) {
 	}
 	raw, err := decodeKey(bytes.TrimSpace(text))
 	if err != nil {
-		// The text stays out of the message: it may be a key with a typing error.
+		// The message does not contain the text, which may be a key with a typing error.
 		return PrivateKey{}, fmt.Errorf("WireGuard key %s: expected one line of 44 base64 characters, "+
 			"as wg genkey prints it", path)
 	}
 	return hide(raw), nil
 }
 
-// storeKey creates path with the key in it, whole or not at all; fs.ErrExist when path is there already.
+// storeKey creates path with the key in it, whole or not at all. It returns fs.ErrExist when path exists already.
 func storeKey(path string, k PrivateKey) error {
 	dir := filepath.Dir(path)
 	tmp, err := os.CreateTemp(dir, ".wgkey-*") // mode 0600
@@ -150,7 +150,7 @@ func storeKey(path string, k PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	// link, unlike rename, does not replace the key another agent stored a moment ago.
+	// Link, unlike Rename, does not replace a key that another agent stored a moment ago.
 	if err := os.Link(tmp.Name(), path); err != nil {
 		return err
 	}
@@ -173,10 +173,10 @@ func (k PublicKey) IsZero() bool { return k == PublicKey{} }
 
 func (k PublicKey) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 
-// MarshalText gives the base64 form.
+// MarshalText returns the base64 form.
 func (k PublicKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText takes the base64 form.
+// UnmarshalText parses the base64 form.
 func (k *PublicKey) UnmarshalText(text []byte) error {
 	raw, err := decodeKey(text)
 	if err != nil {

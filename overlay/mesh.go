@@ -25,25 +25,25 @@ import (
 type Options struct {
 	// PrivateKey is this node's key; see LoadOrCreateKey.
 	PrivateKey PrivateKey
-	// Socket is a bound UDP socket, as OpenSocket makes it. The Mesh works on a duplicate: the file stays the caller's,
-	// who may keep it over restarts. nil: one is opened on ListenPort (0: any port).
+	// Socket is a bound UDP socket, as OpenSocket makes it. The Mesh works on a duplicate: the caller still owns the
+	// file, and may keep it over restarts. nil: the Mesh opens one on ListenPort (0: any port).
 	Socket     *os.File
 	ListenPort uint16
-	// Receive gets what a peer sent: whole IP packets, decrypted, in order, their sources inside the peer's prefixes.
-	// The packets are borrowed until it returns, and may be written to. It is called concurrently for different peers,
-	// never for one. It must not call Set or Close.
+	// Receive is called with what a peer sent: whole IP packets, decrypted, in order, their sources inside the peer's
+	// prefixes. Receive may write to the packets, and must not keep them. It is called concurrently for different
+	// peers, never for one peer. It must not call Set or Close.
 	Receive func(peer uint64, packets [][]byte)
-	// Waiting, if not nil, is told when a Send begins to wait for room (true) and when it is over (false). It must not
-	// block.
+	// Waiting, if not nil, is called when a Send begins to wait for room (true) and when the wait is over (false). It
+	// must not block.
 	Waiting func(begin bool)
 	// StackAddrs are this node's stack addresses, at most one per family; path probes go from and to them.
 	StackAddrs []netip.Addr
 	// UnderlayMTU is the MTU in bytes of the underlay's interface; 0: 1500.
 	UnderlayMTU int
-	// Forbidden says which addresses besides the peers' pod ranges no WireGuard datagram may come from, so that a peer's
-	// endpoint never roams into them (service ranges, own pods); nil: none.
+	// Forbidden reports whether WireGuard datagrams from an address are dropped, in addition to those from the peers'
+	// pod ranges. So no peer's endpoint roams into service ranges or this node's own pods. nil: no further address.
 	Forbidden func(netip.Addr) bool
-	// NoGSO and NoGRO keep the kernel from cutting and coalescing datagrams; see underlay.Options.
+	// NoGSO and NoGRO turn off the kernel's segmenting and coalescing of datagrams; see underlay.Options.
 	NoGSO, NoGRO bool
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
@@ -63,7 +63,7 @@ type Mesh struct {
 	tun  *tunnel
 	own  PublicKey
 	gate *gate.Gate
-	sock *os.File // opened by us, nil with Options.Socket
+	sock *os.File // opened by the Mesh, nil with Options.Socket
 
 	mu      sync.Mutex // serialises Set; guards applied, dirty, closed
 	applied map[PublicKey]Peer
@@ -167,11 +167,11 @@ func (m *Mesh) start() error {
 	return nil
 }
 
-// OpenSocket makes the UDP socket of a Mesh, bound to port on all addresses (0: any port), for both families where
-// the host has both.
+// OpenSocket opens the UDP socket of a Mesh, bound to port on all addresses (0: any port), for both families where
+// the host has both, else for IPv4.
 func OpenSocket(port uint16) (*os.File, error) { return underlay.OpenSocket(port) }
 
-// Port is the UDP port the Mesh listens on; 0 with Options.Bind.
+// Port returns the UDP port the Mesh listens on; 0 with Options.Bind.
 func (m *Mesh) Port() uint16 {
 	if m.bind == nil {
 		return 0
@@ -179,8 +179,7 @@ func (m *Mesh) Port() uint16 {
 	return m.bind.Port()
 }
 
-// Close ends the Mesh, its waiting Sends included, and returns when no Receive runs any more. Options.Socket stays
-// open.
+// Close ends the Mesh and its waiting Sends. It returns when no Receive runs any more. Options.Socket stays open.
 func (m *Mesh) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -202,8 +201,8 @@ func (m *Mesh) closeSocket() {
 	}
 }
 
-// Set makes c the set of peers: what differs is changed, sessions of the others go on. A peer with a new key is a
-// new peer. A Config that contradicts itself is refused whole.
+// Set makes c the set of peers. Only peers that differ are changed; the sessions of the others go on. A peer with a new
+// key is a new peer. A Config that contradicts itself is refused whole.
 func (m *Mesh) Set(c Config) error {
 	if err := c.check(m.own); err != nil {
 		return fmt.Errorf("set WireGuard peers: %w", err)
@@ -225,7 +224,7 @@ func (m *Mesh) Set(c Config) error {
 		old = nil
 	}
 	text := delta(old, want)
-	// First the table, so that packets of a new peer find it known; those of one that goes are late from here on.
+	// The table comes first: packets of a new peer are accepted at once, and packets to a removed peer are dropped.
 	m.table.Store(m.nextTable(c))
 	m.gate.SetPeers(m.places)
 	if m.dirty {
@@ -236,13 +235,13 @@ func (m *Mesh) Set(c Config) error {
 		return fmt.Errorf("set WireGuard peers: %w", err)
 	}
 	m.dirty, m.applied = false, want
-	m.inflight.Store(0) // what was under way to a removed peer is never reported as sent
+	m.inflight.Store(0) // packets under way to a removed peer are never reported as sent
 	m.ring.wake()
 	m.kick()
 	return nil
 }
 
-// nextTable keeps the state of peers whose identity and key are the same.
+// nextTable returns the table for c. Peers whose ID and key are the same keep their state.
 func (m *Mesh) nextTable(c Config) *table {
 	old := m.table.Load()
 	peers := make([]*peer, 0, len(c.Peers))
@@ -259,7 +258,8 @@ func (m *Mesh) nextTable(c Config) *table {
 	return newTable(peers, slices.Clone(c.Peers))
 }
 
-// Send implements netstack.Link.
+// Send implements netstack.Link. It takes p's buffer when that has room for any frame, and leaves a free one in its
+// place; otherwise it copies p. It waits while the ring has no room for p's lane.
 func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
 	to := m.table.Load().byID[id]
 	if to == nil || to.key.IsZero() {
@@ -278,7 +278,7 @@ func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
 		}
 		return
 	}
-	// Not ours to keep: the tunnel's or somebody's short buffer.
+	// The caller keeps this buffer: it belongs to the tunnel, or it is too short to be exchanged.
 	var l *lane
 	if e.buf, l = m.ring.take(to, p.Tuple.Src); l == nil {
 		return
@@ -299,12 +299,12 @@ func (m *Mesh) MTU(id uint64) int {
 	return innerMTU(m.o.UnderlayMTU, false)
 }
 
-// forbidden guards against roaming into the pods' world.
+// forbidden reports whether datagrams from a are dropped, so that no endpoint roams to a pod or Service.
 func (m *Mesh) forbidden(a netip.Addr) bool {
 	return m.table.Load().forbidden(a) || m.o.Forbidden != nil && m.o.Forbidden(a)
 }
 
-// noteTooBig has the prober look at the path of whoever lives at dst.
+// noteTooBig has the prober check the paths of the peers whose address is dst.
 func (m *Mesh) noteTooBig(dst netip.AddrPort) {
 	m.stats.tooBig.Add(1)
 	for _, p := range m.table.Load().peers {
@@ -315,7 +315,7 @@ func (m *Mesh) noteTooBig(dst netip.AddrPort) {
 	m.kick()
 }
 
-// kick has the prober look at everything now.
+// kick has the prober look at all peers now.
 func (m *Mesh) kick() {
 	select {
 	case m.wakeProber <- struct{}{}:

@@ -57,7 +57,7 @@ func TestSuperframes(t *testing.T) {
 	}
 }
 
-// Packets from the tunnel or the stack's short buffers are copied, not kept.
+// Packets from the tunnel, and in the stack's short buffers, are copied; the buffers stay the caller's.
 func TestSendBorrowed(t *testing.T) {
 	a, b := pair(t, nil)
 	whole := frame(t, packet.TCP, pod4(1, 5), pod4(2, 5), 3000, 1000)
@@ -104,8 +104,8 @@ func TestEncapsulated(t *testing.T) {
 	}
 }
 
-// A peer that announced it gets partial checksums, of what came with partial ones; from the moment on at which it
-// takes its word back, full ones.
+// A peer that takes partial checksums gets them on packets that came with partial ones. Once the peer no longer takes
+// them, it gets full ones.
 func TestPartialChecksums(t *testing.T) {
 	a, b := pair(t, nil)
 	takes := b.as(b.loopback())
@@ -137,7 +137,7 @@ func TestPartialChecksums(t *testing.T) {
 				b.forget()
 				before := a.Stats().SentPartial
 				a.Send(frame(t, c.proto, c.src, c.dst, c.n, 1000), 2, c.via)
-				// What is no checksum's business: it came with a full one.
+				// This packet has a full checksum from the start, which stays as it is.
 				full := frame(t, c.proto, c.src, c.dst, 10, 1000)
 				full.CompleteChecksum()
 				a.Send(full, 2, c.via)
@@ -178,7 +178,7 @@ func TestUnderlayIPv6(t *testing.T) {
 	}
 }
 
-// A restarted agent has the same key and the same socket, and no session; its peer has one and uses it.
+// A restarted agent has the same key and the same socket but no session, while its peer still uses the old session.
 func TestRestart(t *testing.T) {
 	sock, err := OpenSocket(0)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestRestart(t *testing.T) {
 	b.awaitSession(1)
 
 	a.Close()
-	b.Send(frame(t, packet.UDP, pod4(2, 5), pod4(1, 5), 100, 1000), 1, nil) // into the kept socket, for a dead session
+	b.Send(frame(t, packet.UDP, pod4(2, 5), pod4(1, 5), 100, 1000), 1, nil) // waits in the socket, for a dead session
 	a.forget()
 	began := time.Now()
 	a.start(1, useSocket)
@@ -239,14 +239,14 @@ func TestSpoofedSource(t *testing.T) {
 	for _, src := range []netip.Addr{pod4(2, 9), pod4(3, 9), netip.MustParseAddr("203.0.113.1")} {
 		a.Send(frame(t, packet.UDP, src, pod4(2, 5), 100, 1000), 2, nil)
 	}
-	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 7, 1000), 2, nil) // in order: when it is here, the others are not
+	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(2, 5), 7, 1000), 2, nil) // the last one, in order
 	await.Until(t, "the honest packet", func() bool { return len(b.received(1)) > 0 })
 	if got := b.received(1); len(got) != 1 || len(payloads(t, got)) != 7 {
 		t.Errorf("%d packets, want the honest one", len(got))
 	}
 }
 
-// The tunnel's own check, for the moment when WireGuard's table and ours differ.
+// The tunnel checks sources itself, since WireGuard's allowed IPs and the Mesh's table differ for a moment during Set.
 func TestWriteChecksSource(t *testing.T) {
 	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
 	b.set(a.as(netip.AddrPort{}))
@@ -272,14 +272,15 @@ func TestWriteChecksSource(t *testing.T) {
 	}
 }
 
-// Datagrams from inside a pod range are not listened to, so no endpoint ever roams there.
+// Datagrams from inside a pod range are dropped, so no endpoint ever roams there.
 func TestForbiddenEndpoint(t *testing.T) {
 	a, b := startNode(t, 1, nil), startNode(t, 2, nil)
 	third := Peer{
 		ID: 3, Name: "c", PublicKey: NewPrivateKey().Public(),
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, StackAddrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
 	}
-	// To b, a's datagrams come from a pod range; an endpoint inside it would make it none.
+	// For b, the datagrams of a come from a pod range. a has no endpoint here: with one inside the range, b would not
+	// take the range for a pod range.
 	b.set(a.as(netip.AddrPort{}), third)
 	a.set(b.as(b.loopback()))
 	await.Until(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 2 })
@@ -335,7 +336,7 @@ func TestSetRefuses(t *testing.T) {
 	}
 }
 
-// Sessions of peers that stay are not touched when others come and go, and a new key is a new peer.
+// The sessions of peers that stay go on when others come and go. A peer with a new key is a new peer.
 func TestSetChanges(t *testing.T) {
 	a, b := pair(t, nil)
 	c := startNode(t, 3, nil)
@@ -353,7 +354,7 @@ func TestSetChanges(t *testing.T) {
 
 	moved := b.as(b.loopback())
 	moved.Prefixes = append(moved.Prefixes, podCIDRs(3)...)
-	a.set(moved) // c's prefixes are b's now
+	a.set(moved) // the prefixes of c now belong to b
 	a.Send(frame(t, packet.UDP, pod4(1, 5), pod4(3, 5), 10, 1000), 2, nil)
 	await.Until(t, "packet to the new owner", func() bool { return len(b.received(1)) == 1 })
 
@@ -373,12 +374,12 @@ func TestSetChanges(t *testing.T) {
 	await.Until(t, "packet to the new key", func() bool { return len(b.received(1)) == 1 })
 }
 
-// A Send that waits for room ends with the Mesh.
+// Close ends a Send that waits for room.
 func TestCloseUnblocksSend(t *testing.T) {
 	a := startNode(t, 1, nil)
 	b := startNode(t, 2, nil)
 	a.set(b.as(netip.AddrPort{}))
-	a.inflight.Store(1 << 40) // WireGuard has more than enough to do
+	a.inflight.Store(1 << 40) // as if WireGuard held more packets than it may
 	a.table.Load().byID[2].live.Store(true)
 	sent := make(chan int)
 	go func() {
@@ -391,14 +392,14 @@ func TestCloseUnblocksSend(t *testing.T) {
 	await.Until(t, "a sender that waits", func() bool {
 		a.ring.mu.Lock()
 		defer a.ring.mu.Unlock()
-		a.inflight.Add(1) // the prober resets an account that stands still
+		a.inflight.Add(1) // the prober resets a count that does not change
 		return len(a.ring.lanes) == 1 && a.ring.lanes[0].waiting == 1
 	})
 	a.Close()
 	<-sent
 }
 
-// A flood to a peer that is away must not fill the memory with 64 KiB buffers.
+// A flood to a peer that does not answer must not fill the memory with 64 KiB buffers.
 func TestFloodWithoutSession(t *testing.T) {
 	a := startNode(t, 1, nil)
 	away := Peer{ID: 2, Name: "b", PublicKey: NewPrivateKey().Public(), Prefixes: podCIDRs(2),

@@ -13,19 +13,19 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// peer is what the Mesh keeps of one other node as long as its key stays the same.
+// peer is the Mesh's state of one other node. It lives as long as the node's key stays the same.
 type peer struct {
 	id  uint64
 	key PublicKey
 
 	partial atomic.Bool                    // takes partial checksums
 	mtu     atomic.Int32                   // largest inner packet in bytes
-	live    atomic.Bool                    // has a session, as far as we know
+	live    atomic.Bool                    // has a session, as far as the prober knows
 	credit  atomic.Int32                   // packets that may still be handed to WireGuard without a session
 	large   atomic.Uint64                  // packets sent that only fit because the path is believed to be wide
 	heard   atomic.Uint64                  // batches received
 	tooBig  atomic.Bool                    // the kernel refused a datagram: look at the path at once
-	address atomic.Pointer[netip.AddrPort] // where it is now, nil when unknown
+	address atomic.Pointer[netip.AddrPort] // where the peer is now, nil when unknown
 
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
 
@@ -48,7 +48,7 @@ type table struct {
 	pods   []addrRange // pod ranges: no WireGuard endpoint lies there
 }
 
-// addrRange is a prefix as first and last address, in host order words, and the index of its peer.
+// addrRange is a prefix as its first and last address, each in two words of host order, and the index of its peer.
 type addrRange struct {
 	first, last [2]uint64
 	peer        int32
@@ -77,7 +77,7 @@ func rangeOf(p netip.Prefix, peer int) addrRange {
 	return addrRange{first: first, last: last, peer: int32(peer)}
 }
 
-// search finds the range that holds a; -1 when none does.
+// search returns the index of the range that holds a; -1 when none does. ranges are sorted and do not overlap.
 func search(ranges []addrRange, a packet.Addr) int {
 	w := words(a)
 	lo, hi := 0, len(ranges)
@@ -95,7 +95,7 @@ func search(ranges []addrRange, a packet.Addr) int {
 	return lo - 1
 }
 
-// owner finds the peer whose prefixes hold a.
+// owner returns the peer whose prefixes hold a; nil when none do.
 func (t *table) owner(a packet.Addr) *peer {
 	if i := search(t.ranges, a); i >= 0 {
 		return t.peers[t.ranges[i].peer]
@@ -106,7 +106,7 @@ func (t *table) owner(a packet.Addr) *peer {
 // forbidden reports whether a lies in some peer's pod range.
 func (t *table) forbidden(a netip.Addr) bool { return search(t.pods, packet.AddrFrom(a)) >= 0 }
 
-// newTable indexes peers, which have been checked.
+// newTable indexes peers. cfgs must have passed Config.check.
 func newTable(peers []*peer, cfgs []Peer) *table {
 	t := &table{byID: make(map[uint64]*peer, len(peers)), peers: peers, cfgs: cfgs}
 	for i, p := range peers {
@@ -127,7 +127,7 @@ func newTable(peers []*peer, cfgs []Peer) *table {
 	return t
 }
 
-// places are the addresses where peers are said to be, and where they were heard.
+// places returns the peers' configured addresses and the addresses that they were heard from.
 func (m *Mesh) places() (all []netip.Addr) {
 	t := m.table.Load()
 	for i, p := range t.peers {
@@ -141,8 +141,8 @@ func (m *Mesh) places() (all []netip.Addr) {
 	return all
 }
 
-// isPodRange tells a pod range from a node's address: it has more than one address, and no endpoint is configured
-// in it. A stock peer behind which a whole network lies (0.0.0.0/0 perhaps) thus forbids nothing.
+// isPodRange reports whether p is a pod range and not a node's address: a pod range has more than one address, and no
+// endpoint is configured in it. So a stock peer in front of a whole network (perhaps 0.0.0.0/0) forbids nothing.
 func isPodRange(p netip.Prefix, peers []Peer) bool {
 	if p.IsSingleIP() {
 		return false
@@ -150,7 +150,7 @@ func isPodRange(p netip.Prefix, peers []Peer) bool {
 	return !slices.ContainsFunc(peers, func(q Peer) bool { return p.Contains(q.Endpoint.Addr().Unmap()) })
 }
 
-// check says what is wrong with a Config.
+// check returns an error for what is wrong with c, for the node whose key is own.
 func (c Config) check(own PublicKey) error {
 	ids := make(map[uint64]string, len(c.Peers))
 	keys := make(map[PublicKey]string, len(c.Peers))
@@ -199,7 +199,8 @@ func (p Peer) check(own PublicKey) error {
 	return nil
 }
 
-// checkOverlap refuses prefixes that share an address, save one that a peer is given twice: search needs them apart.
+// checkOverlap refuses prefixes that share an address, because search needs ranges that do not overlap. One prefix may
+// be given twice to the same peer.
 func (c Config) checkOverlap() error {
 	type owned struct {
 		addrRange

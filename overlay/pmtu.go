@@ -6,26 +6,26 @@ import (
 	"tapestry.dev/tapestry/addressing"
 )
 
-// Path MTU discovery for one peer, in the manner of RFC 8899: the way must carry what we believe it carries, whether
-// or not routers tell (RFC 1191, RFC 8201). All sizes are those of the underlay's IP packets, in bytes.
+// Path MTU discovery for one peer follows RFC 8899: probes verify that the path carries the believed size, whether or
+// not routers send ICMP messages (RFC 1191, RFC 8201). All sizes are those of the underlay's IP packets, in bytes.
 
 const (
 	// minPath is the smallest path MTU that is searched for (RFC 8200 section 5).
 	minPath = 1280
-	// smallPath is the size of the probe that must always get through (RFC 1191): answered while a larger one is not,
-	// it proves that size is what matters.
+	// smallPath is the size of a probe that every path carries (RFC 1191). When it is answered and a larger one is not,
+	// the larger one was lost because of its size.
 	smallPath = 576
 
 	roundSends  = 3                      // how often an unanswered probe is sent in a round
-	roundPause  = 100 * time.Millisecond // between them, at least
-	maxPause    = time.Second
-	verifyEvery = 10 * time.Second // for a path that carries nothing large
-	verifyBusy  = time.Second      // for one that does
+	roundPause  = 100 * time.Millisecond // the least time between two of these
+	maxPause    = time.Second            // the longest
+	verifyEvery = 10 * time.Second       // between two verifications of a path without large packets
+	verifyBusy  = time.Second            // of a path with large packets
 	raiseEvery  = time.Minute
 )
 
-// pathSteps are the sizes tried, largest first: the underlays in use and what is left of them under further tunnels.
-// All are multiples of 20, see paddingUnit.
+// pathSteps lists the sizes that are tried, largest first: the MTUs of usual underlays, and what further tunnels leave
+// of these. All are multiples of 20, see paddingUnit.
 var pathSteps = [...]int{
 	9000, 8900, 8500, 8000, 7000, 6000, 5000, 4460, 4000, 3500, 3000, 2500, 2000, 1800, 1600,
 	1500, 1480, 1460, 1440, 1420, 1400, 1380, 1360, 1340, 1320, 1300, minPath,
@@ -43,8 +43,8 @@ const (
 
 // pathMTU is the state of the discovery for one peer. It has no clock and sends nothing by itself.
 type pathMTU struct {
-	top     int // the most the underlay and the kernel's knowledge allow
-	current int
+	top     int // the largest size that the underlay and the kernel allow
+	current int // the believed size
 
 	round   round
 	sizes   []int // probed in this round, largest first, the small one last
@@ -60,12 +60,12 @@ type pathMTU struct {
 	silent  int       // rounds in a row without any answer
 }
 
-// newPathMTU believes in underlay until shown otherwise, which it tries at once.
+// newPathMTU begins with the underlay's MTU as the believed size, to be verified at once.
 func newPathMTU(underlay int, now time.Time) *pathMTU {
 	return &pathMTU{top: underlay, current: underlay, verify: now, raise: now.Add(raiseEvery)}
 }
 
-// limit takes what the kernel knows of the path. Less is believed at once, more is tried.
+// limit sets the kernel's path MTU. A smaller one is believed at once, a larger one is probed first.
 func (p *pathMTU) limit(mtu int, now time.Time) {
 	if mtu > p.top && p.current == p.top {
 		p.raise = now
@@ -77,7 +77,8 @@ func (p *pathMTU) limit(mtu int, now time.Time) {
 	}
 }
 
-// suspect asks for a check soon: large packets went out, and nothing comes back (silent), or it has been a while.
+// suspect is called while large packets go out; silent means that nothing comes back. It makes a verification due when
+// the last round ended verifyBusy ago, or with silent already two roundPauses ago.
 func (p *pathMTU) suspect(silent bool, now time.Time) {
 	if p.round != noRound {
 		return
@@ -88,10 +89,10 @@ func (p *pathMTU) suspect(silent bool, now time.Time) {
 	}
 }
 
-// recheck asks for a check at once: there is a new session.
+// recheck makes a verification due at once, because there is a new session.
 func (p *pathMTU) recheck(now time.Time) { p.verify, p.silent = now, 0 }
 
-// answer takes the answer to a probe of the given size.
+// answer notes that a probe of the given size was answered.
 func (p *pathMTU) answer(size int, now time.Time) {
 	p.silent = 0
 	if p.round == noRound {
@@ -110,7 +111,7 @@ func (p *pathMTU) answer(size int, now time.Time) {
 	}
 }
 
-// step gives the sizes to probe now, borrowed until the next call.
+// step returns the sizes to probe now. The slice is valid until the next call.
 func (p *pathMTU) step(now time.Time) []int {
 	if p.round == noRound {
 		switch {
@@ -134,7 +135,7 @@ func (p *pathMTU) step(now time.Time) []int {
 	p.sends++
 	p.sent = now
 	p.next = now.Add(min(maxPause, max(roundPause, 2*p.rtt)))
-	// What is answered, and all that is smaller, needs no second probe.
+	// A size that was answered, and all smaller ones, need no further probe.
 	n := 0
 	for n < len(p.sizes) && p.sizes[n] > max(p.best, smallPath) {
 		n++
@@ -161,7 +162,7 @@ func (p *pathMTU) begin(r round, now time.Time) {
 	}
 }
 
-// ladder appends hi and the steps below it down to lo.
+// ladder appends hi, and the steps below hi down to lo.
 func (p *pathMTU) ladder(sizes []int, hi, lo int) []int {
 	sizes = append(sizes, hi)
 	for _, s := range pathSteps {
@@ -172,7 +173,7 @@ func (p *pathMTU) ladder(sizes []int, hi, lo int) []int {
 	return sizes
 }
 
-// conclude ends the round with what was answered.
+// conclude ends the round, and sets the believed size by what was answered.
 func (p *pathMTU) conclude(now time.Time) {
 	r := p.round
 	p.round = noRound
@@ -195,8 +196,8 @@ func (p *pathMTU) conclude(now time.Time) {
 	}
 }
 
-// innerMTU returns the size in bytes of the largest packet that fits, padded (see paddingUnit) and encrypted, into an
-// underlay packet of path bytes.
+// innerMTU returns the size in bytes of the largest inner packet that, padded (see paddingUnit) and encrypted, fits
+// into an underlay packet of path bytes.
 func innerMTU(path int, v4 bool) int {
 	room := path - addressing.Tunnel(!v4)
 	if rest := room % paddingUnit; rest >= 16 {

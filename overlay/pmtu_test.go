@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// walk plays the discovery against a path that carries up to mtu bytes and answers after rtt, for the given time. Of
-// probes, lose drops the chosen ones by number.
+// walk runs the discovery for the time d on a path that carries up to mtu bytes and answers after rtt. lose reports
+// whether the n-th probe is lost. walk returns how many probes were sent.
 func walk(p *pathMTU, now *time.Time, d time.Duration, mtu func() int, rtt time.Duration, lose func(n int) bool) (probes int) {
 	type flight struct {
 		at   time.Time
@@ -102,7 +102,7 @@ func TestPathMTUChanges(t *testing.T) {
 	}
 }
 
-// What discovery costs: a few small packets a minute when nothing is wrong.
+// When nothing is wrong the discovery sends a few probes a minute.
 func TestPathMTUIsQuiet(t *testing.T) {
 	now := time.Unix(1000, 0)
 	p := newPathMTU(1500, now)
@@ -135,7 +135,7 @@ func TestPathMTUStrayAnswers(t *testing.T) {
 	}
 }
 
-// innerMTU against WireGuard's own way of padding (device/send.go), for every path.
+// innerMTU is held against WireGuard's own padding (device/send.go), for every path MTU.
 func TestInnerMTU(t *testing.T) {
 	padded := func(n int) int {
 		if n > paddingUnit {

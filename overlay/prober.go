@@ -13,19 +13,19 @@ import (
 
 const (
 	lookIdle = 125 * time.Millisecond // between two looks at all peers
-	lookBusy = 50 * time.Millisecond  // while something is under way
+	lookBusy = 50 * time.Millisecond  // the same, while a handshake or a probe is under way
 	pollIdle = 10 * time.Second       // between two readings of WireGuard's state
 
-	// sessionLife is when a session is taken for dead: WireGuard gives it up at 180 s (RejectAfterTime).
+	// sessionLife is the age at which a session is taken for dead: WireGuard gives it up at 180 s (RejectAfterTime).
 	sessionLife = 170 * time.Second
 
-	// shakeTries quick attempts are made for a handshake before it is left to WireGuard, which tries every 5 s.
+	// shakeTries is how many quick attempts for a handshake are made. After them WireGuard alone tries, every 5 s.
 	shakeTries = 10
-	// shakeAgain is how soon traffic to a peer that did not answer has us try quickly again.
+	// shakeAgain is the time after which traffic to a peer that did not answer starts quick attempts again.
 	shakeAgain = time.Second
 )
 
-// shake is an attempt for a handshake.
+// shake is a series of attempts for a handshake.
 type shake struct {
 	active bool
 	tries  int
@@ -39,10 +39,10 @@ type answer struct {
 	path int
 }
 
-// maxAnswers bounds what a hostile peer can make us remember between two looks.
+// maxAnswers bounds the answers that are kept between two looks, since a hostile peer may send many.
 const maxAnswers = 1024
 
-// answered notes an answer for the prober.
+// answered notes, for the prober, that from answered a probe of the given path MTU.
 func (m *Mesh) answered(from *peer, path int) {
 	m.answerMu.Lock()
 	if len(m.answers) < maxAnswers {
@@ -52,7 +52,7 @@ func (m *Mesh) answered(from *peer, path int) {
 	m.kick()
 }
 
-// probe is the goroutine that keeps sessions and paths in order.
+// probe is the goroutine that begins and repeats handshakes, and probes paths.
 func (m *Mesh) probe() {
 	defer m.done.Done()
 	timer := time.NewTimer(lookIdle)
@@ -105,7 +105,8 @@ func (m *Mesh) takeAnswers(now time.Time) {
 	}
 }
 
-// freeStuck forgets packets that WireGuard dropped by itself: when it has been full and idle between two looks.
+// freeStuck resets inflight when it was at its limit and did not change between two looks: WireGuard has then dropped
+// packets by itself.
 func (m *Mesh) freeStuck() {
 	n := m.inflight.Load()
 	if n >= inflightMax && n == m.lastInflight && m.inflight.CompareAndSwap(n, 0) {
@@ -159,7 +160,7 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 	}
 }
 
-// askKernel takes over what the kernel knows of the path.
+// askKernel limits p's path MTU to what the kernel knows of the path.
 func (m *Mesh) askKernel(p *peer, now time.Time) {
 	a := p.address.Load()
 	if m.bind == nil || a == nil {
@@ -171,7 +172,7 @@ func (m *Mesh) askKernel(p *peer, now time.Time) {
 	m.publish(p)
 }
 
-// publish makes what was found out visible to MTU.
+// publish stores p's path MTU where Mesh.MTU reads it.
 func (m *Mesh) publish(p *peer) {
 	v4 := false
 	if a := p.address.Load(); a != nil {
@@ -183,8 +184,8 @@ func (m *Mesh) publish(p *peer) {
 	}
 }
 
-// greet begins a handshake with a new peer at once, so that after a restart its old session ends in a round trip and
-// not in a time-out; and says hello to one that moved, so that it finds us from there.
+// greet begins a handshake with a new peer at once, so that after a restart the old session ends within a round trip
+// and not by a time-out. To a peer that moved it sends a keepalive, so that the peer learns this node's address.
 func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	fresh := p.path == nil
 	if fresh {
@@ -210,7 +211,7 @@ func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	}
 }
 
-// pursue repeats a handshake that does not succeed.
+// pursue repeats a handshake that has not succeeded yet.
 func (m *Mesh) pursue(p *peer, now time.Time) {
 	s := &p.shake
 	if p.live.Load() {
@@ -233,14 +234,15 @@ func (m *Mesh) pursue(p *peer, now time.Time) {
 	s.again = now.Add(shakeAgain)
 	s.active = s.tries < shakeTries
 	if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
-		// Forget the attempt under way, or WireGuard refuses another one within 5 s (RekeyTimeout).
+		// Without this WireGuard refuses another attempt within 5 s (RekeyTimeout).
 		wg.ExpireCurrentKeypairs()
 		_ = wg.SendHandshakeInitiation(false) // logged by WireGuard
 	}
 }
 
-// deference is how long to wait before asking: when both ends ask at once each answer undoes the other's question and
-// no session results, or a broken one. So one of the two lets the other go first.
+// deference returns how long this end waits before it sends a handshake initiation. When both ends initiate at once,
+// each response undoes the other end's initiation, and there is no session, or a broken one. So the end with the larger
+// key lets the other one go first.
 func (m *Mesh) deference(p *peer) time.Duration {
 	if bytes.Compare(m.own[:], p.key[:]) > 0 {
 		return 75 * time.Millisecond
@@ -248,12 +250,12 @@ func (m *Mesh) deference(p *peer) time.Duration {
 	return 0
 }
 
-// shakePause is the wait after the given number of attempts, not the same at both ends either.
+// shakePause returns the wait after the given number of attempts. It differs between the two ends, as deference does.
 func (m *Mesh) shakePause(p *peer, tries int) time.Duration {
 	return 250*time.Millisecond<<min(tries, 1) + 2*m.deference(p)
 }
 
-// probePath sends what the path MTU discovery wants sent.
+// probePath sends the probes that p's path MTU discovery asks for.
 func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 	own, theirs, ok := m.probeAddrs(cfg)
 	if !ok || !p.live.Load() {
@@ -283,8 +285,8 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 	}
 }
 
-// distrust ends a session that never carried an answer. WireGuard's workers handle a question and an answer that
-// cross on the way at the same time, and may end with keys that only one side has; it would notice after 15 s.
+// distrust replaces a session that never carried an answer. WireGuard's workers handle an initiation and a response
+// that cross on the way in parallel, and may end with keys that only one side has. WireGuard would notice after 15 s.
 func (m *Mesh) distrust(p *peer, now time.Time) {
 	p.deaf = now
 	p.path.silent = 0
@@ -292,7 +294,7 @@ func (m *Mesh) distrust(p *peer, now time.Time) {
 	p.shake = shake{active: true, next: now.Add(m.deference(p))}
 }
 
-// probeAddrs finds stack addresses of one family on both sides.
+// probeAddrs returns this node's and the peer's stack address, of a family that both have.
 func (m *Mesh) probeAddrs(cfg *Peer) (own, theirs packet.Addr, ok bool) {
 	for _, a := range m.stackAddrs {
 		for _, b := range cfg.StackAddrs {

@@ -8,19 +8,19 @@ import (
 )
 
 const (
-	// ringSize is how many superframes wait for WireGuard: enough to keep it busy while a port's goroutine reads the
-	// next ones, few enough not to add noticeable delay (2 MiB, about 5 ms at 3 Gb/s).
+	// ringSize is how many superframes may wait for WireGuard: enough to keep it busy while the next ones are read from
+	// TAPs, and few enough not to add noticeable delay (2 MiB, about 5 ms at 3 Gb/s).
 	ringSize = 32
-	// controlSize bounds the waiting probes and answers to probes; more are dropped.
+	// controlSize is how many probes and answers to probes may wait; further ones are dropped.
 	controlSize = 128
-	// quantum is how many bytes of IP a lane may send in its turn: at least the largest superframe.
+	// quantum is how many bytes of IP a lane may send in its turn. It is the size of the largest superframe.
 	quantum = 65535
-	// laneShare: a lane may hold so many times as many buffers as are free. One alone gets two thirds of the ring, and
-	// there is always something left for another one.
+	// laneShare is how many buffers a lane may hold for each free one. A lane alone gets two thirds of the ring, and
+	// there is always room left for another one.
 	laneShare = 2
 )
 
-// entry is one superframe on its way. pkt is a copy whose bytes lie in buf.
+// entry is one superframe on its way. pkt is a copy of the sender's packet; its bytes lie in buf.
 type entry struct {
 	pkt  packet.Packet
 	via  packet.Encap
@@ -29,28 +29,28 @@ type entry struct {
 	buf  []byte
 }
 
-// lane is what waits from one source address for one peer. The ring serves lanes in turn, so that nobody waits behind
-// the packets of another pod or for another node.
+// lane is the queue of packets from one source address to one peer. The ring serves lanes in turn, so that no packet
+// waits behind those of another pod or to another node.
 type lane struct {
 	peer *peer
 	src  packet.Addr
 
 	queue   []int // of slots, in order; at most ringSize
-	held    int   // buffers: those queued, and those of senders about to queue
-	senders int   // goroutines that are about to queue
-	waiting int   // of these, those that wait for room and were not woken yet
+	held    int   // buffers that are queued, or that senders are about to queue
+	senders int   // goroutines that are asking for a buffer
+	waiting int   // those of senders that wait for room and were not woken yet
 	room    sync.Cond
 
-	credit int  // bytes it may still send in this turn
-	turn   bool // it has its turn
+	credit int  // bytes the lane may still send in this turn
+	turn   bool // the lane has its turn
 }
 
-// ring hands superframes from many senders to the one reader. Buffers change hands, bytes are not copied: a sender
-// swaps its full buffer for a free one, so that there are always ringSize buffers here, free or waiting.
+// ring hands superframes from many senders to the one reader. Bytes are not copied: a sender swaps its full buffer for
+// a free one, so that the ring and its reader always have ringSize buffers.
 //
 // The reader serves lanes by deficit round robin. A sender waits while its own lane holds more than its share.
 type ring struct {
-	waits    func(begin bool) // told when a sender waits
+	waits    func(begin bool) // called when a sender begins (true) and ends (false) to wait
 	mu       sync.Mutex
 	notEmpty sync.Cond
 
@@ -62,7 +62,7 @@ type ring struct {
 	nunused int
 	lanes   []*lane // in use, in the order of their turns
 	spare   []*lane
-	at      int // the lane whose turn it is or that is next
+	at      int // the lane that has its turn or is next
 	wakeAt  int // the lane whose senders are looked at next
 	queued  int // entries in all lanes
 	ctl     [controlSize]echo
@@ -86,7 +86,7 @@ func newRing(waits func(begin bool)) *ring {
 	return r
 }
 
-// lane finds or makes the lane of a source and a peer. There are few at a time: those with something in the ring.
+// lane finds or makes the lane of a source and a peer. There are few lanes at a time: only those in use.
 func (r *ring) lane(to *peer, src packet.Addr) *lane {
 	for _, l := range r.lanes {
 		if l.peer == to && l.src == src {
@@ -105,7 +105,7 @@ func (r *ring) lane(to *peer, src packet.Addr) *lane {
 	return l
 }
 
-// retire puts the i-th lane away if nothing is in it.
+// retire puts the i-th lane away unless it is in use.
 func (r *ring) retire(i int) {
 	l := r.lanes[i]
 	if l.held > 0 || l.senders > 0 {
@@ -122,7 +122,8 @@ func (r *ring) retire(i int) {
 // hasRoom reports whether a sender of l may take a buffer.
 func (r *ring) hasRoom(l *lane) bool { return l.held < laneShare*r.nfree }
 
-// take gives a free buffer for a packet from src to a peer, waiting for it, and the lane to put it in; nil once closed.
+// take waits for a free buffer for a packet from src to a peer. It returns the buffer and the lane to put it in; nil
+// once the ring is closed.
 func (r *ring) take(to *peer, src packet.Addr) ([]byte, *lane) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,7 +139,7 @@ func (r *ring) takeLocked(to *peer, src packet.Addr) ([]byte, *lane) {
 	for !r.hasRoom(l) {
 		l.waiting++
 		r.waits(true)
-		l.room.Wait() // who wakes it takes it off waiting
+		l.room.Wait() // wakeSenders reduces waiting
 		r.waits(false)
 		if r.closed {
 			return nil, nil
@@ -148,11 +149,11 @@ func (r *ring) takeLocked(to *peer, src packet.Addr) ([]byte, *lane) {
 	l.held++
 	r.nfree--
 	buf := r.free[r.nfree]
-	r.wakeSenders() // there may be room for more than the one that was woken
+	r.wakeSenders() // there may be room for more than this sender
 	return buf, l
 }
 
-// wakeSenders wakes one sender that has room now, lanes in turn.
+// wakeSenders wakes one sender whose lane has room now. It begins with the lane after the one that it looked at last.
 func (r *ring) wakeSenders() {
 	for range r.lanes {
 		if r.wakeAt++; r.wakeAt >= len(r.lanes) {
@@ -166,7 +167,7 @@ func (r *ring) wakeSenders() {
 	}
 }
 
-// put queues e in the lane that take gave with the buffer.
+// put queues e in the lane that take returned with the buffer.
 func (r *ring) put(l *lane, e *entry) {
 	r.mu.Lock()
 	r.putLocked(l, e)
@@ -188,7 +189,7 @@ func (r *ring) wakeLocked() {
 	}
 }
 
-// exchange queues e, which owns its buffer, and gives a free one for it; nil once closed.
+// exchange queues e with its buffer, and returns a free buffer for it. It waits for one; nil once the ring is closed.
 func (r *ring) exchange(e *entry) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,7 +200,7 @@ func (r *ring) exchange(e *entry) []byte {
 	return b
 }
 
-// control queues a probe or an answer; false when there are too many.
+// control queues a probe or an answer to one. It reports false when too many wait or the ring is closed.
 func (r *ring) control(e echo) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,8 +213,8 @@ func (r *ring) control(e echo) bool {
 	return true
 }
 
-// next waits for something to send, with hold also until the tunnel has room for more data. It fills either c or e
-// and tells which; neither once closed. With block false it does not wait.
+// next waits for something to send, and for an entry also until hold reports false. It fills either e or c and reports
+// which; neither once the ring is closed. With block false it does not wait, and may fill neither.
 func (r *ring) next(e *entry, c *echo, block bool, hold func() bool) (isEntry, isControl bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -240,7 +241,7 @@ func (r *ring) next(e *entry, c *echo, block bool, hold func() bool) (isEntry, i
 	}
 }
 
-// pop takes the next entry by deficit round robin (Shreedhar and Varghese, 1995). Something is queued.
+// pop takes the next entry by deficit round robin (Shreedhar and Varghese, 1995). There must be one.
 func (r *ring) pop(e *entry) {
 	for ; ; r.at++ {
 		if r.at >= len(r.lanes) {
@@ -268,7 +269,7 @@ func (r *ring) pop(e *entry) {
 		r.queued--
 		l.queue = l.queue[:copy(l.queue, l.queue[1:])]
 		l.held--
-		if len(l.queue) == 0 { // what it did not use is lost, and its next turn begins behind the others'
+		if len(l.queue) == 0 { // an empty lane loses the rest of its credit, and its next turn comes after the others'
 			l.credit, l.turn = 0, false
 			i := r.at
 			r.at++
@@ -279,14 +280,14 @@ func (r *ring) pop(e *entry) {
 	}
 }
 
-// wake makes a waiting reader look again.
+// wake makes a waiting reader check again whether there is something to send.
 func (r *ring) wake() {
 	r.mu.Lock()
 	r.wakeLocked()
 	r.mu.Unlock()
 }
 
-// release gives the buffer of an entry back after use.
+// release returns the buffer of an entry after use.
 func (r *ring) release(buf []byte) {
 	r.mu.Lock()
 	r.free[r.nfree] = buf
@@ -295,7 +296,7 @@ func (r *ring) release(buf []byte) {
 	r.mu.Unlock()
 }
 
-// close ends all waiting.
+// close ends all waiting, of senders and of the reader.
 func (r *ring) close() {
 	r.mu.Lock()
 	r.closed = true

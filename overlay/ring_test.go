@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// sized is an entry of n bytes from a pod, numbered.
+// sized returns an entry of n bytes from a pod to a peer, with a number that identifies it.
 func sized(from int, to *peer, n, number int) *entry {
 	e := &entry{peer: to, buf: make([]byte, packet.MaxFrame)}
 	e.pkt.Tuple.Src = packet.AddrFrom(pod4(1, from))
@@ -18,7 +18,7 @@ func sized(from int, to *peer, n, number int) *entry {
 
 func never() bool { return false }
 
-// pop takes one entry, which has to be there, and gives its buffer back.
+// pop takes one entry, which must be queued, and releases its buffer.
 func pop(t *testing.T, r *ring) entry {
 	t.Helper()
 	var e entry
@@ -29,7 +29,8 @@ func pop(t *testing.T, r *ring) entry {
 	return e
 }
 
-// A packet waits for one superframe of each other lane, however many those have: for another peer, or from another pod.
+// A packet waits for at most one superframe of each other lane, that of another peer or another pod, however many
+// superframes that lane holds.
 func TestRingNobodyWaitsBehindAFlood(t *testing.T) {
 	a, b := &peer{id: 1}, &peer{id: 2}
 	for _, tc := range []struct {
@@ -55,7 +56,7 @@ func TestRingNobodyWaitsBehindAFlood(t *testing.T) {
 	}
 }
 
-// Two lanes that always have something get the same number of bytes, whatever the size of their packets.
+// Two lanes that are never empty send the same number of bytes, whatever the size of their packets.
 func TestRingIsFairInBytes(t *testing.T) {
 	to := &peer{id: 1}
 	for _, sizes := range [][2]int{{60000, 1400}, {65535, 65535}, {100, 64000}, {1400, 1400}} {
@@ -81,7 +82,8 @@ func TestRingIsFairInBytes(t *testing.T) {
 	}
 }
 
-// A sender alone gets most of the ring. However many have filled it, the next buffer is for one that has none.
+// A sender alone gets most of the ring. However many senders have filled it, the next free buffer goes to a sender that
+// has none.
 func TestRingShares(t *testing.T) {
 	r := newRing(nil)
 	to := &peer{id: 1}
@@ -110,7 +112,8 @@ func TestRingShares(t *testing.T) {
 	}
 }
 
-// Senders that wait are all woken, nothing is lost or overtaken within a lane, and in the end the ring is as it was.
+// All waiting senders are woken, no packet is lost or overtakes another one of its lane, and in the end the ring is as
+// at its beginning.
 func TestRingManySenders(t *testing.T) {
 	const senders, each = 12, 400
 	r := newRing(nil)
@@ -118,7 +121,7 @@ func TestRingManySenders(t *testing.T) {
 	var sending sync.WaitGroup
 	for s := range senders {
 		sending.Go(func() {
-			e := sized(s/2, peers[s%len(peers)], 1000, 0) // two senders share a pod, not always the peer
+			e := sized(s/2, peers[s%len(peers)], 1000, 0) // two senders share a pod, and have different peers
 			for i := range each {
 				e.pkt.Tuple.SrcPort, e.pkt.Tuple.DstPort = uint16(s), uint16(i)
 				if i%3 == 0 {

@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// PeerStatus is what Status tells about one peer.
+// PeerStatus is the state of one peer, as Status returns it.
 type PeerStatus struct {
 	ID   uint64
 	Name string
 	// PublicKey is zero for a peer that has not announced one.
 	PublicKey PublicKey
-	// Endpoint is where the peer was heard last; invalid when never.
+	// Endpoint is the address the peer was last heard from, or else the configured one; invalid when there is neither.
 	Endpoint netip.AddrPort
 	// HandshakeAge is the time since the last handshake; negative when there was none.
 	HandshakeAge time.Duration
-	// AnswerAge is the time since a probe came back through the tunnel; negative when none did, as with a peer that has
-	// no stack address.
+	// AnswerAge is the time since a probe was last answered through the tunnel; negative when none was, as with a peer
+	// that has no stack address.
 	AnswerAge time.Duration
 	// ReceivedBytes and SentBytes count WireGuard payload and overhead.
 	ReceivedBytes, SentBytes uint64
@@ -28,29 +28,29 @@ type PeerStatus struct {
 
 // Stats counts packets of all peers since New.
 type Stats struct {
-	// SentPackets and SentBytes are IP packets given to WireGuard, ReceivedPackets and ReceivedBytes those given to
-	// Receive; probes are not counted.
+	// SentPackets and SentBytes count IP packets given to WireGuard, ReceivedPackets and ReceivedBytes those given to
+	// Receive. Probes are not counted.
 	SentPackets, SentBytes, ReceivedPackets, ReceivedBytes uint64
-	// SentPartial are those of SentPackets whose checksum was left partial.
+	// SentPartial counts those of SentPackets whose checksum was left partial.
 	SentPartial uint64
-	// DropNoPeer: sent to an unknown peer or one without a key.
+	// DropNoPeer counts packets to an unknown peer or to one without a key.
 	DropNoPeer uint64
-	// DropNoSession: more than a few packets for a peer that does not answer handshakes.
+	// DropNoSession counts packets beyond the first few for a peer that does not answer handshakes.
 	DropNoSession uint64
-	// DropTooBig: datagrams that did not fit the path.
+	// DropTooBig counts datagrams that did not fit the path, and packets too large for any path.
 	DropTooBig uint64
-	// DropSpoofed: received with a source that is in no peer's prefixes.
+	// DropSpoofed counts received packets whose source is in no peer's prefixes.
 	DropSpoofed uint64
-	// DropForbidden: datagrams from inside the pods' or services' ranges.
+	// DropForbidden counts datagrams from a pod range or from an address that Options.Forbidden names.
 	DropForbidden uint64
-	// DropHandshakes: messages of handshakes that came too often, and AskedProof those of them that were answered with a
-	// cookie.
+	// DropHandshakes counts handshake messages that came too often, and AskedProof those of them that were answered
+	// with a cookie.
 	DropHandshakes, AskedProof uint64
-	// SendErrors: datagrams that the kernel refused for another reason than their size.
+	// SendErrors counts datagrams that the kernel refused for another reason than their size.
 	SendErrors uint64
 }
 
-// Stats gives the counts so far.
+// Stats returns the counts so far.
 func (m *Mesh) Stats() Stats {
 	c := &m.stats
 	s := Stats{
@@ -68,7 +68,7 @@ func (m *Mesh) Stats() Stats {
 	return s
 }
 
-// Status tells about all peers, sorted by name.
+// Status returns the state of all peers, sorted by name.
 func (m *Mesh) Status() []PeerStatus {
 	tab := m.table.Load()
 	sessions, err := m.sessions()

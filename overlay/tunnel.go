@@ -11,27 +11,28 @@ import (
 )
 
 const (
-	// paddingUnit is told to WireGuard as the device's MTU, which it uses for nothing but padding (device/send.go): it
-	// pads to 16 bytes, but never past the next multiple of the MTU. A real MTU would be one for all peers, and on a
-	// smaller path to one of them the padding would not fit. With 20, every packet up to a path MTU that is a multiple
-	// of 20, as 1500, 1400, 1280 and 9000 are, still fits when padded.
+	// paddingUnit is the device's MTU as WireGuard is told. WireGuard uses the MTU for nothing but padding
+	// (device/send.go): it pads to 16 bytes, but never past the next multiple of the MTU. A real MTU would be one for
+	// all peers, and on a smaller path to one of them the padding would not fit. With 20, every packet up to a path MTU
+	// that is a multiple of 20, as 1500, 1400, 1280 and 9000 are, still fits when padded.
 	paddingUnit = 20
-	// tunnelBatch is how many packets Read hands over at most.
+	// tunnelBatch is the most packets that one Read returns.
 	tunnelBatch = 128
-	// readEnough ends a Read early, so that encryption begins while the next superframe is cut.
+	// readEnough is how many packets end a Read early, so that encryption begins while the next superframe is cut.
 	readEnough = 40
 	// inflightMax bounds the packets inside WireGuard, each of which occupies 64 KiB there (its own queues would hold
 	// a hundred thousand), and thereby the delay they add: 2 to 3 ms at 3 Gb/s.
 	inflightMax = 768
-	// stagedMax is how many packets for a peer without a session WireGuard gets to keep until there is one, and
-	// stagedGrant how many more with every look of the prober.
+	// stagedMax is how many packets for a peer without a session are given to WireGuard, which keeps them until there
+	// is one. Every look of the prober allows stagedGrant more.
 	stagedMax   = 256
 	stagedGrant = 16
 	// maxInner is the largest packet that WireGuard's buffers hold with header, padding and tag.
 	maxInner = device.MaxContentSize - paddingUnit
 )
 
-// tunnel is the tun.Device of the Mesh: what WireGuard reads are superframes cut up, what it writes goes to Receive.
+// tunnel is the tun.Device of the Mesh. WireGuard reads from it the packets of superframes, and writes to it what goes
+// to Receive.
 type tunnel struct {
 	m      *Mesh
 	events chan tun.Event
@@ -41,7 +42,7 @@ type tunnel struct {
 	seg     packet.Segmenter
 	cur     entry
 	busy    bool // seg is at work on cur
-	counted bool // cur is in the counters
+	counted bool // cur's packets are counted in inflight
 	partial bool // cur's checksums stay partial
 }
 
@@ -49,7 +50,7 @@ var _ tun.Device = (*tunnel)(nil)
 
 func newTunnel(m *Mesh) *tunnel { return &tunnel{m: m, events: make(chan tun.Event)} }
 
-// Read implements tun.Device. A superframe that yields more packets than there are buffers goes on in the next Read.
+// Read implements tun.Device. A superframe with more packets than there are buffers goes on in the next Read.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n := 0
 	for n < len(bufs) && (t.busy || n < readEnough) {
@@ -74,7 +75,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, nil
 }
 
-// begin starts on cur, or drops it.
+// begin prepares cur to be cut, or drops it.
 func (t *tunnel) begin() {
 	var via *packet.Encap
 	if t.cur.wrap {
@@ -101,7 +102,7 @@ func (t *tunnel) begin() {
 	}
 }
 
-// cut fills buffers from the n-th on with packets of cur.
+// cut fills buffers from the n-th on with packets of cur, and returns how many buffers are full.
 func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
 	first, bytes := n, 0
 	for ; n < len(bufs); n++ {
@@ -124,17 +125,18 @@ func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
 	return n
 }
 
-// finish gives cur's buffer back.
+// finish ends work on cur, and returns its buffer to the ring.
 func (t *tunnel) finish() {
 	t.m.ring.release(t.cur.buf)
 	t.cur, t.busy = entry{}, false
 }
 
-// congested reports whether WireGuard has enough to do.
+// congested reports whether WireGuard holds as many packets as it may.
 func (m *Mesh) congested() bool { return m.inflight.Load() >= inflightMax }
 
-// noteSent takes n data packets off WireGuard's account. Packets that it drops by itself, and those it was given
-// without being counted, make the account drift: it is never below zero, and the prober resets one that is stuck.
+// noteSent subtracts n data packets that WireGuard sent from inflight. The count drifts, because WireGuard drops
+// packets by itself and sends some that were not counted. So the count stops at zero, and the prober resets a stuck
+// one.
 func (m *Mesh) noteSent(n int) {
 	if n == 0 {
 		return
@@ -148,8 +150,8 @@ func (m *Mesh) noteSent(n int) {
 	}
 }
 
-// Write implements tun.Device: bufs hold a batch of one peer. The slice of slices is used up, which WireGuard allows:
-// it fills it anew for every batch.
+// Write implements tun.Device: bufs hold a batch of one peer. Write changes the slice of slices, which is allowed
+// because WireGuard fills it anew for every batch.
 func (t *tunnel) Write(bufs [][]byte, offset int) (int, error) {
 	m := t.m
 	tab := m.table.Load()
@@ -197,7 +199,8 @@ func (m *Mesh) deliver(from *peer, packets [][]byte) {
 	m.o.Receive(from.id, packets)
 }
 
-// source reads the source address of an IP packet.
+// source returns the source address of an IP packet. It reports false for a packet that is too short, is not IP, or is
+// IPv6 with a mapped IPv4 address.
 func source(ip []byte) (a packet.Addr, ok bool) {
 	switch {
 	case len(ip) >= 20 && ip[0]>>4 == 4:
@@ -211,7 +214,7 @@ func source(ip []byte) (a packet.Addr, ok bool) {
 	return a, false
 }
 
-// File implements tun.Device; there is none.
+// File implements tun.Device. There is no file.
 func (t *tunnel) File() *os.File { return nil }
 
 // MTU implements tun.Device; see paddingUnit.

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// delta writes, in WireGuard's configuration protocol, the steps from one set of peers to another. Whatever an
-// address moves away from comes before what it moves to, and equal peers are not mentioned.
+// delta returns the steps from one set of peers to another, in WireGuard's configuration protocol. A prefix is taken
+// from its old peer before its new peer gets it. Peers that are equal are not mentioned.
 func delta(old, want map[PublicKey]Peer) string {
 	var away, to strings.Builder
 	for _, key := range sortedKeys(old) {
@@ -52,7 +52,7 @@ func sortedKeys(m map[PublicKey]Peer) []PublicKey {
 	return slices.SortedFunc(maps.Keys(m), func(a, b PublicKey) int { return bytes.Compare(a[:], b[:]) })
 }
 
-// session is what the device tells of a peer.
+// session is the device's state of one peer.
 type session struct {
 	endpoint  netip.AddrPort
 	handshake time.Time // zero: never
@@ -68,7 +68,7 @@ func (m *Mesh) sessions() (map[PublicKey]session, error) {
 	return parseSessions(buf.Bytes()), nil
 }
 
-// parseSessions reads the device's answer; unknown lines, the private key among them, are passed over.
+// parseSessions reads the device's answer. It skips lines that it does not need, the private key among them.
 func parseSessions(text []byte) map[PublicKey]session {
 	all := make(map[PublicKey]session)
 	var key PublicKey

@@ -1,11 +1,11 @@
 // Package gate keeps floods of handshakes from WireGuard.
 //
-// A handshake costs its receiver an elliptic curve's multiplication, 50 to 100 us, before anything is known of who
-// sends it, and anybody who knows the node's public key can ask for one. WireGuard asks for proof of the sender's
-// address (a cookie) only when its queue is long; until then the processors are busy with nothing else. So handshakes
-// come through a gate first, where they are charged to whoever sends them: the address of a peer has a rate of its own,
-// all others together another, which no address may have alone. What exceeds them needs proof; it is answered with a
-// cookie, which costs 8 us and is limited, too.
+// A handshake costs its receiver a multiplication on an elliptic curve, 50 to 100 us, before the receiver knows who
+// sent it, and anybody who knows the node's public key can send one. WireGuard asks for proof of the sender's address
+// (a cookie) only when its queue is long; until then handshakes keep the processors busy. So handshakes pass a gate
+// first, which charges them to the address that they come from. Each address of a peer has a rate of its own. All other
+// addresses share a rate, and no address may use it alone. A handshake above these rates needs proof: the gate answers
+// it with a cookie, which costs 8 us and is limited, too.
 package gate
 
 import (
@@ -20,21 +20,22 @@ import (
 )
 
 const (
-	// peerRate is for each address of a peer, and strangerRate for each other one; peerCookies and strangerCookies are for
-	// answers. Somebody may send in a peer's name: its own handshakes come through when one of its many tries gets a
-	// cookie.
+	// All rates are per second. peerRate is how many handshakes pass from each address of a peer, and strangerRate from
+	// each other address. peerCookies and strangerCookies are how many are answered with a cookie. peerCookies is large
+	// because somebody may send in a peer's name: the peer's own handshakes pass once one of its tries gets a cookie.
 	peerRate, strangerRate       = 20, 20
 	peerCookies, strangerCookies = 2000, 20
-	// strangersRate and provenRate are for all others together, without and with proof of their address.
+	// strangersRate is for all addresses of strangers together, without proof; provenRate is for all handshakes with
+	// proof of their address.
 	strangersRate, provenRate = 200, 1000
-	// strangerBuckets is how many rates there are for other addresses, which share them by chance.
+	// strangerBuckets is how many rates there are for addresses of strangers. A hash assigns an address to one of them.
 	strangerBuckets = 256
 )
 
-// rate lets through so many a second, and as many as in half of one at once. It is used by one goroutine at a time.
+// rate allows a number of messages a second, and at once as many as in half a second. One goroutine at a time uses it.
 type rate struct {
-	each time.Duration // what one costs
-	paid time.Duration // until when is paid for what came through
+	each time.Duration // the time between two messages at this rate
+	paid time.Duration // the messages that passed have used the rate up to this time
 }
 
 func perSecond(n int) rate { return rate{each: time.Second / time.Duration(n)} }
@@ -48,13 +49,13 @@ func (r *rate) allow(now time.Duration) bool {
 	return true
 }
 
-// charges are the rates of an address.
+// charges are the rates of one address.
 type charges struct{ pass, cookies rate }
 
-// Gate decides which handshakes WireGuard gets to see. Admit is called by one goroutine at a time, the others by any.
+// Gate decides which handshakes reach WireGuard. One goroutine at a time may call Admit, any number the other methods.
 type Gate struct {
 	checker device.CookieChecker
-	now     func() time.Duration // since some time more than a second ago
+	now     func() time.Duration // never less than a second, so that every rate begins unused
 	seed    maphash.Seed
 	mu      sync.Mutex // guards changes of peers
 	peers   atomic.Pointer[map[netip.Addr]*charges]
@@ -65,7 +66,7 @@ type Gate struct {
 	refused, asked atomic.Uint64
 }
 
-// New makes the Gate of the node with that public key.
+// New makes the Gate of the node whose public key is own.
 func New(own [32]byte) *Gate {
 	start := time.Now().Add(-time.Second)
 	g := &Gate{
@@ -79,7 +80,8 @@ func New(own [32]byte) *Gate {
 	return g
 }
 
-// SetPeers has where tell where peers are, or may be.
+// SetPeers makes the addresses that where returns those of peers. Addresses that were peers' already keep their rates.
+// where is called with a lock held, so that the last call of SetPeers sets the newest addresses.
 func (g *Gate) SetPeers(where func() []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -95,19 +97,19 @@ func (g *Gate) SetPeers(where func() []netip.Addr) {
 	g.peers.Store(&now)
 }
 
-// Stats are counters since New.
+// Stats counts handshake messages since New.
 type Stats struct {
-	// Refused is how many messages WireGuard did not get to see, and Asked how many of them were answered with a cookie.
+	// Refused is how many messages did not reach WireGuard, and Asked how many of them were answered with a cookie.
 	Refused, Asked uint64
 }
 
-// Stats gives the counts so far.
+// Stats returns the counts so far.
 func (g *Gate) Stats() Stats {
 	asked := g.asked.Load()
 	return Stats{Refused: g.refused.Load() + asked, Asked: asked}
 }
 
-// Messages of handshakes, by type, and where their parts are (WireGuard paper, 5.4).
+// Types of handshake messages, and where their parts are, in bytes (WireGuard paper, 5.4).
 const (
 	initiationMessage, responseMessage, cookieMessage = 1, 2, 3
 
@@ -115,8 +117,8 @@ const (
 	cookieReplyLen   = 64
 )
 
-// Admit decides about a message that is no data. One that WireGuard does not get to see may be answered. Both are
-// borrowed.
+// Admit reports whether a message that is not data may pass to WireGuard. For one that may not, answer is the datagram
+// to send back, nil for none. Admit does not keep msg; answer belongs to the caller.
 func (g *Gate) Admit(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
 	now, addr := g.now(), from.Addr().Unmap()
 	who, known := (*g.peers.Load())[addr]
@@ -133,7 +135,8 @@ func (g *Gate) Admit(msg []byte, from netip.AddrPort) (pass bool, answer []byte)
 	return false, nil
 }
 
-// prove looks for a proof that the sender gets what is sent to its address, and asks for one where there is none.
+// prove admits msg when it holds proof that the sender receives at its address. Without proof it returns a request for
+// one (a cookie), as far as the rates allow. msg is an initiation or a response.
 func (g *Gate) prove(who *charges, msg []byte, from netip.AddrPort, now time.Duration) (pass bool, answer []byte) {
 	source, _ := from.MarshalBinary()
 	if [macLen]byte(msg[len(msg)-macLen:]) != [macLen]byte{} && g.checker.CheckMAC2(msg, source) {
@@ -154,7 +157,8 @@ func (g *Gate) prove(who *charges, msg []byte, from netip.AddrPort, now time.Dur
 	return false, nil
 }
 
-// stranger is what an address has, or of the 64 bits of one that a subscriber has at least.
+// stranger returns the rates of an address that is no peer's. All IPv6 addresses of one /64 have the same rates, since
+// a subscriber has at least a /64.
 func (g *Gate) stranger(a netip.Addr) *charges {
 	if a.Is6() {
 		p, _ := a.WithZone("").Prefix(64)

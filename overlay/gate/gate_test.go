@@ -10,7 +10,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 )
 
-// stopped is a Gate whose clock stands still, until it is moved.
+// stopped returns a Gate whose clock stands still until the test moves it.
 func stopped(own [32]byte) (g *Gate, clock *time.Duration) {
 	g, clock = New(own), new(time.Duration)
 	*clock = time.Second
@@ -18,7 +18,7 @@ func stopped(own [32]byte) (g *Gate, clock *time.Duration) {
 	return g, clock
 }
 
-// passed is how many of n handshakes from an address pass.
+// passed sends msg n times from an address and returns how many pass.
 func (g *Gate) passed(n int, from string, msg []byte) (passed int) {
 	for range n {
 		if pass, _ := g.Admit(msg, netip.MustParseAddrPort(from)); pass {
@@ -28,7 +28,7 @@ func (g *Gate) passed(n int, from string, msg []byte) (passed int) {
 	return passed
 }
 
-// apart gives n addresses of strangers that share no rate with one another.
+// apart returns n addresses of strangers that share no rate with one another.
 func (g *Gate) apart(n int) (all []string) {
 	used := map[*charges]bool{}
 	for a := netip.MustParseAddr("203.0.113.1"); len(all) < n; a = a.Next() {
@@ -50,14 +50,14 @@ func TestGateCharges(t *testing.T) {
 	g, clock := stopped([32]byte{1})
 	peer, msg := netip.MustParseAddr("192.0.2.1"), initiation()
 	g.SetPeers(func() []netip.Addr { return []netip.Addr{peer} })
-	// One address cannot have what is for all strangers.
+	// One address cannot use the rate of all strangers.
 	if n := g.passed(1000, "203.0.113.1:1", msg); n != strangerRate/2 {
 		t.Errorf("%d of a stranger's pass at once", n)
 	}
 	if n := g.passed(1000, "203.0.113.1:2", msg); n != 0 {
 		t.Errorf("%d more pass from another port", n)
 	}
-	// All strangers together leave the peer alone.
+	// All strangers together do not use the peer's rate.
 	all := 0
 	for i := range byte(250) {
 		all += g.passed(10, netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, i}), 1).String(), msg)
@@ -75,18 +75,19 @@ func TestGateCharges(t *testing.T) {
 	if n := g.passed(100, "203.0.113.1:1", msg); n != strangerRate/10 {
 		t.Errorf("%d of a stranger's pass after a tenth of a second", n)
 	}
-	// A peer that moves keeps what it has used; one that left is a stranger.
+	// A peer's rate does not begin anew when another peer comes.
 	g.SetPeers(func() []netip.Addr { return []netip.Addr{peer, netip.MustParseAddr("192.0.2.2")} })
 	if n := g.passed(100, "192.0.2.1:51820", msg); n != 0 {
 		t.Errorf("%d pass because another peer came", n)
 	}
-	// The addresses of one IPv6 network are one.
+	// The addresses of one IPv6 network share a rate.
 	if n := g.passed(100, "[2001:db8::1]:1", msg) + g.passed(100, "[2001:db8::2]:1", msg); n > strangerRate/2 {
 		t.Errorf("%d of one network pass", n)
 	}
 }
 
-// What exceeds is asked for proof of its address, and passes with it; the proof is WireGuard's own (paper, 5.4.7).
+// A sender above its rate is asked for proof of its address, and passes with it. The proof is WireGuard's own (paper,
+// 5.4.7).
 func TestGateProof(t *testing.T) {
 	key := [32]byte{2}
 	g, _ := stopped(key)

@@ -1,5 +1,5 @@
-// Package overlaytest is an underlay in memory: several Meshes in one process talk over it, and the test decides
-// what it loses, delays, reorders or refuses to carry.
+// Package overlaytest is an underlay in memory, over which several Meshes in one process talk. A test decides which
+// datagrams the underlay loses, delays, reorders or refuses to carry.
 package overlaytest
 
 import (
@@ -14,9 +14,9 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// Impairment is what happens to datagrams in one direction. The zero value carries everything at once, in order.
+// Impairment says what happens to datagrams in one direction. The zero value carries everything at once, in order.
 type Impairment struct {
-	// Loss, Reorder and Duplicate are probabilities, 0 to 1. A reordered datagram comes Delay+Late after it was sent.
+	// Loss, Reorder and Duplicate are probabilities, 0 to 1. A reordered datagram arrives Delay+Late after it was sent.
 	Loss, Reorder, Duplicate float64
 	Delay, Late              time.Duration
 	// MTU is the largest IP packet in bytes that is carried; larger ones vanish without a word. 0: any.
@@ -28,7 +28,7 @@ type Impairment struct {
 // Underlay connects Binds.
 type Underlay struct {
 	mu sync.Mutex // guards all below
-	// rnd decides what is impaired; seeded, so that a test repeats.
+	// rnd decides which datagrams are impaired. It is seeded, so that a test repeats.
 	rnd    *rand.Rand
 	binds  map[netip.AddrPort]*Bind
 	links  map[[2]netip.Addr]Impairment
@@ -46,7 +46,7 @@ type Datagram struct {
 	Payload  []byte
 }
 
-// New makes an underlay whose chances are drawn from seed.
+// New makes an underlay whose random decisions follow from seed.
 func New(seed uint64) *Underlay {
 	u := &Underlay{
 		rnd:   rand.New(rand.NewPCG(seed, seed)),
@@ -58,13 +58,13 @@ func New(seed uint64) *Underlay {
 	return u
 }
 
-// Close ends the underlay; what is delayed is lost.
+// Close ends the underlay. Delayed datagrams are lost.
 func (u *Underlay) Close() {
 	close(u.stop)
 	u.done.Wait()
 }
 
-// Impair sets what happens from one address to another from now on.
+// Impair sets what happens from now on to datagrams from one address to another.
 func (u *Underlay) Impair(from, to netip.Addr, i Impairment) {
 	u.mu.Lock()
 	u.links[[2]netip.Addr{from, to}] = i
@@ -78,15 +78,14 @@ func (u *Underlay) Capture(f func(Datagram)) {
 	u.mu.Unlock()
 }
 
-// Inject delivers payload to whoever listens at to, as if from had sent it.
+// Inject delivers payload to the Bind at to, as if from had sent it. The underlay keeps payload.
 func (u *Underlay) Inject(from, to netip.AddrPort, payload []byte) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.deliverLocked(parcel{from: from, to: to, payload: payload})
 }
 
-// Bind makes a conn.Bind at addr, to be given to one Mesh. A later one at the same address takes over, as a
-// restarted agent does.
+// Bind makes a conn.Bind at addr for one Mesh. A later Bind at the same address replaces it, as a restarted agent does.
 func (u *Underlay) Bind(addr netip.AddrPort) *Bind {
 	return &Bind{u: u, addr: addr}
 }
@@ -94,7 +93,7 @@ func (u *Underlay) Bind(addr netip.AddrPort) *Bind {
 // parcel is a datagram under way.
 type parcel struct {
 	from, to netip.AddrPort
-	payload  []byte // ours
+	payload  []byte // owned by the underlay
 	due      time.Time
 	serial   uint64
 }
@@ -155,7 +154,7 @@ func (u *Underlay) send(from, to netip.AddrPort, payload []byte) {
 	}
 }
 
-// deliverLocked puts p into the receiver's queue, which drops when full, as a socket does.
+// deliverLocked puts p into the receiver's queue. A full queue drops p, as a socket does.
 func (u *Underlay) deliverLocked(p parcel) {
 	b := u.binds[p.to]
 	if b == nil {
@@ -167,7 +166,7 @@ func (u *Underlay) deliverLocked(p parcel) {
 	}
 }
 
-// run delivers what was delayed.
+// run delivers delayed datagrams when they are due.
 func (u *Underlay) run() {
 	defer u.done.Done()
 	timer := time.NewTimer(time.Hour)

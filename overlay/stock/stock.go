@@ -1,5 +1,5 @@
-// Package stock runs an unmodified wireguard-go device on a kernel TUN: the far end that proves Tapestry speaks
-// WireGuard, and the yardstick its tunnel is measured against.
+// Package stock runs an unmodified wireguard-go device on a kernel TUN. Tests use it as the far end, to prove that
+// Tapestry speaks WireGuard, and benchmarks compare Tapestry's tunnel with it.
 package stock
 
 import (
@@ -20,7 +20,7 @@ import (
 
 // Config describes the device.
 type Config struct {
-	// Name of the TUN interface that is created; it vanishes when Run returns.
+	// Name is the name of the TUN interface that Run creates. The interface vanishes when Run returns.
 	Name       string
 	PrivateKey overlay.PrivateKey
 	// ListenPort is the UDP port; 0: any.
@@ -28,8 +28,8 @@ type Config struct {
 	Peers      []Peer
 	// MTU in bytes of the TUN interface; 0: 1420.
 	MTU int
-	// Ready is called once the interface exists and the port is bound. Its addresses and routes, and its being up, are
-	// the caller's to set. nil: nobody is told.
+	// Ready is called once the interface exists and the port is bound. The caller sets the interface's addresses and
+	// routes, and sets it up. nil: nothing is called.
 	Ready func(Device)
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
@@ -38,12 +38,12 @@ type Config struct {
 // Peer is one [Peer] section of wg(8)'s configuration.
 type Peer struct {
 	PublicKey overlay.PublicKey
-	// Endpoint may be invalid: wait until the peer speaks first.
+	// Endpoint may be invalid: the device then waits until the peer speaks first.
 	Endpoint   netip.AddrPort
 	AllowedIPs []netip.Prefix
 }
 
-// Device tells what Run made.
+// Device describes the device that Run made.
 type Device struct {
 	// Name is the interface's real name.
 	Name string
@@ -103,7 +103,7 @@ func run(ctx context.Context, c Config, t tun.Device) error {
 	}
 }
 
-// text is the configuration without the key, in the device's protocol.
+// text returns the configuration without the private key, in the device's configuration protocol.
 func (c Config) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "listen_port=%d\n", c.ListenPort)

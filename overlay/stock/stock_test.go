@@ -38,7 +38,7 @@ func udp(src, dst netip.Addr, n int) []byte {
 	return ip
 }
 
-// The unmodified device is the oracle: what it decrypts is what we sent, and the other way round.
+// The unmodified device decrypts what a Mesh sent, and the Mesh what the device sent.
 func TestInteroperates(t *testing.T) {
 	ours, theirs := overlay.NewPrivateKey(), overlay.NewPrivateKey()
 	got := make(chan []byte, 64)

@@ -20,20 +20,22 @@ import (
 
 // Options configure a Bind.
 type Options struct {
-	// Socket is a bound UDP socket. The Bind works on a duplicate, the file stays the caller's and has to stay open as
+	// Socket is a bound UDP socket. The Bind works on a duplicate. The caller still owns the file, and keeps it open as
 	// long as the Bind may be opened.
 	Socket *os.File
-	// Forbidden says which source addresses datagrams are not taken from; nil: none. Called for every batch.
+	// Forbidden reports whether datagrams from an address are dropped; nil: none are. It is called for every received
+	// message, and must not block.
 	Forbidden func(netip.Addr) bool
-	// Admit says whether WireGuard gets to see a datagram that is no data, and what it is answered with, nil for nothing;
-	// both are borrowed until the next call. It is called by one goroutine at a time, and must not block; nil admits all.
+	// Admit reports whether a datagram that is not data may pass to WireGuard, and returns what it is answered with,
+	// nil for nothing. The datagram is borrowed until Admit returns, the answer until the next call. One goroutine at a
+	// time calls Admit, which must not block. nil: all pass.
 	Admit func(datagram []byte, from netip.AddrPort) (pass bool, answer []byte)
-	// TooBig hears that a datagram to dst did not fit the path the kernel knows of. It must not block.
+	// TooBig is called when a datagram to dst did not fit the path MTU that the kernel knows. It must not block.
 	TooBig func(dst netip.AddrPort)
-	// Sent hears, after the system call, how many data messages were taken off WireGuard's hands.
+	// Sent is called at the end of each Send with how many data messages it was given, keepalives not counted.
 	Sent func(messages int)
-	// NoGSO hands the kernel every datagram by itself, NoGRO takes them so: for a kernel or device that coalesces wrongly.
-	// A kernel that knows neither needs no telling.
+	// NoGSO sends every datagram to the kernel by itself, and NoGRO receives every datagram by itself: for a kernel or
+	// device that segments or coalesces wrongly. Neither is needed for a kernel without UDP_SEGMENT or UDP_GRO.
 	NoGSO, NoGRO bool
 	// Logger gets at most one line in ten seconds about failing sends.
 	Logger *slog.Logger
@@ -41,19 +43,19 @@ type Options struct {
 
 // Counters count datagrams.
 type Counters struct {
-	// Forbidden came from a source that Options.Forbidden refuses.
+	// Forbidden counts datagrams from a source that Options.Forbidden refuses.
 	Forbidden uint64
-	// TooBig did not fit the path; Failed were refused by the kernel for another reason.
+	// TooBig counts datagrams that did not fit the path, Failed those that the kernel refused for another reason.
 	TooBig, Failed uint64
 }
 
-// Bind is a conn.Bind on one UDP socket of either family; a socket for both takes IPv4 as mapped addresses. Send may
-// be called concurrently.
+// Bind is a conn.Bind on one UDP socket of either family. A socket for both families uses mapped addresses for IPv4.
+// Send may be called concurrently.
 type Bind struct {
 	o    Options
 	file *os.File // the caller's
 	port uint16
-	is6  bool // IPv4 goes as mapped addresses
+	is6  bool // an IPv6 socket, which uses mapped addresses for IPv4
 
 	mu   sync.Mutex // guards sock against Open and Close
 	sock atomic.Pointer[socket]
@@ -70,14 +72,14 @@ type Bind struct {
 
 // socket is one opening of the Bind.
 type socket struct {
-	file *os.File // our duplicate, in the runtime's poller
+	file *os.File // the Bind's duplicate, in the runtime's poller
 	raw  syscall.RawConn
 	is6  bool
 }
 
 var _ conn.Bind = (*Bind)(nil)
 
-// New makes a Bind; the socket is used from Open on.
+// New makes a Bind. It uses the socket from Open on.
 func New(o Options) (*Bind, error) {
 	if o.Socket == nil {
 		return nil, errors.New("underlay: no socket")
@@ -90,12 +92,12 @@ func New(o Options) (*Bind, error) {
 	return b, err
 }
 
-// Counters gives the counts so far.
+// Counters returns the counts so far.
 func (b *Bind) Counters() Counters {
 	return Counters{Forbidden: b.forbidden.Load(), TooBig: b.tooBig.Load(), Failed: b.failed.Load()}
 }
 
-// localAddr gives the port the socket is bound to and whether it is an IPv6 socket.
+// localAddr returns the port that the socket is bound to, and whether it is an IPv6 socket.
 func (b *Bind) localAddr() (port uint16, is6 bool, err error) {
 	rc, err := b.file.SyscallConn()
 	if err != nil {
@@ -123,7 +125,7 @@ func (b *Bind) localAddr() (port uint16, is6 bool, err error) {
 	return port, is6, nil
 }
 
-// Open implements conn.Bind. The port is the socket's, whatever is asked for.
+// Open implements conn.Bind. It ignores the port asked for and returns the socket's.
 func (b *Bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,10 +151,10 @@ func (b *Bind) duplicate() (*socket, error) {
 	err = rc.Control(func(old uintptr) {
 		if fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); derr == nil {
 			tune(fd)
-			if b.o.NoGRO { // the socket may be older than that decision
+			if b.o.NoGRO { // the socket may come from an agent that used GRO
 				derr = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 0)
 				if errors.Is(derr, unix.ENOPROTOOPT) {
-					derr = nil // before Linux 5.0 there is none
+					derr = nil // Linux before 5.0 has no UDP_GRO
 				}
 			}
 			derr = errors.Join(derr, unix.SetNonblock(fd, true))
@@ -173,7 +175,7 @@ func (b *Bind) duplicate() (*socket, error) {
 	return &socket{file: f, raw: raw}, nil
 }
 
-// Close implements conn.Bind: it ends a waiting receive. The caller's socket stays open.
+// Close implements conn.Bind. It ends a waiting receive. The caller's socket stays open.
 func (b *Bind) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -208,7 +210,7 @@ func (b *Bind) ParseEndpoint(s string) (conn.Endpoint, error) {
 	return b.endpoint(ap), nil
 }
 
-// logSendError tells of one failed send in ten seconds; the rest is in the counters.
+// logSendError logs one failed send in ten seconds. The counters count all.
 func (b *Bind) logSendError(dst netip.AddrPort, err error) {
 	now := time.Now().UnixNano()
 	last := b.lastLog.Load()
@@ -218,5 +220,5 @@ func (b *Bind) logSendError(dst netip.AddrPort, err error) {
 	b.o.Logger.Warn("cannot send WireGuard datagrams", "to", dst, "err", err)
 }
 
-// Port is the UDP port the socket is bound to.
+// Port returns the UDP port the socket is bound to.
 func (b *Bind) Port() uint16 { return b.port }

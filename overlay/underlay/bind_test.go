@@ -103,8 +103,8 @@ func repeat(size, n int) (s []int) {
 	return s
 }
 
-// Datagrams come out one by one as they went in, however the kernel was asked to bundle them and whatever segment
-// size the receiver expected.
+// Datagrams arrive one by one as they were sent, however the kernel was asked to bundle them and whatever segment size
+// the receiver expected.
 func TestRoundTrip(t *testing.T) {
 	for name, o := range map[string]Options{
 		"bundled": {}, "no gso": {NoGSO: true}, "no gro": {NoGRO: true}, "neither": {NoGSO: true, NoGRO: true},
@@ -154,7 +154,7 @@ func roundTrip(t *testing.T, a, b opened) {
 	}
 }
 
-// The kernel is asked for nothing that is switched off, on a socket, too, that an earlier agent has used with it.
+// NoGSO and NoGRO switch off bundling, also on a socket on which an earlier agent used it.
 func TestSwitchedOff(t *testing.T) {
 	for _, off := range []bool{false, true} {
 		sock, err := OpenSocket(0)
@@ -176,7 +176,7 @@ func TestSwitchedOff(t *testing.T) {
 	}
 }
 
-// More segments in one message than a group has buffers: newer kernels send up to 128.
+// A message may have more segments than a group has buffers, since newer kernels send up to 128.
 func TestReceiveManySegments(t *testing.T) {
 	for _, guess := range []int{50, 1 << 16, 33} {
 		r := newReceiver(&Bind{endpoints: map[way]*endpoint{}}, nil)
@@ -190,7 +190,7 @@ func TestReceiveManySegments(t *testing.T) {
 			want = append(want, byte(i/50*3+i))
 		}
 		r.lay(bufs)
-		rest := want // as the kernel would scatter it
+		rest := want // scattered as the kernel does it
 		for _, v := range r.iovs[0][:r.msgs[0].Iovlen] {
 			n := min(len(rest), int(v.Len))
 			copy(bytesAt(v), rest[:n])
@@ -238,7 +238,7 @@ func TestForbiddenSource(t *testing.T) {
 	}
 }
 
-// What does not fit is counted and told, and does not stop the rest of the batch.
+// A datagram that does not fit is counted and reported to TooBig, and does not stop the rest of the batch.
 func TestTooBig(t *testing.T) {
 	var told atomic.Pointer[netip.AddrPort]
 	var sent atomic.Int64
@@ -259,7 +259,7 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// Closing ends the receiver (open checks that) and leaves the caller's socket alone, for the next Bind to use.
+// Close ends the receiver, which open checks, and leaves the caller's socket open for the next Bind.
 func TestCloseKeepsTheSocket(t *testing.T) {
 	sock, err := OpenSocket(0)
 	if err != nil {
@@ -275,7 +275,7 @@ func TestCloseKeepsTheSocket(t *testing.T) {
 	if err := b.Send(datagrams(10), to); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("send after close: %v", err)
 	}
-	if err := far.Send(datagrams(77), to); err != nil { // nobody receives, the socket keeps it
+	if err := far.Send(datagrams(77), to); err != nil { // without a receiver the socket keeps it
 		t.Fatal(err)
 	}
 	again := open(t, Options{Socket: sock})
@@ -337,7 +337,7 @@ func BenchmarkSend(b *testing.B) {
 	}
 }
 
-// receiving is a Bind whose receive function is called by hand, with WireGuard's buffers.
+// receiving is a Bind whose receive function the test calls, with buffers of WireGuard's size.
 type receiving struct {
 	*Bind
 	fn    conn.ReceiveFunc
@@ -385,8 +385,8 @@ func (r *receiving) receive(t testing.TB, n int) {
 	}
 }
 
-// BenchmarkReceive is batches of n datagrams out of the socket, which holds them already. Sending them is not in the
-// figures: it is timed by hand, since stopping the benchmark's timer costs more than receiving does.
+// BenchmarkReceive measures receiving batches of n datagrams that the socket holds already. The figures do not contain
+// the sending. Only receiving is timed, by hand, since stopping the benchmark's timer costs more than receiving.
 func BenchmarkReceive(b *testing.B) {
 	for _, n := range []int{1, 44, 128} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -418,7 +418,7 @@ func TestReceiveAllocatesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		z.receive(t, 44)
-	}); n > 1 { // sending is in it: see TestSendAllocatesNothing
+	}); n > 1 { // this includes sending: see TestSendAllocatesNothing
 		t.Errorf("%v allocations for a batch of 44", n)
 	}
 }
@@ -430,7 +430,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 		if err := a.Send(bufs, to); err != nil {
 			t.Fatal(err)
 		}
-	}); n > 1 { // the race detector has sync.Pool lose some of what it is given
+	}); n > 1 { // under the race detector sync.Pool drops some of its objects
 		t.Errorf("%v allocations for a batch of 44", n)
 	}
 }

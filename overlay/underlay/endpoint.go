@@ -9,16 +9,17 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// maxEndpoints bounds how many addresses are kept: anyone can send from ever new ones.
+// maxEndpoints is how many endpoints are kept at most, since anybody can send from ever new addresses.
 const maxEndpoints = 4096
 
-// way names an endpoint: a far address, and the address of ours that it wrote to, invalid where it did not.
+// way identifies an endpoint: a far address, and the address of this host that it wrote to, invalid when it has not
+// written.
 type way struct {
 	ap    netip.AddrPort // IPv4 unmapped
 	local netip.Addr
 }
 
-// endpoint is a far address, made once per way and never changed but for what is known of its source.
+// endpoint is a far address. There is one per way. Only its source changes.
 type endpoint struct {
 	ap     netip.AddrPort // IPv4 unmapped
 	v4     unix.RawSockaddrInet4
@@ -28,11 +29,11 @@ type endpoint struct {
 
 var _ conn.Endpoint = (*endpoint)(nil)
 
-// endpoint is that of a far address which is written to from whatever address of ours the route has.
+// endpoint returns the endpoint of a far address to which datagrams leave from the address that the route chooses.
 func (b *Bind) endpoint(ap netip.AddrPort) *endpoint { return b.endpointAt(ap, netip.Addr{}) }
 
-// endpointAt is that of a far address which wrote to local. It is interned, so that a datagram from a known address
-// allocates nothing.
+// endpointAt returns the endpoint of a far address that wrote to local. Endpoints are kept, so that a datagram from a
+// known address allocates nothing.
 func (b *Bind) endpointAt(ap netip.AddrPort, local netip.Addr) *endpoint {
 	w := way{netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), local}
 	b.epMu.Lock()
@@ -42,7 +43,7 @@ func (b *Bind) endpointAt(ap netip.AddrPort, local netip.Addr) *endpoint {
 		return e
 	}
 	if len(b.endpoints) >= maxEndpoints {
-		clear(b.endpoints) // those in use stay alive with their peers
+		clear(b.endpoints) // WireGuard's peers still refer to theirs
 	}
 	e := newEndpoint(w.ap)
 	e.source.init(local)
@@ -72,7 +73,8 @@ func newEndpoint(ap netip.AddrPort) *endpoint {
 	return e
 }
 
-// sockaddr gives the raw address for a socket of the given family; nil when such a socket cannot reach it.
+// sockaddr returns the raw address, and its length in bytes, for a socket of the given family; nil when such a socket
+// cannot reach e.
 func (e *endpoint) sockaddr(is6 bool) (*byte, uint32) {
 	switch {
 	case is6:
@@ -83,7 +85,7 @@ func (e *endpoint) sockaddr(is6 bool) (*byte, uint32) {
 	return nil, 0
 }
 
-// addrPort reads what recvmmsg stored; invalid for a family that is not ours.
+// addrPort returns the address that recvmmsg stored; invalid for another family than IPv4 and IPv6.
 func addrPort(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	switch sa.Family {
 	case unix.AF_INET:
@@ -126,7 +128,7 @@ func (e *endpoint) DstIP() netip.Addr { return e.ap.Addr() }
 // DstToString implements conn.Endpoint.
 func (e *endpoint) DstToString() string { return e.ap.String() }
 
-// DstToBytes implements conn.Endpoint; WireGuard's cookies are bound to it.
+// DstToBytes implements conn.Endpoint. WireGuard binds its cookies to these bytes.
 func (e *endpoint) DstToBytes() []byte {
 	b, _ := e.ap.MarshalBinary()
 	return b

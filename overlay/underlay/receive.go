@@ -10,16 +10,17 @@ import (
 )
 
 const (
-	// groups is how many messages one call takes; each may be maxSegments coalesced datagrams.
+	// groups is how many messages one system call receives; each may be maxSegments coalesced datagrams.
 	groups = conn.IdealBatchSize / maxSegments
-	// controlLen holds the UDP_GRO control message, with room for one that somebody else enabled on the socket.
+	// controlLen is the room in bytes for control messages: UDP_GRO, the local address, and one that somebody else
+	// enabled on the socket.
 	controlLen = 128
 )
 
-// receiver is the receiving side of one opening of the Bind; used by one goroutine.
+// receiver is the receiving side of one opening of the Bind. One goroutine uses it.
 //
-// The kernel scatters each coalesced message over WireGuard's buffers, one datagram each, which works when the
-// segment size is guessed right: it is the last one seen. A wrong guess is put straight by one copy through stash.
+// The kernel scatters each coalesced message over WireGuard's buffers, one datagram in each, when the receiver guesses
+// the segment size right. The guess is the last size seen. After a wrong guess the datagrams are copied through stash.
 type receiver struct {
 	b    *Bind
 	sock *socket
@@ -29,7 +30,7 @@ type receiver struct {
 	names [groups]unix.RawSockaddrInet6
 	ctls  [groups][controlLen]byte
 	stash [groups]stash
-	guess int // segment size in bytes that lay counts on
+	guess int // segment size in bytes that lay assumed
 	seen  int // the latest size seen; the next guess
 
 	last    *endpoint // of the last datagram
@@ -52,7 +53,7 @@ type stash struct {
 func newReceiver(b *Bind, sock *socket) *receiver {
 	r := &receiver{b: b, sock: sock, seen: 1 << 16}
 	r.try = func(fd uintptr) bool {
-		// Raw, as in send.
+		// The call is raw for the reason given in newSender.
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(r.used),
 			unix.MSG_DONTWAIT, 0, 0)
 		r.got, r.errno = int(n), errno
@@ -61,7 +62,8 @@ func newReceiver(b *Bind, sock *socket) *receiver {
 	return r
 }
 
-// receive is the conn.ReceiveFunc. WireGuard ends a receiver that returns errors, so only the end is one.
+// receive is the conn.ReceiveFunc. WireGuard stops calling it after errors, so it returns one only when the Bind
+// closed.
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	clear(sizes[:len(bufs)])
 	if n := r.drain(bufs, sizes, eps); n > 0 {
@@ -91,7 +93,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 	}
 }
 
-// screen takes out what is not admitted: WireGuard skips empty datagrams.
+// screen empties datagrams that are not admitted, because WireGuard skips empty ones.
 func (r *receiver) screen(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 	if r.b.o.Admit == nil {
 		return
@@ -111,7 +113,7 @@ func (r *receiver) screen(bufs [][]byte, sizes []int, eps []conn.Endpoint) {
 	}
 }
 
-// answer sends a datagram unless the socket has no room.
+// answer sends a datagram, and drops it when the socket has no room.
 func (r *receiver) answer(b []byte, to *endpoint) {
 	var msg unix.Msghdr
 	iov := unix.Iovec{Base: unsafe.SliceData(b)}
@@ -127,7 +129,8 @@ func (r *receiver) answer(b []byte, to *endpoint) {
 	})
 }
 
-// lay points the messages' vectors into bufs, guess bytes of each, and the last one whole, so that nothing is cut off.
+// lay points the messages' vectors into bufs: the first guess bytes of each buffer, and the whole of each group's last
+// one, so that nothing is cut off.
 func (r *receiver) lay(bufs [][]byte) {
 	r.used, r.guess = 0, r.seen
 	for i := range r.msgs {
@@ -158,7 +161,8 @@ func (r *receiver) lay(bufs [][]byte) {
 	}
 }
 
-// take gives out message i, which lies in bufs; it returns how many of bufs are to be looked at.
+// take sets sizes and eps for the datagrams of message i, which lies in bufs. It returns how many of bufs the caller
+// has to look at.
 func (r *receiver) take(i int, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	m := &r.msgs[i]
 	total := int(m.n)
@@ -184,7 +188,7 @@ func (r *receiver) take(i int, bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 		sizes[n], eps[n] = size, from
 		left -= size
 	}
-	if n == len(bufs) && sizes[n-1] > segment { // more segments than buffers: what the last one holds is cut later
+	if n == len(bufs) && sizes[n-1] > segment { // more segments than buffers: the last buffer holds several
 		n--
 		st := r.room(i)
 		st.rest = append(st.buf[:0], bufs[n][:sizes[n]]...)
@@ -195,7 +199,7 @@ func (r *receiver) take(i int, bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 	return n
 }
 
-// restash copies message i out of the buffers it was scattered over, and guesses better from now on.
+// restash copies message i out of the buffers that it was scattered over into stash, and corrects the next guess.
 func (r *receiver) restash(i int, bufs [][]byte, total, segment int, from *endpoint) {
 	st := r.room(i)
 	st.rest = st.buf[:0]
@@ -222,7 +226,7 @@ func (r *receiver) room(i int) *stash {
 	return st
 }
 
-// cut gives out datagrams of st as long as there are buffers.
+// cut copies datagrams of st to bufs as long as there are buffers, and returns how many.
 func (r *receiver) cut(st *stash, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	n := 0
 	for ; len(st.rest) > 0 && n < len(bufs); n++ {
@@ -233,7 +237,7 @@ func (r *receiver) cut(st *stash, bufs [][]byte, sizes []int, eps []conn.Endpoin
 	return n
 }
 
-// drain gives out what an earlier call had no buffers for.
+// drain copies to bufs the datagrams that an earlier call had no buffers for, and returns how many.
 func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	n := 0
 	for i := range r.stash {
@@ -242,7 +246,7 @@ func (r *receiver) drain(bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
 	return n
 }
 
-// from finds the endpoint of a message to local; nil when datagrams from there are not taken.
+// from returns the endpoint of the sender of a message to local; nil when datagrams from that sender are dropped.
 func (r *receiver) from(sa *unix.RawSockaddrInet6, local netip.Addr) *endpoint {
 	ap := addrPort(sa)
 	if w := (way{ap, local}); w != r.lastWay || r.last == nil || r.last.source.gone.Load() {

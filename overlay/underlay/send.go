@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// maxSegments is the number of datagrams that every kernel with UDP_SEGMENT takes in one message (UDP_MAX_SEGMENTS).
+	// maxSegments is how many datagrams every kernel with UDP_SEGMENT accepts in one message (UDP_MAX_SEGMENTS).
 	maxSegments = 64
-	// maxBytes is the largest payload of one message: 65535 less the UDP header and the larger IP header.
+	// maxBytes is the largest payload of one message: 65535 bytes less the UDP header and the larger IP header.
 	maxBytes = 65535 - 8 - 40
 
-	// WireGuard's transport data messages: first byte, and the length of one that carries nothing (a keepalive).
+	// The first byte of WireGuard's transport data messages, and the length of one without payload (a keepalive).
 	messageData      = 4
 	keepaliveMessage = 32
 )
@@ -34,19 +34,20 @@ type segmentControl struct {
 	_    [6]byte
 }
 
-// control is that one, and what stands behind it: a source.
+// control is a segmentControl, and behind it room for the control message of a source.
 type control struct {
 	segmentControl
 	source [sourceLen]byte
 }
 
-// setControl has m carry a control message, which is only read, or none.
+// setControl makes ctl the control message of m, nil for none. ctl is only read.
 func setControl(m *unix.Msghdr, ctl []byte) {
 	m.Control = unsafe.SliceData(ctl)
 	m.SetControllen(len(ctl))
 }
 
-// sender is what one Send needs; pooled. Its functions are made once, because a closure per call would allocate.
+// sender is the memory of one Send. Senders are pooled. A sender's functions are made once, because a closure per call
+// would allocate.
 type sender struct {
 	msgs [conn.IdealBatchSize]mmsghdr
 	ctls [conn.IdealBatchSize]control
@@ -62,8 +63,9 @@ type sender struct {
 func newSender(*Bind) *sender {
 	s := new(sender)
 	s.try = func(fd uintptr) {
-		// Raw: it does not block, and the runtime, told of it, would take its tens of microseconds for blocking and hand the
-		// processor to another thread. That cost a fifth of the throughput between two nodes.
+		// The call is raw because it does not block. With an ordinary system call the runtime would take its tens of
+		// microseconds for blocking and hand the processor to another thread, which cost a fifth of the throughput
+		// between two nodes.
 		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&s.pending[0])),
 			uintptr(len(s.pending)), unix.MSG_DONTWAIT, 0, 0)
 		s.sent, s.errno = int(n), errno
@@ -75,7 +77,7 @@ func newSender(*Bind) *sender {
 	return s
 }
 
-// Send implements conn.Bind. Errors of single datagrams are counted, not returned: WireGuard would log each.
+// Send implements conn.Bind. Errors of single datagrams are counted and not returned, since WireGuard would log each.
 func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	sock := b.sock.Load()
 	if sock == nil {
@@ -122,8 +124,8 @@ func dataMessages(bufs [][]byte) int {
 	return n
 }
 
-// gather lays bufs out as messages: with gso, runs of equal length (the last may be shorter) become one message.
-// Nothing is copied, every datagram is one element of the message's vector.
+// gather lays out bufs as messages, and returns how many. With gso, a run of datagrams of equal length, of which the
+// last may be shorter, becomes one message. Nothing is copied: every datagram is one element of a message's vector.
 func (s *sender) gather(bufs [][]byte, gso bool) (messages int) {
 	for i := 0; i < len(bufs); messages++ {
 		size, total, first := len(bufs[i]), 0, i
@@ -156,7 +158,7 @@ func (s *sender) gather(bufs [][]byte, gso bool) (messages int) {
 	return messages
 }
 
-// from has message i leave from a source.
+// from adds a source's control message to message i; nil adds none.
 func (s *sender) from(i int, source []byte) {
 	switch m := &s.msgs[i]; {
 	case source == nil:
@@ -170,7 +172,7 @@ func (s *sender) from(i int, source []byte) {
 // flush sends the first n messages of s to e.
 func (b *Bind) flush(sock *socket, s *sender, n int, e *endpoint) error {
 	for s.pending = s.msgs[:n]; len(s.pending) > 0; {
-		// Control only keeps the descriptor open meanwhile: senders to different peers do not wait for each other.
+		// Control only keeps the descriptor open, so senders to different peers do not wait for each other.
 		err := sock.raw.Control(s.try)
 		if err == nil && s.errno == unix.EAGAIN {
 			err = sock.raw.Write(s.wait)
@@ -191,7 +193,7 @@ func (b *Bind) flush(sock *socket, s *sender, n int, e *endpoint) error {
 	return nil
 }
 
-// refused deals with the first pending message, which the kernel refused with s.errno.
+// refused handles the first pending message, which the kernel refused with s.errno.
 func (b *Bind) refused(sock *socket, s *sender, e *endpoint) error {
 	errno, m := s.errno, s.pending[0]
 	rest := s.pending[1:]
@@ -209,7 +211,8 @@ func (b *Bind) refused(sock *socket, s *sender, e *endpoint) error {
 	if errno == unix.EIO {
 		b.noGSO.Store(true) // a device that cannot checksum (udp(7), UDP_SEGMENT)
 	}
-	// One by one: some may fit where the longest does not. EINVAL is what kernels before 6.14 say to that.
+	// Its datagrams are sent one by one, since some may fit where the longest does not. A kernel before 6.14 refuses
+	// such a message with EINVAL.
 	for i := range segments {
 		m.Iov = &segments[i]
 		m.SetIovlen(1)

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSize is what the socket's buffers are asked to hold, in bytes: about 20 ms at 3 Gb/s, the time a busy
-// machine may leave the reader without a core.
+// bufferSize is the requested size in bytes of each of the socket's buffers: about 20 ms at 3 Gb/s, the time that a
+// busy machine may leave the reader without a core.
 const bufferSize = 8 << 20
 
-// OpenSocket makes the UDP socket of a Mesh, bound to port on all addresses (0: any port), for IPv6 and IPv4 where
-// the host has both, else for IPv4. It does not fragment and receives coalesced datagrams.
+// OpenSocket opens the UDP socket of a Mesh, bound to port on all addresses (0: any port), for IPv6 and IPv4 where
+// the host has both, else for IPv4. The socket does not fragment, and receives coalesced datagrams.
 func OpenSocket(port uint16) (*os.File, error) {
 	fd, err := openDual(port)
 	if err != nil && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)) {
@@ -56,9 +56,9 @@ func open4(port uint16) (int, error) {
 	return fd, nil
 }
 
-// tune sets what the data path likes to have. Every refusal costs speed, early knowledge of the path MTU, or the
-// address that answers leave from, nothing else, so all errors are ignored: old kernels lack some, an unprivileged agent may not have *FORCE, a socket of one
-// family refuses the other's options.
+// tune sets the options that the data path prefers. It ignores all errors: a refused option costs speed, early
+// knowledge of the path MTU, or the address that answers leave from, and nothing else. Old kernels lack some options,
+// an unprivileged agent may not use *FORCE, and a socket of one family refuses the other's options.
 func tune(fd int) {
 	for _, o := range [...]struct{ level, name, value int }{
 		{unix.SOL_SOCKET, unix.SO_RCVBUF, bufferSize},
@@ -71,14 +71,14 @@ func tune(fd int) {
 	} {
 		_ = unix.SetsockoptInt(fd, o.level, o.name, o.value)
 	}
-	// A socket for both families tells of IPv4 in the same way.
+	// With this option a socket for both families reports the addresses of IPv4 datagrams, too.
 	if unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) != nil {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	}
 }
 
-// PathMTU asks the kernel for the path MTU towards dst in bytes: the MTU of the interface, or less when a router said
-// so (ICMP) in the last minutes. The second result is false when it cannot tell.
+// PathMTU returns the path MTU towards dst in bytes, as the kernel knows it: the MTU of the interface, or less when a
+// router said so by ICMP in the last minutes. It reports false when the kernel does not tell.
 func PathMTU(dst netip.AddrPort) (int, bool) {
 	a := dst.Addr().Unmap()
 	family, level, opt := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_MTU
@@ -87,7 +87,7 @@ func PathMTU(dst netip.AddrPort) (int, bool) {
 		family, level, opt = unix.AF_INET, unix.IPPROTO_IP, unix.IP_MTU
 		sa = &unix.SockaddrInet4{Port: int(dst.Port()), Addr: a.As4()}
 	}
-	// Only a connected socket has a route to read from; the Mesh's own talks to many.
+	// Only a connected socket has a route to read the MTU from, and the Mesh's own is not connected.
 	fd, err := unix.Socket(family, socketType, unix.IPPROTO_UDP)
 	if err != nil {
 		return 0, false

@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// source is the control message that has datagrams leave from an address of ours (ip(7), RFC 3542 6.1), for a socket of
-// each family. Whoever wrote to an address of a host with several expects its answer from there, and so do firewalls on
-// the way. An address may go: from then on the kernel chooses.
+// source is the control message that has datagrams leave from one of this host's addresses (ip(7), RFC 3542 6.1), in
+// the form for a socket of each family. A peer that wrote to one of several addresses expects the answer from that
+// address, and so do firewalls on the way. When the host loses the address, the kernel chooses another one.
 type source struct {
 	addr   netip.Addr // invalid: the kernel chooses
 	v4, v6 [sourceLen]byte
 	gone   atomic.Bool
 }
 
-// sourceLen holds either control message.
+// sourceLen is the length in bytes of the longer of the two control messages.
 const sourceLen = 40
 
 func (s *source) init(a netip.Addr) {
@@ -31,7 +31,8 @@ func (s *source) init(a netip.Addr) {
 	}
 }
 
-// control is the message for a socket; nil when the kernel chooses. It is only read.
+// control returns the message for a socket of the given family; nil when the kernel chooses. The caller must not write
+// to it.
 func (s *source) control(is6 bool) []byte {
 	switch {
 	case !s.addr.IsValid() || s.gone.Load():
@@ -42,12 +43,12 @@ func (s *source) control(is6 bool) []byte {
 	return s.v4[:unix.CmsgSpace(unix.SizeofInet4Pktinfo)]
 }
 
-// isOfSource tells errors that may be about the source address: that it is no longer ours, or has no way there.
+// isOfSource reports whether errno may be about the source address: the host no longer has it, or has no route from it.
 func isOfSource(errno unix.Errno) bool { return errno == unix.EINVAL || errno == unix.ENETUNREACH }
 
-// arrived reads the control messages of a received message: the size of each datagram but the last where the kernel
-// coalesced several (UDP_GRO), else 0; and which address of ours answers, invalid for none: the one it was sent to, or,
-// where that is no unicast address, none.
+// arrived reads the control messages of a received message. size is the length in bytes of each datagram but the last
+// where the kernel coalesced several (UDP_GRO), else 0. local is the address of this host that answers should leave
+// from: the one that the message was sent to, or invalid when that is not a unicast address.
 func arrived(ctl []byte) (size int, local netip.Addr) {
 	for len(ctl) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&ctl[0]))

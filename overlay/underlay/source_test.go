@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket4 is a socket of a host that has no IPv6.
+// socket4 returns a socket as OpenSocket makes it on a host without IPv6.
 func socket4(t *testing.T) *os.File {
 	t.Helper()
 	fd, err := open4(0)
@@ -25,7 +25,7 @@ func socket4(t *testing.T) *os.File {
 	return f
 }
 
-// stranger is a socket that takes datagrams from one address alone.
+// stranger returns a socket that accepts datagrams from one address only.
 func stranger(t *testing.T, to netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
@@ -37,7 +37,8 @@ func stranger(t *testing.T, to netip.AddrPort) *net.UDPConn {
 	return c
 }
 
-// An answer leaves from the address that was written to, alone and in bundles, from a socket of either kind.
+// An answer leaves from the address that was written to, alone and in bundles, from a socket for IPv4 or for both
+// families.
 func TestAnswersFromWhereItWasAsked(t *testing.T) {
 	for name, o := range map[string]Options{"both families": {}, "IPv4": {Socket: socket4(t)}} {
 		for _, host := range []string{"127.0.0.1", "127.0.0.2", "127.5.5.5", "::1"} {
@@ -69,7 +70,7 @@ func TestAnswersFromWhereItWasAsked(t *testing.T) {
 	}
 }
 
-// local is the endpoint that the Bind made of what came from ap to at.
+// local returns the endpoint that the Bind made for datagrams from ap to at.
 func (d opened) local(t *testing.T, ap netip.AddrPort, at netip.Addr) *endpoint {
 	t.Helper()
 	d.epMu.Lock()
@@ -81,8 +82,8 @@ func (d opened) local(t *testing.T, ap netip.AddrPort, at netip.Addr) *endpoint 
 	return e
 }
 
-// When the address that was written to is no longer ours, answers leave from another one, none is lost, and from the
-// first again when it is back.
+// When the host no longer has the address that was written to, answers leave from another one and none is lost. When
+// the host has the address again, answers leave from it again.
 func TestSourceIsGone(t *testing.T) {
 	for _, o := range []Options{{}, {NoGSO: true}, {Socket: socket4(t)}} {
 		for _, hosts := range [][2]string{{"127.0.0.1", "192.0.2.77"}, {"::1", "2001:db8::77"}} {

@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// zoneIndex gives the interface number of an IPv6 zone, 0 when there is none.
+// zoneIndex returns the interface number of an IPv6 zone, 0 when there is no such interface.
 func zoneIndex(zone string) uint32 {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n)
@@ -16,5 +16,5 @@ func zoneIndex(zone string) uint32 {
 	return 0
 }
 
-// zoneName is the numeric form: it needs no system call and allocates little, and link-local peers are rare.
+// zoneName returns the zone of an interface number in its numeric form, which needs no system call.
 func zoneName(index uint32) string { return strconv.FormatUint(uint64(index), 10) }
