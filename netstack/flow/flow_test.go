@@ -153,6 +153,34 @@ func TestThreeServicesOneBackend(t *testing.T) {
 	}
 }
 
+// TestPrivilegedPorts connects from one client port to 100 Services with the same backend. A port below 1024 is
+// replaced by another one below 1024 (RFC 4787 REQ-3a), and any other by one from 1024 on.
+func TestPrivilegedPorts(t *testing.T) {
+	for _, proto := range []packet.Proto{packet.TCP, packet.UDP, packet.SCTP} {
+		for _, port := range []int{1, 111, 600, 1023, 1024, 5000, 65535} {
+			table, _, _ := newTable(t, 200)
+			for i := range 100 {
+				e := Entry{
+					Orig:  tuple(proto, fmt.Sprintf("10.0.0.1:%d", port), fmt.Sprintf("10.96.0.%d:2049", i+1)),
+					Reply: tuple(proto, "10.0.0.9:2049", fmt.Sprintf("10.0.0.1:%d", port)),
+				}
+				mustInsert(t, table, &e)
+				if got := e.Reply.DstPort; (got < 1024) != (port < 1024) || i > 0 && got < 512 {
+					t.Fatalf("proto %d: port %d became %d", proto, port, got)
+				}
+			}
+		}
+	}
+	// An echo's identifier is no port: it may become any.
+	table, _, _ := newTable(t, 1000)
+	for i := range 600 {
+		mustInsert(t, table, &Entry{
+			Orig:  tuple(packet.ICMPv4, "10.0.0.1:7", fmt.Sprintf("10.96.%d.%d:7", i/250, i%250+1)),
+			Reply: tuple(packet.ICMPv4, "10.0.0.9:7", "10.0.0.1:7"),
+		})
+	}
+}
+
 func TestNoPort(t *testing.T) {
 	const capacity = 70000
 	table, _, _ := newTable(t, capacity)

@@ -20,12 +20,14 @@ const (
 func (r Result) String() string { return [...]string{"inserted", "exists", "full", "no-port"}[r&3] }
 
 // Ports that are tried in place of a taken one: first the range of Linux (net.ipv4.ip_local_port_range), where a random
-// start meets few taken ones, then the other unprivileged ports.
+// start meets few taken ones, then the other unprivileged ports. A port below 1024 is replaced only by one of those
+// that rresvport(3) gives to privileged programs: servers such as NFS trust them, and RFC 4787 REQ-3a asks for it.
 const (
-	firstPort, lastPort   = 32768, 60999
-	firstMore, lastMore   = 1024, 32767
-	firstTries, portTries = 96, 128
-	insertAttempts        = 8
+	firstPort, lastPort             = 32768, 60999
+	firstMore, lastMore             = 1024, 32767
+	firstPrivileged, lastPrivileged = 512, 1023
+	firstTries, portTries           = 96, 128
+	insertAttempts                  = 8
 )
 
 // Insert adds a flow, atomically for both of its tuples. When e.Reply is taken by another flow, Insert replaces its
@@ -136,12 +138,20 @@ type portSearch struct {
 	proto packet.Proto
 	tries int
 	at    uint32
+	// privileged is set when the port to be replaced is below 1024.
+	privileged bool
 }
 
 // next sets another port in the reply tuple. It returns false when there is none left to try.
 func (p *portSearch) next(reply *packet.Tuple) bool {
+	if p.tries == 0 {
+		p.privileged = reply.DstPort < firstMore && p.proto != packet.ICMPv4 && p.proto != packet.ICMPv6
+	}
 	from, to := uint32(firstPort), uint32(lastPort)
-	if p.tries >= firstTries {
+	switch {
+	case p.privileged:
+		from, to = firstPrivileged, lastPrivileged
+	case p.tries >= firstTries:
 		from, to = firstMore, lastMore
 	}
 	switch p.tries {
