@@ -51,7 +51,7 @@ func talk(ctx context.Context, addrs []string) error {
 	for _, addr := range addrs {
 		done.Go(func() {
 			once := sync.OnceFunc(begun.Done)
-			h := probe.Hold(ctx, probe.Request{Network: "tcp", Addr: addr}, time.Hour, 2*time.Millisecond, once)
+			h := probe.Hold(ctx, probe.Request{Network: "tcp", Addr: addr}, 2*time.Millisecond, nil, once)
 			if ctx.Err() != nil && h.Error == context.Canceled.Error() {
 				h.Error = "" // it ended because it was told to
 			}

@@ -120,7 +120,7 @@ func (m *mixer) resolve(ctx context.Context, name string, _ int) {
 
 // hold keeps one connection until the end.
 func (m *mixer) hold(end context.Context, addr string) {
-	h := probe.Hold(end, probe.Request{Network: "tcp", Addr: addr}, 1000*time.Hour, mixPause, func() {})
+	h := probe.Hold(end, probe.Request{Network: "tcp", Addr: addr}, mixPause, nil, func() {})
 	if end.Err() != nil && h.Error == context.Canceled.Error() {
 		h.Error = "" // it ended because it was told to
 	}

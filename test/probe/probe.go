@@ -42,15 +42,18 @@ type Held struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Hold keeps one TCP connection open for d. It sends a question every interval, and measures the longest time between
-// answers. started is called after the first answer.
-func Hold(ctx context.Context, r Request, d, interval time.Duration, started func()) Held {
+// moreRounds is how many answers a held connection still has to get after it was let go.
+const moreRounds = 10
+
+// Hold keeps one TCP connection open until letGo is closed, and for moreRounds after that. It sends a question every
+// interval, and measures the longest time between answers. started is called after the first answer.
+func Hold(ctx context.Context, r Request, interval time.Duration, letGo <-chan struct{}, started func()) Held {
 	var h Held
-	h.Error = talk.Why(h.hold(ctx, r, d, interval, started))
+	h.Error = talk.Why(h.hold(ctx, r, interval, letGo, started))
 	return h
 }
 
-func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration, started func()) error {
+func (h *Held) hold(ctx context.Context, req Request, interval time.Duration, letGo <-chan struct{}, started func()) error {
 	c, err := req.Dialer().DialContext(ctx, "tcp", req.Addr)
 	if err != nil {
 		return err
@@ -62,9 +65,8 @@ func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration,
 	if _, err := r.ReadString('\n'); err != nil { // the greeting
 		return err
 	}
-	end := time.Now().Add(d)
 	last := time.Now()
-	for time.Now().Before(end) {
+	for more := moreRounds; more > 0; {
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		if _, err := fmt.Fprintf(c, "round %d\n", h.Rounds); err != nil {
 			return err
@@ -82,6 +84,11 @@ func (h *Held) hold(ctx context.Context, req Request, d, interval time.Duration,
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		select {
+		case <-letGo:
+			more--
+		default:
 		}
 	}
 	return nil

@@ -163,18 +163,43 @@ type background struct {
 	done    chan struct{} // closed when the probe has ended and its output was read
 	last    string
 	err     error
+	input   *os.File // the probe's input, which ends when this is closed; nil for none
 }
 
 // start starts a probe in the background, and returns when it has printed "started".
 func (c *Cluster) start(ctx context.Context, where lab.Target, args ...string) (*background, error) {
+	return c.startWith(ctx, nil, where, args...)
+}
+
+// hold starts a probe that holds a connection until letGo is called, or ctx is done.
+func (c *Cluster) hold(ctx context.Context, where lab.Target, args ...string) (*background, error) {
+	in, input, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.startWith(ctx, in, where, append([]string{"hold"}, args...)...)
+	if err != nil {
+		_ = input.Close()
+		return nil, err
+	}
+	b.input = input
+	return b, nil
+}
+
+// letGo tells a probe that holds a connection to end.
+func (b *background) letGo() { _ = b.input.Close() }
+
+// startWith is start with an input, which it closes; nil for none.
+func (c *Cluster) startWith(ctx context.Context, in *os.File, where lab.Target, args ...string) (*background, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
+		_ = in.Close()
 		return nil, err
 	}
 	b := &background{started: make(chan struct{}), done: make(chan struct{})}
 	go func() {
-		code, err := c.Exec(ctx, where, lab.Command{Argv: append([]string{c.exe, "probe"}, args...)}, lab.Stdio{Out: w, Err: w})
-		_ = w.Close()
+		code, err := c.Exec(ctx, where, lab.Command{Argv: append([]string{c.exe, "probe"}, args...)}, lab.Stdio{In: in, Out: w, Err: w})
+		_, _ = in.Close(), w.Close()
 		if err == nil && code != 0 {
 			err = fmt.Errorf("probe %s: exit status %d", strings.Join(args, " "), code)
 		}

@@ -93,13 +93,13 @@ func restart(ctx context.Context, c *Cluster) (string, error) {
 	}
 	held := map[string]*background{}
 	for name, addr := range targets {
-		b, err := c.start(ctx, lab.Pod("client"), "hold", "--for", "2500ms", addr)
+		b, err := c.hold(ctx, lab.Pod("client"), addr)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		held[name] = b
 	}
-	other, err := c.start(ctx, lab.Pod("far"), "hold", "--for", "2500ms", at(c.ips["web-2"].v4, 9000))
+	other, err := c.hold(ctx, lab.Pod("far"), at(c.ips["web-2"].v4, 9000))
 	if err != nil {
 		return "", err
 	}
@@ -115,6 +115,10 @@ func restart(ctx context.Context, c *Cluster) (string, error) {
 		return n != nil && n.Agent == "ready" && n.PID != before.PID
 	}); err != nil {
 		return "", err
+	}
+	other.letGo()
+	for _, b := range held {
+		b.letGo()
 	}
 	var worst float64
 	for name, b := range held {
@@ -187,11 +191,14 @@ func nodePort(ctx context.Context, c *Cluster) (string, error) {
 func (c *Cluster) sameClientPort(ctx context.Context, v6 bool) error {
 	var held []*background
 	for _, node := range []string{"node-1", "node-2"} {
-		b, err := c.start(ctx, lab.Outside(), "hold", "--for", "200ms", "--local-port", "40405", at(c.ips[node].of(v6), 30082))
+		b, err := c.hold(ctx, lab.Outside(), "--local-port", clientPort, at(c.ips[node].of(v6), 30082))
 		if err != nil {
 			return fmt.Errorf("one client port through %s: %w", node, err)
 		}
 		held = append(held, b)
+	}
+	for _, b := range held {
+		b.letGo()
 	}
 	for _, b := range held {
 		var h probe.Held

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -58,17 +59,21 @@ func probeAsk() *cli.Command {
 
 func probeHold() *cli.Command {
 	var r probe.Request
-	var interval, length time.Duration
+	var interval time.Duration
 	return &cli.Command{
-		Name: "hold", ArgsUsage: "ADDR",
+		Name: "hold", ArgsUsage: "ADDR", Usage: "hold a connection until the input ends",
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "for", Value: 2 * time.Second, Destination: &length},
 			&cli.DurationFlag{Name: "interval", Value: 2 * time.Millisecond, Destination: &interval},
 			&cli.IntFlag{Name: "local-port", Destination: &r.LocalPort},
 		},
 		Action: func(c *cli.Context) error {
 			r.Network, r.Addr = "tcp", c.Args().First()
-			return printJSON(probe.Hold(c.Context, r, length, interval, sayStarted))
+			letGo := make(chan struct{})
+			go func() {
+				defer close(letGo)
+				_, _ = io.Copy(io.Discard, os.Stdin)
+			}()
+			return printJSON(probe.Hold(c.Context, r, interval, letGo, sayStarted))
 		},
 	}
 }
