@@ -37,7 +37,7 @@ func (s *NodeStatus) Annotations() map[string]string {
 	for i, p := range s.Problems {
 		list[i] = p.Visible()
 	}
-	problems, _ := json.Marshal(list) // strings alone
+	problems, _ := json.Marshal(list) // cannot fail: only strings
 	m := map[string]string{ProblemsAnnotation: string(problems)}
 	if s.PublicKey != "" {
 		m[PublicKeyAnnotation] = s.PublicKey

@@ -126,10 +126,10 @@ func keptKey(pod *cni.Pod) string {
 
 // Restore connects the Registry to the packet path. It attaches the TAPs that the last agent had, and makes the
 // journal agree with them.
-func (p *Registry) Restore(ports Attacher, items []keeper.Item) {
+func (p *Registry) Restore(a Attacher, items []keeper.Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.attacher = ports
+	p.attacher = a
 	var known []ipam.Lease
 	for _, it := range items {
 		var pod cni.Pod

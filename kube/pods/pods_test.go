@@ -125,10 +125,10 @@ func (d *desk) tap() *os.File {
 	return f
 }
 
-func (d *desk) has(ports, kept, leases int) {
+func (d *desk) has(attachments, kept, leases int) {
 	d.t.Helper()
-	if len(d.there) != ports || len(d.kept) != kept || len(d.leases.Held()) != leases {
-		d.t.Errorf("%d attachments, %d kept, %d leases; want %d, %d, %d", len(d.there), len(d.kept), len(d.leases.Held()), ports, kept, leases)
+	if len(d.there) != attachments || len(d.kept) != kept || len(d.leases.Held()) != leases {
+		d.t.Errorf("%d attachments, %d kept, %d leases; want %d, %d, %d", len(d.there), len(d.kept), len(d.leases.Held()), attachments, kept, leases)
 	}
 }
 

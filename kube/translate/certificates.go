@@ -149,7 +149,7 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 				}
 			}
 			if len(hostsOf(entry, pair)) == 0 { // it would be served for every host without a certificate
-				say.Warnf(r.ref, entry.field, "the certificate in Secret %s is for no host and hosts are missing, so that it is served to nobody: write hosts", entry.secret)
+				say.Warnf(r.ref, entry.field, "the certificate in Secret %s is for no host, and hosts is missing, so no client gets it: write hosts", entry.secret)
 			}
 			if len(cert.Hosts) > 0 {
 				list = append(list, cert)

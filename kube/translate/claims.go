@@ -123,7 +123,7 @@ func (f *front) clone() *front {
 func (f *front) lose(k *claimed, owner kube.Ref, say *kube.Report) {
 	switch {
 	case k.outside && k.port == 0:
-		say.Errorf(f.ref(), k.field, "%s is the cluster address of %s, and nobody else's: have the load balancer give another", k.addr, owner)
+		say.Errorf(f.ref(), k.field, "%s is the cluster address of %s: have the load balancer give another", k.addr, owner)
 		f.leave(k)
 	case k.outside:
 		say.Errorf(f.ref(), k.field, "%s %d/%s belongs to %s already: choose another address or port", k.addr, k.port, protoName(k.proto), owner)

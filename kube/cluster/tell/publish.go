@@ -41,7 +41,7 @@ const (
 	// the changes.
 	patchEvery = 2 * time.Second
 	patchBurst = 4
-	// echoTime is how long the watch may take to show our own change.
+	// echoTime is how long the watch may take to show this agent's own change.
 	echoTime = time.Second
 	// problemBytes limits the problems in an annotation. All annotations of a Node together may have 256 KiB.
 	problemBytes = 64 << 10
@@ -239,7 +239,7 @@ func shorten(list []kube.Problem) []kube.Problem {
 func fitting(list []kube.Problem) int {
 	size := 0
 	for i := range list {
-		data, _ := json.Marshal(list[i]) // strings alone
+		data, _ := json.Marshal(list[i]) // cannot fail: only strings
 		if size += len(data) + 1; size > problemBytes {
 			return i
 		}
