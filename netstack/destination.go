@@ -61,7 +61,7 @@ func ParseDestination(text string) (Destination, error) {
 		return Destination{}, fmt.Errorf("destination %q: the range: %w", text, err)
 	}
 	if p.Addr().Is4In6() {
-		return Destination{}, fmt.Errorf("destination %q: an IPv4 range is written as such", text)
+		return Destination{}, fmt.Errorf("destination %q: write this range as one of IPv4", text)
 	}
 	if p != p.Masked() {
 		return Destination{}, fmt.Errorf("destination %q: the range has bits set beyond its length; %s is meant, or another length", text, p.Masked())

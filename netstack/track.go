@@ -170,7 +170,7 @@ func (w *worker) quote(j *journey) bool {
 
 // related finds the flow of the packet that an ICMP error quotes (RFC 5508). An error that is believed can end
 // connections and reduce the path MTU. So it counts only if it comes from the end of the flow that got the quoted
-// packet, and goes to the end that sent it. Since every packet has a flow, a quoted packet without one was never sent.
+// packet, and goes to the end that sent it. A quoted packet without a flow counts as never sent.
 func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.quoted == nil && !w.quote(j) {
 		return false

@@ -34,19 +34,19 @@ const (
 	NoEndpoints             // Service without endpoints; refused
 	UnknownPort             // Service address without such a port; refused
 	LocalPolicy             // traffic policy Local and no local endpoint
-	SourceRange             // the load balancer's address is not for this client
-	BackendGone             // flow whose backend is gone; reset
-	NoRoute                 // nobody owns the destination, or it may not be reached from there
+	SourceRange             // the Service's loadBalancerSourceRanges exclude the client
+	BackendGone             // connection whose backend is gone; reset
+	NoRoute                 // nobody owns the destination, or the sender may not reach it
 	TooBig                  // larger than the path, must not be fragmented; answered with ICMP
 	FlowsFull               // no room in the flow table
 	NoSourcePort            // no free port to tell two flows apart
 	LostFragment            // later fragment whose first was not seen
-	TAPDown                 // the TAP did not take it
-	HostBusy                // the host's socket had no room
+	TAPDown                 // the TAP did not take the packet
+	HostBusy                // the host's socket had no room, or no socket was to be had
 	OverLimit               // the attachment is sent more than its limit allows
 	Denied                  // the Policy does not permit the flow
-	LinkOnly                // meant for one link: neighbour discovery, router discovery, redirects
-	StrayError              // an ICMP error about what its sender was not sent
+	LinkOnly                // meant for one link only: neighbour discovery, router discovery, redirects
+	StrayError              // an ICMP error about a packet that its sender did not get
 	EgressDenied            // the node lets no pod go there (Config.DenyEgress)
 	numDropReasons
 )
