@@ -17,6 +17,10 @@
 // headless Service without a published endpoint does not exist. The target of an ExternalName is looked up too, in the
 // zone or at the upstreams, and the answer has the code of the last name (RFC 6604).
 //
+// A headless Service may have many endpoints. If they do not all fit into the answer, it has a random choice of them. A
+// question costs what its answer holds: the names below a Service are sorted out once (byName), and again when the
+// Service has changed.
+//
 // In the reverse zones the Server answers only for known addresses, since private ranges are also used outside the
 // cluster.
 //

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -177,9 +176,9 @@ func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
 
 // reply returns the complete answer to r, cut to what the transport carries.
 func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dns.Msg {
-	m := s.resolve(ctx, from, r)
+	size := sizeFor(from, r)
+	m := s.resolve(ctx, from, r, size)
 	m.Compress = true
-	size := dns.MaxMsgSize
 	if opt := r.IsEdns0(); opt != nil {
 		if m.IsEdns0() == nil {
 			m.SetEdns0(forward.UDPSize, opt.Do())
@@ -187,17 +186,23 @@ func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dn
 		if opt.Version() != 0 {
 			m.Rcode = dns.RcodeBadVers
 		}
-		if !from.TCP {
-			size = min(max(int(opt.UDPSize()), dns.MinMsgSize), forward.UDPSize)
-		}
-	} else if !from.TCP {
-		size = dns.MinMsgSize
 	}
 	m.Truncate(size)
 	return m
 }
 
-func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg) *dns.Msg {
+// sizeFor is how many bytes the answer to r may have.
+func sizeFor(from forward.Client, r *dns.Msg) int {
+	if from.TCP {
+		return dns.MaxMsgSize
+	}
+	if opt := r.IsEdns0(); opt != nil {
+		return min(max(int(opt.UDPSize()), dns.MinMsgSize), forward.UDPSize)
+	}
+	return dns.MinMsgSize
+}
+
+func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg, size int) *dns.Msg {
 	m := new(dns.Msg)
 	if len(r.Question) != 1 || r.Response {
 		return m.SetRcode(r, dns.RcodeFormatError)
@@ -215,10 +220,10 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg) *
 	case s.forward.IsProbe(q.Name):
 		m.Rcode = dns.RcodeNameError
 	case dns.IsSubDomain(s.zone, dns.CanonicalName(q.Name)):
-		s.local(ctx, from, m, q)
+		s.local(ctx, from, m, q, size)
 	default:
 		if v := s.view(); v != nil {
-			if res, ok := v.ptr(q); ok {
+			if res, ok := v.ptr(q, size); ok {
 				m.Authoritative = true
 				s.fill(m, v, res)
 				return m
@@ -230,7 +235,7 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg) *
 }
 
 // local writes the answer to a question about the zone into m. It follows the CNAMEs of ExternalName Services.
-func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question) {
+func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question, size int) {
 	v := s.view()
 	if v == nil {
 		m.Rcode = dns.RcodeServerFailure
@@ -238,7 +243,7 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 	}
 	m.Authoritative = true
 	for range maxChase {
-		res := v.answer(q)
+		res := v.answer(q, size)
 		if q.Qtype == dns.TypeANY && res.rcode == dns.RcodeSuccess && len(res.answer) == 0 {
 			// RFC 8482 4.2: one made-up record instead of all records.
 			res.answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
@@ -274,10 +279,6 @@ func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q d
 
 // fill adds the records of res to m.
 func (s *Server) fill(m *dns.Msg, v *view, res result) {
-	if len(res.answer) > 1 {
-		// The order is random, since many clients use only the first address.
-		rand.Shuffle(len(res.answer), func(i, j int) { res.answer[i], res.answer[j] = res.answer[j], res.answer[i] })
-	}
 	m.Rcode = res.rcode
 	m.Answer = append(m.Answer, res.answer...)
 	m.Extra = append(m.Extra, res.extra...)
@@ -301,7 +302,11 @@ func (s *Server) view() *view {
 	if i := s.current.Load(); i != nil && i.config == c {
 		return i.view
 	}
-	v := newView(c, s.zone, s.opts.Serves)
+	var last *view
+	if i := s.current.Load(); i != nil {
+		last = i.view
+	}
+	v := newView(c, s.zone, s.opts.Serves, last)
 	s.current.Store(&indexed{c, v})
 	return v
 }

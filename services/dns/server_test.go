@@ -295,7 +295,11 @@ func TestSet(t *testing.T) {
 		t.Error("the same Config was indexed again")
 	}
 	c.Services = append(c.Services[:1:1], &Service{Namespace: "default", Name: "newer"})
-	if s.Set(c); s.view() == view || s.view().services[nsName{"default", "newer"}] == nil {
+	same := nsName{"default", "new"}
+	if s.Set(c); s.view().services[same] != view.services[same] {
+		t.Error("a Service that is the same was sorted out again")
+	}
+	if s.view() == view || s.view().services[nsName{"default", "newer"}] == nil {
 		t.Error("a Service that has come is not answered for")
 	}
 }

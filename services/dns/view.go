@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,15 +17,32 @@ const ttl = 5
 // specVersion is the version of the Kubernetes DNS specification that the zone follows.
 const specVersion = "1.1.0"
 
+// The least lengths of records in bytes: a pointer to the name, the header (RFC 1035 3.2.1), and the data.
+const (
+	recordLen = 2 + 10
+	aLen      = recordLen + 4
+	aaaaLen   = recordLen + 16
+	srvLen    = recordLen + 6 + 1 // without the Service's name, since targets are not compressed (RFC 2782)
+	ptrLen    = recordLen + 2
+)
+
 // view is a Config, indexed by name. It never changes.
 type view struct {
-	addrs      []netip.Addr // of the server itself
-	zone       string       // canonical, with the final dot
+	addrs      addrs  // of the server itself
+	zone       string // canonical, with the final dot
 	serves     func(namespace, name string, a netip.Addr) bool
-	services   map[nsName]*Service
+	services   map[nsName]*known
 	namespaces map[string]bool
 	pods       map[podKey]bool
-	reverse    map[netip.Addr][]string // full names, sorted
+	reverse    map[netip.Addr][]named
+}
+
+// named is the owner of an address: an endpoint of a Service, or the Service itself when endpoint is nil. When service is
+// nil too, the owner is a pod of that namespace.
+type named struct {
+	service   *Service
+	endpoint  *Endpoint
+	namespace string
 }
 
 type nsName struct{ ns, name string }
@@ -36,41 +52,41 @@ type podKey struct {
 	addr netip.Addr
 }
 
-func newView(c *Config, zone string, serves func(string, string, netip.Addr) bool) *view {
+// newView returns the view of c. It takes over from last, which may be nil, the Services that have not changed.
+func newView(c *Config, zone string, serves func(string, string, netip.Addr) bool, last *view) *view {
 	v := &view{
-		addrs:      c.Addrs,
+		addrs:      newAddrs(slices.Clone(c.Addrs)),
 		zone:       zone,
 		serves:     serves,
-		services:   make(map[nsName]*Service, len(c.Services)),
+		services:   make(map[nsName]*known, len(c.Services)),
 		namespaces: map[string]bool{},
 		pods:       make(map[podKey]bool, len(c.Pods)),
-		reverse:    map[netip.Addr][]string{},
+		reverse:    map[netip.Addr][]named{},
 	}
 	for _, s := range c.Services {
-		v.services[nsName{s.Namespace, s.Name}] = s
+		key := nsName{s.Namespace, s.Name}
+		if last != nil && last.services[key] != nil && last.services[key].Service == s {
+			v.services[key] = last.services[key]
+		} else {
+			v.services[key] = newKnown(s)
+		}
 		v.namespaces[s.Namespace] = true
 		v.addReverse(s)
 	}
 	for i := range c.Pods {
 		v.addPod(&c.Pods[i])
 	}
-	for addr, names := range v.reverse {
-		slices.Sort(names)
-		v.reverse[addr] = slices.Compact(names)
-	}
 	return v
 }
 
 func (v *view) addReverse(s *Service) {
-	name := v.serviceName(s)
 	for _, a := range s.ClusterIPs {
 		a = a.Unmap()
-		v.reverse[a] = append(v.reverse[a], name)
+		v.reverse[a] = append(v.reverse[a], named{service: s})
 	}
 	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		a := e.Addr.Unmap()
-		v.reverse[a] = append(v.reverse[a], endpointLabel(e)+"."+name)
+		a := s.Endpoints[i].Addr.Unmap()
+		v.reverse[a] = append(v.reverse[a], named{service: s, endpoint: &s.Endpoints[i]})
 	}
 }
 
@@ -82,9 +98,20 @@ func (v *view) addPod(p *Pod) {
 		a = a.Unmap()
 		v.pods[podKey{p.Namespace, a}] = true
 		if len(v.reverse[a]) == 0 && !p.HostNetwork {
-			v.reverse[a] = []string{dashed(a) + "." + p.Namespace + ".pod." + v.zone}
+			v.reverse[a] = []named{{namespace: p.Namespace}}
 		}
 	}
+}
+
+// nameOf returns the full name of n, whose address is a.
+func (v *view) nameOf(n named, a netip.Addr) string {
+	switch {
+	case n.endpoint != nil:
+		return endpointLabel(n.endpoint) + "." + v.serviceName(n.service)
+	case n.service != nil:
+		return v.serviceName(n.service)
+	}
+	return dashed(a) + "." + n.namespace + ".pod." + v.zone
 }
 
 // headless reports whether the name of s leads to its endpoints.
@@ -102,9 +129,9 @@ func endpointLabel(e *Endpoint) string {
 	return dashed(e.Addr)
 }
 
-func dashed(a netip.Addr) string {
-	return strings.NewReplacer(".", "-", ":", "-").Replace(a.Unmap().String())
-}
+var dashes = strings.NewReplacer(".", "-", ":", "-")
+
+func dashed(a netip.Addr) string { return dashes.Replace(a.Unmap().String()) }
 
 // undashed parses the result of dashed.
 func undashed(label string) (netip.Addr, bool) {
@@ -128,8 +155,9 @@ var (
 	nxDomain = result{rcode: dns.RcodeNameError}
 )
 
-// answer answers a question for a name in the zone. The records are in the order of the Config.
-func (v *view) answer(q dns.Question) result {
+// answer answers a question for a name in the zone. The records are in random order. If a message of size bytes cannot
+// hold them all, the result has a random choice of them, which is at least one record too many.
+func (v *view) answer(q dns.Question, size int) result {
 	labels := dns.SplitDomainName(strings.TrimSuffix(dns.CanonicalName(q.Name), v.zone))
 	if len(labels) == 0 {
 		return v.apex(q)
@@ -137,7 +165,7 @@ func (v *view) answer(q dns.Question) result {
 	last := len(labels) - 1
 	switch top, rest := labels[last], labels[:last]; top {
 	case "svc":
-		return v.svc(q, rest)
+		return v.svc(q, rest, size)
 	case "pod":
 		return v.pod(q, rest)
 	case "dns-version":
@@ -149,7 +177,7 @@ func (v *view) answer(q dns.Question) result {
 		case len(rest) == 0:
 			return noData
 		case len(rest) == 1 && rest[0] == "ns":
-			return addresses(q, v.addrs)
+			return addresses(q, v.addrs, size)
 		}
 	}
 	return nxDomain
@@ -163,14 +191,14 @@ func (v *view) apex(q dns.Question) result {
 		ns := "ns.dns." + v.zone
 		return result{
 			answer: []dns.RR{&dns.NS{Hdr: header(q.Name, dns.TypeNS), Ns: ns}},
-			extra:  records(ns, v.addrs),
+			extra:  records(ns, v.addrs.list),
 		}
 	}
 	return noData
 }
 
 // svc answers for the labels before ".svc.<zone>".
-func (v *view) svc(q dns.Question, labels []string) result {
+func (v *view) svc(q dns.Question, labels []string, size int) result {
 	if len(labels) == 0 {
 		return noData
 	}
@@ -187,16 +215,16 @@ func (v *view) svc(q dns.Question, labels []string) result {
 	}
 	switch rest := labels[:n-1]; {
 	case len(rest) == 0:
-		return v.service(q, s)
+		return v.service(q, s, size)
 	case len(rest) <= 2 && strings.HasPrefix(rest[0], "_"):
-		return v.ports(q, s, rest)
+		return v.ports(q, s, rest, size)
 	case len(rest) == 1:
-		return v.endpoint(q, s, rest[0])
+		return v.endpoint(q, s, rest[0], size)
 	}
 	return nxDomain
 }
 
-func (v *view) service(q dns.Question, s *Service) result {
+func (v *view) service(q dns.Question, s *known, size int) result {
 	if s.ExternalName != "" {
 		target := dns.Fqdn(s.ExternalName)
 		if _, ok := dns.IsDomainName(target); !ok {
@@ -209,37 +237,31 @@ func (v *view) service(q dns.Question, s *Service) result {
 		return r
 	}
 	if len(s.ClusterIPs) > 0 {
-		return addresses(q, s.ClusterIPs)
+		return addresses(q, newAddrs(slices.Clone(s.ClusterIPs)), size)
 	}
-	return endpointAddresses(q, s, func(*Endpoint) bool { return true })
+	return existing(q, s.byName().all, size)
 }
 
 // endpoint answers for the name of one endpoint. An endpoint without a hostname, of a Service with ClusterIPs, has its
 // address as its name, as in CoreDNS. Options.Serves says which addresses are such endpoints.
-func (v *view) endpoint(q dns.Question, s *Service, label string) result {
+func (v *view) endpoint(q dns.Question, s *known, label string, size int) result {
 	if a, ok := undashed(label); ok && dashed(a) == label && len(s.ClusterIPs) > 0 && v.serves(s.Namespace, s.Name, a) &&
-		!slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a }) {
-		return addresses(q, []netip.Addr{a})
+		!slices.ContainsFunc(v.reverse[a], func(n named) bool { return n.service == s.Service && n.endpoint != nil }) {
+		return addresses(q, newAddrs([]netip.Addr{a}), size)
 	}
-	return endpointAddresses(q, s, func(e *Endpoint) bool { return endpointLabel(e) == label })
+	return existing(q, s.byName().labels[label], size)
 }
 
-// endpointAddresses answers with the matching endpoints of s. If none matches, the name does not exist.
-func endpointAddresses(q dns.Question, s *Service, match func(*Endpoint) bool) result {
-	var as []netip.Addr
-	for i := range s.Endpoints {
-		if e := &s.Endpoints[i]; match(e) && !slices.Contains(as, e.Addr) {
-			as = append(as, e.Addr)
-		}
-	}
-	if len(as) == 0 {
+// existing answers with the addresses of endpoints. If there are none, the name does not exist.
+func existing(q dns.Question, as addrs, size int) result {
+	if len(as.list) == 0 {
 		return nxDomain
 	}
-	return addresses(q, as)
+	return addresses(q, as, size)
 }
 
 // ports answers for "_port._proto" or "_proto" of s.
-func (v *view) ports(q dns.Question, s *Service, labels []string) result {
+func (v *view) ports(q dns.Question, s *known, labels []string, size int) result {
 	proto, ok := map[string]packet.Proto{"_tcp": packet.TCP, "_udp": packet.UDP, "_sctp": packet.SCTP}[labels[len(labels)-1]]
 	i := slices.IndexFunc(s.Ports, func(p Port) bool {
 		return p.Name != "" && p.Protocol == proto && (len(labels) == 1 || "_"+p.Name == labels[0])
@@ -247,48 +269,48 @@ func (v *view) ports(q dns.Question, s *Service, labels []string) result {
 	if !ok || i < 0 || s.ExternalName != "" {
 		return nxDomain
 	}
-	var srv, extra []dns.RR
-	if headless(s) {
-		if srv, extra = v.headlessSRV(q.Name, s, &s.Ports[i]); len(srv) == 0 {
-			return nxDomain
-		}
-	} else {
-		name := v.serviceName(s)
-		srv = []dns.RR{&dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Weight: 100, Port: s.Ports[i].Port, Target: name}}
-		extra = records(name, s.ClusterIPs)
+	port := &s.Ports[i]
+	if headless(s.Service) && len(s.byName().ports[portName{port.Name, proto}]) == 0 {
+		return nxDomain
 	}
 	if q.Qtype != dns.TypeSRV || len(labels) == 1 {
 		return noData
 	}
-	return result{answer: srv, extra: extra}
+	if headless(s.Service) {
+		return v.headlessSRV(q.Name, s, port, size)
+	}
+	name := v.serviceName(s.Service)
+	return result{
+		answer: []dns.RR{&dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Weight: 100, Port: port.Port, Target: name}},
+		extra:  records(name, s.ClusterIPs),
+	}
 }
 
-// headlessSRV returns one SRV record per endpoint name and port, and the addresses of those names.
-func (v *view) headlessSRV(owner string, s *Service, p *Port) (srv, extra []dns.RR) {
-	type target struct {
-		name string
-		port uint16
-	}
-	seen := map[target]bool{}
-	for i := range s.Endpoints {
-		e := &s.Endpoints[i]
-		name := endpointLabel(e) + "." + v.serviceName(s)
-		for _, ep := range e.Ports {
-			if ep.Name != p.Name || ep.Protocol != p.Protocol {
-				continue
-			}
-			if !seen[target{name, ep.Port}] { // both addresses of a dual-stack pod have one name
-				seen[target{name, ep.Port}] = true
-				srv = append(srv, &dns.SRV{Hdr: header(owner, dns.TypeSRV), Port: ep.Port, Target: name})
-			}
-			extra = append(extra, records(name, []netip.Addr{e.Addr})...)
+// headlessSRV returns one SRV record per endpoint name and port, and the addresses of those names, as answer does.
+func (v *view) headlessSRV(owner string, s *known, p *Port, size int) (r result) {
+	x, suffix := s.byName(), "."+v.serviceName(s.Service)
+	targets := x.ports[portName{p.Name, p.Protocol}]
+	weight := uint16(max(1, 100/len(targets)))
+	told := map[string]bool{}
+	for _, t := range pick(targets, fits(size, srvLen+len(suffix))) {
+		name := t.label + suffix
+		r.answer = append(r.answer, &dns.SRV{Hdr: header(owner, dns.TypeSRV), Weight: weight, Port: t.port, Target: name})
+		// One label may be that of many endpoints.
+		as, left := x.labels[t.label].list, fits(size, aLen)-len(r.extra)
+		if told[t.label] || left <= 0 {
+			continue
 		}
+		told[t.label] = true
+		if len(as) > left {
+			as = as[:left]
+		}
+		r.extra = append(r.extra, records(name, as)...)
 	}
-	for _, rr := range srv {
-		rr.(*dns.SRV).Weight = uint16(max(1, 100/len(srv)))
-	}
-	return srv, dns.Dedup(extra, nil)
+	return r
 }
+
+// fits returns more than the number of records that a message of size bytes holds. Each record has length bytes or more.
+func fits(size, length int) int { return size/length + 1 }
 
 // pod answers for the labels before ".pod.<zone>". Only pods that exist have a name. If any address had one, a
 // certificate for such a name would prove nothing.
@@ -302,22 +324,26 @@ func (v *view) pod(q dns.Question, labels []string) result {
 		}
 	case 2:
 		if a, ok := undashed(labels[0]); ok && v.pods[podKey{labels[1], a}] {
-			return addresses(q, []netip.Addr{a})
+			return addresses(q, newAddrs([]netip.Addr{a}), dns.MinMsgSize)
 		}
 	}
 	return nxDomain
 }
 
-// ptr answers for a reverse name. ok is false when the name is not that of a known address.
-func (v *view) ptr(q dns.Question) (result, bool) {
+// ptr answers for a reverse name, as answer does for the zone. ok is false when the name is not that of a known address.
+func (v *view) ptr(q dns.Question, size int) (result, bool) {
 	a, ok := reverseAddr(dns.CanonicalName(q.Name))
 	if !ok || len(v.reverse[a]) == 0 {
 		return result{}, false
 	}
 	var r result
 	if q.Qtype == dns.TypePTR {
-		for _, name := range v.reverse[a] {
-			r.answer = append(r.answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: name})
+		told := map[string]bool{}
+		for _, n := range pick(v.reverse[a], fits(size, ptrLen)) {
+			if name := v.nameOf(n, a); !told[name] {
+				told[name] = true
+				r.answer = append(r.answer, &dns.PTR{Hdr: header(q.Name, dns.TypePTR), Ptr: name})
+			}
 		}
 	}
 	return r, true
@@ -369,18 +395,16 @@ func only(q dns.Question, rr dns.RR) result {
 	return result{answer: []dns.RR{rr}}
 }
 
-// addresses answers with the addresses of the family asked for.
-func addresses(q dns.Question, as []netip.Addr) result {
-	var r result
-	for _, rr := range records(q.Name, as) {
-		if rr.Header().Rrtype == q.Qtype {
-			r.answer = append(r.answer, rr)
-		}
+// addresses answers with the addresses of the family asked for, as answer does.
+func addresses(q dns.Question, as addrs, size int) result {
+	length := aLen
+	if q.Qtype == dns.TypeAAAA {
+		length = aaaaLen
 	}
-	return r
+	return result{answer: records(q.Name, pick(as.of(q.Qtype), fits(size, length)))}
 }
 
-// records returns A and AAAA records for the addresses, IPv4 first.
+// records returns A and AAAA records for the addresses.
 func records(name string, as []netip.Addr) []dns.RR {
 	var rrs []dns.RR
 	for _, a := range as {
@@ -391,6 +415,5 @@ func records(name string, as []netip.Addr) []dns.RR {
 			rrs = append(rrs, &dns.AAAA{Hdr: header(name, dns.TypeAAAA), AAAA: a.AsSlice()})
 		}
 	}
-	slices.SortStableFunc(rrs, func(a, b dns.RR) int { return cmp.Compare(a.Header().Rrtype, b.Header().Rrtype) })
 	return rrs
 }
