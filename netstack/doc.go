@@ -64,8 +64,9 @@
 // vacant address.
 //
 // A frontend, too, may change while it is in use: a Service may appear at an address that clients use already, give up
-// a port, or lose it to another Service. Connections outlive that. A datagram, and a SYN that was not answered, goes
-// where its address leads now, with the same ports.
+// a port, or lose it to another Service. Connections outlive that. A datagram, and a SYN of the client, goes where its
+// address leads now, with the same ports. A SYN is judged in every state of the flow, since the client may have lost the
+// connection without a word.
 //
 // A packet from the backend does not settle that its flow may go on; the Policy, however, judges packets of both
 // directions.

@@ -93,6 +93,59 @@ func TestPortUsedAgain(t *testing.T) {
 	}
 }
 
+// TestPortOfLostConnection: a client that uses the port of a connection again whose end it never saw goes where new
+// connections go, also when packets of the old one were let through since the backend left (cilium/cilium#11742).
+func TestPortOfLostConnection(t *testing.T) {
+	const vip, far, node = "10.96.0.2:80", "10.244.2.10:8080", "172.31.0.11:30053"
+	gone := func(w *world) {
+		w.leads(vip, picked(1, atB), false)
+		delete(w.balancer.states, 2)
+		w.set()
+	}
+	opened := []exchange{
+		{"a", segment(clientA, vip, syn), "link", "node-2 tcp " + clientA + " > " + far + " S"},
+		{"node-2", segment(far, clientA, synAck), "a", "tcp " + vip + " > " + clientA + " SA"},
+		{"a", segment(clientA, vip, ack), "link", "node-2 tcp " + clientA + " > " + far + " A"},
+	}
+	vacant := icmp("10.244.2.1", "10.244.1.10", 3, 1, segment(clientA, far, syn).IP())
+	for name, c := range map[string]struct {
+		before []exchange
+		change func(*world)
+		since  []exchange
+		to     string
+	}{
+		"an established connection": {opened, gone, nil, vip},
+		"the same, packets went on": {opened, gone, opened[2:], vip},
+		"the answer was lost":       {opened[:2], gone, nil, vip},
+		"nobody is there": {
+			append(opened[:1:1], exchange{"node-2", vacant, "a", "icmp 3/1 10.244.2.1 > 10.244.1.10 about " + clientA + " > " + vip}),
+			gone, nil, vip,
+		},
+		"the backend leaves": {opened, func(w *world) {
+			w.leads(vip, picked(1, atB), false)
+			w.balancer.states[2] = packet.BackendDraining
+		}, nil, vip},
+		"no Service had the address": {[]exchange{
+			{"a", segment(clientA, node, syn), "host", "tcp " + clientA + " > " + node + " S"},
+			{"host", segment(node, clientA, synAck), "a", "tcp " + node + " > " + clientA + " SA"},
+			{"a", segment(clientA, node, ack), "host", "tcp " + clientA + " > " + node + " A"},
+		}, func(w *world) { w.leads(node, picked(1, atB), false) }, nil, node},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for _, e := range c.before {
+				w.exchange(e)
+			}
+			c.change(w)
+			for _, e := range c.since {
+				w.exchange(e)
+			}
+			w.exchange(exchange{"a", segment(clientA, c.to, syn), "b", "tcp " + clientA + " > " + atB + " S"})
+			w.exchange(exchange{"b", segment(atB, clientA, synAck), "a", "tcp " + c.to + " > " + clientA + " SA"})
+		})
+	}
+}
+
 // TestServiceAndEndpointFromOnePort: a client connects from one port to a Service and to the endpoint that the Service
 // leads to, in either order. Both connections work, and the endpoint can tell them apart (kubernetes/kubernetes#90042).
 func TestServiceAndEndpointFromOnePort(t *testing.T) {

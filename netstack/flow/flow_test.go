@@ -321,6 +321,34 @@ func TestSYNOnEndedFlow(t *testing.T) {
 	}
 }
 
+// TestSYNOnLiveFlow: a SYN of the opener is reported as the first packet of a connection, whatever the state, and changes
+// no state. So the caller asks again where new connections go.
+func TestSYNOnLiveFlow(t *testing.T) {
+	const S, A, F = packet.SYN, packet.ACK, packet.FIN
+	open := []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}}
+	for _, before := range [][]pkt{nil, open[:1], open, append(open[:2:2], pkt{Reply, F | A, FinReply})} {
+		table, _, _ := newTable(t, 10)
+		e := direct(tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"))
+		e.TCPFlags, e.Checked = S, 7
+		ref, want := mustInsert(t, table, e), SynSent
+		var hit Hit
+		for _, p := range before {
+			tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
+			table.Lookup(&tp, p.flags, &hit)
+			want = p.want
+		}
+		if !table.Lookup(&e.Orig, S, &hit) || hit.Ref != ref || hit.State != SynSent || hit.Checked != 0 {
+			t.Errorf("in %v: %v, checked in %d", want, hit.State, hit.Checked)
+		}
+		if !table.Peek(&e.Orig, &hit) || hit.State != want || hit.Checked != 7 {
+			t.Errorf("after it: %v, want %v; checked in %d", hit.State, want, hit.Checked)
+		}
+		if table.Lookup(&e.Reply, S, &hit); hit.Checked != 7 {
+			t.Errorf("in %v, from the other side: checked in %d", want, hit.Checked)
+		}
+	}
+}
+
 func TestStaleRef(t *testing.T) {
 	table, _, _ := newTable(t, 1)
 	a, b := direct(tuple(packet.UDP, "10.0.0.1:1", "10.0.0.2:1")), direct(tuple(packet.UDP, "10.0.0.1:2", "10.0.0.2:2"))

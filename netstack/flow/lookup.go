@@ -9,7 +9,8 @@ import (
 // Lookup finds the flow of a packet, in either direction, and fills hit. It refreshes the flow: last seen and, for TCP
 // by the flags, the state advance. It returns false for expired flows; hit then means nothing. When hit.State is
 // Closed, the packet opens a new connection with the tuples of an ended one: the caller deletes the flow and goes on as
-// after a miss.
+// after a miss. For a SYN from the side that opened the flow, hit.State is SynSent and hit.Checked is 0 however far the
+// flow has come: nothing that was found for an earlier connection with these tuples is valid for a new one.
 func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	if s == nil {
@@ -20,11 +21,15 @@ func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 		return false
 	}
 	if !settled(l.state(), tcpFlags) {
-		if tp.Proto == packet.TCP && (l.state() == TimeWait || l.state() == Reset) && pureSYN(tcpFlags) {
+		opens := tp.Proto == packet.TCP && pureSYN(tcpFlags)
+		if opens && (l.state() == TimeWait || l.state() == Reset) {
 			hit.State = Closed
 			return true
 		}
 		hit.State = s.advance(l, hit.Dir, tp, tcpFlags)
+		if opens && hit.Dir == Original {
+			hit.State, hit.Checked = SynSent, 0
+		}
 	}
 	if now != seen {
 		s.seen.Store(now)

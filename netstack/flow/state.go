@@ -100,10 +100,10 @@ func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	return s
 }
 
-// settled reports whether the packet leaves its flow in its state, as nearly all packets do. It agrees with next, and
-// is cheaper.
+// settled reports whether the packet leaves its flow in its state and opens no connection, as nearly all packets do. It
+// agrees with next, and is cheaper.
 func settled(s State, tcpFlags uint8) bool {
-	return s == Established && tcpFlags&(packet.FIN|packet.RST) == 0 || s > Unreplied
+	return s == Established && tcpFlags&(packet.SYN|packet.FIN|packet.RST) == 0 || s > Unreplied
 }
 
 func nextTCP(s State, d Dir, flags uint8) State {

@@ -290,13 +290,17 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint
 	if d == Reply {
 		to = f.e.Orig.Reverse()
 	}
-	same := to
+	same, checked := to, f.checked
 	same.Space = tp.Space
+	opens := !closed && d == Original && tp.Proto == packet.TCP && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
+	if opens {
+		checked = 0
+	}
 	if hit.Dir != d || hit.To != to || hit.Translate != (same != tp) || hit.Backend != f.e.Backend || hit.Via != f.e.Via ||
-		hit.Kind != f.e.Kind || hit.Checked != f.checked || (hit.State == Closed) != closed {
+		hit.Kind != f.e.Kind || hit.Checked != checked || (hit.State == Closed) != closed {
 		t.Fatalf("lookup %v flags %#x: %+v, want %v of %+v", tp, flags, hit, d, f)
 	}
-	if !closed && timeouts[hit.State] != f.seconds() {
+	if opens && hit.State != SynSent || !closed && !opens && timeouts[hit.State] != f.seconds() {
 		t.Fatalf("lookup %v flags %#x: %v for %d s, want %d s", tp, flags, hit.State, timeouts[hit.State], f.seconds())
 	}
 	if !closed {
