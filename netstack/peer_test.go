@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -299,9 +300,13 @@ func TestPeerOddPackets(t *testing.T) {
 		{"longer than it is", change(ordinary, func(ip []byte) []byte { ip[2] = 0xff; return ip }), Malformed},
 		{"UDP longer than its packet", change(ordinary, func(ip []byte) []byte { ip[24] = 0xff; return ip }), Malformed},
 		{"UDP cut off", change(ordinary, func(ip []byte) []byte { ip[3] = 24; return ip[:24] }), Malformed},
-		{"IP in IP for a pod", encapsulate(ordinary, "10.244.2.20", "10.244.1.11"), BadEncap},
-		{"IP in IP from a third node", encapsulate(ordinary, "10.244.9.1", "10.244.1.1"), BadEncap},
+		{"IP in IP from a third node", encapsulate(ordinary, "10.244.9.1", "10.244.1.1"), SpoofedPeer},
 		{"IP in IP in IP", nested, BadEncap},
+		{"IP in IP with a mark that cannot be carried", change(ordinary, func(ip []byte) []byte {
+			ip = encapsulateIP(ip, "10.244.2.1", "10.244.1.1")
+			ip[1] = 3
+			return ip
+		}), BadEncap},
 		{"a later fragment of nothing", netstacktest.Spec{Src: ap("10.244.2.20:0"), Dst: ap("10.244.1.11:0"), Proto: packet.UDP, FragAt: 1480, Payload: make([]byte, 64)}.IP(), LostFragment},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -315,6 +320,59 @@ func TestPeerOddPackets(t *testing.T) {
 			w.silent()
 		})
 	}
+}
+
+// TestPodsTunnels: pods tunnel IP in IP as they like, between nodes as on one, and nothing of it is changed on the way, a
+// congestion mark of the outer header included.
+func TestPodsTunnels(t *testing.T) {
+	for _, outer := range []struct{ src, dst, at string }{
+		{"10.244.2.20", "10.244.1.11", "b"},   // between pods
+		{"172.31.0.12", "10.244.1.11", "b"},   // from a process of the other node
+		{"10.244.2.20", "10.244.1.2", "host"}, // to one of this node
+		{"10.244.2.1", "10.244.1.11", "b"},    // from the other node's stack, though to a pod
+		{"fd00:10:244:2::20", "fd00:10:244:1::11", "b"},
+	} {
+		for _, inner := range []netstacktest.Spec{
+			datagram("192.0.2.1:7", "192.0.2.2:8"), datagram("10.244.1.10:7", "10.244.1.11:8080"), datagram("[2001:db8::1]:7", "[2001:db8::2]:8"),
+		} {
+			for _, marked := range []bool{false, true} {
+				ip := podsTunnel(inner.IP(), outer.src, outer.dst, marked)
+				w := newWorld(t)
+				w.path.FromLink(node2, [][]byte{bytes.Clone(ip)})
+				select {
+				case f := <-w.devices[outer.at].Frames():
+					if !bytes.Equal(f[packet.HeadLen:], ip) {
+						t.Errorf("%s > %s: the packet is not as it was sent:\n% x, want\n% x", outer.src, outer.dst, f[packet.HeadLen:], ip)
+					}
+				default:
+					t.Errorf("%s > %s, marked %v: nothing arrived; %v", outer.src, outer.dst, marked, w.path.Stats())
+				}
+				w.silent()
+			}
+		}
+	}
+}
+
+// podsTunnel encapsulates an IP packet as a pod does. marked sets the congestion mark of a router.
+func podsTunnel(inner []byte, src, dst string, marked bool) []byte {
+	proto := packet.IPIP
+	if inner[0]>>4 == 6 {
+		proto = packet.IPv6IP
+	}
+	outer := netstacktest.Spec{Src: netip.AddrPortFrom(netip.MustParseAddr(src), 0), Dst: netip.AddrPortFrom(netip.MustParseAddr(dst), 0), Proto: proto, FragAt: 8, Payload: inner}
+	ip := outer.IP()
+	switch {
+	case outer.Src.Addr().Is4():
+		ip = encapsulateIP(inner, src, dst)
+		if marked {
+			ip[1], ip[10], ip[11] = 3, 0, 0
+			sum := packet.Checksum(ip[:20], 0)
+			ip[10], ip[11] = byte(^sum>>8), byte(^sum)
+		}
+	case marked:
+		ip[1] |= 3 << 4
+	}
+	return ip
 }
 
 // mayArrive is the slow twin of the rules for packets of a peer: it reports whether a packet, given with its
@@ -365,11 +423,8 @@ func TestPeerSaysAnything(t *testing.T) {
 		if rnd.IntN(4) == 0 && len(ip) > 0 {
 			ip[rnd.IntN(len(ip))] = byte(rnd.IntN(256))
 		}
-		if inner, _, ok := packet.Decap(ip); ok {
-			encapsulated = len(inner) > 0
-		} else {
-			encapsulated = false
-		}
+		_, outer, ok := packet.Inner(ip)
+		encapsulated = ok && outer.Src.Netip() == netip.MustParseAddr("10.244.2.1") && outer.Dst.Netip() == netip.MustParseAddr("10.244.1.1")
 		w.path.FromLink(node2, [][]byte{ip})
 		total++
 		for name, d := range w.devices {

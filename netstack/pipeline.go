@@ -74,8 +74,9 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 	wrapped := false
 	for _, ip := range batch {
 		into := &w.plain
-		if inner, outer, ok := packet.Decap(ip); ok {
-			if !s.isOwnStack(outer.Dst) || !peer.isStack(outer.Src) {
+		// Only what goes from stack address to stack address is the nodes' own; pods may have tunnels of their own.
+		if inner, outer, ok := packet.Inner(ip); ok && s.isOwnStack(outer.Dst) && peer.isStack(outer.Src) {
+			if !packet.CopyMark(ip, inner) {
 				w.count(Dropped, BadEncap)
 				continue
 			}

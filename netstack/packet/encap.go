@@ -48,10 +48,9 @@ func put6(b []byte, total int, proto Proto, src, dst *Addr) {
 
 func trafficClass(ip []byte) byte { return ip[0]<<4 | ip[1]>>4 }
 
-// Decap removes the outer header of an IP-in-IP packet of any pair of families. inner is a part of ip and is not parsed
-// yet. Decap copies a congestion mark of the outer header to inner, in place. ok is false for other packets, for
-// fragments, and for a mark that the inner packet cannot carry (RFC 6040 4.2).
-func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
+// Inner returns the packet in an IP-in-IP packet of any pair of families, and the outer addresses. inner is a part of ip
+// and is not parsed yet. ok is false for other packets and for fragments.
+func Inner(ip []byte) (inner []byte, outer Encap, ok bool) {
 	var p Packet
 	if p.parseNet(ip, false) != Good || p.Frag != NoFrag {
 		return nil, Encap{}, false
@@ -60,20 +59,35 @@ func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 		return nil, Encap{}, false
 	}
 	inner = p.IP[p.L4:]
-	class := ip[1]
-	if p.EtherType == EtherIPv6 {
-		class = trafficClass(ip)
-	}
 	switch p.Tuple.Proto {
 	case IPIP:
 		ok = len(inner) >= 20 && inner[0]>>4 == 4
 	case IPv6IP:
 		ok = len(inner) >= 40 && inner[0]>>4 == 6
 	}
-	if !ok || class&ecnMask == ecnCE && !markCE(inner) {
+	if !ok {
 		return nil, Encap{}, false
 	}
 	return inner, Encap{p.Tuple.Src, p.Tuple.Dst}, true
+}
+
+// Decap removes the outer header of an IP-in-IP packet, as Inner, and copies a congestion mark of it to inner, in place.
+// ok is false as well for a mark that the inner packet cannot carry.
+func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
+	if inner, outer, ok = Inner(ip); !ok || !CopyMark(ip, inner) {
+		return nil, Encap{}, false
+	}
+	return inner, outer, true
+}
+
+// CopyMark copies a congestion mark of the header of outer to the packet that Inner found in it. It returns false for a
+// mark that the inner packet cannot carry, which is then dropped (RFC 6040 4.2).
+func CopyMark(outer, inner []byte) bool {
+	class := outer[1]
+	if outer[0]>>4 == 6 {
+		class = trafficClass(outer)
+	}
+	return class&ecnMask != ecnCE || markCE(inner)
 }
 
 // markCE sets "congestion experienced" in ip. It returns false when the ends of the packet do not support ECN.

@@ -72,8 +72,8 @@ func (p *Packet) rewriteL4(to *Tuple, addrs uint64) {
 		}
 	case UDP:
 		ports := putPorts(b, &p.Tuple, to)
-		if be.Uint16(b[6:]) == 0 && !p.isPartial() && p.EtherType == EtherIPv4 {
-			return // sent without a checksum
+		if be.Uint16(b[6:]) == 0 && !p.isPartial() {
+			return // sent without a checksum, which tunnels do in IPv6 too (RFC 6935, RFC 6936)
 		}
 		p.updateL4(b[6:], addrs, ports)
 		if be.Uint16(b[6:]) == 0 && !p.isPartial() {

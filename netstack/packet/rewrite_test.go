@@ -142,16 +142,33 @@ func TestRewriteUDPZero(t *testing.T) {
 	}
 }
 
+// A datagram without a checksum stays without one, also in fragments, and where an ICMP error quotes it.
 func TestRewriteUDPWithoutChecksum(t *testing.T) {
-	p := mustParseIP(t, spec{src: podA4, dst: podB4, proto: UDP, sport: 1, dport: 2, payload: pattern(8), noCsum: true}.ip())
-	to := Tuple{Src: addr(vip4), Dst: addr(podA4), SrcPort: 5, DstPort: 6}
-	p.Rewrite(&to)
-	if got := be.Uint16(p.IP[26:]); got != 0 {
-		t.Errorf("checksum %#x, want none", got)
-	}
-	if be.Uint16(p.IP[20:]) != 5 || be.Uint16(p.IP[22:]) != 6 || Checksum(p.IP[:20], 0) != 0xffff {
-		t.Error("ports or header checksum not rewritten")
-	}
+	families(t, func(t *testing.T, a, b string) {
+		p := mustParseIP(t, spec{src: a, dst: b, proto: UDP, sport: 1, dport: 2, payload: pattern(8), noCsum: true}.ip())
+		vip, icmp := vip4, spec{src: b, dst: a, proto: ICMPv4, icmp: 3, code: 3, payload: bytes.Clone(p.IP)}
+		if !p.Tuple.Src.Is4() {
+			vip, icmp.proto, icmp.icmp, icmp.code = vip6, ICMPv6, 1, 4
+		}
+		to := Tuple{Src: addr(vip), Dst: addr(a), SrcPort: 5, DstPort: 6}
+		p.Rewrite(&to)
+		if got := be.Uint16(p.IP[p.L4+6:]); got != 0 {
+			t.Errorf("checksum %#x, want none", got)
+		}
+		if be.Uint16(p.IP[p.L4:]) != 5 || be.Uint16(p.IP[p.L4+2:]) != 6 {
+			t.Error("ports not rewritten")
+		}
+		mustParseIP(t, p.IP) // header checksum
+
+		e := mustParseIP(t, icmp.ip())
+		quoted := Tuple{Src: addr(a), Dst: addr(vip), SrcPort: 6, DstPort: 5}
+		e.RewriteEmbedded(addr(vip), addr(a), &quoted)
+		checkSums(t, e.IP)
+		var in Packet
+		if !e.Embedded(&in) || in.Tuple.DstPort != 5 || be.Uint16(in.IP[in.L4+6:]) != 0 {
+			t.Errorf("the quoted datagram is % x", in.IP)
+		}
+	})
 }
 
 // A packet that arrived damaged must leave damaged.
