@@ -59,6 +59,58 @@ func TestUnknownVersionOfEDNS(t *testing.T) {
 	}
 }
 
+// TestTwoOPT: a question with two OPT records is answered by FORMERR (RFC 6891 6.1.1). It was answered as if there was one.
+func TestTwoOPT(t *testing.T) {
+	addr := start(t, answering(Options{}))
+	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com."} {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+		m.SetEdns0(1232, false)
+		m.Extra = append(m.Extra, m.Extra[0])
+		if got, _ := raw(t, addr, m); got.Rcode != dns.RcodeFormatError || len(got.Answer) != 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestOnlyAdditionalIsCut: an answer whose additional records do not all fit is complete, and TC says nothing else. No
+// part of a set of records is sent (RFC 2181 9). TC was set.
+func TestOnlyAdditionalIsCut(t *testing.T) {
+	svc := &Service{Namespace: "d", Name: "some", Ports: []Port{{Name: "http", Protocol: packet.TCP, Port: 80}}}
+	for i := range 200 { // ten endpoints have one hostname
+		svc.Endpoints = append(svc.Endpoints, Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), Hostname: fmt.Sprintf("host-%d", i%10),
+			Ports: []Port{{Name: "http", Protocol: packet.TCP, Port: 80}}})
+	}
+	s := New(Options{})
+	s.Set(Config{Services: []*Service{svc}})
+	addr := start(t, s)
+	for _, edns := range []bool{false, true} {
+		m := new(dns.Msg).SetQuestion("_http._tcp.some.d.svc.cluster.local.", dns.TypeSRV)
+		size, answers := 512, 0
+		if edns {
+			size, answers = forward.UDPSize, 10
+			m.SetEdns0(forward.UDPSize, false)
+		}
+		got, bytes := raw(t, addr, m)
+		if len(bytes) > size || got.Truncated != (answers == 0) || answers > 0 && len(got.Answer) != answers || (got.IsEdns0() != nil) != edns {
+			t.Errorf("EDNS %v: %d bytes, %d answers, truncated %v", edns, len(bytes), len(got.Answer), got.Truncated)
+		}
+		sets := map[string]int{}
+		for _, rr := range got.Extra {
+			if rr.Header().Rrtype == dns.TypeA {
+				sets[rr.Header().Name]++
+			}
+		}
+		for name, n := range sets {
+			if n != 20 {
+				t.Errorf("EDNS %v: %d of 20 addresses of %s", edns, n, name)
+			}
+		}
+		if edns && len(sets) == 0 {
+			t.Error("the test has no additional records")
+		}
+	}
+}
+
 // TestCompressedBeforeTruncated checks that an answer that fits when names are compressed is complete, also for a
 // client without EDNS. An answer that does not fit is cut at 512 bytes and has TC set (RFC 1035 4.2.1;
 // coredns/coredns#2224).

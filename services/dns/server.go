@@ -187,7 +187,7 @@ func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dn
 			m.Rcode = dns.RcodeBadVers
 		}
 	}
-	m.Truncate(size)
+	truncate(m, size)
 	return m
 }
 
@@ -204,7 +204,7 @@ func sizeFor(from forward.Client, r *dns.Msg) int {
 
 func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg, size int) *dns.Msg {
 	m := new(dns.Msg)
-	if len(r.Question) != 1 || r.Response {
+	if len(r.Question) != 1 || r.Response || count(r.Extra, dns.TypeOPT) > 1 { // RFC 6891 6.1.1
 		return m.SetRcode(r, dns.RcodeFormatError)
 	}
 	if opt := r.IsEdns0(); opt != nil && opt.Version() != 0 {
@@ -225,7 +225,7 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg, s
 		if v := s.view(); v != nil {
 			if res, ok := v.ptr(q, size); ok {
 				m.Authoritative = true
-				s.fill(m, v, res)
+				s.fill(m, v.soa(reverseZone(q.Name)), res)
 				return m
 			}
 		}
@@ -248,7 +248,7 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 			// RFC 8482 4.2: one made-up record instead of all records.
 			res.answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
 		}
-		s.fill(m, v, res)
+		s.fill(m, v.soa(v.zone), res)
 		if res.target == "" {
 			return
 		}
@@ -277,13 +277,13 @@ func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q d
 	}
 }
 
-// fill adds the records of res to m.
-func (s *Server) fill(m *dns.Msg, v *view, res result) {
+// fill adds the records of res to m, or soa when there are none.
+func (s *Server) fill(m *dns.Msg, soa *dns.SOA, res result) {
 	m.Rcode = res.rcode
 	m.Answer = append(m.Answer, res.answer...)
 	m.Extra = append(m.Extra, res.extra...)
 	if len(res.answer) == 0 {
-		m.Ns = append(m.Ns, v.soa())
+		m.Ns = append(m.Ns, soa)
 	}
 }
 

@@ -17,6 +17,12 @@ const ttl = 5
 // specVersion is the version of the Kubernetes DNS specification that the zone follows.
 const specVersion = "1.1.0"
 
+// The reverse zones (RFC 1035 3.5, RFC 3596 2.5).
+const (
+	zone4 = "in-addr.arpa."
+	zone6 = "ip6.arpa."
+)
+
 // The least lengths of records in bytes: a pointer to the name, the header (RFC 1035 3.2.1), and the data.
 const (
 	recordLen = 2 + 10
@@ -186,7 +192,7 @@ func (v *view) answer(q dns.Question, size int) result {
 func (v *view) apex(q dns.Question) result {
 	switch q.Qtype {
 	case dns.TypeSOA:
-		return result{answer: []dns.RR{v.soa()}}
+		return result{answer: []dns.RR{v.soa(v.zone)}}
 	case dns.TypeNS:
 		ns := "ns.dns." + v.zone
 		return result{
@@ -349,15 +355,23 @@ func (v *view) ptr(q dns.Question, size int) (result, bool) {
 	return r, true
 }
 
+// reverseZone returns the zone of a reverse name.
+func reverseZone(name string) string {
+	if dns.IsSubDomain(zone4, dns.CanonicalName(name)) {
+		return zone4
+	}
+	return zone6
+}
+
 // reverseAddr parses a canonical name below in-addr.arpa (RFC 1035 3.5) or ip6.arpa (RFC 3596 2.5).
 func reverseAddr(name string) (netip.Addr, bool) {
-	if rest, ok := strings.CutSuffix(name, ".in-addr.arpa."); ok {
+	if rest, ok := strings.CutSuffix(name, "."+zone4); ok {
 		labels := strings.Split(rest, ".")
 		slices.Reverse(labels)
 		a, err := netip.ParseAddr(strings.Join(labels, "."))
 		return a, err == nil && a.Is4()
 	}
-	rest, ok := strings.CutSuffix(name, ".ip6.arpa.")
+	rest, ok := strings.CutSuffix(name, "."+zone6)
 	if !ok || len(rest) != 63 {
 		return netip.Addr{}, false
 	}
@@ -375,10 +389,10 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	return a, err == nil && a.Is6() && a.Zone() == ""
 }
 
-// soa returns the record in the authority section of every negative answer (RFC 2308).
-func (v *view) soa() *dns.SOA {
+// soa returns the SOA record of a zone of this server. It is in the authority section of every negative answer (RFC 2308).
+func (v *view) soa(zone string) *dns.SOA {
 	return &dns.SOA{
-		Hdr: header(v.zone, dns.TypeSOA), Ns: "ns.dns." + v.zone, Mbox: "hostmaster." + v.zone,
+		Hdr: header(zone, dns.TypeSOA), Ns: "ns.dns." + v.zone, Mbox: "hostmaster." + v.zone,
 		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
 	}
 }

@@ -159,6 +159,7 @@ func TestAnswers(t *testing.T) {
 		{name: "1.3.0.10.in-addr.arpa.", qtype: dns.TypePTR, want: "1.3.0.10.in-addr.arpa. PTR boss.named.data.svc.cluster.local."},
 		{name: "9.9.0.10.in-addr.arpa.", qtype: dns.TypePTR, want: "9.9.0.10.in-addr.arpa. PTR 10-0-9-9.lone.pod.cluster.local."},
 		{name: "9.9.0.10.in-addr.arpa.", qtype: dns.TypeTXT},
+		{name: "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.D.F.IP6.arpa.", qtype: dns.TypeTXT},
 		{name: "192-0-2-1.lone.pod.cluster.local.", qtype: dns.TypeA, want: "192-0-2-1.lone.pod.cluster.local. A 192.0.2.1"},
 	}
 	for _, tt := range tests {
@@ -181,6 +182,9 @@ func TestAnswers(t *testing.T) {
 			negative := len(m.Ns) == 1 && m.Ns[0].Header().Rrtype == dns.TypeSOA
 			if negative != (tt.want == "") {
 				t.Errorf("authority %v", m.Ns)
+			}
+			if negative && !dns.IsSubDomain(m.Ns[0].Header().Name, dns.CanonicalName(tt.name)) {
+				t.Errorf("the SOA record of %s is of another zone", m.Ns[0].Header().Name)
 			}
 			for _, rr := range slices.Concat(m.Answer, m.Ns, m.Extra) {
 				if rr.Header().Ttl != ttl {
