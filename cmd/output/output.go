@@ -1,5 +1,5 @@
-// Package output is how commands print: as a table for people, or as JSON for programs. What others wrote is made
-// visible on the way (package visible), so that no name or message reaches a terminal as it is.
+// Package output prints the results of commands: as a table for people, or as JSON for programs. It makes text of
+// others visible (package visible), so that no name or message reaches a terminal unchanged.
 package output
 
 import (
@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// Flag is --output.
+// Flag returns the flag --output, which sets *to.
 func Flag(to *string) cli.Flag {
 	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table", Destination: to,
 		Action: func(_ *cli.Context, format string) error {
@@ -26,7 +26,7 @@ func Flag(to *string) cli.Flag {
 		}}
 }
 
-// Write prints v as JSON, or what table prints.
+// Write prints v as JSON if format is "json". Otherwise it calls table.
 func Write(w io.Writer, format string, v any, table func(io.Writer) error) error {
 	if format != "json" {
 		return table(w)
@@ -49,10 +49,10 @@ func JSON(w io.Writer, v any) error {
 // Line prints one line.
 func Line(w io.Writer, text string) { fmt.Fprintln(w, visible.Text(text)) }
 
-// Table is columns that are aligned. Flush it.
+// Table is a table with aligned columns. Flush must be called at the end.
 type Table struct{ w *tabwriter.Writer }
 
-// Columns begins a Table.
+// Columns returns an empty Table that prints to w.
 func Columns(w io.Writer) Table { return Table{tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)} }
 
 // Row adds a row.
@@ -64,5 +64,5 @@ func (t Table) Row(cells ...string) {
 	fmt.Fprintln(t.w, strings.Join(shown, "\t"))
 }
 
-// Flush prints what was added.
+// Flush prints the rows.
 func (t Table) Flush() error { return t.w.Flush() }

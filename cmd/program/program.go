@@ -1,5 +1,5 @@
-// Package program runs a command line from beginning to end: what ends it, what is printed of an error, and the exit
-// status.
+// Package program runs a command line from beginning to end. It handles the signals that end the command, the printing
+// of errors, and the exit status.
 package program
 
 import (
@@ -17,9 +17,9 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// Run carries out one command line of app, whose name begins every error, until it ends or SIGINT or SIGTERM comes,
-// and returns the exit status: 130 after ^C, that of a cli.ExitCoder, and otherwise 1 for any error, which is printed
-// here.
+// Run runs one command line of app until it ends or SIGINT or SIGTERM arrives, and returns the exit status. This is
+// 130 after a signal, the code of a cli.ExitCoder if the error is one, and 1 for any other error. Run prints the
+// error, with the name of app before it.
 func Run(app *cli.App, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -29,12 +29,12 @@ func Run(app *cli.App, args []string) int {
 	app.ExitErrHandler = func(*cli.Context, error) {} // errors are printed once, below
 	err := app.RunContext(ctx, args)
 	var exit cli.ExitCoder
-	var child *exec.ExitError // looks like an ExitCoder, and says nothing of what failed
+	var child *exec.ExitError // an ExitCoder too, but its code does not say what failed
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return 130 // whoever pressed ^C knows
+		return 130 // the user ended it and needs no message
 	case errors.As(err, &exit) && !errors.As(err, &child):
 		if msg := exit.Error(); msg != "" {
 			say(app, msg)
@@ -45,5 +45,5 @@ func Run(app *cli.App, args []string) int {
 	return 1
 }
 
-// say prints an error, which may quote what others wrote.
+// say prints an error, which may contain text of others.
 func say(app *cli.App, text string) { fmt.Fprintln(os.Stderr, app.Name+":", visible.Lines(text)) }

@@ -1,5 +1,4 @@
-// Command tapestry-cni is the CNI plugin: a container runtime starts it to attach a pod to the network, or to detach
-// one.
+// Command tapestry-cni is the CNI plugin. A container runtime runs it to attach a pod to the network or to detach one.
 package main
 
 import (
@@ -11,7 +10,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "--version" { // a runtime gives no arguments
+	if len(os.Args) == 2 && os.Args[1] == "--version" { // runtimes pass no arguments
 		fmt.Println(plugin.Name, "version", version.String())
 		return
 	}

@@ -1,5 +1,5 @@
-// Command tapestry-lab is what Tapestry is tried and measured with: a cluster on this machine, the demo and the
-// benchmarks. The agents of its clusters are the executable tapestry beside it.
+// Command tapestry-lab tries and measures Tapestry. It has a cluster on this machine, the demo and the benchmarks. The
+// agents of its clusters are the executable tapestry beside it.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command tapestry is the userspace network for Kubernetes: the agent of a node with the keeper and the steps beside
-// it, and the tools that tell how the network is.
+// Command tapestry is the userspace network for Kubernetes. It contains the agent of a node, the keeper, the steps
+// before the agent, and tools that report the state of the network.
 package main
 
 import (

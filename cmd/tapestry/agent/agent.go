@@ -1,5 +1,5 @@
-// Package agent is "tapestry agent": flags, what outlives the process, and the loop that brings a node (package node)
-// to every snapshot of the cluster that its source delivers.
+// Package agent is "tapestry agent". It has the flags, the descriptors that outlive the process, and the sockets of
+// the agent, and runs the loop that applies every snapshot of the cluster to a node (package follow).
 package agent
 
 import (
@@ -28,12 +28,12 @@ import (
 	"tapestry.dev/tapestry/node"
 )
 
-// agentConfig is what the agent's flags say.
+// agentConfig holds the values of the agent's flags.
 type agentConfig struct {
 	node         string
 	state        string // directory of the key
 	keeper       string // the keeper's socket
-	attach       string // the socket pods are attached through
+	attach       string // the socket for attaching pods
 	localAPI     string // the socket of the local API; "" for none
 	localAPIUIDs []uint32
 	dnsUpstreams []string
@@ -41,7 +41,7 @@ type agentConfig struct {
 	ingressHTTPS string
 	ingressConns int
 	listenPort   int
-	underlayMTU  int // 0: that of the interface with the node's address
+	underlayMTU  int // 0: the MTU of the interface with the node's address
 	flows        int
 	udpIdle      time.Duration
 	healthAddr   string // host address of the health endpoints; "" for none
@@ -70,12 +70,12 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "state", Usage: "`DIR` of this node alone, for its WireGuard key and what it learned of the cluster", Required: true, Destination: &c.state},
 			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper", Required: true, Destination: &c.keeper},
 			&cli.StringFlag{Name: "attach-socket", Usage: "`SOCKET` to listen on for pods to attach", Required: true, Destination: &c.attach},
-			&cli.StringFlag{Name: "local-api", Usage: "`SOCKET` to tell on how the node is, to tapestry status and doctor (default: none)", Destination: &c.localAPI},
-			&cli.IntSliceFlag{Name: "local-api-uid", Usage: "`UID` of a user who may ask there besides root and this process's; repeatable", Destination: &uids},
+			&cli.StringFlag{Name: "local-api", Usage: "`SOCKET` on which tapestry status and doctor ask how the node is (default: none)", Destination: &c.localAPI},
+			&cli.IntSliceFlag{Name: "local-api-uid", Usage: "`UID` of a user who may use --local-api besides root and this process's user; repeatable", Destination: &uids},
 			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
 			&cli.StringFlag{Name: "ingress-http", Usage: "`ADDR` to serve Ingress on over HTTP, empty for not", Value: ":80", Destination: &c.ingressHTTP},
 			&cli.StringFlag{Name: "ingress-https", Usage: "`ADDR` to serve Ingress on over HTTPS, empty for not", Value: ":443", Destination: &c.ingressHTTPS},
-			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over `N` connections at most, and a quarter of the descriptors there may be", Value: 8192, Destination: &c.ingressConns},
+			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over at most `N` connections, and at most a quarter of the process's descriptors", Value: 8192, Destination: &c.ingressConns},
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: translate.WireGuardPort, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
@@ -83,7 +83,7 @@ func Command() *cli.Command {
 			&cli.DurationFlag{Name: "address-rest", Usage: "give a pod's address to another pod only after `TIME`", Value: time.Minute, Destination: &c.addressRest},
 			&cli.StringFlag{Name: "health-address", Usage: "`ADDR` to serve /healthz, /livez and /readyz on, empty for not", Value: ":10256", Destination: &c.healthAddr},
 			&cli.StringFlag{Name: "metrics-address", Usage: "`ADDR` to serve /metrics on, empty for not", Value: "127.0.0.1:10249", Destination: &c.metricsAddr},
-			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services, with which whoever may write a Service takes over any address", Destination: &c.externalIPs},
+			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, append(c.source.flags(), c.offloads.flags()...)...),
@@ -110,18 +110,18 @@ func Command() *cli.Command {
 				return err
 			}
 			log := newLog(os.Stderr, level, c.node)
-			slog.SetDefault(log) // libraries that use package log are heard, too, one line each
+			slog.SetDefault(log) // messages of libraries that use package log go here, too
 			return runAgent(ctx.Context, c, log)
 		},
 	}
 }
 
-// newLog gives the log of the agent of a node. The handler quotes whatever is not printable, wherever it stands.
+// newLog returns the log of a node's agent. The handler quotes all unprintable text.
 func newLog(w io.Writer, level slog.Level, node string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})).With("node", node)
 }
 
-// agent keeps a node.
+// agent runs a node.
 type agent struct {
 	agentConfig
 	log      *slog.Logger
@@ -158,8 +158,8 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	defer a.pods.Close()
-	// Loops that wait for frames hold on to their processors for a while. One more sees to it that the rest, the
-	// tunnel, the stack and DNS, never waits for that.
+	// Loops that wait for frames keep their processors for a while. One more processor makes sure that the tunnel, the
+	// stack and DNS never wait for these loops.
 	loops := runtime.GOMAXPROCS(0)
 	runtime.GOMAXPROCS(loops + 1)
 	if a.held.Poller, err = poll.New(loops); err != nil {
@@ -182,7 +182,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	return err
 }
 
-// run runs everything until ctx is done or something ends that must not.
+// run runs everything until ctx is done or an essential part ends.
 func (a *agent) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { a.serveHTTP(ctx, a.healthAddr, a.teller.Health.Serve, adviceHealth); return nil })
@@ -196,7 +196,7 @@ func (a *agent) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// serve runs everything that begins with the first snapshot.
+// serve waits for the first snapshot, and then runs the parts that need it.
 func (a *agent) serve(ctx context.Context) error {
 	select {
 	case <-a.follower.Started():

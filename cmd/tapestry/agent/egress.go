@@ -6,10 +6,10 @@ import (
 	"tapestry.dev/tapestry/netstack"
 )
 
-// metadataServers stands for netstack.MetadataServers.
+// metadataServers is the value of --deny-egress that means netstack.MetadataServers.
 const metadataServers = "metadata"
 
-// destinations reads what --deny-egress says.
+// destinations parses the values of --deny-egress.
 func destinations(texts []string) (list []netstack.Destination, err error) {
 	for _, text := range texts {
 		switch text {

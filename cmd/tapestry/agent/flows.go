@@ -14,10 +14,10 @@ import (
 // flowsKey is the key under which the keeper holds the flow memory.
 const flowsKey = "flows"
 
-// openFlows takes over the flow memory that is kept, nil for none, and closes the file. Where that is of an earlier
-// version or for another number of flows, the flows move to new memory, which takes the place of the old one only once
-// it is whole. So an agent that is killed leaves one or the other to the next, never half of it. put has the keeper
-// hold a file in place of what is kept, in one step.
+// openFlows takes over the flow memory in kept and closes the file. kept may be nil if there is none. If the memory is
+// of an earlier version or for another number of flows, openFlows copies the flows to new memory. The new memory
+// replaces the old one only when it is complete, so that an agent that is killed leaves complete memory to the next
+// one. put makes the keeper hold a file in place of the kept one, in one step.
 func openFlows(kept *os.File, capacity int, put func(*os.File) error) (*flow.Table, error) {
 	o := flow.Options{Capacity: capacity, Owner: netstack.FlowOwner}
 	var old []byte
@@ -30,7 +30,7 @@ func openFlows(kept *os.File, capacity int, put func(*os.File) error) (*flow.Tab
 		if flow.Serves(old, capacity) {
 			return flow.Open(old, o)
 		}
-		defer func() { _ = unix.Munmap(old) }() // fails for nothing that was mapped
+		defer func() { _ = unix.Munmap(old) }() // cannot fail for memory that was mapped
 	}
 	memory, err := keeper.NewMemory("tapestry-flows", flow.Size(capacity))
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// socketKey is the key under which the keeper holds the tunnel's socket. Others are flowsKey, hosttap.Key and those of
-// pods.KeyPrefix.
+// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, hosttap.Key and
+// those with the prefix pods.KeyPrefix.
 const socketKey = "wireguard"
 
-// fixed gives what the flags and the state directory say of the node for this process's life.
+// fixed returns what the flags and the state directory define for the whole life of this process.
 func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
@@ -30,7 +30,8 @@ func (a *agent) fixed() (h node.Held, err error) {
 	return h, err
 }
 
-// adopt takes over the flow memory and the tunnel's socket, or makes them and has the keeper hold them.
+// adopt takes over the flow memory and the tunnel's socket from the keeper. What is missing it makes, and has the
+// keeper hold it.
 func (a *agent) adopt(items []keeper.Item) error {
 	byKey := map[string]*os.File{}
 	for _, it := range items {
@@ -53,18 +54,18 @@ func (a *agent) adopt(items []keeper.Item) error {
 	return a.kept.Put(socketKey, nil, a.held.Socket)
 }
 
-// openPods reads the journal of addresses.
+// openPods opens the journal of addresses.
 func (a *agent) openPods() (err error) {
 	a.pods, err = pods.New(pods.Options{
 		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept,
 		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
-		// It is not called before pods can be attached.
+		// The Registry calls it only after pods can be attached.
 		Changed: func() { a.follower.Remap() },
 	})
 	return err
 }
 
-// upstreams are the DNS servers for names outside of the cluster.
+// upstreams returns the DNS servers for names outside the cluster.
 func (a *agent) upstreams() ([]netip.AddrPort, error) {
 	if len(a.dnsUpstreams) == 0 {
 		return dns.ResolvConf("/etc/resolv.conf")

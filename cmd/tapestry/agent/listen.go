@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listensApart says which two flags name one socket of the host. Only one of them could be served.
+// listensApart returns an error if two flags name the same socket of the host, since only one of them could be served.
 func (c *agentConfig) listensApart() error {
 	flags := []struct{ name, addr string }{
 		{"ingress-http", c.ingressHTTP}, {"ingress-https", c.ingressHTTPS}, {"health-address", c.healthAddr},
@@ -24,8 +24,8 @@ func (c *agentConfig) listensApart() error {
 	return nil
 }
 
-// quarterOfDescriptors is how many descriptors clients of Ingress may take. Egress and NodePorts may take almost two
-// thirds (package stack), the rest is the node's own.
+// quarterOfDescriptors returns how many descriptors the clients of Ingress may use. Egress and NodePorts may use
+// almost two thirds (package stack). The node itself uses the rest.
 func quarterOfDescriptors() int {
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
@@ -34,8 +34,8 @@ func quarterOfDescriptors() int {
 	return int(max(1, min(lim.Cur/4, 1<<20)))
 }
 
-// oneSocket reports whether net.Listen could not have both addresses at once. An unspecified host is every address of
-// both families. An address that cannot be resolved is left to net.Listen, whose error says more.
+// oneSocket reports whether net.Listen cannot listen on both addresses at the same time. An unspecified host means
+// every address of both families. Addresses that cannot be resolved are left to net.Listen, whose error says more.
 func oneSocket(a, b string) bool {
 	if a == "" || b == "" {
 		return false

@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// offloads are the off switches for what the kernel does for us, for kernels and devices that do it wrongly. What the
-// kernel says it does not do is found out without them.
+// offloads switches off work that the kernel does for the agent, for kernels and devices that do it wrongly. The agent
+// finds out by itself what the kernel does not support.
 type offloads struct {
 	tapCsum, tapTSO4, tapTSO6, tapUSO bool
 	udpGSO, udpGRO                    bool
@@ -18,7 +18,7 @@ type offloads struct {
 func (o *offloads) flags() []cli.Flag {
 	const category = "Offloads"
 	return []cli.Flag{
-		&cli.BoolFlag{Name: "tap-csum", Category: category, Usage: "leave checksums to the TAPs; without it there is none of the other --tap-*", Value: true, Destination: &o.tapCsum},
+		&cli.BoolFlag{Name: "tap-csum", Category: category, Usage: "leave checksums to the TAPs; the other --tap-* flags need this one", Value: true, Destination: &o.tapCsum},
 		&cli.BoolFlag{Name: "tap-tso4", Category: category, Usage: "TCP superframes over IPv4 through the TAPs", Value: true, Destination: &o.tapTSO4},
 		&cli.BoolFlag{Name: "tap-tso6", Category: category, Usage: "TCP superframes over IPv6 through the TAPs", Value: true, Destination: &o.tapTSO6},
 		&cli.BoolFlag{Name: "tap-uso", Category: category, Usage: "UDP superframes through the TAPs", Value: true, Destination: &o.tapUSO},
@@ -28,7 +28,7 @@ func (o *offloads) flags() []cli.Flag {
 	}
 }
 
-// features are what the other nodes are told that they may count on.
+// features returns what other nodes are told that they may rely on.
 func (o *offloads) features() []string {
 	if o.tunnelCsum {
 		return []string{kube.PartialChecksums}
@@ -36,7 +36,7 @@ func (o *offloads) features() []string {
 	return nil
 }
 
-// disabled are the TAPs' offloads that are switched off.
+// disabled returns the offloads of TAPs that are switched off.
 func (o *offloads) disabled() tap.Offloads {
 	var off tap.Offloads
 	for _, x := range []struct {

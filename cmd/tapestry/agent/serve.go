@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/localapi"
 )
 
-// serveHTTP serves on a host address until ctx ends. One that is taken costs nothing but what is served there, which
-// advice is about.
+// serveHTTP serves on a host address until ctx ends. If the address is taken, it logs advice and returns; the rest of
+// the agent goes on.
 func (a *agent) serveHTTP(ctx context.Context, addr string, serve func(context.Context, net.Listener) error, advice string) {
 	if addr == "" {
 		return
@@ -26,15 +26,14 @@ func (a *agent) serveHTTP(ctx context.Context, addr string, serve func(context.C
 	}
 }
 
-// What is said when an address cannot be had.
+// The log messages for addresses and sockets that cannot be opened.
 const (
 	adviceHealth  = "health is not served on this node; stop kube-proxy if it still runs here, or choose another address with --health-address"
 	adviceMetrics = "metrics are not served on this node; stop kube-proxy if it still runs here, or choose another address with --metrics-address"
 	adviceLocal   = "tapestry status and doctor cannot ask this agent; choose another socket with --local-api"
 )
 
-// serveLocalAPI answers whoever asks on this node, until ctx is done. A socket that cannot be had costs nothing but
-// the answers.
+// serveLocalAPI serves the local API until ctx is done. If the socket cannot be opened, only the local API is missing.
 func (a *agent) serveLocalAPI(ctx context.Context) {
 	if a.localAPI == "" {
 		return
@@ -49,7 +48,7 @@ func (a *agent) serveLocalAPI(ctx context.Context) {
 	}
 }
 
-// serveAttach has pods attached, until ctx is done.
+// serveAttach serves the socket for attaching pods until ctx is done.
 func (a *agent) serveAttach(ctx context.Context) error {
 	listener, err := cni.Listen(a.attach)
 	if err != nil {
@@ -63,7 +62,7 @@ func (a *agent) serveAttach(ctx context.Context) error {
 	return server.Serve(ctx, listener)
 }
 
-// attacher is what the attach socket does. It is there once there is a node.
+// attacher implements the attach socket. It exists only once there is a node.
 type attacher struct{ *pods.Registry }
 
 var _ cni.Attacher = attacher{}

@@ -15,13 +15,13 @@ import (
 	"tapestry.dev/tapestry/kube/translate"
 )
 
-// source is where the cluster's objects come from.
+// source delivers the cluster's objects.
 type source interface {
 	follow.Source
-	// PodIPs gives the addresses that a pod of this node asks for, as kube.PodIPsAnnotation has them, "" for none and
-	// for a pod that is not known.
+	// PodIPs returns the addresses that a pod of this node asks for, in the form of kube.PodIPsAnnotation. It returns
+	// "" if the pod asks for none or is not known.
 	PodIPs(ctx context.Context, namespace, name string) (string, error)
-	// State says how it stands with it.
+	// State returns the state of the source.
 	State() kube.SourceState
 }
 
@@ -30,7 +30,7 @@ var (
 	_ source = (*manifests.Directory)(nil)
 )
 
-// sourceConfig is what the flags say of it.
+// sourceConfig holds the values of the flags about the source.
 type sourceConfig struct {
 	manifests    string // directory of objects
 	apiServers   cli.StringSlice
@@ -47,12 +47,12 @@ func (c *sourceConfig) flags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "api-server", Category: category, Usage: "`URL` of an API server, like https://10.0.0.1:6443, and never a Service's address; repeatable", Destination: &c.apiServers},
 		&cli.StringFlag{Name: "kubeconfig", Category: category, Usage: "`FILE` with credentials for the API server (default: those of a pod)", Destination: &c.kubeconfig},
 		&cli.StringFlag{Name: "api-server-name", Category: category, Usage: "`NAME` that the API servers' certificates are for (default: the address)", Destination: &c.serverName},
-		&cli.StringSliceFlag{Name: "service-cidr", Category: category, Usage: "`RANGE` of Services, for API servers before 1.33, which do not tell; repeatable", Destination: &c.serviceCIDRs},
-		&cli.StringSliceFlag{Name: "node-cidr", Category: category, Usage: "`RANGE` in which the addresses of other nodes lie; what their Nodes claim outside of it is not believed; repeatable (default: the private ranges, and public addresses where this node has one itself)", Destination: &c.nodeCIDRs},
+		&cli.StringSliceFlag{Name: "service-cidr", Category: category, Usage: "`RANGE` of Services, for API servers before 1.33, which do not announce it; repeatable", Destination: &c.serviceCIDRs},
+		&cli.StringSliceFlag{Name: "node-cidr", Category: category, Usage: "`RANGE` of the addresses of other nodes; addresses of Nodes outside of it are ignored; repeatable (default: the private ranges, and public addresses if this node has one itself)", Destination: &c.nodeCIDRs},
 	}
 }
 
-// open gives the one source that the flags name.
+// open opens the source that the flags name. There must be exactly one.
 func (c *agentConfig) open(log *slog.Logger) (source, error) {
 	s := &c.source
 	inCluster := s.kubeconfig != "" || len(s.apiServers.Value()) > 0
@@ -61,14 +61,14 @@ func (c *agentConfig) open(log *slog.Logger) (source, error) {
 		if inCluster {
 			given = "both"
 		}
-		return nil, fmt.Errorf("the agent needs one source of the cluster's objects, and has %s: either --manifests, or --api-server or --kubeconfig or these two", given)
+		return nil, fmt.Errorf("the agent needs one source of the cluster's objects, and has %s: give either --manifests, or --api-server or --kubeconfig or both of these", given)
 	}
 	if !inCluster {
 		for name, set := range map[string]bool{
 			"api-server-name": s.serverName != "", "service-cidr": len(s.serviceCIDRs.Value()) > 0, "node-cidr": len(s.nodeCIDRs.Value()) > 0,
 		} {
 			if set {
-				return nil, fmt.Errorf("--%s says something of an API server, and --manifests is without one: leave one of them away", name)
+				return nil, fmt.Errorf("--%s is about an API server, but --manifests uses none: remove one of the two flags", name)
 			}
 		}
 		return manifests.NewDirectory(s.manifests, log), nil

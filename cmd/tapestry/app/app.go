@@ -1,4 +1,4 @@
-// Package app is the command line of tapestry: flags become Configs, Configs are wired together and run.
+// Package app is the command line of tapestry.
 package app
 
 import (
@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/status"
 )
 
-// Run executes one command line and returns the exit status.
+// Run runs one command line and returns the exit status.
 func Run(args []string) int {
 	return program.Run(&cli.App{
 		Name:        "tapestry",
@@ -23,7 +23,7 @@ func Run(args []string) int {
 	}, args)
 }
 
-// Commands are all there are.
+// Commands returns all commands.
 func Commands() []*cli.Command {
 	return []*cli.Command{
 		agent.Command(),

@@ -46,7 +46,7 @@ func cniCommand() *cli.Command {
 			},
 			{
 				Name:   "uninstall",
-				Usage:  "remove what install has put there",
+				Usage:  "remove what install has installed",
 				Flags:  dirs,
 				Action: func(*cli.Context) error { return install.Uninstall(o) },
 			},

@@ -17,10 +17,10 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// maxNodes bounds, in bytes, what is read of the list of Nodes.
+// maxNodes is how many bytes of the list of Nodes are read at most.
 const maxNodes = 64 << 20
 
-// askAPI talks to the API server as the agent does, and notes what its answers tell.
+// askAPI connects to the API server as the agent does, and records what the answers show.
 func askAPI(ctx context.Context, o Options) *API {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
@@ -53,7 +53,7 @@ func askAPI(ctx context.Context, o Options) *API {
 		return a
 	}
 	if date, err := http.ParseTime(res.Header.Get("Date")); err == nil {
-		// The header has whole seconds, and was written at some time between.
+		// The header has a resolution of one second. The server wrote it at some time between begin and end.
 		a.Margin = (end.Sub(begin) + time.Second) / 2
 		a.Offset = date.Add(time.Second / 2).Sub(begin.Add(end.Sub(begin) / 2))
 	}
@@ -66,21 +66,21 @@ func askAPI(ctx context.Context, o Options) *API {
 func apiClient(dir, serverName string) (*http.Client, string, error) {
 	token, err := os.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
-		return nil, "", fmt.Errorf("there are no credentials: %w", err)
+		return nil, "", fmt.Errorf("no credentials: %w", err)
 	}
 	ca, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
 	if err != nil {
-		return nil, "", fmt.Errorf("there are no credentials: %w", err)
+		return nil, "", fmt.Errorf("no credentials: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(ca) {
-		return nil, "", fmt.Errorf("%s has no certificate", filepath.Join(dir, "ca.crt"))
+		return nil, "", fmt.Errorf("%s contains no certificate", filepath.Join(dir, "ca.crt"))
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: serverName, MinVersion: tls.VersionTLS12}}
 	return &http.Client{Transport: transport}, strings.TrimSpace(string(token)), nil
 }
 
-// nodeKeys gives the keys that all Nodes announce.
+// nodeKeys returns the WireGuard keys that the Nodes announce, by node name.
 func nodeKeys(get func(path string) (*http.Response, error)) (map[string]string, error) {
 	res, err := get("/api/v1/nodes?limit=5000")
 	if err != nil {

@@ -48,11 +48,12 @@ func checkTUN(f *Facts) []Finding {
 	case f.TUN.Error == "":
 		return ok(check, "/dev/net/tun can be opened")
 	case f.TUN.Missing && f.Agent != nil && len(f.Agent.Pods) > 0:
-		// The agent is handed TAPs; those who make them, the init step and the CNI plugin, have the device.
-		return unknown(check, "there is no /dev/net/tun here, in the agent's container perhaps; TAPs that were made work", "run this on the node to have it looked at")
+		// The agent itself does not need the device. The init step and the CNI plugin make the TAPs and pass them to
+		// it.
+		return unknown(check, "there is no /dev/net/tun here (is this the agent's container?); TAPs that were made before work", "run this on the node to check it")
 	case f.TUN.Missing:
 		return []Finding{{check, Error, "pods cannot get an interface: " + f.TUN.Error,
-			"load the module (modprobe tun), and see to it that the containers have the device /dev/net/tun"}}
+			"load the module (modprobe tun), and make sure that the containers have the device /dev/net/tun"}}
 	case f.TUN.Denied:
 		return []Finding{{check, Error, "pods cannot get an interface: " + f.TUN.Error,
 			"give the agent's user the right to read and write /dev/net/tun, and the device cgroup the device c 10:200"}}
@@ -173,7 +174,7 @@ func checkAPI(f *Facts) []Finding {
 	return ok(check, "%s answers", f.API.Server)
 }
 
-// WireGuard and certificates do not mind a little.
+// WireGuard and certificates tolerate small differences.
 const (
 	clockWarning = 2 * time.Second
 	clockError   = time.Minute
@@ -188,7 +189,7 @@ func checkClock(f *Facts) []Finding {
 	if off < 0 {
 		off, way = -off, "ahead of"
 	}
-	// What may be an error of measurement is not held against the clock.
+	// The margin of the measurement counts in favour of the clock.
 	severity := OK
 	switch real := off - f.API.Margin; {
 	case real > clockError:

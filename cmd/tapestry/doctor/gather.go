@@ -19,13 +19,13 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Options say where to look.
+// Options say where Gather finds the agent and the API server.
 type Options struct {
-	// Socket is the agent's.
+	// Socket is the path of the agent's local API.
 	Socket string
-	// APIServer is a URL; "" for the agent's, where there are credentials for it.
+	// APIServer is a URL. If it is "" and there are credentials, the agent's API server is used.
 	APIServer string
-	// ServerName is what its certificate is for; "" for the address.
+	// ServerName is the name in the server's certificate; "" means the address.
 	ServerName string
 	// Credentials is a directory with the files token and ca.crt.
 	Credentials string
@@ -37,7 +37,7 @@ const (
 	dnsTime   = 2 * time.Second
 )
 
-// Gather looks at the machine. It changes nothing.
+// Gather inspects the machine. It changes nothing.
 func Gather(ctx context.Context, o Options) *Facts {
 	f := &Facts{TUN: openTUN(), Interfaces: interfaces(), Group: uint32(os.Getegid()), Rules: rules()}
 	f.PingGroups, f.PingError = pingGroups()
@@ -104,7 +104,7 @@ func openTUN() TUN {
 
 func interfaces() []Interface {
 	var list []Interface
-	all, _ := net.Interfaces() // without, the address of the node is not found, which is told
+	all, _ := net.Interfaces() // after an error the list is empty, and a check reports that
 	for _, nic := range all {
 		i := Interface{Name: nic.Name, MTU: nic.MTU}
 		addrs, _ := nic.Addrs()
@@ -137,14 +137,14 @@ func askDNS(ctx context.Context, a netip.Addr) error {
 	return dns.Probe(ctx, conn, "")
 }
 
-// hasCapNetAdmin reports whether the kernel would tell this process all its rules.
+// hasCapNetAdmin reports whether this process may read all rules of the kernel.
 func hasCapNetAdmin() bool {
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var d [2]unix.CapUserData
 	return unix.Capget(&h, &d[0]) == nil && d[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
-// kubeProxys tells the chains of kube-proxy's modes iptables and nftables.
+// kubeProxys reports whether a chain belongs to kube-proxy in mode iptables or nftables.
 func kubeProxys(table, chain string) bool {
 	return table == "kube-proxy" || strings.HasPrefix(chain, "KUBE-SERVICES") || strings.HasPrefix(chain, "KUBE-NODEPORTS") ||
 		strings.HasPrefix(chain, "KUBE-SVC-") || strings.HasPrefix(chain, "KUBE-EXT-")

@@ -10,19 +10,19 @@ import (
 	"github.com/google/nftables"
 )
 
-// maxChains is how many chains are named; kube-proxy makes one for each Service.
+// maxChains is how many chains are listed at most; kube-proxy makes one for each Service.
 const maxChains = 4
 
-// rules looks for what kube-proxy left in the kernel.
+// rules looks for rules of kube-proxy in the kernel.
 func rules() Rules {
 	var r Rules
 	_, err := net.InterfaceByName("kube-ipvs0")
 	r.IPVS = err == nil
-	// Only root may; others are told below that rules were not read.
+	// Only root may read this file. For other users the check below reports that rules were not read.
 	names, _ := os.ReadFile("/proc/self/net/ip_tables_names")
 	r.Legacy = slices.Contains(strings.Fields(string(names)), "nat")
 	if !hasCapNetAdmin() {
-		r.Error = "that takes CAP_NET_ADMIN"
+		r.Error = "reading them needs CAP_NET_ADMIN"
 		return r
 	}
 	conn, err := nftables.New()
@@ -30,8 +30,8 @@ func rules() Rules {
 		r.Error = err.Error()
 		return r
 	}
-	// Rules of iptables are seen, too, where iptables is the one that uses nftables. The older one shows by the other
-	// kind of tables only.
+	// This list includes the rules of iptables if it is iptables-nft. Only the name of its tables shows
+	// iptables-legacy.
 	chains, err := conn.ListChains()
 	if err != nil {
 		r.Error = fmt.Sprintf("list chains of nftables: %v", err)

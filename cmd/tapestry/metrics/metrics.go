@@ -1,4 +1,4 @@
-// Package metrics tells everything that an agent counts: to Prometheus, and by the same names to the local API.
+// Package metrics exports all counters of an agent: to Prometheus, and under the same names to the local API.
 package metrics
 
 import (
@@ -17,23 +17,23 @@ import (
 	"tapestry.dev/tapestry/counter"
 )
 
-// requestTime bounds a scrape.
+// requestTime limits the duration of a scrape.
 const requestTime = 10 * time.Second
 
-// Metrics gathers. Make it with New.
+// Metrics collects counters. New makes one.
 type Metrics struct {
 	registry *prometheus.Registry
 }
 
-// New makes Metrics of what list gives and of what the Go runtime and the kernel say of the process. list is asked
-// every time somebody wants to know.
+// New returns Metrics for the counters that list returns, and for those of the Go runtime and of the process. It calls
+// list for every request.
 func New(list func() counter.List) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	m.registry.MustRegister(collector{list}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// Handler serves /metrics.
+// Handler returns a handler that serves /metrics.
 func (m *Metrics) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
@@ -48,7 +48,7 @@ func (m *Metrics) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Counters gives what /metrics has, by name. Summaries come without their quantiles.
+// Counters returns the counters of /metrics, sorted by name. Summaries have no quantiles there.
 func (m *Metrics) Counters() (counter.List, error) {
 	families, err := m.registry.Gather()
 	var list counter.List
@@ -60,7 +60,8 @@ func (m *Metrics) Counters() (counter.List, error) {
 
 var kinds = map[counter.Kind]prometheus.ValueType{counter.Gauge: prometheus.GaugeValue, counter.Total: prometheus.CounterValue}
 
-// collector gives Prometheus a list. It describes nothing: which counters there are is known when they are asked for.
+// collector passes a list to Prometheus. It describes no metrics in advance, because the counters are only known when
+// list is called.
 type collector struct{ list func() counter.List }
 
 var _ prometheus.Collector = collector{}
@@ -93,7 +94,7 @@ func metricOf(desc *prometheus.Desc, kind counter.Kind, v counter.Value) (promet
 	return prometheus.NewConstHistogram(desc, v.Count, v.N, buckets, v.Labels...)
 }
 
-// counterOf is the way back.
+// counterOf converts a family back to a Counter.
 func counterOf(f *dto.MetricFamily) counter.Counter {
 	c := counter.Counter{Name: f.GetName(), Help: f.GetHelp(), Kind: counter.Gauge}
 	for i, m := range f.GetMetric() {

@@ -1,5 +1,5 @@
-// Package follow brings a node to every snapshot of the cluster that its source delivers, and tells the source what
-// the node says of itself. The node is started with the first snapshot that has a podCIDR for it.
+// Package follow applies every snapshot of the cluster that its source delivers to a node, and publishes the node's
+// status to the source. It starts the node with the first snapshot in which the node has a podCIDR.
 package follow
 
 import (
@@ -23,64 +23,65 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// errNotYet: the cluster has nothing that a node could begin with.
+// errNotYet means that the cluster has not yet given the node what it needs to start.
 var errNotYet = errors.New("no pod can run here yet")
 
-// Source is where the cluster's objects come from, and where it is told what this node says of itself.
+// Source delivers the cluster's objects, and takes the status of this node.
 type Source interface {
-	// Run calls deliver with every new state of the cluster, from one goroutine, until ctx is done.
+	// Run calls deliver with every new state of the cluster, until ctx is done. All calls come from one goroutine.
 	Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error
-	// Publish tells the other nodes what they need to know of this one. It does not wait for them.
+	// Publish tells the other nodes what they need to know of this node. It does not block.
 	Publish(kube.NodeStatus)
-	// Report tells the authors of objects what is wrong with them.
+	// Report tells the authors of objects about problems with the objects.
 	Report(objs *kube.Objects, shared, own []kube.Problem)
 }
 
-// Options are what a Follower needs; all are required but UnderlayMTU, ExternalIPs and Features.
+// Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs and Features.
 type Options struct {
 	// Node is the node's name.
 	Node   string
 	Source Source
-	// Held is what the node is started on, but for Held.UnderlayMTU.
+	// Held is passed to node.Start, with Held.UnderlayMTU filled in.
 	Held node.Held
-	// Kept are the descriptors that the keeper had when this agent began. TAPs among them are attached, and the other
-	// files closed.
+	// Kept are the descriptors that the keeper held when this agent started. The Follower attaches the TAPs among them
+	// and closes the other files.
 	Kept []keeper.Item
 	Pods *pods.Registry
-	// UnderlayMTU in bytes; 0: that of the interface with the node's address.
+	// UnderlayMTU is the MTU of the network between the nodes in bytes; 0 means the MTU of the interface with the
+	// node's address.
 	UnderlayMTU int
-	// ExternalIPs has spec.externalIPs of Services honoured.
+	// ExternalIPs says whether spec.externalIPs of Services are honoured.
 	ExternalIPs bool
-	// Features are what the other nodes are told that they may count on.
+	// Features are what other nodes are told that they may rely on.
 	Features []string
 	Progress *health.Progress
 	Log      *slog.Logger
 }
 
-// Follower keeps a node up to date. Its methods may be called concurrently; those that tell of the node, once Started
-// is closed.
+// Follower keeps a node up to date. Its methods may be called concurrently. Methods that use the node, such as
+// Problems, may only be called after Started is closed.
 type Follower struct {
 	o Options
 
-	// node is there once started is closed, and not changed after.
+	// node is set before started is closed, and does not change after that.
 	node    *node.Node
 	started chan struct{}
 
 	applying sync.Mutex // held by apply and Remap; guards inForce
 	inForce  inForce
-	// Used by apply alone.
+	// Only apply uses these.
 	translator translate.Translator
 	foundMTU   int          // of the underlay, 0 until it is known
-	foundFor   kube.Objects // the Nodes there were
+	foundFor   kube.Objects // the Nodes for which foundMTU was found
 
 	problems atomic.Pointer[[]kube.Problem] // of the last snapshot
 	said     said
 }
 
-// New makes a Follower, which does nothing before Run.
+// New returns a Follower. It does nothing before Run.
 func New(o Options) *Follower { return &Follower{o: o, started: make(chan struct{})} }
 
-// Started is closed when there is a node, and the first snapshot is in force.
+// Started returns a channel that is closed when there is a node and the first snapshot is applied.
 func (f *Follower) Started() <-chan struct{} { return f.started }
 
 // HasStarted reports whether Started is closed.
@@ -93,7 +94,7 @@ func (f *Follower) HasStarted() bool {
 	}
 }
 
-// Node is the node.
+// Node returns the node.
 func (f *Follower) Node() *node.Node { return f.node }
 
 // Close closes the node, if there is one. Run must have returned.
@@ -103,8 +104,8 @@ func (f *Follower) Close() {
 	}
 }
 
-// Run brings the node to every state of the cluster that comes, until ctx is done or the node has to begin anew: the
-// error wraps node.ErrStartAnew then. applied gets a value after each.
+// Run applies every state of the cluster to the node until ctx is done or the node has to start anew. The error wraps
+// node.ErrStartAnew in the second case. Run sends a value to applied after each state, without blocking.
 func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -116,15 +117,15 @@ func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 			stop(err)
 		case errors.Is(err, errNotYet):
 			if !waiting {
-				f.o.Log.Warn("the node is not started", "err", err)
+				f.o.Log.Warn("the node cannot start yet", "err", err)
 			}
 		case err != nil:
-			f.o.Log.Error("the cluster's state was not applied whole", "err", err)
+			f.o.Log.Error("part of the cluster's state was not applied", "err", err)
 		}
 		waiting = errors.Is(err, errNotYet)
 		select {
 		case applied <- struct{}{}:
-		default: // there is one already
+		default: // a value is waiting already
 		}
 	})
 	if cause := context.Cause(ctx); errors.Is(cause, node.ErrStartAnew) {
@@ -133,22 +134,23 @@ func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 	return err
 }
 
-// inForce is what the node was brought to last.
+// inForce is the state that was applied to the node last.
 type inForce struct {
 	config   node.Config // of the snapshot
 	problems []kube.Problem
-	// hostPorts are those of the snapshot and of the runtimes; taken are problems with the latter.
+	// hostPorts are the hostPorts of the snapshot and of the container runtimes. taken are the problems with those of
+	// the runtimes.
 	hostPorts []services.HostPort
 	taken     []services.Problem
 }
 
-// withPods adds the hostPorts that runtimes asked for to what a snapshot says.
+// withPods returns s with the hostPorts that container runtimes asked for.
 func (s inForce) withPods(p *pods.Registry) inForce {
 	s.hostPorts, s.taken = p.HostPorts(s.config.Services.HostPorts)
 	return s
 }
 
-// bring brings the node to s. What cannot be applied is returned. It is called with f.applying held.
+// bring applies s to the node. It returns an error for the parts that cannot be applied. The caller holds f.applying.
 func (f *Follower) bring(s inForce) error {
 	c := s.config
 	c.Services.HostPorts = s.hostPorts
@@ -165,22 +167,23 @@ func (f *Follower) bring(s inForce) error {
 	return err
 }
 
-// Remap serves the hostPorts that there are now that pods have come or gone.
+// Remap applies the hostPorts of the runtimes again. It must be called after pods were attached or detached.
 func (f *Follower) Remap() {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	next := f.inForce.withPods(f.o.Pods)
 	if slices.Equal(next.hostPorts, f.inForce.hostPorts) && slices.Equal(next.taken, f.inForce.taken) {
-		return // Pod objects name the same
+		return // for example because the Pod objects already name the same ports
 	}
 	if err := f.bring(next); err != nil {
-		f.o.Log.Error("hostPorts of a pod were not applied", "err", err)
+		f.o.Log.Error("some hostPorts of pods were not applied", "err", err)
 	}
 	f.publish(func(*said) {})
 }
 
-// apply brings the node to a snapshot of the cluster. It is called by one goroutine. What cannot be applied is
-// returned; the rest is. found are problems that the source has with them.
+// apply applies a snapshot of the cluster to the node. found are the problems that the source has with the objects.
+// apply returns an error for the parts that cannot be applied; the other parts take effect. Only one goroutine calls
+// it.
 func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Problem) (err error) {
 	f.applying.Lock()
 	defer f.applying.Unlock()
@@ -203,7 +206,7 @@ func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Pr
 		if f.node, err = node.Start(ctx, held, next.config); err != nil {
 			return err
 		}
-		f.attachKept() // nothing is read from them yet
+		f.attachKept() // the node reads from them only after its first Set
 	}
 	err = f.bring(next.withPods(f.o.Pods))
 	if errors.Is(err, node.ErrStartAnew) {
@@ -217,7 +220,7 @@ func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Pr
 	return err
 }
 
-// underlay is the MTU of the network between the nodes; 0 when it cannot be found out.
+// underlay returns the MTU of the network between the nodes, or 0 if it cannot be found out.
 func (f *Follower) underlay(objs *kube.Objects) int {
 	if f.o.UnderlayMTU > 0 {
 		return f.o.UnderlayMTU
@@ -229,23 +232,23 @@ func (f *Follower) underlay(objs *kube.Objects) int {
 	nodes := translate.Translate(f.foundFor, translate.Options{Node: f.o.Node})
 	var err error
 	if f.foundMTU, err = tap.MTUOf(nil, nodes.Netstack.NodeAddrs); err != nil {
-		f.o.Log.Warn("assuming an underlay of 1500 bytes", "err", err)
+		f.o.Log.Warn("cannot find out the MTU of the network between the nodes, so the agent assumes 1500 bytes", "err", err)
 	}
 	return f.foundMTU
 }
 
-// attachKept attaches the TAPs that were there before this agent.
+// attachKept attaches the TAPs that the keeper held when this agent started.
 func (f *Follower) attachKept() {
 	var ofPods []keeper.Item
 	for _, it := range f.o.Kept {
 		switch {
 		case it.Key == hosttap.Key:
 			if err := f.node.AttachHost(it.Meta, it.File); err != nil {
-				f.o.Log.Error("the host's TAP was not attached", "err", err)
+				f.o.Log.Error("the host TAP was not attached", "err", err)
 				_ = it.File.Close()
 			}
 		case strings.HasPrefix(it.Key, keeper.ListenPrefix):
-			_ = it.File.Close() // Holdings.Listener gets its own
+			_ = it.File.Close() // Holdings.Listener returns its own copy
 		case strings.HasPrefix(it.Key, pods.KeyPrefix):
 			ofPods = append(ofPods, it)
 		}

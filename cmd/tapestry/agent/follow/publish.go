@@ -10,16 +10,17 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// said is what publish needs to remember.
+// said is what publish has to remember.
 type said struct {
 	mu sync.Mutex
-	// mu guards the rest, and has one publish at a time, so that what is said last is what is so.
+	// mu guards the fields below. It also serializes calls of publish, so that the last status published is the
+	// present one.
 	objs   *kube.Objects // of the last snapshot
-	works  bool          // a packet has come through this node
-	reason string        // why none has, once that is certain
+	works  bool          // a packet has passed through this node
+	reason string        // why no packet passes through; set when that is certain
 }
 
-// publish tells the other nodes what they need to know of this one, and the authors of objects what is wrong with them.
+// publish tells the other nodes what they need to know of this node, and the authors of objects about problems.
 func (f *Follower) publish(change func(*said)) {
 	f.said.mu.Lock()
 	defer f.said.mu.Unlock()
@@ -43,9 +44,10 @@ func (f *Follower) publish(change func(*said)) {
 	f.o.Source.Report(f.said.objs, shared, own)
 }
 
-// Announce says that the node's network works, as soon as a packet has come through it.
+// Announce publishes that the node's network works, as soon as a packet has passed through it.
 func (f *Follower) Announce(ctx context.Context) error {
-	// An agent that comes after another says nothing against the node before it is certain.
+	// After a restart of the agent, other nodes still believe that the network works. Announce contradicts this only
+	// when it is certain.
 	const patience, pause, certain = 2 * time.Second, 100 * time.Millisecond, 10 * time.Second
 	start, complained := time.Now(), false
 	for {
@@ -60,8 +62,8 @@ func (f *Follower) Announce(ctx context.Context) error {
 			return ctx.Err()
 		}
 		if !complained && time.Since(start) > certain {
-			f.o.Log.Error("packets do not come through this node", "err", err)
-			f.publish(func(s *said) { s.reason = "packets do not come through this node: " + err.Error() })
+			f.o.Log.Error("packets do not pass through this node", "err", err)
+			f.publish(func(s *said) { s.reason = "packets do not pass through this node: " + err.Error() })
 			complained = true
 		}
 		select {
@@ -72,8 +74,8 @@ func (f *Follower) Announce(ctx context.Context) error {
 	}
 }
 
-// Problems are those of the last snapshot, which every agent finds, and what is wrong on this node at the moment. Both
-// are the caller's.
+// Problems returns the problems of the last snapshot, which every agent finds, and the present problems of this node.
+// The caller owns both lists.
 func (f *Follower) Problems() (shared, own []kube.Problem) {
 	shared = slices.Clone(*f.problems.Load())
 	for _, p := range f.node.Problems() {

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// checkStarted reports an error before the first snapshot of the whole cluster is in force.
+// checkStarted returns an error until the first complete snapshot of the cluster is applied.
 func (t *Teller) checkStarted(context.Context) error {
 	if t.o.Follower.HasStarted() {
 		return nil
@@ -24,7 +24,8 @@ func (t *Teller) checkStarted(context.Context) error {
 	return fmt.Errorf("there is no Node %s with a podCIDR among the cluster's objects, or not all of them are known yet", t.o.Node)
 }
 
-// checkKeeper asks the keeper for something it does not have: without one, the next agent would begin with nothing.
+// checkKeeper asks the keeper for a key that it does not have. Without a keeper, the next agent would start with
+// nothing.
 func (t *Teller) checkKeeper(context.Context) error {
 	it, err := t.o.Keeper.Get("health")
 	switch {

@@ -1,5 +1,5 @@
-// Package tell is what an agent tells of its node: whether it is ready, what it counts, and tables for whoever asks on
-// the node.
+// Package tell reports the state of an agent's node: whether it is ready, its counters, and the tables of the local
+// API.
 package tell
 
 import (
@@ -22,36 +22,36 @@ import (
 	"tapestry.dev/tapestry/version"
 )
 
-// begun is when this process began, nearly.
+// begun is approximately when this process began.
 var begun = time.Now()
 
-// Options are what there is to tell of; all are required.
+// Options are the sources of a Teller. All are required.
 type Options struct {
-	// Node is the node's name, PublicKey that of its tunnel.
+	// Node is the node's name. PublicKey is the public key of its tunnel.
 	Node, PublicKey string
 	Follower        *follow.Follower
 	Pods            *pods.Registry
 	Keeper          Keeper
 	Progress        *health.Progress
-	// Directory is that of the manifests; "" for an API server.
+	// Directory is the directory of the manifests; "" means that the source is an API server.
 	Directory string
-	// State says how it stands with the source of the cluster's objects.
+	// State returns the state of the source of the cluster's objects.
 	State func() kube.SourceState
 }
 
-// Keeper is asked whether it is there; *keeper.Holdings is one.
+// Keeper is used to check that the keeper answers; *keeper.Holdings is one.
 type Keeper interface {
 	Get(key string) (keeper.Item, error)
 }
 
-// Teller tells. Its methods may be called concurrently.
+// Teller reports the state of a node. Its methods may be called concurrently.
 type Teller struct {
 	o       Options
 	Health  *health.Health
 	Metrics *metrics.Metrics
 }
 
-// New makes a Teller.
+// New returns a Teller.
 func New(o Options) *Teller {
 	t := &Teller{o: o}
 	t.Metrics = metrics.New(t.counters)
@@ -60,14 +60,14 @@ func New(o Options) *Teller {
 		Ready: []health.Check{
 			{Name: "cluster", Run: t.checkStarted},
 			{Name: "keeper", Run: t.checkKeeper},
-			// Checks run in order, so there is a node when this one does.
+			// Checks run in order, so there is a node when this one runs.
 			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }},
 		},
 	})
 	return t
 }
 
-// counters are everything that this agent counts, one source a line.
+// counters returns all counters of this agent.
 func (t *Teller) counters() counter.List {
 	build := counter.Counter{Name: "tapestry_build_info", Help: "Always 1; the labels say which agent this is.", Kind: counter.Gauge, Labels: []string{"version", "goversion"}}
 	build.Values = []counter.Value{{Labels: []string{version.String(), runtime.Version()}, N: 1}}
@@ -82,7 +82,7 @@ func (t *Teller) counters() counter.List {
 	)
 }
 
-// countState counts what the agent itself knows.
+// countState returns the counters of what the agent itself knows.
 func (t *Teller) countState() counter.List {
 	problems := map[string]int{string(kube.Error): 0, string(kube.Warning): 0}
 	shared, own := t.o.Follower.Problems()
@@ -97,7 +97,7 @@ func (t *Teller) countState() counter.List {
 	}
 }
 
-// Server answers whoever asks on this node.
+// Server returns the server of the local API.
 func (t *Teller) Server(o localapi.Options) *localapi.Server {
 	return &localapi.Server{Node: t.describe, Options: o, Tables: []localapi.Source{
 		localapi.Peers.From(t.peerRows),
@@ -108,7 +108,7 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 	}}
 }
 
-// describe is what there is to tell of the node.
+// describe returns the description of the node.
 func (t *Teller) describe(ctx context.Context) localapi.Node {
 	n := localapi.Node{
 		Name: t.o.Node, Version: version.String(), Started: begun, PublicKey: t.o.PublicKey,
@@ -124,7 +124,7 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 	return n
 }
 
-// sourceText says where the cluster's objects come from, and since when they do not.
+// sourceText says where the cluster's objects come from, and since when the source has failed, if it fails.
 func (t *Teller) sourceText() string {
 	if dir := t.o.Directory; dir != "" {
 		return "manifests in " + dir
@@ -180,7 +180,8 @@ func (t *Teller) frontendRows(context.Context) (rows []localapi.Frontend, _ erro
 	return rows, nil
 }
 
-// longestText is how many bytes of a problem are told: whoever wrote the object chose what it quotes.
+// longestText is how many bytes of a problem's text are reported at most. The author of the object chooses the quoted
+// text.
 const longestText = 2 << 10
 
 func (t *Teller) problemRows(context.Context) (rows []localapi.Problem, _ error) {
