@@ -12,9 +12,9 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// own are the files of commands that print by themselves, and why what others wrote cannot reach a terminal there.
+// own lists the files of commands that print by themselves, and why text of others cannot reach a terminal there.
 var own = map[string]string{
-	"output/output.go":                 "it is what makes text visible",
+	"output/output.go":                 "it makes text visible",
 	"program/program.go":               "errors are made visible there",
 	"tapestry-cni/main.go":             "a version of ours",
 	"tapestry/app/cni.go":              "notes of the installer about files of ours",
@@ -28,7 +28,7 @@ var own = map[string]string{
 	"tapestry-lab/inside/inside.go":    "for programs of ours",
 }
 
-// TestPrinters finds commands that print past this package, by which nothing would be made visible.
+// TestPrinters finds commands that print without this package, so that nothing makes text of others visible.
 func TestPrinters(t *testing.T) {
 	found := map[string]bool{}
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
@@ -65,7 +65,7 @@ func TestPrinters(t *testing.T) {
 	}
 }
 
-// prints reports whether a func of a package writes text, or makes what does.
+// prints reports whether a function writes text, or returns something that does.
 func prints(pkg, name string) bool {
 	switch pkg {
 	case "fmt":

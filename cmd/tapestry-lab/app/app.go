@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/test/product"
 )
 
-// Run executes one command line and returns the exit status.
+// Run runs one command line and returns the exit status.
 func Run(args []string) int {
 	lab.Maybe() // does not return in the processes of a lab
 	return program.Run(&cli.App{

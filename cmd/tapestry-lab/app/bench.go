@@ -26,8 +26,8 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// benchCommand measures our paths beside baselines. Its processes inside of namespaces are this program, too: bench
-// serve, stream, rr, ...
+// benchCommand is "tapestry-lab bench". It measures Tapestry beside baselines. Its processes inside namespaces are
+// this program too: bench serve, stream, rr, ...
 func benchCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "bench",
@@ -48,7 +48,7 @@ func benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "chart", Usage: "draw each suite into `DIR`, as SUITE.svg"},
 			&cli.StringFlag{Name: "chart-format", Usage: "`FORMAT` of charts: svg, png or both", Value: "svg"},
 			productFlag(),
-			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases and what is missing, and measure nothing"},
+			&cli.BoolFlag{Name: "list", Usage: "print the suites, their subjects and cases and what is not installed; measure nothing"},
 		},
 		Action:      runBench,
 		Subcommands: loadGenerator(),
@@ -75,7 +75,7 @@ func runBench(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// Every lab of this run, in whatever process it is brought up, is of this executable.
+	// All labs of this run use this executable, in whatever process they start.
 	executable, err := product.Find(c.String("tapestry"))
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func runBench(c *cli.Context) error {
 		Notice: view.notice, Progress: view.progress,
 	}
 	machine := bench.ThisMachine()
-	if c.Bool("json") || c.Bool("csv") { // the table has it in its head
+	if c.Bool("json") || c.Bool("csv") { // the table shows the machine in its header
 		view.say(machine)
 	}
 	view.begin(suites, o)
@@ -111,7 +111,7 @@ func runBench(c *cli.Context) error {
 	return err
 }
 
-// chartFormats are those that --chart-format means.
+// chartFormats returns the formats that a value of --chart-format means.
 func chartFormats(name string) ([]string, error) {
 	switch {
 	case name == "both":
@@ -122,7 +122,7 @@ func chartFormats(name string) ([]string, error) {
 	return nil, fmt.Errorf("--chart-format %q: expected one of %s, both", name, strings.Join(chart.Formats, ", "))
 }
 
-// leading is how many arguments stand before the first flag.
+// leading returns the number of arguments before the first flag.
 func leading(args []string) int {
 	if i := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") }); i >= 0 {
 		return i
@@ -139,7 +139,7 @@ func describeSuites(all []suite.Suite) string {
 	return b.String()
 }
 
-// printRows prints what there is, also of a run that failed later.
+// printRows prints the rows that there are, also if the run failed later.
 func printRows(c *cli.Context, machine bench.Machine, rows []bench.Row) error {
 	switch {
 	case len(rows) == 0:
@@ -153,7 +153,7 @@ func printRows(c *cli.Context, machine bench.Machine, rows []bench.Row) error {
 	return bench.WriteTable(os.Stdout, rows)
 }
 
-// drawCharts writes a file for each suite and format.
+// drawCharts writes one file for each suite and format.
 func drawCharts(dir string, formats []string, machine bench.Machine, rows []bench.Row) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -179,7 +179,7 @@ func drawCharts(dir string, formats []string, machine bench.Machine, rows []benc
 	return nil
 }
 
-// benchView tells people how far a run is.
+// benchView shows people the progress of a run.
 type benchView struct {
 	errors   io.Writer
 	terminal bool
@@ -223,8 +223,8 @@ func (v *benchView) progress(suite string, done, all int, topology, name string)
 	fmt.Fprintf(v.errors, clearLine+"%s %d/%d %s %s", suite, done, all, topology, name)
 }
 
-// loadGenerator passes command lines of bench's own processes on to bench. A command that is called like a suite is
-// told by the server's address, and is none of these.
+// loadGenerator returns commands that run bench's own processes. It leaves out commands with the name of a suite,
+// which the action of bench recognises by their server address.
 func loadGenerator() []*cli.Command {
 	var out []*cli.Command
 	suites := suite.All()

@@ -18,7 +18,7 @@ import (
 	"tapestry.dev/tapestry/visible"
 )
 
-// demoCommand shows everything on real packets.
+// demoCommand is "tapestry-lab demo", which shows all features on real packets.
 func demoCommand() *cli.Command {
 	var d demo
 	var asJSON bool
@@ -35,7 +35,7 @@ func demoCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "`NAME` of the lab", Value: "demo", Destination: &name},
 			&cli.StringSliceFlag{Name: "step", Usage: "play only this `STEP` (repeatable)"},
 			productFlag(),
-			&cli.StringFlag{Name: "svg", Usage: "draw what was to be seen into `FILE`, too"},
+			&cli.StringFlag{Name: "svg", Usage: "also draw the result into `FILE`"},
 			&cli.BoolFlag{Name: "no-bench", Usage: "leave out the table of throughput and latency at the end"},
 		},
 		Action: func(c *cli.Context) error {
@@ -61,7 +61,7 @@ func demoCommand() *cli.Command {
 	}
 }
 
-// result is one step's outcome, and a line of --json.
+// result is the outcome of one step, and one line of --json.
 type result struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
@@ -82,7 +82,7 @@ type demo struct {
 	keep    bool
 	bench   bool
 	only    []string
-	product string // the executable tapestry; "" for the one beside this program
+	product string // the executable tapestry; "": the one beside this program
 }
 
 // stepTime is how long a step may take before it counts as failed.
@@ -151,7 +151,7 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 	return nil
 }
 
-// check refuses steps that do not exist.
+// check returns an error if a step does not exist.
 func (d *demo) check() error {
 	var names []string
 	for _, s := range steps.All() {
@@ -201,7 +201,7 @@ func (d *demo) closing(c *steps.Cluster, failed int, took time.Duration) {
   %[1]s down --name %[2]s`, os.Args[0], c.Name, c.File()))
 }
 
-// plainView prints a line per step.
+// plainView prints one line per step.
 type plainView struct{ out io.Writer }
 
 func (v *plainView) begin(string, string) {}
@@ -217,7 +217,7 @@ func (v *plainView) end(r result) {
 func (v *plainView) table(rows [][]string) { printTable(v.out, rows) }
 func (v *plainView) say(text string)       { fmt.Fprintln(v.out, text) }
 
-// terminalView shows the running step and colours what is done.
+// terminalView shows the running step and colours the results.
 type terminalView struct {
 	out  io.Writer
 	done int
@@ -247,11 +247,11 @@ func (v *terminalView) end(r result) {
 func (v *terminalView) table(rows [][]string) { printTable(v.out, rows) }
 func (v *terminalView) say(text string)       { fmt.Fprintln(v.out, "\n"+text) }
 
-// jsonView prints one object per step, and nothing else.
+// jsonView prints one object per step and nothing else.
 type jsonView struct{ enc *json.Encoder }
 
 func (v *jsonView) begin(string, string) {}
-func (v *jsonView) end(r result)         { _ = v.enc.Encode(r) } // nobody reads any more
+func (v *jsonView) end(r result)         { _ = v.enc.Encode(r) } // after an error nobody reads any more
 func (v *jsonView) table([][]string)     {}
 func (v *jsonView) say(string)           {}
 

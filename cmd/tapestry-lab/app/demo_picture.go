@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/test/steps/picture"
 )
 
-// pictureView keeps what another view shows, to draw it.
+// pictureView records what another view shows, to draw it later.
 type pictureView struct {
 	view
 	file string
@@ -28,7 +28,7 @@ func (v *pictureView) table(rows [][]string) {
 	v.view.table(rows)
 }
 
-// say keeps the first sentence, which is how it ended; the others are for whoever goes on from there.
+// say records the first sentence, which is the outcome. The other sentences say what to try next.
 func (v *pictureView) say(text string) {
 	if v.demo.Closing == "" {
 		v.demo.Closing = text
@@ -36,7 +36,7 @@ func (v *pictureView) say(text string) {
 	v.view.say(text)
 }
 
-// draw writes the picture.
+// draw writes the picture to the file.
 func (v *pictureView) draw() error {
 	var b bytes.Buffer
 	if err := picture.Write(&b, v.demo); err != nil {

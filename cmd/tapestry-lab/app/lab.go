@@ -22,10 +22,10 @@ import (
 )
 
 func nameFlag() cli.Flag {
-	return &cli.StringFlag{Name: "name", Usage: "which lab, by `NAME`", Value: lab.DefaultName, EnvVars: []string{"TAPESTRY_LAB"}}
+	return &cli.StringFlag{Name: "name", Usage: "`NAME` of the lab", Value: lab.DefaultName, EnvVars: []string{"TAPESTRY_LAB"}}
 }
 
-// exitWith ends with a status without saying anything more.
+// exitWith returns an error that sets the exit status and prints nothing.
 func exitWith(status int) error {
 	if status == 0 {
 		return nil
@@ -59,7 +59,7 @@ Outside of the cluster, at the node's default gateway, is a client (see 'tapestr
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "leave it running in the background"},
 			&cli.BoolFlag{Name: "wait", Usage: "wait until all agents and pods are ready"},
 			&cli.DurationFlag{Name: "timeout", Usage: "`TIME` that --wait waits at most", Value: time.Minute},
-			&cli.BoolFlag{Name: "keep-capabilities", Usage: "leave the agents what they would have as root; they need nothing"},
+			&cli.BoolFlag{Name: "keep-capabilities", Usage: "let the agents keep the capabilities of root; they need none"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -74,9 +74,9 @@ Outside of the cluster, at the node's default gateway, is a client (see 'tapestr
 			}
 			err = keepUp(c, l)
 			if c.Bool("detach") {
-				return err // it stays up, so that one can look into it
+				return err // it stays up, so that the user can inspect it
 			}
-			// c.Context is done when ^C ended it.
+			// ^C has ended c.Context.
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			return errors.Join(err, l.Down(ctx))
@@ -84,7 +84,7 @@ Outside of the cluster, at the node's default gateway, is a client (see 'tapestr
 	}
 }
 
-// keepUp shows the lab and returns when it is not to be up any more, or, detached, when it is up.
+// keepUp shows the lab. It returns when the lab is to be taken down, or, with --detach, when the lab is up.
 func keepUp(c *cli.Context, l *lab.Client) error {
 	if c.Bool("wait") {
 		if err := l.Wait(c.Context, c.Duration("timeout")); err != nil {
@@ -184,14 +184,14 @@ func runCommand(name, usage, what, more string, split func([]string) (lab.Target
 	}
 }
 
-// run runs a command in the lab to its end, which is this program's. On a terminal it gets one of its own unless that
-// is not wanted.
+// run runs a command in the lab, and exits with its status. If this program has a terminal, the command gets one of
+// its own, unless wantTerminal is false.
 func run(c *cli.Context, l *lab.Client, where lab.Target, cmd lab.Command, wantTerminal bool) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 	terminal := wantTerminal && term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stdout.Fd()))
-	// Not c.Context, which ^C ends: ^C is for the command, and its end is ours.
+	// ^C ends c.Context, but here it is meant for the command, and this program ends when the command does.
 	code, err := l.Exec(context.WithoutCancel(c.Context), where, cmd, lab.Stdio{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Terminal: terminal, Signals: signals,
 	})
@@ -204,7 +204,7 @@ func run(c *cli.Context, l *lab.Client, where lab.Target, cmd lab.Command, wantT
 func logsCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "logs",
-		Usage:       "show what a pod's containers, an agent or the lab itself wrote",
+		Usage:       "show the log of a pod's containers, of an agent or of the lab itself",
 		UsageText:   "tapestry-lab logs [-f] [POD | node/NODE]",
 		Description: "Without an argument it is the log of the lab's supervisor.",
 		Flags:       []cli.Flag{nameFlag(), &cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until ^C"}},
@@ -241,12 +241,12 @@ Another call replaces the settings of the last.`,
 			&cli.StringFlag{Name: "duplicate", Usage: "let this `PART` arrive twice"},
 			&cli.StringFlag{Name: "rate", Usage: "`BITS` per second at most, like 100mbit"},
 			&cli.IntFlag{Name: "mtu", Usage: "let no larger IP packet through than `BYTES`"},
-			&cli.BoolFlag{Name: "no-icmp", Usage: "say nothing of what is too big: a black hole"},
-			&cli.Uint64Flag{Name: "seed", Usage: "the `NUMBER` that all chance comes from", Value: 1},
+			&cli.BoolFlag{Name: "no-icmp", Usage: "drop packets that are too large without an ICMP error: a black hole"},
+			&cli.Uint64Flag{Name: "seed", Usage: "`NUMBER` that seeds all random choices", Value: 1},
 			&cli.BoolFlag{Name: "off", Usage: "restore the path"},
 		},
 		Action: func(c *cli.Context) error {
-			// Flags may follow the two names, as is natural here.
+			// Flags may also follow the two names, which is natural here.
 			args, err := interspersed(c, 2)
 			if err != nil {
 				return err
@@ -266,14 +266,14 @@ Another call replaces the settings of the last.`,
 				return l.Unimpair(c.Context, args[0], args[1])
 			}
 			if cfg == (impair.Config{Seed: cfg.Seed, ICMP: cfg.ICMP}) {
-				return errors.New("nothing to do: name what is to be bad, like --loss 1%, or --off")
+				return errors.New("nothing to do: give an impairment, like --loss 1%, or --off")
 			}
 			return l.Impair(c.Context, args[0], args[1], cfg)
 		},
 	}
 }
 
-// interspersed sets the flags that follow the first n arguments, which package flag does not look for there.
+// interspersed sets the flags that follow the first n arguments. Package flag does not look for flags there.
 func interspersed(c *cli.Context, n int) ([]string, error) {
 	args := c.Args().Slice()
 	if len(args) <= n {
@@ -340,12 +340,12 @@ func percent(text string) (float64, error) {
 		v /= 100
 	}
 	if err != nil || !(v >= 0 && v <= 1) {
-		return 0, fmt.Errorf("%q is no part: expected one like 1%% or 0.01", text)
+		return 0, fmt.Errorf("%q is not a share between 0 and 1: expected one like 1%% or 0.01", text)
 	}
 	return v, nil
 }
 
-// bitRate reads "100mbit", as tc(8) has it, in bits per second.
+// bitRate parses a rate like "100mbit", as tc(8) does. The result is in bits per second.
 func bitRate(text string) (int64, error) {
 	if text == "" {
 		return 0, nil
@@ -362,7 +362,7 @@ func bitRate(text string) (int64, error) {
 	}
 	v, err := strconv.ParseFloat(number, 64)
 	if err != nil || !(v*float64(unit) >= 1 && v*float64(unit) <= 1e15) {
-		return 0, fmt.Errorf("%q is no rate: expected one like 100mbit", text)
+		return 0, fmt.Errorf("%q is not a rate: expected one like 100mbit", text)
 	}
 	return int64(v * float64(unit)), nil
 }
@@ -391,7 +391,7 @@ func agentCommand() *cli.Command {
 			case "start":
 				return l.StartAgent(c.Context, node)
 			default:
-				return fmt.Errorf("unknown %q: expected kill, stop or start", verb)
+				return fmt.Errorf("unknown action %q: expected kill, stop or start", verb)
 			}
 		},
 	}

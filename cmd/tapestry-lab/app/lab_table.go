@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// printStatus shows a lab as aligned tables.
+// printStatus prints a lab as aligned tables.
 func printStatus(w io.Writer, st *lab.Status) error {
 	t := output.Columns(w)
 	t.Row("NODE", "AGENT", "RESTARTS", "ADDRESSES", "POD RANGES")

@@ -38,7 +38,7 @@ func TestBitRate(t *testing.T) {
 	}
 }
 
-// Flags of impair stand before or behind the two names.
+// The flags of impair may stand before or behind the two names.
 func TestImpairFlags(t *testing.T) {
 	want := impair.Config{Loss: 0.01, Delay: 5 * time.Millisecond, Rate: 1e6, Seed: 7, MTU: 1400}
 	for _, line := range []string{

@@ -8,11 +8,11 @@ import (
 	"tapestry.dev/tapestry/test/serve"
 )
 
-// serveCommand is the built-in pod program.
+// serveCommand is "tapestry-lab serve", the built-in program for pods.
 func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
-		Usage: "answer TCP, UDP and HTTP with who is answering whom",
+		Usage: "answer TCP, UDP and HTTP with the names of both ends",
 		Description: `The program of a lab's pods that have no command of their own. Every answer is one line of JSON: the
 name of the pod, the address of the client as the server sees it, the server's own, and what it got.
 

@@ -9,10 +9,10 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// tools are the commands of tapestry that ask the agent of one node. The lab knows the agents' sockets.
+// tools are the commands of tapestry that ask one node's agent. The lab knows the sockets of the agents.
 var tools = []struct{ name, usage string }{
-	{"status", "tell how the network of a node is: tapestry status"},
-	{"doctor", "tell what is wrong with a node, and what to do: tapestry doctor"},
+	{"status", "show the state of a node's network: tapestry status"},
+	{"doctor", "find out what is wrong with a node, and what to do: tapestry doctor"},
 }
 
 func toolCommands() []*cli.Command {
@@ -45,7 +45,7 @@ func runTool(c *cli.Context, name string) error {
 	return run(c, l, lab.Node(n.Name), lab.Command{Argv: argv}, false)
 }
 
-// agentNode finds a node with an agent.
+// agentNode returns the node with that name, if it has an agent.
 func agentNode(st *lab.Status, name string) (*lab.NodeStatus, error) {
 	var names []string
 	for i := range st.Nodes {

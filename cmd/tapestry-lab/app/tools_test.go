@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// TestTools: whatever command of the product asks a node's agent, the lab has it too, without a socket to name.
+// TestTools checks that the lab has all commands of the product that ask a node's agent, without the flag --socket.
 func TestTools(t *testing.T) {
 	var ours, theirs []string
 	for _, tool := range tools {

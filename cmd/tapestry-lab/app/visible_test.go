@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// Whatever objects and processes of a lab are called or say, no control byte gets to the terminal.
+// No control byte in the names and texts of objects and processes reaches the terminal.
 func TestHostile(t *testing.T) {
 	var st lab.Status
 	visibletest.Fill(&st)

@@ -1,4 +1,4 @@
-// Package inside has the commands that the demo and the end-to-end tests run inside of pods and nodes.
+// Package inside contains the commands that the demo and the end-to-end tests run inside pods and nodes.
 package inside
 
 import (
@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// Probe is "tapestry-lab probe", the client. Everything it prints is one line of JSON.
+// Probe is "tapestry-lab probe", the client. Each result is one line of JSON.
 func Probe() *cli.Command {
 	return &cli.Command{
 		Name:   "probe",

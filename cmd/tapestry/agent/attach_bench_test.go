@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// BenchmarkAdd is what a pod waits for: ADD by the executable, with a real agent, its journal on the disk and a
-// keeper, from start to end of the process; and VERSION, which is the start of the executable alone.
+// BenchmarkAdd measures what a pod waits for: ADD by the executable, from start to end of the process, with a real
+// agent, its journal on the disk and a keeper. VERSION measures the start of the executable alone.
 func BenchmarkAdd(b *testing.B) {
 	n := newMachine(b)
 	n.start()

@@ -18,7 +18,7 @@ func TestAttachByPlugin(t *testing.T) {
 	n.start()
 	n.ready()
 	s := n.sandbox("c1", "web")
-	s.works("DEL") // of the unknown
+	s.works("DEL") // an unknown pod
 	for range 2 {
 		s.works("ADD")
 		s.works("CHECK")
@@ -35,13 +35,13 @@ func TestAttachByPlugin(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	s.works("ADD")
-	if got := s.addrs(); got != "10.244.1.4/32 fd00:10:244:1::4/128" { // the first ones rest
+	if got := s.addrs(); got != "10.244.1.4/32 fd00:10:244:1::4/128" { // the first ones are not yet given out again
 		t.Error(got)
 	}
 	s.works("DEL")
 }
 
-// The kubelet makes a new sandbox of a pod, and the old one's DEL comes late.
+// The kubelet makes a new sandbox of a pod, and the DEL of the old one comes late.
 func TestNextSandbox(t *testing.T) {
 	n := newMachine(t)
 	n.start()
@@ -57,7 +57,7 @@ func TestNextSandbox(t *testing.T) {
 	n.has(0, 0)
 }
 
-// A pod is deleted while its ADD runs: what of that comes later finds nothing to attach to.
+// A pod is deleted while its ADD runs. The rest of the ADD finds nothing to attach to.
 func TestDeletedWhileAdded(t *testing.T) {
 	n := newMachine(t)
 	n.start()
@@ -78,7 +78,7 @@ func TestDeletedWhileAdded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	n.has(0, 0)
-	// With other addresses than it was given it is not attached either.
+	// A pod is not attached with other addresses than it was given, either.
 	if p, err = n.client.Prepare(t.Context(), p.Pod); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestDeletedWhileAdded(t *testing.T) {
 	n.has(0, 1)
 }
 
-// No agent was there to hear of the DEL: the next one finds the TAP gone.
+// A DEL comes while there is no agent. The next agent finds that the TAP is gone.
 func TestDeletedWithoutAgent(t *testing.T) {
 	n := newMachine(t)
 	n.start()
@@ -111,7 +111,7 @@ func TestDeletedWithoutAgent(t *testing.T) {
 	n.ready()
 	n.has(1, 1)
 	stays.works("CHECK")
-	// Addresses that were released and rest do so still.
+	// Addresses that were released before are still not given out again.
 	other := n.sandbox("c3", "other")
 	other.works("ADD")
 	if got := other.addrs(); got != "10.244.1.5/32 fd00:10:244:1::5/128" {
@@ -148,7 +148,7 @@ func TestCollect(t *testing.T) {
 	list[0].extra = `,"cni.dev/valid-attachments":[` + many.String() + `{"containerID":"c1","ifname":"eth0"}]`
 	list[0].works("GC")
 	n.has(1, 1)
-	// Another runtime's network is its own business.
+	// The networks of other runtimes are left alone.
 	if err := n.client.Collect(t.Context(), "other", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ spec: {nodeName: n1, containers: [{name: c, image: i}]}
 		if err := rival.run("ADD"); !errors.As(err, &e) || e.Code != 11 || !strings.Contains(e.Msg, "10.244.1.77: is another pod's at the moment") {
 			t.Errorf("got %v", err)
 		}
-		db.works("DEL") // and at once again
+		db.works("DEL") // and again at once
 	}
 	rival.works("ADD")
 }
@@ -207,7 +207,7 @@ func TestRangeChanges(t *testing.T) {
 	old.works("DEL")
 	next.works("DEL")
 	n.has(0, 0)
-	// The range has four addresses, of which some rest.
+	// The range has four addresses, and some of them were released too recently.
 	var e *pluginError
 	for i := range 5 {
 		if err := n.sandbox(fmt.Sprint("f", i), fmt.Sprint("f", i)).run("ADD"); errors.As(err, &e) {
@@ -219,8 +219,8 @@ func TestRangeChanges(t *testing.T) {
 	}
 }
 
-// ADD goes on while agents come and go: every pod is attached in the end, none has another's address, and nothing is
-// left.
+// ADDs go on while agents come and go. In the end every pod is attached, no two have the same address, and nothing is
+// left over.
 func TestAddOverRestarts(t *testing.T) {
 	rounds := 50
 	if testing.Short() {
@@ -235,7 +235,7 @@ func TestAddOverRestarts(t *testing.T) {
 	owner := map[string]string{}
 	var live []*sandbox
 	for i := range rounds {
-		// The kill falls somewhere within the ADD.
+		// The agent is killed at some time during the ADD.
 		delay := time.Duration(random.IntN(40)) * time.Millisecond
 		s := n.sandbox(fmt.Sprint("c", i), fmt.Sprint("p", i))
 		s.extra = `,"patience":60`
@@ -252,14 +252,14 @@ func TestAddOverRestarts(t *testing.T) {
 		}
 		owner[s.addrs()] = s.container
 		live = append(live, s)
-		if i%3 == 2 { // and a DEL as well, which may find no agent
+		if i%3 == 2 { // a DEL as well, which may find no agent
 			gone := live[0]
 			live = live[1:]
 			gone.works("DEL")
 		}
 	}
 	n.ready()
-	// What a DEL could not tell anybody is found by review in time, and by GC at once.
+	// If a DEL found no agent, the review finds the pod's end later, and GC finds it at once.
 	var valid []string
 	for _, s := range live {
 		valid = append(valid, fmt.Sprintf(`{"containerID":%q,"ifname":"eth0"}`, s.container))
@@ -274,7 +274,7 @@ func TestAddOverRestarts(t *testing.T) {
 	n.has(0, 0)
 }
 
-// A hundred pods come and go, and nothing is left.
+// A hundred pods come and go, and nothing is left over.
 func TestNoLeak(t *testing.T) {
 	n := newMachine(t)
 	n.start()

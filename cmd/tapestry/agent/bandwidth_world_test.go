@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// listen opens a listener for whoever takes a stream, in the sandbox, or on the node for a nil one. The cleanup closes
-// it.
+// listen opens a listener in the sandbox, or on the node if s is nil. The test's cleanup closes it.
 func listen(t *testing.T, s *sandbox, addr string) (l net.Listener) {
 	t.Helper()
 	open := func() (err error) {
@@ -29,7 +28,7 @@ func listen(t *testing.T, s *sandbox, addr string) (l net.Listener) {
 	return l
 }
 
-// address is the sandbox's first.
+// address returns the sandbox's first address.
 func (s *sandbox) address() string {
 	addr, _, _ := strings.Cut(s.addrs(), "/")
 	return addr
@@ -47,7 +46,7 @@ func (s *sandbox) dial(addr string) (c net.Conn) {
 	return c
 }
 
-// flood writes until the other end has enough.
+// flood writes until the other end closes.
 func flood(c net.Conn) {
 	defer c.Close()
 	for b := make([]byte, 256<<10); ; {
@@ -57,7 +56,7 @@ func flood(c net.Conn) {
 	}
 }
 
-// rate is how many bits per second a stream has, for some time after it has come into its stride.
+// rate measures a stream in bits per second, for some time after the stream has reached its full speed.
 func rate(t *testing.T, c net.Conn) float64 {
 	t.Helper()
 	defer c.Close()
@@ -82,7 +81,7 @@ func rate(t *testing.T, c net.Conn) float64 {
 	}
 }
 
-// What a pod receives comes as fast as its limit says, over an agent's restart as well.
+// A pod receives as fast as its limit says, also after the agent restarts.
 func TestIngressRate(t *testing.T) {
 	n := newMachine(t)
 	n.start()
@@ -96,7 +95,7 @@ func TestIngressRate(t *testing.T) {
 		right := func(what string, measure func() float64) {
 			t.Helper()
 			var got float64
-			for range 10 { // a busy machine may be too slow for a moment, and never too fast
+			for range 10 { // a busy machine may be too slow for a moment, but never too fast
 				got = measure()
 				t.Logf("%s of %.0f Mbit/s: %.0f", what, limit/1e6, got/1e6)
 				if got > 0.85*limit {

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// flowKeeper is a keeper that holds flow memory, and counts how often it got some.
+// flowKeeper is a keeper that holds flow memory, and counts how often it was given some.
 type flowKeeper struct {
 	*keeper.Keeper
 	t    *testing.T
@@ -36,7 +36,7 @@ func (k *flowKeeper) put(f *os.File) error {
 	return k.Put(flowsKey, nil, f)
 }
 
-// kept is what an agent gets that starts; nil when nothing is there.
+// kept returns the file that an agent gets when it starts, or nil if the keeper holds none.
 func (k *flowKeeper) kept() *os.File {
 	it, err := k.Get(flowsKey)
 	if errors.Is(err, keeper.ErrNotFound) {
@@ -48,7 +48,7 @@ func (k *flowKeeper) kept() *os.File {
 	return it.File
 }
 
-// open is what an agent does that starts.
+// open does what an agent does when it starts.
 func (k *flowKeeper) open(capacity int) *flow.Table {
 	k.t.Helper()
 	table, err := openFlows(k.kept(), capacity, k.put)
@@ -58,7 +58,7 @@ func (k *flowKeeper) open(capacity int) *flow.Table {
 	return table
 }
 
-// leaveV1 has the keeper hold the memory of an agent of version 1 with 1,000 connections to Services.
+// leaveV1 makes the keeper hold the memory of an agent of version 1, with 1,000 connections to Services.
 func (k *flowKeeper) leaveV1() {
 	f, err := os.Open("../../../netstack/flow/testdata/v1.thousand.gz")
 	if err != nil {
@@ -101,8 +101,8 @@ func TestOpenFlows(t *testing.T) {
 	}
 }
 
-// TestUpgradeFlows: an agent that finds memory of version 1 takes over all of 1,000 flows, and has the keeper hold
-// memory of its own. The next agent finds that.
+// TestUpgradeFlows checks that an agent that finds memory of version 1 takes over all 1,000 flows, and makes the
+// keeper hold its new memory. The next agent finds the new memory.
 func TestUpgradeFlows(t *testing.T) {
 	k := newFlowKeeper(t)
 	k.leaveV1()
@@ -110,7 +110,7 @@ func TestUpgradeFlows(t *testing.T) {
 	if s := table.Stats(); k.puts != 1 || s.Kept != 1000 || s.Discarded != 0 || s.Unfit != 0 || s.Reformatted || s.Capacity != 4096 {
 		t.Errorf("%d puts, %+v", k.puts, s)
 	}
-	// They are charged to the 20 pods that began them.
+	// The flows are charged to the 20 pods that began them.
 	if s := table.Stats(); s.Owners != 20 || s.Most != 50 {
 		t.Errorf("%d owners, the one with the most has %d; want 20 with 50 each", s.Owners, s.Most)
 	}
@@ -126,7 +126,7 @@ func TestUpgradeFlows(t *testing.T) {
 	}
 }
 
-// TestUpgradeInterrupted: as long as the keeper does not hold the new memory, it holds the old, as it was.
+// TestUpgradeInterrupted checks that until the keeper holds the new memory, it holds the old memory unchanged.
 func TestUpgradeInterrupted(t *testing.T) {
 	k := newFlowKeeper(t)
 	k.leaveV1()
@@ -140,7 +140,7 @@ func TestUpgradeInterrupted(t *testing.T) {
 	}
 }
 
-// TestResizeFlows: another value of --flows moves the flows, as many as there is room for.
+// TestResizeFlows checks that another value of --flows moves as many flows as there is room for.
 func TestResizeFlows(t *testing.T) {
 	k := newFlowKeeper(t)
 	k.leaveV1()
@@ -151,7 +151,7 @@ func TestResizeFlows(t *testing.T) {
 	}
 }
 
-// TestStrangeFlows: memory that is not ours, or of a version to come, is replaced by an empty table.
+// TestStrangeFlows checks that an empty table replaces memory that is not a flow table, or is of a later version.
 func TestStrangeFlows(t *testing.T) {
 	k := newFlowKeeper(t)
 	memory, err := keeper.NewMemory("strange", 5000)

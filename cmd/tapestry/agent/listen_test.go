@@ -17,7 +17,7 @@ func TestOneSocket(t *testing.T) {
 		{":80", ":80", true},
 		{":80", ":443", false},
 		{":80", "0.0.0.0:80", true},
-		{"0.0.0.0:80", "[::]:80", true}, // net.Listen makes either a socket of both families
+		{"0.0.0.0:80", "[::]:80", true}, // net.Listen makes a socket of both families of either
 		{":80", "127.0.0.1:80", true},
 		{"[::]:80", "127.0.0.1:80", true},
 		{"127.0.0.1:80", "127.0.0.1:80", true},
@@ -38,7 +38,7 @@ func TestOneSocket(t *testing.T) {
 	}
 }
 
-// What the table says of unspecified addresses is what the kernel does.
+// The kernel treats unspecified addresses as the table above says.
 func TestOneSocketIsTheKernels(t *testing.T) {
 	for _, tt := range [][2]string{{":0", "0.0.0.0"}, {"[::]:0", "127.0.0.1"}, {"127.0.0.1:0", ""}} {
 		l, err := net.Listen("tcp", tt[0])
@@ -76,7 +76,7 @@ func TestEqualListenAddressesAreAnError(t *testing.T) {
 	for _, args := range [][]string{
 		{"--ingress-http", "127.0.0.1:8080", "--ingress-https", "127.0.0.1:8080"},
 		{"--ingress-http", ":8080", "--ingress-https", "0.0.0.0:8080"},
-		{"--ingress-http", ":10256"}, // --health-address by default
+		{"--ingress-http", ":10256"}, // the default of --health-address
 	} {
 		dir := t.TempDir()
 		app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}

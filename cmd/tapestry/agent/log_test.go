@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// Wherever text of others stands in a line of the log, it is one line, and moves no cursor.
+// Text of others, wherever it is in a log line, stays on that line and moves no cursor.
 func TestLogOfHostile(t *testing.T) {
 	const bad = visibletest.Hostile
 	var out strings.Builder

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// serves answers every connection to the sandbox's port with its container's name, until the test ends.
+// serves answers every connection to the sandbox's port with the container's name, until the test ends.
 func (s *sandbox) serves(port int) {
 	s.t.Helper()
 	var l net.Listener
@@ -32,7 +32,7 @@ func (s *sandbox) serves(port int) {
 	}()
 }
 
-// ask gives what is answered at an address of the node.
+// ask returns the answer at an address of the node.
 func ask(addr string) (string, error) {
 	c, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
@@ -44,7 +44,7 @@ func ask(addr string) (string, error) {
 	return string(answer), err
 }
 
-// A port that a runtime asks for leads to the pod as long as that is attached, over an agent's restart as well.
+// A port that a runtime asks for leads to the pod while the pod is attached, also after the agent restarts.
 func TestPortMappings(t *testing.T) {
 	n := newMachine(t)
 	n.start()
@@ -75,7 +75,7 @@ func TestPortMappings(t *testing.T) {
 	n.start()
 	n.ready()
 	open()
-	// The Pod object names the same port.
+	// The Pod object names the same port as the runtime.
 	n.manifest("pods.yaml", fmt.Sprintf(`
 apiVersion: v1
 kind: Pod

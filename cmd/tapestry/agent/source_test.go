@@ -11,7 +11,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 )
 
-// An agent has exactly one source, and what its flags say fits to it.
+// An agent has exactly one source, and its other flags fit to the source.
 func TestSourceFlags(t *testing.T) {
 	server := clustertest.New(t)
 	kubeconfig := server.Kubeconfig()

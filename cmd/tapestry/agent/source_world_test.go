@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 )
 
-// The objects of these tests, as the API server has them.
+// The objects of these tests, in the API server's JSON.
 const (
 	unallocatedNode = `{"metadata": {"name": "n1"}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.1"}]}}`
 	allocatedNode   = `{"metadata": {"name": "n1"}, "spec": {"podCIDRs": ["10.244.1.0/24"]}, "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.1"}]}}`
@@ -17,9 +17,9 @@ const (
 	lostService     = `{"metadata": {"namespace": "default", "name": "lost"}, "spec": {"ports": [{"port": 80}]}}`
 )
 
-// TestOnAPIServer is the life of a node on an API server: it waits for a podCIDR, says of itself what the others need,
-// gives pods the addresses that they ask for, goes on while the server is gone, and takes another podCIDR when the
-// Node is made anew.
+// TestOnAPIServer follows the life of a node that uses an API server. The node waits for a podCIDR, publishes what the
+// other nodes need, gives pods the addresses that they ask for, goes on while the server is down, and uses another
+// podCIDR when its Node is made anew.
 func TestOnAPIServer(t *testing.T) {
 	s := clustertest.New(t)
 	n := newMachine(t)
@@ -55,7 +55,8 @@ func TestOnAPIServer(t *testing.T) {
 		t.Errorf("the pod has %s", got)
 	}
 
-	// Without a server pods that it told of can come; for others it has to be asked.
+	// While the server is down, pods that the agent knows from it can be attached. For other pods the agent has to ask
+	// it.
 	key := annotation(kube.PublicKeyAnnotation)
 	s.Stop()
 	unknown := n.sandbox("c2", "unknown")

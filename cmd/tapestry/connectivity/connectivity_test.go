@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/kube/stage"
 )
 
-// twoNodes is a stage on two nodes, whose pods have both families and whose nodes have IPv4.
+// twoNodes returns a stage on two nodes. Its pods have both families, its nodes have IPv4.
 func twoNodes() *stage.Stage {
 	return &stage.Stage{
 		Namespace: "t",
@@ -43,10 +43,10 @@ func names(checks []Check, group string) (out []string) {
 func TestPlan(t *testing.T) {
 	checks := Plan(twoNodes(), "example.com:80")
 	for group, want := range map[string]int{
-		"pod-pod":     8,             // two servers, protocols and families
+		"pod-pod":     8,             // two servers, two protocols, two families
 		"pod-service": 8 + 2,         // and all servers of one Service
 		"hairpin":     8,             //
-		"nodeport":    8 + 2*2*(2+1), // IPv4: client to both nodes; host to both nodes and itself
+		"nodeport":    8 + 2*2*(2+1), // IPv4: client to both nodes; host to both nodes and to localhost
 		"host":        8,             // IPv4: pods and Services
 		"dns":         6 + 1 + 2 + 1, //
 		"egress":      2,             //
@@ -100,7 +100,7 @@ func TestJudge(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		check        Check
-		stdout, want string // "" when all is well, else part of the problem
+		stdout, want string // want is "" if nothing is wrong, else part of the problem
 	}{
 		{find("client", "tcp 10.244.2.3:9000"), said(m{"pod": "far", "client": "10.244.1.3:999"}), ""},
 		{find("client", "tcp 10.244.2.3:9000"), said(m{"pod": "far", "client": "192.0.2.1:999"}), "sees 192.0.2.1:999, want 10.244.1.3"},

@@ -8,17 +8,17 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
 )
 
-// name is what the command is called.
+// name is the name of the command.
 const name = "connectivity-test"
 
-// inPod is the command line, without the program, by which a pod is asked something.
+// inPod returns the arguments with which this program runs a subcommand in a pod.
 func inPod(args ...string) []string { return append([]string{name}, args...) }
 
-// inside are the commands that the test has its pods run. What they print is a line of JSON each.
+// inside returns the commands that the test runs in its pods. Each result is one line of JSON.
 func inside() []*cli.Command {
 	return []*cli.Command{
 		{
-			Name: "serve", Hidden: true, Usage: "answer who asks whom",
+			Name: "serve", Hidden: true, Usage: "answer with the names of both ends",
 			Flags: []cli.Flag{&cli.StringFlag{Name: "name", Required: true}, &cli.IntSliceFlag{Name: "tcp"}, &cli.IntSliceFlag{Name: "udp"}},
 			Action: func(c *cli.Context) error {
 				s, err := talk.Listen(c.Context, talk.Config{Name: c.String("name"), TCP: c.IntSlice("tcp"), UDP: c.IntSlice("udp")})

@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/kube/stage"
 )
 
-// inAPod runs the program as a pod of the test does, and gives what it printed.
+// inAPod runs the program as a pod of the test does, and returns its output.
 func inAPod(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "/proc/self/exe", args...).Output()
@@ -24,8 +24,7 @@ func inAPod(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// TestInside starts the server as the stage does and asks it as the plan does: what the one prints the other
-// understands.
+// TestInside starts the server as the stage does, and asks it as the plan does. The plan must understand the output.
 func TestInside(t *testing.T) {
 	server := exec.Command("/proc/self/exe", stage.Arguments("near", true)...)
 	server.Stderr = os.Stderr

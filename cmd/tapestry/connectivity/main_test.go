@@ -13,9 +13,10 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// The test binary is the program in the test's pods, too. A network of our own makes every port ours.
+// The test binary is also the program in the test's pods. It runs in a network namespace of its own, in which all
+// ports are free.
 func TestMain(m *testing.M) {
-	// Under the race detector every process would otherwise sleep for a second at its end.
+	// Without this, the race detector makes every process sleep for a second at its end.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) < 2 || os.Args[1] != name {
 		userns.Main(m)

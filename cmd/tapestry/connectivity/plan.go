@@ -1,4 +1,4 @@
-// Package connectivity asks from pods, over every way there is in a cluster, and judges the answers.
+// Package connectivity tries all ways through a cluster's network from pods, and checks the answers.
 package connectivity
 
 import (
@@ -15,14 +15,14 @@ import (
 // Check is one question from one pod.
 type Check struct {
 	Group string   // "pod-pod", "pod-service", ...
-	Name  string   // what is asked for, for people
-	From  string   // the pod
-	Args  []string // of this program, in the pod
-	// Judge says what is wrong with what was printed; "" when nothing is.
+	Name  string   // the target, for people
+	From  string   // the pod that asks
+	Args  []string // arguments of this program in the pod
+	// Judge says what is wrong with the output; "" means that nothing is.
 	Judge func(stdout string) string
 }
 
-// Plan gives the checks for what is there, in order. outside is a "host:port" beyond the cluster, "" for none.
+// Plan returns the checks for a stage, in order. outside is the "host:port" of a server outside the cluster, or "".
 func Plan(s *stage.Stage, outside string) []Check {
 	p := plan{s: s}
 	for _, v6 := range []bool{false, true} {
@@ -40,7 +40,8 @@ type plan struct {
 	checks []Check
 }
 
-// servers are the pods that answer: one on this node, and where there is another node one there.
+// servers returns the names of the pods that answer: one on the client's node, and one on another node if there is
+// one.
 func (p *plan) servers() []string {
 	if _, two := p.s.Pods["far"]; two {
 		return []string{"near", "far"}
@@ -62,7 +63,7 @@ func (p *plan) family(v6 bool) {
 			if network == "udp" {
 				nodePort = svc.UDP
 			}
-			// A pod's address is seen as it is, whatever the way.
+			// A server sees the pod's own address, whatever way the pod takes.
 			seen := addr(client.Addrs, v6)
 			p.ask("pod-pod", "client", network, at(pod.Addrs, v6, stage.ServerPort), server, seen)
 			p.ask("pod-service", "client", network, at(svc.Addrs, v6, stage.ServicePort), server, seen)
@@ -84,8 +85,8 @@ func (p *plan) family(v6 bool) {
 	p.spread(v6)
 }
 
-// ask adds a question that a server is to answer, and to see a client in; the invalid one is any. Families that the
-// target does not have are passed over.
+// ask adds a check that the server answers and sees the client's address as seen. If seen is invalid, any address is
+// right. If the target has no address in the family, ask adds nothing.
 func (p *plan) ask(group, from, network string, to netip.AddrPort, server string, seen netip.Addr) {
 	if !to.IsValid() || to.Port() == 0 {
 		return
@@ -110,10 +111,11 @@ func (p *plan) ask(group, from, network string, to netip.AddrPort, server string
 	})
 }
 
-// spreadTimes is how often a Service over two pods is asked: that one of them is never chosen has a chance of 2^-19.
+// spreadTimes is how often a Service with two pods is asked. The probability that one of them is never chosen is
+// 2^-19.
 const spreadTimes = 20
 
-// spread asks a Service over all servers until each had its turn.
+// spread asks a Service with all servers often enough that each answers at least once.
 func (p *plan) spread(v6 bool) {
 	to := at(p.s.Services["both"].Addrs, v6, stage.ServicePort)
 	if !to.IsValid() {
@@ -181,8 +183,8 @@ func (p *plan) resolve(group, from, kind, name string, want []string) {
 	})
 }
 
-// egress asks the API server, which no pod network has, by its Service, and something beyond the cluster if there is
-// any.
+// egress asks the API server through its Service, since the API server is outside all pod networks. It also asks the
+// server outside the cluster, if one is given.
 func (p *plan) egress(outside string) {
 	p.checks = append(p.checks, Check{
 		Group: "egress", From: "client", Name: "https://kubernetes.default.svc", Args: inPod("get", "https://kubernetes.default.svc/version"),
@@ -193,7 +195,7 @@ func (p *plan) egress(outside string) {
 				return problem
 			case f.Error != "":
 				return f.Error
-			case f.Status == 0: // whatever it says, it was reached
+			case f.Status == 0: // it was reached, whatever the status is
 				return "no answer"
 			}
 			return ""
@@ -221,7 +223,7 @@ func answer[T any](stdout string) (v T, problem string) {
 	return v, ""
 }
 
-// addr is the address of a family, or invalid.
+// addr returns the list's address of a family, or an invalid one.
 func addr(list []netip.Addr, v6 bool) netip.Addr {
 	for _, a := range list {
 		if a.Is6() == v6 {
@@ -231,7 +233,7 @@ func addr(list []netip.Addr, v6 bool) netip.Addr {
 	return netip.Addr{}
 }
 
-// at is a port of the address of a family, or invalid.
+// at returns a port at the list's address of a family, or an invalid one.
 func at(list []netip.Addr, v6 bool, port uint16) netip.AddrPort {
 	if a := addr(list, v6); a.IsValid() {
 		return netip.AddrPortFrom(a, port)
@@ -240,7 +242,7 @@ func at(list []netip.Addr, v6 bool, port uint16) netip.AddrPort {
 }
 
 func host(s string) netip.Addr {
-	ap, _ := netip.ParseAddrPort(s) // the zero Addr equals none that is wanted
+	ap, _ := netip.ParseAddrPort(s) // after an error, the zero Addr equals no wanted address
 	return ap.Addr().Unmap()
 }
 

@@ -7,28 +7,28 @@ import (
 )
 
 const (
-	// atOnce is how many questions are asked at a time: each is a process in a pod.
+	// atOnce is how many questions are asked at the same time. Each is a process in a pod.
 	atOnce = 4
-	// tries and pause give what was made a moment ago time to be known on every node.
+	// tries and pause give every node time to learn of objects that were just made.
 	tries = 3
 	pause = time.Second
-	// askTime bounds one question.
+	// askTime is how long one question may take.
 	askTime = 30 * time.Second
 )
 
-// Result is what became of a Check.
+// Result is the result of a Check.
 type Result struct {
 	Group   string `json:"group"`
 	From    string `json:"from"`
 	Name    string `json:"name"`
-	Problem string `json:"problem,omitempty"` // "" when all was well
+	Problem string `json:"problem,omitempty"` // "" if there is none
 	Tries   int    `json:"tries"`
 }
 
 // Exec runs this program with args in a pod.
 type Exec func(ctx context.Context, pod string, args ...string) (stdout string, err error)
 
-// Run asks everything and gives the results in the order of checks.
+// Run runs all checks and returns the results in the same order.
 func Run(ctx context.Context, exec Exec, checks []Check) []Result {
 	results := make([]Result, len(checks))
 	slots := make(chan struct{}, atOnce)

@@ -7,7 +7,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// What pods answered is shown, and no control byte of it gets to the terminal.
+// No control byte in the answers of pods reaches the terminal.
 func TestHostile(t *testing.T) {
 	var results []Result
 	visibletest.Fill(&results)

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// apiServer answers as one, an hour ahead, to whoever has the token.
+// apiServer starts an API server whose clock is an hour ahead, for clients with the token.
 func apiServer(t *testing.T, mayList bool) Options {
 	t.Helper()
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -11,7 +11,7 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// healthy is a node on which all is well.
+// healthy returns the facts of a node without problems.
 func healthy() *Facts {
 	return &Facts{
 		Agent: &Agent{
@@ -112,7 +112,7 @@ func TestDiagnose(t *testing.T) {
 	}
 }
 
-// An offset within what the measurement may be wrong by is not held against the clock.
+// An offset within the margin of the measurement is not reported.
 func TestClockMargin(t *testing.T) {
 	f := healthy()
 	f.API.Offset, f.API.Margin = 4*time.Second, 3*time.Second

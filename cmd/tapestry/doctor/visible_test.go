@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// Whatever an agent, an API server or the kernel's rules say, no control byte gets to the terminal.
+// No control byte in the text of an agent, an API server or the kernel's rules reaches the terminal.
 func TestHostile(t *testing.T) {
 	var f Facts
 	visibletest.Fill(&f)

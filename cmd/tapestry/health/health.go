@@ -1,5 +1,5 @@
-// Package health answers, over HTTP, whether one node's network works: to kubelet, and to load balancers as kube-proxy
-// does.
+// Package health reports over HTTP whether a node's network works: to the kubelet, and to load balancers in the same
+// way as kube-proxy.
 package health
 
 import (
@@ -18,44 +18,44 @@ import (
 )
 
 const (
-	// checkTime is how long a check of readiness may take.
+	// checkTime is how long a readiness check may take.
 	checkTime = time.Second
-	// checkRest is how long its result is given to others who ask.
+	// checkRest is how long results of the checks are reused.
 	checkRest = time.Second
-	// requestTime bounds a request, so that nobody holds a connection open for longer.
+	// requestTime limits the time of a request, so that no client holds a connection open for longer.
 	requestTime = 10 * time.Second
 )
 
-// Check is one thing that has to work.
+// Check tests one thing that has to work.
 type Check struct {
 	Name string
 	Run  func(ctx context.Context) error
 }
 
-// Options say what the endpoints tell. All but Now are required.
+// Options are the sources of a Health. All except Now are required.
 type Options struct {
-	// Alive says what only a restart of the agent would help against; nil when nothing is wrong.
+	// Alive returns an error if only a restart of the agent would help.
 	Alive func() error
-	// Eligible is false while the node is being deleted: load balancers are to send nothing here.
+	// Eligible returns false while the node is being deleted; load balancers are to send it no traffic then.
 	Eligible func() bool
-	// Updated is when the node was brought up to date last; zero before the first time.
+	// Updated returns when a snapshot was last applied to the node; zero before the first.
 	Updated func() time.Time
-	// Ready are the checks of readiness, run one after the other.
+	// Ready are the readiness checks, which run one after the other.
 	Ready []Check
-	// Now is the clock; nil is time.Now.
+	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
-// Health is what the endpoints tell. Its methods may be called concurrently.
+// Health serves the health endpoints. Its methods may be called concurrently.
 type Health struct {
 	opts Options
 
-	mu      sync.Mutex // guards what follows; held while the checks run, so that they run once for all who wait
+	mu      sync.Mutex // guards what follows; held while the checks run, so that waiting clients share them
 	checked time.Time
 	results []error
 }
 
-// New makes a Health.
+// New returns a Health.
 func New(o Options) *Health {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -63,7 +63,7 @@ func New(o Options) *Health {
 	return &Health{opts: o}
 }
 
-// Handler serves /healthz (kube-proxy's), /livez and /readyz.
+// Handler returns a handler for /healthz (as in kube-proxy), /livez and /readyz.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { h.kubeProxy(w, true) })
@@ -72,14 +72,14 @@ func (h *Health) Handler() http.Handler {
 	return mux
 }
 
-// kubeProxy answers as kube-proxy does (KEP-3836): load balancers in front of the nodes ask /healthz, and are to leave
-// out a node that goes or has not begun. A restart helps against neither.
+// kubeProxy answers as kube-proxy does (KEP-3836). Load balancers in front of the nodes ask /healthz, and must avoid a
+// node that is being deleted or has not started. A restart of the agent helps in neither case, so /livez ignores both.
 func (h *Health) kubeProxy(w http.ResponseWriter, forTraffic bool) {
 	now, updated, eligible := h.opts.Now(), h.opts.Updated(), h.opts.Eligible()
 	began := !updated.IsZero()
 	alive := h.opts.Alive()
 	if alive == nil && began {
-		updated = now // nothing waits to be applied, so the state is that of now
+		updated = now // nothing waits to be applied, so the state is up to date
 	}
 	var reply struct {
 		LastUpdated  time.Time `json:"lastUpdated"`
@@ -96,11 +96,11 @@ func (h *Health) kubeProxy(w http.ResponseWriter, forTraffic bool) {
 	if alive != nil || forTraffic && !(eligible && began) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(reply) // a client that is gone has lost interest
+	_ = json.NewEncoder(w).Encode(reply) // if the client is gone, nobody needs the answer
 }
 
-// Missing runs the checks, unless that was done just now, and gives a sentence for each that failed; none when the
-// node is ready.
+// Missing runs the checks, unless they ran a moment ago, and returns a sentence for each that failed. It returns none
+// if the node is ready.
 func (h *Health) Missing(ctx context.Context) []string {
 	var list []string
 	for i, err := range h.run(ctx) {
@@ -111,7 +111,8 @@ func (h *Health) Missing(ctx context.Context) []string {
 	return list
 }
 
-// run gives the results of the checks, in their order. When one fails, those after it are not run and fail, too.
+// run returns the results of the checks, in their order. If one fails, those after it do not run, and count as failed
+// too.
 func (h *Health) run(ctx context.Context) []error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -125,18 +126,18 @@ func (h *Health) run(ctx context.Context) []error {
 		cancel()
 		if results[i] != nil {
 			for j := i + 1; j < len(results); j++ {
-				results[j] = errors.New("not looked at before " + c.Name)
+				results[j] = errors.New("not checked after a failure of " + c.Name)
 			}
 			break
 		}
 	}
-	if ctx.Err() == nil { // else whoever asked went away, and the results are about nothing
+	if ctx.Err() == nil { // otherwise the client is gone, and the results mean nothing
 		h.results, h.checked = results, h.opts.Now()
 	}
 	return results
 }
 
-// readyz answers as the components of Kubernetes do.
+// readyz answers in the format of Kubernetes components.
 func (h *Health) readyz(w http.ResponseWriter, r *http.Request) {
 	var text bytes.Buffer
 	status := http.StatusOK

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// node is what a Health is told about.
+// node is the source of a Health.
 type node struct {
 	now, updated time.Time
 	alive        error
@@ -53,7 +53,7 @@ func TestKubeProxy(t *testing.T) {
 		eligible       bool
 		updated        time.Time
 		healthz, livez int
-		told           time.Time // of the update
+		told           time.Time // when the node was updated, as reported
 	}{
 		"well":             {nil, true, old, 200, 200, now},
 		"being deleted":    {nil, false, old, 503, 200, now},
@@ -83,7 +83,7 @@ func TestReady(t *testing.T) {
 	n := &node{now: time.Unix(1000, 0), checks: map[string]error{"keeper": errors.New("gone")}}
 	h := n.health("cluster", "keeper", "packets")
 	w := get(h, "/readyz")
-	want := "[+]cluster ok\n[-]keeper failed: gone\n[-]packets failed: not looked at before keeper\n"
+	want := "[+]cluster ok\n[-]keeper failed: gone\n[-]packets failed: not checked after a failure of keeper\n"
 	if w.Code != 503 || w.Body.String() != want {
 		t.Errorf("got %d %s, want 503 %s", w.Code, w.Body, want)
 	}
@@ -100,7 +100,7 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// Whoever goes away while the checks run must not make the node unready for the others.
+// A client that goes away while the checks run must not make the node unready for others.
 func TestReadyOfAClientThatIsGone(t *testing.T) {
 	n := &node{now: time.Unix(1000, 0)}
 	h := n.health()

@@ -8,29 +8,29 @@ import (
 	"tapestry.dev/tapestry/counter"
 )
 
-// stuckTime is how long it may take to bring the node to a snapshot of the cluster, as kube-proxy counts it.
+// stuckTime is how long it may take to apply a snapshot of the cluster. kube-proxy uses the same limit.
 const stuckTime = time.Minute
 
-// Progress is how far the node is behind what it was told of the cluster. Make it with NewProgress. Its methods may be
+// Progress records how snapshots of the cluster are applied to the node. NewProgress makes one. Its methods may be
 // called concurrently.
 type Progress struct {
 	synced, programmed *counter.Histogram // in seconds
 
 	mu      sync.Mutex
-	since   time.Time // since when a snapshot is being applied; zero: none is
-	updated time.Time // when one was applied last
-	failed  uint64    // how many were not applied whole
+	since   time.Time // when the present snapshot began to be applied; zero: none is being applied
+	updated time.Time // when a snapshot was last applied
+	failed  uint64    // number of snapshots with parts that were not applied
 	leaving bool      // the node is being deleted
 }
 
-// NewProgress gives one of a node that was told nothing yet.
+// NewProgress returns a Progress without snapshots.
 func NewProgress() *Progress {
 	const first, bounds = 0.001, 15 // 1 ms to 16 s
 	return &Progress{synced: counter.NewHistogram(first, bounds), programmed: counter.NewHistogram(first, bounds)}
 }
 
-// Begin tells that a snapshot is being applied, and gives what to call at the end: whether the node is being deleted,
-// and what was not applied.
+// Begin records that a snapshot is being applied. The caller must call end afterwards, with whether the node is being
+// deleted, and an error if parts were not applied.
 func (p *Progress) Begin() (end func(leaving bool, err error)) {
 	start := time.Now()
 	p.mu.Lock()
@@ -49,14 +49,14 @@ func (p *Progress) Begin() (end func(leaving bool, err error)) {
 	}
 }
 
-// Triggered tells that what happened at these times is in force now.
+// Triggered records that the changes of these times are applied now.
 func (p *Progress) Triggered(at []time.Time) {
 	for _, t := range at {
-		p.programmed.Observe(max(0, time.Since(t)).Seconds()) // by the clock of whoever saw it happen
+		p.programmed.Observe(max(0, time.Since(t)).Seconds()) // by the clock of the controller that saw the change
 	}
 }
 
-// Alive says since when the node is stuck with a snapshot, if it is.
+// Alive returns an error if the node is stuck applying a snapshot.
 func (p *Progress) Alive() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,22 +66,22 @@ func (p *Progress) Alive() error {
 	return nil
 }
 
-// Eligible is false while the node is being deleted.
+// Eligible returns false while the node is being deleted.
 func (p *Progress) Eligible() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.leaving
 }
 
-// Updated is when a snapshot was applied last; zero before the first.
+// Updated returns when a snapshot was last applied; zero before the first.
 func (p *Progress) Updated() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.updated
 }
 
-// Counters are how long all that took, also under the names of kube-proxy, for dashboards and alerts that were made
-// for it.
+// Counters returns the counters and durations. Some also have kube-proxy's names, for dashboards and alerts made for
+// kube-proxy.
 func (p *Progress) Counters() counter.List {
 	p.mu.Lock()
 	failed, updated := p.failed, p.updated

@@ -1,4 +1,4 @@
-// Package heap gives the memory that snapshots of the cluster leave behind back to the system.
+// Package heap returns memory that snapshots of the cluster no longer use to the system.
 package heap
 
 import (
@@ -10,24 +10,24 @@ import (
 )
 
 const (
-	// quietTime is how long nothing must have changed before memory is given back, and restTime how often that is
-	// looked at when nothing changes at all: peers that do not answer leave garbage, too.
+	// quietTime is how long no snapshot must have come before memory is returned. restTime is the period of later
+	// checks without new snapshots: peers that do not answer also produce garbage.
 	quietTime = time.Second
 	restTime  = 5 * time.Second
-	// littleGarbage in bytes is not worth a collection, nor is an eighth of what lives.
+	// littleGarbage is an amount in bytes that is not worth a collection. An eighth of the live heap is not, either.
 	littleGarbage = 4 << 20
-	// smallHeap in bytes is what lives where there are some hundred Services.
+	// smallHeap is the size in bytes of the live heap with some hundred Services.
 	smallHeap = 24 << 20
 )
 
-// GiveBack returns the memory that snapshots leave behind to the system, once no more changes come, until ctx is done.
-// The runtime by itself collects only when the heap has doubled or after two minutes, and at rest, since packets
-// allocate nothing, the agent would keep what reading the cluster took at its worst. applied gets a value after every
-// snapshot.
+// GiveBack returns unused memory to the system after snapshots, when no more changes come, until ctx is done. The
+// runtime by itself collects only when the heap has doubled, or after two minutes. Packets allocate nothing, so
+// without GiveBack an idle agent would keep the peak of memory that it needed to read the cluster. applied must get a
+// value after every snapshot.
 func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	quiet := time.NewTimer(quietTime)
 	defer quiet.Stop()
-	clean := uint64(0) // bytes allocated until the last time
+	clean := uint64(0) // bytes allocated up to the last time
 	pace := os.Getenv("GOGC") == ""
 	if pace {
 		defer debug.SetGCPercent(debug.SetGCPercent(growth(0)))
@@ -51,9 +51,9 @@ func GiveBack(ctx context.Context, applied <-chan struct{}) {
 	}
 }
 
-// growth gives the garbage that may be there before the runtime collects it, in percent of what lives: as the runtime
-// has it by itself while both are little, and less in large clusters, where snapshots leave most of it, and where
-// collecting twice as often costs little beside making them.
+// growth returns how much garbage may exist before the runtime collects it, in percent of the live heap. For a small
+// heap this is the runtime's default. It is less for large clusters: their snapshots produce most of the garbage, and
+// making snapshots costs much more than collecting twice as often.
 func growth(live uint64) int {
 	if live < smallHeap {
 		return 100
@@ -61,7 +61,7 @@ func growth(live uint64) int {
 	return 40
 }
 
-// heapUse gives the bytes ever allocated on the heap, and those found in use by the last collection.
+// heapUse returns the bytes ever allocated on the heap, and the bytes found live by the last collection.
 func heapUse() (allocated, live uint64) {
 	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What a snapshot leaves behind goes back to the system without anybody asking again.
+// The garbage of a snapshot is returned to the system without another request.
 func TestGiveBack(t *testing.T) {
 	released := func() uint64 {
 		s := []metrics.Sample{{Name: "/memory/classes/heap/released:bytes"}}
@@ -19,7 +19,7 @@ func TestGiveBack(t *testing.T) {
 	const size = 64 << 20
 	garbage := make([]byte, size)
 	for i := range garbage {
-		garbage[i] = 1 // in memory, not only promised
+		garbage[i] = 1 // so that the memory is really used
 	}
 	runtime.KeepAlive(garbage)
 	garbage = nil
@@ -46,7 +46,7 @@ func TestGiveBack(t *testing.T) {
 	<-done
 }
 
-// While much lives, less garbage is let grow, unless the user has said how much; and all is as it was in the end.
+// With a large live heap, less garbage may grow, unless the user has set GOGC. At the end the setting is as before.
 func TestGrowth(t *testing.T) {
 	for _, c := range []struct {
 		gogc        string
@@ -68,7 +68,7 @@ func TestGrowth(t *testing.T) {
 				defer close(done)
 				GiveBack(ctx, applied)
 			}()
-			// The second is taken when the first has been worked off.
+			// The second value is taken only after the first has been handled.
 			snapshots := func() {
 				applied <- struct{}{}
 				applied <- struct{}{}

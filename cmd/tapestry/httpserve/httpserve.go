@@ -1,4 +1,4 @@
-// Package httpserve serves what an agent tells over HTTP: small answers, to clients that are not trusted.
+// Package httpserve serves small answers of an agent over HTTP, to clients that are not trusted.
 package httpserve
 
 import (
@@ -12,17 +12,17 @@ import (
 	"tapestry.dev/tapestry/share/conns"
 )
 
-// maxConns is how many connections there are at most: a few who ask every few seconds need a few.
+// maxConns is the number of connections at most. A few clients that ask every few seconds need no more.
 const maxConns = 64
 
-// Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection waits longer
-// for one. Connections are shared out among the clients: whoever opens many loses its own, and the node's descriptors
-// are not spent on them.
+// Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection is idle for
+// longer. Connections are shared out among the clients: a client that opens many loses its own, and cannot use up the
+// node's descriptors.
 func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Duration) error {
 	srv := http.Server{
 		Handler: h, ReadHeaderTimeout: limit, ReadTimeout: limit, WriteTimeout: limit, IdleTimeout: limit,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		// Broken requests are the clients' and come at their will.
+		// Errors of requests are not logged, since clients can cause any number of them.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
 	closed := make(chan struct{})

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// patience is for what must happen, and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = 30 * time.Second
 
-// Another user of this machine opens connections by the hundred, that say nothing or half a request: who asks is
-// answered, and the node's descriptors are not spent on them.
+// Another user of this machine opens hundreds of connections and sends nothing or half a request. Other clients are
+// still answered, and the flood does not use up the node's descriptors.
 func TestFlood(t *testing.T) {
 	for name, says := range map[string]string{
 		"nothing":        "",
@@ -45,7 +45,7 @@ func TestFlood(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.Close()
-				_, _ = io.WriteString(c, says) // which was closed already, perhaps
+				_, _ = io.WriteString(c, says) // the server may have closed it already
 			}
 			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 			res, err := client.Get("http://" + l.Addr().String() + "/")
@@ -57,7 +57,7 @@ func TestFlood(t *testing.T) {
 			if err != nil || string(body) != "well" {
 				t.Errorf("got %q, %v", body, err)
 			}
-			// All that came before who was answered were accepted before.
+			// A client was answered, so all connections before it were accepted.
 			if n := openFiles(t) - before - flood; n > maxConns {
 				t.Errorf("the server has %d descriptors, want %d at most", n, maxConns)
 			}

@@ -1,4 +1,4 @@
-// Package keeper is the command that holds a node's descriptors. It knows nothing of what an agent is made of.
+// Package keeper is the command that holds a node's descriptors. It links nothing of the agent.
 package keeper
 
 import (
@@ -48,7 +48,7 @@ as the node's pods: what it holds is gone with it.`,
 
 // runKeeper serves a keeper until ctx is done.
 func runKeeper(ctx context.Context, path string, uids []uint32) error {
-	// What this program initialises is much more than a keeper needs.
+	// The packages of this program allocate more at start than a keeper needs.
 	debug.SetGCPercent(20)
 	lock, err := lockKeeper(path + ".lock")
 	if err != nil {
@@ -57,7 +57,7 @@ func runKeeper(ctx context.Context, path string, uids []uint32) error {
 	defer lock.Close()
 	mode := fs.FileMode(0o600)
 	if len(uids) > 0 {
-		mode = 0o660 // others must get as far as being asked who they are: those who share this process's group
+		mode = 0o660 // other users in this process's group can connect, and the keeper then checks who they are
 	}
 	ln, err := fdpass.Listen(path, mode)
 	if err != nil {
@@ -70,12 +70,12 @@ func runKeeper(ctx context.Context, path string, uids []uint32) error {
 	if err := k.Serve(ctx, ln, keeper.Options{UIDs: uids, Log: slog.Default()}); err != nil {
 		return err
 	}
-	slog.Info("the keeper ends, and lets go of what it held")
+	slog.Info("the keeper ends and closes what it held")
 	return nil
 }
 
-// lockKeeper makes this process the only keeper at its socket. Taking over a dead one's socket, two that start at once
-// could take away each other's.
+// lockKeeper makes this process the only keeper of its socket. A keeper replaces the socket of a dead keeper. Without
+// the lock, two keepers that start at the same time could replace each other's socket.
 func lockKeeper(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o640)
 	if err != nil {

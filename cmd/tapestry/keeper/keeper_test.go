@@ -14,7 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// startKeeper runs the command until the returned function is called, which gives its error.
+// startKeeper runs the command until the returned function is called. The function returns the command's error.
 func startKeeper(t *testing.T, path string, uids ...uint32) func() error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -57,12 +57,12 @@ func TestKeeper(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if err := startKeeper(t, path)(); err != nil { // after the first
+	if err := startKeeper(t, path)(); err != nil { // when the first has ended
 		t.Error(err)
 	}
 }
 
-// TestKeeperStaleSocket: a keeper that was killed leaves its socket behind.
+// TestKeeperStaleSocket checks that a keeper can replace the socket that a killed keeper left behind.
 func TestKeeperStaleSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keeper.sock")
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
@@ -76,7 +76,7 @@ func TestKeeperStaleSocket(t *testing.T) {
 	}
 }
 
-// TestKeeperUsers: who is not among the users is refused, whoever may open the socket.
+// TestKeeperUsers checks that a user who is not listed is refused, even if the user may open the socket.
 func TestKeeperUsers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keeper.sock")
 	stop := startKeeper(t, path, uint32(os.Geteuid())+1)

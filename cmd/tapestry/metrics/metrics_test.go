@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// sample has a counter of each kind.
+// sample returns a counter of each kind.
 func sample() counter.List {
 	took := counter.NewHistogram(0.001, 3)
 	took.Observe(0.0015)
@@ -49,7 +49,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%d, %s is missing in\n%s", code, want, got)
 		}
 	}
-	// The local API tells the same.
+	// The local API reports the same.
 	list, err := m.Counters()
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// Two counters of one name, and one without its labels, are mistakes of ours that are told.
+// Two counters with one name, and values that do not fit the labels, are mistakes in this program and are reported.
 func TestMistakes(t *testing.T) {
 	for _, list := range []counter.List{
 		{counter.One(counter.Gauge, "a", "x", 1), counter.One(counter.Gauge, "a", "x", 2)},

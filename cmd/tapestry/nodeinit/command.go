@@ -1,4 +1,4 @@
-// Package nodeinit is what a node is given before its agent runs, by steps that have the rights for it and end:
+// Package nodeinit prepares a node before its agent runs. Its steps have the necessary rights and end soon. They make
 // directories that the agent may write, the host TAP, and listening sockets on privileged ports.
 package nodeinit
 
@@ -26,19 +26,19 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// config is what the flags of host-tap say.
+// config holds the values of the flags of host-tap.
 type config struct {
 	node         string
 	apiServers   []string
 	podCIDRs     []netip.Prefix
 	clusterCIDRs []netip.Prefix
 	serviceCIDRs []netip.Prefix
-	underlayMTU  int // 0: that of the interface with the node's address
+	underlayMTU  int // 0: the MTU of the interface with the node's address
 	keeper       string
 	owner        int // uid of the agent
 	listen       []string
 	directories  []string
-	state        string // one more directory: the agent's
+	state        string // the agent's directory, made like directories
 	group        int    // of the directories
 	pingFile     string
 }
@@ -57,7 +57,7 @@ func HostTAP() *cli.Command {
 			"flags say. It needs CAP_NET_ADMIN, for --listen on ports below 1024 CAP_NET_BIND_SERVICE as well, and ends when all is done.\n\n" +
 			"With --remove it takes away the TAP, what the keeper holds of it, and each --directory with all that is in it.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper, which is waited for", Required: true, Destination: &c.keeper},
+			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper; the step waits for it", Required: true, Destination: &c.keeper},
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node, whose ranges the API server is asked for", Destination: &c.node},
 			&cli.StringSliceFlag{Name: "api-server", Usage: "`URL` of an API server; repeatable"},
 			&cli.StringSliceFlag{Name: "pod-cidr", Usage: "`PREFIX` of this node's pods, one per family, instead of asking the API server"},
@@ -67,7 +67,7 @@ func HostTAP() *cli.Command {
 			&cli.IntFlag{Name: "uid", Usage: "`UID` of the agent", DefaultText: "this process's", Value: os.Geteuid(), Destination: &c.owner},
 			&cli.StringSliceFlag{Name: "listen", Usage: "listen on this TCP `ADDR`, such as :80, for the agent; repeatable"},
 			&cli.StringSliceFlag{Name: "directory", Usage: "make `DIR`, which the group may write; repeatable"},
-			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory; in it are the API servers it has learned of", Destination: &c.state},
+			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory; the agent lists there the API servers that it knows", Destination: &c.state},
 			groupFlag(&c.group),
 			&cli.StringFlag{Name: "ping-group-range", Usage: "`FILE` of the setting that allows the agent to send pings for pods", Value: pingGroupRange, Destination: &c.pingFile},
 			&cli.BoolFlag{Name: "remove", Usage: "take everything away again"},
@@ -114,11 +114,11 @@ func prefixes(flag string, texts []string) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// check says what is wrong with the flags.
+// check returns an error if the flags do not fit together.
 func (c *config) check() error {
 	switch {
 	case len(c.podCIDRs) == 0 && (c.node == "" || len(c.apiServers) == 0):
-		return errors.New("the ranges of this node's pods are not known: give --node and --api-server, or --pod-cidr")
+		return errors.New("the pod ranges of this node are not known: give --node and --api-server, or --pod-cidr")
 	case len(c.clusterCIDRs) == 0:
 		return errors.New("--cluster-cidr is missing: give the range that all nodes' pod ranges are in")
 	case len(c.serviceCIDRs) == 0:
@@ -136,11 +136,11 @@ func (c *config) check() error {
 type step struct {
 	config
 	log   *slog.Logger
-	nodes func(context.Context) (kube.Objects, error) // gives a snapshot with this node alone
-	retry time.Duration                               // between two attempts at what is waited for
+	nodes func(context.Context) (kube.Objects, error) // returns a snapshot with this node alone
+	retry time.Duration                               // pause between two attempts
 }
 
-// all are the directories.
+// all returns the paths of all directories.
 func (s *step) all() []string {
 	if s.state == "" {
 		return s.directories
@@ -173,7 +173,7 @@ func (s *step) run(ctx context.Context) error {
 	return s.listeners(kept)
 }
 
-// waitForKeeper connects to the keeper, which is another pod's and may start later.
+// waitForKeeper connects to the keeper. The keeper is in another pod and may start later.
 func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 	var kept *keeper.Client
 	err := s.until(ctx, func() (string, error) {
@@ -187,7 +187,7 @@ func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 	return kept, err
 }
 
-// waitForRanges gives what the host TAP has to be, when the node has got its ranges.
+// waitForRanges waits until the node has its pod ranges, and returns the configuration of the host TAP.
 func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
 	host := hosttap.Config{PodCIDRs: s.podCIDRs, Ranges: slices.Concat(s.clusterCIDRs, s.serviceCIDRs), Owner: s.owner}
 	if len(s.podCIDRs) > 0 {
@@ -216,7 +216,7 @@ func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
 	return host, err
 }
 
-// inside makes sure that the node's own range is routed through the host TAP.
+// inside checks that the routes of the host TAP cover the node's own pod ranges.
 func (s *step) inside(podCIDRs []netip.Prefix) error {
 	for _, p := range podCIDRs {
 		if !slices.ContainsFunc(s.clusterCIDRs, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
@@ -226,8 +226,8 @@ func (s *step) inside(podCIDRs []netip.Prefix) error {
 	return nil
 }
 
-// until calls f until it succeeds, fails, or ctx ends. What f waits for is logged when that
-// changes, and every half minute.
+// until calls f until it succeeds, fails, or ctx ends. It logs what f waits for when that changes, and every half
+// minute.
 func (s *step) until(ctx context.Context, f func() (wait string, err error)) error {
 	tick := time.NewTicker(s.retry)
 	defer tick.Stop()
@@ -249,7 +249,7 @@ func (s *step) until(ctx context.Context, f func() (wait string, err error)) err
 	}
 }
 
-// listeners has the keeper hold a listening socket for each of the addresses, and none for others.
+// listeners makes the keeper hold a listening socket for each of the addresses, and for no others.
 func (s *step) listeners(kept *keeper.Client) error {
 	items, err := kept.List()
 	if err != nil {
@@ -272,7 +272,8 @@ func (s *step) listeners(kept *keeper.Client) error {
 			continue
 		}
 		if err := leaveListener(kept, addr); err != nil {
-			// As when the agent cannot listen itself: the node's network is worth more than its Ingress.
+			// The step goes on, as the agent does when it cannot listen: the node's network is more important than
+			// Ingress.
 			s.log.Error("Ingress will not be served here; free the address or choose another", "err", err)
 			continue
 		}
@@ -281,12 +282,12 @@ func (s *step) listeners(kept *keeper.Client) error {
 	return nil
 }
 
-// remove takes everything away again.
+// remove removes all that this command makes.
 func (s *step) remove(ctx context.Context) error {
 	dialing, cancel := context.WithTimeout(ctx, time.Second)
 	kept, err := keeper.Dial(dialing, s.keeper)
 	cancel()
-	if err == nil { // without, there is nothing to take from it
+	if err == nil { // without a keeper nothing is held
 		defer kept.Close()
 		s.listen = nil
 		if err := errors.Join(kept.Delete(hosttap.Key), s.listeners(kept)); err != nil {
@@ -308,8 +309,8 @@ func (s *step) remove(ctx context.Context) error {
 	return nil
 }
 
-// mayStay reports whether removing a directory failed for nothing but what it is in: something is mounted there, or it
-// is in a directory of somebody else, as on a rootless node that sees the machine's /var/lib. It is empty then.
+// mayStay reports whether a directory may stay because it is empty and only its place prevents its removal: something
+// is mounted there, or its parent belongs to somebody else, such as the machine's /var/lib on a rootless node.
 func (s *step) mayStay(dir string, err error) bool {
 	left, unread := os.ReadDir(dir)
 	if !errors.Is(err, unix.EBUSY) && !errors.Is(err, fs.ErrPermission) || unread != nil || len(left) > 0 {

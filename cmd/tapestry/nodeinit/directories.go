@@ -10,8 +10,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// pingGroupRange is the setting that says whose processes may open ICMP echo sockets (icmp(7)), all groups' in
-// everyGroup.
+// pingGroupRange is the file of the setting that says which groups may open ICMP echo sockets (icmp(7)). everyGroup is
+// its value for all groups.
 const (
 	pingGroupRange = "/proc/sys/net/ipv4/ping_group_range"
 	everyGroup     = "0 2147483647"
@@ -46,15 +46,15 @@ func Directories() *cli.Command {
 	}
 }
 
-// makeDirectory makes a directory that its owner, this user, and the group may use, and nobody else. An owner may give
-// a directory to a group it is in, so this takes no capability (chown(2)).
+// makeDirectory makes a directory that only its owner, which is this user, and the group may use. An owner may give a
+// directory to any of its own groups, so this needs no capability (chown(2)).
 func makeDirectory(path string, group int) error {
 	if err := os.MkdirAll(path, 0o770); err != nil {
 		return fmt.Errorf("make a directory for the agent: %w", err)
 	}
 	err := os.Chown(path, -1, group)
 	if err == nil {
-		err = os.Chmod(path, 0o770) // MkdirAll's is less the umask, or it was there
+		err = os.Chmod(path, 0o770) // MkdirAll applies the umask, or the directory existed already
 	}
 	if err != nil {
 		return fmt.Errorf("let group %d write a directory: %w: it must belong to this user, who must be in the group", group, err)
@@ -62,8 +62,8 @@ func makeDirectory(path string, group int) error {
 	return nil
 }
 
-// allowPings sets the setting in file, unless it allows the group already. Inside a user namespace the kernel takes no
-// range with groups in it that are not mapped there; so it is the group's alone then.
+// allowPings changes the setting in file, unless it allows the group already. Inside a user namespace the kernel
+// accepts no range with unmapped groups; allowPings then allows only this group.
 func allowPings(file string, group int) error {
 	if b, err := os.ReadFile(file); err == nil {
 		var first, last int

@@ -38,7 +38,7 @@ func TestAllowPings(t *testing.T) {
 		{"1\t0\n", everyGroup},
 		{"0\t65531\n", everyGroup},
 		{"65533 70000", everyGroup},
-		{"0\t65535\n", "0\t65535\n"}, // a rootless node's
+		{"0\t65535\n", "0\t65535\n"}, // as on a rootless node
 		{"65532 65532", "65532 65532"},
 		{"0\t2147483647\n", "0\t2147483647\n"},
 		{"", everyGroup},

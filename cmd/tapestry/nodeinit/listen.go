@@ -8,10 +8,10 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// cutListen gives the address of a kept listener's key.
+// cutListen returns the address in the key of a kept listener.
 func cutListen(key string) (string, bool) { return strings.CutPrefix(key, keeper.ListenPrefix) }
 
-// leaveListener listens on addr and has the keeper hold the socket.
+// leaveListener listens on addr and makes the keeper hold the socket.
 func leaveListener(kept *keeper.Client, addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// newKeeper runs a keeper at the returned socket, in a directory of its own.
+// newKeeper runs a keeper at a socket.
 func newKeeper(t *testing.T, path string) {
 	t.Helper()
 	ln, err := keeper.Listen(path)
@@ -44,7 +44,7 @@ func newKeeper(t *testing.T, path string) {
 	})
 }
 
-// log collects lines, and tells of each.
+// log collects log lines, and signals each of them.
 type log struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
@@ -83,7 +83,8 @@ func newStep(t *testing.T) (*step, *log) {
 	return s, l
 }
 
-// TestHostTAP goes through the life of a node: made before its keeper is there, made again, and removed.
+// TestHostTAP follows the life of a node: the step runs before the keeper is there, runs again, and removes
+// everything.
 func TestHostTAP(t *testing.T) {
 	s, l := newStep(t)
 	done := make(chan error, 1)
@@ -116,14 +117,14 @@ func TestHostTAP(t *testing.T) {
 	}
 	defer kept.Close()
 	first := port(t, kept, "127.0.0.1:80")
-	// Again, as in the next agent's pod: nothing is bound a second time.
+	// The step runs again, as in the next agent's pod. It binds nothing a second time.
 	if err := s.run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if again := port(t, kept, "127.0.0.1:80"); again != first {
 		t.Errorf("the listener is another one: inode %d, was %d", again, first)
 	}
-	// Another address: the old one is free.
+	// With another address, the old address becomes free.
 	s.listen = []string{"127.0.0.1:81"}
 	if err := s.run(t.Context()); err != nil {
 		t.Fatal(err)
@@ -157,7 +158,7 @@ func TestHostTAP(t *testing.T) {
 	}
 }
 
-// port makes sure that connections arrive at the kept listener, and gives its inode.
+// port checks that connections arrive at the kept listener, and returns the socket's inode.
 func port(t *testing.T, kept *keeper.Client, addr string) uint64 {
 	t.Helper()
 	it, err := kept.Get(keeper.ListenPrefix + addr)
@@ -187,7 +188,7 @@ func port(t *testing.T, kept *keeper.Client, addr string) uint64 {
 	return st.Ino
 }
 
-// TestWaitForRanges: the API server comes late, the Node gets its range later, and one of the ranges is odd.
+// TestWaitForRanges has an API server that starts late, a Node that gets its ranges later, and one odd range.
 func TestWaitForRanges(t *testing.T) {
 	s, l := newStep(t)
 	s.podCIDRs, s.node = nil, "n1"
@@ -219,7 +220,7 @@ func TestWaitForRanges(t *testing.T) {
 	}
 }
 
-// TestRemoveMountPoint: the directory of the state is a volume of its own.
+// TestRemoveMountPoint has a state directory that is a mount point.
 func TestRemoveMountPoint(t *testing.T) {
 	s, l := newStep(t)
 	dir := s.directories[1]
@@ -249,7 +250,7 @@ func TestRemoveMountPoint(t *testing.T) {
 	}
 }
 
-// TestPortTaken: somebody else has the Ingress port. The node's network is there all the same.
+// TestPortTaken checks that the node's network works if another program holds the Ingress port.
 func TestPortTaken(t *testing.T) {
 	s, l := newStep(t)
 	other, err := net.Listen("tcp", s.listen[0])
@@ -269,7 +270,7 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// TestCancelled: the step is told to end while it waits.
+// TestCancelled ends the step while it waits.
 func TestCancelled(t *testing.T) {
 	s, l := newStep(t)
 	ctx, cancel := context.WithCancel(t.Context())

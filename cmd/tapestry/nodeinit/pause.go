@@ -2,7 +2,7 @@ package nodeinit
 
 import "github.com/urfave/cli/v2"
 
-// Pause is "tapestry pause", the program of a DaemonSet whose work is done by its init steps.
+// Pause is "tapestry pause", the main program of a DaemonSet whose work is done by init containers.
 func Pause() *cli.Command {
 	return &cli.Command{
 		Name:   "pause",

@@ -1,4 +1,4 @@
-// Package status asks the agent of a node how it is, and shows the answer.
+// Package status asks the agent of a node for its state and prints it.
 package status
 
 import (
@@ -17,7 +17,7 @@ import (
 	"tapestry.dev/tapestry/localapi"
 )
 
-// askTime is how long an agent may take to answer: its checks take a second each.
+// askTime is how long an agent may take to answer. Each of its checks may take a second.
 const askTime = 10 * time.Second
 
 // SocketFlag is --socket.
@@ -25,7 +25,7 @@ func SocketFlag(to *string) cli.Flag {
 	return &cli.StringFlag{Name: "socket", Usage: "`SOCKET` of the agent's --local-api", Value: localapi.DefaultSocket, Destination: to}
 }
 
-// report is all that an agent tells.
+// report is everything that an agent reports.
 type report struct {
 	Node     localapi.Node      `json:"node"`
 	Peers    []localapi.Peer    `json:"peers"`
@@ -39,7 +39,7 @@ func Command() *cli.Command {
 	var socket, format, table string
 	return &cli.Command{
 		Name:  "status",
-		Usage: "tell how the network of this node is",
+		Usage: "show the state of this node's network",
 		Description: "Asks the agent of this node, and exits with 1 when the node is not ready. In a cluster:\n" +
 			"kubectl -n kube-system exec ds/tapestry -- tapestry status\n\n" +
 			"With --table it shows one of the agent's tables whole:\n" + tables(),
@@ -67,12 +67,12 @@ func Command() *cli.Command {
 	}
 }
 
-// reachable says what to look at when nobody answered.
+// reachable adds to an error what to check if the agent did not answer.
 func reachable(err error, socket string) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: does the agent run on this node, and does its --local-api name %s?", err, socket)
+	return fmt.Errorf("%w: check that the agent runs on this node and that its --local-api is %s", err, socket)
 }
 
 func ask(ctx context.Context, c *localapi.Client) (r report, err error) {
@@ -92,7 +92,7 @@ func ask(ctx context.Context, c *localapi.Client) (r report, err error) {
 	return r, err
 }
 
-// tables are the names of the tables with what is in them, one a line.
+// tables returns the names and contents of the tables, one per line.
 func tables() string {
 	var b strings.Builder
 	for _, t := range localapi.All {
@@ -124,7 +124,7 @@ func printTable(w io.Writer, headings []string, rows [][]string) error {
 	return t.Flush()
 }
 
-// print shows a node as aligned tables.
+// print prints a node as aligned tables.
 func (r *report) print(w io.Writer, now time.Time) error {
 	n := &r.Node
 	t := output.Columns(w)
@@ -175,7 +175,7 @@ func (r *report) print(w io.Writer, now time.Time) error {
 	return nil
 }
 
-// section shows the rows of a table after an empty line; nothing when there are none.
+// section prints an empty line and the rows of a table. It prints nothing if there are no rows.
 func section[T any](w io.Writer, t localapi.Table[T], rows []T) error {
 	if len(rows) == 0 {
 		return nil
@@ -188,7 +188,7 @@ func section[T any](w io.Writer, t localapi.Table[T], rows []T) error {
 	return printTable(w, t.Columns, cells)
 }
 
-// privileges says what the node was given (design decision 14), and what follows.
+// privileges says which rights the node has (design decision 14), and what that means for users.
 func privileges(n *localapi.Node) string {
 	if n.HostTAP {
 		return "host TAP: processes of the host reach pods and Services"
@@ -198,7 +198,7 @@ func privileges(n *localapi.Node) string {
 
 func duration(d time.Duration) string { return max(d, 0).Truncate(time.Second).String() }
 
-// counts gives "a=1 b=2", or "none".
+// counts returns "a=1 b=2", or "none".
 func counts(m map[string]float64) string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(m)) {

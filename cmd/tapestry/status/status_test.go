@@ -127,7 +127,7 @@ func TestCommand(t *testing.T) {
 		{[]string{"--table", "problems", "-o", "json"}, `[ { "severity": "error", "text": "Service d/s: spec.ports: is empty" } ]`, ""},
 		{[]string{"--table", "counters"}, "tapestry_drops_total no-route=2 spoofed=1", ""},
 		{[]string{"--table", "pod"}, "", `--table "pod" is none: expected one of`},
-		{[]string{"--socket", filepath.Join(os.TempDir(), "nobody.sock")}, "", "does the agent run on this node"},
+		{[]string{"--socket", filepath.Join(os.TempDir(), "nobody.sock")}, "", "check that the agent runs on this node"},
 	} {
 		out, err := run(t, r, tc.args...)
 		if !strings.Contains(words(out), tc.want) || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {

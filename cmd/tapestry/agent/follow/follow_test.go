@@ -29,10 +29,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is for what must happen and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = time.Minute
 
-// source is a directory of manifests that remembers what it is told.
+// source is a directory of manifests that records what the Follower publishes.
 type source struct {
 	*manifests.Directory
 	dir string
@@ -72,13 +72,13 @@ func (s *source) write(t *testing.T, text string) {
 	}
 }
 
-// letGo keeps nothing.
+// letGo is a keeper that keeps nothing.
 type letGo struct{}
 
 func (letGo) Put(string, json.RawMessage, *os.File) error { return nil }
 func (letGo) Delete(string) error                         { return nil }
 
-// newFollower makes one of node n1 over a directory.
+// newFollower returns a Follower of node n1 with a directory as its source.
 func newFollower(t *testing.T) (*Follower, *source) {
 	t.Helper()
 	dir, u := t.TempDir(), overlaytest.New(1)
@@ -117,8 +117,8 @@ func nodeYAML(podCIDRs string) string {
 	return fmt.Sprintf("{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDRs: [%s]}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}}\n", podCIDRs)
 }
 
-// TestFollow is the life of a node: it waits for a podCIDR, is started with it, says that it works once a packet came
-// through, tells what is wrong with objects, and ends when its range is another.
+// TestFollow follows the life of a node. The node waits for a podCIDR, starts with it, publishes that it works after a
+// packet has passed through, reports problems with objects, and ends when its range changes.
 func TestFollow(t *testing.T) {
 	f, s := newFollower(t)
 	defer f.Close()
@@ -172,7 +172,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// await waits for a snapshot after which something is so.
+// await waits for a snapshot after which so returns true.
 func (f *Follower) await(t *testing.T, applied <-chan struct{}, what string, so func() bool) {
 	t.Helper()
 	limit := time.After(patience)
@@ -188,7 +188,7 @@ func (f *Follower) await(t *testing.T, applied <-chan struct{}, what string, so 
 	}
 }
 
-// A node that cannot be started is tried again with every snapshot, and leaves nothing behind: TestMain sees what does.
+// A node that cannot start is tried again with every snapshot, and leaves nothing behind. TestMain finds what is left.
 func TestNotStarted(t *testing.T) {
 	f, s := newFollower(t)
 	defer f.Close()

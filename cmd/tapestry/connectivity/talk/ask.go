@@ -13,32 +13,32 @@ import (
 	"time"
 )
 
-// askTime bounds a question that sets no time itself.
+// askTime is how long a question without a Timeout may take.
 const askTime = 5 * time.Second
 
 // Request is one question.
 type Request struct {
 	Network string // "tcp" or "udp"
 	Addr    string
-	// LocalPort is the client's port; 0 leaves it to the kernel.
+	// LocalPort is the client's port; 0 lets the kernel choose one.
 	LocalPort int
 	Body      string
-	// Timeout bounds the whole; 0 is 5 s.
+	// Timeout is how long the question may take in all; 0 means 5 s.
 	Timeout time.Duration
 }
 
-// Asked is what came back: what the server said, and what the client saw.
+// Asked is the result of a question: the server's answer, and what the client saw.
 type Asked struct {
 	Answer
 	// Local is the client's address as the client sees it.
 	Local string `json:"local,omitempty"`
-	// Error is Why there was no answer; "" when there was one.
+	// Error says why there was no answer (see Why); "" if there was one.
 	Error string `json:"error,omitempty"`
-	// Millis is how long it took.
+	// Millis is how long the question took, in milliseconds.
 	Millis float64 `json:"ms"`
 }
 
-// Ask asks once. A failure is part of what it gives.
+// Ask asks once. An error is part of the result.
 func Ask(ctx context.Context, r Request) Asked {
 	start := time.Now()
 	a, err := ask(ctx, r)
@@ -85,13 +85,13 @@ func ask(ctx context.Context, r Request) (a Asked, err error) {
 	return a, json.Unmarshal([]byte(line), &a.Answer)
 }
 
-// Dialer dials from the request's port.
+// Dialer returns a dialer that uses the request's local port.
 func (r Request) Dialer() *net.Dialer {
 	d := &net.Dialer{}
 	if r.LocalPort == 0 {
 		return d
 	}
-	// Connections to several servers from one port, at once.
+	// This allows connections from one port to several servers at the same time.
 	d.Control = func(_, _ string, c syscall.RawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) {
@@ -105,15 +105,15 @@ func (r Request) Dialer() *net.Dialer {
 	return d
 }
 
-// Fetched is what became of an HTTP request.
+// Fetched is the result of an HTTP request.
 type Fetched struct {
 	Status int `json:"status"`
-	// Error is Why there was no response; "" when there was one.
+	// Error says why there was no response (see Why); "" if there was one.
 	Error string `json:"error,omitempty"`
 }
 
-// Fetch makes a GET request, follows no redirect and believes every certificate: whether there is a way is all that is
-// asked.
+// Fetch makes a GET request. It follows no redirect and accepts every certificate, since it only tests whether the
+// server can be reached.
 func Fetch(ctx context.Context, url string) Fetched {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// wantDestination asks for the destination address of every datagram. On a socket of both families IPv4 comes in
-// either form.
+// wantDestination makes the socket report the destination address of every datagram. A socket of both families reports
+// IPv4 addresses in either form.
 func wantDestination(c *net.UDPConn) error {
 	err4 := ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
 	err6 := ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)
@@ -19,7 +19,7 @@ func wantDestination(c *net.UDPConn) error {
 	return nil
 }
 
-// destination finds the destination address in control messages.
+// destination returns the destination address in control messages.
 func destination(oob []byte) netip.Addr {
 	var m6 ipv6.ControlMessage
 	if m6.Parse(oob) == nil && m6.Dst != nil {
@@ -36,7 +36,7 @@ func destination(oob []byte) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// source makes the control message that sends from an address.
+// source returns the control message that makes a datagram leave from an address.
 func source(a netip.Addr) []byte {
 	if a.IsUnspecified() {
 		return nil

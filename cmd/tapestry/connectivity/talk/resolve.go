@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Resolve asks the pod's resolver, search path and all, for "host", "srv", "ptr", "cname" or "txt".
+// Resolve asks the pod's resolver. kind is "host", "srv", "ptr", "cname" or "txt". The search path applies.
 func Resolve(ctx context.Context, kind, name string) ([]string, error) {
 	r := &net.Resolver{PreferGo: true}
 	var out []string

@@ -12,24 +12,25 @@ import (
 	"sync"
 )
 
-// Config is what a Server answers, and where.
+// Config is the name and the ports of a Server.
 type Config struct {
-	// Name is who answers.
+	// Name is the name in the server's answers.
 	Name string
-	// Address to listen on; "" is all.
+	// Address is the address to listen on; "" means all.
 	Address string
-	// The ports of each kind.
+	// TCP and UDP are the ports of each protocol.
 	TCP, UDP []int
 }
 
-// Server listens already, and answers when it is told to Serve.
+// Server listens from the beginning, and answers while Serve runs.
 type Server struct {
 	name    string
 	lines   []net.Listener
 	packets []*net.UDPConn
 }
 
-// Listen takes the ports. The error names all that cannot be had; none is kept then.
+// Listen opens all ports. If any cannot be opened, it closes the others and returns an error that names all that
+// failed.
 func Listen(ctx context.Context, c Config) (*Server, error) {
 	s := &Server{name: c.Name}
 	var errs []error
@@ -56,7 +57,7 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-// Close gives up the ports, which ends Serve.
+// Close closes the ports, which ends Serve.
 func (s *Server) Close() {
 	for _, ln := range s.lines {
 		ln.Close()
@@ -66,7 +67,7 @@ func (s *Server) Close() {
 	}
 }
 
-// Serve answers until ctx is done, nil, or a socket fails. The ports are given up then.
+// Serve answers until ctx is done or a socket fails, and then closes the ports. It returns nil if ctx is done.
 func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -93,7 +94,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	return nil
 }
 
-// serveTCP answers each connection at once, for clients that only connect, and then each of its lines.
+// serveTCP sends an answer on each new connection at once, for clients that only connect, and then one for each line.
 func (s *Server) serveTCP(ctx context.Context, ln net.Listener) error {
 	for {
 		c, err := ln.Accept()
@@ -133,11 +134,11 @@ func (s *Server) serveUDP(c *net.UDPConn) error {
 			}
 			continue // an ICMP error of an earlier answer
 		}
-		// The answer has to come from where the question went, which a socket on all addresses does not see to by
-		// itself.
+		// The answer has to leave from the address to which the question was sent. A socket on all addresses does not
+		// do that by itself.
 		to := netip.AddrPortFrom(destination(oob[:oobn]), c.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 		answer := s.line(unmapped(from), unmapped(to), "udp", string(bytes.TrimRight(buf[:n], "\n")))
-		_, _, _ = c.WriteMsgUDPAddrPort(answer, source(to.Addr()), from) // UDP promises nothing
+		_, _, _ = c.WriteMsgUDPAddrPort(answer, source(to.Addr()), from) // UDP may lose it
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package talk is what the pods of a connectivity test say to one another: a server that answers who it is, whom it
-// sees and what it got, and clients that tell what came back. An answer is one line of JSON.
+// Package talk is the protocol between the pods of a connectivity test. It has a server that answers with its name,
+// the client's address and what it received, and clients that report the answer. An answer is one line of JSON.
 package talk
 
 import (
@@ -12,10 +12,10 @@ import (
 	"syscall"
 )
 
-// MaxGot bounds what an answer repeats of a request, in bytes.
+// MaxGot is how many bytes of a request an answer repeats at most.
 const MaxGot = 64 << 10
 
-// Answer is what a server says.
+// Answer is the answer of a server.
 type Answer struct {
 	// Pod is the server's name.
 	Pod string `json:"pod"`
@@ -28,7 +28,7 @@ type Answer struct {
 	Got string `json:"got"`
 }
 
-// Encode is v as one line of JSON.
+// Encode returns v as one line of JSON.
 func Encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -37,7 +37,8 @@ func Encode(v any) []byte {
 	return append(b, '\n')
 }
 
-// Why is a client's error in few words: "refused", "timeout", or the error's text; "" for none.
+// Why describes a client's error in a few words: "refused", "timeout", or the error's text. It returns "" if there is
+// no error.
 func Why(err error) string {
 	var ne net.Error
 	switch {

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// A network of our own makes every port ours.
+// The tests run in a network namespace of their own, in which all ports are free.
 func TestMain(m *testing.M) { userns.Main(m) }
 
 func serve(t *testing.T, c Config) {
@@ -45,7 +45,7 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// What is not there is told in a word, over UDP too.
+// A missing server is reported with one word, also over UDP.
 func TestWhy(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		if a := Ask(t.Context(), Request{Network: network, Addr: "127.0.0.1:9"}); a.Error != "refused" {
@@ -59,7 +59,7 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-// TestListen: when one port cannot be had, none is kept.
+// TestListen checks that Listen keeps no port if one cannot be opened.
 func TestListen(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:9001")
 	if err != nil {
