@@ -14,15 +14,15 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// captured is a node that somebody else runs, with its key.
+// captured is a node whose key an attacker has.
 type captured struct {
 	t    *testing.T
 	send func(s netstacktest.Spec, wrapped bool)
 	mu   sync.Mutex
-	from map[netip.AddrPort]int // who sent to it
+	from map[netip.AddrPort]int // how many packets came from each address
 }
 
-// capture takes the second node of a cluster, which speaks to the first.
+// capture captures the second node of a cluster. Its packets go to the first node.
 func capture(t *testing.T, c *nodetest.Cluster) *captured {
 	k := &captured{t: t, from: map[netip.AddrPort]int{}}
 	mesh := c.Members[1].Capture(func(_ uint64, packets [][]byte) {
@@ -55,7 +55,7 @@ func capture(t *testing.T, c *nodetest.Cluster) *captured {
 	return k
 }
 
-// heard waits until something came from there, for something that is sent again and again.
+// heard calls again repeatedly until a packet comes from that address.
 func (k *captured) heard(from string, again func()) {
 	k.t.Helper()
 	a := netip.MustParseAddrPort(from)
@@ -71,8 +71,9 @@ func (k *captured) heard(from string, again func()) {
 	})
 }
 
-// A node with a valid key speaks as everybody, to everything, with all there is of floods, through a real tunnel. Nothing
-// of it arrives but as its own pods and as clients of Services, and others notice nothing.
+// An attacker with a node's valid key sends packets from every kind of source to every kind of destination, and all
+// kinds of floods, through a real tunnel. Only packets from its own pods, and packets of clients of Services, arrive.
+// Other nodes and pods notice nothing.
 func TestCapturedNode(t *testing.T) {
 	c := nodetest.New(t, 3)
 	pod, far, bystander := c.Members[0].Pod(3), c.Members[2].Pod(3), c.Members[0].Pod(4)
@@ -80,7 +81,7 @@ func TestCapturedNode(t *testing.T) {
 		serve(t, p, 8080)
 	}
 	c.Serve(web(30080, pod))
-	private, err := pod.ListenPacket(netip.AddrPortFrom(pod.Addrs[0], 40000)) // as a client has that waits for an answer
+	private, err := pod.ListenPacket(netip.AddrPortFrom(pod.Addrs[0], 40000)) // like a client that waits for an answer
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +103,7 @@ func TestCapturedNode(t *testing.T) {
 	udp := func(from, to string) netstacktest.Spec {
 		return netstacktest.Spec{Src: at(from), Dst: at(to), Proto: packet.UDP, Payload: []byte("hello")}
 	}
-	// What goes on beside.
+	// These connections go on during the attack.
 	local, remote := dial(t, bystander, "tcp", netip.AddrPortFrom(pod.Addrs[0], 8080)), dial(t, bystander, "tcp", netip.AddrPortFrom(far.Addrs[0], 8080))
 	k := capture(t, c)
 	k.heard("10.244.1.3:8080", func() { k.send(udp("10.244.2.9:5000", "10.244.1.3:8080"), false) })
@@ -118,7 +119,7 @@ func TestCapturedNode(t *testing.T) {
 				k.send(first, wrapped)
 			}
 		}
-		for i := range 250 { // flows, fragments for the node itself, questions for its DNS, what it has to refuse
+		for i := range 250 { // flows, fragments for the node, questions for its DNS, packets to refuse
 			own := fmt.Sprintf("10.244.2.%d:%d", 2+i, 1000+round)
 			first := udp(own, "10.96.0.10:53")
 			first.FragFirst, first.ID, first.Payload = true, uint16(i), make([]byte, 64)
@@ -135,7 +136,8 @@ func TestCapturedNode(t *testing.T) {
 			dial(t, bystander, "tcp", netip.AddrPortFrom(far.Addrs[0], 8080)).answers(t, far.Name, bystander.Addrs[0])
 		}
 	}
-	// It is heard still, as its own pod and as a client; in order, so that what was sent before was looked at.
+	// The attacker still gets through as its own pod and as a client. Packets stay in order, so everything sent before
+	// was examined.
 	k.heard("10.244.1.3:8080", func() { k.send(udp("10.244.2.9:5001", "10.244.1.3:8080"), false) })
 	mu.Lock()
 	defer mu.Unlock()

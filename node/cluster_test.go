@@ -7,7 +7,8 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Services that are names of others count as Services, though no packet is translated for them.
+// Services that only have a name (headless ones, and those with an ExternalName) are counted as Services, although no
+// packet is translated for them.
 func TestServicesCounted(t *testing.T) {
 	m := nodetest.New(t, 1).Members[0]
 	c := m.Config()

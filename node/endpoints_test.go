@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// endpointAt has a Service with a NodePort whose one endpoint is at an address that somebody wrote.
+// endpointAt returns a Service with a NodePort and one endpoint, at an address that a user wrote.
 func endpointAt(name string, nodePort uint16, to netip.AddrPort) *services.Service {
 	s := web(nodePort)
 	s.Name, s.ClusterIPs = name, []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 1, byte(nodePort)})}
@@ -24,7 +24,7 @@ func endpointAt(name string, nodePort uint16, to netip.AddrPort) *services.Servi
 	return s
 }
 
-// converseWith says hello at a host socket, and gives what comes back.
+// converseWith says hello at a host socket and returns the answer.
 func converseWith(at netip.AddrPort) ([]byte, error) {
 	conn, err := net.DialTimeout("tcp", at.String(), patience)
 	if err != nil {
@@ -40,8 +40,8 @@ func converseWith(at netip.AddrPort) ([]byte, error) {
 	return got[:n], err
 }
 
-// Whoever comes by a NodePort gets no further by an endpoint that is a Service's address, and none leads back to a
-// NodePort: the client is cut off, and nothing is sent on.
+// A client of a NodePort gets nowhere if the endpoint is a Service's address or leads back to a NodePort: the client
+// is cut off, and nothing is sent on.
 func TestEndpointsOfUsers(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]
@@ -50,10 +50,10 @@ func TestEndpointsOfUsers(t *testing.T) {
 	host := m.AttachHostTAP()
 	m.SetHostAddrs(m.Addr, netip.MustParseAddr("172.17.0.1"))
 	c.Serve(
-		endpointAt("a", 30081, netip.MustParseAddrPort("10.96.0.80:80")), // web's
+		endpointAt("a", 30081, netip.MustParseAddrPort("10.96.0.80:80")), // the address of web
 		endpointAt("b", 30082, netip.MustParseAddrPort("10.96.0.10:53")),
-		endpointAt("c", 30083, netip.MustParseAddrPort("10.244.1.2:30083")), // this host, by its host Port
-		endpointAt("d", 30084, netip.MustParseAddrPort("172.17.0.1:30083")), // and by an interface of its own
+		endpointAt("c", 30083, netip.MustParseAddrPort("10.244.1.2:30083")), // this host, by its host TAP
+		endpointAt("d", 30084, netip.MustParseAddrPort("172.17.0.1:30083")), // this host, by another interface
 		endpointAt("e", 30085, netip.MustParseAddrPort("192.0.2.2:30080")),  // another node
 		web(30080, p),
 	)
@@ -78,7 +78,7 @@ func TestEndpointsOfUsers(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	// What is served is, after all that.
+	// The good NodePort still works afterwards.
 	for _, network := range []string{"tcp", "udp"} {
 		at, ok := m.HostSocket(network, 30080)
 		if !ok {

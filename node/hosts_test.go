@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 )
 
-// What is looked up of other nodes' addresses is what going through all nodes finds, also where two claim one address.
+// The lookup of other nodes' addresses finds the same as a search of all nodes, also if two nodes claim one address.
 func TestHosts(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(12))}) }

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 )
 
-// addrPort parses one; "" is the zero AddrPort.
+// addrPort parses an address and port; "" is the zero AddrPort.
 func addrPort(s string) (a netip.AddrPort) {
 	if s != "" {
 		a = netip.MustParseAddrPort(s)
@@ -17,7 +17,7 @@ func addrPort(s string) (a netip.AddrPort) {
 	return a
 }
 
-// Who sees whom, on a node of one family and on one of both.
+// TestReach checks which address each client is seen by, on a node of one family and on one of both.
 func TestReach(t *testing.T) {
 	peers := []netstack.PeerRoute{
 		{Name: "n2", PodCIDRs: addresstest.Prefixes(strings.Fields("10.244.2.0/24 fd00:2::/64")...), NodeAddrs: addresstest.Addrs(strings.Fields("192.0.2.2 2001:db8::2")...), Encap: true},
@@ -30,7 +30,7 @@ func TestReach(t *testing.T) {
 		name       string
 		node       *netstack.Config
 		client, to string
-		want       string // the address seen, or how else
+		want       string // the address that the server sees, or another outcome
 	}{
 		{"a client outside", four, "203.0.113.7:999", "10.244.1.5:80", "203.0.113.7:999"},
 		{"a client outside, to a pod of another node", both, "203.0.113.7:999", "10.244.2.5:80", "203.0.113.7:999"},
@@ -62,7 +62,7 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// Whose an address cannot be.
+// TestClaimed checks which addresses belong to pods or Services, so that no client outside the cluster can have them.
 func TestClaimed(t *testing.T) {
 	c := &netstack.Config{
 		NodeAddrs:    addresstest.Addrs(strings.Fields("192.0.2.1")...),

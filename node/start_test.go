@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// held is enough for one node.
+// held returns a Held for one node.
 func held(t *testing.T) Held {
 	t.Helper()
 	u := overlaytest.New(1)
@@ -47,15 +47,15 @@ func config() Config {
 	return Config{Netstack: netstack.Config{Node: "n1", PodCIDRs: addresstest.Prefixes("10.244.1.0/24"), LocalAddrs: addresstest.Addrs("10.96.0.10"), MTU: 1420}}
 }
 
-// with runs a test with other parts.
+// with replaces the parts for one test.
 func with(t *testing.T, list []maker) {
 	before := parts
 	parts = list
 	t.Cleanup(func() { parts = before })
 }
 
-// Whichever part cannot be made, nothing of the node is left, and the next attempt has all that it needs. The leak
-// check at the end of the tests sees goroutines that stay.
+// If any part cannot be made, nothing of the node is left, and the next attempt has all that it needs. The leak check
+// at the end of the tests finds goroutines that stay.
 func TestStartFails(t *testing.T) {
 	whole := parts
 	h := held(t)
@@ -97,7 +97,7 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// Parts are set in order, all of them even when one fails, and closed in the reverse order, once.
+// Parts are set in order, all of them even if one fails. They are closed once, in reverse order.
 func TestOrder(t *testing.T) {
 	var log []string
 	var list []maker
@@ -134,7 +134,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// A node whose ranges are others now stays as it is.
+// A node whose ranges change stays as it is.
 func TestStartAnew(t *testing.T) {
 	n, err := Start(t.Context(), held(t), config())
 	if err != nil {
@@ -180,7 +180,7 @@ func TestHoldsStill(t *testing.T) {
 	}
 }
 
-// Addresses of pods that are from before the ranges changed are told.
+// Addresses of pods from before a change of the ranges are reported.
 func TestStranded(t *testing.T) {
 	n, err := Start(t.Context(), held(t), config())
 	if err != nil {

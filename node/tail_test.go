@@ -12,7 +12,7 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// Which endpoints no host socket is connected to, whatever a slice names.
+// Host sockets are never connected to some endpoints, whatever an EndpointSlice says.
 func TestTail(t *testing.T) {
 	c := &netstack.Config{
 		PodCIDRs:     addresstest.Prefixes("10.244.1.0/24", "fd00:1::/64"),
@@ -49,10 +49,10 @@ func TestTail(t *testing.T) {
 		{"udp", "192.0.2.1:30053", port},
 		{"tcp", "192.0.2.1:30053", ""},
 		{"tcp", "172.17.0.1:30080", port}, // an address that the Node does not name
-		{"tcp", "10.244.1.2:30080", port}, // the host Port's
-		{"tcp", "10.244.1.1:30080", ""},   // the gateway's, where nobody listens
+		{"tcp", "10.244.1.2:30080", port}, // the address of the host TAP
+		{"tcp", "10.244.1.1:30080", ""},   // the stack address, where nobody listens
 		{"tcp", "192.0.2.2:30080", port},
-		{"tcp", "192.0.2.3:30080", ""}, // no agent there
+		{"tcp", "192.0.2.3:30080", ""}, // a node without an agent
 		{"tcp", "[2001:db8::1]:30080", ""},
 	} {
 		got := tail(clusterOf(c), host, table, test.network, netip.MustParseAddrPort(test.to))
@@ -62,7 +62,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// Ingress knows its own listeners, by address, as long as they serve.
+// Ingress knows the addresses of its own listeners while they serve.
 func TestListeners(t *testing.T) {
 	var ls listeners
 	every, err := net.Listen("tcp", ":0")

@@ -19,11 +19,11 @@ import (
 	"tapestry.dev/tapestry/services"
 )
 
-// patience is for what must happen and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = time.Minute
 
-// serve has a pod answer on a port of TCP and UDP: with its name, the client's address and what it was sent. A TCP
-// client says with a zero byte that it wants an answer.
+// serve makes a pod answer on a TCP and a UDP port, with its name, the client's address and the text that it received.
+// A TCP client sends a zero byte to ask for the answer.
 func serve(t *testing.T, p *nodetest.Pod, port uint16) {
 	t.Helper()
 	for _, a := range p.Addrs {
@@ -84,7 +84,7 @@ func answer(name string, client net.Addr, sent []byte) []byte {
 	return fmt.Appendf(nil, "%s %s %s", name, netip.MustParseAddrPort(client.String()).Addr(), sent)
 }
 
-// client is a connection to what serve serves.
+// client is a connection to a server started by serve.
 type client struct {
 	net.Conn
 	network string
@@ -102,7 +102,7 @@ func dial(t *testing.T, p *nodetest.Pod, network string, to netip.AddrPort) clie
 	return client{c, network}
 }
 
-// ask sends text and gives the answer. What is lost, as WireGuard's first packets may be, is sent again.
+// ask sends text and returns the answer. It sends lost datagrams again, since WireGuard may lose its first packets.
 func (c client) ask(text string) (string, error) {
 	if c.network == "tcp" {
 		_ = c.SetDeadline(time.Now().Add(patience))
@@ -134,7 +134,7 @@ func (c client) ask(text string) (string, error) {
 	}
 }
 
-// answers asserts who answers, and whom it sees.
+// answers asserts who answers, and which client address the server sees.
 func (c client) answers(t *testing.T, name string, as netip.Addr) {
 	t.Helper()
 	got, err := c.ask("hello")
@@ -143,7 +143,7 @@ func (c client) answers(t *testing.T, name string, as netip.Addr) {
 	}
 }
 
-// Every pod reaches every other, and is seen by its own address.
+// Every pod reaches every other, which sees the pod's own address.
 func TestPods(t *testing.T) {
 	c := nodetest.New(t, 3)
 	var pods []*nodetest.Pod
@@ -158,7 +158,7 @@ func TestPods(t *testing.T) {
 		for _, to := range pods {
 			for family, a := range to.Addrs {
 				if from == to {
-					continue // that is the pod's own kernel
+					continue // this traffic stays in the pod's own kernel
 				}
 				for _, network := range []string{"tcp", "udp"} {
 					dial(t, from, network, netip.AddrPortFrom(a, 8080)).answers(t, to.Name, from.Addrs[family])
@@ -173,7 +173,7 @@ func TestPods(t *testing.T) {
 	}
 }
 
-// A megabyte crosses the tunnel whole.
+// A megabyte crosses the tunnel completely.
 func TestStream(t *testing.T) {
 	c := nodetest.New(t, 2)
 	from, to := c.Members[0].Pod(3), c.Members[1].Pod(3)
@@ -181,7 +181,7 @@ func TestStream(t *testing.T) {
 	sent := make([]byte, 1<<20)
 	_, _ = rand.Read(sent)
 	for i := range sent {
-		sent[i] |= 1 // never the end
+		sent[i] |= 1 // never zero, which means the end
 	}
 	for family, a := range to.Addrs {
 		got, err := dial(t, from, "tcp", netip.AddrPortFrom(a, 8080)).ask(string(sent))
@@ -191,7 +191,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// web is a Service over pods, of both families.
+// web returns a Service over pods, with addresses of both families.
 func web(nodePort uint16, pods ...*nodetest.Pod) *services.Service {
 	s := &services.Service{
 		Namespace: "default", Name: "web", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.80"), netip.MustParseAddr("fd00:10:96::50")},
@@ -205,8 +205,8 @@ func web(nodePort uint16, pods ...*nodetest.Pod) *services.Service {
 	return s
 }
 
-// A Service leads to its endpoints wherever they are, each of which sees the client; its name is known; and who left it
-// gets no new connections.
+// A Service leads to its endpoints on all nodes. The endpoints see the client's address, and the Service has a DNS
+// name. An endpoint that leaves gets no new connections.
 func TestService(t *testing.T) {
 	c := nodetest.New(t, 3)
 	from := c.Members[0].Pod(3)
@@ -251,7 +251,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// A NodePort leads to a pod on another node, which sees the node for a client on localhost.
+// A NodePort leads to a pod on another node. For a client on localhost, the pod sees the node's address.
 func TestNodePort(t *testing.T) {
 	c := nodetest.New(t, 2)
 	near, far := c.Members[0].Pod(3), c.Members[1].Pod(3)
@@ -268,7 +268,7 @@ func TestNodePort(t *testing.T) {
 	}
 }
 
-// answersOutside asserts who answers a client on a node's localhost, whom the pod sees as the node.
+// answersOutside asserts who answers a client on a node's localhost. The pod must see the node's address.
 func answersOutside(t *testing.T, m *nodetest.Member, network string, at netip.AddrPort, name string) {
 	t.Helper()
 	conn, err := net.DialTimeout(network, at.String(), patience)
@@ -279,7 +279,7 @@ func answersOutside(t *testing.T, m *nodetest.Member, network string, at netip.A
 	client{conn, network}.answers(t, name, m.Addr)
 }
 
-// A port of the host that another program has is told, costs nothing else, and is had once it is free.
+// A port that another program holds on the host is reported, does no other harm, and is opened once it is free.
 func TestNodePortTaken(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]
@@ -320,7 +320,7 @@ func TestNodePortTaken(t *testing.T) {
 	ask(m, "tcp", 30099, p.Name)
 }
 
-// An Ingress route leads to whoever L4 finds ready, also when that changes and the route does not.
+// An Ingress route leads to the endpoints that L4 finds ready, also when these change and the route does not.
 func TestIngress(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]
@@ -364,7 +364,7 @@ func TestIngress(t *testing.T) {
 	}
 }
 
-// The node's own check of its packet path.
+// TestProbe runs the node's own check of its packet path.
 func TestProbe(t *testing.T) {
 	c := nodetest.New(t, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -381,7 +381,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// Connections go on when the node at either end starts anew, translated ones and those between pods.
+// Connections, translated or between pods, continue when the node at either end restarts.
 func TestRestart(t *testing.T) {
 	c := nodetest.New(t, 2)
 	from, to := c.Members[0].Pod(3), c.Members[1].Pod(3)
@@ -411,8 +411,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// A pod comes to every address of the host as itself, by the host TAP: to one that the host had at the start, and to
-// one that it got since. What is neither the host's nor the cluster's it is refused where that is denied.
+// A pod reaches every address of the host through the host TAP, with its own address: one that the host had at the
+// start, and one added later. Other addresses outside the cluster are refused if egress to them is denied.
 func TestHostAddrs(t *testing.T) {
 	c := nodetest.New(t, 1)
 	m := c.Members[0]

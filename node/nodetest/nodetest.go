@@ -1,6 +1,6 @@
 // Package nodetest is a cluster in one process: several Nodes over an underlay in memory, and pods that are stacks in
-// memory. What moves between the pods takes every step that it takes on real nodes, but for the kernel's: no TAP, no
-// UDP socket of the tunnel.
+// memory. Packets between the pods take the same steps as on real nodes, except for the kernel's: there are no TAPs
+// and no UDP socket of the tunnel.
 package nodetest
 
 import (
@@ -28,23 +28,23 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// mtu is the pods'.
+// mtu is the MTU of the pods in bytes.
 const mtu = 1420
 
 // What all nodes have in common.
 var (
 	clusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
 	serviceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
-	// everything is what pods may not dial: this machine's network is no part of a Cluster.
+	// everything is denied to egress, since this machine's network is no part of a Cluster.
 	everything = []netstack.Destination{{Range: netip.MustParsePrefix("0.0.0.0/0")}, {Range: netip.MustParsePrefix("::/0")}}
 	// DNS are the addresses of cluster DNS.
 	DNS = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
 )
 
-// Cluster is a number of Members that know one another.
+// Cluster is a cluster of Members.
 type Cluster struct {
 	Underlay *overlaytest.Underlay
-	// Members are the nodes, n1 first.
+	// Members are the nodes; the first is n1.
 	Members []*Member
 
 	t        testing.TB
@@ -55,13 +55,13 @@ type Cluster struct {
 type Member struct {
 	*node.Node
 	Name string
-	// Addr is the node's on the underlay.
+	// Addr is the node's address on the underlay.
 	Addr netip.Addr
 
 	cluster *Cluster
 	number  int
 	held    node.Held
-	memory  []byte // of the flows
+	memory  []byte // the flow memory
 	pods    []*Pod
 	host    host
 }
@@ -77,8 +77,8 @@ type Pod struct {
 	dev *netstacktest.Device
 }
 
-// New starts a Cluster of so many nodes, which ends with the test. Node i has the pod ranges 10.244.i.0/24 and
-// fd00:10:244:i::/64, and the address 192.0.2.i.
+// New starts a Cluster with the given number of nodes. The Cluster ends with the test. Node i has the pod ranges
+// 10.244.i.0/24 and fd00:10:244:i::/64, and the address 192.0.2.i.
 func New(t testing.TB, nodes int) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, Underlay: overlaytest.New(1)}
@@ -96,7 +96,7 @@ func New(t testing.TB, nodes int) *Cluster {
 		m.held = node.Held{
 			Key: overlay.NewPrivateKey(), Bind: c.Underlay.Bind(m.endpoint()), Poller: poller, Listen: &m.host,
 			HostAddrs: m.host.follow, DenyEgress: everything,
-			Upstreams: func() ([]netip.AddrPort, error) { return nil, nil }, // there is nothing outside
+			Upstreams: func() ([]netip.AddrPort, error) { return nil, nil }, // nothing outside can be reached
 		}
 		c.Members = append(c.Members, m)
 	}
@@ -121,7 +121,7 @@ func (m *Member) podCIDRs() []netip.Prefix {
 	}
 }
 
-// start starts the Node on what it has kept, and brings it to the cluster's state.
+// start starts the Node on the memory and pods that the Member has kept, and applies the cluster's state.
 func (m *Member) start() {
 	t := m.cluster.t
 	t.Helper()
@@ -139,15 +139,15 @@ func (m *Member) start() {
 	m.set()
 }
 
-// Restart ends the Node and starts the next one, which finds flows and pods as the last one left them.
+// Restart ends the Node and starts the next one, which finds the flows and pods of the last one.
 func (m *Member) Restart() {
 	m.cluster.t.Helper()
 	m.Close()
 	m.start()
 }
 
-// Capture ends the Node and gives a Mesh with its key in its place, which sends the others whatever it is told. got is
-// given what they send, which is borrowed. The member is of no further use.
+// Capture ends the Node and returns a Mesh with the Node's key. The Mesh sends the other nodes whatever the test
+// wants. got receives what they send; the packets are borrowed. The member cannot be used any more.
 func (m *Member) Capture(got func(peer uint64, packets [][]byte)) *overlay.Mesh {
 	t := m.cluster.t
 	t.Helper()
@@ -174,7 +174,7 @@ func (m *Member) set() {
 	}
 }
 
-// Config is what the cluster comes to for the node.
+// Config returns the node's Config for the cluster's state.
 func (m *Member) Config() node.Config {
 	c := node.Config{
 		Netstack: netstack.Config{
@@ -211,7 +211,7 @@ func (m *Member) Config() node.Config {
 	return c
 }
 
-// Pod attaches a pod to the node, whose addresses end in last, from 3 on.
+// Pod attaches a pod to the node. The pod's addresses end in last, which must be at least 3.
 func (m *Member) Pod(last byte) *Pod {
 	t := m.cluster.t
 	t.Helper()
@@ -238,7 +238,7 @@ func (m *Member) attach(p *Pod) {
 	}
 }
 
-// Serve makes list the Services of the cluster, on all nodes.
+// Serve replaces the cluster's Services on all nodes.
 func (c *Cluster) Serve(list ...*services.Service) {
 	c.t.Helper()
 	c.services = list
@@ -247,7 +247,7 @@ func (c *Cluster) Serve(list ...*services.Service) {
 	}
 }
 
-// Endpoints are those of pods, all ready, which serve the ports of a Service at these.
+// Endpoints returns ready endpoints for the pods, all with the given ports.
 func Endpoints(ports []services.EndpointPort, pods ...*Pod) (list []services.Endpoint) {
 	for _, p := range pods {
 		for _, a := range p.Addrs {
@@ -257,7 +257,8 @@ func Endpoints(ports []services.EndpointPort, pods ...*Pod) (list []services.End
 	return list
 }
 
-// HostSocket is where the node listens for a NodePort, "tcp" or "udp", of IPv4; false when it does not.
+// HostSocket returns the address of the node's IPv4 socket for a NodePort, "tcp" or "udp". It returns false if there
+// is none.
 func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) {
 	m.host.mu.Lock()
 	defer m.host.mu.Unlock()
@@ -265,7 +266,7 @@ func (m *Member) HostSocket(network string, port uint16) (netip.AddrPort, bool) 
 	return at, ok
 }
 
-// AttachHostTAP attaches a host TAP and returns what the host gets.
+// AttachHostTAP attaches a host TAP and returns the host's end of it.
 func (m *Member) AttachHostTAP() *netstacktest.Device {
 	m.cluster.t.Helper()
 	dev := netstacktest.NewDevice()
@@ -275,7 +276,7 @@ func (m *Member) AttachHostTAP() *netstacktest.Device {
 	return dev
 }
 
-// SetHostAddrs says which addresses the host's interfaces have. The Node knows them when it returns.
+// SetHostAddrs sets the addresses of the host's interfaces. The Node knows them when it returns.
 func (m *Member) SetHostAddrs(list ...netip.Addr) {
 	m.host.mu.Lock()
 	m.host.addrs = list
@@ -284,7 +285,7 @@ func (m *Member) SetHostAddrs(list ...netip.Addr) {
 	changed(list)
 }
 
-// Squat takes a hostPort of IPv4, "tcp" or "udp", before the node can have it, until leave is called.
+// Squat takes a hostPort of IPv4, "tcp" or "udp", so that the node cannot open it until leave is called.
 func (m *Member) Squat(network string, port uint16) (leave func()) {
 	t := m.cluster.t
 	t.Helper()
@@ -310,10 +311,11 @@ func (m *Member) Squat(network string, port uint16) (leave func()) {
 	return func() { _ = c.Close() }
 }
 
-// host is a node's own network: sockets on free ports of this machine's loopback address stand for those it asks for.
+// host is a node's own network. Its sockets are on free ports of this machine's loopback address instead of the ports
+// that the node asks for.
 type host struct {
 	mu      sync.Mutex                // guards what follows
-	sockets map[string]netip.AddrPort // by "tcp4:30080"
+	sockets map[string]netip.AddrPort // real address, by network and port such as "tcp4:30080"
 	squats  []squat
 	addrs   []netip.Addr
 	changed func([]netip.Addr) // tells the Node
@@ -330,12 +332,12 @@ func (h *host) follow(ctx context.Context, changed func([]netip.Addr)) error {
 	return ctx.Err()
 }
 
-// squat is a socket that somebody else has.
+// squat is a socket of another program.
 type squat struct{ socket, address string }
 
-var errNoHost = errors.New("nodetest: a host has sockets of IPv4 alone")
+var errNoHost = errors.New("nodetest: a host has only IPv4 sockets")
 
-// place says where a socket really is to be.
+// place returns the key of a socket in host.sockets, and the real address to listen on.
 func (h *host) place(network, address string) (socket, at string, err error) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -27,7 +27,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
-// patience is for what must happen and takes long on a busy machine.
+// patience is a timeout for what must happen but may take long on a busy machine.
 const patience = 30 * time.Second
 
 const nodeManifest = `
@@ -38,7 +38,8 @@ spec: {podCIDRs: [%s]}
 status: {addresses: [{type: InternalIP, address: 172.31.0.1}]}
 `
 
-// machine is a node with a keeper here, an agent in a process of its own, and whatever a container runtime is.
+// machine is a node. Its keeper runs in this process, its agent in a process of its own, and the test acts as the
+// container runtime.
 type machine struct {
 	t      testing.TB
 	dir    string
@@ -46,7 +47,7 @@ type machine struct {
 	client *cni.Client
 	api    *localapi.Client
 	exe    string   // the CNI plugin
-	source []string // the agent's flags that say where the objects come from
+	source []string // the agent's flags about the source of objects
 	stderr io.Writer
 
 	mu    sync.Mutex
@@ -95,7 +96,7 @@ func (n *machine) setRange(cidrs ...string) {
 	n.manifest("node.yaml", fmt.Sprintf(nodeManifest, `"`+strings.Join(cidrs, `", "`)+`"`))
 }
 
-// manifest replaces a file whole.
+// manifest replaces a file in one step.
 func (n *machine) manifest(name, content string) {
 	n.t.Helper()
 	tmp := filepath.Join(n.dir, name)
@@ -107,7 +108,7 @@ func (n *machine) manifest(name, content string) {
 	}
 }
 
-// start starts an agent, and does not wait for it.
+// start starts an agent and does not wait until it is ready.
 func (n *machine) start() {
 	n.t.Helper()
 	n.mu.Lock()
@@ -124,7 +125,7 @@ func (n *machine) start() {
 	n.agent = cmd
 }
 
-// kill ends the agent as the kernel would.
+// kill kills the agent with SIGKILL.
 func (n *machine) kill() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -135,7 +136,7 @@ func (n *machine) kill() {
 	}
 }
 
-// ended waits for an agent that ends by itself.
+// ended waits until the agent has ended by itself.
 func (n *machine) ended() {
 	n.t.Helper()
 	n.mu.Lock()
@@ -146,7 +147,7 @@ func (n *machine) ended() {
 	n.agent = nil
 }
 
-// ready waits for the agent.
+// ready waits until the agent is ready.
 func (n *machine) ready() {
 	n.t.Helper()
 	n.until("the agent is ready", func() bool {
@@ -166,14 +167,14 @@ func (n *machine) until(what string, cond func() bool) {
 	}
 }
 
-// sandbox is a pod's.
+// sandbox is the sandbox of a pod.
 type sandbox struct {
 	*machine
 	ns        *tap.Namespace
 	container string
 	pod       string
-	prev      string // what ADD answered
-	extra     string // further fields of the network configuration, each with a comma before it
+	prev      string // the result of ADD
+	extra     string // more fields of the network configuration, each after a comma
 }
 
 func (n *machine) sandbox(container, pod string) *sandbox {
@@ -198,7 +199,7 @@ func (s *sandbox) path() string {
 	return path
 }
 
-// pluginError is what the plugin says.
+// pluginError is an error in the plugin's output.
 type pluginError struct {
 	Code         uint
 	Msg, Details string
@@ -208,7 +209,7 @@ func (e *pluginError) Error() string {
 	return fmt.Sprintf("code %d: %s (%s)", e.Code, e.Msg, e.Details)
 }
 
-// run starts the plugin as a runtime does.
+// run runs the plugin as a container runtime does.
 func (s *sandbox) run(command string) error {
 	prev := ""
 	if s.prev != "" && command != "ADD" {
@@ -242,7 +243,7 @@ func (s *sandbox) works(command string) {
 	}
 }
 
-// addrs are those that ADD told the runtime.
+// addrs returns the addresses in the result of ADD.
 func (s *sandbox) addrs() string {
 	s.t.Helper()
 	var r struct{ IPs []struct{ Address string } }
@@ -256,7 +257,7 @@ func (s *sandbox) addrs() string {
 	return strings.Join(list, " ")
 }
 
-// counters is what the agent counts.
+// counters returns the agent's counters.
 func (n *machine) counters() counter.List {
 	n.t.Helper()
 	list, err := n.api.Counters(n.t.Context())
@@ -266,7 +267,7 @@ func (n *machine) counters() counter.List {
 	return list
 }
 
-// problems are those that the agent tells of, one a line.
+// problems returns the problems that the agent reports, one per line.
 func (n *machine) problems() string {
 	n.t.Helper()
 	list, err := localapi.Problems.Ask(n.t.Context(), n.api)
@@ -280,7 +281,7 @@ func (n *machine) problems() string {
 	return b.String()
 }
 
-// has asserts how much the agent and the keeper hold.
+// has asserts how many pods the agent and the keeper hold, and how many addresses are leased.
 func (n *machine) has(pods, leases int) {
 	n.t.Helper()
 	list := n.counters()
@@ -307,8 +308,8 @@ func (n *machine) kept() (count int) {
 	return count
 }
 
-// buildPlugin makes the executable itself: this test program starts ten times as slowly. Where it cannot be built, it
-// is this program.
+// buildPlugin builds the executable itself, because this test program takes ten times as long to start. If the build
+// fails, this program is the plugin.
 var buildPlugin = sync.OnceValue(func() string {
 	exe := builtPlugin()
 	out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	userns.Main(tests{m})
 }
 
-// tests remove the plugin that they have built.
+// tests removes the plugin that the tests built.
 type tests struct{ *testing.M }
 
 func (t tests) Run() int {

@@ -28,7 +28,7 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// output collects what processes print.
+// output collects the output of processes.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -46,10 +46,11 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// secrets are texts that nobody may find.
+// secrets are texts that must not be printed, and their names.
 type secrets map[string]string
 
-// add hides a text in all the forms in which it could come out: as it is, in base64, in hexadecimal digits, by lines.
+// add adds a text in all forms in which it could be printed: as it is, line by line, in base64 and in hexadecimal
+// digits.
 func (s secrets) add(name, text string) {
 	for i, form := range append(strings.Split(text, "\n"), text, base64.StdEncoding.EncodeToString([]byte(text)), hex.EncodeToString([]byte(text))) {
 		if len(form) >= 12 && !strings.HasPrefix(form, "-----") {
@@ -58,7 +59,7 @@ func (s secrets) add(name, text string) {
 	}
 }
 
-// check looks for secrets in what was said, and for what a terminal obeys.
+// check looks for secrets and for terminal control characters in output.
 func (s secrets) check(t *testing.T, where, said string) {
 	t.Helper()
 	for text, name := range s {
@@ -73,7 +74,7 @@ func (s secrets) check(t *testing.T, where, said string) {
 	}
 }
 
-// told is everything that the agent tells whoever asks.
+// told returns everything that the agent reports on its sockets.
 func (n *machine) told() string {
 	var b strings.Builder
 	if node, err := n.api.Node(n.t.Context()); err == nil {
@@ -100,7 +101,7 @@ func (n *machine) told() string {
 	return b.String()
 }
 
-// say writes a request, whatever it is, and reads what comes until the other end has enough.
+// say sends any bytes as a request, and reads until the other end closes.
 func say(t *testing.T, addr, request string, config *tls.Config) {
 	t.Helper()
 	var c net.Conn
@@ -118,9 +119,9 @@ func say(t *testing.T, addr, request string, config *tls.Config) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
-// TestSecretsAndHostileText runs a whole agent, logging all it can, that is given secrets in every way there is, good and
-// broken, and the worst of texts wherever others may write: no secret is in anything that it says, and nothing that a
-// terminal obeys.
+// TestSecretsAndHostileText runs a whole agent at the highest log level. The agent gets secrets in every way, valid
+// and broken, and hostile texts wherever others may write. Nothing that the agent prints may contain a secret or a
+// terminal control character.
 func TestSecretsAndHostileText(t *testing.T) {
 	hidden := secrets{}
 	certificate, key, err := lab.SelfSigned("web.example")
@@ -134,7 +135,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 	secret := func(name, crt, key string) string {
 		return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: %s, namespace: default}\ntype: kubernetes.io/tls\ndata: {tls.crt: %s, tls.key: %s}\n---\n", name, b64(crt), b64(key))
 	}
-	bad := strconv.QuoteToASCII(visibletest.Mark + "\x1b[2J\r\nlevel=ERROR\tx\u009b\u202e") // which is YAML, too
+	bad := strconv.QuoteToASCII(visibletest.Mark + "\x1b[2J\r\nlevel=ERROR\tx\u009b\u202e") // valid as YAML too
 	ingress := func(name, host, secret string) string {
 		return fmt.Sprintf("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: %s, annotations: {x: %s}}\nspec:\n  tls: [{secretName: %s, hosts: [%s]}]\n"+
 			"  rules: [{host: %s, http: {paths: [{path: %s, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]\n---\n", name, bad, secret, host, host, bad)
@@ -179,7 +180,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 			return err == nil
 		})
 	}
-	// Clients' credentials, in requests good and broken.
+	// Clients send their credentials in valid and broken requests.
 	const bearer, cookie = "Bearer eyJsupersecret.token.signature", "session=0123456789abcdef-cookie"
 	hidden.add("a client's token", bearer)
 	hidden.add("a client's cookie", cookie)
@@ -196,7 +197,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 		say(t, "127.0.0.1:8443", request, nil)
 	}
 	say(t, "127.0.0.1:8443", "x", &tls.Config{InsecureSkipVerify: true, ServerName: "nobody." + strings.Repeat("x", 60) + ".example"})
-	// A pod that is called as it should not be.
+	// A pod has a name with control characters.
 	s := n.sandbox("c1", "web\x1b[2J")
 	if err := s.run("ADD"); err == nil || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("a pod with an escape in its name: %v", err)
@@ -205,7 +206,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 	if !strings.Contains(n.problems(), visibletest.Mark) {
 		t.Errorf("no problem quotes what others wrote: the test tries nothing\n%s", n.problems())
 	}
-	// Manifests that cannot be used any more.
+	// Manifests become unusable.
 	hidden.add("a password", "hunter2hunter2hunter2")
 	for i, text := range []string{"stringData: hunter2hunter2hunter2", "stringData: {p: *hunter2hunter2hunter2}", "data: {tls.key: hunter2hunter2hunter2!}"} {
 		n.manifest("broken.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\n"+text+"\n")
@@ -221,7 +222,8 @@ func TestSecretsAndHostileText(t *testing.T) {
 	hidden.check(t, "the log", out.String())
 }
 
-// agentWith runs an agent with these flags until it ends or for a while, and gives what it said.
+// agentWith runs an agent with these flags until it ends, until its output satisfies until, or for a while. It returns
+// the output.
 func agentWith(t *testing.T, n *machine, until func(said string) bool, flags ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -254,7 +256,7 @@ func agentWith(t *testing.T, n *machine, until func(said string) bool, flags ...
 	return out.String()
 }
 
-// TestBrokenCredentials: kubeconfigs that cannot be used, and tokens that are refused, are told without what they hold.
+// TestBrokenCredentials checks that errors about unusable kubeconfigs and refused tokens do not contain their content.
 func TestBrokenCredentials(t *testing.T) {
 	hidden := secrets{}
 	const token, password = "eyJsupersecret.token.signature", "hunter2hunter2hunter2"
@@ -292,7 +294,7 @@ func TestBrokenCredentials(t *testing.T) {
 	}
 	said := agentWith(t, n, func(said string) bool { return said != "" }, "--api-server", "https://admin:"+password+"@192.0.2.1:6443")
 	hidden.check(t, "a flag", said)
-	// A token that the server does not take.
+	// The server refuses the token.
 	s.PutJSON("nodes", allocatedNode)
 	for _, k := range kube.Kinds() {
 		s.Answer(k.Resource(), 401)

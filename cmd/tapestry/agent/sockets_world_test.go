@@ -20,8 +20,8 @@ import (
 	"tapestry.dev/tapestry/fdpass"
 )
 
-// listening lists what is listened on, or bound, in a network namespace: unix sockets by path, with "@" those without a
-// file; TCP by address and port, UDP by port, as /proc has them.
+// listening lists the listening and bound sockets in this network namespace, from /proc. Unix sockets are listed by
+// path (those without a file begin with "@"), TCP sockets by address and port, UDP sockets by port.
 func listening(t *testing.T) (list []string) {
 	t.Helper()
 	rows := func(file string) (rows [][]string) {
@@ -63,8 +63,8 @@ func listening(t *testing.T) (list []string) {
 	return slices.Compact(list)
 }
 
-// TestSockets is the list of all sockets of a node's processes, which docs/agent.md has as a table: a new one needs a
-// line there and here. Another user gets no word out of those with a path.
+// TestSockets compares all sockets of a node's processes with a list. docs/agent.md has the same list as a table, so a
+// new socket needs a line there and here. Another user must get no answer from the sockets with a path.
 func TestSockets(t *testing.T) {
 	n := newMachine(t)
 	n.source = append(n.source, "--health-address", ":10256", "--metrics-address", "127.0.0.1:10249", "--ingress-http", ":80", "--ingress-https", ":443")
@@ -72,14 +72,14 @@ func TestSockets(t *testing.T) {
 	n.start()
 	n.ready()
 	want := []string{
-		"tcp 10249 on loopback", "tcp 10256 on every address", "tcp 443 on every address", "tcp 80 on every address", // a NodePort without a backend: none
+		"tcp 10249 on loopback", "tcp 10256 on every address", "tcp 443 on every address", "tcp 80 on every address", // none for a NodePort
 		"udp 51820 on every address", "unix agent.sock", "unix api.sock", "unix keeper.sock",
 	}
 	n.until("all are there", func() bool { return len(listening(t)) >= len(want) })
 	if got := listening(t); !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}
-	// What is in the directories is for their user, and perhaps for its group to read.
+	// Files in the directories may be read by their user only, or also by the group.
 	err := filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -87,7 +87,7 @@ func TestSockets(t *testing.T) {
 		info, err := d.Info()
 		others := fs.FileMode(0o027)
 		if strings.Contains(path, "/manifests/") {
-			others = 0o022 // what a node says of itself is for the other nodes
+			others = 0o022 // a node's status file is for the other nodes
 		}
 		if err == nil && (info.Mode().Perm()&others != 0 || !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSocket || info.Mode().Type() == fs.ModeSocket && info.Mode().Perm() != 0o600) {
 			t.Errorf("%s is %v", d.Name(), info.Mode())
@@ -97,7 +97,7 @@ func TestSockets(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	// Past the modes of files there is the kernel's word for who it is.
+	// Without the protection of file modes, the server checks the user whom the kernel reports.
 	sockets := []string{n.client.Path, n.api.Path, filepath.Join(n.dir, "keeper.sock")}
 	for _, path := range append(slices.Clone(sockets), n.dir, filepath.Dir(n.dir)) {
 		if err := os.Chmod(path, 0o777); err != nil {
@@ -105,7 +105,7 @@ func TestSockets(t *testing.T) {
 		}
 	}
 	told, others := strangerSays(t, &syscall.Credential{Uid: 65533, Gid: 65533}, sockets)
-	if !others { // as an ordinary user there is but one user; the tests of package fdpass have others
+	if !others { // without root there is only one user; the tests of package fdpass have more
 		told, _ = strangerSays(t, nil, sockets)
 	}
 	if got := strings.Count(told, "user 65533 may not use"); others && got != len(sockets) || !others && strings.Count(told, "ok") != len(sockets) {
@@ -113,7 +113,8 @@ func TestSockets(t *testing.T) {
 	}
 }
 
-// strangerSays has a process of that user ask at every socket. It reports false when there is none to be had.
+// strangerSays makes a process of another user ask at every socket. It returns false if no such process can be
+// started.
 func strangerSays(t *testing.T, user *syscall.Credential, sockets []string) (told string, started bool) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", sockets...)
@@ -129,12 +130,12 @@ func strangerSays(t *testing.T, user *syscall.Credential, sockets []string) (tol
 	return string(out), true
 }
 
-// stranger asks at sockets, and prints what it is told.
+// stranger asks at the sockets, and prints the answers.
 func stranger(sockets []string) {
 	for _, path := range sockets {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		var answer json.RawMessage
-		// The directory is one that everybody may write by now, which a client would mind.
+		// A real client would refuse this directory, since everybody may write it now.
 		conn, err := fdpass.Dial(ctx, path)
 		if err == nil {
 			_, err = conn.Call(ctx, map[string]string{"op": "status"}, &answer, 0, 1, 2)

@@ -9,7 +9,7 @@ import (
 	"tapestry.dev/tapestry/localapi"
 )
 
-// However much is wrong with a cluster's objects, pods can be attached, and all of it is told.
+// Even with many problems in a cluster's objects, pods can be attached and all problems are reported.
 func TestManyProblems(t *testing.T) {
 	n := newMachine(t)
 	const many = 1000
@@ -35,8 +35,7 @@ func TestManyProblems(t *testing.T) {
 	s.works("DEL")
 }
 
-// Everything that is counted has one name and says what it means, and tables and counters that no part forgets are
-// there.
+// Every counter has one name and a help text, and the counters and tables of every part are there.
 func TestTold(t *testing.T) {
 	n := newMachine(t)
 	n.start()
