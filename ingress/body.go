@@ -15,29 +15,30 @@ import (
 	"tapestry.dev/tapestry/ingress/http1"
 )
 
-// What of a request still comes after its response is read for lingerTime and lingerBytes: clients may look for the
-// response only then, and can send their next request over the same connection. A connection for which that does not
-// suffice is read from for as long again, and closed.
+// The rest of a request that arrives after its response is read for lingerTime and up to lingerBytes. Some clients read
+// the response only after they have sent everything, and the connection can then carry their next request. When the
+// rest is longer, the connection is read for another lingerTime and closed.
 const (
 	lingerTime  = 5 * time.Second
 	lingerBytes = 256 << 10
 )
 
-// errNoContinue: the client waits for a word of the backend before it sends its body, and the backend gave none.
+// errNoContinue says that the client waits for the backend's 100 Continue before it sends its body, and that the
+// backend did not answer.
 var errNoContinue = fmt.Errorf("the backend said neither 100 Continue nor anything else: %w", os.ErrDeadlineExceeded)
 
-// clientBody is the body of a client's request, as the backend gets it. Read is for one goroutine, which may go on
-// for a moment after the request's handler has returned.
+// clientBody is the body of a client's request, as the backend gets it. One goroutine calls Read, and may still be in
+// it for a moment after the request's handler has returned.
 type clientBody struct {
 	rq      *request
 	reading stall
 	closed  atomic.Bool // the handler has returned
 	whole   atomic.Bool // all of it has been read
 	failed  atomic.Bool // it is broken
-	stalled atomic.Bool // for the client sent none of it
+	stalled atomic.Bool // it is broken because the client sent nothing for too long
 
-	// expects: the client waits for 100 Continue before it sends the body. Without a first Read net/http sends none
-	// of its own.
+	// expects says that the client waits for 100 Continue before it sends the body. net/http sends one of its own with
+	// the first Read of the body, and not before.
 	expects bool
 	allowed chan struct{} // closed when the backend said 100 Continue
 	allow   func()        // closes allowed
@@ -49,7 +50,7 @@ type clientBody struct {
 
 func newClientBody(rq *request) *clientBody {
 	b := &clientBody{rq: rq, expects: expectsContinue(rq.in) && !isGRPC(rq.in)}
-	if !isGRPC(rq.in) { // whose streams may say nothing for hours, while a client waits for what happens
+	if !isGRPC(rq.in) { // gRPC streams may be silent for hours, while a client waits for events
 		b.reading = stall{limit: rq.s.stallTimeout, cut: func() {
 			b.stalled.Store(true)
 			_ = rq.control.SetReadDeadline(longAgo)
@@ -62,7 +63,7 @@ func newClientBody(rq *request) *clientBody {
 	return b
 }
 
-// Read waits until the client may send.
+// Read reads the body. The first Read of an expecting client waits until the client may send.
 func (b *clientBody) Read(p []byte) (int, error) {
 	if b.expects && !b.waited {
 		if err := b.wait(); err != nil {
@@ -86,10 +87,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends a Read that waits for more of a body in HTTP/2, of which no more is wanted then.
+// Close ends a Read that waits for more of a body in HTTP/2. No more of the body is wanted then.
 func (b *clientBody) Close() error { return b.rq.in.Body.Close() }
 
-// wait returns nil when the backend wants the body, or the client sends it without being asked to.
+// wait waits for the backend's 100 Continue. It returns nil when the backend wants the body, or when the client sends
+// it without waiting.
 func (b *clientBody) wait() error {
 	b.waiting.Lock()
 	defer b.waiting.Unlock()
@@ -99,7 +101,7 @@ func (b *clientBody) wait() error {
 	default:
 	}
 	var unasked <-chan struct{}
-	if b.rq.in.ProtoMajor == 1 { // in HTTP/2 net/http reads all the time, and does not say what
+	if b.rq.in.ProtoMajor == 1 { // in HTTP/2 net/http reads all the time, and does not tell what
 		var end func()
 		unasked, end = b.rq.client.sending()
 		defer end()
@@ -120,11 +122,12 @@ func (b *clientBody) wait() error {
 	}
 }
 
-// finish is called when the request's handler returns. What follows a body that is not whole is no request.
+// finish is called when the request's handler returns. It reads the rest of the body, within limits. When that is not
+// all of it, finish marks the connection as lost, since what follows is not a request.
 func (b *clientBody) finish() {
 	b.final()
 	b.closed.Store(true)
-	b.waiting.Lock() // whoever waited has left the connection as it was
+	b.waiting.Lock() // no wait is watching the connection from here on
 	defer b.waiting.Unlock()
 	if b.whole.Load() || b.rq.in.ProtoMajor != 1 {
 		return
@@ -135,13 +138,13 @@ func (b *clientBody) finish() {
 	if cn := b.rq.client.under; cn != nil {
 		cn.lost.Store(true)
 	}
-	_ = b.rq.control.SetReadDeadline(longAgo) // net/http would look for the rest, too
+	_ = b.rq.control.SetReadDeadline(longAgo) // otherwise net/http would read the rest, too
 }
 
-// broken reports whether the rest of the body will not come. A stalled client's Read may still be on its way back.
+// broken reports whether the rest of the body will not come. The Read of a stalled client may not have returned yet.
 func (b *clientBody) broken() bool { return b.failed.Load() || b.stalled.Load() }
 
-// drained reports whether the rest of the body came.
+// drained reads the rest of the body within the limits of time and length, and reports whether all of it came.
 func (b *clientBody) drained() bool {
 	if b.rq.flush() != nil {
 		return false
@@ -151,7 +154,7 @@ func (b *clientBody) drained() bool {
 	return err == io.EOF
 }
 
-// stripTrailer deletes what would not be passed on as a header.
+// stripTrailer deletes trailers whose names would not be passed on as headers.
 func stripTrailer(h http.Header) {
 	for name := range h {
 		if ours(name) {
@@ -163,8 +166,8 @@ func stripTrailer(h http.Header) {
 	}
 }
 
-// expectsContinue reports whether the client waits for 100 Continue. Of HTTP/2 net/http keeps that to itself, in a
-// field that can be looked at but not used; where it is not found nothing is waited for.
+// expectsContinue reports whether the client waits for 100 Continue. For HTTP/2 net/http has this only in an unexported
+// field, which is read by reflection. Without that field the client is taken for one that does not wait.
 func expectsContinue(r *http.Request) bool {
 	if r.ProtoMajor == 1 {
 		return r.ProtoMinor > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")

@@ -1,5 +1,6 @@
 // Package ingress serves HTTP and HTTPS for the cluster: it terminates TLS, matches requests to routes and proxies
-// them to backends. It knows neither Kubernetes nor the network stack: it is given listeners and a dial function.
+// them to backends. It knows neither Kubernetes nor the network stack: its caller gives it listeners and a dial
+// function.
 package ingress
 
 import (
@@ -11,16 +12,17 @@ import (
 
 // Config is the whole desired state of a Server.
 type Config struct {
-	// Routes of every Ingress, in no particular order: match decides precedence.
+	// Routes are those of every Ingress, in no particular order: package match decides precedence.
 	Routes []Route
-	// Default answers what no route matches; nil answers 404.
+	// Default serves requests that no route matches; nil: they are answered 404.
 	Default *ServicePort
-	// Certificates by SNI name. Of several for one host the first is served that is valid and that the client can use.
+	// Certificates are chosen by SNI name. Of several for one host the first is served that is valid and that the
+	// client can use.
 	Certificates []Certificate
 }
 
-// Certificate is a parsed key pair and the host names (exact or one-label wildcard "*.x") it was given for. It is shown to
-// clients of these alone.
+// Certificate is a parsed key pair, and the host names (exact, or a one-label wildcard "*.x") that it is for. It is
+// served to clients of these names only.
 type Certificate struct {
 	Name  string // namespace/name of the Secret
 	Hosts []string
@@ -32,7 +34,7 @@ var (
 	_ slog.LogValuer = Certificate{}
 )
 
-// String names the certificate.
+// String returns the certificate's name and hosts.
 func (c Certificate) String() string { return fmt.Sprintf("certificate %q for %q", c.Name, c.Hosts) }
 
 // Format never shows the private key, whatever the verb.
@@ -52,21 +54,22 @@ const (
 
 // Route is one rule: host and path to a Service port.
 type Route struct {
-	// Source is namespace/name of the Ingress, for logs and for ties: the lesser wins.
+	// Source is namespace/name of the Ingress, for logs and for ties. Of two equal routes the one with the lesser
+	// Source wins.
 	Source string
 	Host   string // "" any; "*.example.com" one label
 	Path   string // "" is "/"
 	Type   PathType
-	// Backend is what serves it. Who that is at the moment, Options.Endpoints says: a Config knows no endpoint.
+	// Backend is the Service port that serves the route. Options.Endpoints returns its endpoints; a Config has none.
 	Backend ServicePort
 }
 
-// ServicePort names a port of a Service that is reached over TCP, by the port's name or by its number in decimal. The
-// zero value has no endpoints.
+// ServicePort identifies a TCP port of a Service, by the port's name or by its number in decimal. The zero value has no
+// endpoints.
 type ServicePort struct {
 	Namespace, Name string
 	Port            string
 }
 
-// String gives namespace/name:port, for logs and metrics.
+// String returns namespace/name:port, for logs and metrics.
 func (p ServicePort) String() string { return p.Namespace + "/" + p.Name + ":" + p.Port }

@@ -20,27 +20,27 @@ import (
 )
 
 const (
-	// touchEvery is how much older than its last byte a connection may seem when the one is looked for that was not
-	// used for longest.
+	// touchEvery is how often a connection in use is noted as used, at most. A connection may seem older by as much
+	// when the one that was idle for longest is looked for.
 	touchEvery = time.Second
-	// Of so many requests in HTTP/2 a connection may not have taken back half at once: each costs a backend a
-	// connection.
+	// A connection is ended when its client cancelled at once more than half of its HTTP/2 requests, and more than half
+	// of fewRequests. Each cancelled request costs a connection to a backend.
 	fewRequests = 500
-	// atOnce is within how long of its beginning a request is taken back at once.
+	// atOnce is the time from a request's beginning within which a cancellation counts as at once.
 	atOnce = time.Second
 )
 
 var (
-	// errShare: others, who have less, needed the place.
+	// errShare is why a request was ended: a client with fewer requests needed its place.
 	errShare = errors.New("the client has more requests under way than its share")
 	longAgo  = time.Unix(1, 0) // a deadline that has passed
 )
 
-// guests are the connections of all clients, of which there are so many at most. Each is charged to its owner.
+// guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
 	limit  *share.Limit[netip.Prefix, *conn]
 	stats  *counters
-	ending atomic.Bool // nobody is waited for any more
+	ending atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
 
 // conn is a client's connection.
@@ -49,12 +49,12 @@ type conn struct {
 	guests  *guests
 	claim   share.Claim[netip.Prefix, *conn]
 	touched atomic.Int64 // Unix nanoseconds
-	rest    bool         // what was read last did not end as a request's head ends
-	lost    atomic.Bool  // in HTTP/1: it is not known where the next request begins
+	rest    bool         // the last read did not end with the end of a request's head
+	lost    atomic.Bool  // in HTTP/1: nobody knows where the next request begins
 	closing atomic.Bool  // Close has been called on a lost one
 }
 
-// guestListener gives connections that have found a place.
+// guestListener accepts the connections for which guests has a place, and closes the others.
 type guestListener struct {
 	net.Listener
 	guests *guests
@@ -72,7 +72,8 @@ func (l guestListener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit gives a connection a place, at the cost of another when there is none left.
+// admit charges a connection to its owner. When all places are taken it closes a connection of a client with more, or
+// closes c and reports false.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	cn := &conn{Conn: c, guests: g}
 	cn.claim.Value = cn
@@ -113,7 +114,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// touch notes that the connection is in use.
+// touch notes for the limit that the connection is in use.
 func (c *conn) touch() {
 	now := time.Now().UnixNano()
 	if last := c.touched.Load(); now-last >= int64(touchEvery) && c.touched.CompareAndSwap(last, now) {
@@ -121,9 +122,9 @@ func (c *conn) touch() {
 	}
 }
 
-// Close waits for the client when it may still be sending; a second Close ends that. Closed at once the connection would
-// be reset, and many clients lose the response with that: they look for it when they have sent everything (RFC 9112
-// section 9.6).
+// Close waits for the client, for lingerTime at most, when the client may still be sending. A second Close ends the
+// wait. If the connection were closed at once it would be reset, and many clients would lose the response, which they
+// read only after they have sent everything (RFC 9112 section 9.6).
 func (c *conn) Close() error {
 	if c.lost.Load() && !c.guests.ending.Load() && c.closing.CompareAndSwap(false, true) && c.CloseWrite() == nil {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
@@ -133,8 +134,7 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite ends the direction to the client, as net/http does before it closes a connection that still gets
-// something.
+// CloseWrite ends the direction to the client. net/http calls it before it closes a connection that may still receive.
 func (c *conn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -142,20 +142,20 @@ func (c *conn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// client is a connection as requests see it. What backends are told about it is made once; these slices are header
-// values, shared by requests: never written to.
+// client is a connection as requests see it. addr, proto and port are header values for backends. They are made once
+// and shared by all requests, so they must not be written to.
 type client struct {
 	conn              net.Conn
-	under             *conn // conn itself, or what TLS runs over; nil in no listener
+	under             *conn // conn itself, or the connection below TLS; nil when it is not from a guestListener
 	owner             netip.Prefix
 	addr, proto, port []string
-	requests, taken   atomic.Uint32 // in HTTP/2: all, and those taken back at once
-	flooded           atomic.Bool   // too many were
+	requests, taken   atomic.Uint32 // in HTTP/2: all requests, and those that were cancelled at once
+	flooded           atomic.Bool   // too many were cancelled
 }
 
 type clientKey struct{}
 
-// withClient is the server's ConnContext.
+// withClient implements http.Server.ConnContext: it adds the client to the context.
 func withClient(ctx context.Context, c net.Conn) context.Context {
 	cl := &client{conn: c, proto: []string{"http"}}
 	port := "80"
@@ -174,7 +174,7 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, clientKey{}, cl)
 }
 
-// under gives what the listener accepted; nil when it was not ours.
+// under returns the connection that the guestListener accepted; nil when c is not from one.
 func under(c net.Conn) *conn {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -183,22 +183,23 @@ func under(c net.Conn) *conn {
 	return cn
 }
 
-// closeLost is the server's ConnState. The response is written when a connection becomes idle.
+// closeLost implements http.Server.ConnState: it closes lost connections when they become idle, which is when their
+// response has been written.
 func closeLost(c net.Conn, state http.ConnState) {
 	if cn := under(c); state == http.StateIdle && cn != nil && cn.lost.Load() {
 		c.Close()
 	}
 }
 
-// sending gives a channel that is closed when the client sends something that net/http does not read at the moment, and
-// a func that ends the looking. A nil channel: nothing is known.
+// sending returns a channel that is closed when the client sends something while net/http does not read, and a func
+// that ends the watching, which the caller must call. The channel is nil when that cannot be watched.
 func (c *client) sending() (<-chan struct{}, func()) {
 	cn := c.under
 	if cn == nil {
 		return nil, func() {}
 	}
 	began := make(chan struct{})
-	if c.conn == net.Conn(cn) && cn.rest { // in the clear, net/http has some of the body already
+	if c.conn == net.Conn(cn) && cn.rest { // without TLS: net/http has read some of the body already
 		close(began)
 		return began, func() {}
 	}
@@ -231,8 +232,8 @@ func readable(fd uintptr) bool {
 	return err != unix.EAGAIN
 }
 
-// takenBack counts a request of HTTP/2, and one that the client took back at once. It reports whether the connection
-// does little else.
+// takenBack counts an HTTP/2 request that has ended; gone says that the client cancelled it. It reports whether the
+// client cancelled more than half of the connection's requests at once.
 func (c *client) takenBack(began time.Time, gone bool) bool {
 	all := c.requests.Add(1)
 	if !gone || time.Since(began) > atOnce {

@@ -5,20 +5,20 @@ import (
 	"sync/atomic"
 )
 
-// endpoint is one address of an upstream, and until when it is left alone.
+// endpoint is one address of an upstream, and the time until which it is left out.
 type endpoint struct {
 	addr      string
 	downUntil atomic.Int64 // Unix nanoseconds
 }
 
-// resolved is a list of addresses and what is known of each, by the same index.
+// resolved is a list of addresses and, by the same index, their endpoints.
 type resolved struct {
 	addrs     []netip.AddrPort
 	endpoints []*endpoint
 }
 
-// endpoints gives those that serve u's Service port at the moment. While their list is the very same, so is the
-// result.
+// endpoints returns those that serve u's Service port at the moment. The result is the same slice as long as
+// Options.Endpoints returns the same slice.
 func (u *upstream) endpoints() []*endpoint {
 	addrs := u.server.resolve(u.port)
 	if r := u.resolved.Load(); r != nil && identical(r.addrs, addrs) {
@@ -35,7 +35,7 @@ func (u *upstream) endpoints() []*endpoint {
 	return r.endpoints
 }
 
-// next gives what is known of addrs: of those that r has, the same.
+// next returns addrs with their endpoints. Addresses that r has keep their endpoint.
 func (r *resolved) next(addrs []netip.AddrPort) *resolved {
 	known := map[netip.AddrPort]*endpoint{}
 	if r != nil {

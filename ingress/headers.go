@@ -9,12 +9,12 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// hopByHop are headers for the next station alone (RFC 9110 section 7.6.1, and those of RFC 2616 section 13.5.1).
+// hopByHop lists the hop-by-hop headers (RFC 9110 section 7.6.1, and those of RFC 2616 section 13.5.1).
 var hopByHop = []string{
 	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// removeHopByHop deletes what was meant for us alone: hopByHop, and what Connection names.
+// removeHopByHop deletes the headers in hopByHop, and those that Connection names.
 func removeHopByHop(h http.Header) {
 	for _, list := range h["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
@@ -28,7 +28,7 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// forBackend gives the header that the backend gets for r. Its values are shared with r.
+// forBackend returns the header that the backend gets for r. Its values are shared with r and c.
 func forBackend(r *http.Request, c *client) http.Header {
 	h := make(http.Header, len(r.Header)+5)
 	for name, values := range r.Header {
@@ -49,10 +49,10 @@ func forBackend(r *http.Request, c *client) http.Header {
 	return h
 }
 
-// ours reports whether a header of the client's is one that a backend would take for ours. A CGI program finds a
+// ours reports whether a header of the client is one that a backend would take for the Server's. A CGI program finds a
 // header in an environment variable in which every character but letters and digits is an underscore (RFC 3875
-// section 4.1.18), so X_Forwarded_For is X-Forwarded-For to it. Proxy would be HTTP_PROXY, which many programs obey.
-// Framing under another name may have a meaning for somebody, too.
+// section 4.1.18), so it cannot tell X_Forwarded_For from X-Forwarded-For. Proxy becomes HTTP_PROXY, which many
+// programs obey. Framing headers in another spelling are removed because some backends may read them, too.
 func ours(name string) bool {
 	if name == "" {
 		return false
@@ -74,7 +74,8 @@ func ours(name string) bool {
 	return false
 }
 
-// folded reports whether a header's name is want, in lower case, to those who tell no case and no punctuation apart.
+// folded reports whether a header's name equals want when case is ignored and every character but letters and digits
+// counts as "-". want is in lower case.
 func folded(name, want string) bool {
 	if len(name) != len(want) {
 		return false
@@ -95,8 +96,8 @@ func folded(name, want string) bool {
 	return true
 }
 
-// upgradeOf is what the client asks to change to, a list of protocols by its preference; "" when it does not. "h2c" is
-// not heard: inside such a tunnel a client could send requests that no route was asked about.
+// upgradeOf returns the protocols that the client asks to change to, a list by its preference; "" for none. It leaves
+// out "h2c": inside such a tunnel a client could send requests that bypass the routes.
 func upgradeOf(r *http.Request) string {
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade") {
 		return ""
@@ -104,7 +105,7 @@ func upgradeOf(r *http.Request) string {
 	return strings.Join(heard(protocols(r.Header["Upgrade"])), ", ")
 }
 
-// protocols are those that Upgrade headers name.
+// protocols returns the protocols that Upgrade headers name.
 func protocols(upgrade []string) []string {
 	var names []string
 	for _, list := range upgrade {
@@ -117,13 +118,13 @@ func protocols(upgrade []string) []string {
 	return names
 }
 
-// heard leaves "h2c" out of names, which it writes to.
+// heard returns names without "h2c". It writes to names.
 func heard(names []string) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return strings.EqualFold(name, "h2c") })
 }
 
-// agreed reports whether a backend changes to nothing but what it was asked for: to one of several protocols, or to
-// some in layers (RFC 9110 section 7.8).
+// agreed reports whether a backend changes only to protocols that it was asked for: to one of them, or to several in
+// layers (RFC 9110 section 7.8).
 func agreed(asked, got []string) bool {
 	for _, name := range got {
 		if !slices.ContainsFunc(asked, func(a string) bool { return strings.EqualFold(a, name) }) {
@@ -133,8 +134,8 @@ func agreed(asked, got []string) bool {
 	return len(got) > 0
 }
 
-// fromBackend puts a response's header into the client's, which is empty but for a Connection of ours. What the backend
-// did not say stays unsaid: without an entry net/http would make up a Content-Type out of the body.
+// fromBackend copies a response's header to the client's, to, which holds at most a Connection that the Server set. A
+// Content-Type that the backend did not send is set to nil, since net/http would otherwise guess one from the body.
 func fromBackend(to http.Header, resp *http.Response, clientMajor int) {
 	wanted := heard(protocols(resp.Header["Upgrade"]))
 	removeHopByHop(resp.Header)

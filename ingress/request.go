@@ -48,20 +48,21 @@ func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {
 // guard makes net/http careful about where a request in HTTP/1 ends.
 func (rq *request) guard() {
 	if cn := rq.client.under; cn != nil && cn.lost.Load() {
-		panic(http.ErrAbortHandler) // nobody knows whether this is one
+		panic(http.ErrAbortHandler) // this may be the rest of a body and not a request
 	}
 	if rq.body != nil {
 		// Without this net/http would read the body itself as soon as the response begins.
 		_ = rq.control.EnableFullDuplex()
 	}
-	// RFC 9112 section 6.1: the connection ends with a request that has both Content-Length and Transfer-Encoding, or
-	// the latter in HTTP/1.0. net/http does not say which had them.
+	// The connection ends with a request that has both Content-Length and Transfer-Encoding, or Transfer-Encoding in
+	// HTTP/1.0 (RFC 9112 section 6.1). net/http does not tell which requests had both.
 	if len(rq.in.TransferEncoding) > 0 || rq.in.ProtoMinor == 0 {
 		rq.w.Header()["Connection"] = []string{"close"}
 	}
 }
 
-// takePlace charges a request in HTTP/2 to its client: one connection may have many at once. end gives the place back.
+// takePlace charges a request in HTTP/2 to its client, since one connection may have many requests at once. It reports
+// false when there is no place for it. The caller calls end when the request has ended.
 func (rq *request) takePlace() (end func(), ok bool) {
 	s, c, outer, began := rq.s, rq.client, rq.in.Context(), time.Now()
 	ctx, cancel := context.WithCancelCause(outer)
@@ -86,8 +87,8 @@ func (rq *request) takePlace() (end func(), ok bool) {
 	}, true
 }
 
-// pass asks a backend and answers the client. It panics with http.ErrAbortHandler when the response is not whole, so
-// that net/http cuts the client off: nothing else tells it.
+// pass asks a backend and answers the client. When the response is not whole it panics with http.ErrAbortHandler, so
+// that net/http cuts the connection or stream: the client has no other way to notice.
 func (rq *request) pass() {
 	resp, err := rq.ask()
 	if rq.body != nil {
@@ -106,7 +107,7 @@ func (rq *request) pass() {
 	rq.answer(resp)
 }
 
-// interim passes on a response of the 1xx kind.
+// interim passes an interim response (1xx) on to the client.
 func (rq *request) interim(code int, from http.Header) {
 	if !rq.in.ProtoAtLeast(1, 1) {
 		return // RFC 9110 section 15.2: HTTP/1.0 has none
@@ -123,7 +124,7 @@ func (rq *request) interim(code int, from http.Header) {
 	}
 }
 
-// answer passes the response on.
+// answer passes the response on to the client.
 func (rq *request) answer(resp *http.Response) {
 	h := rq.w.Header()
 	fromBackend(h, resp, rq.in.ProtoMajor)
@@ -144,7 +145,7 @@ func (rq *request) answer(resp *http.Response) {
 	if len(resp.Trailer) == 0 {
 		return
 	}
-	_ = rq.flush() // else a short body would get a Content-Length, which leaves no room for a trailer
+	_ = rq.flush() // without it net/http gives a short body a Content-Length, and the response then has no trailer
 	removeHopByHop(resp.Trailer)
 	prefix := ""
 	if len(resp.Trailer) != announced {
@@ -155,8 +156,8 @@ func (rq *request) answer(resp *http.Response) {
 	}
 }
 
-// copy passes the body on as it comes: before it may have to wait for the backend, what there is has been sent. A
-// response that is there at once costs the client no more writes than its size asks for.
+// copy passes the body on as it arrives: it flushes before each read that may wait for the backend. A response that
+// arrives whole is sent with as few writes as its size allows.
 func (rq *request) copy(body io.Reader) error {
 	if body == http.NoBody {
 		return nil
@@ -164,7 +165,7 @@ func (rq *request) copy(body io.Reader) error {
 	backend, _ := body.(interface{ Buffered() bool })
 	buf := pool.Get().(*[bufferBytes]byte)
 	defer pool.Put(buf)
-	unsent := true // the head, to begin with
+	unsent := true // at first this is the head
 	for {
 		if unsent && (backend == nil || !backend.Buffered()) {
 			if err := rq.flush(); err != nil {
@@ -183,7 +184,7 @@ func (rq *request) copy(body io.Reader) error {
 		case err == io.EOF:
 			return nil
 		case err != nil:
-			_ = rq.flush() // what came is the client's, though it is not all
+			_ = rq.flush() // the client gets what came, though it is not all
 			return err
 		}
 	}
@@ -202,7 +203,7 @@ func (rq *request) flush() error {
 	return rq.control.Flush()
 }
 
-// fail answers for a backend that did not.
+// fail answers the client when there is no response of a backend.
 func (rq *request) fail(err error) {
 	stats := &rq.s.stats
 	var timeout net.Error
@@ -210,7 +211,7 @@ func (rq *request) fail(err error) {
 	case errors.Is(context.Cause(rq.in.Context()), errShare):
 		http.Error(rq.w, errShare.Error(), http.StatusServiceUnavailable)
 		return
-	case rq.body != nil && rq.body.broken(): // net/http may take the client for gone then
+	case rq.body != nil && rq.body.broken(): // the request's context may have ended, too
 		stats.clientBroke.Add(1)
 		rq.w.Header()["Connection"] = []string{"close"}
 		if rq.body.stalled.Load() {
@@ -238,8 +239,8 @@ func (rq *request) fail(err error) {
 		slog.String("service", rq.u.port.String()), slog.String("err", fmt.Sprint(err)))
 }
 
-// parse finds out what the request asks for, or says what is wrong with it as a sentence for the client. net/http has
-// looked at most of it in HTTP/1.1, and at little in HTTP/2.
+// parse sets rq.target and checks the request. Its error is a sentence for the client. net/http has checked most of a
+// request in HTTP/1.1, and little of one in HTTP/2.
 func (rq *request) parse() (err error) {
 	r := rq.in
 	switch {
@@ -250,12 +251,12 @@ func (rq *request) parse() (err error) {
 	case r.ProtoMajor == 2 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
 		return errors.New("the path does not begin with /") // RFC 9113 section 8.3.1
 	}
-	for _, length := range r.Header["Content-Length"] { // HTTP/2 takes what is none for 0, and the first of several
+	for _, length := range r.Header["Content-Length"] { // in HTTP/2 net/http takes a bad one for 0, and one of several
 		if n, err := strconv.ParseUint(length, 10, 63); err != nil || r.ContentLength >= 0 && n != uint64(r.ContentLength) {
 			return errors.New("the Content-Length is not one number")
 		}
 	}
-	for _, host := range r.Header["Host"] { // HTTP/2 alone leaves it there
+	for _, host := range r.Header["Host"] { // net/http leaves this header only in HTTP/2
 		if !strings.EqualFold(host, r.Host) {
 			return errors.New("the Host header is not the :authority") // RFC 9113 section 8.3.1
 		}
@@ -264,10 +265,11 @@ func (rq *request) parse() (err error) {
 	return err
 }
 
-// stall cuts off a client that neither takes nor gives anything for a time. Its zero value never does.
+// stall calls cut when what is between begin and end takes longer than limit: the client then neither sends nor accepts
+// anything. The zero value never does.
 type stall struct {
 	limit time.Duration
-	cut   func() // makes what is under way fail; called in a goroutine of its own, while it is
+	cut   func() // makes the read or write under way fail; called in a goroutine of its own, with mu held
 
 	mu    sync.Mutex // guards below
 	busy  bool

@@ -15,35 +15,35 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Limits of the client side. There is none on the length of a body or a response, nor on the time that it takes while
-// something moves: streams and uploads take what they take.
+// Limits of the client side. The length of a body or a response is not limited, nor is the time that it takes as long
+// as bytes arrive: streams and uploads may be long.
 const (
-	headerTimeout  = 10 * time.Second // from connect, or a request's first byte, to the end of its header; the TLS handshake too
-	idleTimeout    = 2 * time.Minute  // between two requests; longer than the minute most client pools keep connections for
+	headerTimeout  = 10 * time.Second // from connect, or a request's first byte, to the end of its header; TLS included
+	idleTimeout    = 2 * time.Minute  // between two requests; longer than most client pools keep connections, a minute
 	maxHeaderBytes = 128 << 10        // four times nginx's default: cookies grow
 	maxStreams     = 250              // requests under way in one HTTP/2 connection
 )
 
-// Options are what a Server needs from its surroundings.
+// Options configure a Server for its life.
 type Options struct {
-	// Dial connects to endpoints; network is "tcp". nil is net.Dialer's.
+	// Dial connects to endpoints; network is "tcp". nil: that of net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Endpoints gives the addresses that serve a Service port at the moment, none for one that is not there. It is
-	// asked with every request. While nothing changes it gives the very same list, which is borrowed; nil: nothing
-	// has endpoints.
+	// Endpoints returns the addresses that serve a Service port at the moment, none for an unknown Service port. It is
+	// called with every request. While nothing changes it returns the same slice, which is borrowed. nil: no Service
+	// port has endpoints.
 	Endpoints func(ServicePort) []netip.AddrPort
-	// Logger gets what happens asynchronously; nil discards.
+	// Logger gets messages about what happens outside of the Server's methods; nil discards them.
 	Logger *slog.Logger
 	// ResponseTimeout is how long an HTTP/1.1 backend may take from the end of the request to the header of its
-	// response, before the client gets 504. 0 is one minute. It does not hold for gRPC, whose streams may begin with
-	// silence. A backend that is asked whether it wants the body (100 Continue) has as long to say so.
+	// response, before the client gets 504. 0 is one minute. A backend that is asked whether it wants the body
+	// (100 Continue) has as long to answer. gRPC has no such limit, since its streams may begin with silence.
 	ResponseTimeout time.Duration
-	// StallTimeout is how long a client may neither send anything of a body that is waited for, nor take anything of
-	// a response. 0 is one minute.
+	// StallTimeout is how long a client may send nothing of a body that the Server waits for, or accept nothing of a
+	// response. 0 is one minute.
 	StallTimeout time.Duration
-	// MaxConns is how many connections clients may have in all, and how many requests in HTTP/2 may be under way: 0
-	// is 4096. When they are all in use, who has most of them loses one to who has less. A client is an IPv4 address
-	// or an IPv6 network of 64 bits.
+	// MaxConns is how many connections all clients together may have, and how many of their requests in HTTP/2 may be
+	// under way. 0 is 4096. When all are in use, the client with most of them loses one to a client with fewer. A
+	// client is an IPv4 address or an IPv6 network of 64 bits.
 	MaxConns int
 }
 
@@ -61,7 +61,7 @@ type Server struct {
 	state           atomic.Pointer[state]
 	fallback        func() (*tls.Certificate, error) // made and logged at the first call
 	upgrades        upgrades
-	cut             context.CancelFunc // ends what outlives Shutdown
+	cut             context.CancelFunc // ends requests that outlive Shutdown
 	stats           counters
 }
 
@@ -111,15 +111,15 @@ func New(o Options) *Server {
 		ConnState:         closeLost,
 		// OPTIONS * is for a backend to answer.
 		DisableGeneralOptionsHandler: true,
-		// Handshake errors and broken requests are the clients' and come at their will: not above debug.
+		// Clients cause handshake errors and broken requests, as many as they like, so these are logged at debug level.
 		ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
 	return s
 }
 
-// Set makes c the whole state. It may be called again and again: routes that are those of the last Config, the very
-// same list, are not compiled again, and so with certificates. Requests under way finish as they began. On error,
-// which names the bad route, nothing is changed. The Server keeps c's slices: do not write to them afterwards.
+// Set makes c the whole state. Routes are compiled again only when their slice is not that of the last Config; the same
+// holds for certificates. Requests under way keep the routes that they began with. On an error, which names the bad
+// route or certificate, nothing is changed. The Server keeps c's slices: the caller must not write to them afterwards.
 func (s *Server) Set(c Config) error {
 	for {
 		old := s.state.Load()
@@ -133,13 +133,13 @@ func (s *Server) Set(c Config) error {
 	}
 }
 
-// ServeHTTP accepts HTTP connections on l until ctx ends or Shutdown is called, and returns nil then. It closes l.
-// Connections that were accepted are served on until Shutdown.
+// ServeHTTP accepts HTTP connections on l until ctx ends or Shutdown is called, and then returns nil. It closes l.
+// Accepted connections are served until Shutdown.
 func (s *Server) ServeHTTP(ctx context.Context, l net.Listener) error {
 	return s.accept(ctx, l, s.server.Serve)
 }
 
-// ServeHTTPS is ServeHTTP with TLS in front.
+// ServeHTTPS is ServeHTTP for connections with TLS.
 func (s *Server) ServeHTTPS(ctx context.Context, l net.Listener) error {
 	return s.accept(ctx, l, func(l net.Listener) error { return s.server.ServeTLS(l, "", "") })
 }
@@ -154,8 +154,8 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.List
 	return fmt.Errorf("ingress: serve %s: %w", l.Addr(), err)
 }
 
-// Shutdown stops accepting and waits for the requests and upgraded connections under way. When ctx ends first, the rest
-// is cut and ctx's error returned. The Server cannot be used again.
+// Shutdown stops accepting and waits for the requests and upgraded connections under way. When ctx ends first, it cuts
+// the rest and returns ctx's error. The Server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.guests.ending.Store(true)
 	err := s.server.Shutdown(ctx)
@@ -169,18 +169,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.cut()
 	s.server.Close()
 	s.upgrades.close()
-	s.upgrades.wait(context.Background()) // they end now: both sides are closed
+	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
 	s.backends.close()
 	return err
 }
 
-// serve is every request's way.
+// serve is the handler of every request.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.stats.requests.Add(1)
 	s.stats.inFlight.Add(1)
 	defer s.stats.inFlight.Add(-1)
 	rq := newRequest(s, w, r)
-	// What net/http still writes when this has returned must not wait for the client without end.
+	// net/http may write more after serve returns. That write must not wait for the client without end.
 	defer func() { _ = rq.control.SetWriteDeadline(time.Now().Add(s.stallTimeout)) }()
 	if rq.body != nil {
 		defer rq.body.finish()

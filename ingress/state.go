@@ -4,8 +4,8 @@ import (
 	"tapestry.dev/tapestry/ingress/match"
 )
 
-// state is a compiled Config. It is immutable; its upstreams, which have a state of their own, are shared with its
-// successors. The zero state has no routes.
+// state is a compiled Config. It is immutable, but its upstreams have a state of their own, and later states share
+// them. The zero state has no routes.
 type state struct {
 	config   Config
 	table    *match.Table
@@ -15,7 +15,7 @@ type state struct {
 	shared   map[ServicePort]*upstream
 }
 
-// upstream answers where a request goes; nil: nowhere.
+// upstream returns the upstream of a request; nil when no route matches and there is no default.
 func (s *state) upstream(host, path string) *upstream {
 	if s.table != nil {
 		if i := s.table.Match(host, path); i >= 0 {
@@ -25,7 +25,7 @@ func (s *state) upstream(host, path string) *upstream {
 	return s.fallback
 }
 
-// compile builds c's state out of the last one.
+// compile returns the state of c. It takes what did not change from old, the last one.
 func (s *Server) compile(c Config, old *state) (*state, error) {
 	next := *old
 	next.config = c
@@ -67,5 +67,5 @@ func (s *Server) compile(c Config, old *state) (*state, error) {
 	return &next, nil
 }
 
-// identical reports whether two lists are one, without looking at what is in them.
+// identical reports whether two slices are the same one. It does not compare elements.
 func identical[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }

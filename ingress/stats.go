@@ -2,11 +2,11 @@ package ingress
 
 import "sync/atomic"
 
-// Stats are counters since New, but for InFlight and Conns.
+// Stats are counters since New; InFlight and Conns are the numbers at this moment.
 type Stats struct {
 	Requests uint64
 	InFlight int64 // requests and upgraded connections at this moment
-	// Responses that came from backends, by class: [2] counts 200 to 299. [0] is not used.
+	// Responses counts responses of backends by class: [2] counts 200 to 299. [0] is not used.
 	Responses   [6]uint64
 	BadRequest  uint64 // answered 400 for their target, method or host
 	NoRoute     uint64 // answered 404
@@ -19,17 +19,18 @@ type Stats struct {
 	Retries     uint64 // requests passed on to another endpoint: the dial failed, or a harmless one got no answer
 	// FallbackTLS counts handshakes with the self-signed certificate.
 	FallbackTLS uint64
-	// Cut are requests and upgraded connections that were still there when Shutdown ran out of time.
+	// Cut counts requests and upgraded connections that were still under way when Shutdown ran out of time.
 	Cut uint64
 
 	// Conns is how many connections clients have at this moment.
 	Conns int64
-	// Evicted connections and Shed requests were ended for those of clients who had less; Refused ones found no place.
-	// Flooded connections were ended since their requests in HTTP/2 were taken back at once.
+	// Evicted counts connections, and Shed requests, that were ended in favour of clients with fewer. Refused counts
+	// connections and requests for which there was no place. Flooded counts connections that were ended because the
+	// client cancelled many of its HTTP/2 requests at once.
 	Evicted, Shed, Refused, Flooded uint64
 }
 
-// Stats returns the counters. They are read one by one: sums may be off by what happens meanwhile.
+// Stats returns the counters. They are read one by one, so they may not add up exactly.
 func (s *Server) Stats() Stats {
 	c := &s.stats
 	sum := Stats{

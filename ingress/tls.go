@@ -18,8 +18,8 @@ import (
 	"tapestry.dev/tapestry/ingress/match"
 )
 
-// certificates by lower-case host: "a.example", ".example" for "*.example". The several of one host are in the order of
-// the Config. Each has its Leaf. One without hosts is nobody's.
+// certificates are the Config's, by lower-case host: "a.example", or ".example" for "*.example". Those of one host are
+// in the order of the Config. Each has its Leaf. A certificate without hosts is left out.
 type certificates map[string][]*tls.Certificate
 
 func newCertificates(list []Certificate) (certificates, error) {
@@ -48,9 +48,9 @@ func newCertificates(list []Certificate) (certificates, error) {
 	return byHost, nil
 }
 
-// choose returns nil when there is no certificate for the client's SNI. The first is taken that is valid now and that
-// the client can use, by its host and algorithms; those of the exact host come before those of a wildcard. When none is
-// valid, the client is to see one that is not.
+// choose returns a certificate for the client's SNI, nil when there is none. It returns the first that is valid now and
+// that the client can use, by its host and algorithms; those of the exact host come before those of a wildcard. When
+// there is no such certificate it returns one that the client can use but is not valid, or else any.
 func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Certificate {
 	name := strings.ToLower(match.Hostname(hello.ServerName))
 	var exact, wildcard []*tls.Certificate
@@ -79,7 +79,7 @@ func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Ce
 	return best
 }
 
-// certificate is tls.Config.GetCertificate.
+// certificate implements tls.Config.GetCertificate.
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c := s.state.Load().certs.choose(hello, time.Now()); c != nil {
 		return c, nil
@@ -88,7 +88,7 @@ func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	return s.fallback()
 }
 
-// newFallback returns a func that makes the self-signed certificate when first asked, and says so.
+// newFallback returns a func that makes the self-signed certificate at its first call, and logs that.
 func newFallback(log *slog.Logger) func() (*tls.Certificate, error) {
 	return sync.OnceValues(func() (*tls.Certificate, error) {
 		log.Warn("a TLS client asked for a name without certificate and gets a self-signed one")

@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-// upgrade joins client and backend, which have agreed on another protocol, until both directions have ended.
+// upgrade passes on a response with status 101, and then joins client and backend until both directions have ended.
 func (rq *request) upgrade(resp *http.Response) {
 	asked, got := upgradeOf(rq.in), protocols(resp.Header["Upgrade"])
 	backend, ok := resp.Body.(io.ReadWriteCloser)
@@ -46,7 +46,7 @@ func (rq *request) upgrade(resp *http.Response) {
 	}
 }
 
-// join copies both ways until both directions have ended, or one has failed; then it closes both.
+// join copies in both directions until both have ended or one has failed. Then it closes a and b.
 func join(a net.Conn, b io.ReadWriteCloser) error {
 	ended := make(chan error, 2)
 	go func() { ended <- pour(a, b) }()
@@ -64,8 +64,8 @@ func join(a net.Conn, b io.ReadWriteCloser) error {
 	return err
 }
 
-// pour copies src to dst and passes its end on. While src says little a small buffer is enough: thousands of upgraded
-// connections wait most of the time.
+// pour copies src to dst and passes its end on. It uses a small buffer until src sends much, since thousands of
+// upgraded connections are idle most of the time.
 func pour(dst io.WriteCloser, src io.Reader) error {
 	small := make([]byte, 2<<10)
 	var large *[bufferBytes]byte
@@ -101,8 +101,8 @@ func pour(dst io.WriteCloser, src io.Reader) error {
 	}
 }
 
-// upgrades are the requests that may leave http.Server's own book-keeping by being upgraded. Not a WaitGroup: one may
-// begin while another goroutine waits.
+// upgrades counts the requests that ask for an upgrade, since http.Server no longer counts upgraded connections. It is
+// not a WaitGroup because a request may begin while another goroutine waits.
 type upgrades struct {
 	mu    sync.Mutex
 	conns map[*client]int // requests per connection
@@ -130,7 +130,7 @@ func (u *upgrades) end(c *client) {
 	}
 }
 
-// close ends the client's side of every upgraded connection; the backend's ends with its request's context.
+// close closes the client's side of every upgraded connection. The backend's side ends with its request's context.
 func (u *upgrades) close() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -139,7 +139,7 @@ func (u *upgrades) close() {
 	}
 }
 
-// wait returns when there are none, or with ctx's error.
+// wait returns nil when there are no such requests, or ctx's error when ctx ends first.
 func (u *upgrades) wait(ctx context.Context) error {
 	u.mu.Lock()
 	if len(u.conns) == 0 {

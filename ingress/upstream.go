@@ -18,22 +18,23 @@ import (
 
 // Limits of the backend side.
 const (
-	dialTimeout = 3 * time.Second // three SYNs: a pod of this cluster answers or is gone
-	// downFor is how long an endpoint is left out after a failed dial. The source of endpoints says within about that
-	// time whether it is really gone.
+	dialTimeout = 3 * time.Second // three SYNs, after which a pod of this cluster is gone
+	// downFor is how long an endpoint is left out after a failed dial. Within about that time Options.Endpoints no
+	// longer returns an endpoint that is really gone.
 	downFor = time.Second
-	// idleConns kept per endpoint: bursts of that many requests at once find open connections. allIdleConns bounds
-	// them over all.
+	// idleConns is how many idle connections are kept per endpoint, so that bursts of as many requests find open
+	// connections. allIdleConns is how many are kept for all endpoints.
 	idleConns       = 256
 	allIdleConns    = 4096
 	idleConnTimeout = time.Minute
-	pingTimeout     = 15 * time.Second // of silence on an h2c connection, before it is asked
+	pingTimeout     = 15 * time.Second // of silence in HTTP/2 before a PING is sent, and then for its answer
 	bufferBytes     = 32 << 10
-	// replayBytes of a gRPC stream are kept until its backend begins to answer: more than most messages are long.
+	// replayBytes is how many bytes of a gRPC stream are kept until its backend begins to answer. Most messages are
+	// shorter.
 	replayBytes = 16 << 10
 )
 
-// backends are the pooled connections, shared by all upstreams and states.
+// backends are the pools of connections to backends, shared by all upstreams and states.
 type backends struct {
 	http1 *http1.Client
 	h2c   *http.Transport
@@ -58,7 +59,7 @@ func newBackends(o Options) backends {
 		}),
 		h2c: &http.Transport{
 			DialContext:        dial,
-			DisableCompression: true, // the body is the client's business
+			DisableCompression: true, // bodies are passed on as they are
 			IdleConnTimeout:    idleConnTimeout,
 			Protocols:          new(http.Protocols),
 			HTTP2:              &http.HTTP2Config{SendPingTimeout: pingTimeout, PingTimeout: pingTimeout},
@@ -75,13 +76,13 @@ func (b *backends) close() {
 
 var errNoEndpoint = errors.New("no endpoint is ready")
 
-// dialError marks an error that came before anything was sent.
+// dialError is an error of Options.Dial: nothing was sent.
 type dialError struct{ err error }
 
 func (e *dialError) Error() string { return "dial: " + e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// upstream is the endpoints of one Service port.
+// upstream holds the endpoints of one Service port.
 type upstream struct {
 	port      ServicePort
 	server    *Server
@@ -92,8 +93,9 @@ type upstream struct {
 
 func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port: port, server: s} }
 
-// ask sends the request to an endpoint. A failed dial has sent nothing, so that the next endpoint is asked. So is it,
-// once, for a harmless request that an endpoint did not begin to answer: a pod that ends may still take connections.
+// ask sends the request to an endpoint and returns the response. After a failed dial, which has sent nothing, it asks
+// the next endpoint. It also asks the next endpoint, once, when one did not begin to answer a harmless request: a pod
+// that ends may still accept connections.
 func (rq *request) ask() (*http.Response, error) {
 	u := rq.u
 	endpoints := u.endpoints()
@@ -123,7 +125,7 @@ func (rq *request) ask() (*http.Response, error) {
 		case errors.As(err, new(*dialError)):
 			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
 		case harmless && errors.Is(err, http1.ErrUnanswered):
-			harmless = false // a request that ends its server is to end no more than two
+			harmless = false // a request that makes its server crash must not reach more than two
 		default:
 			return nil, err
 		}
@@ -131,7 +133,7 @@ func (rq *request) ask() (*http.Response, error) {
 	return nil, err
 }
 
-// allDown says that there is no better choice than an endpoint that was not reached lately.
+// allDown reports whether every endpoint failed lately. Then failed ones are asked, too.
 func allDown(endpoints []*endpoint, now int64) bool {
 	for _, e := range endpoints {
 		if e.downUntil.Load() <= now {
@@ -141,7 +143,8 @@ func allDown(endpoints []*endpoint, now int64) bool {
 	return true
 }
 
-// sender gives a func that sends the request to an address, and whether it may be sent twice.
+// sender returns a func that sends the request to an address, and reports whether the request may be sent to a second
+// endpoint after a first one closed without an answer.
 func (rq *request) sender() (send func(addr string) (*http.Response, error), harmless bool) {
 	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client)
 	var body io.Reader
@@ -165,17 +168,18 @@ func (rq *request) sender() (send func(addr string) (*http.Response, error), har
 	return func(addr string) (*http.Response, error) { return rq.s.backends.http1.Do(ctx, addr, r) }, r.Replayable()
 }
 
-// sendH2C sends the request, again over another connection when the backend says that it did not begin it (RFC 9113
-// sections 6.8 and 8.7), as it does when it shuts down. net/http knows when that is; it needs the body once more.
+// sendH2C sends the request over h2c. When the backend says that it did not begin the request (RFC 9113 sections 6.8
+// and 8.7), as it does when it shuts down, net/http sends the request again over another connection, and for that reads
+// the body from its beginning.
 func (rq *request) sendH2C(addr string, header http.Header, body *replay.Body) (*http.Response, error) {
 	if _, ok := header["User-Agent"]; !ok {
-		header["User-Agent"] = nil // else net/http would name itself
+		header["User-Agent"] = nil // otherwise net/http sends its own
 	}
 	r := &http.Request{
 		Method: rq.in.Method, Host: rq.in.Host, Header: header, ContentLength: rq.in.ContentLength, Trailer: rq.in.Trailer,
 		URL: &url.URL{Scheme: "http", Host: addr, Opaque: rq.target.Raw},
 	}
-	if strings.HasPrefix(rq.target.Raw, "//") { // what is opaque would be a host and a path then
+	if strings.HasPrefix(rq.target.Raw, "//") { // net/http would take this Opaque for a host and a path
 		host := rq.in.Host
 		if host == "" {
 			host = addr
@@ -199,11 +203,12 @@ func (rq *request) sendH2C(addr string, header http.Header, body *replay.Body) (
 	return resp, err
 }
 
-// isGRPC: gRPC needs HTTP/2 from end to end (gRPC over HTTP2, "Requests": content type application/grpc[+proto, ...]).
+// isGRPC reports whether r is gRPC, which needs HTTP/2 from end to end (gRPC over HTTP2, "Requests": content type
+// application/grpc[+proto, ...]).
 func isGRPC(r *http.Request) bool {
 	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") &&
 		!strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc-web")
 }
 
-// pool has the buffers that bodies are copied through.
+// pool holds the buffers that bodies are copied through.
 var pool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}

@@ -53,11 +53,11 @@ inside never recovers.
 
 # Floods
 
-Anybody who knows a node's public key can make the node compute handshakes. Handshakes therefore pass package gate first.
-The gate charges them to the addresses that they come from, and each peer's address has a rate of its own. A sender
-above its rate must prove its address with WireGuard's cookie. WireGuard by itself asks for cookies too, but only when
-its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a processor. A datagram of garbage costs 2 us,
-which is the kernel's part.
+Anybody who knows a node's public key can make the node compute handshakes. Handshakes therefore pass package gate
+first. The gate charges them to the addresses that they come from, and each peer's address has a rate of its own. A
+sender above its rate must prove its address with WireGuard's cookie. WireGuard by itself asks for cookies too, but only
+when its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a processor. A datagram of garbage costs
+2 us, which is the kernel's part.
 
 # Path MTU
 

@@ -11,15 +11,15 @@ import (
 	"strconv"
 )
 
-// maxSizeLine is the longest line that says how large a chunk is, extensions included.
+// maxSizeLine is the length in bytes of the longest line with a chunk's size, extensions included.
 const maxSizeLine = 4 << 10
 
-var errChunk = errors.New("a chunk of the response is not one")
+var errChunk = errors.New("a chunk of the response is malformed")
 
-// chunked reads a chunked body (RFC 9112 section 7.1). That of net/http waits for a whole chunk, or a full buffer.
+// chunked reads a chunked body (RFC 9112 section 7.1). The reader of net/http waits for a whole chunk or a full buffer.
 type chunked struct {
 	in      *bufio.Reader
-	left    uint64 // of the chunk
+	left    uint64 // bytes of the chunk that were not read yet
 	inside  bool   // a chunk has begun; when left is 0, the end of its data is still to be read
 	trailer func() error
 	err     error
@@ -27,7 +27,7 @@ type chunked struct {
 
 var _ io.Reader = (*chunked)(nil)
 
-// Read gives what is there of one chunk.
+// Read returns the bytes of one chunk that are there. It waits when there are none.
 func (c *chunked) Read(p []byte) (int, error) {
 	if c.err == nil && c.left == 0 {
 		c.err = c.next()
@@ -43,7 +43,7 @@ func (c *chunked) Read(p []byte) (int, error) {
 	return n, c.err
 }
 
-// next begins a chunk; io.EOF after the last.
+// next reads up to the data of the next chunk; io.EOF after the last chunk and the trailer.
 func (c *chunked) next() error {
 	if c.inside {
 		var end [2]byte
@@ -58,7 +58,7 @@ func (c *chunked) next() error {
 	if err != nil {
 		return noEOF(err)
 	}
-	// A lone LF would be a line's end to some and not to others.
+	// Some programs take a lone LF for the end of a line, and others do not.
 	if len(line) > maxSizeLine || !bytes.HasSuffix(line, []byte("\r\n")) {
 		return fmt.Errorf("%w: its size is not a line of its own", errChunk)
 	}
@@ -95,7 +95,7 @@ func (c *chunked) ready() bool {
 	return len(there) > end+1
 }
 
-// noEOF makes an end where none may be a failure.
+// noEOF returns io.ErrUnexpectedEOF in place of io.EOF.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -103,7 +103,7 @@ func noEOF(err error) error {
 	return err
 }
 
-// readTrailer reads the trailer of a response, which has at most the room of a head.
+// readTrailer reads the trailer of a response, which may be as large as a head.
 func (x *exchange) readTrailer(resp *http.Response) error {
 	x.left = maxHead
 	fields, err := textproto.NewReader(x.in).ReadMIMEHeader()

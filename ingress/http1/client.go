@@ -1,23 +1,23 @@
-// Package http1 asks HTTP/1.1 servers. It sends a request exactly as it is told, byte by byte, hands the response on
-// as it comes in, and keeps connections for later requests.
+// Package http1 is an HTTP/1.1 client. It sends a request exactly as it is given, returns the bytes of the response as
+// they arrive, and keeps connections for later requests.
 //
-// It exists because net/http's Transport writes its own encoding of the path, holds a chunk of a response back until
-// it is whole, cannot say whether a read would wait, and sends the body unasked when an answer to "Expect:
-// 100-continue" takes its time or is none.
+// It exists because net/http's Transport encodes the path in its own way, holds back a chunk of a response until it is
+// whole, cannot tell whether a read would wait, and sends the body without being asked when the answer to "Expect:
+// 100-continue" is late or missing.
 //
 // # One exchange
 //
 //	Do ── an idle connection, or a new one ── write the head ─┬─ send the body, in a goroutine of its own
 //	                                                          └─ read interim responses and the head ── Body.Read ...
 //
-// The response may begin, and end, before the body is sent. A connection is kept when both have ended in an orderly
-// way and nothing else has arrived; else it is closed. While it is idle a goroutine reads from it, so that a server's
-// closing is noticed before the next request and not by it.
+// The response may begin, and end, before the body is sent. A connection is kept when request and response have both
+// ended as they should and nothing else has arrived; otherwise it is closed. While a connection is idle a goroutine
+// reads from it, and so notices that the server closes it before the next request is sent.
 //
-// A request that was sent over an idle connection and got no byte of an answer is sent again, over a new one, if that
-// is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Others go only over
-// connections that were in use a moment ago: servers close idle ones after seconds, and their closing may cross the
-// request.
+// A request that was sent over an idle connection and got no byte of an answer is sent again, over a new connection, if
+// that is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Other requests are sent
+// only over connections that were in use a moment ago: servers close idle connections after some seconds, and the
+// request may cross that.
 package http1
 
 import (
@@ -34,31 +34,35 @@ import (
 type Options struct {
 	// Dial connects to an address.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// ResponseTimeout is the longest time from the end of a request to the head of its response; 0 is without end.
+	// ResponseTimeout is the longest time from the end of a request to the head of its response, and for each write of
+	// the body; 0 is no limit.
 	ResponseTimeout time.Duration
-	// IdleTimeout closes an idle connection; 0 is one minute.
+	// IdleTimeout is how long an idle connection is kept; 0 is one minute.
 	IdleTimeout time.Duration
-	// MaxIdle and MaxIdlePerAddr bound the idle connections; 0 is 1024 and 256. Beyond them connections are closed.
+	// MaxIdle and MaxIdlePerAddr are how many idle connections are kept; 0 is 1024 and 256. Further ones are closed.
 	MaxIdle, MaxIdlePerAddr int
 }
 
-// Request is what a server is asked. It is not written to.
+// Request is a request to a server. A Client does not write to it.
 type Request struct {
 	Method string
-	// Target is the request target as it is sent. Like Method, it must hold neither spaces nor control characters.
+	// Target is the request target, which is sent as it is. Like Method, it must hold neither spaces nor control
+	// characters.
 	Target string
 	// Host is the Host header; "" is an empty one.
 	Host string
-	// Header is sent without Host, Content-Length, Transfer-Encoding and Trailer, which follow from the other fields.
+	// Header is sent without its Host, Content-Length, Transfer-Encoding and Trailer, which follow from the other
+	// fields.
 	Header http.Header
-	// Body is sent as it can be read; nil is none. It is not closed, and may be read until Do's response has ended.
+	// Body is sent piece by piece as it can be read; nil is none. The Client does not close it, and may read it until
+	// Do's response has ended.
 	Body io.Reader
-	// Length of the Body in bytes; -1 is not known, and sends it chunked.
+	// Length is that of the Body in bytes; -1 is not known, and the Body is sent chunked.
 	Length int64
 	// Trailer is read for its keys when the request begins, and for its values when Body has ended. It needs a Length
 	// of -1.
 	Trailer http.Header
-	// Interim is called with each response of the 1xx kind but 101, before Do returns. Nil ignores them.
+	// Interim is called with each interim response (1xx, but not 101), before Do returns. nil: they are ignored.
 	Interim func(code int, h http.Header)
 }
 
@@ -74,13 +78,13 @@ func (r *Request) Replayable() bool {
 	return false
 }
 
-// SendError is an error of reading a Request's Body.
+// SendError is an error from reading a Request's Body.
 type SendError struct{ Err error }
 
 func (e *SendError) Error() string { return "read the request's body: " + e.Err.Error() }
 func (e *SendError) Unwrap() error { return e.Err }
 
-// Client asks servers. Its methods may be called concurrently.
+// Client sends requests to servers, and keeps connections. Its methods may be called concurrently.
 type Client struct {
 	o Options
 
@@ -90,7 +94,7 @@ type Client struct {
 	closed bool
 }
 
-// New makes a Client. Close it to release everything.
+// New makes a Client. The caller closes it to release its connections.
 func New(o Options) *Client {
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = time.Minute
@@ -104,9 +108,9 @@ func New(o Options) *Client {
 	return &Client{o: o, idle: map[string][]*conn{}}
 }
 
-// Do asks the server at addr. An error of Dial is returned as it is: nothing was sent then. The response's Body must be
-// closed; when its status is 101, the Body is the connection: an io.ReadWriteCloser with CloseWrite. When ctx ends, the
-// connection is closed, whatever state the exchange is in.
+// Do sends r to the server at addr and returns the response. An error of Dial is returned as it is: nothing was sent
+// then. The caller must close the response's Body. When the status is 101, the Body is the connection: an
+// io.ReadWriteCloser with CloseWrite. When ctx ends, the connection is closed, whatever the state of the exchange.
 func (c *Client) Do(ctx context.Context, addr string, r *Request) (*http.Response, error) {
 	fresh := freshFor
 	if r.Replayable() {
@@ -130,7 +134,7 @@ func (c *Client) Do(ctx context.Context, addr string, r *Request) (*http.Respons
 	}
 }
 
-// Close closes the idle connections, and lets no more become idle. Exchanges under way go on.
+// Close closes the idle connections. Exchanges under way go on, and their connections are closed at the end.
 func (c *Client) Close() {
 	c.mu.Lock()
 	idle := c.idle

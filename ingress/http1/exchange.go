@@ -13,17 +13,18 @@ import (
 )
 
 const (
-	// maxHead is the largest head of a response in bytes, interim responses counted one by one.
+	// maxHead is the largest head of one response in bytes. Each interim response may have as much.
 	maxHead = 1 << 20
-	// bufferBytes is what an exchange reads and sends at once.
+	// bufferBytes is how many bytes an exchange reads and sends at once.
 	bufferBytes = 32 << 10
-	// sendGrace is how long the rest of a request may go on after its response has ended. The server may have answered
-	// a moment before its kernel told ours that all of the request has arrived.
+	// sendGrace is how long the rest of a request may still be sent after its response has ended. The response may
+	// arrive a moment before the last write of the request returns.
 	sendGrace = 50 * time.Millisecond
 )
 
 var (
-	// ErrUnanswered: the connection ended before the first byte of a response. The server may have done what it was asked.
+	// ErrUnanswered says that the connection ended before the first byte of a response. The server may have carried out
+	// the request.
 	ErrUnanswered = errors.New("the server closed the connection without an answer")
 	errHead       = fmt.Errorf("the head of the response is larger than %d bytes", maxHead)
 )
@@ -34,7 +35,7 @@ type conn struct {
 	client    *Client
 	addr      string
 	idleSince time.Time
-	watched   chan bool // while idle: gets whether it is still fit for use
+	watched   chan bool // while idle: watch sends whether the connection can be used
 }
 
 // exchange is one request and its response. It is the response's Body.
@@ -43,8 +44,8 @@ type exchange struct {
 	request *Request
 	stop    func() bool // stop closing the connection when the context ends
 	in      *bufio.Reader
-	left    int64         // bytes that in may still take from the connection
-	failed  error         // of the last read from the connection
+	left    int64         // bytes that in may still read from the connection
+	failed  error         // the error of the last read from the connection
 	body    io.Reader     // of the response
 	keep    bool          // the server keeps the connection
 	chunked *chunked      // the body, when it comes in chunks
@@ -106,7 +107,7 @@ func (x *exchange) run() (*http.Response, error) {
 	resp := h.Response
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
-		// The time that the server had to take the request is over, and no time of the new protocol's.
+		// The deadline for sending the request must not hold for the new protocol.
 		_ = x.conn.SetDeadline(time.Time{})
 		resp.Body = upgraded{x}
 		return resp, nil
@@ -126,7 +127,7 @@ func (x *exchange) run() (*http.Response, error) {
 	return resp, nil
 }
 
-// awaitResponse starts the time that the server has for the head of its response.
+// awaitResponse sets the deadline for the head of the response, unless it has come.
 func (x *exchange) awaitResponse() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -135,7 +136,7 @@ func (x *exchange) awaitResponse() {
 	}
 }
 
-// source is the connection, of which no more is read for a head than a head may have.
+// source reads from the connection, and fails when a head is larger than maxHead.
 type source struct{ x *exchange }
 
 func (s source) Read(p []byte) (int, error) {
@@ -149,7 +150,7 @@ func (s source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readHead reads responses up to the first one that is no interim one.
+// readHead reads interim responses, and returns the head of the first response that is not interim.
 func (x *exchange) readHead() (*head, error) {
 	x.left = maxHead
 	if _, err := x.in.Peek(1); err != nil {
@@ -161,7 +162,7 @@ func (x *exchange) readHead() (*head, error) {
 	for {
 		h, err := parseHead(x.in, x.request.Method)
 		if err != nil {
-			if x.failed != nil { // which is why the head makes no sense
+			if x.failed != nil { // the cause of the parse error
 				err = x.failed
 			}
 			return nil, fmt.Errorf("read the head of the response: %w", err)
@@ -176,7 +177,7 @@ func (x *exchange) readHead() (*head, error) {
 	}
 }
 
-// Read reads the response's body. It ends the exchange together with the body.
+// Read reads the response's body. The exchange ends with the body.
 func (x *exchange) Read(p []byte) (int, error) {
 	if x.ended {
 		return 0, io.EOF
@@ -188,13 +189,13 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the exchange. What has not been read of the response is lost, and the connection with it.
+// Close ends the exchange. When the response has not been read to its end, the connection is closed.
 func (x *exchange) Close() error {
 	x.end(false)
 	return nil
 }
 
-// Buffered reports whether Read certainly returns without waiting for the server.
+// Buffered reports whether Read is sure to return without waiting for the server.
 func (x *exchange) Buffered() bool {
 	switch {
 	case x.ended:
@@ -205,7 +206,7 @@ func (x *exchange) Buffered() bool {
 	return x.in.Buffered() > 0
 }
 
-// end gives the connection back when all went well, and closes it else.
+// end ends the exchange. It keeps the connection for later requests when all went well, and closes it otherwise.
 func (x *exchange) end(well bool) {
 	if x.ended {
 		return
@@ -229,7 +230,7 @@ func (x *exchange) end(well bool) {
 	}
 }
 
-// settle waits a moment for the end of the request, and then keeps the connection or closes it.
+// settle waits for sendGrace at most until the request is sent, and then keeps the connection or closes it.
 func (x *exchange) settle() {
 	grace := time.NewTimer(sendGrace)
 	defer grace.Stop()
@@ -247,12 +248,12 @@ func (x *exchange) settle() {
 	x.conn.Conn.Close()
 }
 
-// upgraded is the Body of a response with status 101: the connection, which is the caller's from then on.
+// upgraded is the Body of a response with status 101: the connection, which the caller now owns.
 type upgraded struct{ x *exchange }
 
 var _ io.ReadWriteCloser = upgraded{}
 
-// Read gives what came with the head first.
+// Read first returns the bytes that came with the head.
 func (u upgraded) Read(p []byte) (int, error) {
 	x := u.x
 	if x.in != nil {

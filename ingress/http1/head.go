@@ -13,22 +13,22 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// untilClose is the length of a body that ends with the connection.
+// untilClose stands for the length of a body that ends with the connection.
 const untilClose = -1
 
 var errFraming = errors.New("it cannot be said where the response ends")
 
-// head is the head of a response, and what follows from it.
+// head is the head of a response, and what it says about the body and the connection.
 type head struct {
 	*http.Response
-	length  int64 // of the body, or untilClose; not meant when chunked
+	length  int64 // of the body in bytes, or untilClose; without meaning when chunked
 	chunked bool
-	keep    bool // the server keeps the connection, and nothing makes that doubtful
+	keep    bool // the server keeps the connection, and it is sure where the response ends
 }
 
-// parseHead reads the head of a response to a request with that method. It exists beside net/http's, which fails on a
-// Trailer that names what is no trailer, passes over a Content-Length with a space before its colon, and adds a
-// Cache-Control to a Pragma.
+// parseHead reads the head of a response to a request with that method. It is used in place of net/http's, which fails
+// on a Trailer header that names fields not allowed in trailers, ignores a Content-Length with a space before its
+// colon, and adds a Cache-Control to a Pragma.
 func parseHead(in *bufio.Reader, method string) (*head, error) {
 	lines := textproto.NewReader(in)
 	line, err := lines.ReadLine()
@@ -55,8 +55,8 @@ func parseHead(in *bufio.Reader, method string) (*head, error) {
 	return h, nil
 }
 
-// parseStatusLine takes "HTTP/1.1 200 OK" apart. The reason may be missing, the code may not: RFC 9110 section 15
-// has them from 100 to 599, and others up to 999 are in use.
+// parseStatusLine parses a line like "HTTP/1.1 200 OK". The reason may be missing, the code may not. RFC 9110 section
+// 15 has codes from 100 to 599, but codes up to 999 are in use.
 func parseStatusLine(line string) (*http.Response, error) {
 	proto, status, _ := strings.Cut(line, " ")
 	resp := &http.Response{Proto: proto, Status: strings.TrimLeft(status, " ")}
@@ -73,11 +73,11 @@ func parseStatusLine(line string) (*http.Response, error) {
 	return resp, nil
 }
 
-// tidy takes the space before a colon away, as RFC 9112 section 5.1 wants it done with responses, and fields with other
-// spaces in their names, which mean nothing to anybody.
+// tidy removes spaces between a field's name and its colon, as RFC 9112 section 5.1 requires for responses, and removes
+// fields with other spaces in their names.
 func tidy(h http.Header) {
 	for name, values := range h {
-		if !strings.Contains(name, " ") { // textproto lets nothing else pass that is no token
+		if !strings.Contains(name, " ") { // textproto refuses other names that are not tokens
 			continue
 		}
 		delete(h, name)
@@ -97,8 +97,7 @@ func keepsAlive(resp *http.Response) bool {
 	return resp.ProtoMinor > 0 || httpguts.HeaderValuesContainsToken(options, "keep-alive")
 }
 
-// frame finds out where the body ends (RFC 9112 section 6.3). A connection on which something else may follow than
-// the head says is used up.
+// frame finds out where the body ends (RFC 9112 section 6.3). It sets keep to false when the head leaves that in doubt.
 func (h *head) frame(method string) error {
 	codings, coded := h.Header["Transfer-Encoding"]
 	delete(h.Header, "Transfer-Encoding")
@@ -117,7 +116,7 @@ func (h *head) frame(method string) error {
 		return nil
 	case method == http.MethodHead:
 		return nil
-	case coded && h.ProtoMinor == 0: // RFC 9112 section 6.1: HTTP/1.0 has none, and its server is confused
+	case coded && h.ProtoMinor == 0: // RFC 9112 section 6.1: HTTP/1.0 has none, so the framing is faulty
 		h.keep, coded = false, false
 	}
 	if h.length = length; !coded {
@@ -127,14 +126,14 @@ func (h *head) frame(method string) error {
 	if len(codings) != 1 || !strings.EqualFold(codings[0], "chunked") {
 		return fmt.Errorf("%w: its Transfer-Encoding is %.80q, expected chunked once", errFraming, codings)
 	}
-	if h.chunked = true; length >= 0 { // RFC 9112 section 6.1: it may be an attempt to split responses
+	if h.chunked = true; length >= 0 { // RFC 9112 section 6.1: perhaps an attempt to split responses
 		h.keep = false
 		delete(h.Header, "Content-Length")
 	}
 	return nil
 }
 
-// contentLength gives the Content-Length, untilClose when there is none. One that was sent several times is left once.
+// contentLength returns the Content-Length, untilClose when there is none. It reduces a repeated one to one in h.
 func contentLength(h http.Header) (int64, error) {
 	values := h["Content-Length"]
 	if len(values) == 0 {
@@ -149,15 +148,15 @@ func contentLength(h http.Header) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: its Content-Length is %.40q", errFraming, values[0])
 	}
-	// Octal is what some read a leading zero as.
+	// The number is written anew because some programs read a leading zero as octal.
 	if text := strconv.FormatUint(n, 10); len(values) > 1 || text != values[0] {
 		h["Content-Length"] = []string{text}
 	}
 	return int64(n), nil
 }
 
-// announce makes an empty Trailer of the names that the server announces. Those that say where a message ends are no
-// trailers (RFC 9110 section 6.5.1) and passed over.
+// announce makes a Trailer with the names that the server announces, and no values. It leaves out names of framing
+// headers, which are not allowed in trailers (RFC 9110 section 6.5.1).
 func (h *head) announce() {
 	for _, list := range h.Header["Trailer"] {
 		for name := range strings.SplitSeq(list, ",") {

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// freshFor is how long a connection may have been idle that gets a request which may not be sent twice. Servers close
-// idle ones after 2 seconds at the earliest (gunicorn's default; 5 are usual).
+// freshFor is how long a connection may have been idle before it is given a request that may not be sent twice. Servers
+// close idle connections after 2 seconds at the earliest (gunicorn's default; 5 are usual).
 const freshFor = time.Second
 
-// take gives a connection to addr that was idle for no longer than fresh and still is as it should be, or nil. The one
-// used last comes first.
+// take returns a connection to addr that was idle for no longer than fresh and can still be used, or nil. It takes the
+// most recently used one first.
 func (c *Client) take(addr string, fresh time.Duration) *conn {
 	for {
 		c.mu.Lock()
@@ -30,7 +30,7 @@ func (c *Client) take(addr string, fresh time.Duration) *conn {
 	}
 }
 
-// put keeps a connection on which nothing is to be read, or closes it.
+// put keeps a connection on which nothing is left to read, or closes it when enough are kept.
 func (c *Client) put(cn *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -39,7 +39,7 @@ func (c *Client) put(cn *conn) {
 		cn.Conn.Close()
 		return
 	}
-	// The deadline of wake, which may come at once, must be the later one.
+	// This deadline is set before wake can set its own, which must replace it.
 	cn.idleSince = time.Now()
 	_ = cn.SetReadDeadline(cn.idleSince.Add(c.o.IdleTimeout))
 	cn.watched = make(chan bool, 1)
@@ -48,7 +48,7 @@ func (c *Client) put(cn *conn) {
 	go cn.watch()
 }
 
-// drop takes the i-th connection to addr out. mu is held.
+// drop removes the i-th connection to addr from the pool. mu is held.
 func (c *Client) drop(addr string, i int) {
 	list := slices.Delete(c.idle[addr], i, i+1)
 	if c.kept--; len(list) == 0 {
@@ -58,7 +58,7 @@ func (c *Client) drop(addr string, i int) {
 	c.idle[addr] = list
 }
 
-// forget drops cn and reports whether it was there.
+// forget removes cn from the pool and reports whether it was there.
 func (c *Client) forget(cn *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,8 +69,8 @@ func (c *Client) forget(cn *conn) bool {
 	return i >= 0
 }
 
-// watch reads from an idle connection until it ends, was idle for too long, or wake was called. Bytes that nobody asked
-// for end it too.
+// watch reads from an idle connection until it ends, was idle for too long, or wake is called. Unexpected bytes of the
+// server make the connection unusable, too.
 func (cn *conn) watch() {
 	var b [1]byte
 	n, err := cn.Conn.Read(b[:])
@@ -80,14 +80,14 @@ func (cn *conn) watch() {
 	cn.watched <- n == 0 && timedOut(err)
 }
 
-// wake ends watch and reports whether the connection can be used. The caller has taken it out of the pool.
+// wake ends watch, and reports whether the connection can be used. The caller has removed it from the pool.
 func (cn *conn) wake() bool {
 	_ = cn.SetReadDeadline(longAgo)
 	if !<-cn.watched {
 		cn.Conn.Close()
 		return false
 	}
-	_ = cn.SetDeadline(time.Time{}) // for writing, too: the last exchange had one
+	_ = cn.SetDeadline(time.Time{}) // for writing, too: the last exchange set a deadline
 	return true
 }
 

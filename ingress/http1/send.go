@@ -12,10 +12,11 @@ import (
 	"time"
 )
 
-// ErrEnough, read from a Request's Body, ends the request where it is, because the answer is known without the rest.
+// ErrEnough is returned by a Request's Body that needs no longer be sent, because the response came without the rest.
 var ErrEnough = errors.New("no more of the body is wanted")
 
-// framing are headers that say where messages end and whom they are for; they follow from a Request's other fields.
+// framing lists the headers that say where messages end and which host they are for. They follow from a Request's other
+// fields.
 var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true}
 
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
@@ -30,7 +31,7 @@ func (x *exchange) writeHead() error {
 		writers.Put(w)
 	}()
 	for _, s := range [...]string{r.Method, " ", r.Target, " HTTP/1.1\r\nHost: ", r.Host, "\r\n"} {
-		_, _ = w.WriteString(s) // the error of Flush is the first of all
+		_, _ = w.WriteString(s) // Flush returns the first error of all
 	}
 	_ = r.Header.WriteSubset(w, framing)
 	switch {
@@ -55,17 +56,18 @@ func keys(h http.Header) []string {
 	return list
 }
 
-// wantsLength: methods that give a body a meaning say so when there is none (RFC 9110 section 8.6).
+// wantsLength reports whether a request without body has a Content-Length of 0, as requests have whose method gives a
+// body a meaning (RFC 9110 section 8.6).
 func wantsLength(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
 
-// chunkHead is the room for a chunk's size in hexadecimal digits, and a line's end.
+// chunkHead is the room in bytes for a chunk's size in hexadecimal digits and the end of its line.
 const chunkHead = 8 + 2
 
 var sendBuffers = sync.Pool{New: func() any { return new([chunkHead + bufferBytes + 2]byte) }}
 
-// send sends the body, piece by piece as it can be read.
+// send sends the body, piece by piece as it can be read, and closes x.sending.
 func (x *exchange) send() {
 	defer close(x.sending)
 	err := x.sendBody()
@@ -118,7 +120,7 @@ func (x *exchange) sendBody() error {
 	return nil
 }
 
-// sendPiece sends n bytes that stand in buf behind the room for a chunk's head.
+// sendPiece sends the n bytes in buf that follow the room for a chunk's head, as a chunk when the length is not known.
 func (x *exchange) sendPiece(buf *[chunkHead + bufferBytes + 2]byte, n int) error {
 	from, to := chunkHead, chunkHead+n
 	if x.request.Length < 0 {
@@ -141,7 +143,7 @@ func (x *exchange) sendEnd() error {
 	return x.write([]byte(b.String()))
 }
 
-// write gives the server ResponseTimeout to take what is sent.
+// write sends p. It fails when the server does not accept p within ResponseTimeout.
 func (x *exchange) write(p []byte) error {
 	if limit := x.conn.client.o.ResponseTimeout; limit > 0 {
 		_ = x.conn.SetWriteDeadline(time.Now().Add(limit))

@@ -1,10 +1,10 @@
-// Package match finds the route of an HTTP request by the precedence of networking.k8s.io/v1 Ingress. It is pure: rules
-// in, an immutable Table out, and Match answers from host and path alone, without allocating.
+// Package match finds the route of an HTTP request by the precedence of networking.k8s.io/v1 Ingress. It is pure:
+// Compile makes an immutable Table of rules, and Match depends on host and path alone, and does not allocate.
 //
-// The order, from the Ingress documentation ("Path types", "Multiple matches", "Hostname wildcards"): an exact host is
-// asked before a wildcard host, and that before a rule for any host; within a host the Exact path is asked before
-// prefixes, and the longest prefix, counted in whole path elements, wins. A host whose paths do not match passes the
-// request on to the next less specific host, since a rule matches only when host and path both do.
+// The order is that of the Ingress documentation ("Path types", "Multiple matches", "Hostname wildcards"): an exact
+// host comes before a wildcard host, and a wildcard host before a rule for any host. Within a host an Exact path comes
+// before prefixes, and the longest prefix, in whole path elements, wins. When no path of a host matches, the next less
+// specific host is tried, since a rule matches only when both its host and its path do.
 package match
 
 import (
@@ -16,18 +16,20 @@ import (
 	"tapestry.dev/tapestry/ingress/target"
 )
 
-// maxHost is the longest DNS name in its text form (RFC 1035 section 2.3.4); no longer host can match a rule with one.
+// maxHost is the length of the longest DNS name as text (RFC 1035 section 2.3.4). A longer host matches no rule that
+// has a host.
 const maxHost = 253
 
-// Rule is one host and path. Its place in the slice given to Compile is its identity.
+// Rule is one host and path. Its index in the slice given to Compile identifies it.
 type Rule struct {
-	// Host is a name, "*." and a name for exactly one label more, or "" for any.
+	// Host is a name; or "*." and a name, for hosts with exactly one label more; or "" for any host.
 	Host string
-	// Path begins with "/", with or without percent escapes; "" is "/".
+	// Path begins with "/", and may have percent escapes; "" is "/".
 	Path string
-	// Exact compares the whole path; otherwise Path is a prefix, element by element, and its trailing slash says nothing.
+	// Exact compares the whole path. Otherwise Path is a prefix, element by element, and a trailing slash has no
+	// meaning.
 	Exact bool
-	// Source settles equal rules: the lesser one wins. When it is equal too, the earlier rule wins.
+	// Source decides between equal rules: the one with the lesser Source wins, and with equal Sources the earlier rule.
 	Source string
 }
 
@@ -42,8 +44,8 @@ type Table struct {
 type paths struct {
 	exact  map[string]int
 	prefix map[string]int // without trailing slash: "/" is ""
-	// lengths of the keys of prefix, longest first: a request costs one lookup per length, however many slashes its path
-	// has (walking its slashes would let a hostile path cost the square of its length).
+	// lengths are those of the keys of prefix, longest first. A request costs one lookup per length, however many
+	// slashes its path has. With one lookup per slash, a hostile path would cost the square of its length.
 	lengths []int
 }
 
@@ -89,7 +91,7 @@ func (r *Rule) check() error {
 
 func newPaths() *paths { return &paths{exact: map[string]int{}, prefix: map[string]int{}} }
 
-// host returns the paths of a rule's host, made at need.
+// host returns the paths of a rule's host, and makes them when there are none yet.
 func (t *Table) host(h string) *paths {
 	m, key := t.exact, strings.TrimSuffix(strings.ToLower(h), ".")
 	if key == "" {
@@ -106,7 +108,7 @@ func (t *Table) host(h string) *paths {
 	return p
 }
 
-// add keeps the first of equal rules.
+// add adds r, whose index is i, unless an equal rule was added before.
 func (p *paths) add(r Rule, i int) {
 	path := target.Rule(r.Path)
 	m, key := p.prefix, strings.TrimSuffix(path, "/")
@@ -128,7 +130,7 @@ func (p *paths) sortLengths() {
 }
 
 // Match returns the index of the rule for a request, or -1. host is the Host header (or :authority) as the client sent
-// it, in any case, with or without port and trailing dot; path is that of a target.Target.
+// it, in upper or lower case, with or without port and trailing dot. path is that of a target.Target.
 func (t *Table) Match(host, path string) int {
 	host = Hostname(host)
 	if len(host) > maxHost {
@@ -166,7 +168,7 @@ func (p *paths) match(path string) int {
 	return -1
 }
 
-// Hostname is a Host header without port, brackets and trailing dot. It shares memory with hostport.
+// Hostname returns a Host header without port, brackets and trailing dot.
 func Hostname(hostport string) string {
 	if strings.HasPrefix(hostport, "[") {
 		if end := strings.IndexByte(hostport, ']'); end > 0 {
@@ -179,7 +181,7 @@ func Hostname(hostport string) string {
 	return strings.TrimSuffix(hostport, ".")
 }
 
-// appendLower lowers ASCII only: DNS compares no other letters without case (RFC 4343).
+// appendLower appends s with ASCII letters in lower case. DNS ignores the case of no other letters (RFC 4343).
 func appendLower(dst []byte, s string) []byte {
 	for i := range len(s) {
 		c := s[i]

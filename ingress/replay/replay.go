@@ -1,10 +1,10 @@
-// Package replay reads a body for those who need more of a Reader than to be read: it can be begun again, as long as
-// little of it was read, and closed while somebody waits for more of it.
+// Package replay reads a body that can be read again from its beginning as long as little of it was read. A Reader of
+// the body can be closed while it waits for more.
 //
-// A Body is read by one Reader after another. What from gives is read in a goroutine that outlives a Reader which is
-// closed, or replaced by another, while it waits; what comes then is kept for the next, however much it is. When there
-// can be no next one, since Settle was called or too much was read, the last Reader reads by itself, and takes the
-// Body's source with it when it is closed.
+// A Body is read by one Reader after another. A goroutine reads the source, and goes on when the Reader that waits for
+// it is closed or replaced. The bytes that arrive then are kept for the next Reader, however many they are. There is no
+// next Reader once Settle was called or too much was read: then the last Reader reads the source directly, and closing
+// the Reader closes the source.
 package replay
 
 import (
@@ -14,10 +14,10 @@ import (
 	"sync"
 )
 
-// pieceBytes is what is read at once as long as it is kept.
+// pieceBytes is how many bytes are read from the source at once while they are kept.
 const pieceBytes = 4 << 10
 
-// ErrGone: more of the body was read than is kept, or the Reader is not the one that reads it.
+// ErrGone says that the beginning of the body is no longer kept, or that a Reader was closed or replaced.
 var ErrGone = errors.New("the body is read no longer, or kept no longer")
 
 // Body is a body that can be read again. Make it with New.
@@ -28,13 +28,14 @@ type Body struct {
 	mu      sync.Mutex // guards below, and every Reader
 	changed sync.Cond  // on mu: there is more to read, or a Reader has ended
 	reading bool       // from is being read
-	kept    []byte     // behind its end from is read into
+	kept    []byte     // from is read into the room behind its end
 	last    bool       // there will be no further Reader
-	ended   error      // of from
+	ended   error      // the error that reading from ended with
 	newest  *Reader
 }
 
-// New gives a Body that keeps up to max bytes. It reads from by one Read at a time, and may close it meanwhile.
+// New returns a Body that keeps up to max bytes of from. It calls from.Read from one goroutine at a time, and may call
+// from.Close during a Read.
 func New(from io.ReadCloser, max int) *Body {
 	b := &Body{from: from, max: max}
 	b.changed.L = &b.mu
@@ -44,13 +45,13 @@ func New(from io.ReadCloser, max int) *Body {
 // Reader reads a Body from its beginning.
 type Reader struct {
 	body   *Body
-	at     int // of what is kept
+	at     int // the position in kept
 	closed bool
 }
 
 var _ io.ReadCloser = (*Reader)(nil)
 
-// Reader gives a new Reader in place of the one before, or ErrGone.
+// Reader returns a new Reader, which replaces the one before. It returns ErrGone when the beginning is no longer kept.
 func (b *Body) Reader() (*Reader, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -62,7 +63,7 @@ func (b *Body) Reader() (*Reader, error) {
 	return b.newest, nil
 }
 
-// Settle says that no further Reader will be asked for.
+// Settle tells the Body that no further Reader will be asked for, so that it need not keep what was read.
 func (b *Body) Settle() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -76,7 +77,7 @@ func (b *Body) Settle() {
 	}
 }
 
-// Close makes Read return.
+// Close makes a Read that waits return.
 func (r *Reader) Close() error {
 	b := r.body
 	b.mu.Lock()
@@ -89,7 +90,7 @@ func (r *Reader) Close() error {
 	return nil
 }
 
-// Read waits for the body when all that is kept has been read. A Reader that was closed or replaced gets ErrGone.
+// Read returns what is kept, and then waits for more of the body. A Reader that was closed or replaced gets ErrGone.
 func (r *Reader) Read(p []byte) (int, error) {
 	b := r.body
 	b.mu.Lock()
@@ -117,7 +118,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 }
 
-// direct reads into p. mu is held, but while it waits.
+// direct reads from the source into p. mu is held, and released during the read.
 func (b *Body) direct(p []byte) (int, error) {
 	b.reading = true
 	b.mu.Unlock()
@@ -128,17 +129,17 @@ func (b *Body) direct(p []byte) (int, error) {
 	return n, err
 }
 
-// fill reads into p for the newest Reader.
+// fill reads from the source into p, which lies behind the end of kept.
 func (b *Body) fill(p []byte) {
 	n, err := b.from.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading, b.ended = false, err
-	b.kept = append(b.kept, p[:n]...) // in place, unless what was kept has been let go meanwhile
+	b.kept = append(b.kept, p[:n]...) // copies nothing, unless kept was dropped meanwhile
 	b.changed.Broadcast()
 }
 
-// forget lets go of what is kept, when that is too much or nobody will ask for it, and the newest Reader has read it.
+// forget drops what is kept when the newest Reader has read it, and it is too much or no further Reader can ask for it.
 // mu is held.
 func (b *Body) forget() {
 	if r := b.newest; r.at == len(b.kept) && (b.last || len(b.kept) > b.max) {

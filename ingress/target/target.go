@@ -1,25 +1,25 @@
-// Package target takes apart what a request asks for: which path its route is found by, and which bytes its backend
-// gets. It is pure.
+// Package target parses request targets. A Target has the path that the route is found by, and the bytes that the
+// backend gets. The package is pure.
 //
 // # What is done with a path
 //
-// The backend gets the bytes that the client sent, query included. One thing alone changes them: dot segments are taken
-// out, as RFC 3986 section 5.2.4 says, before the route is looked for, so that nobody reaches a path by naming another.
-// For the same reason everything is refused that some backend would read as a dot segment and others would not.
+// The backend gets the bytes that the client sent, query included, with one change: dot segments are removed before the
+// route is looked for, as RFC 3986 section 5.2.4 says, so that no client reaches a path by naming another one. For the
+// same reason a path is refused when some backends would read a dot segment in it and others would not.
 //
 //	/a/./b, /a/x/../b, /a/%2e/b      become /a/b, for the route and for the backend
-//	/.., /a/../../b                  refused: they lead out of the root
+//	/.., /a/../../b                  refused: the path leads out of the root
 //	/a/..%2Fb, /a/..\b, /a/..%5Cb    refused: dot segments behind an encoded slash or a backslash
 //	/a/..;x/b                        refused: a dot segment with a parameter
-//	/a%00, %zz, space, control, #    refused: no part of any path
-//	/a%2Fb                           one element: an encoded slash separates nothing
+//	/a%00, %zz, space, control, #    refused: not allowed in a path
+//	/a%2Fb                           one element: an encoded slash does not separate elements
 //	/a%252e                          the element "a%2e": nothing is decoded twice
 //	/a//b, //b                       elements may be empty; slashes are not merged
 //	/a;x=1                           one element: a parameter is a part of it
-//	/a\b, /a|b, /é, /a"b             bytes like others, though RFC 3986 wants them encoded
+//	/a\b, /a|b, /é, /a"b             unchanged, though RFC 3986 wants these characters encoded
 //
-// Routes are found by the decoded path, in which an encoded slash stays %2F and an encoded percent sign %25. Rule gives
-// the path of a rule the same form, so a rule may be written with or without escapes.
+// Routes are found by the decoded path, in which an encoded slash stays %2F and an encoded percent sign %25. Rule
+// brings the path of a rule into the same form, so a rule may be written with or without escapes.
 package target
 
 import (
@@ -33,12 +33,12 @@ import (
 type Target struct {
 	// Raw is the request target for the backend: a path with its query, or "*".
 	Raw string
-	// Path is what routes are found by: decoded, without dot segments and query. That of "*" is "/".
+	// Path is the path that routes are found by: decoded, without dot segments and query. For "*" it is "/".
 	Path string
 }
 
-// Parse takes apart the request target of an HTTP/1.1 request line, or the :path of HTTP/2. The error says in a
-// sentence for the client what is wrong with it.
+// Parse parses the request target of an HTTP/1.1 request line, or the :path of HTTP/2. Its error is a sentence for the
+// client.
 func Parse(method, uri string) (Target, error) {
 	if i := strings.IndexFunc(uri, forbidden); i >= 0 {
 		return Target{}, fmt.Errorf("the request target holds the character %q: expected it to be encoded", uri[i])
@@ -66,11 +66,12 @@ func Parse(method, uri string) (Target, error) {
 	return Target{Raw: raw + query, Path: decoded}, nil
 }
 
-// forbidden are characters that a request line cannot carry, or that make a fragment, which clients keep to themselves.
+// forbidden reports whether c is a character that a request line cannot carry, or begins a fragment, which clients must
+// not send.
 func forbidden(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }
 
-// originForm gives the path of a target that does not begin with one: of the absolute form, or "*" (RFC 9112 section
-// 3.2).
+// originForm returns the path of a target that does not begin with "/": of one in absolute form, or of "*" (RFC 9112
+// section 3.2).
 func originForm(method, path, query string) (string, error) {
 	if path == "*" && query == "" && method == http.MethodOptions {
 		return "*", nil
@@ -91,7 +92,7 @@ func originForm(method, path, query string) (string, error) {
 	return rest, nil
 }
 
-// plain reports whether a path is its own decoded form and holds no dot segment: that of almost all requests.
+// plain reports whether a path equals its decoded form and holds no dot segment, as those of almost all requests.
 func plain(path string) bool {
 	for i := 0; i < len(path); i++ {
 		switch c := path[i]; {
@@ -104,7 +105,7 @@ func plain(path string) bool {
 	return true
 }
 
-// clean takes the dot segments out of a path, and gives what is left as it was sent and decoded.
+// clean removes the dot segments of a path. It returns the rest as it was sent (raw), and decoded.
 func clean(path string) (raw, decoded string, err error) {
 	var raws, decodeds []string
 	elements := strings.Split(path[1:], "/")
@@ -122,20 +123,20 @@ func clean(path string) (raw, decoded string, err error) {
 				}
 				raws, decodeds = raws[:len(raws)-1], decodeds[:len(decodeds)-1]
 			}
-			if last { // what is named is the directory
+			if last { // the path names a directory, and so ends with a slash
 				raws, decodeds = append(raws, ""), append(decodeds, "")
 			}
 			continue
 		}
 		if hidesDots(text) {
-			return "", "", fmt.Errorf("the path element %q would be a dot segment to some: expected it without", sent)
+			return "", "", fmt.Errorf("the path element %q hides a dot segment: expected none", sent)
 		}
 		raws, decodeds = append(raws, sent), append(decodeds, protect(text))
 	}
 	return "/" + strings.Join(raws, "/"), "/" + strings.Join(decodeds, "/"), nil
 }
 
-// decode gives an element its plain bytes.
+// decode returns an element with its escapes decoded.
 func decode(element string) (string, error) {
 	if !strings.Contains(element, "%") {
 		return element, nil
@@ -159,7 +160,8 @@ func decode(element string) (string, error) {
 	return string(out), nil
 }
 
-// escape gives the byte that s begins with in its encoded form.
+// escape returns the byte whose escape (%XX) s begins with. It reports false when the two digits are not hexadecimal;
+// it does not check the percent sign.
 func escape(s string) (byte, bool) {
 	if len(s) < 3 {
 		return 0, false
@@ -181,8 +183,8 @@ func hex(c byte) (byte, bool) {
 	return 0, false
 }
 
-// hidesDots reports whether a decoded element, itself no dot segment, has one for those to whom an encoded slash or a
-// backslash separates elements, or who cut off parameters first.
+// hidesDots reports whether some backends would find a dot segment in a decoded element that is not one itself: those
+// to which an encoded slash or a backslash separates elements, and those which cut off parameters first.
 func hidesDots(text string) bool {
 	if !strings.Contains(text, ".") {
 		return false
@@ -196,7 +198,8 @@ func hidesDots(text string) bool {
 	return false
 }
 
-// protect keeps a decoded element apart from two elements, and from one that was encoded twice.
+// protect encodes slashes and percent signs in a decoded element, so that it differs from two elements, and from an
+// element that was encoded twice.
 func protect(text string) string {
 	if !strings.ContainsAny(text, "/%") {
 		return text
@@ -204,8 +207,8 @@ func protect(text string) string {
 	return strings.NewReplacer("%", "%25", "/", "%2F").Replace(text)
 }
 
-// Rule gives the path of a rule the form of Target.Path. A percent sign that begins no escape stands for itself. Dot
-// segments stay: no request ever asks for one.
+// Rule returns the path of a rule in the form of Target.Path. A percent sign that begins no escape stands for itself.
+// Dot segments stay; a rule with one matches no request.
 func Rule(path string) string {
 	if !strings.Contains(path, "%") {
 		return path
