@@ -13,7 +13,7 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// strict is a backend that reads requests as RFC 9112 says, whole with their bodies, and notes what it took for one.
+// strict is a backend that reads whole requests as RFC 9112 says, and notes each request that it read.
 type strict struct {
 	mu       sync.Mutex
 	requests []string
@@ -50,8 +50,9 @@ func (s *strict) take() []string {
 	return got
 }
 
-// Requests about whose end, host or target two readers could disagree: what the client gets, and what the backend takes
-// for requests. Each is followed by a request that an attacker would want to be another's.
+// The Server and a backend could disagree about the end, host or target of these requests. Each is followed by a
+// request that an attacker would want to be taken for another client's. The table says what the client gets, and which
+// requests the backend reads.
 func TestSmuggling(t *testing.T) {
 	var back strict
 	r := newRig(t, Options{}, anyRoute(back.backend(t)))
@@ -62,7 +63,8 @@ func TestSmuggling(t *testing.T) {
 		seen       string // by the backend
 	}{
 		{"plain", post + "Content-Length: 2\r\n\r\nok", "200 200", `POST a / "ok"; GET b /next ""`},
-		// The end of a request. RFC 9112 section 6.1: with both, Transfer-Encoding counts, and the connection ends.
+		// The end of a request. RFC 9112 section 6.1: with both headers, Transfer-Encoding counts, and the connection
+		// ends.
 		{"length and chunked", post + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "200", `POST a / ""`},
 		{"chunked and length", post + "Transfer-Encoding: chunked\r\nContent-Length: 60\r\n\r\n0\r\n\r\n", "200", `POST a / ""`},
 		{"chunked in HTTP/1.0", "POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", "200", `POST a / "0\r\n\r\n"`},
@@ -140,14 +142,14 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
-// The same of HTTP/2, whose fields can hold what a line of HTTP/1.1 cannot.
+// The same for HTTP/2, whose fields can hold characters that a line of HTTP/1.1 cannot.
 func TestSmugglingOverHTTP2(t *testing.T) {
 	var back strict
 	r := newRig(t, Options{}, anyRoute(back.backend(t)))
 	const ok = `GET a / ""`
 	for _, tt := range []struct {
 		name   string
-		fields []string // instead of, and beyond, those of a plain request; "-" leaves one out
+		fields []string // replace or follow those of a plain request; "-" leaves one out
 		data   string
 		want   string // status, or how the stream ended
 		seen   string
@@ -228,7 +230,7 @@ func (r *rig) quiet(name string) {
 	await.Until(r.t, name+": nothing is under way", func() bool { return r.Stats().InFlight == 0 })
 }
 
-// check compares what the backend saw. A request that is not whole is none.
+// check compares the whole requests that the backend saw with want.
 func (s *strict) check(t *testing.T, name, want string) {
 	t.Helper()
 	if got := strings.Join(s.take(), "; "); got != want {

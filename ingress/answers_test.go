@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// Heads of responses that backends have sent to proxies, and what becomes of them. After each of them the client asks
-// once more: nothing of one response may be taken for the next.
+// Heads of responses that backends have sent to proxies, and the responses that the client gets. After each one the
+// client sends another request, to show that nothing of one response is taken for the next.
 func TestResponseHeads(t *testing.T) {
 	const bad = "502"
 	for _, tt := range []struct {
 		name, method, response string
 		status, body           string
-		header                 []string // of both protocols, but for Date; of an answer of ours nothing is compared
+		header                 []string // in both protocols, without Date; not compared for answers of the Server itself
 	}{
-		// RFC 9110 section 9.3.2: a response to HEAD has the lengths of what it leaves out.
+		// RFC 9110 section 9.3.2: a response to HEAD has the length of the body that it leaves out.
 		{"HEAD", "HEAD", "200 OK\r\nContent-Length: 99\r\n\r\n", "200", "", []string{"content-length: 99"}},
 		{"HEAD, chunked", "HEAD", "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "200", "", nil},
 		{"HEAD, no length", "HEAD", "200 OK\r\n\r\n", "200", "", nil},
@@ -36,7 +36,7 @@ func TestResponseHeads(t *testing.T) {
 		{"one length twice", "GET", "200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "200", "ok", []string{"content-length: 2"}},
 		{"leading zeros", "GET", "200 OK\r\nContent-Length: 010\r\n\r\n0123456789", "200", "0123456789", []string{"content-length: 10"}},
 		{"signed length", "GET", "200 OK\r\nContent-Length: +2\r\n\r\nok", bad, "", nil},
-		// RFC 9112 section 5.1: a proxy takes the space away.
+		// RFC 9112 section 5.1: a proxy removes the space.
 		{"space before a colon", "GET", "200 OK\r\nX-A  : 1\r\nContent-Length: 2\r\n\r\nok", "200", "ok", []string{"content-length: 2", "x-a: 1"}},
 		{"length, space, colon", "GET", "200 OK\r\nContent-Length : 2\r\n\r\nok", "200", "ok", []string{"content-length: 2"}},
 		{"chunked, space, colon", "GET", "200 OK\r\nTransfer-Encoding : chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "200", "ok", []string{"content-length: 2"}},
@@ -52,12 +52,12 @@ func TestResponseHeads(t *testing.T) {
 		{"status -20", "GET", "-20 Odd\r\nContent-Length: 2\r\n\r\nok", bad, "", nil},
 		{"status 999", "GET", "999 Odd\r\nContent-Length: 2\r\n\r\nok", "999", "ok", []string{"content-length: 2"}},
 		{"nobody asked for 101", "GET", "101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", bad, "", nil},
-		// Nothing is made up.
+		// The Server adds no headers.
 		{"coding", "GET", "200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", "200", "ok", []string{"content-encoding: gzip", "content-length: 2"}},
 		{"cookies", "GET", "200 OK\r\nSet-Cookie: b=2\r\nSet-Cookie: a=1\r\nContent-Length: 2\r\n\r\nok", "200", "ok", []string{"content-length: 2", "set-cookie: b=2", "set-cookie: a=1"}},
 		// RFC 9113 section 8.2.2: HTTP/2 has no Upgrade; there are clients that fail on it.
 		{"offer of HTTP/2", "GET", "200 OK\r\nConnection: Upgrade, Keep-Alive\r\nUpgrade: h2,h2c\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nok", "200", "ok", []string{"content-length: 2"}},
-		// RFC 9110 section 6.5.1: what frames messages is no trailer.
+		// RFC 9110 section 6.5.1: framing headers are not allowed in trailers.
 		{"Trailer names a length", "GET", "200 OK\r\nTrailer: Content-Length, Transfer-Encoding, X Y\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 9\r\n\r\n", "200", "ok", []string{"content-length: 2"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestResponseHeads(t *testing.T) {
 	}
 }
 
-// fields are the lines of a header, names in lower case, without Date.
+// fields returns the lines of a header, names in lower case, without Date.
 func fields(h map[string][]string) []string {
 	var lines []string
 	for name, values := range h {
@@ -118,7 +118,7 @@ func fields(h map[string][]string) []string {
 	return lines
 }
 
-// Interim responses are passed on, each as it is; a length is no part of one (RFC 9110 section 8.6).
+// Interim responses are passed on, each as it is, without a Content-Length (RFC 9110 section 8.6).
 func TestInterimResponses(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
 		w.say("HTTP/1.1 103 Early Hints\r\nContent-Length: 5\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n" + plainOK)
@@ -138,7 +138,7 @@ func TestInterimResponses(t *testing.T) {
 	}
 }
 
-// What one station tells the next is no trailer for the client, either.
+// Hop-by-hop headers are not passed on as trailers, either.
 func TestResponseTrailersOfOneHop(t *testing.T) {
 	for _, announced := range []string{"", "Trailer: X-Sum, Keep-Alive, Connection\r\n"} {
 		r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
@@ -156,7 +156,7 @@ func TestResponseTrailersOfOneHop(t *testing.T) {
 	}
 }
 
-// RFC 9110 section 15.5.22: 426 says what to change to. In HTTP/2 no header does.
+// A 426 says in Upgrade what to change to (RFC 9110 section 15.5.22). HTTP/2 has no such header.
 func TestUpgradeRequired(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
 		w.say("HTTP/1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: websocket, h2c\r\nContent-Length: 0\r\n\r\n")

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// BenchmarkRequest is a small request through a Server that needs no network to its client; plain is the same through
-// a bare ReverseProxy, for comparison: what the Server allocates beyond it is its own.
+// BenchmarkRequest measures a small request through a Server, with no network between client and Server. For comparison
+// plain is the same request through a bare ReverseProxy.
 func BenchmarkRequest(b *testing.B) {
 	for name, handler := range handlers(b, frugal(b)) {
 		b.Run(name, func(b *testing.B) {
@@ -46,7 +46,7 @@ func handlers(tb testing.TB, backend netip.AddrPort) map[string]http.Handler {
 	return map[string]http.Handler{"ingress": http.HandlerFunc(s.serve), "plain": plain}
 }
 
-// frugal is a backend that allocates nothing itself.
+// frugal starts a backend that allocates nothing.
 func frugal(tb testing.TB) netip.AddrPort {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -78,7 +78,7 @@ func frugal(tb testing.TB) netip.AddrPort {
 	return netip.MustParseAddrPort(l.Addr().String())
 }
 
-// The Server allocates no more than a bare ReverseProxy, which has neither routes nor headers of its own.
+// The Server allocates no more than a bare ReverseProxy, which has no routes and sets no headers.
 func TestRequestAllocations(t *testing.T) {
 	allocs := map[string]float64{}
 	for name, handler := range handlers(t, frugal(t)) {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// dated makes a certificate for hosts that is valid from and to those times from now. cn tells it from others.
+// dated makes a certificate for hosts that is valid between two times, both relative to now. cn is its common name.
 func dated(t *testing.T, cn string, from, to time.Duration, hosts ...string) Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -26,8 +26,8 @@ func dated(t *testing.T, cn string, from, to time.Duration, hosts ...string) Cer
 	return Certificate{Name: "default/" + cn, Hosts: hosts, Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
 }
 
-// Of several certificates for a host the first of the Config is served, whatever it is called, unless it has expired or
-// is for others.
+// Of several certificates for a host the first of the Config is served, whatever its name, unless it has expired or is
+// for other hosts.
 func TestCertificateOfSeveral(t *testing.T) {
 	const day = 24 * time.Hour
 	const host = "shop.example"
@@ -67,8 +67,9 @@ func TestCertificateOfSeveral(t *testing.T) {
 	}
 }
 
-// A client may use one connection for all hosts that its certificate is for (RFC 9113 section 9.1.1): each request goes
-// to its own host's backend, whatever name the connection began with. 421 would be for those that are not served here.
+// A client may use one connection for all hosts of the connection's certificate (RFC 9113 section 9.1.1). Each request
+// goes to its own host's backend, whatever the SNI name of the connection. None is answered 421, which is for hosts
+// that the Server does not serve.
 func TestOneConnectionForManyHosts(t *testing.T) {
 	cert, _ := certificate(t, "*.shop.example")
 	r := newRig(t, Options{}, Config{Certificates: []Certificate{cert}, Routes: []Route{
@@ -93,7 +94,7 @@ func TestOneConnectionForManyHosts(t *testing.T) {
 	}
 }
 
-// Certificates change under connections that are open: those go on, and the next one gets the new.
+// When certificates change, open connections go on, and the next connection gets the new certificate.
 func TestCertificatesChange(t *testing.T) {
 	const day = 24 * time.Hour
 	before, after := dated(t, "before", -day, day, "shop.example"), dated(t, "after", -day, day, "shop.example")

@@ -28,7 +28,7 @@ func (r *rig) from(addr string) (net.Conn, error) {
 	return c, err
 }
 
-// hold opens a connection and has a request answered over it.
+// hold opens a connection from addr, and gets one answer over it.
 func (r *rig) hold(addr string) *wire {
 	r.t.Helper()
 	c, err := r.from(addr)
@@ -42,7 +42,7 @@ func (r *rig) hold(addr string) *wire {
 	return w
 }
 
-// works has a request answered over the connection.
+// works reports whether a request over the connection is answered.
 func (w *wire) works() bool {
 	w.say("GET / HTTP/1.1\r\nHost: any.test\r\n\r\n")
 	resp, err := http.ReadResponse(w.in, nil)
@@ -53,13 +53,13 @@ func (w *wire) works() bool {
 	return err == nil
 }
 
-// gone waits for the end of the connection.
+// gone waits for the connection's end and reports whether it came.
 func (w *wire) gone() bool {
 	_, err := w.in.ReadByte()
 	return errors.Is(err, io.EOF) || err != nil && strings.Contains(err.Error(), "reset")
 }
 
-// No client takes the connections that others need: who has most loses the one that was idle for longest.
+// No client can use up the connections that others need: the client with most loses the one that was idle for longest.
 func TestConnectionsAreShared(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{MaxConns: 8}, anyRoute(seen.backend(t, plainOK)))
@@ -68,7 +68,7 @@ func TestConnectionsAreShared(t *testing.T) {
 		greedy = append(greedy, r.hold("127.0.0.2"))
 	}
 	var modest []*wire
-	for i := range 3 { // of two others
+	for i := range 3 { // from two other clients
 		modest = append(modest, r.hold(fmt.Sprintf("127.0.0.%d", 3+i%2)))
 	}
 	for i := range 3 {
@@ -81,7 +81,7 @@ func TestConnectionsAreShared(t *testing.T) {
 			t.Error("a connection was cut that had to stay")
 		}
 	}
-	// Beyond its share a client replaces its own.
+	// A client with its full share replaces its own connections.
 	for range 20 {
 		r.hold("127.0.0.2")
 	}
@@ -133,7 +133,7 @@ func TestIdleConnectionsGoFirst(t *testing.T) {
 	})
 }
 
-// Where nobody has two, there is nothing to share.
+// When no client has two connections, a new client is refused.
 func TestConnectionsAreRefused(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{MaxConns: 3}, anyRoute(seen.backend(t, plainOK)))
@@ -190,7 +190,7 @@ func TestStreamsAreShared(t *testing.T) {
 	}
 }
 
-// A client that takes its requests back at once costs backends a connection for each. It loses its own.
+// A client that cancels its requests at once costs backends a connection for each, and so loses its own connection.
 func TestRapidReset(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(backend(t, func(w http.ResponseWriter, req *http.Request) { <-req.Context().Done() })))
 	h := r.dialH2(nil)
@@ -222,7 +222,7 @@ func TestRapidReset(t *testing.T) {
 	}
 }
 
-// One that takes back a few, as browsers do when their user goes on, is left alone.
+// A client that cancels only a few, as browsers do when their user goes to another page, keeps its connection.
 func TestSomeResets(t *testing.T) {
 	var c client
 	now := time.Now()

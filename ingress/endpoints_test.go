@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// directory is the endpoints of Service ports, and counts how often it was asked.
+// directory holds the endpoints of Service ports, and counts how often it was asked.
 type directory struct {
 	mu    sync.Mutex
 	lists map[ServicePort][]netip.AddrPort
@@ -68,7 +68,7 @@ func TestEndpointsChange(t *testing.T) {
 	}
 }
 
-// An endpoint that was not reached is left out also when another joins it.
+// An endpoint that was not reached stays left out when another endpoint is added.
 func TestHealthOutlivesAChange(t *testing.T) {
 	s := New(Options{})
 	u := s.newUpstream(ServicePort{})
@@ -87,7 +87,7 @@ func TestHealthOutlivesAChange(t *testing.T) {
 	}
 }
 
-// Requests run on while the endpoints change under them.
+// Requests succeed while the endpoints change.
 func TestEndpointsUnderLoad(t *testing.T) {
 	a, b := endpointsIn(named(t, "a")), endpointsIn(named(t, "b"))
 	lists := [][]netip.AddrPort{a, b, {a[0], b[0]}}
@@ -123,7 +123,7 @@ func TestEndpointsUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
-// What has not changed is not compiled again.
+// Set compiles only what has changed.
 func TestSetCompilesWhatChanged(t *testing.T) {
 	cert, _ := certificate(t, "shop.example")
 	fallback := ServicePort{"default", "fallback", "80"}
@@ -164,8 +164,9 @@ func TestSetCompilesWhatChanged(t *testing.T) {
 	}
 }
 
-// BenchmarkManyPaths is 5,000 paths that lead to one Service of 5,000 endpoints: what it costs to set the routes, to
-// set them again when something else has changed, and the first request after an endpoint has changed.
+// BenchmarkManyPaths has 5,000 paths that lead to one Service of 5,000 endpoints. It measures the cost of setting the
+// routes, of setting them again when something else has changed, and of the first request after an endpoint has
+// changed.
 func BenchmarkManyPaths(b *testing.B) {
 	const n = 5000
 	web := ServicePort{"default", "web", "80"}

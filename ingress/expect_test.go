@@ -12,7 +12,7 @@ import (
 
 const expecting = "POST / HTTP/1.1\r\nHost: any.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
 
-// A backend that does not want the body says so before the body is sent, however long it takes to make up its mind.
+// A backend that does not want the body can say that before the body is sent, however late it answers.
 func TestExpectRefused(t *testing.T) {
 	for _, status := range []string{"401 Unauthorized", "417 Expectation Failed", "413 Content Too Large"} {
 		for _, closing := range []string{"", "Connection: close\r\n"} {
@@ -32,7 +32,7 @@ func TestExpectRefused(t *testing.T) {
 				t.Errorf("the backend was not asked: %q", head)
 			}
 			if status == "401 Unauthorized" && closing == "" {
-				time.Sleep(1200 * time.Millisecond) // nothing else than the backend's word may come, whatever the time
+				time.Sleep(1200 * time.Millisecond) // the client may get nothing but the backend's answer, however late
 			}
 			close(decide)
 			line, err := w.until("\r\n")
@@ -47,7 +47,7 @@ func TestExpectRefused(t *testing.T) {
 	}
 }
 
-// The backend's 100 Continue is the client's, and there is one of it.
+// The client gets the backend's 100 Continue, and only once.
 func TestExpectGranted(t *testing.T) {
 	cert, roots := certificate(t, "any.test")
 	asked, decide := make(chan string), make(chan struct{})
@@ -69,7 +69,7 @@ func TestExpectGranted(t *testing.T) {
 	defer secure.Close()
 	secure.SetDeadline(time.Now().Add(patience))
 	for name, w := range map[string]*wire{"clear": r.dial(), "TLS": newWire(secure)} {
-		for range 2 { // the connection goes on
+		for range 2 { // the connection is used again
 			w.say(expecting)
 			<-asked
 			decide <- struct{}{}
@@ -85,7 +85,7 @@ func TestExpectGranted(t *testing.T) {
 	}
 }
 
-// A client that sends its body without waiting gets it through, also when the backend has never heard of 100 Continue.
+// The body of a client that does not wait reaches the backend, also when the backend does not send 100 Continue.
 func TestExpectNotWaitedFor(t *testing.T) {
 	asked := make(chan struct{}, 1)
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {
@@ -101,7 +101,7 @@ func TestExpectNotWaitedFor(t *testing.T) {
 		<-asked
 		w.say(parts[1])
 		got, err := w.until("\r\n\r\n")
-		if got == "HTTP/1.1 100 Continue\r\n\r\n" { // allowed, and of no use
+		if got == "HTTP/1.1 100 Continue\r\n\r\n" { // allowed, though not needed
 			got, err = w.until("\r\n\r\n")
 		}
 		if err != nil || !strings.HasPrefix(got, "HTTP/1.1 200 ") {
@@ -110,7 +110,7 @@ func TestExpectNotWaitedFor(t *testing.T) {
 	}
 }
 
-// The backend has as long to decide as it has for a response.
+// The backend has as much time to decide as it has for a response.
 func TestExpectWithoutAnswer(t *testing.T) {
 	r := newRig(t, Options{ResponseTimeout: 50 * time.Millisecond}, anyRoute(wireBackend(t, func(w *wire, head string) {
 		if rest, _ := w.until("body"); rest != "" {
@@ -127,8 +127,8 @@ func TestExpectWithoutAnswer(t *testing.T) {
 	}
 }
 
-// HTTP/2 knows the same conversation. net/http keeps the expectation to itself, and this test notices when it hides
-// it better.
+// HTTP/2 has 100 Continue, too. net/http has the expectation in an unexported field, and this test fails when that
+// field changes.
 func TestExpectOverHTTP2(t *testing.T) {
 	asked, answer := make(chan string), make(chan string)
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {
@@ -178,7 +178,7 @@ func TestExpectOverHTTP2(t *testing.T) {
 	}
 }
 
-// Other interim responses are passed on, and not to HTTP/1.0, which has none.
+// Other interim responses are passed on, except to HTTP/1.0 clients, whose protocol has none.
 func TestEarlyHints(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
 		w.say("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + plainOK)

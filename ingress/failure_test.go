@@ -30,7 +30,7 @@ func TestRoundRobin(t *testing.T) {
 	c := r.client(nil, speakHTTP1)
 	for i := range 30 {
 		if i == 15 {
-			r.set(anyRoute(addrs...)) // an equal Config does not start over
+			r.set(anyRoute(addrs...)) // after an equal Config the round robin goes on
 		}
 		get(t, c, "http://any.test/")
 	}
@@ -41,7 +41,7 @@ func TestRoundRobin(t *testing.T) {
 	}
 }
 
-// A request with a body goes on to the next endpoint whole, since the failed dial took nothing of it.
+// After a failed dial a request goes to the next endpoint with its whole body, of which the dial has read nothing.
 func TestDialFailureTriesAnother(t *testing.T) {
 	alive := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
@@ -76,7 +76,8 @@ func TestDialFailureTriesAnother(t *testing.T) {
 	}
 }
 
-// When none can be reached the hold is ignored: the next request dials again, and succeeds as soon as one is back.
+// When no endpoint can be reached none is left out: the next request dials again, and succeeds once an endpoint is
+// back.
 func TestAllDown(t *testing.T) {
 	up := named(t, "up")
 	var back atomic.Bool
@@ -148,7 +149,7 @@ func TestBackendTooSlow(t *testing.T) {
 	}
 }
 
-// A dial that never answers is given up, and counts as a timeout.
+// A dial that does not end is given up, and counts as a timeout.
 func TestDialTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{Endpoints: endpointsIn, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -188,7 +189,7 @@ func TestClientLeaves(t *testing.T) {
 	await.Until(t, "the client's leaving is counted", func() bool { return r.Stats().ClientGone == 1 && r.Stats().InFlight == 0 })
 }
 
-// Requests run on while routes, endpoints and certificates change under them.
+// Requests succeed while routes, endpoints and certificates change.
 func TestSwapUnderLoad(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	cert, roots := certificate(t, "shop.example")
@@ -275,7 +276,7 @@ func TestShutdownDrains(t *testing.T) {
 	}
 }
 
-// An upgraded connection is waited for, and cut when time is up.
+// Shutdown waits for an upgraded connection, and cuts it when its context ends.
 func TestShutdownCutsUpgraded(t *testing.T) {
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
@@ -304,7 +305,7 @@ func TestShutdownCutsUpgraded(t *testing.T) {
 	}
 }
 
-// A request outlives the Config that it came by, with its route, endpoint and certificate gone.
+// A request under way goes on when its route, endpoint and certificate are no longer in the Config.
 func TestSetLeavesRequestsAlone(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	addr := backend(t, func(w http.ResponseWriter, r *http.Request) {

@@ -21,9 +21,9 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// Frames that make the Server keep something for the connection that sends them, and those that are against the
-// protocol, end it. Those that cost nothing but their own reading do not. Others are served meanwhile. In memory the
-// client reads nothing, and no kernel keeps what it does not read.
+// Many frames that make the Server keep memory for the connection, or that break the protocol, end the connection.
+// Frames that cost only being read do not. Other clients are served meanwhile. With memory set the connection is in
+// memory: the client reads nothing, and no kernel buffers hold what the client does not read.
 func TestFloods(t *testing.T) {
 	for name, tt := range map[string]struct {
 		memory bool
@@ -76,7 +76,7 @@ func TestFloods(t *testing.T) {
 	}
 }
 
-// inUse is the memory of this process that is not free.
+// inUse returns the bytes of heap and stacks that this process uses.
 func inUse() int64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -84,7 +84,7 @@ func inUse() int64 {
 	return int64(m.HeapInuse + m.StackInuse)
 }
 
-// open begins a request that takes its time.
+// open begins a POST, which the backend does not answer; end says that it has no body.
 func (h *h2) open(end bool) error {
 	h.block.Reset()
 	for _, f := range [][2]string{{":method", "POST"}, {":scheme", "http"}, {":authority", "any.test"}, {":path", "/"}} {
@@ -95,7 +95,7 @@ func (h *h2) open(end bool) error {
 	return h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: end})
 }
 
-// continuation goes on with a header that never ends.
+// continuation sends the i-th frame of a header that never ends.
 func (h *h2) continuation(i int, block []byte) error {
 	if i == 0 {
 		return h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: nil})
@@ -103,7 +103,7 @@ func (h *h2) continuation(i int, block []byte) error {
 	return h.framer.WriteContinuation(1, false, block)
 }
 
-// Headers have a size, which counts in HTTP/2 what they unpack to.
+// The size of headers is limited. In HTTP/2 the size after decompression counts.
 func TestHeaderSizes(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
@@ -118,7 +118,7 @@ func TestHeaderSizes(t *testing.T) {
 		var fields []string
 		for i := range tt.fields {
 			fmt.Fprintf(&head, "X-%d: %s\r\n", i, large)
-			fields = append(fields, "x", large) // one entry of the table, and a byte for each after the first
+			fields = append(fields, "x", large) // after the first, each takes one byte: an index of the HPACK table
 		}
 		w.say(head.String() + "\r\n")
 		if got := fmt.Sprint(w.answer(t, "GET").StatusCode); got != tt.one {
@@ -130,11 +130,11 @@ func TestHeaderSizes(t *testing.T) {
 	}
 }
 
-// stallTest is how long a client may stall in these tests. What is written to one that does not has as long, on a busy
-// machine, too.
+// stallTest is how long a client may stall in these tests. It is long enough for a busy machine to write to a client
+// that does not stall.
 const stallTest = time.Second
 
-// A client that stops in the middle of a body is told so, and its backend sees that the request is not whole.
+// A client that stops in the middle of a body gets 408, and the backend sees that the request is not whole.
 func TestStalledBody(t *testing.T) {
 	got := make(chan error, 2)
 	r := newRig(t, Options{StallTimeout: stallTest}, anyRoute(backend(t, func(w http.ResponseWriter, req *http.Request) {
@@ -166,7 +166,7 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
-// So is one that does not take its response, be it large or small, one or many.
+// A client that does not read its responses is cut off, whether there is one response or many, large or small.
 func TestStalledReader(t *testing.T) {
 	large := strings.Repeat("x", 64<<20)
 	r := newRig(t, Options{StallTimeout: stallTest}, anyRoute(backend(t, func(w http.ResponseWriter, req *http.Request) {
@@ -206,11 +206,11 @@ func TestStalledReader(t *testing.T) {
 	await.Until(t, "who reads none of many responses is cut off", func() bool { return r.Stats().Conns == 0 })
 }
 
-// deaf connects a client whose kernel takes little that it does not read.
+// deaf connects a client whose kernel buffers little that the client does not read.
 func (r *rig) deaf() net.Conn {
 	r.t.Helper()
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		// With much less the kernel drops what should tell it of its own data, and is stalled itself.
+		// With a much smaller buffer the kernel drops acknowledgements of what the client sends, and the client stalls.
 		return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 64<<10) })
 	}}
 	c, err := d.Dial("tcp", r.http)
@@ -235,20 +235,20 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { return nil }
 func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// dial connects from an address.
+// dial connects a client that has the address addr.
 func (p pipes) dial(addr string) net.Conn {
 	near, far := net.Pipe()
 	p <- addressed{far, &net.TCPAddr{}, &net.TCPAddr{IP: net.ParseIP(addr)}}
 	return near
 }
 
-// A connection that does not become a request ends, at the time that is allowed for it.
+// A connection without a whole request ends when its time is over.
 func TestSlowConnections(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		secure bool
 		sent   string        // at once
-		drip   string        // then, once a second, again and again
+		drip   string        // then, once a second
 		ends   time.Duration // counted from the beginning
 	}{
 		{"nothing", false, "", "", headerTimeout},

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// h2Backend is a backend that sees frames. play gets each request when it is whole, and how much of the body there is
-// whenever more of it has come.
+// h2Backend starts a backend that handles frames. play is called whenever more of a request's body has come, with the
+// body so far, and when the request is whole.
 func h2Backend(t *testing.T, play func(h *h2, stream uint32, body string, whole bool)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -83,8 +83,9 @@ func (h *h2) respond(stream uint32, end bool, fields ...string) {
 	h.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: end})
 }
 
-// A backend that says that it did not begin a stream, as a gRPC server does when it shuts down, gets it again over
-// another connection, or another one does (RFC 9113 sections 6.8 and 8.7). One that may have begun it does not.
+// When a backend says that it did not begin a stream, as a gRPC server does when it shuts down, the stream is sent
+// again over another connection, to the same backend or to another one (RFC 9113 sections 6.8 and 8.7). A stream that a
+// backend may have begun is not sent again.
 func TestStreamsThatWereNotBegun(t *testing.T) {
 	small, large := "hello", strings.Repeat("x", 3*replayBytes)
 	for _, tt := range []struct {
@@ -145,7 +146,7 @@ func TestStreamsThatWereNotBegun(t *testing.T) {
 	}
 }
 
-// openStream begins a stream with one message, and leaves it open.
+// openStream begins a stream with one message, leaves it open, and returns its number.
 func (h *h2) openStream(message string) uint32 {
 	h.t.Helper()
 	id := h.headers(false, ":method", "POST", ":scheme", "http", ":authority", "any.test", ":path", "/pkg.Service/M", "content-type", "application/grpc", "te", "trailers")
@@ -155,7 +156,7 @@ func (h *h2) openStream(message string) uint32 {
 	return id
 }
 
-// A stream that goes on in both directions is begun again with what was sent, and goes on.
+// A stream that is open in both directions is begun again with what was sent, and goes on.
 func TestStreamGoesOnElsewhere(t *testing.T) {
 	var refused atomic.Bool
 	said := make(chan string, 8)
@@ -183,7 +184,7 @@ func TestStreamGoesOnElsewhere(t *testing.T) {
 	}
 }
 
-// A backend that ends a stream is heard at once, also when the client's side is open and says nothing.
+// When a backend ends a stream the client gets the end at once, also while the client's side is open and silent.
 func TestBackendEndsAnOpenStream(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string
@@ -222,7 +223,7 @@ func TestBackendEndsAnOpenStream(t *testing.T) {
 	}
 }
 
-// A gRPC stream may say nothing for longer than a body may pause.
+// A gRPC stream may be silent for longer than the body of another request.
 func TestQuietStream(t *testing.T) {
 	heard := make(chan struct{}, 1)
 	r := newRig(t, Options{StallTimeout: stallTest}, anyRoute(h2Backend(t, func(h *h2, stream uint32, body string, whole bool) {
@@ -237,7 +238,7 @@ func TestQuietStream(t *testing.T) {
 	h := r.dialH2(nil)
 	id := h.openStream("hello")
 	<-heard
-	for range 2 { // the second is told well after the stream would have been
+	for range 2 { // the second 408 comes well after the stream would have ended
 		other := r.dialH2(nil)
 		if a := other.read(other.headers(false, ":method", "POST", ":scheme", "http", ":authority", "any.test", ":path", "/")); a.status != "408" {
 			t.Fatalf("a body that pauses: got %+v", a)

@@ -24,8 +24,7 @@ func TestOurs(t *testing.T) {
 	}
 }
 
-// Nothing is added to a request but what is ours, and what a client says under our names does not arrive, however it
-// is spelt.
+// The Server adds only its own headers to a request, and removes a client's headers with these names, in any spelling.
 func TestRequestHeaders(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
@@ -35,7 +34,7 @@ func TestRequestHeaders(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		sent []string // pairs, in lower case for HTTP/2
-		want []string // beyond own
+		want []string // without the Server's own
 	}{
 		{"nothing", nil, nil},
 		{"what the client says", []string{"accept", "a/b", "user-agent", "x", "x_own", "1", "x-own", "2"}, []string{"Accept: a/b", "User-Agent: x", "X_own: 1", "X-Own: 2"}},
@@ -71,7 +70,7 @@ func TestRequestHeaders(t *testing.T) {
 	}
 }
 
-// What Connection names is for us alone, but it takes nothing away that is ours.
+// Headers that Connection names are removed, except those that the Server sets.
 func TestHopByHop(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{}, anyRoute(seen.backend(t, "HTTP/1.1 200 OK\r\nConnection: X-Mine\r\nX-Mine: 1\r\nX-Yours: 2\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n")))
@@ -94,7 +93,7 @@ func TestHopByHop(t *testing.T) {
 	}
 }
 
-// A response has what the backend said, and a Date, which RFC 9110 section 6.6.1 wants added where it is missing.
+// A response has the backend's headers, and a Date, which is added where it is missing (RFC 9110 section 6.6.1).
 func TestResponseHeaders(t *testing.T) {
 	for _, tt := range []struct {
 		name, response, body string
@@ -152,7 +151,7 @@ func TestResponseHeaders(t *testing.T) {
 	}
 }
 
-// A trailer is no way around the names that are ours.
+// Headers with the Server's names are removed from trailers, too.
 func TestRequestTrailers(t *testing.T) {
 	got := make(chan string, 2)
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// stepwise is a backend that says one piece of its response for each value of next, and then breaks off.
+// stepwise returns a Config with a backend that sends one piece of its response for each value of next, and then breaks
+// off.
 func stepwise(t *testing.T, next <-chan struct{}, pieces []string) Config {
 	return anyRoute(wireBackend(t, func(w *wire, _ string) {
 		defer w.hangUp()
@@ -27,13 +28,13 @@ func stepwise(t *testing.T, next <-chan struct{}, pieces []string) Config {
 	}))
 }
 
-// A response is passed on as it comes, piece by piece, and what came before the backend broke off is delivered. The
-// cut is seen.
+// A response is passed on piece by piece, as it arrives. When the backend breaks off, the client gets all that came
+// before, and notices that the response is not whole.
 func TestNothingIsHeldBack(t *testing.T) {
 	for name, pieces := range map[string][]string{
 		"known length": {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", "a", "bc", "defg"},
 		"chunked":      {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\na", "\r\n2\r\nbc\r\n", "4\r\ndefg"},
-		// A chunk's head is there, and none of the chunk.
+		// The head of a chunk has come, and none of its data.
 		"half a chunk head": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2", "\r\na", "b", "\r\n4\r\ndefg"},
 		"head with data":    {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\na", "b", "c"},
 		"event stream":      {"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n", "9\r\ndata: 1\n\n\r\n", "9\r\ndata: 2\n\n\r\n"},
@@ -45,7 +46,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 			config.Certificates = []Certificate{cert}
 			r := newRig(t, Options{}, config)
 
-			want := bodyOf(pieces) // what each piece adds to the body
+			want := bodyOf(pieces) // the body after each piece
 			t.Run("HTTP/1.1", func(t *testing.T) { held1(t, r.dial(), next, want) })
 			t.Run("HTTP/1.1 over TLS", func(t *testing.T) {
 				c, err := tls.Dial("tcp", r.https, &tls.Config{RootCAs: roots, ServerName: "any.test"})
@@ -64,7 +65,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 	}
 }
 
-// bodyOf gives the body's bytes that are there after each piece of a response.
+// bodyOf returns the body so far, after each piece of a response.
 func bodyOf(pieces []string) []string {
 	var bodies []string
 	for i := range pieces {
@@ -78,7 +79,7 @@ func bodyOf(pieces []string) []string {
 	return bodies
 }
 
-// unchunk gives what can be had of a chunked body that is not whole.
+// unchunk reads as much as possible of a chunked body that is not whole.
 func unchunk(s string) io.Reader {
 	var b strings.Builder
 	for s != "" {
@@ -154,8 +155,8 @@ func held2(t *testing.T, h *h2, next chan<- struct{}, want []string) {
 	}
 }
 
-// What came just before the backend broke off is delivered, too, be it little or much: the client had no time to take
-// it before.
+// Bytes that came just before the backend broke off are delivered, too, few or many, though the client could not read
+// them before.
 func TestDeliveredBeforeTheCut(t *testing.T) {
 	for _, size := range []int{0, 10, 100 << 10} {
 		body := strings.Repeat("x", size)
@@ -180,7 +181,7 @@ func TestDeliveredBeforeTheCut(t *testing.T) {
 	}
 }
 
-// A request is passed on as it comes, too.
+// A request is passed on as it arrives, too.
 func TestNoRequestIsHeldBack(t *testing.T) {
 	for name, tt := range map[string]struct{ header, a, b string }{
 		"known length": {"Content-Length: 2", "a", "b"},
@@ -199,7 +200,7 @@ func TestNoRequestIsHeldBack(t *testing.T) {
 			})))
 			w := r.dial()
 			w.say("POST / HTTP/1.1\r\nHost: any.test\r\n" + tt.header + "\r\n\r\n")
-			<-got // the head is there before any of the body
+			<-got // the head arrives before any of the body
 			w.say(tt.a)
 			if s := <-got; !strings.HasSuffix(s, "a") {
 				t.Errorf("got %q", s)
@@ -215,8 +216,8 @@ func TestNoRequestIsHeldBack(t *testing.T) {
 	}
 }
 
-// A backend may answer while the request is still coming in; the answer does not wait for the rest, and takes nothing
-// of it.
+// A backend may answer while the request is still being sent. The answer does not wait for the rest of the request, and
+// the rest still reaches the backend.
 func TestAnswerWhileTheRequestComes(t *testing.T) {
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {
 		w.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
@@ -231,7 +232,7 @@ func TestAnswerWhileTheRequestComes(t *testing.T) {
 		}
 	})))
 	w := r.dial()
-	for range 2 { // the connection goes on
+	for range 2 { // the connection is used again
 		w.say("POST / HTTP/1.1\r\nHost: any.test\r\nContent-Length: 4\r\n\r\n")
 		resp := w.answer(t, "POST")
 		for _, b := range []string{"1", "2", "3", "4"} {

@@ -27,7 +27,7 @@ func TestHTTP2Clients(t *testing.T) {
 	}
 }
 
-// grpcEcho is what a gRPC server does on the wire: messages both ways at once, status in the trailer.
+// grpcEcho answers as a gRPC server does: messages in both directions at once, and the status in the trailer.
 func grpcEcho(t *testing.T) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 2 || r.Header.Get("Te") != "trailers" {
@@ -52,7 +52,7 @@ func grpcEcho(t *testing.T) http.HandlerFunc {
 
 func TestGRPC(t *testing.T) {
 	cert, roots := certificate(t, "shop.example")
-	// The first address refuses: gRPC moves on before anything was sent, too.
+	// One address refuses connections, so that gRPC goes on to the next endpoint, too.
 	config := anyRoute(backend(t, grpcEcho(t)), refused(t))
 	config.Certificates = []Certificate{cert}
 	r := newRig(t, Options{}, config)

@@ -16,11 +16,11 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// crowdVar in the environment makes the test program a crowd of clients: its value is what they speak.
+// crowdVar is the environment variable that makes the test program a crowd of clients. Its value is their protocol.
 const crowdVar = "TAPESTRY_TEST_CROWD"
 
-// BenchmarkConnection says what a client's connection costs the Server while nothing happens on it. The clients are
-// another process.
+// BenchmarkConnection measures what an idle connection of a client costs the Server. The clients are in another
+// process.
 func BenchmarkConnection(b *testing.B) {
 	const conns = 1000
 	for _, kind := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "HTTP/2", "HTTP/2 over TLS", "upgraded"} {
@@ -71,7 +71,8 @@ func BenchmarkConnection(b *testing.B) {
 	}
 }
 
-// crowd starts the other process and returns when all of its clients have had a request answered. The func ends them.
+// crowd starts the process of clients, and returns when a request of each client has been answered. The returned func
+// ends the process.
 func crowd(b *testing.B, kind string, conns int, plain, secure net.Addr) func() {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -98,7 +99,7 @@ func crowd(b *testing.B, kind string, conns int, plain, secure net.Addr) func() 
 	}
 }
 
-// beCrowd is the other process.
+// beCrowd is the main function of the process of clients.
 func beCrowd(kind string, args []string) error {
 	conns, err := strconv.Atoi(args[0])
 	if err != nil {

@@ -52,7 +52,7 @@ func TestTargetForms(t *testing.T) {
 		{"OPTIONS * HTTP/1.1", "any.test", "OPTIONS * HTTP/1.1", "any.test"},
 		{"OPTIONS http://other.test HTTP/1.1", "other.test", "OPTIONS * HTTP/1.1", "other.test"},
 		{"GET http://other.test/a%2Fb|c?q HTTP/1.1", "other.test", "GET /a%2Fb|c?q HTTP/1.1", "other.test"},
-		// RFC 9112 section 3.2.2: the target's host is the host, whatever the header says.
+		// RFC 9112 section 3.2.2: the host of the target counts, whatever the Host header says.
 		{"GET http://other.test/a HTTP/1.1", "any.test", "GET /a HTTP/1.1", "other.test"},
 		{"GET http://other.test?q HTTP/1.1", "other.test", "GET /?q HTTP/1.1", "other.test"},
 	} {
@@ -71,7 +71,7 @@ func TestTargetForms(t *testing.T) {
 	}
 }
 
-// Nobody gets to a route by naming another one.
+// No request reaches a route by the path of another one.
 func TestDotSegments(t *testing.T) {
 	var raw, admin, root capture
 	config := Config{Routes: []Route{
@@ -105,7 +105,7 @@ func TestDotSegments(t *testing.T) {
 		{"/raw/..;x=1/admin", nil, ""},
 		{"/raw/%00", nil, ""},
 		{"/raw#/../admin", nil, ""},
-		// An encoded slash separates nothing, and nothing is decoded twice.
+		// An encoded slash does not separate elements, and nothing is decoded twice.
 		{"/raw%2Fx", &root, "/raw%2Fx"},
 		{"/admin%2F", &root, "/admin%2F"},
 		{"/raw/%252e%252e/admin", &raw, "/raw/%252e%252e/admin"},

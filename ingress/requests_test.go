@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// What arrives of headers that come more than once, or in the pieces of HTTP/2, and of a Host in any form. The order of
-// values is kept, that of different headers means nothing (RFC 9110 section 5.3).
+// Headers that come more than once, or in pieces over HTTP/2, and a Host in any form, arrive as they were sent. The
+// values of one header keep their order; the order of different headers has no meaning (RFC 9110 section 5.3).
 func TestRequestsArriveAsSent(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
@@ -54,8 +54,8 @@ func TestRequestsArriveAsSent(t *testing.T) {
 	}
 }
 
-// A client that sends its whole body before it looks for a response gets the one that came early, though its backend
-// has closed the connection.
+// A client that sends its whole body before it reads the response gets a response that came early, though the backend
+// has closed its connection.
 func TestEarlyAnswerReachesWhoSendsOn(t *testing.T) {
 	const size = 32 << 20
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, _ string) {

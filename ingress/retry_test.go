@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A pod that ends takes connections for a moment, and resets them. A request that does no harm when it is sent twice
-// goes to another endpoint then, once; others are told (RFC 9110 section 9.2.2).
+// A pod that ends may accept connections for a moment and reset them. A harmless request then goes to another endpoint,
+// once; others are answered 502 (RFC 9110 section 9.2.2).
 func TestUnansweredTriesAnother(t *testing.T) {
 	for _, tt := range []struct {
 		request  string
@@ -16,7 +16,7 @@ func TestUnansweredTriesAnother(t *testing.T) {
 	}{
 		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 200}},
 		{"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 200}},
-		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2, []int{200, 200, 502}}, // the one that has two of them before it
+		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2, []int{200, 200, 502}}, // one request meets both closing endpoints first
 		{"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok", 1, []int{200, 502}},
 		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 1, []int{200, 502}},
 		{"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 502}},

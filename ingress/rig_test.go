@@ -57,7 +57,7 @@ func newRig(t *testing.T, o Options, c Config) *rig {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
-		r.Shutdown(ctx) // whatever a test leaves open is cut
+		r.Shutdown(ctx) // cuts what the test has left open
 		for range 2 {
 			if err := <-done; err != nil {
 				t.Error(err)
@@ -74,7 +74,7 @@ func (r *rig) set(c Config) {
 	}
 }
 
-// client returns an HTTP client that goes to the rig whatever the URL's host is, and trusts roots.
+// client returns an HTTP client that connects to the rig whatever the URL's host, and trusts roots.
 func (r *rig) client(roots *x509.CertPool, protocols func(*http.Protocols)) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots},
@@ -111,12 +111,12 @@ func addrOf(s *httptest.Server) netip.AddrPort {
 	return netip.MustParseAddrPort(s.Listener.Addr().String())
 }
 
-// named answers with its name.
+// named starts a backend that answers with its name, and returns its Service port.
 func named(t *testing.T, name string) ServicePort {
 	return portOf(backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) }))
 }
 
-// portOf names a Service port by its endpoints, so that endpointsIn finds them.
+// portOf returns a Service port whose name lists its endpoints, so that endpointsIn finds them.
 func portOf(endpoints ...netip.AddrPort) ServicePort {
 	var texts []string
 	for _, a := range endpoints {
@@ -127,7 +127,7 @@ func portOf(endpoints ...netip.AddrPort) ServicePort {
 
 var portsSeen sync.Map // ServicePort to []netip.AddrPort
 
-// endpointsIn gives the endpoints that the name of a Service port consists of.
+// endpointsIn returns the endpoints that the name of a Service port lists.
 func endpointsIn(p ServicePort) []netip.AddrPort {
 	if list, known := portsSeen.Load(p); known {
 		return list.([]netip.AddrPort)
@@ -142,12 +142,12 @@ func endpointsIn(p ServicePort) []netip.AddrPort {
 	return first.([]netip.AddrPort)
 }
 
-// anyRoute sends all requests to the endpoints.
+// anyRoute returns a Config that sends all requests to endpoints.
 func anyRoute(endpoints ...netip.AddrPort) Config {
 	return Config{Routes: []Route{{Source: "default/any", Backend: portOf(endpoints...)}}}
 }
 
-// refused is an address on which nothing listens.
+// refused returns an address on which nothing listens.
 func refused(t *testing.T) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

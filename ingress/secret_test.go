@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// However a Config is printed, its private keys are not.
+// A Config never prints its private keys, whatever the verb.
 func TestPrivateKeysAreNotPrinted(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

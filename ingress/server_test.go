@@ -300,7 +300,7 @@ func TestBrokenListenerIsAnError(t *testing.T) {
 	}
 }
 
-// addressed is a connection by its addresses only.
+// addressed is a connection with given addresses.
 type addressed struct {
 	net.Conn
 	local, remote net.Addr

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// certificate makes a self-signed one for hosts, named after the first, and a pool that trusts it.
+// certificate makes a self-signed certificate for hosts, named after the first, and a pool that trusts it.
 func certificate(t *testing.T, hosts ...string) (Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -48,7 +48,7 @@ func signed(t *testing.T, key crypto.Signer, hosts ...string) Certificate {
 	return Certificate{Name: "default/" + hosts[0], Hosts: hosts, Cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}}
 }
 
-// handshake returns the names in the certificate that the Server serves for sni, and the protocol agreed on.
+// handshake returns the names in the certificate that the Server serves for sni, and the negotiated protocol.
 func (r *rig) handshake(sni string, c *tls.Config) (names, alpn string, err error) {
 	c.ServerName, c.InsecureSkipVerify = sni, true
 	conn, err := tls.Dial("tcp", r.https, c)
@@ -88,7 +88,7 @@ func TestSNI(t *testing.T) {
 		t.Errorf("FallbackTLS is %d, want 3", n)
 	}
 
-	// A certificate that was given for no host is not shown to those whose host has none.
+	// A certificate without hosts is not served to clients whose host has no certificate.
 	r.set(Config{Certificates: []Certificate{shop, nobodys}})
 	for sni, want := range map[string]string{
 		"a.example": "fallback.invalid", "": "fallback.invalid", "nobody.test": "fallback.invalid", "shop.example": "shop.example Www.Shop.example",
@@ -122,7 +122,7 @@ func TestTLSVersionsAndALPN(t *testing.T) {
 	}
 }
 
-// Of two certificates for one host, the first whose key the client can use.
+// Of two certificates for one host, the first is served whose key the client can use.
 func TestCertificateByKeyType(t *testing.T) {
 	ec, _ := certificate(t, "shop.example")
 	ec.Name = "default/a"

@@ -9,7 +9,7 @@ import (
 func TestUpgrades(t *testing.T) {
 	for _, tt := range []struct {
 		name, sent     string
-		offered, taken string // towards the backend and by it
+		offered, taken string // to the backend, and by the backend
 		refused        bool
 	}{
 		{"one", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "echo", false},

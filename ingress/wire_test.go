@@ -21,10 +21,10 @@ import (
 // settingsWindow lets the Server send a megabyte on a stream before it waits for more room.
 var settingsWindow = http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}
 
-// patience ends what a test waits for in vain.
+// patience is how long a test waits at most.
 const patience = 30 * time.Second
 
-// wireBackend is a backend that sees bytes. play gets each connection after the head of each request.
+// wireBackend starts a backend that handles bytes. play is called after the head of each request.
 func wireBackend(t *testing.T, play func(w *wire, head string)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -67,7 +67,7 @@ type wire struct {
 
 func newWire(c net.Conn) *wire { return &wire{Conn: c, in: bufio.NewReader(c)} }
 
-// until reads up to and with end.
+// until reads up to end, and returns what it read, end included.
 func (w *wire) until(end string) (string, error) {
 	var got []byte
 	for !bytes.HasSuffix(got, []byte(end)) {
@@ -82,10 +82,10 @@ func (w *wire) until(end string) (string, error) {
 
 func (w *wire) say(s string) { io.WriteString(w.Conn, s) }
 
-// hangUp ends the backend's connection when play returns.
+// hangUp makes the backend close its connection when play returns.
 func (w *wire) hangUp() { w.closed = true }
 
-// capture answers each request with response, and keeps the heads.
+// capture keeps the heads of the requests that its backends get.
 type capture struct {
 	mu    sync.Mutex
 	heads []string
@@ -100,7 +100,7 @@ func (c *capture) backend(t *testing.T, response string) netip.AddrPort {
 	})
 }
 
-// take gives the heads since the last call.
+// take returns the heads since the last call.
 func (c *capture) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func (c *capture) take() []string {
 
 const plainOK = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// dial connects a test to the rig, byte by byte.
+// dial connects to the rig without an HTTP client.
 func (r *rig) dial() *wire {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.http)
@@ -133,7 +133,7 @@ func (w *wire) answer(t *testing.T, method string) *http.Response {
 	return resp
 }
 
-// h2 is a client of HTTP/2 that sends what it is told to.
+// h2 is an HTTP/2 client for which a test chooses the frames.
 type h2 struct {
 	t      *testing.T
 	conn   net.Conn
@@ -143,7 +143,7 @@ type h2 struct {
 	next   uint32 // stream
 }
 
-// dialH2 connects in the clear, or with a TLS configuration to the rig's other port.
+// dialH2 connects to the rig's HTTP port, or to its HTTPS port when there is a TLS configuration.
 func (r *rig) dialH2(config *tls.Config, settings ...http2.Setting) *h2 {
 	r.t.Helper()
 	var c net.Conn
@@ -160,7 +160,7 @@ func (r *rig) dialH2(config *tls.Config, settings ...http2.Setting) *h2 {
 	return newH2(r.t, c, settings...)
 }
 
-// newH2 begins to speak HTTP/2.
+// newH2 begins HTTP/2 on a connection.
 func newH2(t *testing.T, c net.Conn, settings ...http2.Setting) *h2 {
 	t.Helper()
 	t.Cleanup(func() { c.Close() })
@@ -175,7 +175,7 @@ func newH2(t *testing.T, c net.Conn, settings ...http2.Setting) *h2 {
 	if err := h.framer.WriteSettings(settings...); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.framer.WriteWindowUpdate(0, 1<<24); err != nil { // of the connection; streams have their own
+	if err := h.framer.WriteWindowUpdate(0, 1<<24); err != nil { // the connection's window; streams have their own
 		t.Fatal(err)
 	}
 	return h
@@ -186,7 +186,7 @@ func (h *h2) write(name, value string) {
 	_ = h.enc.WriteField(hpack.HeaderField{Name: name, Value: value})
 }
 
-// headers sends a HEADERS frame on a new stream, and gives its number. Fields are names and values in turn.
+// headers sends a HEADERS frame on a new stream, and returns the stream's number. Fields are names and values in turn.
 func (h *h2) headers(end bool, fields ...string) uint32 {
 	h.t.Helper()
 	h.block.Reset()
@@ -201,13 +201,13 @@ func (h *h2) headers(end bool, fields ...string) uint32 {
 	return id
 }
 
-// get asks for a path, with more fields.
+// get sends a GET for a path, with more fields, and returns the answer.
 func (h *h2) get(path string, more ...string) *h2Answer {
 	h.t.Helper()
 	return h.read(h.headers(true, append([]string{":method", "GET", ":scheme", "http", ":authority", "any.test", ":path", path}, more...)...))
 }
 
-// h2Answer is what came on a stream.
+// h2Answer is the response that came on a stream.
 type h2Answer struct {
 	status  string
 	interim []string
@@ -217,7 +217,7 @@ type h2Answer struct {
 	reset   string // the code of RST_STREAM or GOAWAY, or "closed"
 }
 
-// read reads frames until the stream has ended one way or another.
+// read reads frames until the stream has ended or was cut.
 func (h *h2) read(id uint32) *h2Answer {
 	a := &h2Answer{}
 	for {
@@ -232,7 +232,7 @@ func (h *h2) read(id uint32) *h2Answer {
 	}
 }
 
-// take puts a frame into an answer, and reports whether the stream has ended.
+// take adds a frame to an answer, and reports whether the stream has ended.
 func (h *h2) take(a *h2Answer, id uint32, f http2.Frame) bool {
 	if s, ok := f.(*http2.SettingsFrame); ok && !s.IsAck() {
 		h.framer.WriteSettingsAck()
@@ -269,19 +269,19 @@ func (h *h2) take(a *h2Answer, id uint32, f http2.Frame) bool {
 	return false
 }
 
-// firstLine is the request line of a head.
+// firstLine returns the request line of a head.
 func firstLine(head string) string {
 	line, _, _ := strings.Cut(head, "\r\n")
 	return line
 }
 
-// lines are the header lines of a head, without the request line.
+// lines returns the header lines of a head, without the request line.
 func lines(head string) []string {
 	all := strings.Split(strings.TrimSuffix(head, "\r\n\r\n"), "\r\n")
 	return all[1:]
 }
 
-// asked sends a GET for the target over HTTP/1.1 and over HTTP/2, and gives the status of both.
+// asked sends a GET for the target over HTTP/1.1 and over HTTP/2, and returns the status of both.
 func (r *rig) asked(target string) (status [2]string) {
 	r.t.Helper()
 	w := r.dial()

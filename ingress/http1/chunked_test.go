@@ -10,7 +10,7 @@ import (
 	"testing/iotest"
 )
 
-// pieces gives the pieces one by one, then io.EOF. It counts the reads that had nothing more to give.
+// pieces is a reader that returns its pieces one by one, then io.EOF. It counts the reads after the last piece.
 type pieces struct {
 	left  []string
 	waits int
@@ -40,7 +40,7 @@ func newChunked(r io.Reader) *chunked {
 	}}
 }
 
-// What there is of a body is given without more being waited for, wherever it is cut.
+// Read returns the bytes that have come without waiting for more, wherever the body is cut.
 func TestChunkedWaitsForNothing(t *testing.T) {
 	const whole = "3\r\nabc\r\n2;ext=\"x\"\r\nde\r\nA\r\nfghijklmno\r\n0\r\nX: 1\r\n\r\n"
 	for cut := range len(whole) {
@@ -59,7 +59,7 @@ func TestChunkedWaitsForNothing(t *testing.T) {
 		if src.waits > 0 && cut > 0 {
 			t.Errorf("cut at %d: something was waited for", cut)
 		}
-		// The slow way: which letters of the body stand before the cut.
+		// The slow twin takes the letters of the body that stand before the cut.
 		want := ""
 		for _, data := range []string{"abc", "de", "fghijklmno"} {
 			at := strings.Index(whole, data)
@@ -92,7 +92,7 @@ func TestChunkedRefuses(t *testing.T) {
 	}
 }
 
-// Against the reader of net/http, which accepts a little more.
+// chunked is held against the reader of net/http, which accepts a little more.
 func FuzzChunked(f *testing.F) {
 	for _, s := range []string{"3\r\nabc\r\n0\r\n\r\n", "1;x\r\na\r\n0\r\n\r\n", "00a\r\n0123456789\r\n0\r\n\r\n", "3\nabc\r\n0\r\n\r\n"} {
 		f.Add([]byte(s))

@@ -22,15 +22,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// server plays one script per connection, in the order in which connections come.
+// server runs one script per connection, in the order in which connections come.
 type server struct {
 	t     *testing.T
 	addr  string
 	conns atomic.Int32
 }
 
-// script is what the server does with a connection: it reads a request up to until, compares it with want unless that
-// is "", and answers.
+// step is a part of a script: the server reads a request up to until, compares it with want unless that is "", and
+// sends answer.
 type step struct{ until, want, answer string }
 
 // serve runs one script for each connection. A connection stays open after its script until the test ends, or is closed
@@ -55,7 +55,7 @@ func serve(t *testing.T, scripts ...[]step) *server {
 			t.Cleanup(func() { c.Close() })
 			go s.play(c, script)
 		}
-		for { // more than the scripts are connections that nobody should have made
+		for { // a connection without a script is one too many, and is counted
 			c, err := l.Accept()
 			if err != nil {
 				return
@@ -117,38 +117,9 @@ func do(t *testing.T, c *Client, addr string, r *Request) (int, string) {
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// What is on the wire is what was asked for, and nothing else.
-func TestBytes(t *testing.T) {
-	for name, tt := range map[string]struct {
-		r           Request
-		until, want string
-	}{
-		"target": {Request{Method: "GET", Target: `//a%2Fb|c"^` + "\xff?%zz", Host: "shop.example", Header: http.Header{"X-A": {"1", "2"}}}, "\r\n\r\n",
-			"GET //a%2Fb|c\"^\xff?%zz HTTP/1.1\r\nHost: shop.example\r\nX-A: 1\r\nX-A: 2\r\n\r\n"},
-		"asterisk": {Request{Method: "OPTIONS", Target: "*"}, "\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: \r\n\r\n"},
-		"framing is not the header's": {Request{Method: "GET", Target: "/", Host: "h", Header: http.Header{
-			"Host": {"evil"}, "Content-Length": {"5"}, "Transfer-Encoding": {"chunked"}, "Trailer": {"X"}}}, "\r\n\r\n",
-			"GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
-		"no body": {Request{Method: "POST", Target: "/", Host: "h"}, "\r\n\r\n", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"},
-		"length": {Request{Method: "PUT", Target: "/", Host: "h", Body: strings.NewReader("hello and more"), Length: 5}, "hello",
-			"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"},
-		"chunked": {Request{Method: "POST", Target: "/", Host: "h", Body: strings.NewReader("hello"), Length: -1}, "0\r\n\r\n",
-			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"},
-		"trailer": {Request{Method: "POST", Target: "/", Host: "h", Body: strings.NewReader("hello"), Length: -1, Trailer: http.Header{"X-B": {"2"}, "X-A": {"1"}}}, "X-B: 2\r\n\r\n",
-			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTrailer: X-A, X-B\r\n\r\n5\r\nhello\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, []step{{tt.until, tt.want, ok}})
-			if code, body := do(t, client(t, Options{}), s.addr, &tt.r); code != 200 || body != "ok" {
-				t.Errorf("got %d %q", code, body)
-			}
-		})
-	}
-}
-
 func get(host string) *Request { return &Request{Method: "GET", Target: "/", Host: host} }
 
-// Which connections are used again.
+// The table says after which responses a connection is used again.
 func TestReuse(t *testing.T) {
 	for name, tt := range map[string]struct {
 		first string // the answer to the first request; the second gets "ok"
@@ -169,7 +140,7 @@ func TestReuse(t *testing.T) {
 			s := serve(t, append([]step{{until: "\r\n\r\n", answer: tt.first}}, second...), second)
 			c := client(t, Options{})
 			do(t, c, s.addr, get("first"))
-			if strings.HasSuffix(tt.first, "!close") { // the end may still be on its way
+			if strings.HasSuffix(tt.first, "!close") { // the end may not have arrived yet
 				await.Until(t, "the server's end is seen", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 })
 			}
 			if code, body := do(t, c, s.addr, get("second")); code != 200 || body != "ok" {
@@ -182,7 +153,7 @@ func TestReuse(t *testing.T) {
 	}
 }
 
-// A kept connection that dies as the next request is sent: harmless requests are sent again, others are not.
+// When a kept connection ends as the next request is sent, harmless requests are sent again and others are not.
 func TestUnanswered(t *testing.T) {
 	for method, again := range map[string]bool{"GET": true, "HEAD": true, "POST": false, "DELETE": false} {
 		s := serve(t, []step{{until: "\r\n\r\n", answer: ok}, {until: "\r\n\r\n", answer: "!close"}}, []step{{until: "\r\n\r\n", answer: "HTTP/1.1 204 No Content\r\n\r\n"}})
@@ -198,122 +169,6 @@ func TestUnanswered(t *testing.T) {
 	}
 }
 
-// A body is sent as it can be read, without waiting for more of it.
-func TestBodyIsSentAsItComes(t *testing.T) {
-	for name, length := range map[string]int64{"length": 4, "chunked": -1} {
-		t.Run(name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			body, more := io.Pipe()
-			go func() {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				defer c.Close()
-				in := bufio.NewReader(c)
-				req, err := http.ReadRequest(in) // the head is here before any of the body
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				for _, b := range []byte("abcd") {
-					go more.Write([]byte{b})
-					got, err := io.ReadAll(io.LimitReader(req.Body, 1))
-					if err != nil || string(got) != string(b) {
-						t.Errorf("got %q, %v, want %q", got, err, b)
-						return
-					}
-				}
-				more.Close()
-				io.Copy(io.Discard, req.Body)
-				io.WriteString(c, ok)
-			}()
-			if code, got := do(t, client(t, Options{}), l.Addr().String(), &Request{Method: "POST", Target: "/", Body: body, Length: length}); code != 200 || got != "ok" {
-				t.Errorf("got %d %q", code, got)
-			}
-		})
-	}
-}
-
-// reader gives what it is told to, one by one.
-type reader func(p []byte) (int, error)
-
-func (r reader) Read(p []byte) (int, error) { return r(p) }
-
-// An answer that comes before the request is whole is given at once. The rest of the request is cut, or not wanted.
-func TestAnswerBeforeTheEnd(t *testing.T) {
-	s := serve(t, []step{{until: "start", answer: "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno"}}, []step{{until: "\r\n\r\n", answer: ok}})
-	c := client(t, Options{})
-	answered := make(chan struct{})
-	sent := false
-	body := reader(func(p []byte) (int, error) {
-		if !sent {
-			sent = true
-			return copy(p, "start"), nil
-		}
-		<-answered
-		return 0, ErrEnough
-	})
-	resp, err := c.Do(t.Context(), s.addr, &Request{Method: "POST", Target: "/", Body: body, Length: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	close(answered)
-	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != "no" || resp.StatusCode != 413 {
-		t.Errorf("got %d %q, %v", resp.StatusCode, got, err)
-	}
-	resp.Body.Close()
-	do(t, c, s.addr, get("next")) // over another connection: the first is in the middle of a request
-	if n := s.conns.Load(); n != 2 {
-		t.Errorf("%d connections, want 2", n)
-	}
-}
-
-// A body that fails ends the connection, so that the server sees that the request is not whole.
-func TestBodyFails(t *testing.T) {
-	for name, length := range map[string]int64{"length": 1000, "chunked": -1} {
-		t.Run(name, func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			seen := make(chan error, 1)
-			go func() {
-				c, err := l.Accept()
-				if err != nil {
-					seen <- err
-					return
-				}
-				defer c.Close()
-				req, err := http.ReadRequest(bufio.NewReader(c))
-				if err == nil {
-					_, err = io.ReadAll(req.Body)
-				}
-				seen <- err
-			}()
-			gone := errors.New("the client is gone")
-			_, err = client(t, Options{}).Do(t.Context(), l.Addr().String(), &Request{Method: "POST", Target: "/", Length: length,
-				Body: io.MultiReader(strings.NewReader("start"), reader(func([]byte) (int, error) { return 0, gone }))})
-			if !errors.As(err, new(*SendError)) || !errors.Is(err, gone) {
-				t.Errorf("got %v, want a SendError", err)
-			}
-			if err := <-seen; !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Errorf("the server saw %v, want an unexpected end", err)
-			}
-		})
-	}
-	short := &Request{Method: "POST", Target: "/", Length: 1000, Body: strings.NewReader("short")}
-	s := serve(t, []step{{until: "never"}})
-	if _, err := client(t, Options{}).Do(t.Context(), s.addr, short); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("a body shorter than its length: got %v", err)
-	}
-}
-
 func TestInterim(t *testing.T) {
 	s := serve(t, []step{{until: "\r\n\r\n", answer: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + ok}})
 	var seen []string
@@ -324,21 +179,6 @@ func TestInterim(t *testing.T) {
 	}
 	if got := strings.Join(seen, "; "); got != "103 map[Link:[</a>]]; 102 map[]" {
 		t.Errorf("interim responses: %s", got)
-	}
-}
-
-// The body waits for the server's word.
-func TestContinue(t *testing.T) {
-	const head = "POST / HTTP/1.1\r\nHost: \r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
-	s := serve(t, []step{{head, head, "HTTP/1.1 100 Continue\r\n\r\n"}, {"body", "body", ok}})
-	proceed := make(chan struct{})
-	text := strings.NewReader("body")
-	r := &Request{Method: "POST", Target: "/", Length: 4, Header: http.Header{"Expect": {"100-continue"}}, Body: reader(func(p []byte) (int, error) {
-		<-proceed
-		return text.Read(p)
-	}), Interim: func(code int, _ http.Header) { close(proceed) }}
-	if code, body := do(t, client(t, Options{}), s.addr, r); code != 200 || body != "ok" {
-		t.Errorf("got %d %q", code, body)
 	}
 }
 
@@ -363,7 +203,7 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-// The time for the head says nothing about the body, nor about the next request.
+// ResponseTimeout ends with the head: it limits neither the body nor the next request.
 func TestSlowBodyIsNoTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

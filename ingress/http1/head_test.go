@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// What is read of a head, where its body ends, and whether anything else may follow on the connection.
+// The table says how a head is parsed, where its body ends, and whether the connection is kept.
 func TestParseHead(t *testing.T) {
 	for _, tt := range []struct {
 		name, method, head string
@@ -57,7 +57,7 @@ func TestParseHead(t *testing.T) {
 	}
 }
 
-// Whatever a server says, what is read of its head is one thing or an error.
+// A head is either refused, or has one meaning, whatever a server sends.
 func FuzzParseHead(f *testing.F) {
 	f.Add("HTTP/1.1 200 OK\r\nContent-Length : 2\r\nTrailer: a, b\r\nTransfer-Encoding: chunked\r\n\r\n", "GET")
 	f.Add("HTTP/1.0 304\r\nX Y: z\r\n\r\n", "HEAD")
@@ -75,7 +75,7 @@ func FuzzParseHead(f *testing.F) {
 	})
 }
 
-// The time that a server has to take the request, and to answer it, is none of the protocol's that it changes to.
+// The deadlines for sending a request and for its response do not hold for the protocol that a connection changes to.
 func TestUpgradeHasNoDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A server closes an idle connection just as the next request is on its way. A request that may not be sent twice does
-// not go there, and those that may are sent again.
+// A server may close an idle connection while the next request is on its way. A request that may not be sent twice is
+// not sent over such a connection, and one that may is sent again.
 func TestClosingCrossesARequest(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
@@ -38,7 +38,7 @@ func TestClosingCrossesARequest(t *testing.T) {
 					in := bufio.NewReader(far)
 					for n := 0; ; n++ {
 						if first && n == 1 {
-							in.ReadByte() // of the request that the end crosses
+							in.ReadByte() // the first byte of the request that crosses the close
 							far.Close()
 							return
 						}
@@ -73,7 +73,7 @@ func TestClosingCrossesARequest(t *testing.T) {
 	}
 }
 
-// A connection that is too old for one request is there for the next that may be sent twice.
+// A connection that was idle too long for one request is kept for the next request that may be sent twice.
 func TestOldConnectionsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conns := 0

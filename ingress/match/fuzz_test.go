@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// slowMatch is the rule of precedence said plainly: every rule that matches is a candidate, the best one wins.
+// slowMatch is the slow twin of Match: of all rules that match, the best one wins.
 func slowMatch(rules []Rule, host, path string) int {
 	best := -1
 	for i, r := range rules {
@@ -21,7 +21,7 @@ func slowMatch(rules []Rule, host, path string) int {
 	return best
 }
 
-// slowBetter: a is better than the earlier rule b; both match.
+// slowBetter reports whether a is better than the earlier rule b. Both match.
 func slowBetter(a, b Rule, host string) bool {
 	if x, y := hostRank(a.Host, host), hostRank(b.Host, host); x != y {
 		return x > y
@@ -35,7 +35,7 @@ func slowBetter(a, b Rule, host string) bool {
 	return a.Source < b.Source
 }
 
-// hostRank: 0 no match, 1 any, 2 wildcard, 3 exact.
+// hostRank returns 0 for no match, 1 for any host, 2 for a wildcard, 3 for an exact host.
 func hostRank(rule, host string) int {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -90,7 +90,7 @@ func pathMatches(r Rule, path string) bool {
 	return true
 }
 
-// randomRules draws from few letters, so that rules overlap and tie often.
+// randomRules makes rules of few letters, so that rules often overlap or are equal.
 func randomRules(r *rand.Rand) []Rule {
 	hosts := []string{"", "a.x", "*.x", "b.a.x", "*.a.x", "x", "A.X"}
 	rules := make([]Rule, r.IntN(12))
@@ -119,7 +119,7 @@ func FuzzMatchesSlowTwin(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64, host, path string) {
 		if !ascii(host) {
-			return // EqualFold in the twin folds more letters than DNS does
+			return // the twin's EqualFold ignores the case of more letters than DNS does
 		}
 		r := rand.New(rand.NewPCG(seed, 0))
 		rules := randomRules(r)
@@ -140,7 +140,7 @@ func FuzzMatchesSlowTwin(f *testing.F) {
 	})
 }
 
-// plainHost leaves out what the two host parsers may judge differently and net/http refuses anyway.
+// plainHost reports whether the two host parsers must agree on h. The other hosts are refused by net/http.
 func plainHost(h string) bool {
 	return strings.Count(h, ":") <= 1 && !strings.ContainsAny(h, "[]*")
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// pathRules makes rules for any host from "Prefix /foo" and "Exact /foo".
+// pathRules makes rules for any host from texts like "Prefix /foo" and "Exact /foo".
 func pathRules(specs ...string) []Rule {
 	var rules []Rule
 	for _, s := range specs {
@@ -24,7 +24,7 @@ func compile(t testing.TB, rules []Rule) *Table {
 	return table
 }
 
-// The whole table "Examples" under "Path types" of the Ingress documentation, then what it leaves unsaid.
+// The first rows are the whole table "Examples" under "Path types" of the Ingress documentation; others follow.
 func TestPathTypes(t *testing.T) {
 	for _, tt := range []struct {
 		rules   []string
@@ -91,7 +91,7 @@ func TestHosts(t *testing.T) {
 		{"FOO.Bar.COM", "/exact", 0},
 		{"foo.bar.com.", "/exact", 0},
 		{"foo.bar.com.:80", "/exact", 0},
-		{"foo.bar.com", "/other", 1}, // the exact host has no such path: the next host is asked
+		{"foo.bar.com", "/other", 1}, // the exact host has no such path: the next host is tried
 		{"baz.bar.com", "/", 1},
 		{"BAZ.bar.com:443", "/", 1},
 		{"bar.com", "/", -1},
@@ -200,7 +200,8 @@ func BenchmarkMatch(b *testing.B) {
 	})
 }
 
-// benchTable has 1000 hosts with 8 paths each, and a request that needs the wildcard after the exact host failed.
+// benchTable returns a Table of 1000 hosts with 8 paths each, and a request that matches by the wildcard after the
+// exact host failed.
 func benchTable(tb testing.TB) (table *Table, host, path string) {
 	var rules []Rule
 	for i := range 1000 {

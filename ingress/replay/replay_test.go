@@ -60,7 +60,7 @@ func TestErrorsStay(t *testing.T) {
 	}
 }
 
-// What a Reader gets that was replaced meanwhile is the new one's, also when it is more than is kept.
+// The bytes that a replaced Reader waited for go to the new Reader, also when they are more than is kept.
 func TestReplacedWhileItWaits(t *testing.T) {
 	for _, settled := range []bool{false, true} {
 		from, to := io.Pipe()
@@ -110,7 +110,7 @@ func TestSettle(t *testing.T) {
 	}
 }
 
-// A Reader that is closed waits no longer. The source is closed with the last one alone.
+// Close ends the wait of a Reader. Only closing the last Reader closes the source.
 func TestClose(t *testing.T) {
 	for _, settled := range []bool{false, true} {
 		from, to := io.Pipe()
@@ -140,7 +140,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// Whatever the pieces and wherever Readers are replaced, each gets the body from its beginning.
+// Each Reader gets the body from its beginning, whatever the pieces and wherever Readers are replaced.
 func TestRandomReaders(t *testing.T) {
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -181,7 +181,7 @@ func TestRandomReaders(t *testing.T) {
 	}
 }
 
-// pieces gives a few bytes at a time.
+// pieces is a reader that returns a few bytes at a time.
 type pieces struct {
 	from io.Reader
 	rand *rand.Rand

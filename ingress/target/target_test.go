@@ -26,7 +26,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/a??b", "/a??b", "/a"},
 		{"GET", "/a?%zz&;/../x", "/a?%zz&;/../x", "/a"},
 		{"GET", "/\xff\xfe", "/\xff\xfe", "/\xff\xfe"},
-		// Slashes, parameters, encoded twice.
+		// Slashes, parameters, double encoding.
 		{"GET", "//b", "//b", "//b"},
 		{"GET", "//a|b", "//a|b", "//a|b"},
 		{"GET", "/a//b/", "/a//b/", "/a//b/"},
@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/%252e%252e/b", "/%252e%252e/b", "/%252e%252e/b"},
 		{"GET", `/a\b`, `/a\b`, `/a\b`},
 		{"GET", "/a%5Cb", "/a%5Cb", `/a\b`},
-		// Dot segments are taken out.
+		// Dot segments are removed.
 		{"GET", "/raw/../admin", "/admin", "/admin"},
 		{"GET", "/raw/%2e%2e/admin", "/admin", "/admin"},
 		{"GET", "/raw/%2E./admin?x=/../y", "/admin?x=/../y", "/admin"},
@@ -47,7 +47,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/.well-known/x", "/.well-known/x", "/.well-known/x"},
 		{"GET", "/a/...", "/a/...", "/a/..."},
 		{"GET", "/a/..b/.c", "/a/..b/.c", "/a/..b/.c"},
-		// Those that lead out, or hide, are refused.
+		// Dot segments that lead out of the root, or are hidden, are refused.
 		{"GET", "/..", "", ""},
 		{"GET", "/../a", "", ""},
 		{"GET", "/a/../../b", "", ""},
@@ -62,7 +62,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/a/.;x/b", "", ""},
 		{"GET", "/a/..%3Bx/b", "", ""},
 		{"GET", "/a;..", "/a;..", "/a;.."},
-		// What is no path.
+		// Targets that are not paths.
 		{"GET", "/a%00", "", ""},
 		{"GET", "/a%", "", ""},
 		{"GET", "/a%4", "", ""},
@@ -107,8 +107,8 @@ func TestRule(t *testing.T) {
 	}
 }
 
-// slowPath gives the decoded path of a target in origin form in the plainest way there is: false when it must be
-// refused.
+// slowPath is the slow twin of Parse for the origin form: it returns the decoded path, and false when the target must
+// be refused.
 func slowPath(uri string) (string, bool) {
 	raw, _, _ := strings.Cut(uri, "?")
 	if strings.ContainsFunc(uri, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }) || !strings.HasPrefix(raw, "/") {
@@ -124,7 +124,7 @@ func slowPath(uri string) (string, bool) {
 		if text == ".." && len(kept) == 0 {
 			return "", false
 		}
-		// Whoever splits at more characters, or cuts off parameters, must not find more dot segments.
+		// A backend that splits at more characters, or cuts off parameters, must not find more dot segments.
 		for _, sub := range strings.Split(strings.ReplaceAll(text, "\\", "/"), "/") {
 			if sub = strings.Split(sub, ";")[0]; (sub == "." || sub == "..") && text != "." && text != ".." {
 				return "", false
@@ -163,7 +163,8 @@ func FuzzParse(f *testing.F) {
 		if _, sent, _ := strings.Cut(uri, "?"); query != sent {
 			t.Errorf("%q: the query became %q", uri, query)
 		}
-		// A backend that decodes and cleans finds the path that the route was found by, if it merges slashes or not.
+		// A backend that decodes and cleans the path finds the one that the route was found by, whether it merges
+		// slashes or not.
 		decoded, err := url.PathUnescape(raw)
 		if err != nil {
 			t.Fatal(err)
