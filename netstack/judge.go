@@ -71,10 +71,22 @@ func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 	if j.hit.Dir == flow.Reply {
 		backend = &j.orig.Src
 	}
-	state := s.balancer.Backend(j.hit.Backend)
-	return (state == packet.BackendReady ||
-		(state == packet.BackendDraining || s.judgedAt(backend)) && j.orig.Proto == packet.TCP && !knocks) &&
+	return s.keeps(j.hit.Backend, backend, j.orig.Proto, knocks) &&
 		(!moves || s.balancer.Leads(&j.packet.Tuple, j.hit.Backend, j.hit.To.DstPort))
+}
+
+// keeps reports whether the backend with this ID and address may keep a flow. knocks is set while nobody has answered
+// the flow, or when it begins anew. For UDP an answer means nothing, since some clients never get one.
+func (s *snapshot) keeps(id uint64, backend *packet.Addr, proto packet.Proto, knocks bool) bool {
+	switch s.balancer.Backend(id) {
+	case packet.BackendReady:
+		return true
+	case packet.BackendServing:
+		return proto == packet.UDP || !knocks
+	case packet.BackendDraining:
+		return proto == packet.TCP && !knocks
+	}
+	return proto == packet.TCP && !knocks && s.judgedAt(backend)
 }
 
 // forget deletes the journey's flow from the flow table.

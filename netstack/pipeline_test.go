@@ -312,6 +312,13 @@ func TestBackendLost(t *testing.T) {
 			"link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 A", 0},
 		{"draining: a repeated SYN goes elsewhere", packet.BackendDraining, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", S),
 			"b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
+		{"serving: TCP goes on", packet.BackendServing, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", A),
+			"link", "node-2 tcp 10.244.1.10:1000 > 10.244.2.10:8080 A", 0},
+		{"serving: a repeated SYN goes elsewhere", packet.BackendServing, segment("10.244.1.10:1000", "10.96.0.2:80", S), segment("10.244.1.10:1000", "10.96.0.2:80", S),
+			"b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 S", 0},
+		// A pod that drains for long keeps its UDP clients so long (KEP-1669, kubernetes/kubernetes#137986).
+		{"serving: UDP stays", packet.BackendServing, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),
+			"link", "node-2 udp 10.244.1.10:1000 > 10.244.2.10:8080", 0},
 		{"draining: UDP moves", packet.BackendDraining, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),
 			"b", "udp 10.244.1.10:1000 > 10.244.1.11:8080", 0},
 		{"gone: UDP moves", packet.BackendGone, datagram("10.244.1.10:1000", "10.96.0.2:80"), datagram("10.244.1.10:1000", "10.96.0.2:80"),

@@ -35,8 +35,20 @@ type unit struct {
 
 // state is the state of a backend as one port of the Service sees it. A unit may list one backend several times.
 type state struct {
-	id    uint64
-	ready bool
+	id uint64
+	is packet.BackendState
+}
+
+// stateOf returns the state of an endpoint of s. It is the same for all clients: an endpoint is ready even if it gets no
+// new flows, for example because its hints are for others.
+func stateOf(s *Service, e *Endpoint) packet.BackendState {
+	switch {
+	case e.Ready || s.PublishNotReady:
+		return packet.BackendReady
+	case e.Serving && e.Terminating:
+		return packet.BackendServing
+	}
+	return packet.BackendDraining
 }
 
 const setsPerPort = 4
@@ -206,8 +218,7 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
 		if e := t.Endpoint; familyOf(is4).has(e.Addr) {
-			// A backend is ready even if it gets no new flows, for example because its hints are for others.
-			b.states = append(b.states, state{backendID(podID(e.ID, e.Addr), id, t.Port), e.Ready || s.PublishNotReady})
+			b.states = append(b.states, state{backendID(podID(e.ID, e.Addr), id, t.Port), stateOf(s, e)})
 		}
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
@@ -229,7 +240,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 	bs := make([]backend, 0, len(targets))
 	for _, t := range targets {
 		id := backendID(podID(t.Endpoint.ID, t.Endpoint.Addr), port, t.Port)
-		b.states = append(b.states, state{id, true})
+		b.states = append(b.states, state{id, packet.BackendReady})
 		bs = append(bs, backend{id, packet.Endpoint{Addr: packet.AddrFrom(t.Endpoint.Addr), Port: t.Port}})
 	}
 	slices.SortFunc(bs, func(x, y backend) int { return cmp.Compare(x.id, y.id) })

@@ -221,9 +221,9 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 // same.
 type states [256]map[uint64]tally
 
-// tally counts how often the units list a backend, and how often as ready. Different Services count the same backend
+// tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the same backend
 // only if their ids collide, or if a Config lists a Service twice.
-type tally struct{ all, ready int32 }
+type tally struct{ all, serving, ready int32 }
 
 func part(id uint64) int { return int(id & 0xff) }
 
@@ -231,6 +231,8 @@ func (s *states) of(id uint64) packet.BackendState {
 	switch n := s[part(id)][id]; {
 	case n.ready > 0:
 		return packet.BackendReady
+	case n.serving > 0:
+		return packet.BackendServing
 	case n.all > 0:
 		return packet.BackendDraining
 	}
@@ -262,8 +264,11 @@ func (s *states) with(gone, come []*unit) states {
 				m := own(part(st.id))
 				n := m[st.id]
 				n.all += by
-				if st.ready {
+				switch st.is {
+				case packet.BackendReady:
 					n.ready += by
+				case packet.BackendServing:
+					n.serving += by
 				}
 				if m[st.id] = n; n.all == 0 {
 					delete(m, st.id)

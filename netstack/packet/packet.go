@@ -126,9 +126,12 @@ const (
 	// BackendGone: the backend is no longer in the table. TCP is reset, unless another node knows better; any other
 	// flow gets another backend.
 	BackendGone BackendState = iota
-	// BackendDraining: the backend is unready or terminating and gets no new flows. TCP goes on; UDP gets another
-	// backend.
+	// BackendDraining: the backend serves no longer, as far as is known, and gets no new flows. TCP goes on; any other
+	// flow gets another backend.
 	BackendDraining
+	// BackendServing: the backend is about to end, but still serves (KEP-1669). It gets no new flows. Known ones go on,
+	// of UDP too.
+	BackendServing
 	// BackendReady: the backend serves.
 	BackendReady
 )

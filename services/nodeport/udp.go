@@ -150,7 +150,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	sess := s.sessions[k]
 	s.mu.Unlock()
 	if sess != nil {
-		if s.p.opts.Backend(sess.id) == packet.BackendReady {
+		if s.p.opts.Backend(sess.id) >= packet.BackendServing {
 			sess.touch()
 			s.p.guests.touch(sess)
 			return sess

@@ -69,6 +69,10 @@ func TestUDPMoves(t *testing.T) {
 	if got := exchange(t, c, "b"); got != "one:b" {
 		t.Errorf("a session left its ready backend: %q", got)
 	}
+	w.state(1, packet.BackendServing)
+	if got := exchange(t, c, "c"); got != "one:c" {
+		t.Errorf("a session left its backend, which ends but serves: %q", got)
+	}
 	for _, s := range []packet.BackendState{packet.BackendDraining, packet.BackendGone} {
 		w.choose(1, one)
 		w.state(2, s)
