@@ -265,7 +265,6 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q dns.Question) {
 	ask := new(dns.Msg)
 	ask.SetQuestion(q.Name, q.Qtype)
-	ask.SetEdns0(forward.UDPSize, false)
 	got := s.forward.Exchange(ctx, from, ask)
 	m.Rcode = got.Rcode
 	m.Truncated = got.Truncated

@@ -35,20 +35,30 @@ var (
 	errForged    = errors.New("too many answers did not match the question")
 )
 
+// bareCode is the code of an answer that does not repeat the question.
+type bareCode int
+
+// Error implements error.
+func (c bareCode) Error() string {
+	return fmt.Sprintf("the upstream answers with the code %s only", dns.RcodeToString[int(c)])
+}
+
 // ask asks one upstream, for at most Options.Timeout. It returns a complete message that answers the question.
 //
 // Over UDP it uses a new socket for each question, so that the kernel drops packets from other addresses. A forger
 // then has to guess the port, the id and the spelling of the name (RFC 5452). ask asks again over TCP whenever it has
-// a doubt: after a truncated answer, after an answer in another spelling, and after many wrong answers.
+// a doubt: after a truncated answer, after an answer in another spelling, after an error without the question, and after
+// many wrong answers.
 func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()
 	f.counts.requests.Add(1)
 	began := time.Now()
 	answer, err := f.askBy(ctx, u, w)
-	if err == nil {
-		if err = new(dns.Msg).Unpack(answer); err != nil {
-			err = fmt.Errorf("the answer of %s cannot be read: %w", u, err)
+	if w.edns && knowsNoEDNS(answer, err) {
+		var plain *question
+		if plain, err = w.withoutEDNS(); err == nil {
+			answer, err = f.askBy(ctx, u, way{plain, w.tcp})
 		}
 	}
 	if err != nil {
@@ -59,6 +69,17 @@ func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, e
 	return answer, nil
 }
 
+// knowsNoEDNS reports whether the answer is that of a server that may not know EDNS (RFC 6891 7).
+func knowsNoEDNS(answer []byte, err error) bool {
+	code := dns.RcodeSuccess
+	if bare := bareCode(0); errors.As(err, &bare) {
+		code = int(bare)
+	} else if err == nil {
+		code = rcodeOf(answer)
+	}
+	return code == dns.RcodeFormatError || code == dns.RcodeNotImplemented
+}
+
 func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	if w.tcp {
 		answer, _, err := f.overTCP(ctx, u, w.question)
@@ -66,8 +87,10 @@ func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte,
 	}
 	mixed := f.upstreams.keepsCase(u, time.Now())
 	first, err := f.overUDP(ctx, u, w.question, mixed)
-	switch {
-	case errors.Is(err, errForged):
+	switch bare := bareCode(0); {
+	case errors.As(err, &bare) && w.edns && knowsNoEDNS(nil, err):
+		return nil, err // it is asked without EDNS next
+	case errors.Is(err, errForged), errors.As(err, &bare):
 		answer, _, err := f.overTCP(ctx, u, w.question)
 		return answer, err
 	case errors.Is(err, errOtherCase):
@@ -80,7 +103,7 @@ func (f *Forwarder) askBy(ctx context.Context, u netip.AddrPort, w way) ([]byte,
 			return answer, nil
 		}
 		return f.overUDP(ctx, u, w.question, false)
-	case err == nil && (truncated(first) || len(first) == answerMax):
+	case err == nil && truncated(first):
 		if answer, _, err := f.overTCP(ctx, u, w.question); err == nil {
 			return answer, nil
 		}
@@ -108,11 +131,18 @@ func (f *Forwarder) overUDP(ctx context.Context, u netip.AddrPort, q *question, 
 		}
 		got := buf[:n]
 		m := check(sent, got, len(q.name))
-		if m == fits || m == otherCase && !mixed {
-			return got, nil
+		if m == otherCase && !mixed {
+			m = fits
 		}
-		if m == bareError {
-			return nil, fmt.Errorf("%s answers with the code %s only", u, dns.RcodeToString[rcodeOf(got)])
+		switch {
+		case m == bareError:
+			return nil, bareCode(rcodeOf(got))
+		case m == fits && n == answerMax:
+			return beginning(got, len(q.name)), nil
+		case m == fits && new(dns.Msg).Unpack(got) != nil:
+			m = unreadable
+		case m == fits:
+			return got, nil
 		}
 		f.counts.wrong[m-1].Add(1)
 		if m == otherCase {
@@ -144,7 +174,12 @@ func (f *Forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) 
 	}
 	switch m := check(sent, answer, len(q.name)); m {
 	case fits, otherCase:
+		if err := new(dns.Msg).Unpack(answer); err != nil {
+			return nil, false, fmt.Errorf("the answer of %s cannot be read: %w", u, err)
+		}
 		return answer, m == fits, nil
+	case bareError:
+		return nil, false, bareCode(rcodeOf(answer))
 	}
 	return nil, false, fmt.Errorf("the answer of %s is to another question", u)
 }

@@ -66,8 +66,9 @@ func (f *Forwarder) Counters() counter.List {
 		counter.One(counter.Gauge, "tapestry_dns_waiting", "Questions that clients wait for, until upstreams answer.", waiting.Held),
 		counter.One(counter.Total, "tapestry_dns_shared_total", "Questions that shared an equal one under way.", f.counts.shared.Load()),
 		counter.By(counter.Total, "tapestry_dns_wrong_answers_total",
-			"Datagrams from upstreams' addresses that were not believed: of another id, question or spelling than was sent.", "wrong", map[string]uint64{
+			"Datagrams from upstreams' addresses that were not believed: of another id, question or spelling than was sent, or no messages.", "wrong", map[string]uint64{
 				"id": f.counts.wrong[otherId-1].Load(), "question": f.counts.wrong[otherQuestion-1].Load(), "spelling": f.counts.wrong[otherCase-1].Load(),
+				"unreadable": f.counts.wrong[unreadable-1].Load(),
 			}),
 	}
 }

@@ -57,6 +57,8 @@ func TestForged(t *testing.T) {
 		"a question":       {func(h heard) [][]byte { return [][]byte{changed(h, func(b []byte) { b[2] &^= 0x80 }), says(h, right)} }, false},
 		"two questions":    {func(h heard) [][]byte { return [][]byte{changed(h, func(b []byte) { b[5] = 2 }), says(h, right)} }, false},
 		"too short":        {func(h heard) [][]byte { return [][]byte{says(h, forged)[:11], says(h, forged)[:20], says(h, right)} }, false},
+		"no message":       {func(h heard) [][]byte { return [][]byte{says(h, forged)[:len(says(h, forged))-3], says(h, right)} }, false},
+		"a bare error":     {func(h heard) [][]byte { return [][]byte{bare(h, dns.RcodeRefused), says(h, right)} }, true},
 		"another spelling": {func(h heard) [][]byte { return [][]byte{changed(h, respelled), says(h, right)} }, true},
 		"many": {func(h heard) (list [][]byte) {
 			for range wrongMax {

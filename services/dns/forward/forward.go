@@ -204,7 +204,7 @@ func (f *Forwarder) askAll(ctx, life context.Context, w way) (answer []byte, rco
 			continue
 		}
 		answer = got
-		if r := rcodeOf(got); r != dns.RcodeServerFailure && r != dns.RcodeRefused {
+		if r := rcodeOf(got); r == dns.RcodeSuccess || r == dns.RcodeNameError {
 			break
 		}
 		// Another upstream may have a better answer.

@@ -281,8 +281,11 @@ func TestKey(t *testing.T) {
 	seen := map[string]string{plain: "plain", key(true, func(*dns.Msg) {}): "TCP"}
 	for name, edit := range map[string]func(*dns.Msg){
 		"name": func(m *dns.Msg) { m.Question[0].Name = "www2.example.com." }, "type": func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA },
-		"CD": func(m *dns.Msg) { m.CheckingDisabled = true }, "EDNS": func(m *dns.Msg) { m.SetEdns0(1232, false) },
-		"DO": func(m *dns.Msg) { m.SetEdns0(1232, true) }, "size": func(m *dns.Msg) { m.SetEdns0(600, false) },
+		"CD": func(m *dns.Msg) { m.CheckingDisabled = true }, "DO": func(m *dns.Msg) { m.SetEdns0(1232, true) },
+		"option": func(m *dns.Msg) {
+			opt := m.SetEdns0(1232, false).IsEdns0()
+			opt.Option = append(opt.Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 8, Address: net.IPv4(10, 0, 0, 0)})
+		},
 	} {
 		k := key(false, edit)
 		if other, taken := seen[k]; taken {
@@ -290,11 +293,12 @@ func TestKey(t *testing.T) {
 		}
 		seen[k] = name
 	}
-	if len(seen) != 8 {
+	if len(seen) != 7 {
 		t.Errorf("%d keys", len(seen))
 	}
-	big := func(m *dns.Msg) { m.SetEdns0(4096, false) }
-	if key(false, big) != key(false, func(m *dns.Msg) { m.SetEdns0(UDPSize, false) }) {
-		t.Error("upstreams are asked for datagrams that are fragmented")
+	for _, size := range []uint16{512, 600, UDPSize, 4096} {
+		if key(false, func(m *dns.Msg) { m.SetEdns0(size, false) }) != plain {
+			t.Errorf("upstreams are asked for datagrams of the client's size, %d", size)
+		}
 	}
 }

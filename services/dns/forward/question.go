@@ -14,19 +14,26 @@ const (
 )
 
 // question is a message for an upstream. It is the client's message without its id and its spelling of the name. It
-// also asks for no larger datagrams than UDPSize, since these would be fragmented: a forger of a later fragment has
-// nothing to guess.
+// always asks for datagrams of up to UDPSize, whatever fits the client: the answer is cut for the client. Larger ones
+// would be fragmented, and a forger of a later fragment has nothing to guess.
 type question struct {
 	wire []byte // the name is in lower case
 	name []byte // part of wire: the name asked for
+	edns bool   // the message has an OPT record
 }
 
 func newQuestion(r *dns.Msg) (*question, error) {
 	m := r.Copy()
-	m.Id, m.Compress = 0, false
-	if opt := m.IsEdns0(); opt != nil {
-		opt.SetUDPSize(min(max(opt.UDPSize(), dns.MinMsgSize), UDPSize))
+	opt := m.IsEdns0()
+	if opt == nil {
+		opt = m.SetEdns0(UDPSize, false).IsEdns0()
 	}
+	opt.SetUDPSize(UDPSize)
+	return newWire(m, true)
+}
+
+func newWire(m *dns.Msg, edns bool) (*question, error) {
+	m.Id, m.Compress = 0, false
 	wire, err := m.Pack()
 	if err != nil {
 		return nil, err
@@ -35,9 +42,24 @@ func newQuestion(r *dns.Msg) (*question, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &question{wire, wire[headerLen:end]}
+	q := &question{wire, wire[headerLen:end], edns}
 	copy(q.name, lower(q.name))
 	return q, nil
+}
+
+// withoutEDNS returns the question for servers that do not know EDNS (RFC 6891 7).
+func (q *question) withoutEDNS() (*question, error) {
+	m := new(dns.Msg)
+	if err := m.Unpack(q.wire); err != nil {
+		return nil, err
+	}
+	m.Extra = withoutOPT(m.Extra)
+	return newWire(m, false)
+}
+
+// withoutOPT returns list without OPT records. It changes list.
+func withoutOPT(list []dns.RR) []dns.RR {
+	return slices.DeleteFunc(list, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
 }
 
 // key returns the same string for questions that share one answer. It covers everything that clients sent besides the
@@ -76,6 +98,7 @@ const (
 	fits          mismatch = iota
 	otherId                // another id, or no answer at all
 	otherQuestion          // another question than was sent
+	unreadable             // the question, and then no message
 	otherCase              // the same question in another spelling
 	bareError              // no question, but an error code
 )
@@ -115,6 +138,15 @@ func lower(name []byte) []byte {
 	return b
 }
 
+// beginning returns the beginning of an answer, up to the question, as a truncated answer. name is the length of the
+// question's name in bytes.
+func beginning(answer []byte, name int) []byte {
+	b := slices.Clone(answer[:headerLen+name+typeLen])
+	clear(b[6:headerLen]) // the numbers of records
+	b[2] |= 0x02          // TC
+	return b
+}
+
 // truncated reports whether an answer has TC set.
 func truncated(answer []byte) bool { return answer[2]&0x02 != 0 }
 
@@ -140,6 +172,12 @@ func answerTo(r *dns.Msg, answer []byte) (*dns.Msg, error) {
 	respell(m.Ns, sent, r.Question[0].Name)
 	m.Id = r.Id
 	m.RecursionAvailable = true
+	// EDNS is between two hops (RFC 6891 7).
+	if r.IsEdns0() == nil {
+		m.Extra = withoutOPT(m.Extra)
+	} else if opt := m.IsEdns0(); opt != nil {
+		opt.SetUDPSize(UDPSize)
+	}
 	return m, nil
 }
 
