@@ -247,13 +247,13 @@ func (rq *request) parse() (err error) {
 	case !httpguts.ValidHeaderFieldName(r.Method): // a token, as a header's name is
 		return errors.New("the method is not a token")
 	case !httpguts.ValidHostHeader(r.Host) || strings.ContainsAny(r.Host, "/\\?#@ "):
-		return errors.New("the host is not one")
+		return errors.New("the host is not a valid host name or address")
 	case r.ProtoMajor == 2 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
 		return errors.New("the path does not begin with /") // RFC 9113 section 8.3.1
 	}
 	for _, length := range r.Header["Content-Length"] { // in HTTP/2 net/http takes a bad one for 0, and one of several
 		if n, err := strconv.ParseUint(length, 10, 63); err != nil || r.ContentLength >= 0 && n != uint64(r.ContentLength) {
-			return errors.New("the Content-Length is not one number")
+			return errors.New("the Content-Length is not a number, or there are several")
 		}
 	}
 	for _, host := range r.Header["Host"] { // net/http leaves this header only in HTTP/2

@@ -189,7 +189,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		end, ok := rq.takePlace()
 		if !ok {
 			s.stats.refused.Add(1)
-			http.Error(w, "as many requests are under way as there may be", http.StatusServiceUnavailable)
+			http.Error(w, "too many requests are under way", http.StatusServiceUnavailable)
 			return
 		}
 		defer end()

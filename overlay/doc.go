@@ -1,7 +1,7 @@
 /*
 Package overlay is the userspace WireGuard mesh between the nodes: one Mesh per node, one peer per other node.
 
-The package is larger than others because sessions, path MTU and the queue before WireGuard share each peer's state.
+The package has more than 1,500 lines because sessions, path MTU and the queue before WireGuard share each peer's state.
 
 # Theory of operation
 
@@ -63,14 +63,8 @@ when its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a
 
 The socket never fragments. There are three sources for the size that fits: the underlay's MTU; the kernel, which knows
 the interface and what routers said by ICMP, and is asked every 10 s and when a send fails with EMSGSIZE; and probes
-through the tunnel, for paths that swallow large packets in silence. pathMTU decides, without clock or socket:
-
-  - The believed size is verified every 10 s, every second while large packets flow, and at once when nothing comes back
-    for a quarter of a second.
-  - When three probes of the believed size are lost while a small probe is answered, all smaller steps are tried
-    together, and the largest answered one is taken.
-  - Every minute the larger steps are tried, but never one above the kernel's size. The kernel remembers an ICMP message
-    for 10 minutes (net.ipv4.route.mtu_expires).
+through the tunnel, for paths that swallow large packets in silence. Package pathmtu decides when to probe and what to
+believe.
 
 MTU tells the pipeline what fits, and the pipeline tells the pods. The kernel drops datagrams that are too large all the
 same, and they are counted.

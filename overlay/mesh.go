@@ -18,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay/gate"
+	"tapestry.dev/tapestry/overlay/pathmtu"
 	"tapestry.dev/tapestry/overlay/underlay"
 )
 
@@ -108,8 +109,8 @@ func New(o Options) (*Mesh, error) {
 		return nil, errors.New("start the WireGuard mesh: no function to receive packets")
 	}
 	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU)
-	if o.UnderlayMTU < minPath || o.UnderlayMTU > 65535 {
-		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, minPath)
+	if o.UnderlayMTU < pathmtu.Min || o.UnderlayMTU > 65535 {
+		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, pathmtu.Min)
 	}
 	m := &Mesh{
 		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),

@@ -11,6 +11,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/pathmtu"
 )
 
 // peer is the Mesh's state of one other node. It lives as long as the node's key stays the same.
@@ -30,8 +31,8 @@ type peer struct {
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
 
 	// Used by the prober alone.
-	greeted            netip.AddrPort // the endpoint a handshake was asked for at
-	path               *pathMTU       // nil before the first look
+	greeted            netip.AddrPort     // the endpoint a handshake was asked for at
+	path               *pathmtu.Discovery // nil before the first look
 	shake              shake
 	shook              time.Time // the last handshake
 	deaf               time.Time // a session from before then is not trusted

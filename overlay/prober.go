@@ -8,6 +8,7 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/pathmtu"
 	"tapestry.dev/tapestry/overlay/underlay"
 )
 
@@ -87,7 +88,7 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 		m.greet(p, &tab.cfgs[i], now)
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
-		busy = busy || p.shake.active || p.path.active()
+		busy = busy || p.shake.active || p.path.Active()
 	}
 	return busy
 }
@@ -99,7 +100,7 @@ func (m *Mesh) takeAnswers(now time.Time) {
 	m.answerMu.Unlock()
 	for _, a := range got {
 		if a.from.path != nil {
-			a.from.path.answer(a.path, now)
+			a.from.path.Answer(a.path, now)
 			a.from.confirmed.Store(now.UnixNano())
 		}
 	}
@@ -143,7 +144,7 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 		}
 		if s.handshake.After(p.shook) && p.path != nil {
 			p.shook = s.handshake
-			p.path.recheck(now)
+			p.path.Recheck(now)
 		}
 		p.live.Store(p.shook.After(p.deaf) && now.Sub(p.shook) < sessionLife)
 		moved := s.endpoint.IsValid() && (p.address.Load() == nil || *p.address.Load() != s.endpoint)
@@ -167,7 +168,7 @@ func (m *Mesh) askKernel(p *peer, now time.Time) {
 		return
 	}
 	if mtu, ok := underlay.PathMTU(*a); ok {
-		p.path.limit(min(mtu, m.o.UnderlayMTU), now)
+		p.path.Limit(min(mtu, m.o.UnderlayMTU), now)
 	}
 	m.publish(p)
 }
@@ -178,7 +179,7 @@ func (m *Mesh) publish(p *peer) {
 	if a := p.address.Load(); a != nil {
 		v4 = a.Addr().Is4()
 	}
-	mtu := int32(innerMTU(p.path.current, v4))
+	mtu := int32(innerMTU(p.path.Current(), v4))
 	if old := p.mtu.Swap(mtu); old != mtu {
 		m.log.Info("path MTU changed", "peer", p.id, "mtu", mtu, "was", old)
 	}
@@ -189,7 +190,7 @@ func (m *Mesh) publish(p *peer) {
 func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	fresh := p.path == nil
 	if fresh {
-		p.path = newPathMTU(m.o.UnderlayMTU, now)
+		p.path = pathmtu.New(m.o.UnderlayMTU, now)
 	}
 	if cfg.Endpoint == p.greeted {
 		return
@@ -200,7 +201,7 @@ func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	}
 	p.address.Store(&cfg.Endpoint)
 	if !fresh {
-		p.path = newPathMTU(m.o.UnderlayMTU, now)
+		p.path = pathmtu.New(m.o.UnderlayMTU, now)
 	}
 	m.askKernel(p, now)
 	m.publish(p)
@@ -268,19 +269,19 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 		} else {
 			p.quiet = 0
 		}
-		p.path.suspect(p.quiet >= 2, now)
+		p.path.Suspect(p.quiet >= 2, now)
 	}
 	p.sawLarge, p.sawHeard = large, heard
 
 	v4 := p.address.Load() != nil && p.address.Load().Addr().Is4()
-	for _, size := range p.path.step(now) {
+	for _, size := range p.path.Step(now) {
 		m.probeSeq++
 		m.ring.control(echo{
 			src: own, dst: theirs, size: innerMTU(size, v4), path: uint16(size), seq: m.probeSeq, cookie: m.cookie,
 		})
 	}
 	m.publish(p)
-	if cfg.Tapestry && p.path.silent > 0 && p.confirmed.Load() < p.shook.UnixNano() {
+	if cfg.Tapestry && p.path.Silent() > 0 && p.confirmed.Load() < p.shook.UnixNano() {
 		m.distrust(p, now)
 	}
 }
@@ -289,7 +290,7 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 // that cross on the way in parallel, and may end with keys that only one side has. WireGuard would notice after 15 s.
 func (m *Mesh) distrust(p *peer, now time.Time) {
 	p.deaf = now
-	p.path.silent = 0
+	p.path.ForgetSilence()
 	p.live.Store(false)
 	p.shake = shake{active: true, next: now.Add(m.deference(p))}
 }

@@ -7,7 +7,9 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/pathmtu"
 )
 
 const (
@@ -92,7 +94,7 @@ func (t *tunnel) begin() {
 		return
 	}
 	p := t.cur.peer
-	if size > innerMTU(minPath, false) {
+	if size > innerMTU(pathmtu.Min, false) {
 		p.large.Add(1)
 	}
 	t.counted = p.live.Load()
@@ -236,4 +238,15 @@ func (t *tunnel) Close() error {
 		close(t.events)
 	})
 	return nil
+}
+
+// innerMTU returns the size in bytes of the largest inner packet that, padded (see paddingUnit) and encrypted, fits
+// into an underlay packet of path bytes.
+func innerMTU(path int, v4 bool) int {
+	room := path - addressing.Tunnel(!v4)
+	if rest := room % paddingUnit; rest >= 16 {
+		return room - rest + 16
+	} else {
+		return room - rest
+	}
 }

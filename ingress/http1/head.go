@@ -16,7 +16,7 @@ import (
 // untilClose stands for the length of a body that ends with the connection.
 const untilClose = -1
 
-var errFraming = errors.New("it cannot be said where the response ends")
+var errFraming = errors.New("it is not clear where the response ends")
 
 // head is the head of a response, and what it says about the body and the connection.
 type head struct {

@@ -1,0 +1,147 @@
+package pathmtu
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// walk runs the discovery for the time lasts on a path that carries up to mtu bytes and answers after rtt. lose reports
+// whether the n-th probe is lost. walk returns how many probes were sent.
+func walk(d *Discovery, now *time.Time, lasts time.Duration, mtu func() int, rtt time.Duration, lose func(n int) bool) (probes int) {
+	type flight struct {
+		at   time.Time
+		size int
+	}
+	var under []flight
+	for end := now.Add(lasts); now.Before(end); *now = now.Add(10 * time.Millisecond) {
+		for len(under) > 0 && !under[0].at.After(*now) {
+			d.Answer(under[0].size, *now)
+			under = under[1:]
+		}
+		for _, size := range d.Step(*now) {
+			probes++
+			if size <= mtu() && !lose(probes) {
+				under = append(under, flight{now.Add(rtt), size})
+			}
+		}
+	}
+	return probes
+}
+
+func TestDiscovery(t *testing.T) {
+	none := func(int) bool { return false }
+	for _, c := range []struct {
+		name                   string
+		underlay, kernel, path int
+		rtt                    time.Duration
+		lose                   func(int) bool
+		want                   int
+		within                 time.Duration
+	}{
+		{"fits", 1500, 0, 1500, time.Millisecond, none, 1500, time.Second},
+		{"black hole", 1500, 0, 1400, time.Millisecond, none, 1400, time.Second},
+		{"between two steps", 1500, 0, 1450, time.Millisecond, none, 1440, time.Second},
+		{"smallest", 1500, 0, 1280, time.Millisecond, none, 1280, time.Second},
+		{"smaller than smallest", 1500, 0, 1000, time.Millisecond, none, 576, time.Second},
+		{"jumbo", 9000, 0, 9000, time.Millisecond, none, 9000, time.Second},
+		{"jumbo through a small path", 9000, 0, 1500, time.Millisecond, none, 1500, time.Second},
+		{"slow path", 1500, 0, 1400, 180 * time.Millisecond, none, 1400, 3 * time.Second},
+		{"one in three lost", 1500, 0, 1500, time.Millisecond, func(n int) bool { return n%3 == 1 }, 1500, 2 * time.Second},
+		{"black hole and loss", 1500, 0, 1400, time.Millisecond, func(n int) bool { return n%5 == 0 }, 1400, 2 * time.Second},
+		{"nobody answers", 1500, 0, 0, 0, none, 1500, 30 * time.Second},
+		{"kernel knows", 1500, 1300, 1300, time.Millisecond, none, 1300, 10 * time.Millisecond},
+		{"kernel knows half", 1500, 1400, 1320, time.Millisecond, none, 1320, time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			now := time.Unix(1000, 0)
+			d := New(c.underlay, now)
+			if c.kernel != 0 {
+				d.Limit(c.kernel, now)
+			}
+			walk(d, &now, c.within, func() int { return c.path }, c.rtt, c.lose)
+			if d.current != c.want {
+				t.Errorf("path MTU %d after %v, want %d", d.current, c.within, c.want)
+			}
+		})
+	}
+}
+
+func TestChanges(t *testing.T) {
+	none := func(int) bool { return false }
+	now := time.Unix(1000, 0)
+	mtu := 1500
+	path := func() int { return mtu }
+	d := New(1500, now)
+	walk(d, &now, 3*time.Second, path, time.Millisecond, none)
+
+	mtu = 1400
+	d.Suspect(true, now)
+	walk(d, &now, time.Second, path, time.Millisecond, none)
+	if d.current != 1400 {
+		t.Fatalf("a silent path is at %d after a second, want 1400", d.current)
+	}
+	mtu = 1320
+	walk(d, &now, verifyEvery+time.Second, path, time.Millisecond, none)
+	if d.current != 1320 {
+		t.Fatalf("an idle path is at %d, want 1320", d.current)
+	}
+	mtu = 1500
+	walk(d, &now, raiseEvery+verifyEvery, path, time.Millisecond, none)
+	if d.current != 1500 {
+		t.Fatalf("a widened path is at %d after a minute, want 1500", d.current)
+	}
+	d.Limit(1360, now)
+	if d.current != 1360 {
+		t.Fatalf("the kernel's word is not taken: %d", d.current)
+	}
+	d.Limit(1500, now)
+	walk(d, &now, time.Second, path, time.Millisecond, none)
+	if d.current != 1500 {
+		t.Fatalf("the kernel's better word is not tried at once: %d", d.current)
+	}
+}
+
+// When nothing is wrong the discovery sends a few probes a minute.
+func TestIsQuiet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := New(1500, now)
+	n := walk(d, &now, time.Minute, func() int { return 1500 }, time.Millisecond, func(int) bool { return false })
+	if n > 16 {
+		t.Errorf("%d probes in an idle minute", n)
+	}
+	n = 0
+	for range 100 {
+		d.Suspect(true, now)
+		n += walk(d, &now, 10*time.Millisecond, func() int { return 0 }, time.Millisecond, func(int) bool { return false })
+	}
+	if n > 12 {
+		t.Errorf("%d probes in a second to a peer that is away", n)
+	}
+}
+
+// A late or invented answer must not raise anything.
+func TestStrayAnswers(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := New(1500, now)
+	d.Limit(1400, now)
+	d.Answer(9000, now)
+	d.Step(now)
+	d.Answer(9000, now)
+	d.Answer(1500, now)
+	walk(d, &now, time.Minute, func() int { return 1300 }, time.Millisecond, func(int) bool { return false })
+	if d.current != 1300 {
+		t.Errorf("path MTU %d, want 1300", d.current)
+	}
+}
+
+func TestSteps(t *testing.T) {
+	if !slices.IsSortedFunc(steps[:], func(a, b int) int { return b - a }) {
+		t.Error("steps are not sorted")
+	}
+	for _, s := range steps {
+		if s%20 != 0 {
+			t.Errorf("step %d is not a multiple of 20", s)
+		}
+	}
+}
