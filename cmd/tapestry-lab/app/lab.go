@@ -209,11 +209,18 @@ func logsCommand() *cli.Command {
 		Description: "Without an argument it is the log of the lab's supervisor.",
 		Flags:       []cli.Flag{nameFlag(), &cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until ^C"}},
 		Action: func(c *cli.Context) error {
+			args, err := interspersed(c, leading(c.Args().Slice()))
+			if err != nil {
+				return err
+			}
+			if len(args) > 1 {
+				return fmt.Errorf("expected one pod or node/NODE, got %q", args)
+			}
 			l, err := dial(c)
 			if err != nil {
 				return err
 			}
-			r, err := l.Logs(c.Context, c.Args().First(), c.Bool("follow"))
+			r, err := l.Logs(c.Context, strings.Join(args, ""), c.Bool("follow"))
 			if err != nil {
 				return err
 			}
@@ -286,6 +293,7 @@ func interspersed(c *cli.Context, n int) ([]string, error) {
 			return nil, fmt.Errorf("unexpected argument %q", rest[0])
 		}
 		rest = rest[1:]
+		name = flagOf(c.Command.Flags, name)
 		switch {
 		case assigned:
 		case isSwitch(c.Command.Flags, name):
@@ -300,6 +308,16 @@ func interspersed(c *cli.Context, n int) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// flagOf returns the first name of the flag that has this name, or else the name itself.
+func flagOf(flags []cli.Flag, name string) string {
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			return f.Names()[0]
+		}
+	}
+	return name
 }
 
 // isSwitch reports whether the flag of that name takes no value.
@@ -375,15 +393,19 @@ func agentCommand() *cli.Command {
 		Description: "kill is SIGKILL, after which the lab starts it again at once; stop is SIGTERM, after which it stays down until start.",
 		Flags:       []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
-			if c.NArg() != 2 {
+			args, err := interspersed(c, 2)
+			if err != nil {
+				return err
+			}
+			if len(args) != 2 {
 				return errors.New("expected kill, stop or start and a node")
 			}
 			l, err := dial(c)
 			if err != nil {
 				return err
 			}
-			node := c.Args().Get(1)
-			switch verb := c.Args().First(); verb {
+			node := args[1]
+			switch verb := args[0]; verb {
 			case "kill":
 				return l.KillAgent(c.Context, node, syscall.SIGKILL, false)
 			case "stop":
@@ -405,14 +427,18 @@ func keeperCommand() *cli.Command {
 		Description: "kill is SIGKILL, after which the lab starts it again at once, and the agent gives the next one everything back.",
 		Flags:       []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
-			if c.NArg() != 2 || c.Args().First() != "kill" {
+			args, err := interspersed(c, 2)
+			if err != nil {
+				return err
+			}
+			if len(args) != 2 || args[0] != "kill" {
 				return errors.New("expected kill and a node")
 			}
 			l, err := dial(c)
 			if err != nil {
 				return err
 			}
-			return l.KillKeeper(c.Context, c.Args().Get(1), syscall.SIGKILL)
+			return l.KillKeeper(c.Context, args[1], syscall.SIGKILL)
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +35,24 @@ func TestBitRate(t *testing.T) {
 	for _, text := range []string{"fast", "-1mbit", "0", "1e9gbit", "mbit"} {
 		if got, err := bitRate(text); err == nil {
 			t.Errorf("%q is %v", text, got)
+		}
+	}
+}
+
+// TestFlagsBehind: flags of the lab's commands may follow what the command is about.
+func TestFlagsBehind(t *testing.T) {
+	for _, line := range []string{"agent kill n1 --name X", "keeper kill n1 --name=X", "logs n1 -f --name X", "logs -f --name X"} {
+		name, args, _ := strings.Cut(line, " ")
+		for _, make := range []func() *cli.Command{agentCommand, keeperCommand, logsCommand} {
+			cmd := make()
+			if cmd.Name != name {
+				continue
+			}
+			app := &cli.App{Commands: []*cli.Command{cmd}, Writer: io.Discard}
+			err := app.Run(append([]string{"x", name}, strings.Fields(args)...))
+			if err == nil || !strings.Contains(err.Error(), "X") {
+				t.Errorf("%s: got %v, want that there is no lab X", line, err)
+			}
 		}
 	}
 }

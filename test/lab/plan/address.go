@@ -53,6 +53,7 @@ func (w *work) nodes() {
 	ranges := slices.Clone(w.next.underlay.Prefixes)
 	for _, obj := range w.objects.Nodes {
 		ranges = append(ranges, writtenCIDRs(obj)...)
+		w.leaveOthers(obj, writtenCIDRs(obj))
 	}
 	for _, obj := range w.objects.Nodes {
 		node := Node{Name: obj.Name, External: obj.Labels[kube.ExternalLabel] == "true", Addrs: internalIPs(obj)}
@@ -154,6 +155,20 @@ func (w *work) podCIDRs(obj *corev1.Node, place int, taken []netip.Prefix) []net
 	}
 	w.fail(obj, "spec.podCIDRs", "no free range of 10.244.0.0/16 is left: give the Node one")
 	return nil
+}
+
+// leaveOthers refuses ranges that another Node was given and keeps: its pods have addresses there.
+func (w *work) leaveOthers(obj *corev1.Node, cidrs []netip.Prefix) {
+	for _, other := range w.objects.Nodes {
+		if other.Name == obj.Name || len(writtenCIDRs(other)) > 0 {
+			continue
+		}
+		for _, theirs := range w.old.nodes[other.Name].PodCIDRs {
+			if i := slices.IndexFunc(cidrs, theirs.Overlaps); i >= 0 {
+				w.fail(obj, "spec.podCIDRs", "%s overlaps %s, which Node %s keeps: choose another range", cidrs[i], theirs, other.Name)
+			}
+		}
+	}
 }
 
 func writtenCIDRs(obj *corev1.Node) []netip.Prefix {

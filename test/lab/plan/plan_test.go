@@ -111,6 +111,23 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+// A range that a running Node was given stays with it, whatever range another Node's object names.
+func TestRangesStay(t *testing.T) {
+	p := newPlanner()
+	mustPlan(t, p, doc(node("a"), node("b")))
+	objects, err := codec.Decode("lab.yaml", []byte(doc(node("a"), node("b"), node("c", "spec: {podCIDRs: [10.244.2.128/25]}"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Plan(objects); err == nil || !strings.Contains(err.Error(), "Node c: spec.podCIDRs: 10.244.2.128/25 overlaps 10.244.2.0/24, which Node b keeps") {
+		t.Errorf("got %v, want the overlap with b's range told of c", err)
+	}
+	c := mustPlan(t, p, doc(node("a"), node("b"), node("c", "spec: {podCIDRs: [10.244.9.0/24]}")))
+	if got := text(c.Nodes[1].PodCIDRs); got != "10.244.2.0/24 fd00:10:244:2::/64" {
+		t.Errorf("b has %s, want what it had", got)
+	}
+}
+
 func TestSchedule(t *testing.T) {
 	p := newPlanner()
 	nodes := doc(node("n1"), node("n2"), "apiVersion: v1\nkind: Node\nmetadata: {name: n3, labels: {tapestry.dev/external: \"true\"}}",
