@@ -16,7 +16,8 @@
 // the steps and writes it to its destination, without handing it to another goroutine. A few goroutines read all
 // attachments (poll.Poller); an attachment is read by one of them at a time. The Link's goroutines call FromLink with
 // batches of decrypted packets, and the stack's goroutines call fromStack and fromRelay; both run the same steps. A
-// packet waits in two places only: in the backlog of an attachment with a limit, and in the Link while that is busy.
+// packet waits in three places only: in the backlog of an attachment with a limit, in the Link while that is busy, and,
+// as a later fragment, for the first one of its datagram.
 //
 // # The steps
 //
@@ -28,7 +29,8 @@
 //     (the Link checks each packet, and bind checks again when a flow begins).
 //  2. bind: look up the flow. For a new flow the Balancer chooses the backend and the Policy decides whether the flow
 //     may be; it is inserted atomically for both directions. An ICMP error belongs to the flow of the packet that it
-//     quotes, if the sender of the error got that packet. A later fragment belongs to the flow of its first fragment.
+//     quotes, if the sender of the error got that packet. A later fragment belongs to the flow of its first fragment,
+//     and waits for that.
 //  3. translate: rewrite the packet in place, with incremental checksums.
 //  4. forward: find out who gets the packet: a TAP of this node, a peer, the stack, the host, the outside.
 //
@@ -44,7 +46,7 @@
 // Resources that senders share are charged to whoever sends: to a pod, by its attachment, and to another node as one
 // sender, whatever addresses it sends from, those of its clients included (Path.ownerOf).
 //
-// Each packet gets exactly one Verdict. A packet that cannot be served is refused at once (a reset, an ICMP error) and
+// Each packet gets exactly one Verdict, and another one after Held. A packet that cannot be served is refused at once (a reset, an ICMP error) and
 // counted under its DropReason. The answer is about the packet as its sender sent it: translation is undone first.
 //
 // # Translation

@@ -11,6 +11,7 @@ type journey struct {
 	packet *packet.Packet
 	origin
 	begun   bool // the packet began its flow
+	awaited bool // later fragments wait for this first one
 	verdict Verdict
 	reason  DropReason
 	answer  answer // of the verdict Answered
@@ -103,5 +104,8 @@ func (w *worker) walk(j *journey) {
 	w.count(j.verdict, j.reason)
 	if w.path.observer != nil && (j.begun || j.reason != NotDropped) {
 		w.tell(s, j)
+	}
+	if j.awaited {
+		w.catchUp(s, j)
 	}
 }

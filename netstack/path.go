@@ -39,12 +39,9 @@ type Options struct {
 	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
 	// makes one of its own.
 	Poller *poll.Poller
-	// Now is the monotonic clock of the attachments' limits; nil means time.Now.
+	// Now is the monotonic clock of the attachments' limits and of fragments; nil means time.Now.
 	Now func() time.Time
 }
-
-// maxFragmented is the number of fragmented datagrams whose ways a node remembers at once.
-const maxFragmented = 4096
 
 // Path is the packet path of one node: attachments, tables, the stack and the Link. Its methods are safe for concurrent
 // use.
@@ -83,7 +80,8 @@ func New(o Options) (*Path, error) {
 	}
 	path := &Path{
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
-		refusals: refusal.NewLimit(o.Now, rand.Uint64()), fragments: fragment.New(fragment.Options{Max: maxFragmented}),
+		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
+		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 	}
 	if o.Observer != nil {
 		o.Flows.OnEnd(o.Observer.Ended)
@@ -221,7 +219,14 @@ type Stats struct {
 }
 
 // Stats sums the workers' counters. Reasons and verdicts that did not occur are left out.
-func (p *Path) Stats() Stats { return p.workers.stats() }
+func (p *Path) Stats() Stats {
+	s := p.workers.stats()
+	if n := p.fragments.Lost(); n > 0 {
+		s.Verdicts[Dropped.String()] += n
+		s.Drops[LostFragment.String()] += n
+	}
+	return s
+}
 
 // FromLink takes a batch of decrypted packets from one peer, in order. packets is borrowed.
 func (p *Path) FromLink(id uint64, packets [][]byte) {

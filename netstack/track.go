@@ -16,7 +16,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 	case isICMPError(p):
 		return w.related(s, j)
 	case p.Frag == packet.LaterFrag:
-		return w.follow(j)
+		return w.follow(s, j)
 	}
 	for range 4 {
 		known := w.path.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit)
@@ -200,17 +200,6 @@ func (s *snapshot) mayQuote(j *journey) bool {
 	return true // from this node's stack
 }
 
-// follow finds the way of a later fragment: it is that of its first fragment.
-func (w *worker) follow(j *journey) bool {
-	way, ok := w.path.fragments.Find(&j.orig, j.packet.FragID)
-	if !ok {
-		return j.drop(LostFragment)
-	}
-	j.via, j.hit.To = way.Via, way.To
-	j.hit.Translate = way.To.Src != j.orig.Src || way.To.Dst != j.orig.Dst
-	return true
-}
-
 // translate is the step that rewrites the packet in place as its flow says.
 func (w *worker) translate(s *snapshot, j *journey) bool {
 	return !j.hit.Translate && j.packet.Frag != packet.FirstFrag || w.rewrite(s, j)
@@ -230,7 +219,7 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
 	}
 	if p.Frag == packet.FirstFrag {
-		w.path.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})
+		j.awaited = w.path.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})
 	}
 	return true
 }

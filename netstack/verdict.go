@@ -1,6 +1,7 @@
 package netstack
 
-// Verdict is what the pipeline did with a packet. Every packet gets exactly one.
+// Verdict is what the pipeline did with a packet. Every packet gets exactly one, and one that was Held another one when
+// it waits no longer.
 type Verdict uint8
 
 // The verdicts.
@@ -10,11 +11,12 @@ const (
 	ToLink                  // handed to the Link for another node
 	ToStack                 // ends in this node's stack
 	Answered                // consumed, and answered by the pipeline itself (ARP, refusals, resets)
+	Held                    // waits for the first fragment of its datagram
 	numVerdicts
 )
 
 func (v Verdict) String() string {
-	return [...]string{"dropped", "to-tap", "to-link", "to-stack", "answered"}[v]
+	return [...]string{"dropped", "to-tap", "to-link", "to-stack", "answered", "held"}[v]
 }
 
 // DropReason says why a packet was dropped. The text is the log key and metric label.
@@ -40,7 +42,7 @@ const (
 	TooBig                  // larger than the path, must not be fragmented; answered with ICMP
 	FlowsFull               // no room in the flow table
 	NoSourcePort            // no free port to tell two flows apart
-	LostFragment            // later fragment whose first was not seen
+	LostFragment            // later fragment whose first did not come in time, or for which there was no room
 	TAPDown                 // the TAP did not take the packet
 	HostBusy                // the host's socket had no room, or no socket was to be had
 	OverLimit               // the attachment is sent more than its limit allows

@@ -15,10 +15,12 @@ type worker struct {
 	from *Attachment // the attachment it reads; nil for the stack's and the Link's workers
 
 	pkt, inner, answer packet.Packet
+	latePacket         packet.Packet
 	packets, bytes     uint64 // read from its attachment, and not yet in the attachment's counters
 	told               Flow   // passed to Policy and Observer
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
+	late               []byte // a fragment that waited for its first, after one did
 	fragment           []byte // as large as the MTU, after the first fragmentation
 	segment            []byte // holds a frame, after the first segmentation for a TAP without offloads
 	iov                [][]byte

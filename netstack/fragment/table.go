@@ -1,9 +1,9 @@
-// Package fragment remembers the ways of first fragments for the later ones. A later fragment carries no ports, so its
-// flow cannot be found from itself. Fragmented datagrams are rare: TCP does not fragment, and a pod's UDP only above
-// its MTU. A later fragment that overtakes its first has no known way (RFC 4787 REQ-14 lets it be dropped).
+// Package fragment finds the ways of later fragments, which carry no ports and so belong to no flow by themselves: they
+// go where their first fragment went. One that overtook its first waits for it (RFC 4787 REQ-14). Datagrams in
+// fragments are rare: TCP does not fragment, and a pod's UDP only above its MTU.
 //
-// Package share shares out the room among the senders of first fragments. When there is no room, a sender who has the
-// most gives way to those with fewer; otherwise a sender replaces its own oldest datagram.
+// Package share divides the room among the senders, for ways and for fragments that wait: a sender of more than fit
+// replaces its own, and when there is no room, whoever has the most there makes room for the others.
 package fragment
 
 import (
@@ -14,37 +14,45 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// life is how long a way is remembered. RFC 791's reassembly timeout is 15 s, that of Linux 30 s.
+// life is how long a way is known: RFC 791's reassembly timeout is 15 s, Linux' is 30 s.
 const life = 30 * time.Second
 
-// Way is what a fragmented packet becomes by translation, and where its flow sends it (flow.Entry.Via).
+// Way is what a fragmented packet becomes by translation, and where its flow sends it.
 type Way struct {
 	To  packet.Tuple
 	Via uint64
 }
 
-// Options configures a Table.
+// Options are what a Table needs.
 type Options struct {
-	// Max is how many datagrams are remembered at once, at least 1.
+	// Max is how many datagrams are known at once, at least 1.
 	Max int
-	// Now is the clock; nil means time.Now.
+	// MaxWaiting is how many fragments wait at once, at least 1. Each takes as many bytes as it has, Longest at most.
+	MaxWaiting int
+	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// Table remembers ways. Its methods are safe for concurrent use. It allocates only when it holds more datagrams than
-// ever before.
+// Table has the ways, and the fragments that wait for one. Its methods are safe for concurrent use. It allocates for no
+// more datagrams and fragments than it has had at once.
 type Table struct {
 	now   func() time.Time
 	share *share.Limit[uint64, *datagram]
+	queue *share.Limit[uint64, *piece]
 
-	mu    sync.Mutex // guards the fields below
-	known map[key]*datagram
-	spare []*datagram
+	mu     sync.Mutex // guards below
+	known  map[key]*datagram
+	spare  []*datagram
+	wait   map[key]*piece // the newest of each datagram
+	unused []*piece
+	lost   uint64 // pieces that waited in vain
 }
 
-// key names a datagram by what all its fragments have in common (RFC 791 3.2, RFC 8200 4.5), and by their space.
+// key names a datagram: whatever its fragments have in common (RFC 791 3.2, RFC 8200 4.5), within their space, and who
+// is charged for them.
 type key struct {
 	src, dst packet.Addr
+	owner    uint64
 	id       uint32
 	space    uint32
 	proto    packet.Proto
@@ -57,37 +65,45 @@ type datagram struct {
 	claim share.Claim[uint64, *datagram]
 }
 
-// New returns an empty Table.
+// New makes an empty Table.
 func New(o Options) *Table {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	return &Table{
-		now: o.Now, known: map[key]*datagram{},
+		now: o.Now, known: map[key]*datagram{}, wait: map[key]*piece{},
 		share: share.New[uint64, *datagram](share.Options[uint64]{Total: o.Max}),
+		queue: share.New[uint64, *piece](share.Options[uint64]{Total: o.MaxWaiting}),
 	}
 }
 
-func keyOf(t *packet.Tuple, id uint32) key { return key{t.Src, t.Dst, id, t.Space, t.Proto} }
+func keyOf(t *packet.Tuple, id uint32, owner uint64) key {
+	k := key{t.Src, t.Dst, owner, id, t.Space, t.Proto}
+	if !t.Src.Is4() {
+		k.proto = 0 // later fragments may name another protocol than the first (RFC 8200 4.5)
+	}
+	return k
+}
 
-// Remember stores the way of a datagram, whose first fragment arrived with the tuple and the identification id, and
-// charges it to owner.
-func (t *Table) Remember(tuple *packet.Tuple, id uint32, owner uint64, w Way) {
+// Remember keeps the way of the datagram whose first fragment arrived with this tuple and identification, and charges
+// it to owner. It reports whether later fragments wait for the way; Next returns those.
+func (t *Table) Remember(tuple *packet.Tuple, id uint32, owner uint64, w Way) (waiting bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	k := keyOf(tuple, id)
+	k := keyOf(tuple, id, owner)
 	d := t.known[k]
 	if d == nil {
 		if d = t.room(owner); d == nil {
-			return
+			return false
 		}
 		d.key = k
 		t.known[k] = d
 	}
 	d.way, d.end = w, t.now().Add(life)
+	return t.wait[k] != nil
 }
 
-// room returns a datagram that holds a unit of owner's, nil when there is none to be had.
+// room gives a datagram that holds a unit of owner's, nil when there is none to be had.
 func (t *Table) room(owner uint64) *datagram {
 	var d *datagram
 	if n := len(t.spare); n > 0 {
@@ -108,11 +124,9 @@ func (t *Table) room(owner uint64) *datagram {
 	return d
 }
 
-// Find returns the way of a later fragment with this tuple and identification.
-func (t *Table) Find(tuple *packet.Tuple, id uint32) (Way, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	d := t.known[keyOf(tuple, id)]
+// find returns the way of a datagram, and whether it is known. The caller holds mu.
+func (t *Table) find(k key) (Way, bool) {
+	d := t.known[k]
 	if d == nil || !d.end.After(t.now()) {
 		return Way{}, false
 	}
