@@ -54,8 +54,8 @@ type PeerRoute struct {
 type Balancer interface {
 	// Pick says what to do with the first packet of a flow, whose tuple is t. t is borrowed.
 	Pick(t *packet.Tuple) packet.Choice
-	// Backend says what became of a backend that was chosen earlier.
-	Backend(id uint64) packet.BackendState
+	// Backend says what became of a backend that was chosen earlier. at is its address.
+	Backend(id uint64, at packet.Addr) packet.BackendState
 	// Leads reports whether t's destination still belongs to the Service port for which backend was chosen, at which
 	// backend serves on port. It returns false when the destination now belongs to another Service port or to none. t
 	// is borrowed.

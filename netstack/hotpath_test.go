@@ -96,9 +96,9 @@ func (hotBalancer) Pick(t *packet.Tuple) packet.Choice {
 	return packet.Choice{}
 }
 
-func (hotBalancer) Backend(uint64) packet.BackendState            { return packet.BackendReady }
-func (hotBalancer) Leads(*packet.Tuple, uint64, uint16) bool      { return true }
-func (hotBalancer) IsEndpoint(packet.Endpoint, packet.Proto) bool { return true }
+func (hotBalancer) Backend(uint64, packet.Addr) packet.BackendState { return packet.BackendReady }
+func (hotBalancer) Leads(*packet.Tuple, uint64, uint16) bool        { return true }
+func (hotBalancer) IsEndpoint(packet.Endpoint, packet.Proto) bool   { return true }
 
 func TestHotPathAllocatesNothing(t *testing.T) {
 	for _, p := range paths {

@@ -67,18 +67,18 @@ func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 		kind := w.pick(s, j).Kind
 		return kind == packet.NotFrontend || kind == packet.ToStack
 	}
-	backend := &j.hit.To.Dst
+	at := j.hit.To.Dst
 	if j.hit.Dir == flow.Reply {
-		backend = &j.orig.Src
+		at = j.orig.Src
 	}
-	return s.keeps(j.hit.Backend, backend, j.orig.Proto, knocks) &&
+	return s.keeps(j.hit.Backend, at, j.orig.Proto, knocks) &&
 		(!moves || s.balancer.Leads(&j.packet.Tuple, j.hit.Backend, j.hit.To.DstPort))
 }
 
-// keeps reports whether the backend with this ID and address may keep a flow. knocks is set while nobody has answered
-// the flow, or when it begins anew. For UDP an answer means nothing, since some clients never get one.
-func (s *snapshot) keeps(id uint64, backend *packet.Addr, proto packet.Proto, knocks bool) bool {
-	switch s.balancer.Backend(id) {
+// keeps reports whether the backend with this ID, which is at this address, may keep a flow. knocks is set while nobody
+// has answered the flow, or when it begins anew. For UDP an answer means nothing, since some clients never get one.
+func (s *snapshot) keeps(id uint64, at packet.Addr, proto packet.Proto, knocks bool) bool {
+	switch s.balancer.Backend(id, at) {
 	case packet.BackendReady:
 		return true
 	case packet.BackendServing:
@@ -86,7 +86,7 @@ func (s *snapshot) keeps(id uint64, backend *packet.Addr, proto packet.Proto, kn
 	case packet.BackendDraining:
 		return proto == packet.TCP && !knocks
 	}
-	return proto == packet.TCP && !knocks && s.judgedAt(backend)
+	return proto == packet.TCP && !knocks && s.judgedAt(&at)
 }
 
 // forget deletes the journey's flow from the flow table.

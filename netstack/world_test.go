@@ -26,7 +26,7 @@ func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
 	return b.picks[netip.AddrPortFrom(t.Dst.Netip(), t.DstPort)]
 }
 
-func (b *balancer) Backend(id uint64) packet.BackendState { return b.states[id] }
+func (b *balancer) Backend(id uint64, _ packet.Addr) packet.BackendState { return b.states[id] }
 
 func (b *balancer) Leads(t *packet.Tuple, _ uint64, _ uint16) bool {
 	a := netip.AddrPortFrom(t.Dst.Netip(), t.DstPort)

@@ -118,7 +118,7 @@ func makeNodePorts(n *Node) (part, error) {
 		Dial:        n.dialAs,
 		Join:        n.join,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
-		Backend:     func(id uint64) packet.BackendState { return n.table.Load().Backend(id) },
+		Stays:       func(t *packet.Tuple, c packet.Choice) bool { return n.table.Load().StaysOnHost(t, c) },
 		Forbidden:   func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) },
 		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(&n.Config().Netstack, like) },
 		Logger:      n.log,

@@ -63,7 +63,7 @@ const (
 )
 
 // podID returns the upper part of the ids of all backends that the server (id, addr) has. The lower part is zero.
-func podID(id string, addr netip.Addr) uint64 {
+func podID[S string | []byte](id S, addr netip.Addr) uint64 {
 	h := hashString(fnvOffset, id)
 	b := addr.As16()
 	for _, c := range b {
@@ -73,6 +73,13 @@ func podID(id string, addr netip.Addr) uint64 {
 		h = 1 << podShift // 0 stands for "no backend" in packet.Choice
 	}
 	return h
+}
+
+// addrID returns the podID of a server that is known by its address alone (Endpoint.ID).
+func addrID(at packet.Addr) uint64 {
+	var text [len("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")]byte
+	addr := at.Netip()
+	return podID(addr.AppendTo(text[:0]), addr)
 }
 
 // portID returns the hash of a Service port, for the lower part of an id. backendID adds the target port.
@@ -90,7 +97,7 @@ func backendID(pod, port uint64, target uint16) uint64 {
 }
 
 // hashString continues an FNV-1a hash with s and an end mark, so that ("a", "bc") and ("ab", "c") differ.
-func hashString(h uint64, s string) uint64 {
+func hashString[S string | []byte](h uint64, s S) uint64 {
 	for i := 0; i < len(s); i++ {
 		h = (h ^ uint64(s[i])) * fnvPrime
 	}

@@ -288,7 +288,7 @@ func FuzzPickTwin(f *testing.F) {
 				t.Fatalf("%v:%d -> %v:%d/%d: got %+v, want %+v\n%+v", tu.Src, tu.SrcPort, tu.Dst, tu.DstPort, tu.Proto, got, want, c)
 			}
 			// The fallback to terminating endpoints is decided per node, so such a backend only serves in this Table.
-			state := table.Backend(got.Backend)
+			state := table.Backend(got.Backend, got.To.Addr)
 			if there := slowNodeAt(&c, tu.Dst.Netip()) != "" && state == packet.BackendServing; got.Kind == packet.Picked && state != packet.BackendReady && !there {
 				t.Fatalf("picked a backend that is not ready, but %v", state)
 			}

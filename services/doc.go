@@ -52,7 +52,9 @@
 // Identity. A backend's id has 64 bits. The upper 40 are a hash of the pod's UID and address, the lower 24 a hash of
 // the Service port and target port. So a reused address gets another id. Two Services over one pod have different
 // ids, because one may drop the pod while the other keeps it. The upper part alone shows that a pod still lives
-// although no Service leads to it; its connections then continue until they end (BackendDraining).
+// although no Service leads to it; its connections then continue until they end (BackendDraining). An
+// endpoint without a pod is known by its address alone. When it leaves its Service, its connections continue as well,
+// since only it can tell whether it lives (KEP-1669).
 //
 // The package has more than 1,500 lines because compiling, querying and printing a Table all need its internal layout.
 package services

@@ -92,6 +92,23 @@ func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
 	return t.Pick(tuple)
 }
 
+// StaysOnHost reports whether the datagrams of a client of a socket on this host still go where PickOnHost sent them,
+// choice: the backend serves, and tuple.Dst leads to the same Service port or hostPort.
+func (t *Table) StaysOnHost(tuple *packet.Tuple, choice packet.Choice) bool {
+	if t.Backend(choice.Backend, choice.To.Addr) < packet.BackendServing {
+		return false
+	}
+	if c, ok := t.hosts.pick(tuple); ok {
+		return c.Backend == choice.Backend
+	}
+	if tuple.Dst.Netip().IsLoopback() {
+		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
+			return t.isOf(f, choice.Backend, choice.To.Port)
+		}
+	}
+	return t.Leads(tuple, choice.Backend, choice.To.Port)
+}
+
 // HostPorts returns the HostPorts that take effect. The caller must not change the list.
 func (t *Table) HostPorts() []HostPort { return t.hosts.served }
 

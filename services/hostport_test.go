@@ -68,7 +68,7 @@ func TestHostPorts(t *testing.T) {
 			if to != by.want {
 				t.Errorf("%s, %s: goes to %q, want %q", tt.name, by.name, to, by.want)
 			}
-			if got.Backend != 0 && table.Backend(got.Backend) != packet.BackendReady {
+			if got.Backend != 0 && table.Backend(got.Backend, got.To.Addr) != packet.BackendReady {
 				t.Errorf("%s, %s: the pod is not ready", tt.name, by.name)
 			}
 		}
@@ -79,14 +79,14 @@ func TestHostPorts(t *testing.T) {
 func TestHostPortBackend(t *testing.T) {
 	c := hostPortConfig()
 	table, _ := NewTable(c)
-	id := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")).Backend
+	first := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080"))
 	c.HostPorts = slices.Clone(c.HostPorts)
 	c.HostPorts[1].ID = "successor"
 	table, _ = table.Update(c)
-	if table.Backend(id) != packet.BackendGone {
+	if table.Backend(first.Backend, first.To.Addr) != packet.BackendGone {
 		t.Error("the pod has gone, its hostPort has not")
 	}
-	if again := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")).Backend; again == id || table.Backend(again) != packet.BackendReady {
+	if again := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.1:8080")); again.Backend == first.Backend || table.Backend(again.Backend, again.To.Addr) != packet.BackendReady {
 		t.Error("the successor is taken for the pod before, or is not ready")
 	}
 }
@@ -208,7 +208,7 @@ func TestLocalPolicyAtAnotherNode(t *testing.T) {
 			if got.Kind != tt.kind || tt.to != "" && got.To.AddrPort().String() != tt.to {
 				t.Errorf("%s: %+v, want %s", tt.tuple, got, tt.to)
 			}
-			if got.Backend != 0 && table.Backend(got.Backend) != packet.BackendReady {
+			if got.Backend != 0 && table.Backend(got.Backend, got.To.Addr) != packet.BackendReady {
 				t.Errorf("%s: the backend is not ready", tt.tuple)
 			}
 		}
@@ -220,5 +220,42 @@ func TestLocalPolicyAtAnotherNode(t *testing.T) {
 	table, _ = NewTable(c)
 	if got := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.2:30084")); got.Kind != packet.DropLocal {
 		t.Errorf("no endpoint is on that node: %+v, want a drop", got)
+	}
+}
+
+// TestStaysOnHost: datagrams of a client of a socket on the host go where its address and port lead now.
+func TestStaysOnHost(t *testing.T) {
+	c := hostPortConfig()
+	table, _ := NewTable(c)
+	for _, tt := range []struct {
+		to     string
+		change func(*Config)
+		want   bool
+	}{
+		{"tcp 127.0.0.1:999 127.0.0.1:8080", func(*Config) {}, true},
+		{"tcp 127.0.0.1:999 127.0.0.1:8080", func(c *Config) { c.HostPorts = c.HostPorts[1:] }, false},
+		{"tcp 127.0.0.1:999 127.0.0.1:8080", func(c *Config) { c.HostPorts[0].To = netip.MustParseAddrPort("10.0.0.99:80") }, false},
+		{"tcp 127.0.0.1:999 127.0.0.1:9090", func(c *Config) { c.HostPorts[0], c.HostPorts[3] = c.HostPorts[3], c.HostPorts[0] }, true},
+		{"tcp 203.0.113.1:999 192.0.2.1:30080", func(*Config) {}, true},
+		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(*Config) {}, true},
+		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(c *Config) { c.Services = nil }, false},
+		{"tcp 203.0.113.1:999 192.0.2.1:30080", func(c *Config) { c.Services = nil }, false},
+		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(c *Config) {
+			c.Services = slices.Clone(c.Services)
+			for i, s := range c.Services {
+				own := *s
+				own.Name += "-new" // the same pods, the same port
+				c.Services[i] = &own
+			}
+		}, false},
+	} {
+		next := c
+		next.HostPorts = slices.Clone(c.HostPorts)
+		tt.change(&next)
+		changed, _ := table.Update(next)
+		choice := table.PickOnHost(tuple(tt.to))
+		if got := changed.StaysOnHost(tuple(tt.to), choice); got != tt.want || choice.Kind != packet.Picked {
+			t.Errorf("%s, %v: got %v, want %v", tt.to, choice, got, tt.want)
+		}
 	}
 }

@@ -118,7 +118,7 @@ func TestSessionEndsWithEndpoint(t *testing.T) {
 						t.Fatalf("connection %d went to %x; the first one to %x, which is no longer ready, the second one to %x", i, b, first.Backend, next)
 					}
 				}
-				if table.Backend(next) != packet.BackendReady || table.Backend(first.Backend) == packet.BackendReady {
+				if table.Backend(next, packet.Addr{}) != packet.BackendReady || table.Backend(first.Backend, first.To.Addr) == packet.BackendReady {
 					t.Error("the endpoint that was left is ready, or the new one is not")
 				}
 			})

@@ -124,16 +124,17 @@ func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	return packet.Choice{Kind: packet.UnknownPort}
 }
 
-// Backend returns the present state of a backend that Pick returned, perhaps on another node or before a restart. A
-// pod to which no Service port leads any longer is draining while it lives.
-func (t *Table) Backend(id uint64) packet.BackendState {
+// Backend returns the present state of a backend that Pick returned with the address at, perhaps on another node or
+// before a restart. A pod to which no Service port leads any longer is draining while it lives. So is a backend that is
+// known by its address alone, since nobody but itself can tell that it is gone.
+func (t *Table) Backend(id uint64, at packet.Addr) packet.BackendState {
 	if s := t.states.of(id); s != packet.BackendGone {
 		return s
 	}
 	if _, served := t.hosts.ids[id]; served {
 		return packet.BackendReady
 	}
-	if _, lives := t.pods[id&podMask]; lives {
+	if _, lives := t.pods[id&podMask]; lives || id&podMask == addrID(at) {
 		return packet.BackendDraining
 	}
 	return packet.BackendGone
@@ -151,6 +152,11 @@ func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
 		}
 		f = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
 	}
+	return t.isOf(f, backend, port)
+}
+
+// isOf reports whether the frontend, which may be nil, is of the Service port that the backend was chosen for.
+func (t *Table) isOf(f *front, backend uint64, port uint16) bool {
 	if f == nil || f.service == noService {
 		return false
 	}

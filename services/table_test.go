@@ -112,8 +112,8 @@ func TestPick(t *testing.T) {
 			if got.To.AddrPort().String() != tt.to {
 				t.Errorf("to %v, want %v", got.To.AddrPort(), tt.to)
 			}
-			if got.Backend == 0 || table.Backend(got.Backend) != packet.BackendReady {
-				t.Errorf("backend %x is %d, want ready", got.Backend, table.Backend(got.Backend))
+			if got.Backend == 0 || table.Backend(got.Backend, got.To.Addr) != packet.BackendReady {
+				t.Errorf("backend %x is %d, want ready", got.Backend, table.Backend(got.Backend, got.To.Addr))
 			}
 		})
 	}
@@ -125,7 +125,7 @@ func TestBackend(t *testing.T) {
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}}}
 	}
 	before, _ := NewTable(service(ep("10.0.0.1 a rs")))
-	id := before.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80")).Backend
+	first := before.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80"))
 
 	reused := ep("10.0.0.1 a rs")
 	reused.ID = "another pod"
@@ -163,7 +163,7 @@ func TestBackend(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			table, _ := NewTable(tt.c)
-			if got := table.Backend(id); got != tt.want {
+			if got := table.Backend(first.Backend, first.To.Addr); got != tt.want {
 				t.Errorf("state %d, want %d", got, tt.want)
 			}
 		})
@@ -172,6 +172,37 @@ func TestBackend(t *testing.T) {
 
 // TestBackendIDIsStable compares ids with the values of the first version, since nodes of different versions must
 // agree on them.
+// TestBackendOfNoPod: an endpoint without targetRef has only its address for an identity. Nobody can tell whether it
+// lives, so its connections go on when it leaves its Service, as long as it answers (kubernetes/kubernetes#102631).
+func TestBackendOfNoPod(t *testing.T) {
+	for _, addr := range []string{"10.0.0.1", "198.51.100.7", "fd00::1", "2001:db8:1:2:3:4:5:6"} {
+		e := ep(addr + " a rs")
+		e.ID = addr
+		s := &Service{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1", "fd96::1"), Endpoints: []Endpoint{e},
+			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}
+		table, _ := NewTable(Config{Services: []*Service{s}})
+		to := "tcp 10.0.0.7:999 10.96.0.1:80"
+		if e.Addr.Is6() {
+			to = "tcp [fd00::7]:999 [fd96::1]:80"
+		}
+		c := table.Pick(tuple(to))
+		if got := table.Backend(c.Backend, c.To.Addr); got != packet.BackendReady {
+			t.Errorf("%s: state %d before", addr, got)
+		}
+		left := *s
+		left.Endpoints = nil
+		for name, next := range map[string]Config{"left": {Services: []*Service{&left}}, "Service deleted": {}} {
+			table, _ := table.Update(next)
+			if got := table.Backend(c.Backend, c.To.Addr); got != packet.BackendDraining {
+				t.Errorf("%s, %s: state %d, want %d", addr, name, got, packet.BackendDraining)
+			}
+			if got := table.Backend(c.Backend, packet.Addr{15: 99}); got != packet.BackendGone {
+				t.Errorf("%s, %s: state %d for another's address, want %d", addr, name, got, packet.BackendGone)
+			}
+		}
+	}
+}
+
 func TestBackendIDIsStable(t *testing.T) {
 	table, _ := NewTable(testConfig())
 	got := table.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80")).Backend
@@ -381,7 +412,11 @@ func TestAllocs(t *testing.T) {
 		"tcp 10.0.0.7:999 10.0.0.1:8080", "tcp 10.0.0.7:999 10.96.7.7:80",
 	} {
 		tu := tuple(s)
-		if n := testing.AllocsPerRun(100, func() { table.Backend(table.Pick(tu).Backend) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() {
+			choice := table.Pick(tu)
+			table.Backend(choice.Backend, choice.To.Addr)
+			table.Backend(1, tu.Src) // one that is gone
+		}); n != 0 {
 			t.Errorf("%s: %v allocations", s, n)
 		}
 	}

@@ -69,8 +69,8 @@ func FuzzUpdateTwin(f *testing.F) {
 				}
 			}
 			for id := range ids { // all ids that any Table had
-				if got.Backend(id) != want.Backend(id) {
-					t.Fatalf("backend %x is %v, want %v", id, got.Backend(id), want.Backend(id))
+				if got, want := got.Backend(id, packet.Addr{}), want.Backend(id, packet.Addr{}); got != want {
+					t.Fatalf("backend %x is %v, want %v", id, got, want)
 				}
 			}
 			for _, dst := range addresstest.Addrs("10.96.0.1", "10.96.0.2", "192.0.2.1", "198.51.100.1", "fd96::1", "2001:db8::1") {

@@ -55,9 +55,9 @@ func (o *observed) Write(frame []byte) error {
 // nothing is a Balancer without Services.
 type nothing struct{}
 
-func (nothing) Pick(*packet.Tuple) packet.Choice         { return packet.Choice{} }
-func (nothing) Backend(uint64) packet.BackendState       { return packet.BackendGone }
-func (nothing) Leads(*packet.Tuple, uint64, uint16) bool { return false }
+func (nothing) Pick(*packet.Tuple) packet.Choice                { return packet.Choice{} }
+func (nothing) Backend(uint64, packet.Addr) packet.BackendState { return packet.BackendGone }
+func (nothing) Leads(*packet.Tuple, uint64, uint16) bool        { return false }
 
 func (nothing) IsEndpoint(packet.Endpoint, packet.Proto) bool { return false }
 

@@ -125,7 +125,7 @@ func TestChoose(t *testing.T) {
 		w, p := newWorld(t, func(o *Options) { o.Forbidden = netip.MustParsePrefix("10.0.0.0/8").Contains })
 		w.choose(7, net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:8080")))
 		f, ok := p.choose(netip.MustParseAddrPort(tt.client), netip.MustParseAddrPort(tt.local), packet.UDP)
-		if !ok || f.client.String() != tt.as || f.backend.String() != "10.0.0.1:8080" || f.id != 7 {
+		if !ok || f.client.String() != tt.as || f.backend.String() != "10.0.0.1:8080" || f.choice.Backend != 7 {
 			t.Errorf("%s: %+v %v, want it to be %s", tt.client, f, ok, tt.as)
 		}
 		tu := w.tuples[0]
@@ -150,7 +150,7 @@ func TestTable(t *testing.T) {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	_, p := newWorld(t, func(o *Options) { o.Pick, o.Backend = table.Pick, table.Backend })
+	_, p := newWorld(t, func(o *Options) { o.Pick, o.Stays = table.PickOnHost, table.StaysOnHost })
 	if problems := p.Set(Ports(table)); len(problems) != 0 {
 		t.Fatal(problems)
 	}
@@ -178,7 +178,7 @@ func TestHostPorts(t *testing.T) {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	w, p := newWorld(t, func(o *Options) { o.Pick, o.Backend = table.PickOnHost, table.Backend })
+	w, p := newWorld(t, func(o *Options) { o.Pick, o.Stays = table.PickOnHost, table.StaysOnHost })
 	if problems := p.Set(Ports(table)); len(problems) != 0 {
 		t.Fatal(problems)
 	}

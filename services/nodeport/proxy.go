@@ -27,7 +27,7 @@ type Listener interface {
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
 }
 
-// Options are the settings of a Proxy. Dial, Pick, Backend and NodeAddr are required.
+// Options are the settings of a Proxy. Dial, Pick, Stays and NodeAddr are required.
 type Options struct {
 	// Listen opens sockets on the host; nil uses the kernel.
 	Listen Listener
@@ -38,9 +38,9 @@ type Options struct {
 	// returns true, and conn belongs to Join. If it cannot do that, it returns false at once, and Dial is used. Nil is
 	// the same as a Join that always returns false.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
-	// Pick and Backend are PickOnHost and Backend of the current Table.
-	Pick    func(*packet.Tuple) packet.Choice
-	Backend func(id uint64) packet.BackendState
+	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
+	Pick  func(*packet.Tuple) packet.Choice
+	Stays func(*packet.Tuple, packet.Choice) bool
 	// Forbidden reports whether a client address cannot come from outside, because it belongs to a pod or a Service.
 	// Nil forbids none.
 	Forbidden func(client netip.Addr) bool
@@ -324,7 +324,13 @@ func (p *Proxy) release(c io.Closer) {
 // flow is a client and its backend.
 type flow struct {
 	client, backend netip.AddrPort
-	id              uint64
+	asked
+}
+
+// asked is what Pick was asked and what it chose.
+type asked struct {
+	tuple  packet.Tuple
+	choice packet.Choice
 }
 
 // choose picks the backend for a client of the socket at local. It returns false if the client gets none.
@@ -339,12 +345,13 @@ func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, 
 	if a := client.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() {
 		f.client = netip.AddrPortFrom(p.opts.NodeAddr(a), 0)
 	}
-	choice := p.opts.Pick(&packet.Tuple{
+	f.tuple = packet.Tuple{
 		Src: packet.AddrFrom(f.client.Addr()), SrcPort: client.Port(),
 		Dst: packet.AddrFrom(local.Addr()), DstPort: local.Port(), Proto: proto,
-	})
-	f.backend, f.id = choice.To.AddrPort(), choice.Backend
-	return f, choice.Kind == packet.Picked
+	}
+	f.choice = p.opts.Pick(&f.tuple)
+	f.backend = f.choice.To.AddrPort()
+	return f, f.choice.Kind == packet.Picked
 }
 
 // explain returns one sentence that says what is wrong with a port and what to do.

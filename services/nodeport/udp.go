@@ -93,8 +93,8 @@ type sessionKey struct {
 
 // session is the state of one client and its backend.
 type session struct {
-	key    sessionKey
-	id     uint64 // of the backend
+	key sessionKey
+	asked
 	conn   net.Conn
 	oob    []byte       // for replies
 	active atomic.Int64 // time of the last datagram in either direction, in nanoseconds since start
@@ -150,7 +150,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	sess := s.sessions[k]
 	s.mu.Unlock()
 	if sess != nil {
-		if s.p.opts.Backend(sess.id) >= packet.BackendServing {
+		if s.p.opts.Stays(&sess.tuple, sess.choice) {
 			sess.touch()
 			s.p.guests.touch(sess)
 			return sess
@@ -165,7 +165,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	if err != nil {
 		return nil
 	}
-	sess = &session{key: k, id: f.id, conn: conn, oob: u.from(k.local), server: s}
+	sess = &session{key: k, asked: f.asked, conn: conn, oob: u.from(k.local), server: s}
 	sess.touch()
 	s.add(sess)
 	wg.Go(func() { s.replies(u, sess) })

@@ -5,10 +5,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -87,6 +89,52 @@ func TestUDPMoves(t *testing.T) {
 	w.state(2, packet.BackendGone)
 	c.Write([]byte("lost"))
 	await.Until(t, "a session without backend ends", func() bool { return p.Stats().Sessions == 0 })
+}
+
+// TestUDPFollowsItsPort: a client that goes on from one port is served by whoever has the node port now, even if the
+// backend before lives and serves elsewhere (kubernetes/kubernetes#139628).
+func TestUDPFollowsItsPort(t *testing.T) {
+	config := func(ports [2]uint16, backends [2]net.Addr) services.Config {
+		c := tableConfig("n")
+		for i, name := range []string{"one", "two"} {
+			at := netip.MustParseAddrPort(backends[i].String())
+			c.Services = append(c.Services, &services.Service{
+				Namespace: "d", Name: name, Ports: []services.Port{{Protocol: packet.UDP, Port: 80, NodePort: ports[i]}},
+				Endpoints: []services.Endpoint{{Addr: at.Addr(), ID: name, Node: "n", Ready: true, Serving: true,
+					Ports: []services.EndpointPort{{Protocol: packet.UDP, Port: at.Port()}}}},
+			})
+		}
+		return c
+	}
+	backends := [2]net.Addr{udpBackend(t, "one"), udpBackend(t, "two")}
+	ports := [2]uint16{freePort(t), freePort(t)}
+	var table atomic.Pointer[services.Table]
+	_, p := newWorld(t, func(o *Options) {
+		o.Pick = func(tu *packet.Tuple) packet.Choice { return table.Load().PickOnHost(tu) }
+		o.Stays = func(tu *packet.Tuple, c packet.Choice) bool { return table.Load().StaysOnHost(tu, c) }
+	})
+	set := func(ports [2]uint16) {
+		next, _ := table.Load().Update(config(ports, backends))
+		table.Store(next)
+		if problems := p.Set(Ports(next)); len(problems) != 0 {
+			t.Fatal(problems)
+		}
+	}
+	set(ports)
+	for _, host := range []string{"127.0.0.1", "127.0.0.2"} {
+		c := dialUDP(t, host, ports[0])
+		if got := exchange(t, c, "a"); got != "one:a" {
+			t.Fatal(got)
+		}
+		set([2]uint16{ports[1], ports[0]})
+		if got := exchange(t, c, "b"); got != "two:b" {
+			t.Errorf("%s, after the Services swapped their ports: %q", host, got)
+		}
+		set(ports)
+		if got := exchange(t, c, "c"); got != "one:c" {
+			t.Errorf("%s, after they swapped them again: %q", host, got)
+		}
+	}
 }
 
 func TestUDPIdle(t *testing.T) {

@@ -86,7 +86,7 @@ func over(t *testing.T, c services.Config) *Proxy {
 	if len(problems) != 0 {
 		t.Fatal(problems)
 	}
-	_, p := newWorld(t, func(o *Options) { o.Pick, o.Backend = table.PickOnHost, table.Backend })
+	_, p := newWorld(t, func(o *Options) { o.Pick, o.Stays = table.PickOnHost, table.StaysOnHost })
 	if problems := p.Set(Ports(table)); len(problems) != 0 {
 		t.Fatal(problems)
 	}
@@ -136,7 +136,7 @@ func TestOpenWhileServed(t *testing.T) {
 	table, _ := services.NewTable(c)
 	_, p := newWorld(t, func(o *Options) {
 		o.Pick = func(tu *packet.Tuple) packet.Choice { return table.PickOnHost(tu) }
-		o.Backend = func(id uint64) packet.BackendState { return table.Backend(id) }
+		o.Stays = func(tu *packet.Tuple, c packet.Choice) bool { return table.StaysOnHost(tu, c) }
 	})
 	ready := func(is bool) []services.Problem {
 		s := *c.Services[0]

@@ -54,10 +54,10 @@ func (w *world) state(id uint64, s packet.BackendState) {
 	w.states[id] = s
 }
 
-func (w *world) backend(id uint64) packet.BackendState {
+func (w *world) stays(_ *packet.Tuple, c packet.Choice) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.states[id]
+	return w.states[c.Backend] >= packet.BackendServing
 }
 
 func (w *world) dial(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error) {
@@ -87,7 +87,7 @@ func nodeAddr(family netip.Addr) netip.Addr {
 func newWorld(t testing.TB, edit ...func(*Options)) (*world, *Proxy) {
 	t.Helper()
 	w := &world{states: map[uint64]packet.BackendState{}}
-	opts := Options{Listen: w, Dial: w.dial, Pick: w.pick, Backend: w.backend, NodeAddr: nodeAddr}
+	opts := Options{Listen: w, Dial: w.dial, Pick: w.pick, Stays: w.stays, NodeAddr: nodeAddr}
 	for _, f := range edit {
 		f(&opts)
 	}
