@@ -34,9 +34,9 @@ func benchCommand() *cli.Command {
 		Usage: "measure against the kernel, raw wireguard-go and other programs, in one run",
 		UsageText: "tapestry-lab bench [SUITE...] [options]\n" +
 			"tapestry-lab bench serve|stream|rr|crr|udp|udprr|http|dns ...   the load generator by itself",
-		Description: "Subjects and baselines are measured in turn (A B A B ...), and the ratio of the medians is printed: single figures of\n" +
-			"a machine that does other things mean little. Needs no root. Baselines that are not installed are left out and named;\n" +
-			"nothing gets installed.\n\n" + describeSuites(suite.All()),
+		Description: "Measures subjects and baselines in turn (A B A B ...) and prints the ratio of the medians, since single figures mean\n" +
+			"little on a machine that does other things. Needs no root. Names baselines that are not installed and leaves them out;\n" +
+			"it installs nothing.\n\n" + describeSuites(suite.All()),
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "rounds", Usage: "measure everything `N` times", Value: bench.DefaultRounds},
 			&cli.DurationFlag{Name: "time", Usage: "`LENGTH` of one measurement", DefaultText: "the suite's"},

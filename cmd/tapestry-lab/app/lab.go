@@ -206,7 +206,7 @@ func logsCommand() *cli.Command {
 		Name:        "logs",
 		Usage:       "show the log of a pod's containers, of an agent or of the lab itself",
 		UsageText:   "tapestry-lab logs [-f] [POD | node/NODE]",
-		Description: "Without an argument it is the log of the lab's supervisor.",
+		Description: "Without an argument it shows the log of the lab's supervisor.",
 		Flags:       []cli.Flag{nameFlag(), &cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until ^C"}},
 		Action: func(c *cli.Context) error {
 			args, err := interspersed(c, leading(c.Args().Slice()))
@@ -236,9 +236,9 @@ func impairCommand() *cli.Command {
 		Name:      "impair",
 		Usage:     "make the underlay between two nodes worse",
 		UsageText: "tapestry-lab impair A B [--loss 1%] [--delay 5ms] ... | A B --off",
-		Description: `A and B are nodes, or "outside". Everything holds in both directions. The frames that are lost, delayed or doubled
-depend on the seed only, so that a run can be repeated. While a path is impaired it goes through a piece of userspace.
-Another call replaces the settings of the last.`,
+		Description: `A and B are nodes, or "outside". The settings apply in both directions. Which frames are lost, delayed or doubled
+depends only on the seed, so that a run can be repeated. While a path is impaired, its packets pass through userspace.
+Each call replaces the settings of the last.`,
 		Flags: []cli.Flag{
 			nameFlag(),
 			&cli.StringFlag{Name: "loss", Usage: "lose this `PART` of the packets, like 1%"},
@@ -390,7 +390,7 @@ func agentCommand() *cli.Command {
 		Name:        "agent",
 		Usage:       "kill, stop or start the agent of a node",
 		UsageText:   "tapestry-lab agent kill|stop|start NODE",
-		Description: "kill is SIGKILL, after which the lab starts it again at once; stop is SIGTERM, after which it stays down until start.",
+		Description: "kill sends SIGKILL, and the lab starts the agent again at once. stop sends SIGTERM, and the agent stays down until start.",
 		Flags:       []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
 			args, err := interspersed(c, 2)
@@ -398,7 +398,7 @@ func agentCommand() *cli.Command {
 				return err
 			}
 			if len(args) != 2 {
-				return errors.New("expected kill, stop or start and a node")
+				return errors.New("expected kill, stop or start, and the name of a node")
 			}
 			l, err := dial(c)
 			if err != nil {
@@ -424,7 +424,7 @@ func keeperCommand() *cli.Command {
 		Name:        "keeper",
 		Usage:       "kill the keeper of a node",
 		UsageText:   "tapestry-lab keeper kill NODE",
-		Description: "kill is SIGKILL, after which the lab starts it again at once, and the agent gives the next one everything back.",
+		Description: "kill sends SIGKILL. The lab starts the next keeper at once, and the agent gives it everything back.",
 		Flags:       []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
 			args, err := interspersed(c, 2)
@@ -432,7 +432,7 @@ func keeperCommand() *cli.Command {
 				return err
 			}
 			if len(args) != 2 || args[0] != "kill" {
-				return errors.New("expected kill and a node")
+				return errors.New("expected kill, and the name of a node")
 			}
 			l, err := dial(c)
 			if err != nil {
@@ -448,7 +448,7 @@ func downCommand() *cli.Command {
 		Name:        "down",
 		Usage:       "take a lab down, also one that crashed, and leave nothing behind",
 		Flags:       []cli.Flag{nameFlag(), &cli.BoolFlag{Name: "all", Usage: "every lab of this user"}},
-		Description: "Processes, namespaces and TAPs of a lab go with its supervisor in any case; this also removes its folder.",
+		Description: "The processes, namespaces and TAPs of a lab end with its supervisor in any case. This command also removes the lab's folder.",
 		Action: func(c *cli.Context) error {
 			dir, err := lab.DefaultStateDir()
 			if err != nil {

@@ -13,12 +13,12 @@ func serveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "serve",
 		Usage: "answer TCP, UDP and HTTP with the names of both ends",
-		Description: `The program of a lab's pods that have no command of their own. Every answer is one line of JSON: the
-name of the pod, the address of the client as the server sees it, the server's own, and what it got.
+		Description: `This is the program of a lab's pods that have no command of their own. Every answer is one line of JSON: the
+name of the pod, the addresses of the client and of the server as the server sees them, and what it received.
 
-   --tcp    answers every line on the connection, a first one at once
+   --tcp    answers each new connection at once, and then every line on it
    --udp    answers every datagram
-   --http   answers every request with its method, path, headers and body, and besides has
+   --http   answers every request with its method, path, headers and body, and also has
             /ws                   a WebSocket that answers every message
             /stream?bytes=N       N bytes; ms=M spreads them over M milliseconds
             /sleep?ms=N           the usual answer, later

@@ -20,7 +20,7 @@ func toolCommands() []*cli.Command {
 	for _, tool := range tools {
 		out = append(out, &cli.Command{
 			Name: tool.name, Usage: tool.usage, UsageText: "tapestry-lab " + tool.name + " [--name NAME] NODE [FLAGS of tapestry " + tool.name + "]",
-			Description: "Runs the command where the node's agent is, and asks that agent. Its exit status is passed on.",
+			Description: "Runs the command beside the node's agent, so that it asks that agent. The exit status is that of the command.",
 			Flags:       []cli.Flag{nameFlag()},
 			Action:      func(c *cli.Context) error { return runTool(c, tool.name) },
 		})

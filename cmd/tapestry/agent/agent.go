@@ -101,7 +101,7 @@ func Command() *cli.Command {
 			}
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
-				return fmt.Errorf("--log-level %q is none: expected debug, info, warn or error", c.logLevel)
+				return fmt.Errorf("--log-level %q is not a level: expected debug, info, warn or error", c.logLevel)
 			}
 			if c.ingressConns < 1 {
 				return fmt.Errorf("--ingress-connections %d is too few: expected at least 1", c.ingressConns)

@@ -16,7 +16,7 @@ func (c *agentConfig) listensApart() error {
 	for i, a := range flags {
 		for _, b := range flags[:i] {
 			if oneSocket(a.addr, b.addr) {
-				return fmt.Errorf("--%s %s and --%s %s are one socket of this host: give one of them another port, or an empty value to do without it",
+				return fmt.Errorf("--%s %s and --%s %s are the same socket of this host: give one of them another port, or an empty value to do without it",
 					b.name, b.addr, a.name, a.addr)
 			}
 		}

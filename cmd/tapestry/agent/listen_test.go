@@ -82,7 +82,7 @@ func TestEqualListenAddressesAreAnError(t *testing.T) {
 		app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
 		err := app.RunContext(t.Context(), append([]string{"tapestry", "agent", "--node", "n", "--state", dir,
 			"--keeper", dir + "/keeper", "--attach-socket", dir + "/attach"}, args...))
-		if err == nil || !strings.Contains(err.Error(), "one socket of this host") || !strings.Contains(err.Error(), args[0]) {
+		if err == nil || !strings.Contains(err.Error(), "the same socket of this host") || !strings.Contains(err.Error(), args[0]) {
 			t.Errorf("%v: got %v, want an error that names both flags", args, err)
 		}
 	}

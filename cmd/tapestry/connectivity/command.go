@@ -20,16 +20,17 @@ func Command() *cli.Command {
 	var keep bool
 	return &cli.Command{
 		Name:  name,
-		Usage: "try every way through a cluster's network, from pods made for it",
-		Description: "Makes a namespace with four pods and three Services on two nodes, asks from pods and from a node: pods, Services, node\n" +
-			"ports, DNS, the outside, over every address family there is; then takes all of it away. Exits with 1 when anything failed.",
+		Usage: "try every way through a cluster's network, from pods made for the test",
+		Description: "Makes a namespace with four pods and three Services on two nodes. From pods and from a node it tries pods, Services, node\n" +
+			"ports, DNS and the outside, in every address family of the cluster. Then it removes everything. Exits with 1 if anything\n" +
+			"failed.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kubeconfig", Usage: "`FILE` with the cluster and credentials that may make namespaces", DefaultText: "$KUBECONFIG, ~/.kube/config, or the pod's", Destination: &o.Kubeconfig},
 			&cli.StringFlag{Name: "image", Usage: "`IMAGE` with this program", DefaultText: "the agents'", Destination: &o.Image},
 			&cli.StringFlag{Name: "program", Usage: "`PATH` of this program in it", DefaultText: "as the agents have it, or /tapestry", Destination: &o.Program},
-			&cli.StringFlag{Name: "outside", Usage: "`HOST:PORT` of an HTTP server beyond the cluster to ask as well", Destination: &outside},
+			&cli.StringFlag{Name: "outside", Usage: "`HOST:PORT` of an HTTP server outside the cluster that is to be tried too", Destination: &outside},
 			&cli.DurationFlag{Name: "timeout", Usage: "give up after `TIME`", Value: 5 * time.Minute, Destination: &limit},
-			&cli.BoolFlag{Name: "keep", Usage: "leave the namespace there", Destination: &keep},
+			&cli.BoolFlag{Name: "keep", Usage: "do not remove the namespace", Destination: &keep},
 			output.Flag(&format),
 		},
 		Subcommands: inside(),
@@ -65,7 +66,7 @@ func test(ctx context.Context, o stage.Options, outside string, keep bool) (resu
 		}()
 	}
 	if len(s.Nodes) == 1 {
-		o.Say("there is one node that takes pods: nothing between nodes is tried")
+		o.Say("only one node takes pods, so no way between nodes is tried")
 	}
 	return Run(ctx, s.Exec, Plan(s, outside)), nil
 }

@@ -15,9 +15,9 @@ func Command() *cli.Command {
 	var format string
 	return &cli.Command{
 		Name:  "doctor",
-		Usage: "find out what keeps this node's network from working, and say what to do",
-		Description: "Looks at the agent, TAPs, MTU, the way to other nodes, keys, clocks, the API server, DNS and what kube-proxy left behind.\n" +
-			"Changes nothing. Exits with 1 when it finds an error.",
+		Usage: "find out what is wrong with this node's network, and say what to do",
+		Description: "Checks the agent, TAPs, MTU, the way to other nodes, keys, clocks, the API server, DNS and what kube-proxy left behind.\n" +
+			"Changes nothing. Exits with 1 if it finds an error.",
 		Flags: []cli.Flag{
 			status.SocketFlag(&o.Socket),
 			&cli.StringFlag{Name: "api-server", Usage: "`URL` of an API server", DefaultText: "the agent's", Destination: &o.APIServer},

@@ -24,8 +24,8 @@ func Command() *cli.Command {
 		Name:  "keeper",
 		Usage: "hold a node's descriptors while agents come and go",
 		Description: `Holds what an agent cannot make again without cutting connections: the descriptors of TAPs, of the tunnel's
-socket and of the flow memory. It talks to nobody but the processes on its socket, needs no capability, and has to live as long
-as the node's pods: what it holds is gone with it.`,
+socket and of the flow memory. It serves only the processes on its socket, and needs no capability. It has to live as long as the
+node's pods, because what it holds is lost when it ends.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "socket", Usage: "`PATH` to listen on", Required: true},
 			&cli.IntSliceFlag{Name: "uid", Usage: "`UID` that may connect, 0 for an init step that is root; repeatable", DefaultText: "this process's"},

@@ -53,9 +53,9 @@ func HostTAP() *cli.Command {
 		Name:  "host-tap",
 		Usage: "give this node its host TAP, before the agent starts",
 		Description: "Makes the TAP " + hosttap.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods and\n" +
-			"Services through it, and leaves its descriptor with the keeper, for the agent. What is there already is changed to what the\n" +
-			"flags say. It needs CAP_NET_ADMIN, for --listen on ports below 1024 CAP_NET_BIND_SERVICE as well, and ends when all is done.\n\n" +
-			"With --remove it takes away the TAP, what the keeper holds of it, and each --directory with all that is in it.",
+			"Services through it, and leaves its descriptor with the keeper, for the agent. It changes what exists already to\n" +
+			"what the flags say, and ends. It needs CAP_NET_ADMIN, and for --listen on ports below 1024 also CAP_NET_BIND_SERVICE.\n\n" +
+			"With --remove it removes the TAP, what the keeper holds of it, and each --directory with its content.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper; the step waits for it", Required: true, Destination: &c.keeper},
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node, whose ranges the API server is asked for", Destination: &c.node},
@@ -70,7 +70,7 @@ func HostTAP() *cli.Command {
 			&cli.StringFlag{Name: "state", Usage: "`DIR` of the agent, made like each --directory; the agent lists there the API servers that it knows", Destination: &c.state},
 			groupFlag(&c.group),
 			&cli.StringFlag{Name: "ping-group-range", Usage: "`FILE` of the setting that allows the agent to send pings for pods", Value: pingGroupRange, Destination: &c.pingFile},
-			&cli.BoolFlag{Name: "remove", Usage: "take everything away again"},
+			&cli.BoolFlag{Name: "remove", Usage: "remove everything again"},
 		},
 		Action: func(ctx *cli.Context) error {
 			if ctx.Args().Present() {

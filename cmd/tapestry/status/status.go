@@ -40,9 +40,9 @@ func Command() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show the state of this node's network",
-		Description: "Asks the agent of this node, and exits with 1 when the node is not ready. In a cluster:\n" +
+		Description: "Asks the agent of this node. Exits with 1 if the node is not ready. In a cluster:\n" +
 			"kubectl -n kube-system exec ds/tapestry -- tapestry status\n\n" +
-			"With --table it shows one of the agent's tables whole:\n" + tables(),
+			"With --table it shows one complete table of the agent:\n" + tables(),
 		Flags: []cli.Flag{
 			SocketFlag(&socket), output.Flag(&format),
 			&cli.StringFlag{Name: "table", Usage: "show the table `NAME`", Destination: &table},
@@ -113,7 +113,7 @@ func showTable(ctx context.Context, w io.Writer, c *localapi.Client, name, forma
 		}
 		return output.Write(w, format, rows, func(w io.Writer) error { return printTable(w, headings, cells) })
 	}
-	return cli.Exit(fmt.Sprintf("--table %q is none: expected one of\n%s", name, tables()), 2)
+	return cli.Exit(fmt.Sprintf("there is no table %q: expected one of\n%s", name, tables()), 2)
 }
 
 func printTable(w io.Writer, headings []string, rows [][]string) error {

@@ -126,7 +126,7 @@ func TestCommand(t *testing.T) {
 		{[]string{"--table", "pods"}, "POD ADDRESSES SENT RECEIVED LOST OVER LIMIT OFFLOADS d/p 10.244.1.3", ""},
 		{[]string{"--table", "problems", "-o", "json"}, `[ { "severity": "error", "text": "Service d/s: spec.ports: is empty" } ]`, ""},
 		{[]string{"--table", "counters"}, "tapestry_drops_total no-route=2 spoofed=1", ""},
-		{[]string{"--table", "pod"}, "", `--table "pod" is none: expected one of`},
+		{[]string{"--table", "pod"}, "", `there is no table "pod": expected one of`},
 		{[]string{"--socket", filepath.Join(os.TempDir(), "nobody.sock")}, "", "check that the agent runs on this node"},
 	} {
 		out, err := run(t, r, tc.args...)

@@ -199,7 +199,7 @@ func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Pr
 	first := f.node == nil
 	if first {
 		if len(result.Netstack.PodCIDRs) == 0 {
-			return fmt.Errorf("%w: the cluster has no Node %s with a podCIDR yet; waiting for it", errNotYet, f.o.Node)
+			return fmt.Errorf("%w: the cluster has no Node %s with a podCIDR yet; the agent waits for it", errNotYet, f.o.Node)
 		}
 		held := f.o.Held
 		held.UnderlayMTU = mtu

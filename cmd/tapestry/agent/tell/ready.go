@@ -21,7 +21,7 @@ func (t *Teller) checkStarted(context.Context) error {
 		}
 		return waiting
 	}
-	return fmt.Errorf("there is no Node %s with a podCIDR among the cluster's objects, or not all of them are known yet", t.o.Node)
+	return fmt.Errorf("the cluster has no Node %s with a podCIDR, or not all of its objects are known yet", t.o.Node)
 }
 
 // checkKeeper asks the keeper for a key that it does not have. Without a keeper, the next agent would start with
@@ -35,5 +35,5 @@ func (t *Teller) checkKeeper(context.Context) error {
 		_ = it.File.Close()
 		return nil
 	}
-	return fmt.Errorf("%w; the next keeper gets back what it held, if this agent does not end before", err)
+	return fmt.Errorf("%w; start a keeper before this agent ends, and it gets back what the last one held", err)
 }

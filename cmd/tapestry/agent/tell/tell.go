@@ -92,7 +92,7 @@ func (t *Teller) countState() counter.List {
 	return counter.List{
 		counter.By(counter.Gauge, "tapestry_problems", "Problems with objects that this node sees, by severity.", "severity", problems),
 		counter.One(counter.Gauge, "tapestry_state_age_seconds", "Time since a snapshot of the cluster was applied last.", time.Since(t.o.Progress.Updated()).Seconds()),
-		counter.One(counter.Gauge, "tapestry_source_age_seconds", "How old the state in force may be, since its source was not heard of; 0 while all is well.",
+		counter.One(counter.Gauge, "tapestry_source_age_seconds", "How old the state in force may be because its source does not answer; 0 while it answers.",
 			t.o.State().Age.Seconds()),
 	}
 }
