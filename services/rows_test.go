@@ -8,7 +8,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// A row says of a frontend with any number of backends only so much that it fits where rows are sent.
+// A row shows only so many backends of a frontend that the row fits into a message of the local API.
 func TestRowsAreShort(t *testing.T) {
 	s := &Service{Namespace: "d", Name: "web", ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")}, Ports: []Port{{Protocol: packet.TCP, Port: 80}}}
 	for i := range 5000 {

@@ -10,7 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// Names that a Service, or an endpoint, was given and that fit no message: whoever asks is told, and does not wait.
+// A Service or an endpoint may have a name that fits no message. A client that asks for it gets an error and need not
+// wait.
 func TestUnwritableNames(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	var c Config

@@ -87,7 +87,7 @@ func TestDiagnose(t *testing.T) {
 		"ping unread":           {func(f *Facts) { f.PingError = "no such file" }, "ping", Unknown, "no such file"},
 		"chains":                {func(f *Facts) { f.Rules.Chains = []string{"ip nat KUBE-SERVICES"} }, "rules", Error, "--cleanup"},
 		"ipvs":                  {func(f *Facts) { f.Rules.IPVS, f.Rules.Error = true, "denied" }, "rules", Error, "kube-ipvs0"},
-		"rules unread":          {func(f *Facts) { f.Rules.Error = "takes CAP_NET_ADMIN" }, "rules", Unknown, "as root"},
+		"rules unread":          {func(f *Facts) { f.Rules.Error = "reading them needs CAP_NET_ADMIN" }, "rules", Unknown, "as root"},
 		"iptables-legacy":       {func(f *Facts) { f.Rules.Legacy = true }, "rules", Unknown, "iptables-legacy-save"},
 	} {
 		f := healthy()
