@@ -20,13 +20,21 @@ import (
 // patience is a timeout for what must happen but may take long on a busy machine.
 const patience = 30 * time.Second
 
-// inMemory dials an upstream over UDP that is a goroutine, for tests in a synctest bubble.
+// inMemory dials an upstream that is a goroutine, for tests in a synctest bubble.
 func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, string) (net.Conn, error) {
-	return func(context.Context, string, string) (net.Conn, error) {
+	return func(_ context.Context, network, _ string) (net.Conn, error) {
 		near, far := net.Pipe()
 		go func() {
 			defer far.Close()
 			buf := make([]byte, dns.MaxMsgSize)
+			if network == "tcp" {
+				c := &dns.Conn{Conn: far}
+				if r, err := c.ReadMsg(); err == nil {
+					_ = c.WriteMsg(answer(r))
+					far.Read(buf)
+				}
+				return
+			}
 			n, _ := far.Read(buf)
 			r := new(dns.Msg)
 			if r.Unpack(buf[:n]) != nil {
@@ -137,15 +145,14 @@ func TestCounters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), Dial: inMemory(func(r *dns.Msg) *dns.Msg { return new(dns.Msg).SetRcode(r, dns.RcodeNameError) })})
 		ctx := ends(t)
-		w := &writer{}
+		from := &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: 7}
 		for _, q := range []struct {
 			name  string
 			qtype uint16
 		}{{"a.example.com.", dns.TypeA}, {"b.example.com.", dns.TypeA}, {"c.example.com.", dns.TypeLOC}, {"cluster.local.", dns.TypeSOA}} {
-			s.handle(ctx, w, new(dns.Msg).SetQuestion(q.name, q.qtype))
-		}
-		if w.written != 4 {
-			t.Errorf("%d answers", w.written)
+			if b := s.answer(ctx, from, new(dns.Msg).SetQuestion(q.name, q.qtype), forward.Client{}); len(b) == 0 {
+				t.Errorf("no answer for %s", q.name)
+			}
 		}
 		list := s.Counters()
 		got := map[string]float64{}
@@ -174,15 +181,6 @@ func TestCounters(t *testing.T) {
 		}
 	})
 }
-
-// writer is a ResponseWriter for a client over UDP and IPv6.
-type writer struct {
-	dns.ResponseWriter
-	written int
-}
-
-func (w *writer) RemoteAddr() net.Addr    { return &net.UDPAddr{IP: net.ParseIP("fd00::1"), Port: 7} }
-func (w *writer) WriteMsg(*dns.Msg) error { w.written++; return nil }
 
 // The addresses of one owner are one client: connections from two of its addresses replace each other, not those of
 // another client. The same holds for its questions.
@@ -217,5 +215,45 @@ func TestOwnersOfAddresses(t *testing.T) {
 	}
 	if stats := s.conns.Stats(); stats.Owners != 2 || stats.Most != 5 {
 		t.Errorf("the addresses are not one client: %+v", stats)
+	}
+}
+
+// A slow outside name on a connection delays no name of the cluster that is asked for behind it (RFC 7766 6.2.1.1), and no
+// other outside name. It delayed them until the upstream answered, or for 4.5 seconds.
+func TestSlowNameOnOneConnection(t *testing.T) {
+	release := make(chan struct{})
+	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), Dial: inMemory(func(r *dns.Msg) *dns.Msg {
+		if strings.HasPrefix(strings.ToLower(r.Question[0].Name), "slow") {
+			<-release
+		}
+		return new(dns.Msg).SetRcode(r, dns.RcodeNameError)
+	})})
+	c, err := net.Dial("tcp", start(t, s).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	conn := &dns.Conn{Conn: c}
+	for id, name := range []string{"slow.example.com.", "dual.default.svc.cluster.local.", "quick.example.com.", "ext.default.svc.cluster.local."} {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+		m.Id = uint16(id)
+		if err := conn.WriteMsg(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The slow name's answer comes last, whether it was released or given up.
+	var order []uint16
+	for range 4 {
+		m, err := conn.ReadMsg()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if order = append(order, m.Id); len(order) == 3 {
+			close(release)
+		}
+	}
+	if order[3] != 0 {
+		t.Errorf("the answers came in the order %v", order)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/share"
 )
 
 // monitored are the types that CoreDNS distinguishes in its metrics. All other types are counted as "other".
@@ -71,15 +72,17 @@ func (c *counts) requestsCounter() counter.Counter {
 	return list
 }
 
+func lost(s share.Stats) uint64 { return s.TakenFromMost + s.TakenFromOwn + s.Refused }
+
 // Counters returns the Server's counters, under CoreDNS's names if CoreDNS counts the same.
 func (s *Server) Counters() counter.List {
-	tcp := s.conns.Stats()
+	tcp, waiting := s.conns.Stats(), s.waiting.Stats()
 	return append(counter.List{
 		s.counts.requestsCounter(),
 		s.counts.responses.Counter("coredns_dns_responses_total", "Answers of cluster DNS, by their code."),
 		s.counts.seconds.Counter("coredns_dns_request_duration_seconds", "How long questions to cluster DNS took."),
 		counter.One(counter.Gauge, "tapestry_dns_connections", "Clients' TCP connections to cluster DNS.", tcp.Held),
 		counter.One(counter.Total, "tapestry_dns_connections_lost_total",
-			"Such connections closed for another: their client had more than its share.", tcp.TakenFromMost+tcp.TakenFromOwn+tcp.Refused),
+			"Such connections closed for another: their client had more than its share.", lost(tcp)+lost(waiting)),
 	}, s.forward.Counters()...)
 }

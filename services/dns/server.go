@@ -15,6 +15,8 @@ import (
 	"github.com/miekg/dns"
 
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/services/dns/stream"
+	"tapestry.dev/tapestry/share"
 	"tapestry.dev/tapestry/share/conns"
 )
 
@@ -58,6 +60,7 @@ type Server struct {
 	zone    string
 	forward *forward.Forwarder
 	conns   conns.Conns
+	waiting *share.Limit[netip.Addr, func()] // questions over TCP, until their answers are written
 	counts  counts
 	config  atomic.Pointer[Config]
 	current atomic.Pointer[indexed]
@@ -82,10 +85,15 @@ func New(opts Options) *Server {
 	if opts.Owner == nil {
 		opts.Owner = func(a netip.Addr) netip.Addr { return a }
 	}
+	if opts.MaxForwards == 0 {
+		opts.MaxForwards = forward.MaxWaiting
+	}
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 256
 	}
 	s := &Server{opts: opts, zone: dns.CanonicalName(opts.Zone), conns: conns.New(opts.MaxConns, opts.Owner), counts: newCounts()}
+	// As many again as wait for upstreams may wait to be written.
+	s.waiting = share.New[netip.Addr, func()](share.Options[netip.Addr]{Total: 2 * opts.MaxForwards})
 	s.forward = forward.New(forward.Options{
 		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards, Logger: opts.Logger,
 	})
@@ -120,38 +128,22 @@ func (s *Server) own() []netip.Addr {
 func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var servers []*dns.Server
+	var serve []func(context.Context) error
 	if pc != nil {
-		servers = append(servers, &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize})
+		serve = append(serve, func(ctx context.Context) error { return s.serveUDP(ctx, pc) })
 	}
 	if l != nil {
-		servers = append(servers, &dns.Server{Listener: s.conns.Over(l), MaxTCPQueries: -1,
-			IdleTimeout: func() time.Duration { return idleTimeout }})
+		serve = append(serve, func(ctx context.Context) error { return s.serveTCP(ctx, l) })
 	}
-	done := make(chan error, len(servers))
-	for _, srv := range servers {
-		started := make(chan struct{})
-		srv.NotifyStartedFunc = func() { close(started) }
-		srv.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) { s.handle(ctx, w, r) })
-		ended := make(chan struct{})
+	done := make(chan error, len(serve))
+	for _, f := range serve {
 		go func() {
-			defer close(ended)
-			done <- srv.ActivateAndServe()
+			done <- f(ctx)
 			cancel() // a server with only one of its sockets is of no use
 		}()
-		stop := context.AfterFunc(ctx, func() {
-			select {
-			case <-started:
-				drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
-				defer cancel()
-				_ = srv.ShutdownContext(drain)
-			case <-ended:
-			}
-		})
-		defer stop()
 	}
 	var errs []error
-	for range servers {
+	for range serve {
 		errs = append(errs, <-done)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -160,18 +152,52 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 	return nil
 }
 
-func (s *Server) handle(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
+func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
+	started, ended := make(chan struct{}), make(chan struct{})
+	defer close(ended)
+	srv := &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize, NotifyStartedFunc: func() { close(started) }}
+	srv.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+		// If the network does not take the answer, only this client is affected, and it asks again.
+		_, _ = w.Write(s.answer(ctx, w.RemoteAddr(), r, forward.Client{}))
+	})
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-started:
+			drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+			defer cancel()
+			_ = srv.ShutdownContext(drain)
+		case <-ended:
+		}
+	})()
+	return srv.ActivateAndServe()
+}
+
+func (s *Server) serveTCP(ctx context.Context, l net.Listener) error {
+	return stream.Serve(ctx, s.conns.Over(l), stream.Options{
+		Answer: func(ctx context.Context, q stream.Question) []byte {
+			return s.answer(ctx, q.From, q.Msg, forward.Client{TCP: true, Waits: q.Waits})
+		},
+		Owner:   func(a net.Addr) netip.Addr { return s.opts.Owner(conns.ClientOf(a)) },
+		Waiting: s.waiting, Idle: idleTimeout, Drain: drainTimeout,
+	})
+}
+
+// answer returns the bytes of the answer to r. It completes by, which says how the client asks.
+func (s *Server) answer(ctx context.Context, from net.Addr, r *dns.Msg, by forward.Client) []byte {
 	began := time.Now()
-	_, tcp := w.RemoteAddr().(*net.TCPAddr)
-	from := forward.Client{Addr: conns.ClientOf(w.RemoteAddr()), TCP: tcp}
-	m := s.reply(ctx, forward.Client{Addr: s.opts.Owner(from.Addr), TCP: tcp}, r)
-	if err := w.WriteMsg(m); err != nil {
+	client := conns.ClientOf(from)
+	by.Addr = s.opts.Owner(client)
+	m := s.reply(ctx, by, r)
+	b, err := m.Pack()
+	if err != nil {
 		// The answer may contain a name that fits no message (RFC 1035, section 2.3.4). The client then gets an error at once
-		// and need not wait. If the network does not take the answer, only this client is affected, and it asks again.
+		// and need not wait.
 		m = new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
-		_ = w.WriteMsg(m)
+		b, _ = m.Pack() // it packs what was unpacked
 	}
-	s.counts.note(from, r, m, time.Since(began))
+	by.Addr = client
+	s.counts.note(by, r, m, time.Since(began))
+	return b
 }
 
 // reply returns the complete answer to r, cut to what the transport carries.

@@ -21,6 +21,9 @@ const forwardTimeout = 4500 * time.Millisecond
 // without fragmentation (DNS flag day 2020).
 const UDPSize = 1232
 
+// MaxWaiting is the default of Options.MaxWaiting.
+const MaxWaiting = 1000
+
 // Options are the settings of a Forwarder.
 type Options struct {
 	// Upstreams returns the servers to ask, best first. If it is nil or returns none, questions get REFUSED.
@@ -32,7 +35,7 @@ type Options struct {
 	// Timeout is how long one upstream may take before the next is asked; 0 means 2 seconds.
 	Timeout time.Duration
 	// MaxWaiting limits the questions that clients wait for at the same time. Clients share this limit. When it is
-	// exceeded, the client with the most questions loses its oldest, which gets SERVFAIL. 0 means 1000.
+	// exceeded, the client with the most questions loses its oldest, which gets SERVFAIL. 0 means MaxWaiting.
 	MaxWaiting int
 	// Logger is told when an upstream fails or forwards back to this server. Nil discards messages.
 	Logger *slog.Logger
@@ -42,6 +45,8 @@ type Options struct {
 type Client struct {
 	Addr netip.Addr
 	TCP  bool
+	// Waits is called before an answer is waited for. Nil: nobody wants to know.
+	Waits func()
 }
 
 // Forwarder asks upstreams on behalf of clients. Clients share the limit of questions under way. Its methods may be
@@ -82,7 +87,7 @@ func New(opts Options) *Forwarder {
 		opts.Timeout = 2 * time.Second
 	}
 	if opts.MaxWaiting == 0 {
-		opts.MaxWaiting = 1000
+		opts.MaxWaiting = MaxWaiting
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -119,6 +124,9 @@ func (f *Forwarder) Exchange(ctx context.Context, from Client, r *dns.Msg) *dns.
 	}
 	fl := f.join(ctx, q, from.TCP)
 	defer f.leave(fl)
+	if from.Waits != nil {
+		from.Waits()
+	}
 	select {
 	case <-fl.done:
 	case <-waiting.Done():
