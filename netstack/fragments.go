@@ -28,8 +28,10 @@ func (w *worker) follow(s *snapshot, j *journey) bool {
 	return true
 }
 
-// along sets the way of a later fragment.
+// along sets the way of a later fragment, and its protocol: an IPv6 one names the header that follows the fragment
+// header in the whole packet, which may be one of options (RFC 8200 4.5).
 func (j *journey) along(way *fragment.Way) {
+	j.packet.Tuple.Proto = way.To.Proto
 	j.via, j.hit.To = way.Via, way.To
 	j.hit.Translate = way.To.Src != j.orig.Src || way.To.Dst != j.orig.Dst
 }

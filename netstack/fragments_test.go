@@ -35,6 +35,10 @@ func pieces(t testing.TB, s netstacktest.Spec) (all [][]byte) {
 		p.Fragment(600, make([]byte, 600), func(ip []byte) { all = append(all, bytes.Clone(ip)) })
 		return all
 	}
+	return pieces6(ip, s.ID)
+}
+
+func pieces6(ip []byte, id uint16) (all [][]byte) {
 	const size = 552
 	data := ip[40:]
 	for at := 0; at < len(data); at += size {
@@ -46,7 +50,7 @@ func pieces(t testing.TB, s netstacktest.Spec) (all [][]byte) {
 		f[6] = 44
 		binary.BigEndian.PutUint16(f[4:], uint16(8+end-at))
 		binary.BigEndian.PutUint16(f[42:], uint16(at)|more)
-		binary.BigEndian.PutUint32(f[44:], uint32(s.ID))
+		binary.BigEndian.PutUint32(f[44:], uint32(id))
 		all = append(all, append(f, data[at:end]...))
 	}
 	return all
@@ -160,6 +164,26 @@ func TestFragmentsForTheNodeInAnyOrder(t *testing.T) {
 			}
 			w.until(func() bool { return w.path.Stats().Verdicts[ToStack.String()] == 3 })
 		})
+	}
+}
+
+// TestFragmentsWithOptionsInAnyOrder: options for the destination may stand behind the fragment header, which then names
+// them and not UDP (RFC 8200 4.1).
+func TestFragmentsWithOptionsInAnyOrder(t *testing.T) {
+	for to, want := range map[string]Verdict{
+		"[fd00:10:244:1::11]:53": ToTAP, "[fd00:10:96::1]:80": ToTAP, "[fd00:10:244:1::1]:53": ToStack, "[2001:db8::7]:53": ToStack,
+	} {
+		plain := large("[fd00:10:244:1::10]:1000", to, 7).IP()
+		whole := slices.Concat(plain[:40], []byte{byte(packet.UDP), 0, 1, 4, 0, 0, 0, 0}, plain[40:])
+		whole[6] = 60
+		all := pieces6(whole, 7)
+		for _, order := range [][3]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 2}} {
+			w := newWorld(t)
+			for _, i := range order {
+				w.fromIP("a", all[i])
+			}
+			w.until(func() bool { return w.path.Stats().Verdicts[want.String()] >= 3 })
+		}
 	}
 }
 
