@@ -25,6 +25,7 @@ type resolvers struct {
 func makeResolvers(n *Node) (part, error) {
 	r := &resolvers{node: n, running: map[netip.Addr]context.CancelFunc{}}
 	r.server = dns.New(dns.Options{
+		Choices:   n.held.DNS,
 		Serves:    func(namespace, name string, a netip.Addr) bool { return n.table.Load().Serves(namespace, name, a) },
 		Owner:     func(a netip.Addr) netip.Addr { return n.path.Owner(a) },
 		Upstreams: func() []netip.AddrPort { return r.upstreams },

@@ -68,6 +68,8 @@ type Held struct {
 
 	// Upstreams returns the DNS servers for names outside of the cluster, best first. It is called until it succeeds once.
 	Upstreams func() ([]netip.AddrPort, error)
+	// DNS has the operator's choices for cluster DNS.
+	DNS dns.Choices
 	// Healthy reports whether load balancers may send new connections to this node; nil means always.
 	Healthy func() bool
 	// Listen opens the host sockets of NodePorts and hostPorts; nil means the kernel's.

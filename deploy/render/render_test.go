@@ -134,7 +134,7 @@ var variants = map[string][]string{
 	"all secrets":       {"-f", "../plain.yaml", "--set", "ingress.secretNamespaces={*}"},
 	"high ports":        {"-f", "../plain.yaml", "--set", "ingress.http=127.0.0.1:8080,ingress.https=:8443"},
 	"dual stack":        {"-f", "../plain.yaml", "--set", "clusterCIDRs={10.0.0.0/8,fd00::/48},serviceCIDRs={10.96.0.0/16,fd01::/112},clusterDNS={10.96.0.10,fd01::a}"},
-	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},extraArgs={--flows=1000}"},
+	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},dnsPodsInsecure=true,extraArgs={--flows=1000}"},
 	"decorated":         {"-f", "../plain.yaml", "--set", "podAnnotations.a=b,seLinuxOptions.type=spc_t,image.pullSecrets[0].name=s,image.tag=v1,nodeSelector.zone=a"},
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }

@@ -57,3 +57,12 @@ type Pod struct {
 	// HostNetwork is set when the addresses are the node's. They get no reverse name of a pod then.
 	HostNetwork bool
 }
+
+// Choices are what an operator decides.
+type Choices struct {
+	// PodsByForm answers for the pod name of every address in every namespace, whether there is such a pod or not. Without
+	// it, only the pods in the Config have such names.
+	PodsByForm bool
+	// LowerCase asks upstreams for names in lower case. Without it, the spelling is random, so that a forger has to guess it.
+	LowerCase bool
+}

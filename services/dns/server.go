@@ -22,6 +22,7 @@ import (
 
 // Options are the settings of a Server.
 type Options struct {
+	Choices
 	// Zone is the cluster's domain; "" means cluster.local.
 	Zone string
 	// Serves reports whether an address is that of a ready endpoint of a Service with ClusterIPs. Such an endpoint has
@@ -95,7 +96,8 @@ func New(opts Options) *Server {
 	// As many again as wait for upstreams may wait to be written.
 	s.waiting = share.New[netip.Addr, func()](share.Options[netip.Addr]{Total: 2 * opts.MaxForwards})
 	s.forward = forward.New(forward.Options{
-		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards, Logger: opts.Logger,
+		Upstreams: opts.Upstreams, Own: s.own, Dial: opts.Dial, Timeout: opts.Timeout, MaxWaiting: opts.MaxForwards,
+		LowerCase: opts.LowerCase, Logger: opts.Logger,
 	})
 	return s
 }
@@ -331,7 +333,7 @@ func (s *Server) view() *view {
 	if i := s.current.Load(); i != nil {
 		last = i.view
 	}
-	v := newView(c, s.zone, s.opts.Serves, last)
+	v := newView(c, s.zone, &s.opts, last)
 	s.current.Store(&indexed{c, v})
 	return v
 }

@@ -37,6 +37,7 @@ type view struct {
 	addrs      addrs  // of the server itself
 	zone       string // canonical, with the final dot
 	serves     func(namespace, name string, a netip.Addr) bool
+	podsByForm bool
 	services   map[nsName]*known
 	namespaces map[string]bool
 	pods       map[podKey]bool
@@ -59,11 +60,12 @@ type podKey struct {
 }
 
 // newView returns the view of c. It takes over from last, which may be nil, the Services that have not changed.
-func newView(c *Config, zone string, serves func(string, string, netip.Addr) bool, last *view) *view {
+func newView(c *Config, zone string, opts *Options, last *view) *view {
 	v := &view{
 		addrs:      newAddrs(slices.Clone(c.Addrs)),
 		zone:       zone,
-		serves:     serves,
+		serves:     opts.Serves,
+		podsByForm: opts.PodsByForm,
 		services:   make(map[nsName]*known, len(c.Services)),
 		namespaces: map[string]bool{},
 		pods:       make(map[podKey]bool, len(c.Pods)),
@@ -145,7 +147,7 @@ func undashed(label string) (netip.Addr, bool) {
 		return a, true
 	}
 	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", ":"))
-	return a, err == nil
+	return a, err == nil && a.Zone() == ""
 }
 
 // result is the answer to a question about the zone.
@@ -318,18 +320,18 @@ func (v *view) headlessSRV(owner string, s *known, p *Port, size int) (r result)
 // fits returns more than the number of records that a message of size bytes holds. Each record has length bytes or more.
 func fits(size, length int) int { return size/length + 1 }
 
-// pod answers for the labels before ".pod.<zone>". Only pods that exist have a name. If any address had one, a
-// certificate for such a name would prove nothing.
+// pod answers for the labels before ".pod.<zone>". Without podsByForm only pods that exist have a name. If any address has
+// one, a certificate for such a name proves nothing.
 func (v *view) pod(q dns.Question, labels []string) result {
 	switch len(labels) {
 	case 0:
 		return noData
 	case 1:
-		if v.namespaces[labels[0]] {
+		if v.namespaces[labels[0]] || v.podsByForm {
 			return noData
 		}
 	case 2:
-		if a, ok := undashed(labels[0]); ok && v.pods[podKey{labels[1], a}] {
+		if a, ok := undashed(labels[0]); ok && (v.podsByForm || v.pods[podKey{labels[1], a}]) {
 			return addresses(q, newAddrs([]netip.Addr{a}), dns.MinMsgSize)
 		}
 	}

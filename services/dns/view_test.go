@@ -215,3 +215,43 @@ func TestReverseAddr(t *testing.T) {
 		}
 	}
 }
+
+// TestPodsByForm: as a choice, every address has a pod name in every namespace, also where no pod is known, as pods of other
+// nodes are not. By default such names do not exist.
+func TestPodsByForm(t *testing.T) {
+	byForm, byDefault := New(Options{Choices: Choices{PodsByForm: true}}), New(Options{})
+	for _, s := range []*Server{byForm, byDefault} {
+		s.Set(Config{})
+	}
+	for _, tt := range []struct {
+		name  string
+		qtype uint16
+		want  string // "" for no record, "-" for no such name
+	}{
+		{"10-1-2-3.any.pod.cluster.local.", dns.TypeA, "10-1-2-3.any.pod.cluster.local. A 10.1.2.3"},
+		{"10-1-2-3.any.pod.cluster.local.", dns.TypeAAAA, ""},
+		{"FD00--7.any.pod.cluster.local.", dns.TypeAAAA, "FD00--7.any.pod.cluster.local. AAAA fd00::7"},
+		{"fd00--7.any.pod.cluster.local.", dns.TypeA, ""},
+		{"--ffff-10.1.2.3.any.pod.cluster.local.", dns.TypeA, "-"},
+		{"any.pod.cluster.local.", dns.TypeA, ""}, // names below it exist (RFC 8020)
+		{"web-0.any.pod.cluster.local.", dns.TypeA, "-"},
+		{"10-1-2.any.pod.cluster.local.", dns.TypeA, "-"},
+		{"10-1-2-256.any.pod.cluster.local.", dns.TypeA, "-"},
+		{"fe80--1%eth0.any.pod.cluster.local.", dns.TypeAAAA, "-"},
+		{"x.10-1-2-3.any.pod.cluster.local.", dns.TypeA, "-"},
+		{"10-1-2-3.any.svc.cluster.local.", dns.TypeA, "-"},
+	} {
+		r := new(dns.Msg).SetQuestion(tt.name, tt.qtype)
+		m := byForm.reply(t.Context(), forward.Client{}, r)
+		got := text(m.Answer)
+		if m.Rcode == dns.RcodeNameError {
+			got = "-"
+		}
+		if got != tt.want {
+			t.Errorf("%s %s: %q, want %q", dns.TypeToString[tt.qtype], tt.name, got, tt.want)
+		}
+		if m := byDefault.reply(t.Context(), forward.Client{}, r); m.Rcode != dns.RcodeNameError {
+			t.Errorf("by default, %s exists: %v", tt.name, m)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -37,6 +38,7 @@ type agentConfig struct {
 	localAPI     string // the socket of the local API; "" for none
 	localAPIUIDs []uint32
 	dnsUpstreams []string
+	names        namesConfig
 	ingressHTTP  string // host address to listen on; "" for none
 	ingressHTTPS string
 	ingressConns int
@@ -86,7 +88,7 @@ func Command() *cli.Command {
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
-		}, append(c.source.flags(), c.offloads.flags()...)...),
+		}, slices.Concat(c.names.flags(), c.source.flags(), c.offloads.flags())...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			var err error

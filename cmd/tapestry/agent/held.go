@@ -24,7 +24,7 @@ func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
 		IngressConns: min(a.ingressConns, quarterOfDescriptors()), HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
-		Upstreams: a.upstreams, Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
+		Upstreams: a.upstreams, DNS: a.names.choices(), Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
 	return h, err

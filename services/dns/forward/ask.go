@@ -160,7 +160,7 @@ func (f *Forwarder) overTCP(ctx context.Context, u netip.AddrPort, q *question) 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	sent := q.disguise(true)
+	sent := q.disguise(!f.opts.LowerCase)
 	if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(sent))), sent...)); err != nil {
 		return nil, false, err
 	}

@@ -194,6 +194,32 @@ func TestNothingToGuess(t *testing.T) {
 	}
 }
 
+// TestLowerCase: as a choice, names are asked for in lower case, over UDP and TCP, and an answer in another spelling is
+// believed.
+func TestLowerCase(t *testing.T) {
+	up := newRawUpstream(t, func(h heard) [][]byte {
+		return [][]byte{changed(h, func(b []byte) { respelled(b); copy(b[len(b)-4:], []byte{203, 0, 113, 80}) })}
+	})
+	f := New(Options{Upstreams: fixed(up.addr), LowerCase: true})
+	for _, tcp := range []bool{false, true} {
+		c := client(1)
+		c.TCP = tcp
+		m := lookup(t.Context(), f, c, "A-Name-Of-Many-Letters.example.com.")
+		if len(m.Answer) != 1 || m.Question[0].Name != "A-Name-Of-Many-Letters.example.com." {
+			t.Errorf("TCP %v: got %v", tcp, m)
+		}
+	}
+	asked := up.questions()
+	if len(asked) != 2 || asked[0].tcp || !asked[1].tcp {
+		t.Fatalf("the upstream was asked %d times", len(asked))
+	}
+	for _, h := range asked {
+		if h.name() != "a-name-of-many-letters.example.com." {
+			t.Errorf("asked for %s", h.name())
+		}
+	}
+}
+
 // FuzzCheck checks that only an answer to the question fits.
 func FuzzCheck(f *testing.F) {
 	q, err := newQuestion(new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA))

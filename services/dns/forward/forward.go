@@ -37,6 +37,8 @@ type Options struct {
 	// MaxWaiting limits the questions that clients wait for at the same time. Clients share this limit. When it is
 	// exceeded, the client with the most questions loses its oldest, which gets SERVFAIL. 0 means MaxWaiting.
 	MaxWaiting int
+	// LowerCase asks for names in lower case. Without it, the spelling is random, so that a forger has to guess it.
+	LowerCase bool
 	// Logger is told when an upstream fails or forwards back to this server. Nil discards messages.
 	Logger *slog.Logger
 }

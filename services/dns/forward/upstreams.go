@@ -201,7 +201,7 @@ func (f *upstreams) keepsCase(u netip.AddrPort, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.state[u]
-	return st == nil || st.losesCase.IsZero() || now.Sub(st.losesCase) >= caseRetry
+	return !f.opts.LowerCase && (st == nil || st.losesCase.IsZero() || now.Sub(st.losesCase) >= caseRetry)
 }
 
 // losesCase records that u does not repeat the spelling of a name.
