@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"strings"
 	"testing"
 )
@@ -30,7 +31,7 @@ func TestPrivateKeysAreNotPrinted(t *testing.T) {
 		texts = append(texts, fmt.Sprintf(verb, c), fmt.Sprintf(verb, &c), fmt.Sprintf(verb, c.Certificates[0]), fmt.Errorf("set "+verb+": %w", c, tls.AlertError(1)).Error())
 	}
 	for _, text := range texts {
-		for _, secret := range []string{fmt.Sprintf("%x", raw[:8]), key.D.String(), fmt.Sprint(raw[:8]), strings.Trim(fmt.Sprint(raw[:4]), "[]")} {
+		for _, secret := range []string{fmt.Sprintf("%x", raw[:8]), new(big.Int).SetBytes(raw).String(), fmt.Sprint(raw[:8]), strings.Trim(fmt.Sprint(raw[:4]), "[]")} {
 			if strings.Contains(text, secret) {
 				t.Errorf("the private key is in %s", text)
 			}
