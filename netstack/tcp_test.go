@@ -47,6 +47,35 @@ func TestOutOfWindow(t *testing.T) {
 	w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
 }
 
+// TestResetInVainThenSilence: a connection outlives a reset that its receiver drops, also when nothing is said for a
+// minute and a half after it (projectcalico/calico#13880).
+func TestResetInVainThenSilence(t *testing.T) {
+	for name, reset := range map[string]exchange{
+		"of the client": {"a", seq(segment(clientA, vipOfB, rst), 1<<31, 0), "b", "tcp " + clientA + " > " + atB + " R"},
+		"of the server": {"b", seq(segment(atB, clientA, rst), 1<<31, 0), "a", "tcp " + vipOfB + " > " + clientA + " R"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for _, e := range append(opened(), reset) {
+				w.exchange(e)
+			}
+			w.leads(vipOfB, picked(2, "10.244.2.10:8080"), false) // new connections go elsewhere
+			w.clock.Add(90)
+			for range 60 {
+				w.path.flows.Sweep()
+			}
+			w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
+			w.exchange(exchange{"a", segment(clientA, vipOfB, ack), "b", "tcp " + clientA + " > " + atB + " A"})
+			w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
+			w.clock.Add(3600)
+			for range 60 {
+				w.path.flows.Sweep()
+			}
+			w.exchange(exchange{"b", segment(atB, clientA, ack), "a", "tcp " + vipOfB + " > " + clientA + " A"})
+		})
+	}
+}
+
 // TestRepeatedSYN: a SYN that is repeated because its answer was lost goes to the backend that got the first one, even
 // if there are other backends by now and another would be chosen (projectcalico/calico#4290).
 func TestRepeatedSYN(t *testing.T) {

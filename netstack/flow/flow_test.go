@@ -226,16 +226,14 @@ func TestStates(t *testing.T) {
 		{"syn", packet.TCP, 80, handshake[:1], 60},
 		{"syn ack", packet.TCP, 80, handshake[:2], 60},
 		{"established", packet.TCP, 80, handshake, 86400},
-		{"refused", packet.TCP, 80, []pkt{{Original, S, SynSent}, {Reply, R | A, Reset}}, 10},
 		{"in the middle", packet.TCP, 80, []pkt{{Original, A, SynSent}, {Reply, A, Established}}, 86400},
 		{"half closed", packet.TCP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}), 3600},
 		{"half closed, other", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Reply, F | A, FinReply}), 3600},
 		{"closed", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, F | A, TimeWait}, pkt{Reply, A, TimeWait}), 62},
-		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 10},
+		{"reset", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}), 120},
 		// A reset outside the window, which its receiver drops (projectcalico/calico#9605).
 		{"reset in vain", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Reply, A, Reset}, pkt{Original, A, SynSent}, pkt{Reply, A, Established}), 86400},
-		{"reset, and the opener knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Reply, R, Reset}, pkt{Original, A, SynSent}, pkt{Reply, R, Reset}), 10},
-		{"reset, and the other knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}, pkt{Reply, A, Reset}), 10},
+		{"reset, and the other knows it late", packet.TCP, 80, append(handshake[:3:3], pkt{Original, R, Reset}, pkt{Reply, A, Reset}, pkt{Reply, A, Reset}), 120},
 		// Both ends open the connection at once (RFC 9293 figure 7, smoltcp-rs/smoltcp#1001).
 		{"opened by both", packet.TCP, 80, []pkt{{Original, S, SynSent}, {Reply, S, SynReceived}, {Original, S | A, SynReceived}, {Reply, S | A, SynReceived}, {Original, A, Established}}, 86400},
 		// The answer comes long after the end of the request, and then goes on for long (kubernetes/kubernetes#32551).
@@ -278,6 +276,45 @@ func TestStates(t *testing.T) {
 			}
 			if advance(table, clock, 0) != 1 || table.Stats().Len != 0 {
 				t.Fatal("Sweep did not free the flow")
+			}
+		})
+	}
+}
+
+// TestResetTime: a reset that ends nothing but an attempt is forgotten soon. One that may have been in vain is remembered
+// for longer, until the ends have said something or not (projectcalico/calico#13880).
+func TestResetTime(t *testing.T) {
+	const S, A, F, R = packet.SYN, packet.ACK, packet.FIN, packet.RST
+	open := []pkt{{Original, S, SynSent}, {Reply, S | A, SynReceived}, {Original, A, Established}}
+	for name, c := range map[string]struct {
+		packets []pkt
+		seconds uint32
+	}{
+		"stray":                            {[]pkt{{Original, R, Reset}}, 10},
+		"refused":                          {append(open[:1:1], pkt{Reply, R | A, Reset}), 10},
+		"given up":                         {append(open[:2:2], pkt{Original, R, Reset}), 10},
+		"established":                      {append(open[:3:3], pkt{Reply, R, Reset}), 120},
+		"half closed":                      {append(open[:3:3], pkt{Reply, F | A, FinReply}, pkt{Original, R, Reset}), 120},
+		"established, and the other knows": {append(open[:3:3], pkt{Reply, R, Reset}, pkt{Original, A, SynSent}, pkt{Reply, R, Reset}), 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, clock, _ := newTable(t, 10)
+			e := direct(tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"))
+			e.TCPFlags = c.packets[0].flags
+			mustInsert(t, table, e)
+			var hit Hit
+			for _, p := range c.packets[1:] {
+				tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
+				if !table.Lookup(&tp, p.flags, &hit) || hit.State != p.want {
+					t.Fatalf("state %v, want %v", hit.State, p.want)
+				}
+			}
+			advance(table, clock, c.seconds)
+			if !table.Peek(&e.Orig, &hit) || hit.State != Reset {
+				t.Fatalf("not there after %d s", c.seconds)
+			}
+			if advance(table, clock, 1) != 1 || table.Peek(&e.Orig, &hit) {
+				t.Fatalf("there after %d s", c.seconds+1)
 			}
 		})
 	}

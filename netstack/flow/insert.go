@@ -113,7 +113,8 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 		return p, tryReply
 	}
 	s := &t.slots[i]
-	s.write(&t.ledgers[i], &r, sum, first(e.Orig.Proto, e.TCPFlags), t.now.Load(), e.Checked)
+	state := first(e.Orig.Proto, e.TCPFlags)
+	s.write(&t.ledgers[i], &r, sum, state, seenIn(r.created, free, state), e.Checked)
 	if !t.linkBoth(i, &r, ho, hr) {
 		s.retire()
 		return place{}, tryRoom

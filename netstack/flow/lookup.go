@@ -27,6 +27,7 @@ func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 			return true
 		}
 		hit.State = s.advance(l, hit.Dir, tp, tcpFlags)
+		now = seenIn(now, l.state(), hit.State)
 		if opens && hit.Dir == Original {
 			hit.State, hit.Checked = SynSent, 0
 		}

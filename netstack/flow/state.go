@@ -39,11 +39,13 @@ func (s State) String() string {
 
 // timeouts lists how many seconds a flow may be idle in each state. The values are those of nf_conntrack
 // (Documentation/networking/nf_conntrack-sysctl.rst) with kube-proxy's time for established connections. They are
-// shorter for ended flows, and 10 s for an answered DNS query. An ended flow keeps its reply tuple for longer than the
-// backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s). So a client that reaches the same backend through another Service
-// with the same port gets another reply tuple meanwhile, and does not meet a silent socket that still waits.
+// shorter for ended flows, and 10 s for an answered DNS query. A reset may have been in vain (see revived): a connection
+// that was established survives it if an end says something within two minutes. An ended flow keeps its reply tuple for
+// longer than the backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s). So a client that reaches the same backend through
+// another Service with the same port gets another reply tuple meanwhile, and does not meet a silent socket that still
+// waits.
 var timeouts = [Closed + 1]uint32{
-	SynSent: 60, SynReceived: 60, Established: 86400, FinOriginal: 3600, FinReply: 3600, TimeWait: 62, Reset: 10,
+	SynSent: 60, SynReceived: 60, Established: 86400, FinOriginal: 3600, FinReply: 3600, TimeWait: 62, Reset: 120,
 	Unreplied: 30, Replied: 120, Answered: 10, Echo: 30, Other: 600,
 }
 
@@ -58,6 +60,18 @@ var pressed = [Closed + 1]uint32{
 var cheap = [Closed + 1]uint8{
 	Established: 0, FinOriginal: 1, FinReply: 1, Replied: 2, Other: 2, SynSent: 3, Unreplied: 3, Echo: 3, SynReceived: 4,
 	TimeWait: 5, Answered: 6, Reset: 7,
+}
+
+// refusedFor is how many seconds a flow may be idle that was reset before it was established. Such flows are many, and
+// there is nothing to keep. They are stored as if they had been idle for the rest of timeouts[Reset] already.
+const refusedFor = 10
+
+// seenIn returns the time to store as last seen for a packet at now that changed a flow's state from was to is.
+func seenIn(now uint32, was, is State) uint32 {
+	if is == Reset && was < Established {
+		return now - (timeouts[Reset] - refusedFor)
+	}
+	return now
 }
 
 // idle returns the time since seen in seconds. now may be one tick older than seen, since another reader may have

@@ -61,7 +61,7 @@ func (t *Table) Sweep() int {
 }
 
 // Info is what Range and OnEnd say of a flow besides its Entry. Times are in seconds; ExpiresIn is 0 for a flow that
-// has ended.
+// has ended. Idle is longer than the truth for a flow that was reset before it was established (see refusedFor).
 type Info struct {
 	Ref                  uint32
 	State                State

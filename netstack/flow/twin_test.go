@@ -26,7 +26,7 @@ func (f *twinFlow) seconds() uint32 {
 	case packet.TCP:
 		switch {
 		case f.rst:
-			return 10
+			return 120
 		case f.fin[0] && f.fin[1]:
 			return 62
 		case f.fin[0] || f.fin[1]:
@@ -51,7 +51,16 @@ func (f *twinFlow) seconds() uint32 {
 
 func (f *twinFlow) ended() bool { return f.rst || f.fin[0] && f.fin[1] }
 
-func (f *twinFlow) packet(d Dir, flags uint8) {
+// packet takes one more packet, at now.
+func (f *twinFlow) packet(d Dir, flags uint8, now uint32) {
+	early := f.e.Orig.Proto == packet.TCP && !f.rst && !f.established && !f.fin[0] && !f.fin[1]
+	f.advance(d, flags)
+	if f.seen = now; early && f.rst {
+		f.seen -= 110
+	}
+}
+
+func (f *twinFlow) advance(d Dir, flags uint8) {
 	if d == Reply {
 		f.replied = true
 	}
@@ -95,8 +104,7 @@ func (w *twin) lookup(tp packet.Tuple, flags uint8) (f *twinFlow, d Dir, closed,
 	if tp.Proto == packet.TCP && f.ended() && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN {
 		return f, d, true, true
 	}
-	f.packet(d, flags)
-	f.seen = w.now
+	f.packet(d, flags, w.now)
 	return f, d, false, true
 }
 
@@ -131,8 +139,8 @@ func (w *twin) insert(t *testing.T, asked, got Entry, res Result) {
 	if got != want {
 		t.Fatalf("insert: got %+v, want %+v", got, want)
 	}
-	f := &twinFlow{e: got, seen: w.now, checked: got.Checked}
-	f.packet(Original, got.TCPFlags)
+	f := &twinFlow{e: got, checked: got.Checked}
+	f.packet(Original, got.TCPFlags, w.now)
 	w.flows[got.Orig], w.flows[got.Reply] = f, f
 	w.seen = append(w.seen, got.Reply)
 }
