@@ -3,6 +3,7 @@ package services
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -21,8 +22,8 @@ func problemOf(s *Service, format string, args ...any) Problem {
 	return Problem{Object: "Service " + s.Namespace + "/" + s.Name, Message: fmt.Sprintf(format, args...)}
 }
 
-// unit is one Service, compiled without regard to other Services. It never changes, except for reach, which is filled
-// on demand.
+// unit is one Service, compiled without regard to other Services. It never changes, except for reach and ready, which are
+// filled on demand.
 type unit struct {
 	fronts []front // the frontends that the Service asks for; service is not filled in
 	// sets has four sets per port: the whole cluster's and this node's, each for IPv4 and IPv6. See setIndex.
@@ -31,6 +32,7 @@ type unit struct {
 	problems []Problem
 	here     []frontKey // where endpoints on this node serve, or endpoints without a known node
 	reach    sync.Map   // results of Endpoints: []netip.AddrPort, by port index
+	ready    func() map[netip.Addr]bool
 }
 
 // state is the state of a backend as one port of the Service sees it. A unit may list one backend several times.
@@ -102,6 +104,7 @@ func newUnit(s *Service, p place) *unit {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
 	}
 	b.here = endpointsAt(s, p.node)
+	b.ready = sync.OnceValue(func() map[netip.Addr]bool { return readyAddrs(s) })
 	for j := range s.Ports {
 		if !b.usable(j) {
 			continue

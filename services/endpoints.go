@@ -44,10 +44,22 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 	return first.([]netip.AddrPort)
 }
 
-// Serves reports whether a is the address of a ready endpoint of the Service.
+// Serves reports whether a is the address of a ready endpoint of the Service. After the first call the cost is one search
+// by name.
 func (t *Table) Serves(namespace, name string, a netip.Addr) bool {
-	_, s := t.service(namespace, name)
-	return s != nil && slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a && (e.Ready || s.PublishNotReady) })
+	i, _ := t.service(namespace, name)
+	return i >= 0 && t.units[i].ready()[a.Unmap()]
+}
+
+// readyAddrs returns the addresses of the ready endpoints of s.
+func readyAddrs(s *Service) map[netip.Addr]bool {
+	ready := make(map[netip.Addr]bool, len(s.Endpoints))
+	for i := range s.Endpoints {
+		if e := &s.Endpoints[i]; e.Ready || s.PublishNotReady {
+			ready[e.Addr.Unmap()] = true
+		}
+	}
+	return ready
 }
 
 // service returns a Service and its index, or -1 and nil when there is none.

@@ -114,3 +114,36 @@ func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
 		}
 	})
 }
+
+// TestServes holds Serves against a look at each endpoint, for random Services that follow one another.
+func TestServes(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	address := func() netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(32))}) }
+	var table *Table
+	for range 200 {
+		s := &Service{Namespace: "d", Name: "s", PublishNotReady: random.IntN(4) == 0}
+		for range random.IntN(20) {
+			s.Endpoints = append(s.Endpoints, Endpoint{Addr: address(), Ready: random.IntN(2) == 0})
+		}
+		table, _ = table.Update(Config{Services: []*Service{s}})
+		for i := range 32 {
+			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+			want := slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a && (e.Ready || s.PublishNotReady) })
+			if got := table.Serves("d", "s", a); got != want {
+				t.Fatalf("%s of %+v: %v, want %v", a, s, got, want)
+			}
+		}
+	}
+}
+
+// BenchmarkServes is the question of cluster DNS for one endpoint by its address, of a Service with 20,000.
+func BenchmarkServes(b *testing.B) {
+	s := &Service{Namespace: "d", Name: "s"}
+	for i := range 20000 {
+		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Ready: true})
+	}
+	table, _ := NewTable(Config{Services: []*Service{s}})
+	for b.Loop() {
+		table.Serves("d", "s", s.Endpoints[15000].Addr)
+	}
+}
