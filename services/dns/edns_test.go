@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -162,6 +163,44 @@ func TestClientWithoutEDNS(t *testing.T) {
 	}
 	if m := ask(t, addr, "tcp", "big.d.svc.cluster.local.", dns.TypeTXT); m.Truncated || len(m.Answer) != 61 {
 		t.Errorf("over TCP: %d answers, truncated %v", len(m.Answer), m.Truncated)
+	}
+}
+
+// TestUpstreamIgnoresSizes: an upstream that sends 1,794 bytes over UDP whatever it is asked for. The client gets TC, and the
+// whole over TCP, and the upstream has not failed (coredns/coredns#5998). It was SERVFAIL.
+func TestUpstreamIgnoresSizes(t *testing.T) {
+	pc, l, up := listen(t)
+	h := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+		m := new(dns.Msg).SetReply(r)
+		for range 7 {
+			m.Answer = append(m.Answer, &dns.TXT{Hdr: header(r.Question[0].Name, dns.TypeTXT), Txt: []string{strings.Repeat("x", 250)}})
+		}
+		_ = w.WriteMsg(m)
+	})
+	for _, srv := range []*dns.Server{{PacketConn: pc, Handler: h}, {Listener: l, Handler: h}} {
+		started, done := make(chan struct{}), make(chan struct{})
+		srv.NotifyStartedFunc = func() { close(started) }
+		go func() { defer close(done); _ = srv.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() { _ = srv.Shutdown(); <-done })
+	}
+	s := answering(Options{Upstreams: fixed(up)})
+	addr := start(t, s)
+	for edns, size := range map[uint16]int{0: 512, 1232: 1232, 4096: 1232} {
+		m := new(dns.Msg).SetQuestion("a.b.", dns.TypeTXT)
+		if edns > 0 {
+			m.SetEdns0(edns, false)
+		}
+		got, bytes := raw(t, addr, m)
+		if got.Rcode != dns.RcodeSuccess || !got.Truncated || len(bytes) > size {
+			t.Errorf("size %d: %s, %d bytes, truncated %v", edns, dns.RcodeToString[got.Rcode], len(bytes), got.Truncated)
+		}
+	}
+	if m := ask(t, addr, "tcp", "a.b.", dns.TypeTXT); m.Truncated || len(m.Answer) != 7 {
+		t.Errorf("over TCP: %d answers, truncated %v", len(m.Answer), m.Truncated)
+	}
+	if n := s.Counters().Get("tapestry_dns_upstreams_working"); n != 1 {
+		t.Error("the upstream is thought to fail")
 	}
 }
 

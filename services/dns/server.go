@@ -253,7 +253,7 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg, s
 		if v := s.view(); v != nil {
 			if res, ok := v.ptr(q, size); ok {
 				m.Authoritative = true
-				s.fill(m, v.soa(reverseZone(q.Name)), res)
+				s.fill(m, v, reverseZone(q.Name), res)
 				return m
 			}
 		}
@@ -276,7 +276,7 @@ func (s *Server) local(ctx context.Context, from forward.Client, m *dns.Msg, q d
 			// RFC 8482 4.2: one made-up record instead of all records.
 			res.answer = []dns.RR{&dns.HINFO{Hdr: header(q.Name, dns.TypeHINFO), Cpu: "RFC8482"}}
 		}
-		s.fill(m, v.soa(v.zone), res)
+		s.fill(m, v, v.zone, res)
 		if res.target == "" {
 			return
 		}
@@ -304,13 +304,13 @@ func (s *Server) chase(ctx context.Context, from forward.Client, m *dns.Msg, q d
 	}
 }
 
-// fill adds the records of res to m, or soa when there are none.
-func (s *Server) fill(m *dns.Msg, soa *dns.SOA, res result) {
+// fill adds the records of res to m, or the SOA record of the zone when there are none.
+func (s *Server) fill(m *dns.Msg, v *view, zone string, res result) {
 	m.Rcode = res.rcode
 	m.Answer = append(m.Answer, res.answer...)
 	m.Extra = append(m.Extra, res.extra...)
 	if len(res.answer) == 0 {
-		m.Ns = append(m.Ns, soa)
+		m.Ns = append(m.Ns, v.soa(zone))
 	}
 }
 
