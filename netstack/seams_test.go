@@ -271,9 +271,7 @@ func TestPolicyCutsConnection(t *testing.T) {
 	w.set()
 	w.exchange(exchange{"b", segment("10.244.1.11:8080", "10.244.1.10:1000", packet.ACK), "b", "tcp 10.244.1.10:1000 > 10.244.1.11:8080 R"})
 	w.exchange(exchange{"a", segment("10.244.1.10:1000", "10.96.0.1:80", packet.ACK), "a", "tcp 10.96.0.1:80 > 10.244.1.10:1000 R"})
-	if got := w.path.Stats().Drops[Denied.String()]; got != 2 {
-		t.Errorf("%d packets were counted as denied, want 2", got)
-	}
+	w.counted(Denied, 2)
 }
 
 // TestReplyDoesNotSettle: packets that a backend still sends after it is gone do not let its client's flow go on, with

@@ -16,6 +16,8 @@ const (
 	// quiet is how long no datagram may arrive before the missing ones count as lost. No measured path holds packets
 	// that long.
 	quiet = 250 * time.Millisecond
+	// silent is how long Finish waits for the first datagram.
+	silent = 5 * time.Second
 	// poll is how often Finish checks for quiet.
 	poll = 10 * time.Millisecond
 )
@@ -127,13 +129,18 @@ func (st *Stream) Close() {
 	delete(st.server.streams, st.ID)
 }
 
-// Finish waits until all sent datagrams have arrived or none has for a while, and returns what arrived.
+// Finish waits until all sent datagrams have arrived or none has for a while, and returns what arrived. It waits longer
+// for the first one: on a busy machine the server's goroutine may not have run yet.
 func (st *Stream) Finish(ctx context.Context, sent uint64) (Report, error) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for begun := time.Now(); ; {
 		r, last := st.report()
-		if r.Packets >= sent || time.Since(begun) > quiet && time.Since(last) > quiet {
+		patience := quiet
+		if r.Packets == 0 {
+			patience = silent
+		}
+		if r.Packets >= sent || time.Since(begun) > patience && time.Since(last) > patience {
 			return r, nil
 		}
 		select {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // Even with many problems in a cluster's objects, pods can be attached and all problems are reported.
@@ -41,6 +42,8 @@ func TestTold(t *testing.T) {
 	n.start()
 	n.ready()
 	n.sandbox("c1", "web").works("ADD")
+	// The pod's kernel says something to all its neighbours, which is dropped.
+	await.Until(t, "a drop", func() bool { return len(n.counters().Find("tapestry_drops_total").Values) > 0 })
 	list := n.counters()
 	seen := map[string]bool{}
 	for _, c := range list {
