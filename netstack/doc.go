@@ -46,8 +46,9 @@
 // Resources that senders share are charged to whoever sends: to a pod, by its attachment, and to another node as one
 // sender, whatever addresses it sends from, those of its clients included (Path.ownerOf).
 //
-// Each packet gets exactly one Verdict, and another one after Held. A packet that cannot be served is refused at once (a reset, an ICMP error) and
-// counted under its DropReason. The answer is about the packet as its sender sent it: translation is undone first.
+// Each packet gets exactly one Verdict, and another one after Held. A packet that cannot be served is refused at once
+// (a reset, an ICMP error) and counted under its DropReason. The answer is about the packet as its sender sent it:
+// translation is undone first.
 //
 // # Translation
 //
@@ -68,8 +69,8 @@
 //
 // A frontend, too, may change while it is in use: a Service may appear at an address that clients use already, give up
 // a port, or lose it to another Service. Connections outlive that. A datagram, and a SYN of the client, goes where its
-// address leads now, with the same ports. A SYN is judged in every state of the flow, since the client may have lost the
-// connection without a word.
+// address leads now, with the same ports. A SYN is judged in every state of the flow, since the client may have lost
+// the connection without a word.
 //
 // A packet from the backend does not settle that its flow may go on; the Policy, however, judges packets of both
 // directions.

@@ -167,8 +167,8 @@ func TestFragmentsForTheNodeInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestFragmentsWithOptionsInAnyOrder: options for the destination may stand behind the fragment header, which then names
-// them and not UDP (RFC 8200 4.1).
+// TestFragmentsWithOptionsInAnyOrder: options for the destination may stand behind the fragment header, which then
+// names them and not UDP (RFC 8200 4.1).
 func TestFragmentsWithOptionsInAnyOrder(t *testing.T) {
 	for to, want := range map[string]Verdict{
 		"[fd00:10:244:1::11]:53": ToTAP, "[fd00:10:96::1]:80": ToTAP, "[fd00:10:244:1::1]:53": ToStack, "[2001:db8::7]:53": ToStack,
@@ -187,8 +187,8 @@ func TestFragmentsWithOptionsInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestFragmentsWithoutFirst: fragments whose first does not come reach nobody, and are lost in the end. So are those of a
-// datagram whose first is refused.
+// TestFragmentsWithoutFirst: fragments whose first does not come reach nobody, and are lost in the end. So are those of
+// a datagram whose first is refused.
 func TestFragmentsWithoutFirst(t *testing.T) {
 	now := time.Unix(1000, 0)
 	w := newWorld(t)
@@ -233,8 +233,8 @@ func TestFragmentsOfAnotherSender(t *testing.T) {
 	}
 }
 
-// TestFragmentsWithoutFirstOfOnePod: endless fragments of one pod without a first, and of another node, cost another pod
-// nothing of its reversed datagrams. What waits is bounded.
+// TestFragmentsWithoutFirstOfOnePod: endless fragments of one pod without a first, and of another node, cost another
+// pod nothing of its reversed datagrams. What waits is bounded.
 func TestFragmentsWithoutFirstOfOnePod(t *testing.T) {
 	for _, greedy := range []struct{ who, addr string }{{"b", "10.244.1.11"}, {"node-2", "10.244.2.10"}} {
 		w := newWorld(t)

@@ -324,8 +324,8 @@ func TestPeerOddPackets(t *testing.T) {
 	}
 }
 
-// TestPodsTunnels: pods tunnel IP in IP as they like, between nodes as on one, and nothing of it is changed on the way, a
-// congestion mark of the outer header included.
+// TestPodsTunnels: pods tunnel IP in IP as they like, between nodes as on one, and nothing of it is changed on the way,
+// a congestion mark of the outer header included.
 func TestPodsTunnels(t *testing.T) {
 	for _, outer := range []struct{ src, dst, at string }{
 		{"10.244.2.20", "10.244.1.11", "b"},   // between pods

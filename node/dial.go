@@ -31,8 +31,8 @@ func (n *Node) dialAs(ctx context.Context, network string, client, to netip.Addr
 	return n.path.Stack().Dial(ctx, network, w.as, to)
 }
 
-// join carries a client's connection to a pod of this node without the stack. It returns false at once when it cannot, and
-// leaves conn to the caller.
+// join carries a client's connection to a pod of this node without the stack. It returns false at once when it cannot,
+// and leaves conn to the caller.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
 	if !n.path.Local(to.Addr()) {
 		return false

@@ -1,5 +1,5 @@
-// Package node assembles the network of one node out of the mesh, the packet path, Services and the edges. These packages
-// do not know one another. Only what joins them stands here.
+// Package node assembles the network of one node out of the mesh, the packet path, Services and the edges. These
+// packages do not know one another. Only what joins them stands here.
 //
 // # Theory of operation
 //
@@ -10,12 +10,12 @@
 //	                          │ AttachTAP: what was attached before this process
 //	              Config ──Set──> in force; again with every snapshot of the cluster
 //
-// Start makes all parts, or none and an error. A started Node does nothing before the first Set: it reads no attachment,
-// listens on no socket and knows no other node. TAPs that an earlier process left are attached between Start and Set,
-// because from Set on the Node refuses packets to pod addresses that no attachment has.
+// Start makes all parts, or none and an error. A started Node does nothing before the first Set: it reads no
+// attachment, listens on no socket and knows no other node. TAPs that an earlier process left are attached between
+// Start and Set, because from Set on the Node refuses packets to pod addresses that no attachment has.
 //
-// Set takes the whole desired state. Each part applies what concerns it. A part that fails keeps its former state, and the
-// other parts go on. The pod ranges cannot change during the life of a Node, because the stack and the tunnel have
+// Set takes the whole desired state. Each part applies what concerns it. A part that fails keeps its former state, and
+// the other parts go on. The pod ranges cannot change during the life of a Node, because the stack and the tunnel have
 // addresses in them.
 //
 // # Who sees whom

@@ -80,8 +80,8 @@ type Held struct {
 	Log *slog.Logger
 }
 
-// ErrStartAnew means that a Node cannot take a Config: close it and start another one. Flows and sockets in Held outlive
-// both, so no translated connection is cut.
+// ErrStartAnew means that a Node cannot take a Config: close it and start another one. Flows and sockets in Held
+// outlive both, so no translated connection is cut.
 var ErrStartAnew = errors.New("start the agent anew")
 
 var errClosed = errors.New("the node is closed")
@@ -114,9 +114,9 @@ type Node struct {
 	closed  bool
 }
 
-// Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set. When a part cannot be made,
-// Start closes the parts before it and returns an error. Everything that the parts serve ends with ctx or with Close. The
-// caller must call Close in both cases.
+// Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set. When a part cannot be
+// made, Start closes the parts before it and returns an error. Everything that the parts serve ends with ctx or with
+// Close. The caller must call Close in both cases.
 func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")
@@ -186,8 +186,8 @@ func (n *Node) Config() *Config { return n.config.Load() }
 // Run keeps the flow table's clock until ctx is done.
 func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 
-// Close ends the Node. Requests through Ingress get drainTime to finish. Translated connections go on in the next Node that
-// has the same Flows.
+// Close ends the Node. Requests through Ingress get drainTime to finish. Translated connections go on in the next Node
+// that has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()

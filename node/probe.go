@@ -10,9 +10,9 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// Probe sends a DNS query from the stack to cluster DNS, through the pipeline, the flow table and the Table of Services,
-// and waits for the answer. Where there is a host TAP, it sends a second query from the host's kernel, through the host
-// TAP and the poller that reads all TAPs.
+// Probe sends a DNS query from the stack to cluster DNS, through the pipeline, the flow table and the Table of
+// Services, and waits for the answer. Where there is a host TAP, it sends a second query from the host's kernel,
+// through the host TAP and the poller that reads all TAPs.
 func (n *Node) Probe(ctx context.Context) error {
 	c := &n.Config().Netstack
 	for _, addr := range c.LocalAddrs {

@@ -10,7 +10,8 @@ import (
 
 // way is how an endpoint is reached from a host socket.
 type way struct {
-	// kernel is set when the way is a socket of the host, with an address that the kernel chooses. Otherwise it is the stack.
+	// kernel is set when the way is a socket of the host, with an address that the kernel chooses. Otherwise it is the
+	// stack.
 	kernel bool
 	// as is the client address that the endpoint sees. Port 0 means any port, the zero AddrPort the stack's own address.
 	as netip.AddrPort

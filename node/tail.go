@@ -15,8 +15,8 @@ import (
 // A namespace's user writes EndpointSlices, and may name an address at which this node itself takes connections for
 // Services. Each connection would then open the next one without end, and a datagram would go round for ever.
 
-// tail returns why a connection from a host socket must not go to an endpoint, or "" when it may. host lists the addresses
-// of the host's interfaces.
+// tail returns why a connection from a host socket must not go to an endpoint, or "" when it may. host lists the
+// addresses of the host's interfaces.
 //
 //   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would reach
 //     a Service past its own rules for clients.

@@ -22,8 +22,8 @@ func problemOf(s *Service, format string, args ...any) Problem {
 	return Problem{Object: "Service " + s.Namespace + "/" + s.Name, Message: fmt.Sprintf(format, args...)}
 }
 
-// unit is one Service, compiled without regard to other Services. It never changes, except for reach and ready, which are
-// filled on demand.
+// unit is one Service, compiled without regard to other Services. It never changes, except for reach and ready, which
+// are filled on demand.
 type unit struct {
 	fronts []front // the frontends that the Service asks for; service is not filled in
 	// sets has four sets per port: the whole cluster's and this node's, each for IPv4 and IPv6. See setIndex.
@@ -41,8 +41,8 @@ type state struct {
 	is packet.BackendState
 }
 
-// stateOf returns the state of an endpoint of s. It is the same for all clients: an endpoint is ready even if it gets no
-// new flows, for example because its hints are for others.
+// stateOf returns the state of an endpoint of s. It is the same for all clients: an endpoint is ready even if it gets
+// no new flows, for example because its hints are for others.
 func stateOf(s *Service, e *Endpoint) packet.BackendState {
 	switch {
 	case e.Ready || s.PublishNotReady:

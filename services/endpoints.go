@@ -44,8 +44,8 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 	return first.([]netip.AddrPort)
 }
 
-// Serves reports whether a is the address of a ready endpoint of the Service. After the first call the cost is one search
-// by name.
+// Serves reports whether a is the address of a ready endpoint of the Service. After the first call the cost is one
+// search by name.
 func (t *Table) Serves(namespace, name string, a netip.Addr) bool {
 	i, _ := t.service(namespace, name)
 	return i >= 0 && t.units[i].ready()[a.Unmap()]

@@ -78,8 +78,8 @@ func (t *Table) served(f *front) Served {
 	return ServedNone
 }
 
-// Row describes a frontend for people. Policy is Cluster or Local, Affinity is None or ClientIP. If there are no backends,
-// Backends says why.
+// Row describes a frontend for people. Policy is Cluster or Local, Affinity is None or ClientIP. If there are no
+// backends, Backends says why.
 type Row struct{ Service, Port, Frontend, Protocol, Policy, Affinity, Backends string }
 
 // Rows returns one row per frontend, sorted by Service, port and frontend.

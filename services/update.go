@@ -221,8 +221,8 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 // same.
 type states [256]map[uint64]tally
 
-// tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the same backend
-// only if their ids collide, or if a Config lists a Service twice.
+// tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the
+// same backend only if their ids collide, or if a Config lists a Service twice.
 type tally struct{ all, serving, ready int32 }
 
 func part(id uint64) int { return int(id & 0xff) }

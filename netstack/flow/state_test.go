@@ -74,8 +74,8 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// TestResetTime: a reset that ends nothing but an attempt is forgotten soon. One that may have been in vain is remembered
-// for longer, until the ends have said something or not (projectcalico/calico#13880).
+// TestResetTime: a reset that ends nothing but an attempt is forgotten soon. One that may have been in vain is
+// remembered for longer, until the ends have said something or not (projectcalico/calico#13880).
 func TestResetTime(t *testing.T) {
 	const S, A, F, R = packet.SYN, packet.ACK, packet.FIN, packet.RST
 	open := []pkt{{Original, S, SynSent}, {Reply, S | A, SynReceived}, {Original, A, Established}}
@@ -151,8 +151,8 @@ func TestSYNOnEndedFlow(t *testing.T) {
 	}
 }
 
-// TestSYNOnLiveFlow: a SYN of the opener is reported as the first packet of a connection, whatever the state, and changes
-// no state. So the caller asks again where new connections go.
+// TestSYNOnLiveFlow: a SYN of the opener is reported as the first packet of a connection, whatever the state, and
+// changes no state. So the caller asks again where new connections go.
 func TestSYNOnLiveFlow(t *testing.T) {
 	const S, A, F = packet.SYN, packet.ACK, packet.FIN
 	open := []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}}

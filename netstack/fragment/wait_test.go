@@ -149,8 +149,8 @@ func TestOneSendsManyWithoutFirst(t *testing.T) {
 	}
 }
 
-// TestWaitingRandom holds what waits against lists that forget nothing: what comes out was put in for that datagram, once,
-// and counts of what came, waits and is lost add up.
+// TestWaitingRandom holds what waits against lists that forget nothing: what comes out was put in for that datagram,
+// once, and counts of what came, waits and is lost add up.
 func TestWaitingRandom(t *testing.T) {
 	now := time.Unix(1000, 0)
 	table, r := New(Options{Max: 4096, MaxWaiting: 64, Now: func() time.Time { return now }}), rand.New(rand.NewPCG(1, 2))

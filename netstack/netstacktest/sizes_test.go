@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Datagrams keep their bounds both ways, the largest there are and empty ones among others, however fast they follow one
-// another: where the kernel or the relay keeps several together, none gets lost between them.
+// Datagrams keep their bounds both ways, the largest there are and empty ones among others, however fast they follow
+// one another: where the kernel or the relay keeps several together, none gets lost between them.
 func TestEgressSizes(t *testing.T) {
 	_, ns := egress(t, 0)
 	for i, addr := range outsideAddrs {

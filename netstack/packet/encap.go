@@ -48,8 +48,8 @@ func put6(b []byte, total int, proto Proto, src, dst *Addr) {
 
 func trafficClass(ip []byte) byte { return ip[0]<<4 | ip[1]>>4 }
 
-// Inner returns the packet in an IP-in-IP packet of any pair of families, and the outer addresses. inner is a part of ip
-// and is not parsed yet. ok is false for other packets and for fragments.
+// Inner returns the packet in an IP-in-IP packet of any pair of families, and the outer addresses. inner is a part of
+// ip and is not parsed yet. ok is false for other packets and for fragments.
 func Inner(ip []byte) (inner []byte, outer Encap, ok bool) {
 	var p Packet
 	if p.parseNet(ip, false) != Good || p.Frag != NoFrag {
@@ -71,8 +71,8 @@ func Inner(ip []byte) (inner []byte, outer Encap, ok bool) {
 	return inner, Encap{p.Tuple.Src, p.Tuple.Dst}, true
 }
 
-// Decap removes the outer header of an IP-in-IP packet, as Inner, and copies a congestion mark of it to inner, in place.
-// ok is false as well for a mark that the inner packet cannot carry.
+// Decap removes the outer header of an IP-in-IP packet, as Inner, and copies a congestion mark of it to inner, in
+// place. ok is false as well for a mark that the inner packet cannot carry.
 func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 	if inner, outer, ok = Inner(ip); !ok || !CopyMark(ip, inner) {
 		return nil, Encap{}, false

@@ -22,8 +22,8 @@ func newKnown(s *Service) *known {
 	return &known{s, sync.OnceValue(func() *byName { return newByName(s.Endpoints) })}
 }
 
-// byName has the endpoints of one Service in the form in which questions ask for them. So the cost of a question depends
-// on the answer alone, and not on the number of endpoints. It never changes.
+// byName has the endpoints of one Service in the form in which questions ask for them. So the cost of a question
+// depends on the answer alone, and not on the number of endpoints. It never changes.
 type byName struct {
 	all    addrs
 	labels map[string]addrs // the label is the endpoint's name below the Service

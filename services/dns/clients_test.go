@@ -218,8 +218,8 @@ func TestOwnersOfAddresses(t *testing.T) {
 	}
 }
 
-// A slow outside name on a connection delays no name of the cluster that is asked for behind it (RFC 7766 6.2.1.1), and no
-// other outside name. It delayed them until the upstream answered, or for 4.5 seconds.
+// A slow outside name on a connection delays no name of the cluster that is asked for behind it (RFC 7766 6.2.1.1), and
+// no other outside name. It delayed them until the upstream answered, or for 4.5 seconds.
 func TestSlowNameOnOneConnection(t *testing.T) {
 	release := make(chan struct{})
 	s := answering(Options{Upstreams: fixed(netip.MustParseAddrPort("192.0.2.1:53")), Dial: inMemory(func(r *dns.Msg) *dns.Msg {

@@ -60,7 +60,8 @@ func TestUnknownVersionOfEDNS(t *testing.T) {
 	}
 }
 
-// TestTwoOPT: a question with two OPT records is answered by FORMERR (RFC 6891 6.1.1). It was answered as if there was one.
+// TestTwoOPT: a question with two OPT records is answered by FORMERR (RFC 6891 6.1.1). It was answered as if there was
+// one.
 func TestTwoOPT(t *testing.T) {
 	addr := start(t, answering(Options{}))
 	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com."} {
@@ -166,8 +167,8 @@ func TestClientWithoutEDNS(t *testing.T) {
 	}
 }
 
-// TestUpstreamIgnoresSizes: an upstream that sends 1,794 bytes over UDP whatever it is asked for. The client gets TC, and the
-// whole over TCP, and the upstream has not failed (coredns/coredns#5998). It was SERVFAIL.
+// TestUpstreamIgnoresSizes: an upstream that sends 1,794 bytes over UDP whatever it is asked for. The client gets TC,
+// and the whole over TCP, and the upstream has not failed (coredns/coredns#5998). It was SERVFAIL.
 func TestUpstreamIgnoresSizes(t *testing.T) {
 	pc, l, up := listen(t)
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {

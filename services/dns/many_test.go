@@ -43,7 +43,8 @@ var manyQuestions = []struct {
 	{"PTR", "101.0.0.10.in-addr.arpa.", dns.TypePTR, false},
 }
 
-// BenchmarkManyEndpoints is a question about a headless Service of 20,000 endpoints, from the question to the answer's bytes.
+// BenchmarkManyEndpoints is a question about a headless Service of 20,000 endpoints, from the question to the answer's
+// bytes.
 func BenchmarkManyEndpoints(b *testing.B) {
 	s := New(Options{})
 	s.Set(Config{Services: []*Service{many(20000)}})
@@ -70,7 +71,8 @@ func BenchmarkManyEndpoints(b *testing.B) {
 	})
 }
 
-// TestCostIsWhatIsAnswered: a question about a Service of 20,000 endpoints costs as many allocations as a question about
+// TestCostIsWhatIsAnswered: a question about a Service of 20,000 endpoints costs as many allocations as a question
+// about
 // 400. It was 40,076 allocations for A, and 388,352 for SRV.
 func TestCostIsWhatIsAnswered(t *testing.T) {
 	few, lots := New(Options{}), New(Options{})
@@ -169,8 +171,8 @@ func TestPick(t *testing.T) {
 	}
 }
 
-// BenchmarkBesideMany is another client's question about a small Service while one client asks for one of 20,000 endpoints
-// 30 times a second. With -cpu 1 they share a processor.
+// BenchmarkBesideMany is another client's question about a small Service while one client asks for one of 20,000
+// endpoints 30 times a second. With -cpu 1 they share a processor.
 func BenchmarkBesideMany(b *testing.B) {
 	s := New(Options{})
 	c := testConfig()

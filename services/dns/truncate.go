@@ -6,9 +6,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// truncate cuts m to size bytes. TC says that records of the answer or authority section are missing. Additional records
-// are extra information: if they do not all fit, the set of records that does not fit is left out as a whole, and
-// TC stays clear (RFC 2181 9).
+// truncate cuts m to size bytes. TC says that records of the answer or authority section are missing. Additional
+// records are extra information: if they do not all fit, the set of records that does not fit is left out as a whole,
+// and TC stays clear (RFC 2181 9).
 func truncate(m *dns.Msg, size int) {
 	cut, answer, ns := m.Truncated, len(m.Answer), len(m.Ns)
 	extra := slices.DeleteFunc(slices.Clone(m.Extra), isOPT)

@@ -44,8 +44,8 @@ type view struct {
 	reverse    map[netip.Addr][]named
 }
 
-// named is the owner of an address: an endpoint of a Service, or the Service itself when endpoint is nil. When service is
-// nil too, the owner is a pod of that namespace.
+// named is the owner of an address: an endpoint of a Service, or the Service itself when endpoint is nil. When service
+// is nil too, the owner is a pod of that namespace.
 type named struct {
 	service   *Service
 	endpoint  *Endpoint
@@ -317,11 +317,12 @@ func (v *view) headlessSRV(owner string, s *known, p *Port, size int) (r result)
 	return r
 }
 
-// fits returns more than the number of records that a message of size bytes holds. Each record has length bytes or more.
+// fits returns more than the number of records that a message of size bytes holds. Each record has length bytes or
+// more.
 func fits(size, length int) int { return size/length + 1 }
 
-// pod answers for the labels before ".pod.<zone>". Without podsByForm only pods that exist have a name. If any address has
-// one, a certificate for such a name proves nothing.
+// pod answers for the labels before ".pod.<zone>". Without podsByForm only pods that exist have a name. If any address
+// has one, a certificate for such a name proves nothing.
 func (v *view) pod(q dns.Question, labels []string) result {
 	switch len(labels) {
 	case 0:
@@ -338,7 +339,8 @@ func (v *view) pod(q dns.Question, labels []string) result {
 	return nxDomain
 }
 
-// ptr answers for a reverse name, as answer does for the zone. ok is false when the name is not that of a known address.
+// ptr answers for a reverse name, as answer does for the zone. ok is false when the name is not that of a known
+// address.
 func (v *view) ptr(q dns.Question, size int) (result, bool) {
 	a, ok := reverseAddr(dns.CanonicalName(q.Name))
 	if !ok || len(v.reverse[a]) == 0 {
@@ -391,7 +393,8 @@ func reverseAddr(name string) (netip.Addr, bool) {
 	return a, err == nil && a.Is6() && a.Zone() == ""
 }
 
-// soa returns the SOA record of a zone of this server. It is in the authority section of every negative answer (RFC 2308).
+// soa returns the SOA record of a zone of this server. It is in the authority section of every negative answer (RFC
+// 2308).
 func (v *view) soa(zone string) *dns.SOA {
 	return &dns.SOA{
 		Hdr: header(zone, dns.TypeSOA), Ns: "ns.dns." + v.zone, Mbox: "hostmaster." + v.zone,

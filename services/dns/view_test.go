@@ -216,8 +216,8 @@ func TestReverseAddr(t *testing.T) {
 	}
 }
 
-// TestPodsByForm: as a choice, every address has a pod name in every namespace, also where no pod is known, as pods of other
-// nodes are not. By default such names do not exist.
+// TestPodsByForm: as a choice, every address has a pod name in every namespace, also where no pod is known, as pods of
+// other nodes are not. By default such names do not exist.
 func TestPodsByForm(t *testing.T) {
 	byForm, byDefault := New(Options{Choices: Choices{PodsByForm: true}}), New(Options{})
 	for _, s := range []*Server{byForm, byDefault} {

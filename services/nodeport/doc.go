@@ -30,8 +30,9 @@
 // UDP. There is one session per client and local address. A session has a connected socket in the cluster and a
 // goroutine for the replies. Replies leave from the local address to which the client wrote (IP_PKTINFO), unless that
 // was a broadcast or multicast address. Each datagram asks whether the session stays: its backend must serve, and the
-// port must lead to the same Service port. If not, the session ends and a backend is chosen anew. Sessions end when they are idle, and when their socket
-// closes, since no reply could leave without it. When there are too many sessions, clients share them (guests).
+// port must lead to the same Service port. If not, the session ends and a backend is chosen anew. Sessions end when
+// they are idle, and when their socket closes, since no reply could leave without it. When there are too many sessions,
+// clients share them (guests).
 //
 // Fair shares. UDP sessions, and TCP connections that Dial makes, are charged to the client's address
 // (addressing.Client, package share). Each such connection holds two descriptors.

@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// idle opens connections that have one thing answered and then say nothing, until the input ends: NETWORK COUNT ADDR. It
-// says how many were answered.
+// idle opens connections that have one thing answered and then say nothing, until the input ends: NETWORK COUNT ADDR.
+// It says how many were answered.
 func idle(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	count, err := strconv.Atoi(args[1])

@@ -47,8 +47,8 @@ func (c bareCode) Error() string {
 //
 // Over UDP it uses a new socket for each question, so that the kernel drops packets from other addresses. A forger
 // then has to guess the port, the id and the spelling of the name (RFC 5452). ask asks again over TCP whenever it has
-// a doubt: after a truncated answer, after an answer in another spelling, after an error without the question, and after
-// many wrong answers.
+// a doubt: after a truncated answer, after an answer in another spelling, after an error without the question, and
+// after many wrong answers.
 func (f *Forwarder) ask(ctx context.Context, u netip.AddrPort, w way) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.opts.Timeout)
 	defer cancel()

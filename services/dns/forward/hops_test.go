@@ -40,8 +40,8 @@ func opt(h heard) *dns.OPT {
 	return m.IsEdns0()
 }
 
-// TestErrorWithoutQuestion: an upstream that answers everything with a bare error code fails. The next upstream is asked,
-// and from then on first (coredns/coredns#1899). Bare codes were passed on to clients.
+// TestErrorWithoutQuestion: an upstream that answers everything with a bare error code fails. The next upstream is
+// asked, and from then on first (coredns/coredns#1899). Bare codes were passed on to clients.
 func TestErrorWithoutQuestion(t *testing.T) {
 	for _, rcode := range []int{dns.RcodeFormatError, dns.RcodeNotImplemented, dns.RcodeRefused, dns.RcodeServerFailure} {
 		t.Run(dns.RcodeToString[rcode], func(t *testing.T) {
@@ -65,8 +65,8 @@ func TestErrorWithoutQuestion(t *testing.T) {
 	}
 }
 
-// TestServerWithoutEDNS: upstreams that do not know EDNS are asked without it, whether the error repeats the question or
-// not (RFC 6891 7), also for a client that uses EDNS itself.
+// TestServerWithoutEDNS: upstreams that do not know EDNS are asked without it, whether the error repeats the question
+// or not (RFC 6891 7), also for a client that uses EDNS itself.
 func TestServerWithoutEDNS(t *testing.T) {
 	for _, rcode := range []int{dns.RcodeFormatError, dns.RcodeNotImplemented} {
 		for name, refuse := range map[string]func(h heard) []byte{
@@ -113,8 +113,8 @@ func TestBadQuestionElsewhere(t *testing.T) {
 	})
 }
 
-// TestLargeAnswer: an upstream that sends larger datagrams than it was asked for has not failed. Clients get the answer, or
-// its beginning with TC when it is not to be had over TCP (coredns/coredns#5998, #5953).
+// TestLargeAnswer: an upstream that sends larger datagrams than it was asked for has not failed. Clients get the
+// answer, or its beginning with TC when it is not to be had over TCP (coredns/coredns#5998, #5953).
 func TestLargeAnswer(t *testing.T) {
 	text := func(n int) func(*dns.Msg) {
 		return func(m *dns.Msg) {

@@ -3,11 +3,11 @@
 //
 // One goroutine of each connection has the turn: it reads a question, has it answered, writes the answer, and reads the
 // next one. A handler that has to wait for somebody else says so, and the turn passes to a new goroutine. So questions
-// that only need a processor are answered one after the other, as fast as the client takes the answers, and none of them
-// waits for a slow server elsewhere. Answers may come in another order than their questions.
+// that only need a processor are answered one after the other, as fast as the client takes the answers, and none of
+// them waits for a slow server elsewhere. Answers may come in another order than their questions.
 //
-// A question that waits takes a unit of Options.Waiting until its answer is written. It is charged to the client, by the
-// rule of package share. A client that lets too many wait, because it reads no answers, loses a connection.
+// A question that waits takes a unit of Options.Waiting until its answer is written. It is charged to the client, by
+// the rule of package share. A client that lets too many wait, because it reads no answers, loses a connection.
 package stream
 
 import (

@@ -98,8 +98,8 @@ func receive(t *testing.T, c *dns.Conn) uint16 {
 	return h.Id
 }
 
-// TestSlowNamesDelayNobody: quick names are answered behind slow ones on the same connection, and slow ones when they are
-// ready, also after the client has sent all that it will send.
+// TestSlowNamesDelayNobody: quick names are answered behind slow ones on the same connection, and slow ones when they
+// are ready, also after the client has sent all that it will send.
 func TestSlowNamesDelayNobody(t *testing.T) {
 	s := newServer(t, 100, 0, patience)
 	c := dial(t, s, "127.0.0.1")
