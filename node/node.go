@@ -60,13 +60,14 @@ type Held struct {
 	// IngressConns is the largest number of client connections that Ingress serves; 0 means 4096.
 	IngressConns int
 
-	// HostAddrs calls changed with the addresses of the host's interfaces at once, and again after each change, until ctx
-	// ends. nil means that the host has only the addresses in the Config.
+	// HostAddrs calls changed with the addresses of the host's interfaces at once, and again after each change, until
+	// ctx ends. nil means that the host has only the addresses in the Config.
 	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error
 	// DenyEgress lists outside destinations that pods must not dial.
 	DenyEgress []netstack.Destination
 
-	// Upstreams returns the DNS servers for names outside of the cluster, best first. It is called until it succeeds once.
+	// Upstreams returns the DNS servers for names outside of the cluster, best first. It is called until it succeeds
+	// once.
 	Upstreams func() ([]netip.AddrPort, error)
 	// DNS has the operator's choices for cluster DNS.
 	DNS dns.Choices

@@ -13,7 +13,8 @@ type way struct {
 	// kernel is set when the way is a socket of the host, with an address that the kernel chooses. Otherwise it is the
 	// stack.
 	kernel bool
-	// as is the client address that the endpoint sees. Port 0 means any port, the zero AddrPort the stack's own address.
+	// as is the client address that the endpoint sees. Port 0 means any port, the zero AddrPort the stack's own
+	// address.
 	as netip.AddrPort
 }
 
@@ -44,8 +45,8 @@ func (c *cluster) isHost(a netip.Addr) bool {
 //
 //   - This node's own address is reached through the kernel, which drops packets from its own address that come by the
 //     host TAP as martians.
-//   - An endpoint at another node's own address does not see the client's address. The kernel there would answer the client
-//     directly over the underlay, past the tunnel.
+//   - An endpoint at another node's own address does not see the client's address. The kernel there would answer
+//     the client directly over the underlay, past the tunnel.
 //   - A pod sees a client on localhost as this node, because it could not answer 127.0.0.1.
 //   - An endpoint sees every other client by the client's own address.
 func reach(c *cluster, client, to netip.AddrPort) way {

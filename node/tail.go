@@ -18,8 +18,8 @@ import (
 // tail returns why a connection from a host socket must not go to an endpoint, or "" when it may. host lists the
 // addresses of the host's interfaces.
 //
-//   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would reach
-//     a Service past its own rules for clients.
+//   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would
+//     reach a Service past its own rules for clients.
 //   - At a node port of a node Tapestry itself takes connections.
 func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP

@@ -47,7 +47,8 @@ type Target struct {
 //   - An endpoint serves p when it has a port of the same name and protocol, and an address of the scope's family.
 //   - Ready endpoints are used. With PublishNotReady all endpoints count as ready.
 //   - If the scope is the whole cluster, every ready endpoint has a node hint and one or more are meant for this node,
-//     only those are used. Otherwise the same rule applies to zone hints (Service.spec.trafficDistribution makes the hints).
+//     only those are used. Otherwise the same rule applies to zone hints (Service.spec.trafficDistribution makes
+//     the hints).
 //   - If the scope has no ready endpoint, endpoints that are terminating but still serving are used (KEP-1669). This is
 //     decided within the scope: a node may use its terminating endpoint although other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {

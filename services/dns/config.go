@@ -60,10 +60,10 @@ type Pod struct {
 
 // Choices are what an operator decides.
 type Choices struct {
-	// PodsByForm answers for the pod name of every address in every namespace, whether there is such a pod or not. Without
-	// it, only the pods in the Config have such names.
+	// PodsByForm answers for the pod name of every address in every namespace, whether there is such a pod or not.
+	// Without it, only the pods in the Config have such names.
 	PodsByForm bool
-	// LowerCase asks upstreams for names in lower case. Without it, the spelling is random, so that a forger has to guess
-	// it.
+	// LowerCase asks upstreams for names in lower case. Without it, the spelling is random, so that a forger has to
+	// guess it.
 	LowerCase bool
 }

@@ -137,7 +137,8 @@ func TestWhatFitsIsChosenAtRandom(t *testing.T) {
 			t.Fatalf("%d answers, truncated %v", size, m.Truncated)
 		}
 	}
-	// Six standard deviations are 127 for counts, and 27 for firsts. A fair choice exceeds them once in 500 million times.
+	// Six standard deviations are 127 for counts, and 27 for firsts. A fair choice exceeds them once in 500 million
+	// times.
 	mean := asked * size / 100
 	for i := range 100 {
 		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}).String()

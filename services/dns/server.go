@@ -192,8 +192,8 @@ func (s *Server) answer(ctx context.Context, from net.Addr, r *dns.Msg, by forwa
 	m := s.reply(ctx, by, r)
 	b, err := m.Pack()
 	if err != nil {
-		// The answer may contain a name that fits no message (RFC 1035, section 2.3.4). The client then gets an error at once
-		// and need not wait.
+		// The answer may contain a name that fits no message (RFC 1035, section 2.3.4). The client then gets an error
+		// at once and need not wait.
 		m = new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
 		b, _ = m.Pack() // it packs what was unpacked
 	}
