@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -42,15 +43,17 @@ func idle(ctx context.Context, args []string) error {
 }
 
 // TestOutsideConnections: what connections of clients outside cost an agent while nothing happens on them, each by a
-// NodePort. The bounds are twice what was measured, and more where the collector is late.
+// NodePort. The bounds are several times what was measured. They are half of what a session would take that held the
+// buffer for its replies, 64 KiB.
 func TestOutsideConnections(t *testing.T) {
 	const count = 1500
 	c := up(t, "outside", baseYAML)
 	api := &localapi.Client{Path: filepath.Join(c.Dir, "nodes", "node-1", "api.sock")}
-	// measure gives heap and stacks in bytes, and goroutines, after what is garbage was collected, and the agent's RSS.
+	// measure returns heap and stacks in bytes, and goroutines, when garbage was just collected, and the agent's RSS. The
+	// heap is the least of several collections.
 	measure := func() [4]float64 {
 		t.Helper()
-		last, drops := 0.0, 0 // asking makes garbage, so that there is a collection in the end
+		last, least, drops := 0.0, math.Inf(1), 0 // asking makes garbage, so that there is a collection in the end
 		for {
 			list, err := api.Counters(c.ctx)
 			if err != nil {
@@ -59,11 +62,12 @@ func TestOutsideConnections(t *testing.T) {
 			heap := list.Get("go_memstats_heap_alloc_bytes")
 			if heap < last {
 				drops++
+				least = min(least, heap)
 			}
-			if last = heap; drops == 2 {
+			if last = heap; drops == 4 {
 				now := nodeOf(c.status(t), "node-1")
 				u := decode[used](t, c.run(t, lab.Node("node-1"), "usage", fmt.Sprint(now.PID)))
-				return [4]float64{heap, list.Get("go_memstats_stack_inuse_bytes"), list.Get("go_goroutines"), float64(u.RSSKiB) * 1024}
+				return [4]float64{least, list.Get("go_memstats_stack_inuse_bytes"), list.Get("go_goroutines"), float64(u.RSSKiB) * 1024}
 			}
 		}
 	}
@@ -72,9 +76,9 @@ func TestOutsideConnections(t *testing.T) {
 		port          uint16
 		bytes         float64 // at most
 	}{
-		{"UDP to a pod of this node", "udp", 30081, 16 << 10},
-		{"UDP to a pod of another node", "udp", 30082, 16 << 10},
-		{"TCP to a pod of this node", "tcp", 30081, 24 << 10},
+		{"UDP to a pod of this node", "udp", 30081, 32 << 10},
+		{"UDP to a pod of another node", "udp", 30082, 32 << 10},
+		{"TCP to a pod of this node", "tcp", 30081, 32 << 10},
 		{"TCP to a pod of another node", "tcp", 30082, 48 << 10},
 	} {
 		t.Run(k.name, func(t *testing.T) {
