@@ -15,7 +15,8 @@ func TestResponseHeads(t *testing.T) {
 	for _, tt := range []struct {
 		name, method, response string
 		status, body           string
-		header                 []string // in both protocols, without Date; not compared for answers of the Server itself
+		// In both protocols, without Date; not compared for answers of the Server itself.
+		header []string
 	}{
 		// RFC 9110 section 9.3.2: a response to HEAD has the length of the body that it leaves out.
 		{"HEAD", "HEAD", "200 OK\r\nContent-Length: 99\r\n\r\n", "200", "", []string{"content-length: 99"}},

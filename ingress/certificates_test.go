@@ -83,7 +83,8 @@ func TestOneConnectionForManyHosts(t *testing.T) {
 		{"b.shop.example.", "200", "b"},
 		{"B.SHOP.EXAMPLE.:8443", "200", "b"},
 		{"c.shop.example", "200", "any"},
-		{"d.c.shop.example", "404", "no route for this host and path\n"}, // a wildcard is one label (networking.k8s.io/v1 IngressRule)
+		// A wildcard is one label (networking.k8s.io/v1 IngressRule).
+		{"d.c.shop.example", "404", "no route for this host and path\n"},
 		{"shop.example", "404", "no route for this host and path\n"},
 		{"[::1]:443", "404", "no route for this host and path\n"},
 	} {

@@ -18,22 +18,7 @@ import (
 // body so far, and when the request is whole.
 func h2Backend(t *testing.T, play func(h *h2, stream uint32, body string, whole bool)) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	t.Cleanup(func() { l.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { serveH2(c, play) })
-		}
-	})
-	return mustAddr(l)
+	return connBackend(t, func(c net.Conn) { serveH2(c, play) })
 }
 
 func serveH2(c net.Conn, play func(h *h2, stream uint32, body string, whole bool)) {

@@ -16,7 +16,8 @@ func TestUnansweredTriesAnother(t *testing.T) {
 	}{
 		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 200}},
 		{"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 200}},
-		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2, []int{200, 200, 502}}, // one request meets both closing endpoints first
+		// One request meets both closing endpoints first.
+		{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2, []int{200, 200, 502}},
 		{"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok", 1, []int{200, 502}},
 		{"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 1, []int{200, 502}},
 		{"DELETE / HTTP/1.1\r\nHost: a\r\n\r\n", 1, []int{200, 502}},

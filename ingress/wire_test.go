@@ -27,6 +27,23 @@ const patience = 30 * time.Second
 // wireBackend starts a backend that handles bytes. play is called after the head of each request.
 func wireBackend(t *testing.T, play func(w *wire, head string)) netip.AddrPort {
 	t.Helper()
+	return connBackend(t, func(c net.Conn) {
+		w := newWire(c)
+		defer c.Close()
+		for !w.closed {
+			c.SetDeadline(time.Now().Add(patience))
+			head, err := w.until("\r\n\r\n")
+			if err != nil {
+				return
+			}
+			play(w, head)
+		}
+	})
+}
+
+// connBackend starts a backend that hands each connection to serve, and waits for all of them at the end of the test.
+func connBackend(t *testing.T, serve func(c net.Conn)) netip.AddrPort {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -39,18 +56,7 @@ func wireBackend(t *testing.T, play func(w *wire, head string)) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			wg.Go(func() {
-				w := newWire(c)
-				defer c.Close()
-				for !w.closed {
-					c.SetDeadline(time.Now().Add(patience))
-					head, err := w.until("\r\n\r\n")
-					if err != nil {
-						return
-					}
-					play(w, head)
-				}
-			})
+			wg.Go(func() { serve(c) })
 		}
 	})
 	return mustAddr(l)

@@ -69,7 +69,8 @@ func TestPeerSources(t *testing.T) {
 			for way, why := range map[string]DropReason{"node-2": c.plain, "node-2 encap": c.encap} {
 				w := newWorld(t)
 				w.config.HostAddrs = addresstest.Addrs("172.31.0.11", "192.168.7.1")
-				w.config.Peers[0].NodeAddrs = addresstest.Addrs("172.31.0.12", "192.168.7.1") // the second is a lie: this host has it
+				// The second is a lie: this host has it.
+				w.config.Peers[0].NodeAddrs = addresstest.Addrs("172.31.0.12", "192.168.7.1")
 				w.set()
 				w.from(way, datagram(from, at))
 				if why == NotDropped {
@@ -136,7 +137,8 @@ func TestPeerReach(t *testing.T) {
 // gets nothing of what the pod sends to that resolver afterwards.
 func TestPeerTakesNoConversation(t *testing.T) {
 	w := newWorld(t)
-	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("198.51.100.0/24")}} // of the resolver: its packets go no further
+	// Of the resolver: its packets go no further.
+	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("198.51.100.0/24")}}
 	w.set()
 	const ports = 200
 	for port := 40000; port < 40000+ports; port++ {
@@ -162,7 +164,8 @@ func TestPeerIsOneOwner(t *testing.T) {
 		for _, way := range []string{"node-2", "node-2 encap"} {
 			w := newWorld(t)
 			w.balancer.picks[ap("10.96.0.11:80")] = picked(6, "10.244.1.99:8080")
-			w.path.refusals = refusal.NewLimit(time.Now, 1) // with another seed, pod and peer may have one bucket by chance
+			// With another seed, pod and peer may have one bucket by chance.
+			w.path.refusals = refusal.NewLimit(time.Now, 1)
 			const tries = 5000
 			for i := range tries {
 				source := netip.AddrFrom4([4]byte{10, 244, 2, byte(i)})

@@ -124,7 +124,8 @@ func makeNodePorts(n *Node) (part, error) {
 		Logger:      n.log,
 	})
 	p := quiet
-	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil } // its failures become problems
+	// Its failures become problems.
+	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil }
 	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
 	p.counters = n.countNodePorts
 	p.close = func() { _ = n.nodePorts.Close() }
@@ -134,7 +135,8 @@ func makeNodePorts(n *Node) (part, error) {
 func makeHealthChecks(n *Node) (part, error) {
 	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log})
 	p := quiet
-	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil } // its failures become problems
+	// Its failures become problems.
+	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil }
 	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{}) }
 	p.close = func() { _ = n.balancers.Close() }
 	return p, nil

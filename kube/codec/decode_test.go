@@ -113,7 +113,8 @@ func TestDecodeMistakes(t *testing.T) {
 			`f.yaml:1: NetworkPolicy default/p: kind: kind NetworkPolicy is known and not served yet: remove the object; served are ConfigMap, EndpointSlice, Ingress,`,
 			`f.yaml:6: HTTPRoute x/r: kind: kind HTTPRoute is known and not served yet: remove the object; served are`,
 			`f.yaml:10: GatewayClass c: kind: kind GatewayClass is known and not served yet`,
-			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of ConfigMap`, // another group's
+			// Another group's.
+			`f.yaml:14: Gateway default/g: kind: kind "Gateway" is not one Tapestry knows: expected one of ConfigMap`,
 			`f.yaml:20: Gateway default/g: kind: kind Gateway is known and not served yet`}},
 		"for API servers": {"apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata: {name: p}\n", []string{
 			`f.yaml:1: ValidatingAdmissionPolicyBinding p: kind: only an API server uses kind ValidatingAdmissionPolicyBinding: remove the object`}},

@@ -254,7 +254,8 @@ func TestKeep(t *testing.T) {
 	w.gets("b", "10.1.0.4")
 	known := []Lease{
 		{Key: key("a"), Namespace: "default", Name: "pod-a", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.3")}},
-		{Key: key("c"), Namespace: "default", Name: "pod-c", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.4")}}, // so b is wrong
+		// So b is wrong.
+		{Key: key("c"), Namespace: "default", Name: "pod-c", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.4")}},
 		{Key: key("d"), Namespace: "default", Name: "pod-d", Addrs: []netip.Addr{netip.MustParseAddr("10.9.0.9")}},
 	}
 	for i, want := range []int{2, 0} {

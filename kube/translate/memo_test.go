@@ -265,7 +265,8 @@ func BenchmarkTranslate(b *testing.B) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(5, 6))}
 	for i := range 10_000 {
 		s := c.service()
-		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 11+i%200), "", nil // address .10 is for DNS
+		// Address .10 is for DNS.
+		s.Namespace, s.Name, s.Spec.ClusterIP, s.Spec.Type, s.Labels = "default", fmt.Sprintf("s%05d", i), fmt.Sprintf("10.96.%d.%d", i/200, 11+i%200), "", nil
 		objs.Services = append(objs.Services, s)
 		e := c.slice()
 		port := int32(9000)

@@ -86,7 +86,8 @@ func TestDialsAreShared(t *testing.T) {
 	}
 	_ = greedy[0].Close()
 	_ = greedy[0].Close()
-	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) { // the network has three, and no more than three are free
+	// The network has three, and no more than three are free.
+	if _, err := dial("203.0.113.7:0"); !errors.Is(err, ErrTooMany) {
 		t.Errorf("%v", err)
 	}
 	if s := s.Stats().Dials; s.Held != 5 {

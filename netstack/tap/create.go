@@ -138,7 +138,8 @@ var ErrNoDevice = errors.New("there is no such interface")
 func Configure(ns *Namespace, f *os.File, c Config) error {
 	err := ns.Do(func() error {
 		info, err := Check(f)
-		if errors.Is(err, unix.EBADFD) || err == nil && info.Name != c.Name { // the device was deleted, or has another name
+		// The device was deleted, or has another name.
+		if errors.Is(err, unix.EBADFD) || err == nil && info.Name != c.Name {
 			return ErrNoDevice
 		}
 		if err != nil {

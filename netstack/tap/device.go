@@ -116,7 +116,8 @@ func (d *Device) runError(err error) error {
 // (tun_chr_read_iter in drivers/net/tun.c).
 func read(fd int, iov *unix.Iovec) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_PREADV2, uintptr(fd), uintptr(unsafe.Pointer(iov)), 1, noOffset, noOffset, unix.RWF_NOWAIT)
-	if errno == unix.EOPNOTSUPP || errno == unix.ENOSYS { // before Linux 5.7; this call may block, so the runtime is told
+	// Before Linux 5.7; this call may block, so the runtime is told.
+	if errno == unix.EOPNOTSUPP || errno == unix.ENOSYS {
 		n, _, errno = unix.Syscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(iov.Base)), uintptr(iov.Len))
 	}
 	return int(n), errno

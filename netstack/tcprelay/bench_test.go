@@ -79,7 +79,8 @@ func BenchmarkFromPod(b *testing.B) {
 			buf = p.Buf[:cap(p.Buf)]
 		}
 		turn.End()
-		for got := (arrival{}); got.ack != mine || int(got.window)<<8 < 4*size; { // all was taken, and there is room for more
+		// All was taken, and there is room for more.
+		for got := (arrival{}); got.ack != mine || int(got.window)<<8 < 4*size; {
 			got = <-s.heard
 		}
 	}

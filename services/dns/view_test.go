@@ -119,7 +119,8 @@ func TestAnswers(t *testing.T) {
 		{name: "boss.named.data.svc.cluster.local.", qtype: dns.TypeA, want: "boss.named.data.svc.cluster.local. A 10.0.3.1"},
 		{name: "10-0-3-2.named.data.svc.cluster.local.", qtype: dns.TypeA, want: "10-0-3-2.named.data.svc.cluster.local. A 10.0.3.2"},
 		{name: "10-0-3-2.named.data.svc.cluster.local.", qtype: dns.TypeAAAA},
-		{name: "10-0-3-1.named.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError}, // it has a hostname
+		// It has a hostname.
+		{name: "10-0-3-1.named.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		{name: "10-0-3-3.named.data.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		{name: "10-0-3-2.dual.default.svc.cluster.local.", qtype: dns.TypeA, rcode: dns.RcodeNameError},
 		// SRV.

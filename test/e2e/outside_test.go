@@ -49,8 +49,8 @@ func TestOutsideConnections(t *testing.T) {
 	const count = 1500
 	c := up(t, "outside", baseYAML)
 	api := &localapi.Client{Path: filepath.Join(c.Dir, "nodes", "node-1", "api.sock")}
-	// measure returns heap and stacks in bytes, and goroutines, when garbage was just collected, and the agent's RSS. The
-	// heap is the least of several collections.
+	// measure returns heap and stacks in bytes, and goroutines, when garbage was just collected, and the agent's RSS.
+	// The heap is the least of several collections.
 	measure := func() [4]float64 {
 		t.Helper()
 		last, least, drops := 0.0, math.Inf(1), 0 // asking makes garbage, so that there is a collection in the end

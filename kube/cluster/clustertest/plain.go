@@ -19,7 +19,8 @@ func (s *Server) Object(resource, text string) Object {
 	if list == nil {
 		s.t.Fatalf("there is no resource %q", resource)
 	}
-	obj := reflect.New(reflect.TypeOf(list).Elem().Field(2).Type.Elem()).Interface().(Object) // TypeMeta, ListMeta, Items
+	// TypeMeta, ListMeta, Items.
+	obj := reflect.New(reflect.TypeOf(list).Elem().Field(2).Type.Elem()).Interface().(Object)
 	if err := json.Unmarshal([]byte(text), obj); err != nil {
 		s.t.Fatal(err)
 	}

@@ -152,7 +152,8 @@ func TestVersions(t *testing.T) {
 func TestHalfway(t *testing.T) {
 	w := newWorld(t)
 	for i, left := range []tap.Config{
-		{Name: "eth0", Persist: true, Owner: -1},                                                          // killed before it was configured
+		// Killed before it was configured.
+		{Name: "eth0", Persist: true, Owner: -1},
 		tap.PodConfig([]netip.Addr{netip.MustParseAddr("10.1.0.99")}, packet.MAC{2, 0, 0, 0, 0, 1}, 1300), // still held
 	} {
 		p := w.pod(fmt.Sprint("c", i))

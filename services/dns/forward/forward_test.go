@@ -97,7 +97,8 @@ func TestFloodOfUnanswered(t *testing.T) {
 		if failed > 0 {
 			t.Errorf("%d of 10 lookups of another client failed", failed)
 		}
-		if n := f.Counters().Get("coredns_forward_max_concurrent_rejects_total"); n != 251 { // one more for the other client
+		// One more for the other client.
+		if n := f.Counters().Get("coredns_forward_max_concurrent_rejects_total"); n != 251 {
 			t.Errorf("%v questions were given up, want 251", n)
 		}
 		flood.Wait()
