@@ -52,6 +52,17 @@ type conn struct {
 	rest    bool         // the last read did not end with the end of a request's head
 	lost    atomic.Bool  // in HTTP/1: nobody knows where the next request begins
 	closing atomic.Bool  // Close has been called on a lost one
+	// cancel ends the context of the connection's requests. It is nil before net/http has the connection.
+	cancel atomic.Pointer[context.CancelFunc]
+}
+
+// end closes the connection at once, and with it what its requests hold at backends: net/http does not notice a closed
+// connection that was upgraded, or whose request has a body that nobody reads.
+func (c *conn) end() {
+	_ = c.Conn.Close()
+	if cancel := c.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
 }
 
 // guestListener accepts the connections for which guests has a place, and closes the others.
@@ -80,7 +91,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 	lost, ok := g.limit.Acquire(&cn.claim, addressing.Client(remote(c)))
 	if lost != nil {
 		g.stats.evicted.Add(1)
-		lost.Value.Conn.Close()
+		lost.Value.end()
 	}
 	if !ok {
 		g.stats.refused.Add(1)
@@ -131,7 +142,9 @@ func (c *conn) Close() error {
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
 	c.guests.limit.Release(&c.claim)
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	c.end()
+	return err
 }
 
 // CloseWrite ends the direction to the client. net/http calls it before it closes a connection that may still receive.
@@ -162,7 +175,11 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 	if _, ok := c.(*tls.Conn); ok {
 		cl.proto, port = []string{"https"}, "443"
 	}
-	cl.under = under(c)
+	if cl.under = under(c); cl.under != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		cl.under.cancel.Store(&cancel)
+	}
 	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)
 	}

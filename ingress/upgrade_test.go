@@ -3,6 +3,9 @@ package ingress
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // A client may offer several protocols, of which the backend takes one, and may send a body with its request.
@@ -68,4 +71,36 @@ func TestUpgrades(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection that loses its place takes its backend's along, also when the backend neither reads nor writes: its
+// client's end is not noticed then.
+func TestEvictedUpgrade(t *testing.T) {
+	tested := make(chan struct{})
+	r := newRig(t, Options{MaxConns: 2}, anyRoute(wireBackend(t, func(w *wire, head string) {
+		if !strings.Contains(head, "Upgrade") {
+			w.say(plainOK)
+			return
+		}
+		w.say("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		<-tested
+		w.hangUp()
+	})))
+	defer close(tested)
+	c, err := r.from("127.0.0.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWire(c)
+	w.say("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	if _, err := w.until("\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond)) // by then all buffers on the way are full
+	for err == nil {
+		_, err = c.Write(make([]byte, 64<<10))
+	}
+	r.hold("127.0.0.2")
+	r.hold("127.0.0.3") // takes the place of the upgraded connection, which was idle for longest
+	await.Until(t, "the end of the upgraded connection", func() bool { return r.Stats().InFlight == 0 })
 }

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// maxHead is the largest head of one response in bytes. Each interim response may have as much.
-	maxHead = 1 << 20
+	// maxHead is the largest head of one response in bytes, as much as clients may send. Each interim response and the
+	// trailer may have as much. A head of many short fields takes forty times its length in memory.
+	maxHead = 128 << 10
 	// bufferBytes is how many bytes an exchange reads and sends at once.
 	bufferBytes = 32 << 10
 	// sendGrace is how long the rest of a request may still be sent after its response has ended. The response may

@@ -76,7 +76,11 @@ func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, withheld [
 	})
 	pairs := s.parsed.each(used, compareNames, nil, say, keyPair)
 	return s.joined.once(certificateKey{identity(all), identity(used), identity(withheld)}, say, func(say *kube.Report) []ingress.Certificate {
-		return certificates(all, knownPairs{used, pairs, withheld}, say)
+		known := knownPairs{used, pairs, map[kube.Ref]bool{}, map[*tls.Certificate]certNames{}}
+		for _, ref := range withheld {
+			known.withheld[ref] = true
+		}
+		return certificates(all, known, say)
 	})
 }
 
@@ -98,7 +102,8 @@ func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
 type knownPairs struct {
 	secrets  []*corev1.Secret
 	pairs    []*tls.Certificate
-	withheld []kube.Ref
+	withheld map[kube.Ref]bool
+	names    map[*tls.Certificate]certNames
 }
 
 // of returns the key pair of a Secret, or says what is wrong when the Secret does not exist or may not be read.
@@ -107,7 +112,7 @@ func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 	switch {
 	case found:
 		return p.pairs[i], ""
-	case slices.Contains(p.withheld, kube.Ref{Kind: "Secret", Namespace: name.namespace, Name: name.name}):
+	case p.withheld[kube.Ref{Kind: "Secret", Namespace: name.namespace, Name: name.name}]:
 		return nil, fmt.Sprintf("the agents may not read Secret %s, so that these hosts have no certificate: let them get, list and watch it, "+
 			"by a Role in namespace %s, as the chart makes it for namespaces in ingress.secretNamespaces", name, name.namespace)
 	}
@@ -122,8 +127,15 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 	first := map[string]*tlsOwner{} // by host
 	seen := map[tlsName]bool{}
 	for _, r := range byAge(all) {
+		whole := map[objectName]bool{} // the Secrets whose entry named no hosts
 		for i := range r.tls {
 			entry := &r.tls[i]
+			if len(entry.hosts) == 0 {
+				if whole[entry.secret] {
+					continue
+				}
+				whole[entry.secret] = true
+			}
 			pair, wrong := known.of(entry.secret)
 			if wrong != "" {
 				say.Errorf(r.ref, entry.field+".secretName", "%s", wrong)
@@ -132,14 +144,15 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 				continue
 			}
 			cert := ingress.Certificate{Name: entry.secret.String(), Cert: *pair}
-			for _, h := range hostsOf(entry, pair) {
-				if !forHost(pair, h.name) {
+			hosts, names, refused, taken := hostsOf(entry, pair), known.namesOf(pair), told(0), told(0)
+			for _, h := range hosts {
+				if !names.has(h.name) && refused.more() {
 					say.Warnf(r.ref, h.field, "the certificate in Secret %s is not for %s, so that clients will refuse it: it is for %s",
-						entry.secret, h.name, cmp.Or(strings.Join(pair.Leaf.DNSNames, ", "), "no host"))
+						entry.secret, h.name, names)
 				}
 				if owner := first[h.name]; owner == nil {
 					first[h.name] = &tlsOwner{r.ref, entry.secret}
-				} else if owner.secret.namespace != entry.secret.namespace {
+				} else if owner.secret.namespace != entry.secret.namespace && taken.more() {
 					say.Warnf(r.ref, h.field, "%s has a certificate by %s already, which is older or of the lesser name, and clients get that while it can be used: leave the host to it",
 						h.name, owner.ingress)
 				}
@@ -148,7 +161,13 @@ func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Ce
 					cert.Hosts = append(cert.Hosts, h.name)
 				}
 			}
-			if len(hostsOf(entry, pair)) == 0 { // it would be served for every host without a certificate
+			if n := refused.untold(); n > 0 {
+				say.Warnf(r.ref, entry.field, "the certificate in Secret %s is not for %d more of its hosts", entry.secret, n)
+			}
+			if n := taken.untold(); n > 0 {
+				say.Warnf(r.ref, entry.field, "%d more of its hosts have certificates by other Ingresses already", n)
+			}
+			if len(hosts) == 0 { // it would be served for every host without a certificate
 				say.Warnf(r.ref, entry.field, "the certificate in Secret %s is for no host, and hosts is missing, so no client gets it: write hosts", entry.secret)
 			}
 			if len(cert.Hosts) > 0 {
@@ -185,10 +204,49 @@ func hostsOf(entry *tlsEntry, cert *tls.Certificate) []tlsHost {
 	return hosts
 }
 
-// forHost reports whether clients of that host accept the certificate.
-func forHost(cert *tls.Certificate, host string) bool {
-	return cert.Leaf.VerifyHostname(strings.Replace(host, "*", "wildcard", 1)) == nil
+// told counts problems of one sort of one tls entry. The first mostTold are reported one by one: their user decides how
+// many there are.
+type told int
+
+// more counts one, and reports whether it is to be reported.
+func (t *told) more() bool { *t++; return *t <= mostTold }
+
+// untold returns how many were counted and not reported.
+func (t told) untold() int { return max(0, int(t)-mostTold) }
+
+// certNames are the names of a certificate, in lower case. A user decides how many there are, and how many hosts are
+// looked up among them.
+type certNames struct {
+	all   map[string]bool
+	shown string // the first of them, for messages
 }
+
+// namesOf returns the names of a certificate. They are sorted out once.
+func (p *knownPairs) namesOf(cert *tls.Certificate) certNames {
+	n, ok := p.names[cert]
+	if !ok {
+		list := cert.Leaf.DNSNames
+		n.all = make(map[string]bool, len(list))
+		for _, name := range list {
+			n.all[strings.ToLower(name)] = true
+		}
+		n.shown = cmp.Or(strings.Join(list[:min(len(list), mostTold)], ", "), "no host")
+		if more := len(list) - mostTold; more > 0 {
+			n.shown += fmt.Sprintf(" and %d more", more)
+		}
+		p.names[cert] = n
+	}
+	return n
+}
+
+// has reports whether clients of that host accept the certificate: it has the host's name, or a wildcard in the place of
+// the first label (RFC 6125 section 6.4.3). A host with a wildcard needs the same wildcard.
+func (n certNames) has(host string) bool {
+	_, domain, _ := strings.Cut(host, ".")
+	return n.all[host] || domain != "" && n.all["*."+domain]
+}
+
+func (n certNames) String() string { return n.shown }
 
 // keyPair parses a TLS Secret. It returns nil when the key pair cannot be used.
 func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -93,5 +94,42 @@ func TestCertificatesOfOthers(t *testing.T) {
 				t.Errorf("told is %v, want %q", r.Problems, test.told)
 			}
 		})
+	}
+}
+
+// Names are looked up as clients do, by crypto/x509.
+func TestNamesOfCertificate(t *testing.T) {
+	sans := []string{"shop.example", "*.shop.example", "*.Deep.shop.example", "UPPER.example", "*"}
+	for _, host := range []string{
+		"shop.example", "a.shop.example", "*.shop.example", "a.b.shop.example", "a.deep.shop.example", "*.deep.shop.example", "deep.shop.example",
+		"upper.example", "a.upper.example", "example", "other.example", "*.example", "xshop.example",
+	} {
+		for _, list := range [][]string{sans, sans[:1], sans[1:2], sans[2:3], sans[3:], nil} {
+			cert := &tls.Certificate{Leaf: &x509.Certificate{DNSNames: list}}
+			known := knownPairs{names: map[*tls.Certificate]certNames{}}
+			want := cert.Leaf.VerifyHostname(strings.Replace(host, "*", "wildcard", 1)) == nil
+			if got := known.namesOf(cert).has(host); got != want {
+				t.Errorf("%s of %q: %v, want %v", host, list, got, want)
+			}
+		}
+	}
+}
+
+// What is told of an entry does not grow with the hosts and names that its user writes.
+func TestManyHostsOfOneCertificate(t *testing.T) {
+	var names, hosts []string
+	for i := range 2000 {
+		names, hosts = append(names, fmt.Sprintf("name-%d.example", i)), append(hosts, fmt.Sprintf("host-%d.example", i))
+	}
+	objs := &kube.Objects{Ingresses: []*networkingv1.Ingress{tlsIngress("d", "many", 1, "large", hosts...)}, Secrets: []*corev1.Secret{tlsSecret(t, "d", "large", names...)}}
+	result := Translate(*objs, Options{})
+	said, count := 0, 0
+	for _, p := range result.Problems {
+		if strings.HasPrefix(p.Field, "spec.tls") {
+			said, count = said+len(p.Message), count+1
+		}
+	}
+	if count != mostTold+1 || said > 2000 {
+		t.Errorf("%d problems of %d bytes, want %d of few", count, said, mostTold+1)
 	}
 }

@@ -64,9 +64,9 @@ func TestUnknownVersionOfEDNS(t *testing.T) {
 // one.
 func TestTwoOPT(t *testing.T) {
 	addr := start(t, answering(Options{}))
-	for _, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com."} {
+	for version, name := range []string{"kubernetes.default.svc.cluster.local.", "example.com."} { // an unknown version, too
 		m := new(dns.Msg).SetQuestion(name, dns.TypeA)
-		m.SetEdns0(1232, false)
+		m.SetEdns0(1232, false).IsEdns0().SetVersion(uint8(version))
 		m.Extra = append(m.Extra, m.Extra[0])
 		if got, _ := raw(t, addr, m); got.Rcode != dns.RcodeFormatError || len(got.Answer) != 0 {
 			t.Errorf("%s: %v", name, got)

@@ -157,7 +157,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, l net.Listener) e
 func (s *Server) serveUDP(ctx context.Context, pc net.PacketConn) error {
 	started, ended := make(chan struct{}), make(chan struct{})
 	defer close(ended)
-	srv := &dns.Server{PacketConn: pc, UDPSize: dns.MaxMsgSize, NotifyStartedFunc: func() { close(started) }}
+	srv := &dns.Server{PacketConn: pc, UDPSize: stream.MaxQuestion, NotifyStartedFunc: func() { close(started) }}
 	srv.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 		// If the network does not take the answer, only this client is affected, and it asks again.
 		_, _ = w.Write(s.answer(ctx, w.RemoteAddr(), r, forward.Client{}))
@@ -211,9 +211,6 @@ func (s *Server) reply(ctx context.Context, from forward.Client, r *dns.Msg) *dn
 		if m.IsEdns0() == nil {
 			m.SetEdns0(forward.UDPSize, opt.Do())
 		}
-		if opt.Version() != 0 {
-			m.Rcode = dns.RcodeBadVers
-		}
 	}
 	truncate(m, size)
 	return m
@@ -236,7 +233,7 @@ func (s *Server) resolve(ctx context.Context, from forward.Client, r *dns.Msg, s
 		return m.SetRcode(r, dns.RcodeFormatError)
 	}
 	if opt := r.IsEdns0(); opt != nil && opt.Version() != 0 {
-		return m.SetReply(r)
+		return m.SetRcode(r, dns.RcodeBadVers) // RFC 6891 6.1.3
 	}
 	m.SetReply(r)
 	m.RecursionAvailable = true

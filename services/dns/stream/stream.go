@@ -24,6 +24,10 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
+// MaxQuestion is the largest question in bytes that is answered. One that waits for an upstream is held in memory several
+// times. Questions with padding or a signature have far fewer.
+const MaxQuestion = 4 << 10
+
 // acceptPause is the time between an error of Accept and the next call.
 const acceptPause = 10 * time.Millisecond
 
@@ -181,7 +185,7 @@ func parse(b []byte, header dns.Header) (r *dns.Msg, refused []byte) {
 		code = dns.RcodeNotImplemented
 	case dns.MsgAccept:
 		r = new(dns.Msg)
-		if r.Unpack(b) == nil {
+		if len(b) <= MaxQuestion && r.Unpack(b) == nil {
 			return r, nil
 		}
 	}

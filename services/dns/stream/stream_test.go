@@ -165,6 +165,7 @@ func TestNoQuestions(t *testing.T) {
 		{func(b []byte) []byte { b[5] = 2; return b }, dns.RcodeFormatError},
 		{func(b []byte) []byte { return b[:len(b)-3] }, dns.RcodeFormatError},
 		{func(b []byte) []byte { b[2] |= dns.OpcodeUpdate << 3; return b }, dns.RcodeNotImplemented},
+		{func(b []byte) []byte { return append(b, make([]byte, MaxQuestion)...) }, dns.RcodeFormatError},
 		{func(b []byte) []byte { b[2] |= 0x80; return b }, -1},
 		{func(b []byte) []byte { return b }, dns.RcodeSuccess},
 	} {
