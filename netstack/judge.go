@@ -38,7 +38,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 		w.forget(j)
 		return ended
 	}
-	opening := j.packet.TCPFlags&(packet.SYN|packet.ACK|packet.RST) == packet.SYN
+	opening := packet.Opens(j.packet.TCPFlags)
 	if w.serves(s, j, opening) {
 		w.path.flows.SetChecked(j.hit.Ref, s.generation)
 		return goOn

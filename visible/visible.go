@@ -16,7 +16,7 @@ func Text(s string) string {
 	at := 0
 	for at < len(s) {
 		r, n := utf8.DecodeRuneInString(s[at:])
-		if r == utf8.RuneError && n == 1 || !strconv.IsPrint(r) {
+		if !shown(r, n) {
 			break
 		}
 		at += n
@@ -28,7 +28,7 @@ func Text(s string) string {
 	b.WriteString(s[:at])
 	for s = s[at:]; s != ""; {
 		r, n := utf8.DecodeRuneInString(s)
-		if r != utf8.RuneError && strconv.IsPrint(r) || r == utf8.RuneError && n > 1 {
+		if shown(r, n) {
 			b.WriteString(s[:n])
 		} else {
 			quoted := strconv.Quote(s[:n])
@@ -38,6 +38,9 @@ func Text(s string) string {
 	}
 	return b.String()
 }
+
+// shown reports whether a rune, decoded from n bytes, stays as it is. One byte of broken UTF-8 decodes as RuneError.
+func shown(r rune, n int) bool { return strconv.IsPrint(r) && (r != utf8.RuneError || n > 1) }
 
 // Lines returns a message of several lines, such as joined errors. All lines except the first are indented, so that
 // none begins where Tapestry's own lines do.

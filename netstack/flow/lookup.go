@@ -21,7 +21,7 @@ func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 		return false
 	}
 	if !settled(l.state(), tcpFlags) {
-		opens := tp.Proto == packet.TCP && pureSYN(tcpFlags)
+		opens := tp.Proto == packet.TCP && packet.Opens(tcpFlags)
 		if opens && (l.state() == TimeWait || l.state() == Reset) {
 			hit.State = Closed
 			return true

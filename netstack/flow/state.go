@@ -164,8 +164,3 @@ func fin(s State, d Dir) State {
 	}
 	return mine
 }
-
-// pureSYN reports whether these are the flags of the first packet of a connection.
-func pureSYN(flags uint8) bool {
-	return flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
-}

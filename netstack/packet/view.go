@@ -51,6 +51,9 @@ const (
 	CWR
 )
 
+// Opens reports whether these are the TCP flags of the first packet of a connection.
+func Opens(flags uint8) bool { return flags&(SYN|ACK|RST|FIN) == SYN }
+
 // Packet is a parsed view of one packet or superframe; the bytes are borrowed.
 //
 // It has one of two forms. From a TAP or the stack the bytes are contiguous: Buf is the whole superframe and IP is

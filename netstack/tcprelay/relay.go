@@ -122,7 +122,7 @@ func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 	if c != nil && c.receive(p, turn) {
 		return true
 	}
-	if !mayBegin || p.TCPFlags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) != packet.SYN {
+	if !mayBegin || !packet.Opens(p.TCPFlags) {
 		return false
 	}
 	if c != nil {

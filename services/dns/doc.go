@@ -25,6 +25,6 @@
 // cluster.
 //
 // Every other question goes to the upstreams (package forward). On a TCP connection it delays no question behind it
-// (package stream). TCP connections are shared out among clients by the
-// rule of package share: a client that holds many idle connections loses them to new clients (share/conns).
+// (package stream). TCP connections are shared out among clients by the rule of package share: a client that holds
+// many idle connections loses them to new clients (share/conns).
 package dns

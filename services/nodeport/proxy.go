@@ -136,7 +136,7 @@ type Proxy struct {
 	conns    map[io.Closer]struct{} // both ends of every TCP connection
 	closed   bool
 
-	sockets, sessions atomic.Int64
+	sockets atomic.Int64
 
 	guests  *guests
 	dialled *share.Limit[netip.Prefix, struct{}] // limits the connections that Dial makes
@@ -280,7 +280,7 @@ func (p *Proxy) Problems() []services.Problem {
 func (p *Proxy) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: p.sessions.Load()}
+	return Stats{Sockets: p.sockets.Load(), Conns: int64(len(p.conns)), Sessions: int64(p.guests.limit.Stats().Held)}
 }
 
 // Shares returns how the UDP sessions, and the connections that Dial made, are shared out.

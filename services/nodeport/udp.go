@@ -177,7 +177,6 @@ func (s *server) add(sess *session) {
 	s.mu.Lock()
 	s.sessions[sess.key] = sess
 	s.mu.Unlock()
-	s.p.sessions.Add(1)
 	if lost := s.p.guests.admit(sess); lost != nil {
 		lost.server.drop(lost)
 	}
@@ -193,7 +192,6 @@ func (s *server) drop(sess *session) {
 	s.mu.Unlock()
 	if present {
 		s.p.guests.leave(sess)
-		s.p.sessions.Add(-1)
 		sess.conn.Close()
 	}
 }
