@@ -66,30 +66,22 @@ func hostPortID(port uint16, proto packet.Proto) uint64 {
 	return (hashString(fnvOffset, "hostPort") ^ uint64(port)<<8 ^ uint64(proto)) * fnvPrime
 }
 
-// pick returns the pod behind a hostPort; ok is false when the destination is no hostPort.
-func (h *hostPorts) pick(tuple *packet.Tuple) (packet.Choice, bool) {
+// at returns the pod behind a hostPort; its id is 0 when the destination is no hostPort.
+func (h *hostPorts) at(tuple *packet.Tuple) backend {
 	if len(h.fronts) == 0 {
-		return packet.Choice{}, false
+		return backend{}
 	}
-	b, ok := h.fronts[addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)]
-	if !ok {
-		b, ok = h.fronts[nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)]
+	if b, ok := h.fronts[addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)]; ok {
+		return b
 	}
-	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}, ok
+	return h.fronts[nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)]
 }
 
 // PickOnHost is Pick for a client of a socket on this host. tuple.Dst is an address of the host, and may be a loopback
 // address.
 func (t *Table) PickOnHost(tuple *packet.Tuple) packet.Choice {
-	if c, ok := t.hosts.pick(tuple); ok {
-		return c
-	}
-	if tuple.Dst.Netip().IsLoopback() {
-		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
-			return t.choose(f, tuple)
-		}
-	}
-	return t.Pick(tuple)
+	l := t.atOnHost(tuple)
+	return t.pick(&l, tuple)
 }
 
 // StaysOnHost reports whether the datagrams of a client of a socket on this host still go where PickOnHost sent them,
@@ -98,15 +90,22 @@ func (t *Table) StaysOnHost(tuple *packet.Tuple, choice packet.Choice) bool {
 	if t.Backend(choice.Backend, choice.To.Addr) < packet.BackendServing {
 		return false
 	}
-	if c, ok := t.hosts.pick(tuple); ok {
-		return c.Backend == choice.Backend
+	l := t.atOnHost(tuple)
+	return t.stays(&l, choice.Backend, choice.To.Port)
+}
+
+// atOnHost returns where the tuple's destination leads clients of sockets on this host: to a hostPort before all else.
+// A loopback address leads to the node port, as the node's addresses do.
+func (t *Table) atOnHost(tuple *packet.Tuple) (l lead) {
+	if l.pod = t.hosts.at(tuple); l.pod.id != 0 {
+		return l
 	}
 	if tuple.Dst.Netip().IsLoopback() {
-		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
-			return t.isOf(f, choice.Backend, choice.To.Port)
+		if l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); l.front != nil {
+			return l
 		}
 	}
-	return t.Leads(tuple, choice.Backend, choice.To.Port)
+	return t.at(tuple)
 }
 
 // HostPorts returns the HostPorts that take effect. The caller must not change the list.

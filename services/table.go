@@ -98,30 +98,49 @@ type backend struct {
 // address, its ports and its protocol, so that it is the same after the flow table is lost. With session affinity it
 // depends only on the Table and the source address, until the client has made no connection for the Service's timeout.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
-	if f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); f != nil {
-		return t.choose(f, tuple)
-	}
-	kind, known := t.addrs[tuple.Dst]
+	l := t.at(tuple)
+	return t.pick(&l, tuple)
+}
+
+func (t *Table) pick(l *lead, tuple *packet.Tuple) packet.Choice {
 	switch {
-	case !known:
-		if addressing.Contains(t.config.ServiceCIDRs, tuple.Dst.Netip()) {
-			return packet.Choice{Kind: packet.UnknownPort}
-		}
-		return packet.Choice{Kind: packet.NotFrontend}
-	case kind&dnsAddr != 0 && (tuple.Proto == packet.ICMPv4 || tuple.Proto == packet.ICMPv6):
+	case l.front != nil:
+		return t.choose(l.front, tuple)
+	case l.pod.id != 0:
+		return packet.Choice{Kind: packet.Picked, Backend: l.pod.id, To: l.pod.to}
+	case l.kind&dnsAddr != 0 && (tuple.Proto == packet.ICMPv4 || tuple.Proto == packet.ICMPv6):
 		return packet.Choice{Kind: packet.ToStack}
-	case kind&node != 0:
-		if len(t.hosts.fronts) > 0 && t.isOwn(&tuple.Dst) {
-			if c, ok := t.hosts.pick(tuple); ok {
-				return c
-			}
-		}
-		if f := t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); f != nil {
-			return t.choose(f, tuple)
-		}
+	case l.kind&node != 0:
 		return packet.Choice{Kind: packet.NotFrontend}
+	case l.kind != 0 || addressing.Contains(t.config.ServiceCIDRs, tuple.Dst.Netip()):
+		return packet.Choice{Kind: packet.UnknownPort}
 	}
-	return packet.Choice{Kind: packet.UnknownPort}
+	return packet.Choice{Kind: packet.NotFrontend}
+}
+
+// lead says where a destination leads: to a frontend, to the pod of a hostPort, or to neither.
+type lead struct {
+	front *front
+	pod   backend  // id is 0: no hostPort
+	kind  addrKind // of the address, if there is no frontend at the address itself; 0: unknown
+}
+
+// at returns where the tuple's destination leads packets. The first to have it is a frontend at the address itself, at
+// this node's own addresses a hostPort, and at any node's a node port.
+func (t *Table) at(tuple *packet.Tuple) (l lead) {
+	if l.front = t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto)); l.front != nil {
+		return l
+	}
+	if l.kind = t.addrs[tuple.Dst]; l.kind&node == 0 {
+		return l
+	}
+	if len(t.hosts.fronts) > 0 && t.isOwn(&tuple.Dst) {
+		if l.pod = t.hosts.at(tuple); l.pod.id != 0 {
+			return l
+		}
+	}
+	l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
+	return l
 }
 
 // Backend returns the present state of a backend that Pick returned with the address at, perhaps on another node or
@@ -143,25 +162,20 @@ func (t *Table) Backend(id uint64, at packet.Addr) packet.BackendState {
 // Leads reports whether the tuple's destination still leads to the Service port for which Pick returned the backend.
 // port is the backend's target port. The backend itself may be gone.
 func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
-	f := t.find(addrKey(tuple.Dst, tuple.DstPort, tuple.Proto))
-	if f == nil && t.addrs[tuple.Dst]&node != 0 {
-		if t.isOwn(&tuple.Dst) {
-			if c, ok := t.hosts.pick(tuple); ok {
-				return c.Backend == backend
-			}
-		}
-		f = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
-	}
-	return t.isOf(f, backend, port)
+	l := t.at(tuple)
+	return t.stays(&l, backend, port)
 }
 
-// isOf reports whether the frontend, which may be nil, is of the Service port that the backend was chosen for.
-func (t *Table) isOf(f *front, backend uint64, port uint16) bool {
-	if f == nil || f.service == noService {
+// stays reports whether l is of the Service port or hostPort that the backend was chosen for.
+func (t *Table) stays(l *lead, backend uint64, port uint16) bool {
+	switch {
+	case l.front == nil:
+		return l.pod.id != 0 && l.pod.id == backend
+	case l.front.service == noService:
 		return false
 	}
-	s := t.config.Services[f.service]
-	return backend&^podMask == backendID(0, portID(s, &s.Ports[f.port]), port)
+	s := t.config.Services[l.front.service]
+	return backend&^podMask == backendID(0, portID(s, &s.Ports[l.front.port]), port)
 }
 
 // IsEndpoint reports whether a Service has an endpoint at that address and port, ready or not. It knows only endpoints
