@@ -148,6 +148,45 @@ func checkWhole(t *testing.T, table *Table) (n int) {
 	return n
 }
 
+// TestConcurrentFlood: several owners keep beginning flows at once, all of which are answered, in a table that is full.
+// Nobody is refused, since whoever evicts a flow has its slot.
+func TestConcurrentFlood(t *testing.T) {
+	table, _, _ := newTable(t, 256)
+	const greedy, each = 4, 20000
+	var done atomic.Bool
+	var wg, client sync.WaitGroup
+	for owner := range uint64(greedy) {
+		wg.Go(func() {
+			f := flood{owner: 100 + owner, client: packet.Addr{15: byte(owner + 1)}}
+			for range each {
+				e := f.next(packet.UDP)
+				if _, res := table.Insert(&e); res != Inserted {
+					t.Errorf("owner %d: %v", e.Owner, res)
+					return
+				}
+				var hit Hit
+				table.Lookup(&e.Reply, 0, &hit) // the answer; the flow may be gone already
+			}
+		})
+	}
+	client.Go(func() {
+		for f := (flood{owner: 7, client: packet.Addr{14: 1}}); !done.Load(); {
+			e := f.next(packet.UDP)
+			if ref, res := table.Insert(&e); res != Inserted || !table.Delete(ref, &e.Orig) {
+				t.Errorf("the client's flow: %v", res)
+				return
+			}
+		}
+	})
+	wg.Wait()
+	done.Store(true)
+	client.Wait()
+	if n := table.Stats().Full; n != 0 {
+		t.Errorf("%d flows found no slot", n)
+	}
+
+}
+
 // TestOneWinner: of many goroutines that insert one tuple at once exactly one is first, and none gets another's reply
 // tuple.
 func TestOneWinner(t *testing.T) {

@@ -45,8 +45,12 @@ func (t *Table) take(owner uint64, client slots.Client) (uint32, bool) {
 		if c.Last() {
 			last++
 		}
-		if v.cheap() || v.crowd > v.fewest || last > 0 && v.rank > 0 || last >= lastRounds || round >= evictRounds/2 {
-			v.evict(t, reason)
+		enough := v.cheap() || v.crowd > v.fewest || last > 0 && v.rank > 0 || last >= lastRounds || round >= evictRounds/2
+		// Still comes after the sequence number was read, so the flow of that number belongs to the candidates' owner.
+		if enough && t.owned.Still(v.slot, &c) && v.end(t, reason) {
+			// The slot is never free in between: other packets might take it, round after round.
+			t.owned.Move(v.slot, owner, client, &c)
+			return v.slot, true
 		}
 	}
 	return 0, false
@@ -103,13 +107,14 @@ type victim struct {
 	fewest            uint32 // the smallest crowd among those considered
 }
 
-// consider considers a flow of a client with this crowd. It reports whether the flow itself is cheap.
+// consider considers a flow of a client with this crowd. It reports whether the flow itself is cheap. A slot whose flow
+// is about to be written is not: while its packet's goroutine does not run, a search would see nothing else.
 func (v *victim) consider(t *Table, i, crowd uint32) bool {
 	s := &t.slots[i]
 	seq, l, seen := s.seq.Load(), s.loadLive(), s.seen.Load()
 	state := l.state()
 	if state == free || !l.of(seq) {
-		return true
+		return false
 	}
 	d := idle(v.now, seen)
 	c := victim{
@@ -149,9 +154,18 @@ func (v *victim) before(o *victim) bool {
 	return v.idle > o.idle
 }
 
-// evict removes the flow and counts it. It returns false when there was none.
+// evict removes the flow, counts it and releases its slot. It returns false when there was none.
 func (v *victim) evict(t *Table, reason *atomic.Uint64) bool {
-	if !v.found || !t.remove(v.slot, v.seq) {
+	if !v.end(t, reason) {
+		return false
+	}
+	t.release(v.slot)
+	return true
+}
+
+// end removes the flow and counts it. The slot is the caller's. It returns false when there was none.
+func (v *victim) end(t *Table, reason *atomic.Uint64) bool {
+	if !v.found || !t.empty(v.slot, v.seq) {
 		return false
 	}
 	if v.late {

@@ -187,8 +187,17 @@ func (t *Table) Delete(ref uint32, orig *packet.Tuple) bool {
 	return s.load(&r, seq) && r.tuple[Original] == *orig && t.remove(ref&(maxSlots-1), seq)
 }
 
-// remove empties slot i if it is in use under seq.
+// remove empties slot i if it is in use under seq, and releases it.
 func (t *Table) remove(i, seq uint32) bool {
+	if !t.empty(i, seq) {
+		return false
+	}
+	t.release(i)
+	return true
+}
+
+// empty empties slot i if it is in use under seq. The slot stays charged; the caller releases or moves it.
+func (t *Table) empty(i, seq uint32) bool {
 	s := &t.slots[i]
 	var r record
 	if !s.load(&r, seq) {
@@ -208,7 +217,6 @@ func (t *Table) remove(i, seq uint32) bool {
 	}
 	s.retire()
 	t.unlock(ho, hr)
-	t.release(i)
 	if ended != nil {
 		ended(r.entry(), t.infoOf(&r, ref(i, seq), state, seen))
 	}

@@ -58,6 +58,7 @@ func New(capacity, reserve int, own ...uint64) *Slots {
 // Candidates are slots of one owner, one of which should go.
 type Candidates struct {
 	n    int
+	id   uint64 // their owner
 	list [16]uint32
 	many [16]int32
 	keep [16]bool
@@ -73,12 +74,20 @@ func (c *Candidates) Many(number int) int { return int(c.many[number]) }
 // Last reports whether the candidates' owner has only slots left that were worth keeping.
 func (c *Candidates) Last() bool { return c.last }
 
+// Still reports whether the candidates' owner still has the slot, which another search may have moved.
+func (s *Slots) Still(slot uint32, c *Candidates) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.links[slot].owner
+	return n != 0 && s.owners[n-1].id == c.id
+}
+
 // Keep records that the candidate with that number in List is worth keeping.
 func (c *Candidates) Keep(number int) { c.keep[number] = true }
 
 // Take gets a slot for an owner, for a client. When none is free, the decision says whose should go, and c lists some
-// of those. The caller then releases one, or calls Keep for those that it would rather keep, and tries again with the
-// same c. Or it gives up, as it must when the decision is share.Refuse. c must be the zero value at first.
+// of those. The caller then moves one to the owner, or calls Keep for those that it would rather keep, and tries again
+// with the same c. Or it gives up, as it must when the decision is share.Refuse. c must be the zero value at first.
 func (s *Slots) Take(id uint64, client Client, c *Candidates) (slot uint32, from share.Decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,7 +121,7 @@ func (s *Slots) nominate(o *owner, c *Candidates) {
 	if c.last = len(l) == 0; c.last {
 		l = o.lists[settled]
 	}
-	c.n = min(len(c.list), len(l))
+	c.n, c.id = min(len(c.list), len(l)), o.id
 	for i := range c.n {
 		at, _ := bits.Mul64(s.random.Uint64(), uint64(len(l)))
 		c.list[i], c.many[i] = l[at], s.counts[s.links[l[at]].of()]
@@ -154,13 +163,18 @@ func (s *Slots) LeaveOut(slot uint32) {
 func (s *Slots) Release(slot uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &s.links[slot]
-	o := s.owners[l.owner-1]
-	s.take(o, slot)
-	s.counts[l.of()]--
+	s.withdraw(slot)
 	s.push(slot)
-	s.charge(o, -1)
-	s.dropIfEmpty(o)
+}
+
+// Move ends a search with success: it charges one of the candidates to the owner and client. Nobody else can get the
+// slot in between.
+func (s *Slots) Move(slot uint32, id uint64, client Client, c *Candidates) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settle(c)
+	s.withdraw(slot)
+	s.give(s.owner(id), client, slot)
 }
 
 // Charge returns how many slots the owner of a slot is charged for; 0 for a free slot.
@@ -215,6 +229,16 @@ func (s *Slots) pop() uint32 {
 func (s *Slots) push(slot uint32) {
 	s.links[slot] = link{at: s.free}
 	s.free = slot + 1
+}
+
+// withdraw takes a slot away from its owner. The caller says whose it is now.
+func (s *Slots) withdraw(slot uint32) {
+	l := &s.links[slot]
+	o := s.owners[l.owner-1]
+	s.take(o, slot)
+	s.counts[l.of()]--
+	s.charge(o, -1)
+	s.dropIfEmpty(o)
 }
 
 // give charges a slot to o.

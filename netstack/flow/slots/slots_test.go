@@ -148,8 +148,16 @@ func (w *twin) take(t *testing.T, s *Slots, id uint64, client Client, random *ra
 		}
 		if random.IntN(3) > 0 {
 			victim := list[random.IntN(len(list))]
-			s.Release(victim)
 			w.release(victim)
+			if !s.Still(victim, &c) {
+				t.Fatalf("Take(%d): slot %d is not its owner's", id, victim)
+			}
+			if random.IntN(2) == 0 {
+				s.Move(victim, id, client, &c)
+				w.give(victim, id, client)
+				return
+			}
+			s.Release(victim)
 		}
 	}
 }
@@ -213,10 +221,8 @@ func TestAllocs(t *testing.T) {
 	n := uint64(0)
 	take := func() {
 		var c Candidates
-		for from := share.Own; from != share.Free; _, from = s.Take(n%3, 0, &c) {
-			if len(c.List()) > 0 {
-				s.Release(c.List()[0])
-			}
+		if _, from := s.Take(n%3, 0, &c); from != share.Free {
+			s.Move(c.List()[0], n%3, 0, &c)
 		}
 		n++
 	}
@@ -237,6 +243,26 @@ func BenchmarkTakeRelease(b *testing.B) {
 		slot, _ := s.Take(n&63, 0, &c)
 		s.Release(slot)
 		n++
+	}
+}
+
+// TestStill: a search is told when another one moved a candidate.
+func TestStill(t *testing.T) {
+	s := New(1, 0)
+	var mine, others Candidates
+	s.Take(1, 0, &mine)
+	s.Take(1, 0, &mine)
+	s.Take(1, 0, &others)
+	if !s.Still(0, &mine) {
+		t.Error("the candidate's owner has changed")
+	}
+	s.Move(0, 2, 0, &others)
+	if s.Still(0, &mine) {
+		t.Error("another owner's slot is taken for the candidates' owner's")
+	}
+	s.Release(0)
+	if s.Still(0, &mine) {
+		t.Error("a free slot is taken for the candidates' owner's")
 	}
 }
 
