@@ -3,6 +3,7 @@ package stack
 import (
 	"errors"
 	"net/netip"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -42,9 +43,9 @@ func MaxDials() int { return sharesOf(descriptors()).dials }
 const (
 	// maxDials bounds the connections to pods that the stack opens for clients, however many descriptors there are.
 	maxDials = 4096
-	// roomyDials of these connections have the stack's own buffers, which grow with the traffic to 4 MiB in each
-	// direction. The others have slimBuffer bytes in each direction: 64 KiB allow 500 Mbit/s at a round trip of a
-	// millisecond.
+	// roomyDials of these connections, and as many of the node's own, which are those of Ingress most of all, have the
+	// stack's own buffers, which grow with the traffic to 4 MiB in each direction. The others have slimBuffer bytes in
+	// each direction: 64 KiB allow 500 Mbit/s at a round trip of a millisecond.
 	roomyDials = 64
 	slimBuffer = 64 << 10
 )
@@ -53,19 +54,21 @@ const (
 // back.
 type dials struct {
 	all, roomy *share.Limit[packet.Addr, struct{}]
+	own        *atomic.Int32 // roomy connections of the node itself
 }
 
 func newDials(most int) dials {
 	limit := func(total int) *share.Limit[packet.Addr, struct{}] {
 		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: total, Keep: true})
 	}
-	return dials{limit(most), limit(min(most, roomyDials))}
+	return dials{limit(most), limit(min(most, roomyDials)), new(atomic.Int32)}
 }
 
 // dialClaim is the share of one connection.
 type dialClaim struct {
 	of         *dials // nil: nothing
 	all, roomy share.Claim[packet.Addr, struct{}]
+	own        atomic.Pointer[atomic.Int32] // where a roomy connection of the node itself is counted
 }
 
 // ErrTooMany says that a client's network may have no more connections.
@@ -79,13 +82,30 @@ func (d *dials) acquire(c *dialClaim, client netip.Addr, ep tcpip.Endpoint) erro
 	}
 	c.of = d
 	if _, ok := d.roomy.Acquire(&c.roomy, owner); !ok {
-		ep.SocketOptions().SetReceiveBufferSize(slimBuffer, true)
-		ep.SocketOptions().SetSendBufferSize(slimBuffer, true)
+		slim(ep)
 	}
 	return nil
 }
 
+// acquireOwn counts a connection of the node itself, and shrinks its buffers if there are enough with large ones.
+func (d *dials) acquireOwn(c *dialClaim, ep tcpip.Endpoint) {
+	if d.own.Add(1) > roomyDials {
+		d.own.Add(-1)
+		slim(ep)
+		return
+	}
+	c.own.Store(d.own)
+}
+
+func slim(ep tcpip.Endpoint) {
+	ep.SocketOptions().SetReceiveBufferSize(slimBuffer, true)
+	ep.SocketOptions().SetSendBufferSize(slimBuffer, true)
+}
+
 func (c *dialClaim) release() {
+	if own := c.own.Swap(nil); own != nil {
+		own.Add(-1)
+	}
 	if c.of != nil {
 		c.of.all.Release(&c.all)
 		c.of.roomy.Release(&c.roomy)

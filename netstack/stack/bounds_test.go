@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -42,7 +43,7 @@ func TestDialsAreShared(t *testing.T) {
 	limit := func(n int) *share.Limit[packet.Addr, struct{}] {
 		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: n, Keep: true})
 	}
-	s.dials = dials{limit(8), limit(2)}
+	s.dials.all, s.dials.roomy = limit(8), limit(2)
 	at := netip.AddrPortFrom(podAddr, 80)
 	l, err := pod.Listen(at)
 	if err != nil {
@@ -92,5 +93,52 @@ func TestDialsAreShared(t *testing.T) {
 	}
 	if s := s.Stats().Dials; s.Held != 5 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// What a pod sends and nobody reads stays with the pod, on a connection of the node itself too: what Ingress does not
+// read because its client does not read must not fill this node's memory.
+func TestUnreadStaysWithThePod(t *testing.T) {
+	s, pod := wired(t)
+	at := netip.AddrPortFrom(podAddr, 80)
+	l, err := pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
+	defer cancel()
+	most := 0
+	for i := range roomyDials + 1 {
+		c, err := s.Dial(ctx, "tcp", netip.AddrPort{}, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		far, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = far.Close() })
+		_ = far.SetDeadline(netstacktest.Until(t))
+		if size := int(c.(*conn).ep.SocketOptions().GetReceiveBufferSize()); size > most {
+			most = size
+		}
+		if i < roomyDials {
+			continue
+		}
+		go func() { _, _ = far.Write(make([]byte, 512<<10)) }()
+		if _, err := io.CopyN(io.Discard, c, 512<<10); err != nil {
+			t.Fatal(err)
+		}
+		if grown := int(c.(*conn).ep.SocketOptions().GetReceiveBufferSize()); grown > slimBuffer {
+			t.Errorf("the buffer of connection %d grew to %d bytes", i, grown)
+		}
+	}
+	if most > slimBuffer {
+		t.Errorf("a connection begins with a buffer of %d bytes, want at most %d", most, slimBuffer)
+	}
+	if n := s.dials.own.Load(); n != roomyDials {
+		t.Errorf("%d roomy connections, want %d", n, roomyDials)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -27,12 +29,41 @@ type conn struct {
 
 var _ io.ReaderFrom = (*conn)(nil)
 
-// errPortInUse says that another connection to the same remote address uses the local address and port.
-var errPortInUse = errors.New("the local port is in use")
+var (
+	// errPortInUse says that another connection to the same remote address uses the local address and port.
+	errPortInUse = errors.New("the local port is in use")
+	// ErrNoPort says that nearly all local ports are in use towards the remote address and port.
+	ErrNoPort = errors.New("no local port is free towards that address and port")
+)
 
-// dialTCP connects from local to remote. own says that the connection is the node's own; otherwise it is charged to its
-// client.
+const (
+	// portTries is how many local ports are tried. While three of four are free, all tries fail once in 10^19 times.
+	portTries = 32
+	// finWait is how long a connection waits for the pod's end after it was closed. By then the pod has all data.
+	finWait = 5 * time.Second
+)
+
+// dialTCP connects from local to remote, and picks a port when local has none. own says that the connection is the
+// node's own; otherwise it is charged to its client.
+//
+// The ports of gVisor's own choice are those of one pool for all destinations, and a search for a free one locks out
+// every other search. A port picked here needs to be free towards one destination only.
 func (s *Stack) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
+	if local.Port != 0 {
+		return s.dialFrom(ctx, local, remote, own)
+	}
+	first, last := s.stack.PortRange()
+	for range portTries {
+		local.Port = first + uint16(rand.N(uint32(last-first)+1))
+		if c, err := s.dialFrom(ctx, local, remote, own); !errors.Is(err, errPortInUse) {
+			return c, err
+		}
+	}
+	return nil, ErrNoPort
+}
+
+// dialFrom is dialTCP from the very port of local.
+func (s *Stack) dialFrom(ctx context.Context, local, remote tcpip.FullAddress, own bool) (*conn, error) {
 	var wq waiter.Queue
 	ep, terr := s.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(fromAddress(remote.Addr)), &wq)
 	if terr != nil {
@@ -51,10 +82,15 @@ func (s *Stack) dialTCP(ctx context.Context, local, remote tcpip.FullAddress, ow
 
 // prepare charges the connection and connects the endpoint of c.
 func (s *Stack) prepare(ctx context.Context, c *conn, local, remote tcpip.FullAddress, own bool) (err error) {
-	if !own {
-		if err := s.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
-			return err
-		}
+	if own {
+		s.dials.acquireOwn(&c.claim, c.ep)
+	} else if err := s.dials.acquire(&c.claim, fromAddress(local.Addr), c.ep); err != nil {
+		return err
+	}
+	c.ep.SocketOptions().SetReuseAddress(true) // connections to different destinations may have the same port
+	wait := tcpip.TCPLingerTimeoutOption(finWait)
+	if terr := c.ep.SetSockOpt(&wait); terr != nil {
+		return toError(terr)
 	}
 	if terr := c.ep.Bind(local); terr != nil {
 		return toError(terr)
@@ -80,6 +116,9 @@ func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, remote tc
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 	terr := ep.Connect(remote)
+	if _, taken := terr.(*tcpip.ErrBadLocalAddress); taken { // so Connect says that another connection has both addresses and ports
+		return errPortInUse
+	}
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ctx.Done():

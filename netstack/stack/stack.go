@@ -164,7 +164,8 @@ func New(o Options) (*Stack, error) {
 
 func (s *Stack) configure() error {
 	g := s.stack
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
+	// A receive buffer begins small and grows as fast as it is read, so what nobody reads stays with the pod.
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: slimBuffer, Max: 4 << 20}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 1 << 20, Max: 4 << 20}
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)

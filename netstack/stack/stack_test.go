@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -113,6 +114,52 @@ func TestDialAsClient(t *testing.T) {
 		if err != nil || !strings.HasPrefix(string(seen), c.seen) {
 			t.Errorf("as %q the pod saw %q, %v", c.client, seen, err)
 		}
+	}
+}
+
+// A local port is in use towards one destination only. When none is left towards one, a dial fails at once.
+func TestPortsAreOfDestinations(t *testing.T) {
+	s, pod := wired(t)
+	const ports = 4
+	if err := s.stack.SetPortRange(40000, 40000+ports-1); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
+	defer cancel()
+	for _, port := range []uint16{80, 81} {
+		at := netip.AddrPortFrom(podAddr, port)
+		l, err := pod.Listen(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		got := 0
+		for range 2 * ports {
+			c, err := s.Dial(ctx, "tcp", netip.AddrPort{}, at)
+			if err != nil {
+				continue
+			}
+			got++
+			t.Cleanup(func() { _ = c.Close() })
+		}
+		if got != ports {
+			t.Errorf("%d connections to port %d, want one from each of %d ports", got, port, ports)
+		}
+		if _, err := s.Dial(ctx, "tcp", netip.AddrPort{}, at); !errors.Is(err, ErrNoPort) {
+			t.Errorf("when all ports are in use: %v", err)
+		}
+		// A client's own port is used, whoever else has it towards another destination.
+		c, err := s.Dial(ctx, "tcp", netip.MustParseAddrPort("198.51.100.7:4000"), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if c.LocalAddr().String() != "198.51.100.7:4000" {
+			t.Errorf("port %d sees %s", port, c.LocalAddr())
+		}
+	}
+	if n := s.keeping.n.Load(); n != 2*(ports+1) {
+		t.Errorf("%d connections are kept, want %d: dials that failed leave nothing behind", n, 2*(ports+1))
 	}
 }
 
