@@ -154,18 +154,6 @@ func (b *clientBody) drained() bool {
 	return err == io.EOF
 }
 
-// stripTrailer deletes trailers whose names would not be passed on as headers.
-func stripTrailer(h http.Header) {
-	for name := range h {
-		if ours(name) {
-			delete(h, name)
-		}
-	}
-	for _, name := range hopByHop {
-		delete(h, name)
-	}
-}
-
 // expectsContinue reports whether the client waits for 100 Continue. For HTTP/2 net/http has this only in an unexported
 // field, which is read by reflection. Without that field the client is taken for one that does not wait.
 func expectsContinue(r *http.Request) bool {

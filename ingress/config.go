@@ -62,6 +62,10 @@ type Route struct {
 	Type   PathType
 	// Backend is the Service port that serves the route. Options.Endpoints returns its endpoints; a Config has none.
 	Backend ServicePort
+	// Upgrades are the protocols besides websocket that clients may change to (RFC 9110 section 7.8), like "tcp" or
+	// "SPDY/3.1". Case does not matter. What is in an upgraded connection is not looked at, so a protocol that carries
+	// HTTP could carry requests that bypass the routes.
+	Upgrades []string
 }
 
 // ServicePort identifies a TCP port of a Service, by the port's name or by its number in decimal. The zero value has no

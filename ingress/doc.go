@@ -16,8 +16,8 @@ and takes no lock.
 
 HTTP. Clients speak HTTP/1.1 or HTTP/2: by ALPN over TLS, by prior knowledge (h2c) without TLS; net/http serves both.
 Requests go to backends in HTTP/1.1 (package http1), except for gRPC (HTTP/2 with content type application/grpc), which
-goes to them as h2c, trailers included. WebSocket and other HTTP/1.1 upgrades are passed through, but not "Upgrade:
-h2c": inside such a tunnel a client could send requests that bypass the routes.
+goes to them as h2c, trailers included. WebSocket is passed through, and what a route allows besides (Route.Upgrades):
+inside a tunnel like that of h2c a client could send requests that bypass the routes.
 
 Bytes. The path is sent as the client sent it, without its dot segments (package target). Headers are passed on as they
 are, except those that the Server sets or removes (headers.go). Bytes of both directions are passed on as they arrive:

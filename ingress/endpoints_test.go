@@ -152,14 +152,14 @@ func TestSetCompilesWhatChanged(t *testing.T) {
 	if routes.table == first.table || fmt.Sprintf("%p", routes.certs) != fmt.Sprintf("%p", certs.certs) {
 		t.Error("new routes: the certificates were compiled, or the routes were not")
 	}
-	if routes.routes[0] != first.routes[0] || routes.routes[1] != routes.routes[0] {
+	if routes.routes[0].upstream != first.routes[0].upstream || routes.routes[1].upstream != routes.routes[0].upstream {
 		t.Error("one Service port has several upstreams")
 	}
 	c.Default = nil
-	if set(c).fallback != nil {
+	if set(c).fallback.upstream != nil {
 		t.Error("the default backend stayed")
 	}
-	if set(Config{}).upstream("any.test", "/a") != nil {
+	if set(Config{}).way("any.test", "/a").upstream != nil {
 		t.Error("routes stayed")
 	}
 }
@@ -208,7 +208,7 @@ func BenchmarkManyPaths(b *testing.B) {
 	})
 	b.Run("endpoint", func(b *testing.B) {
 		b.ReportAllocs()
-		u := s.state.Load().upstream("shop.example", "/7")
+		u := s.state.Load().way("shop.example", "/7")
 		for b.Loop() {
 			list = slices.Clone(list)
 			u.endpoints()
@@ -218,7 +218,7 @@ func BenchmarkManyPaths(b *testing.B) {
 		b.ReportAllocs()
 		r := httptest.NewRequest("GET", "http://shop.example/7", nil)
 		for b.Loop() {
-			if len(s.state.Load().upstream(r.Host, r.URL.Path).endpoints()) != n {
+			if len(s.state.Load().way(r.Host, r.URL.Path).endpoints()) != n {
 				b.Fatal("no endpoints")
 			}
 		}

@@ -28,8 +28,9 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// forBackend returns the header that the backend gets for r. Its values are shared with r and c.
-func forBackend(r *http.Request, c *client) http.Header {
+// forBackend returns the header that the backend gets for r, and in which it is offered protocols. Its values are
+// shared with r and c.
+func forBackend(r *http.Request, c *client, protocols []string) http.Header {
 	h := make(http.Header, len(r.Header)+5)
 	for name, values := range r.Header {
 		if !ours(name) {
@@ -40,8 +41,8 @@ func forBackend(r *http.Request, c *client) http.Header {
 	if httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
 		h["Te"] = []string{"trailers"}
 	}
-	if protocol := upgradeOf(r); protocol != "" {
-		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{protocol}
+	if len(protocols) > 0 {
+		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{strings.Join(protocols, ", ")}
 	}
 	h["X-Forwarded-For"], h["X-Real-Ip"] = c.addr, c.addr
 	h["X-Forwarded-Proto"], h["X-Forwarded-Port"] = c.proto, c.port
@@ -96,13 +97,13 @@ func folded(name, want string) bool {
 	return true
 }
 
-// upgradeOf returns the protocols that the client asks to change to, a list by its preference; "" for none. It leaves
-// out "h2c": inside such a tunnel a client could send requests that bypass the routes.
-func upgradeOf(r *http.Request) string {
+// protocols returns the protocols that the client asks to change to and the route allows, by the client's preference.
+func (rq *request) protocols() []string {
+	r := rq.in
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade") {
-		return ""
+		return nil
 	}
-	return strings.Join(heard(protocols(r.Header["Upgrade"])), ", ")
+	return allowed(protocols(r.Header["Upgrade"]), rq.upgrades)
 }
 
 // protocols returns the protocols that Upgrade headers name.
@@ -118,9 +119,16 @@ func protocols(upgrade []string) []string {
 	return names
 }
 
-// heard returns names without "h2c". It writes to names.
-func heard(names []string) []string {
-	return slices.DeleteFunc(names, func(name string) bool { return strings.EqualFold(name, "h2c") })
+// allowed returns those of names that are websocket or in more; nil for none. It writes to names. Inside of another
+// protocol, like h2c or TLS, a client could send requests that bypass the routes.
+func allowed(names, more []string) []string {
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return !strings.EqualFold(name, "websocket") && !slices.ContainsFunc(more, func(m string) bool { return strings.EqualFold(name, m) })
+	})
+	if len(names) == 0 {
+		return nil
+	}
+	return names
 }
 
 // agreed reports whether a backend changes only to protocols that it was asked for: to one of them, or to several in
@@ -136,8 +144,8 @@ func agreed(asked, got []string) bool {
 
 // fromBackend copies a response's header to the client's, to, which holds at most a Connection that the Server set. A
 // Content-Type that the backend did not send is set to nil, since net/http would otherwise guess one from the body.
-func fromBackend(to http.Header, resp *http.Response, clientMajor int) {
-	wanted := heard(protocols(resp.Header["Upgrade"]))
+func (rq *request) fromBackend(to http.Header, resp *http.Response) {
+	wanted := allowed(protocols(resp.Header["Upgrade"]), rq.upgrades)
 	removeHopByHop(resp.Header)
 	for name, values := range resp.Header {
 		to[name] = values
@@ -149,7 +157,7 @@ func fromBackend(to http.Header, resp *http.Response, clientMajor int) {
 	case http.StatusNoContent:
 		delete(to, "Content-Length") // RFC 9110 section 8.6
 	case http.StatusUpgradeRequired:
-		if clientMajor == 1 && len(wanted) > 0 { // RFC 9110 section 15.5.22; in HTTP/2 there is no such header
+		if rq.in.ProtoMajor == 1 && len(wanted) > 0 { // RFC 9110 section 15.5.22; in HTTP/2 there is no such header
 			to["Upgrade"], to["Connection"] = []string{strings.Join(wanted, ", ")}, append(to["Connection"], "Upgrade")
 		}
 	}

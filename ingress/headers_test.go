@@ -151,8 +151,12 @@ func TestResponseHeaders(t *testing.T) {
 	}
 }
 
-// Headers with the Server's names are removed from trailers, too.
+// Of trailers pass those that are allowed in one (RFC 9110 section 6.5.1), whether or not they were announced. Headers
+// with the Server's names are removed, too.
 func TestRequestTrailers(t *testing.T) {
+	const notTrailers = "Host: evil\r\nConnection: evil\r\nX-Forwarded-For: evil\r\nX-Forwarded-Anything: evil\r\nAuthorization: evil\r\nCookie: evil\r\n" +
+		"Proxy-Authorization: evil\r\nContent-Type: evil\r\nContent_Type: evil\r\nContent-Encoding: evil\r\nIf-Match: evil\r\nRange: evil\r\nExpect: evil\r\n" +
+		"Cache-Control: evil\r\nTE: evil\r\nUpgrade: evil\r\nMax-Forwards: evil\r\nTransfer_Encoding: evil\r\nOrigin: evil\r\n"
 	got := make(chan string, 2)
 	r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {
 		rest, _ := w.until("0\r\n")
@@ -161,8 +165,8 @@ func TestRequestTrailers(t *testing.T) {
 		w.say(plainOK)
 	})))
 	w := r.dial()
-	w.say("POST / HTTP/1.1\r\nHost: any.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X_Forwarded_For, X-Real-Ip\r\n\r\n" +
-		"2\r\nok\r\n0\r\nX-Sum: 1\r\nX_Forwarded_For: evil\r\nX-Real-Ip: evil\r\nForwarded: evil\r\n\r\n")
+	w.say("POST / HTTP/1.1\r\nHost: any.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X_Forwarded_For, X-Real-Ip, Cookie, If-Match, Content_Type\r\n\r\n" +
+		"2\r\nok\r\n0\r\nX-Sum: 1\r\nX_Forwarded_For: evil\r\nX-Real-Ip: evil\r\nForwarded: evil\r\n" + notTrailers + "\r\n")
 	w.answer(t, "POST")
 	if s := <-got; !strings.Contains(s, "Trailer: X-Sum\r\n") || !strings.HasSuffix(s, "0\r\nX-Sum: 1\r\n\r\n") || strings.Contains(s, "evil") {
 		t.Errorf("the backend got\n%s", s)

@@ -32,7 +32,7 @@ func BenchmarkConnection(b *testing.B) {
 			back := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("Upgrade") != "" {
 					w.Header().Set("Connection", "Upgrade")
-					w.Header().Set("Upgrade", "echo")
+					w.Header().Set("Upgrade", "websocket")
 					w.WriteHeader(http.StatusSwitchingProtocols)
 					c, rw, _ := http.NewResponseController(w).Hijack()
 					rw.Flush()
@@ -137,7 +137,7 @@ func beCrowd(kind string, args []string) error {
 func ask1(c net.Conn, upgrade bool) error {
 	more := ""
 	if upgrade {
-		more = "Connection: Upgrade\r\nUpgrade: echo\r\n"
+		more = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
 	}
 	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", more)
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)

@@ -22,15 +22,17 @@ import (
 
 // request is one request on its way through the Server.
 type request struct {
-	s       *Server
-	u       *upstream
-	client  *client
-	target  target.Target
-	in      *http.Request
-	w       http.ResponseWriter
-	control *http.ResponseController
-	body    *clientBody // nil: the request has none
-	writing stall
+	s *Server
+	u *upstream
+	// upgrades are those of the route.
+	upgrades []string
+	client   *client
+	target   target.Target
+	in       *http.Request
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	body     *clientBody // nil: the request has none
+	writing  stall
 }
 
 func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {
@@ -127,8 +129,8 @@ func (rq *request) interim(code int, from http.Header) {
 // answer passes the response on to the client.
 func (rq *request) answer(resp *http.Response) {
 	h := rq.w.Header()
-	fromBackend(h, resp, rq.in.ProtoMajor)
-	removeHopByHop(resp.Trailer)
+	rq.fromBackend(h, resp)
+	stripTrailer(resp.Trailer)
 	announced := len(resp.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
@@ -146,7 +148,7 @@ func (rq *request) answer(resp *http.Response) {
 		return
 	}
 	_ = rq.flush() // without it net/http gives a short body a Content-Length, and the response then has no trailer
-	removeHopByHop(resp.Trailer)
+	stripTrailer(resp.Trailer)
 	prefix := ""
 	if len(resp.Trailer) != announced {
 		prefix = http.TrailerPrefix
@@ -246,7 +248,9 @@ func (rq *request) parse() (err error) {
 	switch {
 	case !httpguts.ValidHeaderFieldName(r.Method): // a token, as a header's name is
 		return errors.New("the method is not a token")
-	case !httpguts.ValidHostHeader(r.Host) || strings.ContainsAny(r.Host, "/\\?#@ "):
+	case r.Method == "PRI":
+		return errors.New("the method is PRI, which begins a connection in HTTP/2 (RFC 9113 section 11.6)")
+	case !target.ValidHost(r.Host):
 		return errors.New("the host is not a valid host name or address")
 	case r.ProtoMajor == 2 && r.RequestURI != "*" && !strings.HasPrefix(r.RequestURI, "/"):
 		return errors.New("the path does not begin with /") // RFC 9113 section 8.3.1

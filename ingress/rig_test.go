@@ -142,6 +142,13 @@ func endpointsIn(p ServicePort) []netip.AddrPort {
 	return first.([]netip.AddrPort)
 }
 
+// upgrading returns anyRoute(endpoint) with a route that allows protocols.
+func upgrading(endpoint netip.AddrPort, protocols ...string) Config {
+	c := anyRoute(endpoint)
+	c.Routes[0].Upgrades = protocols
+	return c
+}
+
 // anyRoute returns a Config that sends all requests to endpoints.
 func anyRoute(endpoints ...netip.AddrPort) Config {
 	return Config{Routes: []Route{{Source: "default/any", Backend: portOf(endpoints...)}}}

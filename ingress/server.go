@@ -204,12 +204,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	rq.u = s.state.Load().upstream(r.Host, rq.target.Path)
+	to := s.state.Load().way(r.Host, rq.target.Path)
+	rq.u, rq.upgrades = to.upstream, to.upgrades
 	switch {
 	case rq.u == nil:
 		s.stats.noRoute.Add(1)
 		http.Error(w, "no route for this host and path", http.StatusNotFound)
-	case upgradeOf(r) != "":
+	case rq.protocols() != nil:
 		s.upgrades.begin(rq.client)
 		defer s.upgrades.end(rq.client)
 		rq.pass()

@@ -9,14 +9,20 @@ import (
 type state struct {
 	config   Config
 	table    *match.Table
-	routes   []*upstream // by the table's index
-	fallback *upstream   // Config.Default
+	routes   []way // by the table's index
+	fallback way   // Config.Default
 	certs    certificates
 	shared   map[ServicePort]*upstream
 }
 
-// upstream returns the upstream of a request; nil when no route matches and there is no default.
-func (s *state) upstream(host, path string) *upstream {
+// way is where a route leads.
+type way struct {
+	*upstream          // nil: nowhere
+	upgrades  []string // the protocols of Route.Upgrades
+}
+
+// way returns the way of a request. It leads nowhere when no route matches and there is no default.
+func (s *state) way(host, path string) way {
 	if s.table != nil {
 		if i := s.table.Match(host, path); i >= 0 {
 			return s.routes[i]
@@ -47,7 +53,7 @@ func (s *Server) compile(c Config, old *state) (*state, error) {
 	if next.table, err = match.Compile(rules); err != nil {
 		return nil, err
 	}
-	next.shared, next.routes, next.fallback = map[ServicePort]*upstream{}, make([]*upstream, len(c.Routes)), nil
+	next.shared, next.routes, next.fallback = map[ServicePort]*upstream{}, make([]way, len(c.Routes)), way{}
 	share := func(p ServicePort) *upstream {
 		u := next.shared[p]
 		if u == nil {
@@ -59,10 +65,10 @@ func (s *Server) compile(c Config, old *state) (*state, error) {
 		return u
 	}
 	for i := range c.Routes {
-		next.routes[i] = share(c.Routes[i].Backend)
+		next.routes[i] = way{share(c.Routes[i].Backend), c.Routes[i].Upgrades}
 	}
 	if c.Default != nil {
-		next.fallback = share(*c.Default)
+		next.fallback = way{upstream: share(*c.Default)}
 	}
 	return &next, nil
 }

@@ -15,9 +15,9 @@ import (
 
 // upgrade passes on a response with status 101, and then joins client and backend until both directions have ended.
 func (rq *request) upgrade(resp *http.Response) {
-	asked, got := upgradeOf(rq.in), protocols(resp.Header["Upgrade"])
+	asked, got := rq.protocols(), protocols(resp.Header["Upgrade"])
 	backend, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || !agreed(protocols([]string{asked}), got) {
+	if !ok || !agreed(asked, got) {
 		rq.fail(fmt.Errorf("the backend changes to protocol %q, and %q was asked for", got, asked))
 		return
 	}

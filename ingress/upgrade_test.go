@@ -22,6 +22,8 @@ func TestUpgrades(t *testing.T) {
 		{"layers", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo, tls\r\n\r\n", "echo, tls", "tls, echo", false},
 		{"h2c apart", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, echo\r\n\r\n", "echo", "echo", false},
 		{"h2c after all", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c, echo\r\n\r\n", "echo", "h2c", true},
+		{"websocket needs no leave", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n", "WebSocket", "websocket", false},
+		{"not allowed apart", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2, h2c-14, TLS/1.0, HTTP/2.0, foo, echo\r\n\r\n", "echo", "echo", false},
 		{"h2c as well", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "echo, h2c", true},
 		{"another", "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", "echo", "other", true},
 		{"with a body", "POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Length: 5\r\n\r\nbody\n", "echo", "echo", false},
@@ -29,7 +31,7 @@ func TestUpgrades(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			heads := make(chan string, 1)
-			r := newRig(t, Options{}, anyRoute(wireBackend(t, func(w *wire, head string) {
+			r := newRig(t, Options{}, upgrading(wireBackend(t, func(w *wire, head string) {
 				heads <- head
 				switch {
 				case strings.Contains(head, "Content-Length: 5"):
@@ -46,7 +48,7 @@ func TestUpgrades(t *testing.T) {
 					}
 					w.say("echo " + line)
 				}
-			})))
+			}), "echo", "other/2", "tls"))
 			w := r.dial()
 			w.say(tt.sent)
 			head, err := w.until("\r\n\r\n")
@@ -73,11 +75,27 @@ func TestUpgrades(t *testing.T) {
 	}
 }
 
+// A protocol that the route does not allow is not offered to the backend, which answers as without.
+func TestUpgradesNotAllowed(t *testing.T) {
+	var seen capture
+	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
+	for _, protocol := range []string{"h2", "h2c", "h2c-14", "TLS/1.0", "HTTP/2.0", "tcp", "websocketx", "", ","} {
+		w := r.dial()
+		w.say("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: " + protocol + "\r\n\r\n")
+		if resp := w.answer(t, "GET"); resp.StatusCode != 200 {
+			t.Errorf("%q: got %d", protocol, resp.StatusCode)
+		}
+		if head := strings.Join(seen.take(), ""); strings.Contains(head, "Upgrade") || strings.Contains(head, "Connection") {
+			t.Errorf("%q: the backend got\n%s", protocol, head)
+		}
+	}
+}
+
 // A connection that loses its place takes its backend's along, also when the backend neither reads nor writes: its
 // client's end is not noticed then.
 func TestEvictedUpgrade(t *testing.T) {
 	tested := make(chan struct{})
-	r := newRig(t, Options{MaxConns: 2}, anyRoute(wireBackend(t, func(w *wire, head string) {
+	r := newRig(t, Options{MaxConns: 2}, upgrading(wireBackend(t, func(w *wire, head string) {
 		if !strings.Contains(head, "Upgrade") {
 			w.say(plainOK)
 			return
@@ -85,7 +103,7 @@ func TestEvictedUpgrade(t *testing.T) {
 		w.say("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		<-tested
 		w.hangUp()
-	})))
+	}), "echo"))
 	defer close(tested)
 	c, err := r.from("127.0.0.2")
 	if err != nil {

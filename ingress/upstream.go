@@ -146,7 +146,7 @@ func allDown(endpoints []*endpoint, now int64) bool {
 // sender returns a func that sends the request to an address, and reports whether the request may be sent to a second
 // endpoint after a first one closed without an answer.
 func (rq *request) sender() (send func(addr string) (*http.Response, error), harmless bool) {
-	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client)
+	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client, rq.protocols())
 	var body io.Reader
 	if rq.body != nil {
 		body = rq.body

@@ -31,6 +31,9 @@ const (
 	ExternalLabel = "tapestry.dev/external"
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
+	// UpgradesAnnotation on an Ingress lists the protocols, separated by commas, that its clients may change to with
+	// Upgrade, besides websocket.
+	UpgradesAnnotation = "tapestry.dev/upgrades"
 )
 
 // ToBeDeletedTaint is the taint of a Node that the cluster autoscaler is about to remove. kube-proxy looks at the

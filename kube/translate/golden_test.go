@@ -61,6 +61,13 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+func upgrades(list []string) string {
+	if list == nil {
+		return ""
+	}
+	return fmt.Sprintf(" upgrades %q", list)
+}
+
 // render makes a Result readable. Equal Results are rendered equally. It leaves out private keys.
 func render(r translate.Result) any {
 	type m = map[string]any
@@ -105,7 +112,7 @@ func render(r translate.Result) any {
 	}
 	for _, route := range r.Ingress.Routes {
 		ingressRoutes = append(ingressRoutes, fmt.Sprintf("%s: host=%q %s %s -> %s", route.Source, route.Host,
-			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, route.Backend))
+			map[ingress.PathType]string{ingress.Prefix: "prefix", ingress.Exact: "exact"}[route.Type], route.Path, route.Backend)+upgrades(route.Upgrades))
 	}
 	for _, p := range r.Problems {
 		problems = append(problems, string(p.Severity)+": "+p.String())

@@ -114,8 +114,12 @@ func parseIngress(obj *networkingv1.Ingress, say *kube.Report) *rules {
 		fallback := parseBackend(obj, "spec.defaultBackend", b, say)
 		r.fallback = &fallback
 	}
+	upgrades := parseUpgrades(obj, say)
 	for i := range obj.Spec.Rules {
 		r.parseRule(obj, i, say)
+	}
+	for i := range r.paths {
+		r.paths[i].route.Upgrades = upgrades
 	}
 	for i := range obj.Spec.TLS {
 		r.parseTLS(obj, i, say)
@@ -158,6 +162,35 @@ func (r *rules) parseRule(obj *networkingv1.Ingress, i int, say *kube.Report) {
 		route.Backend = b.port
 		r.paths = append(r.paths, path{field + ".path", route, b})
 	}
+}
+
+// mostUpgrades is how many protocols an Ingress may name. Nobody has a use for as many.
+const mostUpgrades = 16
+
+// parseUpgrades returns the protocols that clients may change to. Protocols inside of which requests would bypass the
+// routes are told and left out.
+func parseUpgrades(obj *networkingv1.Ingress, say *kube.Report) (list []string) {
+	field := "metadata.annotations[" + kube.UpgradesAnnotation + "]"
+	seen := 0
+	for name := range strings.SplitSeq(obj.Annotations[kube.UpgradesAnnotation], ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		seen++
+		kind, _, _ := strings.Cut(strings.ToLower(name), "/")
+		switch {
+		case seen > mostUpgrades:
+			say.Errorf(kube.RefOf(obj), field, "names more than %d protocols: the rest is left out", mostUpgrades)
+			return list
+		case len(name) > 64 || strings.Trim(name, "!#$%&'*+-.^_`|~/0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") != "":
+			say.Errorf(kube.RefOf(obj), field, "%.80q is not a protocol: expected a name like tcp or SPDY/3.1", name)
+		case kind == "http", kind == "tls", strings.HasPrefix(kind, "h2"), strings.HasPrefix(kind, "h3"):
+			say.Errorf(kube.RefOf(obj), field, "%q carries requests past the routes, and is left out", name)
+		default:
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 func validHost(host string) bool {
