@@ -7,6 +7,7 @@ import (
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services/affinity"
 )
 
 // Counters returns the counters of all parts.
@@ -30,6 +31,15 @@ func (n *Node) countServices() counter.List {
 		counter.One(counter.Gauge, "tapestry_endpoints", "Endpoints of these Services, ready or not.", endpoints),
 		counter.One(counter.Gauge, "tapestry_node_ports", "NodePorts of these Services.", len(t.NodePorts())),
 		counter.One(counter.Gauge, "tapestry_host_ports", "hostPorts of this node's pods.", len(t.HostPorts())),
+	}
+}
+
+func countAffinity(s affinity.Stats) counter.List {
+	return counter.List{
+		counter.One(counter.Gauge, "tapestry_affinity_sessions", "Clients of Service ports with session affinity whose backend is remembered.", s.Sessions),
+		counter.By(counter.Total, "tapestry_affinity_lost_total",
+			"Such clients forgotten before their time, for others' or the same owner's sake (replaced); or not remembered, as there was no room (refused).",
+			"why", map[string]uint64{"replaced": s.Replaced, "refused": s.Refused}),
 	}
 }
 

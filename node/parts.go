@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/affinity"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 )
@@ -60,8 +61,9 @@ var quiet = part{
 func makeServices(n *Node) (part, error) {
 	var unusable atomic.Pointer[[]Problem]
 	unusable.Store(new([]Problem))
-	empty, _ := services.NewTable(services.Config{})
-	n.table.Store(empty)
+	// Nobody asks the Table before there is a packet path, which knows who is charged.
+	memory := affinity.New(n.chargedFor)
+	n.table.Store(services.Empty(memory))
 	p := quiet
 	p.set = func(c *Config) error {
 		table, problems := n.table.Load().Update(c.Services)
@@ -71,8 +73,18 @@ func makeServices(n *Node) (part, error) {
 		return nil
 	}
 	p.problems = func() []Problem { return *unusable.Load() }
-	p.counters = n.countServices
+	p.counters = func() counter.List { return append(n.countServices(), countAffinity(memory.Stats())...) }
 	return p, nil
+}
+
+// chargedFor returns who is charged for what a client of Services takes of the memory of their sessions: a pod, a node,
+// or a range of addresses outside.
+func (n *Node) chargedFor(client netip.Addr) netip.Prefix {
+	c := &n.Config().Netstack
+	if o := n.path.Owner(client); o != client || claimed(c, client) || isOwn(c, *n.hostAddrs.Load(), client) {
+		return addressing.Whole(o)
+	}
+	return addressing.Client(client)
 }
 
 func makeMesh(n *Node) (p part, err error) {

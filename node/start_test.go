@@ -197,3 +197,35 @@ func TestStranded(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// Sessions of Services are charged to what nobody can have many of, whatever addresses it uses.
+func TestChargedFor(t *testing.T) {
+	c := config()
+	c.Netstack.PodCIDRs = addresstest.Prefixes("10.244.1.0/24", "fd00:10:244:1::/64")
+	c.Netstack.NodeAddrs = addresstest.Addrs("192.0.2.1", "2001:db8::1")
+	c.Netstack.ClusterCIDRs = addresstest.Prefixes("10.244.0.0/16", "fd00:10:244::/56")
+	c.Netstack.Peers = []netstack.PeerRoute{{
+		ID: 2, Name: "n2", PodCIDRs: addresstest.Prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addresstest.Addrs("192.0.2.2", "2001:db8::2"),
+	}}
+	n, err := Start(t.Context(), held(t), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Set(c); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Attach(netstack.AttachmentConfig{Name: "d/p", Addrs: addresstest.Addrs("10.244.1.3", "fd00:10:244:1::3")}, netstacktest.NewDevice()); err != nil {
+		t.Fatal(err)
+	}
+	for client, want := range map[string]string{
+		"10.244.1.3": "10.244.1.3/32", "fd00:10:244:1::3": "10.244.1.3/32", // a pod
+		"10.244.2.7": "10.244.2.1/32", "fd00:10:244:2::99": "10.244.2.1/32", "192.0.2.2": "10.244.2.1/32", "2001:db8::2": "10.244.2.1/32", // another node
+		"192.0.2.1": "192.0.2.1/32", "2001:db8::1": "2001:db8::1/128", // this node
+		"203.0.113.9": "203.0.113.9/32", "2001:db8::77": "2001:db8::/64", "2001:db8:f:1:2:3:4:5": "2001:db8:f:1::/64", // outside
+	} {
+		if got := n.chargedFor(netip.MustParseAddr(client)); got.String() != want {
+			t.Errorf("%s: %s is charged, want %s", client, got, want)
+		}
+	}
+}

@@ -140,8 +140,8 @@ func TestMaglevTwin(t *testing.T) {
 	}
 }
 
-// slowPick is Pick by a scan of the Config, for sets of at most rendezvousMax backends.
-func slowPick(c *Config, t *packet.Tuple) packet.Choice {
+// slowPick is Pick by a scan of the Config, for sets of at most rendezvousMax backends, with a slow memory.
+func slowPick(c *Config, t *packet.Tuple, memory slowMemory) packet.Choice {
 	dst, src := t.Dst.Netip(), t.Src.Netip()
 	ping := t.Proto == packet.ICMPv4 || t.Proto == packet.ICMPv6
 	dns := slices.Contains(c.DNSAddrs, dst)
@@ -163,14 +163,14 @@ func slowPick(c *Config, t *packet.Tuple) packet.Choice {
 				}
 				switch {
 				case !nodePorts && cluster && p.Port == t.DstPort:
-					return slowChoose(c, s, p, t, s.InternalLocal, c.Node)
+					return slowChoose(c, s, p, t, s.InternalLocal, c.Node, memory)
 				case !nodePorts && external && p.Port == t.DstPort,
 					nodePorts && onNode && p.NodePort != 0 && p.NodePort == t.DstPort && slowHasFamily(s, dst):
 					node := c.Node
 					if at := slowNodeAt(c, dst); inside && at != "" {
 						node = at // the endpoints that serve external clients at that node
 					}
-					return slowChoose(c, s, p, t, s.ExternalLocal && (!inside || node != c.Node), node)
+					return slowChoose(c, s, p, t, s.ExternalLocal && (!inside || node != c.Node), node, memory)
 				}
 			}
 		}
@@ -200,7 +200,7 @@ func slowNodeAt(c *Config, a netip.Addr) (name string) {
 }
 
 // slowChoose chooses among all endpoints, or among the node's endpoints when the policy is Local.
-func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, node string) packet.Choice {
+func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, node string, memory slowMemory) packet.Choice {
 	targets := Select(s, p, Scope{Family: familyOf(t.Dst.Is4())})
 	if len(targets) == 0 {
 		return packet.Choice{Kind: packet.NoEndpoints}
@@ -210,16 +210,29 @@ func slowChoose(c *Config, s *Service, p *Port, t *packet.Tuple, local bool, nod
 			return packet.Choice{Kind: packet.DropLocal}
 		}
 	}
+	var known *slowSession
 	h := flowHash(t)
 	if s.Affinity > 0 {
-		h = clientHash(&t.Src)
+		k := slowKey{t.Src, s.Name, p.Name, p.Protocol, ""}
+		if local && node != c.Node {
+			k.there = node
+		}
+		known = memory.session(k, s.Affinity)
+		h = sessionHash(&t.Src, known.turn)
 	}
 	var best packet.Choice
 	for _, x := range targets {
 		id := backendID(podID(x.Endpoint.ID, x.Endpoint.Addr), portID(s, p), x.Port)
-		if best.Backend == 0 || score(h, id) > score(h, best.Backend) {
-			best = packet.Choice{Kind: packet.Picked, Backend: id, To: packet.Endpoint{Addr: packet.AddrFrom(x.Endpoint.Addr), Port: x.Port}}
+		choice := packet.Choice{Kind: packet.Picked, Backend: id, To: packet.Endpoint{Addr: packet.AddrFrom(x.Endpoint.Addr), Port: x.Port}}
+		if known != nil && known.backend == id {
+			return choice
 		}
+		if best.Backend == 0 || score(h, id) > score(h, best.Backend) {
+			best = choice
+		}
+	}
+	if known != nil {
+		known.backend = best.Backend
 	}
 	return best
 }
@@ -275,6 +288,7 @@ func FuzzPickTwin(f *testing.F) {
 		r := rand.New(rand.NewPCG(a, b))
 		c := randomConfig(r)
 		table, _ := NewTable(c)
+		memory := slowMemory{}
 		srcs := []string{"10.0.0.1", "10.9.0.1", "192.0.2.1", "fd00::1", "2001:db8::1"}
 		dsts := []string{"10.96.0.1", "10.96.0.2", "10.96.0.3", "192.0.2.1", "198.51.100.1", "fd96::1", "fd96::2", "2001:db8::1", "8.8.8.8"}
 		protos := []packet.Proto{packet.TCP, packet.UDP, packet.SCTP, packet.ICMPv4}
@@ -283,7 +297,7 @@ func FuzzPickTwin(f *testing.F) {
 				Src: packet.AddrFrom(netip.MustParseAddr(srcs[r.IntN(len(srcs))])), SrcPort: uint16(r.Uint32()),
 				Dst: packet.AddrFrom(netip.MustParseAddr(dsts[r.IntN(len(dsts))])), DstPort: uint16(52 + r.IntN(4)), Proto: protos[r.IntN(len(protos))],
 			}
-			got, want := table.Pick(&tu), slowPick(&c, &tu)
+			got, want := table.Pick(&tu), slowPick(&c, &tu, memory)
 			if got != want {
 				t.Fatalf("%v:%d -> %v:%d/%d: got %+v, want %+v\n%+v", tu.Src, tu.SrcPort, tu.Dst, tu.DstPort, tu.Proto, got, want, c)
 			}

@@ -31,6 +31,7 @@ type unit struct {
 	states   []state
 	problems []Problem
 	here     []frontKey // where endpoints on this node serve, or endpoints without a known node
+	affinity bool       // the Service has session affinity
 	reach    sync.Map   // results of Endpoints: []netip.AddrPort, by port index
 	ready    func() map[netip.Addr]bool
 }
@@ -98,7 +99,7 @@ type portKey struct {
 }
 
 func newUnit(s *Service, p place) *unit {
-	b := unitBuilder{unit: new(unit), place: p, s: s, serving: serving{endpoints: s.Endpoints}}
+	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: serving{endpoints: s.Endpoints}}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")

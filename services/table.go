@@ -7,12 +7,13 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/affinity"
 )
 
-// Table is a compiled Config. It never changes, except for two things: it remembers clients with session affinity, and
-// it makes some sets of backends on demand. All methods may be called concurrently. Backend allocates nothing, and Pick
-// allocates nothing apart from these two. The data that flows need contains few pointers, so that a large Table costs
-// the garbage collector little.
+// Table is a compiled Config. It never changes, except for two things: its memory of clients with session affinity, and
+// some sets of backends, which it makes on demand. All methods may be called concurrently. Backend allocates nothing,
+// and Pick allocates nothing apart from these two. The data that flows need contains few pointers, so that a large
+// Table costs the garbage collector little.
 type Table struct {
 	config Config
 	// units[i] is config.Services[i], compiled.
@@ -34,7 +35,15 @@ type Table struct {
 	// atNodes maps atNode to *set: the sets of backends on other nodes that were needed so far.
 	atNodes sync.Map
 
-	sessions *sessions // shared by all Tables that follow one another
+	memory *affinity.Memory // shared by all Tables that follow one another
+}
+
+// Empty returns a Table of an empty Config. It and all Tables that are made of it by Update remember clients with
+// session affinity in m.
+func Empty(m *affinity.Memory) *Table {
+	t := &Table{memory: m}
+	t.claim()
+	return t
 }
 
 // addrKind says what is known of an address. It is a set of bits.
@@ -96,7 +105,8 @@ type backend struct {
 
 // Pick chooses the backend for the first packet of a flow. The choice depends only on the Table, the tuple's source
 // address, its ports and its protocol, so that it is the same after the flow table is lost. With session affinity it
-// depends only on the Table and the source address, until the client has made no connection for the Service's timeout.
+// is the backend of the client's session, which the call renews; a client without a session gets one, whose backend
+// depends on the Table and the source address.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	l := t.at(tuple)
 	return t.pick(&l, tuple)
@@ -227,28 +237,22 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.guarded && !addressing.Contains(t.config.Services[f.service].SourceRanges, tuple.Src.Netip()) {
 		return packet.Choice{Kind: packet.DropSource}
 	}
-	i := f.set
-	s := &t.units[f.service].sets[i]
+	s, there := &t.units[f.service].sets[f.set], ""
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
 		s = &t.units[f.service].sets[f.inside]
 		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
-			s = t.setAt(f, name, tuple.Dst.Is4())
+			s, there = t.setAt(f, name, tuple.Dst.Is4()), name
 		}
 	}
 	if len(s.backends) == 0 {
 		return packet.Choice{Kind: s.empty}
 	}
-	var h uint64
+	var b *backend
 	if f.affinity {
-		h = clientHash(&tuple.Src)
-		svc := t.config.Services[f.service]
-		if turn := t.sessions.turn(sessionKey{tuple.Src, portID(svc, &svc.Ports[f.port])}, svc.Affinity); turn > 0 {
-			h = mix(h^uint64(turn)*mixA, mixC)
-		}
+		b = t.remembered(f, s, there, &tuple.Src)
 	} else {
-		h = flowHash(tuple)
+		b = s.winner(flowHash(tuple))
 	}
-	b := s.winner(h)
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
 }
 
@@ -273,6 +277,7 @@ func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	return made.(*set)
 }
 
+// winner returns the backend for a hash. The set must not be empty.
 func (s *set) winner(h uint64) *backend {
 	bs := s.backends
 	if len(s.slots) != 0 {

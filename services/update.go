@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/affinity"
 )
 
 // NewTable compiles c. The Table borrows c for its whole life, so c must not be changed. Parts of c with a problem
@@ -20,11 +21,11 @@ func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
 func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
-		t = &Table{sessions: new(sessions)}
+		t = &Table{memory: affinity.New(nil)}
 	case equalConfigs(&t.config, &c):
 		return t, t.problems()
 	}
-	next := &Table{config: c, sessions: t.sessions, units: make([]*unit, len(c.Services))}
+	next := &Table{config: c, memory: t.memory, units: make([]*unit, len(c.Services))}
 	sameFronts := len(t.units) > 0 && equalNodes(&t.config, &c) && len(t.units) == len(c.Services)
 	var gone, come []*unit
 	stays := make([]bool, len(t.units))
@@ -60,6 +61,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		next.pods = podIDs(c.Pods)
 	}
 	next.hosts = next.hostPortsOf()
+	t.memory.Forget(changedOf(gone, come))
 	return next, next.problems()
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/affinity"
 )
 
 // nextConfig returns a copy of c with one random change.
@@ -84,6 +85,7 @@ func FuzzUpdateTwin(f *testing.F) {
 				}
 			}
 			table = got
+			table.memory = affinity.New(nil) // a new Table remembers nobody
 		}
 	})
 }

@@ -1,0 +1,95 @@
+package services
+
+import (
+	"slices"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/affinity"
+)
+
+// remembered returns the backend of the client's session at the frontend's Service port, and begins a session if the
+// client has none, or if its backend is not in the set. there is the node at whose address a client in the cluster asks
+// for that node's own endpoints, else "". Such a client has a session for each of these nodes, as with kube-proxy,
+// where each node has a memory of its own.
+func (t *Table) remembered(f *front, s *set, there string, client *packet.Addr) *backend {
+	svc := t.config.Services[f.service]
+	k := affinity.Key{Client: *client, Port: portID(svc, &svc.Ports[f.port]), Inside: t.fromInside(client)}
+	if there != "" {
+		k.Port = hashString(k.Port, there)
+	}
+	session := t.memory.Find(&k, svc.Affinity)
+	if session.Backend != 0 {
+		if b := s.backend(session.Backend); b != nil {
+			return b
+		}
+	}
+	b := s.winner(sessionHash(client, session.Turn))
+	session.Backend = b.id
+	t.memory.Keep(&k, session, svc.Affinity)
+	return b
+}
+
+// sessionHash takes the place of flowHash under session affinity. It covers only the client's address, and how many of
+// its sessions have ended in time: an ended session does not bind the next one.
+func sessionHash(client *packet.Addr, turn uint32) uint64 {
+	h := clientHash(client)
+	if turn > 0 {
+		h = mix(h^uint64(turn)*mixA, mixC)
+	}
+	return h
+}
+
+// backend returns the backend with that id, nil if the set has none.
+func (s *set) backend(id uint64) *backend {
+	i, found := slices.BinarySearchFunc(s.backends, id, func(b backend, id uint64) int {
+		switch {
+		case b.id < id:
+			return -1
+		case b.id > id:
+			return 1
+		}
+		return 0
+	})
+	if !found {
+		return nil
+	}
+	return &s.backends[i]
+}
+
+// changedOf returns the backends of Services with session affinity that may be chosen in the units gone or in the units
+// come, but not in both. Sessions with one that left end. So do those with one that comes: they were begun with a Table
+// that did not know yet that the backend had left.
+func changedOf(gone, come []*unit) map[uint64]struct{} {
+	changed := choosable(gone)
+	for id := range choosable(come) {
+		if _, stays := changed[id]; stays {
+			delete(changed, id)
+			continue
+		}
+		if changed == nil {
+			changed = map[uint64]struct{}{}
+		}
+		changed[id] = struct{}{}
+	}
+	return changed
+}
+
+// choosable returns the backends in the units of Services with session affinity that may be chosen by some client; nil
+// if there are none.
+func choosable(units []*unit) (ids map[uint64]struct{}) {
+	for _, u := range units {
+		if !u.affinity {
+			continue
+		}
+		for _, s := range u.states {
+			if s.is < packet.BackendServing {
+				continue
+			}
+			if ids == nil {
+				ids = map[uint64]struct{}{}
+			}
+			ids[s.id] = struct{}{}
+		}
+	}
+	return ids
+}
