@@ -17,7 +17,7 @@ LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION)
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release manifests demo picture test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -45,6 +45,14 @@ manifests: ## render deploy/chart into the plain manifests, deploy/tapestry.yaml
 
 demo: build ## bring up a two-node cluster on this machine, show every feature, take it down
 	$(BIN)/tapestry-lab demo
+
+# RUNS and BUILDS of demo-soak; DEMOFLAGS are options of the demo, as --no-bench.
+RUNS      ?= 50
+BUILDS    ?= 0
+export DEMOFLAGS
+
+demo-soak: build ## play the demo RUNS (50) times, beside BUILDS (0) endless Go builds, and count the runs in which a step fails
+	GO=$(GO) test/steps/soak $(BIN) $(RUNS) $(BUILDS)
 
 picture: build ## draw docs/demo.svg, the README's picture, of a demo that runs now
 	$(BIN)/tapestry-lab demo --svg docs/demo.svg

@@ -29,7 +29,7 @@ type Traffic struct {
 
 const vnetHdrLen = 10
 
-// Capture reads what crosses the interface until ctx ends. It calls ready when it listens. port is WireGuard's UDP
+// Capture reads what crosses the interface until ctx ends; what has crossed it by then is counted, too. It calls ready when it listens. port is WireGuard's UDP
 // port. Every frame is searched for canary.
 func Capture(ctx context.Context, iface string, port uint16, canary []byte, ready func()) (Traffic, error) {
 	var t Traffic
@@ -40,9 +40,15 @@ func Capture(ctx context.Context, iface string, port uint16, canary []byte, read
 	defer unix.Close(fd)
 	ready()
 	buf := make([]byte, 1<<17)
-	for ctx.Err() == nil {
-		n, err := unix.Read(fd, buf)
+	for {
+		flags, ended := 0, ctx.Err() != nil
+		if ended {
+			flags = unix.MSG_DONTWAIT
+		}
+		n, _, err := unix.Recvfrom(fd, buf, flags)
 		switch {
+		case errors.Is(err, unix.EAGAIN) && ended:
+			return t, nil
 		case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENETDOWN):
@@ -53,7 +59,6 @@ func Capture(ctx context.Context, iface string, port uint16, canary []byte, read
 			t.add(buf[:n], port, canary)
 		}
 	}
-	return t, nil
 }
 
 func open(iface string) (int, error) {

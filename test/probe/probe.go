@@ -12,9 +12,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
+	"tapestry.dev/tapestry/test/awake"
 )
 
 // Single questions and their answers are those of a connectivity test.
@@ -25,8 +27,17 @@ type (
 	Answer = talk.Asked
 )
 
-// Ask asks once. A failure is part of the Answer.
-func Ask(ctx context.Context, r Request) Answer { return talk.Ask(ctx, r) }
+// Ask asks once. A failure is part of the Answer. Like all times of this package, how long it took leaves out the time
+// in which the machine let nobody run.
+func Ask(ctx context.Context, r Request) Answer {
+	clock := awake.Start()
+	defer clock.Stop()
+	a := talk.Ask(ctx, r)
+	a.Millis = millis(clock.Now())
+	return a
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // Resolve asks the pod's resolver, with its search path, for "host", "srv", "ptr", "cname" or "txt".
 func Resolve(ctx context.Context, kind, name string) ([]string, error) {
@@ -65,21 +76,24 @@ func (h *Held) hold(ctx context.Context, req Request, interval time.Duration, le
 	if _, err := r.ReadString('\n'); err != nil { // the greeting
 		return err
 	}
-	last := time.Now()
+	clock := awake.Start()
+	defer clock.Stop()
+	last := clock.Now()
 	for more := moreRounds; more > 0; {
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := fmt.Fprintf(c, "round %d\n", h.Rounds); err != nil {
 			return err
 		}
 		if _, err := r.ReadString('\n'); err != nil {
 			return err
 		}
+		now := clock.Now()
 		if h.Rounds++; h.Rounds == 1 {
 			started()
-		} else if gap := float64(time.Since(last).Microseconds()) / 1000; gap > h.WorstMillis {
-			h.WorstMillis = gap
+		} else {
+			h.WorstMillis = max(h.WorstMillis, millis(now-last))
 		}
-		last = time.Now()
+		last = now
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -96,38 +110,78 @@ func (h *Held) hold(ctx context.Context, req Request, interval time.Duration, le
 
 // Spread says where new connections went over some time.
 type Spread struct {
-	// Counts has the number of answers by pod.
+	// Counts has the number of answers by pod. The key "" stands for failed connections.
 	Counts map[string]int `json:"counts"`
-	// Last has, by pod, when the last connection began that the pod answered. The key "" stands for failed connections.
-	Last map[string]time.Time `json:"last"`
+	// LateMillis has, by the same keys, how long after the mark the last of these connections began; no key when none
+	// began after it.
+	LateMillis map[string]float64 `json:"lateMs,omitempty"`
 	// Errors has the errors of the failed connections, and how often each came.
 	Errors map[string]int `json:"errors,omitempty"`
 }
 
-// watchPause leaves processor time for what is watched.
-const watchPause = 2 * time.Millisecond
+const (
+	// watchPause leaves processor time for what is watched.
+	watchPause = 2 * time.Millisecond
+	// slow is how long a connection may take before it counts as failed. The kernel sends a lost SYN again after a
+	// second.
+	slow = 200 * time.Millisecond
+	// patience limits how long a connection may be silent before it counts as broken.
+	patience = 20 * time.Second
+)
 
-// Watch asks again and again for d, each time on a new connection. started is called after the first answer.
-func Watch(ctx context.Context, r Request, d time.Duration, started func()) Spread {
-	s := Spread{Counts: map[string]int{}, Last: map[string]time.Time{}, Errors: map[string]int{}}
-	first := true
+// Signals tell a Watch what happens outside of it.
+type Signals struct {
+	// Started is called when each of Pods has answered.
+	Pods    []string
+	Started func()
+	// Mark is closed when something has happened after which the connections are looked at again, and LetGo when
+	// enough was seen.
+	Mark, LetGo <-chan struct{}
+}
+
+// Watch asks again and again, each time on a new connection, until it was let go, and then a few times more.
+func Watch(ctx context.Context, r Request, sig Signals) Spread {
+	s := Spread{Counts: map[string]int{}, LateMillis: map[string]float64{}, Errors: map[string]int{}}
+	clock := awake.Start()
+	defer clock.Stop()
 	tick := time.NewTicker(watchPause)
 	defer tick.Stop()
-	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
-		begun := time.Now()
-		a := Ask(ctx, r)
+	started, marked := false, time.Duration(-1)
+	for more := moreRounds; more > 0 && ctx.Err() == nil; <-tick.C {
+		if marked < 0 && closed(sig.Mark) {
+			marked = clock.Now()
+		}
+		if closed(sig.LetGo) {
+			more--
+		}
+		begun := clock.Now()
+		a := talk.Ask(ctx, r)
+		if took := clock.Now() - begun; took > slow && a.Error == "" {
+			a.Error = "slow"
+		}
 		if a.Error != "" {
 			s.Errors[a.Error]++
 			a.Pod = ""
 		}
 		s.Counts[a.Pod]++
-		s.Last[a.Pod] = begun
-		if first {
-			first = false
-			started()
+		if marked >= 0 {
+			s.LateMillis[a.Pod] = millis(begun - marked)
+		}
+		if !started && !slices.ContainsFunc(sig.Pods, func(pod string) bool { return s.Counts[pod] == 0 }) {
+			started = true
+			sig.Started()
 		}
 	}
 	return s
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Followed is the result of a UDP client that keeps its port.
@@ -157,20 +211,22 @@ func (f *Followed) follow(ctx context.Context, addr, from string, d time.Duratio
 		}
 		defer c.Close()
 		pod, err := exchange(c)
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		if pod == from {
 			break
 		}
-		if tries == 100 {
-			return fmt.Errorf("100 clients, and none was served by %s", from)
+		if tries == 200 {
+			return fmt.Errorf("200 clients, and none was served by %s", from)
 		}
 	}
 	started()
+	clock := awake.Start()
+	defer clock.Stop()
 	tick := time.NewTicker(watchPause)
 	defer tick.Stop()
-	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
+	for clock.Now() < d && ctx.Err() == nil {
 		pod, err := exchange(c)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -181,6 +237,7 @@ func (f *Followed) follow(ctx context.Context, addr, from string, d time.Duratio
 			f.Moved, f.To = true, pod
 			return nil
 		}
+		<-tick.C
 	}
 	return ctx.Err()
 }
@@ -203,7 +260,8 @@ func exchange(c net.Conn) (string, error) {
 
 // Echo sends ICMP echo requests through an unprivileged ping socket. The Answer says whether one was answered.
 func Echo(ctx context.Context, to netip.Addr, timeout time.Duration) Answer {
-	start := time.Now()
+	clock := awake.Start()
+	defer clock.Stop()
 	err := echo(ctx, to, timeout)
-	return Answer{Error: talk.Why(err), Millis: float64(time.Since(start).Microseconds()) / 1000}
+	return Answer{Error: talk.Why(err), Millis: millis(clock.Now())}
 }

@@ -173,11 +173,26 @@ func (c *Cluster) start(ctx context.Context, where lab.Target, args ...string) (
 
 // hold starts a probe that holds a connection until letGo is called, or ctx is done.
 func (c *Cluster) hold(ctx context.Context, where lab.Target, args ...string) (*background, error) {
+	return c.startHeld(ctx, where, append([]string{"hold"}, args...)...)
+}
+
+// watch starts a probe that makes new connections until letGo is called, or ctx is done. It returns when all pods have
+// answered some.
+func (c *Cluster) watch(ctx context.Context, where lab.Target, network, addr string, pods ...string) (*background, error) {
+	args := []string{"watch"}
+	for _, p := range pods {
+		args = append(args, "--sees", p)
+	}
+	return c.startHeld(ctx, where, append(args, network, addr)...)
+}
+
+// startHeld starts a probe that lasts until its input ends.
+func (c *Cluster) startHeld(ctx context.Context, where lab.Target, args ...string) (*background, error) {
 	in, input, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.startWith(ctx, in, where, append([]string{"hold"}, args...)...)
+	b, err := c.startWith(ctx, in, where, args...)
 	if err != nil {
 		_ = input.Close()
 		return nil, err
@@ -186,7 +201,13 @@ func (c *Cluster) hold(ctx context.Context, where lab.Target, args ...string) (*
 	return b, nil
 }
 
-// letGo tells a probe that holds a connection to end.
+// mark tells a probe that watches that what it is to watch has begun.
+func (b *background) mark() error {
+	_, err := b.input.WriteString("\n")
+	return err
+}
+
+// letGo tells a probe that holds a connection, or watches, to end.
 func (b *background) letGo() { _ = b.input.Close() }
 
 // startWith is start with an input, which it closes; nil for none.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/test/awake"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/test/lab/impair"
 	"tapestry.dev/tapestry/test/probe"
@@ -80,7 +81,8 @@ func egress(ctx context.Context, c *Cluster) (string, error) {
 	return fmt.Sprintf("client reaches %s, which sees node-1's address; ping answered in %.1f ms", c.ips["beyond"].v4, ping.Millis), nil
 }
 
-// stall limits how long a connection may be silent while an agent restarts.
+// stall limits how long a connection may be silent while an agent restarts. It does not count the time in which the
+// machine lets nobody run.
 const stall = time.Second
 
 func restart(ctx context.Context, c *Cluster) (string, error) {
@@ -305,12 +307,11 @@ func (c *Cluster) learnMTU(ctx context.Context, underlay impair.Config) (mtu int
 	defer func() { err = errors.Join(err, c.Unimpair(ctx, "node-1", "node-2")) }()
 	var got struct{ MTU int }
 	largest := underlay.MTU - 60 // WireGuard over IPv4
-	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); {
+	clock := awake.Start()
+	defer clock.Stop()
+	for got.MTU = underlay.MTU; got.MTU > largest && clock.Now() < 8*time.Second; {
 		if err := c.probe(ctx, lab.Pod("client"), &got, "pmtu", "--timeout", "1s", at(c.ips["far"].v4, 9000)); err != nil {
 			return 0, err
-		}
-		if got.MTU <= largest {
-			break
 		}
 	}
 	if got.MTU > largest || got.MTU < largest-20 {

@@ -2,6 +2,7 @@
 package inside
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,7 +43,7 @@ func probeAsk() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.IntFlag{Name: "local-port", Destination: &r.LocalPort},
 			&cli.StringFlag{Name: "body", Value: "hello", Destination: &r.Body},
-			&cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, Destination: &r.Timeout},
+			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Destination: &r.Timeout},
 			&cli.IntFlag{Name: "times", Value: 1, Destination: &times},
 		},
 		Action: func(c *cli.Context) error {
@@ -80,16 +81,25 @@ func probeHold() *cli.Command {
 
 func probeWatch() *cli.Command {
 	var r probe.Request
-	var length time.Duration
 	return &cli.Command{
-		Name: "watch", ArgsUsage: "tcp|udp ADDR",
+		Name: "watch", ArgsUsage: "tcp|udp ADDR", Usage: "make connections until the input ends; a line of it is the mark",
 		Flags: []cli.Flag{
-			&cli.DurationFlag{Name: "for", Value: time.Second, Destination: &length},
-			&cli.DurationFlag{Name: "timeout", Value: 200 * time.Millisecond, Destination: &r.Timeout},
+			&cli.StringSliceFlag{Name: "sees", Usage: "`POD` that has to answer before the watch has started (repeatable)"},
+			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Second, Destination: &r.Timeout},
 		},
 		Action: func(c *cli.Context) error {
 			r.Network, r.Addr = c.Args().Get(0), c.Args().Get(1)
-			return printJSON(probe.Watch(c.Context, r, length, sayStarted))
+			mark, letGo := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(letGo)
+				in := bufio.NewScanner(os.Stdin)
+				if in.Scan() {
+					close(mark)
+				}
+				for in.Scan() {
+				}
+			}()
+			return printJSON(probe.Watch(c.Context, r, probe.Signals{Pods: c.StringSlice("sees"), Started: sayStarted, Mark: mark, LetGo: letGo}))
 		},
 	}
 }
@@ -113,7 +123,7 @@ func probePing() *cli.Command {
 	var r probe.Request
 	return &cli.Command{
 		Name: "ping", ArgsUsage: "ADDR",
-		Flags: []cli.Flag{&cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, Destination: &r.Timeout}},
+		Flags: []cli.Flag{&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Destination: &r.Timeout}},
 		Action: func(c *cli.Context) error {
 			to, err := netip.ParseAddr(c.Args().First())
 			if err != nil {
@@ -194,18 +204,19 @@ func probePathMTU() *cli.Command {
 }
 
 func probeCapture() *cli.Command {
-	var length time.Duration
 	var canary, iface string
 	return &cli.Command{
-		Name: "capture", Usage: "count what crosses an interface",
+		Name: "capture", Usage: "count what crosses an interface until the input ends",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "interface", Value: "eth0", Destination: &iface},
-			&cli.DurationFlag{Name: "for", Value: time.Second, Destination: &length},
 			&cli.StringFlag{Name: "canary", Destination: &canary},
 		},
 		Action: func(c *cli.Context) error {
-			ctx, cancel := context.WithTimeout(c.Context, length)
-			defer cancel()
+			ctx, cancel := context.WithCancel(c.Context)
+			go func() {
+				defer cancel()
+				_, _ = io.Copy(io.Discard, os.Stdin)
+			}()
 			t, err := inspect.Capture(ctx, iface, translate.WireGuardPort, []byte(canary), sayStarted)
 			if err != nil {
 				return err
