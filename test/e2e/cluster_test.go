@@ -274,6 +274,21 @@ func (c *cluster) ask(t *testing.T, where lab.Target, network, addr string, flag
 	return decode[probe.Answer](t, stdout)
 }
 
+// reaches asks a server until the answer comes from that pod, since the agents learn about changes a moment after the
+// lab.
+func (c *cluster) reaches(t *testing.T, where lab.Target, network, addr, pod string) {
+	t.Helper()
+	var a probe.Answer
+	ctx, cancel := context.WithTimeout(c.ctx, patience)
+	defer cancel()
+	for a.Pod != pod || a.Error != "" {
+		if ctx.Err() != nil {
+			t.Fatalf("%s %s was answered by %q at last, %q; want it to be %s", network, addr, a.Pod, a.Error, pod)
+		}
+		a = c.ask(t, where, network, addr, "--timeout", "2s")
+	}
+}
+
 // answered asks a server once. The answer must come from that pod.
 func (c *cluster) answered(t *testing.T, where lab.Target, network, addr, pod string) {
 	t.Helper()

@@ -51,6 +51,7 @@ func talk(ctx context.Context, addrs []string) error {
 	for _, addr := range addrs {
 		done.Go(func() {
 			once := sync.OnceFunc(begun.Done)
+			untilAnswered(ctx, addr)
 			h := probe.Hold(ctx, probe.Request{Network: "tcp", Addr: addr}, 2*time.Millisecond, nil, once)
 			if ctx.Err() != nil && h.Error == context.Canceled.Error() {
 				h.Error = "" // it ended because it was told to
@@ -65,6 +66,19 @@ func talk(ctx context.Context, addrs []string) error {
 	started()
 	done.Wait()
 	return print(out)
+}
+
+// untilAnswered waits until a server answers.
+func untilAnswered(ctx context.Context, addr string) {
+	untilWell(ctx, func() bool {
+		return probe.Ask(ctx, probe.Request{Network: "tcp", Addr: addr, Timeout: time.Second}).Error == ""
+	})
+}
+
+// untilWell waits until something succeeds, since the agents learn about a new lab's pods a moment after the lab.
+func untilWell(ctx context.Context, ok func() bool) {
+	for end := time.Now().Add(patience); time.Now().Before(end) && ctx.Err() == nil && !ok(); {
+	}
 }
 
 // askAs takes an address as its own and asks a TCP and a UDP server from there: ADDRESS ADDR TEXT TIMEOUT.
@@ -182,14 +196,14 @@ func transfer(ctx context.Context, args []string) error {
 
 func transferOnce(ctx context.Context, addr string, seed uint64, size int64) (out transferred, err error) {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return out, err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	want := sha256.New()
 	if _, err := io.Copy(c, io.TeeReader(stream(seed, size), want)); err != nil {
 		return out, err
@@ -229,7 +243,7 @@ func attachAs(ctx context.Context, args []string) error {
 	if err := errors.Join(syscall.Setresgid(uid, uid, uid), syscall.Setresuid(uid, uid, uid)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = (&cni.Client{Path: args[1]}).Add(ctx, cni.Pod{
 		Namespace: "default", Name: "intruder", UID: "intruder", MAC: "02:00:00:00:00:99",

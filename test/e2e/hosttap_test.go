@@ -15,7 +15,7 @@ import (
 	"tapestry.dev/tapestry/test/probe"
 )
 
-// hostPortYAML returns a pod of the built-in server with host ports, each as in "127.0.0.1:54323:9000/TCP".
+// hostPortYAML returns a pod of the built-in server with host ports, each as in "127.0.0.1:20323:9000/TCP".
 func hostPortYAML(name, node string, ports ...string) string {
 	var list []string
 	for i, p := range ports {
@@ -39,7 +39,7 @@ func hostPortYAML(name, node string, ports ...string) string {
 func TestHostPorts(t *testing.T) {
 	c := up(t, "hostports", nodesYAML+podYAML("client", "node-1")+podYAML("stranger", "node-2"))
 	node := c.addr(t, "node-1", false)
-	const port, open = 54323, 54324
+	const port, open = 20323, 20324 // below those that Linux gives to clients by itself
 	pods := hostPortYAML("one", "node-1", fmt.Sprintf("127.0.0.1:%d:9000/TCP", port)) +
 		hostPortYAML("two", "node-1", fmt.Sprintf("%s:%d:9000/TCP", node, port)) +
 		hostPortYAML("three", "node-1", fmt.Sprintf("%s:%d:9000/UDP", node, port), fmt.Sprintf("0.0.0.0:%d:9000/TCP", open), fmt.Sprintf("0.0.0.0:%d:9001/UDP", open))
@@ -48,7 +48,12 @@ func TestHostPorts(t *testing.T) {
 	c.ready(t)
 
 	loopback := netip.MustParseAddr("127.0.0.1")
-	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
+	c.reaches(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
+	for _, from := range []lab.Target{lab.Node("node-1"), lab.Node("node-2")} {
+		c.reaches(t, from, "tcp", at(node, port), "two")
+		c.reaches(t, from, "udp", at(node, port), "three")
+		c.reaches(t, from, "udp", at(node, open), "three")
+	}
 	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, open), "three")
 	c.answered(t, lab.Node("node-1"), "udp", at(loopback, open), "three")
 	for _, v6 := range []bool{false, true} {
@@ -87,7 +92,7 @@ func TestHostPorts(t *testing.T) {
 	// Another pod asks for a host port that is taken.
 	c.edit(t, base+pods+hostPortYAML("zero", "node-1", fmt.Sprintf("0.0.0.0:%d:9000/TCP", open)))
 	c.until(t, "the conflict is told", func(s *lab.Status) bool {
-		return problem(s, "node node-1", "Pod default/zero", "54324/TCP belongs to Pod default/three")
+		return problem(s, "node node-1", "Pod default/zero", "20324/TCP belongs to Pod default/three")
 	})
 	c.answered(t, lab.Node("node-1"), "tcp", at(loopback, port), "one")
 

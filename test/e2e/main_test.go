@@ -76,6 +76,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"ask-in-vain":    askInVain,
 	"resolve":        resolve,
 	"idle":           idle,
+	"reconnect":      reconnect,
+	"spread":         spread,
 }
 
 func help(name string, args []string) int {

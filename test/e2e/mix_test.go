@@ -54,9 +54,15 @@ func mix(ctx context.Context, args []string) error {
 		kind, addr, _ := strings.Cut(arg, "=")
 		work := map[string]func(context.Context, string, int){"transfer": m.transfer, "ask": m.ask, "resolve": m.resolve}[kind]
 		working.Go(func() {
-			if kind == "hold" {
+			switch kind {
+			case "hold":
+				untilAnswered(end, addr)
 				m.hold(end, addr)
 				return
+			case "transfer":
+				untilWell(end, func() bool { _, err := transferOnce(ctx, addr, 1, 1); return err == nil })
+			case "resolve":
+				untilWell(end, func() bool { _, err := probe.Resolve(ctx, "host", addr); return err == nil })
 			}
 			for i := 0; end.Err() == nil; i++ {
 				work(ctx, addr, i) // each ends by itself

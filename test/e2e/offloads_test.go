@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/localapi"
@@ -17,7 +16,7 @@ import (
 
 // counters prints the counters of the agent behind a socket: SOCKET.
 func counters(ctx context.Context, args []string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	list, err := (&localapi.Client{Path: args[0]}).Counters(ctx)
 	if err != nil {

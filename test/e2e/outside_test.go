@@ -24,12 +24,12 @@ func idle(ctx context.Context, args []string) error {
 	}
 	answered := 0
 	for range count {
-		c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, args[0], args[2])
+		c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, args[0], args[2])
 		if err != nil {
 			continue
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := c.Write([]byte("hello\n")); err != nil {
 			continue
 		}

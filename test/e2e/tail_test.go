@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,10 +47,12 @@ spec: {rules: [{host: round.example, http: {paths: [{path: /, pathType: Prefix, 
 // TestTails: endpoints that a namespace's user wrote lead back to the NodePort or the Ingress that they belong to. No
 // connection or request goes round in a circle.
 func TestTails(t *testing.T) {
-	c := up(t, "tails", baseYAML)
-	node := c.addr(t, "node-1", false)
-	host := addressing.Host(nodeOf(c.status(t), "node-1").PodCIDRs[0]) // which the control plane does not know
-	c.edit(t, baseYAML+strings.NewReplacer("NODE", node.String(), "HOST", host.String()).Replace(tails))
+	node, pods := netip.MustParseAddr("172.31.0.11"), netip.MustParsePrefix("10.244.1.0/24")
+	host := addressing.Host(pods) // which the control plane does not know
+	c := up(t, "tails", baseYAML+strings.NewReplacer("NODE", node.String(), "HOST", host.String()).Replace(tails))
+	if n := nodeOf(c.status(t), "node-1"); !slices.Contains(n.Addrs, node) || !slices.Contains(n.PodCIDRs, pods) {
+		t.Fatalf("node-1 is %+v, want %s with the pods %s", n, node, pods)
+	}
 	for _, network := range []string{"tcp", "udp"} {
 		if got := c.ask(t, lab.Outside(), network, at(node, 30181), "--timeout", "2s"); got.Error == "" {
 			t.Errorf("%s: an answer from nobody: %+v", network, got)

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/flow/flowtest"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/test/awake"
 	"tapestry.dev/tapestry/test/lab"
 )
 
@@ -26,9 +27,10 @@ import (
 type crowded struct {
 	Connections, Rounds int
 	// Broken counts the connections that ended by themselves. Error is the error of one of them.
-	Broken      int
-	Error       string
-	WorstMillis float64 // the longest time between two answers
+	Broken int
+	Error  string
+	// WorstMillis is the longest time between two answers, without the time in which the machine lets nobody run.
+	WorstMillis float64
 }
 
 // crowd keeps COUNT TCP connections to each address until the input ends: COUNT ADDR... Each connection has a round
@@ -39,14 +41,17 @@ func crowd(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	clock := awake.Start()
+	defer clock.Stop()
 	var mu sync.Mutex
 	var out crowded
 	var begun, done sync.WaitGroup
 	for _, addr := range args[1:] {
+		untilAnswered(ctx, addr)
 		for range count {
 			begun.Add(1)
 			done.Go(func() {
-				rounds, worst, err := holdOne(ctx, addr, sync.OnceFunc(begun.Done))
+				rounds, worst, err := holdOne(ctx, clock, addr, sync.OnceFunc(begun.Done))
 				mu.Lock()
 				defer mu.Unlock()
 				out.Connections++
@@ -66,7 +71,7 @@ func crowd(ctx context.Context, args []string) error {
 }
 
 // holdOne keeps one connection. begun is called once the connection has begun, or failed.
-func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst time.Duration, err error) {
+func holdOne(ctx context.Context, clock *awake.Clock, addr string, begun func()) (rounds int, worst time.Duration, err error) {
 	defer begun()
 	c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -79,7 +84,7 @@ func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst 
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for last := time.Now(); ; {
+	for last := clock.Now(); ; {
 		ended := ctx.Err() != nil
 		_ = c.SetDeadline(time.Now().Add(2 * patience))
 		text := fmt.Sprintf("round %d\n", rounds)
@@ -93,7 +98,8 @@ func holdOne(ctx context.Context, addr string, begun func()) (rounds int, worst 
 		if err != nil {
 			return rounds, worst, err
 		}
-		worst, last = max(worst, time.Since(last)), time.Now()
+		now := clock.Now()
+		worst, last = max(worst, now-last), now
 		if rounds++; rounds == 1 {
 			begun()
 		}
