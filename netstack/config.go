@@ -147,6 +147,7 @@ type Link interface {
 	// give Send packets that do not fit the peer's path: see MTU.
 	Send(p *packet.Packet, peer uint64, via *packet.Encap)
 	// MTU returns the length in bytes of the largest IP packet, before encapsulation, that fits through the tunnel to
-	// the peer.
+	// the peer. IPv6 packets of up to addressing.MinMTU bytes are always carried, encapsulated ones as well: where they do
+	// not fit, the Link cuts them by packet.Cutter, and the peer's Path joins what its Link then brings.
 	MTU(peer uint64) int
 }

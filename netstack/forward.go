@@ -90,6 +90,9 @@ func (w *worker) toPeer(j *journey, to *peer, wrap bool) bool {
 	if wrap {
 		mtu -= addressing.Encap(!to.encap.Dst.Is4())
 	}
+	if mtu < addressing.MinMTU && p.EtherType == packet.EtherIPv6 {
+		mtu = addressing.MinMTU // the Link carries that much in pieces; nobody may be told of less (RFC 8201 4)
+	}
 	j.mtu = int32(mtu)
 	if segmentLen(p) > mtu && (p.DontFragment || p.VNet.GSOType != packet.GSONone) {
 		return j.refuse(tooBig, TooBig)

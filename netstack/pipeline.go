@@ -70,6 +70,7 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 	}
 	w.plain.Reset()
 	w.wrapped.Reset()
+	w.joined = w.joined[:0]
 	w.plain.Partial, w.wrapped.Partial = peer.SendsPartial, peer.SendsPartial
 	wrapped := false
 	for _, ip := range batch {
@@ -81,6 +82,11 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 				continue
 			}
 			ip, into, wrapped = inner, &w.wrapped, true
+		}
+		if packet.IsCut(ip) {
+			if ip = w.join(peer, ip); ip == nil {
+				continue
+			}
 		}
 		if fault := into.Add(ip); fault != packet.Good {
 			w.count(Dropped, faultReason(fault))

@@ -11,7 +11,7 @@ const (
 	ToLink                  // handed to the Link for another node
 	ToStack                 // ends in this node's stack
 	Answered                // consumed, and answered by the pipeline itself (ARP, refusals, resets)
-	Held                    // waits for the first fragment of its datagram
+	Held                    // waits for the first fragment of its datagram, or for the other pieces of its packet
 	numVerdicts
 )
 

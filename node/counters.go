@@ -67,7 +67,7 @@ func (n *Node) countMesh() counter.List {
 		counter.By(counter.Gauge, "tapestry_peers",
 			"Other nodes: up (a handshake within three minutes), quiet (none: nothing was sent, or nobody answers), or keyless.", "state", peers),
 		counter.By(counter.Total, "tapestry_link_total", "Packets and datagrams of the tunnel: sent, received, or why not.", "event", map[string]uint64{
-			"sent": s.SentPackets, "sent-partial": s.SentPartial, "received": s.ReceivedPackets, "no-peer": s.DropNoPeer, "no-session": s.DropNoSession,
+			"sent": s.SentPackets, "sent-partial": s.SentPartial, "cut": s.CutPackets, "received": s.ReceivedPackets, "no-peer": s.DropNoPeer, "no-session": s.DropNoSession,
 			"too-big": s.DropTooBig, "spoofed": s.DropSpoofed, "forbidden": s.DropForbidden, "send-errors": s.SendErrors,
 			"handshakes": s.DropHandshakes, "handshakes-asked": s.AskedProof,
 		}),

@@ -66,8 +66,10 @@ the interface and what routers said by ICMP, and is asked every 10 s and when a 
 through the tunnel, for paths that swallow large packets in silence. Package pathmtu decides when to probe and what to
 believe.
 
-MTU tells the pipeline what fits, and the pipeline tells the pods. The kernel drops datagrams that are too large all the
-same, and they are counted.
+MTU tells the pipeline what fits, and the pipeline tells the pods. Of IPv6 the pipeline gives the Mesh packets of up to
+1,280 bytes whatever fits, because no smaller path MTU may be told of (RFC 8201 4). Where they do not fit, Read cuts them
+(package narrow), and the pipeline of the far node joins them. Datagrams that do not fit the interface are dropped by
+the kernel and counted.
 
 # Not done here
 

@@ -98,6 +98,7 @@ type counters struct {
 	sent, sentBytes, sentPartial       atomic.Uint64
 	received, receivedBytes            atomic.Uint64
 	noPeer, noSession, tooBig, spoofed atomic.Uint64
+	cut                                atomic.Uint64
 }
 
 // New starts a Mesh without peers.
@@ -109,8 +110,8 @@ func New(o Options) (*Mesh, error) {
 		return nil, errors.New("start the WireGuard mesh: no function to receive packets")
 	}
 	o.UnderlayMTU = cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU)
-	if o.UnderlayMTU < pathmtu.Min || o.UnderlayMTU > 65535 {
-		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, pathmtu.Min)
+	if o.UnderlayMTU < pathmtu.Small || o.UnderlayMTU > 65535 {
+		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, pathmtu.Small)
 	}
 	m := &Mesh{
 		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
@@ -292,7 +293,8 @@ func (m *Mesh) Send(p *packet.Packet, id uint64, via *packet.Encap) {
 	m.ring.put(l, &e)
 }
 
-// MTU implements netstack.Link: the largest IP packet in bytes that the path to the peer is believed to carry.
+// MTU implements netstack.Link: the largest IP packet in bytes that the path to the peer is believed to carry in one
+// piece.
 func (m *Mesh) MTU(id uint64) int {
 	if p := m.table.Load().byID[id]; p != nil {
 		return int(p.mtu.Load())

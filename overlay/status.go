@@ -22,7 +22,7 @@ type PeerStatus struct {
 	AnswerAge time.Duration
 	// ReceivedBytes and SentBytes count WireGuard payload and overhead.
 	ReceivedBytes, SentBytes uint64
-	// MTU is the largest inner packet in bytes.
+	// MTU is the largest inner packet in bytes that goes in one piece.
 	MTU int
 }
 
@@ -33,6 +33,9 @@ type Stats struct {
 	SentPackets, SentBytes, ReceivedPackets, ReceivedBytes uint64
 	// SentPartial counts those of SentPackets whose checksum was left partial.
 	SentPartial uint64
+	// CutPackets counts IPv6 packets that were cut because their path carries less than IPv6's least MTU. Their pieces
+	// are among SentPackets.
+	CutPackets uint64
 	// DropNoPeer counts packets to an unknown peer or to one without a key.
 	DropNoPeer uint64
 	// DropNoSession counts packets beyond the first few for a peer that does not answer handshakes.
@@ -54,7 +57,7 @@ type Stats struct {
 func (m *Mesh) Stats() Stats {
 	c := &m.stats
 	s := Stats{
-		SentPackets: c.sent.Load(), SentBytes: c.sentBytes.Load(), SentPartial: c.sentPartial.Load(),
+		SentPackets: c.sent.Load(), SentBytes: c.sentBytes.Load(), SentPartial: c.sentPartial.Load(), CutPackets: c.cut.Load(),
 		ReceivedPackets: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(),
 		DropNoPeer: c.noPeer.Load(), DropNoSession: c.noSession.Load(), DropTooBig: c.tooBig.Load(),
 		DropSpoofed: c.spoofed.Load(),

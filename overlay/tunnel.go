@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/narrow"
 	"tapestry.dev/tapestry/overlay/pathmtu"
 )
 
@@ -33,6 +34,9 @@ const (
 	maxInner = device.MaxContentSize - paddingUnit
 )
 
+// carriedAlways is the largest packet in bytes that every path carries in one piece.
+var carriedAlways = innerMTU(pathmtu.Small, false)
+
 // tunnel is the tun.Device of the Mesh. WireGuard reads from it the packets of superframes, and writes to it what goes
 // to Receive.
 type tunnel struct {
@@ -46,11 +50,15 @@ type tunnel struct {
 	busy    bool // seg is at work on cur
 	counted bool // cur's packets are counted in inflight
 	partial bool // cur's checksums stay partial
+	cutter  *narrow.Cutter
+	narrow  bool // the path carries some of cur's packets in pieces only
 }
 
 var _ tun.Device = (*tunnel)(nil)
 
-func newTunnel(m *Mesh) *tunnel { return &tunnel{m: m, events: make(chan tun.Event)} }
+func newTunnel(m *Mesh) *tunnel {
+	return &tunnel{m: m, events: make(chan tun.Event), cutter: narrow.New()}
+}
 
 // Read implements tun.Device. A superframe with more packets than there are buffers goes on in the next Read.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
@@ -83,18 +91,25 @@ func (t *tunnel) begin() {
 	if t.cur.wrap {
 		via = &t.cur.via
 	}
-	t.seg.Partial = t.cur.peer.partial.Load()
-	t.partial = t.seg.Partial && t.cur.pkt.VNet.Flags&packet.NeedsCsum != 0
+	p := t.cur.peer
+	t.seg.Partial = p.partial.Load()
 	t.seg.Reset(&t.cur.pkt, via)
-	size := t.seg.Size()
+	size, room := t.seg.Size(), int(p.mtu.Load())
+	if t.cur.pkt.EtherType == packet.EtherIPv6 {
+		t.cur.pkt.ClearCutMark()
+		if t.narrow = t.cutter.Begin(size, room, via); t.narrow {
+			t.seg.Partial = false // a node that does not join the pieces takes their checksum for a full one
+			t.seg.Reset(&t.cur.pkt, via)
+		}
+	}
+	t.partial = t.seg.Partial && t.cur.pkt.VNet.Flags&packet.NeedsCsum != 0
 	t.busy = true
 	if size > maxInner {
 		t.m.stats.tooBig.Add(1)
 		t.finish()
 		return
 	}
-	p := t.cur.peer
-	if size > innerMTU(pathmtu.Min, false) {
+	if size > carriedAlways {
 		p.large.Add(1)
 	}
 	t.counted = p.live.Load()
@@ -108,7 +123,7 @@ func (t *tunnel) begin() {
 func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
 	first, bytes := n, 0
 	for ; n < len(bufs); n++ {
-		size := t.seg.Next(bufs[n][offset:])
+		size := t.next(bufs[n][offset:])
 		if size == 0 {
 			t.finish()
 			break
@@ -127,10 +142,23 @@ func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
 	return n
 }
 
+// next writes the next packet of cur, or the next piece of one, to dst and returns its length, 0 when there is none
+// left.
+func (t *tunnel) next(dst []byte) int {
+	if !t.narrow {
+		return t.seg.Next(dst)
+	}
+	n, cut := t.cutter.Next(&t.seg, dst)
+	if cut {
+		t.m.stats.cut.Add(1)
+	}
+	return n
+}
+
 // finish ends work on cur, and returns its buffer to the ring.
 func (t *tunnel) finish() {
 	t.m.ring.release(t.cur.buf)
-	t.cur, t.busy = entry{}, false
+	t.cur, t.busy, t.narrow = entry{}, false, false
 }
 
 // congested reports whether WireGuard holds as many packets as it may.

@@ -114,7 +114,7 @@ func (w *world) hear() *packet.Packet {
 			}
 			if p.Frag != packet.NoFrag {
 				var whole []byte
-				w.pieces.Add(p, func(ip []byte) { whole = bytes.Clone(ip) })
+				w.pieces.Add(p, p.Tuple.Src, func(ip []byte) { whole = bytes.Clone(ip) })
 				if whole == nil {
 					continue
 				}

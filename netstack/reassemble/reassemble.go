@@ -1,5 +1,5 @@
-// Package reassemble reassembles IP packets that pods send to the outside in fragments, because a host socket accepts
-// only whole datagrams.
+// Package reassemble reassembles IP packets that come in fragments and are needed whole: those that pods send to the
+// outside, since a host socket accepts only whole datagrams, and those that another node cut for a narrow path.
 //
 // Incomplete packets are kept for a while in bounded memory, which package share divides among the senders: a sender of
 // more first fragments than there is room for loses its own packets only.
@@ -10,6 +10,7 @@ package reassemble
 
 import (
 	"bytes"
+	"cmp"
 	"sync"
 	"time"
 
@@ -31,29 +32,29 @@ const (
 
 // Options of a Table.
 type Options struct {
-	// Max is how many packets may be incomplete at once, at least 1. Each takes 72 KiB.
+	// Max is how many packets may be incomplete at once, at least 1. Each takes Longest bytes and an eighth of that.
 	Max int
-	// Owner returns the owner that is charged for the packets of a source address. If it is nil, each address is its
-	// own owner.
-	Owner func(packet.Addr) packet.Addr
+	// Longest is how many bytes the fragmented part of a packet has at most; a longer packet is lost. 0: any IP packet.
+	Longest int
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
 // Table holds the incomplete packets. Its methods are safe for concurrent use.
 type Table struct {
-	now   func() time.Time
-	owner func(packet.Addr) packet.Addr
-	share *share.Limit[packet.Addr, *whole]
+	now     func() time.Time
+	longest int
+	share   *share.Limit[packet.Addr, *whole]
 
 	mu    sync.Mutex // guards what follows
 	known map[key]*whole
 	spare []*whole
 }
 
-// key identifies a packet: it is what all its fragments have in common.
+// key identifies a packet: it is what all its fragments have in common, and who is charged for them.
 type key struct {
 	src, dst packet.Addr
+	owner    packet.Addr
 	id       uint32
 	proto    packet.Proto
 }
@@ -64,11 +65,11 @@ type whole struct {
 	end   time.Time
 	claim share.Claim[packet.Addr, *whole]
 
-	buf  [headroom + most + unit]byte // the fragmented data from headroom on, and the header just before it
-	head int                          // length of the header; 0 until the first fragment has come
-	size int                          // length of the data; 0 until the last fragment has come
-	got  int                          // bytes of data that have come
-	have [(most + unit) / unit]bool   // which units have come
+	buf  []byte // the fragmented data from headroom on, and the header just before it
+	head int    // length of the header; 0 until the first fragment has come
+	size int    // length of the data; 0 until the last fragment has come
+	got  int    // bytes of data that have come
+	have []bool // which units have come; as many as the longest packet has
 }
 
 // New makes an empty Table.
@@ -76,11 +77,8 @@ func New(o Options) *Table {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Owner == nil {
-		o.Owner = func(a packet.Addr) packet.Addr { return a }
-	}
 	return &Table{
-		now: o.Now, owner: o.Owner, known: map[key]*whole{},
+		now: o.Now, longest: cmp.Or(o.Longest, most), known: map[key]*whole{},
 		share: share.New[packet.Addr, *whole](share.Options[packet.Addr]{Total: o.Max}),
 	}
 }
@@ -88,10 +86,10 @@ func New(o Options) *Table {
 // Stats returns how the incomplete packets are shared.
 func (t *Table) Stats() share.Stats { return t.share.Stats() }
 
-// Add adds a fragment, which is charged to the owner of its source address, and calls done with the packet if that is
-// complete. Add does not keep p, and done must not keep ip.
-func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
-	w := t.add(p)
+// Add adds a fragment, which is charged to owner, and calls done with the packet if that is complete. Fragments of
+// different owners are never of one packet. Add does not keep p, and done must not keep ip.
+func (t *Table) Add(p *packet.Packet, owner packet.Addr, done func(ip []byte)) {
+	w := t.add(p, owner)
 	if w == nil {
 		return
 	}
@@ -102,8 +100,8 @@ func (t *Table) Add(p *packet.Packet, done func(ip []byte)) {
 }
 
 // add adds a fragment. If this completes a packet, add returns it, removed from the Table, and nil otherwise.
-func (t *Table) add(p *packet.Packet) *whole {
-	k := key{p.Tuple.Src, p.Tuple.Dst, p.FragID, p.Tuple.Proto}
+func (t *Table) add(p *packet.Packet, owner packet.Addr) *whole {
+	k := key{p.Tuple.Src, p.Tuple.Dst, owner, p.FragID, p.Tuple.Proto}
 	if p.EtherType == packet.EtherIPv6 {
 		k.proto = 0 // later fragments may have another protocol (RFC 8200 4.5)
 	}
@@ -139,12 +137,12 @@ func (t *Table) begin(k key) *whole {
 	if n := len(t.spare); n > 0 {
 		w, t.spare = t.spare[n-1], t.spare[:n-1]
 	} else {
-		w = new(whole)
+		w = &whole{buf: make([]byte, headroom+t.longest+unit), have: make([]bool, (t.longest+unit)/unit)}
 		w.claim.Value = w
 	}
 	w.key, w.head, w.size, w.got = k, 0, 0, 0
-	clear(w.have[:])
-	lost, ok := t.share.Acquire(&w.claim, t.owner(k.src))
+	clear(w.have)
+	lost, ok := t.share.Acquire(&w.claim, k.owner)
 	if lost != nil {
 		delete(t.known, lost.Value.key)
 		t.spare = append(t.spare, lost.Value)
@@ -168,7 +166,7 @@ func (t *Table) forget(w *whole) {
 func (w *whole) take(p *packet.Packet) bool {
 	f := p.Piece()
 	end := f.At + len(f.Data)
-	if end > most || w.size > 0 && (end > w.size || !f.More && end != w.size) {
+	if end > len(w.buf)-headroom-unit || w.size > 0 && (end > w.size || !f.More && end != w.size) {
 		return false
 	}
 	first, last := f.At/unit, (end+unit-1)/unit

@@ -47,7 +47,7 @@ func parse(t testing.TB, ip []byte) *packet.Packet {
 func add(t testing.TB, table *Table, parts ...[]byte) (done [][]byte) {
 	t.Helper()
 	for _, f := range parts {
-		table.Add(parse(t, f), func(ip []byte) { done = append(done, bytes.Clone(ip)) })
+		table.Add(parse(t, f), parse(t, f).Tuple.Src, func(ip []byte) { done = append(done, bytes.Clone(ip)) })
 	}
 	return done
 }

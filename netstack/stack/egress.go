@@ -35,7 +35,7 @@ func (s *Stack) Fragment(p *packet.Packet, turn *Turn) {
 
 // gather adds a fragment, and calls use with the packet if it is complete and its checksum is right.
 func (s *Stack) gather(p *packet.Packet, use func(whole *packet.Packet)) {
-	s.pieces.Add(p, func(ip []byte) {
+	s.pieces.Add(p, s.owner(p.Tuple.Src), func(ip []byte) {
 		var whole packet.Packet
 		if whole.ParseIP(ip) == packet.Good && whole.ChecksumOK() {
 			use(&whole)

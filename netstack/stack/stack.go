@@ -158,7 +158,7 @@ func New(o Options) (*Stack, error) {
 		Owner: s.owner,
 	})
 	s.spawn(func() { s.pings.Run(s.ctx) })
-	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces, Owner: s.owner})
+	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
 	return s, nil
 }
 
