@@ -62,9 +62,10 @@ when its queue is long: 2,000 handshakes a second, 2.4 Mbit/s, took a fifth of a
 # Path MTU
 
 The socket never fragments. There are three sources for the size that fits: the underlay's MTU; the kernel, which knows
-the interface and what routers said by ICMP, and is asked every 10 s and when a send fails with EMSGSIZE; and probes
-through the tunnel, for paths that swallow large packets in silence. Package pathmtu decides when to probe and what to
-believe.
+the interface and what routers said by ICMP, and is asked eight times a second while large packets go out, every 10 s,
+and when a send fails with EMSGSIZE; and probes through the tunnel, for paths that swallow large packets in silence.
+Package pathmtu decides when to probe and what to believe. The kernel remembers for ten minutes what a router said, so
+the socket ignores that (IP_PMTUDISC_PROBE), and probes find a path that is good again within half a minute.
 
 MTU tells the pipeline what fits, and the pipeline tells the pods. Of IPv6 the pipeline gives the Mesh packets of up to
 1,280 bytes whatever fits, because no smaller path MTU may be told of (RFC 8201 4). Where they do not fit, Read cuts them

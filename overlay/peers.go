@@ -23,7 +23,7 @@ type peer struct {
 	mtu     atomic.Int32                   // largest inner packet in bytes
 	live    atomic.Bool                    // has a session, as far as the prober knows
 	credit  atomic.Int32                   // packets that may still be handed to WireGuard without a session
-	large   atomic.Uint64                  // packets sent that only fit because the path is believed to be wide
+	large   atomic.Uint64                  // packets sent that are larger than carriedAlways
 	heard   atomic.Uint64                  // batches received
 	tooBig  atomic.Bool                    // the kernel refused a datagram: look at the path at once
 	address atomic.Pointer[netip.AddrPort] // where the peer is now, nil when unknown
@@ -37,7 +37,8 @@ type peer struct {
 	shook              time.Time // the last handshake
 	deaf               time.Time // a session from before then is not trusted
 	sawLarge, sawHeard uint64
-	quiet              int // looks at which large packets were going out and nothing was coming in
+	asked              time.Time // when the kernel was last asked for the path MTU
+	quiet              int       // looks at which large packets were going out and nothing was coming in
 }
 
 // table is an immutable index of the peers.

@@ -161,14 +161,15 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 	}
 }
 
-// askKernel limits p's path MTU to what the kernel knows of the path.
+// askKernel has p's path MTU follow what the kernel learned of the path.
 func (m *Mesh) askKernel(p *peer, now time.Time) {
+	p.asked = now
 	a := p.address.Load()
 	if m.bind == nil || a == nil {
 		return
 	}
 	if mtu, ok := underlay.PathMTU(*a); ok {
-		p.path.Limit(min(mtu, m.o.UnderlayMTU), now)
+		p.path.Told(mtu, now)
 	}
 	m.publish(p)
 }
@@ -270,6 +271,9 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 			p.quiet = 0
 		}
 		p.path.Suspect(p.quiet >= 2, now)
+	}
+	if large != p.sawLarge && now.Sub(p.asked) >= lookIdle {
+		m.askKernel(p, now) // a router may have said that they are too large
 	}
 	p.sawLarge, p.sawHeard = large, heard
 

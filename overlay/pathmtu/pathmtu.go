@@ -6,17 +6,20 @@
 //     back for a quarter of a second.
 //   - When three probes of the believed size are lost while a small probe is answered, all smaller steps are tried
 //     together, and the largest answered one is taken.
-//   - Every minute the larger steps are tried, but never one above the kernel's size. The kernel remembers an ICMP
-//     message for 10 minutes (net.ipv4.route.mtu_expires).
+//   - Every 30 s the largest size is tried and the next larger step. If one of them is answered, all in between are.
+//   - What routers said by ICMP, as the kernel remembers it, is believed once: when it is news. The kernel remembers it
+//     for 10 minutes (net.ipv4.route.mtu_expires), and by then the path may long be better.
 //
 // All sizes are those of the underlay's IP packets, in bytes.
 package pathmtu
 
-import "time"
+import (
+	"math"
+	"slices"
+	"time"
+)
 
 const (
-	// Min is the smallest path MTU that is searched for (RFC 8200 section 5).
-	Min = 1280
 	// Small is the size of a probe that every path carries (RFC 1191). When it is answered and a larger one is not,
 	// the larger one was lost because of its size.
 	Small = 576
@@ -26,14 +29,15 @@ const (
 	maxPause    = time.Second            // the longest
 	verifyEvery = 10 * time.Second       // between two verifications of a path without large packets
 	verifyBusy  = time.Second            // of a path with large packets
-	raiseEvery  = time.Minute
+	raiseEvery  = 30 * time.Second
 )
 
 // steps lists the sizes that are tried, largest first: the MTUs of usual underlays, and what further tunnels leave
 // of these. All are multiples of 20, the unit by which the mesh pads packets.
 var steps = [...]int{
 	9000, 8900, 8500, 8000, 7000, 6000, 5000, 4460, 4000, 3500, 3000, 2500, 2000, 1800, 1600,
-	1500, 1480, 1460, 1440, 1420, 1400, 1380, 1360, 1340, 1320, 1300, Min,
+	1500, 1480, 1460, 1440, 1420, 1400, 1380, 1360, 1340, 1320, 1300, 1280,
+	1240, 1200, 1160, 1120, 1080, 1040, 1000, 900, 800, 700,
 }
 
 // round is a set of probes on their way.
@@ -44,12 +48,14 @@ const (
 	verifyRound       // is the current size still carried?
 	searchRound       // it is not: which is?
 	raiseRound        // has the path become wider?
+	climbRound        // it has: how wide is it?
 )
 
 // Discovery is the state of the discovery for one peer. It is for one goroutine at a time.
 type Discovery struct {
-	top     int // the largest size that the underlay and the kernel allow
+	top     int // the largest size that the underlay carries
 	current int // the believed size
+	told    int // the kernel's size, when it was last asked
 
 	round   round
 	sizes   []int // probed in this round beside Small, largest first
@@ -67,18 +73,23 @@ type Discovery struct {
 
 // New returns a Discovery that begins with the underlay's MTU as the believed size, to be verified at once.
 func New(underlay int, now time.Time) *Discovery {
-	return &Discovery{top: underlay, current: underlay, verify: now, raise: now.Add(raiseEvery)}
+	return &Discovery{top: underlay, current: underlay, told: underlay, verify: now, raise: now.Add(raiseEvery)}
 }
 
-// Limit sets the kernel's path MTU. A smaller one is believed at once, a larger one is probed first.
-func (d *Discovery) Limit(mtu int, now time.Time) {
-	if mtu > d.top && d.current == d.top {
-		d.raise = now
-	}
-	d.top = mtu
-	if d.current > d.top {
-		d.current = max(d.top, Small)
+// Told notes the path MTU that the kernel knows. When it has changed, a smaller one is believed at once, and a larger
+// one has the path probed. While it stays the same it is old news, on which probes know better.
+func (d *Discovery) Told(mtu int, now time.Time) {
+	mtu = min(mtu, d.top)
+	was := d.told
+	d.told = mtu
+	switch {
+	case mtu == was:
+	case mtu < d.current:
+		d.current = max(mtu, Small)
 		d.round = noRound
+		d.verify, d.raise = now, now.Add(raiseEvery)
+	case mtu > was:
+		d.raise = now
 	}
 }
 
@@ -108,7 +119,7 @@ func (d *Discovery) Answer(size int, now time.Time) {
 		d.rtt = now.Sub(d.sent)
 		return
 	}
-	if size <= d.top {
+	if slices.Contains(d.sizes, size) {
 		d.best = max(d.best, size)
 	}
 	if d.best == d.sizes[0] { // nothing better can come
@@ -170,16 +181,34 @@ func (d *Discovery) begin(r round, now time.Time) {
 	case verifyRound:
 		d.sizes = append(d.sizes, d.current)
 	case raiseRound:
+		d.sizes = append(d.sizes, d.top)
+		if next := above(d.current); next < d.top {
+			d.sizes = append(d.sizes, next)
+		}
+	case climbRound:
 		d.sizes = d.ladder(d.sizes, d.top, d.current+1)
 	case searchRound:
-		d.sizes = d.ladder(d.sizes, d.current, Min)
+		d.sizes = d.ladder(d.sizes, d.current, Small+1)
 	}
 }
 
-// ladder appends hi, and the steps below hi down to lo.
+// above returns the smallest step above size, or a size that is larger than any.
+func above(size int) int {
+	for _, s := range slices.Backward(steps[:]) {
+		if s > size {
+			return s
+		}
+	}
+	return math.MaxInt
+}
+
+// ladder appends hi, and below it down to lo the steps and the kernel's size.
 func (d *Discovery) ladder(sizes []int, hi, lo int) []int {
 	sizes = append(sizes, hi)
 	for _, s := range steps {
+		if d.told < sizes[len(sizes)-1] && d.told > s && d.told >= lo {
+			sizes = append(sizes, d.told)
+		}
 		if s < hi && s >= lo {
 			sizes = append(sizes, s)
 		}
@@ -192,7 +221,7 @@ func (d *Discovery) conclude(now time.Time) {
 	r := d.round
 	d.round = noRound
 	d.verify, d.checked = now.Add(verifyEvery), now
-	if r == raiseRound {
+	if r == raiseRound || r == climbRound {
 		d.raise = now.Add(raiseEvery)
 	}
 	switch {
@@ -205,7 +234,10 @@ func (d *Discovery) conclude(now time.Time) {
 	case r == searchRound:
 		d.current = max(d.best, Small)
 		d.raise = now.Add(raiseEvery)
-	case r == raiseRound && d.best > d.current:
+	case (r == raiseRound || r == climbRound) && d.best > d.current:
 		d.current = d.best
+		if r == raiseRound && d.current < d.top {
+			d.begin(climbRound, now)
+		}
 	}
 }

@@ -42,8 +42,10 @@ func TestDiscovery(t *testing.T) {
 		{"fits", 1500, 0, 1500, time.Millisecond, none, 1500, time.Second},
 		{"black hole", 1500, 0, 1400, time.Millisecond, none, 1400, time.Second},
 		{"between two steps", 1500, 0, 1450, time.Millisecond, none, 1440, time.Second},
-		{"smallest", 1500, 0, 1280, time.Millisecond, none, 1280, time.Second},
-		{"smaller than smallest", 1500, 0, 1000, time.Millisecond, none, 576, time.Second},
+		{"IPv6's least", 1500, 0, 1280, time.Millisecond, none, 1280, time.Second},
+		{"smaller than IPv6's least", 1500, 0, 1210, time.Millisecond, none, 1200, time.Second},
+		{"smallest", 1500, 0, 600, time.Millisecond, none, 576, time.Second},
+		{"small underlay", 1300, 0, 1300, time.Millisecond, none, 1300, time.Second},
 		{"jumbo", 9000, 0, 9000, time.Millisecond, none, 9000, time.Second},
 		{"jumbo through a small path", 9000, 0, 1500, time.Millisecond, none, 1500, time.Second},
 		{"slow path", 1500, 0, 1400, 180 * time.Millisecond, none, 1400, 3 * time.Second},
@@ -52,12 +54,13 @@ func TestDiscovery(t *testing.T) {
 		{"nobody answers", 1500, 0, 0, 0, none, 1500, 30 * time.Second},
 		{"kernel knows", 1500, 1300, 1300, time.Millisecond, none, 1300, 10 * time.Millisecond},
 		{"kernel knows half", 1500, 1400, 1320, time.Millisecond, none, 1320, time.Second},
+		{"kernel knows too little", 1500, 1300, 1500, time.Millisecond, none, 1500, raiseEvery + time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			now := time.Unix(1000, 0)
 			d := New(c.underlay, now)
 			if c.kernel != 0 {
-				d.Limit(c.kernel, now)
+				d.Told(c.kernel, now)
 			}
 			walk(d, &now, c.within, func() int { return c.path }, c.rtt, c.lose)
 			if d.current != c.want {
@@ -87,18 +90,72 @@ func TestChanges(t *testing.T) {
 		t.Fatalf("an idle path is at %d, want 1320", d.current)
 	}
 	mtu = 1500
-	walk(d, &now, raiseEvery+verifyEvery, path, time.Millisecond, none)
+	walk(d, &now, raiseEvery+time.Second, path, time.Millisecond, none)
 	if d.current != 1500 {
-		t.Fatalf("a widened path is at %d after a minute, want 1500", d.current)
+		t.Fatalf("a widened path is at %d after %v, want 1500", d.current, raiseEvery)
 	}
-	d.Limit(1360, now)
-	if d.current != 1360 {
+	mtu = 1340
+	d.Told(1340, now)
+	mtu = 1450
+	walk(d, &now, raiseEvery+time.Second, path, time.Millisecond, none)
+	if d.current != 1440 {
+		t.Fatalf("a path that became a little wider is at %d, want 1440", d.current)
+	}
+}
+
+// The kernel's word is believed when it is news, and never against a later probe: the kernel remembers for ten minutes
+// what a router said.
+func TestTold(t *testing.T) {
+	none := func(int) bool { return false }
+	now := time.Unix(1000, 0)
+	mtu := 1500
+	path := func() int { return mtu }
+	told := func(d *Discovery, kernel int) {
+		for range 60 {
+			walk(d, &now, time.Second, path, time.Millisecond, none)
+			d.Told(kernel, now)
+		}
+	}
+	d := New(1500, now)
+	if d.Told(1360, now); d.current != 1360 {
 		t.Fatalf("the kernel's word is not taken: %d", d.current)
 	}
-	d.Limit(1500, now)
-	walk(d, &now, time.Second, path, time.Millisecond, none)
-	if d.current != 1500 {
+	if told(d, 1360); d.current != 1500 {
+		t.Fatalf("a good path is at %d after a minute in which the kernel remembers 1360, want 1500", d.current)
+	}
+	mtu = 1330 // another router
+	if d.Told(1330, now); d.current != 1330 {
+		t.Fatalf("the kernel's news are not taken: %d", d.current)
+	}
+	if told(d, 1330); d.current != 1330 {
+		t.Fatalf("the path is at %d, want the kernel's 1330", d.current)
+	}
+	mtu = 1500
+	d.Told(1500, now)
+	if walk(d, &now, time.Second, path, time.Millisecond, none); d.current != 1500 {
 		t.Fatalf("the kernel's better word is not tried at once: %d", d.current)
+	}
+	// Again as narrow as the kernel remembers: the search takes its word, which is between two steps.
+	mtu = 1330
+	d = New(1500, now)
+	d.Told(1330, now)
+	mtu = 1500
+	told(d, 1330)
+	mtu = 1330
+	if walk(d, &now, verifyEvery+time.Second, path, time.Millisecond, none); d.current != 1330 {
+		t.Fatalf("the path is at %d after a search, want 1330", d.current)
+	}
+}
+
+// A path that is narrow for good costs a few probes a minute.
+func TestRaisingIsCheap(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := New(9000, now)
+	path := func() int { return 1320 }
+	none := func(int) bool { return false }
+	walk(d, &now, 5*time.Second, path, time.Millisecond, none)
+	if n := walk(d, &now, time.Minute, path, time.Millisecond, none); n > 30 || d.current != 1320 {
+		t.Errorf("%d probes in a minute, the path is at %d", n, d.current)
 	}
 }
 
@@ -124,12 +181,19 @@ func TestIsQuiet(t *testing.T) {
 func TestStrayAnswers(t *testing.T) {
 	now := time.Unix(1000, 0)
 	d := New(1500, now)
-	d.Limit(1400, now)
+	d.Told(1400, now)
 	d.Answer(9000, now)
 	d.Step(now)
 	d.Answer(9000, now)
 	d.Answer(1500, now)
 	walk(d, &now, time.Minute, func() int { return 1300 }, time.Millisecond, func(int) bool { return false })
+	for _, size := range []int{1499, 9000, 1499} { // in the middle of a round, too
+		d.Recheck(now)
+		d.Step(now)
+		d.Answer(size, now)
+		d.Answer(Small, now)
+		walk(d, &now, time.Second, func() int { return 1300 }, time.Millisecond, func(int) bool { return false })
+	}
 	if d.current != 1300 {
 		t.Errorf("path MTU %d, want 1300", d.current)
 	}

