@@ -23,8 +23,8 @@ type Config struct {
 	HostAddrs []netip.Addr
 	// DenyEgress lists where pods may not dial over host sockets. It does not apply to addresses of the cluster.
 	DenyEgress []Destination
-	// ClusterCIDRs lists all pod ranges and ServiceCIDRs all service ranges of the cluster. No outside client may claim
-	// an address in them.
+	// ClusterCIDRs lists all pod ranges and ServiceCIDRs all service ranges of the cluster, also where no node or Service
+	// has an address. No outside client may claim an address in them, and nothing in them is dialled over host sockets.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
 	// LocalAddrs lists further addresses at which the stack answers on this node, the cluster DNS address among them.
 	LocalAddrs []netip.Addr

@@ -62,6 +62,11 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	if j.from == nil && (j.sender == nil || j.wrapped || r.kind != toHost) {
 		return j.drop(NoRoute)
 	}
+	if j.from != nil && j.from.Kind == HostTAP && p.Tuple.Dst == j.orig.Dst {
+		// The host routes the address in here, and would send back what a host socket sent there: the packet would go
+		// round for ever. A Service may lead a process of the host outside, though.
+		return j.refuse(noHost, NoRoute)
+	}
 	if r.kind == outside && s.denied.has(&p.Tuple) {
 		return j.refuse(denied, EgressDenied)
 	}

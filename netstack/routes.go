@@ -20,7 +20,7 @@ const (
 	toSelf                   // the stack's own addresses
 	toPeer                   // another node: its pods and its own addresses
 	vacant                   // in this node's pod ranges, and no pod has it
-	nowhere                  // in the cluster's ranges, or never to be dialled, and nobody's
+	nowhere                  // in the cluster's ranges, or never to be dialled, and nobody's: refused
 )
 
 type route struct {

@@ -38,8 +38,8 @@ func (n *Node) Attach(c netstack.AttachmentConfig, dev netstack.Device) error {
 // AttachHost attaches the host TAP that an init step made; meta is its hosttap.Meta. The Node owns f unless there is an
 // error.
 func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
-	var m hosttap.Meta
-	if err := json.Unmarshal(meta, &m); err != nil {
+	m, err := hosttap.ParseMeta(meta)
+	if err != nil {
 		return err
 	}
 	want := hosttap.Addrs(n.Config().Netstack.PodCIDRs)

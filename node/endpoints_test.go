@@ -40,8 +40,8 @@ func converseWith(at netip.AddrPort) ([]byte, error) {
 	return got[:n], err
 }
 
-// A client of a NodePort gets nowhere if the endpoint is a Service's address or leads back to a NodePort: the client
-// is cut off, and nothing is sent on.
+// A client of a NodePort gets nowhere if the endpoint is a Service's address, an address of a range of pods that no node
+// has, or leads back to a NodePort: the client is cut off, and nothing is sent on.
 func TestEndpointsOfUsers(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]
@@ -56,8 +56,9 @@ func TestEndpointsOfUsers(t *testing.T) {
 		endpointAt("d", 30084, netip.MustParseAddrPort("172.17.0.1:30083")), // this host, by another interface
 		endpointAt("e", 30085, netip.MustParseAddrPort("192.0.2.2:30080")),  // another node
 		web(30080, p),
+		endpointAt("f", 30086, netip.MustParseAddrPort("10.244.200.1:80")), // nobody, in the range of pods
 	)
-	for _, port := range []uint16{30081, 30082, 30083, 30084, 30085} {
+	for _, port := range []uint16{30081, 30082, 30083, 30084, 30085, 30086} {
 		at, ok := m.HostSocket("tcp", port)
 		if !ok {
 			t.Fatalf("nobody listens at %d", port)

@@ -35,19 +35,19 @@ type taken struct {
 
 // takenKey identifies the inputs on which the stage's results depend.
 type takenKey struct {
-	ranges, pods list[netip.Prefix]
-	nodes        list[netip.Addr]
-	servers      list[*discoveryv1.EndpointSlice]
-	dns          *front // nil when there is no such Service
+	announced, ranges, pods list[netip.Prefix]
+	nodes                   list[netip.Addr]
+	servers                 list[*discoveryv1.EndpointSlice]
+	dns                     *front // nil when there is no such Service
 }
 
 func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 	dns := findFront(parsed, kubeDNS)
-	key := takenKey{identity(t.ranges), identity(t.nodes.netstack.ClusterCIDRs), identity(t.nodes.addrs), identity(t.servers), dns}
+	key := takenKey{identity(t.announced), identity(t.ranges), identity(t.nodes.netstack.ClusterCIDRs), identity(t.nodes.addrs), identity(t.servers), dns}
 	if s.key != key {
 		*s = freeStage{key: key}
 	}
-	at := DefaultDNSAddrs(t.ranges)
+	at := DefaultDNSAddrs(t.announced)
 	if dns != nil && len(dns.ClusterIPs) > 0 {
 		at = dns.ClusterIPs
 	}

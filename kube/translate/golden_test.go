@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube/codec"
 	"tapestry.dev/tapestry/kube/translate"
@@ -24,6 +25,14 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml")
 
+// named are the ranges that the operator names in some cases.
+var named = map[string]*translate.Ranges{
+	"named-ranges": {
+		Pods:     addresstest.Prefixes("10.244.0.0/16", "fd00:244::/48", "172.30.0.0/16", "192.168.0.0/24"),
+		Services: addresstest.Prefixes("10.96.0.0/12"),
+	},
+}
+
 // TestGolden translates testdata/<case>.in.yaml for node n1 and compares the result with <case>.out.yaml.
 func TestGolden(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*.in.yaml")
@@ -31,7 +40,8 @@ func TestGolden(t *testing.T) {
 		t.Fatalf("no cases: %v", err)
 	}
 	for _, in := range inputs {
-		t.Run(strings.TrimSuffix(filepath.Base(in), ".in.yaml"), func(t *testing.T) {
+		name := strings.TrimSuffix(filepath.Base(in), ".in.yaml")
+		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(in)
 			if err != nil {
 				t.Fatal(err)
@@ -40,7 +50,7 @@ func TestGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := yaml.Marshal(render(translate.Translate(objs, translate.Options{Node: "n1"})))
+			got, err := yaml.Marshal(render(translate.Translate(objs, translate.Options{Node: "n1", Ranges: named[name]})))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -45,6 +45,8 @@ type nodes struct {
 	// self is this node. When there is no such Node, only its name is set.
 	self     node
 	netstack netstack.Config // without the parts that come from Services
+	// services are the service ranges of Options.Ranges.
+	services []netip.Prefix
 	overlay  overlay.Config
 	// addrs are the addresses on which nodes answer, sorted; names are the names of their nodes, by the same index.
 	addrs []netip.Addr
@@ -54,7 +56,8 @@ type nodes struct {
 func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes {
 	parsed := s.parsed.each(objs, compareNames, nil, say, parseNode)
 	return s.settled.once(identity(parsed), say, func(say *kube.Report) *nodes {
-		return joinNodes(settleNodes(parsed, say), o, say)
+		named := nameRanges(parsed, o, say)
+		return joinNodes(settleNodes(parsed, named.Pods, say), named, o, say)
 	})
 }
 
@@ -168,10 +171,18 @@ func endpointOf(obj *corev1.Node, say *kube.Report) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// defaultEndpoint returns where the WireGuard of a Node listens that does not say so; invalid when it has no address.
+func (n *node) defaultEndpoint() netip.AddrPort {
+	if len(n.addrs) == 0 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(n.addrs[0], WireGuardPort)
+}
+
 // settleNodes decides between nodes that ask for the same thing: the oldest node keeps it, of equally old nodes the
 // first by name. Where there is an API server, package cluster has decided already, because it remembers who had it
-// before.
-func settleNodes(parsed []*node, say *kube.Report) []node {
+// before. No node keeps an address in pods, the ranges that Options name.
+func settleNodes(parsed []*node, pods []netip.Prefix, say *kube.Report) []node {
 	var taken ranges
 	addrs, keys := map[netip.Addr]string{}, map[overlay.PublicKey]string{}
 	out := make([]node, 0, len(parsed))
@@ -189,6 +200,10 @@ func settleNodes(parsed []*node, say *kube.Report) []node {
 			n.podCIDRs = append(n.podCIDRs, p)
 		}
 		for i, a := range asks.addrs {
+			if addressing.Contains(pods, a) {
+				say.Errorf(n.ref, asks.addrFields[i], "%s lies in a range of pods (--cluster-cidr), and is left out: a node's address must lie outside of the cluster's ranges", a)
+				continue
+			}
 			if owner, known := addrs[a]; known {
 				say.Errorf(n.ref, asks.addrFields[i], "%s is an address of Node %s already: give every node its own", a, owner)
 				continue
@@ -201,8 +216,8 @@ func settleNodes(parsed []*node, say *kube.Report) []node {
 			n.key = overlay.PublicKey{}
 		}
 		keys[n.key] = n.name
-		if !n.endpoint.IsValid() && len(n.addrs) > 0 {
-			n.endpoint = netip.AddrPortFrom(n.addrs[0], WireGuardPort)
+		if !n.endpoint.IsValid() {
+			n.endpoint = n.defaultEndpoint()
 		}
 		if len(n.podCIDRs) == 0 && !n.stock {
 			say.Warnf(n.ref, "spec.podCIDRs", "the node has no range for its pods, so that none can run there: add one like 10.244.1.0/24")

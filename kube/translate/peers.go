@@ -13,8 +13,10 @@ import (
 
 // joinNodes returns what the packet path, the mesh and the Services have to know of the nodes. all holds every node,
 // after settleNodes.
-func joinNodes(all []node, o Options, say *kube.Report) *nodes {
-	r := &nodes{self: node{name: o.Node}, netstack: netstack.Config{Node: o.Node, MTU: mtu(all, o, say)}}
+func joinNodes(all []node, named Ranges, o Options, say *kube.Report) *nodes {
+	endpointsOutside(all, named.Pods, say)
+	r := &nodes{self: node{name: o.Node}, netstack: netstack.Config{Node: o.Node, MTU: mtu(all, o, say)}, services: named.Services}
+	r.netstack.ClusterCIDRs = slices.Clone(named.Pods)
 	found := false
 	for i := range all {
 		n := &all[i]
@@ -30,9 +32,55 @@ func joinNodes(all []node, o Options, say *kube.Report) *nodes {
 	if !found && o.Node != "" {
 		say.Errorf(kube.Ref{Kind: "Node", Name: o.Node}, "", "there is no such Node, and this agent runs it: add the object or start the agent with another name")
 	}
-	slices.SortFunc(r.netstack.ClusterCIDRs, comparePrefix)
+	r.netstack.ClusterCIDRs = addressing.Outermost(r.netstack.ClusterCIDRs)
 	r.addrs, r.names = answering(all)
 	return r
+}
+
+// nameRanges returns the ranges of Options without those that hold an address of this node: there is more in them than
+// pods or Services.
+func nameRanges(parsed []*node, o Options, say *kube.Report) (named Ranges) {
+	if o.Ranges == nil {
+		return named
+	}
+	self := &node{ref: kube.Ref{Kind: "Node", Name: o.Node}}
+	if i := slices.IndexFunc(parsed, func(n *node) bool { return n.name == o.Node }); i >= 0 {
+		self = parsed[i]
+	}
+	without := func(list []netip.Prefix, what, flag string) (kept []netip.Prefix) {
+		for _, p := range list {
+			if i := slices.IndexFunc(self.addrs, p.Contains); i >= 0 {
+				say.Warnf(self.ref, self.addrFields[i], "%s lies in the range of %s %s (%s), so that addresses there that nobody has are taken for outside: name a range in which no node lies",
+					self.addrs[i], what, p, flag)
+				continue
+			}
+			kept = append(kept, p)
+		}
+		return kept
+	}
+	return Ranges{without(o.Ranges.Pods, "pods", "--cluster-cidr"), without(o.Ranges.Services, "Services", "--service-cidr")}
+}
+
+// endpointsOutside takes from nodes an announced endpoint that lies in a range of pods. The host would route datagrams
+// for it into the tunnel that they come from.
+func endpointsOutside(all []node, named []netip.Prefix, say *kube.Report) {
+	pods := slices.Clone(named)
+	for i := range all {
+		if !all[i].stock { // a stock peer may stand in front of a network in which endpoints lie
+			pods = append(pods, all[i].podCIDRs...)
+		}
+	}
+	pods = addressing.Outermost(pods)
+	for i := range all {
+		n := &all[i]
+		if in, inPods := containing(pods, n.endpoint.Addr()); inPods {
+			say.Errorf(n.ref, annotation(kube.EndpointAnnotation), "%s lies in the range of pods %s, and is left out: a node's address must lie outside of the cluster's ranges", n.endpoint, in)
+			n.endpoint = n.defaultEndpoint()
+			if _, inPods := containing(pods, n.endpoint.Addr()); inPods {
+				n.endpoint = netip.AddrPort{}
+			}
+		}
+	}
 }
 
 // answering returns the addresses of the nodes that answer NodePorts, sorted, and the names of their nodes by the

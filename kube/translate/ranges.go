@@ -6,6 +6,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 )
 
@@ -18,6 +19,17 @@ const dnsIndex = 10
 // rangeStage turns ServiceCIDRs into the service ranges.
 type rangeStage struct {
 	joined memo[list[*networkingv1.ServiceCIDR], []netip.Prefix]
+	all    memo[[2]list[netip.Prefix], []netip.Prefix]
+}
+
+// with returns the announced ranges and those that Options name.
+func (s *rangeStage) with(announced, named []netip.Prefix, say *kube.Report) []netip.Prefix {
+	if len(named) == 0 {
+		return announced
+	}
+	return s.all.once([2]list[netip.Prefix]{identity(announced), identity(named)}, say, func(*kube.Report) []netip.Prefix {
+		return addressing.Outermost(slices.Concat(announced, named))
+	})
 }
 
 func (s *rangeStage) of(objs []*networkingv1.ServiceCIDR, say *kube.Report) []netip.Prefix {

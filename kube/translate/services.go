@@ -57,9 +57,10 @@ type site struct {
 
 // around has the owners of addresses other than Services.
 type around struct {
-	site   site
-	ranges []netip.Prefix // the service ranges
-	nodes  *nodes
+	site      site
+	announced []netip.Prefix // the service ranges that objects announce, in which cluster DNS has its addresses
+	ranges    []netip.Prefix // all service ranges
+	nodes     *nodes
 }
 
 // front is a Service without its endpoints.

@@ -37,12 +37,13 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	}
 	objs = objs.Sorted(&t.objs)
 	say := new(kube.Report)
-	ranges := t.ranges.of(objs.ServiceCIDRs, say)
+	announced := t.ranges.of(objs.ServiceCIDRs, say)
 	nodes := t.nodes.of(objs.Nodes, o, say)
-	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, ranges, nodes}, say)
+	ranges := t.ranges.with(announced, nodes.services, say)
+	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, announced, ranges, nodes}, say)
 	pods := t.pods.of(objs.Pods, o, say)
 	routes := t.ingress.of(&objs, say)
-	dnsAddrs := dnsAddrs(served.names, ranges)
+	dnsAddrs := dnsAddrs(served.names, announced)
 
 	r := Result{Netstack: nodes.netstack, Overlay: nodes.overlay, Ingress: routes, Leaving: nodes.self.leaving}
 	r.Netstack.ServiceCIDRs, r.Netstack.LocalAddrs = ranges, dnsAddrs

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -29,15 +30,27 @@ type Meta struct {
 	Name  string       `json:"name"`
 	Addrs []netip.Addr `json:"addrs"`
 	MTU   int          `json:"mtu"` // in bytes
+	// Pods and Services are the ranges that the node routes through the device. A version that did not record them left
+	// both empty.
+	Pods     []netip.Prefix `json:"pods,omitempty"`
+	Services []netip.Prefix `json:"services,omitempty"`
+}
+
+// ParseMeta reads the meta under Key.
+func ParseMeta(text json.RawMessage) (m Meta, err error) {
+	if err := json.Unmarshal(text, &m); err != nil {
+		return Meta{}, fmt.Errorf("read what the keeper holds of the host TAP: %w", err)
+	}
+	return m, nil
 }
 
 // Config describes the device.
 type Config struct {
 	// PodCIDRs are the node's ranges, at most one per family. The device has the second address of each.
 	PodCIDRs []netip.Prefix
-	// Ranges of pods and Services in the whole cluster are routed through the device. Those of a family without a
-	// PodCIDR are left out.
-	Ranges []netip.Prefix
+	// Pods and Services are the ranges of pods and of Services in the whole cluster. They are routed through the device,
+	// but for those of a family without a PodCIDR.
+	Pods, Services []netip.Prefix
 	// MTU of pods, in bytes.
 	MTU int
 	// Owner is the uid of the agent.
@@ -63,12 +76,12 @@ func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 // device to what c says, which disturbs its users only if its addresses change. Ensure needs CAP_NET_ADMIN over the
 // namespace.
 func Ensure(ns *tap.Namespace, store Store, c Config) error {
-	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU}
+	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU, Pods: c.Pods, Services: c.Services}
 	text, err := json.Marshal(meta)
 	if err != nil {
 		return err
 	}
-	device := tap.HostConfig(Name, meta.Addrs, c.Ranges, c.MTU, c.Owner)
+	device := tap.HostConfig(Name, meta.Addrs, slices.Concat(c.Pods, c.Services), c.MTU, c.Owner)
 	f, err := kept(ns, store, device)
 	if err != nil {
 		return err

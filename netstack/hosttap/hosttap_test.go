@@ -21,7 +21,8 @@ func TestMain(m *testing.M) { userns.Main(m) }
 
 var both = hosttap.Config{
 	PodCIDRs: addresstest.Prefixes("10.244.1.0/24", "fd00:244:1::/64"),
-	Ranges:   addresstest.Prefixes("10.244.0.0/16", "fd00:244::/56", "10.96.0.0/12"),
+	Pods:     addresstest.Prefixes("10.244.0.0/16", "fd00:244::/56"),
+	Services: addresstest.Prefixes("10.96.0.0/12"),
 	MTU:      1420, Owner: userns.Mapped(65532),
 }
 
@@ -121,7 +122,8 @@ func TestEnsure(t *testing.T) {
 	if first.mtu != 1420 || int(first.owner) != both.Owner || !slices.Equal(first.addrs, wantAddrs) || !slices.Equal(first.routes, wantRoutes) {
 		t.Errorf("got %+v, want addresses %v, routes %v", first, wantAddrs, wantRoutes)
 	}
-	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hosttap.Addrs(both.PodCIDRs)) {
+	if m := w.meta(t); m.MTU != 1420 || m.Name != "tapestry0" || !slices.Equal(m.Addrs, hosttap.Addrs(both.PodCIDRs)) ||
+		!slices.Equal(m.Pods, both.Pods) || !slices.Equal(m.Services, both.Services) {
 		t.Errorf("the agent would learn %+v", m)
 	}
 
@@ -131,13 +133,13 @@ func TestEnsure(t *testing.T) {
 	}
 
 	// The node gets another range, and none of IPv6.
-	w.ensure(t, hosttap.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Ranges: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
+	w.ensure(t, hosttap.Config{PodCIDRs: addresstest.Prefixes("10.244.7.0/24"), Pods: addresstest.Prefixes("10.244.0.0/16"), MTU: 1300, Owner: userns.Mapped(1000)})
 	changed := w.device(t)
 	if changed.index != first.index || changed.mtu != 1300 || int(changed.owner) != userns.Mapped(1000) ||
 		!slices.Equal(changed.addrs, []string{"10.244.7.2/32"}) || !slices.Equal(changed.routes, []string{"10.244.0.0/16 via 169.254.1.1 src 10.244.7.2"}) {
 		t.Errorf("after the change: %+v", changed)
 	}
-	if m := w.meta(t); m.MTU != 1300 || len(m.Addrs) != 1 {
+	if m := w.meta(t); m.MTU != 1300 || len(m.Addrs) != 1 || len(m.Pods) != 1 || len(m.Services) != 0 {
 		t.Errorf("after the change the agent would learn %+v", m)
 	}
 }

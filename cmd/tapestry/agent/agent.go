@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -44,6 +45,7 @@ type agentConfig struct {
 	ingressConns int
 	listenPort   int
 	underlayMTU  int // 0: the MTU of the interface with the node's address
+	clusterCIDRs []netip.Prefix
 	flows        int
 	udpIdle      time.Duration
 	healthAddr   string // host address of the health endpoints; "" for none
@@ -80,6 +82,7 @@ func Command() *cli.Command {
 			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over at most `N` connections, and at most a quarter of the process's descriptors", Value: 8192, Destination: &c.ingressConns},
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: translate.WireGuardPort, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
+			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`RANGE` of all nodes' pods, in which nothing is dialled outside; repeatable (default: that of 'tapestry host-tap')"},
 			&cli.IntFlag{Name: "flows", Usage: "`N` flows to track at most", Value: 1 << 18, Destination: &c.flows},
 			&cli.DurationFlag{Name: "udp-idle", Usage: "keep a UDP conversation through host sockets (NodePort, egress) for `TIME` without a datagram", Value: 2 * time.Minute, Destination: &c.udpIdle},
 			&cli.DurationFlag{Name: "address-rest", Usage: "give a pod's address to another pod only after `TIME`", Value: time.Minute, Destination: &c.addressRest},
@@ -93,6 +96,9 @@ func Command() *cli.Command {
 			c.dnsUpstreams = upstreams.Value()
 			var err error
 			if c.denyEgress, err = destinations(ctx.StringSlice("deny-egress")); err != nil {
+				return err
+			}
+			if c.clusterCIDRs, err = ranges("cluster-cidr", ctx.StringSlice("cluster-cidr")); err != nil {
 				return err
 			}
 			for _, uid := range uids.Value() {
@@ -170,7 +176,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	defer a.held.Poller.Close()
 	a.follower = follow.New(follow.Options{
 		Node: c.node, Source: a.source, Held: a.held, Kept: items, Pods: a.pods, UnderlayMTU: c.underlayMTU, ExternalIPs: c.externalIPs,
-		Features: c.offloads.features(), Progress: a.progress, Log: log,
+		ClusterCIDRs: c.clusterCIDRs, Features: c.offloads.features(), Progress: a.progress, Log: log,
 	})
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Progress: a.progress,

@@ -169,7 +169,7 @@ func (s *step) run(ctx context.Context) error {
 	if err := hosttap.Ensure(nil, kept, host); err != nil {
 		return fmt.Errorf("make the host TAP: %w", err)
 	}
-	s.log.Info("the host TAP is there", "interface", hosttap.Name, "addrs", hosttap.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", host.Ranges)
+	s.log.Info("the host TAP is there", "interface", hosttap.Name, "addrs", hosttap.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", slices.Concat(host.Pods, host.Services))
 	return s.listeners(kept)
 }
 
@@ -189,7 +189,7 @@ func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 
 // waitForRanges waits until the node has its pod ranges, and returns the configuration of the host TAP.
 func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
-	host := hosttap.Config{PodCIDRs: s.podCIDRs, Ranges: slices.Concat(s.clusterCIDRs, s.serviceCIDRs), Owner: s.owner}
+	host := hosttap.Config{PodCIDRs: s.podCIDRs, Pods: s.clusterCIDRs, Services: s.serviceCIDRs, Owner: s.owner}
 	if len(s.podCIDRs) > 0 {
 		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
 		return host, s.inside(s.podCIDRs)

@@ -206,7 +206,7 @@ func TestWaitForRanges(t *testing.T) {
 	}
 	s.clusterCIDRs = append(s.clusterCIDRs, netip.MustParsePrefix("fd00::/16"))
 	host, err := s.waitForRanges(t.Context())
-	if err != nil || len(host.PodCIDRs) != 2 || host.MTU != 1420 || len(host.Ranges) != 3 {
+	if err != nil || len(host.PodCIDRs) != 2 || host.MTU != 1420 || len(host.Pods) != 2 || len(host.Services) != 1 {
 		t.Errorf("%+v, %v", host, err)
 	}
 	for _, want := range []string{"waiting for the API server: nobody answers", "waiting for Node n1 to get a range for its pods"} {

@@ -130,8 +130,11 @@ func (w *work) subnets() {
 	}
 }
 
+// podRanges are the ranges of which Nodes are given theirs.
+var podRanges = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")}
+
 // podCIDRs returns the ranges that the Node's object names, else those that it already has, else the first free ones of
-// 10.244.0.0/16 and fd00:10:244::/48.
+// podRanges.
 func (w *work) podCIDRs(obj *corev1.Node, place int, taken []netip.Prefix) []netip.Prefix {
 	if cidrs := writtenCIDRs(obj); len(cidrs) > 0 {
 		return cidrs

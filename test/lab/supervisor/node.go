@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -38,8 +36,8 @@ type node struct {
 	keeper *process.Daemon // nil for an external node
 	agent  *agent          // nil for an external node
 
-	ranges []netip.Prefix // routed through the host TAP
-	mtu    int            // of pods, when the node was made
+	ranges plan.Ranges // routed through the host TAP
+	mtu    int         // of pods, when the node was made
 }
 
 // newNode makes the node's namespace. Nothing runs in it yet.
@@ -60,7 +58,7 @@ func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
 }
 
 // prepare starts the keeper and makes the host TAP, so that the agent can start.
-func (n *node) prepare(ctx context.Context, l *lab, ranges []netip.Prefix) error {
+func (n *node) prepare(ctx context.Context, l *lab, ranges plan.Ranges) error {
 	if n.External {
 		return nil
 	}
@@ -142,14 +140,10 @@ func (n *node) said(l *lab, name string) string {
 }
 
 // route runs the step that makes the host TAP, or that adds new ranges of the cluster to its routes.
-func (n *node) route(l *lab, ranges []netip.Prefix) error {
-	before := len(n.ranges)
-	for _, r := range ranges {
-		if !slices.Contains(n.ranges, r) {
-			n.ranges = append(n.ranges, r)
-		}
-	}
-	if n.External || len(n.ranges) == before {
+func (n *node) route(l *lab, ranges plan.Ranges) error {
+	before := n.ranges
+	n.ranges = before.With(ranges)
+	if n.External || n.ranges.Equal(before) {
 		return nil
 	}
 	p, err := n.start(l, "host-tap", shim.Spec{Argv: n.hostTAP(l), Env: l.cfg.Env})
@@ -159,7 +153,7 @@ func (n *node) route(l *lab, ranges []netip.Prefix) error {
 		}
 	}
 	if err != nil {
-		n.ranges = n.ranges[:before]
+		n.ranges = before
 		return fmt.Errorf("node %s: make the host TAP: %w", n.Name, err)
 	}
 	return nil
@@ -174,10 +168,11 @@ func (n *node) hostTAP(l *lab) []string {
 	for _, c := range n.PodCIDRs {
 		argv = append(argv, "--pod-cidr", c.String())
 	}
-	for _, r := range n.ranges {
-		// The step routes both kinds of range in the same way. It only matters that the pod ranges are among the
-		// cluster CIDRs.
-		argv = append(argv, "--cluster-cidr", r.String(), "--service-cidr", r.String())
+	for _, r := range n.ranges.Pods {
+		argv = append(argv, "--cluster-cidr", r.String())
+	}
+	for _, r := range n.ranges.Services {
+		argv = append(argv, "--service-cidr", r.String())
 	}
 	return argv
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -166,7 +165,7 @@ func (l *lab) reload(ctx context.Context) {
 // apply makes the lab match the plan: nodes, objects, pods.
 func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 	mtu := c.MTU(l.cfg.MTU)
-	ranges := c.ClusterCIDRs()
+	ranges := c.Ranges()
 	wanted := map[string]plan.Node{}
 	for _, n := range c.Nodes {
 		wanted[n.Name] = n
@@ -222,7 +221,7 @@ func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 }
 
 // prepare prepares all nodes for their agents concurrently, and returns the nodes that are prepared.
-func (l *lab) prepare(ctx context.Context, fresh []*node, ranges []netip.Prefix) ([]*node, error) {
+func (l *lab) prepare(ctx context.Context, fresh []*node, ranges plan.Ranges) ([]*node, error) {
 	errs := make([]error, len(fresh))
 	var all sync.WaitGroup
 	for i, n := range fresh {

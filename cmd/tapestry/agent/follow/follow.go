@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
@@ -36,7 +38,8 @@ type Source interface {
 	Report(objs *kube.Objects, shared, own []kube.Problem)
 }
 
-// Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs and Features.
+// Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs,
+// ClusterCIDRs and Features.
 type Options struct {
 	// Node is the node's name.
 	Node   string
@@ -52,6 +55,9 @@ type Options struct {
 	UnderlayMTU int
 	// ExternalIPs says whether spec.externalIPs of Services are honoured.
 	ExternalIPs bool
+	// ClusterCIDRs are the ranges of pods as the operator names them. Those that the host routes into its host TAP need
+	// not be among them.
+	ClusterCIDRs []netip.Prefix
 	// Features are what other nodes are told that they may rely on.
 	Features []string
 	Progress *health.Progress
@@ -70,6 +76,7 @@ type Follower struct {
 	applying sync.Mutex // held by apply and Remap; guards inForce
 	inForce  inForce
 	// Only apply uses these.
+	ranges     *translate.Ranges
 	translator translate.Translator
 	foundMTU   int          // of the underlay, 0 until it is known
 	foundFor   kube.Objects // the Nodes for which foundMTU was found
@@ -79,7 +86,24 @@ type Follower struct {
 }
 
 // New returns a Follower. It does nothing before Run.
-func New(o Options) *Follower { return &Follower{o: o, started: make(chan struct{})} }
+func New(o Options) *Follower {
+	return &Follower{o: o, ranges: rangesOf(&o), started: make(chan struct{})}
+}
+
+// rangesOf returns the ranges that the operator names, and those that the host routes into its host TAP.
+func rangesOf(o *Options) *translate.Ranges {
+	r := &translate.Ranges{Pods: o.ClusterCIDRs}
+	for _, it := range o.Kept {
+		if it.Key != hosttap.Key {
+			continue
+		}
+		// A meta that cannot be read is told where the host TAP is attached.
+		if m, err := hosttap.ParseMeta(it.Meta); err == nil {
+			r.Pods, r.Services = addressing.Outermost(slices.Concat(r.Pods, m.Pods)), addressing.Outermost(m.Services)
+		}
+	}
+	return r
+}
 
 // Started returns a channel that is closed when there is a node and the first snapshot is applied.
 func (f *Follower) Started() <-chan struct{} { return f.started }
@@ -191,7 +215,7 @@ func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Pr
 	end := f.o.Progress.Begin()
 	defer func() { end(result.Leaving, err) }()
 	mtu := f.underlay(&objs)
-	result = f.translator.Translate(objs, translate.Options{Node: f.o.Node, UnderlayMTU: mtu, ExternalIPs: f.o.ExternalIPs})
+	result = f.translator.Translate(objs, translate.Options{Node: f.o.Node, UnderlayMTU: mtu, ExternalIPs: f.o.ExternalIPs, Ranges: f.ranges})
 	next := inForce{
 		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, DNS: result.DNS, Ingress: result.Ingress},
 		problems: append(slices.Clone(result.Problems), found...),
