@@ -30,7 +30,8 @@
 //  2. bind: look up the flow. For a new flow the Balancer chooses the backend and the Policy decides whether the flow
 //     may be; it is inserted atomically for both directions. An ICMP error belongs to the flow of the packet that it
 //     quotes, if the sender of the error got that packet. A later fragment belongs to the flow of its first fragment,
-//     and waits for that.
+//     and waits for that. A datagram that the host sends from another of its addresses than was asked belongs to the
+//     flow of the question (answersAs).
 //  3. translate: rewrite the packet in place, with incremental checksums.
 //  4. forward: find out who gets the packet: a TAP of this node, a peer, the stack, the host, the outside.
 //

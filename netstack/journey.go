@@ -21,7 +21,10 @@ type journey struct {
 	quoted *packet.Packet
 	// orig is the packet's tuple before translation, its space included.
 	orig packet.Tuple
-	mtu  int32 // with ToLink and tooBig: the largest IP packet in bytes that fits there
+	// as is the source that orig would have if the host had answered from the address that was asked; nil if it did. See
+	// answersAs.
+	as  *packet.Addr
+	mtu int32 // with ToLink and tooBig: the largest IP packet in bytes that fits there
 	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To.
 	hit flow.Hit
 	// via says where the flow sends the packet when its destination address does not, as flow.Entry.Via.

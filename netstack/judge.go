@@ -41,6 +41,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 	opening := packet.Opens(j.packet.TCPFlags)
 	if w.serves(s, j, opening) {
 		w.path.flows.SetChecked(j.hit.Ref, s.generation)
+		w.hears(s, j)
 		return goOn
 	}
 	if j.hit.Dir == flow.Reply {
@@ -69,7 +70,7 @@ func (w *worker) serves(s *snapshot, j *journey, opening bool) bool {
 	}
 	at := j.hit.To.Dst
 	if j.hit.Dir == flow.Reply {
-		at = j.orig.Src
+		at = *j.flowSource()
 	}
 	return s.keeps(j.hit.Backend, at, j.orig.Proto, knocks) &&
 		(!moves || s.balancer.Leads(&j.packet.Tuple, j.hit.Backend, j.hit.To.DstPort))
@@ -134,6 +135,7 @@ func (w *worker) describe(s *snapshot, j *journey) {
 	f.Backend = j.hit.Backend
 	if j.hit.Dir == flow.Reply {
 		f.Orig, f.To = j.hit.To.Reverse(), j.orig.Reverse()
+		f.To.Dst = *j.flowSource()
 	} else {
 		f.Orig, f.To = j.orig, j.hit.To
 	}

@@ -64,6 +64,7 @@ type snapshot struct {
 	policy     Policy // nil permits everything
 	generation uint32
 	stackAddrs []packet.Addr // own stack addresses
+	own        []packet.Addr // the host's addresses, those that pods are likely to ask first
 	peers      map[uint64]*peer
 	hosts      map[packet.Addr]route // single addresses: stack, host, peers' node addresses
 	lengths    []int                 // distinct lengths of the prefixes below, longest first, in bits of 128
@@ -126,12 +127,32 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	for _, a := range c.NodeAddrs {
 		s.hosts[packet.AddrFrom(a)] = route{kind: toHost}
 	}
+	s.own = s.ownAddrs()
 	for _, p := range s.peers {
 		if p.Encap {
 			p.encap = encapFor(s.stackAddrs, p.stackAddrs)
 		}
 	}
 	return s
+}
+
+// ownAddrs returns the addresses of the host, each once.
+func (s *snapshot) ownAddrs() (list []packet.Addr) {
+	add := func(a netip.Addr) {
+		if key := packet.AddrFrom(a); s.isNodeAddr(key) && !slices.Contains(list, key) {
+			list = append(list, key)
+		}
+	}
+	for _, a := range s.NodeAddrs {
+		add(a)
+	}
+	for _, cidr := range s.PodCIDRs {
+		add(addressing.Host(cidr))
+	}
+	for _, a := range s.HostAddrs {
+		add(a)
+	}
+	return list
 }
 
 // isOf reports whether compile would return an equal snapshot for these arguments.

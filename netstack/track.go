@@ -19,7 +19,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 		return w.follow(s, j)
 	}
 	for range 4 {
-		known := w.path.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit)
+		known := w.path.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit) || w.answersAs(s, j)
 		if known && !s.vouches(&j.hit) {
 			switch w.judge(s, j) {
 			case goOn:
@@ -63,6 +63,7 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 		h.Ref, j.begun = ref, true
 		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have chosen other ports
 		h.Translate = flow.Translates(&e.Orig, &e.Reply)
+		w.hears(s, j)
 		return true, true
 	case flow.Full:
 		return true, j.drop(FlowsFull)

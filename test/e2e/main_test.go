@@ -56,6 +56,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"capture":        capture,
 	"mac":            mac,
 	"ask-as":         askAs,
+	"plain-udp":      plainUDP,
+	"ask-udp":        askUDP,
 	"transfer-serve": transferServe,
 	"transfer":       transfer,
 	"wireguard-junk": wireguardJunk,
