@@ -194,6 +194,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		defer end()
 	}
+	if r.Context().Err() != nil { // the client took it back before it began
+		s.stats.clientGone.Add(1)
+		return
+	}
 	if r.Method == http.MethodConnect {
 		http.Error(w, "CONNECT is not served here", http.StatusMethodNotAllowed)
 		return

@@ -29,6 +29,10 @@ const (
 	idleConnTimeout = time.Minute
 	pingTimeout     = 15 * time.Second // of silence in HTTP/2 before a PING is sent, and then for its answer
 	bufferBytes     = 32 << 10
+	// grpcConns is how many connections with gRPC an endpoint has at most, those that are being dialled included. Each
+	// carries as many streams as the endpoint allows, usually 100 and more. net/http goes on dialling for requests that
+	// are gone.
+	grpcConns = 64
 	// replayBytes is how many bytes of a gRPC stream are kept until its backend begins to answer. Most messages are
 	// shorter.
 	replayBytes = 16 << 10
@@ -53,12 +57,14 @@ func newBackends(o Options) backends {
 	b := backends{
 		http1: http1.New(http1.Options{
 			Dial:            func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) },
+			DialTimeout:     dialTimeout,
 			ResponseTimeout: o.ResponseTimeout,
 			IdleTimeout:     idleConnTimeout,
 			MaxIdle:         allIdleConns, MaxIdlePerAddr: idleConns,
 		}),
 		h2c: &http.Transport{
 			DialContext:        dial,
+			MaxConnsPerHost:    grpcConns,
 			DisableCompression: true, // bodies are passed on as they are
 			IdleConnTimeout:    idleConnTimeout,
 			Protocols:          new(http.Protocols),
@@ -122,6 +128,7 @@ func (rq *request) ask() (*http.Response, error) {
 		switch {
 		case rq.in.Context().Err() != nil:
 			return nil, err
+		case errors.Is(err, http1.ErrNoConnection):
 		case errors.As(err, new(*dialError)):
 			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
 		case harmless && errors.Is(err, http1.ErrUnanswered):
@@ -163,7 +170,7 @@ func (rq *request) sender() (send func(addr string) (*http.Response, error), har
 	}
 	r := &http1.Request{
 		Method: rq.in.Method, Target: rq.target.Raw, Host: rq.in.Host, Header: header,
-		Body: body, Length: rq.in.ContentLength, Trailer: rq.in.Trailer, Interim: rq.interim,
+		Body: body, Length: rq.in.ContentLength, Trailer: rq.in.Trailer, Interim: rq.interim, Owner: rq.client.owner,
 	}
 	return func(addr string) (*http.Response, error) { return rq.s.backends.http1.Do(ctx, addr, r) }, r.Replayable()
 }

@@ -18,6 +18,8 @@
 // units to others, the second half of the rest. As units are released, the shares become equal: n greedy owners hold
 // 1/(n+1) of the units each, and as much stays free.
 //
+// Who must wait for a unit waits in a Line, which calls the owners in turn.
+//
 // # Choosing an owner
 //
 // An owner must be something that one cannot easily have many of: a pod's attachment, a peer, a prefix of outside

@@ -14,6 +14,9 @@
 // ended as they should and nothing else has arrived; otherwise it is closed. While a connection is idle a goroutine
 // reads from it, and so notices that the server closes it before the next request is sent.
 //
+// Dials are bounded, and belong to nobody: a new connection goes to the request whose turn it is, or is kept. Without
+// that, clients whose requests are gone before they have a connection could have any number of dials under way.
+//
 // A request that was sent over an idle connection and got no byte of an answer is sent again, over a new connection, if
 // that is harmless: it is a GET, HEAD, OPTIONS or TRACE without body (RFC 9110 section 9.2.2). Other requests are sent
 // only over connections that were in use a moment ago: servers close idle connections after some seconds, and the
@@ -26,14 +29,17 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
 
 // Options are what a Client needs. Dial is required.
 type Options struct {
-	// Dial connects to an address.
+	// Dial connects to an address. It may go on for a moment after the request for which it was begun has ended.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// DialTimeout is how long a Dial may take, and how long a request waits for a connection; 0 is no limit.
+	DialTimeout time.Duration
 	// ResponseTimeout is the longest time from the end of a request to the head of its response, and for each write of
 	// the body; 0 is no limit.
 	ResponseTimeout time.Duration
@@ -64,6 +70,8 @@ type Request struct {
 	Trailer http.Header
 	// Interim is called with each interim response (1xx, but not 101), before Do returns. nil: they are ignored.
 	Interim func(code int, h http.Header)
+	// Owner is whom the request is charged to. Requests that wait for a connection get one by turns of their owners.
+	Owner netip.Prefix
 }
 
 // hasBody reports whether anything follows the head.
@@ -88,10 +96,15 @@ func (e *SendError) Unwrap() error { return e.Err }
 type Client struct {
 	o Options
 
-	mu     sync.Mutex // guards below
-	idle   map[string][]*conn
-	kept   int // connections in idle
-	closed bool
+	ctx      context.Context // of dials; ends with Close
+	cancel   context.CancelFunc
+	dialling sync.WaitGroup
+
+	mu      sync.Mutex         // guards below
+	origins map[string]*origin // by address; those without content are left out
+	kept    int                // idle connections
+	dials   int                // under way
+	closed  bool
 }
 
 // New makes a Client. The caller closes it to release its connections.
@@ -105,7 +118,9 @@ func New(o Options) *Client {
 	if o.MaxIdlePerAddr == 0 {
 		o.MaxIdlePerAddr = 256
 	}
-	return &Client{o: o, idle: map[string][]*conn{}}
+	c := &Client{o: o, origins: map[string]*origin{}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
 }
 
 // Do sends r to the server at addr and returns the response. An error of Dial is returned as it is: nothing was sent
@@ -116,34 +131,45 @@ func (c *Client) Do(ctx context.Context, addr string, r *Request) (*http.Respons
 	if r.Replayable() {
 		fresh = c.o.IdleTimeout
 	}
-	cn := c.take(addr, fresh)
+	cn, again := c.take(addr, fresh), false
 	for {
-		reused := cn != nil
-		if !reused {
-			raw, err := c.o.Dial(ctx, addr)
-			if err != nil {
+		if cn == nil {
+			var err error
+			if cn, err = c.connect(ctx, addr, r.Owner, again); err != nil {
 				return nil, err
 			}
-			cn = &conn{Conn: raw, client: c, addr: addr}
 		}
+		if err := ctx.Err(); err != nil { // nothing was sent, so the connection is as good as it was
+			c.put(cn)
+			return nil, err
+		}
+		reused := cn.used
+		cn.used = true
 		resp, err := cn.exchange(ctx, r)
 		if err == nil || !reused || !errors.Is(err, ErrUnanswered) || !r.Replayable() || ctx.Err() != nil {
 			return resp, err
 		}
-		cn = nil
+		cn, again = nil, true
 	}
 }
 
-// Close closes the idle connections. Exchanges under way go on, and their connections are closed at the end.
+// Close closes the idle connections and ends dials. Exchanges under way go on, and their connections are closed at the
+// end.
 func (c *Client) Close() {
 	c.mu.Lock()
-	idle := c.idle
-	c.idle, c.kept, c.closed = nil, 0, true
-	c.mu.Unlock()
-	for _, list := range idle {
-		for _, cn := range list {
-			cn.Conn.Close()
-			<-cn.watched
-		}
+	c.closed = true
+	var idle []*conn
+	for _, s := range c.origins {
+		idle = append(idle, s.idle...)
+		s.idle = nil
+		c.forget(s)
 	}
+	c.kept = 0
+	c.mu.Unlock()
+	c.cancel()
+	for _, cn := range idle {
+		cn.Conn.Close()
+		<-cn.watched
+	}
+	c.dialling.Wait()
 }

@@ -255,7 +255,7 @@ func TestIdle(t *testing.T) {
 	s := serve(t, []step{{until: "\r\n\r\n", answer: ok}}, []step{{until: "\r\n\r\n", answer: ok}})
 	c := client(t, Options{IdleTimeout: 10 * time.Millisecond})
 	do(t, c, s.addr, get("h"))
-	await.Until(t, "the idle connection is closed", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 && len(c.idle) == 0 })
+	await.Until(t, "the idle connection is closed", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.kept == 0 && len(c.origins) == 0 })
 
 	c = client(t, Options{MaxIdlePerAddr: 1})
 	s = serve(t, []step{{until: "\r\n\r\n", answer: ok}}, []step{{until: "\r\n\r\n", answer: ok}})

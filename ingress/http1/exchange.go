@@ -35,6 +35,7 @@ type conn struct {
 	net.Conn
 	client    *Client
 	addr      string
+	used      bool // it had an exchange
 	idleSince time.Time
 	watched   chan bool // while idle: watch sends whether the connection can be used
 }

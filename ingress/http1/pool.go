@@ -16,13 +16,13 @@ const freshFor = time.Second
 func (c *Client) take(addr string, fresh time.Duration) *conn {
 	for {
 		c.mu.Lock()
-		list := c.idle[addr]
-		if len(list) == 0 || time.Since(list[len(list)-1].idleSince) > fresh {
+		s := c.origins[addr]
+		if s == nil || len(s.idle) == 0 || time.Since(s.idle[len(s.idle)-1].idleSince) > fresh {
 			c.mu.Unlock()
 			return nil
 		}
-		cn := list[len(list)-1]
-		c.drop(addr, len(list)-1)
+		cn := s.idle[len(s.idle)-1]
+		c.drop(s, len(s.idle)-1)
 		c.mu.Unlock()
 		if cn.wake() {
 			return cn
@@ -30,41 +30,54 @@ func (c *Client) take(addr string, fresh time.Duration) *conn {
 	}
 }
 
-// put keeps a connection on which nothing is left to read, or closes it when enough are kept.
+// put gives a connection on which nothing is left to read to the next request that waits for one, keeps it, or closes
+// it when enough are kept.
 func (c *Client) put(cn *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	list := c.idle[cn.addr]
-	if c.closed || c.kept >= c.o.MaxIdle || len(list) >= c.o.MaxIdlePerAddr {
+	if c.closed {
 		cn.Conn.Close()
+		return
+	}
+	s := c.origin(cn.addr)
+	if w := s.waiting.First(); w != nil && !(w.Value.fresh && cn.used) {
+		s.waiting.Next()
+		_ = cn.SetDeadline(time.Time{})
+		w.Value.got <- given{conn: cn}
+		return
+	}
+	if c.kept >= c.o.MaxIdle || len(s.idle) >= c.o.MaxIdlePerAddr {
+		cn.Conn.Close()
+		c.forget(s)
 		return
 	}
 	// This deadline is set before wake can set its own, which must replace it.
 	cn.idleSince = time.Now()
 	_ = cn.SetReadDeadline(cn.idleSince.Add(c.o.IdleTimeout))
 	cn.watched = make(chan bool, 1)
-	c.idle[cn.addr] = append(list, cn)
+	s.idle = append(s.idle, cn)
 	c.kept++
 	go cn.watch()
 }
 
-// drop removes the i-th connection to addr from the pool. mu is held.
-func (c *Client) drop(addr string, i int) {
-	list := slices.Delete(c.idle[addr], i, i+1)
-	if c.kept--; len(list) == 0 {
-		delete(c.idle, addr)
-		return
-	}
-	c.idle[addr] = list
+// drop removes the i-th idle connection to s. mu is held.
+func (c *Client) drop(s *origin, i int) {
+	s.idle = slices.Delete(s.idle, i, i+1)
+	c.kept--
+	c.forget(s)
 }
 
-// forget removes cn from the pool and reports whether it was there.
-func (c *Client) forget(cn *conn) bool {
+// leave removes cn from the idle connections and reports whether it was there.
+func (c *Client) leave(cn *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i := slices.Index(c.idle[cn.addr], cn)
+	s := c.origins[cn.addr]
+	if s == nil {
+		return false
+	}
+	i := slices.Index(s.idle, cn)
 	if i >= 0 {
-		c.drop(cn.addr, i)
+		c.drop(s, i)
 	}
 	return i >= 0
 }
@@ -74,7 +87,7 @@ func (c *Client) forget(cn *conn) bool {
 func (cn *conn) watch() {
 	var b [1]byte
 	n, err := cn.Conn.Read(b[:])
-	if cn.client.forget(cn) {
+	if cn.client.leave(cn) {
 		cn.Conn.Close()
 	}
 	cn.watched <- n == 0 && timedOut(err)
