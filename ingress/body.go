@@ -21,6 +21,9 @@ import (
 const (
 	lingerTime  = 5 * time.Second
 	lingerBytes = 256 << 10
+	// leastBytes is how much of a body a client must send within StallTimeout, as far as the Server waits for it: 17
+	// bytes a second by default. Thousands of bodies that come byte by byte would hold a connection each for days.
+	leastBytes = 1 << 10
 )
 
 // errNoContinue says that the client waits for the backend's 100 Continue before it sends its body, and that the
@@ -51,7 +54,7 @@ type clientBody struct {
 func newClientBody(rq *request) *clientBody {
 	b := &clientBody{rq: rq, expects: expectsContinue(rq.in) && !isGRPC(rq.in)}
 	if !isGRPC(rq.in) { // gRPC streams may be silent for hours, while a client waits for events
-		b.reading = stall{limit: rq.s.stallTimeout, cut: func() {
+		b.reading = stall{limit: rq.s.stallTimeout, least: leastBytes, cut: func() {
 			b.stalled.Store(true)
 			_ = rq.control.SetReadDeadline(longAgo)
 		}}
@@ -76,7 +79,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	}
 	b.reading.begin()
 	n, err := b.rq.in.Body.Read(p)
-	b.reading.end()
+	b.reading.end(n)
 	switch {
 	case err == io.EOF:
 		b.whole.Store(true)

@@ -18,9 +18,12 @@ import (
 )
 
 // from dials the rig from another address of this host.
-func (r *rig) from(addr string) (net.Conn, error) {
+func (r *rig) from(addr string) (net.Conn, error) { return r.at(r.http, addr) }
+
+// at dials one of the rig's listeners from another address of this host.
+func (r *rig) at(listener, addr string) (net.Conn, error) {
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}}
-	c, err := d.Dial("tcp", r.http)
+	c, err := d.Dial("tcp", listener)
 	if err == nil {
 		r.t.Cleanup(func() { c.Close() })
 		c.SetDeadline(time.Now().Add(patience))

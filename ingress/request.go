@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -194,14 +193,14 @@ func (rq *request) copy(body io.Reader) error {
 
 func (rq *request) write(p []byte) error {
 	rq.writing.begin()
-	defer rq.writing.end()
+	defer rq.writing.end(len(p))
 	_, err := rq.w.Write(p)
 	return err
 }
 
 func (rq *request) flush() error {
 	rq.writing.begin()
-	defer rq.writing.end()
+	defer rq.writing.end(0)
 	return rq.control.Flush()
 }
 
@@ -267,47 +266,4 @@ func (rq *request) parse() (err error) {
 	}
 	rq.target, err = target.Parse(r.Method, r.RequestURI)
 	return err
-}
-
-// stall calls cut when what is between begin and end takes longer than limit: the client then neither sends nor accepts
-// anything. The zero value never does.
-type stall struct {
-	limit time.Duration
-	cut   func() // makes the read or write under way fail; called in a goroutine of its own, with mu held
-
-	mu    sync.Mutex // guards below
-	busy  bool
-	timer *time.Timer
-}
-
-func (s *stall) begin() {
-	if s.cut == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.busy = true
-	if s.timer == nil {
-		s.timer = time.AfterFunc(s.limit, s.expire)
-		return
-	}
-	s.timer.Reset(s.limit)
-}
-
-func (s *stall) end() {
-	if s.cut == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.busy = false
-	s.timer.Stop()
-}
-
-func (s *stall) expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.busy {
-		s.cut()
-	}
 }

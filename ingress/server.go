@@ -60,6 +60,7 @@ type Server struct {
 	streams         *share.Limit[netip.Prefix, context.CancelCauseFunc] // requests in HTTP/2
 	state           atomic.Pointer[state]
 	fallback        func() (*tls.Certificate, error) // made and logged at the first call
+	signing         *signing
 	upgrades        upgrades
 	cut             context.CancelFunc // ends requests that outlive Shutdown
 	stats           counters
@@ -91,7 +92,7 @@ func New(o Options) *Server {
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
 	s.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}
-	s.fallback = newFallback(o.Logger)
+	s.fallback, s.signing = newFallback(o.Logger), newSigning()
 	s.state.Store(&state{})
 
 	protocols := new(http.Protocols)

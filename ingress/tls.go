@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/ingress/match"
 )
 
@@ -81,11 +82,15 @@ func (cs certificates) choose(hello *tls.ClientHelloInfo, now time.Time) *tls.Ce
 
 // certificate implements tls.Config.GetCertificate.
 func (s *Server) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c := s.state.Load().certs.choose(hello, time.Now()); c != nil {
-		return c, nil
+	c := s.state.Load().certs.choose(hello, time.Now())
+	if c == nil {
+		s.stats.fallbackTLS.Add(1)
+		var err error
+		if c, err = s.fallback(); err != nil {
+			return nil, err
+		}
 	}
-	s.stats.fallbackTLS.Add(1)
-	return s.fallback()
+	return s.signing.inTurn(c, addressing.Client(remote(hello.Conn))), nil
 }
 
 // newFallback returns a func that makes the self-signed certificate at its first call, and logs that.

@@ -259,6 +259,10 @@ func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {
 	}
 	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
 	if err == nil {
+		if err := ingress.CheckCertificate(&pair); err != nil {
+			say.Errorf(ref, "data["+corev1.TLSPrivateKeyKey+"]", "the key pair %s", err)
+			return nil
+		}
 		return &pair
 	}
 	// The error of crypto/tls tells which of the two is bad: it has "certificate input" for the certificate, and
