@@ -7,7 +7,6 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/services"
 )
 
 const healthPortField = "spec.healthCheckNodePort"
@@ -33,24 +32,37 @@ type claimed struct {
 // claims holds the claims of all Services.
 type claims struct {
 	groups[claim, *front]
+	owners  map[claim]*front
 	version int // changes whenever a claim changes its owner
 }
 
-// set replaces the Services whose claims are held. It returns the Services that share, or shared, a changed claim
-// with others.
+// set replaces the Services whose claims are held. It returns the Services that share a claim which has got another
+// owner. Many Services may claim one address, so whoever joins them, and loses, costs the others nothing.
 func (c *claims) set(fronts []*front) (contested []*front) {
 	changed := c.groups.set(fronts, compareFronts, func(f *front, yield func(claim)) {
 		for i := range f.claims {
 			yield(f.claims[i].claim)
 		}
 	})
-	moved := false
-	for k, were := range changed {
-		now := c.of[k]
-		if len(now) > 1 || len(were) > 1 {
-			contested = append(contested, now...)
+	if c.owners == nil {
+		c.owners = make(map[claim]*front, len(c.of))
+		for k, group := range c.of {
+			c.owners[k] = ownerOf(k, group)
 		}
-		moved = moved || !sameOwner(k, ownerOf(k, were), ownerOf(k, now))
+		return nil
+	}
+	moved := false
+	for k := range changed {
+		was, now := c.owners[k], ownerOf(k, c.of[k])
+		if now == nil {
+			delete(c.owners, k)
+		} else {
+			c.owners[k] = now
+		}
+		if (was == nil) != (now == nil) || now != nil && was.name() != now.name() {
+			contested = append(contested, c.of[k]...)
+		}
+		moved = moved || !sameOwner(k, was, now)
 	}
 	if moved {
 		c.version++
@@ -70,7 +82,7 @@ func sameOwner(k claim, a, b *front) bool {
 // owner returns the Service that has a claim, or nil when no Service does. A cluster address takes precedence over an
 // external one. Otherwise the older Service wins, so that nobody takes what others have already. Of two Services of
 // the same age the lesser name wins, so that all nodes agree.
-func (c *claims) owner(k claim) *front { return ownerOf(k, c.of[k]) }
+func (c *claims) owner(k claim) *front { return c.owners[k] }
 
 func ownerOf(k claim, group []*front) (owner *front) {
 	for _, f := range group {
@@ -85,62 +97,98 @@ func ownerOf(k claim, group []*front) (owner *front) {
 }
 
 // isAt reports whether a Service claims a as a cluster address.
-func (f *front) isAt(a netip.Addr) bool {
-	return slices.ContainsFunc(f.claims, func(c claimed) bool { return !c.outside && c.claim == claim{addr: a} })
-}
+func (f *front) isAt(a netip.Addr) bool { return slices.Contains(f.ClusterIPs, a) }
 
-// hasNodePort reports whether a Service claims port as a node port of one of its ports.
+// hasNodePort reports whether a claim that the Service owns is a node port of one of its ports. Otherwise it is its port
+// for health checks, or no port on all nodes.
 func (f *front) hasNodePort(port uint16, proto packet.Proto) bool {
-	return port != 0 && slices.ContainsFunc(f.Ports, func(p services.Port) bool { return p.NodePort == port && p.Protocol == proto })
+	return port != 0 && (port != f.HealthCheckNodePort || proto != packet.TCP)
 }
 
-// settle returns f without the claims that other Services own, and reports each of them.
+// settle returns f without the claims that other Services own, and reports them.
 func (c *claims) settle(f *front, say *kube.Report) *front {
-	kept := f
+	var lost losses
+	said := len(say.Problems)
 	for i := range f.claims {
 		k := &f.claims[i]
-		owner := c.owner(k.claim)
-		if owner == nil || owner == f {
-			continue
+		if owner := c.owner(k.claim); owner != nil && owner != f {
+			f.lose(k, owner.ref(), say)
+			lost.add(k)
 		}
-		if kept == f {
-			kept = f.clone()
-		}
-		kept.lose(k, owner.ref(), say)
 	}
-	return kept
+	fewer(say, said, f.ref())
+	return f.without(&lost)
 }
 
-// clone returns a copy whose addresses, ports and claims may be changed.
-func (f *front) clone() *front {
-	own := *f
-	own.claims = slices.Clone(f.claims)
-	own.ClusterIPs, own.ExternalIPs, own.Ports = slices.Clone(f.ClusterIPs), slices.Clone(f.ExternalIPs), slices.Clone(f.Ports)
-	return &own
+// losses are claims that a Service does not get. The zero value has none.
+type losses struct {
+	addrs  map[address]bool
+	ports  map[portKey]bool // node ports
+	health bool             // the port for health checks
 }
 
-// lose takes the claim k from a Service, because owner has it, and reports that.
+// address is an address in one of the two ways in which a Service claims it.
+type address struct {
+	netip.Addr
+	outside bool
+}
+
+// add adds a claim. An address that is lost at one port is lost whole.
+func (l *losses) add(k *claimed) {
+	switch {
+	case k.addr.IsValid():
+		if l.addrs == nil {
+			l.addrs = map[address]bool{}
+		}
+		l.addrs[address{k.addr, k.outside}] = true
+	case k.field == healthPortField:
+		l.health = true
+	default:
+		if l.ports == nil {
+			l.ports = map[portKey]bool{}
+		}
+		l.ports[portKey{k.port, k.proto}] = true
+	}
+}
+
+// without returns f without what it has lost: f itself when that is nothing.
+func (f *front) without(l *losses) *front {
+	if len(l.addrs) == 0 && len(l.ports) == 0 && !l.health {
+		return f
+	}
+	kept := *f
+	is := func(outside bool) func(netip.Addr) bool {
+		return func(a netip.Addr) bool { return l.addrs[address{a, outside}] }
+	}
+	if len(l.addrs) > 0 {
+		kept.claims = slices.DeleteFunc(slices.Clone(f.claims), func(c claimed) bool { return l.addrs[address{c.addr, c.outside}] })
+		kept.ClusterIPs = slices.DeleteFunc(slices.Clone(f.ClusterIPs), is(false))
+		kept.ExternalIPs = slices.DeleteFunc(slices.Clone(f.ExternalIPs), is(true))
+	}
+	if len(l.ports) > 0 {
+		kept.Ports = slices.Clone(f.Ports)
+		for i := range kept.Ports {
+			if p := &kept.Ports[i]; l.ports[portKey{p.NodePort, p.Protocol}] {
+				p.NodePort = 0
+			}
+		}
+	}
+	if l.health {
+		kept.HealthCheckNodePort = 0
+	}
+	return &kept
+}
+
+// lose reports that owner has the claim k of a Service.
 func (f *front) lose(k *claimed, owner kube.Ref, say *kube.Report) {
 	switch {
 	case k.outside && k.port == 0:
 		say.Errorf(f.ref(), k.field, "%s is the cluster address of %s: have the load balancer give another", k.addr, owner)
-		f.leave(k)
 	case k.outside:
 		say.Errorf(f.ref(), k.field, "%s %d/%s belongs to %s already: choose another address or port", k.addr, k.port, protoName(k.proto), owner)
-		f.leave(k)
 	case k.addr.IsValid():
 		say.Errorf(f.ref(), k.field, "%s belongs to %s already: choose another address", k.addr, owner)
-		f.leave(k)
 	default:
 		say.Errorf(f.ref(), k.field, "%d/%s belongs to %s already: choose another", k.port, protoName(k.proto), owner)
-		if k.field == healthPortField {
-			f.HealthCheckNodePort = 0
-			return
-		}
-		for i := range f.Ports {
-			if p := &f.Ports[i]; p.NodePort == k.port && p.Protocol == k.proto {
-				p.NodePort = 0
-			}
-		}
 	}
 }

@@ -53,7 +53,8 @@ func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 	}
 	servers := endpoints(t.servers, t.site, new(kube.Report)) // reported where the Service is joined
 	return s.fronts.each(parsed, compareFronts, nil, say, func(f *front, say *kube.Report) *front {
-		kept := f
+		var lost losses
+		said := len(say.Problems)
 		for i := range f.claims {
 			k := &f.claims[i]
 			if !k.addr.IsValid() || k.port != 0 {
@@ -63,16 +64,13 @@ func (s *freeStage) of(parsed []*front, t taken, say *kube.Report) []*front {
 			if why == "" && k.outside {
 				why = listening(f, k.addr, servers)
 			}
-			if why == "" {
-				continue
+			if why != "" {
+				say.Errorf(f.ref(), k.field, "%s %s", k.addr, why)
+				lost.add(k)
 			}
-			if kept == f {
-				kept = f.clone()
-			}
-			say.Errorf(f.ref(), k.field, "%s %s", k.addr, why)
-			kept.leave(k)
 		}
-		return kept
+		fewer(say, said, f.ref())
+		return f.without(&lost)
 	})
 }
 
@@ -106,17 +104,6 @@ func listening(f *front, a netip.Addr, servers []services.Endpoint) string {
 		}
 	}
 	return ""
-}
-
-// leave removes the address of k from a Service, with all claims on it.
-func (f *front) leave(k *claimed) {
-	is := func(a netip.Addr) bool { return a == k.addr }
-	f.claims = slices.DeleteFunc(f.claims, func(c claimed) bool { return c.addr == k.addr && c.outside == k.outside })
-	if k.outside {
-		f.ExternalIPs = slices.DeleteFunc(f.ExternalIPs, is)
-	} else {
-		f.ClusterIPs = slices.DeleteFunc(f.ClusterIPs, is)
-	}
 }
 
 // findFront returns the Service of that name, or nil.

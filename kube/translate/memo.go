@@ -174,9 +174,10 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 			group := g.of[k]
 			if _, known := were[k]; !known && were != nil {
 				were[k] = group
+				group = slices.Clone(group) // once: after that the group is this call's own
 			}
 			at, _ := slices.BinarySearchFunc(group, x, compare)
-			if group = f(slices.Clone(group), at); len(group) > 0 {
+			if group = f(group, at); len(group) > 0 {
 				g.of[k] = group
 			} else {
 				delete(g.of, k)
@@ -187,7 +188,7 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 		switch {
 		case now < 0:
 			gone := g.list[old]
-			edit(gone, func(group []T, _ int) []T { return slices.DeleteFunc(group, func(x T) bool { return x == gone }) })
+			edit(gone, func(group []T, at int) []T { return slices.Delete(group, at, at+1) })
 		case old < 0:
 			edit(list[now], func(group []T, at int) []T { return slices.Insert(group, at, list[now]) })
 		}

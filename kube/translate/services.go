@@ -186,7 +186,11 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	f.parseExternalIPs(obj, externalIPs, say)
 	f.SourceRanges = sourceRanges(obj, say)
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal && obj.Spec.HealthCheckNodePort != 0 {
-		f.HealthCheckNodePort = f.parseNodePort(obj.Spec.HealthCheckNodePort, packet.TCP, healthPortField, say)
+		nodePorts := map[portKey]bool{}
+		for _, p := range f.Ports {
+			nodePorts[portKey{p.NodePort, p.Protocol}] = true
+		}
+		f.HealthCheckNodePort = f.parseNodePort(obj.Spec.HealthCheckNodePort, packet.TCP, healthPortField, nodePorts, say)
 	}
 	return f
 }
@@ -282,7 +286,7 @@ func serviceAddr(text string, ref kube.Ref, field string, say *kube.Report) (net
 
 func (f *front) parsePorts(obj *corev1.Service, say *kube.Report) {
 	hasNodePorts := obj.Spec.Type == corev1.ServiceTypeNodePort || obj.Spec.Type == corev1.ServiceTypeLoadBalancer
-	taken := map[portKey]bool{}
+	taken, nodePorts := map[portKey]bool{}, map[portKey]bool{}
 	for i, p := range obj.Spec.Ports {
 		field := index("spec.ports", i)
 		proto, ok := protoOf(p.Protocol)
@@ -302,7 +306,7 @@ func (f *front) parsePorts(obj *corev1.Service, say *kube.Report) {
 		taken[portKey{port, proto}] = true
 		sp := services.Port{Name: p.Name, Protocol: proto, Port: port}
 		if hasNodePorts && p.NodePort != 0 {
-			sp.NodePort = f.parseNodePort(p.NodePort, proto, field+".nodePort", say)
+			sp.NodePort = f.parseNodePort(p.NodePort, proto, field+".nodePort", nodePorts, say)
 		}
 		f.Ports = append(f.Ports, sp)
 	}
@@ -314,18 +318,19 @@ type portKey struct {
 	proto packet.Proto
 }
 
-func (f *front) parseNodePort(number int32, proto packet.Proto, field string, say *kube.Report) uint16 {
+// parseNodePort returns a port on all nodes, or 0 when the Service cannot have it. taken are those that it has already.
+func (f *front) parseNodePort(number int32, proto packet.Proto, field string, taken map[portKey]bool, say *kube.Report) uint16 {
 	port, ok := portOf(number)
 	if !ok {
 		say.Errorf(f.ref(), field, "%d is not a port: expected one between 30000 and 32767", number)
 		return 0
 	}
-	c := claim{port: port, proto: proto}
-	if slices.ContainsFunc(f.claims, func(other claimed) bool { return other.claim == c }) {
+	if taken[portKey{port, proto}] {
 		say.Errorf(f.ref(), field, "%d/%s is in the list already: choose another", port, protoName(proto))
 		return 0
 	}
-	f.claims = append(f.claims, claimed{claim: c, field: field})
+	taken[portKey{port, proto}] = true
+	f.claims = append(f.claims, claimed{claim: claim{port: port, proto: proto}, field: field})
 	return port
 }
 
@@ -367,13 +372,23 @@ func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
+// mostExternal is how many external addresses times ports a Service may have. Each pair is a frontend on every node, and
+// who may write services/status, or a Service, decides how many there are.
+const mostExternal = 10_000
+
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
 // are honoured. It leaves out ingress points with ipMode Proxy, because packets to those have to pass the load
 // balancer (KEP-1860).
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
+	known, left := map[netip.Addr]bool{}, 0
 	add := func(text, field string) {
 		a, ok := serviceAddr(text, f.ref(), field, say)
-		if !ok || slices.Contains(f.ExternalIPs, a) {
+		if !ok || known[a] {
+			return
+		}
+		known[a] = true
+		if len(known)*max(1, len(f.Ports)) > mostExternal {
+			left++
 			return
 		}
 		f.ExternalIPs = append(f.ExternalIPs, a)
@@ -382,6 +397,12 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 			f.claims = append(f.claims, claimed{claim{a, p.Port, p.Protocol}, field, true})
 		}
 	}
+	defer func() {
+		if left > 0 {
+			say.Errorf(f.ref(), "", "it has %d external addresses and %d ports, and their product may be %d: the last %d of its addresses are left out",
+				len(known), len(f.Ports), mostExternal, left)
+		}
+	}()
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for i, in := range obj.Status.LoadBalancer.Ingress {
 			if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
