@@ -63,6 +63,9 @@ type Objects struct {
 
 	// Withheld lists, sorted, the objects that others refer to and that the API server does not let the agent read.
 	Withheld []Ref
+	// Awaited lists, sorted, the objects that others refer to and of which the API server has not told yet whether they
+	// exist.
+	Awaited []Ref
 
 	// Origin maps objects to where they were written, "file:line". Objects of an API server have no entry.
 	Origin map[Ref]string
@@ -160,7 +163,9 @@ func (o *Objects) Map(f func(Object) Object) Objects {
 }
 
 // bare returns o without its objects.
-func (o *Objects) bare() Objects { return Objects{Withheld: o.Withheld, Origin: o.Origin} }
+func (o *Objects) bare() Objects {
+	return Objects{Withheld: o.Withheld, Awaited: o.Awaited, Origin: o.Origin}
+}
 
 // Sorted returns o with every list sorted by namespace and name. o stays as it is, and lists that are sorted already
 // are shared. known is an earlier snapshot, which must be sorted: what o has in common with it is not compared again.

@@ -50,10 +50,10 @@ func TestEveryKind(t *testing.T) {
 		}
 		break
 	}
-	objs.Withheld = []Ref{{"Secret", "x", "y"}}
+	objs.Withheld, objs.Awaited = []Ref{{"Secret", "x", "y"}}, []Ref{{"Secret", "x", "z"}}
 	for what, got := range map[string]Objects{"Clone": objs.Clone(), "Sorted": objs.Sorted(&Objects{})} {
-		if !slices.Equal(got.Withheld, objs.Withheld) {
-			t.Errorf("%s forgets what is withheld", what)
+		if !slices.Equal(got.Withheld, objs.Withheld) || !slices.Equal(got.Awaited, objs.Awaited) {
+			t.Errorf("%s forgets what is withheld or awaited", what)
 		}
 	}
 	copies := objs.Map(func(obj Object) Object { return obj.DeepCopyObject().(Object) })

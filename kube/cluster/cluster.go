@@ -103,7 +103,7 @@ func New(o Options) (*Cluster, error) {
 	c.publisher = tell.NewPublisher(o.Node, client, c.link, c.log)
 	c.reporter = tell.NewReporter(o.Node, client, c.link, c.log)
 	c.own.name = o.Node
-	c.secrets = secrets{cluster: c, byRef: map[kube.Ref]*secret{}}
+	c.secrets = newSecrets(c)
 	c.makeSources()
 	return c, nil
 }
@@ -195,7 +195,7 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 		}
 	}
 	if len(missing) == 0 && c.SecretsOf != nil {
-		missing = c.secrets.put(ctx, &objs, c.SecretsOf(&objs), c.isDelivered())
+		missing = c.secrets.put(ctx, &objs, c.SecretsOf(&objs))
 	}
 	c.mu.Lock()
 	c.waiting = missing
@@ -218,12 +218,6 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
 	kube.SortProblems(problems)
 	return objs, problems, true
-}
-
-func (c *Cluster) isDelivered() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.delivered
 }
 
 // configuredRanges returns the configured service ranges as a ServiceCIDR, for an API server that has none.

@@ -5,10 +5,12 @@
 //
 // One client-go reflector watches each kind: Services, EndpointSlices, Nodes, the Pods of this node, Ingresses and
 // their classes, ServiceCIDRs; of NetworkPolicies, which are not enforced yet, only the metadata. Each Secret that an
-// Ingress served here refers to has a watch of its own. Objects are reduced to what Tapestry uses as they arrive.
+// Ingress served here refers to has a watch of its own; users decide how many there are, so requests for them are paced
+// (package turns). Objects are reduced to what Tapestry uses as they arrive.
 // Lists come as a stream where the server can do that (KEP-3157), else in pages. Nothing is polled.
 //
-// No snapshot is delivered before every kind has been read once, so a restart never blanks a node. A kind that the
+// No snapshot is delivered before every kind has been read once, so a restart never blanks a node. Secrets are waited
+// for during three seconds only. A kind that the
 // API server does not know, or does not let the agent read, is passed over when the rest makes sense without it; a
 // refusal is reported as a Problem. Changes that arrive together are delivered together.
 //

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -128,5 +129,52 @@ func TestWithoutIngress(t *testing.T) {
 	v.untilNames("x/a")
 	if requests := s.Requests(); slices.ContainsFunc(requests, func(r string) bool { return strings.Contains(r, "ingress") }) {
 		t.Errorf("requests %q", requests)
+	}
+}
+
+// One namespace names very many Secrets, and those of another are read before most of these. The requests keep to their
+// rate.
+func TestManySecrets(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(secretOf("used", "one"), service("a"))
+	refs := []kube.Ref{{Kind: "Secret", Namespace: "x", Name: "used"}}
+	for i := range 500 {
+		refs = append(refs, kube.Ref{Kind: "Secret", Namespace: "greedy", Name: fmt.Sprint("s", i)})
+	}
+	began := time.Now()
+	v := see(t, s, func(o *Options) { o.SecretsOf = func(*kube.Objects) []kube.Ref { return refs } })
+	objs := v.until("the Secret of the modest namespace", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.Secrets) == 1 })
+	if len(objs.Awaited) == 0 {
+		t.Error("the Secret came only after those of the greedy namespace")
+	}
+	asked := 0
+	for _, r := range s.Requests() {
+		if strings.Contains(r, "secrets") {
+			asked++
+		}
+	}
+	took := time.Since(began)
+	if most := secretsBurst + int(took.Seconds()*secretsPerSecond) + 1; asked == 0 || asked > most {
+		t.Errorf("%d requests for Secrets within %v, want at most %d", asked, took, most)
+	}
+}
+
+// The start waits for the first answers about Secrets, but not without bound: here none comes. Nothing wrong is said of
+// a Secret meanwhile.
+func TestStartWithoutSecrets(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	s.Put(ingress("i", "used"), secretOf("used", "one"), service("a"))
+	release := s.Hold("secrets")
+	v := see(t, s)
+	objs := v.untilNames("x/a, Ingress x/i")
+	if want := []kube.Ref{{Kind: "Secret", Namespace: "x", Name: "used"}}; !slices.Equal(objs.Awaited, want) || len(objs.Withheld) > 0 {
+		t.Errorf("awaited %v, withheld %v", objs.Awaited, objs.Withheld)
+	}
+	release()
+	objs = v.untilNames("x/a, Ingress x/i, Secret x/used")
+	if len(objs.Awaited) > 0 {
+		t.Errorf("%v is awaited though it is there", objs.Awaited)
 	}
 }

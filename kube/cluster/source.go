@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/kube/cluster/turns"
 )
 
 // pageSize is the largest number of objects in one answer.
@@ -36,6 +37,9 @@ type source struct {
 	store holder
 	touch func()        // called when the state of the source changes
 	rests time.Duration // the least pause after a refusal
+	// turns, when it is not nil, says when the next request may be sent, to all sources of an owner.
+	turns *turns.Turns
+	owner string
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -95,6 +99,14 @@ func (s *source) pause(ctx context.Context) {
 	}
 }
 
+// do sends a request as soon as a server can be reached, and again when the server was lost on the way.
+func (s *source) do(ctx context.Context, request func() error) error {
+	if s.turns == nil {
+		return s.link.Do(ctx, request)
+	}
+	return s.link.Do(ctx, func() error { return s.turns.Do(ctx, s.owner, request) })
+}
+
 // List implements cache.ListerWatcher.
 func (s *source) List(o metav1.ListOptions) (runtime.Object, error) {
 	return s.ListWithContext(context.Background(), o)
@@ -110,7 +122,7 @@ var _ cache.ListerWatcherWithContext = (*source)(nil)
 // ListWithContext implements cache.ListerWatcherWithContext.
 func (s *source) ListWithContext(ctx context.Context, o metav1.ListOptions) (list runtime.Object, err error) {
 	s.pause(ctx)
-	err = s.link.Do(ctx, func() error {
+	err = s.do(ctx, func() error {
 		list = s.list()
 		return s.request(&o, "List").Do(ctx).Into(list)
 	})
@@ -127,7 +139,7 @@ func (s *source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	s.pause(ctx)
 	var w watch.Interface
 	var first []watch.Event
-	err := s.link.Do(ctx, func() (err error) {
+	err := s.do(ctx, func() (err error) {
 		if err = s.wentBack(ctx, &o); err != nil {
 			return err
 		}

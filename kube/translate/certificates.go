@@ -14,19 +14,6 @@ import (
 	"tapestry.dev/tapestry/kube"
 )
 
-// IngressSecrets returns the Secrets that hold the certificates of the Ingresses Tapestry serves.
-func IngressSecrets(objs *kube.Objects) []kube.Ref {
-	var list []kube.Ref
-	for _, obj := range Ingresses(objs) {
-		for i := range obj.Spec.TLS {
-			if name := obj.Spec.TLS[i].SecretName; name != "" {
-				list = append(list, kube.Ref{Kind: "Secret", Namespace: obj.Namespace, Name: name})
-			}
-		}
-	}
-	return list
-}
-
 // certificateStage turns the Secrets that Ingresses name into certificates. It parses each key pair once.
 type certificateStage struct {
 	used   memo[certificateKey, []*corev1.Secret]
@@ -38,6 +25,7 @@ type certificateKey struct {
 	rules    list[*rules]
 	secrets  list[*corev1.Secret]
 	withheld list[kube.Ref]
+	awaited  list[kube.Ref]
 }
 
 // tlsEntry is one entry of spec.tls.
@@ -69,18 +57,15 @@ func (r *rules) parseTLS(obj *networkingv1.Ingress, i int, say *kube.Report) {
 	}
 }
 
-// of returns the certificates. withheld holds, among others, the Secrets that the agent may not read.
-func (s *certificateStage) of(all []*rules, secrets []*corev1.Secret, withheld []kube.Ref, say *kube.Report) []ingress.Certificate {
-	used := s.used.once(certificateKey{rules: identity(all), secrets: identity(secrets)}, say, func(*kube.Report) []*corev1.Secret {
-		return usedSecrets(all, secrets)
+func (s *certificateStage) of(all []*rules, objs *kube.Objects, say *kube.Report) []ingress.Certificate {
+	used := s.used.once(certificateKey{rules: identity(all), secrets: identity(objs.Secrets)}, say, func(*kube.Report) []*corev1.Secret {
+		return usedSecrets(all, objs.Secrets)
 	})
 	pairs := s.parsed.each(used, compareNames, nil, say, keyPair)
-	return s.joined.once(certificateKey{identity(all), identity(used), identity(withheld)}, say, func(say *kube.Report) []ingress.Certificate {
-		known := knownPairs{used, pairs, map[kube.Ref]bool{}, map[*tls.Certificate]certNames{}}
-		for _, ref := range withheld {
-			known.withheld[ref] = true
-		}
-		return certificates(all, known, say)
+	key := certificateKey{identity(all), identity(used), identity(objs.Withheld), identity(objs.Awaited)}
+	return s.joined.once(key, say, func(say *kube.Report) []ingress.Certificate {
+		known := knownPairs{secrets: used, pairs: pairs, withheld: setOf(objs.Withheld), awaited: setOf(objs.Awaited), names: map[*tls.Certificate]certNames{}}
+		return certificates(withSecrets(all, say), known, say)
 	})
 }
 
@@ -98,21 +83,32 @@ func usedSecrets(all []*rules, secrets []*corev1.Secret) []*corev1.Secret {
 	return slices.Compact(used)
 }
 
+func setOf(list []kube.Ref) map[kube.Ref]bool {
+	set := make(map[kube.Ref]bool, len(list))
+	for _, ref := range list {
+		set[ref] = true
+	}
+	return set
+}
+
 // knownPairs holds the used Secrets and their key pairs, by the same index; a pair is nil when it cannot be used.
 type knownPairs struct {
 	secrets  []*corev1.Secret
 	pairs    []*tls.Certificate
-	withheld map[kube.Ref]bool
+	withheld map[kube.Ref]bool // those that the agent may not read, among others
+	awaited  map[kube.Ref]bool // those of which nothing is known yet, among others
 	names    map[*tls.Certificate]certNames
 }
 
 // of returns the key pair of a Secret, or says what is wrong when the Secret does not exist or may not be read.
 func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 	i, found := slices.BinarySearchFunc(p.secrets, name, func(s *corev1.Secret, n objectName) int { return nameOf(s).compare(n) })
-	switch {
+	switch ref := name.secret(); {
 	case found:
 		return p.pairs[i], ""
-	case p.withheld[kube.Ref{Kind: "Secret", Namespace: name.namespace, Name: name.name}]:
+	case p.awaited[ref]:
+		return nil, ""
+	case p.withheld[ref]:
 		return nil, fmt.Sprintf("the agents may not read Secret %s, so that these hosts have no certificate: let them get, list and watch it, "+
 			"by a Role in namespace %s, as the chart makes it for namespaces in ingress.secretNamespaces", name, name.namespace)
 	}
@@ -122,11 +118,13 @@ func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 // certificates returns the certificates that Ingresses name, those of the oldest Ingress first. Of several
 // certificates for one host the first is served, so that nobody takes a host from others. A later one is there for
 // when the first cannot be used.
-func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
+//
+// byAge has the older Ingresses first.
+func certificates(byAge []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
 	var list []ingress.Certificate
 	first := map[string]*tlsOwner{} // by host
 	seen := map[tlsName]bool{}
-	for _, r := range byAge(all) {
+	for _, r := range byAge {
 		whole := map[objectName]bool{} // the Secrets whose entry named no hosts
 		for i := range r.tls {
 			entry := &r.tls[i]

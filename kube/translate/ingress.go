@@ -59,6 +59,7 @@ type rules struct {
 	fallback *backend // its default backend
 	paths    []path
 	tls      []tlsEntry
+	secrets  []string // the Secrets that it may use, by the limit for a single Ingress: see secretsOf
 }
 
 // path is one host and path, with the backend that serves it.
@@ -84,7 +85,7 @@ func (s *ingressStage) of(objs *kube.Objects, say *kube.Report) ingress.Config {
 		checkBackends(parsed, objs.Services, say)
 		return true
 	})
-	return ingress.Config{Routes: joined.list, Default: joined.fallback, Certificates: s.certs.of(parsed, objs.Secrets, objs.Withheld, say)}
+	return ingress.Config{Routes: joined.list, Default: joined.fallback, Certificates: s.certs.of(parsed, objs, say)}
 }
 
 // Ingresses returns the Ingresses that Tapestry serves: those of the class "tapestry", those of a class with
@@ -121,6 +122,7 @@ func parseIngress(obj *networkingv1.Ingress, say *kube.Report) *rules {
 	for i := range r.paths {
 		r.paths[i].route.Upgrades = upgrades
 	}
+	r.parseSecrets(obj, say)
 	for i := range obj.Spec.TLS {
 		r.parseTLS(obj, i, say)
 	}

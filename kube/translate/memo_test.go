@@ -193,6 +193,7 @@ func (c *churn) step() {
 		c.objs.ServiceCIDRs = exchange(c, c.objs.ServiceCIDRs, c.serviceCIDR())
 	case 8:
 		c.objs.Withheld = []kube.Ref{{Kind: "Secret", Namespace: "default", Name: fmt.Sprintf("t%d", c.pick(3))}}[:c.pick(2)]
+		c.objs.Awaited = []kube.Ref{{Kind: "Secret", Namespace: "default", Name: fmt.Sprintf("t%d", c.pick(3))}}[:c.pick(2)]
 	case 9, 10, 11:
 		c.objs.Services = exchange(c, c.objs.Services, c.service())
 	default:

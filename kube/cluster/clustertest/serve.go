@@ -120,8 +120,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, line)
 	s.clients[r.UserAgent()] = true
-	status := s.answers[req.resource]
+	status, held := s.answers[req.resource], s.held[req.resource]
 	s.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	group := schema.GroupResource{Resource: req.resource}
 	switch {
 	case status == http.StatusForbidden:

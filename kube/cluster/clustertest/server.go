@@ -58,6 +58,7 @@ type Server struct {
 	changed  chan struct{}
 	cut      chan struct{} // closed to end every watch
 	answers  map[string]int
+	held     map[string]chan struct{} // by resource; closed when its requests are answered again
 	ready    bool
 	requests []string
 	clients  map[string]bool
@@ -90,7 +91,7 @@ func NewTLS(t testing.TB) *Server {
 
 func start(t testing.TB, cert *tls.Certificate) *Server {
 	s := &Server{
-		t: t, cert: cert, ready: true, answers: map[string]int{}, clients: map[string]bool{}, changed: make(chan struct{}), cut: make(chan struct{}),
+		t: t, cert: cert, ready: true, answers: map[string]int{}, held: map[string]chan struct{}{}, clients: map[string]bool{}, changed: make(chan struct{}), cut: make(chan struct{}),
 		state: State{version: 1, objects: map[string]map[string]Object{}}, oldest: 1,
 	}
 	s.Start()
@@ -250,6 +251,20 @@ func (s *Server) Answer(resource string, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[resource] = status
+}
+
+// Hold makes requests for a resource ("secrets") wait until the func that it returns is called.
+func (s *Server) Hold(resource string) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := make(chan struct{})
+	s.held[resource] = held
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.held, resource)
+		close(held)
+	}
 }
 
 // SetReady sets whether the server says that it is ready.
