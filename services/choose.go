@@ -135,7 +135,7 @@ func (w *walk) step(m uint32) {
 }
 
 // fillMaglev fills slots with indexes into bs. The length of slots is a prime greater than len(bs); bs is sorted by
-// id.
+// id. Only the upper part of the ids counts, so that ports with the same pods have the same table.
 func fillMaglev(slots []uint32, bs []backend) {
 	const empty = ^uint32(0)
 	for i := range slots {
@@ -145,8 +145,8 @@ func fillMaglev(slots []uint32, bs []backend) {
 	walks := make([]walk, len(bs))
 	for i := range bs {
 		walks[i] = walk{
-			at:   uint32(finish(bs[i].id^mixA) % uint64(m)),
-			skip: uint32(finish(bs[i].id^mixD)%uint64(m-1)) + 1,
+			at:   uint32(finish(bs[i].id&podMask^mixA) % uint64(m)),
+			skip: uint32(finish(bs[i].id&podMask^mixD)%uint64(m-1)) + 1,
 		}
 	}
 	for left := m; left > 0; {

@@ -118,7 +118,7 @@ func TestMaglevTwin(t *testing.T) {
 	next := make([]uint64, len(s.backends))
 	for len(owner) < int(m) {
 		for i := range next {
-			id := s.backends[i].id
+			id := s.backends[i].id & podMask
 			offset, skip := finish(id^mixA)%m, finish(id^mixD)%(m-1)+1
 			for {
 				slot := (offset + next[i]*skip) % m
@@ -378,6 +378,23 @@ func BenchmarkNewTable(b *testing.B) {
 	for _, bb := range []struct{ services, endpoints int }{{10000, 10}, {1, 1000}} {
 		b.Run(fmt.Sprintf("services=%d/endpoints=%d", bb.services, bb.endpoints), func(b *testing.B) {
 			c := cluster(bb.services, bb.endpoints)
+			b.ReportAllocs()
+			for b.Loop() {
+				NewTable(c)
+			}
+		})
+	}
+}
+
+// BenchmarkPortsAndEndpoints compiles one Service with many ports and many endpoints, whose ports share their tables.
+func BenchmarkPortsAndEndpoints(b *testing.B) {
+	for _, bb := range []struct{ ports, endpoints int }{{1000, 1000}, {3000, 1000}, {5000, 1000}, {1, 10_000}, {10, 10_000}, {100, 10_000}} {
+		b.Run(fmt.Sprintf("ports=%d/endpoints=%d", bb.ports, bb.endpoints), func(b *testing.B) {
+			s := manyPorts(bb.ports, bb.endpoints, false)
+			for i := range s.Endpoints {
+				s.Endpoints[i].Ready = true
+			}
+			c := Config{Services: []*Service{s}}
 			b.ReportAllocs()
 			for b.Loop() {
 				NewTable(c)

@@ -88,8 +88,9 @@ type unitBuilder struct {
 	*unit
 	place   place
 	s       *Service
-	serving serving
-	first   map[portKey]int // index of the first port with that number and protocol
+	serving *serving
+	first   map[portKey]int   // index of the first port with that number and protocol
+	shared  map[uint64][]*set // large sets by the hash of their pods: those with equal pods share their Maglev table
 }
 
 // portKey is a port's number and protocol.
@@ -99,7 +100,7 @@ type portKey struct {
 }
 
 func newUnit(s *Service, p place) *unit {
-	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: serving{endpoints: s.Endpoints}}
+	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: newServing(s.Endpoints).sorted()}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
@@ -222,7 +223,7 @@ func (b *unitBuilder) portSets(j int, is4 bool, serving []Target) {
 	id := portID(s, &s.Ports[j])
 	for _, t := range serving {
 		if e := t.Endpoint; familyOf(is4).has(e.Addr) {
-			b.states = append(b.states, state{backendID(podID(e.ID, e.Addr), id, t.Port), stateOf(s, e)})
+			b.states = append(b.states, state{backendID(t.pod, id, t.Port), stateOf(s, e)})
 		}
 	}
 	whole, local := &b.sets[setIndex(j, false, is4)], &b.sets[setIndex(j, true, is4)]
@@ -243,18 +244,47 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 	}
 	bs := make([]backend, 0, len(targets))
 	for _, t := range targets {
-		id := backendID(podID(t.Endpoint.ID, t.Endpoint.Addr), port, t.Port)
-		b.states = append(b.states, state{id, packet.BackendReady})
+		pod := t.pod
+		if pod == 0 {
+			pod = podID(t.Endpoint.ID, t.Endpoint.Addr)
+		}
+		id := backendID(pod, port, t.Port)
+		if stateOf(b.s, t.Endpoint) != packet.BackendReady { // one that terminates, where none is ready
+			b.states = append(b.states, state{id, packet.BackendReady})
+		}
 		bs = append(bs, backend{id, packet.Endpoint{Addr: packet.AddrFrom(t.Endpoint.Addr), Port: t.Port}})
 	}
-	slices.SortFunc(bs, func(x, y backend) int { return cmp.Compare(x.id, y.id) })
+	byID := func(x, y backend) int { return cmp.Compare(x.id, y.id) }
+	if !slices.IsSortedFunc(bs, byID) {
+		slices.SortFunc(bs, byID)
+	}
 	// An endpoint is in two EndpointSlices for a moment while its controller moves it.
 	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id })}
 	if len(s.backends) > rendezvousMax {
-		s.slots = make([]uint32, maglevSize(len(s.backends)))
-		fillMaglev(s.slots, s.backends)
+		s.slots = b.slots(&s)
 	}
 	return s
+}
+
+// slots returns the Maglev table of a set. It depends on the pods alone, so the ports of a Service that the same pods
+// serve share one.
+func (b *unitBuilder) slots(s *set) []uint32 {
+	h := uint64(len(s.backends))
+	for i := range s.backends {
+		h = mix(h^s.backends[i].id&podMask, mixA)
+	}
+	for _, other := range b.shared[h] {
+		if slices.EqualFunc(s.backends, other.backends, func(x, y backend) bool { return x.id&podMask == y.id&podMask }) {
+			return other.slots
+		}
+	}
+	made := &set{backends: s.backends, slots: make([]uint32, maglevSize(len(s.backends)))}
+	fillMaglev(made.slots, made.backends)
+	if b.shared == nil {
+		b.shared = map[uint64][]*set{}
+	}
+	b.shared[h] = append(b.shared[h], made)
+	return made.slots
 }
 
 // protoName returns the protocol's name in Kubernetes, or "" for a protocol that Services do not have.

@@ -39,8 +39,9 @@
 // Which backend. The choice is a pure function of the client's address, the two ports, the protocol and the set of
 // backends. It does not depend on the order of the backends, on the frontend's address, or on earlier choices. Up to
 // rendezvousMax backends are all weighed (rendezvous hashing). Larger sets get a Maglev table, whose lookup takes the
-// same time for any size. Both move few flows when one backend is added or removed: rendezvous hashing moves only the
-// flows of the removed backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
+// same time for any size. It depends on the pods alone, so the ports of a Service that the same pods serve share one.
+// Both move few flows when one backend is added or removed: rendezvous hashing moves only the flows of the removed
+// backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
 // distributes all flows anew. None of this moves a flow that the flow table knows.
 //
 // Session affinity. With ClientIP affinity a client keeps its backend at a Service port, while others come and go, until

@@ -1,7 +1,9 @@
 package services
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
 )
@@ -40,6 +42,8 @@ func (f Family) has(a netip.Addr) bool {
 type Target struct {
 	Endpoint *Endpoint // borrowed from the Service
 	Port     uint16
+
+	pod uint64 // the endpoint's podID; only in Targets of a serving that is sorted
 }
 
 // Select returns the endpoints of s to which new flows to its port p may go, in the order of s.Endpoints.
@@ -52,7 +56,7 @@ type Target struct {
 //   - If the scope has no ready endpoint, endpoints that are terminating but still serving are used (KEP-1669). This is
 //     decided within the scope: a node may use its terminating endpoint although other nodes have ready ones.
 func Select(s *Service, p *Port, scope Scope) []Target {
-	return choose((&serving{endpoints: s.Endpoints}).port(p), s.PublishNotReady, scope)
+	return choose(newServing(s.Endpoints).port(p), s.PublishNotReady, scope)
 }
 
 // choose is Select among the endpoints that serve the port.
@@ -100,11 +104,16 @@ func hinted(targets []Target, hint func(*Endpoint) Hint) (near []Target, ok bool
 	return near, len(near) > 0
 }
 
-// serving finds the endpoints of a Service that serve each of its ports, in time linear in endpoints and ports.
-// Endpoints share their lists of ports, and each list is searched once per port.
+// serving finds the endpoints of a Service that serve each of its ports. Endpoints share their lists of ports, and each
+// list is searched once per port.
 type serving struct {
 	endpoints []Endpoint
-	indexes   map[portList]map[portName]uint16 // only of lists longer than searchMax
+	lists     [][]EndpointPort      // each once
+	listOf    []int32               // by endpoint, an index into lists, or -1 when it has no ports
+	indexes   []map[portName]uint16 // by list; nil for those that are not longer than searchMax
+	numbers   []uint16              // by list, the number of the port that was asked for last; 0: none
+	pods      []uint64              // by endpoint; nil when the endpoints are not sorted by it
+	order     []int32               // the endpoints, sorted by podID; nil for the order in which they stand
 	found     []Target
 }
 
@@ -123,55 +132,83 @@ type portName struct {
 // searchMax is the length up to which a list of ports is searched linearly.
 const searchMax = 8
 
-// port returns the endpoints that serve p, in any state, in their order. The list is valid until the next call.
-func (s *serving) port(p *Port) []Target {
-	if s.found == nil {
-		s.found = make([]Target, 0, len(s.endpoints))
-	}
-	s.found = s.found[:0]
-	var last portList
-	port, ok := uint16(0), false
-	for i := range s.endpoints {
-		e := &s.endpoints[i]
-		if len(e.Ports) == 0 {
+func newServing(endpoints []Endpoint) *serving {
+	s := &serving{endpoints: endpoints, listOf: make([]int32, len(endpoints)), found: make([]Target, 0, len(endpoints))}
+	known := map[portList]int32{}
+	for i := range endpoints {
+		list := endpoints[i].Ports
+		if len(list) == 0 {
+			s.listOf[i] = -1
 			continue
 		}
-		if l := (portList{&e.Ports[0], len(e.Ports)}); l != last {
-			last = l
-			port, ok = s.target(e.Ports, portName{p.Name, p.Protocol})
+		id := portList{&list[0], len(list)}
+		n, seen := known[id]
+		if !seen {
+			n = int32(len(s.lists))
+			known[id] = n
+			s.lists = append(s.lists, list)
+			s.indexes = append(s.indexes, indexOf(list))
 		}
-		if ok {
-			s.found = append(s.found, Target{e, port})
+		s.listOf[i] = n
+	}
+	s.numbers = make([]uint16, len(s.lists))
+	return s
+}
+
+// indexOf returns the numbers of a list's ports by their names, or nil when the list is short.
+func indexOf(list []EndpointPort) map[portName]uint16 {
+	if len(list) <= searchMax {
+		return nil
+	}
+	index := make(map[portName]uint16, len(list))
+	for i := range list {
+		k := portName{list[i].Name, list[i].Protocol}
+		if _, twice := index[k]; !twice && list[i].Port != 0 {
+			index[k] = list[i].Port
+		}
+	}
+	return index
+}
+
+// sorted makes port return endpoints in the order of their podIDs, so that the backends of no port need sorting.
+func (s *serving) sorted() *serving {
+	s.pods, s.order = make([]uint64, len(s.endpoints)), make([]int32, len(s.endpoints))
+	for i := range s.endpoints {
+		s.pods[i], s.order[i] = podID(s.endpoints[i].ID, s.endpoints[i].Addr), int32(i)
+	}
+	slices.SortStableFunc(s.order, func(x, y int32) int { return cmp.Compare(s.pods[x], s.pods[y]) })
+	return s
+}
+
+// port returns the endpoints that serve p, in any state. The list is valid until the next call.
+func (s *serving) port(p *Port) []Target {
+	want := portName{p.Name, p.Protocol}
+	for i := range s.lists {
+		s.numbers[i] = s.number(i, want)
+	}
+	s.found = s.found[:0]
+	for n := range s.endpoints {
+		i, pod := n, uint64(0)
+		if s.order != nil {
+			i = int(s.order[n])
+			pod = s.pods[i]
+		}
+		if l := s.listOf[i]; l >= 0 && s.numbers[l] != 0 {
+			s.found = append(s.found, Target{&s.endpoints[i], s.numbers[l], pod})
 		}
 	}
 	return s.found
 }
 
-// target returns the number of the wanted port in a list. The list must not be empty.
-func (s *serving) target(list []EndpointPort, want portName) (port uint16, ok bool) {
-	if len(list) <= searchMax {
-		for i := range list {
-			if p := &list[i]; p.Name == want.name && p.Protocol == want.proto && p.Port != 0 {
-				return p.Port, true
-			}
-		}
-		return 0, false
+// number returns the number of the wanted port in a list, or 0.
+func (s *serving) number(list int, want portName) uint16 {
+	if index := s.indexes[list]; index != nil {
+		return index[want]
 	}
-	id := portList{&list[0], len(list)}
-	index, known := s.indexes[id]
-	if !known {
-		index = make(map[portName]uint16, len(list))
-		for i := range list {
-			k := portName{list[i].Name, list[i].Protocol}
-			if _, twice := index[k]; !twice && list[i].Port != 0 {
-				index[k] = list[i].Port
-			}
+	for _, p := range s.lists[list] {
+		if p.Name == want.name && p.Protocol == want.proto && p.Port != 0 {
+			return p.Port
 		}
-		if s.indexes == nil {
-			s.indexes = map[portList]map[portName]uint16{}
-		}
-		s.indexes[id] = index
 	}
-	port, ok = index[want]
-	return port, ok
+	return 0
 }

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -121,10 +122,11 @@ func TestServingTwin(t *testing.T) {
 			}
 			lists = append(lists, list, list[:len(list)/2])
 		}
-		var s serving
+		var endpoints []Endpoint
 		for range random.IntN(10) {
-			s.endpoints = append(s.endpoints, Endpoint{ID: fmt.Sprint(len(s.endpoints)), Ports: lists[random.IntN(len(lists))]})
+			endpoints = append(endpoints, Endpoint{ID: fmt.Sprint(len(endpoints)), Ports: lists[random.IntN(len(lists))]})
 		}
+		s, sorted := newServing(endpoints), newServing(endpoints).sorted()
 		for range 30 {
 			p := Port{Name: fmt.Sprint(random.IntN(20)), Protocol: protos[random.IntN(2)]}
 			var want []Target
@@ -132,13 +134,20 @@ func TestServingTwin(t *testing.T) {
 				e := &s.endpoints[i]
 				j := slices.IndexFunc(e.Ports, func(ep EndpointPort) bool { return ep.Name == p.Name && ep.Protocol == p.Protocol && ep.Port != 0 })
 				if j >= 0 {
-					want = append(want, Target{e, e.Ports[j].Port})
+					want = append(want, Target{Endpoint: e, Port: e.Ports[j].Port})
 				}
 			}
 			if got := s.port(&p); !slices.Equal(got, want) {
 				t.Fatalf("port %+v of %+v: got %v, want %v", p, s.endpoints, got, want)
 			}
 			found += len(want)
+			for i := range want {
+				want[i].pod = podID(want[i].Endpoint.ID, want[i].Endpoint.Addr)
+			}
+			slices.SortStableFunc(want, func(a, b Target) int { return cmp.Compare(a.pod, b.pod) })
+			if got := sorted.port(&p); !slices.Equal(got, want) {
+				t.Fatalf("port %+v of %+v, sorted: got %v, want %v", p, s.endpoints, got, want)
+			}
 		}
 	}
 	if found < 1000 {

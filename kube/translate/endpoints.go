@@ -32,6 +32,11 @@ type standing struct {
 // Where the slices disagree about its state, the spot stays several endpoints, and the backend choice takes the one
 // in the best state.
 func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []services.Endpoint {
+	if n := pairs(list); n > mostPairs {
+		say.Errorf(kube.Ref{Kind: "Service", Namespace: list[0].Namespace, Name: list[0].Labels[discoveryv1.LabelServiceName]}, "endpoints",
+			"its EndpointSlices have %d pairs of an address and a port, and %d can be served: all of them are left out; divide the Service into several", n, mostPairs)
+		return nil
+	}
 	var all []services.Endpoint
 	known := map[standing]int{}
 	several := map[int]*layers{} // the endpoints of known that occur in several slices, by index in all
@@ -69,6 +74,18 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 		return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.ID, b.ID))
 	})
 	return all
+}
+
+// mostPairs is how many pairs of an address and a port one Service may have: 10,000 addresses with ten ports, or 100 with
+// 1,000. Each pair is a backend with a state of its own, in every agent, while a user writes addresses and ports once.
+const mostPairs = 100_000
+
+// pairs returns how many pairs of an address and a port are in the slices of one Service.
+func pairs(list []*discoveryv1.EndpointSlice) (n int) {
+	for _, s := range list {
+		n += len(s.Endpoints) * len(s.Ports)
+	}
+	return n
 }
 
 // mostTold is how many problems of one sort are reported of one object.
