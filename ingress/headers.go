@@ -44,6 +44,7 @@ func forBackend(r *http.Request, c *client, protocols []string) http.Header {
 	if len(protocols) > 0 {
 		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{strings.Join(protocols, ", ")}
 	}
+	h[loopHeader] = marked(r.Header[loopHeader])
 	h["X-Forwarded-For"], h["X-Real-Ip"] = c.addr, c.addr
 	h["X-Forwarded-Proto"], h["X-Forwarded-Port"] = c.proto, c.port
 	h["X-Forwarded-Host"] = []string{r.Host}

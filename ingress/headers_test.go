@@ -29,7 +29,7 @@ func TestRequestHeaders(t *testing.T) {
 	var seen capture
 	r := newRig(t, Options{}, anyRoute(seen.backend(t, plainOK)))
 	_, port, _ := strings.Cut(r.http, ":")
-	own := []string{"Host: any.test", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: any.test", "X-Forwarded-Port: " + port,
+	own := []string{"Cdn-Loop: tapestry", "Host: any.test", "X-Forwarded-For: 127.0.0.1", "X-Forwarded-Host: any.test", "X-Forwarded-Port: " + port,
 		"X-Forwarded-Proto: http", "X-Real-Ip: 127.0.0.1"}
 	for _, tt := range []struct {
 		name string

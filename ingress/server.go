@@ -209,6 +209,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	if passes(r.Header) >= mostPasses {
+		s.stats.looped.Add(1)
+		http.Error(w, "the backend of this request leads back to an Ingress", http.StatusLoopDetected)
+		return
+	}
 	to := s.state.Load().way(r.Host, rq.target.Path)
 	rq.u, rq.upgrades = to.upstream, to.upgrades
 	switch {

@@ -10,6 +10,7 @@ type Stats struct {
 	Responses   [6]uint64
 	BadRequest  uint64 // answered 400 for their target, method or host
 	NoRoute     uint64 // answered 404
+	Looped      uint64 // answered 508
 	NoEndpoint  uint64 // answered 503
 	BadGateway  uint64 // answered 502
 	Timeout     uint64 // answered 504
@@ -35,7 +36,7 @@ func (s *Server) Stats() Stats {
 	c := &s.stats
 	sum := Stats{
 		Requests: c.requests.Load(), InFlight: c.inFlight.Load(), BadRequest: c.badRequest.Load(),
-		NoRoute: c.noRoute.Load(), NoEndpoint: c.noEndpoint.Load(), BadGateway: c.badGateway.Load(),
+		NoRoute: c.noRoute.Load(), Looped: c.looped.Load(), NoEndpoint: c.noEndpoint.Load(), BadGateway: c.badGateway.Load(),
 		Timeout: c.timeout.Load(), ClientGone: c.clientGone.Load(), ClientBroke: c.clientBroke.Load(), Broken: c.broken.Load(),
 		Retries: c.retries.Load(), FallbackTLS: c.fallbackTLS.Load(), Cut: c.cut.Load(),
 		Conns:   int64(s.guests.limit.Stats().Held),
@@ -52,6 +53,7 @@ type counters struct {
 	requests, badRequest, noRoute, noEndpoint, badGateway atomic.Uint64
 	timeout, clientGone, clientBroke, broken, retries     atomic.Uint64
 	fallbackTLS, cut, evicted, shed, refused, flooded     atomic.Uint64
+	looped                                                atomic.Uint64
 	responses                                             [6]atomic.Uint64
 }
 

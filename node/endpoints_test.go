@@ -2,12 +2,15 @@ package node_test
 
 import (
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"syscall"
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/node/nodetest"
 	"tapestry.dev/tapestry/services"
@@ -55,6 +58,7 @@ func TestEndpointsOfUsers(t *testing.T) {
 		endpointAt("c", 30083, netip.MustParseAddrPort("10.244.1.2:30083")), // this host, by its host TAP
 		endpointAt("d", 30084, netip.MustParseAddrPort("172.17.0.1:30083")), // this host, by another interface
 		endpointAt("e", 30085, netip.MustParseAddrPort("192.0.2.2:30080")),  // another node
+		endpointAt("f", 30086, netip.MustParseAddrPort("10.244.2.2:30086")), // another node, by its host TAP
 		web(30080, p),
 		endpointAt("f", 30086, netip.MustParseAddrPort("10.244.200.1:80")), // nobody, in the range of pods
 	)
@@ -98,4 +102,84 @@ func TestEndpointsOfUsers(t *testing.T) {
 			return
 		}
 	}
+}
+
+// A request to an Ingress whose backend leads, past what any node knows to be its own, to the Ingress of another node,
+// and from there back, ends after a few passes.
+func TestIngressesInACircle(t *testing.T) {
+	c := nodetest.New(t, 2)
+	var at [2]string
+	for i, m := range c.Members {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[i] = l.Addr().String()
+		go func() { _ = m.ServeHTTP(t.Context(), l) }()
+	}
+	var list []*services.Service
+	for i, m := range c.Members {
+		p := m.Pod(3)
+		carry(t, p, at[1-i])
+		s := web(0, p)
+		s.Name, s.ClusterIPs = p.Name, []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 2, byte(i)})}
+		list = append(list, s)
+	}
+	c.Serve(list...)
+	for i, m := range c.Members {
+		config := m.Config()
+		config.Ingress = ingress.Config{Routes: []ingress.Route{{Source: "default/web", Backend: ingress.ServicePort{Namespace: "default", Name: list[i].Name, Port: "80"}}}}
+		if err := m.Set(config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transport := new(http.Transport)
+	defer transport.CloseIdleConnections()
+	browser := http.Client{Transport: transport, Timeout: patience}
+	resp, err := browser.Get("http://" + at[0] + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusLoopDetected {
+		t.Errorf("got %s", resp.Status)
+	}
+	var requests float64
+	for _, m := range c.Members {
+		requests += m.Counters().Get("tapestry_ingress_requests_total")
+	}
+	if requests != 9 {
+		t.Errorf("of one request there were %v", requests)
+	}
+}
+
+// carry makes a pod a load balancer of port 8080: what comes in goes to an address of the host, byte by byte.
+func carry(t *testing.T, p *nodetest.Pod, to string) {
+	t.Helper()
+	l, err := p.Listen(netip.AddrPortFrom(p.Addrs[0], 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				go func() {
+					_, _ = io.Copy(out, in)
+					_ = out.Close()
+				}()
+				_, _ = io.Copy(in, out)
+			}()
+		}
+	}()
 }

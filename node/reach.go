@@ -22,16 +22,22 @@ type way struct {
 type cluster struct {
 	netstack.Config
 	hosts map[netip.Addr]bool // the own addresses of other nodes; true for a node that has an agent
+	taps  map[netip.Addr]bool // the addresses of the host TAPs of other nodes that have an agent
 }
 
 func clusterOf(c *netstack.Config) *cluster {
-	hosts := make(map[netip.Addr]bool, len(c.Peers))
+	hosts, taps := make(map[netip.Addr]bool, len(c.Peers)), make(map[netip.Addr]bool, len(c.Peers))
 	for i := range c.Peers {
+		for _, p := range c.Peers[i].PodCIDRs {
+			if c.Peers[i].Encap {
+				taps[addressing.Host(p)] = true
+			}
+		}
 		for _, a := range c.Peers[i].NodeAddrs {
 			hosts[a] = hosts[a] || c.Peers[i].Encap
 		}
 	}
-	return &cluster{*c, hosts}
+	return &cluster{*c, hosts, taps}
 }
 
 // isHost reports whether an address is another node's own.

@@ -20,16 +20,22 @@ import (
 //
 //   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would
 //     reach a Service past its own rules for clients.
-//   - At a node port of a node Tapestry itself takes connections.
+//   - A load balancer's address leads to the node ports of its Service, by whichever way. An address that is a node's own
+//     is one of the host, though: load balancers that run on nodes hand those out.
+//   - At a node port of a node Tapestry itself takes connections, also at the address of the node's host TAP.
 func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP
 	if network == "udp" {
 		proto = packet.UDP
 	}
+	own := isOwn(&c.Config, host, to.Addr())
+	onHost := own || c.isHost(to.Addr())
 	switch {
 	case addressing.Contains(c.ServiceCIDRs, to.Addr()):
 		return "it lies in a service range, and nothing is translated twice"
-	case (isOwn(&c.Config, host, to.Addr()) || c.hosts[to.Addr()]) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
+	case !onHost && t.HasFrontend(to, proto):
+		return "it is an address of a Service, and nothing is translated twice"
+	case (own || c.hosts[to.Addr()] || c.taps[to.Addr()]) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
 		return "it is a node port, to which Tapestry itself listens"
 	}
 	return ""

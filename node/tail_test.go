@@ -20,7 +20,7 @@ func TestTail(t *testing.T) {
 		ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16", "fd00:96::/112"),
 		Peers: []netstack.PeerRoute{
 			{Name: "n2", PodCIDRs: addresstest.Prefixes("10.244.2.0/24"), NodeAddrs: addresstest.Addrs("192.0.2.2"), Encap: true},
-			{Name: "stock", NodeAddrs: addresstest.Addrs("192.0.2.3")},
+			{Name: "stock", NodeAddrs: addresstest.Addrs("192.0.2.3"), PodCIDRs: addresstest.Prefixes("10.244.3.0/24")},
 		},
 	}
 	host := addresstest.Addrs("192.0.2.1", "172.17.0.1")
@@ -28,13 +28,14 @@ func TestTail(t *testing.T) {
 		Node: "n1", NodeAddrs: addresstest.Addrs("192.0.2.1", "192.0.2.2"),
 		Services: []*services.Service{{
 			Namespace: "default", Name: "web", ClusterIPs: addresstest.Addrs("10.96.0.80"),
-			Ports: []services.Port{{Name: "t", Protocol: packet.TCP, Port: 80, NodePort: 30080}, {Name: "u", Protocol: packet.UDP, Port: 80, NodePort: 30053}},
+			ExternalIPs: addresstest.Addrs("203.0.113.80", "192.0.2.2"), // a load balancer outside, and one that runs on a node
+			Ports:       []services.Port{{Name: "t", Protocol: packet.TCP, Port: 80, NodePort: 30080}, {Name: "u", Protocol: packet.UDP, Port: 80, NodePort: 30053}},
 		}},
 	})
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	const range_, port = "service range", "node port"
+	const range_, port, balancer = "service range", "node port", "address of a Service"
 	for _, test := range []struct{ network, to, want string }{
 		{"tcp", "10.244.1.5:30080", ""},
 		{"tcp", "10.244.2.5:30080", ""},
@@ -51,6 +52,14 @@ func TestTail(t *testing.T) {
 		{"tcp", "172.17.0.1:30080", port}, // an address that the Node does not name
 		{"tcp", "10.244.1.2:30080", port}, // the address of the host TAP
 		{"tcp", "10.244.1.1:30080", ""},   // the stack address, where nobody listens
+		{"tcp", "203.0.113.80:80", balancer},
+		{"udp", "203.0.113.80:80", balancer},
+		{"tcp", "203.0.113.80:443", ""},
+		{"tcp", "192.0.2.2:80", ""},       // a backend on the node's network may have the port of the load balancer
+		{"tcp", "10.244.2.2:30080", port}, // the host TAP of another node
+		{"udp", "10.244.2.2:30053", port},
+		{"tcp", "10.244.2.2:8080", ""},
+		{"tcp", "10.244.3.2:30080", ""}, // the same of a node without an agent
 		{"tcp", "192.0.2.2:30080", port},
 		{"tcp", "192.0.2.3:30080", ""}, // a node without an agent
 		{"tcp", "[2001:db8::1]:30080", ""},

@@ -80,12 +80,13 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 	if in, found := serviceRange(l.ranges, e.Addr); found {
 		return nil, fmt.Sprintf("%s lies in the service range %s, where only Services are, %s", e.Addr, in, advice)
 	}
-	if _, isNode := slices.BinarySearchFunc(l.nodes.addrs, e.Addr, netip.Addr.Compare); !isNode {
-		return e.Ports, ""
+	what, at := "the address of a load balancer for", e.Addr
+	if _, isNode := slices.BinarySearchFunc(l.nodes.addrs, e.Addr, netip.Addr.Compare); isNode {
+		what, at = "the node port of", netip.Addr{} // load balancers that run on nodes have their addresses, as backends have
 	}
 	for i, p := range e.Ports {
-		owner := l.claims.owner(claim{port: p.Port, proto: p.Protocol})
-		if owner == nil || !owner.hasNodePort(p.Port, p.Protocol) { // the claim may be a port for health checks
+		owner := l.claims.owner(claim{addr: at, port: p.Port, proto: p.Protocol})
+		if owner == nil || !at.IsValid() && !owner.hasNodePort(p.Port, p.Protocol) { // the claim may be a port for health checks
 			if why != "" {
 				ports = append(ports, p)
 			}
@@ -94,7 +95,7 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 		if why == "" {
 			ports = slices.Clone(e.Ports[:i])
 		}
-		why = fmt.Sprintf("%s %d/%s is the node port of %s, %s", e.Addr, p.Port, protoName(p.Protocol), owner.ref(), advice)
+		why = fmt.Sprintf("%s %d/%s is %s %s, %s", e.Addr, p.Port, protoName(p.Protocol), what, owner.ref(), advice)
 	}
 	if why == "" {
 		ports = e.Ports
