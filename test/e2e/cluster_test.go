@@ -38,7 +38,7 @@ kind: Node
 metadata: {name: node-2}
 `
 
-// podYAML returns a pod that runs the built-in server.
+// podYAML returns a pod that runs the built-in server. The server may take long for an answer on a busy machine.
 func podYAML(name, node string) string {
 	return fmt.Sprintf(`---
 apiVersion: v1
@@ -50,7 +50,7 @@ spec:
   containers:
   - name: server
     args: [--http, "8080", --tcp, "9000", --udp, "9000"]
-    readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1, failureThreshold: 1}
+    readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 30}
 `, name, name, node)
 }
 
