@@ -128,7 +128,7 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			all := pieces(t, c.large)
 			run := func(order [3]int) []string {
-				w := newWorld(t)
+				w := newStillWorld(t)
 				if c.beforeFrom != "" {
 					w.from(c.beforeFrom, c.before)
 					w.arrived(1)
@@ -157,7 +157,7 @@ func TestFragmentsInAnyOrder(t *testing.T) {
 func TestFragmentsForTheNodeInAnyOrder(t *testing.T) {
 	for name, to := range map[string]string{"the stack": "10.96.0.10:53", "outside": "198.51.100.7:53"} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newStillWorld(t)
 			all := pieces(t, large("10.244.1.10:1000", to, 7))
 			for _, i := range []int{2, 1, 0} {
 				w.fromIP("a", all[i])
@@ -178,13 +178,22 @@ func TestFragmentsWithOptionsInAnyOrder(t *testing.T) {
 		whole[6] = 60
 		all := pieces6(whole, 7)
 		for _, order := range [][3]int{{0, 1, 2}, {2, 1, 0}, {1, 0, 2}} {
-			w := newWorld(t)
+			w := newStillWorld(t)
 			for _, i := range order {
 				w.fromIP("a", all[i])
 			}
 			w.until(func() bool { return w.path.Stats().Verdicts[want.String()] >= 3 })
 		}
 	}
+}
+
+// newStillWorld is a world in which no fragment has waited for too long, however long a test takes.
+func newStillWorld(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	now := time.Unix(1000, 0)
+	w.path.fragments = fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: func() time.Time { return now }})
+	return w
 }
 
 // TestFragmentsWithoutFirst: fragments whose first does not come reach nobody, and are lost in the end. So are those of
@@ -218,7 +227,7 @@ func TestFragmentsWithoutFirst(t *testing.T) {
 
 // TestFragmentsOfAnotherSender: nobody's first fragment sends another's fragments on their way, whatever it claims.
 func TestFragmentsOfAnotherSender(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	all := pieces(t, large("10.244.1.10:1000", "10.244.1.11:53", 7))
 	w.fromIP("a", all[1])
 	w.until(func() bool { return w.path.Stats().Verdicts[Held.String()] == 1 })
@@ -237,7 +246,7 @@ func TestFragmentsOfAnotherSender(t *testing.T) {
 // pod nothing of its reversed datagrams. What waits is bounded.
 func TestFragmentsWithoutFirstOfOnePod(t *testing.T) {
 	for _, greedy := range []struct{ who, addr string }{{"b", "10.244.1.11"}, {"node-2", "10.244.2.10"}} {
-		w := newWorld(t)
+		w := newStillWorld(t)
 		mine := pieces(t, large("10.244.1.10:1000", "10.96.0.5:53", 7))
 		w.fromIP("a", mine[2])
 		w.until(func() bool { return w.path.Stats().Verdicts[Held.String()] == 1 })

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 const childEnv = "KEEPER_TEST_CHILD"
@@ -138,7 +140,7 @@ func TestRefusedUser(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 		w.Close()
-		r.SetReadDeadline(time.Now().Add(10 * time.Second))
+		r.SetReadDeadline(time.Now().Add(await.Patience))
 		if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("the descriptor is not closed: %v", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -154,16 +155,16 @@ func transfer(t *testing.T, from, to *tap.Namespace, addr netip.Addr) {
 			return
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(await.Patience))
 		all, err := io.ReadAll(c)
 		got <- result{sha256.Sum256(all), err}
 	}()
 	err := from.Do(func() error {
-		c, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp", l.Addr().String(), await.Patience)
 		if err != nil {
 			return err
 		}
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(await.Patience))
 		_, err = c.Write(sent)
 		return errors.Join(err, c.Close())
 	})

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // end is one end of a socket pair, which a Poller watches. It passes on what it reads. It arms itself again if again is
@@ -62,7 +63,7 @@ func (e *end) want(t *testing.T, want string) {
 		if got != want {
 			t.Errorf("heard %q, want %q", got, want)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(await.Patience):
 		t.Fatalf("%q was not heard", want)
 	}
 }

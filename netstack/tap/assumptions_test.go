@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // These tests prove what this package assumes about the kernel (drivers/net/tun.c).
@@ -119,7 +120,7 @@ func TestAssumeHolder(t *testing.T) {
 			if x != byte(i) {
 				t.Fatalf("frame %d arrived as number %d", x, i)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatalf("only %d frames waited", i)
 		}
 	}
@@ -210,7 +211,7 @@ func sendFile(t *testing.T, c *net.UnixConn, f *os.File) {
 func receiveFile(t *testing.T, c *net.UnixConn) *os.File {
 	t.Helper()
 	b, oob := make([]byte, 1), make([]byte, 64)
-	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(await.Patience))
 	_, n, _, _, err := c.ReadMsgUnix(b, oob)
 	if err != nil {
 		t.Fatal(err)

@@ -170,7 +170,7 @@ func TestWritev(t *testing.T) {
 	}
 	buf := make([]byte, 100)
 	for range 80 {
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(await.Patience))
 		n, err := c.Read(buf)
 		if err != nil {
 			t.Fatal(err)

@@ -177,7 +177,7 @@ func TestPollerForgetsClosedDevices(t *testing.T) {
 		}
 		select {
 		case <-got:
-		case <-time.After(10 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatal("a reopened TAP is not read")
 		}
 		if err := d.Close(); err != nil {
