@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestParseBusy(t *testing.T) {
@@ -31,7 +33,7 @@ func TestBusyTimeAdvances(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(await.Patience); time.Now().Before(end); {
 		after, err := busyTime()
 		if err != nil {
 			t.Fatal(err)
@@ -40,5 +42,5 @@ func TestBusyTimeAdvances(t *testing.T) {
 			return
 		}
 	}
-	t.Error("ten seconds of work did not show")
+	t.Errorf("%s of work did not show", await.Patience)
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 func TestMain(m *testing.M) {
@@ -157,12 +159,7 @@ func anyRoute(endpoints ...netip.AddrPort) Config {
 // refused returns an address on which nothing listens.
 func refused(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String())
+	return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freeport.Of(t))
 }
 
 func get(t *testing.T, c *http.Client, url string) (int, string) {

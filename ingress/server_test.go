@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestRoutes(t *testing.T) {
@@ -282,7 +284,7 @@ func TestListenerEndsWithContext(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(await.Patience):
 		t.Fatal("ServeHTTP did not return")
 	}
 }

@@ -114,8 +114,9 @@ func TestEvictedUpgrade(t *testing.T) {
 	if _, err := w.until("\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond)) // by then all buffers on the way are full
 	for err == nil {
+		// All buffers on the way are full when a write takes longer.
+		_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		_, err = c.Write(make([]byte, 64<<10))
 	}
 	r.hold("127.0.0.2")

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"tapestry.dev/tapestry/bench/load/datagram"
+	"tapestry.dev/tapestry/test/await"
 )
 
 const short20 = 20 * time.Millisecond
@@ -203,7 +204,7 @@ func TestServerHangsUpOnStrangers(t *testing.T) {
 		}
 		c.Write(sent)
 		c.(*net.TCPConn).CloseWrite()
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		c.SetReadDeadline(time.Now().Add(await.Patience))
 		got, err := io.ReadAll(c)
 		if len(got) > 0 {
 			t.Errorf("%s: got %d bytes", name, len(got))
@@ -318,7 +319,7 @@ func TestServeCommandEndsWithInput(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(await.Patience):
 		t.Fatal("serve goes on without its parent")
 	}
 }

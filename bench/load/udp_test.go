@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/bench/load/datagram"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestDatagrams(t *testing.T) {
@@ -173,7 +174,7 @@ func TestDatagramStreamEndsWithControl(t *testing.T) {
 	defer s.Close()
 	question := make([]byte, datagram.HeaderLen)
 	datagram.Header{Stream: s.id}.Put(question)
-	s.SetReadDeadline(time.Now().Add(10 * time.Second))
+	s.SetReadDeadline(time.Now().Add(await.Patience))
 	s.Write(question)
 	if n, err := s.Read(question); n != len(question) || err != nil {
 		t.Fatalf("got %d bytes, %v", n, err)

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // shell runs a script, and returns the process ID that the script writes into a file when it is ready.
@@ -37,7 +40,7 @@ func shell(t *testing.T, script string) (d *Daemon, pid int) {
 // gone waits for the end of a process that is not a child of this one.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	err := Eventually(ctx, func(context.Context) error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -100,7 +103,7 @@ func TestDaemonThatEndsByItself(t *testing.T) {
 }
 
 func TestListening(t *testing.T) {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(freeport.Of(t))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/bench/load"
 	"tapestry.dev/tapestry/bench/process"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 const mebibyte = 1 << 20
@@ -47,12 +48,7 @@ func TestMissing(t *testing.T) {
 // iperf3Server runs an iperf3 server until the test ends.
 func iperf3Server(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", freeport.Of(t))
 	stdin, parent := io.Pipe()
 	stdout, child := io.Pipe()
 	done := make(chan error, 1)

@@ -79,8 +79,8 @@ func see(t *testing.T, s *clustertest.Server, change ...func(*Options)) *view {
 // until waits for a snapshot for which ok returns true, and returns it.
 func (v *view) until(what string, ok func(objs *kube.Objects, problems []kube.Problem) bool) kube.Objects {
 	v.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	timeout := time.AfterFunc(21*time.Second, v.changed.Broadcast)
+	deadline := time.Now().Add(await.Patience)
+	timeout := time.AfterFunc(await.Patience+time.Second, v.changed.Broadcast)
 	defer timeout.Stop()
 	v.mu.Lock()
 	defer v.mu.Unlock()

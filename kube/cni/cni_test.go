@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/fdpass"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // agent is an Attacher that remembers what it was asked.
@@ -110,7 +111,7 @@ func pipe(t *testing.T) (r, w *os.File) {
 // closed asserts that the other end of the pipe is closed.
 func closed(t *testing.T, r *os.File) {
 	t.Helper()
-	r.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r.SetReadDeadline(time.Now().Add(await.Patience))
 	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the descriptor is not closed: %v", err)
 	}

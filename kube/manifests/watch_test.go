@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // watched runs Watch over a directory and remembers what it delivers.
@@ -55,12 +56,12 @@ func watch(t *testing.T, dir string) *watched {
 func (w *watched) until(what string, ok func() bool) time.Duration {
 	w.t.Helper()
 	start := time.Now()
-	timeout := time.AfterFunc(10*time.Second, w.changed.Broadcast)
+	timeout := time.AfterFunc(await.Patience+time.Second, w.changed.Broadcast)
 	defer timeout.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for !ok() {
-		if time.Since(start) > 9*time.Second {
+		if time.Since(start) > await.Patience {
 			w.t.Fatalf("not so after %v: %s; nodes are %q, errors %q", time.Since(start), what, nodeNames(w.last), w.errs)
 		}
 		w.changed.Wait()

@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -101,7 +102,7 @@ func TestInteroperates(t *testing.T) {
 			if !bytes.Equal(ip, want) {
 				t.Fatalf("the stock device decrypted %x, want %x", ip, want)
 			}
-		case <-time.After(8 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatalf("the stock device got nothing but %d probes", probes)
 		}
 		break
@@ -113,7 +114,7 @@ func TestInteroperates(t *testing.T) {
 			sent = true
 		case <-ch.Inbound:
 			continue
-		case <-time.After(8 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatal("the stock device takes nothing")
 		}
 		if sent {
@@ -128,7 +129,7 @@ func TestInteroperates(t *testing.T) {
 			}
 			return
 		case <-ch.Inbound:
-		case <-time.After(8 * time.Second):
+		case <-time.After(await.Patience):
 			t.Fatal("nothing came from the stock device")
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -145,7 +147,7 @@ func roundTrip(t *testing.T, a, b opened) {
 						if want := netip.AddrPortFrom(netip.MustParseAddr(host), a.Port()); g.from != want {
 							t.Fatalf("datagram %d from %s, want %s", i, g.from, want)
 						}
-					case <-time.After(5 * time.Second):
+					case <-time.After(await.Patience):
 						t.Fatalf("datagram %d is missing", i)
 					}
 				}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // socket4 returns a socket as OpenSocket makes it on a host without IPv6.
@@ -33,7 +35,7 @@ func stranger(t *testing.T, to netip.AddrPort) *net.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(await.Patience))
 	return c
 }
 
@@ -105,7 +107,7 @@ func TestSourceIsGone(t *testing.T) {
 							if !bytes.Equal(g.data, w) {
 								t.Fatalf("datagram %d has %d bytes, want %d", i, len(g.data), len(w))
 							}
-						case <-time.After(10 * time.Second):
+						case <-time.After(await.Patience):
 							t.Fatalf("datagram %d is missing", i)
 						}
 					}

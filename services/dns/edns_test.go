@@ -12,6 +12,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // raw sends a question over UDP. It returns the answer as a message and as bytes.
@@ -22,7 +23,7 @@ func raw(t *testing.T, addr netip.AddrPort, m *dns.Msg) (*dns.Msg, []byte) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(await.Patience))
 	q, err := m.Pack()
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestProbe(t *testing.T) {
@@ -18,7 +20,7 @@ func TestProbe(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	if err := Probe(ctx, dial(start(t, answering(Options{}))), ""); err != nil {
 		t.Error(err)

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 	"go.uber.org/goleak"
@@ -20,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/dns/forward"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -116,7 +116,7 @@ func ask(t *testing.T, addr netip.AddrPort, network, name string, qtype uint16, 
 	for _, f := range edit {
 		f(m)
 	}
-	c := dns.Client{Net: network, Timeout: 5 * time.Second}
+	c := dns.Client{Net: network, Timeout: await.Patience}
 	got, _, err := c.Exchange(m, addr.String())
 	if err != nil {
 		t.Fatalf("%s %s over %s: %v", dns.TypeToString[qtype], name, network, err)

@@ -12,6 +12,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // dialFrom connects from an address of this host to a port of this host. It returns nil if the connection was refused.
@@ -46,7 +47,7 @@ func isServed(c net.Conn) bool {
 func TestUDPSessionsAreShared(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
 	w.choose(1, udpBackend(t, "one"))
-	ports := []uint16{freePort(t), freePort(t)}
+	ports := []uint16{freeport.Of(t), freeport.Of(t)}
 	p.Set([]PortSpec{spec(ports[0], packet.UDP), spec(ports[1], packet.UDP)})
 	var quiet []net.Conn
 	for i := range 3 {
@@ -73,7 +74,7 @@ func TestUDPSessionsAreShared(t *testing.T) {
 func TestUDPManyClients(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 8 })
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	for i := range 30 {
 		exchange(t, dialFrom(t, "udp", netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i)}).String(), port), "x")
@@ -88,7 +89,7 @@ func TestUDPManyClients(t *testing.T) {
 func TestTCPConnectionsAreShared(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxConns = 8 })
 	w.choose(1, tcpBackend(t, echo("one")))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.TCP)})
 	held, refused := 0, 0
 	for range 20 {

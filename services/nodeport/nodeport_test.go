@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,7 +38,7 @@ func hosts(t *testing.T) []string {
 func TestTCP(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, tcpBackend(t, echo("one")))
-	port := freePort(t)
+	port := freeport.Of(t)
 	if problems := p.Set([]PortSpec{spec(port, packet.TCP)}); len(problems) != 0 {
 		t.Fatal(problems)
 	}
@@ -89,13 +90,13 @@ func TestTCPReset(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w, p := newWorld(t, tt.edit)
 			tt.set(w)
-			port := freePort(t)
+			port := freeport.Of(t)
 			p.Set([]PortSpec{spec(port, packet.TCP)})
 			// The reset may come before connect(2) has ended.
 			c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
 			if err == nil {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
+				c.SetDeadline(time.Now().Add(await.Patience))
 				// Only the first call after the reset reports it.
 				if _, err = c.Write([]byte("x")); err == nil {
 					_, err = io.ReadAll(c)
@@ -141,7 +142,7 @@ func TestChoose(t *testing.T) {
 // TestTable uses a real Table with a real NodePort.
 func TestTable(t *testing.T) {
 	backend := netip.MustParseAddrPort(tcpBackend(t, echo("one")).String())
-	port := freePort(t)
+	port := freeport.Of(t)
 	table, problems := services.NewTable(services.Config{
 		NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6},
 		Services: []*services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
@@ -164,7 +165,7 @@ func TestTable(t *testing.T) {
 // TestHostPorts has three pods with one port number: two at different addresses of the host, and one with the other
 // protocol.
 func TestHostPorts(t *testing.T) {
-	port := freePort(t)
+	port := freeport.Of(t)
 	pod := func(name, host string, proto packet.Proto, to net.Addr) services.HostPort {
 		return services.HostPort{Pod: "d/" + name, ID: name, Addr: netip.MustParseAddr(host), Port: port, Protocol: proto, To: netip.MustParseAddrPort(to.String())}
 	}
@@ -205,7 +206,7 @@ func TestPortTaken(t *testing.T) {
 	for _, proto := range []packet.Proto{packet.TCP, packet.UDP} {
 		w, p := newWorld(t)
 		w.choose(1, tcpBackend(t, echo("one")))
-		taken, free := freePort(t), freePort(t)
+		taken, free := freeport.Of(t), freeport.Of(t)
 		var other io.Closer
 		var err error
 		if proto == packet.TCP {
@@ -281,7 +282,7 @@ func TestListenErrors(t *testing.T) {
 func TestSetKeepsAndDrains(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, tcpBackend(t, echo("one")))
-	kept, removed := freePort(t), freePort(t)
+	kept, removed := freeport.Of(t), freeport.Of(t)
 	p.Set([]PortSpec{spec(kept, packet.TCP), spec(removed, packet.TCP)})
 	opened := w.listen.Load()
 	c := dialTCP(t, "127.0.0.1", removed)
@@ -313,14 +314,14 @@ func TestFamilies(t *testing.T) {
 			return netip.Addr{}
 		}
 	})
-	p.Set([]PortSpec{spec(freePort(t), packet.TCP)})
+	p.Set([]PortSpec{spec(freeport.Of(t), packet.TCP)})
 	await.Until(t, "only the node's family is listened on", func() bool { return p.Stats().Sockets == 1 })
 }
 
 func TestCloseCuts(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, tcpBackend(t, echo("one")))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.TCP)})
 	c := dialTCP(t, "127.0.0.1", port)
 	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {

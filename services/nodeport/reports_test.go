@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // A client that asks by broadcast, as DHCP clients do, gets its answer from an address of the node, since nothing can
@@ -20,7 +22,7 @@ import (
 func TestUDPBroadcast(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // Go enables broadcast on its sockets
 	if err != nil {
@@ -31,7 +33,7 @@ func TestUDPBroadcast(t *testing.T) {
 		if _, err := c.WriteToUDPAddrPort([]byte(to), netip.AddrPortFrom(netip.MustParseAddr(to), port)); err != nil {
 			t.Fatal(err)
 		}
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(await.Patience))
 		buf := make([]byte, 64)
 		n, from, err := c.ReadFromUDPAddrPort(buf)
 		if err != nil || string(buf[:n]) != "one:"+to || from.Addr() != netip.MustParseAddr("127.0.0.1") {

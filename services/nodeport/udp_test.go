@@ -12,6 +12,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 func dialUDP(t *testing.T, host string, port uint16) net.Conn {
@@ -29,7 +30,7 @@ func exchange(t *testing.T, c net.Conn, say string) string {
 	if _, err := c.Write([]byte(say)); err != nil {
 		t.Fatal(err)
 	}
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(await.Patience))
 	buf := make([]byte, maxDatagram)
 	n, err := c.Read(buf)
 	if err != nil {
@@ -41,7 +42,7 @@ func exchange(t *testing.T, c net.Conn, say string) string {
 func TestUDP(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	// A connected socket receives answers only from the address to which it wrote.
 	for _, host := range append(hosts(t), "127.0.0.2") {
@@ -61,7 +62,7 @@ func TestUDPMoves(t *testing.T) {
 	w, p := newWorld(t)
 	one, two := udpBackend(t, "one"), udpBackend(t, "two")
 	w.choose(1, one)
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c := dialUDP(t, "127.0.0.1", port)
 	if got := exchange(t, c, "a"); got != "one:a" {
@@ -107,7 +108,7 @@ func TestUDPFollowsItsPort(t *testing.T) {
 		return c
 	}
 	backends := [2]net.Addr{udpBackend(t, "one"), udpBackend(t, "two")}
-	ports := [2]uint16{freePort(t), freePort(t)}
+	ports := [2]uint16{freeport.Of(t), freeport.Of(t)}
 	var table atomic.Pointer[services.Table]
 	_, p := newWorld(t, func(o *Options) {
 		o.Pick = func(tu *packet.Tuple) packet.Choice { return table.Load().PickOnHost(tu) }
@@ -140,7 +141,7 @@ func TestUDPFollowsItsPort(t *testing.T) {
 func TestUDPIdle(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.IdleTimeout = 50 * time.Millisecond })
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c := dialUDP(t, "127.0.0.1", port)
 	for range 2 {
@@ -159,7 +160,7 @@ func TestUDPIdle(t *testing.T) {
 func TestUDPBound(t *testing.T) {
 	w, p := newWorld(t, func(o *Options) { o.MaxSessions = 2 })
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	var clients []net.Conn
 	for range 2 {
@@ -186,7 +187,7 @@ func TestUDPBound(t *testing.T) {
 func TestUDPAllocs(t *testing.T) {
 	w, p := newWorld(t)
 	w.choose(1, udpBackend(t, "one"))
-	port := freePort(t)
+	port := freeport.Of(t)
 	p.Set([]PortSpec{spec(port, packet.UDP)})
 	c := dialUDP(t, "127.0.0.1", port)
 	exchange(t, c, "x")

@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // both are the protocols that host sockets serve.
@@ -33,7 +34,7 @@ func refused(t *testing.T, network, host string, port uint16) {
 	c, err := net.DialTimeout(network, net.JoinHostPort(host, fmt.Sprint(port)), 5*time.Second)
 	if err == nil {
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(await.Patience))
 		if _, err = c.Write([]byte("x")); err == nil && network == "udp" {
 			_, err = c.Read(make([]byte, 1))
 		}
@@ -99,7 +100,7 @@ func TestOneFamily(t *testing.T) {
 	for i, host := range all {
 		backend := backendAt(t, host)
 		t.Run("NodePort at "+host, func(t *testing.T) {
-			port := freePort(t)
+			port := freeport.Of(t)
 			over(t, nodePortConfig(port, backend))
 			for network := range both {
 				served(t, network, host, port)
@@ -109,7 +110,7 @@ func TestOneFamily(t *testing.T) {
 			}
 		})
 		t.Run("hostPort at "+host, func(t *testing.T) {
-			port := freePort(t)
+			port := freeport.Of(t)
 			c := tableConfig("n")
 			every := netip.IPv4Unspecified()
 			if backend.Addr().Is6() {
@@ -131,7 +132,7 @@ func TestOneFamily(t *testing.T) {
 
 // A NodePort is open while there is a backend. Present connections continue when it closes.
 func TestOpenWhileServed(t *testing.T) {
-	port := freePort(t)
+	port := freeport.Of(t)
 	c := nodePortConfig(port, backendAt(t, "127.0.0.1"))
 	table, _ := services.NewTable(c)
 	_, p := newWorld(t, func(o *Options) {
@@ -188,7 +189,7 @@ func TestOpenWhileServed(t *testing.T) {
 func TestLocalPolicy(t *testing.T) {
 	for node, everywhere := range map[string]bool{"n": true, "other": false} {
 		t.Run(node, func(t *testing.T) {
-			port := freePort(t)
+			port := freeport.Of(t)
 			c := nodePortConfig(port, backendAt(t, "127.0.0.1"))
 			c.Node, c.Services[0].ExternalLocal = node, true
 			over(t, c)

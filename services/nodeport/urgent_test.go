@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // Urgent bytes keep their place in the stream (RFC 6093 6), and nothing after them is lost, both from a client to a
@@ -36,7 +37,7 @@ func TestUrgent(t *testing.T) {
 		got, _ := io.ReadAll(c)
 		heard <- string(got)
 	}))
-	port := freePort(t)
+	port := freeport.Of(t)
 	if problems := p.Set([]PortSpec{spec(port, packet.TCP)}); len(problems) != 0 {
 		t.Fatal(problems)
 	}

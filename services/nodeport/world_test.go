@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 var (
@@ -165,37 +166,17 @@ func udpBackendAt(t testing.TB, address, name string) net.Addr {
 	return c.LocalAddr()
 }
 
-// freePort returns a port on which nothing listens, in either family and protocol.
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", ":0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := net.ListenPacket("udp", l.Addr().String())
-		l.Close()
-		if err != nil {
-			continue
-		}
-		c.Close()
-		return netip.MustParseAddrPort(l.Addr().String()).Port()
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
 func spec(port uint16, proto packet.Proto) PortSpec {
 	return PortSpec{Owner: "Service d/web", Port: port, Protocol: proto}
 }
 
 func dialTCP(t *testing.T, host string, port uint16) *net.TCPConn {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), 5*time.Second)
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), await.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	return c.(*net.TCPConn)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/lab/impair"
 	"tapestry.dev/tapestry/test/lab/rpc"
 )
@@ -180,7 +181,7 @@ func TestTerminal(t *testing.T) {
 		t.Helper()
 		buf := make([]byte, 1000)
 		for !strings.Contains(seen, want) {
-			if err := ours.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil && !strings.Contains(err.Error(), "no deadline") {
+			if err := ours.SetReadDeadline(time.Now().Add(await.Patience)); err != nil && !strings.Contains(err.Error(), "no deadline") {
 				t.Fatal(err)
 			}
 			n, err := ours.Read(buf)

@@ -17,6 +17,8 @@ import (
 	"github.com/coder/websocket"
 
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity/talk"
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -42,7 +44,7 @@ func run(t *testing.T, c Config) {
 
 func dial(t *testing.T, network, addr string) net.Conn {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(await.Patience)
 	for {
 		c, err := net.Dial(network, addr)
 		if err == nil {
@@ -96,7 +98,7 @@ func TestUDP(t *testing.T) {
 	run(t, Config{UDP: []int{9000}})
 	for _, addr := range []string{"127.0.0.1:9000", "127.0.0.2:9000", "[::1]:9000"} {
 		var line string
-		for deadline := time.Now().Add(5 * time.Second); line == "" && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(await.Patience); line == "" && time.Now().Before(deadline); {
 			c := dial(t, "udp", addr)
 			if _, err := io.WriteString(c, "ping\n"); err != nil {
 				t.Fatal(err)
@@ -206,7 +208,7 @@ func TestHTTP2(t *testing.T) {
 
 func TestWebSocket(t *testing.T) {
 	run(t, Config{HTTP: []int{8080}})
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	c, resp, err := websocket.Dial(ctx, "ws://127.0.0.1:8080/ws", nil)
 	if err != nil {
@@ -243,17 +245,6 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// freePort returns a port that nobody listens on.
-func freePort(t *testing.T) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
-}
-
 func TestNameIsHostName(t *testing.T) {
 	name, err := os.Hostname()
 	if err != nil {
@@ -261,7 +252,7 @@ func TestNameIsHostName(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	port := freePort(t)
+	port := int(freeport.Of(t))
 	go func() { done <- Run(ctx, Config{TCP: []int{port}, Log: slog.New(slog.DiscardHandler)}) }()
 	c := dial(t, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	defer c.Close()

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // programVar names the program that this test binary runs in place of the tests.
@@ -261,7 +263,7 @@ func TestDiesWithStarter(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	_ = r.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = r.SetReadDeadline(time.Now().Add(await.Patience))
 	if _, err := in.ReadByte(); err != io.EOF {
 		t.Errorf("the program outlives its starter: %v", err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestTally(t *testing.T) {
@@ -114,7 +116,7 @@ func TestServerAnswers(t *testing.T) {
 	}
 	ask(Header{stream.ID + 1, 1}) // belongs to no stream
 	ask(Header{stream.ID, 2})
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(await.Patience))
 	n, err := c.Read(answer)
 	if h, _ := ParseHeader(answer[:n]); err != nil || n != size || h != (Header{stream.ID, 2}) {
 		t.Fatalf("got %d bytes, %+v, %v", n, h, err)
@@ -150,7 +152,7 @@ func TestServerAnswersFromWhereItWasAsked(t *testing.T) {
 		question := make([]byte, HeaderLen)
 		Header{stream.ID, 1}.Put(question)
 		c.Write(question)
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(await.Patience))
 		if n, err := c.Read(make([]byte, MaxLen)); err != nil || n != HeaderLen {
 			t.Errorf("%s: got %d bytes, %v", network, n, err)
 		}

@@ -7,6 +7,8 @@ import (
 	"runtime/metrics"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // The garbage of a snapshot is returned to the system without another request.
@@ -25,7 +27,7 @@ func TestGiveBack(t *testing.T) {
 	garbage = nil
 	before := released()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	applied, done := make(chan struct{}, 1), make(chan struct{})
 	go func() {
@@ -61,7 +63,7 @@ func TestGrowth(t *testing.T) {
 				metrics.Read(s)
 				return int(s[0].Value.Uint64())
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 			defer cancel()
 			applied, done := make(chan struct{}), make(chan struct{})
 			go func() {

@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/lab/impair"
 	"tapestry.dev/tapestry/test/userns"
 )
@@ -130,7 +131,7 @@ func ping(t *testing.T, c *net.UDPConn, size int, wait time.Duration) (time.Dura
 // reach pings until an echo comes, since neighbours are resolved and bridges learn addresses first.
 func reach(t *testing.T, c *net.UDPConn) time.Duration {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(await.Patience); time.Now().Before(deadline); {
 		if took, ok := ping(t, c, 100, 200*time.Millisecond); ok {
 			return took
 		}
@@ -237,7 +238,7 @@ func TestOrder(t *testing.T) {
 			}
 			var got []byte
 			buf := make([]byte, 100)
-			must(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+			must(t, c.SetReadDeadline(time.Now().Add(await.Patience)))
 			for len(got) < 50 {
 				n, err := c.Read(buf)
 				must(t, err)
@@ -280,7 +281,7 @@ func TestMTU(t *testing.T) {
 			}
 
 			must(t, s.Set(impair.Config{MTU: mtu, ICMP: true}))
-			for deadline := time.Now().Add(5 * time.Second); ; {
+			for deadline := time.Now().Add(await.Patience); ; {
 				_, err := c.Write(make([]byte, mtu))
 				if errors.Is(err, unix.EMSGSIZE) {
 					break
@@ -315,7 +316,7 @@ func TestFragments(t *testing.T) {
 	_, err := c.Write([]byte(want))
 	must(t, err)
 	buf := make([]byte, 2000)
-	must(t, server.SetReadDeadline(time.Now().Add(5*time.Second)))
+	must(t, server.SetReadDeadline(time.Now().Add(await.Patience)))
 	m, err := server.Read(buf)
 	must(t, err)
 	if string(buf[:m]) != want {
@@ -377,7 +378,7 @@ func TestStream(t *testing.T) {
 	}()
 	var c net.Conn
 	must(t, n[0].ns.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
+		c, err = net.DialTimeout("tcp", l.Addr().String(), await.Patience)
 		return err
 	}))
 	_, err := c.Write(make([]byte, size))
