@@ -80,6 +80,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"idle":           idle,
 	"reconnect":      reconnect,
 	"spread":         spread,
+	"ask-many":       askMany,
+	"browse":         browse,
 }
 
 func help(name string, args []string) int {
