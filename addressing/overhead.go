@@ -3,8 +3,12 @@ package addressing
 // DefaultUnderlayMTU is the MTU in bytes of the network between the nodes unless configured otherwise: Ethernet's.
 const DefaultUnderlayMTU = 1500
 
-// MinMTU is the smallest MTU in bytes that a link with IPv6 may have (RFC 8200, section 5). IPv4 requires less.
-const MinMTU = 1280
+// MinMTU is the smallest MTU in bytes that a link with IPv6 may have (RFC 8200, section 5), and MinMTU4 that of one
+// with IPv4 alone (RFC 791, section 3.2).
+const (
+	MinMTU  = 1280
+	MinMTU4 = 68
+)
 
 const (
 	ipv4Header = 20

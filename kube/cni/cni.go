@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"tapestry.dev/tapestry/addressing"
 )
 
 // Pod names a pod's sandbox and describes its interface.
@@ -170,8 +172,8 @@ func (p *Pod) check() error {
 	if err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 		return fmt.Errorf("%q is no MAC address of an interface", p.MAC)
 	}
-	if p.MTU < 576 || p.MTU > 65535 {
-		return fmt.Errorf("MTU %d is not within 576..65535", p.MTU)
+	if p.MTU < addressing.MinMTU4 || p.MTU > 65535 {
+		return fmt.Errorf("MTU %d is not within %d..65535", p.MTU, addressing.MinMTU4)
 	}
 	if b := p.Bandwidth; b != nil && b.IngressRate > 0 && b.IngressRate < 8 {
 		return fmt.Errorf("bandwidth.ingressRate: %d bits per second are less than a byte: expected 8 at least, or 0 for no limit", b.IngressRate)

@@ -134,18 +134,19 @@ func (n *node) peer() overlay.Peer {
 // mtu returns the pods' MTU in bytes. It depends on nothing that differs between nodes, so it is the same on all of
 // them.
 func mtu(all []node, o Options, say *kube.Report) int {
-	tunnel6, only6 := false, false
+	tunnel6, only6, has6 := false, false, false
 	for i := range all {
 		n := &all[i]
 		tunnel6 = tunnel6 || n.endpoint.IsValid() && n.endpoint.Addr().Is6()
 		only6 = only6 || onlyIPv6(n.podCIDRs)
+		has6 = has6 || hasIPv6(n.podCIDRs)
 	}
 	underlay, overhead := cmp.Or(o.UnderlayMTU, addressing.DefaultUnderlayMTU), podOverhead(tunnel6, only6)
-	if underlay-overhead < addressing.MinMTU && o.Node != "" {
-		say.Warnf(kube.Ref{Kind: "Node", Name: o.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: raise the MTU of the network between the nodes to %d",
+	if has6 && underlay-overhead < addressing.MinMTU && o.Node != "" {
+		say.Warnf(kube.Ref{Kind: "Node", Name: o.Node}, "", "an underlay MTU of %d leaves %d for pods, and IPv6 needs %d: its packets between nodes go in pieces, which costs throughput; raise the MTU of the network between the nodes to %d",
 			underlay, underlay-overhead, addressing.MinMTU, addressing.MinMTU+overhead)
 	}
-	return underlay - overhead
+	return leastMTU(underlay-overhead, has6)
 }
 
 // PodMTU returns the MTU in bytes of pods on an underlay of that MTU (0 for addressing.DefaultUnderlayMTU), when all
@@ -154,7 +155,21 @@ func mtu(all []node, o Options, say *kube.Report) int {
 func PodMTU(underlay int, addrs []netip.Addr, podCIDRs []netip.Prefix) int {
 	only6 := onlyIPv6(podCIDRs)
 	tunnel6 := len(addrs) == 0 && only6 || len(addrs) > 0 && addrs[0].Is6()
-	return cmp.Or(underlay, addressing.DefaultUnderlayMTU) - podOverhead(tunnel6, only6)
+	return leastMTU(cmp.Or(underlay, addressing.DefaultUnderlayMTU)-podOverhead(tunnel6, only6), hasIPv6(podCIDRs))
+}
+
+// leastMTU returns the MTU of pods for whom the underlay has room for that many bytes. A kernel has no IPv6 on an
+// interface with less than IPv6's least MTU, so pods with IPv6 get that much, and the tunnel carries it in pieces. What
+// is too much for IPv4 the pods learn by ICMP.
+func leastMTU(room int, has6 bool) int {
+	if has6 {
+		return max(room, addressing.MinMTU)
+	}
+	return room
+}
+
+func hasIPv6(podCIDRs []netip.Prefix) bool {
+	return slices.ContainsFunc(podCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 func onlyIPv6(podCIDRs []netip.Prefix) bool {

@@ -42,8 +42,12 @@ func TestMTU(t *testing.T) {
 		"a node without v4 pods":     {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24"), node("n2", "1.1.1.2:1", dual)}, 1500, 1500 - 60 - 40, false},
 		"a node without pods at all": {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24"), node("n2", "1.1.1.2:1")}, 1500, 1500 - 60 - 20, false},
 		"all v6":                     {[]*corev1.Node{node("n1", "[fd00::1]:1", dual)}, 1500, 1500 - 80 - 40, false},
-		"too small for v6":           {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24")}, 1359, 1279, true},
-		"just large enough":          {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24")}, 1360, 1280, false},
+		"too small for v6":           {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24", dual)}, 1359, 1280, true},
+		"too small for v6 elsewhere": {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24"), node("n2", "1.1.1.2:1", "10.0.2.0/24", dual)}, 1300, 1280, true},
+		"too small for v6 alone":     {[]*corev1.Node{node("n1", "[fd00::1]:1", dual)}, 1399, 1280, true},
+		"just large enough":          {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24", dual)}, 1360, 1280, false},
+		"small, v4 alone":            {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24")}, 1359, 1279, false},
+		"smallest, v4 alone":         {[]*corev1.Node{node("n1", "1.1.1.1:1", "10.0.1.0/24")}, 576, 496, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, self := range test.nodes {

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -23,6 +24,9 @@ func configure(h *netlink.Handle, c Config) error {
 	}
 	if err := configureLink(h, link, c); err != nil {
 		return err
+	}
+	if c.has6() && c.MTU > 0 && c.MTU < addressing.MinMTU {
+		return fmt.Errorf("an MTU of %d with IPv6 addresses: expected %d at least, with less the kernel has no IPv6 on an interface", c.MTU, addressing.MinMTU)
 	}
 	if err := quietIPv6(c.Name, c.has6()); err != nil {
 		return err

@@ -80,6 +80,27 @@ func linkNames(t testing.TB, ns *tap.Namespace) []string {
 	return names
 }
 
+// The kernel takes IPv6 from an interface with less than its least MTU. That is said, and not that it has none.
+func TestMTUTooSmallForIPv6(t *testing.T) {
+	ns := newNamespace(t)
+	if f, err := tap.Create(ns, tap.PodConfig(podA, macA, 1279)); err == nil || !strings.Contains(err.Error(), "1280") {
+		t.Errorf("with 1279 bytes: %v", err)
+		if err == nil {
+			f.Close()
+		}
+	}
+	for _, c := range []struct {
+		addrs []netip.Addr
+		mtu   int
+	}{{podA, 1280}, {podA[:1], 496}} {
+		f, err := tap.Create(newNamespace(t), tap.PodConfig(c.addrs, macA, c.mtu))
+		if err != nil {
+			t.Fatalf("%v with %d bytes: %v", c.addrs, c.mtu, err)
+		}
+		f.Close()
+	}
+}
+
 func TestCreatePod(t *testing.T) {
 	ns, f := newPod(t, podA, macA)
 	h := handle(t, ns)

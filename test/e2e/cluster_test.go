@@ -92,11 +92,17 @@ func up(t *testing.T, name, yaml string, agentFlags ...string) *cluster {
 // upFor is up for a test that may take up to limit.
 func upFor(t *testing.T, limit time.Duration, name, yaml string, agentFlags ...string) *cluster {
 	t.Helper()
+	return upWith(t, limit, lab.Options{Name: name, AgentFlags: agentFlags}, yaml)
+}
+
+// upWith is upFor with other settings of the lab.
+func upWith(t *testing.T, limit time.Duration, o lab.Options, yaml string) *cluster {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
-	c := &cluster{file: filepath.Join(t.TempDir(), name+".yaml"), ctx: ctx}
+	c := &cluster{file: filepath.Join(t.TempDir(), o.Name+".yaml"), ctx: ctx}
 	c.write(t, yaml)
-	o := lab.Options{Name: name, Files: []string{c.file}, AgentFlags: agentFlags}
+	o.Files = []string{c.file}
 	var err error
 	if c.Client, err = lab.Up(ctx, o); err != nil {
 		t.Fatal(err)

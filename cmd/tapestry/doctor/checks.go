@@ -77,7 +77,12 @@ func checkMTU(f *Facts) []Finding {
 			"check the Node's InternalIP, or start the agent with --underlay-mtu"})
 	default:
 		overhead := addressing.Tunnel(d.Addresses[0].Is6()) + addressing.Encap(!slices.ContainsFunc(d.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is4() }))
-		if nic := f.Interfaces[i]; d.MTU > nic.MTU-overhead {
+		switch nic := f.Interfaces[i]; {
+		case d.MTU <= nic.MTU-overhead:
+		case d.MTU == addressing.MinMTU && slices.ContainsFunc(d.PodCIDRs, func(p netip.Prefix) bool { return p.Addr().Is6() }):
+			list = append(list, Finding{check, Warning, fmt.Sprintf("IPv6 needs an MTU of %d, and %s, with %d, carries only %d through the tunnel: its packets go in pieces, which costs throughput", d.MTU, nic.Name, nic.MTU, nic.MTU-overhead),
+				fmt.Sprintf("raise the MTU of the network between the nodes to %d", addressing.MinMTU+overhead)})
+		default:
 			list = append(list, Finding{check, Error, fmt.Sprintf("pods have an MTU of %d, and %s, with %d, carries only %d through the tunnel", d.MTU, nic.Name, nic.MTU, nic.MTU-overhead),
 				fmt.Sprintf("start the agents with --underlay-mtu %d, and the pods anew", nic.MTU)})
 		}

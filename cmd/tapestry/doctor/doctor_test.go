@@ -66,6 +66,11 @@ func TestDiagnose(t *testing.T) {
 		"MTU too large, v6": {func(f *Facts) {
 			f.Agent.MTU, f.Agent.Addresses[0], f.Interfaces[1].Addrs[0] = 1401, addr("2001:db8::1"), addr("2001:db8::1")
 		}, "mtu", Error, "only 1400"},
+		"MTU too small for IPv6": {func(f *Facts) {
+			f.Agent.MTU, f.Interfaces[1].MTU = 1280, 1300
+			f.Agent.PodCIDRs = append(f.Agent.PodCIDRs, netip.MustParsePrefix("fd00::/64"))
+		}, "mtu", Warning, "between the nodes to 1360"},
+		"MTU too large, small":  {func(f *Facts) { f.Agent.MTU, f.Interfaces[1].MTU = 1280, 1300 }, "mtu", Error, "only 1220"},
 		"address elsewhere":     {func(f *Facts) { f.Interfaces = f.Interfaces[:1] }, "mtu", Warning, "192.0.2.1"},
 		"narrow path":           {func(f *Facts) { f.Agent.Peers[0].MTU = 1300 }, "mtu", Warning, "n2 carries packets of 1300"},
 		"keyless peer":          {func(f *Facts) { f.Agent.Peers[0].PublicKey = ""; f.API.Keys["n2"] = "" }, "peers", Warning, "annotations"},

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"tapestry.dev/tapestry/addressing"
 )
 
 // Config says how bad the path is, in each direction. The zero value is a good path.
@@ -34,9 +36,6 @@ const (
 	QueueLimit = 100 * time.Millisecond
 )
 
-// minMTU is the size that every IPv4 module must be able to forward (RFC 791 3.2).
-const minMTU = 68
-
 // check returns an error for the first setting that makes no sense.
 func (c *Config) check() error {
 	for _, p := range []struct {
@@ -54,8 +53,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("jitter is %v, it must not exceed the delay of %v", c.Jitter, c.Delay)
 	case c.Rate < 0:
 		return errors.New("the rate must not be negative")
-	case c.MTU != 0 && c.MTU < minMTU:
-		return fmt.Errorf("the mtu is %d, it must be at least %d", c.MTU, minMTU)
+	case c.MTU != 0 && c.MTU < addressing.MinMTU4:
+		return fmt.Errorf("the mtu is %d, it must be at least %d", c.MTU, addressing.MinMTU4)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/test/lab/plan"
 )
@@ -69,13 +70,17 @@ func New(p plan.Underlay, mtu int) (*Underlay, error) {
 }
 
 // Add makes a namespace with an eth0 on the underlay. The namespace belongs to the underlay until Remove. Its default
-// routes lead through Outside.
+// routes lead through Outside. On an underlay whose MTU is too small for IPv6 eth0 gets the IPv4 addresses alone, as on
+// any machine.
 func (u *Underlay) Add(name string, addrs []netip.Addr) (ns *tap.Namespace, err error) {
 	ns, err = NewNamespace()
 	if err != nil {
 		return nil, err
 	}
 	u.ports++
+	if u.mtu < addressing.MinMTU {
+		addrs = slices.DeleteFunc(slices.Clone(addrs), netip.Addr.Is6)
+	}
 	m := &member{ns: ns, port: fmt.Sprintf("port%d", u.ports), addrs: addrs}
 	defer func() {
 		if err != nil {
