@@ -39,7 +39,7 @@ func (w *worker) answersAs(s *snapshot, j *journey) bool {
 		return false
 	}
 	t.Src = *as
-	if !w.path.flows.Lookup(&t, 0, &j.hit) || j.hit.Dir != flow.Reply {
+	if !w.path.flows.Lookup(&t, packet.Segment{}, &j.hit) || j.hit.Dir != flow.Reply {
 		return false // it ended meanwhile
 	}
 	j.as, j.hit.Translate = as, true

@@ -19,7 +19,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 		return w.follow(s, j)
 	}
 	for range 4 {
-		known := w.path.flows.Lookup(&p.Tuple, p.TCPFlags, &j.hit) || w.answersAs(s, j)
+		known := w.path.flows.Lookup(&p.Tuple, p.Segment(), &j.hit) || w.answersAs(s, j)
 		if known && !s.vouches(&j.hit) {
 			switch w.judge(s, j) {
 			case goOn:
@@ -30,7 +30,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 			}
 		}
 		if known {
-			w.path.flows.Count(&j.hit, p.Len())
+			w.path.flows.Count(&j.hit, p.Len(), p.Segment())
 			if j.hit.Dir == flow.Reply {
 				j.via = j.hit.Via
 			}
@@ -55,8 +55,8 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	}
 	e := flow.Entry{
 		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Owner: s.owner(j),
-		Counts:   [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
-		TCPFlags: p.TCPFlags, Checked: s.generation,
+		Counts:  [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
+		Segment: p.Segment(), Checked: s.generation,
 	}
 	switch ref, result := w.path.flows.Insert(&e); result {
 	case flow.Inserted:

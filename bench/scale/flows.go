@@ -52,7 +52,7 @@ func fillOnce(flows int, name string, f *figures) error {
 	}
 	begin := time.Now()
 	for i := range flows {
-		e := flow.Entry{Orig: tuple(i), Backend: uint64(i + 1), TCPFlags: packet.SYN, Checked: 1}
+		e := flow.Entry{Orig: tuple(i), Backend: uint64(i + 1), Segment: packet.Segment{Flags: packet.SYN}, Checked: 1}
 		to := e.Orig
 		to.Dst, to.DstPort = backendAddr, serverPort
 		e.Reply = to.Reverse()
@@ -85,9 +85,10 @@ func lookups(table *flow.Table, count, first int) (found int, each float64) {
 		tuples[i] = tuple(first + scatter(i, count))
 	}
 	var hit flow.Hit
+	data := packet.Segment{Flags: packet.ACK}
 	begin := time.Now()
 	for i := range tuples {
-		if table.Lookup(&tuples[i], packet.ACK, &hit) {
+		if table.Lookup(&tuples[i], data, &hit) {
 			found++
 		}
 	}

@@ -23,8 +23,8 @@ func TestAllocs(t *testing.T) {
 	var hit Hit
 	n := uint64(10)
 	for name, f := range map[string]func(){
-		"hit":     func() { clock.now++; table.Lookup(&e.Orig, 0, &hit); table.Lookup(&e.Reply, 0, &hit) },
-		"miss":    func() { table.Lookup(&miss.Orig, 0, &hit) },
+		"hit":     func() { clock.now++; table.Lookup(&e.Orig, tcp(0), &hit); table.Lookup(&e.Reply, tcp(0), &hit) },
+		"miss":    func() { table.Lookup(&miss.Orig, tcp(0), &hit) },
 		"checked": func() { table.SetChecked(r, 3) },
 		"new": func() {
 			n++
@@ -39,7 +39,7 @@ func TestAllocs(t *testing.T) {
 			r, _ := table.Insert(&e)
 			table.Delete(r, &e.Orig)
 		},
-		"count": func() { table.Count(&hit, 1500) },
+		"count": func() { table.Count(&hit, 1500, packet.Segment{}) },
 		"sweep": func() { table.Sweep() },
 		"fetch": func() { table.prefetch(batch) },
 	} {
@@ -50,7 +50,8 @@ func TestAllocs(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	if a, b := unsafe.Sizeof(slot{}), unsafe.Sizeof(ledger{}); a != slotSize || b != ledgerSize || unsafe.Sizeof(slotV1{}) != 128 {
+	if a, b := unsafe.Sizeof(slot{}), unsafe.Sizeof(ledger{}); a != slotSize || b != ledgerSize || unsafe.Sizeof(slotV1{}) != 128 ||
+		unsafe.Sizeof(slotV2{}) != 128 || unsafe.Sizeof(ledgerV2{}) != 64 {
 		t.Errorf("a slot has %d bytes and a ledger %d", a, b)
 	}
 	const capacity = 100000
@@ -85,7 +86,7 @@ func benchEntry(n int) Entry {
 	tp := packet.Tuple{Proto: packet.TCP, SrcPort: uint16(n>>8 | 1<<15), DstPort: 80}
 	tp.Src = packet.Addr{10: 0xff, 11: 0xff, 12: 10, 14: byte(n >> 20), 15: byte(n)}
 	tp.Dst = packet.Addr{10: 0xff, 11: 0xff, 12: 10, 13: 96, 15: 1}
-	e := Entry{Orig: tp, Reply: tp.Reverse(), Backend: uint64(n), TCPFlags: packet.ACK}
+	e := Entry{Orig: tp, Reply: tp.Reverse(), Backend: uint64(n), Segment: tcp(packet.ACK)}
 	e.Reply.Src[13], e.Reply.SrcPort = 1, 8080
 	return e
 }
@@ -106,7 +107,7 @@ func benchTable(b *testing.B, n, capacity int) *Table {
 	for i := range n {
 		e := benchEntry(i)
 		mustInsert(b, table, &e)
-		table.Lookup(&e.Reply, packet.ACK, &hit)
+		table.Lookup(&e.Reply, tcp(packet.ACK), &hit)
 	}
 	return table
 }
@@ -179,7 +180,7 @@ func BenchmarkHit(b *testing.B) {
 			var hit Hit
 			b.ReportAllocs()
 			for b.Loop() {
-				if !table.Lookup(g.next(), packet.ACK, &hit) {
+				if !table.Lookup(g.next(), tcp(packet.ACK), &hit) {
 					b.Fatal("miss")
 				}
 			}
@@ -196,7 +197,7 @@ func BenchmarkHitAlone(b *testing.B) {
 			var hit Hit
 			b.ReportAllocs()
 			for b.Loop() {
-				if !table.Lookup(g.next(), packet.ACK, &hit) {
+				if !table.Lookup(g.next(), tcp(packet.ACK), &hit) {
 					b.Fatal("miss")
 				}
 				g.x += uint64(hit.Kind) // always 0, but the processor learns that only from the slot
@@ -217,7 +218,7 @@ func BenchmarkHitParallel(b *testing.B) {
 				g := newTraffic(flows, seed.Add(1)<<32)
 				var hit Hit
 				for pb.Next() {
-					if !table.Lookup(g.next(), packet.ACK, &hit) {
+					if !table.Lookup(g.next(), tcp(packet.ACK), &hit) {
 						b.Error("miss")
 						return
 					}
@@ -245,7 +246,7 @@ func BenchmarkHitChurn(b *testing.B) {
 	var hit Hit
 	b.ReportAllocs()
 	for b.Loop() {
-		if !table.Lookup(g.next(), packet.ACK, &hit) {
+		if !table.Lookup(g.next(), tcp(packet.ACK), &hit) {
 			b.Error("miss")
 			break
 		}
@@ -263,7 +264,7 @@ func BenchmarkMiss(b *testing.B) {
 			var hit Hit
 			b.ReportAllocs()
 			for b.Loop() {
-				if table.Lookup(g.next(), packet.ACK, &hit) {
+				if table.Lookup(g.next(), tcp(packet.ACK), &hit) {
 					b.Fatal("hit")
 				}
 			}
@@ -320,7 +321,7 @@ func BenchmarkHitBatch(b *testing.B) {
 						}
 						table.Prefetch(batch)
 					}
-					if !table.Lookup(&batch[at].Tuple, packet.ACK, &hit) {
+					if !table.Lookup(&batch[at].Tuple, tcp(packet.ACK), &hit) {
 						b.Fatal("miss")
 					}
 					at++

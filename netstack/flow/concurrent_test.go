@@ -54,7 +54,7 @@ func testConcurrent(t *testing.T, flows uint64, capacity int) {
 					tp, to = e.Reply, e.Orig.Reverse()
 				}
 				table.prefetch([]packet.Packet{{Tuple: tp}}) // must not fail, whatever the index holds
-				if !table.Lookup(&tp, 0, &hit) {
+				if !table.Lookup(&tp, tcp(0), &hit) {
 					continue
 				}
 				hits.Add(1)
@@ -165,7 +165,7 @@ func TestConcurrentFlood(t *testing.T) {
 					return
 				}
 				var hit Hit
-				table.Lookup(&e.Reply, 0, &hit) // the answer; the flow may be gone already
+				table.Lookup(&e.Reply, packet.Segment{}, &hit) // the answer; the flow may be gone already
 			}
 		})
 	}
@@ -357,7 +357,7 @@ func crashChild() {
 				case 0, 1, 2:
 					table.Delete(ref, &e.Orig)
 				case 3:
-					table.Lookup(&e.Reply, 0, &hit)
+					table.Lookup(&e.Reply, tcp(0), &hit)
 				}
 			}
 		}()

@@ -57,6 +57,8 @@ func openRecords(mem []byte, owner func(*Entry) uint64) records {
 	switch h.version.Load() {
 	case 1:
 		return openV1(mem, h, int(capacity), owner)
+	case 2:
+		return openV2(mem, h, int(capacity))
 	case version:
 		if h.slotSize.Load() == slotSize && len(mem) >= Size(int(capacity)) {
 			m := imageOf(mem, int(capacity))

@@ -20,7 +20,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// golden returns memory that an agent of version 1 left. testdata/v1_golden_test.go.txt made it.
+// golden returns memory that an agent of an earlier version left. testdata/v1_golden_test.go.txt and its like made it.
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open("testdata/" + name)
@@ -47,31 +47,51 @@ func aligned(size int) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)
 }
 
-// goldenLine is one line of v1.flows.
-func goldenLine(e *Entry, i Info) string {
-	end := func(a packet.Addr, port uint16) string { return fmt.Sprintf("%s %d", a.Netip(), port) }
-	side := func(t *packet.Tuple) string {
-		return fmt.Sprintf("%s %s zone %x", end(t.Src, t.SrcPort), end(t.Dst, t.DstPort), t.Space)
-	}
-	return fmt.Sprintf("%d | %s | %s | backend %x via %x kind %d | %s age %d idle %d",
-		e.Orig.Proto, side(&e.Orig), side(&e.Reply), e.Backend, e.Via, e.Kind, i.State, i.Age, i.Idle)
+// goldens are the images of earlier versions, with how many of their flows are whole and how many are not.
+var goldens = []struct {
+	name            string
+	kept, discarded int
+	line            func(*Entry, Info) string // one line of the file of flows
+}{
+	{"v1", 42, 4, func(e *Entry, i Info) string { return goldenLine(e, "zone", "", i) }},
+	{"v2", 45, 5, func(e *Entry, i Info) string {
+		return goldenLine(e, "space", fmt.Sprintf("owner %x cluster %x policy %d counts %d | ", e.Owner, e.Cluster, e.Policy, e.Counts), i)
+	}},
 }
 
-// TestConvertGolden: every flow that version 1 would have kept from its memory is kept, and no other.
+func goldenLine(e *Entry, space, ledger string, i Info) string {
+	end := func(a packet.Addr, port uint16) string { return fmt.Sprintf("%s %d", a.Netip(), port) }
+	side := func(t *packet.Tuple) string {
+		return fmt.Sprintf("%s %s %s %x", end(t.Src, t.SrcPort), end(t.Dst, t.DstPort), space, t.Space)
+	}
+	return fmt.Sprintf("%d | %s | %s | backend %x via %x kind %d | %s%s age %d idle %d",
+		e.Orig.Proto, side(&e.Orig), side(&e.Reply), e.Backend, e.Via, e.Kind, ledger, i.State, i.Age, i.Idle)
+}
+
+// TestConvertGolden: every flow that an earlier version would have kept from its memory is kept, and no other.
 func TestConvertGolden(t *testing.T) {
-	text, err := os.ReadFile("testdata/v1.flows")
-	if err != nil {
-		t.Fatal(err)
+	for _, g := range goldens {
+		text, err := os.ReadFile("testdata/" + g.name + ".flows")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := strings.Split(strings.TrimSpace(string(text)), "\n")
+		if want[0] != fmt.Sprintf("# kept %d, discarded %d", g.kept, g.discarded) || len(want) != g.kept+1 {
+			t.Fatalf("%s: the file says %q and has %d lines", g.name, want[0], len(want))
+		}
+		want = want[1:]
+		slices.Sort(want)
+		testGolden(t, g.name, g.kept, g.discarded, func(table *Table) {
+			t.Helper()
+			checkGolden(t, table, g.name, g.line, want)
+		})
 	}
-	want := strings.Split(strings.TrimSpace(string(text)), "\n")
-	if want[0] != "# kept 42, discarded 4" || len(want) != 43 {
-		t.Fatalf("the file says %q and has %d lines", want[0], len(want))
-	}
-	want = want[1:]
-	slices.Sort(want)
-	old := golden(t, "v1.image.gz")
-	for _, capacity := range []int{42, 64, 5000} {
-		t.Run(fmt.Sprint(capacity), func(t *testing.T) {
+}
+
+func testGolden(t *testing.T, name string, kept, discarded int, check func(*Table)) {
+	old := golden(t, name+".image.gz")
+	for _, capacity := range []int{kept, 64, 5000} {
+		t.Run(fmt.Sprint(name, " ", capacity), func(t *testing.T) {
 			before := bytes.Clone(old)
 			if Serves(old, capacity) {
 				t.Fatal("Serves says that Open takes it as it is")
@@ -81,10 +101,10 @@ func TestConvertGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s := table.Stats(); s.Kept != 42 || s.Discarded != 4 || s.Unfit != 0 || s.Len != 42 || s.Reformatted {
+			if s := table.Stats(); s.Kept != kept || s.Discarded != discarded || s.Unfit != 0 || s.Len != kept || s.Reformatted {
 				t.Errorf("stats %+v", s)
 			}
-			checkGolden(t, table, want)
+			check(table)
 			if !bytes.Equal(old, before) {
 				t.Error("the old memory was changed")
 			}
@@ -96,20 +116,20 @@ func TestConvertGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checkGolden(t, again, want)
-			if s := again.Stats(); s.Kept != 42 || s.Discarded != 0 {
+			check(again)
+			if s := again.Stats(); s.Kept != kept || s.Discarded != 0 {
 				t.Errorf("the next process: %+v", s)
 			}
 		})
 	}
 }
 
-func checkGolden(t *testing.T, table *Table, want []string) {
+func checkGolden(t *testing.T, table *Table, name string, line func(*Entry, Info) string, want []string) {
 	t.Helper()
 	var got []string
 	table.Range(func(e *Entry, i Info) bool {
-		got = append(got, goldenLine(e, i))
-		if e.Owner != uint64(e.Orig.SrcPort) || e.Cluster != 0 || e.Policy != 0 || e.Counts != [2]Count{} {
+		got = append(got, line(e, i))
+		if name == "v1" && (e.Owner != uint64(e.Orig.SrcPort) || e.Cluster != 0 || e.Policy != 0 || e.Counts != [2]Count{}) {
 			t.Errorf("%v: %+v", e.Orig, e)
 		}
 		return true
@@ -120,11 +140,17 @@ func checkGolden(t *testing.T, table *Table, want []string) {
 	}
 }
 
-// TestConvertThousand: 1,000 connections to Services that began under an agent of version 1 keep their backend, and
-// their rewrite in both directions.
+// TestConvertThousand: 1,000 connections to Services that began under an agent of an earlier version keep their
+// backend, and their rewrite in both directions. Their resets count until their ends have said how far they are.
 func TestConvertThousand(t *testing.T) {
+	for _, g := range goldens {
+		t.Run(g.name, func(t *testing.T) { testThousand(t, g.name) })
+	}
+}
+
+func testThousand(t *testing.T, name string) {
 	clock := &fakeClock{1010}
-	table, err := Convert(golden(t, "v1.thousand.gz"), newMem(1000), Options{Clock: clock.read})
+	table, err := Convert(golden(t, name+".thousand.gz"), newMem(1000), Options{Clock: clock.read})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +165,7 @@ func TestConvertThousand(t *testing.T) {
 		backend := 0x9e3779b97f4a7c15 * uint64(i+1)
 		reply := to.Reverse()
 		var there, back Hit
-		if !table.Lookup(&orig, packet.ACK, &there) || !table.Lookup(&reply, packet.ACK, &back) {
+		if !table.Lookup(&orig, tcp(packet.ACK), &there) || !table.Lookup(&reply, tcp(packet.ACK), &back) {
 			t.Errorf("flow %d is not found", i)
 			continue
 		}
@@ -150,8 +176,16 @@ func TestConvertThousand(t *testing.T) {
 			}
 		}
 		found++
+		forged, want := packet.Segment{Seq: 1 << 31, Flags: packet.RST}, Reset
+		if i%2 == 0 {
+			want = Established
+			table.Count(&back, 40, packet.Segment{Ack: 5000, Flags: packet.ACK})
+		}
+		if table.Lookup(&orig, forged, &there); there.State != want {
+			t.Errorf("flow %d after a forged reset: %v, want %v", i, there.State, want)
+		}
 	}
-	t.Logf("%d of 1000 flows of version 1 go on", found)
+	t.Logf("%d of 1000 flows of %s go on", found, name)
 }
 
 // TestConvertSelf: tables of this version and another size are converted with all their contents, counters included.
@@ -164,8 +198,8 @@ func TestConvertSelf(t *testing.T) {
 		e.Owner, e.Cluster, e.Policy, e.Counts = n%5, n*3, uint32(n*7), [2]Count{{n, 1}, {0, 0}}
 		mustInsert(t, table, &e)
 		if n%2 == 0 {
-			table.Lookup(&e.Reply, packet.ACK, &hit)
-			table.Count(&hit, 1000)
+			table.Lookup(&e.Reply, tcp(packet.ACK), &hit)
+			table.Count(&hit, 1000, packet.Segment{})
 			e.Counts[Reply] = Count{1000, 1}
 		}
 		want[e.Orig] = e
@@ -186,7 +220,7 @@ func TestConvertSelf(t *testing.T) {
 		replied := 0
 		again.Range(func(e *Entry, i Info) bool {
 			w := want[e.Orig]
-			w.TCPFlags, w.Checked = 0, 0
+			w.Segment, w.Checked = packet.Segment{}, 0
 			if *e != w {
 				t.Errorf("capacity %d: got %+v, want %+v", capacity, *e, w)
 			}
@@ -204,11 +238,12 @@ func TestConvertSelf(t *testing.T) {
 
 // TestConvertStrange: memory that is no flow table's becomes an empty table, and Stats says so. None of it is believed.
 func TestConvertStrange(t *testing.T) {
-	spoilt := func(f func(h *header)) []byte {
-		mem := golden(t, "v1.image.gz")
+	of := func(name string, f func(h *header)) []byte {
+		mem := golden(t, name)
 		f((*header)(unsafe.Pointer(&mem[0])))
 		return mem
 	}
+	spoilt := func(f func(h *header)) []byte { return of("v1.image.gz", f) }
 	random := aligned(10000)
 	r := rand.New(rand.NewPCG(1, 1))
 	for i := range random {
@@ -225,6 +260,9 @@ func TestConvertStrange(t *testing.T) {
 		"version 0":     {spoilt(func(h *header) { h.version.Store(0) }), true},
 		"newer version": {spoilt(func(h *header) { h.version.Store(version + 1) }), true},
 		"slot size":     {spoilt(func(h *header) { h.slotSize.Store(64) }), true},
+		"slot size, v2": {of("v2.image.gz", func(h *header) { h.slotSize.Store(64) }), true},
+		"v1 as v2":      {spoilt(func(h *header) { h.version.Store(2) }), true},
+		"short, v2":     {golden(t, "v2.image.gz")[:headerSize+64*128], true},
 		"no capacity":   {spoilt(func(h *header) { h.capacity.Store(0) }), true},
 		"capacity":      {spoilt(func(h *header) { h.capacity.Store(65) }), true},
 		"huge capacity": {spoilt(func(h *header) { h.capacity.Store(1 << 60) }), true},

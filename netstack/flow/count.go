@@ -1,6 +1,10 @@
 package flow
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"tapestry.dev/tapestry/netstack/packet"
+)
 
 // Counters are written by plain additions, not through sync/atomic. Nearly always one goroutine at a time has the
 // packets of a flow's direction; where two have, a packet may go uncounted. An atomic addition would make a packet of a
@@ -9,19 +13,26 @@ import "sync/atomic"
 // A slot has only small counters, beside what a lookup has just read, so that counting touches no further cache line. A
 // counter that is full is moved to the ledger. A process killed at that moment may leave packets counted twice.
 
-// packetsMany is how many packets a slot can count. Its byte counter holds their bytes, since no packet has more than
-// 64 KiB and a header.
-const packetsMany = 1 << 15
+// A slot's counter is one word: bytes << countBytes | packets. It is full at countFull packets, whose bytes it holds,
+// since no packet has more than 64 KiB and a header.
+const (
+	countBytes   = 8
+	countPackets = 1<<countBytes - 1
+	countFull    = 1 << 7
+)
 
 // Count is what was sent in one direction of a flow, in bytes of IP; a superframe is one packet. Later fragments are
 // not counted.
 type Count struct{ Bytes, Packets uint64 }
 
-// Count counts the packet of a hit, with its bytes of IP. If the flow is gone, the packet counts for nobody, or for the
-// next flow in the slot.
-func (t *Table) Count(hit *Hit, bytes int) {
+// Count counts the packet of a hit, with its bytes of IP, and remembers what its segment says of the connection's
+// streams: a later reset is judged by that. It is called for packets that go on. If the flow is gone, nobody gets that,
+// or the next flow in the slot.
+func (t *Table) Count(hit *Hit, bytes int, seg packet.Segment) {
 	if i := hit.Ref & (maxSlots - 1); int(i) < len(t.slots) {
-		if s := &t.slots[i]; s.count(hit.Dir&1, uint32(bytes)) {
+		s := &t.slots[i]
+		s.marks.learn(hit.Dir, seg)
+		if s.count(hit.Dir&1, uint32(bytes)) {
 			s.spill(&t.ledgers[i], hit.Dir&1)
 		}
 	}
@@ -31,31 +42,30 @@ func (t *Table) Count(hit *Hit, bytes int) {
 //
 //go:norace
 func (s *slot) count(d Dir, bytes uint32) bool {
-	s.bytes[d] += bytes
-	s.packets[d]++
-	return s.packets[d] >= packetsMany
+	s.counts[d] += bytes<<countBytes + 1
+	return s.counts[d]&countFull != 0
 }
 
 // spill moves the slot's counts to the ledger.
 //
 //go:norace
 func (s *slot) spill(l *ledger, d Dir) {
-	l.bytes[d] += uint64(s.bytes[d])
-	s.bytes[d] = 0
-	l.packets[d] += uint32(s.packets[d] / packetsMany)
-	s.packets[d] %= packetsMany
+	n := s.counts[d]
+	l.bytes[d] += uint64(n >> countBytes)
+	l.packets[d] += uint64(n & countPackets)
+	s.counts[d] = 0
 }
 
-// counts returns the sums of slot and ledger.
+// countsWith returns the sums of slot and ledger.
 //
 //go:norace
-func (s *slot) counts(l *ledger) (c [2]Count) {
+func (s *slot) countsWith(l *ledger) (c [2]Count) {
 	for d := range c {
 		for { // a count in the slot gets smaller only by spill: then read again
-			b, p := atomic.LoadUint32(&s.bytes[d]), s.packets[d]
-			c[d].Bytes = atomic.LoadUint64(&l.bytes[d]) + uint64(b)
-			c[d].Packets = uint64(atomic.LoadUint32(&l.packets[d]))*packetsMany + uint64(p)
-			if atomic.LoadUint32(&s.bytes[d]) >= b && s.packets[d] >= p {
+			n := atomic.LoadUint32(&s.counts[d])
+			c[d].Bytes = atomic.LoadUint64(&l.bytes[d]) + uint64(n>>countBytes)
+			c[d].Packets = atomic.LoadUint64(&l.packets[d]) + uint64(n&countPackets)
+			if atomic.LoadUint32(&s.counts[d]) >= n {
 				break
 			}
 		}
@@ -68,7 +78,6 @@ func (s *slot) counts(l *ledger) (c [2]Count) {
 //go:norace
 func (s *slot) setCounts(l *ledger, c *[2]Count) {
 	for d := range c {
-		l.bytes[d], s.bytes[d] = c[d].Bytes, 0
-		l.packets[d], s.packets[d] = uint32(c[d].Packets/packetsMany), uint16(c[d].Packets%packetsMany)
+		s.counts[d], l.bytes[d], l.packets[d] = 0, c[d].Bytes, c[d].Packets
 	}
 }

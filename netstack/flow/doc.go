@@ -12,7 +12,7 @@
 // no index of anything outside. Everything else is private to the process and made anew by Open: the index, the owners
 // of the slots, the locks and the table's counters.
 //
-//	shared   | header | slot 0   | slot 1   | ...        for packets: tuples, backend, via, kind, state, last seen
+//	shared   | header | slot 0   | slot 1   | ...        for packets: tuples, backend, via, kind, state, last seen, marks
 //	shared            | ledger 0 | ledger 1 | ...        the rest: owner, cluster, policy, age, counts, sum
 //	private  | bucket 0 | bucket 1 | ...                 64 bytes, room for 12 keys; two keys for each flow
 //
@@ -29,11 +29,11 @@
 // Readers take no lock. A slot has a sequence number, whose low bits are repeated in its live word beside the state.
 // The live word becomes 0 before any other word of the slot changes, and is written after them. A reader that finds 0
 // in the live word, another sequence number at its end, or another tuple, treats the slot as that of another flow. The
-// words of a slot are read through sync/atomic. Those that packets change are also written so, counts excepted. The
-// constant words, and those of a ledger, are ordered by the sequence number. A slot is complete before the index names
-// it, and the index forgets it before it is emptied. Words that a packet changes (last seen, state, counts) may change
-// under one sequence number. Last seen is a plain store once per second and flow; the state is exchanged together with
-// the sequence number, so that a late reader cannot touch the slot's next flow.
+// words of a slot are read through sync/atomic. Those that packets change are also written so, counts and marks
+// excepted. The constant words, and those of a ledger, are ordered by the sequence number. A slot is complete before
+// the index names it, and the index forgets it before it is emptied. Words that a packet changes (last seen, state,
+// counts, marks) may change under one sequence number. Last seen is a plain store once per second and flow; the state
+// is exchanged together with the sequence number, so that a late reader cannot touch the slot's next flow.
 //
 // Writers (insert, delete, expiry) lock the stripes of both keys, in order. Keys with equal hashes share a stripe,
 // which makes insertion atomic for both keys. Keys in a bucket are claimed by compare-and-swap, since stripes share
@@ -42,6 +42,19 @@
 // There is one key space: a tuple is in the table once, be it the original of one flow or the reply of another. When
 // the reply tuple of a new flow is taken (one client port to two Services over one backend), Insert chooses another
 // source port.
+//
+// # Resets
+//
+// A reset ends a flow only if its receiver will obey it, which it does when the reset's sequence number is in its
+// window. So the table keeps a mark for each direction of a TCP connection: how far its stream has arrived, as the
+// other end said last. A reset counts from the mark on, up to 32 MiB beyond it. In SYN-SENT it must acknowledge the
+// SYN; a SYN that an end sends because it lost the connection may be answered so, too. Any other reset changes nothing,
+// and is no sign of life. Where a mark is not known, because the table did not see that end say anything, every reset
+// counts.
+//
+// A mark is coarse, 16 bits, so that both fit beside the counters, in a line that every packet writes anyway. A random
+// number is taken for a true one at one time in 127. So a reset that counts leaves the flow its tuples for two minutes,
+// and packets of both ends bring the flow back (revived).
 //
 // # Whose flow goes
 //
@@ -63,19 +76,20 @@
 //
 // # Versions of the memory
 //
-// The memory is of version 2. An agent reads every version up to its own. It converts what it finds into new memory,
+// The memory is of version 3. An agent reads every version up to its own. It converts what it finds into new memory,
 // which replaces the old (Serves, Convert); so an upgrade loses no flow. An older agent does not know newer memory and
 // formats it anew: a downgrade loses all flows. Version 1 had no ledgers; Options.Owner has to say who began its flows.
+// Version 2 had no marks: a reset of its flows counts until the other end has said something.
 //
 // What the next version may change, and how:
 //
 //   - The header's words mean the same in all versions and never move. After them there is room for more words, which
 //     are 0.
-//   - A ledger's spare word and the bits of a slot's meta from 17 on are 0, which will mean that nothing is known.
-//     They go into the sum. So an agent may give them a meaning without a new version, if they stay constant while the
-//     flow lives: an agent that does not know the meaning keeps them and the flow.
+//   - The bits of a slot's meta from 17 on are 0, which will mean that nothing is known. They go into the sum. So an
+//     agent may give them a meaning without a new version, if they stay constant while the flow lives: an agent that
+//     does not know the meaning keeps them and the flow.
 //   - Every other change needs a new version: another hash, another sum, one more state. The agent of that version
-//     keeps a frozen reader of each earlier version (records; v1.go is one). Such a reader depends on no constant of
+//     keeps a frozen reader of each earlier version (records; v1.go and v2.go). Such a reader depends on no constant of
 //     the current version, and is tested with an image made by an agent of its version (testdata). No version is ever
 //     forgotten.
 //

@@ -43,8 +43,8 @@ func TestOnEnd(t *testing.T) {
 			}
 			var hit Hit
 			answer := flowOf(1).Orig.Reverse()
-			table.Lookup(&answer, 0, &hit)
-			table.Count(&hit, 100)
+			table.Lookup(&answer, tcp(0), &hit)
+			table.Count(&hit, 100, packet.Segment{})
 			leave(table, clock, ref)
 			if len(ends) != 1 {
 				t.Fatalf("told of %d ends", len(ends))

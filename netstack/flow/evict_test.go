@@ -20,7 +20,7 @@ type flood struct {
 func (f *flood) next(proto packet.Proto) Entry {
 	f.n++
 	o := packet.Tuple{Proto: proto, Src: f.client, SrcPort: uint16(f.n), Dst: packet.Addr{0: 0xfd, 14: byte(f.n >> 24), 15: byte(f.n >> 16)}, DstPort: 7}
-	return Entry{Orig: o, Reply: o.Reverse(), Owner: f.owner, TCPFlags: packet.SYN}
+	return Entry{Orig: o, Reply: o.Reverse(), Owner: f.owner, Segment: tcp(packet.SYN)}
 }
 
 // echoed inserts a UDP flow that is answered.
@@ -28,7 +28,7 @@ func (f *flood) echoed(t testing.TB, table *Table) {
 	e := f.next(packet.UDP)
 	mustInsert(t, table, &e)
 	var hit Hit
-	if !table.Lookup(&e.Reply, 0, &hit) || hit.State != Replied {
+	if !table.Lookup(&e.Reply, tcp(0), &hit) || hit.State != Replied {
 		t.Fatalf("owner %d: its own flow is not found, or %v", f.owner, hit.State)
 	}
 }
@@ -38,8 +38,8 @@ func (f *flood) connected(t testing.TB, table *Table) Entry {
 	e := f.next(packet.TCP)
 	mustInsert(t, table, &e)
 	var hit Hit
-	table.Lookup(&e.Reply, packet.SYN|packet.ACK, &hit)
-	if !table.Lookup(&e.Orig, packet.ACK, &hit) || hit.State != Established {
+	table.Lookup(&e.Reply, tcp(packet.SYN|packet.ACK), &hit)
+	if !table.Lookup(&e.Orig, tcp(packet.ACK), &hit) || hit.State != Established {
 		t.Fatalf("owner %d: its own connection is not found, or %v", f.owner, hit.State)
 	}
 	return e
@@ -212,15 +212,15 @@ func TestCount(t *testing.T) {
 	mustInsert(t, table, &e)
 	var hit Hit
 	for range 3 {
-		table.Lookup(&e.Reply, 0, &hit)
-		table.Count(&hit, 1000)
+		table.Lookup(&e.Reply, tcp(0), &hit)
+		table.Count(&hit, 1000, packet.Segment{})
 	}
-	table.Lookup(&e.Orig, 0, &hit)
+	table.Lookup(&e.Orig, tcp(0), &hit)
 	const many = 100_000 // more packets and bytes than a slot can count
 	for range many {
-		table.Count(&hit, 65535)
+		table.Count(&hit, 65535, packet.Segment{})
 	}
-	table.Count(&Hit{Ref: maxSlots - 1}, 7) // a ref of no slot
+	table.Count(&Hit{Ref: maxSlots - 1}, 7, packet.Segment{}) // a ref of no slot
 	want := [2]Count{{100 + many*65535, 1 + many}, {3000, 3}}
 	check := func(table *Table) {
 		t.Helper()
@@ -243,7 +243,7 @@ func TestCount(t *testing.T) {
 	}
 	check(again)
 	// The next flow in the slot begins with zero.
-	again.Lookup(&e.Orig, 0, &hit)
+	again.Lookup(&e.Orig, tcp(0), &hit)
 	again.Delete(hit.Ref, &e.Orig)
 	e.Counts[Original] = Count{50, 1}
 	mustInsert(t, again, &e)

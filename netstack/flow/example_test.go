@@ -19,13 +19,13 @@ func Example() {
 	orig := packet.Tuple{Proto: packet.UDP, Src: client.Addr, SrcPort: client.Port, Dst: service.Addr, DstPort: service.Port}
 
 	var hit flow.Hit
-	if !table.Lookup(&orig, 0, &hit) {
+	if !table.Lookup(&orig, packet.Segment{}, &hit) {
 		reply := orig.Reverse()
 		reply.Src, reply.SrcPort = backend.Addr, backend.Port
 		_, res := table.Insert(&flow.Entry{Orig: orig, Reply: reply, Backend: 1})
 		fmt.Println(res)
 	}
-	table.Lookup(&orig, 0, &hit)
+	table.Lookup(&orig, packet.Segment{}, &hit)
 	fmt.Println(hit.Dir == flow.Original, hit.Translate, hit.To.Dst, hit.To.DstPort)
 	// Output:
 	// inserted

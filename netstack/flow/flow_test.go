@@ -44,6 +44,9 @@ func tuple(proto packet.Proto, src, dst string) packet.Tuple {
 	}
 }
 
+// tcp returns a segment with these flags, about whose place in the stream nothing matters.
+func tcp(flags uint8) packet.Segment { return packet.Segment{Flags: flags} }
+
 func direct(orig packet.Tuple) *Entry { return &Entry{Orig: orig, Reply: orig.Reverse()} }
 
 func mustInsert(t testing.TB, table *Table, e *Entry) uint32 {
@@ -73,7 +76,7 @@ func TestBothDirections(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			table, _, _ := newTable(t, 100)
 			c.orig.Space, c.reply.Space = c.spaceO, c.spaceRe
-			e := Entry{Orig: c.orig, Reply: c.reply, Backend: 0xbac4e7d, Via: 99, Kind: 3, Checked: 5, TCPFlags: packet.SYN}
+			e := Entry{Orig: c.orig, Reply: c.reply, Backend: 0xbac4e7d, Via: 99, Kind: 3, Checked: 5, Segment: tcp(packet.SYN)}
 			ref := mustInsert(t, table, &e)
 			var hit Hit
 			for dir, want := range map[Dir]struct{ tp, to packet.Tuple }{
@@ -115,10 +118,10 @@ func TestSelfFlow(t *testing.T) {
 	self := tuple(packet.UDP, "10.0.0.1:53", "10.0.0.1:53")
 	r := mustInsert(t, table, direct(self))
 	var hit Hit
-	if !table.Lookup(&self, 0, &hit) || hit.Dir != Original || hit.Translate {
+	if !table.Lookup(&self, tcp(0), &hit) || hit.Dir != Original || hit.Translate {
 		t.Fatalf("got %+v", hit)
 	}
-	if !table.Delete(r, &self) || table.Lookup(&self, 0, &hit) {
+	if !table.Delete(r, &self) || table.Lookup(&self, tcp(0), &hit) {
 		t.Fatal("delete failed")
 	}
 	checkIndexEmpty(t, table)
@@ -143,7 +146,7 @@ func TestThreeServicesOneBackend(t *testing.T) {
 				t.Errorf("proto %d: reply %v", proto, e.Reply)
 			}
 			var hit Hit
-			if !table.Lookup(&e.Reply, 0, &hit) || hit.To != e.Orig.Reverse() {
+			if !table.Lookup(&e.Reply, tcp(0), &hit) || hit.To != e.Orig.Reverse() {
 				t.Errorf("proto %d: answer goes to %+v", proto, hit.To)
 			}
 		}
@@ -222,14 +225,14 @@ func TestStaleRef(t *testing.T) {
 	}
 	table.SetChecked(old, 7)
 	var hit Hit
-	if table.Lookup(&a.Orig, 0, &hit); hit.Checked != 7 {
+	if table.Lookup(&a.Orig, tcp(0), &hit); hit.Checked != 7 {
 		t.Errorf("checked %d, want 7", hit.Checked)
 	}
 	table.Delete(old, &a.Orig)
 	table.SetChecked(old, 8)
 	mustInsert(t, table, b)
 	table.SetChecked(old, 9)
-	if table.Lookup(&b.Orig, 0, &hit); hit.Checked != 0 {
+	if table.Lookup(&b.Orig, tcp(0), &hit); hit.Checked != 0 {
 		t.Errorf("a stale ref changed the next flow: checked %d", hit.Checked)
 	}
 	if table.Delete(old, &b.Orig) || table.Delete(1<<24-1, &b.Orig) {
@@ -289,15 +292,15 @@ func TestPressure(t *testing.T) {
 	table, clock, _ := newTable(t, capacity)
 	flow := func(proto packet.Proto, i int) *Entry {
 		e := direct(tuple(proto, fmt.Sprintf("10.0.%d.%d:1000", i/250, i%250), "10.1.0.1:80"))
-		e.TCPFlags = packet.SYN
+		e.Segment = tcp(packet.SYN)
 		return e
 	}
 	var hit Hit
 	for i := range capacity / 2 {
 		e := flow(packet.TCP, i)
 		mustInsert(t, table, e)
-		table.Lookup(&e.Reply, packet.SYN|packet.ACK, &hit)
-		table.Lookup(&e.Orig, packet.ACK, &hit)
+		table.Lookup(&e.Reply, tcp(packet.SYN|packet.ACK), &hit)
+		table.Lookup(&e.Orig, tcp(packet.ACK), &hit)
 	}
 	for i := range 3 * capacity {
 		mustInsert(t, table, flow(packet.UDP, i)) // evicts an unreplied one

@@ -12,7 +12,7 @@ const (
 	maxSlots   = 1 << refBits
 	refBits    = 24
 	magic      = 0x776f6c66_70617431 // "1tapflow"
-	version    = 2
+	version    = 3
 )
 
 // header is the start of the shared memory. Its words mean the same in every version, and no word ever moves.
@@ -58,13 +58,12 @@ func (h *header) fits(capacity int) bool {
 // written without sync/atomic, whose stores cost as much as the rest of an insert; the sequence number of the slot,
 // which is odd meanwhile, orders them. A reader believes what it read only when it has seen that number stay the same.
 type ledger struct {
-	sum, created          uint32 // created: seconds of the boot-time clock
-	owner, cluster, spare uint64 // spare: 0
+	sum, created   uint32 // created: seconds of the boot-time clock
+	owner, cluster uint64
 	// policy is not constant: version << 32 | low bits of the slot's sequence number << 8. So it can be exchanged in
 	// the same way as the live word.
-	policy  uint64
-	bytes   [2]uint64 // by Dir, moved here from the slot; see spill
-	packets [2]uint32 // likewise, in units of packetsMany
+	policy         uint64
+	bytes, packets [2]uint64 // by Dir, moved here from the slot; see spill
 }
 
 // write fills the ledger of a slot that is being filled under the sequence number seq.
@@ -72,7 +71,7 @@ type ledger struct {
 //go:norace
 func (l *ledger) write(r *record, sum, seq uint32) {
 	l.sum, l.created = sum, r.created
-	l.owner, l.cluster, l.spare = r.owner, r.cluster, r.spare
+	l.owner, l.cluster = r.owner, r.cluster
 	l.policy = uint64(makeLive(seq, 0, r.policy))
 }
 
@@ -80,7 +79,7 @@ func (l *ledger) write(r *record, sum, seq uint32) {
 //
 //go:norace
 func (l *ledger) load(r *record) (sum uint32) {
-	r.created, r.owner, r.cluster, r.spare = l.created, l.owner, l.cluster, l.spare
+	r.created, r.owner, r.cluster = l.created, l.owner, l.cluster
 	r.policy = live(l.policy).checked()
 	return l.sum
 }
@@ -92,7 +91,7 @@ func (m *image) load(i uint32, r *record, seq uint32) bool {
 		return false
 	}
 	l.load(r)
-	r.counts = s.counts(l)
+	r.counts, r.marks = s.countsWith(l), s.marks.load()
 	return s.seq.Load() == seq
 }
 

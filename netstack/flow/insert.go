@@ -101,6 +101,7 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 		owner: e.Owner, cluster: e.Cluster, policy: e.Policy, counts: e.Counts,
 	}
 	r.tuple[Reply].Proto = e.Orig.Proto
+	r.marks.learn(Original, e.Segment)
 	ho, hr := r.hashes(&t.hasher)
 	sum := r.sum(&t.hasher, ho, hr)
 
@@ -113,7 +114,7 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 		return p, tryReply
 	}
 	s := &t.slots[i]
-	state := first(e.Orig.Proto, e.TCPFlags)
+	state := first(e.Orig.Proto, e.Segment.Flags)
 	s.write(&t.ledgers[i], &r, sum, state, seenIn(r.created, free, state), e.Checked)
 	if !t.linkBoth(i, &r, ho, hr) {
 		s.retire()

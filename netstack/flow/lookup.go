@@ -7,11 +7,12 @@ import (
 )
 
 // Lookup finds the flow of a packet, in either direction, and fills hit. It refreshes the flow: last seen and, for TCP
-// by the flags, the state advance. It returns false for expired flows; hit then means nothing. When hit.State is
+// by the flags of the segment, the state advance. A reset that its receiver will ignore changes nothing. Lookup returns
+// false for expired flows; hit then means nothing. When hit.State is
 // Closed, the packet opens a new connection with the tuples of an ended one: the caller deletes the flow and goes on as
 // after a miss. For a SYN from the side that opened the flow, hit.State is SynSent and hit.Checked is 0 however far the
 // flow has come: nothing that was found for an earlier connection with these tuples is valid for a new one.
-func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
+func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 	s, l, seen := t.get(tp, hit)
 	if s == nil {
 		return false
@@ -20,13 +21,16 @@ func (t *Table) Lookup(tp *packet.Tuple, tcpFlags uint8, hit *Hit) bool {
 	if now != seen && expired(now, seen, l.state()) {
 		return false
 	}
-	if !settled(l.state(), tcpFlags) {
-		opens := tp.Proto == packet.TCP && packet.Opens(tcpFlags)
+	if !settled(l.state(), seg.Flags) {
+		if seg.Flags&packet.RST != 0 && tp.Proto == packet.TCP && !s.marks.load().obeyed(l.state(), hit.Dir, seg) {
+			return true
+		}
+		opens := tp.Proto == packet.TCP && packet.Opens(seg.Flags)
 		if opens && (l.state() == TimeWait || l.state() == Reset) {
 			hit.State = Closed
 			return true
 		}
-		hit.State = s.advance(l, hit.Dir, tp, tcpFlags)
+		hit.State = s.advance(l, hit.Dir, tp, seg.Flags)
 		now = seenIn(now, l.state(), hit.State)
 		if opens && hit.Dir == Original {
 			hit.State, hit.Checked = SynSent, 0

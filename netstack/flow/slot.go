@@ -66,8 +66,8 @@ type slot struct {
 	seen    atomic.Uint32 // seconds of the boot-time clock
 	tuple   [2]words      // by Dir
 	meta    uint32        // proto, kind << 8, translated << 16
-	packets [2]uint16     // by Dir; see count
-	bytes   [2]uint32
+	counts  [2]uint32     // by Dir; see count
+	marks   marks
 	backend uint64
 	via     uint64
 	live    atomic.Uint64 // see live
@@ -135,12 +135,13 @@ func (s *slot) swap(l, m live) bool { return s.live.CompareAndSwap(uint64(l), ui
 
 // record is the content of a slot and its ledger, without what every packet changes.
 type record struct {
-	tuple                 [2]packet.Tuple // this and the words up to spare are constant
-	meta, created         uint32
-	backend, via          uint64
-	owner, cluster, spare uint64
-	policy                uint32
-	counts                [2]Count
+	tuple          [2]packet.Tuple // this and the words up to cluster are constant
+	meta, created  uint32
+	backend, via   uint64
+	owner, cluster uint64
+	policy         uint32
+	counts         [2]Count
+	marks          marks
 }
 
 // hashes returns the hashes of both tuples.
@@ -152,7 +153,7 @@ func (r *record) hashes(s *hasher) (orig, reply uint64) {
 func (r *record) sum(s *hasher, orig, reply uint64) uint32 {
 	h := mum(orig^mix2, reply^mix3)
 	h = mum(h^uint64(r.meta)^uint64(r.created)<<32, s.seed0) ^ mum(r.backend^s.seed1, r.via^s.seed2)
-	h = mum(h^r.owner, s.seed3) ^ mum(r.cluster^s.seed1, r.spare^s.seed0)
+	h = mum(h^r.owner, s.seed3) ^ mum(r.cluster^s.seed1, s.seed0)
 	return uint32(h ^ h>>32)
 }
 
@@ -183,6 +184,7 @@ func (s *slot) write(l *ledger, r *record, sum uint32, state State, seen, checke
 	s.meta, s.backend, s.via = r.meta, r.backend, r.via
 	l.write(r, sum, seq+1)
 	s.setCounts(l, &r.counts)
+	s.marks = r.marks
 	s.seen.Store(seen)
 	s.live.Store(uint64(makeLive(seq+1, state, checked)))
 	s.seq.Store(seq + 1)

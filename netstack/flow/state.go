@@ -39,11 +39,11 @@ func (s State) String() string {
 
 // timeouts lists how many seconds a flow may be idle in each state. The values are those of nf_conntrack
 // (Documentation/networking/nf_conntrack-sysctl.rst) with kube-proxy's time for established connections. They are
-// shorter for ended flows, and 10 s for an answered DNS query. A reset may have been in vain (see revived): a
-// connection that was established survives it if an end says something within two minutes. An ended flow keeps its
-// reply tuple for longer than the backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s). So a client that reaches the same
-// backend through another Service with the same port gets another reply tuple meanwhile, and does not meet a silent
-// socket that still waits.
+// shorter for ended flows, and 10 s for an answered DNS query. A reset that counts may have been in vain all the same
+// (see revived): a connection that was established survives it if an end says something within two minutes. An ended
+// flow keeps its reply tuple for longer than the backend's own TIME_WAIT (TCP_TIMEWAIT_LEN, 60 s). So a client that
+// reaches the same backend through another Service with the same port gets another reply tuple meanwhile, and does not
+// meet a silent socket that still waits.
 var timeouts = [Closed + 1]uint32{
 	SynSent: 60, SynReceived: 60, Established: 86400, FinOriginal: 3600, FinReply: 3600, TimeWait: 62, Reset: 120,
 	Unreplied: 30, Replied: 120, Answered: 10, Echo: 30, Other: 600,
@@ -99,8 +99,9 @@ func first(proto packet.Proto, tcpFlags uint8) State {
 	return Other
 }
 
-// next returns the state after one more packet. It ignores windows and sequence numbers: a table that judges packets
-// invalid lets them bypass translation, and connections break.
+// next returns the state after one more packet. It ignores windows and sequence numbers, by which only resets are
+// judged before (marks.obeyed): a table that judges packets invalid lets them bypass translation, and connections
+// break.
 func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	switch {
 	case tp.Proto == packet.TCP:

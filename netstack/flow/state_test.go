@@ -42,20 +42,21 @@ func TestStates(t *testing.T) {
 			orig := tuple(c.proto, "[fd00::1]:999", "[fd00::2]:0")
 			orig.DstPort = c.port
 			e := direct(orig)
-			e.TCPFlags = c.packets[0].flags
+			e.Segment = tcp(c.packets[0].flags)
 			mustInsert(t, table, e)
 			var hit Hit
 			for i, p := range c.packets {
 				tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
-				if !table.Lookup(&tp, p.flags, &hit) || hit.State != p.want {
+				if !table.Lookup(&tp, tcp(p.flags), &hit) || hit.State != p.want {
 					t.Fatalf("packet %d: state %v, want %v", i, hit.State, p.want)
 				}
+				table.Count(&hit, 40, tcp(p.flags))
 			}
 			// Every packet refreshes the flow, but Peek does not.
 			advance(table, clock, c.timeout)
 			last := c.packets[len(c.packets)-1]
 			tp := [2]packet.Tuple{e.Orig, e.Reply}[last.dir]
-			if !table.Lookup(&tp, last.flags, &hit) || hit.State != last.want {
+			if !table.Lookup(&tp, tcp(last.flags), &hit) || hit.State != last.want {
 				t.Fatal("the flow expired too early")
 			}
 			advance(table, clock, c.timeout-1)
@@ -64,7 +65,7 @@ func TestStates(t *testing.T) {
 			}
 			clock.now += 2
 			table.now.Store(clock.now) // not swept yet
-			if table.Lookup(&e.Orig, packet.ACK, &hit) || table.Lookup(&e.Reply, packet.ACK, &hit) {
+			if table.Lookup(&e.Orig, tcp(packet.ACK), &hit) || table.Lookup(&e.Reply, tcp(packet.ACK), &hit) {
 				t.Fatal("found after its time")
 			}
 			if advance(table, clock, 0) != 1 || table.Stats().Len != 0 {
@@ -93,14 +94,15 @@ func TestResetTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			table, clock, _ := newTable(t, 10)
 			e := direct(tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"))
-			e.TCPFlags = c.packets[0].flags
+			e.Segment = tcp(c.packets[0].flags)
 			mustInsert(t, table, e)
 			var hit Hit
 			for _, p := range c.packets[1:] {
 				tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
-				if !table.Lookup(&tp, p.flags, &hit) || hit.State != p.want {
+				if !table.Lookup(&tp, tcp(p.flags), &hit) || hit.State != p.want {
 					t.Fatalf("state %v, want %v", hit.State, p.want)
 				}
+				table.Count(&hit, 40, tcp(p.flags))
 			}
 			advance(table, clock, c.seconds)
 			if !table.Peek(&e.Orig, &hit) || hit.State != Reset {
@@ -124,7 +126,7 @@ func TestSYNOnEndedFlow(t *testing.T) {
 		var hit Hit
 		for _, p := range end {
 			tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
-			table.Lookup(&tp, p.flags, &hit)
+			table.Lookup(&tp, tcp(p.flags), &hit)
 		}
 		for _, c := range []struct {
 			tp    packet.Tuple
@@ -136,16 +138,16 @@ func TestSYNOnEndedFlow(t *testing.T) {
 			{e.Reply, packet.SYN, Closed},
 			{e.Orig, packet.SYN | packet.ECE | packet.CWR, Closed},
 		} {
-			if !table.Lookup(&c.tp, c.flags, &hit) || hit.State != c.want {
+			if !table.Lookup(&c.tp, tcp(c.flags), &hit) || hit.State != c.want {
 				t.Errorf("flags %#x: %v, want %v", c.flags, hit.State, c.want)
 			}
 		}
 		if !table.Delete(hit.Ref, &e.Orig) {
 			t.Fatal("cannot delete")
 		}
-		e.TCPFlags = packet.SYN
+		e.Segment = tcp(packet.SYN)
 		mustInsert(t, table, e)
-		if !table.Lookup(&e.Orig, packet.SYN, &hit) || hit.State != SynSent {
+		if !table.Lookup(&e.Orig, tcp(packet.SYN), &hit) || hit.State != SynSent {
 			t.Errorf("new flow: %v", hit.State)
 		}
 	}
@@ -159,21 +161,21 @@ func TestSYNOnLiveFlow(t *testing.T) {
 	for _, before := range [][]pkt{nil, open[:1], open, append(open[:2:2], pkt{Reply, F | A, FinReply})} {
 		table, _, _ := newTable(t, 10)
 		e := direct(tuple(packet.TCP, "10.0.0.1:1000", "10.0.0.2:80"))
-		e.TCPFlags, e.Checked = S, 7
+		e.Segment, e.Checked = tcp(S), 7
 		ref, want := mustInsert(t, table, e), SynSent
 		var hit Hit
 		for _, p := range before {
 			tp := [2]packet.Tuple{e.Orig, e.Reply}[p.dir]
-			table.Lookup(&tp, p.flags, &hit)
+			table.Lookup(&tp, tcp(p.flags), &hit)
 			want = p.want
 		}
-		if !table.Lookup(&e.Orig, S, &hit) || hit.Ref != ref || hit.State != SynSent || hit.Checked != 0 {
+		if !table.Lookup(&e.Orig, tcp(S), &hit) || hit.Ref != ref || hit.State != SynSent || hit.Checked != 0 {
 			t.Errorf("in %v: %v, checked in %d", want, hit.State, hit.Checked)
 		}
 		if !table.Peek(&e.Orig, &hit) || hit.State != want || hit.Checked != 7 {
 			t.Errorf("after it: %v, want %v; checked in %d", hit.State, want, hit.Checked)
 		}
-		if table.Lookup(&e.Reply, S, &hit); hit.Checked != 7 {
+		if table.Lookup(&e.Reply, tcp(S), &hit); hit.Checked != 7 {
 			t.Errorf("in %v, from the other side: checked in %d", want, hit.Checked)
 		}
 	}

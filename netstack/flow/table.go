@@ -54,8 +54,8 @@ type Entry struct {
 	Policy uint32
 	// Counts holds the counts by Dir. A flow begins with those that Insert is given.
 	Counts [2]Count
-	// TCPFlags are the TCP flags of the first packet. Range does not fill them in.
-	TCPFlags uint8
+	// Segment is what the TCP header of the first packet says. Range does not fill it in.
+	Segment packet.Segment
 	// Checked is the generation of the caller's table in which Backend was last found valid, 0 for never. It does not
 	// survive the process.
 	Checked uint32

@@ -19,6 +19,40 @@ type twinFlow struct {
 	seen, checked                     uint32
 	replied, synAck, established, rst bool
 	fin                               [2]bool
+	stream                            [2]twinStream // by Dir
+}
+
+// twinStream is how much of a direction's stream is known to have arrived.
+type twinStream struct {
+	known bool
+	at    uint32
+}
+
+// holds reports whether seq is in the window: all that has arrived is before it, and 32 MiB of it may be under way.
+func (s twinStream) holds(seq uint32) bool { return s.known && seq-s.at <= 32<<20 }
+
+// obeys reports whether the receiver of a reset will obey it.
+func (f *twinFlow) obeys(d Dir, seg packet.Segment) bool {
+	from, to := f.stream[d], f.stream[1-d]
+	answer := seg.Flags&packet.ACK != 0 && to.holds(seg.Ack)
+	waiting := !f.synAck && !f.established && !f.rst && !f.fin[0] && !f.fin[1] && to.known
+	if !from.known {
+		return d == Original || !waiting || answer
+	}
+	return from.holds(seg.Seq) || seg.Seq == 0 && answer
+}
+
+// learn takes what a packet says that went on.
+func (f *twinFlow) learn(d Dir, seg packet.Segment) {
+	if seg.Flags&packet.RST != 0 {
+		return
+	}
+	if seg.Flags&packet.ACK != 0 {
+		f.stream[1-d] = twinStream{true, seg.Ack}
+	}
+	if seg.Flags&packet.SYN != 0 {
+		f.stream[d] = twinStream{true, seg.Seq}
+	}
 }
 
 func (f *twinFlow) seconds() uint32 {
@@ -94,7 +128,8 @@ func (w *twin) purge() {
 	}
 }
 
-func (w *twin) lookup(tp packet.Tuple, flags uint8) (f *twinFlow, d Dir, closed, ok bool) {
+func (w *twin) lookup(tp packet.Tuple, seg packet.Segment) (f *twinFlow, d Dir, closed, ok bool) {
+	flags := seg.Flags
 	if f, ok = w.flows[tp]; !ok {
 		return nil, 0, false, false
 	}
@@ -104,7 +139,9 @@ func (w *twin) lookup(tp packet.Tuple, flags uint8) (f *twinFlow, d Dir, closed,
 	if tp.Proto == packet.TCP && f.ended() && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN {
 		return f, d, true, true
 	}
-	f.packet(d, flags, w.now)
+	if tp.Proto != packet.TCP || flags&packet.RST == 0 || f.obeys(d, seg) {
+		f.packet(d, flags, w.now)
+	}
 	return f, d, false, true
 }
 
@@ -140,7 +177,8 @@ func (w *twin) insert(t *testing.T, asked, got Entry, res Result) {
 		t.Fatalf("insert: got %+v, want %+v", got, want)
 	}
 	f := &twinFlow{e: got, checked: got.Checked}
-	f.packet(Original, got.TCPFlags, w.now)
+	f.packet(Original, got.Segment.Flags, w.now)
+	f.learn(Original, got.Segment)
 	w.flows[got.Orig], w.flows[got.Reply] = f, f
 	w.seen = append(w.seen, got.Reply)
 }
@@ -181,9 +219,14 @@ func (s *script) tuple() packet.Tuple {
 	return tp
 }
 
-func (s *script) flags() uint8 {
-	return [...]uint8{packet.ACK, packet.SYN, packet.SYN | packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.FIN, 0,
-		packet.SYN | packet.FIN, packet.RST | packet.SYN}[s.upTo(9)]
+// segment returns a segment whose numbers are multiples of 16 MiB.
+func (s *script) segment() packet.Segment {
+	flags := [...]uint8{packet.ACK, packet.SYN, packet.SYN | packet.ACK, packet.FIN | packet.ACK, packet.RST, packet.FIN, 0,
+		packet.SYN | packet.FIN, packet.RST | packet.SYN, packet.RST | packet.ACK}
+	places := [...]uint32{0, 1, 2, 3, 4, 128, 253, 254, 255}
+	return packet.Segment{
+		Flags: flags[s.upTo(len(flags))], Seq: places[s.upTo(len(places))] << 24, Ack: places[s.upTo(len(places))] << 24,
+	}
 }
 
 func FuzzAgainstTwin(f *testing.F) {
@@ -221,7 +264,7 @@ func FuzzAgainstTwin(f *testing.F) {
 			w.purge()
 			switch s.upTo(12) {
 			case 0, 1, 2, 3:
-				e := Entry{Orig: s.tuple(), TCPFlags: s.flags(), Backend: uint64(s.upTo(9)), Via: uint64(s.upTo(2)), Kind: uint8(s.upTo(3)),
+				e := Entry{Orig: s.tuple(), Segment: s.segment(), Backend: uint64(s.upTo(9)), Via: uint64(s.upTo(2)), Kind: uint8(s.upTo(3)),
 					Checked: uint32(s.upTo(4)), Owner: uint64(s.upTo(20)), Cluster: uint64(s.upTo(3)), Policy: uint32(s.upTo(5)),
 					Counts: [2]Count{{40, 1}, {}}}
 				e.Reply = e.Orig.Reverse()
@@ -236,7 +279,7 @@ func FuzzAgainstTwin(f *testing.F) {
 				_, res := table.Insert(&got)
 				w.insert(t, e, got, res)
 			case 4, 5, 6, 7, 8:
-				twinLookup(t, table, w, s.tuple(), s.flags(), &s)
+				twinLookup(t, table, w, s.tuple(), s.segment(), &s)
 			case 9:
 				clock.now += [...]uint32{1, 5, 11, 31, 61, 3601, 86401, 0}[s.upTo(8)]
 				w.now = clock.now
@@ -253,7 +296,7 @@ func FuzzAgainstTwin(f *testing.F) {
 				}
 			case 11:
 				if n := len(w.seen); n > 0 {
-					twinLookup(t, table, w, w.seen[s.upTo(n)], packet.ACK, &s)
+					twinLookup(t, table, w, w.seen[s.upTo(n)], tcp(packet.ACK), &s)
 				}
 			}
 		}
@@ -267,7 +310,7 @@ func FuzzAgainstTwin(f *testing.F) {
 				t.Fatalf("%v is in the table, but not in the twin", e.Orig)
 			}
 			want := f.e
-			want.TCPFlags, want.Checked = 0, f.checked
+			want.Segment, want.Checked = packet.Segment{}, f.checked
 			if *e != want {
 				t.Fatalf("shown %+v, want %+v", *e, want)
 			}
@@ -284,10 +327,10 @@ func FuzzAgainstTwin(f *testing.F) {
 }
 
 // twinLookup compares one lookup with the twin's, and sometimes sets Checked of the flow or deletes it.
-func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint8, s *script) {
+func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, seg packet.Segment, s *script) {
 	var hit Hit
-	ok := table.Lookup(&tp, flags, &hit)
-	f, d, closed, wantOK := w.lookup(tp, flags)
+	ok := table.Lookup(&tp, seg, &hit)
+	f, d, closed, wantOK := w.lookup(tp, seg)
 	if ok != wantOK {
 		t.Fatalf("lookup %v: %v, want %v", tp, ok, wantOK)
 	}
@@ -300,20 +343,21 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, flags uint
 	}
 	same, checked := to, f.checked
 	same.Space = tp.Space
-	opens := !closed && d == Original && tp.Proto == packet.TCP && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
+	opens := !closed && d == Original && tp.Proto == packet.TCP && seg.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
 	if opens {
 		checked = 0
 	}
 	if hit.Dir != d || hit.To != to || hit.Translate != (same != tp) || hit.Backend != f.e.Backend || hit.Via != f.e.Via ||
 		hit.Kind != f.e.Kind || hit.Checked != checked || (hit.State == Closed) != closed {
-		t.Fatalf("lookup %v flags %#x: %+v, want %v of %+v", tp, flags, hit, d, f)
+		t.Fatalf("lookup %v by %+v: %+v, want %v of %+v", tp, seg, hit, d, f)
 	}
 	if opens && hit.State != SynSent || !closed && !opens && timeouts[hit.State] != f.seconds() {
-		t.Fatalf("lookup %v flags %#x: %v for %d s, want %d s", tp, flags, hit.State, timeouts[hit.State], f.seconds())
+		t.Fatalf("lookup %v by %+v: %v for %d s, want %d s", tp, seg, hit.State, timeouts[hit.State], f.seconds())
 	}
 	if !closed {
 		n := 40 + s.upTo(100)
-		table.Count(&hit, n)
+		table.Count(&hit, n, seg)
+		f.learn(d, seg)
 		f.e.Counts[d].Packets++
 		f.e.Counts[d].Bytes += uint64(n)
 	}

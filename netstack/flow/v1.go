@@ -15,7 +15,7 @@ type slotV1 struct {
 	meta    atomic.Uint64 // proto, kind << 8, judged << 16, translated << 17 if judged, created << 32
 	backend atomic.Uint64
 	via     atomic.Uint64
-	live    atomic.Uint64 // as in version 2
+	live    atomic.Uint64 // as in version 3
 	seen    atomic.Uint32
 	_       uint32
 }

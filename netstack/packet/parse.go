@@ -247,13 +247,13 @@ func (p *Packet) parseL4() Fault {
 	return Good
 }
 
-// ports reads the L4 fields that stand in the first eight bytes of b, and the TCP flags if b is long enough.
+// ports reads the L4 fields that stand in the first eight bytes of b, and what Segment returns if b is long enough.
 func (p *Packet) ports(b []byte) {
 	switch p.Tuple.Proto {
 	case TCP, UDP, SCTP:
 		p.Tuple.SrcPort, p.Tuple.DstPort = be.Uint16(b), be.Uint16(b[2:])
 		if p.Tuple.Proto == TCP && len(b) > 13 {
-			p.TCPFlags = b[13]
+			p.TCPFlags, p.tcpSeq, p.tcpAck = b[13], be.Uint32(b[4:8]), be.Uint32(b[8:12])
 		}
 	case ICMPv4, ICMPv6:
 		if !p.isICMP() {

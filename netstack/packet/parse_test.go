@@ -122,6 +122,23 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestNoSegment: nothing is read where a TCP header would be in what has none.
+func TestNoSegment(t *testing.T) {
+	for name, s := range map[string]spec{
+		"UDP":              {src: podA4, dst: podB4, proto: UDP, sport: 5, dport: 53, payload: pattern(40)},
+		"SCTP":             {src: podA6, dst: podB6, proto: SCTP, sport: 5, dport: 53, payload: pattern(40)},
+		"a later fragment": {src: podA4, dst: podB4, proto: TCP, sport: 5, dport: 53, payload: pattern(40), frag: 3, id: 99},
+	} {
+		if got := mustParseIP(t, s.ip()).Segment(); got != (Segment{}) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	cut := Packet{IP: pattern(28), L4: 20, Tuple: Tuple{Proto: TCP}} // as an ICMP error quotes it
+	if got := cut.Segment(); got != (Segment{}) {
+		t.Errorf("eight bytes of a header: %+v", got)
+	}
+}
+
 func TestParseMalformed(t *testing.T) {
 	tcp4 := spec{src: podA4, dst: podB4, proto: TCP, flags: ACK, payload: pattern(40)}
 	tcp6 := spec{src: podA6, dst: podB6, proto: TCP, flags: ACK, payload: pattern(40)}

@@ -9,6 +9,16 @@ type TCPHeader struct {
 	Options  []byte
 }
 
+// Segment says where a TCP segment stands in the streams of its connection (RFC 9293 3.1). The zero value is what is
+// known of a packet that is no TCP segment.
+type Segment struct {
+	Seq, Ack uint32 // Ack is valid with the flag ACK
+	Flags    uint8
+}
+
+// Segment returns what p's TCP header says.
+func (p *Packet) Segment() Segment { return Segment{Seq: p.tcpSeq, Ack: p.tcpAck, Flags: p.TCPFlags} }
+
 // TCPHeadLen returns the length of the headers that PutTCP writes without options, for the family of a.
 func TCPHeadLen(a *Addr) int {
 	if a.Is4() {

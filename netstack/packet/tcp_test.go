@@ -47,6 +47,9 @@ func TestPutTCP(t *testing.T) {
 			if p.Tuple != tuple || p.TCPFlags != h.Flags || p.VNet != vnet || p.VNet.GSOType != c.gso || len(p.IP)-p.Payload != c.n {
 				t.Errorf("parsed as %+v", p)
 			}
+			if s := p.Segment(); s != (packet.Segment{Seq: h.Seq, Ack: h.Ack, Flags: h.Flags}) {
+				t.Errorf("segment %+v", s)
+			}
 			if c.gso == packet.GSONone {
 				if p.CompleteChecksum(); !p.ChecksumOK() {
 					t.Error("the checksum is wrong")

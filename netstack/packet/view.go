@@ -78,6 +78,8 @@ type Packet struct {
 	L4, Payload int
 	Tuple       Tuple
 
+	tcpSeq, tcpAck uint32 // see Segment
+
 	fragAt int // offset of the IPv6 fragment header in IP, also of an atomic fragment; 0 for none
 }
 

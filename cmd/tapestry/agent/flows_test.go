@@ -58,9 +58,12 @@ func (k *flowKeeper) open(capacity int) *flow.Table {
 	return table
 }
 
-// leaveV1 makes the keeper hold the memory of an agent of version 1, with 1,000 connections to Services.
-func (k *flowKeeper) leaveV1() {
-	f, err := os.Open("../../../netstack/flow/testdata/v1.thousand.gz")
+// versions are those of the flow memory that earlier agents left.
+var versions = []string{"v1", "v2"}
+
+// leave makes the keeper hold the memory of an agent of an earlier version, with 1,000 connections to Services.
+func (k *flowKeeper) leave(version string) {
+	f, err := os.Open("../../../netstack/flow/testdata/" + version + ".thousand.gz")
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -73,7 +76,7 @@ func (k *flowKeeper) leaveV1() {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	memory, err := keeper.NewMemory("v1", len(image))
+	memory, err := keeper.NewMemory(version, len(image))
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -101,35 +104,39 @@ func TestOpenFlows(t *testing.T) {
 	}
 }
 
-// TestUpgradeFlows checks that an agent that finds memory of version 1 takes over all 1,000 flows, and makes the
-// keeper hold its new memory. The next agent finds the new memory.
+// TestUpgradeFlows checks that an agent that finds memory of an earlier version takes over all 1,000 flows, and makes
+// the keeper hold its new memory. The next agent finds the new memory.
 func TestUpgradeFlows(t *testing.T) {
-	k := newFlowKeeper(t)
-	k.leaveV1()
-	table := k.open(4096)
-	if s := table.Stats(); k.puts != 1 || s.Kept != 1000 || s.Discarded != 0 || s.Unfit != 0 || s.Reformatted || s.Capacity != 4096 {
-		t.Errorf("%d puts, %+v", k.puts, s)
-	}
-	// The flows are charged to the 20 pods that began them.
-	if s := table.Stats(); s.Owners != 20 || s.Most != 50 {
-		t.Errorf("%d owners, the one with the most has %d; want 20 with 50 each", s.Owners, s.Most)
-	}
-	table.Range(func(e *flow.Entry, _ flow.Info) bool {
-		if e.Owner != netstack.FlowOwner(e) || e.Owner == 0 {
-			t.Errorf("%v is of owner %d", e.Orig, e.Owner)
-			return false
-		}
-		return true
-	})
-	if s := k.open(4096).Stats(); k.puts != 1 || s.Kept != 1000 {
-		t.Errorf("the next agent: %d puts, %+v", k.puts, s)
+	for _, version := range versions {
+		t.Run(version, func(t *testing.T) {
+			k := newFlowKeeper(t)
+			k.leave(version)
+			table := k.open(4096)
+			if s := table.Stats(); k.puts != 1 || s.Kept != 1000 || s.Discarded != 0 || s.Unfit != 0 || s.Reformatted || s.Capacity != 4096 {
+				t.Errorf("%d puts, %+v", k.puts, s)
+			}
+			// The flows are charged to the 20 pods that began them.
+			if s := table.Stats(); s.Owners != 20 || s.Most != 50 {
+				t.Errorf("%d owners, the one with the most has %d; want 20 with 50 each", s.Owners, s.Most)
+			}
+			table.Range(func(e *flow.Entry, _ flow.Info) bool {
+				if version == "v1" && e.Owner != netstack.FlowOwner(e) || e.Owner == 0 {
+					t.Errorf("%v is of owner %d", e.Orig, e.Owner)
+					return false
+				}
+				return true
+			})
+			if s := k.open(4096).Stats(); k.puts != 1 || s.Kept != 1000 {
+				t.Errorf("the next agent: %d puts, %+v", k.puts, s)
+			}
+		})
 	}
 }
 
 // TestUpgradeInterrupted checks that until the keeper holds the new memory, it holds the old memory unchanged.
 func TestUpgradeInterrupted(t *testing.T) {
 	k := newFlowKeeper(t)
-	k.leaveV1()
+	k.leave("v2")
 	k.fail = errors.New("killed")
 	if _, err := openFlows(k.kept(), 4096, k.put); !errors.Is(err, k.fail) {
 		t.Fatalf("got %v", err)
@@ -143,7 +150,7 @@ func TestUpgradeInterrupted(t *testing.T) {
 // TestResizeFlows checks that another value of --flows moves as many flows as there is room for.
 func TestResizeFlows(t *testing.T) {
 	k := newFlowKeeper(t)
-	k.leaveV1()
+	k.leave("v2")
 	for _, c := range []struct{ capacity, kept, unfit int }{{1000, 1000, 0}, {5000, 1000, 0}, {600, 600, 400}, {2000, 600, 0}} {
 		if s := k.open(c.capacity).Stats(); s.Capacity != c.capacity || s.Kept != c.kept || s.Unfit != c.unfit {
 			t.Errorf("for %d: %+v", c.capacity, s)

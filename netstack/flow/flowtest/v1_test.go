@@ -28,14 +28,14 @@ func TestWriteV1(t *testing.T) {
 		if n%3 == 0 {
 			orig.Proto = packet.UDP
 		}
-		e := flow.Entry{Orig: orig, Reply: orig.Reverse(), Backend: uint64(n), Via: uint64(n % 5), Kind: uint8(n), TCPFlags: packet.SYN}
+		e := flow.Entry{Orig: orig, Reply: orig.Reverse(), Backend: uint64(n), Via: uint64(n % 5), Kind: uint8(n), Segment: packet.Segment{Flags: packet.SYN}}
 		e.Reply.Space, e.Reply.Src[15] = 0, byte(2+n%2)
 		if _, res := table.Insert(&e); res != flow.Inserted {
 			t.Fatal(res)
 		}
-		table.Lookup(&e.Reply, packet.SYN|packet.ACK, &hit)
-		table.Lookup(&e.Orig, packet.ACK, &hit)
-		e.TCPFlags = 0
+		table.Lookup(&e.Reply, packet.Segment{Flags: packet.SYN | packet.ACK}, &hit)
+		table.Lookup(&e.Orig, packet.Segment{Flags: packet.ACK}, &hit)
+		e.Segment = packet.Segment{}
 		want[orig] = e
 	}
 	unanswered := flow.Entry{Orig: packet.Tuple{Proto: packet.UDP, SrcPort: 9}, Reply: packet.Tuple{Proto: packet.UDP, DstPort: 9}}
