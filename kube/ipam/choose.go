@@ -41,9 +41,12 @@ type chooser struct {
 	held func(netip.Addr) bool
 	// rests returns how much longer the address has to rest; 0 when it need not.
 	rests func(netip.Addr) time.Duration
+	// own reports whether the address rests after the very pod that the choice is for.
+	own func(netip.Addr) bool
 }
 
-// choose returns one address of each range, in their order. want lists fixed addresses, which need not have rested.
+// choose returns one address of each range, in their order. want lists fixed addresses, which have to rest only after
+// another pod.
 func (c *chooser) choose(want []netip.Addr) ([]netip.Addr, error) {
 	if len(c.ranges) == 0 {
 		return nil, errNoRange
@@ -83,6 +86,9 @@ func (c *chooser) allowed(a netip.Addr) error {
 		}
 		if c.held(a) {
 			return fmt.Errorf("address %s: %w", a, ErrTaken)
+		}
+		if rest := c.rests(a); rest > 0 && !c.own(a) {
+			return fmt.Errorf("address %s %w: it can be had in %s", a, ErrRests, max(rest.Round(time.Second), time.Second))
 		}
 		return nil
 	}

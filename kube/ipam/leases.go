@@ -13,6 +13,8 @@ import (
 var (
 	// ErrTaken means that another pod has a fixed address at the moment.
 	ErrTaken = errors.New("is another pod's at the moment")
+	// ErrRests means that another pod had a fixed address until a moment ago.
+	ErrRests = errors.New("was another pod's until a moment ago, and rests")
 
 	errNoRange = errors.New("this node has no podCIDR, so there are no addresses for pods: see Node.spec.podCIDRs")
 )
@@ -39,6 +41,9 @@ type Lease struct {
 }
 
 func (l *Lease) pod() string { return l.Namespace + "/" + l.Name }
+
+// isOf reports whether both are leases of the same pod, by its name, in the same network.
+func (l *Lease) isOf(other *Lease) bool { return l.pod() == other.pod() && l.Network == other.Network }
 
 // Options of Open.
 type Options struct {
@@ -152,8 +157,8 @@ func (l *Leases) restLeft(released, now time.Time) time.Duration {
 
 // Acquire gives want.Key a Lease with one address of every range: those in want.Addrs, and any free address in the
 // other ranges. A Key that has a Lease already gets the same Lease again, whatever it wants now. A fixed address is
-// taken from an earlier sandbox of the same pod. The Lease is on the disk when Acquire returns. When a later attempt
-// may succeed, the error wraps ErrTaken or is a *FullError.
+// taken from an earlier sandbox of the same pod, and rests after other pods alone. The Lease is on the disk when Acquire
+// returns. When a later attempt may succeed, the error wraps ErrTaken or ErrRests, or is a *FullError.
 func (l *Leases) Acquire(want Lease) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,7 +169,7 @@ func (l *Leases) Acquire(want Lease) (Lease, error) {
 	l.wakeLocked(now)
 	var earlier []*entry // sandboxes of the pod that have what it wants
 	for _, a := range want.Addrs {
-		if e := l.held[l.byAddr[a]]; e != nil && e.pod() == want.pod() && e.Network == want.Network && !slices.Contains(earlier, e) {
+		if e := l.held[l.byAddr[a]]; e != nil && e.isOf(&want) && !slices.Contains(earlier, e) {
 			earlier = append(earlier, e)
 		}
 	}
@@ -185,6 +190,10 @@ func (l *Leases) Acquire(want Lease) (Lease, error) {
 				return l.restLeft(e.Released, now)
 			}
 			return 0
+		},
+		own: func(a netip.Addr) bool {
+			e := l.resting[a]
+			return e != nil && e.isOf(&want)
 		},
 	}
 	var err error

@@ -161,9 +161,35 @@ func TestFixed(t *testing.T) {
 	if _, err := w.acquire("x", "10.1.0.7"); !errors.Is(err, ErrTaken) {
 		t.Errorf("got %v", err)
 	}
-	// A fixed address need not have rested.
+}
+
+// A fixed address that another pod has left rests like any other, also over a restart. The pod that had it, made anew,
+// has it at once.
+func TestFixedRests(t *testing.T) {
+	w := newWorld(t, "10.1.0.0/28", "fd00:1::/64")
+	w.gets("a", "10.1.0.9 fd00:1::3", "10.1.0.9")
 	w.release("a")
-	w.gets("d", "10.1.0.9 fd00:1::6", "10.1.0.9")
+	refused := func(left string, wants ...string) {
+		t.Helper()
+		for _, want := range wants {
+			if _, err := w.acquire("b", want); !errors.Is(err, ErrRests) || !strings.HasSuffix(err.Error(), "it can be had in "+left) {
+				t.Errorf("%s: got %v, want it to rest for %s", want, err, left)
+			}
+		}
+	}
+	refused("1m0s", "10.1.0.9", "fd00:1::3")
+	w.now = w.now.Add(20 * time.Second)
+	w.open("")
+	refused("40s", "10.1.0.9", "fd00:1::3")
+	if got, err := w.Acquire(Lease{Key: key("x"), Network: "other", Namespace: "default", Name: "pod-a", Addrs: []netip.Addr{netip.MustParseAddr("10.1.0.9")}}); !errors.Is(err, ErrRests) {
+		t.Errorf("a pod of another network: %v, %v", got, err)
+	}
+	w.gets("a", "10.1.0.9 fd00:1::4", "10.1.0.9")
+	w.release("a")
+	w.now = w.now.Add(59*time.Second + 800*time.Millisecond)
+	refused("1s", "10.1.0.9", "fd00:1::4")
+	w.now = w.now.Add(200 * time.Millisecond)
+	w.gets("b", "10.1.0.9 fd00:1::5", "10.1.0.9", "fd00:1::5")
 }
 
 // The next sandbox of a pod takes the fixed address from the earlier one, which has not been released yet.

@@ -10,10 +10,11 @@ import (
 
 // twin does the same as Leases, but slowly, with only the history of each address.
 type twin struct {
-	world *world
-	owner map[netip.Addr]string
-	left  map[netip.Addr]time.Time // when the address was released last
-	last  map[bool]netip.Addr      // by family
+	world  *world
+	owner  map[netip.Addr]string
+	left   map[netip.Addr]time.Time // when the address was released last
+	leaver map[netip.Addr]string    // who released it last
+	last   map[bool]netip.Addr      // by family
 }
 
 func (w *twin) pool(r netip.Prefix) (list []netip.Addr) {
@@ -63,7 +64,9 @@ func (w *twin) acquire(container string, want netip.Addr) []netip.Addr {
 		if r.Contains(want) {
 			found = netip.Addr{}
 			for _, a := range pool {
-				if a == want && w.owner[a] == "" && !w.world.inUse[a] {
+				since, rested := w.left[a]
+				rests := rested && w.world.now.Sub(since) < w.world.rest && w.leaver[a] != container
+				if a == want && w.owner[a] == "" && !w.world.inUse[a] && !rests {
 					found = a
 				}
 			}
@@ -83,7 +86,7 @@ func (w *twin) release(container string) {
 	for a, c := range w.owner {
 		if c == container {
 			delete(w.owner, a)
-			w.left[a] = w.world.now
+			w.left[a], w.leaver[a] = w.world.now, container
 		}
 	}
 }
@@ -98,7 +101,7 @@ func FuzzTwin(f *testing.F) {
 			return
 		}
 		w := newWorld(t, "10.1.0.0/28", "fd00:1::/124")
-		slow := &twin{world: w, owner: map[netip.Addr]string{}, left: map[netip.Addr]time.Time{}, last: map[bool]netip.Addr{}}
+		slow := &twin{world: w, owner: map[netip.Addr]string{}, left: map[netip.Addr]time.Time{}, leaver: map[netip.Addr]string{}, last: map[bool]netip.Addr{}}
 		for i, op := range ops {
 			container := fmt.Sprint("c", op%16)
 			want := netip.Addr{}

@@ -227,7 +227,7 @@ func (p *Registry) Prepare(ctx context.Context, want cni.Pod) (cni.Prepared, err
 	l, err := p.leases.Acquire(ipam.Lease{Key: key, Network: want.Network, Namespace: want.Namespace, Name: want.Name, Addrs: fixed})
 	var full *ipam.FullError
 	switch {
-	case errors.As(err, &full), errors.Is(err, ipam.ErrTaken), errors.Is(err, unix.ENOSPC):
+	case errors.As(err, &full), errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrRests), errors.Is(err, unix.ENOSPC):
 		return cni.Prepared{}, fmt.Errorf("%w: %w", cni.ErrTryLater, err)
 	case err != nil:
 		return cni.Prepared{}, err

@@ -179,9 +179,12 @@ spec: {nodeName: n1, containers: [{name: c, image: i}]}
 		if err := rival.run("ADD"); !errors.As(err, &e) || e.Code != 11 || !strings.Contains(e.Msg, "10.244.1.77: is another pod's at the moment") {
 			t.Errorf("got %v", err)
 		}
-		db.works("DEL") // and again at once
+		db.works("DEL")
+		if err := rival.run("ADD"); !errors.As(err, &e) || e.Code != 11 || !strings.Contains(e.Msg, "10.244.1.77 was another pod's until a moment ago, and rests") {
+			t.Errorf("got %v", err)
+		}
+		// The pod itself has it again at once.
 	}
-	rival.works("ADD")
 }
 
 func TestRangeChanges(t *testing.T) {
