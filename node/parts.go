@@ -98,6 +98,12 @@ func makeMesh(n *Node) (p part, err error) {
 	})
 	p = quiet
 	p.set = func(c *Config) error { return n.mesh.Set(c.Overlay) }
+	p.problems = func() (list []Problem) {
+		for _, r := range n.mesh.Refused() {
+			list = append(list, Problem{Problem: services.Problem{Object: "Node " + r.Name, Message: "it is left out of the tunnel: " + r.Why.Error()}})
+		}
+		return list
+	}
 	p.counters = n.countMesh
 	p.close = func() { n.mesh.Close() }
 	return p, err

@@ -71,9 +71,10 @@ type Mesh struct {
 	dirty   bool // the device may differ from applied
 	closed  bool
 
-	table  atomic.Pointer[table]
-	ring   *ring
-	cookie [8]byte // marks this Mesh's probes
+	table   atomic.Pointer[table]
+	refused atomic.Pointer[[]Refused] // never nil
+	ring    *ring
+	cookie  [8]byte // marks this Mesh's probes
 
 	stackAddrs []packet.Addr
 
@@ -121,6 +122,7 @@ func New(o Options) (*Mesh, error) {
 		m.stackAddrs = append(m.stackAddrs, packet.AddrFrom(a))
 	}
 	m.table.Store(newTable(nil, nil))
+	m.refused.Store(new([]Refused))
 	m.gate = gate.New(m.own)
 	if err := m.start(); err != nil {
 		return nil, fmt.Errorf("start the WireGuard mesh: %w", err)
@@ -204,16 +206,16 @@ func (m *Mesh) closeSocket() {
 }
 
 // Set makes c the set of peers. Only peers that differ are changed; the sessions of the others go on. A peer with a new
-// key is a new peer. A Config that contradicts itself is refused whole.
+// key is a new peer. A peer that is wrong, or that wants what another one has, is left out: see Refused.
 func (m *Mesh) Set(c Config) error {
-	if err := c.check(m.own); err != nil {
-		return fmt.Errorf("set WireGuard peers: %w", err)
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return errors.New("set WireGuard peers: the mesh is closed")
 	}
+	var refused []Refused
+	c.Peers, refused = admit(c.Peers, m.table.Load().unchanged(), m.own)
+	m.refused.Store(&refused)
 	want := make(map[PublicKey]Peer, len(c.Peers))
 	for _, p := range c.Peers {
 		if !p.PublicKey.IsZero() {
@@ -242,6 +244,9 @@ func (m *Mesh) Set(c Config) error {
 	m.kick()
 	return nil
 }
+
+// Refused returns the peers that the last Set left out.
+func (m *Mesh) Refused() []Refused { return *m.refused.Load() }
 
 // nextTable returns the table for c. Peers whose ID and key are the same keep their state.
 func (m *Mesh) nextTable(c Config) *table {

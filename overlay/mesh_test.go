@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/awake"
@@ -301,40 +303,52 @@ func TestForbiddenOption(t *testing.T) {
 	await.Until(t, "refused datagrams", func() bool { return b.Stats().DropForbidden >= 1 })
 }
 
+// A peer that is wrong, or wants what another one has, is left out, and costs nobody else anything.
 func TestSetRefuses(t *testing.T) {
 	d := startNode(t, 1, nil)
-	key := NewPrivateKey().Public()
+	key, honest := NewPrivateKey().Public(), Peer{ID: 99, Name: "honest", PublicKey: NewPrivateKey().Public(), Prefixes: addresstest.Prefixes("10.99.0.0/24")}
 	pre := netip.MustParsePrefix
 	for _, c := range []struct {
-		name, want string
-		peers      []Peer
+		name, want, left string // what is said of whom
+		peers            []Peer
 	}{
-		{"same id", "same ID", []Peer{{ID: 2, Name: "b"}, {ID: 2, Name: "c"}}},
-		{"same key", "same public key", []Peer{{ID: 2, PublicKey: key}, {ID: 3, PublicKey: key}}},
-		{"own key", "own public key", []Peer{{ID: 2, PublicKey: d.key.Public()}}},
-		{"equal prefixes", `prefix 10.0.0.0/24 of peer "c" overlaps 10.0.0.0/24 of peer "b"`,
+		{"same id", `has the same ID 0x2 as peer "b"`, "c", []Peer{{ID: 2, Name: "b"}, {ID: 2, Name: "c"}}},
+		{"same key", `as peer "b": every node needs a key of its own`, "c", []Peer{{ID: 2, Name: "b", PublicKey: key}, {ID: 3, Name: "c", PublicKey: key}}},
+		{"own key", "own public key", "b", []Peer{{ID: 2, Name: "b", PublicKey: d.key.Public()}}},
+		{"equal prefixes", `its prefix 10.0.0.0/24 overlaps 10.0.0.0/24 of peer "b"`, "c",
 			[]Peer{{ID: 2, Name: "b", Prefixes: []netip.Prefix{pre("10.0.0.0/24")}},
 				{ID: 3, Name: "c", Prefixes: []netip.Prefix{pre("10.0.0.0/24")}}}},
-		{"nested prefixes", "overlaps", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("fd00::/16")}},
-			{ID: 3, Prefixes: []netip.Prefix{pre("fd00:1::/64")}}}},
-		{"nested around another", "overlaps", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/8")}},
-			{ID: 3, Prefixes: []netip.Prefix{pre("10.255.0.1/32")}}}},
-		{"nested in one peer", "overlap", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/8"), pre("10.1.0.0/24")}}}},
-		{"endpoint without port", "expected a port", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("192.0.2.1:0")}}},
-		{"endpoint in pods", "pod range", []Peer{{ID: 2, Endpoint: netip.MustParseAddrPort("10.0.0.7:51820"),
+		{"nested prefixes", "overlaps", "c", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("fd00::/16")}},
+			{ID: 3, Name: "c", Prefixes: []netip.Prefix{pre("fd00:1::/64")}}}},
+		{"nested around another", "overlaps", "c", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("10.0.0.0/25")}},
+			{ID: 3, Name: "c", Prefixes: []netip.Prefix{pre("10.0.0.0/18")}}}},
+		{"another's, that was there before", `overlaps 10.99.0.0/24 of peer "honest"`, "b", []Peer{{ID: 2, Name: "b", Prefixes: []netip.Prefix{pre("10.99.0.128/25")}}}},
+		{"another's key, that was there before", `as peer "honest"`, "b", []Peer{{ID: 2, Name: "b", PublicKey: honest.PublicKey}}},
+		{"nested in one peer", "overlap", "b", []Peer{{ID: 2, Name: "b", Prefixes: []netip.Prefix{pre("10.0.0.0/18"), pre("10.0.1.0/24")}}}},
+		{"endpoint without port", "expected a port", "b", []Peer{{ID: 2, Name: "b", Endpoint: netip.MustParseAddrPort("192.0.2.1:0")}}},
+		{"endpoint in pods", "pod range", "b", []Peer{{ID: 2, Name: "b", Endpoint: netip.MustParseAddrPort("10.0.0.7:51820"),
 			Prefixes: []netip.Prefix{pre("10.0.0.0/24")}, StackAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
-		{"stack elsewhere", "in none of its prefixes", []Peer{{ID: 2, StackAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
-		{"mapped prefix", "expected an IPv4", []Peer{{ID: 2, Prefixes: []netip.Prefix{pre("::ffff:10.0.0.0/104")}}}},
+		{"stack elsewhere", "in none of its prefixes", "b", []Peer{{ID: 2, Name: "b", StackAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
+		{"mapped prefix", "expected an IPv4", "b", []Peer{{ID: 2, Name: "b", Prefixes: []netip.Prefix{pre("::ffff:10.0.0.0/104")}}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := d.Set(Config{Peers: c.peers})
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want one with %q", err, c.want)
+			for _, peers := range [][]Peer{{honest}, append(slices.Clone(c.peers), honest)} {
+				if err := d.Set(Config{Peers: peers}); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if n := len(d.Status()); n != 0 {
-				t.Errorf("%d peers were set all the same", n)
+			refused := d.Refused()
+			if len(refused) != 1 || refused[0].Name != c.left || !strings.Contains(refused[0].Why.Error(), c.want) {
+				t.Errorf("refused %v, want %s with %q", refused, c.left, c.want)
+			}
+			served := d.Status()
+			if n := len(served); n != len(c.peers) || served[n-1].Name != "honest" {
+				t.Errorf("%v are served", served)
 			}
 		})
+	}
+	if err := d.Set(Config{Peers: []Peer{honest}}); err != nil || len(d.Refused()) != 0 {
+		t.Errorf("afterwards %v, refused %v", err, d.Refused())
 	}
 }
 

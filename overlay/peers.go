@@ -2,14 +2,12 @@ package overlay
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sort"
 	"sync/atomic"
 	"time"
 
-	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/overlay/pathmtu"
 )
@@ -108,7 +106,7 @@ func (t *table) owner(a packet.Addr) *peer {
 // forbidden reports whether a lies in some peer's pod range.
 func (t *table) forbidden(a netip.Addr) bool { return search(t.pods, packet.AddrFrom(a)) >= 0 }
 
-// newTable indexes peers. cfgs must have passed Config.check.
+// newTable indexes peers. cfgs must be what admit returned.
 func newTable(peers []*peer, cfgs []Peer) *table {
 	t := &table{byID: make(map[uint64]*peer, len(peers)), peers: peers, cfgs: cfgs}
 	for i, p := range peers {
@@ -150,81 +148,4 @@ func isPodRange(p netip.Prefix, peers []Peer) bool {
 		return false
 	}
 	return !slices.ContainsFunc(peers, func(q Peer) bool { return p.Contains(q.Endpoint.Addr().Unmap()) })
-}
-
-// check returns an error for what is wrong with c, for the node whose key is own.
-func (c Config) check(own PublicKey) error {
-	ids := make(map[uint64]string, len(c.Peers))
-	keys := make(map[PublicKey]string, len(c.Peers))
-	for _, p := range c.Peers {
-		if other, dup := ids[p.ID]; dup {
-			return fmt.Errorf("peers %q and %q have the same ID %#x", other, p.Name, p.ID)
-		}
-		ids[p.ID] = p.Name
-		if err := p.check(own); err != nil {
-			return fmt.Errorf("peer %q: %w", p.Name, err)
-		}
-		if p.PublicKey.IsZero() {
-			continue
-		}
-		if other, dup := keys[p.PublicKey]; dup {
-			return fmt.Errorf("peers %q and %q have the same public key %s: every node needs a key of its own",
-				other, p.Name, p.PublicKey)
-		}
-		keys[p.PublicKey] = p.Name
-	}
-	return c.checkOverlap()
-}
-
-func (p Peer) check(own PublicKey) error {
-	if p.PublicKey == own {
-		return fmt.Errorf("has this node's own public key %s: every node needs a key of its own", own)
-	}
-	if p.Endpoint.IsValid() && p.Endpoint.Port() == 0 {
-		return fmt.Errorf("endpoint %s: expected a port", p.Endpoint)
-	}
-	for _, pre := range p.Prefixes {
-		if !pre.IsValid() || pre.Addr().Is4In6() || pre.Addr().Zone() != "" {
-			return fmt.Errorf("prefix %s: expected an IPv4 or IPv6 prefix", pre)
-		}
-		for _, gw := range p.StackAddrs {
-			if pre.Contains(gw) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
-				return fmt.Errorf("endpoint %s lies in its own pod range %s", p.Endpoint, pre)
-			}
-		}
-	}
-	for _, gw := range p.StackAddrs {
-		if !addressing.Contains(p.Prefixes, gw) {
-			return fmt.Errorf("stack address %s is in none of its prefixes", gw)
-		}
-	}
-	return nil
-}
-
-// checkOverlap refuses prefixes that share an address, because search needs ranges that do not overlap. One prefix may
-// be given twice to the same peer.
-func (c Config) checkOverlap() error {
-	type owned struct {
-		addrRange
-		prefix netip.Prefix
-	}
-	var all []owned
-	for i, p := range c.Peers {
-		for _, pre := range p.Prefixes {
-			all = append(all, owned{rangeOf(pre, i), pre})
-		}
-	}
-	sort.SliceStable(all, func(i, j int) bool { return less(all[i].first, all[j].first) })
-	for i := 1; i < len(all); i++ {
-		a, b := all[i-1], all[i]
-		if less(a.last, b.first) || a.peer == b.peer && a.prefix == b.prefix {
-			continue
-		}
-		if a.peer == b.peer {
-			return fmt.Errorf("peer %q: prefixes %s and %s overlap", c.Peers[a.peer].Name, a.prefix, b.prefix)
-		}
-		return fmt.Errorf("prefix %s of peer %q overlaps %s of peer %q",
-			b.prefix, c.Peers[b.peer].Name, a.prefix, c.Peers[a.peer].Name)
-	}
-	return nil
 }
