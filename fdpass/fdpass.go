@@ -135,7 +135,15 @@ func (c *Conn) Gone() bool {
 	return gone || errors.Is(err, net.ErrClosed)
 }
 
-// Send sends v as JSON with duplicates of the descriptors.
+// crowdedTime is how long Send waits for room for descriptors, and crowdedPause is the time between two attempts.
+const (
+	crowdedTime  = 3 * time.Second
+	crowdedPause = 5 * time.Millisecond
+)
+
+// Send sends v as JSON with duplicates of the descriptors. The kernel lets a user have no more descriptors under way,
+// sent and not yet received, than one process may have open (RLIMIT_NOFILE), whichever of the user's processes sent
+// them. While there are too many, Send waits for a moment.
 func (c *Conn) Send(v any, fds ...int) error {
 	var msg bytes.Buffer
 	enc := json.NewEncoder(&msg)
@@ -151,8 +159,16 @@ func (c *Conn) Send(v any, fds ...int) error {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	_, _, err := c.conn.WriteMsgUnix(b, oob, nil)
-	return err
+	for begun := time.Now(); ; {
+		_, _, err := c.conn.WriteMsgUnix(b, oob, nil)
+		switch {
+		case !errors.Is(err, unix.ETOOMANYREFS): // otherwise nothing was sent
+			return err
+		case time.Since(begun) > crowdedTime:
+			return fmt.Errorf("processes of user %d have sent too many descriptors that nobody has received: end those, or give this program a user of its own: %w", os.Geteuid(), err)
+		}
+		<-time.After(crowdedPause)
+	}
 }
 
 // Receive reads the next message into v. The descriptors that came with the message belong to the caller, who closes
