@@ -10,6 +10,8 @@ type SourceState struct {
 	Waiting []string
 	// Server is the API server that answered last, "host:port"; "" for a source without one.
 	Server string
+	// Saved is set while the objects in use are those that an agent saved on this node: when they were up to date.
+	Saved time.Time
 	// Age is how old the objects in use may be, 0 while they are up to date.
 	Age time.Duration
 	// Err is why they are old, or nil.

@@ -22,6 +22,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
+	"tapestry.dev/tapestry/kube/cluster/saved"
 	"tapestry.dev/tapestry/kube/cluster/servers"
 	"tapestry.dev/tapestry/kube/cluster/tell"
 )
@@ -40,7 +41,8 @@ type Options struct {
 	// Credentials is a directory with the files token and ca.crt, "" for the one that Kubernetes mounts into a pod. A
 	// token that is replaced there is read again.
 	Credentials string
-	// State is a directory of this node only, for what has to outlive the agent: learned addresses and pinned keys.
+	// State is a directory of this node only, for what has to outlive the agent: learned addresses, pinned keys and
+	// the last snapshot.
 	State string
 	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
 	ServiceCIDRs []netip.Prefix
@@ -81,6 +83,8 @@ type Cluster struct {
 	own       own
 	publisher *tell.Publisher
 	reporter  *tell.Reporter
+	saver     *saved.Writer
+	savedAt   time.Time // when the objects that were saved were the API server's; zero for none
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -91,20 +95,21 @@ type Cluster struct {
 // New returns a Cluster that does not talk to a server before Run. It fails when the options cannot be used.
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1)}
-	client, list, err := connect(&o)
+	to, err := connect(&o)
 	if err != nil {
 		return nil, err
 	}
 	if c.pins, err = pins.Open(filepath.Join(o.State, "node-keys.json"), pins.Rules{Self: o.Node, NodeCIDRs: o.NodeCIDRs}); err != nil {
 		return nil, err
 	}
-	c.rest, c.servers = client, list
+	c.rest, c.servers = to.rest, to.servers
 	c.link = servers.NewLink(c.probe, c.log)
-	c.publisher = tell.NewPublisher(o.Node, client, c.link, c.log)
-	c.reporter = tell.NewReporter(o.Node, client, c.link, c.log)
+	c.publisher = tell.NewPublisher(o.Node, c.rest, c.link, c.log)
+	c.reporter = tell.NewReporter(o.Node, c.rest, c.link, c.log)
 	c.own.name = o.Node
 	c.secrets = newSecrets(c)
 	c.makeSources()
+	c.openSaved(to.cluster)
 	return c, nil
 }
 
@@ -118,8 +123,9 @@ func (c *Cluster) probe(ctx context.Context) error {
 }
 
 // Run calls deliver with the objects of the cluster, and with the problems of this node's view of it, once everything
-// has been read and after every change. It blocks until ctx is done, and calls deliver from its own goroutine.
-// Changes gather while deliver works, so a slow receiver gets fewer snapshots, and always the latest.
+// has been read and after every change. What an agent of this node saved is delivered before anything is read. Run
+// blocks until ctx is done, and calls deliver from its own goroutine. Changes gather while deliver works, so a slow
+// receiver gets fewer snapshots, and always the latest.
 func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	defer c.close()
 	var running sync.WaitGroup
@@ -129,8 +135,13 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 	running.Go(func() { c.link.Run(ctx) })
 	running.Go(func() { c.publisher.Run(ctx) })
 	running.Go(func() { c.reporter.Run(ctx) })
+	running.Go(func() { c.saver.Run(ctx) })
+	objs, problems, old := c.saved()
 	for _, s := range c.sources {
 		running.Go(func() { s.run(ctx) })
+	}
+	if old {
+		deliver(objs, problems)
 	}
 	c.secrets.running = &running
 	say := time.NewTimer(saysAfter)
@@ -141,7 +152,7 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 			return nil
 		case <-say.C:
 			if waiting := c.State().Waiting; len(waiting) > 0 {
-				c.log.Warn("nothing is served yet: the cluster's state is not complete", "waiting", strings.Join(waiting, "; "))
+				c.log.Warn(waitsFor(old), "waiting", strings.Join(waiting, "; "))
 				say.Reset(saysEvery)
 			}
 		case <-c.wake:
@@ -205,19 +216,47 @@ func (c *Cluster) snapshot(ctx context.Context) (kube.Objects, []kube.Problem, b
 	if !ready {
 		return kube.Objects{}, nil, false
 	}
+	problems := c.complete(&objs, false)
+	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
+	return objs, problems, true
+}
+
+// complete makes a snapshot of the objects in the stores, and returns the problems. old is set for saved objects, from
+// which nothing is learned. Others are saved.
+func (c *Cluster) complete(objs *kube.Objects, old bool) []kube.Problem {
+	raw := *objs
 	if len(objs.ServiceCIDRs) == 0 {
 		objs.ServiceCIDRs = c.configuredRanges()
 	}
-	c.learn(objs.EndpointSlices)
+	if !old {
+		c.learn(objs.EndpointSlices)
+	}
 	ranges := serviceRanges(objs.ServiceCIDRs)
-	problems := c.problems(&objs, ranges)
+	problems := c.problems(objs, ranges)
 	objs.Nodes = c.own.in(objs.Nodes, &problems) // first: its own claims win in Judge
+	if !old {
+		raw.Nodes = objs.Nodes
+		c.saver.Want(&raw)
+	}
 	objs.Nodes = c.pins.Judge(pins.Question{
-		Nodes: objs.Nodes, Guarded: len(objs.PolicyBindings) > 0, Services: ranges, Servers: c.servers.Addrs(),
+		Nodes: objs.Nodes, Guarded: len(objs.PolicyBindings) > 0, Services: ranges, Servers: c.servers.Addrs(), Old: old,
 	}, &problems)
-	c.publisher.See(storeOf[*corev1.Node](c).get("", c.Node))
 	kube.SortProblems(problems)
-	return objs, problems, true
+	return problems
+}
+
+// waitsFor says what an agent does that has not read everything yet.
+func waitsFor(old bool) string {
+	if old {
+		return "this node goes on with the cluster's objects as they were saved: the API server's are not complete"
+	}
+	return "nothing is served yet: the cluster's state is not complete"
+}
+
+func (c *Cluster) isDelivered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.delivered
 }
 
 // configuredRanges returns the configured service ranges as a ServiceCIDR, for an API server that has none.
@@ -283,6 +322,9 @@ func (c *Cluster) problems(objs *kube.Objects, ranges []netip.Prefix) []kube.Pro
 	if len(objs.ServiceCIDRs) == 0 && c.lacks(kube.KindFor[*networkingv1.ServiceCIDR]()) {
 		add(kube.Warning, own, "the API server does not tell the service ranges, so the default ones are used: name the cluster's with --service-cidr")
 	}
+	if err := c.saver.Err(); err != nil {
+		add(kube.Warning, own, "the cluster's objects cannot be kept for a start without an API server: %v: make room or give the agent rights there", err)
+	}
 	for _, server := range c.servers.Within(ranges) {
 		add(kube.Error, own, "the API server's address %s belongs to a Service, which this agent itself has to serve: after a restart it could not reach the API server there. Configure the address of a machine (--api-server)", server)
 	}
@@ -312,32 +354,22 @@ func (c *Cluster) lacks(k *kube.Kind) bool {
 	return false
 }
 
-// PodIPs returns the addresses that a Pod of this node asks for with kube.PodIPsAnnotation, or "" when it asks for
-// none. It asks the API server, for as long as ctx allows, when the Pod is not known yet. A Pod that the server does
-// not know either asks for none: it is a static pod that the kubelet has not announced yet.
-func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
-	if p := storeOf[*corev1.Pod](c).get(namespace, name); p != nil {
-		return p.Annotations[kube.PodIPsAnnotation], nil
+// Publish writes the state of this node on its Node object: annotations, and the condition NetworkUnavailable. It
+// does not block. What cannot be written now is written later, and only changes are written. What follows from saved
+// objects is not written at all: it may be wrong by now.
+func (c *Cluster) Publish(s kube.NodeStatus) {
+	if c.isDelivered() {
+		c.publisher.Want(s)
 	}
-	p := &corev1.Pod{}
-	err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Into(p)
-	if apierrors.IsNotFound(err) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("look for the annotation %s of pod %s/%s: %w", kube.PodIPsAnnotation, namespace, name, err)
-	}
-	return p.Annotations[kube.PodIPsAnnotation], nil
 }
 
-// Publish writes the state of this node on its Node object: annotations, and the condition NetworkUnavailable. It
-// does not block. What cannot be written now is written later, and only changes are written.
-func (c *Cluster) Publish(s kube.NodeStatus) { c.publisher.Want(s) }
-
 // Report writes problems as Events on the objects they are about. shared holds the problems that every agent finds:
-// only the first node's agent reports them. own holds those that only this agent reports.
+// only the first node's agent reports them. own holds those that only this agent reports. Problems of saved objects
+// are not reported.
 func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
-	c.reporter.Want(objs, shared, own)
+	if c.isDelivered() {
+		c.reporter.Want(objs, shared, own)
+	}
 }
 
 // State returns the state of the connection to the API servers.
@@ -348,8 +380,11 @@ func (c *Cluster) State() kube.SourceState {
 	c.mu.Unlock()
 	since, err := c.link.State()
 	h.Err = err
-	if !h.Synced && len(h.Waiting) == 0 {
-		h.Waiting = []string{"an API server"}
+	if !h.Synced {
+		h.Saved = c.savedAt
+		if len(h.Waiting) == 0 {
+			h.Waiting = []string{"an API server"}
+		}
 	}
 	for i, name := range h.Waiting {
 		for _, s := range c.sources {
@@ -368,8 +403,11 @@ func (c *Cluster) State() kube.SourceState {
 		}
 		h.Err = cmp.Or(h.Err, answer)
 	}
+	if !h.Saved.IsZero() && (since.IsZero() || h.Saved.Before(since)) {
+		since = h.Saved
+	}
 	if !since.IsZero() {
-		h.Age = max(time.Since(since), time.Nanosecond)
+		h.Age = age(since)
 	}
 	return h
 }

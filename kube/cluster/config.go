@@ -2,12 +2,16 @@ package cluster
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,11 +56,19 @@ func newScheme() *runtime.Scheme {
 	return s
 }
 
-// connect returns a client of the API servers of o.
-func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
+// connection is how the API servers of one cluster are reached.
+type connection struct {
+	rest    *rest.RESTClient
+	servers *servers.Servers
+	// cluster identifies the cluster: see identity.
+	cluster string
+}
+
+// connect returns the connection that o describes.
+func connect(o *Options) (*connection, error) {
 	c, err := restConfig(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	configured := o.Servers
 	if len(configured) == 0 {
@@ -66,7 +78,11 @@ func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	}
 	list, err := servers.New(configured, filepath.Join(o.State, "api-servers.json"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	cluster, err := identity(c, configured)
+	if err != nil {
+		return nil, err
 	}
 	c.WrapTransport = func(rt http.RoundTripper) http.RoundTripper { return list.Wrap(rt) }
 	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
@@ -81,9 +97,28 @@ func connect(o *Options) (*rest.RESTClient, *servers.Servers, error) {
 	c.APIPath = "/api"
 	client, err := rest.RESTClientFor(c)
 	if err != nil {
-		return nil, nil, fmt.Errorf("talk to the API server: %w", err)
+		return nil, fmt.Errorf("talk to the API server: %w", err)
 	}
-	return client, list, nil
+	return &connection{client, list, cluster}, nil
+}
+
+// identity returns a text that is the same for one cluster whatever address its API servers have, and another for
+// others, without asking them. It is made of the certificates of the cluster's authority, or, for a server that the
+// system's authorities vouch for, of the addresses.
+func identity(c *rest.Config, configured []string) (string, error) {
+	authority := c.CAData
+	if len(authority) == 0 && c.CAFile != "" {
+		var err error
+		if authority, err = os.ReadFile(c.CAFile); err != nil {
+			return "", fmt.Errorf("read the certificate of the cluster's authority: %w", err)
+		}
+	}
+	if len(authority) == 0 {
+		configured = slices.Sorted(slices.Values(configured))
+		authority = []byte(strings.Join(configured, "\n"))
+	}
+	sum := sha256.Sum256(authority)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func restConfig(o *Options) (*rest.Config, error) {

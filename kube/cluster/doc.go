@@ -9,10 +9,10 @@
 // (package turns). Objects are reduced to what Tapestry uses as they arrive.
 // Lists come as a stream where the server can do that (KEP-3157), else in pages. Nothing is polled.
 //
-// No snapshot is delivered before every kind has been read once, so a restart never blanks a node. Secrets are waited
-// for during three seconds only. A kind that the
-// API server does not know, or does not let the agent read, is passed over when the rest makes sense without it; a
-// refusal is reported as a Problem. Changes that arrive together are delivered together.
+// A Cluster begins with the last snapshot of the agent before, which is kept on disk (package saved). No other is
+// delivered before every kind has been read once, so a restart never blanks a node. Secrets are waited for during three
+// seconds only. A kind that the API server does not know, or does not let the agent read, is passed over when the rest
+// makes sense without it; a refusal is reported as a Problem. Changes that arrive together are delivered together.
 //
 // # When the API server is gone
 //

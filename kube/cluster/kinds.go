@@ -46,6 +46,8 @@ type holder interface {
 	put(objs *kube.Objects) (synced bool)
 	// pass marks the kind as arrived although it cannot be read.
 	pass()
+	// fill sets the objects to those that objs has of the kind, until the API server's arrive.
+	fill(objs *kube.Objects)
 }
 
 // rows returns the rows of all kinds InCluster, each once. A test compares them with kube.Kinds.

@@ -12,7 +12,7 @@ import (
 // NodeReader returns a function that reads this node's Node from the API server, as a snapshot with nothing else in
 // it. It is for a step that runs before the agent. NodeReader fails when the options cannot be used.
 func NodeReader(o Options) (func(context.Context) (kube.Objects, error), error) {
-	client, _, err := connect(&o)
+	to, err := connect(&o)
 	if err != nil {
 		return nil, err
 	}
@@ -20,7 +20,7 @@ func NodeReader(o Options) (func(context.Context) (kube.Objects, error), error) 
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 		defer cancel()
 		n := &corev1.Node{}
-		if err := client.Get().Resource("nodes").Name(o.Node).Do(ctx).Into(n); err != nil {
+		if err := to.rest.Get().Resource("nodes").Name(o.Node).Do(ctx).Into(n); err != nil {
 			return kube.Objects{}, fmt.Errorf("read Node %s: %w", o.Node, err)
 		}
 		return kube.Objects{Nodes: []*corev1.Node{n}}, nil

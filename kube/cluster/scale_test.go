@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -155,9 +156,15 @@ func scale(t *testing.T, mode string) {
 	var translator translate.Translator
 	var table *services.Table
 	compiled := make(chan int, 16)
+	ctx, stop := context.WithCancel(t.Context())
+	defer func() { // it writes to its directory until the end
+		stop()
+		for range compiled {
+		}
+	}()
 	go func() {
 		defer close(compiled)
-		_ = c.Run(t.Context(), func(objs kube.Objects, _ []kube.Problem) {
+		_ = c.Run(ctx, func(objs kube.Objects, _ []kube.Problem) {
 			r := translator.Translate(objs, translate.Options{Node: "n1"})
 			table, _ = table.Update(r.Services)
 			compiled <- len(objs.EndpointSlices)

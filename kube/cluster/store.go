@@ -162,10 +162,26 @@ func (s *store[T]) get(namespace, name string) T {
 	return s.objects[objectName{namespace, name}]
 }
 
+// fill implements holder.
+func (s *store[T]) fill(objs *kube.Objects) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, obj := range *kube.ListOf[T](objs) {
+		name := nameOf(obj)
+		s.objects[name] = obj
+		s.changed[name] = struct{}{}
+	}
+}
+
 // pass implements holder.
 func (s *store[T]) pass() {
 	s.mu.Lock()
 	first := !s.synced
+	if first {
+		for name := range s.objects { // from fill: nobody says whether they are still there
+			s.removeLocked(name)
+		}
+	}
 	s.synced = true
 	s.mu.Unlock()
 	if first {

@@ -30,6 +30,8 @@ const (
 type Check struct {
 	Name string
 	Run  func(ctx context.Context) error
+	// Note returns what is to be known although the check succeeded, or ""; nil means never anything.
+	Note func() string
 }
 
 // Options are the sources of a Health. All except Now are required.
@@ -147,7 +149,11 @@ func (h *Health) readyz(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(&text, "[-]%s failed: %s\n", h.opts.Ready[i].Name, visible.Text(err.Error()))
 			continue
 		}
-		fmt.Fprintf(&text, "[+]%s ok\n", h.opts.Ready[i].Name)
+		fmt.Fprintf(&text, "[+]%s ok", h.opts.Ready[i].Name)
+		if note := h.opts.Ready[i].Note; note != nil && note() != "" {
+			fmt.Fprintf(&text, ": %s", visible.Text(note()))
+		}
+		text.WriteByte('\n')
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

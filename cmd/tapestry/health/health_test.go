@@ -31,7 +31,7 @@ func (n *node) health(names ...string) *Health {
 		Updated: func() time.Time { return n.updated }, Now: func() time.Time { return n.now },
 	}
 	for _, name := range names {
-		o.Ready = append(o.Ready, Check{name, func(context.Context) error {
+		o.Ready = append(o.Ready, Check{Name: name, Run: func(context.Context) error {
 			n.ran = append(n.ran, name)
 			return n.checks[name]
 		}})
@@ -104,7 +104,7 @@ func TestReady(t *testing.T) {
 func TestReadyOfAClientThatIsGone(t *testing.T) {
 	n := &node{now: time.Unix(1000, 0)}
 	h := n.health()
-	h.opts.Ready = []Check{{"packets", func(ctx context.Context) error { return ctx.Err() }}}
+	h.opts.Ready = []Check{{Name: "packets", Run: func(ctx context.Context) error { return ctx.Err() }}}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if missing := h.Missing(gone); len(missing) != 1 {

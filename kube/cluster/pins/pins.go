@@ -59,10 +59,12 @@ type Question struct {
 	// Services are the ranges of Services; Servers are the addresses of the API servers.
 	Services []netip.Prefix
 	Servers  []netip.Addr
+	// Old is set for Nodes that are not the API server's present ones. They change nothing that was believed before.
+	Old bool
 }
 
 func (q *Question) is(other *Question) bool {
-	return kube.Same(q.Nodes, other.Nodes) && q.Guarded == other.Guarded &&
+	return kube.Same(q.Nodes, other.Nodes) && q.Guarded == other.Guarded && q.Old == other.Old &&
 		slices.Equal(q.Services, other.Services) && slices.Equal(q.Servers, other.Servers)
 }
 
@@ -90,7 +92,7 @@ func (p *Pins) Judge(q Question, problems *[]kube.Problem) []*corev1.Node {
 		verdicts, next := judge(&q, &p.rules, p.known, p.read)
 		p.asked, p.problems = q, nil
 		p.judged = p.edit(q.Nodes, verdicts)
-		if p.unsaved || !maps.Equal(next, p.known) {
+		if !q.Old && (p.unsaved || !maps.Equal(next, p.known)) {
 			p.known = next
 			p.save()
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
@@ -22,6 +24,35 @@ func (t *Teller) checkStarted(context.Context) error {
 		return waiting
 	}
 	return fmt.Errorf("the cluster has no Node %s with a podCIDR, or not all of its objects are known yet", t.o.Node)
+}
+
+// oldAfter is how old the cluster's objects must be before it is told. An API server that is restarted is away for less.
+const oldAfter = 10 * time.Second
+
+// oldText says how old the objects in use are, or "" while they are up to date.
+func (t *Teller) oldText() string {
+	s := t.o.State()
+	if s.Age < oldAfter {
+		return ""
+	}
+	text := fmt.Sprintf("the cluster's objects in use are %s old: the API server is not reached", s.Age.Round(time.Second))
+	if !s.Saved.IsZero() {
+		text = fmt.Sprintf("the cluster's objects in use are %s old, as they were saved on this node: the API server's have not been read since the agent started",
+			s.Age.Round(time.Second))
+	}
+	if s.Err != nil {
+		text += ": " + s.Err.Error()
+	}
+	return text
+}
+
+// problems returns the problems of the node, that its objects are old among them. There must be a node.
+func (t *Teller) problems() []kube.Problem {
+	shared, own := t.o.Follower.Problems()
+	if text := t.oldText(); text != "" {
+		own = append(own, kube.Problem{Severity: kube.Warning, Object: kube.Ref{Kind: "Node", Name: t.o.Node}, Message: text})
+	}
+	return append(shared, own...)
 }
 
 // checkKeeper asks the keeper for a key that it does not have. Without a keeper, the next agent would start with

@@ -58,7 +58,7 @@ func New(o Options) *Teller {
 	t.Health = health.New(health.Options{
 		Alive: o.Progress.Alive, Eligible: o.Progress.Eligible, Updated: o.Progress.Updated,
 		Ready: []health.Check{
-			{Name: "cluster", Run: t.checkStarted},
+			{Name: "cluster", Run: t.checkStarted, Note: t.oldText},
 			{Name: "keeper", Run: t.checkKeeper},
 			// Checks run in order, so there is a node when this one runs.
 			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }},
@@ -85,8 +85,7 @@ func (t *Teller) counters() counter.List {
 // countState returns the counters of what the agent itself knows.
 func (t *Teller) countState() counter.List {
 	problems := map[string]int{string(kube.Error): 0, string(kube.Warning): 0}
-	shared, own := t.o.Follower.Problems()
-	for _, p := range append(shared, own...) {
+	for _, p := range t.problems() {
 		problems[string(p.Severity)]++
 	}
 	return counter.List{
@@ -133,6 +132,9 @@ func (t *Teller) sourceText() string {
 	text := "API server " + s.Server
 	if s.Age > 0 {
 		text += fmt.Sprintf(", not heard of for %s", s.Age.Round(time.Second))
+	}
+	if !s.Saved.IsZero() {
+		text += ", as saved on this node"
 	}
 	if s.Err != nil {
 		text += fmt.Sprintf(" (%v)", s.Err)
@@ -188,8 +190,7 @@ func (t *Teller) problemRows(context.Context) (rows []localapi.Problem, _ error)
 	if !t.o.Follower.HasStarted() {
 		return nil, nil
 	}
-	shared, own := t.o.Follower.Problems()
-	for _, p := range append(shared, own...) {
+	for _, p := range t.problems() {
 		text := p.String()
 		if len(text) > longestText {
 			text = strings.ToValidUTF8(text[:longestText], "") + "..."
