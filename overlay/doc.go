@@ -43,7 +43,12 @@ The Mesh begins a handshake with a new peer that has an endpoint at once. After 
 old session, which this node can no longer read. The handshake ends that session within a round trip; WireGuard alone
 would take 15 s to notice. A lost handshake is repeated after a quarter of a second instead of 5 s. The end with the
 larger key lets the other one go first, because handshakes that cross destroy each other. When they cross all the same,
-the session carries no probe, and the prober replaces it.
+the session carries no probe, and the prober replaces it: four times at once, and then after pauses that grow to two
+minutes, since some peers answer handshakes and never a probe.
+
+An initiation must be newer than the last one, by the clock of who sends it. WireGuard takes that time from the system
+clock, and gives nobody else a say. So after its clock was set back, a restarted node asks its peers in vain; a peer
+that is asked in vain begins a handshake itself: after 0.7 s while it has a session, and else after 5 s.
 
 Answers to a peer leave from the address that the peer wrote to, as long as this node has that address. A node with
 several addresses could otherwise answer from another one, which a firewall on the way, or a stock WireGuard behind a

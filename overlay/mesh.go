@@ -87,8 +87,9 @@ type Mesh struct {
 	lastInflight int64
 	probeSeq     uint16
 
-	answerMu   sync.Mutex // guards answers
+	answerMu   sync.Mutex // guards answers and knocks
 	answers    []answer
+	knocks     []knock
 	wakeProber chan struct{}
 	stop       chan struct{}
 	done       sync.WaitGroup
@@ -142,7 +143,7 @@ func (m *Mesh) start() error {
 			m.sock = sock
 		}
 		b, err := underlay.New(underlay.Options{
-			Socket: sock, Forbidden: m.forbidden, Admit: m.gate.Admit, TooBig: m.noteTooBig, Sent: m.noteSent,
+			Socket: sock, Forbidden: m.forbidden, Admit: m.admit, TooBig: m.noteTooBig, Sent: m.noteSent,
 			NoGSO: m.o.NoGSO, NoGRO: m.o.NoGRO, Logger: m.log,
 		})
 		if err != nil {

@@ -34,6 +34,8 @@ type peer struct {
 	shake              shake
 	shook              time.Time // the last handshake
 	deaf               time.Time // a session from before then is not trusted
+	doubts             doubts
+	knocked            time.Time // since when it asks for a handshake in vain; zero when it does not
 	sawLarge, sawHeard uint64
 	asked              time.Time // when the kernel was last asked for the path MTU
 	quiet              int       // looks at which large packets were going out and nothing was coming in

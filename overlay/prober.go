@@ -77,6 +77,7 @@ func (m *Mesh) probe() {
 func (m *Mesh) look(now time.Time) (busy bool) {
 	m.takeAnswers(now)
 	tab := m.table.Load()
+	m.takeKnocks(tab)
 	m.freeStuck()
 	if m.pollDue(tab, now) {
 		m.poll(tab, now)
@@ -86,6 +87,7 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 			continue
 		}
 		m.greet(p, &tab.cfgs[i], now)
+		m.reply(p, now)
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()
@@ -102,6 +104,7 @@ func (m *Mesh) takeAnswers(now time.Time) {
 		if a.from.path != nil {
 			a.from.path.Answer(a.path, now)
 			a.from.confirmed.Store(now.UnixNano())
+			a.from.doubts = doubts{}
 		}
 	}
 }
@@ -118,7 +121,7 @@ func (m *Mesh) freeStuck() {
 
 func (m *Mesh) pollDue(tab *table, now time.Time) bool {
 	return now.Sub(m.polled) >= pollIdle || slices.ContainsFunc(tab.peers, func(p *peer) bool {
-		return p.shake.active || p.tooBig.Load() || p.wantsSession()
+		return p.shake.active || p.tooBig.Load() || p.wantsSession() || !p.knocked.IsZero()
 	})
 }
 
@@ -285,7 +288,7 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 		})
 	}
 	m.publish(p)
-	if cfg.Tapestry && p.path.Silent() > 0 && p.confirmed.Load() < p.shook.UnixNano() {
+	if cfg.Tapestry && p.path.Silent() > 0 && p.confirmed.Load() < p.shook.UnixNano() && p.doubts.may(now) {
 		m.distrust(p, now)
 	}
 }

@@ -97,6 +97,12 @@ func (g *Gate) SetPeers(where func() []netip.Addr) {
 	g.peers.Store(&now)
 }
 
+// Begins reports whether a message that was admitted asks for a handshake with this node, as far as can be told
+// without computing it.
+func (g *Gate) Begins(msg []byte) bool {
+	return len(msg) == device.MessageInitiationSize && msg[0] == initiationMessage && g.checker.CheckMAC1(msg)
+}
+
 // Stats counts handshake messages since New.
 type Stats struct {
 	// Refused is how many messages did not reach WireGuard, and Asked how many of them were answered with a cookie.
