@@ -73,12 +73,14 @@ func endpointsOutside(all []node, named []netip.Prefix, say *kube.Report) {
 	pods = addressing.Outermost(pods)
 	for i := range all {
 		n := &all[i]
-		if in, inPods := containing(pods, n.endpoint.Addr()); inPods {
+		in, inPods := containing(pods, n.endpoint.Addr())
+		if inPods && n.endpoint != n.defaultEndpoint() { // of an address in such a range its own field tells
 			say.Errorf(n.ref, annotation(kube.EndpointAnnotation), "%s lies in the range of pods %s, and is left out: a node's address must lie outside of the cluster's ranges", n.endpoint, in)
 			n.endpoint = n.defaultEndpoint()
-			if _, inPods := containing(pods, n.endpoint.Addr()); inPods {
-				n.endpoint = netip.AddrPort{}
-			}
+			_, inPods = containing(pods, n.endpoint.Addr())
+		}
+		if inPods {
+			n.endpoint = netip.AddrPort{}
 		}
 	}
 }
