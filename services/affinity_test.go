@@ -234,11 +234,10 @@ func TestFrontendsShareSessions(t *testing.T) {
 		c.NodeAddrs, c.NodeNames, c.OwnAddrs = addresstest.Addrs("192.0.2.1", "192.0.2.2"), []string{"a", "b"}, addresstest.Addrs("192.0.2.1")
 		return c
 	}
-	table, _ := NewTable(config(2))
 	differ := 0
 	for i := range 50 {
 		src := fmt.Sprintf("tcp 203.0.113.%d:1000 ", i+1)
-		table, _ = NewTable(config(2))
+		table, _ := NewTable(config(2))
 		first := table.Pick(tuple(src + "10.96.0.1:80"))
 		table, _ = table.Update(config(20))
 		for _, dst := range []string{"10.96.0.1:80", "198.51.100.1:80", "192.0.2.1:30080", "192.0.2.2:30080"} {
