@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// A backend may lead back to an Ingress, of this node or of another one, by a load balancer or by addresses that no node
-// knows to be its own. Each pass would then begin the next one without end. So the Server writes its name into CDN-Loop
-// (RFC 8586), which whoever forwards the request must leave there, and counts how often it is in it.
+// A backend may lead back to an Ingress, of this node or of another one, by a load balancer or by addresses that no
+// node knows to be its own. Each pass would then begin the next one without end. So the Server writes its name into
+// CDN-Loop (RFC 8586), which whoever forwards the request must leave there, and counts how often it is in it.
 
 const (
 	loopHeader = "Cdn-Loop"

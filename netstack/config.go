@@ -23,8 +23,9 @@ type Config struct {
 	HostAddrs []netip.Addr
 	// DenyEgress lists where pods may not dial over host sockets. It does not apply to addresses of the cluster.
 	DenyEgress []Destination
-	// ClusterCIDRs lists all pod ranges and ServiceCIDRs all service ranges of the cluster, also where no node or Service
-	// has an address. No outside client may claim an address in them, and nothing in them is dialled over host sockets.
+	// ClusterCIDRs lists all pod ranges and ServiceCIDRs all service ranges of the cluster, also where no node or
+	// Service has an address. No outside client may claim an address in them, and nothing in them is dialled over host
+	// sockets.
 	ClusterCIDRs, ServiceCIDRs []netip.Prefix
 	// LocalAddrs lists further addresses at which the stack answers on this node, the cluster DNS address among them.
 	LocalAddrs []netip.Addr
@@ -147,7 +148,7 @@ type Link interface {
 	// give Send packets that do not fit the peer's path: see MTU.
 	Send(p *packet.Packet, peer uint64, via *packet.Encap)
 	// MTU returns the length in bytes of the largest IP packet, before encapsulation, that fits through the tunnel to
-	// the peer. IPv6 packets of up to addressing.MinMTU bytes are always carried, encapsulated ones as well: where they do
-	// not fit, the Link cuts them by packet.Cutter, and the peer's Path joins what its Link then brings.
+	// the peer. IPv6 packets of up to addressing.MinMTU bytes are always carried, encapsulated ones as well: where they
+	// do not fit, the Link cuts them by packet.Cutter, and the peer's Path joins what its Link then brings.
 	MTU(peer uint64) int
 }

@@ -47,7 +47,7 @@
 // Resources that senders share are charged to whoever sends: to a pod, by its attachment, and to another node as one
 // sender, whatever addresses it sends from, those of its clients included (Path.ownerOf).
 //
-// Each packet gets exactly one Verdict, and another one after Held. A packet that cannot be served is refused at once
+// Each packet gets exactly one Verdict (Verdict says what Held adds). A packet that cannot be served is refused at once
 // (a reset, an ICMP error) and counted under its DropReason. The answer is about the packet as its sender sent it:
 // translation is undone first.
 //

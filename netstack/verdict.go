@@ -1,7 +1,8 @@
 package netstack
 
-// Verdict is what the pipeline did with a packet. Every packet gets exactly one, and one that was Held another one when
-// it waits no longer.
+// Verdict is what the pipeline did with a packet. Every packet gets exactly one. A fragment that was Held gets another
+// one when it waits no longer. Of the pieces of a packet that another node cut, all but the last are Held and get no
+// other; the last one gets the packet's.
 type Verdict uint8
 
 // The verdicts.

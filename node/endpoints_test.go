@@ -43,8 +43,8 @@ func converseWith(at netip.AddrPort) ([]byte, error) {
 	return got[:n], err
 }
 
-// A client of a NodePort gets nowhere if the endpoint is a Service's address, an address of a range of pods that no node
-// has, or leads back to a NodePort: the client is cut off, and nothing is sent on.
+// A client of a NodePort gets nowhere if the endpoint is a Service's address, an address of a range of pods that no
+// node has, or leads back to a NodePort: the client is cut off, and nothing is sent on.
 func TestEndpointsOfUsers(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]

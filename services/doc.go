@@ -44,11 +44,11 @@
 // backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
 // distributes all flows anew. None of this moves a flow that the flow table knows.
 //
-// Session affinity. With ClientIP affinity a client keeps its backend at a Service port, while others come and go, until
-// it has begun no connection for the Service's timeout or the backend may not be chosen any more. Package affinity
-// remembers this, with the rules of kube-proxy; all frontends of the Service port share the memory. A client without a
-// session gets the backend of a hash that covers only its address. So all nodes agree on a client's first backend,
-// across restarts too, while the set of backends stays the same.
+// Session affinity. With ClientIP affinity a client keeps its backend at a Service port, while others come and go,
+// until it has begun no connection for the Service's timeout or the backend may not be chosen any more. Package
+// affinity remembers this, with the rules of kube-proxy; all frontends of the Service port share the memory. A client
+// without a session gets the backend of a hash that covers only its address. So all nodes agree on a client's first
+// backend, across restarts too, while the set of backends stays the same.
 //
 // Identity. A backend's id has 64 bits. The upper 40 are a hash of the pod's UID and address, the lower 24 a hash of
 // the Service port and target port. So a reused address gets another id. Two Services over one pod have different

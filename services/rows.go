@@ -67,7 +67,8 @@ func (t *Table) HasNodePort(is4 bool, port uint16, proto packet.Proto) bool {
 	return t.find(nodePortKey(is4, port, proto)) != nil
 }
 
-// HasFrontend reports whether an address and port is a frontend of a Service, or of cluster DNS, other than a node port.
+// HasFrontend reports whether an address and port is a frontend of a Service, or of cluster DNS, other than a node
+// port.
 func (t *Table) HasFrontend(at netip.AddrPort, proto packet.Proto) bool {
 	return t.find(addrKey(packet.AddrFrom(at.Addr()), at.Port(), proto)) != nil
 }

@@ -3,8 +3,8 @@ package share
 import "container/list"
 
 // Line holds those who wait for something, and calls them in turn: one of each owner after another, and those of one
-// owner in the order in which they came. So an owner with many in the line delays another one by one call. The zero Line
-// is empty. It is not safe for concurrent use.
+// owner in the order in which they came. So an owner with many in the line delays another one by one call. The zero
+// Line is empty. It is not safe for concurrent use.
 type Line[K comparable, V any] struct {
 	owners map[K]*list.Element // of turns
 	turns  list.List           // of *queue[K, V]; the front is called next

@@ -157,8 +157,8 @@ func (l *Leases) restLeft(released, now time.Time) time.Duration {
 
 // Acquire gives want.Key a Lease with one address of every range: those in want.Addrs, and any free address in the
 // other ranges. A Key that has a Lease already gets the same Lease again, whatever it wants now. A fixed address is
-// taken from an earlier sandbox of the same pod, and rests after other pods alone. The Lease is on the disk when Acquire
-// returns. When a later attempt may succeed, the error wraps ErrTaken or ErrRests, or is a *FullError.
+// taken from an earlier sandbox of the same pod, and rests after other pods alone. The Lease is on the disk when
+// Acquire returns. When a later attempt may succeed, the error wraps ErrTaken or ErrRests, or is a *FullError.
 func (l *Leases) Acquire(want Lease) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -23,14 +23,14 @@ type Options struct {
 	// ExternalIPs honours spec.externalIPs of Services. Whoever may write a Service can then take over any address
 	// (CVE-2020-8554).
 	ExternalIPs bool
-	// Ranges are ranges of the cluster besides those in objects; nil for none. They are compared by the pointer, and must
-	// not change.
+	// Ranges are ranges of the cluster besides those in objects; nil for none. They are compared by the pointer, and
+	// must not change.
 	Ranges *Ranges
 }
 
 // Ranges are the ranges of a cluster as its operator names them, and as this node's host routes them into its host TAP.
-// An address of them that nobody has is refused. Nothing is dialled there over host sockets, because the host would send
-// it back.
+// An address of them that nobody has is refused. Nothing is dialled there over host sockets, because the host would
+// send it back.
 type Ranges struct{ Pods, Services []netip.Prefix }
 
 // Result is everything that follows from a snapshot of the cluster. Its lists are sorted, so equal clusters have

@@ -76,8 +76,9 @@ func endpoints(list []*discoveryv1.EndpointSlice, at site, say *kube.Report) []s
 	return all
 }
 
-// mostPairs is how many pairs of an address and a port one Service may have: 10,000 addresses with ten ports, or 100 with
-// 1,000. Each pair is a backend with a state of its own, in every agent, while a user writes addresses and ports once.
+// mostPairs is how many pairs of an address and a port one Service may have: 10,000 addresses with ten ports, or 100
+// with 1,000. Each pair is a backend with a state of its own, in every agent, while a user writes addresses and ports
+// once.
 const mostPairs = 100_000
 
 // pairs returns how many pairs of an address and a port are in the slices of one Service.

@@ -78,7 +78,8 @@ func TestPairsCost(t *testing.T) {
 	}
 }
 
-// BenchmarkPairs translates one Service with many ports and addresses. Over the limit it costs what reading its ports costs.
+// BenchmarkPairs translates one Service with many ports and addresses. Over the limit it costs what reading its ports
+// costs.
 func BenchmarkPairs(b *testing.B) {
 	for _, bb := range []struct{ ports, addresses int }{{1, 1000}, {100, 1000}, {1000, 1000}, {3000, 1000}, {5000, 1000}, {10, 10_000}, {100, 10_000}} {
 		b.Run(fmt.Sprintf("ports=%d/addresses=%d", bb.ports, bb.addresses), func(b *testing.B) {

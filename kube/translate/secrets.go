@@ -42,8 +42,8 @@ func (n objectName) secret() kube.Ref {
 	return kube.Ref{Kind: "Secret", Namespace: n.namespace, Name: n.name}
 }
 
-// secretsOf returns the names of the Secrets that one Ingress may use: the first of those that it names, each once. left
-// counts the others.
+// secretsOf returns the names of the Secrets that one Ingress may use: the first of those that it names, each once.
+// left counts the others.
 func secretsOf(obj *networkingv1.Ingress) (names []string, left int) {
 	seen := map[string]bool{}
 	for i := range obj.Spec.TLS {
@@ -87,8 +87,8 @@ type claimant struct {
 }
 
 // allot decides which Secrets are read when Ingresses name more than most. Namespaces get numbers that are as equal as
-// possible: one that names few gets all of them, whatever the others do (max-min fairness). Of one namespace the Secrets
-// of the oldest Ingress come first, so that a new Ingress takes nothing from others.
+// possible: one that names few gets all of them, whatever the others do (max-min fairness). Of one namespace the
+// Secrets of the oldest Ingress come first, so that a new Ingress takes nothing from others.
 func allot(all []claimant, most int) map[objectName]bool {
 	all = slices.Clone(all)
 	slices.SortStableFunc(all, func(a, b claimant) int { return cmp.Or(a.created.Compare(b.created), a.ref.Compare(b.ref)) })

@@ -8,10 +8,10 @@ const cutMark = 0x54
 // fragmentHeader is the length of IPv6's fragment header.
 const fragmentHeader = 8
 
-// Cutter cuts IPv6 packets for a tunnel whose path carries less than IPv6's least MTU. Each piece is a packet by itself: an
-// IPv6 fragment with a mark, by which the node at the other end of the tunnel recognises what it has to join (IsCut).
-// The fragments of a sender, when they must be cut further, become smaller fragments of the same packet, without a
-// mark: only the receiver can join them. Call Reset, then Next until it returns 0. Nothing is allocated.
+// Cutter cuts IPv6 packets for a tunnel whose path carries less than IPv6's least MTU. Each piece is a packet by
+// itself: an IPv6 fragment with a mark, by which the node at the other end of the tunnel recognises what it has to join
+// (IsCut). The fragments of a sender, when they must be cut further, become smaller fragments of the same packet,
+// without a mark: only the receiver can join them. Call Reset, then Next until it returns 0. Nothing is allocated.
 type Cutter struct {
 	ip    []byte // borrowed
 	outer int

@@ -6,7 +6,8 @@
 //     back for a quarter of a second.
 //   - When three probes of the believed size are lost while a small probe is answered, all smaller steps are tried
 //     together, and the largest answered one is taken.
-//   - Every 30 s the largest size is tried and the next larger step. If one of them is answered, all in between are.
+//   - Every 30 s the largest size is tried and the next larger step. When only the step is answered, all sizes above it
+//     are tried.
 //   - What routers said by ICMP, as the kernel remembers it, is believed once: when it is news. The kernel remembers it
 //     for 10 minutes (net.ipv4.route.mtu_expires), and by then the path may long be better.
 //

@@ -154,7 +154,8 @@ func TestFairness(t *testing.T) {
 	}
 }
 
-// Many clients with one session each keep theirs. The clients for whom there is no room get one when sessions have ended.
+// Many clients with one session each keep theirs. The clients for whom there is no room get one when sessions have
+// ended.
 func TestFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := New(nil)

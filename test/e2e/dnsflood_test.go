@@ -34,8 +34,8 @@ func resolve(_ context.Context, args []string) error {
 }
 
 // askInVain asks a DNS server for names that are never answered, a new name each time, until the input ends:
-// ADDR QUESTIONS-PER-SECOND. It prints how many questions it asked, and in how many seconds; those do not count in which
-// the machine let nobody run.
+// ADDR QUESTIONS-PER-SECOND. It prints how many questions it asked, and in how many seconds; those do not count in
+// which the machine let nobody run.
 func askInVain(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	rate, err := strconv.Atoi(args[1])

@@ -52,7 +52,8 @@ func plainUDP(ctx context.Context, args []string) error {
 
 // TestHostServers asks UDP servers of nodes from pods of the same node and of the other, and from the nodes, by the
 // node's address and by a Service for hostNetwork pods. The server's kernel chooses the address that an answer leaves
-// from, which is not the one that was asked. The client must hear it from the one that was (kubernetes/kubernetes#95565).
+// from, which is not the one that was asked. The client must hear it from the one that was
+// (kubernetes/kubernetes#95565).
 func TestHostServers(t *testing.T) {
 	hosts := ""
 	for _, name := range []string{"host-1", "host-2"} {

@@ -133,8 +133,9 @@ spec: {rules: [{host: shop.example, http: {paths: [{path: /, pathType: Prefix, b
 	return b.String()
 }
 
-// TestQuestionsAboutMany: a pod asks 30 times a second for a headless Service of 20,000 endpoints. A client outside gets
-// about as many answers of the node's Ingress as without: it was a tenth, when a question cost what the Service holds.
+// TestQuestionsAboutMany: a pod asks 30 times a second for a headless Service of 20,000 endpoints. A client outside
+// gets about as many answers of the node's Ingress as without: it was a tenth, when a question cost what the Service
+// holds.
 func TestQuestionsAboutMany(t *testing.T) {
 	c := upFor(t, 2*testTime, "many", baseYAML+manyYAML(20_000))
 	server, node := at(c.addr(t, "svc/kube-dns", false), 53), at(c.addr(t, "node-1", false), 80)

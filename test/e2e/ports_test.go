@@ -158,8 +158,8 @@ func TestPortsOfDeadBackend(t *testing.T) {
 	t.Logf("%d connections of clients found nobody at the address of the dead pod", unreachable)
 }
 
-// spread asks a TCP server COUNT times, each time from another port, and prints how often each pod answered, with "" for
-// nobody: COUNT ADDR.
+// spread asks a TCP server COUNT times, each time from another port, and prints how often each pod answered, with ""
+// for nobody: COUNT ADDR.
 func spread(ctx context.Context, args []string) error {
 	count, err := strconv.Atoi(args[0])
 	if err != nil {

@@ -26,7 +26,8 @@ func (t *Teller) checkStarted(context.Context) error {
 	return fmt.Errorf("the cluster has no Node %s with a podCIDR, or not all of its objects are known yet", t.o.Node)
 }
 
-// oldAfter is how old the cluster's objects must be before it is told. An API server that is restarted is away for less.
+// oldAfter is how old the cluster's objects must be before it is told. An API server that is restarted is away for
+// less.
 const oldAfter = 10 * time.Second
 
 // oldText says how old the objects in use are, or "" while they are up to date.
