@@ -10,7 +10,10 @@ type SourceState struct {
 	Waiting []string
 	// Server is the API server that answered last, "host:port"; "" for a source without one.
 	Server string
-	// Saved is set while the objects in use are those that an agent saved on this node: when they were up to date.
+	// Answers is set while an API server can be reached, whatever it answers.
+	Answers bool
+	// Saved is set until everything has been read, when an agent saved objects on this node that can be used meanwhile:
+	// when they were up to date.
 	Saved time.Time
 	// Age is how old the objects in use may be, 0 while they are up to date.
 	Age time.Duration

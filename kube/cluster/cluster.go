@@ -63,7 +63,9 @@ const (
 	burstTime = 20 * time.Millisecond
 	// saysAfter is when an incomplete start is logged first, saysEvery how often after that.
 	saysAfter = 5 * time.Second
-	saysEvery = 30 * time.Second
+	// savedAfter is how long a start waits for objects newer than the saved ones while a server answers.
+	savedAfter = 3 * time.Second
+	saysEvery  = 30 * time.Second
 )
 
 // Cluster is one node's view of a cluster. Make it with New.
@@ -123,9 +125,9 @@ func (c *Cluster) probe(ctx context.Context) error {
 }
 
 // Run calls deliver with the objects of the cluster, and with the problems of this node's view of it, once everything
-// has been read and after every change. What an agent of this node saved is delivered before anything is read. Run
-// blocks until ctx is done, and calls deliver from its own goroutine. Changes gather while deliver works, so a slow
-// receiver gets fewer snapshots, and always the latest.
+// has been read and after every change. What an agent of this node saved is delivered before that when no server can be
+// reached, or when not everything has been read after savedAfter. Run blocks until ctx is done, and calls deliver from
+// its own goroutine. Changes gather while deliver works, so a slow receiver gets fewer snapshots, and always the latest.
 func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	defer c.close()
 	var running sync.WaitGroup
@@ -140,8 +142,19 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 	for _, s := range c.sources {
 		running.Go(func() { s.run(ctx) })
 	}
+	var missed <-chan struct{}
+	var late <-chan time.Time
 	if old {
-		deliver(objs, problems)
+		t := time.NewTimer(savedAfter)
+		defer t.Stop()
+		missed, late = c.link.Missed(), t.C
+	}
+	begin := func() { // with what was saved
+		missed, late = nil, nil
+		if !c.isDelivered() {
+			c.log.Info("starting with the cluster's objects as they were saved on this node, until the API server's are read", "age", age(c.savedAt).Round(time.Second))
+			deliver(objs, problems)
+		}
 	}
 	c.secrets.running = &running
 	say := time.NewTimer(saysAfter)
@@ -150,6 +163,10 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-missed:
+			begin()
+		case <-late:
+			begin()
 		case <-say.C:
 			if waiting := c.State().Waiting; len(waiting) > 0 {
 				c.log.Warn(waitsFor(old), "waiting", strings.Join(waiting, "; "))
@@ -379,7 +396,7 @@ func (c *Cluster) State() kube.SourceState {
 	h.Synced, h.Waiting = c.delivered, slices.Clone(c.waiting)
 	c.mu.Unlock()
 	since, err := c.link.State()
-	h.Err = err
+	h.Err, h.Answers = err, since.IsZero()
 	if !h.Synced {
 		h.Saved = c.savedAt
 		if len(h.Waiting) == 0 {

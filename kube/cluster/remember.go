@@ -64,9 +64,7 @@ func (c *Cluster) saved() (kube.Objects, []kube.Problem, bool) {
 	if c.SecretsOf != nil {
 		objs.Awaited = slices.Compact(slices.SortedFunc(slices.Values(c.SecretsOf(&objs)), kube.Ref.Compare))
 	}
-	problems := c.complete(&objs, true)
-	c.log.Info("starting with the cluster's objects as they were saved on this node, until the API server's are read", "age", age(c.savedAt).Round(time.Second))
-	return objs, problems, true
+	return objs, c.complete(&objs, true), true
 }
 
 // age returns how long ago something was, and never nothing: a clock may have been set back.

@@ -93,6 +93,34 @@ func TestStartsWithoutServer(t *testing.T) {
 	})
 }
 
+// TestSavedIsLastResort: while a server answers, saved objects are not used, unless it does not say everything in time.
+func TestSavedIsLastResort(t *testing.T) {
+	t.Parallel()
+	s := clustertest.New(t)
+	dir := t.TempDir()
+	s.Put(service("a"), node("n1"))
+	first := see(t, s, in(dir, nil))
+	first.untilNames("Node n1, x/a")
+	first.stop()
+	s.Delete(service("a"))
+
+	var log syncBuffer
+	second := see(t, s, in(dir, &log))
+	second.untilNames("Node n1")
+	if said := log.String(); second.count() != 1 || strings.Contains(said, "starting with the cluster") {
+		t.Errorf("%d snapshots, and the log says %s", second.count(), said)
+	}
+	second.stop()
+
+	s.Answer("services", 500)
+	s.Put(service("b"))
+	third := see(t, s, in(dir, &log))
+	third.untilNames("Node n1")
+	if h := third.State(); h.Synced || h.Saved.IsZero() || !h.Answers {
+		t.Errorf("the state is %+v", h)
+	}
+}
+
 // TestSavesWhenKilled: an agent that is killed leaves what it read, too.
 func TestSavesWhenKilled(t *testing.T) {
 	t.Parallel()

@@ -204,6 +204,20 @@ func (a *agent) run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// awaitCertificates waits until the cluster's Secrets are known, or no API server answers. Saved objects have none of
+// them, and a client that waits is better off than one that is shown a certificate it refuses.
+func (a *agent) awaitCertificates(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s := a.source.State(); !s.Saved.IsZero() && s.Answers; s = a.source.State() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // serve waits for the first snapshot, and then runs the parts that need it.
 func (a *agent) serve(ctx context.Context) error {
 	select {
@@ -229,7 +243,12 @@ func (a *agent) serve(ctx context.Context) error {
 			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
 			continue
 		}
-		group.Go(func() error { return in.serve(ctx, l) })
+		group.Go(func() error {
+			if in.addr == a.ingressHTTPS {
+				a.awaitCertificates(ctx)
+			}
+			return in.serve(ctx, l)
+		})
 	}
 	a.log.Info("the node is ready", "wireguard", a.held.Key.Public(), "mtu", n.Config().Netstack.MTU)
 	return group.Wait()

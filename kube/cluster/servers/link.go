@@ -18,6 +18,7 @@ type Link struct {
 	log   *slog.Logger
 
 	broken chan struct{} // capacity 1
+	missed chan struct{} // closed by the first try that fails
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -37,7 +38,7 @@ const (
 // NewLink returns a Link that starts to probe when Run is called. probe returns nil when a server says that it is
 // ready.
 func NewLink(probe func(context.Context) error, log *slog.Logger) *Link {
-	l := &Link{probe: probe, log: log, broken: make(chan struct{}, 1), up: make(chan struct{}), since: time.Now()}
+	l := &Link{probe: probe, log: log, broken: make(chan struct{}, 1), missed: make(chan struct{}), up: make(chan struct{}), since: time.Now()}
 	l.broken <- struct{}{} // no request is sent before a server has said that it is ready
 	return l
 }
@@ -89,10 +90,18 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// Missed is closed once a try to reach a server has failed.
+func (l *Link) Missed() <-chan struct{} { return l.missed }
+
 // note remembers why no server can be reached.
 func (l *Link) note(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	select {
+	case <-l.missed:
+	default:
+		close(l.missed)
+	}
 	if l.err == nil {
 		l.log.Warn("no API server can be reached; going on with what is known", "err", err)
 	}

@@ -11,12 +11,15 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 )
 
-// checkStarted returns an error until the first complete snapshot of the cluster is applied.
+// checkStarted returns an error until the first complete snapshot of the cluster is applied. A saved one is good enough
+// only while no API server answers. Otherwise an agent that may not read the cluster would seem as good as the one that
+// it replaces, and the next node's agent would be replaced as well.
 func (t *Teller) checkStarted(context.Context) error {
-	if t.o.Follower.HasStarted() {
+	h := t.o.State()
+	if t.o.Follower.HasStarted() && (h.Saved.IsZero() || !h.Answers) {
 		return nil
 	}
-	if h := t.o.State(); len(h.Waiting) > 0 {
+	if len(h.Waiting) > 0 {
 		waiting := errors.New("waiting for " + strings.Join(h.Waiting, ", "))
 		if h.Err != nil {
 			waiting = fmt.Errorf("%w: %w", waiting, h.Err)
