@@ -118,7 +118,6 @@ func (d *Discovery) Answer(size int, now time.Time) {
 	if size == Small {
 		d.small = true
 		d.rtt = now.Sub(d.sent)
-		return
 	}
 	if slices.Contains(d.sizes, size) {
 		d.best = max(d.best, size)

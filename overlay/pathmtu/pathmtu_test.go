@@ -103,6 +103,37 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// A path that carries the small probe only is verified, not searched over and over, and rises as any other.
+func TestRisesFromSmall(t *testing.T) {
+	none := func(int) bool { return false }
+	for _, large := range []bool{false, true} {
+		now := time.Unix(1000, 0)
+		mtu := 600
+		path := func() int { return mtu }
+		d := New(1500, now)
+		run := func(lasts time.Duration) (probes int) {
+			for end := now.Add(lasts); now.Before(end); {
+				if large {
+					d.Suspect(false, now)
+				}
+				probes += walk(d, &now, 100*time.Millisecond, path, time.Millisecond, none)
+			}
+			return probes
+		}
+		run(2 * time.Second)
+		if d.current != Small {
+			t.Fatalf("a path of 600 is at %d, want %d", d.current, Small)
+		}
+		if n := run(raiseEvery); n > 75 {
+			t.Errorf("large packets: %v; %d probes in %v", large, n, raiseEvery)
+		}
+		mtu = 1500
+		if run(raiseEvery + time.Second); d.current != 1500 {
+			t.Errorf("large packets: %v; a path that became wider is at %d after %v, want 1500", large, d.current, raiseEvery)
+		}
+	}
+}
+
 // The kernel's word is believed when it is news, and never against a later probe: the kernel remembers for ten minutes
 // what a router said.
 func TestTold(t *testing.T) {
