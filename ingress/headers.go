@@ -28,7 +28,7 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// forBackend returns the header that the backend gets for r, and in which it is offered protocols. Its values are
+// forBackend returns the header that the backend gets for r. It offers the backend these protocols. Its values are
 // shared with r and c.
 func forBackend(r *http.Request, c *client, protocols []string) http.Header {
 	h := make(http.Header, len(r.Header)+5)
@@ -98,13 +98,13 @@ func folded(name, want string) bool {
 	return true
 }
 
-// protocols returns the protocols that the client asks to change to and the route allows, by the client's preference.
-func (rq *request) protocols() []string {
-	r := rq.in
+// askedProtocols returns the protocols that a client asks to change to and its route allows, by the client's
+// preference; nil for none. upgrades are those of the route.
+func askedProtocols(r *http.Request, upgrades []string) []string {
 	if r.ProtoMajor != 1 || r.ProtoMinor < 1 || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade") {
 		return nil
 	}
-	return allowed(protocols(r.Header["Upgrade"]), rq.upgrades)
+	return allowed(protocols(r.Header["Upgrade"]), upgrades)
 }
 
 // protocols returns the protocols that Upgrade headers name.

@@ -25,13 +25,15 @@ type request struct {
 	u *upstream
 	// upgrades are those of the route.
 	upgrades []string
-	client   *client
-	target   target.Target
-	in       *http.Request
-	w        http.ResponseWriter
-	control  *http.ResponseController
-	body     *clientBody // nil: the request has none
-	writing  stall
+	// asked are the protocols that the client asks to change to and the route allows, by its preference; nil for none.
+	asked   []string
+	client  *client
+	target  target.Target
+	in      *http.Request
+	w       http.ResponseWriter
+	control *http.ResponseController
+	body    *clientBody // nil: the request has none
+	writing stall
 }
 
 func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {

@@ -216,11 +216,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	to := s.state.Load().way(r.Host, rq.target.Path)
 	rq.u, rq.upgrades = to.upstream, to.upgrades
+	rq.asked = askedProtocols(r, to.upgrades)
 	switch {
 	case rq.u == nil:
 		s.stats.noRoute.Add(1)
 		http.Error(w, "no route for this host and path", http.StatusNotFound)
-	case rq.protocols() != nil:
+	case rq.asked != nil:
 		s.upgrades.begin(rq.client)
 		defer s.upgrades.end(rq.client)
 		rq.pass()

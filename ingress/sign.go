@@ -22,17 +22,22 @@ const (
 	maxChainBytes = 64 << 10 // twenty certificates with keys of 4096 bits
 )
 
-// CheckCertificate returns why a certificate is not served, in words that follow "the key pair".
-func CheckCertificate(c *tls.Certificate) error {
+// CheckKey returns why a certificate is not served with its private key, in words that follow "the key pair".
+func CheckKey(c *tls.Certificate) error {
 	if key, ok := c.PrivateKey.(*rsa.PrivateKey); ok && key.N.BitLen() > maxKeyBits {
 		return fmt.Errorf("has an RSA key of %d bits, with which handshakes take long: expected %d at most, or a key for ECDSA", key.N.BitLen(), maxKeyBits)
 	}
+	return nil
+}
+
+// CheckChain returns why a certificate is not served with its chain, in words that follow "the key pair".
+func CheckChain(c *tls.Certificate) error {
 	size := 0
 	for _, der := range c.Certificate {
 		size += len(der)
 	}
 	if size > maxChainBytes {
-		return fmt.Errorf("has a chain of %d bytes, which every client would be sent: expected %d at most", size, maxChainBytes)
+		return fmt.Errorf("has a chain of %d bytes, which every client would be sent: expected %d at most: leave out certificates that clients have, such as the root", size, maxChainBytes)
 	}
 	return nil
 }

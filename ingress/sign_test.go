@@ -80,25 +80,29 @@ func TestHandshakesInTurn(t *testing.T) {
 	}
 }
 
-func TestCheckCertificate(t *testing.T) {
+func TestCheckKeyAndChain(t *testing.T) {
 	rsaKey := func(bits uint) *rsa.PrivateKey {
 		return &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), bits-1)}}
 	}
 	for _, tt := range []struct {
-		name string
-		cert tls.Certificate
-		want string
+		name       string
+		cert       tls.Certificate
+		key, chain string // what is said of each
 	}{
-		{"2048 bits", tls.Certificate{PrivateKey: rsaKey(2048)}, ""},
-		{"4096 bits", tls.Certificate{PrivateKey: rsaKey(4096)}, ""},
-		{"4097 bits", tls.Certificate{PrivateKey: rsaKey(4097)}, "RSA key of 4097 bits"},
-		{"8192 bits", tls.Certificate{PrivateKey: rsaKey(8192)}, "RSA key of 8192 bits"},
-		{"a chain", tls.Certificate{Certificate: [][]byte{make([]byte, 32<<10), make([]byte, 32<<10)}}, ""},
-		{"a long chain", tls.Certificate{Certificate: [][]byte{make([]byte, 64<<10), {1}}}, "chain of 65537 bytes"},
+		{"2048 bits", tls.Certificate{PrivateKey: rsaKey(2048)}, "", ""},
+		{"4096 bits", tls.Certificate{PrivateKey: rsaKey(4096)}, "", ""},
+		{"4097 bits", tls.Certificate{PrivateKey: rsaKey(4097)}, "RSA key of 4097 bits", ""},
+		{"8192 bits", tls.Certificate{PrivateKey: rsaKey(8192)}, "RSA key of 8192 bits", ""},
+		{"a chain", tls.Certificate{Certificate: [][]byte{make([]byte, 32<<10), make([]byte, 32<<10)}}, "", ""},
+		{"a long chain", tls.Certificate{Certificate: [][]byte{make([]byte, 64<<10), {1}}}, "", "chain of 65537 bytes"},
 	} {
-		err := CheckCertificate(&tt.cert)
-		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
-			t.Errorf("%s: %v", tt.name, err)
+		for _, said := range []struct {
+			err  error
+			want string
+		}{{CheckKey(&tt.cert), tt.key}, {CheckChain(&tt.cert), tt.chain}} {
+			if said.want == "" && said.err != nil || said.want != "" && (said.err == nil || !strings.Contains(said.err.Error(), said.want)) {
+				t.Errorf("%s: %v, want %q", tt.name, said.err, said.want)
+			}
 		}
 	}
 }

@@ -14,7 +14,7 @@ type stall struct {
 
 	mu    sync.Mutex // guards below
 	busy  bool
-	since time.Time // when the client is waited for since; of meaning while busy
+	since time.Time // when the present wait began; valid while busy
 	spent time.Duration
 	moved int // bytes, within spent
 	timer *time.Timer

@@ -15,10 +15,10 @@ import (
 
 // upgrade passes on a response with status 101, and then joins client and backend until both directions have ended.
 func (rq *request) upgrade(resp *http.Response) {
-	asked, got := rq.protocols(), protocols(resp.Header["Upgrade"])
+	got := protocols(resp.Header["Upgrade"])
 	backend, ok := resp.Body.(io.ReadWriteCloser)
-	if !ok || !agreed(asked, got) {
-		rq.fail(fmt.Errorf("the backend changes to protocol %q, and %q was asked for", got, asked))
+	if !ok || !agreed(rq.asked, got) {
+		rq.fail(fmt.Errorf("the backend changes to protocol %q, and %q was asked for", got, rq.asked))
 		return
 	}
 	raw, buffered, err := rq.control.Hijack()

@@ -128,7 +128,7 @@ func (rq *request) ask() (*http.Response, error) {
 		switch {
 		case rq.in.Context().Err() != nil:
 			return nil, err
-		case errors.Is(err, http1.ErrNoConnection):
+		case errors.Is(err, http1.ErrNoConnection): // the endpoint may only be busy: it stays in use
 		case errors.As(err, new(*dialError)):
 			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
 		case harmless && errors.Is(err, http1.ErrUnanswered):
@@ -153,7 +153,7 @@ func allDown(endpoints []*endpoint, now int64) bool {
 // sender returns a func that sends the request to an address, and reports whether the request may be sent to a second
 // endpoint after a first one closed without an answer.
 func (rq *request) sender() (send func(addr string) (*http.Response, error), harmless bool) {
-	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client, rq.protocols())
+	ctx, header := rq.in.Context(), forBackend(rq.in, rq.client, rq.asked)
 	var body io.Reader
 	if rq.body != nil {
 		body = rq.body

@@ -36,7 +36,7 @@ import (
 
 // Options are what a Client needs. Dial is required.
 type Options struct {
-	// Dial connects to an address. It may go on for a moment after the request for which it was begun has ended.
+	// Dial connects to an address. It goes on when the request for which it was begun is gone, for DialTimeout at most.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// DialTimeout is how long a Dial may take, and how long a request waits for a connection; 0 is no limit.
 	DialTimeout time.Duration

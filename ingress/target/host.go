@@ -36,5 +36,5 @@ func ValidHost(host string) bool {
 			return false
 		}
 	}
-	return name != "" || port == "" && host == ""
+	return name != "" || host == ""
 }

@@ -119,12 +119,12 @@ func (p *knownPairs) of(name objectName) (pair *tls.Certificate, wrong string) {
 // certificates for one host the first is served, so that nobody takes a host from others. A later one is there for
 // when the first cannot be used.
 //
-// byAge has the older Ingresses first.
-func certificates(byAge []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
+// all has the older Ingresses first.
+func certificates(all []*rules, known knownPairs, say *kube.Report) []ingress.Certificate {
 	var list []ingress.Certificate
 	first := map[string]*tlsOwner{} // by host
 	seen := map[tlsName]bool{}
-	for _, r := range byAge {
+	for _, r := range all {
 		whole := map[objectName]bool{} // the Secrets whose entry named no hosts
 		for i := range r.tls {
 			entry := &r.tls[i]
@@ -257,8 +257,12 @@ func keyPair(secret *corev1.Secret, say *kube.Report) *tls.Certificate {
 	}
 	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
 	if err == nil {
-		if err := ingress.CheckCertificate(&pair); err != nil {
+		if err := ingress.CheckKey(&pair); err != nil {
 			say.Errorf(ref, "data["+corev1.TLSPrivateKeyKey+"]", "the key pair %s", err)
+			return nil
+		}
+		if err := ingress.CheckChain(&pair); err != nil {
+			say.Errorf(ref, "data["+corev1.TLSCertKey+"]", "the key pair %s", err)
 			return nil
 		}
 		return &pair

@@ -97,6 +97,21 @@ func TestCertificatesOfOthers(t *testing.T) {
 	}
 }
 
+// A chain that is too long is told of by the field that holds it.
+func TestLongChain(t *testing.T) {
+	secret := tlsSecret(t, "shop", "long", "shop.example")
+	for one := secret.Data[corev1.TLSCertKey]; len(secret.Data[corev1.TLSCertKey]) < 100<<10; {
+		secret.Data[corev1.TLSCertKey] = append(secret.Data[corev1.TLSCertKey], one...)
+	}
+	var say kube.Report
+	if pair := keyPair(secret, &say); pair != nil {
+		t.Error("it is served")
+	}
+	if len(say.Problems) != 1 || !strings.Contains(say.Problems[0].String(), "Secret shop/long: data[tls.crt]: the key pair has a chain of ") {
+		t.Errorf("told is %v", say.Problems)
+	}
+}
+
 // Names are looked up as clients do, by crypto/x509.
 func TestNamesOfCertificate(t *testing.T) {
 	sans := []string{"shop.example", "*.shop.example", "*.Deep.shop.example", "UPPER.example", "*"}
