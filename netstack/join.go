@@ -17,7 +17,7 @@ func (w *worker) join(from *peer, piece []byte) (whole []byte) {
 	if p.Frag == packet.NoFrag {
 		return piece
 	}
-	w.path.cut.Add(p, from.owner, func(ip []byte) {
+	w.path.pieces.Add(p, from.owner, func(ip []byte) {
 		at := len(w.joined)
 		w.joined = append(w.joined, ip...)
 		whole = w.joined[at:]

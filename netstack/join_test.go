@@ -169,7 +169,7 @@ func TestJoinKeepsPeersApart(t *testing.T) {
 	w.silent()
 	w.path.FromLink(node2, [][]byte{encapsulateIP(parts[1], "10.244.2.1", "10.244.1.1")})
 	w.expect("a", "udp [2001:db8::7]:4000 > [fd00:10:244:1::10]:1000")
-	if s := w.path.cut.Stats(); s.Held > maxCut {
+	if s := w.path.pieces.Stats(); s.Held > maxCut {
 		t.Errorf("%d incomplete packets, want at most %d", s.Held, maxCut)
 	}
 }

@@ -59,7 +59,7 @@ type Path struct {
 	ready       chan struct{} // closed by the first Set; before, no attachment is read (fail closed)
 	stack       *stack.Stack
 	fragments   *fragment.Table
-	cut         *reassemble.Table // what other nodes cut for narrow paths
+	pieces      *reassemble.Table // what other nodes cut for narrow paths
 	// refusals limits ICMP errors sent (RFC 1812 4.3.2.8, RFC 4443 2.4 f).
 	refusals *refusal.Limit
 
@@ -85,7 +85,7 @@ func New(o Options) (*Path, error) {
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
-		cut:       reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),
+		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),
 	}
 	if o.Observer != nil {
 		o.Flows.OnEnd(o.Observer.Ended)

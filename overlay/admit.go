@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sort"
 
 	"tapestry.dev/tapestry/addressing"
 )
@@ -29,7 +28,15 @@ func admit(all []Peer, unchanged func(*Peer) bool, own PublicKey) (good []Peer, 
 	for i := range all {
 		before[i] = unchanged(&all[i])
 	}
-	sort.SliceStable(order, func(i, j int) bool { return before[order[i]] && !before[order[j]] })
+	slices.SortStableFunc(order, func(i, j int) int {
+		switch {
+		case before[i] == before[j]:
+			return 0
+		case before[i]:
+			return -1
+		}
+		return 1
+	})
 	clashing := clashes(all, errs)
 	a := admitted{names: make([]string, len(all)), ids: map[uint64]int{}, keys: map[PublicKey]int{}}
 	for _, i := range order {
@@ -65,19 +72,19 @@ type owned struct {
 // add admits the peer with the index i. ranges are those of its prefixes that clash.
 func (a *admitted) add(i int, p *Peer, ranges []owned) error {
 	if other, taken := a.ids[p.ID]; taken {
-		return fmt.Errorf("has the same ID %#x as peer %q", p.ID, a.names[other])
+		return fmt.Errorf("has the same ID %#x as peer %q: delete one of the two Nodes", p.ID, a.names[other])
 	}
 	if other, taken := a.keys[p.PublicKey]; taken && !p.PublicKey.IsZero() {
 		return fmt.Errorf("has the same public key %s as peer %q: every node needs a key of its own", p.PublicKey, a.names[other])
 	}
 	for n, r := range ranges {
 		if n > 0 && !less(ranges[n-1].last, r.first) {
-			return fmt.Errorf("its prefixes %s and %s overlap", ranges[n-1].prefix, r.prefix)
+			return fmt.Errorf("its prefixes %s and %s overlap: leave one of them out", ranges[n-1].prefix, r.prefix)
 		}
 		at := a.place(r)
 		for _, k := range a.ranges[max(at-1, 0):min(at+1, len(a.ranges))] {
 			if !less(k.last, r.first) && !less(r.last, k.first) {
-				return fmt.Errorf("its prefix %s overlaps %s of peer %q", r.prefix, k.prefix, a.names[k.peer])
+				return fmt.Errorf("its prefix %s overlaps %s of peer %q: give every node ranges and addresses of its own", r.prefix, k.prefix, a.names[k.peer])
 			}
 		}
 	}
@@ -90,8 +97,12 @@ func (a *admitted) add(i int, p *Peer, ranges []owned) error {
 
 // place returns the index at which r is, or would be inserted.
 func (a *admitted) place(r owned) int {
-	return sort.Search(len(a.ranges), func(i int) bool { return !less(a.ranges[i].first, r.first) })
+	at, _ := slices.BinarySearchFunc(a.ranges, r, compareFirst)
+	return at
 }
+
+// compareFirst compares the first addresses of prefixes.
+func compareFirst(a, b owned) int { return slices.Compare(a.first[:], b.first[:]) }
 
 // clashes returns, by the index of the peer, the prefixes that share an address with another one, sorted. A prefix that a
 // peer has twice counts once. Peers with an error are left out.
@@ -105,13 +116,7 @@ func clashes(all []Peer, errs []error) map[int][]owned {
 		}
 	}
 	slices.SortFunc(list, func(a, b owned) int {
-		switch {
-		case less(a.first, b.first):
-			return -1
-		case less(b.first, a.first):
-			return 1
-		}
-		return cmp.Or(cmp.Compare(a.prefix.Bits(), b.prefix.Bits()), cmp.Compare(a.peer, b.peer))
+		return cmp.Or(compareFirst(a, b), cmp.Compare(a.prefix.Bits(), b.prefix.Bits()), cmp.Compare(a.peer, b.peer))
 	})
 	list = slices.CompactFunc(list, func(a, b owned) bool { return a.addrRange == b.addrRange })
 	found := make([]bool, len(list))
@@ -158,15 +163,15 @@ func (p *Peer) check(own PublicKey) error {
 		if !pre.IsValid() || pre.Addr().Is4In6() || pre.Addr().Zone() != "" {
 			return fmt.Errorf("prefix %s: expected an IPv4 or IPv6 prefix", pre)
 		}
-		for _, gw := range p.StackAddrs {
-			if pre.Contains(gw) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
+		for _, a := range p.StackAddrs {
+			if pre.Contains(a) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
 				return fmt.Errorf("endpoint %s lies in its own pod range %s", p.Endpoint, pre)
 			}
 		}
 	}
-	for _, gw := range p.StackAddrs {
-		if !addressing.Contains(p.Prefixes, gw) {
-			return fmt.Errorf("stack address %s is in none of its prefixes", gw)
+	for _, a := range p.StackAddrs {
+		if !addressing.Contains(p.Prefixes, a) {
+			return fmt.Errorf("stack address %s is in none of its prefixes", a)
 		}
 	}
 	return nil

@@ -24,9 +24,9 @@ type knock struct {
 	at   time.Time
 }
 
-// admit decides about a datagram that is not data, as Options.Admit of package underlay wants it, and notes
+// admitDatagram decides about a datagram that is not data, as Options.Admit of package underlay wants it, and notes
 // initiations for the prober.
-func (m *Mesh) admit(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
+func (m *Mesh) admitDatagram(msg []byte, from netip.AddrPort) (pass bool, answer []byte) {
 	if pass, answer = m.gate.Admit(msg, from); pass && m.gate.Begins(msg) {
 		m.answerMu.Lock()
 		if len(m.knocks) < maxKnocks {
@@ -53,11 +53,12 @@ func (m *Mesh) takeKnocks(tab *table) {
 	}
 }
 
-// reply begins a handshake with a peer that asks for one in vain. WireGuard ignores an initiation that is not newer
-// than the last one, so a peer whose clock was set back can begin none, but it can answer ours, which depends on our
-// clock. WireGuard would begin one after 15 s. Anybody who knows this node's key can knock in a peer's name: that costs
-// a handshake every 5 s (RekeyTimeout) at most, and the session that there is goes on until the new one is there.
-func (m *Mesh) reply(p *peer, now time.Time) {
+// answerKnock begins a handshake with a peer that asks for one in vain, and reports whether it did. WireGuard ignores
+// an initiation that is not newer than the last one, so a peer whose clock was set back can begin none, but it can
+// answer ours, which depends on our clock. WireGuard would begin one after 15 s. Anybody who knows this node's key can
+// knock in a peer's name: that costs a handshake every 5 s (RekeyTimeout) at most, and the session that there is goes
+// on until the new one is there.
+func (m *Mesh) answerKnock(p *peer, now time.Time) (begun bool) {
 	patience := knockPatience
 	if !p.live.Load() {
 		patience = knockPatienceDown
@@ -70,8 +71,10 @@ func (m *Mesh) reply(p *peer, now time.Time) {
 		p.knocked = time.Time{}
 		if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
 			_ = wg.SendHandshakeInitiation(false) // logged by WireGuard
+			return true
 		}
 	}
+	return false
 }
 
 // doubts says when a session that carries no answer to a probe may be replaced. A peer may answer handshakes and no

@@ -68,7 +68,7 @@ func TestKnocks(t *testing.T) {
 	a.awaitSession(2)
 	var msg [device.MessageInitiationSize]byte
 	msg[0] = 1
-	if pass, _ := a.admit(msg[:], b.loopback()); !pass || a.gate.Begins(msg[:]) {
+	if pass, _ := a.admitDatagram(msg[:], b.loopback()); !pass || a.gate.Begins(msg[:]) {
 		t.Errorf("without the first MAC, it passes: %v, and is an initiation", pass)
 	}
 	var to device.CookieGenerator
@@ -84,17 +84,20 @@ func TestKnocks(t *testing.T) {
 		at      time.Time
 		live    bool
 		waits   bool
+		begins  bool
 	}{
-		{"none", time.Time{}, shook, true, false},
-		{"answered", shook.Add(-time.Millisecond), shook, true, false},
-		{"too early to tell", shook.Add(time.Second), shook.Add(time.Second + knockPatience/2), true, true},
-		{"in vain", shook.Add(time.Second), shook.Add(time.Second + knockPatience), true, false},
-		{"without a session", shook.Add(time.Second), shook.Add(time.Second + knockPatience), false, true},
-		{"long in vain", shook.Add(time.Second), shook.Add(time.Second + knockPatienceDown), false, false},
+		{"none", time.Time{}, shook, true, false, false},
+		{"answered", shook.Add(-time.Millisecond), shook, true, false, false},
+		{"too early to tell", shook.Add(time.Second), shook.Add(time.Second + knockPatience/2), true, true, false},
+		{"in vain", shook.Add(time.Second), shook.Add(time.Second + knockPatience), true, false, true},
+		{"without a session", shook.Add(time.Second), shook.Add(time.Second + knockPatience), false, true, false},
+		{"long in vain", shook.Add(time.Second), shook.Add(time.Second + knockPatienceDown), false, false, true},
 	} {
 		q := &peer{key: b.own, shook: shook, knocked: c.knocked}
 		q.live.Store(c.live)
-		a.reply(q, c.at)
+		if begins := a.answerKnock(q, c.at); begins != c.begins {
+			t.Errorf("%s: it begins a handshake: %v", c.what, begins)
+		}
 		if waits := !q.knocked.IsZero(); waits != c.waits {
 			t.Errorf("%s: it waits on: %v", c.what, waits)
 		}

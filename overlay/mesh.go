@@ -143,7 +143,7 @@ func (m *Mesh) start() error {
 			m.sock = sock
 		}
 		b, err := underlay.New(underlay.Options{
-			Socket: sock, Forbidden: m.forbidden, Admit: m.admit, TooBig: m.noteTooBig, Sent: m.noteSent,
+			Socket: sock, Forbidden: m.forbidden, Admit: m.admitDatagram, TooBig: m.noteTooBig, Sent: m.noteSent,
 			NoGSO: m.o.NoGSO, NoGRO: m.o.NoGRO, Logger: m.log,
 		})
 		if err != nil {

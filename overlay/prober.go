@@ -87,7 +87,7 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 			continue
 		}
 		m.greet(p, &tab.cfgs[i], now)
-		m.reply(p, now)
+		m.answerKnock(p, now)
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()

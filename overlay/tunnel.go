@@ -65,7 +65,7 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n := 0
 	for n < len(bufs) && (t.busy || n < readEnough) {
 		if t.busy {
-			n = t.cut(bufs, sizes, offset, n)
+			n = t.fill(bufs, sizes, offset, n)
 			continue
 		}
 		var c echo
@@ -119,8 +119,8 @@ func (t *tunnel) begin() {
 	}
 }
 
-// cut fills buffers from the n-th on with packets of cur, and returns how many buffers are full.
-func (t *tunnel) cut(bufs [][]byte, sizes []int, offset, n int) int {
+// fill fills buffers from the n-th on with packets of cur, and returns how many buffers are full.
+func (t *tunnel) fill(bufs [][]byte, sizes []int, offset, n int) int {
 	first, bytes := n, 0
 	for ; n < len(bufs); n++ {
 		size := t.next(bufs[n][offset:])

@@ -99,8 +99,8 @@ func ownerOf(k claim, group []*front) (owner *front) {
 // isAt reports whether a Service claims a as a cluster address.
 func (f *front) isAt(a netip.Addr) bool { return slices.Contains(f.ClusterIPs, a) }
 
-// hasNodePort reports whether a claim that the Service owns is a node port of one of its ports. Otherwise it is its port
-// for health checks, or no port on all nodes.
+// hasNodePort reports whether a port on all nodes that the Service owns is a node port. Its only other one is its port
+// for health checks. Port 0 is no port on all nodes.
 func (f *front) hasNodePort(port uint16, proto packet.Proto) bool {
 	return port != 0 && (port != f.HealthCheckNodePort || proto != packet.TCP)
 }

@@ -89,8 +89,8 @@ func TestManyExternalAddresses(t *testing.T) {
 	if len(f.ExternalIPs) != 100 || len(f.claims) != 100+100*100 {
 		t.Errorf("%d addresses and %d claims", len(f.ExternalIPs), len(f.claims))
 	}
-	const want = "it has 1000 external addresses and 100 ports, and their product may be 10000: the last 900"
-	if said := say.Problems[len(say.Problems)-1].Message; !strings.Contains(said, want) {
+	const want = "status.loadBalancer.ingress, spec.externalIPs: they have 1000 addresses for 100 ports, and the product may be 10000: the last 900 addresses are left out; divide"
+	if said := say.Problems[len(say.Problems)-1].String(); !strings.Contains(said, want) {
 		t.Errorf("it says %q", said)
 	}
 }

@@ -182,12 +182,12 @@ func parseUpgrades(obj *networkingv1.Ingress, say *kube.Report) (list []string) 
 		kind, _, _ := strings.Cut(strings.ToLower(name), "/")
 		switch {
 		case seen > mostUpgrades:
-			say.Errorf(kube.RefOf(obj), field, "names more than %d protocols: the rest is left out", mostUpgrades)
+			say.Errorf(kube.RefOf(obj), field, "names more than %d protocols: the rest is left out; name those alone that clients use", mostUpgrades)
 			return list
 		case len(name) > 64 || strings.Trim(name, "!#$%&'*+-.^_`|~/0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") != "":
 			say.Errorf(kube.RefOf(obj), field, "%.80q is not a protocol: expected a name like tcp or SPDY/3.1", name)
 		case kind == "http", kind == "tls", strings.HasPrefix(kind, "h2"), strings.HasPrefix(kind, "h3"):
-			say.Errorf(kube.RefOf(obj), field, "%q carries requests past the routes, and is left out", name)
+			say.Errorf(kube.RefOf(obj), field, "%q carries requests past the routes and is left out: remove it", name)
 		default:
 			list = append(list, name)
 		}

@@ -56,7 +56,7 @@ type nodes struct {
 func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes {
 	parsed := s.parsed.each(objs, compareNames, nil, say, parseNode)
 	return s.settled.once(identity(parsed), say, func(say *kube.Report) *nodes {
-		named := nameRanges(parsed, o, say)
+		named := usableRanges(parsed, o, say)
 		return joinNodes(settleNodes(parsed, named.Pods, say), named, o, say)
 	})
 }

@@ -138,9 +138,9 @@ func withSecrets(all []*rules, say *kube.Report) []*rules {
 				n, mostSecrets, r.ref.Namespace)
 		}
 		if slices.ContainsFunc(r.tls, func(t tlsEntry) bool { return !mine[t.secret.name] }) {
-			fewer := *r
-			fewer.tls = slices.DeleteFunc(slices.Clone(r.tls), func(t tlsEntry) bool { return !mine[t.secret.name] })
-			out[i] = &fewer
+			kept := *r
+			kept.tls = slices.DeleteFunc(slices.Clone(r.tls), func(t tlsEntry) bool { return !mine[t.secret.name] })
+			out[i] = &kept
 		}
 	}
 	return out

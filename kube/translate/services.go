@@ -399,7 +399,8 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 	}
 	defer func() {
 		if left > 0 {
-			say.Errorf(f.ref(), "", "it has %d external addresses and %d ports, and their product may be %d: the last %d of its addresses are left out",
+			say.Errorf(f.ref(), "status.loadBalancer.ingress, spec.externalIPs",
+				"they have %d addresses for %d ports, and the product may be %d: the last %d addresses are left out; divide the Service into several",
 				len(known), len(f.Ports), mostExternal, left)
 		}
 	}()
