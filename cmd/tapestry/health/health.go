@@ -30,7 +30,7 @@ const (
 type Check struct {
 	Name string
 	Run  func(ctx context.Context) error
-	// Note returns what is to be known although the check succeeded, or ""; nil means never anything.
+	// Note returns what is worth knowing about a check that succeeded, or "". It may be nil.
 	Note func() string
 }
 
@@ -150,8 +150,10 @@ func (h *Health) readyz(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		fmt.Fprintf(&text, "[+]%s ok", h.opts.Ready[i].Name)
-		if note := h.opts.Ready[i].Note; note != nil && note() != "" {
-			fmt.Fprintf(&text, ": %s", visible.Text(note()))
+		if note := h.opts.Ready[i].Note; note != nil {
+			if said := note(); said != "" { // one call: the next may return ""
+				fmt.Fprintf(&text, ": %s", visible.Text(said))
+			}
 		}
 		text.WriteByte('\n')
 	}

@@ -115,6 +115,22 @@ func TestReadyOfAClientThatIsGone(t *testing.T) {
 	}
 }
 
+// What a check says beside its success is asked for once: it may have ended by the next time.
+func TestNote(t *testing.T) {
+	n := &node{now: time.Unix(1000, 0)}
+	h := n.health()
+	notes := []string{"old", "", ""}
+	h.opts.Ready = []Check{{Name: "cluster", Run: func(context.Context) error { return nil }, Note: func() (note string) {
+		note, notes = notes[0], notes[1:]
+		return note
+	}}, {Name: "keeper", Run: func(context.Context) error { return nil }}}
+	for _, want := range []string{"[+]cluster ok: old\n[+]keeper ok\n", "[+]cluster ok\n[+]keeper ok\n"} {
+		if got := get(h, "/readyz").Body.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestServe(t *testing.T) {
 	n := &node{now: time.Unix(1000, 0), updated: time.Unix(999, 0), eligible: true}
 	h := n.health()
