@@ -21,7 +21,7 @@ type worker struct {
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
 	late               []byte // a fragment that waited for its first, after one did
-	joined             []byte // the packets of a batch that came in pieces; some may be in an earlier array of it
+	joined             []byte // packets of a batch that were joined; those from before it grew are in its earlier array
 	fragment           []byte // as large as the MTU, after the first fragmentation
 	segment            []byte // holds a frame, after the first segmentation for a TAP without offloads
 	iov                [][]byte

@@ -77,8 +77,8 @@ func makeServices(n *Node) (part, error) {
 	return p, nil
 }
 
-// chargedFor returns who is charged for what a client of Services takes of the memory of their sessions: a pod, a node,
-// or a range of addresses outside.
+// chargedFor returns who is charged for the sessions of a client of Services: a pod, a node, or a range of addresses
+// outside.
 func (n *Node) chargedFor(client netip.Addr) netip.Prefix {
 	c := &n.Config().Netstack
 	if o := n.path.Owner(client); o != client || claimed(c, client) || isOwn(c, *n.hostAddrs.Load(), client) {

@@ -20,8 +20,8 @@ import (
 //
 //   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would
 //     reach a Service past its own rules for clients.
-//   - A load balancer's address leads to the node ports of its Service, by whichever way. An address that is a node's own
-//     is one of the host, though: load balancers that run on nodes hand those out.
+//   - A load balancer's address leads to the node ports of its Service. One that is also a node's address is taken for
+//     the node's, since load balancers that run on nodes give out those.
 //   - At a node port of a node Tapestry itself takes connections, also at the address of the node's host TAP.
 func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP

@@ -389,6 +389,27 @@ func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
 	}
 }
 
+// PodIPs returns the addresses that a Pod of this node asks for with kube.PodIPsAnnotation, or "" when it asks for
+// none. It asks the API server, for as long as ctx allows, when the Pod is not known yet. A Pod that the server does
+// not know either asks for none: it is a static pod that the kubelet has not announced yet.
+func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
+	p := storeOf[*corev1.Pod](c).get(namespace, name)
+	_, unreachable := c.link.State()
+	// A saved Pod may be gone, and another of its name be there. Without a server it is the best there is.
+	if p != nil && (c.isDelivered() || unreachable != nil) {
+		return p.Annotations[kube.PodIPsAnnotation], nil
+	}
+	p = &corev1.Pod{}
+	err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Into(p)
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for the annotation %s of pod %s/%s: %w", kube.PodIPsAnnotation, namespace, name, err)
+	}
+	return p.Annotations[kube.PodIPsAnnotation], nil
+}
+
 // State returns the state of the connection to the API servers.
 func (c *Cluster) State() kube.SourceState {
 	h := kube.SourceState{Server: c.servers.Current()}

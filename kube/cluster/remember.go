@@ -1,16 +1,12 @@
 package cluster
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"tapestry.dev/tapestry/kube"
@@ -69,24 +65,3 @@ func (c *Cluster) saved() (kube.Objects, []kube.Problem, bool) {
 
 // age returns how long ago something was, and never nothing: a clock may have been set back.
 func age(at time.Time) time.Duration { return max(time.Since(at), time.Nanosecond) }
-
-// PodIPs returns the addresses that a Pod of this node asks for with kube.PodIPsAnnotation, or "" when it asks for
-// none. It asks the API server, for as long as ctx allows, when the Pod is not known yet. A Pod that the server does
-// not know either asks for none: it is a static pod that the kubelet has not announced yet.
-func (c *Cluster) PodIPs(ctx context.Context, namespace, name string) (string, error) {
-	p := storeOf[*corev1.Pod](c).get(namespace, name)
-	_, unreachable := c.link.State()
-	// A saved Pod may be gone, and another of its name be there. Without a server it is the best there is.
-	if p != nil && (c.isDelivered() || unreachable != nil) {
-		return p.Annotations[kube.PodIPsAnnotation], nil
-	}
-	p = &corev1.Pod{}
-	err := c.rest.Get().AbsPath("/api/v1/namespaces", namespace, "pods", name).Do(ctx).Into(p)
-	if apierrors.IsNotFound(err) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("look for the annotation %s of pod %s/%s: %w", kube.PodIPsAnnotation, namespace, name, err)
-	}
-	return p.Annotations[kube.PodIPsAnnotation], nil
-}

@@ -37,7 +37,7 @@ type source struct {
 	store holder
 	touch func()        // called when the state of the source changes
 	rests time.Duration // the least pause after a refusal
-	// turns, when it is not nil, says when the next request may be sent, to all sources of an owner.
+	// turns paces requests among all sources that share it, whose owners take turns. nil: requests are sent at once.
 	turns *turns.Turns
 	owner string
 

@@ -29,8 +29,8 @@ type Traffic struct {
 
 const vnetHdrLen = 10
 
-// Capture reads what crosses the interface until ctx ends; what has crossed it by then is counted, too. It calls ready when it listens. port is WireGuard's UDP
-// port. Every frame is searched for canary.
+// Capture reads what crosses the interface until ctx ends; what has crossed it by then is counted, too. It calls ready
+// when it listens. port is WireGuard's UDP port. Every frame is searched for canary.
 func Capture(ctx context.Context, iface string, port uint16, canary []byte, ready func()) (Traffic, error) {
 	var t Traffic
 	fd, err := open(iface)

@@ -119,6 +119,11 @@ type Spread struct {
 	Errors map[string]int `json:"errors,omitempty"`
 }
 
+// Late returns how long after the mark the last connection began that went to a pod, or failed if the pod is "".
+func (s *Spread) Late(pod string) time.Duration {
+	return time.Duration(s.LateMillis[pod] * float64(time.Millisecond))
+}
+
 const (
 	// watchPause leaves processor time for what is watched.
 	watchPause = 2 * time.Millisecond

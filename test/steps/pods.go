@@ -239,7 +239,7 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 	if len(seen.Errors) > 0 {
 		return 0, fmt.Errorf("new connections went to %v, want none to fail: %v", seen.Counts, seen.Errors)
 	}
-	if took = seen.late("web-2"); took > newConnections {
+	if took = seen.Late("web-2"); took > newConnections {
 		return took, fmt.Errorf("a new connection went to web-2 %v after it was known to be unready, want at most %v", took, newConnections)
 	}
 	if moving == nil {
@@ -255,11 +255,8 @@ func (c *Cluster) unready(ctx context.Context, network string, v6 bool) (took ti
 	return took, nil
 }
 
-// spread is what a probe has watched.
-type spread struct{ probe.Spread }
-
 // seenAfter marks the moment for a probe that watches, and returns what the probe saw until a while after it.
-func (b *background) seenAfter(ctx context.Context) (seen spread, err error) {
+func (b *background) seenAfter(ctx context.Context) (seen probe.Spread, err error) {
 	if err := b.mark(); err != nil {
 		return seen, err
 	}
@@ -269,18 +266,13 @@ func (b *background) seenAfter(ctx context.Context) (seen spread, err error) {
 		return seen, ctx.Err()
 	}
 	b.letGo()
-	if err = b.wait(ctx, &seen.Spread); err != nil {
+	if err = b.wait(ctx, &seen); err != nil {
 		return seen, err
 	}
 	if _, served := seen.LateMillis["web-1"]; !served {
 		return seen, fmt.Errorf("no new connection went to web-1: %v %v", seen.Counts, seen.Errors)
 	}
 	return seen, nil
-}
-
-// late returns how long after the mark the last connection began that went to a pod, or failed if the pod is "".
-func (s spread) late(pod string) time.Duration {
-	return time.Duration(s.LateMillis[pod] * float64(time.Millisecond))
 }
 
 // served waits until new connections reach a pod, since the agents learn about it a moment after the lab.
@@ -327,7 +319,7 @@ func (c *Cluster) dies(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	took := seen.late("")
+	took := seen.Late("")
 	if took > newConnections {
 		return took, fmt.Errorf("a connection failed %v after the backend died, want at most %v: %v", took, newConnections, seen.Errors)
 	}
