@@ -26,7 +26,7 @@ func (r *rig) at(listener, addr string) (net.Conn, error) {
 	c, err := d.Dial("tcp", listener)
 	if err == nil {
 		r.t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(await.Patience))
 	}
 	return c, err
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 const expecting = "POST / HTTP/1.1\r\nHost: any.test\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
@@ -67,7 +69,7 @@ func TestExpectGranted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer secure.Close()
-	secure.SetDeadline(time.Now().Add(patience))
+	secure.SetDeadline(time.Now().Add(await.Patience))
 	for name, w := range map[string]*wire{"clear": r.dial(), "TLS": newWire(secure)} {
 		for range 2 { // the connection is used again
 			w.say(expecting)

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // h2Backend starts a backend that handles frames. play is called whenever more of a request's body has come, with the
@@ -23,7 +25,7 @@ func h2Backend(t *testing.T, play func(h *h2, stream uint32, body string, whole 
 
 func serveH2(c net.Conn, play func(h *h2, stream uint32, body string, whole bool)) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
 		return
 	}

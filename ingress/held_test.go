@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // stepwise returns a Config with a backend that sends one piece of its response for each value of next, and then breaks
@@ -19,7 +21,7 @@ func stepwise(t *testing.T, next <-chan struct{}, pieces []string) Config {
 		for _, p := range pieces {
 			select {
 			case <-next:
-			case <-time.After(patience):
+			case <-time.After(await.Patience):
 				return
 			}
 			w.say(p)
@@ -54,7 +56,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(await.Patience))
 				held1(t, newWire(c), next, want)
 			})
 			t.Run("HTTP/2", func(t *testing.T) { held2(t, r.dialH2(nil), next, want) })

@@ -16,13 +16,12 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // settingsWindow lets the Server send a megabyte on a stream before it waits for more room.
 var settingsWindow = http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}
-
-// patience is how long a test waits at most.
-const patience = 30 * time.Second
 
 // wireBackend starts a backend that handles bytes. play is called after the head of each request.
 func wireBackend(t *testing.T, play func(w *wire, head string)) netip.AddrPort {
@@ -31,7 +30,7 @@ func wireBackend(t *testing.T, play func(w *wire, head string)) netip.AddrPort {
 		w := newWire(c)
 		defer c.Close()
 		for !w.closed {
-			c.SetDeadline(time.Now().Add(patience))
+			c.SetDeadline(time.Now().Add(await.Patience))
 			head, err := w.until("\r\n\r\n")
 			if err != nil {
 				return
@@ -125,7 +124,7 @@ func (r *rig) dial() *wire {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	return newWire(c)
 }
 
@@ -170,7 +169,7 @@ func (r *rig) dialH2(config *tls.Config, settings ...http2.Setting) *h2 {
 func newH2(t *testing.T, c net.Conn, settings ...http2.Setting) *h2 {
 	t.Helper()
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	h := &h2{t: t, conn: c, framer: http2.NewFramer(c, c), next: 1}
 	h.enc = hpack.NewEncoder(&h.block)
 	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)

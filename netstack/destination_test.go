@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestParseDestination(t *testing.T) {
@@ -185,7 +186,7 @@ func TestHostAddrs(t *testing.T) {
 	})
 	t.Run("a local client of a NodePort, to another node", func(t *testing.T) {
 		w := with(t)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		defer cancel()
 		conn, err := w.path.Stack().Dial(ctx, "udp", ap("172.17.0.1:5000"), ap("10.244.2.10:80"))
 		if err != nil {

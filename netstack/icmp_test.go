@@ -10,6 +10,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // icmp returns an ICMP message of the family of src.
@@ -232,7 +233,7 @@ func TestErrorsOfEnds(t *testing.T) {
 // other pod.
 func TestForgedErrorToStack(t *testing.T) {
 	w := newWorld(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	conn, err := w.path.Stack().Dial(ctx, "udp", ap("198.51.100.9:5000"), ap("10.244.1.10:7000"))
 	if err != nil {
@@ -250,7 +251,7 @@ func TestForgedErrorToStack(t *testing.T) {
 	}
 	w.counted(StrayError, uint64(len(forged)))
 	w.from("a", datagram("10.244.1.10:7000", "198.51.100.9:5000"))
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	_ = conn.SetReadDeadline(time.Now().Add(await.Patience))
 	if _, err := conn.Read(make([]byte, 100)); err != nil {
 		t.Fatalf("the answer was not received after forged errors: %v", err)
 	}

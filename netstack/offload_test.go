@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestCountsOn(t *testing.T) {
@@ -108,7 +109,7 @@ func TestPlainTAP(t *testing.T) {
 				var f []byte
 				select {
 				case f = <-w.devices["c"].Frames():
-				case <-time.After(patience):
+				case <-time.After(await.Patience):
 					t.Fatalf("%d frames arrived, want %d; %v", i, tc.segments, w.path.Stats())
 				}
 				var p packet.Packet

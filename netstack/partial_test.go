@@ -8,6 +8,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // frame returns the next frame that a pod gets.
@@ -19,7 +20,7 @@ func (w *world) frame(where string) *packet.Packet {
 		if fault := p.ParseFrame(f); fault != packet.Good {
 			w.t.Fatalf("%s got a packet with fault %d", where, fault)
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		w.t.Fatalf("%s got nothing; %v", where, w.path.Stats())
 	}
 	return p

@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // step is one line of a packet-flow table: a packet enters at from, and either want arrives at where, or reason is
@@ -248,7 +249,7 @@ func TestOneClientPortToManyServicesOverOneBackend(t *testing.T) {
 	select {
 	case f := <-w.devices["b"].Frames():
 		p.ParseFrame(f)
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("the second connection did not arrive")
 	}
 	if p.Tuple.SrcPort == 1000 {
@@ -266,7 +267,7 @@ func TestTwoIngressNodesOneClientPort(t *testing.T) {
 	w.expect("b", "tcp 198.51.100.7:4000 > 10.244.1.11:8080 S")
 	// The same client port, through this node's own host socket.
 	conn := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	go func() {
 		c, err := w.path.Stack().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.11:8080"))
@@ -279,7 +280,7 @@ func TestTwoIngressNodesOneClientPort(t *testing.T) {
 	select {
 	case f := <-w.devices["b"].Frames():
 		p.ParseFrame(f)
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("the second connection did not arrive")
 	}
 	if p.Tuple.Src.String() != "198.51.100.7" || p.Tuple.SrcPort == 4000 {

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // watched is a pod with a real stack, whose TCP segments are watched.
@@ -115,7 +116,7 @@ func connect(t *testing.T, vip, backend string) *connected {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	if c.client, err = c.a.Dial(ctx, "tcp", c.vip); err != nil {
 		t.Fatal(err)
@@ -189,7 +190,7 @@ func TestTrueReset(t *testing.T) {
 				}
 				_ = gone.Close()
 				c.until(func() bool { return told.resets.Load() > 0 })
-				_ = stays.SetReadDeadline(time.Now().Add(patience))
+				_ = stays.SetReadDeadline(time.Now().Add(await.Patience))
 				if n, err := stays.Read(make([]byte, 100)); err == nil || errors.Is(err, io.EOF) {
 					t.Errorf("the other end reads %d bytes, %v", n, err)
 				}

@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // rules is a Policy with one ruling, about flows to one address or about all. It remembers for which flows it was
@@ -61,7 +62,7 @@ func (w witness) next(t *testing.T) heard {
 	select {
 	case h := <-w:
 		return h
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("the Observer heard nothing")
 		return heard{}
 	}

@@ -12,6 +12,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // pod puts a real gVisor stack behind one of the world's devices.
@@ -47,7 +48,7 @@ func echoServer(t *testing.T, l net.Listener) {
 
 func readLine(t *testing.T, c net.Conn) string {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(await.Patience))
 	var line []byte
 	for b := make([]byte, 1); ; {
 		if _, err := c.Read(b); err != nil {
@@ -74,7 +75,7 @@ func TestStackDial(t *testing.T) {
 				t.Fatal(err)
 			}
 			echoServer(t, l)
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 			defer cancel()
 			var client netip.AddrPort
 			if c.client != "" {
@@ -92,7 +93,7 @@ func TestStackDial(t *testing.T) {
 			sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 			go func() { _, _ = conn.Write(sent) }()
 			got := make([]byte, len(sent))
-			_ = conn.SetReadDeadline(time.Now().Add(4 * patience))
+			_ = conn.SetReadDeadline(time.Now().Add(await.Patience))
 			if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, sent) {
 				t.Errorf("a megabyte did not come back whole: %v", err)
 			}
@@ -107,7 +108,7 @@ func TestStackDialTwiceFromOneClientPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	echoServer(t, l)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	for i, want := range []bool{true, false} {
 		conn, err := w.path.Stack().Dial(ctx, "tcp", ap("198.51.100.7:4000"), ap("10.244.1.10:80"))
@@ -129,7 +130,7 @@ func TestStackListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	echoServer(t, l)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	pod := w.pod("b")
 	conn, err := pod.Dial(ctx, "tcp", ap("10.96.0.10:53"))
@@ -163,7 +164,7 @@ func TestPeerReachesNodeWithoutHostTAP(t *testing.T) {
 	w.set()
 	w.from("node-2", datagram("10.244.2.10:1000", at.String()))
 	buf := make([]byte, 100)
-	_ = host.SetReadDeadline(time.Now().Add(patience))
+	_ = host.SetReadDeadline(time.Now().Add(await.Patience))
 	n, client, err := host.ReadFrom(buf)
 	if err != nil {
 		t.Fatal(err)

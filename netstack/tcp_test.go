@@ -6,6 +6,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 const (
@@ -188,7 +189,7 @@ func TestServiceAndEndpointFromOnePort(t *testing.T) {
 				select {
 				case f := <-w.devices["b"].Frames():
 					p.ParseFrame(f)
-				case <-time.After(patience):
+				case <-time.After(await.Patience):
 					t.Fatalf("the connection to %s did not arrive", to)
 				}
 				from[i] = packet.Endpoint{Addr: p.Tuple.Src, Port: p.Tuple.SrcPort}.AddrPort().String()

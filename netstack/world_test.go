@@ -13,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // balancer is a Balancer made of two maps.
@@ -179,8 +180,6 @@ func encapsulateIP(inner []byte, src, dst string) []byte {
 	return ip
 }
 
-const patience = 5 * time.Second
-
 // expect waits for the packet that arrives at a pod, the host or a peer, and compares its description with want: "proto
 // src > dst [flags]".
 func (w *world) expect(where, want string) {
@@ -197,14 +196,14 @@ func (w *world) expect(where, want string) {
 				w.t.Fatalf("%s got a frame from %x for %x", where, p.SrcMAC(), p.DstMAC())
 			}
 			got = describe(w.t, &p)
-		case <-time.After(patience):
+		case <-time.After(await.Patience):
 			w.t.Fatalf("%s got nothing, want %s; %v", where, want, w.path.Stats())
 		}
 	} else {
 		select {
 		case s := <-w.link.Sent():
 			got = w.describeSent(s)
-		case <-time.After(patience):
+		case <-time.After(await.Patience):
 			w.t.Fatalf("the link got nothing, want %s; %v", want, w.path.Stats())
 		}
 	}
@@ -275,7 +274,7 @@ func (w *world) counted(reason DropReason, n uint64) {
 // until waits for a condition.
 func (w *world) until(so func() bool) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

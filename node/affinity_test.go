@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/node/nodetest"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // TestAffinity checks that clients of a Service with session affinity keep their backends while others come, whichever
@@ -56,7 +57,7 @@ func TestAffinity(t *testing.T) {
 			if !ok {
 				t.Fatalf("nobody listens for the NodePort, %s", network)
 			}
-			conn, err := net.DialTimeout(network, at.String(), patience)
+			conn, err := net.DialTimeout(network, at.String(), await.Patience)
 			if err != nil {
 				t.Fatal(err)
 			}

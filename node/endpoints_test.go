@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/node/nodetest"
 	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // endpointAt returns a Service with a NodePort and one endpoint, at an address that a user wrote.
@@ -29,12 +30,12 @@ func endpointAt(name string, nodePort uint16, to netip.AddrPort) *services.Servi
 
 // converseWith says hello at a host socket and returns the answer.
 func converseWith(at netip.AddrPort) ([]byte, error) {
-	conn, err := net.DialTimeout("tcp", at.String(), patience)
+	conn, err := net.DialTimeout("tcp", at.String(), await.Patience)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(await.Patience))
 	if _, err := conn.Write([]byte("hello\x00")); err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func TestIngressesInACircle(t *testing.T) {
 	}
 	transport := new(http.Transport)
 	defer transport.CloseIdleConnections()
-	browser := http.Client{Transport: transport, Timeout: patience}
+	browser := http.Client{Transport: transport, Timeout: await.Patience}
 	resp, err := browser.Get("http://" + at[0] + "/")
 	if err != nil {
 		t.Fatal(err)

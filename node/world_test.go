@@ -20,9 +20,6 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = time.Minute
-
 // serve makes a pod answer on a TCP and a UDP port, with its name, the client's address and the text that it received.
 // A TCP client sends a zero byte to ask for the answer.
 func serve(t *testing.T, p *nodetest.Pod, port uint16) {
@@ -93,7 +90,7 @@ type client struct {
 
 func dial(t *testing.T, p *nodetest.Pod, network string, to netip.AddrPort) client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	c, err := p.Dial(ctx, network, to)
 	if err != nil {
@@ -106,7 +103,7 @@ func dial(t *testing.T, p *nodetest.Pod, network string, to netip.AddrPort) clie
 // ask sends text and returns the answer. It sends lost datagrams again, since WireGuard may lose its first packets.
 func (c client) ask(text string) (string, error) {
 	if c.network == "tcp" {
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(await.Patience))
 		if _, err := c.Write(append([]byte(text), 0)); err != nil {
 			return "", err
 		}
@@ -123,7 +120,7 @@ func (c client) ask(text string) (string, error) {
 		}
 	}
 	buf := make([]byte, 65535)
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(await.Patience); ; {
 		if _, err := c.Write([]byte(text)); err != nil {
 			return "", err
 		}
@@ -239,7 +236,7 @@ func TestService(t *testing.T) {
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return from.Dial(ctx, network[:3], netip.AddrPortFrom(nodetest.DNS[0], 53))
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	if got, err := resolver.LookupNetIP(ctx, "ip", "web.default.svc.cluster.local."); err != nil || len(got) != 2 {
 		t.Errorf("the Service's name: %v, %v; want %v", got, err, s.ClusterIPs)
@@ -272,7 +269,7 @@ func TestNodePort(t *testing.T) {
 // answersOutside asserts who answers a client on a node's localhost. The pod must see the node's address.
 func answersOutside(t *testing.T, m *nodetest.Member, network string, at netip.AddrPort, name string) {
 	t.Helper()
-	conn, err := net.DialTimeout(network, at.String(), patience)
+	conn, err := net.DialTimeout(network, at.String(), await.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +308,7 @@ func TestNodePortTaken(t *testing.T) {
 	ask(m, "tcp", 30081, q.Name)
 	ask(c.Members[1], "tcp", 30099, p.Name)
 	leave()
-	for limit := time.After(patience); len(m.Problems()) > 0; {
+	for limit := time.After(await.Patience); len(m.Problems()) > 0; {
 		select {
 		case <-limit:
 			t.Fatalf("the port is free and still not had: %+v", m.Problems())
@@ -342,7 +339,7 @@ func TestIngress(t *testing.T) {
 	go func() { _ = m.ServeHTTP(t.Context(), l) }()
 	transport := new(http.Transport)
 	defer transport.CloseIdleConnections()
-	browser := http.Client{Transport: transport, Timeout: patience}
+	browser := http.Client{Transport: transport, Timeout: await.Patience}
 	routes := []ingress.Route{{Source: "default/web", Backend: ingress.ServicePort{Namespace: "default", Name: "web", Port: "80"}}}
 	for i, want := range []string{pods[0].Name, pods[1].Name, ""} {
 		c.Serve(web(0, pods[i:min(i+1, len(pods))]...))
@@ -368,7 +365,7 @@ func TestIngress(t *testing.T) {
 // TestProbe runs the node's own check of its packet path.
 func TestProbe(t *testing.T) {
 	c := nodetest.New(t, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	if err := c.Members[0].Probe(ctx); err != nil {
 		t.Error(err)
@@ -422,7 +419,7 @@ func TestHostAddrs(t *testing.T) {
 		t.Helper()
 		dst := netip.MustParseAddrPort(to)
 		conn := dial(t, p, "udp", dst)
-		for end := time.After(patience); ; {
+		for end := time.After(await.Patience); ; {
 			if _, err := conn.Write([]byte("hello")); err != nil {
 				t.Fatal(err)
 			}
@@ -442,7 +439,7 @@ func TestHostAddrs(t *testing.T) {
 	}
 	refused := func(to string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 		defer cancel()
 		if conn, err := p.Dial(ctx, "tcp", netip.MustParseAddrPort(to)); err == nil {
 			_ = conn.Close()

@@ -13,6 +13,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/hostaddr"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -25,8 +26,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-const patience = 10 * time.Second
-
 // TestWatch expects to be told of addresses that come and go on any interface, such as a loopback alias or one on a
 // dummy interface, and of those of an interface that is deleted.
 func TestWatch(t *testing.T) {
@@ -36,7 +35,7 @@ func TestWatch(t *testing.T) {
 	go func() { ended <- hostaddr.Watch(ctx, func(list []netip.Addr) { lists <- list }) }()
 	until := func(what string, so func([]netip.Addr) bool) {
 		t.Helper()
-		for deadline := time.After(patience); ; {
+		for deadline := time.After(await.Patience); ; {
 			select {
 			case list := <-lists:
 				if !slices.IsSortedFunc(list, netip.Addr.Compare) || len(slices.Compact(slices.Clone(list))) != len(list) {
@@ -82,7 +81,7 @@ func TestWatch(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("it ended with %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Error("it did not end")
 	}
 }

@@ -18,9 +18,6 @@ import (
 	"tapestry.dev/tapestry/test/awake"
 )
 
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = 30 * time.Second
-
 // inMemory dials an upstream that is a goroutine, for tests in a synctest bubble.
 func inMemory(answer func(*dns.Msg) *dns.Msg) func(context.Context, string, string) (net.Conn, error) {
 	return func(_ context.Context, network, _ string) (net.Conn, error) {
@@ -86,7 +83,7 @@ func TestIdleConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(await.Patience))
 		return &dns.Conn{Conn: c}
 	}
 	answered := func(c *dns.Conn) error {
@@ -235,7 +232,7 @@ func TestSlowNameOnOneConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(await.Patience))
 	conn := &dns.Conn{Conn: c}
 	for id, name := range []string{"slow.example.com.", "dual.default.svc.cluster.local.", "quick.example.com.", "ext.default.svc.cluster.local."} {
 		m := new(dns.Msg).SetQuestion(name, dns.TypeA)

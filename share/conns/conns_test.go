@@ -7,10 +7,9 @@ import (
 	"os"
 	"testing"
 	"time"
-)
 
-// patience bounds the wait for what must happen; it is long, for busy machines.
-const patience = 30 * time.Second
+	"tapestry.dev/tapestry/test/await"
+)
 
 // serve echoes what is sent on connections of l.
 func serve(l net.Listener) {
@@ -33,7 +32,7 @@ func dial(t *testing.T, from string, to net.Addr) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	return c
 }
 

@@ -25,10 +25,8 @@ import (
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 )
-
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = 30 * time.Second
 
 const nodeManifest = `
 apiVersion: v1
@@ -141,7 +139,7 @@ func (n *machine) ended() {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	gone := time.AfterFunc(patience, func() { _ = n.agent.Process.Signal(syscall.SIGQUIT) })
+	gone := time.AfterFunc(await.Patience, func() { _ = n.agent.Process.Signal(syscall.SIGQUIT) })
 	defer gone.Stop()
 	_ = n.agent.Wait()
 	n.agent = nil
@@ -160,7 +158,7 @@ func (n *machine) until(what string, cond func() bool) {
 	n.t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); !cond(); <-tick.C {
+	for end := time.Now().Add(await.Patience); !cond(); <-tick.C {
 		if time.Now().After(end) {
 			n.t.Fatalf("waited in vain until %s", what)
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // listen opens a listener in the sandbox, or on the node if s is nil. The test's cleanup closes it.
@@ -38,7 +40,7 @@ func (s *sandbox) address() string {
 func (s *sandbox) dial(addr string) (c net.Conn) {
 	s.t.Helper()
 	if err := s.ns.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", addr, patience)
+		c, err = net.DialTimeout("tcp", addr, await.Patience)
 		return err
 	}); err != nil {
 		s.t.Fatal(err)
@@ -63,7 +65,7 @@ func rate(t *testing.T, c net.Conn) float64 {
 	const stride, while = 500 * time.Millisecond, time.Second
 	start, begin, got := time.Now(), time.Time{}, 0
 	for b := make([]byte, 256<<10); ; {
-		_ = c.SetReadDeadline(time.Now().Add(patience))
+		_ = c.SetReadDeadline(time.Now().Add(await.Patience))
 		n, err := c.Read(b)
 		if err != nil {
 			t.Fatal(err)

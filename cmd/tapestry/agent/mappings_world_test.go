@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tapestry.dev/tapestry/test/await"
 )
 
 // serves answers every connection to the sandbox's port with the container's name, until the test ends.
@@ -34,12 +36,12 @@ func (s *sandbox) serves(port int) {
 
 // ask returns the answer at an address of the node.
 func ask(addr string) (string, error) {
-	c, err := net.DialTimeout("tcp", addr, patience)
+	c, err := net.DialTimeout("tcp", addr, await.Patience)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	answer, err := io.ReadAll(c)
 	return string(answer), err
 }

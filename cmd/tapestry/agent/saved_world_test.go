@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // The Service of TestStartsWithoutAPIServer, in the API server's JSON.
@@ -29,7 +31,7 @@ const (
 func TestStartsWithoutAPIServer(t *testing.T) {
 	s := clustertest.New(t)
 	n := newMachine(t)
-	health := freePort(t)
+	health := fmt.Sprintf("127.0.0.1:%d", freeport.Of(t))
 	n.source = []string{"--kubeconfig", s.Kubeconfig(), "--health-address", health}
 	for resource, text := range map[string]string{"nodes": allocatedNode, "pods": fixedPod, "services": webService, "endpointslices": webSlice} {
 		s.PutJSON(resource, text)
@@ -109,35 +111,24 @@ func (s *sandbox) asks(addr string) (got string, err error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.t.Context(), await.Patience)
 	defer cancel()
 	addrs, err := resolver.LookupNetIP(ctx, "ip4", host)
 	if err != nil {
 		return "", err
 	}
 	err = s.ns.Do(func() error {
-		c, err := net.DialTimeout("tcp", net.JoinHostPort(addrs[0].String(), port), patience)
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(addrs[0].String(), port), await.Patience)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(await.Patience))
 		answer, err := io.ReadAll(c)
 		got = string(answer)
 		return err
 	})
 	return got, err
-}
-
-// freePort returns an address of this host on which nobody listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // get returns the body and the status of an answer, or 0.

@@ -24,6 +24,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
 	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/lab"
 	"tapestry.dev/tapestry/visible/visibletest"
 )
@@ -105,7 +106,7 @@ func (n *machine) told() string {
 func say(t *testing.T, addr, request string, config *tls.Config) {
 	t.Helper()
 	var c net.Conn
-	c, err := net.DialTimeout("tcp", addr, patience)
+	c, err := net.DialTimeout("tcp", addr, await.Patience)
 	if err == nil && config != nil {
 		c = tls.Client(c, config)
 	}
@@ -113,7 +114,7 @@ func say(t *testing.T, addr, request string, config *tls.Config) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	_, _ = io.WriteString(c, request)
 	_ = c.(interface{ CloseWrite() error }).CloseWrite()
 	_, _ = io.Copy(io.Discard, c)
@@ -173,7 +174,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 	}
 	for _, addr := range []string{"127.0.0.1:8081", "127.0.0.1:8443"} {
 		n.until("Ingress is served", func() bool {
-			c, err := net.DialTimeout("tcp", addr, patience)
+			c, err := net.DialTimeout("tcp", addr, await.Patience)
 			if err == nil {
 				c.Close()
 			}
@@ -226,7 +227,7 @@ func TestSecretsAndHostileText(t *testing.T) {
 // the output.
 func agentWith(t *testing.T, n *machine, until func(said string) bool, flags ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	var out output
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"), "--log-level", "debug",

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/fdpass"
+	"tapestry.dev/tapestry/test/await"
 )
 
 // listening lists the listening and bound sockets in this network namespace, from /proc. Unix sockets are listed by
@@ -134,7 +135,7 @@ func strangerSays(t *testing.T, user *syscall.Credential, sockets []string) (tol
 // stranger asks at the sockets, and prints the answers.
 func stranger(sockets []string) {
 	for _, path := range sockets {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 		var answer json.RawMessage
 		// A real client would refuse this directory, since everybody may write it now.
 		conn, err := fdpass.Dial(ctx, path)

@@ -8,11 +8,9 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
-)
 
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = 30 * time.Second
+	"tapestry.dev/tapestry/test/await"
+)
 
 // Another user of this machine opens hundreds of connections and sends nothing or half a request. Other clients are
 // still answered, and the flood does not use up the node's descriptors.
@@ -35,7 +33,7 @@ func TestFlood(t *testing.T) {
 				done <- Until(ctx, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					_, _ = io.Copy(io.Discard, r.Body)
 					_, _ = io.WriteString(w, "well")
-				}), 10*patience)
+				}), 10*await.Patience)
 			}()
 			before := openFiles(t)
 			const flood = 300
@@ -47,7 +45,7 @@ func TestFlood(t *testing.T) {
 				defer c.Close()
 				_, _ = io.WriteString(c, says) // the server may have closed it already
 			}
-			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: await.Patience}
 			res, err := client.Get("http://" + l.Addr().String() + "/")
 			if err != nil {
 				t.Fatal(err)

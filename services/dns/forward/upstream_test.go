@@ -11,10 +11,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-)
 
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = 30 * time.Second
+	"tapestry.dev/tapestry/test/await"
+)
 
 // heard is a message that a rawUpstream received.
 type heard struct {
@@ -92,7 +91,7 @@ func newRawUpstream(t *testing.T, answer func(heard) [][]byte) *rawUpstream {
 			}
 			wg.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(patience))
+				c.SetDeadline(time.Now().Add(await.Patience))
 				var size [2]byte
 				if _, err := io.ReadFull(c, size[:]); err != nil {
 					return

@@ -20,9 +20,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is for what must happen, and takes long on a busy machine.
-const patience = 30 * time.Second
-
 // server is one whose names below "slow." wait until they are released.
 type server struct {
 	addr    string
@@ -76,7 +73,7 @@ func dial(t *testing.T, s *server, from string) *dns.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
 	return &dns.Conn{Conn: c}
 }
 
@@ -101,7 +98,7 @@ func receive(t *testing.T, c *dns.Conn) uint16 {
 // TestSlowNamesDelayNobody: quick names are answered behind slow ones on the same connection, and slow ones when they
 // are ready, also after the client has sent all that it will send.
 func TestSlowNamesDelayNobody(t *testing.T) {
-	s := newServer(t, 100, 0, patience)
+	s := newServer(t, 100, 0, await.Patience)
 	c := dial(t, s, "127.0.0.1")
 	for id := range uint16(20) {
 		send(t, c, id, fmt.Sprintf("n%d.slow.", id))
@@ -133,7 +130,7 @@ func TestSlowNamesDelayNobody(t *testing.T) {
 // TestAnswersThatNobodyReads: a client that reads no answers loses its connections when too many of them wait. Another
 // client's questions are answered meanwhile.
 func TestAnswersThatNobodyReads(t *testing.T) {
-	s := newServer(t, 64, 60000, patience)
+	s := newServer(t, 64, 60000, await.Patience)
 	other := dial(t, s, "127.0.0.3")
 	send(t, other, 1, "a.slow.")
 	await.Until(t, "the other's question waits", func() bool { return s.waiting.Held(netip.MustParseAddr("127.0.0.3")) == 1 })
@@ -156,7 +153,7 @@ func TestAnswersThatNobodyReads(t *testing.T) {
 
 // TestNoQuestions: what is no question is refused by its code, and the connection goes on. An answer is ignored.
 func TestNoQuestions(t *testing.T) {
-	s := newServer(t, 8, 0, patience)
+	s := newServer(t, 8, 0, await.Patience)
 	c := dial(t, s, "127.0.0.1")
 	for _, tt := range []struct {
 		edit func(b []byte) []byte
@@ -203,7 +200,7 @@ func TestIdle(t *testing.T) {
 
 // TestEnd: Serve ends while a question waits and other connections are silent. The question is still answered.
 func TestEnd(t *testing.T) {
-	s := newServer(t, 8, 0, patience)
+	s := newServer(t, 8, 0, await.Patience)
 	c, silent := dial(t, s, "127.0.0.1"), dial(t, s, "127.0.0.1")
 	send(t, c, 7, "a.slow.")
 	await.Until(t, "the question waits", func() bool { return s.waiting.Stats().Held == 1 })

@@ -25,12 +25,10 @@ import (
 	"tapestry.dev/tapestry/node"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/overlay/overlaytest"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience is a timeout for what must happen but may take long on a busy machine.
-const patience = time.Minute
 
 // source is a directory of manifests that records what the Follower publishes.
 type source struct {
@@ -123,7 +121,7 @@ func TestFollow(t *testing.T) {
 	f, s := newFollower(t)
 	defer f.Close()
 	s.write(t, nodeYAML(""))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	applied, ended := make(chan struct{}, 1), make(chan error, 1)
 	go func() { ended <- f.Run(ctx, applied) }()
@@ -175,7 +173,7 @@ func TestFollow(t *testing.T) {
 // await waits for a snapshot after which so returns true.
 func (f *Follower) await(t *testing.T, applied <-chan struct{}, what string, so func() bool) {
 	t.Helper()
-	limit := time.After(patience)
+	limit := time.After(await.Patience)
 	for {
 		select {
 		case <-applied:
@@ -194,7 +192,7 @@ func TestNotStarted(t *testing.T) {
 	defer f.Close()
 	f.o.Held.Flows = nil
 	s.write(t, nodeYAML("10.244.1.0/24"))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	defer cancel()
 	applied, ended := make(chan struct{}, 1), make(chan error, 1)
 	go func() { ended <- f.Run(ctx, applied) }()
