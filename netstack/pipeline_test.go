@@ -207,7 +207,7 @@ func TestPacketFlows(t *testing.T) {
 
 // TestFragmentsOfOnePod: endless first fragments of one pod do not cost another pod the rest of its datagram.
 func TestFragmentsOfOnePod(t *testing.T) {
-	w := newWorld(t)
+	w := newStillWorld(t)
 	first := func(pod string, id uint16) netstacktest.Spec {
 		return netstacktest.Spec{Src: ap(pod + ":1000"), Dst: ap("10.96.0.5:53"), Proto: packet.UDP, FragFirst: true, ID: id, Payload: make([]byte, 1392)}
 	}
