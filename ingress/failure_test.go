@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -168,6 +169,52 @@ func TestDialTimeout(t *testing.T) {
 			t.Errorf("got %d after %v, want 504 after %v", w.Code, time.Since(start), dialTimeout)
 		}
 		s.Shutdown(t.Context())
+	})
+}
+
+// An endpoint that swallows SYNs is left out after its dial has failed.
+func TestSilentEndpointIsLeftOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var silent atomic.Int32
+		var serving sync.WaitGroup
+		s := New(Options{Endpoints: endpointsIn, Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			if addr == "192.0.2.1:80" {
+				silent.Add(1)
+				<-ctx.Done()
+				time.Sleep(time.Millisecond) // a dial does not return at the very moment of its deadline
+				return nil, ctx.Err()
+			}
+			near, far := net.Pipe()
+			serving.Go(func() {
+				for in := bufio.NewReader(far); ; {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					io.WriteString(far, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			return near, nil
+		}})
+		if err := s.Set(anyRoute(netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:80"))); err != nil {
+			t.Fatal(err)
+		}
+		near, _ := net.Pipe()
+		ctx := withClient(t.Context(), near)
+		var waits time.Duration
+		for range 10 {
+			w, start := httptest.NewRecorder(), time.Now()
+			s.serve(w, httptest.NewRequestWithContext(ctx, "GET", "http://any.test/", nil))
+			waits += time.Since(start)
+			if w.Code != 200 {
+				t.Errorf("got %d", w.Code)
+			}
+			time.Sleep(10 * time.Millisecond) // the next request comes when the dial has ended
+		}
+		if n := silent.Load(); n != 1 || waits > dialTimeout+100*time.Millisecond {
+			t.Errorf("%d dials to the silent endpoint, and %v of waiting", n, waits)
+		}
+		s.Shutdown(t.Context())
+		serving.Wait()
 	})
 }
 

@@ -38,7 +38,7 @@ import (
 type Options struct {
 	// Dial connects to an address. It goes on when the request for which it was begun is gone, for DialTimeout at most.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// DialTimeout is how long a Dial may take, and how long a request waits for a connection; 0 is no limit.
+	// DialTimeout is how long a Dial may take; 0 is no limit. A request waits for a connection for a moment longer.
 	DialTimeout time.Duration
 	// ResponseTimeout is the longest time from the end of a request to the head of its response, and for each write of
 	// the body; 0 is no limit.

@@ -16,10 +16,13 @@ import (
 const (
 	maxDials        = 1024 // to all addresses; one more to each address to which there is none
 	maxDialsPerAddr = 16
+	// dialGrace is how much longer than DialTimeout a request waits, so that it is told of a dial that began with it and
+	// failed. What the dial said tells whether the server is there.
+	dialGrace = 100 * time.Millisecond
 )
 
 var (
-	// ErrNoConnection says that a request had no connection within DialTimeout. Nothing was sent.
+	// ErrNoConnection says that a request had no connection in time, and was told of no failed dial. Nothing was sent.
 	ErrNoConnection = fmt.Errorf("no connection to the server was to be had: %w", os.ErrDeadlineExceeded)
 	errClosed       = errors.New("the client is closed")
 )
@@ -62,8 +65,8 @@ func (c *Client) forget(s *origin) {
 	}
 }
 
-// connect waits for a connection to addr, at most for DialTimeout: a new one, or, unless fresh is set, one that becomes
-// free meanwhile.
+// connect waits for a connection to addr, at most for DialTimeout and dialGrace: a new one, or, unless fresh is set, one
+// that becomes free meanwhile.
 func (c *Client) connect(ctx context.Context, addr string, owner netip.Prefix, fresh bool) (*conn, error) {
 	w := &waiter{fresh: fresh, got: make(chan given, 1)}
 	w.place.Value = w
@@ -78,7 +81,7 @@ func (c *Client) connect(ctx context.Context, addr string, owner netip.Prefix, f
 	c.mu.Unlock()
 	var late <-chan time.Time
 	if c.o.DialTimeout > 0 {
-		timer := time.NewTimer(c.o.DialTimeout)
+		timer := time.NewTimer(c.o.DialTimeout + dialGrace)
 		defer timer.Stop()
 		late = timer.C
 	}
