@@ -33,7 +33,6 @@ func (m *Mesh) admitDatagram(msg []byte, from netip.AddrPort) (pass bool, answer
 			m.knocks = append(m.knocks, knock{netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), time.Now()})
 		}
 		m.answerMu.Unlock()
-		m.kick()
 	}
 	return pass, answer
 }
@@ -53,21 +52,26 @@ func (m *Mesh) takeKnocks(tab *table) {
 	}
 }
 
+// knockEnds reports whether a knock of the peer has waited for as long as WireGuard is given to answer it.
+func (p *peer) knockEnds(now time.Time) bool {
+	patience := knockPatience
+	if !p.live.Load() {
+		patience = knockPatienceDown
+	}
+	return !p.knocked.IsZero() && now.Sub(p.knocked) >= patience
+}
+
 // answerKnock begins a handshake with a peer that asks for one in vain, and reports whether it did. WireGuard ignores
 // an initiation that is not newer than the last one, so a peer whose clock was set back can begin none, but it can
 // answer ours, which depends on our clock. WireGuard would begin one after 15 s. Anybody who knows this node's key can
 // knock in a peer's name: that costs a handshake every 5 s (RekeyTimeout) at most, and the session that there is goes
 // on until the new one is there.
 func (m *Mesh) answerKnock(p *peer, now time.Time) (begun bool) {
-	patience := knockPatience
-	if !p.live.Load() {
-		patience = knockPatienceDown
-	}
 	switch {
 	case p.knocked.IsZero():
 	case !p.shook.Before(p.knocked): // it was answered
 		p.knocked = time.Time{}
-	case now.Sub(p.knocked) >= patience:
+	case p.knockEnds(now):
 		p.knocked = time.Time{}
 		if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
 			_ = wg.SendHandshakeInitiation(false) // logged by WireGuard

@@ -95,6 +95,10 @@ func TestKnocks(t *testing.T) {
 	} {
 		q := &peer{key: b.own, shook: shook, knocked: c.knocked}
 		q.live.Store(c.live)
+		q.credit.Store(stagedMax) // no packet waits for a session
+		if due := q.pollDue(c.at); due != c.begins {
+			t.Errorf("%s: WireGuard's state is read for it: %v", c.what, due)
+		}
 		if begins := a.answerKnock(q, c.at); begins != c.begins {
 			t.Errorf("%s: it begins a handshake: %v", c.what, begins)
 		}

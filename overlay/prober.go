@@ -120,9 +120,13 @@ func (m *Mesh) freeStuck() {
 }
 
 func (m *Mesh) pollDue(tab *table, now time.Time) bool {
-	return now.Sub(m.polled) >= pollIdle || slices.ContainsFunc(tab.peers, func(p *peer) bool {
-		return p.shake.active || p.tooBig.Load() || p.wantsSession() || !p.knocked.IsZero()
-	})
+	return now.Sub(m.polled) >= pollIdle || slices.ContainsFunc(tab.peers, func(p *peer) bool { return p.pollDue(now) })
+}
+
+// pollDue reports whether WireGuard's state must be read for this peer. A knock alone is no reason before its patience
+// ends: anybody who knows this node's key can knock in a peer's name, and reading costs as much as there are peers.
+func (p *peer) pollDue(now time.Time) bool {
+	return p.shake.active || p.tooBig.Load() || p.wantsSession() || p.knockEnds(now)
 }
 
 // wantsSession reports whether there is traffic for a peer without a session.
