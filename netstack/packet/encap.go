@@ -83,15 +83,20 @@ func Decap(ip []byte) (inner []byte, outer Encap, ok bool) {
 // CopyMark copies a congestion mark of the header of outer to the packet that Inner found in it. It returns false for a
 // mark that the inner packet cannot carry, which is then dropped (RFC 6040 4.2).
 func CopyMark(outer, inner []byte) bool {
-	class := outer[1]
-	if outer[0]>>4 == 6 {
-		class = trafficClass(outer)
-	}
-	return class&ecnMask != ecnCE || markCE(inner)
+	return !HasCE(outer) || MarkCE(inner)
 }
 
-// markCE sets "congestion experienced" in ip. It returns false when the ends of the packet do not support ECN.
-func markCE(ip []byte) bool {
+// HasCE reports whether the header of ip says "congestion experienced".
+func HasCE(ip []byte) bool {
+	class := ip[1]
+	if ip[0]>>4 == 6 {
+		class = trafficClass(ip)
+	}
+	return class&ecnMask == ecnCE
+}
+
+// MarkCE sets "congestion experienced" in ip. It returns false when the ends of the packet do not support ECN.
+func MarkCE(ip []byte) bool {
 	if ip[0]>>4 == 6 {
 		if ip[1]>>4&ecnMask == 0 {
 			return false

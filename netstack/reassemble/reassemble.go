@@ -70,6 +70,7 @@ type whole struct {
 	size int    // length of the data; 0 until the last fragment has come
 	got  int    // bytes of data that have come
 	have []bool // which units have come; as many as the longest packet has
+	ce   bool   // a fragment has met congestion, and so has the packet (RFC 3168 5.3)
 }
 
 // New makes an empty Table.
@@ -140,7 +141,7 @@ func (t *Table) begin(k key) *whole {
 		w = &whole{buf: make([]byte, headroom+t.longest+unit), have: make([]bool, (t.longest+unit)/unit)}
 		w.claim.Value = w
 	}
-	w.key, w.head, w.size, w.got = k, 0, 0, 0
+	w.key, w.head, w.size, w.got, w.ce = k, 0, 0, 0, false
 	clear(w.have)
 	lost, ok := t.share.Acquire(&w.claim, k.owner)
 	if lost != nil {
@@ -203,7 +204,14 @@ func (w *whole) take(p *packet.Packet) bool {
 		}
 		copy(w.buf[headroom-w.head:], head[:w.head])
 	}
-	return !w.complete() || packet.PutLength(w.ip())
+	w.ce = w.ce || packet.HasCE(p.IP)
+	if !w.complete() {
+		return true
+	}
+	if w.ce {
+		packet.MarkCE(w.ip()) // of no effect when the ends do not support ECN
+	}
+	return packet.PutLength(w.ip())
 }
 
 func (w *whole) complete() bool { return w.head > 0 && w.size > 0 && w.got == w.size }

@@ -95,6 +95,29 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+// TestCongestion: a packet has met congestion when any of its fragments has.
+func TestCongestion(t *testing.T) {
+	for family := range pods {
+		for marked := range 3 {
+			ip := udp(family, 10, 3000)
+			if family == 0 {
+				ip[1] = 2 // the ends support ECN
+			} else {
+				ip[1] |= 2 << 4
+			}
+			packet.PutLength(ip)
+			parts := cut(t, ip, 1280, 7)
+			if !packet.MarkCE(parts[marked]) {
+				t.Fatal("a fragment cannot be marked")
+			}
+			done := add(t, New(Options{Max: 1}), parts...)
+			if len(done) != 1 || !packet.HasCE(done[0]) || parse(t, done[0]).Frag != packet.NoFrag {
+				t.Errorf("family %d, fragment %d is marked: got %d packets", family, marked, len(done))
+			}
+		}
+	}
+}
+
 // IPv4 options, and IPv6 extension headers before the fragment header, are kept.
 func TestHeaders(t *testing.T) {
 	ip := udp(1, 10, 3000)
