@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -184,5 +185,17 @@ func TestHostAnswersAllocateNothing(t *testing.T) {
 	}
 	if n := w.path.flows.Stats().Len; n != 1 {
 		t.Errorf("%d flows, want that of the question: %v", n, w.path.Stats())
+	}
+}
+
+// A host may have any number of addresses. Those that are looked at for each new question are few, the Node's first.
+func TestOwnAddressesAreBounded(t *testing.T) {
+	c := Config{NodeAddrs: addresstest.Addrs("192.0.2.1", "2001:db8::1")}
+	for i := range 200 {
+		c.HostAddrs = append(c.HostAddrs, netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}))
+	}
+	s := compile(c, nil, nil, 1)
+	if len(s.own) != maxOwnAddrs || s.own[0] != packet.AddrFrom(c.NodeAddrs[0]) || s.own[1] != packet.AddrFrom(c.NodeAddrs[1]) {
+		t.Errorf("%d addresses: %v", len(s.own), s.own)
 	}
 }

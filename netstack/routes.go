@@ -136,10 +136,14 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	return s
 }
 
-// ownAddrs returns the addresses of the host, each once.
+// maxOwnAddrs bounds the addresses of the host from which an answer may come for another one of them. Each new flow of a
+// pod to a UDP port of the host costs a look for each.
+const maxOwnAddrs = 32
+
+// ownAddrs returns the addresses of the host, each once: the first maxOwnAddrs, those that the Node names first.
 func (s *snapshot) ownAddrs() (list []packet.Addr) {
 	add := func(a netip.Addr) {
-		if key := packet.AddrFrom(a); s.isNodeAddr(key) && !slices.Contains(list, key) {
+		if key := packet.AddrFrom(a); len(list) < maxOwnAddrs && s.isNodeAddr(key) && !slices.Contains(list, key) {
 			list = append(list, key)
 		}
 	}
