@@ -21,8 +21,8 @@ type journey struct {
 	quoted *packet.Packet
 	// orig is the packet's tuple before translation, its space included.
 	orig packet.Tuple
-	// as is the source that orig would have if the host had answered from the address that was asked; nil if it did. See
-	// answersAs.
+	// as is the source that orig would have if the host had answered from the address that was asked; nil if it did.
+	// See answersAs.
 	as  *packet.Addr
 	mtu int32 // with ToLink and tooBig: the largest IP packet in bytes that fits there
 	// hit is the packet's flow, found or begun. If hit.Translate is set, the packet becomes hit.To.

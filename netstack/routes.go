@@ -136,8 +136,8 @@ func compile(c Config, b Balancer, policy Policy, generation uint32) *snapshot {
 	return s
 }
 
-// maxOwnAddrs bounds the addresses of the host from which an answer may come for another one of them. Each new flow of a
-// pod to a UDP port of the host costs a look for each.
+// maxOwnAddrs bounds the addresses of the host from which an answer may come for another one of them. Each new flow of
+// a pod to a UDP port of the host costs a look for each.
 const maxOwnAddrs = 32
 
 // ownAddrs returns the addresses of the host, each once: the first maxOwnAddrs, those that the Node names first.

@@ -104,8 +104,8 @@ func (a *admitted) place(r owned) int {
 // compareFirst compares the first addresses of prefixes.
 func compareFirst(a, b owned) int { return slices.Compare(a.first[:], b.first[:]) }
 
-// clashes returns, by the index of the peer, the prefixes that share an address with another one, sorted. A prefix that a
-// peer has twice counts once. Peers with an error are left out.
+// clashes returns, by the index of the peer, the prefixes that share an address with another one, sorted. A prefix that
+// a peer has twice counts once. Peers with an error are left out.
 func clashes(all []Peer, errs []error) map[int][]owned {
 	var list []owned
 	for i := range all {

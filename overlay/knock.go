@@ -89,7 +89,8 @@ type doubts struct {
 }
 
 const (
-	// freeDoubts is how many sessions are replaced without a pause. Handshakes that cross are not rare on a busy machine.
+	// freeDoubts is how many sessions are replaced without a pause. Handshakes that cross are not rare on a busy
+	// machine.
 	freeDoubts = 4
 	// mostDoubts bounds the pauses: 128 s, about the age at which WireGuard makes a new session anyway.
 	mostDoubts = 7

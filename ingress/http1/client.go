@@ -36,7 +36,8 @@ import (
 
 // Options are what a Client needs. Dial is required.
 type Options struct {
-	// Dial connects to an address. It goes on when the request for which it was begun is gone, for DialTimeout at most.
+	// Dial connects to an address. It goes on when the request for which it was begun is gone, for DialTimeout at
+	// most.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// DialTimeout is how long a Dial may take; 0 is no limit. A request waits for a connection for a moment longer.
 	DialTimeout time.Duration

@@ -16,8 +16,8 @@ import (
 const (
 	maxDials        = 1024 // to all addresses; one more to each address to which there is none
 	maxDialsPerAddr = 16
-	// dialGrace is how much longer than DialTimeout a request waits, so that it is told of a dial that began with it and
-	// failed. What the dial said tells whether the server is there.
+	// dialGrace is how much longer than DialTimeout a request waits, so that it is told of a dial that began with it
+	// and failed. What the dial said tells whether the server is there.
 	dialGrace = 100 * time.Millisecond
 )
 
@@ -65,8 +65,8 @@ func (c *Client) forget(s *origin) {
 	}
 }
 
-// connect waits for a connection to addr, at most for DialTimeout and dialGrace: a new one, or, unless fresh is set, one
-// that becomes free meanwhile.
+// connect waits for a connection to addr, at most for DialTimeout and dialGrace: a new one, or, unless fresh is set,
+// one that becomes free meanwhile.
 func (c *Client) connect(ctx context.Context, addr string, owner netip.Prefix, fresh bool) (*conn, error) {
 	w := &waiter{fresh: fresh, got: make(chan given, 1)}
 	w.place.Value = w

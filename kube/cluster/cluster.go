@@ -127,7 +127,8 @@ func (c *Cluster) probe(ctx context.Context) error {
 // Run calls deliver with the objects of the cluster, and with the problems of this node's view of it, once everything
 // has been read and after every change. What an agent of this node saved is delivered before that when no server can be
 // reached, or when not everything has been read after savedAfter. Run blocks until ctx is done, and calls deliver from
-// its own goroutine. Changes gather while deliver works, so a slow receiver gets fewer snapshots, and always the latest.
+// its own goroutine. Changes gather while deliver works, so a slow receiver gets fewer snapshots, and always the
+// latest.
 func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Problem)) error {
 	defer c.close()
 	var running sync.WaitGroup

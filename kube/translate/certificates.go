@@ -237,8 +237,8 @@ func (p *knownPairs) namesOf(cert *tls.Certificate) certNames {
 	return n
 }
 
-// has reports whether clients of that host accept the certificate: it has the host's name, or a wildcard in the place of
-// the first label (RFC 6125 section 6.4.3). A host with a wildcard needs the same wildcard.
+// has reports whether clients of that host accept the certificate: it has the host's name, or a wildcard in the place
+// of the first label (RFC 6125 section 6.4.3). A host with a wildcard needs the same wildcard.
 func (n certNames) has(host string) bool {
 	_, domain, _ := strings.Cut(host, ".")
 	return n.all[host] || domain != "" && n.all["*."+domain]

@@ -86,7 +86,8 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 	}
 	for i, p := range e.Ports {
 		owner := l.claims.owner(claim{addr: at, port: p.Port, proto: p.Protocol})
-		if owner == nil || !at.IsValid() && !owner.hasNodePort(p.Port, p.Protocol) { // the claim may be a port for health checks
+		// A claim of a port on all nodes may be one for health checks.
+		if owner == nil || !at.IsValid() && !owner.hasNodePort(p.Port, p.Protocol) {
 			if why != "" {
 				ports = append(ports, p)
 			}

@@ -37,8 +37,8 @@ func joinNodes(all []node, named Ranges, o Options, say *kube.Report) *nodes {
 	return r
 }
 
-// usableRanges returns the ranges of Options without those that hold an address of this node: there is more in them than
-// pods or Services.
+// usableRanges returns the ranges of Options without those that hold an address of this node: there is more in them
+// than pods or Services.
 func usableRanges(parsed []*node, o Options, say *kube.Report) (named Ranges) {
 	if o.Ranges == nil {
 		return named

@@ -372,8 +372,8 @@ func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// mostExternal is how many external addresses times ports a Service may have. Each pair is a frontend on every node, and
-// who may write services/status, or a Service, decides how many there are.
+// mostExternal is how many external addresses times ports a Service may have. Each pair is a frontend on every node,
+// and who may write services/status, or a Service, decides how many there are.
 const mostExternal = 10_000
 
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they

@@ -26,8 +26,8 @@ const (
 type Count struct{ Bytes, Packets uint64 }
 
 // Count counts the packet of a hit, with its bytes of IP, and remembers what its segment says of the connection's
-// streams: a later reset is judged by that. It is called for packets that go on. When the flow is gone, the packet counts
-// for nobody, or for the next flow in the slot.
+// streams: a later reset is judged by that. It is called for packets that go on. When the flow is gone, the packet
+// counts for nobody, or for the next flow in the slot.
 func (t *Table) Count(hit *Hit, bytes int, seg packet.Segment) {
 	if i := hit.Ref & (maxSlots - 1); int(i) < len(t.slots) {
 		s := &t.slots[i]

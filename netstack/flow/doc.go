@@ -54,8 +54,8 @@
 //
 // A mark is coarse, 16 bits, so that both fit beside the counters, in a line that every packet writes anyway. A random
 // number is taken for a true one at one time in 127, and a SYN moves the mark, for whoever can send with the flow's
-// tuple. So a reset that counts leaves the flow its tuples for two minutes, and packets of both ends bring the flow back
-// (revived).
+// tuple. So a reset that counts leaves the flow its tuples for two minutes, and packets of both ends bring the flow
+// back (revived).
 //
 // # Whose flow goes
 //

@@ -48,8 +48,8 @@ func ParseMeta(text json.RawMessage) (m Meta, err error) {
 type Config struct {
 	// PodCIDRs are the node's ranges, at most one per family. The device has the second address of each.
 	PodCIDRs []netip.Prefix
-	// Pods and Services are the ranges of pods and of Services in the whole cluster. They are routed through the device,
-	// but for those of a family without a PodCIDR.
+	// Pods and Services are the ranges of pods and of Services in the whole cluster. They are routed through the
+	// device, but for those of a family without a PodCIDR.
 	Pods, Services []netip.Prefix
 	// MTU of pods, in bytes.
 	MTU int

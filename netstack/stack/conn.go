@@ -116,7 +116,8 @@ func connect(ctx context.Context, ep tcpip.Endpoint, wq *waiter.Queue, remote tc
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 	terr := ep.Connect(remote)
-	if _, taken := terr.(*tcpip.ErrBadLocalAddress); taken { // so Connect says that another connection has both addresses and ports
+	// So Connect says that another connection has both addresses and ports.
+	if _, taken := terr.(*tcpip.ErrBadLocalAddress); taken {
 		return errPortInUse
 	}
 	if _, started := terr.(*tcpip.ErrConnectStarted); started {

@@ -29,8 +29,8 @@ type waiter struct {
 	gone bool          // nobody waits any more
 }
 
-// New returns Turns that gives at most perSecond turns a second in the long run, and burst faster than that after a rest.
-// At most most turns are under way at a time. All of them are at least 1.
+// New returns Turns that gives at most perSecond turns a second in the long run, and burst faster than that after a
+// rest. At most most turns are under way at a time. All of them are at least 1.
 func New(perSecond, burst, most int) *Turns {
 	every := time.Second / time.Duration(perSecond)
 	return &Turns{every: every, ahead: every * time.Duration(burst), most: most, queues: map[string][]*waiter{}}

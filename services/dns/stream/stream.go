@@ -24,8 +24,8 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// MaxQuestion is the largest question in bytes that is answered. One that waits for an upstream is held in memory several
-// times. Questions with padding or a signature have far fewer.
+// MaxQuestion is the largest question in bytes that is answered. One that waits for an upstream is held in memory
+// several times. Questions with padding or a signature have far fewer.
 const MaxQuestion = 4 << 10
 
 // acceptPause is the time between an error of Accept and the next call.

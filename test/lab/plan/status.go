@@ -68,8 +68,8 @@ func (c *Cluster) MTU(underlay int) int {
 // Ranges are ranges of pods and of Services.
 type Ranges struct{ Pods, Services []netip.Prefix }
 
-// Ranges returns the cluster's ranges. Instead of nodes' ranges that lie in the one that Nodes are given theirs from, it
-// returns that one.
+// Ranges returns the cluster's ranges. Instead of nodes' ranges that lie in the one that Nodes are given theirs from,
+// it returns that one.
 func (c *Cluster) Ranges() Ranges {
 	r := Ranges{Services: slices.Clone(c.ServiceCIDRs)}
 	for _, n := range c.Nodes {
