@@ -31,7 +31,9 @@ type Count struct{ Bytes, Packets uint64 }
 func (t *Table) Count(hit *Hit, bytes int, seg packet.Segment) {
 	if i := hit.Ref & (maxSlots - 1); int(i) < len(t.slots) {
 		s := &t.slots[i]
-		s.marks.learn(hit.Dir, seg)
+		if seg.Flags != 0 {
+			s.marks.learn(hit.Dir, seg)
+		}
 		if s.count(hit.Dir&1, uint32(bytes)) {
 			s.spill(&t.ledgers[i], hit.Dir&1)
 		}
