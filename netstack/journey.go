@@ -92,13 +92,8 @@ func (j *journey) toOutside() bool {
 
 // walk takes a packet from its sender to its one Verdict. The steps are the life of a packet, top to bottom. Each
 // relies on what earlier steps found out, and returns false when it knows how the journey ends. Steps decide; only
-// carry acts.
-func (w *worker) walk(j *journey) {
-	s := w.path.snapshot.Load()
-	if s == nil {
-		w.count(Dropped, NotReady)
-		return
-	}
+// carry acts. s is the snapshot in which the sender was found: one packet sees one state of the cluster.
+func (w *worker) walk(s *snapshot, j *journey) {
 	_ = w.admit(s, j) && // Who sends it, and may it?
 		w.bind(s, j) && // Which flow is it of: a known one, or one that begins now, as Balancer and Policy say?
 		w.translate(s, j) && // What does it become by translation?

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
+	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/refusal"
@@ -82,6 +84,35 @@ func TestPeerSources(t *testing.T) {
 			}
 		})
 	}
+}
+
+// changes is an Observer that changes the Path's Config at the first flow.
+type changes struct {
+	*world
+	once sync.Once
+}
+
+func (c *changes) Begun(*Flow, uint64) {
+	c.once.Do(func() { c.config.MTU--; c.set() })
+}
+func (*changes) Refused(*Flow, DropReason, uint64) {}
+func (*changes) Ended(flow.Entry, flow.Info)       {}
+
+// TestChangeWithinBatch: the Path's Config changes while a peer's batch is on its way, and no packet of the batch is
+// lost.
+func TestChangeWithinBatch(t *testing.T) {
+	o := &changes{}
+	w := newWorldWith(t, o)
+	o.world = w
+	w.path.FromLink(node2, [][]byte{
+		datagram("10.244.2.20:4000", "10.244.1.11:8080").IP(),
+		datagram("10.244.2.20:4001", "10.244.1.11:8080").IP(),
+		encapsulate(datagram("198.51.100.7:4000", "10.244.1.11:8080"), "10.244.2.1", "10.244.1.1"),
+	})
+	w.expect("b", "udp 10.244.2.20:4000 > 10.244.1.11:8080")
+	w.expect("b", "udp 10.244.2.20:4001 > 10.244.1.11:8080")
+	w.expect("b", "udp 198.51.100.7:4000 > 10.244.1.11:8080")
+	w.silent()
 }
 
 // TestPeerReach: which destinations a peer reaches from its own addresses, and as a client of its host sockets.

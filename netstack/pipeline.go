@@ -11,7 +11,7 @@ func (w *worker) fromTAP(buf []byte) []byte {
 	switch fault := p.ParseFrame(buf); fault {
 	case packet.Good:
 		w.took(len(p.IP))
-		w.walk(&journey{packet: p, origin: origin{from: w.from}})
+		w.walkNow(&journey{packet: p, origin: origin{from: w.from}})
 		return p.Buf[:cap(p.Buf)] // the Link may have exchanged it
 	case packet.NotIP:
 		w.count(w.answerARP(p, buf))
@@ -38,7 +38,7 @@ func (w *worker) fromStack(buf []byte) []byte {
 		w.count(Dropped, faultReason(fault))
 		return buf[:cap(buf)]
 	}
-	w.walk(&journey{packet: p})
+	w.walkNow(&journey{packet: p})
 	return p.Buf[:cap(p.Buf)]
 }
 
@@ -50,7 +50,17 @@ func (w *worker) fromRelay(ip []byte, vnet packet.VNetHdr) {
 		return
 	}
 	p.VNet = vnet
-	w.walk(&journey{packet: p, origin: origin{paced: p.Tuple.Proto == packet.TCP}})
+	w.walkNow(&journey{packet: p, origin: origin{paced: p.Tuple.Proto == packet.TCP}})
+}
+
+// walkNow walks a packet of this node through the newest snapshot.
+func (w *worker) walkNow(j *journey) {
+	s := w.path.snapshot.Load()
+	if s == nil {
+		w.count(Dropped, NotReady)
+		return
+	}
+	w.walk(s, j)
 }
 
 // fromLink takes a decrypted batch of one peer. It first coalesces the packets of each flow, so that every later step
@@ -97,13 +107,13 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 		w.path.flows.Prefetch(several)
 	}
 	for p := w.plain.Next(); p != nil; p = w.plain.Next() {
-		w.walk(&journey{packet: p, origin: origin{sender: peer}})
+		w.walk(s, &journey{packet: p, origin: origin{sender: peer}})
 	}
 	if !wrapped {
 		return
 	}
 	for p := w.wrapped.Next(); p != nil; p = w.wrapped.Next() {
-		w.walk(&journey{packet: p, origin: origin{sender: peer, wrapped: true}})
+		w.walk(s, &journey{packet: p, origin: origin{sender: peer, wrapped: true}})
 	}
 }
 
