@@ -23,6 +23,11 @@ type Node struct {
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
 	PublicKey string    `json:"publicKey,omitempty"` // WireGuard's
+	// Restarts is how often the agent was started again in its container. LastEnd says how the run before this one ended,
+	// and LastEnded when; they are empty in the first run.
+	Restarts  int       `json:"restarts,omitempty"`
+	LastEnd   string    `json:"lastEnd,omitempty"`
+	LastEnded time.Time `json:"lastEnded,omitzero"`
 	// Missing lists, as sentences, what keeps the node from being ready; it is empty when the node is ready.
 	Missing []string `json:"missing,omitempty"`
 	// Source says where the cluster's objects come from. Updated is when the last of them came into force.

@@ -22,6 +22,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/agent/tell"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/heap"
+	"tapestry.dev/tapestry/cmd/tapestry/supervise"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
@@ -250,6 +251,7 @@ func (a *agent) serve(ctx context.Context) error {
 			return in.serve(ctx, l)
 		})
 	}
+	supervise.Serving()
 	a.log.Info("the node is ready", "wireguard", a.held.Key.Public(), "mtu", n.Config().Netstack.MTU)
 	return group.Wait()
 }

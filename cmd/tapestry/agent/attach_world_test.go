@@ -47,6 +47,8 @@ type machine struct {
 	exe    string   // the CNI plugin
 	source []string // the agent's flags about the source of objects
 	stderr io.Writer
+	// supervised is set when the agent's process has a supervisor; agent is the supervisor then.
+	supervised bool
 
 	mu    sync.Mutex
 	agent *exec.Cmd
@@ -111,10 +113,14 @@ func (n *machine) start() {
 	n.t.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	cmd := exec.Command("/proc/self/exe", append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"),
+	args, role := append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"),
 		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--local-api", n.api.Path, "--flows", "4096",
-		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--metrics-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...)...)
-	cmd.Env = append(os.Environ(), roleVar+"=agent")
+		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--metrics-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...), "agent"
+	if n.supervised {
+		args, role = append([]string{"supervise", "agent"}, args...), "supervised"
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), roleVar+"="+role)
 	cmd.Stdout, cmd.Stderr = n.stderr, n.stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

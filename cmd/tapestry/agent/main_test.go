@@ -8,16 +8,23 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/cmd/program"
+	"tapestry.dev/tapestry/cmd/tapestry/supervise"
 	"tapestry.dev/tapestry/kube/cni/plugin"
 	"tapestry.dev/tapestry/test/userns"
 )
 
-// roleVar in the environment makes the test program an agent or a CNI plugin.
+// roleVar in the environment makes the test program an agent, a supervisor with its agent, or a CNI plugin.
 const roleVar = "TAPESTRY_TEST_ROLE"
 
 func TestMain(m *testing.M) {
 	userns.Maybe()
 	switch os.Getenv(roleVar) {
+	case "supervised":
+		if os.Args[1] == "supervise" {
+			os.Exit(program.Run(&cli.App{Name: "tapestry", Commands: []*cli.Command{supervise.Command()}}, os.Args))
+		}
+		os.Exit(program.Run(&cli.App{Name: "tapestry", Commands: []*cli.Command{Command()}}, os.Args))
 	case "agent":
 		app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
 		if err := app.RunContext(context.Background(), append([]string{"tapestry", "agent"}, os.Args[1:]...)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/keeper"
 	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
 	"tapestry.dev/tapestry/cmd/tapestry/status"
+	"tapestry.dev/tapestry/cmd/tapestry/supervise"
 )
 
 // Run runs one command line and returns the exit status.
@@ -27,6 +28,7 @@ func Run(args []string) int {
 func Commands() []*cli.Command {
 	return []*cli.Command{
 		agent.Command(),
+		supervise.Command(),
 		keeper.Command(),
 		nodeinit.HostTAP(),
 		nodeinit.Directories(),

@@ -142,6 +142,9 @@ func (r *report) print(w io.Writer, now time.Time) error {
 		row(name, "%s", m)
 	}
 	row("Agent", "%s, for %s", n.Version, duration(now.Sub(n.Started)))
+	if n.Restarts > 0 {
+		row("Restarts", "%d, the last one %s ago: %s", n.Restarts, duration(now.Sub(n.LastEnded)), n.LastEnd)
+	}
 	if n.Updated.IsZero() {
 		row("Objects", "from %s, not in force yet", n.Source)
 		return t.Flush()

@@ -21,6 +21,7 @@ func sample(now time.Time) report {
 	return report{
 		Node: localapi.Node{
 			Name: "n1", Version: "v1", Started: now.Add(-time.Hour), Updated: now.Add(-3 * time.Second), Source: "manifests in /m",
+			Restarts: 2, LastEnd: "killed by signal 9 (killed)", LastEnded: now.Add(-3 * time.Second),
 			Missing: []string{"packets: timed out", "more"}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
 		},
@@ -50,7 +51,7 @@ func TestPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s", "from manifests in /m, in force for 3s",
+		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s Restarts 2, the last one 3s ago: killed by signal 9 (killed)", "from manifests in /m, in force for 3s",
 		"Privileges none: processes of the host do not reach pods", "10.244.1.0/24, MTU 1420", "Cluster DNS 10.96.0.10",
 		"3 with 5 endpoints, 2 node ports, 1 hostPorts", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
 		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",

@@ -26,7 +26,7 @@ const keepers = "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=kee
 func TestRights(t *testing.T) {
 	for _, n := range state.Nodes {
 		out, err := onNode(t.Context(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
-			case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "/tapestry agent"*|"/tapestry keeper"*) ;; *) continue;; esac
+			case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "/tapestry agent"*|"/tapestry keeper"*|"/tapestry supervise"*) ;; *) continue;; esac
 			printf '%s ' "$(tr '\0' ' ' <"$p/cmdline" | cut -d' ' -f2)"
 			awk '/^(Uid|Gid|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):/ { printf "%s%s ", $1, $2 }' "$p/status"; echo
 		done`)
@@ -44,8 +44,8 @@ func TestRights(t *testing.T) {
 			}
 		}
 		slices.Sort(names)
-		if !slices.Equal(names, []string{"agent", "keeper"}) {
-			t.Errorf("%s runs %v, want an agent and a keeper", n.Name, names)
+		if !slices.Equal(names, []string{"agent", "keeper", "supervise"}) {
+			t.Errorf("%s runs %v, want an agent, its supervisor and a keeper", n.Name, names)
 		}
 	}
 }

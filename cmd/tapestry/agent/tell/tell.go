@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/metrics"
+	"tapestry.dev/tapestry/cmd/tapestry/supervise"
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
@@ -72,6 +73,9 @@ func (t *Teller) counters() counter.List {
 	build := counter.Counter{Name: "tapestry_build_info", Help: "Always 1; the labels say which agent this is.", Kind: counter.Gauge, Labels: []string{"version", "goversion"}}
 	build.Values = []counter.Value{{Labels: []string{version.String(), runtime.Version()}, N: 1}}
 	list := append(t.o.Progress.Counters(), build)
+	if life, ok := supervise.Supervised(); ok {
+		list = append(list, counter.One(counter.Total, "tapestry_agent_restarts_total", "How often the agent was started again in its container, because it had ended.", life.Restarts))
+	}
 	if !t.o.Follower.HasStarted() {
 		return list
 	}
@@ -112,6 +116,9 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 	n := localapi.Node{
 		Name: t.o.Node, Version: version.String(), Started: begun, PublicKey: t.o.PublicKey,
 		Missing: t.Health.Missing(ctx), Source: t.sourceText(), Updated: t.o.Progress.Updated(),
+	}
+	if life, ok := supervise.Supervised(); ok {
+		n.Restarts, n.LastEnd, n.LastEnded = life.Restarts, life.Why, life.At
 	}
 	if server := t.o.State().Server; server != "" {
 		n.APIServer = "https://" + server
