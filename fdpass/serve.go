@@ -1,6 +1,7 @@
 package fdpass
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,7 @@ import (
 )
 
 const (
-	maxConns    = 256             // divided evenly among the users that may connect
+	defaultMost = 264
 	maxStranger = 8               // connections at once that are told why they are refused
 	patience    = 5 * time.Second // for the first message of a refused connection
 	sendTime    = 10 * time.Second
@@ -27,6 +28,9 @@ type Options struct {
 	// UIDs lists the users that may connect; none means the user of this process. Each may have the same number of
 	// connections at once, so that none can shut the others out.
 	UIDs []uint32
+	// Most is how many connections there may be at once; 0 means 264. A few of them, maxStranger at most, are for
+	// telling users why they are refused. The others are divided evenly among the users that may connect.
+	Most int
 	// NoFiles makes the kernel close descriptors that come with messages: they never become this process's.
 	NoFiles bool
 	// Log gets a warning about each refused user, once per user; nil means slog.Default().
@@ -69,6 +73,7 @@ func newServer(o Options, handle func(context.Context, *Conn)) *server {
 	if len(s.UIDs) == 0 {
 		s.UIDs = []uint32{uint32(os.Geteuid())}
 	}
+	s.Most = cmp.Or(s.Most, defaultMost)
 	s.UIDs = slices.Compact(slices.Sorted(slices.Values(s.UIDs))) // each has a share
 	if s.Log == nil {
 		s.Log = slog.Default()
@@ -151,7 +156,7 @@ func (s *server) accept(ctx context.Context, uc *net.UnixConn) {
 }
 
 // share returns how many connections one user may have.
-func (s *server) share() int { return maxConns / len(s.UIDs) }
+func (s *server) share() int { return max(1, (s.Most-maxStranger)/len(s.UIDs)) }
 
 // refuse tells the peer why it is refused, and closes the connection.
 func (s *server) refuse(ctx context.Context, uc *net.UnixConn, peer Cred, why string) {

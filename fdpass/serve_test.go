@@ -204,7 +204,7 @@ func TestShareOfUsers(t *testing.T) {
 	w := newWorld(t, Options{UIDs: []uint32{1, 2}})
 	w.run()
 	var silent []*Conn
-	for range maxConns / 2 {
+	for range (defaultMost - maxStranger) / 2 {
 		c := w.connect(1)
 		if _, refused := w.ask(c); refused != "" { // the connection is silent from now on
 			t.Fatalf("at %d: %s", len(silent), refused)
@@ -271,5 +271,14 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 	if _, refused := w.ask(c); refused != "" {
 		t.Error(refused)
+	}
+}
+
+// The bound on connections is shared out among users, and each has one at least.
+func TestMost(t *testing.T) {
+	for _, tt := range []struct{ most, users, want int }{{0, 2, 128}, {32, 2, 12}, {32, 3, 8}, {1, 2, 1}} {
+		if got := newServer(Options{Most: tt.most, UIDs: []uint32{1, 2, 3}[:tt.users]}, echo).share(); got != tt.want {
+			t.Errorf("of %d, each of %d users has %d, want %d", tt.most, tt.users, got, tt.want)
+		}
 	}
 }

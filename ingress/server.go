@@ -45,6 +45,8 @@ type Options struct {
 	// under way. 0 is 4096. When all are in use, the client with most of them loses one to a client with fewer. A
 	// client is an IPv4 address or an IPv6 network of 64 bits.
 	MaxConns int
+	// MaxIdle is how many connections to HTTP/1.1 backends are kept while they are idle. 0 is 4096.
+	MaxIdle int
 }
 
 // Server serves HTTP and HTTPS. Make it with New, give it a Config with Set and listeners with ServeHTTP and
@@ -85,6 +87,9 @@ func New(o Options) *Server {
 	}
 	if o.MaxConns == 0 {
 		o.MaxConns = 4096
+	}
+	if o.MaxIdle == 0 {
+		o.MaxIdle = allIdleConns
 	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{

@@ -23,7 +23,7 @@ const (
 	// longer returns an endpoint that is really gone.
 	downFor = time.Second
 	// idleConns is how many idle connections are kept per endpoint, so that bursts of as many requests find open
-	// connections. allIdleConns is how many are kept for all endpoints.
+	// connections. allIdleConns is how many are kept for all endpoints, unless Options says otherwise.
 	idleConns       = 256
 	allIdleConns    = 4096
 	idleConnTimeout = time.Minute
@@ -60,7 +60,7 @@ func newBackends(o Options) backends {
 			DialTimeout:     dialTimeout,
 			ResponseTimeout: o.ResponseTimeout,
 			IdleTimeout:     idleConnTimeout,
-			MaxIdle:         allIdleConns, MaxIdlePerAddr: idleConns,
+			MaxIdle:         o.MaxIdle, MaxIdlePerAddr: idleConns,
 		}),
 		h2c: &http.Transport{
 			DialContext:        dial,

@@ -42,8 +42,17 @@ type Node struct {
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs,omitempty"`
 	MTU       int            `json:"mtu,omitempty"`
+	// Descriptors says how many open files the agent may have; what each part of it may have is in a table.
+	Descriptors Descriptors `json:"descriptors,omitzero"`
 	// DNS lists the addresses on which cluster DNS answers.
 	DNS []netip.Addr `json:"dns,omitempty"`
+}
+
+// Descriptors are the open files of the agent. Useful is the Limit from which on a busy node lacks nothing.
+type Descriptors struct {
+	Limit  int `json:"limit"`
+	InUse  int `json:"inUse"`
+	Useful int `json:"useful"`
 }
 
 // DefaultSocket is the path of the socket of an agent in a cluster.

@@ -178,6 +178,7 @@ func TestCells(t *testing.T) {
 		{Peers.Cells(&Peer{Name: "n4", HandshakeAge: -1, AnswerAge: -1})[:2], "n4|has announced no key"},
 		{Pods.Cells(&Pod{Name: "d/p", Addrs: []netip.Addr{at.Addr()}, FromBytes: 2_500_000, ToBytes: 5e15, Lost: 7, OverLimit: 8, Offloads: "csum"}),
 			"d/p|192.0.2.2|2.5 MB|5000.0 TB|7|8|csum"},
+		{DescriptorShares.Cells(&DescriptorShare{For: "pods", Most: 7}), "7|pods"},
 		{counterCells(new(counter.One(counter.Gauge, "a", "b", 1.5))), "a|1.5|b"},
 		{counterCells(new(counter.By(counter.Total, "a", "b", "l", map[string]int{"x": 3, "y": 0, "z": 1}))), "a|x=3 z=1|b"},
 		{counterCells(new(counter.By(counter.Total, "a", "b", "l", map[string]int{"x": 0}))), "a|none|b"},
@@ -189,6 +190,7 @@ func TestCells(t *testing.T) {
 	}
 	for _, table := range []struct{ columns, cells []string }{
 		{Peers.Columns, Peers.Cells(&Peer{})}, {Pods.Columns, Pods.Cells(&Pod{})}, {Problems.Columns, Problems.Cells(&Problem{})},
+		{DescriptorShares.Columns, DescriptorShares.Cells(&DescriptorShare{})},
 		{Counters.Columns, Counters.Cells(&counter.Counter{})},
 	} {
 		if len(table.columns) != len(table.cells) {

@@ -39,6 +39,10 @@ var (
 		"problems", "what is wrong with objects of the cluster",
 		[]string{"SEVERITY", "PROBLEM"}, func(p *Problem) []string { return []string{p.Severity, p.Text} },
 	}
+	DescriptorShares = Table[DescriptorShare]{
+		"descriptors", "how many of what takes open files the agent may have",
+		[]string{"MOST", "OF"}, func(d *DescriptorShare) []string { return []string{strconv.Itoa(d.Most), d.For} },
+	}
 	Counters = Table[counter.Counter]{
 		"counters", "everything that is counted, as /metrics has it",
 		[]string{"COUNTER", "VALUE", "MEANING"}, counterCells,
@@ -46,7 +50,7 @@ var (
 )
 
 // All lists the tables, in the order in which they are shown.
-var All = []Shown{Peers, Pods, Frontends, Problems, Counters}
+var All = []Shown{Peers, Pods, Frontends, Problems, DescriptorShares, Counters}
 
 // Shown is a Table of any kind, for code that shows it to people.
 type Shown interface {
@@ -176,6 +180,12 @@ type Problem struct {
 	Severity string `json:"severity"` // "error" or "warning"
 	// Text is a sentence for people that begins with the object's name.
 	Text string `json:"text"`
+}
+
+// DescriptorShare says how much of one thing that takes descriptors the agent may have.
+type DescriptorShare struct {
+	For  string `json:"for"`
+	Most int    `json:"most"`
 }
 
 // counterCells shows a Counter on one line. Of several values it shows those that are not zero.

@@ -38,6 +38,8 @@ type Options struct {
 	MTU int
 	// EgressIdle is how long an idle UDP conversation with the outside is kept; 0 means two minutes.
 	EgressIdle time.Duration
+	// Shares bounds what pods and clients use of the stack.
+	Shares stack.Shares
 	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
 	// makes one of its own.
 	Poller *poll.Poller
@@ -95,7 +97,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals, Owner: path.ownerOf,
+		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares,
 	}); err != nil {
 		return nil, err
 	}

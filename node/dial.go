@@ -7,6 +7,9 @@ import (
 	"net/netip"
 )
 
+// dialer opens a connection of the host.
+type dialer func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error)
+
 // dial connects Ingress to an endpoint, which sees no particular client.
 func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(addr)
@@ -16,17 +19,24 @@ func (n *Node) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if isOwn(&n.Config().Netstack, *n.hostAddrs.Load(), to.Addr()) && n.ingressAt.at(to) {
 		return nil, fmt.Errorf("connect to endpoint %s: it is where this node serves Ingress itself", to)
 	}
-	return n.dialAs(ctx, network, netip.AddrPort{}, to)
+	return n.dialBy(ctx, network, netip.AddrPort{}, to, n.hostBackends.dial)
 }
 
 // dialAs connects to an endpoint that sees client, by the rules of reach and tail.
 func (n *Node) dialAs(ctx context.Context, network string, client, to netip.AddrPort) (net.Conn, error) {
+	return n.dialBy(ctx, network, client, to, func(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, to.String())
+	})
+}
+
+// dialBy is dialAs with the way to an endpoint on this host.
+func (n *Node) dialBy(ctx context.Context, network string, client, to netip.AddrPort, onHost dialer) (net.Conn, error) {
 	if why := tail(n.cluster.Load(), *n.hostAddrs.Load(), n.table.Load(), network, to); why != "" {
 		return nil, fmt.Errorf("connect to endpoint %s: %s", to, why)
 	}
 	w := reach(n.cluster.Load(), client, to)
 	if w.kernel {
-		return new(net.Dialer).DialContext(ctx, network, to.String())
+		return onHost(ctx, network, to)
 	}
 	return n.path.Stack().Dial(ctx, network, w.as, to)
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"tapestry.dev/tapestry/services/dns"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // dnsPort is the port of cluster DNS.
@@ -31,6 +32,8 @@ func makeResolvers(n *Node) (part, error) {
 		Upstreams: func() []netip.AddrPort { return r.upstreams },
 		Dial:      new(net.Dialer).DialContext,
 		Logger:    n.log,
+
+		MaxForwards: n.held.Descriptors.Of(descriptors.Questions),
 	})
 	p := quiet
 	p.set = r.set

@@ -23,6 +23,7 @@ import (
 	"tapestry.dev/tapestry/services/dns"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // Config is the desired state of a node, compiled from one snapshot of the cluster.
@@ -59,6 +60,8 @@ type Held struct {
 
 	// IngressConns is the largest number of client connections that Ingress serves; 0 means 4096.
 	IngressConns int
+	// Descriptors says how many descriptors each part may use; the zero Plan is replaced by that of this process.
+	Descriptors descriptors.Plan
 
 	// HostAddrs calls changed with the addresses of the host's interfaces at once, and again after each change, until
 	// ctx ends. nil means that the host has only the addresses in the Config.
@@ -108,7 +111,8 @@ type Node struct {
 	table     atomic.Pointer[services.Table]
 	hostAddrs atomic.Pointer[[]netip.Addr]
 
-	ingressAt listeners
+	ingressAt    listeners
+	hostBackends hostBackends
 
 	setting sync.Mutex // held while a part is set, and by Close; guards inForce and closed
 	inForce bool       // Set has been called
@@ -131,7 +135,10 @@ func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	if held.Healthy == nil {
 		held.Healthy = func() bool { return true }
 	}
-	n := &Node{held: held, log: held.Log}
+	if held.Descriptors == (descriptors.Plan{}) {
+		held.Descriptors = descriptors.Ours()
+	}
+	n := &Node{held: held, log: held.Log, hostBackends: newHostBackends(held.Descriptors.Of(descriptors.IngressBackends))}
 	n.ctx, n.stop = context.WithCancel(ctx)
 	n.know(&c)
 	for _, p := range parts {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/services/affinity"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // parts lists what a Node is made of. Parts are made and set in this order, so that each finds those it refers to, and
@@ -117,8 +119,10 @@ func stackAddrs(podCIDRs []netip.Prefix) (list []netip.Addr) {
 }
 
 func makePath(n *Node) (p part, err error) {
+	d := n.held.Descriptors
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
+		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
 	})
 	p = quiet
 	p.set = n.setPath
@@ -132,7 +136,9 @@ func makeNodePorts(n *Node) (part, error) {
 	n.nodePorts = nodeport.New(nodeport.Options{
 		Listen:      n.held.Listen,
 		IdleTimeout: n.held.UDPIdle,
-		MaxConns:    stack.MaxDials(),
+		MaxSockets:  n.held.Descriptors.Of(descriptors.Listeners),
+		MaxConns:    n.held.Descriptors.Of(descriptors.NodePortConns),
+		MaxSessions: n.held.Descriptors.Of(descriptors.NodePortUDP),
 		Dial:        n.dialAs,
 		Join:        n.join,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
@@ -151,7 +157,10 @@ func makeNodePorts(n *Node) (part, error) {
 }
 
 func makeHealthChecks(n *Node) (part, error) {
-	n.balancers = healthcheck.New(healthcheck.Options{Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log})
+	n.balancers = healthcheck.New(healthcheck.Options{
+		Listen: n.held.ListenHealthCheck, Healthy: n.held.Healthy, Logger: n.log,
+		MaxPorts: n.held.Descriptors.Of(descriptors.CheckPorts), MaxConns: n.held.Descriptors.Of(descriptors.Checks),
+	})
 	p := quiet
 	// Its failures become problems.
 	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil }
@@ -168,7 +177,9 @@ func makeIngress(n *Node) (part, error) {
 		Dial:      n.dial,
 		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
 		Logger:    n.log,
-		MaxConns:  n.held.IngressConns,
+		MaxConns:  min(cmp.Or(n.held.IngressConns, 4096), n.held.Descriptors.Of(descriptors.IngressClients)),
+		// Those that wait for use leave half to others, also when all lead to endpoints on the host.
+		MaxIdle: max(1, n.held.Descriptors.Of(descriptors.IngressBackends)/2),
 	})
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }

@@ -70,6 +70,9 @@ type Options struct {
 	// Rest is how long an address rests between two pods.
 	Rest   time.Duration
 	Keeper Keeper
+	// Most is how many pods may be attached, each of which takes a descriptor; 0 means any number. Restore attaches all
+	// that there are.
+	Most int
 	// Fixed returns the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod that has none or is unknown.
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
 	Now   func() time.Time
@@ -291,6 +294,10 @@ func (p *Registry) Add(pod cni.Pod, f *os.File) error {
 	}
 	if err := p.checkMappingsLocked(&pod); err != nil {
 		return err
+	}
+	if _, again := p.attached[pod.String()]; p.o.Most > 0 && len(p.attached) >= p.o.Most && !again {
+		return fmt.Errorf("%w: the agent has descriptors for %d pods, which are attached; raise its limit of open files (LimitNOFILE of the container runtime)",
+			cni.ErrTryLater, p.o.Most)
 	}
 	meta, err := json.Marshal(pod)
 	if err != nil {

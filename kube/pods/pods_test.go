@@ -288,3 +288,27 @@ func TestLongName(t *testing.T) {
 	}
 	d.has(0, 0, 0)
 }
+
+// A pod for whose TAP there is no descriptor is refused before the keeper has it, and comes when another one goes. A pod
+// that has its place keeps it in a new sandbox.
+func TestPodsAreBounded(t *testing.T) {
+	d := newDesk(t)
+	d.Registry.o.Most = 1
+	if err := d.Add(d.prepare("a").Pod, d.tap()); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Add(d.prepare("a").Pod, d.tap()); err != nil {
+		t.Errorf("the same pod again: %v", err)
+	}
+	b := d.prepare("b")
+	if err := d.Add(b.Pod, d.tap()); !errors.Is(err, cni.ErrTryLater) || !strings.Contains(err.Error(), "LimitNOFILE") {
+		t.Errorf("got %v", err)
+	}
+	d.has(1, 1, 2)
+	if err := d.Del(podOf("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Add(b.Pod, d.tap()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,11 +1,11 @@
 package stack
 
 import (
+	"cmp"
 	"errors"
 	"net/netip"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -14,35 +14,16 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// shares holds how many descriptors of the process each kind of host socket may use on behalf of pods and clients. The
-// rest, at least a third, is for the node itself: TAPs, listeners, DNS, Ingress, the API.
-type shares struct{ tcp, udp, pings, dials int }
+// Shares holds how many of each kind a Stack may have on behalf of pods and clients: host sockets for TCP, UDP and
+// echoes, each of which is a descriptor, and connections to pods that Dial opens for clients. 0 stands for a number
+// that fits a process with some 10,000 descriptors.
+type Shares struct{ TCP, UDP, Pings, Dials int }
 
-func sharesOf(descriptors uint64) shares {
-	n := int(min(descriptors, 1<<21))
-	return shares{
-		tcp:   max(1, n*3/8),
-		udp:   max(1, min(n/8, 16384)), // their ports come from the host's range, which has some 28,000
-		pings: max(1, min(n/64, 1024)),
-		dials: max(2, min(n/8, maxDials)), // each is joined with a client's host socket
-	}
+func (s Shares) orDefaults() Shares {
+	return Shares{cmp.Or(s.TCP, 4096), cmp.Or(s.UDP, 1024), cmp.Or(s.Pings, 128), cmp.Or(s.Dials, 1024)}
 }
-
-// descriptors returns how many descriptors the process may have.
-func descriptors() uint64 {
-	var lim unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
-		return 1024
-	}
-	return lim.Cur
-}
-
-// MaxDials is how many connections a Stack may open for clients. Each has a client's descriptor beside it.
-func MaxDials() int { return sharesOf(descriptors()).dials }
 
 const (
-	// maxDials bounds the connections to pods that the stack opens for clients, however many descriptors there are.
-	maxDials = 4096
 	// roomyDials of these connections, and as many of the node's own, which are those of Ingress most of all, have the
 	// stack's own buffers, which grow with the traffic to 4 MiB in each direction. The others have slimBuffer bytes in
 	// each direction: 64 KiB allow 500 Mbit/s at a round trip of a millisecond.
@@ -58,6 +39,7 @@ type dials struct {
 }
 
 func newDials(most int) dials {
+	most = max(2, most) // one owner gets at most half
 	limit := func(total int) *share.Limit[packet.Addr, struct{}] {
 		return share.New[packet.Addr, struct{}](share.Options[packet.Addr]{Total: total, Keep: true})
 	}

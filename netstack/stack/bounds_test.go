@@ -13,29 +13,6 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// A third of all descriptors is left to the node itself, however many there are.
-func TestSharesOf(t *testing.T) {
-	for _, c := range []struct {
-		descriptors uint64
-		want        shares
-	}{
-		{256, shares{96, 32, 4, 32}},
-		{1024, shares{384, 128, 16, 128}},
-		{65536, shares{24576, 8192, 1024, 4096}},
-		{1 << 20, shares{393216, 16384, 1024, 4096}},
-		{1 << 40, shares{786432, 16384, 1024, 4096}},
-		{1, shares{1, 1, 1, 2}},
-	} {
-		got := sharesOf(c.descriptors)
-		if got != c.want {
-			t.Errorf("of %d descriptors: %+v, want %+v", c.descriptors, got, c.want)
-		}
-		if sum := uint64(got.tcp + got.udp + got.pings + got.dials); c.descriptors > 100 && sum > c.descriptors*2/3 {
-			t.Errorf("of %d descriptors, %d are given away", c.descriptors, sum)
-		}
-	}
-}
-
 // A client's network that wants all connections of the stack leaves half of them to others, and the node's own
 // connections are not counted.
 func TestDialsAreShared(t *testing.T) {

@@ -71,6 +71,8 @@ type Options struct {
 	// Owner returns the owner that is charged for what an address uses of the Stack. If it is nil, each address is its
 	// own owner.
 	Owner func(packet.Addr) packet.Addr
+	// Shares bounds what pods and clients use.
+	Shares Shares
 	// Pace is the Pace of tcprelay.Options.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 }
@@ -141,20 +143,20 @@ func New(o Options) (*Stack, error) {
 		s.closePoller()
 		return nil, fmt.Errorf("stack: %w", err)
 	}
-	shares := sharesOf(descriptors())
-	s.dials = newDials(shares.dials)
+	shares := o.Shares.orDefaults()
+	s.dials = newDials(shares.Dials)
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.tcp, Owner: s.owner,
+		MaxConns: shares.TCP, Owner: s.owner,
 	})
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
-		MaxSockets: shares.udp, Owner: s.owner,
+		MaxSockets: shares.UDP, Owner: s.owner,
 	})
 	s.spawn(func() { s.udp.Run(s.ctx) })
 	s.pings = pingrelay.New(pingrelay.Options{
-		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Max: shares.pings,
+		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Max: shares.Pings,
 		Owner: s.owner,
 	})
 	s.spawn(func() { s.pings.Run(s.ctx) })

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -25,6 +26,9 @@ type Options struct {
 	Listen func(port uint16) (net.Listener, error)
 	// Healthy reports whether this node takes new connections at all; required.
 	Healthy func() bool
+	// MaxPorts limits the ports, and MaxConns the connections to all ports together; 0 means 2,768 ports, as many as
+	// there are node ports, and 256 connections.
+	MaxPorts, MaxConns int
 	// Logger is told when a port cannot be opened. Nil discards messages.
 	Logger *slog.Logger
 }
@@ -34,9 +38,6 @@ const retryPause = 5 * time.Second
 
 // requestTime limits the time of a request, so that no client holds a connection open for longer.
 const requestTime = 5 * time.Second
-
-// maxConns limits the number of connections to all ports together.
-const maxConns = 256
 
 // Server answers load balancers. Its methods may be called concurrently.
 type Server struct {
@@ -68,7 +69,8 @@ func New(o Options) *Server {
 	if o.Listen == nil {
 		o.Listen = func(p uint16) (net.Listener, error) { return net.Listen("tcp", ":"+strconv.Itoa(int(p))) }
 	}
-	return &Server{opts: o, conns: conns.New(maxConns, nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
+	o.MaxPorts = cmp.Or(o.MaxPorts, 2768)
+	return &Server{opts: o, conns: conns.New(cmp.Or(o.MaxConns, 256), nil), ports: map[uint16]*port{}, failed: map[uint16]services.Problem{}}
 }
 
 // Set replaces the list of checks that are answered. A port that cannot be opened is a Problem, and is tried again
@@ -117,9 +119,9 @@ func (s *Server) apply() {
 	for _, p := range surplus {
 		_ = p.http.Close()
 	}
-	for n, c := range want {
-		if err := s.open(c); err != nil {
-			s.note(n, c, err, before)
+	for _, n := range slices.Sorted(maps.Keys(want)) {
+		if err := s.open(want[n]); err != nil {
+			s.note(n, want[n], err, before)
 		}
 	}
 	if s.again != nil {
@@ -142,7 +144,16 @@ func (s *Server) note(n uint16, c services.HealthCheck, err error, before map[ui
 	}
 }
 
+// errTooMany says that there is no descriptor for another port. A port that is open keeps its place.
+var errTooMany = errors.New("the agent has no descriptors for more of them; raise its limit of open files (LimitNOFILE of the container runtime)")
+
 func (s *Server) open(c services.HealthCheck) error {
+	s.mu.Lock()
+	full := len(s.ports) >= s.opts.MaxPorts
+	s.mu.Unlock()
+	if full {
+		return errTooMany
+	}
 	l, err := s.opts.Listen(c.Port)
 	if err != nil {
 		return err

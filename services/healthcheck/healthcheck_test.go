@@ -146,3 +146,23 @@ type silent struct{ closed chan struct{} }
 func (l silent) Accept() (net.Conn, error) { <-l.closed; return nil, net.ErrClosed }
 func (l silent) Close() error              { close(l.closed); return nil }
 func (silent) Addr() net.Addr              { return &net.TCPAddr{} }
+
+// Ports beyond the bound are told, and those that are open stay.
+func TestPortsAreBounded(t *testing.T) {
+	l := &loopback{addrs: map[uint16]string{}}
+	s := New(Options{Listen: l.listen, Healthy: func() bool { return true }, MaxPorts: 1})
+	defer s.Close()
+	check := func(port uint16) services.HealthCheck {
+		return services.HealthCheck{Namespace: "d", Name: "web", Port: port, Local: 1}
+	}
+	s.Set([]services.HealthCheck{check(31002)})
+	problems := s.Set([]services.HealthCheck{check(31001), check(31002)})
+	if len(problems) != 1 || !strings.Contains(problems[0].Message, "31001") || !strings.Contains(problems[0].Message, "LimitNOFILE") {
+		t.Errorf("told is %v", problems)
+	}
+	get(t, l.addrs[31002])
+	if problems := s.Set([]services.HealthCheck{check(31001)}); len(problems) != 0 {
+		t.Errorf("there is room, and told is %v", problems)
+	}
+	get(t, l.addrs[31001])
+}

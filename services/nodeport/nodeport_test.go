@@ -377,3 +377,24 @@ func BenchmarkCopy(b *testing.B) {
 		copyBuffered(io.Discard, struct{ io.Reader }{bytes.NewReader(data)})
 	}
 }
+
+// A port that finds no place among the sockets is told as a problem, those that are open stay, and it comes when one of
+// them goes.
+func TestSocketsAreBounded(t *testing.T) {
+	w, p := newWorld(t, func(o *Options) { o.MaxSockets = 4 }) // two of each port
+	w.choose(1, tcpBackend(t, echo("one")))
+	ports := []uint16{freeport.Of(t), freeport.Of(t), freeport.Of(t)}
+	if problems := p.Set([]PortSpec{spec(ports[1], packet.TCP), spec(ports[2], packet.TCP)}); len(problems) != 0 {
+		t.Fatal(problems)
+	}
+	problems := p.Set([]PortSpec{spec(ports[0], packet.TCP), spec(ports[1], packet.TCP), spec(ports[2], packet.TCP)})
+	if len(problems) != 1 || !strings.Contains(problems[0].Message, fmt.Sprint(ports[0])) || !strings.Contains(problems[0].Message, "LimitNOFILE") {
+		t.Errorf("told is %v", problems)
+	}
+	dialTCP(t, "127.0.0.1", ports[1])
+	dialTCP(t, "127.0.0.1", ports[2])
+	if problems := p.Set([]PortSpec{spec(ports[0], packet.TCP), spec(ports[2], packet.TCP)}); len(problems) != 0 {
+		t.Errorf("there is room, and told is %v", problems)
+	}
+	dialTCP(t, "127.0.0.1", ports[0])
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -53,6 +54,9 @@ type Options struct {
 	// MaxSessions limits the UDP sessions of all sockets; 0 means 16384. Clients share them, so that no client loses a
 	// session to one that has more.
 	MaxSessions int
+	// MaxSockets limits the listening sockets; 0 means 12288, two protocols and families of 2768 node ports and more.
+	// Sockets that are open stay; a port whose socket finds no place is a Problem.
+	MaxSockets int
 	// MaxConns limits the TCP connections to backends that Dial makes; 0 means 4096. No client gets more of them than
 	// it leaves to others. Join has limits of its own.
 	MaxConns int
@@ -162,6 +166,9 @@ func New(opts Options) *Proxy {
 	if opts.IdleTimeout == 0 {
 		opts.IdleTimeout = 120 * time.Second
 	}
+	if opts.MaxSockets == 0 {
+		opts.MaxSockets = 12288
+	}
 	if opts.MaxSessions == 0 {
 		opts.MaxSessions = 16384
 	}
@@ -192,7 +199,6 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 		p.mu.Unlock()
 		return nil
 	}
-	p.unserved = unserved
 	var surplus []*server
 	for k, s := range p.servers {
 		if spec, ok := want[k]; ok {
@@ -203,6 +209,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 		surplus = append(surplus, s)
 		delete(p.servers, k)
 	}
+	p.unserved = append(unserved, tooMany(want, p.opts.MaxSockets-len(p.servers))...)
 	p.mu.Unlock()
 
 	// If a port moves from all addresses to one, the new socket can only be bound after the old one is closed.
@@ -221,6 +228,26 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 	}
 	return p.Problems()
 }
+
+// tooMany leaves the first most sockets in want, by their addresses, and returns a Problem for each other one.
+func tooMany(want map[key]PortSpec, most int) (problems []services.Problem) {
+	if len(want) <= most {
+		return nil
+	}
+	order := slices.SortedFunc(maps.Keys(want), func(a, b key) int {
+		return cmp.Or(cmp.Compare(a.local.Port(), b.local.Port()), cmp.Compare(a.network, b.network), a.local.Compare(b.local))
+	})
+	for _, k := range order[most:] {
+		problems = append(problems, services.Problem{Object: want[k].Owner, Message: explain(want[k], protocolOf(k), errTooMany)})
+		delete(want, k)
+	}
+	return problems
+}
+
+// errTooMany says that there is no descriptor for another socket.
+var errTooMany = errors.New("the agent has descriptors for no more sockets")
+
+func protocolOf(k key) string { return strings.ToUpper(k.network[:3]) }
 
 // expand returns the sockets for ports.
 func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) {
@@ -370,6 +397,9 @@ func explain(spec PortSpec, proto string, err error) string {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fmt.Sprintf("%s is taken on this host by another program; stop that program or give the %s another port; "+
 			"until then it is tried again", what, kind)
+	case errors.Is(err, errTooMany):
+		return what + " is not opened, since the agent has no descriptors for more ports; raise its limit of open files (LimitNOFILE " +
+			"of the container runtime), or have fewer NodePorts and hostPorts"
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Sprintf("%s may not be opened by an unprivileged process; lower net.ipv4.ip_unprivileged_port_start or give the "+
 			"%s a higher port", what, kind)

@@ -122,8 +122,7 @@ func (s *server) problem() (services.Problem, bool) {
 	if s.err == nil {
 		return services.Problem{}, false
 	}
-	proto := strings.ToUpper(s.key.network[:3])
-	return services.Problem{Object: s.spec.Owner, Message: explain(s.spec, proto, s.err)}, true
+	return services.Problem{Object: s.spec.Owner, Message: explain(s.spec, protocolOf(s.key), s.err)}, true
 }
 
 // failing slows down a loop over a socket that returns errors, as accept(2) does when there are no free descriptors.

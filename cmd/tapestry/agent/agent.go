@@ -29,6 +29,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/node"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // agentConfig holds the values of the agent's flags.
@@ -80,7 +81,7 @@ func Command() *cli.Command {
 			&cli.StringSliceFlag{Name: "dns-upstream", Usage: "`ADDR` of a DNS server for names outside of the cluster (default: those of /etc/resolv.conf)", Destination: &upstreams},
 			&cli.StringFlag{Name: "ingress-http", Usage: "`ADDR` to serve Ingress on over HTTP, empty for not", Value: ":80", Destination: &c.ingressHTTP},
 			&cli.StringFlag{Name: "ingress-https", Usage: "`ADDR` to serve Ingress on over HTTPS, empty for not", Value: ":443", Destination: &c.ingressHTTPS},
-			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over at most `N` connections, and at most a quarter of the process's descriptors", Value: 8192, Destination: &c.ingressConns},
+			&cli.IntFlag{Name: "ingress-connections", Usage: "serve Ingress over at most `N` connections, and at most its part of the process's descriptors", Value: 8192, Destination: &c.ingressConns},
 			&cli.IntFlag{Name: "wireguard-port", Usage: "UDP `PORT` of the tunnel", Value: translate.WireGuardPort, Destination: &c.listenPort},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`RANGE` of all nodes' pods, in which nothing is dialled outside; repeatable (default: that of 'tapestry host-tap')"},
@@ -134,6 +135,7 @@ func newLog(w io.Writer, level slog.Level, node string) *slog.Logger {
 type agent struct {
 	agentConfig
 	log      *slog.Logger
+	plan     descriptors.Plan
 	source   source
 	kept     *keeper.Holdings
 	held     node.Held
@@ -144,7 +146,7 @@ type agent struct {
 }
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
-	a := &agent{agentConfig: c, log: log, progress: health.NewProgress()}
+	a := &agent{agentConfig: c, log: log, plan: descriptors.Ours(), progress: health.NewProgress()}
 	var err error
 	if a.source, err = c.open(log); err != nil {
 		return err
@@ -181,7 +183,8 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	})
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Progress: a.progress,
-		Directory: c.source.manifests, State: a.source.State,
+		Descriptors: a.plan,
+		Directory:   c.source.manifests, State: a.source.State,
 	})
 	err = a.run(ctx)
 	a.follower.Close()

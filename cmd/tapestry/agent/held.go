@@ -13,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/node"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services/dns"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, hosttap.Key and
@@ -23,7 +24,7 @@ const socketKey = "wireguard"
 func (a *agent) fixed() (h node.Held, err error) {
 	h = node.Held{
 		NoGSO: !a.offloads.udpGSO, NoGRO: !a.offloads.udpGRO, NoOffloads: a.offloads.disabled(), UDPIdle: a.udpIdle,
-		IngressConns: min(a.ingressConns, quarterOfDescriptors()), HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
+		IngressConns: a.ingressConns, Descriptors: a.plan, HostAddrs: hostaddr.Watch, DenyEgress: a.denyEgress,
 		Upstreams: a.upstreams, DNS: a.names.choices(), Healthy: func() bool { return a.progress.Alive() == nil }, Log: a.log,
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
@@ -57,7 +58,7 @@ func (a *agent) adopt(items []keeper.Item) error {
 // openPods opens the journal of addresses.
 func (a *agent) openPods() (err error) {
 	a.pods, err = pods.New(pods.Options{
-		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept,
+		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept, Most: a.plan.Of(descriptors.Pods),
 		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
 		// The Registry calls it only after pods can be attached.
 		Changed: func() { a.follower.Remap() },

@@ -3,8 +3,6 @@ package agent
 import (
 	"fmt"
 	"net"
-
-	"golang.org/x/sys/unix"
 )
 
 // listensApart returns an error if two flags name the same socket of the host, since only one of them could be served.
@@ -22,16 +20,6 @@ func (c *agentConfig) listensApart() error {
 		}
 	}
 	return nil
-}
-
-// quarterOfDescriptors returns how many descriptors the clients of Ingress may use. Egress and NodePorts may use
-// almost two thirds (package stack). The node itself uses the rest.
-func quarterOfDescriptors() int {
-	var lim unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
-		return 256
-	}
-	return int(max(1, min(lim.Cur/4, 1<<20)))
 }
 
 // oneSocket reports whether net.Listen cannot listen on both addresses at the same time. An unspecified host means

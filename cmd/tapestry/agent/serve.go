@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/kube/cni"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/share/descriptors"
 )
 
 // serveHTTP serves on a host address until ctx ends. If the address is taken, it logs advice and returns; the rest of
@@ -38,7 +39,7 @@ func (a *agent) serveLocalAPI(ctx context.Context) {
 	if a.localAPI == "" {
 		return
 	}
-	o := localapi.Options{UIDs: append([]uint32{0, uint32(os.Geteuid())}, a.localAPIUIDs...), Log: a.log}
+	o := localapi.Options{UIDs: append([]uint32{0, uint32(os.Geteuid())}, a.localAPIUIDs...), Most: a.plan.Of(descriptors.Local), Log: a.log}
 	l, err := localapi.Listen(a.localAPI, o)
 	if err == nil {
 		err = a.teller.Server(o).Serve(ctx, l)
@@ -57,7 +58,7 @@ func (a *agent) serveAttach(ctx context.Context) error {
 	server := &cni.Server{
 		Attacher: attacher{a.pods}, Allocator: a.pods,
 		// Container runtimes run as root.
-		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Log: a.log},
+		Options: cni.Options{UIDs: slices.Compact([]uint32{0, uint32(os.Geteuid())}), Most: a.plan.Of(descriptors.Local), Log: a.log},
 	}
 	return server.Serve(ctx, listener)
 }

@@ -42,6 +42,26 @@ func checkAgent(f *Facts) []Finding {
 	return list
 }
 
+// almost is the part of the descriptors from which on their use is told, in tenths.
+const almost = 9
+
+func checkDescriptors(f *Facts) []Finding {
+	const check = "descriptors"
+	if f.Agent == nil || f.Agent.Descriptors.Limit == 0 {
+		return nil // an agent of an earlier version does not tell
+	}
+	d := f.Agent.Descriptors
+	const remedy = "raise the hard limit of open files of the agent: LimitNOFILE in the unit of the container runtime, or ulimit -Hn of whoever starts it; the agent takes all that it may"
+	switch {
+	case d.InUse >= d.Limit/10*almost:
+		return []Finding{{check, Error, fmt.Sprintf("%d of the %d open files that the agent may have are in use", d.InUse, d.Limit),
+			"see what holds them: ls -l /proc/PID/fd of the agent, and tapestry status --table descriptors for what each part may have; " + remedy}}
+	case d.Limit < d.Useful:
+		return []Finding{{check, Warning, fmt.Sprintf("the agent may have %d open files, fewer than the %d that a busy node needs: clients, connections and ports are refused early (tapestry status --table descriptors)", d.Limit, d.Useful), remedy}}
+	}
+	return ok(check, "%d of %d open files are in use", d.InUse, d.Limit)
+}
+
 func checkTUN(f *Facts) []Finding {
 	const check = "tap"
 	switch {

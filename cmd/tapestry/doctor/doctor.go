@@ -110,7 +110,7 @@ type Rules struct {
 func Diagnose(f *Facts) []Finding {
 	var list []Finding
 	for _, check := range []func(*Facts) []Finding{
-		checkAgent, checkTUN, checkMTU, checkPeers, checkKeys, checkAPI, checkClock, checkDNS, checkPing, checkRules,
+		checkAgent, checkDescriptors, checkTUN, checkMTU, checkPeers, checkKeys, checkAPI, checkClock, checkDNS, checkPing, checkRules,
 	} {
 		list = append(list, check(f)...)
 	}

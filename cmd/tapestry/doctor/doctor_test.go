@@ -18,6 +18,7 @@ func healthy() *Facts {
 			Node: localapi.Node{
 				Name: "n1", PublicKey: "key1", HostTAP: true, Addresses: []netip.Addr{addr("192.0.2.1")},
 				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{addr("10.96.0.10")},
+				Descriptors: localapi.Descriptors{Limit: 16384, InUse: 100, Useful: 16384},
 			},
 			Peers: []localapi.Peer{{Name: "n2", PublicKey: "key2", HandshakeAge: time.Second, MTU: 1440, Endpoint: netip.MustParseAddrPort("192.0.2.2:51820")}},
 		},
@@ -31,7 +32,7 @@ func healthy() *Facts {
 
 func TestHealthy(t *testing.T) {
 	findings := Diagnose(healthy())
-	if len(findings) != 10 {
+	if len(findings) != 11 {
 		t.Errorf("%d findings, want one of each check", len(findings))
 	}
 	for _, f := range findings {
@@ -51,11 +52,13 @@ func TestDiagnose(t *testing.T) {
 		worst  Severity
 		says   string // in message or remedy
 	}{
-		"no agent":  {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
-		"not ready": {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
-		"no keeper": {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
-		"problems":  {func(f *Facts) { f.Agent.Problems = make([]localapi.Problem, 2) }, "agent", Warning, "2 problems"},
-		"no tun":    {func(f *Facts) { f.TUN = TUN{Error: "no such file", Missing: true} }, "tap", Error, "modprobe tun"},
+		"no agent":         {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
+		"not ready":        {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
+		"no keeper":        {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
+		"problems":         {func(f *Facts) { f.Agent.Problems = make([]localapi.Problem, 2) }, "agent", Warning, "2 problems"},
+		"few descriptors":  {func(f *Facts) { f.Agent.Descriptors.Limit = 1024 }, "descriptors", Warning, "LimitNOFILE"},
+		"used descriptors": {func(f *Facts) { f.Agent.Descriptors.InUse = 15000 }, "descriptors", Error, "15000 of the 16384"},
+		"no tun":           {func(f *Facts) { f.TUN = TUN{Error: "no such file", Missing: true} }, "tap", Error, "modprobe tun"},
 		"no tun in a container": {func(f *Facts) {
 			f.TUN = TUN{Error: "no such file", Missing: true}
 			f.Agent.Pods = []localapi.Pod{{Name: "host"}}

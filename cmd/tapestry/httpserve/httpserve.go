@@ -10,10 +10,8 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/share/conns"
+	"tapestry.dev/tapestry/share/descriptors"
 )
-
-// maxConns is the number of connections at most. A few clients that ask every few seconds need no more.
-const maxConns = 64
 
 // Until serves h on l until ctx ends, and closes l. No request takes longer than limit, and no connection is idle for
 // longer. Connections are shared out among the clients: a client that opens many loses its own, and cannot use up the
@@ -30,7 +28,7 @@ func Until(ctx context.Context, l net.Listener, h http.Handler, limit time.Durat
 		defer close(closed)
 		_ = srv.Close()
 	})
-	err := srv.Serve(conns.New(maxConns, nil).Over(l))
+	err := srv.Serve(conns.New(descriptors.Ours().Of(descriptors.Reports), nil).Over(l))
 	if !stop() {
 		<-closed
 	}

@@ -145,6 +145,9 @@ func (r *report) print(w io.Writer, now time.Time) error {
 	if n.Restarts > 0 {
 		row("Restarts", "%d, the last one %s ago: %s", n.Restarts, duration(now.Sub(n.LastEnded)), n.LastEnd)
 	}
+	if d := n.Descriptors; d.Limit > 0 {
+		row("Descriptors", "%d of %d in use", d.InUse, d.Limit)
+	}
 	if n.Updated.IsZero() {
 		row("Objects", "from %s, not in force yet", n.Source)
 		return t.Flush()

@@ -24,6 +24,7 @@ func sample(now time.Time) report {
 			Restarts: 2, LastEnd: "killed by signal 9 (killed)", LastEnded: now.Add(-3 * time.Second),
 			Missing: []string{"packets: timed out", "more"}, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
+			Descriptors: localapi.Descriptors{Limit: 20000, InUse: 41, Useful: 16384},
 		},
 		Peers: []localapi.Peer{
 			{Name: "n2", PublicKey: "k", Endpoint: netip.MustParseAddrPort("192.0.2.2:51820"), HandshakeAge: 61 * time.Second, AnswerAge: time.Second, MTU: 1440, Received: 1500, Sent: 999},
@@ -51,7 +52,7 @@ func TestPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s Restarts 2, the last one 3s ago: killed by signal 9 (killed)", "from manifests in /m, in force for 3s",
+		"Node n1 (192.0.2.1)", "Ready no: packets: timed out more", "Agent v1, for 1h0m0s Restarts 2, the last one 3s ago: killed by signal 9 (killed)", "Descriptors 41 of 20000 in use", "from manifests in /m, in force for 3s",
 		"Privileges none: processes of the host do not reach pods", "10.244.1.0/24, MTU 1420", "Cluster DNS 10.96.0.10",
 		"3 with 5 endpoints, 2 node ports, 1 hostPorts", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
 		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",
@@ -98,6 +99,11 @@ func run(t *testing.T, r report, args ...string) (string, error) {
 			return list, nil
 		}),
 		localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return r.Problems, nil }),
+		localapi.DescriptorShares.From(func(context.Context) ([]localapi.DescriptorShare, error) {
+			list := make([]localapi.DescriptorShare, 1)
+			visibletest.Fill(&list[0])
+			return list, nil
+		}),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return r.Counters, nil }),
 	}}
 	ctx, cancel := context.WithCancel(t.Context())

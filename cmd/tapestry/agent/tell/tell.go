@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/share/descriptors"
 	"tapestry.dev/tapestry/version"
 )
 
@@ -34,6 +35,8 @@ type Options struct {
 	Pods            *pods.Registry
 	Keeper          Keeper
 	Progress        *health.Progress
+	// Descriptors is the plan by which the agent's parts use descriptors.
+	Descriptors descriptors.Plan
 	// Directory is the directory of the manifests; "" means that the source is an API server.
 	Directory string
 	// State returns the state of the source of the cluster's objects.
@@ -107,6 +110,7 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 		localapi.Pods.From(t.podRows),
 		localapi.Frontends.From(t.frontendRows),
 		localapi.Problems.From(t.problemRows),
+		localapi.DescriptorShares.From(t.descriptorRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
 	}}
 }
@@ -115,7 +119,7 @@ func (t *Teller) Server(o localapi.Options) *localapi.Server {
 func (t *Teller) describe(ctx context.Context) localapi.Node {
 	n := localapi.Node{
 		Name: t.o.Node, Version: version.String(), Started: begun, PublicKey: t.o.PublicKey,
-		Missing: t.Health.Missing(ctx), Source: t.sourceText(), Updated: t.o.Progress.Updated(),
+		Missing: t.Health.Missing(ctx), Source: t.sourceText(), Updated: t.o.Progress.Updated(), Descriptors: descriptorsInUse(t.o.Descriptors),
 	}
 	if life, ok := supervise.Supervised(); ok {
 		n.Restarts, n.LastEnd, n.LastEnded = life.Restarts, life.Why, life.At
