@@ -139,7 +139,18 @@ func endpointLabel(e *Endpoint) string {
 
 var dashes = strings.NewReplacer(".", "-", ":", "-")
 
-func dashed(a netip.Addr) string { return dashes.Replace(a.Unmap().String()) }
+// dashed returns the address as a label. A label neither begins nor ends with a dash (RFC 952, RFC 1123 2.1), as the
+// shortest form of some IPv6 addresses would; the zero that is left out there is written (coredns/coredns#7430).
+func dashed(a netip.Addr) string {
+	s := dashes.Replace(a.Unmap().String())
+	if s[0] == '-' {
+		s = "0" + s
+	}
+	if s[len(s)-1] == '-' {
+		s += "0"
+	}
+	return s
+}
 
 // undashed parses the result of dashed.
 func undashed(label string) (netip.Addr, bool) {

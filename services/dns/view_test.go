@@ -68,6 +68,20 @@ func text(rrs []dns.RR) string {
 
 func lines(ss ...string) string { return strings.Join(ss, "\n") }
 
+// TestDashed: every address makes a label that is allowed, and the label leads back to the address.
+func TestDashed(t *testing.T) {
+	for addr, want := range map[string]string{
+		"10.0.1.2": "10-0-1-2", "fd00::1": "fd00--1", "2001:db8:3333:4444:5555:6666::": "2001-db8-3333-4444-5555-6666--0",
+		"::1": "0--1", "::": "0--0", "1:0:0:2::": "1-0-0-2--0", "::ffff:10.0.0.1": "10-0-0-1", "::10.0.0.1": "0--a00-1",
+	} {
+		a := netip.MustParseAddr(addr)
+		got := dashed(a)
+		if back, ok := undashed(got); got != want || !ok || back != a.Unmap() {
+			t.Errorf("%s: %s, and back %v, want %s", addr, got, back, want)
+		}
+	}
+}
+
 func TestAnswers(t *testing.T) {
 	s := answering(Options{})
 	tests := []struct {
