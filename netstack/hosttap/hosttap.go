@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -82,6 +83,7 @@ func Ensure(ns *tap.Namespace, store Store, c Config) error {
 		return err
 	}
 	device := tap.HostConfig(Name, meta.Addrs, slices.Concat(c.Pods, c.Services), c.MTU, c.Owner)
+	device.Alias = aliasOf(c.Pods, c.Services)
 	f, err := kept(ns, store, device)
 	if err != nil {
 		return err
@@ -117,6 +119,68 @@ func kept(ns *tap.Namespace, store Store, c tap.Config) (*os.File, error) {
 		return nil, err
 	}
 	return it.File, nil
+}
+
+// aliasOf returns the alias of the device: the ranges that a Meta has and that nothing else tells of the device. It
+// names none when not all fit.
+func aliasOf(pods, services []netip.Prefix) string {
+	text := fmt.Sprintf("tapestry: pods %s services %s", join(pods), join(services))
+	if len(text) > tap.MaxAlias {
+		return aliasOf(nil, nil)
+	}
+	return text
+}
+
+func join(list []netip.Prefix) string {
+	texts := []string{}
+	for _, p := range list {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+// rangesIn returns the ranges in an alias. An alias that aliasOf did not make has none.
+func rangesIn(alias string) (pods, services []netip.Prefix) {
+	text, ok := strings.CutPrefix(alias, "tapestry: pods ")
+	before, after, found := strings.Cut(text, " services ")
+	if !ok || !found {
+		return nil, nil
+	}
+	return split(before), split(after)
+}
+
+func split(text string) (list []netip.Prefix) {
+	for part := range strings.SplitSeq(text, ",") {
+		if p, err := netip.ParsePrefix(part); err == nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Find attaches to the device when no descriptor of it is left, as after the end of the keeper and the agent at once,
+// and has store hold one again. The device is persistent, so it outlives its descriptors, and its owner, who the caller
+// has to be, may attach without a capability. The error wraps tap.ErrNoDevice when there is no device.
+func Find(ns *tap.Namespace, store Store) error {
+	device, err := tap.Describe(ns, Name)
+	if err != nil {
+		return err
+	}
+	f, err := tap.Open(Name, ns)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	meta := Meta{Name: Name, MTU: device.MTU}
+	for _, p := range device.Addrs {
+		meta.Addrs = append(meta.Addrs, p.Addr())
+	}
+	meta.Pods, meta.Services = rangesIn(device.Alias)
+	text, err := json.Marshal(meta)
+	if err != nil {
+		return err
+	}
+	return store.Put(Key, text, f)
 }
 
 // Remove deletes the device. It returns nil if there is none.

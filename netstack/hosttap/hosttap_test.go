@@ -3,6 +3,9 @@ package hosttap_test
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -180,6 +183,90 @@ func TestKeeperLost(t *testing.T) {
 		t.Errorf("another device was made: %+v, %+v", again, first)
 	}
 	w.meta(t)
+}
+
+// TestFind has everybody gone who held the device. Its owner attaches again without a capability, and learns what the
+// keeper told the agent before.
+func TestFind(t *testing.T) {
+	w := newWorld(t)
+	mine := both
+	mine.Owner = os.Geteuid()
+	lost := func() {
+		w.keeper.Close()
+		w.keeper = keeper.New()
+	}
+	find := func() error {
+		return w.ns.Do(func() error {
+			defer withoutCapabilities(t)()
+			return hosttap.Find(nil, w.keeper)
+		})
+	}
+	if err := find(); !errors.Is(err, tap.ErrNoDevice) {
+		t.Errorf("without a device: %v", err)
+	}
+	w.ensure(t, mine)
+	before, told := w.device(t), w.meta(t)
+	if err := find(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("while a keeper has the device: %v", err)
+	}
+	lost()
+	if err := find(); err != nil {
+		t.Fatal(err)
+	}
+	if after, now := w.device(t), w.meta(t); !reflect.DeepEqual(after, before) || !reflect.DeepEqual(now, told) {
+		t.Errorf("found %+v with %+v, want %+v with %+v", after, now, before, told)
+	}
+
+	other := userns.Mapped(65532)
+	if other == mine.Owner {
+		return // a namespace with one user has nobody else
+	}
+	mine.Owner = other
+	w.ensure(t, mine)
+	lost()
+	if err := find(); !errors.Is(err, unix.EPERM) {
+		t.Errorf("the device is somebody else's: %v", err)
+	}
+}
+
+// withoutCapabilities takes the capabilities from the thread, which must be locked, and returns a function that gives
+// them back.
+func withoutCapabilities(t *testing.T) func() {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		t.Fatal(err)
+	}
+	none := data
+	none[0].Effective, none[1].Effective = 0, 0
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(&header, &data[0]); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestManyRanges has more ranges than fit where the device tells them.
+func TestManyRanges(t *testing.T) {
+	w := newWorld(t)
+	many := both
+	many.Owner, many.Pods = os.Geteuid(), nil
+	for i := range 40 {
+		many.Pods = append(many.Pods, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, byte(i), 0}), 24))
+	}
+	w.ensure(t, many)
+	w.keeper.Close()
+	w.keeper = keeper.New()
+	if err := hosttap.Find(w.ns, w.keeper); err != nil {
+		t.Fatal(err)
+	}
+	if m := w.meta(t); len(m.Pods)+len(m.Services) != 0 || len(m.Addrs) != 2 {
+		t.Errorf("found %+v, want no ranges rather than some of them", m)
+	}
 }
 
 func TestRemove(t *testing.T) {

@@ -44,7 +44,12 @@ type Config struct {
 	Persist bool
 	// Reuse takes over an existing TAP of this name and configures it as described, so that Create is idempotent.
 	Reuse bool
+	// Alias is a text that stands with the device for whoever finds it, MaxAlias bytes at most; "" leaves it alone.
+	Alias string
 }
+
+// MaxAlias is the length of the longest alias that the kernel takes (IFALIASZ, with its last byte).
+const MaxAlias = 255
 
 // Route is a route through the device.
 type Route struct {

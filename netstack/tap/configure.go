@@ -97,6 +97,11 @@ func configureLink(h *netlink.Handle, link netlink.Link, c Config) error {
 	if err := h.LinkSetTxQLen(link, qlen); err != nil {
 		return fmt.Errorf("set queue length %d: %w", qlen, err)
 	}
+	if c.Alias != "" {
+		if err := h.LinkSetAlias(link, c.Alias); err != nil {
+			return fmt.Errorf("set alias: %w", err)
+		}
+	}
 	return nil
 }
 

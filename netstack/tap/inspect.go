@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -111,6 +112,34 @@ func inspectNeighbors(h *netlink.Handle, link netlink.Link, c Config) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Describe returns what a TAP in ns has of a Config: its name, Ethernet address, MTU, alias and addresses, without those
+// that the kernel gave it by itself. It needs no capability. The error wraps ErrNoDevice when there is no interface of
+// that name.
+func Describe(ns *Namespace, name string) (c Config, err error) {
+	err = withLink(ns, "describe", name, func(h *netlink.Handle, link netlink.Link) error {
+		if link.Type() != "tuntap" {
+			return fmt.Errorf("it is a %s, and should be a TAP", link.Type())
+		}
+		attrs := link.Attrs()
+		c = Config{Name: name, MTU: attrs.MTU, Alias: attrs.Alias}
+		if len(attrs.HardwareAddr) == len(c.MAC) {
+			c.MAC = packet.MAC(attrs.HardwareAddr)
+		}
+		have, err := h.AddrList(link, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list addresses: %w", err)
+		}
+		for _, a := range have {
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if bits, _ := a.Mask.Size(); ok && a.Scope != unix.RT_SCOPE_LINK {
+				c.Addrs = append(c.Addrs, netip.PrefixFrom(ip.Unmap(), bits))
+			}
+		}
+		return nil
+	})
+	return c, err
 }
 
 // Remove deletes a TAP from ns, whoever holds its descriptors. It returns nil when no interface has that name. It
