@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/evict"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/cluster/saved"
 	"tapestry.dev/tapestry/kube/cluster/servers"
@@ -388,6 +389,14 @@ func (c *Cluster) Report(objs *kube.Objects, shared, own []kube.Problem) {
 	if c.isDelivered() {
 		c.reporter.Want(objs, shared, own)
 	}
+}
+
+// Evict has the pod with this UID deleted, as evict.Evictor does. Nothing is evicted for what saved objects say.
+func (c *Cluster) Evict(ctx context.Context, pod kube.Ref, uid string) error {
+	if !c.isDelivered() {
+		return fmt.Errorf("evict %s: the API server's objects have not been read yet", pod)
+	}
+	return (&evict.Evictor{Rest: c.rest, Link: c.link}).Evict(ctx, pod, uid)
 }
 
 // PodIPs returns the addresses that a Pod of this node asks for with kube.PodIPsAnnotation, or "" when it asks for

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/kube/cluster/saved"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -169,7 +171,7 @@ func TestLeftOut(t *testing.T) {
 		"it is of node":             {good, s, func(o *Options) { o.Node = "n2" }},
 		"it is of another cluster":  {good, other, nil},
 		"others may write it":       {nil, s, nil},
-		"it has version":            {bytes.Replace(good, []byte("objects 1\n"), []byte("objects 7\n"), 1), s, nil},
+		"it has version":            {bytes.Replace(good, fmt.Appendf(nil, "objects %d\n", saved.Version), []byte("objects 700\n"), 1), s, nil},
 		"starting with the cluster": {good, s, nil},
 	} {
 		dir := t.TempDir()

@@ -33,6 +33,13 @@ func (s *Server) PutJSON(resource, text string) {
 	s.Put(s.Object(resource, text))
 }
 
+// Has reports whether there is an object.
+func (s *Server) Has(resource, namespace, name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.objects[resource][namespace+"/"+name] != nil
+}
+
 // Watched reports whether somebody has begun to watch a resource.
 func (s *Server) Watched(resource string) bool {
 	s.mu.Lock()

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -139,6 +141,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(apierrors.NewGenericServerResponse(status, r.Method, group, req.name, "answered by the test", 0, true))
 	case r.Method == http.MethodPatch:
 		s.patch(a, r, req)
+	case r.Method == http.MethodPost && req.sub == "eviction":
+		s.evict(a, r, req)
 	case r.Method == http.MethodPost:
 		s.create(a, r, req)
 	case req.name != "":
@@ -323,4 +327,33 @@ func (s *Server) create(a *answer, r *http.Request, req request) {
 		return
 	}
 	a.object(http.StatusCreated, obj)
+}
+
+// evict deletes a pod at once, unless the test answers for "evictions" as an API server does that has a budget.
+func (s *Server) evict(a *answer, r *http.Request, req request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	var asked policyv1.Eviction
+	if err := json.Unmarshal(body, &asked); err != nil || asked.Name != req.name || asked.Namespace != req.namespace {
+		a.fail(apierrors.NewBadRequest(fmt.Sprintf("no eviction of this pod: %s, %v", body, err)))
+		return
+	}
+	s.mu.Lock()
+	status, pod := s.answers["evictions"], s.state.objects["pods"][req.namespace+"/"+req.name]
+	s.mu.Unlock()
+	pods := schema.GroupResource{Resource: "pods"}
+	o := asked.DeleteOptions
+	switch {
+	case status != 0:
+		a.fail(apierrors.NewGenericServerResponse(status, r.Method, pods, req.name, "answered by the test", 0, true))
+	case pod == nil:
+		a.fail(apierrors.NewNotFound(pods, req.name))
+	case o != nil && o.Preconditions != nil && o.Preconditions.UID != nil && *o.Preconditions.UID != pod.GetUID():
+		a.fail(apierrors.NewConflict(pods, req.name, errors.New("the UID is another one")))
+	default:
+		s.Delete(pod)
+		a.object(http.StatusCreated, &metav1.Status{Status: metav1.StatusSuccess})
+	}
 }

@@ -133,8 +133,9 @@ func Node(own string) func(*corev1.Node) {
 	}
 }
 
-// Pod keeps the pod's node, names, addresses and hostPorts.
+// Pod keeps the pod's node, names, addresses and hostPorts, and which kind of controller it has.
 func Pod(p *corev1.Pod) {
+	owners := controllerOf(p)
 	*p = corev1.Pod{
 		ObjectMeta: meta(&p.ObjectMeta, ourKey),
 		Spec: corev1.PodSpec{
@@ -143,6 +144,16 @@ func Pod(p *corev1.Pod) {
 		},
 		Status: corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs},
 	}
+	p.OwnerReferences = owners
+}
+
+// controllerOf keeps the kind of a pod's controller.
+func controllerOf(p *corev1.Pod) []metav1.OwnerReference {
+	owner := metav1.GetControllerOfNoCopy(p)
+	if owner == nil {
+		return nil
+	}
+	return []metav1.OwnerReference{{Kind: owner.Kind, Controller: &yes}}
 }
 
 // onlyPorts keeps what hostPorts need of containers: nothing when there are no hostPorts. Each container keeps its

@@ -121,6 +121,8 @@ func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 		uid = uidOf(objs.Ingresses, p.Object)
 	case "EndpointSlice":
 		uid = uidOf(objs.EndpointSlices, p.Object)
+	case "Pod": // an agent knows those of its own node
+		uid = uidOf(objs.Pods, p.Object)
 	}
 	if uid == "" {
 		return nil
