@@ -37,6 +37,7 @@ type spender struct {
 // with clients, pods or objects.
 var spenders = map[string]spender{
 	"cmd/tapestry/agent":      {[]descriptors.User{descriptors.Own}, "listeners of health, metrics and Ingress"},
+	"cmd/tapestry/agent/heal": {[]descriptors.User{descriptors.Own}, "a small file"},
 	"cmd/tapestry/agent/tell": {[]descriptors.User{descriptors.Own}, "a directory that is read"},
 	"cmd/tapestry/supervise":  {[]descriptors.User{descriptors.Own}, "a pipe to the agent, in the process that starts it"},
 	"fdpass":                  {[]descriptors.User{descriptors.Local}, "connections, and what comes with their messages"},

@@ -46,7 +46,7 @@ func (n *Node) AttachHost(meta json.RawMessage, f *os.File) error {
 	slices.SortFunc(want, netip.Addr.Compare)
 	slices.SortFunc(m.Addrs, netip.Addr.Compare)
 	if !slices.Equal(m.Addrs, want) {
-		return fmt.Errorf("the host TAP has the addresses %v, but the node's podCIDRs need %v: delete the agent's pod, so that its init step sets them", m.Addrs, want)
+		return fmt.Errorf("the host TAP has the addresses %v, but the node's podCIDRs need %v, as 'tapestry host-tap' sets them", m.Addrs, want)
 	}
 	return n.AttachTAP(netstack.AttachmentConfig{Name: hosttap.Key, Kind: netstack.HostTAP, MAC: tap.HostMAC, Addrs: m.Addrs}, f)
 }

@@ -136,6 +136,7 @@ var variants = map[string][]string{
 	"dual stack":        {"-f", "../plain.yaml", "--set", "clusterCIDRs={10.0.0.0/8,fd00::/48},serviceCIDRs={10.96.0.0/16,fd01::/112},clusterDNS={10.96.0.10,fd01::a}"},
 	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},dnsPodsInsecure=true,extraArgs={--flows=1000}"},
 	"decorated":         {"-f", "../plain.yaml", "--set", "podAnnotations.a=b,seLinuxOptions.type=spc_t,image.pullSecrets[0].name=s,image.tag=v1,nodeSelector.zone=a"},
+	"evictions":         {"-f", "../plain.yaml", "--set", "healing.evictPods=true"},
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }
 
@@ -263,6 +264,13 @@ func TestRBAC(t *testing.T) {
 			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
 			"nodes/status": "patch", "events": "create patch",
+			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
+		},
+		"evictions": {
+			"nodes": read + " patch", "pods": read, "services": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
+			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
+			"nodes/status": "patch", "events": "create patch", "pods/eviction": "create",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 		"no ingress": {

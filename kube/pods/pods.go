@@ -75,8 +75,10 @@ type Options struct {
 	Most int
 	// Fixed returns the annotation tapestry.dev/pod-ips of a Pod; "" for a Pod that has none or is unknown.
 	Fixed func(ctx context.Context, namespace, name string) (annotation string, err error)
-	Now   func() time.Time
-	Log   *slog.Logger
+	// Claimed reports whether a living Pod object says that it has one of the addresses.
+	Claimed func(namespace, name string, addrs []netip.Addr) bool
+	Now     func() time.Time
+	Log     *slog.Logger
 	// Changed is called after the result of HostPorts has changed, before the method that changed it returns. Restore
 	// does not call it.
 	Changed func()
@@ -458,7 +460,9 @@ func (p *Registry) review() {
 	}
 	now := p.o.Now()
 	for k, since := range p.prepared {
-		if now.Sub(since) >= prepareTime {
+		l, _ := p.leases.Get(k)
+		// A pod that lost its TAP has its address still, as everybody else believes: it is nobody else's before its DEL.
+		if now.Sub(since) >= prepareTime && !p.o.Claimed(l.Namespace, l.Name, l.Addrs) {
 			p.o.Log.Warn("addresses were prepared for a pod that did not come", "container", k.ContainerID)
 			p.releaseLocked(k)
 		}

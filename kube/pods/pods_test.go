@@ -32,6 +32,7 @@ type desk struct {
 	putErr    error
 	fixedErr  error
 	changed   func()
+	claimed   bool
 }
 
 func (d *desk) AttachTAP(c netstack.AttachmentConfig, f *os.File) error {
@@ -84,8 +85,9 @@ func newDesk(t *testing.T) *desk {
 	var err error
 	d.Registry, err = New(Options{
 		Journal: filepath.Join(t.TempDir(), "addresses"), Rest: time.Minute, Keeper: d,
-		Fixed: func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
-		Now:   func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
+		Fixed:   func(context.Context, string, string) (string, error) { return d.fixed, d.fixedErr },
+		Claimed: func(string, string, []netip.Addr) bool { return d.claimed },
+		Now:     func() time.Time { return d.now }, Log: slog.New(slog.DiscardHandler),
 		Changed: func() { d.changed() },
 	})
 	if err != nil {

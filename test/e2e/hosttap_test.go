@@ -156,7 +156,7 @@ spec:
 		}
 		return decode[probe.Fetched](t, stdout)
 	}
-	if f := get(at10256 + "/readyz"); f.Status != 200 || f.Body != "[+]cluster ok\n[+]keeper ok\n[+]packets ok\n" {
+	if f := get(at10256 + "/readyz"); f.Status != 200 || f.Body != "[+]cluster ok\n[+]keeper ok\n[+]host ok\n[+]packets ok\n[+]pods ok\n" {
 		t.Errorf("readyz: %+v", f)
 	}
 	for _, path := range []string{"/healthz", "/livez"} {

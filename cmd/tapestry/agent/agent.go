@@ -19,10 +19,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
+	"tapestry.dev/tapestry/cmd/tapestry/agent/heal"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/tell"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/heap"
 	"tapestry.dev/tapestry/cmd/tapestry/supervise"
+	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/netstack"
@@ -56,6 +58,7 @@ type agentConfig struct {
 	denyEgress   []netstack.Destination
 	logLevel     string
 	source       sourceConfig
+	heal         healConfig
 	addressRest  time.Duration
 	offloads     offloads
 }
@@ -93,7 +96,7 @@ func Command() *cli.Command {
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
-		}, slices.Concat(c.names.flags(), c.source.flags(), c.offloads.flags())...),
+		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.offloads.flags())...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			var err error
@@ -142,6 +145,7 @@ type agent struct {
 	pods     *pods.Registry
 	progress *health.Progress
 	follower *follow.Follower
+	healer   *heal.Healer
 	teller   *tell.Teller
 }
 
@@ -162,6 +166,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	items = a.findHost(items)
 	if err := a.adopt(items); err != nil {
 		return err
 	}
@@ -180,11 +185,14 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a.follower = follow.New(follow.Options{
 		Node: c.node, Source: a.source, Held: a.held, Kept: items, Pods: a.pods, UnderlayMTU: c.underlayMTU, ExternalIPs: c.externalIPs,
 		ClusterCIDRs: c.clusterCIDRs, Features: c.offloads.features(), Progress: a.progress, Log: log,
+		Ailing: func() ([]kube.Problem, string) { return a.healer.Problems(), a.healer.Unfit() },
 	})
+	if a.healer, err = a.newHealer(); err != nil {
+		return err
+	}
 	a.teller = tell.New(tell.Options{
-		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Progress: a.progress,
-		Descriptors: a.plan,
-		Directory:   c.source.manifests, State: a.source.State,
+		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Progress: a.progress,
+		Descriptors: a.plan, Directory: c.source.manifests, State: a.source.State,
 	})
 	err = a.run(ctx)
 	a.follower.Close()
@@ -204,6 +212,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.follower.Run(ctx, applied) })
 	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
 	group.Go(func() error { a.kept.Run(ctx); return nil })
+	group.Go(func() error { a.healer.Run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })
 	return group.Wait()
 }
@@ -242,12 +251,11 @@ func (a *agent) serve(ctx context.Context) error {
 		if in.addr == "" {
 			continue
 		}
-		l, err := a.kept.Listener(in.addr)
-		if err != nil {
-			a.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
-			continue
-		}
 		group.Go(func() error {
+			l, err := a.healer.Doors.Open(ctx, in.addr)
+			if err != nil {
+				return err
+			}
 			if in.addr == a.ingressHTTPS {
 				a.awaitCertificates(ctx)
 			}

@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"tapestry.dev/tapestry/kube/pods"
 	"tapestry.dev/tapestry/netstack/hostaddr"
+	"tapestry.dev/tapestry/netstack/hosttap"
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/node"
 	"tapestry.dev/tapestry/overlay"
@@ -29,6 +31,20 @@ func (a *agent) fixed() (h node.Held, err error) {
 	}
 	h.Key, err = overlay.LoadOrCreateKey(filepath.Join(a.state, "wireguard.key"))
 	return h, err
+}
+
+// findHost adds the host TAP to what the keeper held, when the keeper had lost it and the device is still there. What
+// stands in the way is told later, as the healer tries again.
+func (a *agent) findHost(items []keeper.Item) []keeper.Item {
+	if slices.ContainsFunc(items, func(it keeper.Item) bool { return it.Key == hosttap.Key }) || hosttap.Find(nil, a.kept) != nil {
+		return items
+	}
+	it, err := a.kept.Get(hosttap.Key)
+	if err != nil {
+		return items
+	}
+	a.log.Warn("the keeper had lost the host TAP; it is attached again", "interface", hosttap.Name)
+	return append(items, it)
 }
 
 // adopt takes over the flow memory and the tunnel's socket from the keeper. What is missing it makes, and has the
@@ -59,11 +75,18 @@ func (a *agent) adopt(items []keeper.Item) error {
 func (a *agent) openPods() (err error) {
 	a.pods, err = pods.New(pods.Options{
 		Journal: filepath.Join(a.state, "addresses"), Rest: a.addressRest, Keeper: a.kept, Most: a.plan.Of(descriptors.Pods),
-		Fixed: a.source.PodIPs, Now: time.Now, Log: a.log,
+		Fixed: a.source.PodIPs, Claimed: a.claimed, Now: time.Now, Log: a.log,
 		// The Registry calls it only after pods can be attached.
 		Changed: func() { a.follower.Remap() },
 	})
 	return err
+}
+
+// claimed reports whether a living Pod object says that it has one of the addresses. The Registry calls it only after
+// pods can be attached.
+func (a *agent) claimed(namespace, name string, addrs []netip.Addr) bool {
+	objs := a.follower.Objects()
+	return objs != nil && pods.Claimed(objs.Pods, a.node, namespace, name, addrs)
 }
 
 // upstreams returns the DNS servers for names outside the cluster.

@@ -28,8 +28,11 @@ func checkAgent(f *Facts) []Finding {
 	var list []Finding
 	for _, m := range f.Agent.Missing {
 		remedy := "see the checks below, and the agent's log"
-		if strings.HasPrefix(m, "keeper:") {
+		switch {
+		case strings.HasPrefix(m, "keeper:"):
 			remedy = "start the keeper: the agent gives it everything back, and must not end before"
+		case strings.HasPrefix(m, "host:"), strings.HasPrefix(m, "pods:"):
+			remedy = "as it says; tapestry status has the command for each of them"
 		}
 		list = append(list, Finding{check, Error, "the node is not ready: " + m, remedy})
 	}
@@ -68,9 +71,9 @@ func checkTUN(f *Facts) []Finding {
 	case f.TUN.Error == "":
 		return ok(check, "/dev/net/tun can be opened")
 	case f.TUN.Missing && f.Agent != nil && len(f.Agent.Pods) > 0:
-		// The agent itself does not need the device. The init step and the CNI plugin make the TAPs and pass them to
-		// it.
-		return unknown(check, "there is no /dev/net/tun here (is this the agent's container?); TAPs that were made before work", "run this on the node to check it")
+		// The init step and the CNI plugin make the TAPs and pass them to the agent. It needs the device itself only to
+		// attach to the host TAP again.
+		return unknown(check, "there is no /dev/net/tun here (is this a container without hostTAP.enabled?); TAPs that were made before work", "run this on the node to check it")
 	case f.TUN.Missing:
 		return []Finding{{check, Error, "pods cannot get an interface: " + f.TUN.Error,
 			"load the module (modprobe tun), and make sure that the containers have the device /dev/net/tun"}}

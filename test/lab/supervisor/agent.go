@@ -81,6 +81,7 @@ func (a *agent) argv() []string {
 		"--keeper", a.node.socket("keeper"),
 		"--attach-socket", a.node.socket("agent"),
 		"--local-api", a.node.socket("api"),
+		"--host-tap",
 	}
 	for _, r := range underlay.Resolvers() {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))

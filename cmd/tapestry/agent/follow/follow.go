@@ -38,8 +38,8 @@ type Source interface {
 	Report(objs *kube.Objects, shared, own []kube.Problem)
 }
 
-// Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs,
-// ClusterCIDRs and Features.
+// Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs, ClusterCIDRs, Features and
+// Ailing.
 type Options struct {
 	// Node is the node's name.
 	Node   string
@@ -60,6 +60,9 @@ type Options struct {
 	ClusterCIDRs []netip.Prefix
 	// Features are what other nodes are told that they may rely on.
 	Features []string
+	// Ailing returns what ails the node, and why nothing should be scheduled on it, or "". It is nil when nobody looks
+	// after the node. Republish has to be called when what it returns has changed.
+	Ailing   func() (problems []kube.Problem, unfit string)
 	Progress *health.Progress
 	Log      *slog.Logger
 }
@@ -87,6 +90,9 @@ type Follower struct {
 
 // New returns a Follower. It does nothing before Run.
 func New(o Options) *Follower {
+	if o.Ailing == nil {
+		o.Ailing = func() ([]kube.Problem, string) { return nil, "" }
+	}
 	return &Follower{o: o, ranges: rangesOf(&o), started: make(chan struct{})}
 }
 

@@ -27,21 +27,34 @@ func (f *Follower) publish(change func(*said)) {
 	change(&f.said)
 	c := &f.node.Config().Netstack
 	shared, own := f.Problems()
+	_, unfit := f.o.Ailing()
 	s := kube.NodeStatus{
-		Name: f.o.Node, PublicKey: f.o.Held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: append(shared, own...),
-		Features: f.o.Features, Ready: len(c.PodCIDRs) > 0 && f.said.works,
+		Name: f.o.Node, PublicKey: f.o.Held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: slices.Concat(own, shared),
+		Features: f.o.Features, Ready: len(c.PodCIDRs) > 0 && f.said.works && unfit == "",
 	}
 	switch {
 	case len(c.PodCIDRs) == 0:
 		s.Reason = "the Node has no podCIDR"
 	case !f.said.works:
 		s.Reason = f.said.reason
+	default:
+		s.Reason = unfit
 	}
 	if len(c.NodeAddrs) > 0 {
 		s.Endpoint = netip.AddrPortFrom(c.NodeAddrs[0], f.node.WireGuardPort())
 	}
 	f.o.Source.Publish(s)
 	f.o.Source.Report(f.said.objs, shared, own)
+}
+
+// Republish tells what has changed in Options.Ailing. It may only be called after Started is closed.
+func (f *Follower) Republish() { f.publish(func(*said) {}) }
+
+// Objects returns the last snapshot, or nil before the first.
+func (f *Follower) Objects() *kube.Objects {
+	f.said.mu.Lock()
+	defer f.said.mu.Unlock()
+	return f.said.objs
 }
 
 // Announce publishes that the node's network works, as soon as a packet has passed through it.
@@ -74,10 +87,12 @@ func (f *Follower) Announce(ctx context.Context) error {
 	}
 }
 
-// Problems returns the problems of the last snapshot, which every agent finds, and the present problems of this node.
-// The caller owns both lists.
+// Problems returns the problems of the last snapshot, which every agent finds, and the present problems of this node,
+// with what ails it first. The caller owns both lists.
 func (f *Follower) Problems() (shared, own []kube.Problem) {
 	shared = slices.Clone(*f.problems.Load())
+	ailing, _ := f.o.Ailing()
+	own = slices.Clone(ailing)
 	for _, p := range f.node.Problems() {
 		severity, list := kube.Error, &own
 		if p.Warning {

@@ -50,13 +50,14 @@ func (t *Teller) oldText() string {
 	return text
 }
 
-// problems returns the problems of the node, that its objects are old among them. There must be a node.
+// problems returns the problems of the node, its own first, and that its objects are old among them. There must be a
+// node.
 func (t *Teller) problems() []kube.Problem {
 	shared, own := t.o.Follower.Problems()
 	if text := t.oldText(); text != "" {
 		own = append(own, kube.Problem{Severity: kube.Warning, Object: kube.Ref{Kind: "Node", Name: t.o.Node}, Message: text})
 	}
-	return append(shared, own...)
+	return append(own, shared...)
 }
 
 // checkKeeper asks the keeper for a key that it does not have. Without a keeper, the next agent would start with

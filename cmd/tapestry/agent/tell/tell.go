@@ -34,6 +34,7 @@ type Options struct {
 	Follower        *follow.Follower
 	Pods            *pods.Registry
 	Keeper          Keeper
+	Healer          Healer
 	Progress        *health.Progress
 	// Descriptors is the plan by which the agent's parts use descriptors.
 	Descriptors descriptors.Plan
@@ -46,6 +47,13 @@ type Options struct {
 // Keeper is used to check that the keeper answers; *keeper.Holdings is one.
 type Keeper interface {
 	Get(key string) (keeper.Item, error)
+}
+
+// Healer knows what ails the node; *heal.Healer is one.
+type Healer interface {
+	CheckHost(context.Context) error
+	CheckPods(context.Context) error
+	Counters() counter.List
 }
 
 // Teller reports the state of a node. Its methods may be called concurrently.
@@ -64,8 +72,10 @@ func New(o Options) *Teller {
 		Ready: []health.Check{
 			{Name: "cluster", Run: t.checkStarted, Note: t.oldText},
 			{Name: "keeper", Run: t.checkKeeper},
+			{Name: "host", Run: o.Healer.CheckHost},
 			// Checks run in order, so there is a node when this one runs.
 			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }},
+			{Name: "pods", Run: o.Healer.CheckPods},
 		},
 	})
 	return t
@@ -85,6 +95,7 @@ func (t *Teller) counters() counter.List {
 	return slices.Concat(list,
 		t.o.Follower.Node().Counters(),
 		t.o.Pods.Counters(),
+		t.o.Healer.Counters(),
 		t.countState(),
 	)
 }
