@@ -116,6 +116,8 @@ type Peer struct {
 	Name      string         `json:"name"`
 	PublicKey string         `json:"publicKey,omitempty"` // "" when the node has announced none
 	Endpoint  netip.AddrPort `json:"endpoint,omitzero"`   // the address that was heard last; zero for none
+	// Silent are addresses of the node that did not answer when they were asked last.
+	Silent []netip.AddrPort `json:"silent,omitempty"`
 	// HandshakeAge is the time since the last handshake, AnswerAge the time since a probe through the tunnel was
 	// answered.
 	HandshakeAge time.Duration `json:"handshakeAge"`
@@ -132,6 +134,13 @@ func (p *Peer) cells() []string {
 		endpoint = "has announced no key"
 	case !p.Endpoint.IsValid():
 		endpoint = "never heard"
+	}
+	if len(p.Silent) > 0 {
+		var silent []string
+		for _, a := range p.Silent {
+			silent = append(silent, a.String())
+		}
+		endpoint += " (silent: " + strings.Join(silent, ", ") + ")"
 	}
 	return []string{p.Name, endpoint, ago(p.HandshakeAge), ago(p.AnswerAge), strconv.Itoa(p.MTU), size(p.Received), size(p.Sent)}
 }

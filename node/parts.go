@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -103,6 +104,13 @@ func makeMesh(n *Node) (p part, err error) {
 	p.problems = func() (list []Problem) {
 		for _, r := range n.mesh.Refused() {
 			list = append(list, Problem{Problem: services.Problem{Object: "Node " + r.Name, Message: "it is left out of the tunnel: " + r.Why.Error()}})
+		}
+		for _, l := range n.mesh.Lost() {
+			if l.Preferred.IsValid() {
+				list = append(list, Problem{Warning: true, Problem: services.Problem{Object: "Node " + l.Name, Message: fmt.Sprintf(
+					"it does not answer at %s from node %s, so packets for it go to %s: let UDP between the two nodes through in both directions, or remove the address from the Node",
+					l.Preferred, n.Config().Netstack.Node, l.Used)}})
+			}
 		}
 		return list
 	}

@@ -156,16 +156,20 @@ func (p *Peer) check(own PublicKey) error {
 	if p.PublicKey == own {
 		return fmt.Errorf("has this node's own public key %s: every node needs a key of its own", own)
 	}
-	if p.Endpoint.IsValid() && p.Endpoint.Port() == 0 {
-		return fmt.Errorf("endpoint %s: expected a port", p.Endpoint)
+	for _, a := range p.addrs() {
+		if a.Port() == 0 {
+			return fmt.Errorf("endpoint %s: expected a port", a)
+		}
 	}
 	for _, pre := range p.Prefixes {
 		if !pre.IsValid() || pre.Addr().Is4In6() || pre.Addr().Zone() != "" {
 			return fmt.Errorf("prefix %s: expected an IPv4 or IPv6 prefix", pre)
 		}
 		for _, a := range p.StackAddrs {
-			if pre.Contains(a) && p.Endpoint.IsValid() && pre.Contains(p.Endpoint.Addr().Unmap()) {
-				return fmt.Errorf("endpoint %s lies in its own pod range %s", p.Endpoint, pre)
+			for _, e := range p.addrs() {
+				if pre.Contains(a) && pre.Contains(e.Addr().Unmap()) {
+					return fmt.Errorf("endpoint %s lies in its own pod range %s", e, pre)
+				}
 			}
 		}
 	}

@@ -56,6 +56,19 @@ NAT, does not know. A peer's endpoint roams to wherever authenticated datagrams 
 range or from an address that Options.Forbidden names are dropped unread: a tunnel whose outside runs through its own
 inside never recovers.
 
+# Several addresses of a peer
+
+WireGuard knows one address of a peer. A node often has addresses of both families, and the path to one of them may
+break, in one direction or both. Package candidates decides where a peer is talked to; this package carries that out.
+When packets go out and nothing comes back for two looks, a round of probes begins, and after it probes go to the peer's
+other addresses (diverter), while everything else stays where it is. The answer to such a probe comes back over the same
+family, so that both directions are known to work. Then the peer is moved: for a second everything goes to the new
+address, whatever WireGuard hears meanwhile (diverter.pin), and the peer's WireGuard follows. Probes say that this end
+has moved, so that the far end looks where its WireGuard sends now, since each address has a path MTU of its own.
+
+Nobody without the peer's key can have a peer moved: only answers to probes count, and they bear this Mesh's cookie. A
+peer can have itself moved among the addresses that its Node names. Attempts for a handshake go to each address in turn.
+
 # Floods
 
 Anybody who knows a node's public key can make the node compute handshakes. Handshakes therefore pass package gate

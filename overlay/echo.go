@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.zx2c4.com/wireguard/conn"
+
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -15,7 +17,8 @@ import (
 const (
 	echoMagic  = "tapestry"
 	echoHeader = 8
-	// echoPayload is the length of the magic, the asking Mesh's cookie and the path MTU in question.
+	// echoPayload is the length of the magic, the asking Mesh's cookie and the path MTU in question. A probe has a byte
+	// more, which older Meshes do not send; see echo.moved.
 	echoPayload = len(echoMagic) + 8 + 2
 )
 
@@ -30,9 +33,14 @@ type echo struct {
 	src, dst packet.Addr
 	size     int // of the IP packet in bytes
 	path     uint16
-	id, seq  uint16
+	id, seq  uint16 // id is the token of the candidate that was asked, 0 for the present address
 	cookie   [8]byte
 	reply    bool
+	moved    bool // the asking Mesh has begun to send to another address
+	back     bool // the answer is to go to an address of the asking node, of the family of IPv6 if back6 is set, else IPv4
+	back6    bool
+	// to, if not nil, is where the packet goes instead of the peer's present address. It does not travel.
+	to conn.Endpoint
 }
 
 func newCookie() (c [8]byte) {
@@ -64,6 +72,9 @@ func (e *echo) put(dst []byte) int {
 	copy(body, echoMagic)
 	copy(body[8:], e.cookie[:])
 	be.PutUint16(body[16:], e.path)
+	if len(body) > echoPayload {
+		body[echoPayload] = e.flags()
+	}
 	var seed uint32
 	if head == 20 {
 		ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, byte(packet.ICMPv4) // DF
@@ -80,6 +91,29 @@ func (e *echo) put(dst []byte) int {
 	}
 	be.PutUint16(icmp[2:], ^packet.Checksum(icmp, seed))
 	return n
+}
+
+// Bits of the byte of flags.
+const (
+	flagMoved = 1 << iota
+	flagBack
+	flagBack6
+)
+
+func (e *echo) flags() (b byte) {
+	for _, f := range [...]struct {
+		set bool
+		bit byte
+	}{{e.moved, flagMoved}, {e.back, flagBack}, {e.back6, flagBack6}} {
+		if f.set {
+			b |= f.bit
+		}
+	}
+	return b
+}
+
+func (e *echo) setFlags(b byte) {
+	e.moved, e.back, e.back6 = b&flagMoved != 0, b&flagBack != 0, b&flagBack6 != 0
 }
 
 // parse reads ip into e. It reports false when ip is neither a probe nor an answer to one.
@@ -112,6 +146,9 @@ func (e *echo) parse(ip []byte) bool {
 	e.id, e.seq = binary.BigEndian.Uint16(icmp[4:]), binary.BigEndian.Uint16(icmp[6:])
 	e.cookie = [8]byte(body[8:16])
 	e.path = binary.BigEndian.Uint16(body[16:])
+	if len(body) > echoPayload {
+		e.setFlags(body[echoPayload])
+	}
 	e.size = len(ip)
 	return true
 }
@@ -125,9 +162,15 @@ func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 	}
 	if e.reply {
 		if e.cookie == m.cookie {
-			m.answered(from, int(e.path))
+			m.answered(answer{from, int(e.path), e.id})
 		}
 		return true
+	}
+	if e.moved {
+		from.moved.Store(true)
+	}
+	if e.back {
+		e.to = m.wayBack(from, e.back6)
 	}
 	e.reply, e.size = true, 0
 	e.src, e.dst = e.dst, e.src

@@ -11,7 +11,7 @@ import (
 // quietMesh returns a Mesh without device and goroutines, with one peer that has a session. It is enough for Send and
 // for the tunnel's Read and Write.
 func quietMesh(receive func(uint64, [][]byte)) *Mesh {
-	m := &Mesh{o: Options{Receive: receive, UnderlayMTU: 1500}, ring: newRing(nil), wakeProber: make(chan struct{}, 1)}
+	m := &Mesh{o: Options{Receive: receive, UnderlayMTU: 1500}, ring: newRing(nil), div: newDiverter(nil), wakeProber: make(chan struct{}, 1)}
 	p := &peer{id: 2, key: PublicKey{1}}
 	p.live.Store(true)
 	m.table.Store(newTable([]*peer{p}, []Peer{{ID: 2, Prefixes: podCIDRs(2)}}))

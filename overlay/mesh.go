@@ -61,6 +61,7 @@ type Mesh struct {
 	log  *slog.Logger
 	dev  *device.Device
 	bind *underlay.Bind // nil with Options.Bind
+	div  *diverter      // what WireGuard sends through
 	tun  *tunnel
 	own  PublicKey
 	gate *gate.Gate
@@ -84,8 +85,10 @@ type Mesh struct {
 
 	// Used by the prober alone.
 	polled       time.Time
+	read         time.Time // when WireGuard's state was read last, for whatever reason
 	lastInflight int64
 	probeSeq     uint16
+	pinned       []*peer // those with pins
 
 	answerMu   sync.Mutex // guards answers and knocks
 	answers    []answer
@@ -153,7 +156,8 @@ func (m *Mesh) start() error {
 		m.bind, bind = b, b
 	}
 	m.tun = newTunnel(m)
-	m.dev = device.NewDevice(m.tun, bind, &device.Logger{
+	m.div = newDiverter(bind)
+	m.dev = device.NewDevice(m.tun, m.div, &device.Logger{
 		Verbosef: device.DiscardLogf,
 		Errorf:   func(format string, args ...any) { m.log.Warn("wireguard: " + fmt.Sprintf(format, args...)) },
 	})
@@ -220,7 +224,7 @@ func (m *Mesh) Set(c Config) error {
 	want := make(map[PublicKey]Peer, len(c.Peers))
 	for _, p := range c.Peers {
 		if !p.PublicKey.IsZero() {
-			p.Endpoint = netip.AddrPortFrom(p.Endpoint.Addr().Unmap(), p.Endpoint.Port())
+			p.Endpoint = unmapped(p.Endpoint)
 			want[p.PublicKey] = p
 		}
 	}
@@ -316,8 +320,9 @@ func (m *Mesh) forbidden(a netip.Addr) bool {
 // noteTooBig has the prober check the paths of the peers whose address is dst.
 func (m *Mesh) noteTooBig(dst netip.AddrPort) {
 	m.stats.tooBig.Add(1)
-	for _, p := range m.table.Load().peers {
-		if a := p.address.Load(); a != nil && *a == dst {
+	t := m.table.Load()
+	for i, p := range t.peers {
+		if a := p.address.Load(); a != nil && *a == dst || slices.Contains(t.addrs[i], dst) {
 			p.tooBig.Store(true)
 		}
 	}

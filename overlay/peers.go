@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/overlay/candidates"
 	"tapestry.dev/tapestry/overlay/pathmtu"
 )
 
@@ -21,33 +22,42 @@ type peer struct {
 	mtu     atomic.Int32                   // largest inner packet in bytes
 	live    atomic.Bool                    // has a session, as far as the prober knows
 	credit  atomic.Int32                   // packets that may still be handed to WireGuard without a session
-	large   atomic.Uint64                  // packets sent that are larger than carriedAlways
+	sent    atomic.Uint64                  // packets sent, superframes counting as one
+	large   atomic.Uint64                  // those of them that are larger than carriedAlways
 	heard   atomic.Uint64                  // batches received
 	tooBig  atomic.Bool                    // the kernel refused a datagram: look at the path at once
 	address atomic.Pointer[netip.AddrPort] // where the peer is now, nil when unknown
+	moved   atomic.Bool                    // the peer said that it sends from elsewhere
+	lost    atomic.Pointer[Lost]           // nil: no address of the peer is known to be silent
 
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
 
 	// Used by the prober alone.
-	greeted            netip.AddrPort     // the endpoint a handshake was asked for at
-	path               *pathmtu.Discovery // nil before the first look
-	shake              shake
-	shook              time.Time // the last handshake
-	deaf               time.Time // a session from before then is not trusted
-	doubts             doubts
-	knocked            time.Time // since when it asks for a handshake in vain; zero when it does not
-	sawLarge, sawHeard uint64
-	asked              time.Time // when the kernel was last asked for the path MTU
-	quiet              int       // looks at which large packets were going out and nothing was coming in
+	greeted           netip.AddrPort // the endpoint a handshake was asked for at
+	choice            candidates.Choice
+	path              *pathmtu.Discovery                    // at the present address; nil before the first look
+	paths             map[netip.AddrPort]*pathmtu.Discovery // of the candidates
+	pins              []netip.AddrPort                      // what goes to these goes to the present address until pinned
+	pinned            time.Time                             // zero without pins
+	shake             shake
+	shook             time.Time // the last handshake
+	deaf              time.Time // a session from before then is not trusted
+	doubts            doubts
+	knocked           time.Time // since when it asks for a handshake in vain; zero when it does not
+	sawSent, sawLarge uint64
+	sawHeard          uint64
+	asked             time.Time // when the kernel was last asked for the path MTU
+	quiet             int       // looks in a row at which packets were going out and nothing was coming in
 }
 
 // table is an immutable index of the peers.
 type table struct {
 	byID   map[uint64]*peer
 	peers  []*peer
-	cfgs   []Peer      // of peers, by the same index
-	ranges []addrRange // sorted, not overlapping
-	pods   []addrRange // pod ranges: no WireGuard endpoint lies there
+	cfgs   []Peer             // of peers, by the same index
+	addrs  [][]netip.AddrPort // of peers, by the same index; see Peer.addrs
+	ranges []addrRange        // sorted, not overlapping
+	pods   []addrRange        // pod ranges: no WireGuard endpoint lies there
 }
 
 // addrRange is a prefix as its first and last address, each in two words of host order, and the index of its peer.
@@ -113,6 +123,7 @@ func newTable(peers []*peer, cfgs []Peer) *table {
 	t := &table{byID: make(map[uint64]*peer, len(peers)), peers: peers, cfgs: cfgs}
 	for i, p := range peers {
 		t.byID[p.id] = p
+		t.addrs = append(t.addrs, cfgs[i].addrs())
 		for _, pre := range cfgs[i].Prefixes {
 			r := rangeOf(pre, i)
 			t.ranges = append(t.ranges, r)
@@ -133,8 +144,8 @@ func newTable(peers []*peer, cfgs []Peer) *table {
 func (m *Mesh) places() (all []netip.Addr) {
 	t := m.table.Load()
 	for i, p := range t.peers {
-		if a := t.cfgs[i].Endpoint.Addr(); a.IsValid() {
-			all = append(all, a)
+		for _, a := range t.addrs[i] {
+			all = append(all, a.Addr())
 		}
 		if a := p.address.Load(); a != nil {
 			all = append(all, a.Addr())
@@ -149,5 +160,7 @@ func isPodRange(p netip.Prefix, peers []Peer) bool {
 	if p.IsSingleIP() {
 		return false
 	}
-	return !slices.ContainsFunc(peers, func(q Peer) bool { return p.Contains(q.Endpoint.Addr().Unmap()) })
+	return !slices.ContainsFunc(peers, func(q Peer) bool {
+		return slices.ContainsFunc(q.addrs(), func(a netip.AddrPort) bool { return p.Contains(a.Addr().Unmap()) })
+	})
 }

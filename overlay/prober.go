@@ -36,18 +36,19 @@ type shake struct {
 
 // answer is one answered probe.
 type answer struct {
-	from *peer
-	path int
+	from  *peer
+	path  int
+	token uint16 // as echo.id
 }
 
 // maxAnswers bounds the answers that are kept between two looks, since a hostile peer may send many.
 const maxAnswers = 1024
 
-// answered notes, for the prober, that from answered a probe of the given path MTU.
-func (m *Mesh) answered(from *peer, path int) {
+// answered notes an answer for the prober.
+func (m *Mesh) answered(a answer) {
 	m.answerMu.Lock()
 	if len(m.answers) < maxAnswers {
-		m.answers = append(m.answers, answer{from, path})
+		m.answers = append(m.answers, a)
 	}
 	m.answerMu.Unlock()
 	m.kick()
@@ -76,6 +77,7 @@ func (m *Mesh) probe() {
 // look goes over all peers; it reports whether something is under way.
 func (m *Mesh) look(now time.Time) (busy bool) {
 	m.takeAnswers(now)
+	m.endPins(now)
 	tab := m.table.Load()
 	m.takeKnocks(tab)
 	m.freeStuck()
@@ -86,10 +88,15 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 		if p.key.IsZero() {
 			continue
 		}
+		if !p.choice.Are(tab.addrs[i]) {
+			p.choice.Set(tab.addrs[i])
+			clear(p.paths)
+		}
 		m.greet(p, &tab.cfgs[i], now)
 		m.answerKnock(p, now)
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
+		m.chooseAddress(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()
 	}
 	return busy
@@ -101,10 +108,16 @@ func (m *Mesh) takeAnswers(now time.Time) {
 	m.answers = nil
 	m.answerMu.Unlock()
 	for _, a := range got {
-		if a.from.path != nil {
+		if a.from.path == nil {
+			continue
+		}
+		a.from.confirmed.Store(now.UnixNano())
+		a.from.doubts = doubts{}
+		if a.token == 0 {
 			a.from.path.Answer(a.path, now)
-			a.from.confirmed.Store(now.UnixNano())
-			a.from.doubts = doubts{}
+			a.from.choice.Round(true, now)
+		} else if to, move := a.from.choice.Answer(a.token, now); move {
+			m.move(a.from, to, now)
 		}
 	}
 }
@@ -120,7 +133,10 @@ func (m *Mesh) freeStuck() {
 }
 
 func (m *Mesh) pollDue(tab *table, now time.Time) bool {
-	return now.Sub(m.polled) >= pollIdle || slices.ContainsFunc(tab.peers, func(p *peer) bool { return p.pollDue(now) })
+	// A peer may say without end that it moved.
+	mayMove := now.Sub(m.read) >= lookIdle
+	return now.Sub(m.polled) >= pollIdle ||
+		slices.ContainsFunc(tab.peers, func(p *peer) bool { return p.pollDue(now) || mayMove && p.moved.Load() })
 }
 
 // pollDue reports whether WireGuard's state must be read for this peer. A knock alone is no reason before its patience
@@ -140,6 +156,7 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 		return
 	}
 	slow := now.Sub(m.polled) >= pollIdle
+	m.read = now
 	if slow {
 		m.polled = now
 	}
@@ -149,15 +166,21 @@ func (m *Mesh) poll(tab *table, now time.Time) {
 		if !ok {
 			continue
 		}
+		shook := false
 		if s.handshake.After(p.shook) && p.path != nil {
 			p.shook = s.handshake
 			p.path.Recheck(now)
+			shook = true
 		}
 		p.live.Store(p.shook.After(p.deaf) && now.Sub(p.shook) < sessionLife)
-		moved := s.endpoint.IsValid() && (p.address.Load() == nil || *p.address.Load() != s.endpoint)
+		p.moved.Store(false)
+		moved := s.endpoint.IsValid() && p.pinned.IsZero() && (p.address.Load() == nil || *p.address.Load() != s.endpoint)
 		if moved {
-			p.address.Store(&s.endpoint)
+			m.at(p, s.endpoint, now)
 			anyMoved = true
+		}
+		if shook {
+			p.choice.Shook()
 		}
 		if p.path != nil && (slow || moved || p.tooBig.Swap(false)) {
 			m.askKernel(p, now)
@@ -207,10 +230,10 @@ func (m *Mesh) greet(p *peer, cfg *Peer, now time.Time) {
 	if !cfg.Endpoint.IsValid() {
 		return
 	}
-	p.address.Store(&cfg.Endpoint)
 	if !fresh {
 		p.path = pathmtu.New(m.o.UnderlayMTU, now)
 	}
+	m.at(p, cfg.Endpoint, now)
 	m.askKernel(p, now)
 	m.publish(p)
 	if !p.live.Load() {
@@ -238,11 +261,15 @@ func (m *Mesh) pursue(p *peer, now time.Time) {
 	if !s.active || now.Before(s.next) {
 		return
 	}
+	to := p.choice.Attempt(s.tries, now)
 	s.tries++
 	s.next = now.Add(m.shakePause(p, s.tries))
 	s.again = now.Add(shakeAgain)
 	s.active = s.tries < shakeTries
 	if wg := m.dev.LookupPeer(device.NoisePublicKey(p.key)); wg != nil {
+		if at := p.address.Load(); to.IsValid() && (at == nil || *at != to) {
+			m.turnTo(p, wg, to, now)
+		}
 		// Without this WireGuard refuses another attempt within 5 s (RekeyTimeout).
 		wg.ExpireCurrentKeypairs()
 		_ = wg.SendHandshakeInitiation(false) // logged by WireGuard
@@ -270,25 +297,29 @@ func (m *Mesh) probePath(p *peer, cfg *Peer, now time.Time) {
 	if !ok || !p.live.Load() {
 		return
 	}
-	large, heard := p.large.Load(), p.heard.Load()
-	if large != p.sawLarge {
-		if heard == p.sawHeard {
-			p.quiet++
-		} else {
-			p.quiet = 0
-		}
-		p.path.Suspect(p.quiet >= 2, now)
+	sent, large, heard := p.sent.Load(), p.large.Load(), p.heard.Load()
+	switch {
+	case heard != p.sawHeard:
+		p.quiet = 0
+	case sent != p.sawSent:
+		p.quiet++
+	}
+	silent := p.quiet >= 2
+	// Small packets without an answer say nothing about sizes, but another address of the peer might answer.
+	if large != p.sawLarge || silent && sent != p.sawSent && p.choice.Several() && p.path.Silent() == 0 {
+		p.path.Suspect(silent, now)
 	}
 	if large != p.sawLarge && now.Sub(p.asked) >= lookIdle {
 		m.askKernel(p, now) // a router may have said that they are too large
 	}
-	p.sawLarge, p.sawHeard = large, heard
+	p.sawSent, p.sawLarge, p.sawHeard = sent, large, heard
 
 	v4 := p.address.Load() != nil && p.address.Load().Addr().Is4()
 	for _, size := range p.path.Step(now) {
 		m.probeSeq++
 		m.ring.control(echo{
 			src: own, dst: theirs, size: innerMTU(size, v4), path: uint16(size), seq: m.probeSeq, cookie: m.cookie,
+			moved: !p.pinned.IsZero(),
 		})
 	}
 	m.publish(p)

@@ -15,6 +15,8 @@ type PeerStatus struct {
 	PublicKey PublicKey
 	// Endpoint is the address the peer was last heard from, or else the configured one; invalid when there is neither.
 	Endpoint netip.AddrPort
+	// Silent are addresses of the peer that did not answer when they were asked last.
+	Silent []netip.AddrPort
 	// HandshakeAge is the time since the last handshake; negative when there was none.
 	HandshakeAge time.Duration
 	// AnswerAge is the time since a probe was last answered through the tunnel; negative when none was, as with a peer
@@ -90,8 +92,12 @@ func (m *Mesh) Status() []PeerStatus {
 		if at := p.confirmed.Load(); at != 0 {
 			answered = max(0, now.Sub(time.Unix(0, at)))
 		}
+		var silent []netip.AddrPort
+		if l := p.lost.Load(); l != nil {
+			silent = l.Silent
+		}
 		all = append(all, PeerStatus{
-			ID: p.id, Name: tab.cfgs[i].Name, PublicKey: p.key, Endpoint: s.endpoint, HandshakeAge: age, AnswerAge: answered,
+			ID: p.id, Name: tab.cfgs[i].Name, PublicKey: p.key, Endpoint: s.endpoint, Silent: silent, HandshakeAge: age, AnswerAge: answered,
 			ReceivedBytes: s.rx, SentBytes: s.tx, MTU: int(p.mtu.Load()),
 		})
 	}

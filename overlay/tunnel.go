@@ -63,6 +63,7 @@ func newTunnel(m *Mesh) *tunnel {
 // Read implements tun.Device. A superframe with more packets than there are buffers goes on in the next Read.
 func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n := 0
+	t.m.div.forget(bufs)
 	for n < len(bufs) && (t.busy || n < readEnough) {
 		if t.busy {
 			n = t.fill(bufs, sizes, offset, n)
@@ -73,6 +74,9 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		switch {
 		case isControl:
 			sizes[n] = c.put(bufs[n][offset:])
+			if c.to != nil {
+				t.m.div.mark(bufs[n], c.to)
+			}
 			n++
 		case isEntry:
 			t.begin()
@@ -109,6 +113,7 @@ func (t *tunnel) begin() {
 		t.finish()
 		return
 	}
+	p.sent.Add(1)
 	if size > carriedAlways {
 		p.large.Add(1)
 	}

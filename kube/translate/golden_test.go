@@ -87,8 +87,12 @@ func render(r translate.Result) any {
 		if p.PublicKey != (overlay.PublicKey{}) {
 			key = base64.StdEncoding.EncodeToString(p.PublicKey[:])
 		}
-		peers = append(peers, m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "key": key, "endpoint": p.Endpoint.String(),
-			"prefixes": texts(p.Prefixes), "stack": texts(p.StackAddrs), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial})
+		peer := m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "key": key, "endpoint": p.Endpoint.String(),
+			"prefixes": texts(p.Prefixes), "stack": texts(p.StackAddrs), "tapestry": p.Tapestry, "takesPartial": p.TakesPartial}
+		if len(p.Others) > 0 {
+			peer["others"] = texts(p.Others)
+		}
+		peers = append(peers, peer)
 	}
 	for _, p := range r.Netstack.Peers {
 		route := m{"id": fmt.Sprintf("%016x", p.ID), "name": p.Name, "podCIDRs": texts(p.PodCIDRs),

@@ -9,14 +9,19 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/overlay/candidates"
 )
 
 // joinNodes returns what the packet path, the mesh and the Services have to know of the nodes. all holds every node,
 // after settleNodes.
 func joinNodes(all []node, named Ranges, o Options, say *kube.Report) *nodes {
-	endpointsOutside(all, named.Pods, say)
+	pods := endpointsOutside(all, named.Pods, say)
 	r := &nodes{self: node{name: o.Node}, netstack: netstack.Config{Node: o.Node, MTU: mtu(all, o, say)}, services: named.Services}
 	r.netstack.ClusterCIDRs = slices.Clone(named.Pods)
+	var own []netip.Addr // this node's
+	if i := slices.IndexFunc(all, func(n node) bool { return n.name == o.Node }); i >= 0 {
+		own = all[i].addrs
+	}
 	found := false
 	for i := range all {
 		n := &all[i]
@@ -27,7 +32,7 @@ func joinNodes(all []node, named Ranges, o Options, say *kube.Report) *nodes {
 			continue
 		}
 		r.netstack.Peers = append(r.netstack.Peers, n.route())
-		r.overlay.Peers = append(r.overlay.Peers, n.peer())
+		r.overlay.Peers = append(r.overlay.Peers, n.peer(n.otherEndpoints(own, pods)))
 	}
 	if !found && o.Node != "" {
 		say.Errorf(kube.Ref{Kind: "Node", Name: o.Node}, "", "there is no such Node, and this agent runs it: add the object or start the agent with another name")
@@ -62,9 +67,9 @@ func usableRanges(parsed []*node, o Options, say *kube.Report) (named Ranges) {
 }
 
 // endpointsOutside takes from nodes an announced endpoint that lies in a range of pods. The host would route datagrams
-// for it into the tunnel that they come from.
-func endpointsOutside(all []node, named []netip.Prefix, say *kube.Report) {
-	pods := slices.Clone(named)
+// for it into the tunnel that they come from. It returns these ranges.
+func endpointsOutside(all []node, named []netip.Prefix, say *kube.Report) (pods []netip.Prefix) {
+	pods = slices.Clone(named)
 	for i := range all {
 		if !all[i].stock { // a stock peer may stand in front of a network in which endpoints lie
 			pods = append(pods, all[i].podCIDRs...)
@@ -83,6 +88,7 @@ func endpointsOutside(all []node, named []netip.Prefix, say *kube.Report) {
 			n.endpoint = netip.AddrPort{}
 		}
 	}
+	return pods
 }
 
 // answering returns the addresses of the nodes that answer NodePorts, sorted, and the names of their nodes by the
@@ -117,9 +123,10 @@ func (n *node) route() netstack.PeerRoute {
 	}
 }
 
-func (n *node) peer() overlay.Peer {
+// peer returns n as a peer that listens at n.endpoint and at others.
+func (n *node) peer(others []netip.AddrPort) overlay.Peer {
 	p := overlay.Peer{
-		ID: n.id(), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Tapestry: !n.stock, TakesPartial: n.partial,
+		ID: n.id(), Name: n.name, PublicKey: n.key, Endpoint: n.endpoint, Others: others, Tapestry: !n.stock, TakesPartial: n.partial,
 	}
 	for _, cidr := range n.podCIDRs {
 		p.Prefixes = append(p.Prefixes, cidr)
@@ -131,6 +138,27 @@ func (n *node) peer() overlay.Peer {
 		p.Prefixes = append(p.Prefixes, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return p
+}
+
+// otherEndpoints returns where else than at n.endpoint the WireGuard of n listens, as far as a node with the addresses
+// own can use it: outside of pods, and first at addresses of the other family, since those of one family are often out
+// of reach all at once. WireGuard listens on all addresses of its node, at one port.
+func (n *node) otherEndpoints(own []netip.Addr, pods []netip.Prefix) (list []netip.AddrPort) {
+	if !n.endpoint.IsValid() || n.stock {
+		return nil
+	}
+	usable := func(a netip.Addr) bool {
+		_, inPods := containing(pods, a)
+		return a != n.endpoint.Addr() && !inPods && slices.ContainsFunc(own, func(o netip.Addr) bool { return o.Is4() == a.Is4() })
+	}
+	for _, sameFamily := range [...]bool{false, true} {
+		for _, a := range n.addrs {
+			if usable(a) && sameFamily == (a.Is4() == n.endpoint.Addr().Is4()) && len(list) < candidates.Most-1 {
+				list = append(list, netip.AddrPortFrom(a, n.endpoint.Port()))
+			}
+		}
+	}
+	return list
 }
 
 // mtu returns the pods' MTU in bytes. It depends on nothing that differs between nodes, so it is the same on all of

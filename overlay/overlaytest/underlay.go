@@ -85,9 +85,10 @@ func (u *Underlay) Inject(from, to netip.AddrPort, payload []byte) {
 	u.deliverLocked(parcel{from: from, to: to, payload: payload})
 }
 
-// Bind makes a conn.Bind at addr for one Mesh. A later Bind at the same address replaces it, as a restarted agent does.
-func (u *Underlay) Bind(addr netip.AddrPort) *Bind {
-	return &Bind{u: u, addr: addr}
+// Bind makes a conn.Bind at addr for one Mesh, and at more addresses of other families. A later Bind at the same
+// address replaces it, as a restarted agent does.
+func (u *Underlay) Bind(addr netip.AddrPort, more ...netip.AddrPort) *Bind {
+	return &Bind{u: u, addrs: append([]netip.AddrPort{addr}, more...)}
 }
 
 // parcel is a datagram under way.
@@ -195,7 +196,7 @@ func (u *Underlay) run() {
 // Bind is one place on the underlay.
 type Bind struct {
 	u      *Underlay
-	addr   netip.AddrPort
+	addrs  []netip.AddrPort
 	inbox  chan parcel
 	closed chan struct{}
 }
@@ -207,11 +208,12 @@ type endpoint netip.AddrPort
 
 var _ conn.Endpoint = endpoint{}
 
-func (endpoint) ClearSrc()             {}
-func (endpoint) SrcToString() string   { return "" }
-func (endpoint) SrcIP() netip.Addr     { return netip.Addr{} }
-func (e endpoint) DstToString() string { return netip.AddrPort(e).String() }
-func (e endpoint) DstIP() netip.Addr   { return netip.AddrPort(e).Addr() }
+func (endpoint) ClearSrc()                  {}
+func (endpoint) SrcToString() string        { return "" }
+func (endpoint) SrcIP() netip.Addr          { return netip.Addr{} }
+func (e endpoint) DstToString() string      { return netip.AddrPort(e).String() }
+func (e endpoint) AddrPort() netip.AddrPort { return netip.AddrPort(e) }
+func (e endpoint) DstIP() netip.Addr        { return netip.AddrPort(e).Addr() }
 func (e endpoint) DstToBytes() []byte {
 	b, _ := netip.AddrPort(e).MarshalBinary()
 	return b
@@ -222,8 +224,10 @@ func (b *Bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	b.u.mu.Lock()
 	defer b.u.mu.Unlock()
 	b.inbox, b.closed = make(chan parcel, 4096), make(chan struct{})
-	b.u.binds[b.addr] = b
-	return []conn.ReceiveFunc{receiver(b.inbox, b.closed)}, b.addr.Port(), nil
+	for _, a := range b.addrs {
+		b.u.binds[a] = b
+	}
+	return []conn.ReceiveFunc{receiver(b.inbox, b.closed)}, b.addrs[0].Port(), nil
 }
 
 func receiver(inbox <-chan parcel, closed <-chan struct{}) conn.ReceiveFunc {
@@ -261,8 +265,10 @@ func (b *Bind) Close() error {
 	}
 	close(b.closed)
 	b.closed = nil
-	if b.u.binds[b.addr] == b {
-		delete(b.u.binds, b.addr)
+	for _, a := range b.addrs {
+		if b.u.binds[a] == b {
+			delete(b.u.binds, a)
+		}
 	}
 	return nil
 }
@@ -273,8 +279,15 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if !ok {
 		return conn.ErrWrongEndpointType
 	}
+	from := b.addrs[0]
+	for _, a := range b.addrs {
+		if a.Addr().Is4() == to.DstIP().Is4() {
+			from = a
+			break
+		}
+	}
 	for _, p := range bufs {
-		b.u.send(b.addr, netip.AddrPort(to), p)
+		b.u.send(from, netip.AddrPort(to), p)
 	}
 	return nil
 }

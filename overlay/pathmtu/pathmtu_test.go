@@ -240,3 +240,19 @@ func TestSteps(t *testing.T) {
 		}
 	}
 }
+
+// A round that was under way when the path was left must not count as one without an answer when it is used again.
+func TestResume(t *testing.T) {
+	now := time.Unix(1000, 0)
+	d := New(1500, now)
+	never := func(int) bool { return true }
+	walk(d, &now, 2*roundPause+10*time.Millisecond, func() int { return 1500 }, time.Millisecond, never)
+	if !d.Active() {
+		t.Fatal("no round is under way")
+	}
+	now = now.Add(time.Minute)
+	d.Resume(now)
+	if sizes := d.Step(now); len(sizes) == 0 || d.Silent() != 0 {
+		t.Errorf("the path is used again: probes of %v, %d silent rounds, want probes and none", sizes, d.Silent())
+	}
+}

@@ -122,6 +122,9 @@ func (e *endpoint) SrcIP() netip.Addr {
 	return e.source.addr
 }
 
+// AddrPort returns the far address.
+func (e *endpoint) AddrPort() netip.AddrPort { return e.ap }
+
 // DstIP implements conn.Endpoint.
 func (e *endpoint) DstIP() netip.Addr { return e.ap.Addr() }
 

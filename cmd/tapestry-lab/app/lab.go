@@ -248,6 +248,7 @@ Each call replaces the settings of the last.`,
 			&cli.StringFlag{Name: "duplicate", Usage: "let this `PART` arrive twice"},
 			&cli.StringFlag{Name: "rate", Usage: "`BITS` per second at most, like 100mbit"},
 			&cli.IntFlag{Name: "mtu", Usage: "let no larger IP packet through than `BYTES`"},
+			&cli.IntFlag{Name: "family", Usage: "impair only packets of IP version `4|6`, not all"},
 			&cli.BoolFlag{Name: "no-icmp", Usage: "drop packets that are too large without an ICMP error: a black hole"},
 			&cli.Uint64Flag{Name: "seed", Usage: "`NUMBER` that seeds all random choices", Value: 1},
 			&cli.BoolFlag{Name: "off", Usage: "restore the path"},
@@ -272,7 +273,7 @@ Each call replaces the settings of the last.`,
 			if c.Bool("off") {
 				return l.Unimpair(c.Context, args[0], args[1])
 			}
-			if cfg == (impair.Config{Seed: cfg.Seed, ICMP: cfg.ICMP}) {
+			if cfg == (impair.Config{Seed: cfg.Seed, ICMP: cfg.ICMP, Family: cfg.Family}) {
 				return errors.New("nothing to do: give an impairment, like --loss 1%, or --off")
 			}
 			return l.Impair(c.Context, args[0], args[1], cfg)
@@ -331,7 +332,7 @@ func isSwitch(flags []cli.Flag, name string) bool {
 func impairment(c *cli.Context) (impair.Config, error) {
 	cfg := impair.Config{
 		Delay: c.Duration("delay"), Jitter: c.Duration("jitter"), MTU: c.Int("mtu"),
-		ICMP: !c.Bool("no-icmp"), Seed: c.Uint64("seed"),
+		ICMP: !c.Bool("no-icmp"), Family: c.Int("family"), Seed: c.Uint64("seed"),
 	}
 	var errs []error
 	for name, part := range map[string]*float64{"loss": &cfg.Loss, "reorder": &cfg.Reorder, "duplicate": &cfg.Duplicate} {

@@ -136,6 +136,9 @@ func checkPeers(f *Facts) []Finding {
 				"see whether its agent runs, and may write annotations of its Node"})
 		case p.HandshakeAge < 0:
 			list = append(list, Finding{check, Error, fmt.Sprintf("node %s has never answered a handshake", p.Name), unreached(&p)})
+		case len(p.Silent) > 0:
+			list = append(list, Finding{check, Warning, fmt.Sprintf("node %s is talked to at %s and does not answer at %s", p.Name, p.Endpoint, p.Silent),
+				"let UDP to these addresses through firewalls and security groups in both directions, or remove those that no node can reach from the Node"})
 		default:
 			reached++
 		}

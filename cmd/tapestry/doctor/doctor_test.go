@@ -81,6 +81,9 @@ func TestDiagnose(t *testing.T) {
 		"unreached, no address": {func(f *Facts) { p := &f.Agent.Peers[0]; p.HandshakeAge, p.Endpoint = -1, netip.AddrPort{} }, "peers", Error, "51820 unless changed"},
 		"own key differs":       {func(f *Facts) { f.API.Keys["n1"] = "old" }, "keys", Error, "key1 to the agent here and old on the Node"},
 		"peer's key differs":    {func(f *Facts) { f.API.Keys["n2"] = "" }, "keys", Error, "none on the Node"},
+		"silent address": {func(f *Facts) {
+			f.Agent.Peers[0].Silent = []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::2]:51820")}
+		}, "peers", Warning, "does not answer at [[2001:db8::2]:51820]"},
 		"no such node":          {func(f *Facts) { delete(f.API.Keys, "n1") }, "keys", Warning, "no Node n1"},
 		"nodes may not be read": {func(f *Facts) { f.API.Keys, f.API.KeysError = nil, "403 Forbidden" }, "keys", Unknown, "403"},
 		"no API server named":   {func(f *Facts) { f.API = nil }, "api", Unknown, "--api-server"},

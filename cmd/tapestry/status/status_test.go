@@ -29,6 +29,7 @@ func sample(now time.Time) report {
 		Peers: []localapi.Peer{
 			{Name: "n2", PublicKey: "k", Endpoint: netip.MustParseAddrPort("192.0.2.2:51820"), HandshakeAge: 61 * time.Second, AnswerAge: time.Second, MTU: 1440, Received: 1500, Sent: 999},
 			{Name: "n3", PublicKey: "k", HandshakeAge: -1, AnswerAge: -1},
+			{Name: "n4", PublicKey: "k", Endpoint: netip.MustParseAddrPort("[2001:db8::4]:51820"), Silent: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.4:51820")}, MTU: 1420},
 		},
 		Pods:     []localapi.Pod{{Name: "d/p", Addrs: []netip.Addr{netip.MustParseAddr("10.244.1.3")}, FromBytes: 2_500_000, Offloads: "csum"}},
 		Problems: []localapi.Problem{{Severity: "error", Text: "Service d/s: spec.ports: is empty"}},
@@ -56,6 +57,7 @@ func TestPrint(t *testing.T) {
 		"Privileges none: processes of the host do not reach pods", "10.244.1.0/24, MTU 1420", "Cluster DNS 10.96.0.10",
 		"3 with 5 endpoints, 2 node ports, 1 hostPorts", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
 		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",
+		"n4 [2001:db8::4]:51820 (silent: 192.0.2.4:51820) ",
 		"d/p 10.244.1.3 2.5 MB 0 B 0 0 csum", "PROBLEMS Service d/s: spec.ports: is empty",
 	} {
 		if !strings.Contains(words(out.String()), want) {

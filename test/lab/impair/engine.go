@@ -26,6 +26,8 @@ type Config struct {
 	// ICMP answers packets that MTU drops with "fragmentation needed" or "packet too big", sent from the packet's
 	// destination. Without ICMP the path is a black hole.
 	ICMP bool
+	// Family is 4 or 6 when only packets of that IP version are impaired, 0 when all frames are.
+	Family int
 	// Seed makes a run repeatable: equal seeds make equal decisions.
 	Seed uint64
 }
@@ -53,6 +55,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("jitter is %v, it must not exceed the delay of %v", c.Jitter, c.Delay)
 	case c.Rate < 0:
 		return errors.New("the rate must not be negative")
+	case c.Family != 0 && c.Family != 4 && c.Family != 6:
+		return fmt.Errorf("the family is %d, it must be 4 or 6, or 0 for both", c.Family)
 	case c.MTU != 0 && c.MTU < addressing.MinMTU4:
 		return fmt.Errorf("the mtu is %d, it must be at least %d", c.MTU, addressing.MinMTU4)
 	}

@@ -250,11 +250,11 @@ func (s *Segment) run(d Direction) {
 	side, out := &s.sides[d], s.sides[1-d].dev
 	// An error means that somebody deleted the TAP: the path is cut, and Remove repairs it.
 	_ = side.dev.Run(func(frame []byte) []byte {
-		if len(frame) < packet.HeadLen || !side.matches(frame) {
+		e := s.engine.Load()
+		if len(frame) < packet.HeadLen || !side.matches(frame) || !e.cfg.concerns(frame) {
 			_ = out.Write(frame)
 			return frame
 		}
-		e := s.engine.Load()
 		if mtu := e.cfg.MTU; mtu != 0 && len(frame)-packet.HeadLen > mtu && isIP(frame) {
 			s.fit(e, d, frame)
 		} else {
@@ -270,9 +270,24 @@ func (s *side) matches(frame []byte) bool {
 	return packet.MAC(eth[:6]) == s.to && packet.MAC(eth[6:12]) == s.from
 }
 
+func etherType(frame []byte) uint16 {
+	return uint16(frame[packet.HeadLen-2])<<8 | uint16(frame[packet.HeadLen-1])
+}
+
 func isIP(frame []byte) bool {
-	t := uint16(frame[packet.HeadLen-2])<<8 | uint16(frame[packet.HeadLen-1])
+	t := etherType(frame)
 	return t == packet.EtherIPv4 || t == packet.EtherIPv6
+}
+
+// concerns reports whether a frame is of the family that is impaired.
+func (c *Config) concerns(frame []byte) bool {
+	switch c.Family {
+	case 4:
+		return etherType(frame) == packet.EtherIPv4
+	case 6:
+		return etherType(frame) == packet.EtherIPv6
+	}
+	return true
 }
 
 // pass carries out the engine's decision about a frame. frame is borrowed.

@@ -196,6 +196,12 @@ func TestSegment(t *testing.T) {
 				t.Error("no loss counted")
 			}
 			reach(t, ac)
+			must(t, s.Set(impair.Config{Loss: 1, Family: 4 + 2*i}))
+			if _, ok := ping(t, ab, 100, 100*time.Millisecond); ok {
+				t.Error("an echo over a path that loses everything of its family")
+			}
+			must(t, s.Set(impair.Config{Loss: 1, Family: 6 - 2*i}))
+			reach(t, ab)
 
 			must(t, s.Set(impair.Config{Duplicate: 1}))
 			reach(t, ab)

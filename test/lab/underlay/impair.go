@@ -32,6 +32,7 @@ func (i *impairment) String() string {
 	add(c.Delay > 0, "delay %s", c.Delay)
 	add(c.Jitter > 0, "jitter %s", c.Jitter)
 	add(c.Rate > 0, "rate %d bit/s", c.Rate)
+	add(c.Family != 0, "IPv%d alone", c.Family)
 	add(c.MTU > 0, "mtu %d", c.MTU)
 	add(c.MTU > 0 && !c.ICMP, "no icmp")
 	add(true, "seed %d", c.Seed)

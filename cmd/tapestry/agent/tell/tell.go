@@ -170,7 +170,7 @@ func (t *Teller) peerRows(context.Context) (rows []localapi.Peer, _ error) {
 	}
 	for _, p := range t.o.Follower.Node().Peers() {
 		row := localapi.Peer{
-			Name: p.Name, Endpoint: p.Endpoint, HandshakeAge: p.HandshakeAge, AnswerAge: p.AnswerAge,
+			Name: p.Name, Endpoint: p.Endpoint, Silent: p.Silent, HandshakeAge: p.HandshakeAge, AnswerAge: p.AnswerAge,
 			Received: p.ReceivedBytes, Sent: p.SentBytes, MTU: p.MTU,
 		}
 		if !p.PublicKey.IsZero() {

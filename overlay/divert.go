@@ -1,0 +1,140 @@
+package overlay
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// The types of WireGuard's messages that go where WireGuard itself decides: they answer whoever asked.
+const (
+	messageResponse = 2
+	messageCookie   = 3
+)
+
+// diverter is the Bind that WireGuard sends through. WireGuard knows one address of each peer, the one that the peer
+// was heard from last. The diverter sends single probes to another one, and all packets to one that the Mesh has chosen.
+//
+// A probe is known by its buffer: WireGuard encrypts a packet in the buffer into which tunnel.Read wrote it.
+type diverter struct {
+	conn.Bind
+
+	marks atomic.Int32 // the length of marked
+	mu    sync.Mutex   // guards marked, and serialises changes of pins
+	// marked are buffers of probes, by their first byte, and where they go.
+	marked map[*byte]conn.Endpoint
+
+	// pins are the addresses of peers in place of which others are used; nil when there are none.
+	pins atomic.Pointer[map[netip.AddrPort]conn.Endpoint]
+}
+
+// maxMarks bounds the marked buffers. WireGuard may drop a packet, and its buffer stays marked until it is used again.
+const maxMarks = 64
+
+func newDiverter(b conn.Bind) *diverter {
+	return &diverter{Bind: b, marked: make(map[*byte]conn.Endpoint)}
+}
+
+// mark has the packet that WireGuard makes in buf sent to an address.
+func (d *diverter) mark(buf []byte, to conn.Endpoint) {
+	d.mu.Lock()
+	if len(d.marked) < maxMarks {
+		d.marked[&buf[0]] = to
+	}
+	d.marks.Store(int32(len(d.marked)))
+	d.mu.Unlock()
+}
+
+// forget takes the marks from bufs, which are used anew.
+func (d *diverter) forget(bufs [][]byte) {
+	if d.marks.Load() == 0 {
+		return
+	}
+	d.mu.Lock()
+	for _, b := range bufs {
+		delete(d.marked, &b[0])
+	}
+	d.marks.Store(int32(len(d.marked)))
+	d.mu.Unlock()
+}
+
+// pin has everything that WireGuard would send to one of from sent to another address, answers to handshakes apart.
+func (d *diverter) pin(from []netip.AddrPort, to conn.Endpoint) {
+	d.change(func(pins map[netip.AddrPort]conn.Endpoint) {
+		for _, a := range from {
+			pins[a] = to
+		}
+	})
+}
+
+// unpin ends what pin began.
+func (d *diverter) unpin(from []netip.AddrPort) {
+	d.change(func(pins map[netip.AddrPort]conn.Endpoint) {
+		for _, a := range from {
+			delete(pins, a)
+		}
+	})
+}
+
+func (d *diverter) change(f func(map[netip.AddrPort]conn.Endpoint)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pins := make(map[netip.AddrPort]conn.Endpoint)
+	if old := d.pins.Load(); old != nil {
+		maps.Copy(pins, *old)
+	}
+	f(pins)
+	if len(pins) == 0 {
+		d.pins.Store(nil)
+	} else {
+		d.pins.Store(&pins)
+	}
+}
+
+// Send implements conn.Bind.
+func (d *diverter) Send(bufs [][]byte, ep conn.Endpoint) error {
+	if d.marks.Load() > 0 {
+		if bufs = d.sendMarked(bufs); len(bufs) == 0 {
+			return nil
+		}
+	}
+	if pins := d.pins.Load(); pins != nil {
+		if t := bufs[0][0]; t != messageResponse && t != messageCookie {
+			if a, ok := ep.(interface{ AddrPort() netip.AddrPort }); ok {
+				if to := (*pins)[a.AddrPort()]; to != nil {
+					ep = to
+				}
+			}
+		}
+	}
+	return d.Bind.Send(bufs, ep)
+}
+
+// sendMarked sends those of bufs that are marked, and returns the others.
+func (d *diverter) sendMarked(bufs [][]byte) [][]byte {
+	var rest [][]byte
+	for i, b := range bufs {
+		d.mu.Lock()
+		to := d.marked[&b[0]]
+		delete(d.marked, &b[0])
+		d.marks.Store(int32(len(d.marked)))
+		d.mu.Unlock()
+		switch {
+		case to != nil:
+			if rest == nil {
+				rest = slices.Clone(bufs[:i]) // bufs are WireGuard's
+			}
+			_ = d.Bind.Send([][]byte{b}, to) // this host may have no route there, and then there is no answer
+		case rest != nil:
+			rest = append(rest, b)
+		}
+	}
+	if rest == nil {
+		return bufs
+	}
+	return rest
+}
