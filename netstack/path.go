@@ -43,6 +43,8 @@ type Options struct {
 	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
 	// makes one of its own.
 	Poller *poll.Poller
+	// Begin, if not nil, is closed when attachments may be read, after the first Set, and before Stop and Close.
+	Begin <-chan struct{}
 	// Now is the monotonic clock of the attachments' limits and of fragments; nil means time.Now.
 	Now func() time.Time
 }
@@ -58,7 +60,8 @@ type Path struct {
 	now         func() time.Time
 	attachments attachments
 	snapshot    atomic.Pointer[snapshot]
-	ready       chan struct{} // closed by the first Set; before, no attachment is read (fail closed)
+	ready       chan struct{}   // closed by the first Set; before, no attachment is read (fail closed)
+	begin       <-chan struct{} // Options.Begin
 	stack       *stack.Stack
 	fragments   *fragment.Table
 	pieces      *reassemble.Table // what other nodes cut for narrow paths
@@ -68,8 +71,9 @@ type Path struct {
 	workers workers
 	running sync.WaitGroup
 
-	mu     sync.Mutex // guards the fields below, and Set
-	closed bool
+	mu      sync.Mutex // guards the fields below, and Set
+	stopped bool
+	closed  bool
 }
 
 // New makes a Path. It forwards nothing before the first Set.
@@ -84,7 +88,7 @@ func New(o Options) (*Path, error) {
 		o.Now = time.Now
 	}
 	path := &Path{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}),
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}), begin: o.Begin,
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),
@@ -153,7 +157,7 @@ func (p *Path) Attach(c AttachmentConfig, dev Device) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.stopped {
 		return fmt.Errorf("attach %s: the node is closed", c.Name)
 	}
 	if err := p.attachments.add(att); err != nil {
@@ -178,6 +182,9 @@ func (p *Path) write(att *Attachment, frame []byte) {
 func (p *Path) read(att *Attachment) {
 	defer p.running.Done()
 	<-p.ready
+	if p.begin != nil {
+		<-p.begin
+	}
 	w := p.workers.get()
 	defer p.workers.put(w)
 	w.from = att
@@ -278,16 +285,16 @@ func (p *Path) Attached(name string) bool {
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }
 
-// Close closes the devices of all attachments and stops the stack. The flow table stays as it is, for the next agent.
+// Stop closes the devices of all attachments, so that frames wait for the next agent. The flow table stays as it is.
 // The attachments keep their addresses, so that packets which the Link still brings for them are dropped and not
 // refused: their connections go on in the next agent.
-func (p *Path) Close() error {
+func (p *Path) Stop() {
 	p.mu.Lock()
-	if p.closed {
+	if p.stopped {
 		p.mu.Unlock()
-		return nil
+		return
 	}
-	p.closed = true
+	p.stopped = true
 	if p.snapshot.Load() == nil {
 		close(p.ready)
 	}
@@ -296,6 +303,17 @@ func (p *Path) Close() error {
 		att.close()
 	}
 	p.running.Wait()
-	p.stack.Close()
+}
+
+// Close stops the attachments, and then the stack.
+func (p *Path) Close() error {
+	p.Stop()
+	p.mu.Lock()
+	closed := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if !closed {
+		p.stack.Close()
+	}
 	return nil
 }

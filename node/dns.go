@@ -20,7 +20,7 @@ type resolvers struct {
 	upstreams []netip.AddrPort
 	known     bool // upstreams are set
 	server    *dns.Server
-	running   map[netip.Addr]context.CancelFunc
+	running   map[netip.Addr]context.CancelFunc // they end with the Node's context, too
 }
 
 func makeResolvers(n *Node) (part, error) {
@@ -38,7 +38,6 @@ func makeResolvers(n *Node) (part, error) {
 	p := quiet
 	p.set = r.set
 	p.counters = r.server.Counters
-	p.close = r.close
 	return p, nil
 }
 
@@ -89,10 +88,4 @@ func (r *resolvers) listen(addr netip.Addr) error {
 		}
 	}()
 	return nil
-}
-
-func (r *resolvers) close() {
-	for _, stop := range r.running {
-		stop()
-	}
 }

@@ -96,6 +96,9 @@ type Node struct {
 	log  *slog.Logger
 	ctx  context.Context // for everything that the parts serve; done when the Node closes
 	stop context.CancelFunc
+	// begin is closed when attachments may be read: once all parts are set for the first time, since what a pod asks
+	// before there is a server for it would be refused.
+	begin chan struct{}
 
 	// Start sets these in this order, and nothing changes them afterwards.
 	mesh      *overlay.Mesh
@@ -120,9 +123,8 @@ type Node struct {
 }
 
 // Start makes a Node with the pod ranges of c. Nothing of c is in force before the first Set. When a part cannot be
-// made, Start closes the parts before it and returns an error. Everything that the parts serve ends with ctx or with
-// Close. The caller must call Close in both cases.
-func Start(ctx context.Context, held Held, c Config) (*Node, error) {
+// made, Start closes the parts before it and returns an error. The Node serves until Close.
+func Start(held Held, c Config) (*Node, error) {
 	if held.Flows == nil || held.Poller == nil || held.Upstreams == nil {
 		return nil, errors.New("start the node: Held needs Flows, Key, Poller and Upstreams")
 	}
@@ -138,8 +140,10 @@ func Start(ctx context.Context, held Held, c Config) (*Node, error) {
 	if held.Descriptors == (descriptors.Plan{}) {
 		held.Descriptors = descriptors.Ours()
 	}
-	n := &Node{held: held, log: held.Log, hostBackends: newHostBackends(held.Descriptors.Of(descriptors.IngressBackends))}
-	n.ctx, n.stop = context.WithCancel(ctx)
+	n := &Node{
+		held: held, log: held.Log, begin: make(chan struct{}), hostBackends: newHostBackends(held.Descriptors.Of(descriptors.IngressBackends)),
+	}
+	n.ctx, n.stop = context.WithCancel(context.Background())
 	n.know(&c)
 	for _, p := range parts {
 		made, err := p.make(n)
@@ -164,10 +168,14 @@ func (n *Node) Set(c Config) error {
 		return err
 	}
 	n.know(&c)
+	first := !n.inForce
 	n.inForce = true
 	var errs []error
 	for _, p := range n.parts {
 		errs = append(errs, p.set(&c))
+	}
+	if first {
+		close(n.begin)
 	}
 	return errors.Join(errs...)
 }
@@ -194,8 +202,8 @@ func (n *Node) Config() *Config { return n.config.Load() }
 // Run keeps the flow table's clock until ctx is done.
 func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 
-// Close ends the Node. Requests through Ingress get drainTime to finish. Translated connections go on in the next Node
-// that has the same Flows.
+// Close ends the Node. Requests through Ingress get drainTime to finish, in which everything else goes on. Translated
+// connections go on in the next Node that has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -203,8 +211,14 @@ func (n *Node) Close() {
 		return
 	}
 	n.closed = true
-	n.stop()
+	for _, p := range n.parts {
+		p.drain()
+	}
+	if !n.inForce {
+		close(n.begin)
+	}
 	for _, p := range slices.Backward(n.parts) {
 		p.close()
 	}
+	n.stop()
 }

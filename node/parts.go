@@ -50,7 +50,9 @@ type part struct {
 	problems func() []Problem
 	// counters returns what the part counts. Counters get their names here and nowhere else.
 	counters func() counter.List
-	close    func()
+	// drain lets what is under way finish, while all other parts go on. Close calls it before it closes anything.
+	drain func()
+	close func()
 }
 
 // quiet is a part that does nothing.
@@ -58,6 +60,7 @@ var quiet = part{
 	set:      func(*Config) error { return nil },
 	problems: func() []Problem { return nil },
 	counters: func() counter.List { return nil },
+	drain:    func() {},
 	close:    func() {},
 }
 
@@ -131,12 +134,19 @@ func makePath(n *Node) (p part, err error) {
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
+		Begin:  n.begin,
 	})
 	p = quiet
 	p.set = n.setPath
 	p.problems = n.strandedPods
 	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
-	p.close = func() { _ = n.path.Close() }
+	p.close = func() {
+		// A pod that asks cluster DNS meanwhile is answered by the next agent. With the servers gone first, the stack
+		// would refuse the question.
+		n.path.Stop()
+		n.stop()
+		_ = n.path.Close()
+	}
 	return p, err
 }
 
@@ -192,7 +202,7 @@ func makeIngress(n *Node) (part, error) {
 	p := quiet
 	p.set = func(c *Config) error { return n.ingress.Set(c.Ingress) }
 	p.counters = n.countIngress
-	p.close = func() {
+	p.drain = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 		defer cancel()
 		if err := n.ingress.Shutdown(ctx); err != nil {

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/overlay/overlaytest"
+	"tapestry.dev/tapestry/test/await"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -63,7 +64,7 @@ func TestStartFails(t *testing.T) {
 		before := goleak.IgnoreCurrent()
 		broken := maker{"broken", func(*Node) (part, error) { return quiet, errors.New("no such luck") }}
 		with(t, slices.Insert(slices.Clone(whole), i, broken))
-		n, err := Start(t.Context(), h, config())
+		n, err := Start(h, config())
 		if n != nil || err == nil || !strings.Contains(err.Error(), "no such luck") {
 			t.Errorf("part %d fails: %v, %v", i, n, err)
 		}
@@ -72,7 +73,7 @@ func TestStartFails(t *testing.T) {
 		}
 	}
 	with(t, whole)
-	n, err := Start(t.Context(), h, config())
+	n, err := Start(h, config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,16 +89,17 @@ func TestStartFails(t *testing.T) {
 func TestStartRefuses(t *testing.T) {
 	h, c := held(t), config()
 	c.Netstack.PodCIDRs = nil
-	if n, err := Start(t.Context(), h, c); n != nil || err == nil || !strings.Contains(err.Error(), "n1 has no podCIDR") {
+	if n, err := Start(h, c); n != nil || err == nil || !strings.Contains(err.Error(), "n1 has no podCIDR") {
 		t.Errorf("no pod ranges: %v, %v", n, err)
 	}
 	h.Flows = nil
-	if n, err := Start(t.Context(), h, config()); n != nil || err == nil {
+	if n, err := Start(h, config()); n != nil || err == nil {
 		t.Errorf("no flows: %v, %v", n, err)
 	}
 }
 
-// Parts are set in order, all of them even if one fails. They are closed once, in reverse order.
+// Parts are set in order, all of them even if one fails. All are drained before one is closed. They are closed once, in
+// reverse order.
 func TestOrder(t *testing.T) {
 	var log []string
 	var list []maker
@@ -109,12 +111,13 @@ func TestOrder(t *testing.T) {
 				problems: func() []Problem {
 					return []Problem{{Warning: name == "b"}}
 				},
+				drain: func() { log = append(log, "drain "+name) },
 				close: func() { log = append(log, "close "+name) },
 			}, nil
 		}})
 	}
 	with(t, list)
-	n, err := Start(t.Context(), held(t), config())
+	n, err := Start(held(t), config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,14 +132,14 @@ func TestOrder(t *testing.T) {
 	if err := n.Set(config()); !errors.Is(err, errClosed) {
 		t.Errorf("set after close: %v", err)
 	}
-	if got := strings.Join(log, ", "); got != "make a, make b, make c, set a, set b, set c, close c, close b, close a" {
+	if got := strings.Join(log, ", "); got != "make a, make b, make c, set a, set b, set c, drain a, drain b, drain c, close c, close b, close a" {
 		t.Error(got)
 	}
 }
 
 // A node whose ranges change stays as it is.
 func TestStartAnew(t *testing.T) {
-	n, err := Start(t.Context(), held(t), config())
+	n, err := Start(held(t), config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +157,7 @@ func TestStartAnew(t *testing.T) {
 
 // Nothing is read from an attachment before the first Set.
 func TestHoldsStill(t *testing.T) {
-	n, err := Start(t.Context(), held(t), config())
+	n, err := Start(held(t), config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,9 +183,58 @@ func TestHoldsStill(t *testing.T) {
 	}
 }
 
+// A pod that asks before every part is set, or while parts are closed, is not refused: its packets wait for who answers.
+func TestNobodyIsRefused(t *testing.T) {
+	dev, mac := netstacktest.NewDevice(), packet.MAC{2, 0, 0, 0, 0, 1}
+	question := netstacktest.Spec{
+		Src: netip.MustParseAddrPort("10.244.1.3:7"), Dst: netip.MustParseAddrPort("10.244.1.1:53"), Proto: packet.UDP, Payload: []byte("none"),
+	}.Frame(mac, tap.RouterMAC)
+	var n *Node
+	last := maker{"last", func(*Node) (part, error) { // closed first
+		p := quiet
+		p.close = func() {
+			if n.ctx.Err() != nil {
+				t.Error("cluster DNS is gone while attachments are read")
+			}
+		}
+		p.set = func(*Config) error {
+			dev.Send(question)
+			select {
+			case <-n.begin:
+				t.Error("attachments may be read before all parts are set")
+			default:
+			}
+			return nil
+		}
+		return p, nil
+	}}
+	first := maker{"first", func(*Node) (part, error) { // closed last
+		p := quiet
+		p.close = func() {
+			if n.ctx.Err() == nil {
+				t.Error("cluster DNS goes on when the packet path is closed")
+			}
+		}
+		return p, nil
+	}}
+	with(t, slices.Concat([]maker{first}, parts, []maker{last}))
+	var err error
+	if n, err = Start(held(t), config()); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Attach(netstack.AttachmentConfig{Name: "d/p", MAC: mac, Addrs: addresstest.Addrs("10.244.1.3")}, dev); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Set(config()); err != nil {
+		t.Fatal(err)
+	}
+	await.Until(t, "the question is read once there is who answers", func() bool { return n.Attachments()[0].FromPackets == 1 })
+}
+
 // Addresses of pods from before a change of the ranges are reported.
 func TestStranded(t *testing.T) {
-	n, err := Start(t.Context(), held(t), config())
+	n, err := Start(held(t), config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +259,7 @@ func TestChargedFor(t *testing.T) {
 	c.Netstack.Peers = []netstack.PeerRoute{{
 		ID: 2, Name: "n2", PodCIDRs: addresstest.Prefixes("10.244.2.0/24", "fd00:10:244:2::/64"), NodeAddrs: addresstest.Addrs("192.0.2.2", "2001:db8::2"),
 	}}
-	n, err := Start(t.Context(), held(t), c)
+	n, err := Start(held(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,8 @@ type Options struct {
 	// State is a directory of this node only, for what has to outlive the agent: learned addresses, pinned keys and
 	// the last snapshot.
 	State string
+	// Held is closed when no other agent of this node saves snapshots there; nil means from the start.
+	Held <-chan struct{}
 	// ServiceCIDRs are the service ranges of a cluster whose API server has no ServiceCIDR objects (before 1.33).
 	ServiceCIDRs []netip.Prefix
 	// NodeCIDRs are the ranges in which other nodes' addresses must lie: see pins.Rules.
@@ -139,7 +141,7 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 	running.Go(func() { c.link.Run(ctx) })
 	running.Go(func() { c.publisher.Run(ctx) })
 	running.Go(func() { c.reporter.Run(ctx) })
-	running.Go(func() { c.saver.Run(ctx) })
+	running.Go(func() { c.save(ctx) })
 	objs, problems, old := c.saved()
 	for _, s := range c.sources {
 		running.Go(func() { s.run(ctx) })
@@ -183,6 +185,18 @@ func (c *Cluster) Run(ctx context.Context, deliver func(kube.Objects, []kube.Pro
 			}
 		}
 	}
+}
+
+// save saves snapshots once the node is this agent's.
+func (c *Cluster) save(ctx context.Context) {
+	if c.Held != nil {
+		select {
+		case <-c.Held:
+		case <-ctx.Done():
+			return
+		}
+	}
+	c.saver.Run(ctx)
 }
 
 func (c *Cluster) close() { utilnet.CloseIdleConnectionsFor(c.rest.Client.Transport) }

@@ -5,7 +5,7 @@
 // descriptor and hands them to the next agent. An agent connects to it, claims the lease and lists what is there. From
 // then on it puts every new descriptor before it tells anybody that it has it. Only one agent has the lease at a time,
 // and the kernel ends the lease with the agent's connection. The lease makes the agent the only writer of the flow
-// memory.
+// memory. The next agent may wait for it beside the one that has it (HoldNext).
 //
 // The protocol is that of package fdpass: JSON over SOCK_SEQPACKET, one request and one answer at a time. A list is
 // read in pages of at most 128 descriptors, each after the one before was received, because the kernel limits how many

@@ -38,9 +38,8 @@ type holding struct {
 // Hold connects to the keeper at path and claims the lease of the agent of a node. It logs to log when the keeper goes
 // and comes back.
 func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, error) {
-	h := &Holdings{path: path, node: node, log: log, items: map[string]holding{}}
-	var err error
-	if h.client, err = Dial(ctx, path); err != nil {
+	h, err := dialHoldings(ctx, path, node, log)
+	if err != nil {
 		return nil, err
 	}
 	if err := h.client.Claim(ctx, node); err != nil {
@@ -48,6 +47,15 @@ func Hold(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, 
 		return nil, err
 	}
 	return h, nil
+}
+
+// dialHoldings connects to the keeper, and claims nothing.
+func dialHoldings(ctx context.Context, path, node string, log *slog.Logger) (*Holdings, error) {
+	client, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return &Holdings{path: path, node: node, log: log, items: map[string]holding{}, client: client}, nil
 }
 
 // Close ends the lease. The keeper goes on holding what it has.

@@ -220,7 +220,7 @@ func (k *Keeper) claim(c *fdpass.Conn, node string) error {
 	// The kernel closes a killed agent's sockets before its parent learns of its death, but the goroutine that reads
 	// the socket here may not have run since.
 	if k.holder != nil && k.holder != c && !k.holder.Gone() {
-		return fmt.Errorf("an agent for node %s is already running (pid %d); stop it first", k.node, k.holder.Peer().PID)
+		return leased{fmt.Sprintf("an agent for node %s %s (pid %d); stop it first", k.node, leasedText, k.holder.Peer().PID)}
 	}
 	k.holder, k.node = c, node
 	return nil

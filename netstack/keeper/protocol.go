@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type request struct {
 type answer struct {
 	Error    string       `json:"error,omitempty"`
 	NotFound bool         `json:"notFound,omitempty"`
+	Leased   bool         `json:"leased,omitempty"`
 	Items    []answerItem `json:"items,omitempty"`
 	More     bool         `json:"more,omitempty"`
 }
@@ -100,7 +102,7 @@ func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []
 		return fmt.Errorf("unknown request %q", r.Op)
 	}()
 	if err != nil {
-		return answer{Error: err.Error(), NotFound: errors.Is(err, ErrNotFound)}, nil
+		return answer{Error: err.Error(), NotFound: errors.Is(err, ErrNotFound), Leased: errors.Is(err, ErrLeased)}, nil
 	}
 	for _, it := range items {
 		a.Items = append(a.Items, answerItem{it.Key, it.Meta})
@@ -142,7 +144,8 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Claim claims the lease of the agent of a node. While another agent has it, the claim is refused with an error that
-// names that process. The lease lasts until the connection is closed, also by the end of the process.
+// names that process and wraps ErrLeased. The lease lasts until the connection is closed, also by the end of the
+// process.
 func (c *Client) Claim(ctx context.Context, node string) error {
 	_, _, err := c.call(ctx, request{Op: opClaim, Node: node})
 	return err
@@ -214,6 +217,8 @@ func (c *Client) call(ctx context.Context, r request, fds ...int) (items []Item,
 		return nil, false, err
 	case a.NotFound:
 		err = ErrNotFound
+	case a.Leased || r.Op == opClaim && strings.Contains(a.Error, leasedText):
+		err = leased{a.Error}
 	case a.Error != "":
 		err = errors.New(a.Error)
 	case len(got) != len(a.Items):

@@ -129,7 +129,7 @@ func (m *Member) start() {
 	if m.held.Flows, err = flow.Open(m.memory, flow.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if m.Node, err = node.Start(context.Background(), m.held, m.Config()); err != nil {
+	if m.Node, err = node.Start(m.held, m.Config()); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range m.pods {
@@ -379,6 +379,9 @@ func (h *host) Listen(ctx context.Context, network, address string) (net.Listene
 	h.note(socket, l.Addr())
 	return l, nil
 }
+
+// Release implements nodeport.Listener.
+func (*host) Release(string, string) {}
 
 // ListenPacket implements nodeport.Listener.
 func (h *host) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {

@@ -6,7 +6,7 @@
 // Set takes the complete list of ports to listen on. A port has one socket per address family. Each socket has a
 // goroutine that binds and serves it. If another program holds the port, the goroutine tries again with growing pauses.
 // A socket that is no longer wanted is closed. TCP connections that came through it continue until their ends close
-// them.
+// them. The Listener may keep sockets for the next Proxy: Release says which of them are over.
 //
 // Which sockets. A socket is open only if it can serve clients. Then the kernel refuses all other clients at once (a
 // reset for TCP, port unreachable for UDP), and a client of the other family falls back. Ports computes the list. There

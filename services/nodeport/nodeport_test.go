@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -269,6 +270,8 @@ func (denied) ListenPacket(context.Context, string, string) (net.PacketConn, err
 	return nil, syscall.EAFNOSUPPORT
 }
 
+func (denied) Release(string, string) {}
+
 func TestListenErrors(t *testing.T) {
 	_, p := newWorld(t, func(o *Options) { o.Listen = denied{} })
 	problems := p.Set([]PortSpec{spec(80, packet.TCP), spec(81, packet.UDP)})
@@ -302,6 +305,15 @@ func TestSetKeepsAndDrains(t *testing.T) {
 	c.CloseWrite()
 	if got, err := io.ReadAll(c); string(got) != "still here" || err != nil {
 		t.Errorf("the established connection got %q, %v", got, err)
+	}
+	// The next Proxy may want the other socket.
+	want := []string{fmt.Sprint("tcp4 0.0.0.0:", removed), fmt.Sprint("tcp6 [::]:", removed)}
+	p.Close()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	slices.Sort(w.released)
+	if !slices.Equal(w.released, want) {
+		t.Errorf("released: %q, want %q", w.released, want)
 	}
 }
 

@@ -22,11 +22,19 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// Listener opens sockets on the host; *net.ListenConfig is one. Networks are tcp4, tcp6, udp4 and udp6.
+// Listener opens sockets on the host. Networks are tcp4, tcp6, udp4 and udp6.
 type Listener interface {
 	Listen(ctx context.Context, network, address string) (net.Listener, error)
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
+	// Release is called before a socket is closed that is not wanted any longer or has failed, but not when the Proxy
+	// is closed: then the next one may want it.
+	Release(network, address string)
 }
+
+// kernel opens sockets that nobody else has.
+type kernel struct{ net.ListenConfig }
+
+func (*kernel) Release(string, string) {}
 
 // Options are the settings of a Proxy. Dial, Pick, Stays and NodeAddr are required.
 type Options struct {
@@ -155,7 +163,7 @@ type key struct {
 // New returns a Proxy that does not listen yet. Close releases everything.
 func New(opts Options) *Proxy {
 	if opts.Listen == nil {
-		opts.Listen = new(net.ListenConfig)
+		opts.Listen = new(kernel)
 	}
 	if opts.Join == nil {
 		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort) bool { return false }
@@ -214,6 +222,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 
 	// If a port moves from all addresses to one, the new socket can only be bound after the old one is closed.
 	for _, s := range surplus {
+		s.release()
 		s.cancel()
 		<-s.done
 	}

@@ -56,6 +56,9 @@ func (s *server) open() (socket, error) {
 	return newUDPSocket(pc, s.key.local)
 }
 
+// release is called before the socket is closed, unless the Proxy is.
+func (s *server) release() { s.p.opts.Listen.Release(s.key.network, s.key.local.String()) }
+
 // run serves sock, which may be nil. When the socket fails, run opens it again, until the socket is no longer wanted.
 func (s *server) run(sock socket) {
 	defer close(s.done)
@@ -64,6 +67,9 @@ func (s *server) run(sock socket) {
 		if sock != nil {
 			s.serve(sock)
 			pause = retryMin
+			if s.ctx.Err() == nil { // it has failed
+				s.release()
+			}
 		}
 		select {
 		case <-s.ctx.Done():

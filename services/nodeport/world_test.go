@@ -28,6 +28,8 @@ type world struct {
 	tuples []packet.Tuple
 	dials  []string // "network client"
 	listen atomic.Int64
+
+	released []string // guarded by mu
 }
 
 func (w *world) pick(t *packet.Tuple) packet.Choice {
@@ -76,6 +78,12 @@ func (w *world) Listen(ctx context.Context, network, address string) (net.Listen
 func (w *world) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	w.listen.Add(1)
 	return new(net.ListenConfig).ListenPacket(ctx, network, address)
+}
+
+func (w *world) Release(network, address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.released = append(w.released, network+" "+address)
 }
 
 func nodeAddr(family netip.Addr) netip.Addr {

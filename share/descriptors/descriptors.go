@@ -16,7 +16,7 @@ type User int
 const (
 	Own           User = iota // what does not grow with clients, pods and objects: files, pollers, the tunnel, the API server, the keeper
 	Pods                      // attached pods, a TAP each
-	Listeners                 // sockets of node ports and hostPorts
+	Listeners                 // sockets of node ports and hostPorts, each also as the duplicate for the next keeper
 	CheckPorts                // healthCheckNodePorts, a socket each
 	EgressTCP                 // TCP between this node's pods and host sockets: egress, and NodePorts to pods of this node
 	EgressUDP                 // host sockets of pods' UDP
@@ -46,7 +46,7 @@ type part struct {
 var parts = [users]part{
 	Own:             {"the agent itself", 112, 1, 512},
 	Pods:            {"pods", 144, 1, 1024},
-	Listeners:       {"sockets of node ports and hostPorts", 80, 1, 12288},
+	Listeners:       {"sockets of node ports and hostPorts", 80, 2, 12288},
 	CheckPorts:      {"healthCheckNodePorts", 16, 1, 2768},
 	EgressTCP:       {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 176, 1, 0},
 	EgressUDP:       {"UDP sockets of pods to the outside", 64, 1, 16384},

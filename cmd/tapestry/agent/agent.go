@@ -39,6 +39,7 @@ type agentConfig struct {
 	node         string
 	state        string // directory of the key
 	keeper       string // the keeper's socket
+	takeOver     string // a file to make when this agent may take over the node from another; "": none has it
 	attach       string // the socket for attaching pods
 	localAPI     string // the socket of the local API; "" for none
 	localAPIUIDs []uint32
@@ -78,6 +79,7 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node", Required: true, Destination: &c.node},
 			&cli.StringFlag{Name: "state", Usage: "`DIR` of this node alone, for its WireGuard key and what it learned of the cluster", Required: true, Destination: &c.state},
 			&cli.StringFlag{Name: "keeper", Usage: "`SOCKET` of the keeper", Required: true, Destination: &c.keeper},
+			&cli.StringFlag{Name: "take-over", Usage: "wait for the agent that has this node to end, and make `FILE` when ready to take its place (default: end when the node has an agent)", Destination: &c.takeOver},
 			&cli.StringFlag{Name: "attach-socket", Usage: "`SOCKET` to listen on for pods to attach", Required: true, Destination: &c.attach},
 			&cli.StringFlag{Name: "local-api", Usage: "`SOCKET` on which tapestry status and doctor ask how the node is (default: none)", Destination: &c.localAPI},
 			&cli.IntSliceFlag{Name: "local-api-uid", Usage: "`UID` of a user who may use --local-api besides root and this process's user; repeatable", Destination: &uids},
@@ -139,8 +141,9 @@ type agent struct {
 	agentConfig
 	log      *slog.Logger
 	plan     descriptors.Plan
-	source   source
+	source   *ahead
 	kept     *keeper.Holdings
+	sockets  *keeper.Sockets
 	held     node.Held
 	pods     *pods.Registry
 	progress *health.Progress
@@ -151,21 +154,28 @@ type agent struct {
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a := &agent{agentConfig: c, log: log, plan: descriptors.Ours(), progress: health.NewProgress()}
-	var err error
-	if a.source, err = c.open(log); err != nil {
+	held := make(chan struct{})
+	source, err := c.open(log, held)
+	if err != nil {
 		return err
 	}
 	if a.held, err = a.fixed(); err != nil {
 		return err
 	}
-	if a.kept, err = keeper.Hold(ctx, c.keeper, c.node, log); err != nil {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	a.source = lookAhead(ctx, source)
+	if a.kept, err = c.hold(ctx, a, a.source.ready); err != nil {
 		return err
 	}
 	defer a.kept.Close()
+	close(held)
 	items, err := a.kept.List()
 	if err != nil {
 		return err
 	}
+	a.sockets, items = keeper.NewSockets(a.kept, items, log)
+	a.held.Listen = a.sockets
 	items = a.findHost(items)
 	if err := a.adopt(items); err != nil {
 		return err
@@ -238,6 +248,7 @@ func (a *agent) serve(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	a.sockets.Settle()
 	n := a.follower.Node()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.serveAttach(ctx) })

@@ -49,6 +49,7 @@ type machine struct {
 	stderr io.Writer
 	// supervised is set when the agent's process has a supervisor; agent is the supervisor then.
 	supervised bool
+	takeOver   string // the file of --take-over; "": without
 
 	mu    sync.Mutex
 	agent *exec.Cmd
@@ -116,6 +117,9 @@ func (n *machine) start() {
 	args, role := append([]string{"--node", "n1", "--state", filepath.Join(n.dir, "state"),
 		"--keeper", filepath.Join(n.dir, "keeper.sock"), "--attach-socket", n.client.Path, "--local-api", n.api.Path, "--flows", "4096",
 		"--underlay-mtu", "1500", "--dns-upstream", "127.0.0.1", "--health-address", "", "--metrics-address", "", "--ingress-http", "", "--ingress-https", ""}, n.source...), "agent"
+	if n.takeOver != "" {
+		args = append(args, "--take-over", n.takeOver)
+	}
 	if n.supervised {
 		args, role = append([]string{"supervise", "agent"}, args...), "supervised"
 	}
@@ -151,11 +155,14 @@ func (n *machine) ended() {
 	n.agent = nil
 }
 
-// ready waits until the agent is ready.
+// ready waits until the agent is ready, and its local API as well.
 func (n *machine) ready() {
 	n.t.Helper()
 	n.until("the agent is ready", func() bool {
 		s, err := n.client.Status(n.t.Context())
+		if err == nil && s.Ready {
+			_, err = n.api.Node(n.t.Context())
+		}
 		return err == nil && s.Ready
 	})
 }

@@ -54,7 +54,7 @@ func (a *agent) newHealer() (*heal.Healer, error) {
 		Mark: filepath.Join(a.state, "whole"), Log: a.log,
 	}
 	if a.heal.evict {
-		source, ok := a.source.(evicter)
+		source, ok := a.source.source.(evicter)
 		if !ok {
 			return nil, errors.New("--evict-pods needs an API server, and --manifests uses none: remove one of the two flags")
 		}

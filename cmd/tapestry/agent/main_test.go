@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"context"
-	"fmt"
 	"os"
 	"testing"
 
@@ -26,12 +24,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(program.Run(&cli.App{Name: "tapestry", Commands: []*cli.Command{Command()}}, os.Args))
 	case "agent":
-		app := &cli.App{Commands: []*cli.Command{Command()}, ExitErrHandler: func(*cli.Context, error) {}}
-		if err := app.RunContext(context.Background(), append([]string{"tapestry", "agent"}, os.Args[1:]...)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+		os.Exit(program.Run(&cli.App{Name: "tapestry", Commands: []*cli.Command{Command()}}, append([]string{"tapestry", "agent"}, os.Args[1:]...)))
 	case "plugin":
 		os.Exit(plugin.Main())
 	case "stranger":

@@ -52,8 +52,8 @@ func (c *sourceConfig) flags() []cli.Flag {
 	}
 }
 
-// open opens the source that the flags name. There must be exactly one.
-func (c *agentConfig) open(log *slog.Logger) (source, error) {
+// open opens the source that the flags name. There must be exactly one. held is closed when the node is this agent's.
+func (c *agentConfig) open(log *slog.Logger, held <-chan struct{}) (source, error) {
 	s := &c.source
 	inCluster := s.kubeconfig != "" || len(s.apiServers.Value()) > 0
 	if inCluster == (s.manifests != "") {
@@ -74,7 +74,7 @@ func (c *agentConfig) open(log *slog.Logger) (source, error) {
 		return manifests.NewDirectory(s.manifests, log), nil
 	}
 	o := cluster.Options{
-		Node: c.node, Servers: s.apiServers.Value(), ServerName: s.serverName, Kubeconfig: s.kubeconfig, State: c.state, Logger: log,
+		Node: c.node, Servers: s.apiServers.Value(), ServerName: s.serverName, Kubeconfig: s.kubeconfig, State: c.state, Held: held, Logger: log,
 	}
 	var err error
 	if o.ServiceCIDRs, err = ranges("service-cidr", s.serviceCIDRs.Value()); err != nil {

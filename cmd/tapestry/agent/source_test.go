@@ -37,7 +37,7 @@ func TestSourceFlags(t *testing.T) {
 		c := agentConfig{node: "n1", state: t.TempDir()}
 		var err error
 		app := &cli.App{Writer: io.Discard, Flags: c.source.flags(), Action: func(*cli.Context) error {
-			_, err = c.open(slog.New(slog.DiscardHandler))
+			_, err = c.open(slog.New(slog.DiscardHandler), nil)
 			return nil
 		}}
 		if err := app.RunContext(t.Context(), append([]string{"agent"}, tc.args...)); err != nil {

@@ -33,6 +33,7 @@ func Commands() []*cli.Command {
 		nodeinit.HostTAP(),
 		nodeinit.Directories(),
 		nodeinit.Pause(),
+		agent.Prepared(),
 		cniCommand(),
 		status.Command(),
 		doctor.Command(),

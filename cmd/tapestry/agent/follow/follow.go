@@ -141,7 +141,7 @@ func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 	defer stop(nil)
 	waiting := false
 	err := f.o.Source.Run(ctx, func(objs kube.Objects, found []kube.Problem) {
-		err := f.apply(ctx, objs, found)
+		err := f.apply(objs, found)
 		switch {
 		case errors.Is(err, node.ErrStartAnew):
 			stop(err)
@@ -214,7 +214,7 @@ func (f *Follower) Remap() {
 // apply applies a snapshot of the cluster to the node. found are the problems that the source has with the objects.
 // apply returns an error for the parts that cannot be applied; the other parts take effect. Only one goroutine calls
 // it.
-func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Problem) (err error) {
+func (f *Follower) apply(objs kube.Objects, found []kube.Problem) (err error) {
 	f.applying.Lock()
 	defer f.applying.Unlock()
 	var result translate.Result
@@ -233,7 +233,7 @@ func (f *Follower) apply(ctx context.Context, objs kube.Objects, found []kube.Pr
 		}
 		held := f.o.Held
 		held.UnderlayMTU = mtu
-		if f.node, err = node.Start(ctx, held, next.config); err != nil {
+		if f.node, err = node.Start(held, next.config); err != nil {
 			return err
 		}
 		f.attachKept() // the node reads from them only after its first Set

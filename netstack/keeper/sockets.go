@@ -1,0 +1,112 @@
+package keeper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+)
+
+// SocketPrefix, followed by a network, "/" and an address such as "tcp4/0.0.0.0:30080", is the key of a socket of the
+// host that an agent made.
+const SocketPrefix = "socket/"
+
+// Sockets opens sockets of the host that the keeper holds as well: while there is no agent, connections and datagrams
+// wait in them for the next one, and are not refused. Its methods are safe for concurrent use.
+type Sockets struct {
+	kept *Holdings
+	log  *slog.Logger
+
+	mu    sync.Mutex
+	there map[string]*os.File // of the agent before, that nobody has asked for yet
+}
+
+// NewSockets takes over the sockets among items, and returns the other items.
+func NewSockets(kept *Holdings, items []Item, log *slog.Logger) (s *Sockets, others []Item) {
+	s = &Sockets{kept: kept, log: log, there: map[string]*os.File{}}
+	for _, it := range items {
+		if strings.HasPrefix(it.Key, SocketPrefix) {
+			s.there[it.Key] = it.File
+		} else {
+			others = append(others, it)
+		}
+	}
+	return s, others
+}
+
+func socketKey(network, address string) string { return SocketPrefix + network + "/" + address }
+
+// filer is a socket of package net.
+type filer interface{ File() (*os.File, error) }
+
+// Listen returns the listening socket of the agent before, or a new one.
+func (s *Sockets) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	key := socketKey(network, address)
+	if f := s.take(key); f != nil {
+		defer f.Close()
+		return net.FileListener(f)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, network, address)
+	if err == nil {
+		s.keep(key, l.(filer))
+	}
+	return l, err
+}
+
+// ListenPacket returns the datagram socket of the agent before, or a new one.
+func (s *Sockets) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	key := socketKey(network, address)
+	if f := s.take(key); f != nil {
+		defer f.Close()
+		return net.FilePacketConn(f)
+	}
+	c, err := new(net.ListenConfig).ListenPacket(ctx, network, address)
+	if err == nil {
+		s.keep(key, c.(filer))
+	}
+	return c, err
+}
+
+// Release has the keeper hold a socket no longer. The caller closes its own.
+func (s *Sockets) Release(network, address string) {
+	key := socketKey(network, address)
+	if f := s.take(key); f != nil {
+		_ = f.Close()
+	}
+	_ = s.kept.Delete(key) // never fails
+}
+
+// Settle closes the sockets of the agent before that nobody has asked for.
+func (s *Sockets) Settle() {
+	s.mu.Lock()
+	left := s.there
+	s.there = map[string]*os.File{}
+	s.mu.Unlock()
+	for key, f := range left {
+		_ = s.kept.Delete(key) // never fails
+		_ = f.Close()
+	}
+}
+
+func (s *Sockets) take(key string) *os.File {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.there[key]
+	delete(s.there, key)
+	return f
+}
+
+// keep has the keeper hold a socket. Without that, clients are refused while there is no agent.
+func (s *Sockets) keep(key string, socket filer) {
+	f, err := socket.File()
+	if err == nil {
+		err = s.kept.Put(key, nil, f)
+		_ = f.Close()
+	}
+	if err != nil {
+		s.log.Warn("a socket is not kept: its clients are refused while there is no agent", "err", fmt.Errorf("%s: %w", key, err))
+	}
+}

@@ -1,0 +1,117 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
+)
+
+// nextSockets returns the Sockets of the next agent, and what ends it.
+func nextSockets(t *testing.T, path string) (s *Sockets, others []Item, end func()) {
+	t.Helper()
+	h, err := Hold(t.Context(), path, "n1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, err := h.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, others = NewSockets(h, items, slog.New(slog.DiscardHandler))
+	return s, others, h.Close
+}
+
+// TestSockets: what comes to a socket while there is no agent waits for the next one. A socket that is released, or
+// that the next agent does not ask for, refuses.
+func TestSockets(t *testing.T) {
+	_, path := start(t, Options{})
+	tcp, udp := fmt.Sprint("127.0.0.1:", freeport.Of(t)), fmt.Sprint("127.0.0.1:", freeport.Of(t))
+	s, _, end := nextSockets(t, path)
+	open := func() (net.Listener, net.PacketConn) {
+		t.Helper()
+		l, err := s.Listen(t.Context(), "tcp4", tcp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.ListenPacket(t.Context(), "udp4", udp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, c
+	}
+	closeAll := func(all ...io.Closer) {
+		t.Helper()
+		for _, c := range all {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	l, c := open()
+	s.Release("tcp4", tcp)
+	s.Release("udp4", udp)
+	closeAll(l, c)
+	l, c = open() // the addresses are free again
+	closeAll(l, c)
+	end()
+
+	// Nobody is there.
+	client, err := net.Dial("tcp4", tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	asks, err := net.Dial("udp4", udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asks.Close()
+	if _, err := asks.Write([]byte("question")); err != nil {
+		t.Fatal(err)
+	}
+
+	s, others, end := nextSockets(t, path)
+	if len(others) != 0 {
+		t.Errorf("others: %v", others)
+	}
+	l, c = open()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if conn.RemoteAddr().String() != client.LocalAddr().String() {
+		t.Errorf("%v comes, want %v", conn.RemoteAddr(), client.LocalAddr())
+	}
+	_ = conn.Close()
+	buf := make([]byte, 100)
+	_ = c.SetDeadline(time.Now().Add(await.Patience))
+	if n, from, err := c.ReadFrom(buf); err != nil || string(buf[:n]) != "question" || from.String() != asks.LocalAddr().String() {
+		t.Errorf("%q of %v, %v", buf[:n], from, err)
+	}
+	closeAll(l, c)
+	end()
+
+	s, _, end = nextSockets(t, path)
+	defer end()
+	s.Settle()
+	if c, err := net.Dial("tcp4", tcp); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody asked for the socket: %v", err)
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if _, err := asks.Write([]byte("again")); err == nil {
+		_ = asks.SetDeadline(time.Now().Add(await.Patience))
+		if _, err := asks.Read(buf); !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, io.EOF) {
+			t.Errorf("nobody asked for the datagram socket: %v", err)
+		}
+	}
+}
