@@ -83,7 +83,7 @@ func HostTAP() *cli.Command {
 					return err
 				}
 			}
-			s := &step{config: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node), retry: 250 * time.Millisecond}
+			s := &step{config: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", c.node), retry: 250 * time.Millisecond, patience: patience}
 			if ctx.Bool("remove") {
 				return s.remove(ctx.Context)
 			}
@@ -138,7 +138,12 @@ type step struct {
 	log   *slog.Logger
 	nodes func(context.Context) (kube.Objects, error) // returns a snapshot with this node alone
 	retry time.Duration                               // pause between two attempts
+	// patience is how long a step waits for an API server that does not answer, when it remembers what one said.
+	patience time.Duration
 }
+
+// patience is that of an agent's start.
+const patience = 3 * time.Second
 
 // all returns the paths of all directories.
 func (s *step) all() []string {
@@ -187,33 +192,62 @@ func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 	return kept, err
 }
 
-// waitForRanges waits until the node has its pod ranges, and returns the configuration of the host TAP.
+// waitForRanges waits until the node has its pod ranges, and returns the configuration of the host TAP. When no API
+// server answers, what one said last is good enough: the agent begins with what it saved, too.
 func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
 	host := hosttap.Config{PodCIDRs: s.podCIDRs, Pods: s.clusterCIDRs, Services: s.serviceCIDRs, Owner: s.owner}
 	if len(s.podCIDRs) > 0 {
 		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
 		return host, s.inside(s.podCIDRs)
 	}
+	last, known := s.recall()
+	silent := ctx // ends when a server has been silent for long enough
+	if known {
+		var cancel context.CancelFunc
+		silent, cancel = context.WithTimeout(ctx, s.patience)
+		defer cancel()
+	}
+	answers := false
 	err := s.until(ctx, func() (string, error) {
-		objs, err := s.nodes(ctx)
+		asking := silent
+		if answers {
+			asking = ctx
+		}
+		objs, err := s.nodes(asking)
+		if err != nil && known && !answers && silent.Err() != nil && ctx.Err() == nil {
+			s.log.Warn("no API server answers: the host TAP is made as it was", "ranges", last.PodCIDRs, "mtu", last.MTU, "err", err)
+			host.PodCIDRs, host.MTU = last.PodCIDRs, last.MTU
+			return "", nil
+		}
 		if err != nil {
 			return fmt.Sprintf("waiting for the API server: %v", err), nil
 		}
-		o := translate.Options{Node: s.node, UnderlayMTU: s.underlayMTU}
-		r := translate.Translate(objs, o).Netstack
-		if len(r.PodCIDRs) == 0 {
-			return fmt.Sprintf("waiting for Node %s to get a range for its pods: spec.podCIDRs is empty; the controller manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr", s.node), nil
-		}
-		if o.UnderlayMTU == 0 {
-			if o.UnderlayMTU, err = tap.MTUOf(nil, r.NodeAddrs); err != nil {
-				return "", err
-			}
-			r = translate.Translate(objs, o).Netstack
-		}
-		host.PodCIDRs, host.MTU = r.PodCIDRs, r.MTU
-		return "", s.inside(r.PodCIDRs)
+		answers = true
+		return s.rangesOf(objs, &host)
 	})
+	if err == nil && answers {
+		if err := s.remember(host); err != nil {
+			s.log.Warn("the node's ranges are not kept: a start while no API server answers has to wait for one", "err", err)
+		}
+	}
 	return host, err
+}
+
+// rangesOf puts the node's ranges and MTU into host, or returns what it waits for.
+func (s *step) rangesOf(objs kube.Objects, host *hosttap.Config) (wait string, err error) {
+	o := translate.Options{Node: s.node, UnderlayMTU: s.underlayMTU}
+	r := translate.Translate(objs, o).Netstack
+	if len(r.PodCIDRs) == 0 {
+		return fmt.Sprintf("waiting for Node %s to get a range for its pods: spec.podCIDRs is empty; the controller manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr", s.node), nil
+	}
+	if o.UnderlayMTU == 0 {
+		if o.UnderlayMTU, err = tap.MTUOf(nil, r.NodeAddrs); err != nil {
+			return "", err
+		}
+		r = translate.Translate(objs, o).Netstack
+	}
+	host.PodCIDRs, host.MTU = r.PodCIDRs, r.MTU
+	return "", s.inside(r.PodCIDRs)
 }
 
 // inside checks that the routes of the host TAP cover the node's own pod ranges.
