@@ -20,7 +20,7 @@ type own struct {
 
 func (o *own) in(nodes []*corev1.Node, problems *[]kube.Problem) []*corev1.Node {
 	i, found := slices.BinarySearchFunc(nodes, o.name, func(n *corev1.Node, name string) int { return objectName{"", n.Name}.compare(objectName{"", name}) })
-	if found && (len(nodes[i].Spec.PodCIDRs) > 0 || nodes[i].Spec.PodCIDR != "") {
+	if found && len(kube.PodCIDRs(nodes[i])) > 0 {
 		o.last = nodes[i]
 		return nodes
 	}

@@ -113,10 +113,7 @@ func (v *validator) clusterRange(addr netip.Addr, services []netip.Prefix) strin
 // podCIDRs parses the pod ranges of a node. A range that cannot be parsed becomes a zero Prefix, so that indexes stay
 // right.
 func podCIDRs(n *corev1.Node) []netip.Prefix {
-	texts := n.Spec.PodCIDRs
-	if len(texts) == 0 && n.Spec.PodCIDR != "" {
-		texts = []string{n.Spec.PodCIDR}
-	}
+	texts := kube.PodCIDRs(n)
 	list := make([]netip.Prefix, len(texts))
 	for i, text := range texts {
 		if p, err := netip.ParsePrefix(text); err == nil {

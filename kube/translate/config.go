@@ -2,7 +2,9 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
 
+	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
@@ -32,6 +34,18 @@ type Options struct {
 // An address of them that nobody has is refused. Nothing is dialled there over host sockets, because the host would
 // send it back.
 type Ranges struct{ Pods, Services []netip.Prefix }
+
+// With returns all ranges of r and of others.
+func (r Ranges) With(others Ranges) Ranges {
+	return Ranges{
+		addressing.Outermost(slices.Concat(r.Pods, others.Pods)), addressing.Outermost(slices.Concat(r.Services, others.Services)),
+	}
+}
+
+// Equal reports whether both are the same.
+func (r Ranges) Equal(other Ranges) bool {
+	return slices.Equal(r.Pods, other.Pods) && slices.Equal(r.Services, other.Services)
+}
 
 // Result is everything that follows from a snapshot of the cluster. Its lists are sorted, so equal clusters have
 // equal Results. Successive Results share their equal parts, so no part may be changed.

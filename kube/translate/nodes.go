@@ -90,11 +90,7 @@ func hasFeature(obj *corev1.Node, feature string) bool {
 }
 
 func (n *node) parsePodCIDRs(obj *corev1.Node, say *kube.Report) {
-	texts := obj.Spec.PodCIDRs
-	if len(texts) == 0 && obj.Spec.PodCIDR != "" {
-		texts = []string{obj.Spec.PodCIDR}
-	}
-	for i, text := range texts {
+	for i, text := range kube.PodCIDRs(obj) {
 		field := index("spec.podCIDRs", i)
 		p, err := netip.ParsePrefix(text)
 		if err != nil {

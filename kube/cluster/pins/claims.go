@@ -72,7 +72,7 @@ func write(claims []*claim) string {
 // claimsOf returns the claims of a Node. It skips what package translate refuses anyway.
 func claimsOf(n *corev1.Node) []*claim {
 	var list []*claim
-	for i, text := range podCIDRs(n) {
+	for i, text := range kube.PodCIDRs(n) {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()).Masked()
 			if p.IsValid() {
@@ -91,13 +91,6 @@ func claimsOf(n *corev1.Node) []*claim {
 		}
 	}
 	return list
-}
-
-func podCIDRs(n *corev1.Node) []string {
-	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
-		return []string{n.Spec.PodCIDR}
-	}
-	return n.Spec.PodCIDRs
 }
 
 // precedence decides between claims: this node's own come first, then those that were believed before, then those of

@@ -54,7 +54,7 @@ func (v *verdict) without(n *corev1.Node) *corev1.Node {
 	}
 	if len(v.cidrs) > 0 {
 		c.Spec.PodCIDR, c.Spec.PodCIDRs = "", nil
-		for i, text := range podCIDRs(n) {
+		for i, text := range kube.PodCIDRs(n) {
 			if !slices.Contains(v.cidrs, i) {
 				c.Spec.PodCIDRs = append(c.Spec.PodCIDRs, text)
 			}

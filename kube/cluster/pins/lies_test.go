@@ -51,7 +51,7 @@ func believed(n *corev1.Node) string {
 		}
 		return s
 	}
-	words := []string{n.Name, or(n.Annotations[kube.PublicKeyAnnotation]), or(strings.Join(podCIDRs(n), ","))}
+	words := []string{n.Name, or(n.Annotations[kube.PublicKeyAnnotation]), or(strings.Join(kube.PodCIDRs(n), ","))}
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP {
 			words = append(words, a.Address)

@@ -71,10 +71,7 @@ func withoutSecrets(kinds []*kube.Kind) []*kube.Kind {
 func rangesOf(objs *kube.Objects, node string) []string {
 	for _, n := range objs.Nodes {
 		if n.Name == node {
-			if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
-				return []string{n.Spec.PodCIDR}
-			}
-			return n.Spec.PodCIDRs
+			return kube.PodCIDRs(n)
 		}
 	}
 	return nil

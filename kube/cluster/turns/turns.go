@@ -6,6 +6,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"tapestry.dev/tapestry/share"
 )
 
 // Turns gives turns to owners. Make it with New.
@@ -16,24 +18,17 @@ type Turns struct {
 
 	mu sync.Mutex
 	// mu guards the rest.
-	paid   time.Time            // until when turns have been given out, at one for each interval
-	queues map[string][]*waiter // by owner; none is empty
-	order  []string             // the owners of queues, the next one first
-	timer  bool                 // a timer is going to call fire
-	under  int                  // how many turns are under way
+	paid  time.Time                         // until when turns have been given out, at one for each interval
+	line  share.Line[string, chan struct{}] // of requests; a channel is closed when it is the request's turn
+	timer bool                              // a timer is going to call fire
+	under int                               // how many turns are under way
 }
 
-// waiter is one request that waits.
-type waiter struct {
-	turn chan struct{} // closed when it is the request's turn
-	gone bool          // nobody waits any more
-}
-
-// New returns Turns that gives at most perSecond turns a second in the long run, and burst faster than that after a
+// New returns Turns that give at most perSecond turns a second in the long run, and burst faster than that after a
 // rest. At most most turns are under way at a time. All of them are at least 1.
 func New(perSecond, burst, most int) *Turns {
 	every := time.Second / time.Duration(perSecond)
-	return &Turns{every: every, ahead: every * time.Duration(burst), most: most, queues: map[string][]*waiter{}}
+	return &Turns{every: every, ahead: every * time.Duration(burst), most: most}
 }
 
 // Do calls request when it is the owner's turn, and returns its error. It returns another one when ctx is done before.
@@ -46,25 +41,19 @@ func (t *Turns) Do(ctx context.Context, owner string, request func() error) erro
 }
 
 func (t *Turns) wait(ctx context.Context, owner string) error {
-	w := &waiter{turn: make(chan struct{})}
+	p := &share.Place[string, chan struct{}]{Value: make(chan struct{})}
 	t.mu.Lock()
-	if t.queues[owner] == nil {
-		t.order = append(t.order, owner)
-	}
-	t.queues[owner] = append(t.queues[owner], w)
+	t.line.Add(p, owner)
 	t.serveLocked()
 	t.mu.Unlock()
 	select {
-	case <-w.turn:
+	case <-p.Value:
 		return nil
 	case <-ctx.Done():
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		select {
-		case <-w.turn:
-			t.endLocked()
-		default:
-			w.gone = true
+		if !t.line.Remove(p) {
+			t.endLocked() // its turn came meanwhile
 		}
 		return ctx.Err()
 	}
@@ -83,29 +72,19 @@ func (t *Turns) endLocked() {
 
 // serveLocked gives the turns that are due, and sees to it that somebody gives the next one.
 func (t *Turns) serveLocked() {
-	for len(t.order) > 0 && !t.timer && t.under < t.most {
-		w, owner := t.queues[t.order[0]][0], t.order[0]
-		if !w.gone {
-			now := time.Now()
-			if early := t.paid.Add(t.every - t.ahead).Sub(now); early > 0 {
-				t.timer = true
-				time.AfterFunc(early, t.fire)
-				return
-			}
-			if t.paid.Before(now) {
-				t.paid = now
-			}
-			t.paid = t.paid.Add(t.every)
-			t.under++
-			close(w.turn)
+	for t.line.Len() > 0 && !t.timer && t.under < t.most {
+		now := time.Now()
+		if early := t.paid.Add(t.every - t.ahead).Sub(now); early > 0 {
+			t.timer = true
+			time.AfterFunc(early, t.fire)
+			return
 		}
-		t.order = t.order[1:]
-		if rest := t.queues[owner][1:]; len(rest) > 0 {
-			t.queues[owner] = rest
-			t.order = append(t.order, owner)
-		} else {
-			delete(t.queues, owner)
+		if t.paid.Before(now) {
+			t.paid = now
 		}
+		t.paid = t.paid.Add(t.every)
+		t.under++
+		close(t.line.Next().Value)
 	}
 }
 

@@ -60,8 +60,8 @@ func TestOwnersTakeTurns(t *testing.T) {
 		if want := 300 * time.Millisecond; modest == 0 || modest > want {
 			t.Errorf("it waited for %v, want at most %v", modest, want)
 		}
-		if len(turns.queues) != 0 || len(turns.order) != 0 {
-			t.Errorf("%d owners are left", len(turns.order))
+		if turns.line.Len() != 0 {
+			t.Errorf("%d requests are left", turns.line.Len())
 		}
 	})
 }

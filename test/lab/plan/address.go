@@ -175,12 +175,8 @@ func (w *work) leaveOthers(obj *corev1.Node, cidrs []netip.Prefix) {
 }
 
 func writtenCIDRs(obj *corev1.Node) []netip.Prefix {
-	written := obj.Spec.PodCIDRs
-	if len(written) == 0 && obj.Spec.PodCIDR != "" {
-		written = []string{obj.Spec.PodCIDR}
-	}
 	var cidrs []netip.Prefix
-	for _, s := range written {
+	for _, s := range kube.PodCIDRs(obj) {
 		if p, err := netip.ParsePrefix(s); err == nil {
 			cidrs = append(cidrs, p.Masked())
 		}

@@ -65,13 +65,10 @@ func (c *Cluster) MTU(underlay int) int {
 	return underlay
 }
 
-// Ranges are ranges of pods and of Services.
-type Ranges struct{ Pods, Services []netip.Prefix }
-
 // Ranges returns the cluster's ranges. Instead of nodes' ranges that lie in the one that Nodes are given theirs from,
 // it returns that one.
-func (c *Cluster) Ranges() Ranges {
-	r := Ranges{Services: slices.Clone(c.ServiceCIDRs)}
+func (c *Cluster) Ranges() translate.Ranges {
+	r := translate.Ranges{Services: slices.Clone(c.ServiceCIDRs)}
 	for _, n := range c.Nodes {
 		for _, p := range n.PodCIDRs {
 			if i := slices.IndexFunc(podRanges, func(all netip.Prefix) bool { return addressing.Within([]netip.Prefix{all}, p) }); i >= 0 {
@@ -82,18 +79,6 @@ func (c *Cluster) Ranges() Ranges {
 	}
 	r.Pods = addressing.Outermost(r.Pods)
 	return r
-}
-
-// With returns all ranges of r and of others.
-func (r Ranges) With(others Ranges) Ranges {
-	return Ranges{
-		addressing.Outermost(slices.Concat(r.Pods, others.Pods)), addressing.Outermost(slices.Concat(r.Services, others.Services)),
-	}
-}
-
-// Equal reports whether both are the same.
-func (r Ranges) Equal(other Ranges) bool {
-	return slices.Equal(r.Pods, other.Pods) && slices.Equal(r.Services, other.Services)
 }
 
 // withStatus returns a copy of the pod with the state st.

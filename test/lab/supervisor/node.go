@@ -36,8 +36,8 @@ type node struct {
 	keeper *process.Daemon // nil for an external node
 	agent  *agent          // nil for an external node
 
-	ranges plan.Ranges // routed through the host TAP
-	mtu    int         // of pods, when the node was made
+	ranges translate.Ranges // routed through the host TAP
+	mtu    int              // of pods, when the node was made
 }
 
 // newNode makes the node's namespace. Nothing runs in it yet.
@@ -58,7 +58,7 @@ func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
 }
 
 // prepare starts the keeper and makes the host TAP, so that the agent can start.
-func (n *node) prepare(ctx context.Context, l *lab, ranges plan.Ranges) error {
+func (n *node) prepare(ctx context.Context, l *lab, ranges translate.Ranges) error {
 	if n.External {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (n *node) said(l *lab, name string) string {
 }
 
 // route runs the step that makes the host TAP, or that adds new ranges of the cluster to its routes.
-func (n *node) route(l *lab, ranges plan.Ranges) error {
+func (n *node) route(l *lab, ranges translate.Ranges) error {
 	before := n.ranges
 	n.ranges = before.With(ranges)
 	if n.External || n.ranges.Equal(before) {

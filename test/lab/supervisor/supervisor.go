@@ -13,6 +13,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/manifests"
+	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 	"tapestry.dev/tapestry/test/lab/plan"
 	"tapestry.dev/tapestry/test/lab/process"
@@ -221,7 +222,7 @@ func (l *lab) apply(ctx context.Context, c *plan.Cluster) error {
 }
 
 // prepare prepares all nodes for their agents concurrently, and returns the nodes that are prepared.
-func (l *lab) prepare(ctx context.Context, fresh []*node, ranges plan.Ranges) ([]*node, error) {
+func (l *lab) prepare(ctx context.Context, fresh []*node, ranges translate.Ranges) ([]*node, error) {
 	errs := make([]error, len(fresh))
 	var all sync.WaitGroup
 	for i, n := range fresh {

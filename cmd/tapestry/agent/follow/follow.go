@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
@@ -105,7 +104,7 @@ func rangesOf(o *Options) *translate.Ranges {
 		}
 		// A meta that cannot be read is told where the host TAP is attached.
 		if m, err := hosttap.ParseMeta(it.Meta); err == nil {
-			r.Pods, r.Services = addressing.Outermost(slices.Concat(r.Pods, m.Pods)), addressing.Outermost(m.Services)
+			*r = r.With(translate.Ranges{Pods: m.Pods, Services: m.Services})
 		}
 	}
 	return r
