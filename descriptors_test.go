@@ -60,7 +60,7 @@ var spenders = map[string]spender{
 	"services/dns/forward":    {[]descriptors.User{descriptors.Questions}, "a socket each"},
 	"services/dns/stream":     {nil, "its connections are those of the stack"},
 	"services/healthcheck":    {[]descriptors.User{descriptors.CheckPorts, descriptors.Checks}, "its listeners and their connections"},
-	"services/nodeport":       {[]descriptors.User{descriptors.Listeners, descriptors.NodePortConns, descriptors.NodePortUDP}, "its sockets and those of clients"},
+	"services/nodeport":       {[]descriptors.User{descriptors.Listeners, descriptors.NodePortConns, descriptors.NodePortArrivals, descriptors.NodePortUDP}, "its sockets and those of clients"},
 	"share/conns":             {[]descriptors.User{descriptors.Checks, descriptors.Reports}, "connections that it shares out"},
 }
 

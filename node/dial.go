@@ -42,12 +42,12 @@ func (n *Node) dialBy(ctx context.Context, network string, client, to netip.Addr
 }
 
 // join carries a client's connection to a pod of this node without the stack. It returns false at once when it cannot,
-// and leaves conn to the caller.
-func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort) bool {
+// and leaves conn to the caller. It calls opened when the pod has answered.
+func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, opened func()) bool {
 	if !n.path.Local(to.Addr()) {
 		return false
 	}
-	if err := n.path.Stack().Join(ctx, conn, reach(n.cluster.Load(), client, to).as, to); err != nil {
+	if err := n.path.Stack().Join(ctx, conn, reach(n.cluster.Load(), client, to).as, to, opened); err != nil {
 		n.log.Debug("a connection goes through the stack", "err", err)
 		return false
 	}

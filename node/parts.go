@@ -156,6 +156,7 @@ func makeNodePorts(n *Node) (part, error) {
 		IdleTimeout: n.held.UDPIdle,
 		MaxSockets:  n.held.Descriptors.Of(descriptors.Listeners),
 		MaxConns:    n.held.Descriptors.Of(descriptors.NodePortConns),
+		MaxArrivals: n.held.Descriptors.Of(descriptors.NodePortArrivals),
 		MaxSessions: n.held.Descriptors.Of(descriptors.NodePortUDP),
 		Dial:        n.dialAs,
 		Join:        n.join,

@@ -127,7 +127,9 @@ func TestKeepAlive(t *testing.T) {
 				pod = dial(t, ns, l.Addr())
 				end = accept(t, l)
 			case "joined":
-				pod, end = f.client(t, ns, addrs[0], path.Stack().Join)
+				pod, end = f.client(t, ns, addrs[0], func(ctx context.Context, c *net.TCPConn, client, to netip.AddrPort) error {
+					return path.Stack().Join(ctx, c, client, to, nil)
+				})
 			default: // as for a pod of another node
 				s, ns, addr := stackAlone(t)
 				pod, end = f.client(t, ns, addr, func(ctx context.Context, c *net.TCPConn, client, to netip.AddrPort) error {

@@ -50,6 +50,7 @@ type conn struct {
 	fd        int
 	account   *account // of the owner that began it
 	head      head     // of the pod's SYN
+	tell      func()   // of Join, called when the connection is open; nil for none
 	failed    error    // why the host socket was not connected; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state

@@ -196,6 +196,9 @@ func (c *conn) opened() {
 	c.publish()
 	c.stage.Store(open)
 	c.account.opened()
+	if c.tell != nil {
+		c.tell()
+	}
 }
 
 // takeAck records what the pod acknowledges. bare says that the segment has neither payload nor FIN.

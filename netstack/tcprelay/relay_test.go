@@ -242,7 +242,7 @@ func TestRefused(t *testing.T) {
 	w.gone(t)
 
 	client, accepted := dialHost(t, 0)
-	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81)); err != nil {
+	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81), nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -308,7 +308,7 @@ func TestJoinInUse(t *testing.T) {
 	j := w.join(t, 0)
 	client, accepted := dialHost(t, 0)
 	to := netip.AddrPortFrom(podIPs[0], 80)
-	err := w.Join(t.Context(), accepted, seenAs[0], to)
+	err := w.Join(t.Context(), accepted, seenAs[0], to, nil)
 	if !errors.Is(err, tcprelay.ErrInUse) {
 		t.Fatalf("%v, want ErrInUse", err)
 	}
@@ -316,7 +316,7 @@ func TestJoinInUse(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	defer end()
 	ran := make(chan error, 1)
-	go func() { ran <- w.Join(ctx, accepted, netip.AddrPortFrom(seenAs[0].Addr(), 0), to) }()
+	go func() { ran <- w.Join(ctx, accepted, netip.AddrPortFrom(seenAs[0].Addr(), 0), to, nil) }()
 	if _, err := client.Write([]byte("hello")); err != nil {
 		t.Error(err)
 	}

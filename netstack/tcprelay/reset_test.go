@@ -74,7 +74,7 @@ func TestResetIsBelieved(t *testing.T) {
 	}
 	ctx, end := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.r.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80)) }()
+	go func() { ended <- s.r.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80), nil) }()
 	theirs := s.hear(syn).seq + 1
 	s.say(segment{seq: 5000, ack: theirs, flags: synAck, window: 1000})
 	s.hear(ack)

@@ -301,7 +301,7 @@ func TestOlderConnection(t *testing.T) {
 		Dst: packet.AddrFrom(seenAs[0].Addr()), DstPort: seenAs[0].Port(),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- s.r.Join(t.Context(), accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80)) }()
+	go func() { ended <- s.r.Join(t.Context(), accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80), nil) }()
 	first := s.hear(syn)
 	s.say(segment{seq: 7, ack: first.seq - 1000, flags: ack, window: 1000}) // TIME_WAIT
 	if got := s.hear(rst); got.seq != first.seq-1000 {

@@ -261,7 +261,7 @@ func (w *world) join(t *testing.T, i int) *joined {
 	client, accepted := dialHost(t, i)
 	ctx, end := context.WithCancel(t.Context())
 	j := &joined{client: client, end: end, err: make(chan error, 1)}
-	go func() { j.err <- w.Join(ctx, accepted, seenAs[i], at) }()
+	go func() { j.err <- w.Join(ctx, accepted, seenAs[i], at, nil) }()
 	j.server = accept(t, inPod)
 	return j
 }

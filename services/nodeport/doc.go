@@ -27,6 +27,11 @@
 // direction is passed on as a half-close. A failure is passed on as a reset, after the data that the failed end had
 // sent before.
 //
+// Opening in turn. To open a connection to a backend costs much more than to accept a client, who may reset it at once.
+// So accepted clients wait in a line in which each client's network has its turn after the others (openings), and for
+// one that has been reset meanwhile nothing is opened. Few are opened at once, so that the goroutine that accepts does
+// not wait behind them, and one whose backend keeps it waiting does not count for long.
+//
 // UDP. There is one session per client and local address. A session has a connected socket in the cluster and a
 // goroutine for the replies. Replies leave from the local address to which the client wrote (IP_PKTINFO), unless that
 // was a broadcast or multicast address. Each datagram asks whether the session stays: its backend must serve, and the

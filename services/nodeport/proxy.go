@@ -43,10 +43,11 @@ type Options struct {
 	// Dial connects inside the cluster, network "tcp" or "udp", from the client's own address if possible. A client
 	// port of 0 means any port. For UDP it must not block.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
-	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It then
-	// returns true, and conn belongs to Join. If it cannot do that, it returns false at once, and Dial is used. Nil is
-	// the same as a Join that always returns false.
-	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort) bool
+	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It calls
+	// opened, which does not block, when the backend has answered. In the end it returns true, and conn belongs to Join.
+	// If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always returns
+	// false.
+	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, opened func()) bool
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
 	Stays func(*packet.Tuple, packet.Choice) bool
@@ -68,6 +69,9 @@ type Options struct {
 	// MaxConns limits the TCP connections to backends that Dial makes; 0 means 4096. No client gets more of them than
 	// it leaves to others. Join has limits of its own.
 	MaxConns int
+	// MaxArrivals limits the accepted TCP connections that wait until a connection to a backend is opened for them; 0
+	// means 1024. When there are more, the client with the most of them loses one.
+	MaxArrivals int
 	// Logger is told when a socket fails or works again. Nil discards messages.
 	Logger *slog.Logger
 }
@@ -150,8 +154,9 @@ type Proxy struct {
 
 	sockets atomic.Int64
 
-	guests  *guests
-	dialled *share.Limit[netip.Prefix, struct{}] // limits the connections that Dial makes
+	guests   *guests
+	openings *openings
+	dialled  *share.Limit[netip.Prefix, struct{}] // limits the connections that Dial makes
 }
 
 // key identifies one socket.
@@ -166,7 +171,7 @@ func New(opts Options) *Proxy {
 		opts.Listen = new(kernel)
 	}
 	if opts.Join == nil {
-		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort) bool { return false }
+		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func()) bool { return false }
 	}
 	if opts.Forbidden == nil {
 		opts.Forbidden = func(netip.Addr) bool { return false }
@@ -183,12 +188,16 @@ func New(opts Options) *Proxy {
 	if opts.MaxConns == 0 {
 		opts.MaxConns = 4096
 	}
+	if opts.MaxArrivals == 0 {
+		opts.MaxArrivals = 1024
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{
 		opts: opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}, guests: newGuests(opts.MaxSessions),
-		dialled: share.New[netip.Prefix, struct{}](share.Options[netip.Prefix]{Total: opts.MaxConns, Keep: true}),
+		openings: newOpenings(opts.MaxArrivals),
+		dialled:  share.New[netip.Prefix, struct{}](share.Options[netip.Prefix]{Total: opts.MaxConns, Keep: true}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p

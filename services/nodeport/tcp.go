@@ -30,20 +30,35 @@ func (l tcpSocket) serve(s *server) {
 			continue
 		}
 		f = failing{}
-		// The connection may outlive its listener.
-		s.p.wg.Go(func() { s.p.connect(c, s.key.local) })
+		s.p.arrive(c, s.key.local)
 	}
 }
 
-// connect serves one accepted connection to its end.
-func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
+// arrive begins to serve an accepted connection.
+func (p *Proxy) arrive(client net.Conn, local netip.AddrPort) {
+	from, err := addrPort(client.RemoteAddr())
+	if err != nil || gone(client) {
+		abort(client)
+		return
+	}
+	a := p.openings.admit(client, addressing.Client(from.Addr()))
+	if a == nil {
+		abort(client)
+		return
+	}
+	// The connection may outlive its listener.
+	p.wg.Go(func() { p.connect(client, from, local, a) })
+}
+
+// connect serves one connection to its end.
+func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival) {
+	defer a.leave()
 	if !p.hold(client) {
 		abort(client)
 		return
 	}
 	defer p.release(client)
-	from, err := addrPort(client.RemoteAddr())
-	if err != nil {
+	if !a.wait(p.ctx) || gone(client) {
 		abort(client)
 		return
 	}
@@ -52,7 +67,7 @@ func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
 		abort(client)
 		return
 	}
-	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend) {
+	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend, a.leave) {
 		return
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
@@ -72,6 +87,7 @@ func (p *Proxy) connect(client net.Conn, local netip.AddrPort) {
 		return
 	}
 	defer p.release(backend)
+	a.leave()
 	splice(client, backend)
 }
 

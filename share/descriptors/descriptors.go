@@ -14,15 +14,16 @@ type User int
 
 // The users of descriptors.
 const (
-	Own           User = iota // what does not grow with clients, pods and objects: files, pollers, the tunnel, the API server, the keeper
-	Pods                      // attached pods, a TAP each
-	Listeners                 // sockets of node ports and hostPorts, each also as the duplicate for the next keeper
-	CheckPorts                // healthCheckNodePorts, a socket each
-	EgressTCP                 // TCP between this node's pods and host sockets: egress, and NodePorts to pods of this node
-	EgressUDP                 // host sockets of pods' UDP
-	EgressPings               // host sockets of pods' echoes
-	NodePortConns             // TCP of NodePorts to other backends: the client's socket, and the backend's if it is on the host
-	NodePortUDP               // UDP sessions of NodePorts, whose backends may be on the host
+	Own              User = iota // what does not grow with clients, pods and objects: files, pollers, the tunnel, the API server, the keeper
+	Pods                         // attached pods, a TAP each
+	Listeners                    // sockets of node ports and hostPorts, each also as the duplicate for the next keeper
+	CheckPorts                   // healthCheckNodePorts, a socket each
+	EgressTCP                    // TCP between this node's pods and host sockets: egress, and NodePorts to pods of this node
+	EgressUDP                    // host sockets of pods' UDP
+	EgressPings                  // host sockets of pods' echoes
+	NodePortConns                // TCP of NodePorts to other backends: the client's socket, and the backend's if it is on the host
+	NodePortArrivals             // accepted TCP of NodePorts that waits until a connection to a backend is opened
+	NodePortUDP                  // UDP sessions of NodePorts, whose backends may be on the host
 	IngressClients
 	IngressBackends // connections of Ingress to backends on the host
 	Questions       // questions of DNS that wait for servers outside
@@ -44,21 +45,22 @@ type part struct {
 // IngressClients, in halves. A bound is what the part can use: pods of one node, ports of the node port range in both
 // protocols and families, or what was bounded before for the sake of memory or the host's ports.
 var parts = [users]part{
-	Own:             {"the agent itself", 112, 1, 512},
-	Pods:            {"pods", 144, 1, 1024},
-	Listeners:       {"sockets of node ports and hostPorts", 80, 2, 12288},
-	CheckPorts:      {"healthCheckNodePorts", 16, 1, 2768},
-	EgressTCP:       {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 176, 1, 0},
-	EgressUDP:       {"UDP sockets of pods to the outside", 64, 1, 16384},
-	EgressPings:     {"pinging pods", 8, 1, 1024},
-	NodePortConns:   {"TCP connections through NodePorts to other backends", 96, 2, 4096},
-	NodePortUDP:     {"UDP sessions through NodePorts", 64, 1, 16384},
-	IngressClients:  {"connections of clients of Ingress", 96, 1, 0},
-	IngressBackends: {"connections of Ingress to backends on the host", 48, 1, 4096},
-	Questions:       {"questions to DNS servers outside", 32, 1, 1000},
-	Checks:          {"connections of load balancers' health checks", 8, 1, 256},
-	Local:           {"connections to each Unix socket of the agent", 64, 2, 264},
-	Reports:         {"connections to each of health and metrics", 16, 2, 64},
+	Own:              {"the agent itself", 112, 1, 512},
+	Pods:             {"pods", 144, 1, 1024},
+	Listeners:        {"sockets of node ports and hostPorts", 80, 2, 12288},
+	CheckPorts:       {"healthCheckNodePorts", 16, 1, 2768},
+	EgressTCP:        {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 152, 1, 0},
+	EgressUDP:        {"UDP sockets of pods to the outside", 64, 1, 16384},
+	EgressPings:      {"pinging pods", 8, 1, 1024},
+	NodePortConns:    {"TCP connections through NodePorts to other backends", 96, 2, 4096},
+	NodePortArrivals: {"accepted TCP connections that wait for a backend", 24, 1, 2048},
+	NodePortUDP:      {"UDP sessions through NodePorts", 64, 1, 16384},
+	IngressClients:   {"connections of clients of Ingress", 96, 1, 0},
+	IngressBackends:  {"connections of Ingress to backends on the host", 48, 1, 4096},
+	Questions:        {"questions to DNS servers outside", 32, 1, 1000},
+	Checks:           {"connections of load balancers' health checks", 8, 1, 256},
+	Local:            {"connections to each Unix socket of the agent", 64, 2, 264},
+	Reports:          {"connections to each of health and metrics", 16, 2, 64},
 }
 
 const (

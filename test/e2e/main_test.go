@@ -82,6 +82,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"spread":         spread,
 	"ask-many":       askMany,
 	"browse":         browse,
+	"slam":           slam,
+	"knock":          knock,
 }
 
 func help(name string, args []string) int {
