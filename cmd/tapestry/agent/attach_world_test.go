@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -322,7 +323,11 @@ func (n *machine) kept() (count int) {
 // buildPlugin builds the executable itself, because this test program takes ten times as long to start. If the build
 // fails, this program is the plugin.
 var buildPlugin = sync.OnceValue(func() string {
-	exe := builtPlugin()
+	if err := os.MkdirAll(pluginDir(), 0o700); err != nil {
+		fmt.Fprintf(os.Stderr, "build the plugin: %v\n", err)
+		return "/proc/self/exe"
+	}
+	exe := filepath.Join(pluginDir(), "tapestry-cni")
 	out, err := exec.Command("go", "build", "-o", exe, "tapestry.dev/tapestry/cmd/tapestry-cni").CombinedOutput()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
@@ -331,6 +336,8 @@ var buildPlugin = sync.OnceValue(func() string {
 	return exe
 })
 
-func builtPlugin() string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("tapestry-cni-%d", os.Getpid()))
-}
+// pluginDir is a directory of this process alone. In a namespace of its own its number is not, so that tests which ran
+// at the same time removed one another's plugin.
+var pluginDir = sync.OnceValue(func() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("tapestry-cni-%016x", rand.Uint64()))
+})

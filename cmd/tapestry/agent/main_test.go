@@ -38,6 +38,6 @@ func TestMain(m *testing.M) {
 type tests struct{ *testing.M }
 
 func (t tests) Run() int {
-	defer os.Remove(builtPlugin())
+	defer os.RemoveAll(pluginDir())
 	return t.M.Run()
 }

@@ -273,8 +273,7 @@ func (f *Follower) attachKept() {
 		switch {
 		case it.Key == hosttap.Key:
 			if err := f.node.AttachHost(it.Meta, it.File); err != nil {
-				f.o.Log.Error("the host TAP was not attached", "err", err)
-				_ = it.File.Close()
+				_ = it.File.Close() // whoever looks after the node tries again, and tells
 			}
 		case strings.HasPrefix(it.Key, keeper.ListenPrefix):
 			_ = it.File.Close() // Holdings.Listener returns its own copy

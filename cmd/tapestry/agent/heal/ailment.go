@@ -110,12 +110,12 @@ func addresses(list []netip.Addr) string {
 // again says how the init steps are run again.
 func again(f *Facts) string {
 	switch {
+	case !f.Stepped:
+		return "delete the interface, or run 'tapestry host-tap' on this node"
 	case f.OwnPod.Name != "":
 		return fmt.Sprintf("delete the agent's pod, so that its init steps run again: kubectl -n %s delete pod %s", f.OwnPod.Namespace, f.OwnPod.Name)
-	case f.Stepped:
-		return "run 'tapestry host-tap' on this node again, as before the agent's first start"
 	}
-	return "delete the interface, or run 'tapestry host-tap' on this node again"
+	return "run 'tapestry host-tap' on this node again, as before the agent's first start"
 }
 
 // object returns what is ill.
@@ -150,10 +150,10 @@ func names(list []Ailment, what string) string {
 	return fmt.Sprintf("%d %s %s (%s)", len(list), pods, what, strings.Join(texts, ", "))
 }
 
-// HostError returns why the node itself is not whole, or nil.
+// HostError returns what init steps have made and is missing, or nil.
 func HostError(list []Ailment) error {
 	for _, a := range list {
-		if a.Kind == NoHostTAP || a.Kind == NoIngress && a.Step {
+		if a.Step {
 			return fmt.Errorf("%s; %s", a.Message, a.Remedy)
 		}
 	}

@@ -44,8 +44,8 @@ func TestDiagnose(t *testing.T) {
 			want:  []string{"Node n1: ~ run 'tapestry host-tap' on this node again, as"}, steps: 1, host: true,
 		},
 		"an interface that nobody asked for": {
-			facts: Facts{HostTAP: errors.New("it has other addresses")},
-			want:  []string{"Node n1: ~ delete the interface"}, host: true,
+			facts: Facts{OwnPod: own, HostTAP: errors.New("it has other addresses")},
+			want:  []string{"Node n1: ~ delete the interface"},
 		},
 		"Ingress lost": {
 			facts: Facts{OwnPod: own, Stepped: true, Doors: []Door{{":80", refused, true}, {":443", refused, true}}},

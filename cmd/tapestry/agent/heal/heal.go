@@ -287,12 +287,12 @@ func (h *Healer) Problems() []kube.Problem {
 	return list
 }
 
-// Unfit says why nothing should be scheduled on the node, or returns "".
+// Unfit says why nothing should be scheduled on the node, or returns "". Without a host TAP, probes of new pods fail.
 func (h *Healer) Unfit() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, a := range h.list {
-		if a.Kind == NoHostTAP {
+		if a.Kind == NoHostTAP && a.Step {
 			return a.Message + "; " + a.Remedy
 		}
 	}
