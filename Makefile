@@ -17,7 +17,7 @@ LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION)
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz attacks bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -81,6 +81,12 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
+
+# ATTACKFLAGS are options of attacks, as only=A2-service,B2.
+ATTACKFLAGS ?=
+
+attacks: build ## attack a lab's agents, as a tenant and from outside, and print what others saw and what it cost (7 minutes)
+	TAPESTRY_EXECUTABLE=$(abspath $(BIN))/tapestry $(GO) run ./test/attacks $(ATTACKFLAGS)
 
 bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)
 	$(BIN)/tapestry-lab bench $(BENCHFLAGS)

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"tapestry.dev/tapestry/test/lab"
+)
+
+// The cast. The attacked node has the first address of the lab, and its pods the first range.
+const (
+	victimNode     = "node-1"
+	nodeAddr       = "172.31.0.11"
+	hostTAP        = "10.244.1.2"
+	visitor        = "203.0.113.10" // an address of the client outside; attackers have its other one
+	nodePort       = "30081"
+	ingressPort    = "80"
+	ingressTLSPort = "443"
+	victimHost     = "victim.example"
+	attackerHost   = "attacker.example"
+	roundHost      = "round.example"
+	nobody         = "10.244.200.1:9000" // in the pods' range, and no node's
+)
+
+// marker shows that the objects before it are in force, being of the same file.
+const (
+	markerName = "default/marker"
+	marker     = "---\n{apiVersion: v1, kind: Service, metadata: {name: marker}, spec: {clusterIP: 10.96.0.210, ports: [{port: 80}]}}\n"
+)
+
+// attack is one row of the table.
+type attack struct {
+	name, what string
+	objects    func() string // what a tenant adds; nil for nothing
+	from       lab.Target
+	program    []string // nil for none
+	tls        bool     // the well-behaved client uses HTTPS
+}
+
+// attacks are named after the parts of the list that they were found under.
+var attacks = []attack{
+	{name: "none", what: "nothing happens"},
+	{name: "A1-udp", what: "one datagram to a NodePort whose endpoint is that NodePort", objects: tail, from: lab.Outside(), program: []string{"once", "udp", nodeAddr + ":30181"}},
+	{name: "A1-tcp", what: "one connection to it", objects: tail, from: lab.Outside(), program: []string{"once", "tcp", nodeAddr + ":30181"}},
+	{name: "A1-http", what: "one request to an Ingress that leads to Ingress", objects: round, from: lab.Outside(), program: []string{"once", "http", nodeAddr + ":80"}},
+	{name: "A2-service", what: "a Service of 3,000 ports and 1,000 addresses", objects: manyPorts},
+	{name: "A2-ingress", what: "an Ingress of 5,000 paths to 5,000 addresses", objects: manyPaths},
+	{name: "A3", what: "an Ingress that names 5,000 Secrets", objects: manySecrets},
+	{name: "A6", what: "16 clients that only shake hands, RSA-4096", objects: heavyKey, from: lab.Outside(), program: []string{"handshakes"}, tls: true},
+	{name: "A9", what: "one datagram of a pod to a removed node's range", from: lab.Pod("attacker"), program: []string{"once", "udp", nobody}},
+	{name: "B1-h2", what: "MadeYouReset, 2 connections", from: lab.Outside(), program: []string{"made-you-reset"}},
+	{name: "B1-h1", what: "HTTP/1.1 requests that are reset at once", from: lab.Outside(), program: []string{"resets", ingressPort}},
+	{name: "B1-nodeport", what: "the same at a NodePort", from: lab.Outside(), program: []string{"resets", nodePort}},
+	{name: "B1b", what: "headers of 9.5 MB, 100 clients that read nothing", from: lab.Outside(), program: []string{"unread"}},
+	{name: "B1c", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
+	{name: "B2", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", "20200"}},
+	{name: "B3", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies"}},
+}
+
+// baseYAML returns the lab: a well-behaved server on the other node, behind an Ingress and a NodePort, and a tenant's.
+func baseYAML(exe string) (string, error) {
+	secret, err := lab.TLSSecret("victim", victimHost)
+	if err != nil {
+		return "", err
+	}
+	pod := func(name, node, more string) string {
+		return fmt.Sprintf(`---
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, labels: {app: %s}, annotations: {tapestry.dev/probe-period: 200ms}}
+spec:
+  nodeName: %s
+  containers: [{name: server, ports: [{containerPort: 8080}]%s, readinessProbe: {tcpSocket: {port: 8080}, timeoutSeconds: 30}}]
+`, name, name, node, more)
+	}
+	return `{apiVersion: v1, kind: Node, metadata: {name: node-1}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: node-2}}
+` + pod("victim", "node-2", "") + pod("attacker", "node-1", fmt.Sprintf(", command: [%q, run, backend]", exe)) +
+		fmt.Sprintf(`---
+{apiVersion: v1, kind: Service, metadata: {name: victim}, spec: {type: NodePort, selector: {app: victim}, ports: [{port: 80, targetPort: 8080, nodePort: %s}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: attacker}, spec: {selector: {app: attacker}, ports: [{port: 80, targetPort: 8080}]}}
+`, nodePort) + ingress("victim", victimHost, "victim", "victim") + ingress("attacker", attackerHost, "attacker", "") + "---\n" + secret, nil
+}
+
+func ingress(name, host, service, secret string) string {
+	tls := ""
+	if secret != "" {
+		tls = fmt.Sprintf("tls: [{hosts: [%s], secretName: %s}], ", host, secret)
+	}
+	return fmt.Sprintf(`---
+{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: %s}, spec: {%srules: [{host: %s, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: %s, port: {number: 80}}}}]}}]}}
+`, name, tls, host, service)
+}
+
+// slice returns an EndpointSlice of addresses and ports, as lists in YAML.
+func slice(name, service string, addrs []string, ports string) string {
+	return fmt.Sprintf(`---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: %s, labels: {kubernetes.io/service-name: %s}}
+addressType: IPv4
+endpoints: [{addresses: [%s]}]
+ports: [%s]
+`, name, service, strings.Join(addrs, "]}, {addresses: ["), ports)
+}
+
+func tail() string {
+	const ports = "{name: t, port: 30181}, {name: u, port: 30181, protocol: UDP}"
+	return `---
+{apiVersion: v1, kind: Service, metadata: {name: tail}, spec: {clusterIP: 10.96.0.201, type: NodePort, ports: [{name: t, port: 80, nodePort: 30181}, {name: u, port: 80, protocol: UDP, nodePort: 30181}]}}
+` + slice("tail-1", "tail", []string{hostTAP}, ports)
+}
+
+func round() string {
+	return "---\n{apiVersion: v1, kind: Service, metadata: {name: round}, spec: {clusterIP: 10.96.0.202, ports: [{port: 80}]}}\n" + slice("round-1", "round", []string{nodeAddr}, "{port: 80}") +
+		ingress("round", roundHost, "round", "")
+}
+
+// addrs returns addresses outside of the cluster.
+func addrs(from, count int) (list []string) {
+	for i := from; i < from+count; i++ {
+		list = append(list, fmt.Sprintf("198.18.%d.%d", i/250, 1+i%250))
+	}
+	return list
+}
+
+func manyPorts() string {
+	var service, ports []string
+	for i := range 3000 {
+		service = append(service, fmt.Sprintf("{name: p%d, port: %d}", i, 1000+i))
+		ports = append(ports, fmt.Sprintf("{name: p%d, port: %d}", i, 1000+i))
+	}
+	return fmt.Sprintf("---\n{apiVersion: v1, kind: Service, metadata: {name: many}, spec: {clusterIP: 10.96.0.203, ports: [%s]}}\n", strings.Join(service, ", ")) +
+		slice("many-1", "many", addrs(0, 1000), strings.Join(ports, ", "))
+}
+
+func manyPaths() string {
+	var b strings.Builder
+	b.WriteString("---\n{apiVersion: v1, kind: Service, metadata: {name: many}, spec: {clusterIP: 10.96.0.204, ports: [{port: 80}]}}\n")
+	for i := range 5 {
+		b.WriteString(slice(fmt.Sprintf("many-%d", i), "many", addrs(1000*i, 1000), "{port: 80}"))
+	}
+	b.WriteString("---\n{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: many}, spec: {rules: [{host: many.example, http: {paths: [")
+	for i := range 5000 {
+		fmt.Fprintf(&b, "{path: /%d, pathType: Prefix, backend: {service: {name: many, port: {number: 80}}}}, ", i)
+	}
+	b.WriteString("]}}]}}\n")
+	return b.String()
+}
+
+func manySecrets() string {
+	var tls []string
+	for i := range 5000 {
+		tls = append(tls, fmt.Sprintf("{hosts: [h%d.example], secretName: s%d}", i, i))
+	}
+	return fmt.Sprintf("---\n{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: many}, spec: {tls: [%s], defaultBackend: {service: {name: attacker, port: {number: 80}}}}}\n",
+		strings.Join(tls, ", "))
+}
+
+// heavyKey returns a certificate with the largest key that is taken.
+func heavyKey() string {
+	key, err := rsa.GenerateKey(rand.Reader, 4096)
+	fail(err)
+	template := x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: attackerHost}, DNSNames: []string{attackerHost},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	fail(err)
+	text := func(kind string, der []byte) string {
+		return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return fmt.Sprintf("---\n{apiVersion: v1, kind: Secret, metadata: {name: heavy}, type: kubernetes.io/tls, data: {tls.crt: %s, tls.key: %s}}\n",
+		text("CERTIFICATE", der), text("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))) + ingress("heavy", attackerHost, "attacker", "heavy")
+}
