@@ -74,6 +74,7 @@ type outage struct {
 	name   string // of a Service
 	vip    string // of a Service, whose only pod is on another node
 	port   string // a NodePort on the node
+	last   string // an address that the last of all these objects names, and no other object that the node's agent knows
 }
 
 func newOutage(t *testing.T, n lab.Node) outage {
@@ -92,6 +93,7 @@ func newOutage(t *testing.T, n lab.Node) outage {
 	o := outage{
 		t: t, client: processIn(t, pods[0]), dns: net.JoinHostPort(dns.Spec.ClusterIP, "53"), name: "far." + ns + ".svc.cluster.local.",
 		vip: net.JoinHostPort(there.Spec.ClusterIP, "80"), port: net.JoinHostPort(n.Addrs[0], fmt.Sprint(near.Spec.Ports[0].NodePort)),
+		last: pods[1].Status.PodIP, // in the EndpointSlice alone, since an agent knows the pods of its own node
 	}
 	for what, try := range map[string]func() error{"a name": o.lookup, "a NodePort": o.connect} {
 		eventually(t, soon, what, try)
@@ -278,4 +280,84 @@ func TestRollout(t *testing.T) {
 	if agentOf(t, n).UID == old {
 		t.Error("the agent was not replaced")
 	}
+}
+
+// TestAgentWithoutControlPlane: while no API server answers, the agent is killed, and then its whole container. Each
+// time the next agent begins with what the one before saved: nothing that clients ask fails. The agent comes back also
+// when its pod is begun anew, with all init steps.
+func TestAgentWithoutControlPlane(t *testing.T) {
+	n := state.Nodes[len(state.Nodes)-1]
+	replace(t, agents, n) // kubelet waits before it starts a container that has ended before
+	uid := agentOf(t, n).UID
+	o := newOutage(t, n)
+	eventually(t, soon, "the Services are saved", func() error {
+		_, err := onNode(t.Context(), n.Name, "grep", "-a", "-q", "-w", "-F", o.last, "/var/lib/tapestry/objects")
+		return err
+	})
+	if err := theLab.StopControlPlane(); err != nil {
+		t.Fatal(err)
+	}
+	started := false
+	t.Cleanup(func() {
+		if !started {
+			if err := theLab.StartControlPlane(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	// again kills processes, and waits for another agent that is ready.
+	again := func(kill string) {
+		t.Helper()
+		before := tapestryOn(t, n)["agent"]
+		if _, err := onNode(t.Context(), n.Name, "sh", "-c", kill); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, soon, "another agent that is ready with saved objects", func() error {
+			if now := agentProcess(n); now == "" || now == before {
+				return errors.New("there is no other agent")
+			}
+			out, err := onNode(t.Context(), n.Name, "curl", "--silent", "--max-time", "2", "http://127.0.0.1:10256/readyz")
+			if err == nil && !strings.HasPrefix(out, "[+]cluster ok") {
+				err = fmt.Errorf("readyz says %s", out)
+			}
+			return err
+		})
+	}
+	for _, c := range []struct{ what, process string }{{"SIGKILL of the agent", "agent"}, {"SIGKILL of its container", "supervise"}} {
+		w, end := o.watch()
+		again(`for p in /proc/[0-9]*; do
+			case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "/tapestry ` + c.process + ` "*) kill -KILL "${p#/proc/}";; esac
+		done`)
+		end()
+		o.report(c.what+" while no API server answers", w)
+	}
+	// With its sandbox the pod is begun anew, and its init steps run again.
+	began := time.Now()
+	again(`for p in /proc/[0-9]*; do
+		grep -q -e '` + string(uid) + `' -e '` + strings.ReplaceAll(string(uid), "-", "_") + `' "$p/cgroup" 2>/dev/null || continue
+		case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in /pause*) kill -KILL "${p#/proc/}";; esac
+	done`)
+	figure(t, "SIGKILL of the pod's sandbox while no API server answers: the next agent is ready after %v", time.Since(began).Round(100*time.Millisecond))
+	started = true
+	if err := theLab.StartControlPlane(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, soon, "the agent follows the API server again", func() error {
+		out, err := inPod(t.Context(), agentOf(t, n), "/tapestry", "status")
+		if err == nil && strings.Contains(out, "as saved on this node") {
+			err = errors.New(out)
+		}
+		return err
+	})
+}
+
+// agentProcess returns the process of a node's agent, or "" when there is none at the moment.
+func agentProcess(n lab.Node) program {
+	out, err := onNode(context.Background(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
+		case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in "/tapestry agent "*) echo "$p";; esac
+	done`)
+	if err != nil || strings.TrimSpace(out) == "" {
+		return ""
+	}
+	return program(filepath.Join("/proc", fmt.Sprint(n.PID), "root", strings.TrimSpace(out)))
 }
