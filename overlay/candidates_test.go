@@ -138,7 +138,7 @@ func (d *dual) await() {
 	d.t.Fatal("no session after 10 s")
 }
 
-// usual is the longest pause without a fault. The underlay in memory does not say what it has sent, so every 768 packets
+// usual is the longest pause without a fault. The underlay in memory does not say what it sent, so every 768 packets
 // the Mesh waits for two looks of its prober.
 const usual = 300 * time.Millisecond
 
@@ -310,4 +310,37 @@ func TestStockHasOneAddress(t *testing.T) {
 		}
 		d.under.Capture(nil)
 	})
+}
+
+// A probe for which there is no mark left is not sent, since it would go to the peer's present address and be answered
+// from there.
+func TestMarksAreBounded(t *testing.T) {
+	under := overlaytest.New(1)
+	defer under.Close()
+	to, err := under.Bind(dualAddrs[0][0]).ParseEndpoint(dualAddrs[1][1].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := quietMesh(func(uint64, [][]byte) {})
+	var held [][]byte
+	for range maxMarks {
+		held = append(held, make([]byte, 1))
+		if !m.div.mark(held[len(held)-1], to) {
+			t.Fatal("a mark was refused")
+		}
+	}
+	probe := echo{src: m.stackAddrs[0], dst: m.stackAddrs[0]}
+	diverted := probe
+	diverted.to = to
+	m.ring.control(diverted)
+	m.ring.control(probe)
+	w := newWireguard()
+	if n, err := m.tun.Read(w.bufs, w.sizes, 16); n != 1 || err != nil {
+		t.Errorf("%d packets came out, %v, want the one that is not diverted", n, err)
+	}
+	m.div.forget(held)
+	m.ring.control(diverted)
+	if n, err := m.tun.Read(w.bufs, w.sizes, 16); n != 1 || err != nil || len(m.div.marked) != 1 {
+		t.Errorf("%d packets came out, %v, with %d marks, want one of each", n, err, len(m.div.marked))
+	}
 }

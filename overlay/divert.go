@@ -17,7 +17,7 @@ const (
 )
 
 // diverter is the Bind that WireGuard sends through. WireGuard knows one address of each peer, the one that the peer
-// was heard from last. The diverter sends single probes to another one, and all packets to one that the Mesh has chosen.
+// was heard from last. The diverter sends single probes to another one, and all packets to one that the Mesh chose.
 //
 // A probe is known by its buffer: WireGuard encrypts a packet in the buffer into which tunnel.Read wrote it.
 type diverter struct {
@@ -33,20 +33,24 @@ type diverter struct {
 }
 
 // maxMarks bounds the marked buffers. WireGuard may drop a packet, and its buffer stays marked until it is used again.
-const maxMarks = 64
+// One Read marks tunnelBatch buffers at most.
+const maxMarks = 2 * tunnelBatch
 
 func newDiverter(b conn.Bind) *diverter {
 	return &diverter{Bind: b, marked: make(map[*byte]conn.Endpoint)}
 }
 
-// mark has the packet that WireGuard makes in buf sent to an address.
-func (d *diverter) mark(buf []byte, to conn.Endpoint) {
+// mark has the packet that WireGuard makes in buf sent to an address. It reports false when too many are marked: then
+// the packet must not be sent, since its answer would tell of another address.
+func (d *diverter) mark(buf []byte, to conn.Endpoint) bool {
 	d.mu.Lock()
-	if len(d.marked) < maxMarks {
-		d.marked[&buf[0]] = to
+	defer d.mu.Unlock()
+	if len(d.marked) >= maxMarks {
+		return false
 	}
+	d.marked[&buf[0]] = to
 	d.marks.Store(int32(len(d.marked)))
-	d.mu.Unlock()
+	return true
 }
 
 // forget takes the marks from bufs, which are used anew.

@@ -73,11 +73,10 @@ func (t *tunnel) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		isEntry, isControl := t.m.ring.next(&t.cur, &c, n == 0, t.m.congested)
 		switch {
 		case isControl:
-			sizes[n] = c.put(bufs[n][offset:])
-			if c.to != nil {
-				t.m.div.mark(bufs[n], c.to)
+			if c.to == nil || t.m.div.mark(bufs[n], c.to) {
+				sizes[n] = c.put(bufs[n][offset:])
+				n++
 			}
-			n++
 		case isEntry:
 			t.begin()
 		case n == 0:
