@@ -22,6 +22,9 @@ import (
 //     reach a Service past its own rules for clients.
 //   - A load balancer's address leads to the node ports of its Service. One that is also a node's address is taken for
 //     the node's, since load balancers that run on nodes give out those.
+//   - Outside of the cluster, nothing is dialled for who comes by a NodePort or Ingress, and the packet path would drop
+//     it. A router, load balancer or proxy there may lead back to a node, and makes the connection anew, so that no mark
+//     of ours would survive and nobody could tell a round from a client.
 //   - At a node port of a node Tapestry itself takes connections, also at the address of the node's host TAP.
 func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP
@@ -37,6 +40,8 @@ func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to n
 		return "it is an address of a Service, and nothing is translated twice"
 	case (own || c.hosts[to.Addr()] || c.taps[to.Addr()]) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
 		return "it is a node port, to which Tapestry itself listens"
+	case !onHost && !claimed(&c.Config, to.Addr()) && !addressing.Contains(c.PodCIDRs, to.Addr()):
+		return "it lies outside of the cluster, where nothing is dialled for clients of NodePorts and Ingress"
 	}
 	return ""
 }

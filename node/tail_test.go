@@ -18,6 +18,7 @@ func TestTail(t *testing.T) {
 		PodCIDRs:     addresstest.Prefixes("10.244.1.0/24", "fd00:1::/64"),
 		NodeAddrs:    addresstest.Addrs("192.0.2.1", "2001:db8::1"),
 		ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16", "fd00:96::/112"),
+		ClusterCIDRs: addresstest.Prefixes("10.244.0.0/16", "fd00:1::/48"),
 		Peers: []netstack.PeerRoute{
 			{Name: "n2", PodCIDRs: addresstest.Prefixes("10.244.2.0/24"), NodeAddrs: addresstest.Addrs("192.0.2.2"), Encap: true},
 			{Name: "stock", NodeAddrs: addresstest.Addrs("192.0.2.3"), PodCIDRs: addresstest.Prefixes("10.244.3.0/24")},
@@ -36,10 +37,13 @@ func TestTail(t *testing.T) {
 		t.Fatal(problems)
 	}
 	const range_, port, balancer = "service range", "node port", "address of a Service"
+	const away = "outside of the cluster"
 	for _, test := range []struct{ network, to, want string }{
 		{"tcp", "10.244.1.5:30080", ""},
 		{"tcp", "10.244.2.5:30080", ""},
-		{"tcp", "203.0.113.9:30080", ""},
+		{"tcp", "203.0.113.9:30080", away},
+		{"udp", "203.0.113.9:53", away},
+		{"tcp", "[2001:db8::9]:80", away},
 		{"tcp", "192.0.2.1:8080", ""}, // a pod on the node's network
 		{"tcp", "192.0.2.2:8080", ""},
 		{"tcp", "10.96.0.80:80", range_},
@@ -54,7 +58,7 @@ func TestTail(t *testing.T) {
 		{"tcp", "10.244.1.1:30080", ""},   // the stack address, where nobody listens
 		{"tcp", "203.0.113.80:80", balancer},
 		{"udp", "203.0.113.80:80", balancer},
-		{"tcp", "203.0.113.80:443", ""},
+		{"tcp", "203.0.113.80:443", away},
 		{"tcp", "192.0.2.2:80", ""},       // a backend on the node's network may have the port of the load balancer
 		{"tcp", "10.244.2.2:30080", port}, // the host TAP of another node
 		{"udp", "10.244.2.2:30053", port},

@@ -84,6 +84,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"browse":         browse,
 	"slam":           slam,
 	"knock":          knock,
+	"lead":           lead,
 }
 
 func help(name string, args []string) int {
