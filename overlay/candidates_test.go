@@ -344,3 +344,70 @@ func TestMarksAreBounded(t *testing.T) {
 		t.Errorf("%d packets came out, %v, with %d marks, want one of each", n, err, len(m.div.marked))
 	}
 }
+
+// A peer that names the addresses of other ones as its own, and moves, gets nothing that goes there.
+func TestAddressesOfOthersAreNotPinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDual(t, [2]int{2, 2}, nil)
+		defer d.close()
+		d.await()
+		m := d.mesh[0]
+		named, heard := netip.MustParseAddrPort("192.0.2.3:51820"), netip.MustParseAddrPort("192.0.2.4:4500")
+		peers := []Peer{
+			m.table.Load().cfgs[0],
+			{ID: 3, Name: "named", PublicKey: NewPrivateKey().Public(), Endpoint: named, Prefixes: podCIDRs(3)[:1]},
+			{ID: 4, Name: "heard", PublicKey: NewPrivateKey().Public(), Prefixes: podCIDRs(4)[:1]},
+		}
+		peers[0].Others = []netip.AddrPort{dualAddrs[1][1], named, heard}
+		if err := m.Set(Config{Peers: peers}); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range peers[1:] {
+			neverFreed = append(neverFreed, m.dev.LookupPeer(device.NoisePublicKey(p.PublicKey)))
+		}
+		m.table.Load().byID[4].address.Store(&heard)
+		d.talk(time.Second, 100, 0, 1)
+		d.cut(0, 0, true)
+		d.cut(1, 0, true)
+		for began := time.Now(); m.div.pins.Load() == nil; {
+			if d.talk(50*time.Millisecond, 100, 0, 1); time.Since(began) > 10*time.Second {
+				t.Fatal("the peer did not move")
+			}
+		}
+		msg := []byte("\x04 a message of data")
+		for at, want := range map[netip.AddrPort]netip.AddrPort{
+			dualAddrs[1][0]: dualAddrs[1][1], named: named, heard: heard,
+		} {
+			ep, err := m.div.ParseEndpoint(at.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got netip.AddrPort
+			d.under.Capture(func(g overlaytest.Datagram) {
+				if slices.Equal(g.Payload, msg) {
+					got = g.To
+				}
+			})
+			if err := m.div.Send([][]byte{msg}, ep); err != nil || got != want {
+				t.Errorf("a datagram to %v went to %v, %v, want %v", at, got, err, want)
+			}
+		}
+		d.under.Capture(nil)
+	})
+}
+
+// The pins of one peer end without those of another one, which may have been at the same address.
+func TestUnpinLeavesPinsOfOthers(t *testing.T) {
+	d, a := newDiverter(nil), dualAddrs[0]
+	left, stays := &peer{id: 2}, &peer{id: 3}
+	d.pin(left, a, nil)
+	d.pin(stays, a[:1], nil)
+	d.unpin(left)
+	if pins := d.pins.Load(); pins == nil || len(*pins) != 1 || (*pins)[a[0]].of != stays {
+		t.Errorf("the pins are %v, want the other peer's alone", pins)
+	}
+	d.unpin(stays)
+	if pins := d.pins.Load(); pins != nil {
+		t.Errorf("the pins are %v at last, want none", pins)
+	}
+}

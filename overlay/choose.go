@@ -141,11 +141,11 @@ func (m *Mesh) move(p *peer, a netip.AddrPort, now time.Time) {
 	m.log.Info("a peer is talked to at another of its addresses", "peer", p.id, "address", a, "was", was)
 	m.unpin(p)
 	if ep := m.turnTo(p, wg, a, now); ep != nil {
-		p.pins = p.choice.Addrs()
-		if was != nil && !slices.Contains(p.pins, *was) {
-			p.pins = append(p.pins, *was)
+		from := p.choice.Addrs()
+		if was != nil {
+			from = append(from, *was)
 		}
-		m.div.pin(p.pins, ep)
+		m.div.pin(p, m.table.Load().ofAlone(p, from), ep)
 		p.pinned = now.Add(pinTime)
 		m.pinned = append(m.pinned, p)
 	}
@@ -163,6 +163,6 @@ func (m *Mesh) endPins(now time.Time) {
 }
 
 func (m *Mesh) unpin(p *peer) {
-	m.div.unpin(p.pins)
-	p.pins, p.pinned = nil, time.Time{}
+	m.div.unpin(p)
+	p.pinned = time.Time{}
 }

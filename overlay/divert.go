@@ -29,7 +29,13 @@ type diverter struct {
 	marked map[*byte]conn.Endpoint
 
 	// pins are the addresses of peers in place of which others are used; nil when there are none.
-	pins atomic.Pointer[map[netip.AddrPort]conn.Endpoint]
+	pins atomic.Pointer[map[netip.AddrPort]pin]
+}
+
+// pin says where everything goes that WireGuard would send to an address of a peer.
+type pin struct {
+	of *peer
+	to conn.Endpoint
 }
 
 // maxMarks bounds the marked buffers. WireGuard may drop a packet, and its buffer stays marked until it is used again.
@@ -67,27 +73,26 @@ func (d *diverter) forget(bufs [][]byte) {
 }
 
 // pin has everything that WireGuard would send to one of from sent to another address, answers to handshakes apart.
-func (d *diverter) pin(from []netip.AddrPort, to conn.Endpoint) {
-	d.change(func(pins map[netip.AddrPort]conn.Endpoint) {
+// from must be addresses of p alone, since an address does not tell for which peer a packet is.
+func (d *diverter) pin(p *peer, from []netip.AddrPort, to conn.Endpoint) {
+	d.change(func(pins map[netip.AddrPort]pin) {
 		for _, a := range from {
-			pins[a] = to
+			pins[a] = pin{p, to}
 		}
 	})
 }
 
-// unpin ends what pin began.
-func (d *diverter) unpin(from []netip.AddrPort) {
-	d.change(func(pins map[netip.AddrPort]conn.Endpoint) {
-		for _, a := range from {
-			delete(pins, a)
-		}
+// unpin ends what pin began for p.
+func (d *diverter) unpin(p *peer) {
+	d.change(func(pins map[netip.AddrPort]pin) {
+		maps.DeleteFunc(pins, func(_ netip.AddrPort, a pin) bool { return a.of == p })
 	})
 }
 
-func (d *diverter) change(f func(map[netip.AddrPort]conn.Endpoint)) {
+func (d *diverter) change(f func(map[netip.AddrPort]pin)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	pins := make(map[netip.AddrPort]conn.Endpoint)
+	pins := make(map[netip.AddrPort]pin)
 	if old := d.pins.Load(); old != nil {
 		maps.Copy(pins, *old)
 	}
@@ -109,8 +114,8 @@ func (d *diverter) Send(bufs [][]byte, ep conn.Endpoint) error {
 	if pins := d.pins.Load(); pins != nil {
 		if t := bufs[0][0]; t != messageResponse && t != messageCookie {
 			if a, ok := ep.(interface{ AddrPort() netip.AddrPort }); ok {
-				if to := (*pins)[a.AddrPort()]; to != nil {
-					ep = to
+				if at, ok := (*pins)[a.AddrPort()]; ok {
+					ep = at.to
 				}
 			}
 		}

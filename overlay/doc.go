@@ -67,7 +67,8 @@ address, whatever WireGuard hears meanwhile (diverter.pin), and the peer's WireG
 has moved, so that the far end looks where its WireGuard sends now, since each address has a path MTU of its own.
 
 Nobody without the peer's key can have a peer moved: only answers to probes count, and they bear this Mesh's cookie. A
-peer can have itself moved among the addresses that its Node names. Attempts for a handshake go to each address in turn.
+peer can have itself moved among the addresses that its Node names, and nothing that goes to an address of another peer
+is diverted then. Attempts for a handshake go to each address in turn.
 
 # Floods
 

@@ -37,8 +37,7 @@ type peer struct {
 	choice            candidates.Choice
 	path              *pathmtu.Discovery                    // at the present address; nil before the first look
 	paths             map[netip.AddrPort]*pathmtu.Discovery // of the candidates
-	pins              []netip.AddrPort                      // what goes to these goes to the present address until pinned
-	pinned            time.Time                             // zero without pins
+	pinned            time.Time                             // until when the old addresses are; zero without pins
 	shake             shake
 	shook             time.Time // the last handshake
 	deaf              time.Time // a session from before then is not trusted
@@ -152,6 +151,19 @@ func (m *Mesh) places() (all []netip.Addr) {
 		}
 	}
 	return all
+}
+
+// ofAlone returns those of addrs that no peer but p has as a candidate or is at now: a peer may name any address.
+func (t *table) ofAlone(p *peer, addrs []netip.AddrPort) []netip.AddrPort {
+	for i, q := range t.peers {
+		if q != p {
+			at := q.address.Load()
+			addrs = slices.DeleteFunc(addrs, func(a netip.AddrPort) bool {
+				return at != nil && *at == a || slices.Contains(t.addrs[i], a)
+			})
+		}
+	}
+	return addrs
 }
 
 // isPodRange reports whether p is a pod range and not a node's address: a pod range has more than one address, and no
