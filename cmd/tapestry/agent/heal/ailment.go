@@ -160,6 +160,12 @@ func HostError(list []Ailment) error {
 	return nil
 }
 
+// whole reports whether all is there that init steps make. A privileged port that was never listened on is not: if the
+// node counted as whole without its socket, the socket would count as lost from then on.
+func whole(f *Facts, list []Ailment) bool {
+	return HostError(list) == nil && !slices.ContainsFunc(f.Doors, func(d Door) bool { return errors.Is(d.Err, unix.EACCES) })
+}
+
 // PodsError names the pods that have no network, or nil.
 func PodsError(list []Ailment) error {
 	of := map[Kind][]Ailment{}

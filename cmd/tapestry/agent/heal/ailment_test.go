@@ -108,6 +108,14 @@ func TestDiagnose(t *testing.T) {
 		if err := HostError(list); (err != nil) != c.host {
 			t.Errorf("%s: the node itself: %v", what, err)
 		}
+		if whole(&c.facts, list) { // nothing counts as lost from then on that was not there
+			for i := range c.facts.Doors {
+				c.facts.Doors[i].Had = true
+			}
+			if err := HostError(Diagnose(&c.facts)); err != nil {
+				t.Errorf("%s: the node is whole, and then %v", what, err)
+			}
+		}
 		if err := PodsError(list); (err != nil) != (c.pods != "") || err != nil && !strings.HasPrefix(err.Error(), c.pods) {
 			t.Errorf("%s: its pods: %v, want %q", what, err, c.pods)
 		}

@@ -2,7 +2,6 @@ package heal
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -14,7 +13,6 @@ const doorTry = time.Second
 // Doors are the addresses of Ingress on the host. Its methods are safe for concurrent use.
 type Doors struct {
 	listen func(addr string) (net.Listener, error)
-	log    *slog.Logger
 
 	mu sync.Mutex
 	// errs has every address, in the order of New, and why it is not listened on. mu guards it.
@@ -22,8 +20,8 @@ type Doors struct {
 	tried map[string]bool
 }
 
-func newDoors(addrs []string, listen func(string) (net.Listener, error), log *slog.Logger) *Doors {
-	d := &Doors{listen: listen, log: log, tried: map[string]bool{}}
+func newDoors(addrs []string, listen func(string) (net.Listener, error)) *Doors {
+	d := &Doors{listen: listen, tried: map[string]bool{}}
 	for _, a := range addrs {
 		if a != "" {
 			d.errs = append(d.errs, Door{Addr: a})
@@ -33,19 +31,16 @@ func newDoors(addrs []string, listen func(string) (net.Listener, error), log *sl
 }
 
 // Open listens on an address as soon as that is possible: another program may have it, or the socket that an init step
-// left may be lost. It returns an error only when ctx ends before.
+// left may be lost. It returns an error only when ctx ends before. The Healer tells of addresses that are not listened
+// on.
 func (d *Doors) Open(ctx context.Context, addr string) (net.Listener, error) {
 	tick := time.NewTicker(doorTry)
 	defer tick.Stop()
-	for said := ""; ; {
+	for {
 		l, err := d.listen(addr)
 		d.note(addr, err)
 		if err == nil {
 			return l, nil
-		}
-		if err.Error() != said {
-			said = err.Error()
-			d.log.Error("Ingress is not served on this node; free the address or choose another with --ingress-http, --ingress-https", "err", err)
 		}
 		select {
 		case <-tick.C:

@@ -1,9 +1,9 @@
 // Package heal finds what a node has lost for good, tells it, and gets back what it can.
 //
 // What outlives an agent is held by the keeper, and what the keeper holds the agent gives to the next one. When both
-// end at once, the descriptors are gone: those of pods' TAPs, which the kernel deletes with them, of the host TAP, which
-// is persistent, and of sockets on privileged ports. The same is lost when a Node is made anew without its labels, as
-// both DaemonSets then delete their pods, and a part of it when a Node gets other ranges.
+// end at once, the descriptors are gone: those of pods' TAPs, which the kernel deletes with them, of the host TAP,
+// which is persistent, and of sockets on privileged ports. The same is lost when a Node is made anew without its
+// labels, as both DaemonSets then delete their pods, and a part of it when a Node gets other ranges.
 //
 // The host TAP the agent attaches again by itself, as its owner. The rest takes rights that the agent does not have.
 // Where the init steps of its pod are the remedy, the pod has to be made anew, since kubelet does not run the steps of
@@ -11,9 +11,8 @@
 // Healer tells both with the command that does it. Where it may evict pods, it has them evicted: one at a time, and as
 // their PodDisruptionBudgets allow.
 //
-// An agent is not ready while anything of this is so. A rollout then stops at this node, instead of going on to break
-// the next one, and the node itself goes on: nothing but a scheduler's condition follows from readiness, and the
-// liveness of the agent does not depend on it.
+// An agent is not ready while anything of this is so, unless the next one waits for the node. The node itself goes on:
+// nothing but a scheduler's condition follows from readiness, and the liveness of the agent does not depend on it.
 package heal
 
 import (
@@ -103,7 +102,7 @@ type Healer struct {
 // New returns a Healer. It does nothing before Run, but for its Doors.
 func New(o Options) *Healer {
 	return &Healer{
-		o: o, Doors: newDoors(o.Doors, o.Keeper.Listener, o.Log), found: map[string]time.Time{}, refused: map[string]bool{},
+		o: o, Doors: newDoors(o.Doors, o.Keeper.Listener), found: map[string]time.Time{}, refused: map[string]bool{},
 		results: map[string]int{"evicted": 0, "refused": 0, "failed": 0}, mark: mark{path: o.Mark, uid: o.OwnUID},
 		history: history{after: o.EvictAfter},
 	}
@@ -141,7 +140,7 @@ func (h *Healer) look(now time.Time) {
 		f.Pods = h.o.Pods.Broken(objs.Pods, h.o.Node, h.o.ByObject)
 	}
 	list, fresh := h.believe(Diagnose(&f), now)
-	if tried && HostError(list) == nil {
+	if tried && whole(&f, list) {
 		if err := h.mark.set(); err != nil {
 			h.o.Log.Warn("the agent does not remember that its init steps were of use, so that it will not have its pod evicted to run them again", "err", err)
 		}
@@ -250,7 +249,9 @@ func (h *Healer) treat(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.results[result]++
-	h.refused[p.uid] = result == "refused"
+	if delete(h.refused, p.uid); result == "refused" {
+		h.refused[p.uid] = true
+	}
 }
 
 // patients returns who may be evicted.
