@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -149,6 +150,18 @@ func (k *Keeper) Delete(key string) {
 	if it, ok := k.items[key]; ok {
 		delete(k.items, key)
 		unix.Close(it.fd)
+	}
+}
+
+// dropSockets drops the sockets that only agents which take them over need (Sockets).
+func (k *Keeper) dropSockets() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, it := range k.items {
+		if strings.HasPrefix(key, SocketPrefix) {
+			delete(k.items, key)
+			unix.Close(it.fd)
+		}
 	}
 }
 

@@ -30,6 +30,9 @@ type request struct {
 	Node string          `json:"node,omitempty"`
 	Key  string          `json:"key,omitempty"` // of list: the last key of the page before
 	Meta json.RawMessage `json:"meta,omitempty"`
+	// Sockets, of claim: the agent takes over sockets of the host (Sockets). Agents of earlier versions do not, and
+	// could not open them while somebody has them.
+	Sockets bool `json:"sockets,omitempty"`
 }
 
 // answer is sent with one descriptor for each item, in order.
@@ -88,7 +91,10 @@ func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []
 		defer fdpass.CloseAll(fds)
 		switch r.Op {
 		case opClaim:
-			return k.claim(c, r.Node)
+			if err = k.claim(c, r.Node); err == nil && !r.Sockets {
+				k.dropSockets()
+			}
+			return err
 		case opGet:
 			items, out, err = k.dup([]string{r.Key})
 			return err
@@ -147,7 +153,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 // names that process and wraps ErrLeased. The lease lasts until the connection is closed, also by the end of the
 // process.
 func (c *Client) Claim(ctx context.Context, node string) error {
-	_, _, err := c.call(ctx, request{Op: opClaim, Node: node})
+	_, _, err := c.call(ctx, request{Op: opClaim, Node: node, Sockets: true})
 	return err
 }
 

@@ -47,7 +47,11 @@ func (s *Sockets) Listen(ctx context.Context, network, address string) (net.List
 	key := socketKey(network, address)
 	if f := s.take(key); f != nil {
 		defer f.Close()
-		return net.FileListener(f)
+		l, err := net.FileListener(f)
+		if err != nil {
+			_ = s.kept.Delete(key) // never fails; with the socket there, the next attempt would find the address in use
+		}
+		return l, err
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, network, address)
 	if err == nil {
@@ -61,7 +65,11 @@ func (s *Sockets) ListenPacket(ctx context.Context, network, address string) (ne
 	key := socketKey(network, address)
 	if f := s.take(key); f != nil {
 		defer f.Close()
-		return net.FilePacketConn(f)
+		c, err := net.FilePacketConn(f)
+		if err != nil {
+			_ = s.kept.Delete(key)
+		}
+		return c, err
 	}
 	c, err := new(net.ListenConfig).ListenPacket(ctx, network, address)
 	if err == nil {

@@ -29,6 +29,34 @@ func nextSockets(t *testing.T, path string) (s *Sockets, others []Item, end func
 	return s, others, h.Close
 }
 
+// TestSocketsAreDropped: an agent of an earlier version, which does not take over sockets, can open them itself.
+func TestSocketsAreDropped(t *testing.T) {
+	_, path := start(t, Options{})
+	addr := fmt.Sprint("127.0.0.1:", freeport.Of(t))
+	s, _, end := nextSockets(t, path)
+	l, err := s.Listen(t.Context(), "tcp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	end()
+	if l, err := net.Listen("tcp4", addr); err == nil {
+		_ = l.Close()
+		t.Fatal("the keeper does not hold the socket")
+	}
+	c, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	claim := func() error { _, _, err := c.call(t.Context(), request{Op: opClaim, Node: "n1"}); return err }
+	await.Until(t, "the lease is free", func() bool { return claim() == nil })
+	if l, err = net.Listen("tcp4", addr); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+}
+
 // TestSockets: what comes to a socket while there is no agent waits for the next one. A socket that is released, or
 // that the next agent does not ask for, refuses.
 func TestSockets(t *testing.T) {

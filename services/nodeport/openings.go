@@ -15,8 +15,8 @@ import (
 	"tapestry.dev/tapestry/share"
 )
 
-// brief is how long an opening counts at most. One that takes longer waits for its backend and takes no processor, and a
-// backend that never answers must not hold up others.
+// brief is how long an opening counts at most. One that takes longer waits for its backend and takes no processor, and
+// a backend that never answers must not hold up others.
 const brief = 5 * time.Millisecond
 
 // mostOpening is how many connections to backends are opened at once. With that many the processors are busy; with more

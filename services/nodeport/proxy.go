@@ -44,9 +44,9 @@ type Options struct {
 	// port of 0 means any port. For UDP it must not block.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
 	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It calls
-	// opened, which does not block, when the backend has answered. In the end it returns true, and conn belongs to Join.
-	// If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always returns
-	// false.
+	// opened, which does not block, when the backend has answered. In the end it returns true, and conn belongs to
+	// Join. If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always
+	// returns false.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, opened func()) bool
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
@@ -234,6 +234,7 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 		s.release()
 		s.cancel()
 		<-s.done
+		s.release() // it may have opened its socket meanwhile
 	}
 	for k, spec := range want {
 		s := newServer(p, k, spec)

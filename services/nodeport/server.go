@@ -53,7 +53,11 @@ func (s *server) open() (socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUDPSocket(pc, s.key.local)
+	sock, err := newUDPSocket(pc, s.key.local)
+	if err != nil {
+		s.release()
+	}
+	return sock, err
 }
 
 // release is called before the socket is closed, unless the Proxy is.
