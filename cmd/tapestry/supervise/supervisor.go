@@ -52,8 +52,11 @@ func (s *supervisor) run(ctx context.Context) (int, error) {
 	for life := (Life{}); ; life.Restarts++ {
 		began := time.Now()
 		served, why, err := s.once(life)
-		if err != nil {
+		switch {
+		case err != nil && life.Restarts == 0:
 			return 1, err
+		case err != nil: // the machine may lack memory or processes for a while
+			why = err.Error()
 		}
 		if s.ending {
 			return s.status, nil
