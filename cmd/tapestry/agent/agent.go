@@ -154,8 +154,8 @@ type agent struct {
 
 func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a := &agent{agentConfig: c, log: log, plan: descriptors.Ours(), progress: health.NewProgress()}
-	held := make(chan struct{})
-	source, err := c.open(log, held)
+	leased := make(chan struct{})
+	source, err := c.open(log, leased)
 	if err != nil {
 		return err
 	}
@@ -165,11 +165,11 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	a.source = lookAhead(ctx, source)
-	if a.kept, err = c.hold(ctx, a, a.source.ready); err != nil {
+	if a.kept, err = a.hold(ctx); err != nil {
 		return err
 	}
 	defer a.kept.Close()
-	close(held)
+	close(leased)
 	items, err := a.kept.List()
 	if err != nil {
 		return err
@@ -202,7 +202,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	}
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Progress: a.progress,
-		Descriptors: a.plan, Directory: c.source.manifests, State: a.source.State,
+		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State,
 	})
 	err = a.run(ctx)
 	a.follower.Close()

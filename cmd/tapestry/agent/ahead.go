@@ -84,16 +84,17 @@ func Prepared() *cli.Command {
 }
 
 // hold gets the lease of the node. With --take-over it waits for the agent that has it, and for as much of the cluster
-// as that agent may leave the node to. What --take-over names is there while this process waits or has the lease.
-func (c *agentConfig) hold(ctx context.Context, a *agent, seen <-chan struct{}) (kept *keeper.Holdings, err error) {
-	if c.takeOver == "" {
-		return keeper.Hold(ctx, c.keeper, c.node, a.log)
+// as that agent may leave the node to. Then it makes the file that --take-over names, and once it has the lease at the
+// latest.
+func (a *agent) hold(ctx context.Context) (kept *keeper.Holdings, err error) {
+	if a.takeOver == "" {
+		return keeper.Hold(ctx, a.keeper, a.node, a.log)
 	}
-	if err := os.Remove(c.takeOver); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(a.takeOver); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("--take-over: %w", err)
 	}
 	mark := sync.OnceValue(func() error {
-		f, err := os.OpenFile(c.takeOver, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err := os.OpenFile(a.takeOver, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return fmt.Errorf("--take-over: %w", err)
 		}
@@ -101,11 +102,16 @@ func (c *agentConfig) hold(ctx context.Context, a *agent, seen <-chan struct{}) 
 	})
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
-	kept, err = keeper.HoldNext(ctx, c.keeper, c.node, a.log, func() {
+	leave, err := a.queue()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	kept, err = keeper.HoldNext(ctx, a.keeper, a.node, a.log, func() {
 		a.log.Info("waiting for the agent that has this node to end")
 		go func() {
 			select {
-			case <-seen:
+			case <-a.source.ready:
 			case <-waiting.Done():
 				return
 			}

@@ -60,6 +60,18 @@ func (t *Teller) problems() []kube.Problem {
 	return append(own, shared...)
 }
 
+// lasting returns a check of what this agent cannot put right. It does not count while another agent waits for the
+// node.
+func (t *Teller) lasting(check func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := check(ctx)
+		if err != nil && t.o.Awaited() {
+			return nil
+		}
+		return err
+	}
+}
+
 // checkKeeper asks the keeper for a key that it does not have. Without a keeper, the next agent would start with
 // nothing.
 func (t *Teller) checkKeeper(context.Context) error {

@@ -38,6 +38,8 @@ type Options struct {
 	Progress        *health.Progress
 	// Descriptors is the plan by which the agent's parts use descriptors.
 	Descriptors descriptors.Plan
+	// Awaited reports whether another agent waits to take over the node.
+	Awaited func() bool
 	// Directory is the directory of the manifests; "" means that the source is an API server.
 	Directory string
 	// State returns the state of the source of the cluster's objects.
@@ -72,10 +74,10 @@ func New(o Options) *Teller {
 		Ready: []health.Check{
 			{Name: "cluster", Run: t.checkStarted, Note: t.oldText},
 			{Name: "keeper", Run: t.checkKeeper},
-			{Name: "host", Run: o.Healer.CheckHost},
+			{Name: "host", Run: t.lasting(o.Healer.CheckHost)},
 			// Checks run in order, so there is a node when this one runs.
 			{Name: "packets", Run: func(ctx context.Context) error { return o.Follower.Node().Probe(ctx) }},
-			{Name: "pods", Run: o.Healer.CheckPods},
+			{Name: "pods", Run: t.lasting(o.Healer.CheckPods)},
 		},
 	})
 	return t
