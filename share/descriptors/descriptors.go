@@ -15,7 +15,7 @@ type User int
 // The users of descriptors.
 const (
 	Own              User = iota // what does not grow with clients, pods and objects: files, pollers, the tunnel, the API server, the keeper
-	Pods                         // attached pods, a TAP each
+	Pods                         // attached pods, a TAP each, also as the duplicate for the next keeper
 	Listeners                    // sockets of node ports and hostPorts, each also as the duplicate for the next keeper
 	CheckPorts                   // healthCheckNodePorts, a socket each
 	EgressTCP                    // TCP between this node's pods and host sockets: egress, and NodePorts to pods of this node
@@ -46,16 +46,16 @@ type part struct {
 // protocols and families, or what was bounded before for the sake of memory or the host's ports.
 var parts = [users]part{
 	Own:              {"the agent itself", 112, 1, 512},
-	Pods:             {"pods", 144, 1, 1024},
+	Pods:             {"pods", 224, 2, 1024},
 	Listeners:        {"sockets of node ports and hostPorts", 80, 2, 12288},
 	CheckPorts:       {"healthCheckNodePorts", 16, 1, 2768},
-	EgressTCP:        {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 152, 1, 0},
-	EgressUDP:        {"UDP sockets of pods to the outside", 64, 1, 16384},
+	EgressTCP:        {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 120, 1, 0},
+	EgressUDP:        {"UDP sockets of pods to the outside", 48, 1, 16384},
 	EgressPings:      {"pinging pods", 8, 1, 1024},
 	NodePortConns:    {"TCP connections through NodePorts to other backends", 96, 2, 4096},
 	NodePortArrivals: {"accepted TCP connections that wait for a backend", 24, 1, 2048},
-	NodePortUDP:      {"UDP sessions through NodePorts", 64, 1, 16384},
-	IngressClients:   {"connections of clients of Ingress", 96, 1, 0},
+	NodePortUDP:      {"UDP sessions through NodePorts", 48, 1, 16384},
+	IngressClients:   {"connections of clients of Ingress", 80, 1, 0},
 	IngressBackends:  {"connections of Ingress to backends on the host", 48, 1, 4096},
 	Questions:        {"questions to DNS servers outside", 32, 1, 1000},
 	Checks:           {"connections of load balancers' health checks", 8, 1, 256},
@@ -105,8 +105,8 @@ func (p Plan) Limit() int { return p.limit }
 
 // Part is one line of a Plan, for people.
 type Part struct {
-	For  string `json:"for"`
-	Most int    `json:"most"` // units
+	For  string
+	Most int // units
 }
 
 // Parts returns what each user may have, in a fixed order.
