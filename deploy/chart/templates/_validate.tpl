@@ -64,6 +64,11 @@
   {{- if and $v.metricsAddress (not (regexMatch ":[0-9]+$" (toString $v.metricsAddress))) }}
     {{- fail (printf "metricsAddress: %q is not an address to listen on: expected one like 127.0.0.1:10249, or nothing" (toString $v.metricsAddress)) }}
   {{- end }}
+  {{- with $v.updateStrategy.rollingUpdate }}
+    {{- if not (or (has (toString .maxSurge) (list "0" "0%")) (has (toString .maxUnavailable) (list "0" "0%"))) }}
+      {{- fail (printf "updateStrategy.rollingUpdate: maxSurge is %v and maxUnavailable %v, and Kubernetes takes only one of the two that is not 0: set the other to 0" .maxSurge .maxUnavailable) }}
+    {{- end }}
+  {{- end }}
   {{- if and (int $v.underlayMTU) (or (lt (int $v.underlayMTU) 1280) (gt (int $v.underlayMTU) 65535)) }}
     {{- fail (printf "underlayMTU: %d is not the MTU of a network between nodes: expected 1280 to 65535 bytes, or 0 to find it out" (int $v.underlayMTU)) }}
   {{- end }}
