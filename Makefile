@@ -82,7 +82,7 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
 
-# ATTACKFLAGS are options of attacks, as only=A2-service,B2.
+# ATTACKFLAGS are options of attacks, as only=many-ports,idle.
 ATTACKFLAGS ?=
 
 attacks: build ## attack a lab's agents, as a tenant and from outside, and print what others saw and what it cost (7 minutes)

@@ -43,8 +43,8 @@ const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
 // PartialChecksums is the feature of a node that accepts packets with partial checksums from the tunnel.
 const PartialChecksums = "partial-checksums"
 
-// PodCIDRs returns the pod ranges that a Node names, of which spec.podCIDR is the first and may be the only one set. The
-// list is the Node's and must not be changed.
+// PodCIDRs returns the pod ranges that a Node names, of which spec.podCIDR is the first and may be the only one set.
+// The list is the Node's and must not be changed.
 func PodCIDRs(n *corev1.Node) []string {
 	if len(n.Spec.PodCIDRs) == 0 && n.Spec.PodCIDR != "" {
 		return []string{n.Spec.PodCIDR}

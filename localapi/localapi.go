@@ -23,8 +23,8 @@ type Node struct {
 	Version   string    `json:"version"`
 	Started   time.Time `json:"started"`
 	PublicKey string    `json:"publicKey,omitempty"` // WireGuard's
-	// Restarts is how often the agent was started again in its container. LastEnd says how the run before this one ended,
-	// and LastEnded when; they are empty in the first run.
+	// Restarts is how often the agent was started again in its container. LastEnd says how the run before this one
+	// ended, and LastEnded when; they are empty in the first run.
 	Restarts  int       `json:"restarts,omitempty"`
 	LastEnd   string    `json:"lastEnd,omitempty"`
 	LastEnded time.Time `json:"lastEnded,omitzero"`

@@ -12,8 +12,8 @@ import (
 )
 
 // TestChangesLoseNothing: while the nodes get new states of the cluster without a pause, a client sends single
-// datagrams and opens connections, each from a new port. Endpoints come and go, ready and not, but all of them serve on;
-// so each is answered, and no node drops a packet.
+// datagrams and opens connections, each from a new port. Endpoints come and go, ready and not, but all of them serve
+// on; so each is answered, and no node drops a packet.
 func TestChangesLoseNothing(t *testing.T) {
 	const rounds = 100
 	c := nodetest.New(t, 2)

@@ -11,8 +11,8 @@ import (
 )
 
 // hostBackends are the connections of Ingress to endpoints on this host, each of which takes a descriptor, other than
-// connections to pods. Who causes them is not known, since Ingress keeps connections for whoever comes next. So they are
-// shared out among the endpoints: one endpoint leaves to others as many as it has.
+// connections to pods. Who causes them is not known, since Ingress keeps connections for whoever comes next. So they
+// are shared out among the endpoints: one endpoint leaves to others as many as it has.
 type hostBackends struct {
 	limit *share.Limit[netip.AddrPort, struct{}]
 }

@@ -183,7 +183,8 @@ func TestHoldsStill(t *testing.T) {
 	}
 }
 
-// A pod that asks before every part is set, or while parts are closed, is not refused: its packets wait for who answers.
+// A pod that asks before every part is set, or while parts are closed, is not refused: its packets wait for who
+// answers.
 func TestNobodyIsRefused(t *testing.T) {
 	dev, mac := netstacktest.NewDevice(), packet.MAC{2, 0, 0, 0, 0, 1}
 	question := netstacktest.Spec{

@@ -461,7 +461,8 @@ func (p *Registry) review() {
 	now := p.o.Now()
 	for k, since := range p.prepared {
 		l, _ := p.leases.Get(k)
-		// A pod that lost its TAP has its address still, as everybody else believes: it is nobody else's before its DEL.
+		// A pod that lost its TAP has its address still, as everybody else believes: it is nobody else's before its
+		// DEL.
 		if now.Sub(since) >= prepareTime && !p.o.Claimed(l.Namespace, l.Name, l.Addrs) {
 			p.o.Log.Warn("addresses were prepared for a pod that did not come", "container", k.ContainerID)
 			p.releaseLocked(k)

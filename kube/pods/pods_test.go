@@ -291,8 +291,8 @@ func TestLongName(t *testing.T) {
 	d.has(0, 0, 0)
 }
 
-// A pod for whose TAP there is no descriptor is refused before the keeper has it, and comes when another one goes. A pod
-// that has its place keeps it in a new sandbox.
+// A pod for whose TAP there is no descriptor is refused before the keeper has it, and comes when another one goes. A
+// pod that has its place keeps it in a new sandbox.
 func TestPodsAreBounded(t *testing.T) {
 	d := newDesk(t)
 	d.Registry.o.Most = 1

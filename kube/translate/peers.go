@@ -9,7 +9,6 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
-	"tapestry.dev/tapestry/overlay/candidates"
 )
 
 // joinNodes returns what the packet path, the mesh and the Services have to know of the nodes. all holds every node,
@@ -153,7 +152,7 @@ func (n *node) otherEndpoints(own []netip.Addr, pods []netip.Prefix) (list []net
 	}
 	for _, sameFamily := range [...]bool{false, true} {
 		for _, a := range n.addrs {
-			if usable(a) && sameFamily == (a.Is4() == n.endpoint.Addr().Is4()) && len(list) < candidates.Most-1 {
+			if usable(a) && sameFamily == (a.Is4() == n.endpoint.Addr().Is4()) {
 				list = append(list, netip.AddrPortFrom(a, n.endpoint.Port()))
 			}
 		}

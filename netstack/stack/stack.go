@@ -283,8 +283,8 @@ func (s *Stack) Forget(pod netip.Addr) {
 }
 
 // Join joins an accepted connection to a pod of this node, which sees it come from client, and carries it until it ends
-// or ctx does. An invalid client means the stack's own address. Join calls opened when the pod has answered. It takes over
-// conn unless it returns an error.
+// or ctx does. An invalid client means the stack's own address. Join calls opened when the pod has answered. It takes
+// over conn unless it returns an error.
 func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, opened func()) error {
 	client, err := s.clientFor(client, to)
 	if err != nil {

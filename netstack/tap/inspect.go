@@ -114,7 +114,7 @@ func inspectNeighbors(h *netlink.Handle, link netlink.Link, c Config) error {
 	return errors.Join(errs...)
 }
 
-// Describe returns what a TAP in ns has of a Config: its name, Ethernet address, MTU, alias and addresses, without those
+// Describe returns what a TAP in ns has of a Config: its name, MTU, alias and addresses, without those
 // that the kernel gave it by itself. It needs no capability. The error wraps ErrNoDevice when there is no interface of
 // that name.
 func Describe(ns *Namespace, name string) (c Config, err error) {
@@ -124,9 +124,6 @@ func Describe(ns *Namespace, name string) (c Config, err error) {
 		}
 		attrs := link.Attrs()
 		c = Config{Name: name, MTU: attrs.MTU, Alias: attrs.Alias}
-		if len(attrs.HardwareAddr) == len(c.MAC) {
-			c.MAC = packet.MAC(attrs.HardwareAddr)
-		}
 		have, err := h.AddrList(link, netlink.FAMILY_ALL)
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)

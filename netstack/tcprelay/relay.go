@@ -152,9 +152,9 @@ func (r *Relay) open(p *packet.Packet) {
 }
 
 // Join connects client to the pod at to, from the address from, and carries the connection until it ends or ctx does.
-// Then it returns nil. A port of 0 in from stands for any port. When the pod has answered, Join calls opened, unless that
-// is nil; opened must not block. Join takes over the client's descriptor. It returns an error if it could not: one that
-// wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
+// Then it returns nil. A port of 0 in from stands for any port. When the pod has answered, Join calls opened, unless
+// that is nil; opened must not block. Join takes over the client's descriptor. It returns an error if it could not: one
+// that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, opened func()) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)

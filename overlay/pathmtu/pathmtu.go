@@ -109,8 +109,8 @@ func (d *Discovery) Suspect(silent bool, now time.Time) {
 // Recheck makes a verification due at once, because there is a new session.
 func (d *Discovery) Recheck(now time.Time) { d.verify, d.silent = now, 0 }
 
-// Resume makes a verification due at once, because the path is used again after it was not for a while. A round that was
-// under way then is forgotten.
+// Resume makes a verification due at once, because the path is used again after it was not for a while. A round that
+// was under way then is forgotten.
 func (d *Discovery) Resume(now time.Time) {
 	d.round = noRound
 	d.Recheck(now)

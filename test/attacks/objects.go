@@ -45,24 +45,24 @@ type attack struct {
 	tls        bool     // the well-behaved client uses HTTPS
 }
 
-// attacks are named after the parts of the list that they were found under.
+// attacks is the table, in its order.
 var attacks = []attack{
 	{name: "none", what: "nothing happens"},
-	{name: "A1-udp", what: "one datagram to a NodePort whose endpoint is that NodePort", objects: tail, from: lab.Outside(), program: []string{"once", "udp", nodeAddr + ":30181"}},
-	{name: "A1-tcp", what: "one connection to it", objects: tail, from: lab.Outside(), program: []string{"once", "tcp", nodeAddr + ":30181"}},
-	{name: "A1-http", what: "one request to an Ingress that leads to Ingress", objects: round, from: lab.Outside(), program: []string{"once", "http", nodeAddr + ":80"}},
-	{name: "A2-service", what: "a Service of 3,000 ports and 1,000 addresses", objects: manyPorts},
-	{name: "A2-ingress", what: "an Ingress of 5,000 paths to 5,000 addresses", objects: manyPaths},
-	{name: "A3", what: "an Ingress that names 5,000 Secrets", objects: manySecrets},
-	{name: "A6", what: "16 clients that only shake hands, RSA-4096", objects: heavyKey, from: lab.Outside(), program: []string{"handshakes"}, tls: true},
-	{name: "A9", what: "one datagram of a pod to a removed node's range", from: lab.Pod("attacker"), program: []string{"once", "udp", nobody}},
-	{name: "B1-h2", what: "MadeYouReset, 2 connections", from: lab.Outside(), program: []string{"made-you-reset"}},
-	{name: "B1-h1", what: "HTTP/1.1 requests that are reset at once", from: lab.Outside(), program: []string{"resets", ingressPort}},
-	{name: "B1-nodeport", what: "the same at a NodePort", from: lab.Outside(), program: []string{"resets", nodePort}},
-	{name: "B1b", what: "headers of 9.5 MB, 100 clients that read nothing", from: lab.Outside(), program: []string{"unread"}},
-	{name: "B1c", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
-	{name: "B2", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", "20200"}},
-	{name: "B3", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies"}},
+	{name: "self-nodeport-udp", what: "one datagram to a NodePort whose endpoint is that NodePort", objects: tail, from: lab.Outside(), program: []string{"once", "udp", nodeAddr + ":30181"}},
+	{name: "self-nodeport-tcp", what: "one connection to it", objects: tail, from: lab.Outside(), program: []string{"once", "tcp", nodeAddr + ":30181"}},
+	{name: "self-ingress", what: "one request to an Ingress that leads to Ingress", objects: round, from: lab.Outside(), program: []string{"once", "http", nodeAddr + ":80"}},
+	{name: "many-ports", what: "a Service of 3,000 ports and 1,000 addresses", objects: manyPorts},
+	{name: "many-paths", what: "an Ingress of 5,000 paths to 5,000 addresses", objects: manyPaths},
+	{name: "many-secrets", what: "an Ingress that names 5,000 Secrets", objects: manySecrets},
+	{name: "handshakes", what: "16 clients that only shake hands, RSA-4096", objects: heavyKey, from: lab.Outside(), program: []string{"handshakes"}, tls: true},
+	{name: "removed-range", what: "one datagram of a pod to a removed node's range", from: lab.Pod("attacker"), program: []string{"once", "udp", nobody}},
+	{name: "made-you-reset", what: "MadeYouReset, 2 connections", from: lab.Outside(), program: []string{"made-you-reset"}},
+	{name: "resets", what: "HTTP/1.1 requests that are reset at once", from: lab.Outside(), program: []string{"resets", ingressPort}},
+	{name: "resets-nodeport", what: "the same at a NodePort", from: lab.Outside(), program: []string{"resets", nodePort}},
+	{name: "large-headers", what: "headers of 9.5 MB, 100 clients that read nothing", from: lab.Outside(), program: []string{"unread"}},
+	{name: "window-0", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
+	{name: "idle", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", "20200"}},
+	{name: "slow-bodies", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies"}},
 }
 
 // baseYAML returns the lab: a well-behaved server on the other node, behind an Ingress and a NodePort, and a tenant's.

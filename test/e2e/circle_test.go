@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// lead is a proxy that makes every connection and datagram that it gets anew, until the input ends: AT TO. It prints how
-// many connections there were, and how many datagrams.
+// lead is a proxy that makes every connection and datagram that it gets anew, until the input ends: AT TO. It prints
+// how many connections there were, and how many datagrams.
 func lead(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	l, err := net.Listen("tcp", args[0])
@@ -81,8 +81,9 @@ endpoints: [{addresses: [OUTSIDE]}]
 ports: [{name: t, port: 20183}, {name: u, port: 20183, protocol: UDP}]
 `
 
-// TestCircle: the endpoint of a Service is a proxy outside that leads back to the Service's node port. No circle begins:
-// nothing is dialled outside for who comes by a node port. A pod that asks the Service gets as far as the proxy, once.
+// TestCircle: the endpoint of a Service is a proxy outside that leads back to the Service's node port. No circle
+// begins: nothing is dialled outside for who comes by a node port. A pod that asks the Service gets as far as the
+// proxy, once.
 func TestCircle(t *testing.T) {
 	const outside = "172.31.0.1" // of the namespace outside
 	c := up(t, "circle", baseYAML+strings.ReplaceAll(circleYAML, "OUTSIDE", outside))

@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/test/lab"
 )
 
-// broken limits for how long connections between two nodes may be silent when one family's path between them breaks. The
-// nodes find out and use the other family within a second, and TCP may wait as long again before it sends anew.
+// broken limits for how long connections between two nodes may be silent when one family's path between them breaks.
+// The nodes find out and use the other family within a second, and TCP may wait as long again before it sends anew.
 const broken = 3 * time.Second
 
 // tunnel is what a node's agent says of the tunnel to another node.
@@ -43,8 +43,8 @@ func (c *cluster) tunnel(t *testing.T, node, peer string) tunnel {
 	return tunnel{}
 }
 
-// TestOtherFamily breaks IPv4 between two nodes with addresses of both families. Connections go on over IPv6, the agents
-// say so, and they return to IPv4 when that works again.
+// TestOtherFamily breaks IPv4 between two nodes with addresses of both families. Connections go on over IPv6, the
+// agents say so, and they return to IPv4 when that works again.
 func TestOtherFamily(t *testing.T) {
 	c := upFor(t, narrowTime, "family", baseYAML)
 	uses := func(v6 bool) func(*lab.Status) bool {

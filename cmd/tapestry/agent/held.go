@@ -19,7 +19,7 @@ import (
 )
 
 // socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, hosttap.Key and
-// those with the prefix pods.KeyPrefix.
+// those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
 const socketKey = "wireguard"
 
 // fixed returns what the flags and the state directory define for the whole life of this process.

@@ -14,8 +14,8 @@ import (
 	"tapestry.dev/tapestry/kube/codec"
 )
 
-// TestRemembers: a step while no API server answers takes the ranges that one said last, if nobody else can have written
-// them. A server that answers is believed, however late.
+// TestRemembers: a step while no API server answers takes the ranges that one said last, if nobody else can have
+// written them. A server that answers is believed, however late.
 func TestRemembers(t *testing.T) {
 	s, l := newStep(t)
 	s.podCIDRs, s.node, s.state = nil, "n1", t.TempDir()

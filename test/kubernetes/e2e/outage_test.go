@@ -24,6 +24,8 @@ const (
 	every = 20 * time.Millisecond
 	// patience is how long one waits for each attempt. Resolvers wait for 5 s.
 	patience = 5 * time.Second
+	// mostCut is how many connections that an agent had accepted its end may cut, once or three times.
+	mostCut = 8
 )
 
 // sight is what clients of a node see while something happens to its agent.
@@ -169,13 +171,16 @@ func (o *outage) watch() (w *sight, end func()) {
 	return w, func() { cancel(); w.done.Wait() }
 }
 
-// report tells what was seen, and fails when a lookup or the connection failed, or a client was refused. A connection that the
-// agent of before had accepted may be cut.
+// report tells what was seen, and fails when a lookup or the connection failed, or a client was refused. A few
+// connections that the agent of before had accepted may be cut.
 func (o *outage) report(what string, w *sight) {
 	o.t.Helper()
 	figure(o.t, "%s: lookups: %v; connections to a NodePort: %v; requests over one connection to a Service: %v", what, &w.lookups, &w.conns, &w.stream)
-	if w.lookups.failed+w.conns.refused+w.stream.failed > 0 {
+	if w.lookups.failed+w.conns.refused+w.stream.failed > 0 || w.conns.failed > mostCut {
 		o.t.Errorf("%s: something failed", what)
+	}
+	if w.lookups.n == 0 || w.conns.n == 0 || w.stream.n == 0 {
+		o.t.Errorf("%s: nothing was tried", what)
 	}
 }
 

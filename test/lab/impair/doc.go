@@ -12,8 +12,8 @@
 // counts, delays and loses packets as a wire would. Removing the Segment moves the port back.
 //
 // Unicast frames between the two nodes' Ethernet addresses are impaired, in both directions alike, all of them or those
-// of one IP version; all others pass untouched, broadcasts of A and B among them. Several Segments may sit in front of one port, one for each pair, and
-// may be removed in any order.
+// of one IP version; all others pass untouched, broadcasts of A and B among them. Several Segments may sit in front of
+// one port, one for each pair, and may be removed in any order.
 //
 // An Engine decides about each frame, a pure function of the seed, the direction, the number of the frame within it,
 // its size and the time. It draws the same random numbers for each frame whatever is switched on; the same frames

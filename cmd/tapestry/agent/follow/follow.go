@@ -59,8 +59,8 @@ type Options struct {
 	ClusterCIDRs []netip.Prefix
 	// Features are what other nodes are told that they may rely on.
 	Features []string
-	// Ailing returns what ails the node, and why nothing should be scheduled on it, or "". It is nil when nobody looks
-	// after the node. Republish has to be called when what it returns has changed.
+	// Ailing returns what ails the node, and why nothing should be scheduled on it, or "". Republish has to be called
+	// when what it returns has changed.
 	Ailing   func() (problems []kube.Problem, unfit string)
 	Progress *health.Progress
 	Log      *slog.Logger
@@ -89,9 +89,6 @@ type Follower struct {
 
 // New returns a Follower. It does nothing before Run.
 func New(o Options) *Follower {
-	if o.Ailing == nil {
-		o.Ailing = func() ([]kube.Problem, string) { return nil, "" }
-	}
 	return &Follower{o: o, ranges: rangesOf(&o), started: make(chan struct{})}
 }
 

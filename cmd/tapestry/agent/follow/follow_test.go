@@ -103,6 +103,7 @@ func newFollower(t *testing.T) (*Follower, *source) {
 	s := &source{Directory: manifests.NewDirectory(dir, log), dir: dir}
 	f = New(Options{
 		Node: "n1", Source: s, Pods: registry, UnderlayMTU: 1500, Features: []string{"f"}, Progress: health.NewProgress(), Log: log,
+		Ailing: func() ([]kube.Problem, string) { return nil, "" },
 		Held: node.Held{
 			Flows: flows, Key: overlay.NewPrivateKey(), Bind: u.Bind(netip.MustParseAddrPort("192.0.2.1:51820")), Poller: poller,
 			Upstreams: func() ([]netip.AddrPort, error) { return nil, nil },
