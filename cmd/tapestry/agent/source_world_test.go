@@ -32,9 +32,10 @@ func TestOnAPIServer(t *testing.T) {
 	if _, err := n.client.Status(t.Context()); err == nil {
 		t.Error("pods can be attached on a node without a podCIDR")
 	}
-	if told, err := n.api.Node(t.Context()); err != nil || told.Name != "n1" || len(told.Missing) == 0 || !strings.Contains(told.Missing[0], "cluster: ") {
-		t.Errorf("whoever asks is told %+v, %v", told, err)
-	}
+	n.until("whoever asks is told what the node waits for", func() bool {
+		told, err := n.api.Node(t.Context())
+		return err == nil && told.Name == "n1" && len(told.Missing) > 0 && strings.Contains(told.Missing[0], "cluster: ")
+	})
 	s.PutJSON("nodes", allocatedNode)
 	n.ready()
 	n.until("nothing is missing", func() bool {
