@@ -19,12 +19,15 @@ type captured struct {
 	t    *testing.T
 	send func(s netstacktest.Spec, wrapped bool)
 	mu   sync.Mutex
-	from map[netip.AddrPort]int // how many packets came from each address
+	came map[way]int // how many packets came each way
 }
+
+// way is where a packet came from, and went.
+type way struct{ from, to netip.AddrPort }
 
 // capture captures the second node of a cluster. Its packets go to the first node.
 func capture(t *testing.T, c *nodetest.Cluster) *captured {
-	k := &captured{t: t, from: map[netip.AddrPort]int{}}
+	k := &captured{t: t, came: map[way]int{}}
 	mesh := c.Members[1].Capture(func(_ uint64, packets [][]byte) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -34,7 +37,7 @@ func capture(t *testing.T, c *nodetest.Cluster) *captured {
 				ip = inner
 			}
 			if p.ParseIP(ip) == packet.Good {
-				k.from[netip.AddrPortFrom(p.Tuple.Src.Netip(), p.Tuple.SrcPort)]++
+				k.came[way{netip.AddrPortFrom(p.Tuple.Src.Netip(), p.Tuple.SrcPort), netip.AddrPortFrom(p.Tuple.Dst.Netip(), p.Tuple.DstPort)}]++
 			}
 		}
 	})
@@ -55,10 +58,10 @@ func capture(t *testing.T, c *nodetest.Cluster) *captured {
 	return k
 }
 
-// heard calls again repeatedly until a packet comes from that address.
-func (k *captured) heard(from string, again func()) {
+// heard calls again repeatedly until a packet comes from one address to the other.
+func (k *captured) heard(from, to string, again func()) {
 	k.t.Helper()
-	a := netip.MustParseAddrPort(from)
+	w := way{netip.MustParseAddrPort(from), netip.MustParseAddrPort(to)}
 	sent := time.Time{}
 	await.Until(k.t, "an answer of "+from, func() bool {
 		if time.Since(sent) > 200*time.Millisecond {
@@ -67,7 +70,7 @@ func (k *captured) heard(from string, again func()) {
 		}
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		return k.from[a] > 0
+		return k.came[w] > 0
 	})
 }
 
@@ -106,7 +109,7 @@ func TestCapturedNode(t *testing.T) {
 	// These connections go on during the attack.
 	local, remote := dial(t, bystander, "tcp", netip.AddrPortFrom(pod.Addrs[0], 8080)), dial(t, bystander, "tcp", netip.AddrPortFrom(far.Addrs[0], 8080))
 	k := capture(t, c)
-	k.heard("10.244.1.3:8080", func() { k.send(udp("10.244.2.9:5000", "10.244.1.3:8080"), false) })
+	k.heard("10.244.1.3:8080", "10.244.2.9:5000", func() { k.send(udp("10.244.2.9:5000", "10.244.1.3:8080"), false) })
 
 	for round := range 20 {
 		for i, who := range []string{"10.244.1.4", "10.244.3.3", "10.96.0.80", "192.0.2.1", "192.0.2.3", "198.51.100.53", "127.0.0.1", "169.254.1.1", "224.0.0.1"} {
@@ -138,7 +141,7 @@ func TestCapturedNode(t *testing.T) {
 	}
 	// The attacker still gets through as its own pod and as a client. Packets stay in order, so everything sent before
 	// was examined.
-	k.heard("10.244.1.3:8080", func() { k.send(udp("10.244.2.9:5001", "10.244.1.3:8080"), false) })
+	k.heard("10.244.1.3:8080", "10.244.2.9:5001", func() { k.send(udp("10.244.2.9:5001", "10.244.1.3:8080"), false) })
 	mu.Lock()
 	defer mu.Unlock()
 	if len(strangers) > 0 {
