@@ -40,6 +40,7 @@ var (
 type guests struct {
 	limit  *share.Limit[netip.Prefix, *conn]
 	stats  *counters
+	calm   calm
 	ending atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
 
@@ -49,9 +50,11 @@ type conn struct {
 	guests  *guests
 	claim   share.Claim[netip.Prefix, *conn]
 	touched atomic.Int64 // Unix nanoseconds
-	rest    bool         // the last read did not end with the end of a request's head
-	lost    atomic.Bool  // in HTTP/1: nobody knows where the next request begins
-	closing atomic.Bool  // Close has been called on a lost one
+	// pause is how long the first Read waits; it is then 0.
+	pause   time.Duration
+	rest    bool        // the last read did not end with the end of a request's head
+	lost    atomic.Bool // in HTTP/1: nobody knows where the next request begins
+	closing atomic.Bool // Close has been called on a lost one
 	// cancel ends the context of the connection's requests. It is nil before net/http has the connection.
 	cancel atomic.Pointer[context.CancelFunc]
 }
@@ -88,7 +91,14 @@ func (l guestListener) Accept() (net.Conn, error) {
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	cn := &conn{Conn: c, guests: g}
 	cn.claim.Value = cn
-	lost, ok := g.limit.Acquire(&cn.claim, addressing.Client(remote(c)))
+	client := addressing.Client(remote(c))
+	var ok bool
+	if cn.pause, ok = g.calm.wait(client, time.Now()); !ok {
+		g.stats.refused.Add(1)
+		c.Close()
+		return nil, false
+	}
+	lost, ok := g.limit.Acquire(&cn.claim, client)
 	if lost != nil {
 		g.stats.evicted.Add(1)
 		lost.Value.end()
@@ -109,6 +119,10 @@ func remote(c net.Conn) netip.Addr {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
+	if c.pause > 0 {
+		time.Sleep(c.pause)
+		c.pause = 0
+	}
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.touch()

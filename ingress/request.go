@@ -84,6 +84,7 @@ func (rq *request) takePlace() (end func(), ok bool) {
 		s.streams.Release(claim)
 		if c.takenBack(began, outer.Err() != nil) && c.flooded.CompareAndSwap(false, true) {
 			s.stats.flooded.Add(1)
+			s.guests.calm.watch(c.owner, time.Now())
 			c.conn.Close()
 		}
 		cancel(nil)
