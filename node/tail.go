@@ -23,8 +23,8 @@ import (
 //   - A load balancer's address leads to the node ports of its Service. One that is also a node's address is taken for
 //     the node's, since load balancers that run on nodes give out those.
 //   - Outside of the cluster, nothing is dialled for who comes by a NodePort or Ingress, and the packet path would drop
-//     it. A router, load balancer or proxy there may lead back to a node, and makes the connection anew, so that no mark
-//     of ours would survive and nobody could tell a round from a client.
+//     it. A router, load balancer or proxy there may lead back to a node, and makes the connection anew, so no mark of
+//     ours would survive and nobody could tell a round from a client.
 //   - At a node port of a node Tapestry itself takes connections, also at the address of the node's host TAP.
 func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to netip.AddrPort) string {
 	proto := packet.TCP

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// successorFile, in the state directory, is locked (flock(2)) by agents that wait to take over the node. Kubernetes asks
-// both agents of a node at one address whether they are ready, so the one that has the node answers for the next one.
-// While somebody waits it does not count what only its own end puts right, as a step that has to run again, or has no
-// part in, as a pod that has to be made anew: the update would never come to this node.
+// successorFile, in the state directory, is locked (flock(2)) by agents that wait to take over the node. Kubernetes
+// asks both agents of a node at one address whether they are ready, so the one that has the node answers for the next
+// one. While somebody waits it does not count what only its own end puts right, as a step that has to run again, or has
+// no part in, as a pod that has to be made anew: the update would never come to this node.
 const successorFile = "successor.lock"
 
 // queue makes the agent that has the node know that this one waits, until leave is called.
