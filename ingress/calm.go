@@ -9,68 +9,52 @@ import (
 const (
 	// calmTime is how long a client is watched after one of its connections was ended for taking back its requests.
 	calmTime = 10 * time.Second
-	// calmPause is the time between two connections of such a client that are read. Each may take back fewRequests.
+	// calmPause is how long each new connection of such a client waits before it is read. It is short, since others may
+	// come from the same address, as behind a load balancer or NAT.
 	calmPause = 100 * time.Millisecond
-	// longestCalm is how long a connection waits at most to be read. Those that would wait longer are closed.
-	longestCalm = 2 * time.Second
 	// mostCalmed bounds how many clients are watched.
 	mostCalmed = 4096
 )
 
-// calm slows down clients that take back their requests: most of what such a request costs has been paid when it is
-// taken back, so that who is only cut off, and connects again, costs the others as much as before. Connections of a
-// client that is watched are read one after the other. The zero value is ready for use, by any number of goroutines.
+// calm slows down clients that take back their requests. Most of what such a request costs has been paid when it is
+// taken back, so a client that is only cut off, and connects again at once, costs the others as much as before. The
+// zero value is ready for use, by any number of goroutines.
 type calm struct {
-	mu      sync.Mutex
-	clients map[netip.Prefix]*calmed
+	mu    sync.Mutex
+	until map[netip.Prefix]time.Time // the client is no longer watched
 }
 
-// calmed is a client that is watched.
-type calmed struct {
-	until time.Time // it is no longer watched
-	next  time.Time // the next connection is read
-}
-
-// watch watches a client from now on.
+// watch watches a client from now on. When too many are watched, it is not.
 func (c *calm) watch(client netip.Prefix, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w := c.clients[client]; w != nil {
-		w.until = now.Add(calmTime)
-		return
+	if c.until == nil {
+		c.until = map[netip.Prefix]time.Time{}
 	}
-	if c.clients == nil {
-		c.clients = map[netip.Prefix]*calmed{}
-	}
-	if len(c.clients) >= mostCalmed {
-		for other, w := range c.clients {
-			if now.After(w.until) {
-				delete(c.clients, other)
+	if _, watched := c.until[client]; !watched && len(c.until) >= mostCalmed {
+		for other, until := range c.until {
+			if now.After(until) {
+				delete(c.until, other)
 			}
 		}
+		if len(c.until) >= mostCalmed {
+			return
+		}
 	}
-	if len(c.clients) < mostCalmed {
-		c.clients[client] = &calmed{until: now.Add(calmTime), next: now.Add(calmPause)}
-	}
+	c.until[client] = now.Add(calmTime)
 }
 
-// wait returns how long a new connection of a client is not read. ok is false when the connection is to be closed.
-func (c *calm) wait(client netip.Prefix, now time.Time) (pause time.Duration, ok bool) {
+// pause returns how long a new connection of a client waits before it is read.
+func (c *calm) pause(client netip.Prefix, now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w := c.clients[client]
+	until, watched := c.until[client]
 	switch {
-	case w == nil:
-		return 0, true
-	case now.After(w.until):
-		delete(c.clients, client)
-		return 0, true
-	case w.next.Before(now):
-		w.next = now
+	case !watched:
+		return 0
+	case now.After(until):
+		delete(c.until, client)
+		return 0
 	}
-	if pause = w.next.Sub(now); pause > longestCalm {
-		return 0, false
-	}
-	w.next = w.next.Add(calmPause)
-	return pause, true
+	return calmPause
 }

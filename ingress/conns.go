@@ -92,12 +92,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 	cn := &conn{Conn: c, guests: g}
 	cn.claim.Value = cn
 	client := addressing.Client(remote(c))
-	var ok bool
-	if cn.pause, ok = g.calm.wait(client, time.Now()); !ok {
-		g.stats.refused.Add(1)
-		c.Close()
-		return nil, false
-	}
+	cn.pause = g.calm.pause(client, time.Now())
 	lost, ok := g.limit.Acquire(&cn.claim, client)
 	if lost != nil {
 		g.stats.evicted.Add(1)

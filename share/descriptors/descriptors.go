@@ -14,14 +14,14 @@ type User int
 
 // The users of descriptors.
 const (
-	Own              User = iota // what does not grow with clients, pods and objects: files, pollers, the tunnel, the API server, the keeper
+	Own              User = iota // what grows with nobody: files, pollers, the tunnel, the API server, the keeper
 	Pods                         // attached pods, a TAP each, also as the duplicate for the next keeper
 	Listeners                    // sockets of node ports and hostPorts, each also as the duplicate for the next keeper
 	CheckPorts                   // healthCheckNodePorts, a socket each
-	EgressTCP                    // TCP between this node's pods and host sockets: egress, and NodePorts to pods of this node
+	EgressTCP                    // TCP of pods here with host sockets: egress, and NodePorts to them
 	EgressUDP                    // host sockets of pods' UDP
 	EgressPings                  // host sockets of pods' echoes
-	NodePortConns                // TCP of NodePorts to other backends: the client's socket, and the backend's if it is on the host
+	NodePortConns                // TCP of NodePorts to other backends: two sockets if the backend is on the host
 	NodePortArrivals             // accepted TCP of NodePorts that waits until a connection to a backend is opened
 	NodePortUDP                  // UDP sessions of NodePorts, whose backends may be on the host
 	IngressClients
