@@ -24,7 +24,7 @@ const (
 	// repository is the image's name; the chart's value image.repository is the same.
 	repository = "tapestry.dev/tapestry"
 	// user is the user and group of containers by default; the chart's values user and group are the same.
-	user = "65532:65532"
+	user = "60820:60820"
 	// sums is the file with the checksums, in the format of sha256sum -c.
 	sums = "SHA256SUMS"
 )

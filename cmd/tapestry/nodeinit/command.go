@@ -90,6 +90,9 @@ func HostTAP() *cli.Command {
 			if err := c.check(); err != nil {
 				return err
 			}
+			if err := belong(c.owner, s.all()...); err != nil { // before anything is read or changed
+				return err
+			}
 			if len(c.podCIDRs) == 0 {
 				o := cluster.Options{Node: c.node, Servers: c.apiServers, State: c.state}
 				var err error

@@ -4,9 +4,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
-{{- define "tapestry.image" -}}
+{{/* What all containers have. Why one ended is in its pod's status, with the last lines of its log. */}}
+{{- define "tapestry.container" -}}
 image: {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- end }}
 
 {{/* What all pods have. Their place in the cluster hangs on the network, so they use the host's. */}}
@@ -32,11 +34,27 @@ securityContext:
   {{- end }}
 {{- end }}
 
-{{/* The security context of a program that runs on: nobody's user, without a capability. */}}
+{{/* Who keeper and agent are: as the values say, and where Tapestry is installed already, as its keeper is. A keeper goes on over an
+update, and believes nobody but its own user. */}}
+{{- define "tapestry.id" -}}
+{{- $root := index . 0 }}
+{{- $id := get $root.Values (index . 1) }}
+{{- $field := index . 2 }}
+{{- with lookup "apps/v1" "DaemonSet" $root.Release.Namespace "tapestry-keeper" }}
+  {{- with (first .spec.template.spec.containers).securityContext }}
+    {{- $id = get . $field | default $id }}
+  {{- end }}
+{{- end }}
+{{- int $id }}
+{{- end }}
+{{- define "tapestry.user" -}}{{ include "tapestry.id" (list . "user" "runAsUser") }}{{- end }}
+{{- define "tapestry.group" -}}{{ include "tapestry.id" (list . "group" "runAsGroup") }}{{- end }}
+
+{{/* The security context of a program that runs on: a user of its own, without a capability. */}}
 {{- define "tapestry.unprivileged" -}}
 runAsNonRoot: true
-runAsUser: {{ .Values.user }}
-runAsGroup: {{ .Values.group }}
+runAsUser: {{ include "tapestry.user" . }}
+runAsGroup: {{ include "tapestry.group" . }}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
@@ -45,7 +63,7 @@ capabilities: {drop: [ALL]}
 {{/* That of a step that writes directories of root: root, in our group, with the capabilities of the list alone. */}}
 {{- define "tapestry.step" -}}
 runAsUser: 0
-runAsGroup: {{ .root.Values.group }}
+runAsGroup: {{ include "tapestry.group" .root }}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:

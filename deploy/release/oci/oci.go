@@ -86,7 +86,7 @@ func (im *Image) check() error {
 	case !validTag.MatchString(im.Tag):
 		return fmt.Errorf("%q is no tag: expected up to 128 letters, digits, '_', '.' and '-'", im.Tag)
 	case !validUser.MatchString(im.Config.User):
-		return fmt.Errorf("the image's user is %q: expected a uid and a gid as 65532:65532, neither of them root's", im.Config.User)
+		return fmt.Errorf("the image's user is %q: expected a uid and a gid as 60820:60820, neither of them root's", im.Config.User)
 	case len(im.Platforms) == 0:
 		return errors.New("the image has no architecture")
 	}

@@ -38,7 +38,7 @@ func TestRights(t *testing.T) {
 			name, rights, _ := strings.Cut(strings.TrimSpace(line), " ")
 			names = append(names, name)
 			const none = "0000000000000000"
-			want := "Uid:65532 Gid:65532 CapInh:" + none + " CapPrm:" + none + " CapEff:" + none + " CapBnd:" + none + " CapAmb:" + none + " NoNewPrivs:1 Seccomp:2"
+			want := "Uid:60820 Gid:60820 CapInh:" + none + " CapPrm:" + none + " CapEff:" + none + " CapBnd:" + none + " CapAmb:" + none + " NoNewPrivs:1 Seccomp:2"
 			if rights != want {
 				t.Errorf("%s on %s: %s, want %s", name, n.Name, rights, want)
 			}
