@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 // Kind is a kind of Kubernetes object that Tapestry knows by name.
@@ -36,6 +38,8 @@ const (
 	InFiles Use = 1 << iota
 	// InCluster: they are read from an API server.
 	InCluster
+	// InController: 'tapestry controller' reads them from an API server, and agents do not.
+	InController
 	// NotServed: Tapestry does not implement the kind yet, and tells whoever writes such an object.
 	NotServed
 )
@@ -70,6 +74,7 @@ var (
 	admission  = Group{"admissionregistration.k8s.io/v1", nil}
 	gatewayAPI = Group{"gateway.networking.k8s.io/v1", nil}
 	policyAPI  = Group{"policy.networking.k8s.io/v1alpha2", nil}
+	ownGroup   = Group{"tapestry.dev/v1alpha1", v1alpha1.AddToScheme}
 	clusterSet = Group{"multicluster.x-k8s.io/v1alpha1", nil}
 )
 
@@ -97,6 +102,8 @@ var kinds = []*Kind{
 		Kind{Name: "Secret", Plural: "Secrets", Group: core, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*corev1.ConfigMap { return &o.ConfigMaps },
 		Kind{Name: "ConfigMap", Plural: "ConfigMaps", Group: core, Use: InFiles}),
+	kindOf(func(o *Objects) *[]*v1alpha1.AddressPool { return &o.AddressPools },
+		Kind{Name: "AddressPool", Plural: "AddressPools", Group: ownGroup, ClusterScoped: true, Use: InFiles | InController}),
 	kindOf(func(o *Objects) *[]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
 		Kind{Name: "NetworkPolicy", Plural: "NetworkPolicies", Group: networking, Use: InCluster | NotServed}),
 	kindOf(func(o *Objects) *[]*PolicyBinding { return &o.PolicyBindings },

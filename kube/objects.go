@@ -11,6 +11,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 // The annotations and labels to which Tapestry gives a meaning.
@@ -31,6 +33,17 @@ const (
 	ExternalLabel = "tapestry.dev/external"
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
+	// AddressPoolAnnotation of a Service of type LoadBalancer names the AddressPool of which it asks for addresses.
+	AddressPoolAnnotation = "tapestry.dev/address-pool"
+	// AddressesAnnotation of a Service of type LoadBalancer asks for addresses, at most one of a family, with a comma
+	// between two.
+	AddressesAnnotation = "tapestry.dev/load-balancer-ips"
+	// SharedAddressAnnotation of Services of type LoadBalancer in one namespace has one value when they may share an
+	// address on different ports.
+	SharedAddressAnnotation = "tapestry.dev/allow-shared-ip"
+	// ProxyProtocolAnnotation of a Service of type LoadBalancer asks for a header of the PROXY protocol before each
+	// connection at an address of a node: "v1" or "v2".
+	ProxyProtocolAnnotation = "tapestry.dev/proxy-protocol"
 	// UpgradesAnnotation on an Ingress lists the protocols, separated by commas, that its clients may change to with
 	// Upgrade, besides websocket.
 	UpgradesAnnotation = "tapestry.dev/upgrades"
@@ -65,6 +78,7 @@ type Objects struct {
 	ServiceCIDRs   []*networkingv1.ServiceCIDR
 	Secrets        []*corev1.Secret
 	ConfigMaps     []*corev1.ConfigMap
+	AddressPools   []*v1alpha1.AddressPool
 	// NetworkPolicies have metadata only: they are not served yet.
 	NetworkPolicies []*networkingv1.NetworkPolicy
 	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.

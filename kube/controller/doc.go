@@ -1,5 +1,4 @@
-// Package controller does the part of Kubernetes' control plane that a network needs, where there is no control
-// plane: in a lab, and when manifests are checked. It gives Services their addresses and node ports (Allocate) and
-// their endpoints (EndpointSlices), and Ingresses their status (IngressStatus). Each is a pure function of the
-// objects.
+// Package controller decides what is said once for a whole cluster: the addresses of LoadBalancer Services and the
+// status of Ingresses and of Tapestry's own objects. Each decision is a pure function of the objects. 'tapestry
+// controller' writes the result to an API server (kube/cluster/writer), and the lab's control plane keeps it.
 package controller

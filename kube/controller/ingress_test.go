@@ -1,7 +1,9 @@
 package controller_test
 
 import (
+	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,4 +54,17 @@ func TestIngressStatus(t *testing.T) {
 	if got := controller.IngressStatus(in).Ingresses[0].Status.LoadBalancer.Ingress; len(got) != 0 {
 		t.Errorf("without nodes it is served at %v", got)
 	}
+}
+
+// allJSON returns all objects as text, to compare.
+func allJSON(t testing.TB, objs kube.Objects) string {
+	var b strings.Builder
+	for obj := range objs.All() {
+		doc, err := json.Marshal(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(doc)
+	}
+	return b.String()
 }

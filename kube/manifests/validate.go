@@ -11,14 +11,14 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
 // Validate returns the problems of a cluster before it is started, errors first. Services without a cluster address
-// or a node port are checked as controller.Allocate would complete them.
+// or a node port are checked as controlplane.Allocate would complete them.
 func Validate(objs kube.Objects) []kube.Problem {
-	objs, problems := controller.Allocate(objs)
+	objs, problems := controlplane.Allocate(objs)
 	v := validator{objs: &objs, nodes: map[string]*corev1.Node{}}
 	for _, n := range objs.Nodes {
 		v.nodes[n.Name] = n
@@ -235,7 +235,7 @@ func (v *validator) selectors() {
 		if len(s.Spec.Selector) == 0 || s.Spec.Type == corev1.ServiceTypeExternalName {
 			continue
 		}
-		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return controller.Selects(s, p) }) {
+		if !slices.ContainsFunc(v.objs.Pods, func(p *corev1.Pod) bool { return controlplane.Selects(s, p) }) {
 			v.problem(kube.Warning, kube.RefOf(s), "spec.selector", "matches no Pod in namespace "+s.Namespace+", so that connections are refused: compare it with the labels of the pods")
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
-	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 	"tapestry.dev/tapestry/kube/manifests"
 	"tapestry.dev/tapestry/kube/translate"
 )
@@ -143,7 +143,7 @@ func FuzzTranslate(f *testing.F) {
 			}
 		}
 		manifests.Validate(objs)
-		controller.EndpointSlices(objs.Pods, objs.Services)
+		controlplane.EndpointSlices(objs.Pods, objs.Services)
 		if allJSON(t, objs) != before {
 			t.Fatal("the Objects have been changed")
 		}

@@ -34,9 +34,9 @@ func printStatus(w io.Writer, st *lab.Status) error {
 		}
 	}
 	fmt.Fprintln(w)
-	t.Row("SERVICE", "TYPE", "ENDPOINTS", "PORTS", "ADDRESSES")
+	t.Row("SERVICE", "TYPE", "ENDPOINTS", "PORTS", "ADDRESSES", "OUTSIDE")
 	for _, s := range st.Services {
-		t.Row(shortKey(s.Namespace, s.Name), s.Type, fmt.Sprintf("%d/%d", s.Ready, s.Endpoints), strings.Join(s.Ports, ","), strings.Join(s.ClusterIPs, ","))
+		t.Row(shortKey(s.Namespace, s.Name), s.Type, fmt.Sprintf("%d/%d", s.Ready, s.Endpoints), strings.Join(s.Ports, ","), strings.Join(s.ClusterIPs, ","), strings.Join(s.Outside, ","))
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -122,7 +122,7 @@ func (p *Planner) Plan(written kube.Objects) (*Cluster, error) {
 	maps.Copy(w.next.lastPod, p.state.lastPod)
 	maps.Copy(w.next.runs, p.state.runs)
 	maps.Copy(w.next.leaving, p.state.leaving)
-	for _, step := range []func(){w.defaults, w.nodes, w.serviceRanges, w.check, w.services, w.schedule, w.podAddrs, w.pods} {
+	for _, step := range []func(){w.defaults, w.nodes, w.serviceRanges, w.check, w.services, w.loadBalancers, w.schedule, w.podAddrs, w.pods} {
 		if step(); len(w.errs) > 0 {
 			return nil, errors.Join(w.errs...)
 		}
@@ -133,6 +133,7 @@ func (p *Planner) Plan(written kube.Objects) (*Cluster, error) {
 	if c.Warnings, err = judge(c.Snapshot(nil)); err != nil {
 		return nil, err
 	}
+	c.Warnings = append(c.Warnings, w.warnings...)
 	p.state = w.next
 	return c, nil
 }
@@ -164,6 +165,8 @@ type work struct {
 	next    state
 	objects kube.Objects // being completed
 	errs    []error
+	// warnings are about what cannot be given, while the rest of the cluster is as it should be.
+	warnings []string
 
 	nodeList []Node
 	ranges   []netip.Prefix // of Services

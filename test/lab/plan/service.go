@@ -3,6 +3,7 @@ package plan
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -12,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 )
 
 // dnsService is the Service that has the cluster DNS address. The agents answer at that address; the Service has no
@@ -105,7 +107,7 @@ func defaultIngress(ing *networkingv1.Ingress) {
 }
 
 // services gives every Service its cluster addresses and node ports: those that it asks for, else those that it has,
-// else those that controller.Allocate chooses.
+// else those that controlplane.Allocate chooses.
 func (w *work) services() {
 	taken := map[any]bool{}
 	for _, s := range w.objects.Services {
@@ -126,13 +128,28 @@ func (w *work) services() {
 			w.giveDNS(s, taken)
 		}
 	}
-	allocated, problems := controller.Allocate(w.objects)
+	allocated, problems := controlplane.Allocate(w.objects)
 	for _, p := range problems {
 		if p.Severity == kube.Error {
 			w.errs = append(w.errs, p)
 		}
 	}
 	w.objects = allocated
+}
+
+// loadBalancers gives Services of type LoadBalancer their addresses, as 'tapestry controller' does in a cluster. They
+// keep what they have.
+func (w *work) loadBalancers() {
+	for _, s := range w.objects.Services {
+		if old, ok := w.old.services[serviceKey(s)]; ok && len(s.Status.LoadBalancer.Ingress) == 0 {
+			s.Status = *old.Status.DeepCopy()
+		}
+	}
+	out, problems := controller.LoadBalancers(w.objects, controller.Options{Default: true, Now: metav1.NewTime(time.Now().Truncate(time.Second))})
+	w.objects = out
+	for _, p := range problems {
+		w.warnings = append(w.warnings, p.String())
+	}
 	for _, s := range w.objects.Services {
 		w.next.services[serviceKey(s)] = s
 	}

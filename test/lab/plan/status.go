@@ -13,6 +13,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
@@ -21,6 +22,7 @@ import (
 type Service struct {
 	Namespace, Name, Type string
 	ClusterIPs            []string
+	Outside               []string // of its load balancer
 	Ports                 []string // "80/TCP", "80:30080/TCP" with a NodePort
 	Ready, Endpoints      int
 }
@@ -50,7 +52,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 		}
 	}
 	out.Sort()
-	out.EndpointSlices = append(out.EndpointSlices, controller.EndpointSlices(out.Pods, out.Services)...)
+	out.EndpointSlices = append(out.EndpointSlices, controlplane.EndpointSlices(out.Pods, out.Services)...)
 	out.Sort()
 	return controller.IngressStatus(out)
 }
@@ -185,6 +187,9 @@ func ServiceList(snapshot kube.Objects) []Service {
 	for _, s := range snapshot.Services {
 		c := counts[serviceKey(s)]
 		svc := Service{Namespace: s.Namespace, Name: s.Name, Type: string(s.Spec.Type), ClusterIPs: s.Spec.ClusterIPs, Ready: len(c.ready), Endpoints: len(c.all)}
+		for _, at := range s.Status.LoadBalancer.Ingress {
+			svc.Outside = append(svc.Outside, cmp.Or(at.IP, at.Hostname))
+		}
 		for _, p := range s.Spec.Ports {
 			text := strconv.Itoa(int(p.Port))
 			if p.NodePort != 0 {

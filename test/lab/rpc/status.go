@@ -67,6 +67,7 @@ func (p *PodStatus) Key() string { return p.Namespace + "/" + p.Name }
 type ServiceStatus struct {
 	Namespace, Name, Type string
 	ClusterIPs            []string
+	Outside               []string // of its load balancer
 	Ports                 []string // "80/TCP", "80:30080/TCP"
 	Ready, Endpoints      int
 }

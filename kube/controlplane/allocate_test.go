@@ -1,4 +1,4 @@
-package controller_test
+package controlplane_test
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
-	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 )
 
 func TestAllocate(t *testing.T) {
@@ -35,7 +35,7 @@ func TestAllocate(t *testing.T) {
 		service("v6", func(s *corev1.ServiceSpec) { s.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} }),
 	}}
 	before := allJSON(t, in)
-	out, problems := controller.Allocate(in)
+	out, problems := controlplane.Allocate(in)
 	if len(problems) != 0 {
 		t.Errorf("problems: %v", problems)
 	}
@@ -71,11 +71,11 @@ func TestAllocate(t *testing.T) {
 	if ports[0].NodePort < 30000 || ports[0].NodePort > 32767 || ports[1].NodePort != 30001 || ports[2].NodePort < 30000 {
 		t.Errorf("node ports are %+v", ports)
 	}
-	again, _ := controller.Allocate(kube.Objects{Services: in.Services[5:]})
+	again, _ := controlplane.Allocate(kube.Objects{Services: in.Services[5:]})
 	if again.Services[0].Spec.ClusterIP != out.Services[5].Spec.ClusterIP {
 		t.Error("an address depends on other Services")
 	}
-	if twice, _ := controller.Allocate(out); allJSON(t, twice) != allJSON(t, out) {
+	if twice, _ := controlplane.Allocate(out); allJSON(t, twice) != allJSON(t, out) {
 		t.Error("allocating twice changes something")
 	}
 }
@@ -89,7 +89,7 @@ func TestAllocateFull(t *testing.T) {
 	for _, name := range strings.Split("abcdefghij", "") {
 		objs.Services = append(objs.Services, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: name}})
 	}
-	out, problems := controller.Allocate(objs)
+	out, problems := controlplane.Allocate(objs)
 	ips := map[string]bool{}
 	for _, s := range out.Services {
 		if s.Spec.ClusterIP != "" {

@@ -1,4 +1,4 @@
-package controller_test
+package controlplane_test
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"tapestry.dev/tapestry/kube"
-	"tapestry.dev/tapestry/kube/controller"
+	"tapestry.dev/tapestry/kube/controlplane"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
@@ -124,7 +124,7 @@ func TestOf(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			list := controller.EndpointSlices(test.pods, []*corev1.Service{test.svc})
+			list := controlplane.EndpointSlices(test.pods, []*corev1.Service{test.svc})
 			for _, s := range list {
 				got = append(got, sliceText(s))
 			}
@@ -132,7 +132,7 @@ func TestOf(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			slices.Reverse(test.pods)
-			if diff := cmp.Diff(list, controller.EndpointSlices(test.pods, []*corev1.Service{test.svc})); diff != "" {
+			if diff := cmp.Diff(list, controlplane.EndpointSlices(test.pods, []*corev1.Service{test.svc})); diff != "" {
 				t.Errorf("another order of pods gives other slices:\n%s", diff)
 			}
 		})
@@ -174,7 +174,7 @@ func TestTranslated(t *testing.T) {
 	})
 	pods := []*corev1.Pod{newPod("a", containerPort("web", 1, ""), "10.0.0.1"), newPod("b", containerPort("web", 2, ""), "10.0.0.2")}
 	r := translate.Translate(kube.Objects{
-		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: controller.EndpointSlices(pods, []*corev1.Service{svc}),
+		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: controlplane.EndpointSlices(pods, []*corev1.Service{svc}),
 	}, translate.Options{Node: "n1"})
 	if len(r.Services.Services) != 1 || len(r.Services.Services[0].Endpoints) != 2 {
 		t.Fatalf("got %+v", r.Services.Services)

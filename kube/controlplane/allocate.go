@@ -1,4 +1,4 @@
-package controller
+package controlplane
 
 import (
 	"cmp"
@@ -66,6 +66,9 @@ func (a *allocator) collect(services []*corev1.Service) {
 				a.ports[nodePort{p.NodePort, protocolOf(&p)}] = true
 			}
 		}
+		if port := svc.Spec.HealthCheckNodePort; port != 0 {
+			a.ports[nodePort{port, corev1.ProtocolTCP}] = true
+		}
 	}
 }
 
@@ -81,6 +84,7 @@ func (a *allocator) service(svc *corev1.Service) *corev1.Service {
 	if svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		changed = a.nodePorts(copied) || changed
 	}
+	changed = a.healthCheck(copied) || changed
 	if !changed {
 		return svc
 	}
@@ -199,6 +203,20 @@ func (a *allocator) nodePorts(svc *corev1.Service) (changed bool) {
 		p.NodePort, changed = port, true
 	}
 	return changed
+}
+
+// healthCheck assigns the port at which load balancers ask about a Service that is local to nodes.
+func (a *allocator) healthCheck(svc *corev1.Service) (changed bool) {
+	spec := &svc.Spec
+	if spec.Type != corev1.ServiceTypeLoadBalancer || spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal || spec.HealthCheckNodePort != 0 {
+		return false
+	}
+	port, ok := a.nodePort(corev1.ProtocolTCP, svc.Namespace+"/"+svc.Name+" health")
+	if !ok {
+		a.say.Errorf(kube.RefOf(svc), "spec.healthCheckNodePort", "all node ports from %d to %d are taken: remove one", firstNodePort, lastNodePort)
+	}
+	spec.HealthCheckNodePort = port
+	return ok
 }
 
 func (a *allocator) nodePort(protocol corev1.Protocol, name string) (int32, bool) {

@@ -1,0 +1,174 @@
+package controller
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pools"
+	"tapestry.dev/tapestry/kube/v1alpha1"
+)
+
+// Options say how a cluster's decisions are made.
+type Options struct {
+	// Default serves Services of type LoadBalancer that name no class.
+	Default bool
+	// Now is when conditions that change have changed.
+	Now metav1.Time
+}
+
+// The conditions of Services of type LoadBalancer.
+const (
+	// LoadBalancerCondition is True when a Service has all addresses that it can have.
+	LoadBalancerCondition = "tapestry.dev/LoadBalancer"
+	// UnsupportedCondition is True when a port of the Service is not served at its addresses.
+	UnsupportedCondition = "tapestry.dev/Unsupported"
+)
+
+// LoadBalancers gives Services of type LoadBalancer their addresses, and AddressPools their status. It returns a new
+// snapshot with changed copies of the objects that have another status.
+func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) {
+	plan := pools.Assign(&objs, o.Default)
+	assigned := make(map[*corev1.Service]*pools.Assignment, len(plan.Services))
+	for i := range plan.Services {
+		assigned[plan.Services[i].Service] = &plan.Services[i]
+	}
+	objs.Services = changed(objs.Services, func(svc *corev1.Service) corev1.ServiceStatus {
+		return serviceStatus(svc, assigned[svc], o.Now)
+	}, func(svc *corev1.Service) *corev1.ServiceStatus { return &svc.Status })
+	objs.AddressPools = changed(objs.AddressPools, func(p *v1alpha1.AddressPool) v1alpha1.AddressPoolStatus {
+		return poolStatus(p, plan.Pools[p.Name], o.Now)
+	}, func(p *v1alpha1.AddressPool) *v1alpha1.AddressPoolStatus { return &p.Status })
+	return objs, (&kube.Report{Problems: plan.Problems}).Sorted(objs.Origin)
+}
+
+// changed returns list with copies of the objects that are to have another status.
+func changed[T any, P interface {
+	*T
+	DeepCopy() P
+}, S any](list []P, want func(P) S, status func(P) *S) []P {
+	out := slices.Clone(list)
+	for i, obj := range list {
+		if s := want(obj); !reflect.DeepEqual(s, *status(obj)) {
+			out[i] = obj.DeepCopy()
+			*status(out[i]) = s
+		}
+	}
+	return out
+}
+
+// serviceStatus returns the status of a Service; a is nil for one that is not served here.
+func serviceStatus(svc *corev1.Service, a *pools.Assignment, now metav1.Time) corev1.ServiceStatus {
+	s := *svc.Status.DeepCopy()
+	if a == nil {
+		// What another controller has written is its own.
+		if meta.FindStatusCondition(s.Conditions, LoadBalancerCondition) != nil {
+			s.LoadBalancer.Ingress = nil
+			s.Conditions = withoutCondition(withoutCondition(s.Conditions, LoadBalancerCondition), UnsupportedCondition)
+		}
+		return s
+	}
+	s.LoadBalancer.Ingress = ingressPoints(svc, a)
+	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: "Assigned", Message: message(a)}
+	if a.Reason != "" {
+		c = metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionFalse, Reason: a.Reason, Message: a.Message}
+	}
+	setCondition(&s.Conditions, c, svc.Generation, now)
+	if n := unsupported(svc, a); n > 0 {
+		setCondition(&s.Conditions, metav1.Condition{Type: UnsupportedCondition, Status: metav1.ConditionTrue, Reason: "SCTP",
+			Message: "SCTP ports are not served at addresses of nodes, since hosts' sockets do not pass SCTP on: use an AddressPool with addresses of its own"}, svc.Generation, now)
+	} else {
+		s.Conditions = withoutCondition(s.Conditions, UnsupportedCondition)
+	}
+	return s
+}
+
+func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {
+	list = slices.DeleteFunc(list, func(c metav1.Condition) bool { return c.Type == kind })
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+func message(a *pools.Assignment) string {
+	if a.Pool == "" {
+		return "its addresses are in no AddressPool any longer"
+	}
+	return "from AddressPool " + a.Pool
+}
+
+// setCondition sets a condition. A condition that says the same keeps its time, and does not become another object
+// only because the generation moved.
+func setCondition(list *[]metav1.Condition, c metav1.Condition, generation int64, now metav1.Time) {
+	old := meta.FindStatusCondition(*list, c.Type)
+	c.ObservedGeneration, c.LastTransitionTime = generation, now
+	if old != nil && old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	if old == nil {
+		*list = append(slices.Clip(*list), c)
+		return
+	}
+	*old = c
+}
+
+func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
+	for i := range svc.Spec.Ports {
+		if a.OnNodes && svc.Spec.Ports[i].Protocol == corev1.ProtocolSCTP {
+			n++
+		}
+	}
+	return n
+}
+
+// ingressPoints returns status.loadBalancer.ingress. Points of nodes that put the PROXY protocol before connections
+// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860).
+func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.LoadBalancerIngress) {
+	mode := corev1.LoadBalancerIPModeVIP
+	if a.OnNodes && strings.TrimSpace(svc.Annotations[kube.ProxyProtocolAnnotation]) != "" {
+		mode = corev1.LoadBalancerIPModeProxy
+	}
+	for _, addr := range a.Addrs {
+		in := corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &mode}
+		if unsupported(svc, a) > 0 {
+			in.Ports = portStatuses(svc)
+		}
+		list = append(list, in)
+	}
+	return list
+}
+
+// portStatuses returns the state of all ports, as a list that names one has to.
+func portStatuses(svc *corev1.Service) (list []corev1.PortStatus) {
+	for i := range svc.Spec.Ports {
+		p := corev1.PortStatus{Port: svc.Spec.Ports[i].Port, Protocol: svc.Spec.Ports[i].Protocol}
+		if p.Protocol == corev1.ProtocolSCTP {
+			reason := UnsupportedCondition
+			p.Error = &reason
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func poolStatus(p *v1alpha1.AddressPool, u pools.Usage, now metav1.Time) v1alpha1.AddressPoolStatus {
+	s := *p.Status.DeepCopy()
+	s.Assigned, s.Free = u.Assigned, u.Free
+	ready := metav1.Condition{Type: v1alpha1.PoolReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "all of its addresses can be assigned"}
+	if len(u.Faults) > 0 {
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Unusable", strings.Join(u.Faults, "; ")
+	}
+	setCondition(&s.Conditions, ready, p.Generation, now)
+	free := metav1.Condition{Type: v1alpha1.PoolFree, Status: metav1.ConditionTrue, Reason: "Free", Message: "it has addresses to give"}
+	if u.Free == 0 {
+		free.Status, free.Reason, free.Message = metav1.ConditionFalse, "Exhausted", "it has no address to give"
+	}
+	setCondition(&s.Conditions, free, p.Generation, now)
+	return s
+}

@@ -1,0 +1,117 @@
+package controller_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/kube/controller"
+)
+
+const cluster = `
+{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}]}}
+---
+{apiVersion: tapestry.dev/v1alpha1, kind: AddressPool, metadata: {name: own}, spec: {addresses: [192.0.2.0/30, 10.96.0.7]}}
+---
+{apiVersion: tapestry.dev/v1alpha1, kind: AddressPool, metadata: {name: nodes}, spec: {nodes: {}, autoAssign: false}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: default, name: web, generation: 3}, spec: {type: LoadBalancer, ipFamilies: [IPv4], ports: [{port: 80}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: default, name: edge, annotations: {tapestry.dev/address-pool: nodes, tapestry.dev/proxy-protocol: v2}}
+spec: {type: LoadBalancer, ipFamilies: [IPv4], ports: [{port: 80, protocol: TCP}, {port: 81, protocol: SCTP}]}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: default, name: full}, spec: {type: LoadBalancer, ipFamilies: [IPv6], ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: default, name: plain}, spec: {ports: [{port: 80}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}}
+`
+
+// TestLoadBalancers checks what is written into the status of Services and pools, and that it stays as it is when
+// nothing changes.
+func TestLoadBalancers(t *testing.T) {
+	in, err := codec.Decode("x.yaml", []byte(cluster))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := allJSON(t, in)
+	first := controller.Options{Default: true, Now: metav1.NewTime(time.Unix(1000, 0).UTC())}
+	out, problems := controller.LoadBalancers(in, first)
+	if allJSON(t, in) != before {
+		t.Error("the input has been changed")
+	}
+	if len(problems) != 2 || !strings.Contains(problems[0].String(), "overlaps 10.96.0.0/16") || !strings.Contains(problems[1].String(), "no address is left") {
+		t.Errorf("problems: %v", problems)
+	}
+	const at = `"lastTransitionTime":"1970-01-01T00:16:40Z"`
+	for name, want := range map[string]string{
+		"web": `{"loadBalancer":{"ingress":[{"ip":"192.0.2.0","ipMode":"VIP"}]},"conditions":[` +
+			`{"type":"tapestry.dev/LoadBalancer","status":"True","observedGeneration":3,` + at + `,"reason":"Assigned","message":"from AddressPool own"}]}`,
+		"edge": `{"loadBalancer":{"ingress":[{"ip":"192.168.0.1","ipMode":"Proxy","ports":[{"port":80,"protocol":"TCP"},{"port":81,"protocol":"SCTP","error":"tapestry.dev/Unsupported"}]}]},"conditions":[` +
+			`{"type":"tapestry.dev/LoadBalancer","status":"True",` + at + `,"reason":"Assigned","message":"from AddressPool nodes"},` +
+			`{"type":"tapestry.dev/Unsupported","status":"True",` + at + `,"reason":"SCTP","message":"SCTP ports are not served at addresses of nodes, since hosts' sockets do not pass SCTP on: use an AddressPool with addresses of its own"}]}`,
+		"full": `{"loadBalancer":{},"conditions":[{"type":"tapestry.dev/LoadBalancer","status":"False",` + at +
+			`,"reason":"PoolExhausted","message":"no address is left for it in AddressPool \"own\": remove Services, or add addresses"}]}`,
+		"plain": `{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}`,
+	} {
+		if got := statusOf(t, out, name); got != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
+		}
+	}
+	pools, _ := json.Marshal([]any{out.AddressPools[0].Status, out.AddressPools[1].Status})
+	for _, part := range []string{`"assigned":1,"free":1`, `"assigned":1,"free":3`, `"status":"False","lastTransitionTime":"1970-01-01T00:16:40Z","reason":"Unusable"`} {
+		if !strings.Contains(string(pools), part) {
+			t.Errorf("the pools' status is %s, without %s", pools, part)
+		}
+	}
+
+	later := controller.Options{Default: true, Now: metav1.NewTime(time.Unix(2000, 0).UTC())}
+	again, _ := controller.LoadBalancers(out, later)
+	for i := range out.Services {
+		if again.Services[i] != out.Services[i] {
+			t.Errorf("Service %s is another without a change", out.Services[i].Name)
+		}
+	}
+	for i := range out.AddressPools {
+		if again.AddressPools[i] != out.AddressPools[i] {
+			t.Errorf("AddressPool %s is another without a change", out.AddressPools[i].Name)
+		}
+	}
+
+	gone := again.Map(func(obj kube.Object) kube.Object {
+		s, ok := obj.(*corev1.Service)
+		if !ok {
+			return obj
+		}
+		s = s.DeepCopy()
+		s.Spec.Type = corev1.ServiceTypeClusterIP
+		return s
+	})
+	gone, _ = controller.LoadBalancers(gone, later)
+	for name, want := range map[string]string{"web": `{"loadBalancer":{}}`, "edge": `{"loadBalancer":{}}`, "plain": `{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}`} {
+		if got := statusOf(t, gone, name); got != want {
+			t.Errorf("%s, no load balancer any longer: %s, want %s", name, got, want)
+		}
+	}
+}
+
+func statusOf(t *testing.T, objs kube.Objects, name string) string {
+	t.Helper()
+	for _, s := range objs.Services {
+		if s.Name == name {
+			data, err := json.Marshal(s.Status)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(data)
+		}
+	}
+	t.Fatalf("there is no Service %s", name)
+	return ""
+}

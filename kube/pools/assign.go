@@ -1,0 +1,329 @@
+package pools
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/translate"
+)
+
+// Class is the spec.loadBalancerClass of the Services that get addresses here.
+const Class = "tapestry.dev/load-balancer"
+
+// Assignment is what a Service has.
+type Assignment struct {
+	Service *corev1.Service
+	// Addrs are its addresses, sorted. On Nodes, they are those of nodes.
+	Addrs   []netip.Addr
+	OnNodes bool
+	// Pool is the name of the pool that has the addresses, "" for addresses that no pool has any longer.
+	Pool string
+	// Reason says in one word why Addrs lacks an address, and Message in a sentence. They are "" when it lacks none.
+	Reason, Message string
+}
+
+// Usage says how much of a pool is in use.
+type Usage struct {
+	Assigned, Free int64
+	// Faults say which parts of the pool cannot be assigned.
+	Faults []string
+}
+
+// Plan is who has which addresses.
+type Plan struct {
+	// Services are those that are served here, sorted by namespace and name.
+	Services []Assignment
+	// Pools has the usage of each AddressPool by its name.
+	Pools    map[string]Usage
+	Problems []kube.Problem
+}
+
+// The reasons why a Service lacks an address.
+const (
+	// BadRequest: what the Service asks for cannot be understood.
+	BadRequest = "BadRequest"
+	// NoPool: there is no pool that selects the Service and has what it asks for.
+	NoPool = "NoPool"
+	// Exhausted: every pool for the Service is used up.
+	Exhausted = "PoolExhausted"
+	// Taken: another Service has the address.
+	Taken = "AddressTaken"
+)
+
+// Assign decides who has which addresses. orNone is set when Services without a class are served, too.
+func Assign(objs *kube.Objects, orNone bool) Plan {
+	w := newWork(objs)
+	w.readPools(objs)
+	var all []*wish
+	for _, svc := range objs.Services {
+		if Ours(svc, orNone) && svc.DeletionTimestamp == nil {
+			all = append(all, w.wish(svc))
+		}
+	}
+	slices.SortFunc(all, func(a, b *wish) int {
+		return cmp.Or(a.svc.CreationTimestamp.Compare(b.svc.CreationTimestamp.Time), cmp.Compare(a.svc.Namespace, b.svc.Namespace), cmp.Compare(a.svc.Name, b.svc.Name))
+	})
+	for _, s := range all {
+		w.keep(s)
+	}
+	for _, s := range all {
+		w.complete(s)
+	}
+	return w.plan(all)
+}
+
+// work is one call of Assign.
+type work struct {
+	say        *kube.Report
+	pools      []*pool
+	ranges     []owned // of pods and Services
+	nodeAddrs  []netip.Addr
+	isNode     map[netip.Addr]bool
+	namespaces map[string]labels.Set
+	at         map[netip.Addr]*holders
+}
+
+// owned is a range whose addresses are for something else.
+type owned struct {
+	netip.Prefix
+	owner string
+}
+
+// holders are the Services that have an address.
+type holders struct {
+	list  []*wish
+	ports map[port]*wish
+}
+
+// wish is a Service, and what it has got so far.
+type wish struct {
+	request
+	understood bool
+	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until it
+	// has others.
+	addrs, old []netip.Addr
+	pool       *pool
+	reason     string
+	message    string
+}
+
+func newWork(objs *kube.Objects) *work {
+	w := &work{say: &kube.Report{}, isNode: map[netip.Addr]bool{}, namespaces: map[string]labels.Set{}, at: map[netip.Addr]*holders{}}
+	cluster := translate.Translate(kube.Objects{Nodes: objs.Nodes, ServiceCIDRs: objs.ServiceCIDRs}, translate.Options{}).Services
+	for _, p := range cluster.ClusterCIDRs {
+		w.ranges = append(w.ranges, owned{p, "pods"})
+	}
+	for _, p := range cluster.ServiceCIDRs {
+		w.ranges = append(w.ranges, owned{p, "Services"})
+	}
+	w.nodeAddrs = cluster.NodeAddrs
+	for _, a := range w.nodeAddrs {
+		w.isNode[a] = true
+	}
+	for _, ns := range objs.Namespaces {
+		set := labels.Set{corev1.LabelMetadataName: ns.Name}
+		for k, v := range ns.Labels {
+			set[k] = v
+		}
+		w.namespaces[ns.Name] = set
+	}
+	return w
+}
+
+func (w *work) wish(svc *corev1.Service) *wish {
+	var say kube.Report
+	r, ok := read(svc, &say)
+	s := &wish{request: r, understood: ok}
+	if !ok {
+		s.reason, s.message = BadRequest, say.Problems[0].Field+": "+say.Problems[0].Message
+		w.say.Problems = append(w.say.Problems, say.Problems...)
+	}
+	return s
+}
+
+// keep lets a Service keep what its status says, but for families that it asks for no longer.
+func (w *work) keep(s *wish) {
+	var has []netip.Addr
+	for _, in := range s.svc.Status.LoadBalancer.Ingress {
+		if a, err := netip.ParseAddr(in.IP); err == nil {
+			has = append(has, a.Unmap())
+		}
+	}
+	if len(s.request.addrs) == 0 {
+		for _, a := range has {
+			if p := w.poolOf(a); p != nil && p.nodes { // the nodes may be others by now: see giveNodes
+				s.pool = p
+				return
+			}
+		}
+	}
+	for _, a := range has {
+		if !slices.Contains(s.families, a.Is4()) || s.has(a.Is4()) {
+			continue
+		}
+		if other := w.claim(s, a); other != nil {
+			s.lacks(Taken, "%s, which it had, belongs to Service %s/%s already", a, other.svc.Namespace, other.svc.Name)
+			continue
+		}
+		if p := w.poolOf(a); s.wants(a, p) {
+			s.addrs, s.pool = append(s.addrs, a), cmp.Or(s.pool, p)
+		} else {
+			s.old = append(s.old, a)
+		}
+	}
+}
+
+// has reports whether a Service has kept an address of a family.
+func (s *wish) has(is4 bool) bool {
+	same := func(a netip.Addr) bool { return a.Is4() == is4 }
+	return slices.ContainsFunc(s.addrs, same) || slices.ContainsFunc(s.old, same)
+}
+
+// wants reports whether a Service that has an address of a pool (nil for none) asks for it. What cannot be understood
+// takes nothing away.
+func (s *wish) wants(a netip.Addr, p *pool) bool {
+	switch {
+	case !s.understood:
+		return true
+	case len(s.request.addrs) > 0:
+		return slices.Contains(s.request.addrs, a)
+	}
+	return s.request.pool == "" || p == nil || p.obj.Name == s.request.pool
+}
+
+func (w *work) poolOf(a netip.Addr) *pool {
+	for _, p := range w.pools {
+		if p.holds(a) && (p.nodes || !w.isNode[a]) {
+			return p
+		}
+	}
+	return nil
+}
+
+// claim gives a Service an address, or returns the Service that has it and does not share it.
+func (w *work) claim(s *wish, a netip.Addr) (other *wish) {
+	h := w.at[a]
+	if h == nil {
+		h = &holders{ports: map[port]*wish{}}
+		w.at[a] = h
+	}
+	ports := portsOf(s.svc)
+	for _, p := range ports {
+		if h.ports[p] != nil && h.ports[p] != s {
+			return h.ports[p]
+		}
+	}
+	for _, o := range h.list {
+		if o != s && !w.isNode[a] && !s.shares(&o.request) {
+			return o
+		}
+	}
+	h.list = append(h.list, s)
+	for _, p := range ports {
+		h.ports[p] = s
+	}
+	return nil
+}
+
+// leave takes addresses from a Service.
+func (w *work) leave(s *wish, addrs []netip.Addr) {
+	for _, a := range addrs {
+		h := w.at[a]
+		h.list = slices.DeleteFunc(h.list, func(o *wish) bool { return o == s })
+		for p, o := range h.ports {
+			if o == s {
+				delete(h.ports, p)
+			}
+		}
+		if len(h.list) == 0 {
+			delete(w.at, a)
+		}
+	}
+}
+
+// gets gives a Service addresses that it has claimed, in place of what it asks for no longer.
+func (w *work) gets(s *wish, got []netip.Addr, p *pool) {
+	w.leave(s, s.old)
+	s.addrs, s.old, s.pool, s.reason, s.message = append(s.addrs, got...), nil, cmp.Or(s.pool, p), "", ""
+}
+
+func (s *wish) lacks(reason, format string, args ...any) {
+	s.reason, s.message = reason, fmt.Sprintf(format, args...)
+}
+
+// plan returns what was decided.
+func (w *work) plan(all []*wish) Plan {
+	out := Plan{Pools: map[string]Usage{}}
+	for _, s := range all {
+		a := Assignment{Service: s.svc, Addrs: append(s.addrs, s.old...), Reason: s.reason, Message: s.message}
+		slices.SortFunc(a.Addrs, netip.Addr.Compare)
+		if s.pool != nil && len(a.Addrs) > 0 {
+			a.Pool, a.OnNodes = s.pool.obj.Name, s.pool.nodes
+		}
+		for _, addr := range a.Addrs {
+			if w.poolOf(addr) == nil {
+				w.say.Warnf(kube.RefOf(s.svc), "status.loadBalancer", "%s is in no AddressPool any longer: the Service keeps it until it is deleted or asks for another", addr)
+			}
+		}
+		out.Services = append(out.Services, a)
+	}
+	slices.SortFunc(out.Services, func(a, b Assignment) int {
+		return cmp.Or(cmp.Compare(a.Service.Namespace, b.Service.Namespace), cmp.Compare(a.Service.Name, b.Service.Name))
+	})
+	for _, p := range w.pools {
+		out.Pools[p.obj.Name] = w.usage(p)
+	}
+	out.Problems = w.say.Problems
+	return out
+}
+
+func (w *work) usage(p *pool) Usage {
+	u := Usage{Faults: p.faults}
+	if p.nodes { // every Service with other ports finds room
+		for _, a := range p.addrs {
+			if w.at[a] != nil {
+				u.Assigned++
+			}
+		}
+		u.Free = int64(len(p.addrs))
+		return u
+	}
+	for _, b := range p.blocks {
+		u.Free = min(most, u.Free+b.size())
+	}
+	for a := range w.at {
+		if p.holds(a) && !w.isNode[a] {
+			u.Assigned++
+		}
+	}
+	if u.Free < most {
+		u.Free -= u.Assigned + w.never(p)
+	}
+	return u
+}
+
+// never counts the addresses of a pool that are never assigned.
+func (w *work) never(p *pool) (n int64) {
+	for _, b := range p.blocks {
+		for _, a := range w.nodeAddrs {
+			if b.contains(a) {
+				n++
+			}
+		}
+		if !p.obj.Spec.AvoidBuggyIPs || !b.first.Is4() || b.size() > 1<<20 {
+			continue
+		}
+		for a := b.first; b.contains(a); a = a.Next() {
+			if buggy(a) && !w.isNode[a] {
+				n++
+			}
+		}
+	}
+	return n
+}

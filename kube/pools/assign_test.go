@@ -1,0 +1,281 @@
+package pools_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/kube/pools"
+)
+
+// world is a cluster with two nodes of both families, for the tables here.
+const world = `
+{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {edge: "yes"}}, spec: {podCIDRs: [10.244.1.0/24]}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: InternalIP, address: "2001:db8:9::1"}]}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDRs: [10.244.2.0/24]}, status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: down, labels: {edge: "yes"}}, status: {addresses: [{type: InternalIP, address: 192.168.0.3}], conditions: [{type: Ready, status: "Unknown"}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}
+`
+
+// svc is a Service in one line: its age in the order of the list, and whatever else is given.
+func svc(name, spec, meta string, has ...string) string {
+	var points []string
+	for _, a := range has {
+		points = append(points, fmt.Sprintf("{ip: %q}", a))
+	}
+	return fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {name: %s%s}, spec: {type: LoadBalancer%s}, status: {loadBalancer: {ingress: [%s]}}}`, name, meta, spec, strings.Join(points, ", "))
+}
+
+func pool(name, spec string) string {
+	return fmt.Sprintf(`{apiVersion: tapestry.dev/v1alpha1, kind: AddressPool, metadata: {name: %s}, spec: {%s}}`, name, spec)
+}
+
+// objects decodes documents. Each object is a second older than the next.
+func objects(t testing.TB, docs ...string) *kube.Objects {
+	t.Helper()
+	var all kube.Objects
+	at := time.Unix(1_000_000, 0)
+	for _, doc := range append([]string{world}, docs...) {
+		objs, err := codec.Decode("x.yaml", []byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for obj := range objs.All() {
+			at = at.Add(time.Second)
+			obj.SetCreationTimestamp(metav1.NewTime(at))
+			if s, ok := obj.(*corev1.Service); ok {
+				s.Spec.Ports = orOne(s.Spec.Ports)
+				if len(s.Spec.IPFamilies) == 0 {
+					s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
+				}
+				if s.Namespace == "" {
+					s.Namespace = "default"
+				}
+			}
+			all.Add(obj, "")
+		}
+	}
+	all.Sort()
+	return &all
+}
+
+func orOne(ports []corev1.ServicePort) []corev1.ServicePort {
+	if len(ports) == 0 {
+		return []corev1.ServicePort{{Port: 80}}
+	}
+	return ports
+}
+
+// show returns who has what, in one line.
+func show(p pools.Plan) string {
+	var out []string
+	for _, a := range p.Services {
+		text := a.Service.Name + "="
+		for i, addr := range a.Addrs {
+			if i > 0 {
+				text += ","
+			}
+			text += addr.String()
+		}
+		if a.Reason != "" {
+			text += "!" + a.Reason
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, " ")
+}
+
+const (
+	dual = `, ipFamilies: [IPv4, IPv6]`
+	port = `, ports: [{port: 443}]`
+)
+
+func TestAssign(t *testing.T) {
+	a := pool("a", "addresses: [192.0.2.0/30]")
+	for name, tc := range map[string]struct {
+		docs []string
+		want string
+		say  string // part of a problem; "" for no problem
+	}{
+		"in order of age":         {[]string{a, svc("y", "", ""), svc("x", "", "")}, "x=192.0.2.1 y=192.0.2.0", ""},
+		"no .0":                   {[]string{pool("a", "addresses: [192.0.2.0/30], avoidBuggyIPs: true"), svc("x", "", "")}, "x=192.0.2.1", ""},
+		"kept":                    {[]string{a, svc("x", "", ""), svc("y", "", "", "192.0.2.0")}, "x=192.0.2.1 y=192.0.2.0", ""},
+		"none left":               {[]string{pool("a", "addresses: [192.0.2.7]"), svc("x", "", ""), svc("y", "", "")}, "x=192.0.2.7 y=!PoolExhausted", `no address is left for it in AddressPool "a"`},
+		"no pool":                 {[]string{svc("x", "", "")}, "x=!NoPool", "no AddressPool is for it"},
+		"other class":             {[]string{a, svc("x", ", loadBalancerClass: example.com/x", "")}, "", ""},
+		"our class":               {[]string{a, svc("x", ", loadBalancerClass: tapestry.dev/load-balancer", "")}, "x=192.0.2.0", ""},
+		"asked by field":          {[]string{a, svc("x", ", loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3", ""},
+		"asked by annotation":     {[]string{a, svc("x", "", `, annotations: {tapestry.dev/load-balancer-ips: 192.0.2.3}`)}, "x=192.0.2.3", ""},
+		"asked in MetalLB's way":  {[]string{a, svc("x", "", `, annotations: {metallb.io/loadBalancerIPs: 192.0.2.3}`)}, "x=192.0.2.3", ""},
+		"asked in its older way":  {[]string{a, svc("x", "", `, annotations: {metallb.universe.tf/loadBalancerIPs: 192.0.2.3}`)}, "x=192.0.2.3", ""},
+		"asked, in no pool":       {[]string{a, svc("x", ", loadBalancerIP: 192.0.2.9", "")}, "x=!NoPool", "192.0.2.9, which it asks for, is in no AddressPool"},
+		"asked, taken":            {[]string{a, svc("x", "", "", "192.0.2.3"), svc("y", ", loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3 y=!AddressTaken", "belongs to Service default/x"},
+		"asked, taken, has other": {[]string{a, svc("x", "", "", "192.0.2.3"), svc("y", ", loadBalancerIP: 192.0.2.3", "", "192.0.2.1")}, "x=192.0.2.3 y=192.0.2.1!AddressTaken", "belongs to Service default/x"},
+		"asks for another":        {[]string{a, svc("x", ", loadBalancerIP: 192.0.2.3", "", "192.0.2.1")}, "x=192.0.2.3", ""},
+		"asks in no words":        {[]string{a, svc("x", ", loadBalancerIP: here", "", "192.0.2.1")}, "x=192.0.2.1!BadRequest", `"here" is no address`},
+		"asks for other family":   {[]string{a, svc("x", `, loadBalancerIP: "2001:db8::1"`, "")}, "x=!BadRequest", "the Service has none of that family"},
+		"asks for two":            {[]string{a, svc("x", "", `, annotations: {tapestry.dev/load-balancer-ips: "192.0.2.1, 192.0.2.2"}`)}, "x=!BadRequest", "two addresses of one family"},
+		"asks for a pool":         {[]string{a, pool("b", "addresses: [198.51.100.0/24], autoAssign: false"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`)}, "x=198.51.100.0", ""},
+		"asks for no pool":        {[]string{a, svc("x", "", `, annotations: {metallb.io/address-pool: c}`)}, "x=!NoPool", `there is no AddressPool "c"`},
+		"asks for another pool":   {[]string{a, pool("b", "addresses: [198.51.100.0/24]"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`, "192.0.2.1")}, "x=198.51.100.0", ""},
+		"asks for a full pool":    {[]string{a, pool("b", "addresses: [198.51.100.7]"), svc("w", "", "", "198.51.100.7"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`, "192.0.2.1")}, "w=198.51.100.7 x=192.0.2.1!PoolExhausted", `no address is left for it in AddressPool "b"`},
+		"not automatically":       {[]string{pool("a", "addresses: [192.0.2.7], autoAssign: false"), svc("x", "", "")}, "x=!NoPool", "autoAssign"},
+		"priority":                {[]string{pool("a", "addresses: [192.0.2.7], priority: 2"), pool("b", "addresses: [192.0.2.8], priority: 1"), svc("x", "", "")}, "x=192.0.2.8", ""},
+		"by namespace": {[]string{pool("a", "addresses: [192.0.2.7], namespaceSelector: {matchLabels: {team: shop}}"), svc("x", "", ", namespace: shop"), svc("y", "", "")},
+			"y=!NoPool x=192.0.2.7", "selectors"},
+		"by label":                   {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchLabels: {app: web}}"), svc("x", "", ", labels: {app: web}"), svc("y", ", loadBalancerIP: 192.0.2.9", "")}, "x=192.0.2.0 y=!NoPool", "not for this Service"},
+		"no longer selected":         {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchLabels: {app: web}}"), svc("x", "", "", "192.0.2.5")}, "x=192.0.2.5", ""},
+		"a selector that is no such": {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchExpressions: [{key: x, operator: Near}]}"), svc("x", "", "")}, "x=!NoPool", "so the pool is for nobody"},
+		"shrunk":                     {[]string{a, svc("x", "", "", "203.0.113.9")}, "x=203.0.113.9", "in no AddressPool any longer"},
+		"two have one":               {[]string{a, svc("x", "", "", "192.0.2.1"), svc("y", "", "", "192.0.2.1")}, "x=192.0.2.1 y=192.0.2.0", ""},
+		"both families":              {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", dual, "")}, "x=192.0.2.0,2001:db8::", ""},
+		"both, of two pools":         {[]string{a, pool("b", `addresses: ["2001:db8::/64"]`), svc("x", dual, "")}, "x=192.0.2.0,2001:db8::", ""},
+		"both, kept of two pools":    {[]string{a, pool("b", `addresses: ["2001:db8::/64"]`), svc("x", dual, "", "192.0.2.2", "2001:db8::5")}, "x=192.0.2.2,2001:db8::5", ""},
+		"both preferred":             {[]string{a, svc("x", dual+", ipFamilyPolicy: PreferDualStack", "")}, "x=192.0.2.0", ""},
+		"both required":              {[]string{a, svc("x", dual+", ipFamilyPolicy: RequireDualStack", "")}, "x=!PoolExhausted", "of both families"},
+		"one family less":            {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", "", "", "192.0.2.1", "2001:db8::5")}, "x=192.0.2.1", ""},
+		"shared": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", port, `, annotations: {metallb.io/allow-shared-ip: k}`)},
+			"x=192.0.2.0 y=192.0.2.0", ""},
+		"shared, one port": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`)},
+			"x=192.0.2.0 y=192.0.2.1", ""},
+		"shared, other key": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", port, `, annotations: {tapestry.dev/allow-shared-ip: l}`)},
+			"x=192.0.2.0 y=192.0.2.1", ""},
+		"shared, other namespace": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", port+", loadBalancerIP: 192.0.2.0", `, namespace: shop, annotations: {tapestry.dev/allow-shared-ip: k}`)},
+			"x=192.0.2.0 y=!AddressTaken", "belongs to Service default/x"},
+		"shared, Local with other pods": {[]string{a, svc("x", ", externalTrafficPolicy: Local, selector: {a: b}", `, annotations: {tapestry.dev/allow-shared-ip: k}`),
+			svc("y", port+", externalTrafficPolicy: Local, selector: {a: c}", `, annotations: {tapestry.dev/allow-shared-ip: k}`)}, "x=192.0.2.0 y=192.0.2.1", ""},
+		"nodes":               {[]string{pool("a", "nodes: {}"), svc("x", "", "")}, "x=192.168.0.1,192.168.0.2", ""},
+		"some nodes":          {[]string{pool("a", `nodes: {matchLabels: {edge: "yes"}}`), svc("x", dual, "")}, "x=192.168.0.1,2001:db8:9::1", ""},
+		"nodes, other ports":  {[]string{pool("a", "nodes: {}"), svc("x", "", ""), svc("y", port, "")}, "x=192.168.0.1,192.168.0.2 y=192.168.0.1,192.168.0.2", ""},
+		"nodes, one port":     {[]string{pool("a", "nodes: {}"), svc("x", "", ""), svc("y", "", "")}, "x=192.168.0.1,192.168.0.2 y=!AddressTaken", "Service default/x has one of its ports"},
+		"nodes came":          {[]string{pool("a", "nodes: {}"), svc("x", "", "", "192.168.0.1")}, "x=192.168.0.1,192.168.0.2", ""},
+		"a node went":         {[]string{pool("a", "nodes: {}"), svc("x", "", "", "192.168.0.1", "192.168.0.77")}, "x=192.168.0.1,192.168.0.2", ""},
+		"one node, asked":     {[]string{pool("a", "nodes: {}"), svc("x", ", loadBalancerIP: 192.168.0.2", "")}, "x=192.168.0.2", ""},
+		"nodes stay":          {[]string{pool("a", "nodes: {}, priority: 5"), pool("b", "addresses: [192.0.2.0/24]"), svc("x", "", "", "192.168.0.1")}, "x=192.168.0.1,192.168.0.2", ""},
+		"no node":             {[]string{pool("a", `nodes: {matchLabels: {edge: "no"}}`), svc("x", "", "")}, "x=!PoolExhausted", "no node that is ready"},
+		"over pods":           {[]string{pool("a", "addresses: [10.244.0.0/16]"), svc("x", "", "")}, "x=!PoolExhausted", "overlaps 10.244.1.0/24, which are for pods"},
+		"over Services":       {[]string{pool("a", "addresses: [10.96.7.0-10.96.7.9]"), svc("x", "", "")}, "x=!PoolExhausted", "which are for Services"},
+		"over a node":         {[]string{pool("a", "addresses: [192.168.0.1-192.168.0.9]"), svc("x", "", "")}, "x=192.168.0.4", "is the address of a node"},
+		"over another pool":   {[]string{a, pool("b", "addresses: [192.0.2.2-192.0.2.9]"), svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`)}, "x=!PoolExhausted", `overlaps AddressPool "a"`},
+		"over itself":         {[]string{pool("b", "addresses: [192.0.2.0/24, 192.0.2.9]"), svc("x", "", "")}, "x=192.0.2.0", `overlaps AddressPool "b"`},
+		"no addresses":        {[]string{pool("a", "addresses: [here]"), svc("x", "", "")}, "x=!PoolExhausted", `"here" is no addresses`},
+		"backwards":           {[]string{pool("a", "addresses: [192.0.2.9-192.0.2.2]"), svc("x", "", "")}, "x=!PoolExhausted", "ends before it begins"},
+		"loopback":            {[]string{pool("a", "addresses: [127.0.0.0/8]"), svc("x", "", "")}, "x=!PoolExhausted", "expected addresses that clients can reach"},
+		"addresses and nodes": {[]string{pool("a", "addresses: [192.0.2.7], nodes: {}"), svc("x", "", "")}, "x=!PoolExhausted", "keep one of the two"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			plan := pools.Assign(objects(t, tc.docs...), true)
+			if got := show(plan); got != tc.want {
+				t.Errorf("got  %s\nwant %s", got, tc.want)
+			}
+			var said []string
+			for _, p := range plan.Problems {
+				said = append(said, p.String())
+			}
+			if all := strings.Join(said, "\n"); (tc.say == "") != (all == "") || !strings.Contains(all, tc.say) {
+				t.Errorf("said %q, want %q", all, tc.say)
+			}
+		})
+	}
+}
+
+// TestUsage checks the numbers of a pool.
+func TestUsage(t *testing.T) {
+	plan := pools.Assign(objects(t,
+		pool("a", "addresses: [192.0.2.0/24], avoidBuggyIPs: true"), pool("b", `addresses: ["2001:db8::/64"]`), pool("c", "addresses: [192.168.0.0/30]"), pool("d", "nodes: {}"),
+		svc("x", "", `, annotations: {tapestry.dev/address-pool: a}`), svc("y", ", ipFamilies: [IPv6]", `, annotations: {tapestry.dev/address-pool: b}`),
+		svc("z", "", `, annotations: {tapestry.dev/address-pool: d}`)), true)
+	for name, want := range map[string]pools.Usage{
+		"a": {Assigned: 1, Free: 253}, "b": {Assigned: 1, Free: 1<<53 - 1}, "c": {Free: 1}, "d": {Assigned: 2, Free: 3},
+	} {
+		if got := plan.Pools[name]; got.Assigned != want.Assigned || got.Free != want.Free {
+			t.Errorf("%s: %d assigned and %d free, want %d and %d", name, got.Assigned, got.Free, want.Assigned, want.Free)
+		}
+	}
+}
+
+// TestAssignAlways goes through random changes and checks what must hold after each: nobody loses what it may keep, no
+// address is with two that do not share it, and whoever is asked again says the same.
+func TestAssignAlways(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for round := range 60 {
+		docs := []string{pool("a", "addresses: [192.0.2.0/29]"), pool("b", `addresses: [198.51.100.0/30, "2001:db8::/126"], priority: 1`)}
+		n := 0
+		var last []*corev1.Service
+		for range 30 {
+			objs := objects(t, docs...)
+			objs.Services = append(objs.Services, last...)
+			for range rng.IntN(3) {
+				n++
+				spec, meta := "", ""
+				if rng.IntN(3) == 0 {
+					spec = dual
+				}
+				if rng.IntN(3) == 0 {
+					meta = fmt.Sprintf(`, annotations: {tapestry.dev/allow-shared-ip: k%d}`, rng.IntN(2))
+					spec += fmt.Sprintf(", ports: [{port: %d}]", 80+rng.IntN(4))
+				}
+				s := objects(t, svc(fmt.Sprintf("s%d", n), spec, meta)).Services[0]
+				s.CreationTimestamp = metav1.NewTime(time.Unix(2_000_000+int64(n), 0))
+				objs.Services = append(objs.Services, s)
+			}
+			objs.Services = slices.DeleteFunc(objs.Services, func(*corev1.Service) bool { return rng.IntN(10) == 0 })
+			plan := pools.Assign(objs, true)
+			last = check(t, objs, plan)
+			objs.Services = last
+			if again := pools.Assign(objs, true); show(again) != show(plan) {
+				t.Fatalf("round %d: first %s\nthen %s", round, show(plan), show(again))
+			}
+		}
+	}
+}
+
+// check verifies a plan, and returns the Services as they are afterwards.
+func check(t *testing.T, objs *kube.Objects, plan pools.Plan) (after []*corev1.Service) {
+	t.Helper()
+	type place struct {
+		addr netip.Addr
+		port int32
+	}
+	taken, keys := map[place]string{}, map[netip.Addr]string{}
+	for _, a := range plan.Services {
+		s := a.Service.DeepCopy()
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			if !slices.Contains(a.Addrs, netip.MustParseAddr(in.IP)) {
+				t.Fatalf("%s had %s and has %v", s.Name, in.IP, a.Addrs)
+			}
+		}
+		s.Status.LoadBalancer.Ingress = nil
+		key := s.Annotations[kube.SharedAddressAnnotation]
+		for _, addr := range a.Addrs {
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: addr.String()})
+			if other, there := keys[addr]; there && (other == "" || other != key) {
+				t.Fatalf("%s is shared by keys %q and %q", addr, other, key)
+			}
+			keys[addr] = key
+			for _, p := range s.Spec.Ports {
+				at := place{addr, p.Port}
+				if taken[at] != "" {
+					t.Fatalf("%v is with %s and %s", at, taken[at], s.Name)
+				}
+				taken[at] = s.Name
+			}
+		}
+		after = append(after, s)
+	}
+	if len(after) != len(objs.Services) {
+		t.Fatalf("%d of %d Services", len(after), len(objs.Services))
+	}
+	return after
+}

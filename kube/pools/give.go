@@ -1,0 +1,209 @@
+package pools
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// complete gives a Service what it lacks.
+func (w *work) complete(s *wish) {
+	nodes := s.pool != nil && s.pool.nodes && len(s.request.addrs) == 0
+	switch {
+	case !s.understood && !nodes:
+	case len(s.request.addrs) > 0:
+		w.giveAsked(s)
+	case nodes && (s.request.pool == "" || s.request.pool == s.pool.obj.Name):
+		w.giveNodes(s, s.pool)
+	case len(s.addrs) < max(1, len(s.families)):
+		w.giveAny(s)
+	}
+	if s.reason != "" && s.reason != BadRequest {
+		w.say.Errorf(kube.RefOf(s.svc), "status.loadBalancer", "%s", s.message)
+	}
+}
+
+// giveAsked gives a Service the addresses that it asks for, all of them or none.
+func (w *work) giveAsked(s *wish) {
+	var got []netip.Addr
+	var from *pool
+	for _, a := range s.request.addrs {
+		if slices.Contains(s.addrs, a) {
+			continue
+		}
+		p := w.poolOf(a)
+		switch {
+		case p == nil:
+			s.lacks(NoPool, "%s, which it asks for, is in no AddressPool: ask for another, or make a pool with it", a)
+		case s.request.pool != "" && s.request.pool != p.obj.Name:
+			s.lacks(NoPool, "%s, which it asks for, is in AddressPool %q and not in %q, which it asks for, too: change one of the two", a, p.obj.Name, s.request.pool)
+		case !p.selects(s.svc, w.namespaces):
+			s.lacks(NoPool, "AddressPool %q, which has %s, is not for this Service: see its selectors", p.obj.Name, a)
+		default:
+			other := w.claim(s, a)
+			if other == nil {
+				got, from = append(got, a), p
+				continue
+			}
+			s.lacks(Taken, "%s, which it asks for, belongs to Service %s/%s: ask for another, or share it (%s)", a, other.svc.Namespace, other.svc.Name, kube.SharedAddressAnnotation)
+		}
+		w.leave(s, got)
+		return
+	}
+	w.gets(s, got, from)
+}
+
+// candidates returns the pools for a Service that asks for no address, in the order in which they are tried.
+func (w *work) candidates(s *wish) (list []*pool) {
+	for _, p := range w.pools {
+		asked := s.request.pool == p.obj.Name
+		if (asked || s.request.pool == "" && p.auto()) && p.selects(s.svc, w.namespaces) {
+			list = append(list, p)
+		}
+	}
+	// What it has decides first. Then a pool with all families comes before others.
+	slices.SortStableFunc(list, func(a, b *pool) int {
+		return cmp.Or(-compareBool(a == s.pool, b == s.pool), -compareBool(w.hasAll(a, s), w.hasAll(b, s)))
+	})
+	return list
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// hasAll reports whether a pool has addresses of all families of a Service, in use or not.
+func (w *work) hasAll(p *pool, s *wish) bool {
+	for _, is4 := range s.families {
+		same := func(b block) bool { return b.first.Is4() == is4 }
+		if !slices.ContainsFunc(p.blocks, same) && !slices.ContainsFunc(p.addrs, func(a netip.Addr) bool { return a.Is4() == is4 }) {
+			return false
+		}
+	}
+	return true
+}
+
+// giveAny gives a Service an address of each family that it lacks.
+func (w *work) giveAny(s *wish) {
+	list := w.candidates(s)
+	if len(list) == 0 {
+		if len(s.addrs) == 0 {
+			s.lacks(NoPool, "%s", s.noPool(w))
+		}
+		return
+	}
+	if len(s.addrs) == 0 && list[0].nodes {
+		w.leave(s, s.old)
+		s.old = nil
+		w.giveNodes(s, list[0])
+		return
+	}
+	var got []netip.Addr
+	var from *pool
+	for _, is4 := range s.families {
+		if slices.ContainsFunc(s.addrs, func(a netip.Addr) bool { return a.Is4() == is4 }) {
+			continue
+		}
+		for _, p := range list {
+			if a, ok := w.take(s, p, is4); ok {
+				got, from = append(got, a), cmp.Or(from, p)
+				break
+			}
+		}
+	}
+	have := len(s.addrs) + len(got)
+	if have == 0 || s.both && have < len(s.families) {
+		w.leave(s, got)
+		s.lacks(Exhausted, "no address is left for it in %s: remove Services, or add addresses%s", names(list), map[bool]string{true: " of both families, which it requires"}[s.both])
+		return
+	}
+	w.gets(s, got, from)
+}
+
+// noPool says why no pool is for a Service.
+func (s *wish) noPool(w *work) string {
+	if s.request.pool == "" {
+		return "no AddressPool is for it: make one, or change the selectors of one (and its autoAssign)"
+	}
+	for _, p := range w.pools {
+		if p.obj.Name == s.request.pool {
+			return fmt.Sprintf("AddressPool %q, which it asks for, is not for this Service: see its selectors", s.request.pool)
+		}
+	}
+	return fmt.Sprintf("there is no AddressPool %q, which it asks for: make it, or ask for another", s.request.pool)
+}
+
+// take claims an address of a pool: one that the Services with its key have already, if its ports are free there, or
+// else one that nobody has.
+func (w *work) take(s *wish, p *pool, is4 bool) (netip.Addr, bool) {
+	if s.key != "" {
+		for _, a := range w.shared(s) {
+			if a.Is4() == is4 && p.holds(a) && w.claim(s, a) == nil {
+				return a, true
+			}
+		}
+	}
+	a, ok := w.free(p, is4)
+	if ok {
+		w.claim(s, a)
+	}
+	return a, ok
+}
+
+// shared returns the addresses of Services with which one shares its own, sorted.
+func (w *work) shared(s *wish) (list []netip.Addr) {
+	for a, h := range w.at {
+		if slices.ContainsFunc(h.list, func(o *wish) bool { return o != s && s.shares(&o.request) }) {
+			list = append(list, a)
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}
+
+// giveNodes gives a Service the addresses of all nodes of a pool.
+func (w *work) giveNodes(s *wish, p *pool) {
+	var got []netip.Addr
+	for _, a := range p.addrs {
+		if !slices.Contains(s.families, a.Is4()) {
+			continue
+		}
+		if other := w.claim(s, a); other != nil {
+			w.leave(s, got)
+			s.lacks(Taken, "Service %s/%s has one of its ports on the nodes of AddressPool %q: choose other ports, or another pool", other.svc.Namespace, other.svc.Name, p.obj.Name)
+			return
+		}
+		got = append(got, a)
+	}
+	s.pool = p
+	if len(got) == 0 {
+		s.lacks(Exhausted, "AddressPool %q has no node that is ready and has an address of the Service's family", p.obj.Name)
+		return
+	}
+	w.gets(s, got, p)
+}
+
+func names(list []*pool) string {
+	var b strings.Builder
+	for i, p := range list {
+		if i > 0 {
+			b.WriteString(" and ")
+		}
+		if i == 3 {
+			fmt.Fprintf(&b, "%d others", len(list)-i)
+			break
+		}
+		fmt.Fprintf(&b, "AddressPool %q", p.obj.Name)
+	}
+	return b.String()
+}

@@ -1,0 +1,141 @@
+package pools
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"tapestry.dev/tapestry/kube"
+)
+
+// These annotations are MetalLB's, of two of its generations. A Service that was written for it means the same here.
+var (
+	metalPool  = []string{"metallb.io/address-pool", "metallb.universe.tf/address-pool"}
+	metalIPs   = []string{"metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"}
+	metalShare = []string{"metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"}
+)
+
+// request is what a Service asks for.
+type request struct {
+	svc *corev1.Service
+	// families are wanted in this order. both is set when none of them may be missing.
+	families []bool // is IPv4
+	both     bool
+	// addrs are the addresses that it asks for, at most one of a family; nil for any.
+	addrs []netip.Addr
+	// pool is the pool that it asks for, or "".
+	pool string
+	// key is what Services that share an address have in common, or "".
+	key string
+}
+
+// Ours reports whether a Service is a load balancer that is served here: of our class, or, when orNone is set, of none.
+func Ours(svc *corev1.Service, orNone bool) bool {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return false
+	}
+	if svc.Spec.LoadBalancerClass == nil {
+		return orNone
+	}
+	return *svc.Spec.LoadBalancerClass == Class
+}
+
+// read returns what a Service asks for. It returns false when that cannot be understood, and has reported why.
+func read(svc *corev1.Service, say *kube.Report) (r request, ok bool) {
+	r.svc = svc
+	for _, f := range svc.Spec.IPFamilies {
+		r.families = append(r.families, f == corev1.IPv4Protocol)
+	}
+	if len(r.families) == 0 { // an API server fills them in
+		for _, text := range svc.Spec.ClusterIPs {
+			if a, err := netip.ParseAddr(text); err == nil {
+				r.families = append(r.families, a.Is4())
+			}
+		}
+	}
+	r.both = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
+	r.pool, _ = annotation(svc, kube.AddressPoolAnnotation, metalPool)
+	r.key, _ = annotation(svc, kube.SharedAddressAnnotation, metalShare)
+	return r, r.readAddrs(say)
+}
+
+// readAddrs reads the addresses that a Service asks for. The annotation, which can hold two, comes before the field.
+func (r *request) readAddrs(say *kube.Report) bool {
+	text, field := annotation(r.svc, kube.AddressesAnnotation, metalIPs)
+	if text == "" {
+		text, field = r.svc.Spec.LoadBalancerIP, "spec.loadBalancerIP"
+	}
+	if text == "" {
+		return true
+	}
+	ref := kube.RefOf(r.svc)
+	for _, part := range strings.Split(text, ",") {
+		a, err := netip.ParseAddr(strings.TrimSpace(part))
+		a = a.Unmap()
+		switch {
+		case err != nil || a.Zone() != "":
+			say.Errorf(ref, field, "%q is no address: expected one like 192.0.2.7, or two of different families with a comma between", part)
+		case !slices.Contains(r.families, a.Is4()):
+			say.Errorf(ref, field, "%s is an %s address, and the Service has none of that family: add it to spec.ipFamilies, or ask for another", a, familyOf(a.Is4()))
+		case slices.ContainsFunc(r.addrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }):
+			say.Errorf(ref, field, "%q asks for two addresses of one family: keep one", text)
+		default:
+			r.addrs = append(r.addrs, a)
+			continue
+		}
+		return false
+	}
+	return true
+}
+
+// annotation returns the value of the annotation with our name, or of the first of other names that there is, and where
+// it stands.
+func annotation(svc *corev1.Service, name string, others []string) (value, field string) {
+	for _, key := range append([]string{name}, others...) {
+		if v := strings.TrimSpace(svc.Annotations[key]); v != "" {
+			return v, "metadata.annotations[" + key + "]"
+		}
+	}
+	return "", "metadata.annotations[" + name + "]"
+}
+
+func familyOf(is4 bool) corev1.IPFamily {
+	if is4 {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+// port is a port that one Service has at an address.
+type port struct {
+	number   int32
+	protocol corev1.Protocol
+}
+
+func portsOf(svc *corev1.Service) (list []port) {
+	for i := range svc.Spec.Ports {
+		p := &svc.Spec.Ports[i]
+		protocol := p.Protocol
+		if protocol == "" {
+			protocol = corev1.ProtocolTCP
+		}
+		list = append(list, port{p.Port, protocol})
+	}
+	return list
+}
+
+// shares reports whether two Services may have one address: with a key in common, in one namespace, and with the same
+// idea of which nodes serve it. Where both are local to a node, that takes the same pods.
+func (r *request) shares(other *request) bool {
+	a, b := r.svc, other.svc
+	if r.key == "" || r.key != other.key || a.Namespace != b.Namespace || a.Spec.ExternalTrafficPolicy != b.Spec.ExternalTrafficPolicy {
+		return false
+	}
+	if a.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return true
+	}
+	return len(a.Spec.Selector) > 0 && maps.Equal(a.Spec.Selector, b.Spec.Selector)
+}
