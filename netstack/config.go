@@ -64,6 +64,9 @@ type Balancer interface {
 	// IsEndpoint reports whether to is an endpoint of a Service, ready or not. It need not know endpoints on other
 	// nodes.
 	IsEndpoint(to packet.Endpoint, proto packet.Proto) bool
+	// Exposed reports whether a is an address of Services for clients outside of the cluster, and of nothing else: a load
+	// balancer's, or one of spec.externalIPs.
+	Exposed(a packet.Addr) bool
 }
 
 // Policy says which flows are permitted. Like a Balancer it is compiled and does not change: other rules are another

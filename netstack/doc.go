@@ -26,7 +26,8 @@
 // flow, its verdict. All steps have the same form; walk lists them.
 //
 //  1. admit: the source MAC and address must be the attachment's own. The source of a peer's packet must be the peer's
-//     (the Link checks each packet, and bind checks again when a flow begins).
+//     (the Link checks each packet, and bind checks again when a flow begins). The host TAP may bring packets of routed
+//     clients, too; routed.go has the rules.
 //  2. bind: look up the flow. For a new flow the Balancer chooses the backend and the Policy decides whether the flow
 //     may be; it is inserted atomically for both directions. An ICMP error belongs to the flow of the packet that it
 //     quotes, if the sender of the error got that packet. A later fragment belongs to the flow of its first fragment,
@@ -56,8 +57,8 @@
 // A packet is translated once, on the node where its flow enters, so that no two nodes share state. The flow's entry
 // holds both tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when
 // their destination address does not: to the stack, for connections that it opened from somebody else's address, or to
-// the peer through whose host socket a client came in. The packets of such a client cross the Link as IP-in-IP between
-// the two stack addresses; admitWrapped has the rules. IP-in-IP between other addresses is a pod's own, and is treated
+// the peer through whose host socket or host TAP a client came in, or to the host TAP, for routed clients. The packets
+// of such a client cross the Link as IP-in-IP between the two stack addresses; admitWrapped has the rules. IP-in-IP between other addresses is a pod's own, and is treated
 // as any other protocol.
 //
 // # Changes under known flows

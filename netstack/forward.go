@@ -11,6 +11,8 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	case viaRoute:
 	case viaStack:
 		return j.toStack()
+	case viaHost:
+		return w.toRouted(j)
 	default:
 		peer := s.peers[j.via]
 		if peer == nil || peer.encap == nil {
@@ -42,7 +44,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		if j.from != nil && j.from.Kind == HostTAP && s.hosts[p.Tuple.Src].unnamed {
 			return j.drop(NoRoute) // the other node does not know that this node has the address
 		}
-		if j.fromStack() && s.foreign(p.Tuple.Src) {
+		if (j.fromStack() || j.routed) && s.foreign(p.Tuple.Src) {
 			if r.peer.encap == nil {
 				return j.drop(NoRoute)
 			}
@@ -50,7 +52,7 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		}
 		return w.toPeer(j, r.peer, false)
 	case vacant:
-		if p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
+		if p.Tuple.Proto.Connects() && p.Frag == packet.NoFrag && p.TCPFlags&(packet.SYN|packet.RST) == 0 {
 			return j.refuse(cut, NoRoute) // the sender's kernel would not give up for an ICMP error
 		}
 		return j.refuse(noHost, NoRoute)

@@ -99,6 +99,7 @@ func (hotBalancer) Pick(t *packet.Tuple) packet.Choice {
 func (hotBalancer) Backend(uint64, packet.Addr) packet.BackendState { return packet.BackendReady }
 func (hotBalancer) Leads(*packet.Tuple, uint64, uint16) bool        { return true }
 func (hotBalancer) IsEndpoint(packet.Endpoint, packet.Proto) bool   { return true }
+func (hotBalancer) Exposed(packet.Addr) bool                        { return false }
 
 func TestHotPathAllocatesNothing(t *testing.T) {
 	for _, p := range paths {

@@ -39,6 +39,7 @@ type origin struct {
 	from    *Attachment // the attachment it was read from; nil for the stack and the Link
 	sender  *peer       // the peer it came from over the Link; nil otherwise
 	wrapped bool        // it came encapsulated from the peer
+	routed  bool        // its sender is a routed client; see admitRouted
 	paced   bool        // the sender waits by itself until an attachment's limit has room
 }
 
@@ -48,6 +49,7 @@ func (o *origin) fromStack() bool { return o.from == nil && o.sender == nil }
 const (
 	viaRoute uint64 = 0
 	viaStack uint64 = 1
+	viaHost  uint64 = 2 // by the host TAP, to a routed client
 )
 
 // answer says what the packet's sender is sent.
@@ -55,12 +57,12 @@ type answer uint8
 
 const (
 	noAnswer   answer = iota
-	refused           // nobody listens there: a reset for TCP, else port unreachable
-	cut               // the connection is gone: a reset
+	refused           // nobody listens there: a reset for TCP, an ABORT for SCTP, else port unreachable
+	cut               // the connection is gone: a reset or an ABORT
 	noNet             // there is no route to the network
 	noHost            // nobody has the address
 	prohibited        // the packet may not go there
-	denied            // the Policy refuses it: a reset for TCP, else an ICMP error
+	denied            // the Policy refuses it: a reset for TCP, an ABORT for SCTP, else an ICMP error
 	tooBig            // the packet is larger than its path
 	neighbor          // to a neighbour solicitation: the router's Ethernet address
 )

@@ -48,7 +48,7 @@ func (w *worker) judge(s *snapshot, j *journey) judgement {
 		return goOn // the backend still answers; the client's next packet decides
 	}
 	w.forget(j)
-	if j.packet.Tuple.Proto == packet.TCP && !opening {
+	if j.packet.Tuple.Proto.Connects() && !opening {
 		j.refuse(cut, BackendGone)
 		return ended
 	}
@@ -85,9 +85,9 @@ func (s *snapshot) keeps(id uint64, at packet.Addr, proto packet.Proto, knocks b
 	case packet.BackendServing:
 		return proto == packet.UDP || !knocks
 	case packet.BackendDraining:
-		return proto == packet.TCP && !knocks
+		return proto.Connects() && !knocks
 	}
-	return proto == packet.TCP && !knocks && s.judgedAt(&at)
+	return proto.Connects() && !knocks && s.judgedAt(&at)
 }
 
 // forget deletes the journey's flow from the flow table.
@@ -149,6 +149,8 @@ func (w *worker) describe(s *snapshot, j *journey) {
 		if f.From.Kind != Stack && f.From.Kind != Host {
 			f.From = End{Kind: Outside} // a client of this node's host sockets
 		}
+	case viaHost:
+		f.From = End{Kind: Outside}
 	default:
 		f.From = End{Kind: Outside, Peer: j.hit.Via}
 	}

@@ -11,6 +11,8 @@ import (
 // the sender, and is the same after a restart.
 func (s *snapshot) owner(j *journey) uint64 {
 	switch {
+	case j.routed:
+		return flow.OwnerOutside
 	case j.from != nil:
 		return j.from.owner
 	case j.sender != nil:
@@ -56,7 +58,7 @@ func FlowOwner(e *flow.Entry) uint64 {
 	switch e.Via {
 	case viaRoute:
 		return ownerAt(e.Orig.Src)
-	case viaStack:
+	case viaStack, viaHost:
 		return flow.OwnerOutside
 	}
 	return e.Via

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -130,7 +129,7 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 		if p.Tuple.Proto == packet.ICMPv6 && p.ICMPType == ndpSolicitation {
 			return j.refuse(neighbor, NotDropped)
 		}
-		if !s.mayUse(j.from, src) {
+		if !s.mayUse(j.from, src) && !s.admitRouted(j) {
 			if isMulticast(dst) || isLinkLocal(src) {
 				return j.drop(Multicast) // router solicitations, MLD: a pod's kernel sends these by itself
 			}
@@ -151,8 +150,8 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 }
 
 // admitWrapped applies the rules for packets that came as IP-in-IP. Such a packet is either from a client of the peer's
-// host sockets, on its way to a pod of this node, or the answer of one of the peer's pods to a client of this node's
-// host sockets.
+// host sockets or host TAP, on its way to a pod of this node, or the answer of one of the peer's pods to such a client
+// of this node.
 func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 	p := j.packet
 	if r := w.route(s, &p.Tuple.Dst); r.kind == toPod || r.kind == vacant {
@@ -175,7 +174,7 @@ func (w *worker) admitWrapped(s *snapshot, j *journey) bool {
 		}
 		t = j.quoted.Tuple.Reverse()
 	}
-	if !w.path.flows.Peek(&t, &j.hit) || j.hit.Dir != flow.Reply || j.hit.Via != viaStack {
+	if !w.path.flows.Peek(&t, &j.hit) || !j.answersOutside() {
 		return j.drop(BadEncap)
 	}
 	return true

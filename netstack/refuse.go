@@ -73,11 +73,11 @@ func (w *worker) reply(s *snapshot, j *journey) {
 	if p.Tuple != j.orig && p.Frag != packet.LaterFrag && j.quoted == nil {
 		p.Rewrite(&j.orig) // the sender must recognise its own packet
 	}
-	whole := p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag
+	whole := p.Tuple.Proto.Connects() && p.Frag == packet.NoFrag
 	n := 0
 	switch {
 	case j.answer == cut, whole && (j.answer == refused || j.answer == denied):
-		n = packet.PutRST(w.answered[packet.HeadLen:], p)
+		n = putReset(w.answered[packet.HeadLen:], p)
 	case w.path.refusals.Allow(j.answeree()):
 		n = w.putError(s, j)
 	}
@@ -86,6 +86,14 @@ func (w *worker) reply(s *snapshot, j *journey) {
 		return
 	}
 	w.sendBack(j, n)
+}
+
+// putReset writes the packet that ends or refuses the connection of p, and returns its length, 0 for none.
+func putReset(dst []byte, p *packet.Packet) int {
+	if p.Tuple.Proto == packet.SCTP {
+		return packet.PutAbort(dst, p)
+	}
+	return packet.PutRST(dst, p)
 }
 
 // answeree returns who is charged for an error that the journey's sender gets: the peer, for all who send through it.
@@ -101,7 +109,7 @@ func (j *journey) answeree() packet.Addr {
 func (w *worker) putError(s *snapshot, j *journey) int {
 	p := j.packet
 	from, kind := p.Tuple.Dst, packet.PortUnreachable
-	if j.answer != refused {
+	if j.answer != refused && !j.routed { // networks outside may carry no packet from a pod range
 		stackAddr, ok := s.stackAddr(&p.Tuple.Src)
 		if !ok {
 			return 0

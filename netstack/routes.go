@@ -192,10 +192,10 @@ func encapFor(own, theirs []packet.Addr) *packet.Encap {
 }
 
 func spaceOf(id uint64) uint32 {
-	if z := uint32(id) ^ uint32(id>>32); z != 0 {
+	if z := uint32(id) ^ uint32(id>>32); z > spaceRouted {
 		return z
 	}
-	return 1
+	return spaceRouted + 1
 }
 
 // mapped converts a prefix to the 128-bit form of packet.Addr.

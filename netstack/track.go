@@ -46,7 +46,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 // begin begins the packet's flow, if it is permitted. done is false when another goroutine began it first; ok says
 // whether further steps follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
-	if j.sender != nil && !s.mayBegin(j) || !w.choose(s, j) {
+	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !w.choose(s, j) {
 		return true, false
 	}
 	p, h := j.packet, &j.hit
@@ -73,17 +73,21 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 	return false, false
 }
 
-// mayBegin reports whether a peer may begin the journey's flow; if not, it ends the journey. The Link has compared the
-// source with the addresses that the peer is said to have; an address that this node has itself is not the peer's. A
-// client of the peer's host sockets may only reach an endpoint. Otherwise it could take the address of a resolver and
-// begin flows to the pods that use that resolver; the pods' queries would then match those flows and go to the peer.
+// mayBegin reports whether a peer or a routed client may begin the journey's flow; if not, it ends the journey. The
+// Link has compared the source with the addresses that the peer is said to have; an address that this node has itself
+// is not the peer's. A client of the peer's host sockets may only reach an endpoint. Otherwise it could take the
+// address of a resolver and begin flows to the pods that use that resolver; the pods' queries would then match those
+// flows and go to the peer.
 func (s *snapshot) mayBegin(j *journey) bool {
+	if j.routed {
+		return s.mayBeginRouted(j)
+	}
 	if j.wrapped {
 		to := packet.Endpoint{Addr: j.orig.Dst, Port: j.orig.DstPort}
 		switch {
 		case s.balancer.IsEndpoint(to, j.orig.Proto):
 			return true
-		case j.orig.Proto == packet.TCP && j.packet.TCPFlags&packet.SYN == 0:
+		case j.orig.Proto.Connects() && j.packet.TCPFlags&packet.SYN == 0:
 			return j.refuse(cut, NoRoute) // a connection whose endpoint is gone
 		}
 		return j.drop(BadEncap)
@@ -106,6 +110,8 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 		j.hit.Via = viaStack
 	case j.wrapped:
 		j.hit.Via = j.sender.ID
+	case j.routed:
+		j.hit.Via = viaHost
 	}
 	to := &j.hit.To
 	switch choice := w.pick(s, j); choice.Kind {
@@ -154,6 +160,9 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 // encapsulated packets.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	r := w.route(s, &j.hit.To.Dst)
+	if j.routed {
+		return s.hidesRouted(&r, j.hit.To.Dst)
+	}
 	if j.from != nil {
 		return r.pod == j.from
 	}
@@ -177,7 +186,7 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 		return false
 	}
 	t := j.quoted.Tuple.Reverse()
-	t.Space = j.orig.Space
+	t.Space = s.relatedSpace(j)
 	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.path.flows.Peek(&t, &j.hit) {
 		return j.drop(StrayError)
 	}
@@ -191,6 +200,8 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 func (s *snapshot) mayQuote(j *journey) bool {
 	to := &j.quoted.Tuple.Dst
 	switch {
+	case j.routed:
+		return true // from beyond the host TAP; the space limits it to flows of routed clients
 	case j.from != nil:
 		return s.mayUse(j.from, to)
 	case j.wrapped && j.orig.Space != 0:
@@ -213,11 +224,8 @@ func (w *worker) rewrite(s *snapshot, j *journey) bool {
 	case j.quoted == nil:
 		p.Rewrite(&j.hit.To)
 	default:
-		quoted, src := j.hit.To.Reverse(), p.Tuple.Src
-		if src == j.quoted.Tuple.Dst {
-			src = j.hit.To.Src // the target itself sends the error: its client knows it by the frontend's address
-		}
-		p.RewriteEmbedded(src, j.hit.To.Dst, &quoted)
+		quoted := j.hit.To.Reverse()
+		p.RewriteEmbedded(j.errorSource(), j.hit.To.Dst, &quoted)
 	}
 	if p.Frag == packet.FirstFrag {
 		j.awaited = w.path.fragments.Remember(&j.orig, p.FragID, s.owner(j), fragment.Way{To: p.Tuple, Via: j.via})

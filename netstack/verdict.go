@@ -51,6 +51,7 @@ const (
 	LinkOnly                // meant for one link only: neighbour discovery, router discovery, redirects
 	StrayError              // an ICMP error about a packet that its sender did not get
 	EgressDenied            // the node lets no pod go there (Config.DenyEgress)
+	NotExposed              // a client outside may use addresses of load balancers only, and this is none
 	numDropReasons
 )
 
@@ -58,7 +59,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "tap-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error", "egress-denied",
+	"denied", "link-only", "stray-error", "egress-denied", "not-exposed",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
@@ -66,7 +67,7 @@ func (r DropReason) String() string { return dropReasonText[r] }
 // refusesFlow reports whether the reason is one for which a flow may not be, and not only the packet.
 func (r DropReason) refusesFlow() bool {
 	switch r {
-	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied:
+	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied, NotExposed:
 		return true
 	}
 	return false

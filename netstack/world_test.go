@@ -21,6 +21,8 @@ type balancer struct {
 	picks  map[netip.AddrPort]packet.Choice
 	states map[uint64]packet.BackendState
 	moved  map[netip.AddrPort]bool // frontends that belong to another Service than before
+	// exposed are the addresses for clients outside.
+	exposed map[netip.Addr]bool
 }
 
 func (b *balancer) Pick(t *packet.Tuple) packet.Choice {
@@ -42,6 +44,8 @@ func (b *balancer) IsEndpoint(to packet.Endpoint, _ packet.Proto) bool {
 	}
 	return false
 }
+
+func (b *balancer) Exposed(a packet.Addr) bool { return b.exposed[a.Netip()] }
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
@@ -238,13 +242,9 @@ func describe(t *testing.T, p *packet.Packet) string {
 	src, dst := packet.Endpoint{Addr: p.Tuple.Src, Port: p.Tuple.SrcPort}, packet.Endpoint{Addr: p.Tuple.Dst, Port: p.Tuple.DstPort}
 	switch p.Tuple.Proto {
 	case packet.TCP:
-		flags := ""
-		for i, name := range []string{"F", "S", "R", "P", "A"} {
-			if p.TCPFlags&(1<<i) != 0 {
-				flags += name
-			}
-		}
-		return fmt.Sprintf("tcp %s > %s %s", src.AddrPort(), dst.AddrPort(), flags)
+		return fmt.Sprintf("tcp %s > %s %s", src.AddrPort(), dst.AddrPort(), flagsOf(p))
+	case packet.SCTP:
+		return fmt.Sprintf("sctp %s > %s %s", src.AddrPort(), dst.AddrPort(), flagsOf(p))
 	case packet.UDP:
 		return fmt.Sprintf("udp %s > %s", src.AddrPort(), dst.AddrPort())
 	}
@@ -253,6 +253,15 @@ func describe(t *testing.T, p *packet.Packet) string {
 		return fmt.Sprintf("icmp %d/%d %s > %s about %s", p.ICMPType, p.ICMPCode, p.Tuple.Src, p.Tuple.Dst, describeTuple(&in.Tuple))
 	}
 	return fmt.Sprintf("icmp %d %s > %s id %d", p.ICMPType, p.Tuple.Src, p.Tuple.Dst, p.Tuple.SrcPort)
+}
+
+func flagsOf(p *packet.Packet) (flags string) {
+	for i, name := range []string{"F", "S", "R", "P", "A"} {
+		if p.TCPFlags&(1<<i) != 0 {
+			flags += name
+		}
+	}
+	return flags
 }
 
 func describeTuple(t *packet.Tuple) string {

@@ -53,6 +53,7 @@ const (
 	virtual addrKind = 1 << iota // ClusterIP or ExternalIP: nothing but frontends
 	node                         // a node's address: has NodePorts, and the node handles all other ports
 	dnsAddr                      // cluster DNS
+	exposed                      // ExternalIP
 )
 
 // frontKey identifies a frontend. A NodePort is kept once per family, under the unspecified address, and not once per

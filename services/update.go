@@ -137,10 +137,12 @@ func (t *Table) claim() {
 // the index of its Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 	s := t.config.Services[i]
-	for _, list := range [...][]netip.Addr{s.ClusterIPs, s.ExternalIPs} {
-		for _, a := range list {
-			t.addr(a, virtual)
-		}
+	for _, a := range s.ClusterIPs {
+		t.addr(a, virtual)
+	}
+	for _, a := range s.ExternalIPs {
+		t.addr(a, virtual)
+		t.expose(a)
 	}
 	for _, f := range t.units[i].fronts {
 		switch old := taken[f.key]; old {

@@ -7,7 +7,7 @@ import (
 )
 
 // Lookup finds the flow of a packet, in either direction, and fills hit. It refreshes the flow: last seen and, for TCP
-// by the flags of the segment, the state advance. A reset that its receiver will ignore changes nothing. Lookup returns
+// and SCTP by the flags of the segment, the state advance. A reset that its receiver will ignore changes nothing. Lookup returns
 // false for expired flows; hit then means nothing. When hit.State is Closed, the packet opens a new connection with the
 // tuples of an ended one: the caller deletes the flow and goes on as after a miss. For a SYN from the side that opened
 // the flow, hit.State is SynSent and hit.Checked is 0 however far the flow has come: nothing that was found for an
@@ -25,7 +25,7 @@ func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 		if seg.Flags&packet.RST != 0 && tp.Proto == packet.TCP && !s.marks.load().obeyed(l.state(), hit.Dir, seg) {
 			return true
 		}
-		opens := tp.Proto == packet.TCP && packet.Opens(seg.Flags)
+		opens := tp.Proto.Connects() && packet.Opens(seg.Flags)
 		if opens && (l.state() == TimeWait || l.state() == Reset) {
 			hit.State = Closed
 			return true

@@ -8,15 +8,15 @@ type State uint8
 // The states of a flow.
 const (
 	free        State = iota
-	SynSent           // TCP: no answer yet
+	SynSent           // TCP: no answer yet; SCTP has the same states
 	SynReceived       // TCP: answered, handshake not complete
 	Established       // TCP
-	FinOriginal       // TCP, half closed by the side that opened it
+	FinOriginal       // TCP, half closed by the side that opened it; SCTP, shut down by it
 	FinReply          // TCP, half closed by the other side
 	TimeWait          // TCP, closed by both
-	Reset             // TCP, RST seen
-	Unreplied         // UDP and SCTP: no answer yet
-	Replied           // UDP and SCTP: answered
+	Reset             // TCP, RST seen; SCTP, ABORT seen
+	Unreplied         // UDP: no answer yet
+	Replied           // UDP: answered
 	Answered          // UDP to port 53, answer seen
 	Echo              // ICMP
 	Other             // any other protocol
@@ -89,9 +89,9 @@ func expired(now, seen uint32, s State) bool { return idle(now, seen) > timeouts
 // first returns the state of a new flow.
 func first(proto packet.Proto, tcpFlags uint8) State {
 	switch proto {
-	case packet.TCP:
+	case packet.TCP, packet.SCTP:
 		return nextTCP(SynSent, Original, tcpFlags)
-	case packet.UDP, packet.SCTP:
+	case packet.UDP:
 		return Unreplied
 	case packet.ICMPv4, packet.ICMPv6:
 		return Echo
@@ -101,10 +101,10 @@ func first(proto packet.Proto, tcpFlags uint8) State {
 
 // next returns the state after one more packet. It ignores windows and sequence numbers, by which only resets are
 // judged before (marks.obeyed): a table that judges packets invalid lets them bypass translation, and connections
-// break.
+// break. An SCTP flow that an earlier agent began is in the states of UDP, and stays in them.
 func next(s State, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
 	switch {
-	case tp.Proto == packet.TCP:
+	case s < Unreplied && (tp.Proto == packet.TCP || tp.Proto == packet.SCTP):
 		return nextTCP(s, d, tcpFlags)
 	case s == Unreplied && d == Reply:
 		if tp.Proto == packet.UDP && tp.SrcPort == 53 {

@@ -34,6 +34,11 @@ func TestStates(t *testing.T) {
 		{"udp", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Original, 0, Unreplied}}, 30},
 		{"udp replied", packet.UDP, 80, []pkt{{Original, 0, Unreplied}, {Reply, 0, Replied}, {Original, 0, Replied}}, 120},
 		{"dns", packet.UDP, 53, []pkt{{Original, 0, Unreplied}, {Reply, 0, Answered}}, 10},
+		// INIT, INIT ACK, COOKIE ECHO and DATA, then a shutdown, as packet.sctpFlags tells them.
+		{"sctp", packet.SCTP, 80, handshake, 86400},
+		{"sctp init", packet.SCTP, 80, handshake[:1], 60},
+		{"sctp shut down", packet.SCTP, 80, append(handshake[:3:3], pkt{Original, F | A, FinOriginal}, pkt{Reply, A, FinOriginal}, pkt{Reply, F | A, TimeWait}, pkt{Original, F | A, TimeWait}), 62},
+		{"sctp aborted", packet.SCTP, 80, append(handshake[:3:3], pkt{Reply, R | A, Reset}), 120},
 		{"echo", packet.ICMPv6, 7, []pkt{{Original, 0, Echo}, {Reply, 0, Echo}}, 30},
 		{"esp", 50, 0, []pkt{{Original, 0, Other}, {Reply, 0, Other}}, 600},
 	} {

@@ -57,7 +57,7 @@ func (f *twinFlow) learn(d Dir, seg packet.Segment) {
 
 func (f *twinFlow) seconds() uint32 {
 	switch f.e.Orig.Proto {
-	case packet.TCP:
+	case packet.TCP, packet.SCTP:
 		switch {
 		case f.rst:
 			return 120
@@ -87,7 +87,7 @@ func (f *twinFlow) ended() bool { return f.rst || f.fin[0] && f.fin[1] }
 
 // packet takes one more packet, at now.
 func (f *twinFlow) packet(d Dir, flags uint8, now uint32) {
-	early := f.e.Orig.Proto == packet.TCP && !f.rst && !f.established && !f.fin[0] && !f.fin[1]
+	early := f.e.Orig.Proto.Connects() && !f.rst && !f.established && !f.fin[0] && !f.fin[1]
 	f.advance(d, flags)
 	if f.seen = now; early && f.rst {
 		f.seen -= 110
@@ -136,7 +136,7 @@ func (w *twin) lookup(tp packet.Tuple, seg packet.Segment) (f *twinFlow, d Dir, 
 	if f.e.Orig != tp {
 		d = Reply
 	}
-	if tp.Proto == packet.TCP && f.ended() && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN {
+	if tp.Proto.Connects() && f.ended() && flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN {
 		return f, d, true, true
 	}
 	if tp.Proto != packet.TCP || flags&packet.RST == 0 || f.obeys(d, seg) {
@@ -202,7 +202,7 @@ func (s *script) upTo(n int) int {
 
 // tuple returns one of few tuples, so that they clash often.
 func (s *script) tuple() packet.Tuple {
-	protos := [...]packet.Proto{packet.TCP, packet.UDP, packet.TCP, packet.ICMPv4, 47}
+	protos := [...]packet.Proto{packet.TCP, packet.UDP, packet.TCP, packet.ICMPv4, 47, packet.SCTP}
 	ports := [...]uint16{53, 80, 4000}
 	tp := packet.Tuple{Proto: protos[s.upTo(len(protos))], Space: uint32(s.upTo(8) / 7)}
 	tp.Src, tp.Dst = packet.Addr{15: byte(s.upTo(3))}, packet.Addr{10: 0xff, 11: 0xff, 15: byte(s.upTo(3))}
@@ -343,7 +343,7 @@ func twinLookup(t *testing.T, table *Table, w *twin, tp packet.Tuple, seg packet
 	}
 	same, checked := to, f.checked
 	same.Space = tp.Space
-	opens := !closed && d == Original && tp.Proto == packet.TCP && seg.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
+	opens := !closed && d == Original && tp.Proto.Connects() && seg.Flags&(packet.SYN|packet.ACK|packet.RST|packet.FIN) == packet.SYN
 	if opens {
 		checked = 0
 	}

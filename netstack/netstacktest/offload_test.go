@@ -61,6 +61,7 @@ func (nothing) Backend(uint64, packet.Addr) packet.BackendState { return packet.
 func (nothing) Leads(*packet.Tuple, uint64, uint16) bool        { return false }
 
 func (nothing) IsEndpoint(packet.Endpoint, packet.Proto) bool { return false }
+func (nothing) Exposed(packet.Addr) bool                      { return false }
 
 // pod makes a namespace with a TAP that has all offloads except without.
 func pod(t *testing.T, path *netstack.Path, last byte, without tap.Offloads) (*tap.Namespace, *observed, []netip.Addr) {

@@ -13,9 +13,9 @@ type Spec struct {
 	Src, Dst  netip.AddrPort
 	Proto     packet.Proto
 	TCPFlags  uint8
-	Seq, Ack  uint32 // of TCP
-	Payload   []byte
-	ICMPType  uint8 // of an ICMP packet
+	Seq, Ack  uint32 // of TCP; Seq is the verification tag of SCTP
+	Payload   []byte // for SCTP its chunks
+	ICMPType  uint8  // of an ICMP packet
 	ICMPCode  uint8
 	MayFrag   bool // clear DF
 	FragFirst bool // set More Fragments
@@ -72,16 +72,23 @@ func (s Spec) l4() []byte {
 	case packet.UDP:
 		b, at = make([]byte, 8), 6
 		binary.BigEndian.PutUint16(b[4:], uint16(8+len(s.Payload)))
+	case packet.SCTP:
+		b = make([]byte, 12)
+		binary.BigEndian.PutUint32(b[4:], s.Seq)
 	default:
 		b, at = make([]byte, 8), 2
 		b[0], b[1] = s.ICMPType, s.ICMPCode
 		binary.BigEndian.PutUint16(b[4:], s.Src.Port())
 	}
-	if s.Proto == packet.TCP || s.Proto == packet.UDP {
+	if s.Proto == packet.TCP || s.Proto == packet.UDP || s.Proto == packet.SCTP {
 		binary.BigEndian.PutUint16(b[0:], s.Src.Port())
 		binary.BigEndian.PutUint16(b[2:], s.Dst.Port())
 	}
 	b = append(b, s.Payload...)
+	if s.Proto == packet.SCTP {
+		binary.LittleEndian.PutUint32(b[8:], CRC32c(b))
+		return b
+	}
 	var pseudo uint32
 	if s.Proto != packet.ICMPv4 {
 		pseudo = uint32(s.Proto) + uint32(len(b))
@@ -95,6 +102,23 @@ func (s Spec) l4() []byte {
 	}
 	binary.BigEndian.PutUint16(b[at:], ^sum(b, pseudo))
 	return b
+}
+
+// CRC32c returns the checksum of SCTP over b, bit by bit as RFC 9260 appendix A defines it: the remainder of b, inverted
+// at both ends, divided by the polynomial 0x1EDC6F41, with the bits of each byte reflected.
+func CRC32c(b []byte) uint32 {
+	crc := ^uint32(0)
+	for _, octet := range b {
+		crc ^= uint32(octet)
+		for range 8 {
+			low := crc & 1
+			crc >>= 1
+			if low != 0 {
+				crc ^= 0x82f63b78 // 0x1EDC6F41, reflected
+			}
+		}
+	}
+	return ^crc
 }
 
 func sum(b []byte, acc uint32) uint16 {

@@ -37,6 +37,9 @@ const (
 	SCTP   Proto = 132
 )
 
+// Connects reports whether the protocol has connections, which begin and end by packets that a Packet's TCPFlags tell.
+func (p Proto) Connects() bool { return p == TCP || p == SCTP }
+
 // Addr is an IPv4 or IPv6 address without pointers, so that tables of addresses cost the garbage collector nothing.
 // IPv4 is kept as ::ffff:a.b.c.d; an IPv6 packet that carries such an address is malformed.
 type Addr [16]byte

@@ -252,8 +252,11 @@ func (p *Packet) ports(b []byte) {
 	switch p.Tuple.Proto {
 	case TCP, UDP, SCTP:
 		p.Tuple.SrcPort, p.Tuple.DstPort = be.Uint16(b), be.Uint16(b[2:])
-		if p.Tuple.Proto == TCP && len(b) > 13 {
+		switch {
+		case p.Tuple.Proto == TCP && len(b) > 13:
 			p.TCPFlags, p.tcpSeq, p.tcpAck = b[13], be.Uint32(b[4:8]), be.Uint32(b[8:12])
+		case p.Tuple.Proto == SCTP:
+			p.TCPFlags = sctpFlags(b)
 		}
 	case ICMPv4, ICMPv6:
 		if !p.isICMP() {

@@ -68,7 +68,8 @@ type Packet struct {
 	EtherType uint16 // EtherIPv4, EtherIPv6, or the frame's own when the fault is NotIP
 	Frag      FragKind
 	FragID    uint32
-	TCPFlags  uint8
+	// TCPFlags are those of a TCP segment, or say the same of an SCTP packet (see sctpFlags); 0 for other packets.
+	TCPFlags uint8
 	// ICMPType and ICMPCode are set for ICMPv4 and ICMPv6 packets.
 	ICMPType, ICMPCode uint8
 	// DontFragment is the DF bit. It is always true for IPv6.

@@ -281,7 +281,7 @@ func (p *Proxy) expand(ports []PortSpec) (map[key]PortSpec, []services.Problem) 
 			network = "udp"
 		default:
 			problems = append(problems, services.Problem{Object: spec.Owner, Message: fmt.Sprintf(
-				"port %d is SCTP, which host sockets cannot pass on; it is reachable from inside the cluster only", spec.Port)})
+				"port %d is SCTP, which no host socket can pass on: pods reach it at every node's address, clients outside do not; they reach SCTP at a load balancer's address that the host routes into its host TAP", spec.Port)})
 			continue
 		}
 		addrs := []netip.Addr{spec.Addr.Unmap()}
