@@ -29,8 +29,8 @@ type Counter struct {
 	// Help is a sentence that says what is counted.
 	Help string `json:"help"`
 	Kind Kind   `json:"kind"`
-	// Labels names what tells Values apart; it is empty where there is one Value. An address, a pod or a Service cannot
-	// be a label, since there may be any number of those.
+	// Labels names what tells Values apart; it is empty where there is one Value. An address or a pod cannot be
+	// a label, since there may be any number of those; a Service can where a limit says how many are told apart.
 	Labels []string `json:"labels,omitempty"`
 	Values []Value  `json:"values,omitempty"`
 }

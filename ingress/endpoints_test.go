@@ -75,13 +75,13 @@ func TestHealthOutlivesAChange(t *testing.T) {
 	first := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")}
 	list := first
 	s.resolve = func(ServicePort) []netip.AddrPort { return list }
-	before := u.endpoints()
+	before := u.endpoints().endpoints
 	before[1].downUntil.Store(7)
-	if again := u.endpoints(); &again[0] != &before[0] {
+	if again := u.endpoints().endpoints; &again[0] != &before[0] {
 		t.Error("the same list was resolved twice")
 	}
 	list = append([]netip.AddrPort{netip.MustParseAddrPort("10.0.0.0:80")}, first...)
-	after := u.endpoints()
+	after := u.endpoints().endpoints
 	if len(after) != 3 || after[1] != before[0] || after[2] != before[1] || after[0].downUntil.Load() != 0 {
 		t.Errorf("got %v", after)
 	}
@@ -218,7 +218,7 @@ func BenchmarkManyPaths(b *testing.B) {
 		b.ReportAllocs()
 		r := httptest.NewRequest("GET", "http://shop.example/7", nil)
 		for b.Loop() {
-			if len(s.state.Load().way(r.Host, r.URL.Path).endpoints()) != n {
+			if len(s.state.Load().way(r.Host, r.URL.Path).endpoints().endpoints) != n {
 				b.Fatal("no endpoints")
 			}
 		}

@@ -33,6 +33,7 @@ type request struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	body    *clientBody // nil: the request has none
+	visit   visit       // of the endpoint that was asked last
 	writing stall
 }
 
@@ -95,6 +96,7 @@ func (rq *request) takePlace() (end func(), ok bool) {
 // that net/http cuts the connection or stream: the client has no other way to notice.
 func (rq *request) pass() {
 	resp, err := rq.ask()
+	defer rq.visit.end()
 	if rq.body != nil {
 		rq.body.final()
 	}

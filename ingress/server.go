@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/share"
 )
 
@@ -32,6 +33,9 @@ type Options struct {
 	// called with every request. While nothing changes it returns the same slice, which is borrowed. nil: no Service
 	// port has endpoints.
 	Endpoints func(ServicePort) []netip.AddrPort
+	// Method says how one of the endpoints of a Service port is chosen for a request. It is asked again when Endpoints
+	// returns another slice. nil: in turn, as for balance.Hash.
+	Method func(ServicePort) balance.Method
 	// Logger gets messages about what happens outside of the Server's methods; nil discards them.
 	Logger *slog.Logger
 	// ResponseTimeout is how long an HTTP/1.1 backend may take from the end of the request to the header of its
@@ -56,6 +60,8 @@ type Server struct {
 	server          *http.Server
 	backends        backends
 	resolve         func(ServicePort) []netip.AddrPort
+	method          func(ServicePort) balance.Method
+	source          balance.Source
 	responseTimeout time.Duration
 	stallTimeout    time.Duration
 	guests          guests
@@ -76,6 +82,9 @@ func New(o Options) *Server {
 	if o.Endpoints == nil {
 		o.Endpoints = func(ServicePort) []netip.AddrPort { return nil }
 	}
+	if o.Method == nil {
+		o.Method = func(ServicePort) balance.Method { return balance.Hash }
+	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext
 	}
@@ -93,7 +102,7 @@ func New(o Options) *Server {
 	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{
-		log: o.Logger, cut: cut, resolve: o.Endpoints, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
+		log: o.Logger, cut: cut, resolve: o.Endpoints, method: o.Method, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
 	s.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}

@@ -104,13 +104,14 @@ func (s *Server) newUpstream(port ServicePort) *upstream { return &upstream{port
 // that ends may still accept connections.
 func (rq *request) ask() (*http.Response, error) {
 	u := rq.u
-	endpoints := u.endpoints()
+	resolved := u.endpoints()
+	endpoints := resolved.endpoints
 	if len(endpoints) == 0 {
 		return nil, errNoEndpoint
 	}
 	send, harmless := rq.sender()
 	now := time.Now().UnixNano()
-	start := int(u.next.Add(1) % uint32(len(endpoints)))
+	start := resolved.start(rq.client.owner.Addr())
 	allDown := allDown(endpoints, now)
 	var err error
 	for i := range endpoints {
@@ -122,15 +123,19 @@ func (rq *request) ask() (*http.Response, error) {
 			u.server.stats.retries.Add(1)
 		}
 		var resp *http.Response
+		rq.visit = e.begin(&u.server.source)
 		if resp, err = send(e.addr); err == nil {
+			rq.visit.answer(resp.StatusCode)
 			return resp, nil
 		}
+		rq.visit.end()
 		switch {
 		case rq.in.Context().Err() != nil:
 			return nil, err
 		case errors.Is(err, http1.ErrNoConnection): // the endpoint may only be busy: it stays in use
 		case errors.As(err, new(*dialError)):
 			e.downUntil.Store(time.Now().Add(downFor).UnixNano())
+			e.load.Refused(u.server.source.Now())
 		case harmless && errors.Is(err, http1.ErrUnanswered):
 			harmless = false // a request that makes its server crash must not reach more than two
 		default:

@@ -33,7 +33,7 @@ var (
 	}
 	Frontends = Table[Frontend]{
 		"frontends", "addresses and ports of Services, and the backends that they lead to from this node",
-		[]string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "BACKENDS"}, (*Frontend).cells,
+		[]string{"SERVICE", "PORT", "FRONTEND", "PROTOCOL", "POLICY", "AFFINITY", "CHOICE", "BACKENDS"}, (*Frontend).cells,
 	}
 	Problems = Table[Problem]{
 		"problems", "what is wrong with objects of the cluster",
@@ -176,12 +176,14 @@ type Frontend struct {
 	Protocol string `json:"protocol"`
 	Policy   string `json:"policy,omitempty"`
 	Affinity string `json:"affinity,omitempty"`
+	// Choice is how the backend of a new connection is chosen, where no session decides it.
+	Choice string `json:"choice,omitempty"`
 	// Backends lists some of the backends, or says why there are none.
 	Backends string `json:"backends"`
 }
 
 func (f *Frontend) cells() []string {
-	return []string{f.Service, f.Port, f.Frontend, f.Protocol, f.Policy, f.Affinity, f.Backends}
+	return []string{f.Service, f.Port, f.Frontend, f.Protocol, f.Policy, f.Affinity, f.Choice, f.Backends}
 }
 
 // Problem is something wrong with an object of the cluster.

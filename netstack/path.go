@@ -32,6 +32,8 @@ type Options struct {
 	Link Link
 	// Observer is told of flows; Flows tells it of their ends. nil for none.
 	Observer Observer
+	// Watcher is told how flows to backends go. nil for none.
+	Watcher Watcher
 	// Logger gets events that no caller waits for; nil discards them.
 	Logger *slog.Logger
 	// MTU is the pods' MTU until the first Config says otherwise.
@@ -56,6 +58,7 @@ type Path struct {
 	flows    *flow.Table
 	link     Link
 	observer Observer
+	watcher  Watcher
 
 	now         func() time.Time
 	attachments attachments
@@ -88,13 +91,16 @@ func New(o Options) (*Path, error) {
 		o.Now = time.Now
 	}
 	path := &Path{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, ready: make(chan struct{}), begin: o.Begin,
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, ready: make(chan struct{}), begin: o.Begin,
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),
 	}
 	if o.Observer != nil {
 		o.Flows.OnEnd(o.Observer.Ended)
+	}
+	if o.Watcher != nil {
+		o.Flows.OnChange(o.Watcher.Changed)
 	}
 	path.attachments.table.Store(&attachmentTable{})
 	path.workers.path = path

@@ -54,7 +54,7 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 		return true, true // a stray reset begins nothing, and is not translated
 	}
 	e := flow.Entry{
-		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Owner: s.owner(j),
+		Orig: j.orig, Reply: h.To.Reverse(), Backend: h.Backend, Via: h.Via, Kind: h.Kind, Owner: s.owner(j),
 		Counts:  [2]flow.Count{flow.Original: {Bytes: uint64(p.Len()), Packets: 1}},
 		Segment: p.Segment(), Checked: s.generation,
 	}
@@ -64,6 +64,7 @@ func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
 		h.To.SrcPort, h.To.DstPort = e.Reply.DstPort, e.Reply.SrcPort // Insert may have chosen other ports
 		h.Translate = flow.Translates(&e.Orig, &e.Reply)
 		w.hears(s, j)
+		w.watch(j)
 		return true, true
 	case flow.Full:
 		return true, j.drop(FlowsFull)
@@ -118,6 +119,9 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	case packet.Picked:
 		to.Dst, to.DstPort = choice.To.Addr, choice.To.Port
 		j.hit.Backend = choice.Backend
+		if choice.Counted {
+			j.hit.Kind = Counted
+		}
 	case packet.NoEndpoints:
 		return j.refuse(refused, NoEndpoints)
 	case packet.UnknownPort:

@@ -17,7 +17,7 @@ type worker struct {
 	pkt, inner, answer packet.Packet
 	latePacket         packet.Packet
 	packets, bytes     uint64 // read from its attachment, and not yet in the attachment's counters
-	told               Flow   // passed to Policy and Observer
+	told               Flow   // passed to Policy, Observer and Watcher
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
 	late               []byte // a fragment that waited for its first, after one did

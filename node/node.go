@@ -69,6 +69,9 @@ type Held struct {
 	// DenyEgress lists outside destinations that pods must not dial.
 	DenyEgress []netstack.Destination
 
+	// NamedServices is how many Services have metrics of their own; 0 means latency.Limit.
+	NamedServices int
+
 	// Upstreams returns the DNS servers for names outside of the cluster, best first. It is called until it succeeds
 	// once.
 	Upstreams func() ([]netip.AddrPort, error)
@@ -101,6 +104,7 @@ type Node struct {
 	begin chan struct{}
 
 	// Start sets these in this order, and nothing changes them afterwards.
+	watch     *watch
 	mesh      *overlay.Mesh
 	path      *netstack.Path
 	nodePorts *nodeport.Proxy

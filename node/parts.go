@@ -5,10 +5,12 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
@@ -16,7 +18,6 @@ import (
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
-	"tapestry.dev/tapestry/services/affinity"
 	"tapestry.dev/tapestry/services/healthcheck"
 	"tapestry.dev/tapestry/services/nodeport"
 	"tapestry.dev/tapestry/share/descriptors"
@@ -68,18 +69,22 @@ func makeServices(n *Node) (part, error) {
 	var unusable atomic.Pointer[[]Problem]
 	unusable.Store(new([]Problem))
 	// Nobody asks the Table before there is a packet path, which knows who is charged.
-	memory := affinity.New(n.chargedFor)
-	n.table.Store(services.Empty(memory))
+	state := services.NewState(n.chargedFor)
+	n.table.Store(services.Empty(state))
+	n.watch = newWatch(n.table.Load, state.Loads, n.held.NamedServices)
 	p := quiet
 	p.set = func(c *Config) error {
 		table, problems := n.table.Load().Update(c.Services)
 		n.table.Store(table)
+		n.watch.set(table)
 		list := problemsOf(problems, Problem{Warning: true, Shared: true})
 		unusable.Store(&list)
 		return nil
 	}
 	p.problems = func() []Problem { return *unusable.Load() }
-	p.counters = func() counter.List { return append(n.countServices(), countAffinity(memory.Stats())...) }
+	p.counters = func() counter.List {
+		return append(n.countServices(), slices.Concat(countAffinity(state.Affinity.Stats()), n.watch.counters())...)
+	}
 	return p, nil
 }
 
@@ -134,7 +139,7 @@ func makePath(n *Node) (p part, err error) {
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
-		Begin:  n.begin,
+		Begin:  n.begin, Watcher: n.watch,
 	})
 	p = quiet
 	p.set = n.setPath
@@ -162,6 +167,7 @@ func makeNodePorts(n *Node) (part, error) {
 		Join:        n.join,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
 		Stays:       func(t *packet.Tuple, c packet.Choice) bool { return n.table.Load().StaysOnHost(t, c) },
+		Begin:       n.watch.begin,
 		Forbidden:   func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) },
 		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(&n.Config().Netstack, like) },
 		Logger:      n.log,
@@ -195,6 +201,7 @@ func makeIngress(n *Node) (part, error) {
 	n.ingress = ingress.New(ingress.Options{
 		Dial:      n.dial,
 		Endpoints: func(p ingress.ServicePort) []netip.AddrPort { return n.table.Load().Endpoints(services.ServicePort(p)) },
+		Method:    func(p ingress.ServicePort) balance.Method { return n.table.Load().Method(services.ServicePort(p)) },
 		Logger:    n.log,
 		MaxConns:  min(cmp.Or(n.held.IngressConns, 4096), n.held.Descriptors.Of(descriptors.IngressClients)),
 		// Those that wait for use leave half to others, also when all lead to endpoints on the host.

@@ -17,7 +17,7 @@ func (t *Table) remembered(f *front, s *set, there string, client *packet.Addr) 
 	if there != "" {
 		k.Port = hashString(k.Port, there)
 	}
-	session := t.memory.Find(&k, svc.Affinity)
+	session := t.Affinity.Find(&k, svc.Affinity)
 	if session.Backend != 0 {
 		if b := s.backend(session.Backend); b != nil {
 			return b
@@ -25,7 +25,7 @@ func (t *Table) remembered(f *front, s *set, there string, client *packet.Addr) 
 	}
 	b := s.winner(sessionHash(client, session.Turn))
 	session.Backend = b.id
-	t.memory.Keep(&k, session, svc.Affinity)
+	t.Affinity.Keep(&k, session, svc.Affinity)
 	return b
 }
 

@@ -184,7 +184,7 @@ func TestEndpointReturns(t *testing.T) {
 		}
 		old := table
 		table, _ = table.Update(without)
-		if n := table.memory.Stats().Sessions; name != "affinity is off" && (n < clients/2 || n == clients) {
+		if n := table.Affinity.Stats().Sessions; name != "affinity is off" && (n < clients/2 || n == clients) {
 			t.Errorf("%s: %d of %d sessions are left", name, n, clients)
 		}
 		for i := range clients / 2 {
@@ -203,10 +203,10 @@ func TestEndpointReturns(t *testing.T) {
 		}
 		s := before.Services[0]
 		k := affinity.Key{Client: late.Src, Port: portID(s, &s.Ports[0])}
-		if got := table.memory.Find(&k, s.Affinity); got.Backend != 0 {
+		if got := table.Affinity.Find(&k, s.Affinity); got.Backend != 0 {
 			t.Errorf("%s: a session that began with the old Table lasts: %+v", name, got)
 		}
-		if n := table.memory.Stats().Sessions; n >= clients {
+		if n := table.Affinity.Stats().Sessions; n >= clients {
 			t.Errorf("%s: %d sessions, the endpoint has its clients back", name, n)
 		}
 	}

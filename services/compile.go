@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -32,6 +33,7 @@ type unit struct {
 	problems []Problem
 	here     []frontKey // where endpoints on this node serve, or endpoints without a known node
 	affinity bool       // the Service has session affinity
+	held     []uint64   // the backends whose Loads the unit holds, until it is dropped
 	reach    sync.Map   // results of Endpoints: []netip.AddrPort, by port index
 	ready    func() map[netip.Addr]bool
 }
@@ -91,6 +93,7 @@ type unitBuilder struct {
 	serving *serving
 	first   map[portKey]int   // index of the first port with that number and protocol
 	shared  map[uint64][]*set // large sets by the hash of their pods: those with equal pods share their Maglev table
+	loads   *balance.Loads
 }
 
 // portKey is a port's number and protocol.
@@ -99,8 +102,8 @@ type portKey struct {
 	proto packet.Proto
 }
 
-func newUnit(s *Service, p place) *unit {
-	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: newServing(s.Endpoints).sorted()}
+func newUnit(s *Service, p place, loads *balance.Loads) *unit {
+	b := unitBuilder{unit: &unit{affinity: s.Affinity > 0}, place: p, s: s, serving: newServing(s.Endpoints).sorted(), loads: loads}
 	b.sets = make([]set, setsPerPort*len(s.Ports))
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
@@ -123,6 +126,7 @@ func newUnit(s *Service, p place) *unit {
 			}
 		}
 	}
+	b.hold()
 	return b.unit
 }
 
@@ -260,7 +264,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 	}
 	// An endpoint is in two EndpointSlices for a moment while its controller moves it.
 	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id })}
-	if len(s.backends) > rendezvousMax {
+	if m := methodOf(b.s); m == balance.Maglev || m == balance.Hash && len(s.backends) > rendezvousMax {
 		s.slots = b.slots(&s)
 	}
 	return s

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -56,6 +57,8 @@ type Service struct {
 	// client is not allowed.
 	SourceRanges []netip.Prefix
 	Ports        []Port
+	// Balance says how the backend of a new flow is chosen. Affinity takes precedence.
+	Balance balance.Method
 	// Affinity is the timeout of ClientIP session affinity; 0 means no affinity.
 	Affinity time.Duration
 	// InternalLocal and ExternalLocal report that the internal or external traffic policy is Local.

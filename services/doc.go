@@ -44,6 +44,10 @@
 // backend, Maglev moves about one percent more. A set that grows or shrinks past rendezvousMax
 // distributes all flows anew. None of this moves a flow that the flow table knows.
 //
+// Other choices. Service.Balance names another way to choose, which package balance implements. Such a choice depends
+// on what flows do, so it is not the same on all nodes, and a flow whose entry is lost is not found again by it. The
+// State that Tables share has the Loads of backends, by their ids; the compiled Service holds those that it needs.
+//
 // Session affinity. With ClientIP affinity a client keeps its backend at a Service port, while others come and go,
 // until it has begun no connection for the Service's timeout or the backend may not be chosen any more. Package
 // affinity remembers this, with the rules of kube-proxy; all frontends of the Service port share the memory. A client

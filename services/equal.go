@@ -46,7 +46,7 @@ func equalFronts(a, b *Service) bool {
 		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&
 		equalLists(a.ExternalIPs, b.ExternalIPs, same) &&
 		equalLists(a.Ports, b.Ports, same) &&
-		a.Affinity == b.Affinity &&
+		a.Affinity == b.Affinity && a.Balance == b.Balance &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
 		a.PublishNotReady == b.PublishNotReady && a.HealthCheckNodePort == b.HealthCheckNodePort &&
 		(a.SourceRanges == nil) == (b.SourceRanges == nil) && equalLists(a.SourceRanges, b.SourceRanges, same)

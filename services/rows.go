@@ -84,9 +84,9 @@ func (t *Table) served(f *front) Served {
 	return ServedNone
 }
 
-// Row describes a frontend for people. Policy is Cluster or Local, Affinity is None or ClientIP. If there are no
-// backends, Backends says why.
-type Row struct{ Service, Port, Frontend, Protocol, Policy, Affinity, Backends string }
+// Row describes a frontend for people. Policy is Cluster or Local, Affinity is None or ClientIP, Choice is a
+// balance.Method. If there are no backends, Backends says why.
+type Row struct{ Service, Port, Frontend, Protocol, Policy, Affinity, Choice, Backends string }
 
 // Rows returns one row per frontend, sorted by Service, port and frontend.
 func (t *Table) Rows() []Row {
@@ -102,7 +102,7 @@ func (t *Table) Rows() []Row {
 
 func (t *Table) row(k frontKey, f *front) Row {
 	if f.service == noService {
-		return Row{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "this node"}
+		return Row{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "", "this node"}
 	}
 	s := t.config.Services[f.service]
 	p := &s.Ports[f.port]
@@ -121,7 +121,7 @@ func (t *Table) row(k frontKey, f *front) Row {
 	if f.affinity {
 		affinity = "ClientIP"
 	}
-	return Row{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, t.units[f.service].sets[f.set].String()}
+	return Row{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, methodOf(s).String(), t.units[f.service].sets[f.set].String()}
 }
 
 func (k frontKey) String() string {

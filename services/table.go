@@ -3,16 +3,18 @@ package services
 import (
 	"encoding/binary"
 	"math/bits"
+	"net/netip"
 	"sync"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/affinity"
 )
 
-// Table is a compiled Config. It never changes, except for two things: its memory of clients with session affinity, and
-// some sets of backends, which it makes on demand. All methods may be called concurrently. Backend allocates nothing,
-// and Pick allocates nothing apart from these two. The data that flows need contains few pointers, so that a large
+// Table is a compiled Config. It never changes, except for what flows change, its State, and for some sets of backends,
+// which it makes on demand. All methods may be called concurrently. Backend allocates nothing,
+// and Pick allocates nothing apart from these sets and from sessions. The data that flows need contains few pointers, so that a large
 // Table costs the garbage collector little.
 type Table struct {
 	config Config
@@ -35,13 +37,25 @@ type Table struct {
 	// atNodes maps atNode to *set: the sets of backends on other nodes that were needed so far.
 	atNodes sync.Map
 
-	memory *affinity.Memory // shared by all Tables that follow one another
+	State // shared by all Tables that follow one another
 }
 
-// Empty returns a Table of an empty Config. It and all Tables that are made of it by Update remember clients with
-// session affinity in m.
-func Empty(m *affinity.Memory) *Table {
-	t := &Table{memory: m}
+// State is what Tables that follow one another share, because it changes with the flows.
+type State struct {
+	// Affinity remembers clients with session affinity.
+	Affinity *affinity.Memory
+	// Loads has the load of the backends of Services that ask for it.
+	Loads *balance.Loads
+}
+
+// NewState returns a State that knows nothing yet. owner is affinity.New's.
+func NewState(owner func(client netip.Addr) netip.Prefix) State {
+	return State{Affinity: affinity.New(owner), Loads: new(balance.Loads)}
+}
+
+// Empty returns a Table of an empty Config. It and all Tables that are made of it by Update share s.
+func Empty(s State) *Table {
+	t := &Table{State: s}
 	t.claim()
 	return t
 }
@@ -94,8 +108,9 @@ const noService = ^uint32(0)
 
 // set is a set of backends to choose from, or the answer to clients when there is none.
 type set struct {
-	backends []backend // sorted by id
-	slots    []uint32  // Maglev table: indexes into backends; nil: rendezvous
+	backends []backend       // sorted by id
+	slots    []uint32        // Maglev table: indexes into backends; nil: rendezvous
+	picker   *balance.Picker // nil: by hash
 	empty    packet.ChoiceKind
 }
 
@@ -104,10 +119,10 @@ type backend struct {
 	to packet.Endpoint
 }
 
-// Pick chooses the backend for the first packet of a flow. The choice depends only on the Table, the tuple's source
-// address, its ports and its protocol, so that it is the same after the flow table is lost. With session affinity it
-// is the backend of the client's session, which the call renews; a client without a session gets one, whose backend
-// depends on the Table and the source address.
+// Pick chooses the backend for the first packet of a flow. Unless the Service says otherwise (Service.Balance), the
+// choice depends only on the Table, the tuple's source address, its ports and its protocol, so that it is the same
+// after the flow table is lost. With session affinity it is the backend of the client's session, which the call renews;
+// a client without a session gets one, whose backend depends on the Table and the source address.
 func (t *Table) Pick(tuple *packet.Tuple) packet.Choice {
 	l := t.at(tuple)
 	return t.pick(&l, tuple)
@@ -252,9 +267,9 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.affinity {
 		b = t.remembered(f, s, there, &tuple.Src)
 	} else {
-		b = s.winner(flowHash(tuple))
+		b = s.pick(tuple)
 	}
-	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to}
+	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: t.units[f.service].held != nil}
 }
 
 // atNode identifies a set of backends on another node.
@@ -272,8 +287,9 @@ func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	}
 	svc := t.config.Services[f.service]
 	p := &svc.Ports[f.port]
-	b := unitBuilder{unit: new(unit), s: svc}
+	b := unitBuilder{unit: new(unit), s: svc, loads: t.Loads}
 	s := b.set(Select(svc, p, Scope{Node: node, Family: familyOf(is4)}), portID(svc, p), packet.DropLocal)
+	b.choose(&s, t.Loads.Find)
 	made, _ := t.atNodes.LoadOrStore(k, &s)
 	return made.(*set)
 }

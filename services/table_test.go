@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
@@ -288,24 +289,25 @@ func TestProblems(t *testing.T) {
 func TestRows(t *testing.T) {
 	c := testConfig()
 	c.Services = c.Services[:4]
-	c.Services[3].Affinity = time.Hour
+	c.Services[0].Balance = balance.EWMA
+	c.Services[3].Affinity, c.Services[3].Balance = time.Hour, balance.Random // in vain
 	table, _ := NewTable(c)
 	want := []Row{
-		{"(cluster DNS)", "dns", "10.96.0.10:53", "TCP", "", "", "this node"},
-		{"(cluster DNS)", "dns", "10.96.0.10:53", "UDP", "", "", "this node"},
-		{"(cluster DNS)", "dns", "[fd96::a]:53", "TCP", "", "", "this node"},
-		{"(cluster DNS)", "dns", "[fd96::a]:53", "UDP", "", "", "this node"},
-		{"d/dual", "web", "10.96.0.1:80", "TCP", "Cluster", "None", "10.0.0.1:8080"},
-		{"d/dual", "web", "[fd96::1]:80", "TCP", "Cluster", "None", "[fd00::1]:8080"},
-		{"d/dual", "web", "node(IPv4):30080", "TCP", "Cluster", "None", "10.0.0.1:8080"},
-		{"d/dual", "web", "node(IPv6):30080", "TCP", "Cluster", "None", "[fd00::1]:8080"},
-		{"d/here", "web", "10.96.0.4:80", "TCP", "Cluster", "ClientIP", "10.0.0.5:8080,10.0.1.5:8080"},
-		{"d/here", "web", "node(IPv4):30084", "TCP", "Local", "ClientIP", "10.0.0.5:8080"},
-		{"d/local", "web", "10.96.0.3:80", "TCP", "Local", "None", "none here (dropped)"},
-		{"d/local", "web", "198.51.100.3:80", "TCP", "Local", "None", "none here (dropped)"},
-		{"d/local", "web", "node(IPv4):30083", "TCP", "Local", "None", "none here (dropped)"},
-		{"d/none", "web", "10.96.0.2:80", "TCP", "Cluster", "None", "none (refused)"},
-		{"d/none", "web", "node(IPv4):30082", "TCP", "Cluster", "None", "none (refused)"},
+		{"(cluster DNS)", "dns", "10.96.0.10:53", "TCP", "", "", "", "this node"},
+		{"(cluster DNS)", "dns", "10.96.0.10:53", "UDP", "", "", "", "this node"},
+		{"(cluster DNS)", "dns", "[fd96::a]:53", "TCP", "", "", "", "this node"},
+		{"(cluster DNS)", "dns", "[fd96::a]:53", "UDP", "", "", "", "this node"},
+		{"d/dual", "web", "10.96.0.1:80", "TCP", "Cluster", "None", "ewma", "10.0.0.1:8080"},
+		{"d/dual", "web", "[fd96::1]:80", "TCP", "Cluster", "None", "ewma", "[fd00::1]:8080"},
+		{"d/dual", "web", "node(IPv4):30080", "TCP", "Cluster", "None", "ewma", "10.0.0.1:8080"},
+		{"d/dual", "web", "node(IPv6):30080", "TCP", "Cluster", "None", "ewma", "[fd00::1]:8080"},
+		{"d/here", "web", "10.96.0.4:80", "TCP", "Cluster", "ClientIP", "hash", "10.0.0.5:8080,10.0.1.5:8080"},
+		{"d/here", "web", "node(IPv4):30084", "TCP", "Local", "ClientIP", "hash", "10.0.0.5:8080"},
+		{"d/local", "web", "10.96.0.3:80", "TCP", "Local", "None", "hash", "none here (dropped)"},
+		{"d/local", "web", "198.51.100.3:80", "TCP", "Local", "None", "hash", "none here (dropped)"},
+		{"d/local", "web", "node(IPv4):30083", "TCP", "Local", "None", "hash", "none here (dropped)"},
+		{"d/none", "web", "10.96.0.2:80", "TCP", "Cluster", "None", "hash", "none (refused)"},
+		{"d/none", "web", "node(IPv4):30082", "TCP", "Cluster", "None", "hash", "none (refused)"},
 	}
 	if diff := cmp.Diff(want, table.Rows()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/services/affinity"
 )
 
 // NewTable compiles c. The Table borrows c for its whole life, so c must not be changed. Parts of c with a problem
@@ -21,11 +20,11 @@ func NewTable(c Config) (*Table, []Problem) { return (*Table)(nil).Update(c) }
 func (t *Table) Update(c Config) (*Table, []Problem) {
 	switch {
 	case t == nil:
-		t = &Table{memory: affinity.New(nil)}
+		t = &Table{State: NewState(nil)}
 	case equalConfigs(&t.config, &c):
 		return t, t.problems()
 	}
-	next := &Table{config: c, memory: t.memory, units: make([]*unit, len(c.Services))}
+	next := &Table{config: c, State: t.State, units: make([]*unit, len(c.Services))}
 	sameFronts := len(t.units) > 0 && equalNodes(&t.config, &c) && len(t.units) == len(c.Services)
 	var gone, come []*unit
 	stays := make([]bool, len(t.units))
@@ -37,7 +36,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		if old >= 0 && equalServices(t.config.Services[old], s) {
 			next.units[i], stays[old] = t.units[old], true
 		} else {
-			next.units[i] = newUnit(s, at)
+			next.units[i] = newUnit(s, at, t.Loads)
 			come = append(come, next.units[i])
 		}
 		sameFronts = sameFronts && old == i && equalFronts(t.config.Services[i], s)
@@ -61,7 +60,8 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 		next.pods = podIDs(c.Pods)
 	}
 	next.hosts = next.hostPortsOf()
-	t.memory.Forget(changedOf(gone, come))
+	t.Affinity.Forget(changedOf(gone, come))
+	t.exchange(gone, come)
 	return next, next.problems()
 }
 

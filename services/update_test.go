@@ -85,7 +85,7 @@ func FuzzUpdateTwin(f *testing.F) {
 				}
 			}
 			table = got
-			table.memory = affinity.New(nil) // a new Table remembers nobody
+			table.Affinity = affinity.New(nil) // a new Table remembers nobody
 		}
 	})
 }

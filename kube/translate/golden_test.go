@@ -179,7 +179,7 @@ func service(s services.Service) any {
 	}
 	m := map[string]any{
 		"name": s.Namespace + "/" + s.Name, "clusterIPs": texts(s.ClusterIPs),
-		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "internalLocal": s.InternalLocal,
+		"externalIPs": texts(s.ExternalIPs), "ports": ports, "affinity": s.Affinity.String(), "balance": s.Balance.String(), "internalLocal": s.InternalLocal,
 		"externalLocal": s.ExternalLocal, "publishNotReady": s.PublishNotReady, "endpoints": endpoints,
 	}
 	if s.SourceRanges != nil { // few Services have any

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
@@ -24,6 +25,9 @@ const (
 	// headlessLabel says that the ClusterIP is to lead nowhere. kube-proxy understands it in the same way.
 	headlessLabel = corev1.IsHeadlessService
 )
+
+// balancingKey is the annotation of Services by which they say how backends are chosen.
+const balancingKey = "tapestry.dev/load-balancing"
 
 // defaultAffinity is the duration of ClientIP affinity unless the Service says otherwise (v1 ClientIPConfig).
 const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySeconds) * time.Second
@@ -181,6 +185,7 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	if obj.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		f.Affinity = affinity(obj, say)
 	}
+	f.Balance = loadBalancing(obj, f.Affinity, say)
 	f.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	f.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	f.parseExternalIPs(obj, externalIPs, say)
@@ -370,6 +375,22 @@ func affinity(obj *corev1.Service, say *kube.Report) time.Duration {
 		return defaultAffinity
 	}
 	return time.Duration(seconds) * time.Second
+}
+
+// loadBalancing returns how the backends of a Service are chosen.
+func loadBalancing(obj *corev1.Service, affinity time.Duration, say *kube.Report) balance.Method {
+	text, there := obj.Annotations[balancingKey]
+	if !there {
+		return balance.Hash
+	}
+	m, ok := balance.Parse(text)
+	switch {
+	case !ok:
+		say.Errorf(kube.RefOf(obj), annotation(balancingKey), "%.300q is no way to choose backends: expected one of %s; until then it is %s", text, balance.Names(), balance.Hash)
+	case affinity > 0 && m != balance.Hash:
+		say.Warnf(kube.RefOf(obj), annotation(balancingKey), "%s has no effect on connections, whose clients keep their backend by sessionAffinity ClientIP: remove one of the two", m)
+	}
+	return m
 }
 
 // mostExternal is how many external addresses times ports a Service may have. Each pair is a frontend on every node,

@@ -116,11 +116,15 @@ func (t *Table) try(i uint32, e *Entry) (place, tried) {
 	s := &t.slots[i]
 	state := first(e.Orig.Proto, e.Segment.Flags)
 	s.write(&t.ledgers[i], &r, sum, state, seenIn(r.created, free, state), e.Checked)
+	seq := s.seq.Load()
 	if !t.linkBoth(i, &r, ho, hr) {
-		s.retire()
+		if was := s.retire(); was != state {
+			t.tell(i, seq, &r, was, state) // an early packet found one of the keys, and what it changed was told
+		}
 		return place{}, tryRoom
 	}
-	return place{slot: i, seq: s.seq.Load()}, tryInserted
+	t.tell(i, seq, &r, free, state)
+	return place{slot: i, seq: seq}, tryInserted
 }
 
 // linkBoth adds both keys to the index, or none. A flow from a port to itself has only one key.
@@ -212,12 +216,13 @@ func (t *Table) empty(i, seq uint32) bool {
 	}
 	t.unlink(ho, i, Original)
 	t.unlink(hr, i, Reply)
-	ended, state, seen := t.ended, s.loadLive().state(), s.seen.Load()
+	ended, seen := t.ended, s.seen.Load()
 	if ended != nil {
 		t.load(i, &r, seq) // again, for the latest counts
 	}
-	s.retire()
+	state := s.retire()
 	t.unlock(ho, hr)
+	t.tell(i, seq, &r, state, free)
 	if ended != nil {
 		ended(r.entry(), t.infoOf(&r, ref(i, seq), state, seen))
 	}

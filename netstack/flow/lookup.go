@@ -30,7 +30,7 @@ func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 			hit.State = Closed
 			return true
 		}
-		hit.State = s.advance(l, hit.Dir, tp, seg.Flags)
+		hit.State = t.advance(s, l, hit, tp, seg.Flags)
 		now = seenIn(now, l.state(), hit.State)
 		if opens && hit.Dir == Original {
 			hit.State, hit.Checked = SynSent, 0
@@ -43,10 +43,16 @@ func (t *Table) Lookup(tp *packet.Tuple, seg packet.Segment, hit *Hit) bool {
 }
 
 // advance stores the state after a packet, unless the slot holds another flow than that of l.
-func (s *slot) advance(l live, d Dir, tp *packet.Tuple, tcpFlags uint8) State {
+func (t *Table) advance(s *slot, l live, hit *Hit, tp *packet.Tuple, tcpFlags uint8) State {
 	for was := l; ; {
-		then := next(l.state(), d, tp, tcpFlags)
-		if then == l.state() || s.swap(l, l.with(then)) {
+		then := next(l.state(), hit.Dir, tp, tcpFlags)
+		if then == l.state() {
+			return then
+		}
+		if s.swap(l, l.with(then)) {
+			if t.changed != nil && hit.Backend != 0 {
+				t.changed(Change{Ref: hit.Ref, Backend: hit.Backend, Kind: hit.Kind, Dir: hit.Dir, Was: l.state(), Is: then})
+			}
 			return then
 		}
 		if l = s.loadLive(); !l.sameFlow(was) {

@@ -190,11 +190,12 @@ func (s *slot) write(l *ledger, r *record, sum uint32, state State, seen, checke
 	s.seq.Store(seq + 1)
 }
 
-// retire empties a slot that is in use.
-func (s *slot) retire() {
+// retire empties a slot that is in use, and returns the last state of its flow.
+func (s *slot) retire() State {
 	seq := s.seq.Add(1)
-	s.live.Store(0)
+	l := live(s.live.Swap(0))
 	s.seq.Store(seq + 1)
+	return l.state()
 }
 
 // load copies the constant words of the slot. It returns false when the slot is not in use under seq, or changes

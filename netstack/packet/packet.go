@@ -119,6 +119,8 @@ type Choice struct {
 	Kind    ChoiceKind
 	Backend uint64 // stable identity of the backend (hash of the pod's UID and more); 0 when not Picked
 	To      Endpoint
+	// Counted is set when the choice depended on the backends' open connections, so that this one is to be counted.
+	Counted bool
 }
 
 // BackendState says what may become of a flow that was given a backend earlier.

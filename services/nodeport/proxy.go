@@ -51,6 +51,9 @@ type Options struct {
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
 	Stays func(*packet.Tuple, packet.Choice) bool
+	// Begin is told of each conversation with a backend that Pick returned, and returns what is told how it goes on. Nil
+	// means that nobody wants to know.
+	Begin func(*packet.Tuple, packet.Choice) Use
 	// Forbidden reports whether a client address cannot come from outside, because it belongs to a pod or a Service.
 	// Nil forbids none.
 	Forbidden func(client netip.Addr) bool
@@ -83,6 +86,22 @@ const (
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
 )
+
+// Use is told of one conversation with a backend.
+type Use interface {
+	// Answered is called when the backend answers for the first time, Refused when it could not be connected to.
+	Answered()
+	Refused()
+	// End is called once, at the end.
+	End()
+}
+
+// unwatched is a Use of which nobody wants to know.
+type unwatched struct{}
+
+func (unwatched) Answered() {}
+func (unwatched) Refused()  {}
+func (unwatched) End()      {}
 
 // PortSpec is a port to listen on.
 type PortSpec struct {
@@ -172,6 +191,9 @@ func New(opts Options) *Proxy {
 	}
 	if opts.Join == nil {
 		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func()) bool { return false }
+	}
+	if opts.Begin == nil {
+		opts.Begin = func(*packet.Tuple, packet.Choice) Use { return unwatched{} }
 	}
 	if opts.Forbidden == nil {
 		opts.Forbidden = func(netip.Addr) bool { return false }

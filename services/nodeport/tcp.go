@@ -67,7 +67,13 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 		abort(client)
 		return
 	}
-	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend, a.leave) {
+	use := p.opts.Begin(&f.tuple, f.choice)
+	defer use.End()
+	opened := func() {
+		use.Answered()
+		a.leave()
+	}
+	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend, opened) {
 		return
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
@@ -78,6 +84,9 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 	defer p.dialled.Release(&claim)
 	backend, err := p.dial(f)
 	if err != nil {
+		if p.ctx.Err() == nil {
+			use.Refused()
+		}
 		abort(client)
 		return
 	}
@@ -87,7 +96,7 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 		return
 	}
 	defer p.release(backend)
-	a.leave()
+	opened()
 	splice(client, backend)
 }
 

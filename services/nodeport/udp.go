@@ -99,6 +99,8 @@ type session struct {
 	oob    []byte       // for replies
 	active atomic.Int64 // time of the last datagram in either direction, in nanoseconds since start
 	server *server
+	use    Use
+	heard  bool // the backend has answered; only replies knows
 
 	claim   share.Claim[netip.Prefix, *session]
 	element *list.Element // in guests.order; nil: the session has no place
@@ -165,7 +167,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	if err != nil {
 		return nil
 	}
-	sess = &session{key: k, asked: f.asked, conn: conn, oob: u.from(k.local), server: s}
+	sess = &session{key: k, asked: f.asked, conn: conn, oob: u.from(k.local), server: s, use: s.p.opts.Begin(&f.tuple, f.choice)}
 	sess.touch()
 	s.add(sess)
 	wg.Go(func() { s.replies(u, sess) })
@@ -193,6 +195,7 @@ func (s *server) drop(sess *session) {
 	if present {
 		s.p.guests.leave(sess)
 		sess.conn.Close()
+		sess.use.End()
 	}
 }
 
@@ -211,6 +214,10 @@ func (sess *session) reply(u *udpSocket, wait waiter, until time.Time) error {
 	defer replyBufs.Put(buf)
 	n, err := sess.conn.Read(buf[:])
 	if err == nil {
+		if !sess.heard {
+			sess.heard = true
+			sess.use.Answered()
+		}
 		sess.touch()
 		_, _, _ = u.WriteMsgUDPAddrPort(buf[:n], sess.oob, sess.key.client)
 	}

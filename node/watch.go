@@ -1,0 +1,191 @@
+package node
+
+import (
+	"cmp"
+	"sync/atomic"
+	"time"
+
+	"tapestry.dev/tapestry/balance"
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/latency"
+	"tapestry.dev/tapestry/services/nodeport"
+)
+
+// watch hears how connections to the backends of Services go, from the packet path and from node ports. It keeps the
+// Loads by which backends are chosen, and the times that are shown.
+type watch struct {
+	table func() *services.Table
+	loads *balance.Loads
+	meter *latency.Meter
+	// names are the Services of the Table before, to see whether they have changed. Only set uses them.
+	names []latency.Name
+}
+
+func newWatch(table func() *services.Table, loads *balance.Loads, named int) *watch {
+	return &watch{table: table, loads: loads, meter: latency.New(cmp.Or(named, latency.Limit))}
+}
+
+var _ netstack.Watcher = (*watch)(nil)
+
+// set says that there is a new Table.
+func (w *watch) set(t *services.Table) {
+	list := t.Services()
+	same := len(list) == len(w.names)
+	for i := 0; same && i < len(list); i++ {
+		same = list[i].Name == w.names[i].Name && list[i].Namespace == w.names[i].Namespace
+	}
+	if same {
+		return
+	}
+	w.names = make([]latency.Name, len(list))
+	for i, s := range list {
+		w.names[i] = latency.Name{Namespace: s.Namespace, Name: s.Name}
+	}
+	w.meter.Set(w.names)
+}
+
+// Begun implements netstack.Watcher.
+func (w *watch) Begun(t *packet.Tuple, ref uint32) {
+	if h := w.series(w.table().ServiceAt(t)); h != nil {
+		w.meter.Begun(ref, h, w.loads.Now())
+	}
+}
+
+// Changed implements netstack.Watcher.
+func (w *watch) Changed(c flow.Change) {
+	var load *balance.Load
+	if c.Kind&netstack.Counted != 0 {
+		if load = w.loads.Find(c.Backend); load == nil && c.Was == 0 {
+			load = w.loads.FindOrMake(c.Backend) // of a flow that an earlier agent began
+		}
+		if load != nil {
+			load.Add(c.Open(), c.Waiting())
+		}
+	}
+	switch {
+	case c.Answered():
+		now := w.loads.Now()
+		if took, ok := w.meter.Answered(c.Ref, now); ok && load != nil {
+			load.Observe(took, now)
+		}
+	case c.Refused() && load != nil:
+		load.Refused(w.loads.Now())
+	}
+}
+
+// series returns the times of a Service; nil for no Service.
+func (w *watch) series(s *services.Service) *counter.Histogram {
+	if s == nil {
+		return nil
+	}
+	return w.meter.Of(latency.Name{Namespace: s.Namespace, Name: s.Name})
+}
+
+// begin is nodeport.Options.Begin.
+func (w *watch) begin(t *packet.Tuple, c packet.Choice) nodeport.Use {
+	u := &use{watch: w, began: w.loads.Now(), series: w.series(w.table().ServiceOnHost(t))}
+	if c.Counted {
+		if u.load = w.loads.Find(c.Backend); u.load != nil {
+			u.load.Begin()
+		}
+	}
+	return u
+}
+
+// use is one conversation through a node port.
+type use struct {
+	*watch
+	began    time.Duration
+	series   *counter.Histogram // nil: a hostPort's
+	load     *balance.Load      // nil: not counted
+	answered atomic.Bool
+}
+
+// Answered implements nodeport.Use.
+func (u *use) Answered() {
+	u.answered.Store(true)
+	now := u.loads.Now()
+	if u.series != nil {
+		u.series.Observe((now - u.began).Seconds())
+	}
+	if u.load != nil {
+		u.load.Answered(now-u.began, now)
+	}
+}
+
+// Refused implements nodeport.Use.
+func (u *use) Refused() {
+	if u.load != nil {
+		u.load.Refused(u.loads.Now())
+	}
+}
+
+// End implements nodeport.Use.
+func (u *use) End() {
+	if u.load != nil {
+		u.load.End(u.answered.Load())
+	}
+}
+
+// others is the label of all Services that are not told apart.
+const others = "(others)"
+
+func (w *watch) counters() counter.List {
+	labels := []string{"namespace", "service"}
+	times := counter.Counter{
+		Name: "tapestry_service_answer_seconds", Kind: counter.Distribution, Labels: labels,
+		Help: "Time from the first packet to a backend of a Service until its first answer, as this node saw both; a refusal is none.",
+	}
+	endpoints := counter.Counter{
+		Name: "tapestry_service_endpoints", Kind: counter.Gauge, Labels: []string{"namespace", "service", "state"},
+		Help: "Endpoints of a Service: ready, or serving while they end (terminating), or neither (unready).",
+	}
+	own := map[latency.Name]bool{}
+	names := w.meter.Names()
+	for _, n := range names {
+		own[n] = true
+	}
+	counts := map[latency.Name]*[3]int{{}: {}}
+	for _, s := range w.table().Services() {
+		n := latency.Name{Namespace: s.Namespace, Name: s.Name}
+		if !own[n] {
+			n = latency.Name{}
+		}
+		if counts[n] == nil {
+			counts[n] = new([3]int)
+		}
+		for i := range s.Endpoints {
+			counts[n][stateOf(s, &s.Endpoints[i])]++
+		}
+	}
+	for _, n := range append(names, latency.Name{}) {
+		shown := []string{n.Namespace, n.Name}
+		if n == (latency.Name{}) {
+			shown = []string{others, others}
+		}
+		times.Values = append(times.Values, w.meter.Of(n).Value(shown...))
+		if c := counts[n]; c != nil {
+			for i, state := range endpointStates {
+				endpoints.Values = append(endpoints.Values, counter.Value{Labels: append(shown[:2:2], state), N: float64(c[i])})
+			}
+		}
+	}
+	return counter.List{endpoints, times}
+}
+
+var endpointStates = [...]string{"ready", "terminating", "unready"}
+
+// stateOf returns the index of an endpoint's state in endpointStates.
+func stateOf(s *services.Service, e *services.Endpoint) int {
+	switch {
+	case e.Ready || s.PublishNotReady:
+		return 0
+	case e.Serving && e.Terminating:
+		return 1
+	}
+	return 2
+}
