@@ -38,6 +38,8 @@ type Node struct {
 	// HostTAP is set when the node has a host TAP, whose creation needs NET_ADMIN once. (Its JSON name is from earlier
 	// versions.)
 	HostTAP bool `json:"hostPort"`
+	// LoadBalancers says how clients outside reach load balancers by this node.
+	LoadBalancers LoadBalancers `json:"loadBalancers,omitzero"`
 	// Addresses lists the node's addresses on the underlay, PodCIDRs its pod ranges. MTU is the pods' MTU in bytes.
 	Addresses []netip.Addr   `json:"addresses,omitempty"`
 	PodCIDRs  []netip.Prefix `json:"podCIDRs,omitempty"`
@@ -47,6 +49,22 @@ type Node struct {
 	// DNS lists the addresses on which cluster DNS answers.
 	DNS []netip.Addr `json:"dns,omitempty"`
 }
+
+// LoadBalancers says how clients outside reach load balancers by a node. Ranges are those that the node routes into its
+// host TAP.
+type LoadBalancers struct {
+	Tier   Tier           `json:"tier"`
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
+}
+
+// Tier is what a node has for load balancers (docs/loadbalancer.md).
+type Tier string
+
+// The tiers.
+const (
+	HostSockets Tier = "host-sockets" // addresses of nodes, on host sockets
+	HostTAP     Tier = "host-tap"     // addresses that the node's kernel routes into the host TAP
+)
 
 // Descriptors are the open files of the agent. Useful is the Limit from which on a busy node lacks nothing.
 type Descriptors struct {

@@ -76,6 +76,9 @@ func (n *Node) HasHostTAP(like netip.Addr) bool {
 	return false
 }
 
+// Exposed returns the Services with addresses for clients outside, which come by the host TAP.
+func (n *Node) Exposed() []services.Exposed { return n.table.Load().ExposedServices() }
+
 // strandedPods returns a problem for each pod whose address lies outside of the node's present ranges.
 func (n *Node) strandedPods() []Problem {
 	var list []Problem

@@ -19,14 +19,23 @@ func (t *Table) expose(a netip.Addr) {
 	}
 }
 
-// ExposedAddrs returns the addresses that are Exposed, each once, sorted.
-func (t *Table) ExposedAddrs() []netip.Addr {
-	var list []netip.Addr
-	for a := range t.addrs {
-		if t.Exposed(a) {
-			list = append(list, a.Netip())
+// Exposed is a Service, "namespace/name", with its addresses that are Exposed.
+type Exposed struct {
+	Service string
+	Addrs   []netip.Addr
+}
+
+// ExposedServices returns the Services that have exposed addresses, by namespace and name.
+func (t *Table) ExposedServices() []Exposed {
+	var list []Exposed
+	for _, s := range t.config.Services {
+		if len(s.ExternalIPs) == 0 {
+			continue
+		}
+		addrs := slices.DeleteFunc(slices.Clone(s.ExternalIPs), func(a netip.Addr) bool { return !t.Exposed(packet.AddrFrom(a)) })
+		if len(addrs) > 0 {
+			list = append(list, Exposed{s.Namespace + "/" + s.Name, addrs})
 		}
 	}
-	slices.SortFunc(list, netip.Addr.Compare)
 	return list
 }

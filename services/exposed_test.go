@@ -14,9 +14,10 @@ func TestExposed(t *testing.T) {
 	c := testConfig()
 	c.Services[0].ExternalIPs = addresstest.Addrs("198.51.100.1", "2001:db8:1b::1", "192.0.2.1", "10.0.0.1", "10.96.0.2", "10.96.0.10", "fd96::a", "0.0.0.0")
 	table, _ := NewTable(c)
-	want := addresstest.Addrs("198.51.100.1", "198.51.100.3", "2001:db8:1b::1")
-	if got := table.ExposedAddrs(); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	want := addresstest.Addrs("198.51.100.1", "2001:db8:1b::1", "198.51.100.3")
+	by := table.ExposedServices()
+	if len(by) != 2 || by[0].Service != "d/dual" || by[1].Service != "d/local" || !slices.Equal(slices.Concat(by[0].Addrs, by[1].Addrs), want) {
+		t.Errorf("got %v, want %v", by, want)
 	}
 	for _, a := range want {
 		if !table.Exposed(packet.AddrFrom(a)) {
@@ -29,7 +30,7 @@ func TestExposed(t *testing.T) {
 		}
 	}
 	c.Services = nil
-	if next, _ := table.Update(c); len(next.ExposedAddrs()) != 0 {
-		t.Errorf("without Services %v", next.ExposedAddrs())
+	if next, _ := table.Update(c); len(next.ExposedServices()) != 0 {
+		t.Errorf("without Services %v", next.ExposedServices())
 	}
 }

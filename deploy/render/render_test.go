@@ -436,3 +436,16 @@ func TestValuesGoBefore(t *testing.T) {
 		}
 	}
 }
+
+// TestLoadBalancerCIDRs: the step that makes the host TAP is told the ranges of load balancers, and nobody else is.
+func TestLoadBalancerCIDRs(t *testing.T) {
+	out := string(rendered(t, "-f", "../plain.yaml", "--set", "hostTAP.loadBalancerCIDRs={198.18.7.0/24,2001:db8:1b::/64}"))
+	for _, want := range []string{"- --load-balancer-cidr=198.18.7.0/24\n", "- --load-balancer-cidr=2001:db8:1b::/64\n"} {
+		if n := strings.Count(out, want); n != 1 {
+			t.Errorf("%q is there %d times", want, n)
+		}
+	}
+	if strings.Contains(string(rendered(t, "-f", "../plain.yaml")), "load-balancer-cidr") {
+		t.Error("the range stands there by default")
+	}
+}

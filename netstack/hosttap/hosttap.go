@@ -35,6 +35,8 @@ type Meta struct {
 	// both empty.
 	Pods     []netip.Prefix `json:"pods,omitempty"`
 	Services []netip.Prefix `json:"services,omitempty"`
+	// LoadBalancers are the ranges of load balancers' addresses that the node routes through the device, too.
+	LoadBalancers []netip.Prefix `json:"loadBalancers,omitempty"`
 }
 
 // ParseMeta reads the meta under Key.
@@ -52,6 +54,9 @@ type Config struct {
 	// Pods and Services are the ranges of pods and of Services in the whole cluster. They are routed through the
 	// device, but for those of a family without a PodCIDR.
 	Pods, Services []netip.Prefix
+	// LoadBalancers are ranges of load balancers' addresses, which are routed through the device as well: what a client
+	// outside sends there, and the node forwards, becomes the agent's.
+	LoadBalancers []netip.Prefix
 	// MTU of pods, in bytes.
 	MTU int
 	// Owner is the uid of the agent.
@@ -77,13 +82,16 @@ func Addrs(podCIDRs []netip.Prefix) []netip.Addr {
 // device to what c says, which disturbs its users only if its addresses change. Ensure needs CAP_NET_ADMIN over the
 // namespace.
 func Ensure(ns *tap.Namespace, store Store, c Config) error {
-	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU, Pods: c.Pods, Services: c.Services}
+	if err := noneTaken(ns, c.LoadBalancers); err != nil {
+		return err
+	}
+	meta := Meta{Name: Name, Addrs: Addrs(c.PodCIDRs), MTU: c.MTU, Pods: c.Pods, Services: c.Services, LoadBalancers: c.LoadBalancers}
 	text, err := json.Marshal(meta)
 	if err != nil {
 		return err
 	}
-	device := tap.HostConfig(Name, meta.Addrs, slices.Concat(c.Pods, c.Services), c.MTU, c.Owner)
-	device.Alias = aliasOf(c.Pods, c.Services)
+	device := tap.HostConfig(Name, meta.Addrs, slices.Concat(c.Pods, c.Services, c.LoadBalancers), c.MTU, c.Owner)
+	device.Alias = aliasOf(c.Pods, c.Services, c.LoadBalancers)
 	f, err := kept(ns, store, device)
 	if err != nil {
 		return err
@@ -123,13 +131,19 @@ func kept(ns *tap.Namespace, store Store, c tap.Config) (*os.File, error) {
 
 // aliasOf returns the alias of the device: the ranges that a Meta has and that nothing else tells of the device. It
 // names none when not all fit.
-func aliasOf(pods, services []netip.Prefix) string {
+func aliasOf(pods, services, balancers []netip.Prefix) string {
 	text := fmt.Sprintf("tapestry: pods %s services %s", join(pods), join(services))
+	if len(balancers) > 0 {
+		text += balancersIn + join(balancers)
+	}
 	if len(text) > tap.MaxAlias {
-		return aliasOf(nil, nil)
+		return aliasOf(nil, nil, nil)
 	}
 	return text
 }
+
+// balancersIn stands before the ranges of load balancers in an alias, where there are any.
+const balancersIn = " load-balancers "
 
 func join(list []netip.Prefix) string {
 	texts := []string{}
@@ -140,13 +154,14 @@ func join(list []netip.Prefix) string {
 }
 
 // rangesIn returns the ranges in an alias. An alias that aliasOf did not make has none.
-func rangesIn(alias string) (pods, services []netip.Prefix) {
+func rangesIn(alias string) (pods, services, balancers []netip.Prefix) {
 	text, ok := strings.CutPrefix(alias, "tapestry: pods ")
 	before, after, found := strings.Cut(text, " services ")
 	if !ok || !found {
-		return nil, nil
+		return nil, nil, nil
 	}
-	return split(before), split(after)
+	after, last, _ := strings.Cut(after, balancersIn)
+	return split(before), split(after), split(last)
 }
 
 func split(text string) (list []netip.Prefix) {
@@ -175,7 +190,7 @@ func Find(ns *tap.Namespace, store Store) error {
 	for _, p := range device.Addrs {
 		meta.Addrs = append(meta.Addrs, p.Addr())
 	}
-	meta.Pods, meta.Services = rangesIn(device.Alias)
+	meta.Pods, meta.Services, meta.LoadBalancers = rangesIn(device.Alias)
 	text, err := json.Marshal(meta)
 	if err != nil {
 		return err

@@ -286,3 +286,62 @@ func TestRemove(t *testing.T) {
 		t.Error("the device is still there")
 	}
 }
+
+// TestLoadBalancers has ranges of load balancers routed into the device. The agent learns them, also when nobody is left
+// who held the device, and they go with the next run without them.
+func TestLoadBalancers(t *testing.T) {
+	w := newWorld(t)
+	c := both
+	c.Owner = os.Geteuid()
+	c.LoadBalancers = addresstest.Prefixes("203.0.113.0/24", "2001:db8:1b::/64")
+	w.ensure(t, c)
+	routes := w.device(t).routes
+	for _, want := range []string{"203.0.113.0/24 via 169.254.1.1 src 10.244.1.2", "2001:db8:1b::/64 via fe80::1 src fd00:244:1::2"} {
+		if !slices.Contains(routes, want) {
+			t.Errorf("the routes are %q, want %q among them", routes, want)
+		}
+	}
+	if m := w.meta(t); !slices.Equal(m.LoadBalancers, c.LoadBalancers) || !slices.Equal(m.Services, c.Services) {
+		t.Errorf("the agent would learn %+v", m)
+	}
+	told := w.meta(t)
+	w.keeper.Close()
+	w.keeper = keeper.New()
+	if err := w.ns.Do(func() error { return hosttap.Find(nil, w.keeper) }); err != nil {
+		t.Fatal(err)
+	}
+	if now := w.meta(t); !reflect.DeepEqual(now, told) {
+		t.Errorf("found %+v, want %+v", now, told)
+	}
+	c.LoadBalancers = nil
+	w.ensure(t, c)
+	if d, m := w.device(t), w.meta(t); len(d.routes) != 3 || len(m.LoadBalancers) != 0 {
+		t.Errorf("afterwards: %+v, %+v", d, m)
+	}
+}
+
+// TestLoadBalancersOfHost: a range in which the host has an address or a route is refused. A route to it through the
+// device would cut the host off.
+func TestLoadBalancersOfHost(t *testing.T) {
+	w := newWorld(t)
+	if err := errors.Join(
+		tap.NewVeth(tap.End{Namespace: w.ns, Name: "eth0"}, tap.End{Namespace: w.ns, Name: "peer"}, 0),
+		tap.AddAddr(w.ns, "eth0", netip.MustParsePrefix("192.0.2.1/24")),
+		tap.AddRoute(w.ns, "eth0", tap.Route{Dst: netip.MustParsePrefix("198.51.100.0/24"), Via: netip.MustParseAddr("192.0.2.9")}),
+	); err != nil {
+		t.Fatal(err)
+	}
+	for r, want := range map[string]string{
+		"192.0.2.0/24": "eth0 has the address 192.0.2.1", "0.0.0.0/0": "has the address", "192.0.2.1/32": "the address 192.0.2.1",
+		"198.51.100.0/24": "eth0 has the route to 198.51.100.0/24",
+	} {
+		c := both
+		c.LoadBalancers = addresstest.Prefixes(r)
+		if err := hosttap.Ensure(w.ns, w.keeper, c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", r, err, want)
+		}
+	}
+	c := both
+	c.LoadBalancers = addresstest.Prefixes("192.0.2.128/28") // of the host's network, as addresses that are announced there
+	w.ensure(t, c)
+}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -54,6 +55,8 @@ type Options struct {
 	Product string
 	// AgentFlags are more flags for all agents.
 	AgentFlags []string
+	// LoadBalancers are ranges of load balancers' addresses. Every node routes them into its host TAP, and forwards.
+	LoadBalancers []netip.Prefix
 	// KeepCapabilities leaves the capabilities of root to the agents.
 	KeepCapabilities bool
 	// Detach lets the lab live on when this process ends.
@@ -202,7 +205,7 @@ func claim(dir string) error {
 // start starts the supervisor in dir and waits until it answers.
 func start(ctx context.Context, dir string, o Options) (*Client, error) {
 	cfg, err := json.Marshal(supervisor.Config{
-		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, AgentFlags: o.AgentFlags,
+		Name: o.Name, Dir: dir, Files: o.Files, MTU: o.UnderlayMTU, Exe: o.Exe, Product: o.Product, AgentFlags: o.AgentFlags, LoadBalancers: o.LoadBalancers,
 		Env: environment(o.Exe, o.Product), KeepCapabilities: o.KeepCapabilities,
 	})
 	if err != nil {

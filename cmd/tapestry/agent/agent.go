@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/expose"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/heal"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/tell"
@@ -149,6 +150,7 @@ type agent struct {
 	progress *health.Progress
 	follower *follow.Follower
 	healer   *heal.Healer
+	exposure *expose.Watcher
 	teller   *tell.Teller
 }
 
@@ -195,13 +197,16 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a.follower = follow.New(follow.Options{
 		Node: c.node, Source: a.source, Held: a.held, Kept: items, Pods: a.pods, UnderlayMTU: c.underlayMTU, ExternalIPs: c.externalIPs,
 		ClusterCIDRs: c.clusterCIDRs, Features: c.offloads.features(), Progress: a.progress, Log: log,
-		Ailing: func() ([]kube.Problem, string) { return a.healer.Problems(), a.healer.Unfit() },
+		Ailing: func() ([]kube.Problem, string) {
+			return slices.Concat(a.healer.Problems(), a.exposure.Problems()), a.healer.Unfit()
+		},
 	})
 	if a.healer, err = a.newHealer(); err != nil {
 		return err
 	}
+	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Log: log})
 	a.teller = tell.New(tell.Options{
-		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Progress: a.progress,
+		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, Progress: a.progress,
 		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State,
 	})
 	err = a.run(ctx)
@@ -223,6 +228,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
 	group.Go(func() error { a.kept.Run(ctx); return nil })
 	group.Go(func() error { a.healer.Run(ctx); return nil })
+	group.Go(func() error { a.exposure.Run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })
 	return group.Wait()
 }

@@ -33,18 +33,20 @@ type config struct {
 	podCIDRs     []netip.Prefix
 	clusterCIDRs []netip.Prefix
 	serviceCIDRs []netip.Prefix
-	underlayMTU  int // 0: the MTU of the interface with the node's address
-	keeper       string
-	owner        int // uid of the agent
-	listen       []string
-	directories  []string
-	state        string // the agent's directory, made like directories
-	group        int    // of the directories
-	pingFile     string
+	// balancers are ranges of load balancers' addresses.
+	balancers   []netip.Prefix
+	underlayMTU int // 0: the MTU of the interface with the node's address
+	keeper      string
+	owner       int // uid of the agent
+	listen      []string
+	directories []string
+	state       string // the agent's directory, made like directories
+	group       int    // of the directories
+	pingFile    string
 }
 
 // rangeFlags are flags whose values are prefixes.
-var rangeFlags = []string{"pod-cidr", "cluster-cidr", "service-cidr"}
+var rangeFlags = []string{"pod-cidr", "cluster-cidr", "service-cidr", "load-balancer-cidr"}
 
 // HostTAP is "tapestry host-tap".
 func HostTAP() *cli.Command {
@@ -52,8 +54,8 @@ func HostTAP() *cli.Command {
 	return &cli.Command{
 		Name:  "host-tap",
 		Usage: "give this node its host TAP, before the agent starts",
-		Description: "Makes the TAP " + hosttap.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods and\n" +
-			"Services through it, and leaves its descriptor with the keeper, for the agent. It changes what exists already to\n" +
+		Description: "Makes the TAP " + hosttap.Name + " with the second address of each of the node's pod ranges, routes the ranges of pods,\n" +
+			"Services and load balancers through it, and leaves its descriptor with the keeper, for the agent. It changes what exists already to\n" +
 			"what the flags say, and ends. It needs CAP_NET_ADMIN, and for --listen on ports below 1024 also CAP_NET_BIND_SERVICE.\n\n" +
 			"With --remove it removes the TAP, what the keeper holds of it, and each --directory with its content.",
 		Flags: []cli.Flag{
@@ -63,6 +65,7 @@ func HostTAP() *cli.Command {
 			&cli.StringSliceFlag{Name: "pod-cidr", Usage: "`PREFIX` of this node's pods, one per family, instead of asking the API server"},
 			&cli.StringSliceFlag{Name: "cluster-cidr", Usage: "`PREFIX` of all nodes' pods; repeatable"},
 			&cli.StringSliceFlag{Name: "service-cidr", Usage: "`PREFIX` of the cluster's Services; repeatable"},
+			&cli.StringSliceFlag{Name: "load-balancer-cidr", Usage: "`PREFIX` of load balancers' addresses, which this node then serves to clients outside whose packets the network brings here; needs a kernel that forwards; repeatable"},
 			&cli.IntFlag{Name: "underlay-mtu", Usage: "MTU in `BYTES` of the network between the nodes", DefaultText: "the interface's", Destination: &c.underlayMTU},
 			&cli.IntFlag{Name: "uid", Usage: "`UID` of the agent", DefaultText: "this process's", Value: os.Geteuid(), Destination: &c.owner},
 			&cli.StringSliceFlag{Name: "listen", Usage: "listen on this TCP `ADDR`, such as :80, for the agent; repeatable"},
@@ -77,7 +80,7 @@ func HostTAP() *cli.Command {
 				return cli.Exit("host-tap takes no arguments: see 'tapestry host-tap --help'", 2)
 			}
 			c.apiServers, c.listen, c.directories = ctx.StringSlice("api-server"), ctx.StringSlice("listen"), ctx.StringSlice("directory")
-			for i, into := range []*[]netip.Prefix{&c.podCIDRs, &c.clusterCIDRs, &c.serviceCIDRs} {
+			for i, into := range []*[]netip.Prefix{&c.podCIDRs, &c.clusterCIDRs, &c.serviceCIDRs, &c.balancers} {
 				var err error
 				if *into, err = prefixes(rangeFlags[i], ctx.StringSlice(rangeFlags[i])); err != nil {
 					return err
@@ -126,6 +129,13 @@ func (c *config) check() error {
 		return errors.New("--cluster-cidr is missing: give the range that all nodes' pod ranges are in")
 	case len(c.serviceCIDRs) == 0:
 		return errors.New("--service-cidr is missing: give the API server's --service-cluster-ip-range")
+	}
+	for _, r := range c.balancers {
+		for _, other := range slices.Concat(c.clusterCIDRs, c.serviceCIDRs) {
+			if r.Overlaps(other) {
+				return fmt.Errorf("--load-balancer-cidr %s overlaps %s, the range of pods or Services, which clients outside must not reach: give another range", r, other)
+			}
+		}
 	}
 	for _, addr := range c.listen {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -177,7 +187,7 @@ func (s *step) run(ctx context.Context) error {
 	if err := hosttap.Ensure(nil, kept, host); err != nil {
 		return fmt.Errorf("make the host TAP: %w", err)
 	}
-	s.log.Info("the host TAP is there", "interface", hosttap.Name, "addrs", hosttap.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", slices.Concat(host.Pods, host.Services))
+	s.log.Info("the host TAP is there", "interface", hosttap.Name, "addrs", hosttap.Addrs(host.PodCIDRs), "mtu", host.MTU, "routes", slices.Concat(host.Pods, host.Services, host.LoadBalancers))
 	return s.listeners(kept)
 }
 
@@ -198,7 +208,7 @@ func (s *step) waitForKeeper(ctx context.Context) (*keeper.Client, error) {
 // waitForRanges waits until the node has its pod ranges, and returns the configuration of the host TAP. When no API
 // server answers, what one said last is good enough: the agent begins with what it saved, too.
 func (s *step) waitForRanges(ctx context.Context) (hosttap.Config, error) {
-	host := hosttap.Config{PodCIDRs: s.podCIDRs, Pods: s.clusterCIDRs, Services: s.serviceCIDRs, Owner: s.owner}
+	host := hosttap.Config{PodCIDRs: s.podCIDRs, Pods: s.clusterCIDRs, Services: s.serviceCIDRs, LoadBalancers: s.balancers, Owner: s.owner}
 	if len(s.podCIDRs) > 0 {
 		host.MTU = translate.PodMTU(s.underlayMTU, nil, s.podCIDRs)
 		return host, s.inside(s.podCIDRs)

@@ -301,6 +301,7 @@ func TestCheck(t *testing.T) {
 		{"nothing", config{}, "give --node and --api-server, or --pod-cidr"},
 		{"no server", config{node: "n"}, "give --node and --api-server"},
 		{"no cluster range", config{podCIDRs: p("10.0.0.0/24")}, "--cluster-cidr is missing"},
+		{"load balancers among pods", config{podCIDRs: p("10.0.0.0/24"), clusterCIDRs: p("10.0.0.0/8"), serviceCIDRs: p("10.96.0.0/12"), balancers: p("10.97.0.0/24")}, "--load-balancer-cidr 10.97.0.0/24 overlaps 10.0.0.0/8"},
 		{"no service range", config{podCIDRs: p("10.0.0.0/24"), clusterCIDRs: p("10.0.0.0/8")}, "--service-cidr is missing"},
 		{"listen", config{podCIDRs: p("10.0.0.0/24"), clusterCIDRs: p("10.0.0.0/8"), serviceCIDRs: p("10.0.0.0/8"), listen: []string{"80"}}, `--listen "80" is not an address`},
 	} {
@@ -308,7 +309,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
 		}
 	}
-	good := config{node: "n", apiServers: []string{"https://10.0.0.1:6443"}, clusterCIDRs: p("10.0.0.0/8"), serviceCIDRs: p("10.0.0.0/8"), listen: []string{":80"}}
+	good := config{node: "n", apiServers: []string{"https://10.0.0.1:6443"}, clusterCIDRs: p("10.0.0.0/8"), serviceCIDRs: p("10.0.0.0/8"), balancers: p("203.0.113.0/24"), listen: []string{":80"}}
 	if err := good.check(); err != nil {
 		t.Error(err)
 	}

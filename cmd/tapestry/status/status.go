@@ -154,6 +154,7 @@ func (r *report) print(w io.Writer, now time.Time) error {
 	}
 	row("Objects", "from %s, in force for %s", n.Source, duration(now.Sub(n.Updated)))
 	row("Privileges", "%s", privileges(n))
+	row("Load balancers", "%s", balancers(&n.LoadBalancers))
 	row("Pod ranges", "%s, MTU %d", join(n.PodCIDRs), n.MTU)
 	row("Cluster DNS", "%s", join(n.DNS))
 	get := r.Counters.Get
@@ -200,6 +201,14 @@ func privileges(n *localapi.Node) string {
 		return "host TAP: processes of the host reach pods and Services"
 	}
 	return "none: processes of the host do not reach pods and Services"
+}
+
+// balancers says how clients outside reach load balancers by the node.
+func balancers(b *localapi.LoadBalancers) string {
+	if b.Tier == localapi.HostTAP {
+		return "host TAP: addresses in " + join(b.Ranges) + ", where the network brings them to this node"
+	}
+	return "host sockets: addresses of nodes only"
 }
 
 func duration(d time.Duration) string { return max(d, 0).Truncate(time.Second).String() }

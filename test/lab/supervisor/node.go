@@ -51,6 +51,12 @@ func (l *lab) newNode(n plan.Node, podMTU int) (*node, error) {
 		out.close(l)
 		return nil, fmt.Errorf("make node %s: %w", n.Name, err)
 	}
+	if len(l.cfg.LoadBalancers) > 0 {
+		if err := errors.Join(tap.SetSysctl(ns, "net.ipv4.ip_forward", "1"), tap.SetSysctl(ns, "net.ipv6.conf.all.forwarding", "1")); err != nil {
+			out.close(l)
+			return nil, fmt.Errorf("make node %s: %w", n.Name, err)
+		}
+	}
 	if !n.External {
 		out.keeper, out.agent = out.newKeeper(l), newAgent(l, out)
 	}
@@ -173,6 +179,9 @@ func (n *node) hostTAP(l *lab) []string {
 	}
 	for _, r := range n.ranges.Services {
 		argv = append(argv, "--service-cidr", r.String())
+	}
+	for _, r := range l.cfg.LoadBalancers {
+		argv = append(argv, "--load-balancer-cidr", r.String())
 	}
 	return argv
 }

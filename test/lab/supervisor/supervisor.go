@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,8 @@ type Config struct {
 	// Product is the executable of agent, keeper and step. AgentFlags are more flags for agents.
 	Product    string
 	AgentFlags []string
+	// LoadBalancers are the ranges that nodes route into their host TAPs besides those of pods and Services.
+	LoadBalancers []netip.Prefix
 	// Env is the base environment of agents and containers.
 	Env []string
 	// KeepCapabilities leaves agents the capabilities of root. They need none.

@@ -35,7 +35,9 @@ type Options struct {
 	Pods            *pods.Registry
 	Keeper          Keeper
 	Healer          Healer
-	Progress        *health.Progress
+	// Exposure says how clients outside reach load balancers by this node.
+	Exposure func() localapi.LoadBalancers
+	Progress *health.Progress
 	// Descriptors is the plan by which the agent's parts use descriptors.
 	Descriptors descriptors.Plan
 	// Awaited reports whether another agent waits to take over the node.
@@ -141,6 +143,7 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 		n.APIServer = "https://" + server
 	}
 	if t.o.Follower.HasStarted() {
+		n.LoadBalancers = t.o.Exposure()
 		c := &t.o.Follower.Node().Config().Netstack
 		n.HostTAP, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostTAP(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
 	}

@@ -1,0 +1,152 @@
+// Package expose looks whether a node's kernel brings its host TAP what clients outside send to addresses of load
+// balancers. It only looks, and tells: whether a machine forwards, and what it routes where, is its operator's to say.
+//
+// A node is in one of the tiers of docs/loadbalancer.md. Which one follows from what 'tapestry host-tap' left with the
+// keeper, and nothing else says it.
+package expose
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/localapi"
+	"tapestry.dev/tapestry/netstack/hosttap"
+	"tapestry.dev/tapestry/netstack/keeper"
+	"tapestry.dev/tapestry/netstack/tap"
+)
+
+// lookEvery is the time between two looks. A look asks the kernel for one route per address.
+const lookEvery = 5 * time.Second
+
+// Options are the settings of a Watcher. All are required.
+type Options struct {
+	// Node is the node's name.
+	Node     string
+	Follower *follow.Follower
+	// Keeper says which ranges are routed into the host TAP.
+	Keeper interface {
+		Get(key string) (keeper.Item, error)
+	}
+	Log *slog.Logger
+}
+
+// Watcher looks again and again. Its methods are safe for concurrent use.
+type Watcher struct {
+	o Options
+
+	mu       sync.Mutex // guards what follows
+	ranges   []netip.Prefix
+	problems []kube.Problem
+}
+
+// New returns a Watcher. It knows nothing before Run.
+func New(o Options) *Watcher { return &Watcher{o: o} }
+
+// Run looks until ctx is done, and has the Follower tell what changed.
+func (w *Watcher) Run(ctx context.Context) {
+	select {
+	case <-w.o.Follower.Started():
+	case <-ctx.Done():
+		return
+	}
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if w.look() {
+			w.o.Follower.Republish()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// look looks once, and reports whether there are other problems than before.
+func (w *Watcher) look() (changed bool) {
+	f := facts{node: w.o.Node, ranges: w.routed()}
+	var list []kube.Problem
+	if len(f.ranges) > 0 {
+		f.exposed = w.o.Follower.Node().Exposed()
+		if err := f.ask(w.o.Follower.Node().Config().Netstack.NodeAddrs); err != nil {
+			w.o.Log.Warn("whether clients outside reach load balancers by this node is not known", "err", err)
+			return false
+		}
+		list = faults(&f)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range list {
+		if !slices.Contains(w.problems, p) {
+			w.o.Log.Warn("clients outside do not reach a load balancer by this node", "object", p.Object.String(), "err", p.Message)
+		}
+	}
+	changed = !slices.Equal(w.problems, list)
+	w.ranges, w.problems = f.ranges, list
+	return changed
+}
+
+// routed returns the ranges of load balancers that 'tapestry host-tap' routed into the host TAP. The step may have run
+// again since the agent started.
+func (w *Watcher) routed() []netip.Prefix {
+	it, err := w.o.Keeper.Get(hosttap.Key)
+	if err != nil {
+		return nil
+	}
+	_ = it.File.Close()
+	m, err := hosttap.ParseMeta(it.Meta)
+	if err != nil {
+		return nil
+	}
+	return m.LoadBalancers
+}
+
+// ask asks the kernel of this process's namespace for the facts.
+func (f *facts) ask(nodeAddrs []netip.Addr) error {
+	var addrs []netip.Addr
+	for _, s := range f.exposed {
+		addrs = append(addrs, s.Addrs...)
+	}
+	ways, err := tap.WaysTo(nil, addrs)
+	if err != nil {
+		return err
+	}
+	f.ways = make(map[netip.Addr]tap.Way, len(addrs))
+	for i, a := range addrs {
+		f.ways[a] = ways[i]
+	}
+	links, err := tap.LinksWith(nil, nodeAddrs)
+	if err != nil {
+		return err
+	}
+	links = append(links, hosttap.Name)
+	if f.off4, err = tap.NotForwarding(nil, true, links); err != nil {
+		return err
+	}
+	f.off6, err = tap.NotForwarding(nil, false, links)
+	return err
+}
+
+// Problems returns why clients outside do not reach addresses of load balancers by this node.
+func (w *Watcher) Problems() []kube.Problem {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.problems)
+}
+
+// Tier says how clients outside reach load balancers by this node.
+func (w *Watcher) Tier() localapi.LoadBalancers {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.ranges) == 0 {
+		return localapi.LoadBalancers{Tier: localapi.HostSockets}
+	}
+	return localapi.LoadBalancers{Tier: localapi.HostTAP, Ranges: w.ranges}
+}

@@ -1,0 +1,52 @@
+package expose
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/addressing/addresstest"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/services"
+)
+
+func TestFaults(t *testing.T) {
+	into, out, own := tap.Way{Link: "tapestry0"}, tap.Way{Link: "eth0"}, tap.Way{Link: "lo", Own: true}
+	web := services.Exposed{Service: "d/web", Addrs: addresstest.Addrs("203.0.113.1", "2001:db8:1b::1")}
+	for name, c := range map[string]struct {
+		ranges       string
+		exposed      []services.Exposed
+		way4, way6   tap.Way
+		off4, off6   []string
+		object, want []string
+	}{
+		"nothing is wrong":         {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: into, way6: into},
+		"not this tier":            {exposed: []services.Exposed{web}, way4: out, way6: out, off4: []string{"x"}},
+		"nothing is exposed":       {ranges: "203.0.113.0/24", off4: []string{"x"}, off6: []string{"y"}},
+		"a family that nobody has": {ranges: "203.0.113.0/24", exposed: []services.Exposed{{Service: "d/web", Addrs: web.Addrs[:1]}}, way4: into, off6: []string{"y"}},
+		"does not forward": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: into, way6: into,
+			off4: []string{"net.ipv4.conf.eth0.forwarding"}, off6: []string{"net.ipv6.conf.all.forwarding"},
+			object: []string{"Node n1", "Node n1"}, want: []string{"(net.ipv4.conf.eth0.forwarding is 0): set net.ipv4.ip_forward=1", "IPv6 by this node, since its kernel does not forward (net.ipv6.conf.all.forwarding is 0): set net.ipv6.conf.all.forwarding=1"}},
+		"another range": {ranges: "198.51.100.0/24", exposed: []services.Exposed{web}, way4: out, way6: tap.Way{},
+			object: []string{"Service d/web"}, want: []string{"203.0.113.1 by node n1, which does not route it into its host TAP: give 'tapestry host-tap' its range with --load-balancer-cidr"}},
+		"the route is gone": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: into, way6: tap.Way{},
+			object: []string{"Service d/web"}, want: []string{"2001:db8:1b::1 by node n1, whose route through tapestry0 is gone"}},
+		"the host has the address": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: own, way6: into, off4: []string{"z"},
+			object: []string{"Node n1", "Service d/web"}, want: []string{"z is 0", "takes it for one of its own"}},
+	} {
+		f := facts{node: "n1", exposed: c.exposed, off4: c.off4, off6: c.off6, ranges: addresstest.Prefixes(strings.Fields(c.ranges)...),
+			ways: map[netip.Addr]tap.Way{web.Addrs[0]: c.way4, web.Addrs[1]: c.way6}}
+		var objects []string
+		got := faults(&f)
+		for i, p := range got {
+			objects = append(objects, p.Object.String())
+			if i < len(c.want) && !strings.Contains(p.Message, c.want[i]) {
+				t.Errorf("%s: %q, want it to say %q", name, p.Message, c.want[i])
+			}
+		}
+		if !slices.Equal(objects, c.object) {
+			t.Errorf("%s: problems of %v, want of %v: %v", name, objects, c.object, got)
+		}
+	}
+}
