@@ -42,7 +42,7 @@ var spenders = map[string]spender{
 	"cmd/tapestry/supervise":  {[]descriptors.User{descriptors.Own}, "a pipe to the agent, in the process that starts it"},
 	"fdpass":                  {[]descriptors.User{descriptors.Local}, "connections, and what comes with their messages"},
 	"ingress":                 {[]descriptors.User{descriptors.IngressClients}, "its dials are those of Options.Dial"},
-	"kube/cluster":            {[]descriptors.User{descriptors.Own}, "the API server, in HTTP/2"},
+	"kube/cluster/connect":    {[]descriptors.User{descriptors.Own}, "the API server, in HTTP/2"},
 	"kube/cluster/pins":       {[]descriptors.User{descriptors.Own}, "a file"},
 	"kube/cluster/saved":      {[]descriptors.User{descriptors.Own}, "files, one at a time"},
 	"kube/cluster/servers":    {[]descriptors.User{descriptors.Own}, "files, one at a time"},

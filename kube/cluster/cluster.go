@@ -17,10 +17,10 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/connect"
 	"tapestry.dev/tapestry/kube/cluster/evict"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/cluster/saved"
@@ -77,6 +77,7 @@ type Cluster struct {
 	log     *slog.Logger
 	rest    *rest.RESTClient
 	servers *servers.Servers
+	close   func()
 	link    *servers.Link
 	wake    chan struct{} // capacity 1: something has changed
 
@@ -100,31 +101,26 @@ type Cluster struct {
 // New returns a Cluster that does not talk to a server before Run. It fails when the options cannot be used.
 func New(o Options) (*Cluster, error) {
 	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1)}
-	to, err := connect(&o)
+	to, err := connect.To(o.connection())
 	if err != nil {
 		return nil, err
 	}
 	if c.pins, err = pins.Open(filepath.Join(o.State, "node-keys.json"), pins.Rules{Self: o.Node, NodeCIDRs: o.NodeCIDRs}); err != nil {
 		return nil, err
 	}
-	c.rest, c.servers = to.rest, to.servers
-	c.link = servers.NewLink(c.probe, c.log)
+	c.rest, c.servers, c.close = to.Rest, to.Servers, to.Close
+	c.link = to.Link(c.log)
 	c.publisher = tell.NewPublisher(o.Node, c.rest, c.link, c.log)
-	c.reporter = tell.NewReporter(o.Node, c.rest, c.link, c.log)
+	c.reporter = tell.NewReporter("tapestry.dev/agent", o.Node, c.rest, c.link, c.log)
 	c.own.name = o.Node
 	c.secrets = newSecrets(c)
 	c.makeSources()
-	c.openSaved(to.cluster)
+	c.openSaved(to.Cluster)
 	return c, nil
 }
 
-// probeTimeout limits the time that a server may take to say that it is ready.
-const probeTimeout = 10 * time.Second
-
-func (c *Cluster) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	return c.rest.Get().AbsPath(servers.ProbePath).Do(ctx).Error()
+func (o *Options) connection() connect.Options {
+	return connect.Options{Servers: o.Servers, ServerName: o.ServerName, Kubeconfig: o.Kubeconfig, Credentials: o.Credentials, State: o.State}
 }
 
 // Run calls deliver with the objects of the cluster, and with the problems of this node's view of it, once everything
@@ -198,8 +194,6 @@ func (c *Cluster) save(ctx context.Context) {
 	}
 	c.saver.Run(ctx)
 }
-
-func (c *Cluster) close() { utilnet.CloseIdleConnectionsFor(c.rest.Client.Transport) }
 
 // settle waits until a burst of changes has ended. It returns false when ctx is done.
 func (c *Cluster) settle(ctx context.Context) bool {

@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/addressing/addresstest"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/clustertest"
+	"tapestry.dev/tapestry/kube/cluster/servers"
 	"tapestry.dev/tapestry/kube/translate"
 	"tapestry.dev/tapestry/test/await"
 )
@@ -351,7 +352,7 @@ func TestLearns(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := again.probe(ctx); err == nil || !strings.Contains(err.Error(), "192.0.2.1:6443") {
+	if err := again.rest.Get().AbsPath(servers.ProbePath).Do(ctx).Error(); err == nil || !strings.Contains(err.Error(), "192.0.2.1:6443") {
 		t.Errorf("the probe said %v", err)
 	}
 	again.close()

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/connect"
 	"tapestry.dev/tapestry/kube/cluster/pins"
 	"tapestry.dev/tapestry/kube/cluster/strip"
 )
@@ -125,7 +126,7 @@ func (r *row) list() runtime.Object {
 	if r.names {
 		return &metav1.PartialObjectMetadataList{}
 	}
-	return kube.NewList(scheme, r.kind)
+	return kube.NewList(connect.Scheme, r.kind)
 }
 
 // makeSources makes the stores of all kinds, and the sources that fill them. Those of Secrets are made when they are

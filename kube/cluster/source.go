@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"tapestry.dev/tapestry/kube/cluster/connect"
 	"tapestry.dev/tapestry/kube/cluster/servers"
 	"tapestry.dev/tapestry/kube/cluster/turns"
 )
@@ -252,10 +253,10 @@ func (s *source) wentBack(ctx context.Context, o *metav1.ListOptions) error {
 func (s *source) request(o *metav1.ListOptions, as string) *rest.Request {
 	o.FieldSelector = s.selector
 	o.Watch = as == ""
-	r := s.rest.Get().AbsPath(s.path, s.kind.Resource()).SpecificallyVersionedParams(o, parameters, schema.GroupVersion{Version: "v1"})
+	r := s.rest.Get().AbsPath(s.path, s.kind.Resource()).SpecificallyVersionedParams(o, connect.Parameters, schema.GroupVersion{Version: "v1"})
 	if s.names {
 		as = "as=PartialObjectMetadata" + as + ";g=meta.k8s.io;v=v1"
-		r.SetHeader("Accept", protobuf+";"+as+",application/json;"+as)
+		r.SetHeader("Accept", connect.Protobuf+";"+as+",application/json;"+as)
 	}
 	return r
 }

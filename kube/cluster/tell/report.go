@@ -27,7 +27,8 @@ import (
 // object looks for them. An Event's name is a hash of its content, so there is one Event for a problem, however many
 // agents report it and however often they start.
 type Reporter struct {
-	node string
+	controller, node string
+
 	rest rest.Interface
 	link *servers.Link
 	log  *slog.Logger
@@ -48,9 +49,10 @@ const (
 	mostEvents = 500
 )
 
-// NewReporter returns a Reporter for the node of that name.
-func NewReporter(node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Reporter {
-	return &Reporter{node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
+// NewReporter returns a Reporter for a process: the controller of that name, like "tapestry.dev/agent", on the node, or of
+// the identity, of that name.
+func NewReporter(controller, node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Reporter {
+	return &Reporter{controller: controller, node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }
 
 // Want sets the problems to report. shared holds those that every agent finds: the first node reports them. own holds
@@ -121,6 +123,8 @@ func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 		uid = uidOf(objs.Ingresses, p.Object)
 	case "EndpointSlice":
 		uid = uidOf(objs.EndpointSlices, p.Object)
+	case "AddressPool":
+		uid = uidOf(objs.AddressPools, p.Object)
 	case "Pod": // an agent knows those of its own node
 		uid = uidOf(objs.Pods, p.Object)
 	}
@@ -145,10 +149,10 @@ func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message strin
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s/%s/%s/%s", object.Kind, object.UID, reason, message)
 	return &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: object.Namespace, Name: fmt.Sprintf("%.200s.%016x", object.Name, h.Sum64())},
+		ObjectMeta:     metav1.ObjectMeta{Namespace: cmp.Or(object.Namespace, metav1.NamespaceDefault), Name: fmt.Sprintf("%.200s.%016x", object.Name, h.Sum64())},
 		InvolvedObject: object, Reason: reason, Message: fmt.Sprintf("%.1000s", message), Type: corev1.EventTypeWarning, Count: 1,
 		Source:              corev1.EventSource{Component: "tapestry", Host: r.node},
-		ReportingController: "tapestry.dev/agent", ReportingInstance: r.node,
+		ReportingController: r.controller, ReportingInstance: r.node,
 	}
 }
 

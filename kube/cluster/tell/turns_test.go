@@ -30,7 +30,7 @@ func TestInTurns(t *testing.T) {
 	wanted := kube.Problem{Severity: kube.Warning, Object: kube.RefOf(web), Message: "needs help"}
 	list = append(list, wanted)
 
-	r := NewReporter("n1", nil, nil, slog.New(slog.DiscardHandler))
+	r := NewReporter("tapestry.dev/agent", "n1", nil, nil, slog.New(slog.DiscardHandler))
 	r.Want(objs, list, nil)
 	byKind := map[string]int{}
 	for _, e := range r.events {

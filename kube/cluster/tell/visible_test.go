@@ -12,7 +12,7 @@ import (
 
 // kubectl prints Events and conditions, and logs collect them.
 func TestHostile(t *testing.T) {
-	r := NewReporter("n1", nil, nil, slog.New(slog.DiscardHandler))
+	r := NewReporter("tapestry.dev/agent", "n1", nil, nil, slog.New(slog.DiscardHandler))
 	service := &corev1.Service{}
 	service.Namespace, service.Name, service.UID = "default", "web", "u"
 	objs := &kube.Objects{Services: []*corev1.Service{service}}
