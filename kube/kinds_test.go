@@ -31,7 +31,7 @@ func TestKinds(t *testing.T) {
 		if k.Use&InFiles != 0 && k.Use&NotServed != 0 {
 			t.Errorf("%s: a file may hold what is not served", k.Name)
 		}
-		if k.Held() != (k.Use&(InFiles|InCluster) != 0) {
+		if k.Held() != (k.Use&(InFiles|InCluster|InController) != 0) {
 			t.Errorf("%s is for %b: Objects has a place for it: %v", k.Name, k.Use, k.Held())
 		}
 		if !k.Held() {

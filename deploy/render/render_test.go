@@ -18,6 +18,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -92,7 +93,13 @@ func TestPackage(t *testing.T) {
 // decode reads manifests with an API server's strict validation.
 func decode(t *testing.T, manifests []byte) []runtime.Object {
 	t.Helper()
-	codec := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	kinds := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, apiextensionsv1.AddToScheme} {
+		if err := add(kinds); err != nil {
+			t.Fatal(err)
+		}
+	}
+	codec := serializer.NewCodecFactory(kinds, serializer.EnableStrict).UniversalDeserializer()
 	docs := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(manifests)))
 	var list []runtime.Object
 	for {
@@ -140,6 +147,22 @@ var variants = map[string][]string{
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }
 
+// workload is a pod's template, and whose it is.
+type workload struct {
+	Name string
+	Spec corev1.PodSpec
+}
+
+func workloads(list []runtime.Object) (out []workload) {
+	for _, ds := range of[*appsv1.DaemonSet](list) {
+		out = append(out, workload{ds.Name, ds.Spec.Template.Spec})
+	}
+	for _, d := range of[*appsv1.Deployment](list) {
+		out = append(out, workload{d.Name, d.Spec.Template.Spec})
+	}
+	return out
+}
+
 // rights lists what a container is allowed that most containers are not.
 type rights struct {
 	container    string
@@ -155,24 +178,25 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := map[string]rights{
-		"tapestry/host-tap":           {capabilities: []string{"NET_ADMIN", "NET_BIND_SERVICE"}, root: true},
-		"tapestry/directories":        {root: true},
-		"tapestry/cni":                {root: true},
-		"tapestry/agent":              {},
-		"tapestry-keeper/directories": {root: true},
-		"tapestry-keeper/keeper":      {},
-		"tapestry-uninstall/cni":      {root: true},
-		"tapestry-uninstall/host-tap": {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
-		"tapestry-uninstall/done":     {},
+		"tapestry/host-tap":              {capabilities: []string{"NET_ADMIN", "NET_BIND_SERVICE"}, root: true},
+		"tapestry/directories":           {root: true},
+		"tapestry/cni":                   {root: true},
+		"tapestry/agent":                 {},
+		"tapestry-keeper/directories":    {root: true},
+		"tapestry-keeper/keeper":         {},
+		"tapestry-controller/controller": {},
+		"tapestry-uninstall/cni":         {root: true},
+		"tapestry-uninstall/host-tap":    {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
+		"tapestry-uninstall/done":        {},
 	}
 	seen := map[string]bool{}
 	for name, args := range variants {
-		for _, ds := range of[*appsv1.DaemonSet](decode(t, rendered(t, args...))) {
-			pod := ds.Spec.Template.Spec
-			if pod.HostPID || pod.HostIPC || pod.ShareProcessNamespace != nil || !pod.HostNetwork {
+		for _, ds := range workloads(decode(t, rendered(t, args...))) {
+			pod := ds.Spec
+			if pod.HostPID || pod.HostIPC || pod.ShareProcessNamespace != nil || pod.HostNetwork == (ds.Name == "tapestry-controller") {
 				t.Errorf("%s: %s: namespaces of the host", name, ds.Name)
 			}
-			if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken {
+			if mounts := pod.AutomountServiceAccountToken; (mounts == nil || *mounts) && len(pod.Containers)+len(pod.InitContainers) > 1 {
 				t.Errorf("%s: %s: the token is mounted into every container", name, ds.Name)
 			}
 			if pod.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
@@ -255,9 +279,14 @@ func TestCapabilitiesFollowValues(t *testing.T) {
 	}
 }
 
-// TestRBAC lists everything that the service account may do. deploy/README.md must explain every addition.
+// TestRBAC lists everything that the service accounts may do. deploy/README.md must explain every addition.
 func TestRBAC(t *testing.T) {
 	read := "get list watch"
+	controller := map[string]string{
+		"nodes": "list watch", "namespaces": "list watch", "services": "list watch", "networking.k8s.io/servicecidrs": "list watch",
+		"networking.k8s.io/ingresses": "list watch", "networking.k8s.io/ingressclasses": "list watch", "tapestry.dev/addresspools": "list watch",
+		"services/status": "patch", "networking.k8s.io/ingresses/status": "patch", "tapestry.dev/addresspools/status": "patch", "events": "create patch",
+	}
 	for name, want := range map[string]map[string]string{
 		"plain": {
 			"nodes": read + " patch", "pods": read, "services": read,
@@ -280,9 +309,10 @@ func TestRBAC(t *testing.T) {
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
 		},
 	} {
-		got := map[string]string{}
+		both := map[string]map[string]string{"tapestry": {}, "tapestry-controller": {}}
 		objs := decode(t, rendered(t, variants[name]...))
 		for _, role := range of[*rbacv1.ClusterRole](objs) {
+			got := both[role.Name]
 			for _, r := range role.Rules {
 				for _, group := range r.APIGroups {
 					for _, resource := range r.Resources {
@@ -295,8 +325,18 @@ func TestRBAC(t *testing.T) {
 				}
 			}
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(map[string]map[string]string{"tapestry": want, "tapestry-controller": controller}, both); diff != "" {
 			t.Errorf("%s: (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestLease: the controller may do with Leases what it takes to lead, in its own namespace.
+func TestLease(t *testing.T) {
+	for _, role := range of[*rbacv1.Role](decode(t, rendered(t, variants["plain"]...))) {
+		got := fmt.Sprint(role.Namespace, role.Rules)
+		if want := "kube-system[{[create] [coordination.k8s.io] [leases] [] []} {[get update] [coordination.k8s.io] [leases] [tapestry-controller] []}]"; got != want {
+			t.Errorf("%s is for %s, want %s", role.Name, got, want)
 		}
 	}
 }
@@ -313,12 +353,18 @@ func TestSecrets(t *testing.T) {
 		}
 		bound := map[string]string{}
 		for _, b := range of[*rbacv1.RoleBinding](objs) {
+			if b.Name == "tapestry-controller" {
+				continue // TestLease
+			}
 			if len(b.Subjects) != 1 || b.Subjects[0].Kind != "ServiceAccount" || b.Subjects[0].Name != "tapestry" || b.Subjects[0].Namespace != "kube-system" {
 				t.Errorf("%s: the Role in %s is given to %v", name, b.Namespace, b.Subjects)
 			}
 			bound[b.Namespace] = b.RoleRef.Name
 		}
 		for _, role := range of[*rbacv1.Role](objs) {
+			if role.Name == "tapestry-controller" {
+				continue
+			}
 			if len(role.Rules) != 1 || !readsSecrets(role.Rules[0]) || strings.Join(role.Rules[0].Verbs, " ") != "get list watch" || bound[role.Namespace] != role.Name {
 				t.Errorf("%s: the Role in %s, bound %q, is for %v", name, role.Namespace, bound[role.Namespace], role.Rules)
 			}

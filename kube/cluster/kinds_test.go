@@ -72,16 +72,17 @@ func TestEveryKindHasARow(t *testing.T) {
 	}
 }
 
-// TestRights checks that the manifests let an agent read every kind that it watches, and nothing else, and that the
-// tables in the documents say the same. An agent may read no Secrets, except in named namespaces, which a test in
+// TestRights checks that the manifests let an agent, and the controller, read every kind that it watches, and nothing
+// else, and that the tables in the documents say the same. An agent may read no Secrets, except in named namespaces, which a test in
 // deploy/render checks.
 func TestRights(t *testing.T) {
-	given := map[string][]string{}
+	all := map[string]map[string][]string{"tapestry": {}, "tapestry-controller": {}}
 	for doc := range strings.SplitSeq(read(t, "../../deploy/tapestry.yaml"), "\n---\n") {
 		var role rbacv1.ClusterRole
 		if err := yaml.Unmarshal([]byte(doc), &role); err != nil || role.Kind != "ClusterRole" {
 			continue
 		}
+		given := all[role.Name]
 		for _, r := range role.Rules {
 			for _, group := range r.APIGroups {
 				for _, resource := range r.Resources {
@@ -92,6 +93,7 @@ func TestRights(t *testing.T) {
 		}
 	}
 	deploy, agent := read(t, "../../deploy/README.md"), read(t, "../../docs/agent.md")
+	given := all["tapestry"]
 	for _, r := range allRows() {
 		resource := r.kind.Resource()
 		for where, text := range map[string]string{"deploy/README.md": deploy, "docs/agent.md": agent} {
@@ -110,9 +112,21 @@ func TestRights(t *testing.T) {
 		}
 		delete(given, key)
 	}
-	for key, verbs := range given {
-		if slices.Contains(verbs, "watch") {
-			t.Errorf("deploy/tapestry.yaml lets an agent watch %s, which it does not", key)
+	for _, k := range kube.Kinds() {
+		key := k.Group.Name() + "/" + k.Resource()
+		if k.Use&kube.InController == 0 {
+			continue
+		}
+		if verbs := all["tapestry-controller"][key]; !slices.Equal(verbs, []string{"list", "watch"}) {
+			t.Errorf("deploy/tapestry.yaml lets the controller %q %s, want list and watch", verbs, key)
+		}
+		delete(all["tapestry-controller"], key)
+	}
+	for who, given := range all {
+		for key, verbs := range given {
+			if slices.Contains(verbs, "watch") {
+				t.Errorf("deploy/tapestry.yaml lets %s watch %s, which it does not", who, key)
+			}
 		}
 	}
 }

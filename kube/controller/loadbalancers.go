@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -19,7 +20,7 @@ type Options struct {
 	// Default serves Services of type LoadBalancer that name no class.
 	Default bool
 	// Now is when conditions that change have changed.
-	Now metav1.Time
+	Now time.Time
 }
 
 // The conditions of Services of type LoadBalancer.
@@ -39,10 +40,10 @@ func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) 
 		assigned[plan.Services[i].Service] = &plan.Services[i]
 	}
 	objs.Services = changed(objs.Services, func(svc *corev1.Service) corev1.ServiceStatus {
-		return serviceStatus(svc, assigned[svc], o.Now)
+		return serviceStatus(svc, assigned[svc], metav1.NewTime(o.Now.Truncate(time.Second)))
 	}, func(svc *corev1.Service) *corev1.ServiceStatus { return &svc.Status })
 	objs.AddressPools = changed(objs.AddressPools, func(p *v1alpha1.AddressPool) v1alpha1.AddressPoolStatus {
-		return poolStatus(p, plan.Pools[p.Name], o.Now)
+		return poolStatus(p, plan.Pools[p.Name], metav1.NewTime(o.Now.Truncate(time.Second)))
 	}, func(p *v1alpha1.AddressPool) *v1alpha1.AddressPoolStatus { return &p.Status })
 	return objs, (&kube.Report{Problems: plan.Problems}).Sorted(objs.Origin)
 }

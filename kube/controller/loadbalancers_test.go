@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/codec"
@@ -41,7 +40,7 @@ func TestLoadBalancers(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := allJSON(t, in)
-	first := controller.Options{Default: true, Now: metav1.NewTime(time.Unix(1000, 0).UTC())}
+	first := controller.Options{Default: true, Now: time.Unix(1000, 0).UTC()}
 	out, problems := controller.LoadBalancers(in, first)
 	if allJSON(t, in) != before {
 		t.Error("the input has been changed")
@@ -71,7 +70,7 @@ func TestLoadBalancers(t *testing.T) {
 		}
 	}
 
-	later := controller.Options{Default: true, Now: metav1.NewTime(time.Unix(2000, 0).UTC())}
+	later := controller.Options{Default: true, Now: time.Unix(2000, 0).UTC()}
 	again, _ := controller.LoadBalancers(out, later)
 	for i := range out.Services {
 		if again.Services[i] != out.Services[i] {

@@ -126,17 +126,20 @@ func (p *controlPlane) pod(node string, pod *corev1.Pod, address string) *corev1
 }
 
 // credentials returns a directory like the one that Kubernetes mounts into an agent's pod on that node.
-func (p *controlPlane) credentials(node string) string {
+func (p *controlPlane) credentials(node string) string { return p.credentialsOf("tapestry", node) }
+
+// credentialsOf returns that of a pod of a service account.
+func (p *controlPlane) credentialsOf(account, node string) string {
 	p.t.Helper()
-	name := "agent-" + node
+	name := account + "-" + node
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: name}}
-	pod.Spec.ServiceAccountName = "tapestry"
+	pod.Spec.ServiceAccountName = account
 	var found corev1.Pod
 	if p.call(http.MethodGet, "/api/v1/namespaces/kube-system/pods/"+name, nil, &found) != nil {
 		found = *p.pod(node, pod, "")
 	}
 	var token struct{ Status struct{ Token string } }
-	p.must(http.MethodPost, "/api/v1/namespaces/kube-system/serviceaccounts/tapestry/token", map[string]any{"spec": map[string]any{
+	p.must(http.MethodPost, "/api/v1/namespaces/kube-system/serviceaccounts/"+account+"/token", map[string]any{"spec": map[string]any{
 		"expirationSeconds": 3600, "boundObjectRef": map[string]any{"kind": "Pod", "apiVersion": "v1", "name": name, "uid": found.UID},
 	}}, &token)
 	dir := p.t.TempDir()

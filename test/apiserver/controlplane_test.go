@@ -161,6 +161,10 @@ var paths = map[string]string{
 	"ServiceAccount":                   "/api/v1/namespaces/kube-system/serviceaccounts/",
 	"ClusterRole":                      "/apis/rbac.authorization.k8s.io/v1/clusterroles/",
 	"ClusterRoleBinding":               "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/",
+	"CustomResourceDefinition":         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/",
+	"Role":                             "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles/",
+	"RoleBinding":                      "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/",
+	"IngressClass":                     "/apis/networking.k8s.io/v1/ingressclasses/",
 	"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/",
 	"ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/",
 }

@@ -7,6 +7,7 @@ import (
 	"tapestry.dev/tapestry/cmd/program"
 	"tapestry.dev/tapestry/cmd/tapestry/agent"
 	"tapestry.dev/tapestry/cmd/tapestry/connectivity"
+	"tapestry.dev/tapestry/cmd/tapestry/controller"
 	"tapestry.dev/tapestry/cmd/tapestry/doctor"
 	"tapestry.dev/tapestry/cmd/tapestry/keeper"
 	"tapestry.dev/tapestry/cmd/tapestry/nodeinit"
@@ -29,6 +30,7 @@ func Commands() []*cli.Command {
 	return []*cli.Command{
 		agent.Command(),
 		supervise.Command(),
+		controller.Command(),
 		keeper.Command(),
 		nodeinit.HostTAP(),
 		nodeinit.Directories(),

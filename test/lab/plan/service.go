@@ -145,7 +145,7 @@ func (w *work) loadBalancers() {
 			s.Status = *old.Status.DeepCopy()
 		}
 	}
-	out, problems := controller.LoadBalancers(w.objects, controller.Options{Default: true, Now: metav1.NewTime(time.Now().Truncate(time.Second))})
+	out, problems := controller.LoadBalancers(w.objects, controller.Options{Default: true, Now: time.Now()})
 	w.objects = out
 	for _, p := range problems {
 		w.warnings = append(w.warnings, p.String())

@@ -1,0 +1,166 @@
+// Package control reads what is decided about once for a whole cluster, and writes the decisions: the status of
+// Services, Ingresses and Tapestry's own kinds.
+//
+// It keeps nothing. A decision is a function of the objects as they are, so a process that takes over from another goes
+// on where that one was. A status is written only over the version of the object from which it follows. So of two
+// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew.
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"golang.org/x/time/rate"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/cluster/servers"
+	"tapestry.dev/tapestry/kube/cluster/tell"
+)
+
+// Options configure a Control.
+type Options struct {
+	// Name is this process's name, in Events.
+	Name string
+	Rest rest.Interface
+	Link *servers.Link
+	// Decide returns the objects with the status that they are to have, as changed copies, and what is wrong with them.
+	Decide func(kube.Objects) (kube.Objects, []kube.Problem)
+	Log    *slog.Logger
+}
+
+const (
+	// settleTime is how long changes gather before a decision.
+	settleTime = 20 * time.Millisecond
+	// Objects are written at most every writeEvery, after writeBurst at once.
+	writeEvery = 20 * time.Millisecond
+	writeBurst = 50
+	// again is the pause after a write that failed.
+	again = time.Second
+)
+
+// Run reads, decides and writes until ctx is done.
+func Run(ctx context.Context, o Options) {
+	r := newReader(o)
+	reporter := tell.NewReporter("tapestry.dev/controller", o.Name, o.Rest, o.Link, o.Log)
+	done := make(chan struct{}, 2)
+	go func() { r.run(ctx); done <- struct{}{} }()
+	go func() { reporter.Run(ctx); done <- struct{}{} }()
+	w := writer{Options: o, limit: rate.NewLimiter(rate.Every(writeEvery), writeBurst)}
+	for r.changed(ctx) {
+		objs, ready := r.objects()
+		if !ready {
+			continue
+		}
+		want, problems := o.Decide(objs)
+		reporter.Want(&want, nil, problems)
+		if err := w.write(ctx, &objs, &want); err != nil && ctx.Err() == nil {
+			o.Log.Error("a decision is not written yet", "err", err)
+			time.AfterFunc(again, r.touch)
+		}
+	}
+	<-done
+	<-done
+}
+
+// writer writes statuses.
+type writer struct {
+	Options
+	limit *rate.Limiter
+}
+
+// write writes the status of every object of want that is not the one of have. One that cannot be written does not hold
+// up the others.
+func (w *writer) write(ctx context.Context, have, want *kube.Objects) error {
+	known := make(map[kube.Ref]kube.Object, have.Len())
+	for obj := range have.All() {
+		known[kube.RefOf(obj)] = obj
+	}
+	var errs []error
+	for obj := range want.All() {
+		old := known[kube.RefOf(obj)]
+		if old == obj {
+			continue
+		}
+		if err := w.limit.Wait(ctx); err != nil {
+			return err
+		}
+		if err := w.status(ctx, old, obj); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// status writes the status of one object, if nobody has written the object since.
+func (w *writer) status(ctx context.Context, old, obj kube.Object) error {
+	body, err := statusPatch(old, obj)
+	if err != nil {
+		return err
+	}
+	k := kube.KindOf(obj)
+	path := []string{k.Group.Path()}
+	if !k.ClusterScoped {
+		path = append(path, "namespaces", obj.GetNamespace())
+	}
+	path = append(path, k.Resource(), obj.GetName(), "status")
+	err = w.Link.Do(ctx, func() error {
+		return w.Rest.Patch(types.MergePatchType).AbsPath(path...).Body(body).Do(ctx).Error()
+	})
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err): // the watch brings what is new
+		return nil
+	case err != nil:
+		return &kube.Problem{Severity: kube.Error, Object: kube.RefOf(obj), Field: "status", Message: "it cannot be written: " + err.Error()}
+	}
+	return nil
+}
+
+// statusPatch returns a merge patch (RFC 7386) that makes the status of old that of obj, if old is still as it was.
+func statusPatch(old, obj kube.Object) ([]byte, error) {
+	var status [2]any
+	for i, o := range []kube.Object{old, obj} {
+		whole, err := json.Marshal(o)
+		if err != nil {
+			return nil, err
+		}
+		var parts struct {
+			Status map[string]any `json:"status"`
+		}
+		if err := json.Unmarshal(whole, &parts); err != nil {
+			return nil, err
+		}
+		status[i] = parts.Status
+	}
+	return json.Marshal(map[string]any{
+		"metadata": map[string]string{"resourceVersion": old.GetResourceVersion(), "uid": string(old.GetUID())},
+		"status":   difference(status[0], status[1]),
+	})
+}
+
+// difference returns what a merge patch has to say to make of one JSON value another.
+func difference(from, to any) any {
+	a, okA := from.(map[string]any)
+	b, okB := to.(map[string]any)
+	if !okA || !okB {
+		return to
+	}
+	out := map[string]any{}
+	for key := range a {
+		if _, stays := b[key]; !stays {
+			out[key] = nil
+		}
+	}
+	for key, value := range b {
+		if before, there := a[key]; !there || !reflect.DeepEqual(before, value) {
+			out[key] = difference(before, value)
+		}
+	}
+	return out
+}
