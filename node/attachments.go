@@ -91,7 +91,7 @@ func (n *Node) strandedPods() []Problem {
 			if !addressing.Contains(ranges, a) {
 				list = append(list, Problem{Warning: true, Problem: services.Problem{
 					Object:  "Pod " + p.Name,
-					Message: fmt.Sprintf("its address %s is from before the node's podCIDRs became %v, and is reached on this node alone: restart the pod", a, ranges),
+					Message: fmt.Sprintf("its address %s is from before the node's podCIDRs became %v, and is reached on this node alone: delete the pod, so that it is made anew", a, ranges),
 				}})
 			}
 		}

@@ -190,7 +190,7 @@ func sameRanges(before, now *netstack.Config) error {
 	if len(now.PodCIDRs) == 0 || slices.Equal(before.PodCIDRs, now.PodCIDRs) {
 		return nil
 	}
-	return fmt.Errorf("the pod ranges of Node %s are %v and were %v: %w; its pods keep their addresses until they are restarted, and are reached on this node alone",
+	return fmt.Errorf("the pod ranges of Node %s are %v and were %v: %w; its pods keep their addresses until they are made anew, and are reached on this node alone",
 		now.Node, now.PodCIDRs, before.PodCIDRs, ErrStartAnew)
 }
 

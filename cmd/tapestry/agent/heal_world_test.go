@@ -221,8 +221,15 @@ func TestNodeMadeAnew(t *testing.T) {
 	n.kill() // ends the rest after the refusal
 	n.start()
 	n.until("it is evicted", func() bool { return !s.Has("pods", "default", "old") })
+	n.until("it is said on the Node, as long as the sandbox is there", func() bool {
+		told, _ := s.NodeSays("n1")
+		return n.missing() == "" && strings.Contains(told[kube.ProblemsAnnotation], "10.244.1.3 is from before")
+	})
 	old.works("DEL")
-	n.until("the node is whole", func() bool { return n.missing() == "" })
+	n.until("nothing is said any more", func() bool {
+		told, _ := s.NodeSays("n1")
+		return n.missing() == "" && told[kube.ProblemsAnnotation] == "[]"
+	})
 }
 
 // TestIngressPortComesBack has another program on the port of Ingress when the agent starts, which costs Ingress alone,

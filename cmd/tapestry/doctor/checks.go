@@ -122,6 +122,10 @@ func checkMTU(f *Facts) []Finding {
 	return list
 }
 
+// longSilence is when a node no longer counts as one that answers. Every path is probed each 10 s, and more often when
+// an answer is missing.
+const longSilence = time.Minute
+
 func checkPeers(f *Facts) []Finding {
 	const check = "peers"
 	if f.Agent == nil {
@@ -136,6 +140,8 @@ func checkPeers(f *Facts) []Finding {
 				"see whether its agent runs, and may write annotations of its Node"})
 		case p.HandshakeAge < 0:
 			list = append(list, Finding{check, Error, fmt.Sprintf("node %s has never answered a handshake", p.Name), unreached(&p)})
+		case p.AnswerAge > longSilence:
+			list = append(list, Finding{check, Error, fmt.Sprintf("node %s has not answered for %v", p.Name, p.AnswerAge.Round(time.Second)), unreached(&p)})
 		case len(p.Silent) > 0:
 			list = append(list, Finding{check, Warning, fmt.Sprintf("node %s is talked to at %s and does not answer at %s", p.Name, p.Endpoint, p.Silent),
 				"let UDP to these addresses through firewalls and security groups in both directions, or remove those that no node can reach from the Node"})
@@ -144,7 +150,7 @@ func checkPeers(f *Facts) []Finding {
 		}
 	}
 	if len(list) == 0 {
-		return ok(check, "%d other nodes, all of which have answered", reached)
+		return ok(check, "%d other nodes, all of which answer", reached)
 	}
 	return list
 }

@@ -78,6 +78,7 @@ func TestDiagnose(t *testing.T) {
 		"narrow path":           {func(f *Facts) { f.Agent.Peers[0].MTU = 1300 }, "mtu", Warning, "n2 carries packets of 1300"},
 		"keyless peer":          {func(f *Facts) { f.Agent.Peers[0].PublicKey = ""; f.API.Keys["n2"] = "" }, "peers", Warning, "annotations"},
 		"unreached peer":        {func(f *Facts) { f.Agent.Peers[0].HandshakeAge = -1 }, "peers", Error, "UDP to 192.0.2.2:51820"},
+		"peer that is gone":     {func(f *Facts) { f.Agent.Peers[0].AnswerAge = 95 * time.Second }, "peers", Error, "see whether its agent runs"},
 		"unreached, no address": {func(f *Facts) { p := &f.Agent.Peers[0]; p.HandshakeAge, p.Endpoint = -1, netip.AddrPort{} }, "peers", Error, "51820 unless changed"},
 		"own key differs":       {func(f *Facts) { f.API.Keys["n1"] = "old" }, "keys", Error, "key1 to the agent here and old on the Node"},
 		"peer's key differs":    {func(f *Facts) { f.API.Keys["n2"] = "" }, "keys", Error, "none on the Node"},

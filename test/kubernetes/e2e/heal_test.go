@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/retry"
 	"tapestry.dev/tapestry/test/kubernetes/lab"
 )
 
@@ -26,31 +22,20 @@ func TestKeeperAndAgentKilled(t *testing.T) {
 	n := state.Nodes[len(state.Nodes)-1]
 	ns := namespace(t)
 	old := start(t, netexec(ns, "old", n.Name))[0]
-	readyz := func() string {
-		out, _ := onNode(t.Context(), n.Name, "curl", "--silent", "--max-time", "3", "http://127.0.0.1:10256/readyz")
-		return out
-	}
-	said := func(node string) string {
-		now, err := client.CoreV1().Nodes().Get(t.Context(), node, metav1.GetOptions{})
-		if err != nil {
-			return err.Error()
-		}
-		return now.Annotations["tapestry.dev/problems"]
-	}
 	ingress := func() error { return ingressOf(t, n) }
 	eventually(t, soon, "Ingress", ingress)
 
 	killBoth(t, n)
 	eventually(t, soon, "what is lost is told", func() error {
-		problems := said(n.Name)
+		told := problems(t, n)
 		for _, want := range []string{
 			"Ingress is not served at :80", "kubectl -n kube-system delete pod tapestry-", `"name":"old"`, "it has no network", "make it anew; it has no controller",
 		} {
-			if !strings.Contains(problems, want) {
-				return fmt.Errorf("the Node does not say %q: %s", want, problems)
+			if !strings.Contains(told, want) {
+				return fmt.Errorf("the Node does not say %q: %s", want, told)
 			}
 		}
-		if got := readyz(); !strings.Contains(got, "[-]host failed: Ingress is not served at :80") {
+		if got := readyz(t, n); !strings.Contains(got, "[-]host failed: Ingress is not served at :80") {
 			return fmt.Errorf("readyz says %s", got)
 		}
 		events, err := client.CoreV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=old,source=tapestry"})
@@ -70,15 +55,15 @@ func TestKeeperAndAgentKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, soon, "no pod is missed any more", func() error {
-		if problems := said(n.Name); strings.Contains(problems, "it has no network") {
-			return fmt.Errorf("the Node says %s", problems)
+		if told := problems(t, n); strings.Contains(told, "it has no network") {
+			return fmt.Errorf("the Node says %s", told)
 		}
 		return nil
 	})
 	replace(t, agents, n)
 	eventually(t, soon, "Ingress", ingress)
 	eventually(t, soon, "the node is ready", func() error {
-		if got := readyz(); strings.Contains(got, "[-]") || !strings.Contains(got, "[+]pods ok") {
+		if got := readyz(t, n); strings.Contains(got, "[-]") || !strings.Contains(got, "[+]pods ok") {
 			return fmt.Errorf("readyz says %s", got)
 		}
 		return nil
@@ -94,42 +79,16 @@ func TestEvictionHeals(t *testing.T) {
 	allowEvictions(t)
 	n := state.Nodes[len(state.Nodes)-1]
 	ns := namespace(t)
-	one, template := int32(1), netexec(ns, "", n.Name)
-	labels := map[string]string{"app": "netexec"}
-	_, err := client.AppsV1().ReplicaSets(ns).Create(t.Context(), &appsv1.ReplicaSet{
-		ObjectMeta: metav1.ObjectMeta{Name: "web"},
-		Spec: appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: template.Spec}},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// only returns the pods that match, if there is one that is Ready.
-	only := func(namespace, selector string) (*corev1.Pod, error) {
-		list, err := client.CoreV1().Pods(namespace).List(t.Context(), metav1.ListOptions{LabelSelector: selector, FieldSelector: "spec.nodeName=" + n.Name})
-		if err != nil {
-			return nil, err
-		}
-		if len(list.Items) != 1 || !ready(&list.Items[0]) {
-			return nil, fmt.Errorf("%d pods with %s, want one that is ready", len(list.Items), selector)
-		}
-		return &list.Items[0], nil
-	}
-	var web, agent *corev1.Pod
-	eventually(t, soon, "a pod and an agent", func() (err error) {
-		if web, err = only(ns, "app=netexec"); err == nil {
-			agent, err = only("kube-system", agents)
-		}
-		return err
-	})
+	web := replicated(t, ns, n)
+	agent := agentOf(t, n)
 	killBoth(t, n)
 	began := time.Now()
 	eventually(t, 6*time.Minute, "all is well again", func() error {
-		now, err := only(ns, "app=netexec")
+		now, err := only(t, n, ns, "app=netexec")
 		if err != nil {
 			return err
 		}
-		next, err := only("kube-system", agents)
+		next, err := only(t, n, "kube-system", agents)
 		if err != nil {
 			return err
 		}
@@ -141,10 +100,64 @@ func TestEvictionHeals(t *testing.T) {
 	figure(t, "keeper and agent of %s killed at once, with healing.evictPods: its pod and Ingress are back after %v", n.Name, time.Since(began).Round(time.Second))
 }
 
+// replicated makes a ReplicaSet of one netexec on the node, and returns its pod when it is Ready.
+func replicated(t *testing.T, ns string, n lab.Node) (web *corev1.Pod) {
+	t.Helper()
+	one, labels := int32(1), map[string]string{"app": "netexec"}
+	_, err := client.AppsV1().ReplicaSets(ns).Create(t.Context(), &appsv1.ReplicaSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.ReplicaSetSpec{Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: netexec(ns, "", n.Name).Spec}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, soon, "a pod", func() (err error) {
+		web, err = only(t, n, ns, "app=netexec")
+		return err
+	})
+	return web
+}
+
+// only returns the pod of a node that matches, if there is one and it is Ready.
+func only(t *testing.T, n lab.Node, ns, selector string) (*corev1.Pod, error) {
+	list, err := client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: selector, FieldSelector: "spec.nodeName=" + n.Name})
+	if err != nil {
+		return nil, err
+	}
+	if len(list.Items) != 1 || !ready(&list.Items[0]) {
+		return nil, fmt.Errorf("%d pods with %s, want one that is ready", len(list.Items), selector)
+	}
+	return &list.Items[0], nil
+}
+
+// readyz returns what the agent of a node says of its health.
+func readyz(t *testing.T, n lab.Node) string {
+	out, _ := onNode(t.Context(), n.Name, "curl", "--silent", "--max-time", "3", "http://127.0.0.1:10256/readyz")
+	return out
+}
+
+// problems returns the problems that a Node says it has, or why that is not known.
+func problems(t *testing.T, n lab.Node) string {
+	now, err := client.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	return now.Annotations["tapestry.dev/problems"]
+}
+
 // allowEvictions gives the agents the right and the flag that the chart's healing.evictPods gives, until the test ends.
-func allowEvictions(t *testing.T) {
+// It makes other changes to their pods along with that.
+func allowEvictions(t *testing.T, also ...func(*corev1.PodSpec)) {
 	t.Helper()
 	const name = "tapestry-evictions"
+	t.Cleanup(func() {
+		ctx := context.Background()
+		err := errors.Join(client.RbacV1().ClusterRoleBindings().Delete(ctx, name, metav1.DeleteOptions{}), client.RbacV1().ClusterRoles().Delete(ctx, name, metav1.DeleteOptions{}))
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	_, err := client.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/eviction"}, Verbs: []string{"create"}}},
@@ -159,61 +172,12 @@ func allowEvictions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sets := client.AppsV1().DaemonSets("kube-system")
-	set := func(ctx context.Context, change func(args []string) []string) error {
-		return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-			ds, err := sets.Get(ctx, "tapestry", metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			c := &ds.Spec.Template.Spec.Containers[0]
-			c.Args = change(c.Args)
-			_, err = sets.Update(ctx, ds, metav1.UpdateOptions{})
-			return err
-		})
-	}
-	rolled := func() error {
-		ds, err := sets.Get(context.Background(), "tapestry", metav1.GetOptions{})
-		if err == nil && (ds.Status.ObservedGeneration != ds.Generation || int(ds.Status.UpdatedNumberScheduled) != len(state.Nodes) || int(ds.Status.NumberReady) != len(state.Nodes)) {
-			err = fmt.Errorf("%+v", ds.Status)
+	adapt(t, func(s *corev1.PodSpec) {
+		s.Containers[0].Args = append(s.Containers[0].Args, "--evict-pods")
+		for _, change := range also {
+			change(s)
 		}
-		return err
-	}
-	t.Cleanup(func() {
-		ctx := context.Background()
-		err := errors.Join(
-			set(ctx, func(args []string) []string {
-				return slices.DeleteFunc(args, func(a string) bool { return a == "--evict-pods" })
-			}),
-			disown(ctx),
-			client.RbacV1().ClusterRoleBindings().Delete(ctx, name, metav1.DeleteOptions{}), client.RbacV1().ClusterRoles().Delete(ctx, name, metav1.DeleteOptions{}),
-		)
-		if err != nil {
-			t.Error(err)
-		}
-		eventually(t, 5*time.Minute, "the agents are as before", rolled)
 	})
-	if err := set(t.Context(), func(args []string) []string { return append(args, "--evict-pods") }); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 5*time.Minute, "agents that may evict", rolled)
-}
-
-// disown leaves the DaemonSet as if nobody had changed it, so that the next server-side apply finds no conflict.
-func disown(ctx context.Context) error {
-	ds, err := client.AppsV1().DaemonSets("kube-system").Get(ctx, "tapestry", metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	fields := slices.DeleteFunc(ds.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
-		return f.Operation == metav1.ManagedFieldsOperationUpdate && f.Subresource == ""
-	})
-	patch, err := json.Marshal([]map[string]any{{"op": "replace", "path": "/metadata/managedFields", "value": fields}})
-	if err != nil {
-		return err
-	}
-	_, err = client.AppsV1().DaemonSets("kube-system").Patch(ctx, "tapestry", types.JSONPatchType, patch, metav1.PatchOptions{})
-	return err
 }
 
 // killBoth kills the keeper and the agent of a node by one kill: neither lives to give anything to the other's

@@ -4,45 +4,30 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/retry"
 )
 
 // TestOtherUserIsRefused: an update that would make keeper and agent another user changes nothing on any node. The pod
 // that does not start says why, and what runs goes on. The next update, as the user that they are, ends it.
 func TestOtherUserIsRefused(t *testing.T) {
 	o := newOutage(t, state.Nodes[len(state.Nodes)-1])
-	was, err := client.AppsV1().DaemonSets("kube-system").Get(t.Context(), "tapestry", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	asBefore := func() error {
-		return errors.Join(setTemplate(context.Background(), was.Spec.Template), disown(context.Background()))
-	}
-	t.Cleanup(func() {
-		if err := asBefore(); err != nil {
-			t.Error(err)
-		}
-	})
-	text, err := json.Marshal(was.Spec.Template)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var other corev1.PodTemplateSpec
-	if err := json.Unmarshal(bytes.ReplaceAll(text, []byte("60820"), []byte("60821")), &other); err != nil {
-		t.Fatal(err)
-	}
 	before := owners(t)
 	w, end := o.watch()
-	if err := setTemplate(t.Context(), other); err != nil {
-		t.Fatal(err)
-	}
+	back := retemplate(t, "tapestry", func(p *corev1.PodTemplateSpec) {
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*p = corev1.PodTemplateSpec{}
+		if err := json.Unmarshal(bytes.ReplaceAll(text, []byte("60820"), []byte("60821")), p); err != nil {
+			t.Fatal(err)
+		}
+	})
 	eventually(t, soon, "a pod that is refused", func() error {
 		said, running, err := failing(t.Context())
 		for _, want := range []string{"is user 60820's, who keeper and agent of this node are", "user=60820,group=60820"} {
@@ -58,7 +43,7 @@ func TestOtherUserIsRefused(t *testing.T) {
 	if now := owners(t); now != before {
 		t.Errorf("the directories are now\n%s, and were\n%s", now, before)
 	}
-	if err := asBefore(); err != nil {
+	if err := back(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, 2*soon, "agents as before", func() error {
@@ -70,20 +55,6 @@ func TestOtherUserIsRefused(t *testing.T) {
 	})
 	end()
 	o.report("an update to another user, and back", w)
-}
-
-// setTemplate changes the template of the agents' pods.
-func setTemplate(ctx context.Context, template corev1.PodTemplateSpec) error {
-	sets := client.AppsV1().DaemonSets("kube-system")
-	return retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		ds, err := sets.Get(ctx, "tapestry", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		ds.Spec.Template = template
-		_, err = sets.Update(ctx, ds, metav1.UpdateOptions{})
-		return err
-	})
 }
 
 // failing returns why an init step of an agent's pod failed, and how many agents are ready.

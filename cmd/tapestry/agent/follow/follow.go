@@ -60,7 +60,7 @@ type Options struct {
 	// Features are what other nodes are told that they may rely on.
 	Features []string
 	// Ailing returns what ails the node, and why nothing should be scheduled on it, or "". Republish has to be called
-	// when what it returns has changed.
+	// now and then, to tell what has changed of that.
 	Ailing   func() (problems []kube.Problem, unfit string)
 	Progress *health.Progress
 	Log      *slog.Logger

@@ -18,6 +18,8 @@ type said struct {
 	objs   *kube.Objects // of the last snapshot
 	works  bool          // a packet has passed through this node
 	reason string        // why no packet passes through; set when that is certain
+	own    []kube.Problem
+	unfit  string
 }
 
 // publish tells the other nodes what they need to know of this node, and the authors of objects about problems.
@@ -28,6 +30,7 @@ func (f *Follower) publish(change func(*said)) {
 	c := &f.node.Config().Netstack
 	shared, own := f.Problems()
 	_, unfit := f.o.Ailing()
+	f.said.own, f.said.unfit = own, unfit
 	s := kube.NodeStatus{
 		Name: f.o.Node, PublicKey: f.o.Held.Key.Public().String(), Addrs: c.NodeAddrs, Problems: slices.Concat(own, shared),
 		Features: f.o.Features, Ready: len(c.PodCIDRs) > 0 && f.said.works && unfit == "",
@@ -47,8 +50,18 @@ func (f *Follower) publish(change func(*said)) {
 	f.o.Source.Report(f.said.objs, shared, own)
 }
 
-// Republish tells what has changed in Options.Ailing. It may only be called after Started is closed.
-func (f *Follower) Republish() { f.publish(func(*said) {}) }
+// Republish tells what has changed of this node's own problems and in Options.Ailing since that was last told. It may
+// only be called after Started is closed.
+func (f *Follower) Republish() {
+	_, own := f.Problems()
+	_, unfit := f.o.Ailing()
+	f.said.mu.Lock()
+	same := slices.Equal(own, f.said.own) && unfit == f.said.unfit
+	f.said.mu.Unlock()
+	if !same {
+		f.publish(func(*said) {})
+	}
+}
 
 // Objects returns the last snapshot, or nil before the first.
 func (f *Follower) Objects() *kube.Objects {

@@ -96,7 +96,6 @@ type Healer struct {
 	// Only Run uses what follows.
 	mark    mark
 	history history
-	said    string
 }
 
 // New returns a Healer. It does nothing before Run, but for its Doors.
@@ -148,14 +147,7 @@ func (h *Healer) look(now time.Time) {
 	for _, a := range fresh {
 		h.o.Log.Error("something is lost that this agent does not get back", "object", a.object(h.o.Node).String(), "err", a.Message, "remedy", a.Remedy)
 	}
-	said := ""
-	for _, p := range h.Problems() {
-		said += p.String() + "\n"
-	}
-	if said == h.said {
-		return
-	}
-	h.said = said
+	// Problems of the node, as a node port that another program has, come and go without a snapshot, too.
 	h.o.Follower.Republish()
 }
 
