@@ -25,6 +25,8 @@ type Spec struct {
 	Nodes    int    // 1 or 2
 	Services int    // others, with endpoints, that only fill the tables
 	Ingress  bool   // to near, for bench.HTTPHost
+	// Balancers gives near and far addresses of load balancers, which outside routes to the first node. It takes 2 Nodes.
+	Balancers bool
 }
 
 // The node ports of near and far, for TCP and UDP, and that of near's web server.
@@ -80,7 +82,7 @@ func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	// The name does not contain the process's ID: a run has a PID namespace of its own, so another run may have the
 	// same ID.
 	name := fmt.Sprintf("bench-%s-%06d", s.Name, rand.IntN(1e6))
-	if l.client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{files}}); err != nil {
+	if l.client, err = lab.Up(ctx, lab.Options{Name: name, Files: []string{files}, LoadBalancers: s.ranges()}); err != nil {
 		return l, err
 	}
 	if err := l.client.Wait(ctx, readyTime); err != nil {
@@ -89,7 +91,10 @@ func Up(ctx context.Context, s Spec, spawn process.Spawn) (l *Lab, err error) {
 	if err := l.learn(ctx); err != nil {
 		return l, err
 	}
-	return l, l.serveNamespaces(ctx)
+	if err := l.serveNamespaces(ctx); err != nil || !s.Balancers {
+		return l, err
+	}
+	return l, l.routeBalancers(ctx)
 }
 
 // Down takes the lab down, and all paths through it.

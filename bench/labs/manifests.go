@@ -25,6 +25,9 @@ func (s Spec) check() error {
 	if s.Name == "" || s.Nodes < 1 || s.Nodes > 2 || s.Services < 0 || s.Services > maxServices {
 		return fmt.Errorf("lab %q: expected a name, 1 or 2 nodes and 0 to %d other Services, got %d and %d", s.Name, maxServices, s.Nodes, s.Services)
 	}
+	if s.Balancers && s.Nodes != 2 {
+		return fmt.Errorf("lab %q: one with load balancers needs 2 nodes, got %d", s.Name, s.Nodes)
+	}
 	return nil
 }
 
@@ -36,6 +39,9 @@ func (s Spec) write(dir string) error {
 	files := map[string]string{"node-1.yaml": node1}
 	if s.Nodes > 1 {
 		files["node-2.yaml"] = node2
+	}
+	if s.Balancers {
+		files["loadbalancer.yaml"] = loadBalancer
 	}
 	if s.Services > 0 {
 		files["others.yaml"] = others(s.Services)

@@ -23,7 +23,8 @@ type Path struct {
 	To map[bench.Service]End
 }
 
-// End is an address that a client uses. Host is pod/NAME, service/NAME, node/NAME, or outside.
+// End is an address that a client uses. Host is pod/NAME, service/NAME, node/NAME,
+// balancer/NAME, or outside.
 type End struct {
 	Host string
 	Port uint16

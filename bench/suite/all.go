@@ -17,7 +17,7 @@ import (
 
 // All returns all suites, in the order in which they run.
 func All() []Suite {
-	all := []Suite{pod(), service(), crossNode(), nodePort(), egress(), ingress(), dns(), scaleSuite(), memory()}
+	all := []Suite{pod(), service(), crossNode(), nodePort(), loadBalancer(), egress(), ingress(), dns(), scaleSuite(), memory()}
 	for i := range all {
 		all[i].complete()
 	}
@@ -194,6 +194,21 @@ func nodePort() Suite {
 			kernelBridge,
 		}, behindHost(baseline.Port)...),
 		baselines: map[string][]string{"node-port": {"pasta-port", "slirp4netns-port", "kernel-bridge"}, "node-port-across": {"node-port"}},
+	}
+}
+
+// loadBalancer compares the way by the host TAP, which the node's kernel forwards to, with that of a pod to a ClusterIP.
+func loadBalancer() Suite {
+	spec := labs.Spec{Name: "loadbalancer", Nodes: 2, Balancers: true}
+	return Suite{
+		Name: "loadbalancer", About: "from outside to a load balancer's address, which the node forwards into its host TAP", Time: 150 * time.Millisecond, cases: bench.TCPCases,
+		Subjects: []Subject{
+			ours(spec, labs.Path{Name: "load-balancer", Client: outside, Server: near, To: loadAt("balancer/near", bench.LoadPort)}),
+			ours(spec, labs.Path{Name: "load-balancer-across", Client: outside, Server: far, To: loadAt("balancer/far", bench.LoadPort)}),
+			ours(spec, labs.Path{Name: "cluster-ip", Client: client, Server: near, To: loadAt("service/near", bench.LoadPort)}),
+			ours(spec, labs.Path{Name: "cluster-ip-across", Client: client, Server: far, To: loadAt("service/far", bench.LoadPort)}),
+		},
+		baselines: map[string][]string{"load-balancer": {"cluster-ip"}, "load-balancer-across": {"cluster-ip-across"}},
 	}
 }
 
