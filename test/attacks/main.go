@@ -84,8 +84,8 @@ func attackAll(ctx context.Context, only []string) error {
 	defer os.RemoveAll(dir)
 	os.Setenv("XDG_RUNTIME_DIR", dir) // "all labs" are those of this program
 	fmt.Printf("%d processors, %s. Load average before: %s\n\n", runtime.NumCPU(), runtime.Version(), loadAverage())
-	fmt.Println("| attack | done | before | during | one second after | agent's memory, MB | descriptors | processor, s |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
+	fmt.Println("| attack | done | before | during | one second after | at a plain server | agent's memory, MB | descriptors | processor, s |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	var errs []error
 	for _, a := range attacks {
 		if len(only) > 0 && !slices.Contains(only, a.name) {
@@ -165,7 +165,33 @@ func (s *scene) measure(ctx context.Context, a attack) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s", done, before, during, after, used), nil
+	beside := "-"
+	if a.plain {
+		if beside, err = s.attackPlain(ctx, a, during); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s", done, before, during, after, beside, used), nil
+}
+
+// attackPlain has the attackers ask a plain server of the same node in the agent's place, and returns what the
+// well-behaved client saw meanwhile, and how much longer its p99 was during the attack: what the agent costs, apart from
+// what attackers cost everybody on their machine.
+func (s *scene) attackPlain(ctx context.Context, a attack, during seen) (string, error) {
+	var wg sync.WaitGroup
+	var plain seen
+	errs := make([]error, 3)
+	wg.Go(func() {
+		errs[0] = s.run(ctx, lab.Node(victimNode), new(any), "backend", plainPort, (lasts + recovery).String())
+	})
+	wg.Go(func() {
+		program := slices.Clone(a.program)
+		program[1] = plainPort
+		errs[1] = s.run(ctx, a.from, new(int), append(program, lasts.String())...)
+	})
+	wg.Go(func() { plain, errs[2] = s.visit(ctx, a, lasts) })
+	wg.Wait()
+	return fmt.Sprintf("%s (x%.1f)", plain, during.P99/plain.P99), errors.Join(errs...)
 }
 
 // carryOut attacks for as long as an attack lasts: by objects, by a program, or by both. It returns what was done.
@@ -184,7 +210,7 @@ func (s *scene) carryOut(ctx context.Context, a attack) (done string, err error)
 		return cmp.Or(done, "-"), nil
 	}
 	times := 0
-	err = s.run(ctx, a.from, &times, append(a.program, time.Until(ends).String())...)
+	err = s.run(ctx, a.from, &times, append(slices.Clone(a.program), time.Until(ends).String())...)
 	return fmt.Sprint(times), err
 }
 

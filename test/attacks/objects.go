@@ -24,6 +24,7 @@ const (
 	nodePort       = "30081"
 	ingressPort    = "80"
 	ingressTLSPort = "443"
+	plainPort      = "8180" // of a server on the attacked node, beside the agent
 	victimHost     = "victim.example"
 	attackerHost   = "attacker.example"
 	roundHost      = "round.example"
@@ -43,6 +44,8 @@ type attack struct {
 	from       lab.Target
 	program    []string // nil for none
 	tls        bool     // the well-behaved client uses HTTPS
+	// plain says that the program's first argument is the port which it attacks, and that it is told plainPort as well.
+	plain bool
 }
 
 // attacks is the table, in its order.
@@ -56,13 +59,13 @@ var attacks = []attack{
 	{name: "many-secrets", what: "an Ingress that names 5,000 Secrets", objects: manySecrets},
 	{name: "handshakes", what: "16 clients that only shake hands, RSA-4096", objects: heavyKey, from: lab.Outside(), program: []string{"handshakes"}, tls: true},
 	{name: "removed-range", what: "one datagram of a pod to a removed node's range", from: lab.Pod("attacker"), program: []string{"once", "udp", nobody}},
-	{name: "made-you-reset", what: "MadeYouReset, 2 connections", from: lab.Outside(), program: []string{"made-you-reset"}},
-	{name: "resets", what: "HTTP/1.1 requests that are reset at once", from: lab.Outside(), program: []string{"resets", ingressPort}},
-	{name: "resets-nodeport", what: "the same at a NodePort", from: lab.Outside(), program: []string{"resets", nodePort}},
+	{name: "made-you-reset", what: "MadeYouReset, 2 connections", from: lab.Outside(), program: []string{"made-you-reset", ingressPort}, plain: true},
+	{name: "resets", what: "HTTP/1.1 requests that are reset at once", from: lab.Outside(), program: []string{"resets", ingressPort}, plain: true},
+	{name: "resets-nodeport", what: "the same at a NodePort", from: lab.Outside(), program: []string{"resets", nodePort}, plain: true},
 	{name: "large-headers", what: "headers of 9.5 MB, 100 clients that read nothing", from: lab.Outside(), program: []string{"unread"}},
 	{name: "window-0", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
-	{name: "idle", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", "20200"}},
-	{name: "slow-bodies", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies"}},
+	{name: "idle", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", ingressPort, "20200"}, plain: true},
+	{name: "slow-bodies", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies", ingressPort}, plain: true},
 }
 
 // baseYAML returns the lab: a well-behaved server on the other node, behind an Ingress and a NodePort, and a tenant's.
@@ -84,7 +87,7 @@ spec:
 	return `{apiVersion: v1, kind: Node, metadata: {name: node-1}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: node-2}}
-` + pod("victim", "node-2", "") + pod("attacker", "node-1", fmt.Sprintf(", command: [%q, run, backend]", exe)) +
+` + pod("victim", "node-2", "") + pod("attacker", "node-1", fmt.Sprintf(", command: [%q, run, backend, \"8080\", 1h]", exe)) +
 		fmt.Sprintf(`---
 {apiVersion: v1, kind: Service, metadata: {name: victim}, spec: {type: NodePort, selector: {app: victim}, ports: [{port: 80, targetPort: 8080, nodePort: %s}]}}
 ---
