@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"testing"
@@ -42,6 +43,82 @@ func TestCalm(t *testing.T) {
 	now = now.Add(calmTime + 1)
 	if c.watch(b, now); len(c.until) != 1 {
 		t.Errorf("%d clients are watched long after", len(c.until))
+	}
+}
+
+// TestUnansweredAreCounted: a client is watched that gives up many connections and most of its own before anything was
+// sent to it. Whoever gives up few, or has most of them answered, is not.
+func TestUnansweredAreCounted(t *testing.T) {
+	client := netip.MustParsePrefix("192.0.2.1/32")
+	now := time.Unix(1_800_000_000, 0)
+	for _, tt := range []struct {
+		name           string
+		all, gone      int
+		every          time.Duration // between two connections
+		watched, after bool          // then, and with one connection more that is given up
+	}{
+		{"none given up", 10_000, 0, 0, false, false},
+		{"few", fewUnanswered, fewUnanswered, 0, false, true},
+		{"many", 1000, 1000, 0, true, true},
+		{"half of them", 2 * (fewUnanswered + 1), fewUnanswered + 1, 0, false, true},
+		{"a third of many", 3000, 1000, 0, false, false},
+		{"many, over a long time", 1000, 1000, calmTime/fewUnanswered + time.Millisecond, false, false},
+	} {
+		var c calm
+		for i := range tt.all {
+			at := now.Add(time.Duration(i) * tt.every)
+			c.pause(client, at)
+			if (i+1)*tt.gone/tt.all > i*tt.gone/tt.all { // evenly
+				c.unanswered(client, at)
+			}
+		}
+		if _, watched := c.until[client]; watched != tt.watched {
+			t.Errorf("%s: watched is %v", tt.name, watched)
+		}
+		end := now.Add(time.Duration(tt.all) * tt.every)
+		c.pause(client, end)
+		c.unanswered(client, end)
+		if _, watched := c.until[client]; watched != tt.after {
+			t.Errorf("%s, and one more: watched is %v", tt.name, watched)
+		}
+	}
+	var c calm
+	for i := range 2 * mostCalmed {
+		c.pause(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32), now)
+	}
+	if n := len(c.count); n != mostCalmed {
+		t.Errorf("%d clients are counted", n)
+	}
+	c.pause(client, now.Add(calmTime+1))
+	if n := len(c.count); n != 1 {
+		t.Errorf("%d clients are counted long after", n)
+	}
+}
+
+// TestResetsAreCalmed: a client that resets its connections at once is watched, and is still served.
+func TestResetsAreCalmed(t *testing.T) {
+	r := newRig(t, Options{}, anyRoute(backend(t, func(http.ResponseWriter, *http.Request) {})))
+	watched := func() bool {
+		r.guests.calm.mu.Lock()
+		defer r.guests.calm.mu.Unlock()
+		_, ok := r.guests.calm.until[netip.MustParsePrefix("127.0.0.2/32")]
+		return ok
+	}
+	for end := time.Now().Add(await.Patience); !watched(); {
+		if time.Now().After(end) {
+			t.Fatal("the client is not watched")
+		}
+		c, err := r.from("127.0.0.2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: any.test\r\n\r\n")
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	r.hold("127.0.0.2")
+	if w := r.hold("127.0.0.1"); w == nil || r.guests.calm.pause(netip.MustParsePrefix("127.0.0.1/32"), time.Now()) != 0 {
+		t.Error("another client is calmed, too")
 	}
 }
 

@@ -24,10 +24,13 @@ const (
 	// when the one that was idle for longest is looked for.
 	touchEvery = time.Second
 	// A connection is ended when its client cancelled at once more than half of its HTTP/2 requests, and more than half
-	// of fewRequests. Each cancelled request costs a connection to a backend.
-	fewRequests = 500
+	// of fewRequests, or of fewOfWatched when the client is calmed. Each cancelled request costs a connection to a backend.
+	fewRequests  = 500
+	fewOfWatched = 40
 	// atOnce is the time from a request's beginning within which a cancellation counts as at once.
 	atOnce = time.Second
+	// replaceEvery is the time between two connections in use that are ended for others of the same client.
+	replaceEvery = 10 * time.Millisecond
 )
 
 var (
@@ -38,20 +41,26 @@ var (
 
 // guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
-	limit  *share.Limit[netip.Prefix, *conn]
-	stats  *counters
-	calm   calm
-	ending atomic.Bool // Shutdown was called: Close no longer waits for clients
+	limit *share.Limit[netip.Prefix, *conn]
+	stats *counters
+	calm  calm
+	// replaced is when a connection in use was last ended for another one of the same client, in Unix nanoseconds.
+	replaced atomic.Int64
+	ending   atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
 
 // conn is a client's connection.
 type conn struct {
 	net.Conn
 	guests  *guests
+	owner   netip.Prefix
 	claim   share.Claim[netip.Prefix, *conn]
 	touched atomic.Int64 // Unix nanoseconds
 	// pause is how long the first Read waits; it is then 0.
 	pause   time.Duration
+	calmed  bool        // the client is calmed
+	wrote   atomic.Bool // something was sent to the client
+	idle    atomic.Bool // no request is under way, and there was one
 	rest    bool        // the last read did not end with the end of a request's head
 	lost    atomic.Bool // in HTTP/1: nobody knows where the next request begins
 	closing atomic.Bool // Close has been called on a lost one
@@ -87,13 +96,19 @@ func (l guestListener) Accept() (net.Conn, error) {
 }
 
 // admit charges a connection to its owner. When all places are taken it closes a connection of a client with more, or
-// closes c and reports false.
+// one of the same client, or closes c and reports false.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
-	cn := &conn{Conn: c, guests: g}
+	now := time.Now()
+	cn := &conn{Conn: c, guests: g, owner: addressing.Client(remote(c))}
 	cn.claim.Value = cn
-	client := addressing.Client(remote(c))
-	cn.pause = g.calm.pause(client, time.Now())
-	lost, ok := g.limit.Acquire(&cn.claim, client)
+	cn.pause = g.calm.pause(cn.owner, now)
+	cn.calmed = cn.pause > 0
+	if !g.worthwhile(cn.owner, now) {
+		g.stats.refused.Add(1)
+		c.Close()
+		return nil, false
+	}
+	lost, ok := g.limit.Acquire(&cn.claim, cn.owner)
 	if lost != nil {
 		g.stats.evicted.Add(1)
 		lost.Value.end()
@@ -104,6 +119,18 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 		return nil, false
 	}
 	return cn, true
+}
+
+// worthwhile reports whether a client gets one more connection, as far as the client itself is concerned. With a
+// connection in use the client would lose about as much as it gets, and clients who dial again at once would keep the
+// Server busy with that alone. It happens now and then, since several people may share an address.
+func (g *guests) worthwhile(owner netip.Prefix, now time.Time) bool {
+	decision, loses := g.limit.Next(owner)
+	if decision != share.Own || loses.Value.idle.Load() {
+		return true
+	}
+	last := g.replaced.Load()
+	return now.UnixNano()-last >= int64(replaceEvery) && g.replaced.CompareAndSwap(last, now.UnixNano())
 }
 
 func remote(c net.Conn) netip.Addr {
@@ -129,6 +156,7 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if n > 0 {
+		c.wrote.Store(true)
 		c.touch()
 	}
 	return n, err
@@ -150,7 +178,9 @@ func (c *conn) Close() error {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
-	c.guests.limit.Release(&c.claim)
+	if c.guests.limit.Release(&c.claim) && !c.wrote.Load() {
+		c.guests.calm.unanswered(c.owner, time.Now())
+	}
 	err := c.Conn.Close()
 	c.end()
 	return err
@@ -209,10 +239,15 @@ func under(c net.Conn) *conn {
 	return cn
 }
 
-// closeLost implements http.Server.ConnState: it closes lost connections when they become idle, which is when their
+// noteState implements http.Server.ConnState. It closes lost connections when they become idle, which is when their
 // response has been written.
-func closeLost(c net.Conn, state http.ConnState) {
-	if cn := under(c); state == http.StateIdle && cn != nil && cn.lost.Load() {
+func noteState(c net.Conn, state http.ConnState) {
+	cn := under(c)
+	if cn == nil {
+		return
+	}
+	cn.idle.Store(state == http.StateIdle)
+	if state == http.StateIdle && cn.lost.Load() {
 		c.Close()
 	}
 }
@@ -265,5 +300,9 @@ func (c *client) takenBack(began time.Time, gone bool) bool {
 	if !gone || time.Since(began) > atOnce {
 		return false
 	}
-	return 2*c.taken.Add(1) > max(all, fewRequests)
+	few := uint32(fewRequests)
+	if c.under != nil && c.under.calmed {
+		few = fewOfWatched
+	}
+	return 2*c.taken.Add(1) > max(all, few)
 }

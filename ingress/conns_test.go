@@ -84,8 +84,12 @@ func TestConnectionsAreShared(t *testing.T) {
 			t.Error("a connection was cut that had to stay")
 		}
 	}
-	// A client with its full share replaces its own connections.
+	// A client with its full share replaces its own connections that are idle.
 	for range 20 {
+		await.Until(t, "the client's oldest connection is idle", func() bool {
+			_, oldest := r.guests.limit.Next(netip.MustParsePrefix("127.0.0.2/32"))
+			return oldest.Value.idle.Load()
+		})
 		r.hold("127.0.0.2")
 	}
 	for i, w := range modest {
@@ -132,6 +136,51 @@ func TestIdleConnectionsGoFirst(t *testing.T) {
 				t.Error("a connection lost its place that had to keep it")
 			}
 			c.Conn.Close()
+		}
+	})
+}
+
+// A client with its full share whose connections are all in use gets few others in their stead: it would lose about as
+// much as it gets, again and again. Other clients get theirs.
+func TestConnectionsInUseStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{MaxConns: 4})
+		defer s.Shutdown(t.Context())
+		admit := func(from string) (*conn, bool) {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close(); far.Close() })
+			return s.guests.admit(addressed{near, nil, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))})
+		}
+		const greedy, modest = "192.0.2.1:1", "192.0.2.2:1"
+		var held []*conn
+		for range 4 {
+			c, _ := admit(greedy)
+			held = append(held, c)
+		}
+		count := func(times int) (got int) {
+			for range times {
+				if _, ok := admit(greedy); ok {
+					got++
+				}
+			}
+			return got
+		}
+		if n := count(1000); n != 1 {
+			t.Errorf("%d of 1,000 got a place at one time, want 1", n)
+		}
+		time.Sleep(replaceEvery)
+		if n := count(1000); n != 1 {
+			t.Errorf("%d of 1,000 got a place after a while, want 1", n)
+		}
+		if _, ok := admit(modest); !ok {
+			t.Error("another client got no place") // held[2] lost its
+		}
+		noteState(held[3], http.StateIdle)
+		if n := count(1); n != 1 {
+			t.Error("an idle connection was not replaced")
+		}
+		if s := s.Stats(); s.Refused != 1998 || s.Evicted != 4 || s.Conns != 4 {
+			t.Errorf("stats: %+v", s)
 		}
 	})
 }
@@ -234,10 +283,12 @@ func TestSomeResets(t *testing.T) {
 			t.Fatalf("cut after %d requests, a third of which were taken back", i)
 		}
 	}
-	c = client{}
-	for i := range fewRequests/2 + 1 {
-		if cut := c.takenBack(now, true); cut != (i == fewRequests/2) {
-			t.Fatalf("request %d, all taken back: cut is %v", i, cut)
+	for few, under := range map[int]*conn{fewRequests: {}, fewOfWatched: {calmed: true}} {
+		c = client{under: under}
+		for i := range few/2 + 1 {
+			if cut := c.takenBack(now, true); cut != (i == few/2) {
+				t.Fatalf("request %d of a client that is calmed (%v), all taken back: cut is %v", i, under.calmed, cut)
+			}
 		}
 	}
 }

@@ -123,7 +123,7 @@ func New(o Options) *Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ConnContext:       withClient,
-		ConnState:         closeLost,
+		ConnState:         noteState,
 		// OPTIONS * is for a backend to answer.
 		DisableGeneralOptionsHandler: true,
 		// Clients cause handshake errors and broken requests, as many as they like, so these are logged at debug level.

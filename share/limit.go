@@ -79,19 +79,19 @@ func (l *Limit[K, V]) Acquire(c *Claim[K, V], key K) (lost *Claim[K, V], ok bool
 		panic("share: Acquire of a Claim that holds a unit")
 	}
 	o := l.owner(key)
-	switch l.decide(o) {
+	d := l.decide(o)
+	switch d {
 	case Refuse:
 		l.dropIfEmpty(o)
 		l.stats.Refused++
 		return nil, false
 	case Most:
-		lost = l.order.Most().Of.oldest
 		l.stats.TakenFromMost++
 	case Own:
-		lost = o.oldest
 		l.stats.TakenFromOwn++
 	case Free:
 	}
+	lost = l.loses(d, o)
 	// c is added first, so that o is not dropped in between when lost is its only claim.
 	l.add(o, c)
 	if lost != nil {
@@ -111,6 +111,27 @@ func (l *Limit[K, V]) decide(o *owner[K, V]) Decision {
 		return Most // Reserve is less than Total, so others hold units
 	}
 	return Decide(o.account.Charge(), l.order.Most().Charge(), free)
+}
+
+// Next returns whose unit the owner key would get from Acquire now, and which claim would be lost, nil for none.
+func (l *Limit[K, V]) Next(key K) (Decision, *Claim[K, V]) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owner(key)
+	defer l.dropIfEmpty(o)
+	d := l.decide(o)
+	return d, l.loses(d, o)
+}
+
+// loses returns the claim that is lost when o gets the unit which was decided on.
+func (l *Limit[K, V]) loses(d Decision, o *owner[K, V]) *Claim[K, V] {
+	switch d {
+	case Most:
+		return l.order.Most().Of.oldest
+	case Own:
+		return o.oldest
+	}
+	return nil
 }
 
 // Take takes away the claim that an Acquire by key would take if no unit were free, and gives its unit to nobody. It is

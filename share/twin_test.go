@@ -105,7 +105,14 @@ func TestTwin(t *testing.T) {
 			switch pick := random.IntN(10); {
 			case pick < 6:
 				c, owner := &claim{Value: step}, names[random.IntN(len(names))]
+				decision, loses := l.Next(owner)
+				if want := w.decide(owner); decision != want {
+					t.Fatalf("seed %d, step %d: %+v: Next(%s) = %v, want %v", seed, step, o, owner, decision, want)
+				}
 				lost, ok := l.Acquire(c, owner)
+				if lost != loses {
+					t.Fatalf("seed %d, step %d: %+v: Acquire(%s) took %v, and Next said %v", seed, step, o, owner, lost, loses)
+				}
 				if !w.agrees(c, owner, lost, ok) {
 					t.Fatalf("seed %d, step %d: %+v: Acquire(%s) = %v, %v", seed, step, o, owner, lost, ok)
 				}
