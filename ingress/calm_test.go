@@ -5,9 +5,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -120,6 +122,48 @@ func TestResetsAreCalmed(t *testing.T) {
 	if w := r.hold("127.0.0.1"); w == nil || r.guests.calm.pause(netip.MustParsePrefix("127.0.0.1/32"), time.Now()) != 0 {
 		t.Error("another client is calmed, too")
 	}
+}
+
+// goneListener accepts connections of 127.0.0.2 when they have been reset.
+type goneListener struct{ net.Listener }
+
+func (l goneListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	for err == nil && remote(c) == netip.MustParseAddr("127.0.0.2") && !conns.Gone(c) {
+		runtime.Gosched()
+	}
+	return c, err
+}
+
+// TestResetsAreNotServed: requests over connections that were reset before they were read are not begun.
+func TestResetsAreNotServed(t *testing.T) {
+	r := newRig(t, Options{}, anyRoute(backend(t, func(http.ResponseWriter, *http.Request) {})))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.ServeHTTP(t.Context(), goneListener{l}) }()
+	r.http = l.Addr().String()
+	for range 50 {
+		c, err := r.from("127.0.0.2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: any.test\r\n\r\n")
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	last := r.hold("127.0.0.1")
+	await.Until(t, "the others have ended", func() bool { return r.Stats().Conns == 1 })
+	if n := r.Stats().Requests; n != 1 {
+		t.Errorf("%d requests were begun, want 1", n)
+	}
+	if !last.works() {
+		t.Error("the other client is not served any more")
+	}
+	l.Close()
+	<-done // whatever it says
 }
 
 // TestFloodIsCalmed: a client whose connection was ended because it took back its requests is watched.

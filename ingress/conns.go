@@ -17,6 +17,7 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/share"
+	"tapestry.dev/tapestry/share/conns"
 )
 
 const (
@@ -58,6 +59,7 @@ type conn struct {
 	touched atomic.Int64 // Unix nanoseconds
 	// pause is how long the first Read waits; it is then 0.
 	pause   time.Duration
+	unread  bool        // Read has not returned yet
 	calmed  bool        // the client is calmed
 	wrote   atomic.Bool // something was sent to the client
 	idle    atomic.Bool // no request is under way, and there was one
@@ -99,7 +101,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 // one of the same client, or closes c and reports false.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	now := time.Now()
-	cn := &conn{Conn: c, guests: g, owner: addressing.Client(remote(c))}
+	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c))}
 	cn.claim.Value = cn
 	cn.pause = g.calm.pause(cn.owner, now)
 	cn.calmed = cn.pause > 0
@@ -146,6 +148,12 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.pause = 0
 	}
 	n, err := c.Conn.Read(p)
+	if c.unread {
+		c.unread = false
+		if conns.Gone(c.Conn) {
+			return 0, io.EOF // the kernel would give what it sent before
+		}
+	}
 	if n > 0 {
 		c.touch()
 		c.rest = n < 4 || string(p[n-4:n]) != "\r\n\r\n"

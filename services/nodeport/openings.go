@@ -3,14 +3,10 @@ package nodeport
 import (
 	"context"
 	"io"
-	"net"
 	"net/netip"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/share"
 )
@@ -135,23 +131,4 @@ func (a *arrival) leave() {
 		return
 	}
 	o.free++
-}
-
-// gone reports whether a client has reset its connection. What it sent before is lost with that (RFC 9293 3.10.7.4), as
-// long as nobody has read it.
-func gone(c net.Conn) bool {
-	s, ok := c.(syscall.Conn)
-	if !ok {
-		return false
-	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return true // it is closed
-	}
-	closed := false
-	err = raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		closed = err == nil && info.State == unix.BPF_TCP_CLOSE
-	})
-	return closed || err != nil
 }

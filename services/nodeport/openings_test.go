@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/freeport"
 )
@@ -34,7 +35,7 @@ type lateListener struct {
 
 func (l *lateListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	for err == nil && !l.of.live.Load() && !gone(c) {
+	for err == nil && !l.of.live.Load() && !conns.Gone(c) {
 		runtime.Gosched()
 	}
 	return c, err
@@ -127,15 +128,15 @@ func TestOpeningsInTurn(t *testing.T) {
 		t.Fatalf("the first client %s", got)
 	}
 	var list []*arrival
-	var conns []*closer
+	var closers []*closer
 	for range 6 {
 		c := &closer{}
-		conns = append(conns, c)
+		closers = append(closers, c)
 		list = append(list, o.admit(c, greedy))
 	}
 	for i, want := range []string{"lost", "lost", "waits", "waits", "waits", "waits"} {
-		if got := has(list[i]); got != want || (conns[i].closed == 1) != (want == "lost") {
-			t.Errorf("the greedy client's arrival %d %s, and was closed %d times, want %s", i, got, conns[i].closed, want)
+		if got := has(list[i]); got != want || (closers[i].closed == 1) != (want == "lost") {
+			t.Errorf("the greedy client's arrival %d %s, and was closed %d times, want %s", i, got, closers[i].closed, want)
 		}
 	}
 	other := o.admit(&closer{}, modest) // takes the place of the greedy client's oldest

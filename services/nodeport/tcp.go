@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/share"
+	"tapestry.dev/tapestry/share/conns"
 )
 
 type tcpSocket struct{ net.Listener }
@@ -37,7 +38,7 @@ func (l tcpSocket) serve(s *server) {
 // arrive begins to serve an accepted connection.
 func (p *Proxy) arrive(client net.Conn, local netip.AddrPort) {
 	from, err := addrPort(client.RemoteAddr())
-	if err != nil || gone(client) {
+	if err != nil || conns.Gone(client) {
 		abort(client)
 		return
 	}
@@ -58,7 +59,7 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 		return
 	}
 	defer p.release(client)
-	if !a.wait(p.ctx) || gone(client) {
+	if !a.wait(p.ctx) || conns.Gone(client) {
 		abort(client)
 		return
 	}

@@ -80,3 +80,39 @@ func TestSilentFlood(t *testing.T) {
 		t.Errorf("the oldest connection of the flood is still held: %v", err)
 	}
 }
+
+// A client is gone that has reset its connection, and not one that only sends no more.
+func TestGone(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	pair := func() (client, server net.Conn) {
+		client = dial(t, "127.0.0.1", l.Addr())
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { server.Close() })
+		return client, server
+	}
+	ended, server := pair()
+	io.WriteString(ended, "x")
+	ended.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(server); string(got) != "x" || err != nil || Gone(server) {
+		t.Errorf("a client that sends no more is gone: %v; it sent %q, %v", Gone(server), got, err)
+	}
+	server.Close()
+	if !Gone(server) {
+		t.Error("a closed connection is not gone")
+	}
+	reset, server := pair()
+	io.WriteString(reset, "x")
+	reset.(*net.TCPConn).SetLinger(0)
+	reset.Close()
+	await.Until(t, "a client that reset its connection is gone", func() bool { return Gone(server) })
+	if n, err := server.Read(make([]byte, 1)); n != 1 {
+		t.Errorf("the kernel gave %d bytes, %v: Gone need not be asked after a read", n, err)
+	}
+}
