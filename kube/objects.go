@@ -49,6 +49,23 @@ const (
 	UpgradesAnnotation = "tapestry.dev/upgrades"
 )
 
+// ProxyProtocol returns the version of the PROXY protocol that a Service asks for by ProxyProtocolAnnotation, 0 for none.
+// It returns false when the annotation cannot be understood.
+func ProxyProtocol(svc *corev1.Service) (version uint8, ok bool) {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return 0, true
+	}
+	switch svc.Annotations[ProxyProtocolAnnotation] {
+	case "":
+		return 0, true
+	case "v1":
+		return 1, true
+	case "v2":
+		return 2, true
+	}
+	return 0, false
+}
+
 // ToBeDeletedTaint is the taint of a Node that the cluster autoscaler is about to remove. kube-proxy looks at the
 // same taint (KEP-3836).
 const ToBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"

@@ -181,7 +181,7 @@ func headless(s *Service) bool { return len(s.ClusterIPs) == 0 && len(s.External
 // fronted reports whether p has a frontend in the family.
 func (b *unitBuilder) fronted(p *Port, is4 bool) bool {
 	of := familyOf(is4).has
-	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) || b.nodePorted(p, is4)
+	return slices.ContainsFunc(b.s.ClusterIPs, of) || slices.ContainsFunc(b.s.ExternalIPs, of) || slices.ContainsFunc(b.s.SocketIPs, of) || b.nodePorted(p, is4)
 }
 
 // nodePorted reports whether p is answered at node addresses of the family. A NodePort has the families of its
@@ -207,6 +207,11 @@ func (b *unitBuilder) port(j int, is4 bool, serving []Target) {
 	for _, a := range s.ExternalIPs {
 		if familyOf(is4).has(a) {
 			b.front(f, addrKey(packet.AddrFrom(a), p.Port, p.Protocol))
+		}
+	}
+	for _, a := range s.SocketIPs {
+		if familyOf(is4).has(a) {
+			b.front(f, socketKey(packet.AddrFrom(a), p.Port, p.Protocol))
 		}
 	}
 	f.guarded = false

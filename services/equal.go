@@ -44,7 +44,7 @@ func same[T comparable](a, b *T) bool { return *a == *b }
 func equalFronts(a, b *Service) bool {
 	return a == b || a.Namespace == b.Namespace && a.Name == b.Name &&
 		equalLists(a.ClusterIPs, b.ClusterIPs, same) &&
-		equalLists(a.ExternalIPs, b.ExternalIPs, same) &&
+		equalLists(a.ExternalIPs, b.ExternalIPs, same) && equalLists(a.SocketIPs, b.SocketIPs, same) && a.Proxy == b.Proxy &&
 		equalLists(a.Ports, b.Ports, same) &&
 		a.Affinity == b.Affinity && a.Balance == b.Balance &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&

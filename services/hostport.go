@@ -100,6 +100,9 @@ func (t *Table) atOnHost(tuple *packet.Tuple) (l lead) {
 	if l.pod = t.hosts.at(tuple); l.pod.id != 0 {
 		return l
 	}
+	if l.front = t.find(socketKey(tuple.Dst, tuple.DstPort, tuple.Proto)); l.front != nil {
+		return l
+	}
 	if tuple.Dst.Netip().IsLoopback() {
 		if l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); l.front != nil {
 			return l

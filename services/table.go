@@ -76,7 +76,7 @@ type frontKey struct {
 	addr  packet.Addr
 	port  uint16
 	proto packet.Proto
-	is4   uint8 // 1: IPv4, when addr is unspecified; also avoids padding, which makes == cheap
+	is4   uint8 // 1: IPv4, when addr is unspecified; 2: for host sockets alone; also avoids padding, which makes == cheap
 }
 
 func addrKey(addr packet.Addr, port uint16, proto packet.Proto) frontKey {
@@ -89,6 +89,11 @@ func nodePortKey(is4 bool, port uint16, proto packet.Proto) frontKey {
 		k.is4 = 1
 	}
 	return k
+}
+
+// socketKey returns the key of a frontend that only clients of host sockets use.
+func socketKey(addr packet.Addr, port uint16, proto packet.Proto) frontKey {
+	return frontKey{addr: addr, port: port, proto: proto, is4: 2}
 }
 
 // front is a frontend.

@@ -132,7 +132,7 @@ func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
 // have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860).
 func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.LoadBalancerIngress) {
 	mode := corev1.LoadBalancerIPModeVIP
-	if a.OnNodes && strings.TrimSpace(svc.Annotations[kube.ProxyProtocolAnnotation]) != "" {
+	if version, _ := kube.ProxyProtocol(svc); a.OnNodes && version != 0 {
 		mode = corev1.LoadBalancerIPModeProxy
 	}
 	for _, addr := range a.Addrs {

@@ -164,6 +164,7 @@ func (f *front) without(l *losses) *front {
 		kept.claims = slices.DeleteFunc(slices.Clone(f.claims), func(c claimed) bool { return l.addrs[address{c.addr, c.outside}] })
 		kept.ClusterIPs = slices.DeleteFunc(slices.Clone(f.ClusterIPs), is(false))
 		kept.ExternalIPs = slices.DeleteFunc(slices.Clone(f.ExternalIPs), is(true))
+		kept.SocketIPs = slices.DeleteFunc(slices.Clone(f.SocketIPs), is(true))
 	}
 	if len(l.ports) > 0 {
 		kept.Ports = slices.Clone(f.Ports)

@@ -185,6 +185,9 @@ func service(s services.Service) any {
 	if s.SourceRanges != nil { // few Services have any
 		m["sourceRanges"] = fmt.Sprint(s.SourceRanges)
 	}
+	if len(s.SocketIPs) > 0 || s.Proxy != 0 {
+		m["sockets"] = fmt.Sprintf("%s, PROXY v%d", s.SocketIPs, s.Proxy)
+	}
 	if s.HealthCheckNodePort != 0 {
 		m["healthPort"] = s.HealthCheckNodePort
 	}

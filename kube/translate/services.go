@@ -144,7 +144,7 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 	}
 	out := f.Service
 	if f.namesOnly { // an Ingress may refer to its endpoints all the same
-		out.ClusterIPs, out.ExternalIPs, out.HealthCheckNodePort = nil, nil, 0
+		out.ClusterIPs, out.ExternalIPs, out.SocketIPs, out.HealthCheckNodePort = nil, nil, nil, 0
 		out.Ports = slices.Clone(out.Ports)
 		for i := range out.Ports {
 			out.Ports[i].NodePort = 0
@@ -188,6 +188,7 @@ func parseService(obj *corev1.Service, externalIPs bool, say *kube.Report) *fron
 	f.Balance = loadBalancing(obj, f.Affinity, say)
 	f.InternalLocal = obj.Spec.InternalTrafficPolicy != nil && *obj.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal
 	f.ExternalLocal = obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	f.Proxy = proxyProtocol(obj, say)
 	f.parseExternalIPs(obj, externalIPs, say)
 	f.SourceRanges = sourceRanges(obj, say)
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer && f.ExternalLocal && obj.Spec.HealthCheckNodePort != 0 {
@@ -252,6 +253,16 @@ func sourceRanges(obj *corev1.Service, say *kube.Report) []netip.Prefix {
 		list = append(list, p.Masked())
 	}
 	return list
+}
+
+// proxyProtocol returns the version of the PROXY protocol that a load balancer asks for, 0 for none.
+func proxyProtocol(obj *corev1.Service, say *kube.Report) uint8 {
+	version, ok := kube.ProxyProtocol(obj)
+	if !ok {
+		say.Errorf(kube.RefOf(obj), annotation(kube.ProxyProtocolAnnotation), "%q is no version of the PROXY protocol: expected v1 or v2; until then connections have no header",
+			obj.Annotations[kube.ProxyProtocolAnnotation])
+	}
+	return version
 }
 
 func (f *front) parseClusterIPs(obj *corev1.Service, say *kube.Report) {
@@ -398,11 +409,11 @@ func loadBalancing(obj *corev1.Service, affinity time.Duration, say *kube.Report
 const mostExternal = 10_000
 
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
-// are honoured. It leaves out ingress points with ipMode Proxy, because packets to those have to pass the load
-// balancer (KEP-1860).
+// are honoured. Packets to ingress points with ipMode Proxy have to pass the load balancer (KEP-1860), so those are left
+// out, unless we are the load balancer: then they are SocketIPs.
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	known, left := map[netip.Addr]bool{}, 0
-	add := func(text, field string) {
+	add := func(list *[]netip.Addr, text, field string) {
 		a, ok := serviceAddr(text, f.ref(), field, say)
 		if !ok || known[a] {
 			return
@@ -412,7 +423,7 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 			left++
 			return
 		}
-		f.ExternalIPs = append(f.ExternalIPs, a)
+		*list = append(*list, a)
 		f.claims = append(f.claims, claimed{claim{addr: a}, field, true})
 		for _, p := range f.Ports {
 			f.claims = append(f.claims, claimed{claim{a, p.Port, p.Protocol}, field, true})
@@ -427,8 +438,13 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 	}()
 	if obj.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for i, in := range obj.Status.LoadBalancer.Ingress {
-			if in.IP != "" && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
-				add(in.IP, index("status.loadBalancer.ingress", i)+".ip")
+			if in.IP == "" {
+				continue
+			}
+			if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+				add(&f.ExternalIPs, in.IP, index("status.loadBalancer.ingress", i)+".ip")
+			} else if f.Proxy != 0 {
+				add(&f.SocketIPs, in.IP, index("status.loadBalancer.ingress", i)+".ip")
 			}
 		}
 	}
@@ -438,6 +454,6 @@ func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.R
 		return
 	}
 	for i, text := range obj.Spec.ExternalIPs {
-		add(text, index("spec.externalIPs", i))
+		add(&f.ExternalIPs, text, index("spec.externalIPs", i))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -409,4 +410,63 @@ func TestSocketsAreBounded(t *testing.T) {
 		t.Errorf("there is room, and told is %v", problems)
 	}
 	dialTCP(t, "127.0.0.1", ports[0])
+}
+
+// TestProxyProtocol: a backend that asks for it is told from where and to where its client connected, in the bytes of
+// the protocol's description, and the stream follows.
+func TestProxyProtocol(t *testing.T) {
+	for version := range uint8(3) {
+		for _, host := range hosts(t) {
+			w, p := newWorld(t, func(o *Options) {
+				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func()) bool {
+					if version != 0 {
+						t.Error("a connection that begins with a header was joined without one")
+					}
+					return false
+				}
+			})
+			w.choose(1, tcpBackend(t, echo("")))
+			at := PortSpec{Owner: "Service d/web", Addr: netip.MustParseAddr(host), Port: freeport.Of(t), Protocol: packet.TCP, Proxy: version}
+			if problems := p.Set([]PortSpec{at}); len(problems) != 0 {
+				t.Fatal(problems)
+			}
+			c := dialTCP(t, host, at.Port)
+			if _, err := c.Write([]byte("hello")); err != nil {
+				t.Fatal(err)
+			}
+			c.CloseWrite()
+			got, err := io.ReadAll(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			from := c.LocalAddr().(*net.TCPAddr).AddrPort()
+			if want := headerOf(version, from, netip.AddrPortFrom(at.Addr, at.Port)) + "hello"; string(got) != "\n"+want {
+				t.Errorf("version %d at %s: %q, want %q", version, host, got, want)
+			}
+		}
+	}
+}
+
+// headerOf writes the header by hand (PROXY protocol 3.0, sections 2.1 and 2.2).
+func headerOf(version uint8, from, to netip.AddrPort) string {
+	var b []byte
+	switch version {
+	case 0:
+		return ""
+	case 1:
+		family := "TCP4"
+		if from.Addr().Is6() {
+			family = "TCP6"
+		}
+		return fmt.Sprintf("PROXY %s %s %s %d %d\r\n", family, from.Addr(), to.Addr(), from.Port(), to.Port())
+	}
+	b = append(b, "\r\n\r\n\x00\r\nQUIT\n\x21"...) // version 2, command PROXY
+	if from.Addr().Is4() {
+		b = append(b, 0x11, 0, 12)
+	} else {
+		b = append(b, 0x21, 0, 36)
+	}
+	b = append(append(b, from.Addr().AsSlice()...), to.Addr().AsSlice()...)
+	b = binary.BigEndian.AppendUint16(b, from.Port())
+	return string(binary.BigEndian.AppendUint16(b, to.Port()))
 }

@@ -109,6 +109,8 @@ type PortSpec struct {
 	Addr     netip.Addr // an address of the host, or all of a family; the zero Addr is every address of the host
 	Port     uint16
 	Protocol packet.Proto // TCP or UDP
+	// Proxy is the version of the PROXY protocol whose header begins each TCP connection to a backend; 0 means none.
+	Proxy uint8
 }
 
 // Ports returns the node ports and hostPorts of a Table, for Set. A node port has a socket only in the families in
@@ -120,6 +122,9 @@ func Ports(t *services.Table) []PortSpec {
 	}
 	for _, p := range t.HostPorts() {
 		specs = append(specs, PortSpec{Owner: "Pod " + p.Pod, Addr: p.Addr, Port: p.Port, Protocol: p.Protocol})
+	}
+	for _, s := range t.Sockets() {
+		specs = append(specs, PortSpec{Owner: "Service " + s.Service, Addr: s.Addr, Port: s.Port, Protocol: s.Protocol, Proxy: s.Proxy})
 	}
 	return specs
 }
@@ -431,7 +436,7 @@ func explain(spec PortSpec, proto string, err error) string {
 		what = fmt.Sprintf("hostPort %d/%s", spec.Port, proto)
 	case kind == "Pod":
 		what = fmt.Sprintf("hostPort %d/%s at %s", spec.Port, proto, spec.Addr)
-	case spec.Addr.IsValid() && !spec.Addr.IsUnspecified() && !spec.Addr.IsLoopback():
+	case spec.Addr.IsValid() && !spec.Addr.IsUnspecified() && !spec.Addr.IsLoopback(): // a load balancer's
 		what = fmt.Sprintf("%s port %d/%s", spec.Addr, spec.Port, proto)
 	}
 	switch {

@@ -99,6 +99,13 @@ func (s *server) serve(sock socket) {
 	sock.serve(s)
 }
 
+// proxy returns the version of the PROXY protocol that is spoken to backends, 0 for none.
+func (s *server) proxy() uint8 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.spec.Proxy
+}
+
 func (s *server) setSpec(spec PortSpec) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

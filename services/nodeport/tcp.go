@@ -31,12 +31,18 @@ func (l tcpSocket) serve(s *server) {
 			continue
 		}
 		f = failing{}
-		s.p.arrive(c, s.key.local)
+		s.p.arrive(c, place{s.key.local, s.proxy()})
 	}
 }
 
+// place is where connections come in, and the version of the PROXY protocol that is spoken to their backends, 0 for none.
+type place struct {
+	local netip.AddrPort
+	proxy uint8
+}
+
 // arrive begins to serve an accepted connection.
-func (p *Proxy) arrive(client net.Conn, local netip.AddrPort) {
+func (p *Proxy) arrive(client net.Conn, at place) {
 	from, err := addrPort(client.RemoteAddr())
 	if err != nil || conns.Gone(client) {
 		abort(client)
@@ -48,11 +54,11 @@ func (p *Proxy) arrive(client net.Conn, local netip.AddrPort) {
 		return
 	}
 	// The connection may outlive its listener.
-	p.wg.Go(func() { p.connect(client, from, local, a) })
+	p.wg.Go(func() { p.connect(client, from, at, a) })
 }
 
 // connect serves one connection to its end.
-func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival) {
+func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arrival) {
 	defer a.leave()
 	if !p.hold(client) {
 		abort(client)
@@ -63,7 +69,7 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 		abort(client)
 		return
 	}
-	f, ok := p.choose(from, local, packet.TCP)
+	f, ok := p.choose(from, at.local, packet.TCP)
 	if !ok {
 		abort(client)
 		return
@@ -74,7 +80,7 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 		use.Answered()
 		a.leave()
 	}
-	if c, ok := client.(*net.TCPConn); ok && p.opts.Join(p.ctx, c, f.client, f.backend, opened) {
+	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 && p.opts.Join(p.ctx, c, f.client, f.backend, opened) {
 		return
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
@@ -98,6 +104,11 @@ func (p *Proxy) connect(client net.Conn, from, local netip.AddrPort, a *arrival)
 	}
 	defer p.release(backend)
 	opened()
+	if at.proxy != 0 && header(at.proxy, from, client.LocalAddr(), backend) != nil {
+		abort(client)
+		abort(backend)
+		return
+	}
 	splice(client, backend)
 }
 
