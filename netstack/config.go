@@ -58,8 +58,8 @@ type Balancer interface {
 	// Backend says what became of a backend that was chosen earlier. at is its address.
 	Backend(id uint64, at packet.Addr) packet.BackendState
 	// Leads reports whether t's destination still belongs to the Service port for which backend was chosen, at which
-	// backend serves on port. It returns false when the destination now belongs to another Service port or to none. t
-	// is borrowed.
+	// backend serves on port. It returns false when the destination now belongs to another Service port or to none. For
+	// a flow that was steered, the destination is the endpoint that leaves. t is borrowed.
 	Leads(t *packet.Tuple, backend uint64, port uint16) bool
 	// IsEndpoint reports whether to is an endpoint of a Service, ready or not. It need not know endpoints on other
 	// nodes.

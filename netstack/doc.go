@@ -54,7 +54,14 @@
 //
 // # Translation
 //
-// A packet is translated once, on the node where its flow enters, so that no two nodes share state. The flow's entry
+// A packet is translated once, on the node where its flow enters, so that no two nodes share state. The exception is a
+// SYN that a Service led from another node to an endpoint of this node which gets no new connections any more: this
+// node knows that first, and steers the SYN to another endpoint (Options.Steer). The other node marks such SYNs inside
+// the tunnel, by a reserved bit of the TCP header, and this node removes the mark; what arrives as IP-in-IP is led by a
+// Service anyway. So nobody who asks for a pod itself gets another one. What goes on to a third node has this node's
+// stack address as its source, so that answers come back here, and no mark, so that nothing is steered twice.
+//
+// The flow's entry
 // holds both tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when
 // their destination address does not: to the stack, for connections that it opened from somebody else's address, or to
 // the peer through whose host socket or host TAP a client came in, or to the host TAP, for routed clients. The packets

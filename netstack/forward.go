@@ -38,8 +38,8 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	case toSelf:
 		return j.toStack()
 	case toPeer:
-		if j.sender != nil {
-			return j.drop(NoRoute) // never from one peer to another
+		if j.sender != nil && j.hit.Backend == 0 {
+			return j.drop(NoRoute) // never from one peer to another, except for what this node has steered
 		}
 		if j.from != nil && j.from.Kind == HostTAP && s.hosts[p.Tuple.Src].unnamed {
 			return j.drop(NoRoute) // the other node does not know that this node has the address
@@ -49,6 +49,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 				return j.drop(NoRoute)
 			}
 			return w.toPeer(j, r.peer, true)
+		}
+		if isSYN(p) && j.byService() && r.peer.Encap {
+			p.MarkService()
 		}
 		return w.toPeer(j, r.peer, false)
 	case vacant:
@@ -73,6 +76,13 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		return j.refuse(denied, EgressDenied)
 	}
 	return j.toOutside()
+}
+
+// byService reports whether a Service of this node led the packet where it goes: by translation, or by a connection of
+// the stack, which connects for Services alone (NodePort, Ingress). The other node may steer such a SYN. What this node
+// has steered itself is not marked, so that nobody steers it once more.
+func (j *journey) byService() bool {
+	return j.sender == nil && (j.hit.Backend != 0 || j.fromStack())
 }
 
 // route finds what owns dst. It adds the local pods and the host TAP to what the snapshot knows.

@@ -40,6 +40,7 @@ type origin struct {
 	sender  *peer       // the peer it came from over the Link; nil otherwise
 	wrapped bool        // it came encapsulated from the peer
 	routed  bool        // its sender is a routed client; see admitRouted
+	service bool        // the peer's SYN was led here by a Service
 	paced   bool        // the sender waits by itself until an attachment's limit has room
 }
 

@@ -32,6 +32,11 @@ type Options struct {
 	Link Link
 	// Observer is told of flows; Flows tells it of their ends. nil for none.
 	Observer Observer
+	// Steer says what to do with the SYN of a client on another node, which a Service has led to an endpoint of this
+	// node, t's destination. It returns Picked with another backend if that endpoint gets no new connections any more;
+	// the Balancer has to know that backend. It must be safe for concurrent use and allocate nothing. t is borrowed.
+	// nil steers nothing.
+	Steer func(t *packet.Tuple) packet.Choice
 	// Watcher is told how flows to backends go. nil for none.
 	Watcher Watcher
 	// Logger gets events that no caller waits for; nil discards them.
@@ -59,6 +64,7 @@ type Path struct {
 	link     Link
 	observer Observer
 	watcher  Watcher
+	steer    func(*packet.Tuple) packet.Choice
 
 	now         func() time.Time
 	attachments attachments
@@ -90,8 +96,11 @@ func New(o Options) (*Path, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Steer == nil {
+		o.Steer = func(*packet.Tuple) packet.Choice { return packet.Choice{} }
+	}
 	path := &Path{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, ready: make(chan struct{}), begin: o.Begin,
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, ready: make(chan struct{}), begin: o.Begin,
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),

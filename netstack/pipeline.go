@@ -106,14 +106,19 @@ func (w *worker) fromLink(id uint64, batch [][]byte) {
 		w.path.flows.Prefetch(several)
 	}
 	for p := w.plain.Next(); p != nil; p = w.plain.Next() {
-		w.walk(s, &journey{packet: p, origin: origin{sender: peer}})
+		w.walk(s, &journey{packet: p, origin: origin{sender: peer, service: isSYN(p) && p.TakeServiceMark()}})
 	}
 	if !wrapped {
 		return
 	}
 	for p := w.wrapped.Next(); p != nil; p = w.wrapped.Next() {
-		w.walk(s, &journey{packet: p, origin: origin{sender: peer, wrapped: true}})
+		w.walk(s, &journey{packet: p, origin: origin{sender: peer, wrapped: true, service: isSYN(p)}})
 	}
+}
+
+// isSYN reports whether p opens a TCP connection.
+func isSYN(p *packet.Packet) bool {
+	return packet.Opens(p.TCPFlags) && p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag
 }
 
 // admit is the step that checks whether the sender may use the source address. It also drops what is not forwarded at

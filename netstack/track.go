@@ -141,12 +141,18 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	return s.policy == nil || w.permit(s, j)
 }
 
-// pick asks the Balancer. Packets are translated once, on the node where the flow enters. hostPorts are the exception:
-// only the node whose address it is knows them, and they lead to its own pods only.
+// pick asks the Balancer. Packets are translated once, on the node where the flow enters. There are two exceptions.
+// hostPorts: only the node whose address it is knows them, and they lead to its own pods only. Endpoints that leave
+// their Service: their node knows it first, and steers connections that others still send there.
 func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 	t := &j.packet.Tuple
 	if j.sender == nil {
 		return s.balancer.Pick(t)
+	}
+	if j.service {
+		if choice := w.path.steer(t); choice.Kind == packet.Picked {
+			return choice
+		}
 	}
 	if j.wrapped || !s.isNodeAddr(t.Dst) {
 		return packet.Choice{}
@@ -161,7 +167,8 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 // mustMasquerade reports whether the backend must see the stack's address instead of the sender's. That is so for flows
 // that go back into the attachment they came from, since a kernel drops packets from its own address as martians, and
 // for clients of this node's host sockets whose answers could not come back, since the other node accepts no
-// encapsulated packets.
+// encapsulated packets. A flow of a peer that was steered to a third node is masked as well: that node accepts only
+// this node's own addresses from here, and answers have to come back by this way.
 func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	r := w.route(s, &j.hit.To.Dst)
 	if j.routed {
@@ -169,6 +176,9 @@ func (w *worker) mustMasquerade(s *snapshot, j *journey) bool {
 	}
 	if j.from != nil {
 		return r.pod == j.from
+	}
+	if j.sender != nil {
+		return j.hit.Backend != 0 && r.kind == toPeer
 	}
 	return j.fromStack() && r.kind == toPeer && r.peer.encap == nil && s.foreign(j.hit.To.Src)
 }

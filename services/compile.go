@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/leaving"
 )
 
 // Problem is a mistake in a Config because of which a part of the Config has no effect.
@@ -31,10 +32,11 @@ type unit struct {
 	sets     []set
 	states   []state
 	problems []Problem
-	here     []frontKey // where endpoints on this node serve, or endpoints without a known node
-	affinity bool       // the Service has session affinity
-	held     []uint64   // the backends whose Loads the unit holds, until it is dropped
-	reach    sync.Map   // results of Endpoints: []netip.AddrPort, by port index
+	standing []leaving.Endpoint // those on this node that clients on other nodes may be sent to
+	here     []frontKey         // where endpoints on this node serve, or endpoints without a known node
+	affinity bool               // the Service has session affinity
+	held     []uint64           // the backends whose Loads the unit holds, until it is dropped
+	reach    sync.Map           // results of Endpoints: []netip.AddrPort, by port index
 	ready    func() map[netip.Addr]bool
 }
 
@@ -120,6 +122,7 @@ func newUnit(s *Service, p place, loads *balance.Loads) *unit {
 			b.problem("no endpoint serves port %d/%s (%q): check that targetPort is a port number or the name of a container port",
 				p.Port, protoName(p.Protocol), p.Name)
 		}
+		b.stand(&s.Ports[j], serving)
 		for _, is4 := range [...]bool{true, false} {
 			if b.fronted(&s.Ports[j], is4) {
 				b.port(j, is4, serving)
@@ -251,7 +254,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 	if len(targets) == 0 {
 		return set{empty: empty}
 	}
-	bs := make([]backend, 0, len(targets))
+	bs, ending := make([]backend, 0, len(targets)), false
 	for _, t := range targets {
 		pod := t.pod
 		if pod == 0 {
@@ -260,6 +263,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 		id := backendID(pod, port, t.Port)
 		if stateOf(b.s, t.Endpoint) != packet.BackendReady { // one that terminates, where none is ready
 			b.states = append(b.states, state{id, packet.BackendReady})
+			ending = true
 		}
 		bs = append(bs, backend{id, packet.Endpoint{Addr: packet.AddrFrom(t.Endpoint.Addr), Port: t.Port}})
 	}
@@ -268,7 +272,7 @@ func (b *unitBuilder) set(targets []Target, port uint64, empty packet.ChoiceKind
 		slices.SortFunc(bs, byID)
 	}
 	// An endpoint is in two EndpointSlices for a moment while its controller moves it.
-	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id })}
+	s := set{backends: slices.CompactFunc(bs, func(x, y backend) bool { return x.id == y.id }), ending: ending}
 	if m := methodOf(b.s); m == balance.Maglev || m == balance.Hash && len(s.backends) > rendezvousMax {
 		s.slots = b.slots(&s)
 	}

@@ -54,6 +54,10 @@
 // without a session gets the backend of a hash that covers only its address. So all nodes agree on a client's first
 // backend, across restarts too, while the set of backends stays the same.
 //
+// Leaving. Other nodes choose an endpoint for a while after this node knows that it terminates. Steer chooses another
+// one for such a connection. Package leaving remembers the endpoints of this node and how they stand, for a minute
+// longer than the Service has them.
+//
 // Identity. A backend's id has 64 bits. The upper 40 are a hash of the pod's UID and address, the lower 24 a hash of
 // the Service port and target port. So a reused address gets another id. Two Services over one pod have different
 // ids, because one may drop the pod while the other keeps it. The upper part alone shows that a pod still lives

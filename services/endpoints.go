@@ -64,8 +64,10 @@ func readyAddrs(s *Service) map[netip.Addr]bool {
 
 // service returns a Service and its index, or -1 and nil when there is none.
 func (t *Table) service(namespace, name string) (int, *Service) {
-	want := &Service{Namespace: namespace, Name: name}
-	i, found := slices.BinarySearchFunc(t.config.Services, want, compareServices)
+	type names struct{ namespace, name string }
+	i, found := slices.BinarySearchFunc(t.config.Services, names{namespace, name}, func(s *Service, n names) int {
+		return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
+	})
 	if !found {
 		return -1, nil
 	}

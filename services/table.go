@@ -10,6 +10,7 @@ import (
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services/affinity"
+	"tapestry.dev/tapestry/services/leaving"
 )
 
 // Table is a compiled Config. It never changes, except for what flows change, its State, and for some sets of backends,
@@ -46,11 +47,13 @@ type State struct {
 	Affinity *affinity.Memory
 	// Loads has the load of the backends of Services that ask for it.
 	Loads *balance.Loads
+	// Leaving has the endpoints of this node, and those that have just left.
+	Leaving *leaving.Memory
 }
 
 // NewState returns a State that knows nothing yet. owner is affinity.New's.
 func NewState(owner func(client netip.Addr) netip.Prefix) State {
-	return State{Affinity: affinity.New(owner), Loads: new(balance.Loads)}
+	return State{Affinity: affinity.New(owner), Loads: new(balance.Loads), Leaving: leaving.New(nil)}
 }
 
 // Empty returns a Table of an empty Config. It and all Tables that are made of it by Update share s.
@@ -117,6 +120,7 @@ type set struct {
 	slots    []uint32        // Maglev table: indexes into backends; nil: rendezvous
 	picker   *balance.Picker // nil: by hash
 	empty    packet.ChoiceKind
+	ending   bool // the backends terminate, and are chosen since none is ready
 }
 
 type backend struct {
@@ -194,7 +198,7 @@ func (t *Table) Backend(id uint64, at packet.Addr) packet.BackendState {
 // port is the backend's target port. The backend itself may be gone.
 func (t *Table) Leads(tuple *packet.Tuple, backend uint64, port uint16) bool {
 	l := t.at(tuple)
-	return t.stays(&l, backend, port)
+	return t.stays(&l, backend, port) || l.front == nil && t.steers(tuple, backend, port)
 }
 
 // stays reports whether l is of the Service port or hostPort that the backend was chosen for.
@@ -210,10 +214,12 @@ func (t *Table) stays(l *lead, backend uint64, port uint16) bool {
 }
 
 // IsEndpoint reports whether a Service has an endpoint at that address and port, ready or not. It knows only endpoints
-// on this node and endpoints without a node.
+// on this node, also those that have just left their Services, and endpoints without a node.
 func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
-	_, is := t.here[addrKey(to.Addr, to.Port, proto)]
-	return is
+	if _, is := t.here[addrKey(to.Addr, to.Port, proto)]; is {
+		return true
+	}
+	return len(t.Leaving.Leaving(leaving.Key{Endpoint: to, Proto: proto})) > 0
 }
 
 // Services returns the Services of the Config. The caller must not change the list.

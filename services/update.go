@@ -62,6 +62,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	next.hosts = next.hostPortsOf()
 	t.Affinity.Forget(changedOf(gone, come))
 	t.exchange(gone, come)
+	t.Leaving.Change(standings(gone), standings(come))
 	return next, next.problems()
 }
 

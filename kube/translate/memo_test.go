@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	mathrand "math/rand/v2"
 	"reflect"
@@ -18,6 +19,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"tapestry.dev/tapestry/kube"
 )
@@ -91,10 +93,16 @@ func (c *churn) slice() *discoveryv1.EndpointSlice {
 		if c.pick(3) == 0 {
 			e.Conditions.Ready = new(c.pick(2) == 0)
 		}
+		if c.pick(2) == 0 {
+			e.TargetRef = &corev1.ObjectReference{Kind: "Pod", UID: c.uid()}
+		}
 		s.Endpoints = append(s.Endpoints, e)
 	}
 	return s
 }
+
+// uid returns the UID of some pod.
+func (c *churn) uid() types.UID { return types.UID(fmt.Sprint("u", c.pick(6))) }
 
 func (c *churn) node() *corev1.Node {
 	n := &corev1.Node{}
@@ -109,7 +117,10 @@ func (c *churn) node() *corev1.Node {
 func (c *churn) pod() *corev1.Pod {
 	p := &corev1.Pod{}
 	p.Namespace, p.Name = "default", fmt.Sprintf("p%d", c.pick(5))
-	p.Spec.NodeName = fmt.Sprintf("n%d", c.pick(2))
+	p.UID, p.Spec.NodeName = c.uid(), fmt.Sprintf("n%d", c.pick(2))
+	if c.pick(3) == 0 {
+		p.DeletionTimestamp = &metav1.Time{}
+	}
 	p.Status.PodIP = fmt.Sprintf("10.244.0.%d", 1+c.pick(300)) // numbers above 255 make no address
 	if c.pick(2) == 0 {
 		p.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: int32(8080 + c.pick(2))}}}}
@@ -241,7 +252,8 @@ func exchange[T interface {
 	return out
 }
 
-// Whatever it has translated before, a Translator returns the same as Translate.
+// Whatever it has translated before, a Translator returns the same as one that knows nothing but which pods of the node
+// have terminated.
 func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 	c := &churn{random: mathrand.New(mathrand.NewPCG(3, 4)), pairs: keyPairs(t, 2)}
 	var m Translator
@@ -254,7 +266,9 @@ func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 			c.objs = kube.Objects{}
 		}
 		o := Options{Node: "n0", UnderlayMTU: 1500 + step/500}
-		got, want := m.Translate(c.objs, o), Translate(c.objs, o)
+		got, fresh := m.Translate(c.objs, o), Translator{}
+		fresh.services.leaving.ids = maps.Clone(m.services.leaving.ids)
+		want := fresh.Translate(c.objs, o)
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("step %d: (-want +got)\n%s", step, cmp.Diff(want, got, cmp.Exporter(func(reflect.Type) bool { return true })))
 		}

@@ -41,6 +41,7 @@ type serviceStage struct {
 	claims  claims
 	settled memo[*front, *front]
 	joined  memo[*front, *services.Service]
+	leaving leavingPods
 	leading leadStage
 	served  memo[list[*services.Service], []*services.Service]
 	named   memo[*front, *dns.Service]
@@ -89,13 +90,18 @@ func compareFronts(a, b *front) int { return a.name().compare(b.name()) }
 
 func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) serviceList {
 	if s.site != a.site {
-		*s = serviceStage{site: a.site} // topology hints and external addresses depend on it
+		*s = serviceStage{site: a.site, leaving: s.leaving} // topology hints and external addresses depend on it
 	}
 	parsed := s.parsed.each(objs.Services, compareNames, nil, say, s.parse)
 	were := s.slices.set(objs.EndpointSlices, compareNames, serviceOf)
 	free := s.free.of(parsed, taken{a, s.slices.of[apiServer]}, say)
 	settled := s.settled.each(free, compareFronts, s.claims.set(free), say, s.claims.settle)
 	moved, renamed := s.moved(settled, were)
+	for _, name := range s.servedBy(s.leaving.set(objs.Pods, a.site.Node)) {
+		if f := frontOf(settled, name); f != nil {
+			moved = append(moved, f)
+		}
+	}
 	joined := s.joined.each(settled, compareFronts, moved, say, s.join)
 	named := s.named.each(settled, compareFronts, renamed, say, s.name)
 	served := s.served.once(identity(joined), say, func(*kube.Report) []*services.Service { return without(joined, nil) })
@@ -124,16 +130,25 @@ func without[T comparable](list []T, x T) []T {
 // names. were holds the former slices of each Service.
 func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved, renamed []*front) {
 	for name, were := range were {
-		i, found := slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
-		if !found {
+		f := frontOf(fronts, name)
+		if f == nil {
 			continue
 		}
-		moved = append(moved, fronts[i])
-		if fronts[i].headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
-			renamed = append(renamed, fronts[i])
+		moved = append(moved, f)
+		if f.headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
+			renamed = append(renamed, f)
 		}
 	}
 	return moved, renamed
+}
+
+// frontOf returns the Service with that name, nil if there is none. fronts are sorted by name.
+func frontOf(fronts []*front, name objectName) *front {
+	i, found := slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
+	if !found {
+		return nil
+	}
+	return fronts[i]
 }
 
 // join returns a Service with its endpoints. It returns nil for a Service that is only another name, or that nobody
@@ -151,6 +166,7 @@ func (s *serviceStage) join(f *front, say *kube.Report) *services.Service {
 		}
 	}
 	out.Endpoints = endpoints(s.slices.of[f.name()], s.site, say)
+	s.leaving.mark(out.Endpoints)
 	return &out
 }
 

@@ -11,8 +11,9 @@ import (
 )
 
 // Translator translates successive snapshots of a cluster. Every Result equals that of the function Translate, but
-// what follows from objects that were in the last snapshot too (the same pointers) is not computed again. The zero
-// value is ready. It is not safe for concurrent use.
+// what follows from objects that were in the last snapshot too (the same pointers) is not computed again. It remembers
+// one thing besides: which pods of the node have terminated, whose EndpointSlices may not say so yet. The zero value is
+// ready. It is not safe for concurrent use.
 type Translator struct {
 	options  Options      // those of the last Result
 	begun    bool         // there was a Result
@@ -33,7 +34,9 @@ func Translate(objs kube.Objects, o Options) Result { return new(Translator).Tra
 // the stages before it.
 func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	if t.options != o {
+		leaving := t.services.leaving
 		*t = Translator{options: o}
+		t.services.leaving = leaving
 	}
 	objs = objs.Sorted(&t.objs)
 	say := new(kube.Report)

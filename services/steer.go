@@ -1,0 +1,136 @@
+package services
+
+import (
+	"cmp"
+	"slices"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/services/leaving"
+)
+
+// Steer chooses another backend for a connection that a client on another node was led to, if the endpoint to which it
+// goes, t's destination on this node, gets no new connections any more. Its Kind is NotFrontend if the connection is to
+// go where it goes: the endpoint stays, is of no Service, or has no ready one to take its place. A backend on this node
+// is preferred, since it sees the client's own address. t is borrowed.
+func (t *Table) Steer(tuple *packet.Tuple) packet.Choice {
+	from := packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}
+	ports := t.Leaving.Leaving(leaving.Key{Endpoint: from, Proto: tuple.Proto})
+	if len(ports) == 0 || len(ports) > mostPorts {
+		return packet.Choice{}
+	}
+	var all [mostPorts]*set
+	counted := false
+	for i := range ports {
+		u, j := t.portAt(&ports[i])
+		if u == nil {
+			return packet.Choice{} // one of its Services is gone
+		}
+		if all[i] = &u.sets[setIndex(j, false, tuple.Dst.Is4())]; all[i].ending {
+			return packet.Choice{}
+		}
+		counted = counted || i == 0 && u.held != nil
+	}
+	if b := t.instead(all[:len(ports)], flowHash(tuple), &from, tuple.Proto); b != nil {
+		return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: counted}
+	}
+	return packet.Choice{}
+}
+
+const (
+	// mostPorts is how many Service ports one endpoint may serve for connections to it to be steered.
+	mostPorts = 8
+	// mostTries is how many backends are looked at before a connection is steered to the best that was seen.
+	mostTries = 256
+)
+
+// instead returns a backend of the first set that is in all others, too, and not at the address from: one on this node
+// if there is one among mostTries, else any; nil if there is none.
+func (t *Table) instead(all []*set, h uint64, from *packet.Endpoint, proto packet.Proto) (best *backend) {
+	list := all[0].backends
+	n := uint64(len(list))
+	for i := range min(n, mostTries) {
+		b := &list[(h>>32+i)%n]
+		if b.to == *from || !inAll(all[1:], b) {
+			continue
+		}
+		if _, here := t.here[addrKey(b.to.Addr, b.to.Port, proto)]; here {
+			return b
+		}
+		if best == nil {
+			best = b
+		}
+	}
+	return best
+}
+
+// inAll reports whether the server of b serves at the same address and port in all sets.
+func inAll(sets []*set, b *backend) bool {
+	for _, s := range sets {
+		// Backends are sorted by their ids, whose upper part is the server's.
+		j, _ := slices.BinarySearchFunc(s.backends, b.id&podMask, func(b backend, id uint64) int { return cmp.Compare(b.id, id) })
+		for ; j < len(s.backends) && s.backends[j].id&podMask == b.id&podMask && s.backends[j].to != b.to; j++ {
+		}
+		if j == len(s.backends) || s.backends[j].to != b.to {
+			return false
+		}
+	}
+	return true
+}
+
+// portAt finds a Service port: the unit of its Service, nil if there is none, and its index there.
+func (t *Table) portAt(p *leaving.Port) (*unit, int) {
+	i, svc := t.service(p.Namespace, p.Name)
+	if svc == nil {
+		return nil, 0
+	}
+	j := slices.IndexFunc(svc.Ports, func(q Port) bool { return q.Name == p.Port && q.Protocol == p.Proto })
+	if j < 0 {
+		return nil, 0
+	}
+	return t.units[i], j
+}
+
+// steers reports whether the tuple's destination is an endpoint that leaves the Service port for which Steer returned
+// the backend.
+func (t *Table) steers(tuple *packet.Tuple, backend uint64, port uint16) bool {
+	ports := t.Leaving.Leaving(leaving.Key{Endpoint: packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}, Proto: tuple.Proto})
+	for i := range ports {
+		p := &ports[i]
+		id := portID(&Service{Namespace: p.Namespace, Name: p.Name}, &Port{Name: p.Port, Protocol: p.Proto})
+		if backend&^podMask == backendID(0, id, port) {
+			return true
+		}
+	}
+	return false
+}
+
+// stand records how the endpoints on this node stand with a port of the Service, if clients on other nodes may be sent
+// to them. serving are the endpoints that serve the port.
+func (b *unitBuilder) stand(p *Port, serving []Target) {
+	if p.Protocol != packet.TCP || headless(b.s) && p.NodePort == 0 || b.place.node == "" {
+		return
+	}
+	for _, t := range serving {
+		e := t.Endpoint
+		if e.Node != b.place.node {
+			continue
+		}
+		is := leaving.Stays
+		if e.Terminating && stateOf(b.s, e) != packet.BackendReady {
+			is = leaving.Leaves
+		}
+		b.standing = append(b.standing, leaving.Endpoint{
+			Key:      leaving.Key{Endpoint: packet.Endpoint{Addr: packet.AddrFrom(e.Addr), Port: t.Port}, Proto: p.Protocol},
+			Port:     leaving.Port{Namespace: b.s.Namespace, Name: b.s.Name, Port: p.Name, Proto: p.Protocol},
+			Standing: is,
+		})
+	}
+}
+
+// standings returns those of all units.
+func standings(units []*unit) (list []leaving.Endpoint) {
+	for _, u := range units {
+		list = append(list, u.standing...)
+	}
+	return list
+}

@@ -1,0 +1,92 @@
+package services
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"tapestry.dev/tapestry/addressing/addresstest"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// steeringTable is a Table of node a with Services over these endpoints, all of port 80 to 8080, one for each list.
+func steeringTable(t *testing.T, before *Table, lists ...[]Endpoint) *Table {
+	t.Helper()
+	c := Config{Node: "a", NodeAddrs: addresstest.Addrs("192.0.2.1"), OwnAddrs: addresstest.Addrs("192.0.2.1")}
+	for i, list := range lists {
+		c.Services = append(c.Services, &Service{
+			Namespace: "d", Name: string(rune('s' + i)), ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + i)})},
+			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: list,
+		})
+	}
+	table, problems := before.Update(c)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	return table
+}
+
+// steered returns where connections to an endpoint go, sorted; nil if they are not steered.
+func steered(table *Table, to string) (list []string) {
+	for port := range uint16(64) {
+		f := tuple("tcp 10.9.0.1:30000 " + to)
+		f.SrcPort += port
+		c := table.Steer(f)
+		if c.Kind != packet.Picked {
+			continue
+		}
+		if !table.Leads(f, c.Backend, c.To.Port) || table.Backend(c.Backend, c.To.Addr) != packet.BackendReady {
+			list = append(list, "a backend that the Table does not know")
+		}
+		list = append(list, c.To.AddrPort().String())
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func TestSteer(t *testing.T) {
+	const leaves = "10.0.0.1:8080"
+	for _, c := range []struct {
+		name   string
+		before [][]Endpoint // if there was another Table
+		lists  [][]Endpoint
+		want   []string
+	}{
+		{"ready", nil, [][]Endpoint{eps("10.0.0.1 a rs", "10.0.0.2 a rs")}, nil},
+		{"not ready, but there", nil, [][]Endpoint{eps("10.0.0.1 a", "10.0.0.2 a rs")}, nil},
+		{"terminating", nil, [][]Endpoint{eps("10.0.0.1 a st", "10.0.0.2 a rs", "10.0.0.3 a rs")}, []string{"10.0.0.2:8080", "10.0.0.3:8080"}},
+		{"those of this node first", nil, [][]Endpoint{eps("10.0.0.1 a t", "10.0.0.2 a rs", "10.0.1.3 b rs")}, []string{"10.0.0.2:8080"}},
+		{"of another node", nil, [][]Endpoint{eps("10.0.0.1 a t", "10.0.0.2 a st", "10.0.1.3 b rs")}, []string{"10.0.1.3:8080"}},
+		{"terminating on another node", nil, [][]Endpoint{eps("10.0.0.1 b st", "10.0.0.2 a rs")}, nil},
+		{"nobody else", nil, [][]Endpoint{eps("10.0.0.1 a st")}, nil},
+		{"nobody else is ready", nil, [][]Endpoint{eps("10.0.0.1 a st", "10.0.0.2 a st", "10.0.1.3 b st", "10.0.1.4 b")}, nil},
+		{"gone", [][]Endpoint{eps("10.0.0.1 a rs", "10.0.1.3 b rs")}, [][]Endpoint{eps("10.0.1.3 b rs")}, []string{"10.0.1.3:8080"}},
+		{"its Service is gone", [][]Endpoint{eps("10.0.0.1 a rs", "10.0.1.3 b rs")}, nil, nil},
+		{"gone, and another Service has it", [][]Endpoint{eps("10.0.0.1 a rs", "10.0.1.3 b rs"), nil}, [][]Endpoint{eps("10.0.1.3 b rs"), eps("10.0.0.1 a rs")}, nil},
+		{"of two Services, one of a part", nil, [][]Endpoint{
+			eps("10.0.0.1 a st", "10.0.0.2 a rs", "10.0.1.3 b rs", "10.0.1.4 b rs"), eps("10.0.0.1 a st", "10.0.1.4 b rs"),
+		}, []string{"10.0.1.4:8080"}},
+		{"of two Services with nothing else in common", nil, [][]Endpoint{eps("10.0.0.1 a st", "10.0.0.2 a rs"), eps("10.0.0.1 a st", "10.0.1.4 b rs")}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			table := Empty(NewState(nil))
+			if c.before != nil {
+				table = steeringTable(t, table, c.before...)
+			}
+			table = steeringTable(t, table, c.lists...)
+			if got := steered(table, leaves); !slices.Equal(got, c.want) {
+				t.Errorf("goes to %v, want %v", got, c.want)
+			}
+			if got := table.IsEndpoint(packet.EndpointFrom(netip.MustParseAddrPort(leaves)), packet.TCP); !got && c.want != nil {
+				t.Error("clients outside are told that it is no endpoint")
+			}
+			if got := steered(table, "10.0.0.1:8081"); got != nil {
+				t.Errorf("another port of it goes to %v", got)
+			}
+			f := tuple("tcp 10.9.0.1:30000 " + leaves)
+			if n := testing.AllocsPerRun(10, func() { table.Steer(f) }); n != 0 {
+				t.Errorf("%v allocations", n)
+			}
+		})
+	}
+}
