@@ -31,6 +31,7 @@ var owners = []struct{ path, folder, why string }{
 	{"github.com/containernetworking/", "kube", "CNI is part of the conversation with Kubernetes"},
 	{"github.com/urfave/cli/", "cmd", "only commands have flags"},
 	{"github.com/prometheus/", "cmd/tapestry/metrics", "the data plane counts, the agent tells"},
+	{"github.com/pion/", "netstack", "another SCTP, at both ends of what tests translate"},
 	{"github.com/pires/go-proxyproto", "services/nodeport", "who opens connections for clients outside says so"},
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
 }
