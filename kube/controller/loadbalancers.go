@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pools"
@@ -31,48 +32,68 @@ const (
 	UnsupportedCondition = "tapestry.dev/Unsupported"
 )
 
+// Finalizer is on each Service while it has its addresses from here, as it is with every service controller (KEP-980).
+// Whoever looks at the Service can see that somebody looks after it.
+const Finalizer = "service.kubernetes.io/load-balancer-cleanup"
+
 // LoadBalancers gives Services of type LoadBalancer their addresses, and AddressPools their status. It returns a new
-// snapshot with changed copies of the objects that have another status.
+// snapshot with changed copies of the objects that have another status, or another finalizer.
 func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) {
 	plan := pools.Assign(&objs, o.Default)
-	assigned := make(map[*corev1.Service]*pools.Assignment, len(plan.Services))
+	assigned := make(map[types.NamespacedName]*pools.Assignment, len(plan.Services))
 	for i := range plan.Services {
-		assigned[plan.Services[i].Service] = &plan.Services[i]
+		assigned[nameOf(plan.Services[i].Service)] = &plan.Services[i]
 	}
-	objs.Services = changed(objs.Services, func(svc *corev1.Service) corev1.ServiceStatus {
-		return serviceStatus(svc, assigned[svc], metav1.NewTime(o.Now.Truncate(time.Second)))
-	}, func(svc *corev1.Service) *corev1.ServiceStatus { return &svc.Status })
-	objs.AddressPools = changed(objs.AddressPools, func(p *v1alpha1.AddressPool) v1alpha1.AddressPoolStatus {
-		return poolStatus(p, plan.Pools[p.Name], metav1.NewTime(o.Now.Truncate(time.Second)))
-	}, func(p *v1alpha1.AddressPool) *v1alpha1.AddressPoolStatus { return &p.Status })
+	now := metav1.NewTime(o.Now.Truncate(time.Second))
+	objs.Services = changed(objs.Services, func(svc *corev1.Service) {
+		if a := assigned[nameOf(svc)]; a != nil {
+			serve(svc, a, now)
+		} else {
+			leave(svc)
+		}
+	})
+	objs.AddressPools = changed(objs.AddressPools, func(p *v1alpha1.AddressPool) { p.Status = poolStatus(p, plan.Pools[p.Name], now) })
 	return objs, (&kube.Report{Problems: plan.Problems}).Sorted(objs.Origin)
 }
 
-// changed returns list with copies of the objects that are to have another status.
+func nameOf(svc *corev1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+}
+
+// changed returns list with copies of the objects that change makes others of.
 func changed[T any, P interface {
 	*T
 	DeepCopy() P
-}, S any](list []P, want func(P) S, status func(P) *S) []P {
+}](list []P, change func(P)) []P {
 	out := slices.Clone(list)
 	for i, obj := range list {
-		if s := want(obj); !reflect.DeepEqual(s, *status(obj)) {
-			out[i] = obj.DeepCopy()
-			*status(out[i]) = s
+		copied := obj.DeepCopy()
+		if change(copied); !reflect.DeepEqual(copied, obj) {
+			out[i] = copied
 		}
 	}
 	return out
 }
 
-// serviceStatus returns the status of a Service; a is nil for one that is not served here.
-func serviceStatus(svc *corev1.Service, a *pools.Assignment, now metav1.Time) corev1.ServiceStatus {
-	s := *svc.Status.DeepCopy()
-	if a == nil {
-		// What another controller has written is its own.
-		if meta.FindStatusCondition(s.Conditions, LoadBalancerCondition) != nil {
-			s.LoadBalancer.Ingress = nil
-			s.Conditions = withoutCondition(withoutCondition(s.Conditions, LoadBalancerCondition), UnsupportedCondition)
-		}
-		return s
+// leave takes from a Service what it had from here. What another controller has written is its own.
+func leave(svc *corev1.Service) {
+	s := &svc.Status
+	if meta.FindStatusCondition(s.Conditions, LoadBalancerCondition) == nil {
+		return
+	}
+	s.LoadBalancer.Ingress = nil
+	s.Conditions = withoutCondition(withoutCondition(s.Conditions, LoadBalancerCondition), UnsupportedCondition)
+	svc.Finalizers = slices.DeleteFunc(svc.Finalizers, func(f string) bool { return f == Finalizer })
+	if len(svc.Finalizers) == 0 {
+		svc.Finalizers = nil
+	}
+}
+
+// serve says on a Service what it has, and what it lacks.
+func serve(svc *corev1.Service, a *pools.Assignment, now metav1.Time) {
+	s := &svc.Status
+	if !slices.Contains(svc.Finalizers, Finalizer) {
+		svc.Finalizers = append(svc.Finalizers, Finalizer)
 	}
 	s.LoadBalancer.Ingress = ingressPoints(svc, a)
 	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: "Assigned", Message: message(a)}
@@ -80,13 +101,12 @@ func serviceStatus(svc *corev1.Service, a *pools.Assignment, now metav1.Time) co
 		c = metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionFalse, Reason: a.Reason, Message: a.Message}
 	}
 	setCondition(&s.Conditions, c, svc.Generation, now)
-	if n := unsupported(svc, a); n > 0 {
+	if unsupported(svc, a) > 0 {
 		setCondition(&s.Conditions, metav1.Condition{Type: UnsupportedCondition, Status: metav1.ConditionTrue, Reason: "SCTP",
 			Message: "SCTP ports are not served at addresses of nodes, since hosts' sockets do not pass SCTP on: use an AddressPool with addresses of its own"}, svc.Generation, now)
 	} else {
 		s.Conditions = withoutCondition(s.Conditions, UnsupportedCondition)
 	}
-	return s
 }
 
 func withoutCondition(list []metav1.Condition, kind string) []metav1.Condition {

@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,12 @@ func TestLoadBalancers(t *testing.T) {
 		}
 	}
 
+	for _, s := range out.Services {
+		if got, want := slices.Contains(s.Finalizers, controller.Finalizer), s.Name != "plain"; got != want {
+			t.Errorf("%s has the finalizer: %t, want %t", s.Name, got, want)
+		}
+	}
+
 	later := controller.Options{Default: true, Now: time.Unix(2000, 0).UTC()}
 	again, _ := controller.LoadBalancers(out, later)
 	for i := range out.Services {
@@ -93,6 +100,11 @@ func TestLoadBalancers(t *testing.T) {
 		return s
 	})
 	gone, _ = controller.LoadBalancers(gone, later)
+	for _, s := range gone.Services {
+		if len(s.Finalizers) > 0 && s.Name != "full" {
+			t.Errorf("%s, no load balancer any longer, has the finalizers %q", s.Name, s.Finalizers)
+		}
+	}
 	for name, want := range map[string]string{"web": `{"loadBalancer":{}}`, "edge": `{"loadBalancer":{}}`, "plain": `{"loadBalancer":{"ingress":[{"ip":"203.0.113.1"}]}}`} {
 		if got := statusOf(t, gone, name); got != want {
 			t.Errorf("%s, no load balancer any longer: %s, want %s", name, got, want)

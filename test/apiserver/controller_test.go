@@ -119,6 +119,14 @@ func TestController(t *testing.T) {
 	if got := p.addressOf("a"); got != "198.51.100.7" {
 		t.Errorf("a has %s", got)
 	}
+	finalizers := func() string {
+		var s corev1.Service
+		p.must(http.MethodGet, services+"/a", nil, &s)
+		return strings.Join(s.Finalizers, " ")
+	}
+	if got := finalizers(); got != controller.Finalizer {
+		t.Errorf("a has the finalizers %q", got)
+	}
 	await.Until(t, "the Ingress has the node's address", func() bool {
 		var ing networkingv1.Ingress
 		p.must(http.MethodGet, "/apis/networking.k8s.io/v1/namespaces/default/ingresses/web", nil, &ing)
@@ -163,8 +171,10 @@ func TestController(t *testing.T) {
 	await.Until(t, "a, no load balancer any longer, has no status of one", func() bool {
 		var s corev1.Service
 		p.must(http.MethodGet, services+"/a", nil, &s)
-		return len(s.Status.LoadBalancer.Ingress) == 0 && len(s.Status.Conditions) == 0
+		return len(s.Status.LoadBalancer.Ingress) == 0 && len(s.Status.Conditions) == 0 && len(s.Finalizers) == 0
 	})
+	p.must(http.MethodDelete, services+"/c", nil, nil)
+	await.Until(t, "c, which is deleted, goes", func() bool { return p.call(http.MethodGet, services+"/c", nil, nil) != nil })
 }
 
 // TestPoolsAreValidated: the API server refuses what no controller could understand, with a sentence.

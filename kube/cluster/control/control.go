@@ -12,6 +12,7 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -122,7 +123,8 @@ func (w *writer) status(ctx context.Context, old, obj kube.Object) error {
 	return nil
 }
 
-// statusPatch returns a merge patch (RFC 7386) that makes the status of old that of obj, if old is still as it was.
+// statusPatch returns a merge patch (RFC 7386) that makes the status and the finalizers of old those of obj, if old is still
+// as it was.
 func statusPatch(old, obj kube.Object) ([]byte, error) {
 	var status [2]any
 	for i, o := range []kube.Object{old, obj} {
@@ -138,10 +140,11 @@ func statusPatch(old, obj kube.Object) ([]byte, error) {
 		}
 		status[i] = parts.Status
 	}
-	return json.Marshal(map[string]any{
-		"metadata": map[string]string{"resourceVersion": old.GetResourceVersion(), "uid": string(old.GetUID())},
-		"status":   difference(status[0], status[1]),
-	})
+	metadata := map[string]any{"resourceVersion": old.GetResourceVersion(), "uid": string(old.GetUID())}
+	if list := obj.GetFinalizers(); !slices.Equal(list, old.GetFinalizers()) {
+		metadata["finalizers"] = list // which may be written along with the status
+	}
+	return json.Marshal(map[string]any{"metadata": metadata, "status": difference(status[0], status[1])})
 }
 
 // difference returns what a merge patch has to say to make of one JSON value another.
