@@ -145,19 +145,9 @@ const (
 // sent and not yet received, than one process may have open (RLIMIT_NOFILE), whichever of the user's processes sent
 // them. While there are too many, Send waits for a moment.
 func (c *Conn) Send(v any, fds ...int) error {
-	var msg bytes.Buffer
-	enc := json.NewEncoder(&msg)
-	enc.SetEscapeHTML(false) // escaping would make raw JSON longer than the limits it was checked for
-	if err := enc.Encode(v); err != nil {
+	b, oob, err := encode(v, fds)
+	if err != nil {
 		return err
-	}
-	b := msg.Bytes()
-	if len(b) > MaxMessage || len(fds) > MaxFiles {
-		return fmt.Errorf("message of %d bytes with %d descriptors: at most %d and %d are allowed", len(b), len(fds), MaxMessage, MaxFiles)
-	}
-	var oob []byte
-	if len(fds) > 0 {
-		oob = unix.UnixRights(fds...)
 	}
 	for begun := time.Now(); ; {
 		_, _, err := c.conn.WriteMsgUnix(b, oob, nil)
@@ -169,6 +159,40 @@ func (c *Conn) Send(v any, fds ...int) error {
 		}
 		<-time.After(crowdedPause)
 	}
+}
+
+// ErrFull says that the other end has not received enough of what was sent before.
+var ErrFull = errors.New("the other end has not received what was sent before")
+
+// TrySend is Send, but returns ErrFull, and has sent nothing, where Send would wait.
+func (c *Conn) TrySend(v any, fds ...int) error {
+	b, oob, err := encode(v, fds)
+	if err != nil {
+		return err
+	}
+	err = control(c.conn, func(fd int) error { return unix.Sendmsg(fd, b, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ETOOMANYREFS):
+		return ErrFull
+	}
+	return err
+}
+
+// encode returns the two parts of a message.
+func encode(v any, fds []int) (b, oob []byte, err error) {
+	var msg bytes.Buffer
+	enc := json.NewEncoder(&msg)
+	enc.SetEscapeHTML(false) // escaping would make raw JSON longer than the limits it was checked for
+	if err := enc.Encode(v); err != nil {
+		return nil, nil, err
+	}
+	if b = msg.Bytes(); len(b) > MaxMessage || len(fds) > MaxFiles {
+		return nil, nil, fmt.Errorf("message of %d bytes with %d descriptors: at most %d and %d are allowed", len(b), len(fds), MaxMessage, MaxFiles)
+	}
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	return b, oob, nil
 }
 
 // Receive reads the next message into v. The descriptors that came with the message belong to the caller, who closes

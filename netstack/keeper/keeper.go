@@ -48,14 +48,18 @@ type kept struct {
 
 // Keeper holds descriptors. Its methods are safe for concurrent use.
 type Keeper struct {
-	mu     sync.Mutex
-	items  map[string]kept
-	holder *fdpass.Conn // the client that has the lease
-	node   string       // the node whose agent the holder is, as it said
+	mu      sync.Mutex
+	items   map[string]kept
+	shelves map[string]*shelf
+	most    uint32       // on each shelf
+	holder  *fdpass.Conn // the client that has the lease
+	node    string       // the node whose agent the holder is, as it said
 }
 
 // New makes an empty Keeper.
-func New() *Keeper { return &Keeper{items: map[string]kept{}} }
+func New() *Keeper {
+	return &Keeper{items: map[string]kept{}, shelves: map[string]*shelf{}, most: shelfMost()}
+}
 
 // Close closes everything that is kept.
 func (k *Keeper) Close() error {
@@ -65,6 +69,7 @@ func (k *Keeper) Close() error {
 		unix.Close(it.fd)
 	}
 	clear(k.items)
+	k.dropShelves()
 	return nil
 }
 

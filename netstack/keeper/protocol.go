@@ -23,6 +23,8 @@ const (
 	opGet    = "get"
 	opList   = "list"
 	opDelete = "delete"
+	opShelf  = "shelf"  // use a shelf, and list what is on it
+	opShelve = "shelve" // change what is on it; has no answer
 )
 
 type request struct {
@@ -33,6 +35,13 @@ type request struct {
 	// Sockets, of claim: the agent takes over sockets of the host (Sockets). Agents of earlier versions do not, and
 	// could not open them while somebody has them.
 	Sockets bool `json:"sockets,omitempty"`
+	// Shelves, of claim: the agent goes on with what is on the shelves. Agents of earlier versions do not.
+	Shelves bool `json:"shelves,omitempty"`
+	// From, of shelf: the smallest number that is asked for. Slots and Drop, of shelve: the numbers of the descriptors
+	// that come, and those that are dropped first.
+	From  uint32   `json:"from,omitempty"`
+	Slots []uint32 `json:"slots,omitempty"`
+	Drop  []uint32 `json:"drop,omitempty"`
 }
 
 // answer is sent with one descriptor for each item, in order.
@@ -42,6 +51,10 @@ type answer struct {
 	Leased   bool         `json:"leased,omitempty"`
 	Items    []answerItem `json:"items,omitempty"`
 	More     bool         `json:"more,omitempty"`
+	// Shelf says that this answers shelf. Slots are the numbers of the descriptors, Most is above every number.
+	Shelf bool     `json:"shelf,omitempty"`
+	Slots []uint32 `json:"slots,omitempty"`
+	Most  uint32   `json:"most,omitempty"`
 }
 
 type answerItem struct {
@@ -62,6 +75,7 @@ func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) err
 }
 
 func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
+	defer k.unuse(c)
 	defer k.release(c)
 	for {
 		var r request
@@ -71,6 +85,10 @@ func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 				c.Answer(answer{Error: err.Error()})
 			}
 			return
+		}
+		if r.Op == opShelve {
+			k.shelve(c, &r, fds)
+			continue
 		}
 		a, out := k.answer(c, &r, fds)
 		err = c.Answer(a, out...)
@@ -91,8 +109,15 @@ func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []
 		defer fdpass.CloseAll(fds)
 		switch r.Op {
 		case opClaim:
-			if err = k.claim(c, r.Node); err == nil && !r.Sockets {
-				k.dropSockets()
+			if err = k.claim(c, r.Node); err == nil {
+				k.dropOthers(r)
+			}
+			return err
+		case opShelf:
+			a.Shelf, a.Most = true, k.most
+			var s *shelf
+			if s, err = k.use(c, r.Key); err == nil {
+				a.Slots, out, a.More, err = k.shelfPage(s, r.From)
 			}
 			return err
 		case opGet:
@@ -108,12 +133,24 @@ func (k *Keeper) answer(c *fdpass.Conn, r *request, fds []int) (a answer, out []
 		return fmt.Errorf("unknown request %q", r.Op)
 	}()
 	if err != nil {
-		return answer{Error: err.Error(), NotFound: errors.Is(err, ErrNotFound), Leased: errors.Is(err, ErrLeased)}, nil
+		return answer{Error: err.Error(), NotFound: errors.Is(err, ErrNotFound), Leased: errors.Is(err, ErrLeased), Shelf: a.Shelf}, nil
 	}
 	for _, it := range items {
 		a.Items = append(a.Items, answerItem{it.Key, it.Meta})
 	}
 	return a, out
+}
+
+// dropOthers drops what the agent that has made the claim r does not know.
+func (k *Keeper) dropOthers(r *request) {
+	if !r.Sockets {
+		k.dropSockets()
+	}
+	if !r.Shelves {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.dropShelves()
+	}
 }
 
 func (k *Keeper) answerPut(r *request, fds []int) error {
@@ -153,7 +190,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 // names that process and wraps ErrLeased. The lease lasts until the connection is closed, also by the end of the
 // process.
 func (c *Client) Claim(ctx context.Context, node string) error {
-	_, _, err := c.call(ctx, request{Op: opClaim, Node: node, Sockets: true})
+	_, _, err := c.call(ctx, request{Op: opClaim, Node: node, Sockets: true, Shelves: true})
 	return err
 }
 

@@ -1,0 +1,312 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/fdpass"
+)
+
+// shelf holds the sockets of many short-lived things under numbers that their agent gives them. The agent does not wait
+// for answers, since a message that was sent arrives also when the agent ends.
+type shelf struct {
+	fds   map[uint32]int
+	user  *fdpass.Conn  // the agent's connection for this shelf; nil: none
+	ended chan struct{} // closed when all that user has sent was handled
+}
+
+// shelfMost is how many sockets a shelf holds at most, and their numbers are below it: a quarter of what this process
+// may open.
+func shelfMost() uint32 {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
+		return 256
+	}
+	return uint32(min(lim.Cur, 1<<21) / 4)
+}
+
+// drainTime is how long the next user of a shelf waits until what the one before has sent was handled.
+const drainTime = 5 * time.Second
+
+// use makes c the user of a shelf, once everything that the user before has sent was handled.
+func (k *Keeper) use(c *fdpass.Conn, name string) (*shelf, error) {
+	for begun := time.Now(); ; {
+		k.mu.Lock()
+		s := k.shelves[name]
+		if s == nil {
+			s = &shelf{fds: map[uint32]int{}}
+			k.shelves[name] = s
+		}
+		if s.user == nil || s.user == c {
+			if s.user == nil {
+				s.user, s.ended = c, make(chan struct{})
+			}
+			k.mu.Unlock()
+			return s, nil
+		}
+		user, ended := s.user, s.ended
+		k.mu.Unlock()
+		if !user.Gone() {
+			return nil, leased{fmt.Sprintf("an agent that uses shelf %q %s (pid %d); stop it first", name, leasedText, user.Peer().PID)}
+		}
+		select {
+		case <-ended:
+		case <-time.After(drainTime - time.Since(begun)):
+			return nil, fmt.Errorf("what the agent before has put on shelf %q is not handled yet", name)
+		}
+	}
+}
+
+// unuse ends c's use of its shelves.
+func (k *Keeper) unuse(c *fdpass.Conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.shelves {
+		if s.user == c {
+			s.user = nil
+			close(s.ended)
+		}
+	}
+}
+
+// shelfPage returns the next sockets of a shelf, from a number on, with their duplicates.
+func (k *Keeper) shelfPage(s *shelf, from uint32) (slots []uint32, fds []int, more bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := slices.Sorted(maps.Keys(s.fds))
+	at, _ := slices.BinarySearch(all, from)
+	for _, slot := range all[at:] {
+		if len(slots) == fdpass.MaxFiles {
+			return slots, fds, true, nil
+		}
+		fd, err := unix.FcntlInt(uintptr(s.fds[slot]), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			fdpass.CloseAll(fds)
+			return nil, nil, false, err
+		}
+		slots, fds = append(slots, slot), append(fds, fd)
+	}
+	return slots, fds, false, nil
+}
+
+// shelve changes c's shelf as r says. It takes over the descriptors. Nobody is told of what is wrong with r.
+func (k *Keeper) shelve(c *fdpass.Conn, r *request, fds []int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := k.shelves[r.Key]
+	if s == nil || s.user != c || len(fds) != len(r.Slots) {
+		fdpass.CloseAll(fds)
+		return
+	}
+	for _, slot := range r.Drop {
+		s.drop(slot)
+	}
+	for i, slot := range r.Slots {
+		if slot >= k.most {
+			unix.Close(fds[i])
+			continue
+		}
+		s.drop(slot)
+		s.fds[slot] = fds[i]
+	}
+}
+
+func (s *shelf) drop(slot uint32) {
+	if fd, there := s.fds[slot]; there {
+		unix.Close(fd)
+		delete(s.fds, slot)
+	}
+}
+
+// dropShelves resets and drops what is on all shelves, and what is still on its way to them. The caller holds mu.
+func (k *Keeper) dropShelves() {
+	for name, s := range k.shelves {
+		delete(k.shelves, name)
+		for slot, fd := range s.fds {
+			// Nobody carries the connection any more, so its far end is told.
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			s.drop(slot)
+		}
+	}
+}
+
+// ErrNoShelf says that the keeper is of a version without shelves.
+var ErrNoShelf = errors.New("the keeper is of an earlier version, which cannot hold the sockets of relayed connections; replace it when the node is drained")
+
+// ErrShelfBusy says that the keeper has not handled what was sent before.
+var ErrShelfBusy = errors.New("the keeper is busy")
+
+const (
+	// releaseAt is how many releases are sent together, and releaseAfter how long they wait at most.
+	releaseAt    = 64
+	releaseAfter = 50 * time.Millisecond
+)
+
+// Shelf has the keeper hold many sockets, each under a number. Its methods are safe for concurrent use.
+type Shelf struct {
+	path, name string
+
+	mu    sync.Mutex // guards what follows; held while a message is sent, which does not block
+	conn  *fdpass.Conn
+	most  uint32
+	drops []uint32
+	timer *time.Timer // sends drops
+}
+
+// OpenShelf returns the shelf of that name, and what was on it. The sockets belong to the caller. Only one client at a
+// time uses a shelf.
+func OpenShelf(ctx context.Context, path, name string) (*Shelf, map[uint32]int, error) {
+	s := &Shelf{path: path, name: name}
+	found, err := s.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, found, nil
+}
+
+func (s *Shelf) open(ctx context.Context) (found map[uint32]int, err error) {
+	conn, err := fdpass.Dial(ctx, s.path)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the keeper: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	found = map[uint32]int{}
+	var most uint32
+	for from, more := uint32(0), true; more; {
+		var a answer
+		fds, err := conn.Call(ctx, request{Op: opShelf, Key: s.name, From: from}, &a)
+		switch {
+		case err != nil:
+		case a.Error != "" && !a.Shelf:
+			err = ErrNoShelf
+		case a.Error != "":
+			err = errors.New(a.Error)
+		case len(fds) != len(a.Slots):
+			err = fmt.Errorf("got %d descriptors for %d numbers", len(fds), len(a.Slots))
+		}
+		if err != nil {
+			fdpass.CloseAll(fds)
+			fdpass.CloseAll(slices.Collect(maps.Values(found)))
+			_ = conn.Close()
+			return nil, fmt.Errorf("take what is on the keeper's shelf %q: %w", s.name, err)
+		}
+		for i, slot := range a.Slots {
+			found[slot] = fds[i]
+			from = slot + 1
+		}
+		more, most = a.More && len(a.Slots) > 0, a.Most
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn, s.most, s.drops = conn, most, nil
+	return found, nil
+}
+
+// Most returns the number below which sockets may be kept.
+func (s *Shelf) Most() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int(s.most)
+}
+
+// Keep has the keeper hold duplicates of sockets under numbers, in place of what was held under these. It does not
+// block: while the keeper is busy, it returns ErrShelfBusy. When it returns nil, the sockets are held, also if this
+// process ends at once. At most fdpass.MaxFiles sockets come at once.
+func (s *Shelf) Keep(slots []uint32, fds []int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.send(slots, fds)
+}
+
+func (s *Shelf) send(slots []uint32, fds []int) error {
+	n := min(len(s.drops), 1024)
+	err := s.conn.TrySend(request{Op: opShelve, Key: s.name, Slots: slots, Drop: s.drops[:n]}, fds...)
+	switch {
+	case err == nil:
+		s.drops = append(s.drops[:0], s.drops[n:]...)
+	case errors.Is(err, fdpass.ErrFull):
+		err = ErrShelfBusy
+	}
+	return err
+}
+
+// Release says that the socket under a number need not be held any longer. The keeper is told a little later, together
+// with others.
+func (s *Shelf) Release(slot uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drops = append(s.drops, slot)
+	if len(s.drops) >= releaseAt && s.send(nil, nil) == nil {
+		return
+	}
+	if s.timer == nil {
+		s.timer = time.AfterFunc(releaseAfter, s.release)
+	} else if len(s.drops) == 1 {
+		s.timer.Reset(releaseAfter)
+	}
+}
+
+func (s *Shelf) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.drops) > 0 && errors.Is(s.send(nil, nil), ErrShelfBusy) {
+		s.timer.Reset(releaseAfter)
+	}
+}
+
+// Run waits for the end of the keeper, and opens the shelf of the next one, until ctx ends. again is called then, and has
+// everything kept once more. It does nothing on a nil Shelf.
+func (s *Shelf) Run(ctx context.Context, again func()) {
+	if s == nil {
+		return
+	}
+	tick := time.NewTicker(reconnectTime)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		conn := s.conn
+		s.mu.Unlock()
+		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+		var nothing struct{}
+		if fds, err := conn.Receive(&nothing); err == nil { // the keeper sends only answers
+			fdpass.CloseAll(fds)
+		}
+		stop()
+		_ = conn.Close()
+		for opened := false; !opened; {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			found, err := s.open(ctx)
+			fdpass.CloseAll(slices.Collect(maps.Values(found)))
+			opened = err == nil
+		}
+		again()
+	}
+}
+
+// Close ends the use of the shelf. What is on it stays.
+func (s *Shelf) Close() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if len(s.drops) > 0 {
+		_ = s.send(nil, nil)
+	}
+	_ = s.conn.Close()
+}
