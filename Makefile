@@ -65,7 +65,7 @@ unit: ## run the packages' own tests, with the race detector where there is a C 
 	@# What it reads is outside of its module, and so no reason for go to run it again.
 	$(GO) -C deploy/render test -count=1 $(TESTFLAGS) ./...
 
-e2e-lab: build ## run the end-to-end tests of the lab: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s)
+e2e-lab: build ## run the end-to-end tests of the lab: real nodes, every step of the demo, faults, bad input, a soak (TAPESTRY_SOAK=100s), restarts (TAPESTRY_RESTARTS=10x1000)
 	$(GO) test -count=1 -timeout 15m -v $(TESTFLAGS) ./test/e2e/...
 
 lint: ## gofmt, vet, staticcheck

@@ -22,6 +22,7 @@ import (
 	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
 // Options configures a Path for its whole life.
@@ -50,6 +51,8 @@ type Options struct {
 	// Poller watches the stack's host sockets. The caller owns it and closes it after the Path. With nil the stack
 	// makes one of its own.
 	Poller *poll.Poller
+	// HoldTCP is the Hold of tcprelay.Options.
+	HoldTCP *tcprelay.Hold
 	// Begin, if not nil, is closed when attachments may be read, after the first Set, and before Stop and Close.
 	Begin <-chan struct{}
 	// Now is the monotonic clock of the attachments' limits and of fragments; nil means time.Now.
@@ -116,7 +119,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares,
+		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, HoldTCP: o.HoldTCP,
 	}); err != nil {
 		return nil, err
 	}
@@ -296,6 +299,10 @@ func (p *Path) Local(a netip.Addr) bool {
 func (p *Path) Attached(name string) bool {
 	return p.attachments.table.Load().byName[name] != nil
 }
+
+// Resume goes on with what the process before relayed, for the pods that are attached. It must be called after Set, and
+// before Options.Begin is closed.
+func (p *Path) Resume() tcprelay.Resumed { return p.stack.Resume(p.Local) }
 
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }

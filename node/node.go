@@ -18,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
@@ -40,6 +41,10 @@ type Config struct {
 type Held struct {
 	// Flows is the flow table. Its memory usually outlives the process.
 	Flows *flow.Table
+	// TCP lets relayed TCP connections go on in the next Node; nil: they end with this one, and Cut says why, if that is a
+	// problem.
+	TCP *tcprelay.Hold
+	Cut error
 	// Key is the node's private key in the mesh.
 	Key overlay.PrivateKey
 	// Socket is the mesh's UDP socket. Bind replaces it when set. With neither, the Node opens a socket on any port.
@@ -206,8 +211,11 @@ func (n *Node) Config() *Config { return n.config.Load() }
 // Run keeps the flow table's clock until ctx is done.
 func (n *Node) Run(ctx context.Context) { n.path.Run(ctx) }
 
+// KeepAgain has what goes on in the next Node held once more, by somebody new.
+func (n *Node) KeepAgain() { n.path.Stack().KeepAgain() }
+
 // Close ends the Node. Requests through Ingress get drainTime to finish, in which everything else goes on. Translated
-// connections go on in the next Node that has the same Flows.
+// connections, and relayed ones that are held, go on in the next Node that has the same Flows.
 func (n *Node) Close() {
 	n.setting.Lock()
 	defer n.setting.Unlock()

@@ -1,6 +1,30 @@
 package node
 
-import "tapestry.dev/tapestry/counter"
+import (
+	"fmt"
+
+	"tapestry.dev/tapestry/counter"
+	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/services"
+)
+
+// resume goes on with what the Node before relayed. Further calls find nothing.
+func (n *Node) resume() {
+	if r := n.path.Resume(); r != (tcprelay.Resumed{}) {
+		n.log.Info("found the relayed connections of the agent before", "resumed", r.Resumed, "lost", r.Lost)
+	}
+}
+
+// cutRelays returns a problem when relayed connections end with this Node.
+func (n *Node) cutRelays() []Problem {
+	if n.held.Cut == nil {
+		return nil
+	}
+	return []Problem{{Warning: true, Problem: services.Problem{
+		Object:  "Node " + n.Config().Netstack.Node,
+		Message: fmt.Sprintf("connections of its pods to the outside and through NodePorts end when its agent does: %v", n.held.Cut),
+	}}}
+}
 
 // countOutside counts the host sockets and memory that pods and outside clients use. All of these are shared out among
 // them.
@@ -29,6 +53,7 @@ func (n *Node) countOutside() counter.List {
 				"udp": udp.TakenFromMost, "ports": ports.TakenFromMost, "pings": pings.TakenFromMost, "pieces": pieces.TakenFromMost,
 			}),
 		counter.One(counter.Gauge, "tapestry_outside_kept_bytes", "Bytes of TCP streams that wait for somebody to take them.", s.TCP.Bytes),
+		counter.One(counter.Gauge, "tapestry_outside_lasting", "TCP connections through host sockets that go on when the agent ends.", s.TCP.Held),
 		counter.One(counter.Total, "tapestry_outside_strange_total", "Datagrams for a pod's port from somebody whom it has not sent to.", s.UDP.Strange),
 	}
 }

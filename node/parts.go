@@ -139,11 +139,15 @@ func makePath(n *Node) (p part, err error) {
 	n.path, err = netstack.New(netstack.Options{
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
-		Begin:  n.begin, Watcher: n.watch, Steer: func(t *packet.Tuple) packet.Choice { return n.table.Load().Steer(t) },
+		Begin:  n.begin, HoldTCP: n.held.TCP, Watcher: n.watch, Steer: func(t *packet.Tuple) packet.Choice { return n.table.Load().Steer(t) },
 	})
 	p = quiet
-	p.set = n.setPath
-	p.problems = n.strandedPods
+	p.set = func(c *Config) error {
+		err := n.setPath(c)
+		n.resume() // no pod is heard before all parts are set
+		return err
+	}
+	p.problems = func() []Problem { return append(n.strandedPods(), n.cutRelays()...) }
 	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
 	p.close = func() {
 		// A pod that asks cluster DNS meanwhile is answered by the next agent. With the servers gone first, the stack

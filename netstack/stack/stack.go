@@ -75,6 +75,8 @@ type Options struct {
 	Shares Shares
 	// Pace is the Pace of tcprelay.Options.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
+	// HoldTCP is the Hold of tcprelay.Options.
+	HoldTCP *tcprelay.Hold
 }
 
 // Config is the whole desired state of a Stack.
@@ -148,7 +150,7 @@ func New(o Options) (*Stack, error) {
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.TCP, Owner: s.owner,
+		MaxConns: shares.TCP, Owner: s.owner, Hold: o.HoldTCP,
 	})
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
@@ -254,7 +256,13 @@ func (s *Stack) spawn(f func()) bool {
 	return true
 }
 
-// Close ends every connection and waits for all goroutines of the Stack.
+// Resume goes on with what the process before relayed for pods that are here, before any frame of a pod is delivered.
+func (s *Stack) Resume(here func(pod netip.Addr) bool) tcprelay.Resumed { return s.relay.Resume(here) }
+
+// KeepAgain has the sockets of what is relayed held once more, by somebody new.
+func (s *Stack) KeepAgain() { s.relay.KeepAgain() }
+
+// Close ends every connection, but for those that go on in the next process, and waits for all goroutines of the Stack.
 func (s *Stack) Close() {
 	s.mu.Lock()
 	s.closed = true

@@ -105,6 +105,8 @@ type Stats struct {
 	Conns, Opening, Owners, Most int
 	// Bytes is the memory for data that its receiver has not accepted yet.
 	Bytes int
+	// Held is the number of connections that outlive the Relay.
+	Held int
 	// Refused counts connections for which there was no room.
 	Refused uint64
 }

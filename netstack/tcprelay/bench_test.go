@@ -19,9 +19,13 @@ func cpuNanos() int64 {
 
 // BenchmarkToPod measures a stream from a host socket, of which the pod acknowledges each superframe.
 func BenchmarkToPod(b *testing.B) {
-	for _, size := range []int{100, 60000} {
-		b.Run(map[int]string{100: "small", 60000: "superframe"}[size], func(b *testing.B) {
-			s := newScript(b)
+	for _, size := range []int{100, 60000, -100, -60000} {
+		b.Run(map[int]string{100: "small", 60000: "superframe", -100: "small-held", -60000: "superframe-held"}[size], func(b *testing.B) {
+			var o tcprelay.Options
+			if size < 0 { // the connection outlives its Relay
+				size, o.Hold = -size, newShelf(b, 16).hold(b)
+			}
+			s := newScriptWith(b, o)
 			server, mine, theirs := s.egress(65535)
 			var p packet.Packet
 			var turn tcprelay.Turn

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/refusal"
@@ -40,7 +42,11 @@ const (
 	broken                       // the host socket has an error, or both its directions have ended
 	stale                        // the pod answered our SYN as part of an older connection
 	timeUp                       // the timer went off
-	fatal     = podGone | hostGone | aborted
+	kepts                        // the socket is held for the next process, or cannot be
+	found                        // the pod has answered what the Relay before had sent
+	arrived                      // the socket has something to read
+	leaving                      // this process ends
+	fatal     = podGone | hostGone | aborted | leaving
 )
 
 // conn is one connection. The package documentation says which goroutine may access what.
@@ -49,6 +55,7 @@ type conn struct {
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
 	account   *account // of the owner that began it
+	joined    bool     // it began with Join
 	head      head     // of the pod's SYN
 	tell      func()   // of Join, called when the connection is open; nil for none
 	failed    error    // why the host socket was not connected; set before hostGone is noted
@@ -73,14 +80,27 @@ type conn struct {
 		events uint32
 	}
 
-	mu   sync.Mutex // guards what follows
-	from podStream
+	// How the connection outlives this process (hold.go). slot and peeks are set before the connection is open. The
+	// holder guards holding and orphan. kept belongs to the goroutine that pumps: the pod may be greeted.
+	slot    uint32
+	peeks   bool // what the pod has not acknowledged stays in the socket
+	holding holding
+	orphan  bool
+	kept    bool
+	left    atomic.Bool // the connection goes on in the next process
+
+	mu      sync.Mutex // guards what follows
+	from    podStream
+	offered uint64 // the word liveOffer
+
+	hostEnd   uint32 // the number of the FIN that the Relay before was about to send; set if hostEnded
+	hostEnded bool
 
 	to hostStream // belongs to the goroutine that pumps
 }
 
 func newConn(r *Relay, key packet.Tuple, s state) *conn {
-	c := &conn{r: r, key: key, back: key.Reverse(), fd: -1, ended: make(chan struct{})}
+	c := &conn{r: r, key: key, back: key.Reverse(), fd: -1, slot: noSlot, ended: make(chan struct{})}
 	c.stage.Store(s)
 	iss := r.isn(&key)
 	c.to.una, c.to.nxt = iss, iss+1
@@ -102,6 +122,7 @@ func (c *conn) accept(o offer, seq uint32) {
 		c.from.podScale, c.from.ourScale = o.scale, ourScale
 	}
 	c.from.next = seq + 1
+	c.offered = offerWord(o, seq, false)
 	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the window field of a SYN is not scaled
 }
 
@@ -126,6 +147,9 @@ func (c *conn) begin(fd int, err error, events uint32) {
 		return
 	}
 	c.timer.set(openTimeout)
+	if c.joined {
+		c.note(hostReady)
+	}
 	c.pump()
 }
 
@@ -143,6 +167,9 @@ func (c *conn) Ready(events uint32, buf []byte) []byte {
 	if events&poll.Fail != 0 {
 		events |= c.armed.events
 		c.note(broken)
+	}
+	if events&poll.In&c.armed.events != 0 {
+		c.note(arrived)
 	}
 	if c.armed.events &^= events; c.armed.events != 0 {
 		c.armed.watch.Arm(c.armed.events)
@@ -220,6 +247,10 @@ func (c *conn) step() bool {
 		c.hush()
 	}
 	c.takeAcks()
+	if notes&found != 0 {
+		c.to.asking = false
+		c.acknowledge() // with a number that the pod accepts
+	}
 	if notes&lostOne != 0 {
 		c.resend()
 	}
@@ -244,8 +275,21 @@ func (c *conn) step() bool {
 		c.mu.Lock()
 		c.stage.Store(answering)
 		c.mu.Unlock()
-		c.greet()
+		if c.kept = !c.enter(); c.kept {
+			c.greet()
+		}
+	case answering:
+		if notes&kepts != 0 && !c.kept {
+			c.kept = true
+			c.greet()
+		}
 	case greeting:
+		if notes&hostReady != 0 && !c.enter() || notes&kepts != 0 {
+			c.kept = true
+		}
+		if !c.kept {
+			break
+		}
 		if notes&stale != 0 {
 			c.emit(c.to.head[:], 0, &packet.TCPHeader{Seq: c.forgotten.Load(), Flags: packet.RST})
 		}
@@ -253,13 +297,17 @@ func (c *conn) step() bool {
 			c.greet()
 		}
 	case open:
+		if notes&kepts != 0 && c.to.asking {
+			c.ask()
+			c.await(minTimeout)
+		}
 		if !c.podLives(notes) {
 			return c.end(aborted)
 		}
 		if c.lost(notes) {
 			return c.end(hostGone)
 		}
-		if errno := c.carry(); errno != 0 {
+		if errno := c.carry(notes); errno != 0 {
 			return c.end(hostGone)
 		}
 		if c.to.fin && c.to.una == c.to.nxt && c.shut.Load() {
@@ -273,7 +321,9 @@ func (c *conn) step() bool {
 // Before that end, carry finds the error after it has read the rest.
 func (c *conn) lost(notes uint32) bool {
 	t := &c.to
-	t.cut = t.cut || notes&hostDeaf != 0
+	if notes&hostDeaf != 0 {
+		t.cut = true
+	}
 	return t.fin && (t.cut || notes&broken != 0 && pending(c.fd) != nil)
 }
 
@@ -288,17 +338,30 @@ func (c *conn) hush() {
 
 // end ends the connection and releases all it has. If why is 0, the end is clean. It returns false.
 func (c *conn) end(why uint32) bool {
+	leaves := why&fatal == leaving && c.slot != noSlot && c.r.hold.leaves(c)
+	if why == 0 {
+		c.consume(c.to.nxt - 1) // what was left unread would make it a reset
+	}
 	c.mu.Lock()
+	c.left.Store(leaves)
 	was := c.stage.Swap(dead)
 	c.unwatch()
-	if c.fd >= 0 {
-		hangUp(c.fd, why == 0)
+	switch {
+	case c.fd < 0:
+	case leaves:
+		unix.Close(c.fd)
+	default:
+		c.hangUp(why == 0)
 	}
 	c.releaseFrom()
 	c.mu.Unlock()
 	c.timer.stop()
 	c.releaseTo()
 	c.account.end(was == open)
+	if leaves { // it stays in the table, so that nobody resets the pod's end
+		close(c.ended)
+		return false
+	}
 	c.r.remove(c)
 	switch last, kind := farewell(was, why, c.failed); last {
 	case aReset:
@@ -325,7 +388,7 @@ const (
 // failed connect. If the far end or a router refused, the pod is told so. After a time-out the pod is sent nothing,
 // because nothing was received.
 func farewell(was state, why uint32, failed error) (lastWord, packet.ICMPError) {
-	if why&(hostGone|aborted) == 0 || why&podGone != 0 {
+	if why&(hostGone|aborted|leaving) == 0 || why&podGone != 0 {
 		return nothing, 0
 	}
 	if was != connecting {

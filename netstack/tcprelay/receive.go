@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// window is how many bytes of a pod's stream are kept while the socket accepts no more.
+	// window is how many bytes of a pod's stream are kept, and not acknowledged, while the socket accepts no more.
 	window = 1 << 20
 	// maxWindowField is the largest value of a segment's window field.
 	maxWindowField = 65535
@@ -42,12 +42,18 @@ type podStream struct {
 	// The bytes that the socket has not accepted yet.
 	kept    []*chunk
 	keptLen int
+	stuck   bool // the pod has repeated what is kept
 	short   bool // there was no memory to keep more
 	deaf    bool // the socket accepts no more data; what the pod sends is dropped and not acknowledged
 
 	// The pod's last acknowledgement and window, and how many duplicates of it came.
 	lastAck, lastWindow uint32
 	dups                int
+
+	// Of a connection that the Relay before had begun: whether the pod has yet to tell how far it is, and the highest
+	// number that it may acknowledge besides those that we have sent; 0 for none.
+	asking bool
+	most   uint32
 
 	// A pod that sends a request and waits for the reply gets the acknowledgement with the reply. replies is the value
 	// of conn.replies when the pod's last data came. converse says that the pod has been sent replies between its
@@ -77,7 +83,7 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	c.mu.Lock()
 	if c.stage.Load() == dead {
 		c.mu.Unlock()
-		return false
+		return c.left.Load()
 	}
 	do := c.take(p, turn)
 	c.mu.Unlock()
@@ -124,7 +130,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	case flags&packet.ACK == 0:
 		return 0
 	}
-	if ahead(ack, c.next.Load()) {
+	if !c.mayKnow(ack) {
 		return answer
 	}
 	payload := p.IP[p.Payload:]
@@ -150,8 +156,11 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		}
 	}
 	if len(f.gathered) > 0 {
-		do |= answer
-		if !c.flush(turn) {
+		told, good := c.flush(turn)
+		if told {
+			do |= answer
+		}
+		if !good {
 			c.deafen()
 			return do | work
 		}
@@ -164,6 +173,18 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 
 // ahead reports whether sequence number a comes after b.
 func ahead(a, b uint32) bool { return int32(a-b) > 0 }
+
+// mayKnow reports whether the pod may acknowledge a number: we or the Relay before have sent the one before it.
+func (c *conn) mayKnow(ack uint32) bool {
+	f := &c.from
+	if next := c.next.Load(); !ahead(ack, next) {
+		if f.most != 0 && !ahead(f.most, next) {
+			f.most = 0
+		}
+		return true
+	}
+	return f.most != 0 && !ahead(ack, f.most)
+}
 
 // greeted handles a segment that answers our SYN.
 func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
@@ -193,6 +214,8 @@ func (c *conn) greeted(p *packet.Packet, seq, ack uint32) todo {
 }
 
 func (c *conn) opened() {
+	c.offered |= offerOpen
+	c.remember(liveOffer, c.offered)
 	c.publish()
 	c.stage.Store(open)
 	c.account.opened()
@@ -206,6 +229,11 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 	f := &c.from
 	if ahead(f.lastAck, ack) {
 		return 0
+	}
+	if f.asking {
+		f.asking = false
+		c.note(found)
+		return work | c.takeAck(ack, wnd, bare)
 	}
 	if c.stage.Load() == answering {
 		if ack != c.next.Load() {
@@ -261,11 +289,20 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 			return work
 		}
 	}
-	c.publish()
-	if f.next == before || late || f.fin {
-		return answer | c.finish()
+	do := c.finish()
+	told := c.publish()
+	if f.next == before && f.keptLen > 0 {
+		// The pod repeats what waits here. With no window it does so as a probe, and gives up nothing.
+		f.stuck = true
+		c.publish()
 	}
-	return c.ackNow(int(f.next - before))
+	switch {
+	case f.next == before || late || f.fin:
+		return do | answer
+	case !told:
+		return do // an acknowledgement would be a duplicate
+	}
+	return do | c.ackNow(int(f.next-before))
 }
 
 // takeNext accepts what is new in a segment that leaves no hole, as far as there is room. It returns false when the
@@ -336,21 +373,26 @@ func (f *podStream) late(now time.Duration, c *conn) bool {
 		return false
 	}
 	f.due = 0
-	if c.to.told.Load() == f.next {
+	if c.to.told.Load() == uint32(c.received.Load()>>32) {
 		return false
 	}
 	f.converse = false
 	return true
 }
 
-// publish updates the acknowledgement and window that our segments carry.
-func (c *conn) publish() {
+// publish updates the acknowledgement and window that our segments carry, and reports whether they have changed. Only
+// what the socket has accepted is acknowledged: what is kept here is lost with this process.
+func (c *conn) publish() (changed bool) {
 	f := &c.from
-	room := window - f.keptLen
-	if f.short {
+	got, room := f.next-uint32(f.keptLen), window
+	if f.fin && !c.shut.Load() {
+		got--
+	}
+	if f.short || f.stuck {
 		room = 0
 	}
-	c.received.Store(uint64(f.next)<<32 | uint64(min(room>>f.ourScale, maxWindowField)))
+	word := uint64(got)<<32 | uint64(min(room>>f.ourScale, maxWindowField))
+	return c.received.Swap(word) != word
 }
 
 // write writes b to the socket and keeps what the socket does not accept, as far as there is memory. taken is how many
@@ -406,7 +448,7 @@ func (c *conn) drain() {
 		return
 	}
 	before := f.keptLen
-	f.short = false
+	f.short, f.stuck = false, false
 	for f.keptLen > 0 {
 		k := f.kept[0]
 		n, errno := send(c.fd, k.buf[k.done:k.used])
@@ -429,13 +471,11 @@ func (c *conn) drain() {
 			f.kept = append(f.kept[:0], f.kept[1:]...)
 		}
 	}
-	c.publish()
-	// Small steps of the window are not worth a segment (RFC 9293 3.8.6.2.2), unless the window is fully open again. A
-	// pod that has ended its stream may not exist any more.
-	tell := !f.fin && (f.keptLen == 0 || before-f.keptLen >= window/4)
 	if f.keptLen == 0 {
 		c.finish()
 	}
+	// Small steps are not worth a segment (RFC 9293 3.8.6.2.2), unless they are the last one.
+	tell := c.publish() && (f.keptLen == 0 || before-f.keptLen >= window/4)
 	c.mu.Unlock()
 	if tell {
 		c.acknowledge()
@@ -447,6 +487,7 @@ func (c *conn) finish() todo {
 	if !c.from.fin || c.from.keptLen > 0 || c.shut.Load() {
 		return 0
 	}
+	c.remember(livePodEnd, known|uint64(c.from.next-1))
 	_ = unix.Shutdown(c.fd, unix.SHUT_WR) // fails if the far end was faster, which reading finds out
 	c.shut.Store(true)
 	return work
@@ -457,6 +498,7 @@ func (c *conn) finish() todo {
 // caller holds mu, and pumps after releasing it.
 func (c *conn) deafen() {
 	c.releaseFrom()
+	c.remember(liveDeaf, 1)
 	c.from.deaf = true
 	c.note(hostDeaf)
 }

@@ -41,6 +41,8 @@ type Options struct {
 	// Pace returns whether the rate at which a pod is sent data is limited, and how long to wait before it is sent
 	// more. If Pace is nil, no pod is limited.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
+	// Hold lets connections outlive the Relay. If it is nil, they end with it.
+	Hold *Hold
 }
 
 const (
@@ -62,6 +64,7 @@ type Relay struct {
 	secret uint64    // of the initial sequence numbers
 	bounds bounds
 	shards [64]shard
+	hold   *holder // nil: no connection outlives the Relay
 	closed atomic.Bool
 }
 
@@ -77,6 +80,9 @@ func New(o Options) *Relay {
 		o.Owner = func(a packet.Addr) packet.Addr { return a }
 	}
 	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), bounds: newBounds(cmp.Or(o.MaxConns, defaultConns), cmp.Or(o.MaxBytes, defaultBytes))}
+	if o.Hold != nil {
+		r.hold = newHolder(*o.Hold)
+	}
 	for i := range r.shards {
 		r.shards[i].conns = map[packet.Tuple]*conn{}
 	}
@@ -158,7 +164,7 @@ func (r *Relay) open(p *packet.Packet) {
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, opened func()) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
-	c.tell = opened
+	c.tell, c.joined = opened, true
 	if c.account = r.bounds.begin(Network(seen.Addr)); c.account == nil {
 		return fmt.Errorf("join a client to %s: %w", to, ErrTooMany)
 	}
@@ -171,7 +177,7 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 	if err != nil {
 		return fmt.Errorf("join a client to %s: %w", to, err)
 	}
-	stop := context.AfterFunc(ctx, func() { c.kill(aborted) })
+	stop := context.AfterFunc(ctx, func() { c.kill(leaving) })
 	defer stop()
 	<-c.ended
 	return nil
@@ -218,12 +224,16 @@ func (r *Relay) Forget(pod netip.Addr) {
 	})
 }
 
-// Close resets every connection on both sides and waits until all have ended. It accepts no new ones.
+// Close leaves every connection that is held to the next Relay, resets the others on both sides, and waits until all have
+// ended here. It accepts no new ones. What pods still send in connections that are left is ignored.
 func (r *Relay) Close() error {
 	if r.closed.Swap(true) {
 		return os.ErrClosed
 	}
-	r.each(func(c *conn) { c.kill(aborted) })
+	if r.hold != nil {
+		r.hold.settle()
+	}
+	r.each(func(c *conn) { c.kill(leaving) })
 	r.each(func(c *conn) { <-c.ended })
 	return nil
 }
@@ -244,8 +254,26 @@ func (r *Relay) each(f func(*conn)) {
 	}
 }
 
+// KeepAgain has all sockets held once more, by somebody new.
+func (r *Relay) KeepAgain() {
+	r.each(func(c *conn) {
+		c.mu.Lock()
+		has := c.slot != noSlot
+		c.mu.Unlock()
+		if has {
+			r.hold.again(c)
+		}
+	})
+}
+
 // Stats returns the current use and the counters.
-func (r *Relay) Stats() Stats { return r.bounds.stats() }
+func (r *Relay) Stats() Stats {
+	s := r.bounds.stats()
+	if r.hold != nil {
+		s.Held = r.hold.count()
+	}
+	return s
+}
 
 // Len returns the number of connections.
 func (r *Relay) Len() (n int) {

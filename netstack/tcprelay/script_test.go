@@ -18,6 +18,7 @@ import (
 type script struct {
 	t     testing.TB
 	r     *tcprelay.Relay
+	o     tcprelay.Options
 	turn  tcprelay.Turn
 	heard chan arrival
 	known map[repeated]bool           // segments that were heard before
@@ -82,7 +83,7 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 		default: // the test does not read
 		}
 	}
-	s.r = tcprelay.New(o)
+	s.r, s.o = tcprelay.New(o), o
 	t.Cleanup(func() {
 		if err := s.r.Close(); err != nil {
 			t.Error(err)
@@ -96,6 +97,14 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 
 // say passes a segment of the pod to the relay, in a turn that is not ended.
 func (s *script) say(x segment, options ...byte) {
+	s.t.Helper()
+	if !s.delivers(x, options...) {
+		s.t.Fatalf("the relay does not know %+v", x)
+	}
+}
+
+// delivers is say for a segment that the relay may not know. It reports whether it did.
+func (s *script) delivers(x segment, options ...byte) bool {
 	s.t.Helper()
 	h := packet.TCPHeader{Seq: x.seq, Ack: x.ack, Flags: x.flags, Window: x.window, Options: options}
 	frame := make([]byte, packet.HeadLen+packet.TCPHeadLen(&s.tuple.Src)+len(options)+len(x.payload), packet.MaxFrame)
@@ -111,9 +120,7 @@ func (s *script) say(x segment, options ...byte) {
 	if fault := p.ParseFrame(frame); fault != packet.Good {
 		s.t.Fatalf("fault %d", fault)
 	}
-	if !s.r.Deliver(&p, &s.turn, true) {
-		s.t.Fatalf("the relay does not know %+v", x)
-	}
+	return s.r.Deliver(&p, &s.turn, true)
 }
 
 // hear returns the next segment of the present connection, which must have these flags. It skips segments that were

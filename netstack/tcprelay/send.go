@@ -8,7 +8,6 @@ import (
 
 	"tapestry.dev/tapestry/netstack/alive"
 	"tapestry.dev/tapestry/netstack/packet"
-	"tapestry.dev/tapestry/netstack/poll"
 )
 
 const (
@@ -46,6 +45,12 @@ type hostStream struct {
 
 	flows bool // the last read was filled
 
+	// Of a socket that is peeked at: the number of its first byte that was not consumed, how many must be unread for the
+	// socket to be readable, and whether the Relay before had begun the stream and the pod has not told yet how far it is.
+	taken  uint32
+	low    uint32
+	asking bool
+
 	segs []sent // unacknowledged segments, oldest first
 	last *chunk // the chunk into which the next segment may be read
 
@@ -69,7 +74,7 @@ type sent struct {
 }
 
 // carry reads data from the socket and sends it, as far as the pod's window allows. The error is the socket's.
-func (c *conn) carry() unix.Errno {
+func (c *conn) carry(notes uint32) unix.Errno {
 	t := &c.to
 	for done := 0; done < turn; {
 		if t.fin {
@@ -91,7 +96,12 @@ func (c *conn) carry() unix.Errno {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN && !t.cut:
-			c.arm(poll.In)
+			// A socket whose buffer is nearly full is readable for that alone (tcp_epollin_ready of Linux). It is made room
+			// in, as far as the pod has acknowledged what is in it; otherwise the next acknowledgement continues.
+			if notes&arrived != 0 && done == 0 && t.taken != t.nxt && !c.consume(t.una) {
+				return 0
+			}
+			c.listen()
 			return 0
 		case errno == noMemory:
 			c.timer.set(memoryWait)
@@ -109,7 +119,7 @@ func (c *conn) carry() unix.Errno {
 		}
 		done += (n + t.limit - 1) / t.limit
 	}
-	c.arm(poll.In)
+	c.listen()
 	return 0
 }
 
@@ -133,7 +143,7 @@ func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	if b == nil {
 		return 0, 0, noMemory
 	}
-	n, errno = recv(c.fd, b)
+	n, errno = recv(c.fd, b, c.peek())
 	if n <= 0 || errno != 0 {
 		c.tidy()
 		return len(b), 0, errno
@@ -159,7 +169,7 @@ func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 	if count == 0 {
 		return 0, 0, noMemory
 	}
-	n, errno = readv(c.fd, iov[:count])
+	n, errno = recvmsg(c.fd, iov[:count], c.peek())
 	if errno != 0 {
 		n = 0
 	}
@@ -238,6 +248,7 @@ func (c *conn) fresh(h *packet.TCPHeader) {
 func (c *conn) bye() {
 	t := &c.to
 	t.fin = true
+	c.remember(liveHostEnd, known|uint64(t.nxt))
 	t.nxt++
 	c.next.Store(t.nxt)
 	c.await(minTimeout)
@@ -282,6 +293,9 @@ func (c *conn) takeAcks() {
 	if ack == t.una && !opened {
 		return
 	}
+	if ahead(ack, t.nxt) {
+		c.skip(ack)
+	}
 	t.una = ack
 	done := 0
 	for i := range t.segs {
@@ -301,6 +315,9 @@ func (c *conn) takeAcks() {
 	if len(t.segs) == 0 && t.last != nil {
 		c.free(t.last)
 		t.last = nil
+	}
+	if c.peeks && t.una-t.taken >= lazy {
+		c.consume(t.una)
 	}
 	if t.una == t.nxt {
 		t.resendAt, t.recovering = 0, false
@@ -367,6 +384,10 @@ func (c *conn) overdue() bool {
 
 // probe asks for the pod's window with an old sequence number, which the pod must answer.
 func (c *conn) probe() {
+	if c.to.asking {
+		c.ask()
+		return
+	}
 	h := packet.TCPHeader{Seq: c.to.una - 1, Flags: packet.ACK}
 	c.fresh(&h)
 	c.emit(c.to.head[:], 0, &h)

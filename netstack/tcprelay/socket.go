@@ -13,17 +13,32 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// send, recv, readv and sendmsg are raw system calls on sockets that do not block. The Go runtime is not told of them:
+// send, recv, recvmsg, discard, setLow and sendmsg are raw system calls on sockets that do not block. The Go runtime is not told of them:
 // it would take a call that runs the receiver's softirq work for a blocked one, and hand its processor to another
 // thread (as in package tap).
-func recv(fd int, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+func recv(fd int, b []byte, flags int) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(unix.MSG_DONTWAIT|flags), 0, 0)
 	return int(n), errno
 }
 
-func readv(fd int, iov []unix.Iovec) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
+func recvmsg(fd int, iov []unix.Iovec, flags int) (int, unix.Errno) {
+	var m unix.Msghdr
+	m.Iov = unsafe.SliceData(iov)
+	m.SetIovlen(len(iov))
+	n, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&m)), uintptr(unix.MSG_DONTWAIT|flags))
 	return int(n), errno
+}
+
+// discard reads up to n bytes and drops them.
+func discard(fd int, n uint32) (int, unix.Errno) {
+	got, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(n), unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
+	return int(got), errno
+}
+
+// setLow makes a socket readable when at least n bytes are unread.
+func setLow(fd int, n uint32) {
+	v := int32(n)
+	unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, uintptr(unsafe.Pointer(&v)), 4, 0)
 }
 
 func send(fd int, b []byte) (int, unix.Errno) {
@@ -141,12 +156,33 @@ func detach(c *net.TCPConn) (fd int, err error) {
 	return fd, c.Close()
 }
 
+// hangUp closes the connection's socket, with a reset unless the end is clean.
+func (c *conn) hangUp(clean bool) {
+	if c.slot == noSlot {
+		hangUp(c.fd, clean)
+		return
+	}
+	// Somebody else holds the socket for a while longer, so that closing it does nothing.
+	if !clean {
+		reset(c.fd)
+	}
+	if c.r.hold.end(c) {
+		hangUp(c.fd, clean)
+	}
+}
+
 // hangUp closes a socket, with a reset unless the end is clean.
 func hangUp(fd int, clean bool) {
 	if !clean {
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	unix.Close(fd)
+}
+
+// reset resets the far end of a socket at once, whoever has a duplicate of it (connect(2), AF_UNSPEC).
+func reset(fd int) {
+	var none unix.RawSockaddr // AF_UNSPEC
+	_, _, _ = unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
 func endpoint(a netip.AddrPort) packet.Endpoint {

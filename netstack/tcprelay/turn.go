@@ -57,12 +57,12 @@ func (t *Turn) buffer(size int) []byte {
 	return make([]byte, size)
 }
 
-// flush writes what was gathered and keeps what the socket does not accept. It returns false when the socket accepts no
-// more data. The caller holds mu.
-func (c *conn) flush(t *Turn) bool {
+// flush writes what was gathered and keeps what the socket does not accept. good is false when the socket accepts no
+// more data, and told says that there is something to acknowledge. The caller holds mu.
+func (c *conn) flush(t *Turn) (told, good bool) {
 	f := &c.from
 	if len(f.gathered) == 0 {
-		return true
+		return false, true
 	}
 	for i := range f.gathered {
 		t.iov[i].Base = unsafe.SliceData(f.gathered[i].b)
@@ -98,8 +98,7 @@ func (c *conn) flush(t *Turn) bool {
 		c.arm(poll.Out)
 	}
 	f.due = 0
-	c.publish()
-	return errno == 0
+	return c.publish(), errno == 0
 }
 
 // End writes and acknowledges what was gathered since the last End.
@@ -107,8 +106,7 @@ func (t *Turn) End() {
 	for i, c := range t.conns {
 		t.conns[i] = nil
 		c.mu.Lock()
-		some := len(c.from.gathered) > 0 // false when the connection has ended meanwhile
-		good := c.flush(t)
+		told, good := c.flush(t)
 		if !good {
 			c.deafen()
 		}
@@ -116,7 +114,7 @@ func (t *Turn) End() {
 		switch {
 		case !good:
 			c.pump()
-		case some:
+		case told:
 			c.acknowledge()
 		}
 	}

@@ -78,6 +78,8 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"ask-in-vain":    askInVain,
 	"resolve":        resolve,
 	"idle":           idle,
+	"last":           last,
+	"last-serve":     lastServe,
 	"reconnect":      reconnect,
 	"spread":         spread,
 	"ask-many":       askMany,

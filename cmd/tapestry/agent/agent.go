@@ -145,6 +145,7 @@ type agent struct {
 	source   *ahead
 	kept     *keeper.Holdings
 	sockets  *keeper.Sockets
+	shelf    *keeper.Shelf // nil: the keeper has none
 	held     node.Held
 	pods     *pods.Registry
 	progress *health.Progress
@@ -179,9 +180,10 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a.sockets, items = keeper.NewSockets(a.kept, items, log)
 	a.held.Listen = a.sockets
 	items = a.findHost(items)
-	if err := a.adopt(items); err != nil {
+	if err := a.adopt(ctx, items); err != nil {
 		return err
 	}
+	defer a.shelf.Close()
 	if err := a.openPods(); err != nil {
 		return err
 	}
@@ -227,6 +229,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { return a.follower.Run(ctx, applied) })
 	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
 	group.Go(func() error { a.kept.Run(ctx); return nil })
+	group.Go(func() error { a.keepRelays(ctx); return nil })
 	group.Go(func() error { a.healer.Run(ctx); return nil })
 	group.Go(func() error { a.exposure.Run(ctx); return nil })
 	group.Go(func() error { return a.serve(ctx) })

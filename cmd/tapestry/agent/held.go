@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,8 +19,8 @@ import (
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
-// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, hosttap.Key and
-// those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
+// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, hosttap.Key
+// and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
 const socketKey = "wireguard"
 
 // fixed returns what the flags and the state directory define for the whole life of this process.
@@ -47,9 +48,9 @@ func (a *agent) findHost(items []keeper.Item) []keeper.Item {
 	return append(items, it)
 }
 
-// adopt takes over the flow memory and the tunnel's socket from the keeper. What is missing it makes, and has the
+// adopt takes over the flow memory, relayed connections and the tunnel's socket from the keeper. What is missing it makes, and has the
 // keeper hold it.
-func (a *agent) adopt(items []keeper.Item) error {
+func (a *agent) adopt(ctx context.Context, items []keeper.Item) error {
 	byKey := map[string]*os.File{}
 	for _, it := range items {
 		byKey[it.Key] = it.File
@@ -61,6 +62,9 @@ func (a *agent) adopt(items []keeper.Item) error {
 	}
 	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Unfit > 0 || s.Reformatted {
 		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "without room", s.Unfit, "lost", s.Reformatted)
+	}
+	if err := a.holdRelays(ctx, byKey[tcpKey]); err != nil {
+		return err
 	}
 	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {
 		return nil

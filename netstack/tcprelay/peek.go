@@ -1,0 +1,76 @@
+package tcprelay
+
+import (
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+// lazy is how many bytes that the pod has acknowledged may stay in the socket before they are consumed, so that a
+// conversation costs no call for each message.
+const lazy = 16 << 10
+
+// peek returns the flags with which the socket is read. What is peeked at stays in the socket until it is consumed, and
+// the next peek continues behind it (SO_PEEK_OFF).
+func (c *conn) peek() int {
+	if c.peeks {
+		return unix.MSG_PEEK
+	}
+	return 0
+}
+
+// listen waits for more from the socket than what was peeked at.
+func (c *conn) listen() {
+	t := &c.to
+	if low := t.nxt - t.taken + 1; c.peeks && low != t.low {
+		setLow(c.fd, low)
+		t.low = low
+	}
+	c.arm(poll.In)
+}
+
+// consume drops the socket's bytes before the number to, which the pod has acknowledged. Killed at any instant, it leaves
+// the memory saying between which numbers the socket's first byte is.
+// It reports whether it has dropped any.
+func (c *conn) consume(to uint32) (any bool) {
+	t := &c.to
+	for c.peeks && ahead(to, t.taken) {
+		c.remember(liveTaken, uint64(t.taken)<<32|uint64(to))
+		n, errno := discard(c.fd, to-t.taken)
+		if errno == unix.EINTR {
+			continue
+		}
+		if n <= 0 || errno != 0 {
+			return any // the socket failed, which the next read finds out
+		}
+		t.taken += uint32(n)
+		c.remember(liveTaken, uint64(t.taken)<<32|uint64(t.taken))
+		any = true
+	}
+	return any
+}
+
+// skip continues behind what the Relay before had sent, and the pod has acknowledged.
+func (c *conn) skip(ack uint32) {
+	t := &c.to
+	t.nxt = ack
+	if c.hostEnded && ack == c.hostEnd+1 {
+		t.fin = true
+		ack--
+	}
+	c.consume(ack)
+	c.next.Store(t.nxt)
+}
+
+// ask asks the pod how far it is, with an old byte. The pod's kernel answers that at once, where it answers a segment
+// without data only from time to time (tcp_invalid_ratelimit of Linux).
+func (c *conn) ask() {
+	t := &c.to
+	b := heads.Get().(*[headroom]byte)
+	defer heads.Put(b)
+	h := packet.TCPHeader{Seq: t.una - 1, Flags: packet.ACK}
+	c.fresh(&h)
+	b[packet.TCPHeadLen(&c.key.Src)] = 0
+	c.emit(b[:], 1, &h)
+}

@@ -1,0 +1,219 @@
+package tcprelay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// point is where the two streams of a connection are.
+type point struct {
+	written  uint32 // bytes of the pod's stream that the socket has accepted
+	shut     bool   // and that the socket was told its end
+	consumed uint32 // bytes of the socket's stream that were consumed
+	most     uint32 // our highest number that the pod may know, and one more
+}
+
+var (
+	errOther   = errors.New("the socket is another connection's")
+	errState   = errors.New("the socket is not connected")
+	errNumbers = errors.New("the numbers do not agree with those of the socket")
+)
+
+// resume works out where the streams are, out of what the Relay before has recorded and what the kernel counts now. It
+// returns an error when they do not agree. Then nothing may be sent, as it could be the wrong bytes.
+func resume(r *record, k *counts) (p point, err error) {
+	if r.cookie != k.cookie {
+		return p, errOther
+	}
+	p.written = k.written - r.base
+	if end := r.podEnd - (r.irs + 1); r.hasPod && p.written == end+1 {
+		p.written, p.shut = end, true
+	} else if r.hasPod && p.written != end {
+		return p, errNumbers
+	}
+	start := r.iss + 1
+	arrived := k.received
+	switch k.state {
+	case unix.BPF_TCP_ESTABLISHED, unix.BPF_TCP_FIN_WAIT1, unix.BPF_TCP_FIN_WAIT2:
+	case unix.BPF_TCP_CLOSE_WAIT, unix.BPF_TCP_LAST_ACK, unix.BPF_TCP_CLOSING:
+		arrived-- // the end was counted, too
+	case unix.BPF_TCP_CLOSE:
+		// A reset, or both ends. Whether an end was counted, the socket does not tell.
+		if arrived, err = closed(r, k); err != nil {
+			return p, err
+		}
+	default:
+		return p, errState
+	}
+	p.consumed = arrived - k.unread
+	if first := start + p.consumed; first-r.low > r.high-r.low {
+		return p, errNumbers
+	}
+	p.most = start + arrived
+	if r.hasHost {
+		if p.most != r.hostEnd {
+			return p, errNumbers
+		}
+		p.most++
+	}
+	return p, nil
+}
+
+// closed returns how many bytes have arrived at a socket that is closed.
+func closed(r *record, k *counts) (uint32, error) {
+	start := r.iss + 1
+	if r.hasHost {
+		return r.hostEnd - start, nil
+	}
+	fits := func(arrived uint32) bool {
+		first := start + arrived - k.unread
+		return first == r.low || first == r.high // one call consumes all that it was to consume
+	}
+	switch with, without := fits(k.received), fits(k.received-1); {
+	case with && without: // killed while it consumed one byte
+		return 0, errNumbers
+	case without:
+		return k.received - 1, nil
+	}
+	return k.received, nil
+}
+
+// Resumed says what Resume has found.
+type Resumed struct {
+	// Resumed counts connections that go on. Lost counts those that cannot: their pod is gone, or what is known of them
+	// is not whole. Both their ends are reset.
+	Resumed, Lost int
+}
+
+// Resume goes on with the connections of the Relay before, as far as their pods are here. Nothing of a pod may be
+// delivered before. The Relay sends to pods from then on.
+func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
+	h := r.hold
+	if h == nil || h.resumed {
+		return n
+	}
+	h.resumed = true
+	var conns []*conn
+	h.Memory.Used(func(s uint32) {
+		fd, there := h.Found[s]
+		if !there {
+			h.Memory.Clear(s)
+			return
+		}
+		c, err := r.revive(s, fd, here)
+		if err != nil {
+			n.Lost++
+			h.Memory.Clear(s)
+			return
+		}
+		delete(h.Found, s)
+		h.reserve(s)
+		conns = append(conns, c)
+	})
+	for s, fd := range h.Found { // sockets that no record fits
+		reset(fd)
+		unix.Close(fd)
+		h.Release(s)
+	}
+	h.Found = nil
+	for _, c := range conns {
+		if c.goOn() {
+			n.Resumed++
+		} else {
+			n.Lost++
+		}
+	}
+	return n
+}
+
+// revive returns the connection that is recorded in a slot, and enters it. fd stays the caller's when it fails.
+func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, error) {
+	f, live, ok := r.hold.Memory.Get(s)
+	if !ok {
+		return nil, errNumbers
+	}
+	rec := readRecord(&f, &live)
+	if !here(rec.key.Src.Netip()) {
+		return nil, fmt.Errorf("pod %s is not here", rec.key.Src)
+	}
+	k, err := count(fd)
+	if err != nil {
+		return nil, err
+	}
+	if rec.open && !rec.heard || !rec.heard && !rec.joined {
+		return nil, errNumbers
+	}
+	p, err := resume(&rec, &k)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
+		return nil, err
+	}
+	c := newConn(r, rec.key, answering)
+	c.restore(&rec, &p)
+	owner := r.o.Owner(rec.key.Src)
+	if rec.joined {
+		owner = Network(rec.key.Dst)
+	}
+	if c.account = r.bounds.begin(owner); c.account == nil {
+		return nil, ErrTooMany
+	}
+	if !r.add(c) {
+		c.account.end(false)
+		return nil, ErrInUse
+	}
+	c.fd, c.slot = fd, s
+	return c, nil
+}
+
+// restore sets the state of c to what was recorded.
+func (c *conn) restore(rec *record, p *point) {
+	c.joined, c.peeks, c.holding = rec.joined, true, held
+	t, f := &c.to, &c.from
+	t.una, t.nxt = rec.iss, rec.iss+1
+	t.taken, t.low = t.nxt+p.consumed, 0
+	c.next.Store(t.una)
+	c.acked.Store(uint64(t.una) << 32)
+	f.lastAck = t.una
+	if !rec.heard {
+		c.stage.Store(greeting)
+		return
+	}
+	c.accept(rec.offer, rec.irs)
+	if !rec.open {
+		return
+	}
+	c.stage.Store(open)
+	c.offered |= offerOpen
+	t.una, t.nxt, t.asking, t.cut = t.taken, t.taken, true, rec.deaf
+	c.hostEnd, c.hostEnded = rec.hostEnd, rec.hasHost
+	c.next.Store(t.nxt)
+	c.acked.Store(uint64(t.una) << 32)
+	f.lastAck, f.most, f.asking, f.deaf = t.una, p.most, true, rec.deaf
+	f.next += p.written
+	if f.fin = p.shut; p.shut {
+		f.next++
+		c.shut.Store(true)
+	}
+	c.publish()
+}
+
+// goOn begins to carry a connection that was restored. It returns false when that has failed.
+func (c *conn) goOn() bool {
+	if c.stage.Load() == open {
+		c.account.opened()
+	} else {
+		c.timer.set(openTimeout)
+	}
+	if err := c.watch(0); err != nil {
+		c.kill(aborted)
+		return false
+	}
+	c.note(kepts)
+	c.pump()
+	return true
+}
