@@ -45,14 +45,16 @@ func LoadBalancers(objs kube.Objects, o Options) (kube.Objects, []kube.Problem) 
 		assigned[nameOf(plan.Services[i].Service)] = &plan.Services[i]
 	}
 	now := metav1.NewTime(o.Now.Truncate(time.Second))
-	objs.Services = changed(objs.Services, func(svc *corev1.Service) {
+	objs.Services = changed(objs.Services, func(svc *corev1.Service) bool { return assigned[nameOf(svc)] != nil || served(svc) }, func(svc *corev1.Service) {
 		if a := assigned[nameOf(svc)]; a != nil {
 			serve(svc, a, now)
 		} else {
 			leave(svc)
 		}
 	})
-	objs.AddressPools = changed(objs.AddressPools, func(p *v1alpha1.AddressPool) { p.Status = poolStatus(p, plan.Pools[p.Name], now) })
+	objs.AddressPools = changed(objs.AddressPools, func(*v1alpha1.AddressPool) bool { return true }, func(p *v1alpha1.AddressPool) {
+		p.Status = poolStatus(p, plan.Pools[p.Name], now)
+	})
 	return objs, (&kube.Report{Problems: plan.Problems}).Sorted(objs.Origin)
 }
 
@@ -60,13 +62,16 @@ func nameOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }
 
-// changed returns list with copies of the objects that change makes others of.
+// changed returns list with copies of the objects that change makes others of. Only those that may is true for are tried.
 func changed[T any, P interface {
 	*T
 	DeepCopy() P
-}](list []P, change func(P)) []P {
+}](list []P, may func(P) bool, change func(P)) []P {
 	out := slices.Clone(list)
 	for i, obj := range list {
+		if !may(obj) {
+			continue
+		}
 		copied := obj.DeepCopy()
 		if change(copied); !reflect.DeepEqual(copied, obj) {
 			out[i] = copied
@@ -75,12 +80,14 @@ func changed[T any, P interface {
 	return out
 }
 
+// served reports whether a Service was given what it has from here.
+func served(svc *corev1.Service) bool {
+	return meta.FindStatusCondition(svc.Status.Conditions, LoadBalancerCondition) != nil
+}
+
 // leave takes from a Service what it had from here. What another controller has written is its own.
 func leave(svc *corev1.Service) {
 	s := &svc.Status
-	if meta.FindStatusCondition(s.Conditions, LoadBalancerCondition) == nil {
-		return
-	}
 	s.LoadBalancer.Ingress = nil
 	s.Conditions = withoutCondition(withoutCondition(s.Conditions, LoadBalancerCondition), UnsupportedCondition)
 	svc.Finalizers = slices.DeleteFunc(svc.Finalizers, func(f string) bool { return f == Finalizer })
