@@ -1,6 +1,8 @@
 package node
 
 import (
+	"time"
+
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
@@ -20,3 +22,9 @@ func (n *Node) Attachments() []netstack.AttachmentStats { return n.path.Attachme
 
 // Packets returns packet counts by verdict, and drops by reason.
 func (n *Node) Packets() netstack.Stats { return n.path.Stats() }
+
+// AnswerBeats has this node answer other nodes' questions whether it can take over addresses, until then.
+func (n *Node) AnswerBeats(until time.Time) { n.mesh.AnswerBeats(until) }
+
+// Beats returns when the other nodes that overlay.Peer.Watched names have answered.
+func (n *Node) Beats() []overlay.Beat { return n.mesh.Beats() }

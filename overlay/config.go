@@ -32,6 +32,8 @@ type Peer struct {
 	Tapestry bool
 	// TakesPartial is true for a node that announced that it accepts partial checksums (packet.Coalescer.Partial).
 	TakesPartial bool
+	// Watched has the Mesh ask the peer several times a second whether it can take over addresses; see Beats.
+	Watched bool
 }
 
 // PublicKey is a Curve25519 public key. Its text form is base64, as wg(8) prints it.

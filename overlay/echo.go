@@ -166,6 +166,9 @@ func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 		}
 		return true
 	}
+	if m.refuses(&e) {
+		return true
+	}
 	if e.moved {
 		from.moved.Store(true)
 	}

@@ -78,6 +78,7 @@ type Mesh struct {
 	cookie  [8]byte // marks this Mesh's probes
 
 	stackAddrs []packet.Addr
+	willing    atomic.Int64 // until when beats are answered, Unix nanoseconds
 
 	// inflight counts data packets handed to WireGuard and not yet sent.
 	inflight atomic.Int64

@@ -31,6 +31,8 @@ type peer struct {
 	lost    atomic.Pointer[Lost]           // nil: no address of the peer is known to be silent
 
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
+	watched   atomic.Int64 // since when beats are sent, Unix nanoseconds; 0 while none are
+	beaten    atomic.Int64 // time of the last answer to a beat, Unix nanoseconds
 
 	// Used by the prober alone.
 	greeted           netip.AddrPort // the endpoint a handshake was asked for at
@@ -45,6 +47,7 @@ type peer struct {
 	knocked           time.Time // since when it asks for a handshake in vain; zero when it does not
 	sawSent, sawLarge uint64
 	sawHeard          uint64
+	beatAt            time.Time // when the last beat was sent
 	asked             time.Time // when the kernel was last asked for the path MTU
 	quiet             int       // looks in a row at which packets were going out and nothing was coming in
 }

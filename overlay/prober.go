@@ -97,6 +97,7 @@ func (m *Mesh) look(now time.Time) (busy bool) {
 		m.pursue(p, now)
 		m.probePath(p, &tab.cfgs[i], now)
 		m.chooseAddress(p, &tab.cfgs[i], now)
+		m.beat(p, &tab.cfgs[i], now)
 		busy = busy || p.shake.active || p.path.Active()
 	}
 	return busy
@@ -113,7 +114,9 @@ func (m *Mesh) takeAnswers(now time.Time) {
 		}
 		a.from.confirmed.Store(now.UnixNano())
 		a.from.doubts = doubts{}
-		if a.token == 0 {
+		if a.path == 0 {
+			a.from.beaten.Store(now.UnixNano())
+		} else if a.token == 0 {
 			a.from.path.Answer(a.path, now)
 			a.from.choice.Round(true, now)
 		} else if to, move := a.from.choice.Answer(a.token, now); move {

@@ -1,0 +1,64 @@
+package overlay
+
+import "time"
+
+// A beat is a probe that asks a peer whether it can take over addresses, every lookIdle. Its echo has the path 0, which
+// no other probe has. A Mesh answers beats only while it is willing; one of an earlier version always does.
+
+// Beat says when a watched peer answered.
+type Beat struct {
+	Name string
+	// Since is when this Mesh began to watch the peer, Answered when it answered last; zero for never.
+	Since, Answered time.Time
+}
+
+// AnswerBeats has this Mesh answer the beats of others until then, and not afterwards.
+func (m *Mesh) AnswerBeats(until time.Time) { m.willing.Store(until.UnixNano()) }
+
+// Beats returns when the watched peers have answered, in the order of their names.
+func (m *Mesh) Beats() (list []Beat) {
+	tab := m.table.Load()
+	for i, p := range tab.peers {
+		if !tab.cfgs[i].Watched {
+			continue
+		}
+		list = append(list, Beat{Name: tab.cfgs[i].Name, Since: timeOf(p.watched.Load()), Answered: timeOf(p.beaten.Load())})
+	}
+	return list
+}
+
+func timeOf(nanos int64) time.Time {
+	if nanos == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanos)
+}
+
+// beat sends a beat to a peer that is watched.
+func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
+	if !cfg.Watched {
+		p.watched.Store(0)
+		p.beaten.Store(0)
+		return
+	}
+	if p.watched.Load() == 0 {
+		p.watched.Store(now.UnixNano())
+	}
+	// The prober also looks when something arrives.
+	if !p.live.Load() || now.Sub(p.beatAt) < lookIdle-lookIdle/8 {
+		return
+	}
+	own, theirs, ok := m.probeAddrs(cfg)
+	if !ok {
+		return
+	}
+	p.beatAt = now
+	m.probeSeq++
+	m.ring.control(echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie})
+}
+
+// isBeat reports whether a probe asks for more than whether the path carries it.
+func (e *echo) isBeat() bool { return e.path == 0 && !e.reply }
+
+// refuses reports whether this Mesh leaves a probe without an answer.
+func (m *Mesh) refuses(e *echo) bool { return e.isBeat() && time.Now().UnixNano() >= m.willing.Load() }
