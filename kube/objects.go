@@ -96,6 +96,10 @@ type Objects struct {
 	Secrets        []*corev1.Secret
 	ConfigMaps     []*corev1.ConfigMap
 	AddressPools   []*v1alpha1.AddressPool
+	// L2Advertisements, BGPPeers and BGPAdvertisements say what is announced to the network outside.
+	L2Advertisements  []*v1alpha1.L2Advertisement
+	BGPPeers          []*v1alpha1.BGPPeer
+	BGPAdvertisements []*v1alpha1.BGPAdvertisement
 	// NetworkPolicies have metadata only: they are not served yet.
 	NetworkPolicies []*networkingv1.NetworkPolicy
 	// PolicyBindings are the bindings of the ValidatingAdmissionPolicies that Tapestry relies on.

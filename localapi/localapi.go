@@ -7,6 +7,9 @@
 // Messages are those of package fdpass, with one answer for each request. The request "node" is answered by a Node.
 // "rows" names a table and is answered by the table's first rows; each "more" is answered by the rows that follow, as
 // the table was at the time of "rows". So a table of any length comes in messages of bounded length.
+//
+// Processes beside the agent that do a part of its work, the announcers, ask on another socket, and tell there how it
+// goes: "tell" brings rows of a table, as many as fit a message, and says whether more follow.
 package localapi
 
 import (
@@ -76,6 +79,10 @@ type Descriptors struct {
 // DefaultSocket is the path of the socket of an agent in a cluster.
 const DefaultSocket = "/run/tapestry/api.sock"
 
+// AnnounceSocket is the path of the socket for announcers of an agent in a cluster. It is in a directory of its own, so
+// that announcers see no other socket of the node.
+const AnnounceSocket = "/run/tapestry/announce/agent.sock"
+
 // ErrUnavailable says that the agent cannot be reached at the moment. Only the Client returns it.
 var ErrUnavailable = errors.New("the agent of this node cannot be reached")
 
@@ -84,11 +91,15 @@ const (
 	opNode = "node"
 	opRows = "rows"
 	opMore = "more"
+	opTell = "tell"
 )
 
 type request struct {
 	Op    string `json:"op"`
 	Table string `json:"table,omitempty"`
+	// Rows and More are of "tell".
+	Rows []json.RawMessage `json:"rows,omitempty"`
+	More bool              `json:"more,omitempty"`
 }
 
 type answer struct {

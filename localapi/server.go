@@ -36,12 +36,14 @@ func Listen(path string, o Options) (*net.UnixListener, error) {
 	return fdpass.Listen(path, mode)
 }
 
-// Server answers on the socket. Both fields are required.
+// Server answers on the socket. Node and Tables are required.
 type Server struct {
 	// Node returns the state of the node; it may take seconds.
 	Node func(context.Context) Node
 	// Tables lists the tables that clients can ask for.
-	Tables  []Source
+	Tables []Source
+	// Told are the tables that clients tell.
+	Told    []Sink
 	Options Options
 }
 
@@ -54,6 +56,7 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 
 func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	var rest []json.RawMessage // rows of the table asked for last that were not sent yet
+	var so told
 	for {
 		var r request
 		_, err := c.Receive(&r)
@@ -62,6 +65,12 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 				_ = c.Answer(answer{Error: err.Error()})
 			}
 			return
+		}
+		if r.Op == opTell {
+			if c.Answer(s.tell(&r, &so)) != nil {
+				return
+			}
+			continue
 		}
 		a, left := s.answer(ctx, &r, rest)
 		rest = left

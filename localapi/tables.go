@@ -50,7 +50,7 @@ var (
 )
 
 // All lists the tables, in the order in which they are shown.
-var All = []Shown{Peers, Pods, Frontends, Problems, DescriptorShares, Counters}
+var All = []Shown{Peers, Pods, Frontends, Problems, DescriptorShares, Turns, Claims, Routes, Sessions, Counters}
 
 // Shown is a Table of any kind, for code that shows it to people.
 type Shown interface {

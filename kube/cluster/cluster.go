@@ -54,7 +54,10 @@ type Options struct {
 	// SecretsOf returns the Secrets that a snapshot refers to; those are watched, and no others. It is nil when this
 	// agent serves no Ingress: then neither Ingresses nor IngressClasses are read.
 	SecretsOf func(*kube.Objects) []kube.Ref
-	Logger    *slog.Logger
+	// Announce is set when addresses of load balancers are announced from this node: then AddressPools and what says
+	// how they are announced are read.
+	Announce bool
+	Logger   *slog.Logger
 
 	refusedPause time.Duration // 0 for the constant refusedPause
 }

@@ -62,6 +62,10 @@ func (c *Cluster) rows() []row {
 		whole(strip.Ingress).orWithout().unless(noIngress),
 		whole(strip.IngressClass).orWithout().unless(noIngress),
 		whole(strip.ServiceCIDR).orWithout(),
+		whole(strip.AddressPool).orWithout().unless(!c.Announce),
+		whole(strip.L2Advertisement).orWithout().unless(!c.Announce),
+		whole(strip.BGPPeer).orWithout().unless(!c.Announce),
+		whole(strip.BGPAdvertisement).orWithout().unless(!c.Announce),
 		namesOf[*networkingv1.NetworkPolicy]().orWithout(),
 		namesOf[*kube.PolicyBinding]().orWithout().where("metadata.name", pins.Guard),
 		secretRow(),
@@ -144,6 +148,10 @@ func (c *Cluster) makeSources() {
 			continue
 		}
 		c.sources = append(c.sources, c.newSource(r, s))
+	}
+	select {
+	case <-c.wake: // kinds that are not asked for have not changed
+	default:
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pools/block"
 	"tapestry.dev/tapestry/kube/translate"
 )
 
@@ -295,14 +296,14 @@ func (w *work) usage(p *pool) Usage {
 		return u
 	}
 	for _, b := range p.blocks {
-		u.Free = min(most, u.Free+b.size())
+		u.Free = min(block.Most, u.Free+b.Size())
 	}
 	for a := range w.at {
 		if p.holds(a) && !w.isNode[a] {
 			u.Assigned++
 		}
 	}
-	if u.Free < most {
+	if u.Free < block.Most {
 		u.Free -= u.Assigned + w.never(p)
 	}
 	return u
@@ -312,15 +313,15 @@ func (w *work) usage(p *pool) Usage {
 func (w *work) never(p *pool) (n int64) {
 	for _, b := range p.blocks {
 		for _, a := range w.nodeAddrs {
-			if b.contains(a) {
+			if b.Contains(a) {
 				n++
 			}
 		}
-		if !p.obj.Spec.AvoidBuggyIPs || !b.first.Is4() || b.size() > 1<<20 {
+		if !p.obj.Spec.AvoidBuggyIPs || !b.First.Is4() || b.Size() > 1<<20 {
 			continue
 		}
-		for a := b.first; b.contains(a); a = a.Next() {
-			if buggy(a) && !w.isNode[a] {
+		for a := b.First; b.Contains(a); a = a.Next() {
+			if block.Buggy(a) && !w.isNode[a] {
 				n++
 			}
 		}

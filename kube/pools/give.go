@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pools/block"
 )
 
 // complete gives a Service what it lacks.
@@ -85,7 +86,7 @@ func compareBool(a, b bool) int {
 // hasAll reports whether a pool has addresses of all families of a Service, in use or not.
 func (w *work) hasAll(p *pool, s *wish) bool {
 	for _, is4 := range s.families {
-		same := func(b block) bool { return b.first.Is4() == is4 }
+		same := func(b block.Block) bool { return b.First.Is4() == is4 }
 		if !slices.ContainsFunc(p.blocks, same) && !slices.ContainsFunc(p.addrs, func(a netip.Addr) bool { return a.Is4() == is4 }) {
 			return false
 		}

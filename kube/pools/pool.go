@@ -13,13 +13,14 @@ import (
 
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pools/block"
 	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 // pool is an AddressPool, read.
 type pool struct {
 	obj    *v1alpha1.AddressPool
-	blocks []block
+	blocks []block.Block
 	// nodes is set for a pool of nodes, and addrs are their addresses then, sorted.
 	nodes bool
 	addrs []netip.Addr
@@ -47,7 +48,7 @@ func (p *pool) holds(a netip.Addr) bool {
 	if p.nodes {
 		return slices.Contains(p.addrs, a)
 	}
-	return slices.ContainsFunc(p.blocks, func(b block) bool { return b.contains(a) }) && !(p.obj.Spec.AvoidBuggyIPs && buggy(a))
+	return slices.ContainsFunc(p.blocks, func(b block.Block) bool { return b.Contains(a) }) && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a))
 }
 
 // selects reports whether a Service may have addresses of the pool.
@@ -110,7 +111,7 @@ func (p *pool) selector(s *metav1.LabelSelector, field string, say *kube.Report)
 func (w *work) readBlocks(p *pool) {
 	for i, text := range p.obj.Spec.Addresses {
 		field := "spec.addresses[" + strconv.Itoa(i) + "]"
-		b, err := parseBlock(text)
+		b, err := block.Parse(text)
 		if err != nil {
 			p.fault(w.say, field, "%v", err)
 			continue
@@ -125,7 +126,7 @@ func (w *work) readBlocks(p *pool) {
 		}
 		p.blocks = append(p.blocks, b)
 		for _, a := range w.nodeAddrs {
-			if b.contains(a) {
+			if b.Contains(a) {
 				p.fault(w.say, field, "%s in %s is the address of a node, and is not assigned: leave it out", a, text)
 			}
 		}
@@ -133,9 +134,9 @@ func (w *work) readBlocks(p *pool) {
 }
 
 // reserved returns the range of pods or Services in which a block lies.
-func (w *work) reserved(b block) (owned, bool) {
+func (w *work) reserved(b block.Block) (owned, bool) {
 	for _, r := range w.ranges {
-		if b.overlaps(block{r.Masked().Addr(), lastOf(r.Masked())}) {
+		if b.Overlaps(block.Block{First: r.Masked().Addr(), Last: block.LastOf(r.Masked())}) {
 			return r, true
 		}
 	}
@@ -143,9 +144,9 @@ func (w *work) reserved(b block) (owned, bool) {
 }
 
 // poolOver returns the pool that has a part of a block already.
-func (w *work) poolOver(p *pool, b block) *pool {
+func (w *work) poolOver(p *pool, b block.Block) *pool {
 	for _, q := range append(slices.Clip(w.pools), p) {
-		if slices.ContainsFunc(q.blocks, b.overlaps) {
+		if slices.ContainsFunc(q.blocks, b.Overlaps) {
 			return q
 		}
 	}
@@ -185,15 +186,15 @@ func (w *work) free(p *pool, is4 bool) (netip.Addr, bool) {
 	c := p.search[is4]
 	for ; c.block < len(p.blocks); c = (cursor{block: c.block + 1}) {
 		b := p.blocks[c.block]
-		if b.first.Is4() != is4 {
+		if b.First.Is4() != is4 {
 			continue
 		}
 		if !c.next.IsValid() {
-			c.next = b.first
+			c.next = b.First
 		}
-		for a := c.next; b.contains(a); a = a.Next() {
+		for a := c.next; b.Contains(a); a = a.Next() {
 			c.next = a.Next()
-			if w.at[a] == nil && !w.isNode[a] && !(p.obj.Spec.AvoidBuggyIPs && buggy(a)) {
+			if w.at[a] == nil && !w.isNode[a] && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a)) {
 				p.search[is4] = c
 				return a, true
 			}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
@@ -55,6 +56,8 @@ type Result struct {
 	Services services.Config
 	DNS      dns.Config
 	Ingress  ingress.Config
+	// Announce is what is announced to the network outside. It is the same pointer while that does not change.
+	Announce *announce.Plan
 	// Leaving is set when this node is being deleted: load balancers should send it no new traffic.
 	Leaving bool
 	// Problems lists the objects and fields that were left out or look wrong, errors first.

@@ -146,10 +146,37 @@ func render(r translate.Result) any {
 		"ingress":  m{"routes": ingressRoutes, "default": def, "certificates": certs},
 		"problems": problems,
 	}
+	if a := r.Announce; len(a.Links)+len(a.Peers)+len(a.Routes) > 0 {
+		out["announce"] = announced(r)
+	}
 	if r.Leaving {
 		out["leaving"] = true
 	}
 	return out
+}
+
+// announced makes what is announced readable, with the peers that are watched for it.
+func announced(r translate.Result) any {
+	var watched, lines []string
+	for _, p := range r.Overlay.Peers {
+		if p.Watched {
+			watched = append(watched, p.Name)
+		}
+	}
+	for _, l := range r.Announce.Links {
+		lines = append(lines, fmt.Sprintf("%s for %s by %s on %s", l.Addr, l.Services, l.Ranked, l.Interfaces))
+	}
+	for _, p := range r.Announce.Peers {
+		lines = append(lines, fmt.Sprintf("peer %s: %+v", p.Name, p))
+	}
+	for _, route := range r.Announce.Routes {
+		pref := "none"
+		if route.LocalPref != nil {
+			pref = fmt.Sprint(*route.LocalPref)
+		}
+		lines = append(lines, fmt.Sprintf("%s to %s for %s, communities %s, preference %s", route.Prefix, route.Peer, route.Services, route.Communities, pref))
+	}
+	return map[string]any{"down": r.Announce.Down, "watched": watched, "lines": lines}
 }
 
 var protos = map[packet.Proto]string{packet.TCP: "TCP", packet.UDP: "UDP", packet.SCTP: "SCTP"}

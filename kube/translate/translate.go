@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/advertise"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
@@ -25,6 +26,8 @@ type Translator struct {
 	services serviceStage
 	pods     podStage
 	ingress  ingressStage
+	announce advertise.Stage
+	watched  watchStage
 }
 
 // Translate returns the configurations that follow from objs for the node of o.
@@ -46,9 +49,10 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	served := t.services.of(&objs, around{site{o, nodes.self.topologyZone}, announced, ranges, nodes}, say)
 	pods := t.pods.of(objs.Pods, o, say)
 	routes := t.ingress.of(&objs, say)
+	plan := t.announce.Of(o.Node, &objs, served.list, say)
 	dnsAddrs := dnsAddrs(served.names, announced)
 
-	r := Result{Netstack: nodes.netstack, Overlay: nodes.overlay, Ingress: routes, Leaving: nodes.self.leaving}
+	r := Result{Netstack: nodes.netstack, Overlay: t.watched.of(nodes.overlay, plan), Ingress: routes, Announce: plan, Leaving: nodes.self.leaving}
 	r.Netstack.ServiceCIDRs, r.Netstack.LocalAddrs = ranges, dnsAddrs
 	r.Services = services.Config{
 		Node: o.Node, NodeAddrs: nodes.addrs, NodeNames: nodes.names, OwnAddrs: nodes.self.addrs,

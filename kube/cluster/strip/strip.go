@@ -14,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/cluster/pins"
+	"tapestry.dev/tapestry/kube/v1alpha1"
 )
 
 // meta keeps identity, version, times of creation and deletion, and the labels and annotations that Tapestry reads.
@@ -48,10 +49,15 @@ func ourKey(key string) bool {
 	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
 }
 
-// Service keeps the spec, without its selector, and the addresses that a load balancer assigned.
+// Service keeps the spec, without its selector, and the addresses that a load balancer assigned. One of type LoadBalancer
+// keeps its labels, by which advertisements select it.
 func Service(s *corev1.Service) {
+	labels := s.Labels
 	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
 	s.Spec.Selector = nil // the EndpointSlices list what it selects
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		s.Labels = labels
+	}
 }
 
 // yes and no are shared by the conditions of all endpoints.
@@ -106,7 +112,7 @@ func nodeKey(key string) bool {
 	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion || pins.ControlPlaneKey(key)
 }
 
-// Node returns a function that keeps the ranges, addresses and state of a Node. Of the nodes' problems it keeps only
+// Node returns a function that keeps the ranges, labels, addresses and state of a Node. Of the nodes' problems it keeps only
 // those of the node named own: those of the others change often, and nobody here reads them.
 func Node(own string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
@@ -123,13 +129,15 @@ func Node(own string) func(*corev1.Node) {
 		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == kube.ToBeDeletedTaint }) {
 			taints = []corev1.Taint{{Key: kube.ToBeDeletedTaint}}
 		}
+		labels := n.Labels // by which advertisements select it
 		*n = corev1.Node{
 			ObjectMeta: meta(&n.ObjectMeta, func(key string) bool {
 				return nodeKey(key) && (key != kube.ProblemsAnnotation || n.Name == own)
 			}),
-			Spec:   corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs, Taints: taints},
+			Spec:   corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs, Taints: taints, Unschedulable: n.Spec.Unschedulable},
 			Status: corev1.NodeStatus{Addresses: n.Status.Addresses, Conditions: conditions},
 		}
+		n.Labels = labels
 	}
 }
 
@@ -183,6 +191,26 @@ func IngressClass(c *networkingv1.IngressClass) {
 // ServiceCIDR keeps the ranges.
 func ServiceCIDR(c *networkingv1.ServiceCIDR) {
 	*c = networkingv1.ServiceCIDR{ObjectMeta: meta(&c.ObjectMeta, ourKey), Spec: networkingv1.ServiceCIDRSpec{CIDRs: slices.Clone(c.Spec.CIDRs)}}
+}
+
+// AddressPool keeps the spec.
+func AddressPool(p *v1alpha1.AddressPool) {
+	*p = v1alpha1.AddressPool{ObjectMeta: meta(&p.ObjectMeta, ourKey), Spec: p.Spec}
+}
+
+// L2Advertisement keeps the spec.
+func L2Advertisement(a *v1alpha1.L2Advertisement) {
+	*a = v1alpha1.L2Advertisement{ObjectMeta: meta(&a.ObjectMeta, ourKey), Spec: a.Spec}
+}
+
+// BGPPeer keeps the spec.
+func BGPPeer(p *v1alpha1.BGPPeer) {
+	*p = v1alpha1.BGPPeer{ObjectMeta: meta(&p.ObjectMeta, ourKey), Spec: p.Spec}
+}
+
+// BGPAdvertisement keeps the spec.
+func BGPAdvertisement(a *v1alpha1.BGPAdvertisement) {
+	*a = v1alpha1.BGPAdvertisement{ObjectMeta: meta(&a.ObjectMeta, ourKey), Spec: a.Spec}
 }
 
 // Secret keeps a key pair and nothing else.

@@ -1,0 +1,296 @@
+package advertise
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"tapestry.dev/tapestry/announce"
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/pools/block"
+	"tapestry.dev/tapestry/kube/v1alpha1"
+	"tapestry.dev/tapestry/services"
+)
+
+// Stage makes the Plan of a node from successive snapshots. The zero value is ready.
+type Stage struct {
+	objs     kube.Objects
+	services []*services.Service
+	plan     *announce.Plan
+	problems []kube.Problem
+}
+
+// Of returns the Plan of a node. served are the Services with their endpoints and addresses as they are served. The
+// Plan is the same pointer as long as nothing has changed.
+func (s *Stage) Of(node string, objs *kube.Objects, served []*services.Service, say *kube.Report) *announce.Plan {
+	if s.plan == nil || !s.same(objs) || !kube.Same(s.services, served) {
+		var found kube.Report
+		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}}
+		w.make(served)
+		*s = Stage{objs: *objs, services: served, plan: w.plan, problems: found.Problems}
+	}
+	say.Problems = append(say.Problems, s.problems...)
+	return s.plan
+}
+
+func (s *Stage) same(objs *kube.Objects) bool {
+	return kube.Same(s.objs.Nodes, objs.Nodes) && kube.Same(s.objs.Services, objs.Services) && kube.Same(s.objs.AddressPools, objs.AddressPools) &&
+		kube.Same(s.objs.L2Advertisements, objs.L2Advertisements) && kube.Same(s.objs.BGPPeers, objs.BGPPeers) &&
+		kube.Same(s.objs.BGPAdvertisements, objs.BGPAdvertisements)
+}
+
+// work is the making of one Plan.
+type work struct {
+	node  string
+	objs  *kube.Objects
+	say   *kube.Report
+	plan  *announce.Plan
+	addrs []*address
+}
+
+// address is an address of a pool, with the Services that are there.
+type address struct {
+	netip.Addr
+	pool     string
+	services []member
+}
+
+type member struct {
+	*services.Service
+	labels labels.Set
+}
+
+func (w *work) make(served []*services.Service) {
+	o := w.objs
+	if len(o.L2Advertisements)+len(o.BGPAdvertisements)+len(o.BGPPeers) == 0 {
+		return
+	}
+	w.collect(served)
+	for _, n := range o.Nodes {
+		if down(n) {
+			w.plan.Down = append(w.plan.Down, n.Name)
+		}
+	}
+	slices.Sort(w.plan.Down)
+	w.links()
+	w.readPeers()
+	w.routes()
+}
+
+// collect finds the addresses of pools that Services have.
+func (w *work) collect(served []*services.Service) {
+	poolOf := block.Finder(w.objs.AddressPools)
+	objs := make(map[kube.Ref]*corev1.Service, len(w.objs.Services))
+	for _, svc := range w.objs.Services {
+		if svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+			objs[kube.Ref{Namespace: svc.Namespace, Name: svc.Name}] = svc
+		}
+	}
+	known := map[netip.Addr]*address{}
+	for _, svc := range served {
+		obj := objs[kube.Ref{Namespace: svc.Namespace, Name: svc.Name}]
+		if obj == nil {
+			continue
+		}
+		for _, a := range svc.ExternalIPs {
+			pool := poolOf(a)
+			if pool == "" {
+				continue
+			}
+			at := known[a]
+			if at == nil {
+				at = &address{Addr: a, pool: pool}
+				known[a] = at
+				w.addrs = append(w.addrs, at)
+			}
+			at.services = append(at.services, member{svc, obj.Labels})
+		}
+	}
+	slices.SortFunc(w.addrs, func(a, b *address) int { return a.Compare(b.Addr) })
+}
+
+// names returns the names of the Services at an address.
+func (a *address) names() (list []string) {
+	for _, m := range a.services {
+		list = append(list, m.Namespace+"/"+m.Name)
+	}
+	return list
+}
+
+// needs says where the Services at an address can be served.
+func (a *address) needs() []announce.Needs {
+	list := make([]announce.Needs, len(a.services))
+	for i, m := range a.services {
+		list[i].Local = m.ExternalLocal
+		for j := range m.Endpoints {
+			e := &m.Endpoints[j]
+			if m.ExternalLocal && e.Addr.Is4() == a.Is4() && (e.Ready || m.PublishNotReady) && !slices.Contains(list[i].Nodes, e.Node) {
+				list[i].Nodes = append(list[i].Nodes, e.Node)
+			}
+		}
+	}
+	return list
+}
+
+// nodes returns the nodes for the advertisements of which one has to select a node.
+func (w *work) nodes(ads []*ad) []announce.Node {
+	list := make([]announce.Node, 0, len(w.objs.Nodes))
+	for _, n := range w.objs.Nodes {
+		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
+		stock := n.Annotations[kube.StockAnnotation] == "true" || n.Labels[kube.ExternalLabel] == "true"
+		selected := slices.ContainsFunc(ads, func(a *ad) bool { return a.on.Matches(labels.Set(n.Labels)) })
+		list = append(list, announce.Node{Name: n.Name, Excluded: excluded || stock || !selected, Leaving: leaving(n)})
+	}
+	return list
+}
+
+func leaving(n *corev1.Node) bool {
+	return n.DeletionTimestamp != nil || n.Spec.Unschedulable ||
+		slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == kube.ToBeDeletedTaint })
+}
+
+func down(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue
+	})
+}
+
+// self returns the labels of this node; nil when there is no such Node.
+func (w *work) self() labels.Set {
+	for _, n := range w.objs.Nodes {
+		if n.Name == w.node {
+			return labels.Set(n.Labels)
+		}
+	}
+	return nil
+}
+
+// ad is an advertisement, read.
+type ad struct {
+	pools    []string // nil: all
+	services labels.Selector
+	on       labels.Selector
+	l2       *v1alpha1.L2Advertisement // nil for one of BGP
+}
+
+// read returns what an advertisement says, and nil when it cannot be understood.
+func (w *work) read(obj kube.Object, a *v1alpha1.Announced) *ad {
+	ref := kube.RefOf(obj)
+	out := &ad{pools: a.Pools}
+	for _, name := range a.Pools {
+		if !slices.ContainsFunc(w.objs.AddressPools, func(p *v1alpha1.AddressPool) bool { return p.Name == name }) {
+			w.say.Warnf(ref, "spec.pools", "there is no AddressPool %q: make it, or remove the name", name)
+		}
+	}
+	var ok, also bool
+	out.services, ok = w.selector(ref, "spec.serviceSelector", a.ServiceSelector)
+	out.on, also = w.selector(ref, "spec.nodeSelector", a.NodeSelector)
+	if !ok || !also {
+		return nil
+	}
+	return out
+}
+
+// selector returns a selector that selects everything for nil.
+func (w *work) selector(ref kube.Ref, field string, s *metav1.LabelSelector) (labels.Selector, bool) {
+	if s == nil {
+		return labels.Everything(), true
+	}
+	sel, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		w.say.Errorf(ref, field, "it cannot be understood, so the object is not used: %v", err)
+		return nil, false
+	}
+	return sel, true
+}
+
+// covers reports whether an advertisement is for an address.
+func (a *ad) covers(at *address) bool {
+	return (len(a.pools) == 0 || slices.Contains(a.pools, at.pool)) &&
+		slices.ContainsFunc(at.services, func(m member) bool { return a.services.Matches(m.labels) })
+}
+
+func (w *work) links() {
+	var ads []*ad
+	for _, obj := range w.objs.L2Advertisements {
+		if a := w.read(obj, &obj.Spec.Announced); a != nil {
+			a.l2 = obj
+			ads = append(ads, a)
+		}
+	}
+	self := w.self()
+	for _, at := range w.addrs {
+		var covering []*ad
+		var interfaces []string
+		for _, a := range ads {
+			if !a.covers(at) {
+				continue
+			}
+			covering = append(covering, a)
+			if self != nil && a.on.Matches(self) {
+				interfaces = append(interfaces, a.l2.Spec.Interfaces...)
+			}
+		}
+		if len(covering) == 0 {
+			continue
+		}
+		slices.Sort(interfaces)
+		w.plan.Links = append(w.plan.Links, announce.Link{
+			Addr: at.Addr, Services: at.names(), Interfaces: slices.Compact(interfaces),
+			Ranked: announce.Rank(at.Addr, announce.Eligible(w.nodes(covering), at.needs())),
+		})
+	}
+}
+
+func (w *work) routes() {
+	type key struct {
+		prefix netip.Prefix
+		peer   string
+	}
+	routes := map[key]*announce.Route{}
+	for _, obj := range w.objs.BGPAdvertisements {
+		a := w.read(obj, &obj.Spec.Announced)
+		if a == nil {
+			continue
+		}
+		attributes := w.attributes(obj)
+		for _, at := range w.addrs {
+			if !a.covers(at) || !slices.Contains(announce.Eligible(w.nodes([]*ad{a}), at.needs()), w.node) {
+				continue
+			}
+			prefix := aggregate(at.Addr, &obj.Spec)
+			for i := range w.plan.Peers {
+				peer := w.plan.Peers[i].Name
+				if len(obj.Spec.Peers) > 0 && !slices.Contains(obj.Spec.Peers, peer) {
+					continue
+				}
+				k := key{prefix, peer}
+				if routes[k] == nil {
+					routes[k] = &announce.Route{Prefix: prefix, Peer: peer, LocalPref: attributes.LocalPref}
+				}
+				add(routes[k], at.names(), attributes)
+			}
+		}
+	}
+	for _, r := range routes {
+		w.plan.Routes = append(w.plan.Routes, *r)
+	}
+	slices.SortFunc(w.plan.Routes, func(a, b announce.Route) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), cmp.Compare(a.Peer, b.Peer))
+	})
+}
+
+func aggregate(a netip.Addr, s *v1alpha1.BGPAdvertisementSpec) netip.Prefix {
+	bits := int(s.AggregationLengthV6)
+	if a.Is4() {
+		bits = int(s.AggregationLength)
+	}
+	if bits < 1 || bits > a.BitLen() { // an object without the API server's defaults
+		bits = a.BitLen()
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
