@@ -33,6 +33,8 @@ var owners = []struct{ path, folder, why string }{
 	{"github.com/prometheus/", "cmd/tapestry/metrics", "the data plane counts, the agent tells"},
 	{"github.com/pion/", "netstack", "another SCTP, at both ends of what tests translate"},
 	{"github.com/pires/go-proxyproto", "services/nodeport", "who opens connections for clients outside says so"},
+	{"github.com/mdlayher/", "announce", "link layers are spoken with outside of the agent, by a process of its own"},
+	{"github.com/osrg/gobgp/", "announce", "routers are spoken with outside of the agent, by a process of its own"},
 	{"github.com/miekg/dns", "services/dns", "DNS messages are the DNS server's business"},
 }
 
@@ -40,7 +42,7 @@ var owners = []struct{ path, folder, why string }{
 var strangers = []string{"netstack", "overlay", "services", "ingress"}
 
 // leaves may be imported by everyone and import nothing of ours.
-var leaves = []string{"addressing", "balance", "counter", "fdpass", "netstack/packet", "share", "visible"}
+var leaves = []string{"addressing", "announce", "balance", "counter", "fdpass", "netstack/packet", "share", "visible"}
 
 // mayNot are further directions that would turn the house around.
 var mayNot = []struct{ folder, path, why string }{
@@ -152,7 +154,8 @@ var closures = []struct {
 	without []string
 	why     string
 }{
-	{"cmd/tapestry", []string{module + "bench", module + "test"}, "the product ships nothing of the laboratory"},
+	{"cmd/tapestry", []string{module + "bench", module + "test", module + "announce/link", module + "announce/bgp"}, "the product ships nothing of the laboratory, and announcers are processes of their own"},
+	{"cmd/tapestry-l2", []string{"gvisor.dev/", "k8s.io/", "golang.zx2c4.com/", "github.com/osrg/", "github.com/urfave/"}, "who has NET_RAW has nothing else, and is small"},
 	{"cmd/tapestry-cni", []string{module + "bench", module + "test", "gvisor.dev/", "k8s.io/"}, "the plugin is started for every pod, and has to be small"},
 	{"cmd/tapestry/keeper", []string{module + "kube", module + "overlay", module + "services", module + "ingress", module + "cmd/tapestry/agent", "gvisor.dev/", "k8s.io/", "golang.zx2c4.com/"},
 		"the keeper outlives agents because it knows nothing of what they are made of"},

@@ -144,6 +144,7 @@ var variants = map[string][]string{
 	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},dnsPodsInsecure=true,extraArgs={--flows=1000}"},
 	"decorated":         {"-f", "../plain.yaml", "--set", "podAnnotations.a=b,seLinuxOptions.type=spc_t,image.pullSecrets[0].name=s,image.tag=v1,nodeSelector.zone=a"},
 	"evictions":         {"-f", "../plain.yaml", "--set", "healing.evictPods=true"},
+	"announcers":        {"-f", "../plain.yaml", "--set", "announce.l2.enabled=true"},
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }
 
@@ -168,6 +169,7 @@ type rights struct {
 	container    string
 	capabilities []string
 	root         bool
+	runsOn       bool // with these rights
 }
 
 // TestRights: which container may do what, in every variant. deploy/README.md must explain every line that is added
@@ -185,6 +187,7 @@ func TestRights(t *testing.T) {
 		"tapestry-keeper/directories":    {root: true},
 		"tapestry-keeper/keeper":         {},
 		"tapestry-controller/controller": {},
+		"tapestry-l2/l2":                 {capabilities: []string{"NET_RAW"}, root: true, runsOn: true},
 		"tapestry-uninstall/cni":         {root: true},
 		"tapestry-uninstall/host-tap":    {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
 		"tapestry-uninstall/done":        {},
@@ -217,7 +220,7 @@ func TestRights(t *testing.T) {
 				if problem := exceeds(c, want); problem != "" {
 					t.Errorf("%s: %s: %s", name, key, problem)
 				}
-				if runsOn := i >= len(pod.InitContainers); runsOn && (want.root || len(want.capabilities) > 0) {
+				if runsOn := i >= len(pod.InitContainers); runsOn && !want.runsOn && (want.root || len(want.capabilities) > 0) {
 					t.Errorf("%s: %s runs on and has more than an ordinary user", name, key)
 				}
 				if !bytes.Contains(readme, []byte("`"+c.Name+"`")) {
@@ -301,6 +304,13 @@ func TestRBAC(t *testing.T) {
 			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read,
 			"nodes/status": "patch", "events": "create patch", "pods/eviction": "create",
 			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
+		},
+		"announcers": {
+			"nodes": read + " patch", "pods": read, "services": read,
+			"discovery.k8s.io/endpointslices": read, "networking.k8s.io/servicecidrs": read, "networking.k8s.io/networkpolicies": read,
+			"networking.k8s.io/ingresses": read, "networking.k8s.io/ingressclasses": read, "nodes/status": "patch", "events": "create patch",
+			"admissionregistration.k8s.io/validatingadmissionpolicybindings[tapestry-agent-own-node]": read,
+			"tapestry.dev/addresspools": read, "tapestry.dev/l2advertisements": read, "tapestry.dev/bgppeers": read, "tapestry.dev/bgpadvertisements": read,
 		},
 		"no ingress": {
 			"nodes": read + " patch", "pods": read, "services": read,
@@ -480,18 +490,5 @@ func TestValuesGoBefore(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("there is no %s", want)
 		}
-	}
-}
-
-// TestLoadBalancerCIDRs: the step that makes the host TAP is told the ranges of load balancers, and nobody else is.
-func TestLoadBalancerCIDRs(t *testing.T) {
-	out := string(rendered(t, "-f", "../plain.yaml", "--set", "hostTAP.loadBalancerCIDRs={198.18.7.0/24,2001:db8:1b::/64}"))
-	for _, want := range []string{"- --load-balancer-cidr=198.18.7.0/24\n", "- --load-balancer-cidr=2001:db8:1b::/64\n"} {
-		if n := strings.Count(out, want); n != 1 {
-			t.Errorf("%q is there %d times", want, n)
-		}
-	}
-	if strings.Contains(string(rendered(t, "-f", "../plain.yaml")), "load-balancer-cidr") {
-		t.Error("the range stands there by default")
 	}
 }

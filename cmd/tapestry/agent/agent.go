@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/expose"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/heal"
@@ -63,6 +64,7 @@ type agentConfig struct {
 	heal         healConfig
 	addressRest  time.Duration
 	offloads     offloads
+	announce     announceConfig
 }
 
 // Command is "tapestry agent".
@@ -99,7 +101,7 @@ func Command() *cli.Command {
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
-		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.offloads.flags())...),
+		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.announce.flags(), c.offloads.flags())...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			var err error
@@ -107,6 +109,9 @@ func Command() *cli.Command {
 				return err
 			}
 			if c.clusterCIDRs, err = ranges("cluster-cidr", ctx.StringSlice("cluster-cidr")); err != nil {
+				return err
+			}
+			if err := c.announce.parse(); err != nil {
 				return err
 			}
 			for _, uid := range uids.Value() {
@@ -152,6 +157,7 @@ type agent struct {
 	follower *follow.Follower
 	healer   *heal.Healer
 	exposure *expose.Watcher
+	outside  *announcing.Announcing
 	teller   *tell.Teller
 }
 
@@ -200,16 +206,17 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		Node: c.node, Source: a.source, Held: a.held, Kept: items, Pods: a.pods, UnderlayMTU: c.underlayMTU, ExternalIPs: c.externalIPs,
 		ClusterCIDRs: c.clusterCIDRs, Features: c.offloads.features(), Progress: a.progress, Log: log,
 		Ailing: func() ([]kube.Problem, string) {
-			return slices.Concat(a.healer.Problems(), a.exposure.Problems()), a.healer.Unfit()
+			return slices.Concat(a.healer.Problems(), a.exposure.Problems(), a.outside.Problems()), a.healer.Unfit()
 		},
 	})
 	if a.healer, err = a.newHealer(); err != nil {
 		return err
 	}
+	a.outside = a.newAnnouncing()
 	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Log: log})
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, Progress: a.progress,
-		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State,
+		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside,
 	})
 	err = a.run(ctx)
 	a.follower.Close()
@@ -225,6 +232,7 @@ func (a *agent) run(ctx context.Context) error {
 	group.Go(func() error { a.serveHTTP(ctx, a.healthAddr, a.teller.Health.Serve, adviceHealth); return nil })
 	group.Go(func() error { a.serveHTTP(ctx, a.metricsAddr, a.teller.Metrics.Serve, adviceMetrics); return nil })
 	group.Go(func() error { a.serveLocalAPI(ctx); return nil })
+	group.Go(func() error { a.serveAnnouncers(ctx); return nil })
 	applied := make(chan struct{}, 1)
 	group.Go(func() error { return a.follower.Run(ctx, applied) })
 	group.Go(func() error { heap.GiveBack(ctx, applied); return nil })
@@ -263,6 +271,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.serveAttach(ctx) })
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
 	group.Go(func() error { n.Run(ctx); return ctx.Err() })
+	group.Go(func() error { a.outside.Watch(ctx, a.follower.Republish); return ctx.Err() })
 	group.Go(func() error { return a.follower.Announce(ctx) })
 	for _, in := range []struct {
 		addr  string

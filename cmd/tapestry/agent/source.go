@@ -83,6 +83,7 @@ func (c *agentConfig) open(log *slog.Logger, held <-chan struct{}) (source, erro
 	if o.NodeCIDRs, err = ranges("node-cidr", s.nodeCIDRs.Value()); err != nil {
 		return nil, err
 	}
+	o.Announce = len(c.announce.kinds) > 0
 	if c.ingressHTTP != "" || c.ingressHTTPS != "" {
 		o.SecretsOf = translate.IngressSecrets
 	}

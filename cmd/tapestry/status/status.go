@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/cmd/output"
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/localapi"
@@ -30,6 +31,8 @@ type report struct {
 	Node     localapi.Node      `json:"node"`
 	Peers    []localapi.Peer    `json:"peers"`
 	Pods     []localapi.Pod     `json:"pods"`
+	Turns    []announce.Turn    `json:"l2,omitempty"`
+	Sessions []announce.Session `json:"bgpSessions,omitempty"`
 	Problems []localapi.Problem `json:"problems"`
 	Counters counter.List       `json:"counters"`
 }
@@ -88,6 +91,9 @@ func ask(ctx context.Context, c *localapi.Client) (r report, err error) {
 	if r.Problems, err = localapi.Problems.Ask(ctx, c); err != nil {
 		return r, err
 	}
+	// An agent that does not know the cluster yet cannot say.
+	r.Turns, _ = localapi.Turns.Ask(ctx, c)
+	r.Sessions, _ = localapi.Sessions.Ask(ctx, c)
 	r.Counters, err = c.Counters(ctx)
 	return r, err
 }
@@ -171,6 +177,12 @@ func (r *report) print(w io.Writer, now time.Time) error {
 		return err
 	}
 	if err := section(w, localapi.Pods, r.Pods); err != nil {
+		return err
+	}
+	if err := section(w, localapi.Turns, r.Turns); err != nil {
+		return err
+	}
+	if err := section(w, localapi.Sessions, r.Sessions); err != nil {
 		return err
 	}
 	if len(r.Problems) > 0 {

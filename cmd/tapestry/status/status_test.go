@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/visible/visibletest"
@@ -84,6 +85,15 @@ func TestPrivileges(t *testing.T) {
 	}
 }
 
+// filled returns a table with one row that is full of hostile text.
+func filled[T any](table localapi.Table[T]) localapi.Source {
+	return table.From(func(context.Context) ([]T, error) {
+		list := make([]T, 1)
+		visibletest.Fill(&list[0])
+		return list, nil
+	})
+}
+
 // run runs the command against an agent that tells r.
 func run(t *testing.T, r report, args ...string) (string, error) {
 	t.Helper()
@@ -95,17 +105,12 @@ func run(t *testing.T, r report, args ...string) (string, error) {
 	s := &localapi.Server{Node: func(context.Context) localapi.Node { return r.Node }, Tables: []localapi.Source{
 		localapi.Peers.From(func(context.Context) ([]localapi.Peer, error) { return r.Peers, nil }),
 		localapi.Pods.From(func(context.Context) ([]localapi.Pod, error) { return r.Pods, nil }),
-		localapi.Frontends.From(func(context.Context) ([]localapi.Frontend, error) {
-			list := make([]localapi.Frontend, 1)
-			visibletest.Fill(&list[0])
-			return list, nil
-		}),
+		filled(localapi.Frontends),
 		localapi.Problems.From(func(context.Context) ([]localapi.Problem, error) { return r.Problems, nil }),
-		localapi.DescriptorShares.From(func(context.Context) ([]localapi.DescriptorShare, error) {
-			list := make([]localapi.DescriptorShare, 1)
-			visibletest.Fill(&list[0])
-			return list, nil
-		}),
+		filled(localapi.DescriptorShares),
+		localapi.Turns.From(func(context.Context) ([]announce.Turn, error) { return r.Turns, nil }),
+		filled(localapi.Claims), filled(localapi.Routes),
+		localapi.Sessions.From(func(context.Context) ([]announce.Session, error) { return r.Sessions, nil }),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return r.Counters, nil }),
 	}}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -73,6 +73,11 @@ capabilities:
   {{- end }}
 {{- end }}
 
+{{/* Not empty when addresses are announced. */}}
+{{- define "tapestry.announces" -}}
+{{- if or .Values.announce.l2.enabled .Values.announce.bgp.enabled }}yes{{ end }}
+{{- end }}
+
 {{/* The addresses of Ingress that are served, as a list in JSON. */}}
 {{- define "tapestry.ingressAddrs" -}}
 {{- $list := list }}

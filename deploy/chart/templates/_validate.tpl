@@ -32,6 +32,12 @@
       {{- fail (printf "clusterDNS: %q is not an address: expected one like 10.96.0.10" (toString .)) }}
     {{- end }}
   {{- end }}
+  {{- if and (include "tapestry.announces" .) (not $v.hostTAP.enabled) }}
+    {{- fail "announce: addresses are reached by the host TAP: set hostTAP.enabled, or neither announce.l2.enabled nor announce.bgp.enabled" }}
+  {{- end }}
+  {{- if or (eq (int $v.announce.user) 0) (eq (int $v.announce.user) (int $v.user)) }}
+    {{- fail (printf "announce.user: %d is root or the agent's user: choose another, since routers talk to this one" (int $v.announce.user)) }}
+  {{- end }}
   {{- if $v.ingress.enabled }}
     {{- range $name := list "http" "https" }}
       {{- $addr := get $v.ingress $name }}

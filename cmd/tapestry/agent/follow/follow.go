@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pods"
@@ -84,6 +85,7 @@ type Follower struct {
 	foundFor   kube.Objects // the Nodes for which foundMTU was found
 
 	problems atomic.Pointer[[]kube.Problem] // of the last snapshot
+	plan     atomic.Pointer[announce.Plan]  // of the last snapshot
 	said     said
 }
 
@@ -119,6 +121,9 @@ func (f *Follower) HasStarted() bool {
 		return false
 	}
 }
+
+// Plan returns what is announced to the network outside.
+func (f *Follower) Plan() *announce.Plan { return f.plan.Load() }
 
 // Node returns the node.
 func (f *Follower) Node() *node.Node { return f.node }
@@ -234,6 +239,7 @@ func (f *Follower) apply(objs kube.Objects, found []kube.Problem) (err error) {
 		}
 		f.attachKept() // the node reads from them only after its first Set
 	}
+	f.plan.Store(result.Announce)
 	err = f.bring(next.withPods(f.o.Pods))
 	if errors.Is(err, node.ErrStartAnew) {
 		return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/follow"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
 	"tapestry.dev/tapestry/cmd/tapestry/metrics"
@@ -46,6 +47,8 @@ type Options struct {
 	Directory string
 	// State returns the state of the source of the cluster's objects.
 	State func() kube.SourceState
+	// Announcing knows what is announced to the network outside.
+	Announcing *announcing.Announcing
 }
 
 // Keeper is used to check that the keeper answers; *keeper.Holdings is one.
@@ -100,6 +103,7 @@ func (t *Teller) counters() counter.List {
 		t.o.Follower.Node().Counters(),
 		t.o.Pods.Counters(),
 		t.o.Healer.Counters(),
+		t.o.Announcing.Counters(),
 		t.countState(),
 	)
 }
@@ -120,14 +124,14 @@ func (t *Teller) countState() counter.List {
 
 // Server returns the server of the local API.
 func (t *Teller) Server(o localapi.Options) *localapi.Server {
-	return &localapi.Server{Node: t.describe, Options: o, Tables: []localapi.Source{
+	return &localapi.Server{Node: t.describe, Options: o, Tables: append(t.o.Announcing.Shown(),
 		localapi.Peers.From(t.peerRows),
 		localapi.Pods.From(t.podRows),
 		localapi.Frontends.From(t.frontendRows),
 		localapi.Problems.From(t.problemRows),
 		localapi.DescriptorShares.From(t.descriptorRows),
 		localapi.Counters.From(func(context.Context) ([]counter.Counter, error) { return t.Metrics.Counters() }),
-	}}
+	)}
 }
 
 // describe returns the description of the node.

@@ -1,0 +1,243 @@
+package link
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tapestry.dev/tapestry/announce"
+)
+
+var (
+	v4 = netip.MustParseAddr("192.0.2.1")
+	v6 = netip.MustParseAddr("2001:db8::1")
+)
+
+// recorder is a Port that notes what it is asked for.
+type recorder struct {
+	did  []string
+	fail error
+}
+
+func (r *recorder) Hear(a netip.Addr) error { r.did = append(r.did, "hear "+a.String()); return r.fail }
+func (r *recorder) Ignore(a netip.Addr)     { r.did = append(r.did, "ignore "+a.String()) }
+func (r *recorder) Announce(a netip.Addr) error {
+	r.did = append(r.did, "announce "+a.String())
+	return nil
+}
+func (r *recorder) Probe(a netip.Addr) error { r.did = append(r.did, "probe "+a.String()); return nil }
+func (r *recorder) Close()                   {}
+
+// stage is a Speaker with one Port, at a time that the test moves.
+type stage struct {
+	*Speaker
+	port recorder
+	now  time.Time
+}
+
+func newStage() *stage {
+	s := &stage{Speaker: NewSpeaker(), now: time.Unix(1000, 0)}
+	s.SetPort("eth0", &s.port)
+	return s
+}
+
+func (s *stage) set(turns ...announce.Turn) {
+	s.Set(turns, func(*announce.Turn) []string { return []string{"eth0"} }, s.now)
+}
+
+// after moves the time in steps as Run makes them, and returns what was done.
+func (s *stage) after(d time.Duration) string {
+	s.port.did = nil
+	for end := s.now.Add(d); !s.now.After(end); s.now = s.now.Add(50 * time.Millisecond) {
+		s.Step(s.now)
+	}
+	return strings.Join(s.port.did, ", ")
+}
+
+func mine(silent ...string) announce.Turn {
+	return announce.Turn{Addr: v4, Announcer: "self", Mine: true, Silent: silent, Services: []string{"d/web"}}
+}
+
+func theirs(node string) announce.Turn { return announce.Turn{Addr: v4, Announcer: node} }
+
+// A new address is asked for before it is announced, then said several times, and let go when it is another's.
+func TestSpeaker(t *testing.T) {
+	s := newStage()
+	s.set(mine())
+	if got, want := s.after(200*time.Millisecond), "hear 192.0.2.1, probe 192.0.2.1, probe 192.0.2.1"; got != want {
+		t.Errorf("waiting: %s, want %s", got, want)
+	}
+	if s.Answers(v4, "eth0") {
+		t.Error("it answers for an address that it still asks for")
+	}
+	if got, want := s.after(time.Minute), strings.TrimSuffix(strings.Repeat("announce 192.0.2.1, ", 1+len(repeats)), ", "); got != want {
+		t.Errorf("announced: %s, want %s", got, want)
+	}
+	if !s.Answers(v4, "eth0") || s.Answers(v6, "eth0") || s.Answers(v4, "eth1") {
+		t.Error("it answers for something else than what it announces")
+	}
+	s.set(mine()) // the same again
+	if got := s.after(time.Minute); got != "" {
+		t.Errorf("again: %s", got)
+	}
+	s.set(theirs("other"))
+	if got := strings.Join(s.port.did, ", "); got != "ignore 192.0.2.1" || s.Answers(v4, "eth0") || len(s.Claims()) != 0 {
+		t.Errorf("let go: %s, %v", got, s.Claims())
+	}
+}
+
+// An address whose announcer is silent is announced at once; one that its announcer gives back is asked for.
+func TestTakeover(t *testing.T) {
+	for _, tt := range []struct {
+		before announce.Turn
+		now    announce.Turn
+		first  string
+	}{
+		{theirs("other"), mine("other"), "announce"},
+		{theirs("other"), mine(), "probe"},
+		{theirs("other"), mine("third"), "probe"},
+		{theirs(""), mine(), "probe"},
+	} {
+		s := newStage()
+		s.set(tt.before)
+		s.after(time.Second)
+		s.set(tt.now)
+		if got := s.after(0); got != "hear 192.0.2.1, "+tt.first+" 192.0.2.1" {
+			t.Errorf("from %+v to %+v: %s", tt.before, tt.now, got)
+		}
+	}
+}
+
+// Somebody else's address is left alone for as long as he is heard, and asked for now and then.
+func TestSpeakerConflict(t *testing.T) {
+	s := newStage()
+	s.set(mine())
+	s.after(time.Second)
+	who := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	s.Conflict(v4, "eth0", who, s.now)
+	if s.Answers(v4, "eth0") {
+		t.Error("it answers for an address that another has")
+	}
+	c := s.Claims()[0]
+	if c.State != announce.Conflict || !strings.Contains(c.Problem, "192.0.2.1 is answered for by 02:00:00:00:00:09 on eth0, which is no node of this cluster") {
+		t.Errorf("%+v", c)
+	}
+	got := s.after(25 * time.Second)
+	if got != "probe 192.0.2.1, probe 192.0.2.1" {
+		t.Errorf("meanwhile: %s", got)
+	}
+	s.Conflict(v4, "eth0", who, s.now) // he answers the probe
+	if got := s.after(25 * time.Second); strings.Contains(got, "announce") {
+		t.Errorf("meanwhile: %s", got)
+	}
+	if got := s.after(10 * time.Second); !strings.Contains(got, "announce") || !s.Answers(v4, "eth0") || s.Claims()[0].Problem != "" {
+		t.Errorf("afterwards: %s, %+v", got, s.Claims())
+	}
+	s.Conflict(v6, "eth0", who, s.now) // not ours
+}
+
+// An interface that is not there, or refuses, is told, and used when it can be.
+func TestSpeakerPorts(t *testing.T) {
+	s := newStage()
+	s.SetPort("eth0", nil)
+	s.set(mine())
+	s.after(time.Second)
+	if c := s.Claims()[0]; c.State != announce.Failed || c.Problem != "192.0.2.1 cannot be announced on eth0: this node has no such interface, or it cannot be used" {
+		t.Errorf("%+v", c)
+	}
+	s.port.fail = errors.New("no right")
+	s.SetPort("eth0", &s.port)
+	s.after(time.Second)
+	if c := s.Claims()[0]; c.State != announce.Failed || !strings.HasSuffix(c.Problem, ": no right") {
+		t.Errorf("%+v", c)
+	}
+	s.port.fail = nil
+	s.after(time.Second)
+	if c := s.Claims()[0]; c.State != announce.Announced || c.Problem != "" {
+		t.Errorf("%+v", c)
+	}
+	again := &recorder{}
+	s.SetPort("eth0", again)
+	s.Step(time.Now().Add(time.Hour))
+	if !slices.Equal(again.did, []string{"hear 192.0.2.1", "announce 192.0.2.1"}) {
+		t.Errorf("another interface of the name was told %v", again.did)
+	}
+}
+
+// What an interface says it understands, and what others say it knows as theirs.
+func TestFrames(t *testing.T) {
+	ours := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, mark: mark("self")}
+	other := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 2}, mark: []byte("                ")}
+	for _, a := range []netip.Addr{v4, v6} {
+		parse := ours.parseARP
+		if a.Is6() {
+			parse = ours.parseNDP
+		}
+		for _, s := range []*speech{ours, other} {
+			frames, err := s.announcement(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range frames {
+				h, ok := parse(f)
+				if !ok || h.addr != a || h.asks || h.ours != (s == ours) || h.from.String() != s.mac.String() || len(f) < leastLen {
+					t.Errorf("announcement of %s: %+v, %v", a, h, ok)
+				}
+			}
+			f, err := s.probe(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, ok := parse(f)
+			if !ok || h.addr != a || !h.asks || !h.asker.IsUnspecified() {
+				t.Errorf("probe for %s: %+v, %v", a, h, ok)
+			}
+			f, err = ours.answer(&h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h, ok = parse(f); !ok || h.addr != a || h.asks || !h.ours {
+				t.Errorf("answer about %s: %+v, %v", a, h, ok)
+			}
+		}
+	}
+	if got := solicitedNode(netip.MustParseAddr("2001:db8::a1b2:c3d4")); got != netip.MustParseAddr("ff02::1:ffb2:c3d4") || multicastMAC(got).String() != "33:33:ff:b2:c3:d4" {
+		t.Errorf("%s, %s", got, multicastMAC(got))
+	}
+}
+
+// FuzzFrames: no frame is taken for more than it is, whoever sent it.
+func FuzzFrames(f *testing.F) {
+	s := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, mark: mark("self")}
+	for _, a := range []netip.Addr{v4, v6} {
+		frames, err := s.announcement(a)
+		if err != nil {
+			f.Fatal(err)
+		}
+		probe, err := s.probe(a)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, frame := range append(frames, probe) {
+			f.Add(frame)
+		}
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		for i, parse := range []func([]byte) (heard, bool){s.parseARP, s.parseNDP} {
+			h, ok := parse(frame)
+			if !ok {
+				continue
+			}
+			if len(h.from) != 6 || h.addr.Is4() != (i == 0) {
+				t.Errorf("%+v", h)
+			}
+			if _, err := s.answer(&h); h.asks && err != nil && h.addr.Is4() {
+				t.Errorf("no answer to %+v: %v", h, err)
+			}
+		}
+	})
+}

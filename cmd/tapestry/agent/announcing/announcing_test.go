@@ -1,0 +1,142 @@
+package announcing
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapestry.dev/tapestry/announce"
+	"tapestry.dev/tapestry/overlay"
+)
+
+// fake is a node with one peer.
+type fake struct {
+	until    time.Time
+	answered time.Time
+}
+
+func (f *fake) AnswerBeats(until time.Time) { f.until = until }
+
+func (f *fake) Beats() []overlay.Beat {
+	return []overlay.Beat{{Name: "other", Since: time.Now().Add(-time.Hour), Answered: f.answered}}
+}
+
+// world is an Announcing with what it looks at.
+type world struct {
+	*Announcing
+	node  fake
+	plan  announce.Plan
+	unfit string
+	early bool
+}
+
+func newWorld() *world {
+	w := &world{plan: announce.Plan{
+		Node: "self", Links: []announce.Link{{Addr: netip.MustParseAddr("192.0.2.1"), Services: []string{"d/web"}, Ranked: []string{"other", "self"}}},
+		Peers:  []announce.Peer{{Name: "tor"}},
+		Routes: []announce.Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Peer: "tor"}},
+	}}
+	w.Announcing = New(Options{
+		NodeAddrs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("172.31.0.11")} },
+		Name:      "self", Kinds: []Kind{L2, BGP}, Plan: func() *announce.Plan { return &w.plan }, Unfit: func() string { return w.unfit },
+		Node: func() Node {
+			if w.early {
+				return nil
+			}
+			return &w.node
+		},
+	})
+	return w
+}
+
+// The state changes when something else is to be announced, and only then. While the announcer asks, other nodes are
+// answered.
+func TestState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.early = true
+		if _, err := w.linkState(time.Now()); err == nil {
+			t.Error("an agent without a node says what to announce")
+		}
+		w.early = false
+		w.node.answered = time.Now()
+		ask := func() uint64 {
+			s, err := w.linkState(time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s[0].Generation
+		}
+		first := ask()
+		if !w.node.until.Equal(time.Now().Add(asks)) {
+			t.Errorf("others are answered until %s", w.node.until)
+		}
+		if ask() != first || w.turns[0].Announcer != "other" {
+			t.Errorf("%+v", w.turns)
+		}
+		time.Sleep(announce.Patience)
+		second := ask()
+		if second == first || w.turns[0].Announcer != "self" {
+			t.Errorf("%+v", w.turns)
+		}
+		w.unfit, w.node.until = "pods are lost", time.Time{}
+		if ask() == second || w.turns[0].Announcer != "" || !w.node.until.IsZero() {
+			t.Errorf("a node that is not fit announces: %+v", w.turns)
+		}
+	})
+}
+
+func TestRouteState(t *testing.T) {
+	w := newWorld()
+	ask := func() (uint64, int) {
+		s, err := w.routeState(time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, routes, _, _ := w.bgp()
+		return s[0].Generation, len(routes)
+	}
+	first, n := ask()
+	if again, _ := ask(); again != first || n != 1 {
+		t.Errorf("%d, then %d; %d routes", first, again, n)
+	}
+	w.unfit = "pods are lost"
+	second, n := ask()
+	if second == first || n != 0 {
+		t.Errorf("a node that is not fit has %d routes", n)
+	}
+}
+
+// What announcers say is told about the objects, counted, and forgotten when they say nothing more.
+func TestTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.claims, w.claimsAt = []announce.Claim{{State: announce.Conflict, Services: []string{"d/web"}, Problem: "somebody else has it"}}, time.Now()
+		w.sessions, w.sessionsAt = []announce.Session{{Peer: "tor", State: "established", Routes: 3, Problem: "its password is wrong"}}, time.Now()
+		var got []string
+		for _, p := range w.Problems() {
+			got = append(got, p.String())
+		}
+		want := "BGPPeer tor: on node self: its password is wrong|Service d/web: on node self: somebody else has it"
+		if strings.Join(got, "|") != want {
+			t.Errorf("got  %s\nwant %s", strings.Join(got, "|"), want)
+		}
+		list := w.Counters()
+		if n := list.Of("tapestry_l2_addresses")["conflict"]; n != 1 {
+			t.Errorf("%v conflicts", n)
+		}
+		if n := list.Of("tapestry_bgp_session_up")["tor"]; n != 1 {
+			t.Errorf("%v sessions", n)
+		}
+		time.Sleep(away + time.Second)
+		got = nil
+		for _, p := range w.Problems() {
+			got = append(got, p.String())
+		}
+		if len(got) != 2 || !strings.Contains(got[0], "Node self: the announcer tapestry-bgp does not ask") || !strings.Contains(got[1], "tapestry-l2") {
+			t.Errorf("got %q", got)
+		}
+	})
+}
