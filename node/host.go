@@ -3,6 +3,9 @@ package node
 import (
 	"net/netip"
 	"sync"
+
+	"tapestry.dev/tapestry/services"
+	"tapestry.dev/tapestry/services/nodeport"
 )
 
 // makeHostAddrs follows the addresses of the host's interfaces. It returns after the first list has come.
@@ -28,7 +31,7 @@ func makeHostAddrs(n *Node) (part, error) {
 	return quiet, nil
 }
 
-// hostChanged tells the packet path the host's new addresses.
+// hostChanged tells the packet path and the node ports the host's new addresses.
 func (n *Node) hostChanged() {
 	n.setting.Lock()
 	defer n.setting.Unlock()
@@ -38,6 +41,24 @@ func (n *Node) hostChanged() {
 	if err := n.setPath(n.Config()); err != nil {
 		n.log.Error("new addresses of the host were not applied", "err", err)
 	}
+	n.setNodePorts()
+}
+
+// setNodePorts has the host listen on the node ports and hostPorts of the present Table, at the addresses that the host
+// has now. Its failures become problems.
+func (n *Node) setNodePorts() {
+	c, places := &n.Config().Netstack, &n.held.NodePorts
+	addrs := *n.hostAddrs.Load()
+	if len(addrs) == 0 {
+		addrs = c.NodeAddrs
+	}
+	limits := nodeport.Limits{}
+	for family, like := range map[services.Family]netip.Addr{services.IPv4: netip.IPv4Unspecified(), services.IPv6: netip.IPv6Unspecified()} {
+		if !places.Everywhere(like.Is4()) {
+			limits[family] = places.Of(like.Is4(), addrs, nodeAddr(c, like))
+		}
+	}
+	n.nodePorts.Set(nodeport.PortsAt(n.table.Load(), limits))
 }
 
 // setPath applies c and the host's addresses to the packet path.

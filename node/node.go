@@ -71,6 +71,8 @@ type Held struct {
 	// HostAddrs calls changed with the addresses of the host's interfaces at once, and again after each change, until
 	// ctx ends. nil means that the host has only the addresses in the Config.
 	HostAddrs func(ctx context.Context, changed func([]netip.Addr)) error
+	// NodePorts says at which addresses of the host node ports are served. translate.Options.NodePorts has the same.
+	NodePorts services.Places
 	// DenyEgress lists outside destinations that pods must not dial.
 	DenyEgress []netstack.Destination
 

@@ -177,8 +177,7 @@ func makeNodePorts(n *Node) (part, error) {
 		Logger:      n.log,
 	})
 	p := quiet
-	// Its failures become problems.
-	p.set = func(*Config) error { n.nodePorts.Set(nodeport.Ports(n.table.Load())); return nil }
+	p.set = func(*Config) error { n.setNodePorts(); return nil }
 	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
 	p.counters = n.countNodePorts
 	p.close = func() { _ = n.nodePorts.Close() }

@@ -17,6 +17,8 @@ type Config struct {
 	NodeAddrs []netip.Addr
 	// NodeNames[i] is the node that has NodeAddrs[i]. If the list is empty, no other node is known by name.
 	NodeNames []string
+	// NoNodePorts are addresses among NodeAddrs at which node ports are not answered: see Places.
+	NoNodePorts []netip.Addr
 	// OwnAddrs are this node's own addresses among NodeAddrs.
 	OwnAddrs []netip.Addr
 	// ServiceCIDRs are the service ranges. An address inside them that is no frontend is refused, not routed.

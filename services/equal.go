@@ -15,7 +15,7 @@ func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && e
 func equalNodes(x, y *Config) bool {
 	return x.Node == y.Node &&
 		slices.Equal(x.NodeAddrs, y.NodeAddrs) && slices.Equal(x.NodeNames, y.NodeNames) &&
-		slices.Equal(x.OwnAddrs, y.OwnAddrs) &&
+		slices.Equal(x.OwnAddrs, y.OwnAddrs) && slices.Equal(x.NoNodePorts, y.NoNodePorts) &&
 		slices.Equal(x.ServiceCIDRs, y.ServiceCIDRs) &&
 		slices.Equal(x.ClusterCIDRs, y.ClusterCIDRs) &&
 		slices.Equal(x.DNSAddrs, y.DNSAddrs)

@@ -95,7 +95,8 @@ func (t *Table) StaysOnHost(tuple *packet.Tuple, choice packet.Choice) bool {
 }
 
 // atOnHost returns where the tuple's destination leads clients of sockets on this host: to a hostPort before all else.
-// A loopback address leads to the node port, as the node's addresses do.
+// An address of which nothing else is known leads to the node port, as the node's addresses do: loopback, and those of
+// other interfaces that Places names.
 func (t *Table) atOnHost(tuple *packet.Tuple) (l lead) {
 	if l.pod = t.hosts.at(tuple); l.pod.id != 0 {
 		return l
@@ -103,12 +104,10 @@ func (t *Table) atOnHost(tuple *packet.Tuple) (l lead) {
 	if l.front = t.find(socketKey(tuple.Dst, tuple.DstPort, tuple.Proto)); l.front != nil {
 		return l
 	}
-	if tuple.Dst.Netip().IsLoopback() {
-		if l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto)); l.front != nil {
-			return l
-		}
+	if l = t.at(tuple); l.front == nil && l.pod.id == 0 && l.kind&^(node|portless) == 0 {
+		l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
 	}
-	return t.at(tuple)
+	return l
 }
 
 // HostPorts returns the HostPorts that take effect. The caller must not change the list.

@@ -67,10 +67,11 @@ func Empty(s State) *Table {
 type addrKind uint8
 
 const (
-	virtual addrKind = 1 << iota // ClusterIP or ExternalIP: nothing but frontends
-	node                         // a node's address: has NodePorts, and the node handles all other ports
-	dnsAddr                      // cluster DNS
-	exposed                      // ExternalIP
+	virtual  addrKind = 1 << iota // ClusterIP or ExternalIP: nothing but frontends
+	node                          // a node's address: has NodePorts, and the node handles all other ports
+	dnsAddr                       // cluster DNS
+	exposed                       // ExternalIP
+	portless                      // a node's address without NodePorts
 )
 
 // frontKey identifies a frontend. A NodePort is kept once per family, under the unspecified address, and not once per
@@ -174,7 +175,9 @@ func (t *Table) at(tuple *packet.Tuple) (l lead) {
 			return l
 		}
 	}
-	l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
+	if l.kind&portless == 0 {
+		l.front = t.find(nodePortKey(tuple.Dst.Is4(), tuple.DstPort, tuple.Proto))
+	}
 	return l
 }
 

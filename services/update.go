@@ -107,6 +107,9 @@ func (t *Table) claim() {
 	for _, a := range c.NodeAddrs {
 		t.addr(a, node)
 	}
+	for _, a := range c.NoNodePorts {
+		t.addr(a, portless)
+	}
 	// Cluster DNS takes precedence over a Service that has the same address.
 	for _, a := range c.DNSAddrs {
 		t.addr(a, dnsAddr)

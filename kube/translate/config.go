@@ -29,6 +29,9 @@ type Options struct {
 	// Ranges are ranges of the cluster besides those in objects; nil for none. They are compared by the pointer, and
 	// must not change.
 	Ranges *Ranges
+	// NodePorts says at which addresses of nodes node ports are served; nil for all. It is compared by the pointer, and
+	// must not change. Every node's addresses are judged by it, since no node says how it judges its own.
+	NodePorts *services.Places
 }
 
 // Ranges are the ranges of a cluster as its operator names them, and as this node's host routes them into its host TAP.

@@ -51,6 +51,8 @@ type nodes struct {
 	// addrs are the addresses on which nodes answer, sorted; names are the names of their nodes, by the same index.
 	addrs []netip.Addr
 	names []string
+	// portless are those of addrs that have no node ports.
+	portless []netip.Addr
 }
 
 func (s *nodeStage) of(objs []*corev1.Node, o Options, say *kube.Report) *nodes {

@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/overlay"
+	"tapestry.dev/tapestry/services"
 )
 
 // joinNodes returns what the packet path, the mesh and the Services have to know of the nodes. all holds every node,
@@ -38,6 +39,7 @@ func joinNodes(all []node, named Ranges, o Options, say *kube.Report) *nodes {
 	}
 	r.netstack.ClusterCIDRs = addressing.Outermost(r.netstack.ClusterCIDRs)
 	r.addrs, r.names = answering(all)
+	r.portless = withoutNodePorts(all, o.NodePorts)
 	return r
 }
 
@@ -110,6 +112,23 @@ func answering(all []node) (addrs []netip.Addr, names []string) {
 		addrs, names = append(addrs, a.addr), append(names, a.name)
 	}
 	return addrs, names
+}
+
+// withoutNodePorts returns the addresses of nodes that are not among places, sorted.
+func withoutNodePorts(all []node, places *services.Places) (list []netip.Addr) {
+	if places == nil {
+		return nil
+	}
+	for i := range all {
+		for _, a := range all[i].addrs {
+			first := all[i].addrs[slices.IndexFunc(all[i].addrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() })]
+			if !places.Serves(a, first) {
+				list = append(list, a)
+			}
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
 }
 
 // id returns the number by which the other nodes know n.

@@ -55,7 +55,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 	r := Result{Netstack: nodes.netstack, Overlay: t.watched.of(nodes.overlay, plan), Ingress: routes, Announce: plan, Leaving: nodes.self.leaving}
 	r.Netstack.ServiceCIDRs, r.Netstack.LocalAddrs = ranges, dnsAddrs
 	r.Services = services.Config{
-		Node: o.Node, NodeAddrs: nodes.addrs, NodeNames: nodes.names, OwnAddrs: nodes.self.addrs,
+		Node: o.Node, NodeAddrs: nodes.addrs, NodeNames: nodes.names, NoNodePorts: nodes.portless, OwnAddrs: nodes.self.addrs,
 		ServiceCIDRs: ranges, ClusterCIDRs: nodes.netstack.ClusterCIDRs, DNSAddrs: dnsAddrs,
 		Services: served.list, Pods: pods.alive, HostPorts: pods.hostPorts,
 	}

@@ -115,10 +115,16 @@ type PortSpec struct {
 
 // Ports returns the node ports and hostPorts of a Table, for Set. A node port has a socket only in the families in
 // which there is a backend. The socket is on loopback only if the backends are for clients inside the cluster.
-func Ports(t *services.Table) []PortSpec {
+func Ports(t *services.Table) []PortSpec { return PortsAt(t, nil) }
+
+// PortsAt is Ports with node ports at the addresses of limits alone. HostPorts and load balancers are where they ask to
+// be.
+func PortsAt(t *services.Table, limits Limits) []PortSpec {
 	var specs []PortSpec
 	for _, p := range t.NodePorts() {
-		specs = append(specs, sockets(p)...)
+		for _, s := range sockets(p) {
+			specs = append(specs, limits.of(s)...)
+		}
 	}
 	for _, p := range t.HostPorts() {
 		specs = append(specs, PortSpec{Owner: "Pod " + p.Pod, Addr: p.Addr, Port: p.Port, Protocol: p.Protocol})

@@ -33,6 +33,7 @@ import (
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/node"
+	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
@@ -59,6 +60,7 @@ type agentConfig struct {
 	metricsAddr  string // host address of /metrics; "" for none
 	externalIPs  bool
 	denyEgress   []netstack.Destination
+	nodePorts    services.Places
 	logLevel     string
 	source       sourceConfig
 	heal         healConfig
@@ -100,6 +102,7 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "metrics-address", Usage: "`ADDR` to serve /metrics on, empty for not", Value: "127.0.0.1:10249", Destination: &c.metricsAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
+			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve NodePorts only at the host's addresses in `RANGE`, repeatable, or primary for the node's first of each family (default: at all)"},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.announce.flags(), c.offloads.flags())...),
 		Action: func(ctx *cli.Context) error {
@@ -107,6 +110,9 @@ func Command() *cli.Command {
 			var err error
 			if c.denyEgress, err = destinations(ctx.StringSlice("deny-egress")); err != nil {
 				return err
+			}
+			if c.nodePorts, err = services.ParsePlaces(ctx.StringSlice("nodeport-addresses")); err != nil {
+				return fmt.Errorf("--nodeport-addresses: %w", err)
 			}
 			if c.clusterCIDRs, err = ranges("cluster-cidr", ctx.StringSlice("cluster-cidr")); err != nil {
 				return err

@@ -222,7 +222,7 @@ func (f *Follower) apply(objs kube.Objects, found []kube.Problem) (err error) {
 	end := f.o.Progress.Begin()
 	defer func() { end(result.Leaving, err) }()
 	mtu := f.underlay(&objs)
-	result = f.translator.Translate(objs, translate.Options{Node: f.o.Node, UnderlayMTU: mtu, ExternalIPs: f.o.ExternalIPs, Ranges: f.ranges})
+	result = f.translator.Translate(objs, translate.Options{Node: f.o.Node, UnderlayMTU: mtu, ExternalIPs: f.o.ExternalIPs, Ranges: f.ranges, NodePorts: &f.o.Held.NodePorts})
 	next := inForce{
 		config:   node.Config{Netstack: result.Netstack, Overlay: result.Overlay, Services: result.Services, DNS: result.DNS, Ingress: result.Ingress},
 		problems: append(slices.Clone(result.Problems), found...),
