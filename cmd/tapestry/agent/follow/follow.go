@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/cmd/tapestry/health"
@@ -142,7 +143,13 @@ func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 	defer stop(nil)
 	waiting := false
 	err := f.o.Source.Run(ctx, func(objs kube.Objects, found []kube.Problem) {
+		began, running := time.Now(), f.HasStarted()
 		err := f.apply(objs, found)
+		defer func() {
+			if running { // a start takes long, and what follows it is news
+				rest(ctx, time.Since(began))
+			}
+		}()
 		switch {
 		case errors.Is(err, node.ErrStartAnew):
 			stop(err)
