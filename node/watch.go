@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +22,8 @@ type watch struct {
 	table func() *services.Table
 	loads *balance.Loads
 	meter *latency.Meter
-	// names are the Services of the Table before, to see whether they have changed. Only set uses them.
-	names []latency.Name
+	// known are the Services of the Table before, to see whether their names have changed. Only set uses them.
+	known []*services.Service
 }
 
 func newWatch(table func() *services.Table, loads *balance.Loads, named int) *watch {
@@ -33,19 +34,18 @@ var _ netstack.Watcher = (*watch)(nil)
 
 // set says that there is a new Table.
 func (w *watch) set(t *services.Table) {
-	list := t.Services()
-	same := len(list) == len(w.names)
-	for i := 0; same && i < len(list); i++ {
-		same = list[i].Name == w.names[i].Name && list[i].Namespace == w.names[i].Namespace
-	}
-	if same {
+	list, before := t.Services(), w.known
+	w.known = list
+	if slices.EqualFunc(list, before, func(a, b *services.Service) bool {
+		return a == b || a.Name == b.Name && a.Namespace == b.Namespace
+	}) {
 		return
 	}
-	w.names = make([]latency.Name, len(list))
+	names := make([]latency.Name, len(list))
 	for i, s := range list {
-		w.names[i] = latency.Name{Namespace: s.Namespace, Name: s.Name}
+		names[i] = latency.Name{Namespace: s.Namespace, Name: s.Name}
 	}
-	w.meter.Set(w.names)
+	w.meter.Set(names)
 }
 
 // Begun implements netstack.Watcher.

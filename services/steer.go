@@ -53,7 +53,7 @@ func (t *Table) instead(all []*set, h uint64, from *packet.Endpoint, proto packe
 		if b.to == *from || !inAll(all[1:], b) {
 			continue
 		}
-		if _, here := t.here[addrKey(b.to.Addr, b.to.Port, proto)]; here {
+		if t.here.has(addrKey(b.to.Addr, b.to.Port, proto)) {
 			return b
 		}
 		if best == nil {

@@ -27,11 +27,13 @@ type Table struct {
 	// index finds fronts: open addressing with linear probing, at most half full. 0 is an empty slot; any other value
 	// is 1 + an index into fronts.
 	index     []uint32
-	conflicts []conflict
+	conflicts []Problem // frontends that a Service does not get because another Service has them
 
 	states states
-	here   map[frontKey]struct{} // the union of all units' here
-	pods   map[uint64]struct{}   // podID of every Pod that has an ID
+	here   places // all units' here
+	// faulty are the indexes of the units with problems, in order.
+	faulty []uint32
+	pods   map[uint64]struct{} // podID of every Pod that has an ID
 	own    []packet.Addr
 	others map[packet.Addr]string // addresses of the other nodes, and their names
 	hosts  hostPorts
@@ -219,7 +221,7 @@ func (t *Table) stays(l *lead, backend uint64, port uint16) bool {
 // IsEndpoint reports whether a Service has an endpoint at that address and port, ready or not. It knows only endpoints
 // on this node, also those that have just left their Services, and endpoints without a node.
 func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
-	if _, is := t.here[addrKey(to.Addr, to.Port, proto)]; is {
+	if t.here.has(addrKey(to.Addr, to.Port, proto)) {
 		return true
 	}
 	return len(t.Leaving.Leaving(leaving.Key{Endpoint: to, Proto: proto})) > 0

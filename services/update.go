@@ -24,34 +24,13 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	case equalConfigs(&t.config, &c):
 		return t, t.problems()
 	}
-	next := &Table{config: c, State: t.State, units: make([]*unit, len(c.Services))}
-	sameFronts := len(t.units) > 0 && equalNodes(&t.config, &c) && len(t.units) == len(c.Services)
-	var gone, come []*unit
-	stays := make([]bool, len(t.units))
-	known := t.knownUnits(&c)
-	at := placeOf(&c)
-	for i := range c.Services {
-		s := c.Services[i]
-		old := known(i)
-		if old >= 0 && equalServices(t.config.Services[old], s) {
-			next.units[i], stays[old] = t.units[old], true
-		} else {
-			next.units[i] = newUnit(s, at, t.Loads)
-			come = append(come, next.units[i])
-		}
-		sameFronts = sameFronts && old == i && equalFronts(t.config.Services[i], s)
-	}
-	for i, u := range t.units {
-		if !stays[i] {
-			gone = append(gone, u)
-		}
-	}
+	next := &Table{config: c, State: t.State}
+	d := t.compile(next)
+	gone, come := d.gone, d.come
 	next.states = t.states.with(gone, come)
-	next.here = t.here
-	if slices.ContainsFunc(slices.Concat(gone, come), func(u *unit) bool { return len(u.here) > 0 }) {
-		next.here = endpointsOf(next.units)
-	}
-	if sameFronts {
+	next.here = t.here.with(gone, come)
+	next.faulty = t.faultyAfter(next, &d)
+	if d.sameFronts && equalNodes(&t.config, &c) {
 		next.addrs, next.fronts, next.index, next.conflicts, next.own, next.others = t.addrs, t.fronts, t.index, t.conflicts, t.own, t.others
 	} else {
 		next.claim()
@@ -66,8 +45,104 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	return next, next.problems()
 }
 
-// knownUnits returns a function that returns the index in t of the Service number i of c, or -1 when there is none.
-// The function must be called with growing numbers. Units are reused only if the place is the same.
+// difference is what differs between two Tables that follow one another.
+type difference struct {
+	gone, come []*unit
+	// sameOrder is set when each unit has the index of the unit that it takes the place of; then fresh has the indexes of
+	// the units come. sameFronts is set when the Services ask for the same frontends besides.
+	sameOrder, sameFronts bool
+	fresh                 []uint32
+}
+
+// compile fills in the units of next, which has its Config: those of t, and new ones for what has changed.
+func (t *Table) compile(next *Table) (d difference) {
+	if changed, ok := t.inPlace(&next.config); ok {
+		return t.replace(next, changed)
+	}
+	c, old := &next.config, t.config.Services
+	next.units = make([]*unit, len(c.Services))
+	stays := make([]bool, len(t.units))
+	known := t.knownUnits(c)
+	at := placeOf(c)
+	for i, s := range c.Services {
+		if was := known(i); was >= 0 && equalServices(old[was], s) {
+			next.units[i], stays[was] = t.units[was], true
+			continue
+		}
+		next.units[i] = newUnit(s, at, t.Loads)
+		d.come = append(d.come, next.units[i])
+	}
+	for i, u := range t.units {
+		if !stays[i] {
+			d.gone = append(d.gone, u)
+		}
+	}
+	return d
+}
+
+// inPlace returns the indexes of the Services that c has in another form than t. ok is false when there are others, or
+// in another order, or when the place is another one. It costs a comparison of two pointers for each Service that is
+// the same.
+func (t *Table) inPlace(c *Config) (changed []uint32, ok bool) {
+	old := t.config.Services
+	if len(old) == 0 || len(old) != len(c.Services) || placeOf(&t.config) != placeOf(c) {
+		return nil, false
+	}
+	for i, s := range c.Services {
+		if old[i] == s {
+			continue
+		}
+		if compareServices(old[i], s) != 0 {
+			return nil, false
+		}
+		changed = append(changed, uint32(i))
+	}
+	return changed, true
+}
+
+// replace fills in the units of next, whose Services are those of t but for the changed ones.
+func (t *Table) replace(next *Table, changed []uint32) difference {
+	d := difference{sameOrder: true, sameFronts: true}
+	next.units = slices.Clone(t.units)
+	at := placeOf(&next.config)
+	for _, i := range changed {
+		was, s := t.config.Services[i], next.config.Services[i]
+		if equalServices(was, s) {
+			continue
+		}
+		next.units[i] = newUnit(s, at, t.Loads)
+		d.gone, d.come, d.fresh = append(d.gone, t.units[i]), append(d.come, next.units[i]), append(d.fresh, i)
+		d.sameFronts = d.sameFronts && equalFronts(was, s)
+	}
+	return d
+}
+
+// faultyAfter returns the indexes of the units of next with problems.
+func (t *Table) faultyAfter(next *Table, d *difference) (list []uint32) {
+	if !d.sameOrder {
+		for i, u := range next.units {
+			if len(u.problems) > 0 {
+				list = append(list, uint32(i))
+			}
+		}
+		return list
+	}
+	for _, i := range t.faulty {
+		if next.units[i] == t.units[i] {
+			list = append(list, i)
+		}
+	}
+	for _, i := range d.fresh {
+		if len(next.units[i].problems) > 0 {
+			list = append(list, i)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// knownUnits returns a function that returns the index in t of the Service number i of c, or -1 when there is none. It
+// must be called with growing numbers. Units are reused only if the place is the same.
 func (t *Table) knownUnits(c *Config) func(i int) int {
 	if placeOf(&t.config) != placeOf(c) {
 		return func(int) int { return -1 }
@@ -76,10 +151,10 @@ func (t *Table) knownUnits(c *Config) func(i int) int {
 	next := 0
 	return func(i int) int {
 		s := c.Services[i]
-		for next < len(old) && compareServices(old[next], s) < 0 {
+		for next < len(old) && old[next] != s && compareServices(old[next], s) < 0 {
 			next++
 		}
-		if next < len(old) && compareServices(old[next], s) == 0 {
+		if next < len(old) && (old[next] == s || compareServices(old[next], s) == 0) {
 			next++
 			return next - 1
 		}
@@ -89,12 +164,6 @@ func (t *Table) knownUnits(c *Config) func(i int) int {
 
 func compareServices(a, b *Service) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-}
-
-// conflict is a frontend that a Service does not get because another Service has it.
-type conflict struct {
-	service uint32 // index into config.Services
-	problem Problem
 }
 
 // claim assigns the frontends to the Services, and records the meaning of addresses.
@@ -160,9 +229,9 @@ func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 			if f.key.addr != (packet.Addr{}) {
 				where = f.key.addr.Netip().String()
 			}
-			t.conflicts = append(t.conflicts, conflict{i, problemOf(s,
+			t.conflicts = append(t.conflicts, problemOf(s,
 				"%s %d/%s belongs to Service %s/%s already; give one of them another address or port",
-				where, f.key.port, protoName(f.key.proto), first.Namespace, first.Name)})
+				where, f.key.port, protoName(f.key.proto), first.Namespace, first.Name))
 		}
 	}
 }
@@ -186,30 +255,15 @@ func (t *Table) order() []int {
 
 // problems returns the problems of all Services and hostPorts, sorted by object.
 func (t *Table) problems() []Problem {
-	conflicts := map[uint32][]Problem{}
-	for _, c := range t.conflicts {
-		conflicts[c.service] = append(conflicts[c.service], c.problem)
-	}
 	var out []Problem
-	for i, u := range t.units {
-		if len(u.problems) > 0 || len(conflicts[uint32(i)]) > 0 {
-			out = append(append(out, u.problems...), conflicts[uint32(i)]...)
-		}
+	for _, i := range t.faulty {
+		out = append(out, t.units[i].problems...)
 	}
+	// The sort is stable: a Service's own problems stay ahead of its conflicts.
+	out = append(out, t.conflicts...)
 	out = append(out, t.hosts.problems...)
 	slices.SortStableFunc(out, func(a, b Problem) int { return cmp.Compare(a.Object, b.Object) })
 	return out
-}
-
-// endpointsOf returns the endpoints of all units on this node.
-func endpointsOf(units []*unit) map[frontKey]struct{} {
-	here := map[frontKey]struct{}{}
-	for _, u := range units {
-		for _, at := range u.here {
-			here[at] = struct{}{}
-		}
-	}
-	return here
 }
 
 func podIDs(pods []Pod) map[uint64]struct{} {
@@ -228,6 +282,36 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 // and the target port, so the backends of a Service port are together. Successive Tables share the parts that are the
 // same.
 type states [256]map[uint64]tally
+
+// places counts how often the units list an endpoint on this node. Successive Tables share the parts that are the same.
+type places [256]map[frontKey]int32
+
+func (p *places) has(k frontKey) bool { return p[uint8(k.hash())][k] > 0 }
+
+// with returns p without the endpoints of the units in gone, and with those of the units in come.
+func (p *places) with(gone, come []*unit) places {
+	out := *p
+	var mine [256]bool
+	count := func(units []*unit, by int32) {
+		for _, u := range units {
+			for _, k := range u.here {
+				i := uint8(k.hash())
+				if !mine[i] {
+					mine[i], out[i] = true, maps.Clone(out[i])
+					if out[i] == nil {
+						out[i] = map[frontKey]int32{}
+					}
+				}
+				if out[i][k] += by; out[i][k] == 0 {
+					delete(out[i], k)
+				}
+			}
+		}
+	}
+	count(gone, -1)
+	count(come, 1)
+	return out
+}
 
 // tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the
 // same backend only if their ids collide, or if a Config lists a Service twice.
