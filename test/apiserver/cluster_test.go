@@ -216,7 +216,7 @@ func TestCluster(t *testing.T) {
 		})
 	})
 	t.Logf("from the pod to the agent's snapshot: %v", time.Since(began).Round(time.Millisecond))
-	if len(objs.Pods) != 1 || objs.Pods[0].Name != "agent-n1" {
+	if len(objs.Pods) != 1 || objs.Pods[0].Name != "tapestry-n1" {
 		t.Errorf("pods %v: an agent sees those of its node", objs.Pods)
 	}
 	r := translate.Translate(objs, translate.Options{Node: "n1"})
