@@ -97,10 +97,10 @@ func (n *Node) countPath() counter.List {
 		counter.One(counter.Total, "tapestry_flows_no_port_total", "Flows for whose answers there was no free port.", table.NoPort),
 		counter.By(counter.Total, "tapestry_flows_freed_total",
 			"Flows freed: expired in time; or before it, idle ones of an owner with more than its share (pressed), to make room for another "+
-				"owner (from-most) or for the same one (from-own), or for room in the index (crowded).", "why",
+				"owner (from-most) or for the same one (from-own), for room in the index (crowded), or for its port (for-port).", "why",
 			map[string]uint64{
 				"expired": table.Expired, "pressed": table.Evicted.Pressed, "from-most": table.Evicted.FromMost,
-				"from-own": table.Evicted.FromOwn, "crowded": table.Evicted.Crowded,
+				"from-own": table.Evicted.FromOwn, "crowded": table.Evicted.Crowded, "for-port": table.Evicted.ForPort,
 			}),
 		counter.One(counter.Gauge, "tapestry_flow_owners", "Pods, nodes and others who began the tracked flows.", table.Owners),
 		counter.One(counter.Gauge, "tapestry_flows_most", "Flows of the owner who has the most.", table.Most),

@@ -187,11 +187,15 @@ func TestPrivilegedPorts(t *testing.T) {
 func TestNoPort(t *testing.T) {
 	const capacity = 70000
 	table, _, _ := newTable(t, capacity)
+	var hit Hit
 	reply := tuple(packet.TCP, "10.0.0.9:80", "10.0.0.1:0")
 	for port := firstMore; port <= 65535; port++ {
 		e := Entry{Orig: tuple(packet.TCP, fmt.Sprintf("10.0.0.1:%d", port), "10.96.0.1:80"), Reply: reply}
 		e.Reply.DstPort = uint16(port)
 		mustInsert(t, table, &e)
+		if table.Lookup(&e.Reply, tcp(packet.SYN|packet.ACK), &hit); !table.Lookup(&e.Orig, tcp(packet.ACK), &hit) || hit.State != Established {
+			t.Fatal(hit.State)
+		}
 	}
 	e := Entry{Orig: tuple(packet.TCP, "10.0.0.1:5000", "10.96.0.2:80"), Reply: reply}
 	e.Reply.DstPort = 5000

@@ -14,7 +14,7 @@ const (
 	Inserted Result = iota
 	Exists          // Orig is in the table already: another insert was first, so look up again
 	Full            // no room, and no flow was found that may go
-	NoPort          // Reply is taken, and so are the ports that were tried instead
+	NoPort          // Reply is taken, and so are the ports that were tried instead, by flows that need not give way
 )
 
 func (r Result) String() string { return [...]string{"inserted", "exists", "full", "no-port"}[r&3] }
@@ -58,6 +58,7 @@ func (t *Table) Insert(e *Entry) (uint32, Result) {
 // insert puts e into the free slot i.
 func (t *Table) insert(i uint32, e *Entry) (uint32, Result) {
 	ports := portSearch{proto: e.Orig.Proto}
+	asked := false // whether somebody was asked to give way
 	for attempt := 0; ; {
 		p, res := t.try(i, e)
 		switch res {
@@ -75,9 +76,13 @@ func (t *Table) insert(i uint32, e *Entry) (uint32, Result) {
 			if res == tryOrig {
 				return ref(p.slot, p.seq), Exists
 			}
-			if !ports.next(&e.Reply) {
+			if ports.next(&e.Reply) {
+				continue
+			}
+			if asked || !t.freePort(i, e) {
 				return 0, NoPort
 			}
+			asked = true
 		}
 	}
 }

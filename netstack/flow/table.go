@@ -120,6 +120,8 @@ type Evicted struct {
 	FromOwn uint64
 	// Crowded flows made room in the index.
 	Crowded uint64
+	// ForPort flows gave their port to another flow, for which there was none.
+	ForPort uint64
 }
 
 // Table is the flow table. Its methods are safe for concurrent use.
@@ -150,6 +152,7 @@ type Table struct {
 
 	expired, full, noPort               atomic.Uint64
 	pressed, fromMost, fromOwn, crowded atomic.Uint64
+	forPort                             atomic.Uint64
 	kept, discarded, unfit              int
 	reformatted                         bool
 }
@@ -286,6 +289,6 @@ func (t *Table) Stats() Stats {
 		Len: int(t.len.Load()), Capacity: len(t.slots), Owners: owners, Most: most,
 		Kept: t.kept, Discarded: t.discarded, Unfit: t.unfit, Reformatted: t.reformatted,
 		Expired: t.expired.Load(), Full: t.full.Load(), NoPort: t.noPort.Load(),
-		Evicted: Evicted{t.pressed.Load(), t.fromMost.Load(), t.fromOwn.Load(), t.crowded.Load()},
+		Evicted: Evicted{t.pressed.Load(), t.fromMost.Load(), t.fromOwn.Load(), t.crowded.Load(), t.forPort.Load()},
 	}
 }

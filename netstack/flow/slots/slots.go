@@ -187,6 +187,18 @@ func (s *Slots) Charge(slot uint32) int {
 	return 0
 }
 
+// Of returns how many slots the owner of a slot is charged for, and approximately how many the client has whose slot it
+// is; 0 and 0 for a free slot.
+func (s *Slots) Of(slot uint32) (charge, many int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &s.links[slot]
+	if l.owner == 0 {
+		return 0, 0
+	}
+	return s.owners[l.owner-1].account.Charge(), int(s.counts[l.of()])
+}
+
 // Charged returns how many slots an owner is charged for.
 func (s *Slots) Charged(id uint64) int {
 	s.mu.Lock()
