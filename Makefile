@@ -24,8 +24,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-19s\033[0m  %s\n", $$1, $$2}' $(MAKEFILE_LIST) | \
 	  if [ -t 1 ]; then cat; else sed 's/\x1b\[[0-9]*m//g'; fi
 
-build: ## build bin/tapestry, bin/tapestry-cni, the CNI plugin, bin/tapestry-l2, an announcer, and bin/tapestry-lab, to try and measure them
-	$(GO) build -ldflags "$(LDFLAGS)" -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni ./cmd/tapestry-l2 ./cmd/tapestry-lab
+build: ## build bin/tapestry, bin/tapestry-cni, the CNI plugin, bin/tapestry-l2 and bin/tapestry-bgp, the announcers, and bin/tapestry-lab, to try and measure them
+	$(GO) build -ldflags "$(LDFLAGS)" -o $(BIN)/ ./cmd/tapestry ./cmd/tapestry-cni ./cmd/tapestry-l2 ./cmd/tapestry-bgp ./cmd/tapestry-lab
 
 # Every file of a release is of this time.
 SOURCE_DATE_EPOCH ?= $(if $(wildcard .git),$(shell git log -1 --format=%ct 2>/dev/null))

@@ -156,6 +156,7 @@ var closures = []struct {
 }{
 	{"cmd/tapestry", []string{module + "bench", module + "test", module + "announce/link", module + "announce/bgp"}, "the product ships nothing of the laboratory, and announcers are processes of their own"},
 	{"cmd/tapestry-l2", []string{"gvisor.dev/", "k8s.io/", "golang.zx2c4.com/", "github.com/osrg/", "github.com/urfave/"}, "who has NET_RAW has nothing else, and is small"},
+	{"cmd/tapestry-bgp", []string{"gvisor.dev/", "k8s.io/", "golang.zx2c4.com/", "github.com/urfave/"}, "who talks with routers has nothing of the node"},
 	{"cmd/tapestry-cni", []string{module + "bench", module + "test", "gvisor.dev/", "k8s.io/"}, "the plugin is started for every pod, and has to be small"},
 	{"cmd/tapestry/keeper", []string{module + "kube", module + "overlay", module + "services", module + "ingress", module + "cmd/tapestry/agent", "gvisor.dev/", "k8s.io/", "golang.zx2c4.com/"},
 		"the keeper outlives agents because it knows nothing of what they are made of"},

@@ -30,6 +30,7 @@ var (
 	inImage = []program{
 		{"loopback", "deploy/plugins", "github.com/containernetworking/plugins/plugins/main/loopback", ""},
 		{"tapestry-cni", ".", "./cmd/tapestry-cni", "Apache-2.0"},
+		{"tapestry-bgp", ".", "./cmd/tapestry-bgp", "Apache-2.0"},
 		{"tapestry-l2", ".", "./cmd/tapestry-l2", "Apache-2.0"},
 		{"tapestry", ".", "./cmd/tapestry", "Apache-2.0"},
 	}

@@ -16,6 +16,7 @@ var announcers = []struct {
 	adds []corev1.Capability
 }{
 	{"l2", []corev1.Capability{"NET_RAW"}},
+	{"bgp", nil},
 }
 
 // TestAnnouncers: an announcer has the capability that it takes, no token, and of the node the agent's socket for it alone.

@@ -144,7 +144,7 @@ var variants = map[string][]string{
 	"without extras":    {"-f", "../plain.yaml", "--set", "nodeCIDRs={192.168.0.0/16,2001:db8::/32},admissionPolicy=false,dnsService=false,underlayMTU=9000,logLevel=debug,dnsUpstreams={192.0.2.1},dnsPodsInsecure=true,extraArgs={--flows=1000}"},
 	"decorated":         {"-f", "../plain.yaml", "--set", "podAnnotations.a=b,seLinuxOptions.type=spc_t,image.pullSecrets[0].name=s,image.tag=v1,nodeSelector.zone=a"},
 	"evictions":         {"-f", "../plain.yaml", "--set", "healing.evictPods=true"},
-	"announcers":        {"-f", "../plain.yaml", "--set", "announce.l2.enabled=true"},
+	"announcers":        {"-f", "../plain.yaml", "--set", "announce.l2.enabled=true,announce.bgp.enabled=true"},
 	"another directory": {"-f", "../plain.yaml", "--set", "runDir=/run/user/1000/tapestry,stateDir=/home/u/tapestry,cniBinDir=/home/u/cni/bin"},
 }
 
@@ -188,6 +188,7 @@ func TestRights(t *testing.T) {
 		"tapestry-keeper/keeper":         {},
 		"tapestry-controller/controller": {},
 		"tapestry-l2/l2":                 {capabilities: []string{"NET_RAW"}, root: true, runsOn: true},
+		"tapestry-bgp/bgp":               {},
 		"tapestry-uninstall/cni":         {root: true},
 		"tapestry-uninstall/host-tap":    {capabilities: []string{"NET_ADMIN", "DAC_OVERRIDE"}, root: true},
 		"tapestry-uninstall/done":        {},

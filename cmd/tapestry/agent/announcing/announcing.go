@@ -186,7 +186,7 @@ func (a *Announcing) routeState(now time.Time) ([]announce.State, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked[BGP] = now
-	return []announce.State{{Generation: generation}}, nil
+	return []announce.State{{Generation: generation, NodeAddrs: a.o.NodeAddrs()}}, nil
 }
 
 // bgp returns the routers of this node, and what they are to be told. A node that is not fit tells them nothing.

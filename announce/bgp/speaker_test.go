@@ -1,0 +1,80 @@
+package bgp
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"tapestry.dev/tapestry/announce"
+)
+
+var node = []netip.Addr{netip.MustParseAddr("172.31.0.11"), netip.MustParseAddr("fd00:31::11")}
+
+// What a route says, to routers of either family and either kind.
+func TestPath(t *testing.T) {
+	pref := uint32(200)
+	for _, tt := range []struct {
+		router, prefix string
+		asn            uint32
+		want           string
+	}{
+		{"192.0.2.254", "198.51.100.1/32", 64512, "{Origin: i} {Nexthop: 0.0.0.0} {Communities: 65000:100} {LargeCommunity: [ 65000:1:2]}"},
+		{"192.0.2.254", "198.51.100.1/32", 65000, "{Origin: i} {Nexthop: 0.0.0.0} {LocalPref: 200} {Communities: 65000:100} {LargeCommunity: [ 65000:1:2]}"},
+		{"fd00::1", "198.51.100.1/32", 64512, "{Origin: i} {Nexthop: 172.31.0.11} {Communities: 65000:100} {LargeCommunity: [ 65000:1:2]}"},
+		{"192.0.2.254", "2001:db8::1/128", 64512, "{Origin: i} {MpReach(ipv6-unicast): {Nexthop: fd00:31::11, NLRIs: [2001:db8::1/128:0]}} {Communities: 65000:100} {LargeCommunity: [ 65000:1:2]}"},
+	} {
+		s := &speaker{peer: announce.Peer{Address: netip.AddrPortFrom(netip.MustParseAddr(tt.router), 179), ASN: tt.asn, MyASN: 65000}}
+		r := announce.Route{Prefix: netip.MustParsePrefix(tt.prefix), Communities: []string{"65000:100", "65000:1:2"}, LocalPref: &pref}
+		path, err := s.path(&r, node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, a := range path.Attrs {
+			got = append(got, a.String())
+		}
+		if text := strings.Join(got, " "); text != tt.want || path.Nlri.String() != tt.prefix {
+			t.Errorf("%s to AS %d at %s: %s %s\nwant %s", tt.prefix, tt.asn, tt.router, path.Nlri, text, tt.want)
+		}
+	}
+	s := &speaker{peer: announce.Peer{Address: netip.MustParseAddrPort("192.0.2.254:179")}}
+	if hop, ok := s.nextHop(netip.MustParsePrefix("2001:db8::/64"), node[:1]); ok {
+		t.Errorf("a node without IPv6 is the next hop %s of an IPv6 route", hop)
+	}
+}
+
+func TestCommunities(t *testing.T) {
+	plain, large := communities([]string{"0:1", "65535:65535", "4294967295:0:7"})
+	if !slices.Equal(plain, []uint32{1, 1<<32 - 1}) || len(large) != 1 || *large[0] != (bgp.LargeCommunity{ASN: 1<<32 - 1, LocalData2: 7}) {
+		t.Errorf("%v, %+v", plain, large)
+	}
+}
+
+// A password is a file's, whatever name a BGPPeer gives.
+func TestPassword(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"tor": "secret\n", "empty": "\n", "long": strings.Repeat("x", 81), "spaces": " a b \r\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(dir), "outside"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &announcer{o: Options{Passwords: dir}}
+	for key, want := range map[string]string{"": "", "tor": "secret", "spaces": " a b "} {
+		if got, err := a.password(&announce.Peer{PasswordKey: key}); err != nil || got != want {
+			t.Errorf("%q: %q, %v", key, got, err)
+		}
+	}
+	for key, want := range map[string]string{"empty": "has 0 bytes", "long": "has 81 bytes", "none": `there is no password "none"`, "../outside": "there is no password"} {
+		if got, err := a.password(&announce.Peer{PasswordKey: key}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %q, %v", key, got, err)
+		}
+	}
+}
