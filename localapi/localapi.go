@@ -41,6 +41,8 @@ type Node struct {
 	// HostTAP is set when the node has a host TAP, whose creation needs NET_ADMIN once. (Its JSON name is from earlier
 	// versions.)
 	HostTAP bool `json:"hostPort"`
+	// HostProxy is where processes of the node find the host proxy; "" without one.
+	HostProxy string `json:"hostProxy,omitempty"`
 	// LoadBalancers says how clients outside reach load balancers by this node.
 	LoadBalancers LoadBalancers `json:"loadBalancers,omitzero"`
 	// Addresses lists the node's addresses on the underlay, PodCIDRs its pod ranges. MTU is the pods' MTU in bytes.

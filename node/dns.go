@@ -35,6 +35,7 @@ func makeResolvers(n *Node) (part, error) {
 
 		MaxForwards: n.held.Descriptors.Of(descriptors.Questions),
 	})
+	n.resolver = r.server
 	p := quiet
 	p.set = r.set
 	p.counters = r.server.Counters

@@ -23,6 +23,7 @@ import (
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 	"tapestry.dev/tapestry/services/healthcheck"
+	"tapestry.dev/tapestry/services/hostproxy"
 	"tapestry.dev/tapestry/services/nodeport"
 	"tapestry.dev/tapestry/share/descriptors"
 )
@@ -84,6 +85,8 @@ type Held struct {
 	Upstreams func() ([]netip.AddrPort, error)
 	// DNS has the operator's choices for cluster DNS.
 	DNS dns.Choices
+	// ProxyUIDs are the users of this node who may use the host proxy; nil means all.
+	ProxyUIDs []uint32
 	// Healthy reports whether load balancers may send new connections to this node; nil means always.
 	Healthy func() bool
 	// Listen opens the host sockets of NodePorts and hostPorts; nil means the kernel's.
@@ -117,6 +120,8 @@ type Node struct {
 	nodePorts *nodeport.Proxy
 	balancers *healthcheck.Server
 	ingress   *ingress.Server
+	resolver  *dns.Server
+	hostProxy *hostproxy.Server
 	parts     []part // those that are made so far; after Start all of them
 
 	// Never nil.

@@ -34,6 +34,7 @@ var parts = []maker{
 	{"health checks", makeHealthChecks}, // what load balancers ask about Services with local traffic policy
 	{"ingress", makeIngress},            // HTTP from outside
 	{"resolvers", makeResolvers},        // cluster DNS, on the stack's addresses
+	{"host proxy", makeHostProxy},       // the way into the cluster for processes of the node, without a host TAP
 }
 
 // maker makes one part. The part finds earlier parts in the fields of the Node.

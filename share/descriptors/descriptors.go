@@ -26,6 +26,7 @@ const (
 	NodePortUDP                  // UDP sessions of NodePorts, whose backends may be on the host
 	IngressClients
 	IngressBackends // connections of Ingress to backends on the host
+	HostProxy       // connections of the node's processes through the host proxy, whose far ends may be on the host
 	Questions       // questions of DNS that wait for servers outside
 	Checks          // connections of load balancers to healthCheckNodePorts
 	Local           // connections to one of the agent's two Unix sockets
@@ -50,13 +51,14 @@ var parts = [users]part{
 	Listeners:        {"sockets of node ports and hostPorts", 80, 2, 12288},
 	CheckPorts:       {"healthCheckNodePorts", 16, 1, 2768},
 	EgressTCP:        {"TCP connections of pods to the outside, and through NodePorts to pods of this node", 120, 1, 0},
-	EgressUDP:        {"UDP sockets of pods to the outside", 48, 1, 16384},
+	EgressUDP:        {"UDP sockets of pods to the outside", 40, 1, 16384},
 	EgressPings:      {"pinging pods", 8, 1, 1024},
 	NodePortConns:    {"TCP connections through NodePorts to other backends", 96, 2, 4096},
 	NodePortArrivals: {"accepted TCP connections that wait for a backend", 24, 1, 2048},
 	NodePortUDP:      {"UDP sessions through NodePorts", 48, 1, 16384},
 	IngressClients:   {"connections of clients of Ingress", 80, 1, 0},
-	IngressBackends:  {"connections of Ingress to backends on the host", 48, 1, 4096},
+	IngressBackends:  {"connections of Ingress to backends on the host", 40, 1, 4096},
+	HostProxy:        {"connections through the host proxy", 16, 2, 1024},
 	Questions:        {"questions to DNS servers outside", 32, 1, 1000},
 	Checks:           {"connections of load balancers' health checks", 8, 1, 256},
 	Local:            {"connections to each Unix socket of the agent", 64, 2, 264},

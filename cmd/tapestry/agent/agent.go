@@ -66,12 +66,13 @@ type agentConfig struct {
 	heal         healConfig
 	addressRest  time.Duration
 	offloads     offloads
+	hostProxy    *hostProxyConfig
 	announce     announceConfig
 }
 
 // Command is "tapestry agent".
 func Command() *cli.Command {
-	var c agentConfig
+	c := agentConfig{hostProxy: new(hostProxyConfig)}
 	var upstreams cli.StringSlice
 	var uids cli.IntSlice
 	return &cli.Command{
@@ -104,7 +105,7 @@ func Command() *cli.Command {
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
 			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve NodePorts only at the host's addresses in `RANGE`, repeatable, or primary for the node's first of each family (default: at all)"},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
-		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.announce.flags(), c.offloads.flags())...),
+		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.announce.flags(), c.offloads.flags(), c.hostProxy.flags())...),
 		Action: func(ctx *cli.Context) error {
 			c.dnsUpstreams = upstreams.Value()
 			var err error
@@ -120,11 +121,11 @@ func Command() *cli.Command {
 			if err := c.announce.parse(); err != nil {
 				return err
 			}
-			for _, uid := range uids.Value() {
-				if uid < 0 || int64(uid) > 1<<32-2 {
-					return fmt.Errorf("--local-api-uid %d is not the number of a user", uid)
-				}
-				c.localAPIUIDs = append(c.localAPIUIDs, uint32(uid))
+			if c.localAPIUIDs, err = users("local-api-uid", uids.Value()); err != nil {
+				return err
+			}
+			if err := c.hostProxy.parse(); err != nil {
+				return err
 			}
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
@@ -221,7 +222,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	a.outside = a.newAnnouncing()
 	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Log: log})
 	a.teller = tell.New(tell.Options{
-		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, Progress: a.progress,
+		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, HostProxy: a.hostProxy.listensAt, Progress: a.progress,
 		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside,
 	})
 	err = a.run(ctx)
@@ -277,6 +278,7 @@ func (a *agent) serve(ctx context.Context) error {
 	group.Go(func() error { return a.serveAttach(ctx) })
 	group.Go(func() error { a.pods.Run(ctx); return ctx.Err() })
 	group.Go(func() error { n.Run(ctx); return ctx.Err() })
+	group.Go(func() error { a.serveHostProxy(ctx, n.ServeProxy); return nil })
 	group.Go(func() error { a.outside.Watch(ctx, a.follower.Republish); return ctx.Err() })
 	group.Go(func() error { return a.follower.Announce(ctx) })
 	for _, in := range []struct {

@@ -9,7 +9,7 @@ import (
 func (c *agentConfig) listensApart() error {
 	flags := []struct{ name, addr string }{
 		{"ingress-http", c.ingressHTTP}, {"ingress-https", c.ingressHTTPS}, {"health-address", c.healthAddr},
-		{"metrics-address", c.metricsAddr},
+		{"metrics-address", c.metricsAddr}, {"host-proxy", c.hostProxy.addr},
 	}
 	for i, a := range flags {
 		for _, b := range flags[:i] {

@@ -212,6 +212,9 @@ func privileges(n *localapi.Node) string {
 	if n.HostTAP {
 		return "host TAP: processes of the host reach pods and Services"
 	}
+	if n.HostProxy != "" {
+		return "none: processes of the host reach pods and Services by the proxy (SOCKS5, HTTP CONNECT) at " + n.HostProxy
+	}
 	return "none: processes of the host do not reach pods and Services"
 }
 

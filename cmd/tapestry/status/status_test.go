@@ -83,6 +83,9 @@ func TestPrivileges(t *testing.T) {
 			t.Errorf("host TAP %v: %s", host, got)
 		}
 	}
+	if got := privileges(&localapi.Node{HostProxy: "127.0.0.1:1080"}); !strings.Contains(got, "none") || !strings.HasSuffix(got, "at 127.0.0.1:1080") {
+		t.Errorf("with a host proxy: %s", got)
+	}
 }
 
 // filled returns a table with one row that is full of hostile text.

@@ -38,7 +38,9 @@ type Options struct {
 	Healer          Healer
 	// Exposure says how clients outside reach load balancers by this node.
 	Exposure func() localapi.LoadBalancers
-	Progress *health.Progress
+	// HostProxy returns where the host proxy listens; "" for nowhere.
+	HostProxy func() string
+	Progress  *health.Progress
 	// Descriptors is the plan by which the agent's parts use descriptors.
 	Descriptors descriptors.Plan
 	// Awaited reports whether another agent waits to take over the node.
@@ -147,7 +149,7 @@ func (t *Teller) describe(ctx context.Context) localapi.Node {
 		n.APIServer = "https://" + server
 	}
 	if t.o.Follower.HasStarted() {
-		n.LoadBalancers = t.o.Exposure()
+		n.LoadBalancers, n.HostProxy = t.o.Exposure(), t.o.HostProxy()
 		c := &t.o.Follower.Node().Config().Netstack
 		n.HostTAP, n.Addresses, n.PodCIDRs, n.MTU, n.DNS = t.o.Follower.Node().HasHostTAP(netip.Addr{}), c.NodeAddrs, c.PodCIDRs, c.MTU, c.LocalAddrs
 	}
