@@ -23,6 +23,7 @@ import (
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/netstack/udprelay"
 )
 
 // Options configures a Path for its whole life.
@@ -53,6 +54,8 @@ type Options struct {
 	Poller *poll.Poller
 	// HoldTCP is the Hold of tcprelay.Options.
 	HoldTCP *tcprelay.Hold
+	// HoldUDP is the Hold of udprelay.Options.
+	HoldUDP *udprelay.Hold
 	// Begin, if not nil, is closed when attachments may be read, after the first Set, and before Stop and Close.
 	Begin <-chan struct{}
 	// Now is the monotonic clock of the attachments' limits and of fragments; nil means time.Now.
@@ -119,7 +122,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, HoldTCP: o.HoldTCP,
+		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, HoldTCP: o.HoldTCP, HoldUDP: o.HoldUDP,
 	}); err != nil {
 		return nil, err
 	}
@@ -302,7 +305,7 @@ func (p *Path) Attached(name string) bool {
 
 // Resume goes on with what the process before relayed, for the pods that are attached. It must be called after Set, and
 // before Options.Begin is closed.
-func (p *Path) Resume() tcprelay.Resumed { return p.stack.Resume(p.Local) }
+func (p *Path) Resume() (conns tcprelay.Resumed, ports int) { return p.stack.Resume(p.Local) }
 
 // Run keeps the flow table's clock and sweeps it until ctx ends.
 func (p *Path) Run(ctx context.Context) { p.flows.Run(ctx) }

@@ -19,6 +19,7 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/netstack/udprelay"
 	"tapestry.dev/tapestry/overlay"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
@@ -42,9 +43,10 @@ type Config struct {
 type Held struct {
 	// Flows is the flow table. Its memory usually outlives the process.
 	Flows *flow.Table
-	// TCP lets relayed TCP connections go on in the next Node; nil: they end with this one, and Cut says why, if that is a
+	// TCP and UDP let what is relayed go on in the next Node; nil: it ends with this one, and Cut says why, if that is a
 	// problem.
 	TCP *tcprelay.Hold
+	UDP *udprelay.Hold
 	Cut error
 	// Key is the node's private key in the mesh.
 	Key overlay.PrivateKey

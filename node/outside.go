@@ -10,8 +10,8 @@ import (
 
 // resume goes on with what the Node before relayed. Further calls find nothing.
 func (n *Node) resume() {
-	if r := n.path.Resume(); r != (tcprelay.Resumed{}) {
-		n.log.Info("found the relayed connections of the agent before", "resumed", r.Resumed, "lost", r.Lost)
+	if r, ports := n.path.Resume(); r != (tcprelay.Resumed{}) || ports > 0 {
+		n.log.Info("found the relayed connections of the agent before", "resumed", r.Resumed, "lost", r.Lost, "UDP ports", ports)
 	}
 }
 

@@ -77,6 +77,7 @@ func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) err
 func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 	defer k.unuse(c)
 	defer k.release(c)
+	var rest rests
 	for {
 		var r request
 		fds, err := c.Receive(&r)
@@ -88,6 +89,7 @@ func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
 		}
 		if r.Op == opShelve {
 			k.shelve(c, &r, fds)
+			rest.take()
 			continue
 		}
 		a, out := k.answer(c, &r, fds)

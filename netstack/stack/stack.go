@@ -77,6 +77,8 @@ type Options struct {
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
 	// HoldTCP is the Hold of tcprelay.Options.
 	HoldTCP *tcprelay.Hold
+	// HoldUDP is the Hold of udprelay.Options.
+	HoldUDP *udprelay.Hold
 }
 
 // Config is the whole desired state of a Stack.
@@ -154,7 +156,7 @@ func New(o Options) (*Stack, error) {
 	})
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
-		MaxSockets: shares.UDP, Owner: s.owner,
+		MaxSockets: shares.UDP, Owner: s.owner, Hold: o.HoldUDP,
 	})
 	s.spawn(func() { s.udp.Run(s.ctx) })
 	s.pings = pingrelay.New(pingrelay.Options{
@@ -257,10 +259,16 @@ func (s *Stack) spawn(f func()) bool {
 }
 
 // Resume goes on with what the process before relayed for pods that are here, before any frame of a pod is delivered.
-func (s *Stack) Resume(here func(pod netip.Addr) bool) tcprelay.Resumed { return s.relay.Resume(here) }
+// ports is how many ports of pods outside are the same as before.
+func (s *Stack) Resume(here func(pod netip.Addr) bool) (conns tcprelay.Resumed, ports int) {
+	return s.relay.Resume(here), s.udp.Resume(here)
+}
 
 // KeepAgain has the sockets of what is relayed held once more, by somebody new.
-func (s *Stack) KeepAgain() { s.relay.KeepAgain() }
+func (s *Stack) KeepAgain() {
+	s.relay.KeepAgain()
+	s.udp.KeepAgain()
+}
 
 // Close ends every connection, but for those that go on in the next process, and waits for all goroutines of the Stack.
 func (s *Stack) Close() {

@@ -58,7 +58,7 @@
 // duplicate of each host socket. Where both streams are follows from their initial numbers and from what the kernel
 // counts for the socket (resume), if two rules are kept: nothing is acknowledged to the pod before the socket has
 // accepted it, and nothing is consumed from the socket before the pod has acknowledged it. So the socket is peeked at, and
-// what the pod has acknowledged is consumed later, many bytes at once. Shared memory has what the kernel does not know, one
+// what the pod has acknowledged is consumed later, many bytes at once. What was sent is not kept here (repeat). Shared memory has what the kernel does not know, one
 // slot for each connection (record); no segment writes to it.
 //
 // The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay asks each pod how far it

@@ -7,9 +7,16 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// lazy is how many bytes that the pod has acknowledged may stay in the socket before they are consumed, so that a
-// conversation costs no call for each message.
-const lazy = 16 << 10
+const (
+	// lazy is how many bytes that the pod has acknowledged may stay in the socket while nothing comes, so that a
+	// conversation costs no call for each message. While more comes it is lazyBulk: the kernel tells the far end of the
+	// room that each call makes, and many small steps would make the far end's segments small.
+	lazy     = 16 << 10
+	lazyBulk = 256 << 10
+	// wide is how much a socket has room for at least once its stream fills reads (SO_RCVLOWAT makes it so). What the pod
+	// has not acknowledged takes of that, and the kernel widens it only as bytes are consumed.
+	wide = 1 << 20
+)
 
 // peek returns the flags with which the socket is read. What is peeked at stays in the socket until it is consumed, and
 // the next peek continues behind it (SO_PEEK_OFF).
@@ -23,11 +30,22 @@ func (c *conn) peek() int {
 // listen waits for more from the socket than what was peeked at.
 func (c *conn) listen() {
 	t := &c.to
+	if c.peeks && t.una-t.taken >= lazy {
+		c.consume(t.una)
+	}
 	if low := t.nxt - t.taken + 1; c.peeks && low != t.low {
 		setLow(c.fd, low)
 		t.low = low
 	}
 	c.arm(poll.In)
+}
+
+// widen makes room for a stream that fills reads.
+func (c *conn) widen() {
+	if t := &c.to; c.peeks && !t.widened {
+		t.widened, t.low = true, wide // until listen sets it
+		setLow(c.fd, wide)
+	}
 }
 
 // consume drops the socket's bytes before the number to, which the pod has acknowledged. Killed at any instant, it leaves
@@ -49,6 +67,32 @@ func (c *conn) consume(to uint32) (any bool) {
 		any = true
 	}
 	return any
+}
+
+// repeat sends the oldest unacknowledged bytes once more, which are still in the socket, or the FIN.
+func (c *conn) repeat() {
+	t := &c.to
+	end := t.nxt
+	if t.fin {
+		end--
+	}
+	if t.una == end {
+		if t.fin {
+			c.sendFin()
+		}
+		return
+	}
+	b := c.space(min(int(end-t.una), t.limit))
+	if b == nil {
+		return // the timer tries again
+	}
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, int(t.una-t.taken))
+	n, _ := recv(c.fd, b, unix.MSG_PEEK)
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, int(end-t.taken))
+	if n > 0 {
+		c.sendData(&sent{t.last, t.last.used + headroom, n, t.una}, true)
+	}
+	c.tidy()
 }
 
 // skip continues behind what the Relay before had sent, and the pod has acknowledged.

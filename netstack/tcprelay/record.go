@@ -109,7 +109,10 @@ func (c *conn) remember(word int, v uint64) {
 	}
 }
 
-// Holdable returns an error when this kernel does not let connections outlive their Relay: without SO_PEEK_OFF, which TCP
+// ErrNotHoldable says that this kernel lets no connection outlive its Relay.
+var ErrNotHoldable = errors.New("this kernel has no SO_PEEK_OFF for TCP, which takes Linux 6.11")
+
+// Holdable returns an error, which wraps ErrNotHoldable, when this kernel does not let connections outlive their Relay: without SO_PEEK_OFF, which TCP
 // has since Linux 6.9 and over IPv6 since 6.11, what a pod has not acknowledged would not be in the socket any more.
 func Holdable() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -120,7 +123,7 @@ func Holdable() error {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
 		unix.Close(fd)
 		if err != nil {
-			return fmt.Errorf("this kernel has no SO_PEEK_OFF for TCP, which takes Linux 6.11: %w", err)
+			return fmt.Errorf("%w: %w", ErrNotHoldable, err)
 		}
 	}
 	return nil

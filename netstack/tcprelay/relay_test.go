@@ -98,7 +98,11 @@ func TestLoss(t *testing.T) {
 	for seed := range 4 {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			var hold *tcprelay.Hold
+			if seed%2 == 1 { // what was lost is read from the socket again
+				hold = newShelf(t, 8).hold(t)
+			}
+			w := newWorldWith(t, hold)
 			w.loss.Store(30)
 			pod, server := w.egress(t, 0)
 			exchange(t, pod, server, 300<<10)

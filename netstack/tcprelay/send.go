@@ -47,9 +47,10 @@ type hostStream struct {
 
 	// Of a socket that is peeked at: the number of its first byte that was not consumed, how many must be unread for the
 	// socket to be readable, and whether the Relay before had begun the stream and the pod has not told yet how far it is.
-	taken  uint32
-	low    uint32
-	asking bool
+	taken   uint32
+	low     uint32
+	asking  bool
+	widened bool // widen was called
 
 	segs []sent // unacknowledged segments, oldest first
 	last *chunk // the chunk into which the next segment may be read
@@ -76,6 +77,7 @@ type sent struct {
 // carry reads data from the socket and sends it, as far as the pod's window allows. The error is the socket's.
 func (c *conn) carry(notes uint32) unix.Errno {
 	t := &c.to
+	defer c.tidy()
 	for done := 0; done < turn; {
 		if t.fin {
 			return 0
@@ -137,6 +139,7 @@ func (c *conn) pace() (limited bool, wait time.Duration) {
 func (c *conn) read(room int, many bool) (asked, n int, errno unix.Errno) {
 	t := &c.to
 	if many && t.flows && room >= 2*t.limit {
+		c.widen()
 		return c.gulp(min(room/t.limit, maxGulp))
 	}
 	b := c.space(min(room, t.limit))
@@ -184,6 +187,7 @@ func (c *conn) gulp(count int) (asked, n int, errno unix.Errno) {
 		c.tidy()
 		t.last = k
 		c.say(part, left == 0 && n < count*t.limit)
+		c.tidy()
 	}
 	return count * t.limit, n, errno
 }
@@ -216,9 +220,11 @@ func (c *conn) say(n int, push bool) {
 	t := &c.to
 	k := t.last
 	s := sent{k, k.used + headroom, n, t.nxt}
-	k.used += headroom + n
-	k.refs++
-	t.segs = append(t.segs, s)
+	if !c.peeks { // otherwise it is in the socket as well
+		k.used += headroom + n
+		k.refs++
+		t.segs = append(t.segs, s)
+	}
 	t.nxt += uint32(n)
 	c.next.Store(t.nxt) // before received is loaded
 	if t.resendAt == 0 {
@@ -316,7 +322,7 @@ func (c *conn) takeAcks() {
 		c.free(t.last)
 		t.last = nil
 	}
-	if c.peeks && t.una-t.taken >= lazy {
+	if c.peeks && t.una-t.taken >= lazyBulk {
 		c.consume(t.una)
 	}
 	if t.una == t.nxt {
@@ -404,7 +410,9 @@ func (c *conn) resend() {
 }
 
 func (c *conn) sendFirst() {
-	if t := &c.to; len(t.segs) > 0 {
+	if t := &c.to; c.peeks {
+		c.repeat()
+	} else if len(t.segs) > 0 {
 		c.sendData(&t.segs[0], true)
 	} else if t.fin {
 		c.sendFin()

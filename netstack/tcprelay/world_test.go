@@ -42,6 +42,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, nil)
+}
+
+func newWorldWith(t *testing.T, hold *tcprelay.Hold) *world {
+	t.Helper()
 	poller, err := poll.New(2)
 	if err != nil {
 		t.Fatal(err)
@@ -50,6 +55,7 @@ func newWorld(t *testing.T) *world {
 	dev := netstacktest.NewDevice()
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
+		Hold:   hold,
 		MTU:    func() int { return mtu },
 		Refuse: func(_ *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 			t.Errorf("the pod was told of ICMP error %d", why)
@@ -101,7 +107,9 @@ func newWorld(t *testing.T) *world {
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
-		w.gone(t)
+		if hold == nil { // otherwise what had not ended yet is left to the next one
+			w.gone(t)
+		}
 		w.pod.Close()
 		_ = dev.Close()
 		if err := <-ran; err != nil {

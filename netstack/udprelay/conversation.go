@@ -22,8 +22,9 @@ type conversation struct {
 	used  atomic.Int64                 // the time of the last use, by Relay.now
 	known int64                        // the value of used when the heap last read it; guarded by Relay.mu, like place
 	place int
-	at    int  // index in the mapping's talks; guarded by Relay.mu
-	gone  bool // the conversation has ended; guarded by Relay.mu
+	at    int    // index in the mapping's talks; guarded by Relay.mu
+	gone  bool   // the conversation has ended; guarded by Relay.mu
+	slot  uint32 // in the memory of Hold; guarded by Relay.mu
 	claim share.Claim[packet.Addr, *conversation]
 
 	noGSO atomic.Bool // the device refuses UDP_SEGMENT
@@ -31,7 +32,7 @@ type conversation struct {
 
 // newConversation makes a conversation that is not in the table yet.
 func newConversation(m *mapping, t *packet.Tuple) *conversation {
-	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: newHeader(t)}
+	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: newHeader(t), slot: noSlot}
 	c.claim.Value = c
 	c.known = m.r.now.Load()
 	c.used.Store(c.known)

@@ -41,6 +41,13 @@
 // Sockets and conversations are divided among pods by the rule of package share. A pod that talks to everybody, or from
 // all its ports, loses its own conversations, the longest idle one first, and costs other pods nothing.
 //
+// # Another process goes on
+//
+// With a Hold, mappings outlive the Relay and its process. A mapping that has lived until the next Sweep gets a slot in
+// shared memory, which says whose it is, and somebody else a duplicate of its socket. So do its conversations, each with
+// a slot of its own. The next Relay makes the same mappings and conversations again (Resume). Datagrams that come meanwhile
+// wait in the sockets.
+//
 // # Locking
 //
 // Relay.mu guards the heap, the mappings and changes of the table, and is never held over a system call. A packet of a

@@ -26,6 +26,11 @@ type mapping struct {
 	// Guarded by Relay.mu.
 	talks []*conversation
 	gone  bool // the mapping has ended
+	// How the mapping outlives this process (Hold): its slot, whether its socket is held, and whether it is just being
+	// kept.
+	slot          uint32
+	held, keeping bool
+	cookie        uint64 // of the socket, once it has a slot
 }
 
 // open opens the socket. The caller is its first user.

@@ -40,6 +40,8 @@ type Options struct {
 	MaxSockets int
 	// MaxConversations bounds the number of conversations; 0 means twice MaxSockets.
 	MaxConversations int
+	// Hold lets mappings outlive the Relay. If it is nil, they end with it.
+	Hold *Hold
 }
 
 const defaultSockets = 4096
@@ -73,6 +75,7 @@ type Relay struct {
 	mu       sync.Mutex // guards changes of table, and the rest
 	order    order
 	mappings map[packet.Endpoint]*mapping
+	hold     *holder // nil: nothing outlives the Relay
 	closed   bool
 
 	spare struct {
@@ -88,11 +91,15 @@ func New(o Options) *Relay {
 		o.Owner = func(a packet.Addr) packet.Addr { return a }
 	}
 	o.MaxConversations = cmp.Or(o.MaxConversations, 2*o.MaxSockets)
-	return &Relay{
+	r := &Relay{
 		o: o, table: newTable(o.MaxConversations), start: time.Now(), mappings: map[packet.Endpoint]*mapping{},
 		sockets: share.New[packet.Addr, *mapping](share.Options[packet.Addr]{Total: o.MaxSockets}),
 		talks:   share.New[packet.Addr, *conversation](share.Options[packet.Addr]{Total: o.MaxConversations}),
 	}
+	if o.Hold != nil {
+		r.hold = newHolder(*o.Hold)
+	}
+	return r
 }
 
 // Send sends the datagrams of p, which a pod sent, to the outside. p is UDP and unfragmented, and its checksum is right
@@ -160,6 +167,7 @@ func (r *Relay) insert(c *conversation) (there *conversation) {
 		return other
 	}
 	r.table.add(c)
+	r.hold.record(c)
 	heap.Push(&r.order, c)
 	c.at = len(c.m.talks)
 	c.m.talks = append(c.m.talks, c)
@@ -181,6 +189,9 @@ func (r *Relay) mapping(pod packet.Endpoint) (*mapping, error) {
 	if good {
 		m.users.Add(1)
 		r.mappings[pod] = m
+		if r.hold != nil {
+			r.hold.fresh = append(r.hold.fresh, m)
+		}
 	} else if other != nil {
 		other.users.Add(1)
 	}
@@ -213,7 +224,7 @@ func (r *Relay) mapped(pod packet.Endpoint) *mapping {
 // newMapping opens a socket within the bound. If descriptors or ports run out before the bound is reached, a pod that
 // has many gives one up.
 func (r *Relay) newMapping(pod packet.Endpoint) (*mapping, error) {
-	m := &mapping{r: r, pod: pod}
+	m := &mapping{r: r, pod: pod, slot: noSlot}
 	m.claim.Value = m
 	lost, ok := r.sockets.Acquire(&m.claim, r.o.Owner(pod.Addr))
 	if lost != nil {
@@ -258,6 +269,7 @@ func (r *Relay) end(c *conversation) {
 func (r *Relay) remove(c *conversation) {
 	heap.Remove(&r.order, c.place)
 	r.table.remove(c)
+	r.hold.erase(c)
 	talks := c.m.talks
 	last := len(talks) - 1
 	talks[c.at] = talks[last]
@@ -280,7 +292,13 @@ func (r *Relay) vacate(m *mapping) bool {
 // drop releases a mapping that vacate has removed.
 func (r *Relay) drop(m *mapping) {
 	r.sockets.Release(&m.claim)
-	m.release()
+	r.mu.Lock()
+	keeping := m.keeping // whoever keeps it drops the rest
+	r.mu.Unlock()
+	if !keeping {
+		r.forget(m)
+		m.release()
+	}
 }
 
 // endVacant ends m if it has no conversations.
@@ -355,6 +373,7 @@ func (r *Relay) Sweep(now time.Time) {
 	r.now.Store(int64(t))
 	for t > r.o.Idle && r.endIdle(t-r.o.Idle) {
 	}
+	r.keep()
 }
 
 // Run sweeps until ctx ends: every second, or more often where Idle is short.
@@ -391,10 +410,14 @@ func (r *Relay) Len() int {
 	return len(r.order)
 }
 
-// Close ends all conversations. No new one can begin.
+// Close ends all conversations, but for those that are held: they go on in the next Relay. No new one can begin.
 func (r *Relay) Close() {
+	r.keep()
 	r.mu.Lock()
 	r.closed = true
+	if r.hold != nil {
+		r.hold.leaving = true
+	}
 	r.mu.Unlock()
 	r.endAll(func(packet.Addr) bool { return true })
 }

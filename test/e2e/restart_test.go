@@ -243,6 +243,8 @@ func TestRestart(t *testing.T) {
 	node := c.addr(t, "node-1", false)
 	fromPod := c.begin(t, lab.Pod("client"), "last", fmt.Sprint(count),
 		at(c.addr(t, "svc/near-last", false), lastPort), at(c.addr(t, "svc/far-last", false), lastPort), at(c.addr(t, "outside", false), lastPort))
+	c.begin(t, lab.Outside(), "tell-port", fmt.Sprint(":", lastPort+1))
+	datagrams := c.begin(t, lab.Pod("client"), "port-seen", at(c.addr(t, "outside", false), lastPort+1))
 	fromOutside := c.begin(t, lab.Outside(), "last", fmt.Sprint(count), at(node, 30091), at(node, 30092))
 
 	for i := range restarts {
@@ -261,6 +263,9 @@ func TestRestart(t *testing.T) {
 		})
 	}
 	pod, outside := decode[[]lasted](t, fromPod.end(t)), decode[[]lasted](t, fromOutside.end(t))
+	if seen := decode[map[string]int](t, datagrams.end(t)); len(seen) != 1 {
+		t.Errorf("the server outside saw the pod's socket at %v, want one address", seen)
+	}
 	t.Logf("%-24s %5s %4s %6s %9s %8s %8s %s", "", "conns", "cut", "wrong", "attempts", "refused", "stall ms", "MB")
 	for _, row := range []struct {
 		name   string
@@ -282,5 +287,50 @@ func TestRestart(t *testing.T) {
 	}
 	if n := bytes.Count(log, []byte("found the relayed connections of the agent before")); n < restarts {
 		t.Errorf("connections went on in %d of %d agents", n, restarts)
+	}
+}
+
+// portSeen sends a datagram a few times a second from one port to a server outside that tells the client's address, until
+// the input ends: ADDR. It prints the addresses that the server saw.
+func portSeen(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	seen := map[string]int{}
+	buf := make([]byte, 1000)
+	first := sync.OnceFunc(started)
+	for ctx.Err() == nil {
+		_, _ = io.WriteString(c, "where from?")
+		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if n, err := c.Read(buf); err == nil {
+			seen[string(buf[:n])]++
+			if len(seen) == 1 && seen[string(buf[:n])] == 12 { // it has lived for a second
+				first()
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	return print(seen)
+}
+
+// tellPort answers each datagram with the address of its sender: ADDR.
+func tellPort(ctx context.Context, args []string) error {
+	ctx = untilInputEnds(ctx)
+	c, err := net.ListenPacket("udp", args[0])
+	if err != nil {
+		return err
+	}
+	context.AfterFunc(ctx, func() { c.Close() })
+	started()
+	buf := make([]byte, 1000)
+	for {
+		_, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return nil // the input has ended
+		}
+		_, _ = c.WriteTo([]byte(from.String()), from)
 	}
 }

@@ -157,7 +157,7 @@ type agent struct {
 	source   *ahead
 	kept     *keeper.Holdings
 	sockets  *keeper.Sockets
-	shelf    *keeper.Shelf // nil: the keeper has none
+	shelves  []*keeper.Shelf // empty: the keeper has none
 	held     node.Held
 	pods     *pods.Registry
 	progress *health.Progress
@@ -196,7 +196,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 	if err := a.adopt(ctx, items); err != nil {
 		return err
 	}
-	defer a.shelf.Close()
+	defer a.leaveShelves()
 	if err := a.openPods(); err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
-// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, hosttap.Key
+// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, udpKey, hosttap.Key
 // and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
 const socketKey = "wireguard"
 
@@ -63,7 +63,7 @@ func (a *agent) adopt(ctx context.Context, items []keeper.Item) error {
 	if s := a.held.Flows.Stats(); s.Kept > 0 || s.Discarded > 0 || s.Unfit > 0 || s.Reformatted {
 		a.log.Info("found the flows of the agent before", "kept", s.Kept, "torn", s.Discarded, "without room", s.Unfit, "lost", s.Reformatted)
 	}
-	if err := a.holdRelays(ctx, byKey[tcpKey]); err != nil {
+	if err := a.holdRelays(ctx, byKey); err != nil {
 		return err
 	}
 	if a.held.Socket = byKey[socketKey]; a.held.Socket != nil {

@@ -5,38 +5,52 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/keeper"
 	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/tcprelay"
+	"tapestry.dev/tapestry/netstack/udprelay"
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
-// tcpKey is the key under which the keeper holds the memory of relayed TCP connections, and the name of the shelf with
-// their sockets.
-const tcpKey = "relays/tcp"
+// tcpKey and udpKey are the keys under which the keeper holds the memory of what is relayed, and the names of the shelves
+// with the sockets.
+const (
+	tcpKey = "relays/tcp"
+	udpKey = "relays/udp"
+)
 
-// holdRelays makes relayed connections outlive this agent. With a keeper that cannot hold them, they end with it.
-func (a *agent) holdRelays(ctx context.Context, memory *os.File) error {
-	if err := tcprelay.Holdable(); err != nil {
-		a.held.Cut = err
-		a.log.Warn("relayed connections end with this agent", "err", err)
+// holdRelays makes what is relayed outlive this agent, with the memory among kept. With a keeper that cannot hold it, it
+// ends with the agent.
+func (a *agent) holdRelays(ctx context.Context, kept map[string]*os.File) error {
+	why := tcprelay.Holdable()
+	if why == nil {
+		why = a.holdTCP(ctx, kept[tcpKey])
+	}
+	if why == nil || errors.Is(why, tcprelay.ErrNotHoldable) {
+		if err := a.holdUDP(ctx, kept[udpKey]); err != nil && !errors.Is(err, keeper.ErrNoShelf) {
+			return err
+		}
+	}
+	switch {
+	case errors.Is(why, keeper.ErrNoShelf), errors.Is(why, tcprelay.ErrNotHoldable):
+		a.held.Cut = why
+		a.log.Warn("relayed connections end with this agent", "err", why)
 		return nil
 	}
-	shelf, found, err := keeper.OpenShelf(ctx, a.agentConfig.keeper, tcpKey)
-	if errors.Is(err, keeper.ErrNoShelf) {
-		a.held.Cut = keeper.ErrNoShelf
-		a.log.Warn("relayed connections end with this agent", "err", err)
-		return nil
-	}
+	return why
+}
+
+func (a *agent) holdTCP(ctx context.Context, memory *os.File) error {
+	shelf, found, err := a.openShelf(ctx, tcpKey)
 	if err != nil {
 		return err
 	}
-	a.shelf = shelf
 	slots := min(a.plan.Of(descriptors.EgressTCP), shelf.Most())
-	m, err := openMemo(memory, slots, func(f *os.File) error { return a.kept.Put(tcpKey, nil, f) })
+	m, err := openMemo(memory, tcprelay.MemoryKind, slots, func(f *os.File) error { return a.kept.Put(tcpKey, nil, f) })
 	if err != nil {
 		return err
 	}
@@ -50,17 +64,40 @@ func (a *agent) holdRelays(ctx context.Context, memory *os.File) error {
 	return nil
 }
 
+func (a *agent) holdUDP(ctx context.Context, memory *os.File) error {
+	shelf, found, err := a.openShelf(ctx, udpKey)
+	if err != nil {
+		return err
+	}
+	slots := min(a.plan.Of(descriptors.EgressUDP), shelf.Most())
+	// A socket has two conversations on average at most (udprelay.Options).
+	m, err := openMemo(memory, udprelay.MemoryKind, 3*slots, func(f *os.File) error { return a.kept.Put(udpKey, nil, f) })
+	if err != nil {
+		return err
+	}
+	a.held.UDP = &udprelay.Hold{Memory: m, Most: slots, Release: shelf.Release, Found: found, Keep: shelf.Keep}
+	return nil
+}
+
+func (a *agent) openShelf(ctx context.Context, name string) (*keeper.Shelf, map[uint32]int, error) {
+	shelf, found, err := keeper.OpenShelf(ctx, a.agentConfig.keeper, name)
+	if err == nil {
+		a.shelves = append(a.shelves, shelf)
+	}
+	return shelf, found, err
+}
+
 // openMemo takes over the memory in kept and closes the file. It makes new memory when there is none, or it is of a version
-// that this agent does not know: then the connections in it are lost. Memory of another size is used as it is: connections
-// that find no slot in it end with this agent.
-func openMemo(kept *os.File, slots int, put func(*os.File) error) (*memo.Memo, error) {
+// that this agent does not know: then what is in it is lost. Memory of another size is used as it is: what finds no slot in
+// it ends with this agent.
+func openMemo(kept *os.File, kind uint64, slots int, put func(*os.File) error) (*memo.Memo, error) {
 	if kept != nil {
 		defer kept.Close() // the mapping keeps it
 		mem, err := keeper.Map(kept)
 		if err != nil {
 			return nil, err
 		}
-		m, err := memo.Open(mem, tcprelay.MemoryKind)
+		m, err := memo.Open(mem, kind)
 		if err == nil {
 			return m, nil
 		}
@@ -78,13 +115,13 @@ func openMemo(kept *os.File, slots int, put func(*os.File) error) (*memo.Memo, e
 	if err != nil {
 		return nil, err
 	}
-	m, err := memo.Open(mem, tcprelay.MemoryKind)
+	m, err := memo.Open(mem, kind)
 	if err == nil {
 		err = put(memory)
 	}
 	if err != nil {
 		_ = unix.Munmap(mem)
-		return nil, fmt.Errorf("make memory for %d relayed connections: %w", slots, err)
+		return nil, fmt.Errorf("make memory for what is relayed: %w", err)
 	}
 	return m, nil
 }
@@ -93,7 +130,18 @@ func openMemo(kept *os.File, slots int, put func(*os.File) error) (*memo.Memo, e
 func (a *agent) keepRelays(ctx context.Context) {
 	select {
 	case <-a.follower.Started():
-		a.shelf.Run(ctx, a.follower.Node().KeepAgain)
 	case <-ctx.Done():
+		return
+	}
+	var all sync.WaitGroup
+	for _, s := range a.shelves {
+		all.Go(func() { s.Run(ctx, a.follower.Node().KeepAgain) })
+	}
+	all.Wait()
+}
+
+func (a *agent) leaveShelves() {
+	for _, s := range a.shelves {
+		s.Close()
 	}
 }
