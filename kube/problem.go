@@ -17,6 +17,10 @@ const (
 	Warning Severity = "warning"
 )
 
+// PortNotServed is the Reason of a Problem of a Service: a node cannot listen on a port of it, or on the one for its
+// health checks.
+const PortNotServed = "PortNotServed"
+
 // Problem is something wrong with one object.
 type Problem struct {
 	Severity Severity `json:"severity"`
@@ -28,6 +32,8 @@ type Problem struct {
 	Field string `json:"field,omitempty"`
 	// Message is one sentence: what was found, what was expected, what to do.
 	Message string `json:"message"`
+	// Reason says for programs what the problem is, where one looks for it: PortNotServed, or "".
+	Reason string `json:"reason,omitempty"`
 }
 
 // String returns "lab.yaml:14: Pod default/web: spec.nodeName: message" on one line, passed through visible.Text.
@@ -48,7 +54,7 @@ func (p Problem) Error() string { return p.String() }
 
 // Visible returns the Problem without characters that a terminal obeys. It quotes objects that others wrote.
 func (p Problem) Visible() Problem {
-	for _, s := range []*string{&p.Object.Kind, &p.Object.Namespace, &p.Object.Name, &p.Origin, &p.Field, &p.Message} {
+	for _, s := range []*string{&p.Object.Kind, &p.Object.Namespace, &p.Object.Name, &p.Origin, &p.Field, &p.Message, &p.Reason} {
 		*s = visible.Text(*s)
 	}
 	p.Severity = Severity(visible.Text(string(p.Severity)))

@@ -179,7 +179,7 @@ func makeNodePorts(n *Node) (part, error) {
 	})
 	p := quiet
 	p.set = func(*Config) error { n.setNodePorts(); return nil }
-	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{}) }
+	p.problems = func() []Problem { return problemsOf(n.nodePorts.Problems(), Problem{Port: true}) }
 	p.counters = n.countNodePorts
 	p.close = func() { _ = n.nodePorts.Close() }
 	return p, nil
@@ -193,7 +193,7 @@ func makeHealthChecks(n *Node) (part, error) {
 	p := quiet
 	// Its failures become problems.
 	p.set = func(*Config) error { n.balancers.Set(n.table.Load().HealthChecks()); return nil }
-	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{}) }
+	p.problems = func() []Problem { return problemsOf(n.balancers.Problems(), Problem{Port: true}) }
 	p.close = func() { _ = n.balancers.Close() }
 	return p, nil
 }
@@ -231,6 +231,8 @@ type Problem struct {
 	Warning bool
 	// Shared is set when every node finds this problem.
 	Shared bool
+	// Port is set when it is that the host has a port not for us.
+	Port bool
 }
 
 // problemsOf turns problems of Services into Problems with the flags of like.

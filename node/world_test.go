@@ -289,7 +289,7 @@ func TestNodePortTaken(t *testing.T) {
 	other.Name, other.ClusterIPs = "other", []netip.Addr{netip.MustParseAddr("10.96.0.81")}
 	c.Serve(web(30099, p), other)
 	got := m.Problems()
-	if len(got) != 1 || got[0].Object != "Service default/web" || got[0].Warning || got[0].Shared ||
+	if len(got) != 1 || got[0].Object != "Service default/web" || got[0].Warning || got[0].Shared || !got[0].Port ||
 		!strings.Contains(got[0].Message, "NodePort 30099/TCP is taken on this host by another program; stop that program or give the Service another port") {
 		t.Errorf("told is %+v", got)
 	}

@@ -113,6 +113,7 @@ func (c *config) run(ctx context.Context) error {
 // decide makes all decisions.
 func (c *config) decide(objs kube.Objects) (kube.Objects, []kube.Problem) {
 	out, problems := controller.LoadBalancers(objs, controller.Options{Default: c.defaultLB, Now: time.Now()})
+	out = controller.PortsServed(out, time.Now())
 	return controller.IngressStatus(out), problems
 }
 

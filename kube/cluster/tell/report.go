@@ -135,6 +135,9 @@ func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	if p.Field != "" {
 		message = p.Field + ": " + message
 	}
+	if p.Reason == kube.PortNotServed { // each node's port is its own matter, also where two say the same
+		message = "node " + r.node + ": " + message
+	}
 	return r.newEvent(reference(p.Object, uid), "NotServed", message)
 }
 

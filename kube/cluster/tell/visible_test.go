@@ -10,6 +10,27 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
+// TestPortNotServed: what one node says of a port of its host is an Event of its own, and one on another node is another.
+func TestPortNotServed(t *testing.T) {
+	service := &corev1.Service{}
+	service.Namespace, service.Name, service.UID = "default", "web", "u"
+	objs := &kube.Objects{Services: []*corev1.Service{service}}
+	names := map[string]int{}
+	for _, node := range []string{"n1", "n2", "n1"} {
+		r := NewReporter("tapestry.dev/agent", node, nil, nil, slog.New(slog.DiscardHandler))
+		r.Want(objs, nil, []kube.Problem{{Severity: kube.Error, Object: kube.RefOf(service), Message: "NodePort 30080/TCP is taken", Reason: kube.PortNotServed}})
+		for name, e := range r.events {
+			names[name]++
+			if want := "node " + node + ": NodePort 30080/TCP is taken"; e.Message != want || e.InvolvedObject.Name != "web" {
+				t.Errorf("of node %s it is told: %s, %q", node, e.InvolvedObject.Name, e.Message)
+			}
+		}
+	}
+	if len(names) != 2 {
+		t.Errorf("two nodes have the Events %v", names)
+	}
+}
+
 // kubectl prints Events and conditions, and logs collect them.
 func TestHostile(t *testing.T) {
 	r := NewReporter("tapestry.dev/agent", "n1", nil, nil, slog.New(slog.DiscardHandler))

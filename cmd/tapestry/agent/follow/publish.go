@@ -114,7 +114,11 @@ func (f *Follower) Problems() (shared, own []kube.Problem) {
 		if p.Shared {
 			list = &shared
 		}
-		*list = append(*list, kube.Problem{Severity: severity, Object: objectOf(p.Object), Message: p.Message})
+		told := kube.Problem{Severity: severity, Object: objectOf(p.Object), Message: p.Message}
+		if p.Port && told.Object.Kind == "Service" {
+			told.Reason = kube.PortNotServed
+		}
+		*list = append(*list, told)
 	}
 	return slices.Clip(shared), own
 }
