@@ -1,12 +1,12 @@
 // Package announce decides which addresses of load balancers a node announces to the network outside. It is a leaf:
-// agents tell by it what is to be announced, and the announcers (announce/link for ARP and NDP, announce/bgp), which are
-// processes of their own and need no right in the cluster, do it.
+// agents tell by it what is to be announced, and the announcers (announce/link for ARP and NDP, announce/bgp), which
+// are processes of their own and need no right in the cluster, do it.
 //
 // # What is announced by whom
 //
 // A node is eligible for an address when it can serve all of the address's Services: when it runs an agent, is not
-// excluded from load balancers (KEP-1143), and, if a Service's external traffic policy is Local, has a ready endpoint of
-// it. A node that is leaving (cordoned, about to be removed) announces only what no other node could.
+// excluded from load balancers (KEP-1143), and, if a Service's external traffic policy is Local, has a ready endpoint
+// of it. A node that is leaving (cordoned, about to be removed) announces only what no other node could.
 //
 // By BGP every eligible node announces an address. By ARP and NDP one of them does. All nodes order the eligible nodes
 // of an address in the same way, by rendezvous hashing, so that nobody has to agree with anybody and a node that comes

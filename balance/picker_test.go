@@ -111,7 +111,8 @@ func mean(list []int) float64 {
 	return float64(sum) / float64(len(list))
 }
 
-// Ten servers of which two are ten times slower: who gets how much. share is what a slow one gets of a quick one's part.
+// Ten servers of which two are ten times slower: who gets how much. share is what a slow one gets of a quick one's
+// part.
 func TestShareOfSlowServers(t *testing.T) {
 	for m, share := range map[Method][2]float64{
 		Random:           {0.95, 1.05}, // as many as anybody

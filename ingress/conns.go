@@ -25,7 +25,8 @@ const (
 	// when the one that was idle for longest is looked for.
 	touchEvery = time.Second
 	// A connection is ended when its client cancelled at once more than half of its HTTP/2 requests, and more than half
-	// of fewRequests, or of fewOfWatched when the client is calmed. Each cancelled request costs a connection to a backend.
+	// of fewRequests, or of fewOfWatched when the client is calmed. Each cancelled request costs a connection to a
+	// backend.
 	fewRequests  = 500
 	fewOfWatched = 40
 	// atOnce is the time from a request's beginning within which a cancellation counts as at once.

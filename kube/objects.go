@@ -49,8 +49,8 @@ const (
 	UpgradesAnnotation = "tapestry.dev/upgrades"
 )
 
-// ProxyProtocol returns the version of the PROXY protocol that a Service asks for by ProxyProtocolAnnotation, 0 for none.
-// It returns false when the annotation cannot be understood.
+// ProxyProtocol returns the version of the PROXY protocol that a Service asks for by ProxyProtocolAnnotation, 0 for
+// none. It returns false when the annotation cannot be understood.
 func ProxyProtocol(svc *corev1.Service) (version uint8, ok bool) {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return 0, true

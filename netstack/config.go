@@ -64,8 +64,8 @@ type Balancer interface {
 	// IsEndpoint reports whether to is an endpoint of a Service, ready or not. It need not know endpoints on other
 	// nodes.
 	IsEndpoint(to packet.Endpoint, proto packet.Proto) bool
-	// Exposed reports whether a is an address of Services for clients outside of the cluster, and of nothing else: a load
-	// balancer's, or one of spec.externalIPs.
+	// Exposed reports whether a is an address of Services for clients outside of the cluster, and of nothing else: a
+	// load balancer's, or one of spec.externalIPs.
 	Exposed(a packet.Addr) bool
 }
 

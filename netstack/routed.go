@@ -30,9 +30,9 @@ func (s *snapshot) admitRouted(j *journey) bool {
 	return true
 }
 
-// mayBeginRouted reports whether a routed client may begin the journey's flow; if not, it ends the journey. A client that
-// claims an exposed address is none: answers to it would be taken for packets of a client again, and two servers that
-// answer everything would answer each other for ever.
+// mayBeginRouted reports whether a routed client may begin the journey's flow; if not, it ends the journey. A client
+// that claims an exposed address is none: answers to it would be taken for packets of a client again, and two servers
+// that answer everything would answer each other for ever.
 func (s *snapshot) mayBeginRouted(j *journey) bool {
 	switch {
 	case !s.balancer.Exposed(j.orig.Dst):

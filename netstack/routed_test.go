@@ -10,8 +10,8 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// newRoutedWorld is newWorld with addresses of load balancers, 203.0.113.0/24 and 2001:db8:1b::/64, that the host routes
-// into the host TAP.
+// newRoutedWorld is newWorld with addresses of load balancers, 203.0.113.0/24 and 2001:db8:1b::/64, that the host
+// routes into the host TAP.
 func newRoutedWorld(t *testing.T) *world {
 	w := newWorld(t)
 	w.addLoadBalancers()
@@ -281,8 +281,8 @@ func TestRoutedFragments(t *testing.T) {
 	}
 }
 
-// TestRoutedTooBig: a routed client's packet that does not fit the way to another node is answered from the address that
-// the client knows.
+// TestRoutedTooBig: a routed client's packet that does not fit the way to another node is answered from the address
+// that the client knows.
 func TestRoutedTooBig(t *testing.T) {
 	w := newRoutedWorld(t)
 	w.link.SetMTU(1300)

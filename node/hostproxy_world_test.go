@@ -13,8 +13,8 @@ import (
 	"tapestry.dev/tapestry/test/await"
 )
 
-// TestHostProxy: without a host TAP a process of the node reaches Services, pods and node ports of all nodes by the host
-// proxy, which see the node as their client. It leads nowhere else.
+// TestHostProxy: without a host TAP a process of the node reaches Services, pods and node ports of all nodes by the
+// host proxy, which see the node as their client. It leads nowhere else.
 func TestHostProxy(t *testing.T) {
 	c := nodetest.New(t, 2)
 	m := c.Members[0]

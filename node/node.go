@@ -43,8 +43,8 @@ type Config struct {
 type Held struct {
 	// Flows is the flow table. Its memory usually outlives the process.
 	Flows *flow.Table
-	// TCP and UDP let what is relayed go on in the next Node; nil: it ends with this one, and Cut says why, if that is a
-	// problem.
+	// TCP and UDP let what is relayed go on in the next Node; nil: it ends with this one, and Cut says why, if that is
+	// a problem.
 	TCP *tcprelay.Hold
 	UDP *udprelay.Hold
 	Cut error

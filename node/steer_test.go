@@ -45,9 +45,9 @@ func left(pods ...*nodetest.Pod) func([]services.Endpoint) []services.Endpoint {
 	}
 }
 
-// TestTerminatingPodGetsNoConnections: node 2 knows that its pods terminate, and the nodes of the clients do not yet. New
-// connections through the Service go elsewhere: to another pod of node 2, then to one of node 3, also when the pod is
-// gone. Connections that were there go on, and whoever asks for the pod itself gets it.
+// TestTerminatingPodGetsNoConnections: node 2 knows that its pods terminate, and the nodes of the clients do not yet.
+// New connections through the Service go elsewhere: to another pod of node 2, then to one of node 3, also when the pod
+// is gone. Connections that were there go on, and whoever asks for the pod itself gets it.
 func TestTerminatingPodGetsNoConnections(t *testing.T) {
 	c := nodetest.New(t, 3)
 	n1, n2, n3 := c.Members[0], c.Members[1], c.Members[2]

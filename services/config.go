@@ -55,14 +55,14 @@ type Service struct {
 	ClusterIPs []netip.Addr
 	// ExternalIPs are load balancer ingress addresses, and spec.externalIPs if the cluster honours them.
 	ExternalIPs []netip.Addr
-	// SocketIPs are load balancer ingress addresses at which clients inside the cluster, too, have to come through a host's
-	// socket (ipMode Proxy, KEP-1860): addresses of nodes.
+	// SocketIPs are load balancer ingress addresses at which clients inside the cluster, too, have to come through a
+	// host's socket (ipMode Proxy, KEP-1860): addresses of nodes.
 	SocketIPs []netip.Addr
 	// Proxy is the version of the PROXY protocol whose header is put before each TCP connection that comes through a
 	// host's socket at an ExternalIP or SocketIP; 0 means none.
 	Proxy uint8
-	// SourceRanges are the clients that may use ExternalIPs and SocketIPs; nil allows all. If no range has the client's family, the
-	// client is not allowed.
+	// SourceRanges are the clients that may use ExternalIPs and SocketIPs; nil allows all. If no range has the client's
+	// family, the client is not allowed.
 	SourceRanges []netip.Prefix
 	Ports        []Port
 	// Balance says how the backend of a new flow is chosen. Affinity takes precedence.

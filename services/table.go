@@ -15,8 +15,8 @@ import (
 
 // Table is a compiled Config. It never changes, except for what flows change, its State, and for some sets of backends,
 // which it makes on demand. All methods may be called concurrently. Backend allocates nothing,
-// and Pick allocates nothing apart from these sets and from sessions. The data that flows need contains few pointers, so that a large
-// Table costs the garbage collector little.
+// and Pick allocates nothing apart from these sets and from sessions. The data that flows need contains few pointers,
+// so that a large Table costs the garbage collector little.
 type Table struct {
 	config Config
 	// units[i] is config.Services[i], compiled.

@@ -48,8 +48,8 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 // difference is what differs between two Tables that follow one another.
 type difference struct {
 	gone, come []*unit
-	// sameOrder is set when each unit has the index of the unit that it takes the place of; then fresh has the indexes of
-	// the units come. sameFronts is set when the Services ask for the same frontends besides.
+	// sameOrder is set when each unit has the index of the unit that it takes the place of; then fresh has the indexes
+	// of the units come. sameFronts is set when the Services ask for the same frontends besides.
 	sameOrder, sameFronts bool
 	fresh                 []uint32
 }

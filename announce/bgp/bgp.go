@@ -20,8 +20,8 @@ import (
 const (
 	// lookEvery is the pause between two looks at sessions and passwords, and between two reports to the agent.
 	lookEvery = time.Second
-	// patience is for how long routes stay when the agent does not answer: an update of the agent takes less, and a node
-	// without an agent has nobody who carries what is sent to it.
+	// patience is for how long routes stay when the agent does not answer: an update of the agent takes less, and a
+	// node without an agent has nobody who carries what is sent to it.
 	patience = 10 * time.Second
 )
 

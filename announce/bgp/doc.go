@@ -1,5 +1,6 @@
 // Package bgp announces addresses by BGP (RFC 4271): it has a session with each router that the agent names, and tells
-// it the prefixes that the agent says. It uses nothing that routers tell, and ends the session with one that tells much.
+// it the prefixes that the agent says. It uses nothing that routers tell, and ends the session with one that tells
+// much.
 //
 // # A speaker for each router
 //

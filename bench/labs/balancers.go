@@ -28,7 +28,8 @@ func (s Spec) ranges() []netip.Prefix {
 	return nil
 }
 
-// routeBalancers has outside route the addresses of load balancers to the first node, as a router before a cluster does.
+// routeBalancers has outside route the addresses of load balancers to the first node, as a router before a cluster
+// does.
 func (l *Lab) routeBalancers(ctx context.Context) error {
 	ns, err := l.namespace(ctx, lab.Outside())
 	if err != nil {

@@ -25,7 +25,8 @@ type Spec struct {
 	Nodes    int    // 1 or 2
 	Services int    // others, with endpoints, that only fill the tables
 	Ingress  bool   // to near, for bench.HTTPHost
-	// Balancers gives near and far addresses of load balancers, which outside routes to the first node. It takes 2 Nodes.
+	// Balancers gives near and far addresses of load balancers, which outside routes to the first node. It takes 2
+	// Nodes.
 	Balancers bool
 }
 

@@ -197,7 +197,8 @@ func nodePort() Suite {
 	}
 }
 
-// loadBalancer compares the way by the host TAP, which the node's kernel forwards to, with that of a pod to a ClusterIP.
+// loadBalancer compares the way by the host TAP, which the node's kernel forwards to, with that of a pod to a
+// ClusterIP.
 func loadBalancer() Suite {
 	spec := labs.Spec{Name: "loadbalancer", Nodes: 2, Balancers: true}
 	return Suite{

@@ -1,5 +1,5 @@
-// Command tapestry-l2 announces addresses of load balancers by ARP and NDP: those that the agent of its node says. It is
-// a process of its own, so that the agent needs no NET_RAW and links nothing of it.
+// Command tapestry-l2 announces addresses of load balancers by ARP and NDP: those that the agent of its node says. It
+// is a process of its own, so that the agent needs no NET_RAW and links nothing of it.
 package main
 
 import (

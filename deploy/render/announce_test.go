@@ -19,7 +19,8 @@ var announcers = []struct {
 	{"bgp", nil},
 }
 
-// TestAnnouncers: an announcer has the capability that it takes, no token, and of the node the agent's socket for it alone.
+// TestAnnouncers: an announcer has the capability that it takes, no token, and of the node the agent's socket for it
+// alone.
 func TestAnnouncers(t *testing.T) {
 	for _, a := range announcers {
 		sets := map[string]*appsv1.DaemonSet{}

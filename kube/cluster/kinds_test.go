@@ -73,8 +73,8 @@ func TestEveryKindHasARow(t *testing.T) {
 }
 
 // TestRights checks that the manifests let an agent, and the controller, read every kind that it watches, and nothing
-// else, and that the tables in the documents say the same. An agent may read no Secrets, except in named namespaces, which a test in
-// deploy/render checks.
+// else, and that the tables in the documents say the same. An agent may read no Secrets, except in named namespaces,
+// which a test in deploy/render checks.
 func TestRights(t *testing.T) {
 	all := map[string]map[string][]string{"tapestry": {}, "tapestry-controller": {}}
 	for doc := range strings.SplitSeq(read(t, "../../deploy/tapestry.yaml"), "\n---\n") {

@@ -62,7 +62,8 @@ func nameOf(svc *corev1.Service) types.NamespacedName {
 	return types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 }
 
-// changed returns list with copies of the objects that change makes others of. Only those that may is true for are tried.
+// changed returns list with copies of the objects that change makes others of. Only those that may is true for are
+// tried.
 func changed[T any, P interface {
 	*T
 	DeepCopy() P

@@ -106,8 +106,8 @@ type holders struct {
 type wish struct {
 	request
 	understood bool
-	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until it
-	// has others.
+	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until
+	// it has others.
 	addrs, old []netip.Addr
 	pool       *pool
 	reason     string

@@ -425,8 +425,8 @@ func loadBalancing(obj *corev1.Service, affinity time.Duration, say *kube.Report
 const mostExternal = 10_000
 
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
-// are honoured. Packets to ingress points with ipMode Proxy have to pass the load balancer (KEP-1860), so those are left
-// out, unless we are the load balancer: then they are SocketIPs.
+// are honoured. Packets to ingress points with ipMode Proxy have to pass the load balancer (KEP-1860), so those are
+// left out, unless we are the load balancer: then they are SocketIPs.
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	known, left := map[netip.Addr]bool{}, 0
 	add := func(list *[]netip.Addr, text, field string) {

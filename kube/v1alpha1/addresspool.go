@@ -26,8 +26,8 @@ type AddressPool struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.addresses) != has(self.nodes)",message="a pool has either addresses or nodes: set one of the two"
 type AddressPoolSpec struct {
-	// Addresses of both families, each a prefix like "192.0.2.0/28", a range like "192.0.2.10-192.0.2.19", or one address.
-	// They must be none of pods, Services or nodes.
+	// Addresses of both families, each a prefix like "192.0.2.0/28", a range like "192.0.2.10-192.0.2.19", or one
+	// address. They must be none of pods, Services or nodes.
 	//
 	// +optional
 	// +listType=set

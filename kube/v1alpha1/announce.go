@@ -42,8 +42,8 @@ type Announced struct {
 type L2AdvertisementSpec struct {
 	Announced `json:",inline"`
 
-	// Interfaces of the nodes on which addresses are announced, by name; a name that ends in * stands for all that begin
-	// so. None: the interface that has the node's address.
+	// Interfaces of the nodes on which addresses are announced, by name; a name that ends in * stands for all that
+	// begin so. None: the interface that has the node's address.
 	//
 	// +optional
 	// +listType=set

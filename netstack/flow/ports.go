@@ -2,12 +2,12 @@ package flow
 
 import "tapestry.dev/tapestry/netstack/packet"
 
-// Ports that tell the flows of many clients apart can be used up: those of one address of this node towards one backend,
-// by whoever begins that many flows. So the last of them go by the rule of all that is scarce.
+// Ports that tell the flows of many clients apart can be used up: those of one address of this node towards one
+// backend, by whoever begins that many flows. So the last of them go by the rule of all that is scarce.
 
 // freePort looks for a port for e.Reply once more, and for a flow that gives up its own. e has the slot i. A flow gives
-// way if its client has many more flows than e's client, or if it is cheap, as unanswered ones are. It stays if its owner
-// has fewer flows than e's owner. freePort reports whether it has set a port in e.Reply that is free now.
+// way if its client has many more flows than e's client, or if it is cheap, as unanswered ones are. It stays if its
+// owner has fewer flows than e's owner. freePort reports whether it has set a port in e.Reply that is free now.
 func (t *Table) freePort(i uint32, e *Entry) bool {
 	mine, few := t.owned.Of(i)
 	ports, v, best := portSearch{proto: e.Orig.Proto}, victim{now: t.now.Load()}, packet.Tuple{}

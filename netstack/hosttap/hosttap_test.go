@@ -287,8 +287,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestLoadBalancers has ranges of load balancers routed into the device. The agent learns them, also when nobody is left
-// who held the device, and they go with the next run without them.
+// TestLoadBalancers has ranges of load balancers routed into the device. The agent learns them, also when nobody is
+// left who held the device, and they go with the next run without them.
 func TestLoadBalancers(t *testing.T) {
 	w := newWorld(t)
 	c := both

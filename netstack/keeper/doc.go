@@ -7,8 +7,8 @@
 // and the kernel ends the lease with the agent's connection. The lease makes the agent the only writer of the flow
 // memory. The next agent may wait for it beside the one that has it (HoldNext).
 //
-// Sockets of connections that come and go by the thousand lie on shelves, under numbers (Shelf). What an agent puts there
-// is held from the moment at which it was sent, without an answer.
+// Sockets of connections that come and go by the thousand lie on shelves, under numbers (Shelf). What an agent puts
+// there is held from the moment at which it was sent, without an answer.
 //
 // The protocol is that of package fdpass: JSON over SOCK_SEQPACKET, one request and one answer at a time. A list is
 // read in pages of at most 128 descriptors, each after the one before was received, because the kernel limits how many

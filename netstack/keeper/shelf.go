@@ -121,9 +121,9 @@ func (k *Keeper) shelve(c *fdpass.Conn, r *request, fds []int) {
 }
 
 const (
-	// restTime is how long the keeper rests from what is put on shelves, and workTime how long it works in between. What
-	// is sent meanwhile waits in the socket, and is held there. To be woken costs more than all the rest, so with many short
-	// connections it took a seventh of their rate.
+	// restTime is how long the keeper rests from what is put on shelves, and workTime how long it works in between.
+	// What is sent meanwhile waits in the socket, and is held there. To be woken costs more than all the rest, so with
+	// many short connections it took a seventh of their rate.
 	restTime = 3 * time.Millisecond
 	workTime = time.Millisecond
 )
@@ -288,8 +288,8 @@ func (s *Shelf) release() {
 	}
 }
 
-// Run waits for the end of the keeper, and opens the shelf of the next one, until ctx ends. again is called then, and has
-// everything kept once more. It does nothing on a nil Shelf.
+// Run waits for the end of the keeper, and opens the shelf of the next one, until ctx ends. again is called then, and
+// has everything kept once more. It does nothing on a nil Shelf.
 func (s *Shelf) Run(ctx context.Context, again func()) {
 	if s == nil {
 		return

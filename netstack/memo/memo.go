@@ -3,11 +3,11 @@
 //
 // # Layout
 //
-// The memory holds no pointer and no lock. After a header (magic, version, the number of slots) come slots of 128 bytes,
-// each two cache lines. A slot has constant words, which say what it is about, with a sum over them, and live words,
-// each of which changes by itself in one store. A slot without a sum is vacant. Put clears the sum, writes the words and
-// then the sum. So a process that is killed in between leaves a slot that is vacant or whose sum is wrong, and Get
-// reports neither.
+// The memory holds no pointer and no lock. After a header (magic, version, the number of slots) come slots of 128
+// bytes, each two cache lines. A slot has constant words, which say what it is about, with a sum over them, and live
+// words, each of which changes by itself in one store. A slot without a sum is vacant. Put clears the sum, writes the
+// words and then the sum. So a process that is killed in between leaves a slot that is vacant or whose sum is wrong,
+// and Get reports neither.
 //
 // # Who may write
 //

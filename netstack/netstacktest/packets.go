@@ -104,8 +104,8 @@ func (s Spec) l4() []byte {
 	return b
 }
 
-// CRC32c returns the checksum of SCTP over b, bit by bit as RFC 9260 appendix A defines it: the remainder of b, inverted
-// at both ends, divided by the polynomial 0x1EDC6F41, with the bits of each byte reflected.
+// CRC32c returns the checksum of SCTP over b, bit by bit as RFC 9260 appendix A defines it: the remainder of b,
+// inverted at both ends, divided by the polynomial 0x1EDC6F41, with the bits of each byte reflected.
 func CRC32c(b []byte) uint32 {
 	crc := ^uint32(0)
 	for _, octet := range b {

@@ -80,8 +80,8 @@ func LinksWith(ns *Namespace, addrs []netip.Addr) (names []string, err error) {
 	return names, nil
 }
 
-// Uses returns which interface in ns, except the one with the name but, has an address in r or a route to exactly r, and
-// what it has; "" if none.
+// Uses returns which interface in ns, except the one with the name but, has an address in r or a route to exactly r,
+// and what it has; "" if none.
 func Uses(ns *Namespace, r netip.Prefix, but string) (name, what string, err error) {
 	err = withHandle(ns, func(h *netlink.Handle) error {
 		links, err := h.LinkList()

@@ -14,8 +14,8 @@
 // on a NodePort (Join), the Relay sends a SYN to the pod.
 //
 // Bytes from a pod are written to the socket straight from its frames, several superframes of one turn of the poller at
-// once (Turn), and then acknowledged. What the socket does not accept is kept and not acknowledged, and the pod may send
-// less by that size. Bytes from the socket are read to memory with room for headers before them, one superframe or
+// once (Turn), and then acknowledged. What the socket does not accept is kept and not acknowledged, and the pod may
+// send less by that size. Bytes from the socket are read to memory with room for headers before them, one superframe or
 // several at once. They are sent from there and kept until the pod acknowledges them. So the two system calls copy a
 // byte, and nothing else does.
 //
@@ -57,13 +57,13 @@
 // With a Hold, connections outlive the Relay and its process, whatever instant that is killed at. Somebody else has a
 // duplicate of each host socket. Where both streams are follows from their initial numbers and from what the kernel
 // counts for the socket (resume), if two rules are kept: nothing is acknowledged to the pod before the socket has
-// accepted it, and nothing is consumed from the socket before the pod has acknowledged it. So the socket is peeked at, and
-// what the pod has acknowledged is consumed later, many bytes at once. What was sent is not kept here (repeat). Shared memory has what the kernel does not know, one
-// slot for each connection (record); no segment writes to it.
+// accepted it, and nothing is consumed from the socket before the pod has acknowledged it. So the socket is peeked at,
+// and what the pod has acknowledged is consumed later, many bytes at once. What was sent is not kept here (repeat).
+// Shared memory has what the kernel does not know, one slot for each connection (record); no segment writes to it.
 //
-// The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay asks each pod how far it
-// is (ask). Until the pod tells, it is sent nothing else. Then the stream continues behind what it has acknowledged, which
-// may be more than the next Relay has sent (skip).
+// The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay asks each pod how far
+// it is (ask). Until the pod tells, it is sent nothing else. Then the stream continues behind what it has acknowledged,
+// which may be more than the next Relay has sent (skip).
 //
 // # Who may have how much
 //

@@ -8,8 +8,8 @@ import (
 	"tapestry.dev/tapestry/netstack/memo"
 )
 
-// Hold lets connections outlive the Relay and its process: somebody else has a duplicate of each host socket, and shared
-// memory has the few numbers that the next Relay needs besides what the kernel knows of the socket (doc.go).
+// Hold lets connections outlive the Relay and its process: somebody else has a duplicate of each host socket, and
+// shared memory has the few numbers that the next Relay needs besides what the kernel knows of the socket (doc.go).
 type Hold struct {
 	// Memory has a slot for each connection, of kind MemoryKind. At most Most of its slots are used.
 	Memory *memo.Memo

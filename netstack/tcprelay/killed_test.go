@@ -384,8 +384,8 @@ func serveSeed(c net.Conn, until time.Time, open func()) error {
 	return nil
 }
 
-// Connections outlive the processes that carry them, whenever those are killed: every byte arrives once and in order, in
-// both directions and up to the ends of both streams.
+// Connections outlive the processes that carry them, whenever those are killed: every byte arrives once and in order,
+// in both directions and up to the ends of both streams.
 func TestKilled(t *testing.T) {
 	k := newKilling(t)
 	kills := 25

@@ -13,8 +13,8 @@ const (
 	// room that each call makes, and many small steps would make the far end's segments small.
 	lazy     = 16 << 10
 	lazyBulk = 256 << 10
-	// wide is how much a socket has room for at least once its stream fills reads (SO_RCVLOWAT makes it so). What the pod
-	// has not acknowledged takes of that, and the kernel widens it only as bytes are consumed.
+	// wide is how much a socket has room for at least once its stream fills reads (SO_RCVLOWAT makes it so). What the
+	// pod has not acknowledged takes of that, and the kernel widens it only as bytes are consumed.
 	wide = 1 << 20
 )
 
@@ -48,9 +48,8 @@ func (c *conn) widen() {
 	}
 }
 
-// consume drops the socket's bytes before the number to, which the pod has acknowledged. Killed at any instant, it leaves
-// the memory saying between which numbers the socket's first byte is.
-// It reports whether it has dropped any.
+// consume drops the socket's bytes before the number to, which the pod has acknowledged. Killed at any instant, it
+// leaves the memory saying between which numbers the socket's first byte is. It reports whether it has dropped any.
 func (c *conn) consume(to uint32) (any bool) {
 	t := &c.to
 	for c.peeks && ahead(to, t.taken) {

@@ -20,11 +20,11 @@ func pause() { time.Sleep(time.Millisecond) }
 const (
 	// liveOffer is what the pod's SYN said and how far the connection is: number<<32 | MSS<<16 | scale<<8 | bits.
 	liveOffer = iota
-	// liveTaken has two numbers of the socket's stream: low<<32 | high. The socket's first unread byte has one of them, or
-	// one between: they differ only while bytes are being consumed.
+	// liveTaken has two numbers of the socket's stream: low<<32 | high. The socket's first unread byte has one of them,
+	// or one between: they differ only while bytes are being consumed.
 	liveTaken
-	// livePodEnd is the number of the pod's FIN with bit 32 set, once the FIN may be passed on, and 0 before. liveHostEnd
-	// is the same for the FIN that the pod is sent.
+	// livePodEnd is the number of the pod's FIN with bit 32 set, once the FIN may be passed on, and 0 before.
+	// liveHostEnd is the same for the FIN that the pod is sent.
 	livePodEnd
 	liveHostEnd
 	// liveDeaf is 1 when the socket accepts no more data.
@@ -112,8 +112,9 @@ func (c *conn) remember(word int, v uint64) {
 // ErrNotHoldable says that this kernel lets no connection outlive its Relay.
 var ErrNotHoldable = errors.New("this kernel has no SO_PEEK_OFF for TCP, which takes Linux 6.11")
 
-// Holdable returns an error, which wraps ErrNotHoldable, when this kernel does not let connections outlive their Relay: without SO_PEEK_OFF, which TCP
-// has since Linux 6.9 and over IPv6 since 6.11, what a pod has not acknowledged would not be in the socket any more.
+// Holdable returns an error, which wraps ErrNotHoldable, when this kernel does not let connections outlive their Relay:
+// without SO_PEEK_OFF, which TCP has since Linux 6.9 and over IPv6 since 6.11, what a pod has not acknowledged would
+// not be in the socket any more.
 func Holdable() error {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
@@ -168,8 +169,9 @@ func (c *conn) enter() bool {
 // counts is what the kernel knows of a TCP socket.
 type counts struct {
 	state uint8 // TCP_ESTABLISHED and so on
-	// written counts the bytes that were written, received those that have arrived in order; each counts an end, too, and
-	// written perhaps the SYN. They are exact modulo 1<<32. unread is the number of bytes that arrived and were not read.
+	// written counts the bytes that were written, received those that have arrived in order; each counts an end, too,
+	// and written perhaps the SYN. They are exact modulo 1<<32. unread is the number of bytes that arrived and were not
+	// read.
 	written, received, unread uint32
 	cookie                    uint64
 }

@@ -224,8 +224,8 @@ func (r *Relay) Forget(pod netip.Addr) {
 	})
 }
 
-// Close leaves every connection that is held to the next Relay, resets the others on both sides, and waits until all have
-// ended here. It accepts no new ones. What pods still send in connections that are left is ignored.
+// Close leaves every connection that is held to the next Relay, resets the others on both sides, and waits until all
+// have ended here. It accepts no new ones. What pods still send in connections that are left is ignored.
 func (r *Relay) Close() error {
 	if r.closed.Swap(true) {
 		return os.ErrClosed

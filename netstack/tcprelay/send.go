@@ -45,8 +45,9 @@ type hostStream struct {
 
 	flows bool // the last read was filled
 
-	// Of a socket that is peeked at: the number of its first byte that was not consumed, how many must be unread for the
-	// socket to be readable, and whether the Relay before had begun the stream and the pod has not told yet how far it is.
+	// Of a socket that is peeked at: the number of its first byte that was not consumed, how many must be unread for
+	// the socket to be readable, and whether the Relay before had begun the stream and the pod has not told yet how far
+	// it is.
 	taken   uint32
 	low     uint32
 	asking  bool
@@ -98,8 +99,8 @@ func (c *conn) carry(notes uint32) unix.Errno {
 		case errno == unix.EINTR:
 			continue
 		case errno == unix.EAGAIN && !t.cut:
-			// A socket whose buffer is nearly full is readable for that alone (tcp_epollin_ready of Linux). It is made room
-			// in, as far as the pod has acknowledged what is in it; otherwise the next acknowledgement continues.
+			// A socket whose buffer is nearly full is readable for that alone (tcp_epollin_ready of Linux). It is made
+			// room in, as far as the pod has acknowledged what is in it; otherwise the next acknowledgement continues.
 			if notes&arrived != 0 && done == 0 && t.taken != t.nxt && !c.consume(t.una) {
 				return 0
 			}

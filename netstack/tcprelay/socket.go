@@ -13,9 +13,9 @@ import (
 	"tapestry.dev/tapestry/netstack/packet"
 )
 
-// send, recv, recvmsg, discard, setLow and sendmsg are raw system calls on sockets that do not block. The Go runtime is not told of them:
-// it would take a call that runs the receiver's softirq work for a blocked one, and hand its processor to another
-// thread (as in package tap).
+// send, recv, recvmsg, discard, setLow and sendmsg are raw system calls on sockets that do not block. The Go runtime is
+// not told of them: it would take a call that runs the receiver's softirq work for a blocked one, and hand its
+// processor to another thread (as in package tap).
 func recv(fd int, b []byte, flags int) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(unix.MSG_DONTWAIT|flags), 0, 0)
 	return int(n), errno

@@ -44,9 +44,9 @@
 // # Another process goes on
 //
 // With a Hold, mappings outlive the Relay and its process. A mapping that has lived until the next Sweep gets a slot in
-// shared memory, which says whose it is, and somebody else a duplicate of its socket. So do its conversations, each with
-// a slot of its own. The next Relay makes the same mappings and conversations again (Resume). Datagrams that come meanwhile
-// wait in the sockets.
+// shared memory, which says whose it is, and somebody else a duplicate of its socket. So do its conversations, each
+// with a slot of its own. The next Relay makes the same mappings and conversations again (Resume). Datagrams that come
+// meanwhile wait in the sockets.
 //
 // # Locking
 //

@@ -11,8 +11,8 @@ import (
 	"tapestry.dev/tapestry/netstack/poll"
 )
 
-// Hold lets mappings outlive the Relay and its process, so that everybody outside goes on seeing a pod at the same port.
-// Somebody else has a duplicate of each socket, and shared memory says whose it is and whom the pod has sent to.
+// Hold lets mappings outlive the Relay and its process, so that everybody outside goes on seeing a pod at the same
+// port. Somebody else has a duplicate of each socket, and shared memory says whose it is and whom the pod has sent to.
 type Hold struct {
 	// Memory is of kind MemoryKind. The first Most slots are for sockets, the others for conversations.
 	Memory *memo.Memo
@@ -74,8 +74,8 @@ func newHolder(h Hold) *holder {
 	return &holder{Hold: h, sockets: slots{end: most, taken: map[uint32]bool{}}, talks: slots{fresh: most, end: uint32(h.Memory.Len()), taken: map[uint32]bool{}}}
 }
 
-// keep has the sockets held that have lived for a moment. Most sockets are for one question to a DNS server, and are gone
-// before.
+// keep has the sockets held that have lived for a moment. Most sockets are for one question to a DNS server, and are
+// gone before.
 func (r *Relay) keep() {
 	h := r.hold
 	if h == nil {
@@ -193,8 +193,8 @@ func (r *Relay) KeepAgain() {
 	}
 }
 
-// Resume goes on with the mappings of the Relay before, as far as their pods are here. It returns how many go on. Nothing
-// of a pod may be sent before.
+// Resume goes on with the mappings of the Relay before, as far as their pods are here. It returns how many go on.
+// Nothing of a pod may be sent before.
 func (r *Relay) Resume(here func(pod netip.Addr) bool) (resumed int) {
 	h := r.hold
 	if h == nil || h.resumed {

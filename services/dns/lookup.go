@@ -8,8 +8,8 @@ import (
 )
 
 // Lookup returns the addresses of a name in the zone, as the present Config has them: at most mostAddrs, IPv4 first. A
-// name that lacks the end of the zone gets it, as the resolvers of pods do it: "web.shop" is web.shop.svc.cluster.local.
-// Names outside of the zone have none.
+// name that lacks the end of the zone gets it, as the resolvers of pods do it: "web.shop" is
+// web.shop.svc.cluster.local. Names outside of the zone have none.
 func (s *Server) Lookup(name string) (addrs []netip.Addr) {
 	v := s.view()
 	if _, valid := dns.IsDomainName(name); v == nil || !valid {

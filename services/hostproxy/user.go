@@ -45,8 +45,8 @@ func peerOf(c *net.UnixConn) (uint32, error) {
 	return cred.Uid, nil
 }
 
-// Offsets in struct inet_diag_req_v2 and struct inet_diag_msg (linux/inet_diag.h), after the header of the message. Both
-// have struct inet_diag_sockid.
+// Offsets in struct inet_diag_req_v2 and struct inet_diag_msg (linux/inet_diag.h), after the header of the message.
+// Both have struct inet_diag_sockid.
 const (
 	diagID        = 8 // in the request
 	diagDst       = 4 + 16

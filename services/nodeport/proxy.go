@@ -51,8 +51,8 @@ type Options struct {
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
 	Stays func(*packet.Tuple, packet.Choice) bool
-	// Begin is told of each conversation with a backend that Pick returned, and returns what is told how it goes on. Nil
-	// means that nobody wants to know.
+	// Begin is told of each conversation with a backend that Pick returned, and returns what is told how it goes on.
+	// Nil means that nobody wants to know.
 	Begin func(*packet.Tuple, packet.Choice) Use
 	// Forbidden reports whether a client address cannot come from outside, because it belongs to a pod or a Service.
 	// Nil forbids none.

@@ -35,7 +35,8 @@ func (l tcpSocket) serve(s *server) {
 	}
 }
 
-// place is where connections come in, and the version of the PROXY protocol that is spoken to their backends, 0 for none.
+// place is where connections come in, and the version of the PROXY protocol that is spoken to their backends, 0 for
+// none.
 type place struct {
 	local netip.AddrPort
 	proxy uint8

@@ -8,8 +8,8 @@ import (
 )
 
 // Gone reports whether a client has reset its connection, or the connection is closed. What the client sent before is
-// lost with that (RFC 9293 3.10.7.4), though the kernel still gives it to whoever reads. It is false for connections that
-// are not of the kernel.
+// lost with that (RFC 9293 3.10.7.4), though the kernel still gives it to whoever reads. It is false for connections
+// that are not of the kernel.
 func Gone(c net.Conn) bool {
 	s, ok := c.(syscall.Conn)
 	if !ok {

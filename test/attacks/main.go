@@ -175,8 +175,8 @@ func (s *scene) measure(ctx context.Context, a attack) (string, error) {
 }
 
 // attackPlain has the attackers ask a plain server of the same node in the agent's place, and returns what the
-// well-behaved client saw meanwhile, and how much longer its p99 was during the attack: what the agent costs, apart from
-// what attackers cost everybody on their machine.
+// well-behaved client saw meanwhile, and how much longer its p99 was during the attack: what the agent costs, apart
+// from what attackers cost everybody on their machine.
 func (s *scene) attackPlain(ctx context.Context, a attack, during seen) (string, error) {
 	var wg sync.WaitGroup
 	var plain seen

@@ -38,8 +38,8 @@ func balancer(n int, v6 bool, port uint16) string {
 	return at(netip.MustParseAddr(fmt.Sprintf("198.18.7.%d", n)), port)
 }
 
-// TestRoutedLoadBalancers has a router outside of the cluster that routes the addresses of load balancers to a node. The
-// node's kernel forwards them to the host TAP, with a strict reverse path filter.
+// TestRoutedLoadBalancers has a router outside of the cluster that routes the addresses of load balancers to a node.
+// The node's kernel forwards them to the host TAP, with a strict reverse path filter.
 func TestRoutedLoadBalancers(t *testing.T) {
 	yaml := nodesYAML + podYAML("client", "node-1") + podYAML("near", "node-1") + podYAML("far", "node-2") +
 		balancerYAML("near", "near", 1, "") + balancerYAML("far", "far", 2, "") +

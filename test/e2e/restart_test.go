@@ -225,9 +225,9 @@ func restartNumbers(t *testing.T) (connections, restarts int) {
 	return connections, restarts
 }
 
-// TestRestart: what an agent relays goes on while it is killed and replaced, again and again, as what it translates does.
-// Services come and go meanwhile. New connections wait for the next agent; only one that was accepted in the moment of a
-// SIGKILL is reset. What ends in the agent's own stack is measured, too.
+// TestRestart: what an agent relays goes on while it is killed and replaced, again and again, as what it translates
+// does. Services come and go meanwhile. New connections wait for the next agent; only one that was accepted in the
+// moment of a SIGKILL is reset. What ends in the agent's own stack is measured, too.
 func TestRestart(t *testing.T) {
 	count, restarts := restartNumbers(t)
 	limit := testTime + time.Duration(restarts)*3*time.Second
@@ -290,8 +290,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// portSeen sends a datagram a few times a second from one port to a server outside that tells the client's address, until
-// the input ends: ADDR. It prints the addresses that the server saw.
+// portSeen sends a datagram a few times a second from one port to a server outside that tells the client's address,
+// until the input ends: ADDR. It prints the addresses that the server saw.
 func portSeen(ctx context.Context, args []string) error {
 	ctx = untilInputEnds(ctx)
 	c, err := net.Dial("udp", args[0])

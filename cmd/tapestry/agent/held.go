@@ -19,8 +19,8 @@ import (
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
-// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, udpKey, hosttap.Key
-// and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
+// socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, udpKey,
+// hosttap.Key and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
 const socketKey = "wireguard"
 
 // fixed returns what the flags and the state directory define for the whole life of this process.
@@ -48,8 +48,8 @@ func (a *agent) findHost(items []keeper.Item) []keeper.Item {
 	return append(items, it)
 }
 
-// adopt takes over the flow memory, relayed connections and the tunnel's socket from the keeper. What is missing it makes, and has the
-// keeper hold it.
+// adopt takes over the flow memory, relayed connections and the tunnel's socket from the keeper. What is missing it
+// makes, and has the keeper hold it.
 func (a *agent) adopt(ctx context.Context, items []keeper.Item) error {
 	byKey := map[string]*os.File{}
 	for _, it := range items {

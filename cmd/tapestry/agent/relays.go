@@ -16,15 +16,15 @@ import (
 	"tapestry.dev/tapestry/share/descriptors"
 )
 
-// tcpKey and udpKey are the keys under which the keeper holds the memory of what is relayed, and the names of the shelves
-// with the sockets.
+// tcpKey and udpKey are the keys under which the keeper holds the memory of what is relayed, and the names of the
+// shelves with the sockets.
 const (
 	tcpKey = "relays/tcp"
 	udpKey = "relays/udp"
 )
 
-// holdRelays makes what is relayed outlive this agent, with the memory among kept. With a keeper that cannot hold it, it
-// ends with the agent.
+// holdRelays makes what is relayed outlive this agent, with the memory among kept. With a keeper that cannot hold it,
+// it ends with the agent.
 func (a *agent) holdRelays(ctx context.Context, kept map[string]*os.File) error {
 	why := tcprelay.Holdable()
 	if why == nil {
@@ -87,9 +87,9 @@ func (a *agent) openShelf(ctx context.Context, name string) (*keeper.Shelf, map[
 	return shelf, found, err
 }
 
-// openMemo takes over the memory in kept and closes the file. It makes new memory when there is none, or it is of a version
-// that this agent does not know: then what is in it is lost. Memory of another size is used as it is: what finds no slot in
-// it ends with this agent.
+// openMemo takes over the memory in kept and closes the file. It makes new memory when there is none, or it is of a
+// version that this agent does not know: then what is in it is lost. Memory of another size is used as it is: what
+// finds no slot in it ends with this agent.
 func openMemo(kept *os.File, kind uint64, slots int, put func(*os.File) error) (*memo.Memo, error) {
 	if kept != nil {
 		defer kept.Close() // the mapping keeps it

@@ -37,8 +37,9 @@ type Options struct {
 }
 
 const (
-	// settleTime is how long changes gather before a decision. All is decided anew each time, so this also bounds how much
-	// of a processor somebody can have it take who keeps changing an object: 5 ms for 5,000 Services, ten times a second.
+	// settleTime is how long changes gather before a decision. All is decided anew each time, so this also bounds how
+	// much of a processor somebody can have it take who keeps changing an object: 5 ms for 5,000 Services, ten times a
+	// second.
 	settleTime = 100 * time.Millisecond
 	// Objects are written at most every writeEvery, after writeBurst at once.
 	writeEvery = 20 * time.Millisecond
@@ -124,8 +125,8 @@ func (w *writer) status(ctx context.Context, old, obj kube.Object) error {
 	return nil
 }
 
-// statusPatch returns a merge patch (RFC 7386) that makes the status and the finalizers of old those of obj, if old is still
-// as it was.
+// statusPatch returns a merge patch (RFC 7386) that makes the status and the finalizers of old those of obj, if old is
+// still as it was.
 func statusPatch(old, obj kube.Object) ([]byte, error) {
 	var status [2]any
 	for i, o := range []kube.Object{old, obj} {

@@ -7,8 +7,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 )
 
-// TestDecide checks what a process does about a Lease. The times in a Lease are another clock's: only whether it changes
-// counts.
+// TestDecide checks what a process does about a Lease. The times in a Lease are another clock's: only whether it
+// changes counts.
 func TestDecide(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	held := func(by string, seconds int32) *coordinationv1.Lease {

@@ -49,8 +49,8 @@ func ourKey(key string) bool {
 	return key == "kubernetes.io/ingress.class" || key == corev1.AnnotationLoadBalancerSourceRangesKey
 }
 
-// Service keeps the spec, without its selector, and the addresses that a load balancer assigned. One of type LoadBalancer
-// keeps its labels, by which advertisements select it.
+// Service keeps the spec, without its selector, and the addresses that a load balancer assigned. One of type
+// LoadBalancer keeps its labels, by which advertisements select it.
 func Service(s *corev1.Service) {
 	labels := s.Labels
 	*s = corev1.Service{ObjectMeta: meta(&s.ObjectMeta, ourKey), Spec: s.Spec, Status: corev1.ServiceStatus{LoadBalancer: s.Status.LoadBalancer}}
@@ -112,8 +112,8 @@ func nodeKey(key string) bool {
 	return ourKey(key) || key == corev1.LabelTopologyZone || key == corev1.LabelTopologyRegion || pins.ControlPlaneKey(key)
 }
 
-// Node returns a function that keeps the ranges, labels, addresses and state of a Node. Of the nodes' problems it keeps only
-// those of the node named own: those of the others change often, and nobody here reads them.
+// Node returns a function that keeps the ranges, labels, addresses and state of a Node. Of the nodes' problems it keeps
+// only those of the node named own: those of the others change often, and nobody here reads them.
 func Node(own string) func(*corev1.Node) {
 	return func(n *corev1.Node) {
 		var conditions []corev1.NodeCondition

@@ -49,8 +49,8 @@ const (
 	mostEvents = 500
 )
 
-// NewReporter returns a Reporter for a process: the controller of that name, like "tapestry.dev/agent", on the node, or of
-// the identity, of that name.
+// NewReporter returns a Reporter for a process: the controller of that name, like "tapestry.dev/agent", on the node, or
+// of the identity, of that name.
 func NewReporter(controller, node string, client rest.Interface, l *servers.Link, log *slog.Logger) *Reporter {
 	return &Reporter{controller: controller, node: node, rest: client, link: l, log: log, wake: make(chan struct{}, 1)}
 }

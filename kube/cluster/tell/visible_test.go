@@ -10,7 +10,8 @@ import (
 	"tapestry.dev/tapestry/visible/visibletest"
 )
 
-// TestPortNotServed: what one node says of a port of its host is an Event of its own, and one on another node is another.
+// TestPortNotServed: what one node says of a port of its host is an Event of its own, and one on another node is
+// another.
 func TestPortNotServed(t *testing.T) {
 	service := &corev1.Service{}
 	service.Namespace, service.Name, service.UID = "default", "web", "u"

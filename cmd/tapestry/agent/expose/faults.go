@@ -18,7 +18,8 @@ type facts struct {
 	node string
 	// ranges are those that 'tapestry host-tap' routed into the host TAP; with none there is nothing to find.
 	ranges []netip.Prefix
-	// exposed are the Services with addresses for clients outside, and ways is the kernel's way to each of the addresses.
+	// exposed are the Services with addresses for clients outside, and ways is the kernel's way to each of the
+	// addresses.
 	exposed []services.Exposed
 	ways    map[netip.Addr]tap.Way
 	// off4 and off6 are the settings because of which the kernel does not forward, by family.
