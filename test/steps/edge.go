@@ -211,6 +211,34 @@ func (c *Cluster) sameClientPort(ctx context.Context, v6 bool) error {
 	return nil
 }
 
+func loadBalancer(ctx context.Context, c *Cluster) (string, error) {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return "", err
+	}
+	var given []string
+	for _, s := range st.Services {
+		if s.Name == "balanced" {
+			given = s.Outside
+		}
+	}
+	if len(given) != 4 {
+		return "", fmt.Errorf("it was given %q, want both addresses of both nodes", given)
+	}
+	for _, text := range given {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return "", err
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			if err := c.sees(ctx, lab.Outside(), network, at(a, 8081), seen{"far", c.ips["outside"].of(a.Is6())}); err != nil {
+				return "", err
+			}
+		}
+	}
+	return fmt.Sprintf("port 8081 at %s and both nodes' other addresses: the pod on node-2 sees %s", given[0], c.ips["outside"].v4), nil
+}
+
 func ingressStep(ctx context.Context, c *Cluster) (string, error) {
 	node := c.ips["node-2"].v4
 	for _, q := range []struct {

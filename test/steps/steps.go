@@ -39,6 +39,7 @@ func All() []Step {
 		{"egress", "from a pod to the outside: TCP, UDP, ping", egress},
 		{"restart", "an agent is killed under traffic, and no connection breaks", restart},
 		{"node-port", "NodePort on every node, the pod sees the outside client's own address", nodePort},
+		{"load-balancer", "a LoadBalancer Service gets addresses of nodes, without any right", loadBalancer},
 		{"ingress", "Ingress over HTTP and HTTPS: hosts, paths, SNI, WebSocket, HTTP/2", ingressStep},
 		{"path-mtu", "a smaller underlay is answered with ICMP, not with silence", pathMTU},
 		{"host-tap", "a process on the node reaches pods and Services, pods reach nodes", hostTAP},
