@@ -31,7 +31,6 @@ type process struct {
 	elector lease.Elector
 	options control.Options
 	to      *connect.Connection
-	stop    func()
 }
 
 // newProcess returns a controller that does nothing yet.
