@@ -244,24 +244,21 @@ func (s *speaker) state(ctx context.Context, now time.Time) announce.Session {
 		for _, f := range p.GetAfiSafis() {
 			s.session.Received += int(f.GetState().GetReceived())
 		}
-		s.session.Problem = s.problem(p, up, now)
+		s.session.Problem = s.problem(up, now)
 	})
 	return s.session
 }
 
-// problem says what is wrong with the session; "" when nothing is.
-func (s *speaker) problem(p *api.Peer, up bool, now time.Time) string {
+// problem says what is wrong with the session; "" when nothing is. The text stays the same for as long as the fault does:
+// another one would be another Event, and another write to the Node.
+func (s *speaker) problem(up bool, now time.Time) string {
 	if up {
 		return s.missing
 	}
-	since := now.Sub(s.session.Since)
-	if since < late {
+	if now.Sub(s.session.Since) < late {
 		return ""
 	}
-	text := fmt.Sprintf("there has been no session with the router at %s (AS %d) for %s", s.peer.Address, s.peer.ASN, since.Truncate(time.Second))
-	if why := p.GetState().GetDisconnectMessage(); why != "" {
-		text += ": " + why
-	}
+	text := fmt.Sprintf("there has been no session with the router at %s (AS %d) for more than %s", s.peer.Address, s.peer.ASN, late)
 	if s.password != "" {
 		return text + ": see that it knows this node, and has the same password"
 	}

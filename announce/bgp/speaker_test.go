@@ -1,12 +1,15 @@
 package bgp
 
 import (
+	"context"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
@@ -75,6 +78,30 @@ func TestPassword(t *testing.T) {
 	for key, want := range map[string]string{"empty": "has 0 bytes", "long": "has 81 bytes", "none": `there is no password "none"`, "../outside": "there is no password"} {
 		if got, err := a.password(&announce.Peer{PasswordKey: key}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %q, %v", key, got, err)
+		}
+	}
+}
+
+// A router that stays down is told once, in the same words: each other text is another Event, and another write to the Node.
+func TestDown(t *testing.T) {
+	const nobody = "127.0.0.1:1"
+	p := announce.Peer{Name: "tor", Address: netip.MustParseAddrPort(nobody), ASN: 64512, MyASN: 65000, HoldTime: 9}
+	s, err := start(t.Context(), p, "", netip.MustParseAddr("192.0.2.9"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	at := func(d time.Duration) string { return s.state(context.Background(), s.session.Since.Add(d)).Problem }
+	if got := at(late - 1); got != "" {
+		t.Errorf("it is told early: %s", got)
+	}
+	first := at(late)
+	if want := "there has been no session with the router at " + nobody + " (AS 64512) for more than 15s: see that it knows this node, and asks for no password"; first != want {
+		t.Errorf("got  %s\nwant %s", first, want)
+	}
+	for _, d := range []time.Duration{time.Second, 5 * time.Second, time.Hour} {
+		if got := at(late + d); got != first {
+			t.Errorf("after %s more it is told as: %s", d, got)
 		}
 	}
 }
