@@ -25,9 +25,8 @@ type object interface {
 type lists interface {
 	// add appends one object.
 	add(o *Objects, obj metav1.Object)
-	// each calls yield with every object until yield returns false. It returns the last result of yield, true for an
-	// empty list.
-	each(o *Objects, yield func(Object) bool) bool
+	// objects returns how many objects there are, and the func that returns one of them by its index.
+	objects(o *Objects) (n int, at func(i int) Object)
 	// mapped sets the list of out to a new list of f applied to the objects of o, or of the objects themselves when f
 	// is nil.
 	mapped(out, o *Objects, f func(Object) Object)
@@ -52,13 +51,9 @@ func (at listAt[T]) add(o *Objects, obj metav1.Object) {
 	*list = append(*list, obj.(T))
 }
 
-func (at listAt[T]) each(o *Objects, yield func(Object) bool) bool {
-	for _, obj := range *at(o) {
-		if !yield(obj) {
-			return false
-		}
-	}
-	return true
+func (at listAt[T]) objects(o *Objects) (int, func(int) Object) {
+	list := *at(o)
+	return len(list), func(i int) Object { return list[i] }
 }
 
 func (at listAt[T]) mapped(out, o *Objects, f func(Object) Object) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"sort"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -165,11 +166,34 @@ func (o *Objects) Add(obj metav1.Object, origin string) bool {
 func (o *Objects) All() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
 		for _, k := range kinds {
-			if k.Held() && !k.lists.each(o, yield) {
-				return
+			if !k.Held() {
+				continue
+			}
+			n, at := k.lists.objects(o)
+			for i := range n {
+				if !yield(at(i)) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// Find returns the object of that name, or nil when there is none. o must be sorted.
+func (o *Objects) Find(ref Ref) Object {
+	k := KindNamed(ref.Kind)
+	if k == nil || !k.Held() {
+		return nil
+	}
+	n, at := k.lists.objects(o)
+	i, found := sort.Find(n, func(i int) int {
+		obj := at(i)
+		return cmp.Or(cmp.Compare(ref.Namespace, obj.GetNamespace()), cmp.Compare(ref.Name, obj.GetName()))
+	})
+	if !found {
+		return nil
+	}
+	return at(i)
 }
 
 // Len returns the number of objects.

@@ -113,22 +113,14 @@ func firstAgent(nodes []*corev1.Node) string {
 	return ""
 }
 
-// event returns nil for a problem with an object that has no author to inform.
+// event returns nil for a problem with an object that is not there, and for one with a Node: Nodes have no author, and show
+// by themselves what is wrong with them.
 func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
-	var uid types.UID
-	switch p.Object.Kind {
-	case "Service":
-		uid = uidOf(objs.Services, p.Object)
-	case "Ingress":
-		uid = uidOf(objs.Ingresses, p.Object)
-	case "EndpointSlice":
-		uid = uidOf(objs.EndpointSlices, p.Object)
-	case "AddressPool":
-		uid = uidOf(objs.AddressPools, p.Object)
-	case "Pod": // an agent knows those of its own node
-		uid = uidOf(objs.Pods, p.Object)
+	if p.Object.Kind == "Node" {
+		return nil
 	}
-	if uid == "" {
+	obj := objs.Find(p.Object) // of Pods an agent knows those of its own node
+	if obj == nil || obj.GetUID() == "" {
 		return nil
 	}
 	message := p.Message
@@ -138,7 +130,7 @@ func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	if p.Reason == kube.PortNotServed { // each node's port is its own matter, also where two say the same
 		message = "node " + r.node + ": " + message
 	}
-	return r.newEvent(reference(p.Object, uid), "NotServed", message)
+	return r.newEvent(reference(p.Object, obj.GetUID()), "NotServed", message)
 }
 
 func reference(ref kube.Ref, uid types.UID) corev1.ObjectReference {
@@ -157,17 +149,6 @@ func (r *Reporter) newEvent(object corev1.ObjectReference, reason, message strin
 		Source:              corev1.EventSource{Component: "tapestry", Host: r.node},
 		ReportingController: r.controller, ReportingInstance: r.node,
 	}
-}
-
-// uidOf returns the UID of an object in a list that is sorted by namespace and name, or "".
-func uidOf[T metav1.Object](list []T, ref kube.Ref) types.UID {
-	i, found := slices.BinarySearchFunc(list, ref, func(obj T, ref kube.Ref) int {
-		return cmp.Or(cmp.Compare(obj.GetNamespace(), ref.Namespace), cmp.Compare(obj.GetName(), ref.Name))
-	})
-	if !found {
-		return ""
-	}
-	return list[i].GetUID()
 }
 
 // Run sends the Events until ctx is done.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/visible/visibletest"
@@ -41,4 +42,46 @@ func TestHostile(t *testing.T) {
 	e := r.event(objs, kube.Problem{Object: kube.RefOf(service), Field: "spec." + visibletest.Hostile, Message: visibletest.Hostile})
 	visibletest.Check(t, "an Event", e.Message)
 	visibletest.Check(t, "the condition", condition(&kube.NodeStatus{Reason: visibletest.Hostile}).Message)
+}
+
+// The author of an object of any kind finds what is wrong with it as an Event on it. Nodes have no author.
+func TestEveryKind(t *testing.T) {
+	r := NewReporter("tapestry.dev/agent", "n1", nil, nil, slog.New(slog.DiscardHandler))
+	for _, k := range kube.Kinds() {
+		if !k.Held() {
+			continue
+		}
+		var objs kube.Objects
+		for _, name := range []string{"a", "b", "c"} {
+			obj := k.New()
+			obj.SetName(name)
+			if !k.ClusterScoped {
+				obj.SetNamespace("shop")
+			}
+			obj.SetUID(types.UID("the UID of " + name))
+			objs.Add(obj, "")
+		}
+		problem := kube.Problem{Object: kube.Ref{Kind: k.Name, Name: "b"}, Message: "wrong"}
+		if !k.ClusterScoped {
+			problem.Object.Namespace = "shop"
+		}
+		e := r.event(&objs, problem)
+		if k.Name == "Node" {
+			if e != nil {
+				t.Errorf("a Node has the Event %+v", e)
+			}
+			continue
+		}
+		if e == nil {
+			t.Errorf("a %s has no Event", k.Name)
+			continue
+		}
+		if o := e.InvolvedObject; o.Kind != k.Name || o.APIVersion != k.Group.Version || o.Name != "b" || o.UID != "the UID of b" || e.Message != "wrong" {
+			t.Errorf("a %s has the Event %+v", k.Name, e)
+		}
+		problem.Object.Name = "d"
+		if e := r.event(&objs, problem); e != nil {
+			t.Errorf("a %s that is not there has the Event %+v", k.Name, e)
+		}
+	}
 }
