@@ -41,19 +41,42 @@ func newBounds(maxConns, maxBytes int) bounds {
 func (b *bounds) begin(owner packet.Addr) *account {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.accounts[owner]
-	if a == nil {
-		a = &account{of: b, owner: owner}
+	conns, opening := 0, 0
+	if a := b.accounts[owner]; a != nil {
+		conns, opening = a.conns, a.opening
 	}
-	if share.DecideKept(a.conns, b.maxConns-b.conns) != share.Free || share.DecideKept(a.opening, b.maxOpening-b.opening) != share.Free {
+	if share.DecideKept(conns, b.maxConns-b.conns) != share.Free || share.DecideKept(opening, b.maxOpening-b.opening) != share.Free {
 		b.refused++
 		return nil
 	}
-	b.accounts[owner] = a
+	return b.charge(owner, false)
+}
+
+// resume counts a connection of the Relay before, which has decided about it. To decide again would refuse some of what
+// was granted, as that depends on the order. It returns nil only when there are maxConns connections.
+func (b *bounds) resume(owner packet.Addr, open bool) *account {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conns >= b.maxConns {
+		b.refused++
+		return nil
+	}
+	return b.charge(owner, open)
+}
+
+// charge counts a connection. The caller holds mu.
+func (b *bounds) charge(owner packet.Addr, open bool) *account {
+	a := b.accounts[owner]
+	if a == nil {
+		a = &account{of: b, owner: owner}
+		b.accounts[owner] = a
+	}
 	a.conns++
-	a.opening++
 	b.conns++
-	b.opening++
+	if !open {
+		a.opening++
+		b.opening++
+	}
 	return a
 }
 

@@ -75,3 +75,54 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("%s is of %s", v6, got)
 	}
 }
+
+// What was granted before is charged again and not decided again, whatever the order, but for what is beyond the
+// bound.
+func TestBoundsResume(t *testing.T) {
+	one, two, three := packet.Addr{15: 1}, packet.Addr{15: 2}, packet.Addr{15: 3}
+	type part struct {
+		owner      packet.Addr
+		n, opening int
+	}
+	for _, c := range []struct {
+		name                string
+		max                 int
+		parts               []part
+		conns, opening, all int
+	}{
+		{"one owner", 10_000, []part{{one, 3000, 0}}, 3000, 0, 3000},
+		{"more than may be opening", 10_000, []part{{one, 3000, 0}, {two, 2000, 100}, {three, 1000, 0}}, 6000, 100, 6000},
+		{"the largest comes last", 8, []part{{two, 2, 0}, {one, 4, 0}}, 6, 0, 6},
+		{"all are opening", 10_000, []part{{one, 2048, 2048}, {two, 1024, 1024}}, 3072, 3072, 3072},
+		{"fewer are allowed now", 5, []part{{one, 4, 0}, {two, 2, 1}}, 5, 1, 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBounds(c.max, 1000)
+			type granted struct {
+				*account
+				open bool
+			}
+			var all []granted
+			for _, p := range c.parts {
+				for i := range p.n {
+					if a := b.resume(p.owner, i >= p.opening); a != nil {
+						all = append(all, granted{a, i >= p.opening})
+					}
+				}
+			}
+			s := b.stats()
+			if s.Conns != c.conns || s.Opening != c.opening || int(s.Refused) != c.all-c.conns || s.Owners != len(c.parts) {
+				t.Errorf("%+v; want %d connections, %d of them opening, of %d", s, c.conns, c.opening, c.all)
+			}
+			for _, g := range all {
+				if !g.open {
+					g.opened()
+				}
+				g.end(true)
+			}
+			if s := b.stats(); s.Conns != 0 || s.Opening != 0 || s.Owners != 0 {
+				t.Errorf("left: %+v", s)
+			}
+		})
+	}
+}

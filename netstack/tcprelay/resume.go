@@ -159,11 +159,11 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 	if rec.joined {
 		owner = Network(rec.key.Dst)
 	}
-	if c.account = r.bounds.begin(owner); c.account == nil {
+	if c.account = r.bounds.resume(owner, rec.open); c.account == nil {
 		return nil, ErrTooMany
 	}
 	if !r.add(c) {
-		c.account.end(false)
+		c.account.end(rec.open)
 		return nil, ErrInUse
 	}
 	c.fd, c.slot = fd, s
@@ -204,9 +204,7 @@ func (c *conn) restore(rec *record, p *point) {
 
 // goOn begins to carry a connection that was restored. It returns false when that has failed.
 func (c *conn) goOn() bool {
-	if c.stage.Load() == open {
-		c.account.opened()
-	} else {
+	if c.stage.Load() != open {
 		c.timer.set(openTimeout)
 	}
 	if err := c.watch(0); err != nil {

@@ -281,3 +281,35 @@ func TestManyKept(t *testing.T) {
 		await.Until(t, "nothing is held", func() bool { return sh.len() == 0 && s.r.Len() == 0 })
 	}
 }
+
+// The next Relay does not decide again what an owner may have: an owner that may have no more today keeps what it was
+// granted, in whatever order the connections come.
+func TestResumedAreNotDecidedAgain(t *testing.T) {
+	sh := newShelf(t, 8)
+	s := newScriptWith(t, tcprelay.Options{Hold: sh.hold(t), MaxConns: 8})
+	a, b := podAddrs[0], podAddrs[1]
+	c := a
+	c[15] = 12
+	l := listen(t, 0)
+	n := uint16(0)
+	open := func(pod packet.Addr, want int) {
+		t.Helper()
+		n++
+		s.open(pod, 2000+n, port(l.Addr()))
+		if got := s.r.Stats(); got.Held != want || got.Opening != 0 {
+			t.Fatalf("%+v, want %d that are held", got, want)
+		}
+	}
+	for i, pod := range []packet.Addr{c, c, c, a, a, a} {
+		open(pod, i+1)
+	}
+	s.r.Forget(c.Netip())
+	await.Until(t, "three are over", func() bool { return s.r.Stats().Held == 3 })
+	for i, pod := range []packet.Addr{a, b, b} { // b's slots are the first ones
+		open(pod, i+4)
+	}
+	s.nextRelay(sh, everywhere, tcprelay.Resumed{Resumed: 6})
+	if got := s.r.Stats(); got.Conns != 6 || got.Opening != 0 || got.Most != 4 {
+		t.Errorf("%+v", got)
+	}
+}
