@@ -20,8 +20,8 @@ import (
 //
 //   - A Service address is translated only for pods, and only once. Otherwise clients of a NodePort or Ingress would
 //     reach a Service past its own rules for clients.
-//   - A load balancer's address leads to the node ports of its Service. One that is also a node's address is taken for
-//     the node's, since load balancers that run on nodes give out those.
+//   - A load balancer's address leads to the node ports of its Service, and at the one of a node Tapestry itself takes
+//     its connections.
 //   - Outside of the cluster, nothing is dialled for who comes by a NodePort or Ingress, and the packet path would drop
 //     it. A router, load balancer or proxy there may lead back to a node, and makes the connection anew, so no mark of
 //     ours would survive and nobody could tell a round from a client.
@@ -36,7 +36,7 @@ func tail(c *cluster, host []netip.Addr, t *services.Table, network string, to n
 	switch {
 	case addressing.Contains(c.ServiceCIDRs, to.Addr()):
 		return "it lies in a service range, and nothing is translated twice"
-	case !onHost && t.HasFrontend(to, proto):
+	case t.HasFrontend(to, proto):
 		return "it is an address of a Service, and nothing is translated twice"
 	case (own || c.hosts[to.Addr()] || c.taps[to.Addr()]) && t.HasNodePort(to.Addr().Is4(), to.Port(), proto):
 		return "it is a node port, to which Tapestry itself listens"

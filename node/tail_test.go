@@ -30,6 +30,7 @@ func TestTail(t *testing.T) {
 		Services: []*services.Service{{
 			Namespace: "default", Name: "web", ClusterIPs: addresstest.Addrs("10.96.0.80"),
 			ExternalIPs: addresstest.Addrs("203.0.113.80", "192.0.2.2"), // a load balancer outside, and one that runs on a node
+			SocketIPs:   addresstest.Addrs("192.0.2.1"),
 			Ports:       []services.Port{{Name: "t", Protocol: packet.TCP, Port: 80, NodePort: 30080}, {Name: "u", Protocol: packet.UDP, Port: 80, NodePort: 30053}},
 		}},
 	})
@@ -59,7 +60,10 @@ func TestTail(t *testing.T) {
 		{"tcp", "203.0.113.80:80", balancer},
 		{"udp", "203.0.113.80:80", balancer},
 		{"tcp", "203.0.113.80:443", away},
-		{"tcp", "192.0.2.2:80", ""},       // a backend on the node's network may have the port of the load balancer
+		{"tcp", "192.0.2.2:80", balancer}, // another node listens there
+		{"tcp", "192.0.2.1:80", balancer}, // this node listens there
+		{"udp", "192.0.2.1:80", balancer},
+		{"tcp", "192.0.2.3:80", ""},
 		{"tcp", "10.244.2.2:30080", port}, // the host TAP of another node
 		{"udp", "10.244.2.2:30053", port},
 		{"tcp", "10.244.2.2:8080", ""},

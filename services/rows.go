@@ -68,9 +68,10 @@ func (t *Table) HasNodePort(is4 bool, port uint16, proto packet.Proto) bool {
 }
 
 // HasFrontend reports whether an address and port is a frontend of a Service, or of cluster DNS, other than a node
-// port.
+// port. A frontend that only clients of host sockets use is one, too.
 func (t *Table) HasFrontend(at netip.AddrPort, proto packet.Proto) bool {
-	return t.find(addrKey(packet.AddrFrom(at.Addr()), at.Port(), proto)) != nil
+	addr := packet.AddrFrom(at.Addr())
+	return t.find(addrKey(addr, at.Port(), proto)) != nil || t.find(socketKey(addr, at.Port(), proto)) != nil
 }
 
 func (t *Table) served(f *front) Served {

@@ -80,14 +80,16 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 	if in, found := serviceRange(l.ranges, e.Addr); found {
 		return nil, fmt.Sprintf("%s lies in the service range %s, where only Services are, %s", e.Addr, in, advice)
 	}
-	what, at := "the address of a load balancer for", e.Addr
-	if _, isNode := slices.BinarySearchFunc(l.nodes.addrs, e.Addr, netip.Addr.Compare); isNode {
-		what, at = "the node port of", netip.Addr{} // load balancers that run on nodes have their addresses, as backends have
-	}
+	_, isNode := slices.BinarySearchFunc(l.nodes.addrs, e.Addr, netip.Addr.Compare)
 	for i, p := range e.Ports {
-		owner := l.claims.owner(claim{addr: at, port: p.Port, proto: p.Protocol})
-		// A claim of a port on all nodes may be one for health checks.
-		if owner == nil || !at.IsValid() && !owner.hasNodePort(p.Port, p.Protocol) {
+		what, owner := "the address of a load balancer for", l.claims.owner(claim{addr: e.Addr, port: p.Port, proto: p.Protocol})
+		if owner == nil && isNode {
+			what, owner = "the node port of", l.claims.owner(claim{port: p.Port, proto: p.Protocol})
+			if owner != nil && !owner.hasNodePort(p.Port, p.Protocol) {
+				owner = nil // the claim is one for health checks
+			}
+		}
+		if owner == nil {
 			if why != "" {
 				ports = append(ports, p)
 			}
