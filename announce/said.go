@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// State is a number that changes whenever what is to be announced does.
+// State changes whenever what is to be announced does, or the node's addresses do.
 type State struct {
+	// Generation is another number whenever something else is to be announced.
 	Generation uint64 `json:"generation"`
 	// NodeAddrs are the node's own addresses.
 	NodeAddrs []netip.Addr `json:"nodeAddrs,omitempty"`

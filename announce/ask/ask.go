@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"tapestry.dev/tapestry/announce"
@@ -74,7 +75,7 @@ func (l *Loop) ask(ctx context.Context, have *announce.State) (*announce.State, 
 	if err != nil {
 		return nil, err
 	}
-	if have != nil && have.Generation == rows[0].Generation {
+	if have != nil && have.Generation == rows[0].Generation && slices.Equal(have.NodeAddrs, rows[0].NodeAddrs) {
 		return have, nil
 	}
 	if err := l.Fetch(ctx, rows[0]); err != nil {

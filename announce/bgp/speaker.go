@@ -28,12 +28,18 @@ const (
 	late = 15 * time.Second
 )
 
+// told is what a router was told of a prefix.
+type told struct {
+	route announce.Route
+	hop   netip.Addr // the next hop, unspecified for the address of the session
+}
+
 // speaker is the session with one router.
 type speaker struct {
 	peer     announce.Peer
 	password string
 	server   *server.BgpServer
-	told     map[netip.Prefix]announce.Route
+	told     map[netip.Prefix]told
 	paths    map[netip.Prefix]*apiutil.Path
 	session  announce.Session
 	missing  string // why some routes cannot be told, "" when all are
@@ -44,7 +50,7 @@ func start(ctx context.Context, p announce.Peer, password string, id netip.Addr,
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelError)
 	s := &speaker{
-		peer: p, password: password, told: map[netip.Prefix]announce.Route{}, paths: map[netip.Prefix]*apiutil.Path{},
+		peer: p, password: password, told: map[netip.Prefix]told{}, paths: map[netip.Prefix]*apiutil.Path{},
 		server:  server.NewBgpServer(server.LoggerOption(log.With("peer", p.Name), level)),
 		session: announce.Session{Peer: p.Name, Address: p.Address, ASN: p.ASN, State: "idle", Since: time.Now()},
 	}
@@ -110,17 +116,18 @@ func (s *speaker) stop() { s.server.Stop() }
 
 // tell brings the router to routes. nodeAddrs are the node's addresses, for next hops.
 func (s *speaker) tell(routes []announce.Route, nodeAddrs []netip.Addr) error {
-	wanted := map[netip.Prefix]announce.Route{}
+	wanted := map[netip.Prefix]told{}
 	s.missing = ""
 	for _, r := range routes {
 		if r.Peer != s.peer.Name {
 			continue
 		}
-		if _, ok := s.nextHop(r.Prefix, nodeAddrs); !ok {
+		hop, ok := s.nextHop(r.Prefix, nodeAddrs)
+		if !ok {
 			s.missing = fmt.Sprintf("%s is not announced: the node has no address of its family to send its packets to", r.Prefix)
 			continue
 		}
-		wanted[r.Prefix] = r
+		wanted[r.Prefix] = told{r, hop}
 	}
 	for prefix := range s.told {
 		if _, keep := wanted[prefix]; !keep {
@@ -131,11 +138,11 @@ func (s *speaker) tell(routes []announce.Route, nodeAddrs []netip.Addr) error {
 			delete(s.paths, prefix)
 		}
 	}
-	for prefix, r := range wanted {
-		if old, is := s.told[prefix]; is && same(&old, &r) {
+	for prefix, now := range wanted {
+		if old, is := s.told[prefix]; is && same(&old, &now) {
 			continue
 		}
-		path, err := s.path(&r, nodeAddrs)
+		path, err := s.path(&now)
 		if err != nil {
 			return fmt.Errorf("announce %s: %w", prefix, err)
 		}
@@ -146,18 +153,19 @@ func (s *speaker) tell(routes []announce.Route, nodeAddrs []netip.Addr) error {
 		if err != nil {
 			return fmt.Errorf("announce %s: %w", prefix, err)
 		}
-		s.told[prefix], s.paths[prefix] = r, path
+		s.told[prefix], s.paths[prefix] = now, path
 	}
 	s.session.Routes = len(s.told)
 	return nil
 }
 
 // same reports whether a router would see no difference.
-func same(a, b *announce.Route) bool {
-	if (a.LocalPref == nil) != (b.LocalPref == nil) || a.LocalPref != nil && *a.LocalPref != *b.LocalPref {
+func same(a, b *told) bool {
+	p, q := a.route.LocalPref, b.route.LocalPref
+	if (p == nil) != (q == nil) || p != nil && *p != *q {
 		return false
 	}
-	return slices.Equal(a.Communities, b.Communities)
+	return a.hop == b.hop && slices.Equal(a.route.Communities, b.route.Communities)
 }
 
 // nextHop returns where packets for a prefix are to be sent; unspecified for the address of the session.
@@ -177,8 +185,8 @@ func (s *speaker) nextHop(p netip.Prefix, nodeAddrs []netip.Addr) (netip.Addr, b
 }
 
 // path returns a route as GoBGP knows it.
-func (s *speaker) path(r *announce.Route, nodeAddrs []netip.Addr) (*apiutil.Path, error) {
-	hop, _ := s.nextHop(r.Prefix, nodeAddrs)
+func (s *speaker) path(t *told) (*apiutil.Path, error) {
+	r, hop := &t.route, t.hop
 	nlri, err := bgp.NewIPAddrPrefix(r.Prefix)
 	if err != nil {
 		return nil, err

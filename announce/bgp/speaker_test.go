@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
 	"tapestry.dev/tapestry/announce"
@@ -33,7 +34,8 @@ func TestPath(t *testing.T) {
 	} {
 		s := &speaker{peer: announce.Peer{Address: netip.AddrPortFrom(netip.MustParseAddr(tt.router), 179), ASN: tt.asn, MyASN: 65000}}
 		r := announce.Route{Prefix: netip.MustParsePrefix(tt.prefix), Communities: []string{"65000:100", "65000:1:2"}, LocalPref: &pref}
-		path, err := s.path(&r, node)
+		hop, _ := s.nextHop(r.Prefix, node)
+		path, err := s.path(&told{r, hop})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,6 +81,36 @@ func TestPassword(t *testing.T) {
 		if got, err := a.password(&announce.Peer{PasswordKey: key}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %q, %v", key, got, err)
 		}
+	}
+}
+
+// What a router was told is told anew when it would see a difference, and not otherwise. The next hop is one.
+func TestToldAnew(t *testing.T) {
+	p := announce.Peer{Name: "tor", Address: netip.MustParseAddrPort("127.0.0.1:1"), ASN: 64512, MyASN: 65000, HoldTime: 9}
+	s, err := start(t.Context(), p, "", netip.MustParseAddr("192.0.2.9"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	route := announce.Route{Prefix: netip.MustParsePrefix("2001:db8::1/128"), Peer: "tor"}
+	tell := func(r announce.Route, addrs ...netip.Addr) *apiutil.Path {
+		t.Helper()
+		if err := s.tell([]announce.Route{r}, addrs); err != nil {
+			t.Fatal(err)
+		}
+		return s.paths[r.Prefix]
+	}
+	first := tell(route, node...)
+	if again := tell(route, node...); again != first {
+		t.Error("it is told anew, and says the same")
+	}
+	other := netip.MustParseAddr("fd00:31::12")
+	moved := tell(route, node[0], other)
+	if moved == first || !strings.Contains(moved.Attrs[1].String(), "Nexthop: "+other.String()) {
+		t.Errorf("with another address the node is announced as %v", moved.Attrs)
+	}
+	if tell(route, node[0]) != nil || s.missing == "" {
+		t.Errorf("without an address of the family it is announced, and told is %q", s.missing)
 	}
 }
 
