@@ -13,7 +13,7 @@ type Beat struct {
 }
 
 // AnswerBeats has this Mesh answer the beats of others until then, and not afterwards.
-func (m *Mesh) AnswerBeats(until time.Time) { m.willing.Store(until.UnixNano()) }
+func (m *Mesh) AnswerBeats(until time.Time) { m.willing.Store(m.nanos(until)) }
 
 // Beats returns when the watched peers have answered, in the order of their names.
 func (m *Mesh) Beats() (list []Beat) {
@@ -22,16 +22,21 @@ func (m *Mesh) Beats() (list []Beat) {
 		if !tab.cfgs[i].Watched {
 			continue
 		}
-		list = append(list, Beat{Name: tab.cfgs[i].Name, Since: timeOf(p.watched.Load()), Answered: timeOf(p.beaten.Load())})
+		list = append(list, Beat{Name: tab.cfgs[i].Name, Since: m.timeOf(p.watched.Load()), Answered: m.timeOf(p.beaten.Load())})
 	}
 	return list
 }
 
-func timeOf(nanos int64) time.Time {
+// nanos returns a time as nanoseconds since this Mesh began. A clock that is set does not change what lies between, as it
+// would with the time of day: all peers would have been silent for as long.
+func (m *Mesh) nanos(t time.Time) int64 { return int64(t.Sub(m.begun)) }
+
+// timeOf returns the time that nanos was given; zero for 0.
+func (m *Mesh) timeOf(nanos int64) time.Time {
 	if nanos == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, nanos)
+	return m.begun.Add(time.Duration(nanos))
 }
 
 // beat sends a beat to a peer that is watched.
@@ -42,7 +47,7 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 		return
 	}
 	if p.watched.Load() == 0 {
-		p.watched.Store(now.UnixNano())
+		p.watched.Store(m.nanos(now))
 	}
 	// The prober also looks when something arrives.
 	if !p.live.Load() || now.Sub(p.beatAt) < lookIdle-lookIdle/8 {
@@ -61,4 +66,4 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 func (e *echo) isBeat() bool { return e.path == 0 && !e.reply }
 
 // refuses reports whether this Mesh leaves a probe without an answer.
-func (m *Mesh) refuses(e *echo) bool { return e.isBeat() && time.Now().UnixNano() >= m.willing.Load() }
+func (m *Mesh) refuses(e *echo) bool { return e.isBeat() && m.nanos(time.Now()) >= m.willing.Load() }

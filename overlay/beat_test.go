@@ -3,6 +3,7 @@ package overlay
 import (
 	"testing"
 	"time"
+	"unsafe"
 
 	"tapestry.dev/tapestry/test/await"
 )
@@ -31,4 +32,44 @@ func TestBeats(t *testing.T) {
 	watched.Watched = false
 	a.set(watched)
 	await.Until(t, "nobody to be watched", func() bool { return len(a.Beats()) == 0 })
+}
+
+// clockSet returns t as it would be if the clock had been set by d: the time of day differs, and the monotonic one does not.
+func clockSet(t time.Time, d time.Duration) time.Time {
+	wall := (*uint64)(unsafe.Pointer(&t)) // its bits from 30 on hold seconds, see package time
+	*wall += uint64(d/time.Second) << 30
+	return t
+}
+
+// A clock that is set makes no peer silent, and nobody answer for longer or for less.
+func TestBeatsClockSet(t *testing.T) {
+	now := time.Now()
+	for _, d := range []time.Duration{-time.Hour, time.Hour} {
+		if set := clockSet(now, d); set.UnixNano()-now.UnixNano() != int64(d) || set.Sub(now) != 0 {
+			t.Fatalf("a clock that is set by %s says %s instead of %s", d, set, now)
+		}
+	}
+	a, b := pair(t, nil)
+	watched := b.as(b.loopback())
+	watched.Watched = true
+	a.set(watched)
+	b.AnswerBeats(time.Now().Add(time.Hour))
+	await.Until(t, "an answer", func() bool { l := a.Beats(); return len(l) == 1 && !l[0].Answered.IsZero() })
+	for _, d := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		beat, later := a.Beats()[0], clockSet(time.Now(), d)
+		for what, at := range map[string]time.Time{"watched": beat.Since, "answered": beat.Answered} {
+			if ago := later.Sub(at); ago < 0 || ago > time.Hour {
+				t.Errorf("after the clock was set by %s, the peer was %s %s ago", d, what, ago)
+			}
+		}
+		ask := &echo{}
+		a.AnswerBeats(clockSet(time.Now().Add(time.Hour), d))
+		if a.refuses(ask) {
+			t.Errorf("after the clock was set by %s, it refuses an hour too early", d)
+		}
+		a.AnswerBeats(clockSet(time.Now(), d))
+		if !a.refuses(ask) {
+			t.Errorf("after the clock was set by %s, it answers for longer than it may", d)
+		}
+	}
 }

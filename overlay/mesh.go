@@ -78,7 +78,8 @@ type Mesh struct {
 	cookie  [8]byte // marks this Mesh's probes
 
 	stackAddrs []packet.Addr
-	willing    atomic.Int64 // until when beats are answered, Unix nanoseconds
+	begun      time.Time
+	willing    atomic.Int64 // until when beats are answered, see nanos
 
 	// inflight counts data packets handed to WireGuard and not yet sent.
 	inflight atomic.Int64
@@ -120,7 +121,7 @@ func New(o Options) (*Mesh, error) {
 		return nil, fmt.Errorf("start the WireGuard mesh: underlay MTU %d: expected %d to 65535", o.UnderlayMTU, pathmtu.Small)
 	}
 	m := &Mesh{
-		o: o, log: cmp.Or(o.Logger, slog.Default()), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
+		o: o, log: cmp.Or(o.Logger, slog.Default()), begun: time.Now(), own: o.PrivateKey.Public(), ring: newRing(o.Waiting), cookie: newCookie(),
 		applied: make(map[PublicKey]Peer), wakeProber: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	for _, a := range o.StackAddrs {

@@ -31,8 +31,8 @@ type peer struct {
 	lost    atomic.Pointer[Lost]           // nil: no address of the peer is known to be silent
 
 	confirmed atomic.Int64 // time of the last answer to a probe, Unix nanoseconds
-	watched   atomic.Int64 // since when beats are sent, Unix nanoseconds; 0 while none are
-	beaten    atomic.Int64 // time of the last answer to a beat, Unix nanoseconds
+	watched   atomic.Int64 // since when beats are sent, see Mesh.nanos; 0 while none are
+	beaten    atomic.Int64 // time of the last answer to a beat, see Mesh.nanos; 0 for never
 
 	// Used by the prober alone.
 	greeted           netip.AddrPort // the endpoint a handshake was asked for at
