@@ -24,19 +24,32 @@ const (
 	optionMark = 253 // an NDP option for experiments (RFC 4727)
 )
 
-// magic begins the mark of our own announcements.
-const magic = "tapestry"
+// The mark by which our announcements are known: the magic, and a number of the node.
+const (
+	magic   = "tapestry"
+	markLen = 14 // what an NDP option of 16 bytes has room for
+)
 
 var (
 	zeroMAC  = net.HardwareAddr{0, 0, 0, 0, 0, 0}
 	allNodes = netip.MustParseAddr("ff02::1")
 )
 
-// mark is how our announcements are known: the magic and a number of the node.
-func mark(node string) []byte {
+func mark(node string) []byte { return []byte(magic + number(node)) }
+
+// number returns how a node is called in marks.
+func number(node string) string {
 	h := fnv.New64a()
 	h.Write([]byte(node))
-	return binary.BigEndian.AppendUint64([]byte(magic), h.Sum64())
+	return string(h.Sum(nil)[:markLen-len(magic)])
+}
+
+// by returns the number of the node whose mark begins b; "" when none does.
+func by(b []byte) string {
+	if len(b) < markLen || !bytes.HasPrefix(b, []byte(magic)) {
+		return ""
+	}
+	return string(b[len(magic):markLen])
 }
 
 // speech makes the frames of one interface.
@@ -103,7 +116,7 @@ func (s *speech) advertisement(a netip.Addr, solicited bool) *ndp.NeighborAdvert
 		Options: []ndp.Option{
 			&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: s.mac},
 			// The length of an option counts in units of 8 bytes, its type and length included.
-			&ndp.RawOption{Type: optionMark, Length: 2, Value: s.mark[:14]},
+			&ndp.RawOption{Type: optionMark, Length: 2, Value: s.mark},
 		},
 	}
 }
@@ -124,8 +137,8 @@ type heard struct {
 	// asks is set for a question; asker is who asks, unspecified for a probe.
 	asks  bool
 	asker netip.Addr
-	// ours is set when an announcer of the cluster sent it.
-	ours bool
+	// by is the number of the node whose announcer sent it, "" for anybody else's.
+	by string
 }
 
 // parseARP reads an ARP frame.
@@ -138,7 +151,7 @@ func (s *speech) parseARP(f []byte) (h heard, ok bool) {
 		return h, false
 	}
 	fill := f[headerLen+arpLen:]
-	h = heard{addr: p.SenderIP, from: p.SenderHardwareAddr, ours: bytes.HasPrefix(fill, []byte(magic))}
+	h = heard{addr: p.SenderIP, from: p.SenderHardwareAddr, by: by(fill)}
 	if p.Operation == arp.OperationRequest && p.SenderIP != p.TargetIP {
 		h.addr, h.asks, h.asker = p.TargetIP, true, p.SenderIP
 	}
@@ -170,8 +183,8 @@ func (s *speech) parseNDP(f []byte) (h heard, ok bool) {
 	case *ndp.NeighborAdvertisement:
 		h = heard{addr: m.TargetAddress, from: from}
 		for _, o := range m.Options {
-			if raw, is := o.(*ndp.RawOption); is && raw.Type == optionMark && bytes.HasPrefix(raw.Value, []byte(magic)) {
-				h.ours = true
+			if raw, is := o.(*ndp.RawOption); is && raw.Type == optionMark {
+				h.by = by(raw.Value)
 			}
 		}
 		return h, true

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -88,7 +89,8 @@ func (e *ether) Hear(a netip.Addr) error {
 
 // join becomes a member of a group. The kernel tells switches and routers by MLD, which a packet socket would not.
 func (e *ether) join(group netip.Addr) error {
-	if e.members[group]++; e.members[group] > 1 {
+	if e.members[group] > 0 {
+		e.members[group]++
 		return nil
 	}
 	if e.groups == nil {
@@ -99,9 +101,9 @@ func (e *ether) join(group netip.Addr) error {
 		e.groups = ipv6.NewPacketConn(c)
 	}
 	if err := e.groups.JoinGroup(&e.ifi, &net.UDPAddr{IP: group.AsSlice()}); err != nil {
-		delete(e.members, group)
 		return fmt.Errorf("join the group %s: %w", group, err)
 	}
+	e.members[group] = 1
 	return nil
 }
 
@@ -179,10 +181,11 @@ func (e *ether) read(c *packet.Conn, parse func([]byte) (heard, bool)) {
 // hear answers a question, and notes who says that he has an address.
 func (e *ether) hear(h *heard) {
 	switch {
+	case !h.asks && bytes.Equal(h.from, e.speech.mac):
+	case !h.asks && h.by != "":
+		e.speaker.Overhear(h.addr, e.ifi.Name, h.by, time.Now())
 	case !h.asks:
-		if !h.ours && h.from.String() != e.speech.mac.String() {
-			e.speaker.Conflict(h.addr, e.ifi.Name, h.from, time.Now())
-		}
+		e.speaker.Conflict(h.addr, e.ifi.Name, h.from, time.Now())
 	case e.speaker.Answers(h.addr, e.ifi.Name):
 		if f, err := e.speech.answer(h); err == nil {
 			_ = e.send(h.addr, f) // whoever asked asks again

@@ -22,6 +22,10 @@ const (
 	// between two probes then.
 	rest  = 30 * time.Second
 	retry = 10 * time.Second
+	// settle is how long after another node has announced an address it is announced again, if it is still this node's;
+	// again is the least time between two such announcements.
+	settle = time.Second
+	again  = 10 * time.Second
 )
 
 // repeats are the pauses between announcements of one address.
@@ -52,6 +56,8 @@ type claim struct {
 	next   time.Time // when something is sent next; zero for nothing
 	ends   time.Time // of Waiting and Conflict
 	said   int       // announcements so far
+	doubt  time.Time // when it is announced again, because another node announced it; zero for no such need
+	sure   time.Time // when that was done last
 	heard  bool      // Port.Hear succeeded
 	origin string    // what is wrong with the Port, "" for nothing
 }
@@ -150,10 +156,17 @@ func (s *Speaker) step(p place, c *claim, now time.Time) {
 	if c.State != announce.Announced && !now.Before(c.ends) {
 		c.State, c.Since, c.said, c.next, c.Problem = announce.Announced, now, 0, now, ""
 	}
+	var err error
+	if c.State == announce.Announced && !c.doubt.IsZero() && !now.Before(c.doubt) {
+		c.doubt, c.sure = time.Time{}, now
+		if err = port.Announce(p.addr); err != nil {
+			c.origin, c.doubt = err.Error(), now.Add(time.Second)
+			return
+		}
+	}
 	if c.next.IsZero() || now.Before(c.next) {
 		return
 	}
-	var err error
 	switch c.State {
 	case announce.Waiting:
 		err = port.Probe(p.addr)
@@ -190,12 +203,32 @@ func (s *Speaker) Conflict(addr netip.Addr, on string, who net.HardwareAddr, now
 	if c == nil {
 		return
 	}
-	if c.State != announce.Conflict {
-		c.State, c.Since, c.next = announce.Conflict, now, now.Add(retry)
-	}
 	c.ends = now.Add(rest)
+	if c.State == announce.Conflict {
+		return // that it is he who was heard first is told, and no other text for each machine that says so
+	}
+	c.State, c.Since, c.next, c.doubt = announce.Conflict, now, now.Add(retry), time.Time{}
 	c.Problem = fmt.Sprintf("%s is answered for by %s on %s, which is no node of this cluster, and is not announced there: take the address from that machine, or out of the AddressPool",
 		addr, who, on)
+}
+
+// Overhear notes that another node of the cluster announces an address. It may have taken the address for a moment, and
+// clients that heard it go on asking it. So this node announces the address again, if it is still its own by then, but
+// not against a node that comes first and does not answer: when two cannot reach each other, the first has the last word.
+func (s *Speaker) Overhear(addr netip.Addr, on, by string, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.claims[place{addr, on}]
+	if c == nil || c.State != announce.Announced || !c.doubt.IsZero() {
+		return
+	}
+	if slices.ContainsFunc(s.turns[addr].Silent, func(node string) bool { return number(node) == by }) {
+		return
+	}
+	c.doubt = now.Add(settle)
+	if soonest := c.sure.Add(again); c.doubt.Before(soonest) {
+		c.doubt = soonest
+	}
 }
 
 // Claims returns what is done about each address, sorted.

@@ -2,15 +2,21 @@ package link
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tapestry.dev/tapestry/announce"
+	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/userns"
 )
+
+func TestMain(m *testing.M) { userns.Main(m) }
 
 var (
 	v4 = netip.MustParseAddr("192.0.2.1")
@@ -140,6 +146,88 @@ func TestSpeakerConflict(t *testing.T) {
 	s.Conflict(v6, "eth0", who, s.now) // not ours
 }
 
+// A second machine that has the address is no other problem, but makes it last.
+func TestTwoStrangers(t *testing.T) {
+	s := newStage()
+	s.set(mine())
+	s.after(time.Second)
+	first := ""
+	for i := range byte(4) {
+		s.Conflict(v4, "eth0", net.HardwareAddr{2, 0, 0, 0, 0, 8 + i%2}, s.now)
+		c := s.Claims()[0]
+		if i == 0 {
+			first = c.Problem
+		}
+		if c.State != announce.Conflict || c.Problem != first {
+			t.Errorf("%s is told as %q, first %q", c.State, c.Problem, first)
+		}
+		s.after(20 * time.Second)
+	}
+}
+
+// When another node has announced the address of this one, it is announced again, after a while and not too often. The node
+// that comes first has the last word.
+func TestOverhear(t *testing.T) { synctest.Test(t, testOverhear) }
+
+func testOverhear(t *testing.T) {
+	begin := func(turn announce.Turn) *stage {
+		s := newStage()
+		s.now = time.Now().Add(-time.Minute)
+		s.set(turn)
+		s.after(time.Minute)
+		return s
+	}
+	const once = "announce 192.0.2.1"
+	other := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 2}, mark: mark("other")}
+	for _, tt := range []struct {
+		name string
+		turn announce.Turn
+		mac  net.HardwareAddr
+		want string
+	}{
+		{"the first", mine(), other.mac, once},
+		{"the second, against the third", mine("first"), other.mac, once},
+		{"the second, against the first", mine("first", "other"), other.mac, ""},
+		{"itself", mine(), net.HardwareAddr{2, 0, 0, 0, 0, 1}, ""},
+	} {
+		s := begin(tt.turn)
+		e := &ether{ifi: net.Interface{Name: "eth0"}, speech: speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, mark: mark("self")}, speaker: s.Speaker}
+		frames, err := (&speech{mac: tt.mac, mark: other.mark}).announcement(v4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range frames {
+			h, ok := e.speech.parseARP(f)
+			if !ok {
+				t.Fatalf("%x is not understood", f)
+			}
+			e.hear(&h)
+		}
+		if got := s.after(100 * time.Millisecond); got != "" {
+			t.Errorf("%s, at once: %s", tt.name, got)
+		}
+		if got := s.after(time.Minute); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+
+	s := begin(mine())
+	began, times := s.now, 0
+	for s.now.Sub(began) < time.Minute {
+		s.Overhear(v4, "eth0", number("other"), s.now)
+		times += strings.Count(s.after(150*time.Millisecond), once)
+	}
+	if times != 6 {
+		t.Errorf("against somebody who never gives up it is announced %d times in a minute, want 6", times)
+	}
+	s = begin(mine())
+	s.Overhear(v4, "eth0", number("other"), s.now)
+	s.Conflict(v4, "eth0", other.mac, s.now)
+	if got := s.after(9 * time.Second); got != "" {
+		t.Errorf("an address that is a stranger's: %s", got)
+	}
+}
+
 // An interface that is not there, or refuses, is told, and used when it can be.
 func TestSpeakerPorts(t *testing.T) {
 	s := newStage()
@@ -171,7 +259,7 @@ func TestSpeakerPorts(t *testing.T) {
 // What an interface says it understands, and what others say it knows as theirs.
 func TestFrames(t *testing.T) {
 	ours := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, mark: mark("self")}
-	other := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 2}, mark: []byte("                ")}
+	other := &speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 2}, mark: []byte("              ")}
 	for _, a := range []netip.Addr{v4, v6} {
 		parse := ours.parseARP
 		if a.Is6() {
@@ -184,7 +272,7 @@ func TestFrames(t *testing.T) {
 			}
 			for _, f := range frames {
 				h, ok := parse(f)
-				if !ok || h.addr != a || h.asks || h.ours != (s == ours) || h.from.String() != s.mac.String() || len(f) < leastLen {
+				if !ok || h.addr != a || h.asks || (h.by == number("self")) != (s == ours) || (h.by == "") != (s == other) || h.from.String() != s.mac.String() || len(f) < leastLen {
 					t.Errorf("announcement of %s: %+v, %v", a, h, ok)
 				}
 			}
@@ -200,13 +288,46 @@ func TestFrames(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if h, ok = parse(f); !ok || h.addr != a || h.asks || !h.ours {
+			if h, ok = parse(f); !ok || h.addr != a || h.asks || h.by != number("self") {
 				t.Errorf("answer about %s: %+v, %v", a, h, ok)
 			}
 		}
 	}
 	if got := solicitedNode(netip.MustParseAddr("2001:db8::a1b2:c3d4")); got != netip.MustParseAddr("ff02::1:ffb2:c3d4") || multicastMAC(got).String() != "33:33:ff:b2:c3:d4" {
 		t.Errorf("%s, %s", got, multicastMAC(got))
+	}
+}
+
+// A group that could not be joined is joined when it can be.
+func TestJoinAgain(t *testing.T) {
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	lo, err := net.InterfaceByName("lo") // it has the number 1 in each namespace
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := openPort(*lo, "self", NewSpeaker(), func() {}, slog.New(slog.DiscardHandler))
+	defer e.Close()
+	group := solicitedNode(v6)
+	join := func() (err error) {
+		_ = ns.Do(func() error { err = e.join(group); return nil })
+		return err
+	}
+	for range 2 { // lo is down, so there is no ::1
+		if err := join(); err == nil || e.members[group] != 0 {
+			t.Fatalf("joined %d times: %v", e.members[group], err)
+		}
+	}
+	if err := tap.SetUp(ns, "lo"); err != nil {
+		t.Fatal(err)
+	}
+	for want := 1; want <= 2; want++ {
+		if err := join(); err != nil || e.groups == nil || e.members[group] != want {
+			t.Fatalf("joined %d times: %v", e.members[group], err)
+		}
 	}
 }
 
