@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ type Options struct {
 // The conditions of Services of type LoadBalancer.
 const (
 	// LoadBalancerCondition is True when a Service has all addresses that it can have.
-	LoadBalancerCondition = "tapestry.dev/LoadBalancer"
+	LoadBalancerCondition = pools.Condition
 	// UnsupportedCondition is True when a port of the Service is not served at its addresses.
 	UnsupportedCondition = "tapestry.dev/Unsupported"
 )
@@ -104,7 +105,10 @@ func serve(svc *corev1.Service, a *pools.Assignment, now metav1.Time) {
 		svc.Finalizers = append(svc.Finalizers, Finalizer)
 	}
 	s.LoadBalancer.Ingress = ingressPoints(svc, a)
-	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: "Assigned", Message: message(a)}
+	c := metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionTrue, Reason: pools.Assigned, Message: message(a)}
+	if a.OnNodes {
+		c.Reason = pools.OnNodes
+	}
 	if a.Reason != "" {
 		c = metav1.Condition{Type: LoadBalancerCondition, Status: metav1.ConditionFalse, Reason: a.Reason, Message: a.Message}
 	}
@@ -191,7 +195,7 @@ func poolStatus(p *v1alpha1.AddressPool, u pools.Usage, now metav1.Time) v1alpha
 	s.Assigned, s.Free = u.Assigned, u.Free
 	ready := metav1.Condition{Type: v1alpha1.PoolReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "all of its addresses can be assigned"}
 	if len(u.Faults) > 0 {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Unusable", strings.Join(u.Faults, "; ")
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "Unusable", fmt.Sprintf("%.4000s", strings.Join(u.Faults, "; "))
 	}
 	setCondition(&s.Conditions, ready, p.Generation, now)
 	free := metav1.Condition{Type: v1alpha1.PoolFree, Status: metav1.ConditionTrue, Reason: "Free", Message: "it has addresses to give"}

@@ -54,7 +54,7 @@ func TestLoadBalancers(t *testing.T) {
 		"web": `{"loadBalancer":{"ingress":[{"ip":"192.0.2.0","ipMode":"VIP"}]},"conditions":[` +
 			`{"type":"tapestry.dev/LoadBalancer","status":"True","observedGeneration":3,` + at + `,"reason":"Assigned","message":"from AddressPool own"}]}`,
 		"edge": `{"loadBalancer":{"ingress":[{"ip":"192.168.0.1","ipMode":"Proxy","ports":[{"port":80,"protocol":"TCP"},{"port":81,"protocol":"SCTP","error":"tapestry.dev/Unsupported"}]}]},"conditions":[` +
-			`{"type":"tapestry.dev/LoadBalancer","status":"True",` + at + `,"reason":"Assigned","message":"from AddressPool nodes"},` +
+			`{"type":"tapestry.dev/LoadBalancer","status":"True",` + at + `,"reason":"OnNodes","message":"from AddressPool nodes"},` +
 			`{"type":"tapestry.dev/Unsupported","status":"True",` + at + `,"reason":"SCTP","message":"SCTP ports are not served at addresses of nodes, since hosts' sockets do not pass SCTP on: use an AddressPool with addresses of its own"}]}`,
 		"full": `{"loadBalancer":{},"conditions":[{"type":"tapestry.dev/LoadBalancer","status":"False",` + at +
 			`,"reason":"PoolExhausted","message":"no address is left for it in AddressPool \"own\": remove Services, or add addresses"}]}`,

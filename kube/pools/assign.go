@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"tapestry.dev/tapestry/kube"
@@ -45,6 +46,14 @@ type Plan struct {
 	Problems []kube.Problem
 }
 
+// Condition is the condition of a Service that says what it has. OnNodes and Assigned are its reasons while it is True:
+// the addresses are those of a pool of nodes, or of a pool with addresses of its own.
+const (
+	Condition = "tapestry.dev/LoadBalancer"
+	OnNodes   = "OnNodes"
+	Assigned  = "Assigned"
+)
+
 // The reasons why a Service lacks an address.
 const (
 	// BadRequest: what the Service asks for cannot be understood.
@@ -63,7 +72,7 @@ func Assign(objs *kube.Objects, orNone bool) Plan {
 	w.readPools(objs)
 	var all []*wish
 	for _, svc := range objs.Services {
-		if Ours(svc, orNone) && svc.DeletionTimestamp == nil {
+		if Ours(svc, orNone) && svc.DeletionTimestamp == nil && !w.foreign(svc) {
 			all = append(all, w.wish(svc))
 		}
 	}
@@ -77,6 +86,21 @@ func Assign(objs *kube.Objects, orNone bool) Plan {
 		w.complete(s)
 	}
 	return w.plan(all)
+}
+
+// foreign reports whether a Service without a class is somebody else's so far: it has addresses, or would get none here,
+// and nothing of it is from here. A cloud's controller, which serves Services without a class, too, keeps what it has.
+func (w *work) foreign(svc *corev1.Service) bool {
+	if svc.Spec.LoadBalancerClass != nil || meta.FindStatusCondition(svc.Status.Conditions, Condition) != nil {
+		return false
+	}
+	if len(svc.Status.LoadBalancer.Ingress) == 0 {
+		return len(w.pools) == 0
+	}
+	return !slices.ContainsFunc(svc.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool {
+		a, err := netip.ParseAddr(in.IP)
+		return err == nil && w.poolOf(a.Unmap()) != nil
+	})
 }
 
 // work is one call of Assign.
@@ -109,9 +133,11 @@ type wish struct {
 	// addrs are those that it has and asks for. old are those that it has and asks for no longer: it keeps them until
 	// it has others.
 	addrs, old []netip.Addr
-	pool       *pool
-	reason     string
-	message    string
+	// onNodes is set for a Service that has addresses of a pool of nodes, also when these nodes are gone.
+	onNodes bool
+	pool    *pool
+	reason  string
+	message string
 }
 
 func newWork(objs *kube.Objects) *work {
@@ -151,30 +177,30 @@ func (w *work) wish(svc *corev1.Service) *wish {
 // keep lets a Service keep what its status says, but for families that it asks for no longer.
 func (w *work) keep(s *wish) {
 	var has []netip.Addr
+	c := meta.FindStatusCondition(s.svc.Status.Conditions, Condition)
+	s.onNodes = c != nil && c.Reason == OnNodes
 	for _, in := range s.svc.Status.LoadBalancer.Ingress {
-		if a, err := netip.ParseAddr(in.IP); err == nil {
-			has = append(has, a.Unmap())
+		a, err := netip.ParseAddr(in.IP)
+		if err != nil {
+			continue
 		}
-	}
-	if len(s.request.addrs) == 0 {
-		for _, a := range has {
-			if p := w.poolOf(a); p != nil && p.nodes { // the nodes may be others by now: see giveNodes
-				s.pool = p
-				return
-			}
+		has = append(has, a.Unmap())
+		if p := w.poolOf(a.Unmap()); p != nil && p.nodes {
+			s.onNodes, s.pool = true, cmp.Or(s.pool, p)
 		}
 	}
 	for _, a := range has {
-		if !slices.Contains(s.families, a.Is4()) || s.has(a.Is4()) {
+		if !slices.Contains(s.families, a.Is4()) || !s.onNodes && s.has(a.Is4()) {
 			continue
 		}
 		if other := w.claim(s, a); other != nil {
 			s.lacks(Taken, "%s, which it had, belongs to Service %s/%s already", a, other.svc.Namespace, other.svc.Name)
 			continue
 		}
-		if p := w.poolOf(a); s.wants(a, p) {
+		p := w.poolOf(a)
+		if s.wants(a, p) && (!s.onNodes || len(s.request.addrs) > 0) {
 			s.addrs, s.pool = append(s.addrs, a), cmp.Or(s.pool, p)
-		} else {
+		} else { // of several nodes': see giveNodes
 			s.old = append(s.old, a)
 		}
 	}
@@ -220,9 +246,11 @@ func (w *work) claim(s *wish, a netip.Addr) (other *wish) {
 			return h.ports[p]
 		}
 	}
-	for _, o := range h.list {
-		if o != s && !w.isNode[a] && !s.shares(&o.request) {
-			return o
+	if !w.isNode[a] { // nodes' are shared with everybody
+		for _, o := range h.list {
+			if o != s && !s.shares(&o.request) {
+				return o
+			}
 		}
 	}
 	h.list = append(h.list, s)
@@ -251,7 +279,10 @@ func (w *work) leave(s *wish, addrs []netip.Addr) {
 // gets gives a Service addresses that it has claimed, in place of what it asks for no longer.
 func (w *work) gets(s *wish, got []netip.Addr, p *pool) {
 	w.leave(s, s.old)
-	s.addrs, s.old, s.pool, s.reason, s.message = append(s.addrs, got...), nil, cmp.Or(s.pool, p), "", ""
+	s.addrs, s.old, s.pool = append(s.addrs, got...), nil, cmp.Or(s.pool, p)
+	if s.understood {
+		s.reason, s.message = "", ""
+	}
 }
 
 func (s *wish) lacks(reason, format string, args ...any) {
@@ -266,6 +297,8 @@ func (w *work) plan(all []*wish) Plan {
 		slices.SortFunc(a.Addrs, netip.Addr.Compare)
 		if s.pool != nil && len(a.Addrs) > 0 {
 			a.Pool, a.OnNodes = s.pool.obj.Name, s.pool.nodes
+		} else {
+			a.OnNodes = s.onNodes && len(a.Addrs) > 0
 		}
 		for _, addr := range a.Addrs {
 			if w.poolOf(addr) == nil {
@@ -312,16 +345,11 @@ func (w *work) usage(p *pool) Usage {
 // never counts the addresses of a pool that are never assigned.
 func (w *work) never(p *pool) (n int64) {
 	for _, b := range p.blocks {
+		if p.obj.Spec.AvoidBuggyIPs {
+			n += b.Buggies()
+		}
 		for _, a := range w.nodeAddrs {
-			if b.Contains(a) {
-				n++
-			}
-		}
-		if !p.obj.Spec.AvoidBuggyIPs || !b.First.Is4() || b.Size() > 1<<20 {
-			continue
-		}
-		for a := b.First; b.Contains(a); a = a.Next() {
-			if block.Buggy(a) && !w.isNode[a] {
+			if b.Contains(a) && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a)) {
 				n++
 			}
 		}

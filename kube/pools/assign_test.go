@@ -23,7 +23,7 @@ const world = `
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDRs: [10.244.2.0/24]}, status: {addresses: [{type: InternalIP, address: 192.168.0.2}]}}
 ---
-{apiVersion: v1, kind: Node, metadata: {name: down, labels: {edge: "yes"}}, status: {addresses: [{type: InternalIP, address: 192.168.0.3}], conditions: [{type: Ready, status: "Unknown"}]}}
+{apiVersion: v1, kind: Node, metadata: {name: down, labels: {edge: "yes", is: down}}, status: {addresses: [{type: InternalIP, address: 192.168.0.3}], conditions: [{type: Ready, status: "Unknown"}]}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}
 `
@@ -35,6 +35,11 @@ func svc(name, spec, meta string, has ...string) string {
 		points = append(points, fmt.Sprintf("{ip: %q}", a))
 	}
 	return fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {name: %s%s}, spec: {type: LoadBalancer%s}, status: {loadBalancer: {ingress: [%s]}}}`, name, meta, spec, strings.Join(points, ", "))
+}
+
+// had returns a Service that has its addresses from here: of a pool of nodes when reason is OnNodes.
+func had(doc, reason string) string {
+	return strings.Replace(doc, "status: {", fmt.Sprintf("status: {conditions: [{type: %s, status: \"True\", reason: %s}], ", pools.Condition, reason), 1)
 }
 
 func pool(name, spec string) string {
@@ -112,7 +117,11 @@ func TestAssign(t *testing.T) {
 		"no .0":                   {[]string{pool("a", "addresses: [192.0.2.0/30], avoidBuggyIPs: true"), svc("x", "", "")}, "x=192.0.2.1", ""},
 		"kept":                    {[]string{a, svc("x", "", ""), svc("y", "", "", "192.0.2.0")}, "x=192.0.2.1 y=192.0.2.0", ""},
 		"none left":               {[]string{pool("a", "addresses: [192.0.2.7]"), svc("x", "", ""), svc("y", "", "")}, "x=192.0.2.7 y=!PoolExhausted", `no address is left for it in AddressPool "a"`},
-		"no pool":                 {[]string{svc("x", "", "")}, "x=!NoPool", "no AddressPool is for it"},
+		"no pool":                 {[]string{svc("x", "", "")}, "", ""},
+		"no pool, our class":      {[]string{svc("x", ", loadBalancerClass: tapestry.dev/load-balancer", "")}, "x=!NoPool", "no AddressPool is for it"},
+		"somebody else's":         {[]string{a, svc("x", "", "", "203.0.113.9")}, "", ""},
+		"somebody else's, a name": {[]string{a, `{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {type: LoadBalancer}, status: {loadBalancer: {ingress: [{hostname: lb.example}]}}}`}, "", ""},
+		"somebody else's so far":  {[]string{a, svc("x", "", "", "192.0.2.2")}, "x=192.0.2.2", ""},
 		"other class":             {[]string{a, svc("x", ", loadBalancerClass: example.com/x", "")}, "", ""},
 		"our class":               {[]string{a, svc("x", ", loadBalancerClass: tapestry.dev/load-balancer", "")}, "x=192.0.2.0", ""},
 		"asked by field":          {[]string{a, svc("x", ", loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3", ""},
@@ -137,7 +146,7 @@ func TestAssign(t *testing.T) {
 		"by label":                   {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchLabels: {app: web}}"), svc("x", "", ", labels: {app: web}"), svc("y", ", loadBalancerIP: 192.0.2.9", "")}, "x=192.0.2.0 y=!NoPool", "not for this Service"},
 		"no longer selected":         {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchLabels: {app: web}}"), svc("x", "", "", "192.0.2.5")}, "x=192.0.2.5", ""},
 		"a selector that is no such": {[]string{pool("a", "addresses: [192.0.2.0/24], serviceSelector: {matchExpressions: [{key: x, operator: Near}]}"), svc("x", "", "")}, "x=!NoPool", "so the pool is for nobody"},
-		"shrunk":                     {[]string{a, svc("x", "", "", "203.0.113.9")}, "x=203.0.113.9", "in no AddressPool any longer"},
+		"shrunk":                     {[]string{a, had(svc("x", "", "", "203.0.113.9"), pools.Assigned)}, "x=203.0.113.9", "in no AddressPool any longer"},
 		"two have one":               {[]string{a, svc("x", "", "", "192.0.2.1"), svc("y", "", "", "192.0.2.1")}, "x=192.0.2.1 y=192.0.2.0", ""},
 		"both families":              {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", dual, "")}, "x=192.0.2.0,2001:db8::", ""},
 		"both, of two pools":         {[]string{a, pool("b", `addresses: ["2001:db8::/64"]`), svc("x", dual, "")}, "x=192.0.2.0,2001:db8::", ""},
@@ -163,6 +172,16 @@ func TestAssign(t *testing.T) {
 		"a node went":         {[]string{pool("a", "nodes: {}"), svc("x", "", "", "192.168.0.1", "192.168.0.77")}, "x=192.168.0.1,192.168.0.2", ""},
 		"one node, asked":     {[]string{pool("a", "nodes: {}"), svc("x", ", loadBalancerIP: 192.168.0.2", "")}, "x=192.168.0.2", ""},
 		"nodes stay":          {[]string{pool("a", "nodes: {}, priority: 5"), pool("b", "addresses: [192.0.2.0/24]"), svc("x", "", "", "192.168.0.1")}, "x=192.168.0.1,192.168.0.2", ""},
+		"nodes are down":      {[]string{pool("a", "nodes: {matchLabels: {is: down}}"), had(svc("x", "", "", "192.168.0.3"), pools.OnNodes)}, "x=192.168.0.3!PoolExhausted", "no node that is ready"},
+		"nodes were replaced": {[]string{pool("a", "nodes: {}"), had(svc("x", "", "", "192.168.0.77", "192.168.0.78"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2", ""},
+		"nodes, asks in vain": {[]string{pool("a", "nodes: {}"), had(svc("x", ", loadBalancerIP: 192.0.2.9", "", "192.168.0.1", "192.168.0.2"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2!NoPool", "in no AddressPool"},
+		"nodes, no words":     {[]string{pool("a", "nodes: {}"), had(svc("x", "", `, annotations: {tapestry.dev/load-balancer-ips: "192.168.0.1,garbage"}`, "192.168.0.1", "192.168.0.2"), pools.OnNodes)}, "x=192.168.0.1,192.168.0.2!BadRequest", "is no address"},
+		"to nodes, in vain": {[]string{a, pool("b", "nodes: {}"), svc("w", "", `, annotations: {tapestry.dev/address-pool: b}`), had(svc("x", "", `, annotations: {tapestry.dev/address-pool: b}`, "192.0.2.1"), pools.Assigned)},
+			"w=192.168.0.1,192.168.0.2 x=192.0.2.1!AddressTaken", "has one of its ports"},
+		"own full, then nodes": {[]string{pool("a", "addresses: [192.0.2.7]"), pool("b", "nodes: {}"), svc("w", "", ""), svc("x", "", "")}, "w=192.0.2.7 x=192.168.0.1,192.168.0.2", ""},
+		"port taken, then own": {[]string{pool("a", "nodes: {}"), pool("b", "addresses: [192.0.2.7]"), svc("w", "", ""), svc("x", "", "")}, "w=192.168.0.1,192.168.0.2 x=192.0.2.7", ""},
+		"both required, in vain, cost nobody": {[]string{pool("a", "addresses: [192.0.2.7]"), svc("w", dual+", ipFamilyPolicy: RequireDualStack", ""), svc("x", "", "")},
+			"w=!PoolExhausted x=192.0.2.7", "of both families"},
 		"no node":             {[]string{pool("a", `nodes: {matchLabels: {edge: "no"}}`), svc("x", "", "")}, "x=!PoolExhausted", "no node that is ready"},
 		"over pods":           {[]string{pool("a", "addresses: [10.244.0.0/16]"), svc("x", "", "")}, "x=!PoolExhausted", "overlaps 10.244.1.0/24, which are for pods"},
 		"over Services":       {[]string{pool("a", "addresses: [10.96.7.0-10.96.7.9]"), svc("x", "", "")}, "x=!PoolExhausted", "which are for Services"},
@@ -219,8 +238,11 @@ func TestAssignAlways(t *testing.T) {
 			for range rng.IntN(3) {
 				n++
 				spec, meta := "", ""
-				if rng.IntN(3) == 0 {
+				switch rng.IntN(4) {
+				case 0:
 					spec = dual
+				case 1:
+					spec = dual + ", ipFamilyPolicy: RequireDualStack"
 				}
 				if rng.IntN(3) == 0 {
 					meta = fmt.Sprintf(`, annotations: {tapestry.dev/allow-shared-ip: k%d}`, rng.IntN(2))

@@ -15,7 +15,7 @@ import (
 func (w *work) complete(s *wish) {
 	nodes := s.pool != nil && s.pool.nodes && len(s.request.addrs) == 0
 	switch {
-	case !s.understood && !nodes:
+	case !s.understood && !nodes: // what cannot be understood takes nothing away
 	case len(s.request.addrs) > 0:
 		w.giveAsked(s)
 	case nodes && (s.request.pool == "" || s.request.pool == s.pool.obj.Name):
@@ -103,14 +103,34 @@ func (w *work) giveAny(s *wish) {
 		}
 		return
 	}
-	if len(s.addrs) == 0 && list[0].nodes {
-		w.leave(s, s.old)
-		s.old = nil
-		w.giveNodes(s, list[0])
-		return
+	own := slices.DeleteFunc(slices.Clone(list), func(p *pool) bool { return p.nodes })
+	tried := false // all pools with addresses of their own are one try
+	for _, p := range list {
+		switch {
+		case p.nodes && len(s.addrs) == 0:
+			if w.giveNodes(s, p) {
+				return
+			}
+		case !p.nodes && !tried:
+			if tried = true; w.giveOwn(s, own) {
+				return
+			}
+		}
 	}
+	if s.reason == "" && (len(s.addrs) == 0 || s.both) {
+		s.lacks(Exhausted, "no address is left for it in %s: remove Services, or add addresses%s", names(list), map[bool]string{true: " of both families, which it requires"}[s.both])
+	}
+}
+
+// giveOwn gives a Service an address of each family that it lacks, out of pools with addresses of their own. It reports
+// whether the Service has what it must have then, and takes nothing otherwise.
+func (w *work) giveOwn(s *wish, list []*pool) bool {
 	var got []netip.Addr
 	var from *pool
+	marks := make([]mark, len(list))
+	for i, p := range list {
+		marks[i] = p.mark()
+	}
 	for _, is4 := range s.families {
 		if slices.ContainsFunc(s.addrs, func(a netip.Addr) bool { return a.Is4() == is4 }) {
 			continue
@@ -125,10 +145,13 @@ func (w *work) giveAny(s *wish) {
 	have := len(s.addrs) + len(got)
 	if have == 0 || s.both && have < len(s.families) {
 		w.leave(s, got)
-		s.lacks(Exhausted, "no address is left for it in %s: remove Services, or add addresses%s", names(list), map[bool]string{true: " of both families, which it requires"}[s.both])
-		return
+		for i, p := range list {
+			p.reset(marks[i])
+		}
+		return false
 	}
 	w.gets(s, got, from)
+	return true
 }
 
 // noPool says why no pool is for a Service.
@@ -172,8 +195,10 @@ func (w *work) shared(s *wish) (list []netip.Addr) {
 	return list
 }
 
-// giveNodes gives a Service the addresses of all nodes of a pool.
-func (w *work) giveNodes(s *wish, p *pool) {
+// giveNodes gives a Service the addresses of all nodes of a pool, and reports whether it could. What the Service asks for
+// no longer it keeps until then.
+func (w *work) giveNodes(s *wish, p *pool) bool {
+	w.leave(s, s.old) // which may be among them
 	var got []netip.Addr
 	for _, a := range p.addrs {
 		if !slices.Contains(s.families, a.Is4()) {
@@ -181,17 +206,27 @@ func (w *work) giveNodes(s *wish, p *pool) {
 		}
 		if other := w.claim(s, a); other != nil {
 			w.leave(s, got)
+			w.reclaim(s)
 			s.lacks(Taken, "Service %s/%s has one of its ports on the nodes of AddressPool %q: choose other ports, or another pool", other.svc.Namespace, other.svc.Name, p.obj.Name)
-			return
+			return false
 		}
 		got = append(got, a)
 	}
-	s.pool = p
 	if len(got) == 0 {
+		w.reclaim(s)
 		s.lacks(Exhausted, "AddressPool %q has no node that is ready and has an address of the Service's family", p.obj.Name)
-		return
+		return false
 	}
+	s.old, s.pool = nil, p
 	w.gets(s, got, p)
+	return true
+}
+
+// reclaim gives a Service back what it had left for others that it cannot have.
+func (w *work) reclaim(s *wish) {
+	for _, a := range s.old {
+		w.claim(s, a) // nobody has taken it since
+	}
 }
 
 func names(list []*pool) string {

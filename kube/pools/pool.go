@@ -21,15 +21,32 @@ import (
 type pool struct {
 	obj    *v1alpha1.AddressPool
 	blocks []block.Block
-	// nodes is set for a pool of nodes, and addrs are their addresses then, sorted.
-	nodes bool
-	addrs []netip.Addr
+	// nodes is set for a pool of nodes. members are the addresses of all that it selects then, and addrs, sorted, those
+	// of the nodes that can serve.
+	nodes   bool
+	members map[netip.Addr]bool
+	addrs   []netip.Addr
 
 	namespaces, services labels.Selector
 	faults               []string // why parts of it cannot be assigned
 	// search is where the next free address of each family is looked for.
 	search map[bool]cursor
 	full   map[bool]bool
+}
+
+// mark is how far the search for free addresses of a pool has come.
+type mark struct {
+	search [2]cursor
+	full   [2]bool
+}
+
+func (p *pool) mark() mark {
+	return mark{[2]cursor{p.search[false], p.search[true]}, [2]bool{p.full[false], p.full[true]}}
+}
+
+// reset goes back to a mark, since what was found after it was not used.
+func (p *pool) reset(m mark) {
+	p.search[false], p.search[true], p.full[false], p.full[true] = m.search[0], m.search[1], m.full[0], m.full[1]
 }
 
 // cursor is a place in a pool's blocks.
@@ -46,7 +63,7 @@ func (p *pool) auto() bool { return p.obj.Spec.AutoAssign == nil || *p.obj.Spec.
 // holds reports whether an address is one of the pool's.
 func (p *pool) holds(a netip.Addr) bool {
 	if p.nodes {
-		return slices.Contains(p.addrs, a)
+		return p.members[a]
 	}
 	return slices.ContainsFunc(p.blocks, func(b block.Block) bool { return b.Contains(a) }) && !(p.obj.Spec.AvoidBuggyIPs && block.Buggy(a))
 }
@@ -67,10 +84,7 @@ func (p *pool) compare(q *pool) int {
 
 // readPools reads the pools. Of two that have an address both, the older keeps it.
 func (w *work) readPools(objs *kube.Objects) {
-	byAge := slices.SortedFunc(slices.Values(objs.AddressPools), func(a, b *v1alpha1.AddressPool) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
-	})
-	for _, obj := range byAge {
+	for _, obj := range slices.SortedFunc(slices.Values(objs.AddressPools), block.Older) {
 		p := &pool{obj: obj, search: map[bool]cursor{}, full: map[bool]bool{}, nodes: obj.Spec.Nodes != nil}
 		p.namespaces = p.selector(obj.Spec.NamespaceSelector, "spec.namespaceSelector", w.say)
 		p.services = p.selector(obj.Spec.ServiceSelector, "spec.serviceSelector", w.say)
@@ -125,10 +139,8 @@ func (w *work) readBlocks(p *pool) {
 			continue
 		}
 		p.blocks = append(p.blocks, b)
-		for _, a := range w.nodeAddrs {
-			if b.Contains(a) {
-				p.fault(w.say, field, "%s in %s is the address of a node, and is not assigned: leave it out", a, text)
-			}
+		if inside := slices.DeleteFunc(slices.Clone(w.nodeAddrs), func(a netip.Addr) bool { return !b.Contains(a) }); len(inside) > 0 {
+			p.fault(w.say, field, "%s in %s is the address of a node, as are %d others, and is not assigned: leave them out", inside[0], text, len(inside)-1)
 		}
 	}
 }
@@ -157,14 +169,18 @@ func (w *work) poolOver(p *pool, b block.Block) *pool {
 // kept from load balancers (KEP-1143).
 func (w *work) readNodes(p *pool, objs *kube.Objects) {
 	sel := p.selector(p.obj.Spec.Nodes, "spec.nodes", w.say)
+	p.members = map[netip.Addr]bool{}
 	for _, n := range objs.Nodes {
 		_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-		if excluded || n.Annotations[kube.StockAnnotation] == "true" || n.Labels[kube.ExternalLabel] == "true" || down(n) || !sel.Matches(labels.Set(n.Labels)) {
+		if n.Annotations[kube.StockAnnotation] == "true" || n.Labels[kube.ExternalLabel] == "true" || !sel.Matches(labels.Set(n.Labels)) {
 			continue
 		}
 		for _, at := range n.Status.Addresses {
 			if a, err := netip.ParseAddr(at.Address); err == nil && at.Type == corev1.NodeInternalIP && addressing.Special(a) == "" {
-				p.addrs = append(p.addrs, a.Unmap())
+				p.members[a.Unmap()] = true
+				if !excluded && !down(n) {
+					p.addrs = append(p.addrs, a.Unmap())
+				}
 			}
 		}
 	}

@@ -59,7 +59,8 @@ func read(svc *corev1.Service, say *kube.Report) (r request, ok bool) {
 	r.both = svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack
 	r.pool, _ = annotation(svc, kube.AddressPoolAnnotation, metalPool)
 	r.key, _ = annotation(svc, kube.SharedAddressAnnotation, metalShare)
-	return r, r.readAddrs(say)
+	ok = r.readAddrs(say)
+	return r, ok
 }
 
 // readAddrs reads the addresses that a Service asks for. The annotation, which can hold two, comes before the field.
@@ -77,15 +78,16 @@ func (r *request) readAddrs(say *kube.Report) bool {
 		a = a.Unmap()
 		switch {
 		case err != nil || a.Zone() != "":
-			say.Errorf(ref, field, "%q is no address: expected one like 192.0.2.7, or two of different families with a comma between", part)
+			say.Errorf(ref, field, "%.300q is no address: expected one like 192.0.2.7, or two of different families with a comma between", part)
 		case !slices.Contains(r.families, a.Is4()):
 			say.Errorf(ref, field, "%s is an %s address, and the Service has none of that family: add it to spec.ipFamilies, or ask for another", a, familyOf(a.Is4()))
 		case slices.ContainsFunc(r.addrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }):
-			say.Errorf(ref, field, "%q asks for two addresses of one family: keep one", text)
+			say.Errorf(ref, field, "%.300q asks for two addresses of one family: keep one", text)
 		default:
 			r.addrs = append(r.addrs, a)
 			continue
 		}
+		r.addrs = nil
 		return false
 	}
 	return true

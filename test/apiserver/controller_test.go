@@ -197,7 +197,8 @@ func TestPoolsAreValidated(t *testing.T) {
 	}
 }
 
-// TestTwoLeaders: two controllers that both believe that they lead give no address twice.
+// TestTwoLeaders: with two controllers that both believe that they lead, every Service has an address of its own in the
+// end.
 func TestTwoLeaders(t *testing.T) {
 	p := start(t)
 	p.controllerRights()

@@ -30,6 +30,7 @@ type config struct {
 	lease       string
 	identity    string
 	defaultLB   bool
+	ingress     bool
 	health      string
 	hostnameErr error
 }
@@ -55,6 +56,7 @@ goes on as it is, and only new load balancers wait.`,
 			&cli.StringFlag{Name: "lease-name", Category: role, Usage: "`NAME` of the Lease by which one of several processes leads", Value: "tapestry-controller", Destination: &c.lease},
 			&cli.StringFlag{Name: "identity", Category: role, Usage: "`NAME` of this process, which no other has", Value: host, DefaultText: "the host's", Destination: &c.identity},
 			&cli.BoolFlag{Name: "default-load-balancer", Category: "Services", Usage: "also serve Services of type LoadBalancer that name no class", Value: true, Destination: &c.defaultLB},
+			&cli.BoolFlag{Name: "ingress", Category: "Services", Usage: "write the status of Ingresses, which agents serve", Value: true, Destination: &c.ingress},
 			&cli.StringFlag{Name: "health", Category: "Reports", Usage: "`ADDRESS` on which to answer /livez and /readyz, \"\" for not", Value: ":10257", Destination: &c.health},
 		},
 		Action: func(ctx *cli.Context) error {
@@ -114,7 +116,10 @@ func (c *config) run(ctx context.Context) error {
 func (c *config) decide(objs kube.Objects) (kube.Objects, []kube.Problem) {
 	out, problems := controller.LoadBalancers(objs, controller.Options{Default: c.defaultLB, Now: time.Now()})
 	out = controller.PortsServed(out, time.Now())
-	return controller.IngressStatus(out), problems
+	if c.ingress {
+		out = controller.IngressStatus(out)
+	}
+	return out, problems
 }
 
 // healthOf answers that the process lives, whether or not it leads, and says which.

@@ -3,13 +3,14 @@
 //
 // It keeps nothing. A decision is a function of the objects as they are, so a process that takes over from another goes
 // on where that one was. A status is written only over the version of the object from which it follows. So of two
-// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew.
+// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew. They can give
+// one address to two Services for a moment; the older keeps it.
 package control
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -44,6 +45,8 @@ const (
 	// Objects are written at most every writeEvery, after writeBurst at once.
 	writeEvery = 20 * time.Millisecond
 	writeBurst = 50
+	// writeTime is how long decisions are written before they are made anew.
+	writeTime = time.Second
 	// again is the pause after a write that failed.
 	again = time.Second
 )
@@ -56,6 +59,7 @@ func Run(ctx context.Context, o Options) {
 	go func() { r.run(ctx); done <- struct{}{} }()
 	go func() { reporter.Run(ctx); done <- struct{}{} }()
 	w := writer{Options: o, limit: rate.NewLimiter(rate.Every(writeEvery), writeBurst)}
+	said := ""
 	for r.changed(ctx) {
 		objs, ready := r.objects()
 		if !ready {
@@ -63,9 +67,19 @@ func Run(ctx context.Context, o Options) {
 		}
 		want, problems := o.Decide(objs)
 		reporter.Want(&want, nil, problems)
-		if err := w.write(ctx, &objs, &want); err != nil && ctx.Err() == nil {
-			o.Log.Error("a decision is not written yet", "err", err)
+		left, failed, err := w.write(ctx, pending(&objs, &want))
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			if said != err.Error() {
+				o.Log.Error("decisions are not written yet", "number", failed, "first", err)
+				said = err.Error()
+			}
 			time.AfterFunc(again, r.touch)
+		case left:
+			r.touch()
+		default:
+			said = ""
 		}
 	}
 	<-done
@@ -78,27 +92,53 @@ type writer struct {
 	limit *rate.Limiter
 }
 
-// write writes the status of every object of want that is not the one of have. One that cannot be written does not hold
-// up the others.
-func (w *writer) write(ctx context.Context, have, want *kube.Objects) error {
+// change is an object whose status is to be written, and the object as it is.
+type change struct{ old, now kube.Object }
+
+// pending returns the changes in turns of one for each namespace, so that the many of one namespace do not hold up those
+// of others.
+func pending(have, want *kube.Objects) []change {
 	known := make(map[kube.Ref]kube.Object, have.Len())
 	for obj := range have.All() {
 		known[kube.RefOf(obj)] = obj
 	}
-	var errs []error
+	type turn struct {
+		change
+		n int // its number in its namespace
+	}
+	var turns []turn
+	count := map[string]int{}
 	for obj := range want.All() {
-		old := known[kube.RefOf(obj)]
-		if old == obj {
-			continue
-		}
-		if err := w.limit.Wait(ctx); err != nil {
-			return err
-		}
-		if err := w.status(ctx, old, obj); err != nil {
-			errs = append(errs, err)
+		if old := known[kube.RefOf(obj)]; old != obj {
+			turns = append(turns, turn{change{old, obj}, count[obj.GetNamespace()]})
+			count[obj.GetNamespace()]++
 		}
 	}
-	return errors.Join(errs...)
+	slices.SortStableFunc(turns, func(a, b turn) int { return cmp.Compare(a.n, b.n) })
+	list := make([]change, len(turns))
+	for i := range turns {
+		list[i] = turns[i].change
+	}
+	return list
+}
+
+// write writes changes for writeTime at most, since they age: left reports that there are more. One that cannot be
+// written does not hold up the others; err is the first of those that failed.
+func (w *writer) write(ctx context.Context, list []change) (left bool, failed int, err error) {
+	end := time.Now().Add(writeTime)
+	for _, c := range list {
+		if time.Now().After(end) {
+			return true, failed, err
+		}
+		if w.limit.Wait(ctx) != nil {
+			return true, failed, err
+		}
+		if e := w.status(ctx, c.old, c.now); e != nil {
+			failed++
+			err = cmp.Or(err, e)
+		}
+	}
+	return false, failed, err
 }
 
 // status writes the status of one object, if nobody has written the object since.

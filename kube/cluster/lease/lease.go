@@ -195,6 +195,9 @@ func (e *Elector) next(a action) *coordinationv1.Lease {
 
 // release gives the Lease back, so that the next process need not wait.
 func (e *Elector) release() {
+	if l := e.seen.lease; l == nil || l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity != e.Identity {
+		return // it is another's by now
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	l := e.next(extend)

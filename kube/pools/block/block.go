@@ -86,6 +86,22 @@ func (b Block) Size() int64 {
 	return int64(low) + 1
 }
 
+// Buggies returns how many addresses of the block are Buggy.
+func (b Block) Buggies() int64 {
+	if !b.First.Is4() {
+		return 0
+	}
+	until := func(a netip.Addr) int64 { // how many there are from 0.0.0.0 to a
+		n := int64(binary.BigEndian.Uint32(a.AsSlice()))
+		return 2*(n/256) + 1 + n%256/255
+	}
+	n := until(b.Last) - until(b.First)
+	if Buggy(b.First) {
+		n++
+	}
+	return n
+}
+
 // Buggy reports whether some old devices take an address for one of a network (RFC 4632 made it an ordinary one).
 func Buggy(a netip.Addr) bool {
 	if !a.Is4() {
