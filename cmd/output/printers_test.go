@@ -14,18 +14,21 @@ import (
 
 // own lists the files of commands that print by themselves, and why text of others cannot reach a terminal there.
 var own = map[string]string{
-	"output/output.go":                 "it makes text visible",
-	"program/program.go":               "errors are made visible there",
-	"tapestry-cni/main.go":             "a version of ours",
-	"tapestry/app/cni.go":              "notes of the installer about files of ours",
-	"tapestry/connectivity/command.go": "a sum",
-	"tapestry/health/health.go":        "errors are made visible there",
-	"tapestry/status/status.go":        "headings",
-	"tapestry-lab/app/lab_table.go":    "headings",
-	"tapestry-lab/app/lab.go":          "the name of the lab, which whoever reads it gave",
-	"tapestry-lab/app/bench.go":        "measurements of ours",
-	"tapestry-lab/app/demo.go":         "what steps saw is made visible there",
-	"tapestry-lab/inside/inside.go":    "for programs of ours",
+	"output/output.go":                  "it makes text visible",
+	"program/program.go":                "errors are made visible there",
+	"tapestry-cni/main.go":              "a version of ours",
+	"tapestry-l2/main.go":               "words of ours, and a version of ours",
+	"tapestry-bgp/main.go":              "words of ours, and a version of ours",
+	"tapestry/controller/controller.go": "two words of ours",
+	"tapestry/app/cni.go":               "notes of the installer about files of ours",
+	"tapestry/connectivity/command.go":  "a sum",
+	"tapestry/health/health.go":         "errors are made visible there",
+	"tapestry/status/status.go":         "headings",
+	"tapestry-lab/app/lab_table.go":     "headings",
+	"tapestry-lab/app/lab.go":           "the name of the lab, which whoever reads it gave",
+	"tapestry-lab/app/bench.go":         "measurements of ours",
+	"tapestry-lab/app/demo.go":          "what steps saw is made visible there",
+	"tapestry-lab/inside/inside.go":     "for programs of ours",
 }
 
 // TestPrinters finds commands that print without this package, so that nothing makes text of others visible.
