@@ -195,6 +195,13 @@ func encode(v any, fds []int) (b, oob []byte, err error) {
 	return b, oob, nil
 }
 
+// ReceiveUntil is Receive, but returns an error when ctx ends. Messages can still be sent then, and none received.
+func (c *Conn) ReceiveUntil(ctx context.Context, v any) ([]int, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	return c.Receive(v)
+}
+
 // Receive reads the next message into v. The descriptors that came with the message belong to the caller, who closes
 // them. The error is io.EOF when the other end has closed, and wraps ErrBad when it sent garbage. With an error no
 // descriptors are returned.

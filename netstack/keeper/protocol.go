@@ -75,13 +75,14 @@ func (k *Keeper) Serve(ctx context.Context, ln *net.UnixListener, o Options) err
 }
 
 func (k *Keeper) serve(_ context.Context, c *fdpass.Conn) {
-	defer k.unuse(c)
+	var err error
+	defer func() { k.unuse(c, errors.Is(err, net.ErrClosed)) }() // otherwise the other end has closed
 	defer k.release(c)
 	var rest rests
 	for {
 		var r request
-		fds, err := c.Receive(&r)
-		if err != nil {
+		var fds []int
+		if fds, err = c.Receive(&r); err != nil {
 			if errors.Is(err, fdpass.ErrBad) {
 				c.Answer(answer{Error: err.Error()})
 			}

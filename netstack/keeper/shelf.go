@@ -19,6 +19,7 @@ import (
 type shelf struct {
 	fds   map[uint32]int
 	user  *fdpass.Conn  // the agent's connection for this shelf; nil: none
+	lives bool          // without user: the user before was cut off by this keeper, and has not ended
 	ended chan struct{} // closed when all that user has sent was handled
 }
 
@@ -32,15 +33,25 @@ func shelfMost() uint32 {
 	return uint32(min(lim.Cur, 1<<21) / 4)
 }
 
+// maxShelves is how many shelves there are at most: an agent has one for TCP and one for UDP.
+const maxShelves = 2
+
 // drainTime is how long the next user of a shelf waits until what the one before has sent was handled.
 const drainTime = 5 * time.Second
 
 // use makes c the user of a shelf, once everything that the user before has sent was handled.
 func (k *Keeper) use(c *fdpass.Conn, name string) (*shelf, error) {
+	if len(name) > MaxKey {
+		return nil, fmt.Errorf("the name of the shelf has %d bytes, at most %d are allowed", len(name), MaxKey)
+	}
 	for begun := time.Now(); ; {
 		k.mu.Lock()
 		s := k.shelves[name]
 		if s == nil {
+			if len(k.shelves) >= maxShelves {
+				k.mu.Unlock()
+				return nil, fmt.Errorf("shelf %q would be one of more than %d, which is the limit", name, maxShelves)
+			}
 			s = &shelf{fds: map[uint32]int{}}
 			k.shelves[name] = s
 		}
@@ -64,14 +75,18 @@ func (k *Keeper) use(c *fdpass.Conn, name string) (*shelf, error) {
 	}
 }
 
-// unuse ends c's use of its shelves.
-func (k *Keeper) unuse(c *fdpass.Conn) {
+// unuse ends c's use of its shelves. lives says that the agent has not ended.
+func (k *Keeper) unuse(c *fdpass.Conn, lives bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, s := range k.shelves {
-		if s.user == c {
-			s.user = nil
-			close(s.ended)
+	for name, s := range k.shelves {
+		if s.user != c {
+			continue
+		}
+		s.user, s.lives = nil, lives
+		close(s.ended)
+		if len(s.fds) == 0 {
+			delete(k.shelves, name)
 		}
 	}
 }
@@ -102,8 +117,9 @@ func (k *Keeper) shelve(c *fdpass.Conn, r *request, fds []int) {
 	defer k.mu.Unlock()
 	s := k.shelves[r.Key]
 	if s == nil || s.user != c || len(fds) != len(r.Slots) {
+		lives := !c.Gone()
 		for _, fd := range fds {
-			abandon(fd)
+			letGo(fd, lives)
 		}
 		return
 	}
@@ -146,20 +162,29 @@ func (s *shelf) drop(slot uint32) {
 	}
 }
 
-// dropShelves resets and drops what is on all shelves, and what is still on its way to them. The caller holds mu.
+// dropShelves lets go of what is on all shelves, and of what is still on its way to them when it comes. The caller holds
+// mu.
 func (k *Keeper) dropShelves() {
 	for name, s := range k.shelves {
 		delete(k.shelves, name)
+		lives := s.lives
+		if s.user != nil {
+			lives = !s.user.Gone()
+		}
 		for slot, fd := range s.fds {
 			delete(s.fds, slot)
-			abandon(fd)
+			letGo(fd, lives)
 		}
 	}
 }
 
-// abandon closes a socket that nobody will take. Nobody carries its connection any more, so the far end is told.
-func abandon(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+// letGo closes a socket that nobody will take. When its agent has ended, nobody carries its connection any more, and the
+// far end is told so by a reset. An agent that lives goes on with the socket, and SO_LINGER would be set for its close,
+// too.
+func letGo(fd int, agentLives bool) {
+	if !agentLives {
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
 	unix.Close(fd)
 }
 
@@ -170,8 +195,9 @@ var ErrNoShelf = errors.New("the keeper is of an earlier version, which cannot h
 var ErrShelfBusy = errors.New("the keeper is busy")
 
 const (
-	// releaseAt is how many releases are sent together, and releaseAfter how long they wait at most.
+	// releaseAt is how many releases are sent together at least, or after releaseAfter fewer, and maxReleases at most.
 	releaseAt    = 64
+	maxReleases  = 1024
 	releaseAfter = 50 * time.Millisecond
 )
 
@@ -179,11 +205,13 @@ const (
 type Shelf struct {
 	path, name string
 
-	mu    sync.Mutex // guards what follows; held while a message is sent, which does not block
-	conn  *fdpass.Conn
-	most  uint32
-	drops []uint32
-	timer *time.Timer // sends drops
+	mu   sync.Mutex // guards what follows; held while a message is sent, which does not block
+	conn *fdpass.Conn
+	most uint32
+
+	waiting sync.Mutex // guards what follows; locked after mu, and not held while a message is sent
+	drops   map[uint32]bool
+	timer   *time.Timer // sends drops; armed while there are any
 }
 
 // OpenShelf returns the shelf of that name, and what was on it. The sockets belong to the caller. Only one client at a
@@ -232,7 +260,8 @@ func (s *Shelf) open(ctx context.Context) (found map[uint32]int, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conn, s.most, s.drops = conn, most, nil
+	s.conn, s.most = conn, most
+	s.rearm()
 	return found, nil
 }
 
@@ -245,51 +274,115 @@ func (s *Shelf) Most() int {
 
 // Keep has the keeper hold duplicates of sockets under numbers, in place of what was held under these. It does not
 // block: while the keeper is busy, it returns ErrShelfBusy. When it returns nil, the sockets are held, also if this
-// process ends at once. At most fdpass.MaxFiles sockets come at once.
+// process ends at once. At most fdpass.MaxFiles sockets come at once. None is held when a number is not below Most,
+// which may be smaller for the next keeper.
 func (s *Shelf) Keep(slots []uint32, fds []int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, slot := range slots {
+		if slot >= s.most {
+			return fmt.Errorf("keep a socket as number %d of shelf %q: the keeper holds only numbers below %d", slot, s.name, s.most)
+		}
+	}
 	return s.send(slots, fds)
 }
 
+// send has sockets kept, and sends what waits to be released. It leaves out the numbers of the former: what is kept
+// there replaces what was to be released, and a release that came later would be one of the new socket. The caller
+// holds mu.
 func (s *Shelf) send(slots []uint32, fds []int) error {
-	n := min(len(s.drops), 1024)
-	err := s.conn.TrySend(request{Op: opShelve, Key: s.name, Slots: slots, Drop: s.drops[:n]}, fds...)
-	switch {
-	case err == nil:
-		s.drops = append(s.drops[:0], s.drops[n:]...)
-	case errors.Is(err, fdpass.ErrFull):
-		err = ErrShelfBusy
+	drops, replaced := s.takeDrops(slots)
+	err := s.conn.TrySend(request{Op: opShelve, Key: s.name, Slots: slots, Drop: drops}, fds...)
+	if err != nil {
+		s.addDrops(drops)
+		s.addDrops(replaced)
+	}
+	if errors.Is(err, fdpass.ErrFull) {
+		return ErrShelfBusy
 	}
 	return err
 }
 
-// Release says that the socket under a number need not be held any longer. The keeper is told a little later, together
-// with others.
-func (s *Shelf) Release(slot uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.drops = append(s.drops, slot)
-	if len(s.drops) >= releaseAt && s.send(nil, nil) == nil {
-		return
+// takeDrops takes numbers to be released, and those of slots that were to be released.
+func (s *Shelf) takeDrops(slots []uint32) (drops, replaced []uint32) {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	for _, slot := range slots {
+		if s.drops[slot] {
+			replaced = append(replaced, slot)
+			delete(s.drops, slot)
+		}
 	}
-	if s.timer == nil {
-		s.timer = time.AfterFunc(releaseAfter, s.release)
-	} else if len(s.drops) == 1 {
-		s.timer.Reset(releaseAfter)
+	for slot := range s.drops {
+		if len(drops) == maxReleases {
+			break
+		}
+		drops = append(drops, slot)
+		delete(s.drops, slot)
+	}
+	return drops, replaced
+}
+
+func (s *Shelf) addDrops(slots []uint32) {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	for _, slot := range slots {
+		s.drops[slot] = true
 	}
 }
 
+// Release says that the socket under a number need not be held any longer. The keeper is told a little later, together
+// with others. Release sends nothing itself and waits for nobody who does.
+func (s *Shelf) Release(slot uint32) {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	if s.drops == nil {
+		s.drops = map[uint32]bool{}
+	}
+	s.drops[slot] = true
+	switch {
+	case s.timer == nil:
+		s.timer = time.AfterFunc(releaseAfter, s.release)
+	case len(s.drops) == 1:
+		s.timer.Reset(releaseAfter)
+	case len(s.drops) == releaseAt:
+		s.timer.Reset(0)
+	}
+}
+
+// release is called by the timer.
 func (s *Shelf) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.drops) > 0 && errors.Is(s.send(nil, nil), ErrShelfBusy) {
+	if errors.Is(s.sendDrops(), ErrShelfBusy) {
+		s.rearm()
+	}
+}
+
+// sendDrops sends all that waits to be released. The caller holds mu.
+func (s *Shelf) sendDrops() (err error) {
+	for err == nil && s.anyDrops() {
+		err = s.send(nil, nil)
+	}
+	return err
+}
+
+func (s *Shelf) anyDrops() bool {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	return len(s.drops) > 0
+}
+
+func (s *Shelf) rearm() {
+	s.waiting.Lock()
+	defer s.waiting.Unlock()
+	if len(s.drops) > 0 {
 		s.timer.Reset(releaseAfter)
 	}
 }
 
 // Run waits for the end of the keeper, and opens the shelf of the next one, until ctx ends. again is called then, and
-// has everything kept once more. It does nothing on a nil Shelf.
+// has everything kept once more. After Run the Shelf can be used until Close. Run does nothing on a nil Shelf.
 func (s *Shelf) Run(ctx context.Context, again func()) {
 	if s == nil {
 		return
@@ -300,12 +393,13 @@ func (s *Shelf) Run(ctx context.Context, again func()) {
 		s.mu.Lock()
 		conn := s.conn
 		s.mu.Unlock()
-		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 		var nothing struct{}
-		if fds, err := conn.Receive(&nothing); err == nil { // the keeper sends only answers
+		if fds, err := conn.ReceiveUntil(ctx, &nothing); err == nil { // the keeper sends only answers
 			fdpass.CloseAll(fds)
 		}
-		stop()
+		if ctx.Err() != nil {
+			return
+		}
 		_ = conn.Close()
 		for opened := false; !opened; {
 			select {
@@ -328,11 +422,6 @@ func (s *Shelf) Close() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	if len(s.drops) > 0 {
-		_ = s.send(nil, nil)
-	}
+	_ = s.sendDrops() // what cannot be sent is found by the next agent, which has no record of it
 	_ = s.conn.Close()
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -142,12 +143,162 @@ func TestShelfIsHandedOver(t *testing.T) {
 	}
 }
 
-// A number beyond the shelf is not held.
+// A number beyond the shelf is not held, and the agent learns of it. There are two shelves, whose names are bounded.
 func TestShelfIsBounded(t *testing.T) {
 	_, path := start(t, Options{})
 	s, _ := openShelf(t, path)
-	if err := hears(shelve(t, s, uint32(s.Most()))); err != io.EOF {
+	fd, _ := link(t)
+	defer unix.Close(fd)
+	if err := s.Keep([]uint32{0, uint32(s.Most())}, []int{fd, fd}); err == nil || errors.Is(err, ErrShelfBusy) {
+		t.Errorf("an agent that keeps too many hears %v", err)
+	}
+	s.most++ // as an agent that does not know
+	if err := hears(shelve(t, s, s.most-1)); err != io.EOF {
 		t.Errorf("the far end of a socket beyond the shelf hears %v", err)
+	}
+	shelve(t, s, 0)
+	if _, _, err := OpenShelf(t.Context(), path, strings.Repeat("x", MaxKey+1)); err == nil {
+		t.Error("a shelf has a name that is too long")
+	}
+	other, _, err := OpenShelf(t.Context(), path, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := OpenShelf(t.Context(), path, "third"); err == nil {
+		t.Error("there is a third shelf")
+	}
+	other.Close() // an empty shelf is no longer there when it is not used
+	await.Until(t, "there is room for another shelf", func() bool {
+		third, _, err := OpenShelf(t.Context(), path, "third")
+		if err == nil {
+			third.Close()
+		}
+		return err == nil
+	})
+}
+
+// With more releases than one message carries, a socket that was put under one of their numbers meanwhile stays.
+func TestShelfReusesNumbers(t *testing.T) {
+	k, path := start(t, Options{})
+	s, _ := openShelf(t, path)
+	fd, far := link(t)
+	defer unix.Close(fd)
+	var err error
+	k.mu.Lock() // the keeper is busy
+	for err == nil {
+		err = s.Keep([]uint32{0}, []int{fd})
+	}
+	for slot := range uint32(3 * maxReleases) {
+		s.Release(slot + 1)
+	}
+	const again = 3*maxReleases - 5
+	for range 2 {
+		if !errors.Is(err, ErrShelfBusy) {
+			t.Fatalf("%v, want ErrShelfBusy", err)
+		}
+		err = s.Keep([]uint32{again}, []int{fd})
+	}
+	s.timer.Stop() // only Keep sends
+	k.mu.Unlock()
+	await.Until(t, "the socket is held", func() bool { return s.Keep([]uint32{again}, []int{fd}) == nil })
+	s.rearm()
+	await.Until(t, "everything was released", func() bool { return !s.anyDrops() })
+	s.Close()
+	_, found := openShelf(t, path)
+	if fd, there := found[again]; !there || !speaks(t, fd, far) {
+		t.Errorf("found %v, want number %d", found, again)
+	}
+	for _, fd := range found {
+		unix.Close(fd)
+	}
+}
+
+// Release waits for nobody who sends to the keeper.
+func TestReleaseWaitsForNobody(t *testing.T) {
+	_, path := start(t, Options{})
+	s, _ := openShelf(t, path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for slot := range uint32(2 * releaseAt) {
+			s.Release(slot)
+		}
+	}()
+	await.Until(t, "all are released", func() bool {
+		select {
+		case <-done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// An agent that goes on without its keeper ends its connections as before: what it has written arrives.
+func TestAgentOutlivesKeeper(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "k")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := New()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- k.Serve(ctx, ln, Options{}) }()
+	s, _ := openShelf(t, path)
+	fd, far := link(t)
+	if err := s.Keep([]uint32{1}, []int{fd}); err != nil {
+		t.Fatal(err)
+	}
+	await.Until(t, "the socket is held", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return len(k.shelves["test"].fds) == 1
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	said := 0
+	for b := make([]byte, 64<<10); ; said += len(b) { // far reads nothing yet
+		n, err := unix.SendmsgN(fd, b, nil, nil, unix.MSG_DONTWAIT)
+		if err != nil {
+			break
+		}
+		b = b[:n]
+	}
+	unix.Close(fd)
+	_ = far.SetReadDeadline(time.Now().Add(await.Patience))
+	if got, err := io.Copy(io.Discard, far); err != nil || int(got) != said {
+		t.Errorf("%d bytes arrive, %v; want %d", got, err, said)
+	}
+}
+
+// After Run the shelf is used until it is closed: an agent that is told to end still has connections held, and lets go of
+// others.
+func TestShelfAfterRun(t *testing.T) {
+	_, path := start(t, Options{})
+	s, _ := openShelf(t, path)
+	released := shelve(t, s, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); s.Run(ctx, func() { t.Error("the keeper is there") }) }()
+	cancel()
+	<-ran
+	far := shelve(t, s, 2)
+	s.Release(1)
+	s.Close()
+	if err := hears(released); err != io.EOF {
+		t.Errorf("the far end of one that was released hears %v", err)
+	}
+	_, found := openShelf(t, path)
+	if len(found) != 1 || !speaks(t, found[2], far) {
+		t.Errorf("found %v", found)
 	}
 }
 
@@ -256,7 +407,7 @@ func TestShelfIsBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Shelf{conn: conn, name: "test"}
+	s := &Shelf{conn: conn, name: "test", most: 1 << 31}
 	defer s.Close()
 	slots := slices.Repeat([]uint32{1 << 30}, fdpass.MaxFiles)
 	for range 10_000 {
