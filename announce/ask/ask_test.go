@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"tapestry.dev/tapestry/announce"
@@ -15,10 +16,11 @@ import (
 
 // What is new is fetched, be it another plan or another address of the node, and once.
 func TestFetches(t *testing.T) {
-	var state announce.State
+	var state atomic.Pointer[announce.State]
+	state.Store(&announce.State{})
 	s := &localapi.Server{
 		Options: localapi.Options{Log: slog.New(slog.DiscardHandler)},
-		Tables:  []localapi.Source{localapi.RouteState.From(func(context.Context) ([]announce.State, error) { return []announce.State{state}, nil })},
+		Tables:  []localapi.Source{localapi.RouteState.From(func(context.Context) ([]announce.State, error) { return []announce.State{*state.Load()}, nil })},
 	}
 	socket := filepath.Join(t.TempDir(), "agent.sock")
 	l, err := localapi.Listen(socket, s.Options)
@@ -34,8 +36,8 @@ func TestFetches(t *testing.T) {
 	fetched, fail := 0, error(nil)
 	loop := &Loop{State: localapi.RouteState, Client: &localapi.Client{Path: socket}, Fetch: func(_ context.Context, got announce.State) error {
 		fetched++
-		if got.Generation != state.Generation || !slices.Equal(got.NodeAddrs, state.NodeAddrs) {
-			t.Errorf("it fetches for %+v, want %+v", got, state)
+		if want := *state.Load(); got.Generation != want.Generation || !slices.Equal(got.NodeAddrs, want.NodeAddrs) {
+			t.Errorf("it fetches for %+v, want %+v", got, want)
 		}
 		return fail
 	}}
@@ -55,13 +57,14 @@ func TestFetches(t *testing.T) {
 	}
 	asked(1)
 	asked(0)
-	state.Generation++
+	state.Store(&announce.State{Generation: 1})
 	asked(1)
 	asked(0)
-	state.NodeAddrs = []netip.Addr{netip.MustParseAddr("fd00:31::12")}
+	state.Store(&announce.State{Generation: 1, NodeAddrs: []netip.Addr{netip.MustParseAddr("fd00:31::12")}})
 	asked(1)
 	asked(0)
-	state.NodeAddrs, fail = nil, errors.New("the agent has just ended")
+	state.Store(&announce.State{Generation: 1})
+	fail = errors.New("the agent has just ended")
 	asked(1)
 	fail = nil
 	asked(1)
