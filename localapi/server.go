@@ -67,12 +67,12 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 			return
 		}
 		if r.Op == opTell {
-			if c.Answer(s.tell(&r, &so)) != nil {
+			if c.Answer(s.tell(c.Peer().UID, &r, &so)) != nil {
 				return
 			}
 			continue
 		}
-		a, left := s.answer(ctx, &r, rest)
+		a, left := s.answer(ctx, c.Peer().UID, &r, rest)
 		rest = left
 		if c.Answer(a) != nil {
 			return
@@ -80,8 +80,8 @@ func (s *Server) serve(ctx context.Context, c *fdpass.Conn) {
 	}
 }
 
-// answer returns the answer to r, and the rows of a table that are left after it.
-func (s *Server) answer(ctx context.Context, r *request, rest []json.RawMessage) (answer, []json.RawMessage) {
+// answer returns the answer to r, which a user asks, and the rows of a table that are left after it.
+func (s *Server) answer(ctx context.Context, uid uint32, r *request, rest []json.RawMessage) (answer, []json.RawMessage) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	switch r.Op {
@@ -97,7 +97,11 @@ func (s *Server) answer(ctx context.Context, r *request, rest []json.RawMessage)
 			if t.name != r.Table {
 				continue
 			}
-			rows, err := t.rows(ctx)
+			var rows []json.RawMessage
+			err := t.users.refuse(uid, t.name)
+			if err == nil {
+				rows, err = t.rows(ctx)
+			}
 			if err != nil {
 				return answer{Error: err.Error()}, nil
 			}

@@ -90,13 +90,28 @@ func (t Table[T]) Ask(ctx context.Context, c *Client) ([]T, error) {
 
 // Source is where a Server gets the rows of a table.
 type Source struct {
-	name string
-	rows func(context.Context) ([]json.RawMessage, error)
+	name  string
+	rows  func(context.Context) ([]json.RawMessage, error)
+	users users
+}
+
+// For returns s for some users alone, out of those that may connect; none means all of these.
+func (s Source) For(uids ...uint32) Source { s.users = uids; return s }
+
+// users may ask for a table, or tell it; none means everybody who may connect.
+type users []uint32
+
+// refuse returns an error when a user is not among them.
+func (u users) refuse(uid uint32, table string) error {
+	if len(u) == 0 || slices.Contains(u, uid) {
+		return nil
+	}
+	return fmt.Errorf("the table %q is not for user %d: only user %v may ask for it or tell it", table, uid, []uint32(u))
 }
 
 // From returns the Source of a table whose rows the func rows returns. Several goroutines may call rows at once.
 func (t Table[T]) From(rows func(context.Context) ([]T, error)) Source {
-	return Source{t.Name, func(ctx context.Context) ([]json.RawMessage, error) {
+	return Source{name: t.Name, rows: func(ctx context.Context) ([]json.RawMessage, error) {
 		list, err := rows(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("table %s: %w", t.Name, err)

@@ -15,14 +15,18 @@ const (
 
 // Sink is where a Server leaves the rows of a table that a client tells.
 type Sink struct {
-	name string
-	take func([]json.RawMessage) error
+	name  string
+	take  func([]json.RawMessage) error
+	users users
 }
+
+// For returns s for some users alone, as Source.For does.
+func (s Sink) For(uids ...uint32) Sink { s.users = uids; return s }
 
 // To returns the Sink of a table whose rows the func take is given, all of them each time. Several goroutines may call
 // take at once.
 func (t Table[T]) To(take func([]T)) Sink {
-	return Sink{t.Name, func(raw []json.RawMessage) error {
+	return Sink{name: t.Name, take: func(raw []json.RawMessage) error {
 		rows := make([]T, len(raw))
 		for i := range raw {
 			if err := json.Unmarshal(raw[i], &rows[i]); err != nil {
@@ -67,8 +71,8 @@ type told struct {
 	bytes int
 }
 
-// tell takes the next rows of a table.
-func (s *Server) tell(r *request, so *told) answer {
+// tell takes the next rows of a table from a user.
+func (s *Server) tell(uid uint32, r *request, so *told) answer {
 	if so.table != r.Table {
 		*so = told{table: r.Table}
 	}
@@ -86,7 +90,11 @@ func (s *Server) tell(r *request, so *told) answer {
 	*so = told{}
 	for _, sink := range s.Told {
 		if sink.name == r.Table {
-			if err := sink.take(rows); err != nil {
+			err := sink.users.refuse(uid, r.Table)
+			if err == nil {
+				err = sink.take(rows)
+			}
+			if err != nil {
 				return answer{Error: err.Error()}
 			}
 			return answer{}

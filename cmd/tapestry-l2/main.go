@@ -29,7 +29,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) int {
 	flags.SetOutput(errs)
 	flags.Usage = func() {
 		fmt.Fprintln(errs, "tapestry-l2 announces addresses of load balancers by ARP and NDP, as the agent of its node says. It needs the\n"+
-			"capability NET_RAW, the host's network, and to be root or one of the agent's --announce-uid.")
+			"capability NET_RAW, the host's network, and to be root or the agent's user.")
 		flags.PrintDefaults()
 	}
 	node := flags.String("node", "", "`NAME` of this node (required)")

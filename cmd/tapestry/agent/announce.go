@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,7 +29,7 @@ func (c *announceConfig) flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "announce", Category: category, Usage: "this node has the announcer of `KIND`, l2 or bgp; repeatable", Destination: &c.texts},
 		&cli.StringFlag{Name: "announce-socket", Category: category, Usage: "`SOCKET` on which announcers ask what to announce", Destination: &c.socket},
-		&cli.IntSliceFlag{Name: "announce-uid", Category: category, Usage: "`UID` of an announcer, besides root and this process's user; repeatable", Destination: &c.uids},
+		&cli.IntSliceFlag{Name: "announce-uid", Category: category, Usage: "`UID` of the announcer of BGP, besides root and this process's user; repeatable", Destination: &c.uids},
 	}
 }
 
@@ -51,10 +53,20 @@ func (c *announceConfig) parse() error {
 	return nil
 }
 
+// users returns who may be the announcer of a kind. That of ARP and NDP has a capability, and so is root.
+func (c *announceConfig) users() map[announcing.Kind][]uint32 {
+	l2 := []uint32{0, uint32(os.Geteuid())}
+	bgp := slices.Clone(l2)
+	for _, uid := range c.uids.Value() {
+		bgp = append(bgp, uint32(uid))
+	}
+	return map[announcing.Kind][]uint32{announcing.L2: l2, announcing.BGP: bgp}
+}
+
 // newAnnouncing returns the agent's side of what is announced to the network outside.
 func (a *agent) newAnnouncing() *announcing.Announcing {
 	return announcing.New(announcing.Options{
-		Name: a.node, Kinds: a.announce.kinds, Plan: a.follower.Plan, Unfit: func() string { return a.healer.Unfit() },
+		Name: a.node, Kinds: a.announce.kinds, Users: a.announce.users(), Plan: a.follower.Plan, Unfit: func() string { return a.healer.Unfit() },
 		NodeAddrs: func() []netip.Addr { return a.follower.Node().Config().Netstack.NodeAddrs },
 		Node: func() announcing.Node {
 			if !a.follower.HasStarted() {
@@ -71,11 +83,7 @@ func (a *agent) serveAnnouncers(ctx context.Context) {
 	if a.announce.socket == "" {
 		return
 	}
-	uids := []uint32{0, uint32(os.Geteuid())}
-	for _, uid := range a.announce.uids.Value() {
-		uids = append(uids, uint32(uid))
-	}
-	o := localapi.Options{UIDs: uids, Most: a.plan.Of(descriptors.Local), Log: a.log}
+	o := localapi.Options{UIDs: slices.Concat(slices.Collect(maps.Values(a.announce.users()))...), Most: a.plan.Of(descriptors.Local), Log: a.log}
 	l, err := localapi.Listen(a.announce.socket, o)
 	if err == nil {
 		err = a.outside.Server(o).Serve(ctx, l)

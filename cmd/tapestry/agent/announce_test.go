@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,8 +29,8 @@ func TestAnnounceFlags(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v, want %q", tt.args, err, tt.want)
 		}
-		if strings.Contains(tt.args, "bgp") && err == nil && (len(c.kinds) != 2 || c.kinds[1] != announcing.BGP || len(c.uids.Value()) != 1) {
-			t.Errorf("%s: %+v", tt.args, c)
+		if strings.Contains(tt.args, "bgp") && err == nil && (len(c.kinds) != 2 || c.kinds[1] != announcing.BGP || !slices.Contains(c.users()[announcing.BGP], 60821) || slices.Contains(c.users()[announcing.L2], 60821)) {
+			t.Errorf("%s: %+v, users %v", tt.args, c, c.users())
 		}
 	}
 }

@@ -43,7 +43,7 @@ type Node interface {
 	Beats() []overlay.Beat
 }
 
-// Options are the settings of an Announcing. All are required.
+// Options are the settings of an Announcing. All but Users are required.
 type Options struct {
 	// Node returns the node; nil before the first snapshot of the cluster is in force.
 	Node func() Node
@@ -55,6 +55,8 @@ type Options struct {
 	Name string
 	// Kinds are the announcers that this node is to have.
 	Kinds []Kind
+	// Users may be the announcer of a kind; none means all that may connect.
+	Users map[Kind][]uint32
 	// Unfit says why the node should be sent nothing, or "".
 	Unfit func() string
 }
@@ -88,25 +90,36 @@ func New(o Options) *Announcing {
 var errEarly = errors.New("the agent does not know the cluster yet")
 
 // Shown returns the tables that people ask for.
-func (a *Announcing) Shown() []localapi.Source {
+func (a *Announcing) Shown() []localapi.Source { return append(a.linkTables(), a.routerTables()...) }
+
+func (a *Announcing) linkTables() []localapi.Source {
 	return []localapi.Source{
 		localapi.Turns.From(func(context.Context) ([]announce.Turn, error) { t, _, err := a.look(time.Now()); return t, err }),
-		localapi.Routes.From(func(context.Context) ([]announce.Route, error) { _, r, _, err := a.bgp(); return r, err }),
 		localapi.Claims.From(func(context.Context) ([]announce.Claim, error) { c, _ := a.said(); return c, nil }),
+	}
+}
+
+func (a *Announcing) routerTables() []localapi.Source {
+	return []localapi.Source{
+		localapi.Routes.From(func(context.Context) ([]announce.Route, error) { _, r, _, err := a.bgp(); return r, err }),
 		localapi.Sessions.From(func(context.Context) ([]announce.Session, error) { _, s := a.said(); return s, nil }),
 	}
 }
 
-// Server returns the server of the socket of announcers: what they ask, and where they say how it goes.
+// Server returns the server of the socket of announcers: what they ask, and where they say how it goes. Each has the
+// tables of its kind alone: one that talks to routers must not have this node count as one that answers by ARP.
 func (a *Announcing) Server(o localapi.Options) *localapi.Server {
-	return &localapi.Server{
-		Node: func(context.Context) localapi.Node { return localapi.Node{Name: a.o.Name} }, Options: o, Told: a.told(),
-		Tables: append(a.Shown(),
-			localapi.LinkState.From(func(context.Context) ([]announce.State, error) { return a.linkState(time.Now()) }),
-			localapi.RouteState.From(func(context.Context) ([]announce.State, error) { return a.routeState(time.Now()) }),
-			localapi.BGPPeers.From(func(context.Context) ([]announce.Peer, error) { p, _, _, err := a.bgp(); return p, err }),
-		),
+	s := &localapi.Server{Node: func(context.Context) localapi.Node { return localapi.Node{Name: a.o.Name} }, Options: o, Told: a.told()}
+	for _, t := range append(a.linkTables(), localapi.LinkState.From(func(context.Context) ([]announce.State, error) { return a.linkState(time.Now()) })) {
+		s.Tables = append(s.Tables, t.For(a.o.Users[L2]...))
 	}
+	for _, t := range append(a.routerTables(),
+		localapi.RouteState.From(func(context.Context) ([]announce.State, error) { return a.routeState(time.Now()) }),
+		localapi.BGPPeers.From(func(context.Context) ([]announce.Peer, error) { p, _, _, err := a.bgp(); return p, err }),
+	) {
+		s.Tables = append(s.Tables, t.For(a.o.Users[BGP]...))
+	}
+	return s
 }
 
 func (a *Announcing) told() []localapi.Sink {
@@ -115,12 +128,12 @@ func (a *Announcing) told() []localapi.Sink {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.claims, a.claimsAt = list, time.Now()
-		}),
+		}).For(a.o.Users[L2]...),
 		localapi.Sessions.To(func(list []announce.Session) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			a.sessions, a.sessionsAt = list, time.Now()
-		}),
+		}).For(a.o.Users[BGP]...),
 	}
 }
 

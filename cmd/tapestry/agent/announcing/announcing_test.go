@@ -1,13 +1,19 @@
 package announcing
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"tapestry.dev/tapestry/announce"
+	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/overlay"
 )
 
@@ -139,4 +145,56 @@ func TestTold(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+}
+
+// An announcer has the tables of its own kind, and does not count as one of the other.
+func TestUsers(t *testing.T) {
+	own := uint32(os.Geteuid())
+	for _, tt := range []struct {
+		users   map[Kind][]uint32
+		l2, bgp bool
+	}{
+		{nil, true, true},
+		{map[Kind][]uint32{L2: {own + 1}, BGP: {own + 1, own}}, false, true},
+		{map[Kind][]uint32{L2: {own}, BGP: {own + 1}}, true, false},
+	} {
+		w := newWorld()
+		w.o.Users = tt.users
+		s := w.Server(localapi.Options{Log: slog.New(slog.DiscardHandler)})
+		c := &localapi.Client{Path: filepath.Join(t.TempDir(), "agent.sock")}
+		l, err := localapi.Listen(c.Path, s.Options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = s.Serve(ctx, l) }()
+		check := func(what string, err error, may bool) {
+			t.Helper()
+			if (err == nil) != may || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("is not for user %d: only user", own)) {
+				t.Errorf("%v: %s: %v", tt.users, what, err)
+			}
+		}
+		_, err = localapi.LinkState.Ask(ctx, c)
+		check("l2-state", err, tt.l2)
+		_, err = localapi.Turns.Ask(ctx, c)
+		check("l2", err, tt.l2)
+		_, err = localapi.Claims.Ask(ctx, c)
+		check("l2-claims", err, tt.l2)
+		check("to tell l2-claims", localapi.Claims.Tell(ctx, c, []announce.Claim{{State: announce.Conflict}}), tt.l2)
+		_, err = localapi.RouteState.Ask(ctx, c)
+		check("bgp-state", err, tt.bgp)
+		_, err = localapi.Routes.Ask(ctx, c)
+		check("bgp", err, tt.bgp)
+		_, err = localapi.BGPPeers.Ask(ctx, c)
+		check("bgp-peers", err, tt.bgp)
+		_, err = localapi.Sessions.Ask(ctx, c)
+		check("bgp-sessions", err, tt.bgp)
+		check("to tell bgp-sessions", localapi.Sessions.Tell(ctx, c, []announce.Session{{Peer: "tor"}}), tt.bgp)
+		cancel()
+		<-done
+		if w.node.until.IsZero() == tt.l2 || w.asked[L2].IsZero() == tt.l2 || w.asked[BGP].IsZero() == tt.bgp || (len(w.claims) > 0) != tt.l2 || (len(w.sessions) > 0) != tt.bgp {
+			t.Errorf("%v: others are answered until %s, asked have %v, told are %v and %v", tt.users, w.node.until, w.asked, w.claims, w.sessions)
+		}
+	}
 }
