@@ -38,7 +38,7 @@ const (
 	InFiles Use = 1 << iota
 	// InCluster: they are read from an API server.
 	InCluster
-	// InController: 'tapestry controller' reads them from an API server, and agents do not.
+	// InController: 'tapestry controller' reads them from an API server, be it that agents do or not.
 	InController
 	// NotServed: Tapestry does not implement the kind yet, and tells whoever writes such an object.
 	NotServed
