@@ -72,6 +72,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 		// round for ever. A Service may lead a process of the host outside, though.
 		return j.refuse(noHost, NoRoute)
 	}
+	if j.routed {
+		return j.refuse(noHost, NoRoute) // what is dialled outside for clients outside may lead back to a node
+	}
 	if r.kind == outside && s.denied.has(&p.Tuple) {
 		return j.refuse(denied, EgressDenied)
 	}

@@ -26,10 +26,12 @@ func (w *world) addLoadBalancers() {
 		"203.0.113.3:80":        {Kind: packet.NoEndpoints},
 		"203.0.113.4:80":        {Kind: packet.DropLocal},
 		"203.0.113.5:80":        {Kind: packet.DropSource},
-		"203.0.113.6:80":        picked(6, "172.31.0.11:8080"), // the host itself
-		"203.0.113.7:80":        picked(7, "172.31.0.12:8080"), // the host of node-2
-		"203.0.113.8:80":        picked(8, "10.244.9.7:8080"),  // behind stock WireGuard
-		"203.0.113.9:80":        picked(9, "10.244.1.99:8080"), // an address that nobody has
+		"203.0.113.6:80":        picked(6, "172.31.0.11:8080"),    // the host itself
+		"203.0.113.7:80":        picked(7, "172.31.0.12:8080"),    // the host of node-2
+		"203.0.113.8:80":        picked(8, "10.244.9.7:8080"),     // behind stock WireGuard
+		"203.0.113.9:80":        picked(9, "10.244.1.99:8080"),    // an address that nobody has
+		"203.0.113.10:80":       picked(11, "198.51.100.99:8080"), // outside of the cluster
+		"[2001:db8:1b::3]:80":   picked(12, "[2001:db8:c::99]:8080"),
 		"[2001:db8:1b::1]:80":   picked(4, "[fd00:10:244:1::11]:8080"),
 		"[2001:db8:1b::2]:80":   picked(10, "[fd00:10:244:2::10]:8080"),
 		"203.0.113.1:81":        {Kind: packet.UnknownPort},
@@ -41,7 +43,7 @@ func (w *world) addLoadBalancers() {
 			w.balancer.exposed[a] = true
 		}
 	}
-	for id := uint64(6); id <= 10; id++ {
+	for id := uint64(6); id <= 12; id++ {
 		w.balancer.states[id] = packet.BackendReady
 	}
 	w.set()
@@ -92,10 +94,15 @@ func TestRoutedClients(t *testing.T) {
 			{"host", segment(client, "203.0.113.3:80", S), "host", "tcp 203.0.113.3:80 > 198.51.100.7:4000 RA", NoEndpoints},
 			{"host", datagram(client, "203.0.113.3:80"), "host", "icmp 3/3 203.0.113.3 > 198.51.100.7 about 198.51.100.7:4000 > 203.0.113.3:80", NoEndpoints},
 		},
-		"no such port":         {{"host", segment(client, "203.0.113.1:81", S), "host", "tcp 203.0.113.1:81 > 198.51.100.7:4000 RA", UnknownPort}},
-		"an endpoint is gone":  {{"host", datagram(client, "203.0.113.9:80"), "host", "icmp 3/1 203.0.113.9 > 198.51.100.7 about 198.51.100.7:4000 > 203.0.113.9:80", NoRoute}},
-		"no endpoint here":     {{"host", segment(client, "203.0.113.4:80", S), "", "", LocalPolicy}},
-		"not in source ranges": {{"host", segment(client, "203.0.113.5:80", S), "", "", SourceRange}},
+		"no such port":        {{"host", segment(client, "203.0.113.1:81", S), "host", "tcp 203.0.113.1:81 > 198.51.100.7:4000 RA", UnknownPort}},
+		"an endpoint is gone": {{"host", datagram(client, "203.0.113.9:80"), "host", "icmp 3/1 203.0.113.9 > 198.51.100.7 about 198.51.100.7:4000 > 203.0.113.9:80", NoRoute}},
+		"an endpoint outside": {
+			{"host", segment(client, "203.0.113.10:80", S), "host", "icmp 3/1 203.0.113.10 > 198.51.100.7 about 198.51.100.7:4000 > 203.0.113.10:80", NoRoute},
+			{"host", datagram(client, "203.0.113.10:80"), "host", "icmp 3/1 203.0.113.10 > 198.51.100.7 about 198.51.100.7:4000 > 203.0.113.10:80", NoRoute},
+		},
+		"an endpoint outside, IPv6": {{"host", datagram(client6, "[2001:db8:1b::3]:80"), "host", "icmp 1/3 2001:db8:1b::3 > 2001:db8:c::7 about [2001:db8:c::7]:4000 > [2001:db8:1b::3]:80", NoRoute}},
+		"no endpoint here":          {{"host", segment(client, "203.0.113.4:80", S), "", "", LocalPolicy}},
+		"not in source ranges":      {{"host", segment(client, "203.0.113.5:80", S), "", "", SourceRange}},
 		"a process of the host": {
 			{"host", segment("10.244.1.2:4000", "203.0.113.1:80", S), "b", "tcp 10.244.1.2:4000 > 10.244.1.11:8080 S", 0},
 			{"b", segment("10.244.1.11:8080", "10.244.1.2:4000", SA), "host", "tcp 203.0.113.1:80 > 10.244.1.2:4000 SA", 0},
