@@ -89,12 +89,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	ask := askerFor(l.Addr())
 	for {
 		c, err := l.Accept()
 		switch {
 		case err == nil:
 			// Whose it is is asked here, one after the other, so that there is one descriptor for that at a time.
-			claim, err := s.admit(c)
+			claim, err := s.admit(c, ask)
 			if err != nil {
 				s.note(err)
 				breakOff(c)
@@ -116,8 +117,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 }
 
 // admit charges a connection to its user, before anything is read from it: a connection that says nothing counts, too.
-func (s *Server) admit(c net.Conn) (*share.Claim[uint32, struct{}], error) {
-	user, err := userOf(c)
+func (s *Server) admit(c net.Conn, ask asker) (*share.Claim[uint32, struct{}], error) {
+	user, err := userOf(c, ask)
 	if err != nil {
 		return nil, fmt.Errorf("whose connection it is cannot be found out: %w", err)
 	}

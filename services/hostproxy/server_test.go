@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,13 +185,14 @@ func TestUserOf(t *testing.T) {
 		if quick, err := askKernel(its, ours); err == nil && quick != slow {
 			t.Errorf("%s: the kernel says user %d, its list %d", at, quick, slow)
 		}
-		if got, err := userOf(far); err != nil || got != slow {
+		if got, err := userOf(far, askerFor(l.Addr())); err != nil || got != slow {
 			t.Errorf("%s: user %d, %v", at, got, err)
 		}
 		_, _, _ = c.Close(), far.Close(), l.Close()
 	}
 	lines := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" +
-		"   0: 0100007F:1F90 0200007F:D431 01 00000000:00000000 00:00000000 00000000  4711        0 12345 1\n"
+		"   0: 0100007F:1F90 0200007F:D431 01 00000000:00000000 00:00000000 00000000  4711        0 12345 1\n" +
+		"   1: 0100007F:1F90 0300007F:D431 06 00000000:00000000 00:00000000 00000000     0        0 0 3\n"
 	// The lines are of a little-endian machine.
 	if one := [2]byte{1}; binary.NativeEndian.Uint16(one[:]) != 1 {
 		return
@@ -198,6 +200,69 @@ func TestUserOf(t *testing.T) {
 	uid, err := find(bufio.NewScanner(strings.NewReader(lines)), netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("127.0.0.2:54321"))
 	if uid != 4711 || err != nil {
 		t.Errorf("user %d, %v", uid, err)
+	}
+	uid, err = find(bufio.NewScanner(strings.NewReader(lines)), netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("127.0.0.3:54321"))
+	if err == nil {
+		t.Errorf("a socket that is closed is user %d's", uid)
+	}
+}
+
+// TestClosedClient: a client that is gone before it is accepted is nobody's. The kernel says that its socket is user
+// 0's, who may be one who is named.
+func TestClosedClient(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asks := map[string]asker{"list": readKernel, "listener's": askerFor(l.Addr())}
+	for name, ask := range asks {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(c, "CONNECT 10.244.1.3:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+		_ = c.Close()
+		far, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer far.Close()
+		if uid, err := userOf(far, ask); err == nil {
+			t.Errorf("%s: a client that is gone is user %d", name, uid)
+		}
+	}
+}
+
+// TestAsker: the list of all sockets is read only where the kernel answers nothing about a socket that is there.
+func TestAsker(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr()
+	c, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = askKernel(c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	quick := func(a asker) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(askKernel).Pointer() }
+	if has := err == nil; quick(askerFor(at)) != has {
+		t.Errorf("the kernel has sock_diag: %v (%v), and it is asked: %v", has, err, quick(askerFor(at)))
+	}
+	_ = l.Close()
+	if quick(askerFor(at)) {
+		t.Error("nothing listens, and the kernel knows it")
+	}
+	// A socket that listens at a port is none from there to another address.
+	l, err = net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if uid, err := askKernel(l.Addr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("127.0.0.1:9")); err == nil {
+		t.Errorf("a socket that listens is taken for a client's of user %d", uid)
 	}
 }
 

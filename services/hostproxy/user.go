@@ -2,6 +2,7 @@ package hostproxy
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -16,19 +17,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// asker returns the user of the TCP socket of this host that has these two addresses, and an error where no process has
+// it any more.
+type asker func(local, remote netip.AddrPort) (uint32, error)
+
+// askerFor returns the quick asker, or the slow one where the kernel lacks sock_diag: where it does not know the socket
+// that listens at this address. A client that is gone is no reason to read the list of all sockets.
+func askerFor(listener net.Addr) asker {
+	l, ok := listener.(*net.TCPAddr)
+	if !ok {
+		return readKernel // never called: a Unix socket says itself whose it is
+	}
+	at := l.AddrPort()
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	all := netip.IPv6Unspecified()
+	if at.Addr().Is4() {
+		all = netip.IPv4Unspecified()
+	}
+	if _, err := askKernel(at, netip.AddrPortFrom(all, 0)); err != nil {
+		return readKernel
+	}
+	return askKernel
+}
+
+// errClosed means that a socket is there, and its process has closed it. The kernel gives it to user 0.
+var errClosed = errors.New("the client has closed its socket")
+
 // userOf returns the user of the process at the other end of a connection of this host, as the agent's user namespace
 // numbers them.
-func userOf(c net.Conn) (uint32, error) {
+func userOf(c net.Conn, ask asker) (uint32, error) {
 	if u, ok := c.(*net.UnixConn); ok {
 		return peerOf(u)
 	}
 	// The other end's own address is the remote one of this end.
 	its, ours := c.RemoteAddr().(*net.TCPAddr).AddrPort(), c.LocalAddr().(*net.TCPAddr).AddrPort()
 	its, ours = netip.AddrPortFrom(its.Addr().Unmap(), its.Port()), netip.AddrPortFrom(ours.Addr().Unmap(), ours.Port())
-	if uid, err := askKernel(its, ours); err == nil {
-		return uid, nil
-	}
-	return readKernel(its, ours) // kernels may lack sock_diag
+	return ask(its, ours)
 }
 
 func peerOf(c *net.UnixConn) (uint32, error) {
@@ -52,8 +76,10 @@ const (
 	diagDst       = 4 + 16
 	diagCookie    = 4 + 16 + 16 + 4
 	diagReqSize   = diagID + 48
-	diagUID       = 4 + 48 + 12 // in the answer
-	diagByFamily  = 20          // SOCK_DIAG_BY_FAMILY
+	diagAnswerID  = 4 // in the answer
+	diagUID       = 4 + 48 + 12
+	diagInode     = diagUID + 4
+	diagByFamily  = 20 // SOCK_DIAG_BY_FAMILY
 	answerTimeout = time.Second
 )
 
@@ -100,8 +126,12 @@ func askKernel(local, remote netip.AddrPort) (uint32, error) {
 	switch kind := native.Uint16(buf[4:]); {
 	case kind == unix.NLMSG_ERROR:
 		return 0, unix.Errno(-int32(native.Uint32(body)))
-	case kind != diagByFamily || len(body) < diagUID+4:
+	case kind != diagByFamily || len(body) < diagInode+4:
 		return 0, fmt.Errorf("the kernel's answer is of type %d with %d bytes", kind, len(body))
+	case !bytes.Equal(body[diagAnswerID:diagAnswerID+4], id[:4]):
+		return 0, errNoSocket // it is about one that listens at the port
+	case native.Uint32(body[diagInode:]) == 0:
+		return 0, errClosed
 	}
 	return native.Uint32(body[diagUID:]), nil
 }
@@ -115,8 +145,8 @@ func readKernel(local, remote netip.AddrPort) (uint32, error) {
 		}
 		uid, err := find(bufio.NewScanner(f), local, remote)
 		_ = f.Close()
-		if err == nil {
-			return uid, nil
+		if err == nil || errors.Is(err, errClosed) {
+			return uid, err
 		}
 	}
 	return 0, fmt.Errorf("no socket from %s to %s is known", local, remote)
@@ -128,8 +158,11 @@ var errNoSocket = errors.New("no such socket")
 func find(lines *bufio.Scanner, local, remote netip.AddrPort) (uint32, error) {
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 8 || parseHex(fields[1]) != local || parseHex(fields[2]) != remote {
+		if len(fields) < 10 || parseHex(fields[1]) != local || parseHex(fields[2]) != remote {
 			continue
+		}
+		if fields[9] == "0" { // the inode
+			return 0, errClosed
 		}
 		uid, err := strconv.ParseUint(fields[7], 10, 32)
 		return uint32(uid), err
