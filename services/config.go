@@ -59,7 +59,7 @@ type Service struct {
 	// host's socket (ipMode Proxy, KEP-1860): addresses of nodes.
 	SocketIPs []netip.Addr
 	// Proxy is the version of the PROXY protocol whose header is put before each TCP connection that comes through a
-	// host's socket at an ExternalIP or SocketIP; 0 means none.
+	// host's socket at an ExternalIP, a SocketIP or a node port; 0 means none.
 	Proxy uint8
 	// SourceRanges are the clients that may use ExternalIPs and SocketIPs; nil allows all. If no range has the client's
 	// family, the client is not allowed.

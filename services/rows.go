@@ -18,6 +18,7 @@ type NodePort struct {
 	Protocol packet.Proto
 	// IPv4 and IPv6 say which clients are served at node addresses of that family.
 	IPv4, IPv6 Served
+	Proxy      uint8 // see Service.Proxy
 }
 
 // Served says which clients of a NodePort get a backend.
@@ -43,7 +44,7 @@ func (t *Table) NodePorts() []NodePort {
 		p := at[k]
 		if p == nil {
 			s := t.config.Services[f.service]
-			p = &NodePort{Service: s.Namespace + "/" + s.Name, Port: k.port, Protocol: k.proto}
+			p = &NodePort{Service: s.Namespace + "/" + s.Name, Port: k.port, Protocol: k.proto, Proxy: s.Proxy}
 			at[k] = p
 		}
 		if f.key.is4 != 0 {

@@ -313,8 +313,8 @@ func TestRows(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	ports := []NodePort{
-		{"d/dual", 30080, packet.TCP, ServedAll, ServedAll}, {"d/none", 30082, packet.TCP, ServedNone, ServedNone},
-		{"d/local", 30083, packet.TCP, ServedInside, ServedNone}, {"d/here", 30084, packet.TCP, ServedAll, ServedNone},
+		{"d/dual", 30080, packet.TCP, ServedAll, ServedAll, 0}, {"d/none", 30082, packet.TCP, ServedNone, ServedNone, 0},
+		{"d/local", 30083, packet.TCP, ServedInside, ServedNone, 0}, {"d/here", 30084, packet.TCP, ServedAll, ServedNone, 0},
 	}
 	if got := table.NodePorts(); !slices.Equal(got, ports) {
 		t.Errorf("NodePorts %v, want %v", got, ports)

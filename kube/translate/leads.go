@@ -44,6 +44,7 @@ func compareServices(a, b *services.Service) int {
 
 // leading returns a Service without the endpoints that lead nowhere.
 func (l *leads) leading(s *services.Service, say *kube.Report) *services.Service {
+	l.warnHeaders(s, say)
 	out, wrong := s, 0
 	for i := range s.Endpoints {
 		e := s.Endpoints[i]
@@ -71,6 +72,31 @@ func (l *leads) leading(s *services.Service, say *kube.Report) *services.Service
 	return out
 }
 
+// warnHeaders tells where a Service asks for the PROXY protocol in vain: host sockets speak it, and these are at
+// addresses of nodes.
+func (l *leads) warnHeaders(s *services.Service, say *kube.Report) {
+	if s.Proxy == 0 {
+		return
+	}
+	told := 0
+	for _, a := range slices.Concat(s.ExternalIPs, s.SocketIPs) {
+		if l.isNode(a) {
+			continue
+		}
+		if told++; told > mostTold {
+			return
+		}
+		say.Warnf(kube.Ref{Kind: "Service", Namespace: s.Namespace, Name: s.Name}, annotation(kube.ProxyProtocolAnnotation),
+			"it has no effect at %s, which is no node's address: ask for the addresses of a pool of nodes, or leave it out", a)
+	}
+}
+
+// isNode reports whether a is an address of a node.
+func (l *leads) isNode(a netip.Addr) bool {
+	_, is := slices.BinarySearchFunc(l.nodes.addrs, a, netip.Addr.Compare)
+	return is
+}
+
 // leadingPorts returns the ports of an endpoint that lead somewhere, and what is wrong with the others, or "".
 func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPort, why string) {
 	const advice = "and no packet is translated twice: name the addresses of its endpoints"
@@ -80,7 +106,7 @@ func (l *leads) leadingPorts(e *services.Endpoint) (ports []services.EndpointPor
 	if in, found := serviceRange(l.ranges, e.Addr); found {
 		return nil, fmt.Sprintf("%s lies in the service range %s, where only Services are, %s", e.Addr, in, advice)
 	}
-	_, isNode := slices.BinarySearchFunc(l.nodes.addrs, e.Addr, netip.Addr.Compare)
+	isNode := l.isNode(e.Addr)
 	for i, p := range e.Ports {
 		what, owner := "the address of a load balancer for", l.claims.owner(claim{addr: e.Addr, port: p.Port, proto: p.Protocol})
 		if owner == nil && isNode {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -127,7 +126,7 @@ func TestChoose(t *testing.T) {
 	for _, tt := range tests {
 		w, p := newWorld(t, func(o *Options) { o.Forbidden = netip.MustParsePrefix("10.0.0.0/8").Contains })
 		w.choose(7, net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:8080")))
-		f, ok := p.choose(netip.MustParseAddrPort(tt.client), netip.MustParseAddrPort(tt.local), packet.UDP)
+		f, ok := p.choose(netip.MustParseAddrPort(tt.client), place{local: netip.MustParseAddrPort(tt.local)}, packet.UDP)
 		if !ok || f.client.String() != tt.as || f.backend.String() != "10.0.0.1:8080" || f.choice.Backend != 7 {
 			t.Errorf("%s: %+v %v, want it to be %s", tt.client, f, ok, tt.as)
 		}
@@ -135,9 +134,16 @@ func TestChoose(t *testing.T) {
 		if dst := (packet.Endpoint{Addr: tu.Dst, Port: tu.DstPort}).AddrPort().String(); dst != tt.dst || tu.SrcPort != 999 || tu.Proto != packet.UDP {
 			t.Errorf("%s: asked for %+v, want destination %s", tt.client, tu, tt.dst)
 		}
-		if _, ok := p.choose(netip.MustParseAddrPort("10.0.0.9:1"), netip.MustParseAddrPort(tt.local), packet.UDP); ok {
+		if _, ok := p.choose(netip.MustParseAddrPort("10.0.0.9:1"), place{local: netip.MustParseAddrPort(tt.local)}, packet.UDP); ok {
 			t.Error("a pod's address came from outside")
 		}
+	}
+	// Where the PROXY protocol is spoken pods come, too. The Table is asked for the pod.
+	w, p := newWorld(t, func(o *Options) { o.Forbidden = netip.MustParsePrefix("10.0.0.0/8").Contains })
+	w.choose(7, net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:8080")))
+	f, ok := p.choose(netip.MustParseAddrPort("10.0.0.9:999"), place{netip.MustParseAddrPort("192.0.2.1:80"), 2}, packet.TCP)
+	if tu := w.tuples; !ok || f.client != netip.AddrPortFrom(node4, 0) || tu[0].Src.Netip() != netip.MustParseAddr("10.0.0.9") || tu[0].SrcPort != 999 {
+		t.Errorf("a pod: %+v %v", f, ok)
 	}
 }
 
@@ -410,63 +416,4 @@ func TestSocketsAreBounded(t *testing.T) {
 		t.Errorf("there is room, and told is %v", problems)
 	}
 	dialTCP(t, "127.0.0.1", ports[0])
-}
-
-// TestProxyProtocol: a backend that asks for it is told from where and to where its client connected, in the bytes of
-// the protocol's description, and the stream follows.
-func TestProxyProtocol(t *testing.T) {
-	for version := range uint8(3) {
-		for _, host := range hosts(t) {
-			w, p := newWorld(t, func(o *Options) {
-				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func()) bool {
-					if version != 0 {
-						t.Error("a connection that begins with a header was joined without one")
-					}
-					return false
-				}
-			})
-			w.choose(1, tcpBackend(t, echo("")))
-			at := PortSpec{Owner: "Service d/web", Addr: netip.MustParseAddr(host), Port: freeport.Of(t), Protocol: packet.TCP, Proxy: version}
-			if problems := p.Set([]PortSpec{at}); len(problems) != 0 {
-				t.Fatal(problems)
-			}
-			c := dialTCP(t, host, at.Port)
-			if _, err := c.Write([]byte("hello")); err != nil {
-				t.Fatal(err)
-			}
-			c.CloseWrite()
-			got, err := io.ReadAll(c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			from := c.LocalAddr().(*net.TCPAddr).AddrPort()
-			if want := headerOf(version, from, netip.AddrPortFrom(at.Addr, at.Port)) + "hello"; string(got) != "\n"+want {
-				t.Errorf("version %d at %s: %q, want %q", version, host, got, want)
-			}
-		}
-	}
-}
-
-// headerOf writes the header by hand (PROXY protocol 3.0, sections 2.1 and 2.2).
-func headerOf(version uint8, from, to netip.AddrPort) string {
-	var b []byte
-	switch version {
-	case 0:
-		return ""
-	case 1:
-		family := "TCP4"
-		if from.Addr().Is6() {
-			family = "TCP6"
-		}
-		return fmt.Sprintf("PROXY %s %s %s %d %d\r\n", family, from.Addr(), to.Addr(), from.Port(), to.Port())
-	}
-	b = append(b, "\r\n\r\n\x00\r\nQUIT\n\x21"...) // version 2, command PROXY
-	if from.Addr().Is4() {
-		b = append(b, 0x11, 0, 12)
-	} else {
-		b = append(b, 0x21, 0, 36)
-	}
-	b = append(append(b, from.Addr().AsSlice()...), to.Addr().AsSlice()...)
-	b = binary.BigEndian.AppendUint16(b, from.Port())
-	return string(binary.BigEndian.AppendUint16(b, to.Port()))
 }

@@ -55,7 +55,7 @@ type Options struct {
 	// Nil means that nobody wants to know.
 	Begin func(*packet.Tuple, packet.Choice) Use
 	// Forbidden reports whether a client address cannot come from outside, because it belongs to a pod or a Service.
-	// Nil forbids none.
+	// Where the PROXY protocol is spoken pods come, too, and backends are dialled as the node. Nil forbids none.
 	Forbidden func(client netip.Addr) bool
 	// NodeAddr returns this node's address of the same family as the given one. If it is invalid, the node has none,
 	// and there are no sockets of that family.
@@ -137,7 +137,7 @@ func PortsAt(t *services.Table, limits Limits) []PortSpec {
 
 // sockets returns the sockets of one node port.
 func sockets(p services.NodePort) []PortSpec {
-	spec := PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol}
+	spec := PortSpec{Owner: "Service " + p.Service, Port: p.Port, Protocol: p.Protocol, Proxy: p.Proxy}
 	if p.Protocol == packet.SCTP {
 		return []PortSpec{spec} // Set reports SCTP as a Problem, whether or not there is a backend
 	}
@@ -412,12 +412,13 @@ type asked struct {
 	choice packet.Choice
 }
 
-// choose picks the backend for a client of the socket at local. It returns false if the client gets none.
-func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, bool) {
-	if p.opts.Forbidden(client.Addr()) {
+// choose picks the backend for a client of a socket. It returns false if the client gets none.
+func (p *Proxy) choose(client netip.AddrPort, at place, proto packet.Proto) (flow, bool) {
+	inside := p.opts.Forbidden(client.Addr())
+	if inside && at.proxy == 0 {
 		return flow{}, false
 	}
-	f := flow{client: client}
+	f, local := flow{client: client}, at.local
 	if local.Addr().IsUnspecified() {
 		local = netip.AddrPortFrom(p.opts.NodeAddr(local.Addr()), local.Port())
 	}
@@ -427,6 +428,9 @@ func (p *Proxy) choose(client, local netip.AddrPort, proto packet.Proto) (flow, 
 	f.tuple = packet.Tuple{
 		Src: packet.AddrFrom(f.client.Addr()), SrcPort: client.Port(),
 		Dst: packet.AddrFrom(local.Addr()), DstPort: local.Port(), Proto: proto,
+	}
+	if inside {
+		f.client = netip.AddrPortFrom(p.opts.NodeAddr(client.Addr()), 0) // nobody but a pod speaks as the pod
 	}
 	f.choice = p.opts.Pick(&f.tuple)
 	f.backend = f.choice.To.AddrPort()

@@ -70,7 +70,7 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 		abort(client)
 		return
 	}
-	f, ok := p.choose(from, at.local, packet.TCP)
+	f, ok := p.choose(from, at, packet.TCP)
 	if !ok {
 		abort(client)
 		return

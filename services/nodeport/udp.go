@@ -159,7 +159,7 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 		}
 		s.drop(sess)
 	}
-	f, ok := s.p.choose(k.client, s.key.local, packet.UDP)
+	f, ok := s.p.choose(k.client, place{s.key.local, s.proxy()}, packet.UDP)
 	if !ok {
 		return nil
 	}
