@@ -62,6 +62,14 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 	m.ring.control(echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie})
 }
 
+// beaten notes the answer to a beat. The prober is not woken: it would look at all peers for each peer's answer, several
+// times a second.
+func (m *Mesh) beaten(from *peer) {
+	now := time.Now()
+	from.confirmed.Store(now.UnixNano())
+	from.beaten.Store(m.nanos(now))
+}
+
 // isBeat reports whether a probe asks for more than whether the path carries it.
 func (e *echo) isBeat() bool { return e.path == 0 && !e.reply }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 	"unsafe"
 
+	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/test/await"
 )
 
@@ -71,5 +72,37 @@ func TestBeatsClockSet(t *testing.T) {
 		if !a.refuses(ask) {
 			t.Errorf("after the clock was set by %s, it answers for longer than it may", d)
 		}
+	}
+}
+
+// An answer to a beat is noted at once, and the prober is not woken for it, as it is for one to a probe of the path: it
+// would look at all peers for each of them.
+func TestBeatWakesNobody(t *testing.T) {
+	m := quietMesh(func(uint64, [][]byte) {})
+	m.begun = time.Now().Add(-time.Hour)
+	m.cookie = newCookie()
+	p := m.table.Load().peers[0]
+	answer := func(path uint16, cookie [8]byte) {
+		t.Helper()
+		e := echo{src: packet.AddrFrom(stackAddrs(2)[0]), dst: m.stackAddrs[0], path: path, cookie: cookie, reply: true}
+		buf := make([]byte, 200)
+		if !m.takeEcho(p, buf[:e.put(buf)]) {
+			t.Fatal("it is no answer")
+		}
+	}
+	answer(0, newCookie())
+	if p.beaten.Load() != 0 {
+		t.Error("an answer to somebody else's beat is noted")
+	}
+	answer(0, m.cookie)
+	if p.beaten.Load() == 0 || p.confirmed.Load() == 0 {
+		t.Error("the answer to a beat is not noted")
+	}
+	if len(m.wakeProber) != 0 {
+		t.Error("the prober is woken for an answer to a beat")
+	}
+	answer(1400, m.cookie)
+	if len(m.wakeProber) != 1 {
+		t.Error("the prober is not woken for an answer to a probe")
 	}
 }

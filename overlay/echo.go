@@ -161,7 +161,11 @@ func (m *Mesh) takeEcho(from *peer, ip []byte) bool {
 		return false
 	}
 	if e.reply {
-		if e.cookie == m.cookie {
+		switch {
+		case e.cookie != m.cookie:
+		case e.path == 0:
+			m.beaten(from)
+		default:
 			m.answered(answer{from, int(e.path), e.id})
 		}
 		return true

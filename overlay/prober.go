@@ -114,9 +114,7 @@ func (m *Mesh) takeAnswers(now time.Time) {
 		}
 		a.from.confirmed.Store(now.UnixNano())
 		a.from.doubts = doubts{}
-		if a.path == 0 {
-			a.from.beaten.Store(m.nanos(now))
-		} else if a.token == 0 {
+		if a.token == 0 {
 			a.from.path.Answer(a.path, now)
 			a.from.choice.Round(true, now)
 		} else if to, move := a.from.choice.Answer(a.token, now); move {
