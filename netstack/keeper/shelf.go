@@ -162,8 +162,8 @@ func (s *shelf) drop(slot uint32) {
 	}
 }
 
-// dropShelves lets go of what is on all shelves, and of what is still on its way to them when it comes. The caller holds
-// mu.
+// dropShelves lets go of what is on all shelves, and of what is still on its way to them when it comes. The caller
+// holds mu.
 func (k *Keeper) dropShelves() {
 	for name, s := range k.shelves {
 		delete(k.shelves, name)
@@ -178,9 +178,9 @@ func (k *Keeper) dropShelves() {
 	}
 }
 
-// letGo closes a socket that nobody will take. When its agent has ended, nobody carries its connection any more, and the
-// far end is told so by a reset. An agent that lives goes on with the socket, and SO_LINGER would be set for its close,
-// too.
+// letGo closes a socket that nobody will take. When its agent has ended, nobody carries its connection any more, and
+// the far end is told so by a reset. An agent that lives goes on with the socket, and SO_LINGER would be set for its
+// close, too.
 func letGo(fd int, agentLives bool) {
 	if !agentLives {
 		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

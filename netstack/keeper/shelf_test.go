@@ -279,8 +279,8 @@ func TestAgentOutlivesKeeper(t *testing.T) {
 	}
 }
 
-// After Run the shelf is used until it is closed: an agent that is told to end still has connections held, and lets go of
-// others.
+// After Run the shelf is used until it is closed: an agent that is told to end still has connections held, and lets go
+// of others.
 func TestShelfAfterRun(t *testing.T) {
 	_, path := start(t, Options{})
 	s, _ := openShelf(t, path)

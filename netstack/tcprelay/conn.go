@@ -329,6 +329,9 @@ func (c *conn) lost(notes uint32) bool {
 
 // hush marks everything sent to the pod as acknowledged, because the pod will not receive it any more.
 func (c *conn) hush() {
+	if !c.to.fin {
+		c.consume(c.to.nxt) // what was left unread would make the end a reset
+	}
 	c.to.fin = true
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -16,8 +16,8 @@
 // Bytes from a pod are written to the socket straight from its frames, several superframes of one turn of the poller at
 // once (Turn), and then acknowledged. What the socket does not accept is kept and not acknowledged, and the pod may
 // send less by that size. Bytes from the socket are read to memory with room for headers before them, one superframe or
-// several at once. They are sent from there and kept until the pod acknowledges them. So the two system calls copy a
-// byte, and nothing else does.
+// several at once. They are sent from there and kept until the pod acknowledges them, in memory or, with a Hold, in the
+// socket. So the two system calls copy a byte, and nothing else does.
 //
 // There is no network between a pod and its node: a write to a TAP hands the frame to the pod's kernel before it
 // returns. Frames are not reordered and hardly ever lost. So there is no congestion window, no SACK and no estimate of
@@ -32,7 +32,8 @@
 // goroutines. conn.mu guards the state of the pod's stream (receive.go). The state of the socket's stream (send.go)
 // belongs to the goroutine that pumps (conn.pump). Only one goroutine pumps a conn at a time; others leave it a note
 // and go on. The two directions share a few atomics: what the pod has acknowledged, and what we acknowledge and send. A
-// conn ends only in the goroutine that pumps, with mu held, and its descriptor is closed only there.
+// conn ends only in the goroutine that pumps, with mu held, and its descriptor is closed there, or by whoever has just
+// had it held.
 //
 // A sender of a segment first publishes our next sequence number and then loads the number to acknowledge. So of two
 // goroutines that send at the same time, at least one sends the newest value of both.
@@ -59,7 +60,8 @@
 // counts for the socket (resume), if two rules are kept: nothing is acknowledged to the pod before the socket has
 // accepted it, and nothing is consumed from the socket before the pod has acknowledged it. So the socket is peeked at,
 // and what the pod has acknowledged is consumed later, many bytes at once. What was sent is not kept here (repeat).
-// Shared memory has what the kernel does not know, one slot for each connection (record); no segment writes to it.
+// Shared memory has what the kernel does not know, one slot for each connection (record). It is written to when a
+// connection opens, at the end of either stream, and when bytes are consumed, not for each segment.
 //
 // The pod's SYN is answered, or the pod is sent our SYN, when the socket is held. The next Relay asks each pod how far
 // it is (ask). Until the pod tells, it is sent nothing else. Then the stream continues behind what it has acknowledged,
@@ -78,6 +80,6 @@
 // as ordinary data in its place (RFC 6093 6). Data in a SYN is ignored, so TCP Fast Open falls back to a normal
 // handshake.
 //
-// The package is larger than others because the two directions of a connection share a lock, a few atomics and the way
-// they end.
+// The package has more than 1,500 lines because the two directions of a connection share a lock, a few atomics and the
+// way they end, and what the next Relay is left takes part in each step of both.
 package tcprelay

@@ -55,7 +55,8 @@ type holder struct {
 	queue    []*conn
 	flushing bool
 	helds    int // connections that are held
-	// Only whoever flushes uses these.
+	// Only whoever flushes uses these. hung says that a batch was given up, and nothing was kept since.
+	hung  bool
 	batch []*conn
 	slots []uint32
 	fds   []int
@@ -115,16 +116,18 @@ func (h *holder) enqueue(c *conn, wanted bool) {
 // flush keeps the sockets of the queue until it is empty.
 func (h *holder) flush() {
 	for h.next() {
-		if err := h.Keep(h.slots, h.fds); err == ErrKeepLater {
+		err := h.Keep(h.slots, h.fds)
+		if err == ErrKeepLater && !h.hung {
 			go h.flushLater()
 			return
-		} else {
-			h.done(err == nil)
 		}
+		h.hung = h.hung && err != nil
+		h.done(err == nil)
 	}
 }
 
-// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held.
+// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held. Later ones do
+// not wait for somebody who hangs: Keep is tried once for each batch, until it succeeds.
 const keepTries = 200
 
 // flushLater is flush after an attempt that came too early.
@@ -134,6 +137,7 @@ func (h *holder) flushLater() {
 		pause()
 		err = h.Keep(h.slots, h.fds)
 	}
+	h.hung = err == ErrKeepLater
 	h.done(err == nil)
 	h.flush()
 }

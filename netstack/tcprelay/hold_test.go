@@ -19,6 +19,9 @@ type shelf struct {
 	fds  map[uint32]int
 	fail error // of the next Keep
 	puts int
+	hung bool // Keep fails with ErrKeepLater
+	late bool // what is released stays
+	asks int  // calls of Keep
 }
 
 func newShelf(t testing.TB, slots int) *shelf {
@@ -53,6 +56,10 @@ func (s *shelf) hold(t testing.TB) *tcprelay.Hold {
 func (s *shelf) keep(slots []uint32, fds []int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asks++
+	if s.hung {
+		return tcprelay.ErrKeepLater
+	}
 	if err := s.fail; err != nil {
 		s.fail = nil
 		return err
@@ -79,7 +86,17 @@ func (s *shelf) drop(slot uint32) {
 func (s *shelf) release(slot uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.drop(slot)
+	if !s.late {
+		s.drop(slot)
+	}
+}
+
+// set changes what the shelf does, and returns how often Keep was called.
+func (s *shelf) set(hung, late bool) (asks int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hung, s.late = hung, late
+	return s.asks
 }
 
 func (s *shelf) len() int {

@@ -2,14 +2,14 @@ package tcprelay_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
-	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/test/await"
 )
 
 const rstAck = packet.RST | packet.ACK
@@ -123,30 +123,35 @@ func TestHalfOpenChecks(t *testing.T) {
 
 // A pod that has closed its socket costs nothing for long, whatever the far end does: its kernel answers what still
 // comes with a reset, and the connection is over.
+// What the pod had sent before reaches the far end, as does the end of its stream.
 func TestPodClosesFirst(t *testing.T) {
 	for _, more := range []string{"", "late"} {
-		s := newScript(t)
-		server, mine, theirs := s.egress(65535)
-		s.say(segment{mine, theirs, fin, 65535, nil})
-		if got := s.hear(ack); got.ack != mine+1 {
-			t.Fatalf("the end is acknowledged as %d, want %d", got.ack, mine+1)
+		for _, isHeld := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%q, held %v", more, isHeld), func(t *testing.T) { podClosesFirst(t, more, isHeld) })
 		}
-		if _, err := server.Read(make([]byte, 1)); err != io.EOF {
-			t.Fatalf("the server heard %v, want the end", err)
+	}
+}
+
+func podClosesFirst(t *testing.T, more string, isHeld bool) {
+	s := newScript(t)
+	if isHeld {
+		s, _ = newHeld(t, 4)
+	}
+	server, mine, theirs := s.egress(65535)
+	said := s.sayMuch(&mine, theirs)
+	s.say(segment{mine, theirs, fin, 65535, nil})
+	if got := s.hear(ack); got.ack != mine+1 {
+		t.Fatalf("the end is acknowledged as %d, want %d", got.ack, mine+1)
+	}
+	if more != "" {
+		if _, err := io.WriteString(server, more); err != nil {
+			t.Fatal(err)
 		}
-		if more != "" {
-			if _, err := io.WriteString(server, more); err != nil {
-				t.Fatal(err)
-			}
-			s.hear(psh)
-		}
-		s.say(segment{seq: mine + 1, flags: rst}) // to that, or to the question whether it lives
-		for giveUp := netstacktest.GiveUp(t); s.r.Len() > 0; {
-			select {
-			case <-giveUp:
-				t.Fatalf("%d connections are left", s.r.Len())
-			case <-time.After(time.Millisecond):
-			}
-		}
+		s.hear(psh)
+	}
+	s.say(segment{seq: mine + 1, flags: rst}) // to that, or to the question whether it lives
+	await.Until(t, "the connection is over", func() bool { return s.r.Len() == 0 })
+	if got, err := io.Copy(io.Discard, server); err != nil || got != said {
+		t.Errorf("the server heard %d bytes, %v; want the %d that the pod has sent, and the end", got, err, said)
 	}
 }

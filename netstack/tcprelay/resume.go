@@ -103,18 +103,23 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 			h.Memory.Clear(s)
 			return
 		}
+		delete(h.Found, s)
 		c, err := r.revive(s, fd, here)
 		if err != nil {
 			n.Lost++
 			h.Memory.Clear(s)
+			reset(fd)
+			unix.Close(fd)
+			h.Release(s)
 			return
 		}
-		delete(h.Found, s)
 		h.reserve(s)
 		conns = append(conns, c)
 	})
-	for s, fd := range h.Found { // sockets that no record fits
-		reset(fd)
+	for s, fd := range h.Found { // sockets without a record
+		if !ended(fd) {
+			reset(fd)
+		}
 		unix.Close(fd)
 		h.Release(s)
 	}
@@ -127,6 +132,20 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 		}
 	}
 	return n
+}
+
+// ended reports whether a socket's streams have both ended. The Relay before may have forgotten such a connection and not
+// had its socket released yet. What it had written last may still be on its way, and a reset would drop that.
+func ended(fd int) bool {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return false
+	}
+	switch info.State {
+	case unix.BPF_TCP_LAST_ACK, unix.BPF_TCP_CLOSING, unix.BPF_TCP_CLOSE:
+		return true
+	}
+	return false
 }
 
 // revive returns the connection that is recorded in a slot, and enters it. fd stays the caller's when it fails.

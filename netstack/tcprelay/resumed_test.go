@@ -313,3 +313,72 @@ func TestResumedAreNotDecidedAgain(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A connection that had ended is not reset when its socket was not released yet: its last bytes still reach a slow far
+// end. One that had not ended, of which nothing is known, is reset.
+func TestForgottenButHeld(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		s, sh := newHeld(t, 1)
+		server, mine, theirs := s.egress(1000)
+		if err := server.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		s.hear(fin)
+		s.say(segment{mine, theirs + 1, ack, 1000, nil})
+		said := s.sayMuch(&mine, theirs+1)
+		sh.set(false, true)
+		if ends {
+			s.say(segment{mine, theirs + 1, fin, 1000, nil})
+			s.turn.End()
+			await.Until(t, "the connection is over", func() bool { return s.r.Len() == 0 })
+		}
+		if err := s.r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		hold := sh.hold(t)
+		hold.Memory.Clear(0)
+		sh.set(false, false)
+		s.o.Hold = hold
+		s.r = tcprelay.New(s.o)
+		if got := s.r.Resume(everywhere); got != (tcprelay.Resumed{}) || sh.len() != 0 {
+			t.Errorf("%+v, and %d sockets are held", got, sh.len())
+		}
+		got, err := io.Copy(io.Discard, server)
+		if ends && (got != said || err != nil) {
+			t.Errorf("the server heard %d bytes of %d, %v", got, said, err)
+		}
+		if !ends && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the server of one that had not ended heard %v, want a reset", err)
+		}
+	}
+}
+
+// While nobody keeps anything, one connection waits, and later ones go on after one attempt.
+func TestKeeperHangs(t *testing.T) {
+	s, sh := newHeld(t, 8)
+	l := listen(t, 0)
+	open := func(from uint16) (asks int) {
+		t.Helper()
+		before := sh.set(from < 2004, false)
+		s.open(podAddrs[0], from, port(l.Addr()))
+		return sh.set(false, false) - before
+	}
+	if n := open(2000); n < 2 {
+		t.Errorf("the first connection was tried to be kept %d times", n)
+	}
+	for from := uint16(2001); from < 2004; from++ {
+		if n := open(from); n != 1 {
+			t.Errorf("a connection was tried to be kept %d times, want once", n)
+		}
+	}
+	if n := s.r.Stats().Held; n != 0 {
+		t.Errorf("%d are held", n)
+	}
+	open(2004) // it is kept
+	if n := s.r.Stats().Held; n != 1 {
+		t.Errorf("%d are held, want 1", n)
+	}
+	sh.set(true, false)
+	s.r.KeepAgain()
+	await.Until(t, "it is tried again and again", func() bool { return sh.set(true, false) > 210 })
+}

@@ -207,6 +207,23 @@ func (s *script) egress(window uint16) (server net.Conn, mine, theirs uint32) {
 	return accept(s.t, l), 1000, got.seq + 1
 }
 
+// sayMuch says more than the server's kernel accepts while the server does not read, and less than the relay's socket
+// does. It returns how many bytes.
+func (s *script) sayMuch(mine *uint32, theirs uint32) (said int64) {
+	s.t.Helper()
+	const size = 40_000
+	for said < 10*size {
+		s.say(segment{*mine, theirs, ack, 65535, noise(1, size)})
+		s.turn.End()
+		*mine += size
+		said += size
+		if got := s.hear(ack); got.ack != *mine {
+			s.t.Fatalf("acknowledged up to %d, want %d", got.ack, *mine)
+		}
+	}
+	return said
+}
+
 // Superframes are written and acknowledged several at a time, before the segments that follow them.
 func TestBulk(t *testing.T) {
 	s := newScript(t)
