@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -43,11 +45,10 @@ var (
 
 // guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
-	limit *share.Limit[netip.Prefix, *conn]
-	stats *counters
-	calm  calm
-	// replaced is when a connection in use was last ended for another one of the same client, in Unix nanoseconds.
-	replaced atomic.Int64
+	limit    *share.Limit[netip.Prefix, *conn]
+	stats    *counters
+	calm     calm
+	replaced replacements
 	ending   atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
 
@@ -57,7 +58,7 @@ type conn struct {
 	guests  *guests
 	owner   netip.Prefix
 	claim   share.Claim[netip.Prefix, *conn]
-	touched atomic.Int64 // Unix nanoseconds
+	touched atomic.Int64 // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
 	pause   time.Duration
 	unread  bool        // Read has not returned yet
@@ -129,12 +130,37 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 // Server busy with that alone. It happens now and then, since several people may share an address.
 func (g *guests) worthwhile(owner netip.Prefix, now time.Time) bool {
 	decision, loses := g.limit.Next(owner)
-	if decision != share.Own || loses.Value.idle.Load() {
-		return true
-	}
-	last := g.replaced.Load()
-	return now.UnixNano()-last >= int64(replaceEvery) && g.replaced.CompareAndSwap(last, now.UnixNano())
+	return decision != share.Own || !loses.Value.inUse() || g.replaced.may(owner, now)
 }
+
+// replacements notes which clients had a connection in use ended for another one of theirs within replaceEvery.
+type replacements struct {
+	mu    sync.Mutex
+	last  map[netip.Prefix]time.Time
+	swept time.Time // when older entries were last dropped, each of which is then dropped once
+}
+
+// may reports whether a client may have a connection in use replaced now, and notes that it is.
+func (r *replacements) may(owner netip.Prefix, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.swept) >= replaceEvery {
+		r.swept = now
+		maps.DeleteFunc(r.last, func(_ netip.Prefix, last time.Time) bool { return now.Sub(last) >= replaceEvery })
+	}
+	if last, there := r.last[owner]; there && now.Sub(last) < replaceEvery {
+		return false
+	}
+	if r.last == nil {
+		r.last = map[netip.Prefix]time.Time{}
+	}
+	r.last[owner] = now
+	return true
+}
+
+// inUse reports whether the client loses something with the connection: a request may be under way. A connection of
+// which nothing was read yet has none.
+func (c *conn) inUse() bool { return c.touched.Load() != 0 && !c.idle.Load() }
 
 func remote(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {

@@ -147,9 +147,11 @@ func TestConnectionsInUseStay(t *testing.T) {
 		s := New(Options{MaxConns: 4})
 		defer s.Shutdown(t.Context())
 		admit := func(from string) (*conn, bool) {
-			near, far := net.Pipe()
-			t.Cleanup(func() { near.Close(); far.Close() })
-			return s.guests.admit(addressed{near, nil, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))})
+			c, ok := s.guests.admit(pipeFrom(t, from))
+			if ok {
+				c.touch() // as when something is read
+			}
+			return c, ok
 		}
 		const greedy, modest = "192.0.2.1:1", "192.0.2.2:1"
 		var held []*conn
@@ -181,6 +183,57 @@ func TestConnectionsInUseStay(t *testing.T) {
 		}
 		if s := s.Stats(); s.Refused != 1998 || s.Evicted != 4 || s.Conns != 4 {
 			t.Errorf("stats: %+v", s)
+		}
+	})
+}
+
+func pipeFrom(t *testing.T, addr string) net.Conn {
+	near, far := net.Pipe()
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return addressed{near, nil, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr))}
+}
+
+// Each client has connections in use replaced at its own pace, and those of which nothing was read at any pace.
+func TestReplacementsOfEachClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{MaxConns: 4})
+		defer s.Shutdown(t.Context())
+		clients := []string{"192.0.2.1:1", "192.0.2.2:1"}
+		for range 2 {
+			for _, from := range clients {
+				if c, ok := s.guests.admit(pipeFrom(t, from)); ok {
+					c.touch()
+				}
+			}
+		}
+		for range 3 {
+			for _, from := range clients {
+				got := 0
+				for range 10 {
+					if c, ok := s.guests.admit(pipeFrom(t, from)); ok {
+						c.touch()
+						got++
+					}
+				}
+				if got != 1 {
+					t.Errorf("%s had %d connections in use replaced at one time, want 1", from, got)
+				}
+			}
+			if n := len(s.guests.replaced.last); n > len(clients) {
+				t.Errorf("%d clients are noted", n)
+			}
+			time.Sleep(replaceEvery)
+		}
+		if s.guests.replaced.may(netip.MustParsePrefix("192.0.2.3/32"), time.Now()); len(s.guests.replaced.last) != 1 {
+			t.Errorf("%d clients are noted, want 1", len(s.guests.replaced.last))
+		}
+
+		s = New(Options{MaxConns: 4})
+		defer s.Shutdown(t.Context())
+		for i := range 20 {
+			if _, ok := s.guests.admit(pipeFrom(t, clients[0])); !ok {
+				t.Fatalf("connection %d was refused for one of which nothing was read", i)
+			}
 		}
 	})
 }
