@@ -36,9 +36,10 @@ type Options struct {
 	Observer Observer
 	// Steer says what to do with the SYN of a client on another node, which a Service has led to an endpoint of this
 	// node, t's destination. It returns Picked with another backend if that endpoint gets no new connections any more;
-	// the Balancer has to know that backend. It must be safe for concurrent use and allocate nothing. t is borrowed.
-	// nil steers nothing.
-	Steer func(t *packet.Tuple) packet.Choice
+	// the Balancer has to know that backend. wrapped is set where the client is outside of the cluster, and came to the
+	// other node's host socket or host TAP. It must be safe for concurrent use and allocate nothing. t is borrowed. nil
+	// steers nothing.
+	Steer func(t *packet.Tuple, wrapped bool) packet.Choice
 	// Watcher is told how flows to backends go. nil for none.
 	Watcher Watcher
 	// Logger gets events that no caller waits for; nil discards them.
@@ -70,7 +71,7 @@ type Path struct {
 	link     Link
 	observer Observer
 	watcher  Watcher
-	steer    func(*packet.Tuple) packet.Choice
+	steer    func(*packet.Tuple, bool) packet.Choice
 
 	now         func() time.Time
 	attachments attachments
@@ -103,7 +104,7 @@ func New(o Options) (*Path, error) {
 		o.Now = time.Now
 	}
 	if o.Steer == nil {
-		o.Steer = func(*packet.Tuple) packet.Choice { return packet.Choice{} }
+		o.Steer = func(*packet.Tuple, bool) packet.Choice { return packet.Choice{} }
 	}
 	path := &Path{
 		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, ready: make(chan struct{}), begin: o.Begin,

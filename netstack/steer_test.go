@@ -18,7 +18,7 @@ func newSteering(t *testing.T, leaving, target string) *world {
 	})
 	w.balancer.picks[ap("10.96.0.99:80")] = picked(9, leaving) // so that leaving is an endpoint
 	w.balancer.states[1], w.balancer.states[9] = packet.BackendReady, packet.BackendReady
-	w.path.steer = func(to *packet.Tuple) packet.Choice {
+	w.path.steer = func(to *packet.Tuple, _ bool) packet.Choice {
 		if (packet.Endpoint{Addr: to.Dst, Port: to.DstPort}).AddrPort() == ap(leaving) {
 			return picked(1, target)
 		}
@@ -133,7 +133,7 @@ func TestPeersOfPeers(t *testing.T) {
 
 func TestSteeringAllocatesNothing(t *testing.T) {
 	w, _ := hotNode(t)
-	w.path.steer = func(*packet.Tuple) packet.Choice { return picked(1, "10.244.1.11:8080") }
+	w.path.steer = func(*packet.Tuple, bool) packet.Choice { return picked(1, "10.244.1.11:8080") }
 	w.path.snapshot.Load().balancer = &hotBalancer{}
 	syn, reset := marked(t, segment("10.244.2.20:4000", "10.244.1.10:8080", packet.SYN)), segment("10.244.2.20:4000", "10.244.1.10:8080", packet.RST|packet.ACK).IP()
 	batch := [][]byte{make([]byte, len(syn)), make([]byte, len(reset))}

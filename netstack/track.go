@@ -150,7 +150,7 @@ func (w *worker) pick(s *snapshot, j *journey) packet.Choice {
 		return s.balancer.Pick(t)
 	}
 	if j.service {
-		if choice := w.path.steer(t); choice.Kind == packet.Picked {
+		if choice := w.path.steer(t, j.wrapped); choice.Kind == packet.Picked {
 			return choice
 		}
 	}

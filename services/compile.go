@@ -33,7 +33,8 @@ type unit struct {
 	states   []state
 	problems []Problem
 	standing []leaving.Endpoint // those on this node that clients on other nodes may be sent to
-	here     []frontKey         // where endpoints on this node serve, or endpoints without a known node
+	here     []frontKey         // where endpoints on this node serve
+	anywhere []frontKey         // where endpoints without a known node serve
 	affinity bool               // the Service has session affinity
 	held     []uint64           // the backends whose Loads the unit holds, until it is dropped
 	reach    sync.Map           // results of Endpoints: []netip.AddrPort, by port index
@@ -110,7 +111,10 @@ func newUnit(s *Service, p place, loads *balance.Loads) *unit {
 	if len(s.Ports) == 0 && len(s.ClusterIPs) > 0 {
 		b.problem("has a ClusterIP but no ports, so every connection to it is refused; give it at least one port")
 	}
-	b.here = endpointsAt(s, p.node)
+	b.anywhere = endpointsAt(s, "")
+	if p.node != "" {
+		b.here = endpointsAt(s, p.node)
+	}
 	b.ready = sync.OnceValue(func() map[netip.Addr]bool { return readyAddrs(s) })
 	for j := range s.Ports {
 		if !b.usable(j) {
@@ -133,12 +137,11 @@ func newUnit(s *Service, p place, loads *balance.Loads) *unit {
 	return b.unit
 }
 
-// endpointsAt returns the addresses and ports of the endpoints on a node. It includes endpoints without a node, since
-// they may be anywhere.
+// endpointsAt returns the addresses and ports of the endpoints on a node, or of those without a known node for "".
 func endpointsAt(s *Service, node string) (list []frontKey) {
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
-		if e.Node != node && e.Node != "" {
+		if e.Node != node {
 			continue
 		}
 		for _, p := range e.Ports {

@@ -11,8 +11,10 @@ import (
 // Steer chooses another backend for a connection that a client on another node was led to, if the endpoint to which it
 // goes, t's destination on this node, gets no new connections any more. Its Kind is NotFrontend if the connection is to
 // go where it goes: the endpoint stays, is of no Service, or has no ready one to take its place. A backend on this node
-// is preferred, since it sees the client's own address. t is borrowed.
-func (t *Table) Steer(tuple *packet.Tuple) packet.Choice {
+// is preferred, since it sees the client's own address. One without a known node may lie outside of the cluster, where
+// nothing is forwarded for other nodes. A client that came wrapped is outside itself: a host would answer it past the
+// tunnel, so no host gets it. tuple is borrowed.
+func (t *Table) Steer(tuple *packet.Tuple, wrapped bool) packet.Choice {
 	from := packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}
 	ports := t.Leaving.Leaving(leaving.Key{Endpoint: from, Proto: tuple.Proto})
 	if len(ports) == 0 || len(ports) > mostPorts {
@@ -30,7 +32,7 @@ func (t *Table) Steer(tuple *packet.Tuple) packet.Choice {
 		}
 		counted = counted || i == 0 && u.held != nil
 	}
-	if b := t.instead(all[:len(ports)], flowHash(tuple), &from, tuple.Proto); b != nil {
+	if b := t.instead(all[:len(ports)], tuple, wrapped); b != nil {
 		return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: counted}
 	}
 	return packet.Choice{}
@@ -43,20 +45,21 @@ const (
 	mostTries = 256
 )
 
-// instead returns a backend of the first set that is in all others, too, and not at the address from: one on this node
-// if there is one among mostTries, else any; nil if there is none.
-func (t *Table) instead(all []*set, h uint64, from *packet.Endpoint, proto packet.Proto) (best *backend) {
-	list := all[0].backends
+// instead returns a backend of the first set that is in all others, too, and can take the place of the tuple's
+// destination: one on this node if there is one among mostTries, else any; nil if there is none.
+func (t *Table) instead(all []*set, tuple *packet.Tuple, wrapped bool) (best *backend) {
+	list, h := all[0].backends, flowHash(tuple)
 	n := uint64(len(list))
 	for i := range min(n, mostTries) {
 		b := &list[(h>>32+i)%n]
-		if b.to == *from || !inAll(all[1:], b) {
+		if b.to == (packet.Endpoint{Addr: tuple.Dst, Port: tuple.DstPort}) || wrapped && t.addrs[b.to.Addr]&node != 0 || !inAll(all[1:], b) {
 			continue
 		}
-		if t.here.has(addrKey(b.to.Addr, b.to.Port, proto)) {
+		k := addrKey(b.to.Addr, b.to.Port, tuple.Proto)
+		if t.here.has(k) {
 			return b
 		}
-		if best == nil {
+		if best == nil && !t.anywhere.has(k) {
 			best = b
 		}
 	}

@@ -27,11 +27,11 @@ func steeringTable(t *testing.T, before *Table, lists ...[]Endpoint) *Table {
 }
 
 // steered returns where connections to an endpoint go, sorted; nil if they are not steered.
-func steered(table *Table, to string) (list []string) {
+func steered(table *Table, to string, wrapped bool) (list []string) {
 	for port := range uint16(64) {
 		f := tuple("tcp 10.9.0.1:30000 " + to)
 		f.SrcPort += port
-		c := table.Steer(f)
+		c := table.Steer(f, wrapped)
 		if c.Kind != packet.Picked {
 			continue
 		}
@@ -74,19 +74,51 @@ func TestSteer(t *testing.T) {
 				table = steeringTable(t, table, c.before...)
 			}
 			table = steeringTable(t, table, c.lists...)
-			if got := steered(table, leaves); !slices.Equal(got, c.want) {
+			if got := steered(table, leaves, false); !slices.Equal(got, c.want) {
 				t.Errorf("goes to %v, want %v", got, c.want)
 			}
 			if got := table.IsEndpoint(packet.EndpointFrom(netip.MustParseAddrPort(leaves)), packet.TCP); !got && c.want != nil {
 				t.Error("clients outside are told that it is no endpoint")
 			}
-			if got := steered(table, "10.0.0.1:8081"); got != nil {
+			if got := steered(table, "10.0.0.1:8081", false); got != nil {
 				t.Errorf("another port of it goes to %v", got)
 			}
 			f := tuple("tcp 10.9.0.1:30000 " + leaves)
-			if n := testing.AllocsPerRun(10, func() { table.Steer(f) }); n != 0 {
+			if n := testing.AllocsPerRun(10, func() { table.Steer(f, false) }); n != 0 {
 				t.Errorf("%v allocations", n)
 			}
 		})
+	}
+}
+
+// A connection is steered to no endpoint at which it would be dropped: one without a known node, which may lie outside
+// of the cluster, or a host, for a client that came wrapped.
+func TestSteerWhereItArrives(t *testing.T) {
+	const leaves = "10.0.0.1:8080"
+	lost := func(spec string) Endpoint {
+		e := ep(spec)
+		e.Node = ""
+		return e
+	}
+	for _, c := range []struct {
+		name           string
+		list           []Endpoint
+		plain, wrapped []string
+	}{
+		{"without a node", []Endpoint{ep("10.0.0.1 a st"), lost("198.51.100.9 - rs"), ep("10.0.1.3 b rs")}, []string{"10.0.1.3:8080"}, []string{"10.0.1.3:8080"}},
+		{"nothing but one without a node", []Endpoint{ep("10.0.0.1 a st"), lost("198.51.100.9 - rs")}, nil, nil},
+		{"a host", eps("10.0.0.1 a st", "192.0.2.1 a rs", "10.0.1.3 b rs"), []string{"192.0.2.1:8080"}, []string{"10.0.1.3:8080"}},
+		{"nothing but a host", eps("10.0.0.1 a st", "192.0.2.1 a rs"), []string{"192.0.2.1:8080"}, nil},
+	} {
+		table := steeringTable(t, Empty(NewState(nil)), c.list)
+		if got := steered(table, leaves, false); !slices.Equal(got, c.plain) {
+			t.Errorf("%s: goes to %v, want %v", c.name, got, c.plain)
+		}
+		if got := steered(table, leaves, true); !slices.Equal(got, c.wrapped) {
+			t.Errorf("%s: a client that came wrapped goes to %v, want %v", c.name, got, c.wrapped)
+		}
+		if !table.IsEndpoint(packet.EndpointFrom(netip.MustParseAddrPort("198.51.100.9:8080")), packet.TCP) && c.list[1].Node == "" {
+			t.Errorf("%s: clients outside are told that it is no endpoint", c.name)
+		}
 	}
 }

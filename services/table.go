@@ -31,6 +31,8 @@ type Table struct {
 
 	states states
 	here   places // all units' here
+	// anywhere is all units' anywhere.
+	anywhere places
 	// faulty are the indexes of the units with problems, in order.
 	faulty []uint32
 	pods   map[uint64]struct{} // podID of every Pod that has an ID
@@ -221,7 +223,7 @@ func (t *Table) stays(l *lead, backend uint64, port uint16) bool {
 // IsEndpoint reports whether a Service has an endpoint at that address and port, ready or not. It knows only endpoints
 // on this node, also those that have just left their Services, and endpoints without a node.
 func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
-	if t.here.has(addrKey(to.Addr, to.Port, proto)) {
+	if k := addrKey(to.Addr, to.Port, proto); t.here.has(k) || t.anywhere.has(k) {
 		return true
 	}
 	return len(t.Leaving.Leaving(leaving.Key{Endpoint: to, Proto: proto})) > 0

@@ -28,7 +28,8 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	d := t.compile(next)
 	gone, come := d.gone, d.come
 	next.states = t.states.with(gone, come)
-	next.here = t.here.with(gone, come)
+	next.here = t.here.with(gone, come, func(u *unit) []frontKey { return u.here })
+	next.anywhere = t.anywhere.with(gone, come, func(u *unit) []frontKey { return u.anywhere })
 	next.faulty = t.faultyAfter(next, &d)
 	if d.sameFronts && equalNodes(&t.config, &c) {
 		next.addrs, next.fronts, next.index, next.conflicts, next.own, next.others = t.addrs, t.fronts, t.index, t.conflicts, t.own, t.others
@@ -283,18 +284,18 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 // same.
 type states [256]map[uint64]tally
 
-// places counts how often the units list an endpoint on this node. Successive Tables share the parts that are the same.
+// places counts how often the units list an endpoint. Successive Tables share the parts that are the same.
 type places [256]map[frontKey]int32
 
 func (p *places) has(k frontKey) bool { return p[uint8(k.hash())][k] > 0 }
 
-// with returns p without the endpoints of the units in gone, and with those of the units in come.
-func (p *places) with(gone, come []*unit) places {
+// with returns p without the endpoints of the units in gone, and with those of the units in come; of lists them.
+func (p *places) with(gone, come []*unit, of func(*unit) []frontKey) places {
 	out := *p
 	var mine [256]bool
 	count := func(units []*unit, by int32) {
 		for _, u := range units {
-			for _, k := range u.here {
+			for _, k := range of(u) {
 				i := uint8(k.hash())
 				if !mine[i] {
 					mine[i], out[i] = true, maps.Clone(out[i])
