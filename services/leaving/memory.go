@@ -7,7 +7,9 @@
 package leaving
 
 import (
+	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,7 @@ import (
 const linger = time.Minute
 
 // most is how many endpoints are remembered that have left, so that nobody fills the memory with Services that come and
-// go. Those that left first are forgotten first.
+// go. The namespace with the most of them loses those that left first.
 const most = 4096
 
 // Key is where an endpoint serves.
@@ -68,7 +70,8 @@ type Memory struct {
 // place is how the endpoint at a Key stands with all of its Service ports. It is replaced, never changed.
 type place struct {
 	members []member
-	leaves  []Port // all of them, if it leaves all; else nil
+	leaves  []Port          // all of them, if it leaves all; else nil. Those that are remembered longest come first
+	until   []time.Duration // until when each of leaves counts
 }
 
 // member is how an endpoint stands with one Service port; number tells departures apart.
@@ -76,7 +79,11 @@ type member struct {
 	Port
 	standing Standing
 	number   uint64
+	until    time.Duration // of one that has left; others count without an end
 }
+
+// always is the until of members that count without an end.
+const always time.Duration = math.MaxInt64
 
 // departure is an endpoint that has left, in the order of leaving.
 type departure struct {
@@ -119,7 +126,7 @@ func (m *Memory) Change(gone, come []Endpoint) {
 	for _, e := range gone {
 		if _, still := stay[id{e.Key, e.Port}]; !still {
 			m.numbered++
-			set(next, e.Key, member{e.Port, Left, m.numbered})
+			set(next, e.Key, member{e.Port, Left, m.numbered, now + linger})
 			m.left = append(m.left, departure{e.Key, e.Port, m.numbered, now + linger})
 		}
 	}
@@ -127,16 +134,52 @@ func (m *Memory) Change(gone, come []Endpoint) {
 	for _, is := range [...]Standing{Leaves, Stays} {
 		for _, e := range come {
 			if e.Standing == is {
-				set(next, e.Key, member{e.Port, is, 0})
+				set(next, e.Key, member{e.Port, is, 0, always})
 			}
 		}
 	}
-	for len(m.left) > 0 && (m.left[0].until <= now || len(m.left) > most) {
-		d := m.left[0]
-		m.left = m.left[1:]
+	over := surplus(m.left, now)
+	m.left = slices.DeleteFunc(m.left, func(d departure) bool {
+		if d.until > now && over[d.Namespace] == 0 {
+			return false
+		}
+		if d.until > now {
+			over[d.Namespace]--
+		}
 		replace(next, d.Key, func(m member) bool { return m.Port == d.Port && m.standing == Left && m.number == d.number })
-	}
+		return true
+	})
 	m.known.Store(&next)
+}
+
+// surplus returns how many departures each namespace has to lose, so that no more than most are left that still count.
+// All namespaces that lose some keep equally many.
+func surplus(left []departure, now time.Duration) map[string]int {
+	if len(left) <= most {
+		return nil
+	}
+	has, sum := map[string]int{}, 0
+	for i := range left {
+		if left[i].until > now {
+			has[left[i].Namespace]++
+			sum++
+		}
+	}
+	if sum <= most {
+		return nil
+	}
+	rest, keep := most, 0
+	for i, n := range slices.Sorted(maps.Values(has)) {
+		if keep = rest / (len(has) - i); n > keep {
+			break
+		}
+		rest -= n
+	}
+	over := map[string]int{}
+	for name, n := range has {
+		over[name] = max(0, n-keep)
+	}
+	return over
 }
 
 // set sets how an endpoint stands with a Service port.
@@ -155,12 +198,12 @@ func replace(known map[Key]*place, k Key, goes func(member) bool, by ...member) 
 		return
 	}
 	known[k] = next
+	if slices.ContainsFunc(next.members, func(m member) bool { return m.standing == Stays }) {
+		return
+	}
+	slices.SortStableFunc(next.members, func(a, b member) int { return cmp.Compare(b.until, a.until) })
 	for _, m := range next.members {
-		if m.standing == Stays {
-			next.leaves = nil
-			return
-		}
-		next.leaves = append(next.leaves, m.Port)
+		next.leaves, next.until = append(next.leaves, m.Port), append(next.until, m.until)
 	}
 }
 
@@ -171,10 +214,14 @@ func (m *Memory) Leaving(k Key) []Port {
 	if known == nil {
 		return nil
 	}
-	if p := (*known)[k]; p != nil {
-		return p.leaves
+	p := (*known)[k]
+	if p == nil || len(p.leaves) == 0 {
+		return nil
 	}
-	return nil
+	n := len(p.leaves)
+	for now := m.clock(); n > 0 && p.until[n-1] <= now; n-- {
+	}
+	return p.leaves[:n]
 }
 
 // Len returns the number of endpoints that are remembered.

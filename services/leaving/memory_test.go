@@ -80,3 +80,108 @@ func TestLeavingIsBounded(t *testing.T) {
 		t.Errorf("%d endpoints are remembered, want %d at most", m.Len(), most)
 	}
 }
+
+// What has left is forgotten in time, also when nothing changes any more. What terminates is not.
+func TestLeavingEnds(t *testing.T) {
+	now := time.Hour
+	m := New(func() time.Duration { return now })
+	a, b, c := endpoint(1, "a", Stays), endpoint(1, "b", Leaves), endpoint(2, "c", Stays)
+	m.Change(nil, []Endpoint{a, b, c})
+	m.Change([]Endpoint{a, c}, nil)
+	check := func(e Endpoint, want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range m.Leaving(e.Key) {
+			got = append(got, p.Name)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("after %v: leaves %v, want %v", now-time.Hour, got, want)
+		}
+	}
+	now += linger - 1
+	check(a, "a", "b")
+	check(c, "c")
+	now++
+	check(a, "b")
+	check(c)
+	if n := testing.AllocsPerRun(10, func() { m.Leaving(a.Key) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// Whoever makes Services that come and go makes nobody else's be forgotten.
+func TestLeavingIsShared(t *testing.T) {
+	m := New(func() time.Duration { return time.Hour })
+	quiet := endpoint(1, "s", Stays)
+	quiet.Namespace = "quiet"
+	m.Change(nil, []Endpoint{quiet})
+	m.Change([]Endpoint{quiet}, nil)
+	var list []Endpoint
+	for i := range 2 * most {
+		e := endpoint(2, "s", Stays)
+		e.Endpoint.Port = uint16(1 + i)
+		list = append(list, e)
+	}
+	m.Change(nil, list)
+	m.Change(list, nil)
+	if len(m.Leaving(quiet.Key)) != 1 {
+		t.Error("an endpoint of another namespace is forgotten")
+	}
+	if n := len(m.left); n != most || m.Len() != most {
+		t.Errorf("%d have left, and %d are remembered, want %d", n, m.Len(), most)
+	}
+	if len(m.Leaving(list[0].Key)) != 0 || len(m.Leaving(list[len(list)-1].Key)) != 1 {
+		t.Error("not those that left first are forgotten")
+	}
+}
+
+// surplus is held against taking one after the other from whoever has the most.
+func TestSurplus(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 50 {
+		var left []departure
+		has := map[string]int{}
+		for i := range 1 + r.IntN(6) {
+			for range r.IntN(3 * most / 2) {
+				d := departure{until: time.Duration(r.IntN(8))}
+				d.Namespace = string(rune('a' + i))
+				left = append(left, d)
+				if d.until > 0 {
+					has[d.Namespace]++
+				}
+			}
+		}
+		sum := 0
+		for _, n := range has {
+			sum += n
+		}
+		least := sum
+		for ; sum > most; sum-- {
+			first := ""
+			for name, n := range has {
+				if n > has[first] {
+					first = name
+				}
+			}
+			has[first]--
+			least = has[first]
+		}
+		counts := map[string]int{}
+		for _, d := range left {
+			if d.until > 0 {
+				counts[d.Namespace]++
+			}
+		}
+		over, kept := surplus(left, 0), 0
+		for name, n := range counts {
+			n -= over[name]
+			kept += n
+			if n < has[name]-1 || n > has[name] && n > least+1 {
+				t.Errorf("%s keeps %d, want %d", name, n, has[name])
+			}
+		}
+		if kept > most || sum == most && kept <= most-len(counts) {
+			t.Errorf("%d are kept, want %d", kept, most)
+		}
+	}
+}
