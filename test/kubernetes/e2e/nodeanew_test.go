@@ -135,18 +135,32 @@ func withoutLabels(t *testing.T, n lab.Node) {
 	figure(t, "%s made anew without the DaemonSets' labels: its pod and Ingress are back %v after it is labelled, with healing.evictPods", n.Name, time.Since(began).Round(time.Second))
 }
 
-// makeAnew deletes a Node and kills its kubelet, which registers the Node when it starts again. It returns that one
-// when it has a range, which is another.
-func makeAnew(t *testing.T, n lab.Node) (now *corev1.Node) {
+// makeAnew deletes a Node and kills its kubelet, which registers the Node when it starts again, until the Node has
+// another range than before. It returns that one.
+func makeAnew(t *testing.T, n lab.Node) *corev1.Node {
 	t.Helper()
 	was, err := client.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	for range 5 { // the control plane may give the range that has just become free
+		now := makeAnewOnce(t, n, was.UID)
+		if !slices.Equal(now.Spec.PodCIDRs, was.Spec.PodCIDRs) {
+			return now
+		}
+		was.UID = now.UID
+	}
+	t.Fatalf("the ranges of %s are %v as before", n.Name, was.Spec.PodCIDRs)
+	return nil
+}
+
+// makeAnewOnce returns the Node in place of the one with that UID.
+func makeAnewOnce(t *testing.T, n lab.Node, uid types.UID) (now *corev1.Node) {
+	t.Helper()
 	if err := client.CoreV1().Nodes().Delete(t.Context(), n.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = onNode(t.Context(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
+	_, err := onNode(t.Context(), n.Name, "sh", "-c", `for p in /proc/[0-9]*; do
 		case "$(tr '\0' ' ' <"$p/cmdline" 2>/dev/null)" in /*"/kubelet --config="*) kill -KILL "${p#/proc/}";; esac
 	done`)
 	if err != nil {
@@ -154,14 +168,11 @@ func makeAnew(t *testing.T, n lab.Node) (now *corev1.Node) {
 	}
 	eventually(t, soon, "the Node is made anew", func() (err error) {
 		now, err = client.CoreV1().Nodes().Get(t.Context(), n.Name, metav1.GetOptions{})
-		if err == nil && (now.UID == was.UID || len(now.Spec.PodCIDRs) == 0) {
+		if err == nil && (now.UID == uid || len(now.Spec.PodCIDRs) == 0) {
 			err = fmt.Errorf("it has UID %s and the ranges %v", now.UID, now.Spec.PodCIDRs)
 		}
 		return err
 	})
-	if slices.Equal(now.Spec.PodCIDRs, was.Spec.PodCIDRs) {
-		t.Fatalf("the ranges of %s are %v as before", n.Name, was.Spec.PodCIDRs)
-	}
 	return now
 }
 
