@@ -9,7 +9,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"tapestry.dev/tapestry/test/await"
+	"tapestry.dev/tapestry/test/freeport"
 )
 
 // controlPlane is the control plane's process, which a test starts and stops.
@@ -55,12 +55,7 @@ func program(t testing.TB) string {
 // start starts a cluster for the test alone.
 func start(t testing.TB) *controlPlane {
 	program(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &controlPlane{t: t, dir: t.TempDir(), port: l.Addr().(*net.TCPAddr).Port}
-	_ = l.Close()
+	p := &controlPlane{t: t, dir: t.TempDir(), port: int(freeport.Of(t))}
 	p.start()
 	t.Cleanup(p.stop)
 	return p
