@@ -54,7 +54,6 @@ func TestKeeperAndAgentKilled(t *testing.T) {
 	if err := client.CoreV1().Pods(ns).Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	replaceControllers(t, n)
 	eventually(t, soon, "no pod is missed any more", func() error {
 		if told := problems(t, n); strings.Contains(told, "it has no network") {
 			return fmt.Errorf("the Node says %s", told)
@@ -203,15 +202,4 @@ func ingressOf(t *testing.T, n lab.Node) error {
 		err = fmt.Errorf("status %s", out)
 	}
 	return err
-}
-
-// replaceControllers deletes the controllers on a node, which are pods of its network and have lost theirs with it.
-func replaceControllers(t *testing.T, n lab.Node) {
-	t.Helper()
-	err := client.CoreV1().Pods("kube-system").DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{
-		LabelSelector: "app.kubernetes.io/name=tapestry,app.kubernetes.io/component=controller", FieldSelector: "spec.nodeName=" + n.Name,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -54,7 +54,6 @@ func TestNodeMadeAnew(t *testing.T) {
 	if err := client.CoreV1().Pods(ns).Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	replaceControllers(t, n)
 	eventually(t, soon, "the node is well", func() error { return well(t, n) })
 }
 
