@@ -27,8 +27,8 @@ func (m *Mesh) Beats() (list []Beat) {
 	return list
 }
 
-// nanos returns a time as nanoseconds since this Mesh began. A clock that is set does not change what lies between, as it
-// would with the time of day: all peers would have been silent for as long.
+// nanos returns a time as nanoseconds since this Mesh began. A clock that is set does not change what lies between, as
+// it would with the time of day: all peers would have been silent for as long.
 func (m *Mesh) nanos(t time.Time) int64 { return int64(t.Sub(m.begun)) }
 
 // timeOf returns the time that nanos was given; zero for 0.
@@ -62,8 +62,8 @@ func (m *Mesh) beat(p *peer, cfg *Peer, now time.Time) {
 	m.ring.control(echo{src: own, dst: theirs, seq: m.probeSeq, cookie: m.cookie})
 }
 
-// beaten notes the answer to a beat. The prober is not woken: it would look at all peers for each peer's answer, several
-// times a second.
+// beaten notes the answer to a beat. The prober is not woken: it would look at all peers for each peer's answer,
+// several times a second.
 func (m *Mesh) beaten(from *peer) {
 	now := time.Now()
 	from.confirmed.Store(now.UnixNano())

@@ -35,7 +35,8 @@ func TestBeats(t *testing.T) {
 	await.Until(t, "nobody to be watched", func() bool { return len(a.Beats()) == 0 })
 }
 
-// clockSet returns t as it would be if the clock had been set by d: the time of day differs, and the monotonic one does not.
+// clockSet returns t as it would be if the clock had been set by d: the time of day differs, and the monotonic one does
+// not.
 func clockSet(t time.Time, d time.Duration) time.Time {
 	wall := (*uint64)(unsafe.Pointer(&t)) // its bits from 30 on hold seconds, see package time
 	*wall += uint64(d/time.Second) << 30

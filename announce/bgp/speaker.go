@@ -257,8 +257,8 @@ func (s *speaker) state(ctx context.Context, now time.Time) announce.Session {
 	return s.session
 }
 
-// problem says what is wrong with the session; "" when nothing is. The text stays the same for as long as the fault does:
-// another one would be another Event, and another write to the Node.
+// problem says what is wrong with the session; "" when nothing is. The text stays the same for as long as the fault
+// does: another one would be another Event, and another write to the Node.
 func (s *speaker) problem(up bool, now time.Time) string {
 	if up {
 		return s.missing

@@ -114,7 +114,8 @@ func TestToldAnew(t *testing.T) {
 	}
 }
 
-// A router that stays down is told once, in the same words: each other text is another Event, and another write to the Node.
+// A router that stays down is told once, in the same words: each other text is another Event, and another write to the
+// Node.
 func TestDown(t *testing.T) {
 	const nobody = "127.0.0.1:1"
 	p := announce.Peer{Name: "tor", Address: netip.MustParseAddrPort(nobody), ASN: 64512, MyASN: 65000, HoldTime: 9}

@@ -214,7 +214,8 @@ func (s *Speaker) Conflict(addr netip.Addr, on string, who net.HardwareAddr, now
 
 // Overhear notes that another node of the cluster announces an address. It may have taken the address for a moment, and
 // clients that heard it go on asking it. So this node announces the address again, if it is still its own by then, but
-// not against a node that comes first and does not answer: when two cannot reach each other, the first has the last word.
+// not against a node that comes first and does not answer: when two cannot reach each other, the first has the last
+// word.
 func (s *Speaker) Overhear(addr netip.Addr, on, by string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

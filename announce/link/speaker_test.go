@@ -165,8 +165,8 @@ func TestTwoStrangers(t *testing.T) {
 	}
 }
 
-// When another node has announced the address of this one, it is announced again, after a while and not too often. The node
-// that comes first has the last word.
+// When another node has announced the address of this one, it is announced again, after a while and not too often. The
+// node that comes first has the last word.
 func TestOverhear(t *testing.T) { synctest.Test(t, testOverhear) }
 
 func testOverhear(t *testing.T) {

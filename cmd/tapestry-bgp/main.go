@@ -5,49 +5,25 @@ package main
 import (
 	"context"
 	"flag"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"tapestry.dev/tapestry/announce/bgp"
-	"tapestry.dev/tapestry/localapi"
-	"tapestry.dev/tapestry/version"
+	"tapestry.dev/tapestry/cmd/announcer"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
-
-func run(ctx context.Context, args []string, out, errs io.Writer) int {
-	flags := flag.NewFlagSet("tapestry-bgp", flag.ContinueOnError)
-	flags.SetOutput(errs)
-	flags.Usage = func() {
-		fmt.Fprintln(errs, "tapestry-bgp announces addresses of load balancers by BGP, as the agent of its node says. It needs the host's network,\n"+
-			"no capability, and to be root or one of the agent's --announce-uid.")
-		flags.PrintDefaults()
+	passwords := ""
+	p := announcer.Program{
+		Name: "tapestry-bgp",
+		Usage: "tapestry-bgp announces addresses of load balancers by BGP, as the agent of its node says. It needs the host's network,\n" +
+			"no capability, and to be root or one of the agent's --announce-uid.",
+		Flags: func(f *flag.FlagSet) {
+			f.StringVar(&passwords, "passwords", "", "`DIR` with a file for each password that a BGPPeer names")
+		},
+		Announce: func(ctx context.Context, at announcer.Place, log *slog.Logger) error {
+			bgp.Run(ctx, bgp.Options{Node: at.Node, Agent: at.Agent, Passwords: passwords, Log: log})
+			return nil
+		},
 	}
-	node := flags.String("node", "", "`NAME` of this node (required)")
-	socket := flags.String("agent", localapi.AnnounceSocket, "the agent's --announce-socket, a `SOCKET`")
-	passwords := flags.String("passwords", "", "`DIR` with a file for each password that a BGPPeer names")
-	show := flags.Bool("version", false, "print the version and end")
-	if err := flags.Parse(args); err != nil {
-		return 2
-	}
-	if *show {
-		fmt.Fprintln(out, "tapestry-bgp version", version.String())
-		return 0
-	}
-	if *node == "" || flags.NArg() > 0 {
-		fmt.Fprintln(errs, "tapestry-bgp: --node is required, and there are no other arguments than flags")
-		return 2
-	}
-	log := slog.New(slog.NewTextHandler(errs, nil)).With("node", *node)
-	bgp.Run(ctx, bgp.Options{Node: *node, Agent: *socket, Passwords: *passwords, Log: log})
-	return 0
+	p.Main()
 }

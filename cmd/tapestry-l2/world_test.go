@@ -235,7 +235,7 @@ func (m *machine) startAnnouncer() {
 	go func() {
 		defer close(done)
 		_ = m.ns.Do(func() error {
-			if code := run(ctx, []string{"--node", nodeName(m.n), "--agent", m.socket()}, io.Discard, m.t.Output()); code != 0 {
+			if code := program.Run(ctx, []string{"--node", nodeName(m.n), "--agent", m.socket()}, io.Discard, m.t.Output()); code != 0 {
 				m.t.Errorf("the announcer of %s ended with %d", nodeName(m.n), code)
 			}
 			return nil

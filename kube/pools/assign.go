@@ -88,8 +88,9 @@ func Assign(objs *kube.Objects, orNone bool) Plan {
 	return w.plan(all)
 }
 
-// foreign reports whether a Service without a class is somebody else's so far: it has addresses, or would get none here,
-// and nothing of it is from here. A cloud's controller, which serves Services without a class, too, keeps what it has.
+// foreign reports whether a Service without a class is somebody else's so far: it has addresses, or would get none
+// here, and nothing of it is from here. A cloud's controller, which serves Services without a class, too, keeps what it
+// has.
 func (w *work) foreign(svc *corev1.Service) bool {
 	if svc.Spec.LoadBalancerClass != nil || meta.FindStatusCondition(svc.Status.Conditions, Condition) != nil {
 		return false

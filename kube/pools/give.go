@@ -195,8 +195,8 @@ func (w *work) shared(s *wish) (list []netip.Addr) {
 	return list
 }
 
-// giveNodes gives a Service the addresses of all nodes of a pool, and reports whether it could. What the Service asks for
-// no longer it keeps until then.
+// giveNodes gives a Service the addresses of all nodes of a pool, and reports whether it could. What the Service asks
+// for no longer it keeps until then.
 func (w *work) giveNodes(s *wish, p *pool) bool {
 	w.leave(s, s.old) // which may be among them
 	var got []netip.Addr

@@ -134,8 +134,8 @@ func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	return n
 }
 
-// ended reports whether a socket's streams have both ended. The Relay before may have forgotten such a connection and not
-// had its socket released yet. What it had written last may still be on its way, and a reset would drop that.
+// ended reports whether a socket's streams have both ended. The Relay before may have forgotten such a connection and
+// not had its socket released yet. What it had written last may still be on its way, and a reset would drop that.
 func ended(fd int) bool {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {

@@ -3,8 +3,8 @@
 //
 // It keeps nothing. A decision is a function of the objects as they are, so a process that takes over from another goes
 // on where that one was. A status is written only over the version of the object from which it follows. So of two
-// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew. They can give
-// one address to two Services for a moment; the older keeps it.
+// processes that both believe that they lead, one is refused, reads what the other wrote, and decides anew. They can
+// give one address to two Services for a moment; the older keeps it.
 package control
 
 import (
@@ -95,8 +95,8 @@ type writer struct {
 // change is an object whose status is to be written, and the object as it is.
 type change struct{ old, now kube.Object }
 
-// pending returns the changes in turns of one for each namespace, so that the many of one namespace do not hold up those
-// of others.
+// pending returns the changes in turns of one for each namespace, so that the many of one namespace do not hold up
+// those of others.
 func pending(have, want *kube.Objects) []change {
 	known := make(map[kube.Ref]kube.Object, have.Len())
 	for obj := range have.All() {

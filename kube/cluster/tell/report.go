@@ -113,8 +113,8 @@ func firstAgent(nodes []*corev1.Node) string {
 	return ""
 }
 
-// event returns nil for a problem with an object that is not there, and for one with a Node: Nodes have no author, and show
-// by themselves what is wrong with them.
+// event returns nil for a problem with an object that is not there, and for one with a Node: Nodes have no author, and
+// show by themselves what is wrong with them.
 func (r *Reporter) event(objs *kube.Objects, p kube.Problem) *corev1.Event {
 	if p.Object.Kind == "Node" {
 		return nil
