@@ -2,9 +2,12 @@ package dgram
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
 )
 
 // Control is memory for the control messages that the kernel adds to a datagram or an error.
@@ -59,4 +62,21 @@ func (c *Control) Read(m *unix.Msghdr) (h Head, size int) {
 		}
 	}
 	return h, size
+}
+
+// Local returns the local address from which the message m is answered (ip(7), RFC 3542 6.2), if the socket was asked
+// to tell. This is the address to which the message was sent. For a broadcast address it is an address of the same
+// interface; for an IPv6 multicast address it is the zero address, so that the kernel chooses.
+func (c *Control) Local(m *unix.Msghdr) packet.Addr {
+	for level, kind, data, rest := next(c.written(m)); data != nil; level, kind, data, rest = next(rest) {
+		switch {
+		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			return packet.AddrFrom(netip.AddrFrom4([4]byte(data[4:8]))) // ipi_spec_dst
+		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			if a := packet.Addr(data[:16]); a[0] != 0xff { // ipi6_addr
+				return a
+			}
+		}
+	}
+	return packet.Addr{}
 }

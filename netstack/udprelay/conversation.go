@@ -2,21 +2,21 @@ package udprelay
 
 import (
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"tapestry.dev/tapestry/netstack/dgram"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/superframe"
 	"tapestry.dev/tapestry/share"
 )
 
 // conversation is the exchange between one address and port of a pod and one address and port outside.
 type conversation struct {
 	m     *mapping
-	tuple packet.Tuple // of the packets that the pod sends
-	to    dgram.Addr   // the address of the far end
-	head  header
+	tuple packet.Tuple      // of the packets that the pod sends
+	to    dgram.Addr        // the address of the far end
+	head  superframe.Header // of the answers
 
 	next  atomic.Pointer[conversation] // in the table's chain
 	used  atomic.Int64                 // the time of the last use, by Relay.now
@@ -32,7 +32,8 @@ type conversation struct {
 
 // newConversation makes a conversation that is not in the table yet.
 func newConversation(m *mapping, t *packet.Tuple) *conversation {
-	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: newHeader(t), slot: noSlot}
+	back := t.Reverse()
+	c := &conversation{m: m, tuple: *t, to: dgram.AddrOf(packet.Endpoint{Addr: t.Dst, Port: t.DstPort}), head: superframe.HeaderOf(&back), slot: noSlot}
 	c.claim.Value = c
 	c.known = m.r.now.Load()
 	c.used.Store(c.known)
@@ -86,7 +87,7 @@ const tries = 3
 func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, err error) {
 	var errno unix.Errno
 	for range tries {
-		errno = sendmsg(c.m.fd, &c.to, data, size)
+		errno = dgram.Send(c.m.fd, &c.to, packet.Addr{}, data, size)
 		switch fateOf(errno, size != 0) {
 		case sent:
 			return 0, nil
@@ -111,36 +112,7 @@ func (c *conversation) put(p *packet.Packet, data []byte, size int) (mtu int, er
 // pod's.
 func (c *conversation) refuse(why packet.ICMPError, by packet.Addr) {
 	var p packet.Packet
-	if p.ParseIP(c.head.quote()) == packet.Good {
+	if p.ParseIP(c.head.Quote()) == packet.Good {
 		c.m.r.o.Refuse(&p, why, by)
 	}
-}
-
-// segmentControl is a control message with one UDP_SEGMENT, padded as by CMSG_SPACE.
-type segmentControl struct {
-	hdr  unix.Cmsghdr
-	size uint16
-	_    [6]byte
-}
-
-// sendmsg sends data as one datagram, or as datagrams of size bytes each. The call is raw, since it does not block. It
-// may run the receiver's softirq work, which takes tens of microseconds, and the Go runtime would take it for a blocked
-// call.
-func sendmsg(fd int, to *dgram.Addr, data []byte, size int) unix.Errno {
-	var msg unix.Msghdr
-	var ctl segmentControl
-	iov := unix.Iovec{Base: unsafe.SliceData(data)}
-	iov.SetLen(len(data))
-	to.To(&msg)
-	msg.Iov = &iov
-	msg.SetIovlen(1)
-	if size != 0 {
-		ctl.hdr.Level, ctl.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-		ctl.hdr.SetLen(unix.CmsgLen(2))
-		ctl.size = uint16(size)
-		msg.Control = (*byte)(unsafe.Pointer(&ctl))
-		msg.SetControllen(int(unsafe.Sizeof(ctl)))
-	}
-	_, _, errno := unix.RawSyscall6(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&msg)), unix.MSG_DONTWAIT, 0, 0, 0)
-	return errno
 }

@@ -15,10 +15,8 @@
 // Towards the outside, the goroutine that reads a datagram sends it, straight out of the frame. A superframe (USO) is
 // passed to the kernel as one (UDP_SEGMENT). Where a route or device refuses it, its segments are sent one by one.
 //
-// From the outside, a poll.Poller reports that a socket is readable. One call reads several datagrams, or several that
-// the kernel has coalesced (UDP_GRO), each to a place with room for its headers. Datagrams of equal size that follow
-// one another become one superframe. So the pipeline handles them once, and cuts the superframe for pods that cannot
-// accept one. A datagram larger than the pods' MTU is sent in fragments.
+// From the outside, a poll.Poller reports that a socket is readable. What comes is read many datagrams at a time, and
+// sent to the pod in superframes (package superframe).
 //
 // The socket's Don't Fragment flag follows the pod's. If a datagram does not fit the path, the pod is told the MTU that
 // does, as by a router (RFC 1191, RFC 8201). TTL and traffic class are passed on in both directions (package dgram).

@@ -1,6 +1,7 @@
 package udprelay
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,6 +27,8 @@ func TestMain(m *testing.M) {
 	}
 	userns.Main(m)
 }
+
+var be = binary.BigEndian
 
 // podMTU is smaller than the MTU of the loopback, as a pod's MTU is smaller than its node's.
 const podMTU = 1420

@@ -17,6 +17,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/superframe"
 	"tapestry.dev/tapestry/share"
 )
 
@@ -62,9 +63,7 @@ type Relay struct {
 	table table
 	start time.Time
 	now   atomic.Int64 // since start, as of the last Sweep
-	// fragID is the identification of the last datagram that was cut. Datagrams of one pod and one address must not
-	// share one.
-	fragID atomic.Uint32
+	out   superframe.Out
 	// strange counts datagrams from senders that the pod has not sent to.
 	strange atomic.Uint64
 
@@ -78,10 +77,7 @@ type Relay struct {
 	hold     *holder // nil: nothing outlives the Relay
 	closed   bool
 
-	spare struct {
-		sync.Mutex
-		receivers []*receiver
-	}
+	batches superframe.Pool
 }
 
 // New makes a Relay without conversations. The caller must call Run, or Sweep from time to time.
@@ -96,6 +92,7 @@ func New(o Options) *Relay {
 		sockets: share.New[packet.Addr, *mapping](share.Options[packet.Addr]{Total: o.MaxSockets}),
 		talks:   share.New[packet.Addr, *conversation](share.Options[packet.Addr]{Total: o.MaxConversations}),
 	}
+	r.out.Send = o.Send
 	if o.Hold != nil {
 		r.hold = newHolder(*o.Hold)
 	}

@@ -106,12 +106,19 @@ func TestSuperframes(t *testing.T) {
 // sendMany sends data in datagrams of size bytes, with one system call.
 func sendMany(t *testing.T, c *net.UDPConn, to netip.AddrPort, data []byte, size uint16) {
 	t.Helper()
-	ctl := make([]byte, unix.CmsgSpace(2))
-	h := (*segmentControl)(bytesAt(ctl))
-	h.hdr.Level, h.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-	h.hdr.SetLen(unix.CmsgLen(2))
-	h.size = size
-	if _, _, err := c.WriteMsgUDPAddrPort(data, ctl, to); err != nil {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := func(size int) {
+		_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	segment(int(size))
+	defer segment(0)
+	if _, err := c.WriteToUDPAddrPort(data, to); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package udprelay
+package superframe
 
 import (
 	"encoding/binary"
@@ -21,21 +21,21 @@ const (
 	maxHead = 40 + udpLen
 )
 
-// header holds the headers of every packet for the pod, without lengths and checksums.
-type header struct {
+// Header holds the headers of all packets from one address and port to another, without lengths and checksums.
+type Header struct {
 	bytes [maxHead]byte
 	ip    int // length of the IP header, 20 or 40
 }
 
-// newHeader makes the headers of the answers to packets of t.
-func newHeader(t *packet.Tuple) (h header) {
+// HeaderOf makes the headers of packets of t.
+func HeaderOf(t *packet.Tuple) (h Header) {
 	if h.ip = 40; t.Src.Is4() {
 		h.ip = 20
 	}
-	putIP(h.bytes[:], &t.Dst, &t.Src)
+	putIP(h.bytes[:], &t.Src, &t.Dst)
 	udp := h.bytes[h.ip:]
-	be.PutUint16(udp, t.DstPort)
-	be.PutUint16(udp[2:], t.SrcPort)
+	be.PutUint16(udp, t.SrcPort)
+	be.PutUint16(udp[2:], t.DstPort)
 	return h
 }
 
@@ -52,12 +52,13 @@ func putIP(ip []byte, src, dst *packet.Addr) {
 	copy(ip[24:], dst[:])
 }
 
-func (h *header) is4() bool { return h.ip == 20 }
+func (h *Header) is4() bool { return h.ip == 20 }
 
-func (h *header) len() int { return h.ip + udpLen }
+// Len is the length of the headers.
+func (h *Header) Len() int { return h.ip + udpLen }
 
-// headLen is the length of the headers of a family.
-func headLen(is4 bool) int {
+// HeadLen is the length of the headers of a family.
+func HeadLen(is4 bool) int {
 	if is4 {
 		return 20 + udpLen
 	}
@@ -66,22 +67,22 @@ func headLen(is4 bool) int {
 
 // put writes the headers of ip, which holds its data already: datagrams of size bytes each, where the last may be
 // shorter. came is what their own IP headers said. The UDP checksum is partial, as the returned virtio-net header says.
-func (h *header) put(ip []byte, size int, came dgram.Head) packet.VNetHdr {
-	copy(ip, h.bytes[:h.len()])
+func (h *Header) put(ip []byte, size int, came dgram.Head) packet.VNetHdr {
+	copy(ip, h.bytes[:h.Len()])
 	came.Put(ip)
 	h.lengths(ip)
 	be.PutUint16(ip[h.ip+6:], h.pseudo(ip))
 	v := packet.VNetHdr{
-		Flags: packet.NeedsCsum, HdrLen: uint16(packet.EthLen + h.len()), CsumStart: uint16(packet.EthLen + h.ip), CsumOffset: 6,
+		Flags: packet.NeedsCsum, HdrLen: uint16(packet.EthLen + h.Len()), CsumStart: uint16(packet.EthLen + h.ip), CsumOffset: 6,
 	}
-	if len(ip)-h.len() > size {
+	if len(ip)-h.Len() > size {
 		v.GSOType, v.GSOSize = packet.GSOUDPL4, uint16(size)
 	}
 	return v
 }
 
 // lengths completes the headers of the packet ip, except for the UDP checksum.
-func (h *header) lengths(ip []byte) {
+func (h *Header) lengths(ip []byte) {
 	if h.is4() {
 		be.PutUint16(ip[2:], uint16(len(ip)))
 		be.PutUint16(ip[10:], 0)
@@ -93,7 +94,7 @@ func (h *header) lengths(ip []byte) {
 }
 
 // pseudo returns the folded sum of the pseudo header of the packet ip (RFC 768, RFC 8200 8.1).
-func (h *header) pseudo(ip []byte) uint16 {
+func (h *Header) pseudo(ip []byte) uint16 {
 	s := uint32(packet.UDP) + uint32(len(ip)-h.ip)
 	if h.is4() {
 		return packet.Checksum(ip[12:20], s)
@@ -101,9 +102,9 @@ func (h *header) pseudo(ip []byte) uint16 {
 	return packet.Checksum(ip[8:40], s)
 }
 
-// quote returns a datagram without data, with the headers that the pod's datagrams have.
-func (h *header) quote() []byte {
-	b, answer := make([]byte, h.len()), &h.bytes
+// Quote returns a datagram without data that goes the other way, as ICMP errors quote it.
+func (h *Header) Quote() []byte {
+	b, answer := make([]byte, h.Len()), &h.bytes
 	copy(b, answer[:])
 	if h.is4() {
 		copy(b[12:], answer[16:20])
@@ -127,11 +128,11 @@ type cut struct {
 
 // fragments cuts a datagram into IP fragments and passes each to emit, which may change it. scratch has room for the
 // packet and one fragment.
-func (h *header) fragments(data []byte, c cut, scratch []byte, emit func(ip []byte)) {
-	ip := scratch[:h.len()+len(data)]
-	copy(ip, h.bytes[:h.len()])
+func (h *Header) fragments(data []byte, c cut, scratch []byte, emit func(ip []byte)) {
+	ip := scratch[:h.Len()+len(data)]
+	copy(ip, h.bytes[:h.Len()])
 	c.came.Put(ip)
-	copy(ip[h.len():], data)
+	copy(ip[h.Len():], data)
 	h.lengths(ip)
 	sum := ^packet.Checksum(ip[h.ip:], uint32(h.pseudo(ip)))
 	if sum == 0 {
