@@ -48,6 +48,7 @@ var spenders = map[string]spender{
 	"kube/cluster/servers":    {[]descriptors.User{descriptors.Own}, "files, one at a time"},
 	"kube/ipam":               {[]descriptors.User{descriptors.Own}, "the journal"},
 	"kube/manifests":          {[]descriptors.User{descriptors.Own}, "files, one at a time"},
+	"netstack/clientrelay":    {[]descriptors.User{descriptors.Listeners}, "a socket each, in place of the one that it is given"},
 	"netstack/dgram":          {[]descriptors.User{descriptors.EgressUDP, descriptors.EgressPings}, "sockets of both relays"},
 	"netstack/hostaddr":       {[]descriptors.User{descriptors.Own}, "a netlink socket"},
 	"netstack/keeper":         {[]descriptors.User{descriptors.Own}, "the keeper's connection and what is held for the agent"},

@@ -2,9 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+
+	"tapestry.dev/tapestry/netstack/clientrelay"
+	"tapestry.dev/tapestry/services/nodeport"
 )
 
 // dialer opens a connection of the host.
@@ -52,6 +57,34 @@ func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.Add
 		return false
 	}
 	return true
+}
+
+// door is a UDP socket of the host through which clients reach endpoints, by the rules of reach and tail.
+type door struct {
+	*clientrelay.Door
+	n *Node
+}
+
+// openDoor is nodeport.Options.Door.
+func (n *Node) openDoor(conn *net.UDPConn) (nodeport.Door, error) {
+	d, err := n.path.Stack().Door(conn)
+	if err != nil {
+		return nil, err
+	}
+	return door{d, n}, nil
+}
+
+// Exchange implements nodeport.Door.
+func (d door) Exchange(client netip.AddrPort, local netip.Addr, seen, to netip.AddrPort, heard func(error)) (io.Closer, error) {
+	n := d.n
+	w := reach(n.cluster.Load(), seen, to)
+	if w.kernel {
+		return nil, errors.ErrUnsupported
+	}
+	if why := tail(n.cluster.Load(), *n.hostAddrs.Load(), n.table.Load(), "udp", to); why != "" {
+		return nil, fmt.Errorf("connect to endpoint %s: %s", to, why)
+	}
+	return d.Door.Exchange(client, local, w.as, to, heard)
 }
 
 // ServeHTTP serves Ingress on l until ctx ends, and closes l.

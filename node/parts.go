@@ -171,6 +171,7 @@ func makeNodePorts(n *Node) (part, error) {
 		MaxSessions: n.held.Descriptors.Of(descriptors.NodePortUDP),
 		Dial:        n.dialAs,
 		Join:        n.join,
+		Door:        n.openDoor,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
 		Stays:       func(t *packet.Tuple, c packet.Choice) bool { return n.table.Load().StaysOnHost(t, c) },
 		Begin:       n.watch.begin,

@@ -71,6 +71,54 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// A reply leaves from the address to which the datagram was sent, if that is the address of one host.
+func TestLocal(t *testing.T) {
+	to4 := func(to string) message { // the second word is the address of the interface, if to is not this host's
+		b := append(number(1), 192, 0, 2, 1)
+		return message{unix.IPPROTO_IP, unix.IP_PKTINFO, append(b, netip.MustParseAddr(to).AsSlice()...)}
+	}
+	to6 := func(to string) message {
+		return message{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(netip.MustParseAddr(to).AsSlice(), number(1)...)}
+	}
+	for _, c := range []struct {
+		name     string
+		messages []message
+		want     string // "": none
+	}{
+		{"unicast", []message{to4("192.0.2.1")}, "192.0.2.1"},
+		{"broadcast", []message{to4("255.255.255.255")}, "192.0.2.1"},
+		{"multicast", []message{to4("224.0.0.1")}, "192.0.2.1"},
+		{"after others", []message{{unix.IPPROTO_IP, unix.IP_TTL, number(3)}, to4("192.0.2.1")}, "192.0.2.1"},
+		{"IPv6", []message{to6("2001:db8::1")}, "2001:db8::1"},
+		{"IPv6 multicast", []message{to6("ff02::1")}, ""},
+		{"nothing", nil, ""},
+	} {
+		ctl, m := new(Control), new(unix.Msghdr)
+		if ctl.For(m); c.messages != nil {
+			ctl, m = control(0, c.messages...)
+		} else {
+			m.SetControllen(0)
+		}
+		var want packet.Addr
+		if c.want != "" {
+			want = packet.AddrFrom(netip.MustParseAddr(c.want))
+		}
+		if got := ctl.Local(m); got != want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// An address with a zone becomes the same again.
+func TestZone(t *testing.T) {
+	for _, s := range []string{"[fe80::1%7]:53", "[2001:db8::1]:53", "192.0.2.1:53"} {
+		want := netip.MustParseAddrPort(s)
+		if a := AddrFrom(want); a.AddrPort() != want {
+			t.Errorf("%s became %s", s, a.AddrPort())
+		}
+	}
+}
+
 // The content and the sender of an error are found after other control messages.
 func TestExtended(t *testing.T) {
 	said := append(number(uint32(unix.EHOSTUNREACH)), fromICMP, timeExceeded, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

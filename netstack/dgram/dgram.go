@@ -8,7 +8,10 @@ package dgram
 
 import (
 	"encoding/binary"
+	"net"
+	"net/netip"
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -114,6 +117,33 @@ func (a *Addr) v4() *unix.RawSockaddrInet4 { return (*unix.RawSockaddrInet4)(uns
 
 // port returns the port in network byte order. It stands in the same place in both families.
 func (a *Addr) port() []byte { return (*[2]byte)(unsafe.Pointer(&a.raw.Port))[:] }
+
+// AddrFrom is AddrOf for an address that may have an IPv6 zone.
+func AddrFrom(ap netip.AddrPort) Addr {
+	a := AddrOf(packet.EndpointFrom(ap))
+	if zone := ap.Addr().Zone(); zone != "" {
+		if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+			a.raw.Scope_id = uint32(n)
+		} else if i, err := net.InterfaceByName(zone); err == nil {
+			a.raw.Scope_id = uint32(i.Index)
+		}
+	}
+	return a
+}
+
+// AddrPort returns the address and port that the kernel wrote, and the zone of a link-local address as the number of its
+// interface. It is invalid if it is not an IP address.
+func (a *Addr) AddrPort() netip.AddrPort {
+	e, ok := a.Endpoint()
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ip := e.Addr.Netip()
+	if a.raw.Family == unix.AF_INET6 && a.raw.Scope_id != 0 {
+		ip = ip.WithZone(strconv.FormatUint(uint64(a.raw.Scope_id), 10))
+	}
+	return netip.AddrPortFrom(ip, e.Port)
+}
 
 // To sets the address as the destination of a message.
 func (a *Addr) To(m *unix.Msghdr) { m.Name, m.Namelen = (*byte)(unsafe.Pointer(&a.raw)), a.len }

@@ -117,7 +117,7 @@ func vnetOf(pkt *gvisor.PacketBuffer) packet.VNetHdr {
 }
 
 // Deliver passes a packet to the relay or to the stack. p is a fragment, or its checksum was verified. Deliver does not
-// keep p, but turn may take over its buffer. TCP with the outside goes to the relay. The rest is copied to the stack,
+// keep p, but turn may take over its buffer. TCP with the outside, and UDP of clients of host sockets, goes to a relay. The rest is copied to the stack,
 // after reassembly, and after segmentation of UDP superframes, because the stack has no UDP offload. later is for
 // packets that answer a packet of the stack, whose sender may still hold locks: they are delivered in another
 // goroutine. The caller ends the turn when it has no more frames at hand.
@@ -137,7 +137,11 @@ func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 		return
 	}
 	if p.Frag != packet.NoFrag {
-		s.gather(p, func(whole *packet.Packet) { s.receive(flatten(whole)) })
+		s.gather(p, func(whole *packet.Packet) {
+			if !s.clients.Deliver(whole) {
+				s.receive(flatten(whole))
+			}
+		})
 		return
 	}
 	if s.relayed(p, turn) || s.keeping.hold(s, p) {
@@ -171,11 +175,16 @@ type Turn struct {
 // End does the work that waited for the end of the turn.
 func (t *Turn) End() { t.tcp.End() }
 
-// relayed passes a packet to the relay if the relay handles it, and reports whether it did. The relay handles
-// unfragmented TCP of this node's pods that is not with the stack itself.
+// relayed passes a packet to the relay that handles it, and reports whether one did. They handle unfragmented TCP of
+// this node's pods that is not with the stack itself, and what belongs to clients of the host's UDP sockets.
 func (s *Stack) relayed(p *packet.Packet, turn *Turn) bool {
-	return p.Tuple.Proto == packet.TCP && p.Frag == packet.NoFrag && len(p.Tail) == 0 && p.Tuple.Space == 0 &&
-		s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))
+	if p.Frag != packet.NoFrag || p.Tuple.Space != 0 {
+		return false
+	}
+	if p.Tuple.Proto != packet.TCP {
+		return s.clients.Deliver(p)
+	}
+	return len(p.Tail) == 0 && s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))
 }
 
 func flatten(p *packet.Packet) *buffer.View {

@@ -1,6 +1,6 @@
 // Package stack ends connections on a node, in the node's gVisor stack: it listens on the node's own addresses, and
 // dials pods, also from a client's address. Traffic between a pod of this node and a host socket does not pass through
-// the gVisor stack. The package hands it to the relays for TCP, UDP and echoes.
+// the gVisor stack, and neither does UDP between clients of host sockets and pods. The package hands it to the relays.
 //
 // The stack sends and receives superframes (HostGSO), so that TCP through it costs work for each 64 KiB, not for each
 // segment. It does not know Services or routes: packets leave to the pipeline by Options.Send and arrive by Deliver.
@@ -30,6 +30,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"tapestry.dev/tapestry/netstack/clientrelay"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/pingrelay"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -99,7 +100,9 @@ type Stack struct {
 	relay  *tcprelay.Relay
 	udp    *udprelay.Relay
 	pings  *pingrelay.Relay
-	pieces *reassemble.Table
+	// clients carries UDP of clients of the host's sockets.
+	clients *clientrelay.Relay
+	pieces  *reassemble.Table
 
 	owner    func(packet.Addr) packet.Addr
 	refusals *refusal.Limit
@@ -164,6 +167,9 @@ func New(o Options) (*Stack, error) {
 		Owner: s.owner,
 	})
 	s.spawn(func() { s.pings.Run(s.ctx) })
+	s.clients = clientrelay.New(clientrelay.Options{
+		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, ClientFor: s.clientFor,
+	})
 	s.pieces = reassemble.New(reassemble.Options{Max: maxPieces})
 	return s, nil
 }
@@ -312,6 +318,10 @@ func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.Ad
 	}
 	return err
 }
+
+// Door makes a UDP socket of the host one through which clients reach pods, and takes it over. The caller closes it
+// before the Stack.
+func (s *Stack) Door(conn *net.UDPConn) (*clientrelay.Door, error) { return s.clients.Open(conn) }
 
 // Listen opens a TCP listener on one of the stack's addresses.
 func (s *Stack) Listen(addr netip.AddrPort) (net.Listener, error) {

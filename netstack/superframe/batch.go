@@ -129,7 +129,8 @@ type Out struct {
 }
 
 // Pass sends the first n messages, message i where way says. It reports whether the first one was coalesced by the
-// kernel. Such messages fill superframes by themselves and need not be copied, so that it is best to read one at a time.
+// kernel. Such messages fill superframes by themselves and need not be copied, so that it is best to read one at a
+// time.
 func (b *Batch) Pass(n int, o *Out, way func(i int) Way) (bulk bool) {
 	var r run
 	for i := range n {

@@ -32,15 +32,16 @@
 // one that has been reset meanwhile nothing is opened. Few are opened at once, so that the goroutine that accepts does
 // not wait behind them, and one whose backend keeps it waiting does not count for long.
 //
-// UDP. There is one session per client and local address. A session has a connected socket in the cluster and a
-// goroutine for the replies. Replies leave from the local address to which the client wrote (IP_PKTINFO), unless that
-// was a broadcast or multicast address. Each datagram asks whether the session stays: its backend must serve, and the
-// port must lead to the same Service port. If not, the session ends and a backend is chosen anew. Sessions end when
-// they are idle, and when their socket closes, since no reply could leave without it. When there are too many sessions,
-// clients share them (guests).
+// UDP. There is one session per client and local address. A Door carries the datagrams, and asks whose they are once
+// for all that came together from one client. A session has an exchange of the Door or, for a backend that the kernel
+// reaches, a connected socket and a goroutine for the replies. Replies leave from the local address to which the client
+// wrote (IP_PKTINFO), unless that was a broadcast or multicast address. Whenever the Door asks, the session must stay:
+// its backend must serve, and the port must lead to the same Service port. If not, or if the backend has refused, the
+// session ends and a backend is chosen anew. Sessions end when they are idle, and when their socket closes, since no
+// reply could leave without it. When there are too many sessions, clients share them (guests).
 //
 // Fair shares. UDP sessions, and TCP connections that Dial makes, are charged to the client's address
-// (addressing.Client, package share). Each such connection holds two descriptors.
+// (addressing.Client, package share). Each such connection holds two descriptors, and a dialled session one.
 //
 // Locks. Proxy.mu guards the sets of ports and connections, server.mu the sessions of one socket, guests.mu the order
 // of all sessions. None is held while something is read, written or dialled.

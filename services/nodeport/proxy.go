@@ -36,7 +36,7 @@ type kernel struct{ net.ListenConfig }
 
 func (*kernel) Release(string, string) {}
 
-// Options are the settings of a Proxy. Dial, Pick, Stays and NodeAddr are required.
+// Options are the settings of a Proxy. Dial, Door, Pick, Stays and NodeAddr are required.
 type Options struct {
 	// Listen opens sockets on the host; nil uses the kernel.
 	Listen Listener
@@ -48,6 +48,8 @@ type Options struct {
 	// Join. If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always
 	// returns false.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, opened func()) bool
+	// Door makes a Door of a UDP socket, and takes it over.
+	Door func(conn *net.UDPConn) (Door, error)
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
 	Stays func(*packet.Tuple, packet.Choice) bool

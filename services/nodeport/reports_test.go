@@ -42,34 +42,6 @@ func TestUDPBroadcast(t *testing.T) {
 	}
 }
 
-// A reply leaves from the address to which the datagram was sent, if that is the address of one host.
-func TestReplyAddress(t *testing.T) {
-	u4, u6 := &udpSocket{is4: true}, &udpSocket{}
-	to4 := func(to string) []byte {
-		return unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: 1, Spec_dst: [4]byte{192, 0, 2, 1}, Addr: netip.MustParseAddr(to).As4()})
-	}
-	to6 := func(to string) []byte {
-		return unix.PktInfo6(&unix.Inet6Pktinfo{Ifindex: 1, Addr: netip.MustParseAddr(to).As16()})
-	}
-	for _, c := range []struct {
-		name string
-		u    *udpSocket
-		oob  []byte
-		want string
-	}{
-		{"unicast", u4, to4("192.0.2.1"), "192.0.2.1"},
-		{"broadcast", u4, to4("255.255.255.255"), "192.0.2.1"},
-		{"multicast", u4, to4("224.0.0.1"), "192.0.2.1"},
-		{"IPv6", u6, to6("2001:db8::1"), "2001:db8::1"},
-		{"IPv6 multicast", u6, to6("ff02::1"), "invalid IP"},
-		{"nothing", u4, nil, "invalid IP"},
-	} {
-		if got := c.u.localAddr(c.oob).String(); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
-		}
-	}
-}
-
 // A backend that stops reading may have answered before. Its answer arrives, and the reset after it.
 func TestAnswerBeforeReset(t *testing.T) { synctest.Test(t, answerBeforeReset) }
 

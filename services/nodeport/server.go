@@ -53,7 +53,7 @@ func (s *server) open() (socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock, err := newUDPSocket(pc, s.key.local)
+	sock, err := s.p.newUDPSocket(pc)
 	if err != nil {
 		s.release()
 	}

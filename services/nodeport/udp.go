@@ -3,6 +3,7 @@ package nodeport
 import (
 	"container/list"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -10,13 +11,26 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
-	"golang.org/x/sys/unix"
-
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/share"
 )
+
+// Door is a UDP socket of the host.
+type Door interface {
+	// Serve reads the socket until the Door is closed or reading fails, and returns why. ask returns where the
+	// datagrams go that a client has sent to a local address: what Exchange returned, or an io.Writer, which gets them
+	// one by one, or nil when they are dropped. It is asked once for several datagrams. The local address is invalid
+	// where nobody may answer from it.
+	Serve(ask func(client netip.AddrPort, local netip.Addr) io.Closer) error
+	// Exchange carries datagrams between a client and a backend without copying, until it is closed. The backend sees
+	// the client as seen, with any port if that is 0. heard is called with nil for each answer, and with an error when
+	// the backend refuses. If the kernel reaches the backend, Exchange returns an errors.ErrUnsupported, and Dial is
+	// used. It must not block.
+	Exchange(client netip.AddrPort, local netip.Addr, seen, backend netip.AddrPort, heard func(error)) (io.Closer, error)
+	// Answer sends a datagram to a client, from a local address.
+	Answer(datagram []byte, client netip.AddrPort, local netip.Addr)
+	io.Closer
+}
 
 // maxDatagram is the size in bytes of a buffer that holds any UDP payload.
 const maxDatagram = 65535
@@ -24,65 +38,20 @@ const maxDatagram = 65535
 // replyBufs holds buffers for replies.
 var replyBufs = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
-// udpSocket is a socket that reports the local address of each datagram received and chooses that of each reply.
-type udpSocket struct {
-	*net.UDPConn
-	is4 bool
-}
+type udpSocket struct{ Door }
 
 // newUDPSocket takes over pc, and closes it on error.
-func newUDPSocket(pc net.PacketConn, local netip.AddrPort) (socket, error) {
+func (p *Proxy) newUDPSocket(pc net.PacketConn) (socket, error) {
 	c, ok := pc.(*net.UDPConn)
 	if !ok {
 		pc.Close()
 		return nil, errors.New("listen: expected a *net.UDPConn, which can tell the local address of a datagram")
 	}
-	u := &udpSocket{c, local.Addr().Is4()}
-	var err error
-	if u.is4 {
-		err = ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst, true)
-	} else {
-		err = ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst, true)
-	}
+	d, err := p.opts.Door(c)
 	if err != nil {
-		c.Close()
 		return nil, err
 	}
-	return u, nil
-}
-
-// localAddr returns the local address from which a datagram is answered, out of its control messages (ip(7), RFC 3542
-// 6.2). This is the address to which the datagram was sent. For a broadcast address it is an address of the same
-// interface; for an IPv6 multicast address it is invalid, so that the kernel chooses. The parsers of x/net would
-// allocate for each datagram.
-func (u *udpSocket) localAddr(oob []byte) netip.Addr {
-	for len(oob) >= unix.SizeofCmsghdr {
-		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
-		if err != nil {
-			break
-		}
-		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			return netip.AddrFrom4([4]byte(data[4:8])) // ipi_spec_dst
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			if a := netip.AddrFrom16([16]byte(data[:16])).Unmap(); !a.IsMulticast() { // ipi6_addr
-				return a
-			}
-		}
-		oob = rest
-	}
-	return netip.Addr{}
-}
-
-// from returns the control message that makes a datagram leave from a.
-func (u *udpSocket) from(a netip.Addr) []byte {
-	if !a.IsValid() {
-		return nil
-	}
-	if u.is4 {
-		return (&ipv4.ControlMessage{Src: a.AsSlice()}).Marshal()
-	}
-	return (&ipv6.ControlMessage{Src: a.AsSlice()}).Marshal()
+	return udpSocket{d}, nil
 }
 
 // sessionKey identifies a session by the client and the local address that answers it.
@@ -95,12 +64,12 @@ type sessionKey struct {
 type session struct {
 	key sessionKey
 	asked
-	conn   net.Conn
-	oob    []byte       // for replies
+	to     io.Closer    // an exchange, or a net.Conn
 	active atomic.Int64 // time of the last datagram in either direction, in nanoseconds since start
 	server *server
 	use    Use
-	heard  bool // the backend has answered; only replies knows
+	heard  atomic.Bool // the backend has answered
+	idler  *time.Timer // of an exchange: ends the session when it is idle; guarded by server.mu
 
 	claim   share.Claim[netip.Prefix, *session]
 	element *list.Element // in guests.order; nil: the session has no place
@@ -113,41 +82,52 @@ func (s *session) touch() { s.active.Store(int64(time.Since(start))) }
 
 func (s *session) idle() time.Duration { return time.Since(start) - time.Duration(s.active.Load()) }
 
-func (u *udpSocket) serve(s *server) {
+// answered records that the backend has answered.
+func (s *session) answered() {
+	if !s.heard.Load() && !s.heard.Swap(true) {
+		s.use.Answered()
+	}
+	s.touch()
+}
+
+func (u udpSocket) serve(s *server) {
 	var wg sync.WaitGroup
 	defer func() {
-		s.mu.Lock()
-		for _, sess := range s.sessions {
-			sess.conn.Close()
+		for _, sess := range s.all() {
+			s.drop(sess)
 		}
-		s.mu.Unlock()
 		wg.Wait()
 	}()
-	buf := make([]byte, maxDatagram)
-	oob := make([]byte, 128)
-	var f failing
-	for {
-		n, oobn, _, client, err := u.ReadMsgUDPAddrPort(buf, oob)
-		if err != nil {
-			if !f.wait(s, err) {
-				return
-			}
-			continue
+	ask := func(client netip.AddrPort, local netip.Addr) io.Closer {
+		if sess := s.session(u.Door, sessionKey{client, local}, &wg); sess != nil {
+			return sess.to
 		}
-		f = failing{}
-		client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-		sess := s.session(u, sessionKey{client, u.localAddr(oob[:oobn])}, &wg)
-		if sess == nil {
-			continue
+		return nil
+	}
+	for f := (failing{}); ; {
+		began := time.Now()
+		err := u.Serve(ask)
+		if time.Since(began) > time.Second {
+			f = failing{}
 		}
-		// A datagram that cannot be delivered is lost, as UDP allows. If the backend refuses it, the reply loop ends
-		// the session.
-		_, _ = sess.conn.Write(buf[:n])
+		if !f.wait(s, err) {
+			return
+		}
 	}
 }
 
-// session returns the session for a datagram, and makes it if there is none. It returns nil if there is no backend.
-func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *session {
+func (s *server) all() (list []*session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sess := range s.sessions {
+		list = append(list, sess)
+	}
+	return list
+}
+
+// session returns the session for datagrams of a client, and makes it if there is none. It returns nil if there is no
+// backend.
+func (s *server) session(d Door, k sessionKey, wg *sync.WaitGroup) *session {
 	s.mu.Lock()
 	sess := s.sessions[k]
 	s.mu.Unlock()
@@ -163,14 +143,30 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 	if !ok {
 		return nil
 	}
-	conn, err := s.p.opts.Dial(s.ctx, "udp", f.client, f.backend)
+	sess = &session{key: k, asked: f.asked, server: s, use: s.p.opts.Begin(&f.tuple, f.choice)}
+	sess.touch()
+	var err error
+	sess.to, err = d.Exchange(k.client, k.local, f.client, f.backend, func(err error) {
+		if err != nil {
+			s.drop(sess) // the next datagram may find another backend
+			return
+		}
+		sess.answered()
+	})
+	var conn net.Conn
+	if errors.Is(err, errors.ErrUnsupported) {
+		if conn, err = s.p.opts.Dial(s.ctx, "udp", f.client, f.backend); err == nil {
+			sess.to = conn
+		}
+	}
 	if err != nil {
+		sess.use.End()
 		return nil
 	}
-	sess = &session{key: k, asked: f.asked, conn: conn, oob: u.from(k.local), server: s, use: s.p.opts.Begin(&f.tuple, f.choice)}
-	sess.touch()
 	s.add(sess)
-	wg.Go(func() { s.replies(u, sess) })
+	if conn != nil {
+		wg.Go(func() { s.replies(d, sess, conn) })
+	}
 	return sess
 }
 
@@ -178,9 +174,26 @@ func (s *server) session(u *udpSocket, k sessionKey, wg *sync.WaitGroup) *sessio
 func (s *server) add(sess *session) {
 	s.mu.Lock()
 	s.sessions[sess.key] = sess
+	if _, dialled := sess.to.(net.Conn); !dialled { // otherwise replies ends it
+		sess.idler = time.AfterFunc(s.p.opts.IdleTimeout, sess.expire)
+	}
 	s.mu.Unlock()
 	if lost := s.p.guests.admit(sess); lost != nil {
 		lost.server.drop(lost)
+	}
+}
+
+// expire ends the session if it has been idle for too long, and looks again later otherwise.
+func (s *session) expire() {
+	left := s.server.p.opts.IdleTimeout - s.idle()
+	if left <= 0 {
+		s.server.drop(s)
+		return
+	}
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	if s.server.sessions[s.key] == s {
+		s.idler.Reset(left)
 	}
 }
 
@@ -190,46 +203,45 @@ func (s *server) drop(sess *session) {
 	present := s.sessions[sess.key] == sess
 	if present {
 		delete(s.sessions, sess.key)
+		if sess.idler != nil {
+			sess.idler.Stop()
+		}
 	}
 	s.mu.Unlock()
 	if present {
 		s.p.guests.leave(sess)
-		sess.conn.Close()
+		sess.to.Close()
 		sess.use.End()
 	}
 }
 
 // reply waits for the next datagram of the backend, until a time at the latest, and passes it on. It takes a buffer
 // only when there is a datagram, since thousands of sessions may wait.
-func (sess *session) reply(u *udpSocket, wait waiter, until time.Time) error {
+func (sess *session) reply(d Door, conn net.Conn, wait waiter, until time.Time) error {
 	if wait != nil {
 		if err := wait.WaitRead(until); err != nil {
 			return err
 		}
 	}
-	if err := sess.conn.SetReadDeadline(until); err != nil {
+	if err := conn.SetReadDeadline(until); err != nil {
 		return err
 	}
 	buf := replyBufs.Get().(*[maxDatagram]byte)
 	defer replyBufs.Put(buf)
-	n, err := sess.conn.Read(buf[:])
+	n, err := conn.Read(buf[:])
 	if err == nil {
-		if !sess.heard {
-			sess.heard = true
-			sess.use.Answered()
-		}
-		sess.touch()
-		_, _, _ = u.WriteMsgUDPAddrPort(buf[:n], sess.oob, sess.key.client)
+		sess.answered()
+		d.Answer(buf[:n], sess.key.client, sess.key.local)
 	}
 	return err
 }
 
 // replies passes on the backend's datagrams until the session has been idle for too long or was dropped.
-func (s *server) replies(u *udpSocket, sess *session) {
+func (s *server) replies(d Door, sess *session, conn net.Conn) {
 	defer s.drop(sess)
-	wait, limit := waiterOf(sess.conn), s.p.opts.IdleTimeout
+	wait, limit := waiterOf(conn), s.p.opts.IdleTimeout
 	for left := limit; ; {
-		err := sess.reply(u, wait, time.Now().Add(left))
+		err := sess.reply(d, conn, wait, time.Now().Add(left))
 		switch {
 		case err == nil:
 			left = limit

@@ -1,12 +1,15 @@
 package nodeport
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -195,14 +198,86 @@ func TestUDPAllocs(t *testing.T) {
 	s := p.servers[key{"udp4", netip.AddrPortFrom(netip.IPv4Unspecified(), port)}]
 	p.mu.Unlock()
 	k := sessionKey{netip.MustParseAddrPort(c.LocalAddr().String()), netip.MustParseAddr("127.0.0.1")}
-	u := &udpSocket{is4: true}
-	oob := u.from(netip.MustParseAddr("127.0.0.1"))
 	if n := testing.AllocsPerRun(100, func() {
-		u.localAddr(oob)
-		if s.session(u, k, nil) == nil {
+		if s.session(nil, k, nil) == nil {
 			t.Fatal("no session")
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations for a datagram of a known client", n)
 	}
 }
+
+// exchangeDoor carries everything by exchanges, and is what the backend says.
+type exchangeDoor struct {
+	Door
+	heard func(error) // of the last exchange
+	open  atomic.Int32
+}
+
+func (d *exchangeDoor) Exchange(_ netip.AddrPort, _ netip.Addr, _, _ netip.AddrPort, heard func(error)) (io.Closer, error) {
+	d.heard = heard
+	d.open.Add(1)
+	return ender(func() { d.open.Add(-1) }), nil
+}
+
+type ender func()
+
+func (e ender) Close() error { e(); return nil }
+
+// A session that is carried by an exchange ends when it is idle, when the backend refuses, and when its backend leaves,
+// and each end is told once.
+func TestExchanges(t *testing.T) { synctest.Test(t, exchanges) }
+
+func exchanges(t *testing.T) {
+	var ends, answers atomic.Int32
+	const idle = time.Minute
+	w, p := newWorld(t, func(o *Options) {
+		o.IdleTimeout = idle
+		o.Begin = func(*packet.Tuple, packet.Choice) Use { return countedUse{&answers, &ends} }
+	})
+	d := &exchangeDoor{}
+	s := newServer(p, key{"udp4", netip.MustParseAddrPort("192.0.2.1:30000")}, spec(30000, packet.UDP))
+	k := sessionKey{netip.MustParseAddrPort("198.51.100.1:7"), netip.MustParseAddr("192.0.2.1")}
+	ask := func() *session { return s.session(d, k, nil) }
+	w.choose(1, &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 80})
+
+	first := ask()
+	time.Sleep(idle * 2 / 3)
+	if ask() != first {
+		t.Fatal("a client's datagram began another session")
+	}
+	time.Sleep(idle * 2 / 3)
+	d.heard(nil)
+	d.heard(nil)
+	time.Sleep(idle * 2 / 3) // the answer has prolonged it
+	if ask() != first || answers.Load() != 1 {
+		t.Fatalf("the session is another one, or %d first answers were told", answers.Load())
+	}
+	time.Sleep(idle + time.Second)
+	synctest.Wait()
+	if n := p.Stats().Sessions; n != 0 || d.open.Load() != 0 || ends.Load() != 1 {
+		t.Fatalf("idle, yet %d sessions and %d exchanges are there, and %d ends were told", n, d.open.Load(), ends.Load())
+	}
+
+	second := ask()
+	d.heard(errors.New("refused"))
+	d.heard(errors.New("refused"))
+	if ends.Load() != 2 || d.open.Load() != 0 || ask() == second {
+		t.Fatal("a session went on with a backend that refuses")
+	}
+	w.choose(2, &net.UDPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 80})
+	w.state(1, packet.BackendGone)
+	if third := ask(); third.choice.Backend != 2 || ends.Load() != 3 || d.open.Load() != 1 {
+		t.Fatalf("a session went on with a backend that is gone")
+	}
+	s.drop(s.all()[0])
+	if p.Stats().Sessions != 0 || ends.Load() != 4 || d.open.Load() != 0 {
+		t.Error("a session did not end with its socket")
+	}
+}
+
+type countedUse struct{ answers, ends *atomic.Int32 }
+
+func (u countedUse) Answered() { u.answers.Add(1) }
+func (u countedUse) Refused()  {}
+func (u countedUse) End()      { u.ends.Add(1) }

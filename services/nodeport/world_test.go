@@ -96,7 +96,7 @@ func nodeAddr(family netip.Addr) netip.Addr {
 func newWorld(t testing.TB, edit ...func(*Options)) (*world, *Proxy) {
 	t.Helper()
 	w := &world{states: map[uint64]packet.BackendState{}}
-	opts := Options{Listen: w, Dial: w.dial, Pick: w.pick, Stays: w.stays, NodeAddr: nodeAddr}
+	opts := Options{Listen: w, Dial: w.dial, Door: newPlainDoor, Pick: w.pick, Stays: w.stays, NodeAddr: nodeAddr}
 	for _, f := range edit {
 		f(&opts)
 	}
