@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/cmd/tapestry/agent/announcing"
 	"tapestry.dev/tapestry/localapi"
@@ -32,10 +33,34 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asAnnouncer) != "" {
 		main()
 	}
-	userns.Main(m)
+	userns.Main(clean{m})
 }
 
 const frr = "/usr/lib/frr/bgpd"
+
+// clean runs the tests with a directory for FRR that goes with them: each of its daemons makes one below it, and leaves it.
+type clean struct{ *testing.M }
+
+// frrState is where FRR's daemons make their directories.
+const frrState = "/var/tmp/frr"
+
+// Run mounts a file system over the directory, in the tests' own mount namespace, and takes away what it made for that.
+func (c clean) Run() int {
+	made := os.Mkdir(frrState, 0o755) == nil
+	if err := unix.Mount("frr", frrState, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+		fmt.Fprintf(os.Stderr, "mount a directory for FRR at %s: %v\n", frrState, err)
+		return 1
+	}
+	code := c.M.Run()
+	if err := unix.Unmount(frrState, unix.MNT_DETACH); err != nil {
+		fmt.Fprintf(os.Stderr, "unmount FRR's directory %s: %v\n", frrState, err)
+		return 1
+	}
+	if made {
+		_ = os.Remove(frrState) // but not from under others' daemons, who have made theirs there meanwhile
+	}
+	return code
+}
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -58,10 +83,15 @@ func installed(t *testing.T, programs ...string) {
 	}
 }
 
-// world is a node, in a namespace with the addresses of all routers, whose programs run there, too.
+// host is a namespace in which programs run until the test ends.
+type host struct {
+	t  *testing.T
+	ns *tap.Namespace
+}
+
+// world is a node, in a namespace with the addresses of all routers that are on its link, whose programs run there, too.
 type world struct {
-	t    *testing.T
-	ns   *tap.Namespace
+	host
 	dir  string
 	told *announcing.Announcing
 
@@ -89,7 +119,7 @@ func newWorld(t *testing.T, passwords map[string]string, peers ...announce.Peer)
 	for _, a := range []string{"172.31.0.11/24", "172.31.0.1/24", "172.31.0.2/24", "172.31.0.3/24", "fd00:31::11/64", "fd00:31::2/64"} {
 		must(t, tap.AddAddr(ns, "lo", netip.MustParsePrefix(a)))
 	}
-	w := &world{t: t, ns: ns, dir: t.TempDir(), plan: &announce.Plan{Node: "node", Peers: peers}}
+	w := &world{host: host{t, ns}, dir: t.TempDir(), plan: &announce.Plan{Node: "node", Peers: peers}}
 	for key, text := range passwords {
 		must(t, os.WriteFile(filepath.Join(w.dir, key), []byte(text+"\n"), 0o600))
 	}
@@ -133,23 +163,23 @@ func (w *world) announce(routes ...announce.Route) {
 }
 
 // start runs a router's program in the namespace until the test ends.
-func (w *world) start(name string, args ...string) *exec.Cmd {
-	w.t.Helper()
+func (h host) start(name string, args ...string) *exec.Cmd {
+	h.t.Helper()
 	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = w.t.Output(), w.t.Output()
-	must(w.t, w.ns.Start(cmd))
+	cmd.Stdout, cmd.Stderr = h.t.Output(), h.t.Output()
+	must(h.t, h.ns.Start(cmd))
 	var once sync.Once
 	end := func() { once.Do(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) }
-	w.t.Cleanup(end)
+	h.t.Cleanup(end)
 	return cmd
 }
 
 // ask returns what a program in the namespace prints.
-func (w *world) ask(name string, args ...string) string {
+func (h host) ask(name string, args ...string) string {
 	cmd := exec.Command(name, args...)
 	var out strings.Builder
 	cmd.Stdout = &out
-	if err := w.ns.Start(cmd); err != nil {
+	if err := h.ns.Start(cmd); err != nil {
 		return err.Error()
 	}
 	_ = cmd.Wait() // what is not ready yet prints nothing of use
@@ -157,23 +187,23 @@ func (w *world) ask(name string, args ...string) string {
 }
 
 // frr starts FRR's bgpd at an address.
-func (w *world) frr(config string) (show func(what string) string) {
-	dir := w.t.TempDir()
+func (h host) frr(at, config string) (show func(what string) string) {
+	dir := h.t.TempDir()
 	file := filepath.Join(dir, "bgpd.conf")
-	must(w.t, os.WriteFile(file, []byte(config), 0o644))
-	w.start(frr, "-f", file, "-Z", "-S", "-n", "-p", "179", "-l", "172.31.0.1", "-A", "127.0.0.1", "-P", "0", "-i", filepath.Join(dir, "pid"), "--vty_socket", dir)
+	must(h.t, os.WriteFile(file, []byte(config), 0o644))
+	h.start(frr, "-f", file, "-Z", "-S", "-n", "-p", "179", "-l", at, "-A", "127.0.0.1", "-P", "0", "-i", filepath.Join(dir, "pid"), "--vty_socket", dir)
 	return func(what string) string {
-		return w.ask("vtysh", "--vty_socket", dir, "--config_dir", dir, "-d", "bgpd", "-c", what)
+		return h.ask("vtysh", "--vty_socket", dir, "--config_dir", dir, "-d", "bgpd", "-c", what)
 	}
 }
 
 // bird starts BIRD.
-func (w *world) bird(config string) (show func(what ...string) string) {
-	dir := w.t.TempDir()
+func (h host) bird(config string) (show func(what ...string) string) {
+	dir := h.t.TempDir()
 	file, socket := filepath.Join(dir, "bird.conf"), filepath.Join(dir, "ctl")
-	must(w.t, os.WriteFile(file, []byte(config), 0o644))
-	w.start("bird", "-f", "-c", file, "-s", socket, "-P", filepath.Join(dir, "pid"))
-	return func(what ...string) string { return w.ask("birdc", append([]string{"-s", socket}, what...)...) }
+	must(h.t, os.WriteFile(file, []byte(config), 0o644))
+	h.start("bird", "-f", "-c", file, "-s", socket, "-P", filepath.Join(dir, "pid"))
+	return func(what ...string) string { return h.ask("birdc", append([]string{"-s", socket}, what...)...) }
 }
 
 const frrConfig = `router bgp 64512
@@ -233,7 +263,7 @@ func TestRouters(t *testing.T) {
 	garbage := announce.Peer{Name: "garbage", Address: netip.MustParseAddrPort("172.31.0.3:1791"), ASN: 64513, MyASN: 65000, HoldTime: 9}
 	w := newWorld(t, map[string]string{"frr": "secret"}, append(peers(), garbage)...)
 	spoiled := w.spoil(garbage.Address.String())
-	inFRR, inBIRD := w.frr(frrConfig), w.bird(birdConfig)
+	inFRR, inBIRD := w.frr("172.31.0.1", frrConfig), w.bird(birdConfig)
 	pref := uint32(250)
 	toBIRD := route("192.0.2.1/32", "bird", "65000:7:8")
 	toBIRD.LocalPref = &pref
@@ -331,7 +361,7 @@ func TestPasswords(t *testing.T) {
 	p := peers()[0]
 	none := announce.Peer{Name: "none", Address: netip.MustParseAddrPort("172.31.0.2:179"), ASN: 64512, MyASN: 65000, PasswordKey: "forgotten", HoldTime: 9}
 	w := newWorld(t, map[string]string{"frr": "wrong"}, p, none)
-	show := w.frr(frrConfig)
+	show := w.frr("172.31.0.1", frrConfig)
 	w.announce(route("192.0.2.1/32", "frr"))
 	await.Until(t, "a missing password to be told", func() bool {
 		return strings.Contains(w.problem("none"), `there is no password "forgotten": put it under this key into the Secret`)
@@ -350,7 +380,7 @@ func TestGracefulRestart(t *testing.T) {
 	p := peers()[0]
 	p.GracefulRestart = 60
 	w := newWorld(t, map[string]string{"frr": "secret"}, p)
-	show := w.frr(frrConfig)
+	show := w.frr("172.31.0.1", frrConfig)
 	kept, gone := route("192.0.2.1/32", "frr"), route("192.0.2.2/32", "frr")
 	w.announce(kept, gone)
 	has := func(want ...string) func() bool {
