@@ -83,6 +83,7 @@ type Cluster struct {
 	close   func()
 	link    *servers.Link
 	wake    chan struct{} // capacity 1: something has changed
+	urgent  chan struct{} // capacity 1: see Urgent
 
 	stores  map[*kube.Kind]holder
 	sources []*source
@@ -103,7 +104,7 @@ type Cluster struct {
 
 // New returns a Cluster that does not talk to a server before Run. It fails when the options cannot be used.
 func New(o Options) (*Cluster, error) {
-	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1)}
+	c := &Cluster{Options: o, log: cmp.Or(o.Logger, slog.Default()), wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
 	to, err := connect.To(o.connection())
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -153,6 +154,7 @@ func (c *Cluster) makeSources() {
 	case <-c.wake: // kinds that are not asked for have not changed
 	default:
 	}
+	storeOf[*corev1.Pod](c).next = c.hasten
 }
 
 func (c *Cluster) newSource(r row, into holder) *source {

@@ -29,8 +29,9 @@ func nameOf(obj metav1.Object) objectName { return objectName{obj.GetNamespace()
 // objects with the snapshot before. An object that arrives again with the same content is not a change: after a
 // relist, even from an API server whose history went back, unchanged objects keep their pointers.
 type store[T object] struct {
-	keep  func(any) T // what is kept of an object that arrived; nil keeps the object
-	touch func()      // called after every change and after the first Replace
+	keep  func(any) T        // what is kept of an object that arrived; nil keeps the object
+	touch func()             // called after every change and after the first Replace
+	next  func(before, is T) // called for every object that takes the place of another of its name; nil: nothing is
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -103,8 +104,13 @@ func (s *store[T]) putLocked(obj any) bool {
 	now := s.keep(obj)
 	now.SetResourceVersion("") // only the reflector needs it, and has read it
 	name := nameOf(now)
-	if old, known := s.objects[name]; known && equality.Semantic.DeepEqual(old, now) {
-		return false
+	if old, known := s.objects[name]; known {
+		if equality.Semantic.DeepEqual(old, now) {
+			return false
+		}
+		if s.next != nil {
+			s.next(old, now)
+		}
 	}
 	s.objects[name] = now
 	s.changed[name] = struct{}{}

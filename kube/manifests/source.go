@@ -50,6 +50,9 @@ func (d *Directory) Publish(s kube.NodeStatus) {
 // Report does nothing: the authors of manifests read the problems in the nodes' status.
 func (d *Directory) Report(*kube.Objects, []kube.Problem, []kube.Problem) {}
 
+// Urgent returns nil: no kubelet ends what a directory says.
+func (d *Directory) Urgent() <-chan struct{} { return nil }
+
 // PodIPs returns the addresses that a pod asks for with kube.PodIPsAnnotation, or "" when it asks for none.
 func (d *Directory) PodIPs(_ context.Context, namespace, name string) (string, error) {
 	d.mu.Lock()

@@ -37,6 +37,9 @@ type Source interface {
 	Publish(kube.NodeStatus)
 	// Report tells the authors of objects about problems with the objects.
 	Report(objs *kube.Objects, shared, own []kube.Problem)
+	// Urgent returns a channel that has a value when the next state must not wait until the Follower has rested: a pod of
+	// this node that was reached until now terminates. nil is never. The values are as few as such pods.
+	Urgent() <-chan struct{}
 }
 
 // Options are the settings of a Follower. All are required except UnderlayMTU, ExternalIPs, ClusterCIDRs, Features and
@@ -147,7 +150,7 @@ func (f *Follower) Run(ctx context.Context, applied chan<- struct{}) error {
 		err := f.apply(objs, found)
 		defer func() {
 			if running { // a start takes long, and what follows it is news
-				rest(ctx, time.Since(began))
+				rest(ctx, time.Since(began), f.o.Source.Urgent())
 			}
 		}()
 		switch {

@@ -46,6 +46,8 @@ func (s *source) Publish(status kube.NodeStatus) {
 	s.mu.Unlock()
 }
 
+func (s *source) Urgent() <-chan struct{} { return nil }
+
 func (s *source) Report(_ *kube.Objects, shared, own []kube.Problem) {
 	s.mu.Lock()
 	s.shared, s.own = shared, own

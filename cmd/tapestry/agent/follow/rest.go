@@ -15,12 +15,13 @@ const (
 	mostRest = 300 * time.Millisecond
 )
 
-// rest waits after a state that took this long to apply, or until ctx ends.
-func rest(ctx context.Context, took time.Duration) {
+// rest waits after a state that took this long to apply, until something is urgent, or until ctx ends.
+func rest(ctx context.Context, took time.Duration, urgent <-chan struct{}) {
 	t := time.NewTimer(min(restFactor*took, mostRest))
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-urgent:
 	case <-ctx.Done():
 	}
 }

@@ -34,7 +34,7 @@ func TestFlappingIsApplied(t *testing.T) {
 				last = latest.Load()
 				time.Sleep(takes)
 				applied++
-				rest(t.Context(), takes)
+				rest(t.Context(), takes, nil)
 			}
 			busy := time.Duration(applied) * takes
 			if t.Logf("%v each: %d of %d states were applied", takes, applied, changes); busy > time.Since(began)/(1+restFactor)+takes {
@@ -43,8 +43,13 @@ func TestFlappingIsApplied(t *testing.T) {
 			alone := time.Now()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			if rest(ctx, time.Hour); time.Since(alone) != 0 {
+			if rest(ctx, time.Hour, nil); time.Since(alone) != 0 {
 				t.Error("it rested although it was told to end")
+			}
+			urgent := make(chan struct{}, 1)
+			urgent <- struct{}{}
+			if rest(t.Context(), time.Hour, urgent); time.Since(alone) != 0 {
+				t.Error("it rested although something was urgent")
 			}
 		})
 	}
