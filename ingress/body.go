@@ -24,6 +24,13 @@ const (
 	// leastBytes is how much of a body a client must send within StallTimeout, as far as the Server waits for it: 17
 	// bytes a second by default. Thousands of bodies that come byte by byte would hold a connection each for days.
 	leastBytes = 1 << 10
+	// A body that comes in pieces below crumb costs the same for each of them. Of a client with more than
+	// manyConns connections such a body is read less often, so that the client's bodies together are read about
+	// manyReads times a second, and each once in longestNap at least. Meanwhile the kernel collects the pieces.
+	crumb      = 64
+	manyConns  = 256
+	manyReads  = 1024
+	longestNap = 4 * time.Second
 )
 
 // errNoContinue says that the client waits for the backend's 100 Continue before it sends its body, and that the
@@ -35,6 +42,7 @@ var errNoContinue = fmt.Errorf("the backend said neither 100 Continue nor anythi
 type clientBody struct {
 	rq      *request
 	reading stall
+	crumbs  bool        // the last read got less than crumb
 	closed  atomic.Bool // the handler has returned
 	whole   atomic.Bool // all of it has been read
 	failed  atomic.Bool // it is broken
@@ -77,9 +85,11 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	if b.closed.Load() {
 		return 0, http1.ErrEnough
 	}
-	b.reading.begin()
+	b.reading.begin() // a nap counts: the client sends little
+	b.nap()
 	n, err := b.rq.in.Body.Read(p)
 	b.reading.end(n)
+	b.crumbs = n < crumb
 	switch {
 	case err == io.EOF:
 		b.whole.Store(true)
@@ -88,6 +98,33 @@ func (b *clientBody) Read(p []byte) (int, error) {
 		b.failed.Store(true)
 	}
 	return n, err
+}
+
+// nap waits a while before the next read, if the body comes in crumbs and the client has many connections. It ends with
+// the request, and when the backend answers.
+func (b *clientBody) nap() {
+	if !b.crumbs || b.rq.in.ProtoMajor != 1 { // in HTTP/2 net/http reads all the time
+		return
+	}
+	d := napOf(b.rq.s.guests.limit.Held(b.rq.client.owner))
+	if d == 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-b.done:
+	case <-b.rq.in.Context().Done():
+	}
+}
+
+// napOf returns how long a client with so many connections is not read.
+func napOf(conns int) time.Duration {
+	if conns <= manyConns {
+		return 0
+	}
+	return min(time.Duration(conns)*time.Second/manyReads, longestNap)
 }
 
 // Close ends a Read that waits for more of a body in HTTP/2. No more of the body is wanted then.

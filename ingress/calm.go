@@ -10,8 +10,11 @@ const (
 	// calmTime is how long a client is watched after it was found to take back its requests.
 	calmTime = 10 * time.Second
 	// calmPause is how long each new connection of such a client waits before it is read. It is short, since others may
-	// come from the same address, as behind a load balancer or NAT.
-	calmPause = 100 * time.Millisecond
+	// come from the same address, as behind a load balancer or NAT. While a client goes on that waits for its
+	// connections, it is doubled every raiseEvery, up to longestPause.
+	calmPause    = 100 * time.Millisecond
+	longestPause = 8 * calmPause
+	raiseEvery   = time.Second
 	// fewUnanswered is how many connections a client may give up unanswered within calmTime, whatever else it does. A
 	// client that gives up more, and more than half of all, is watched.
 	fewUnanswered = 250
@@ -24,29 +27,37 @@ const (
 // zero value is ready for use, by any number of goroutines.
 type calm struct {
 	mu    sync.Mutex
-	until map[netip.Prefix]time.Time // the client is no longer watched
+	until map[netip.Prefix]watched
 	// count counts connections since began, and is made anew after calmTime. It knows the clients who came first.
 	count map[netip.Prefix]*opened
 	began time.Time
 }
 
-// opened is how many connections a client opened, and how many of them ended before anything was sent to the client.
+// watched is a client that is watched until a time, whose connections wait for pause since raised.
+type watched struct {
+	until, raised time.Time
+	pause         time.Duration
+}
+
+// opened is how many connections a client opened, and how many of them ended before a request was answered.
 type opened struct{ all, unanswered int }
 
-// watch watches a client from now on. When too many are watched, it is not.
+// watch watches a client from now on. When too many are watched, it is not. A client that is watched already and needs
+// its connections for what it does waits longer.
 func (c *calm) watch(client netip.Prefix, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watchLocked(client, now)
+	c.watchLocked(client, now, true)
 }
 
-func (c *calm) watchLocked(client netip.Prefix, now time.Time) {
+func (c *calm) watchLocked(client netip.Prefix, now time.Time, raise bool) {
 	if c.until == nil {
-		c.until = map[netip.Prefix]time.Time{}
+		c.until = map[netip.Prefix]watched{}
 	}
-	if _, watched := c.until[client]; !watched && len(c.until) >= mostCalmed {
-		for other, until := range c.until {
-			if now.After(until) {
+	w, known := c.until[client]
+	if !known && len(c.until) >= mostCalmed {
+		for other, w := range c.until {
+			if now.After(w.until) {
 				delete(c.until, other)
 			}
 		}
@@ -54,12 +65,20 @@ func (c *calm) watchLocked(client netip.Prefix, now time.Time) {
 			return
 		}
 	}
-	c.until[client] = now.Add(calmTime)
+	switch {
+	case !known, now.After(w.until):
+		w.raised, w.pause = now, calmPause
+	case raise && now.Sub(w.raised) >= raiseEvery:
+		w.raised, w.pause = now, min(2*w.pause, longestPause)
+	}
+	w.until = now.Add(calmTime)
+	c.until[client] = w
 }
 
-// unanswered counts a connection that the client gave up before anything was sent to it. With too many of them the
-// client is watched.
-func (c *calm) unanswered(client netip.Prefix, now time.Time) {
+// unanswered counts a connection that the client gave up before a request was answered. With too many of them the
+// client is watched. shaken says that there was a TLS handshake: the client had to wait for that, so it is slowed down
+// by a longer pause.
+func (c *calm) unanswered(client netip.Prefix, now time.Time, shaken bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.count[client]
@@ -67,7 +86,7 @@ func (c *calm) unanswered(client netip.Prefix, now time.Time) {
 		return
 	}
 	if n.unanswered++; n.unanswered > fewUnanswered && 2*n.unanswered > n.all {
-		c.watchLocked(client, now)
+		c.watchLocked(client, now, shaken)
 	}
 }
 
@@ -86,13 +105,13 @@ func (c *calm) pause(client netip.Prefix, now time.Time) time.Duration {
 	if n != nil {
 		n.all++
 	}
-	until, watched := c.until[client]
+	w, watched := c.until[client]
 	switch {
 	case !watched:
 		return 0
-	case now.After(until):
+	case now.After(w.until):
 		delete(c.until, client)
 		return 0
 	}
-	return calmPause
+	return w.pause
 }

@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -33,7 +34,7 @@ func TestCalm(t *testing.T) {
 	want("still", a, calmPause)
 	c.watch(a, now)
 	now = now.Add(calmTime)
-	want("and again", a, calmPause)
+	want("and again", a, 2*calmPause)
 	now = now.Add(1)
 	want("not any more", a, 0)
 	for i := range 2 * mostCalmed {
@@ -45,6 +46,88 @@ func TestCalm(t *testing.T) {
 	now = now.Add(calmTime + 1)
 	if c.watch(b, now); len(c.until) != 1 {
 		t.Errorf("%d clients are watched long after", len(c.until))
+	}
+}
+
+// TestLongerWhileItGoesOn: a client that goes on, and needs its connections for that, waits longer every second, up to a
+// bound. One that gives up its connections unread does not: it waits for nothing, and more of them would be held.
+func TestLongerWhileItGoesOn(t *testing.T) {
+	client := netip.MustParsePrefix("192.0.2.1/32")
+	start := time.Unix(1_800_000_000, 0)
+	floods := func(c *calm, now time.Time) { c.watch(client, now) }
+	givesUp := func(shaken bool) func(*calm, time.Time) {
+		return func(c *calm, now time.Time) {
+			for range fewUnanswered + 1 {
+				c.pause(client, now)
+				c.unanswered(client, now, shaken)
+			}
+		}
+	}
+	for name, tt := range map[string]struct {
+		does func(*calm, time.Time)
+		want [6]time.Duration // in units of calmPause, every second
+	}{
+		"floods":            {floods, [6]time.Duration{1, 2, 4, 8, 8, 8}},
+		"only shakes hands": {givesUp(true), [6]time.Duration{1, 2, 4, 8, 8, 8}},
+		"only connects":     {givesUp(false), [6]time.Duration{1, 1, 1, 1, 1, 1}},
+	} {
+		var c calm
+		for i, want := range tt.want {
+			now := start.Add(time.Duration(i) * raiseEvery)
+			tt.does(&c, now)
+			tt.does(&c, now.Add(raiseEvery/2))
+			if got := c.pause(client, now); got != want*calmPause {
+				t.Errorf("a client that %s waits for %v after %d s, want %v", name, got, i, want*calmPause)
+			}
+		}
+		late := start.Add(6*raiseEvery + calmTime)
+		if got := c.pause(client, late); got != 0 {
+			t.Errorf("a client that %s waits for %v long after", name, got)
+		}
+		if c.watch(client, late); c.pause(client, late) != calmPause {
+			t.Errorf("a client that %s begins with a long pause the next time", name)
+		}
+	}
+}
+
+// TestHandshakesAreCalmed: a client that only shakes hands is watched, though it was sent something each time.
+func TestHandshakesAreCalmed(t *testing.T) {
+	cert, _ := certificate(t, "any.test")
+	c := anyRoute(backend(t, func(http.ResponseWriter, *http.Request) {}))
+	c.Certificates = []Certificate{cert}
+	r := newRig(t, Options{}, c)
+	client := netip.MustParsePrefix("127.0.0.2/32")
+	unanswered := func() int {
+		r.guests.calm.mu.Lock()
+		defer r.guests.calm.mu.Unlock()
+		if n := r.guests.calm.count[client]; n != nil {
+			return n.unanswered
+		}
+		return 0
+	}
+	shake := func() *tls.Conn {
+		plain, err := r.at(r.https, "127.0.0.2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := tls.Client(plain, &tls.Config{InsecureSkipVerify: true, ServerName: "any.test"})
+		if err := c.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	asks := shake()
+	if !newWire(asks).works() {
+		t.Fatal("the client is not served")
+	}
+	asks.Close()
+	for range 3 {
+		shake().Close()
+	}
+	await.Until(t, "three connections without a request are counted", func() bool { return unanswered() == 3 })
+	await.Until(t, "all have ended", func() bool { return r.Stats().Conns == 0 })
+	if n := unanswered(); n != 3 {
+		t.Errorf("%d connections are counted as given up, of three and one with a request", n)
 	}
 }
 
@@ -71,7 +154,7 @@ func TestUnansweredAreCounted(t *testing.T) {
 			at := now.Add(time.Duration(i) * tt.every)
 			c.pause(client, at)
 			if (i+1)*tt.gone/tt.all > i*tt.gone/tt.all { // evenly
-				c.unanswered(client, at)
+				c.unanswered(client, at, false)
 			}
 		}
 		if _, watched := c.until[client]; watched != tt.watched {
@@ -79,7 +162,7 @@ func TestUnansweredAreCounted(t *testing.T) {
 		}
 		end := now.Add(time.Duration(tt.all) * tt.every)
 		c.pause(client, end)
-		c.unanswered(client, end)
+		c.unanswered(client, end, false)
 		if _, watched := c.until[client]; watched != tt.after {
 			t.Errorf("%s, and one more: watched is %v", tt.name, watched)
 		}
@@ -182,7 +265,7 @@ func TestFloodIsCalmed(t *testing.T) {
 	await.Until(t, "the client is watched", func() bool {
 		r.guests.calm.mu.Lock()
 		defer r.guests.calm.mu.Unlock()
-		return r.guests.calm.until[netip.MustParsePrefix("127.0.0.1/32")] != time.Time{}
+		return r.guests.calm.until[netip.MustParsePrefix("127.0.0.1/32")] != watched{}
 	})
 	if a := r.dialH2(nil).get("/"); a.status != "200" {
 		t.Errorf("the next connection got %+v", a)

@@ -46,6 +46,7 @@ var (
 // guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
 	limit    *share.Limit[netip.Prefix, *conn]
+	turn     func(owner netip.Prefix) // waits until it is the owner's turn to go on (share.Rounds)
 	stats    *counters
 	calm     calm
 	replaced replacements
@@ -64,6 +65,8 @@ type conn struct {
 	unread  bool        // Read has not returned yet
 	calmed  bool        // the client is calmed
 	wrote   atomic.Bool // something was sent to the client
+	secure  bool        // the connection has TLS
+	asked   atomic.Bool // the client made a request
 	idle    atomic.Bool // no request is under way, and there was one
 	rest    bool        // the last read did not end with the end of a request's head
 	lost    atomic.Bool // in HTTP/1: nobody knows where the next request begins
@@ -184,6 +187,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.touch()
 		c.rest = n < 4 || string(p[n-4:n]) != "\r\n\r\n"
+		c.guests.turn(c.owner)
 	}
 	return n, err
 }
@@ -213,8 +217,8 @@ func (c *conn) Close() error {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
-	if c.guests.limit.Release(&c.claim) && !c.wrote.Load() {
-		c.guests.calm.unanswered(c.owner, time.Now())
+	if shaken := c.secure && c.wrote.Load(); c.guests.limit.Release(&c.claim) && (shaken && !c.asked.Load() || !c.wrote.Load()) {
+		c.guests.calm.unanswered(c.owner, time.Now(), shaken)
 	}
 	err := c.Conn.Close()
 	c.end()
@@ -253,6 +257,7 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		cl.under.cancel.Store(&cancel)
+		cl.under.secure = c != net.Conn(cl.under)
 	}
 	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)

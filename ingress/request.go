@@ -39,6 +39,9 @@ type request struct {
 
 func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {
 	rq := &request{s: s, client: r.Context().Value(clientKey{}).(*client), in: r, w: w, control: http.NewResponseController(w)}
+	if under := rq.client.under; under != nil {
+		under.asked.Store(true)
+	}
 	rq.writing = stall{limit: s.stallTimeout, cut: func() { _ = rq.control.SetWriteDeadline(longAgo) }}
 	if r.ContentLength != 0 {
 		rq.body = newClientBody(rq)
@@ -101,6 +104,7 @@ func (rq *request) pass() {
 		rq.body.final()
 	}
 	if err != nil {
+		rq.s.guests.turn(rq.client.owner) // a backend that does not answer fails all that wait for it at once
 		rq.fail(err)
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -105,7 +106,7 @@ func New(o Options) *Server {
 		log: o.Logger, cut: cut, resolve: o.Endpoints, method: o.Method, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
-	s.guests = guests{limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}
+	s.guests = guests{turn: share.NewRounds[netip.Prefix](2 * runtime.GOMAXPROCS(0)).Pass, limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}
 	s.fallback, s.signing = newFallback(o.Logger), newSigning()
 	s.state.Store(&state{})
 
@@ -200,7 +201,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if rq.body != nil {
 		defer rq.body.finish()
 	}
-	if r.ProtoMajor == 2 {
+	if r.ProtoMajor == 2 { // net/http begins hundreds of them before one gets on
+		s.guests.turn(rq.client.owner)
 		end, ok := rq.takePlace()
 		if !ok {
 			s.stats.refused.Add(1)

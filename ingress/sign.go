@@ -2,6 +2,9 @@ package ingress
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/tls"
 	"errors"
@@ -45,7 +48,7 @@ func CheckChain(c *tls.Certificate) error {
 // errSigning is the error of a handshake whose time was over before it was its client's turn.
 var errSigning = errors.New("the client's turn to sign came too late")
 
-// signing lets private keys be used by one client after another, so that clients which only shake hands take processor
+// signing lets private keys that take long be used by one client after another, so that clients which only shake hands take processor
 // time from others' handshakes one signature at a time, and half of the processors at most.
 type signing struct {
 	mu   sync.Mutex // guards below
@@ -79,15 +82,27 @@ func (s *signing) leave() {
 	s.free++
 }
 
-// inTurn returns c with a private key that waits for owner's turn.
+// inTurn returns c with a private key that waits for owner's turn, unless the key is a quick one.
 func (s *signing) inTurn(c *tls.Certificate, owner netip.Prefix) *tls.Certificate {
 	key, ok := c.PrivateKey.(crypto.Signer)
-	if !ok {
+	if !ok || quick(key) {
 		return c
 	}
 	mine := *c
 	mine.PrivateKey = turnKey{key, s, owner}
 	return &mine
+}
+
+// quick reports whether a key signs in a few tens of microseconds, less than what else a handshake costs. RSA takes
+// fifty times as long and more, and a client of one certificate must not wait behind signatures of another.
+func quick(key crypto.Signer) bool {
+	switch key := key.(type) {
+	case ed25519.PrivateKey:
+		return true
+	case *ecdsa.PrivateKey:
+		return key.Curve == elliptic.P256()
+	}
+	return false
 }
 
 // turnKey is a private key, used in turn.

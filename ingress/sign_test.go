@@ -2,11 +2,16 @@ package ingress
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"math/big"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,13 +26,13 @@ type slowKey struct {
 	leave     chan struct{}
 }
 
-func (k *slowKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (k *slowKey) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if n := k.now.Add(1); n > k.most.Load() {
 		k.most.Store(n)
 	}
 	defer k.now.Add(-1)
 	<-k.leave
-	return k.Signer.Sign(rand, digest, opts)
+	return k.Signer.Sign(random, digest, opts)
 }
 
 // A client that only shakes hands delays another client's handshake by the signatures under way and one more.
@@ -77,6 +82,39 @@ func TestHandshakesInTurn(t *testing.T) {
 	await.Until(t, "the turn is free", func() bool { r.signing.mu.Lock(); defer r.signing.mu.Unlock(); return r.signing.free == 1 })
 	if n := slow.most.Load(); n != 1 {
 		t.Errorf("%d signatures at once, want 1", n)
+	}
+}
+
+// Who has a certificate with a quick key does not wait behind signatures with another one.
+func TestQuickKeysDoNotWait(t *testing.T) {
+	ecdsaKey := func(curve elliptic.Curve) crypto.Signer {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSigning()
+	s.free = 0 // others sign
+	for name, tt := range map[string]struct {
+		key   crypto.Signer
+		waits bool
+	}{
+		"P-256": {ecdsaKey(elliptic.P256()), false}, "Ed25519": {edKey, false},
+		"P-384": {ecdsaKey(elliptic.P384()), true}, "RSA": {rsaKey, true},
+	} {
+		_, waits := s.inTurn(&tls.Certificate{PrivateKey: tt.key}, netip.MustParsePrefix("192.0.2.1/32")).PrivateKey.(turnKey)
+		if waits != tt.waits {
+			t.Errorf("%s waits for its turn: %v", name, waits)
+		}
 	}
 }
 

@@ -18,7 +18,8 @@
 // units to others, the second half of the rest. As units are released, the shares become equal: n greedy owners hold
 // 1/(n+1) of the units each, and as much stays free.
 //
-// Who must wait for a unit waits in a Line, which calls the owners in turn.
+// Who must wait for a unit waits in a Line, which calls the owners in turn. Where goroutines of many owners share the
+// processors, Rounds does so for these.
 //
 // # Choosing an owner
 //
