@@ -34,6 +34,10 @@ const (
 	ExternalLabel = "tapestry.dev/external"
 	// PodIPsAnnotation of a Pod asks for fixed addresses, at most one per family: "10.244.1.5,fd00:10:244:1::5".
 	PodIPsAnnotation = "tapestry.dev/pod-ips"
+	// EgressPacketsAnnotation and EgressConnectionsAnnotation of a Pod say how many packets the pod may send in a
+	// second, and how many connections it may begin; see translate.Result.Quotas.
+	EgressPacketsAnnotation     = "tapestry.dev/egress-packets-per-second"
+	EgressConnectionsAnnotation = "tapestry.dev/egress-connections-per-second"
 	// AddressPoolAnnotation of a Service of type LoadBalancer names the AddressPool of which it asks for addresses.
 	AddressPoolAnnotation = "tapestry.dev/address-pool"
 	// AddressesAnnotation of a Service of type LoadBalancer asks for addresses, at most one of a family, with a comma

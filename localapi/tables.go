@@ -29,7 +29,7 @@ var (
 	}
 	Pods = Table[Pod]{
 		"pods", "pods of this node and the host, as attached to the packet path",
-		[]string{"POD", "ADDRESSES", "SENT", "RECEIVED", "LOST", "OVER LIMIT", "OFFLOADS"}, (*Pod).cells,
+		[]string{"POD", "ADDRESSES", "SENT", "RECEIVED", "LOST", "OVER LIMIT", "OVER PACKETS", "OVER FLOWS", "OFFLOADS"}, (*Pod).cells,
 	}
 	Frontends = Table[Frontend]{
 		"frontends", "addresses and ports of Services, and the backends that they lead to from this node",
@@ -172,7 +172,13 @@ type Pod struct {
 	ToBytes     uint64 `json:"toBytes"`
 	Lost        uint64 `json:"lost,omitempty"`
 	OverLimit   uint64 `json:"overLimit,omitempty"`
-	Offloads    string `json:"offloads,omitempty"`
+	// PacketsPerSecond and FlowsPerSecond are what the pod may send, 0 for no limit. OverPackets and OverFlows count
+	// packets, and attempts to begin a flow, beyond that.
+	PacketsPerSecond uint32 `json:"packetsPerSecond,omitempty"`
+	FlowsPerSecond   uint32 `json:"flowsPerSecond,omitempty"`
+	OverPackets      uint64 `json:"overPackets,omitempty"`
+	OverFlows        uint64 `json:"overFlows,omitempty"`
+	Offloads         string `json:"offloads,omitempty"`
 }
 
 func (p *Pod) cells() []string {
@@ -180,7 +186,16 @@ func (p *Pod) cells() []string {
 	for _, a := range p.Addrs {
 		addrs = append(addrs, a.String())
 	}
-	return []string{p.Name, strings.Join(addrs, ","), size(p.FromBytes), size(p.ToBytes), fmt.Sprint(p.Lost), fmt.Sprint(p.OverLimit), p.Offloads}
+	return []string{p.Name, strings.Join(addrs, ","), size(p.FromBytes), size(p.ToBytes), fmt.Sprint(p.Lost), fmt.Sprint(p.OverLimit),
+		over(p.OverPackets, p.PacketsPerSecond), over(p.OverFlows, p.FlowsPerSecond), p.Offloads}
+}
+
+// over shows what was beyond a limit, and the limit.
+func over(n uint64, most uint32) string {
+	if most == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d (%d/s)", n, most)
 }
 
 // Frontend is an address and port of a Service.

@@ -9,6 +9,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -58,6 +59,8 @@ type Attachment struct {
 	down           atomic.Uint64
 	limit          *pace.Limit   // nil for none
 	overLimit      atomic.Uint64 // packets
+	// meter holds the pod to its quota; nil for none.
+	meter atomic.Pointer[quota.Meter]
 }
 
 type counter struct{ packets, bytes atomic.Uint64 }
@@ -75,6 +78,9 @@ type AttachmentStats struct {
 	FromPackets, FromBytes uint64
 	Down                   uint64 // writes that the TAP refused
 	OverLimit              uint64 // packets that Limit did not allow
+	// Quota is what the pod may send, and OverPackets and OverFlows count what it sent beyond that.
+	Quota                  quota.Quota
+	OverPackets, OverFlows uint64
 	Offloads               string // the offloads of its device that are in use
 }
 

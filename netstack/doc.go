@@ -27,7 +27,8 @@
 //
 //  1. admit: the source MAC and address must be the attachment's own. The source of a peer's packet must be the peer's
 //     (the Link checks each packet, and bind checks again when a flow begins). The host TAP may bring packets of routed
-//     clients, too; routed.go has the rules.
+//     clients, too; routed.go has the rules. A pod with a quota is held to its packets here, and to its new flows
+//     where bind begins one.
 //  2. bind: look up the flow. For a new flow the Balancer chooses the backend and the Policy decides whether the flow
 //     may be; it is inserted atomically for both directions. An ICMP error belongs to the flow of the packet that it
 //     quotes, if the sender of the error got that packet. A later fragment belongs to the flow of its first fragment,

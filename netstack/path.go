@@ -18,6 +18,7 @@ import (
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/reassemble"
 	"tapestry.dev/tapestry/netstack/refusal"
 	"tapestry.dev/tapestry/netstack/stack"
@@ -88,6 +89,7 @@ type Path struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex // guards the fields below, and Set
+	quotas  map[string]quota.Quota
 	stopped bool
 	closed  bool
 }
@@ -182,6 +184,7 @@ func (p *Path) Attach(c AttachmentConfig, dev Device) error {
 	if p.stopped {
 		return fmt.Errorf("attach %s: the node is closed", c.Name)
 	}
+	p.measure(att)
 	if err := p.attachments.add(att); err != nil {
 		return err
 	}
@@ -236,12 +239,16 @@ func (p *Path) Attachments() []AttachmentStats {
 	t := p.attachments.table.Load()
 	out := make([]AttachmentStats, 0, len(t.byName))
 	for _, att := range t.byName {
-		out = append(out, AttachmentStats{
+		a := AttachmentStats{
 			Name: att.Name, Addrs: att.Addrs,
 			ToPackets: att.toTAP.packets.Load(), ToBytes: att.toTAP.bytes.Load(),
 			FromPackets: att.fromTAP.packets.Load(), FromBytes: att.fromTAP.bytes.Load(),
 			Down: att.down.Load(), OverLimit: att.overLimit.Load(), Offloads: att.dev.Offloads().String(),
-		})
+		}
+		if m := att.meter.Load(); m != nil {
+			a.Quota, a.OverPackets, a.OverFlows = m.Quota, m.OverPackets.Load(), m.OverFlows.Load()
+		}
+		out = append(out, a)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out

@@ -140,6 +140,9 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 			}
 			return j.drop(Spoofed)
 		}
+		if m := j.from.meter.Load(); m != nil && !j.pays(m) {
+			return false
+		}
 	case j.wrapped:
 		if !w.admitWrapped(s, j) {
 			return false

@@ -46,7 +46,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 // begin begins the packet's flow, if it is permitted. done is false when another goroutine began it first; ok says
 // whether further steps follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
-	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !w.choose(s, j) {
+	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.mayBeginOne() || !w.choose(s, j) {
 		return true, false
 	}
 	p, h := j.packet, &j.hit

@@ -52,6 +52,8 @@ const (
 	StrayError              // an ICMP error about a packet that its sender did not get
 	EgressDenied            // the node lets no pod go there (Config.DenyEgress)
 	NotExposed              // a client outside may use addresses of load balancers only, and this is none
+	OverPackets             // the pod sends more packets in a second than its quota allows
+	OverFlows               // the pod begins more flows in a second than its quota allows
 	numDropReasons
 )
 
@@ -59,7 +61,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "tap-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error", "egress-denied", "not-exposed",
+	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
@@ -67,7 +69,7 @@ func (r DropReason) String() string { return dropReasonText[r] }
 // refusesFlow reports whether the reason is one for which a flow may not be, and not only the packet.
 func (r DropReason) refusesFlow() bool {
 	switch r {
-	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied, NotExposed:
+	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied, NotExposed, OverFlows:
 		return true
 	}
 	return false

@@ -17,6 +17,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
 	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/netstack/udprelay"
@@ -36,6 +37,8 @@ type Config struct {
 	Services services.Config
 	DNS      dns.Config
 	Ingress  ingress.Config
+	// Quotas are what pods may send, by the names of their attachments.
+	Quotas map[string]quota.Quota
 }
 
 // Held is what outlives a Node, and the settings that are fixed for its life. The caller keeps and closes everything in

@@ -145,6 +145,7 @@ func makePath(n *Node) (p part, err error) {
 	})
 	p = quiet
 	p.set = func(c *Config) error {
+		n.path.SetQuotas(c.Quotas)
 		err := n.setPath(c)
 		n.resume() // no pod is heard before all parts are set
 		return err

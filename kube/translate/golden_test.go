@@ -149,6 +149,9 @@ func render(r translate.Result) any {
 	if a := r.Announce; len(a.Links)+len(a.Peers)+len(a.Routes) > 0 {
 		out["announce"] = announced(r)
 	}
+	if r.Quotas != nil {
+		out["quotas"] = r.Quotas
+	}
 	if r.Leaving {
 		out["leaving"] = true
 	}

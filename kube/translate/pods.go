@@ -6,15 +6,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
 
-// podStage turns Pods into the pods that are alive, their DNS names, and the hostPorts of this node.
+// podStage turns Pods into the pods that are alive, their DNS names, and the hostPorts and quotas of this node.
 type podStage struct {
 	parsed memo[*corev1.Pod, *pod]
 	listed memo[list[*pod], pods]
 	ports  memo[list[*corev1.Pod], []services.HostPort]
+	quotas memo[list[*corev1.Pod], map[string]quota.Quota]
 }
 
 // pod is what the data plane needs of a corev1.Pod.
@@ -28,6 +30,7 @@ type pods struct {
 	alive     []services.Pod
 	named     []dns.Pod
 	hostPorts []services.HostPort
+	quotas    map[string]quota.Quota
 }
 
 func (s *podStage) of(objs []*corev1.Pod, o Options, say *kube.Report) pods {
@@ -41,6 +44,7 @@ func (s *podStage) of(objs []*corev1.Pod, o Options, say *kube.Report) pods {
 		return all
 	})
 	out.hostPorts = s.ports.once(identity(objs), say, func(say *kube.Report) []services.HostPort { return hostPorts(objs, o.Node, say) })
+	out.quotas = s.quotas.once(identity(objs), say, func(say *kube.Report) map[string]quota.Quota { return quotas(objs, o.Node, say) })
 	return out
 }
 

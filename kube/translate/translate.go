@@ -59,6 +59,7 @@ func (t *Translator) Translate(objs kube.Objects, o Options) Result {
 		ServiceCIDRs: ranges, ClusterCIDRs: nodes.netstack.ClusterCIDRs, DNSAddrs: dnsAddrs,
 		Services: served.list, Pods: pods.alive, HostPorts: pods.hostPorts,
 	}
+	r.Quotas = pods.quotas
 	r.DNS = dns.Config{Addrs: dnsAddrs, Services: served.names, Pods: pods.named}
 	r.Problems = say.Sorted(objs.Origin)
 	t.triggers = t.since(&objs)

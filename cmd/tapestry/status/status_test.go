@@ -59,7 +59,7 @@ func TestPrint(t *testing.T) {
 		"3 with 5 endpoints, 2 node ports, 1 hostPorts", "Flows none", "Flows freed expired=7 from-most=3", "Drops no-route=2 spoofed=1 PEER",
 		"n2 192.0.2.2:51820 1m1s ago 1s ago 1440 1.5 kB 999 B", "n3 never heard never never",
 		"n4 [2001:db8::4]:51820 (silent: 192.0.2.4:51820) ",
-		"d/p 10.244.1.3 2.5 MB 0 B 0 0 csum", "PROBLEMS Service d/s: spec.ports: is empty",
+		"d/p 10.244.1.3 2.5 MB 0 B 0 0 - - csum", "PROBLEMS Service d/s: spec.ports: is empty",
 	} {
 		if !strings.Contains(words(out.String()), want) {
 			t.Errorf("%q is missing in:\n%s", want, out.String())
@@ -140,7 +140,7 @@ func TestCommand(t *testing.T) {
 	}{
 		{nil, "Ready no: packets: timed out", ""}, // and exit status 1
 		{[]string{"-o", "json"}, `"peers": [ { "name": "n2"`, ""},
-		{[]string{"--table", "pods"}, "POD ADDRESSES SENT RECEIVED LOST OVER LIMIT OFFLOADS d/p 10.244.1.3", ""},
+		{[]string{"--table", "pods"}, "POD ADDRESSES SENT RECEIVED LOST OVER LIMIT OVER PACKETS OVER FLOWS OFFLOADS d/p 10.244.1.3", ""},
 		{[]string{"--table", "problems", "-o", "json"}, `[ { "severity": "error", "text": "Service d/s: spec.ports: is empty" } ]`, ""},
 		{[]string{"--table", "counters"}, "tapestry_drops_total no-route=2 spoofed=1", ""},
 		{[]string{"--table", "pod"}, "", `there is no table "pod": expected one of`},

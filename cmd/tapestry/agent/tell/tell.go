@@ -199,7 +199,8 @@ func (t *Teller) podRows(context.Context) (rows []localapi.Pod, _ error) {
 	for _, p := range t.o.Follower.Node().Attachments() {
 		rows = append(rows, localapi.Pod{
 			Name: p.Name, Addrs: p.Addrs, FromPackets: p.FromPackets, FromBytes: p.FromBytes, ToPackets: p.ToPackets, ToBytes: p.ToBytes,
-			Lost: p.Down, OverLimit: p.OverLimit, Offloads: p.Offloads,
+			Lost: p.Down, OverLimit: p.OverLimit, PacketsPerSecond: p.Quota.Packets, FlowsPerSecond: p.Quota.Flows,
+			OverPackets: p.OverPackets, OverFlows: p.OverFlows, Offloads: p.Offloads,
 		})
 	}
 	return rows, nil
