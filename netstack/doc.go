@@ -35,7 +35,8 @@
 //     and waits for that. A datagram that the host sends from another of its addresses than was asked belongs to the
 //     flow of the question (answersAs).
 //  3. translate: rewrite the packet in place, with incremental checksums.
-//  4. forward: find out who gets the packet: a TAP of this node, a peer, the stack, the host, the outside.
+//  4. forward: find out who gets the packet: a TAP of this node, a peer, the stack, the host, the outside. How flows of
+//     pods leave the cluster is decided where they begin; exits.go has the rules.
 //
 // Steps decide and do not act. After them carry writes the packet to where they sent it, or answers its sender. So the
 // same list can explain what would become of a packet: bind would ask the flow table by Peek and insert nothing, carry

@@ -78,6 +78,9 @@ func (w *worker) forward(s *snapshot, j *journey) bool {
 	if r.kind == outside && s.denied.has(&p.Tuple) {
 		return j.refuse(denied, EgressDenied)
 	}
+	if w.path.exits.Load() != nil && j.from != nil && j.from.Kind == PodTAP && w.strays(s, j) {
+		return false
+	}
 	return j.toOutside()
 }
 

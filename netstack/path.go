@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tapestry.dev/tapestry/addressing"
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/fragment"
 	"tapestry.dev/tapestry/netstack/pace"
@@ -77,8 +78,9 @@ type Path struct {
 	now         func() time.Time
 	attachments attachments
 	snapshot    atomic.Pointer[snapshot]
-	ready       chan struct{}   // closed by the first Set; before, no attachment is read (fail closed)
-	begin       <-chan struct{} // Options.Begin
+	exits       atomic.Pointer[exit.Table] // nil: everything leaves over host sockets
+	ready       chan struct{}              // closed by the first Set; before, no attachment is read (fail closed)
+	begin       <-chan struct{}            // Options.Begin
 	stack       *stack.Stack
 	fragments   *fragment.Table
 	pieces      *reassemble.Table // what other nodes cut for narrow paths

@@ -29,7 +29,7 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 				return false
 			}
 		}
-		if known {
+		if known && (j.hit.To.Space == 0 || w.stands(s, j)) {
 			w.path.flows.Count(&j.hit, p.Len(), p.Segment())
 			if j.hit.Dir == flow.Reply {
 				j.via = j.hit.Via
@@ -131,6 +131,9 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 	case packet.DropSource:
 		return j.drop(SourceRange)
 	}
+	if !w.leave(s, j) {
+		return false
+	}
 	if w.mustMasquerade(s, j) {
 		stackAddr, ok := s.stackAddr(&to.Src)
 		if !ok {
@@ -204,8 +207,11 @@ func (w *worker) related(s *snapshot, j *journey) bool {
 	if j.orig.Dst != t.Dst || !s.mayQuote(j) || !w.path.flows.Peek(&t, &j.hit) {
 		return j.drop(StrayError)
 	}
-	if j.hit.Dir == flow.Reply {
+	switch {
+	case j.hit.Dir == flow.Reply:
 		j.via = j.hit.Via
+	case j.hit.To.Space != 0:
+		j.via = viaHost
 	}
 	return true
 }

@@ -54,6 +54,7 @@ const (
 	NotExposed              // a client outside may use addresses of load balancers only, and this is none
 	OverPackets             // the pod sends more packets in a second than its quota allows
 	OverFlows               // the pod begins more flows in a second than its quota allows
+	NoExit                  // the way by which the pod's packets are to leave the cluster is not there, or another one now
 	numDropReasons
 )
 
@@ -61,7 +62,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "tap-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows",
+	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows", "no-exit",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }
@@ -69,7 +70,7 @@ func (r DropReason) String() string { return dropReasonText[r] }
 // refusesFlow reports whether the reason is one for which a flow may not be, and not only the packet.
 func (r DropReason) refusesFlow() bool {
 	switch r {
-	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied, NotExposed, OverFlows:
+	case NoEndpoints, UnknownPort, LocalPolicy, SourceRange, BackendGone, NoRoute, FlowsFull, NoSourcePort, Denied, EgressDenied, NotExposed, OverFlows, NoExit:
 		return true
 	}
 	return false

@@ -82,6 +82,9 @@ type Held struct {
 	// DenyEgress lists outside destinations that pods must not dial.
 	DenyEgress []netstack.Destination
 
+	// Routed lists ranges outside of the cluster that pods reach from their own addresses, by the host TAP.
+	Routed []netip.Prefix
+
 	// NamedServices is how many Services have metrics of their own; 0 means latency.Limit.
 	NamedServices int
 

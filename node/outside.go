@@ -26,6 +26,18 @@ func (n *Node) cutRelays() []Problem {
 	}}}
 }
 
+// unroutable returns a problem for each range that pods are to reach from their own addresses, and cannot without a host
+// TAP of its family.
+func (n *Node) unroutable() (list []Problem) {
+	for _, r := range n.held.Routed {
+		if !n.HasHostTAP(r.Addr()) {
+			list = append(list, Problem{Problem: services.Problem{Object: "Node " + n.Config().Netstack.Node, Message: fmt.Sprintf(
+				"its pods do not reach %s, which they are to reach from their own addresses (--non-masquerade-cidr), without a host TAP with an address of that family: run 'tapestry host-tap' there, or leave the range out", r)}})
+		}
+	}
+	return list
+}
+
 // countOutside counts the host sockets and memory that pods and outside clients use. All of these are shared out among
 // them.
 func (n *Node) countOutside() counter.List {

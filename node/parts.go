@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/counter"
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
+	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/stack"
 	"tapestry.dev/tapestry/overlay"
@@ -143,6 +144,9 @@ func makePath(n *Node) (p part, err error) {
 		Begin:  n.begin, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch,
 		Steer: func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
 	})
+	if err == nil {
+		n.path.SetExits(exit.New(exit.Config{Routed: n.held.Routed}))
+	}
 	p = quiet
 	p.set = func(c *Config) error {
 		n.path.SetQuotas(c.Quotas)
@@ -150,7 +154,7 @@ func makePath(n *Node) (p part, err error) {
 		n.resume() // no pod is heard before all parts are set
 		return err
 	}
-	p.problems = func() []Problem { return append(n.strandedPods(), n.cutRelays()...) }
+	p.problems = func() []Problem { return slices.Concat(n.strandedPods(), n.cutRelays(), n.unroutable()) }
 	p.counters = func() counter.List { return append(n.countPath(), n.countOutside()...) }
 	p.close = func() {
 		// A pod that asks cluster DNS meanwhile is answered by the next agent. With the servers gone first, the stack

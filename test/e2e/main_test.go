@@ -89,6 +89,7 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"slam":           slam,
 	"knock":          knock,
 	"lead":           lead,
+	"serve-outside":  serveOutside,
 }
 
 func help(name string, args []string) int {

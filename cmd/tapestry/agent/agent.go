@@ -60,14 +60,16 @@ type agentConfig struct {
 	metricsAddr  string // host address of /metrics; "" for none
 	externalIPs  bool
 	denyEgress   []netstack.Destination
-	nodePorts    services.Places
-	logLevel     string
-	source       sourceConfig
-	heal         healConfig
-	addressRest  time.Duration
-	offloads     offloads
-	hostProxy    *hostProxyConfig
-	announce     announceConfig
+	// routed are ranges outside that pods reach from their own addresses.
+	routed      []netip.Prefix
+	nodePorts   services.Places
+	logLevel    string
+	source      sourceConfig
+	heal        healConfig
+	addressRest time.Duration
+	offloads    offloads
+	hostProxy   *hostProxyConfig
+	announce    announceConfig
 }
 
 // Command is "tapestry agent".
@@ -103,6 +105,7 @@ func Command() *cli.Command {
 			&cli.StringFlag{Name: "metrics-address", Usage: "`ADDR` to serve /metrics on, empty for not", Value: "127.0.0.1:10249", Destination: &c.metricsAddr},
 			&cli.BoolFlag{Name: "external-ips", Usage: "honour spec.externalIPs of Services; everybody who may write a Service can take over any address then", Destination: &c.externalIPs},
 			&cli.StringSliceFlag{Name: "deny-egress", Usage: "`RANGE` or RANGE:PORT outside that pods may not dial, or " + metadataServers + " for where clouds hand out credentials; repeatable, empty for nothing", Value: cli.NewStringSlice(metadataServers)},
+			&cli.StringSliceFlag{Name: "non-masquerade-cidr", Usage: "`RANGE` outside that pods reach from their own addresses, by the host TAP: the network there has to know the way back; repeatable"},
 			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve NodePorts only at the host's addresses in `RANGE`, repeatable, or primary for the node's first of each family (default: at all)"},
 			&cli.StringFlag{Name: "log-level", Usage: "log what is at least `LEVEL`: debug, info, warn or error", Value: "info", Destination: &c.logLevel},
 		}, slices.Concat(c.names.flags(), c.source.flags(), c.heal.flags(), c.announce.flags(), c.offloads.flags(), c.hostProxy.flags())...),
@@ -110,6 +113,9 @@ func Command() *cli.Command {
 			c.dnsUpstreams = upstreams.Value()
 			var err error
 			if c.denyEgress, err = destinations(ctx.StringSlice("deny-egress")); err != nil {
+				return err
+			}
+			if c.routed, err = ranges("non-masquerade-cidr", ctx.StringSlice("non-masquerade-cidr")); err != nil {
 				return err
 			}
 			if c.nodePorts, err = services.ParsePlaces(ctx.StringSlice("nodeport-addresses")); err != nil {
@@ -220,7 +226,7 @@ func runAgent(ctx context.Context, c agentConfig, log *slog.Logger) error {
 		return err
 	}
 	a.outside = a.newAnnouncing()
-	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Log: log})
+	a.exposure = expose.New(expose.Options{Node: c.node, Follower: a.follower, Keeper: a.kept, Routed: c.routed, Log: log})
 	a.teller = tell.New(tell.Options{
 		Node: c.node, PublicKey: a.held.Key.Public().String(), Follower: a.follower, Pods: a.pods, Keeper: a.kept, Healer: a.healer, Exposure: a.exposure.Tier, HostProxy: a.hostProxy.listensAt, Progress: a.progress,
 		Descriptors: a.plan, Awaited: a.awaited, Directory: c.source.manifests, State: a.source.State, Announcing: a.outside,

@@ -1,5 +1,5 @@
 // Package expose looks whether a node's kernel brings its host TAP what clients outside send to addresses of load
-// balancers. It only looks, and tells: whether a machine forwards, and what it routes where, is its operator's to say.
+// balancers, and carries on what pods send from their own addresses. It only looks, and tells: whether a machine forwards, and what it routes where, is its operator's to say.
 //
 // A node is in one of the tiers of docs/loadbalancer.md. Which one follows from what 'tapestry host-tap' left with the
 // keeper, and nothing else says it.
@@ -24,7 +24,7 @@ import (
 // lookEvery is the time between two looks. A look asks the kernel for one route per address.
 const lookEvery = 5 * time.Second
 
-// Options are the settings of a Watcher. All are required.
+// Options are the settings of a Watcher. All but Routed are required.
 type Options struct {
 	// Node is the node's name.
 	Node     string
@@ -33,7 +33,9 @@ type Options struct {
 	Keeper interface {
 		Get(key string) (keeper.Item, error)
 	}
-	Log *slog.Logger
+	// Routed are the ranges outside that pods reach from their own addresses.
+	Routed []netip.Prefix
+	Log    *slog.Logger
 }
 
 // Watcher looks again and again. Its methods are safe for concurrent use.
@@ -71,12 +73,20 @@ func (w *Watcher) Run(ctx context.Context) {
 
 // look looks once, and reports whether there are other problems than before.
 func (w *Watcher) look() (changed bool) {
+	node := w.o.Follower.Node()
 	f := facts{node: w.o.Node, ranges: w.routed()}
+	for _, r := range w.o.Routed {
+		if node.HasHostTAP(r.Addr()) { // the node tells where there is none
+			f.routed = append(f.routed, r)
+		}
+	}
 	var list []kube.Problem
-	if len(f.ranges) > 0 {
-		f.exposed = w.o.Follower.Node().Exposed()
-		if err := f.ask(w.o.Follower.Node().Config().Netstack.NodeAddrs); err != nil {
-			w.o.Log.Warn("whether clients outside reach load balancers by this node is not known", "err", err)
+	if len(f.ranges)+len(f.routed) > 0 {
+		if len(f.ranges) > 0 {
+			f.exposed = node.Exposed()
+		}
+		if err := f.ask(node.Config().Netstack.NodeAddrs); err != nil {
+			w.o.Log.Warn("whether the host's kernel forwards for the host TAP is not known", "err", err)
 			return false
 		}
 		list = faults(&f)
@@ -85,7 +95,7 @@ func (w *Watcher) look() (changed bool) {
 	defer w.mu.Unlock()
 	for _, p := range list {
 		if !slices.Contains(w.problems, p) {
-			w.o.Log.Warn("clients outside do not reach a load balancer by this node", "object", p.Object.String(), "err", p.Message)
+			w.o.Log.Warn("the host's kernel does not forward as it should", "object", p.Object.String(), "err", p.Message)
 		}
 	}
 	changed = !slices.Equal(w.problems, list)
@@ -111,6 +121,9 @@ func (w *Watcher) routed() []netip.Prefix {
 // ask asks the kernel of this process's namespace for the facts.
 func (f *facts) ask(nodeAddrs []netip.Addr) error {
 	var addrs []netip.Addr
+	for _, r := range f.routed {
+		addrs = append(addrs, r.Addr())
+	}
 	for _, s := range f.exposed {
 		addrs = append(addrs, s.Addrs...)
 	}

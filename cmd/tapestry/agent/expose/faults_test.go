@@ -16,6 +16,7 @@ func TestFaults(t *testing.T) {
 	web := services.Exposed{Service: "d/web", Addrs: addresstest.Addrs("203.0.113.1", "2001:db8:1b::1")}
 	for name, c := range map[string]struct {
 		ranges       string
+		routed       string // after those of load balancers
 		exposed      []services.Exposed
 		way4, way6   tap.Way
 		off4, off6   []string
@@ -32,10 +33,16 @@ func TestFaults(t *testing.T) {
 			object: []string{"Service d/web"}, want: []string{"203.0.113.1 by node n1, which does not route it into its host TAP: give 'tapestry host-tap' its range with --load-balancer-cidr"}},
 		"the route is gone": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: into, way6: tap.Way{},
 			object: []string{"Service d/web"}, want: []string{"2001:db8:1b::1 by node n1, whose route through tapestry0 is gone"}},
+		"routed, does not forward": {routed: "198.51.100.0/24 2001:db8:ffff::/64", off4: []string{"x"}, off6: []string{"y"},
+			object: []string{"Node n1", "Node n1"}, want: []string{"pods of this node do not reach the ranges of IPv4 that are not masqueraded, since its kernel does not forward (x is 0): set net.ipv4.ip_forward=1", "ranges of IPv6 that are"}},
+		"routed, one family": {routed: "198.51.100.0/24", off6: []string{"y"}},
+		"both, do not forward": {routed: "198.51.100.0/24", ranges: "203.0.113.0/24", exposed: []services.Exposed{{Service: "d/web", Addrs: web.Addrs[:1]}}, way4: into, off4: []string{"x"},
+			object: []string{"Node n1", "Node n1"}, want: []string{"clients outside do not reach", "pods of this node do not reach"}},
+		"routed back": {routed: "203.0.113.1/32", way4: into, object: []string{"Node n1"}, want: []string{"routes 203.0.113.1 back into tapestry0; leave out"}},
 		"the host has the address": {ranges: "203.0.113.0/24 2001:db8:1b::/64", exposed: []services.Exposed{web}, way4: own, way6: into, off4: []string{"z"},
 			object: []string{"Node n1", "Service d/web"}, want: []string{"z is 0", "takes it for one of its own"}},
 	} {
-		f := facts{node: "n1", exposed: c.exposed, off4: c.off4, off6: c.off6, ranges: addresstest.Prefixes(strings.Fields(c.ranges)...),
+		f := facts{node: "n1", exposed: c.exposed, off4: c.off4, off6: c.off6, ranges: addresstest.Prefixes(strings.Fields(c.ranges)...), routed: addresstest.Prefixes(strings.Fields(c.routed)...),
 			ways: map[netip.Addr]tap.Way{web.Addrs[0]: c.way4, web.Addrs[1]: c.way6}}
 		var objects []string
 		got := faults(&f)
