@@ -146,6 +146,13 @@ func (m *Member) Restart() {
 	m.start()
 }
 
+// RestartWith is Restart with other settings, which change edits.
+func (m *Member) RestartWith(change func(*node.Held)) {
+	m.cluster.t.Helper()
+	change(&m.held)
+	m.Restart()
+}
+
 // Capture ends the Node and returns a Mesh with the Node's key. The Mesh sends the other nodes whatever the test
 // wants. got receives what they send; the packets are borrowed. The member cannot be used any more.
 func (m *Member) Capture(got func(peer uint64, packets [][]byte)) *overlay.Mesh {
