@@ -127,7 +127,7 @@ func New(o Options) (*Path, error) {
 	var err error
 	if path.stack, err = stack.New(stack.Options{
 		Send: path.fromStack, SendIP: path.fromRelay, Poller: o.Poller, MTU: o.MTU, Idle: o.EgressIdle, Pace: path.pace,
-		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, HoldTCP: o.HoldTCP, HoldUDP: o.HoldUDP,
+		Refusals: path.refusals, Owner: path.ownerOf, Shares: o.Shares, Far: path.far, HoldTCP: o.HoldTCP, HoldUDP: o.HoldUDP,
 	}); err != nil {
 		return nil, err
 	}
@@ -308,13 +308,44 @@ func (p *Path) Local(a netip.Addr) bool {
 	return p.attachments.table.Load().byAddr[packet.AddrFrom(a)] != nil
 }
 
+// far tells a relay whether the pod or node at an address is reached over the Link, and the largest packet in bytes
+// that fits there, with the header that a client's address takes.
+func (p *Path) far(a packet.Addr) (mtu int, ok bool) {
+	s := p.snapshot.Load()
+	if s == nil || p.link == nil || p.attachments.table.Load().byAddr[a] != nil {
+		return 0, false
+	}
+	r := s.route(&a)
+	if r.kind != toPeer {
+		return 0, false
+	}
+	mtu = p.link.MTU(r.peer.ID)
+	if r.peer.encap != nil {
+		mtu -= addressing.Encap(!r.peer.encap.Dst.Is4())
+	}
+	if !a.Is4() {
+		mtu = max(mtu, addressing.MinMTU) // as toPeer has it
+	}
+	if s.MTU > 0 {
+		mtu = min(mtu, s.MTU)
+	}
+	return mtu, true
+}
+
+// Relayed reports whether Stack.Join carries connections to an address: a pod's of this node, or one behind another
+// node.
+func (p *Path) Relayed(a netip.Addr) bool {
+	_, far := p.far(packet.AddrFrom(a))
+	return far || p.Local(a)
+}
+
 // Attached reports whether there is an attachment with this name. An attachment whose device failed is removed.
 func (p *Path) Attached(name string) bool {
 	return p.attachments.table.Load().byName[name] != nil
 }
 
-// Resume goes on with what the process before relayed, for the pods that are attached. It must be called after Set, and
-// before Options.Begin is closed.
+// Resume goes on with what the process before relayed, for the pods that are attached, and for clients of pods of other
+// nodes. It must be called after Set, and before Options.Begin is closed.
 func (p *Path) Resume() (conns tcprelay.Resumed, ports int) { return p.stack.Resume(p.Local) }
 
 // Run keeps the flow table's clock and sweeps it until ctx ends.

@@ -46,13 +46,18 @@ func (n *Node) dialBy(ctx context.Context, network string, client, to netip.Addr
 	return n.path.Stack().Dial(ctx, network, w.as, to)
 }
 
-// join carries a client's connection to a pod of this node without the stack. It returns false at once when it cannot,
-// and leaves conn to the caller. It calls opened when the pod has answered.
+// join carries a client's connection to an endpoint without the stack, by the rules of reach and tail. It returns false
+// at once when it cannot, and leaves conn to the caller. It calls opened when the endpoint has answered.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, opened func()) bool {
-	if !n.path.Local(to.Addr()) {
+	c := n.cluster.Load()
+	if !n.path.Relayed(to.Addr()) || tail(c, *n.hostAddrs.Load(), n.table.Load(), "tcp", to) != "" {
 		return false
 	}
-	if err := n.path.Stack().Join(ctx, conn, reach(n.cluster.Load(), client, to).as, to, opened); err != nil {
+	w := reach(c, client, to)
+	if w.kernel {
+		return false
+	}
+	if err := n.path.Stack().Join(ctx, conn, w.as, to, opened); err != nil {
 		n.log.Debug("a connection goes through the stack", "err", err)
 		return false
 	}

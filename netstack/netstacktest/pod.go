@@ -30,6 +30,15 @@ type Pod struct {
 	done  sync.WaitGroup
 }
 
+// WithoutSACK makes the pod's later connections do without selective acknowledgements. gVisor never sends again what
+// was acknowledged so, though its receiver may drop it (RFC 2018 8); Linux does.
+func (p *Pod) WithoutSACK() {
+	off := tcpip.TCPSACKEnabled(false)
+	if err := p.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &off); err != nil {
+		panic(err.String()) // the option exists
+	}
+}
+
 // NewPod starts a pod on dev with these addresses. mtu is in bytes.
 func NewPod(dev *Device, mac, router packet.MAC, mtu int, addrs ...netip.Addr) (*Pod, error) {
 	p := &Pod{link: channel.New(1024, uint32(mtu), "")}

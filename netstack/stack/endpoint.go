@@ -168,23 +168,63 @@ func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 // Turn is scratch memory of a goroutine that delivers packets, and collects what it does once for many packets. The
 // zero value is ready.
 type Turn struct {
-	cut packet.Segmenter
-	tcp tcprelay.Turn
+	cut  packet.Segmenter
+	tcp  tcprelay.Turn
+	flat []byte // for a superframe in pieces; nil until there was one
+}
+
+// join copies a superframe in pieces into one.
+func (t *Turn) join(p *packet.Packet) {
+	if t.flat == nil {
+		t.flat = make([]byte, packet.MaxFrame)
+	}
+	n := copy(t.flat, p.IP)
+	for _, b := range p.Tail {
+		n += copy(t.flat[n:], b)
+	}
+	p.IP, p.Tail, p.Buf = t.flat[:n], nil, nil
 }
 
 // End does the work that waited for the end of the turn.
 func (t *Turn) End() { t.tcp.End() }
 
 // relayed passes a packet to the relay that handles it, and reports whether one did. They handle unfragmented TCP of
-// this node's pods that is not with the stack itself, and what belongs to clients of the host's UDP sockets.
+// this node's pods that is not with the stack itself, TCP of clients with pods of other nodes, and what belongs to
+// clients of the host's UDP sockets.
 func (s *Stack) relayed(p *packet.Packet, turn *Turn) bool {
-	if p.Frag != packet.NoFrag || p.Tuple.Space != 0 {
+	switch {
+	case p.Frag != packet.NoFrag || p.Tuple.Space != 0:
 		return false
-	}
-	if p.Tuple.Proto != packet.TCP {
+	case p.Tuple.Proto == packet.ICMPv4 || p.Tuple.Proto == packet.ICMPv6:
+		return s.unreachable(p) || s.clients.Deliver(p)
+	case p.Tuple.Proto != packet.TCP:
 		return s.clients.Deliver(p)
 	}
-	return len(p.Tail) == 0 && s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))
+	if len(p.Tail) > 0 { // it comes from another node
+		if !s.relay.Carries(&p.Tuple) {
+			return false
+		}
+		turn.join(p)
+	}
+	return s.relay.Deliver(p, &turn.tcp, !s.owns(p.Tuple.Dst))
+}
+
+// unreachable tells the relay that an ICMP error says of one of its connections that there is no way to the pod. It
+// reports whether the error is about one of those.
+func (s *Stack) unreachable(p *packet.Packet) bool {
+	var quoted packet.Packet
+	if !p.Embedded(&quoted) || quoted.Tuple.Proto != packet.TCP {
+		return false
+	}
+	t := quoted.Tuple.Reverse()
+	if !s.relay.Carries(&t) {
+		return false
+	}
+	const unreachable4, needsFragments, unreachable6 = 3, 4, 1
+	if p.Tuple.Proto == packet.ICMPv4 && p.ICMPType == unreachable4 && p.ICMPCode != needsFragments || p.Tuple.Proto == packet.ICMPv6 && p.ICMPType == unreachable6 {
+		s.relay.Unreachable(&t)
+	}
+	return true
 }
 
 func flatten(p *packet.Packet) *buffer.View {

@@ -76,6 +76,8 @@ type Options struct {
 	Shares Shares
 	// Pace is the Pace of tcprelay.Options.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
+	// Far is the Far of tcprelay.Options.
+	Far func(pod packet.Addr) (mtu int, ok bool)
 	// HoldTCP is the Hold of tcprelay.Options.
 	HoldTCP *tcprelay.Hold
 	// HoldUDP is the Hold of udprelay.Options.
@@ -155,7 +157,7 @@ func New(o Options) (*Stack, error) {
 	s.refusals = cmp.Or(o.Refusals, refusal.NewLimit(time.Now, rand.Uint64()))
 	s.relay = tcprelay.New(tcprelay.Options{
 		Poller: s.poller, Send: o.SendIP, MTU: func() int { return int(s.link.MTU()) }, Refuse: s.refuse, Pace: o.Pace,
-		MaxConns: shares.TCP, Owner: s.owner, Hold: o.HoldTCP,
+		MaxConns: shares.TCP, Owner: s.owner, Far: o.Far, Hold: o.HoldTCP,
 	})
 	s.udp = udprelay.New(udprelay.Options{
 		Poller: s.poller, Send: o.SendIP, Refuse: s.refuse, MTU: func() int { return int(s.link.MTU()) }, Idle: cmp.Or(o.Idle, 2*time.Minute),
@@ -264,7 +266,8 @@ func (s *Stack) spawn(f func()) bool {
 	return true
 }
 
-// Resume goes on with what the process before relayed for pods that are here, before any frame of a pod is delivered.
+// Resume goes on with what the process before relayed for pods that are here, and for clients of pods that are Far,
+// before any frame of a pod is delivered.
 // ports is how many ports of pods outside are the same as before.
 func (s *Stack) Resume(here func(pod netip.Addr) bool) (conns tcprelay.Resumed, ports int) {
 	return s.relay.Resume(here), s.udp.Resume(here)
@@ -304,8 +307,7 @@ func (s *Stack) Forget(pod netip.Addr) {
 	s.pings.Forget(pod)
 }
 
-// Join joins an accepted connection to a pod of this node, which sees it come from client, and carries it until it ends
-// or ctx does. An invalid client means the stack's own address. Join calls opened when the pod has answered. It takes
+// Join joins an accepted connection to a pod, which sees it come from client, and carries it until it ends or ctx does. An invalid client means the stack's own address. Join calls opened when the pod has answered. It takes
 // over conn unless it returns an error.
 func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, opened func()) error {
 	client, err := s.clientFor(client, to)

@@ -45,6 +45,7 @@ const (
 	found                        // the pod has answered what the Relay before had sent
 	arrived                      // the socket has something to read
 	leaving                      // this process ends
+	owesAck                      // a segment of a far pod is to be acknowledged
 	fatal     = podGone | hostGone | aborted | leaving
 )
 
@@ -96,6 +97,9 @@ type conn struct {
 	hostEnded bool
 
 	to hostStream // belongs to the goroutine that pumps
+
+	far     *far   // nil for a pod of this node; set before anything is sent
+	pumpFar func() // pump
 }
 
 func newConn(r *Relay, key packet.Tuple, s state) *conn {
@@ -116,7 +120,11 @@ func (c *conn) accept(o offer, seq uint32) {
 	own := c.r.o.MTU() - packet.TCPHeadLen(&c.key.Src)
 	c.to.mss = min(o.mss, own)
 	c.to.limit = maxPayload / c.to.mss * c.to.mss
-	c.from.scales = o.scales
+	c.from.scales, c.from.sacks = o.scales, o.sacks
+	if c.far != nil {
+		c.acceptFar()
+		c.to.limit = maxPayload / c.far.mss * c.far.mss
+	}
 	if o.scales {
 		c.from.podScale, c.from.ourScale = o.scale, ourScale
 	}
@@ -137,6 +145,9 @@ func (c *conn) begin(fd int, err error, events uint32) {
 	}
 	c.fd = fd
 	c.mu.Unlock()
+	if err == nil && c.far != nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0)
+	}
 	if err == nil {
 		err = c.watch(events)
 	}
@@ -245,13 +256,16 @@ func (c *conn) step() bool {
 	if notes&podDeaf != 0 {
 		c.hush()
 	}
+	if notes&owesAck != 0 {
+		c.acknowledge()
+	}
 	c.takeAcks()
 	if notes&found != 0 {
 		c.to.asking = false
 		c.acknowledge() // with a number that the pod accepts
 	}
 	if notes&lostOne != 0 {
-		c.resend()
+		c.resend(false)
 	}
 	if notes&asked != 0 {
 		c.to.deadline = c.r.now() + openTimeout
@@ -305,6 +319,10 @@ func (c *conn) step() bool {
 		}
 		if c.lost(notes) {
 			return c.end(hostGone)
+		}
+		c.fit()
+		if c.far != nil {
+			c.mend()
 		}
 		if errno := c.carry(notes); errno != 0 {
 			return c.end(hostGone)
@@ -445,22 +463,10 @@ func (c *conn) reset(was state) {
 func (c *conn) emit(b []byte, n int, h *packet.TCPHeader) {
 	mss := 0
 	if n > 0 {
-		mss = c.to.mss // only the goroutine that pumps sends data
+		mss = c.sendMSS() // only the goroutine that pumps sends data
 	}
 	head, vnet := packet.PutTCP(b, &c.back, h, n, mss)
 	c.r.o.Send(b[:head+n], vnet)
-}
-
-// heads holds memory for segments without payload.
-var heads = sync.Pool{New: func() any { return new([headroom]byte) }}
-
-// acknowledge sends a segment that only acknowledges what was received.
-func (c *conn) acknowledge() {
-	b := heads.Get().(*[headroom]byte)
-	defer heads.Put(b)
-	seq := c.next.Load()
-	got := c.received.Load()
-	c.emit(b[:], 0, &packet.TCPHeader{Seq: seq, Ack: uint32(got >> 32), Window: uint16(got), Flags: packet.ACK})
 }
 
 // timeUp is called by the timer.

@@ -1,5 +1,4 @@
-// Package tcprelay joins TCP connections of this node's pods with connections of the host's kernel, without a TCP stack
-// in between.
+// Package tcprelay joins TCP connections of pods with connections of the host's kernel, without a TCP stack in between.
 //
 // # Theory of operation
 //
@@ -21,10 +20,17 @@
 //
 // There is no network between a pod and its node: a write to a TAP hands the frame to the pod's kernel before it
 // returns. Frames are not reordered and hardly ever lost. So there is no congestion window, no SACK and no estimate of
-// round-trip times, only the pod's own window, a retransmission timer and the third duplicate acknowledgement. Pods of
-// other nodes, behind a tunnel over a real network, are served by package stack instead. The rate at which a pod is
-// sent data may be limited. A conn then asks before each superframe (Options.Pace), and leaves the rest in the socket
-// while it waits. What the conn sends is therefore never delayed by the limit again.
+// round-trip times, only the pod's own window, a retransmission timer and the third duplicate acknowledgement. The rate
+// at which a pod is sent data may be limited. A conn then asks before each superframe (Options.Pace), and leaves the
+// rest in the socket while it waits. What the conn sends is therefore never delayed by the limit again.
+//
+// # Pods of other nodes
+//
+// A client of a NodePort may be joined to a pod of another node, behind a tunnel over a network that loses. Such a conn
+// (far) has a congestion window, measures round trips, and repairs what is missing (mend), as package recovery decides.
+// It always peeks, so that everything that may have to be repeated is in the socket. What a far pod sends behind a hole
+// is acknowledged selectively. Frames of far pods come by goroutines of the tunnel, which must not wait until there is
+// room on the way out: what they cause is done by other goroutines (pumpLater).
 //
 // # Who may do what
 //

@@ -27,8 +27,12 @@ import (
 	"tapestry.dev/tapestry/netstack/tcprelay"
 )
 
-// relayProcess is set in the environment of a process that has a Relay and is killed.
-const relayProcess = "TAPESTRY_TEST_RELAY"
+// relayProcess is set in the environment of a process that has a Relay and is killed. For the value farPods its pods
+// are those of another node, and of a hundred segments one is lost.
+const (
+	relayProcess = "TAPESTRY_TEST_RELAY"
+	farPods      = "far"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(relayProcess) != "" {
@@ -119,11 +123,14 @@ func runRelay() error {
 	if err != nil {
 		return err
 	}
+	far := os.Getenv(relayProcess) == farPods
+	lose := func() bool { return far && rand.IntN(100) == 0 }
 	r := tcprelay.New(tcprelay.Options{
+		Far:    func(packet.Addr) (int, bool) { return mtu, far },
 		Poller: poller, MTU: func() int { return mtu }, Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
 		Send: func(ip []byte, vnet packet.VNetHdr) {
 			var p packet.Packet
-			if p.ParseIP(ip) != packet.Good {
+			if p.ParseIP(ip) != packet.Good || lose() {
 				return
 			}
 			p.VNet = vnet
@@ -139,7 +146,7 @@ func runRelay() error {
 			Release: func(s uint32) { _ = tell(keeperFD, opRelease, []uint32{s}, nil) },
 		},
 	})
-	n := r.Resume(func(netip.Addr) bool { return true })
+	n := r.Resume(func(netip.Addr) bool { return !far })
 	if err := tell(keeperFD, opReady, []uint32{uint32(n.Resumed), uint32(n.Lost)}, nil); err != nil {
 		return err
 	}
@@ -161,7 +168,7 @@ func runRelay() error {
 		if err != nil || n == 0 {
 			return err
 		}
-		if p.ParseFrame(frame[:n]) == packet.Good {
+		if p.ParseFrame(frame[:n]) == packet.Good && !lose() {
 			swap(&p, outside, host, func(t *packet.Tuple) *packet.Addr { return &t.Dst })
 			r.Deliver(&p, &turn, true)
 			if p.Buf != nil {
@@ -190,6 +197,7 @@ func acceptAndJoin(r *tcprelay.Relay, l net.Listener, to netip.AddrPort) {
 // killing is a pod, and a Relay for it in one process after the other.
 type killing struct {
 	t         *testing.T
+	kind      string // the value of relayProcess
 	pod       *netstacktest.Pod
 	files     []*os.File // that each process inherits; the second one is its own
 	listeners []*net.TCPListener
@@ -202,9 +210,9 @@ type killing struct {
 	readyToGo     chan struct{} // closed when the process goes on
 }
 
-func newKilling(t *testing.T) *killing {
+func newKilling(t *testing.T, kind string) *killing {
 	t.Helper()
-	k := &killing{t: t, held: map[uint32]int{}}
+	k := &killing{t: t, kind: kind, held: map[uint32]int{}}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -277,7 +285,7 @@ func (k *killing) start() {
 	}
 	k.files[1] = os.NewFile(uintptr(pair[1]), "keeper")
 	k.process = exec.Command(os.Args[0])
-	k.process.Env, k.process.Stderr, k.process.ExtraFiles = append(os.Environ(), relayProcess+"=1"), os.Stderr, k.files
+	k.process.Env, k.process.Stderr, k.process.ExtraFiles = append(os.Environ(), relayProcess+"="+k.kind), os.Stderr, k.files
 	if err := k.process.Start(); err != nil {
 		k.t.Fatal(err)
 	}
@@ -386,8 +394,15 @@ func serveSeed(c net.Conn, until time.Time, open func()) error {
 
 // Connections outlive the processes that carry them, whenever those are killed: every byte arrives once and in order,
 // in both directions and up to the ends of both streams.
-func TestKilled(t *testing.T) {
-	k := newKilling(t)
+func TestKilled(t *testing.T) { killAgainAndAgain(t, "near", true) }
+
+// The same for clients of pods of another node, where segments are lost on the way besides.
+func TestKilledFar(t *testing.T) { killAgainAndAgain(t, farPods, false) }
+
+// killAgainAndAgain kills the processes of one kind while they carry connections of clients, and of pods if egress.
+func killAgainAndAgain(t *testing.T, kind string, egress bool) {
+	k := newKilling(t, kind)
+	k.pod.WithoutSACK() // what comes behind a hole dies with the process
 	kills := 25
 	if raceEnabled || testing.Short() {
 		kills = 10
@@ -434,12 +449,14 @@ func TestKilled(t *testing.T) {
 		go serve(onHost, func() {})
 		for n := range byte(4) {
 			joined.Add(1)
-			clients.Go(func() {
-				<-begun
-				client(byte(i)*4+n, func() (net.Conn, error) {
-					return k.pod.Dial(ctx, "tcp", netip.AddrPortFrom(outside[i], port(onHost.Addr())))
+			if egress {
+				clients.Go(func() {
+					<-begun
+					client(byte(i)*4+n, func() (net.Conn, error) {
+						return k.pod.Dial(ctx, "tcp", netip.AddrPortFrom(outside[i], port(onHost.Addr())))
+					})
 				})
-			})
+			}
 			clients.Go(func() {
 				client(50+byte(i)*4+n, func() (net.Conn, error) { return net.Dial("tcp", k.listeners[i].Addr().String()) })
 			})

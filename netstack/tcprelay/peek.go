@@ -68,30 +68,36 @@ func (c *conn) consume(to uint32) (any bool) {
 	return any
 }
 
-// repeat sends the oldest unacknowledged bytes once more, which are still in the socket, or the FIN.
-func (c *conn) repeat() {
+// repeat sends the oldest unacknowledged bytes once more, or the FIN.
+func (c *conn) repeat() { c.repeatAt(c.to.una, c.to.limit) }
+
+// repeatAt sends most bytes at the number at once more, which are still in the socket, or fewer, or the FIN, if that
+// has this number. It returns how many numbers it has repeated; 0 if there was no memory.
+func (c *conn) repeatAt(at uint32, most int) (n int) {
 	t := &c.to
 	end := t.nxt
 	if t.fin {
 		end--
 	}
-	if t.una == end {
-		if t.fin {
-			c.sendFin()
+	if at == end {
+		if !t.fin {
+			return 0
 		}
-		return
+		c.sendFin()
+		return 1
 	}
-	b := c.space(min(int(end-t.una), t.limit))
+	b := c.space(min(int(end-at), t.limit, most))
 	if b == nil {
-		return // the timer tries again
+		return 0
 	}
-	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, int(t.una-t.taken))
-	n, _ := recv(c.fd, b, unix.MSG_PEEK)
+	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, int(at-t.taken))
+	n, _ = recv(c.fd, b, unix.MSG_PEEK)
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, int(end-t.taken))
 	if n > 0 {
-		c.sendData(&sent{t.last, t.last.used + headroom, n, t.una}, true)
+		c.sendData(&sent{t.last, t.last.used + headroom, n, at}, true)
 	}
 	c.tidy()
+	return max(n, 0)
 }
 
 // skip continues behind what the Relay before had sent, and the pod has acknowledged.
@@ -110,7 +116,7 @@ func (c *conn) skip(ack uint32) {
 // without data only from time to time (tcp_invalid_ratelimit of Linux).
 func (c *conn) ask() {
 	t := &c.to
-	b := heads.Get().(*[headroom]byte)
+	b := heads.Get().(*[headroom + 4 + 8*maxBlocks]byte)
 	defer heads.Put(b)
 	h := packet.TCPHeader{Seq: t.una - 1, Flags: packet.ACK}
 	c.fresh(&h)

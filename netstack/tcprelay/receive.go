@@ -27,7 +27,7 @@ const (
 // podStream is the state of the pod's stream, guarded by conn.mu.
 type podStream struct {
 	next               uint32 // the sequence number that is expected next
-	scales             bool
+	scales, sacks      bool
 	podScale, ourScale uint8
 	fin                bool // the stream has ended, and all of it was received
 
@@ -69,6 +69,9 @@ type early struct {
 	fin bool
 }
 
+// end returns the number behind the segment's bytes.
+func (e *early) end() uint32 { return e.seq + uint32(len(e.b)) }
+
 // todo is what has to be done after mu is released.
 type todo uint8
 
@@ -89,6 +92,10 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 	if !c.heard.Load() {
 		c.heard.Store(true)
 	}
+	if c.far != nil {
+		c.workLater(do)
+		return true
+	}
 	if do&answer != 0 {
 		c.acknowledge()
 	}
@@ -96,6 +103,16 @@ func (c *conn) receive(p *packet.Packet, turn *Turn) bool {
 		c.pump()
 	}
 	return true
+}
+
+// workLater does what has to be done in another goroutine.
+func (c *conn) workLater(do todo) {
+	if do&answer != 0 {
+		c.note(owesAck)
+	}
+	if do != 0 {
+		c.pumpLater()
+	}
 }
 
 // take handles a segment by the rules of RFC 9293 3.10.7, as far as a pod can meet them here. The caller holds mu.
@@ -134,6 +151,9 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	}
 	payload := p.IP[p.Payload:]
 	do := c.takeAck(ack, uint32(be.Uint16(h[14:]))<<f.podScale, len(payload) == 0 && flags&packet.FIN == 0)
+	if c.far != nil && len(h) > 20 {
+		do |= c.takeSACK(h[20:])
+	}
 	if len(payload) == 0 && flags&packet.FIN == 0 {
 		if seq == f.next-1 && f.keptLen == 0 && !f.short && c.stage.Load() == open {
 			c.note(probed) // a keep-alive probe of an idle connection (RFC 9293 3.8.4)
@@ -148,7 +168,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		return do
 	}
 	fin := flags&packet.FIN != 0
-	bulk := !fin && p.Buf != nil && c.bulk(seq, len(payload))
+	bulk := !fin && p.Buf != nil && c.far == nil && c.bulk(seq, len(payload))
 	if bulk {
 		if turn.gather(c, p); len(f.gathered) < maxGathered {
 			return do
@@ -248,7 +268,7 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 		if full {
 			return work
 		}
-		if !bare || ack == c.next.Load() {
+		if !bare || ack == c.next.Load() || c.far != nil && f.sacks { // then SACKs tell
 			return 0
 		}
 		if f.dups++; f.dups == 3 { // RFC 5681 3.2
@@ -258,6 +278,9 @@ func (c *conn) takeAck(ack, wnd uint32, bare bool) todo {
 		return 0
 	}
 	f.lastAck, f.lastWindow, f.dups = ack, wnd, 0
+	if c.far != nil {
+		c.far.board.Ack(ack)
+	}
 	c.acked.Store(uint64(ack)<<32 | uint64(wnd))
 	return work
 }
@@ -341,6 +364,9 @@ func (c *conn) hold(seq uint32, b []byte, fin bool) {
 	}
 	if !c.account.take(len(b)) {
 		return
+	}
+	if c.far != nil {
+		c.far.latest = seq
 	}
 	f.early = slices.Insert(f.early, i, early{seq, slices.Clone(b), fin})
 	f.earlyLen += len(b)

@@ -36,6 +36,7 @@ const (
 	offerScales = 1 << iota
 	offerKnown  // the pod's SYN has come
 	offerOpen   // the connection is open
+	offerSACKs  // the pod takes selective acknowledgements
 )
 
 // known is the bit of a number that is there.
@@ -81,7 +82,7 @@ func readRecord(f *memo.Fixed, live *[memo.Live]uint64) (r record) {
 	r.cookie, r.base, r.joined = f[5], uint32(f[6]), f[7] != 0
 	o := live[liveOffer]
 	r.irs = uint32(o >> 32)
-	r.offer = offer{mss: max(int(uint16(o>>16)), minMSS), scale: min(uint8(o>>8), maxScale), scales: o&offerScales != 0}
+	r.offer = offer{mss: max(int(uint16(o>>16)), minMSS), scale: min(uint8(o>>8), maxScale), scales: o&offerScales != 0, sacks: o&offerSACKs != 0}
 	r.heard, r.open = o&offerKnown != 0, o&offerOpen != 0
 	r.low, r.high = uint32(live[liveTaken]>>32), uint32(live[liveTaken])
 	r.podEnd, r.hasPod = uint32(live[livePodEnd]), live[livePodEnd]&known != 0
@@ -95,6 +96,9 @@ func offerWord(o offer, irs uint32, isOpen bool) uint64 {
 	w := uint64(irs)<<32 | uint64(uint16(o.mss))<<16 | uint64(o.scale)<<8 | offerKnown
 	if o.scales {
 		w |= offerScales
+	}
+	if o.sacks {
+		w |= offerSACKs
 	}
 	if isOpen {
 		w |= offerOpen

@@ -41,6 +41,9 @@ type Options struct {
 	// Pace returns whether the rate at which a pod is sent data is limited, and how long to wait before it is sent
 	// more. If Pace is nil, no pod is limited.
 	Pace func(pod packet.Addr) (limited bool, wait time.Duration)
+	// Far returns the length in bytes of the largest IP packet that fits on the way to a pod of another node, and false
+	// for a pod of this node, and for what is no pod. If it is nil, all pods are of this node.
+	Far func(pod packet.Addr) (mtu int, ok bool)
 	// Hold lets connections outlive the Relay. If it is nil, they end with it.
 	Hold *Hold
 }
@@ -78,6 +81,9 @@ type shard struct {
 func New(o Options) *Relay {
 	if o.Owner == nil {
 		o.Owner = func(a packet.Addr) packet.Addr { return a }
+	}
+	if o.Far == nil {
+		o.Far = func(packet.Addr) (int, bool) { return 0, false }
 	}
 	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), bounds: newBounds(cmp.Or(o.MaxConns, defaultConns), cmp.Or(o.MaxBytes, defaultBytes))}
 	if o.Hold != nil {
@@ -165,6 +171,12 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
 	c.tell, c.joined = opened, true
+	if mtu, is := r.o.Far(pod.Addr); is {
+		if err := canGoFar(); err != nil {
+			return fmt.Errorf("join a client to %s: %w", to, err)
+		}
+		c.goFar(mtu)
+	}
 	if c.account = r.bounds.begin(Network(seen.Addr)); c.account == nil {
 		return fmt.Errorf("join a client to %s: %w", to, ErrTooMany)
 	}

@@ -155,8 +155,11 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 		return nil, errNumbers
 	}
 	rec := readRecord(&f, &live)
+	mtu, elsewhere := 0, false
 	if !here(rec.key.Src.Netip()) {
-		return nil, fmt.Errorf("pod %s is not here", rec.key.Src)
+		if mtu, elsewhere = r.o.Far(rec.key.Src); !elsewhere || !rec.joined {
+			return nil, fmt.Errorf("pod %s is not here", rec.key.Src)
+		}
 	}
 	k, err := count(fd)
 	if err != nil {
@@ -173,6 +176,9 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 		return nil, err
 	}
 	c := newConn(r, rec.key, answering)
+	if elsewhere {
+		c.goFar(mtu)
+	}
 	c.restore(&rec, &p)
 	owner := r.o.Owner(rec.key.Src)
 	if rec.joined {

@@ -59,6 +59,12 @@ func newScript(t testing.TB) *script {
 
 func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 	t.Helper()
+	return newScriptSeen(t, o, func([]byte) {})
+}
+
+// newScriptSeen is newScriptWith that shows see each packet of the relay.
+func newScriptSeen(t testing.TB, o tcprelay.Options, see func(ip []byte)) *script {
+	t.Helper()
 	poller, err := poll.New(1)
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +80,7 @@ func newScriptWith(t testing.TB, o tcprelay.Options) *script {
 		if only := s.only.Load(); only != nil && p.Tuple.Dst != *only {
 			return
 		}
+		see(ip)
 		h := p.IP[p.L4:]
 		select {
 		case s.heard <- arrival{segment{

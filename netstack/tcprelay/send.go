@@ -85,7 +85,15 @@ func (c *conn) carry(notes uint32) unix.Errno {
 		}
 		flight := t.nxt - t.una
 		room := int(t.room) - int(flight)
-		if room <= 0 || room < t.mss && flight > 0 {
+		if f := c.far; f != nil {
+			free := c.farRoom(flight)
+			f.held = free < room
+			room = min(room, free)
+			if room > f.mss { // whole segments, unless the socket has no more
+				room -= room % f.mss
+			}
+		}
+		if room <= 0 || room < c.sendMSS() && flight > 0 {
 			c.blocked(flight)
 			return 0 // the next acknowledgement continues
 		}
@@ -229,7 +237,10 @@ func (c *conn) say(n int, push bool) {
 	t.nxt += uint32(n)
 	c.next.Store(t.nxt) // before received is loaded
 	if t.resendAt == 0 {
-		c.await(minTimeout)
+		c.await(c.timeout())
+	}
+	if c.far != nil {
+		c.spoken()
 	}
 	c.replies.Add(1)
 	c.sendData(&s, push)
@@ -258,7 +269,7 @@ func (c *conn) bye() {
 	c.remember(liveHostEnd, known|uint64(t.nxt))
 	t.nxt++
 	c.next.Store(t.nxt)
-	c.await(minTimeout)
+	c.await(c.timeout())
 	c.sendFin()
 	c.arm(0) // the far end may still reset the connection
 }
@@ -274,14 +285,20 @@ func (c *conn) greet() {
 	t := &c.to
 	c.next.Store(t.nxt)
 	h := packet.TCPHeader{Seq: t.una, Flags: packet.SYN, Window: maxWindowField}
-	var options [8]byte
+	var options [12]byte
 	scales := true
 	if c.stage.Load() == answering {
 		h.Flags |= packet.ACK
 		c.fresh(&h)
 		scales = c.from.scales // does not change after accept
 	}
-	h.Options = putOffer(options[:0], c.r.o.MTU()-packet.TCPHeadLen(&c.key.Src), scales)
+	h.Options = putOffer(options[:0], c.r.o.MTU()-packet.TCPHeadLen(&c.key.Src), scales, c.far != nil)
+	if c.far != nil {
+		c.far.timed, c.far.timedAt = t.nxt, 0
+		if t.resendAt == 0 {
+			c.far.timedAt = c.r.now()
+		}
+	}
 	if t.resendAt == 0 {
 		t.timeout = synTimeout
 		t.resendAt = c.r.now() + t.timeout
@@ -303,6 +320,7 @@ func (c *conn) takeAcks() {
 	if ahead(ack, t.nxt) {
 		c.skip(ack)
 	}
+	progress := ack - t.una
 	t.una = ack
 	done := 0
 	for i := range t.segs {
@@ -326,12 +344,17 @@ func (c *conn) takeAcks() {
 	if c.peeks && t.una-t.taken >= lazyBulk {
 		c.consume(t.una)
 	}
+	if t.una != t.nxt {
+		c.await(c.timeout())
+	}
+	if c.far != nil && progress > 0 {
+		c.farAcked(progress)
+	}
 	if t.una == t.nxt {
 		t.resendAt, t.recovering = 0, false
 		return
 	}
-	c.await(minTimeout)
-	if t.recovering {
+	if t.recovering && c.far == nil {
 		if t.recovering = ahead(t.recover, ack); t.recovering {
 			c.sendFirst() // RFC 6582: a partial acknowledgement means that the next segment is lost too
 		}
@@ -349,7 +372,7 @@ func (c *conn) await(d time.Duration) {
 // blocked makes sure that a pod that has announced no window is probed, because its next announcement could be lost.
 func (c *conn) blocked(flight uint32) {
 	if flight == 0 && c.to.resendAt == 0 {
-		c.await(minTimeout)
+		c.await(c.timeout())
 	}
 }
 
@@ -384,7 +407,7 @@ func (c *conn) overdue() bool {
 	case t.una == t.nxt:
 		c.probe()
 	default:
-		c.resend()
+		c.resend(true)
 	}
 	return true
 }
@@ -400,9 +423,18 @@ func (c *conn) probe() {
 	c.emit(c.to.head[:], 0, &h)
 }
 
-// resend retransmits the oldest unacknowledged segment, and starts a recovery up to nxt.
-func (c *conn) resend() {
+// resend retransmits the oldest unacknowledged segment, and starts a recovery up to nxt. late says that a timeout has
+// passed.
+func (c *conn) resend(late bool) {
 	t := &c.to
+	if c.far != nil {
+		if late {
+			c.farExpired()
+		} else {
+			c.farLost()
+		}
+		return
+	}
 	if c.stage.Load() != open || t.una == t.nxt {
 		return
 	}

@@ -47,6 +47,17 @@ func newWorld(t *testing.T) *world {
 
 func newWorldWith(t *testing.T, hold *tcprelay.Hold) *world {
 	t.Helper()
+	return newWorldAt(t, hold, nil)
+}
+
+// newFarWorld is newWorldWith with the pod on another node.
+func newFarWorld(t *testing.T, hold *tcprelay.Hold) *world {
+	t.Helper()
+	return newWorldAt(t, hold, elsewhere)
+}
+
+func newWorldAt(t *testing.T, hold *tcprelay.Hold, far func(packet.Addr) (int, bool)) *world {
+	t.Helper()
 	poller, err := poll.New(2)
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +67,7 @@ func newWorldWith(t *testing.T, hold *tcprelay.Hold) *world {
 	w.Relay = tcprelay.New(tcprelay.Options{
 		Poller: poller,
 		Hold:   hold,
+		Far:    far,
 		MTU:    func() int { return mtu },
 		Refuse: func(_ *packet.Packet, why packet.ICMPError, _ packet.Addr) {
 			t.Errorf("the pod was told of ICMP error %d", why)
