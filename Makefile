@@ -120,7 +120,8 @@ api-test: ## have kube/cluster talk to a real control plane, which is built for 
 e2e: build image kubernetes-binaries ## on a real Kubernetes with two nodes, as root: our scenarios, then the official network tests (8 minutes)
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e
 
-e2e-full: build image kubernetes-binaries ## that at full size: 100 pods ten times, 5,000 Services, official tests three times, a rootless node (40 minutes)
+e2e-full: build image kubernetes-binaries peers ## that at full size: 100 pods ten times, 5,000 Services, official tests three times and all others, a rootless node, kube-proxy (90 minutes)
+	GO=$(GO) test/kubernetes/build $(BIN)/kubernetes bridge host-local loopback portmap kube-proxy
 	GO=$(GO) test/kubernetes/run $(BIN)/kubernetes $(BIN)/e2e-full full
 
 ci: ## what CI runs: make test as root and as an ordinary user, then make e2e (needs root, installs packages)

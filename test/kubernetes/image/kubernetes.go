@@ -40,6 +40,7 @@ func (c Cache) Kubernetes(bin string) ([]Image, error) {
 	agnhost, err := c.Files(
 		File{Name: "agnhost", Source: filepath.Join(bin, "agnhost")},
 		File{Name: "agnhost-2", Link: "agnhost"},
+		File{Name: "serve", Source: filepath.Join(bin, "serve")}, // of our own scenarios
 		File{Name: "localhost.crt", Source: filepath.Join(bin, "localhost.crt"), Mode: 0o644},
 		File{Name: "localhost.key", Source: filepath.Join(bin, "localhost.key"), Mode: 0o644},
 		File{Name: "uploads/"},
@@ -55,6 +56,14 @@ func (c Cache) Kubernetes(bin string) ([]Image, error) {
 		{Tags: []string{tests + "agnhost:2.56", tests + "jessie-dnsutils:1.7"}, Layers: userland,
 			Config: Config{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}, Env: path}},
 	}
+	// A server that crafts packets, and tells whether they end a connection.
+	boom, err := c.Files(File{Name: "regression-issue-74839", Source: filepath.Join(bin, "regression-issue-74839")})
+	if err != nil {
+		return nil, err
+	}
+	images = append(images, Image{
+		Tags: []string{tests + "regression-issue-74839:1.2"}, Layers: []Layer{boom}, Config: Config{Entrypoint: []string{"/regression-issue-74839"}},
+	})
 	server := Config{Cmd: []string{"/agnhost", "netexec", "--http-port=80", "--udp-port=-1"}, Env: path}
 	return append(images, Image{
 		Tags:   []string{tests + "nginx:1.14-4", tests + "nginx:1.15-4", tests + "httpd:2.4.38-4", tests + "httpd:2.4.39-4"},

@@ -17,11 +17,15 @@ func conform(ctx context.Context, l lab.Lab, args []string) error {
 	fs := flag.NewFlagSet("conformance", flag.ExitOnError)
 	fs.StringVar(&r.Focus, "focus", conformance.Network, "`expression` for the names of the tests to run")
 	fs.StringVar(&r.Skip, "skip", conformance.Harmful, "`expression` for the names of those to leave out")
+	others := fs.Bool("others", false, "run the tests of the network beside those of Conformance, in place of -focus and -skip: all that package conformance has no reason to leave out")
 	fs.IntVar(&r.Procs, "procs", 3, "`number` of tests at one time")
 	fs.StringVar(&r.Out, "out", r.Out, "`directory` of the reports")
 	summary := fs.String("summary", "", "`file` to write names and times to (default: summary.txt in -out)")
 	if err := parse(fs, args); err != nil {
 		return err
+	}
+	if *others {
+		r.Focus, r.Skip = conformance.Others, conformance.LeftOut()
 	}
 	if *summary == "" {
 		*summary = filepath.Join(r.Out, "summary.txt")

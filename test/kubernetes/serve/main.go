@@ -1,0 +1,83 @@
+// Command serve is the server of a pod that ends as servers should, and waits for nothing before it does: when it is told
+// to end, it closes its socket, answers whom it has accepted, and ends. It answers one HTTP request of each connection,
+// with its host's name.
+//
+//	serve ADDRESS
+//
+// It is not net/http's Server, whose Shutdown leaves connections unanswered that were accepted and have not asked yet.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "serve:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	if len(os.Args) != 2 {
+		return errors.New("give one argument, the address to listen on, as :8080")
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	told, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	l, err := net.Listen("tcp", os.Args[1])
+	if err != nil {
+		return err
+	}
+	go func() {
+		<-told.Done()
+		// The kernel resets connections that nobody has accepted: those that are there by now are accepted first.
+		if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			fmt.Fprintln(os.Stderr, "serve:", err)
+		}
+	}()
+	var answers sync.WaitGroup
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			err = errors.Join(l.Close(), err)
+			answers.Wait()
+			if told.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil
+			}
+			return err
+		}
+		answers.Add(1)
+		go func() {
+			defer answers.Done()
+			if err := answer(c, name); err != nil {
+				fmt.Fprintln(os.Stderr, "serve:", err)
+			}
+		}()
+	}
+}
+
+func answer(c net.Conn, name string) error {
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a pod has 30 s to end
+		return err
+	}
+	if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(name), name)
+	return err
+}
