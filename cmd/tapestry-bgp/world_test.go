@@ -119,13 +119,20 @@ func newWorld(t *testing.T, passwords map[string]string, peers ...announce.Peer)
 	for _, a := range []string{"172.31.0.11/24", "172.31.0.1/24", "172.31.0.2/24", "172.31.0.3/24", "fd00:31::11/64", "fd00:31::2/64"} {
 		must(t, tap.AddAddr(ns, "lo", netip.MustParsePrefix(a)))
 	}
-	w := &world{host: host{t, ns}, dir: t.TempDir(), plan: &announce.Plan{Node: "node", Peers: peers}}
+	return worldIn(host{t, ns}, nodeAddrs, passwords, peers...)
+}
+
+// worldIn makes the host a node with these addresses.
+func worldIn(h host, addrs []netip.Addr, passwords map[string]string, peers ...announce.Peer) *world {
+	t := h.t
+	t.Helper()
+	w := &world{host: h, dir: t.TempDir(), plan: &announce.Plan{Node: "node", Peers: peers}}
 	for key, text := range passwords {
 		must(t, os.WriteFile(filepath.Join(w.dir, key), []byte(text+"\n"), 0o600))
 	}
 	w.told = announcing.New(announcing.Options{
 		Name: "node", Kinds: []announcing.Kind{announcing.BGP}, Node: func() announcing.Node { return node{} }, Unfit: func() string { return "" },
-		NodeAddrs: func() []netip.Addr { return nodeAddrs },
+		NodeAddrs: func() []netip.Addr { return addrs },
 		Plan:      func() *announce.Plan { w.mu.Lock(); defer w.mu.Unlock(); return w.plan },
 	})
 	s := w.told.Server(localapi.Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
