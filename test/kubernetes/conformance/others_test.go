@@ -8,16 +8,17 @@ import (
 // Each reason leaves out tests that there are, and none that are ours to pass.
 func TestLeft(t *testing.T) {
 	for expression, name := range map[string]string{
-		`\[Conformance\]`:                   "[sig-network] DNS should provide DNS for services [Conformance]",
-		`\[Disruptive\]|\[Flaky\]`:          "[sig-network] Services should work after restarting kube-proxy [Disruptive]",
-		`\[Feature:LoadBalancer\]`:          "[sig-network] LoadBalancers [Feature:LoadBalancer] should be able to change the type and ports of a UDP service [Slow]",
-		`\[Feature:NetworkPolicy\]`:         "[sig-network] Netpol NetworkPolicy between server and client [Feature:NetworkPolicy] should deny ingress access to updated pod",
-		`sctp|\[Feature:SCTPConnectivity\]`: "[sig-network] Networking Granular Checks: Services should function for pod-Service: sctp [Feature:SCTPConnectivity]",
-		`DNS configMap nameserver`:          "[sig-network] DNS configMap nameserver Change stubDomain should be able to change stubDomain configuration [Slow] [Serial]",
-		`\[Feature:OffByDefault\]`:          "[sig-network] DNS should work with a service name that starts with a digit [FeatureGate:RelaxedServiceNameValidation] [Alpha] [Feature:OffByDefault]",
-		`\[Provider:GCE\]`:                  "[sig-network] DNS should provide DNS for the cluster [Provider:GCE]",
-		`configurable pod resolv\.conf`:     "[sig-network] DNS should support configurable pod resolv.conf",
-		`\[Feature:PerformanceDNS\]|\[Feature:Networking-Performance\]`:              "[sig-network] Networking IPerf2 [Feature:Networking-Performance] should run iperf2",
+		`\[Conformance\]`:                                               "[sig-network] DNS should provide DNS for services [Conformance]",
+		`\[Disruptive\]|\[Flaky\]`:                                      "[sig-network] Services should work after restarting kube-proxy [Disruptive]",
+		`\[Feature:LoadBalancer\]`:                                      "[sig-network] LoadBalancers [Feature:LoadBalancer] should be able to change the type and ports of a UDP service [Slow]",
+		`\[Feature:NetworkPolicy\]`:                                     "[sig-network] Netpol NetworkPolicy between server and client [Feature:NetworkPolicy] should deny ingress access to updated pod",
+		`sctp|\[Feature:SCTPConnectivity\]`:                             "[sig-network] Networking Granular Checks: Services should function for pod-Service: sctp [Feature:SCTPConnectivity]",
+		`connect to a service via ExternalIP`:                           "[sig-network] Services should be possible to connect to a service via ExternalIP when the external IP is not assigned to a node",
+		`DNS configMap nameserver`:                                      "[sig-network] DNS configMap nameserver Change stubDomain should be able to change stubDomain configuration [Slow] [Serial]",
+		`\[Feature:OffByDefault\]`:                                      "[sig-network] DNS should work with a service name that starts with a digit [FeatureGate:RelaxedServiceNameValidation] [Alpha] [Feature:OffByDefault]",
+		`\[Provider:GCE\]`:                                              "[sig-network] DNS should provide DNS for the cluster [Provider:GCE]",
+		`configurable pod resolv\.conf`:                                 "[sig-network] DNS should support configurable pod resolv.conf",
+		`\[Feature:PerformanceDNS\]|\[Feature:Networking-Performance\]`: "[sig-network] Networking IPerf2 [Feature:Networking-Performance] should run iperf2",
 		`Internet connection|\[Feature:Networking-DNS\]|\[Feature:Networking-IPv6\]`: "[sig-network] Networking should provide Internet connection for containers [Feature:Networking-IPv4]",
 		`KubeProxy should set TCP CLOSE_WAIT|KubeProxyNFAcct|check kube-proxy urls`:  "[sig-network] Networking should check kube-proxy urls",
 	} {
