@@ -16,6 +16,12 @@
 // announced nor answered for, and he is asked again now and then. Who forges the mark wins nothing but not to be told:
 // whoever is on the link can take any address.
 //
+// # Questions
+//
+// A machine is answered a few times a second for each address, and no more often (askers). So one that floods questions
+// takes no more than the reading of them, and the others' questions are read in time. A machine that forges Ethernet
+// addresses, too, is the switch's to stop.
+//
 // # Goroutines
 //
 // One asks the agent and steps; one for each open socket reads, and answers by itself. The Speaker's lock is held over

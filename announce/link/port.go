@@ -159,6 +159,7 @@ func (e *ether) read(c *packet.Conn, parse func([]byte) (heard, bool)) {
 	go func() {
 		defer e.readers.Done()
 		buf := make([]byte, 1514)
+		var a askers
 		for {
 			n, _, err := c.ReadFrom(buf)
 			if err != nil {
@@ -172,25 +173,30 @@ func (e *ether) read(c *packet.Conn, parse func([]byte) (heard, bool)) {
 				return
 			}
 			if h, ok := parse(buf[:n]); ok {
-				e.hear(&h)
+				e.hear(&a, &h, time.Now())
 			}
 		}
 	}()
 }
 
 // hear answers a question, and notes who says that he has an address.
-func (e *ether) hear(h *heard) {
+func (e *ether) hear(a *askers, h *heard, now time.Time) {
 	switch {
 	case !h.asks && bytes.Equal(h.from, e.speech.mac):
 	case !h.asks && h.by != "":
-		e.speaker.Overhear(h.addr, e.ifi.Name, h.by, time.Now())
+		e.speaker.Overhear(h.addr, e.ifi.Name, h.by, now)
 	case !h.asks:
-		e.speaker.Conflict(h.addr, e.ifi.Name, h.from, time.Now())
-	case e.speaker.Answers(h.addr, e.ifi.Name):
+		e.speaker.Conflict(h.addr, e.ifi.Name, h.from, now)
+	case e.answers(a, h, now):
 		if f, err := e.speech.answer(h); err == nil {
 			_ = e.send(h.addr, f) // whoever asked asks again
 		}
 	}
+}
+
+// answers reports whether a question is answered.
+func (e *ether) answers(a *askers, h *heard, now time.Time) bool {
+	return e.speaker.Answers(h.addr, e.ifi.Name) && a.may(h.from, h.addr, now)
 }
 
 // Close implements Port.

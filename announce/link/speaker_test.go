@@ -201,7 +201,7 @@ func testOverhear(t *testing.T) {
 			if !ok {
 				t.Fatalf("%x is not understood", f)
 			}
-			e.hear(&h)
+			e.hear(new(askers), &h, time.Now())
 		}
 		if got := s.after(100 * time.Millisecond); got != "" {
 			t.Errorf("%s, at once: %s", tt.name, got)
