@@ -25,8 +25,8 @@ func many() Objects {
 func BenchmarkReplace(b *testing.B) {
 	objs := many()
 	var old, now Objects
-	again := *objs.EndpointSlices[2500]
-	old.Add(objs.EndpointSlices[2500], "")
+	again := *objs.EndpointSlices.At(2500)
+	old.Add(objs.EndpointSlices.At(2500), "")
 	now.Add(&again, "")
 	b.ReportAllocs()
 	for b.Loop() {
@@ -34,7 +34,7 @@ func BenchmarkReplace(b *testing.B) {
 		if !ok {
 			b.Fatal("not replaced")
 		}
-		if next.Sorted(&objs); len(next.EndpointSlices) != 5000 {
+		if next.Sorted(&objs); next.EndpointSlices.Len() != 5000 {
 			b.Fatal("lost some")
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"tapestry.dev/tapestry/kube/v1alpha1"
+	"tapestry.dev/tapestry/roll"
 )
 
 // Kind is a kind of Kubernetes object that Tapestry knows by name.
@@ -92,7 +93,7 @@ var kinds = []*Kind{
 		Kind{Name: "Pod", Plural: "Pods", Group: core, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*corev1.Service { return &o.Services },
 		Kind{Name: "Service", Plural: "Services", Group: core, Use: InFiles | InCluster | InController}),
-	kindOf(func(o *Objects) *[]*discoveryv1.EndpointSlice { return &o.EndpointSlices },
+	rollOf(func(o *Objects) *roll.List[*discoveryv1.EndpointSlice] { return &o.EndpointSlices },
 		Kind{Name: "EndpointSlice", Plural: "EndpointSlices", Group: discovery, Use: InFiles | InCluster}),
 	kindOf(func(o *Objects) *[]*networkingv1.IngressClass { return &o.IngressClasses },
 		Kind{Name: "IngressClass", Plural: "IngressClasses", Group: networking, ClusterScoped: true, Use: InFiles | InCluster | InController}),
@@ -134,6 +135,13 @@ var kinds = []*Kind{
 
 // kindOf returns k, completed with the functions that depend on the Go type of its objects.
 func kindOf[P pointer[T], T any](at listAt[P], k Kind) *Kind {
+	k.new = func() Object { return P(new(T)) }
+	k.lists = at
+	return &k
+}
+
+// rollOf is kindOf for a kind of which there are many, and whose objects change often.
+func rollOf[P pointer[T], T any](at rollAt[P], k Kind) *Kind {
 	k.new = func() Object { return P(new(T)) }
 	k.lists = at
 	return &k

@@ -12,7 +12,9 @@ func TestKinds(t *testing.T) {
 	places := map[uintptr]string{} // by the address of the list
 	v := reflect.ValueOf(&objs).Elem()
 	for i := range v.NumField() {
-		if f := v.Type().Field(i); f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Pointer {
+		f := v.Type().Field(i)
+		_, rolls := f.Type.MethodByName("At") // a list of package roll
+		if rolls || f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Pointer {
 			places[v.Field(i).Addr().Pointer()] = f.Name
 		}
 	}
@@ -42,7 +44,13 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%s has the place of another kind", k.Name)
 		}
 		delete(places, at.Pointer())
-		if want := at.Elem().Type().Elem(); reflect.TypeOf(k.New()) != want {
+		want := at.Elem().Type()
+		if want.Kind() == reflect.Slice {
+			want = want.Elem()
+		} else { // a list of package roll
+			want = reflect.ValueOf(at.Elem().Interface()).MethodByName("At").Type().Out(0)
+		}
+		if reflect.TypeOf(k.New()) != want {
 			t.Errorf("%s makes a %T for a list of %s", k.Name, k.New(), want)
 		}
 	}

@@ -2,10 +2,13 @@ package kube
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"tapestry.dev/tapestry/roll"
 )
 
 // Object is an object of the Kubernetes API: a pointer to a struct with metadata.
@@ -43,8 +46,28 @@ type listAt[T object] func(*Objects) *[]T
 
 var _ lists = listAt[*PolicyBinding](nil)
 
-// ListOf returns the list for objects of type T in o. T must be the type of a kind that is held.
-func ListOf[T object](o *Objects) *[]T { return KindFor[T]().lists.(listAt[T])(o) }
+// SetList sets the list for objects of type T in o, T being the type of a kind that is held. slice returns the same
+// objects as a slice, for kinds that have such a list.
+func SetList[T object](o *Objects, list roll.List[T], slice func() []T) {
+	switch at := KindFor[T]().lists.(type) {
+	case rollAt[T]:
+		*at(o) = list
+	case listAt[T]:
+		*at(o) = slice()
+	}
+}
+
+// ListOf yields the objects of type T in o, T being the type of a kind that is held.
+func ListOf[T object](o *Objects) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		n, at := KindFor[T]().lists.objects(o)
+		for i := range n {
+			if !yield(at(i).(T)) {
+				return
+			}
+		}
+	}
+}
 
 func (at listAt[T]) add(o *Objects, obj metav1.Object) {
 	list := at(o)
@@ -79,6 +102,75 @@ func (at listAt[T]) replaced(out, o, old, now *Objects) bool {
 	list, ok := patch(*at(o), *at(old), *at(now))
 	*at(out) = list
 	return ok
+}
+
+// rollAt returns the list for objects of type T in an Objects, of a kind whose successive lists share their memory.
+type rollAt[T object] func(*Objects) *roll.List[T]
+
+var _ lists = rollAt[*PolicyBinding](nil)
+
+func (at rollAt[T]) add(o *Objects, obj metav1.Object) {
+	list := at(o)
+	*list = list.Append(obj.(T))
+}
+
+func (at rollAt[T]) objects(o *Objects) (int, func(int) Object) {
+	list := *at(o)
+	return list.Len(), func(i int) Object { return list.At(i) }
+}
+
+func (at rollAt[T]) mapped(out, o *Objects, f func(Object) Object) {
+	list := at(o).Slice()
+	if f != nil {
+		for i, obj := range list {
+			list[i] = f(obj).(T)
+		}
+	}
+	*at(out) = roll.From(list)
+}
+
+func (at rollAt[T]) sorted(out, o, known *Objects) {
+	list, before := *at(o), *at(known)
+	if changed, ok := roll.Replaced(before, list); ok && !slices.ContainsFunc(changed, func(i int) bool { return compareNames(before.At(i), list.At(i)) != 0 }) {
+		*at(out) = list
+		return
+	}
+	if slice := list.Slice(); !isSorted(slice, before.Slice()) {
+		slices.SortStableFunc(slice, compareNames)
+		list = roll.From(slice)
+	}
+	*at(out) = list
+}
+
+func (at rollAt[T]) replaced(out, o, old, now *Objects) bool {
+	list, gone, come := *at(o), *at(old), *at(now)
+	if gone.Len() == 0 && come.Len() == 0 {
+		*at(out) = list
+		return true
+	}
+	if edits, ok := inPlace(list, gone, come); ok {
+		*at(out) = list.With(edits...)
+		return true
+	}
+	slice, ok := patch(list.Slice(), gone.Slice(), come.Slice())
+	*at(out) = roll.From(slice)
+	return ok
+}
+
+// inPlace returns the edits of list, which must be sorted, by which now takes the place of old. It returns false when
+// they have not the same names in the same order, or old is not in list.
+func inPlace[T object](list, old, now roll.List[T]) (edits []roll.Edit[T], ok bool) {
+	if old.Len() != now.Len() {
+		return nil, false
+	}
+	for i, obj := range old.All() {
+		at, found := list.Search(func(x T) int { return compareNames(x, obj) })
+		if !found || list.At(at) != obj || compareNames(obj, now.At(i)) != 0 {
+			return nil, false
+		}
+		edits = append(edits, roll.Edit[T]{At: at, To: now.At(i)})
+	}
+	return edits, true
 }
 
 // patch returns list, which must be sorted, with now in place of old. It returns list itself when both are empty.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube/v1alpha1"
+	"tapestry.dev/tapestry/roll"
 )
 
 // The annotations and labels to which Tapestry gives a meaning.
@@ -94,7 +95,7 @@ type Objects struct {
 	Namespaces     []*corev1.Namespace
 	Pods           []*corev1.Pod
 	Services       []*corev1.Service
-	EndpointSlices []*discoveryv1.EndpointSlice
+	EndpointSlices roll.List[*discoveryv1.EndpointSlice]
 	Ingresses      []*networkingv1.Ingress
 	IngressClasses []*networkingv1.IngressClass
 	ServiceCIDRs   []*networkingv1.ServiceCIDR

@@ -30,7 +30,7 @@ func TestAffinity(t *testing.T) {
 		c.Serve(s)
 	}
 	scale(2)
-	vips := c.Members[0].Config().Services.Services[0].ClusterIPs
+	vips := c.Members[0].Config().Services.Services.At(0).ClusterIPs
 	backend := func(c client) string {
 		t.Helper()
 		got, err := c.ask("hello")

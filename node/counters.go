@@ -22,7 +22,7 @@ func (n *Node) Counters() counter.List {
 func (n *Node) countServices() counter.List {
 	t := n.table.Load()
 	endpoints := 0
-	for _, s := range t.Services() {
+	for _, s := range t.Services().All() {
 		endpoints += len(s.Endpoints)
 	}
 	return counter.List{

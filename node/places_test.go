@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -35,14 +36,14 @@ func TestPlaces(t *testing.T) {
 	c.Netstack.NodeAddrs = addresstest.Addrs("192.0.2.1")
 	c.Services = services.Config{
 		Node: "n1", NodeAddrs: c.Netstack.NodeAddrs, OwnAddrs: c.Netstack.NodeAddrs,
-		Services: []*services.Service{{
+		Services: roll.From([]*services.Service{{
 			Namespace: "default", Name: "web", ClusterIPs: addresstest.Addrs("10.96.0.1"),
 			Ports: []services.Port{{Name: "p", Protocol: packet.TCP, Port: 80, NodePort: port}},
 			Endpoints: []services.Endpoint{{
 				Addr: netip.MustParseAddr("10.244.1.3"), Node: "n1", Ready: true, Serving: true,
 				Ports: []services.EndpointPort{{Name: "p", Protocol: packet.TCP, Port: 8080}},
 			}},
-		}},
+		}}),
 	}
 	n, err := Start(h, c)
 	if err != nil {

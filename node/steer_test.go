@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/node/nodetest"
@@ -16,9 +17,9 @@ import (
 func changed(t *testing.T, m *nodetest.Member, change func(list []services.Endpoint) []services.Endpoint) {
 	t.Helper()
 	c := m.Config()
-	s := *c.Services.Services[0]
+	s := *c.Services.Services.At(0)
 	s.Endpoints = change(slices.Clone(s.Endpoints))
-	c.Services.Services = []*services.Service{&s}
+	c.Services.Services = roll.From([]*services.Service{&s})
 	if err := m.Set(c); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -27,12 +28,12 @@ func TestTail(t *testing.T) {
 	host := addresstest.Addrs("192.0.2.1", "172.17.0.1")
 	table, problems := services.NewTable(services.Config{
 		Node: "n1", NodeAddrs: addresstest.Addrs("192.0.2.1", "192.0.2.2"),
-		Services: []*services.Service{{
+		Services: roll.From([]*services.Service{{
 			Namespace: "default", Name: "web", ClusterIPs: addresstest.Addrs("10.96.0.80"),
 			ExternalIPs: addresstest.Addrs("203.0.113.80", "192.0.2.2"), // a load balancer outside, and one that runs on a node
 			SocketIPs:   addresstest.Addrs("192.0.2.1"),
 			Ports:       []services.Port{{Name: "t", Protocol: packet.TCP, Port: 80, NodePort: 30080}, {Name: "u", Protocol: packet.UDP, Port: 80, NodePort: 30053}},
-		}},
+		}}),
 	})
 	if len(problems) > 0 {
 		t.Fatal(problems)

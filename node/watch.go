@@ -11,6 +11,7 @@ import (
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/latency"
 	"tapestry.dev/tapestry/services/nodeport"
@@ -23,7 +24,7 @@ type watch struct {
 	loads *balance.Loads
 	meter *latency.Meter
 	// known are the Services of the Table before, to see whether their names have changed. Only set uses them.
-	known []*services.Service
+	known roll.List[*services.Service]
 }
 
 func newWatch(table func() *services.Table, loads *balance.Loads, named int) *watch {
@@ -36,13 +37,15 @@ var _ netstack.Watcher = (*watch)(nil)
 func (w *watch) set(t *services.Table) {
 	list, before := t.Services(), w.known
 	w.known = list
-	if slices.EqualFunc(list, before, func(a, b *services.Service) bool {
-		return a == b || a.Name == b.Name && a.Namespace == b.Namespace
+	changed, same := roll.Replaced(before, list)
+	if same && !slices.ContainsFunc(changed, func(i int) bool {
+		a, b := before.At(i), list.At(i)
+		return a.Name != b.Name || a.Namespace != b.Namespace
 	}) {
 		return
 	}
-	names := make([]latency.Name, len(list))
-	for i, s := range list {
+	names := make([]latency.Name, list.Len())
+	for i, s := range list.All() {
 		names[i] = latency.Name{Namespace: s.Namespace, Name: s.Name}
 	}
 	w.meter.Set(names)
@@ -150,7 +153,7 @@ func (w *watch) counters() counter.List {
 		own[n] = true
 	}
 	counts := map[latency.Name]*[3]int{{}: {}}
-	for _, s := range w.table().Services() {
+	for _, s := range w.table().Services().All() {
 		n := latency.Name{Namespace: s.Namespace, Name: s.Name}
 		if !own[n] {
 			n = latency.Name{}

@@ -213,7 +213,7 @@ func TestService(t *testing.T) {
 		serve(t, p, 8080)
 	}
 	c.Serve(web(0, backends...))
-	s := c.Members[0].Config().Services.Services[0]
+	s := c.Members[0].Config().Services.Services.At(0)
 	for family, vip := range s.ClusterIPs {
 		for _, network := range []string{"tcp", "udp"} {
 			seen := map[string]bool{}
@@ -386,7 +386,7 @@ func TestRestart(t *testing.T) {
 	serve(t, to, 8080)
 	c.Serve(web(0, to))
 	var held []client
-	for _, vip := range c.Members[0].Config().Services.Services[0].ClusterIPs {
+	for _, vip := range c.Members[0].Config().Services.Services.At(0).ClusterIPs {
 		held = append(held, dial(t, from, "tcp", netip.AddrPortFrom(vip, 80)), dial(t, from, "udp", netip.AddrPortFrom(vip, 80)))
 	}
 	for _, a := range to.Addrs {

@@ -12,7 +12,7 @@ import (
 // for that node's own endpoints, else "". Such a client has a session for each of these nodes, as with kube-proxy,
 // where each node has a memory of its own.
 func (t *Table) remembered(f *front, s *set, there string, client *packet.Addr) *backend {
-	svc := t.config.Services[f.service]
+	svc := t.config.Services.At(int(f.service))
 	k := affinity.Key{Client: *client, Port: portID(svc, &svc.Ports[f.port]), Inside: t.fromInside(client)}
 	if there != "" {
 		k.Port = hashString(k.Port, there)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,11 +17,11 @@ import (
 
 // sticky returns a Table with one Service that has several backends and ClientIP affinity for ten seconds.
 func sticky() (*Table, Config) {
-	c := Config{Services: []*Service{{
+	c := Config{Services: roll.From([]*Service{{
 		Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: 10 * time.Second,
 		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 80}},
 		Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 b rs"),
-	}}}
+	}})}
 	table, _ := NewTable(c)
 	return table, c
 }
@@ -55,9 +56,9 @@ func TestSessionTimeout(t *testing.T) {
 		}
 		// A new Table keeps the sessions.
 		before := from(table, "10.0.0.9", 4000)
-		next := *c.Services[0]
+		next := *c.Services.At(0)
 		next.PublishNotReady = true
-		c.Services = []*Service{&next}
+		c.Services = roll.From([]*Service{&next})
 		if table, _ = table.Update(c); from(table, "10.0.0.9", 4001) != before {
 			t.Error("an update of the Service ended the session")
 		}
@@ -89,16 +90,15 @@ func TestSessionEndsWithEndpoint(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				table, c := sticky()
-				c.Services = slices.Clone(c.Services)
 				first := table.Pick(tuple("tcp 10.0.0.9:1000 10.96.0.1:80"))
-				s := *c.Services[0]
+				s := *c.Services.At(0)
 				s.Endpoints = slices.Clone(s.Endpoints)
 				for i := range s.Endpoints {
 					if packet.AddrFrom(s.Endpoints[i].Addr) == first.To.Addr {
 						change(&s.Endpoints[i])
 					}
 				}
-				c.Services[0] = &s
+				c.Services = c.Services.With(roll.Edit[*Service]{At: 0, To: &s})
 				table, _ = table.Update(c)
 				next := from(table, "10.0.0.9", 1001)
 				for i := range 50 {
@@ -115,12 +115,12 @@ func TestSessionEndsWithEndpoint(t *testing.T) {
 	}
 	table, c := sticky()
 	first := from(table, "10.0.0.9", 1000)
-	s := *c.Services[0]
+	s := *c.Services.At(0)
 	s.Endpoints = slices.Clone(s.Endpoints)
 	for i := range s.Endpoints {
 		s.Endpoints[i].Ready, s.Endpoints[i].Terminating = false, true
 	}
-	c.Services = []*Service{&s}
+	c.Services = roll.From([]*Service{&s})
 	if table, _ = table.Update(c); from(table, "10.0.0.9", 1001) != first {
 		t.Error("all terminate and serve: the session was moved for nothing")
 	}
@@ -130,7 +130,7 @@ func TestSessionEndsWithEndpoint(t *testing.T) {
 func scaled(n int) Config {
 	s := manyService(n)
 	s.Affinity = 3 * time.Hour
-	return Config{Node: "a", Services: []*Service{&s}}
+	return Config{Node: "a", Services: roll.From([]*Service{&s})}
 }
 
 // TestScalingMovesNobody: with the hash alone, 7 of 12 clients would move from 2 to 4 endpoints, and 11 of 12 from 16
@@ -172,7 +172,7 @@ func TestEndpointReturns(t *testing.T) {
 		"affinity is off": func(s *Service) { s.Affinity = 0 },
 	} {
 		before, without := scaled(4), scaled(4)
-		change(without.Services[0])
+		change(without.Services.At(0))
 		table, _ := NewTable(before)
 		pick := func(i int) packet.Choice {
 			return table.Pick(tuple(fmt.Sprintf("tcp 10.0.%d.%d:1000 10.96.0.1:80", 1+i/200, i%200)))
@@ -201,7 +201,7 @@ func TestEndpointReturns(t *testing.T) {
 				t.Fatalf("%s: client %d had %v first and %v meanwhile, has %v now", name, i, first[i].To, meanwhile[i].To, got.To)
 			}
 		}
-		s := before.Services[0]
+		s := before.Services.At(0)
 		k := affinity.Key{Client: late.Src, Port: portID(s, &s.Ports[0])}
 		if got := table.Affinity.Find(&k, s.Affinity); got.Backend != 0 {
 			t.Errorf("%s: a session that began with the old Table lasts: %+v", name, got)
@@ -214,7 +214,7 @@ func TestEndpointReturns(t *testing.T) {
 
 // lastOf returns the backend of the fourth endpoint of scaled.
 func lastOf(table *Table) uint64 {
-	s := table.config.Services[0]
+	s := table.config.Services.At(0)
 	return backendID(podID(s.Endpoints[3].ID, s.Endpoints[3].Addr), portID(s, &s.Ports[0]), 8080)
 }
 
@@ -223,7 +223,7 @@ func lastOf(table *Table) uint64 {
 func TestFrontendsShareSessions(t *testing.T) {
 	config := func(n int) Config {
 		c := scaled(n)
-		s := c.Services[0]
+		s := c.Services.At(0)
 		s.ExternalIPs = addresstest.Addrs("198.51.100.1")
 		s.Ports[0].NodePort = 30080
 		s.Ports = append(s.Ports, Port{Name: "more", Protocol: packet.TCP, Port: 81})
@@ -264,7 +264,7 @@ func TestFrontendsShareSessions(t *testing.T) {
 func TestSessionUnderLocalPolicy(t *testing.T) {
 	config := func(n int) Config {
 		c := scaled(n)
-		s := c.Services[0]
+		s := c.Services.At(0)
 		s.Ports[0].NodePort, s.InternalLocal, s.ExternalLocal = 30080, true, true
 		for i := range s.Endpoints {
 			s.Endpoints[i].Node = []string{"a", "b", "c"}[i%3]
@@ -330,7 +330,7 @@ func (m slowMemory) session(k slowKey, timeout time.Duration) *slowSession {
 // forget ends the sessions whose backend no endpoint of a Service with affinity is, or one that may not be chosen.
 func (m slowMemory) forget(c *Config) {
 	may := map[uint64]bool{}
-	for _, s := range c.Services {
+	for _, s := range c.Services.All() {
 		for i := range s.Ports {
 			for _, e := range s.Endpoints {
 				for _, p := range e.Ports {
@@ -380,9 +380,9 @@ func FuzzAffinityTwin(f *testing.F) {
 						next.Endpoints = append(next.Endpoints, all[i])
 					}
 				}
-				c.Services = []*Service{&next}
+				c.Services = roll.From([]*Service{&next})
 				if r.IntN(20) == 0 {
-					c.Services = nil
+					c.Services = roll.List[*Service]{}
 				}
 				table, _ = table.Update(c)
 				memory.forget(&c)

@@ -62,7 +62,7 @@ func (b *unitBuilder) choose(s *set, load func(id uint64) *balance.Load) {
 // exchange releases the Loads of the units gone, and marks as new the backends that the units come may choose and the
 // units gone might not. In the first Table of a process no backend is new: it may have been there for long.
 func (t *Table) exchange(gone, come []*unit) {
-	if len(t.units) > 0 {
+	if t.units.Len() > 0 {
 		var before map[uint64]struct{}
 		for _, u := range come {
 			if u.held == nil {
@@ -116,5 +116,5 @@ func (t *Table) serviceOf(l lead) *Service {
 	if l.front == nil || l.front.service == noService {
 		return nil
 	}
-	return t.config.Services[l.front.service]
+	return t.config.Services.At(int(l.front.service))
 }

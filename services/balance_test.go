@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -124,10 +125,10 @@ func TestRolloutStartsSlowly(t *testing.T) {
 		table := seeded(Empty(NewState(nil)))
 		now := time.Hour
 		table.Loads.Clock = func() time.Duration { return now }
-		table, _ = table.Update(Config{Services: []*Service{&nine}})
+		table, _ = table.Update(Config{Services: roll.From([]*Service{&nine})})
 		count := func(c packet.Choice) { table.Loads.Find(c.Backend).Begin() }
 		old := picks(t, table, 1000, count)
-		table, _ = table.Update(Config{Services: []*Service{&ten}})
+		table, _ = table.Update(Config{Services: roll.From([]*Service{&ten})})
 		for id, n := range old {
 			if open := table.Loads.Find(id).Open(); open != int64(n) {
 				t.Errorf("%s: a backend with %d connections has %d after the change", m, n, open)
@@ -161,10 +162,10 @@ func TestLoadsOfTables(t *testing.T) {
 		for j := range r.IntN(4) {
 			s := balanced(r.IntN(6), balance.Method(r.IntN(6)))
 			s.Name = fmt.Sprint("s", j)
-			c.Services = append(c.Services, &s)
+			c.Services = c.Services.Append(&s)
 		}
 		table, _ = table.Update(c)
-		for _, u := range table.units {
+		for _, u := range table.units.All() {
 			for _, id := range u.held {
 				want[id] = true
 			}
@@ -191,7 +192,7 @@ func TestFlappingRoundRobin(t *testing.T) {
 	table := seeded(Empty(NewState(nil)))
 	got := map[uint64]int{}
 	for i := range 2000 {
-		table, _ = table.Update(Config{Services: []*Service{[]*Service{&a, &b}[i%2]}})
+		table, _ = table.Update(Config{Services: roll.From([]*Service{[]*Service{&a, &b}[i%2]})})
 		got[table.Pick(&flows(1)[0]).Backend]++
 	}
 	counts := slices.Sorted(func(yield func(int) bool) {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ func manyService(n int) Service {
 func tableOf(ss ...Service) *Table {
 	var c Config
 	for i := range ss {
-		c.Services = append(c.Services, &ss[i])
+		c.Services = c.Services.Append(&ss[i])
 	}
 	t, _ := NewTable(c)
 	return t
@@ -112,7 +113,7 @@ func TestSpread(t *testing.T) {
 // TestMaglevTwin compares the table with one that is built as the paper describes.
 func TestMaglevTwin(t *testing.T) {
 	table := tableOf(manyService(40))
-	s := table.units[0].sets[0]
+	s := table.units.At(0).sets[0]
 	m := uint64(len(s.slots))
 	owner := map[uint64]uint32{}
 	next := make([]uint64, len(s.backends))
@@ -151,8 +152,8 @@ func slowPick(c *Config, t *packet.Tuple, memory slowMemory) packet.Choice {
 	inside := slices.Contains(c.OwnAddrs, src) || slices.ContainsFunc(c.ClusterCIDRs, func(p netip.Prefix) bool { return p.Contains(src) })
 	onNode, vip := slices.Contains(c.NodeAddrs, dst), false
 	for _, nodePorts := range []bool{false, true} {
-		for i := range c.Services {
-			s := c.Services[i]
+		for i := range c.Services.All() {
+			s := c.Services.At(i)
 			cluster, external := slices.Contains(s.ClusterIPs, dst), slices.Contains(s.ExternalIPs, dst)
 			vip = vip || cluster || external
 			for j := range s.Ports {
@@ -275,7 +276,7 @@ func randomConfig(r *rand.Rand) Config {
 			}
 			s.Endpoints = append(s.Endpoints, e)
 		}
-		c.Services = append(c.Services, &s)
+		c.Services = c.Services.Append(&s)
 	}
 	return c
 }
@@ -316,7 +317,7 @@ func cluster(services, endpoints int) Config {
 		s := manyService(endpoints)
 		s.Name = fmt.Sprint("s", i)
 		s.ClusterIPs = []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})}
-		c.Services = append(c.Services, &s)
+		c.Services = c.Services.Append(&s)
 	}
 	return c
 }
@@ -394,7 +395,7 @@ func BenchmarkPortsAndEndpoints(b *testing.B) {
 			for i := range s.Endpoints {
 				s.Endpoints[i].Ready = true
 			}
-			c := Config{Services: []*Service{s}}
+			c := Config{Services: roll.From([]*Service{s})}
 			b.ReportAllocs()
 			for b.Loop() {
 				NewTable(c)
@@ -410,7 +411,7 @@ func BenchmarkManyPorts(b *testing.B) {
 	for _, bb := range []struct{ ports, endpoints int }{{10, 1000}, {100, 1000}, {1000, 1000}} {
 		for _, own := range []bool{false, true} {
 			b.Run(fmt.Sprintf("ports=%d/endpoints=%d/own=%v", bb.ports, bb.endpoints, own), func(b *testing.B) {
-				c := Config{Services: []*Service{manyPorts(bb.ports, bb.endpoints, own)}}
+				c := Config{Services: roll.From([]*Service{manyPorts(bb.ports, bb.endpoints, own)})}
 				b.ReportAllocs()
 				for b.Loop() {
 					NewTable(c)

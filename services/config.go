@@ -6,6 +6,7 @@ import (
 
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/roll"
 )
 
 // Config is the desired state: every Service with its endpoints, as one node sees it.
@@ -31,7 +32,7 @@ type Config struct {
 	DNSAddrs []netip.Addr
 	// Services are sorted by namespace and name. No element is nil. A Service must not be changed after it is here,
 	// because successive Configs share Services.
-	Services []*Service
+	Services roll.List[*Service]
 	// Pods are all pods with an address that this node knows of; its own pods are always among them. A TCP flow to one
 	// of them continues when no Service leads to the pod any longer.
 	Pods []Pod

@@ -29,7 +29,7 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 	if j < 0 {
 		return nil
 	}
-	if list, known := t.units[i].reach.Load(j); known {
+	if list, known := t.units.At(i).reach.Load(j); known {
 		return list.([]netip.AddrPort)
 	}
 	var list []netip.AddrPort
@@ -40,7 +40,7 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Port(), b.Port()))
 	})
 	list = slices.Clip(slices.Compact(list))
-	first, _ := t.units[i].reach.LoadOrStore(j, list)
+	first, _ := t.units.At(i).reach.LoadOrStore(j, list)
 	return first.([]netip.AddrPort)
 }
 
@@ -48,7 +48,7 @@ func (t *Table) Endpoints(p ServicePort) []netip.AddrPort {
 // search by name.
 func (t *Table) Serves(namespace, name string, a netip.Addr) bool {
 	i, _ := t.service(namespace, name)
-	return i >= 0 && t.units[i].ready()[a.Unmap()]
+	return i >= 0 && t.units.At(i).ready()[a.Unmap()]
 }
 
 // readyAddrs returns the addresses of the ready endpoints of s.
@@ -64,14 +64,13 @@ func readyAddrs(s *Service) map[netip.Addr]bool {
 
 // service returns a Service and its index, or -1 and nil when there is none.
 func (t *Table) service(namespace, name string) (int, *Service) {
-	type names struct{ namespace, name string }
-	i, found := slices.BinarySearchFunc(t.config.Services, names{namespace, name}, func(s *Service, n names) int {
-		return cmp.Or(cmp.Compare(s.Namespace, n.namespace), cmp.Compare(s.Name, n.name))
+	i, found := t.config.Services.Search(func(s *Service) int {
+		return cmp.Or(cmp.Compare(s.Namespace, namespace), cmp.Compare(s.Name, name))
 	})
 	if !found {
 		return -1, nil
 	}
-	return i, t.config.Services[i]
+	return i, t.config.Services.At(i)
 }
 
 // portOf returns the index of the TCP port with that name or number, or -1 when there is none.

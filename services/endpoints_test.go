@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -16,14 +17,14 @@ func TestEndpoints(t *testing.T) {
 	both := []Port{{Name: "web", Protocol: packet.TCP, Port: 80}, {Name: "dns", Protocol: packet.UDP, Port: 53}, {Protocol: packet.TCP, Port: 81}}
 	hinted := eps("10.0.0.1 a rs", "10.0.0.2 b rs")
 	hinted[0].ForZone, hinted[1].ForZone = Here, Elsewhere
-	c := Config{Node: "a", Services: []*Service{
+	c := Config{Node: "a", Services: roll.From([]*Service{
 		{Namespace: "d", Name: "dual", ClusterIPs: addresstest.Addrs("10.96.0.1"), Ports: both, Endpoints: eps("fd00::1 a rs", "10.0.0.2 b rs", "10.0.0.1 a rs", "10.0.0.3 a")},
 		{Namespace: "d", Name: "headless", Ports: both, Endpoints: eps("10.0.0.4 a rs")},
 		{Namespace: "d", Name: "hinted", ClusterIPs: addresstest.Addrs("10.96.0.3"), Ports: both, Endpoints: hinted},
 		{Namespace: "d", Name: "leaving", ClusterIPs: addresstest.Addrs("10.96.0.2"), Ports: both, Endpoints: eps("10.0.0.5 a st", "10.0.0.6 a t")},
 		{Namespace: "d", Name: "local", ClusterIPs: addresstest.Addrs("10.96.0.4"), Ports: both, InternalLocal: true, Endpoints: eps("10.0.0.7 b rs")},
 		{Namespace: "d", Name: "unready", Ports: both, PublishNotReady: true, Endpoints: eps("10.0.0.8 a")},
-	}}
+	})}
 	table, _ := NewTable(c)
 	for _, tt := range []struct{ service, port, want string }{
 		{"dual", "web", "[10.0.0.1:8080 10.0.0.2:8080 [fd00::1]:8080]"},
@@ -57,15 +58,15 @@ func TestEndpoints(t *testing.T) {
 // The holder of the list can tell by the slice's identity that nothing has changed.
 func TestEndpointsAreShared(t *testing.T) {
 	c := cluster(100, 10)
-	slices.SortFunc(c.Services, compareServices)
+	c.Services = sorted(c.Services)
 	before, _ := NewTable(c)
 	p := ServicePort{"d", "s7", "80"}
 	list := before.Endpoints(p)
 	next := c
-	next.Services = slices.Clone(c.Services)
-	for i, s := range next.Services {
+	next.Services = c.Services
+	for i, s := range next.Services.All() {
 		if s.Name == "s8" {
-			next.Services[i] = fewer(s)
+			next.Services = next.Services.With(roll.Edit[*Service]{At: i, To: fewer(s)})
 		}
 	}
 	after, _ := before.Update(next)
@@ -88,7 +89,7 @@ func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		c := randomConfig(r)
-		for _, s := range c.Services {
+		for _, s := range c.Services.All() {
 			s.ClusterIPs, s.InternalLocal = addresstest.Addrs("10.96.0.1"), false
 			s.Endpoints = slices.DeleteFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr.Is6() })
 			for i := range s.Endpoints {
@@ -96,13 +97,13 @@ func FuzzEndpointsAreThoseOfClusterIPs(f *testing.F) {
 			}
 		}
 		table, _ := NewTable(c)
-		for i, s := range c.Services {
+		for i, s := range c.Services.All() {
 			for j := range s.Ports {
 				if s.portOf(strconv.Itoa(int(s.Ports[j].Port))) != j {
 					continue
 				}
 				var want []netip.AddrPort
-				for _, b := range table.units[i].sets[setIndex(j, false, true)].backends {
+				for _, b := range table.units.At(i).sets[setIndex(j, false, true)].backends {
 					want = append(want, b.to.AddrPort())
 				}
 				slices.SortFunc(want, netip.AddrPort.Compare)
@@ -125,7 +126,7 @@ func TestServes(t *testing.T) {
 		for range random.IntN(20) {
 			s.Endpoints = append(s.Endpoints, Endpoint{Addr: address(), Ready: random.IntN(2) == 0})
 		}
-		table, _ = table.Update(Config{Services: []*Service{s}})
+		table, _ = table.Update(Config{Services: roll.From([]*Service{s})})
 		for i := range 32 {
 			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
 			want := slices.ContainsFunc(s.Endpoints, func(e Endpoint) bool { return e.Addr == a && (e.Ready || s.PublishNotReady) })
@@ -142,7 +143,7 @@ func BenchmarkServes(b *testing.B) {
 	for i := range 20000 {
 		s.Endpoints = append(s.Endpoints, Endpoint{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Ready: true})
 	}
-	table, _ := NewTable(Config{Services: []*Service{s}})
+	table, _ := NewTable(Config{Services: roll.From([]*Service{s})})
 	for b.Loop() {
 		table.Serves("d", "s", s.Endpoints[15000].Addr)
 	}

@@ -1,12 +1,22 @@
 package services
 
-import "slices"
+import (
+	"slices"
+
+	"tapestry.dev/tapestry/roll"
+)
 
 // equalConfigs reports whether the Tables of x and y would be the same. The order of lists counts; kube/translate
 // sorts them.
 func equalConfigs(x, y *Config) bool {
 	return equalNodes(x, y) && equalLists(x.HostPorts, y.HostPorts, same) && equalLists(x.Pods, y.Pods, equalPods) &&
-		equalLists(x.Services, y.Services, func(a, b **Service) bool { return equalServices(*a, *b) })
+		equalAll(x.Services, y.Services)
+}
+
+// equalAll compares two lists of Services.
+func equalAll(x, y roll.List[*Service]) bool {
+	changed, ok := roll.Replaced(x, y)
+	return ok && !slices.ContainsFunc(changed, func(i int) bool { return !equalServices(x.At(i), y.At(i)) })
 }
 
 func equalServices(a, b *Service) bool { return a == b || equalFronts(a, b) && equalBacks(a, b) }

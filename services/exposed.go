@@ -28,7 +28,7 @@ type Exposed struct {
 // ExposedServices returns the Services that have exposed addresses, by namespace and name.
 func (t *Table) ExposedServices() []Exposed {
 	var list []Exposed
-	for _, s := range t.config.Services {
+	for _, s := range t.config.Services.All() {
 		if len(s.ExternalIPs) == 0 {
 			continue
 		}

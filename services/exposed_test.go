@@ -2,6 +2,7 @@ package services
 
 import (
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -12,7 +13,7 @@ import (
 // address of a node, of a pod, or of the service range, and cluster DNS.
 func TestExposed(t *testing.T) {
 	c := testConfig()
-	c.Services[0].ExternalIPs = addresstest.Addrs("198.51.100.1", "2001:db8:1b::1", "192.0.2.1", "10.0.0.1", "10.96.0.2", "10.96.0.10", "fd96::a", "0.0.0.0")
+	c.Services.At(0).ExternalIPs = addresstest.Addrs("198.51.100.1", "2001:db8:1b::1", "192.0.2.1", "10.0.0.1", "10.96.0.2", "10.96.0.10", "fd96::a", "0.0.0.0")
 	table, _ := NewTable(c)
 	want := addresstest.Addrs("198.51.100.1", "2001:db8:1b::1", "198.51.100.3")
 	by := table.ExposedServices()
@@ -29,7 +30,7 @@ func TestExposed(t *testing.T) {
 			t.Errorf("%s is exposed", a)
 		}
 	}
-	c.Services = nil
+	c.Services = roll.List[*Service]{}
 	if next, _ := table.Update(c); len(next.ExposedServices()) != 0 {
 		t.Errorf("without Services %v", next.ExposedServices())
 	}

@@ -12,10 +12,8 @@ type HealthCheck struct {
 // HealthChecks returns the health checks of all Services that have one, in the order of the Config.
 func (t *Table) HealthChecks() []HealthCheck {
 	var checks []HealthCheck
-	for _, s := range t.config.Services {
-		if s.HealthCheckNodePort == 0 {
-			continue
-		}
+	for _, i := range t.checked {
+		s := t.config.Services.At(int(i))
 		local := map[string]bool{}
 		for i := range s.Endpoints {
 			// Terminating endpoints do not count, although they still serve: load balancers are to use another node

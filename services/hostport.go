@@ -44,7 +44,7 @@ func (t *Table) hostPortsOf() hostPorts {
 			k = all
 		}
 		if f := t.find(all); f != nil {
-			s := t.config.Services[f.service]
+			s := t.config.Services.At(int(f.service))
 			h.problems = append(h.problems, Problem{"Pod " + p.Pod, fmt.Sprintf(
 				"hostPort %d/%s is the node port of Service %s/%s, which keeps it; give the pod another hostPort",
 				p.Port, protoName(p.Protocol), s.Namespace, s.Name)})

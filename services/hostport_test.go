@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -93,7 +94,7 @@ func TestHostPortBackend(t *testing.T) {
 
 func TestHostPortProblems(t *testing.T) {
 	c := testConfig()
-	c.Services[6].Ports = nil
+	c.Services.At(6).Ports = nil
 	c.HostPorts = []HostPort{hostPort("0.0.0.0:30080 10.0.0.31:80"), hostPort("127.0.0.1:30080 10.0.0.31:80"), hostPort("0.0.0.0:30081 10.0.0.31:80")}
 	table, problems := NewTable(c)
 	problems = slices.DeleteFunc(problems, func(p Problem) bool { return p.Object != "Pod d/p" })
@@ -104,7 +105,7 @@ func TestHostPortProblems(t *testing.T) {
 	if served := table.HostPorts(); len(served) != 1 || served[0].Port != 30081 {
 		t.Errorf("served are %v", served)
 	}
-	c.Services = c.Services[1:] // without the Service, the pod gets the port
+	c.Services = roll.From(c.Services.Slice()[1:]) // without the Service, the pod gets the port
 	if table, _ = table.Update(c); len(table.HostPorts()) != 3 {
 		t.Errorf("served are %v", table.HostPorts())
 	}
@@ -124,7 +125,7 @@ func TestSourceRanges(t *testing.T) {
 		"none that can be read":    {[]netip.Prefix{}, "203.0.113.1", packet.DropSource},
 	} {
 		c := testConfig()
-		s := c.Services[0]
+		s := c.Services.At(0)
 		s.ExternalIPs, s.SourceRanges = addresstest.Addrs("198.51.100.9"), tt.ranges
 		table, _ := NewTable(c)
 		if got := table.Pick(tuple("tcp " + tt.client + ":999 198.51.100.9:80")).Kind; got != tt.want {
@@ -140,15 +141,15 @@ func TestSourceRanges(t *testing.T) {
 
 func TestHealthChecks(t *testing.T) {
 	c := testConfig()
-	c.Services = []*Service{
+	c.Services = roll.From([]*Service{
 		{Namespace: "d", Name: "some", HealthCheckNodePort: 31000, Endpoints: eps("10.0.0.1 a rs", "10.0.0.2 a rs", "10.0.0.3 b rs", "10.0.0.4 a st", "10.0.0.5 a")},
 		{Namespace: "d", Name: "none", HealthCheckNodePort: 31001, Endpoints: eps("10.0.0.3 b rs")},
 		{Namespace: "d", Name: "unready", HealthCheckNodePort: 31002, PublishNotReady: true, Endpoints: eps("10.0.0.3 a")},
 		{Namespace: "d", Name: "without"},
-	}
+	})
 	dual := eps("10.0.0.6 a rs", "fd00::6 a rs")
 	dual[0].ID, dual[1].ID = "pod", "pod"
-	c.Services = append(c.Services, &Service{Namespace: "d", Name: "dual", HealthCheckNodePort: 31004, Endpoints: dual})
+	c.Services = c.Services.Append(&Service{Namespace: "d", Name: "dual", HealthCheckNodePort: 31004, Endpoints: dual})
 	table, _ := NewTable(c)
 	want := []HealthCheck{{"d", "some", 31000, 2}, {"d", "none", 31001, 0}, {"d", "unready", 31002, 1}, {"d", "dual", 31004, 1}}
 	if got := table.HealthChecks(); !slices.Equal(got, want) {
@@ -164,7 +165,7 @@ func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 	s := &Service{Namespace: "d", Name: "balanced", ClusterIPs: addresstest.Addrs("10.96.0.9", "fd96::9"), ExternalIPs: addresstest.Addrs("192.0.2.2", "2001:db8::2"), ExternalLocal: true,
 		Ports:     []Port{{Name: "web", Protocol: packet.TCP, Port: 4443}},
 		Endpoints: eps("10.0.0.7 a rs", "fd00::7 a rs", "10.0.1.7 b rs", "fd00:1::7 b rs")}
-	c.Services = append(slices.Clone(c.Services), s)
+	c.Services = c.Services.Append(s)
 	single := *s
 	single.Endpoints = eps("10.0.0.7 a rs", "10.0.1.7 b rs")
 	for name, tt := range map[string]struct {
@@ -176,7 +177,7 @@ func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 		"dual stack, IPv6":   {s, "tcp [fd00::9]:999 [2001:db8::2]:4443", "[fd00:1::7]:8080"},
 		"single stack, IPv4": {&single, "tcp 10.0.0.9:999 192.0.2.2:4443", "10.0.1.7:8080"},
 	} {
-		c.Services[len(c.Services)-1] = tt.service
+		c.Services = c.Services.With(roll.Edit[*Service]{At: c.Services.Len() - 1, To: tt.service})
 		table, _ := NewTable(c)
 		if got := table.Pick(tuple(tt.tuple)); got.Kind != packet.Picked || got.To.AddrPort().String() != tt.want {
 			t.Errorf("%s: got %v %v, want %s", name, got.Kind, got.To.AddrPort(), tt.want)
@@ -188,8 +189,8 @@ func TestLoadBalancerAddressOfAnotherNode(t *testing.T) {
 func TestLocalPolicyAtAnotherNode(t *testing.T) {
 	c := testConfig()
 	c.NodeNames = []string{"a", "b", "a", "b"}
-	c.Services[6].Ports = nil
-	c.Services = append(c.Services, &Service{Namespace: "d", Name: "no-more", ClusterIPs: addresstest.Addrs("10.96.0.9"), ExternalLocal: true,
+	c.Services.At(6).Ports = nil
+	c.Services = c.Services.Append(&Service{Namespace: "d", Name: "no-more", ClusterIPs: addresstest.Addrs("10.96.0.9"), ExternalLocal: true,
 		Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30089}}})
 	table, _ := NewTable(c)
 	for _, tt := range []struct {
@@ -213,10 +214,9 @@ func TestLocalPolicyAtAnotherNode(t *testing.T) {
 			}
 		}
 	}
-	c.Services[3].Endpoints = c.Services[3].Endpoints[:1]
-	c.Services = slices.Clone(c.Services)
-	changed := *c.Services[3]
-	c.Services[3] = &changed
+	c.Services.At(3).Endpoints = c.Services.At(3).Endpoints[:1]
+	changed := *c.Services.At(3)
+	c.Services = c.Services.With(roll.Edit[*Service]{At: 3, To: &changed})
 	table, _ = NewTable(c)
 	if got := table.Pick(tuple("tcp 10.0.0.7:999 192.0.2.2:30084")); got.Kind != packet.DropLocal {
 		t.Errorf("no endpoint is on that node: %+v, want a drop", got)
@@ -238,14 +238,13 @@ func TestStaysOnHost(t *testing.T) {
 		{"tcp 127.0.0.1:999 127.0.0.1:9090", func(c *Config) { c.HostPorts[0], c.HostPorts[3] = c.HostPorts[3], c.HostPorts[0] }, true},
 		{"tcp 203.0.113.1:999 192.0.2.1:30080", func(*Config) {}, true},
 		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(*Config) {}, true},
-		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(c *Config) { c.Services = nil }, false},
-		{"tcp 203.0.113.1:999 192.0.2.1:30080", func(c *Config) { c.Services = nil }, false},
+		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(c *Config) { c.Services = roll.List[*Service]{} }, false},
+		{"tcp 203.0.113.1:999 192.0.2.1:30080", func(c *Config) { c.Services = roll.List[*Service]{} }, false},
 		{"tcp 127.0.0.1:999 127.0.0.1:30080", func(c *Config) {
-			c.Services = slices.Clone(c.Services)
-			for i, s := range c.Services {
+			for i, s := range c.Services.All() {
 				own := *s
 				own.Name += "-new" // the same pods, the same port
-				c.Services[i] = &own
+				c.Services = c.Services.With(roll.Edit[*Service]{At: i, To: &own})
 			}
 		}, false},
 	} {

@@ -3,6 +3,7 @@ package services
 import (
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -20,10 +21,10 @@ func TestIsEndpoint(t *testing.T) {
 	service := func(name string, endpoints ...Endpoint) *Service {
 		return &Service{Namespace: "default", Name: name, Ports: []Port{{Name: "p", Protocol: packet.UDP, Port: 80, NodePort: 30080}}, Endpoints: endpoints}
 	}
-	c := Config{Node: "here", Services: []*Service{
+	c := Config{Node: "here", Services: roll.From([]*Service{
 		service("a", endpoint("10.0.0.1", "here", true), endpoint("10.0.0.2", "here", false), endpoint("10.0.1.1", "there", true)),
 		service("b", endpoint("10.0.0.3", "", true), endpoint("fd00::3", "here", true)),
-	}}
+	})}
 	table, _ := NewTable(c)
 	expect := func(table *Table, addr string, port uint16, proto packet.Proto, want bool) {
 		t.Helper()
@@ -39,13 +40,13 @@ func TestIsEndpoint(t *testing.T) {
 	}
 	expect(table, "10.0.1.1", 8080, packet.UDP, false)
 	expect(table, "10.0.0.9", 8080, packet.UDP, false)
-	c.Services = []*Service{service("a", endpoint("10.0.0.4", "here", true)), c.Services[1]}
+	c.Services = roll.From([]*Service{service("a", endpoint("10.0.0.4", "here", true)), c.Services.At(1)})
 	next, _ := table.Update(c)
 	expect(next, "10.0.0.1", 8080, packet.UDP, false)
 	expect(next, "10.0.0.4", 8080, packet.UDP, true)
 	expect(next, "10.0.0.3", 8080, packet.UDP, true)
 	expect(table, "10.0.0.4", 8080, packet.UDP, false)
-	c.Services = c.Services[1:]
+	c.Services = roll.From(c.Services.Slice()[1:])
 	next, _ = next.Update(c)
 	expect(next, "10.0.0.4", 8080, packet.UDP, false)
 	expect(next, "fd00::3", 8080, packet.UDP, true)
@@ -67,11 +68,11 @@ func TestLeads(t *testing.T) {
 		}
 		leads := func(change func(*Config)) bool {
 			next := c
-			next.Services = nil
-			for _, s := range c.Services {
+			next.Services = roll.List[*Service]{}
+			for _, s := range c.Services.All() {
 				own := *s
 				own.Ports = slices.Clone(s.Ports)
-				next.Services = append(next.Services, &own)
+				next.Services = next.Services.Append(&own)
 			}
 			change(&next)
 			changed, _ := table.Update(next)
@@ -79,7 +80,7 @@ func TestLeads(t *testing.T) {
 		}
 		all := func(change func(*Service)) func(*Config) {
 			return func(c *Config) {
-				for _, s := range c.Services {
+				for _, s := range c.Services.All() {
 					change(s)
 				}
 			}
@@ -95,7 +96,7 @@ func TestLeads(t *testing.T) {
 			"another protocol":       {all(func(s *Service) { s.Ports[0].Protocol = packet.UDP }), false},
 			"another port has it":    {all(func(s *Service) { s.Ports[0].Name = "new" }), false},
 			"another Service has it": {all(func(s *Service) { s.Name += "-new" }), false},
-			"no Services":            {func(c *Config) { c.Services = nil }, false},
+			"no Services":            {func(c *Config) { c.Services = roll.List[*Service]{} }, false},
 		} {
 			if got := leads(tt.change); got != tt.want {
 				t.Errorf("%s: %s: got %v, want %v", to, name, got, tt.want)

@@ -35,15 +35,12 @@ const (
 // NodePorts returns the node ports of the Table, sorted by port and protocol. The host has to listen on them.
 func (t *Table) NodePorts() []NodePort {
 	at := map[portKey]*NodePort{}
-	for i := range t.fronts {
+	for _, i := range t.nodePorts {
 		f := &t.fronts[i]
-		if f.key.addr != (packet.Addr{}) {
-			continue
-		}
 		k := portKey{f.key.port, f.key.proto}
 		p := at[k]
 		if p == nil {
-			s := t.config.Services[f.service]
+			s := t.config.Services.At(int(f.service))
 			p = &NodePort{Service: s.Namespace + "/" + s.Name, Port: k.port, Protocol: k.proto, Proxy: s.Proxy}
 			at[k] = p
 		}
@@ -76,7 +73,7 @@ func (t *Table) HasFrontend(at netip.AddrPort, proto packet.Proto) bool {
 }
 
 func (t *Table) served(f *front) Served {
-	sets := t.units[f.service].sets
+	sets := t.units.At(int(f.service)).sets
 	switch {
 	case len(sets[f.set].backends) > 0:
 		return ServedAll
@@ -106,7 +103,7 @@ func (t *Table) row(k frontKey, f *front) Row {
 	if f.service == noService {
 		return Row{"(cluster DNS)", "dns", k.String(), protoName(k.proto), "", "", "", "this node"}
 	}
-	s := t.config.Services[f.service]
+	s := t.config.Services.At(int(f.service))
 	p := &s.Ports[f.port]
 	name := p.Name
 	if name == "" {
@@ -123,7 +120,7 @@ func (t *Table) row(k frontKey, f *front) Row {
 	if f.affinity {
 		affinity = "ClientIP"
 	}
-	return Row{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, methodOf(s).String(), t.units[f.service].sets[f.set].String()}
+	return Row{s.Namespace + "/" + s.Name, name, k.String(), protoName(k.proto), policy, affinity, methodOf(s).String(), t.units.At(int(f.service)).sets[f.set].String()}
 }
 
 func (k frontKey) String() string {

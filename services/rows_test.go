@@ -3,6 +3,7 @@ package services
 import (
 	"net/netip"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -17,7 +18,7 @@ func TestRowsAreShort(t *testing.T) {
 			Ports: []EndpointPort{{Protocol: packet.TCP, Port: 8080}},
 		})
 	}
-	table, problems := NewTable(Config{Services: []*Service{s}})
+	table, problems := NewTable(Config{Services: roll.From([]*Service{s})})
 	rows := table.Rows()
 	if len(problems) > 0 || len(rows) != 1 || len(rows[0].Backends) > 500 || !strings.HasSuffix(rows[0].Backends, ",and 4980 more") {
 		t.Errorf("got %+v", rows)

@@ -18,9 +18,9 @@ func TestPortsShareTables(t *testing.T) {
 		s.Endpoints[i].Ports = own
 	}
 	table := tableOf(*s)
-	first, tables := &table.units[0].sets[setIndex(0, false, true)], map[*uint32]bool{}
+	first, tables := &table.units.At(0).sets[setIndex(0, false, true)], map[*uint32]bool{}
 	for j := range s.Ports {
-		set := &table.units[0].sets[setIndex(j, false, true)]
+		set := &table.units.At(0).sets[setIndex(j, false, true)]
 		tables[&set.slots[0]] = true
 		want := 1000
 		if j == 5 {

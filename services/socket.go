@@ -22,12 +22,12 @@ type Socket struct {
 // this node there is none, so that clients are refused and use other nodes.
 func (t *Table) Sockets() []Socket {
 	var list []Socket
-	for i := range t.fronts {
+	for _, i := range t.atOwn {
 		f := &t.fronts[i]
-		if f.service == noService || !t.isOwn(&f.key.addr) || t.served(f) != ServedAll {
+		if t.served(f) != ServedAll {
 			continue
 		}
-		s := t.config.Services[f.service]
+		s := t.config.Services.At(int(f.service))
 		if a := f.key.addr.Netip(); slices.Contains(s.ExternalIPs, a) || slices.Contains(s.SocketIPs, a) {
 			list = append(list, Socket{s.Namespace + "/" + s.Name, a, f.key.port, f.key.proto, s.Proxy})
 		}

@@ -13,8 +13,8 @@ import (
 // backend. A pod that asks there is translated, unless it has to come through the socket as well.
 func TestSockets(t *testing.T) {
 	c := testConfig()
-	dual, none, local, here := c.Services[0], c.Services[1], c.Services[2], c.Services[3]
-	c.Services[6].Ports = nil
+	dual, none, local, here := c.Services.At(0), c.Services.At(1), c.Services.At(2), c.Services.At(3)
+	c.Services.At(6).Ports = nil
 	dual.Ports[0].Port, none.Ports[0].Port, local.Ports[0].Port, here.Ports[0].Port = 8004, 8006, 8005, 8100
 	dual.ExternalIPs = addresstest.Addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.1") // of this node, of the other, and of none
 	none.ExternalIPs, local.ExternalIPs = addresstest.Addrs("192.0.2.1"), addresstest.Addrs("192.0.2.1")

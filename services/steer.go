@@ -90,7 +90,7 @@ func (t *Table) portAt(p *leaving.Port) (*unit, int) {
 	if j < 0 {
 		return nil, 0
 	}
-	return t.units[i], j
+	return t.units.At(i), j
 }
 
 // steers reports whether the tuple's destination is an endpoint that leaves the Service port for which Steer returned

@@ -14,7 +14,7 @@ func steeringTable(t *testing.T, before *Table, lists ...[]Endpoint) *Table {
 	t.Helper()
 	c := Config{Node: "a", NodeAddrs: addresstest.Addrs("192.0.2.1"), OwnAddrs: addresstest.Addrs("192.0.2.1")}
 	for i, list := range lists {
-		c.Services = append(c.Services, &Service{
+		c.Services = c.Services.Append(&Service{
 			Namespace: "d", Name: string(rune('s' + i)), ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(1 + i)})},
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: list,
 		})

@@ -9,6 +9,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services/affinity"
 	"tapestry.dev/tapestry/services/leaving"
 )
@@ -19,15 +20,9 @@ import (
 // so that a large Table costs the garbage collector little.
 type Table struct {
 	config Config
-	// units[i] is config.Services[i], compiled.
-	units []*unit
-
-	addrs  map[packet.Addr]addrKind
-	fronts []front
-	// index finds fronts: open addressing with linear probing, at most half full. 0 is an empty slot; any other value
-	// is 1 + an index into fronts.
-	index     []uint32
-	conflicts []Problem // frontends that a Service does not get because another Service has them
+	// units.At(i) is config.Services.At(i), compiled.
+	units roll.List[*unit]
+	frontends
 
 	states states
 	here   places // all units' here
@@ -36,13 +31,27 @@ type Table struct {
 	// faulty are the indexes of the units with problems, in order.
 	faulty []uint32
 	pods   map[uint64]struct{} // podID of every Pod that has an ID
-	own    []packet.Addr
-	others map[packet.Addr]string // addresses of the other nodes, and their names
 	hosts  hostPorts
 	// atNodes maps atNode to *set: the sets of backends on other nodes that were needed so far.
 	atNodes sync.Map
 
 	State // shared by all Tables that follow one another
+}
+
+// frontends is what follows from the addresses of nodes and from what Services ask for, whatever their endpoints are.
+// Tables share it until one of these changes.
+type frontends struct {
+	addrs  map[packet.Addr]addrKind
+	fronts []front
+	// index finds fronts: open addressing with linear probing, at most half full. 0 is an empty slot; any other value
+	// is 1 + an index into fronts.
+	index     []uint32
+	conflicts []Problem // frontends that a Service does not get because another Service has them
+	own       []packet.Addr
+	others    map[packet.Addr]string // addresses of the other nodes, and their names
+	// nodePorts are the indexes of the fronts that are node ports, atOwn of those at addresses in own, and checked of
+	// the Services with a HealthCheckNodePort.
+	nodePorts, atOwn, checked []uint32
 }
 
 // State is what Tables that follow one another share, because it changes with the flows.
@@ -216,7 +225,7 @@ func (t *Table) stays(l *lead, backend uint64, port uint16) bool {
 	case l.front.service == noService:
 		return false
 	}
-	s := t.config.Services[l.front.service]
+	s := t.config.Services.At(int(l.front.service))
 	return backend&^podMask == backendID(0, portID(s, &s.Ports[l.front.port]), port)
 }
 
@@ -229,8 +238,8 @@ func (t *Table) IsEndpoint(to packet.Endpoint, proto packet.Proto) bool {
 	return len(t.Leaving.Leaving(leaving.Key{Endpoint: to, Proto: proto})) > 0
 }
 
-// Services returns the Services of the Config. The caller must not change the list.
-func (t *Table) Services() []*Service { return t.config.Services }
+// Services returns the Services of the Config.
+func (t *Table) Services() roll.List[*Service] { return t.config.Services }
 
 func (t *Table) find(k frontKey) *front {
 	mask := uint64(len(t.index) - 1)
@@ -268,12 +277,12 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.service == noService {
 		return packet.Choice{Kind: packet.ToStack}
 	}
-	if f.guarded && !addressing.Contains(t.config.Services[f.service].SourceRanges, tuple.Src.Netip()) {
+	if f.guarded && !addressing.Contains(t.config.Services.At(int(f.service)).SourceRanges, tuple.Src.Netip()) {
 		return packet.Choice{Kind: packet.DropSource}
 	}
-	s, there := &t.units[f.service].sets[f.set], ""
+	s, there := &t.units.At(int(f.service)).sets[f.set], ""
 	if f.inside != f.set && t.fromInside(&tuple.Src) {
-		s = &t.units[f.service].sets[f.inside]
+		s = &t.units.At(int(f.service)).sets[f.inside]
 		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
 			s, there = t.setAt(f, name, tuple.Dst.Is4()), name
 		}
@@ -287,7 +296,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	} else {
 		b = s.pick(tuple)
 	}
-	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: t.units[f.service].held != nil}
+	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: t.units.At(int(f.service)).held != nil}
 }
 
 // atNode identifies a set of backends on another node.
@@ -303,7 +312,7 @@ func (t *Table) setAt(f *front, node string, is4 bool) *set {
 	if s, ok := t.atNodes.Load(k); ok {
 		return s.(*set)
 	}
-	svc := t.config.Services[f.service]
+	svc := t.config.Services.At(int(f.service))
 	p := &svc.Ports[f.port]
 	b := unitBuilder{unit: new(unit), s: svc, loads: t.Loads}
 	s := b.set(Select(svc, p, Scope{Node: node, Family: familyOf(is4)}), portID(svc, p), packet.DropLocal)

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func testConfig() Config {
 		ServiceCIDRs: addresstest.Prefixes("10.96.0.0/16", "fd96::/112"),
 		ClusterCIDRs: addresstest.Prefixes("10.0.0.0/16", "fd00::/48"),
 		DNSAddrs:     addresstest.Addrs("10.96.0.10", "fd96::a"),
-		Services: []*Service{
+		Services: roll.From([]*Service{
 			{Namespace: "d", Name: "dual", ClusterIPs: addresstest.Addrs("10.96.0.1", "fd96::1"), Ports: web, Endpoints: dual},
 			{Namespace: "d", Name: "none", ClusterIPs: addresstest.Addrs("10.96.0.2"), Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80, NodePort: 30082}}, Endpoints: eps("10.0.0.3 a")},
 			{Namespace: "d", Name: "local", ClusterIPs: addresstest.Addrs("10.96.0.3"), ExternalIPs: addresstest.Addrs("198.51.100.3"),
@@ -49,14 +50,14 @@ func testConfig() Config {
 			{Namespace: "kube-system", Name: "kube-dns", ClusterIPs: addresstest.Addrs("10.96.0.10"), Endpoints: eps("10.0.0.9 a rs"),
 				Ports: []Port{{Name: "dns", Protocol: packet.UDP, Port: 53}, {Name: "web", Protocol: packet.TCP, Port: 9153}}},
 			{Namespace: "d", Name: "headless", Ports: web[:1:1], Endpoints: dual},
-		},
+		}),
 	}
 }
 
 func TestPick(t *testing.T) {
 	c := testConfig()
-	c.Services[6].Ports = []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}
-	c.Services[5].Ports[0].Name = "web" // UDP, which the endpoint does not serve
+	c.Services.At(6).Ports = []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}
+	c.Services.At(5).Ports[0].Name = "web" // UDP, which the endpoint does not serve
 	table, _ := NewTable(c)
 	tests := []struct {
 		name, tuple string
@@ -122,8 +123,8 @@ func TestPick(t *testing.T) {
 
 func TestBackend(t *testing.T) {
 	service := func(endpoints ...Endpoint) Config {
-		return Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Endpoints: endpoints,
-			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}}}
+		return Config{Services: roll.From([]*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Endpoints: endpoints,
+			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}})}
 	}
 	before, _ := NewTable(service(ep("10.0.0.1 a rs")))
 	first := before.Pick(tuple("tcp 10.0.0.7:999 10.96.0.1:80"))
@@ -138,7 +139,7 @@ func TestBackend(t *testing.T) {
 	near.ForZone = Here
 	onlyPod := Config{Pods: []Pod{{ID: "uid-10.0.0.1", Addrs: addresstest.Addrs("10.0.0.1")}}}
 	otherService := service(ep("10.0.0.1 a rs"))
-	otherService.Services[0].Name = "other"
+	otherService.Services.At(0).Name = "other"
 	tests := []struct {
 		name string
 		c    Config
@@ -181,7 +182,7 @@ func TestBackendOfNoPod(t *testing.T) {
 		e.ID = addr
 		s := &Service{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1", "fd96::1"), Endpoints: []Endpoint{e},
 			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}}
-		table, _ := NewTable(Config{Services: []*Service{s}})
+		table, _ := NewTable(Config{Services: roll.From([]*Service{s})})
 		to := "tcp 10.0.0.7:999 10.96.0.1:80"
 		if e.Addr.Is6() {
 			to = "tcp [fd00::7]:999 [fd96::1]:80"
@@ -192,7 +193,7 @@ func TestBackendOfNoPod(t *testing.T) {
 		}
 		left := *s
 		left.Endpoints = nil
-		for name, next := range map[string]Config{"left": {Services: []*Service{&left}}, "Service deleted": {}} {
+		for name, next := range map[string]Config{"left": {Services: roll.From([]*Service{&left})}, "Service deleted": {}} {
 			table, _ := table.Update(next)
 			if got := table.Backend(c.Backend, c.To.Addr); got != packet.BackendDraining {
 				t.Errorf("%s, %s: state %d, want %d", addr, name, got, packet.BackendDraining)
@@ -218,8 +219,8 @@ func TestAffinity(t *testing.T) {
 		endpoints = append(endpoints, ep(fmt.Sprintf("10.0.0.%d a rs", i+1)))
 	}
 	for _, n := range []int{3, 40} {
-		table, _ := NewTable(Config{Services: []*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: time.Hour,
-			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: endpoints[:n]}}})
+		table, _ := NewTable(Config{Services: roll.From([]*Service{{Namespace: "d", Name: "s", ClusterIPs: addresstest.Addrs("10.96.0.1"), Affinity: time.Hour,
+			Ports: []Port{{Name: "web", Protocol: packet.TCP, Port: 80}}, Endpoints: endpoints[:n]}})})
 		seen := map[uint64]bool{}
 		for client := range 100 {
 			var first uint64
@@ -272,7 +273,7 @@ func TestProblems(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, problems := NewTable(Config{NodeAddrs: addresstest.Addrs("192.0.2.1"), Services: tt.services})
+			_, problems := NewTable(Config{NodeAddrs: addresstest.Addrs("192.0.2.1"), Services: roll.From(tt.services)})
 			if tt.want == nil {
 				if len(problems) != 0 {
 					t.Errorf("got %v", problems)
@@ -288,9 +289,9 @@ func TestProblems(t *testing.T) {
 
 func TestRows(t *testing.T) {
 	c := testConfig()
-	c.Services = c.Services[:4]
-	c.Services[0].Balance = balance.EWMA
-	c.Services[3].Affinity, c.Services[3].Balance = time.Hour, balance.Random // in vain
+	c.Services = roll.From(c.Services.Slice()[:4])
+	c.Services.At(0).Balance = balance.EWMA
+	c.Services.At(3).Affinity, c.Services.At(3).Balance = time.Hour, balance.Random // in vain
 	table, _ := NewTable(c)
 	want := []Row{
 		{"(cluster DNS)", "dns", "10.96.0.10:53", "TCP", "", "", "", "this node"},
@@ -328,7 +329,7 @@ func TestEqual(t *testing.T) {
 		c.NodeNames = []string{"a", "b", "a", "b"}
 		c.Pods = []Pod{{ID: "u", Addrs: addresstest.Addrs("10.0.0.1")}}
 		c.HostPorts = []HostPort{hostPort("127.0.0.1:8080 10.0.0.1:80")}
-		c.Services[0].SourceRanges = addresstest.Prefixes("10.0.0.0/8")
+		c.Services.At(0).SourceRanges = addresstest.Prefixes("10.0.0.0/8")
 		return c
 	}
 	one, other := full(), full()
@@ -365,6 +366,15 @@ func change(v reflect.Value, path string, n *int) string {
 	case v.Type() == reflect.TypeFor[netip.AddrPort]():
 		if *n--; *n < 0 {
 			v.SetZero()
+			return path
+		}
+	case v.Type() == reflect.TypeFor[roll.List[*Service]]():
+		list := v.Interface().(roll.List[*Service])
+		if p := change(reflect.ValueOf(list.At(0)), path+"[0]", n); p != "" {
+			return p
+		}
+		if *n--; *n < 0 {
+			v.Set(reflect.ValueOf(roll.From(list.Slice()[:list.Len()-1])))
 			return path
 		}
 	case v.Kind() == reflect.Struct:
@@ -406,7 +416,7 @@ func change(v reflect.Value, path string, n *int) string {
 func TestAllocs(t *testing.T) {
 	c := testConfig()
 	for i := range 200 {
-		c.Services[0].Endpoints = append(c.Services[0].Endpoints, ep(fmt.Sprintf("10.0.2.%d a rs", i)))
+		c.Services.At(0).Endpoints = append(c.Services.At(0).Endpoints, ep(fmt.Sprintf("10.0.2.%d a rs", i)))
 	}
 	table, _ := NewTable(c)
 	for _, s := range []string{

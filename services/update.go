@@ -2,11 +2,11 @@ package services
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/roll"
 )
 
 // NewTable compiles c. The Table borrows c for its whole life, so c must not be changed. Parts of c with a problem
@@ -32,7 +32,7 @@ func (t *Table) Update(c Config) (*Table, []Problem) {
 	next.anywhere = t.anywhere.with(gone, come, func(u *unit) []frontKey { return u.anywhere })
 	next.faulty = t.faultyAfter(next, &d)
 	if d.sameFronts && equalNodes(&t.config, &c) {
-		next.addrs, next.fronts, next.index, next.conflicts, next.own, next.others = t.addrs, t.fronts, t.index, t.conflicts, t.own, t.others
+		next.frontends = t.frontends
 	} else {
 		next.claim()
 	}
@@ -61,67 +61,61 @@ func (t *Table) compile(next *Table) (d difference) {
 		return t.replace(next, changed)
 	}
 	c, old := &next.config, t.config.Services
-	next.units = make([]*unit, len(c.Services))
-	stays := make([]bool, len(t.units))
+	units := make([]*unit, c.Services.Len())
+	stays := make([]bool, t.units.Len())
 	known := t.knownUnits(c)
 	at := placeOf(c)
-	for i, s := range c.Services {
-		if was := known(i); was >= 0 && equalServices(old[was], s) {
-			next.units[i], stays[was] = t.units[was], true
+	for i, s := range c.Services.All() {
+		if was := known(s); was >= 0 && equalServices(old.At(was), s) {
+			units[i], stays[was] = t.units.At(was), true
 			continue
 		}
-		next.units[i] = newUnit(s, at, t.Loads)
-		d.come = append(d.come, next.units[i])
+		units[i] = newUnit(s, at, t.Loads)
+		d.come = append(d.come, units[i])
 	}
-	for i, u := range t.units {
+	for i, u := range t.units.All() {
 		if !stays[i] {
 			d.gone = append(d.gone, u)
 		}
 	}
+	next.units = roll.From(units)
 	return d
 }
 
 // inPlace returns the indexes of the Services that c has in another form than t. ok is false when there are others, or
-// in another order, or when the place is another one. It costs a comparison of two pointers for each Service that is
-// the same.
-func (t *Table) inPlace(c *Config) (changed []uint32, ok bool) {
+// in another order, or when the place is another one.
+func (t *Table) inPlace(c *Config) (changed []int, ok bool) {
 	old := t.config.Services
-	if len(old) == 0 || len(old) != len(c.Services) || placeOf(&t.config) != placeOf(c) {
+	if old.Len() == 0 || placeOf(&t.config) != placeOf(c) {
 		return nil, false
 	}
-	for i, s := range c.Services {
-		if old[i] == s {
-			continue
-		}
-		if compareServices(old[i], s) != 0 {
-			return nil, false
-		}
-		changed = append(changed, uint32(i))
-	}
-	return changed, true
+	changed, ok = roll.Replaced(old, c.Services)
+	return changed, ok && !slices.ContainsFunc(changed, func(i int) bool { return compareServices(old.At(i), c.Services.At(i)) != 0 })
 }
 
 // replace fills in the units of next, whose Services are those of t but for the changed ones.
-func (t *Table) replace(next *Table, changed []uint32) difference {
+func (t *Table) replace(next *Table, changed []int) difference {
 	d := difference{sameOrder: true, sameFronts: true}
-	next.units = slices.Clone(t.units)
 	at := placeOf(&next.config)
+	var edits []roll.Edit[*unit]
 	for _, i := range changed {
-		was, s := t.config.Services[i], next.config.Services[i]
+		was, s := t.config.Services.At(i), next.config.Services.At(i)
 		if equalServices(was, s) {
 			continue
 		}
-		next.units[i] = newUnit(s, at, t.Loads)
-		d.gone, d.come, d.fresh = append(d.gone, t.units[i]), append(d.come, next.units[i]), append(d.fresh, i)
+		u := newUnit(s, at, t.Loads)
+		edits = append(edits, roll.Edit[*unit]{At: i, To: u})
+		d.gone, d.come, d.fresh = append(d.gone, t.units.At(i)), append(d.come, u), append(d.fresh, uint32(i))
 		d.sameFronts = d.sameFronts && equalFronts(was, s)
 	}
+	next.units = t.units.With(edits...)
 	return d
 }
 
 // faultyAfter returns the indexes of the units of next with problems.
 func (t *Table) faultyAfter(next *Table, d *difference) (list []uint32) {
 	if !d.sameOrder {
-		for i, u := range next.units {
+		for i, u := range next.units.All() {
 			if len(u.problems) > 0 {
 				list = append(list, uint32(i))
 			}
@@ -129,12 +123,12 @@ func (t *Table) faultyAfter(next *Table, d *difference) (list []uint32) {
 		return list
 	}
 	for _, i := range t.faulty {
-		if next.units[i] == t.units[i] {
+		if next.units.At(int(i)) == t.units.At(int(i)) {
 			list = append(list, i)
 		}
 	}
 	for _, i := range d.fresh {
-		if len(next.units[i].problems) > 0 {
+		if len(next.units.At(int(i)).problems) > 0 {
 			list = append(list, i)
 		}
 	}
@@ -142,20 +136,19 @@ func (t *Table) faultyAfter(next *Table, d *difference) (list []uint32) {
 	return list
 }
 
-// knownUnits returns a function that returns the index in t of the Service number i of c, or -1 when there is none. It
-// must be called with growing numbers. Units are reused only if the place is the same.
-func (t *Table) knownUnits(c *Config) func(i int) int {
+// knownUnits returns a function that returns the index in t of a Service of c, or -1 when there is none. It must be
+// called in their order. Units are reused only if the place is the same.
+func (t *Table) knownUnits(c *Config) func(*Service) int {
 	if placeOf(&t.config) != placeOf(c) {
-		return func(int) int { return -1 }
+		return func(*Service) int { return -1 }
 	}
 	old := t.config.Services
 	next := 0
-	return func(i int) int {
-		s := c.Services[i]
-		for next < len(old) && old[next] != s && compareServices(old[next], s) < 0 {
+	return func(s *Service) int {
+		for next < old.Len() && old.At(next) != s && compareServices(old.At(next), s) < 0 {
 			next++
 		}
-		if next < len(old) && (old[next] == s || compareServices(old[next], s) == 0) {
+		if next < old.Len() && (old.At(next) == s || compareServices(old.At(next), s) == 0) {
 			next++
 			return next - 1
 		}
@@ -170,7 +163,7 @@ func compareServices(a, b *Service) int {
 // claim assigns the frontends to the Services, and records the meaning of addresses.
 func (t *Table) claim() {
 	c := &t.config
-	n := len(c.Services)
+	n := c.Services.Len()
 	t.addrs = make(map[packet.Addr]addrKind, n+len(c.NodeAddrs)+len(c.DNSAddrs))
 	t.fronts = make([]front, 0, n+2*len(c.DNSAddrs))
 	taken := make(map[frontKey]uint32, n)
@@ -204,13 +197,17 @@ func (t *Table) claim() {
 	for _, i := range t.order() {
 		t.claimFor(uint32(i), taken)
 	}
+	slices.Sort(t.checked)
 	t.makeIndex()
 }
 
 // claimFor adds the frontends of one Service, except those that an earlier Service has. taken maps a frontend to 1 +
 // the index of its Service.
 func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
-	s := t.config.Services[i]
+	s := t.config.Services.At(int(i))
+	if s.HealthCheckNodePort != 0 {
+		t.checked = append(t.checked, i)
+	}
 	for _, a := range s.ClusterIPs {
 		t.addr(a, virtual)
 	}
@@ -218,15 +215,15 @@ func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 		t.addr(a, virtual)
 		t.expose(a)
 	}
-	for _, f := range t.units[i].fronts {
+	for _, f := range t.units.At(int(i)).fronts {
 		switch old := taken[f.key]; old {
 		case 0:
 			taken[f.key] = 1 + i
 			f.service = i
-			t.fronts = append(t.fronts, f)
+			t.add(f)
 		case noService, 1 + i:
 		default:
-			first, where := t.config.Services[old-1], "NodePort"
+			first, where := t.config.Services.At(int(old-1)), "NodePort"
 			if f.key.addr != (packet.Addr{}) {
 				where = f.key.addr.Netip().String()
 			}
@@ -234,6 +231,18 @@ func (t *Table) claimFor(i uint32, taken map[frontKey]uint32) {
 				"%s %d/%s belongs to Service %s/%s already; give one of them another address or port",
 				where, f.key.port, protoName(f.key.proto), first.Namespace, first.Name))
 		}
+	}
+}
+
+// add adds a frontend of a Service.
+func (t *Table) add(f front) {
+	n := uint32(len(t.fronts))
+	t.fronts = append(t.fronts, f)
+	switch {
+	case f.key.addr == (packet.Addr{}):
+		t.nodePorts = append(t.nodePorts, n)
+	case t.isOwn(&f.key.addr):
+		t.atOwn = append(t.atOwn, n)
 	}
 }
 
@@ -246,11 +255,11 @@ func (t *Table) addr(a netip.Addr, k addrKind) {
 // order returns the indexes of the Services in the order in which they claim frontends.
 func (t *Table) order() []int {
 	ss := t.config.Services
-	order := make([]int, len(ss))
+	order := make([]int, ss.Len())
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(x, y int) int { return compareServices(ss[x], ss[y]) })
+	slices.SortStableFunc(order, func(x, y int) int { return compareServices(ss.At(x), ss.At(y)) })
 	return order
 }
 
@@ -258,7 +267,7 @@ func (t *Table) order() []int {
 func (t *Table) problems() []Problem {
 	var out []Problem
 	for _, i := range t.faulty {
-		out = append(out, t.units[i].problems...)
+		out = append(out, t.units.At(int(i)).problems...)
 	}
 	// The sort is stable: a Service's own problems stay ahead of its conflicts.
 	out = append(out, t.conflicts...)
@@ -279,49 +288,44 @@ func podIDs(pods []Pod) map[uint64]struct{} {
 	return ids
 }
 
-// states counts all backends. The index is the last byte of the backend's id, which depends only on the Service port
-// and the target port, so the backends of a Service port are together. Successive Tables share the parts that are the
-// same.
-type states [256]map[uint64]tally
+// states counts all backends, by their ids.
+type states struct{ roll.Map[uint64, tally] }
 
-// places counts how often the units list an endpoint. Successive Tables share the parts that are the same.
-type places [256]map[frontKey]int32
+// places counts how often the units list an endpoint.
+type places struct{ roll.Map[frontKey, int32] }
 
-func (p *places) has(k frontKey) bool { return p[uint8(k.hash())][k] > 0 }
+func (p *places) has(k frontKey) bool {
+	n, _ := p.Get(k.hash(), k)
+	return n > 0
+}
 
 // with returns p without the endpoints of the units in gone, and with those of the units in come; of lists them.
 func (p *places) with(gone, come []*unit, of func(*unit) []frontKey) places {
-	out := *p
-	var mine [256]bool
+	e := p.Edit()
 	count := func(units []*unit, by int32) {
 		for _, u := range units {
 			for _, k := range of(u) {
-				i := uint8(k.hash())
-				if !mine[i] {
-					mine[i], out[i] = true, maps.Clone(out[i])
-					if out[i] == nil {
-						out[i] = map[frontKey]int32{}
-					}
-				}
-				if out[i][k] += by; out[i][k] == 0 {
-					delete(out[i], k)
+				h := k.hash()
+				n, _ := e.Get(h, k)
+				if n += by; n == 0 {
+					e.Delete(h, k)
+				} else {
+					e.Set(h, k, n)
 				}
 			}
 		}
 	}
+	count(come, 1) // first, so that what stays is not taken out and put in again
 	count(gone, -1)
-	count(come, 1)
-	return out
+	return places{e.Done()}
 }
 
 // tally counts how often the units list a backend, and how often as serving and as ready. Different Services count the
 // same backend only if their ids collide, or if a Config lists a Service twice.
 type tally struct{ all, serving, ready int32 }
 
-func part(id uint64) int { return int(id & 0xff) }
-
 func (s *states) of(id uint64) packet.BackendState {
-	switch n := s[part(id)][id]; {
+	switch n, _ := s.Get(finish(id), id); {
 	case n.ready > 0:
 		return packet.BackendReady
 	case n.serving > 0:
@@ -334,28 +338,12 @@ func (s *states) of(id uint64) packet.BackendState {
 
 // with returns s without the states of the units in gone, and with the states of the units in come.
 func (s *states) with(gone, come []*unit) states {
-	out := *s
-	var mine [256]bool
-	size := 0
-	for _, u := range come {
-		size += len(u.states)
-	}
-	own := func(i int) map[uint64]tally {
-		if !mine[i] {
-			mine[i] = true
-			if old := out[i]; old != nil {
-				out[i] = maps.Clone(old)
-			} else {
-				out[i] = make(map[uint64]tally, size/(2*len(out)))
-			}
-		}
-		return out[i]
-	}
+	e := s.Edit()
 	count := func(units []*unit, by int32) {
 		for _, u := range units {
 			for _, st := range u.states {
-				m := own(part(st.id))
-				n := m[st.id]
+				h := finish(st.id)
+				n, _ := e.Get(h, st.id)
 				n.all += by
 				switch st.is {
 				case packet.BackendReady:
@@ -363,13 +351,15 @@ func (s *states) with(gone, come []*unit) states {
 				case packet.BackendServing:
 					n.serving += by
 				}
-				if m[st.id] = n; n.all == 0 {
-					delete(m, st.id)
+				if n.all == 0 {
+					e.Delete(h, st.id)
+				} else {
+					e.Set(h, st.id, n)
 				}
 			}
 		}
 	}
-	count(gone, -1)
 	count(come, 1)
-	return out
+	count(gone, -1)
+	return states{e.Done()}
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,17 +15,21 @@ import (
 	"tapestry.dev/tapestry/services/affinity"
 )
 
+// sorted returns a list sorted by name.
+func sorted(l roll.List[*Service]) roll.List[*Service] {
+	return roll.From(slices.SortedFunc(slices.Values(l.Slice()), compareServices))
+}
+
 // nextConfig returns a copy of c with one random change.
 func nextConfig(r *rand.Rand, c Config) Config {
 	other := randomConfig(r)
-	c.Services = slices.Clone(c.Services)
-	switch i := r.IntN(max(1, len(c.Services))); r.IntN(8) {
+	switch i := r.IntN(max(1, c.Services.Len())); r.IntN(8) {
 	case 0:
 		c.NodeAddrs, c.OwnAddrs = other.NodeAddrs, other.OwnAddrs
 	case 1:
-		c.Services = slices.Insert(c.Services, i, other.Services...) // a name may be there twice
+		c.Services = roll.From(slices.Insert(c.Services.Slice(), i, other.Services.Slice()...)) // a name may be there twice
 	case 2:
-		c.Services = slices.Delete(c.Services, 0, len(c.Services)-i)
+		c.Services = roll.From(c.Services.Slice()[c.Services.Len()-i:])
 	case 3:
 		c.Pods = []Pod{{ID: fmt.Sprint(r.IntN(20)), Addrs: addresstest.Addrs("10.0.0.3", "10.0.0.4")}}
 	case 5:
@@ -32,10 +37,10 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	case 4:
 		c.Node = string(rune('a' + r.IntN(2)))
 	default:
-		if len(c.Services) > 0 && len(other.Services) > 0 {
-			s := *c.Services[i]
-			s.Endpoints = other.Services[0].Endpoints
-			c.Services[i] = &s
+		if c.Services.Len() > 0 && other.Services.Len() > 0 {
+			s := *c.Services.At(i)
+			s.Endpoints = other.Services.At(0).Endpoints
+			c.Services = c.Services.With(roll.Edit[*Service]{At: i, To: &s})
 		}
 	}
 	return c
@@ -64,7 +69,7 @@ func FuzzUpdateTwin(f *testing.F) {
 			for id := range want.hosts.ids {
 				ids[id] = true
 			}
-			for _, u := range want.units {
+			for _, u := range want.units.All() {
 				for _, s := range u.states {
 					ids[s.id] = true
 				}
@@ -93,21 +98,21 @@ func FuzzUpdateTwin(f *testing.F) {
 // A new endpoint costs only its Service: everything else is reused from the previous Table.
 func TestUpdateShares(t *testing.T) {
 	c := cluster(100, 3)
-	slices.SortFunc(c.Services, compareServices)
+	c.Services = sorted(c.Services)
 	before, _ := NewTable(c)
 	if again, _ := before.Update(c); again != before {
 		t.Error("a Table that says the same was made anew")
 	}
 	next := c
-	next.Services = slices.Clone(c.Services)
-	next.Services[50] = fewer(next.Services[50])
+	next.Services = c.Services
+	next.Services = next.Services.With(roll.Edit[*Service]{At: 50, To: fewer(next.Services.At(50))})
 	after, _ := before.Update(next)
 	if &after.fronts[0] != &before.fronts[0] || &after.index[0] != &before.index[0] {
 		t.Error("the frontends were made anew")
 	}
 	shared := 0
-	for i := range after.units {
-		if after.units[i] == before.units[i] {
+	for i := range after.units.All() {
+		if after.units.At(i) == before.units.At(i) {
 			shared++
 		}
 	}
@@ -125,21 +130,22 @@ func fewer(s *Service) *Service {
 
 func BenchmarkUpdate(b *testing.B) {
 	c := cluster(10_000, 10)
-	slices.SortFunc(c.Services, compareServices)
+	c.Services = sorted(c.Services)
 	table, _ := NewTable(c)
 	for _, bb := range []struct {
 		name string
 		edit func(c *Config)
 	}{
 		{"nothing", func(*Config) {}},
-		{"endpoint", func(c *Config) { c.Services[5000] = fewer(c.Services[5000]) }},
-		{"service", func(c *Config) { c.Services = slices.Delete(c.Services, 5000, 5001) }},
+		{"endpoint", func(c *Config) {
+			c.Services = c.Services.With(roll.Edit[*Service]{At: 5000, To: fewer(c.Services.At(5000))})
+		}},
+		{"service", func(c *Config) { c.Services = roll.From(slices.Delete(c.Services.Slice(), 5000, 5001)) }},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				next := c
-				next.Services = slices.Clone(c.Services)
 				bb.edit(&next)
 				table.Update(next)
 			}

@@ -28,11 +28,11 @@ func TestManifests(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", tt.spec.Name, err)
 		}
-		got := [...]int{len(o.Nodes), len(o.Pods), len(o.Services), len(o.EndpointSlices), len(o.Secrets)}
+		got := [...]int{len(o.Nodes), len(o.Pods), len(o.Services), o.EndpointSlices.Len(), len(o.Secrets)}
 		if want := [...]int{tt.nodes, tt.pods, tt.services, tt.slices, tt.certs}; got != want || len(o.Ingresses) != tt.certs {
 			t.Errorf("%s: nodes, pods, Services, EndpointSlices, Secrets are %v, want %v; %d Ingresses", tt.spec.Name, got, want, len(o.Ingresses))
 		}
-		for _, s := range o.EndpointSlices {
+		for _, s := range o.EndpointSlices.All() {
 			if len(s.Endpoints) != 2 || s.Endpoints[0].Addresses[0] == s.Endpoints[1].Addresses[0] {
 				t.Errorf("%s: endpoints %v, want two", s.Name, s.Endpoints)
 			}

@@ -13,26 +13,28 @@ import (
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/kube/pools/block"
 	"tapestry.dev/tapestry/kube/v1alpha1"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services"
 )
 
 // Stage makes the Plan of a node from successive snapshots. The zero value is ready.
 type Stage struct {
 	objs     kube.Objects
-	services []*services.Service
+	services roll.List[*services.Service]
 	plan     *announce.Plan
 	problems []kube.Problem
 }
 
 // Of returns the Plan of a node. served are the Services with their endpoints and addresses as they are served. The
 // Plan is the same pointer as long as nothing has changed.
-func (s *Stage) Of(node string, objs *kube.Objects, served []*services.Service, say *kube.Report) *announce.Plan {
-	if s.plan == nil || !s.same(objs) || !kube.Same(s.services, served) {
+func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.Service], say *kube.Report) *announce.Plan {
+	if s.plan == nil || !s.same(objs) || !s.alike(served) {
 		var found kube.Report
 		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}}
 		w.make(served)
-		*s = Stage{objs: *objs, services: served, plan: w.plan, problems: found.Problems}
+		*s = Stage{objs: *objs, plan: w.plan, problems: found.Problems}
 	}
+	s.services = served
 	say.Problems = append(say.Problems, s.problems...)
 	return s.plan
 }
@@ -41,6 +43,14 @@ func (s *Stage) same(objs *kube.Objects) bool {
 	return kube.Same(s.objs.Nodes, objs.Nodes) && kube.Same(s.objs.Services, objs.Services) && kube.Same(s.objs.AddressPools, objs.AddressPools) &&
 		kube.Same(s.objs.L2Advertisements, objs.L2Advertisements) && kube.Same(s.objs.BGPPeers, objs.BGPPeers) &&
 		kube.Same(s.objs.BGPAdvertisements, objs.BGPAdvertisements)
+}
+
+// alike reports whether nothing is announced of the Services that have changed: those without external addresses.
+func (s *Stage) alike(served roll.List[*services.Service]) bool {
+	changed, ok := roll.Replaced(s.services, served)
+	return ok && !slices.ContainsFunc(changed, func(i int) bool {
+		return len(s.services.At(i).ExternalIPs)+len(served.At(i).ExternalIPs) > 0
+	})
 }
 
 // work is the making of one Plan.
@@ -64,7 +74,7 @@ type member struct {
 	labels labels.Set
 }
 
-func (w *work) make(served []*services.Service) {
+func (w *work) make(served roll.List[*services.Service]) {
 	o := w.objs
 	if len(o.L2Advertisements)+len(o.BGPAdvertisements)+len(o.BGPPeers) == 0 {
 		return
@@ -82,7 +92,7 @@ func (w *work) make(served []*services.Service) {
 }
 
 // collect finds the addresses of pools that Services have.
-func (w *work) collect(served []*services.Service) {
+func (w *work) collect(served roll.List[*services.Service]) {
 	poolOf := block.Finder(w.objs.AddressPools)
 	objs := make(map[kube.Ref]*corev1.Service, len(w.objs.Services))
 	for _, svc := range w.objs.Services {
@@ -91,7 +101,7 @@ func (w *work) collect(served []*services.Service) {
 		}
 	}
 	known := map[netip.Addr]*address{}
-	for _, svc := range served {
+	for _, svc := range served.All() {
 		obj := objs[kube.Ref{Namespace: svc.Namespace, Name: svc.Name}]
 		if obj == nil {
 			continue

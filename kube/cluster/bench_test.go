@@ -42,7 +42,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			b.Fatal(err)
 		}
 		objs, _, ready := c.snapshot(b.Context())
-		if !ready || len(objs.EndpointSlices) != scaleServices || len(objs.Services) != scaleServices {
+		if !ready || objs.EndpointSlices.Len() != scaleServices || len(objs.Services) != scaleServices {
 			b.Fatal("the snapshot is not whole")
 		}
 	}

@@ -26,6 +26,7 @@ import (
 	"tapestry.dev/tapestry/kube/cluster/saved"
 	"tapestry.dev/tapestry/kube/cluster/servers"
 	"tapestry.dev/tapestry/kube/cluster/tell"
+	"tapestry.dev/tapestry/roll"
 )
 
 // Options configures New.
@@ -94,7 +95,8 @@ type Cluster struct {
 	publisher *tell.Publisher
 	reporter  *tell.Reporter
 	saver     *saved.Writer
-	savedAt   time.Time // when the objects that were saved were the API server's; zero for none
+	learned   roll.List[*discoveryv1.EndpointSlice] // those of the last learn
+	savedAt   time.Time                             // when the objects that were saved were the API server's; zero for none
 
 	mu sync.Mutex
 	// mu guards the rest.
@@ -302,16 +304,29 @@ func (c *Cluster) configuredRanges() []*networkingv1.ServiceCIDR {
 	return []*networkingv1.ServiceCIDR{obj}
 }
 
+// ofServers reports whether a slice belongs to the Service default/kubernetes.
+func ofServers(s *discoveryv1.EndpointSlice) bool {
+	return s.Namespace == metav1.NamespaceDefault && s.Labels[discoveryv1.LabelServiceName] == "kubernetes"
+}
+
 // learn remembers the addresses of the API servers, as the EndpointSlices of the Service default/kubernetes name
 // them.
-func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
+func (c *Cluster) learn(list roll.List[*discoveryv1.EndpointSlice]) {
+	before := c.learned
+	c.learned = list
+	if changed, ok := roll.Replaced(before, list); ok && !slices.ContainsFunc(changed, func(i int) bool { return ofServers(before.At(i)) || ofServers(list.At(i)) }) {
+		return
+	}
 	var addrs []netip.AddrPort
-	at, _ := slices.BinarySearchFunc(list, objectName{metav1.NamespaceDefault, ""}, func(s *discoveryv1.EndpointSlice, n objectName) int { return nameOf(s).compare(n) })
-	for _, s := range list[at:] {
+	first, _ := list.Search(func(s *discoveryv1.EndpointSlice) int {
+		return nameOf(s).compare(objectName{metav1.NamespaceDefault, ""})
+	})
+	for i := first; i < list.Len(); i++ {
+		s := list.At(i)
 		if s.Namespace != metav1.NamespaceDefault {
 			break
 		}
-		if s.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
+		if !ofServers(s) {
 			continue
 		}
 		for _, p := range s.Ports {
@@ -330,6 +345,7 @@ func (c *Cluster) learn(list []*discoveryv1.EndpointSlice) {
 		}
 	}
 	if err := c.servers.Learn(addrs); err != nil {
+		c.learned = roll.List[*discoveryv1.EndpointSlice]{} // the next snapshot tries again
 		c.log.Warn("learned addresses of API servers are not kept: a start while the configured server is away has to wait for it", "err", err)
 	}
 }

@@ -343,7 +343,7 @@ func TestLearns(t *testing.T) {
 	}, service("a"))
 	dir := t.TempDir()
 	v := see(t, s, func(o *Options) { o.State = dir })
-	v.until("the slice", func(objs *kube.Objects, _ []kube.Problem) bool { return len(objs.EndpointSlices) == 1 })
+	v.until("the slice", func(objs *kube.Objects, _ []kube.Problem) bool { return objs.EndpointSlices.Len() == 1 })
 	v.stop()
 	// The configured server is gone. The next agent reads the learned addresses from disk, and tries them.
 	again, err := New(Options{Node: "n1", Kubeconfig: s.Kubeconfig(), Servers: []string{"http://127.0.0.1:1"}, State: dir})

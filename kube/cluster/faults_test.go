@@ -205,7 +205,7 @@ func TestSlowReceiver(t *testing.T) {
 	for _, name := range []string{"b", "c", "d"} {
 		s.Put(service(name))
 	}
-	await.Until(t, "the store has them", func() bool { list, _ := storeOf[*corev1.Service](c).snapshot(); return len(list) == 4 })
+	await.Until(t, "the store has them", func() bool { list, _ := storeOf[*corev1.Service](c).snapshot(); return list.Len() == 4 })
 	leave <- struct{}{}
 	if n := <-entered; n != 4 {
 		t.Errorf("the second snapshot has %d Services, want 4", n)

@@ -167,7 +167,7 @@ func scale(t *testing.T, mode string) {
 		_ = c.Run(ctx, func(objs kube.Objects, _ []kube.Problem) {
 			r := translator.Translate(objs, translate.Options{Node: "n1"})
 			table, _ = table.Update(r.Services)
-			compiled <- len(objs.EndpointSlices)
+			compiled <- objs.EndpointSlices.Len()
 		})
 	}()
 	if n := <-compiled; n != scaleServices {

@@ -72,9 +72,9 @@ func (s *secrets) put(ctx context.Context, objs *kube.Objects, refs []kube.Ref) 
 	var withheld, awaited []kube.Ref
 	for _, ref := range refs {
 		found, synced := s.byRef[ref].store.snapshot()
-		list = append(list, found...)
+		list = append(list, found.Slice()...)
 		switch {
-		case len(found) == 0 && s.byRef[ref].source.refused() != nil:
+		case found.Len() == 0 && s.byRef[ref].source.refused() != nil:
 			withheld = append(withheld, ref)
 		case !synced:
 			awaited = append(awaited, ref)

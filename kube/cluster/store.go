@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 )
 
 // object is a type constraint: a comparable kube.Object.
@@ -37,7 +38,9 @@ type store[T object] struct {
 	// mu guards the rest.
 	objects map[objectName]T
 	changed map[objectName]struct{} // the names that have changed since list was made
-	list    []T                     // handed out by snapshot: never written to
+	list    roll.List[T]
+	flat    []T // list as a slice, if fresh: never written to
+	fresh   bool
 	synced  bool
 }
 
@@ -122,13 +125,36 @@ func (s *store[T]) removeLocked(name objectName) {
 	s.changed[name] = struct{}{}
 }
 
-// snapshot returns the objects sorted by namespace and name, and whether all of them have arrived once. The list must
-// not be changed. When nothing has changed, it is the same slice as last time.
-func (s *store[T]) snapshot() (list []T, synced bool) {
+// snapshot returns the objects sorted by namespace and name, and whether all of them have arrived once. When nothing has
+// changed, it is the same list as last time.
+func (s *store[T]) snapshot() (list roll.List[T], synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.updateLocked()
+	return s.list, s.synced
+}
+
+// slice returns the list of snapshot as a slice, which must not be changed. When nothing has changed, it is the same one
+// as last time.
+func (s *store[T]) slice() []T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.updateLocked(); !s.fresh {
+		s.flat, s.fresh = s.list.Slice(), true
+	}
+	return s.flat
+}
+
+// updateLocked brings the list up to date.
+func (s *store[T]) updateLocked() {
 	if len(s.changed) == 0 {
-		return s.list, s.synced
+		return
+	}
+	s.fresh = false
+	if edits, ok := s.replacedLocked(); ok {
+		s.list = s.list.With(edits...)
+		clear(s.changed)
+		return
 	}
 	come := make([]objectName, 0, len(s.changed))
 	for name := range s.changed {
@@ -138,7 +164,7 @@ func (s *store[T]) snapshot() (list []T, synced bool) {
 	}
 	slices.SortFunc(come, objectName.compare)
 	next := make([]T, 0, len(s.objects))
-	for _, obj := range s.list {
+	for _, obj := range s.list.All() {
 		name := nameOf(obj)
 		for len(come) > 0 && come[0].compare(name) < 0 {
 			next, come = append(next, s.objects[come[0]]), come[1:]
@@ -150,14 +176,33 @@ func (s *store[T]) snapshot() (list []T, synced bool) {
 	for _, name := range come {
 		next = append(next, s.objects[name])
 	}
-	s.list = next
+	s.list = roll.From(next)
 	clear(s.changed)
-	return s.list, s.synced
+}
+
+// fewChanged is how many objects are looked for one by one. Of more changes the whole list is made anew.
+const fewChanged = 64
+
+// replacedLocked returns the edits of the list by which it is up to date, if no object has come or gone.
+func (s *store[T]) replacedLocked() (edits []roll.Edit[T], ok bool) {
+	if len(s.changed) > fewChanged {
+		return nil, false
+	}
+	for name := range s.changed {
+		obj, there := s.objects[name]
+		at, known := s.list.Search(func(x T) int { return nameOf(x).compare(name) })
+		if !there || !known {
+			return nil, false
+		}
+		edits = append(edits, roll.Edit[T]{At: at, To: obj})
+	}
+	return edits, true
 }
 
 // put implements holder.
 func (s *store[T]) put(objs *kube.Objects) (synced bool) {
-	*kube.ListOf[T](objs), synced = s.snapshot()
+	list, synced := s.snapshot()
+	kube.SetList(objs, list, s.slice)
 	return synced
 }
 
@@ -172,7 +217,7 @@ func (s *store[T]) get(namespace, name string) T {
 func (s *store[T]) fill(objs *kube.Objects) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, obj := range *kube.ListOf[T](objs) {
+	for obj := range kube.ListOf[T](objs) {
 		name := nameOf(obj)
 		s.objects[name] = obj
 		s.changed[name] = struct{}{}

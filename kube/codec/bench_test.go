@@ -60,7 +60,7 @@ func BenchmarkDecode(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	asJSON, err := marshal(objs.EndpointSlices[0])
+	asJSON, err := marshal(objs.EndpointSlices.At(0))
 	if err != nil {
 		b.Fatal(err)
 	}

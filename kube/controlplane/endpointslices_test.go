@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -174,12 +175,12 @@ func TestTranslated(t *testing.T) {
 	})
 	pods := []*corev1.Pod{newPod("a", containerPort("web", 1, ""), "10.0.0.1"), newPod("b", containerPort("web", 2, ""), "10.0.0.2")}
 	r := translate.Translate(kube.Objects{
-		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: controlplane.EndpointSlices(pods, []*corev1.Service{svc}),
+		Pods: pods, Services: []*corev1.Service{svc}, EndpointSlices: roll.From(controlplane.EndpointSlices(pods, []*corev1.Service{svc})),
 	}, translate.Options{Node: "n1"})
-	if len(r.Services.Services) != 1 || len(r.Services.Services[0].Endpoints) != 2 {
-		t.Fatalf("got %+v", r.Services.Services)
+	if r.Services.Services.Len() != 1 || len(r.Services.Services.At(0).Endpoints) != 2 {
+		t.Fatalf("got %+v", r.Services.Services.Slice())
 	}
-	for i, e := range r.Services.Services[0].Endpoints {
+	for i, e := range r.Services.Services.At(0).Endpoints {
 		if want := pods[i]; e.ID != string(want.UID) || !e.Ready || e.Ports[0].Port != uint16(i+1) {
 			t.Errorf("endpoint %d is %+v", i, e)
 		}

@@ -26,7 +26,7 @@ func TestServicesThatOnlyLookNew(t *testing.T) {
 	}
 	check := func(when string, r Result, services, names bool) {
 		t.Helper()
-		if got := identity(r.Services.Services) == identity(before.Services.Services); got != services {
+		if got := r.Services.Services.Same(before.Services.Services); got != services {
 			t.Errorf("%s: the Services are the same list: %v, want %v", when, got, services)
 		}
 		if got := identity(r.DNS.Services) == identity(before.DNS.Services); got != names {

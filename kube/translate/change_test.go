@@ -49,7 +49,7 @@ metadata: {name: web}
 		}
 		r := m.Translate(objs, translate.Options{Node: "n1", ExternalIPs: true})
 		var got []string
-		for _, s := range r.Services.Services {
+		for _, s := range r.Services.Services.All() {
 			got = append(got, fmt.Sprintf("cluster %v:%d node port %d, %d endpoint", s.ClusterIPs, s.Ports[0].Port, s.Ports[0].NodePort, len(s.Endpoints)))
 		}
 		for _, s := range r.DNS.Services {

@@ -117,7 +117,7 @@ func TestManyLostClaims(t *testing.T) {
 	if said == 0 || said > 2*(mostTold+1) {
 		t.Errorf("it says %d sentences", said)
 	}
-	if n := len(r.Services.Services[1].ExternalIPs); n != 0 {
+	if n := len(r.Services.Services.At(1).ExternalIPs); n != 0 {
 		t.Errorf("it keeps %d addresses", n)
 	}
 }

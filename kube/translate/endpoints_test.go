@@ -30,7 +30,7 @@ func wide(objs *kube.Objects, name string, ports, addresses int) {
 		for i := first; i < min(first+1000, addresses); i++ {
 			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 1+len(objs.Services), i/250, 1+i%250)}})
 		}
-		objs.EndpointSlices = append(objs.EndpointSlices, slice)
+		objs.EndpointSlices = objs.EndpointSlices.Append(slice)
 	}
 }
 
@@ -45,7 +45,7 @@ func TestPairs(t *testing.T) {
 	wide(&objs, "f", 1, 3)
 	r := Translate(objs, Options{Node: "n"})
 	for i, want := range []int{100, 0, 10_000, 0, 0, 3} {
-		if s := r.Services.Services[i]; len(s.Endpoints) != want {
+		if s := r.Services.Services.At(i); len(s.Endpoints) != want {
 			t.Errorf("%s has %d endpoints, want %d", s.Name, len(s.Endpoints), want)
 		}
 	}
@@ -73,7 +73,8 @@ func TestPairsCost(t *testing.T) {
 	wide(&objs, "a", 3000, 1000)
 	objs.Sort()
 	f := parseService(objs.Services[0], false, new(kube.Report))
-	if n := testing.AllocsPerRun(10, func() { endpoints(objs.EndpointSlices, site{}, new(kube.Report)) }); n > 20 {
+	list := objs.EndpointSlices.Slice()
+	if n := testing.AllocsPerRun(10, func() { endpoints(list, site{}, new(kube.Report)) }); n > 20 {
 		t.Errorf("%v allocations for the endpoints of a Service with %d ports", n, len(f.Ports))
 	}
 }

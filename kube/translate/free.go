@@ -108,7 +108,7 @@ func listening(f *front, a netip.Addr, servers []services.Endpoint) string {
 
 // findFront returns the Service of that name, or nil.
 func findFront(sorted []*front, name objectName) *front {
-	i, found := slices.BinarySearchFunc(sorted, name, func(f *front, n objectName) int { return f.name().compare(n) })
+	i, found := indexOf(sorted, name)
 	if !found {
 		return nil
 	}

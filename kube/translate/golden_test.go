@@ -102,7 +102,7 @@ func render(r translate.Result) any {
 		}
 		routes = append(routes, route)
 	}
-	for _, s := range r.Services.Services {
+	for _, s := range r.Services.Services.All() {
 		svcs = append(svcs, service(*s))
 	}
 	for _, p := range r.Services.Pods {

@@ -50,7 +50,7 @@ func TestExternalIPs(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		r := translate.Translate(objs, translate.Options{ExternalIPs: on})
 		told := strings.Contains(problemTexts(r.Problems), "spec.externalIPs: is not honoured")
-		if got := len(r.Services.Services[0].ExternalIPs) == 1; got != on || told == on {
+		if got := len(r.Services.Services.At(0).ExternalIPs) == 1; got != on || told == on {
 			t.Errorf("asked for %v: honoured %v, told %v", on, got, told)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services"
 )
 
@@ -14,7 +15,7 @@ import (
 // and an endpoint may have any address. Addresses of pods, also of another namespace, and of nodes are allowed.
 type leadStage struct {
 	key      leadKey
-	services memo[*services.Service, *services.Service]
+	services rolled[*services.Service, *services.Service]
 }
 
 // leads has the inputs that say where an endpoint leads.
@@ -30,7 +31,7 @@ type leadKey struct {
 	claims int
 }
 
-func (s *leadStage) of(joined []*services.Service, l leads, say *kube.Report) []*services.Service {
+func (s *leadStage) of(joined roll.List[*services.Service], l leads, say *kube.Report) roll.List[*services.Service] {
 	key := leadKey{identity(l.ranges), identity(l.nodes.addrs), l.claims.version}
 	if s.key != key {
 		*s = leadStage{key: key}

@@ -3,6 +3,7 @@ package translate
 import (
 	"slices"
 	"strings"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,16 +27,16 @@ func TestEndpointAtLoadBalancer(t *testing.T) {
 			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{Name: "p", Port: 80}, {Name: "q", Port: 81}}},
 			Status:     corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}, {IP: "192.0.2.1"}}}},
 		}},
-		EndpointSlices: []*discoveryv1.EndpointSlice{{
+		EndpointSlices: roll.Of(&discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Namespace: "x", Name: "round", Labels: map[string]string{discoveryv1.LabelServiceName: "round"}},
 			AddressType: discoveryv1.AddressTypeIPv4,
 			Ports:       []discoveryv1.EndpointPort{{Name: &[]string{"p"}[0], Port: &port}, {Name: &[]string{"q"}[0], Port: &dns}},
 			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"203.0.113.7"}}, {Addresses: []string{"192.0.2.1"}}, {Addresses: []string{"203.0.113.8"}}},
-		}},
+		}),
 	}
 	r := Translate(objs, Options{Node: "n"})
 	var got []string
-	for _, e := range r.Services.Services[0].Endpoints {
+	for _, e := range r.Services.Services.At(0).Endpoints {
 		for _, p := range e.Ports {
 			got = append(got, e.Addr.String()+" "+p.Name)
 		}

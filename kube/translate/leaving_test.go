@@ -2,6 +2,7 @@ package translate
 
 import (
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,7 +41,7 @@ func TestOwnPodTerminates(t *testing.T) {
 	}
 	var m Translator
 	states := func(objs kube.Objects) (list []string) {
-		for _, s := range m.Translate(objs, Options{Node: "n1"}).Services.Services {
+		for _, s := range m.Translate(objs, Options{Node: "n1"}).Services.Services.All() {
 			for _, e := range s.Endpoints {
 				state := e.ID
 				for word, is := range map[string]bool{" ready": e.Ready, " serving": e.Serving, " terminating": e.Terminating} {
@@ -54,7 +55,7 @@ func TestOwnPodTerminates(t *testing.T) {
 		return list
 	}
 	objs := kube.Objects{
-		Services: []*corev1.Service{service("web")}, EndpointSlices: []*discoveryv1.EndpointSlice{slice},
+		Services: []*corev1.Service{service("web")}, EndpointSlices: roll.Of(slice),
 		Pods: []*corev1.Pod{pod("here", "n1", false), pod("there", "n2", false)},
 	}
 	has := func(list []string, want string, words ...string) bool {
@@ -80,7 +81,7 @@ func TestOwnPodTerminates(t *testing.T) {
 	objs.Services = []*corev1.Service{service("again")}
 	slice = slice.DeepCopy()
 	slice.Labels[discoveryv1.LabelServiceName] = "again"
-	objs.EndpointSlices = []*discoveryv1.EndpointSlice{slice}
+	objs.EndpointSlices = roll.Of(slice)
 	if got := states(objs); !has(got, "here", "serving", "terminating") {
 		t.Errorf("gone, and another Service has it: %v", got)
 	}

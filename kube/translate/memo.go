@@ -163,9 +163,24 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 	if kube.Same(g.list, list) && g.of != nil {
 		return nil
 	}
+	var gone, come []T
+	walk(g.list, list, compare, func(old, now, _ int) {
+		switch {
+		case now < 0:
+			gone = append(gone, g.list[old])
+		case old < 0:
+			come = append(come, list[now])
+		}
+	})
+	g.list = list
+	return g.change(gone, come, compare, keys)
+}
+
+// change is set for a list that others keep: it takes the members that are gone and those that have come, sorted.
+func (g *groups[K, T]) change(gone, come []T, compare func(a, b T) int, keys func(T, func(K))) map[K][]T {
 	var were map[K][]T
 	if g.of == nil {
-		g.of = make(map[K][]T, len(list))
+		g.of = make(map[K][]T, len(come))
 	} else {
 		were = map[K][]T{}
 	}
@@ -184,16 +199,12 @@ func (g *groups[K, T]) set(list []T, compare func(a, b T) int, keys func(T, func
 			}
 		})
 	}
-	walk(g.list, list, compare, func(old, now, _ int) {
-		switch {
-		case now < 0:
-			gone := g.list[old]
-			edit(gone, func(group []T, at int) []T { return slices.Delete(group, at, at+1) })
-		case old < 0:
-			edit(list[now], func(group []T, at int) []T { return slices.Insert(group, at, list[now]) })
-		}
-	})
-	g.list = list
+	for _, x := range gone {
+		edit(x, func(group []T, at int) []T { return slices.Delete(group, at, at+1) })
+	}
+	for _, x := range come {
+		edit(x, func(group []T, at int) []T { return slices.Insert(group, at, x) })
+	}
 	return were
 }
 

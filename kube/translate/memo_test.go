@@ -12,6 +12,7 @@ import (
 	mathrand "math/rand/v2"
 	"reflect"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -208,7 +209,13 @@ func (c *churn) step() {
 	case 9, 10, 11:
 		c.objs.Services = exchange(c, c.objs.Services, c.service())
 	default:
-		c.objs.EndpointSlices = exchange(c, c.objs.EndpointSlices, c.slice())
+		list, obj := c.objs.EndpointSlices, c.slice()
+		i, found := list.Search(func(s *discoveryv1.EndpointSlice) int { return compareNames(s, obj) })
+		if found && c.pick(2) == 0 {
+			c.objs.EndpointSlices = list.With(roll.Edit[*discoveryv1.EndpointSlice]{At: i, To: obj})
+		} else {
+			c.objs.EndpointSlices = roll.From(exchange(c, list.Slice(), obj))
+		}
 	}
 }
 
@@ -261,7 +268,7 @@ func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 		c.step()
 		switch step % 1000 {
 		case 100:
-			c.objs.EndpointSlices = nil // the Services stay, and get endpoints again later
+			c.objs.EndpointSlices = roll.List[*discoveryv1.EndpointSlice]{} // the Services stay, and get endpoints again later
 		case 200:
 			c.objs = kube.Objects{}
 		}
@@ -289,7 +296,7 @@ func BenchmarkTranslate(b *testing.B) {
 		for j := range 10 {
 			e.Endpoints = append(e.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("10.%d.%d.%d", 128+j, i/250, 1+i%250)}})
 		}
-		objs.EndpointSlices = append(objs.EndpointSlices, e)
+		objs.EndpointSlices = objs.EndpointSlices.Append(e)
 	}
 	var m Translator
 	m.Translate(objs, Options{Node: "n0"})
@@ -310,7 +317,7 @@ func BenchmarkTranslate(b *testing.B) {
 	b.Run("one EndpointSlice", func(b *testing.B) {
 		change(b, func(o *kube.Objects) {
 			o.Services = objs.Services
-			o.EndpointSlices[5000] = o.EndpointSlices[5000].DeepCopy()
+			o.EndpointSlices = copied(objs.EndpointSlices, 5000)
 		})
 	})
 	b.Run("one Service", func(b *testing.B) {
@@ -352,9 +359,9 @@ func manyPaths(t testing.TB, n int) kube.Objects {
 		}
 		return es
 	}
-	objs := kube.Objects{Services: []*corev1.Service{other, s}, EndpointSlices: []*discoveryv1.EndpointSlice{slice("other-0", "other", 1<<17, 10)}}
+	objs := kube.Objects{Services: []*corev1.Service{other, s}, EndpointSlices: roll.Of(slice("other-0", "other", 1<<17, 10))}
 	for i := 0; i < n; i += 100 {
-		objs.EndpointSlices = append(objs.EndpointSlices, slice(fmt.Sprintf("web-%03d", i/100), "web", i, 100))
+		objs.EndpointSlices = objs.EndpointSlices.Append(slice(fmt.Sprintf("web-%03d", i/100), "web", i, 100))
 	}
 	ing := &networkingv1.Ingress{}
 	ing.Namespace, ing.Name = "default", "web"
@@ -381,8 +388,8 @@ func TestEndpointChangesNothingElse(t *testing.T) {
 	var m Translator
 	before := m.Translate(objs, Options{Node: "n0"})
 	next := objs.Clone()
-	next.EndpointSlices[1] = next.EndpointSlices[1].DeepCopy()
-	next.EndpointSlices[1].Endpoints = next.EndpointSlices[1].Endpoints[:50]
+	next.EndpointSlices = copied(objs.EndpointSlices, 1)
+	next.EndpointSlices.At(1).Endpoints = next.EndpointSlices.At(1).Endpoints[:50]
 	next.Ingresses, next.Secrets, next.Services = objs.Ingresses, objs.Secrets, objs.Services
 	after := m.Translate(next, Options{Node: "n0"})
 	if len(before.Ingress.Routes) != 100 || identity(after.Ingress.Routes) != identity(before.Ingress.Routes) {
@@ -394,7 +401,7 @@ func TestEndpointChangesNothingElse(t *testing.T) {
 	if len(before.DNS.Services) != 2 || identity(after.DNS.Services) != identity(before.DNS.Services) {
 		t.Error("names were made again")
 	}
-	if len(after.Services.Services[1].Endpoints) != 50 || after.Services.Services[0] != before.Services.Services[0] {
+	if len(after.Services.Services.At(1).Endpoints) != 50 || after.Services.Services.At(0) != before.Services.Services.At(0) {
 		t.Error("the endpoints did not change, or those of another Service did")
 	}
 	// Now change a Secret that no Ingress names, and a Service that no route leads to.
@@ -408,6 +415,11 @@ func TestEndpointChangesNothingElse(t *testing.T) {
 	if before.Ingress.Certificates[0].Cert.Leaf != again.Ingress.Certificates[0].Cert.Leaf {
 		t.Error("a certificate was parsed again")
 	}
+}
+
+// copied returns a list with a copy of object number i in its place.
+func copied(list roll.List[*discoveryv1.EndpointSlice], i int) roll.List[*discoveryv1.EndpointSlice] {
+	return list.With(roll.Edit[*discoveryv1.EndpointSlice]{At: i, To: list.At(i).DeepCopy()})
 }
 
 // BenchmarkManyPaths translates 5,000 paths to one Service of 5,000 endpoints.
@@ -432,8 +444,7 @@ func BenchmarkManyPaths(b *testing.B) {
 	}
 	slice := func(i int) func(*kube.Objects) {
 		return func(o *kube.Objects) {
-			o.EndpointSlices = slices.Clone(o.EndpointSlices)
-			o.EndpointSlices[i] = o.EndpointSlices[i].DeepCopy()
+			o.EndpointSlices = copied(o.EndpointSlices, i)
 		}
 	}
 	b.Run("an endpoint", func(b *testing.B) { change(b, slice(1)) })

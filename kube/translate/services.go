@@ -14,6 +14,7 @@ import (
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/kube"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/services/dns"
 )
@@ -36,21 +37,23 @@ const defaultAffinity = time.Duration(corev1.DefaultClientIPServiceAffinitySecon
 type serviceStage struct {
 	site    site
 	parsed  memo[*corev1.Service, *front]
+	list    roll.List[*discoveryv1.EndpointSlice] // the members of slices
 	slices  groups[objectName, *discoveryv1.EndpointSlice]
 	free    freeStage
 	claims  claims
 	settled memo[*front, *front]
-	joined  memo[*front, *services.Service]
+	fronts  rollOf[*front] // what is settled
+	joined  rolled[*front, *services.Service]
 	leaving leavingPods
 	leading leadStage
-	served  memo[list[*services.Service], []*services.Service]
+	served  somewhere[*services.Service]
 	named   memo[*front, *dns.Service]
 	names   memo[list[*dns.Service], []*dns.Service]
 }
 
 // serviceList is the result of all Services together.
 type serviceList struct {
-	list  []*services.Service
+	list  roll.List[*services.Service]
 	names []*dns.Service
 }
 
@@ -93,20 +96,21 @@ func (s *serviceStage) of(objs *kube.Objects, a around, say *kube.Report) servic
 		*s = serviceStage{site: a.site, leaving: s.leaving} // topology hints and external addresses depend on it
 	}
 	parsed := s.parsed.each(objs.Services, compareNames, nil, say, s.parse)
-	were := s.slices.set(objs.EndpointSlices, compareNames, serviceOf)
+	gone, come := difference(s.list, objs.EndpointSlices, compareNames)
+	s.list = objs.EndpointSlices
+	were := s.slices.change(gone, come, compareNames, serviceOf)
 	free := s.free.of(parsed, taken{a, s.slices.of[apiServer]}, say)
 	settled := s.settled.each(free, compareFronts, s.claims.set(free), say, s.claims.settle)
 	moved, renamed := s.moved(settled, were)
 	for _, name := range s.servedBy(s.leaving.set(objs.Pods, a.site.Node)) {
-		if f := frontOf(settled, name); f != nil {
-			moved = append(moved, f)
+		if i, found := indexOf(settled, name); found {
+			moved = append(moved, i)
 		}
 	}
-	joined := s.joined.each(settled, compareFronts, moved, say, s.join)
+	joined := s.joined.each(s.fronts.of(settled), compareFronts, moved, say, s.join)
 	named := s.named.each(settled, compareFronts, renamed, say, s.name)
-	served := s.served.once(identity(joined), say, func(*kube.Report) []*services.Service { return without(joined, nil) })
 	return serviceList{
-		list:  s.leading.of(served, leads{a, &s.claims}, say),
+		list:  s.leading.of(s.served.of(joined), leads{a, &s.claims}, say),
 		names: s.names.once(identity(named), say, func(*kube.Report) []*dns.Service { return without(named, nil) }),
 	}
 }
@@ -126,29 +130,25 @@ func without[T comparable](list []T, x T) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
 }
 
-// moved returns the Services whose EndpointSlices have changed, and those of them whose endpoints have, or had,
-// names. were holds the former slices of each Service.
-func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved, renamed []*front) {
+// moved returns the indexes of the Services whose EndpointSlices have changed, and those of them whose endpoints have, or
+// had, names. were holds the former slices of each Service.
+func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved []int, renamed []*front) {
 	for name, were := range were {
-		f := frontOf(fronts, name)
-		if f == nil {
+		i, found := indexOf(fronts, name)
+		if !found {
 			continue
 		}
-		moved = append(moved, f)
-		if f.headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
+		moved = append(moved, i)
+		if f := fronts[i]; f.headless || slices.ContainsFunc(were, hasHostnames) || slices.ContainsFunc(s.slices.of[name], hasHostnames) {
 			renamed = append(renamed, f)
 		}
 	}
 	return moved, renamed
 }
 
-// frontOf returns the Service with that name, nil if there is none. fronts are sorted by name.
-func frontOf(fronts []*front, name objectName) *front {
-	i, found := slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
-	if !found {
-		return nil
-	}
-	return fronts[i]
+// indexOf returns the index of the Service with that name, or false. fronts are sorted by name.
+func indexOf(fronts []*front, name objectName) (int, bool) {
+	return slices.BinarySearchFunc(fronts, name, func(f *front, n objectName) int { return f.name().compare(n) })
 }
 
 // join returns a Service with its endpoints. It returns nil for a Service that is only another name, or that nobody

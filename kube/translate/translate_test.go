@@ -151,7 +151,7 @@ func FuzzTranslate(f *testing.F) {
 }
 
 func checkInvariants(t *testing.T, r translate.Result) {
-	for _, s := range r.Services.Services {
+	for _, s := range r.Services.Services.All() {
 		for _, a := range s.ClusterIPs {
 			if !a.IsValid() || a.Is4In6() || a.IsLoopback() || a.Zone() != "" {
 				t.Fatalf("cluster address %v", a)

@@ -15,16 +15,14 @@ func (t *Translator) Triggers() []time.Time { return t.triggers }
 // since returns the Triggers of objs, which must be sorted.
 func (t *Translator) since(objs *kube.Objects) (list []time.Time) {
 	now := objs.EndpointSlices
-	if kube.Same(t.objs.EndpointSlices, now) || !t.begun {
+	if !t.begun {
 		return nil
 	}
-	walk(t.objs.EndpointSlices, now, compareNames, func(old, i, _ int) {
-		if old >= 0 {
-			return
-		}
-		if at, err := time.Parse(time.RFC3339Nano, now[i].Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
+	_, come := difference(t.objs.EndpointSlices, now, compareNames)
+	for _, es := range come {
+		if at, err := time.Parse(time.RFC3339Nano, es.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
 			list = append(list, at)
 		}
-	})
+	}
 	return list
 }

@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -17,10 +18,10 @@ func TestTriggers(t *testing.T) {
 		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{corev1.EndpointsLastChangeTriggerTime: at}}}
 	}
 	same, old := slice("a", "2026-01-01T00:00:00Z"), slice("b", "2026-01-01T00:00:01Z")
-	before := kube.Objects{EndpointSlices: []*discoveryv1.EndpointSlice{same, old, slice("gone", "2026-01-01T00:00:02Z")}}
-	now := kube.Objects{EndpointSlices: []*discoveryv1.EndpointSlice{
+	before := kube.Objects{EndpointSlices: roll.Of(same, old, slice("gone", "2026-01-01T00:00:02Z"))}
+	now := kube.Objects{EndpointSlices: roll.Of(
 		same, slice("b", "2026-01-01T00:01:00.5Z"), slice("new", "2026-01-01T00:02:00Z"), slice("silent", ""), slice("z-odd", "yesterday"),
-	}}
+	)}
 	var tr translate.Translator
 	tr.Translate(before, translate.Options{})
 	if got := tr.Triggers(); len(got) != 0 {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing"
@@ -190,7 +191,7 @@ func (m *Member) Config() node.Config {
 		},
 		Services: services.Config{
 			Node: m.Name, OwnAddrs: []netip.Addr{m.Addr}, ServiceCIDRs: serviceCIDRs, ClusterCIDRs: clusterCIDRs, DNSAddrs: DNS,
-			Services: m.cluster.services,
+			Services: roll.From(m.cluster.services),
 		},
 		DNS: dns.Config{Addrs: DNS},
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/packet"
@@ -56,10 +57,10 @@ func TestProxyProtocol(t *testing.T) {
 func TestProxyAtNodePort(t *testing.T) {
 	table, problems := services.NewTable(services.Config{
 		NodeAddrs: []netip.Addr{node4}, OwnAddrs: []netip.Addr{node4},
-		Services: []*services.Service{{
+		Services: roll.From([]*services.Service{{
 			Namespace: "d", Name: "web", Proxy: 2, SocketIPs: []netip.Addr{node4}, Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: 30080}},
 			Endpoints: []services.Endpoint{{Addr: netip.MustParseAddr("10.0.0.1"), Ready: true, Serving: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 8080}}}},
-		}},
+		}}),
 	})
 	if len(problems) != 0 {
 		t.Fatal(problems)

@@ -3,6 +3,7 @@ package nodeport
 import (
 	"net/netip"
 	"slices"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 
 	"tapestry.dev/tapestry/addressing/addresstest"
@@ -15,7 +16,7 @@ func TestLimits(t *testing.T) {
 	config := services.Config{
 		Node: "a", NodeAddrs: addresstest.Addrs("192.0.2.1", "2001:db8::1"), OwnAddrs: addresstest.Addrs("192.0.2.1", "2001:db8::1"),
 		HostPorts: []services.HostPort{{Pod: "d/p", ID: "u", Addr: netip.IPv4Unspecified(), Port: 8443, Protocol: packet.TCP, To: netip.MustParseAddrPort("10.0.0.1:443")}},
-		Services: []*services.Service{{
+		Services: roll.From([]*services.Service{{
 			Namespace: "d", Name: "far", ClusterIPs: addresstest.Addrs("10.96.0.1", "fd96::1"), ExternalLocal: true,
 			Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: 30081}},
 			Endpoints: []services.Endpoint{{Addr: netip.MustParseAddr("10.0.1.1"), Node: "b", Ready: true, Serving: true,
@@ -27,7 +28,7 @@ func TestLimits(t *testing.T) {
 				{Addr: netip.MustParseAddr("10.0.0.1"), Node: "a", Ready: true, Serving: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 80}}},
 				{Addr: netip.MustParseAddr("fd00::1"), Node: "a", Ready: true, Serving: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: 80}}},
 			},
-		}},
+		}}),
 	}
 	table, _ := services.NewTable(config)
 	for _, tt := range []struct {

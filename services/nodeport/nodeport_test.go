@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -153,8 +154,8 @@ func TestTable(t *testing.T) {
 	port := freeport.Of(t)
 	table, problems := services.NewTable(services.Config{
 		NodeAddrs: []netip.Addr{node4, node6}, OwnAddrs: []netip.Addr{node4, node6},
-		Services: []*services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
-			Endpoints: []services.Endpoint{{Addr: backend.Addr(), Ready: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: backend.Port()}}}}}},
+		Services: roll.From([]*services.Service{{Namespace: "d", Name: "web", Ports: []services.Port{{Protocol: packet.TCP, Port: 80, NodePort: port}},
+			Endpoints: []services.Endpoint{{Addr: backend.Addr(), Ready: true, Ports: []services.EndpointPort{{Protocol: packet.TCP, Port: backend.Port()}}}}}}),
 	})
 	if len(problems) != 0 {
 		t.Fatal(problems)

@@ -102,7 +102,7 @@ func TestUDPFollowsItsPort(t *testing.T) {
 		c := tableConfig("n")
 		for i, name := range []string{"one", "two"} {
 			at := netip.MustParseAddrPort(backends[i].String())
-			c.Services = append(c.Services, &services.Service{
+			c.Services = c.Services.Append(&services.Service{
 				Namespace: "d", Name: name, Ports: []services.Port{{Protocol: packet.UDP, Port: 80, NodePort: ports[i]}},
 				Endpoints: []services.Endpoint{{Addr: at.Addr(), ID: name, Node: "n", Ready: true, Serving: true,
 					Ports: []services.EndpointPort{{Protocol: packet.UDP, Port: at.Port()}}}},

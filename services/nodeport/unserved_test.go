@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"syscall"
+	"tapestry.dev/tapestry/roll"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func nodePortConfig(port uint16, backend netip.AddrPort) services.Config {
 	}
 	s.Endpoints = []services.Endpoint{e}
 	c := tableConfig("n")
-	c.Services = []*services.Service{s}
+	c.Services = roll.From([]*services.Service{s})
 	return c
 }
 
@@ -140,10 +141,10 @@ func TestOpenWhileServed(t *testing.T) {
 		o.Stays = func(tu *packet.Tuple, c packet.Choice) bool { return table.StaysOnHost(tu, c) }
 	})
 	ready := func(is bool) []services.Problem {
-		s := *c.Services[0]
+		s := *c.Services.At(0)
 		s.Endpoints = append([]services.Endpoint(nil), s.Endpoints...)
 		s.Endpoints[0].Ready, s.Endpoints[0].Serving = is, is
-		c.Services = []*services.Service{&s}
+		c.Services = roll.From([]*services.Service{&s})
 		// All sockets are closed while the Table changes.
 		p.Set(nil)
 		table, _ = table.Update(c)
@@ -191,7 +192,7 @@ func TestLocalPolicy(t *testing.T) {
 		t.Run(node, func(t *testing.T) {
 			port := freeport.Of(t)
 			c := nodePortConfig(port, backendAt(t, "127.0.0.1"))
-			c.Node, c.Services[0].ExternalLocal = node, true
+			c.Node, c.Services.At(0).ExternalLocal = node, true
 			over(t, c)
 			for network := range both {
 				served(t, network, "127.0.0.1", port)

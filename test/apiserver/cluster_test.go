@@ -211,7 +211,7 @@ func TestCluster(t *testing.T) {
 	began := time.Now()
 	p.pod("n2", &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{"app": "web"}}}, address)
 	objs = a.sees("the endpoint", func(objs *kube.Objects, _ []kube.Problem) bool {
-		return slices.ContainsFunc(objs.EndpointSlices, func(s *discoveryv1.EndpointSlice) bool {
+		return slices.ContainsFunc(objs.EndpointSlices.Slice(), func(s *discoveryv1.EndpointSlice) bool {
 			return strings.HasPrefix(s.Name, "web-") && len(s.Endpoints) == 1 && s.Endpoints[0].Addresses[0] == address
 		})
 	})
@@ -221,11 +221,11 @@ func TestCluster(t *testing.T) {
 	}
 	r := translate.Translate(objs, translate.Options{Node: "n1"})
 	found := false
-	for _, s := range r.Services.Services {
+	for _, s := range r.Services.Services.All() {
 		found = found || s.Name == "web" && len(s.ClusterIPs) == 1 && len(s.Endpoints) == 1 && s.Endpoints[0].Node == "n2" && s.Endpoints[0].Ready
 	}
 	if !found {
-		t.Errorf("the Service came to %+v", r.Services.Services)
+		t.Errorf("the Service came to %+v", r.Services.Services.Slice())
 	}
 
 	// The agent's state is published once, and the node accepts pods.

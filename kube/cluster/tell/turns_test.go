@@ -22,7 +22,7 @@ func TestInTurns(t *testing.T) {
 	var list []kube.Problem
 	for i := range 5000 {
 		es := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "evil", Name: fmt.Sprintf("s%04d", i), UID: types.UID(fmt.Sprint("uid", i))}}
-		objs.EndpointSlices = append(objs.EndpointSlices, es)
+		objs.EndpointSlices = objs.EndpointSlices.Append(es)
 		list = append(list, kube.Problem{Severity: kube.Error, Object: kube.RefOf(es), Message: "wrong: " + strings.Repeat("x", 100)})
 	}
 	web := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "web"}}

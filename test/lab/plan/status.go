@@ -15,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/kube/controller"
 	"tapestry.dev/tapestry/kube/controlplane"
 	"tapestry.dev/tapestry/kube/translate"
+	"tapestry.dev/tapestry/roll"
 	"tapestry.dev/tapestry/test/lab/kubelet"
 )
 
@@ -52,7 +53,7 @@ func (c *Cluster) Snapshot(statuses map[string]kubelet.Status) kube.Objects {
 		}
 	}
 	out.Sort()
-	out.EndpointSlices = append(out.EndpointSlices, controlplane.EndpointSlices(out.Pods, out.Services)...)
+	out.EndpointSlices = roll.From(append(out.EndpointSlices.Slice(), controlplane.EndpointSlices(out.Pods, out.Services)...))
 	out.Sort()
 	return controller.IngressStatus(out)
 }
@@ -164,7 +165,7 @@ func PodList(snapshot kube.Objects) []Pod {
 func ServiceList(snapshot kube.Objects) []Service {
 	type count struct{ ready, all map[string]bool }
 	counts := map[string]count{}
-	for _, s := range snapshot.EndpointSlices {
+	for _, s := range snapshot.EndpointSlices.All() {
 		key := s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]
 		c, ok := counts[key]
 		if !ok {

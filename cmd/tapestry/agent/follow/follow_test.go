@@ -79,7 +79,7 @@ func (letGo) Put(string, json.RawMessage, *os.File) error { return nil }
 func (letGo) Delete(string) error                         { return nil }
 
 // newFollower returns a Follower of node n1 with a directory as its source.
-func newFollower(t *testing.T) (*Follower, *source) {
+func newFollower(t testing.TB) (*Follower, *source) {
 	t.Helper()
 	dir, u := t.TempDir(), overlaytest.New(1)
 	t.Cleanup(u.Close)

@@ -1,0 +1,65 @@
+package follow
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"tapestry.dev/tapestry/kube"
+	"tapestry.dev/tapestry/kube/codec"
+	"tapestry.dev/tapestry/roll"
+)
+
+// many returns a cluster of n Services with three endpoints each.
+func many(n int) (kube.Objects, error) {
+	var text strings.Builder
+	text.WriteString(nodeYAML("10.244.1.0/24"))
+	for i := range n {
+		low := fmt.Sprintf("%d.%d", i>>8&255, i&255)
+		fmt.Fprintf(&text, `---
+{apiVersion: v1, kind: Service, metadata: {name: s%05[1]d}, spec: {clusterIP: 10.97.%[2]s, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s%05[1]d-x, namespace: default, labels: {kubernetes.io/service-name: s%05[1]d}},
+addressType: IPv4, ports: [{name: http, port: 8080}], endpoints: [{addresses: [10.130.%[2]s]}, {addresses: [10.131.%[2]s]}, {addresses: [10.132.%[2]s]}]}
+`, i, low)
+	}
+	objs, err := codec.Decode("in.yaml", []byte(text.String()))
+	objs.Origin = nil // as those of an API server
+	return objs.Sorted(&kube.Objects{}), err
+}
+
+func with[T comparable](list roll.List[T], i int, x T) roll.List[T] {
+	return list.With(roll.Edit[T]{At: i, To: x})
+}
+
+// BenchmarkApply changes one endpoint among many Services, from the snapshot to the tables in force.
+func BenchmarkApply(b *testing.B) {
+	for _, n := range []int{10, 1000, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f, _ := newFollower(b)
+			defer f.Close()
+			objs, err := many(n)
+			if err != nil {
+				b.Fatal(err)
+			}
+			whole := objs.EndpointSlices
+			less := whole.At(n / 2).DeepCopy()
+			less.Endpoints = less.Endpoints[1:]
+			turns := [2]kube.Objects{objs, objs}
+			turns[0].EndpointSlices = with(whole, n/2, less)
+			turn := 0
+			apply := func() error {
+				objs = turns[turn%2]
+				turn++
+				return f.apply(objs, nil)
+			}
+			if err := apply(); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = apply()
+			}
+		})
+	}
+}
