@@ -60,6 +60,7 @@ type Agent struct {
 	Peers    []localapi.Peer
 	Pods     []localapi.Pod
 	Problems []localapi.Problem
+	Announcing
 }
 
 // TUN is the result of opening /dev/net/tun.
@@ -110,7 +111,7 @@ type Rules struct {
 func Diagnose(f *Facts) []Finding {
 	var list []Finding
 	for _, check := range []func(*Facts) []Finding{
-		checkAgent, checkDescriptors, checkTUN, checkMTU, checkPeers, checkKeys, checkAPI, checkClock, checkDNS, checkPing, checkRules,
+		checkAgent, checkDescriptors, checkTUN, checkMTU, checkPeers, checkKeys, checkAPI, checkClock, checkDNS, checkPing, checkRules, checkAnnouncers,
 	} {
 		list = append(list, check(f)...)
 	}

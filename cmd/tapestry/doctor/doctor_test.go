@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/localapi"
 )
 
@@ -18,7 +19,12 @@ func healthy() *Facts {
 			Node: localapi.Node{
 				Name: "n1", PublicKey: "key1", HostTAP: true, Addresses: []netip.Addr{addr("192.0.2.1")},
 				PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")}, MTU: 1420, DNS: []netip.Addr{addr("10.96.0.10")},
-				Descriptors: localapi.Descriptors{Limit: 16384, InUse: 100, Useful: 16384},
+				Descriptors:   localapi.Descriptors{Limit: 16384, InUse: 100, Useful: 16384},
+				LoadBalancers: localapi.LoadBalancers{Tier: localapi.HostTAP, Ranges: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}},
+			},
+			Announcing: Announcing{
+				Claims:   []announce.Claim{{Addr: addr("198.51.100.1"), State: announce.Announced}},
+				Sessions: []announce.Session{{Peer: "tor", Address: netip.MustParseAddrPort("192.0.2.254:179"), State: "established"}},
 			},
 			Peers: []localapi.Peer{{Name: "n2", PublicKey: "key2", HandshakeAge: time.Second, MTU: 1440, Endpoint: netip.MustParseAddrPort("192.0.2.2:51820")}},
 		},
@@ -32,7 +38,7 @@ func healthy() *Facts {
 
 func TestHealthy(t *testing.T) {
 	findings := Diagnose(healthy())
-	if len(findings) != 11 {
+	if len(findings) != 12 {
 		t.Errorf("%d findings, want one of each check", len(findings))
 	}
 	for _, f := range findings {
@@ -52,9 +58,23 @@ func TestDiagnose(t *testing.T) {
 		worst  Severity
 		says   string // in message or remedy
 	}{
-		"no agent":         {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
-		"not ready":        {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
-		"no keeper":        {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
+		"no agent":  {func(f *Facts) { f.Agent, f.AgentError = nil, "connection refused" }, "agent", Error, "connection refused"},
+		"not ready": {func(f *Facts) { f.Agent.Missing = []string{"packets: timed out"} }, "agent", Error, "packets: timed out"},
+		"no keeper": {func(f *Facts) { f.Agent.Missing = []string{"keeper: gone"} }, "agent", Error, "start the keeper"},
+		"no NET_RAW": {func(f *Facts) {
+			f.Agent.Claims[0].State, f.Agent.Claims[0].Problem = announce.Failed, "open a socket for ARP, which takes NET_RAW: operation not permitted"
+		}, "announcers", Error, "give the announcer NET_RAW"},
+		"no interface": {func(f *Facts) {
+			f.Agent.Claims[0].State, f.Agent.Claims[0].Problem = announce.Failed, "no such interface"
+		}, "announcers", Error, "L2Advertisement"},
+		"a conflict": {func(f *Facts) {
+			f.Agent.Claims[0].State, f.Agent.Claims[0].Problem = announce.Conflict, "answered for by 02:00"
+		}, "announcers", Warning, "answered for by 02:00"},
+		"no session":       {func(f *Facts) { f.Agent.Sessions[0].State = "active" }, "announcers", Warning, "no session with the router tor at 192.0.2.254:179: it is active"},
+		"another range":    {func(f *Facts) { f.Agent.Claims[0].Addr = addr("203.0.113.1") }, "announcers", Error, "203.0.113.1 is announced, and no range"},
+		"no range":         {func(f *Facts) { f.Agent.Claims, f.Agent.LoadBalancers.Ranges = nil, nil }, "announcers", Error, "hostTAP.loadBalancerCIDRs"},
+		"no forwarding":    {func(f *Facts) { f.Agent.NoForward = []string{"net.ipv6.conf.all.forwarding", "net.ipv4.ip_forward"} }, "announcers", Error, "sysctl -w net.ipv4.ip_forward=1"},
+		"strict rp_filter": {func(f *Facts) { f.Agent.Strict = []string{"eth0", "eth1"} }, "announcers", Unknown, "rp_filter is strict on eth0, eth1"},
 		"problems":         {func(f *Facts) { f.Agent.Problems = make([]localapi.Problem, 2) }, "agent", Warning, "2 problems"},
 		"few descriptors":  {func(f *Facts) { f.Agent.Descriptors.Limit = 1024 }, "descriptors", Warning, "LimitNOFILE"},
 		"used descriptors": {func(f *Facts) { f.Agent.Descriptors.InUse = 15000 }, "descriptors", Error, "15000 of the 16384"},

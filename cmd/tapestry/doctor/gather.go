@@ -87,6 +87,7 @@ func (f *Facts) askAgent(ctx context.Context, socket string) {
 		f.AgentError = err.Error()
 		return
 	}
+	a.Announcing = askAnnouncers(ctx, c, f.Interfaces)
 	f.Agent = &a
 }
 
