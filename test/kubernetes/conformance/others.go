@@ -24,7 +24,6 @@ var Left = []Reason{
 	{`\[Feature:PerformanceDNS\]|\[Feature:Networking-Performance\]`, "measures"},
 	{`\[Feature:OffByDefault\]`, "needs a feature gate that is off"},
 	{`\[Provider:GCE\]`, "needs that cloud"},
-	{`connect to a service via ExternalIP`, "external addresses of Services are honoured only where the operator says so, with --external-ips"},
 	{`configurable pod resolv\.conf`, "needs a CoreDNS inside agnhost's image, which is packed without"},
 }
 

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -44,22 +46,13 @@ func run() error {
 	}
 	go func() {
 		<-told.Done()
-		// The kernel resets connections that nobody has accepted: those that are there by now are accepted first.
-		if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		if err := l.(*net.TCPListener).SetDeadline(time.Now()); err != nil { // ends Accept
 			fmt.Fprintln(os.Stderr, "serve:", err)
 		}
 	}()
 	var answers sync.WaitGroup
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			err = errors.Join(l.Close(), err)
-			answers.Wait()
-			if told.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded) {
-				return nil
-			}
-			return err
-		}
+	defer answers.Wait()
+	take := func(c net.Conn) {
 		answers.Add(1)
 		go func() {
 			defer answers.Done()
@@ -68,6 +61,46 @@ func run() error {
 			}
 		}()
 	}
+	for {
+		c, err := l.Accept()
+		switch {
+		case err == nil:
+			take(c)
+		case told.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
+			return errors.Join(rest(l.(*net.TCPListener), take), l.Close())
+		default:
+			return errors.Join(err, l.Close())
+		}
+	}
+}
+
+// rest accepts the connections that are there and that nobody has accepted yet. The kernel would reset them when the
+// socket is closed. It waits for none.
+func rest(l *net.TCPListener, take func(net.Conn)) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var accepted error
+	err = raw.Control(func(fd uintptr) {
+		for {
+			nfd, _, err := unix.Accept4(int(fd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+			if err != nil {
+				if !errors.Is(err, unix.EAGAIN) {
+					accepted = err
+				}
+				return
+			}
+			f := os.NewFile(uintptr(nfd), "connection")
+			c, err := net.FileConn(f)
+			if err = errors.Join(err, f.Close()); err != nil {
+				accepted = err
+				return
+			}
+			take(c)
+		}
+	})
+	return errors.Join(err, accepted)
 }
 
 func answer(c net.Conn, name string) error {
