@@ -85,7 +85,7 @@ fuzz: ## run every fuzz test for FUZZTIME (10s)
 # ATTACKFLAGS are options of attacks, as only=many-ports,idle.
 ATTACKFLAGS ?=
 
-attacks: build ## attack a lab's agents, as a tenant and from outside, and print what others saw and what it cost (8 minutes)
+attacks: build ## attack a lab's agents, as a tenant and from outside, and print what others saw and what it cost (10 minutes)
 	TAPESTRY_EXECUTABLE=$(abspath $(BIN))/tapestry $(GO) run ./test/attacks $(ATTACKFLAGS)
 
 bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)

@@ -66,6 +66,11 @@ var attacks = []attack{
 	{name: "window-0", what: "2,500 responses of 16 MiB with a window of 0", from: lab.Outside(), program: []string{"window-0"}},
 	{name: "idle", what: "20,200 idle connections", from: lab.Outside(), program: []string{"idle", ingressPort, "20200"}, plain: true},
 	{name: "slow-bodies", what: "8,000 bodies at a byte a second", from: lab.Outside(), program: []string{"slow-bodies", ingressPort}, plain: true},
+	{name: "syns-pod", what: "a pod begins connections to a ClusterIP without end", from: lab.Pod("attacker"), program: []string{"syns", floodedIP}},
+	{name: "syns-pod-outside", what: "a pod begins connections to the outside", from: lab.Pod("attacker"), program: []string{"syns", outsideHost}},
+	{name: "datagrams-pod", what: "a pod sends datagrams to ever new ports outside", from: lab.Pod("attacker"), program: []string{"datagrams", outsideHost, "spread"}},
+	{name: "syns-nodeport", what: "a client outside begins connections to a NodePort", from: lab.Outside(), program: []string{"syns", nodeAddr + ":" + floodedPort}},
+	{name: "datagrams-nodeport", what: "a client outside sends datagrams from ever new ports to a NodePort", from: lab.Outside(), program: []string{"datagrams", nodeAddr + ":" + floodedPort}},
 }
 
 // baseYAML returns the lab: a well-behaved server on the other node, behind an Ingress and a NodePort, and a tenant's.
@@ -92,7 +97,10 @@ spec:
 {apiVersion: v1, kind: Service, metadata: {name: victim}, spec: {type: NodePort, selector: {app: victim}, ports: [{port: 80, targetPort: 8080, nodePort: %s}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: attacker}, spec: {selector: {app: attacker}, ports: [{port: 80, targetPort: 8080}]}}
-`, nodePort) + ingress("victim", victimHost, "victim", "victim") + ingress("attacker", attackerHost, "attacker", "") + "---\n" + secret, nil
+---
+{apiVersion: v1, kind: Service, metadata: {name: flooded}, spec: {clusterIP: 10.96.0.205, type: NodePort, selector: {app: attacker},
+ports: [{name: t, port: 80, targetPort: 8080, nodePort: %[2]s}, {name: u, protocol: UDP, port: 80, targetPort: 8080, nodePort: %[2]s}]}}
+`, nodePort, floodedPort) + ingress("victim", victimHost, "victim", "victim") + ingress("attacker", attackerHost, "attacker", "") + "---\n" + secret, nil
 }
 
 func ingress(name, host, service, secret string) string {
