@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/ingress"
 	"tapestry.dev/tapestry/netstack"
 	"tapestry.dev/tapestry/netstack/flow"
+	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/quota"
 	"tapestry.dev/tapestry/netstack/tap"
@@ -51,6 +52,8 @@ type Held struct {
 	TCP *tcprelay.Hold
 	UDP *udprelay.Hold
 	Cut error
+	// Sessions is the Sessions of nodeport.Options.
+	Sessions *memo.Memo
 	// Key is the node's private key in the mesh.
 	Key overlay.PrivateKey
 	// Socket is the mesh's UDP socket. Bind replaces it when set. With neither, the Node opens a socket on any port.

@@ -174,6 +174,7 @@ func makeNodePorts(n *Node) (part, error) {
 		MaxConns:    n.held.Descriptors.Of(descriptors.NodePortConns),
 		MaxArrivals: n.held.Descriptors.Of(descriptors.NodePortArrivals),
 		MaxSessions: n.held.Descriptors.Of(descriptors.NodePortUDP),
+		Sessions:    n.held.Sessions,
 		Dial:        n.dialAs,
 		Join:        n.join,
 		Door:        n.openDoor,

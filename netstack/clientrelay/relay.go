@@ -169,6 +169,9 @@ func (r *Relay) reserve(x *Exchange) bool {
 	return false
 }
 
+// Seen returns the port of the client that the backend sees.
+func (x *Exchange) Seen() uint16 { return x.answers.DstPort }
+
 // Close ends the Exchange. Closing twice is harmless.
 func (x *Exchange) Close() error {
 	if x.over.Swap(true) {

@@ -40,6 +40,9 @@
 // session ends and a backend is chosen anew. Sessions end when they are idle, and when their socket closes, since no
 // reply could leave without it. When there are too many sessions, clients share them (guests).
 //
+// The next Proxy goes on with the sessions of this one, if it is given memory for them (memory): with their backends,
+// and the ports at which those see their clients. A session that ends before the Proxy does is forgotten.
+//
 // Fair shares. UDP sessions, and TCP connections that Dial makes, are charged to the client's address
 // (addressing.Client, package share). Each such connection holds two descriptors, and a dialled session one.
 //

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"tapestry.dev/tapestry/netstack/memo"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/services"
 	"tapestry.dev/tapestry/share"
@@ -68,6 +69,9 @@ type Options struct {
 	// MaxSessions limits the UDP sessions of all sockets; 0 means 16384. Clients share them, so that no client loses a
 	// session to one that has more.
 	MaxSessions int
+	// Sessions is of kind SessionsKind, and has the UDP sessions of the Proxy before, which go on, and of this one for
+	// the next. Nil lets sessions end with the Proxy.
+	Sessions *memo.Memo
 	// MaxSockets limits the listening sockets; 0 means 12288, two protocols and families of 2768 node ports and more.
 	// Sockets that are open stay; a port whose socket finds no place is a Problem.
 	MaxSockets int
@@ -186,6 +190,7 @@ type Proxy struct {
 
 	sockets atomic.Int64
 
+	memory   *memory
 	guests   *guests
 	openings *openings
 	dialled  *share.Limit[netip.Prefix, struct{}] // limits the connections that Dial makes
@@ -230,7 +235,8 @@ func New(opts Options) *Proxy {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{
-		opts: opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}, guests: newGuests(opts.MaxSessions),
+		memory: newMemory(opts.Sessions),
+		opts:   opts, servers: map[key]*server{}, conns: map[io.Closer]struct{}{}, guests: newGuests(opts.MaxSessions),
 		openings: newOpenings(opts.MaxArrivals),
 		dialled:  share.New[netip.Prefix, struct{}](share.Options[netip.Prefix]{Total: opts.MaxConns, Keep: true}),
 	}
@@ -278,8 +284,12 @@ func (p *Proxy) Set(ports []PortSpec) []services.Problem {
 		p.mu.Lock()
 		p.servers[k] = s
 		p.mu.Unlock()
+		if u, ok := socket.(udpSocket); ok {
+			s.resume(u)
+		}
 		p.wg.Go(func() { s.run(socket) })
 	}
+	p.memory.forgetRest()
 	return p.Problems()
 }
 
@@ -416,6 +426,18 @@ type asked struct {
 
 // choose picks the backend for a client of a socket. It returns false if the client gets none.
 func (p *Proxy) choose(client netip.AddrPort, at place, proto packet.Proto) (flow, bool) {
+	f, ok := p.asking(client, at, proto)
+	if !ok {
+		return flow{}, false
+	}
+	f.choice = p.opts.Pick(&f.tuple)
+	f.backend = f.choice.To.AddrPort()
+	return f, f.choice.Kind == packet.Picked
+}
+
+// asking returns what Pick is asked for a client of a socket, and as whom the client is dialled. It returns false if
+// the client gets no backend.
+func (p *Proxy) asking(client netip.AddrPort, at place, proto packet.Proto) (flow, bool) {
 	inside := p.opts.Forbidden(client.Addr())
 	if inside && at.proxy == 0 {
 		return flow{}, false
@@ -434,9 +456,7 @@ func (p *Proxy) choose(client netip.AddrPort, at place, proto packet.Proto) (flo
 	if inside {
 		f.client = netip.AddrPortFrom(p.opts.NodeAddr(client.Addr()), 0) // nobody but a pod speaks as the pod
 	}
-	f.choice = p.opts.Pick(&f.tuple)
-	f.backend = f.choice.To.AddrPort()
-	return f, f.choice.Kind == packet.Picked
+	return f, true
 }
 
 // explain returns one sentence that says what is wrong with a port and what to do.

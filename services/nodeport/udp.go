@@ -25,7 +25,8 @@ type Door interface {
 	// Exchange carries datagrams between a client and a backend without copying, until it is closed. The backend sees
 	// the client as seen, with any port if that is 0. heard is called with nil for each answer, and with an error when
 	// the backend refuses. If the kernel reaches the backend, Exchange returns an errors.ErrUnsupported, and Dial is
-	// used. It must not block.
+	// used. It must not block. If what it returns has a method Seen, that is the port by which the backend sees the
+	// client; otherwise the session ends with the Proxy.
 	Exchange(client netip.AddrPort, local netip.Addr, seen, backend netip.AddrPort, heard func(error)) (io.Closer, error)
 	// Answer sends a datagram to a client, from a local address.
 	Answer(datagram []byte, client netip.AddrPort, local netip.Addr)
@@ -38,7 +39,11 @@ const maxDatagram = 65535
 // replyBufs holds buffers for replies.
 var replyBufs = sync.Pool{New: func() any { return new([maxDatagram]byte) }}
 
-type udpSocket struct{ Door }
+// udpSocket has the goroutines of its dialled sessions.
+type udpSocket struct {
+	Door
+	replies *sync.WaitGroup
+}
 
 // newUDPSocket takes over pc, and closes it on error.
 func (p *Proxy) newUDPSocket(pc net.PacketConn) (socket, error) {
@@ -51,7 +56,7 @@ func (p *Proxy) newUDPSocket(pc net.PacketConn) (socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return udpSocket{d}, nil
+	return udpSocket{d, new(sync.WaitGroup)}, nil
 }
 
 // sessionKey identifies a session by the client and the local address that answers it.
@@ -68,6 +73,7 @@ type session struct {
 	active atomic.Int64 // time of the last datagram in either direction, in nanoseconds since start
 	server *server
 	use    Use
+	slot   uint32      // in memory, or noSlot
 	heard  atomic.Bool // the backend has answered
 	idler  *time.Timer // of an exchange: ends the session when it is idle; guarded by server.mu
 
@@ -91,15 +97,14 @@ func (s *session) answered() {
 }
 
 func (u udpSocket) serve(s *server) {
-	var wg sync.WaitGroup
 	defer func() {
 		for _, sess := range s.all() {
 			s.drop(sess)
 		}
-		wg.Wait()
+		u.replies.Wait()
 	}()
 	ask := func(client netip.AddrPort, local netip.Addr) io.Closer {
-		if sess := s.session(u.Door, sessionKey{client, local}, &wg); sess != nil {
+		if sess := s.session(u, sessionKey{client, local}); sess != nil {
 			return sess.to
 		}
 		return nil
@@ -127,7 +132,7 @@ func (s *server) all() (list []*session) {
 
 // session returns the session for datagrams of a client, and makes it if there is none. It returns nil if there is no
 // backend.
-func (s *server) session(d Door, k sessionKey, wg *sync.WaitGroup) *session {
+func (s *server) session(u udpSocket, k sessionKey) *session {
 	s.mu.Lock()
 	sess := s.sessions[k]
 	s.mu.Unlock()
@@ -143,10 +148,15 @@ func (s *server) session(d Door, k sessionKey, wg *sync.WaitGroup) *session {
 	if !ok {
 		return nil
 	}
-	sess = &session{key: k, asked: f.asked, server: s, use: s.p.opts.Begin(&f.tuple, f.choice)}
+	return s.begin(u, k, &f, noSlot)
+}
+
+// begin begins a session, or returns nil. slot is where it is remembered already, or noSlot.
+func (s *server) begin(u udpSocket, k sessionKey, f *flow, slot uint32) *session {
+	sess := &session{key: k, asked: f.asked, server: s, use: s.p.opts.Begin(&f.tuple, f.choice), slot: slot}
 	sess.touch()
 	var err error
-	sess.to, err = d.Exchange(k.client, k.local, f.client, f.backend, func(err error) {
+	sess.to, err = u.Exchange(k.client, k.local, f.client, f.backend, func(err error) {
 		if err != nil {
 			s.drop(sess) // the next datagram may find another backend
 			return
@@ -163,9 +173,12 @@ func (s *server) session(d Door, k sessionKey, wg *sync.WaitGroup) *session {
 		sess.use.End()
 		return nil
 	}
+	if slot == noSlot {
+		s.remember(sess)
+	}
 	s.add(sess)
 	if conn != nil {
-		wg.Go(func() { s.replies(d, sess, conn) })
+		u.replies.Go(func() { s.replies(u, sess, conn) })
 	}
 	return sess
 }
@@ -209,6 +222,9 @@ func (s *server) drop(sess *session) {
 	}
 	s.mu.Unlock()
 	if present {
+		if s.p.ctx.Err() == nil { // otherwise it goes on in the next Proxy
+			s.p.memory.forget(sess.slot)
+		}
 		s.p.guests.leave(sess)
 		sess.to.Close()
 		sess.use.End()

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -199,7 +200,7 @@ func TestUDPAllocs(t *testing.T) {
 	p.mu.Unlock()
 	k := sessionKey{netip.MustParseAddrPort(c.LocalAddr().String()), netip.MustParseAddr("127.0.0.1")}
 	if n := testing.AllocsPerRun(100, func() {
-		if s.session(nil, k, nil) == nil {
+		if s.session(udpSocket{}, k) == nil {
 			t.Fatal("no session")
 		}
 	}); n != 0 {
@@ -238,7 +239,7 @@ func exchanges(t *testing.T) {
 	d := &exchangeDoor{}
 	s := newServer(p, key{"udp4", netip.MustParseAddrPort("192.0.2.1:30000")}, spec(30000, packet.UDP))
 	k := sessionKey{netip.MustParseAddrPort("198.51.100.1:7"), netip.MustParseAddr("192.0.2.1")}
-	ask := func() *session { return s.session(d, k, nil) }
+	ask := func() *session { return s.session(udpSocket{d, new(sync.WaitGroup)}, k) }
 	w.choose(1, &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 80})
 
 	first := ask()

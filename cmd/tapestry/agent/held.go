@@ -20,7 +20,7 @@ import (
 )
 
 // socketKey is the key under which the keeper holds the tunnel's socket. Other keys are flowsKey, tcpKey, udpKey,
-// hosttap.Key and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
+// sessionsKey, hosttap.Key and those with the prefixes pods.KeyPrefix, keeper.ListenPrefix and keeper.SocketPrefix.
 const socketKey = "wireguard"
 
 // fixed returns what the flags and the state directory define for the whole life of this process.
