@@ -307,16 +307,17 @@ func (s *Stack) Forget(pod netip.Addr) {
 	s.pings.Forget(pod)
 }
 
-// Join joins an accepted connection to a pod, which sees it come from client, and carries it until it ends or ctx does. An invalid client means the stack's own address. Join calls opened when the pod has answered. It takes
+// Join joins an accepted connection to a pod, which sees it come from client, and carries it until it ends or ctx does.
+// An invalid client means the stack's own address. Join calls answered as tcprelay.Relay.Join does. It takes
 // over conn unless it returns an error.
-func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, opened func()) error {
+func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) error {
 	client, err := s.clientFor(client, to)
 	if err != nil {
 		return err
 	}
-	err = s.relay.Join(ctx, conn, client, to, opened)
+	err = s.relay.Join(ctx, conn, client, to, answered)
 	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {
-		err = s.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to, opened)
+		err = s.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to, answered)
 	}
 	return err
 }

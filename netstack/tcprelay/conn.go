@@ -54,11 +54,11 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
-	account   *account // of the owner that began it
-	joined    bool     // it began with Join
-	head      head     // of the pod's SYN
-	tell      func()   // of Join, called when the connection is open; nil for none
-	failed    error    // why the host socket was not connected; set before hostGone is noted
+	account   *account   // of the owner that began it
+	joined    bool       // it began with Join
+	head      head       // of the pod's SYN
+	tell      func(bool) // of Join, called when the connection is open, or when the pod will not have it; nil for none
+	failed    error      // why the host socket was not connected; set before hostGone is noted
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
@@ -378,6 +378,9 @@ func (c *conn) end(why uint32) bool {
 	c.timer.stop()
 	c.releaseTo()
 	c.account.end(was == open)
+	if c.tell != nil && was == greeting && why&(podGone|aborted) != 0 && why&(hostGone|leaving) == 0 {
+		c.tell(false)
+	}
 	if leaves { // it stays in the table, so that nobody resets the pod's end
 		close(c.ended)
 		return false

@@ -239,7 +239,7 @@ func (c *conn) opened() {
 	c.stage.Store(open)
 	c.account.opened()
 	if c.tell != nil {
-		c.tell()
+		c.tell(true)
 	}
 }
 

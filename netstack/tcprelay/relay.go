@@ -164,13 +164,14 @@ func (r *Relay) open(p *packet.Packet) {
 }
 
 // Join connects client to the pod at to, from the address from, and carries the connection until it ends or ctx does.
-// Then it returns nil. A port of 0 in from stands for any port. When the pod has answered, Join calls opened, unless
-// that is nil; opened must not block. Join takes over the client's descriptor. It returns an error if it could not: one
-// that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
-func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, opened func()) error {
+// Then it returns nil. A port of 0 in from stands for any port. Join calls answered, unless that is nil, with true when
+// the pod has answered, or with false when it refuses the connection or does not answer; it does not call it when the
+// client goes before that. answered must not block. Join takes over the client's descriptor. It returns an error if it
+// could not: one that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
+func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, answered func(bool)) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
-	c.tell, c.joined = opened, true
+	c.tell, c.joined = answered, true
 	if mtu, is := r.o.Far(pod.Addr); is {
 		if err := canGoFar(); err != nil {
 			return fmt.Errorf("join a client to %s: %w", to, err)

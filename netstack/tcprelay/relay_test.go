@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -246,8 +247,12 @@ func TestRefused(t *testing.T) {
 	w.gone(t)
 
 	client, accepted := dialHost(t, 0)
-	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81), nil); err != nil {
+	var told []bool
+	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81), func(yes bool) { told = append(told, yes) }); err != nil {
 		t.Error(err)
+	}
+	if !slices.Equal(told, []bool{false}) {
+		t.Errorf("of a pod that refuses it is told %v", told)
 	}
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the client of a pod that refuses hears %v, want a reset", err)

@@ -21,7 +21,7 @@ func TestProxyProtocol(t *testing.T) {
 	for version := range uint8(3) {
 		for _, host := range hosts(t) {
 			w, p := newWorld(t, func(o *Options) {
-				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func()) bool {
+				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func(bool)) bool {
 					if version != 0 {
 						t.Error("a connection that begins with a header was joined without one")
 					}

@@ -45,10 +45,11 @@ type Options struct {
 	// port of 0 means any port. For UDP it must not block.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
 	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It calls
-	// opened, which does not block, when the backend has answered. In the end it returns true, and conn belongs to
+	// answered, which does not block, with true when the backend has answered, or with false when it refuses or does not
+	// answer, but not when the client goes before that. In the end it returns true, and conn belongs to
 	// Join. If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always
 	// returns false.
-	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, opened func()) bool
+	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) bool
 	// Door makes a Door of a UDP socket, and takes it over.
 	Door func(conn *net.UDPConn) (Door, error)
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
@@ -208,7 +209,7 @@ func New(opts Options) *Proxy {
 		opts.Listen = new(kernel)
 	}
 	if opts.Join == nil {
-		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func()) bool { return false }
+		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func(bool)) bool { return false }
 	}
 	if opts.Begin == nil {
 		opts.Begin = func(*packet.Tuple, packet.Choice) Use { return unwatched{} }

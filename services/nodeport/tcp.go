@@ -81,7 +81,14 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 		use.Answered()
 		a.leave()
 	}
-	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 && p.opts.Join(p.ctx, c, f.client, f.backend, opened) {
+	answered := func(yes bool) {
+		if yes {
+			opened()
+		} else {
+			use.Refused()
+		}
+	}
+	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 && p.opts.Join(p.ctx, c, f.client, f.backend, answered) {
 		return
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
