@@ -17,7 +17,7 @@ LDFLAGS    = $(if $(VERSION),-X tapestry.dev/tapestry/version.stamped=$(VERSION)
 BENCHFLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz attacks bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
+.PHONY: help build image release manifests demo demo-soak picture test unit e2e-lab e2e e2e-full lint fmt fuzz attacks restarts bench bench-quick bench-micro peers kubernetes-binaries api-test ci clean
 
 help: ## list the targets
 	@echo "Tapestry, a userspace network for Kubernetes. Start with 'make demo'. Targets:"
@@ -87,6 +87,12 @@ ATTACKFLAGS ?=
 
 attacks: build ## attack a lab's agents, as a tenant and from outside, and print what others saw and what it cost (10 minutes)
 	TAPESTRY_EXECUTABLE=$(abspath $(BIN))/tapestry $(GO) run ./test/attacks $(ATTACKFLAGS)
+
+# RESTARTS is how often the agent restarts, and how many connections there are of each kind.
+RESTARTS ?= 10x1000
+
+restarts: ## restart an agent under connections of every kind, and print what was cut, wrong and refused, and how long they stalled
+	TAPESTRY_RESTARTS=$(RESTARTS) $(GO) test -count 1 -timeout 30m -run '^TestRestart$$' -v ./test/e2e
 
 bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)
 	$(BIN)/tapestry-lab bench $(BENCHFLAGS)
