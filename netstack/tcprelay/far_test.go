@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -292,4 +293,40 @@ func TestFarResumed(t *testing.T) {
 	if _, err := client.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("the client heard %v, want a reset", err)
 	}
+}
+
+// The other node does not wait until all connections go on: what its pods say meanwhile arrives.
+func TestFarSpeaksDuringResume(t *testing.T) {
+	sh := newShelf(t, 4)
+	s, client, mine, theirs := farScript(t, sh.hold(t), withSACK...)
+	first := s.tuple
+	_, accepted := dialHost(t, 0)
+	go func() {
+		_ = s.r.Join(context.Background(), accepted, netip.AddrPortFrom(seenAs[0].Addr(), 4001), netip.AddrPortFrom(podIPs[0], 80), nil)
+	}()
+	s.tuple.DstPort = 4001
+	s.hear(syn)
+	if err := s.r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.tuple = first
+	var next *tcprelay.Relay
+	said := false
+	s.o.Hold = sh.hold(t)
+	s.o.Far = func(packet.Addr) (int, bool) {
+		if !said && next.Carries(&first) {
+			said = true
+			s.say(segment{mine, theirs, psh, 64000, []byte("early")})
+			for range 1000 {
+				runtime.Gosched()
+			}
+		}
+		return mtu, true
+	}
+	next = tcprelay.New(s.o)
+	s.r = next
+	if got := next.Resume(func(netip.Addr) bool { return false }); got.Resumed != 2 || !said {
+		t.Fatalf("%+v; spoken: %v", got, said)
+	}
+	wantServer(t, client, "early")
 }

@@ -187,11 +187,12 @@ func (r *Relay) revive(s uint32, fd int, here func(netip.Addr) bool) (*conn, err
 	if c.account = r.bounds.resume(owner, rec.open); c.account == nil {
 		return nil, ErrTooMany
 	}
+	c.fd, c.slot = fd, s
+	c.pumping.Store(busy) // until goOn: segments of a far pod may come before
 	if !r.add(c) {
 		c.account.end(rec.open)
 		return nil, ErrInUse
 	}
-	c.fd, c.slot = fd, s
 	return c, nil
 }
 
@@ -232,7 +233,9 @@ func (c *conn) goOn() bool {
 	if c.stage.Load() != open {
 		c.timer.set(openTimeout)
 	}
-	if err := c.watch(0); err != nil {
+	err := c.watch(0)
+	c.pumping.Store(idle)
+	if err != nil {
 		c.kill(aborted)
 		return false
 	}
