@@ -66,6 +66,9 @@ func newClientBody(rq *request) *clientBody {
 			b.stalled.Store(true)
 			_ = rq.control.SetReadDeadline(longAgo)
 		}}
+		if cn := rq.client.under; cn != nil {
+			b.reading.turns = &cn.turns
+		}
 	}
 	b.allowed, b.done = make(chan struct{}), make(chan struct{})
 	b.allow = sync.OnceFunc(func() { close(b.allowed) })

@@ -46,7 +46,7 @@ var (
 // guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
 	limit    *share.Limit[netip.Prefix, *conn]
-	turn     func(owner netip.Prefix) // waits until it is the owner's turn to go on (share.Rounds)
+	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
 	stats    *counters
 	calm     calm
 	replaced replacements
@@ -67,18 +67,23 @@ type conn struct {
 	wrote   atomic.Bool // something was sent to the client
 	secure  bool        // the connection has TLS
 	asked   atomic.Bool // the client made a request
+	fresh   atomic.Bool // no request was begun since the last read and its turn
+	turns   turns       // of reads
 	idle    atomic.Bool // no request is under way, and there was one
 	rest    bool        // the last read did not end with the end of a request's head
 	lost    atomic.Bool // in HTTP/1: nobody knows where the next request begins
 	closing atomic.Bool // Close has been called on a lost one
 	// cancel ends the context of the connection's requests. It is nil before net/http has the connection.
 	cancel atomic.Pointer[context.CancelFunc]
+	ended  chan struct{} // closed by end
+	ending sync.Once
 }
 
 // end closes the connection at once, and with it what its requests hold at backends: net/http does not notice a closed
 // connection that was upgraded, or whose request has a body that nobody reads.
 func (c *conn) end() {
 	_ = c.Conn.Close()
+	c.ending.Do(func() { close(c.ended) })
 	if cancel := c.cancel.Load(); cancel != nil {
 		(*cancel)()
 	}
@@ -106,7 +111,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 // one of the same client, or closes c and reports false.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	now := time.Now()
-	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c))}
+	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c)), ended: make(chan struct{})}
 	cn.claim.Value = cn
 	cn.pause = g.calm.pause(cn.owner, now)
 	cn.calmed = cn.pause > 0
@@ -187,7 +192,15 @@ func (c *conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.touch()
 		c.rest = n < 4 || string(p[n-4:n]) != "\r\n\r\n"
-		c.guests.turn(c.owner)
+		c.turns.begin()
+		c.guests.turn(c.ended, c.owner)
+		c.turns.end()
+		c.fresh.Store(true)
+		select {
+		case <-c.ended:
+			return 0, net.ErrClosed // nothing is begun any more
+		default:
+		}
 	}
 	return n, err
 }

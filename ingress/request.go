@@ -68,6 +68,14 @@ func (rq *request) guard() {
 	}
 }
 
+// turn waits until it is the client's turn. A request whose client was read for it has had one. Several that are read
+// at once, as in HTTP/2 or with pipelining, have one each.
+func (rq *request) turn() {
+	if under := rq.client.under; under == nil || !under.fresh.Swap(false) {
+		rq.s.guests.turn(rq.in.Context().Done(), rq.client.owner)
+	}
+}
+
 // takePlace charges a request in HTTP/2 to its client, since one connection may have many requests at once. It reports
 // false when there is no place for it. The caller calls end when the request has ended.
 func (rq *request) takePlace() (end func(), ok bool) {
@@ -104,7 +112,7 @@ func (rq *request) pass() {
 		rq.body.final()
 	}
 	if err != nil {
-		rq.s.guests.turn(rq.client.owner) // a backend that does not answer fails all that wait for it at once
+		rq.s.guests.turn(rq.in.Context().Done(), rq.client.owner) // a backend that does not answer fails all that wait for it at once
 		rq.fail(err)
 		return
 	}

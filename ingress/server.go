@@ -103,10 +103,15 @@ func New(o Options) *Server {
 	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{
-		log: o.Logger, cut: cut, resolve: o.Endpoints, method: o.Method, backends: newBackends(o), responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
+		log: o.Logger, cut: cut, resolve: o.Endpoints, method: o.Method, backends: newBackends(o),
+		responseTimeout: o.ResponseTimeout, stallTimeout: o.StallTimeout,
 		streams: share.New[netip.Prefix, context.CancelCauseFunc](share.Options[netip.Prefix]{Total: o.MaxConns}),
 	}
-	s.guests = guests{turn: share.NewRounds[netip.Prefix](2 * runtime.GOMAXPROCS(0)).Pass, limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}), stats: &s.stats}
+	s.guests = guests{
+		turn:  share.NewRounds[netip.Prefix](2 * runtime.GOMAXPROCS(0)).Pass,
+		limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}),
+		stats: &s.stats,
+	}
 	s.fallback, s.signing = newFallback(o.Logger), newSigning()
 	s.state.Store(&state{})
 
@@ -202,7 +207,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		defer rq.body.finish()
 	}
 	if r.ProtoMajor == 2 { // net/http begins hundreds of them before one gets on
-		s.guests.turn(rq.client.owner)
 		end, ok := rq.takePlace()
 		if !ok {
 			s.stats.refused.Add(1)
@@ -211,8 +215,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		defer end()
 	}
-	if r.Context().Err() != nil { // the client took it back before it began
+	rq.turn()
+	switch {
+	case r.Context().Err() != nil: // the client took it back before it began
 		s.stats.clientGone.Add(1)
+		return
+	case rq.in.Context().Err() != nil: // another request took its place
+		rq.fail(errShare)
 		return
 	}
 	if r.Method == http.MethodConnect {

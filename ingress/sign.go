@@ -48,8 +48,8 @@ func CheckChain(c *tls.Certificate) error {
 // errSigning is the error of a handshake whose time was over before it was its client's turn.
 var errSigning = errors.New("the client's turn to sign came too late")
 
-// signing lets private keys that take long be used by one client after another, so that clients which only shake hands take processor
-// time from others' handshakes one signature at a time, and half of the processors at most.
+// signing lets private keys that take long be used by one client after another, so that clients which only shake hands
+// take processor time from others' handshakes one signature at a time, and half of the processors at most.
 type signing struct {
 	mu   sync.Mutex // guards below
 	free int

@@ -2,8 +2,10 @@ package share
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestRounds: an owner with thousands who wait delays another by one round.
@@ -11,13 +13,13 @@ func TestRounds(t *testing.T) {
 	const many, most = 2000, 4
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRounds[string](most)
-		r.running = true // the test calls round
+		r.running, r.began = true, time.Now() // the test calls round
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		passed := map[string]int{}
 		pass := func(owner string) {
 			wg.Go(func() {
-				r.Pass(owner)
+				r.Pass(nil, owner)
 				mu.Lock()
 				defer mu.Unlock()
 				passed[owner]++
@@ -60,7 +62,7 @@ func TestRoundsEnd(t *testing.T) {
 		for owner := range 100 {
 			wg.Go(func() {
 				for range 50 {
-					r.Pass(owner % 7)
+					r.Pass(nil, owner%7)
 				}
 			})
 		}
@@ -72,11 +74,71 @@ func TestRoundsEnd(t *testing.T) {
 	})
 }
 
+// TestRoundsAreLeft: whoever does not wait any longer leaves the line, and takes no turn of those who do.
+func TestRoundsAreLeft(t *testing.T) {
+	const many, most = 1000, 4
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRounds[string](most)
+		r.running, r.began, r.passed = true, time.Now(), most // the test calls round
+		var returned, modest atomic.Int32
+		done := make(chan struct{})
+		for range many {
+			go func() { r.Pass(done, "greedy"); returned.Add(1) }()
+		}
+		go func() { r.Pass(nil, "modest"); modest.Add(1) }()
+		synctest.Wait()
+		if n := r.line.Len(); n != many+1 || returned.Load() != 0 {
+			t.Fatalf("%d wait, and %d do not; want all", n, returned.Load())
+		}
+		close(done)
+		synctest.Wait()
+		if n := r.line.Len(); n != 1 || returned.Load() != many || modest.Load() != 0 {
+			t.Errorf("%d wait, want 1; %d do not, want %d", n, returned.Load(), many)
+		}
+		r.round()
+		synctest.Wait()
+		if modest.Load() != 1 || r.passed != 1 {
+			t.Errorf("the one who waits did not pass; %d did", r.passed)
+		}
+	})
+}
+
+// TestLongRounds: more pass after a round that took long, as many as keeps a pace, up to a bound.
+func TestLongRounds(t *testing.T) {
+	const most = 4
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRounds[string](most)
+		r.running, r.began, r.passed = true, time.Now(), most // the test calls round
+		done := make(chan struct{})
+		for range 1000 {
+			go r.Pass(done, "a")
+		}
+		for _, tt := range []struct {
+			took time.Duration
+			want int
+		}{{0, most}, {pace, most}, {2 * pace, 2 * most}, {1500 * time.Microsecond, 7 * most}, {time.Minute, mostPaces * most}, {0, most}} {
+			synctest.Wait()
+			time.Sleep(tt.took)
+			if r.round(); r.passed != tt.want {
+				t.Errorf("after a round of %v %d passed, want %d", tt.took, r.passed, tt.want)
+			}
+		}
+		close(done)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		for r.round() {
+		}
+		if r.allowed != most {
+			t.Errorf("in the end %d pass at once, want %d", r.allowed, most)
+		}
+	})
+}
+
 // A few who pass cost no goroutine.
 func TestFewPassAtOnce(t *testing.T) {
 	r := NewRounds[string](4)
 	for range 3 {
-		r.Pass("a")
+		r.Pass(nil, "a")
 	}
 	if r.running {
 		t.Error("rounds are told apart for three, of which four pass")
@@ -87,6 +149,6 @@ func BenchmarkPass(b *testing.B) {
 	r := NewRounds[string](4)
 	b.ReportAllocs()
 	for b.Loop() {
-		r.Pass("a")
+		r.Pass(nil, "a")
 	}
 }
