@@ -24,13 +24,6 @@ const (
 	// leastBytes is how much of a body a client must send within StallTimeout, as far as the Server waits for it: 17
 	// bytes a second by default. Thousands of bodies that come byte by byte would hold a connection each for days.
 	leastBytes = 1 << 10
-	// A body that comes in pieces below crumb costs the same for each of them. Of a client with more than
-	// manyConns connections such a body is read less often, so that the client's bodies together are read about
-	// manyReads times a second, and each once in longestNap at least. Meanwhile the kernel collects the pieces.
-	crumb      = 64
-	manyConns  = 256
-	manyReads  = 1024
-	longestNap = 4 * time.Second
 )
 
 // errNoContinue says that the client waits for the backend's 100 Continue before it sends its body, and that the
@@ -42,7 +35,7 @@ var errNoContinue = fmt.Errorf("the backend said neither 100 Continue nor anythi
 type clientBody struct {
 	rq      *request
 	reading stall
-	crumbs  bool        // the last read got less than crumb
+	crumbs  crumbling
 	closed  atomic.Bool // the handler has returned
 	whole   atomic.Bool // all of it has been read
 	failed  atomic.Bool // it is broken
@@ -92,7 +85,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	b.nap()
 	n, err := b.rq.in.Body.Read(p)
 	b.reading.end(n)
-	b.crumbs = n < crumb
+	b.rq.s.guests.crumbs.read(&b.crumbs, b.rq.client.owner, n)
 	switch {
 	case err == io.EOF:
 		b.whole.Store(true)
@@ -103,13 +96,13 @@ func (b *clientBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// nap waits a while before the next read, if the body comes in crumbs and the client has many connections. It ends with
-// the request, and when the backend answers.
+// nap waits a while before the next read, if the body is one of crumbs and the client has many such. It ends with the
+// request, and when the backend answers.
 func (b *clientBody) nap() {
-	if !b.crumbs || b.rq.in.ProtoMajor != 1 { // in HTTP/2 net/http reads all the time
+	if b.rq.in.ProtoMajor != 1 { // in HTTP/2 net/http reads all the time
 		return
 	}
-	d := napOf(b.rq.s.guests.limit.Held(b.rq.client.owner))
+	d := b.rq.s.guests.crumbs.nap(&b.crumbs, b.rq.client.owner)
 	if d == 0 {
 		return
 	}
@@ -120,14 +113,6 @@ func (b *clientBody) nap() {
 	case <-b.done:
 	case <-b.rq.in.Context().Done():
 	}
-}
-
-// napOf returns how long a client with so many connections is not read.
-func napOf(conns int) time.Duration {
-	if conns <= manyConns {
-		return 0
-	}
-	return min(time.Duration(conns)*time.Second/manyReads, longestNap)
 }
 
 // Close ends a Read that waits for more of a body in HTTP/2. No more of the body is wanted then.
@@ -170,6 +155,7 @@ func (b *clientBody) wait() error {
 func (b *clientBody) finish() {
 	b.final()
 	b.closed.Store(true)
+	b.rq.s.guests.crumbs.over(&b.crumbs, b.rq.client.owner)
 	b.waiting.Lock() // no wait is watching the connection from here on
 	defer b.waiting.Unlock()
 	if b.whole.Load() || b.rq.in.ProtoMajor != 1 {

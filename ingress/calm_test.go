@@ -1,14 +1,20 @@
 package ingress
 
 import (
+	"bufio"
+	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"tapestry.dev/tapestry/share/conns"
 	"tapestry.dev/tapestry/test/await"
@@ -22,7 +28,7 @@ func TestCalm(t *testing.T) {
 	var c calm
 	want := func(what string, client netip.Prefix, pause time.Duration) {
 		t.Helper()
-		if got := c.pause(client, now); got != pause {
+		if got, _ := c.pause(client, now); got != pause {
 			t.Errorf("%s: %v, want %v", what, got, pause)
 		}
 	}
@@ -40,12 +46,12 @@ func TestCalm(t *testing.T) {
 	for i := range 2 * mostCalmed {
 		c.watch(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32), now)
 	}
-	if n := len(c.until); n != mostCalmed {
+	if n := len(c.watched); n != mostCalmed {
 		t.Errorf("%d clients are watched", n)
 	}
 	now = now.Add(calmTime + 1)
-	if c.watch(b, now); len(c.until) != 1 {
-		t.Errorf("%d clients are watched long after", len(c.until))
+	if c.watch(b, now); len(c.watched) != 1 {
+		t.Errorf("%d clients are watched long after", len(c.watched))
 	}
 }
 
@@ -58,8 +64,8 @@ func TestLongerWhileItGoesOn(t *testing.T) {
 	givesUp := func(shaken bool) func(*calm, time.Time) {
 		return func(c *calm, now time.Time) {
 			for range fewUnanswered + 1 {
-				c.pause(client, now)
-				c.unanswered(client, now, shaken)
+				_, o := c.pause(client, now)
+				c.unanswered(client, o, now, shaken)
 			}
 		}
 	}
@@ -76,58 +82,175 @@ func TestLongerWhileItGoesOn(t *testing.T) {
 			now := start.Add(time.Duration(i) * raiseEvery)
 			tt.does(&c, now)
 			tt.does(&c, now.Add(raiseEvery/2))
-			if got := c.pause(client, now); got != want*calmPause {
+			if got, _ := c.pause(client, now); got != want*calmPause {
 				t.Errorf("a client that %s waits for %v after %d s, want %v", name, got, i, want*calmPause)
 			}
 		}
 		late := start.Add(6*raiseEvery + calmTime)
-		if got := c.pause(client, late); got != 0 {
+		if got, _ := c.pause(client, late); got != 0 {
 			t.Errorf("a client that %s waits for %v long after", name, got)
 		}
-		if c.watch(client, late); c.pause(client, late) != calmPause {
+		c.watch(client, late)
+		if got, _ := c.pause(client, late); got != calmPause {
 			t.Errorf("a client that %s begins with a long pause the next time", name)
 		}
 	}
 }
 
-// TestHandshakesAreCalmed: a client that only shakes hands is watched, though it was sent something each time.
-func TestHandshakesAreCalmed(t *testing.T) {
-	cert, _ := certificate(t, "any.test")
-	c := anyRoute(backend(t, func(http.ResponseWriter, *http.Request) {}))
-	c.Certificates = []Certificate{cert}
-	r := newRig(t, Options{}, c)
-	client := netip.MustParsePrefix("127.0.0.2/32")
-	unanswered := func() int {
-		r.guests.calm.mu.Lock()
-		defer r.guests.calm.mu.Unlock()
-		if n := r.guests.calm.count[client]; n != nil {
-			return n.unanswered
+// TestUnansweredInTheirWindow: connections that were opened with many others, and end unused when the next count has
+// begun, are counted with those others.
+func TestUnansweredInTheirWindow(t *testing.T) {
+	client := netip.MustParsePrefix("192.0.2.1/32")
+	now := time.Unix(1_800_000_000, 0)
+	var c calm
+	var unused []*opened
+	open := func(n int) {
+		for range n {
+			_, o := c.pause(client, now)
+			unused = append(unused, o)
 		}
-		return 0
 	}
-	shake := func() *tls.Conn {
-		plain, err := r.at(r.https, "127.0.0.2")
-		if err != nil {
-			t.Fatal(err)
+	const gone = fewUnanswered + 100
+	open(3 * gone)
+	unused = unused[:gone]
+	now = now.Add(calmTime + 1)
+	_, _ = c.pause(client, now)
+	for _, o := range unused {
+		c.unanswered(client, o, now, true)
+	}
+	if len(c.watched) != 0 {
+		t.Error("a client is watched that left a third of its connections unused")
+	}
+	unused = nil
+	now = now.Add(calmTime + 1)
+	open(gone)
+	for _, o := range unused {
+		c.unanswered(client, o, now, true)
+	}
+	if len(c.watched) != 1 {
+		t.Error("a client is not watched that left all of its connections unused")
+	}
+}
+
+// TestThePauseFalls: a client that gives up its connections while they are paused gets a shorter pause every second, and
+// is let go when it gives up fewer.
+func TestThePauseFalls(t *testing.T) {
+	client := netip.MustParsePrefix("192.0.2.1/32")
+	now := time.Unix(1_800_000_000, 0)
+	var c calm
+	for c.watched[client].pause < longestPause {
+		c.watch(client, now)
+		now = now.Add(raiseEvery)
+	}
+	for _, want := range []time.Duration{4, 2, 1, 1} {
+		for range fewUnanswered + 1 {
+			_, o := c.pause(client, now)
+			c.unanswered(client, o, now, false)
 		}
-		c := tls.Client(plain, &tls.Config{InsecureSkipVerify: true, ServerName: "any.test"})
-		if err := c.Handshake(); err != nil {
-			t.Fatal(err)
+		if d, _ := c.pause(client, now); d != want*calmPause {
+			t.Errorf("a connection waits for %v, want %v", d, want*calmPause)
 		}
-		return c
+		now = now.Add(raiseEvery)
 	}
-	asks := shake()
-	if !newWire(asks).works() {
-		t.Fatal("the client is not served")
+	for range 3 * calmTime / raiseEvery {
+		for range fewUnanswered / 2 * raiseEvery / calmTime {
+			_, o := c.pause(client, now)
+			c.unanswered(client, o, now, false)
+		}
+		now = now.Add(raiseEvery)
 	}
-	asks.Close()
-	for range 3 {
-		shake().Close()
+	if d, _ := c.pause(client, now); d != 0 {
+		t.Errorf("a connection still waits for %v", d)
 	}
-	await.Until(t, "three connections without a request are counted", func() bool { return unanswered() == 3 })
-	await.Until(t, "all have ended", func() bool { return r.Stats().Conns == 0 })
-	if n := unanswered(); n != 3 {
-		t.Errorf("%d connections are counted as given up, of three and one with a request", n)
+}
+
+// TestWhoIsNotAnsweredIsCounted: a client that gives up before it is answered is counted, whatever else it was sent and
+// whatever it asked for. One that was answered, or refused, is not.
+func TestWhoIsNotAnsweredIsCounted(t *testing.T) {
+	const get = "GET %s HTTP/1.1\r\nHost: any.test\r\n\r\n"
+	slow := ServicePort{Namespace: "default", Name: "192.0.2.9:80", Port: "80"}
+	answered := func(c net.Conn) {
+		fmt.Fprintf(c, get, "/none")
+		if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err == nil {
+			io.Copy(io.Discard, resp.Body)
+		}
+	}
+	givesUp := func(path string) func(net.Conn) {
+		return func(c net.Conn) { fmt.Fprintf(c, get, path) }
+	}
+	inH2C := func(path string) func(net.Conn) {
+		return func(c net.Conn) {
+			h := newH2(t, c)
+			read := make(chan struct{})
+			go func() {
+				defer close(read)
+				for {
+					f, err := h.framer.ReadFrame()
+					if _, ok := f.(*http2.MetaHeadersFrame); ok || err != nil {
+						io.Copy(io.Discard, c)
+						return
+					}
+				}
+			}()
+			h.headers(true, ":method", "GET", ":scheme", "http", ":authority", "any.test", ":path", path)
+			synctest.Wait()
+			c.Close()
+			<-read
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		secure bool
+		does   func(net.Conn)
+		want   int
+	}{
+		{"only connects", false, func(net.Conn) {}, 1},
+		{"only shakes hands", true, func(net.Conn) {}, 1},
+		{"asks over TLS and leaves", true, givesUp("/slow"), 1},
+		{"asks for nothing that is there over TLS and leaves", true, givesUp("/none"), 1},
+		{"asks and leaves", false, givesUp("/slow"), 1},
+		{"asks in h2c and leaves", false, inH2C("/slow"), 1},
+		{"is answered in h2c", false, inH2C("/none"), 0},
+		{"is answered", false, answered, 0},
+		{"is answered over TLS", true, answered, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			dial := func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
+			s := New(Options{Dial: dial, Endpoints: func(ServicePort) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.9:80")} }})
+			cert, _ := certificate(t, "any.test")
+			if err := s.Set(Config{Routes: []Route{{Source: "default/slow", Path: "/slow", Backend: slow}}, Certificates: []Certificate{cert}}); err != nil {
+				t.Fatal(err)
+			}
+			l := make(pipes)
+			served := make(chan error, 1)
+			serve := s.ServeHTTP
+			if tt.secure {
+				serve = s.ServeHTTPS
+			}
+			go func() { served <- serve(t.Context(), l) }()
+			c := l.dial("192.0.2.1")
+			plain := c
+			if tt.secure {
+				shaken := tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: "any.test", SessionTicketsDisabled: true})
+				if err := shaken.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				c = shaken
+			}
+			tt.does(c)
+			synctest.Wait()
+			plain.Close()
+			synctest.Wait()
+			s.guests.calm.mu.Lock()
+			n := s.guests.calm.count[netip.MustParsePrefix("192.0.2.1/32")]
+			if n == nil || n.unanswered != tt.want {
+				t.Errorf("a client that %s is counted as %+v, want %d unanswered", tt.name, n, tt.want)
+			}
+			s.guests.calm.mu.Unlock()
+			close(l)
+			s.Shutdown(context.Background())
+			<-served
+		})
 	}
 }
 
@@ -152,18 +275,18 @@ func TestUnansweredAreCounted(t *testing.T) {
 		var c calm
 		for i := range tt.all {
 			at := now.Add(time.Duration(i) * tt.every)
-			c.pause(client, at)
+			_, o := c.pause(client, at)
 			if (i+1)*tt.gone/tt.all > i*tt.gone/tt.all { // evenly
-				c.unanswered(client, at, false)
+				c.unanswered(client, o, at, false)
 			}
 		}
-		if _, watched := c.until[client]; watched != tt.watched {
+		if _, watched := c.watched[client]; watched != tt.watched {
 			t.Errorf("%s: watched is %v", tt.name, watched)
 		}
 		end := now.Add(time.Duration(tt.all) * tt.every)
-		c.pause(client, end)
-		c.unanswered(client, end, false)
-		if _, watched := c.until[client]; watched != tt.after {
+		_, o := c.pause(client, end)
+		c.unanswered(client, o, end, false)
+		if _, watched := c.watched[client]; watched != tt.after {
 			t.Errorf("%s, and one more: watched is %v", tt.name, watched)
 		}
 	}
@@ -186,7 +309,7 @@ func TestResetsAreCalmed(t *testing.T) {
 	watched := func() bool {
 		r.guests.calm.mu.Lock()
 		defer r.guests.calm.mu.Unlock()
-		_, ok := r.guests.calm.until[netip.MustParsePrefix("127.0.0.2/32")]
+		_, ok := r.guests.calm.watched[netip.MustParsePrefix("127.0.0.2/32")]
 		return ok
 	}
 	for end := time.Now().Add(await.Patience); !watched(); {
@@ -202,7 +325,10 @@ func TestResetsAreCalmed(t *testing.T) {
 		c.Close()
 	}
 	r.hold("127.0.0.2")
-	if w := r.hold("127.0.0.1"); w == nil || r.guests.calm.pause(netip.MustParsePrefix("127.0.0.1/32"), time.Now()) != 0 {
+	if r.hold("127.0.0.1") == nil {
+		t.Error("another client is not served")
+	}
+	if d, _ := r.guests.calm.pause(netip.MustParsePrefix("127.0.0.1/32"), time.Now()); d != 0 {
 		t.Error("another client is calmed, too")
 	}
 }
@@ -265,7 +391,7 @@ func TestFloodIsCalmed(t *testing.T) {
 	await.Until(t, "the client is watched", func() bool {
 		r.guests.calm.mu.Lock()
 		defer r.guests.calm.mu.Unlock()
-		return r.guests.calm.until[netip.MustParsePrefix("127.0.0.1/32")] != watched{}
+		return r.guests.calm.watched[netip.MustParsePrefix("127.0.0.1/32")] != watched{}
 	})
 	if a := r.dialH2(nil).get("/"); a.status != "200" {
 		t.Errorf("the next connection got %+v", a)

@@ -49,6 +49,7 @@ type guests struct {
 	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
 	stats    *counters
 	calm     calm
+	crumbs   crumbs
 	replaced replacements
 	ending   atomic.Bool // Shutdown was called: Close no longer waits for clients
 }
@@ -61,18 +62,19 @@ type conn struct {
 	claim   share.Claim[netip.Prefix, *conn]
 	touched atomic.Int64 // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
-	pause   time.Duration
-	unread  bool        // Read has not returned yet
-	calmed  bool        // the client is calmed
-	wrote   atomic.Bool // something was sent to the client
-	secure  bool        // the connection has TLS
-	asked   atomic.Bool // the client made a request
-	fresh   atomic.Bool // no request was begun since the last read and its turn
-	turns   turns       // of reads
-	idle    atomic.Bool // no request is under way, and there was one
-	rest    bool        // the last read did not end with the end of a request's head
-	lost    atomic.Bool // in HTTP/1: nobody knows where the next request begins
-	closing atomic.Bool // Close has been called on a lost one
+	pause  time.Duration
+	unread bool        // Read has not returned yet
+	calmed bool        // the client is calmed
+	opened *opened     // what calm counts the connection in; nil: nothing
+	wrote  atomic.Bool // something was sent to the client
+	// answers says that an answer was passed on to net/http, and answered that the client was sent something since.
+	answers, answered atomic.Bool
+	fresh             atomic.Bool // no request was begun since the last read and its turn
+	turns             turns       // of reads
+	idle              atomic.Bool // no request is under way, and there was one
+	rest              bool        // the last read did not end with the end of a request's head
+	lost              atomic.Bool // in HTTP/1: nobody knows where the next request begins
+	closing           atomic.Bool // Close has been called on a lost one
 	// cancel ends the context of the connection's requests. It is nil before net/http has the connection.
 	cancel atomic.Pointer[context.CancelFunc]
 	ended  chan struct{} // closed by end
@@ -113,7 +115,7 @@ func (g *guests) admit(c net.Conn) (*conn, bool) {
 	now := time.Now()
 	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c)), ended: make(chan struct{})}
 	cn.claim.Value = cn
-	cn.pause = g.calm.pause(cn.owner, now)
+	cn.pause, cn.opened = g.calm.pause(cn.owner, now)
 	cn.calmed = cn.pause > 0
 	if !g.worthwhile(cn.owner, now) {
 		g.stats.refused.Add(1)
@@ -209,6 +211,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if n > 0 {
 		c.wrote.Store(true)
+		if c.answers.Load() {
+			c.answered.Store(true)
+		}
 		c.touch()
 	}
 	return n, err
@@ -230,8 +235,8 @@ func (c *conn) Close() error {
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lingerTime))
 		_, _ = io.Copy(io.Discard, c.Conn)
 	}
-	if shaken := c.secure && c.wrote.Load(); c.guests.limit.Release(&c.claim) && (shaken && !c.asked.Load() || !c.wrote.Load()) {
-		c.guests.calm.unanswered(c.owner, time.Now(), shaken)
+	if c.guests.limit.Release(&c.claim) && !c.answered.Load() {
+		c.guests.calm.unanswered(c.owner, c.opened, time.Now(), c.wrote.Load())
 	}
 	err := c.Conn.Close()
 	c.end()
@@ -270,7 +275,6 @@ func withClient(ctx context.Context, c net.Conn) context.Context {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
 		cl.under.cancel.Store(&cancel)
-		cl.under.secure = c != net.Conn(cl.under)
 	}
 	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
 		port = strconv.Itoa(a.Port)

@@ -39,9 +39,6 @@ type request struct {
 
 func newRequest(s *Server, w http.ResponseWriter, r *http.Request) *request {
 	rq := &request{s: s, client: r.Context().Value(clientKey{}).(*client), in: r, w: w, control: http.NewResponseController(w)}
-	if under := rq.client.under; under != nil {
-		under.asked.Store(true)
-	}
 	rq.writing = stall{limit: s.stallTimeout, cut: func() { _ = rq.control.SetWriteDeadline(longAgo) }}
 	if r.ContentLength != 0 {
 		rq.body = newClientBody(rq)
@@ -65,6 +62,13 @@ func (rq *request) guard() {
 	// HTTP/1.0 (RFC 9112 section 6.1). net/http does not tell which requests had both.
 	if len(rq.in.TransferEncoding) > 0 || rq.in.ProtoMinor == 0 {
 		rq.w.Header()["Connection"] = []string{"close"}
+	}
+}
+
+// answers notes that the client gets an answer with what is written next.
+func (rq *request) answers() {
+	if under := rq.client.under; under != nil {
+		under.answers.Store(true)
 	}
 }
 
@@ -155,6 +159,7 @@ func (rq *request) answer(resp *http.Response) {
 		}
 		h["Trailer"] = []string{strings.Join(names, ", ")}
 	}
+	rq.answers()
 	rq.w.WriteHeader(resp.StatusCode)
 	if err := rq.copy(resp.Body); err != nil {
 		rq.s.stats.broken.Add(1)

@@ -201,8 +201,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.stats.inFlight.Add(1)
 	defer s.stats.inFlight.Add(-1)
 	rq := newRequest(s, w, r)
-	// net/http may write more after serve returns. That write must not wait for the client without end.
-	defer func() { _ = rq.control.SetWriteDeadline(time.Now().Add(s.stallTimeout)) }()
+	defer func() {
+		// net/http may write more after serve returns. That write must not wait for the client without end.
+		_ = rq.control.SetWriteDeadline(time.Now().Add(s.stallTimeout))
+		if r.Context().Err() == nil {
+			rq.answers() // it may be a refusal
+		}
+	}()
 	if rq.body != nil {
 		defer rq.body.finish()
 	}

@@ -34,6 +34,7 @@ func (rq *request) upgrade(resp *http.Response) {
 	resp.Header["Connection"], resp.Header["Upgrade"] = []string{"Upgrade"}, []string{strings.Join(got, ", ")}
 	_ = resp.Header.Write(&head)
 	head.WriteString("\r\n")
+	rq.answers()
 	if _, err = raw.Write(head.Bytes()); err == nil && len(early) > 0 {
 		_, err = backend.Write(early)
 	}
