@@ -66,6 +66,9 @@ func (l *Load) Add(open, waiting int64) {
 // Open returns the number of open connections.
 func (l *Load) Open() int64 { return max(0, l.open.Load()) }
 
+// Waiting returns the number of open connections that wait for their first answer.
+func (l *Load) Waiting() int64 { return max(0, l.waiting.Load()) }
+
 // Come records that the server is new.
 func (l *Load) Come(now time.Duration) { l.since.Store(max(1, int64(now))) }
 

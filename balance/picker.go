@@ -91,8 +91,8 @@ func (p *Picker) slower(a, b *Load) bool {
 	case tb == 0:
 		tb = ta
 	}
-	ta *= float64(max(0, a.waiting.Load()) + 1)
-	tb *= float64(max(0, b.waiting.Load()) + 1)
+	ta *= float64(a.Waiting() + 1)
+	tb *= float64(b.Waiting() + 1)
 	return tb*a.part(p.source) < ta*b.part(p.source)
 }
 

@@ -99,6 +99,9 @@ func destinationsOf(list []Destination) destinations {
 func (ds *destinations) has(t *packet.Tuple) bool {
 	a := netip.AddrFrom16(t.Dst)
 	for _, n := range ds.lengths {
+		if n < packet.Before4 && t.Dst.Is4() {
+			continue // ::/0 is all of IPv6, and nothing of IPv4
+		}
 		p, _ := a.Prefix(n) // cannot fail: n is within 0..128
 		for _, port := range ds.ports[p] {
 			if port == 0 || port == t.DstPort && (t.Proto == packet.TCP || t.Proto == packet.UDP) {

@@ -59,7 +59,7 @@ func TestDestinations(t *testing.T) {
 		list := make([]Destination, r.IntN(5))
 		for i := range list {
 			a := addr()
-			p, _ := a.Prefix(a.BitLen() - []int{0, 0, 8, 16, 24}[r.IntN(5)])
+			p, _ := a.Prefix(max(0, a.BitLen()-[]int{0, 0, 8, 16, 24, 128}[r.IntN(6)]))
 			list[i] = Destination{p, []uint16{0, 53, 80}[r.IntN(3)]}
 		}
 		ds := destinationsOf(list)

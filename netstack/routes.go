@@ -202,7 +202,7 @@ func spaceOf(id uint64) uint32 {
 func mapped(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4() {
-		return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+96)
+		return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+packet.Before4)
 	}
 	return p
 }
@@ -220,8 +220,11 @@ func (s *snapshot) route(dst *packet.Addr) route {
 	if r, ok := s.hosts[*dst]; ok {
 		return r
 	}
-	a := netip.AddrFrom16(*dst)
+	a, is4 := netip.AddrFrom16(*dst), dst.Is4()
 	for _, n := range s.lengths {
+		if n < packet.Before4 && is4 {
+			break // ::/0 is all of IPv6, and nothing of IPv4
+		}
 		// This cannot fail: n is within 0..128.
 		p, _ := a.Prefix(n)
 		if r, ok := s.prefixes[p]; ok {

@@ -102,15 +102,32 @@ func (w *watch) begin(t *packet.Tuple, c packet.Choice) nodeport.Use {
 // use is one conversation through a node port.
 type use struct {
 	*watch
-	began    time.Duration
-	series   *counter.Histogram // nil: a hostPort's
-	load     *balance.Load      // nil: not counted
-	answered atomic.Bool
+	began  time.Duration
+	series *counter.Histogram // nil: a hostPort's
+	load   *balance.Load      // nil: not counted
+	stage  stage
 }
+
+// stage is how far a conversation is: its end and its first answer may come at once, and each counts once.
+type stage struct{ atomic.Uint32 }
+
+const (
+	waits uint32 = iota
+	goesOn
+	ended
+)
+
+// answered reports whether this answer is the first, and comes before the end.
+func (s *stage) answered() bool { return s.CompareAndSwap(waits, goesOn) }
+
+// end ends the conversation. It returns whether there was an answer before.
+func (s *stage) end() bool { return s.Swap(ended) == goesOn }
 
 // Answered implements nodeport.Use.
 func (u *use) Answered() {
-	u.answered.Store(true)
+	if !u.stage.answered() {
+		return
+	}
 	now := u.loads.Now()
 	if u.series != nil {
 		u.series.Observe((now - u.began).Seconds())
@@ -130,7 +147,7 @@ func (u *use) Refused() {
 // End implements nodeport.Use.
 func (u *use) End() {
 	if u.load != nil {
-		u.load.End(u.answered.Load())
+		u.load.End(u.stage.end())
 	}
 }
 

@@ -24,5 +24,5 @@
 //
 // The table of Exchanges has many shards, each with a lock for reading. No lock is held over a system call, over
 // Options.Send or while the host is asked. A Door closes its descriptor when nobody uses it any more, so nobody sends
-// through a number that belongs to another socket already.
+// through a number that belongs to another socket already. Close and Serve wait for that.
 package clientrelay

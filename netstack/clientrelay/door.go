@@ -37,10 +37,11 @@ type Door struct {
 	users atomic.Int32 // the Door counts as one; whoever makes it zero closes fd
 	bulk  atomic.Bool  // the last message was coalesced by the kernel
 	noGSO atomic.Bool  // the device refuses UDP_SEGMENT
+	ends  atomic.Bool  // Close was called: nobody begins to use fd
 
 	ask    atomic.Pointer[func(client netip.AddrPort, local netip.Addr) io.Closer] // of Serve
 	failed chan error
-	closed chan struct{}
+	closed chan struct{} // closed after fd
 	once   sync.Once
 }
 
@@ -97,11 +98,11 @@ func tune(fd int, is4 bool) error {
 	return nil
 }
 
-// acquire keeps the socket open until release. It returns false when the Door is closed.
+// acquire keeps the socket open until release. It returns false when the Door is closed, or is about to be.
 func (d *Door) acquire() bool {
 	for {
 		n := d.users.Load()
-		if n == 0 {
+		if n == 0 || d.ends.Load() {
 			return false
 		}
 		if d.users.CompareAndSwap(n, n+1) {
@@ -113,33 +114,39 @@ func (d *Door) acquire() bool {
 func (d *Door) release() {
 	if d.users.Add(-1) == 0 {
 		unix.Close(d.fd)
+		close(d.closed)
 	}
 }
 
-// Close closes the Door, unless somebody holds a duplicate of its socket. Closing twice is harmless.
+// Close closes the Door, and waits until nobody uses its socket any more: its address is free then, unless somebody
+// holds a duplicate of the socket, who goes on with its options. Closing twice is harmless. It must not be called by
+// ask of Serve.
 func (d *Door) Close() error {
 	d.once.Do(func() {
-		close(d.closed)
+		d.ends.Store(true)
 		d.watch.Load().Close()
-		_ = unix.SetsockoptInt(d.fd, unix.IPPROTO_UDP, unix.UDP_GRO, 0) // whoever goes on with a duplicate may not expect it
 		d.release()
 	})
+	<-d.closed
 	return nil
 }
 
 // Serve reads the socket until the Door is closed or reading fails, and returns why. ask returns where the datagrams go
 // that a client has sent to a local address: what Exchange returned, or an io.Writer, which gets them one by one, or
-// nil when they are dropped. The local address is invalid where nobody may answer from it. ask must not block. Serve
-// may be called again.
+// nil when they are dropped. The local address is invalid where nobody may answer from it. ask must not block. Once
+// the Door is closed, Serve returns when ask has been called for the last time. Serve may be called again.
 func (d *Door) Serve(ask func(client netip.AddrPort, local netip.Addr) io.Closer) error {
 	d.ask.Store(&ask)
 	d.watch.Load().Arm(poll.In)
 	select {
 	case err := <-d.failed:
-		return err
+		if !d.ends.Load() {
+			return err
+		}
+		<-d.closed // another call of Ready may go on
 	case <-d.closed:
-		return net.ErrClosed
 	}
+	return net.ErrClosed
 }
 
 // Ready implements poll.Handler. It passes on one turn of what has arrived, and arms the socket again.
@@ -152,6 +159,9 @@ func (d *Door) Ready(_ uint32, buf []byte) []byte {
 	b := d.r.batches.Get()
 	defer d.r.batches.Put(b)
 	for range turn {
+		if d.ends.Load() {
+			return buf
+		}
 		// Coalesced datagrams of one message fill a superframe by themselves and need not be copied.
 		want := superframe.Width
 		if d.bulk.Load() {

@@ -6,12 +6,15 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
+	"tapestry.dev/tapestry/test/await"
 )
 
 const podMTU = 1420
@@ -393,6 +396,60 @@ func TestWriter(t *testing.T) {
 	}
 	d.Close()
 	d.Answer([]byte("too late"), local(client), netip.Addr{})
+}
+
+// A Door that is closed while its host is asked ends after that: the host is not asked any more, and the address is
+// free, when Serve and Close return.
+func TestCloseWaits(t *testing.T) {
+	w := newWorld(t)
+	d, at := w.open(families[0].host)
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	var asking atomic.Bool
+	served := make(chan error, 1)
+	w.served.Go(func() {
+		_ = d.Serve(func(netip.AddrPort, netip.Addr) io.Closer {
+			asking.Store(true)
+			defer asking.Store(false)
+			asked <- struct{}{}
+			<-answer
+			return nil
+		})
+		if asking.Load() {
+			t.Error("Serve has ended while the host is asked")
+		}
+		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+		if err == nil {
+			err = c.Close()
+		}
+		served <- err
+	})
+	say(t, dial(t, at), []byte("x"))
+	<-asked
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		d.Close()
+	}()
+	await.Until(t, "the Door is about to close", func() bool {
+		if d.acquire() {
+			d.release()
+			return false
+		}
+		return true
+	})
+	for range 1000 {
+		runtime.Gosched() // what would not wait is over then
+	}
+	select {
+	case <-closed:
+		t.Error("Close has ended while the host is asked")
+	default:
+	}
+	close(answer)
+	if err := <-served; err != nil {
+		t.Errorf("the address is not free: %v", err)
+	}
+	<-closed
 }
 
 type writer func([]byte)

@@ -56,6 +56,9 @@ func (t *Table) Of(dst packet.Addr) Way {
 	}
 	a := netip.AddrFrom16(dst)
 	for _, n := range t.lengths {
+		if n < packet.Before4 && dst.Is4() {
+			break // ::/0 is all of IPv6, and nothing of IPv4
+		}
 		p, _ := a.Prefix(n) // cannot fail: n is within 0..128
 		if _, ok := t.routed[p]; ok {
 			return HostTAP
@@ -68,7 +71,7 @@ func (t *Table) Of(dst packet.Addr) Way {
 func mapped(p netip.Prefix) netip.Prefix {
 	p = p.Masked()
 	if p.Addr().Is4() {
-		return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+96)
+		return netip.PrefixFrom(netip.AddrFrom16(p.Addr().As16()), p.Bits()+packet.Before4)
 	}
 	return p
 }

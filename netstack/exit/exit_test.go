@@ -29,4 +29,8 @@ func TestOf(t *testing.T) {
 	if all := New(Config{Routed: addresstest.Prefixes("0.0.0.0/0")}); all.Of(packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))) != HostTAP || all.Of(packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))) != Sockets {
 		t.Error("0.0.0.0/0 is all of IPv4, and nothing of IPv6")
 	}
+	if all := New(Config{Routed: addresstest.Prefixes("::/0", "10.0.0.0/8")}); all.Of(packet.AddrFrom(netip.MustParseAddr("8.8.8.8"))) != Sockets ||
+		all.Of(packet.AddrFrom(netip.MustParseAddr("10.0.0.1"))) != HostTAP || all.Of(packet.AddrFrom(netip.MustParseAddr("2001:db8::1"))) != HostTAP {
+		t.Error("::/0 is all of IPv6, and nothing of IPv4")
+	}
 }

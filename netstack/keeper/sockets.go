@@ -11,7 +11,7 @@ import (
 )
 
 // SocketPrefix, followed by a network, "/" and an address such as "tcp4/0.0.0.0:30080", is the key of a socket of the
-// host that an agent made.
+// host that an agent made. "udp4+gro" and "udp6+gro" are networks, too.
 const SocketPrefix = "socket/"
 
 // Sockets opens sockets of the host that the keeper holds as well: while there is no agent, connections and datagrams
@@ -39,6 +39,10 @@ func NewSockets(kept *Holdings, items []Item, log *slog.Logger) (s *Sockets, oth
 
 func socketKey(network, address string) string { return SocketPrefix + network + "/" + address }
 
+// coalesces follows the network of a datagram socket in whose datagrams the kernel may put several together (UDP_GRO).
+// Agents that read one datagram at a time do not know the key: they let go of the socket and open another one.
+const coalesces = "+gro"
+
 // filer is a socket of package net.
 type filer interface{ File() (*os.File, error) }
 
@@ -60,10 +64,21 @@ func (s *Sockets) Listen(ctx context.Context, network, address string) (net.List
 	return l, err
 }
 
-// ListenPacket returns the datagram socket of the agent before, or a new one.
+// ListenPacket returns the datagram socket of the agent before, or a new one. The caller may have the kernel put
+// datagrams together in it, and the next agent expects that.
 func (s *Sockets) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	key := socketKey(network, address)
-	if f := s.take(key); f != nil {
+	key, plain := socketKey(network+coalesces, address), socketKey(network, address)
+	f := s.take(key)
+	if old := s.take(plain); old != nil {
+		if f == nil {
+			f = old
+			s.hold(key, f)
+		} else {
+			_ = old.Close()
+		}
+		_ = s.kept.Delete(plain) // never fails
+	}
+	if f != nil {
 		defer f.Close()
 		c, err := net.FilePacketConn(f)
 		if err != nil {
@@ -80,11 +95,12 @@ func (s *Sockets) ListenPacket(ctx context.Context, network, address string) (ne
 
 // Release has the keeper hold a socket no longer. The caller closes its own.
 func (s *Sockets) Release(network, address string) {
-	key := socketKey(network, address)
-	if f := s.take(key); f != nil {
-		_ = f.Close()
+	for _, key := range []string{socketKey(network, address), socketKey(network+coalesces, address)} {
+		if f := s.take(key); f != nil {
+			_ = f.Close()
+		}
+		_ = s.kept.Delete(key) // never fails
 	}
-	_ = s.kept.Delete(key) // never fails
 }
 
 // Settle closes the sockets of the agent before that nobody has asked for.
@@ -110,11 +126,20 @@ func (s *Sockets) take(key string) *os.File {
 // keep has the keeper hold a socket. Without that, clients are refused while there is no agent.
 func (s *Sockets) keep(key string, socket filer) {
 	f, err := socket.File()
-	if err == nil {
-		err = s.kept.Put(key, nil, f)
-		_ = f.Close()
-	}
 	if err != nil {
-		s.log.Warn("a socket is not kept: its clients are refused while there is no agent", "err", fmt.Errorf("%s: %w", key, err))
+		s.notKept(key, err)
+		return
 	}
+	s.hold(key, f)
+	_ = f.Close()
+}
+
+func (s *Sockets) hold(key string, f *os.File) {
+	if err := s.kept.Put(key, nil, f); err != nil {
+		s.notKept(key, err)
+	}
+}
+
+func (s *Sockets) notKept(key string, err error) {
+	s.log.Warn("a socket is not kept: its clients are refused while there is no agent", "err", fmt.Errorf("%s: %w", key, err))
 }

@@ -143,3 +143,51 @@ func TestSockets(t *testing.T) {
 		}
 	}
 }
+
+// TestCoalescedDatagrams: a socket in which the kernel may put datagrams together has a key that agents which read one
+// datagram at a time do not ask for. The socket of such an agent goes on, under the new key alone.
+func TestCoalescedDatagrams(t *testing.T) {
+	_, path := start(t, Options{})
+	addr := fmt.Sprint("127.0.0.1:", freeport.Of(t))
+	const old, now = "socket/udp4/", "socket/udp4+gro/"
+	s, _, end := nextSockets(t, path)
+	before, err := net.ListenPacket("udp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.keep(old+addr, before.(filer)) // as the older agent did
+	_ = before.Close()
+	end()
+
+	open := func() {
+		t.Helper()
+		c, err := s.ListenPacket(t.Context(), "udp4", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	for _, agent := range []string{"first", "next"} {
+		if s, _, end = nextSockets(t, path); agent == "next" && (s.there[now+addr] == nil || s.there[old+addr] != nil) {
+			t.Errorf("the keeper has %v", s.there)
+		}
+		open()
+		end()
+	}
+	s, _, end = nextSockets(t, path)
+	s.Release("udp4", addr)
+	open() // another one
+	end()
+
+	s, _, end = nextSockets(t, path)
+	if len(s.there) != 1 || s.there[now+addr] == nil {
+		t.Errorf("the keeper has %v", s.there)
+	}
+	s.Settle() // as an agent does that asks for the old key alone
+	c, err := net.ListenPacket("udp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	end()
+}

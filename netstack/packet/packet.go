@@ -44,6 +44,9 @@ func (p Proto) Connects() bool { return p == TCP || p == SCTP }
 // IPv4 is kept as ::ffff:a.b.c.d; an IPv6 packet that carries such an address is malformed.
 type Addr [16]byte
 
+// Before4 is the number of bits of an Addr that come before an IPv4 address. A shorter prefix is of IPv6 alone.
+const Before4 = 96
+
 // AddrFrom converts an address from netip. The IPv6 zone is dropped.
 func AddrFrom(a netip.Addr) Addr { return Addr(a.As16()) }
 

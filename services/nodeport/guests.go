@@ -24,10 +24,14 @@ func newGuests(most int) *guests {
 	return &guests{limit: share.New[netip.Prefix, *session](share.Options[netip.Prefix]{Total: most}), order: list.New()}
 }
 
-// admit gives sess a place. It returns the session that lost its place, or nil if none did.
+// admit gives sess a place, unless it has ended already. It returns the session that lost its place, or nil if none
+// did.
 func (g *guests) admit(sess *session) (lost *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if sess.left {
+		return nil
+	}
 	sess.claim.Value = sess
 	owner := addressing.Client(sess.key.client.Addr())
 	claim, ok := g.limit.Acquire(&sess.claim, owner)
@@ -57,10 +61,11 @@ func (g *guests) touch(sess *session) {
 	}
 }
 
-// leave gives up the session's place, if it has one.
+// leave gives up the session's place, if it has one, for good.
 func (g *guests) leave(sess *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	sess.left = true
 	if sess.element != nil {
 		g.order.Remove(sess.element)
 		sess.element = nil

@@ -90,10 +90,16 @@ func (s *server) run(sock socket) {
 func (s *server) serve(sock socket) {
 	s.p.sockets.Add(1)
 	defer s.p.sockets.Add(-1)
-	stop := context.AfterFunc(s.ctx, func() { sock.Close() })
+	closed := make(chan struct{})
+	stop := context.AfterFunc(s.ctx, func() {
+		defer close(closed)
+		sock.Close()
+	})
 	defer func() {
 		if stop() {
 			sock.Close()
+		} else {
+			<-closed // whoever waits for the server may want its address
 		}
 	}()
 	sock.serve(s)

@@ -20,7 +20,7 @@ type Door interface {
 	// Serve reads the socket until the Door is closed or reading fails, and returns why. ask returns where the
 	// datagrams go that a client has sent to a local address: what Exchange returned, or an io.Writer, which gets them
 	// one by one, or nil when they are dropped. It is asked once for several datagrams. The local address is invalid
-	// where nobody may answer from it.
+	// where nobody may answer from it. Once the Door is closed, Serve returns when ask has been called for the last time.
 	Serve(ask func(client netip.AddrPort, local netip.Addr) io.Closer) error
 	// Exchange carries datagrams between a client and a backend without copying, until it is closed. The backend sees
 	// the client as seen, with any port if that is 0. heard is called with nil for each answer, and with an error when
@@ -30,6 +30,7 @@ type Door interface {
 	Exchange(client netip.AddrPort, local netip.Addr, seen, backend netip.AddrPort, heard func(error)) (io.Closer, error)
 	// Answer sends a datagram to a client, from a local address.
 	Answer(datagram []byte, client netip.AddrPort, local netip.Addr)
+	// Close ends Serve, and waits until the address of the socket is free.
 	io.Closer
 }
 
@@ -78,7 +79,8 @@ type session struct {
 	idler  *time.Timer // of an exchange: ends the session when it is idle; guarded by server.mu
 
 	claim   share.Claim[netip.Prefix, *session]
-	element *list.Element // in guests.order; nil: the session has no place
+	element *list.Element // in guests.order; nil: the session has no place; guarded by guests.mu
+	left    bool          // the session has ended and gets no place any more; guarded by guests.mu
 }
 
 // start is the origin of session times. It carries a monotonic clock reading.

@@ -98,6 +98,9 @@ func ranges(flag string, texts []string) ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--%s %q: expected a range like 10.96.0.0/16", flag, text)
 		}
+		if p.Addr().Is4In6() {
+			return nil, fmt.Errorf("--%s %q: write this range as one of IPv4, like 10.96.0.0/16", flag, text)
+		}
 		list = append(list, p.Masked())
 	}
 	return list, nil

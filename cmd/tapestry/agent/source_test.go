@@ -31,6 +31,7 @@ func TestSourceFlags(t *testing.T) {
 		{[]string{"--kubeconfig", kubeconfig, "--service-cidr", "10.96"}, "expected a range like 10.96.0.0/16"},
 		{[]string{"--kubeconfig", kubeconfig, "--node-cidr", "192.168.0.0/16", "--node-cidr", "fd00::/8"}, ""},
 		{[]string{"--kubeconfig", kubeconfig, "--node-cidr", "192.168.0.1"}, `--node-cidr "192.168.0.1": expected a range`},
+		{[]string{"--kubeconfig", kubeconfig, "--node-cidr", "::ffff:192.168.0.0/112"}, "write this range as one of IPv4"},
 		{[]string{"--manifests", "/m", "--node-cidr", "10.0.0.0/8"}, "--node-cidr is about an API server"},
 		{[]string{"--api-server", server.URL}, "run as a pod with a service account, or name a kubeconfig"},
 	} {
