@@ -201,7 +201,7 @@ func (s *Stack) relayed(p *packet.Packet, turn *Turn) bool {
 		return s.clients.Deliver(p)
 	}
 	if len(p.Tail) > 0 { // it comes from another node
-		if !s.relay.Carries(&p.Tuple) {
+		if !s.relay.Resuming() && !s.relay.Carries(&p.Tuple) {
 			return false
 		}
 		turn.join(p)

@@ -166,8 +166,8 @@ func (c *conn) begin(fd int, err error, events uint32) {
 func (c *conn) watch(events uint32) (err error) {
 	c.armed.Lock() // makes Ready wait until watch is set
 	defer c.armed.Unlock()
-	c.armed.events = events
-	c.armed.watch, err = c.r.o.Poller.Add(c.fd, c, events)
+	c.armed.events |= events
+	c.armed.watch, err = c.r.o.Poller.Add(c.fd, c, c.armed.events)
 	return err
 }
 
@@ -196,12 +196,15 @@ func (c *conn) Ready(events uint32, buf []byte) []byte {
 	return buf
 }
 
-// arm adds events to those that are waited for.
+// arm adds events to those that are waited for. A far pod may speak while its connection is resumed, before the socket
+// is watched; then watch begins with these events.
 func (c *conn) arm(events uint32) {
 	c.armed.Lock()
 	defer c.armed.Unlock()
 	c.armed.events |= events
-	c.armed.watch.Arm(c.armed.events)
+	if c.armed.watch != nil {
+		c.armed.watch.Arm(c.armed.events)
+	}
 }
 
 // unwatch ends the Watch.

@@ -248,6 +248,9 @@ func (c *conn) spoken() {
 // Carries reports whether there is a connection whose segments from the pod have this tuple.
 func (r *Relay) Carries(t *packet.Tuple) bool { return r.find(t) != nil }
 
+// Resuming reports whether connections of the Relay before may not be known yet.
+func (r *Relay) Resuming() bool { return r.resuming.Load() }
+
 // Unreachable says that an ICMP error has come about the connection whose segments from the pod have this tuple: nobody
 // can be reached there. It ends a connection that is being opened; later it may be a passing fault (RFC 5461 3).
 func (r *Relay) Unreachable(t *packet.Tuple) {

@@ -311,9 +311,14 @@ func TestFarSpeaksDuringResume(t *testing.T) {
 	}
 	s.tuple = first
 	var next *tcprelay.Relay
-	said := false
+	said, asked := false, false
 	s.o.Hold = sh.hold(t)
 	s.o.Far = func(packet.Addr) (int, bool) {
+		if !asked { // not even the first one is known
+			asked = true
+			s.say(segment{mine, theirs, psh, 64000, []byte("early")})
+			s.say(segment{mine, theirs, syn, 64000, nil})
+		}
 		if !said && next.Carries(&first) {
 			said = true
 			s.say(segment{mine, theirs, psh, 64000, []byte("early")})
@@ -329,4 +334,85 @@ func TestFarSpeaksDuringResume(t *testing.T) {
 		t.Fatalf("%+v; spoken: %v", got, said)
 	}
 	wantServer(t, client, "early")
+	first.SrcPort++
+	s.tuple = first
+	if s.delivers(segment{mine, theirs, psh, 64000, []byte("late")}) {
+		t.Error("a connection is known that nobody began")
+	}
+}
+
+// fill says more than the client's socket takes, and repeats it until the pod is told that there is no room. It returns
+// what is acknowledged then, and what was said.
+func (s *script) fill(mine, theirs uint32) (acked, said uint32) {
+	s.t.Helper()
+	b := make([]byte, 40_000)
+	for said = mine; ; {
+		if s.r.Stats().Bytes == 0 {
+			said += uint32(len(b))
+		}
+		s.say(segment{said - uint32(len(b)), theirs, ack, 64000, b})
+		s.turn.End()
+		for runtime.Gosched(); len(s.heard) > 0; {
+			if x := <-s.heard; x.of == s.tuple && x.flags == ack && x.window == 0 {
+				return x.ack, said
+			}
+		}
+	}
+}
+
+// A pod that gives up on a client who does not read resets at what it knows as acknowledged. That lies before what is
+// kept here.
+func TestResetOfFullConnection(t *testing.T) {
+	for _, kind := range []string{"far", "near"} {
+		t.Run(kind, func(t *testing.T) {
+			var s *script
+			var mine, theirs uint32
+			if kind == "far" {
+				s, _, mine, theirs = farScript(t, nil, withSACK...)
+			} else {
+				s = newScript(t)
+				_, mine, theirs = s.egress(64000)
+			}
+			acked, said := s.fill(mine, theirs)
+			t.Logf("%d bytes are kept", said-acked)
+			s.say(segment{acked, theirs, rst | ack, 0, nil})
+			await.Until(t, "the connection is over", func() bool { return s.r.Len() == 0 })
+		})
+	}
+}
+
+// A far pod may also speak to a client who does not read, before the relay watches the client's socket.
+func TestFarSpeaksToFullClientDuringResume(t *testing.T) {
+	sh := newShelf(t, 4)
+	s, client, mine, theirs := farScript(t, sh.hold(t), withSACK...)
+	first := s.tuple
+	_, accepted := dialHost(t, 0)
+	go func() {
+		_ = s.r.Join(context.Background(), accepted, netip.AddrPortFrom(seenAs[0].Addr(), 4001), netip.AddrPortFrom(podIPs[0], 80), nil)
+	}()
+	s.tuple.DstPort = 4001
+	s.hear(syn)
+	s.tuple = first
+	end, _ := s.fill(mine, theirs)
+	if err := s.r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var next *tcprelay.Relay
+	s.o.Hold = sh.hold(t)
+	s.o.Far = func(packet.Addr) (int, bool) {
+		for next.Resuming() && next.Carries(&first) && next.Stats().Bytes == 0 {
+			s.say(segment{end, theirs, ack, 64000, make([]byte, 40_000)})
+			end += 40_000
+		}
+		return mtu, true
+	}
+	next = tcprelay.New(s.o)
+	s.r = next
+	if got := next.Resume(func(netip.Addr) bool { return false }); got.Resumed != 2 || next.Stats().Bytes == 0 {
+		t.Fatalf("%+v; %d bytes are kept", got, next.Stats().Bytes)
+	}
+	if _, err := io.CopyN(io.Discard, client, int64(end-mine)); err != nil {
+		t.Error(err)
+	}
+	await.Until(t, "nothing is kept", func() bool { return next.Stats().Bytes == 0 })
 }

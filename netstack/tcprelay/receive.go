@@ -124,9 +124,7 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 	case stage == greeting:
 		return c.greeted(p, seq, ack)
 	case flags&packet.RST != 0:
-		// RFC 5961 3.2 demands exactly the expected number. Any number in the window is accepted here, because only the
-		// pod itself can send the segment.
-		if seq-f.next > window {
+		if !c.mayReset(seq) {
 			return 0
 		}
 		if f.fin { // the pod's data may still be on its way to a slow client
@@ -188,6 +186,15 @@ func (c *conn) take(p *packet.Packet, turn *Turn) todo {
 		return do
 	}
 	return do | c.takeData(seq, payload, fin)
+}
+
+// mayReset reports whether a reset with this number ends the connection. RFC 5961 3.2 demands exactly the expected
+// number. Any number in the window is accepted here, because only the pod itself can send the segment. A pod without
+// room resets at what it knows as acknowledged. That lies before what is kept, and before what the socket has accepted
+// since the pod was told.
+func (c *conn) mayReset(seq uint32) bool {
+	acked := uint32(c.received.Load() >> 32)
+	return seq-(acked-window) <= c.from.next-acked+2*window
 }
 
 // ahead reports whether sequence number a comes after b.

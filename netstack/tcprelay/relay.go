@@ -69,6 +69,8 @@ type Relay struct {
 	shards [64]shard
 	hold   *holder // nil: no connection outlives the Relay
 	closed atomic.Bool
+	// resuming is true from New to the end of Resume, if there is anything to resume.
+	resuming atomic.Bool
 }
 
 // shard holds those connections whose tuples, of the pod's segments, have one hash.
@@ -88,6 +90,7 @@ func New(o Options) *Relay {
 	r := &Relay{o: o, start: time.Now(), secret: rand.Uint64(), bounds: newBounds(cmp.Or(o.MaxConns, defaultConns), cmp.Or(o.MaxBytes, defaultBytes))}
 	if o.Hold != nil {
 		r.hold = newHolder(*o.Hold)
+		r.resuming.Store(len(o.Hold.Found) > 0)
 	}
 	for i := range r.shards {
 		r.shards[i].conns = map[packet.Tuple]*conn{}
@@ -127,14 +130,20 @@ func (r *Relay) remove(c *conn) {
 
 // Deliver handles a TCP segment of a pod. The segment is contiguous and its checksum is known to be right. Deliver does
 // not keep p, but turn may take over its buffer and give it another. Deliver reports whether the segment belongs to one
-// of the Relay's connections, or has begun one, which it does only if mayBegin is set. The caller ends turn when it has
-// no more frames at hand.
+// of the Relay's connections, or has begun one, which it does only if mayBegin is set. While there is something to
+// Resume, it drops segments of connections that are not known yet, and says that they belong to one: somebody else would
+// reset them. The pod repeats them. The caller ends turn when it has no more frames at hand.
 func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
+	resuming := r.resuming.Load() // before find: what Resume enters last is found when this is false
 	c := r.find(&p.Tuple)
 	if c != nil && c.receive(p, turn) {
 		return true
 	}
-	if !mayBegin || !packet.Opens(p.TCPFlags) {
+	opens := packet.Opens(p.TCPFlags)
+	if resuming && (mayBegin || !opens) {
+		return true
+	}
+	if !mayBegin || !opens {
 		return false
 	}
 	if c != nil {

@@ -88,14 +88,15 @@ type Resumed struct {
 	Resumed, Lost int
 }
 
-// Resume goes on with the connections of the Relay before, as far as their pods are here. Nothing of a pod may be
-// delivered before. The Relay sends to pods from then on.
+// Resume goes on with the connections of the Relay before, as far as their pods are here. Nothing of a pod of this node
+// may be delivered before. The Relay sends to pods from then on.
 func (r *Relay) Resume(here func(pod netip.Addr) bool) (n Resumed) {
 	h := r.hold
 	if h == nil || h.resumed {
 		return n
 	}
 	h.resumed = true
+	defer r.resuming.Store(false)
 	var conns []*conn
 	h.Memory.Used(func(s uint32) {
 		fd, there := h.Found[s]
