@@ -18,8 +18,8 @@ func TestTimeout(t *testing.T) {
 		{"first: R + 4*R/2", []time.Duration{100 * time.Millisecond}, 300 * time.Millisecond},
 		// SRTT = 100 + (180-100)/8 = 110, RTTVAR = 50 + (80-50)/4 = 57.5
 		{"second", []time.Duration{100 * time.Millisecond, 180 * time.Millisecond}, 340 * time.Millisecond},
-		{"not below the least", []time.Duration{time.Microsecond}, 200 * time.Millisecond},
-		{"no time at all", []time.Duration{0}, 200 * time.Millisecond},
+		{"not below the least", []time.Duration{time.Microsecond}, 200*time.Millisecond + time.Microsecond},
+		{"no time at all", []time.Duration{0}, 200*time.Millisecond + time.Microsecond},
 		{"not above the most", []time.Duration{time.Minute}, 20 * time.Second},
 	} {
 		var r RTT
@@ -31,6 +31,46 @@ func TestTimeout(t *testing.T) {
 		}
 	}
 }
+
+// A steady round trip leaves room for one that takes longer, as on a link that is shared.
+func TestSteadyRoundTrip(t *testing.T) {
+	var r RTT
+	for range 100 {
+		r.Sample(300 * time.Millisecond)
+	}
+	if got := r.Timeout(); got < 490*time.Millisecond {
+		t.Errorf("%v; a round trip of 450 ms would be a loss", got)
+	}
+}
+
+// A round trip that becomes longer than the timeout is measured after a few timeouts, and until then they do not become
+// shorter again. Nothing waits for longer than a second.
+func TestLongerRoundTrip(t *testing.T) {
+	var r RTT
+	for range 100 {
+		r.Sample(10 * time.Millisecond)
+	}
+	expired := 0
+	for ; r.Timeout() <= 400*time.Millisecond; expired++ {
+		if expired == 3 {
+			t.Fatalf("%v after %d timeouts", r.Timeout(), expired)
+		}
+		r.Expired() // what was sent comes back 400 ms later, and was sent twice
+	}
+	for range 10 {
+		r.Expired()
+	}
+	if got := r.Timeout(); got != time.Second {
+		t.Errorf("%v after many timeouts, want a second", got)
+	}
+	r.Sample(400 * time.Millisecond)
+	if got := r.Timeout(); got < 400*time.Millisecond || got >= time.Second {
+		t.Errorf("%v after a sample", got)
+	}
+}
+
+// all is more than any window.
+const all = 1 << 30
 
 // round has the window acknowledged once, a segment at a time, within rtt.
 func round(w *Window, mss int, now *time.Duration, rtt time.Duration) {
@@ -67,7 +107,7 @@ func TestCubic(t *testing.T) {
 	var w Window
 	w.Init(mss)
 	w.size = 1000 * mss
-	w.Lost()
+	w.Lost(all)
 	if got := w.Size(); got != 700*mss {
 		t.Fatalf("%d after a loss, want 0.7 of it", got)
 	}
@@ -95,7 +135,7 @@ func TestShortRoundTrips(t *testing.T) {
 	var now time.Duration
 	w.Init(mss)
 	w.size = 100 * mss
-	w.Lost()
+	w.Lost(all)
 	for range 40 {
 		round(&w, mss, &now, rtt)
 	}
@@ -117,12 +157,14 @@ func TestShrinks(t *testing.T) {
 		do              func(w *Window)
 		size, threshold int
 	}{
-		{"a loss", func(w *Window) { w.Lost() }, 70000, 70000},
-		{"two losses: room for others", func(w *Window) { w.Lost(); w.Lost() }, 49000, 49000},
-		{"a timeout", func(w *Window) { w.Expired(false) }, 1000, 70000},
-		{"a second one", func(w *Window) { w.Expired(false); w.Expired(true) }, 1000, 70000},
+		{"a loss", func(w *Window) { w.Lost(all) }, 70000, 70000},
+		{"two losses: room for others", func(w *Window) { w.Lost(all); w.Lost(all) }, 49000, 49000},
+		{"a timeout", func(w *Window) { w.Expired(all, false) }, 1000, 70000},
+		{"a second one", func(w *Window) { w.Expired(all, false); w.Expired(all, true) }, 1000, 70000},
 		{"a rest", func(w *Window) { w.Rested() }, 10000, math.MaxInt32},
-		{"never below two segments", func(w *Window) { w.size = 1500; w.Lost() }, 2000, 2000},
+		{"a loss of little", func(w *Window) { w.Lost(50 * mss) }, 35000, 35000},
+		{"a timeout of little", func(w *Window) { w.Expired(50*mss, false) }, 1000, 35000},
+		{"never below two segments", func(w *Window) { w.size = 1500; w.Lost(all) }, 2000, 2000},
 	} {
 		var w Window
 		w.Init(mss)
@@ -131,6 +173,21 @@ func TestShrinks(t *testing.T) {
 		if w.Size() != c.size || int(w.threshold) != c.threshold {
 			t.Errorf("%s: %d, threshold %d; want %d, %d", c.name, w.Size(), int(w.threshold), c.size, c.threshold)
 		}
+	}
+}
+
+// One acknowledgement of much does not carry the window past the threshold: what lies beyond grows it slowly.
+func TestSlowStartEndsAtThreshold(t *testing.T) {
+	const mss = 1000
+	var w Window
+	w.Init(mss)
+	w.size = 100 * mss
+	w.Lost(all)
+	w.Expired(all, true)
+	w.size = 60 * mss // the threshold is 70
+	w.Acked(60*mss, 0, time.Millisecond)
+	if got := w.Size(); got < 70*mss || got > 72*mss {
+		t.Errorf("%d after all of 60000 was acknowledged, want hardly more than 70000", got)
 	}
 }
 

@@ -42,9 +42,11 @@ func (w *Window) Size() int { return int(w.size) }
 // is being repaired. rtt is the smoothed round trip.
 func (w *Window) Acked(n int, now, rtt time.Duration) {
 	bytes := float64(n)
-	if w.size < w.threshold {
-		w.size += bytes
-		return
+	if slow := min(bytes, w.threshold-w.size); slow > 0 {
+		w.size += slow
+		if bytes -= slow; bytes == 0 {
+			return
+		}
 	}
 	if !w.grows {
 		w.grows, w.epoch, w.reno = true, now, w.size
@@ -62,8 +64,10 @@ func (w *Window) Acked(n int, now, rtt time.Duration) {
 	w.size = max(grown, w.reno)
 }
 
-// Lost shrinks the window because segments were lost. It is called once for all losses of a flight.
-func (w *Window) Lost() {
+// Lost shrinks the window because segments were lost, when flight bytes were on their way. It is called once for all
+// losses of a flight. What the window allowed and nobody sent proves nothing about the network (RFC 9438 4.6).
+func (w *Window) Lost(flight int) {
+	w.size = min(w.size, float64(flight))
 	before := w.size
 	w.shrink()
 	if before < w.most { // somebody else needs room, too (RFC 9438 4.7)
@@ -74,10 +78,11 @@ func (w *Window) Lost() {
 	w.size = w.threshold
 }
 
-// Expired shrinks the window to one segment because nothing was acknowledged in time. again says that this was so
-// before anything new was acknowledged: then the loss was counted already.
-func (w *Window) Expired(again bool) {
+// Expired shrinks the window to one segment because nothing of flight bytes was acknowledged in time. again says that
+// this was so before anything new was acknowledged: then the loss was counted already.
+func (w *Window) Expired(flight int, again bool) {
 	if !again {
+		w.size = min(w.size, float64(flight))
 		w.shrink()
 		w.most = w.threshold
 	}

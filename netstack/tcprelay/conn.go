@@ -325,7 +325,7 @@ func (c *conn) step() bool {
 		}
 		c.fit()
 		if c.far != nil {
-			c.mend()
+			c.mend(false)
 		}
 		if errno := c.carry(notes); errno != 0 {
 			return c.end(hostGone)

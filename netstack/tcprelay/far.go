@@ -148,7 +148,7 @@ func (c *conn) farLost() {
 	if c.stage.Load() != open || t.una == t.nxt || t.recovering {
 		return
 	}
-	f.window.Lost()
+	f.window.Lost(int(t.nxt - t.una))
 	c.recoverFrom(t.una+uint32(f.mss), false)
 }
 
@@ -158,7 +158,8 @@ func (c *conn) farExpired() {
 	if c.stage.Load() != open || t.una == t.nxt {
 		return
 	}
-	f.window.Expired(f.expired)
+	f.window.Expired(int(t.nxt-t.una), f.expired)
+	f.rtt.Expired()
 	f.expired = true
 	c.mu.Lock()
 	f.board.Clear()
@@ -174,11 +175,12 @@ func (c *conn) recoverFrom(lost uint32, idle bool) {
 	if ahead(f.lost, t.nxt) {
 		f.lost = t.nxt
 	}
-	c.mend()
+	c.mend(true)
 }
 
-// mend sends again what is lost, as far as the window allows.
-func (c *conn) mend() {
+// mend sends again what is lost, as far as the window allows. first says that the first segment goes whatever the window
+// allows, as a recovery begins with it (RFC 6675 5, 4.3) or, without SACK, was told that it is lost, too (RFC 6582 3.2).
+func (c *conn) mend(first bool) {
 	f, t := c.far, &c.to
 	for t.recovering {
 		c.mu.Lock()
@@ -189,9 +191,10 @@ func (c *conn) mend() {
 		c.mu.Unlock()
 		onWay := c.onWay()
 		room := f.window.Size() - onWay
-		if n == 0 || room < f.mss && onWay > 0 {
+		if n == 0 || room < f.mss && onWay > 0 && !first {
 			return
 		}
+		first = false
 		sent := c.repeatAt(at, min(int(n), max(room, f.mss)))
 		if sent == 0 {
 			return // the timer tries again
@@ -218,13 +221,14 @@ func (c *conn) farAcked(n uint32) {
 	if !t.recovering {
 		return
 	}
-	if !ahead(f.repeated, t.una) { // the next segment is lost, too (RFC 6582)
+	next := !ahead(f.repeated, t.una)
+	if next { // the next segment is lost, too (RFC 6582)
 		f.lost = later(f.lost, t.una+uint32(f.mss))
 		if ahead(f.lost, t.nxt) {
 			f.lost = t.nxt
 		}
 	}
-	c.mend()
+	c.mend(next && !c.from.sacks) // sacks does not change after accept
 }
 
 // farRoom returns for how many new bytes the congestion window has room.

@@ -85,15 +85,20 @@ func (c *conn) carry(notes uint32) unix.Errno {
 		}
 		flight := t.nxt - t.una
 		room := int(t.room) - int(flight)
+		mine := false // our window allows less than the pod's
 		if f := c.far; f != nil {
 			free := c.farRoom(flight)
-			f.held = free < room
+			mine = free < room
 			room = min(room, free)
 			if room > f.mss { // whole segments, unless the socket has no more
 				room -= room % f.mss
 			}
 		}
-		if room <= 0 || room < c.sendMSS() && flight > 0 {
+		blocked := room <= 0 || room < c.sendMSS() && flight > 0
+		if c.far != nil {
+			c.far.held = blocked && mine
+		}
+		if blocked {
 			c.blocked(flight)
 			return 0 // the next acknowledgement continues
 		}
@@ -344,11 +349,11 @@ func (c *conn) takeAcks() {
 	if c.peeks && t.una-t.taken >= lazyBulk {
 		c.consume(t.una)
 	}
+	if c.far != nil && progress > 0 {
+		c.farAcked(progress) // may take a sample
+	}
 	if t.una != t.nxt {
 		c.await(c.timeout())
-	}
-	if c.far != nil && progress > 0 {
-		c.farAcked(progress)
 	}
 	if t.una == t.nxt {
 		t.resendAt, t.recovering = 0, false

@@ -1,0 +1,131 @@
+package tcprelay
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
+)
+
+// stepped is an open connection to a far pod that only the test pumps, and whose round trip takes so long that no timer
+// goes off. The pod has room for 64,000 bytes.
+type stepped struct {
+	*conn
+	t      *testing.T
+	client int      // writes what the pod is sent
+	sent   []uint32 // the numbers of segments with data, counted from the first one's
+	start  uint32
+}
+
+func newStepped(t *testing.T, o offer) *stepped {
+	t.Helper()
+	poller, err := poll.New(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = poller.Close() })
+	s := &stepped{t: t}
+	r := New(Options{
+		Poller: poller, MTU: func() int { return 1420 }, Far: func(packet.Addr) (int, bool) { return 1420, true },
+		Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
+		Send: func(ip []byte, _ packet.VNetHdr) {
+			var p packet.Packet
+			if p.ParseIP(ip) == packet.Good && p.Len() > p.Payload {
+				s.sent = append(s.sent, be.Uint32(p.IP[p.L4+4:])-s.start)
+			}
+		},
+	})
+	t.Cleanup(func() { _ = r.Close() })
+	pod, client := packet.AddrFrom(netip.MustParseAddr("10.244.2.10")), packet.AddrFrom(netip.MustParseAddr("192.0.2.1"))
+	c := newConn(r, packet.Tuple{Src: pod, SrcPort: 80, Dst: client, DstPort: 4000, Proto: packet.TCP}, open)
+	s.conn = c
+	c.pumping.Store(busy)
+	c.account = r.bounds.begin(client)
+	c.account.opened()
+	c.goFar(1420)
+	c.accept(o, 999)
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.fd, s.client = ends[0], ends[1]
+	t.Cleanup(func() { _ = unix.Close(s.client) })
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.watch(0); err != nil {
+		t.Fatal(err)
+	}
+	c.far.rtt.Sample(10 * time.Second)
+	s.start = c.to.nxt
+	c.to.una, c.from.lastAck = c.to.nxt, c.to.nxt
+	c.next.Store(c.to.nxt)
+	s.acks(0)
+	t.Cleanup(func() { c.end(aborted) })
+	return s
+}
+
+// acks has the pod acknowledge n bytes in all.
+func (s *stepped) acks(n uint32) {
+	s.t.Helper()
+	s.mu.Lock()
+	do := s.takeAck(s.start+n, 64000, true)
+	s.mu.Unlock()
+	if do&work != 0 && !s.step() {
+		s.t.Fatal("the connection is over")
+	}
+}
+
+// says has the client say n bytes.
+func (s *stepped) says(n int) {
+	s.t.Helper()
+	if _, err := unix.Write(s.client, make([]byte, n)); err != nil {
+		s.t.Fatal(err)
+	}
+	if !s.step() {
+		s.t.Fatal("the connection is over")
+	}
+}
+
+// The third duplicate has the segment sent again that is missing, however much is believed to be on its way, and each
+// acknowledgement of a part the next one.
+func TestFarRepeatsAtOnce(t *testing.T) {
+	const mss = 1380
+	s := newStepped(t, offer{mss: mss})
+	s.says(10 * mss)
+	s.acks(mss)
+	s.sent = nil
+	for range 3 {
+		s.acks(mss)
+	}
+	if len(s.sent) != 1 || s.sent[0] != mss {
+		t.Fatalf("after three duplicates %v were sent, want %d", s.sent, mss)
+	}
+	s.sent = nil
+	s.acks(2 * mss)
+	if len(s.sent) == 0 || s.sent[0] != 2*mss {
+		t.Fatalf("after a part %v were sent, want %d", s.sent, 2*mss)
+	}
+}
+
+// What never filled the window does not make it grow.
+func TestFarWindowOfSmallMessages(t *testing.T) {
+	s := newStepped(t, offer{mss: 1380})
+	before := s.far.window.Size()
+	for n := range uint32(10) {
+		s.says(1000)
+		s.acks((n + 1) * 1000)
+	}
+	if got := s.far.window.Size(); got != before {
+		t.Errorf("the window is %d after small messages, and was %d", got, before)
+	}
+	s.says(before)
+	s.acks(10_000 + uint32(before))
+	if got := s.far.window.Size(); got != 2*before {
+		t.Errorf("the window is %d after it was filled, want %d", got, 2*before)
+	}
+}
