@@ -120,3 +120,21 @@ func TestMemoryIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// Segments behind a hole are charged what they cost, and that is much more than one byte.
+func TestMemoryOfSmallHoles(t *testing.T) {
+	s := newScript(t)
+	_, mine, theirs := s.egress(65535)
+	const n = 100
+	for i := range uint32(n) {
+		s.say(segment{mine + 1 + 2*i, theirs, ack, 65535, []byte{1}})
+	}
+	if got := s.r.Stats().Bytes; got < 64*n {
+		t.Errorf("%d pieces of one byte are charged %d bytes", n, got)
+	}
+	s.say(segment{mine, theirs, ack, 65535, make([]byte, 2*n)})
+	s.turn.End()
+	if got := s.r.Stats().Bytes; got != 0 {
+		t.Errorf("%d bytes are charged when no hole is left", got)
+	}
+}

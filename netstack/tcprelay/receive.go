@@ -34,7 +34,7 @@ type podStream struct {
 	resets int // sent to older connections
 
 	early    []early // segments after a hole, which a lost one left; in the order of their numbers
-	earlyLen int     // bytes in early; overlapping ones count more than once
+	earlyLen int     // the sum of their sizes; overlapping bytes count more than once
 
 	gathered []part // payloads of the present turn, to be written at once
 
@@ -71,6 +71,9 @@ type early struct {
 
 // end returns the number behind the segment's bytes.
 func (e *early) end() uint32 { return e.seq + uint32(len(e.b)) }
+
+// size returns how much memory the segment takes: its bytes, its place in early, and what the allocator rounds up.
+func (e *early) size() int { return len(e.b) + 64 }
 
 // todo is what has to be done after mu is released.
 type todo uint8
@@ -311,8 +314,8 @@ func (c *conn) takeData(seq uint32, b []byte, fin bool) todo {
 	for len(f.early) > 0 && !ahead(f.early[0].seq, f.next) {
 		e := f.early[0]
 		f.early = f.early[1:]
-		f.earlyLen -= len(e.b)
-		c.account.give(len(e.b))
+		f.earlyLen -= e.size()
+		c.account.give(e.size())
 		if !c.takeNext(e.seq, e.b, e.fin) {
 			c.deafen()
 			return work
@@ -362,21 +365,23 @@ func (c *conn) takeNext(seq uint32, b []byte, fin bool) bool {
 // memory.
 func (c *conn) hold(seq uint32, b []byte, fin bool) {
 	f := &c.from
-	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly || f.earlyLen+len(b) > window {
+	e := early{seq, b, fin}
+	if int(seq-f.next)+len(b) > window-f.keptLen || len(f.early) >= maxEarly || f.earlyLen+e.size() > window {
 		return
 	}
 	i, _ := slices.BinarySearchFunc(f.early, seq, func(e early, seq uint32) int { return int(int32(e.seq - seq)) })
 	if i < len(f.early) && f.early[i].seq == seq && len(f.early[i].b) >= len(b) {
 		return // it came before
 	}
-	if !c.account.take(len(b)) {
+	if !c.account.take(e.size()) {
 		return
 	}
 	if c.far != nil {
 		c.far.latest = seq
 	}
-	f.early = slices.Insert(f.early, i, early{seq, slices.Clone(b), fin})
-	f.earlyLen += len(b)
+	e.b = slices.Clone(b)
+	f.early = slices.Insert(f.early, i, e)
+	f.earlyLen += e.size()
 }
 
 // ackNow decides when n bytes are acknowledged: at once, unless the pod seems to wait for a reply that will carry the
