@@ -38,7 +38,8 @@ type kept struct {
 	probe   *buffer.View // the pod's probe
 }
 
-// keep adds a connection that is bound and about to connect to remote.
+// keep adds a connection that is bound and about to connect to remote. It returns errPortInUse when the relay has one
+// with the same addresses and ports, which would get the pod's segments.
 func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error) {
 	local, terr := ep.GetLocalAddress()
 	if terr != nil {
@@ -46,6 +47,9 @@ func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error)
 	}
 	pod, us := toEndpoint(remote), toEndpoint(local)
 	k := &kept{s: s, tuple: packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: us.Addr, DstPort: us.Port, Proto: packet.TCP}}
+	if s.relay.Carries(&k.tuple) {
+		return nil, errPortInUse
+	}
 	s.keeping.mu.Lock()
 	defer s.keeping.mu.Unlock()
 	if s.keeping.conns == nil {
@@ -56,6 +60,14 @@ func (s *Stack) keep(ep tcpip.Endpoint, remote tcpip.FullAddress) (*kept, error)
 	}
 	s.keeping.n.Store(int32(len(s.keeping.conns)))
 	return k, nil
+}
+
+// has reports whether there is a connection to pod that it sees come from client.
+func (ks *keeping) has(client, pod netip.AddrPort) bool {
+	from, to := packet.EndpointFrom(client), packet.EndpointFrom(pod)
+	ks.mu.RLock()
+	defer ks.mu.RUnlock()
+	return ks.conns[packet.Tuple{Src: to.Addr, SrcPort: to.Port, Dst: from.Addr, DstPort: from.Port, Proto: packet.TCP}] != nil
 }
 
 func toEndpoint(a tcpip.FullAddress) packet.Endpoint {

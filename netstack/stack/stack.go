@@ -315,6 +315,9 @@ func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.Ad
 	if err != nil {
 		return err
 	}
+	if client.Port() != 0 && s.keeping.has(client, to) { // the relay would get the pod's segments in that connection
+		client = netip.AddrPortFrom(client.Addr(), 0)
+	}
 	err = s.relay.Join(ctx, conn, client, to, answered)
 	if errors.Is(err, tcprelay.ErrInUse) && client.Port() != 0 {
 		err = s.relay.Join(ctx, conn, netip.AddrPortFrom(client.Addr(), 0), to, answered)

@@ -11,6 +11,7 @@ import (
 
 	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
+	"tapestry.dev/tapestry/netstack/poll"
 	"tapestry.dev/tapestry/netstack/tap"
 )
 
@@ -28,6 +29,11 @@ var (
 func wired(t *testing.T) (*Stack, *netstacktest.Pod) {
 	t.Helper()
 	dev := netstacktest.NewDevice()
+	poller, err := poll.New(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = poller.Close() })
 	s, err := New(Options{Send: func(frame []byte) []byte {
 		var p packet.Packet
 		if p.ParseFrame(frame) == packet.Good {
@@ -35,7 +41,16 @@ func wired(t *testing.T) (*Stack, *netstacktest.Pod) {
 			_ = dev.Write(frame) // a full queue loses frames, as a TAP's does
 		}
 		return frame[:cap(frame)]
-	}, SendIP: func([]byte, packet.VNetHdr) {}})
+	}, SendIP: func(ip []byte, vnet packet.VNetHdr) {
+		var p packet.Packet
+		if p.ParseIP(ip) == packet.Good {
+			p.VNet = vnet
+			frame := make([]byte, packet.HeadLen+len(ip))
+			copy(frame[packet.HeadLen:], ip)
+			p.PutHead(frame, tap.RouterMAC, podMAC)
+			_ = dev.Write(frame)
+		}
+	}, Poller: poller, MTU: config.MTU})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,5 +281,62 @@ func TestCloseEndsWhatRuns(t *testing.T) {
 	}
 	if s.spawn(func() {}) {
 		t.Error("something was started after Close")
+	}
+}
+
+// A client's address and port are used once towards a pod, whether the stack has the connection or the relay.
+func TestPortsAreOfBoth(t *testing.T) {
+	s, pod := wired(t)
+	at := netip.AddrPortFrom(podAddr, 80)
+	l, err := pod.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	ctx, cancel := context.WithDeadline(t.Context(), netstacktest.Until(t))
+	defer cancel()
+	dial := func(client netip.AddrPort) {
+		c, err := s.Dial(ctx, "tcp", client, at)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	onHost, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = onHost.Close() })
+	join := func(client netip.AddrPort) {
+		out, err := net.Dial("tcp", onHost.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = out.Close() })
+		in, err := onHost.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = s.Join(ctx, in, client, at, nil) }()
+	}
+	seen := func() string {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c.RemoteAddr().String()
+	}
+	for i, both := range [][2]func(netip.AddrPort){{dial, join}, {join, dial}} {
+		client := netip.AddrPortFrom(netip.MustParseAddr("198.51.100.7"), uint16(4000+i))
+		both[0](client)
+		if got := seen(); got != client.String() {
+			t.Errorf("the pod saw %s, want %s", got, client)
+		}
+		both[1](client)
+		if got := seen(); got == client.String() || !strings.HasPrefix(got, "198.51.100.7:") {
+			t.Errorf("the pod saw %s besides %s", got, client)
+		}
 	}
 }
