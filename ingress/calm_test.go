@@ -55,8 +55,8 @@ func TestCalm(t *testing.T) {
 	}
 }
 
-// TestLongerWhileItGoesOn: a client that goes on, and needs its connections for that, waits longer every second, up to a
-// bound. One that gives up its connections unread does not: it waits for nothing, and more of them would be held.
+// TestLongerWhileItGoesOn: a client that goes on, and needs its connections for that, waits longer every second, up to
+// a bound. One that gives up its connections unread does not: it waits for nothing, and more of them would be held.
 func TestLongerWhileItGoesOn(t *testing.T) {
 	client := netip.MustParsePrefix("192.0.2.1/32")
 	start := time.Unix(1_800_000_000, 0)
@@ -132,8 +132,8 @@ func TestUnansweredInTheirWindow(t *testing.T) {
 	}
 }
 
-// TestThePauseFalls: a client that gives up its connections while they are paused gets a shorter pause every second, and
-// is let go when it gives up fewer.
+// TestThePauseFalls: a client that gives up its connections while they are paused gets a shorter pause every second,
+// and is let go when it gives up fewer.
 func TestThePauseFalls(t *testing.T) {
 	client := netip.MustParsePrefix("192.0.2.1/32")
 	now := time.Unix(1_800_000_000, 0)

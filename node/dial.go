@@ -47,7 +47,8 @@ func (n *Node) dialBy(ctx context.Context, network string, client, to netip.Addr
 }
 
 // join carries a client's connection to an endpoint without the stack, by the rules of reach and tail. It returns false
-// at once when it cannot, and leaves conn to the caller. It calls answered with whether the endpoint has the connection.
+// at once when it cannot, and leaves conn to the caller. It calls answered with whether the endpoint has the
+// connection.
 func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) bool {
 	c := n.cluster.Load()
 	if !n.path.Relayed(to.Addr()) || tail(c, *n.hostAddrs.Load(), n.table.Load(), "tcp", to) != "" {

@@ -26,8 +26,8 @@ func (n *Node) cutRelays() []Problem {
 	}}}
 }
 
-// unroutable returns a problem for each range that pods are to reach from their own addresses, and cannot without a host
-// TAP of its family.
+// unroutable returns a problem for each range that pods are to reach from their own addresses, and cannot without a
+// host TAP of its family.
 func (n *Node) unroutable() (list []Problem) {
 	for _, r := range n.held.Routed {
 		if !n.HasHostTAP(r.Addr()) {

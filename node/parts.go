@@ -151,8 +151,8 @@ func makePath(n *Node) (p part, err error) {
 	p.set = func(c *Config) error {
 		n.path.SetQuotas(c.Quotas)
 		err := n.setPath(c)
-		// No pod of this node is heard before all parts are set. Those of other nodes are, through the tunnel: what they
-		// say in connections that are not resumed yet is dropped until here.
+		// No pod of this node is heard before all parts are set. Those of other nodes are, through the tunnel: what
+		// they say in connections that are not resumed yet is dropped until here.
 		n.resume()
 		return err
 	}

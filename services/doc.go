@@ -10,8 +10,8 @@
 //
 // Updates. Each Service is compiled by itself into a unit. Update reuses the units of unchanged Services, and reuses
 // what is known of frontends when no frontend has changed. Services, units and the states of backends are kept in lists
-// and maps of package roll, of which successive Tables share nearly all. So one endpoint among 50,000 Services costs the
-// compilation of its own Service, as among 10.
+// and maps of package roll, of which successive Tables share nearly all. So one endpoint among 50,000 Services costs
+// the compilation of its own Service, as among 10.
 //
 // Finding a frontend. There are two hash tables: one by address, port and protocol, and one by address for all
 // addresses with a special meaning. A NodePort is in the first table once per family of its Service, not once per

@@ -325,7 +325,9 @@ func (p *places) with(gone, come []*unit, of func(*unit) []frontKey) places {
 type tally struct{ all, serving, ready int32 }
 
 func (s *states) of(id uint64) packet.BackendState {
-	switch n, _ := s.Get(finish(id), id); {
+	var n tally
+	n, _ = s.Get(finish(id), id)
+	switch {
 	case n.ready > 0:
 		return packet.BackendReady
 	case n.serving > 0:

@@ -12,8 +12,8 @@ const (
 	period = time.Second
 	// perPeriod is how many questions of one machine for one address are answered in a period.
 	perPeriod = 4
-	// mostCounted is how many pairs of a machine and an address are counted. Whoever forges Ethernet addresses fills it,
-	// and is answered from then on as if there were no limit: so nobody else loses an answer.
+	// mostCounted is how many pairs of a machine and an address are counted. Whoever forges Ethernet addresses fills
+	// it, and is answered from then on as if there were no limit: so nobody else loses an answer.
 	mostCounted = 8192
 )
 
@@ -24,8 +24,8 @@ type asker struct {
 }
 
 // askers counts questions, so that a machine that floods them is not answered. An answer takes several times as long as
-// reading the question, and while answers are written, questions of others are lost in a full socket. It is not safe for
-// concurrent use. The zero value has counted nothing.
+// reading the question, and while answers are written, questions of others are lost in a full socket. It is not safe
+// for concurrent use. The zero value has counted nothing.
 type askers struct {
 	since  time.Time
 	counts map[asker]uint8

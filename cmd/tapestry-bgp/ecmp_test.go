@@ -91,8 +91,8 @@ func TestECMP(t *testing.T) {
 	}
 }
 
-// rack makes nodes at 172.31.7.11, .12, ... and a router at 172.31.7.1 on one link. The nodes have 192.0.2.1, where each
-// says on port 7000 who it is. The router's kernel chooses by ports as well.
+// rack makes nodes at 172.31.7.11, .12, ... and a router at 172.31.7.1 on one link. The nodes have 192.0.2.1, where
+// each says on port 7000 who it is. The router's kernel chooses by ports as well.
 func rack(t *testing.T, count int) (router host, nodes []*world) {
 	t.Helper()
 	made := func() host {

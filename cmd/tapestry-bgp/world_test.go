@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 
 const frr = "/usr/lib/frr/bgpd"
 
-// clean runs the tests with a directory for FRR that goes with them: each of its daemons makes one below it, and leaves it.
+// clean runs the tests with a directory for FRR that goes with them: each of its daemons makes one below it, and leaves
+// it.
 type clean struct{ *testing.M }
 
 // frrState is where FRR's daemons make their directories.
@@ -89,7 +90,8 @@ type host struct {
 	ns *tap.Namespace
 }
 
-// world is a node, in a namespace with the addresses of all routers that are on its link, whose programs run there, too.
+// world is a node, in a namespace with the addresses of all routers that are on its link, whose programs run there,
+// too.
 type world struct {
 	host
 	dir  string

@@ -125,8 +125,8 @@ func (s *store[T]) removeLocked(name objectName) {
 	s.changed[name] = struct{}{}
 }
 
-// snapshot returns the objects sorted by namespace and name, and whether all of them have arrived once. When nothing has
-// changed, it is the same list as last time.
+// snapshot returns the objects sorted by namespace and name, and whether all of them have arrived once. When nothing
+// has changed, it is the same list as last time.
 func (s *store[T]) snapshot() (list roll.List[T], synced bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,8 +134,8 @@ func (s *store[T]) snapshot() (list roll.List[T], synced bool) {
 	return s.list, s.synced
 }
 
-// slice returns the list of snapshot as a slice, which must not be changed. When nothing has changed, it is the same one
-// as last time.
+// slice returns the list of snapshot as a slice, which must not be changed. When nothing has changed, it is the same
+// one as last time.
 func (s *store[T]) slice() []T {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"tapestry.dev/tapestry/roll"
 )
 
-// rolled is a memo for a list of which usually a few inputs change and none come or go. That costs what has changed, and
-// not what there is. The zero value remembers nothing.
+// rolled is a memo for a list of which usually a few inputs change and none come or go. That costs what has changed,
+// and not what there is. The zero value remembers nothing.
 type rolled[K, R comparable] struct {
 	inputs  roll.List[K]
 	results roll.List[R]
@@ -54,8 +54,8 @@ func (m *rolled[K, R]) next(inputs roll.List[K], compare func(a, b K) int, stale
 	return rolled[K, R]{inputs, results, again.remarks}
 }
 
-// replacements returns the indexes at which now has another input of the same name than old. It returns false when there
-// are other changes.
+// replacements returns the indexes at which now has another input of the same name than old. It returns false when
+// there are other changes.
 func replacements[K comparable](old, now roll.List[K], compare func(a, b K) int) ([]int, bool) {
 	changed, ok := roll.Replaced(old, now)
 	return changed, ok && !slices.ContainsFunc(changed, func(i int) bool { return compare(old.At(i), now.At(i)) != 0 })

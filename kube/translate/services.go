@@ -130,8 +130,8 @@ func without[T comparable](list []T, x T) []T {
 	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
 }
 
-// moved returns the indexes of the Services whose EndpointSlices have changed, and those of them whose endpoints have, or
-// had, names. were holds the former slices of each Service.
+// moved returns the indexes of the Services whose EndpointSlices have changed, and those of them whose endpoints have,
+// or had, names. were holds the former slices of each Service.
 func (s *serviceStage) moved(fronts []*front, were map[objectName][]*discoveryv1.EndpointSlice) (moved []int, renamed []*front) {
 	for name, were := range were {
 		i, found := indexOf(fronts, name)

@@ -10,8 +10,8 @@
 // backend, and hears from it. The backend sees the client's own address and port, where these are free.
 //
 // The host of a Door (package services/nodeport) knows the clients: Serve asks it, for the datagrams of each, where
-// they go. It answers with an Exchange or, for backends that the kernel reaches, with a writer. It is asked once for all
-// datagrams of one client that were read together, so it may change its mind at any time.
+// they go. It answers with an Exchange or, for backends that the kernel reaches, with a writer. It is asked once for
+// all datagrams of one client that were read together, so it may change its mind at any time.
 //
 // Towards backends, what comes is read many datagrams at a time and becomes superframes (package superframe). Towards
 // clients, the goroutine that carries an answer sends it, straight out of the frame, and a superframe as one

@@ -23,8 +23,8 @@ var be = binary.BigEndian
 const (
 	// turn is how many calls are made for one socket before other sockets get their turn.
 	turn = 4
-	// room is how many bytes of memory may wait in a Door's socket, as far as net.core.rmem_max permits. Clients send in
-	// bursts, and the default holds about 90 datagrams of 1,400 bytes.
+	// room is how many bytes of memory may wait in a Door's socket, as far as net.core.rmem_max permits. Clients send
+	// in bursts, and the default holds about 90 datagrams of 1,400 bytes.
 	room = 1 << 20
 )
 

@@ -21,8 +21,8 @@ import (
 type Options struct {
 	// Poller watches the Doors. The caller closes it after them.
 	Poller *poll.Poller
-	// Send sends an IP packet, which may be a superframe, through the pipeline to a backend, with its virtio-net header.
-	// It must not keep ip, and must not call the Relay with an answer in the same goroutine.
+	// Send sends an IP packet, which may be a superframe, through the pipeline to a backend, with its virtio-net
+	// header. It must not keep ip, and must not call the Relay with an answer in the same goroutine.
 	Send func(ip []byte, vnet packet.VNetHdr)
 	// MTU returns the present MTU of the pods, in bytes.
 	MTU func() int

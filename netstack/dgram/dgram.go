@@ -131,8 +131,8 @@ func AddrFrom(ap netip.AddrPort) Addr {
 	return a
 }
 
-// AddrPort returns the address and port that the kernel wrote, and the zone of a link-local address as the number of its
-// interface. It is invalid if it is not an IP address.
+// AddrPort returns the address and port that the kernel wrote, and the zone of a link-local address as the number of
+// its interface. It is invalid if it is not an IP address.
 func (a *Addr) AddrPort() netip.AddrPort {
 	e, ok := a.Endpoint()
 	if !ok {

@@ -117,10 +117,10 @@ func vnetOf(pkt *gvisor.PacketBuffer) packet.VNetHdr {
 }
 
 // Deliver passes a packet to the relay or to the stack. p is a fragment, or its checksum was verified. Deliver does not
-// keep p, but turn may take over its buffer. TCP with the outside, and UDP of clients of host sockets, goes to a relay. The rest is copied to the stack,
-// after reassembly, and after segmentation of UDP superframes, because the stack has no UDP offload. later is for
-// packets that answer a packet of the stack, whose sender may still hold locks: they are delivered in another
-// goroutine. The caller ends the turn when it has no more frames at hand.
+// keep p, but turn may take over its buffer. TCP with the outside, and UDP of clients of host sockets, goes to a relay.
+// The rest is copied to the stack, after reassembly, and after segmentation of UDP superframes, because the stack has
+// no UDP offload. later is for packets that answer a packet of the stack, whose sender may still hold locks: they are
+// delivered in another goroutine. The caller ends the turn when it has no more frames at hand.
 func (s *Stack) Deliver(p *packet.Packet, turn *Turn, later bool) {
 	if later {
 		view := flatten(p)

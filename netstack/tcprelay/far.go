@@ -23,8 +23,8 @@ type far struct {
 	spoke   time.Duration // when new data was sent last
 	held    bool          // the window has kept data back
 
-	// While hostStream.recovering: what lies before lost and has not arrived is lost, and was sent again up to repeated.
-	// idle says that a timeout began this, expired that another one may not shrink the window once more.
+	// While hostStream.recovering: what lies before lost and has not arrived is lost, and was sent again up to
+	// repeated. idle says that a timeout began this, expired that another one may not shrink the window once more.
 	lost, repeated uint32
 	idle, expired  bool
 }
@@ -178,8 +178,9 @@ func (c *conn) recoverFrom(lost uint32, idle bool) {
 	c.mend(true)
 }
 
-// mend sends again what is lost, as far as the window allows. first says that the first segment goes whatever the window
-// allows, as a recovery begins with it (RFC 6675 5, 4.3) or, without SACK, was told that it is lost, too (RFC 6582 3.2).
+// mend sends again what is lost, as far as the window allows. first says that the first segment goes whatever the
+// window allows, as a recovery begins with it (RFC 6675 5, 4.3) or, without SACK, was told that it is lost, too (RFC
+// 6582 3.2).
 func (c *conn) mend(first bool) {
 	f, t := c.far, &c.to
 	for t.recovering {

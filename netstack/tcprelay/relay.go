@@ -131,8 +131,8 @@ func (r *Relay) remove(c *conn) {
 // Deliver handles a TCP segment of a pod. The segment is contiguous and its checksum is known to be right. Deliver does
 // not keep p, but turn may take over its buffer and give it another. Deliver reports whether the segment belongs to one
 // of the Relay's connections, or has begun one, which it does only if mayBegin is set. While there is something to
-// Resume, it drops segments of connections that are not known yet, and says that they belong to one: somebody else would
-// reset them. The pod repeats them. The caller ends turn when it has no more frames at hand.
+// Resume, it drops segments of connections that are not known yet, and says that they belong to one: somebody else
+// would reset them. The pod repeats them. The caller ends turn when it has no more frames at hand.
 func (r *Relay) Deliver(p *packet.Packet, turn *Turn, mayBegin bool) bool {
 	resuming := r.resuming.Load() // before find: what Resume enters last is found when this is false
 	c := r.find(&p.Tuple)

@@ -45,10 +45,9 @@ type Options struct {
 	// port of 0 means any port. For UDP it must not block.
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
 	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It calls
-	// answered, which does not block, with true when the backend has answered, or with false when it refuses or does not
-	// answer, but not when the client goes before that. In the end it returns true, and conn belongs to
-	// Join. If it cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always
-	// returns false.
+	// answered, which does not block, with true when the backend has answered, or with false when it refuses or does
+	// not answer, but not when the client goes before that. In the end it returns true, and conn belongs to Join. If it
+	// cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always returns false.
 	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) bool
 	// Door makes a Door of a UDP socket, and takes it over.
 	Door func(conn *net.UDPConn) (Door, error)

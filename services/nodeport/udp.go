@@ -20,7 +20,8 @@ type Door interface {
 	// Serve reads the socket until the Door is closed or reading fails, and returns why. ask returns where the
 	// datagrams go that a client has sent to a local address: what Exchange returned, or an io.Writer, which gets them
 	// one by one, or nil when they are dropped. It is asked once for several datagrams. The local address is invalid
-	// where nobody may answer from it. Once the Door is closed, Serve returns when ask has been called for the last time.
+	// where nobody may answer from it. Once the Door is closed, Serve returns when ask has been called for the last
+	// time.
 	Serve(ask func(client netip.AddrPort, local netip.Addr) io.Closer) error
 	// Exchange carries datagrams between a client and a backend without copying, until it is closed. The backend sees
 	// the client as seen, with any port if that is 0. heard is called with nil for each answer, and with an error when

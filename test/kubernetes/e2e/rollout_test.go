@@ -23,12 +23,13 @@ var (
 )
 
 // mostLost is how many connections may fail, of so many. An agent hears of the end of a pod when the kubelet does; on a
-// machine that is busy with something else it may be later, by chance: 5 to 9 of 10,000 were lost there. kube-proxy lost
-// one of twenty.
+// machine that is busy with something else it may be later, by chance: 5 to 9 of 10,000 were lost there. kube-proxy
+// lost one of twenty.
 const mostLost, ofMany = 1, 100
 
-// TestRolloutWithoutPreStop: next to no connection fails while ten pods are replaced by rolling updates, although their servers
-// close their sockets as soon as they are told to end. Clients are on the pods' own nodes, on others, and outside.
+// TestRolloutWithoutPreStop: next to no connection fails while ten pods are replaced by rolling updates, although their
+// servers close their sockets as soon as they are told to end. Clients are on the pods' own nodes, on others, and
+// outside.
 func TestRolloutWithoutPreStop(t *testing.T) {
 	ns := namespace(t)
 	var callers []*corev1.Pod

@@ -1,6 +1,6 @@
-// Command serve is the server of a pod that ends as servers should, and waits for nothing before it does: when it is told
-// to end, it closes its socket, answers whom it has accepted, and ends. It answers one HTTP request of each connection,
-// with its host's name.
+// Command serve is the server of a pod that ends as servers should, and waits for nothing before it does: when it is
+// told to end, it closes its socket, answers whom it has accepted, and ends. It answers one HTTP request of each
+// connection, with its host's name.
 //
 //	serve ADDRESS
 //

@@ -37,8 +37,8 @@ type Source interface {
 	Publish(kube.NodeStatus)
 	// Report tells the authors of objects about problems with the objects.
 	Report(objs *kube.Objects, shared, own []kube.Problem)
-	// Urgent returns a channel that has a value when the next state must not wait until the Follower has rested: a pod of
-	// this node that was reached until now terminates. nil is never. The values are as few as such pods.
+	// Urgent returns a channel that has a value when the next state must not wait until the Follower has rested: a pod
+	// of this node that was reached until now terminates. nil is never. The values are as few as such pods.
 	Urgent() <-chan struct{}
 }
 
