@@ -1,6 +1,8 @@
 package netstack
 
 import (
+	"slices"
+
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/packet"
@@ -29,11 +31,17 @@ func (w *worker) leave(s *snapshot, j *journey) bool {
 	if s.denied.has(to) {
 		return j.refuse(denied, EgressDenied)
 	}
-	if w.path.attachments.table.Load().host == nil {
+	if !w.path.attachments.table.Load().host.routes(to) {
 		return j.refuse(prohibited, NoExit)
 	}
 	to.Space, j.via = spaceRouted, viaHost
 	return true
+}
+
+// routes reports whether the host TAP att, which may be nil, takes packets of t to the outside: the host's kernel routes
+// the families of which it has an address there.
+func (att *Attachment) routes(t *packet.Tuple) bool {
+	return att != nil && slices.ContainsFunc(att.addrs, func(a packet.Addr) bool { return a.Is4() == t.Dst.Is4() })
 }
 
 // wayOf returns the way by which packets with the tuple leave: host sockets, also when they stay in the cluster.

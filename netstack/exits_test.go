@@ -13,6 +13,8 @@ import (
 // newExitWorld is newRoutedWorld with ranges outside that pods reach from their own addresses.
 func newExitWorld(t *testing.T) *world {
 	w := newRoutedWorld(t)
+	w.path.Detach("host")
+	w.attach("host", HostTAP, "10.244.1.2", "fd00:10:244:1::2")
 	w.config.DenyEgress = []Destination{{Range: netip.MustParsePrefix("192.0.2.66/32")}}
 	w.set()
 	w.path.SetExits(exit.New(exit.Config{Routed: addresstest.Prefixes("192.0.2.0/24", "2001:db8:d::/48")}))
@@ -162,4 +164,19 @@ func TestRoutedOutAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { buf = w.fromTAP(buf[:copy(buf[:cap(buf)], frame)]) }); n != 0 || host.frames != 101 {
 		t.Errorf("%v allocations, %d frames left: %+v", n, host.frames, w.path.Stats())
 	}
+}
+
+// A known flow whose host TAP has gone is refused as a new one is, and so is a new one of a family of which the host TAP
+// has no address.
+func TestRoutedOutLosesTheHostTAP(t *testing.T) {
+	const pod, server, pod6, server6 = "10.244.1.10:1000", "192.0.2.1:53", "[fd00:10:244:1::10]:1000", "[2001:db8:d::1]:53"
+	w := newExitWorld(t)
+	w.exchange(exchange{"a", datagram(pod, server), "host", "udp 10.244.1.10:1000 > 192.0.2.1:53"})
+	w.path.Detach("host")
+	w.exchange(exchange{"a", datagram(pod, server), "a", "icmp 3/13 10.244.1.1 > 10.244.1.10 about 10.244.1.10:1000 > 192.0.2.1:53"})
+	w.dropped(NoExit)
+	w.attach("host", HostTAP, "10.244.1.2")
+	w.exchange(exchange{"a", datagram(pod, server), "host", "udp 10.244.1.10:1000 > 192.0.2.1:53"})
+	w.exchange(exchange{"a", datagram(pod6, server6), "a", "icmp 1/1 fd00:10:244:1::1 > fd00:10:244:1::10 about [fd00:10:244:1::10]:1000 > [2001:db8:d::1]:53"})
+	w.silent()
 }

@@ -128,6 +128,10 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 	src, dst := &p.Tuple.Src, &p.Tuple.Dst
 	switch {
 	case j.from != nil:
+		// Whatever a pod sends costs something, also what is dropped next or answered here.
+		if m := j.from.meter.Load(); m != nil && !j.pays(m) {
+			return false
+		}
 		if p.SrcMAC() != j.from.MAC {
 			return j.drop(Spoofed)
 		}
@@ -139,9 +143,6 @@ func (w *worker) admit(s *snapshot, j *journey) bool {
 				return j.drop(Multicast) // router solicitations, MLD: a pod's kernel sends these by itself
 			}
 			return j.drop(Spoofed)
-		}
-		if m := j.from.meter.Load(); m != nil && !j.pays(m) {
-			return false
 		}
 	case j.wrapped:
 		if !w.admitWrapped(s, j) {

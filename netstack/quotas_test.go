@@ -132,3 +132,33 @@ func tupleOf(src, dst string) *packet.Tuple {
 	from, to := packet.EndpointFrom(ap(src)), packet.EndpointFrom(ap(dst))
 	return &packet.Tuple{Src: from.Addr, Dst: to.Addr, SrcPort: from.Port, DstPort: to.Port, Proto: packet.TCP}
 }
+
+// arpRequest returns the frame with which a pod asks who has 10.244.1.1.
+func arpRequest(from packet.MAC) []byte {
+	b := make([]byte, packet.VNetHdrLen, packet.HeadLen+28)
+	b = append(b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	b = append(b, from[:]...)
+	b = append(b, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	b = append(b, from[:]...)
+	b = append(b, 10, 244, 1, 10, 0, 0, 0, 0, 0, 0)
+	return append(b, 10, 244, 1, 1)
+}
+
+// What is dropped or answered at the door is charged as well.
+func TestOverPacketsBeforeAdmission(t *testing.T) {
+	spec := datagram(podA+":1", podB+":2")
+	for name, frame := range map[string]func(w *worker) []byte{
+		"another pod's MAC":     func(*worker) []byte { return spec.Frame(packet.MAC{2, 0xbb}, tap.RouterMAC) },
+		"another pod's address": func(w *worker) []byte { return datagram(podB+":1", podA+":2").Frame(w.from.MAC, tap.RouterMAC) },
+		"ARP":                   func(w *worker) []byte { return arpRequest(w.from.MAC) },
+	} {
+		w, _ := metered(t, quota.Quota{Packets: 1000})
+		f, buf := frame(w), make([]byte, packet.MaxFrame)
+		for range 250 {
+			buf = w.fromTAP(buf[:copy(buf[:cap(buf)], f)])
+		}
+		if n := w.drops[OverPackets].Load(); n != 150 {
+			t.Errorf("%s: %d frames were over the quota, want 150: %+v", name, n, w.path.Stats())
+		}
+	}
+}

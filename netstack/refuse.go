@@ -53,6 +53,9 @@ func (w *worker) answerARP(p *packet.Packet, buf []byte) (Verdict, DropReason) {
 	if p.EtherType != packet.EtherARP {
 		return Dropped, NotIP
 	}
+	if m := w.from.meter.Load(); m != nil && !m.Packet(1) {
+		return Dropped, OverPackets
+	}
 	n := packet.AnswerARP(buf, tap.RouterMAC)
 	if n == 0 {
 		return Dropped, NotIP

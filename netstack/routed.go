@@ -43,10 +43,14 @@ func (s *snapshot) mayBeginRouted(j *journey) bool {
 	return true
 }
 
-// toRouted ends the journey of an answer to a routed client at the host TAP, whose kernel knows the way.
+// toRouted ends the journey of an answer to a routed client, or of what a pod sends to the outside, at the host TAP,
+// whose kernel knows the way.
 func (w *worker) toRouted(j *journey) bool {
 	host := w.path.attachments.table.Load().host
 	if host == nil {
+		if j.hit.Dir == flow.Original && j.quoted == nil {
+			return j.refuse(prohibited, NoExit)
+		}
 		return j.drop(NoRoute)
 	}
 	j.verdict, j.to = ToTAP, host

@@ -137,6 +137,13 @@ func (u *use) Answered() {
 	}
 }
 
+// Resumed implements nodeport.Use.
+func (u *use) Resumed() {
+	if u.stage.answered() && u.load != nil {
+		u.load.Add(0, -1)
+	}
+}
+
 // Refused implements nodeport.Use.
 func (u *use) Refused() {
 	if u.load != nil {

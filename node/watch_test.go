@@ -19,6 +19,8 @@ func TestAnswerAtTheEnd(t *testing.T) {
 		{"answered, then ended", []func(*use){(*use).Answered, (*use).End}, 1, 1},
 		{"ended, then answered", []func(*use){(*use).End, (*use).Answered}, 1, 1},
 		{"answered twice", []func(*use){(*use).Answered, (*use).Answered, (*use).End}, 1, 1},
+		{"resumed", []func(*use){(*use).Resumed, (*use).End}, 1, 1},
+		{"resumed, and heard of", []func(*use){(*use).Resumed, (*use).Answered}, 1, 2},
 		{"ended", []func(*use){(*use).End}, 1, 1},
 	} {
 		loads := new(balance.Loads)

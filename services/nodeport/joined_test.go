@@ -16,6 +16,7 @@ import (
 type told struct{ answered, refused, ended *atomic.Int32 }
 
 func (u told) Answered() { u.answered.Add(1) }
+func (u told) Resumed()  {}
 func (u told) Refused()  { u.refused.Add(1) }
 func (u told) End()      { u.ended.Add(1) }
 

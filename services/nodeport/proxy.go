@@ -98,6 +98,9 @@ type Use interface {
 	// Answered is called when the backend answers for the first time, Refused when it could not be connected to.
 	Answered()
 	Refused()
+	// Resumed is called instead of Answered when the conversation goes on that a Proxy before had: nobody knows how long
+	// its backend took.
+	Resumed()
 	// End is called once, at the end.
 	End()
 }
@@ -107,6 +110,7 @@ type unwatched struct{}
 
 func (unwatched) Answered() {}
 func (unwatched) Refused()  {}
+func (unwatched) Resumed()  {}
 func (unwatched) End()      {}
 
 // PortSpec is a port to listen on.

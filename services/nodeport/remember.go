@@ -87,9 +87,10 @@ func (m *memory) forgetRest() {
 	}
 }
 
-// put remembers a session and returns its slot. When there is no room the session ends with the Proxy.
+// put remembers a session and returns its slot. When there is no room the session ends with the Proxy, and so does one
+// of a link-local client, whose zone has no place in a slot.
 func (m *memory) put(r *remembered) uint32 {
-	if m.memo == nil || !r.local.IsValid() {
+	if m.memo == nil || !r.local.IsValid() || r.client.Addr().Zone() != "" || r.local.Zone() != "" {
 		return noSlot
 	}
 	m.mu.Lock()

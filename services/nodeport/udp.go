@@ -80,7 +80,8 @@ type session struct {
 	idler  *time.Timer // of an exchange: ends the session when it is idle; guarded by server.mu
 
 	claim   share.Claim[netip.Prefix, *session]
-	element *list.Element // in guests.order; nil: the session has no place; guarded by guests.mu
+	element *list.Element // in guests.strangers or known; nil: the session has no place; guarded by guests.mu
+	isKnown bool          // element is in guests.known; guarded by guests.mu
 	left    bool          // the session has ended and gets no place any more; guarded by guests.mu
 }
 
@@ -158,6 +159,10 @@ func (s *server) session(u udpSocket, k sessionKey) *session {
 func (s *server) begin(u udpSocket, k sessionKey, f *flow, slot uint32) *session {
 	sess := &session{key: k, asked: f.asked, server: s, use: s.p.opts.Begin(&f.tuple, f.choice), slot: slot}
 	sess.touch()
+	if slot != noSlot { // the session goes on
+		sess.heard.Store(true)
+		sess.use.Resumed()
+	}
 	var err error
 	sess.to, err = u.Exchange(k.client, k.local, f.client, f.backend, func(err error) {
 		if err != nil {

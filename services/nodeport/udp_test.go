@@ -281,4 +281,5 @@ type countedUse struct{ answers, ends *atomic.Int32 }
 
 func (u countedUse) Answered() { u.answers.Add(1) }
 func (u countedUse) Refused()  {}
+func (u countedUse) Resumed()  {}
 func (u countedUse) End()      { u.ends.Add(1) }
