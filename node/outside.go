@@ -67,5 +67,7 @@ func (n *Node) countOutside() counter.List {
 		counter.One(counter.Gauge, "tapestry_outside_kept_bytes", "Bytes of TCP streams that wait for somebody to take them.", s.TCP.Bytes),
 		counter.One(counter.Gauge, "tapestry_outside_lasting", "TCP connections through host sockets that go on when the agent ends.", s.TCP.Held),
 		counter.One(counter.Total, "tapestry_outside_strange_total", "Datagrams for a pod's port from somebody whom it has not sent to.", s.UDP.Strange),
+		counter.One(counter.Total, "tapestry_outside_lost_total",
+			"Messages of pods for UDP clients of NodePorts, of one datagram or several, that the host's socket had no room for, or the host no way.", s.Lost),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -23,8 +24,8 @@ var be = binary.BigEndian
 const (
 	// turn is how many calls are made for one socket before other sockets get their turn.
 	turn = 4
-	// room is how many bytes of memory may wait in a Door's socket, as far as net.core.rmem_max permits. Clients send
-	// in bursts, and the default holds about 90 datagrams of 1,400 bytes.
+	// room is how many bytes of memory may wait in a Door's socket in each direction, as far as net.core.rmem_max and
+	// wmem_max permit. Clients and backends send in bursts, and the default holds about 90 datagrams of 1,400 bytes.
 	room = 1 << 20
 )
 
@@ -92,7 +93,9 @@ func tune(fd int, is4 bool) error {
 			return os.NewSyscallError("setsockopt", err)
 		}
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room/2) // the kernel doubles it
+	for _, o := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o, room/2) // the kernel doubles it
+	}
 	// Kernels before 5.0 have no UDP_GRO; with them datagrams come one by one.
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	return nil
@@ -222,7 +225,14 @@ func (d *Door) Answer(datagram []byte, client netip.AddrPort, local netip.Addr) 
 	if local.IsValid() {
 		from = packet.AddrFrom(local)
 	}
-	dgram.Send(d.fd, &to, from, datagram, 0)
+	d.count(dgram.Send(d.fd, &to, from, datagram, 0))
+}
+
+// count counts what was for a client and did not leave.
+func (d *Door) count(errno unix.Errno) {
+	if errno != 0 {
+		d.r.lost.Add(1)
+	}
 }
 
 // mostParts is the number of places of a superframe's data: the first packet and those that were coalesced with it.
@@ -232,7 +242,7 @@ const mostParts = 64
 func (d *Door) send(x *Exchange, p *packet.Packet) {
 	if p.VNet.GSOType == packet.GSONone {
 		// An IP packet may be longer than its datagram.
-		dgram.Send(d.fd, &x.to, x.from, p.IP[p.Payload:p.L4+int(be.Uint16(p.IP[p.L4+4:]))], 0)
+		d.count(dgram.Send(d.fd, &x.to, x.from, p.IP[p.Payload:p.L4+int(be.Uint16(p.IP[p.L4+4:]))], 0))
 		return
 	}
 	if !d.noGSO.Load() && len(p.Tail) < mostParts {
@@ -245,21 +255,24 @@ func (d *Door) send(x *Exchange, p *packet.Packet) {
 		for i, t := range p.Tail {
 			put(i+1, t)
 		}
-		switch dgram.Sendv(d.fd, &x.to, x.from, parts[:1+len(p.Tail)], int(p.VNet.GSOSize)) {
+		switch errno := dgram.Sendv(d.fd, &x.to, x.from, parts[:1+len(p.Tail)], int(p.VNet.GSOSize)); errno {
 		case unix.EIO:
 			d.noGSO.Store(true) // the device has no checksum offload (udp(7), UDP_SEGMENT)
 		case unix.EINVAL, unix.EMSGSIZE: // some segments may fit where the longest does not
 		default:
+			d.count(errno)
 			return
 		}
 	}
 	var cut packet.Segmenter
 	cut.Reset(p, nil)
-	for one := make([]byte, cut.Size()); ; {
-		n := cut.Next(one)
-		if n == 0 {
-			return
-		}
-		dgram.Send(d.fd, &x.to, x.from, one[p.Payload:n], 0)
+	one, _ := d.r.segments.Get().(*[]byte)
+	if one == nil {
+		one = new([]byte)
+	}
+	defer d.r.segments.Put(one)
+	*one = slices.Grow((*one)[:0], cut.Size())[:cut.Size()]
+	for n := cut.Next(*one); n > 0; n = cut.Next(*one) {
+		d.count(dgram.Send(d.fd, &x.to, x.from, (*one)[p.Payload:n], 0))
 	}
 }

@@ -37,11 +37,13 @@ const FirstPort, LastPort = 49152, 65535
 
 // Relay holds the Exchanges of a node. Its methods are safe for concurrent use.
 type Relay struct {
-	o       Options
-	out     superframe.Out
-	batches superframe.Pool
-	count   atomic.Int64 // of Exchanges
-	shards  [64]shard
+	o        Options
+	out      superframe.Out
+	batches  superframe.Pool
+	segments sync.Pool     // of *[]byte: one segment of a superframe
+	lost     atomic.Uint64 // messages for clients that the host's kernel did not take
+	count    atomic.Int64  // of Exchanges
+	shards   [64]shard
 }
 
 // shard holds those Exchanges whose tuples, of the backends' packets, have one hash.
@@ -59,6 +61,10 @@ func New(o Options) *Relay {
 	}
 	return r
 }
+
+// Lost returns how many messages for clients, of one datagram or several, did not leave, as the host's socket had no
+// room for them or the host no way.
+func (r *Relay) Lost() uint64 { return r.lost.Load() }
 
 func (r *Relay) shard(t *packet.Tuple) *shard { return &r.shards[t.Hash(0)%uint64(len(r.shards))] }
 

@@ -458,6 +458,25 @@ func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 func (w writer) Close() error                { return nil }
 
 // A datagram of a known client allocates nothing, and neither does an answer.
+// What the host does not take is counted, as for a port that there is not.
+func TestLost(t *testing.T) {
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			w := newWorld(t)
+			d, at := w.open(f.host)
+			d.Answer([]byte("x"), netip.AddrPortFrom(at.Addr(), 0), at.Addr())
+			if n := w.relay.Lost(); n != 1 {
+				t.Errorf("%d answers were lost, want one", n)
+			}
+			c := dial(t, at)
+			d.Answer([]byte("y"), local(c), at.Addr())
+			if n := w.relay.Lost(); n != 1 {
+				t.Errorf("%d answers were lost, and one left", n)
+			}
+		})
+	}
+}
+
 func TestAllocs(t *testing.T) {
 	w, backend := newWorld(t), netip.MustParseAddrPort(families[0].backend)
 	w.relay.out.Send = func([]byte, packet.VNetHdr) {}

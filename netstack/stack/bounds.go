@@ -103,9 +103,11 @@ type Stats struct {
 	Pieces share.Stats
 	// Dials counts the stack's connections for clients.
 	Dials share.Stats
+	// Lost counts messages for UDP clients of host sockets that did not leave.
+	Lost uint64
 }
 
 // Stats returns the current use and the counters.
 func (s *Stack) Stats() Stats {
-	return Stats{s.relay.Stats(), s.udp.Stats(), s.pings.Stats(), s.pieces.Stats(), s.dials.all.Stats()}
+	return Stats{s.relay.Stats(), s.udp.Stats(), s.pings.Stats(), s.pieces.Stats(), s.dials.all.Stats(), s.clients.Lost()}
 }
