@@ -35,6 +35,9 @@ func (w *Window) Init(mss int) {
 	*w = Window{mss: float64(mss), size: initial(float64(mss)), threshold: math.MaxInt32}
 }
 
+// SetMSS changes the length of segments, as when the path has changed. What may be on its way stays.
+func (w *Window) SetMSS(mss int) { w.mss = float64(mss) }
+
 // Size returns how many bytes may be on their way.
 func (w *Window) Size() int { return int(w.size) }
 

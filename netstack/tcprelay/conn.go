@@ -262,6 +262,9 @@ func (c *conn) step() bool {
 	if notes&owesAck != 0 {
 		c.acknowledge()
 	}
+	if c.far != nil && c.stage.Load() == open {
+		c.fit() // before anything is sent again
+	}
 	c.takeAcks()
 	if notes&found != 0 {
 		c.to.asking = false
@@ -323,7 +326,6 @@ func (c *conn) step() bool {
 		if c.lost(notes) {
 			return c.end(hostGone)
 		}
-		c.fit()
 		if c.far != nil {
 			c.mend(false)
 		}

@@ -16,7 +16,7 @@ type far struct {
 
 	window recovery.Window
 	rtt    recovery.RTT
-	mss    int // the largest payload of a segment now; the path may carry less than the pod's own takes
+	mss    int // the largest payload of a segment now; the path may carry less than the pod's own takes; written under mu
 	// The segment before the number timed was sent at timedAt, and once; 0 for none.
 	timed   uint32
 	timedAt time.Duration
@@ -48,16 +48,16 @@ func (c *conn) acceptFar() {
 
 // fit adapts the segments to what the path carries now.
 func (c *conn) fit() {
-	if c.far == nil {
-		return
-	}
 	mtu, ok := c.r.o.Far(c.key.Src)
 	if !ok {
 		return // the node is gone; it may come back
 	}
 	mss := max(min(mtu-packet.TCPHeadLen(&c.key.Src), c.to.mss), minMSS)
 	if mss != c.far.mss {
+		c.mu.Lock()
 		c.far.mss = mss
+		c.mu.Unlock()
+		c.far.window.SetMSS(mss)
 		c.to.limit = maxPayload / mss * mss
 	}
 }
@@ -114,7 +114,7 @@ func (c *conn) takeSACK(options []byte) todo {
 	if !any {
 		return 0
 	}
-	if _, lost := f.board.Lost(c.to.mss); lost {
+	if _, lost := f.board.Lost(f.mss); lost {
 		c.note(lostOne)
 	}
 	return work

@@ -1,6 +1,7 @@
 package tcprelay
 
 import (
+	"cmp"
 	"net/netip"
 	"testing"
 	"time"
@@ -15,10 +16,12 @@ import (
 // goes off. The pod has room for 64,000 bytes.
 type stepped struct {
 	*conn
-	t      *testing.T
-	client int      // writes what the pod is sent
-	sent   []uint32 // the numbers of segments with data, counted from the first one's
-	start  uint32
+	t       *testing.T
+	client  int      // writes what the pod is sent
+	sent    []uint32 // the numbers of segments with data, counted from the first one's
+	longest int      // payload of a segment since sent was emptied
+	start   uint32
+	mtu     int // of the path
 }
 
 func newStepped(t *testing.T, o offer) *stepped {
@@ -28,14 +31,15 @@ func newStepped(t *testing.T, o offer) *stepped {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = poller.Close() })
-	s := &stepped{t: t}
+	s := &stepped{t: t, mtu: 1420}
 	r := New(Options{
-		Poller: poller, MTU: func() int { return 1420 }, Far: func(packet.Addr) (int, bool) { return 1420, true },
+		Poller: poller, MTU: func() int { return 1420 }, Far: func(packet.Addr) (int, bool) { return s.mtu, true },
 		Refuse: func(*packet.Packet, packet.ICMPError, packet.Addr) {},
-		Send: func(ip []byte, _ packet.VNetHdr) {
+		Send: func(ip []byte, vnet packet.VNetHdr) {
 			var p packet.Packet
 			if p.ParseIP(ip) == packet.Good && p.Len() > p.Payload {
 				s.sent = append(s.sent, be.Uint32(p.IP[p.L4+4:])-s.start)
+				s.longest = max(s.longest, min(p.Len()-p.Payload, cmp.Or(int(vnet.GSOSize), packet.MaxFrame)))
 			}
 		},
 	})
@@ -109,6 +113,24 @@ func TestFarRepeatsAtOnce(t *testing.T) {
 	s.acks(2 * mss)
 	if len(s.sent) == 0 || s.sent[0] != 2*mss {
 		t.Fatalf("after a part %v were sent, want %d", s.sent, 2*mss)
+	}
+}
+
+// When the path carries less, what is sent again fits it from the first segment on.
+func TestFarRepairsFitThePath(t *testing.T) {
+	const mss, narrow = 1380, 1160
+	s := newStepped(t, offer{mss: mss})
+	s.says(10 * mss)
+	s.mtu = narrow + 40
+	for _, lost := range []func(){func() {
+		for range 4 {
+			s.acks(0)
+		}
+	}, s.farExpired} {
+		s.sent, s.longest = nil, 0
+		if lost(); len(s.sent) == 0 || s.longest > narrow {
+			t.Errorf("%v were sent, the longest with %d bytes, want %d at most", s.sent, s.longest, narrow)
+		}
 	}
 }
 
