@@ -50,7 +50,7 @@ func (o *origin) fromStack() bool { return o.from == nil && o.sender == nil }
 const (
 	viaRoute uint64 = 0
 	viaStack uint64 = 1
-	viaHost  uint64 = 2 // by the host TAP, to a routed client
+	viaHost  uint64 = 2 // by the host TAP, to the outside
 )
 
 // answer says what the packet's sender is sent.

@@ -11,8 +11,8 @@ import (
 // the rules that keep a routed client from more than the addresses that are meant for it:
 //
 //   - Its source is no address of the cluster, of this node, or of no host (admitRouted).
-//   - Its packets have a space of their own, so they meet only flows that routed clients began. Otherwise they could
-//     pretend to be the far end of a pod's connection with the outside.
+//   - Its packets have a space of their own, so they meet only flows that routed clients began, and those of pods that
+//     leave by the host TAP (exits.go). Otherwise they could pretend to be the far end of a pod's relayed connection.
 //   - It begins flows to exposed addresses alone (mayBeginRouted).
 //   - Its flows are charged to the outside, and there to the client (snapshot.owner).
 

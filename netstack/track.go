@@ -221,7 +221,7 @@ func (s *snapshot) mayQuote(j *journey) bool {
 	to := &j.quoted.Tuple.Dst
 	switch {
 	case j.routed:
-		return true // from beyond the host TAP; the space limits it to flows of routed clients
+		return true // from beyond the host TAP; the space limits it to flows that cross that
 	case j.from != nil:
 		return s.mayUse(j.from, to)
 	case j.wrapped && j.orig.Space != 0:
