@@ -18,8 +18,9 @@ import (
 
 const agnhost = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 
-// soon limits how long anything may take that includes the start of a pod.
-const soon = time.Minute
+// soon limits how long anything may take that includes the start of a pod. A kubelet whose API server was away asks it
+// again after a minute at most: client-go's watches wait for up to 30 s, and as much again by chance.
+const soon = 2 * time.Minute
 
 // eventually tries until it succeeds.
 func eventually(t *testing.T, timeout time.Duration, what string, try func() error) {
