@@ -116,7 +116,8 @@ func (rq *request) pass() {
 		rq.body.final()
 	}
 	if err != nil {
-		rq.s.guests.turn(rq.in.Context().Done(), rq.client.owner) // a backend that does not answer fails all that wait for it at once
+		// A backend that does not answer fails all that wait for it at once.
+		rq.s.guests.turn(rq.in.Context().Done(), rq.client.owner)
 		rq.fail(err)
 		return
 	}

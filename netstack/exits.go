@@ -38,8 +38,8 @@ func (w *worker) leave(s *snapshot, j *journey) bool {
 	return true
 }
 
-// routes reports whether the host TAP att, which may be nil, takes packets of t to the outside: the host's kernel routes
-// the families of which it has an address there.
+// routes reports whether the host TAP att, which may be nil, takes packets of t to the outside: the host's kernel
+// routes the families of which it has an address there.
 func (att *Attachment) routes(t *packet.Tuple) bool {
 	return att != nil && slices.ContainsFunc(att.addrs, func(a packet.Addr) bool { return a.Is4() == t.Dst.Is4() })
 }

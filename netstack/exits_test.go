@@ -166,8 +166,8 @@ func TestRoutedOutAllocatesNothing(t *testing.T) {
 	}
 }
 
-// A known flow whose host TAP has gone is refused as a new one is, and so is a new one of a family of which the host TAP
-// has no address.
+// A known flow whose host TAP has gone is refused as a new one is, and so is a new one of a family of which the host
+// TAP has no address.
 func TestRoutedOutLosesTheHostTAP(t *testing.T) {
 	const pod, server, pod6, server6 = "10.244.1.10:1000", "192.0.2.1:53", "[fd00:10:244:1::10]:1000", "[2001:db8:d::1]:53"
 	w := newExitWorld(t)

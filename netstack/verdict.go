@@ -54,7 +54,7 @@ const (
 	NotExposed              // a client outside may use addresses of load balancers only, and this is none
 	OverPackets             // the pod sends more packets in a second than its quota allows
 	OverFlows               // the pod begins more flows in a second than its quota allows
-	NoExit                  // the way by which the pod's packets are to leave the cluster is not there, or another one now
+	NoExit                  // the way by which the pod's packets are to leave is not there, or another one now
 	numDropReasons
 )
 

@@ -30,7 +30,8 @@ func TestTail(t *testing.T) {
 		Node: "n1", NodeAddrs: addresstest.Addrs("192.0.2.1", "192.0.2.2"),
 		Services: roll.From([]*services.Service{{
 			Namespace: "default", Name: "web", ClusterIPs: addresstest.Addrs("10.96.0.80"),
-			ExternalIPs: addresstest.Addrs("203.0.113.80", "192.0.2.2"), // a load balancer outside, and one that runs on a node
+			// A load balancer outside, and one that runs on a node.
+			ExternalIPs: addresstest.Addrs("203.0.113.80", "192.0.2.2"),
 			SocketIPs:   addresstest.Addrs("192.0.2.1"),
 			Ports:       []services.Port{{Name: "t", Protocol: packet.TCP, Port: 80, NodePort: 30080}, {Name: "u", Protocol: packet.UDP, Port: 80, NodePort: 30053}},
 		}}),

@@ -16,7 +16,8 @@ func TestSockets(t *testing.T) {
 	dual, none, local, here := c.Services.At(0), c.Services.At(1), c.Services.At(2), c.Services.At(3)
 	c.Services.At(6).Ports = nil
 	dual.Ports[0].Port, none.Ports[0].Port, local.Ports[0].Port, here.Ports[0].Port = 8004, 8006, 8005, 8100
-	dual.ExternalIPs = addresstest.Addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.1") // of this node, of the other, and of none
+	// Of this node, of the other, and of none.
+	dual.ExternalIPs = addresstest.Addrs("192.0.2.1", "192.0.2.2", "2001:db8::1", "198.51.100.1")
 	none.ExternalIPs, local.ExternalIPs = addresstest.Addrs("192.0.2.1"), addresstest.Addrs("192.0.2.1")
 	here.SocketIPs, here.Proxy = addresstest.Addrs("192.0.2.1", "192.0.2.2"), 2
 	table, _ := NewTable(c)

@@ -93,7 +93,7 @@ type frontKey struct {
 	addr  packet.Addr
 	port  uint16
 	proto packet.Proto
-	is4   uint8 // 1: IPv4, when addr is unspecified; 2: for host sockets alone; also avoids padding, which makes == cheap
+	is4   uint8 // 1: IPv4, when addr is unspecified; 2: for host sockets alone; fills a gap, which makes == cheap
 }
 
 func addrKey(addr packet.Addr, port uint16, proto packet.Proto) frontKey {

@@ -27,7 +27,8 @@ func nextConfig(r *rand.Rand, c Config) Config {
 	case 0:
 		c.NodeAddrs, c.OwnAddrs = other.NodeAddrs, other.OwnAddrs
 	case 1:
-		c.Services = roll.From(slices.Insert(c.Services.Slice(), i, other.Services.Slice()...)) // a name may be there twice
+		// A name may be there twice.
+		c.Services = roll.From(slices.Insert(c.Services.Slice(), i, other.Services.Slice()...))
 	case 2:
 		c.Services = roll.From(c.Services.Slice()[c.Services.Len()-i:])
 	case 3:

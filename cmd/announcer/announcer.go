@@ -1,5 +1,5 @@
-// Package announcer is how the command lines of announcers begin and end. They link no framework for command lines, which
-// would be most of their size.
+// Package announcer is how the command lines of announcers begin and end. They link no framework for command lines,
+// which would be most of their size.
 package announcer
 
 import (

@@ -96,7 +96,7 @@ type Cluster struct {
 	reporter  *tell.Reporter
 	saver     *saved.Writer
 	learned   roll.List[*discoveryv1.EndpointSlice] // those of the last learn
-	savedAt   time.Time                             // when the objects that were saved were the API server's; zero for none
+	savedAt   time.Time                             // when the saved objects were the API server's; zero for none
 
 	mu sync.Mutex
 	// mu guards the rest.

@@ -268,7 +268,8 @@ func TestTranslatorForgetsNothingAndKeepsNothing(t *testing.T) {
 		c.step()
 		switch step % 1000 {
 		case 100:
-			c.objs.EndpointSlices = roll.List[*discoveryv1.EndpointSlice]{} // the Services stay, and get endpoints again later
+			// The Services stay, and get endpoints again later.
+			c.objs.EndpointSlices = roll.List[*discoveryv1.EndpointSlice]{}
 		case 200:
 			c.objs = kube.Objects{}
 		}

@@ -16,7 +16,7 @@ type far struct {
 
 	window recovery.Window
 	rtt    recovery.RTT
-	mss    int // the largest payload of a segment now; the path may carry less than the pod's own takes; written under mu
+	mss    int // the largest payload of a segment now, which the path may bound; written under mu
 	// The segment before the number timed was sent at timedAt, and once; 0 for none.
 	timed   uint32
 	timedAt time.Duration

@@ -98,8 +98,8 @@ type Use interface {
 	// Answered is called when the backend answers for the first time, Refused when it could not be connected to.
 	Answered()
 	Refused()
-	// Resumed is called instead of Answered when the conversation goes on that a Proxy before had: nobody knows how long
-	// its backend took.
+	// Resumed is called instead of Answered when the conversation goes on that a Proxy before had: nobody knows how
+	// long its backend took.
 	Resumed()
 	// End is called once, at the end.
 	End()
