@@ -30,8 +30,8 @@ func Of[T comparable](elements ...T) List[T] { return From(elements) }
 // From returns a List with a copy of elements.
 func From[T comparable](elements []T) List[T] {
 	l := List[T]{n: len(elements)}
-	for part := range slices.Chunk(slices.Clone(elements), block) {
-		l.blocks = append(l.blocks, part)
+	for part := range slices.Chunk(elements, block) {
+		l.blocks = append(l.blocks, slices.Clone(part)) // one by one: a block that is replaced is garbage by itself
 	}
 	return l
 }

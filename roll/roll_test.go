@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
+	"weak"
 )
 
 // TestListAlways changes Lists at random, beside slices that are copied for each change. All Lists are looked at again
@@ -164,4 +166,23 @@ func BenchmarkMap(b *testing.B) {
 			}
 		})
 	}
+}
+
+// What is replaced in a List, and in no other, is garbage, though its neighbours stay.
+func TestReplacedIsGarbage(t *testing.T) {
+	elements := make([]*[64]int, 2*block)
+	for i := range elements {
+		elements[i] = new([64]int)
+	}
+	gone := weak.Make(elements[0])
+	l := From(elements)
+	clear(elements)
+	l = l.With(Edit[*[64]int]{At: 0, To: new([64]int)})
+	for range 3 {
+		runtime.GC()
+	}
+	if gone.Value() != nil {
+		t.Error("the replaced element is kept")
+	}
+	runtime.KeepAlive(l)
 }

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strings"
@@ -97,5 +98,21 @@ func TestNoNodePorts(t *testing.T) {
 	next, _ := table.Update(again)
 	if kind := next.Pick(tuple("tcp 10.0.0.7:1000 192.0.2.1:30080")).Kind; kind != packet.Picked {
 		t.Errorf("when it has node ports again: %v", kind)
+	}
+}
+
+// Users write the addresses of endpoints. Those that would have had one hash under known constants have many.
+func TestHashesCannotBeChosen(t *testing.T) {
+	k := frontKey{port: 80, proto: packet.TCP}
+	rest := uint64(k.port)<<16 | uint64(k.proto)<<8
+	hashes := map[uint64]bool{}
+	for n := range uint64(1000) {
+		hi := 0xfd00_0000_0000_0000 | n
+		binary.LittleEndian.PutUint64(k.addr[:8], hi)
+		binary.LittleEndian.PutUint64(k.addr[8:], mix(hi^mixA, mixB)^rest*mixD)
+		hashes[k.hash()] = true
+	}
+	if len(hashes) < 999 {
+		t.Errorf("1,000 keys have %d hashes", len(hashes))
 	}
 }

@@ -3,6 +3,7 @@ package services
 import (
 	"encoding/binary"
 	"math/bits"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 
@@ -254,10 +255,15 @@ func (t *Table) find(k frontKey) *front {
 	}
 }
 
+// secrets make the hashes of keys differ in every process. Users write the addresses of endpoints, and could choose
+// thousands with one hash otherwise, each of which would then be compared with all others.
+var secrets = [3]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()}
+
 func (k *frontKey) hash() uint64 {
 	hi := binary.LittleEndian.Uint64(k.addr[:8])
 	lo := binary.LittleEndian.Uint64(k.addr[8:])
-	return finish(mix(hi^mixA, mixB) ^ lo ^ (uint64(k.port)<<16|uint64(k.proto)<<8|uint64(k.is4))*mixD)
+	rest := uint64(k.port)<<16 | uint64(k.proto)<<8 | uint64(k.is4)
+	return finish(mix(mix(hi^secrets[0], lo^secrets[1])^rest, secrets[2]|1))
 }
 
 // makeIndex builds the index. All fronts must be there.

@@ -19,7 +19,7 @@ import (
 
 // Stage makes the Plan of a node from successive snapshots. The zero value is ready.
 type Stage struct {
-	objs     kube.Objects
+	objs     kube.Objects // those that same compares: others would be kept alive by it
 	services roll.List[*services.Service]
 	plan     *announce.Plan
 	problems []kube.Problem
@@ -32,7 +32,10 @@ func (s *Stage) Of(node string, objs *kube.Objects, served roll.List[*services.S
 		var found kube.Report
 		w := work{node: node, objs: objs, say: &found, plan: &announce.Plan{Node: node}}
 		w.make(served)
-		*s = Stage{objs: *objs, plan: w.plan, problems: found.Problems}
+		*s = Stage{plan: w.plan, problems: found.Problems, objs: kube.Objects{
+			Nodes: objs.Nodes, Services: objs.Services, AddressPools: objs.AddressPools,
+			L2Advertisements: objs.L2Advertisements, BGPPeers: objs.BGPPeers, BGPAdvertisements: objs.BGPAdvertisements,
+		}}
 	}
 	s.services = served
 	say.Problems = append(say.Problems, s.problems...)

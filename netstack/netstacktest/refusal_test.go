@@ -75,7 +75,8 @@ func socket(t *testing.T, ns *tap.Namespace, kind int, to netip.AddrPort) (fd in
 	return fd, unix.Connect(fd, sa)
 }
 
-// failure waits until a socket has a result and returns its error.
+// failure waits until a socket has a result and returns its error. A kernel puts an ICMP error in the socket's error
+// queue, which poll tells, before it sets SO_ERROR.
 func failure(t *testing.T, fd int) error {
 	t.Helper()
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
@@ -84,11 +85,13 @@ func failure(t *testing.T, fd int) error {
 		if err != nil && err != unix.EINTR {
 			t.Fatal(err)
 		}
-		if n > 0 && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
-			break
+		if n <= 0 || fds[0].Revents&(unix.POLLERR|unix.POLLHUP) == 0 {
+			continue
+		}
+		if err := pending(t, fd); err != nil || fds[0].Revents&unix.POLLERR == 0 {
+			return err
 		}
 	}
-	return pending(t, fd)
 }
 
 // pending returns the error that a socket has now.

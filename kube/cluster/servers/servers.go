@@ -33,7 +33,9 @@ type Servers struct {
 	mu sync.Mutex
 	// mu guards the rest.
 	learned []netip.AddrPort
-	good    string // host:port of the server that answered last, "" for none
+	// unwritten says that the file does not have learned.
+	unwritten bool
+	good      string // host:port of the server that answered last, "" for none
 }
 
 // New returns the servers with the given URLs, like "https://10.0.0.1:6443"; there must be at least one. Learned
@@ -77,18 +79,18 @@ func parse(text string) (url.URL, error) {
 }
 
 // Learn sets the addresses that the cluster names for its API servers. It writes them to the file for the next start
-// when they have changed. An empty list is ignored: all servers are down then, and the known addresses are the best
-// there are.
+// when they have changed, or could not be written before. An empty list is ignored: all servers are down then, and the
+// known addresses are the best there are.
 func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.AddrPort.Compare)
 	addrs = slices.Compact(addrs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(addrs) == 0 || slices.Equal(addrs, s.learned) {
+	if len(addrs) == 0 || slices.Equal(addrs, s.learned) && !s.unwritten {
 		return nil
 	}
-	s.learned = addrs
+	s.learned, s.unwritten = addrs, true
 	data, err := json.Marshal(addrs)
 	if err != nil {
 		return err
@@ -96,6 +98,7 @@ func (s *Servers) Learn(addrs []netip.AddrPort) error {
 	if err := WriteFile(s.file, data); err != nil {
 		return fmt.Errorf("keep the API servers' addresses for the next start: %w", err)
 	}
+	s.unwritten = false
 	return nil
 }
 

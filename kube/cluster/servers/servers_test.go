@@ -156,8 +156,18 @@ func TestLearn(t *testing.T) {
 	if again, err = New(configured, file); err != nil || len(again.order()) != 1 {
 		t.Errorf("a torn file: %v", err)
 	}
-	if err := (&Servers{file: filepath.Join(t.TempDir(), "no", "such")}).Learn([]netip.AddrPort{one}); err == nil {
+	late := &Servers{file: filepath.Join(t.TempDir(), "such", "file")}
+	if err := late.Learn([]netip.AddrPort{one}); err == nil {
 		t.Error("an address that could not be kept is no error")
+	}
+	if err := os.Mkdir(filepath.Dir(late.file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Learn([]netip.AddrPort{one}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(late.file); err != nil {
+		t.Errorf("what could not be kept once is not kept later: %v", err)
 	}
 }
 
