@@ -89,10 +89,12 @@ attacks: build ## attack a lab's agents, as a tenant and from outside, and print
 	TAPESTRY_EXECUTABLE=$(abspath $(BIN))/tapestry $(GO) run ./test/attacks $(ATTACKFLAGS)
 
 # RESTARTS is how often the agent restarts, and how many connections there are of each kind.
+# RECORD is a document that gets the record, such as docs/restarts.md.
 RESTARTS ?= 10x1000
+RECORD ?=
 
 restarts: ## restart an agent under connections of every kind, and print what was cut, wrong and refused, and how long they stalled
-	TAPESTRY_RESTARTS=$(RESTARTS) $(GO) test -count 1 -timeout 30m -run '^TestRestart$$' -v ./test/e2e
+	TAPESTRY_RESTARTS=$(RESTARTS) TAPESTRY_RESTARTS_RECORD=$(abspath $(RECORD)) $(GO) test -count 1 -timeout 15m -run '^TestRestart$$' -v ./test/e2e
 
 bench: build ## measure against the kernel, raw wireguard-go and other programs, in one run (about 12 minutes)
 	$(BIN)/tapestry-lab bench $(BENCHFLAGS)

@@ -2,6 +2,7 @@ package tcprelay
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,7 +55,8 @@ type holder struct {
 	taken    map[uint32]bool
 	queue    []*conn
 	flushing bool
-	helds    int // connections that are held
+	helds    int     // connections that are held
+	missed   []*conn // those that are open and were not kept, as there was too much to keep; until retry
 	// Only whoever flushes uses these. hung says that a batch was given up, and nothing was kept since.
 	hung  bool
 	batch []*conn
@@ -122,13 +124,17 @@ func (h *holder) flush() {
 			return
 		}
 		h.hung = h.hung && err != nil
-		h.done(err == nil)
+		h.done(err)
 	}
 }
 
-// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held. Later ones do
-// not wait for somebody who hangs: Keep is tried once for each batch, until it succeeds.
-const keepTries = 200
+const (
+	// keepTries is how often Keep is tried, a millisecond apart, before connections go on that are not held. Later ones do
+	// not wait for somebody who hangs: Keep is tried once for each batch, until it succeeds.
+	keepTries = 200
+	// retryAfter is when Keep is tried again for connections that went on.
+	retryAfter = 100 * time.Millisecond
+)
 
 // flushLater is flush after an attempt that came too early.
 func (h *holder) flushLater() {
@@ -138,7 +144,7 @@ func (h *holder) flushLater() {
 		err = h.Keep(h.slots, h.fds)
 	}
 	h.hung = err == ErrKeepLater
-	h.done(err == nil)
+	h.done(err)
 	h.flush()
 }
 
@@ -165,19 +171,25 @@ func (h *holder) next() bool {
 	return h.flushing
 }
 
-// done records that the batch is held, or is not, and lets its connections go on.
-func (h *holder) done(kept bool) {
+// done records that the batch is held, or why not, and lets its connections go on.
+func (h *holder) done(err error) {
 	h.mu.Lock()
 	for i, c := range h.batch {
 		c.holding = unheld
-		if kept {
+		if err == nil {
 			c.holding = held
 			h.helds++
 		}
-		if c.orphan { // it has ended meanwhile
-			h.forget(c, kept)
+		switch {
+		case c.orphan: // it has ended meanwhile
+			h.forget(c, err == nil)
 			unix.Close(c.fd)
 			h.batch[i] = nil
+		case err == ErrKeepLater:
+			if len(h.missed) == 0 {
+				time.AfterFunc(retryAfter, h.retry)
+			}
+			h.missed = append(h.missed, c)
 		}
 	}
 	h.mu.Unlock()
@@ -186,6 +198,26 @@ func (h *holder) done(kept bool) {
 			c.note(kepts)
 			c.pump()
 		}
+	}
+}
+
+// retry has those kept that were missed, and still go on.
+func (h *holder) retry() {
+	h.mu.Lock()
+	missed := h.missed
+	h.missed = nil
+	any := false
+	for _, c := range missed {
+		if c.holding == unheld {
+			c.holding, any = queued, true
+			h.queue = append(h.queue, c)
+		}
+	}
+	first := any && !h.flushing
+	h.flushing = h.flushing || any
+	h.mu.Unlock()
+	if first {
+		h.flush()
 	}
 }
 

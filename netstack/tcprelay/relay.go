@@ -253,6 +253,7 @@ func (r *Relay) Close() error {
 		return os.ErrClosed
 	}
 	if r.hold != nil {
+		r.hold.retry()
 		r.hold.settle()
 	}
 	r.each(func(c *conn) { c.kill(leaving) })

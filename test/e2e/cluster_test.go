@@ -102,7 +102,7 @@ func upWith(t *testing.T, limit time.Duration, o lab.Options, yaml string) *clus
 	t.Cleanup(cancel)
 	c := &cluster{file: filepath.Join(t.TempDir(), o.Name+".yaml"), ctx: ctx}
 	c.write(t, yaml)
-	o.Files = []string{c.file}
+	o.Files = append(o.Files, c.file)
 	var err error
 	if c.Client, err = lab.Up(ctx, o); err != nil {
 		t.Fatal(err)

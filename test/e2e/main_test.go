@@ -80,8 +80,6 @@ var helpers = map[string]func(ctx context.Context, args []string) error{
 	"idle":           idle,
 	"last":           last,
 	"last-serve":     lastServe,
-	"port-seen":      portSeen,
-	"tell-port":      tellPort,
 	"reconnect":      reconnect,
 	"spread":         spread,
 	"ask-many":       askMany,

@@ -388,18 +388,19 @@ func bitRate(text string) (int64, error) {
 
 func agentCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "agent",
-		Usage:       "kill, stop or start the agent of a node",
-		UsageText:   "tapestry-lab agent kill|stop|start NODE",
-		Description: "kill sends SIGKILL, and the lab starts the agent again at once. stop sends SIGTERM, and the agent stays down until start.",
-		Flags:       []cli.Flag{nameFlag()},
+		Name:      "agent",
+		Usage:     "kill, stop, start or upgrade the agent of a node",
+		UsageText: "tapestry-lab agent kill|stop|start|upgrade NODE",
+		Description: "kill sends SIGKILL, and the lab starts the agent again at once. stop sends SIGTERM, and the agent stays down until start.\n" +
+			"upgrade starts the executable tapestry as it is now beside the agent, and has it take over the node when it is ready.",
+		Flags: []cli.Flag{nameFlag()},
 		Action: func(c *cli.Context) error {
 			args, err := interspersed(c, 2)
 			if err != nil {
 				return err
 			}
 			if len(args) != 2 {
-				return errors.New("expected kill, stop or start, and the name of a node")
+				return errors.New("expected kill, stop, start or upgrade, and the name of a node")
 			}
 			l, err := dial(c)
 			if err != nil {
@@ -413,8 +414,10 @@ func agentCommand() *cli.Command {
 				return l.KillAgent(c.Context, node, syscall.SIGTERM, true)
 			case "start":
 				return l.StartAgent(c.Context, node)
+			case "upgrade":
+				return l.UpgradeAgent(c.Context, node, "")
 			default:
-				return fmt.Errorf("unknown action %q: expected kill, stop or start", verb)
+				return fmt.Errorf("unknown action %q: expected kill, stop, start or upgrade", verb)
 			}
 		},
 	}

@@ -2,8 +2,10 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -39,6 +41,7 @@ type Daemon struct {
 	mu sync.Mutex
 	// mu guards the fields below.
 	process  *Process // nil while it is down
+	next     *Process // takes the place of process when that ends
 	stayDown bool
 	wake     chan struct{} // closed when stayDown ends
 	restarts int
@@ -59,6 +62,9 @@ func (d *Daemon) Close() {
 	d.end()
 	_ = d.Signal(syscall.SIGKILL, true) // an error means that it is down already
 	d.done.Wait()
+	if p := d.takeNext(); p != nil {
+		endNow(p)
+	}
 }
 
 // Context returns a context that ends with Close.
@@ -73,6 +79,46 @@ func (d *Daemon) Signal(s syscall.Signal, stayDown bool) error {
 		return fmt.Errorf("%s is not running", d.o.Name)
 	}
 	return d.process.cmd.Process.Signal(s)
+}
+
+// Succeed replaces the process. It starts the next one beside it, waits until ready returns, and ends the one that runs
+// by SIGTERM. When that has ended, the next one is in its place. After an error the process that runs goes on.
+func (d *Daemon) Succeed(start func() (*Process, error), ready func(context.Context) error) error {
+	next, err := start()
+	if err != nil {
+		return err
+	}
+	if err := ready(d.ctx); err != nil {
+		endNow(next)
+		return err
+	}
+	d.mu.Lock()
+	if d.process == nil || d.next != nil || d.ctx.Err() != nil {
+		d.mu.Unlock()
+		endNow(next)
+		return fmt.Errorf("%s is not running, or is being replaced already", d.o.Name)
+	}
+	d.next = next
+	err = d.process.cmd.Process.Signal(syscall.SIGTERM)
+	d.mu.Unlock()
+	if errors.Is(err, os.ErrProcessDone) { // then the next one is in its place all the same
+		return nil
+	}
+	return err
+}
+
+// takeNext returns the process that takes the place of one that has ended, or nil.
+func (d *Daemon) takeNext() *Process {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.next
+	d.next = nil
+	return p
+}
+
+func endNow(p *Process) {
+	_ = p.Signal(syscall.SIGKILL) // it may have ended
+	p.Wait()
 }
 
 // Resume starts a daemon again that was told to stay down.
@@ -149,11 +195,13 @@ func (d *Daemon) awaitUp() bool {
 	}
 }
 
-// once runs the process once, from its start to its end.
+// once runs the process once, from its start, or from that of its successor, to its end.
 func (d *Daemon) once() (code int, err error) {
-	p, err := d.o.Start()
-	if err != nil {
-		return 0, err
+	p := d.takeNext()
+	if p == nil {
+		if p, err = d.o.Start(); err != nil {
+			return 0, err
+		}
 	}
 	d.mu.Lock()
 	d.process = p

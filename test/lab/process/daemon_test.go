@@ -1,6 +1,8 @@
 package process
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"os/exec"
 	"strings"
@@ -62,6 +64,58 @@ func TestDaemon(t *testing.T) {
 	d.Close()
 	if err := syscall.Kill(last, 0); err != syscall.ESRCH {
 		t.Errorf("process %d outlives Close: %v", last, err)
+	}
+}
+
+// TestSucceed: the next process is started beside the one that runs, and takes its place when it is ready and the other
+// one has ended.
+func TestSucceed(t *testing.T) {
+	began, ended := make(chan struct{}, 8), make(chan string, 8)
+	d := NewDaemon(Options{
+		Name: "the sleeper", Log: slog.New(slog.DiscardHandler), Start: life("sleep", "1000"), Worked: func() bool { return true },
+		Began: func() { began <- struct{}{} }, Ended: func(why string) { ended <- why },
+	})
+	defer d.Close()
+	ready := func(err error) func(context.Context) error { return func(context.Context) error { return err } }
+	if err := d.Succeed(life("sleep", "1001"), ready(nil)); err == nil {
+		t.Error("nobody was replaced")
+	}
+	d.Run()
+	<-began
+	first, _ := d.Running()
+	unfit := errors.New("unfit")
+	var tried *Process
+	try := func() (p *Process, err error) { tried, err = life("sleep", "1002")(); return tried, err }
+	if err := d.Succeed(try, ready(unfit)); err != unfit {
+		t.Errorf("a successor that does not become ready: %v", err)
+	}
+	if err := syscall.Kill(tried.PID(), 0); err != syscall.ESRCH {
+		t.Errorf("a successor that does not become ready lives on: %v", err)
+	}
+	if pid, _ := d.Running(); pid != first {
+		t.Errorf("process %d runs, want %d", pid, first)
+	}
+	var next *Process
+	succeed := func() (p *Process, err error) { next, err = life("sleep", "1003")(); return next, err }
+	beside := func(context.Context) error {
+		if pid, _ := d.Running(); pid != first {
+			t.Errorf("process %d runs while its successor starts, want %d", pid, first)
+		}
+		return nil
+	}
+	if err := d.Succeed(succeed, beside); err != nil {
+		t.Fatal(err)
+	}
+	if why := <-ended; why != "the sleeper ended with exit code 143" {
+		t.Errorf("it is said to have ended so: %s", why)
+	}
+	<-began
+	if pid, restarts := d.Running(); pid != next.PID() || restarts != 1 {
+		t.Errorf("process %d runs after %d restarts, want %d after 1", pid, restarts, next.PID())
+	}
+	d.Close()
+	if err := syscall.Kill(next.PID(), 0); err != syscall.ESRCH {
+		t.Errorf("process %d outlives Close: %v", next.PID(), err)
 	}
 }
 

@@ -20,8 +20,10 @@ const (
 	OpImpair   = "impair"
 	OpUnimpair = "unimpair"
 	// OpSignalAgent sends a signal to a node's agent. OpStartAgent starts an agent that was told to stay down.
-	OpSignalAgent = "signal-agent"
-	OpStartAgent  = "start-agent"
+	// OpUpgradeAgent has another agent take over the node.
+	OpSignalAgent  = "signal-agent"
+	OpStartAgent   = "start-agent"
+	OpUpgradeAgent = "upgrade-agent"
 	// OpDown ends the lab. The end of the connection is the answer.
 	OpDown = "down"
 )
@@ -69,6 +71,8 @@ type Agent struct {
 	Keeper bool `json:",omitempty"`
 	// StayDown keeps the supervisor from starting the process again when it ends.
 	StayDown bool `json:",omitempty"`
+	// Product is the executable of the agent that takes over, and of those after it; "" is the one of the lab.
+	Product string `json:",omitempty"`
 }
 
 // Answer is an answer of the supervisor. Exec gets two: one when the command has started, and one with Exit.

@@ -2,7 +2,11 @@ package supervisor
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"tapestry.dev/tapestry/localapi"
 	"tapestry.dev/tapestry/test/lab/process"
 	"tapestry.dev/tapestry/test/lab/rpc"
+	"tapestry.dev/tapestry/test/lab/shim"
 	"tapestry.dev/tapestry/test/lab/underlay"
 )
 
@@ -29,15 +34,17 @@ type agent struct {
 
 	mu sync.Mutex
 	// mu guards the fields below.
+	product  string // the executable
 	ready    bool
+	served   bool // it has been ready since it began
 	problems []string
 }
 
 func newAgent(l *lab, n *node) *agent {
-	a := &agent{lab: l, node: n}
+	a := &agent{lab: l, node: n, product: l.cfg.Product}
 	a.Daemon = n.daemon(l, "agent", a.argv, process.Options{
-		Worked: func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.ready },
-		Began:  l.changed,
+		Worked: func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.served },
+		Began:  func() { a.mu.Lock(); a.served = false; a.mu.Unlock(); l.changed() },
 		Ended: func(why string) {
 			a.setReady(false, []string{why + ": see " + rpc.NodeLog(l.cfg.Dir, n.Name, "agent")})
 		},
@@ -74,7 +81,10 @@ func (a *agent) status() (state string, pid, restarts int, problems []string) {
 
 // argv is the agent's command line.
 func (a *agent) argv() []string {
-	argv := []string{a.lab.cfg.Product, "agent",
+	a.mu.Lock()
+	product := a.product
+	a.mu.Unlock()
+	argv := []string{product, "agent",
 		"--node", a.node.Name,
 		"--manifests", rpc.ObjectsDir(a.lab.cfg.Dir),
 		"--state", a.node.dir,
@@ -87,6 +97,48 @@ func (a *agent) argv() []string {
 		argv = append(argv, "--dns-upstream", net.JoinHostPort(r.String(), "53"))
 	}
 	return append(argv, a.lab.cfg.AgentFlags...)
+}
+
+const (
+	// upgradeTime limits how long the next agent may take until it is ready to take over the node.
+	upgradeTime = 30 * time.Second
+	upgradeTry  = 2 * time.Millisecond
+)
+
+// upgrade replaces the agent as an update of a cluster does: the next one, of another executable, starts beside the one
+// that has the node, and when it is ready to take over, that one is told to end.
+func (a *agent) upgrade(product string) error {
+	prepared := a.node.dir + "/prepared"
+	if err := os.Remove(prepared); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	a.mu.Lock()
+	before := a.product
+	a.product = product
+	a.mu.Unlock()
+	err := a.Succeed(func() (*process.Process, error) {
+		spec := shim.Spec{Argv: append(a.argv(), "--take-over", prepared), Env: a.lab.cfg.Env, DropCapabilities: !a.lab.cfg.KeepCapabilities}
+		return a.node.start(a.lab, "agent", spec)
+	}, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, upgradeTime)
+		defer cancel()
+		for tick := time.NewTicker(upgradeTry); ; {
+			if _, err := os.Stat(prepared); err == nil {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("the next agent does not become ready to take over: %w: %s", ctx.Err(), a.node.said(a.lab, "agent"))
+			case <-tick.C:
+			}
+		}
+	})
+	if err != nil {
+		a.mu.Lock()
+		a.product = before
+		a.mu.Unlock()
+	}
+	return err
 }
 
 // askTime limits how long an agent may take to answer.
@@ -138,6 +190,7 @@ func (a *agent) setReady(ready bool, problems []string) {
 	a.mu.Lock()
 	same := a.ready == ready && slices.Equal(a.problems, problems)
 	a.ready, a.problems = ready && pid != 0, problems
+	a.served = a.served || a.ready
 	a.mu.Unlock()
 	if !same {
 		a.lab.changed()

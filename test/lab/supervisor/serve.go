@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,7 @@ func (l *lab) converse(ctx context.Context, c *fdpass.Conn) {
 		err = l.wait(ctx, c, r.Timeout)
 	case rpc.OpImpair, rpc.OpUnimpair:
 		err = l.doImpair(&r)
-	case rpc.OpSignalAgent, rpc.OpStartAgent:
+	case rpc.OpSignalAgent, rpc.OpStartAgent, rpc.OpUpgradeAgent:
 		err = l.doAgent(&r)
 	case rpc.OpDown:
 		l.log.Info("a client ends the lab", "pid", c.Peer().PID)
@@ -95,6 +96,12 @@ func (l *lab) doAgent(r *rpc.Request) error {
 	n := l.node(r.Agent.Node)
 	if n == nil || n.agent == nil {
 		return fmt.Errorf("there is no node %q with an agent", r.Agent.Node)
+	}
+	if r.Op == rpc.OpUpgradeAgent {
+		if err := n.agent.upgrade(cmp.Or(r.Agent.Product, l.cfg.Product)); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+		return nil
 	}
 	daemon := n.agent.Daemon
 	if r.Agent.Keeper {
