@@ -46,6 +46,7 @@ var (
 // guests limits the connections of all clients. Each connection is charged to its owner.
 type guests struct {
 	limit    *share.Limit[netip.Prefix, *conn]
+	lobby    *share.Lobby[netip.Prefix, *conn]
 	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
 	stats    *counters
 	calm     calm
@@ -60,7 +61,9 @@ type conn struct {
 	guests  *guests
 	owner   netip.Prefix
 	claim   share.Claim[netip.Prefix, *conn]
-	touched atomic.Int64 // Unix nanoseconds; 0: nothing was read or written yet
+	stay    share.Stay[netip.Prefix, *conn]
+	later   *laterListener // accepts the connection if it waits in the lobby
+	touched atomic.Int64   // Unix nanoseconds; 0: nothing was read or written yet
 	// pause is how long the first Read waits; it is then 0.
 	pause  time.Duration
 	unread bool        // Read has not returned yet
@@ -81,20 +84,23 @@ type conn struct {
 	ending sync.Once
 }
 
-// end closes the connection at once, and with it what its requests hold at backends: net/http does not notice a closed
+// end closes the connection at once, or ends its waiting, and with it what its requests hold at backends: net/http does not notice a closed
 // connection that was upgraded, or whose request has a body that nobody reads.
 func (c *conn) end() {
 	_ = c.Conn.Close()
 	c.ending.Do(func() { close(c.ended) })
+	c.guests.lobby.Leave(&c.stay)
 	if cancel := c.cancel.Load(); cancel != nil {
 		(*cancel)()
 	}
 }
 
-// guestListener accepts the connections for which guests has a place, and closes the others.
+// guestListener accepts the connections for which guests has a place, and closes the others. Those that have to wait go
+// to later.
 type guestListener struct {
 	net.Listener
 	guests *guests
+	later  *laterListener
 }
 
 func (l guestListener) Accept() (net.Conn, error) {
@@ -103,9 +109,15 @@ func (l guestListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if admitted, ok := l.guests.admit(c); ok {
+		admitted, ok := l.guests.admit(c)
+		if !ok {
+			continue
+		}
+		admitted.later = l.later
+		if l.guests.lobby.Enter(&admitted.stay, admitted.owner) {
 			return admitted, nil
 		}
+		l.guests.stats.waited.Add(1)
 	}
 }
 
@@ -114,7 +126,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 func (g *guests) admit(c net.Conn) (*conn, bool) {
 	now := time.Now()
 	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c)), ended: make(chan struct{})}
-	cn.claim.Value = cn
+	cn.claim.Value, cn.stay.Value = cn, cn
 	cn.pause, cn.opened = g.calm.pause(cn.owner, now)
 	cn.calmed = cn.pause > 0
 	if !g.worthwhile(cn.owner, now) {
@@ -168,9 +180,14 @@ func (r *replacements) may(owner netip.Prefix, now time.Time) bool {
 	return true
 }
 
-// inUse reports whether the client loses something with the connection: a request may be under way. A connection of
-// which nothing was read yet has none.
-func (c *conn) inUse() bool { return c.touched.Load() != 0 && !c.idle.Load() }
+// inUse reports whether the client loses something with the connection: a request may be under way, or the client waits
+// in the lobby. A connection of which nothing was read otherwise has none.
+func (c *conn) inUse() bool {
+	if c.touched.Load() == 0 {
+		return c.guests.lobby.Waits(&c.stay) && !conns.Gone(c.Conn)
+	}
+	return !c.idle.Load()
+}
 
 func remote(c net.Conn) netip.Addr {
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {

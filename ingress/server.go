@@ -110,6 +110,7 @@ func New(o Options) *Server {
 	s.guests = guests{
 		turn:  share.NewRounds[netip.Prefix](2 * runtime.GOMAXPROCS(0)).Pass,
 		limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}),
+		lobby: share.NewLobby[netip.Prefix](fewAtOnce, beginEvery/time.Duration(runtime.GOMAXPROCS(0)), arrive),
 		stats: &s.stats,
 	}
 	s.fallback, s.signing = newFallback(o.Logger), newSigning()
@@ -168,7 +169,9 @@ func (s *Server) ServeHTTPS(ctx context.Context, l net.Listener) error {
 func (s *Server) accept(ctx context.Context, l net.Listener, serve func(net.Listener) error) error {
 	defer l.Close() // serve returns early, without closing, once the server is shut down
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	err := serve(guestListener{l, &s.guests})
+	later := newLaterListener(l.Addr())
+	go serve(later) // until Shutdown
+	err := serve(guestListener{l, &s.guests, later})
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -189,6 +192,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.cut()
 	s.server.Close()
+	s.guests.lobby.Open() // those who wait are closed
 	s.upgrades.close()
 	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
 	s.backends.close()

@@ -27,8 +27,9 @@ type Stats struct {
 	Conns int64
 	// Evicted counts connections, and Shed requests, that were ended in favour of clients with fewer. Refused counts
 	// connections and requests for which there was no place. Flooded counts connections that were ended because the
-	// client cancelled many of its HTTP/2 requests at once.
-	Evicted, Shed, Refused, Flooded uint64
+	// client cancelled many of its HTTP/2 requests at once. Waited counts connections that were begun later, or never,
+	// since their client had many.
+	Evicted, Shed, Refused, Flooded, Waited uint64
 }
 
 // Stats returns the counters. They are read one by one, so they may not add up exactly.
@@ -40,7 +41,7 @@ func (s *Server) Stats() Stats {
 		Timeout: c.timeout.Load(), ClientGone: c.clientGone.Load(), ClientBroke: c.clientBroke.Load(), Broken: c.broken.Load(),
 		Retries: c.retries.Load(), FallbackTLS: c.fallbackTLS.Load(), Cut: c.cut.Load(),
 		Conns:   int64(s.guests.limit.Stats().Held),
-		Evicted: c.evicted.Load(), Shed: c.shed.Load(), Refused: c.refused.Load(), Flooded: c.flooded.Load(),
+		Evicted: c.evicted.Load(), Shed: c.shed.Load(), Refused: c.refused.Load(), Flooded: c.flooded.Load(), Waited: c.waited.Load(),
 	}
 	for i := range sum.Responses {
 		sum.Responses[i] = c.responses[i].Load()
@@ -53,7 +54,7 @@ type counters struct {
 	requests, badRequest, noRoute, noEndpoint, badGateway atomic.Uint64
 	timeout, clientGone, clientBroke, broken, retries     atomic.Uint64
 	fallbackTLS, cut, evicted, shed, refused, flooded     atomic.Uint64
-	looped                                                atomic.Uint64
+	looped, waited                                        atomic.Uint64
 	responses                                             [6]atomic.Uint64
 }
 

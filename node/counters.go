@@ -147,6 +147,7 @@ func (n *Node) countIngress() counter.List {
 			"Connections (evicted) and requests (shed) of the client with the most, ended for those of others; connections and requests for which "+
 				"there was no place (refused), and connections whose requests were taken back at once (flooded).", "why",
 			map[string]uint64{"evicted": s.Evicted, "shed": s.Shed, "refused": s.Refused, "flooded": s.Flooded}),
+		counter.One(counter.Total, "tapestry_ingress_waited_total", "Connections to Ingress that waited before they were read, since their client had many.", s.Waited),
 		counter.One(counter.Total, "tapestry_ingress_retries_total", "Requests passed on to another endpoint, since the first could not be connected to.", s.Retries),
 		counter.One(counter.Total, "tapestry_ingress_fallback_tls_total", "TLS handshakes for which there was no certificate but the self-signed one.", s.FallbackTLS),
 	}

@@ -19,7 +19,8 @@
 // 1/(n+1) of the units each, and as much stays free.
 //
 // Who must wait for a unit waits in a Line, which calls the owners in turn. Where goroutines of many owners share the
-// processors, Rounds does so for these.
+// processors, Rounds does so for these. Where each thing that is begun costs much, a Lobby lets an owner begin a few at
+// once, and more at a pace.
 //
 // # Choosing an owner
 //

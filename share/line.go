@@ -65,6 +65,18 @@ func (l *Line[K, V]) Next() *Place[K, V] {
 	return p
 }
 
+// NextOf takes the first place of one owner out of the Line, whoever's turn it is, and returns nil when none of the
+// owner waits.
+func (l *Line[K, V]) NextOf(key K) *Place[K, V] {
+	turn := l.owners[key]
+	if turn == nil {
+		return nil
+	}
+	p := turn.Value.(*queue[K, V]).places.Front().Value.(*Place[K, V])
+	l.Remove(p)
+	return p
+}
+
 // Remove takes p out of the Line. It reports whether p was there.
 func (l *Line[K, V]) Remove(p *Place[K, V]) bool {
 	if p.turn == nil {

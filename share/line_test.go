@@ -89,6 +89,20 @@ func TestLineTwin(t *testing.T) {
 					slow.turn[slow.owner[want]] = slow.now
 					slow.remove(want)
 				}
+			case pick == 8:
+				owner := string(rune('a' + random.IntN(6)))
+				var want *place
+				for _, p := range slow.places {
+					if slow.owner[p] == owner && want == nil {
+						want = p
+					}
+				}
+				if got := l.NextOf(owner); got != want {
+					t.Fatalf("seed %d, step %d: NextOf is %v, want %v", seed, step, got, want)
+				}
+				if want != nil {
+					slow.remove(want)
+				}
 			case len(slow.places) > 0:
 				p := slow.places[random.IntN(len(slow.places))]
 				slow.remove(p)

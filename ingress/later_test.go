@@ -1,0 +1,152 @@
+package ingress
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// asking is a Server in a bubble whose backend is never reached.
+type asking struct {
+	*Server
+	pipes
+	served chan error
+}
+
+func newAsking(t *testing.T, o Options) *asking {
+	o.Endpoints = endpointsIn
+	o.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	a := &asking{Server: New(o), pipes: make(pipes), served: make(chan error, 1)}
+	if err := a.Set(anyRoute(netip.MustParseAddrPort("192.0.2.9:80"))); err != nil {
+		t.Fatal(err)
+	}
+	go func() { a.served <- a.ServeHTTP(context.Background(), a.pipes) }()
+	return a
+}
+
+func (a *asking) end() {
+	close(a.pipes)
+	a.Shutdown(context.Background())
+	<-a.served
+}
+
+// ask makes connections with a request each.
+func (a *asking) ask(from string, count int) (list []net.Conn) {
+	for range count {
+		c := a.dial(from)
+		go io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		list = append(list, c)
+	}
+	synctest.Wait()
+	return list
+}
+
+// begun returns how many requests were read.
+func (a *asking) begun() int { return int(a.Stats().Requests) }
+
+func hangUp(list []net.Conn) {
+	for _, c := range list {
+		c.Close()
+	}
+	synctest.Wait()
+}
+
+// TestManyAreBegunSlowly: of the connections that one client opens at once a few are read at once and the others at a
+// pace, or when the first are over. Another client's are read at once. No goroutine belongs to one that waits.
+func TestManyAreBegunSlowly(t *testing.T) {
+	const many = fewAtOnce + 100
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, Options{})
+		defer a.end()
+		want := func(what string, n int) {
+			t.Helper()
+			synctest.Wait()
+			if got := a.begun(); got != n {
+				t.Errorf("%s: %d requests were read, want %d", what, got, n)
+			}
+		}
+		first := a.ask("192.0.2.1", many)
+		want("at once", fewAtOnce)
+		other := a.ask("192.0.2.2", 3)
+		want("another client", fewAtOnce+3)
+		time.Sleep(10 * beginEvery)
+		if n := a.begun() - fewAtOnce - 3; n < 10 || n > many-fewAtOnce {
+			t.Errorf("%d were read after ten times the pace", n)
+		}
+		time.Sleep(100 * beginEvery)
+		want("in the end", many+3)
+
+		second := a.ask("192.0.2.1", 50)
+		want("no more at once while there are many", many+3)
+		hangUp(first)
+		want("when the first are over", many+3+50)
+		if s := a.Stats(); s.Waited != many-fewAtOnce+50 || s.Refused != 0 || s.Conns != 53 {
+			t.Errorf("stats: %+v", s)
+		}
+		hangUp(append(second, other...))
+	})
+}
+
+// TestWhoWaitsIsNotReplaced: while a client's connections wait, it gets no others in their stead, or none would have its
+// turn. One that loses its place to another client, or whose client is gone, waits no more.
+func TestWhoWaitsIsNotReplaced(t *testing.T) {
+	const places = fewAtOnce + 10
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, Options{MaxConns: places})
+		defer a.end()
+		var owned []net.Conn
+		defer func() { hangUp(owned) }()
+		owned = a.ask("192.0.2.1", places)
+		owned = append(owned, a.ask("192.0.2.1", 20)...)
+		if s := a.Stats(); s.Evicted > 1 || s.Refused < 19 {
+			t.Errorf("of 20 more connections %d took a place, and %d were refused", s.Evicted, s.Refused)
+		}
+		waiting := func() int { return int(a.Stats().Waited) + fewAtOnce - a.begun() }
+		before := a.Stats().Evicted
+		owned = append(owned, a.ask("192.0.2.2", 5)...)
+		if n := a.Stats().Evicted - before; n != 5 {
+			t.Errorf("%d lost their places to another client, want 5", n)
+		}
+		if n := waiting(); n < 0 {
+			t.Errorf("%d wait", n)
+		}
+		time.Sleep(100 * beginEvery)
+		synctest.Wait()
+	})
+}
+
+// TestWaitingEndsWithTheServer: connections that wait are closed by Shutdown.
+func TestWaitingEndsWithTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsking(t, Options{})
+		list := a.ask("192.0.2.1", fewAtOnce+5)
+		last := list[len(list)-1]
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := last.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+				t.Errorf("the last connection: %v, want its end", err)
+			}
+		})
+		close(a.pipes)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if a.Shutdown(ctx) == nil {
+			t.Error("nothing was cut")
+		}
+		wg.Wait()
+		<-a.served
+		hangUp(list)
+		if n := a.Stats().Conns; n != 0 {
+			t.Errorf("%d connections are left", n)
+		}
+	})
+}
