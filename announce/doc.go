@@ -6,9 +6,10 @@
 //
 // A node is eligible for an address when it can serve all of the address's Services: when it runs an agent, is not
 // excluded from load balancers (KEP-1143), and, if a Service's external traffic policy is Local, has a ready endpoint
-// of it. A node that is leaving (cordoned, about to be removed) announces only what no other node could.
+// of it, or, where no node has, one that terminates and still serves. A node that is leaving (cordoned, about to be
+// removed) announces only what no other node could.
 //
-// By BGP every eligible node announces an address. By ARP and NDP one of them does. All nodes order the eligible nodes
+// By BGP every eligible node announces an address that has an endpoint at all. By ARP and NDP one of them does. All nodes order the eligible nodes
 // of an address in the same way, by rendezvous hashing, so that nobody has to agree with anybody and a node that comes
 // or goes moves its own addresses alone. The first of them that answers is the announcer.
 //

@@ -115,10 +115,24 @@ func (s *speech) advertisement(a netip.Addr, solicited bool) *ndp.NeighborAdvert
 		Solicited: solicited, Override: true, TargetAddress: a,
 		Options: []ndp.Option{
 			&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: s.mac},
-			// The length of an option counts in units of 8 bytes, its type and length included.
-			&ndp.RawOption{Type: optionMark, Length: 2, Value: s.mark},
+			s.markOption(),
 		},
 	}
+}
+
+// markOption returns the mark as an NDP option. Its length counts in units of 8 bytes, its type and length included.
+func (s *speech) markOption() ndp.Option {
+	return &ndp.RawOption{Type: optionMark, Length: 2, Value: s.mark}
+}
+
+// markIn returns the number of the node whose mark is among options; "" when none is.
+func markIn(options []ndp.Option) string {
+	for _, o := range options {
+		if raw, is := o.(*ndp.RawOption); is && raw.Type == optionMark {
+			return by(raw.Value)
+		}
+	}
+	return ""
 }
 
 // probe returns the frame that asks whether anybody has an address, without saying that this node does.
@@ -127,7 +141,7 @@ func (s *speech) probe(a netip.Addr) ([]byte, error) {
 		return s.arp(arp.OperationRequest, netip.IPv4Unspecified(), zeroMAC, a, ethernet.Broadcast)
 	}
 	group := solicitedNode(a)
-	return s.ndp(&ndp.NeighborSolicitation{TargetAddress: a}, netip.IPv6Unspecified(), group, multicastMAC(group))
+	return s.ndp(&ndp.NeighborSolicitation{TargetAddress: a, Options: []ndp.Option{s.markOption()}}, netip.IPv6Unspecified(), group, multicastMAC(group))
 }
 
 // heard is what a frame says.
@@ -179,15 +193,9 @@ func (s *speech) parseNDP(f []byte) (h heard, ok bool) {
 	from := net.HardwareAddr(bytes.Clone(f[6:12]))
 	switch m := m.(type) {
 	case *ndp.NeighborSolicitation:
-		return heard{addr: m.TargetAddress, from: from, asks: true, asker: netip.AddrFrom16([16]byte(ip[8:24]))}, true
+		return heard{addr: m.TargetAddress, from: from, asks: true, asker: netip.AddrFrom16([16]byte(ip[8:24])), by: markIn(m.Options)}, true
 	case *ndp.NeighborAdvertisement:
-		h = heard{addr: m.TargetAddress, from: from}
-		for _, o := range m.Options {
-			if raw, is := o.(*ndp.RawOption); is && raw.Type == optionMark {
-				h.by = by(raw.Value)
-			}
-		}
-		return h, true
+		return heard{addr: m.TargetAddress, from: from, by: markIn(m.Options)}, true
 	}
 	return h, false
 }

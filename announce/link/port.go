@@ -14,6 +14,7 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
 )
 
 // ether is a Port on an Ethernet interface. Each family has a socket of its own, opened when there is an address of it.
@@ -40,9 +41,28 @@ func openPort(ifi net.Interface, node string, speaker *Speaker, broken func(), l
 	return &ether{ifi: ifi, speech: speech{mac: ifi.HardwareAddr, mark: mark(node)}, speaker: speaker, broken: broken, log: log, members: map[netip.Addr]int{}}
 }
 
-// onlyNDP lets solicitations and advertisements pass, and of them what they need at most.
-func onlyNDP() ([]bpf.RawInstruction, error) {
-	return bpf.Assemble([]bpf.Instruction{
+// ofThis lets frames pass that are the interface's own. A packet socket also gets those of VLANs that lie on the
+// interface, which are other networks: an address there is another address, whoever has it. The kernel calls such a
+// frame one of the VLAN's interface, or, where there is none, one for another host.
+func ofThis(ifi *net.Interface) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(ifi.Index), SkipTrue: 2},
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OTHERHOST, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}
+}
+
+// onlyARP lets ARP of the interface's own network pass.
+func onlyARP(ifi *net.Interface) ([]bpf.RawInstruction, error) {
+	return bpf.Assemble(append(ofThis(ifi), bpf.RetConstant{Val: 1514}))
+}
+
+// onlyNDP lets solicitations and advertisements of the interface's own network pass, and of them what they need at
+// most.
+func onlyNDP(ifi *net.Interface) ([]bpf.RawInstruction, error) {
+	return bpf.Assemble(append(ofThis(ifi),
 		bpf.LoadAbsolute{Off: headerLen + 6, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: icmp6, SkipTrue: 4},
 		bpf.LoadAbsolute{Off: headerLen + ip6Len, Size: 1},
@@ -50,7 +70,7 @@ func onlyNDP() ([]bpf.RawInstruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(ipv6.ICMPTypeNeighborAdvertisement), SkipTrue: 1},
 		bpf.RetConstant{Val: 1514},
 		bpf.RetConstant{Val: 0},
-	})
+	))
 }
 
 // Hear implements Port.
@@ -64,7 +84,11 @@ func (e *ether) Hear(a netip.Addr) error {
 		if e.arp != nil {
 			return nil
 		}
-		c, err := packet.Listen(&e.ifi, packet.Raw, int(ethernet.EtherTypeARP), nil)
+		filter, err := onlyARP(&e.ifi)
+		if err != nil {
+			return err
+		}
+		c, err := packet.Listen(&e.ifi, packet.Raw, int(ethernet.EtherTypeARP), &packet.Config{Filter: filter})
 		if err != nil {
 			return fmt.Errorf("open a socket for ARP, which takes NET_RAW: %w", err)
 		}
@@ -73,7 +97,7 @@ func (e *ether) Hear(a netip.Addr) error {
 		return nil
 	}
 	if e.ndp == nil {
-		filter, err := onlyNDP()
+		filter, err := onlyNDP(&e.ifi)
 		if err != nil {
 			return err
 		}
@@ -181,10 +205,12 @@ func (e *ether) read(c *packet.Conn, parse func([]byte) (heard, bool)) {
 
 // hear answers a question, and notes who says that he has an address.
 func (e *ether) hear(a *askers, h *heard, now time.Time) {
-	switch {
-	case !h.asks && bytes.Equal(h.from, e.speech.mac):
-	case !h.asks && h.by != "":
+	own := bytes.Equal(h.from, e.speech.mac)
+	if h.by != "" && !own {
 		e.speaker.Overhear(h.addr, e.ifi.Name, h.by, now)
+	}
+	switch {
+	case !h.asks && (own || h.by != ""):
 	case !h.asks:
 		e.speaker.Conflict(h.addr, e.ifi.Name, h.from, now)
 	case e.answers(a, h, now):

@@ -2,6 +2,7 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"tapestry.dev/tapestry/announce"
 	"tapestry.dev/tapestry/netstack/tap"
+	"tapestry.dev/tapestry/test/await"
 	"tapestry.dev/tapestry/test/userns"
 )
 
@@ -91,8 +93,57 @@ func TestSpeaker(t *testing.T) {
 		t.Errorf("again: %s", got)
 	}
 	s.set(theirs("other"))
-	if got := strings.Join(s.port.did, ", "); got != "ignore 192.0.2.1" || s.Answers(v4, "eth0") || len(s.Claims()) != 0 {
+	if got := strings.Join(s.port.did, ", "); got != "probe 192.0.2.1, ignore 192.0.2.1" || s.Answers(v4, "eth0") || len(s.Claims()) != 0 {
 		t.Errorf("let go: %s, %v", got, s.Claims())
+	}
+}
+
+// A node that was out of reach, and does not know it, announces its address again once another gives that up, which
+// clients ask since. Nobody else is told anything.
+func TestBackAgain(t *testing.T) { synctest.Test(t, testBackAgain) }
+
+func testBackAgain(t *testing.T) {
+	for _, a := range []netip.Addr{v4, v6} {
+		turn := func(node string, mine bool, silent ...string) announce.Turn {
+			return announce.Turn{Addr: a, Announcer: node, Mine: mine, Silent: silent}
+		}
+		first, second := newStage(), newStage()
+		first.now, second.now = time.Now().Add(-time.Minute), time.Now().Add(-time.Minute)
+		first.set(turn("first", true))
+		first.after(time.Minute)
+		second.set(turn("first", false))
+		second.set(turn("second", true, "first"))
+		second.after(time.Minute)
+
+		second.port.did = nil
+		second.set(turn("first", false))
+		if got, want := strings.Join(second.port.did, ", "), fmt.Sprintf("probe %s, ignore %s", a, a); got != want {
+			t.Errorf("the second gives it up: %s, want %s", got, want)
+		}
+		f, err := (&speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 2}, mark: mark("second")}).probe(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := &ether{ifi: net.Interface{Name: "eth0"}, speech: speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}, mark: mark("first")}, speaker: first.Speaker}
+		parse := e.speech.parseARP
+		if a.Is6() {
+			parse = e.speech.parseNDP
+		}
+		h, ok := parse(f)
+		if !ok {
+			t.Fatalf("%x is not understood", f)
+		}
+		e.hear(new(askers), &h, time.Now())
+		if got, want := first.after(time.Minute), "announce "+a.String(); got != want {
+			t.Errorf("the first, back again: %q, want %q", got, want)
+		}
+		second.set(turn("second", true, "first"))
+		second.after(time.Minute)
+		second.port.did = nil
+		second.set() // no Service is there any longer
+		if got, want := strings.Join(second.port.did, ", "), "ignore "+a.String(); got != want {
+			t.Errorf("nobody's: %s, want %s", got, want)
+		}
 	}
 }
 
@@ -281,7 +332,7 @@ func TestFrames(t *testing.T) {
 				t.Fatal(err)
 			}
 			h, ok := parse(f)
-			if !ok || h.addr != a || !h.asks || !h.asker.IsUnspecified() {
+			if !ok || h.addr != a || !h.asks || !h.asker.IsUnspecified() || (h.by == number("self")) != (s == ours) {
 				t.Errorf("probe for %s: %+v, %v", a, h, ok)
 			}
 			f, err = ours.answer(&h)
@@ -327,6 +378,58 @@ func TestJoinAgain(t *testing.T) {
 	for want := 1; want <= 2; want++ {
 		if err := join(); err != nil || e.groups == nil || e.members[group] != want {
 			t.Fatalf("joined %d times: %v", e.members[group], err)
+		}
+	}
+}
+
+// What arrives in a VLAN on the interface is of another network: who has the address there does not have it here.
+func TestOtherVLAN(t *testing.T) {
+	ns, err := tap.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := tap.SetUp(ns, "lo"); err != nil {
+		t.Fatal(err)
+	}
+	wire, err := tap.Create(ns, tap.Config{Name: "eth0", Owner: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wire.Close()
+	for _, a := range []netip.Addr{v4, v6} {
+		s := NewSpeaker()
+		var e *ether
+		if err := ns.Do(func() error {
+			ifi, err := net.InterfaceByName("eth0")
+			if err == nil {
+				e = openPort(*ifi, "self", s, func() {}, slog.New(slog.DiscardHandler))
+				s.SetPort("eth0", e)
+				s.Set([]announce.Turn{{Addr: a, Announcer: "self", Mine: true}}, func(*announce.Turn) []string { return []string{"eth0"} }, time.Now())
+				err = e.Hear(a)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		defer e.Close()
+		say := func(host byte, tag ...byte) {
+			frames, err := (&speech{mac: net.HardwareAddr{2, 0, 0, 0, 0, host}, mark: []byte("              ")}).announcement(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range frames {
+				b := append(make([]byte, 10), f[:12]...) // after the virtio-net header
+				if _, err := wire.Write(append(append(b, tag...), f[12:]...)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		say(8, 0x81, 0x00, 0x00, 0x0a) // VLAN 10
+		say(9)
+		await.Until(t, "somebody was heard", func() bool { return s.Claims()[0].State == announce.Conflict })
+		if c := s.Claims()[0]; !strings.Contains(c.Problem, "answered for by 02:00:00:00:00:09") {
+			t.Errorf("%s", c.Problem)
 		}
 	}
 }

@@ -138,15 +138,42 @@ func (a *address) names() (list []string) {
 func (a *address) needs() []announce.Needs {
 	list := make([]announce.Needs, len(a.services))
 	for i, m := range a.services {
-		list[i].Local = m.ExternalLocal
-		for j := range m.Endpoints {
-			e := &m.Endpoints[j]
-			if m.ExternalLocal && e.Addr.Is4() == a.Is4() && (e.Ready || m.PublishNotReady) && !slices.Contains(list[i].Nodes, e.Node) {
-				list[i].Nodes = append(list[i].Nodes, e.Node)
-			}
+		if list[i].Local = m.ExternalLocal; m.ExternalLocal {
+			list[i].Nodes = a.nodesOf(m)
 		}
 	}
 	return list
+}
+
+// nodesOf returns the nodes with ready endpoints of a Service. Where no node has one, it returns those whose endpoints
+// terminate and still serve: clients are sent to them until they end (KEP-1669), and their connections come by the
+// address.
+func (a *address) nodesOf(m member) (list []string) {
+	var ending []string
+	for i := range m.Endpoints {
+		switch e := &m.Endpoints[i]; {
+		case e.Addr.Is4() != a.Is4():
+		case e.Ready || m.PublishNotReady:
+			if !slices.Contains(list, e.Node) {
+				list = append(list, e.Node)
+			}
+		case e.Serving && e.Terminating && !slices.Contains(ending, e.Node):
+			ending = append(ending, e.Node)
+		}
+	}
+	if len(list) == 0 {
+		return ending
+	}
+	return list
+}
+
+// serves reports whether a Service at the address has an endpoint at all.
+func (a *address) serves() bool {
+	return slices.ContainsFunc(a.services, func(m member) bool {
+		return slices.ContainsFunc(m.Endpoints, func(e services.Endpoint) bool {
+			return e.Addr.Is4() == a.Is4() && (e.Ready || m.PublishNotReady || e.Serving && e.Terminating)
+		})
+	})
 }
 
 // nodes returns the nodes for the advertisements of which one has to select a node.
@@ -265,13 +292,15 @@ func (w *work) routes() {
 		peer   string
 	}
 	routes := map[key]*announce.Route{}
+	// A router may know another site with an address of which nothing here serves.
+	served := slices.DeleteFunc(slices.Clone(w.addrs), func(at *address) bool { return !at.serves() })
 	for _, obj := range w.objs.BGPAdvertisements {
 		a := w.read(obj, &obj.Spec.Announced)
 		if a == nil {
 			continue
 		}
 		attributes := w.attributes(obj)
-		for _, at := range w.addrs {
+		for _, at := range served {
 			if !a.covers(at) || !slices.Contains(announce.Eligible(w.nodes([]*ad{a}), at.needs()), w.node) {
 				continue
 			}
