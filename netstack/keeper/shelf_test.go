@@ -1,12 +1,14 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -183,8 +185,18 @@ func TestShelfReusesNumbers(t *testing.T) {
 	s, _ := openShelf(t, path)
 	fd, far := link(t)
 	defer unix.Close(fd)
-	var err error
 	k.mu.Lock() // the keeper is busy
+	busy := true
+	defer func() {
+		if busy {
+			k.mu.Unlock()
+		}
+	}()
+	err := s.Keep([]uint32{0}, []int{fd})
+	await.Until(t, "the keeper has taken one message, and so takes no more", func() bool {
+		stacks := make([]byte, 1<<20)
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("keeper.(*Keeper).shelve("))
+	})
 	for err == nil {
 		err = s.Keep([]uint32{0}, []int{fd})
 	}
@@ -199,6 +211,7 @@ func TestShelfReusesNumbers(t *testing.T) {
 		err = s.Keep([]uint32{again}, []int{fd})
 	}
 	s.timer.Stop() // only Keep sends
+	busy = false
 	k.mu.Unlock()
 	await.Until(t, "the socket is held", func() bool { return s.Keep([]uint32{again}, []int{fd}) == nil })
 	s.rearm()
