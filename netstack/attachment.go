@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/quota"
@@ -61,6 +62,8 @@ type Attachment struct {
 	overLimit      atomic.Uint64 // packets
 	// meter holds the pod to its quota; nil for none.
 	meter atomic.Pointer[quota.Meter]
+	// knocks has the SYNs of the pod, or of the host's own processes, that ask Services.
+	knocks knock.Ring
 }
 
 type counter struct{ packets, bytes atomic.Uint64 }

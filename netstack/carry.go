@@ -28,6 +28,10 @@ func (w *worker) carry(s *snapshot, j *journey) {
 		} else {
 			w.toStack(j)
 		}
+	case Dropped:
+		if j.reason == Retried {
+			w.askAnother(s)
+		}
 	}
 	if j.verdict == Answered { // also by toHostSocket
 		w.reply(s, j)

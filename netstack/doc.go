@@ -63,6 +63,9 @@
 // Service anyway. So nobody who asks for a pod itself gets another one. What goes on to a third node has this node's
 // stack address as its source, so that answers come back here, and no mark, so that nothing is steered twice.
 //
+// A backend may refuse a connection that a Service led to it. Then the node that translated the SYN sends it to another
+// one, and the client hears of the refusal only when there is no other (another.go).
+//
 // The flow's entry
 // holds both tuples: Orig as the first packet arrived, Reply as answers arrive. Entry.Via says where answers go when
 // their destination address does not: to the stack, for connections that it opened from somebody else's address, or to

@@ -17,7 +17,7 @@ const (
 // vouches reports whether a flow may go on without being judged: nothing changed since it was last judged, or the
 // changes cannot concern it.
 func (s *snapshot) vouches(h *flow.Hit) bool {
-	return h.State != flow.Closed &&
+	return h.State < flow.Closed &&
 		(h.Checked == s.generation || s.policy == nil && (h.Dir == flow.Reply || h.Backend == 0 && isBound(h.State)))
 }
 
@@ -30,9 +30,17 @@ func isBound(s flow.State) bool {
 
 // judge decides whether a known flow may go on when the snapshot does not vouch for it.
 func (w *worker) judge(s *snapshot, j *journey) judgement {
-	if j.hit.State == flow.Closed {
+	switch j.hit.State {
+	case flow.Closed:
 		w.forget(j)
 		return again
+	case flow.Refused:
+		if w.asksAnother(s, j) {
+			return ended
+		}
+		if j.hit.State = flow.Reset; s.vouches(&j.hit) {
+			return goOn
+		}
 	}
 	if s.policy != nil && !w.permit(s, j) {
 		w.forget(j)

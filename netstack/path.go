@@ -16,6 +16,7 @@ import (
 	"tapestry.dev/tapestry/netstack/exit"
 	"tapestry.dev/tapestry/netstack/flow"
 	"tapestry.dev/tapestry/netstack/fragment"
+	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/pace"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/poll"
@@ -42,6 +43,10 @@ type Options struct {
 	// other node's host socket or host TAP. It must be safe for concurrent use and allocate nothing. t is borrowed. nil
 	// steers nothing.
 	Steer func(t *packet.Tuple, wrapped bool) packet.Choice
+	// Another says what to do with a SYN that it, or the Balancer, had sent to the refused backends, which refused it: it
+	// returns Picked with another backend for the Service port at t's destination, or any other Choice if there is none.
+	// It must be safe for concurrent use and allocate nothing. t and refused are borrowed. nil knows none.
+	Another func(t *packet.Tuple, refused []uint64) packet.Choice
 	// Watcher is told how flows to backends go. nil for none.
 	Watcher Watcher
 	// Logger gets events that no caller waits for; nil discards them.
@@ -74,6 +79,8 @@ type Path struct {
 	observer Observer
 	watcher  Watcher
 	steer    func(*packet.Tuple, bool) packet.Choice
+	another  func(*packet.Tuple, []uint64) packet.Choice
+	outside  knock.Ring // SYNs of routed clients
 
 	now         func() time.Time
 	attachments attachments
@@ -110,8 +117,11 @@ func New(o Options) (*Path, error) {
 	if o.Steer == nil {
 		o.Steer = func(*packet.Tuple, bool) packet.Choice { return packet.Choice{} }
 	}
+	if o.Another == nil {
+		o.Another = func(*packet.Tuple, []uint64) packet.Choice { return packet.Choice{} }
+	}
 	path := &Path{
-		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, ready: make(chan struct{}), begin: o.Begin,
+		now: o.Now, log: o.Logger, flows: o.Flows, link: o.Link, observer: o.Observer, watcher: o.Watcher, steer: o.Steer, another: o.Another, ready: make(chan struct{}), begin: o.Begin,
 		refusals:  refusal.NewLimit(o.Now, rand.Uint64()),
 		fragments: fragment.New(fragment.Options{Max: maxFragmented, MaxWaiting: maxWaiting, Now: o.Now}),
 		pieces:    reassemble.New(reassemble.Options{Max: maxCut, Longest: addressing.MinMTU, Now: o.Now}),

@@ -46,7 +46,18 @@ func (w *worker) bind(s *snapshot, j *journey) bool {
 // begin begins the packet's flow, if it is permitted. done is false when another goroutine began it first; ok says
 // whether further steps follow.
 func (w *worker) begin(s *snapshot, j *journey) (done, ok bool) {
-	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.mayBeginOne() || !w.choose(s, j) {
+	if (j.sender != nil || j.routed) && !s.mayBegin(j) || !j.mayBeginOne() {
+		return true, false
+	}
+	if done, ok = w.enter(s, j, w.pick(s, j)); j.begun && j.hit.Backend != 0 && j.from != nil && isSYN(j.packet) {
+		w.path.knocks(j.from, j.routed).Keep(&j.orig, j.packet)
+	}
+	return done, ok
+}
+
+// enter enters the packet's flow, which goes as chosen, into the flow table. It returns the same as begin.
+func (w *worker) enter(s *snapshot, j *journey, chosen packet.Choice) (done, ok bool) {
+	if !w.choose(s, j, chosen) {
 		return true, false
 	}
 	p, h := j.packet, &j.hit
@@ -102,9 +113,9 @@ func withoutSpace(t packet.Tuple) packet.Tuple {
 	return t
 }
 
-// choose fills in j.hit for the packet's new flow: what the Balancer makes of the packet, and whether the Policy
-// permits the flow.
-func (w *worker) choose(s *snapshot, j *journey) bool {
+// choose fills in j.hit for the packet's new flow: what the Balancer made of the packet, and whether the Policy permits
+// the flow.
+func (w *worker) choose(s *snapshot, j *journey, choice packet.Choice) bool {
 	j.hit = flow.Hit{To: withoutSpace(j.orig), Checked: s.generation}
 	switch {
 	case j.fromStack():
@@ -115,7 +126,7 @@ func (w *worker) choose(s *snapshot, j *journey) bool {
 		j.hit.Via = viaHost
 	}
 	to := &j.hit.To
-	switch choice := w.pick(s, j); choice.Kind {
+	switch choice.Kind {
 	case packet.Picked:
 		to.Dst, to.DstPort = choice.To.Addr, choice.To.Port
 		j.hit.Backend = choice.Backend

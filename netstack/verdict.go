@@ -2,7 +2,8 @@ package netstack
 
 // Verdict is what the pipeline did with a packet. Every packet gets exactly one. A fragment that was Held gets another
 // one when it waits no longer. Of the pieces of a packet that another node cut, all but the last are Held and get no
-// other; the last one gets the packet's.
+// other; the last one gets the packet's. A SYN that goes to another backend, since one refused it, gets another one each
+// time.
 type Verdict uint8
 
 // The verdicts.
@@ -55,6 +56,7 @@ const (
 	OverPackets             // the pod sends more packets in a second than its quota allows
 	OverFlows               // the pod begins more flows in a second than its quota allows
 	NoExit                  // the way by which the pod's packets are to leave is not there, or another one now
+	Retried                 // a backend refused the connection, and the client's SYN goes to another one
 	numDropReasons
 )
 
@@ -62,7 +64,7 @@ var dropReasonText = [numDropReasons]string{
 	"", "malformed", "bad-offload", "not-ip", "multicast", "spoofed", "spoofed-peer", "bad-encap", "not-ready",
 	"no-endpoints", "unknown-port", "local-policy", "source-range", "backend-gone", "no-route", "too-big", "flows-full", "no-source-port",
 	"lost-fragment", "tap-down", "host-busy", "over-limit",
-	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows", "no-exit",
+	"denied", "link-only", "stray-error", "egress-denied", "not-exposed", "over-packets", "over-flows", "no-exit", "retried",
 }
 
 func (r DropReason) String() string { return dropReasonText[r] }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"tapestry.dev/tapestry/netstack/knock"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/stack"
 )
@@ -21,6 +22,8 @@ type worker struct {
 	head               [packet.HeadLen]byte
 	answered           [packet.HeadLen + 1500]byte
 	late               []byte // a fragment that waited for its first, after one did
+	syn                knock.SYN
+	other              packet.Choice
 	joined             []byte // packets of a batch that were joined; those from before it grew are in its earlier array
 	fragment           []byte // as large as the MTU, after the first fragmentation
 	segment            []byte // holds a frame, after the first segmentation for a TAP without offloads

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"tapestry.dev/tapestry/netstack/clientrelay"
+	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/services/nodeport"
 )
 
@@ -46,23 +47,26 @@ func (n *Node) dialBy(ctx context.Context, network string, client, to netip.Addr
 	return n.path.Stack().Dial(ctx, network, w.as, to)
 }
 
-// join carries a client's connection to an endpoint without the stack, by the rules of reach and tail. It returns false
-// at once when it cannot, and leaves conn to the caller. It calls answered with whether the endpoint has the
-// connection.
-func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) bool {
+// join is nodeport.Options.Join: it carries a client's connection to an endpoint without the stack, by the rules of
+// reach and tail.
+func (n *Node) join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) (left *net.TCPConn, refused bool) {
 	c := n.cluster.Load()
 	if !n.path.Relayed(to.Addr()) || tail(c, *n.hostAddrs.Load(), n.table.Load(), "tcp", to) != "" {
-		return false
+		return conn, false
 	}
 	w := reach(c, client, to)
 	if w.kernel {
-		return false
+		return conn, false
 	}
-	if err := n.path.Stack().Join(ctx, conn, w.as, to, answered); err != nil {
+	err := n.path.Stack().Join(ctx, conn, w.as, to, answered)
+	if refusal := (*tcprelay.RefusedError)(nil); errors.As(err, &refusal) {
+		return refusal.Client, true
+	}
+	if err != nil {
 		n.log.Debug("a connection goes through the stack", "err", err)
-		return false
+		return conn, false
 	}
-	return true
+	return nil, false
 }
 
 // door is a UDP socket of the host through which clients reach endpoints, by the rules of reach and tail.

@@ -142,7 +142,8 @@ func makePath(n *Node) (p part, err error) {
 		Flows: n.held.Flows, Link: n.mesh, Logger: n.log, MTU: n.Config().Netstack.MTU, EgressIdle: n.held.UDPIdle, Poller: n.held.Poller,
 		Shares: stack.Shares{TCP: d.Of(descriptors.EgressTCP), UDP: d.Of(descriptors.EgressUDP), Pings: d.Of(descriptors.EgressPings), Dials: d.Of(descriptors.NodePortConns)},
 		Begin:  n.begin, HoldTCP: n.held.TCP, HoldUDP: n.held.UDP, Watcher: n.watch,
-		Steer: func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
+		Steer:   func(t *packet.Tuple, wrapped bool) packet.Choice { return n.table.Load().Steer(t, wrapped) },
+		Another: func(t *packet.Tuple, refused []uint64) packet.Choice { return n.table.Load().Another(t, refused) },
 	})
 	if err == nil {
 		n.path.SetExits(exit.New(exit.Config{Routed: n.held.Routed}))
@@ -181,11 +182,14 @@ func makeNodePorts(n *Node) (part, error) {
 		Join:        n.join,
 		Door:        n.openDoor,
 		Pick:        func(t *packet.Tuple) packet.Choice { return n.table.Load().PickOnHost(t) },
-		Stays:       func(t *packet.Tuple, c packet.Choice) bool { return n.table.Load().StaysOnHost(t, c) },
-		Begin:       n.watch.begin,
-		Forbidden:   func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) },
-		NodeAddr:    func(like netip.Addr) netip.Addr { return nodeAddr(&n.Config().Netstack, like) },
-		Logger:      n.log,
+		Another: func(t *packet.Tuple, refused []uint64) packet.Choice {
+			return n.table.Load().AnotherOnHost(t, refused)
+		},
+		Stays:     func(t *packet.Tuple, c packet.Choice) bool { return n.table.Load().StaysOnHost(t, c) },
+		Begin:     n.watch.begin,
+		Forbidden: func(a netip.Addr) bool { return claimed(&n.Config().Netstack, a) },
+		NodeAddr:  func(like netip.Addr) netip.Addr { return nodeAddr(&n.Config().Netstack, like) },
+		Logger:    n.log,
 	})
 	p := quiet
 	p.set = func(*Config) error { n.setNodePorts(); return nil }

@@ -286,13 +286,7 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 	if f.guarded && !addressing.Contains(t.config.Services.At(int(f.service)).SourceRanges, tuple.Src.Netip()) {
 		return packet.Choice{Kind: packet.DropSource}
 	}
-	s, there := &t.units.At(int(f.service)).sets[f.set], ""
-	if f.inside != f.set && t.fromInside(&tuple.Src) {
-		s = &t.units.At(int(f.service)).sets[f.inside]
-		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
-			s, there = t.setAt(f, name, tuple.Dst.Is4()), name
-		}
-	}
+	s, there := t.setOf(f, tuple)
 	if len(s.backends) == 0 {
 		return packet.Choice{Kind: s.empty}
 	}
@@ -303,6 +297,19 @@ func (t *Table) choose(f *front, tuple *packet.Tuple) packet.Choice {
 		b = s.pick(tuple)
 	}
 	return packet.Choice{Kind: packet.Picked, Backend: b.id, To: b.to, Counted: t.units.At(int(f.service)).held != nil}
+}
+
+// setOf returns the backends that a frontend of a Service has for the tuple's client. there is the node at whose address
+// a client in the cluster asks for that node's own endpoints, else "".
+func (t *Table) setOf(f *front, tuple *packet.Tuple) (s *set, there string) {
+	s = &t.units.At(int(f.service)).sets[f.set]
+	if f.inside != f.set && t.fromInside(&tuple.Src) {
+		s = &t.units.At(int(f.service)).sets[f.inside]
+		if name, other := t.others[tuple.Dst]; other && len(s.backends) > 0 {
+			s, there = t.setAt(f, name, tuple.Dst.Is4()), name
+		}
+	}
+	return s, there
 }
 
 // atNode identifies a set of backends on another node.

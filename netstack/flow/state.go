@@ -25,10 +25,13 @@ const (
 	// (its Orig is the packet's tuple, or Hit.To.Reverse() when Dir is Reply) and treats the packet as the first of a
 	// new flow.
 	Closed
+	// Refused is never stored: Lookup reports it, for a flow whose state becomes Reset, for the reset by which a Backend
+	// refuses a TCP connection.
+	Refused
 )
 
 var stateNames = [...]string{"free", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_ORIGINAL", "FIN_REPLY", "TIME_WAIT",
-	"RESET", "UNREPLIED", "REPLIED", "ANSWERED", "ECHO", "OTHER", "CLOSED"}
+	"RESET", "UNREPLIED", "REPLIED", "ANSWERED", "ECHO", "OTHER", "CLOSED", "REFUSED"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {

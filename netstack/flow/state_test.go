@@ -185,3 +185,43 @@ func TestSYNOnLiveFlow(t *testing.T) {
 		}
 	}
 }
+
+// TestRefused: the reset by which a backend answers the SYN of a TCP flow is told apart from all others. The flow is
+// reset in any case.
+func TestRefused(t *testing.T) {
+	const S, A, R = packet.SYN, packet.ACK, packet.RST
+	for name, c := range map[string]struct {
+		proto   packet.Proto
+		backend uint64
+		packets []pkt // after the SYN; the last one is looked at
+	}{
+		"refused":                    {packet.TCP, 1, []pkt{{Reply, R | A, Refused}}},
+		"twice":                      {packet.TCP, 1, []pkt{{Reply, R | A, Refused}, {Reply, R | A, Reset}}},
+		"without a backend":          {packet.TCP, 0, []pkt{{Reply, R | A, Reset}}},
+		"by the client":              {packet.TCP, 1, []pkt{{Original, R, Reset}}},
+		"answered":                   {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Reply, R | A, Reset}}},
+		"open":                       {packet.TCP, 1, []pkt{{Reply, S | A, SynReceived}, {Original, A, Established}, {Reply, R, Reset}}},
+		"an association that cannot": {packet.SCTP, 1, []pkt{{Reply, R | A, Reset}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			table, _, _ := newTable(t, 10)
+			orig := tuple(c.proto, "10.0.0.1:999", "10.0.0.2:80")
+			if _, res := table.Insert(&Entry{Orig: orig, Reply: orig.Reverse(), Backend: c.backend, Segment: tcp(S)}); res != Inserted {
+				t.Fatal(res)
+			}
+			for i, p := range c.packets {
+				at := orig
+				if p.dir == Reply {
+					at = orig.Reverse()
+				}
+				var hit Hit
+				if !table.Lookup(&at, tcp(p.flags), &hit) || hit.State != p.want {
+					t.Fatalf("packet %d: %v, want %v", i, hit.State, p.want)
+				}
+				if stored := hit; table.Peek(&at, &stored) && stored.State == Refused {
+					t.Error("it is stored")
+				}
+			}
+		})
+	}
+}

@@ -14,6 +14,7 @@ type Spec struct {
 	Proto     packet.Proto
 	TCPFlags  uint8
 	Seq, Ack  uint32 // of TCP; Seq is the verification tag of SCTP
+	Options   []byte // of TCP, a multiple of 4 bytes
 	Payload   []byte // for SCTP its chunks
 	ICMPType  uint8  // of an ICMP packet
 	ICMPCode  uint8
@@ -65,7 +66,8 @@ func (s Spec) l4() []byte {
 	switch s.Proto {
 	case packet.TCP:
 		b, at = make([]byte, 20), 16
-		b[12], b[13] = 5<<4, s.TCPFlags
+		b = append(b, s.Options...)
+		b[12], b[13] = byte(len(b)/4)<<4, s.TCPFlags
 		b[14] = 0xff
 		binary.BigEndian.PutUint32(b[4:], s.Seq)
 		binary.BigEndian.PutUint32(b[8:], s.Ack)

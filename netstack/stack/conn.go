@@ -137,6 +137,8 @@ func toError(terr tcpip.Error) error {
 		return nil
 	case *tcpip.ErrPortInUse:
 		return errPortInUse
+	case *tcpip.ErrConnectionRefused:
+		return syscall.ECONNREFUSED // as of a socket of the kernel
 	}
 	return errors.New(terr.String())
 }

@@ -309,7 +309,7 @@ func (s *Stack) Forget(pod netip.Addr) {
 
 // Join joins an accepted connection to a pod, which sees it come from client, and carries it until it ends or ctx does.
 // An invalid client means the stack's own address. Join calls answered as tcprelay.Relay.Join does. It takes
-// over conn unless it returns an error.
+// over conn unless it returns an error. A *tcprelay.RefusedError has the client's connection, in place of conn.
 func (s *Stack) Join(ctx context.Context, conn *net.TCPConn, client, to netip.AddrPort, answered func(bool)) error {
 	client, err := s.clientFor(client, to)
 	if err != nil {

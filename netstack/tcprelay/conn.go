@@ -3,6 +3,7 @@ package tcprelay
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 
@@ -54,16 +55,20 @@ type conn struct {
 	r         *Relay
 	key, back packet.Tuple // the tuples of the pod's segments and of ours
 	fd        int
-	account   *account   // of the owner that began it
-	joined    bool       // it began with Join
-	head      head       // of the pod's SYN
-	tell      func(bool) // of Join, called when the connection is open, or when the pod will not have it; nil for none
-	failed    error      // why the host socket was not connected; set before hostGone is noted
+	account   *account     // of the owner that began it
+	joined    bool         // it began with Join
+	awaited   bool         // Join waits for its end
+	head      head         // of the pod's SYN
+	tell      func(bool)   // of Join, called when the connection is open, or when the pod will not have it; nil for none
+	failed    error        // why the host socket was not connected; set before hostGone is noted
+	spare     *net.TCPConn // the client, whom the pod refused; set before ended is closed
 	ended     chan struct{}
 	stage     atomic.Int32 // a state
 	notes     atomic.Uint32
 	pumping   atomic.Int32
 	timer     alarm
+
+	first uint32 // the sequence number of our first byte
 
 	// next is our next sequence number, and replies counts our segments with data. received is the number that we
 	// acknowledge and the window field that goes with it: number<<32 | window. acked is the number that the pod
@@ -107,6 +112,7 @@ func newConn(r *Relay, key packet.Tuple, s state) *conn {
 	c.stage.Store(s)
 	iss := r.isn(&key)
 	c.to.una, c.to.nxt = iss, iss+1
+	c.first = iss + 1
 	c.to.deadline = r.now() + openTimeout
 	c.next.Store(iss)
 	c.acked.Store(uint64(iss) << 32)
@@ -129,6 +135,7 @@ func (c *conn) accept(o offer, seq uint32) {
 		c.from.podScale, c.from.ourScale = o.scale, ourScale
 	}
 	c.from.next = seq + 1
+	c.from.first = seq + 1
 	c.offered = offerWord(o, seq, false)
 	c.received.Store(uint64(c.from.next)<<32 | maxWindowField) // the window field of a SYN is not scaled
 }
@@ -375,6 +382,7 @@ func (c *conn) end(why uint32) bool {
 	case c.fd < 0:
 	case leaves:
 		unix.Close(c.fd)
+	case c.awaited && why&fatal == podGone && c.untouched(was) && c.giveBack():
 	default:
 		c.hangUp(why == 0)
 	}

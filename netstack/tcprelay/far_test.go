@@ -3,6 +3,7 @@ package tcprelay_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"tapestry.dev/tapestry/netstack/netstacktest"
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/netstack/tcprelay"
 	"tapestry.dev/tapestry/test/await"
@@ -240,7 +242,7 @@ func TestFarTellsHoles(t *testing.T) {
 	}
 }
 
-// A pod that cannot be reached costs its client a reset at once, but not one that was reached before.
+// A pod that cannot be reached is as one that refuses, but not one that was reached before.
 func TestFarUnreachable(t *testing.T) {
 	s := newScriptWith(t, tcprelay.Options{Far: elsewhere})
 	client, accepted := dialHost(t, 0)
@@ -257,12 +259,11 @@ func TestFarUnreachable(t *testing.T) {
 		t.Fatal("the connection is not known")
 	}
 	s.r.Unreachable(&s.tuple)
-	if err := <-done; err != nil {
-		t.Error(err)
+	var refused *tcprelay.RefusedError
+	if err := <-done; !errors.As(err, &refused) {
+		t.Fatalf("Join returns %v", err)
 	}
-	if _, err := client.Read(make([]byte, 1)); err == nil || err == io.EOF {
-		t.Errorf("the client heard %v, want a reset", err)
-	}
+	_ = refused.Client.Close()
 
 	s, client, mine, theirs := farScript(t, nil, withSACK...)
 	s.r.Unreachable(&s.tuple)
@@ -415,4 +416,66 @@ func TestFarSpeaksToFullClientDuringResume(t *testing.T) {
 		t.Error(err)
 	}
 	await.Until(t, "nothing is kept", func() bool { return next.Stats().Bytes == 0 })
+}
+
+// A client whose pod resets the connection before it has acknowledged or said anything may be joined with another pod,
+// which gets all that the client has said. Later a reset is a reset.
+func TestUntouched(t *testing.T) {
+	for name, c := range map[string]struct {
+		says  []segment // the pod, before it resets
+		again bool
+	}{
+		"nothing":         {nil, true},
+		"no news":         {[]segment{{seq: 5001, flags: ack, window: 1000}}, true},
+		"it acknowledges": {[]segment{{seq: 5001, ack: 3, flags: ack, window: 1000}}, false},
+		"a byte":          {[]segment{{seq: 5001, flags: psh, window: 1000, payload: []byte("x")}}, false},
+		"its second byte": {[]segment{{seq: 5002, flags: psh, window: 1000, payload: []byte("x")}}, false},
+	} {
+		for _, isFar := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, far %v", name, isFar), func(t *testing.T) {
+				o := tcprelay.Options{Hold: newShelf(t, 8).hold(t)}
+				if isFar {
+					o = tcprelay.Options{Far: elsewhere}
+				}
+				s := newScriptWith(t, o)
+				client, accepted := dialHost(t, 0)
+				s.tuple = packet.Tuple{
+					Src: packet.AddrFrom(podIPs[0]), SrcPort: 80, Proto: packet.TCP,
+					Dst: packet.AddrFrom(seenAs[0].Addr()), DstPort: seenAs[0].Port(),
+				}
+				done := make(chan error, 1)
+				go func() {
+					done <- s.r.Join(context.Background(), accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 80), nil)
+				}()
+				theirs := s.hear(syn).seq + 1
+				s.say(segment{seq: 5000, ack: theirs, flags: synAck, window: 1000})
+				s.hear(ack)
+				if _, err := io.WriteString(client, "hello"); err != nil {
+					t.Fatal(err)
+				}
+				s.hear(psh)
+				for _, one := range c.says {
+					one.ack += theirs
+					s.say(one)
+				}
+				s.say(segment{seq: 5001, flags: rst})
+				var refused *tcprelay.RefusedError
+				if err := <-done; errors.As(err, &refused) != c.again {
+					t.Fatalf("Join returns %v", err)
+				}
+				if !c.again {
+					if _, err := io.ReadAll(client); err == nil {
+						t.Error("the client heard no reset")
+					}
+					return
+				}
+				got := make([]byte, len("hello"))
+				_ = refused.Client.SetDeadline(netstacktest.Until(t))
+				if _, err := io.ReadFull(refused.Client, got); err != nil || string(got) != "hello" {
+					t.Errorf("of the client there is %q, %v", got, err)
+				}
+				_ = refused.Client.Close()
+			})
+		}
+	}
 }

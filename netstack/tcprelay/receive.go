@@ -27,6 +27,7 @@ const (
 // podStream is the state of the pod's stream, guarded by conn.mu.
 type podStream struct {
 	next               uint32 // the sequence number that is expected next
+	first              uint32 // the one of the pod's first byte
 	scales, sacks      bool
 	podScale, ourScale uint8
 	fin                bool // the stream has ended, and all of it was received

@@ -176,11 +176,13 @@ func (r *Relay) open(p *packet.Packet) {
 // Then it returns nil. A port of 0 in from stands for any port. Join calls answered, unless that is nil, with true when
 // the pod has answered, or with false when it refuses the connection or does not answer; it does not call it when the
 // client goes before that. answered must not block. Join takes over the client's descriptor. It returns an error if it
-// could not: one that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany.
+// could not: one that wraps ErrInUse when from is in use by another connection to the pod, or ErrTooMany. When the pod
+// refuses the connection, or resets it before it has acknowledged or said anything, Join returns a *RefusedError with
+// the client, which has heard of nothing.
 func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.AddrPort, answered func(bool)) error {
 	pod, seen := endpoint(to), endpoint(from)
 	c := newConn(r, packet.Tuple{Src: pod.Addr, SrcPort: pod.Port, Dst: seen.Addr, DstPort: seen.Port, Proto: packet.TCP}, greeting)
-	c.tell, c.joined = answered, true
+	c.tell, c.joined, c.awaited = answered, true, true
 	if mtu, is := r.o.Far(pod.Addr); is {
 		if err := canGoFar(); err != nil {
 			return fmt.Errorf("join a client to %s: %w", to, err)
@@ -202,8 +204,23 @@ func (r *Relay) Join(ctx context.Context, client *net.TCPConn, from, to netip.Ad
 	stop := context.AfterFunc(ctx, func() { c.kill(leaving) })
 	defer stop()
 	<-c.ended
+	if c.spare != nil {
+		return &RefusedError{Client: c.spare, by: to}
+	}
 	return nil
 }
+
+// RefusedError says that a pod refused the connection of a client, for whom another pod may be asked.
+type RefusedError struct {
+	// Client is the client's connection, of which nothing was read. It belongs to whoever has the error.
+	Client *net.TCPConn
+	by     netip.AddrPort
+}
+
+func (e *RefusedError) Error() string { return "join a client to " + e.by.String() + ": refused" }
+
+// Unwrap lets errors.Is find what a dialled pod's refusal would be.
+func (e *RefusedError) Unwrap() error { return syscall.ECONNREFUSED }
 
 var (
 	// ErrInUse says that a connection to the pod uses this address and port already.

@@ -248,14 +248,43 @@ func TestRefused(t *testing.T) {
 
 	client, accepted := dialHost(t, 0)
 	var told []bool
-	if err := w.Join(ctx, accepted, seenAs[0], netip.AddrPortFrom(podIPs[0], 81), func(yes bool) { told = append(told, yes) }); err != nil {
-		t.Error(err)
+	if _, err := io.WriteString(client, "hello"); err != nil {
+		t.Fatal(err)
 	}
-	if !slices.Equal(told, []bool{false}) {
+	to = netip.AddrPortFrom(podIPs[0], 81)
+	tell := func(yes bool) { told = append(told, yes) }
+	var refused *tcprelay.RefusedError
+	for range 3 {
+		if err := w.Join(ctx, accepted, seenAs[0], to, tell); !errors.As(err, &refused) || !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("joined with a pod that refuses: %v", err)
+		}
+		w.gone(t)
+		accepted = refused.Client
+	}
+	if !slices.Equal(told, []bool{false, false, false}) {
 		t.Errorf("of a pod that refuses it is told %v", told)
 	}
-	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the client of a pod that refuses hears %v, want a reset", err)
+	// Nothing was read of what the client had said, so another pod hears all of it.
+	in, err := w.pod.Listen(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	joined := make(chan error, 1)
+	go func() { joined <- w.Join(ctx, accepted, seenAs[0], to, nil) }()
+	pod, err := in.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	_ = pod.SetDeadline(netstacktest.Until(t))
+	got := make([]byte, len("hello"))
+	if _, err := io.ReadFull(pod, got); err != nil || string(got) != "hello" {
+		t.Errorf("the pod heard %q, %v", got, err)
+	}
+	_, _ = pod.Close(), client.Close()
+	if err := <-joined; err != nil {
+		t.Error(err)
 	}
 }
 

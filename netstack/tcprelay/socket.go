@@ -171,6 +171,41 @@ func (c *conn) hangUp(clean bool) {
 	}
 }
 
+// untouched reports whether the pod has neither acknowledged any byte of the client nor said one, so that the connection,
+// which was in state was, can be made to another pod. What the client has said is still in its socket then, if it is only
+// peeked at. The caller holds mu.
+func (c *conn) untouched(was state) bool {
+	f := &c.from
+	switch was {
+	case greeting:
+		return true
+	case open:
+		return c.peeks && uint32(c.acked.Load()>>32) == c.first && f.next == f.first && !f.fin && f.earlyLen == 0 && len(f.gathered) == 0
+	}
+	return false
+}
+
+// giveBack keeps the client's socket for whoever has joined the connection, and releases the connection's own descriptor
+// of it. It reports whether it could.
+func (c *conn) giveBack() bool {
+	fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	client, err := net.FileConn(f)
+	if err != nil {
+		return false
+	}
+	c.spare = client.(*net.TCPConn)
+	setLow(c.fd, 1)
+	if c.slot == noSlot || c.r.hold.end(c) {
+		unix.Close(c.fd)
+	}
+	return true
+}
+
 // hangUp closes a socket, with a reset unless the end is clean.
 func hangUp(fd int, clean bool) {
 	if !clean {

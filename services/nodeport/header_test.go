@@ -21,11 +21,11 @@ func TestProxyProtocol(t *testing.T) {
 	for version := range uint8(3) {
 		for _, host := range hosts(t) {
 			w, p := newWorld(t, func(o *Options) {
-				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func(bool)) bool {
+				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, _ func(bool)) (*net.TCPConn, bool) {
 					if version != 0 {
 						t.Error("a connection that begins with a header was joined without one")
 					}
-					return false
+					return c, false
 				}
 				// The client may be a pod.
 				o.Forbidden = func(a netip.Addr) bool { return version != 0 && a.IsLoopback() }

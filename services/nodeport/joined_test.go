@@ -2,10 +2,14 @@ package nodeport
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"tapestry.dev/tapestry/netstack/packet"
 	"tapestry.dev/tapestry/test/await"
@@ -35,12 +39,12 @@ func TestJoinTellsRefusals(t *testing.T) {
 			u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
 			w, p := newWorld(t, func(o *Options) {
 				o.Begin = func(*packet.Tuple, packet.Choice) Use { return u }
-				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, answered func(bool)) bool {
+				o.Join = func(_ context.Context, c *net.TCPConn, _, _ netip.AddrPort, answered func(bool)) (*net.TCPConn, bool) {
 					for _, yes := range tt.says {
 						answered(yes)
 					}
 					_ = c.Close()
-					return true
+					return nil, false
 				}
 			})
 			w.choose(1, tcpBackend(t, echo("one")))
@@ -52,5 +56,82 @@ func TestJoinTellsRefusals(t *testing.T) {
 				t.Errorf("%d answers and %d refusals are counted, want %d and %d", a, r, tt.answered, tt.refused)
 			}
 		})
+	}
+}
+
+// A client hears of no backend that refuses it while there is another one, and of the last at once: whether it is joined
+// with its backend or the backend is dialled. What it has sent meanwhile is not lost.
+func TestRefusingBackends(t *testing.T) {
+	for name, joins := range map[string]bool{"joined": true, "dialled": false} {
+		for refusals := range mostRefusals + 2 {
+			t.Run(fmt.Sprintf("%s, %d refuse", name, refusals), func(t *testing.T) {
+				u := told{new(atomic.Int32), new(atomic.Int32), new(atomic.Int32)}
+				server := tcpBackend(t, echo("one"))
+				var asked atomic.Int32
+				refuses := func() bool { return int(asked.Add(1)) <= refusals }
+				w, p := newWorld(t, func(o *Options) {
+					o.Begin = func(*packet.Tuple, packet.Choice) Use { return u }
+					o.Another = func(_ *packet.Tuple, refused []uint64) packet.Choice {
+						if int(asked.Load()) != len(refused) {
+							t.Errorf("%d were asked, and %d have refused", asked.Load(), refused)
+						}
+						return packet.Choice{Kind: packet.Picked, Backend: uint64(100 + len(refused)), To: packet.EndpointFrom(netip.MustParseAddrPort(server.String()))}
+					}
+					dial := o.Dial
+					o.Dial = func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error) {
+						if refuses() {
+							return nil, fmt.Errorf("dial %s: %w", backend, syscall.ECONNREFUSED)
+						}
+						return dial(ctx, network, client, backend)
+					}
+					if joins {
+						o.Join = func(ctx context.Context, c *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (*net.TCPConn, bool) {
+							if refuses() {
+								answered(false)
+								f, err := c.File()
+								if err != nil {
+									t.Error(err)
+								}
+								left, err := net.FileConn(f)
+								_, _ = f.Close(), c.Close()
+								if err != nil {
+									t.Error(err)
+								}
+								return left.(*net.TCPConn), true
+							}
+							far, err := dial(ctx, "tcp", client, backend)
+							if err != nil {
+								t.Error(err)
+							}
+							answered(true)
+							splice(c, far)
+							return nil, false
+						}
+					}
+				})
+				w.choose(1, server)
+				port := freeport.Of(t)
+				p.Set([]PortSpec{spec(port, packet.TCP)})
+				got := make([]byte, len("one\nhello"))
+				c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)) // the reset may come before connect(2) has ended
+				if err == nil {
+					defer c.Close()
+					c.SetDeadline(time.Now().Add(await.Patience))
+					if _, err = io.WriteString(c, "hello"); err == nil {
+						_, err = io.ReadFull(c, got)
+					}
+				}
+				want, answers := min(refusals, mostRefusals), int32(1)
+				if refusals >= mostRefusals {
+					answers = 0
+				}
+				if is := err == nil && string(got) == "one\nhello"; is != (answers == 1) {
+					t.Errorf("got %q, %v", got, err)
+				}
+				await.Until(t, "the conversations have ended or answered", func() bool {
+					return int(u.ended.Load()) >= want && u.refused.Load() == int32(want) && u.answered.Load() == answers
+				})
+			})
+		}
 	}
 }

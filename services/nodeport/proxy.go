@@ -46,14 +46,18 @@ type Options struct {
 	Dial func(ctx context.Context, network string, client, backend netip.AddrPort) (net.Conn, error)
 	// Join carries a TCP connection from client to a backend without copying, until either end or ctx ends. It calls
 	// answered, which does not block, with true when the backend has answered, or with false when it refuses or does
-	// not answer, but not when the client goes before that. In the end it returns true, and conn belongs to Join. If it
-	// cannot do that, it returns false at once, and Dial is used. Nil is the same as a Join that always returns false.
-	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) bool
+	// not answer, but not when the client goes before that. In the end it returns nil, and conn belongs to Join. If the
+	// backend refuses at once, so that another one may be asked, it returns the client's connection, which conn is not
+	// any longer, and true. If it cannot join the two, it returns conn and false at once, and Dial is used. Nil is the
+	// same as a Join that never can.
+	Join func(ctx context.Context, conn *net.TCPConn, client, backend netip.AddrPort, answered func(bool)) (left *net.TCPConn, refused bool)
 	// Door makes a Door of a UDP socket, and takes it over.
 	Door func(conn *net.UDPConn) (Door, error)
 	// Pick and Stays are PickOnHost and StaysOnHost of the current Table.
 	Pick  func(*packet.Tuple) packet.Choice
 	Stays func(*packet.Tuple, packet.Choice) bool
+	// Another is AnotherOnHost of the current Table. Nil knows no other backend.
+	Another func(t *packet.Tuple, refused []uint64) packet.Choice
 	// Begin is told of each conversation with a backend that Pick returned, and returns what is told how it goes on.
 	// Nil means that nobody wants to know.
 	Begin func(*packet.Tuple, packet.Choice) Use
@@ -212,7 +216,12 @@ func New(opts Options) *Proxy {
 		opts.Listen = new(kernel)
 	}
 	if opts.Join == nil {
-		opts.Join = func(context.Context, *net.TCPConn, netip.AddrPort, netip.AddrPort, func(bool)) bool { return false }
+		opts.Join = func(_ context.Context, conn *net.TCPConn, _, _ netip.AddrPort, _ func(bool)) (*net.TCPConn, bool) {
+			return conn, false
+		}
+	}
+	if opts.Another == nil {
+		opts.Another = func(*packet.Tuple, []uint64) packet.Choice { return packet.Choice{} }
 	}
 	if opts.Begin == nil {
 		opts.Begin = func(*packet.Tuple, packet.Choice) Use { return unwatched{} }
@@ -435,6 +444,13 @@ func (p *Proxy) choose(client netip.AddrPort, at place, proto packet.Proto) (flo
 		return flow{}, false
 	}
 	f.choice = p.opts.Pick(&f.tuple)
+	f.backend = f.choice.To.AddrPort()
+	return f, f.choice.Kind == packet.Picked
+}
+
+// instead is choose for a flow whose backends have refused it.
+func (p *Proxy) instead(f flow, refused []uint64) (flow, bool) {
+	f.choice = p.opts.Another(&f.tuple, refused)
 	f.backend = f.choice.To.AddrPort()
 	return f, f.choice.Kind == packet.Picked
 }

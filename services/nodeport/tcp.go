@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -58,23 +59,44 @@ func (p *Proxy) arrive(client net.Conn, at place) {
 	p.wg.Go(func() { p.connect(client, from, at, a) })
 }
 
-// connect serves one connection to its end.
+// mostRefusals is how many backends may refuse a client until it hears of that.
+const mostRefusals = 4
+
+// connect serves one connection to its end. A backend that ends refuses connections before this node has heard that it
+// ends, so another one is asked, and the client does not hear of the refusal.
 func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arrival) {
 	defer a.leave()
 	if !p.hold(client) {
 		abort(client)
 		return
 	}
-	defer p.release(client)
+	defer func() { p.release(client) }()
 	if !a.wait(p.ctx) || conns.Gone(client) {
 		abort(client)
 		return
 	}
 	f, ok := p.choose(from, at, packet.TCP)
-	if !ok {
-		abort(client)
-		return
+	for refused := []uint64(nil); ok; f, ok = p.instead(f, refused) {
+		left := p.serve(client, f, from, at, a)
+		if left == nil {
+			return
+		}
+		if left != client {
+			p.release(client)
+			if client = left; !p.hold(client) {
+				break
+			}
+		}
+		if refused = append(refused, f.choice.Backend); len(refused) == mostRefusals || conns.Gone(client) {
+			break
+		}
 	}
+	abort(client)
+}
+
+// serve serves a connection by one backend. It returns nil at the end of the connection, and the client's connection if
+// the backend refuses: then nothing was read from it.
+func (p *Proxy) serve(client net.Conn, f flow, from netip.AddrPort, at place, a *arrival) (left net.Conn) {
 	use := p.opts.Begin(&f.tuple, f.choice)
 	defer use.End()
 	opened := func() {
@@ -88,13 +110,17 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 			use.Refused()
 		}
 	}
-	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 && p.opts.Join(p.ctx, c, f.client, f.backend, answered) {
-		return
+	if c, ok := client.(*net.TCPConn); ok && at.proxy == 0 {
+		if left, refused := p.opts.Join(p.ctx, c, f.client, f.backend, answered); refused {
+			return left
+		} else if left == nil {
+			return nil
+		}
 	}
 	var claim share.Claim[netip.Prefix, struct{}]
 	if _, ok := p.dialled.Acquire(&claim, addressing.Client(from.Addr())); !ok {
 		abort(client)
-		return
+		return nil
 	}
 	defer p.dialled.Release(&claim)
 	backend, err := p.dial(f)
@@ -102,23 +128,31 @@ func (p *Proxy) connect(client net.Conn, from netip.AddrPort, at place, a *arriv
 		if p.ctx.Err() == nil {
 			use.Refused()
 		}
+		if isRefusal(err) {
+			return client
+		}
 		abort(client)
-		return
+		return nil
 	}
 	if !p.hold(backend) {
 		abort(client)
 		abort(backend)
-		return
+		return nil
 	}
 	defer p.release(backend)
 	opened()
 	if at.proxy != 0 && header(at.proxy, from, client.LocalAddr(), backend) != nil {
 		abort(client)
 		abort(backend)
-		return
+		return nil
 	}
 	splice(client, backend)
+	return nil
 }
+
+// isRefusal reports whether a backend refused to be dialled. One that does not answer has cost the client more time than
+// it has for another.
+func isRefusal(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
 
 func (p *Proxy) dial(f flow) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)

@@ -1,0 +1,73 @@
+package netstack
+
+import (
+	"tapestry.dev/tapestry/netstack/knock"
+	"tapestry.dev/tapestry/netstack/packet"
+)
+
+// A backend that ends closes its socket before all nodes have heard that it ends, and refuses what is still led to it.
+// The client asked the Service, and another of its endpoints would have served it. So the node that led the client's SYN
+// to the backend sends that SYN to another one, and the client does not hear of the refusal. It does, and at once, when
+// there is no other backend, or knock.Most have refused.
+//
+// Only SYNs that attachments sent are kept. Connections of the stack (NodePort, Ingress) are tried again by those who
+// make them.
+
+// knocks returns where the SYNs of an attachment's sender are kept.
+func (p *Path) knocks(att *Attachment, routed bool) *knock.Ring {
+	if routed {
+		return &p.outside
+	}
+	return &att.knocks
+}
+
+// asker returns the attachment from which a flow with this tuple began, nil if that was none, and whether a routed
+// client sent it.
+func (p *Path) asker(s *snapshot, orig *packet.Tuple) (att *Attachment, routed bool) {
+	t := p.attachments.table.Load()
+	if orig.Space == spaceRouted {
+		return t.host, true
+	}
+	if att = t.byAddr[orig.Src]; att == nil && t.host != nil && s.mayUse(t.host, &orig.Src) {
+		att = t.host
+	}
+	return att, false
+}
+
+// asksAnother reports whether the journey of a reset, by which a backend refuses a connection, ends here because another
+// backend is asked.
+func (w *worker) asksAnother(s *snapshot, j *journey) bool {
+	orig := j.hit.To.Reverse()
+	att, routed := w.path.asker(s, &orig)
+	if att == nil {
+		return false
+	}
+	seq := j.packet.Segment().Ack - 1 // it acknowledges the SYN alone (RFC 9293 3.10.7.1)
+	if !w.path.knocks(att, routed).Refuse(&orig, seq, j.hit.Backend, &w.syn) {
+		return false
+	}
+	if w.other = w.path.another(&w.syn.Orig, w.syn.Refused()); w.other.Kind != packet.Picked {
+		return false
+	}
+	w.forget(j)
+	return !j.drop(Retried) // carry sends the SYN
+}
+
+// askAnother sends w.syn to w.other. The SYN was admitted, and charged to its sender, when it came.
+func (w *worker) askAnother(s *snapshot) {
+	p := &w.latePacket
+	att, routed := w.path.asker(s, &w.syn.Orig)
+	if att == nil || p.ParseIP(w.syn.IP()) != packet.Good {
+		return
+	}
+	p.VNet, p.Tuple.Space = w.syn.VNet, w.syn.Orig.Space
+	j := journey{packet: p, origin: origin{from: att, routed: routed}, orig: p.Tuple}
+	if _, ok := w.enter(s, &j, w.other); ok {
+		_ = w.translate(s, &j) && w.forward(s, &j)
+	}
+	w.carry(s, &j)
+	w.count(j.verdict, j.reason)
+	if w.path.observer != nil && (j.begun || j.reason != NotDropped) {
+		w.tell(s, &j)
+	}
+}
