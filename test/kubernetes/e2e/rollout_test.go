@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -52,7 +53,14 @@ func TestRolloutWithoutPreStop(t *testing.T) {
 		ways = append(ways, &way{name: "outside, to the node port at " + n.Name, pid: state.Outside, addr: addr})
 	}
 	for _, w := range ways {
-		eventually(t, soon, "from "+w.name, func() error { return inNetwork(w.pid, w.connect) })
+		eventually(t, soon, "from "+w.name, func() error {
+			return inNetwork(w.pid, func() error {
+				if kind := w.connect(); kind != "" {
+					return errors.New(kind)
+				}
+				return nil
+			})
+		})
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -70,12 +78,11 @@ func TestRolloutWithoutPreStop(t *testing.T) {
 	}
 	asked := func() (n int) {
 		for _, w := range ways {
-			w.seen.mu.Lock()
-			n += w.seen.n
-			w.seen.mu.Unlock()
+			n += w.asked()
 		}
 		return n
 	}
+	happened := watchEnds(ctx, t, ns)
 	began, rounds := time.Now(), 0
 	for ; asked() < *connections && rounds < 20; rounds++ {
 		replaceAll(t, ns, rounds)
@@ -84,8 +91,11 @@ func TestRolloutWithoutPreStop(t *testing.T) {
 	end()
 	failed := 0
 	for _, w := range ways {
-		failed += w.seen.failed
-		figure(t, "from %s: %v", w.name, &w.seen)
+		failed += len(w.lost)
+		figure(t, "from %s: %v", w.name, &w.losses)
+		for _, l := range w.lost {
+			t.Logf("from %s: %s after %v; around that: %s", w.name, l.kind, l.ended.Sub(l.began).Round(100*time.Microsecond), happened.around(l.ended))
+		}
 	}
 	figure(t, "rolling update of 10 pods without preStop, %d times in %v: %d of %d connections failed", rounds, took.Round(time.Second), failed, asked())
 	switch {
@@ -103,7 +113,7 @@ type way struct {
 	name string
 	pid  int
 	addr string
-	seen seen
+	losses
 }
 
 // repeat connects again and again, about a hundred times a second, from the network of the thread.
@@ -112,20 +122,23 @@ func (w *way) repeat(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		began := time.Now()
-		w.seen.add(began, w.connect())
+		w.add(began, w.connect())
 		<-tick.C
 	}
 }
 
-// connect opens a connection and asks for the pod's name.
-func (w *way) connect() error {
+// connect opens a connection and asks for the pod's name. It returns how that failed, "" if it did not.
+func (w *way) connect() (kind string) {
 	c, err := net.DialTimeout("tcp4", w.addr, patience)
 	if err != nil {
-		return err
+		return lossKind(err, 0)
 	}
 	defer c.Close()
-	_, err = hostname(c)
-	return err
+	h := &heard{Conn: c}
+	if _, err = hostname(h); err != nil {
+		return lossKind(err, h.n)
+	}
+	return ""
 }
 
 // deploy makes a Deployment of servers, on all nodes, that are pods of Service web.

@@ -46,6 +46,7 @@ func run() error {
 	}
 	go func() {
 		<-told.Done()
+		fmt.Println("told to end")
 		if err := l.(*net.TCPListener).SetDeadline(time.Now()); err != nil { // ends Accept
 			fmt.Fprintln(os.Stderr, "serve:", err)
 		}
@@ -67,7 +68,9 @@ func run() error {
 		case err == nil:
 			take(c)
 		case told.Err() != nil && errors.Is(err, os.ErrDeadlineExceeded):
-			return errors.Join(rest(l.(*net.TCPListener), take), l.Close())
+			err := errors.Join(rest(l.(*net.TCPListener), take), l.Close())
+			fmt.Println("closed its socket")
+			return err
 		default:
 			return errors.Join(err, l.Close())
 		}
