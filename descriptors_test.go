@@ -63,6 +63,7 @@ var spenders = map[string]spender{
 	"services/healthcheck":    {[]descriptors.User{descriptors.CheckPorts, descriptors.Checks}, "its listeners and their connections"},
 	"services/hostproxy":      {[]descriptors.User{descriptors.HostProxy, descriptors.Own}, "a client each, and one at a time to ask whose it is"},
 	"services/nodeport":       {[]descriptors.User{descriptors.Listeners, descriptors.NodePortConns, descriptors.NodePortArrivals, descriptors.NodePortUDP}, "its sockets and those of clients"},
+	"share/limbo":             {[]descriptors.User{descriptors.IngressRefused}, "pairs of sockets"},
 	"share/conns":             {[]descriptors.User{descriptors.Checks, descriptors.Reports}, "connections that it shares out"},
 }
 

@@ -20,6 +20,7 @@ import (
 	"tapestry.dev/tapestry/addressing"
 	"tapestry.dev/tapestry/share"
 	"tapestry.dev/tapestry/share/conns"
+	"tapestry.dev/tapestry/share/limbo"
 )
 
 const (
@@ -47,6 +48,7 @@ var (
 type guests struct {
 	limit    *share.Limit[netip.Prefix, *conn]
 	lobby    *share.Lobby[netip.Prefix, *conn]
+	limbo    *limbo.Limbo[netip.Prefix]                     // nil: none
 	turn     func(done <-chan struct{}, owner netip.Prefix) // waits until the owner may go on, or done (share.Rounds)
 	stats    *counters
 	calm     calm
@@ -124,16 +126,20 @@ func (l guestListener) Accept() (net.Conn, error) {
 // admit charges a connection to its owner. When all places are taken it closes a connection of a client with more, or
 // one of the same client, or closes c and reports false.
 func (g *guests) admit(c net.Conn) (*conn, bool) {
-	now := time.Now()
-	cn := &conn{Conn: c, guests: g, unread: true, owner: addressing.Client(remote(c)), ended: make(chan struct{})}
-	cn.claim.Value, cn.stay.Value = cn, cn
-	cn.pause, cn.opened = g.calm.pause(cn.owner, now)
-	cn.calmed = cn.pause > 0
-	if !g.worthwhile(cn.owner, now) {
+	now, owner := time.Now(), addressing.Client(remote(c))
+	pause, counted := g.calm.pause(owner, now)
+	if !g.worthwhile(owner, now) {
 		g.stats.refused.Add(1)
-		c.Close()
+		if g.limbo == nil || !g.limbo.Hold(c, owner) { // a client that is reset at once dials again at once
+			c.Close()
+		}
 		return nil, false
 	}
+	cn := &conn{
+		Conn: c, guests: g, unread: true, owner: owner, ended: make(chan struct{}),
+		pause: pause, calmed: pause > 0, opened: counted,
+	}
+	cn.claim.Value, cn.stay.Value = cn, cn
 	lost, ok := g.limit.Acquire(&cn.claim, cn.owner)
 	if lost != nil {
 		g.stats.evicted.Add(1)

@@ -12,7 +12,7 @@ import (
 // larger piece ends that, after a wait one of fewCrumbs times crumb.
 const (
 	crumb      = 64
-	fewCrumbs  = 16
+	fewCrumbs  = 4
 	manyBodies = 256
 	longestNap = 4 * time.Second
 )

@@ -39,8 +39,9 @@ response (conn.Close).
 Fair shares. Connections, and requests in HTTP/2, are charged to the client's address (conns.go, package share). A
 client that stops in the middle of a body or a response, or all but stops, is cut off (stall). Clients take turns: when
 something that they sent is looked at (guests.turn), and when a private key signs that takes long (signing). A client
-that opens many connections has them begun at a pace (share.Lobby). A client whose connections come to nothing is slowed
-down (calm), and bodies of crumbs are read now and then (crumbs).
+that opens many connections has them begun at a pace (share.Lobby). Those that are refused to a client whose others are
+all in use are kept for a while before they are reset, or it would dial again at once (package limbo). A client whose
+connections come to nothing is slowed down (calm), and bodies of crumbs are read now and then (crumbs).
 
 Endpoints are used round robin. A failed dial has sent nothing, so the request goes on to the next endpoint, and the
 failed endpoint is left out for a second: a backend that just died costs the first request one failed dial, and the

@@ -150,3 +150,62 @@ func TestWaitingEndsWithTheServer(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedAreKept: a connection that is refused to a client whose others are all in use is not reset at once, since
+// its client would dial again. It has no place meanwhile, and a client with fewer gets one.
+func TestRefusedAreKept(t *testing.T) {
+	for _, descriptors := range []int{0, 4} {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{MaxConns: 3, Limbo: descriptors})
+			defer s.Shutdown(context.Background())
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			dial := func() (client net.Conn, admitted *conn, ok bool) {
+				client, err := net.Dial("tcp", l.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				c, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { client.Close(); c.Close() })
+				admitted, ok = s.guests.admit(c)
+				return client, admitted, ok
+			}
+			for range 4 { // one of them is replaced
+				_, c, ok := dial()
+				if !ok {
+					t.Fatal("a connection was refused that had a place")
+				}
+				c.touch()
+			}
+			client, _, ok := dial()
+			if ok || s.Stats().Refused != 1 || s.Stats().Conns != 3 {
+				t.Fatalf("a connection too many: it got a place (%v), %+v", ok, s.Stats())
+			}
+			ended := func() (yes bool) { // nobody sends anything to the client
+				raw, err := client.(*net.TCPConn).SyscallConn()
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = raw.Control(func(fd uintptr) { yes = readable(fd) })
+				return yes
+			}
+			if want := descriptors == 0; ended() != want {
+				t.Errorf("with %d descriptors, that it ended at once is %v", descriptors, !want)
+			}
+			if _, ok := s.guests.admit(pipeFrom(t, "192.0.2.2:1")); !ok {
+				t.Error("a client with fewer was refused")
+			}
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if !ended() {
+				t.Error("it is kept without end")
+			}
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"tapestry.dev/tapestry/balance"
 	"tapestry.dev/tapestry/share"
+	"tapestry.dev/tapestry/share/limbo"
 )
 
 // Limits of the client side. The length of a body or a response is not limited, nor is the time that it takes as long
@@ -50,6 +51,9 @@ type Options struct {
 	// under way. 0 is 4096. When all are in use, the client with most of them loses one to a client with fewer. A
 	// client is an IPv4 address or an IPv6 network of 64 bits.
 	MaxConns int
+	// Limbo is how many descriptors there are to keep refused connections with for a while (package limbo), at least 2; 0:
+	// they are closed at once.
+	Limbo int
 	// MaxIdle is how many connections to HTTP/1.1 backends are kept while they are idle. 0 is 4096.
 	MaxIdle int
 }
@@ -112,6 +116,9 @@ func New(o Options) *Server {
 		limit: share.New[netip.Prefix, *conn](share.Options[netip.Prefix]{Total: o.MaxConns}),
 		lobby: share.NewLobby[netip.Prefix](fewAtOnce, beginEvery/time.Duration(runtime.GOMAXPROCS(0)), arrive),
 		stats: &s.stats,
+	}
+	if o.Limbo > 0 {
+		s.guests.limbo = limbo.New[netip.Prefix](o.Limbo)
 	}
 	s.fallback, s.signing = newFallback(o.Logger), newSigning()
 	s.state.Store(&state{})
@@ -193,6 +200,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.cut()
 	s.server.Close()
 	s.guests.lobby.Open() // those who wait are closed
+	if s.guests.limbo != nil {
+		s.guests.limbo.Close()
+	}
 	s.upgrades.close()
 	s.upgrades.wait(context.Background()) // upgraded connections end soon, since both their sides are closed
 	s.backends.close()

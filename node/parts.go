@@ -222,6 +222,7 @@ func makeIngress(n *Node) (part, error) {
 		Method:    func(p ingress.ServicePort) balance.Method { return n.table.Load().Method(services.ServicePort(p)) },
 		Logger:    n.log,
 		MaxConns:  min(cmp.Or(n.held.IngressConns, 4096), n.held.Descriptors.Of(descriptors.IngressClients)),
+		Limbo:     n.held.Descriptors.Of(descriptors.IngressRefused),
 		// Those that wait for use leave half to others, also when all lead to endpoints on the host.
 		MaxIdle: max(1, n.held.Descriptors.Of(descriptors.IngressBackends)/2),
 	})

@@ -25,6 +25,7 @@ const (
 	NodePortArrivals             // accepted TCP of NodePorts that waits until a connection to a backend is opened
 	NodePortUDP                  // UDP sessions of NodePorts, whose backends may be on the host
 	IngressClients
+	IngressRefused  // sockets in which refused connections of IngressClients are under way
 	IngressBackends // connections of Ingress to backends on the host
 	HostProxy       // connections of the node's processes through the host proxy, whose far ends may be on the host
 	Questions       // questions of DNS that wait for servers outside
@@ -46,7 +47,7 @@ type part struct {
 // IngressClients, in halves. A bound is what the part can use: pods of one node, ports of the node port range in both
 // protocols and families, or what was bounded before for the sake of memory or the host's ports.
 var parts = [users]part{
-	Own:              {"the agent itself", 112, 1, 512},
+	Own:              {"the agent itself", 104, 1, 512},
 	Pods:             {"pods", 224, 2, 1024},
 	Listeners:        {"sockets of node ports and hostPorts", 80, 2, 12288},
 	CheckPorts:       {"healthCheckNodePorts", 16, 1, 2768},
@@ -57,6 +58,7 @@ var parts = [users]part{
 	NodePortArrivals: {"accepted TCP connections that wait for a backend", 24, 1, 2048},
 	NodePortUDP:      {"UDP sessions through NodePorts", 48, 1, 16384},
 	IngressClients:   {"connections of clients of Ingress", 80, 1, 0},
+	IngressRefused:   {"sockets that keep refused connections of clients of Ingress", 8, 1, 256},
 	IngressBackends:  {"connections of Ingress to backends on the host", 40, 1, 4096},
 	HostProxy:        {"connections through the host proxy", 16, 2, 1024},
 	Questions:        {"questions to DNS servers outside", 32, 1, 1000},
