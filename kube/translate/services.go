@@ -426,12 +426,13 @@ const mostExternal = 10_000
 
 // parseExternalIPs reads the external addresses: those that a load balancer assigned, and spec.externalIPs where they
 // are honoured. Packets to ingress points with ipMode Proxy have to pass the load balancer (KEP-1860), so those are
-// left out, unless we are the load balancer: then they are SocketIPs.
+// left out, unless we are the load balancer: then they are SocketIPs. An address of a family that the Service has not
+// is left to whoever assigned it: a load balancer that translates between families (NAT64) serves it.
 func (f *front) parseExternalIPs(obj *corev1.Service, honoured bool, say *kube.Report) {
 	known, left := map[netip.Addr]bool{}, 0
 	add := func(list *[]netip.Addr, text, field string) {
 		a, ok := serviceAddr(text, f.ref(), field, say)
-		if !ok || known[a] {
+		if !ok || known[a] || len(f.ClusterIPs) > 0 && !slices.ContainsFunc(f.ClusterIPs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
 			return
 		}
 		known[a] = true
