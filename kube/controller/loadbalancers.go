@@ -82,9 +82,12 @@ func changed[T any, P interface {
 	return out
 }
 
-// served reports whether a Service was given what it has from here.
+// served reports whether a Service was given what it has from here. The finalizer of one of our class is ours, also when
+// somebody has overwritten the conditions: nobody else would remove it.
 func served(svc *corev1.Service) bool {
-	return meta.FindStatusCondition(svc.Status.Conditions, LoadBalancerCondition) != nil
+	class := svc.Spec.LoadBalancerClass
+	return meta.FindStatusCondition(svc.Status.Conditions, LoadBalancerCondition) != nil ||
+		class != nil && *class == pools.Class && slices.Contains(svc.Finalizers, Finalizer)
 }
 
 // leave takes from a Service what it had from here. What another controller has written is its own.
@@ -161,16 +164,17 @@ func unsupported(svc *corev1.Service, a *pools.Assignment) (n int) {
 }
 
 // ingressPoints returns status.loadBalancer.ingress. Points of nodes that put the PROXY protocol before connections
-// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860).
+// have ipMode Proxy: inside the cluster, too, connections have to go through them (KEP-1860). Where other Services may be
+// at the addresses, the first point names the ports that this one has there, so that it is known who had a port first.
 func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.LoadBalancerIngress) {
 	mode := corev1.LoadBalancerIPModeVIP
 	if version, _ := kube.ProxyProtocol(svc); a.OnNodes && version != 0 {
 		mode = corev1.LoadBalancerIPModeProxy
 	}
-	for _, addr := range a.Addrs {
+	for i, addr := range a.Addrs {
 		in := corev1.LoadBalancerIngress{IP: addr.String(), IPMode: &mode}
-		if unsupported(svc, a) > 0 {
-			in.Ports = portStatuses(svc)
+		if unsupported(svc, a) > 0 || a.Shared && i == 0 {
+			in.Ports = portStatuses(svc, a)
 		}
 		list = append(list, in)
 	}
@@ -178,10 +182,10 @@ func ingressPoints(svc *corev1.Service, a *pools.Assignment) (list []corev1.Load
 }
 
 // portStatuses returns the state of all ports, as a list that names one has to.
-func portStatuses(svc *corev1.Service) (list []corev1.PortStatus) {
+func portStatuses(svc *corev1.Service, a *pools.Assignment) (list []corev1.PortStatus) {
 	for i := range svc.Spec.Ports {
 		p := corev1.PortStatus{Port: svc.Spec.Ports[i].Port, Protocol: svc.Spec.Ports[i].Protocol}
-		if p.Protocol == corev1.ProtocolSCTP {
+		if a.OnNodes && p.Protocol == corev1.ProtocolSCTP {
 			reason := UnsupportedCondition
 			p.Error = &reason
 		}

@@ -112,6 +112,62 @@ func TestLoadBalancers(t *testing.T) {
 	}
 }
 
+// Who may write a Service takes no port from another at the addresses of nodes, be it the older one: what a Service has
+// there is in its status.
+func TestNobodyTakesAPort(t *testing.T) {
+	in, err := codec.Decode("x.yaml", []byte(`
+{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: InternalIP, address: 192.168.0.1}, {type: InternalIP, address: 192.168.0.2}]}}
+---
+{apiVersion: tapestry.dev/v1alpha1, kind: AddressPool, metadata: {name: nodes}, spec: {nodes: {}}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: a, name: old, creationTimestamp: "2020-01-01T00:00:00Z"}, spec: {type: LoadBalancer, ipFamilies: [IPv4], ports: [{port: 80, protocol: TCP}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: b, name: new, creationTimestamp: "2021-01-01T00:00:00Z"}, spec: {type: LoadBalancer, ipFamilies: [IPv4], ports: [{port: 443, protocol: TCP}]}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := controller.Options{Default: true, Now: time.Unix(1000, 0).UTC()}
+	out, _ := controller.LoadBalancers(in, o)
+	const kept = `"loadBalancer":{"ingress":[{"ip":"192.168.0.1","ipMode":"VIP","ports":[{"port":443,"protocol":"TCP"}]},{"ip":"192.168.0.2","ipMode":"VIP"}]}`
+	if got := statusOf(t, out, "new"); !strings.Contains(got, kept) {
+		t.Errorf("at first: %s, want %s", got, kept)
+	}
+	for i, s := range out.Services {
+		if s.Name == "old" {
+			out.Services[i] = s.DeepCopy()
+			out.Services[i].Spec.Ports[0].Port = 443
+		}
+	}
+	for range 3 {
+		out, _ = controller.LoadBalancers(out, o)
+		if got := statusOf(t, out, "new"); !strings.Contains(got, kept) {
+			t.Errorf("after the other wants its port: %s, want %s", got, kept)
+		}
+		if got, want := statusOf(t, out, "old"), "Service b/new has one of its ports"; !strings.Contains(got, want) {
+			t.Errorf("the other: %s, want %s", got, want)
+		}
+	}
+}
+
+// A Service of our class that is deleted is let go, whatever others have made of its status.
+func TestFinalizerAlone(t *testing.T) {
+	service := func(name, spec string) string {
+		return `{apiVersion: v1, kind: Service, metadata: {namespace: d, name: ` + name + `, deletionTimestamp: "2020-01-01T00:00:00Z", finalizers: [` + controller.Finalizer +
+			`]}, spec: {type: LoadBalancer, ports: [{port: 80}]` + spec + `}}`
+	}
+	in, err := codec.Decode("x.yaml", []byte(service("ours", ", loadBalancerClass: tapestry.dev/load-balancer")+"\n---\n"+service("a-clouds", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := controller.LoadBalancers(in, controller.Options{Default: true, Now: time.Unix(1000, 0).UTC()})
+	for _, s := range out.Services {
+		if got, want := len(s.Finalizers), map[string]int{"ours": 0, "a-clouds": 1}[s.Name]; got != want {
+			t.Errorf("%s has %d finalizers, want %d", s.Name, got, want)
+		}
+	}
+}
+
 func statusOf(t *testing.T, objs kube.Objects, name string) string {
 	t.Helper()
 	for _, s := range objs.Services {

@@ -24,6 +24,8 @@ type Assignment struct {
 	// Addrs are its addresses, sorted. On Nodes, they are those of nodes.
 	Addrs   []netip.Addr
 	OnNodes bool
+	// Shared is set when other Services may be at the addresses, too, on other ports.
+	Shared bool
 	// Pool is the name of the pool that has the addresses, "" for addresses that no pool has any longer.
 	Pool string
 	// Reason says in one word why Addrs lacks an address, and Message in a sentence. They are "" when it lacks none.
@@ -79,8 +81,13 @@ func Assign(objs *kube.Objects, orNone bool) Plan {
 	slices.SortFunc(all, func(a, b *wish) int {
 		return cmp.Or(a.svc.CreationTimestamp.Compare(b.svc.CreationTimestamp.Time), cmp.Compare(a.svc.Namespace, b.svc.Namespace), cmp.Compare(a.svc.Name, b.svc.Name))
 	})
-	for _, s := range all {
-		w.keep(s)
+	// Whoever has other ports than it had may want one that another Service has: it comes after those who stay.
+	for _, moved := range []bool{false, true} {
+		for _, s := range all {
+			if s.moved() == moved {
+				w.keep(s)
+			}
+		}
 	}
 	for _, s := range all {
 		w.complete(s)
@@ -213,13 +220,19 @@ func (s *wish) has(is4 bool) bool {
 	return slices.ContainsFunc(s.addrs, same) || slices.ContainsFunc(s.old, same)
 }
 
+// moved reports whether a Service has a port that its status does not name. A status that names none says nothing.
+func (s *wish) moved() bool {
+	had := portsIn(&s.svc.Status.LoadBalancer)
+	return len(had) > 0 && slices.ContainsFunc(portsOf(s.svc), func(p port) bool { return !slices.Contains(had, p) })
+}
+
 // wants reports whether a Service that has an address of a pool (nil for none) asks for it. What cannot be understood
 // takes nothing away.
 func (s *wish) wants(a netip.Addr, p *pool) bool {
 	switch {
 	case !s.understood:
 		return true
-	case len(s.request.addrs) > 0:
+	case slices.ContainsFunc(s.request.addrs, func(b netip.Addr) bool { return s.onNodes || a.Is4() == b.Is4() }):
 		return slices.Contains(s.request.addrs, a)
 	}
 	return s.request.pool == "" || p == nil || p.obj.Name == s.request.pool
@@ -294,7 +307,7 @@ func (s *wish) lacks(reason, format string, args ...any) {
 func (w *work) plan(all []*wish) Plan {
 	out := Plan{Pools: map[string]Usage{}}
 	for _, s := range all {
-		a := Assignment{Service: s.svc, Addrs: append(s.addrs, s.old...), Reason: s.reason, Message: s.message}
+		a := Assignment{Service: s.svc, Shared: s.key != "" || s.onNodes || s.pool != nil && s.pool.nodes, Addrs: append(s.addrs, s.old...), Reason: s.reason, Message: s.message}
 		slices.SortFunc(a.Addrs, netip.Addr.Compare)
 		if s.pool != nil && len(a.Addrs) > 0 {
 			a.Pool, a.OnNodes = s.pool.obj.Name, s.pool.nodes

@@ -42,6 +42,11 @@ func had(doc, reason string) string {
 	return strings.Replace(doc, "status: {", fmt.Sprintf("status: {conditions: [{type: %s, status: \"True\", reason: %s}], ", pools.Condition, reason), 1)
 }
 
+// at80 returns a Service that had port 80 at its addresses.
+func at80(doc string) string {
+	return strings.Replace(doc, "ingress: [{", "ingress: [{ports: [{port: 80, protocol: TCP}], ", 1)
+}
+
 func pool(name, spec string) string {
 	return fmt.Sprintf(`{apiVersion: tapestry.dev/v1alpha1, kind: AddressPool, metadata: {name: %s}, spec: {%s}}`, name, spec)
 }
@@ -154,6 +159,25 @@ func TestAssign(t *testing.T) {
 		"both preferred":             {[]string{a, svc("x", dual+", ipFamilyPolicy: PreferDualStack", "")}, "x=192.0.2.0", ""},
 		"both required":              {[]string{a, svc("x", dual+", ipFamilyPolicy: RequireDualStack", "")}, "x=!PoolExhausted", "of both families"},
 		"one family less":            {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", "", "", "192.0.2.1", "2001:db8::5")}, "x=192.0.2.1", ""},
+		"asks for one of two":        {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", dual+", loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3,2001:db8::", ""},
+		"asks for the one of two that it has": {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", dual+", loadBalancerIP: 192.0.2.1", "", "192.0.2.1", "2001:db8::5")},
+			"x=192.0.2.1,2001:db8::5", ""},
+		"asks for another one of two": {[]string{pool("a", `addresses: [192.0.2.0/30, "2001:db8::/64"]`), svc("x", dual+", loadBalancerIP: 192.0.2.2", "", "192.0.2.1", "2001:db8::5")},
+			"x=192.0.2.2,2001:db8::5", ""},
+		"asks for one of two, on request": {[]string{pool("a", `addresses: ["2001:db8:1::/64"]`), pool("b", `addresses: [198.51.100.0/30, "2001:db8::/64"], autoAssign: false`),
+			svc("x", dual+", loadBalancerIP: 198.51.100.3", "")}, "x=198.51.100.3,2001:db8::", ""},
+		"asks for one of two, there is no other":  {[]string{a, svc("x", dual+", ipFamilyPolicy: PreferDualStack, loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3", ""},
+		"asks for one of two, and requires both":  {[]string{a, svc("x", dual+", ipFamilyPolicy: RequireDualStack, loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3!PoolExhausted", "of both families"},
+		"asks for one of two, no pool for others": {[]string{pool("a", "addresses: [192.0.2.0/30], autoAssign: false"), svc("x", dual+", ipFamilyPolicy: RequireDualStack, loadBalancerIP: 192.0.2.3", "")}, "x=192.0.2.3!PoolExhausted", "of both families"},
+		"asks for one node of two families":       {[]string{pool("a", "nodes: {}"), had(svc("x", dual+", loadBalancerIP: 192.168.0.2", "", "192.168.0.1", "192.168.0.2", "2001:db8:9::1"), pools.OnNodes)}, "x=192.168.0.2", ""},
+		"nodes, the older wants the port of the other": {[]string{pool("a", "nodes: {}"),
+			at80(had(svc("x", port, "", "192.168.0.1", "192.168.0.2"), pools.OnNodes)), had(svc("y", port, ", namespace: shop", "192.168.0.1", "192.168.0.2"), pools.OnNodes)},
+			"x=!AddressTaken y=192.168.0.1,192.168.0.2", "Service shop/y has one of its ports"},
+		"nodes, the older has another port": {[]string{pool("a", "nodes: {}"),
+			at80(had(svc("x", ", ports: [{port: 81}]", "", "192.168.0.1", "192.168.0.2"), pools.OnNodes)), had(svc("y", port, ", namespace: shop", "192.168.0.1", "192.168.0.2"), pools.OnNodes)},
+			"x=192.168.0.1,192.168.0.2 y=192.168.0.1,192.168.0.2", ""},
+		"shared, the older wants the port of the other": {[]string{a, at80(svc("x", port, `, annotations: {tapestry.dev/allow-shared-ip: k}`, "192.0.2.1")),
+			svc("y", port, `, annotations: {tapestry.dev/allow-shared-ip: k}`, "192.0.2.1")}, "x=192.0.2.0 y=192.0.2.1", ""},
 		"shared": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", port, `, annotations: {metallb.io/allow-shared-ip: k}`)},
 			"x=192.0.2.0 y=192.0.2.0", ""},
 		"shared, one port": {[]string{a, svc("x", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`), svc("y", "", `, annotations: {tapestry.dev/allow-shared-ip: k}`)},

@@ -17,7 +17,9 @@ func (w *work) complete(s *wish) {
 	switch {
 	case !s.understood && !nodes: // what cannot be understood takes nothing away
 	case len(s.request.addrs) > 0:
-		w.giveAsked(s)
+		if w.giveAsked(s) && len(s.addrs) < len(s.families) && !s.pool.nodes { // of the other family any will do
+			w.giveAny(s)
+		}
 	case nodes && (s.request.pool == "" || s.request.pool == s.pool.obj.Name):
 		w.giveNodes(s, s.pool)
 	case len(s.addrs) < max(1, len(s.families)):
@@ -28,8 +30,8 @@ func (w *work) complete(s *wish) {
 	}
 }
 
-// giveAsked gives a Service the addresses that it asks for, all of them or none.
-func (w *work) giveAsked(s *wish) {
+// giveAsked gives a Service the addresses that it asks for, all of them or none. It reports whether the Service has them.
+func (w *work) giveAsked(s *wish) bool {
 	var got []netip.Addr
 	var from *pool
 	for _, a := range s.request.addrs {
@@ -53,15 +55,17 @@ func (w *work) giveAsked(s *wish) {
 			s.lacks(Taken, "%s, which it asks for, belongs to Service %s/%s: ask for another, or share it (%s)", a, other.svc.Namespace, other.svc.Name, kube.SharedAddressAnnotation)
 		}
 		w.leave(s, got)
-		return
+		return false
 	}
 	w.gets(s, got, from)
+	return true
 }
 
-// candidates returns the pools for a Service that asks for no address, in the order in which they are tried.
+// candidates returns the pools for a Service that asks for no address of a family, in the order in which they are tried.
+// The pool of an address that it asks for is one of them.
 func (w *work) candidates(s *wish) (list []*pool) {
 	for _, p := range w.pools {
-		asked := s.request.pool == p.obj.Name
+		asked := s.request.pool == p.obj.Name || len(s.request.addrs) > 0 && p == s.pool
 		if (asked || s.request.pool == "" && p.auto()) && p.selects(s.svc, w.namespaces) {
 			list = append(list, p)
 		}
@@ -98,7 +102,7 @@ func (w *work) hasAll(p *pool, s *wish) bool {
 func (w *work) giveAny(s *wish) {
 	list := w.candidates(s)
 	if len(list) == 0 {
-		if len(s.addrs) == 0 {
+		if len(s.addrs) == 0 || s.both {
 			s.lacks(NoPool, "%s", s.noPool(w))
 		}
 		return

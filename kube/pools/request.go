@@ -117,14 +117,26 @@ type port struct {
 	protocol corev1.Protocol
 }
 
+func portOf(number int32, protocol corev1.Protocol) port {
+	if protocol == "" {
+		protocol = corev1.ProtocolTCP
+	}
+	return port{number, protocol}
+}
+
 func portsOf(svc *corev1.Service) (list []port) {
 	for i := range svc.Spec.Ports {
-		p := &svc.Spec.Ports[i]
-		protocol := p.Protocol
-		if protocol == "" {
-			protocol = corev1.ProtocolTCP
+		list = append(list, portOf(svc.Spec.Ports[i].Port, svc.Spec.Ports[i].Protocol))
+	}
+	return list
+}
+
+// portsIn returns the ports that a status names.
+func portsIn(s *corev1.LoadBalancerStatus) (list []port) {
+	for i := range s.Ingress {
+		for _, p := range s.Ingress[i].Ports {
+			list = append(list, portOf(p.Port, p.Protocol))
 		}
-		list = append(list, port{p.Port, protocol})
 	}
 	return list
 }
