@@ -11,12 +11,13 @@ import (
 
 // many returns a sorted snapshot of 5,000 Services with one slice each.
 func many() Objects {
-	var objs Objects
+	var all Builder
 	for i := range 5000 {
 		m := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("service-%05d", i)}
-		objs.Add(&corev1.Service{ObjectMeta: m}, "")
-		objs.Add(&discoveryv1.EndpointSlice{ObjectMeta: m}, "")
+		all.Add(&corev1.Service{ObjectMeta: m}, "")
+		all.Add(&discoveryv1.EndpointSlice{ObjectMeta: m}, "")
 	}
+	objs := all.Objects()
 	objs.Sort()
 	return objs
 }
@@ -24,10 +25,8 @@ func many() Objects {
 // BenchmarkReplace replaces one slice among all, and puts it back.
 func BenchmarkReplace(b *testing.B) {
 	objs := many()
-	var old, now Objects
 	again := *objs.EndpointSlices.At(2500)
-	old.Add(objs.EndpointSlices.At(2500), "")
-	now.Add(&again, "")
+	old, now := gathered(located{objs.EndpointSlices.At(2500), ""}), gathered(located{&again, ""})
 	b.ReportAllocs()
 	for b.Loop() {
 		next, ok := objs.Replace(&old, &now)

@@ -23,11 +23,10 @@ type object interface {
 	Object
 }
 
-// lists has the operations on the objects of one kind that depend on their Go type. Only add changes an existing
-// list.
+// lists has the operations on the objects of one kind that depend on their Go type. No existing list is changed.
 type lists interface {
-	// add appends one object.
-	add(o *Objects, obj metav1.Object)
+	// set sets the list of o to a new list of objects, which are of the kind.
+	set(o *Objects, objects []metav1.Object)
 	// objects returns how many objects there are, and the func that returns one of them by its index.
 	objects(o *Objects) (n int, at func(i int) Object)
 	// mapped sets the list of out to a new list of f applied to the objects of o, or of the objects themselves when f
@@ -69,10 +68,7 @@ func ListOf[T object](o *Objects) iter.Seq[T] {
 	}
 }
 
-func (at listAt[T]) add(o *Objects, obj metav1.Object) {
-	list := at(o)
-	*list = append(*list, obj.(T))
-}
+func (at listAt[T]) set(o *Objects, objects []metav1.Object) { *at(o) = typed[T](objects) }
 
 func (at listAt[T]) objects(o *Objects) (int, func(int) Object) {
 	list := *at(o)
@@ -109,10 +105,7 @@ type rollAt[T object] func(*Objects) *roll.List[T]
 
 var _ lists = rollAt[*PolicyBinding](nil)
 
-func (at rollAt[T]) add(o *Objects, obj metav1.Object) {
-	list := at(o)
-	*list = list.Append(obj.(T))
-}
+func (at rollAt[T]) set(o *Objects, objects []metav1.Object) { *at(o) = roll.From(typed[T](objects)) }
 
 func (at rollAt[T]) objects(o *Objects) (int, func(int) Object) {
 	list := *at(o)
@@ -155,6 +148,15 @@ func (at rollAt[T]) replaced(out, o, old, now *Objects) bool {
 	slice, ok := patch(list.Slice(), gone.Slice(), come.Slice())
 	*at(out) = roll.From(slice)
 	return ok
+}
+
+// typed returns objects, which are all of type T.
+func typed[T object](objects []metav1.Object) []T {
+	list := make([]T, len(objects))
+	for i, obj := range objects {
+		list[i] = obj.(T)
+	}
+	return list
 }
 
 // inPlace returns the edits of list, which must be sorted, by which now takes the place of old. It returns false when

@@ -9,6 +9,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// located is an object and where it was written.
+type located struct {
+	Object
+	origin string
+}
+
+func gathered(list ...located) Objects {
+	var all Builder
+	for _, l := range list {
+		all.Add(l.Object, l.origin)
+	}
+	return all.Objects()
+}
+
 func TestReplace(t *testing.T) {
 	pod := func(name string) *corev1.Pod {
 		p := &corev1.Pod{}
@@ -16,15 +30,9 @@ func TestReplace(t *testing.T) {
 		return p
 	}
 	a, b, c := pod("a"), pod("b"), pod("c")
-	var o, old, now Objects
-	for i, p := range []*corev1.Pod{a, c} {
-		o.Add(p, []string{"x:1", "y:1"}[i])
-	}
-	o.Add(&corev1.Node{}, "z:1")
-	old.Add(c, "y:1")
 	again := pod("c")
-	now.Add(again, "y:1")
-	now.Add(b, "y:5")
+	o := gathered(located{a, "x:1"}, located{c, "y:1"}, located{&corev1.Node{}, "z:1"})
+	old, now := gathered(located{c, "y:1"}), gathered(located{again, "y:1"}, located{b, "y:5"})
 
 	got, ok := o.Replace(&old, &now)
 	if !ok || len(got.Pods) != 3 || got.Pods[0] != a || got.Pods[1] != b || got.Pods[2] != again {
@@ -41,9 +49,7 @@ func TestReplace(t *testing.T) {
 		t.Errorf("back: %v, %v", back, ok)
 	}
 
-	var taken, stranger Objects
-	taken.Add(pod("a"), "y:1")
-	stranger.Add(pod("c"), "y:1")
+	taken, stranger := gathered(located{pod("a"), "y:1"}), gathered(located{pod("c"), "y:1"})
 	if _, ok := o.Replace(&old, &taken); ok {
 		t.Error("a name was used twice")
 	}

@@ -150,23 +150,6 @@ func RefOf(obj metav1.Object) Ref {
 	return ref
 }
 
-// Add appends one object; origin may be "". It does nothing and returns false when Objects has no list for the
-// object's type.
-func (o *Objects) Add(obj metav1.Object, origin string) bool {
-	k := KindOf(obj)
-	if k == nil {
-		return false
-	}
-	k.lists.add(o, obj)
-	if origin != "" {
-		if o.Origin == nil {
-			o.Origin = map[Ref]string{}
-		}
-		o.Origin[RefOf(obj)] = origin
-	}
-	return true
-}
-
 // All yields every object, kind by kind.
 func (o *Objects) All() iter.Seq[Object] {
 	return func(yield func(Object) bool) {
@@ -216,7 +199,7 @@ func (o *Objects) Sort() { *o = o.Sorted(&nothing) }
 
 var nothing Objects // never written to
 
-// Clone returns a copy with lists of its own and the same objects, so that objects can be added to it.
+// Clone returns a copy with lists of its own and the same objects.
 func (o *Objects) Clone() Objects {
 	out := o.Map(nil)
 	out.Origin = maps.Clone(o.Origin)
@@ -278,7 +261,7 @@ func (o *Objects) Replace(old, now *Objects) (Objects, bool) {
 // Merge joins snapshots into a new, sorted one. An object that occurs twice is an error, which names both places; the
 // first of the two is kept.
 func Merge(parts ...Objects) (Objects, error) {
-	var all Objects
+	var all Builder
 	var errs []error
 	seen := map[Ref]string{}
 	for i := range parts {
@@ -293,8 +276,9 @@ func Merge(parts ...Objects) (Objects, error) {
 			all.Add(obj, origin)
 		}
 	}
-	all.Sort()
-	return all, errors.Join(errs...)
+	out := all.Objects()
+	out.Sort()
+	return out, errors.Join(errs...)
 }
 
 func duplicate(ref Ref, first, second string) error {

@@ -13,7 +13,7 @@ import (
 
 // Every function that loops over the kinds must handle all of them.
 func TestEveryKind(t *testing.T) {
-	var objs Objects
+	var all Builder
 	held := 0
 	for _, k := range Kinds() {
 		if k.Held() {
@@ -28,11 +28,12 @@ func TestEveryKind(t *testing.T) {
 			obj := k.New()
 			obj.SetNamespace("x")
 			obj.SetName(name)
-			if !objs.Add(obj, "file:"+name) || RefOf(obj).Kind != k.Name || KindOf(obj) != k {
+			if !all.Add(obj, "file:"+name) || RefOf(obj).Kind != k.Name || KindOf(obj) != k {
 				t.Fatalf("there is no place for %s", k.Name)
 			}
 		}
 	}
+	objs := all.Objects()
 	if objs.Len() != 2*held || len(objs.Origin) != 2*held {
 		t.Fatalf("%d objects, %d origins", objs.Len(), len(objs.Origin))
 	}
@@ -85,8 +86,9 @@ func TestEveryKind(t *testing.T) {
 }
 
 func TestAddRefusesOthers(t *testing.T) {
-	var objs Objects
-	if objs.Add(&corev1.Event{}, "f:1") || objs.Len() != 0 || len(objs.Origin) != 0 {
+	var all Builder
+	added, objs := all.Add(&corev1.Event{}, "f:1"), all.Objects()
+	if added || objs.Len() != 0 || len(objs.Origin) != 0 {
 		t.Errorf("an Event was taken: %+v", objs)
 	}
 }

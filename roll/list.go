@@ -65,7 +65,7 @@ func (l List[T]) Search(compare func(T) int) (int, bool) {
 	return i, i < l.n && compare(l.At(i)) == 0
 }
 
-// Append returns l with one more element.
+// Append returns l with one more element. It costs the list of blocks, so many elements are better given to From.
 func (l List[T]) Append(x T) List[T] {
 	out := List[T]{slices.Clone(l.blocks), l.n + 1}
 	if last := len(out.blocks) - 1; l.n&(block-1) != 0 {

@@ -53,7 +53,7 @@ func TestStripKeepsMeaning(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		objs.Add(withHostPorts(), "")
+		objs.Pods = append(objs.Pods, withHostPorts())
 		for _, n := range objs.Nodes {
 			n.Spec.Taints = []corev1.Taint{{Key: "other"}, {Key: kube.ToBeDeletedTaint, Value: "x"}}
 		}

@@ -31,8 +31,9 @@ func Decode(name string, data []byte) (kube.Objects, error) {
 	for _, read := range []func(*parser, []byte) bool{(*parser).jsonStream, (*parser).plainStream, (*parser).yamlStream} {
 		p := parser{name: name, seen: map[kube.Ref]string{}}
 		if read(&p, data) {
-			p.objects.Sort()
-			return p.objects, errors.Join(p.errs...)
+			objs := p.objects.Objects()
+			objs.Sort()
+			return objs, errors.Join(p.errs...)
 		}
 	}
 	panic("unreachable: yamlStream reads everything")
@@ -40,7 +41,7 @@ func Decode(name string, data []byte) (kube.Objects, error) {
 
 type parser struct {
 	name    string
-	objects kube.Objects
+	objects kube.Builder
 	seen    map[kube.Ref]string
 	errs    []error
 }

@@ -17,8 +17,8 @@ const manyChanges = 256
 type joined struct {
 	last    kube.Objects
 	good    bool // last is what the files held before old was replaced by now
-	old     kube.Objects
-	now     kube.Objects
+	old     kube.Builder
+	now     kube.Builder
 	waiting int // objects in old and now
 	layers  layers
 }
@@ -30,28 +30,29 @@ func (j *joined) replace(old, now kube.Objects) {
 		j.good = false
 	}
 	if j.good {
-		j.old, j.now = concat(j.old, old), concat(j.now, now)
+		add(&j.old, &old)
+		add(&j.now, &now)
 	}
 }
 
-func concat(a, b kube.Objects) kube.Objects {
-	for obj := range b.All() {
-		a.Add(obj, b.Origin[kube.RefOf(obj)])
+func add(to *kube.Builder, objs *kube.Objects) {
+	for obj := range objs.All() {
+		to.Add(obj, objs.Origin[kube.RefOf(obj)])
 	}
-	return a
 }
 
 // objects returns the snapshot. It calls parts for the objects of all files only when it has to join them anew.
 func (j *joined) objects(parts func() []kube.Objects) (kube.Objects, error) {
 	var err error
 	if j.good {
-		j.last, j.good = j.last.Replace(&j.old, &j.now)
+		old, now := j.old.Objects(), j.now.Objects()
+		j.last, j.good = j.last.Replace(&old, &now)
 	}
 	if !j.good {
 		j.last, err = kube.Merge(parts()...)
 		j.good = err == nil
 	}
-	j.old, j.now, j.waiting = kube.Objects{}, kube.Objects{}, 0
+	j.old, j.now, j.waiting = kube.Builder{}, kube.Builder{}, 0
 	return j.last, err
 }
 

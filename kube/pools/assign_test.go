@@ -54,7 +54,7 @@ func pool(name, spec string) string {
 // objects decodes documents. Each object is a second older than the next.
 func objects(t testing.TB, docs ...string) *kube.Objects {
 	t.Helper()
-	var all kube.Objects
+	var all kube.Builder
 	at := time.Unix(1_000_000, 0)
 	for _, doc := range append([]string{world}, docs...) {
 		objs, err := codec.Decode("x.yaml", []byte(doc))
@@ -76,8 +76,9 @@ func objects(t testing.TB, docs ...string) *kube.Objects {
 			all.Add(obj, "")
 		}
 	}
-	all.Sort()
-	return &all
+	objs := all.Objects()
+	objs.Sort()
+	return &objs
 }
 
 func orOne(ports []corev1.ServicePort) []corev1.ServicePort {

@@ -161,11 +161,13 @@ func (r *reader) objects() (objs kube.Objects, ready bool) {
 	if !r.synced() {
 		return kube.Objects{}, false
 	}
+	var all kube.Builder
 	for _, s := range r.stores {
 		for _, obj := range s.List() {
-			objs.Add(obj.(kube.Object), "")
+			all.Add(obj.(kube.Object), "")
 		}
 	}
+	objs = all.Objects()
 	objs.Sort()
 	return objs, true
 }

@@ -161,7 +161,8 @@ func decode(data []byte, owner Owner, kinds []*kube.Kind) (kube.Objects, error) 
 }
 
 // decodeObjects reads objects whose kinds are named by their index in names, and returns those of the kinds.
-func decodeObjects(data []byte, names []string, kinds []*kube.Kind) (objs kube.Objects, err error) {
+func decodeObjects(data []byte, names []string, kinds []*kube.Kind) (kube.Objects, error) {
+	var all kube.Builder
 	read := make([]*kube.Kind, len(names))
 	for i, name := range names {
 		if k := kube.KindNamed(name); slices.Contains(kinds, k) {
@@ -171,21 +172,21 @@ func decodeObjects(data []byte, names []string, kinds []*kube.Kind) (objs kube.O
 	for len(data) > 0 {
 		i, n := binary.Uvarint(data)
 		if n <= 0 || i >= uint64(len(read)) {
-			return objs, errDamaged
+			return kube.Objects{}, errDamaged
 		}
 		size, m := binary.Uvarint(data[n:])
 		if m <= 0 || size > uint64(len(data)-n-m) {
-			return objs, errDamaged
+			return kube.Objects{}, errDamaged
 		}
 		end := n + m + int(size)
 		if k := read[i]; k != nil {
 			obj := k.New()
 			if err := messageOf(obj).Unmarshal(data[n+m : end]); err != nil {
-				return objs, fmt.Errorf("%w: %w", errDamaged, err)
+				return kube.Objects{}, fmt.Errorf("%w: %w", errDamaged, err)
 			}
-			objs.Add(obj, "")
+			all.Add(obj, "")
 		}
 		data = data[end:]
 	}
-	return objs, nil
+	return all.Objects(), nil
 }

@@ -32,7 +32,7 @@ func kinds() []*kube.Kind {
 
 // oneOfEach returns an object of each kind, and a Node with ranges.
 func oneOfEach() *kube.Objects {
-	objs := &kube.Objects{}
+	var all kube.Builder
 	for _, k := range kinds() {
 		obj := k.New()
 		obj.SetName(strings.ToLower(k.Name))
@@ -41,12 +41,13 @@ func oneOfEach() *kube.Objects {
 		if !k.ClusterScoped {
 			obj.SetNamespace("x")
 		}
-		objs.Add(obj, "")
+		all.Add(obj, "")
 	}
-	objs.Add(node("10.244.1.0/24"), "")
+	all.Add(node("10.244.1.0/24"), "")
+	objs := all.Objects()
 	objs.Secrets[0].Data = map[string][]byte{corev1.TLSPrivateKeyKey: []byte("hidden")}
 	objs.Sort()
-	return objs
+	return &objs
 }
 
 func node(ranges ...string) *corev1.Node {
@@ -258,11 +259,12 @@ func FuzzDecode(f *testing.F) {
 
 // large returns a cluster of n Services with 10 endpoints each.
 func large(n int) *kube.Objects {
-	objs := &kube.Objects{Nodes: []*corev1.Node{node("10.244.1.0/24")}}
+	var all kube.Builder
+	all.Add(node("10.244.1.0/24"), "")
 	ready := true
 	for i := range n {
 		name := fmt.Sprintf("service-%05d", i)
-		objs.Add(&corev1.Service{
+		all.Add(&corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i))},
 			Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", ClusterIPs: []string{"10.96.0.1"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}}},
 		}, "")
@@ -277,12 +279,13 @@ func large(n int) *kube.Objects {
 				TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: fmt.Sprintf("pod-%d-%d", i, j), UID: types.UID(fmt.Sprintf("00000000-0000-4000-8000-%012d", i*10+j))},
 			})
 		}
-		objs.Add(slice, "")
+		all.Add(slice, "")
 	}
-	return objs
+	objs := all.Objects()
+	return &objs
 }
 
-// BenchmarkWrite and BenchmarkLoad are what 10,000 Services of 10 endpoints cost.
+// BenchmarkWrite is what 10,000 Services of 10 endpoints cost.
 func BenchmarkWrite(b *testing.B) {
 	objs := large(10_000)
 	b.ReportAllocs()
@@ -300,12 +303,17 @@ type counting int64
 
 func (c *counting) Write(p []byte) (int, error) { *c += counting(len(p)); return len(p), nil }
 
+// BenchmarkLoad is what a start costs that begins with a saved snapshot of so many Services of 10 endpoints.
 func BenchmarkLoad(b *testing.B) {
-	path := put(b, written(b, here, kinds(), large(10_000)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, _, err := Load(path, here, kinds()); err != nil {
-			b.Fatal(err)
-		}
+	for _, n := range []int{10_000, 50_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			path := put(b, written(b, here, kinds(), large(n)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := Load(path, here, kinds()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -51,7 +51,7 @@ func TestEveryKind(t *testing.T) {
 		if !k.Held() {
 			continue
 		}
-		var objs kube.Objects
+		var all kube.Builder
 		for _, name := range []string{"a", "b", "c"} {
 			obj := k.New()
 			obj.SetName(name)
@@ -59,8 +59,9 @@ func TestEveryKind(t *testing.T) {
 				obj.SetNamespace("shop")
 			}
 			obj.SetUID(types.UID("the UID of " + name))
-			objs.Add(obj, "")
+			all.Add(obj, "")
 		}
+		objs := all.Objects()
 		problem := kube.Problem{Object: kube.Ref{Kind: k.Name, Name: "b"}, Message: "wrong"}
 		if !k.ClusterScoped {
 			problem.Object.Namespace = "shop"

@@ -329,14 +329,14 @@ var objectFiles = []objectFile{
 
 // writeObjects writes the objects into objectFiles.
 func writeObjects(dir string, o kube.Objects) error {
-	parts := make([]kube.Objects, len(objectFiles))
+	parts := make([]kube.Builder, len(objectFiles))
 	for obj := range o.All() {
 		kind := kube.KindOf(obj).Name
 		at := slices.IndexFunc(objectFiles, func(f objectFile) bool { return slices.Contains(f.kinds, kind) })
 		parts[max(at, 0)].Add(obj, "")
 	}
 	for i, f := range objectFiles {
-		if _, err := manifests.Write(dir, f.name, parts[i]); err != nil {
+		if _, err := manifests.Write(dir, f.name, parts[i].Objects()); err != nil {
 			return err
 		}
 	}
